@@ -1,1 +1,23 @@
-//! placeholder
+//! The device side of vhost-user and virtio-net.
+//!
+//! Two halves meet here. The protocol half ([`message`], [`session`], [`endpoint`], [`memory`],
+//! [`eventfd`]) turns bytes and file descriptors from a front end into rings that may run. The
+//! ring half ([`vring`], [`split`], [`tx`], [`rx`] and the offloads) moves frames through them.
+//! Nothing in this crate knows what a virtual function, a filter or a link is, and nothing a
+//! guest, a front end or the wire sends may make it panic, block or touch memory it was not given.
+
+pub mod checksum;
+pub mod endpoint;
+pub mod eventfd;
+pub mod features;
+pub mod frame;
+pub mod memory;
+pub mod message;
+pub mod net_hdr;
+pub mod rx;
+pub mod segment;
+pub mod session;
+mod sigbus;
+pub mod split;
+pub mod tx;
+pub mod vring;
