@@ -1,1 +1,518 @@
-//! placeholder
+//! Guest memory: the regions a front end shared, mapped and checked.
+//!
+//! A [`GuestMemory`] never changes: adding or removing a region makes a new one that shares the
+//! mappings of the old. Whoever uses memory holds an `Arc` of it, so nothing is unmapped under a
+//! reader. Every access is a bounds-checked [`VolatileSlice`] inside one region; no Rust reference
+//! into guest memory exists anywhere. Files are measured before they are mapped, and a file that
+//! shrinks later is caught by the SIGBUS guard ([`GuestMemory::faulted`]).
+
+use std::fs::File;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+
+use rustix::fs::{FileType, SealFlags};
+use thiserror::Error;
+use vm_memory::{FileOffset, MmapRegion, VolatileMemory, VolatileSlice};
+
+use crate::sigbus::Guard;
+
+/// Regions one guest memory may have.
+pub const MAX_REGIONS: usize = 64;
+
+/// Bytes one guest memory may have: a hostile front end shall not use up our address space.
+pub const MAX_TOTAL: u64 = 1 << 40;
+
+const HUGETLBFS: u64 = 0x9584_58f6;
+const FUSE: u64 = 0x6573_5546;
+
+/// One region as a front end describes it (vhost-user "Memory region description").
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RegionSpec {
+    /// First guest physical address.
+    pub guest_addr: u64,
+    /// Bytes.
+    pub size: u64,
+    /// First address in the front end's own address space; ring addresses are given in it.
+    pub user_addr: u64,
+    /// Where the region starts in the file.
+    pub mmap_offset: u64,
+}
+
+/// Why a region or a set of regions was refused.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum MemoryError {
+    /// A region of zero bytes.
+    #[error("a region is empty")]
+    Empty,
+    /// An address or file range that does not fit in 64 bits (or in `usize`).
+    #[error("a region wraps around the end of its address space")]
+    Wraps,
+    /// Two regions share guest addresses.
+    #[error("two regions overlap in guest addresses")]
+    GuestOverlap,
+    /// Two regions share front-end addresses.
+    #[error("two regions overlap in user addresses")]
+    UserOverlap,
+    /// More than [`MAX_REGIONS`] regions.
+    #[error("too many regions")]
+    TooManyRegions,
+    /// More than [`MAX_TOTAL`] bytes.
+    #[error("more memory than a guest may have")]
+    TooBig,
+    /// Not a regular file, or one whose pages a user process supplies and so may withhold.
+    #[error("the descriptor is not shared memory")]
+    NotMemory,
+    /// The file ends before the region does.
+    #[error("the file has {have} bytes, the region needs {need}")]
+    FileTooSmall {
+        /// Length of the file.
+        have: u64,
+        /// End of the region in the file.
+        need: u64,
+    },
+    /// No such region to remove.
+    #[error("no such region")]
+    NoSuchRegion,
+    /// The process guards as many mappings as it can.
+    #[error("no room in the SIGBUS guard")]
+    GuardFull,
+    /// The kernel could not look at the file.
+    #[error("cannot look at the file")]
+    Stat(#[from] rustix::io::Errno),
+    /// The kernel could not map the file.
+    #[error("cannot map the file")]
+    Map(#[from] vm_memory::mmap::MmapRegionError),
+}
+
+/// A mapped file range. The guard comes first: it must go before the mapping does.
+#[derive(Debug)]
+struct Mapping {
+    guard: Guard,
+    mmap: MmapRegion<()>,
+    /// Where the region starts in `mmap`, which starts on a page boundary.
+    lead: usize,
+    shrinkable: bool,
+}
+
+#[derive(Debug, Clone)]
+struct Region {
+    guest_addr: u64,
+    size: u64,
+    user_addr: u64,
+    mapping: Arc<Mapping>,
+}
+
+/// An immutable set of mapped regions, sorted by guest address.
+#[derive(Debug, Default)]
+pub struct GuestMemory {
+    regions: Vec<Region>,
+}
+
+impl GuestMemory {
+    /// Maps `regions`, all or none. An empty set is a memory without any address.
+    ///
+    /// # Errors
+    /// A region that is empty, wraps, overlaps another or is longer than its file; too many of
+    /// them; or the kernel refuses.
+    pub fn map(regions: Vec<(RegionSpec, OwnedFd)>) -> Result<Arc<GuestMemory>, MemoryError> {
+        check_layout(
+            regions
+                .iter()
+                .map(|(spec, _)| (spec.guest_addr, spec.user_addr, spec.size)),
+        )?;
+        let mut mapped = Vec::with_capacity(regions.len());
+        for (spec, fd) in regions {
+            mapped.push(Region::map(spec, fd)?);
+        }
+        mapped.sort_by_key(|region| region.guest_addr);
+        Ok(Arc::new(GuestMemory { regions: mapped }))
+    }
+
+    /// The same memory and one region more (vhost-user ADD_MEM_REG).
+    ///
+    /// # Errors
+    /// As for [`GuestMemory::map`].
+    pub fn with_region(
+        &self,
+        spec: RegionSpec,
+        fd: OwnedFd,
+    ) -> Result<Arc<GuestMemory>, MemoryError> {
+        let present = self
+            .regions
+            .iter()
+            .map(|r| (r.guest_addr, r.user_addr, r.size));
+        check_layout(present.chain([(spec.guest_addr, spec.user_addr, spec.size)]))?;
+        let mut regions = self.regions.clone();
+        regions.push(Region::map(spec, fd)?);
+        regions.sort_by_key(|region| region.guest_addr);
+        Ok(Arc::new(GuestMemory { regions }))
+    }
+
+    /// The same memory without the region of these addresses and size (vhost-user REM_MEM_REG).
+    ///
+    /// # Errors
+    /// There is no such region.
+    pub fn without_region(&self, spec: &RegionSpec) -> Result<Arc<GuestMemory>, MemoryError> {
+        let at = self.regions.iter().position(|r| {
+            (r.guest_addr, r.user_addr, r.size) == (spec.guest_addr, spec.user_addr, spec.size)
+        });
+        let mut regions = self.regions.clone();
+        regions.remove(at.ok_or(MemoryError::NoSuchRegion)?);
+        Ok(Arc::new(GuestMemory { regions }))
+    }
+
+    /// The `len` bytes at guest address `gpa`, if one region holds them all.
+    pub fn slice(&self, gpa: u64, len: usize) -> Option<VolatileSlice<'_, ()>> {
+        self.slice_hint(gpa, len, &mut 0)
+    }
+
+    /// As [`GuestMemory::slice`], trying the region `hint` first and leaving there the one found.
+    #[inline]
+    pub fn slice_hint(
+        &self,
+        gpa: u64,
+        len: usize,
+        hint: &mut usize,
+    ) -> Option<VolatileSlice<'_, ()>> {
+        *hint = self.region_of(gpa, *hint)?;
+        self.regions.get(*hint)?.slice(gpa, len)
+    }
+
+    /// The index of the region that holds guest address `gpa`, trying `hint` first.
+    #[inline]
+    pub fn region_of(&self, gpa: u64, hint: usize) -> Option<usize> {
+        if self
+            .regions
+            .get(hint)
+            .is_some_and(|region| region.holds(gpa))
+        {
+            return Some(hint);
+        }
+        let after = self
+            .regions
+            .partition_point(|region| region.guest_addr <= gpa);
+        let at = after.checked_sub(1)?;
+        self.regions.get(at)?.holds(gpa).then_some(at)
+    }
+
+    /// The guest address of the `len` bytes at a front-end address, if one region holds them all.
+    pub fn user_to_guest(&self, user_addr: u64, len: u64) -> Option<u64> {
+        self.regions.iter().find_map(|region| {
+            let offset = user_addr.checked_sub(region.user_addr)?;
+            let fits = offset < region.size && len <= region.size - offset;
+            fits.then(|| region.guest_addr + offset)
+        })
+    }
+
+    /// How many regions there are.
+    pub fn regions(&self) -> usize {
+        self.regions.len()
+    }
+
+    /// A page of a region has vanished and reads as zeros since: what the rings say is no longer
+    /// what the guest wrote, so they must stop.
+    #[inline]
+    pub fn faulted(&self) -> bool {
+        self.regions
+            .iter()
+            .any(|region| region.mapping.guard.faulted())
+    }
+
+    /// Some file behind a region is not sealed against shrinking (`F_SEAL_SHRINK`).
+    pub fn may_shrink(&self) -> bool {
+        self.regions.iter().any(|region| region.mapping.shrinkable)
+    }
+}
+
+impl Region {
+    fn map(spec: RegionSpec, fd: OwnedFd) -> Result<Region, MemoryError> {
+        let stat = rustix::fs::fstat(&fd)?;
+        let filesystem = u64::try_from(rustix::fs::fstatfs(&fd)?.f_type).unwrap_or(0);
+        if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile || filesystem == FUSE {
+            return Err(MemoryError::NotMemory);
+        }
+        let have = u64::try_from(stat.st_size).unwrap_or(0);
+        let need = spec
+            .mmap_offset
+            .checked_add(spec.size)
+            .ok_or(MemoryError::Wraps)?;
+        if have < need {
+            return Err(MemoryError::FileTooSmall { have, need });
+        }
+        let shrinkable =
+            !rustix::fs::fcntl_get_seals(&fd).is_ok_and(|seals| seals.contains(SealFlags::SHRINK));
+
+        let page = if filesystem == HUGETLBFS {
+            u64::try_from(stat.st_blksize).unwrap_or(0)
+        } else {
+            rustix::param::page_size() as u64
+        };
+        if !page.is_power_of_two() {
+            return Err(MemoryError::NotMemory);
+        }
+        let lead = spec.mmap_offset & (page - 1);
+        let len = (lead + spec.size)
+            .checked_next_multiple_of(page)
+            .ok_or(MemoryError::Wraps)?;
+        let len = usize::try_from(len).map_err(|_| MemoryError::Wraps)?;
+        let file = FileOffset::new(File::from(fd), spec.mmap_offset - lead);
+        let mmap = MmapRegion::<()>::from_file(file, len)?;
+        let guard = Guard::register(mmap.as_ptr().addr(), len, page as usize)
+            .ok_or(MemoryError::GuardFull)?;
+        let mapping = Mapping {
+            guard,
+            mmap,
+            lead: lead as usize,
+            shrinkable,
+        };
+        Ok(Region {
+            guest_addr: spec.guest_addr,
+            size: spec.size,
+            user_addr: spec.user_addr,
+            mapping: Arc::new(mapping),
+        })
+    }
+
+    #[inline]
+    fn holds(&self, gpa: u64) -> bool {
+        gpa.wrapping_sub(self.guest_addr) < self.size
+    }
+
+    #[inline]
+    fn slice(&self, gpa: u64, len: usize) -> Option<VolatileSlice<'_, ()>> {
+        let offset = gpa.wrapping_sub(self.guest_addr);
+        if offset >= self.size || len as u64 > self.size - offset {
+            return None;
+        }
+        self.mapping
+            .mmap
+            .get_slice(self.mapping.lead + offset as usize, len)
+            .ok()
+    }
+}
+
+/// Checks everything about a set of `(guest, user, size)` that needs no file.
+fn check_layout(regions: impl Iterator<Item = (u64, u64, u64)>) -> Result<(), MemoryError> {
+    let mut guest = Vec::new();
+    let mut user = Vec::new();
+    let mut total = 0u64;
+    for (guest_addr, user_addr, size) in regions {
+        if size == 0 {
+            return Err(MemoryError::Empty);
+        }
+        guest.push((
+            guest_addr,
+            guest_addr.checked_add(size).ok_or(MemoryError::Wraps)?,
+        ));
+        user.push((
+            user_addr,
+            user_addr.checked_add(size).ok_or(MemoryError::Wraps)?,
+        ));
+        total = total.saturating_add(size);
+    }
+    if guest.len() > MAX_REGIONS {
+        return Err(MemoryError::TooManyRegions);
+    }
+    if total > MAX_TOTAL {
+        return Err(MemoryError::TooBig);
+    }
+    if overlaps(&mut guest) {
+        return Err(MemoryError::GuestOverlap);
+    }
+    if overlaps(&mut user) {
+        return Err(MemoryError::UserOverlap);
+    }
+    Ok(())
+}
+
+fn overlaps(ranges: &mut [(u64, u64)]) -> bool {
+    ranges.sort_unstable();
+    ranges
+        .windows(2)
+        .any(|pair| matches!(pair, [a, b] if a.1 > b.0))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rustix::fs::MemfdFlags;
+    use vm_memory::Bytes;
+
+    fn memfd(size: u64) -> OwnedFd {
+        let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
+        let fd = rustix::fs::memfd_create("guest", flags).unwrap();
+        rustix::fs::ftruncate(&fd, size).unwrap();
+        fd
+    }
+
+    fn spec(guest_addr: u64, size: u64, user_addr: u64, mmap_offset: u64) -> RegionSpec {
+        RegionSpec {
+            guest_addr,
+            size,
+            user_addr,
+            mmap_offset,
+        }
+    }
+
+    #[test]
+    fn regions_are_found_by_both_addresses_and_holes_are_not_memory() {
+        let mem = GuestMemory::map(vec![
+            (spec(0x10_0000, 0x2000, 0x7000_0000, 0x1000), memfd(0x3000)),
+            (spec(0, 0x1000, 0x6000_0000, 0), memfd(0x1000)),
+        ])
+        .unwrap();
+        let mut hint = 0;
+        mem.slice_hint(0x10_0ffe, 4, &mut hint)
+            .unwrap()
+            .write_slice(b"abcd", 0)
+            .unwrap();
+        assert_eq!(hint, 1);
+        let mut out = [0; 2];
+        mem.slice(0x10_1000, 2)
+            .unwrap()
+            .read_slice(&mut out, 0)
+            .unwrap();
+        assert_eq!(&out, b"cd");
+        assert_eq!(mem.slice(0x10_1fff, 1).unwrap().len(), 1);
+        for (gpa, len) in [
+            (0x1000, 1),
+            (0xfff, 2),
+            (0x10_1fff, 2),
+            (0x10_2000, 1),
+            (0xf_ffff, 1),
+            (u64::MAX, 1),
+            (0, usize::MAX),
+        ] {
+            assert!(mem.slice(gpa, len).is_none(), "{gpa:#x}+{len}");
+        }
+        assert_eq!(mem.user_to_guest(0x7000_0010, 0x1ff0), Some(0x10_0010));
+        assert_eq!(mem.user_to_guest(0x7000_0010, 0x1ff1), None);
+        assert_eq!(mem.user_to_guest(0x6000_0000, u64::MAX), None);
+        assert_eq!(mem.user_to_guest(0x6000_1000, 0), None);
+    }
+
+    #[test]
+    fn an_unaligned_offset_is_honoured() {
+        let fd = memfd(0x3000);
+        rustix::io::pwrite(&fd, b"here", 0x1804).unwrap();
+        let mem = GuestMemory::map(vec![(spec(0, 0x1000, 0, 0x1800), fd)]).unwrap();
+        let mut out = [0; 4];
+        mem.slice(4, 4).unwrap().read_slice(&mut out, 0).unwrap();
+        assert_eq!(&out, b"here");
+    }
+
+    #[test]
+    fn a_lie_about_a_region_is_refused() {
+        use MemoryError as E;
+        let map = |specs: &[RegionSpec]| {
+            GuestMemory::map(specs.iter().map(|s| (*s, memfd(0x2000))).collect()).unwrap_err()
+        };
+        assert!(matches!(map(&[spec(0, 0, 0, 0)]), E::Empty));
+        assert!(matches!(
+            map(&[spec(0, 1 << 30, 0, 0)]),
+            E::FileTooSmall { have: 0x2000, .. }
+        ));
+        assert!(matches!(
+            map(&[spec(0, 0x2000, 0, 1)]),
+            E::FileTooSmall { .. }
+        ));
+        assert!(matches!(map(&[spec(u64::MAX, 0x1000, 0, 0)]), E::Wraps));
+        assert!(matches!(map(&[spec(0, 0x1000, u64::MAX, 0)]), E::Wraps));
+        assert!(matches!(map(&[spec(0, 0x1000, 0, u64::MAX)]), E::Wraps));
+        assert!(matches!(map(&[spec(0, u64::MAX, 0, 0)]), E::TooBig));
+        assert!(matches!(
+            map(&[spec(0, 0x1001, 0, 0), spec(0x1000, 0x1000, 0x10_0000, 0)]),
+            E::GuestOverlap
+        ));
+        assert!(matches!(
+            map(&[spec(0, 0x1001, 0, 0), spec(0x10_0000, 0x1000, 0x1000, 0)]),
+            E::UserOverlap
+        ));
+        let (pipe, _write) = rustix::pipe::pipe().unwrap();
+        assert!(matches!(
+            GuestMemory::map(vec![(spec(0, 0x1000, 0, 0), pipe)]),
+            Err(E::NotMemory)
+        ));
+    }
+
+    #[test]
+    fn regions_come_and_go_while_the_old_memory_lives() {
+        let one = spec(0, 0x1000, 0, 0);
+        let two = spec(0x1000, 0x1000, 0x1000, 0);
+        let first = GuestMemory::map(vec![(two, memfd(0x1000))]).unwrap();
+        let both = first.with_region(one, memfd(0x1000)).unwrap();
+        assert!(matches!(
+            both.with_region(one, memfd(0x1000)),
+            Err(MemoryError::GuestOverlap)
+        ));
+        first
+            .slice(0x1000, 1)
+            .unwrap()
+            .write_slice(&[7], 0)
+            .unwrap();
+        let less = both.without_region(&one).unwrap();
+        assert!(matches!(
+            less.without_region(&one),
+            Err(MemoryError::NoSuchRegion)
+        ));
+        drop(first);
+        let mut out = [0];
+        less.slice(0x1000, 1)
+            .unwrap()
+            .read_slice(&mut out, 0)
+            .unwrap();
+        assert_eq!(
+            (out, less.slice(0, 1).is_none(), less.regions()),
+            ([7], true, 1)
+        );
+    }
+
+    #[test]
+    fn a_file_that_shrinks_costs_its_own_memory_only() {
+        let fd = memfd(0x4000);
+        let hostile =
+            GuestMemory::map(vec![(spec(0, 0x4000, 0, 0), fd.try_clone().unwrap())]).unwrap();
+        let other = GuestMemory::map(vec![(spec(0, 0x1000, 0, 0), memfd(0x1000))]).unwrap();
+        hostile
+            .slice(0, 4)
+            .unwrap()
+            .write_slice(b"kept", 0)
+            .unwrap();
+        rustix::fs::ftruncate(&fd, 0x1000).unwrap();
+        assert!(hostile.may_shrink() && !hostile.faulted());
+
+        let mut out = [1; 4];
+        hostile
+            .slice(0x3ffc, 4)
+            .unwrap()
+            .read_slice(&mut out, 0)
+            .unwrap();
+        assert_eq!(out, [0; 4]);
+        assert!(hostile.faulted() && !other.faulted());
+        hostile
+            .slice(0x2000, 4)
+            .unwrap()
+            .write_slice(b"lost", 0)
+            .unwrap();
+        hostile
+            .slice(0, 4)
+            .unwrap()
+            .read_slice(&mut out, 0)
+            .unwrap();
+        assert_eq!(&out, b"kept");
+        other.slice(0, 4).unwrap().write_slice(b"fine", 0).unwrap();
+        assert!(!other.faulted());
+    }
+
+    #[test]
+    fn a_sealed_file_cannot_shrink() {
+        let fd = memfd(0x1000);
+        rustix::fs::fcntl_add_seals(&fd, SealFlags::SHRINK).unwrap();
+        assert!(
+            !GuestMemory::map(vec![(spec(0, 0x1000, 0, 0), fd)])
+                .unwrap()
+                .may_shrink()
+        );
+    }
+}
