@@ -1,1 +1,423 @@
-//! placeholder
+//! The virtio-net header (virtio 5.1.9): its bytes, and the judgement of what a driver wrote in it.
+//!
+//! `num_buffers` is not part of [`NetHdr`]: only the receive queue knows it. Never touches guest
+//! memory; a header is judged on a private copy together with the first bytes of its frame.
+
+use virtio_bindings::{virtio_config as config, virtio_net as net};
+
+use crate::segment::TcpLayout;
+
+/// Bytes of a frame that are copied out for judgement: the most header bytes anything may look at.
+pub const HEAD_MAX: usize = 128;
+
+/// The shortest frame: an Ethernet header and nothing else.
+pub const MIN_FRAME: u32 = 14;
+
+/// The longest (super-)frame: Ethernet header, two VLAN tags, IPv6 header, 65535 bytes of payload.
+pub const MAX_FRAME: u32 = 14 + 8 + 40 + 65535;
+
+/// What is wrong with one frame; the frame is dropped and counted, its ring goes on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum FrameFault {
+    /// The chain is shorter than the virtio-net header.
+    #[error("no complete virtio-net header")]
+    NoHeader,
+    /// The frame is shorter than [`MIN_FRAME`].
+    #[error("frame shorter than an Ethernet header")]
+    Runt,
+    /// The frame is longer than [`MAX_FRAME`].
+    #[error("frame longer than any super-frame")]
+    Oversize,
+    /// A checksum was asked for at a place outside the frame.
+    #[error("checksum field outside the frame")]
+    ChecksumOutside,
+    /// An offload was asked for that was not negotiated.
+    #[error("offload not negotiated")]
+    NotNegotiated,
+    /// A super-frame whose segment size is zero, or that does not ask for its checksum, or whose
+    /// checksum is not where its TCP header says.
+    #[error("malformed segmentation request")]
+    BadGso,
+    /// A super-frame that is not TCP over the IP version it claims, or whose headers do not lie in
+    /// its first [`HEAD_MAX`] bytes.
+    #[error("super-frame headers cannot be parsed")]
+    BadGsoHeaders,
+}
+
+/// The fields of a virtio-net header that travel with a frame.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct NetHdr {
+    /// `VIRTIO_NET_HDR_F_*`.
+    pub flags: u8,
+    /// `VIRTIO_NET_HDR_GSO_*`, with the ECN bit.
+    pub gso_type: u8,
+    /// Bytes of L2, L3 and L4 header of a super-frame; from a driver only a hint, from [`check`](Self::check) right.
+    pub hdr_len: u16,
+    /// Payload bytes a segment of a super-frame.
+    pub gso_size: u16,
+    /// Where the checksummed bytes start, from the first byte of the frame.
+    pub csum_start: u16,
+    /// Where the checksum goes, from `csum_start`.
+    pub csum_offset: u16,
+}
+
+/// What a wire needs to know of a super-frame to charge it as the segments it would carry.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct GsoMeta {
+    /// Bytes of L2, L3 and L4 header that each segment repeats.
+    pub header_len: u16,
+    /// Payload bytes a segment (the last may have fewer); never 0.
+    pub size: u16,
+}
+
+/// Whether virtio feature bit `bit` is in `features`.
+pub(crate) const fn has(features: u64, bit: u32) -> bool {
+    features >> bit & 1 == 1
+}
+
+/// Bytes of the virtio-net header on a ring: 12 with `VERSION_1` or `MRG_RXBUF`, else 10 (virtio 5.1.9).
+pub const fn header_len(features: u64) -> usize {
+    if has(features, config::VIRTIO_F_VERSION_1) || has(features, net::VIRTIO_NET_F_MRG_RXBUF) {
+        12
+    } else {
+        10
+    }
+}
+
+impl NetHdr {
+    /// `flags`: the checksum at `csum_start + csum_offset` is partial.
+    pub const NEEDS_CSUM: u8 = net::VIRTIO_NET_HDR_F_NEEDS_CSUM as u8;
+    /// `flags`: the checksum has been verified.
+    pub const DATA_VALID: u8 = net::VIRTIO_NET_HDR_F_DATA_VALID as u8;
+    /// `gso_type`: not a super-frame.
+    pub const GSO_NONE: u8 = net::VIRTIO_NET_HDR_GSO_NONE as u8;
+    /// `gso_type`: TCP over IPv4.
+    pub const GSO_TCPV4: u8 = net::VIRTIO_NET_HDR_GSO_TCPV4 as u8;
+    /// `gso_type`: TCP over IPv6.
+    pub const GSO_TCPV6: u8 = net::VIRTIO_NET_HDR_GSO_TCPV6 as u8;
+    /// `gso_type` bit: the TCP header carries ECN flags that only the first segment may have.
+    pub const GSO_ECN: u8 = net::VIRTIO_NET_HDR_GSO_ECN as u8;
+
+    /// The header whose first 10 bytes these are.
+    pub fn from_bytes(b: &[u8; 10]) -> NetHdr {
+        let le = |i: usize| u16::from_le_bytes([b[i], b[i + 1]]);
+        NetHdr {
+            flags: b[0],
+            gso_type: b[1],
+            hdr_len: le(2),
+            gso_size: le(4),
+            csum_start: le(6),
+            csum_offset: le(8),
+        }
+    }
+
+    /// The 12 bytes of the header; of a 10-byte header they are the first 10.
+    pub fn to_bytes(&self, num_buffers: u16) -> [u8; 12] {
+        let [h0, h1] = self.hdr_len.to_le_bytes();
+        let [g0, g1] = self.gso_size.to_le_bytes();
+        let [s0, s1] = self.csum_start.to_le_bytes();
+        let [o0, o1] = self.csum_offset.to_le_bytes();
+        let [n0, n1] = num_buffers.to_le_bytes();
+        [
+            self.flags,
+            self.gso_type,
+            h0,
+            h1,
+            g0,
+            g1,
+            s0,
+            s1,
+            o0,
+            o1,
+            n0,
+            n1,
+        ]
+    }
+
+    /// Whether the checksum is partial.
+    pub fn needs_csum(&self) -> bool {
+        self.flags & Self::NEEDS_CSUM != 0
+    }
+
+    /// Whether the frame is a super-frame.
+    pub fn is_gso(&self) -> bool {
+        self.gso_type != Self::GSO_NONE
+    }
+
+    /// Judges a header that a driver wrote, as virtio 5.1.9.2.2 asks: unknown flags and fields that
+    /// the flags do not make meaningful are cleared, `hdr_len` is recomputed from the frame.
+    ///
+    /// `features` are the bits the driver acknowledged, `head` the first (at most [`HEAD_MAX`])
+    /// bytes of the frame of `len` bytes.
+    pub fn check(&self, features: u64, head: &[u8], len: u32) -> Result<NetHdr, FrameFault> {
+        if self.flags & Self::NEEDS_CSUM == 0 && self.gso_type == Self::GSO_NONE {
+            return Ok(NetHdr::default());
+        }
+        let mut checked = NetHdr::default();
+        if self.needs_csum() {
+            if !has(features, net::VIRTIO_NET_F_CSUM) {
+                return Err(FrameFault::NotNegotiated);
+            }
+            if u32::from(self.csum_start) + u32::from(self.csum_offset) + 2 > len {
+                return Err(FrameFault::ChecksumOutside);
+            }
+            checked.flags = Self::NEEDS_CSUM;
+            checked.csum_start = self.csum_start;
+            checked.csum_offset = self.csum_offset;
+        }
+        if self.is_gso() {
+            let offered = match self.gso_type & !Self::GSO_ECN {
+                Self::GSO_TCPV4 => has(features, net::VIRTIO_NET_F_HOST_TSO4),
+                Self::GSO_TCPV6 => has(features, net::VIRTIO_NET_F_HOST_TSO6),
+                _ => false,
+            };
+            let ecn = self.gso_type & Self::GSO_ECN != 0;
+            if !offered || ecn && !has(features, net::VIRTIO_NET_F_HOST_ECN) {
+                return Err(FrameFault::NotNegotiated);
+            }
+            let Some(meta) = gso_meta(self, head)? else {
+                return Err(FrameFault::BadGso);
+            };
+            checked.gso_type = self.gso_type;
+            checked.gso_size = meta.size;
+            checked.hdr_len = meta.header_len;
+        }
+        Ok(checked)
+    }
+
+    /// The header as it may be shown to a driver that acknowledged `features`, or `None` if that
+    /// driver cannot take the frame as it is (virtio 5.1.9.4.1).
+    pub(crate) fn acceptable(&self, features: u64) -> Option<NetHdr> {
+        let guest_csum = has(features, net::VIRTIO_NET_F_GUEST_CSUM);
+        if self.needs_csum() && !guest_csum {
+            return None;
+        }
+        if self.is_gso() {
+            let takes = match self.gso_type & !Self::GSO_ECN {
+                Self::GSO_TCPV4 => has(features, net::VIRTIO_NET_F_GUEST_TSO4),
+                Self::GSO_TCPV6 => has(features, net::VIRTIO_NET_F_GUEST_TSO6),
+                _ => false,
+            };
+            let ecn = self.gso_type & Self::GSO_ECN != 0;
+            if !takes || ecn && !has(features, net::VIRTIO_NET_F_GUEST_ECN) {
+                return None;
+            }
+        }
+        let mut shown = *self;
+        if !guest_csum {
+            shown.flags = 0;
+        }
+        Some(shown)
+    }
+
+    /// The header after the frame grew (`delta` = 4) or shrank (-4) by a VLAN tag at offset 12.
+    pub(crate) fn shifted(mut self, delta: i16) -> NetHdr {
+        if self.needs_csum() {
+            self.csum_start = self.csum_start.saturating_add_signed(delta);
+        }
+        if self.is_gso() {
+            self.hdr_len = self.hdr_len.saturating_add_signed(delta);
+        }
+        self
+    }
+}
+
+/// What a super-frame looks like on a wire, from its own headers; `None` if `hdr` says that it is
+/// none. `head` is the first (at most [`HEAD_MAX`]) bytes of the frame; `hdr.hdr_len` is not trusted.
+pub fn gso_meta(hdr: &NetHdr, head: &[u8]) -> Result<Option<GsoMeta>, FrameFault> {
+    if !hdr.is_gso() {
+        return Ok(None);
+    }
+    let head = head.get(..HEAD_MAX).unwrap_or(head);
+    let layout = TcpLayout::parse(head).ok_or(FrameFault::BadGsoHeaders)?;
+    let v6 = match hdr.gso_type & !NetHdr::GSO_ECN {
+        NetHdr::GSO_TCPV4 => false,
+        NetHdr::GSO_TCPV6 => true,
+        _ => return Err(FrameFault::BadGso),
+    };
+    if v6 != layout.v6 {
+        return Err(FrameFault::BadGsoHeaders);
+    }
+    let field_is_tcp = usize::from(hdr.csum_start) == layout.tcp
+        && usize::from(hdr.csum_offset) == TcpLayout::CHECKSUM;
+    if hdr.gso_size == 0 || !hdr.needs_csum() || !field_is_tcp {
+        return Err(FrameFault::BadGso);
+    }
+    Ok(Some(GsoMeta {
+        header_len: layout.payload as u16,
+        size: hdr.gso_size,
+    }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::segment::tests::super_frame;
+
+    const ALL: u64 = u64::MAX;
+
+    #[test]
+    fn header_length_by_features() {
+        assert_eq!(header_len(0), 10);
+        assert_eq!(header_len(1 << net::VIRTIO_NET_F_MRG_RXBUF), 12);
+        assert_eq!(header_len(1 << config::VIRTIO_F_VERSION_1), 12);
+        assert_eq!(header_len(ALL), 12);
+    }
+
+    #[test]
+    fn bytes_are_little_endian_and_come_back() {
+        let hdr = NetHdr {
+            flags: 1,
+            gso_type: 4,
+            hdr_len: 0x0203,
+            gso_size: 0x0405,
+            csum_start: 0x0607,
+            csum_offset: 0x0809,
+        };
+        let bytes = hdr.to_bytes(0x0a0b);
+        assert_eq!(bytes, [1, 4, 3, 2, 5, 4, 7, 6, 9, 8, 0x0b, 0x0a]);
+        let mut ten = [0; 10];
+        ten.copy_from_slice(&bytes[..10]);
+        assert_eq!(NetHdr::from_bytes(&ten), hdr);
+    }
+
+    #[test]
+    fn unknown_flags_and_unset_fields_are_ignored() {
+        let hdr = NetHdr {
+            flags: 0xfe,
+            gso_type: 0,
+            hdr_len: 9999,
+            gso_size: 7,
+            csum_start: 0xffff,
+            csum_offset: 0xffff,
+        };
+        assert_eq!(hdr.check(0, &[0; 60], 60), Ok(NetHdr::default()));
+    }
+
+    #[test]
+    fn checksum_requests() {
+        let hdr = NetHdr {
+            flags: 0x81,
+            csum_start: 34,
+            csum_offset: 16,
+            ..NetHdr::default()
+        };
+        let kept = NetHdr { flags: 1, ..hdr };
+        assert_eq!(hdr.check(ALL, &[0; 60], 60), Ok(kept));
+        assert_eq!(hdr.check(ALL, &[0; 52], 52), Ok(kept));
+        assert_eq!(
+            hdr.check(ALL, &[0; 51], 51),
+            Err(FrameFault::ChecksumOutside)
+        );
+        assert_eq!(hdr.check(0, &[0; 60], 60), Err(FrameFault::NotNegotiated));
+        let far = NetHdr {
+            csum_start: 0xffff,
+            csum_offset: 0xffff,
+            ..hdr
+        };
+        assert_eq!(
+            far.check(ALL, &[0; 128], 65535),
+            Err(FrameFault::ChecksumOutside)
+        );
+    }
+
+    #[test]
+    fn super_frame_requests() {
+        for (v6, tags) in [(false, 0), (true, 0), (false, 1), (true, 2)] {
+            let frame = super_frame(v6, tags, 5000, 1000);
+            let len = frame.data.len() as u32;
+            let head = &frame.data[..HEAD_MAX];
+            let mut lying = frame.hdr;
+            lying.hdr_len = 3;
+            let checked = lying.check(ALL, head, len).unwrap();
+            assert_eq!(checked, frame.hdr, "hdr_len is recomputed");
+            let meta = gso_meta(&lying, head).unwrap().unwrap();
+            assert_eq!(usize::from(meta.header_len), frame.data.len() - 5000);
+            assert_eq!(meta.size, 1000);
+
+            let refuse = |hdr: NetHdr| hdr.check(ALL, head, len).unwrap_err();
+            assert_eq!(
+                refuse(NetHdr {
+                    gso_size: 0,
+                    ..lying
+                }),
+                FrameFault::BadGso
+            );
+            assert_eq!(refuse(NetHdr { flags: 0, ..lying }), FrameFault::BadGso);
+            assert_eq!(
+                refuse(NetHdr {
+                    csum_start: 30,
+                    ..lying
+                }),
+                FrameFault::BadGso
+            );
+            assert_eq!(
+                refuse(NetHdr {
+                    gso_type: 3,
+                    ..lying
+                }),
+                FrameFault::NotNegotiated
+            );
+            assert_eq!(
+                refuse(NetHdr {
+                    gso_type: 5,
+                    ..lying
+                }),
+                FrameFault::NotNegotiated
+            );
+            let other = if v6 {
+                NetHdr::GSO_TCPV4
+            } else {
+                NetHdr::GSO_TCPV6
+            };
+            assert_eq!(
+                refuse(NetHdr {
+                    gso_type: other,
+                    ..lying
+                }),
+                FrameFault::BadGsoHeaders
+            );
+            let csum_only = 1 << net::VIRTIO_NET_F_CSUM;
+            assert_eq!(
+                lying.check(csum_only, head, len),
+                Err(FrameFault::NotNegotiated)
+            );
+            let ecn = NetHdr {
+                gso_type: lying.gso_type | NetHdr::GSO_ECN,
+                ..lying
+            };
+            assert!(ecn.check(ALL, head, len).is_ok());
+            let no_ecn = ALL & !(1 << net::VIRTIO_NET_F_HOST_ECN);
+            assert_eq!(ecn.check(no_ecn, head, len), Err(FrameFault::NotNegotiated));
+        }
+    }
+
+    #[test]
+    fn what_a_receiver_accepts() {
+        let gso = super_frame(false, 0, 5000, 1000).hdr;
+        let csum = NetHdr {
+            gso_type: 0,
+            gso_size: 0,
+            hdr_len: 0,
+            ..gso
+        };
+        let g_csum = 1 << net::VIRTIO_NET_F_GUEST_CSUM;
+        let g_tso4 = 1 << net::VIRTIO_NET_F_GUEST_TSO4;
+        assert_eq!(csum.acceptable(0), None);
+        assert_eq!(csum.acceptable(g_csum), Some(csum));
+        assert_eq!(gso.acceptable(g_csum), None);
+        assert_eq!(gso.acceptable(g_tso4), None);
+        assert_eq!(gso.acceptable(g_csum | g_tso4), Some(gso));
+        let ecn = NetHdr {
+            gso_type: gso.gso_type | NetHdr::GSO_ECN,
+            ..gso
+        };
+        assert_eq!(ecn.acceptable(g_csum | g_tso4), None);
+        let valid = NetHdr {
+            flags: NetHdr::DATA_VALID,
+            ..NetHdr::default()
+        };
+        assert_eq!(valid.acceptable(0), Some(NetHdr::default()));
+        assert_eq!(valid.acceptable(g_csum), Some(valid));
+    }
+}

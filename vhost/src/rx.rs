@@ -1,1 +1,313 @@
-//! placeholder
+//! The receive queue: frames to a driver.
+//!
+//! A frame is written once, straight from where it is, over as many chains as it needs, or not at
+//! all; what the driver cannot take (partial checksums, super-frames) is finished in software
+//! first. Never decides who receives.
+
+use vm_memory::VolatileSlice;
+
+use virtio_bindings::virtio_net as net;
+
+use crate::checksum;
+use crate::frame::{FrameBuf, TagEdit};
+use crate::net_hdr::{HEAD_MAX, NetHdr, has, header_len};
+use crate::segment::Segmenter;
+use crate::split::{RingError, Segments};
+use crate::tx::{TxFrame, TxQueue};
+use crate::vring::Vring;
+
+/// What became of a frame.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RxOutcome {
+    /// It is in the driver's buffers, to be seen after the next [`RxQueue::flush`].
+    Delivered,
+    /// The driver has not enough buffers, or the ring is disabled; nothing changed.
+    NoBuffer,
+    /// Without `MRG_RXBUF`: the next chain cannot hold the frame; nothing changed.
+    TooBig,
+    /// The frame's [`NetHdr`] does not describe it, so it cannot be finished for this driver;
+    /// nothing changed. Does not happen to a [`TxFrame`].
+    BadFrame,
+}
+
+/// The device's end of a receive virtqueue.
+#[derive(Debug)]
+pub struct RxQueue {
+    vring: Vring,
+    header_len: usize,
+    mergeable: bool,
+    /// The chains of the frame being written, and the bytes that go into each.
+    chains: Vec<(u16, u32)>,
+    segments: Segments,
+    /// Where a frame is finished for a driver without offloads.
+    scratch: FrameBuf,
+    /// The region a buffer was last found in.
+    hint: usize,
+}
+
+/// The part of a frame that is not in its head.
+enum Rest<'a> {
+    Guest(&'a TxQueue, &'a TxFrame),
+    Private(&'a [u8]),
+}
+
+impl RxQueue {
+    /// The receive queue on `vring`.
+    pub fn new(vring: Vring) -> RxQueue {
+        let features = vring.features();
+        RxQueue {
+            vring,
+            header_len: header_len(features),
+            mergeable: has(features, net::VIRTIO_NET_F_MRG_RXBUF),
+            chains: Vec::new(),
+            segments: Segments::new(),
+            scratch: FrameBuf::default(),
+            hint: 0,
+        }
+    }
+
+    /// Gives the ring back, everything delivered published.
+    pub fn into_vring(mut self) -> Vring {
+        self.vring.flush();
+        self.vring
+    }
+
+    /// The ring below.
+    pub fn vring(&self) -> &Vring {
+        &self.vring
+    }
+
+    /// Writes a frame from `tx`'s memory: one copy, except for its head, which is what
+    /// [`TxFrame::head`] says. `frame` must be one of `tx`.
+    ///
+    /// An error is the receiving driver's; its ring is broken and says the same from then on.
+    pub fn deliver_from(
+        &mut self,
+        tx: &TxQueue,
+        frame: &TxFrame,
+        edit: TagEdit,
+    ) -> Result<RxOutcome, RingError> {
+        if !self.ready()? {
+            return Ok(RxOutcome::NoBuffer);
+        }
+        let outcome = match frame.hdr().acceptable(self.vring.features()) {
+            Some(hdr) => self.put(
+                hdr,
+                frame.head(),
+                Rest::Guest(tx, frame),
+                frame.len() as usize,
+                edit,
+            ),
+            None => {
+                let mut scratch = std::mem::take(&mut self.scratch);
+                tx.copy_to(frame, &mut scratch);
+                let outcome = self.put_finished(&mut scratch, edit);
+                self.scratch = scratch;
+                outcome
+            }
+        };
+        outcome.map_err(|error| self.vring.fail(error))
+    }
+
+    /// Writes a frame from private memory.
+    ///
+    /// An error is the receiving driver's; its ring is broken and says the same from then on.
+    pub fn deliver(&mut self, frame: &FrameBuf, edit: TagEdit) -> Result<RxOutcome, RingError> {
+        if !self.ready()? {
+            return Ok(RxOutcome::NoBuffer);
+        }
+        let outcome = match frame.hdr.acceptable(self.vring.features()) {
+            Some(hdr) => self.put_private(hdr, &frame.data, edit),
+            None => {
+                let mut scratch = std::mem::take(&mut self.scratch);
+                scratch.clone_from(frame);
+                let outcome = self.put_finished(&mut scratch, edit);
+                self.scratch = scratch;
+                outcome
+            }
+        };
+        outcome.map_err(|error| self.vring.fail(error))
+    }
+
+    fn ready(&self) -> Result<bool, RingError> {
+        self.vring.check()?;
+        Ok(self.vring.enabled())
+    }
+
+    /// Does in software what the driver cannot, and writes the result: all of it or nothing.
+    fn put_finished(
+        &mut self,
+        frame: &mut FrameBuf,
+        edit: TagEdit,
+    ) -> Result<RxOutcome, RingError> {
+        if !frame.hdr.is_gso() {
+            let NetHdr {
+                csum_start,
+                csum_offset,
+                ..
+            } = frame.hdr;
+            if checksum::complete(&mut frame.data, csum_start, csum_offset).is_err() {
+                return Ok(RxOutcome::BadFrame);
+            }
+            return self.put_private(NetHdr::default(), &frame.data, edit);
+        }
+        let Ok(mut segmenter) = Segmenter::new(&frame.hdr, &frame.data) else {
+            return Ok(RxOutcome::BadFrame);
+        };
+        let mark = self.vring.ring.mark();
+        while let Some((header, payload)) = segmenter.next_segment() {
+            let len = header.len() + payload.len();
+            let outcome = self.put(NetHdr::default(), header, Rest::Private(payload), len, edit)?;
+            if outcome != RxOutcome::Delivered {
+                self.vring.ring.rollback(mark);
+                return Ok(outcome);
+            }
+        }
+        Ok(RxOutcome::Delivered)
+    }
+
+    fn put_private(
+        &mut self,
+        hdr: NetHdr,
+        data: &[u8],
+        edit: TagEdit,
+    ) -> Result<RxOutcome, RingError> {
+        let (head, rest) = data.split_at(data.len().min(HEAD_MAX));
+        self.put(hdr, head, Rest::Private(rest), data.len(), edit)
+    }
+
+    /// Writes one frame of `len` bytes with the given header, as it is but for `edit`.
+    fn put(
+        &mut self,
+        hdr: NetHdr,
+        head: &[u8],
+        rest: Rest<'_>,
+        len: usize,
+        edit: TagEdit,
+    ) -> Result<RxOutcome, RingError> {
+        let delta = edit.delta(head);
+        let total = (self.header_len + len).saturating_add_signed(isize::from(delta));
+        let outcome = self.reserve(total)?;
+        if outcome != RxOutcome::Delivered {
+            return Ok(outcome);
+        }
+        let mut prefix = [0u8; 12 + 4 + HEAD_MAX];
+        let mut filled = self.header_len;
+        prefix[..12].copy_from_slice(&hdr.shifted(delta).to_bytes(self.chains.len() as u16));
+        for piece in edit.pieces(head) {
+            prefix[filled..filled + piece.len()].copy_from_slice(piece);
+            filled += piece.len();
+        }
+        let mut writer = Writer {
+            queue_mem: self.vring.ring.memory(),
+            segments: &self.segments,
+            offset: 0,
+            hint: &mut self.hint,
+        };
+        writer.write(&prefix[..filled])?;
+        match rest {
+            Rest::Private(bytes) => writer.write(bytes)?,
+            Rest::Guest(tx, frame) => tx.for_rest(frame, |piece| writer.copy(piece))?,
+        }
+        for &(chain, written) in &self.chains {
+            self.vring.ring.push_used(chain, written);
+        }
+        Ok(RxOutcome::Delivered)
+    }
+
+    /// Takes chains for `total` bytes into `chains` and `segments`, or leaves the ring as it was.
+    fn reserve(&mut self, total: usize) -> Result<RxOutcome, RingError> {
+        let ring = &mut self.vring.ring;
+        let mark = ring.mark();
+        let mut left = total as u64;
+        self.chains.clear();
+        self.segments.clear();
+        while left > 0 {
+            let Some(chain) = ring.take()? else {
+                ring.rollback(mark);
+                return Ok(RxOutcome::NoBuffer);
+            };
+            let room = ring.walk(chain, true, &mut self.segments)?;
+            if self.chains.is_empty() && room < self.header_len as u64 {
+                // No frame will ever fit in it; the driver gets it back unused.
+                ring.push_used(chain, 0);
+                self.segments.clear();
+                continue;
+            }
+            if room < left && !self.mergeable {
+                ring.rollback(mark);
+                return Ok(RxOutcome::TooBig);
+            }
+            let filled = room.min(left);
+            self.chains.push((chain, filled as u32));
+            left -= filled;
+        }
+        Ok(RxOutcome::Delivered)
+    }
+
+    /// Publishes what was delivered and signals the call fd if the driver wants it; answers
+    /// whether the driver wants it, also if there is no call fd.
+    pub fn flush(&mut self) -> bool {
+        self.vring.flush()
+    }
+
+    /// Asks the driver for kicks when it adds buffers, or for none. When asked for: `true` means
+    /// that it added some meanwhile, for which no kick may come, so try again.
+    pub fn set_notify(&mut self, on: bool) -> bool {
+        self.vring.set_notify(on)
+    }
+
+    /// Whether there is any buffer; a large frame may need more than there is.
+    pub fn has_room(&mut self) -> bool {
+        self.vring.enabled() && self.vring.has_available()
+    }
+}
+
+/// Fills segments one after the other.
+struct Writer<'a> {
+    queue_mem: &'a crate::memory::GuestMemory,
+    segments: &'a [crate::split::Segment],
+    /// Bytes of the first segment that are filled.
+    offset: u32,
+    hint: &'a mut usize,
+}
+
+impl<'a> Writer<'a> {
+    /// The next at most `max` bytes to fill.
+    fn room(&mut self, max: usize) -> Result<VolatileSlice<'a, ()>, RingError> {
+        let (first, later) = self
+            .segments
+            .split_first()
+            .ok_or(RingError::BufferOutside)?;
+        let n = max.min((first.len - self.offset) as usize);
+        let gpa = first.gpa + u64::from(self.offset);
+        self.offset += n as u32;
+        if self.offset == first.len {
+            self.segments = later;
+            self.offset = 0;
+        }
+        self.queue_mem
+            .slice_hint(gpa, n, self.hint)
+            .ok_or(RingError::BufferOutside)
+    }
+
+    fn write(&mut self, mut bytes: &[u8]) -> Result<(), RingError> {
+        while !bytes.is_empty() {
+            let to = self.room(bytes.len())?;
+            to.copy_from(bytes);
+            bytes = bytes.get(to.len()..).unwrap_or_default();
+        }
+        Ok(())
+    }
+
+    fn copy(&mut self, mut from: VolatileSlice<'_, ()>) -> Result<(), RingError> {
+        while !from.is_empty() {
+            let to = self.room(from.len())?;
+            from.copy_to_volatile_slice(to);
+            from = from
+                .offset(to.len())
+                .map_err(|_| RingError::BufferOutside)?;
+        }
+        Ok(())
+    }
+}

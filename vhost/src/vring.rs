@@ -1,1 +1,202 @@
-//! placeholder
+//! A vring: the device's end of one virtqueue with its memory and its notifications, as the
+//! protocol half hands it over. Whoever holds it is the only one who touches the ring.
+//!
+//! Never reads a kick by itself and never looks into buffers; [`TxQueue`](crate::tx::TxQueue) and
+//! [`RxQueue`](crate::rx::RxQueue) do the work.
+
+use std::sync::Arc;
+
+use crate::eventfd::EventFd;
+use crate::memory::GuestMemory;
+use crate::split::{RingAddresses, RingError, SplitRing};
+
+/// What the front end said about one ring.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct VringConfig {
+    /// Number of the ring in its device: even receive, odd transmit.
+    pub index: u32,
+    /// Descriptors; a power of two up to 32768.
+    pub size: u16,
+    /// Guest address of the descriptor table.
+    pub desc: u64,
+    /// Guest address of the available (driver) ring.
+    pub avail: u64,
+    /// Guest address of the used (device) ring.
+    pub used: u64,
+    /// The first available entry to process.
+    pub base: u16,
+    /// Virtio feature bits that the driver acknowledged.
+    pub features: u64,
+    /// Whether frames may flow (vhost-user "Ring states").
+    pub enabled: bool,
+}
+
+/// One ring, ready to run or stopped; see the module.
+#[derive(Debug)]
+pub struct Vring {
+    pub(crate) ring: SplitRing,
+    index: u32,
+    features: u64,
+    enabled: bool,
+    kick: Option<EventFd>,
+    call: Option<EventFd>,
+    err: Option<EventFd>,
+    fault: Option<RingError>,
+}
+
+impl Vring {
+    /// A ring at the addresses of `config` in `mem`. Used entries go on from the used index that is
+    /// in memory. Without `kick` the ring must be polled, without `call` the driver polls.
+    ///
+    /// Fails if the size is not one of virtio 2.7, or a part of the ring is misaligned or not
+    /// inside one region.
+    pub fn new(
+        config: VringConfig,
+        mem: Arc<GuestMemory>,
+        kick: Option<EventFd>,
+        call: Option<EventFd>,
+        err: Option<EventFd>,
+    ) -> Result<Vring, RingError> {
+        let at = RingAddresses {
+            desc: config.desc,
+            avail: config.avail,
+            used: config.used,
+        };
+        Ok(Vring {
+            ring: SplitRing::new(mem, config.size, at, config.base, config.features)?,
+            index: config.index,
+            features: config.features,
+            enabled: config.enabled,
+            kick,
+            call,
+            err,
+            fault: None,
+        })
+    }
+
+    /// Number of the ring in its device.
+    pub fn index(&self) -> u32 {
+        self.index
+    }
+
+    /// Descriptors of the ring.
+    pub fn size(&self) -> u16 {
+        self.ring.size()
+    }
+
+    /// The first available entry that has not been returned: what GET_VRING_BASE answers.
+    pub fn base(&self) -> u16 {
+        self.ring.done()
+    }
+
+    /// Whether frames may flow.
+    pub fn enabled(&self) -> bool {
+        self.enabled
+    }
+
+    /// Virtio feature bits that the driver acknowledged.
+    pub fn features(&self) -> u64 {
+        self.features
+    }
+
+    /// What the driver signals when it made buffers available.
+    pub fn kick_fd(&self) -> Option<&EventFd> {
+        self.kick.as_ref()
+    }
+
+    /// Replaces the kick fd; `None`: the ring must be polled.
+    pub fn set_kick(&mut self, kick: Option<EventFd>) {
+        self.kick = kick;
+    }
+
+    /// Replaces the call fd; `None`: the driver polls.
+    pub fn set_call(&mut self, call: Option<EventFd>) {
+        self.call = call;
+    }
+
+    /// Replaces the fd that is signalled when the ring breaks.
+    pub fn set_err(&mut self, err: Option<EventFd>) {
+        self.err = err;
+    }
+
+    /// Lets frames flow, or not.
+    pub fn set_enabled(&mut self, enabled: bool) {
+        self.enabled = enabled;
+    }
+
+    /// Replaces the memory; the ring stays at its guest addresses. Fails, and the ring is broken,
+    /// if they are not in the new memory.
+    pub fn set_memory(&mut self, mem: Arc<GuestMemory>) -> Result<(), RingError> {
+        self.ring.set_memory(mem).map_err(|e| self.fail(e))
+    }
+
+    /// Why the ring is broken, if it is.
+    pub fn fault(&self) -> Option<RingError> {
+        self.fault
+    }
+
+    /// Whether the driver broke the ring: it does nothing any more.
+    pub fn is_broken(&self) -> bool {
+        self.fault.is_some()
+    }
+
+    /// Breaks the ring and tells the front end once.
+    pub(crate) fn fail(&mut self, error: RingError) -> RingError {
+        if self.fault.is_none() {
+            self.fault = Some(error);
+            if let Some(err) = &self.err {
+                err.signal();
+            }
+        }
+        error
+    }
+
+    /// `Err` if the ring is broken.
+    pub(crate) fn check(&self) -> Result<(), RingError> {
+        self.fault.map_or(Ok(()), Err)
+    }
+
+    /// Publishes the returned chains and signals the call fd if the driver wants it; answers
+    /// whether the driver wants it.
+    pub(crate) fn flush(&mut self) -> bool {
+        if !self.ring.has_pending() || self.is_broken() {
+            return false;
+        }
+        match self.ring.publish() {
+            Ok(wanted) => {
+                if wanted && let Some(call) = &self.call {
+                    call.signal();
+                }
+                wanted
+            }
+            Err(error) => {
+                self.fail(error);
+                false
+            }
+        }
+    }
+
+    /// See [`SplitRing::set_notify`]; an error shows when the ring is used next.
+    pub(crate) fn set_notify(&mut self, on: bool) -> bool {
+        if self.is_broken() {
+            return false;
+        }
+        self.ring.set_notify(on).unwrap_or_else(|error| {
+            self.fail(error);
+            true
+        })
+    }
+
+    /// Whether there are available entries to take; also `true` when the look broke the ring, so
+    /// that the caller goes on and meets the error.
+    pub(crate) fn has_available(&mut self) -> bool {
+        if self.is_broken() {
+            return false;
+        }
+        self.ring.has_seen()
+            || self.ring.reload().unwrap_or_else(|error| {
+                self.fail(error);
+                true
+            })
+    }
+}
