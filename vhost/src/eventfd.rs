@@ -7,6 +7,7 @@
 use std::fs;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::sync::Arc;
 
 use rustix::event::EventfdFlags;
 use rustix::fs::OFlags;
@@ -23,13 +24,13 @@ pub enum EventFdError {
     Io(#[from] io::Error),
 }
 
-/// One end of an eventfd, always in non-blocking mode.
+/// An eventfd in non-blocking mode. Clones are the same descriptor.
 ///
 /// The mode belongs to the open file, which the front end shares: it can change it back, and then
 /// fill the counter, to make [`EventFd::signal`] wait for it. Nothing short of a thread of its own
 /// for each front end prevents that.
-#[derive(Debug)]
-pub struct EventFd(OwnedFd);
+#[derive(Debug, Clone)]
+pub struct EventFd(Arc<OwnedFd>);
 
 impl EventFd {
     /// A new eventfd with a counter of zero.
@@ -38,7 +39,7 @@ impl EventFd {
     /// The process or the system has too many open files.
     pub fn new() -> io::Result<EventFd> {
         let fd = rustix::event::eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
-        Ok(EventFd(fd))
+        Ok(EventFd(Arc::new(fd)))
     }
 
     /// Takes a descriptor that came from a front end.
@@ -54,15 +55,7 @@ impl EventFd {
         if !flags.contains(OFlags::NONBLOCK) {
             rustix::fs::fcntl_setfl(&fd, flags | OFlags::NONBLOCK).map_err(io::Error::from)?;
         }
-        Ok(EventFd(fd))
-    }
-
-    /// A second descriptor of the same eventfd.
-    ///
-    /// # Errors
-    /// The process or the system has too many open files.
-    pub fn try_clone(&self) -> io::Result<EventFd> {
-        Ok(EventFd(self.0.try_clone()?))
+        Ok(EventFd(Arc::new(fd)))
     }
 
     /// Notifies the other side. A full counter is a notification already pending.
