@@ -1,0 +1,212 @@
+//! The wire format of vhost-user, as a front end writes and reads it.
+//!
+//! Pure: bytes in, bytes out. Says nothing about order or state. The constants are the vhost-user
+//! document's ("Front-end message types", "Header").
+
+/// Requests a front end sends, by id (vhost-user "Front-end message types").
+pub mod request {
+    /// Reads the device's feature bits.
+    pub const GET_FEATURES: u32 = 1;
+    /// Acknowledges feature bits.
+    pub const SET_FEATURES: u32 = 2;
+    /// Claims the session.
+    pub const SET_OWNER: u32 = 3;
+    /// Deprecated; disables nothing.
+    pub const RESET_OWNER: u32 = 4;
+    /// Replaces the memory table; one descriptor a region.
+    pub const SET_MEM_TABLE: u32 = 5;
+    /// Gives the dirty-log's shared memory.
+    pub const SET_LOG_BASE: u32 = 6;
+    /// Sets a ring's size.
+    pub const SET_VRING_NUM: u32 = 8;
+    /// Sets a ring's addresses (user addresses).
+    pub const SET_VRING_ADDR: u32 = 9;
+    /// Sets the next available index.
+    pub const SET_VRING_BASE: u32 = 10;
+    /// Stops a ring and reads the next available index.
+    pub const GET_VRING_BASE: u32 = 11;
+    /// Gives the eventfd the driver kicks; starts the ring.
+    pub const SET_VRING_KICK: u32 = 12;
+    /// Gives the eventfd the device signals.
+    pub const SET_VRING_CALL: u32 = 13;
+    /// Gives the eventfd the device signals errors on.
+    pub const SET_VRING_ERR: u32 = 14;
+    /// Reads the protocol feature bits.
+    pub const GET_PROTOCOL_FEATURES: u32 = 15;
+    /// Acknowledges protocol feature bits.
+    pub const SET_PROTOCOL_FEATURES: u32 = 16;
+    /// Reads how many queues the back end has.
+    pub const GET_QUEUE_NUM: u32 = 17;
+    /// Enables or disables a ring.
+    pub const SET_VRING_ENABLE: u32 = 18;
+    /// Tells the guest's MTU.
+    pub const NET_SET_MTU: u32 = 20;
+    /// Gives the socket for requests of the back end.
+    pub const SET_BACKEND_REQ_FD: u32 = 21;
+    /// Reads configuration space.
+    pub const GET_CONFIG: u32 = 24;
+    /// Writes configuration space.
+    pub const SET_CONFIG: u32 = 25;
+    /// Resets the device, keeps the session.
+    pub const RESET_DEVICE: u32 = 34;
+    /// Reads how many memory slots there are.
+    pub const GET_MAX_MEM_SLOTS: u32 = 36;
+    /// Adds one memory region.
+    pub const ADD_MEM_REG: u32 = 37;
+    /// Removes one memory region.
+    pub const REM_MEM_REG: u32 = 38;
+}
+
+/// Protocol feature bits, as masks (vhost-user "Protocol features").
+pub mod protocol {
+    /// Several queues over one socket.
+    pub const MQ: u64 = 1 << 0;
+    /// Dirty log in shared memory.
+    pub const LOG_SHMFD: u64 = 1 << 1;
+    /// Any request may ask for an acknowledgement.
+    pub const REPLY_ACK: u64 = 1 << 3;
+    /// `NET_SET_MTU` is served.
+    pub const NET_MTU: u64 = 1 << 4;
+    /// The back end may send requests.
+    pub const BACKEND_REQ: u64 = 1 << 5;
+    /// `GET_CONFIG` and `SET_CONFIG` are served.
+    pub const CONFIG: u64 = 1 << 9;
+    /// Descriptors in requests of the back end.
+    pub const BACKEND_SEND_FD: u64 = 1 << 10;
+    /// In-flight tracking in shared memory.
+    pub const INFLIGHT_SHMFD: u64 = 1 << 12;
+    /// `RESET_DEVICE` is served.
+    pub const RESET_DEVICE: u64 = 1 << 13;
+    /// Kicks and calls as messages.
+    pub const INBAND_NOTIFICATIONS: u64 = 1 << 14;
+    /// `ADD_MEM_REG` and `REM_MEM_REG` are served.
+    pub const CONFIGURE_MEM_SLOTS: u64 = 1 << 15;
+}
+
+/// Bit in the payload of a kick, call or err request: no descriptor comes, poll instead.
+pub const VRING_NO_FD: u64 = 0x100;
+
+/// Length of a message header in bytes.
+pub const HEADER_LEN: usize = 12;
+/// Header flags: the version in its two low bits.
+pub const FLAG_VERSION: u32 = 0x1;
+/// Header flag: this is a reply.
+pub const FLAG_REPLY: u32 = 0x4;
+/// Header flag: acknowledge this request with a `u64`, 0 for success.
+pub const FLAG_NEED_REPLY: u32 = 0x8;
+
+/// A message header; every field little-endian on the wire.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Header {
+    /// Message id, see [`request`].
+    pub request: u32,
+    /// Version and flags.
+    pub flags: u32,
+    /// Length of what follows, in bytes.
+    pub size: u32,
+}
+
+impl Header {
+    /// The twelve bytes on the wire.
+    pub fn encode(self) -> [u8; HEADER_LEN] {
+        let mut bytes = [0; HEADER_LEN];
+        bytes[0..4].copy_from_slice(&self.request.to_le_bytes());
+        bytes[4..8].copy_from_slice(&self.flags.to_le_bytes());
+        bytes[8..12].copy_from_slice(&self.size.to_le_bytes());
+        bytes
+    }
+
+    /// Reads the twelve bytes; any bytes are a header.
+    pub fn decode(bytes: [u8; HEADER_LEN]) -> Header {
+        let word =
+            |i: usize| u32::from_le_bytes([bytes[i], bytes[i + 1], bytes[i + 2], bytes[i + 3]]);
+        Header {
+            request: word(0),
+            flags: word(4),
+            size: word(8),
+        }
+    }
+}
+
+/// Payload of a request that carries one ring's index and a value (`NUM`, `BASE`, `ENABLE`).
+pub fn vring_state(index: u32, value: u32) -> Vec<u8> {
+    words(&[index, value])
+}
+
+/// Payload of `SET_VRING_ADDR` without log; addresses are user addresses.
+pub fn vring_addr(index: u32, desc: u64, used: u64, avail: u64) -> Vec<u8> {
+    let mut bytes = words(&[index, 0]);
+    for addr in [desc, used, avail, 0] {
+        bytes.extend_from_slice(&addr.to_le_bytes());
+    }
+    bytes
+}
+
+/// One region as memory messages carry it: guest address, size, user address, offset in the file.
+pub fn region(guest_addr: u64, size: u64, user_addr: u64, mmap_offset: u64) -> Vec<u8> {
+    [guest_addr, size, user_addr, mmap_offset]
+        .iter()
+        .flat_map(|v| v.to_le_bytes())
+        .collect()
+}
+
+/// Payload of `SET_MEM_TABLE`: a count, padding, then the regions.
+pub fn mem_table(regions: &[Vec<u8>]) -> Vec<u8> {
+    let mut bytes = words(&[regions.len() as u32, 0]);
+    bytes.extend(regions.iter().flatten());
+    bytes
+}
+
+/// Payload of `ADD_MEM_REG` and `REM_MEM_REG`: padding, then one region.
+pub fn single_region(region: &[u8]) -> Vec<u8> {
+    let mut bytes = vec![0; 8];
+    bytes.extend_from_slice(region);
+    bytes
+}
+
+/// Payload of `GET_CONFIG`: offset, size, flags, and room for `size` bytes.
+pub fn config(offset: u32, size: u32) -> Vec<u8> {
+    let mut bytes = words(&[offset, size, 0]);
+    bytes.resize(12 + size as usize, 0);
+    bytes
+}
+
+fn words(values: &[u32]) -> Vec<u8> {
+    values.iter().flat_map(|v| v.to_le_bytes()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn header_round_trip() {
+        let header = Header {
+            request: request::GET_CONFIG,
+            flags: FLAG_VERSION | FLAG_NEED_REPLY,
+            size: 0x1234,
+        };
+        let bytes = header.encode();
+        assert_eq!(bytes, [24, 0, 0, 0, 9, 0, 0, 0, 0x34, 0x12, 0, 0]);
+        assert_eq!(Header::decode(bytes), header);
+    }
+
+    #[test]
+    fn payloads_have_the_documents_sizes() {
+        assert_eq!(vring_state(1, 256).len(), 8);
+        assert_eq!(vring_addr(0, 1, 2, 3).len(), 40);
+        assert_eq!(
+            mem_table(&[region(0, 1, 2, 3), region(4, 5, 6, 7)]).len(),
+            8 + 64
+        );
+        assert_eq!(single_region(&region(0, 1, 2, 3)).len(), 40);
+        assert_eq!(config(0, 12).len(), 24);
+    }
+
+    #[test]
+    fn ring_addresses_come_in_the_order_desc_used_avail() {
+        let bytes = vring_addr(3, 0xd, 0xe, 0xa);
+        assert_eq!(bytes[0], 3);
+        assert_eq!((bytes[8], bytes[16], bytes[24]), (0xd, 0xe, 0xa));
+    }
+}

@@ -1,0 +1,698 @@
+//! A virtio-net driver (virtio 5.1) over one vhost-user session.
+//!
+//! Moves frames: each TX slot and each RX slot has a fixed buffer in guest memory, so a frame
+//! costs one copy and one descriptor. Knows nothing of IP. What the device must not do is a
+//! [`DeviceFault`]; the queue is not used any further by then.
+
+use std::io;
+use std::os::fd::AsFd;
+use std::sync::Arc;
+use std::time::Duration;
+
+use vm_memory::Bytes;
+
+use crate::driver::{Buffer, DeviceFault, QueueLayout, RingFeatures, Virtqueue};
+use crate::eventfd::EventFd;
+use crate::frontend::{Frontend, FrontendError};
+use crate::memory::{Allocator, GuestMemory};
+use crate::message::protocol;
+
+/// Feature bits, as masks (virtio 5.1.3, 6).
+pub mod feature {
+    /// The device completes partial checksums.
+    pub const CSUM: u64 = 1 << 0;
+    /// The driver takes frames with partial or vouched checksums.
+    pub const GUEST_CSUM: u64 = 1 << 1;
+    /// The device tells the largest MTU.
+    pub const MTU: u64 = 1 << 3;
+    /// The device has a MAC address.
+    pub const MAC: u64 = 1 << 5;
+    /// The driver takes TCP/IPv4 super-frames.
+    pub const GUEST_TSO4: u64 = 1 << 7;
+    /// The driver takes TCP/IPv6 super-frames.
+    pub const GUEST_TSO6: u64 = 1 << 8;
+    /// The device takes TCP/IPv4 super-frames.
+    pub const HOST_TSO4: u64 = 1 << 11;
+    /// The device takes TCP/IPv6 super-frames.
+    pub const HOST_TSO6: u64 = 1 << 12;
+    /// A received frame may span several buffers.
+    pub const MRG_RXBUF: u64 = 1 << 15;
+    /// The device tells its link state.
+    pub const STATUS: u64 = 1 << 16;
+    /// There is a control queue.
+    pub const CTRL_VQ: u64 = 1 << 17;
+    /// There is more than one queue pair.
+    pub const MQ: u64 = 1 << 22;
+    /// Chains may be laid out in any way (legacy).
+    pub const ANY_LAYOUT: u64 = 1 << 27;
+    /// Indirect descriptors.
+    pub const INDIRECT_DESC: u64 = 1 << 28;
+    /// Notifications by index.
+    pub const EVENT_IDX: u64 = 1 << 29;
+    /// vhost-user: protocol features can be negotiated; rings start disabled.
+    pub const PROTOCOL_FEATURES: u64 = 1 << 30;
+    /// Not a legacy device.
+    pub const VERSION_1: u64 = 1 << 32;
+    /// Packed rings.
+    pub const RING_PACKED: u64 = 1 << 34;
+    /// Buffers are used in order.
+    pub const IN_ORDER: u64 = 1 << 35;
+    /// The device has virtual functions of its own.
+    pub const SR_IOV: u64 = 1 << 37;
+}
+
+/// Header flag: the checksum is partial, complete it from `csum_start`.
+pub const HDR_NEEDS_CSUM: u8 = 1;
+/// Header flag: the checksum was checked and is right.
+pub const HDR_DATA_VALID: u8 = 2;
+/// `gso_type`: not a super-frame.
+pub const GSO_NONE: u8 = 0;
+/// `gso_type`: TCP over IPv4.
+pub const GSO_TCPV4: u8 = 1;
+
+/// Length of Ethernet header with room for two tags, in bytes.
+const L2_ROOM: u32 = 14 + 8;
+/// Longest TCP/IP super-frame with its Ethernet header.
+const SUPER_FRAME: u32 = 65550;
+
+/// A virtio-net header (virtio 5.1.9), in host byte order.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct NetHeader {
+    /// `HDR_*` flags.
+    pub flags: u8,
+    /// `GSO_*` type.
+    pub gso_type: u8,
+    /// Length of all headers of a super-frame, a hint.
+    pub hdr_len: u16,
+    /// Payload bytes a segment.
+    pub gso_size: u16,
+    /// Where checksumming starts.
+    pub csum_start: u16,
+    /// Where the checksum goes, from `csum_start`.
+    pub csum_offset: u16,
+    /// Receive only: buffers the frame spans.
+    pub num_buffers: u16,
+}
+
+impl NetHeader {
+    /// The header's bytes; a legacy driver without merged buffers sends only the first ten.
+    pub fn encode(&self) -> [u8; 12] {
+        let mut bytes = [0; 12];
+        bytes[0] = self.flags;
+        bytes[1] = self.gso_type;
+        let fields = [
+            self.hdr_len,
+            self.gso_size,
+            self.csum_start,
+            self.csum_offset,
+            self.num_buffers,
+        ];
+        for (i, field) in fields.into_iter().enumerate() {
+            bytes[2 + 2 * i..4 + 2 * i].copy_from_slice(&field.to_le_bytes());
+        }
+        bytes
+    }
+
+    /// Reads a header; any bytes are one.
+    pub fn decode(bytes: &[u8; 12]) -> NetHeader {
+        let field = |i: usize| u16::from_le_bytes([bytes[i], bytes[i + 1]]);
+        NetHeader {
+            flags: bytes[0],
+            gso_type: bytes[1],
+            hdr_len: field(2),
+            gso_size: field(4),
+            csum_start: field(6),
+            csum_offset: field(8),
+            num_buffers: field(10),
+        }
+    }
+}
+
+/// How driver and device tell each other.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Notify {
+    /// Eventfds both ways.
+    #[default]
+    EventFd,
+    /// No descriptors: both poll, or something outside carries the news.
+    Polled,
+}
+
+/// How to set a device up.
+#[derive(Debug, Clone)]
+pub struct NetConfig {
+    /// Features to acknowledge if offered.
+    pub features: u64,
+    /// Protocol features to acknowledge if offered.
+    pub protocol_features: u64,
+    /// Queue pairs to use; ring `2n` receives, ring `2n + 1` sends.
+    pub queue_pairs: u16,
+    /// Descriptors a ring, a power of two.
+    pub queue_size: u16,
+    /// IP MTU the buffers are made for.
+    pub mtu: u16,
+    /// Bytes a receive buffer, header included; `None`: whatever the features need.
+    pub rx_buffer: Option<u32>,
+    /// Kind of notification.
+    pub notify: Notify,
+    /// Index both rings start at.
+    pub base: u16,
+}
+
+impl NetConfig {
+    /// Features of a plain modern driver, without offloads.
+    pub const PLAIN: u64 = feature::VERSION_1
+        | feature::PROTOCOL_FEATURES
+        | feature::EVENT_IDX
+        | feature::INDIRECT_DESC
+        | feature::IN_ORDER
+        | feature::MRG_RXBUF
+        | feature::MAC
+        | feature::MTU
+        | feature::STATUS
+        | feature::MQ;
+    /// Checksum offload both ways.
+    pub const CHECKSUM: u64 = feature::CSUM | feature::GUEST_CSUM;
+    /// TCP/IPv4 segmentation offload both ways; needs [`NetConfig::CHECKSUM`].
+    pub const TSO: u64 = feature::HOST_TSO4 | feature::GUEST_TSO4;
+}
+
+impl Default for NetConfig {
+    /// One pair of 256 descriptors, MTU 1500, checksum offload, no segmentation offload.
+    fn default() -> NetConfig {
+        NetConfig {
+            features: NetConfig::PLAIN | NetConfig::CHECKSUM,
+            protocol_features: protocol::MQ
+                | protocol::REPLY_ACK
+                | protocol::CONFIG
+                | protocol::CONFIGURE_MEM_SLOTS,
+            queue_pairs: 1,
+            queue_size: 256,
+            mtu: 1500,
+            rx_buffer: None,
+            notify: Notify::EventFd,
+            base: 0,
+        }
+    }
+}
+
+/// Configuration space of a net device (virtio 5.1.4), as far as it was read.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct ConfigSpace {
+    /// MAC address.
+    pub mac: [u8; 6],
+    /// Bit 0: link up.
+    pub status: u16,
+    /// Most queue pairs.
+    pub max_virtqueue_pairs: u16,
+    /// Largest IP MTU.
+    pub mtu: u16,
+}
+
+impl ConfigSpace {
+    /// Bytes that [`ConfigSpace::decode`] needs.
+    pub const LEN: usize = 12;
+
+    /// Reads the first twelve bytes.
+    pub fn decode(bytes: &[u8]) -> Option<ConfigSpace> {
+        let field = |i: usize| Some(u16::from_le_bytes([*bytes.get(i)?, *bytes.get(i + 1)?]));
+        Some(ConfigSpace {
+            mac: bytes.get(..6)?.try_into().ok()?,
+            status: field(6)?,
+            max_virtqueue_pairs: field(8)?,
+            mtu: field(10)?,
+        })
+    }
+}
+
+/// A received frame; its buffer is used again and again.
+#[derive(Debug, Default)]
+pub struct RxFrame {
+    /// The header the device wrote.
+    pub hdr: NetHeader,
+    data: Vec<u8>,
+    len: usize,
+}
+
+impl RxFrame {
+    /// The frame from its destination address on.
+    #[inline]
+    pub fn bytes(&self) -> &[u8] {
+        &self.data[..self.len]
+    }
+}
+
+/// One ring with its buffers and descriptors of notification.
+#[derive(Debug)]
+pub struct Ring {
+    /// The virtqueue: for cases that lie.
+    pub queue: Virtqueue,
+    /// What the driver signals, unless polled.
+    pub kick: Option<EventFd>,
+    /// What the device signals, unless polled.
+    pub call: Option<EventFd>,
+    buffers: u64,
+    region: usize,
+    offset: usize,
+    stride: u32,
+    kicks: u64,
+}
+
+impl Ring {
+    fn new(
+        mem: &Arc<GuestMemory>,
+        alloc: &mut Allocator,
+        config: &NetConfig,
+        features: RingFeatures,
+        stride: u32,
+    ) -> Result<Ring, FrontendError> {
+        let layout = QueueLayout::alloc(config.queue_size, alloc).ok_or(FrontendError::NoMemory)?;
+        let len = u64::from(stride) * u64::from(config.queue_size);
+        let buffers = alloc.alloc(len, 64).ok_or(FrontendError::NoMemory)?;
+        let (region, offset) = mem.locate(buffers, len).ok_or(FrontendError::NoMemory)?;
+        let queue = Virtqueue::new(mem.clone(), layout, features, config.base)
+            .ok_or(FrontendError::NoMemory)?;
+        let event = || match config.notify {
+            Notify::EventFd => EventFd::new().map(Some),
+            Notify::Polled => Ok(None),
+        };
+        Ok(Ring {
+            queue,
+            kick: event()?,
+            call: event()?,
+            buffers,
+            region,
+            offset,
+            stride,
+            kicks: 0,
+        })
+    }
+
+    /// Guest address of the buffer that belongs to descriptor `head`.
+    pub fn buffer_addr(&self, head: u16) -> u64 {
+        self.buffers + u64::from(self.stride) * u64::from(head)
+    }
+
+    /// Bytes a buffer.
+    pub fn buffer_len(&self) -> u32 {
+        self.stride
+    }
+
+    /// Notifications the device asked for so far, given or not.
+    pub fn kicks(&self) -> u64 {
+        self.kicks
+    }
+
+    fn notify(&mut self) -> bool {
+        self.queue.publish();
+        let wanted = self.queue.needs_kick();
+        if wanted {
+            self.kicks += 1;
+            if let Some(kick) = &self.kick {
+                kick.signal();
+            }
+        }
+        wanted
+    }
+}
+
+/// A virtio-net device as its driver sees it.
+#[derive(Debug)]
+pub struct NetDevice {
+    mem: Arc<GuestMemory>,
+    features: u64,
+    header_len: usize,
+    config: ConfigSpace,
+    rx: Vec<Ring>,
+    tx: Vec<Ring>,
+    frontend: Option<Frontend>,
+}
+
+impl NetDevice {
+    /// Negotiates, shares memory and starts all rings, in the order Linux guests under QEMU cause.
+    pub fn start(mut frontend: Frontend, config: &NetConfig) -> Result<NetDevice, FrontendError> {
+        let (features, space) = negotiate(&mut frontend, config)?;
+        let mut device = NetDevice::detached(features, config)?;
+        device.config = space;
+        device.run(frontend)?;
+        Ok(device)
+    }
+
+    /// Memory and filled rings for `features`, without a session: for a device side that is
+    /// handed the memory directly.
+    pub fn detached(features: u64, config: &NetConfig) -> Result<NetDevice, FrontendError> {
+        let features = features & config.features;
+        let header_len = if features & (feature::VERSION_1 | feature::MRG_RXBUF) != 0 {
+            12
+        } else {
+            10
+        };
+        let plain = 12 + L2_ROOM + u32::from(config.mtu);
+        let huge = features & feature::GUEST_TSO4 != 0;
+        let rx_len = config
+            .rx_buffer
+            .unwrap_or(match (huge, features & feature::MRG_RXBUF != 0) {
+                (true, false) => 12 + SUPER_FRAME,
+                (true, true) => 4096,
+                (false, _) => plain,
+            });
+        let tx_len = if features & feature::HOST_TSO4 != 0 {
+            12 + SUPER_FRAME
+        } else {
+            plain
+        };
+        let (rx_len, tx_len) = (rx_len.next_multiple_of(64), tx_len.next_multiple_of(64));
+
+        let rings = u64::from(config.queue_pairs) * u64::from(config.queue_size);
+        let each = u64::from(rx_len) + u64::from(tx_len) + 2 * 26;
+        let mem = Arc::new(GuestMemory::new(
+            rings * each + u64::from(config.queue_pairs) * 1024 + SPARE,
+        )?);
+        let mut alloc = Allocator::new(mem.regions()[0].layout());
+        let ring_features = RingFeatures {
+            event_idx: features & feature::EVENT_IDX != 0,
+            in_order: features & feature::IN_ORDER != 0,
+        };
+        let mut make = |stride| Ring::new(&mem, &mut alloc, config, ring_features, stride);
+        let mut rx = Vec::new();
+        let mut tx = Vec::new();
+        for _ in 0..config.queue_pairs {
+            rx.push(make(rx_len)?);
+            tx.push(make(tx_len)?);
+        }
+        let mut device = NetDevice {
+            mem,
+            features,
+            header_len,
+            config: ConfigSpace::default(),
+            rx,
+            tx,
+            frontend: None,
+        };
+        for ring in &mut device.rx {
+            refill(ring);
+            ring.queue.publish();
+        }
+        Ok(device)
+    }
+
+    /// Goes on over a new session after the old one broke: same memory, same rings, from the used
+    /// index on.
+    pub fn resume(
+        &mut self,
+        mut frontend: Frontend,
+        config: &NetConfig,
+    ) -> Result<(), FrontendError> {
+        let wanted = NetConfig {
+            features: self.features,
+            ..config.clone()
+        };
+        let (features, space) = negotiate(&mut frontend, &wanted)?;
+        if features != self.features {
+            return Err(FrontendError::Closed);
+        }
+        self.config = space;
+        self.run(frontend)
+    }
+
+    fn run(&mut self, mut frontend: Frontend) -> Result<(), FrontendError> {
+        frontend.set_features(self.features)?;
+        frontend.set_memory(self.mem.regions())?;
+        let rings = interleave(&self.rx, &self.tx);
+        for (index, ring) in rings.iter().enumerate() {
+            start_ring(&mut frontend, index as u32, ring)?;
+        }
+        if self.features & feature::PROTOCOL_FEATURES != 0 {
+            for index in 0..rings.len() {
+                frontend.set_vring_enable(index as u32, true)?;
+            }
+        }
+        drop(rings);
+        for ring in self.rx.iter_mut().chain(&mut self.tx) {
+            // Chains that were published before the session are there without a kick of their own.
+            ring.notify();
+            if let Some(kick) = &ring.kick {
+                kick.signal();
+            }
+        }
+        self.frontend = Some(frontend);
+        Ok(())
+    }
+
+    /// Stops all rings and takes the session out; each ring's next available index, in ring order.
+    pub fn stop(&mut self) -> Result<Vec<u32>, FrontendError> {
+        let Some(mut frontend) = self.frontend.take() else {
+            return Ok(Vec::new());
+        };
+        (0..self.rx.len() + self.tx.len())
+            .map(|index| frontend.get_vring_base(index as u32))
+            .collect()
+    }
+
+    /// The session, while there is one.
+    pub fn frontend(&mut self) -> Option<&mut Frontend> {
+        self.frontend.as_mut()
+    }
+
+    /// Features in force.
+    pub fn features(&self) -> u64 {
+        self.features
+    }
+
+    /// Whether all bits of `mask` are in force.
+    #[inline]
+    pub fn has(&self, mask: u64) -> bool {
+        self.features & mask == mask
+    }
+
+    /// Length of the virtio-net header in bytes.
+    pub fn header_len(&self) -> usize {
+        self.header_len
+    }
+
+    /// Configuration space, all zero when the back end does not serve it.
+    pub fn config_space(&self) -> ConfigSpace {
+        self.config
+    }
+
+    /// Guest memory.
+    pub fn memory(&self) -> &Arc<GuestMemory> {
+        &self.mem
+    }
+
+    /// Queue pairs in use.
+    pub fn queue_pairs(&self) -> usize {
+        self.tx.len()
+    }
+
+    /// Receive ring of pair `pair`.
+    pub fn rx_ring(&mut self, pair: usize) -> &mut Ring {
+        &mut self.rx[pair]
+    }
+
+    /// Send ring of pair `pair`.
+    pub fn tx_ring(&mut self, pair: usize) -> &mut Ring {
+        &mut self.tx[pair]
+    }
+
+    /// Frames that pair `pair` can still take, after looking at what the device has finished.
+    #[inline]
+    pub fn tx_room(&mut self, pair: usize) -> Result<u16, DeviceFault> {
+        let ring = &mut self.tx[pair];
+        while ring.queue.pop_used()?.is_some() {}
+        Ok(ring.queue.room())
+    }
+
+    /// Puts a frame into the send ring of pair `pair`; false when the ring is full or the frame
+    /// longer than its buffer. Not visible to the device before [`NetDevice::kick`].
+    #[inline]
+    pub fn send(
+        &mut self,
+        pair: usize,
+        hdr: &NetHeader,
+        frame: &[u8],
+    ) -> Result<bool, DeviceFault> {
+        if self.tx[pair].queue.room() == 0 && self.tx_room(pair)? == 0 {
+            return Ok(false);
+        }
+        let header_len = self.header_len;
+        let ring = &mut self.tx[pair];
+        let len = header_len + frame.len();
+        let Some(head) = ring.queue.next_head() else {
+            return Ok(false);
+        };
+        if len > ring.stride as usize {
+            return Ok(false);
+        }
+        let at = ring.offset + ring.stride as usize * usize::from(head);
+        let Some(slot) = self.mem.regions()[ring.region].at(at, len) else {
+            return Ok(false);
+        };
+        slot.write_slice(&hdr.encode()[..header_len], 0)
+            .and_then(|()| slot.write_slice(frame, header_len))
+            .expect("the slot was made this long");
+        ring.queue.add(&[Buffer {
+            addr: ring.buffer_addr(head),
+            len: len as u32,
+            writable: false,
+        }]);
+        Ok(true)
+    }
+
+    /// Takes the next received frame of pair `pair`; false when there is none. Buffers go back
+    /// into the ring at once, visible to the device after [`NetDevice::kick`].
+    #[inline]
+    pub fn recv(&mut self, pair: usize, into: &mut RxFrame) -> Result<bool, DeviceFault> {
+        let ring = &mut self.rx[pair];
+        let Some(first) = ring.queue.pop_used()? else {
+            return Ok(false);
+        };
+        let mut have = first.len as usize;
+        if have < self.header_len {
+            return Err(DeviceFault::ShortHeader { len: first.len });
+        }
+        if into.data.len() < have {
+            into.data.resize(have, 0);
+        }
+        let region = &self.mem.regions()[ring.region];
+        let slot = |head: u16, len: usize| {
+            region
+                .at(ring.offset + ring.stride as usize * usize::from(head), len)
+                .expect("used lengths are checked against the buffer")
+        };
+        let mut header = [0; 12];
+        let buffer = slot(first.head, have);
+        buffer
+            .read_slice(&mut header[..self.header_len], 0)
+            .and_then(|()| {
+                let len = have - self.header_len;
+                buffer.read_slice(&mut into.data[..len], self.header_len)
+            })
+            .expect("the buffer is this long");
+        have -= self.header_len;
+        into.hdr = NetHeader::decode(&header);
+        if self.features & feature::MRG_RXBUF != 0 {
+            let num_buffers = into.hdr.num_buffers;
+            let merged = DeviceFault::MergedBuffers { num_buffers };
+            if num_buffers == 0 {
+                return Err(merged);
+            }
+            for _ in 1..num_buffers {
+                let more = ring.queue.pop_used()?.ok_or(merged)?;
+                let end = have + more.len as usize;
+                if into.data.len() < end {
+                    into.data.resize(end, 0);
+                }
+                slot(more.head, more.len as usize)
+                    .read_slice(&mut into.data[have..end], 0)
+                    .expect("the buffer is this long");
+                have = end;
+            }
+        }
+        into.len = have;
+        refill(ring);
+        Ok(true)
+    }
+
+    /// Makes everything new visible to the device, signals the kick eventfds that it wants
+    /// signalled, and says whether it wanted any (also when there is no eventfd to signal).
+    #[inline]
+    pub fn kick(&mut self) -> bool {
+        let mut wanted = false;
+        for ring in self.rx.iter_mut().chain(&mut self.tx) {
+            wanted |= ring.notify();
+        }
+        wanted
+    }
+
+    /// Asks to be called for received frames, and with `tx` for finished ones too. True when some
+    /// are there already: poll again instead of sleeping.
+    pub fn arm(&mut self, tx: bool) -> bool {
+        let mut ready = false;
+        for ring in &mut self.rx {
+            ready |= ring.queue.arm();
+        }
+        for ring in &mut self.tx {
+            if tx {
+                ready |= ring.queue.arm();
+            } else {
+                ring.queue.disarm();
+            }
+        }
+        ready
+    }
+
+    /// Waits for the call of pair `pair`'s receive ring and drains it; false on timeout, or when
+    /// there is no eventfd.
+    pub fn wait_rx_call(&self, pair: usize, wait: Duration) -> io::Result<bool> {
+        match &self.rx[pair].call {
+            Some(call) => {
+                let called = call.wait(wait)?;
+                call.drain();
+                Ok(called)
+            }
+            None => Ok(false),
+        }
+    }
+}
+
+/// Guest memory beyond rings and buffers, for cases that need a few pages.
+const SPARE: u64 = 1 << 16;
+
+/// Gives every free descriptor of a receive ring its buffer again.
+#[inline]
+fn refill(ring: &mut Ring) {
+    while let Some(head) = ring.queue.next_head() {
+        let buffer = Buffer {
+            addr: ring.buffers + u64::from(ring.stride) * u64::from(head),
+            len: ring.stride,
+            writable: true,
+        };
+        ring.queue.add(&[buffer]);
+    }
+}
+
+/// All rings in vhost-user order: receive and send of each pair in turn.
+fn interleave<'a>(rx: &'a [Ring], tx: &'a [Ring]) -> Vec<&'a Ring> {
+    rx.iter().zip(tx).flat_map(|(rx, tx)| [rx, tx]).collect()
+}
+
+fn start_ring(frontend: &mut Frontend, index: u32, ring: &Ring) -> Result<(), FrontendError> {
+    let layout = ring.queue.layout();
+    let mem = ring.queue.memory();
+    let user = |addr| mem.user_addr(addr).ok_or(FrontendError::NoMemory);
+    frontend.set_vring_num(index, layout.size.into())?;
+    frontend.set_vring_base(index, ring.queue.used_idx().into())?;
+    frontend.set_vring_addr(
+        index,
+        user(layout.desc)?,
+        user(layout.used)?,
+        user(layout.avail)?,
+    )?;
+    frontend.set_vring_kick(index, ring.kick.as_ref().map(AsFd::as_fd))?;
+    frontend.set_vring_call(index, ring.call.as_ref().map(AsFd::as_fd))
+}
+
+/// Features, protocol features, ownership and configuration space: everything before memory.
+fn negotiate(
+    frontend: &mut Frontend,
+    config: &NetConfig,
+) -> Result<(u64, ConfigSpace), FrontendError> {
+    let features = frontend.get_features()? & config.features;
+    let mut space = ConfigSpace::default();
+    if features & feature::PROTOCOL_FEATURES != 0 {
+        let protocol = frontend.get_protocol_features()? & config.protocol_features;
+        frontend.set_protocol_features(protocol)?;
+        frontend.set_owner()?;
+        if protocol & protocol::MQ != 0 {
+            frontend.get_queue_num()?;
+        }
+        if protocol & protocol::CONFIG != 0 {
+            let bytes = frontend.get_config(0, ConfigSpace::LEN as u32)?;
+            space = ConfigSpace::decode(&bytes).unwrap_or_default();
+        }
+    } else {
+        frontend.set_owner()?;
+    }
+    Ok((features, space))
+}
