@@ -357,3 +357,266 @@ fn find_stream(streams: &mut [Stream], frame: &[u8]) -> Option<usize> {
     streams[index].meet(peer);
     Some(index)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::checksum::TcpFrame;
+    use crate::loopback::Cable;
+    use crate::net::{GSO_TCPV4, HDR_NEEDS_CSUM, NetConfig, NetHeader, Notify};
+
+    const GIGABIT_10: f64 = 0.8;
+
+    fn guest(number: u8, config: GuestConfig, net: &NetConfig) -> Guest {
+        let net = NetConfig {
+            notify: Notify::Polled,
+            ..net.clone()
+        };
+        let device = NetDevice::detached(u64::MAX, &net).unwrap();
+        let config = GuestConfig {
+            mac: [2, 0, 0, 0, 0, number],
+            ip: Ipv4Addr::new(10, 0, 0, number),
+            seed: number.into(),
+            ..config
+        };
+        Guest::new(config, device)
+    }
+
+    fn cable(config: &GuestConfig, net: &NetConfig) -> Cable {
+        let guests = [1, 2].map(|n| guest(n, config.clone(), net));
+        Cable::new(guests, GIGABIT_10)
+    }
+
+    fn ip(number: u8) -> Ipv4Addr {
+        Ipv4Addr::new(10, 0, 0, number)
+    }
+
+    /// Payload length of a TCP frame with its virtio header.
+    fn payload(frame: &[u8]) -> Option<usize> {
+        TcpFrame::parse(&frame[12..]).map(|tcp| tcp.l4 + tcp.l4_len - tcp.payload)
+    }
+
+    #[test]
+    fn a_stream_arrives_whole_and_closes() {
+        for (features, csum) in [
+            (NetConfig::PLAIN, false),
+            (NetConfig::PLAIN | NetConfig::CHECKSUM, true),
+            (crate::net::feature::VERSION_1, false),
+        ] {
+            let config = GuestConfig {
+                csum,
+                ..GuestConfig::default()
+            };
+            let net = NetConfig {
+                features,
+                ..NetConfig::default()
+            };
+            let mut cable = cable(&config, &net);
+            let tx = cable.guests[0].send_to(ip(2), 5001, Some(1_234_567));
+            let rx = cable.guests[1].receive_on(5001);
+            cable.run(1_000_000_000, &mut |_, _| true);
+            assert_eq!(cable.guests[0].stream(tx).acked, 1_234_567);
+            let got = cable.guests[1].stream(rx);
+            assert_eq!((got.received, got.mismatches), (1_234_567, 0));
+            assert!(!got.established);
+        }
+    }
+
+    #[test]
+    fn one_acknowledgement_for_two_full_segments_at_line_rate() {
+        let mut cable = cable(&GuestConfig::default(), &NetConfig::default());
+        for port in 5001..5005 {
+            cable.guests[0].send_to(ip(2), port, None);
+            cable.guests[1].receive_on(port);
+        }
+        cable.run(20_000_000, &mut |_, _| true);
+        assert!(cable.guests.iter().all(Guest::established));
+        let (before, start) = (cable.guests[1].bytes_received(), cable.now);
+        let (mut full, mut short, mut acks) = (0, 0, 0);
+        cable.run(60_000_000, &mut |side, frame| {
+            match payload(frame) {
+                Some(1460) => full += 1,
+                Some(0) => acks += 1,
+                _ => short += 1,
+            }
+            assert_eq!(side == 0, payload(frame) != Some(0));
+            true
+        });
+        let bytes = cable.guests[1].bytes_received() - before;
+        let rate = bytes as f64 * 8.0 / (cable.now - start) as f64;
+        assert!(rate > 9.48, "{rate} Gb/s of 10");
+        assert!(short * 100 < full, "{short} short segments of {full}");
+        let ratio = f64::from(full) / f64::from(acks);
+        assert!((1.98..2.02).contains(&ratio), "{ratio} segments an ACK");
+    }
+
+    #[test]
+    fn both_directions_saturate_and_share_fairly() {
+        let mut cable = cable(&GuestConfig::default(), &NetConfig::default());
+        for port in 5001..5005 {
+            for side in 0..2 {
+                cable.guests[side].send_to(ip(2 - side as u8), port, None);
+                cable.guests[side].receive_on(port);
+            }
+        }
+        cable.run(20_000_000, &mut |_, _| true);
+        let (mut data, mut acks) = ([0; 2], [0; 2]);
+        cable.run(60_000_000, &mut |side, frame| {
+            match payload(frame) {
+                Some(0) => acks[side] += 1,
+                _ => data[side] += 1,
+            }
+            true
+        });
+        for side in 0..2 {
+            let ratio = f64::from(data[side]) / f64::from(acks[1 - side]);
+            assert!((1.95..2.05).contains(&ratio), "{ratio} segments an ACK");
+            let got: Vec<_> = cable.guests[side]
+                .streams()
+                .filter(|s| !s.sender)
+                .map(|s| s.received)
+                .collect();
+            let (min, max) = (got.iter().min().unwrap(), got.iter().max().unwrap());
+            assert!(max - min < max / 4, "{got:?}");
+            assert!(cable.guests[side].streams().all(|s| s.mismatches == 0));
+        }
+    }
+
+    #[test]
+    fn equal_inputs_give_equal_frames() {
+        let trace = || {
+            let mut cable = cable(&GuestConfig::default(), &NetConfig::default());
+            cable.guests[0].send_to(ip(2), 7, Some(100_000));
+            cable.guests[1].receive_on(7);
+            let mut trace = Vec::new();
+            cable.run(50_000_000, &mut |side, frame| {
+                trace.push((side, frame.clone()));
+                true
+            });
+            trace
+        };
+        let first = trace();
+        assert!(first.len() > 70);
+        assert_eq!(first, trace());
+    }
+
+    #[test]
+    fn loss_is_repaired() {
+        let mut cable = cable(&GuestConfig::default(), &NetConfig::default());
+        cable.guests[0].send_to(ip(2), 7, Some(3_000_000));
+        let rx = cable.guests[1].receive_on(7);
+        let mut count = 0;
+        cable.run(60_000_000_000, &mut |_, _| {
+            count += 1;
+            count % 101 != 0
+        });
+        let got = cable.guests[1].stream(rx);
+        assert_eq!((got.received, got.mismatches), (3_000_000, 0));
+    }
+
+    #[test]
+    fn corruption_without_offload_is_dropped_and_counted() {
+        let mut cable = cable(&GuestConfig::default(), &NetConfig::default());
+        cable.guests[0].send_to(ip(2), 7, Some(100_000));
+        let rx = cable.guests[1].receive_on(7);
+        let mut count = 0;
+        cable.run(60_000_000_000, &mut |side, frame| {
+            // A wire would complete the checksum and vouch for nothing.
+            if let Some(tcp) = TcpFrame::parse(&frame[12..]) {
+                assert_eq!(frame[0], HDR_NEEDS_CSUM);
+                let seg = 12 + tcp.l4;
+                let check = !crate::checksum::sum(&frame[seg..seg + tcp.l4_len]);
+                frame[seg + 16..seg + 18].copy_from_slice(&check.to_be_bytes());
+                frame[0] = 0;
+                count += 1;
+                if side == 0 && count % 40 == 0 {
+                    *frame.last_mut().unwrap() ^= 1;
+                }
+            }
+            true
+        });
+        let got = cable.guests[1].stream(rx);
+        assert_eq!((got.received, got.mismatches), (100_000, 0));
+        assert!(cable.guests[1].stats().rx_bad_checksum >= 1);
+    }
+
+    #[test]
+    fn super_frames_carry_what_a_device_needs_to_cut_them() {
+        let config = GuestConfig {
+            tso: true,
+            ..GuestConfig::default()
+        };
+        for merge in [0, crate::net::feature::MRG_RXBUF] {
+            let net = NetConfig {
+                features: (NetConfig::PLAIN & !crate::net::feature::MRG_RXBUF)
+                    | NetConfig::CHECKSUM
+                    | NetConfig::TSO
+                    | merge,
+                ..NetConfig::default()
+            };
+            let mut cable = cable(&config, &net);
+            cable.guests[0].send_to(ip(2), 7, Some(5_000_000));
+            let rx = cable.guests[1].receive_on(7);
+            let mut largest = 0;
+            cable.run(1_000_000_000, &mut |_, frame| {
+                let hdr = NetHeader::decode(frame[..12].try_into().unwrap());
+                if payload(frame).is_some_and(|len| len > 1460) {
+                    assert_eq!(hdr.gso_type, GSO_TCPV4);
+                    assert_eq!((hdr.gso_size, hdr.hdr_len), (1460, 54));
+                    assert_eq!((hdr.csum_start, hdr.csum_offset), (34, 16));
+                } else {
+                    assert_eq!(hdr.gso_type, 0);
+                }
+                largest = largest.max(frame.len());
+                true
+            });
+            let got = cable.guests[1].stream(rx);
+            assert_eq!((got.received, got.mismatches), (5_000_000, 0));
+            assert!(largest > 60_000, "{largest}");
+        }
+    }
+
+    #[test]
+    fn a_full_ring_holds_senders_back_without_loss() {
+        let net = NetConfig {
+            queue_size: 32,
+            ..NetConfig::default()
+        };
+        let mut guests = [1, 2].map(|n| guest(n, GuestConfig::default(), &net));
+        guests[0].send_to(ip(2), 7, None);
+        guests[1].receive_on(7);
+        let mut cable = Cable::new(guests, GIGABIT_10);
+        let mut most = 0;
+        cable.run(30_000_000, &mut |side, _| {
+            if side == 0 {
+                most += 1;
+            }
+            true
+        });
+        assert_eq!(cable.guests[0].net().tx_room(0).unwrap(), RESERVE);
+        assert!(most > 15_000, "{most}");
+        assert_eq!(cable.guests[1].streams().next().unwrap().mismatches, 0);
+    }
+
+    /// Guest cost of a frame: `cargo test --release -p vf-conformance cost -- --ignored --nocapture`.
+    #[test]
+    #[ignore = "measures, and says nothing in a debug build"]
+    fn cost() {
+        let mut cable = cable(&GuestConfig::default(), &NetConfig::default());
+        for port in 5001..5005 {
+            for side in 0..2 {
+                cable.guests[side].send_to(ip(2 - side as u8), port, None);
+                cable.guests[side].receive_on(port);
+            }
+        }
+        cable.run(20_000_000, &mut |_, _| true);
+        let frames = |cable: &Cable| {
+            let stats = cable.guests.each_ref().map(Guest::stats);
+            stats.iter().map(|s| s.tx_frames + s.rx_frames).sum::<u64>()
+        };
+        let (before, spent) = (frames(&cable), cable.spent);
+        cable.run(500_000_000, &mut |_, _| true);
+        let ns = (cable.spent - spent).as_nanos() as u64;
+        println!("{} ns a frame", ns / (frames(&cable) - before));
+    }
+}

@@ -21,6 +21,8 @@ pub mod driver;
 pub mod eventfd;
 pub mod frontend;
 pub mod guest;
+#[cfg(test)]
+mod loopback;
 pub mod memory;
 pub mod message;
 pub mod net;

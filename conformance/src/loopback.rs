@@ -1,0 +1,301 @@
+//! For tests of this crate: the device's end of a net device's rings, in the same process, and a
+//! cable between two guests on a virtual clock. As small as it can be; judges nothing.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::{Ordering, fence};
+
+use vm_memory::Bytes;
+
+use crate::driver::{DESC_INDIRECT, DESC_NEXT, DESC_WRITE, QueueLayout};
+use crate::guest::Guest;
+use crate::memory::GuestMemory;
+use crate::net::{NetDevice, feature};
+
+/// The device's end of one ring.
+pub(crate) struct DeviceRing {
+    mem: Arc<GuestMemory>,
+    layout: QueueLayout,
+    event_idx: bool,
+    pub(crate) last_avail: u16,
+    used: u16,
+    called_at: u16,
+}
+
+/// A chain: its head and its buffers (guest address, length, device-writable).
+pub(crate) type DeviceChain = (u16, Vec<(u64, u32, bool)>);
+
+impl DeviceRing {
+    pub(crate) fn new(mem: Arc<GuestMemory>, layout: QueueLayout, event_idx: bool) -> DeviceRing {
+        let mut ring = DeviceRing {
+            mem,
+            layout,
+            event_idx,
+            last_avail: 0,
+            used: 0,
+            called_at: 0,
+        };
+        ring.used = ring.load(layout.used + 2);
+        ring.last_avail = ring.used;
+        ring.called_at = ring.used;
+        ring
+    }
+
+    fn load(&self, at: u64) -> u16 {
+        self.mem
+            .slice(at, 2)
+            .unwrap()
+            .load(0, Ordering::Acquire)
+            .unwrap()
+    }
+
+    fn store(&self, at: u64, value: u16) {
+        self.mem
+            .slice(at, 2)
+            .unwrap()
+            .store(value, 0, Ordering::Release)
+            .unwrap();
+    }
+
+    fn bytes<const N: usize>(&self, at: u64) -> [u8; N] {
+        let mut bytes = [0; N];
+        self.mem
+            .slice(at, N)
+            .unwrap()
+            .read_slice(&mut bytes, 0)
+            .unwrap();
+        bytes
+    }
+
+    pub(crate) fn waiting(&self) -> u16 {
+        self.load(self.layout.avail + 2)
+            .wrapping_sub(self.last_avail)
+    }
+
+    pub(crate) fn pop(&mut self) -> Option<DeviceChain> {
+        if self.waiting() == 0 {
+            // Tell the driver to kick for the next one.
+            self.store(
+                self.layout.used + 4 + 8 * u64::from(self.layout.size),
+                self.last_avail,
+            );
+            fence(Ordering::SeqCst);
+            if self.waiting() == 0 {
+                return None;
+            }
+        }
+        let slot = u64::from(self.last_avail % self.layout.size);
+        let head = self.load(self.layout.avail + 4 + 2 * slot);
+        self.last_avail = self.last_avail.wrapping_add(1);
+        let mut buffers = Vec::new();
+        let (mut table, mut index) = (self.layout.desc, head);
+        loop {
+            let desc: [u8; 16] = self.bytes(table + 16 * u64::from(index));
+            let addr = u64::from_le_bytes(desc[..8].try_into().unwrap());
+            let len = u32::from_le_bytes(desc[8..12].try_into().unwrap());
+            let flags = u16::from_le_bytes(desc[12..14].try_into().unwrap());
+            if flags & DESC_INDIRECT != 0 {
+                (table, index) = (addr, 0);
+                continue;
+            }
+            buffers.push((addr, len, flags & DESC_WRITE != 0));
+            if flags & DESC_NEXT == 0 {
+                return Some((head, buffers));
+            }
+            index = u16::from_le_bytes(desc[14..16].try_into().unwrap());
+        }
+    }
+
+    pub(crate) fn push_used(&mut self, head: u16, len: u32) {
+        self.write_used(head, len);
+        self.advance_used(1);
+    }
+
+    pub(crate) fn write_used(&self, head: u16, len: u32) {
+        let at = self.layout.used + 4 + 8 * u64::from(self.used % self.layout.size);
+        let elem = u64::from(head) | u64::from(len) << 32;
+        self.mem
+            .slice(at, 8)
+            .unwrap()
+            .write_slice(&elem.to_le_bytes(), 0)
+            .unwrap();
+    }
+
+    pub(crate) fn advance_used(&mut self, by: u16) {
+        self.used = self.used.wrapping_add(by);
+        self.store(self.layout.used + 2, self.used);
+    }
+
+    /// Whether the driver wants to be called for what was used since the last time.
+    pub(crate) fn wants_call(&mut self) -> bool {
+        let old = std::mem::replace(&mut self.called_at, self.used);
+        fence(Ordering::SeqCst);
+        if self.event_idx {
+            let event = self.load(self.layout.avail + 4 + 2 * u64::from(self.layout.size));
+            self.used.wrapping_sub(event).wrapping_sub(1) < self.used.wrapping_sub(old)
+        } else {
+            old != self.used && self.load(self.layout.avail) & 1 == 0
+        }
+    }
+}
+
+/// The device's end of one queue pair.
+pub(crate) struct Port {
+    pub(crate) tx: DeviceRing,
+    pub(crate) rx: DeviceRing,
+    merge: bool,
+}
+
+impl Port {
+    pub(crate) fn new(net: &mut NetDevice) -> Port {
+        let event_idx = net.has(feature::EVENT_IDX);
+        let mem = net.memory().clone();
+        let (tx, rx) = (net.tx_ring(0).queue.layout(), net.rx_ring(0).queue.layout());
+        Port {
+            tx: DeviceRing::new(mem.clone(), tx, event_idx),
+            rx: DeviceRing::new(mem, rx, event_idx),
+            merge: net.has(feature::MRG_RXBUF),
+        }
+    }
+
+    /// The next frame the driver sends, header in front.
+    pub(crate) fn take(&mut self) -> Option<Vec<u8>> {
+        let (head, buffers) = self.tx.pop()?;
+        let mut frame = Vec::new();
+        for (addr, len, writable) in buffers {
+            assert!(!writable);
+            let start = frame.len();
+            frame.resize(start + len as usize, 0);
+            let from = self.tx.mem.slice(addr, len as usize).unwrap();
+            from.read_slice(&mut frame[start..], 0).unwrap();
+        }
+        self.tx.push_used(head, 0);
+        Some(frame)
+    }
+
+    /// Delivers a frame with its header in front; false when there are too few buffers.
+    pub(crate) fn give(&mut self, frame: &[u8]) -> bool {
+        let before = self.rx.last_avail;
+        let mut chains = Vec::new();
+        let mut rest = frame;
+        while !rest.is_empty() {
+            let Some((head, buffers)) = self.rx.pop() else {
+                self.rx.last_avail = before;
+                return false;
+            };
+            let start = rest.len();
+            for (addr, len, _) in buffers {
+                let (now, later) = rest.split_at(rest.len().min(len as usize));
+                self.rx
+                    .mem
+                    .slice(addr, now.len())
+                    .unwrap()
+                    .write_slice(now, 0)
+                    .unwrap();
+                if chains.is_empty() && start == frame.len() && now.len() == start - later.len() {
+                    chains.push((head, addr, 0));
+                }
+                rest = later;
+            }
+            let used = (start - rest.len()) as u32;
+            match chains.last_mut() {
+                Some(first) if first.0 == head => first.2 = used,
+                _ => chains.push((head, 0, used)),
+            }
+            assert!(
+                self.merge || rest.is_empty(),
+                "the frame does not fit one buffer"
+            );
+        }
+        let count = (chains.len() as u16).to_le_bytes();
+        self.rx
+            .mem
+            .slice(chains[0].1 + 10, 2)
+            .unwrap()
+            .write_slice(&count, 0)
+            .unwrap();
+        for (i, (head, _, len)) in chains.iter().enumerate() {
+            let at = self.rx.used;
+            self.rx.used = at.wrapping_add(i as u16);
+            self.rx.write_used(*head, *len);
+            self.rx.used = at;
+        }
+        self.rx.advance_used(chains.len() as u16);
+        true
+    }
+}
+
+/// What happens to a frame on its way: drop it by answering false.
+pub(crate) type Tap<'a> = &'a mut dyn FnMut(usize, &mut Vec<u8>) -> bool;
+
+/// Two guests, back to back, with `ns_per_byte` of serialisation and 1 us of propagation.
+pub(crate) struct Cable {
+    pub(crate) guests: [Guest; 2],
+    pub(crate) ports: [Port; 2],
+    pub(crate) now: u64,
+    ns_per_byte: f64,
+    free_at: [u64; 2],
+    flight: [VecDeque<(u64, Vec<u8>)>; 2],
+    next: [Option<u64>; 2],
+    /// Wall time spent in the guests.
+    pub(crate) spent: std::time::Duration,
+}
+
+impl Cable {
+    pub(crate) fn new(mut guests: [Guest; 2], ns_per_byte: f64) -> Cable {
+        let ports = [0, 1].map(|i: usize| Port::new(guests[i].net()));
+        Cable {
+            guests,
+            ports,
+            now: 0,
+            ns_per_byte,
+            free_at: [0; 2],
+            flight: [VecDeque::new(), VecDeque::new()],
+            next: [Some(0); 2],
+            spent: std::time::Duration::ZERO,
+        }
+    }
+
+    /// Runs until `end`, in nanoseconds, or until nothing can happen any more.
+    pub(crate) fn run(&mut self, end: u64, tap: Tap) {
+        while self.now < end {
+            for side in 0..2 {
+                let other = 1 - side;
+                while self.flight[side].front().is_some_and(|f| f.0 <= self.now) {
+                    let (_, frame) = self.flight[side].pop_front().unwrap();
+                    assert!(self.ports[other].give(&frame), "no receive buffer");
+                    if self.ports[other].rx.wants_call() {
+                        self.next[other] = Some(self.now);
+                    }
+                }
+                if self.next[side].is_some_and(|next| next <= self.now) {
+                    let start = std::time::Instant::now();
+                    self.next[side] = self.guests[side].poll(self.now).next;
+                    self.spent += start.elapsed();
+                    assert_eq!(self.guests[side].fault(), None);
+                }
+                if self.free_at[side] <= self.now
+                    && let Some(mut frame) = self.ports[side].take()
+                {
+                    let time = ((frame.len() + 12) as f64 * self.ns_per_byte) as u64;
+                    self.free_at[side] = self.now + time;
+                    if tap(side, &mut frame) {
+                        self.flight[side].push_back((self.free_at[side] + 1000, frame));
+                    }
+                    if self.ports[side].tx.wants_call() {
+                        self.next[side] = Some(self.now);
+                    }
+                }
+            }
+            let pending = [0, 1].map(|i: usize| {
+                (self.ports[i].tx.waiting() > 0).then_some(self.free_at[i].max(self.now))
+            });
+            let arrivals = [0, 1].map(|i: usize| self.flight[i].front().map(|f| f.0));
+            let events = [self.next, pending, arrivals].concat();
+            match events.into_iter().flatten().min() {
+                Some(next) => self.now = next.max(self.now),
+                None => return,
+            }
+        }
+    }
+}
