@@ -1,8 +1,8 @@
 //! The device's end of a split virtqueue (virtio 2.7): available entries in, used entries out.
 //!
 //! Every index, descriptor and indirect table entry is read from guest memory exactly once, as a
-//! copy, and judged on that copy. Used elements are kept here until [`SplitRing::publish`] writes
-//! them and makes them visible with one store. Never looks at what is in the buffers.
+//! copy, and judged on that copy. Used elements are kept here until they are published: written, and
+//! made visible with one store. Never looks at what is in the buffers.
 
 use std::sync::Arc;
 use std::sync::atomic::{Ordering, fence};
@@ -447,3 +447,8 @@ impl SplitRing {
 fn crosses(event: u16, old: u16, new: u16) -> bool {
     new.wrapping_sub(event).wrapping_sub(1) < new.wrapping_sub(old)
 }
+
+#[cfg(test)]
+pub(crate) mod driver;
+#[cfg(test)]
+mod tests;

@@ -293,3 +293,6 @@ impl TxQueue {
         self.vring.set_notify(on) || on && self.vring.ring.has_seen()
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,296 @@
+use proptest::prelude::*;
+use virtio_bindings::{virtio_config as config, virtio_net as net};
+
+use super::*;
+use crate::split::driver::{AVAIL, BASE, DESC, Driver, F_NEXT, F_WRITE, HEAP, REGION};
+
+const VERSION_1: u64 = 1 << config::VIRTIO_F_VERSION_1;
+const CSUM: u64 = 1 << net::VIRTIO_NET_F_CSUM;
+
+fn bytes(n: usize) -> Vec<u8> {
+    (0..n).map(|i| (i * 31 + i / 255) as u8).collect()
+}
+
+fn with_hdr(hdr: NetHdr, frame: &[u8]) -> Vec<u8> {
+    [&hdr.to_bytes(0), frame].concat()
+}
+
+fn frame(queue: &mut TxQueue) -> TxFrame {
+    match queue.next().unwrap() {
+        Some(TxItem::Frame(frame)) => frame,
+        other => panic!("{other:?}"),
+    }
+}
+
+fn fault(queue: &mut TxQueue) -> FrameFault {
+    match queue.next().unwrap() {
+        Some(TxItem::Bad(fault)) => fault,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn a_frame_is_taken_and_returned() {
+    for features in [0, VERSION_1] {
+        let mut driver = Driver::new(8, features, 0);
+        let mut queue = TxQueue::new(driver.vring(1));
+        assert!(queue.next().unwrap().is_none());
+        let data = bytes(1514);
+        let chain = [
+            &NetHdr::default().to_bytes(0)[..header_len(features)],
+            &data,
+        ]
+        .concat();
+        let head = driver.send(&chain, &[12], 2);
+        let taken = frame(&mut queue);
+        assert_eq!((taken.len(), taken.head()), (1514, &data[..128]));
+        let mut copy = FrameBuf::default();
+        queue.copy_to(&taken, &mut copy);
+        assert_eq!(copy.data, data);
+        assert!(queue.next().unwrap().is_none());
+        assert!(!queue.flush(), "nothing to publish");
+        queue.complete(taken);
+        assert_eq!(driver.used(), [], "not before the flush");
+        assert!(queue.flush());
+        assert!(driver.call.drain());
+        assert_eq!(driver.used(), [(head, 0)]);
+    }
+}
+
+#[test]
+fn the_head_is_read_once() {
+    let mut driver = Driver::new(8, VERSION_1, 0);
+    let mut queue = TxQueue::new(driver.vring(1));
+    let data = bytes(200);
+    driver.send(&with_hdr(NetHdr::default(), &data), &[], 1);
+    let taken = frame(&mut queue);
+    driver.write(HEAP, &[0xee; 212]);
+    let mut copy = FrameBuf::default();
+    queue.copy_to(&taken, &mut copy);
+    assert_eq!(copy.data[..128], data[..128]);
+    assert_eq!(copy.data[128..], [0xee; 72]);
+}
+
+#[test]
+fn bad_frames_are_returned_and_the_ring_goes_on() {
+    let mut driver = Driver::new(64, VERSION_1, 0);
+    let mut queue = TxQueue::new(driver.vring(1));
+    let csum = NetHdr {
+        flags: 1,
+        csum_start: 30,
+        csum_offset: 40,
+        ..NetHdr::default()
+    };
+    let mut heads = vec![
+        driver.send(&[0; 11], &[], 1),
+        driver.send(&[0; 12], &[], 1),
+        driver.send(&[0; 25], &[], 1),
+        driver.send(&with_hdr(csum, &[0; 60]), &[], 1),
+        driver.add(&[(HEAP, 0, false)], 1),
+        driver.add(&[(HEAP, 1 << 20, false)], 1),
+        driver.add(&[(HEAP, 100, true)], 1),
+    ];
+    for expected in [
+        FrameFault::NoHeader,
+        FrameFault::Runt,
+        FrameFault::Runt,
+        FrameFault::NotNegotiated,
+        FrameFault::NoHeader,
+        FrameFault::Oversize,
+        FrameFault::NoHeader,
+    ] {
+        assert_eq!(fault(&mut queue), expected);
+    }
+    heads.push(driver.send(&[0; 26], &[], 1));
+    let taken = frame(&mut queue);
+    assert_eq!(taken.len(), 14);
+    queue.complete(taken);
+    heads.push(driver.add(&[(HEAP, 12, false), (HEAP, MAX_FRAME, false)], 2));
+    let taken = frame(&mut queue);
+    assert_eq!(taken.len(), MAX_FRAME);
+    queue.complete(taken);
+    queue.flush();
+    let used: Vec<u16> = driver.used().iter().map(|u| u.0).collect();
+    assert_eq!(used, heads);
+}
+
+#[test]
+fn four_gigabytes_in_one_chain_are_oversize() {
+    let mut driver = Driver::new(2048, VERSION_1, 0);
+    let mut queue = TxQueue::new(driver.vring(1));
+    let pieces = vec![(BASE, REGION as u32, false); 1025];
+    driver.add(&pieces, 1025);
+    assert_eq!(fault(&mut queue), FrameFault::Oversize);
+}
+
+#[test]
+fn a_checksum_outside_is_a_bad_frame() {
+    let mut driver = Driver::new(8, VERSION_1 | CSUM, 0);
+    let mut queue = TxQueue::new(driver.vring(1));
+    let csum = NetHdr {
+        flags: 1,
+        csum_start: 30,
+        csum_offset: 28,
+        ..NetHdr::default()
+    };
+    driver.send(&with_hdr(csum, &[0; 60]), &[], 1);
+    driver.send(&with_hdr(csum, &[0; 59]), &[], 1);
+    assert_eq!(frame(&mut queue).hdr(), &csum);
+    assert_eq!(fault(&mut queue), FrameFault::ChecksumOutside);
+}
+
+#[test]
+fn a_broken_ring_says_so_once_and_stays_broken() {
+    let mut driver = Driver::new(8, VERSION_1, 0);
+    let mut queue = TxQueue::new(driver.vring(1));
+    driver.desc(DESC, 7, (HEAP, 60, F_WRITE | F_NEXT), 6);
+    driver.desc(DESC, 6, (HEAP, 60, 0), 0);
+    driver.offer(7);
+    assert!(queue.has_work());
+    assert_eq!(queue.next().unwrap_err(), RingError::ReadableAfterWritable);
+    assert!(driver.err.drain());
+    assert_eq!(queue.next().unwrap_err(), RingError::ReadableAfterWritable);
+    assert!(!driver.err.drain());
+    assert!(!queue.has_work() && !queue.flush() && !queue.set_notify(true));
+    let vring = queue.into_vring();
+    assert!(vring.is_broken());
+    assert_eq!(vring.base(), 0, "the bad chain was not returned");
+}
+
+#[test]
+fn a_jump_of_the_index_is_met_by_whoever_looks_first() {
+    for look in [
+        |q: &mut TxQueue| q.has_work(),
+        |q: &mut TxQueue| q.set_notify(true),
+    ] {
+        let driver = Driver::new(8, VERSION_1, 0);
+        let mut queue = TxQueue::new(driver.vring(1));
+        driver.store(AVAIL + 2, 9);
+        assert!(look(&mut queue));
+        assert!(driver.err.drain());
+        assert_eq!(
+            queue.next().unwrap_err(),
+            RingError::AvailJump { from: 0, to: 9 }
+        );
+    }
+}
+
+#[test]
+fn a_disabled_ring_is_drained_and_nothing_comes_out() {
+    let mut driver = Driver::new(128, VERSION_1, 0xffc0);
+    let mut vring = driver.vring(1);
+    vring.set_enabled(false);
+    let mut queue = TxQueue::new(vring);
+    let heads: Vec<_> = (0..100)
+        .map(|_| (driver.send(&[0; 72], &[], 1), 0))
+        .collect();
+    assert!(queue.next().unwrap().is_none());
+    queue.flush();
+    assert_eq!(driver.used(), heads);
+    assert!(!queue.has_work());
+}
+
+#[test]
+fn frames_that_were_not_completed_come_again() {
+    let mut driver = Driver::new(8, VERSION_1, 0xfffe);
+    let mut queue = TxQueue::new(driver.vring(1));
+    for i in 0..4u8 {
+        driver.send(&with_hdr(NetHdr::default(), &[i; 60]), &[], 1);
+    }
+    let first = frame(&mut queue);
+    queue.complete(first);
+    let _lost = frame(&mut queue);
+    let early = frame(&mut queue);
+    queue.complete(early);
+    let vring = queue.into_vring();
+    assert_eq!(vring.base(), 0xffff);
+    assert_eq!(driver.used().len(), 1);
+    let mut queue = TxQueue::new(vring);
+    for i in 1..4u8 {
+        let again = frame(&mut queue);
+        assert_eq!(again.head()[0], i);
+        queue.complete(again);
+    }
+    queue.flush();
+    assert_eq!(driver.used().len(), 3);
+}
+
+#[test]
+fn arming_does_not_lose_work() {
+    for features in [VERSION_1, VERSION_1 | 1 << 29] {
+        let mut driver = Driver::new(8, features, 0);
+        let mut queue = TxQueue::new(driver.vring(1));
+        assert!(!queue.set_notify(true));
+        driver.send(&[0; 72], &[], 1);
+        assert!(queue.set_notify(true), "work came before");
+        assert!(queue.set_notify(true), "and is still there");
+        let taken = frame(&mut queue);
+        assert!(!queue.set_notify(true));
+        queue.complete(taken);
+    }
+}
+
+proptest! {
+    /// Whatever the cutting, the indirection and the order of completion: every frame comes out
+    /// once, whole, in order, and every chain goes back once, in order.
+    #[test]
+    fn frames_come_out_as_they_went_in(
+        base: u16,
+        features in proptest::sample::select(vec![1 << 28, VERSION_1 | 1 << 28, VERSION_1 | 1 << 28 | 1 << 29]),
+        rounds in proptest::collection::vec(
+            proptest::collection::vec(
+                (14usize..3000, proptest::collection::vec(1usize..40, 0..15), 0usize..5), 0..10),
+            1..40),
+        swaps in proptest::collection::vec((any::<usize>(), any::<usize>()), 0..10),
+    ) {
+        let mut driver = Driver::new(64, features, base);
+        let mut queue = TxQueue::new(driver.vring(1));
+        let header = header_len(features);
+        let mut held = Vec::new();
+        let mut open = std::collections::VecDeque::new();
+        let mut tag = 0u8;
+        for (i, round) in rounds.iter().enumerate() {
+            let mut sent = Vec::new();
+            for (len, cuts, direct) in round {
+                if driver.free() < 6 {
+                    break;
+                }
+                tag = tag.wrapping_add(1);
+                let data: Vec<u8> = bytes(*len).iter().map(|b| b ^ tag).collect();
+                let chain = [&NetHdr::default().to_bytes(0)[..header], &data].concat();
+                open.push_back(driver.send(&chain, cuts, *direct));
+                sent.push(data);
+            }
+            prop_assert_eq!(queue.has_work(), !sent.is_empty());
+            for data in &sent {
+                let taken = frame(&mut queue);
+                let mut copy = FrameBuf { data: vec![0xaa; 1000], ..FrameBuf::default() };
+                queue.copy_to(&taken, &mut copy);
+                prop_assert_eq!(&copy.data, data);
+                prop_assert_eq!(taken.head(), copy.head());
+                held.push(taken);
+            }
+            prop_assert!(queue.next().unwrap().is_none());
+            // Complete all but the last few, in some other order.
+            for (a, b) in &swaps {
+                if !held.is_empty() {
+                    let n = held.len();
+                    held.swap(a % n, b % n);
+                }
+            }
+            let keep = i % 4;
+            while held.len() > keep {
+                queue.complete(held.pop().unwrap());
+            }
+            queue.flush();
+            for used in driver.used() {
+                prop_assert_eq!(Some(used), open.pop_front().map(|head| (head, 0)));
+            }
+            let oldest_held = held.len();
+            prop_assert!(open.len() >= oldest_held);
+            if held.is_empty() {
+                prop_assert!(open.is_empty());
+            }
+        }
+    }
+}
