@@ -429,17 +429,22 @@ impl Virtqueue {
         Ok(used)
     }
 
-    /// Asks for an interrupt when the next chain is used, and says whether some are there already
-    /// (then poll again: the interrupt may not come).
-    pub fn arm(&mut self) -> bool {
+    /// Asks for an interrupt once `count` more chains are used (1: the next), and says whether
+    /// they are there already (then poll again: the interrupt may not come). Without `EVENT_IDX`
+    /// the device cannot be told a count and interrupts for the next.
+    pub fn arm(&mut self, count: u16) -> bool {
+        let count = count.max(1);
         if self.features.event_idx {
-            let used_event = self.avail + 4 + 2 * usize::from(self.layout.size);
-            self.store16(used_event, self.last_used);
+            let used_event = self.last_used.wrapping_add(count - 1);
+            self.store16(
+                self.avail + 4 + 2 * usize::from(self.layout.size),
+                used_event,
+            );
         } else {
             self.store16(self.avail, 0);
         }
         fence(Ordering::SeqCst);
-        self.used_idx() != self.last_used
+        self.used_idx().wrapping_sub(self.last_used) >= count
     }
 
     /// Asks for no interrupts. With `EVENT_IDX` there is nothing to write: the index that was

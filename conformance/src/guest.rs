@@ -203,7 +203,7 @@ impl Guest {
         let mut kicked = false;
         for _ in 0..MAX_ROUNDS {
             let stuck = self.ingress(at)?;
-            self.egress(at);
+            self.egress(at)?;
             self.phy.check()?;
             kicked |= self.phy.net.kick();
             // A stream that is still ready has found the ring full: it runs when slots come back.
@@ -259,7 +259,7 @@ impl Guest {
     }
 
     /// One segment a ready stream in turn, until none is ready or the ring is full.
-    fn egress(&mut self, at: Instant) {
+    fn egress(&mut self, at: Instant) -> Result<(), DeviceFault> {
         let count = self.streams.len();
         let mut idle = 0;
         while idle < count {
@@ -270,8 +270,13 @@ impl Guest {
                 idle += 1;
                 continue;
             }
+            let bulk = stream.is_sender();
+            self.phy.select(index, bulk);
+            if bulk && !self.phy.has_room(RESERVE)? {
+                idle += 1;
+                continue;
+            }
             stream.run_application();
-            self.phy.select(index, stream.is_sender());
             let sent = self
                 .iface
                 .0
@@ -293,6 +298,7 @@ impl Guest {
                 }));
             }
         }
+        Ok(())
     }
 
     /// Counters of one stream.
@@ -593,7 +599,8 @@ mod tests {
             }
             true
         });
-        assert_eq!(cable.guests[0].net().tx_room(0).unwrap(), RESERVE);
+        let room = cable.guests[0].net().tx_room(0).unwrap();
+        assert!((RESERVE..32).contains(&room), "{room}");
         assert!(most > 15_000, "{most}");
         assert_eq!(cable.guests[1].streams().next().unwrap().mismatches, 0);
     }

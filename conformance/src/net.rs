@@ -605,16 +605,16 @@ impl NetDevice {
         wanted
     }
 
-    /// Asks to be called for received frames, and with `tx` for finished ones too. True when some
-    /// are there already: poll again instead of sleeping.
+    /// Asks to be called for received frames, and with `tx` when half of what is being sent is
+    /// finished. True when that is so already: poll again instead of sleeping.
     pub fn arm(&mut self, tx: bool) -> bool {
         let mut ready = false;
         for ring in &mut self.rx {
-            ready |= ring.queue.arm();
+            ready |= ring.queue.arm(1);
         }
         for ring in &mut self.tx {
             if tx {
-                ready |= ring.queue.arm();
+                ready |= ring.queue.arm(ring.queue.outstanding() / 2);
             } else {
                 ring.queue.disarm();
             }
