@@ -196,6 +196,12 @@ impl GuestMemory {
         self.regions.get(at)?.holds(gpa).then_some(at)
     }
 
+    /// How many bytes there are from guest address `gpa` to the end of its region.
+    pub fn bytes_from(&self, gpa: u64) -> Option<u64> {
+        let region = self.regions.get(self.region_of(gpa, 0)?)?;
+        Some(region.size - (gpa - region.guest_addr))
+    }
+
     /// The guest address of the `len` bytes at a front-end address, if one region holds them all.
     pub fn user_to_guest(&self, user_addr: u64, len: u64) -> Option<u64> {
         self.regions.iter().find_map(|region| {

@@ -338,11 +338,12 @@ impl SplitRing {
                 if self
                     .mem
                     .slice_hint(gpa, len as usize, &mut self.hint)
-                    .is_none()
+                    .is_some()
                 {
-                    return Err(RingError::BufferOutside);
+                    out.push(Segment { gpa, len });
+                } else {
+                    self.push_spanning(gpa, len, out)?;
                 }
-                out.push(Segment { gpa, len });
                 total += u64::from(len);
             }
             if flags & NEXT == 0 {
@@ -350,6 +351,24 @@ impl SplitRing {
             }
             index = next;
         }
+    }
+
+    /// Appends a buffer that is not inside one region: region by region, if they adjoin.
+    #[cold]
+    fn push_spanning(
+        &self,
+        mut gpa: u64,
+        mut len: u32,
+        out: &mut Segments,
+    ) -> Result<(), RingError> {
+        while len > 0 {
+            let here = self.mem.bytes_from(gpa).ok_or(RingError::BufferOutside)?;
+            let n = here.min(u64::from(len)) as u32;
+            out.push(Segment { gpa, len: n });
+            gpa = gpa.wrapping_add(u64::from(n));
+            len -= n;
+        }
+        Ok(())
     }
 
     /// Returns the oldest chain that is not returned yet, `len` bytes of it written.

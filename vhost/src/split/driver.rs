@@ -154,7 +154,7 @@ impl Driver {
                 self.desc(table, i as u16, (gpa, len, flag(w) | next), i as u16 + 1);
             }
             // The write flag of an indirect descriptor means nothing.
-            let flags = F_INDIRECT | if table % 32 == 0 { F_WRITE } else { 0 };
+            let flags = F_INDIRECT | if table.is_multiple_of(32) { F_WRITE } else { 0 };
             descs.push((table, rest.len() as u32 * 16, flags));
         }
         let ids: Vec<u16> = descs.iter().map(|_| self.free.pop().unwrap()).collect();

@@ -124,6 +124,25 @@ fn four_gigabytes_in_one_chain_are_oversize() {
 }
 
 #[test]
+fn a_buffer_may_span_adjoining_regions() {
+    let mut driver = Driver::new(8, VERSION_1, 0);
+    let mut queue = TxQueue::new(driver.vring(1));
+    let chain = with_hdr(NetHdr::default(), &bytes(1000));
+    for before in [6, 12, 100, 500] {
+        let gpa = BASE + REGION - before;
+        let (low, high) = chain.split_at(before as usize);
+        driver.write(gpa, low);
+        driver.write(BASE + REGION, high);
+        driver.add(&[(gpa, chain.len() as u32, false)], 1);
+        let taken = frame(&mut queue);
+        let mut copy = FrameBuf::default();
+        queue.copy_to(&taken, &mut copy);
+        assert_eq!(copy.data, chain[12..]);
+        queue.complete(taken);
+    }
+}
+
+#[test]
 fn a_checksum_outside_is_a_bad_frame() {
     let mut driver = Driver::new(8, VERSION_1 | CSUM, 0);
     let mut queue = TxQueue::new(driver.vring(1));
