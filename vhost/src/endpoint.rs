@@ -1,1 +1,397 @@
-//! placeholder
+//! The socket of one device: waits for a front end or goes to one, for ever, and serves one at a
+//! time.
+//!
+//! Never blocks. [`Endpoint::poll`] does what can be done and returns; with [`Endpoint::register`]
+//! a mio event says when to call it again, without it a loop may call it at will. Whatever a front
+//! end sends, the worst that happens is that its session ends with one warning, and the next front
+//! end is served.
+//!
+//! A second front end that connects while one is served is turned away at once: its connection is
+//! closed, so that it reports an error rather than waits. Before that, all that the first one sent
+//! is read, so that one which has died is never in the way of its successor.
+
+use std::io;
+use std::os::fd::{AsRawFd, RawFd};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use mio::unix::SourceFd;
+use mio::{Interest, Registry, Token};
+use rustix::net::SendFlags;
+use thiserror::Error;
+
+use crate::channel::{Channel, Received};
+use crate::listener::{self, Listener};
+use crate::message;
+use crate::session::Session;
+pub use crate::session::{Device, DeviceConfig, Refusal, SessionEvent};
+
+/// First and greatest time between two attempts to connect.
+const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(1));
+
+/// Messages served in one [`Endpoint::poll`], and front ends turned away in one: other devices
+/// share the thread.
+const BUDGET: usize = 128;
+
+/// A socket that cannot be served.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum EndpointError {
+    /// Another process listens there.
+    #[error("{path} is in use: another process listens on it")]
+    InUse {
+        /// The socket.
+        path: PathBuf,
+    },
+    /// A file of another kind is in the way.
+    #[error("{path} exists and is not a socket")]
+    NotASocket {
+        /// The file.
+        path: PathBuf,
+    },
+    /// The kernel refused.
+    #[error("cannot listen on {path}")]
+    Bind {
+        /// The socket.
+        path: PathBuf,
+        /// What it said.
+        source: io::Error,
+    },
+}
+
+/// Where front ends come from.
+#[derive(Debug)]
+enum Role {
+    /// They come to us.
+    Server(Listener),
+    /// We go to where one listens.
+    Client(PathBuf),
+    /// There is this one, and no other.
+    Single(Option<UnixStream>),
+}
+
+#[derive(Debug)]
+struct Connection {
+    channel: Channel,
+    session: Session,
+    refused: bool,
+    turned_away: bool,
+}
+
+/// See the module. [`Endpoint::close_session`] before dropping it, or the device keeps its rings.
+#[derive(Debug)]
+pub struct Endpoint {
+    config: DeviceConfig,
+    role: Role,
+    connection: Option<Connection>,
+    registration: Option<(Registry, Token)>,
+    retry_at: Option<Instant>,
+    backoff: Duration,
+    waiting: bool,
+    sessions: u64,
+    refusals: u64,
+}
+
+impl Endpoint {
+    /// Waits for front ends at `path`. A stale socket file is replaced; the file is removed when
+    /// the endpoint is dropped.
+    ///
+    /// # Errors
+    /// Somebody listens there, something else is there, or the path cannot be used.
+    pub fn listen(path: impl AsRef<Path>, config: DeviceConfig) -> Result<Endpoint, EndpointError> {
+        Ok(Endpoint::new(
+            Role::Server(Listener::bind(path.as_ref())?),
+            config,
+        ))
+    }
+
+    /// Goes to the front end that listens at `path`, now and whenever the session is over.
+    pub fn connect(path: impl Into<PathBuf>, config: DeviceConfig) -> Endpoint {
+        Endpoint::new(Role::Client(path.into()), config)
+    }
+
+    /// Serves the front end at the other end of `stream`, and no other.
+    pub fn from_stream(stream: UnixStream, config: DeviceConfig) -> Endpoint {
+        Endpoint::new(Role::Single(Some(stream)), config)
+    }
+
+    fn new(role: Role, config: DeviceConfig) -> Endpoint {
+        Endpoint {
+            config,
+            role,
+            connection: None,
+            registration: None,
+            retry_at: None,
+            backoff: BACKOFF.0,
+            waiting: false,
+            sessions: 0,
+            refusals: 0,
+        }
+    }
+
+    /// Has `registry` report `token` when there is something to [`Endpoint::poll`] for. Poll once
+    /// after this.
+    ///
+    /// # Errors
+    /// The process or the system has too many open files.
+    pub fn register(&mut self, registry: &Registry, token: Token) -> io::Result<()> {
+        let registry = registry.try_clone()?;
+        if let Role::Server(listener) = &self.role {
+            watch(&registry, listener.as_raw_fd(), token)?;
+        }
+        if let Some(connection) = &self.connection {
+            watch(&registry, connection.channel.as_raw_fd(), token)?;
+        }
+        self.registration = Some((registry, token));
+        Ok(())
+    }
+
+    /// When to [`Endpoint::poll`] even if no event comes.
+    pub fn next_timer(&self) -> Option<Instant> {
+        self.retry_at.filter(|_| self.connection.is_none())
+    }
+
+    /// Serves what the front end sent, ends the session if it hung up or misbehaved, and looks for
+    /// the next front end. `now` is for the time between attempts to connect.
+    pub fn poll(&mut self, now: Instant, dev: &mut dyn Device) {
+        for _ in 0..BUDGET {
+            if self.connection.is_some() && self.serve(now, dev) {
+                break;
+            }
+            if !self.admit(now, dev) {
+                return;
+            }
+        }
+        self.rearm();
+    }
+
+    /// Ends the session, if there is one; the next front end is welcome at once.
+    pub fn close_session(&mut self, why: Refusal, now: Instant, dev: &mut dyn Device) {
+        self.close(Some(why), now, dev);
+        self.rearm();
+    }
+
+    /// Shows the guest a carrier or none: `true` if its front end could be told. A front end that
+    /// does not take its configuration from us (QEMU) sees only sockets open and close.
+    pub fn set_link_up(&mut self, up: bool) -> bool {
+        self.config.link_up = up;
+        self.announce()
+    }
+
+    /// Changes the station address, which a driver reads when it starts: `true` if its front end
+    /// could be told.
+    pub fn set_mac(&mut self, mac: [u8; 6]) -> bool {
+        self.config.mac = mac;
+        self.announce()
+    }
+
+    /// What the device is at present.
+    pub fn config(&self) -> &DeviceConfig {
+        &self.config
+    }
+
+    /// The socket file, if there is one.
+    pub fn path(&self) -> Option<&Path> {
+        match &self.role {
+            Role::Server(listener) => Some(listener.path()),
+            Role::Client(path) => Some(path),
+            Role::Single(_) => None,
+        }
+    }
+
+    /// Whether a front end is served.
+    pub fn is_connected(&self) -> bool {
+        self.connection.is_some()
+    }
+
+    /// The virtio features the driver has acknowledged, if it has.
+    pub fn features(&self) -> Option<u64> {
+        self.connection.as_ref()?.session.features()
+    }
+
+    /// Sessions begun so far.
+    pub fn sessions(&self) -> u64 {
+        self.sessions
+    }
+
+    /// Requests refused so far, those included that ended their session.
+    pub fn refusals(&self) -> u64 {
+        self.refusals
+    }
+
+    /// Serves the front end, or ends its session; `true` if it may have sent yet more.
+    fn serve(&mut self, now: Instant, dev: &mut dyn Device) -> bool {
+        for _ in 0..BUDGET {
+            match self.serve_one(dev) {
+                Ok(Received::Message(..)) => {}
+                Ok(Received::Nothing) => return false,
+                Ok(Received::HungUp) => {
+                    self.close(None, now, dev);
+                    return false;
+                }
+                Err(why) => {
+                    self.close(Some(why), now, dev);
+                    return false;
+                }
+            }
+        }
+        true
+    }
+
+    fn serve_one(&mut self, dev: &mut dyn Device) -> Result<Received, Refusal> {
+        let Some(connection) = &mut self.connection else {
+            return Ok(Received::Nothing);
+        };
+        if connection.session.memory().faulted() {
+            return Err(Refusal::MemoryVanished);
+        }
+        let (header, payload, fds) = match connection.channel.receive()? {
+            Received::Message(header, payload, fds) => (header, payload, fds),
+            other => return Ok(other),
+        };
+        let Connection {
+            session, channel, ..
+        } = connection;
+        let handled = session.handle(&self.config, header, &payload, fds, dev)?;
+        if let Some(reply) = handled.reply {
+            channel.send(&reply)?;
+        }
+        if let Some(what) = handled.refused {
+            self.refusals += 1;
+            let device = self.config.name.as_str();
+            if std::mem::replace(&mut connection.refused, true) {
+                tracing::debug!(device, request = header.request, %what, "request refused");
+            } else {
+                tracing::warn!(device, request = header.request, %what, "request refused");
+            }
+            dev.session(SessionEvent::Refused { what: &what });
+        }
+        Ok(Received::Message(header, payload, Vec::new()))
+    }
+
+    fn close(&mut self, why: Option<Refusal>, now: Instant, dev: &mut dyn Device) {
+        let Some(mut connection) = self.connection.take() else {
+            return;
+        };
+        self.backoff = if connection.session.features().is_some() {
+            BACKOFF.0
+        } else {
+            (self.backoff * 2).min(BACKOFF.1)
+        };
+        if let Role::Client(_) = self.role {
+            self.retry_at = Some(now + self.backoff);
+        }
+        connection.session.end(dev);
+        let device = self.config.name.as_str();
+        match &why {
+            None => tracing::info!(device, "front end hung up"),
+            Some(Refusal::Closed) => tracing::info!(device, "session closed"),
+            Some(why) => {
+                self.refusals += 1;
+                tracing::warn!(device, %why, "session closed");
+            }
+        }
+        dev.session(SessionEvent::Disconnected { why: why.as_ref() });
+    }
+
+    /// Looks for a front end; `true` if there is one to serve that was not there before.
+    fn admit(&mut self, now: Instant, dev: &mut dyn Device) -> bool {
+        if let Some(connection) = &mut self.connection {
+            if let Role::Server(listener) = &self.role {
+                for _ in 0..BUDGET {
+                    let Ok(Some(_another)) = listener.accept() else {
+                        return false;
+                    };
+                    if !std::mem::replace(&mut connection.turned_away, true) {
+                        let device = self.config.name.as_str();
+                        tracing::warn!(device, "a second front end was turned away");
+                    }
+                }
+                self.rearm();
+            }
+            return false;
+        }
+        if self.retry_at.is_some_and(|at| now < at) {
+            return false;
+        }
+        self.retry_at = None;
+        let found = match &mut self.role {
+            Role::Server(listener) => listener.accept(),
+            Role::Client(path) => listener::connect(path).map(Some),
+            Role::Single(stream) => Ok(stream.take()),
+        };
+        match found.and_then(|stream| stream.map(|stream| self.watched(stream)).transpose()) {
+            Ok(None) => false,
+            Ok(Some(channel)) => {
+                self.begin(channel, dev);
+                true
+            }
+            Err(why) => {
+                let device = self.config.name.as_str();
+                if !std::mem::replace(&mut self.waiting, true) {
+                    tracing::info!(device, %why, "no front end yet, trying again and again");
+                }
+                self.retry_at = Some(now + self.backoff);
+                self.backoff = (self.backoff * 2).min(BACKOFF.1);
+                false
+            }
+        }
+    }
+
+    fn watched(&self, stream: UnixStream) -> io::Result<Channel> {
+        let channel = Channel::new(stream)?;
+        if let Some((registry, token)) = &self.registration {
+            watch(registry, channel.as_raw_fd(), *token)?;
+        }
+        Ok(channel)
+    }
+
+    fn begin(&mut self, channel: Channel, dev: &mut dyn Device) {
+        self.sessions += 1;
+        self.waiting = false;
+        let session = Session::new(&self.config);
+        self.connection = Some(Connection {
+            channel,
+            session,
+            refused: false,
+            turned_away: false,
+        });
+        tracing::info!(device = self.config.name.as_str(), "front end connected");
+        dev.session(SessionEvent::Connected);
+    }
+
+    /// Sends CONFIG_CHANGE_MSG to a front end that takes it.
+    fn announce(&self) -> bool {
+        let Some(connection) = &self.connection else {
+            return false;
+        };
+        let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
+        let message = message::config_change();
+        connection.session.config_change_fd().is_some_and(|fd| {
+            rustix::net::send(fd, &message, flags).is_ok_and(|sent| sent == message.len())
+        })
+    }
+
+    /// Has mio report again what was left undone: it tells of each arrival once.
+    fn rearm(&self) {
+        let Some((registry, token)) = &self.registration else {
+            return;
+        };
+        let listener = match &self.role {
+            Role::Server(listener) => Some(listener.as_raw_fd()),
+            _ => None,
+        };
+        let channel = self
+            .connection
+            .as_ref()
+            .map(|connection| connection.channel.as_raw_fd());
+        for fd in [listener, channel].into_iter().flatten() {
+            let _ = registry.reregister(&mut SourceFd(&fd), *token, Interest::READABLE);
+        }
+    }
+}
+
+fn watch(registry: &Registry, fd: RawFd, token: Token) -> io::Result<()> {
+    registry.register(&mut SourceFd(&fd), token, Interest::READABLE)
+}

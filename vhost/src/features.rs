@@ -1,1 +1,91 @@
-//! placeholder
+//! What the device offers: virtio feature bits and vhost-user protocol features.
+//!
+//! Nothing is offered that is not served (virtio 2.2.2). In particular no control queue: QEMU
+//! serves the guest's itself, and a front end that passes it on would wait for answers for ever.
+
+use bitflags::bitflags;
+use virtio_bindings::virtio_config as config;
+use virtio_bindings::virtio_net as net;
+use virtio_bindings::virtio_ring as ring;
+
+/// `VHOST_USER_F_PROTOCOL_FEATURES`: there are protocol features, and rings start disabled.
+pub const PROTOCOL_FEATURES: u64 = 1 << 30;
+
+/// Virtio bits every device offers; [`offered`] adds those that depend on its configuration.
+const BASE: &[u32] = &[
+    config::VIRTIO_F_VERSION_1,
+    config::VIRTIO_F_ANY_LAYOUT,
+    config::VIRTIO_F_IN_ORDER,
+    ring::VIRTIO_RING_F_INDIRECT_DESC,
+    ring::VIRTIO_RING_F_EVENT_IDX,
+    net::VIRTIO_NET_F_CSUM,
+    net::VIRTIO_NET_F_GUEST_CSUM,
+    net::VIRTIO_NET_F_HOST_TSO4,
+    net::VIRTIO_NET_F_HOST_TSO6,
+    net::VIRTIO_NET_F_HOST_ECN,
+    net::VIRTIO_NET_F_GUEST_TSO4,
+    net::VIRTIO_NET_F_GUEST_TSO6,
+    net::VIRTIO_NET_F_GUEST_ECN,
+    net::VIRTIO_NET_F_MRG_RXBUF,
+    net::VIRTIO_NET_F_MAC,
+    net::VIRTIO_NET_F_MTU,
+    net::VIRTIO_NET_F_STATUS,
+    net::VIRTIO_NET_F_SPEED_DUPLEX,
+];
+
+/// The virtio feature bits of a device with `queue_pairs` pairs of rings.
+pub fn offered(queue_pairs: u16) -> u64 {
+    let base = BASE
+        .iter()
+        .fold(PROTOCOL_FEATURES, |bits, bit| bits | 1 << bit);
+    if queue_pairs > 1 {
+        base | 1 << net::VIRTIO_NET_F_MQ
+    } else {
+        base
+    }
+}
+
+bitflags! {
+    /// vhost-user protocol features that are served.
+    #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+    pub struct ProtocolFeatures: u64 {
+        /// More than one queue pair over one socket.
+        const MQ = 1 << 0;
+        /// A request may ask whether it succeeded.
+        const REPLY_ACK = 1 << 3;
+        /// The front end says which MTU the guest has.
+        const NET_MTU = 1 << 4;
+        /// The back end may send requests over a socket of its own.
+        const BACKEND_REQ = 1 << 5;
+        /// The device configuration space is the back end's.
+        const CONFIG = 1 << 9;
+        /// RESET_DEVICE.
+        const RESET_DEVICE = 1 << 13;
+        /// Memory regions come and go one by one.
+        const CONFIGURE_MEM_SLOTS = 1 << 15;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_is_offered_that_is_not_served() {
+        let bits = offered(4);
+        for (name, bit) in [
+            ("CTRL_GUEST_OFFLOADS", net::VIRTIO_NET_F_CTRL_GUEST_OFFLOADS),
+            ("GUEST_UFO", net::VIRTIO_NET_F_GUEST_UFO),
+            ("HOST_UFO", net::VIRTIO_NET_F_HOST_UFO),
+            ("CTRL_VQ", net::VIRTIO_NET_F_CTRL_VQ),
+            ("GUEST_ANNOUNCE", net::VIRTIO_NET_F_GUEST_ANNOUNCE),
+            ("LOG_ALL", 26),
+            ("ACCESS_PLATFORM", config::VIRTIO_F_ACCESS_PLATFORM),
+            ("RING_PACKED", config::VIRTIO_F_RING_PACKED),
+            ("SR_IOV", config::VIRTIO_F_SR_IOV),
+        ] {
+            assert_eq!(bits >> bit & 1, 0, "{name}");
+        }
+        assert_eq!(offered(1), bits & !(1 << net::VIRTIO_NET_F_MQ));
+    }
+}

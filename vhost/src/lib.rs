@@ -6,11 +6,13 @@
 //! Nothing in this crate knows what a virtual function, a filter or a link is, and nothing a
 //! guest, a front end or the wire sends may make it panic, block or touch memory it was not given.
 
+mod channel;
 pub mod checksum;
 pub mod endpoint;
 pub mod eventfd;
 pub mod features;
 pub mod frame;
+mod listener;
 pub mod memory;
 pub mod message;
 pub mod net_hdr;

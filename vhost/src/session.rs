@@ -1,1 +1,661 @@
-//! placeholder
+//! One session with a front end, from its first message to its last: everything of the protocol
+//! but the socket.
+//!
+//! A request and its descriptors come in; out come a reply, calls of the [`Device`] that start and
+//! stop rings, or a [`Refusal`]. No clock, no thread, no socket, no log. A request that is refused
+//! changes nothing. The invariant: the device has a ring between [`Device::start_ring`] and
+//! [`Device::stop_ring`] and at no other time, and whatever concerns a ring changes while the
+//! device does not have it.
+//!
+//! A ring runs once its kick message has come (with a descriptor or without) and its size, its
+//! addresses and the virtio features are known; it need not have been kicked, and it need not be
+//! enabled (vhost-user "Ring states").
+
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+
+use thiserror::Error;
+use vm_memory::Bytes;
+
+use crate::eventfd::{EventFd, EventFdError};
+use crate::features::{self, PROTOCOL_FEATURES, ProtocolFeatures};
+use crate::memory::{GuestMemory, MAX_REGIONS, MemoryError};
+use crate::message::{self, ConfigRange, Header, MAX_CONFIG, Malformed, Request, VringAddr};
+use crate::split::RingError;
+use crate::vring::{Vring, VringConfig};
+
+/// Rings a device can have.
+pub const MAX_RINGS: u16 = 64;
+
+/// Bytes of configuration space that can be read; those behind the fields that exist are zero.
+const CONFIG_SPACE: usize = 64;
+
+/// What a device is, as a front end sees it.
+#[derive(Debug, Clone)]
+pub struct DeviceConfig {
+    /// What log lines call it, such as `vf0`.
+    pub name: String,
+    /// Virtio feature bits to offer.
+    pub features: u64,
+    /// Protocol features to offer.
+    pub protocol_features: ProtocolFeatures,
+    /// Pairs of a receive and a transmit ring, 1 to 32.
+    pub queue_pairs: u16,
+    /// Station address.
+    pub mac: [u8; 6],
+    /// Greatest payload of a frame, in bytes.
+    pub mtu: u16,
+    /// Whether the guest sees a carrier.
+    pub link_up: bool,
+    /// Speed of the link that the guest sees.
+    pub speed_mbps: u32,
+}
+
+impl DeviceConfig {
+    /// A 10 GbE device that offers all that is served.
+    pub fn new(name: impl Into<String>, mac: [u8; 6], queue_pairs: u16) -> DeviceConfig {
+        let queue_pairs = queue_pairs.clamp(1, MAX_RINGS / 2);
+        DeviceConfig {
+            name: name.into(),
+            features: features::offered(queue_pairs),
+            protocol_features: ProtocolFeatures::all(),
+            queue_pairs,
+            mac,
+            mtu: 1500,
+            link_up: true,
+            speed_mbps: 10_000,
+        }
+    }
+
+    /// Rings reported to the front end: a receive and a transmit ring for each pair.
+    pub fn rings(&self) -> u16 {
+        self.queue_pairs.saturating_mul(2).clamp(2, MAX_RINGS)
+    }
+
+    /// Rings a front end may set up. GET_QUEUE_NUM answers rings, some front ends (QEMU) take
+    /// that for pairs, so twice as many are accepted.
+    pub fn rings_accepted(&self) -> u16 {
+        self.rings().saturating_mul(2).min(MAX_RINGS)
+    }
+
+    /// The device configuration space (virtio 5.1.4).
+    fn space(&self) -> [u8; CONFIG_SPACE] {
+        let mut space = [0; CONFIG_SPACE];
+        let fields = self
+            .mac
+            .into_iter()
+            .chain(u16::from(self.link_up).to_le_bytes())
+            .chain(self.queue_pairs.to_le_bytes())
+            .chain(self.mtu.to_le_bytes())
+            .chain(self.speed_mbps.to_le_bytes())
+            .chain([1]); // full duplex
+        for (byte, field) in space.iter_mut().zip(fields) {
+            *byte = field;
+        }
+        space
+    }
+}
+
+/// What happened to a session; for log lines and figures.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum SessionEvent<'a> {
+    /// A front end has connected.
+    Connected,
+    /// The driver has acknowledged these virtio features.
+    Negotiated {
+        /// The feature bits.
+        features: u64,
+    },
+    /// A request was refused; the session goes on unless [`SessionEvent::Disconnected`] follows.
+    Refused {
+        /// Why.
+        what: &'a Refusal,
+    },
+    /// The session is over, and all its rings have been stopped.
+    Disconnected {
+        /// `None`: the front end hung up.
+        why: Option<&'a Refusal>,
+    },
+}
+
+/// Who runs the rings of a device.
+pub trait Device {
+    /// `vring` may run from now on. Whether frames flow is in [`Vring::enabled`]: a disabled
+    /// transmit ring is drained and its frames discarded, a disabled receive ring gets none.
+    fn start_ring(&mut self, vring: Vring);
+
+    /// Takes ring `index` back; nobody touches it when this returns. `None` if the ring is gone,
+    /// because it was broken.
+    fn stop_ring(&mut self, index: u32) -> Option<Vring>;
+
+    /// Hears what happens.
+    fn session(&mut self, event: SessionEvent<'_>);
+}
+
+/// Why a request was refused, or a session ended.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum Refusal {
+    /// The bytes are no message.
+    #[error("malformed message: {0}")]
+    Malformed(#[from] Malformed),
+    /// A request that is not served.
+    #[error("request {0} is not served")]
+    Unknown(u32),
+    /// The driver may not write the device configuration.
+    #[error("the device configuration is read-only")]
+    ReadOnly,
+    /// Virtio feature bits that were not offered.
+    #[error("virtio features {0:#x} were not offered")]
+    Features(u64),
+    /// Protocol features that were not offered.
+    #[error("protocol features {0:#x} were not offered")]
+    ProtocolFeatures(u64),
+    /// The device has no such ring.
+    #[error("no ring {0}")]
+    NoSuchRing(u32),
+    /// A ring size that is not a power of two from 1 to 32768.
+    #[error("ring size {0}")]
+    RingSize(u32),
+    /// A ring base beyond 16 bits.
+    #[error("ring base {0:#x}")]
+    RingBase(u32),
+    /// The ring is not in guest memory, or cannot be used.
+    #[error("ring {0}: {1}")]
+    Ring(u32, #[source] RingError),
+    /// A descriptor that is not a usable eventfd.
+    #[error("notification: {0}")]
+    EventFd(#[from] EventFdError),
+    /// More or fewer descriptors than the request needs.
+    #[error("{have} descriptors instead of {need}")]
+    Descriptors {
+        /// How many came.
+        have: usize,
+        /// How many the request needs.
+        need: usize,
+    },
+    /// The memory cannot be used.
+    #[error("guest memory: {0}")]
+    Memory(#[from] MemoryError),
+    /// The guest's MTU is beyond the device's.
+    #[error("MTU {0}")]
+    Mtu(u64),
+    /// The memory behind a ring vanished (its file was truncated).
+    #[error("guest memory vanished")]
+    MemoryVanished,
+    /// The device itself gave the session up, because of this fault of a ring.
+    #[error("broken ring: {0}")]
+    Broken(RingError),
+    /// The front end does not read what it asked for.
+    #[error("the front end does not read its replies")]
+    Unread,
+    /// More descriptors than a message may carry.
+    #[error("too many descriptors")]
+    TooManyDescriptors,
+    /// The device was told to end the session, or is being removed.
+    #[error("closed by the device")]
+    Closed,
+    /// The socket failed.
+    #[error("socket: {0}")]
+    Socket(#[from] std::io::Error),
+}
+
+impl Refusal {
+    /// A front end that did not ask for an acknowledgement cannot learn that a request failed, so
+    /// the session ends, unless nothing depends on the request.
+    fn harmless(&self) -> bool {
+        matches!(
+            self,
+            Refusal::Unknown(_) | Refusal::ReadOnly | Refusal::Mtu(_)
+        )
+    }
+}
+
+/// What comes of a message that does not end the session.
+#[derive(Debug)]
+pub struct Handled {
+    /// Bytes to send back.
+    pub reply: Option<Vec<u8>>,
+    /// The request was refused for this reason.
+    pub refused: Option<Refusal>,
+}
+
+/// What the front end set about a ring.
+#[derive(Debug, Clone, Copy, Default)]
+struct RingSetup {
+    /// 0 until it is set.
+    size: u16,
+    addr: Option<VringAddr>,
+    base: u16,
+    enabled: bool,
+}
+
+#[derive(Debug, Default)]
+struct RingState {
+    setup: RingSetup,
+    /// The kick message has come since the ring was last stopped.
+    started: bool,
+    /// The device has it.
+    running: bool,
+    kick: Option<EventFd>,
+    call: Option<EventFd>,
+    err: Option<EventFd>,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub struct Session {
+    rings: Vec<RingState>,
+    memory: Arc<GuestMemory>,
+    features: Option<u64>,
+    protocol: ProtocolFeatures,
+    backend_req: Option<OwnedFd>,
+}
+
+/// What a request that was served asks to send: nothing but an acknowledgement, or a payload.
+type Answer = Result<Option<Vec<u8>>, Refusal>;
+
+impl Session {
+    /// A session that has not heard anything yet.
+    pub fn new(config: &DeviceConfig) -> Session {
+        let rings = (0..config.rings_accepted()).map(|_| RingState::default());
+        Session {
+            rings: rings.collect(),
+            memory: Arc::default(),
+            features: None,
+            protocol: ProtocolFeatures::empty(),
+            backend_req: None,
+        }
+    }
+
+    /// The virtio features the driver acknowledged.
+    pub fn features(&self) -> Option<u64> {
+        self.features
+    }
+
+    /// The guest's memory, as far as it is known.
+    pub fn memory(&self) -> &Arc<GuestMemory> {
+        &self.memory
+    }
+
+    /// Where to send CONFIG_CHANGE_MSG, if the front end wants to hear it.
+    pub fn config_change_fd(&self) -> Option<&OwnedFd> {
+        let wanted = self
+            .protocol
+            .contains(ProtocolFeatures::CONFIG | ProtocolFeatures::BACKEND_REQ);
+        self.backend_req.as_ref().filter(|_| wanted)
+    }
+
+    /// Serves one message. Descriptors that it does not need are closed.
+    ///
+    /// # Errors
+    /// The session cannot go on; [`Session::end`] it.
+    pub fn handle(
+        &mut self,
+        config: &DeviceConfig,
+        header: Header,
+        payload: &[u8],
+        fds: Vec<OwnedFd>,
+        dev: &mut dyn Device,
+    ) -> Result<Handled, Refusal> {
+        let answer = match Request::parse(header.request, payload) {
+            Ok(request) => self.serve(config, request, fds, dev),
+            Err(malformed) => Err(malformed.into()),
+        };
+        // Tested after the request: the acknowledgement may just have been negotiated.
+        let ack = header.need_reply() && self.protocol.contains(ProtocolFeatures::REPLY_ACK);
+        let reply = |payload: &[u8]| Some(message::reply(header.request, payload));
+        match answer {
+            Ok(Some(payload)) => Ok(Handled {
+                reply: reply(&payload),
+                refused: None,
+            }),
+            Ok(None) => {
+                let reply = ack.then(|| reply(&0u64.to_ne_bytes())).flatten();
+                Ok(Handled {
+                    reply,
+                    refused: None,
+                })
+            }
+            Err(refusal) if ack && !Request::has_reply(header.request) => Ok(Handled {
+                reply: reply(&1u64.to_ne_bytes()),
+                refused: Some(refusal),
+            }),
+            Err(refusal) if refusal.harmless() => Ok(Handled {
+                reply: None,
+                refused: Some(refusal),
+            }),
+            Err(refusal) => Err(refusal),
+        }
+    }
+
+    /// Stops all rings and forgets the guest. Nothing of the session is left.
+    pub fn end(&mut self, dev: &mut dyn Device) {
+        for ring in 0..self.rings.len() as u32 {
+            self.pause(ring, dev);
+        }
+        self.rings.clear();
+        self.memory = Arc::default();
+        self.features = None;
+        self.backend_req = None;
+    }
+
+    fn serve(
+        &mut self,
+        config: &DeviceConfig,
+        request: Request,
+        fds: Vec<OwnedFd>,
+        dev: &mut dyn Device,
+    ) -> Answer {
+        let u64_answer = |value: u64| Ok(Some(value.to_ne_bytes().to_vec()));
+        match request {
+            Request::GetFeatures => return u64_answer(config.features),
+            Request::GetProtocolFeatures => return u64_answer(config.protocol_features.bits()),
+            Request::GetQueueNum => return u64_answer(config.rings().into()),
+            Request::GetMaxMemSlots => return u64_answer(MAX_REGIONS as u64),
+            Request::GetConfig(range) => return Ok(Some(read_config(config, range))),
+            Request::GetVringBase { ring } => return self.get_vring_base(ring, dev).map(Some),
+            Request::SetFeatures(bits) => self.set_features(config, bits, dev)?,
+            Request::SetProtocolFeatures(bits) => {
+                let unknown = bits & !config.protocol_features.bits();
+                if unknown != 0 {
+                    return Err(Refusal::ProtocolFeatures(unknown));
+                }
+                self.protocol = ProtocolFeatures::from_bits_truncate(bits);
+            }
+            // The document wants RESET_OWNER ignored: front ends disagree on what it means.
+            Request::SetOwner | Request::ResetOwner => {}
+            Request::ResetDevice => self.reset(dev),
+            Request::SetMemTable(specs) => {
+                let fds = exactly(fds, specs.len())?;
+                let memory = GuestMemory::map(specs.into_iter().zip(fds).collect())?;
+                self.replace_memory(memory, dev);
+            }
+            Request::AddMemReg(spec) => {
+                let memory = self.memory.with_region(spec, one(fds)?)?;
+                self.replace_memory(memory, dev);
+            }
+            Request::RemMemReg(spec) => {
+                let memory = self.memory.without_region(&spec)?;
+                self.replace_memory(memory, dev);
+            }
+            Request::SetVringNum { ring, num } => {
+                let size = u16::try_from(num)
+                    .ok()
+                    .filter(|size| size.is_power_of_two());
+                let size = size.ok_or(Refusal::RingSize(num))?;
+                self.place(ring, |setup| setup.size = size, dev)?;
+            }
+            Request::SetVringAddr { ring, addr } => {
+                self.place(ring, |setup| setup.addr = Some(addr), dev)?;
+            }
+            Request::SetVringBase { ring, base } => {
+                let base = u16::try_from(base).map_err(|_| Refusal::RingBase(base))?;
+                self.change(ring, |state| state.setup.base = base, dev)?;
+            }
+            Request::SetVringEnable { ring, enable } => {
+                if self.ring(ring)?.setup.enabled != enable {
+                    self.change(ring, |state| state.setup.enabled = enable, dev)?;
+                }
+            }
+            Request::SetVringKick { ring, has_fd } => {
+                let kick = self.notification(ring, has_fd, fds)?;
+                self.pause(ring, dev);
+                let state = self.ring(ring)?;
+                state.kick = kick;
+                state.started = true;
+                if let Err(refusal) = self.resume(ring, dev) {
+                    self.ring(ring)?.started = false;
+                    return Err(refusal);
+                }
+            }
+            Request::SetVringCall { ring, has_fd } => {
+                let call = self.notification(ring, has_fd, fds)?;
+                self.change(ring, |state| state.call = call, dev)?;
+            }
+            Request::SetVringErr { ring, has_fd } => {
+                let err = self.notification(ring, has_fd, fds)?;
+                self.change(ring, |state| state.err = err, dev)?;
+            }
+            Request::NetSetMtu(mtu) => {
+                if mtu > config.mtu.into() {
+                    return Err(Refusal::Mtu(mtu));
+                }
+            }
+            Request::SetBackendReqFd => self.backend_req = Some(one(fds)?),
+            Request::SetConfig => return Err(Refusal::ReadOnly),
+            Request::Unknown(code) => return Err(Refusal::Unknown(code)),
+        }
+        Ok(None)
+    }
+
+    fn ring(&mut self, ring: u32) -> Result<&mut RingState, Refusal> {
+        self.rings
+            .get_mut(ring as usize)
+            .ok_or(Refusal::NoSuchRing(ring))
+    }
+
+    /// The eventfd of a SET_VRING_KICK, CALL or ERR for a ring that exists.
+    fn notification(
+        &mut self,
+        ring: u32,
+        has_fd: bool,
+        fds: Vec<OwnedFd>,
+    ) -> Result<Option<EventFd>, Refusal> {
+        self.ring(ring)?;
+        if has_fd {
+            Ok(Some(EventFd::from_fd(one(fds)?)?))
+        } else {
+            exactly(fds, 0)?;
+            Ok(None)
+        }
+    }
+
+    fn set_features(
+        &mut self,
+        config: &DeviceConfig,
+        bits: u64,
+        dev: &mut dyn Device,
+    ) -> Result<(), Refusal> {
+        let unknown = bits & !config.features;
+        if unknown != 0 {
+            return Err(Refusal::Features(unknown));
+        }
+        for ring in 0..self.rings.len() as u32 {
+            self.pause(ring, dev);
+        }
+        self.features = Some(bits);
+        if bits & PROTOCOL_FEATURES == 0 {
+            for ring in &mut self.rings {
+                ring.setup.enabled = true;
+            }
+        }
+        dev.session(SessionEvent::Negotiated { features: bits });
+        self.resume_all(dev);
+        Ok(())
+    }
+
+    /// RESET_DEVICE: rings and virtio features as at the start; the front end stays the owner.
+    fn reset(&mut self, dev: &mut dyn Device) {
+        for ring in 0..self.rings.len() as u32 {
+            self.pause(ring, dev);
+        }
+        self.rings.fill_with(RingState::default);
+        self.features = None;
+    }
+
+    fn replace_memory(&mut self, memory: Arc<GuestMemory>, dev: &mut dyn Device) {
+        for ring in 0..self.rings.len() as u32 {
+            self.pause(ring, dev);
+        }
+        self.memory = memory;
+        self.resume_all(dev);
+    }
+
+    /// Stops the ring and says where it was (vhost-user GET_VRING_BASE).
+    fn get_vring_base(&mut self, ring: u32, dev: &mut dyn Device) -> Result<Vec<u8>, Refusal> {
+        self.ring(ring)?;
+        self.pause(ring, dev);
+        let state = self.ring(ring)?;
+        state.started = false;
+        state.kick = None;
+        let base = u32::from(state.setup.base);
+        Ok([ring.to_ne_bytes(), base.to_ne_bytes()].concat())
+    }
+
+    /// Changes the size or the addresses of a ring, if it is in guest memory then.
+    fn place(
+        &mut self,
+        ring: u32,
+        change: impl Fn(&mut RingSetup),
+        dev: &mut dyn Device,
+    ) -> Result<(), Refusal> {
+        let mut next = self.ring(ring)?.setup;
+        change(&mut next);
+        // Without any memory yet, the addresses may still become good.
+        if self.memory.regions() > 0 && next.addr.is_some() && next.size > 0 {
+            self.locate(ring, &next)?;
+        }
+        self.change(ring, |state| change(&mut state.setup), dev)
+    }
+
+    /// Changes a ring, taking it from the device meanwhile. If its memory is away just now, it
+    /// waits for it.
+    fn change(
+        &mut self,
+        ring: u32,
+        change: impl FnOnce(&mut RingState),
+        dev: &mut dyn Device,
+    ) -> Result<(), Refusal> {
+        self.pause(ring, dev);
+        change(self.ring(ring)?);
+        let _ = self.resume(ring, dev);
+        Ok(())
+    }
+
+    /// Where a ring with this setup is in guest memory.
+    fn locate(&self, ring: u32, setup: &RingSetup) -> Result<VringConfig, Refusal> {
+        let outside = Refusal::Ring(ring, RingError::RingOutside);
+        let (Some(addr), size) = (setup.addr, u64::from(setup.size)) else {
+            return Err(outside);
+        };
+        let find = |user_addr, len| self.memory.user_to_guest(user_addr, len);
+        let parts = (
+            find(addr.desc, 16 * size),
+            find(addr.avail, 6 + 2 * size),
+            find(addr.used, 6 + 8 * size),
+        );
+        let (Some(desc), Some(avail), Some(used)) = parts else {
+            return Err(outside);
+        };
+        if desc % 16 != 0 || avail % 2 != 0 || used % 4 != 0 {
+            return Err(Refusal::Ring(ring, RingError::Misaligned));
+        }
+        Ok(VringConfig {
+            index: ring,
+            size: setup.size,
+            desc,
+            avail,
+            used,
+            base: setup.base,
+            features: self.features.unwrap_or(0),
+            enabled: setup.enabled,
+        })
+    }
+
+    /// Takes a ring from the device, if it has it. A ring that broke stays stopped until the front
+    /// end starts it again.
+    fn pause(&mut self, ring: u32, dev: &mut dyn Device) {
+        let Some(state) = self
+            .rings
+            .get_mut(ring as usize)
+            .filter(|state| state.running)
+        else {
+            return;
+        };
+        state.running = false;
+        match dev.stop_ring(ring) {
+            Some(vring) => {
+                state.setup.base = vring.base();
+                state.started &= !vring.is_broken();
+            }
+            None => {
+                state.started = false;
+                let setup = state.setup;
+                // Chains are returned in order, so the used index says what has been done.
+                if let Some(index) = self.used_index(ring, &setup)
+                    && let Some(state) = self.rings.get_mut(ring as usize)
+                {
+                    state.setup.base = index;
+                }
+            }
+        }
+    }
+
+    fn used_index(&self, ring: u32, setup: &RingSetup) -> Option<u16> {
+        let at = self.locate(ring, setup).ok()?.used.checked_add(2)?;
+        let mut index = [0; 2];
+        self.memory.slice(at, 2)?.read_slice(&mut index, 0).ok()?;
+        Some(u16::from_le_bytes(index))
+    }
+
+    /// Gives a ring to the device if all that it needs is there.
+    fn resume(&mut self, ring: u32, dev: &mut dyn Device) -> Result<(), Refusal> {
+        let state = self.ring(ring)?;
+        let ready = state.started && !state.running && state.setup.size > 0;
+        let setup = state.setup;
+        let no_memory = self.memory.regions() == 0;
+        if !ready || setup.addr.is_none() || no_memory || self.features.is_none() {
+            return Ok(());
+        }
+        let config = self.locate(ring, &setup)?;
+        let memory = self.memory.clone();
+        let state = self.ring(ring)?;
+        let (kick, call, err) = (state.kick.clone(), state.call.clone(), state.err.clone());
+        let vring = Vring::new(config, memory, kick, call, err)
+            .map_err(|error| Refusal::Ring(ring, error))?;
+        state.running = true;
+        dev.start_ring(vring);
+        Ok(())
+    }
+
+    /// Gives the device what can run. The rest waits: memory comes region by region.
+    fn resume_all(&mut self, dev: &mut dyn Device) {
+        for ring in 0..self.rings.len() as u32 {
+            let _ = self.resume(ring, dev);
+        }
+    }
+}
+
+/// A GET_CONFIG reply: the range and its bytes, or nothing if it is not in the space.
+fn read_config(config: &DeviceConfig, range: ConfigRange) -> Vec<u8> {
+    let start = range.offset as usize;
+    let size = range.size.min(MAX_CONFIG + 1) as usize;
+    let space = config.space();
+    let Some(bytes) = start
+        .checked_add(size)
+        .and_then(|end| space.get(start..end))
+    else {
+        return Vec::new();
+    };
+    let head = [range.offset, range.size, range.flags].map(u32::to_ne_bytes);
+    [head.as_flattened(), bytes].concat()
+}
+
+fn exactly(fds: Vec<OwnedFd>, need: usize) -> Result<Vec<OwnedFd>, Refusal> {
+    let have = fds.len();
+    if have == need {
+        Ok(fds)
+    } else {
+        Err(Refusal::Descriptors { have, need })
+    }
+}
+
+fn one(fds: Vec<OwnedFd>) -> Result<OwnedFd, Refusal> {
+    let have = fds.len();
+    match <[OwnedFd; 1]>::try_from(fds) {
+        Ok([fd]) => Ok(fd),
+        Err(_) => Err(Refusal::Descriptors { have, need: 1 }),
+    }
+}

@@ -1,0 +1,139 @@
+//! A stream socket as a sequence of messages with their descriptors.
+//!
+//! Never blocks and never reads beyond the message it is in, so that descriptors stay with the
+//! message they came with. Half a message is kept until the rest comes. Knows headers, not
+//! requests.
+
+use std::io::{self, IoSliceMut};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::os::unix::net::UnixStream;
+
+use rustix::io::Errno;
+use rustix::net::{
+    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendFlags, recvmsg, send,
+};
+
+use crate::message::{HEADER_LEN, Header, MAX_FDS, MAX_PAYLOAD};
+use crate::session::Refusal;
+
+/// What came out of a [`Channel`].
+#[derive(Debug)]
+pub(crate) enum Received {
+    /// A whole message.
+    Message(Header, Vec<u8>, Vec<OwnedFd>),
+    /// Nothing more for now.
+    Nothing,
+    /// The other side is gone.
+    HungUp,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub(crate) struct Channel {
+    stream: UnixStream,
+    /// The message so far, header included.
+    bytes: Vec<u8>,
+    header: Option<Header>,
+    fds: Vec<OwnedFd>,
+}
+
+impl Channel {
+    pub(crate) fn new(stream: UnixStream) -> io::Result<Channel> {
+        stream.set_nonblocking(true)?;
+        Ok(Channel {
+            stream,
+            bytes: Vec::new(),
+            header: None,
+            fds: Vec::new(),
+        })
+    }
+
+    /// The next message, if all of it has come.
+    ///
+    /// # Errors
+    /// What came is no message, or the socket failed; there is no going on.
+    pub(crate) fn receive(&mut self) -> Result<Received, Refusal> {
+        loop {
+            let payload = self.header.map_or(0, |header| header.size as usize);
+            let missing = (HEADER_LEN + payload).saturating_sub(self.bytes.len());
+            if missing > 0 {
+                match self.read(missing)? {
+                    Some(0) => return Ok(Received::HungUp),
+                    Some(_) => continue,
+                    None => return Ok(Received::Nothing),
+                }
+            }
+            if let Some(header) = self.header.take() {
+                let payload = self.bytes.split_off(HEADER_LEN);
+                self.bytes.clear();
+                return Ok(Received::Message(
+                    header,
+                    payload,
+                    std::mem::take(&mut self.fds),
+                ));
+            }
+            if let Some(head) = self.bytes.first_chunk() {
+                self.header = Some(Header::parse(*head)?);
+            }
+        }
+    }
+
+    /// Reads at most `missing` bytes; `None` if there are none, 0 at the end of the stream.
+    fn read(&mut self, missing: usize) -> Result<Option<usize>, Refusal> {
+        let mut bytes = [0; MAX_PAYLOAD];
+        let Some(bytes) = bytes.get_mut(..missing.min(MAX_PAYLOAD)) else {
+            return Ok(None);
+        };
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_FDS))];
+        let mut control = RecvAncillaryBuffer::new(&mut space);
+        let got = loop {
+            let mut iov = [IoSliceMut::new(bytes)];
+            match recvmsg(
+                &self.stream,
+                &mut iov,
+                &mut control,
+                RecvFlags::CMSG_CLOEXEC,
+            ) {
+                Ok(got) => break got,
+                Err(Errno::INTR) => {}
+                Err(Errno::AGAIN) => return Ok(None),
+                // The front end died with replies unread.
+                Err(Errno::CONNRESET) => return Ok(Some(0)),
+                Err(errno) => return Err(Refusal::Socket(errno.into())),
+            }
+        };
+        for message in control.drain() {
+            if let RecvAncillaryMessage::ScmRights(fds) = message {
+                self.fds.extend(fds);
+            }
+        }
+        if got.flags.contains(ReturnFlags::CTRUNC) || self.fds.len() > MAX_FDS {
+            return Err(Refusal::TooManyDescriptors);
+        }
+        self.bytes
+            .extend_from_slice(bytes.get(..got.bytes).unwrap_or(&[]));
+        Ok(Some(got.bytes))
+    }
+
+    /// Sends all of `bytes`, or gives up at once. A front end that has hung up does not matter:
+    /// [`Channel::receive`] finds out.
+    pub(crate) fn send(&self, bytes: &[u8]) -> Result<(), Refusal> {
+        match send(
+            &self.stream,
+            bytes,
+            SendFlags::DONTWAIT | SendFlags::NOSIGNAL,
+        ) {
+            Ok(sent) if sent == bytes.len() => Ok(()),
+            Ok(_) | Err(Errno::AGAIN) => Err(Refusal::Unread),
+            Err(Errno::PIPE | Errno::CONNRESET) => Ok(()),
+            Err(errno) => Err(Refusal::Socket(errno.into())),
+        }
+    }
+}
+
+impl AsRawFd for Channel {
+    fn as_raw_fd(&self) -> RawFd {
+        self.stream.as_raw_fd()
+    }
+}
