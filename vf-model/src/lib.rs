@@ -1,2 +1,39 @@
-//! placeholder
+//! The NIC as pure logic: VF policy, filters, the embedded switch, the wire's time, the hypervisor's bridge and its cost.
+//! Never does I/O, never reads a clock, never logs, never starts a thread: time is an argument and the same calls give
+//! the same answers.
+//!
+//! [`Nic`] judges what the adapter's direct path sees, [`HypervisorModel`] what the mediated path sees. Both hold the
+//! same policies and filters, so that a frame reaches the same VFs with the same tags whichever path they take.
 #![forbid(unsafe_code)]
+
+mod addr;
+mod command;
+mod cost;
+mod filter;
+mod flow;
+mod frame;
+mod hypervisor;
+mod link;
+mod mac_index;
+mod nic;
+mod rate;
+mod stats;
+mod table;
+mod time;
+mod verdict;
+mod vf;
+
+pub use addr::{MacAddr, Vid, VlanProto, VlanTag};
+pub use command::{Command, Refusal};
+pub use cost::{CostModel, CpuBudget};
+pub use filter::{Filter, Filters, MAX_FILTERS, MAX_UNTRUSTED_FILTERS};
+pub use flow::{FlowKey, L3};
+pub use frame::{FrameError, FrameMeta, Gso, Header, MAX_FRAME, Tags};
+pub use hypervisor::{BridgePort, HypervisorModel};
+pub use link::{Departure, Link, LinkConfig, wire_bytes};
+pub use nic::{Nic, NicConfig, Source};
+pub use rate::TokenBucket;
+pub use stats::{Counters, DropReason, Drops};
+pub use time::Nanos;
+pub use verdict::{TagEdit, Verdict};
+pub use vf::{MAX_VFS, Mbps, Path, PortVlan, VfIndex, VfLinkState, VfPolicy, VfSet, VfSetting};

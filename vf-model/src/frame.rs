@@ -1,0 +1,187 @@
+//! The Ethernet header of a frame, from a private copy of its first bytes. Never panics, whatever the bytes are; never
+//! looks further than the link layer (that is [`crate::flow`]).
+
+use crate::addr::{MacAddr, Vlan, VlanTag};
+
+/// Longest frame that is one frame on a wire: 9216 bytes of payload, Ethernet header and two tags.
+pub const MAX_FRAME: u32 = 9216 + 14 + 8;
+
+/// Up to two VLAN tags, outermost first.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Tags {
+    list: [VlanTag; 2],
+    len: u8,
+}
+
+impl Tags {
+    /// The tags, outermost first.
+    #[must_use]
+    pub fn as_slice(&self) -> &[VlanTag] {
+        &self.list[..usize::from(self.len)]
+    }
+
+    /// The outermost tag.
+    #[must_use]
+    pub fn outer(&self) -> Option<VlanTag> {
+        self.as_slice().first().copied()
+    }
+}
+
+/// Addresses, tags and type of an Ethernet frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Header {
+    /// Destination address.
+    pub dst: MacAddr,
+    /// Source address.
+    pub src: MacAddr,
+    /// VLAN tags; a third one and further ones are payload.
+    pub tags: Tags,
+    /// Type behind the tags, or a length if below 0x600.
+    pub ethertype: u16,
+    /// Where the payload begins: 14, 18 or 22.
+    pub l3_offset: u8,
+}
+
+/// Why bytes are not an Ethernet frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum FrameError {
+    /// They end within the Ethernet header or a tag.
+    #[error("the frame ends within its Ethernet header")]
+    Runt,
+}
+
+/// What must be known of a frame beside its first bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FrameMeta {
+    /// Length from destination address to payload, tags included, FCS not.
+    pub len: u32,
+    /// Set if this is a super-frame that becomes several frames on a wire.
+    pub gso: Option<Gso>,
+}
+
+/// How a super-frame is cut.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Gso {
+    /// Bytes of link, network and transport header that each segment repeats.
+    pub header_len: u16,
+    /// Payload bytes of each segment but the last.
+    pub size: u16,
+}
+
+pub(crate) fn be16(bytes: &[u8], at: usize) -> Option<u16> {
+    let pair = bytes.get(at..at.checked_add(2)?)?;
+    Some(u16::from_be_bytes([pair[0], pair[1]]))
+}
+
+impl Header {
+    /// Reads the header of a frame from its first bytes; 22 are enough, all of a shorter frame.
+    ///
+    /// # Errors
+    /// [`FrameError::Runt`] if `head` ends before the type field.
+    #[inline]
+    pub fn parse(head: &[u8]) -> Result<Header, FrameError> {
+        let (dst, rest) = head.split_first_chunk().ok_or(FrameError::Runt)?;
+        let (src, _) = rest.split_first_chunk().ok_or(FrameError::Runt)?;
+        let mut tags = Tags::default();
+        let mut at = 12;
+        let mut ethertype = be16(head, at).ok_or(FrameError::Runt)?;
+        for slot in &mut tags.list {
+            if !matches!(ethertype, 0x8100 | 0x88a8 | 0x9100) {
+                break;
+            }
+            *slot = VlanTag {
+                tpid: ethertype,
+                tci: be16(head, at + 2).ok_or(FrameError::Runt)?,
+            };
+            tags.len += 1;
+            at += 4;
+            ethertype = be16(head, at).ok_or(FrameError::Runt)?;
+        }
+        Ok(Header {
+            dst: MacAddr(*dst),
+            src: MacAddr(*src),
+            tags,
+            ethertype,
+            l3_offset: 14 + 4 * tags.len,
+        })
+    }
+
+    pub(crate) fn vlan(&self) -> Vlan {
+        self.tags.outer().map_or(Vlan::NONE, Vlan::of_tag)
+    }
+}
+
+impl FrameMeta {
+    /// Length of the longest frame this is on a wire, FCS not included.
+    pub(crate) fn longest(&self) -> u32 {
+        match self.cut() {
+            None => self.len,
+            Some((gso, _)) => u32::from(gso.header_len) + u32::from(gso.size),
+        }
+    }
+
+    /// How it is cut and the payload that is to be cut, if that makes more than one frame of it.
+    pub(crate) fn cut(&self) -> Option<(Gso, u32)> {
+        let gso = self.gso?;
+        let payload = self.len.checked_sub(u32::from(gso.header_len))?;
+        (gso.size > 0 && payload > u32::from(gso.size)).then_some((gso, payload))
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn untagged_tagged_and_double_tagged() {
+        let mut frame = vec![2, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 2, 8, 0, 0x45];
+        let header = Header::parse(&frame).unwrap();
+        assert_eq!(header.dst, MacAddr([2, 0, 0, 0, 0, 1]));
+        assert_eq!(header.src, MacAddr([2, 0, 0, 0, 0, 2]));
+        assert_eq!((header.ethertype, header.l3_offset), (0x800, 14));
+        assert_eq!(header.tags.as_slice(), []);
+        for (count, tpid) in [(1, 0x81), (2, 0x88), (2, 0x91)] {
+            let low = if tpid == 0x88 { 0xa8 } else { 0 };
+            frame.splice(12..12, [tpid, low, 0x60, 0x0a]);
+            let header = Header::parse(&frame).unwrap();
+            assert_eq!(header.tags.as_slice().len(), count);
+            assert_eq!(
+                header.tags.outer().unwrap().to_bytes(),
+                [tpid, low, 0x60, 0x0a]
+            );
+            assert_eq!(usize::from(header.l3_offset), 14 + 4 * count);
+        }
+        assert_eq!(Header::parse(&frame).unwrap().ethertype, 0x8100);
+    }
+
+    #[test]
+    fn a_frame_that_ends_in_its_header_is_a_runt() {
+        let frame = [2, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 2, 0x81, 0, 0, 1, 8, 0];
+        assert!(Header::parse(&frame).is_ok());
+        for end in 0..frame.len() {
+            assert_eq!(Header::parse(&frame[..end]), Err(FrameError::Runt), "{end}");
+        }
+    }
+
+    #[test]
+    fn what_is_cut() {
+        let meta = |len, header_len, size| FrameMeta {
+            len,
+            gso: Some(Gso { header_len, size }),
+        };
+        assert!(meta(1514, 66, 1448).cut().is_none());
+        assert!(meta(1515, 66, 1448).cut().is_some());
+        assert!(meta(1514, 66, 0).cut().is_none());
+        assert!(meta(60, 66, 1448).cut().is_none());
+        assert_eq!(meta(65000, 66, 1448).longest(), 1514);
+    }
+
+    proptest! {
+        #[test]
+        fn parse_never_panics(head in proptest::collection::vec(any::<u8>(), 0..64)) {
+            let parsed = Header::parse(&head);
+            prop_assert!(parsed.is_ok() || head.len() < 22);
+        }
+    }
+}

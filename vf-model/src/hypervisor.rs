@@ -1,0 +1,168 @@
+//! The hypervisor's bridge of one host: judges every frame that mediated guests send or that the NIC hands up.
+//! It forwards by the addresses the administrator gave and learns none: a learned address would let a guest that may
+//! spoof take over its neighbour's traffic, and would make the mediated path reach other receivers than the direct one.
+//! Never touches the frame itself.
+
+use crate::command::{Command, Refusal};
+use crate::frame::{FrameMeta, Header};
+use crate::nic::NicConfig;
+use crate::stats::{Counters, DropReason};
+use crate::table::{Reach, VfTable};
+use crate::time::Nanos;
+use crate::verdict::{TagEdit, Verdict};
+use crate::vf::{VfIndex, VfPolicy};
+
+/// A port of the bridge.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BridgePort {
+    /// The back end of a mediated VF.
+    Vif(VfIndex),
+    /// The NIC, and behind it the direct VFs and the wire.
+    Pf,
+}
+
+/// The policies, limiters and counters of the mediated path. Must be given the same commands as the [`crate::Nic`].
+#[derive(Clone, Debug)]
+pub struct HypervisorModel {
+    table: VfTable,
+    counters: Vec<Counters>,
+    pf: Counters,
+}
+
+impl HypervisorModel {
+    /// The hypervisor of a host with this NIC.
+    #[must_use]
+    pub fn new(config: NicConfig) -> HypervisorModel {
+        let table = VfTable::new(config);
+        HypervisorModel {
+            counters: vec![Counters::default(); table.len()],
+            table,
+            pf: Counters::default(),
+        }
+    }
+
+    /// What the administrator has said about a VF.
+    #[must_use]
+    pub fn policy(&self, vf: VfIndex) -> &VfPolicy {
+        self.table.policy(vf)
+    }
+
+    /// Changes policies, filters or the link.
+    ///
+    /// # Errors
+    /// [`Refusal`], and then nothing has changed.
+    pub fn apply(&mut self, command: &Command) -> Result<(), Refusal> {
+        self.table.apply(command)
+    }
+
+    /// When the next frame of a VF may be taken from its ring: not after `now` if it may be taken now.
+    #[must_use]
+    pub fn tx_ready_at(&self, vf: VfIndex, now: Nanos) -> Nanos {
+        self.table.tx_ready_at(vf, now)
+    }
+
+    /// Judges a frame by its first bytes, as [`crate::Nic::ingress`] does. `pf` in the verdict hands it to the NIC, which
+    /// knows whether it goes to direct VFs, the wire or both; `wire` is never set.
+    pub fn ingress(
+        &mut self,
+        now: Nanos,
+        from: BridgePort,
+        head: &[u8],
+        meta: &FrameMeta,
+    ) -> Verdict {
+        if let BridgePort::Vif(vf) = from {
+            self.table.take_tokens(now, vf, meta);
+        }
+        let judged = VfTable::parse(head, meta).and_then(|header| {
+            let reach = match from {
+                BridgePort::Vif(vf) => self.table.reach_from_vf(vf, &header)?,
+                BridgePort::Pf => self.table.reach_from_outside(&header),
+            };
+            self.split(from, &reach).map(|verdict| (header, verdict))
+        });
+        match judged {
+            Ok((header, verdict)) => {
+                match from {
+                    BridgePort::Vif(vf) => {
+                        self.counters[vf.index()].count_tx(header.dst, meta.len);
+                    }
+                    BridgePort::Pf => self.pf.count_rx(header.dst, meta.len),
+                }
+                if verdict.pf {
+                    self.pf.count_tx(header.dst, meta.len);
+                }
+                verdict
+            }
+            Err(reason) => {
+                match from {
+                    BridgePort::Vif(vf) => self.count_tx_drop(vf, reason),
+                    BridgePort::Pf => self.pf.rx_drops.count(reason),
+                }
+                Verdict {
+                    drop: Some(reason),
+                    ..Verdict::default()
+                }
+            }
+        }
+    }
+
+    /// What of a frame's reach is the bridge's to do, and what the NIC's.
+    fn split(&self, from: BridgePort, reach: &Reach) -> Result<Verdict, DropReason> {
+        let ours = reach.vfs.intersection(self.table.mediated());
+        let theirs = reach.vfs.difference(ours);
+        let beyond = !theirs.is_empty() || reach.wire;
+        let pf = beyond && from != BridgePort::Pf;
+        if ours.is_empty() && !pf {
+            return Err(if theirs.is_empty() {
+                reach.otherwise
+            } else {
+                DropReason::MediatedLoop
+            });
+        }
+        Ok(Verdict {
+            vfs: ours,
+            pf,
+            wire: false,
+            insert: reach.insert,
+            drop: None,
+        })
+    }
+
+    /// How the copy for `to` differs from what the sender gave. The PF gets `verdict.insert`.
+    #[must_use]
+    pub fn egress_edit(&self, verdict: &Verdict, _header: &Header, to: VfIndex) -> TagEdit {
+        self.table.egress_edit(verdict, to)
+    }
+
+    /// Counts a frame of `len` bytes that is in the VF's ring now.
+    pub fn count_delivered(&mut self, vf: VfIndex, header: &Header, len: u32) {
+        self.counters[vf.index()].count_rx(header.dst, len);
+    }
+
+    /// Counts a frame that was to be delivered to the VF and was not.
+    pub fn count_rx_drop(&mut self, vf: VfIndex, reason: DropReason) {
+        self.counters[vf.index()].rx_drops.count(reason);
+    }
+
+    /// Counts a frame of the VF that was never judged.
+    pub fn count_tx_drop(&mut self, vf: VfIndex, reason: DropReason) {
+        self.counters[vf.index()].tx_drops.count(reason);
+    }
+
+    /// Counts a frame that was to go to the NIC and did not; it is among those handed over.
+    pub fn count_pf_drop(&mut self, reason: DropReason) {
+        self.pf.tx_drops.count(reason);
+    }
+
+    /// What a VF has sent and received through the hypervisor.
+    #[must_use]
+    pub fn counters(&self, vf: VfIndex) -> &Counters {
+        &self.counters[vf.index()]
+    }
+
+    /// What the hypervisor has sent to the NIC (tx) and been handed by it (rx).
+    #[must_use]
+    pub fn pf_counters(&self) -> &Counters {
+        &self.pf
+    }
+}

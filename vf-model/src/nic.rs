@@ -1,0 +1,236 @@
+//! The NIC of one host: judges every frame that its VFs send, that comes from the wire, or over the PF.
+//! An embedded switch in the manner of legacy SR-IOV: unicast to a VF's address goes there and not to the wire, unknown
+//! unicast goes to the wire and never to siblings, groups go to everyone in the VLAN. Never touches the frame itself.
+
+use crate::addr::MacAddr;
+use crate::command::{Command, Refusal};
+use crate::filter::Filters;
+use crate::frame::{FrameMeta, Header};
+use crate::stats::{Counters, DropReason};
+use crate::table::{Reach, VfTable};
+use crate::time::Nanos;
+use crate::verdict::{TagEdit, Verdict};
+use crate::vf::{VfIndex, VfPolicy};
+
+/// What a NIC is made with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NicConfig {
+    /// Number of VFs, 1 to 256; others are moved into that range.
+    pub vfs: u16,
+    /// Address of VF 0; VF i has the i-th after it.
+    pub mac_base: MacAddr,
+}
+
+/// Where a frame comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// A guest, over the rings of its VF.
+    Vf(VfIndex),
+    /// The hypervisor.
+    Pf,
+    /// The other end of the wire.
+    Wire,
+}
+
+/// A NIC: policies, filters, switch, limiters and counters.
+#[derive(Clone, Debug)]
+pub struct Nic {
+    table: VfTable,
+    counters: Vec<Counters>,
+    pf: Counters,
+    wire: Counters,
+}
+
+impl Nic {
+    /// A NIC with its link up and all VFs as [`VfPolicy::new`] has them.
+    #[must_use]
+    pub fn new(config: NicConfig) -> Nic {
+        let table = VfTable::new(config);
+        Nic {
+            counters: vec![Counters::default(); table.len()],
+            table,
+            pf: Counters::default(),
+            wire: Counters::default(),
+        }
+    }
+
+    /// How many VFs it has. Each `VfIndex` given to the other functions must be below it, or they panic; only
+    /// [`Nic::apply`] refuses.
+    #[must_use]
+    pub fn vf_count(&self) -> usize {
+        self.table.len()
+    }
+
+    /// What the administrator has said about a VF.
+    #[must_use]
+    pub fn policy(&self, vf: VfIndex) -> &VfPolicy {
+        self.table.policy(vf)
+    }
+
+    /// A VF's receive filters beyond its own address.
+    #[must_use]
+    pub fn filters(&self, vf: VfIndex) -> &Filters {
+        self.table.filters(vf)
+    }
+
+    /// Changes policies, filters or the link.
+    ///
+    /// # Errors
+    /// [`Refusal`], and then nothing has changed.
+    pub fn apply(&mut self, command: &Command) -> Result<(), Refusal> {
+        self.table.apply(command)
+    }
+
+    /// Whether the NIC's own link is up.
+    #[must_use]
+    pub fn link_up(&self) -> bool {
+        self.table.link_up()
+    }
+
+    /// Whether a VF's link is up.
+    #[must_use]
+    pub fn link_up_for(&self, vf: VfIndex) -> bool {
+        self.table.link_up_for(vf)
+    }
+
+    /// When the next frame of a VF may be taken from its ring: not after `now` if it may be taken now.
+    #[must_use]
+    pub fn tx_ready_at(&self, vf: VfIndex, now: Nanos) -> Nanos {
+        self.table.tx_ready_at(vf, now)
+    }
+
+    /// Judges a frame. `head` is the first bytes of it, 22 at least or all there are, and must be the ones delivered.
+    /// A frame that has been `mediated`, that is, has come through the hypervisor, is never handed to it again.
+    pub fn ingress(
+        &mut self,
+        now: Nanos,
+        source: Source,
+        head: &[u8],
+        meta: &FrameMeta,
+        mediated: bool,
+    ) -> Verdict {
+        if let Source::Vf(vf) = source {
+            self.table.take_tokens(now, vf, meta);
+        }
+        let judged = VfTable::parse(head, meta).and_then(|header| {
+            let reach = self.reach(source, &header)?;
+            self.split(source, &reach, mediated).map(|v| (header, v))
+        });
+        match judged {
+            Ok((header, verdict)) => {
+                self.count(source, &header, &verdict, meta.len);
+                verdict
+            }
+            Err(reason) => {
+                match source {
+                    Source::Vf(vf) => self.count_tx_drop(vf, reason),
+                    Source::Pf => self.pf.tx_drops.count(reason),
+                    Source::Wire => self.wire.rx_drops.count(reason),
+                }
+                Verdict {
+                    drop: Some(reason),
+                    ..Verdict::default()
+                }
+            }
+        }
+    }
+
+    #[inline]
+    fn reach(&self, source: Source, header: &Header) -> Result<Reach, DropReason> {
+        match source {
+            Source::Vf(vf) => self.table.reach_from_vf(vf, header),
+            Source::Pf => Ok(self.table.reach_from_outside(header)),
+            Source::Wire if !self.table.link_up() => Err(DropReason::LinkDown),
+            Source::Wire => Ok(Reach {
+                wire: false,
+                ..self.table.reach_from_outside(header)
+            }),
+        }
+    }
+
+    /// What of a frame's reach is the NIC's to do, and what the hypervisor's.
+    #[inline]
+    fn split(&self, source: Source, reach: &Reach, mediated: bool) -> Result<Verdict, DropReason> {
+        let theirs = reach.vfs.intersection(self.table.mediated());
+        let ours = reach.vfs.difference(theirs);
+        let up = !theirs.is_empty() && !mediated && source != Source::Pf;
+        if ours.is_empty() && !up && !reach.wire {
+            return Err(if theirs.is_empty() {
+                reach.otherwise
+            } else {
+                DropReason::MediatedLoop
+            });
+        }
+        Ok(Verdict {
+            vfs: ours,
+            pf: up,
+            wire: reach.wire,
+            insert: reach.insert,
+            drop: None,
+        })
+    }
+
+    #[inline]
+    fn count(&mut self, source: Source, header: &Header, verdict: &Verdict, len: u32) {
+        match source {
+            Source::Vf(vf) => self.counters[vf.index()].count_tx(header.dst, len),
+            Source::Pf => self.pf.count_tx(header.dst, len),
+            Source::Wire => self.wire.count_rx(header.dst, len),
+        }
+        if verdict.pf {
+            self.pf.count_rx(header.dst, len);
+        }
+        if verdict.wire {
+            self.wire.count_tx(header.dst, len);
+        }
+    }
+
+    /// How the copy for `to` differs from what the sender gave. The wire and the PF get `verdict.insert`.
+    #[must_use]
+    pub fn egress_edit(&self, verdict: &Verdict, _header: &Header, to: VfIndex) -> TagEdit {
+        self.table.egress_edit(verdict, to)
+    }
+
+    /// Counts a frame of `len` bytes that is in the VF's ring now.
+    pub fn count_delivered(&mut self, vf: VfIndex, header: &Header, len: u32) {
+        self.counters[vf.index()].count_rx(header.dst, len);
+    }
+
+    /// Counts a frame that was to be delivered to the VF and was not.
+    pub fn count_rx_drop(&mut self, vf: VfIndex, reason: DropReason) {
+        self.counters[vf.index()].rx_drops.count(reason);
+    }
+
+    /// Counts a frame of the VF that was never judged.
+    pub fn count_tx_drop(&mut self, vf: VfIndex, reason: DropReason) {
+        self.counters[vf.index()].tx_drops.count(reason);
+    }
+
+    /// Counts a frame that was to go out on the wire and did not; it is among those sent there.
+    pub fn count_wire_drop(&mut self, reason: DropReason) {
+        self.wire.tx_drops.count(reason);
+    }
+
+    /// Counts a frame that was to go to the hypervisor and did not; it is among those handed over.
+    pub fn count_pf_drop(&mut self, reason: DropReason) {
+        self.pf.rx_drops.count(reason);
+    }
+
+    /// What a VF has sent and received directly.
+    #[must_use]
+    pub fn counters(&self, vf: VfIndex) -> &Counters {
+        &self.counters[vf.index()]
+    }
+
+    /// What the hypervisor has sent (tx) and been handed (rx).
+    #[must_use]
+    pub fn pf_counters(&self) -> &Counters {
+        &self.pf
+    }
+
+    /// What has gone out on the wire (tx) and come from it (rx).
+    #[must_use]
+    pub fn wire_counters(&self) -> &Counters {
+        &self.wire
+    }
+}

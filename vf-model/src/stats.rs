@@ -1,0 +1,184 @@
+//! Counters of a VF, of the PF and of the wire, and the reasons why frames are dropped. Never decides anything.
+
+use std::fmt;
+use std::ops::AddAssign;
+
+use serde::ser::{Serialize, SerializeMap, Serializer};
+
+use crate::addr::MacAddr;
+
+macro_rules! drop_reasons {
+    ($($(#[$doc:meta])* $name:ident = $text:literal,)*) => {
+        /// Why a frame is not delivered. Each frame, and each receiver's copy of one, is dropped for one reason.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        pub enum DropReason { $($(#[$doc])* $name,)* }
+
+        const ALL: &[DropReason] = &[$(DropReason::$name),*];
+
+        impl DropReason {
+            /// The name under which it is shown and counted.
+            #[must_use]
+            pub fn name(self) -> &'static str {
+                match self { $(DropReason::$name => $text,)* }
+            }
+        }
+    };
+}
+
+drop_reasons! {
+    /// The frame ends within its Ethernet header.
+    Runt = "runt",
+    /// Longer than a frame can be.
+    Oversize = "oversize",
+    /// The sender may not use this source address.
+    SpoofedMac = "spoofed_mac",
+    /// The sender has a port VLAN and put a tag on.
+    TaggedOnPortVlan = "tagged_on_port_vlan",
+    /// The sender takes no part in the frame's VLAN.
+    VlanFiltered = "vlan_filtered",
+    /// Link-local control frames, which a switch does not forward.
+    ReservedMulticast = "reserved_multicast",
+    /// The link is down, the sender's or the only receiver's.
+    LinkDown = "link_down",
+    /// The sender or the only receiver is disabled by the administrator.
+    VfDisabled = "vf_disabled",
+    /// Nobody to give it to.
+    NoReceiver = "no_receiver",
+    /// Its receivers are all on the side it came from.
+    MediatedLoop = "mediated_loop",
+    /// The driver's virtio header makes no sense.
+    BadHeader = "bad_header",
+    /// The receiver has posted no buffers.
+    NoRxBuffer = "no_rx_buffer",
+    /// The receiver's buffers are too small.
+    RxTooSmall = "rx_too_small",
+    /// The ring is not started or not enabled.
+    RingDisabled = "ring_disabled",
+    /// The driver has broken its ring.
+    RingBroken = "ring_broken",
+    /// The wire holds no more.
+    WireQueueFull = "wire_queue_full",
+    /// The hypervisor takes no more from the NIC.
+    HypervisorQueueFull = "hypervisor_queue_full",
+    /// The NIC takes no more from the hypervisor.
+    PfQueueFull = "pf_queue_full",
+}
+
+impl DropReason {
+    /// Every reason there is.
+    pub fn all() -> impl Iterator<Item = DropReason> {
+        ALL.iter().copied()
+    }
+}
+
+impl fmt::Display for DropReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// Dropped frames by reason; serialised as a map of those that are not zero.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Drops([u64; ALL.len()]);
+
+impl Drops {
+    /// How many for this reason.
+    #[must_use]
+    pub fn get(&self, reason: DropReason) -> u64 {
+        self.0[reason as usize]
+    }
+
+    /// How many in all.
+    #[must_use]
+    pub fn total(&self) -> u64 {
+        self.0.iter().sum()
+    }
+
+    /// The reasons that have occurred and how often.
+    pub fn iter(&self) -> impl Iterator<Item = (DropReason, u64)> + '_ {
+        let counted = DropReason::all().zip(self.0.iter().copied());
+        counted.filter(|(_, n)| *n > 0)
+    }
+
+    pub(crate) fn count(&mut self, reason: DropReason) {
+        self.0[reason as usize] += 1;
+    }
+}
+
+impl Serialize for Drops {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut map = serializer.serialize_map(None)?;
+        for (reason, n) in self.iter() {
+            map.serialize_entry(reason.name(), &n)?;
+        }
+        map.end()
+    }
+}
+
+/// What has passed one port, in the view of whoever is attached to it: tx is what the guest sends, or the hypervisor over
+/// the PF, or the NIC onto the wire. A super-frame is one packet.
+#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize)]
+pub struct Counters {
+    /// Frames received.
+    pub rx_packets: u64,
+    /// Bytes received, as handed over (no FCS).
+    pub rx_bytes: u64,
+    /// Frames received to a group address other than broadcast.
+    pub rx_multicast: u64,
+    /// Broadcast frames received.
+    pub rx_broadcast: u64,
+    /// Frames sent that passed the checks of the sender and had somewhere to go.
+    pub tx_packets: u64,
+    /// Bytes of those.
+    pub tx_bytes: u64,
+    /// Those to a group address other than broadcast.
+    pub tx_multicast: u64,
+    /// Those to the broadcast address.
+    pub tx_broadcast: u64,
+    /// Frames meant for it that it did not get.
+    pub rx_drops: Drops,
+    /// Frames it sent that went nowhere; on the wire and the PF, frames that found the queue full.
+    pub tx_drops: Drops,
+}
+
+impl Counters {
+    pub(crate) fn count_rx(&mut self, dst: MacAddr, len: u32) {
+        self.rx_packets += 1;
+        self.rx_bytes += u64::from(len);
+        if dst.is_broadcast() {
+            self.rx_broadcast += 1;
+        } else if dst.is_multicast() {
+            self.rx_multicast += 1;
+        }
+    }
+
+    pub(crate) fn count_tx(&mut self, dst: MacAddr, len: u32) {
+        self.tx_packets += 1;
+        self.tx_bytes += u64::from(len);
+        if dst.is_broadcast() {
+            self.tx_broadcast += 1;
+        } else if dst.is_multicast() {
+            self.tx_multicast += 1;
+        }
+    }
+}
+
+impl AddAssign<&Counters> for Counters {
+    /// A VF that has used both paths has counters in both the NIC and the hypervisor; this is their sum.
+    fn add_assign(&mut self, other: &Counters) {
+        self.rx_packets += other.rx_packets;
+        self.rx_bytes += other.rx_bytes;
+        self.rx_multicast += other.rx_multicast;
+        self.rx_broadcast += other.rx_broadcast;
+        self.tx_packets += other.tx_packets;
+        self.tx_bytes += other.tx_bytes;
+        self.tx_multicast += other.tx_multicast;
+        self.tx_broadcast += other.tx_broadcast;
+        for (n, o) in self.rx_drops.0.iter_mut().zip(other.rx_drops.0) {
+            *n += o;
+        }
+        for (n, o) in self.tx_drops.0.iter_mut().zip(other.tx_drops.0) {
+            *n += o;
+        }
+    }
+}

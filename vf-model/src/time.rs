@@ -1,0 +1,155 @@
+//! Time as a number, and a time line that work is put on one piece after the other. Never reads a clock.
+
+use std::fmt;
+use std::ops::{Add, AddAssign};
+
+use serde::{Deserialize, Serialize};
+
+/// Nanoseconds since an epoch of the caller's choice, or a duration in nanoseconds.
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+)]
+#[serde(transparent)]
+pub struct Nanos(pub u64);
+
+impl Nanos {
+    /// The time from `earlier` to `self`; zero if `earlier` is later.
+    #[must_use]
+    pub fn saturating_sub(self, earlier: Nanos) -> Nanos {
+        Nanos(self.0.saturating_sub(earlier.0))
+    }
+}
+
+impl Add for Nanos {
+    type Output = Nanos;
+    /// Saturates at the end of time, 584 years after the epoch.
+    fn add(self, other: Nanos) -> Nanos {
+        Nanos(self.0.saturating_add(other.0))
+    }
+}
+
+impl AddAssign for Nanos {
+    fn add_assign(&mut self, other: Nanos) {
+        *self = *self + other;
+    }
+}
+
+impl fmt::Display for Nanos {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} ns", self.0)
+    }
+}
+
+const NANOS_PER_SECOND: u64 = 1_000_000_000;
+
+/// Something that does `rate` units of work a second, one piece after the other. Exact: the fraction of a nanosecond that
+/// a piece ends in is carried over to the next.
+#[derive(Clone, Debug)]
+pub(crate) struct TimeLine {
+    rate: u64,
+    /// The end of the last piece is `at + part / rate` ns.
+    at: u64,
+    part: u64,
+    done: u128,
+}
+
+impl TimeLine {
+    /// An idle line. A rate of zero counts as one.
+    pub(crate) fn new(rate: u64) -> TimeLine {
+        TimeLine {
+            rate: rate.max(1),
+            at: 0,
+            part: 0,
+            done: 0,
+        }
+    }
+
+    /// Puts `units` of work behind what is there, not before `now`; returns its start, rounded down.
+    pub(crate) fn push(&mut self, now: Nanos, units: u64) -> Nanos {
+        if now.0 > self.at {
+            self.at = now.0;
+            self.part = 0;
+        }
+        let start = self.at;
+        self.done += u128::from(units);
+        let (whole, part) = match units
+            .checked_mul(NANOS_PER_SECOND)
+            .and_then(|n| n.checked_add(self.part))
+        {
+            Some(n) => (n / self.rate, n % self.rate),
+            None => self.push_large(units),
+        };
+        self.at = self.at.saturating_add(whole);
+        self.part = part;
+        Nanos(start)
+    }
+
+    #[cold]
+    fn push_large(&self, units: u64) -> (u64, u64) {
+        let n = u128::from(units) * u128::from(NANOS_PER_SECOND) + u128::from(self.part);
+        let rate = u128::from(self.rate);
+        let whole = u64::try_from(n / rate).unwrap_or(u64::MAX);
+        (whole, u64::try_from(n % rate).unwrap_or(0))
+    }
+
+    /// The end of the last piece, rounded down: work pushed at that time starts without a gap.
+    pub(crate) fn free_at(&self) -> Nanos {
+        Nanos(self.at)
+    }
+
+    /// The end of the last piece, rounded up: by then it is done.
+    pub(crate) fn done_at(&self) -> Nanos {
+        Nanos(self.at.saturating_add(u64::from(self.part > 0)))
+    }
+
+    /// Time spent working up to `now`, rounded down. Exact for `now` at or after the last push.
+    pub(crate) fn busy(&self, now: Nanos) -> Nanos {
+        let total = self.done * u128::from(NANOS_PER_SECOND) / u128::from(self.rate);
+        let total = u64::try_from(total).unwrap_or(u64::MAX);
+        Nanos(total.saturating_sub(self.at.saturating_sub(now.0)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn fractions_are_carried_over() {
+        let mut line = TimeLine::new(3);
+        for _ in 0..3 {
+            line.push(Nanos(0), 1);
+        }
+        assert_eq!(line.done_at(), Nanos(1_000_000_000));
+        line.push(Nanos(0), 1);
+        assert_eq!(line.free_at(), Nanos(1_333_333_333));
+        assert_eq!(line.done_at(), Nanos(1_333_333_334));
+    }
+
+    #[test]
+    fn work_starts_when_it_comes_or_when_the_line_is_free() {
+        let mut line = TimeLine::new(1_000_000_000);
+        assert_eq!(line.push(Nanos(50), 100), Nanos(50));
+        assert_eq!(line.push(Nanos(60), 100), Nanos(150));
+        assert_eq!(line.push(Nanos(1000), 1), Nanos(1000));
+        assert_eq!(line.busy(Nanos(2000)), Nanos(201));
+    }
+
+    #[test]
+    fn busy_leaves_out_what_lies_ahead() {
+        let mut line = TimeLine::new(1_000_000_000);
+        line.push(Nanos(0), 1000);
+        assert_eq!(line.busy(Nanos(0)), Nanos(0));
+        assert_eq!(line.busy(Nanos(400)), Nanos(400));
+        assert_eq!(line.busy(Nanos(5000)), Nanos(1000));
+    }
+
+    #[test]
+    fn nothing_overflows() {
+        let mut line = TimeLine::new(0);
+        line.push(Nanos(u64::MAX), u64::MAX);
+        line.push(Nanos(u64::MAX), u64::MAX);
+        assert_eq!(line.done_at(), Nanos(u64::MAX));
+        assert_eq!(line.busy(Nanos(u64::MAX)), Nanos(u64::MAX));
+    }
+}

@@ -1,0 +1,363 @@
+//! A virtual function: its index, sets of them, and its policy. Never judges a frame.
+
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+
+use crate::addr::{MacAddr, Vid, VlanProto, VlanTag};
+use crate::command::Refusal;
+
+/// Most VFs a NIC can have.
+pub const MAX_VFS: u16 = 256;
+
+/// Which VF of its NIC, counted from 0.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct VfIndex(pub u8);
+
+impl VfIndex {
+    /// As an index into a table of VFs.
+    #[must_use]
+    pub fn index(self) -> usize {
+        usize::from(self.0)
+    }
+}
+
+impl From<usize> for VfIndex {
+    /// Numbers above 255 become 255: no NIC has more than [`MAX_VFS`] VFs.
+    fn from(index: usize) -> VfIndex {
+        VfIndex(u8::try_from(index).unwrap_or(u8::MAX))
+    }
+}
+
+impl fmt::Display for VfIndex {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "vf{}", self.0)
+    }
+}
+
+/// A set of VFs of one NIC.
+#[derive(Clone, Copy, Default, PartialEq, Eq, Hash)]
+pub struct VfSet([u64; 4]);
+
+impl VfSet {
+    /// Adds a VF.
+    pub fn insert(&mut self, vf: VfIndex) {
+        self.0[vf.index() / 64] |= 1 << (vf.0 % 64);
+    }
+
+    /// Takes a VF out.
+    pub fn remove(&mut self, vf: VfIndex) {
+        self.0[vf.index() / 64] &= !(1 << (vf.0 % 64));
+    }
+
+    /// Whether a VF is in it.
+    #[must_use]
+    pub fn contains(&self, vf: VfIndex) -> bool {
+        self.0[vf.index() / 64] >> (vf.0 % 64) & 1 == 1
+    }
+
+    /// Whether no VF is in it.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.0 == [0; 4]
+    }
+
+    /// How many VFs are in it.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.0.iter().map(|word| word.count_ones() as usize).sum()
+    }
+
+    /// The VFs in it, in order.
+    pub fn iter(&self) -> impl Iterator<Item = VfIndex> + use<> {
+        let mut words = self.0;
+        let mut at = 0;
+        std::iter::from_fn(move || {
+            while *words.get(at)? == 0 {
+                at += 1;
+            }
+            let bit = words[at].trailing_zeros() as usize;
+            words[at] &= words[at] - 1;
+            Some(VfIndex::from(at * 64 + bit))
+        })
+    }
+
+    /// The VFs in either.
+    #[must_use]
+    pub fn union(mut self, other: VfSet) -> VfSet {
+        for (word, o) in self.0.iter_mut().zip(other.0) {
+            *word |= o;
+        }
+        self
+    }
+
+    /// The VFs in both.
+    #[must_use]
+    pub fn intersection(mut self, other: VfSet) -> VfSet {
+        for (word, o) in self.0.iter_mut().zip(other.0) {
+            *word &= o;
+        }
+        self
+    }
+
+    /// The VFs in this and not in the other.
+    #[must_use]
+    pub fn difference(mut self, other: VfSet) -> VfSet {
+        for (word, o) in self.0.iter_mut().zip(other.0) {
+            *word &= !o;
+        }
+        self
+    }
+}
+
+impl FromIterator<VfIndex> for VfSet {
+    fn from_iter<I: IntoIterator<Item = VfIndex>>(vfs: I) -> VfSet {
+        let mut set = VfSet::default();
+        for vf in vfs {
+            set.insert(vf);
+        }
+        set
+    }
+}
+
+impl fmt::Debug for VfSet {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_set().entries(self.iter().map(|vf| vf.0)).finish()
+    }
+}
+
+/// Which way a VF's frames take.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Path {
+    /// The guest's rings are served by the NIC itself.
+    #[default]
+    Direct,
+    /// The hypervisor copies every frame between the guest's rings and the PF.
+    Mediated,
+}
+
+/// What a VF's link follows.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum VfLinkState {
+    /// Up while the NIC's own link is up.
+    #[default]
+    Auto,
+    /// Always up: VFs reach each other without the NIC's link.
+    Enable,
+    /// Always down.
+    Disable,
+}
+
+/// A rate in 10^6 bit/s of wire time, framing included; 0 is no limit where a limit is set.
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+)]
+#[serde(transparent)]
+pub struct Mbps(pub u32);
+
+impl Mbps {
+    /// In bit/s.
+    #[must_use]
+    pub fn bps(self) -> u64 {
+        u64::from(self.0) * 1_000_000
+    }
+}
+
+/// The VLAN a VF is in without knowing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+pub struct PortVlan {
+    /// VLAN id.
+    pub vid: Vid,
+    /// Priority put into the tag, 0 to 7.
+    pub qos: u8,
+    /// Kind of tag.
+    pub proto: VlanProto,
+}
+
+impl PortVlan {
+    /// The tag that the VF's frames get.
+    #[must_use]
+    pub fn tag(&self) -> VlanTag {
+        VlanTag {
+            tpid: self.proto.tpid(),
+            tci: u16::from(self.qos & 7) << 13 | self.vid.get(),
+        }
+    }
+}
+
+/// What the administrator has said about a VF.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct VfPolicy {
+    /// Its MAC address.
+    pub mac: MacAddr,
+    /// The VLAN it is kept in, tags added and removed on its behalf.
+    pub port_vlan: Option<PortVlan>,
+    /// Whether frames with a source MAC other than its own are dropped.
+    pub spoofchk: bool,
+    /// Whether it may have more filters than [`crate::MAX_UNTRUSTED_FILTERS`].
+    pub trust: bool,
+    /// What its link follows.
+    pub state: VfLinkState,
+    /// Limit on what it sends.
+    pub max_tx_rate: Option<Mbps>,
+    /// Which way its frames take.
+    pub path: Path,
+}
+
+impl VfPolicy {
+    /// The policy of a VF nobody has configured: direct, spoof check on, no VLAN, no limit, link as the NIC's.
+    #[must_use]
+    pub fn new(mac: MacAddr) -> VfPolicy {
+        VfPolicy {
+            mac,
+            port_vlan: None,
+            spoofchk: true,
+            trust: false,
+            state: VfLinkState::Auto,
+            max_tx_rate: None,
+            path: Path::Direct,
+        }
+    }
+}
+
+/// One change to a VF's policy, in the words of `ip link set DEV vf N`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum VfSetting {
+    /// `mac ADDR`.
+    Mac(MacAddr),
+    /// `vlan VID`; 0 takes the VF out of its port VLAN. Priority 0 and 802.1Q unless `qos` and `proto` follow.
+    Vlan(u16),
+    /// `qos PRIO`: priority of the port VLAN's tag, 0 to 7.
+    Qos(u8),
+    /// `proto 802.1Q|802.1ad`: kind of the port VLAN's tag.
+    Proto(VlanProto),
+    /// `spoofchk on|off`.
+    Spoofchk(bool),
+    /// `trust on|off`.
+    Trust(bool),
+    /// `state auto|enable|disable`.
+    State(VfLinkState),
+    /// `max_tx_rate MBPS`; 0 is no limit.
+    MaxTxRate(Mbps),
+    /// `path direct|mediated`.
+    Path(Path),
+}
+
+impl VfPolicy {
+    /// The policy with one setting changed.
+    ///
+    /// # Errors
+    /// [`Refusal`] if the setting's value is out of range or needs a port VLAN that is not there.
+    pub fn with(mut self, setting: VfSetting) -> Result<VfPolicy, Refusal> {
+        match setting {
+            VfSetting::Mac(mac) if !mac.is_unicast() => return Err(Refusal::NotUnicast(mac)),
+            VfSetting::Mac(mac) => self.mac = mac,
+            VfSetting::Vlan(0) => self.port_vlan = None,
+            VfSetting::Vlan(vid) => {
+                self.port_vlan = Some(PortVlan {
+                    vid: Vid::new(vid)?,
+                    qos: 0,
+                    proto: VlanProto::Dot1Q,
+                });
+            }
+            VfSetting::Qos(qos) if qos > 7 => return Err(Refusal::Qos(qos)),
+            VfSetting::Qos(qos) => match &mut self.port_vlan {
+                Some(vlan) => vlan.qos = qos,
+                None if qos == 0 => {}
+                None => return Err(Refusal::NoPortVlan),
+            },
+            VfSetting::Proto(proto) => {
+                self.port_vlan.as_mut().ok_or(Refusal::NoPortVlan)?.proto = proto;
+            }
+            VfSetting::Spoofchk(on) => self.spoofchk = on,
+            VfSetting::Trust(on) => self.trust = on,
+            VfSetting::State(state) => self.state = state,
+            VfSetting::MaxTxRate(Mbps(0)) => self.max_tx_rate = None,
+            VfSetting::MaxTxRate(rate) => self.max_tx_rate = Some(rate),
+            VfSetting::Path(path) => self.path = path,
+        }
+        Ok(self)
+    }
+}
+
+impl fmt::Display for VfSetting {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let on_off = |on: bool| if on { "on" } else { "off" };
+        match *self {
+            VfSetting::Mac(mac) => write!(f, "mac {mac}"),
+            VfSetting::Vlan(vid) => write!(f, "vlan {vid}"),
+            VfSetting::Qos(qos) => write!(f, "qos {qos}"),
+            VfSetting::Proto(proto) => write!(f, "proto {proto}"),
+            VfSetting::Spoofchk(on) => write!(f, "spoofchk {}", on_off(on)),
+            VfSetting::Trust(on) => write!(f, "trust {}", on_off(on)),
+            VfSetting::State(state) => write!(f, "state {state}"),
+            VfSetting::MaxTxRate(rate) => write!(f, "max_tx_rate {rate}"),
+            VfSetting::Path(path) => write!(f, "path {path}"),
+        }
+    }
+}
+
+impl fmt::Display for Path {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Path::Direct => "direct",
+            Path::Mediated => "mediated",
+        })
+    }
+}
+
+impl FromStr for Path {
+    type Err = Refusal;
+    fn from_str(text: &str) -> Result<Path, Refusal> {
+        match text {
+            "direct" => Ok(Path::Direct),
+            "mediated" => Ok(Path::Mediated),
+            _ => Err(Refusal::word("path", text, "direct or mediated")),
+        }
+    }
+}
+
+impl fmt::Display for VfLinkState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            VfLinkState::Auto => "auto",
+            VfLinkState::Enable => "enable",
+            VfLinkState::Disable => "disable",
+        })
+    }
+}
+
+impl FromStr for VfLinkState {
+    type Err = Refusal;
+    fn from_str(text: &str) -> Result<VfLinkState, Refusal> {
+        match text {
+            "auto" => Ok(VfLinkState::Auto),
+            "enable" => Ok(VfLinkState::Enable),
+            "disable" => Ok(VfLinkState::Disable),
+            _ => Err(Refusal::word("state", text, "auto, enable or disable")),
+        }
+    }
+}
+
+impl fmt::Display for Mbps {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl FromStr for Mbps {
+    type Err = Refusal;
+    fn from_str(text: &str) -> Result<Mbps, Refusal> {
+        text.parse().map(Mbps).map_err(|_| {
+            Refusal::word(
+                "max_tx_rate",
+                text,
+                "a whole number of Mb/s, 0 for no limit",
+            )
+        })
+    }
+}
