@@ -30,7 +30,7 @@ pub use crate::session::{Device, DeviceConfig, Refusal, SessionEvent};
 /// First and greatest time between two attempts to connect.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(1));
 
-/// Messages served in one [`Endpoint::poll`], and front ends turned away in one: other devices
+/// Messages served at a time, and front ends looked at in one [`Endpoint::poll`]: other devices
 /// share the thread.
 const BUDGET: usize = 128;
 
@@ -85,6 +85,8 @@ pub struct Endpoint {
     config: DeviceConfig,
     role: Role,
     connection: Option<Connection>,
+    /// A front end that connected while another was served.
+    successor: Option<UnixStream>,
     registration: Option<(Registry, Token)>,
     retry_at: Option<Instant>,
     backoff: Duration,
@@ -121,6 +123,7 @@ impl Endpoint {
             config,
             role,
             connection: None,
+            successor: None,
             registration: None,
             retry_at: None,
             backoff: BACKOFF.0,
@@ -295,29 +298,32 @@ impl Endpoint {
         dev.session(SessionEvent::Disconnected { why: why.as_ref() });
     }
 
-    /// Looks for a front end; `true` if there is one to serve that was not there before.
+    /// Looks for a front end; `true` if there is one that makes another look at the socket
+    /// worthwhile.
     fn admit(&mut self, now: Instant, dev: &mut dyn Device) -> bool {
         if let Some(connection) = &mut self.connection {
-            if let Role::Server(listener) = &self.role {
-                for _ in 0..BUDGET {
-                    let Ok(Some(_another)) = listener.accept() else {
-                        return false;
-                    };
-                    if !std::mem::replace(&mut connection.turned_away, true) {
-                        let device = self.config.name.as_str();
-                        tracing::warn!(device, "a second front end was turned away");
-                    }
-                }
-                self.rearm();
+            // Whoever connected before all was read from the one that is served may be its
+            // successor; by now that one would be seen to have hung up.
+            if self.successor.take().is_some()
+                && !std::mem::replace(&mut connection.turned_away, true)
+            {
+                let device = self.config.name.as_str();
+                tracing::warn!(device, "a second front end was turned away");
             }
-            return false;
+            if let Role::Server(listener) = &self.role {
+                self.successor = listener.accept().unwrap_or(None);
+            }
+            return self.successor.is_some();
         }
         if self.retry_at.is_some_and(|at| now < at) {
             return false;
         }
         self.retry_at = None;
         let found = match &mut self.role {
-            Role::Server(listener) => listener.accept(),
+            Role::Server(listener) => self
+                .successor
+                .take()
+                .map_or_else(|| listener.accept(), |stream| Ok(Some(stream))),
             Role::Client(path) => listener::connect(path).map(Some),
             Role::Single(stream) => Ok(stream.take()),
         };

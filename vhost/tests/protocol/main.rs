@@ -1,0 +1,9 @@
+//! The protocol half over real sockets, memory and eventfds.
+
+// The test configuration of the lint knows `#[test]` functions, not their helpers.
+#![allow(clippy::unwrap_used)]
+
+mod front_end;
+mod hostile;
+mod sessions;
+mod sockets;
