@@ -111,6 +111,13 @@ mod tests {
         assert_eq!(complete(&mut copy, 38, 0), Ok(()));
     }
 
+    #[test]
+    fn a_checksum_of_zero_is_written_as_ones() {
+        let mut frame = [0xff, 0xff, 0, 0];
+        assert_eq!(complete(&mut frame, 0, 2), Ok(()));
+        assert_eq!(frame, [0xff, 0xff, 0xff, 0xff]);
+    }
+
     proptest! {
         #[test]
         fn sum_is_the_naive_sum(bytes in proptest::collection::vec(any::<u8>(), 0..3000), cut in 0usize..1500) {

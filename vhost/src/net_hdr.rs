@@ -100,15 +100,8 @@ impl NetHdr {
 
     /// The header whose first 10 bytes these are.
     pub fn from_bytes(b: &[u8; 10]) -> NetHdr {
-        let le = |i: usize| u16::from_le_bytes([b[i], b[i + 1]]);
-        NetHdr {
-            flags: b[0],
-            gso_type: b[1],
-            hdr_len: le(2),
-            gso_size: le(4),
-            csum_start: le(6),
-            csum_offset: le(8),
-        }
+        let low = u64::from_le_bytes([b[0], b[1], b[2], b[3], b[4], b[5], b[6], b[7]]);
+        NetHdr::from_words(low, u16::from_le_bytes([b[8], b[9]]))
     }
 
     /// The 12 bytes of the header; of a 10-byte header they are the first 10.
@@ -142,6 +135,18 @@ impl NetHdr {
     /// Whether the frame is a super-frame.
     pub fn is_gso(&self) -> bool {
         self.gso_type != Self::GSO_NONE
+    }
+
+    /// The header whose first 8 bytes are the little-endian number `low` and whose next two `high`.
+    pub(crate) fn from_words(low: u64, high: u16) -> NetHdr {
+        NetHdr {
+            flags: low as u8,
+            gso_type: (low >> 8) as u8,
+            hdr_len: (low >> 16) as u16,
+            gso_size: (low >> 32) as u16,
+            csum_start: (low >> 48) as u16,
+            csum_offset: high,
+        }
     }
 
     /// Judges a header that a driver wrote, as virtio 5.1.9.2.2 asks: unknown flags and fields that

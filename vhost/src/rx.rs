@@ -4,15 +4,15 @@
 //! all; what the driver cannot take (partial checksums, super-frames) is finished in software
 //! first. Never decides who receives.
 
-use vm_memory::VolatileSlice;
-
 use virtio_bindings::virtio_net as net;
+use vm_memory::{VolatileMemory, VolatileSlice};
 
 use crate::checksum;
 use crate::frame::{FrameBuf, TagEdit};
+use crate::memory::GuestMemory;
 use crate::net_hdr::{HEAD_MAX, NetHdr, has, header_len};
 use crate::segment::Segmenter;
-use crate::split::{RingError, Segments};
+use crate::split::{RingError, Segment};
 use crate::tx::{TxFrame, TxQueue};
 use crate::vring::Vring;
 
@@ -38,7 +38,7 @@ pub struct RxQueue {
     mergeable: bool,
     /// The chains of the frame being written, and the bytes that go into each.
     chains: Vec<(u16, u32)>,
-    segments: Segments,
+    segments: Vec<Segment>,
     /// Where a frame is finished for a driver without offloads.
     scratch: FrameBuf,
     /// The region a buffer was last found in.
@@ -60,7 +60,7 @@ impl RxQueue {
             header_len: header_len(features),
             mergeable: has(features, net::VIRTIO_NET_F_MRG_RXBUF),
             chains: Vec::new(),
-            segments: Segments::new(),
+            segments: Vec::new(),
             scratch: FrameBuf::default(),
             hint: 0,
         }
@@ -191,23 +191,29 @@ impl RxQueue {
         if outcome != RxOutcome::Delivered {
             return Ok(outcome);
         }
-        let mut prefix = [0u8; 12 + 4 + HEAD_MAX];
-        let mut filled = self.header_len;
-        prefix[..12].copy_from_slice(&hdr.shifted(delta).to_bytes(self.chains.len() as u16));
-        for piece in edit.pieces(head) {
-            prefix[filled..filled + piece.len()].copy_from_slice(piece);
-            filled += piece.len();
-        }
-        let mut writer = Writer {
-            queue_mem: self.vring.ring.memory(),
-            segments: &self.segments,
-            offset: 0,
-            hint: &mut self.hint,
-        };
-        writer.write(&prefix[..filled])?;
-        match rest {
-            Rest::Private(bytes) => writer.write(bytes)?,
-            Rest::Guest(tx, frame) => tx.for_rest(frame, |piece| writer.copy(piece))?,
+        let hdr = hdr.shifted(delta).to_bytes(self.chains.len() as u16);
+        let hdr = hdr.get(..self.header_len).unwrap_or(&hdr);
+        let memory = self.vring.ring.memory();
+        if let [only] = self.segments[..] {
+            let to = memory
+                .slice_hint(only.gpa, total, &mut self.hint)
+                .ok_or(RingError::BufferOutside)?;
+            write_one(to, hdr, edit.pieces(head), rest)?;
+        } else {
+            let mut writer = Writer {
+                memory,
+                segments: &self.segments,
+                offset: 0,
+                hint: &mut self.hint,
+            };
+            writer.write(hdr)?;
+            for piece in edit.pieces(head) {
+                writer.write(piece)?;
+            }
+            match rest {
+                Rest::Private(bytes) => writer.write(bytes)?,
+                Rest::Guest(tx, frame) => tx.for_rest(frame, |piece| writer.copy(piece))?,
+            }
         }
         for &(chain, written) in &self.chains {
             self.vring.ring.push_used(chain, written);
@@ -263,17 +269,57 @@ impl RxQueue {
     }
 }
 
+/// Writes a frame into one piece of memory of exactly its length: the common case, kept short.
+#[inline]
+fn write_one(
+    to: VolatileSlice<'_, ()>,
+    hdr: &[u8],
+    head: [&[u8]; 3],
+    rest: Rest<'_>,
+) -> Result<(), RingError> {
+    let outside = |_| RingError::BufferOutside;
+    if let (Some((low, high)), 12) = (hdr.split_first_chunk::<8>(), hdr.len()) {
+        // Two words: no call for so few bytes.
+        let high = high.first_chunk::<4>().copied().unwrap_or_default();
+        to.get_ref::<[u8; 8]>(0).map_err(outside)?.store(*low);
+        to.get_ref::<[u8; 4]>(8).map_err(outside)?.store(high);
+    } else {
+        to.copy_from(hdr);
+    }
+    let mut at = hdr.len();
+    for piece in head {
+        if !piece.is_empty() {
+            let to = to.subslice(at, piece.len()).map_err(outside)?;
+            to.copy_from(piece);
+            at += piece.len();
+        }
+    }
+    match rest {
+        Rest::Private([]) => Ok(()),
+        Rest::Private(bytes) => {
+            to.offset(at).map_err(outside)?.copy_from(bytes);
+            Ok(())
+        }
+        Rest::Guest(tx, frame) => tx.for_rest(frame, |piece| {
+            let to = to.subslice(at, piece.len()).map_err(outside)?;
+            piece.copy_to_volatile_slice(to);
+            at += piece.len();
+            Ok(())
+        }),
+    }
+}
+
 /// Fills segments one after the other.
 struct Writer<'a> {
-    queue_mem: &'a crate::memory::GuestMemory,
-    segments: &'a [crate::split::Segment],
+    memory: &'a GuestMemory,
+    segments: &'a [Segment],
     /// Bytes of the first segment that are filled.
     offset: u32,
     hint: &'a mut usize,
 }
 
 impl<'a> Writer<'a> {
-    /// The next at most `max` bytes to fill.
+    /// The next 1 to `max` bytes to fill; `max` is not 0.
     fn room(&mut self, max: usize) -> Result<VolatileSlice<'a, ()>, RingError> {
         let (first, later) = self
             .segments
@@ -286,7 +332,7 @@ impl<'a> Writer<'a> {
             self.segments = later;
             self.offset = 0;
         }
-        self.queue_mem
+        self.memory
             .slice_hint(gpa, n, self.hint)
             .ok_or(RingError::BufferOutside)
     }

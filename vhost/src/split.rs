@@ -7,9 +7,8 @@
 use std::sync::Arc;
 use std::sync::atomic::{Ordering, fence};
 
-use smallvec::SmallVec;
 use virtio_bindings::virtio_ring as vr;
-use vm_memory::{Bytes, VolatileSlice};
+use vm_memory::{Bytes, VolatileMemory, VolatileSlice};
 
 use crate::memory::GuestMemory;
 use crate::net_hdr::has;
@@ -65,9 +64,6 @@ pub(crate) struct Segment {
     pub(crate) len: u32,
 }
 
-/// The pieces of a buffer. Drivers use one or two a frame, except for super-frames.
-pub(crate) type Segments = SmallVec<[Segment; 4]>;
-
 /// Available entries copied out at a time.
 const HEADS: usize = 32;
 
@@ -122,7 +118,7 @@ pub(crate) struct SplitRing {
     done: u16,
     /// The used index as the driver sees it.
     published: u16,
-    /// Used elements not yet published: id in the low half, length in the high half.
+    /// Used elements not yet published, as they will be in memory.
     pending: Vec<u64>,
     heads: [u16; HEADS],
     /// The available index of `heads[0]`, and how many are valid.
@@ -286,7 +282,7 @@ impl SplitRing {
         &mut self,
         head: u16,
         writable: bool,
-        out: &mut Segments,
+        out: &mut Vec<Segment>,
     ) -> Result<u64, RingError> {
         let mut table = self.desc.gpa;
         let mut table_hint = self.desc.hint;
@@ -300,18 +296,16 @@ impl SplitRing {
             if u32::from(index) >= entries {
                 return Err(RingError::DescOutOfRange(index));
             }
-            let mut raw = [0; DESC_SIZE as usize];
-            self.mem
+            let [gpa, rest] = self
+                .mem
                 .slice_hint(
                     table + u64::from(index) * DESC_SIZE,
-                    raw.len(),
+                    DESC_SIZE as usize,
                     &mut table_hint,
                 )
-                .ok_or(RingError::RingOutside)?
-                .copy_to(&mut raw);
-            let raw = u128::from_le_bytes(raw);
-            let (gpa, len) = (raw as u64, (raw >> 64) as u32);
-            let (flags, next) = ((raw >> 96) as u16, (raw >> 112) as u16);
+                .and_then(|entry| words(&entry))
+                .ok_or(RingError::RingOutside)?;
+            let (len, flags, next) = (rest as u32, (rest >> 32) as u16, (rest >> 48) as u16);
 
             if flags & INDIRECT != 0 {
                 if !self.indirect || in_table || flags & NEXT != 0 {
@@ -359,7 +353,7 @@ impl SplitRing {
         &self,
         mut gpa: u64,
         mut len: u32,
-        out: &mut Segments,
+        out: &mut Vec<Segment>,
     ) -> Result<(), RingError> {
         while len > 0 {
             let here = self.mem.bytes_from(gpa).ok_or(RingError::BufferOutside)?;
@@ -374,7 +368,8 @@ impl SplitRing {
     /// Returns the oldest chain that is not returned yet, `len` bytes of it written.
     #[inline]
     pub(crate) fn push_used(&mut self, head: u16, len: u32) {
-        self.pending.push(u64::from(head) | u64::from(len) << 32);
+        let element = u64::from(head) | u64::from(len) << 32;
+        self.pending.push(element.to_le());
         self.done = self.done.wrapping_add(1);
     }
 
@@ -412,13 +407,9 @@ impl SplitRing {
             .pending
             .split_at(self.pending.len().min(usize::from(self.size) - at));
         for (elements, at) in [(first, at), (wrapped, 0)] {
-            let to = used
-                .subslice(4 + at * 8, elements.len() * 8)
-                .map_err(outside)?;
-            for (slot, element) in elements.iter().enumerate() {
-                let slot = to.subslice(slot * 8, 8).map_err(outside)?;
-                slot.copy_from(&[element.to_le()]);
-            }
+            used.subslice(4 + at * 8, elements.len() * 8)
+                .map_err(outside)?
+                .copy_from(elements);
         }
         let old = self.published;
         let new = old.wrapping_add(self.pending.len() as u16);
@@ -460,6 +451,13 @@ impl SplitRing {
         fence(Ordering::SeqCst);
         self.reload()
     }
+}
+
+/// The two little-endian words of a descriptor, each read once.
+fn words(entry: &VolatileSlice<'_, ()>) -> Option<[u64; 2]> {
+    let low = entry.get_ref::<u64>(0).ok()?;
+    let high = entry.get_ref::<u64>(8).ok()?;
+    Some([u64::from_le(low.load()), u64::from_le(high.load())])
 }
 
 /// Whether the index passed `event` on its way from `old` to `new` (virtio 2.7.10.1).

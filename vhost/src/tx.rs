@@ -4,17 +4,15 @@
 //! copy; the payload stays in guest memory until it is copied to where it goes. Chains are returned
 //! strictly in the order they came. Never decides where a frame goes.
 
+use vm_memory::{VolatileMemory, VolatileSlice};
+
 use crate::frame::FrameBuf;
 use crate::net_hdr::{FrameFault, HEAD_MAX, MAX_FRAME, MIN_FRAME, NetHdr, header_len};
-use crate::split::{RingError, Segments};
+use crate::split::{RingError, Segment};
 use crate::vring::Vring;
 
 /// What [`TxQueue::next`] took off the ring.
 #[derive(Debug)]
-#[expect(
-    clippy::large_enum_variant,
-    reason = "frames are the rule and must not be allocated"
-)]
 pub enum TxItem {
     /// A frame; give it back to [`TxQueue::complete`], whatever becomes of it.
     Frame(TxFrame),
@@ -22,46 +20,65 @@ pub enum TxItem {
     Bad(FrameFault),
 }
 
-/// Virtio-net header and head of a frame, as they were copied out.
-const COPY_MAX: usize = 12 + HEAD_MAX;
-
 /// A frame in a driver's memory, with its head in ours. Not completing it leaves its chain, and
 /// all that follow, with the device: a restarted ring sends them again.
 #[derive(Debug)]
-pub struct TxFrame {
+pub struct TxFrame(Box<Taken>);
+
+/// What a [`TxFrame`] points to; the queue reuses it, so that nothing is allocated a frame and
+/// nothing is moved.
+#[derive(Debug)]
+struct Taken {
     hdr: NetHdr,
     len: u32,
     /// Descriptor chain to return.
     chain: u16,
     /// Available index it came with.
     seq: u16,
-    head_at: u8,
     head_len: u8,
-    copied: [u8; COPY_MAX],
-    segments: Segments,
-    /// The first byte that is not in `copied`: a segment and an offset in it.
+    head: [u8; HEAD_MAX],
+    segments: Vec<Segment>,
+    /// The first byte that is not in `head`: a segment and an offset in it.
     rest: (u32, u32),
 }
 
 impl TxFrame {
     /// What is still to be done to the frame; checked against the driver's features and the frame.
     pub fn hdr(&self) -> &NetHdr {
-        &self.hdr
+        &self.0.hdr
     }
 
     /// The first bytes of the frame, all of them or [`HEAD_MAX`]: what to decide on, and what will
     /// be written to receivers whatever the driver does meanwhile.
     pub fn head(&self) -> &[u8] {
-        let at = usize::from(self.head_at);
-        self.copied
-            .get(at..at + usize::from(self.head_len))
-            .unwrap_or_default()
+        self.0.head()
     }
 
     /// Bytes of the L2 frame, without FCS.
     #[expect(clippy::len_without_is_empty, reason = "at least 14")]
     pub fn len(&self) -> u32 {
-        self.len
+        self.0.len
+    }
+}
+
+impl Taken {
+    fn head(&self) -> &[u8] {
+        &self.head[..usize::from(self.head_len).min(HEAD_MAX)]
+    }
+}
+
+impl Default for Taken {
+    fn default() -> Taken {
+        Taken {
+            hdr: NetHdr::default(),
+            len: 0,
+            chain: 0,
+            seq: 0,
+            head_len: 0,
+            head: [0; HEAD_MAX],
+            segments: Vec::new(),
+            rest: (0, 0),
+        }
     }
 }
 
@@ -75,6 +92,8 @@ pub struct TxQueue {
     /// Chains completed before their predecessors, by available index; `NOT_YET` for the others.
     early: Vec<u32>,
     early_count: u16,
+    /// Frames that came back.
+    spare: Vec<TxFrame>,
 }
 
 const NOT_YET: u32 = u32::MAX;
@@ -87,6 +106,7 @@ impl TxQueue {
             hint: 0,
             early: vec![NOT_YET; usize::from(vring.size())],
             early_count: 0,
+            spare: Vec::new(),
             vring,
         }
     }
@@ -126,33 +146,22 @@ impl TxQueue {
             self.discard(seq, chain)?;
             return Ok(None);
         }
-        let mut frame = TxFrame {
-            hdr: NetHdr::default(),
-            len: 0,
-            chain,
-            seq,
-            head_at: self.header_len as u8,
-            head_len: 0,
-            copied: [0; COPY_MAX],
-            segments: Segments::new(),
-            rest: (0, 0),
-        };
+        let TxFrame(mut frame) = self.spare.pop().unwrap_or_else(|| TxFrame(Box::default()));
+        frame.chain = chain;
+        frame.seq = seq;
+        frame.segments.clear();
         let total = self.vring.ring.walk(chain, false, &mut frame.segments)?;
         match self.fill(&mut frame, total)? {
-            Ok(()) => Ok(Some(TxItem::Frame(frame))),
+            Ok(()) => Ok(Some(TxItem::Frame(TxFrame(frame)))),
             Err(fault) => {
-                self.complete_chain(seq, chain);
+                self.complete(TxFrame(frame));
                 Ok(Some(TxItem::Bad(fault)))
             }
         }
     }
 
     /// Copies header and head out of the chain of `total` bytes and judges them.
-    fn fill(
-        &mut self,
-        frame: &mut TxFrame,
-        total: u64,
-    ) -> Result<Result<(), FrameFault>, RingError> {
+    fn fill(&mut self, frame: &mut Taken, total: u64) -> Result<Result<(), FrameFault>, RingError> {
         let Some(len) = total.checked_sub(self.header_len as u64) else {
             return Ok(Err(FrameFault::NoHeader));
         };
@@ -165,30 +174,57 @@ impl TxQueue {
         frame.len = len as u32;
         let head_len = (len as usize).min(HEAD_MAX);
         frame.head_len = head_len as u8;
-        self.copy_out(frame, self.header_len + head_len)?;
-        let mut hdr = [0; 10];
-        hdr.copy_from_slice(&frame.copied[..10]);
-        let hdr = NetHdr::from_bytes(&hdr).check(self.vring.features(), frame.head(), frame.len);
-        Ok(hdr.map(|hdr| frame.hdr = hdr))
+        let hdr = match frame.segments.first() {
+            Some(first) if first.len as usize >= self.header_len + head_len => {
+                self.copy_from_one(frame, head_len)?
+            }
+            _ => self.copy_from_many(frame, head_len)?,
+        };
+        let checked = hdr.check(self.vring.features(), frame.head(), frame.len);
+        Ok(checked.map(|hdr| frame.hdr = hdr))
     }
 
-    /// Copies the first `n` bytes of the chain and notes where the rest is.
-    fn copy_out(&mut self, frame: &mut TxFrame, n: usize) -> Result<(), RingError> {
-        let mem = self.vring.ring.memory();
-        let mut to = frame.copied.get_mut(..n).unwrap_or_default();
+    /// Copies header and head out of the first segment, which holds them.
+    fn copy_from_one(&mut self, frame: &mut Taken, head_len: usize) -> Result<NetHdr, RingError> {
+        let n = self.header_len + head_len;
+        let first = frame.segments.first().ok_or(RingError::BufferOutside)?;
+        let memory = self.vring.ring.memory();
+        let from = memory
+            .slice_hint(first.gpa, n, &mut self.hint)
+            .ok_or(RingError::BufferOutside)?;
+        let outside = |_| RingError::BufferOutside;
+        let low = from.get_ref::<u64>(0).map_err(outside)?.load();
+        let high = from.get_ref::<u16>(8).map_err(outside)?.load();
+        from.subslice(self.header_len, head_len)
+            .map_err(outside)?
+            .copy_to(&mut frame.head[..]);
+        frame.rest = (0, n as u32);
+        Ok(NetHdr::from_words(u64::from_le(low), u16::from_le(high)))
+    }
+
+    /// Copies header and head out of however many segments hold them.
+    fn copy_from_many(&mut self, frame: &mut Taken, head_len: usize) -> Result<NetHdr, RingError> {
+        let memory = self.vring.ring.memory();
+        let mut copied = [0; 12 + HEAD_MAX];
+        let n = self.header_len + head_len;
+        let mut to = &mut copied[..n];
         for (i, segment) in frame.segments.iter().enumerate() {
             let take = (segment.len as usize).min(to.len());
             let (now, later) = to.split_at_mut(take);
-            mem.slice_hint(segment.gpa, take, &mut self.hint)
+            memory
+                .slice_hint(segment.gpa, take, &mut self.hint)
                 .ok_or(RingError::BufferOutside)?
                 .copy_to(now);
             to = later;
+            frame.rest = (i as u32, take as u32);
             if to.is_empty() {
-                frame.rest = (i as u32, take as u32);
                 break;
             }
         }
-        Ok(())
+        frame.head[..head_len].copy_from_slice(&copied[self.header_len..n]);
+        let mut hdr = [0; 10];
+        hdr.copy_from_slice(&copied[..10]);
+        Ok(NetHdr::from_bytes(&hdr))
     }
 
     /// Returns a chain of a disabled ring, and all that wait behind it.
@@ -206,7 +242,10 @@ impl TxQueue {
     /// Gives a frame's chain back to the driver, at the next [`flush`](Self::flush) after all
     /// frames that came before it are complete.
     pub fn complete(&mut self, frame: TxFrame) {
-        self.complete_chain(frame.seq, frame.chain);
+        self.complete_chain(frame.0.seq, frame.0.chain);
+        if self.spare.len() < self.early.len() {
+            self.spare.push(frame);
+        }
     }
 
     fn complete_chain(&mut self, seq: u16, chain: u16) {
@@ -236,15 +275,15 @@ impl TxQueue {
 
     /// Copies the whole frame to `out`; its first bytes are exactly [`TxFrame::head`].
     pub fn copy_to(&self, frame: &TxFrame, out: &mut FrameBuf) {
-        out.hdr = frame.hdr;
-        out.data.resize(frame.len as usize, 0);
+        out.hdr = *frame.hdr();
+        out.data.resize(frame.len() as usize, 0);
         let head = frame.head();
-        let (to, mut rest) = out.data.split_at_mut(head.len().min(frame.len as usize));
+        let (to, mut rest) = out.data.split_at_mut(head.len().min(frame.len() as usize));
         to.copy_from_slice(head);
-        self.for_rest(frame, |slice| {
-            let n = slice.len().min(rest.len());
+        self.for_rest(frame, |piece| {
+            let n = piece.len().min(rest.len());
             let (now, later) = std::mem::take(&mut rest).split_at_mut(n);
-            slice.copy_to(now);
+            piece.copy_to(now);
             rest = later;
             Ok(())
         })
@@ -252,24 +291,26 @@ impl TxQueue {
     }
 
     /// Calls `f` with each piece of the frame in guest memory that is not in its head.
+    #[inline]
     pub(crate) fn for_rest(
         &self,
         frame: &TxFrame,
-        mut f: impl FnMut(vm_memory::VolatileSlice<'_, ()>) -> Result<(), RingError>,
+        mut f: impl FnMut(VolatileSlice<'_, ()>) -> Result<(), RingError>,
     ) -> Result<(), RingError> {
+        let frame = &*frame.0;
         let mut left = frame.len as usize - frame.head().len();
         if left == 0 {
             return Ok(());
         }
-        let mem = self.vring.ring.memory();
+        let memory = self.vring.ring.memory();
         let mut hint = self.hint;
         let (first, mut skip) = frame.rest;
         for segment in frame.segments.iter().skip(first as usize) {
             let n = ((segment.len - skip) as usize).min(left);
-            let slice = mem
+            let piece = memory
                 .slice_hint(segment.gpa + u64::from(skip), n, &mut hint)
                 .ok_or(RingError::BufferOutside)?;
-            f(slice)?;
+            f(piece)?;
             left -= n;
             skip = 0;
         }

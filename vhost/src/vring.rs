@@ -140,13 +140,11 @@ impl Vring {
         self.fault.is_some()
     }
 
-    /// Breaks the ring and tells the front end once.
+    /// Breaks the ring and tells the front end.
     pub(crate) fn fail(&mut self, error: RingError) -> RingError {
-        if self.fault.is_none() {
-            self.fault = Some(error);
-            if let Some(err) = &self.err {
-                err.signal();
-            }
+        self.fault = Some(error);
+        if let Some(err) = &self.err {
+            err.signal();
         }
         error
     }

@@ -19,13 +19,13 @@ fn ring(driver: &Driver, size: u16, base: u16, features: u64) -> SplitRing {
 }
 
 /// Takes the chain at head 0 after `set_up` wrote it, in a ring of 8.
-fn walk(set_up: impl FnOnce(&mut Driver)) -> Result<(u64, Segments), RingError> {
+fn walk(set_up: impl FnOnce(&mut Driver)) -> Result<(u64, Vec<Segment>), RingError> {
     let mut driver = Driver::new(8, INDIRECT_DESC, 0);
     set_up(&mut driver);
     driver.offer(0);
     let mut ring = ring(&driver, 8, 0, INDIRECT_DESC);
     let head = ring.take()?.unwrap();
-    let mut out = Segments::new();
+    let mut out = Vec::new();
     let total = ring.walk(head, false, &mut out)?;
     Ok((total, out))
 }
@@ -128,7 +128,7 @@ fn indirect_descriptors_need_the_feature() {
     let mut ring = ring(&driver, 8, 0, 0);
     let head = ring.take().unwrap().unwrap();
     assert_eq!(
-        ring.walk(head, false, &mut Segments::new()),
+        ring.walk(head, false, &mut Vec::new()),
         Err(RingError::BadIndirect)
     );
 }
@@ -140,7 +140,7 @@ fn a_head_out_of_range_is_refused() {
     let mut ring = ring(&driver, 8, 0, 0);
     let head = ring.take().unwrap().unwrap();
     assert_eq!(
-        ring.walk(head, false, &mut Segments::new()),
+        ring.walk(head, false, &mut Vec::new()),
         Err(RingError::DescOutOfRange(8))
     );
 }
@@ -287,7 +287,7 @@ proptest! {
             driver.offer(head);
         }
         let mut ring = ring(&driver, 16, 0, INDIRECT_DESC);
-        let mut out = Segments::new();
+        let mut out = Vec::new();
         while let Some(head) = ring.take().unwrap() {
             out.clear();
             if let Ok(total) = ring.walk(head, writable, &mut out) {
