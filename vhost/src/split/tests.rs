@@ -3,6 +3,8 @@
 use proptest::prelude::*;
 use virtio_bindings::virtio_ring as vr;
 
+use crate::eventfd::EventFd;
+
 use super::driver::*;
 use super::*;
 
@@ -253,6 +255,75 @@ fn suppression_words_of_the_other_mode_are_ignored() {
         let head = ring.take().unwrap().unwrap();
         ring.push_used(head, 0);
         assert_eq!(ring.publish(), Ok(wanted), "{features:#x} {flags} {event}");
+    }
+}
+
+/// Sleeps until `fd` is signalled; panics after two seconds: a wake-up was lost.
+fn sleep_on(fd: &EventFd, who: &str) {
+    let timeout = rustix::event::Timespec {
+        tv_sec: 2,
+        tv_nsec: 0,
+    };
+    let mut fds = [rustix::event::PollFd::new(fd, rustix::event::PollFlags::IN)];
+    let ready = rustix::event::poll(&mut fds, Some(&timeout)).unwrap();
+    assert_eq!(ready, 1, "{who} was never woken");
+    fd.drain();
+}
+
+/// Both ends on their own threads, asleep whenever there is nothing to do.
+#[test]
+fn no_wake_up_is_lost() {
+    const FRAMES: u32 = 60_000;
+    for features in [EVENT_IDX, 0] {
+        let mut driver = Driver::new(4, features, 0xfff0);
+        let (kick, call) = (EventFd::new().unwrap(), driver.call.clone());
+        let mut ring = ring(&driver, 4, 0xfff0, features);
+        std::thread::scope(|threads| {
+            threads.spawn(|| {
+                let mut taken = 0;
+                while taken < FRAMES {
+                    while let Some(head) = ring.take().unwrap() {
+                        assert!(head < 4);
+                        ring.push_used(head, taken);
+                        taken += 1;
+                    }
+                    if ring.has_pending() && ring.publish().unwrap() {
+                        call.signal();
+                    }
+                    if taken < FRAMES && !ring.set_notify(true).unwrap() {
+                        sleep_on(&kick, "the device");
+                    }
+                    ring.set_notify(false).unwrap();
+                }
+            });
+            let (mut sent, mut done) = (0, 0);
+            while done < FRAMES {
+                let old = 0xfff0u16.wrapping_add(sent as u16);
+                while sent < FRAMES && driver.free() > 0 {
+                    driver.add(&[(HEAP, 64, false)], 1);
+                    sent += 1;
+                }
+                let new = 0xfff0u16.wrapping_add(sent as u16);
+                let wanted = match features {
+                    0 => driver.load(USED) & 1 == 0,
+                    _ => crosses(driver.avail_event(), old, new),
+                };
+                if wanted && old != new {
+                    kick.signal();
+                }
+                // Ask for a call for the next used element, then look again before sleeping.
+                driver.set_used_event(0xfff0u16.wrapping_add(done as u16));
+                let mut used = driver.used();
+                if used.is_empty() {
+                    sleep_on(&driver.call, "the driver");
+                    used = driver.used();
+                }
+                for (_, len) in used {
+                    assert_eq!(len, done, "each element once, written before the index");
+                    done += 1;
+                }
+            }
+        });
     }
 }
 
