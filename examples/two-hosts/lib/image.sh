@@ -1,0 +1,84 @@
+# shellcheck shell=bash disable=SC2154,SC2034 # variables of the script that includes this
+# The guest: a distribution kernel and an initramfs of busybox, iperf3, the virtio modules and guest/init.
+# Reads: here, cache, guests, tool. Provides: build_image; sets kernel (file), initramfs (file), release (of the kernel).
+
+# Unpacks the kernel of the chosen kind of guest; sets kernel, module_root, release.
+unpack_kernel() {
+    local package folder modules
+    case $guests in
+    uml)
+        package=user-mode-linux
+        ;;
+    qemu)
+        open_package_index "a kernel"
+        package=$(apt-cache "${apt_options[@]}" depends linux-image-cloud-amd64 | awk '/Depends: linux-image/ { print $2; exit }')
+        : "${package:=linux-image-cloud-amd64}"
+        ;;
+    esac
+    folder=$(unpack_package "$package") || { note "cannot get the package $package"; return 1; }
+    if [[ $guests == uml ]]; then
+        kernel=$folder/usr/bin/linux.uml
+        modules=$folder/usr/lib/uml/modules
+    else
+        kernel=$(echo "$folder"/boot/vmlinuz-*)
+        modules=$folder/lib/modules
+    fi
+    release=$(basename "$modules"/*)
+    # modprobe looks for lib/modules below a folder of our choice.
+    module_root=$folder/module-root
+    if [[ ! -f $module_root/lib/modules/$release/modules.dep ]]; then
+        mkdir -p "$module_root/lib"
+        ln -sfn "$modules" "$module_root/lib/modules"
+        depmod -b "$module_root" "$release" || return 1
+    fi
+}
+
+add_program() { # ROOT FILE: the program and the libraries that it is linked with
+    local root=$1 file=$2 library
+    install -D "$(realpath "$file")" "$root/usr/bin/$(basename "$file")"
+    { ldd "$file" 2>/dev/null || true; } | grep -o '/[^ ]*' | while read -r library; do
+        install -D "$(realpath "$library")" "$root$library"
+    done
+}
+
+add_modules() { # ROOT: the drivers, uncompressed, and the order to load them in
+    local root=$1 file name
+    mkdir -p "$root/modules"
+    for name in virtio_pci virtio_net af_packet; do
+        modprobe -d "$module_root" -S "$release" --show-depends "$name" 2>/dev/null | awk '$1 == "insmod" { print $2 }' || true
+    done | awk '!seen[$0]++' | while read -r file; do
+        name=$(basename "$file")
+        case $name in
+        *.xz) xz -dc "$file" >"$root/modules/${name%.xz}" ;;
+        *.zst) zstd -qdc "$file" >"$root/modules/${name%.zst}" ;;
+        *) cp "$file" "$root/modules/$name" ;;
+        esac
+        name=${name%.xz}
+        echo "${name%.zst}"
+    done >"$root/modules/order"
+}
+
+build_image() {
+    local programs=("$(type -P iperf3)") folder key root file
+    unpack_kernel || return 1
+    if [[ $tool == netperf ]]; then
+        folder=$(unpack_package netperf) || fail "netperf is not to be had (Debian: component non-free); use --tool iperf3"
+        programs+=("$folder/usr/bin/netperf" "$folder/usr/bin/netserver")
+    fi
+    key=$(cat "$here/guest/init" "$here/lib/image.sh" "$(type -P busybox)" "${programs[@]}" <(echo "$kernel") | sha256sum | cut -c 1-16)
+    initramfs=$cache/initramfs-$key.gz
+    [[ -f $initramfs ]] && return
+    root=$(mktemp -d "$cache/root.XXXXXX")
+    mkdir -p "$root"/{bin,dev,etc,proc,sys,tmp,usr/bin}
+    cp "$(type -P busybox)" "$root/bin/busybox"
+    install -m 755 "$here/guest/init" "$root/init"
+    for file in "${programs[@]}"; do add_program "$root" "$file"; done
+    add_modules "$root"
+    echo '127.0.0.1 localhost' >"$root/etc/hosts"
+    echo 'hosts: files' >"$root/etc/nsswitch.conf"
+    echo 'root:x:0:0::/:/bin/sh' >"$root/etc/passwd"
+    (cd "$root" && find . -print0 | cpio --null --create --format newc --quiet | gzip -1) >"$initramfs.new" || return 1
+    mv "$initramfs.new" "$initramfs"
+    rm -rf "$root"
+    note "image: $initramfs ($(stat -c %s "$initramfs") bytes, kernel $release)"
+}
