@@ -17,9 +17,6 @@ pub const MAX_PAYLOAD: usize = 4096;
 /// Descriptors a message may carry. The document says 8; more memory regions are tolerated.
 pub const MAX_FDS: usize = 32;
 
-/// Bytes of device configuration one request may move.
-pub const MAX_CONFIG: u32 = 256;
-
 const VERSION: u32 = 1;
 const VERSION_MASK: u32 = 3;
 const REPLY: u32 = 1 << 2;

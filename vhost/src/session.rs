@@ -20,7 +20,7 @@ use vm_memory::Bytes;
 use crate::eventfd::{EventFd, EventFdError};
 use crate::features::{self, PROTOCOL_FEATURES, ProtocolFeatures};
 use crate::memory::{GuestMemory, MAX_REGIONS, MemoryError};
-use crate::message::{self, ConfigRange, Header, MAX_CONFIG, Malformed, Request, VringAddr};
+use crate::message::{self, ConfigRange, Header, Malformed, Request, VringAddr};
 use crate::split::RingError;
 use crate::vring::{Vring, VringConfig};
 
@@ -222,7 +222,7 @@ pub struct Handled {
 }
 
 /// What the front end set about a ring.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 struct RingSetup {
     /// 0 until it is set.
     size: u16,
@@ -401,14 +401,13 @@ impl Session {
             }
             Request::SetVringKick { ring, has_fd } => {
                 let kick = self.notification(ring, has_fd, fds)?;
-                self.pause(ring, dev);
-                let state = self.ring(ring)?;
-                state.kick = kick;
-                state.started = true;
-                if let Err(refusal) = self.resume(ring, dev) {
-                    self.ring(ring)?.started = false;
-                    return Err(refusal);
-                }
+                let setup = self.ring(ring)?.setup;
+                self.check(ring, &setup)?;
+                let started = |state: &mut RingState| {
+                    state.kick = kick;
+                    state.started = true;
+                };
+                self.change(ring, started, dev)?;
             }
             Request::SetVringCall { ring, has_fd } => {
                 let call = self.notification(ring, has_fd, fds)?;
@@ -513,11 +512,17 @@ impl Session {
     ) -> Result<(), Refusal> {
         let mut next = self.ring(ring)?.setup;
         change(&mut next);
-        // Without any memory yet, the addresses may still become good.
-        if self.memory.regions() > 0 && next.addr.is_some() && next.size > 0 {
-            self.locate(ring, &next)?;
-        }
+        self.check(ring, &next)?;
         self.change(ring, |state| change(&mut state.setup), dev)
+    }
+
+    /// A ring whose size and addresses are known is in guest memory. Without any memory yet, the
+    /// addresses may still become good.
+    fn check(&self, ring: u32, setup: &RingSetup) -> Result<(), Refusal> {
+        if self.memory.regions() > 0 && setup.addr.is_some() && setup.size > 0 {
+            self.locate(ring, setup)?;
+        }
+        Ok(())
     }
 
     /// Changes a ring, taking it from the device meanwhile. If its memory is away just now, it
@@ -530,7 +535,7 @@ impl Session {
     ) -> Result<(), Refusal> {
         self.pause(ring, dev);
         change(self.ring(ring)?);
-        let _ = self.resume(ring, dev);
+        self.resume(ring, dev);
         Ok(())
     }
 
@@ -600,30 +605,34 @@ impl Session {
         Some(u16::from_le_bytes(index))
     }
 
-    /// Gives a ring to the device if all that it needs is there.
-    fn resume(&mut self, ring: u32, dev: &mut dyn Device) -> Result<(), Refusal> {
-        let state = self.ring(ring)?;
-        let ready = state.started && !state.running && state.setup.size > 0;
+    /// Gives a ring to the device if all that it needs is there. Otherwise it waits: memory, say,
+    /// comes region by region.
+    fn resume(&mut self, ring: u32, dev: &mut dyn Device) {
+        let ready = |state: &&mut RingState| state.started && !state.running;
+        let Some(state) = self.rings.get_mut(ring as usize).filter(ready) else {
+            return;
+        };
         let setup = state.setup;
-        let no_memory = self.memory.regions() == 0;
-        if !ready || setup.addr.is_none() || no_memory || self.features.is_none() {
-            return Ok(());
-        }
-        let config = self.locate(ring, &setup)?;
-        let memory = self.memory.clone();
-        let state = self.ring(ring)?;
         let (kick, call, err) = (state.kick.clone(), state.call.clone(), state.err.clone());
-        let vring = Vring::new(config, memory, kick, call, err)
-            .map_err(|error| Refusal::Ring(ring, error))?;
-        state.running = true;
-        dev.start_ring(vring);
-        Ok(())
+        if self.features.is_none() || setup.size == 0 {
+            return;
+        }
+        let Ok(config) = self.locate(ring, &setup) else {
+            return;
+        };
+        // It fails only if the memory vanishes meanwhile, which ends the session anyway.
+        if let Ok(vring) = Vring::new(config, self.memory.clone(), kick, call, err)
+            && let Some(state) = self.rings.get_mut(ring as usize)
+        {
+            state.running = true;
+            dev.start_ring(vring);
+        }
     }
 
-    /// Gives the device what can run. The rest waits: memory comes region by region.
+    /// Gives the device what can run.
     fn resume_all(&mut self, dev: &mut dyn Device) {
         for ring in 0..self.rings.len() as u32 {
-            let _ = self.resume(ring, dev);
+            self.resume(ring, dev);
         }
     }
 }
@@ -631,7 +640,7 @@ impl Session {
 /// A GET_CONFIG reply: the range and its bytes, or nothing if it is not in the space.
 fn read_config(config: &DeviceConfig, range: ConfigRange) -> Vec<u8> {
     let start = range.offset as usize;
-    let size = range.size.min(MAX_CONFIG + 1) as usize;
+    let size = range.size as usize;
     let space = config.space();
     let Some(bytes) = start
         .checked_add(size)
@@ -659,3 +668,6 @@ fn one(fds: Vec<OwnedFd>) -> Result<OwnedFd, Refusal> {
         Err(_) => Err(Refusal::Descriptors { have, need: 1 }),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,365 @@
+use std::collections::BTreeMap;
+use std::os::fd::AsFd;
+
+use proptest::prelude::*;
+use rustix::fs::MemfdFlags;
+
+use super::*;
+
+const GUEST: u64 = 0x4000_0000;
+const USER: u64 = 0x7f00_0000_0000;
+const SIZE: u64 = 0x4000;
+
+/// Holds rings, checks that they come and go in turn, and loses one now and then.
+#[derive(Default)]
+struct Rings {
+    running: BTreeMap<u32, Vring>,
+    stops: u32,
+    lose_every: u32,
+}
+
+impl Device for Rings {
+    fn start_ring(&mut self, vring: Vring) {
+        assert!(
+            self.running.insert(vring.index(), vring).is_none(),
+            "started twice"
+        );
+    }
+
+    fn stop_ring(&mut self, index: u32) -> Option<Vring> {
+        let vring = self
+            .running
+            .remove(&index)
+            .expect("stopped without having been started");
+        self.stops += 1;
+        let lost = self.lose_every > 0 && self.stops.is_multiple_of(self.lose_every);
+        (!lost).then_some(vring)
+    }
+
+    fn session(&mut self, _event: SessionEvent<'_>) {}
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Kind {
+    Memory,
+    ShortMemory,
+    EventFd,
+    Pipe,
+}
+
+/// The descriptors to send, made once.
+struct Descriptors([OwnedFd; 4]);
+
+impl Descriptors {
+    fn new() -> Descriptors {
+        let memory = |size| {
+            let fd = rustix::fs::memfd_create("guest", MemfdFlags::CLOEXEC).unwrap();
+            rustix::fs::ftruncate(&fd, size).unwrap();
+            fd
+        };
+        let flags = rustix::event::EventfdFlags::CLOEXEC;
+        let eventfd = rustix::event::eventfd(0, flags).unwrap();
+        Descriptors([
+            memory(SIZE),
+            memory(0x1000),
+            eventfd,
+            rustix::pipe::pipe().unwrap().0,
+        ])
+    }
+
+    fn get(&self, kind: Kind) -> OwnedFd {
+        self.0[kind as usize].as_fd().try_clone_to_owned().unwrap()
+    }
+}
+
+type Message = (u32, u32, Vec<u8>, Vec<Kind>);
+
+fn kinds() -> impl Strategy<Value = Vec<Kind>> {
+    let kind = prop_oneof![
+        Just(Kind::Memory),
+        Just(Kind::ShortMemory),
+        Just(Kind::EventFd),
+        Just(Kind::Pipe)
+    ];
+    prop::collection::vec(kind, 0..3)
+}
+
+fn bytes32(fields: &[u32]) -> Vec<u8> {
+    fields
+        .iter()
+        .flat_map(|field| field.to_ne_bytes())
+        .collect()
+}
+
+fn bytes64(fields: &[u64]) -> Vec<u8> {
+    fields
+        .iter()
+        .flat_map(|field| field.to_ne_bytes())
+        .collect()
+}
+
+/// Requests that make sense, or nearly.
+fn sensible() -> impl Strategy<Value = Message> {
+    let ring = prop_oneof![8 => 0u32..2, 1 => 2u32..6, 1 => any::<u32>()];
+    let region =
+        (0u64..3, 0u64..3).prop_map(|(at, user)| [GUEST + at * SIZE, SIZE, USER + user * SIZE, 0]);
+    let fd = prop_oneof![4 => Just(vec![Kind::EventFd]), 1 => kinds()];
+    let memory = prop_oneof![4 => Just(vec![Kind::Memory]), 1 => kinds()];
+    let offered = features::offered(1);
+    let bits = prop_oneof![Just(offered), Just(offered & !(1 << 30)), any::<u64>()];
+    let protocol = prop_oneof![4 => Just(ProtocolFeatures::all().bits()), 1 => any::<u64>()];
+    let size = prop_oneof![Just(64u32), Just(256), any::<u32>()];
+    let addr =
+        (ring.clone(), prop_oneof![4 => 0u64..4, 1 => any::<u64>()]).prop_map(|(ring, page)| {
+            let at = USER.wrapping_add(page.wrapping_mul(0x1000));
+            let parts = [
+                at,
+                at.wrapping_add(0x1800),
+                at.wrapping_add(0x1000),
+                u64::MAX,
+            ];
+            (
+                9,
+                0,
+                [bytes32(&[ring, 0]), bytes64(&parts)].concat(),
+                vec![],
+            )
+        });
+    let notification =
+        (12u32..15, ring.clone(), any::<bool>(), fd).prop_map(|(code, ring, nofd, fd)| {
+            let bits = u64::from(ring) | u64::from(nofd) << 8;
+            (code, 0, bytes64(&[bits]), if nofd { vec![] } else { fd })
+        });
+    let table =
+        (prop::collection::vec(region.clone(), 0..3), kinds()).prop_map(|(regions, kinds)| {
+            let head = bytes32(&[regions.len() as u32, 0]);
+            (
+                5,
+                0,
+                [head, bytes64(regions.as_flattened())].concat(),
+                kinds,
+            )
+        });
+    let codes = vec![1u32, 3, 4, 15, 17, 21, 34, 36, 99];
+    prop_oneof![
+        1 => bits.prop_map(|bits| (2, 0, bytes64(&[bits]), vec![])),
+        1 => protocol.prop_map(|bits| (16, 0, bytes64(&[bits]), vec![])),
+        1 => (ring.clone(), size).prop_map(|(ring, size)| (8, 0, bytes32(&[ring, size]), vec![])),
+        1 => (ring.clone(), any::<u32>())
+            .prop_map(|(ring, base)| (10, 0, bytes32(&[ring, base >> 15]), vec![])),
+        1 => ring.clone().prop_map(|ring| (11, 0, bytes32(&[ring, 0]), vec![])),
+        1 => (ring, 0u32..2).prop_map(|(ring, on)| (18, 0, bytes32(&[ring, on]), vec![])),
+        2 => addr,
+        3 => notification,
+        1 => table,
+        2 => (37u32..39, region, memory).prop_map(|(code, region, memory)| {
+            (code, 0, [vec![0; 8], bytes64(&region)].concat(), memory)
+        }),
+        1 => prop::sample::select(codes).prop_map(|code| (code, 0, vec![], vec![])),
+    ]
+}
+
+fn messages() -> impl Strategy<Value = Vec<Message>> {
+    let noise = (
+        0u32..48,
+        any::<u32>(),
+        prop::collection::vec(any::<u8>(), 0..80),
+        kinds(),
+    );
+    let one = (prop_oneof![9 => sensible(), 1 => noise], any::<bool>()).prop_map(
+        |((code, flags, payload, kinds), ack)| (code, flags | u32::from(ack) << 3, payload, kinds),
+    );
+    prop::collection::vec(one, 0..60)
+}
+
+/// What a refused request must not change.
+fn snapshot(session: &Session) -> impl PartialEq + std::fmt::Debug + use<> {
+    let rings = session
+        .rings
+        .iter()
+        .map(|ring| (ring.setup, ring.started, ring.running));
+    let memory = Arc::as_ptr(&session.memory).addr();
+    (
+        rings.collect(),
+        session.features,
+        session.protocol.bits(),
+        memory,
+    )
+}
+
+fn check(session: &Session, dev: &Rings) -> Result<(), TestCaseError> {
+    for (index, ring) in session.rings.iter().enumerate() {
+        let held = dev.running.get(&(index as u32));
+        prop_assert_eq!(ring.running, held.is_some());
+        if let Some(vring) = held {
+            prop_assert!(ring.started && ring.setup.size.is_power_of_two());
+            prop_assert_eq!(vring.enabled(), ring.setup.enabled);
+            prop_assert_eq!(Some(vring.features()), session.features);
+            prop_assert_eq!(vring.size(), ring.setup.size);
+            prop_assert_eq!(vring.kick_fd().is_some(), ring.kick.is_some());
+        }
+    }
+    prop_assert!(
+        dev.running
+            .keys()
+            .all(|ring| (*ring as usize) < session.rings.len())
+    );
+    Ok(())
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(512))]
+
+    #[test]
+    fn any_messages_keep_the_session_whole(messages in messages(), lose_every in 0u32..4) {
+        let config = DeviceConfig::new("vf0", [2, 0, 0, 0, 0, 1], 1);
+        let fds = Descriptors::new();
+        let mut dev = Rings { lose_every, ..Rings::default() };
+        let mut session = Session::new(&config);
+        for (request, flags, payload, kinds) in messages {
+            let before = snapshot(&session);
+            let header = Header { request, flags, size: payload.len() as u32 };
+            let sent = kinds.into_iter().map(|kind| fds.get(kind)).collect();
+            let handled = session.handle(&config, header, &payload, sent, &mut dev);
+            check(&session, &dev)?;
+            let Ok(Handled { reply, refused }) = handled else {
+                // An endpoint would end the session here; the law holds all the same.
+                prop_assert_eq!(snapshot(&session), before);
+                continue;
+            };
+            if refused.is_some() {
+                prop_assert_eq!(snapshot(&session), before);
+            }
+            let ack = header.need_reply() && session.protocol.contains(ProtocolFeatures::REPLY_ACK);
+            prop_assert_eq!(reply.is_some(), ack || Request::has_reply(request));
+            if let Some(reply) = reply {
+                prop_assert_eq!(&reply[..8], &bytes32(&[request, 5])[..]);
+                let size = reply.len() as u32 - 12;
+                prop_assert_eq!(&reply[8..12], &size.to_ne_bytes()[..]);
+            }
+        }
+        session.end(&mut dev);
+        prop_assert!(dev.running.is_empty());
+    }
+
+    /// Sensible messages do get rings to run: the law above is not about nothing.
+    #[test]
+    fn a_ring_that_is_set_up_runs(mut order in Just((0usize..6).collect::<Vec<_>>()).prop_shuffle(), base: u16) {
+        let config = DeviceConfig::new("vf0", [2, 0, 0, 0, 0, 1], 1);
+        let fds = Descriptors::new();
+        let mut dev = Rings::default();
+        let mut session = Session::new(&config);
+        let addr = [USER, USER + 0x1800, USER + 0x1000, u64::MAX];
+        let steps: [Message; 6] = [
+            (2, 0, bytes64(&[config.features]), vec![]),
+            (5, 0, [bytes32(&[1, 0]), bytes64(&[GUEST, SIZE, USER, 0])].concat(), vec![Kind::Memory]),
+            (8, 0, bytes32(&[1, 64]), vec![]),
+            (10, 0, bytes32(&[1, base.into()]), vec![]),
+            (9, 0, [bytes32(&[1, 0]), bytes64(&addr)].concat(), vec![]),
+            (12, 0, bytes64(&[1]), vec![Kind::EventFd]),
+        ];
+        let last = order.pop().unwrap();
+        for step in order.into_iter().chain([last]) {
+            let (request, flags, payload, kinds) = &steps[step];
+            prop_assert!(dev.running.is_empty() || (step == 3 && step == last));
+            let header = Header { request: *request, flags: *flags, size: payload.len() as u32 };
+            let sent = kinds.iter().map(|kind| fds.get(*kind)).collect();
+            let handled = session.handle(&config, header, payload, sent, &mut dev).unwrap();
+            prop_assert!(handled.refused.is_none());
+        }
+        prop_assert_eq!(dev.running.get(&1).map(Vring::base), Some(base));
+        session.end(&mut dev);
+    }
+}
+
+#[test]
+fn a_lost_ring_waits_for_a_new_start() {
+    let config = DeviceConfig::new("vf0", [2, 0, 0, 0, 0, 1], 1);
+    let fds = Descriptors::new();
+    let mut dev = Rings {
+        lose_every: 1,
+        ..Rings::default()
+    };
+    let mut session = Session::new(&config);
+    let tell =
+        |session: &mut Session, dev: &mut Rings, request, payload: &[u8], kind: Option<Kind>| {
+            let header = Header {
+                request,
+                flags: 1,
+                size: payload.len() as u32,
+            };
+            let sent = kind.into_iter().map(|kind| fds.get(kind)).collect();
+            session
+                .handle(&config, header, payload, sent, dev)
+                .map(|handled| handled.reply)
+        };
+    let table = [bytes32(&[1, 0]), bytes64(&[GUEST, SIZE, USER, 0])].concat();
+    let addr = bytes64(&[USER, USER + 0x1800, USER + 0x1000, 0]);
+    tell(
+        &mut session,
+        &mut dev,
+        2,
+        &bytes64(&[config.features]),
+        None,
+    )
+    .unwrap();
+    tell(&mut session, &mut dev, 8, &bytes32(&[0, 64]), None).unwrap();
+    tell(
+        &mut session,
+        &mut dev,
+        9,
+        &[vec![0; 8], addr].concat(),
+        None,
+    )
+    .unwrap();
+    tell(&mut session, &mut dev, 10, &bytes32(&[0, 3]), None).unwrap();
+    // The ring is not in this memory, so it cannot be started.
+    let elsewhere = [bytes32(&[1, 0]), bytes64(&[GUEST, SIZE, 0, 0])].concat();
+    tell(&mut session, &mut dev, 5, &elsewhere, Some(Kind::Memory)).unwrap();
+    let refused = tell(
+        &mut session,
+        &mut dev,
+        12,
+        &bytes64(&[0]),
+        Some(Kind::EventFd),
+    );
+    assert!(matches!(
+        refused,
+        Err(Refusal::Ring(0, RingError::RingOutside))
+    ));
+
+    tell(&mut session, &mut dev, 5, &table, Some(Kind::Memory)).unwrap();
+    tell(
+        &mut session,
+        &mut dev,
+        12,
+        &bytes64(&[0]),
+        Some(Kind::EventFd),
+    )
+    .unwrap();
+    assert_eq!(dev.running.len(), 1);
+    rustix::io::pwrite(&fds.0[0], &9u16.to_le_bytes(), 0x1802).unwrap();
+    tell(
+        &mut session,
+        &mut dev,
+        13,
+        &bytes64(&[0]),
+        Some(Kind::EventFd),
+    )
+    .unwrap();
+    assert!(dev.running.is_empty());
+    tell(&mut session, &mut dev, 18, &bytes32(&[0, 1]), None).unwrap();
+    assert!(dev.running.is_empty());
+    let base = tell(&mut session, &mut dev, 11, &bytes32(&[0, 0]), None).unwrap();
+    assert_eq!(base, Some(message::reply(11, &bytes32(&[0, 9]))));
+    tell(
+        &mut session,
+        &mut dev,
+        12,
+        &bytes64(&[0]),
+        Some(Kind::EventFd),
+    )
+    .unwrap();
+    assert_eq!(dev.running[&0].base(), 9);
+    session.end(&mut dev);
+}
