@@ -180,7 +180,7 @@ fn snapshot(session: &Session) -> impl PartialEq + std::fmt::Debug + use<> {
         .map(|ring| (ring.setup, ring.started, ring.running));
     let memory = Arc::as_ptr(&session.memory).addr();
     (
-        rings.collect(),
+        rings.collect::<Vec<_>>(),
         session.features,
         session.protocol.bits(),
         memory,
