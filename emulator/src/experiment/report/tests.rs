@@ -1,0 +1,230 @@
+use std::collections::BTreeMap;
+
+use super::*;
+use crate::experiment::outcome::{Calibration, Directions, Hosts, Original, Sample};
+use crate::experiment::theory;
+
+fn plan() -> PlanView {
+    PlanView {
+        a_to_b_streams: 4,
+        b_to_a_streams: 4,
+        mtu: 1500,
+        rate_mbps: 10_000.0,
+        propagation_ns: 500,
+        seconds: 2.0,
+        warm_up_seconds: 0.2,
+        window: 256 * 1024,
+        tso: false,
+        interrupt_moderation_ns: 20_000,
+    }
+}
+
+/// A made-up path, `each` Mb/s a stream, more or less.
+fn path(plan: &PlanView, path: &str, clock: &str, each: f64, link: f64, cpu: f64) -> PathResult {
+    let a = usize::from(plan.a_to_b_streams);
+    let streams: Vec<f64> = (0..a + usize::from(plan.b_to_a_streams))
+        .map(|i| each * (1.0 + 0.011 * (i % 3) as f64 - 0.01 * (i % 2) as f64))
+        .collect();
+    let (a_to_b_mbps, b_to_a_mbps) = (streams[..a].iter().sum(), streams[a..].iter().sum());
+    let link = Directions {
+        a_to_b: link,
+        b_to_a: link * 0.999,
+    };
+    let hypervisor = Hosts {
+        a: cpu,
+        b: cpu * 0.998,
+    };
+    let wobble =
+        |i: u32, share: f64| (share + 0.012 * f64::from(i * 7 % 5) - 0.024).clamp(0.0, 1.0);
+    PathResult {
+        path: path.into(),
+        clock: clock.into(),
+        a_to_b_mbps,
+        b_to_a_mbps,
+        total_mbps: a_to_b_mbps + b_to_a_mbps,
+        spread: 1.022,
+        link_utilisation: link.a_to_b,
+        link,
+        hypervisor_cpu: cpu,
+        hypervisor,
+        bottleneck: theory::bottleneck(
+            link,
+            hypervisor,
+            (plan.a_to_b_streams > 0, plan.b_to_a_streams > 0),
+        ),
+        segments_per_ack: 2.004,
+        drops: BTreeMap::new(),
+        cpu_seconds: BTreeMap::new(),
+        samples: (1..=20)
+            .map(|i| Sample {
+                at_s: f64::from(i) * plan.seconds / 20.0,
+                a_to_b_mbps,
+                b_to_a_mbps,
+                link_utilisation: wobble(i, link.a_to_b),
+                hypervisor_cpu: wobble(i + 2, cpu),
+            })
+            .collect(),
+        streams,
+    }
+}
+
+fn outcome(plan: PlanView, clock: &str, results: Vec<PathResult>) -> Outcome {
+    Outcome {
+        clock: clock.into(),
+        seed: 7,
+        theory: theory::theory(&plan, 2.004),
+        plan,
+        results,
+        original: Original::PUBLISHED,
+        calibration: Calibration {
+            constant: "hypervisor_cost_scale",
+            value: 1.0625,
+            note: "Fitted so that 8 pairs at MTU 1500 come to 8454 Mb/s through the hypervisor, the total published in 2009. \
+                   It is not a measurement of any CPU; every other figure follows from the model.",
+        },
+    }
+}
+
+/// As `vfnic experiment` without options.
+fn usual() -> Outcome {
+    let plan = plan();
+    let results = vec![
+        path(&plan, "mediated", "virtual", 1052.0, 0.461, 0.999),
+        path(&plan, "direct", "virtual", 2299.0, 0.998, 0.004),
+    ];
+    outcome(plan, "virtual", results)
+}
+
+/// With all that a page can show.
+fn everything() -> Outcome {
+    let plan = plan();
+    let mut wall = path(&plan, "mediated", "wall", 640.0, 0.28, 0.42);
+    wall.drops = BTreeMap::from([("no_rx_buffer".into(), 12_345), ("<i>".into(), 1)]);
+    wall.cpu_seconds = BTreeMap::from([("worker-0".into(), 1.5), ("hypervisor".into(), 2.25)]);
+    let mut results = usual().results;
+    results.extend([wall, path(&plan, "direct", "wall", 1320.0, 0.57, 0.0)]);
+    outcome(plan, "both", results)
+}
+
+/// One way, more streams than 2009 had, one path.
+fn odd() -> Outcome {
+    let plan = PlanView {
+        a_to_b_streams: 19,
+        b_to_a_streams: 0,
+        mtu: 9000,
+        ..plan()
+    };
+    let results = vec![path(&plan, "direct", "virtual", 519.0, 0.999, 0.0)];
+    outcome(plan, "virtual", results)
+}
+
+#[test]
+fn a_page_needs_nothing_else() {
+    for outcome in [
+        usual(),
+        everything(),
+        odd(),
+        outcome(plan(), "virtual", Vec::new()),
+    ] {
+        let page = html(&outcome);
+        for outside in [
+            "http:", "https:", "src=", "href=", "url(", "@import", "<script",
+        ] {
+            assert!(!page.contains(outside), "{outside}");
+        }
+        for broken in ["NaN", "inf", "<i>"] {
+            assert!(!page.contains(broken), "{broken}");
+        }
+        for tag in [
+            "section", "svg", "div", "figure", "text", "p", "table", "tr", "article", "ul", "main",
+        ] {
+            let opened = page.matches(&format!("<{tag} ")).count()
+                + page.matches(&format!("<{tag}>")).count();
+            assert_eq!(opened, page.matches(&format!("</{tag}>")).count(), "{tag}");
+        }
+        assert_eq!(page, html(&outcome.clone()));
+    }
+}
+
+#[test]
+fn the_headline_is_the_runs_own() {
+    let page = html(&usual());
+    assert!(page.contains("<h1>Direct carries 2.19 times what the hypervisor does</h1>"));
+    assert!(
+        page.contains("Hypervisor CPU, 99.9 % busy")
+            && page.contains("Link (both directions), 99.7 % busy")
+    );
+    assert!(page.contains("cargo run --release -- experiment 7 --clock virtual"));
+    assert!(html(&odd()).contains("<h1>The direct path carries 9.92 Gb/s</h1>"));
+    assert!(html(&outcome(plan(), "wall", Vec::new())).contains("<h1>Nothing was run</h1>"));
+}
+
+#[test]
+fn streams_of_2009_stand_beside_their_like_only() {
+    let usual = html(&usual());
+    let (a_to_b, b_to_a) = usual.split_once("Host B to host A").unwrap();
+    assert!(a_to_b.contains("direct in 2009: 2\u{202f}318 Mb/s"));
+    assert!(b_to_a.contains("mediated in 2009: 1\u{202f}021 Mb/s"));
+    let odd = html(&odd());
+    assert!(!odd.contains("direct in 2009:") && odd.contains("a landmark only"));
+    assert!(odd.contains("Host A to host B") && !odd.contains("Host B to host A"));
+}
+
+#[test]
+fn clocks_have_sections_of_their_own() {
+    let page = html(&everything());
+    let (virtual_part, wall) = page.split_once("On this machine's clock").unwrap();
+    assert!(virtual_part.contains("On the virtual clock") && !virtual_part.contains("worker-0"));
+    assert!(
+        wall.contains("no_rx_buffer 12\u{202f}345")
+            && wall.contains("worker-0 1.50")
+            && wall.contains("3.75 in all")
+    );
+    assert!(
+        wall.contains("<strong>Guests</strong>")
+            && !virtual_part.contains("<strong>Guests</strong>")
+    );
+}
+
+#[test]
+fn the_console_summary() {
+    for outcome in [
+        usual(),
+        everything(),
+        odd(),
+        outcome(plan(), "virtual", Vec::new()),
+    ] {
+        let text = text(&outcome);
+        for line in text.lines() {
+            assert!(
+                line.chars().count() <= 100 && line.trim_end() == line,
+                "{line:?}"
+            );
+        }
+        assert!(text.ends_with('\n') && !text.contains("NaN"));
+    }
+    let text = text(&usual());
+    let want = "\
+Mediated path, virtual clock             Mb/s     link    hypervisor
+  A to B   1052   1053   1075   1041     4222   46.1 %      99.9 % A
+  B to A   1064   1065   1052   1053     4233   46.1 %      99.7 % B
+  total                                  8455
+  Bound by  Hypervisor CPU, 99.9 % busy; fastest / slowest 1.022, 2.00 segments an ACK
+";
+    assert!(text.contains(want), "{text}");
+    assert!(
+        text.contains("direct / mediated = 2.19 on the virtual clock (2009: 2.19)"),
+        "{text}"
+    );
+    assert!(
+        text.contains("Calibrated  hypervisor_cost_scale = 1.0625: Fitted"),
+        "{text}"
+    );
+}
+
+#[test]
+fn thousands_are_set_apart() {
+    assert_eq!(thousands(999.4), "999");
+    assert_eq!(thousands(1000.0), "1\u{202f}000");
+    assert_eq!(thousands(1_234_567.0), "1\u{202f}234\u{202f}567");
+}
