@@ -18,7 +18,7 @@ USAGE
 }
 
 here=$(dirname "$(realpath "${BASH_SOURCE[0]}")")
-cache=${XDG_CACHE_HOME:-$HOME/.cache}/vfnic
+cache=${XDG_CACHE_HOME:-${HOME:-/tmp}/.cache}/vfnic
 guests='' pairs=1 tool=iperf3 vfnic=${VFNIC:-} out='' keep=no
 
 # shellcheck source=lib/packages.sh
@@ -190,7 +190,7 @@ while (($#)); do
     --keep) keep=yes ;;
     --vfnic | --out)
         (($# > 1)) || fail "$1 needs a value"
-        if [[ $1 == --out ]]; then out=$2; else vfnic=$(realpath "$2"); fi
+        if [[ $1 == --out ]]; then out=$2; else vfnic=$(realpath -m "$2"); fi
         shift
         ;;
     *)

@@ -25,7 +25,7 @@ USAGE
 }
 
 here=$(dirname "$(realpath "${BASH_SOURCE[0]}")")
-cache=${XDG_CACHE_HOME:-$HOME/.cache}/vfnic
+cache=${XDG_CACHE_HOME:-${HOME:-/tmp}/.cache}/vfnic
 guests='' pairs=1 seconds=5 tool=iperf3 vfnic=${VFNIC:-} out='' keep=no
 
 # shellcheck source=lib/packages.sh
@@ -53,7 +53,7 @@ while (($#)); do
     --pairs=[1-8]) pairs=$2 ;;
     --seconds=[1-9] | --seconds=[1-9][0-9] | --seconds=[1-9][0-9][0-9]) seconds=$2 ;;
     --tool=iperf3 | --tool=netperf) tool=$2 ;;
-    --vfnic=?*) vfnic=$(realpath "$2") ;;
+    --vfnic=?*) vfnic=$(realpath -m "$2") ;;
     --out=?*) out=$2 ;;
     *) fail "$1 $2: not possible (see --help)" ;;
     esac
@@ -119,7 +119,10 @@ report() {
             "${result[$path.hypervisor_b]}" "${result[$path.cpus]}"
     done
     awk -v "d=${result[direct.total]}" -v "m=${result[mediated.total]}" 'BEGIN { printf "direct is %.2f times mediated\n", d / m }'
-    [[ $tool == iperf3 ]] || return 0
+    if [[ $tool != iperf3 ]]; then
+        printf '\nPath changed twice during the streams: both ended with exit code 0\n'
+        return
+    fi
     printf '\nPath changed during the streams (Mb/s of each second; both ended with exit code 0):\n'
     paste <(intervals <"$run/a0.stream") <(intervals <"$run/b0.stream") | awk '
         { printf "%3d s  %-9s  A->B %7.0f  B->A %7.0f\n", NR, (NR > 3 && NR <= 6 ? "mediated" : "direct"), $1, $2 }'

@@ -38,7 +38,7 @@ boot_uml() {
     (($(df --output=avail -k /dev/shm 2>/dev/null | tail -n 1) > 2000000)) 2>/dev/null && TMPDIR=/dev/shm
     export TMPDIR
     [[ -n $uml_preload ]] && export LD_PRELOAD=$uml_preload
-    exec setsid "$kernel" mem=256M "initrd=$initramfs" "${device[@]}" "umid=two-hosts-$name-$$" quiet panic=-1 \
+    exec setsid "$kernel" mem=256M "initrd=$initramfs" "${device[@]}" "umid=$name" "uml_dir=$run/uml" quiet panic=-1 \
         random.trust_cpu=on con=null con0=null,fd:1 ssl=null ssl1=fd:3,fd:4 3<>"$run/$name.agent.in" 4>>"$run/$name.replies"
 }
 
