@@ -60,7 +60,7 @@ pub enum Refusal {
         allowed: &'static str,
     },
     /// There is no such VF.
-    #[error("{vf}: the VFs of this NIC are 0 to {last}")]
+    #[error("{vf}: the VFs of this NIC are 0 to {}", last.0)]
     NoSuchVf {
         /// Which was named.
         vf: VfIndex,
@@ -282,6 +282,143 @@ impl fmt::Display for Command {
             Command::FilterDel { vf, filter: which } => filter(f, vf, "del", which),
             Command::SetLink { up } => {
                 write!(f, "link set {}", if *up { "up" } else { "down" })
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::addr::VlanProto;
+    use crate::vf::{Mbps, Path, VfLinkState};
+    use proptest::prelude::*;
+    use proptest::sample::select;
+
+    fn parse(text: &str) -> Result<Command, Refusal> {
+        Command::parse(
+            &text
+                .split(' ')
+                .filter(|w| !w.is_empty())
+                .collect::<Vec<_>>(),
+        )
+    }
+
+    #[test]
+    fn the_words_of_ip_link() {
+        assert_eq!(
+            parse("vf 3 set mac 02:00:00:00:00:01 spoofchk off path mediated"),
+            Ok(Command::SetVf {
+                vf: VfIndex(3),
+                settings: vec![
+                    VfSetting::Mac(MacAddr([2, 0, 0, 0, 0, 1])),
+                    VfSetting::Spoofchk(false),
+                    VfSetting::Path(Path::Mediated),
+                ],
+            })
+        );
+        assert_eq!(
+            parse("vf 0 vlan add 10"),
+            Ok(Command::FilterAdd {
+                vf: VfIndex(0),
+                filter: Filter::Vlan(Vid::new(10).unwrap()),
+            })
+        );
+        assert_eq!(parse("link set down"), Ok(Command::SetLink { up: false }));
+    }
+
+    #[test]
+    fn a_refusal_says_what_is_allowed() {
+        for (text, says) in [
+            ("", "command: vf or link must follow"),
+            ("vf", "vf: the number of a VF must follow"),
+            ("eth0", "command 'eth0': vf or link"),
+            (
+                "vf 256 set trust on",
+                "vf '256': the number of a VF, 0 to 255",
+            ),
+            ("vf 0 frob", "vf 'frob': set, mac or vlan"),
+            ("vf 0 set", "each with a value must follow"),
+            ("vf 0 set rate 3", "setting 'rate': mac, vlan, qos,"),
+            ("vf 0 set trust maybe", "trust 'maybe': on or off"),
+            ("vf 0 set state up", "state 'up': auto, enable or disable"),
+            ("vf 0 set path fast", "path 'fast': direct or mediated"),
+            ("vf 0 set mac 1:2", "mac '1:2': six bytes such as"),
+            (
+                "vf 0 set max_tx_rate -1",
+                "max_tx_rate '-1': a whole number of Mb/s",
+            ),
+            ("vf 0 set vlan ten", "vlan 'ten': 1 to 4094, or 0 for none"),
+            ("vf 0 vlan add 4095", "vlan 4095: VLANs are 1 to 4094"),
+            (
+                "vf 0 mac add 02:00:00:00:00:01 vid 3",
+                "word 'vid': vlan or nothing",
+            ),
+            ("vf 0 vlan add 10 20", "word '20': nothing more may follow"),
+            ("link up", "link 'up': set up or set down"),
+            ("link set sideways\n", "link set 'sideways\\n': up or down"),
+        ] {
+            let refusal = parse(text).unwrap_err().to_string();
+            assert!(refusal.contains(says), "{text:?}: {refusal}");
+        }
+    }
+
+    fn any_command() -> impl Strategy<Value = Command> {
+        let mac = || any::<[u8; 6]>().prop_map(MacAddr);
+        let vid = || (1u16..4095).prop_map(|v| Vid::new(v).unwrap());
+        let setting = prop_oneof![
+            mac().prop_map(VfSetting::Mac),
+            any::<u16>().prop_map(VfSetting::Vlan),
+            any::<u8>().prop_map(VfSetting::Qos),
+            select(vec![VlanProto::Dot1Q, VlanProto::Dot1ad]).prop_map(VfSetting::Proto),
+            any::<bool>().prop_map(VfSetting::Spoofchk),
+            any::<bool>().prop_map(VfSetting::Trust),
+            select(vec![
+                VfLinkState::Auto,
+                VfLinkState::Enable,
+                VfLinkState::Disable
+            ])
+            .prop_map(VfSetting::State),
+            any::<u32>().prop_map(|r| VfSetting::MaxTxRate(Mbps(r))),
+            select(vec![Path::Direct, Path::Mediated]).prop_map(VfSetting::Path),
+        ];
+        let filter = prop_oneof![
+            (mac(), proptest::option::of(vid())).prop_map(|(mac, vlan)| Filter::Mac { mac, vlan }),
+            vid().prop_map(Filter::Vlan),
+        ];
+        prop_oneof![
+            (any::<u8>(), proptest::collection::vec(setting, 1..5)).prop_map(|(vf, settings)| {
+                let vf = VfIndex(vf);
+                Command::SetVf { vf, settings }
+            }),
+            (any::<u8>(), any::<bool>(), filter).prop_map(|(vf, add, filter)| filter_command(
+                VfIndex(vf),
+                add,
+                filter
+            )),
+            any::<bool>().prop_map(|up| Command::SetLink { up }),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn words_round_trip(command in any_command()) {
+            prop_assert_eq!(parse(&command.to_string()), Ok(command));
+        }
+
+        #[test]
+        fn any_words_are_a_command_or_one_line(
+            words in proptest::collection::vec(
+                prop_oneof![
+                    3 => select(vec!["vf", "link", "0", "set", "mac", "vlan", "add", "del", "up", "path", "direct"])
+                        .prop_map(str::to_owned),
+                    1 => any::<String>(),
+                ],
+                0..8,
+            )
+        ) {
+            if let Err(refusal) = Command::parse(&words) {
+                prop_assert!(!refusal.to_string().contains('\n'));
             }
         }
     }

@@ -98,3 +98,55 @@ impl CpuBudget {
         self.line.busy(now)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn cycles_at_scale_one() {
+        let cost = CostModel {
+            scale_per_mille: 1000,
+            ..CostModel::default()
+        };
+        assert_eq!(cost.tx_cycles(1514), 3000 + 454);
+        assert_eq!(cost.rx_cycles(1514), 3540 + 1514);
+        assert_eq!(cost.notification_cycles(), 5000);
+        let half = CostModel {
+            scale_per_mille: 500,
+            ..cost
+        };
+        assert_eq!(half.rx_cycles(1514), (3540 + 1514) / 2);
+    }
+
+    #[test]
+    fn one_cpu_carries_the_calibrated_load() {
+        let cost = CostModel::default();
+        // 8454 Mb/s of payload, half each way, 1448 bytes a segment, an acknowledgement for every two.
+        let segments = 8_454_000_000 / 2 / 8 / 1448;
+        let each_way = |cycles: &dyn Fn(u32) -> u64| cycles(1514) + cycles(66) / 2;
+        let work = each_way(&|len| cost.tx_cycles(len)) + each_way(&|len| cost.rx_cycles(len));
+        let notifications = cost.notification_cycles() * 3 / 16;
+        let load = (work + notifications) * segments;
+        let share = load as f64 / cost.hz as f64;
+        assert!((0.98..1.02).contains(&share), "{share}");
+    }
+
+    proptest! {
+        #[test]
+        fn work_takes_its_time_and_no_less(pieces in proptest::collection::vec((0u64..10_000, 0u64..100_000), 1..50)) {
+            let mut cpu = CpuBudget::new(2_660_000_000);
+            let (mut now, mut cycles) = (Nanos(0), 0u128);
+            for (wait, piece) in pieces {
+                now += Nanos(wait);
+                cpu.charge(now, piece);
+                cycles += u128::from(piece);
+            }
+            let exact = cycles * 1_000_000_000 / 2_660_000_000;
+            let end = cpu.busy_until() + Nanos(1);
+            prop_assert_eq!(u128::from(cpu.busy(end).0), exact);
+            prop_assert!(cpu.busy(now) <= now);
+        }
+    }
+}

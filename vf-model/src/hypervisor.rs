@@ -73,9 +73,9 @@ impl HypervisorModel {
         if let BridgePort::Vif(vf) = from {
             self.table.take_tokens(now, vf, meta);
         }
-        let judged = VfTable::parse(head, meta).and_then(|header| {
+        let judged = VfTable::parse(head).and_then(|header| {
             let reach = match from {
-                BridgePort::Vif(vf) => self.table.reach_from_vf(vf, &header)?,
+                BridgePort::Vif(vf) => self.table.reach_from_vf(vf, &header, meta)?,
                 BridgePort::Pf => self.table.reach_from_outside(&header),
             };
             self.split(from, &reach).map(|verdict| (header, verdict))
@@ -89,7 +89,7 @@ impl HypervisorModel {
                     BridgePort::Pf => self.pf.count_rx(header.dst, meta.len),
                 }
                 if verdict.pf {
-                    self.pf.count_tx(header.dst, meta.len);
+                    self.pf.count_tx(header.dst, verdict.onward_len(meta.len));
                 }
                 verdict
             }
@@ -134,7 +134,7 @@ impl HypervisorModel {
         self.table.egress_edit(verdict, to)
     }
 
-    /// Counts a frame of `len` bytes that is in the VF's ring now.
+    /// Counts a frame that is in the VF's ring now, `len` bytes long after [`TagEdit::len_of`].
     pub fn count_delivered(&mut self, vf: VfIndex, header: &Header, len: u32) {
         self.counters[vf.index()].count_rx(header.dst, len);
     }

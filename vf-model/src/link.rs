@@ -125,3 +125,108 @@ impl Link {
         self.segments
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::frame::Gso;
+    use proptest::prelude::*;
+
+    fn plain(len: u32) -> FrameMeta {
+        FrameMeta { len, gso: None }
+    }
+
+    fn super_frame(len: u32, header_len: u16, size: u16) -> FrameMeta {
+        let gso = Some(Gso { header_len, size });
+        FrameMeta { len, gso }
+    }
+
+    #[test]
+    fn frame_times_at_ten_gigabit() {
+        // Sizes with FCS; ten frames, so that tenths of a nanosecond show.
+        for (size, tenths) in [
+            (64, 672),
+            (128, 1184),
+            (512, 4256),
+            (1518, 12304),
+            (9018, 72304),
+        ] {
+            let mut link = Link::new(LinkConfig::default());
+            let mut last = None;
+            for _ in 0..10 {
+                last = Some(link.transmit(Nanos(0), &plain(size - 4)));
+            }
+            let last = last.unwrap();
+            assert_eq!(last.end, Nanos(tenths), "{size}");
+            assert_eq!(last.arrival, Nanos(tenths + 500));
+            assert_eq!(link.busy(last.end), Nanos(tenths));
+        }
+    }
+
+    #[test]
+    fn short_frames_are_padded() {
+        assert_eq!(wire_bytes(&plain(14)), 84);
+        assert_eq!(wire_bytes(&plain(60)), 84);
+        assert_eq!(wire_bytes(&plain(61)), 85);
+    }
+
+    #[test]
+    fn a_frame_waits_for_the_one_before() {
+        let mut link = Link::new(LinkConfig::default());
+        link.transmit(Nanos(100), &plain(60));
+        assert_eq!(link.free_at(), Nanos(167));
+        let second = link.transmit(Nanos(150), &plain(60));
+        assert_eq!((second.start, second.end), (Nanos(167), Nanos(235)));
+        let third = link.transmit(Nanos(10_000), &plain(60));
+        assert_eq!(third.start, Nanos(10_000));
+        assert_eq!(
+            (link.frames(), link.segments(), link.wire_bytes()),
+            (3, 3, 252)
+        );
+    }
+
+    #[test]
+    fn a_super_frame_is_the_sum_of_its_segments() {
+        let mut link = Link::new(LinkConfig::default());
+        link.transmit(Nanos(0), &super_frame(66 + 3 * 1448 + 1, 66, 1448));
+        assert_eq!((link.frames(), link.segments()), (1, 4));
+        assert_eq!(link.wire_bytes(), 3 * 1538 + 67 + 24);
+    }
+
+    proptest! {
+        #[test]
+        fn segments_sum_up(header in 14u16..200, size in 1u16..9000, payload in 0u32..65536) {
+            let meta = super_frame(u32::from(header) + payload, header, size);
+            let mut left = payload;
+            let mut sum = 0;
+            loop {
+                let segment = left.min(size.into());
+                sum += wire_bytes(&plain(u32::from(header) + segment));
+                left -= segment;
+                if left == 0 {
+                    break;
+                }
+            }
+            prop_assert_eq!(wire_bytes(&meta), sum);
+        }
+
+        #[test]
+        fn the_wire_is_never_faster_than_its_rate(
+            rate in 1_000_000u64..400_000_000_000,
+            frames in proptest::collection::vec((0u64..5000, 14u32..9000), 1..100),
+        ) {
+            let mut link = Link::new(LinkConfig { rate_bps: rate, propagation: Nanos(0) });
+            let (mut now, mut end) = (Nanos(0), Nanos(0));
+            for (gap, len) in frames {
+                now += Nanos(gap);
+                let departure = link.transmit(now, &plain(len));
+                prop_assert!(departure.start >= now && departure.start.0 + 1 >= end.0);
+                prop_assert!(departure.end > departure.start);
+                end = departure.end;
+            }
+            let exact = u128::from(link.wire_bytes()) * 8 * 1_000_000_000 / u128::from(rate);
+            prop_assert_eq!(u128::from(link.busy(end).0), exact);
+            prop_assert!(u128::from(end.0) >= exact);
+        }
+    }
+}

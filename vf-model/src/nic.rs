@@ -112,8 +112,8 @@ impl Nic {
         if let Source::Vf(vf) = source {
             self.table.take_tokens(now, vf, meta);
         }
-        let judged = VfTable::parse(head, meta).and_then(|header| {
-            let reach = self.reach(source, &header)?;
+        let judged = VfTable::parse(head).and_then(|header| {
+            let reach = self.reach(source, &header, meta)?;
             self.split(source, &reach, mediated).map(|v| (header, v))
         });
         match judged {
@@ -136,15 +136,23 @@ impl Nic {
     }
 
     #[inline]
-    fn reach(&self, source: Source, header: &Header) -> Result<Reach, DropReason> {
+    fn reach(
+        &self,
+        source: Source,
+        header: &Header,
+        meta: &FrameMeta,
+    ) -> Result<Reach, DropReason> {
         match source {
-            Source::Vf(vf) => self.table.reach_from_vf(vf, header),
+            Source::Vf(vf) => self.table.reach_from_vf(vf, header, meta),
             Source::Pf => Ok(self.table.reach_from_outside(header)),
             Source::Wire if !self.table.link_up() => Err(DropReason::LinkDown),
-            Source::Wire => Ok(Reach {
-                wire: false,
-                ..self.table.reach_from_outside(header)
-            }),
+            Source::Wire => {
+                VfTable::check_len(meta)?;
+                Ok(Reach {
+                    wire: false,
+                    ..self.table.reach_from_outside(header)
+                })
+            }
         }
     }
 
@@ -177,6 +185,7 @@ impl Nic {
             Source::Pf => self.pf.count_tx(header.dst, len),
             Source::Wire => self.wire.count_rx(header.dst, len),
         }
+        let len = verdict.onward_len(len);
         if verdict.pf {
             self.pf.count_rx(header.dst, len);
         }
@@ -191,7 +200,7 @@ impl Nic {
         self.table.egress_edit(verdict, to)
     }
 
-    /// Counts a frame of `len` bytes that is in the VF's ring now.
+    /// Counts a frame that is in the VF's ring now, `len` bytes long after [`TagEdit::len_of`].
     pub fn count_delivered(&mut self, vf: VfIndex, header: &Header, len: u32) {
         self.counters[vf.index()].count_rx(header.dst, len);
     }

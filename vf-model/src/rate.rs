@@ -34,3 +34,52 @@ impl TokenBucket {
         self.line.push(now, wire_bytes.saturating_mul(8));
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn a_steady_sender_gets_its_rate() {
+        let mut bucket = TokenBucket::new(Mbps(1000));
+        let mut now = Nanos(0);
+        let mut bytes = 0;
+        while now < Nanos(1_000_000_000) {
+            bucket.take(now, 1538);
+            bytes += 1538;
+            now = now.max(bucket.ready_at());
+        }
+        let burst = 125_000;
+        assert!(
+            (125_000_000..=125_000_000 + burst + 2 * 1538).contains(&bytes),
+            "{bytes}"
+        );
+    }
+
+    proptest! {
+        #[test]
+        fn never_more_than_the_rate_over_any_time(
+            mbps in 1u32..100_000,
+            frames in proptest::collection::vec((0u64..3_000_000, 84u64..70_000), 1..60),
+        ) {
+            let mut bucket = TokenBucket::new(Mbps(mbps));
+            let mut now = Nanos(0);
+            let mut taken = Vec::new();
+            for (wait, bytes) in frames {
+                now = now.max(bucket.ready_at()) + Nanos(wait);
+                bucket.take(now, bytes);
+                taken.push((now.0, bytes));
+            }
+            for first in 0..taken.len() {
+                for last in first..taken.len() {
+                    // All but the last frame: that one may overdraw the bucket.
+                    let bits: u64 = taken[first..last].iter().map(|t| t.1 * 8).sum();
+                    let time = taken[last].0 - taken[first].0 + BURST.0;
+                    let most = u128::from(time) * u128::from(mbps) / 1000;
+                    prop_assert!(u128::from(bits) <= most + 1, "{bits} bits in {time} ns");
+                }
+            }
+        }
+    }
+}

@@ -182,3 +182,43 @@ impl AddAssign<&Counters> for Counters {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeSet;
+
+    #[test]
+    fn names_are_distinct_and_each_reason_has_its_own_count() {
+        let names: BTreeSet<_> = DropReason::all().map(|r| r.to_string()).collect();
+        assert_eq!(names.len(), DropReason::all().count());
+        let mut drops = Drops::default();
+        for (n, reason) in DropReason::all().enumerate() {
+            (0..n).for_each(|_| drops.count(reason));
+        }
+        for (n, reason) in DropReason::all().enumerate() {
+            assert_eq!(drops.get(reason), n as u64);
+        }
+        assert_eq!(drops.iter().count(), names.len() - 1);
+    }
+
+    #[test]
+    fn shown_by_name_and_only_if_not_zero() {
+        let mut counters = Counters::default();
+        counters.count_rx(MacAddr::BROADCAST, 60);
+        counters.count_rx(MacAddr([1, 0, 0x5e, 0, 0, 1]), 60);
+        counters.count_rx(MacAddr([2, 0, 0, 0, 0, 1]), 60);
+        counters.rx_drops.count(DropReason::NoRxBuffer);
+        let mut sum = counters.clone();
+        sum += &counters;
+        let json = serde_json::to_value(&sum).unwrap();
+        assert_eq!(json["rx_packets"], 6);
+        assert_eq!(json["rx_bytes"], 360);
+        assert_eq!(
+            (&json["rx_broadcast"], &json["rx_multicast"]),
+            (&2.into(), &2.into())
+        );
+        assert_eq!(json["rx_drops"], serde_json::json!({ "no_rx_buffer": 2 }));
+        assert_eq!(json["tx_drops"], serde_json::json!({}));
+    }
+}

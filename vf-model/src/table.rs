@@ -159,20 +159,32 @@ impl VfTable {
 
     /// What holds for a frame from anywhere.
     #[inline]
-    pub(crate) fn parse(head: &[u8], meta: &FrameMeta) -> Result<Header, DropReason> {
+    pub(crate) fn parse(head: &[u8]) -> Result<Header, DropReason> {
         let header = Header::parse(head).map_err(|_| DropReason::Runt)?;
-        if meta.longest() > MAX_FRAME || meta.len > MAX_SUPER_FRAME {
-            return Err(DropReason::Oversize);
-        }
         if header.dst.is_reserved() || header.ethertype == MAC_CONTROL {
             return Err(DropReason::ReservedMulticast);
         }
         Ok(header)
     }
 
+    /// What holds for a frame where it enters the host; later it may have grown by a tag.
+    #[inline]
+    pub(crate) fn check_len(meta: &FrameMeta) -> Result<(), DropReason> {
+        if meta.longest() > MAX_FRAME || meta.len > MAX_SUPER_FRAME {
+            return Err(DropReason::Oversize);
+        }
+        Ok(())
+    }
+
     /// Who receives a frame that a VF sends, after the checks on the sender.
     #[inline]
-    pub(crate) fn reach_from_vf(&self, vf: VfIndex, header: &Header) -> Result<Reach, DropReason> {
+    pub(crate) fn reach_from_vf(
+        &self,
+        vf: VfIndex,
+        header: &Header,
+        meta: &FrameMeta,
+    ) -> Result<Reach, DropReason> {
+        VfTable::check_len(meta)?;
         let entry = &self.entries[vf.index()];
         if !self.lookup.up.contains(vf) {
             return Err(self.why_down(vf));

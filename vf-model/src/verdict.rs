@@ -19,6 +19,15 @@ pub struct Verdict {
     pub drop: Option<DropReason>,
 }
 
+impl Verdict {
+    /// Length of the frame for the PF and the wire.
+    pub(crate) fn onward_len(&self, len: u32) -> u32 {
+        self.insert
+            .map_or(TagEdit::Keep, TagEdit::Insert)
+            .len_of(len)
+    }
+}
+
 /// How a receiver's copy differs from what the sender gave.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TagEdit {
@@ -28,4 +37,16 @@ pub enum TagEdit {
     Insert(VlanTag),
     /// The outermost tag is taken out.
     Strip,
+}
+
+impl TagEdit {
+    /// Length of the receiver's copy of a frame of `len` bytes.
+    #[must_use]
+    pub fn len_of(self, len: u32) -> u32 {
+        match self {
+            TagEdit::Keep => len,
+            TagEdit::Insert(_) => len.saturating_add(4),
+            TagEdit::Strip => len.saturating_sub(4),
+        }
+    }
 }

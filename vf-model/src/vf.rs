@@ -361,3 +361,57 @@ impl FromStr for Mbps {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use std::collections::BTreeSet;
+
+    proptest! {
+        #[test]
+        fn a_set_is_a_set(a: BTreeSet<u8>, b: BTreeSet<u8>) {
+            let set = |from: &BTreeSet<u8>| from.iter().map(|i| VfIndex(*i)).collect::<VfSet>();
+            let list = |set: VfSet| set.iter().map(|vf| vf.0).collect::<BTreeSet<u8>>();
+            prop_assert_eq!(list(set(&a)), a.clone());
+            prop_assert_eq!(set(&a).len(), a.len());
+            prop_assert_eq!(list(set(&a).union(set(&b))), &a | &b);
+            prop_assert_eq!(list(set(&a).intersection(set(&b))), &a & &b);
+            prop_assert_eq!(list(set(&a).difference(set(&b))), &a - &b);
+            let mut without = set(&a);
+            for i in &b {
+                prop_assert_eq!(set(&a).contains(VfIndex(*i)), a.contains(i));
+                without.remove(VfIndex(*i));
+            }
+            prop_assert_eq!(without, set(&a).difference(set(&b)));
+            prop_assert_eq!(without.is_empty(), a.is_subset(&b));
+        }
+    }
+
+    #[test]
+    fn settings_are_checked() {
+        let policy = VfPolicy::new(MacAddr([2, 0, 0, 0, 0, 1]));
+        let refused = |setting| policy.with(setting).unwrap_err();
+        assert_eq!(refused(VfSetting::Vlan(4095)), Refusal::Vlan(4095));
+        assert_eq!(refused(VfSetting::Qos(3)), Refusal::NoPortVlan);
+        assert_eq!(refused(VfSetting::Qos(8)), Refusal::Qos(8));
+        assert_eq!(
+            refused(VfSetting::Proto(VlanProto::Dot1ad)),
+            Refusal::NoPortVlan
+        );
+        let group = MacAddr([1, 0, 0, 0, 0, 1]);
+        assert_eq!(refused(VfSetting::Mac(group)), Refusal::NotUnicast(group));
+        let zero = MacAddr::default();
+        assert_eq!(refused(VfSetting::Mac(zero)), Refusal::NotUnicast(zero));
+        let vlan = policy.with(VfSetting::Vlan(10)).unwrap();
+        let vlan = vlan.with(VfSetting::Qos(5)).unwrap();
+        assert_eq!(
+            vlan.port_vlan.unwrap().tag().to_bytes(),
+            [0x81, 0, 0xa0, 10]
+        );
+        assert_eq!(vlan.with(VfSetting::Vlan(0)), Ok(policy));
+        let limited = policy.with(VfSetting::MaxTxRate(Mbps(5))).unwrap();
+        assert_eq!(limited.max_tx_rate.map(Mbps::bps), Some(5_000_000));
+        assert_eq!(limited.with(VfSetting::MaxTxRate(Mbps(0))), Ok(policy));
+    }
+}

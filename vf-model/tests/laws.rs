@@ -1,0 +1,468 @@
+//! The laws of the NIC and the hypervisor's bridge together, on one host, with random VFs, policies, filters and frames.
+
+// Helpers of tests, too, may unwrap.
+#![allow(clippy::unwrap_used)]
+
+use std::collections::BTreeMap;
+
+use proptest::collection::vec;
+use proptest::prelude::*;
+use proptest::sample::select;
+use vf_model::{
+    BridgePort, Command, Counters, DropReason, FrameMeta, Header, HypervisorModel, MAX_FRAME,
+    MacAddr, Nanos, Nic, NicConfig, Path, Source, TagEdit, Verdict, VfIndex, VfLinkState,
+    VfSetting, VlanTag,
+};
+
+const VFS: u8 = 4;
+const BASE: MacAddr = MacAddr([2, 0, 0, 0, 0, 0]);
+
+/// One host: every frame is carried between the two planes until nobody has it any more.
+struct Host {
+    nic: Nic,
+    hypervisor: HypervisorModel,
+    /// Bytes of each frame that the model is not shown.
+    beyond: u32,
+}
+
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Outcome {
+    vfs: BTreeMap<u8, Vec<u8>>,
+    wire: Option<Vec<u8>>,
+    /// The verdict's drop reasons along the way.
+    drops: Vec<DropReason>,
+}
+
+fn edited(bytes: &[u8], edit: TagEdit) -> Vec<u8> {
+    let mut bytes = bytes.to_vec();
+    match edit {
+        TagEdit::Keep => {}
+        TagEdit::Insert(tag) => drop(bytes.splice(12..12, tag.to_bytes())),
+        TagEdit::Strip => drop(bytes.drain(12..16)),
+    }
+    bytes
+}
+
+fn inserted(bytes: &[u8], tag: Option<VlanTag>) -> Vec<u8> {
+    edited(bytes, tag.map_or(TagEdit::Keep, TagEdit::Insert))
+}
+
+/// Frames are shown to the model by their first bytes; this one goes on for `beyond` bytes.
+fn meta(bytes: &[u8], beyond: u32) -> FrameMeta {
+    FrameMeta {
+        len: bytes.len() as u32 + beyond,
+        gso: None,
+    }
+}
+
+impl Host {
+    fn new(commands: &[Command], paths: &[Path]) -> Host {
+        let config = NicConfig {
+            vfs: VFS.into(),
+            mac_base: BASE,
+        };
+        let mut host = Host {
+            nic: Nic::new(config),
+            hypervisor: HypervisorModel::new(config),
+            beyond: 0,
+        };
+        for command in commands {
+            host.apply(command);
+        }
+        for (vf, path) in paths.iter().enumerate() {
+            host.apply(&Command::SetVf {
+                vf: VfIndex::from(vf),
+                settings: vec![VfSetting::Path(*path)],
+            });
+        }
+        host
+    }
+
+    fn apply(&mut self, command: &Command) {
+        assert_eq!(self.nic.apply(command), self.hypervisor.apply(command));
+    }
+
+    fn send(&mut self, source: Source, bytes: &[u8]) -> Outcome {
+        let mut outcome = Outcome::default();
+        match source {
+            Source::Vf(vf) if self.nic.policy(vf).path == Path::Mediated => {
+                self.through_hypervisor(BridgePort::Vif(vf), bytes, &mut outcome);
+            }
+            _ => self.through_nic(source, bytes, false, &mut outcome),
+        }
+        outcome
+    }
+
+    fn through_nic(&mut self, source: Source, bytes: &[u8], mediated: bool, outcome: &mut Outcome) {
+        let verdict =
+            self.nic
+                .ingress(Nanos(0), source, bytes, &meta(bytes, self.beyond), mediated);
+        check_verdict(&verdict, outcome);
+        for vf in verdict.vfs.iter() {
+            assert_eq!(self.nic.policy(vf).path, Path::Direct);
+            let header = Header::parse(bytes).unwrap();
+            let copy = edited(bytes, self.nic.egress_edit(&verdict, &header, vf));
+            self.nic
+                .count_delivered(vf, &header, copy.len() as u32 + self.beyond);
+            assert_eq!(outcome.vfs.insert(vf.0, copy), None, "a duplicate");
+        }
+        if verdict.wire {
+            let copy = inserted(bytes, verdict.insert);
+            assert_eq!(outcome.wire.replace(copy), None, "a duplicate");
+        }
+        if verdict.pf {
+            assert!(!mediated, "back to where it came from");
+            self.through_hypervisor(BridgePort::Pf, &inserted(bytes, verdict.insert), outcome);
+        }
+    }
+
+    fn through_hypervisor(&mut self, from: BridgePort, bytes: &[u8], outcome: &mut Outcome) {
+        let verdict = self
+            .hypervisor
+            .ingress(Nanos(0), from, bytes, &meta(bytes, self.beyond));
+        check_verdict(&verdict, outcome);
+        assert!(!verdict.wire);
+        for vf in verdict.vfs.iter() {
+            assert_eq!(self.nic.policy(vf).path, Path::Mediated);
+            let header = Header::parse(bytes).unwrap();
+            let edit = self.hypervisor.egress_edit(&verdict, &header, vf);
+            let copy = edited(bytes, edit);
+            self.hypervisor
+                .count_delivered(vf, &header, copy.len() as u32 + self.beyond);
+            assert_eq!(outcome.vfs.insert(vf.0, copy), None, "a duplicate");
+        }
+        if verdict.pf {
+            assert_ne!(from, BridgePort::Pf, "back to where it came from");
+            let copy = inserted(bytes, verdict.insert);
+            self.through_nic(Source::Pf, &copy, true, outcome);
+        }
+    }
+
+    fn counters(&self, vf: VfIndex) -> Counters {
+        let mut sum = self.nic.counters(vf).clone();
+        sum += self.hypervisor.counters(vf);
+        sum
+    }
+
+    /// Every drop counted anywhere.
+    fn drops(&self) -> u64 {
+        let vfs = (0..VFS).map(|i| self.counters(VfIndex(i)));
+        let others = [
+            self.nic.pf_counters(),
+            self.nic.wire_counters(),
+            self.hypervisor.pf_counters(),
+        ];
+        vfs.chain(others.into_iter().cloned())
+            .map(|c| c.rx_drops.total() + c.tx_drops.total())
+            .sum()
+    }
+}
+
+fn check_verdict(verdict: &Verdict, outcome: &mut Outcome) {
+    let goes_on = !verdict.vfs.is_empty() || verdict.pf || verdict.wire;
+    assert_eq!(verdict.drop.is_none(), goes_on, "{verdict:?}");
+    outcome.drops.extend(verdict.drop);
+}
+
+/// What the documentation promises, one VF at a time and without any table: who gets which bytes.
+fn promised(nic: &Nic, source: Source, bytes: &[u8]) -> (BTreeMap<u8, Vec<u8>>, Option<Vec<u8>>) {
+    let nothing = (BTreeMap::new(), None);
+    let mac = |at: usize| MacAddr(bytes[at..at + 6].try_into().unwrap());
+    let (dst, src) = (mac(0), mac(6));
+    let tag_of = |bytes: &[u8]| match u16::from_be_bytes([bytes[12], bytes[13]]) {
+        tpid @ (0x8100 | 0x88a8 | 0x9100) => {
+            Some((tpid, u16::from_be_bytes([bytes[14], bytes[15]]) & 0xfff))
+        }
+        _ => None,
+    };
+    if dst.is_reserved() {
+        return nothing;
+    }
+    let mut on_the_way = bytes.to_vec();
+    let takes_part = |vf: VfIndex, tag: Option<(u16, u16)>| {
+        let tag = tag.filter(|(_, vid)| *vid != 0);
+        match nic.policy(vf).port_vlan {
+            Some(port) => tag == Some((port.proto.tpid(), port.vid.get())),
+            None => match tag {
+                None => true,
+                Some((tpid, vid)) => {
+                    let vlans = nic.filters(vf).vlans();
+                    vlans.is_empty() || tpid == 0x8100 && vlans.iter().any(|v| v.get() == vid)
+                }
+            },
+        }
+    };
+    let has =
+        |vf: VfIndex, mac: MacAddr, tag: Option<(u16, u16)>| {
+            nic.policy(vf).mac == mac
+                || nic.filters(vf).macs().iter().any(|(m, vlan)| {
+                    *m == mac && vlan.is_none_or(|v| tag == Some((0x8100, v.get())))
+                })
+        };
+    let up = |vf: VfIndex| match nic.policy(vf).state {
+        VfLinkState::Auto => nic.link_up(),
+        VfLinkState::Enable => true,
+        VfLinkState::Disable => false,
+    };
+    let owns = |vf: VfIndex, mac: MacAddr| {
+        nic.policy(vf).mac == mac || nic.filters(vf).macs().iter().any(|(m, _)| *m == mac)
+    };
+    match source {
+        Source::Vf(vf) => {
+            let policy = nic.policy(vf);
+            if !up(vf) || policy.spoofchk && !owns(vf, src) {
+                return nothing;
+            }
+            if let Some(port) = policy.port_vlan {
+                if tag_of(bytes).is_some() {
+                    return nothing;
+                }
+                on_the_way.splice(12..12, port.tag().to_bytes());
+            }
+            if !takes_part(vf, tag_of(&on_the_way)) {
+                return nothing;
+            }
+        }
+        Source::Wire if !nic.link_up() => return nothing,
+        Source::Wire | Source::Pf => {}
+    }
+    let tag = tag_of(&on_the_way);
+    let interested: Vec<VfIndex> = (0..VFS)
+        .map(VfIndex)
+        .filter(|vf| takes_part(*vf, tag) && (dst.is_multicast() || has(*vf, dst, tag)))
+        .collect();
+    let wire =
+        source != Source::Wire && nic.link_up() && (dst.is_multicast() || interested.is_empty());
+    let vfs = interested
+        .into_iter()
+        .filter(|vf| source != Source::Vf(*vf) && up(*vf))
+        .map(|vf| {
+            let mut copy = on_the_way.clone();
+            if nic.policy(vf).port_vlan.is_some() {
+                copy.drain(12..16);
+            }
+            (vf.0, copy)
+        })
+        .collect();
+    (vfs, wire.then_some(on_the_way))
+}
+
+fn parse(words: &str) -> Command {
+    let words: Vec<&str> = words.split(' ').collect();
+    Command::parse(&words).unwrap()
+}
+
+fn any_mac() -> impl Strategy<Value = String> {
+    (0..VFS + 4).prop_map(|i| BASE.offset(i.into()).to_string())
+}
+
+fn any_command() -> impl Strategy<Value = Command> {
+    let vid = || select(vec![10, 20, 30]);
+    let words = prop_oneof![
+        4 => (0u16..3, select(vec!["802.1Q", "802.1Q", "802.1ad"]), 0..8)
+            .prop_map(|(v, proto, qos)| match v * 10 {
+                0 => "set vlan 0".to_owned(),
+                v => format!("set vlan {v} proto {proto} qos {qos}"),
+            }),
+        3 => vid().prop_map(|v| format!("vlan add {v}")),
+        1 => vid().prop_map(|v| format!("vlan del {v}")),
+        2 => any_mac().prop_map(|m| format!("mac add {m}")),
+        2 => (any_mac(), vid()).prop_map(|(m, v)| format!("mac add {m} vlan {v}")),
+        1 => any_mac().prop_map(|m| format!("mac del {m}")),
+        1 => any_mac().prop_map(|m| format!("set mac {m}")),
+        3 => select(vec!["on", "off"]).prop_map(|s| format!("set spoofchk {s}")),
+        2 => select(vec!["auto", "enable", "disable"]).prop_map(|s| format!("set state {s}")),
+    ];
+    prop_oneof![
+        12 => (0..VFS, words).prop_map(|(vf, words)| parse(&format!("vf {vf} {words}"))),
+        1 => any::<bool>().prop_map(|up| Command::SetLink { up }),
+    ]
+}
+
+fn any_paths() -> impl Strategy<Value = Vec<Path>> {
+    vec(select(vec![Path::Direct, Path::Mediated]), usize::from(VFS))
+}
+
+fn any_source() -> impl Strategy<Value = Source> {
+    prop_oneof![
+        4 => (0..VFS).prop_map(|vf| Source::Vf(VfIndex(vf))),
+        1 => Just(Source::Wire),
+    ]
+}
+
+fn any_frame() -> impl Strategy<Value = Vec<u8>> {
+    let known = || (0..VFS + 6).prop_map(|i| BASE.offset(i.into()));
+    let group = select(vec![
+        MacAddr::BROADCAST,
+        MacAddr([1, 0, 0x5e, 0, 0, 1]),
+        MacAddr([1, 0x80, 0xc2, 0, 0, 0x0e]),
+    ]);
+    let tag = (
+        select(vec![0x8100u16, 0x8100, 0x88a8, 0x9100]),
+        select(vec![0u16, 10, 20, 30, 4095]),
+        0u16..16,
+    );
+    let tags = prop_oneof![3 => Just(Vec::new()), 2 => vec(tag, 1..4)];
+    (prop_oneof![3 => known(), 2 => group], known(), tags).prop_map(|(dst, src, tags)| {
+        let mut frame = [dst.0, src.0].concat();
+        for (tpid, vid, high) in tags {
+            frame.extend(tpid.to_be_bytes());
+            frame.extend((high << 12 | vid).to_be_bytes());
+        }
+        frame.extend([8, 0]);
+        frame.resize(60, 0x5a);
+        frame
+    })
+}
+
+/// A frame whose sender owns its source address, so that most of them get past the checks.
+fn any_traffic() -> impl Strategy<Value = (Source, Vec<u8>)> {
+    (any_source(), any_frame(), any::<bool>()).prop_map(|(source, mut frame, own)| {
+        if let (Source::Vf(vf), true) = (source, own) {
+            frame[6..12].copy_from_slice(&BASE.offset(vf.0.into()).0);
+        }
+        (source, frame)
+    })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(2000))]
+
+    #[test]
+    fn golden_rule_paths_do_not_change_who_gets_what(
+        commands in vec(any_command(), 0..12),
+        paths in any_paths(),
+        other_paths in any_paths(),
+        traffic in vec(any_traffic(), 1..8),
+        beyond in select(vec![0, 0, 0, MAX_FRAME - 64, MAX_FRAME - 60, MAX_FRAME - 59]),
+    ) {
+        let mut host = Host::new(&commands, &paths);
+        let mut other = Host::new(&commands, &other_paths);
+        (host.beyond, other.beyond) = (beyond, beyond);
+        for (source, frame) in traffic {
+            let outcome = host.send(source, &frame);
+            prop_assert_eq!(&outcome, &other.send(source, &frame));
+            let (vfs, wire) = if meta(&frame, beyond).len > MAX_FRAME {
+                Default::default()
+            } else {
+                promised(&host.nic, source, &frame)
+            };
+            prop_assert_eq!(&outcome.vfs, &vfs);
+            prop_assert_eq!(&outcome.wire, &wire);
+        }
+        for vf in (0..VFS).map(VfIndex) {
+            prop_assert_eq!(host.counters(vf), other.counters(vf));
+        }
+        prop_assert_eq!(host.nic.wire_counters(), other.nic.wire_counters());
+    }
+
+    #[test]
+    fn conservation_every_frame_arrives_or_is_counted_once(
+        commands in vec(any_command(), 0..12),
+        paths in any_paths(),
+        traffic in vec(any_traffic(), 1..8),
+    ) {
+        let mut host = Host::new(&commands, &paths);
+        for (source, frame) in &traffic {
+            let before = host.drops();
+            let outcome = host.send(*source, frame);
+            let arrived = !outcome.vfs.is_empty() || outcome.wire.is_some();
+            prop_assert_eq!(host.drops() - before, u64::from(!arrived));
+            prop_assert_eq!(outcome.drops.len(), usize::from(!arrived));
+        }
+        for vf in (0..VFS).map(VfIndex) {
+            let sent = traffic.iter().filter(|(s, _)| *s == Source::Vf(vf)).count() as u64;
+            let counters = host.counters(vf);
+            prop_assert_eq!(counters.tx_packets + counters.tx_drops.total(), sent);
+        }
+        let arrived = traffic.iter().filter(|(s, _)| *s == Source::Wire).count() as u64;
+        let wire = host.nic.wire_counters();
+        prop_assert_eq!(wire.rx_packets + wire.rx_drops.total(), arrived);
+    }
+
+    #[test]
+    fn isolation_and_no_self_delivery(
+        mut commands in vec(any_command(), 0..8),
+        paths in any_paths(),
+        traffic in vec(any_traffic(), 1..8),
+    ) {
+        commands.retain(|c| !matches!(c, Command::FilterAdd { .. } | Command::FilterDel { .. }));
+        let vlans = [100, 100, 200];
+        for (vf, vlan) in vlans.iter().enumerate() {
+            commands.push(parse(&format!("vf {vf} set vlan {vlan}")));
+        }
+        let mut host = Host::new(&commands, &paths);
+        for (source, frame) in traffic {
+            let outcome = host.send(source, &frame);
+            let Source::Vf(from) = source else { continue };
+            prop_assert!(!outcome.vfs.contains_key(&from.0), "its own frame");
+            for to in outcome.vfs.keys() {
+                let vlan = |vf: u8| vlans.get(usize::from(vf));
+                prop_assert!(from.0 == 3 || *to == 3 || vlan(from.0) == vlan(*to), "{from} to {to}");
+            }
+        }
+    }
+
+    #[test]
+    fn spoof_check_is_total(
+        commands in vec(any_command(), 0..12),
+        paths in any_paths(),
+        vf in 0..VFS,
+        mut frame in any_frame(),
+        src: [u8; 6],
+    ) {
+        let mut host = Host::new(&commands, &paths);
+        host.apply(&parse(&format!("vf {vf} set spoofchk on state enable")));
+        frame[6..12].copy_from_slice(&src);
+        let vf = VfIndex(vf);
+        let own = host.nic.policy(vf).mac.0 == src
+            || host.nic.filters(vf).macs().iter().any(|(m, _)| m.0 == src);
+        prop_assume!(!own);
+        let outcome = host.send(Source::Vf(vf), &frame);
+        prop_assert!(outcome.vfs.is_empty() && outcome.wire.is_none());
+        let reserved = MacAddr(frame[..6].try_into().unwrap()).is_reserved();
+        let why = if reserved { DropReason::ReservedMulticast } else { DropReason::SpoofedMac };
+        prop_assert_eq!(outcome.drops, [why]);
+    }
+
+    #[test]
+    fn a_refused_command_changes_nothing(
+        commands in vec(any_command(), 0..24),
+        traffic in vec(any_traffic(), 1..8),
+    ) {
+        let mut host = Host::new(&[], &[]);
+        let mut accepted = Vec::new();
+        for command in commands {
+            if host.nic.apply(&command).is_ok() {
+                accepted.push(command);
+            }
+        }
+        let mut other = Host::new(&accepted, &[]);
+        for vf in (0..VFS).map(VfIndex) {
+            prop_assert_eq!(host.nic.policy(vf), other.nic.policy(vf));
+            prop_assert_eq!(host.nic.filters(vf), other.nic.filters(vf));
+        }
+        for (source, frame) in traffic {
+            let judge = |nic: &mut Nic| nic.ingress(Nanos(0), source, &frame, &meta(&frame, 0), false);
+            prop_assert_eq!(judge(&mut host.nic), judge(&mut other.nic));
+        }
+    }
+
+    #[test]
+    fn no_bytes_panic(
+        head in vec(any::<u8>(), 0..40),
+        len: u32,
+        gso in proptest::option::of((any::<u16>(), any::<u16>())),
+        source in any_source(),
+        paths in any_paths(),
+    ) {
+        let mut host = Host::new(&[], &paths);
+        let gso = gso.map(|(header_len, size)| vf_model::Gso { header_len, size });
+        let meta = FrameMeta { len, gso };
+        let verdict = host.nic.ingress(Nanos(0), source, &head, &meta, false);
+        check_verdict(&verdict, &mut Outcome::default());
+        if len > 65_557 {
+            prop_assert!(verdict.drop.is_some());
+        }
+    }
+}

@@ -1,0 +1,126 @@
+//! The words that a configuration file and a JSON reader see.
+
+use vf_model::{
+    Command, Filter, MAX_UNTRUSTED_FILTERS, MacAddr, Mbps, Nic, NicConfig, Path, Refusal, VfIndex,
+    VfLinkState, VfSetting, VlanProto,
+};
+
+#[derive(Debug, PartialEq, serde::Deserialize)]
+struct Settings {
+    mac: MacAddr,
+    state: VfLinkState,
+    path: Path,
+    max_tx_rate: Mbps,
+    proto: VlanProto,
+}
+
+const TOML: &str = r#"
+mac = "02:00:00:00:00:07"
+state = "enable"
+path = "mediated"
+max_tx_rate = 1000
+proto = "802.1ad"
+"#;
+
+fn nic() -> Nic {
+    Nic::new(NicConfig {
+        vfs: 256,
+        mac_base: MacAddr([2, 0, 0, 0, 1, 0]),
+    })
+}
+
+fn command(words: &str) -> Command {
+    Command::parse(&words.split(' ').collect::<Vec<_>>()).expect(words)
+}
+
+#[test]
+fn toml_holds_the_words_of_ip_link() {
+    let settings: Settings = toml::from_str(TOML).unwrap();
+    let expected = Settings {
+        mac: MacAddr([2, 0, 0, 0, 0, 7]),
+        state: VfLinkState::Enable,
+        path: Path::Mediated,
+        max_tx_rate: Mbps(1000),
+        proto: VlanProto::Dot1ad,
+    };
+    assert_eq!(settings, expected);
+    let error = toml::from_str::<Settings>(&TOML.replace("02:00", "02-00")).unwrap_err();
+    assert!(error.message().contains("six bytes such as"), "{error}");
+}
+
+#[test]
+fn a_policy_is_shown_in_the_same_words() {
+    let mut nic = nic();
+    nic.apply(&command(
+        "vf 5 set vlan 10 qos 3 path mediated max_tx_rate 100 state disable",
+    ))
+    .unwrap();
+    let shown = serde_json::to_value(nic.policy(VfIndex(5))).unwrap();
+    assert_eq!(
+        shown,
+        serde_json::json!({
+            "mac": "02:00:00:00:01:05",
+            "port_vlan": { "vid": 10, "qos": 3, "proto": "802.1Q" },
+            "spoofchk": true,
+            "trust": false,
+            "state": "disable",
+            "max_tx_rate": 100,
+            "path": "mediated",
+        })
+    );
+}
+
+#[test]
+fn all_settings_of_a_command_or_none() {
+    let mut nic = nic();
+    let before = *nic.policy(VfIndex(0));
+    let refused = nic.apply(&command("vf 0 set trust on spoofchk off vlan 4095"));
+    assert_eq!(refused, Err(Refusal::Vlan(4095)));
+    assert_eq!(nic.policy(VfIndex(0)), &before);
+}
+
+#[test]
+fn the_last_of_256_vfs_is_there() {
+    let mut nic = nic();
+    assert_eq!(nic.vf_count(), 256);
+    nic.apply(&command("vf 255 set path mediated")).unwrap();
+    assert_eq!(nic.policy(VfIndex(255)).mac, MacAddr([2, 0, 0, 0, 1, 255]));
+    let mut small = Nic::new(NicConfig {
+        vfs: 2,
+        mac_base: MacAddr([2, 0, 0, 0, 1, 0]),
+    });
+    let refused = small.apply(&command("vf 2 set trust on")).unwrap_err();
+    assert_eq!(refused.to_string(), "vf2: the VFs of this NIC are 0 to 1");
+}
+
+#[test]
+fn filters_are_limited_and_do_not_mix_with_a_port_vlan() {
+    let mut nic = nic();
+    let vf = VfIndex(0);
+    for i in 0..MAX_UNTRUSTED_FILTERS {
+        nic.apply(&command(&format!("vf 0 vlan add {}", i + 1)))
+            .unwrap();
+    }
+    let full = Err(Refusal::FiltersFull {
+        room: MAX_UNTRUSTED_FILTERS,
+    });
+    assert_eq!(nic.apply(&command("vf 0 vlan add 100")), full);
+    nic.apply(&command("vf 0 set trust on")).unwrap();
+    nic.apply(&command("vf 0 vlan add 100")).unwrap();
+    let again = nic.apply(&command("vf 0 vlan add 100"));
+    assert!(matches!(again, Err(Refusal::FilterExists(Filter::Vlan(_)))));
+    let gone = nic.apply(&command("vf 0 vlan del 200"));
+    assert!(matches!(gone, Err(Refusal::NoSuchFilter(Filter::Vlan(_)))));
+    let port = Command::SetVf {
+        vf,
+        settings: vec![VfSetting::Vlan(10)],
+    };
+    assert_eq!(nic.apply(&port), Err(Refusal::PortVlanAndFilters));
+    nic.apply(&command("vf 1 set vlan 10")).unwrap();
+    let tagged = nic.apply(&command("vf 1 mac add 02:00:00:00:00:09 vlan 10"));
+    assert_eq!(tagged, Err(Refusal::PortVlanAndFilters));
+    nic.apply(&command("vf 1 mac add 02:00:00:00:00:09"))
+        .unwrap();
+    let group = nic.apply(&command("vf 1 mac add ff:ff:ff:ff:ff:ff"));
+    assert_eq!(group, Err(Refusal::NotUnicast(MacAddr::BROADCAST)));
+}
