@@ -13,9 +13,13 @@
 //! - [`driver`]: the driver's end of one split virtqueue
 //! - [`net`]: a virtio-net driver over a session
 //! - [`guest`]: a TCP/IP host (smoltcp) on one net device
+//! - [`subject`], [`bench`], [`case`], [`cases`], [`report`]: the suite
 
 #![forbid(unsafe_code)]
 
+pub mod bench;
+pub mod case;
+pub mod cases;
 mod checksum;
 pub mod driver;
 pub mod eventfd;
@@ -28,4 +32,6 @@ pub mod message;
 pub mod net;
 mod pattern;
 mod phy;
+pub mod report;
 mod stream;
+pub mod subject;

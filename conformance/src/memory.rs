@@ -100,8 +100,8 @@ pub struct GuestMemory {
 }
 
 impl GuestMemory {
-    /// One sealed region of `size` bytes (rounded up to pages) at [`GUEST_BASE`].
-    pub fn new(size: u64) -> io::Result<GuestMemory> {
+    /// One region of `size` bytes (rounded up to pages) at [`GUEST_BASE`].
+    pub fn new(size: u64, seals: bool) -> io::Result<GuestMemory> {
         let size = size.next_multiple_of(4096);
         GuestMemory::with_regions(
             &[RegionLayout {
@@ -110,7 +110,7 @@ impl GuestMemory {
                 size,
                 mmap_offset: 0,
             }],
-            true,
+            seals,
         )
     }
 
@@ -194,7 +194,7 @@ mod tests {
 
     #[test]
     fn translation_keeps_the_two_address_kinds_apart() {
-        let mem = GuestMemory::new(8192).unwrap();
+        let mem = GuestMemory::new(8192, true).unwrap();
         assert_eq!(mem.locate(GUEST_BASE + 8191, 1), Some((0, 8191)));
         assert_eq!(mem.locate(GUEST_BASE + 8191, 2), None);
         assert_eq!(mem.locate(u64::MAX, 2), None);

@@ -157,6 +157,8 @@ pub struct NetConfig {
     pub notify: Notify,
     /// Index both rings start at.
     pub base: u16,
+    /// Whether the memory file is sealed against shrinking.
+    pub seals: bool,
 }
 
 impl NetConfig {
@@ -192,6 +194,7 @@ impl Default for NetConfig {
             rx_buffer: None,
             notify: Notify::EventFd,
             base: 0,
+            seals: true,
         }
     }
 }
@@ -365,9 +368,8 @@ impl NetDevice {
 
         let rings = u64::from(config.queue_pairs) * u64::from(config.queue_size);
         let each = u64::from(rx_len) + u64::from(tx_len) + 2 * 26;
-        let mem = Arc::new(GuestMemory::new(
-            rings * each + u64::from(config.queue_pairs) * 1024 + SPARE,
-        )?);
+        let size = rings * each + u64::from(config.queue_pairs) * 1024;
+        let mem = Arc::new(GuestMemory::new(size, config.seals)?);
         let mut alloc = Allocator::new(mem.regions()[0].layout());
         let ring_features = RingFeatures {
             event_idx: features & feature::EVENT_IDX != 0,
@@ -418,25 +420,66 @@ impl NetDevice {
     fn run(&mut self, mut frontend: Frontend) -> Result<(), FrontendError> {
         frontend.set_features(self.features)?;
         frontend.set_memory(self.mem.regions())?;
-        let rings = interleave(&self.rx, &self.tx);
-        for (index, ring) in rings.iter().enumerate() {
-            start_ring(&mut frontend, index as u32, ring)?;
+        for index in 0..self.rings() {
+            self.place_ring(&mut frontend, index)?;
+            self.start_ring(&mut frontend, index)?;
         }
-        if self.features & feature::PROTOCOL_FEATURES != 0 {
-            for index in 0..rings.len() {
-                frontend.set_vring_enable(index as u32, true)?;
+        if self.has(feature::PROTOCOL_FEATURES) {
+            for index in 0..self.rings() {
+                frontend.set_vring_enable(index, true)?;
             }
         }
-        drop(rings);
+        self.adopt(frontend);
+        Ok(())
+    }
+
+    /// Tells the back end size, base and addresses of ring `index`; the base is the used index.
+    pub fn place_ring(&self, frontend: &mut Frontend, index: u32) -> Result<(), FrontendError> {
+        let queue = &self.ring(index).queue;
+        let layout = queue.layout();
+        let user = |addr| self.mem.user_addr(addr).ok_or(FrontendError::NoMemory);
+        frontend.set_vring_num(index, layout.size.into())?;
+        frontend.set_vring_base(index, queue.used_idx().into())?;
+        frontend.set_vring_addr(
+            index,
+            user(layout.desc)?,
+            user(layout.used)?,
+            user(layout.avail)?,
+        )
+    }
+
+    /// Gives the back end kick and call of ring `index`, which starts it.
+    pub fn start_ring(&self, frontend: &mut Frontend, index: u32) -> Result<(), FrontendError> {
+        let ring = self.ring(index);
+        frontend.set_vring_kick(index, ring.kick.as_ref().map(AsFd::as_fd))?;
+        frontend.set_vring_call(index, ring.call.as_ref().map(AsFd::as_fd))
+    }
+
+    /// Keeps a session whose rings were started by hand, and kicks every ring once.
+    pub fn adopt(&mut self, frontend: Frontend) {
         for ring in self.rx.iter_mut().chain(&mut self.tx) {
-            // Chains that were published before the session are there without a kick of their own.
+            // Chains that were published before the session have no kick of their own.
             ring.notify();
             if let Some(kick) = &ring.kick {
                 kick.signal();
             }
         }
         self.frontend = Some(frontend);
-        Ok(())
+    }
+
+    /// Number of rings.
+    pub fn rings(&self) -> u32 {
+        (self.rx.len() + self.tx.len()) as u32
+    }
+
+    /// Ring `index` as vhost-user counts: even receives, odd sends.
+    fn ring(&self, index: u32) -> &Ring {
+        let pair = (index / 2) as usize;
+        if index.is_multiple_of(2) {
+            &self.rx[pair]
+        } else {
+            &self.tx[pair]
+        }
     }
 
     /// Stops all rings and takes the session out; each ring's next available index, in ring order.
@@ -444,14 +487,19 @@ impl NetDevice {
         let Some(mut frontend) = self.frontend.take() else {
             return Ok(Vec::new());
         };
-        (0..self.rx.len() + self.tx.len())
-            .map(|index| frontend.get_vring_base(index as u32))
+        (0..self.rings())
+            .map(|index| frontend.get_vring_base(index))
             .collect()
     }
 
     /// The session, while there is one.
     pub fn frontend(&mut self) -> Option<&mut Frontend> {
         self.frontend.as_mut()
+    }
+
+    /// Takes the session out without a word to the back end; dropped, it is a disconnect.
+    pub fn take_frontend(&mut self) -> Option<Frontend> {
+        self.frontend.take()
     }
 
     /// Features in force.
@@ -636,9 +684,6 @@ impl NetDevice {
     }
 }
 
-/// Guest memory beyond rings and buffers, for cases that need a few pages.
-const SPARE: u64 = 1 << 16;
-
 /// Gives every free descriptor of a receive ring its buffer again.
 #[inline]
 fn refill(ring: &mut Ring) {
@@ -652,29 +697,9 @@ fn refill(ring: &mut Ring) {
     }
 }
 
-/// All rings in vhost-user order: receive and send of each pair in turn.
-fn interleave<'a>(rx: &'a [Ring], tx: &'a [Ring]) -> Vec<&'a Ring> {
-    rx.iter().zip(tx).flat_map(|(rx, tx)| [rx, tx]).collect()
-}
-
-fn start_ring(frontend: &mut Frontend, index: u32, ring: &Ring) -> Result<(), FrontendError> {
-    let layout = ring.queue.layout();
-    let mem = ring.queue.memory();
-    let user = |addr| mem.user_addr(addr).ok_or(FrontendError::NoMemory);
-    frontend.set_vring_num(index, layout.size.into())?;
-    frontend.set_vring_base(index, ring.queue.used_idx().into())?;
-    frontend.set_vring_addr(
-        index,
-        user(layout.desc)?,
-        user(layout.used)?,
-        user(layout.avail)?,
-    )?;
-    frontend.set_vring_kick(index, ring.kick.as_ref().map(AsFd::as_fd))?;
-    frontend.set_vring_call(index, ring.call.as_ref().map(AsFd::as_fd))
-}
-
-/// Features, protocol features, ownership and configuration space: everything before memory.
-fn negotiate(
+/// Features, protocol features, ownership and configuration space: everything before
+/// `SET_FEATURES`. The features are those to acknowledge.
+pub fn negotiate(
     frontend: &mut Frontend,
     config: &NetConfig,
 ) -> Result<(u64, ConfigSpace), FrontendError> {

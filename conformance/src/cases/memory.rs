@@ -1,0 +1,182 @@
+//! The memory table: translation, odd tables, tables that lie.
+
+use std::os::fd::AsFd;
+
+use crate::bench::Bench;
+use crate::case::{Case, Failure, Level, Need, Seen, ensure};
+use crate::memory::{GUEST_BASE, GuestMemory, RegionLayout};
+use crate::message::{self, protocol, request};
+use crate::net::NetConfig;
+
+const SLOTS: Need = Need::Protocol(protocol::CONFIGURE_MEM_SLOTS, "CONFIGURE_MEM_SLOTS");
+const PAGE: u64 = 4096;
+
+pub(super) const CASES: &[Case] = &[
+    Case {
+        id: "mem/set-mem-table",
+        level: Level::Must,
+        needs: &[],
+        source: "VU SET_MEM_TABLE",
+        run: |bench| {
+            let mut config = NetConfig::default();
+            config.protocol_features &= !protocol::CONFIGURE_MEM_SLOTS;
+            let mut link = bench.link(&config)?;
+            let frame = link.frame(300);
+            link.pass(&frame)?;
+            Ok(Seen::Conforms)
+        },
+    },
+    Case {
+        id: "mem/unsorted",
+        level: Level::Must,
+        needs: &[],
+        source: "VU SET_MEM_TABLE",
+        run: |bench| {
+            let layouts = [3, 1, 2].map(|i| region(GUEST_BASE + i * 0x100_0000, PAGE));
+            let memory = GuestMemory::with_regions(&layouts, true)?;
+            let (mut front, _) = bench.negotiated(&table_only())?;
+            front.set_mem_table(memory.regions())?;
+            front.get_features()?;
+            Ok(Seen::Conforms)
+        },
+    },
+    Case {
+        id: "mem/replace-while-running",
+        level: Level::Must,
+        needs: &[],
+        source: "VU Ring states",
+        run: |bench| {
+            let mut link = bench.link(&table_only())?;
+            for _ in 0..5 {
+                let frame = link.frame(300);
+                link.pass(&frame)?;
+                let memory = link.tx.memory().clone();
+                if let Some(front) = link.tx.frontend() {
+                    front.set_mem_table(memory.regions())?;
+                }
+            }
+            let frame = link.frame(300);
+            link.pass(&frame)?;
+            Ok(Seen::Conforms)
+        },
+    },
+    Case {
+        id: "mem/add-rem-slot",
+        level: Level::Must,
+        needs: &[SLOTS],
+        source: "VU ADD_MEM_REG, REM_MEM_REG",
+        run: |bench| {
+            let mut link = bench.link(&NetConfig::default())?;
+            let extra = GuestMemory::with_regions(&[region(GUEST_BASE + (1 << 40), PAGE)], true)?;
+            if let Some(front) = link.tx.frontend() {
+                for _ in 0..10 {
+                    front.add_mem_region(&extra.regions()[0])?;
+                    front.remove_mem_region(&extra.regions()[0])?;
+                }
+            }
+            let frame = link.frame(300);
+            link.pass(&frame)?;
+            Ok(Seen::Conforms)
+        },
+    },
+    Case {
+        id: "mem/overlap-guest",
+        level: Level::Hard,
+        needs: &[],
+        source: "VU SET_MEM_TABLE",
+        run: |bench| {
+            let layouts = [0, PAGE].map(|offset| region(GUEST_BASE + offset, 2 * PAGE));
+            let memory = GuestMemory::with_regions(&layouts, true)?;
+            let (mut front, _) = bench.negotiated(&table_only())?;
+            let answer = front.set_mem_table(memory.regions());
+            drop(front);
+            bench.contained(answer)
+        },
+    },
+    Case {
+        id: "mem/wraps-64-bit",
+        level: Level::Hard,
+        needs: &[],
+        source: "VU SET_MEM_TABLE",
+        run: |bench| {
+            lying(
+                bench,
+                &[message::region(u64::MAX - PAGE + 1, 2 * PAGE, 0, 0)],
+            )?;
+            lying(
+                bench,
+                &[message::region(0, 2 * PAGE, u64::MAX - PAGE + 1, 0)],
+            )?;
+            lying(bench, &[message::region(0, PAGE, 0, u64::MAX - PAGE + 1)])
+        },
+    },
+    Case {
+        id: "mem/zero-size",
+        level: Level::Hard,
+        needs: &[],
+        source: "VU SET_MEM_TABLE",
+        run: |bench| lying(bench, &[message::region(0, 0, 0, 0)]),
+    },
+    Case {
+        id: "mem/fds-mismatch",
+        level: Level::Hard,
+        needs: &[],
+        source: "VU SET_MEM_TABLE",
+        run: |bench| {
+            let entries = [0, 1, 2].map(|i| message::region(i * PAGE, PAGE, i * PAGE, 0));
+            lying(bench, &entries)
+        },
+    },
+    Case {
+        id: "mem/count-9",
+        level: Level::Hard,
+        needs: &[],
+        source: "VU SET_MEM_TABLE",
+        run: |bench| {
+            // The count says nine, the payload has one.
+            let memory = GuestMemory::new(PAGE, true)?;
+            let mut payload = message::mem_table(&[message::region(0, PAGE, 0, 0)]);
+            payload[0] = 9;
+            let (mut front, _) = bench.negotiated(&table_only())?;
+            let answer = front.set(
+                request::SET_MEM_TABLE,
+                &payload,
+                &[memory.regions()[0].fd().as_fd()],
+            );
+            ensure(
+                front.protocol_features() & protocol::REPLY_ACK == 0 || answer.is_err(),
+                "a table that ends too soon was accepted",
+            )?;
+            drop(front);
+            bench.contained(answer)
+        },
+    },
+];
+
+fn region(guest_addr: u64, size: u64) -> RegionLayout {
+    RegionLayout {
+        guest_addr,
+        user_addr: guest_addr + (1 << 44),
+        size,
+        mmap_offset: 0,
+    }
+}
+
+fn table_only() -> NetConfig {
+    let mut config = NetConfig::default();
+    config.protocol_features &= !protocol::CONFIGURE_MEM_SLOTS;
+    config
+}
+
+/// Sends a memory table of `entries` with one descriptor of one page.
+fn lying(bench: &Bench, entries: &[Vec<u8>]) -> Result<Seen, Failure> {
+    let memory = GuestMemory::new(PAGE, true)?;
+    let (mut front, _) = bench.negotiated(&table_only())?;
+    let answer = front.set(
+        request::SET_MEM_TABLE,
+        &message::mem_table(entries),
+        &[memory.regions()[0].fd()],
+    );
+    drop(front);
+    bench.contained(answer)
+}

@@ -1,0 +1,460 @@
+//! virtio-net: headers, merged buffers, offloads between ports that differ.
+
+use std::time::Duration;
+
+use crate::bench::{Bench, DEADLINE, Link, with, without};
+use crate::case::{Case, Failure, Level, Need, Seen, ensure};
+use crate::checksum::TcpFrame;
+use crate::net::{
+    GSO_NONE, GSO_TCPV4, HDR_DATA_VALID, HDR_NEEDS_CSUM, NetConfig, NetHeader, feature,
+};
+
+const F30: Need = Need::Feature(feature::PROTOCOL_FEATURES, "protocol features");
+const MRG: Need = Need::Feature(feature::MRG_RXBUF, "MRG_RXBUF");
+const CSUM: Need = Need::Feature(feature::CSUM, "CSUM");
+const TSO: Need = Need::Feature(feature::HOST_TSO4 | feature::CSUM, "HOST_TSO4");
+
+pub(super) const CASES: &[Case] = &[
+    Case {
+        id: "net/hdr-len-matrix",
+        level: Level::Must,
+        needs: &[],
+        source: "V 5.1.9 Device Operation; CVE-2023-6693",
+        run: |bench| {
+            for off in [0, feature::MRG_RXBUF] {
+                let mut link = bench.link(&without(off))?;
+                let frame = link.frame(400);
+                link.pass(&frame)?;
+            }
+            Ok(Seen::Conforms)
+        },
+    },
+    Case {
+        id: "net/num-buffers-one",
+        level: Level::Must,
+        needs: &[Need::Delivery],
+        source: "V 5.1.9.3.2, 5.1.9.4.1",
+        run: |bench| {
+            for off in [0, feature::MRG_RXBUF] {
+                let mut link = bench.link(&without(off))?;
+                let frame = link.frame(400);
+                link.send(&frame)?;
+                let hdr = link.expect(&frame)?;
+                ensure(
+                    hdr.num_buffers == 1,
+                    format_args!("num_buffers is {}", hdr.num_buffers),
+                )?;
+            }
+            Ok(Seen::Conforms)
+        },
+    },
+    Case {
+        id: "net/mrg-spread",
+        level: Level::Must,
+        needs: &[Need::Delivery, MRG],
+        source: "V 5.1.9.4.1",
+        run: |bench| {
+            let mut link = bench.link(&small_buffers())?;
+            for len in [60, 244, 245, 500, 1514] {
+                let frame = link.frame(len);
+                link.send(&frame)?;
+                let hdr = link.expect(&frame)?;
+                let least = (len + 12).div_ceil(256) as u16;
+                ensure(
+                    hdr.num_buffers == least,
+                    format_args!("{} buffers for {len} bytes", hdr.num_buffers),
+                )?;
+            }
+            Ok(Seen::Conforms)
+        },
+    },
+    Case {
+        id: "net/flags-zero-no-guest-csum",
+        level: Level::Must,
+        needs: &[Need::Delivery],
+        source: "V 5.1.9.4.1",
+        run: |bench| {
+            let mut link = bench.link(&without(NetConfig::CHECKSUM))?;
+            let frame = link.frame(400);
+            link.send(&frame)?;
+            let hdr = link.expect(&frame)?;
+            ensure(hdr.flags == 0, format_args!("flags {}", hdr.flags))?;
+            ensure(
+                hdr.gso_type == GSO_NONE,
+                format_args!("gso_type {}", hdr.gso_type),
+            )?;
+            Ok(Seen::Conforms)
+        },
+    },
+    Case {
+        id: "net/partial-csum-vf-to-vf",
+        level: Level::Must,
+        needs: &[Need::Peer, CSUM],
+        source: "V 5.1.9.2.2, 5.1.9.4.1",
+        run: |bench| {
+            let plain = without(NetConfig::CHECKSUM);
+            let mut link = bench.link_of(&NetConfig::default(), &plain)?;
+            let (hdr, frame, payload) = tcp(&link, 1000, GSO_NONE);
+            link.send_with(&hdr, &frame)?;
+            let (flags, got) = next(&mut link)?;
+            ensure(flags == 0, format_args!("flags {flags}"))?;
+            let tcp = TcpFrame::parse(&got);
+            ensure(
+                tcp.is_some_and(|tcp| tcp.verify(&got)),
+                "the checksum was not completed",
+            )?;
+            ensure(got.ends_with(&payload), "the payload changed")?;
+            Ok(Seen::Conforms)
+        },
+    },
+    Case {
+        id: "net/partial-csum-kept-or-completed",
+        level: Level::Must,
+        needs: &[Need::Delivery, CSUM],
+        source: "V 5.1.9.4.1",
+        run: |bench| {
+            let mut link = bench.link(&NetConfig::default())?;
+            let (hdr, frame, payload) = tcp(&link, 1000, GSO_NONE);
+            link.send_with(&hdr, &frame)?;
+            let (flags, got) = next(&mut link)?;
+            let tcp = TcpFrame::parse(&got);
+            let right = tcp.is_some_and(|tcp| tcp.verify(&got));
+            let partial = flags & HDR_NEEDS_CSUM != 0 && got == frame;
+            ensure(
+                right || partial,
+                format_args!("flags {flags}, and the checksum is neither partial nor right"),
+            )?;
+            ensure(
+                right || flags & HDR_DATA_VALID == 0,
+                "a wrong checksum was vouched for",
+            )?;
+            ensure(got.ends_with(&payload), "the payload changed")?;
+            Ok(Seen::Conforms)
+        },
+    },
+    Case {
+        id: "net/tso-to-plain-peer",
+        level: Level::Must,
+        needs: &[Need::Peer, TSO],
+        source: "V 5.1.9.4.1",
+        run: |bench| {
+            let plain = without(NetConfig::CHECKSUM);
+            let mut link = bench.link_of(&with(NetConfig::TSO), &plain)?;
+            let (hdr, frame, payload) = tcp(&link, 10_000, GSO_TCPV4);
+            link.send_with(&hdr, &frame)?;
+            let mut got = Vec::new();
+            while got.len() < payload.len() {
+                let Some(segment) = link.receive(DEADLINE)? else {
+                    break;
+                };
+                let bytes = segment.bytes();
+                ensure(
+                    bytes.len() <= 1514 && segment.hdr.gso_type == GSO_NONE,
+                    format_args!(
+                        "a frame of {} bytes, gso_type {}",
+                        bytes.len(),
+                        segment.hdr.gso_type
+                    ),
+                )?;
+                let tcp = TcpFrame::parse(bytes);
+                let Some(tcp) = tcp.filter(|tcp| tcp.verify(bytes)) else {
+                    return Err(Failure::Wrong("a segment's checksum is wrong".into()));
+                };
+                let seq = u32::from_be_bytes([
+                    bytes[tcp.l4 + 4],
+                    bytes[tcp.l4 + 5],
+                    bytes[tcp.l4 + 6],
+                    bytes[tcp.l4 + 7],
+                ]);
+                ensure(
+                    seq as usize == got.len(),
+                    format_args!("sequence number {seq} after {} bytes", got.len()),
+                )?;
+                got.extend_from_slice(&bytes[tcp.payload..]);
+            }
+            if got.is_empty() {
+                // Dropped whole: allowed, a super-frame must only not arrive as one.
+                return Ok(Seen::Tolerated);
+            }
+            ensure(got == payload, "the payload changed")?;
+            Ok(Seen::Conforms)
+        },
+    },
+    Case {
+        id: "net/rx-too-big-no-mrg",
+        level: Level::Hard,
+        needs: &[Need::Delivery],
+        source: "CVE-2015-7295",
+        run: |bench| {
+            let config = NetConfig {
+                rx_buffer: Some(256),
+                ..without(feature::MRG_RXBUF)
+            };
+            let mut link = bench.link(&config)?;
+            let big = link.frame(1000);
+            link.send(&big)?;
+            link.expect_nothing(&big)?;
+            let small = link.frame(100);
+            link.pass(&small)?;
+            Ok(Seen::Conforms)
+        },
+    },
+    Case {
+        id: "net/rx-resume-after-full",
+        level: Level::Must,
+        needs: &[Need::Delivery],
+        source: "CVE-2020-16843",
+        run: |bench| {
+            let config = NetConfig {
+                queue_size: 64,
+                ..NetConfig::default()
+            };
+            let mut link = bench.link(&config)?;
+            for _ in 0..3 {
+                // More than the receive ring holds, before anybody looks.
+                for _ in 0..200 {
+                    let frame = link.frame(100);
+                    link.send(&frame)?;
+                    std::thread::sleep(Duration::from_micros(50));
+                }
+                link.sent()?;
+                while link.receive(Duration::from_millis(20))?.is_some() {}
+                let frame = link.frame(100);
+                link.pass(&frame)?;
+            }
+            Ok(Seen::Conforms)
+        },
+    },
+    Case {
+        id: "net/tx-disabled-discards",
+        level: Level::Must,
+        needs: &[F30],
+        source: "VU Ring states",
+        run: |bench| {
+            let mut link = bench.link(&NetConfig::default())?;
+            enable(&mut link, 1, false)?;
+            let discarded = link.frame(100);
+            link.send(&discarded)?;
+            link.sent()?;
+            enable(&mut link, 1, true)?;
+            link.expect_nothing(&discarded)?;
+            let frame = link.frame(100);
+            link.pass(&frame)?;
+            Ok(Seen::Conforms)
+        },
+    },
+    Case {
+        id: "net/rx-disabled-silent",
+        level: Level::Must,
+        needs: &[F30, Need::Delivery],
+        source: "VU Ring states",
+        run: |bench| {
+            let mut link = bench.link(&NetConfig::default())?;
+            let receiver = link.receiver();
+            if let Some(front) = receiver.frontend() {
+                front.set_vring_enable(0, false)?;
+            }
+            let before = receiver.rx_ring(0).queue.used_idx();
+            let lost = link.frame(100);
+            link.send(&lost)?;
+            std::thread::sleep(crate::bench::QUIET);
+            let after = link.receiver().rx_ring(0).queue.used_idx();
+            ensure(before == after, "a disabled receive ring was filled")?;
+            if let Some(front) = link.receiver().frontend() {
+                front.set_vring_enable(0, true)?;
+            }
+            let frame = link.frame(100);
+            link.pass(&frame)?;
+            Ok(Seen::Conforms)
+        },
+    },
+    Case {
+        id: "net/unknown-flags-ignored",
+        level: Level::Must,
+        needs: &[],
+        source: "V 5.1.9.2.2",
+        run: |bench| {
+            let mut link = bench.link(&NetConfig::default())?;
+            let frame = link.frame(200);
+            let hdr = NetHeader {
+                flags: 0xf8,
+                ..NetHeader::default()
+            };
+            link.send_with(&hdr, &frame)?;
+            link.sent()?;
+            link.expect(&frame)?;
+            Ok(Seen::Conforms)
+        },
+    },
+    Case {
+        id: "net/csum-fields-ignored-when-unset",
+        level: Level::Must,
+        needs: &[],
+        source: "V 5.1.9.2.2",
+        run: |bench| {
+            let mut link = bench.link(&NetConfig::default())?;
+            let frame = link.frame(200);
+            let hdr = NetHeader {
+                hdr_len: 0xffff,
+                gso_size: 0xffff,
+                csum_start: 0xffff,
+                csum_offset: 0xffff,
+                ..NetHeader::default()
+            };
+            link.send_with(&hdr, &frame)?;
+            link.sent()?;
+            link.expect(&frame)?;
+            Ok(Seen::Conforms)
+        },
+    },
+    Case {
+        id: "net/csum-start-past-end",
+        level: Level::Hard,
+        needs: &[CSUM],
+        source: "V 5.1.9.2.2; CVE-2024-11614",
+        run: |bench| {
+            for (csum_start, csum_offset) in [(0xffff, 16), (199, 0), (34, 0xffff), (0, 0)] {
+                bad_header(
+                    bench,
+                    NetHeader {
+                        flags: HDR_NEEDS_CSUM,
+                        csum_start,
+                        csum_offset,
+                        ..NetHeader::default()
+                    },
+                )?;
+            }
+            Ok(Seen::Tolerated)
+        },
+    },
+    Case {
+        id: "net/gso-size-zero",
+        level: Level::Hard,
+        needs: &[TSO],
+        source: "V 5.1.9.2.2",
+        run: |bench| {
+            for (gso_type, gso_size, hdr_len) in
+                [(1, 0, 54), (1, 1, 0), (0x7f, 100, 54), (1, 100, 0xffff)]
+            {
+                bad_header(
+                    bench,
+                    NetHeader {
+                        flags: HDR_NEEDS_CSUM,
+                        gso_type,
+                        gso_size,
+                        hdr_len,
+                        csum_start: 34,
+                        csum_offset: 16,
+                        num_buffers: 0,
+                    },
+                )?;
+            }
+            Ok(Seen::Tolerated)
+        },
+    },
+    Case {
+        id: "net/runt",
+        level: Level::Hard,
+        needs: &[],
+        source: "model; V 5.1.9.2",
+        run: |bench| {
+            let mut link = bench.link(&NetConfig::default())?;
+            for len in 0..14 {
+                let runt = link.frame(18)[..len].to_vec();
+                link.send(&runt)?;
+            }
+            link.sent()?;
+            let frame = link.frame(100);
+            link.pass(&frame)?;
+            Ok(Seen::Tolerated)
+        },
+    },
+    Case {
+        id: "net/config-mac-mtu-speed",
+        level: Level::Must,
+        needs: &[
+            F30,
+            Need::Protocol(crate::message::protocol::CONFIG, "CONFIG"),
+        ],
+        source: "V 5.1.4.1, 2.5.2",
+        run: |bench| {
+            let mut link = bench.link(&NetConfig::default())?;
+            let space = link.tx.config_space();
+            if link.tx.has(feature::MAC) {
+                let unicast = space.mac != [0; 6] && space.mac[0] & 1 == 0;
+                ensure(unicast, format_args!("MAC address {:02x?}", space.mac))?;
+            }
+            if link.tx.has(feature::MTU) {
+                ensure(space.mtu >= 68, format_args!("MTU {}", space.mtu))?;
+            }
+            let frame = link.frame(100);
+            link.pass(&frame)?;
+            Ok(Seen::Conforms)
+        },
+    },
+];
+
+fn small_buffers() -> NetConfig {
+    NetConfig {
+        rx_buffer: Some(256),
+        ..NetConfig::default()
+    }
+}
+
+fn enable(link: &mut Link, ring: u32, enable: bool) -> Result<(), Failure> {
+    match link.tx.frontend() {
+        Some(front) => Ok(front.set_vring_enable(ring, enable)?),
+        None => Ok(()),
+    }
+}
+
+/// Sends a frame with a header that lies, and then a good one over the same session.
+fn bad_header(bench: &Bench, hdr: NetHeader) -> Result<Seen, Failure> {
+    let mut link = bench.link(&with(NetConfig::TSO))?;
+    let frame = link.frame(200);
+    link.send_with(&hdr, &frame)?;
+    std::thread::sleep(Duration::from_millis(20));
+    drop(link);
+    bench.alive()?;
+    Ok(Seen::Tolerated)
+}
+
+/// The next frame between the ports: its header's flags and its bytes.
+fn next(link: &mut Link) -> Result<(u8, Vec<u8>), Failure> {
+    match link.receive(DEADLINE)? {
+        Some(frame) => Ok((frame.hdr.flags, frame.bytes().to_vec())),
+        None => Err(Failure::Wrong("the frame did not arrive".into())),
+    }
+}
+
+/// A TCP/IPv4 frame with a partial checksum: header, frame, payload. Sequence number 0.
+fn tcp(link: &Link, len: usize, gso_type: u8) -> (NetHeader, Vec<u8>, Vec<u8>) {
+    let payload: Vec<u8> = (0..len).map(|i| (i * 7 + i / 256) as u8).collect();
+    let mut frame = [&link.dst[..], &link.src, &[8, 0]].concat();
+    let mut ip = [0; 20];
+    ip[0] = 0x45;
+    ip[2..4].copy_from_slice(&((40 + len) as u16).to_be_bytes());
+    (ip[8], ip[9]) = (64, 6);
+    ip[12..20].copy_from_slice(&[10, 0, 0, 1, 10, 0, 0, 2]);
+    let check = !crate::checksum::sum(&ip);
+    ip[10..12].copy_from_slice(&check.to_be_bytes());
+    frame.extend(ip);
+    let mut tcp = [0; 20];
+    tcp[..4].copy_from_slice(&[0x13, 0x88, 0x13, 0x89]);
+    tcp[12..14].copy_from_slice(&[0x50, 0x10]);
+    frame.extend(tcp);
+    frame.extend(&payload);
+    if let Some(found) = TcpFrame::parse(&frame) {
+        frame[50..52].copy_from_slice(&found.pseudo.to_be_bytes());
+    }
+    let hdr = NetHeader {
+        flags: HDR_NEEDS_CSUM,
+        gso_type,
+        gso_size: if gso_type == GSO_NONE { 0 } else { 1460 },
+        hdr_len: if gso_type == GSO_NONE { 0 } else { 54 },
+        csum_start: 34,
+        csum_offset: 16,
+        num_buffers: 0,
+    };
+    (hdr, frame, payload)
+}

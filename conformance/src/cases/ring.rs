@@ -1,0 +1,607 @@
+//! Split rings: framing, notification, and descriptor chains that lie.
+
+use std::time::Duration;
+
+use vm_memory::Bytes;
+
+use crate::bench::{Bench, DEADLINE, Link, QUIET, without};
+use crate::case::{Case, Failure, Level, Need, Seen, ensure};
+use crate::driver::{Buffer, DESC_INDIRECT, DESC_NEXT, DESC_WRITE, Desc, Virtqueue};
+use crate::net::{NetConfig, NetHeader, feature};
+
+const INDIRECT: Need = Need::Feature(feature::INDIRECT_DESC, "INDIRECT_DESC");
+const EVENT_IDX: Need = Need::Feature(feature::EVENT_IDX, "EVENT_IDX");
+
+pub(super) const CASES: &[Case] = &[
+    Case {
+        id: "ring/basic-split",
+        level: Level::Must,
+        needs: &[],
+        source: "V 2.7 Split Virtqueues",
+        run: |bench| {
+            let mut link = bench.link(&NetConfig::default())?;
+            for len in [60, 61, 1000, 1514] {
+                let frame = link.frame(len);
+                link.pass(&frame)?;
+            }
+            Ok(Seen::Conforms)
+        },
+    },
+    Case {
+        id: "ring/index-wrap",
+        level: Level::Must,
+        needs: &[],
+        source: "V 2.7.6, 2.7.8",
+        run: |bench| {
+            let config = NetConfig {
+                base: 0xfffe,
+                ..NetConfig::default()
+            };
+            let mut link = bench.link(&config)?;
+            for _ in 0..600 {
+                let frame = link.frame(60);
+                link.pass(&frame)?;
+            }
+            Ok(Seen::Conforms)
+        },
+    },
+    Case {
+        id: "ring/order",
+        level: Level::Must,
+        needs: &[Need::Delivery],
+        source: "V 6.2 Reserved Feature Bits (IN_ORDER); network order",
+        run: |bench| {
+            let mut link = bench.link(&NetConfig::default())?;
+            let frames: Vec<_> = (0..200).map(|_| link.frame(100)).collect();
+            for frame in &frames {
+                link.tx.send(0, &NetHeader::default(), frame)?;
+            }
+            link.tx.kick();
+            let mut next = 0;
+            while next < frames.len() {
+                let Some(got) = link.receive(DEADLINE)? else {
+                    break;
+                };
+                ensure(
+                    got.bytes() == frames[next],
+                    format_args!("frame {next} out of order"),
+                )?;
+                next += 1;
+            }
+            ensure(
+                next == frames.len(),
+                format_args!("{next} of 200 frames arrived"),
+            )?;
+            Ok(Seen::Conforms)
+        },
+    },
+    Case {
+        id: "ring/framing-free",
+        level: Level::Must,
+        needs: &[],
+        source: "V 2.7.4.1 Message Framing",
+        run: |bench| {
+            let mut link = bench.link(&NetConfig::default())?;
+            for pieces in [1, 2, 3, 17, 100] {
+                let frame = link.frame(300);
+                let cuts: Vec<_> = (1..pieces).map(|i| i * 312 / pieces).collect();
+                send_cut(&mut link, &frame, &cuts, false)?;
+                link.sent()?;
+                link.expect(&frame)?;
+            }
+            Ok(Seen::Conforms)
+        },
+    },
+    Case {
+        id: "ring/hdr-over-n-descs",
+        level: Level::Must,
+        needs: &[],
+        source: "V 2.7.4.1 Message Framing; CVE-2022-2132",
+        run: |bench| {
+            let mut link = bench.link(&NetConfig::default())?;
+            for n in 1..=12 {
+                let frame = link.frame(100);
+                let cuts: Vec<_> = (1..=n).collect();
+                send_cut(&mut link, &frame, &cuts, false)?;
+                link.sent()?;
+                link.expect(&frame)?;
+            }
+            Ok(Seen::Conforms)
+        },
+    },
+    Case {
+        id: "ring/indirect",
+        level: Level::Must,
+        needs: &[INDIRECT],
+        source: "V 2.7.5.3 Indirect Descriptors",
+        run: |bench| {
+            let mut link = bench.link(&NetConfig::default())?;
+            for cuts in [&[][..], &[12], &[5, 12, 100]] {
+                let frame = link.frame(300);
+                send_cut(&mut link, &frame, cuts, true)?;
+                link.sent()?;
+                link.expect(&frame)?;
+            }
+            Ok(Seen::Conforms)
+        },
+    },
+    Case {
+        id: "ring/no-write-readable",
+        level: Level::Must,
+        needs: &[],
+        source: "V 2.7.5.1 The Virtqueue Descriptor Table",
+        run: |bench| {
+            let mut link = bench.link(&NetConfig::default())?;
+            let frame = link.frame(1000);
+            let ring = link.tx.tx_ring(0);
+            let layout = ring.queue.layout();
+            let (at, len) = (ring.buffer_addr(0), ring.buffer_len() as usize);
+            link.pass(&frame)?;
+            let read = |addr, len| -> Result<Vec<u8>, Failure> {
+                let mut bytes = vec![0; len];
+                let slice = link.tx.memory().slice(addr, len);
+                let copied = slice.is_some_and(|s| s.read_slice(&mut bytes, 0).is_ok());
+                ensure(copied, "memory of our own cannot be read")?;
+                Ok(bytes)
+            };
+            let header = link.tx.header_len();
+            let mut buffer = vec![0; len];
+            buffer[header..header + frame.len()].copy_from_slice(&frame);
+            ensure(read(at, len)? == buffer, "a buffer to be read was written")?;
+            let desc = Desc {
+                addr: at,
+                len: (header + frame.len()) as u32,
+                flags: 0,
+                next: 0,
+            };
+            ensure(
+                read(layout.desc, 16)? == desc.bytes(),
+                "a descriptor was written",
+            )?;
+            Ok(Seen::Conforms)
+        },
+    },
+    Case {
+        id: "ring/spurious-kick",
+        level: Level::Must,
+        needs: &[],
+        source: "V 2.7.10.2 Available Buffer Notification Suppression",
+        run: |bench| {
+            let mut link = bench.link(&NetConfig::default())?;
+            for _ in 0..10_000 {
+                if let Some(kick) = &link.tx.tx_ring(0).kick {
+                    kick.signal();
+                }
+            }
+            std::thread::sleep(QUIET);
+            let used = link.tx.tx_ring(0).queue.used_idx();
+            ensure(used == 0, "something was used that was never available")?;
+            let frame = link.frame(100);
+            link.pass(&frame)?;
+            Ok(Seen::Conforms)
+        },
+    },
+    Case {
+        id: "ring/event-idx-exact",
+        level: Level::Must,
+        needs: &[EVENT_IDX],
+        source: "V 2.7.7.2 Used Buffer Notification Suppression",
+        run: |bench| {
+            let mut link = bench.link(&NetConfig::default())?;
+            link.tx.tx_ring(0).queue.set_used_event(4);
+            for n in 1..=8 {
+                let frame = link.frame(100);
+                link.pass(&frame)?;
+                let called = called(&mut link)?;
+                ensure(
+                    called == (n == 5),
+                    format_args!("used index {n}, called: {called}"),
+                )?;
+            }
+            Ok(Seen::Conforms)
+        },
+    },
+    Case {
+        id: "ring/no-interrupt-flag",
+        level: Level::Should,
+        needs: &[],
+        source: "V 2.7.7.2 Used Buffer Notification Suppression",
+        run: |bench| {
+            let mut link = bench.link(&without(feature::EVENT_IDX))?;
+            for flags in [1, 0, 1, 0] {
+                link.tx.tx_ring(0).queue.set_avail_flags(flags);
+                let frame = link.frame(100);
+                link.pass(&frame)?;
+                let called = called(&mut link)?;
+                ensure(
+                    called == (flags == 0),
+                    format_args!("flags {flags}, called: {called}"),
+                )?;
+            }
+            Ok(Seen::Conforms)
+        },
+    },
+    Case {
+        id: "ring/used-flags-legal",
+        level: Level::Must,
+        needs: &[EVENT_IDX],
+        source: "V 2.7.10.2 Available Buffer Notification Suppression",
+        run: |bench| {
+            let mut link = bench.link(&NetConfig::default())?;
+            let frame = link.frame(100);
+            link.pass(&frame)?;
+            let flags = link.tx.tx_ring(0).queue.used_flags();
+            ensure(
+                flags == 0,
+                format_args!("used flags {flags} under EVENT_IDX"),
+            )?;
+            Ok(Seen::Conforms)
+        },
+    },
+    Case {
+        id: "ring/chain-loop",
+        level: Level::Hard,
+        needs: &[],
+        source: "V 2.7.5.2; CVE-2019-9547",
+        run: |bench| {
+            hostile(bench, |queue, at, len| {
+                queue.set_desc(0, desc(at, len, DESC_NEXT, 1));
+                queue.set_desc(1, desc(at, len, DESC_NEXT, 0));
+                offer(queue, &[0]);
+            })
+        },
+    },
+    Case {
+        id: "ring/next-out-of-range",
+        level: Level::Hard,
+        needs: &[],
+        source: "V 2.7.5.2",
+        run: |bench| {
+            hostile(bench, |queue, at, len| {
+                queue.set_desc(0, desc(at, len, DESC_NEXT, queue.layout().size));
+                offer(queue, &[0]);
+            })
+        },
+    },
+    Case {
+        id: "ring/head-out-of-range",
+        level: Level::Hard,
+        needs: &[],
+        source: "V 2.7.5.2",
+        run: |bench| {
+            hostile(bench, |queue, at, len| {
+                queue.set_desc(0, desc(at, len, 0, 0));
+                offer(queue, &[queue.layout().size]);
+            })
+        },
+    },
+    Case {
+        id: "ring/indirect-in-indirect",
+        level: Level::Hard,
+        needs: &[INDIRECT],
+        source: "V 2.7.5.3.1",
+        run: |bench| {
+            hostile(bench, |queue, at, len| {
+                let (inner, outer) = (at + 2048, at + 3072);
+                write(queue, inner, desc(at, len, 0, 0));
+                write(queue, outer, desc(inner, 16, DESC_INDIRECT, 0));
+                queue.set_desc(0, desc(outer, 16, DESC_INDIRECT, 0));
+                offer(queue, &[0]);
+            })
+        },
+    },
+    Case {
+        id: "ring/indirect-and-next",
+        level: Level::Hard,
+        needs: &[INDIRECT],
+        source: "V 2.7.5.3.1",
+        run: |bench| {
+            hostile(bench, |queue, at, len| {
+                write(queue, at + 2048, desc(at, len, 0, 0));
+                queue.set_desc(0, desc(at + 2048, 16, DESC_INDIRECT | DESC_NEXT, 1));
+                queue.set_desc(1, desc(at, 1, 0, 0));
+                offer(queue, &[0]);
+            })
+        },
+    },
+    Case {
+        id: "ring/indirect-len-odd",
+        level: Level::Hard,
+        needs: &[INDIRECT],
+        source: "V 2.7.5.3",
+        run: |bench| {
+            hostile(bench, |queue, at, len| {
+                write(queue, at + 2048, desc(at, len, 0, 0));
+                queue.set_desc(0, desc(at + 2048, 17, DESC_INDIRECT, 0));
+                offer(queue, &[0]);
+            })
+        },
+    },
+    Case {
+        id: "ring/indirect-bomb",
+        level: Level::Hard,
+        needs: &[INDIRECT],
+        source: "V 2.7.5.3.1",
+        run: |bench| {
+            hostile(bench, |queue, at, _| {
+                let table = at + 2048;
+                let count = 2 * u64::from(queue.layout().size);
+                for i in 0..count {
+                    let flags = if i + 1 < count { DESC_NEXT } else { 0 };
+                    write(queue, table + 16 * i, desc(at, 1, flags, i as u16 + 1));
+                }
+                queue.set_desc(0, desc(table, 16 * count as u32, DESC_INDIRECT, 0));
+                offer(queue, &[0]);
+            })
+        },
+    },
+    Case {
+        id: "ring/zero-len-chain",
+        level: Level::Hard,
+        needs: &[],
+        source: "CVE-2016-6490",
+        run: |bench| {
+            hostile(bench, |queue, at, _| {
+                queue.set_desc(0, desc(at, 0, DESC_NEXT, 1));
+                queue.set_desc(1, desc(at, 0, 0, 0));
+                offer(queue, &[0]);
+            })
+        },
+    },
+    Case {
+        id: "ring/len-sum-over-4g",
+        level: Level::Hard,
+        needs: &[],
+        source: "V 2.7.5.2; QEMU large_tx",
+        run: |bench| {
+            hostile(bench, |queue, at, _| {
+                for i in 0..5 {
+                    let flags = if i < 4 { DESC_NEXT } else { 0 };
+                    queue.set_desc(i, desc(at, u32::MAX, flags, i + 1));
+                }
+                offer(queue, &[0]);
+            })
+        },
+    },
+    Case {
+        id: "ring/readable-after-writable",
+        level: Level::Hard,
+        needs: &[],
+        source: "V 2.7.4.2",
+        run: |bench| {
+            hostile(bench, |queue, at, len| {
+                queue.set_desc(0, desc(at, 12, DESC_WRITE | DESC_NEXT, 1));
+                queue.set_desc(1, desc(at + 12, len - 12, 0, 0));
+                offer(queue, &[0]);
+            })
+        },
+    },
+    Case {
+        id: "ring/desc-addr-unmapped",
+        level: Level::Hard,
+        needs: &[],
+        source: "CVE-2020-10725",
+        run: |bench| {
+            for addr in [0, 1 << 20, u64::MAX - 100] {
+                hostile(bench, |queue, at, len| {
+                    queue.set_desc(0, desc(at, len, DESC_NEXT, 1));
+                    queue.set_desc(1, desc(addr, 100, 0, 0));
+                    offer(queue, &[0]);
+                })?;
+            }
+            Ok(Seen::Tolerated)
+        },
+    },
+    Case {
+        id: "ring/buffer-spans-hole",
+        level: Level::Hard,
+        needs: &[],
+        source: "CVE-2018-1059",
+        run: |bench| {
+            hostile(bench, |queue, at, len| {
+                let region = queue.memory().regions()[0].layout();
+                let end = region.guest_addr + region.size;
+                queue.set_desc(0, desc(at, len, DESC_NEXT, 1));
+                queue.set_desc(1, desc(end - 50, 100, 0, 0));
+                offer(queue, &[0]);
+            })
+        },
+    },
+    Case {
+        id: "ring/avail-jump",
+        level: Level::Hard,
+        needs: &[],
+        source: "Firecracker #3149",
+        run: |bench| {
+            hostile(bench, |queue, at, len| {
+                queue.set_desc(0, desc(at, len, DESC_WRITE, 0));
+                queue.set_avail_idx(5000);
+            })
+        },
+    },
+    Case {
+        id: "ring/avail-backwards",
+        level: Level::Hard,
+        needs: &[],
+        source: "Firecracker #3149",
+        run: |bench| {
+            hostile(bench, |queue, at, len| {
+                queue.set_desc(0, desc(at, len, DESC_WRITE, 0));
+                queue.set_avail_idx(0u16.wrapping_sub(1));
+            })
+        },
+    },
+    Case {
+        id: "ring/duplicate-head",
+        level: Level::Hard,
+        needs: &[],
+        source: "OpenVMM duplicate_descriptor_index_is_fatal",
+        run: |bench| {
+            let mut link = bench.link(&NetConfig::default())?;
+            let frame = link.frame(200);
+            let (at, len) = place(&mut link, &frame)?;
+            let queue = &link.tx.tx_ring(0).queue;
+            queue.set_desc(0, desc(at, len, 0, 0));
+            offer(queue, &[0, 0, 0]);
+            signal(&mut link);
+            std::thread::sleep(QUIET);
+            finish(bench, link)
+        },
+    },
+    Case {
+        id: "ring/ring-tail-unmapped",
+        level: Level::Hard,
+        needs: &[],
+        source: "V 2.7; VU SET_VRING_ADDR",
+        run: |bench| {
+            misplaced(bench, |region, user| {
+                let end = user + region;
+                (user, end - 64, user + 8192)
+            })
+        },
+    },
+    Case {
+        id: "ring/ring-unaligned",
+        level: Level::Hard,
+        needs: &[],
+        source: "V 2.7 (alignment)",
+        run: |bench| misplaced(bench, |_, user| (user + 1, user + 8193, user + 16_385)),
+    },
+    Case {
+        id: "ring/rings-overlap",
+        level: Level::Hard,
+        needs: &[],
+        source: "V 2.7",
+        run: |bench| misplaced(bench, |_, user| (user, user, user)),
+    },
+];
+
+fn desc(addr: u64, len: u32, flags: u16, next: u16) -> Desc {
+    Desc {
+        addr,
+        len,
+        flags,
+        next,
+    }
+}
+
+/// Makes `heads` available from slot 0 on.
+fn offer(queue: &Virtqueue, heads: &[u16]) {
+    for (slot, head) in (0..).zip(heads) {
+        queue.set_avail_entry(slot, *head);
+    }
+    queue.set_avail_idx(heads.len() as u16);
+}
+
+/// Writes a descriptor at a guest address: an entry of an indirect table.
+fn write(queue: &Virtqueue, at: u64, desc: Desc) {
+    if let Some(slice) = queue.memory().slice(at, 16) {
+        // A slice of 16 bytes takes 16 bytes.
+        let _ = slice.write_slice(&desc.bytes(), 0);
+    }
+}
+
+/// Writes header and frame into the first send buffer: its guest address and length.
+fn place(link: &mut Link, frame: &[u8]) -> Result<(u64, u32), Failure> {
+    let header = link.tx.header_len();
+    let bytes = [&vec![0; header], frame].concat();
+    let at = link.tx.tx_ring(0).buffer_addr(0);
+    let slice = link.tx.memory().slice(at, bytes.len());
+    let written = slice.is_some_and(|s| s.write_slice(&bytes, 0).is_ok());
+    ensure(written, "memory of our own cannot be written")?;
+    Ok((at, bytes.len() as u32))
+}
+
+/// Sends a frame as a chain that is cut at these offsets from the start of its header.
+fn send_cut(link: &mut Link, frame: &[u8], cuts: &[usize], indirect: bool) -> Result<(), Failure> {
+    let (at, len) = place(link, frame)?;
+    let table = link.tx.tx_ring(0).buffer_addr(4);
+    let mut ends = cuts.to_vec();
+    ends.push(len as usize);
+    let mut start = 0;
+    let mut chain = Vec::new();
+    for end in ends {
+        chain.push(Buffer {
+            addr: at + start as u64,
+            len: (end - start) as u32,
+            writable: false,
+        });
+        start = end;
+    }
+    let queue = &mut link.tx.tx_ring(0).queue;
+    let added = if indirect {
+        queue.add_indirect(table, &chain)
+    } else {
+        queue.add(&chain)
+    };
+    ensure(added.is_some(), "the chain does not fit the ring")?;
+    link.tx.kick();
+    Ok(())
+}
+
+fn signal(link: &mut Link) {
+    if let Some(kick) = &link.tx.tx_ring(0).kick {
+        kick.signal();
+    }
+}
+
+/// Whether the send ring's call was signalled since this was last asked.
+fn called(link: &mut Link) -> Result<bool, Failure> {
+    match &link.tx.tx_ring(0).call {
+        Some(call) => {
+            let called = call.wait(Duration::from_millis(20))?;
+            call.drain();
+            Ok(called)
+        }
+        None => Ok(false),
+    }
+}
+
+/// Lets `lie` describe a frame at a guest address wrongly, kicks, and checks that the frame is
+/// not forwarded and that the subject is alive afterwards.
+fn hostile(bench: &Bench, lie: impl FnOnce(&Virtqueue, u64, u32)) -> Result<Seen, Failure> {
+    let mut link = bench.link(&NetConfig::default())?;
+    let frame = link.frame(200);
+    let (at, len) = place(&mut link, &frame)?;
+    lie(&link.tx.tx_ring(0).queue, at, len);
+    signal(&mut link);
+    link.expect_nothing(&frame)?;
+    finish(bench, link)
+}
+
+/// Ends a session with a broken send ring: was the chain given back, or the ring stopped?
+fn finish(bench: &Bench, mut link: Link) -> Result<Seen, Failure> {
+    let used = link.tx.tx_ring(0).queue.used_idx();
+    drop(link);
+    bench.alive()?;
+    Ok(if used == 0 {
+        Seen::RingStopped
+    } else {
+        Seen::Tolerated
+    })
+}
+
+/// Starts ring 1 at impossible addresses: `place` gets the region's length and user address, and
+/// answers descriptor table, used ring and available ring.
+fn misplaced(
+    bench: &Bench,
+    place: impl FnOnce(u64, u64) -> (u64, u64, u64),
+) -> Result<Seen, Failure> {
+    let (mut front, net) = bench.negotiated(&NetConfig::default())?;
+    front.set_features(net.features())?;
+    front.set_memory(net.memory().regions())?;
+    let region = net.memory().regions()[0].layout();
+    let (desc, used, avail) = place(region.size, region.user_addr);
+    let answer = front
+        .set_vring_num(1, 256)
+        .and_then(|()| front.set_vring_base(1, 0))
+        .and_then(|()| front.set_vring_addr(1, desc, used, avail))
+        .and_then(|()| net.start_ring(&mut front, 1))
+        .and_then(|()| match net.has(feature::PROTOCOL_FEATURES) {
+            true => front.set_vring_enable(1, true),
+            false => Ok(()),
+        });
+    std::thread::sleep(QUIET);
+    drop(front);
+    bench.contained(answer)
+}

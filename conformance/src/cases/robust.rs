@@ -1,0 +1,356 @@
+//! Hostile sessions: descriptors of the wrong kind, memory that shrinks, sessions cut anywhere.
+
+use std::os::fd::{AsFd, OwnedFd};
+
+use rustix::pipe::{PipeFlags, pipe_with};
+
+use crate::bench::{Bench, QUIET};
+use crate::case::{Case, Failure, Level, Need, Seen};
+use crate::frontend::FrontendError;
+use crate::memory::{Region, RegionLayout};
+use crate::message::{self, FLAG_VERSION, Header, request};
+use crate::net::{NetConfig, NetDevice, NetHeader, feature};
+
+pub(super) const CASES: &[Case] = &[
+    Case {
+        id: "robust/reconnect",
+        level: Level::Must,
+        needs: &[],
+        source: "VU; QEMU vhost-user-test reconnect",
+        run: |bench| {
+            for _ in 0..20 {
+                let mut link = bench.link(&NetConfig::default())?;
+                let frame = link.frame(500);
+                link.pass(&frame)?;
+            }
+            Ok(Seen::Conforms)
+        },
+    },
+    Case {
+        id: "robust/resume",
+        level: Level::Must,
+        needs: &[Need::Feature(feature::IN_ORDER, "IN_ORDER")],
+        source: "VU SET_VRING_BASE; QEMU reconnect",
+        run: |bench| {
+            let config = NetConfig::default();
+            let mut link = bench.link(&config)?;
+            for _ in 0..5 {
+                let frame = link.frame(500);
+                link.pass(&frame)?;
+                // The session breaks; memory and rings stay as they are.
+                drop(link.tx.take_frontend());
+                let frame = link.frame(500);
+                link.tx.send(0, &NetHeader::default(), &frame)?;
+                link.tx.kick();
+                link.tx.resume(bench.connect()?, &config)?;
+                link.sent()?;
+                link.expect(&frame)?;
+            }
+            Ok(Seen::Conforms)
+        },
+    },
+    Case {
+        id: "robust/disconnect-anywhere",
+        level: Level::Hard,
+        needs: &[],
+        source: "QEMU vhost-user-test reconnect",
+        run: |bench| {
+            for cut in 0..12 {
+                let front = bench.connect()?;
+                // Cut off by whatever step comes first; the error is our own doing.
+                let _ = partial_setup(front, cut);
+            }
+            bench.alive()?;
+            Ok(Seen::Conforms)
+        },
+    },
+    Case {
+        id: "robust/half-message",
+        level: Level::Hard,
+        needs: &[],
+        source: "VU Header (stream semantics)",
+        run: |bench| {
+            // Half a header and half a payload, then the end; and one that stays open meanwhile.
+            let mut open = bench.connect()?;
+            let head = Header {
+                request: request::SET_FEATURES,
+                flags: FLAG_VERSION,
+                size: 8,
+            }
+            .encode();
+            open.send_raw(&head[..5], &[])?;
+            drop(open);
+            let mut open = bench.connect()?;
+            open.send_raw(&[&head[..], &[0; 3]].concat(), &[])?;
+            drop(open);
+            bench.alive()?;
+            Ok(Seen::Conforms)
+        },
+    },
+    Case {
+        id: "robust/extra-fds",
+        level: Level::Hard,
+        needs: &[],
+        source: "CVE-2022-0669",
+        run: |bench| {
+            let mut front = bench.connect()?;
+            let null = std::fs::File::open("/dev/null")?;
+            let fds = vec![null.as_fd(); 32];
+            let answer = front
+                .send(request::GET_FEATURES, 0, &[], &fds)
+                .and_then(|()| front.await_reply(request::GET_FEATURES));
+            drop(front);
+            bench.contained(answer)
+        },
+    },
+    Case {
+        id: "robust/pipe-as-call-fd",
+        level: Level::Hard,
+        needs: &[],
+        source: "VU SET_VRING_CALL; a full pipe blocks the stock back end",
+        run: |bench| {
+            let (_reader, writer) = pipe_with(PipeFlags::CLOEXEC)?;
+            fill(&writer)?;
+            call_with(bench, &writer)
+        },
+    },
+    Case {
+        id: "robust/file-as-call-fd",
+        level: Level::Hard,
+        needs: &[],
+        source: "VU SET_VRING_CALL",
+        run: |bench| {
+            let null = OwnedFd::from(std::fs::File::open("/dev/null")?);
+            call_with(bench, &null)
+        },
+    },
+    Case {
+        id: "robust/saturated-call-fd",
+        level: Level::Hard,
+        needs: &[],
+        source: "VU SET_VRING_CALL; eventfd(2)",
+        run: |bench| {
+            let event = rustix::event::eventfd(0, rustix::event::EventfdFlags::CLOEXEC)?;
+            rustix::io::write(&event, &(u64::MAX - 1).to_ne_bytes())?;
+            call_with(bench, &event)
+        },
+    },
+    Case {
+        id: "robust/kick-fd-closed-pipe",
+        level: Level::Hard,
+        needs: &[],
+        source: "VU SET_VRING_KICK; a closed pipe ends the stock back end's worker",
+        run: |bench| {
+            let (reader, writer) = pipe_with(PipeFlags::CLOEXEC)?;
+            drop(writer);
+            kick_with(bench, &reader)
+        },
+    },
+    Case {
+        id: "robust/kick-fd-devnull",
+        level: Level::Hard,
+        needs: &[],
+        source: "VU SET_VRING_KICK",
+        run: |bench| {
+            let null = OwnedFd::from(std::fs::File::open("/dev/null")?);
+            kick_with(bench, &null)
+        },
+    },
+    Case {
+        id: "robust/memfd-short",
+        level: Level::Hard,
+        needs: &[],
+        source: "the stock back end dies of SIGBUS",
+        run: |bench| {
+            // A region of 1 GiB in a file of one page, and rings beyond its end.
+            let file = Region::new(region(4096), false)?;
+            let (mut front, net) = bench.negotiated(&NetConfig::default())?;
+            front.set_features(net.features())?;
+            let size = 1 << 30;
+            let answer = front
+                .set(
+                    request::SET_MEM_TABLE,
+                    &message::mem_table(&[message::region(0, size, 1 << 40, 0)]),
+                    &[file.fd()],
+                )
+                .and_then(|()| {
+                    let at = (1 << 40) + (1 << 29);
+                    front.set_vring_num(1, 256)?;
+                    front.set_vring_base(1, 0)?;
+                    front.set_vring_addr(1, at, at + 8192, at + 16_384)?;
+                    net.start_ring(&mut front, 1)?;
+                    if net.has(feature::PROTOCOL_FEATURES) {
+                        front.set_vring_enable(1, true)?;
+                    }
+                    front.get_features().map(drop)
+                });
+            std::thread::sleep(QUIET);
+            drop(front);
+            bench.contained(answer)
+        },
+    },
+    Case {
+        id: "robust/memfd-truncate",
+        level: Level::Hard,
+        needs: &[],
+        source: "the stock back end dies of SIGBUS",
+        run: |bench| {
+            let config = NetConfig {
+                seals: false,
+                ..NetConfig::default()
+            };
+            let mut link = bench.link(&config)?;
+            let frame = link.frame(500);
+            link.pass(&frame)?;
+            let file = link.tx.memory().regions()[0].dup_fd()?;
+            let kick = link.tx.tx_ring(0).kick.take();
+            if let Some(kick) = &kick {
+                // From here on nothing of ours may touch that memory.
+                rustix::fs::ftruncate(&file, 0)?;
+                kick.signal();
+            }
+            std::thread::sleep(QUIET);
+            let answer = match link.tx.frontend() {
+                Some(front) => front.get_features(),
+                None => Ok(0),
+            };
+            drop(link);
+            bench.contained(answer)
+        },
+    },
+    Case {
+        id: "robust/memfd-readonly",
+        level: Level::Hard,
+        needs: &[],
+        source: "VU Memory region description",
+        run: |bench| {
+            let file = Region::new(region(1 << 20), true)?;
+            let path = format!("/proc/self/fd/{}", raw(file.fd()));
+            let readonly = std::fs::File::open(path)?;
+            let (mut front, _) = bench.negotiated(&NetConfig::default())?;
+            let answer = front.set(
+                request::SET_MEM_TABLE,
+                &message::mem_table(&[message::region(0, 1 << 20, 1 << 40, 0)]),
+                &[readonly.as_fd()],
+            );
+            drop(front);
+            bench.contained(answer)
+        },
+    },
+    Case {
+        id: "robust/second-connection",
+        level: Level::Hard,
+        needs: &[],
+        source: "VU",
+        run: |bench| {
+            let mut link = bench.link(&NetConfig::default())?;
+            let second = bench.try_connect();
+            let frame = link.frame(500);
+            link.pass(&frame)?;
+            drop(second);
+            let frame = link.frame(500);
+            link.pass(&frame)?;
+            drop(link);
+            bench.alive()?;
+            Ok(Seen::Conforms)
+        },
+    },
+    Case {
+        id: "robust/setup-churn",
+        level: Level::Hard,
+        needs: &[],
+        source: "CVE-2019-14818",
+        run: |bench| {
+            let mut link = bench.link(&NetConfig::default())?;
+            for _ in 0..300 {
+                let event = crate::eventfd::EventFd::new()?;
+                if let Some(front) = link.tx.frontend() {
+                    front.set_vring_call(1, Some(event.as_fd()))?;
+                }
+            }
+            let frame = link.frame(500);
+            link.pass(&frame)?;
+            Ok(Seen::Conforms)
+        },
+    },
+];
+
+fn region(size: u64) -> RegionLayout {
+    RegionLayout {
+        guest_addr: 0,
+        user_addr: 1 << 40,
+        size,
+        mmap_offset: 0,
+    }
+}
+
+fn raw(fd: std::os::fd::BorrowedFd<'_>) -> i32 {
+    std::os::fd::AsRawFd::as_raw_fd(&fd)
+}
+
+/// Writes into a pipe until it is full, and leaves it blocking.
+fn fill(writer: &OwnedFd) -> Result<(), Failure> {
+    use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
+    let flags = fcntl_getfl(writer)?;
+    fcntl_setfl(writer, flags | OFlags::NONBLOCK)?;
+    while rustix::io::write(writer, &[0; 4096]).is_ok() {}
+    fcntl_setfl(writer, flags)?;
+    Ok(())
+}
+
+/// Gives `fd` as call of the send ring and sends frames that want to be called for.
+fn call_with(bench: &Bench, fd: &OwnedFd) -> Result<Seen, Failure> {
+    let mut link = bench.link(&NetConfig::default())?;
+    let answer = match link.tx.frontend() {
+        Some(front) => front.set_vring_call(1, Some(fd.as_fd())),
+        None => Ok(()),
+    };
+    if answer.is_ok() {
+        for n in 0..10 {
+            link.tx.tx_ring(0).queue.set_used_event(n);
+            let frame = link.frame(100);
+            link.send(&frame)?;
+        }
+        std::thread::sleep(QUIET);
+    }
+    // A back end that blocks in its data path answers nothing here.
+    let answer = answer.and_then(|()| match link.tx.frontend() {
+        Some(front) => front.get_features().map(drop),
+        None => Ok(()),
+    });
+    drop(link);
+    bench.contained(answer)
+}
+
+/// Gives `fd` as kick of the send ring; the receive ring of the same session has to work on.
+fn kick_with(bench: &Bench, fd: &OwnedFd) -> Result<Seen, Failure> {
+    let mut link = bench.link(&NetConfig::default())?;
+    let answer = match link.tx.frontend() {
+        Some(front) => front
+            .set_vring_kick(1, Some(fd.as_fd()))
+            .and_then(|()| front.get_features().map(drop)),
+        None => Ok(()),
+    };
+    std::thread::sleep(QUIET);
+    drop(link);
+    bench.contained(answer)
+}
+
+/// Does the first `steps` requests of a set-up, then hangs up.
+fn partial_setup(mut front: crate::frontend::Frontend, steps: usize) -> Result<(), FrontendError> {
+    let config = NetConfig::default();
+    let (features, _) = crate::net::negotiate(&mut front, &config)?;
+    let net = NetDevice::detached(features, &config)?;
+    type Step<'a> = &'a dyn Fn(&mut crate::frontend::Frontend) -> Result<(), FrontendError>;
+    let all: [Step; 8] = [
+        &|f| f.set_features(features),
+        &|f| f.set_memory(net.memory().regions()),
+        &|f| net.place_ring(f, 0),
+        &|f| net.start_ring(f, 0),
+        &|f| f.set_vring_enable(0, true),
+        &|f| net.place_ring(f, 1),
+        &|f| net.start_ring(f, 1),
+        &|f| f.set_vring_enable(1, true),
+    ];
+    all.iter().take(steps).try_for_each(|step| step(&mut front))
+}

@@ -1,0 +1,125 @@
+//! `vf-conformance`: judges a vhost-user net back end at its socket.
+//!
+//! Exit status: 0 when every case that ran passed, 1 when one failed, 2 for wrong usage or a
+//! subject that cannot be reached at all.
+
+#![forbid(unsafe_code)]
+
+use std::fs::File;
+use std::io::{self, Write};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use vf_conformance::{case, cases, report, subject::Subject};
+
+/// Judge a vhost-user net back end.
+#[derive(Parser)]
+#[command(version)]
+struct Args {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// List the cases: id, level and source.
+    List {
+        /// Only cases whose id contains one of these.
+        filters: Vec<String>,
+    },
+    /// Run cases against a back end.
+    Run {
+        /// Socket the back end listens on.
+        #[arg(long)]
+        socket: PathBuf,
+        /// Second socket of the same switch; frames sent on the one must arrive on the other.
+        #[arg(long)]
+        peer_socket: Option<PathBuf>,
+        /// MAC address of the first port, if its configuration space does not tell.
+        #[arg(long, value_parser = mac)]
+        mac: Option<[u8; 6]>,
+        /// MAC address of the second port, likewise.
+        #[arg(long, value_parser = mac)]
+        peer_mac: Option<[u8; 6]>,
+        /// Write the findings as JSON.
+        #[arg(long)]
+        json: Option<PathBuf>,
+        /// Command that starts the back end, split at blanks; it is started again when a case
+        /// kills it.
+        #[arg(long, default_value = "")]
+        command: String,
+        /// Only cases whose id contains one of these.
+        filters: Vec<String>,
+    },
+}
+
+fn main() -> ExitCode {
+    match run(Args::parse()) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::from(1),
+        Err(error) => {
+            eprintln!("vf-conformance: {error}");
+            ExitCode::from(2)
+        }
+    }
+}
+
+/// Whether no case failed.
+fn run(args: Args) -> Result<bool, Box<dyn std::error::Error>> {
+    let mut out = io::stdout().lock();
+    match args.command {
+        Command::List { filters } => {
+            for case in cases::matching(&filters) {
+                writeln!(
+                    out,
+                    "{:<36} {:<6} {}",
+                    case.id,
+                    case.level.to_string(),
+                    case.source
+                )?;
+            }
+            Ok(true)
+        }
+        Command::Run {
+            socket,
+            peer_socket,
+            mac,
+            peer_mac,
+            json,
+            command,
+            filters,
+        } => {
+            let chosen = cases::matching(&filters);
+            if chosen.is_empty() {
+                return Err("no case matches".into());
+            }
+            let subject = Subject {
+                socket,
+                peer: peer_socket,
+                mac,
+                peer_mac,
+                command: command.split_whitespace().map(str::to_owned).collect(),
+            };
+            let mut written = Ok(());
+            let findings = case::run(&subject, &chosen, |finding| {
+                if written.is_ok() {
+                    written = report::line(finding, &mut out).and_then(|()| out.flush());
+                }
+            })?;
+            written?;
+            report::summary(&findings, &mut out)?;
+            if let Some(path) = json {
+                report::json(&findings, io::BufWriter::new(File::create(path)?))?;
+            }
+            Ok(!findings.iter().any(report::is_failure))
+        }
+    }
+}
+
+/// Six hexadecimal bytes with colons.
+fn mac(text: &str) -> Result<[u8; 6], String> {
+    let bytes: Result<Vec<u8>, _> = text.split(':').map(|b| u8::from_str_radix(b, 16)).collect();
+    let bytes = bytes.ok().and_then(|b| <[u8; 6]>::try_from(b).ok());
+    bytes.ok_or_else(|| format!("`{text}` is no MAC address"))
+}
