@@ -336,7 +336,7 @@ impl Endpoint {
             Err(why) => {
                 let device = self.config.name.as_str();
                 if !std::mem::replace(&mut self.waiting, true) {
-                    tracing::info!(device, %why, "no front end yet, trying again and again");
+                    tracing::info!(device, %why, "no front end yet, trying again");
                 }
                 self.retry_at = Some(now + self.backoff);
                 self.backoff = (self.backoff * 2).min(BACKOFF.1);

@@ -301,3 +301,29 @@ fn a_shrunken_file_under_the_addresses() {
     w.poll();
     assert!(!w.endpoint.is_connected() && w.running().is_empty());
 }
+
+/// The guard takes only the faults of guest memory: another one ends the process, as ever.
+#[test]
+fn a_sigbus_of_our_own_still_kills() {
+    use std::os::unix::process::ExitStatusExt;
+    use vm_memory::{Bytes, FileOffset, MmapRegion, VolatileMemory};
+
+    const CHILD: &str = "VF_VHOST_TEST_SIGBUS";
+    if std::env::var_os(CHILD).is_some() {
+        World::new(device(1)).negotiate();
+        let file = std::fs::File::from(memfd(0x1000));
+        let region = FileOffset::new(file.try_clone().unwrap(), 0);
+        let mapped = MmapRegion::<()>::from_file(region, 0x1000).unwrap();
+        file.set_len(0).unwrap();
+        let slice = mapped.get_slice(0, 8).unwrap();
+        let _ = slice.write_slice(&[0; 8], 0);
+        return;
+    }
+    let child = std::process::Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "hostile::a_sigbus_of_our_own_still_kills"])
+        .env(CHILD, "1")
+        .stdout(std::process::Stdio::null())
+        .status()
+        .unwrap();
+    assert_eq!(child.signal(), Some(7));
+}
