@@ -78,7 +78,7 @@ impl HypervisorModel {
                 BridgePort::Vif(vf) => self.table.reach_from_vf(vf, &header, meta)?,
                 BridgePort::Pf => self.table.reach_from_outside(&header),
             };
-            self.split(from, &reach).map(|verdict| (header, verdict))
+            HypervisorModel::split(from, &reach).map(|verdict| (header, verdict))
         });
         match judged {
             Ok((header, verdict)) => {
@@ -107,20 +107,18 @@ impl HypervisorModel {
     }
 
     /// What of a frame's reach is the bridge's to do, and what the NIC's.
-    fn split(&self, from: BridgePort, reach: &Reach) -> Result<Verdict, DropReason> {
-        let ours = reach.vfs.intersection(self.table.mediated());
-        let theirs = reach.vfs.difference(ours);
-        let beyond = !theirs.is_empty() || reach.wire;
+    fn split(from: BridgePort, reach: &Reach) -> Result<Verdict, DropReason> {
+        let beyond = !reach.direct.is_empty() || reach.wire;
         let pf = beyond && from != BridgePort::Pf;
-        if ours.is_empty() && !pf {
-            return Err(if theirs.is_empty() {
+        if reach.mediated.is_empty() && !pf {
+            return Err(if reach.direct.is_empty() {
                 reach.otherwise
             } else {
                 DropReason::MediatedLoop
             });
         }
         Ok(Verdict {
-            vfs: ours,
+            vfs: reach.mediated,
             pf,
             wire: false,
             insert: reach.insert,

@@ -114,7 +114,7 @@ impl Nic {
         }
         let judged = VfTable::parse(head).and_then(|header| {
             let reach = self.reach(source, &header, meta)?;
-            self.split(source, &reach, mediated).map(|v| (header, v))
+            Nic::split(source, &reach, mediated).map(|v| (header, v))
         });
         match judged {
             Ok((header, verdict)) => {
@@ -158,19 +158,17 @@ impl Nic {
 
     /// What of a frame's reach is the NIC's to do, and what the hypervisor's.
     #[inline]
-    fn split(&self, source: Source, reach: &Reach, mediated: bool) -> Result<Verdict, DropReason> {
-        let theirs = reach.vfs.intersection(self.table.mediated());
-        let ours = reach.vfs.difference(theirs);
-        let up = !theirs.is_empty() && !mediated && source != Source::Pf;
-        if ours.is_empty() && !up && !reach.wire {
-            return Err(if theirs.is_empty() {
+    fn split(source: Source, reach: &Reach, mediated: bool) -> Result<Verdict, DropReason> {
+        let up = !reach.mediated.is_empty() && !mediated && source != Source::Pf;
+        if reach.direct.is_empty() && !up && !reach.wire {
+            return Err(if reach.mediated.is_empty() {
                 reach.otherwise
             } else {
                 DropReason::MediatedLoop
             });
         }
         Ok(Verdict {
-            vfs: ours,
+            vfs: reach.direct,
             pf: up,
             wire: reach.wire,
             insert: reach.insert,

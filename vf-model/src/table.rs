@@ -22,8 +22,10 @@ const MAC_CONTROL: u16 = 0x8808;
 /// Who receives a frame, whichever path each of them takes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Reach {
-    /// VFs, the sender never among them.
-    pub(crate) vfs: VfSet,
+    /// VFs on the direct path, the sender never among them.
+    pub(crate) direct: VfSet,
+    /// VFs on the mediated path, the sender never among them.
+    pub(crate) mediated: VfSet,
     /// Whether it leaves on the wire.
     pub(crate) wire: bool,
     /// The sender's port VLAN tag.
@@ -97,10 +99,6 @@ impl VfTable {
 
     pub(crate) fn link_up_for(&self, vf: VfIndex) -> bool {
         self.lookup.up.contains(vf)
-    }
-
-    pub(crate) fn mediated(&self) -> VfSet {
-        self.lookup.mediated
     }
 
     pub(crate) fn apply(&mut self, command: &Command) -> Result<(), Refusal> {
@@ -213,30 +211,63 @@ impl VfTable {
 
     #[inline]
     fn reach(&self, dst: MacAddr, vlan: Vlan, sender: Option<VfIndex>) -> Reach {
-        let mut vfs = if dst.is_multicast() {
-            self.lookup.members(vlan)
+        if dst.is_multicast() {
+            self.reach_group(vlan, sender)
         } else {
-            let owners = self.lookup.macs.get(dst, vlan);
-            owners
-                .filter(|vf| self.entries[vf.index()].takes_part(vlan))
-                .collect()
-        };
-        let known = !dst.is_multicast() && !vfs.is_empty();
+            self.reach_owner(dst, vlan, sender)
+        }
+    }
+
+    fn reach_group(&self, vlan: Vlan, sender: Option<VfIndex>) -> Reach {
+        let mut vfs = self.lookup.members(vlan).intersection(self.lookup.up);
         if let Some(vf) = sender {
             vfs.remove(vf);
         }
-        let down = vfs.difference(self.lookup.up);
-        let otherwise = match down.iter().next() {
-            Some(vf) if known => self.why_down(vf),
-            _ if !known && !self.link_up => DropReason::LinkDown,
-            _ => DropReason::NoReceiver,
-        };
         Reach {
-            vfs: vfs.intersection(self.lookup.up),
-            wire: !known && self.link_up,
-            insert: None,
-            otherwise,
+            direct: vfs.difference(self.lookup.mediated),
+            mediated: vfs.intersection(self.lookup.mediated),
+            ..self.reach_wire()
         }
+    }
+
+    /// Beyond all VFs: out on the wire, if there is a link.
+    fn reach_wire(&self) -> Reach {
+        Reach {
+            direct: VfSet::default(),
+            mediated: VfSet::default(),
+            wire: self.link_up,
+            insert: None,
+            otherwise: if self.link_up {
+                DropReason::NoReceiver
+            } else {
+                DropReason::LinkDown
+            },
+        }
+    }
+
+    #[inline]
+    fn reach_owner(&self, dst: MacAddr, vlan: Vlan, sender: Option<VfIndex>) -> Reach {
+        let mut reach = self.reach_wire();
+        for vf in self.lookup.macs.get(dst, vlan) {
+            let entry = &self.entries[vf.index()];
+            if !entry.takes_part(vlan) {
+                continue;
+            }
+            // It lives here, so neither the wire nor its absence matters.
+            reach.wire = false;
+            reach.otherwise = DropReason::NoReceiver;
+            if sender == Some(vf) {
+                continue;
+            }
+            if !self.lookup.up.contains(vf) {
+                reach.otherwise = self.why_down(vf);
+            } else if entry.policy.path == Path::Mediated {
+                reach.mediated.insert(vf);
+            } else {
+                reach.direct.insert(vf);
+            }
+        }
+        reach
     }
 
     fn why_down(&self, vf: VfIndex) -> DropReason {
