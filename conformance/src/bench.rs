@@ -215,6 +215,18 @@ impl Link {
         self.rx.as_mut().unwrap_or(&mut self.tx)
     }
 
+    /// The link in the other direction, if there is a peer.
+    pub fn reversed(self) -> Option<Link> {
+        let rx = self.rx?;
+        Some(Link {
+            tx: rx,
+            rx: Some(self.tx),
+            src: self.dst,
+            dst: self.src,
+            ..self
+        })
+    }
+
     /// A new frame of `len` bytes (at least 18) from sender to receiver, unlike any before.
     pub fn frame(&mut self, len: usize) -> Vec<u8> {
         self.serial += 1;

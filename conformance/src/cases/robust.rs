@@ -332,7 +332,12 @@ fn kick_with(bench: &Bench, fd: &OwnedFd) -> Result<Seen, Failure> {
         None => Ok(()),
     };
     std::thread::sleep(QUIET);
-    drop(link);
+    if answer.is_ok()
+        && let Some(mut link) = link.reversed()
+    {
+        let frame = link.frame(100);
+        link.pass(&frame)?;
+    }
     bench.contained(answer)
 }
 
