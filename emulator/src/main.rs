@@ -1,3 +1,247 @@
-//! placeholder
+//! The command line tool: runs what was asked for and turns its outcome into text and an exit code. 0: done. 1: failed.
+//! 2: the command or the configuration is wrong, and nothing has changed.
 #![forbid(unsafe_code)]
-fn main() {}
+
+use std::io::{IsTerminal, Write};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use clap::Parser;
+use vf_model::{LinkConfig, Nanos, VfIndex};
+use vfnic::cli::{self, Cli, ClockChoice};
+use vfnic::config::{Config, Overrides, default_socket_dir, parse_rate};
+use vfnic::ctl::{self, Request, Response};
+use vfnic::experiment::{self, ClockMode, MAX_PAIRS, Plan};
+use vfnic::server::{self, Server};
+
+/// What ends the program other than success: one line, and whose fault it is.
+enum Failure {
+    Usage(String),
+    Failed(String),
+}
+
+fn usage(e: impl ToString) -> Failure {
+    Failure::Usage(e.to_string())
+}
+
+fn failed(e: impl ToString) -> Failure {
+    Failure::Failed(e.to_string())
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let ctl = cli
+        .ctl
+        .unwrap_or_else(|| default_socket_dir().join("ctl.sock"));
+    let outcome = match cli.command {
+        cli::Command::Run(args) => run(args),
+        cli::Command::Experiment(args) => run_experiment(&args),
+        cli::Command::Show(args) => show(&ctl, &args),
+        cli::Command::Vf { words } => command(&ctl, cli.nic, "vf", words),
+        cli::Command::Link { words } => command(&ctl, cli.nic, "link", words),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(Failure::Usage(line)) => {
+            eprintln!("vfnic: {line}");
+            ExitCode::from(2)
+        }
+        Err(Failure::Failed(line)) => {
+            eprintln!("vfnic: {line}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(args: cli::Run) -> Result<(), Failure> {
+    let filter = tracing_subscriber::EnvFilter::try_from_default_env()
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_target(false)
+        .with_ansi(std::io::stderr().is_terminal())
+        .with_writer(std::io::stderr)
+        .init();
+    let over = Overrides {
+        socket_dir: args.socket_dir,
+        vfs: args.vfs,
+        mac_base: args.mac_base,
+        queue_pairs: args.queue_pairs,
+    };
+    let config = Config::load(args.config.as_deref(), &over).map_err(usage)?;
+    let ctl = config.ctl_socket();
+    let mut server =
+        Server::start(config).map_err(|e| if e.is_usage() { usage(e) } else { failed(e) })?;
+    let (signals, on_signal) = UnixStream::pair().map_err(failed)?;
+    for signal in [signal_hook::consts::SIGTERM, signal_hook::consts::SIGINT] {
+        let on_signal = on_signal.try_clone().map_err(failed)?;
+        signal_hook::low_level::pipe::register(signal, on_signal).map_err(failed)?;
+    }
+    server.stop_on(signals).map_err(failed)?;
+    if !args.quiet {
+        print_guests(&server, &ctl).map_err(failed)?;
+    }
+    server.run().map_err(failed)
+}
+
+/// Where everything is, ready to paste.
+fn print_guests(server: &Server, ctl: &Path) -> std::io::Result<()> {
+    let mut out = std::io::stdout().lock();
+    for host in server.hosts() {
+        let nic = &host.settings;
+        writeln!(out, "{}: {} VFs", nic.name, nic.vfs)?;
+        for i in 0..usize::from(nic.vfs) {
+            let vf = VfIndex::from(i);
+            let mac = host.adapter.borrow().nic.policy(vf).mac;
+            writeln!(out, "\n# {} {vf}, path {}", nic.name, host.path(vf))?;
+            writeln!(out, "{}", server::qemu_arguments(nic, vf, mac))?;
+        }
+        writeln!(out)?;
+    }
+    writeln!(
+        out,
+        "The arguments are QEMU's (before 9.2 write reconnect=1 for reconnect-ms=1000).\n\
+         Control: vfnic --ctl {} show; ... vf 0 set path mediated",
+        ctl.display()
+    )?;
+    out.flush()
+}
+
+fn show(ctl: &Path, args: &cli::Show) -> Result<(), Failure> {
+    match ctl::ask(ctl, &Request::Show).map_err(failed)? {
+        Response::Show(show) if args.json => {
+            let json = serde_json::to_string_pretty(&show).map_err(failed)?;
+            println!("{json}");
+            Ok(())
+        }
+        Response::Show(show) => {
+            print!("{show}");
+            Ok(())
+        }
+        Response::Refused(why) => Err(usage(why)),
+        Response::Done => Err(failed("the answer is not to this question")),
+    }
+}
+
+fn command(ctl: &Path, nic: Option<String>, first: &str, rest: Vec<String>) -> Result<(), Failure> {
+    let mut words = vec![first.to_owned()];
+    words.extend(rest);
+    // What can be known to be wrong without asking is said without a running emulator.
+    vf_model::Command::parse(&words).map_err(usage)?;
+    match ctl::ask(ctl, &Request::Command { nic, words }).map_err(failed)? {
+        Response::Refused(why) => Err(usage(why)),
+        Response::Done | Response::Show(_) => Ok(()),
+    }
+}
+
+fn run_experiment(args: &cli::Experiment) -> Result<(), Failure> {
+    let plan = plan(args)?;
+    let clocks: &[ClockMode] = match args.clock {
+        ClockChoice::Virtual => &[ClockMode::Virtual],
+        ClockChoice::Wall => &[ClockMode::Wall],
+        ClockChoice::Both => &[ClockMode::Virtual, ClockMode::Wall],
+    };
+    let mut progress = Progress::default();
+    let outcome = experiment::run(&plan, clocks, |clock, path, done| {
+        progress.show(&format!("{clock} clock, {path}"), done);
+    })
+    .map_err(failed)?;
+    progress.end();
+    print!("{}", experiment::text(&outcome));
+    if let Some(file) = &args.json {
+        let mut json = serde_json::to_string_pretty(&outcome).map_err(failed)?;
+        json.push('\n');
+        write(file, &json)?;
+    }
+    if let Some(file) = &args.report {
+        write(file, &experiment::html(&outcome))?;
+        println!("\nReport: {}", file.display());
+    }
+    Ok(())
+}
+
+fn write(file: &PathBuf, text: &str) -> Result<(), Failure> {
+    std::fs::write(file, text).map_err(|e| failed(format!("{}: {e}", file.display())))
+}
+
+fn plan(args: &cli::Experiment) -> Result<Plan, Failure> {
+    let wrong = || {
+        usage(format!(
+            "--guests {}: streams each way as AxB, such as 4x4, with at most {MAX_PAIRS} in all and at least one",
+            args.guests
+        ))
+    };
+    let (a, b) = args
+        .guests
+        .split_once('x')
+        .unwrap_or((&args.guests, &args.guests));
+    let a_to_b: u16 = a.parse().map_err(|_| wrong())?;
+    let b_to_a: u16 = b.parse().map_err(|_| wrong())?;
+    if !(1..=MAX_PAIRS).contains(&a_to_b.saturating_add(b_to_a)) {
+        return Err(wrong());
+    }
+    if !(0.01..=3600.0).contains(&args.seconds) {
+        return Err(usage(format!(
+            "--seconds {}: 0.01 to 3600 seconds can be measured",
+            args.seconds
+        )));
+    }
+    for file in args.json.iter().chain(&args.report) {
+        let dir = file.parent().filter(|d| !d.as_os_str().is_empty());
+        if dir.is_some_and(|d| !d.is_dir()) {
+            return Err(usage(format!(
+                "{}: there is no such folder",
+                file.display()
+            )));
+        }
+    }
+    Ok(Plan {
+        seed: args.seed,
+        a_to_b,
+        b_to_a,
+        mtu: args.mtu,
+        link: LinkConfig {
+            rate_bps: parse_rate(&args.rate).map_err(usage)?,
+            ..LinkConfig::default()
+        },
+        measure: Nanos((args.seconds * 1e9) as u64),
+        window: args.window as usize * 1024,
+        tso: args.tso,
+        ..Plan::default()
+    })
+}
+
+/// How far a run is, on standard error: a line that is written over on a terminal, else one for each quarter.
+#[derive(Default)]
+struct Progress {
+    what: String,
+    quarter: u32,
+}
+
+impl Progress {
+    fn show(&mut self, what: &str, done: f64) {
+        let mut err = std::io::stderr().lock();
+        if self.what != what {
+            self.what = what.to_owned();
+            self.quarter = 0;
+        }
+        // Nothing is lost if progress cannot be shown.
+        let _ = if err.is_terminal() {
+            let bar = "#".repeat((done * 40.0) as usize);
+            write!(err, "\r{what:<28} [{bar:<40}] {:3.0} %", 100.0 * done)
+        } else if (done * 4.0) as u32 > self.quarter {
+            self.quarter = (done * 4.0) as u32;
+            writeln!(err, "{what}: {:.0} %", 100.0 * done)
+        } else {
+            Ok(())
+        };
+        let _ = err.flush();
+    }
+
+    fn end(&self) {
+        if std::io::stderr().is_terminal() {
+            eprintln!();
+        }
+    }
+}

@@ -1,0 +1,138 @@
+//! The command line. Says what can be said; does nothing.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use vf_model::MacAddr;
+
+/// A 10 GbE NIC in software: each virtual function (VF) is a vhost-user socket for an unmodified guest.
+#[derive(Debug, Parser)]
+#[command(name = "vfnic", version, max_term_width = 100)]
+pub struct Cli {
+    /// Control socket of the running vfnic [default: ctl.sock in the runtime directory]
+    #[arg(long, global = true, value_name = "SOCKET")]
+    pub ctl: Option<PathBuf>,
+    /// Which NIC is meant, when there are several
+    #[arg(long, global = true, value_name = "NAME")]
+    pub nic: Option<String>,
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Run NICs until stopped: each VF is a socket for a guest
+    Run(Run),
+    /// Reproduce the 2009 experiment: hypervisor path against direct path on one 10 GbE link
+    Experiment(Experiment),
+    /// Show settings, counters and utilisation
+    Show(Show),
+    /// Change a VF while it runs, in the words of 'ip link set dev PF vf N'
+    #[command(after_help = VF_HELP)]
+    Vf {
+        /// N set SETTING VALUE ... | N mac add|del MAC [vlan VID] | N vlan add|del VID
+        #[arg(required = true, num_args = 1.., trailing_var_arg = true, allow_hyphen_values = true)]
+        words: Vec<String>,
+    },
+    /// Pull and plug the NIC's cable: link set up|down
+    Link {
+        /// set up|down
+        #[arg(required = true, num_args = 1.., trailing_var_arg = true)]
+        words: Vec<String>,
+    },
+}
+
+const VF_HELP: &str = "\
+Settings (several may follow one 'set'; all are applied or none):
+  path direct|mediated         which path the VF's traffic takes, switched while it runs
+  mac MAC                      the VF's address
+  vlan VID [qos Q]             port VLAN, tagged and untagged by the NIC; 0 removes it
+  spoofchk on|off              drop what the guest sends from a foreign address
+  trust on|off                 whether the guest is trusted
+  state auto|enable|disable    link state: like the NIC's port, always up, always down
+  max_tx_rate MBPS             limit on what the guest sends; 0 removes it
+
+Examples:
+  vfnic vf 0 set path mediated
+  vfnic vf 1 set vlan 100 qos 3 spoofchk on
+  vfnic vf 1 mac add 02:00:00:00:00:99";
+
+/// Options of `vfnic run`.
+#[derive(Debug, Args)]
+pub struct Run {
+    /// What to run [default: one NIC with two VFs]
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Number of VFs (of the first NIC)
+    #[arg(long, value_name = "N")]
+    pub vfs: Option<u16>,
+    /// Where sockets are made [default: $XDG_RUNTIME_DIR/vfnic]
+    #[arg(long, value_name = "DIR")]
+    pub socket_dir: Option<PathBuf>,
+    /// MAC address of VF 0; VF i has this plus i (of the first NIC)
+    #[arg(long, value_name = "MAC")]
+    pub mac_base: Option<MacAddr>,
+    /// Queue pairs offered to each guest
+    #[arg(long, value_name = "N")]
+    pub queue_pairs: Option<u16>,
+    /// Do not print QEMU's arguments for each VF
+    #[arg(long, short)]
+    pub quiet: bool,
+}
+
+/// Options of `vfnic show`.
+#[derive(Debug, Args)]
+pub struct Show {
+    /// As JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Which clock an experiment runs on.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum ClockChoice {
+    /// Simulated time: exact, the same on every machine
+    #[default]
+    Virtual,
+    /// This machine's clock, threads and sockets: what this machine can do
+    Wall,
+    /// One after the other, side by side
+    Both,
+}
+
+/// Options of `vfnic experiment`.
+#[derive(Debug, Args)]
+pub struct Experiment {
+    /// Seed of sequence numbers and start times
+    #[arg(default_value_t = 2009)]
+    pub seed: u64,
+    /// Clock to run on
+    #[arg(long, value_enum, default_value_t)]
+    pub clock: ClockChoice,
+    /// Streams each way as AxB: A from host A to B, B back; N is NxN
+    #[arg(long, value_name = "AxB", default_value = "4x4")]
+    pub guests: String,
+    /// The guests' MTU
+    #[arg(long, value_name = "BYTES", default_value_t = 1500, value_parser = clap::value_parser!(u16).range(576..=9216))]
+    pub mtu: u16,
+    /// The link's rate
+    #[arg(long, value_name = "RATE", default_value = "10G")]
+    pub rate: String,
+    /// Seconds to measure (of virtual or wall time)
+    #[arg(long, value_name = "S", default_value_t = 2.0)]
+    pub seconds: f64,
+    /// Receive window of a stream in KiB
+    #[arg(long, value_name = "KIB", default_value_t = 256, value_parser = clap::value_parser!(u32).range(4..=16384))]
+    pub window: u32,
+    /// Let the guests leave segmentation to the NIC
+    #[arg(long)]
+    pub tso: bool,
+    /// Write the figures as JSON
+    #[arg(long, value_name = "FILE")]
+    pub json: Option<PathBuf>,
+    /// Write a page with plots
+    #[arg(long, value_name = "FILE.html")]
+    pub report: Option<PathBuf>,
+}

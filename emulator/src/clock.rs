@@ -1,0 +1,29 @@
+//! The one place where a time comes from: this machine's clock, or the calendar's.
+
+use std::cell::Cell;
+use std::rc::Rc;
+use std::time::Instant;
+
+use vf_model::Nanos;
+
+/// Where a host gets its time from.
+#[derive(Clone)]
+pub enum Clock {
+    /// Nanoseconds since the start of the process' data path.
+    Wall(Instant),
+    /// The virtual clock's time, set by whoever runs the calendar.
+    Virtual(Rc<Cell<Nanos>>),
+}
+
+impl Clock {
+    /// The time.
+    #[must_use]
+    pub fn now(&self) -> Nanos {
+        match self {
+            Clock::Wall(epoch) => {
+                Nanos(u64::try_from(epoch.elapsed().as_nanos()).unwrap_or(u64::MAX))
+            }
+            Clock::Virtual(now) => now.get(),
+        }
+    }
+}

@@ -1,0 +1,618 @@
+//! What a user can say about NICs, VFs, wires and the hypervisor: the TOML file, and the defaults without one.
+//! Everything is checked here; later rooms get a [`Config`] that cannot be wrong. Opens nothing.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+use vf_model::{LinkConfig, MacAddr, Mbps, Nanos, Path as VfPath, VfLinkState};
+
+/// Most VFs a NIC can have.
+pub const MAX_VFS: u16 = 256;
+/// Most queue pairs a VF can have.
+pub const MAX_QUEUE_PAIRS: u16 = 16;
+
+/// A complete, checked description of what to run.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Where sockets are made unless a VF names its own.
+    pub socket_dir: PathBuf,
+    /// How the mediated path pays for its work.
+    pub hypervisor: HypervisorCpu,
+    /// At least one.
+    pub nics: Vec<NicSettings>,
+    /// Wires between two of the NICs.
+    pub wires: Vec<WireSettings>,
+}
+
+/// Whether the hypervisor's CPU is this machine's or the model's.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum HypervisorCpu {
+    /// Real copies on this machine, as fast as they go.
+    #[default]
+    Measured,
+    /// The same copies, and besides the CPU time of the calibrated cost model is charged.
+    Model,
+}
+
+/// One NIC.
+#[derive(Clone, Debug)]
+pub struct NicSettings {
+    /// Its name on the command line and in file names.
+    pub name: String,
+    /// How many VFs it has.
+    pub vfs: u16,
+    /// The MAC address of VF 0; VF i has this plus i.
+    pub mac_base: MacAddr,
+    /// Queue pairs offered to each guest.
+    pub queue_pairs: u16,
+    /// The MTU told to guests.
+    pub mtu: u16,
+    /// A tap device of the host as the uplink.
+    pub tap: Option<String>,
+    /// One entry a VF, in order.
+    pub vf: Vec<VfSettings>,
+}
+
+/// One VF.
+#[derive(Clone, Debug)]
+pub struct VfSettings {
+    /// Its socket.
+    pub socket: PathBuf,
+    /// Who listens on it.
+    pub role: SocketRole,
+    /// What is applied at the start, in the words of `vfnic vf N set`.
+    pub policy: PolicySettings,
+}
+
+/// Who listens on a VF's socket.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SocketRole {
+    /// We do; the VMM connects.
+    #[default]
+    Server,
+    /// The VMM does (`server=on` on QEMU's chardev); we connect, for ever.
+    Client,
+}
+
+/// Settings of a VF that are applied before it first runs.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PolicySettings {
+    /// The administrator's MAC address.
+    pub mac: Option<MacAddr>,
+    /// Port VLAN, 1 to 4094.
+    pub vlan: Option<u16>,
+    /// Priority bits of the port VLAN's tag.
+    pub qos: Option<u8>,
+    /// Whether frames with a foreign source MAC are dropped.
+    pub spoofchk: Option<bool>,
+    /// Whether the guest is trusted.
+    pub trust: Option<bool>,
+    /// Link state.
+    pub state: Option<VfLinkState>,
+    /// Limit on what the guest sends.
+    pub max_tx_rate: Option<Mbps>,
+    /// Which path its traffic takes.
+    pub path: Option<VfPath>,
+}
+
+/// A wire between two NICs.
+#[derive(Clone, Debug)]
+pub struct WireSettings {
+    /// Indices into [`Config::nics`].
+    pub between: [usize; 2],
+    /// Rate and propagation delay.
+    pub link: LinkConfig,
+}
+
+/// Why a configuration cannot be used. Each says what to change.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The file cannot be read.
+    #[error("cannot read {path}: {source}")]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The file is not TOML, or says something unknown.
+    #[error("{path}: {what}")]
+    Parse {
+        /// The file.
+        path: PathBuf,
+        /// One line: where and what.
+        what: String,
+    },
+    /// A number of VFs out of range.
+    #[error("{nic}: vfs = {vfs}: a NIC has 1 to {MAX_VFS} VFs")]
+    VfCount {
+        /// The NIC.
+        nic: String,
+        /// What was asked for.
+        vfs: u16,
+    },
+    /// A number of queue pairs out of range.
+    #[error("{nic}: queue_pairs = {pairs}: a VF has 1 to {MAX_QUEUE_PAIRS} queue pairs")]
+    QueuePairs {
+        /// The NIC.
+        nic: String,
+        /// What was asked for.
+        pairs: u16,
+    },
+    /// An MTU out of range.
+    #[error("{nic}: mtu = {mtu}: the MTU is 68 to 9216 bytes")]
+    Mtu {
+        /// The NIC.
+        nic: String,
+        /// What was asked for.
+        mtu: u16,
+    },
+    /// A multicast or zero base address, or one that runs over for the last VF.
+    #[error(
+        "{nic}: mac_base = {mac}: needs to be a unicast address with room for {vfs} VFs in its last three bytes"
+    )]
+    MacBase {
+        /// The NIC.
+        nic: String,
+        /// What was asked for.
+        mac: MacAddr,
+        /// How many VFs.
+        vfs: u16,
+    },
+    /// A name that cannot be part of a file name or is used twice.
+    #[error("nic name '{0}': names are letters, digits, '-' and '_', and differ from each other")]
+    Name(String),
+    /// No NIC at all.
+    #[error("the file names no [[nic]]")]
+    NoNic,
+    /// A `[[nic.vf]]` without such a VF.
+    #[error("{nic}: [[nic.vf]] index = {index}: the VFs are 0 to {last}, each at most once")]
+    VfIndex {
+        /// The NIC.
+        nic: String,
+        /// What was named.
+        index: u16,
+        /// The last one there is.
+        last: u16,
+    },
+    /// A wire to nowhere.
+    #[error("[[wire]] between = [\"{a}\", \"{b}\"]: {why}")]
+    Wire {
+        /// One end.
+        a: String,
+        /// The other.
+        b: String,
+        /// What is wrong with it.
+        why: &'static str,
+    },
+    /// A rate that cannot be read.
+    #[error("rate '{0}': a number of bits a second with K, M or G, such as 10G, at least 1M")]
+    Rate(String),
+    /// A port VLAN or priority out of range.
+    #[error("{nic} vf {index}: {what}")]
+    Policy {
+        /// The NIC.
+        nic: String,
+        /// The VF.
+        index: u16,
+        /// What is wrong.
+        what: String,
+    },
+    /// Two VFs on one socket.
+    #[error("socket {0} is used twice")]
+    Socket(PathBuf),
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct File {
+    socket_dir: Option<PathBuf>,
+    #[serde(default)]
+    hypervisor: HypervisorSection,
+    #[serde(default)]
+    nic: Vec<NicSection>,
+    #[serde(default)]
+    wire: Vec<WireSection>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct HypervisorSection {
+    #[serde(default)]
+    cpu: HypervisorCpu,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct NicSection {
+    name: String,
+    #[serde(default = "default_vfs")]
+    vfs: u16,
+    mac_base: Option<MacAddr>,
+    #[serde(default = "default_queue_pairs")]
+    queue_pairs: u16,
+    #[serde(default = "default_mtu")]
+    mtu: u16,
+    #[serde(default)]
+    socket_role: SocketRole,
+    tap: Option<String>,
+    #[serde(default)]
+    vf: Vec<VfSection>,
+}
+
+#[derive(Deserialize)]
+struct VfSection {
+    index: u16,
+    socket: Option<PathBuf>,
+    socket_role: Option<SocketRole>,
+    #[serde(flatten)]
+    policy: PolicySettings,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct WireSection {
+    between: [String; 2],
+    rate: Option<String>,
+    propagation_ns: Option<u64>,
+}
+
+fn default_vfs() -> u16 {
+    2
+}
+
+/// Queue pairs offered unless a file says otherwise.
+#[must_use]
+pub fn default_queue_pairs() -> u16 {
+    1
+}
+
+fn default_mtu() -> u16 {
+    1500
+}
+
+/// The MAC address of VF 0 of the `n`th NIC, unless given: locally administered, one block of 256 a NIC.
+fn default_mac_base(n: usize) -> MacAddr {
+    let n = u8::try_from(n).unwrap_or(u8::MAX);
+    MacAddr([0x02, 0x76, 0x66, 0, n, 0])
+}
+
+/// `$XDG_RUNTIME_DIR/vfnic`, else `/run/vfnic` for root and `/tmp/vfnic-UID` for others.
+#[must_use]
+pub fn default_socket_dir() -> PathBuf {
+    match std::env::var_os("XDG_RUNTIME_DIR") {
+        Some(dir) if !dir.is_empty() => Path::new(&dir).join("vfnic"),
+        _ if rustix::process::geteuid().is_root() => PathBuf::from("/run/vfnic"),
+        _ => PathBuf::from(format!(
+            "/tmp/vfnic-{}",
+            rustix::process::geteuid().as_raw()
+        )),
+    }
+}
+
+/// What the command line of `vfnic run` may say over the file or in its place.
+#[derive(Clone, Debug, Default)]
+pub struct Overrides {
+    /// Where sockets are made.
+    pub socket_dir: Option<PathBuf>,
+    /// Number of VFs of the first NIC.
+    pub vfs: Option<u16>,
+    /// MAC address of VF 0 of the first NIC.
+    pub mac_base: Option<MacAddr>,
+    /// Queue pairs of every NIC.
+    pub queue_pairs: Option<u16>,
+}
+
+impl Config {
+    /// Reads and checks a file; with no file, one NIC with two VFs.
+    ///
+    /// # Errors
+    /// [`ConfigError`], one line that says what to change.
+    pub fn load(file: Option<&Path>, over: &Overrides) -> Result<Config, ConfigError> {
+        let Some(path) = file else {
+            return Config::from_toml(
+                "[[nic]]\nname = \"nic0\"\n",
+                Path::new("defaults"),
+                over,
+                true,
+            );
+        };
+        let text = std::fs::read_to_string(path).map_err(|source| ConfigError::Read {
+            path: path.to_owned(),
+            source,
+        })?;
+        Config::from_toml(&text, path, over, false)
+    }
+
+    fn from_toml(
+        text: &str,
+        path: &Path,
+        over: &Overrides,
+        plain_names: bool,
+    ) -> Result<Config, ConfigError> {
+        let mut file: File = toml::from_str(text).map_err(|e| ConfigError::Parse {
+            path: path.to_owned(),
+            what: one_line(text, &e),
+        })?;
+        if let Some(first) = file.nic.first_mut() {
+            first.vfs = over.vfs.unwrap_or(first.vfs);
+            first.mac_base = over.mac_base.or(first.mac_base);
+        }
+        for nic in &mut file.nic {
+            nic.queue_pairs = over.queue_pairs.unwrap_or(nic.queue_pairs);
+        }
+        let socket_dir = over
+            .socket_dir
+            .clone()
+            .or(file.socket_dir)
+            .unwrap_or_else(default_socket_dir);
+        if file.nic.is_empty() {
+            return Err(ConfigError::NoNic);
+        }
+        let mut names = BTreeSet::new();
+        let mut sockets = BTreeSet::new();
+        let mut nics = Vec::new();
+        for (n, section) in file.nic.into_iter().enumerate() {
+            let good = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
+            if section.name.is_empty()
+                || !section.name.chars().all(good)
+                || !names.insert(section.name.clone())
+            {
+                return Err(ConfigError::Name(section.name));
+            }
+            let nic = check_nic(n, section, &socket_dir, plain_names)?;
+            for vf in &nic.vf {
+                if !sockets.insert(vf.socket.clone()) {
+                    return Err(ConfigError::Socket(vf.socket.clone()));
+                }
+            }
+            nics.push(nic);
+        }
+        let wires = check_wires(file.wire, &nics)?;
+        Ok(Config {
+            socket_dir,
+            hypervisor: file.hypervisor.cpu,
+            nics,
+            wires,
+        })
+    }
+
+    /// The control socket.
+    #[must_use]
+    pub fn ctl_socket(&self) -> PathBuf {
+        self.socket_dir.join("ctl.sock")
+    }
+}
+
+/// TOML's error without the source excerpt: its place and its reason on one line.
+fn one_line(text: &str, error: &toml::de::Error) -> String {
+    let what = error.message().replace('\n', "; ");
+    match error.span() {
+        Some(span) => {
+            let line = text[..span.start.min(text.len())].matches('\n').count() + 1;
+            format!("line {line}: {what}")
+        }
+        None => what,
+    }
+}
+
+fn check_nic(
+    n: usize,
+    section: NicSection,
+    socket_dir: &Path,
+    plain_names: bool,
+) -> Result<NicSettings, ConfigError> {
+    let NicSection {
+        name,
+        vfs,
+        queue_pairs,
+        mtu,
+        ..
+    } = section;
+    if !(1..=MAX_VFS).contains(&vfs) {
+        return Err(ConfigError::VfCount { nic: name, vfs });
+    }
+    if !(1..=MAX_QUEUE_PAIRS).contains(&queue_pairs) {
+        return Err(ConfigError::QueuePairs {
+            nic: name,
+            pairs: queue_pairs,
+        });
+    }
+    if !(68..=9216).contains(&mtu) {
+        return Err(ConfigError::Mtu { nic: name, mtu });
+    }
+    let mac_base = section.mac_base.unwrap_or_else(|| default_mac_base(n));
+    let low = u32::from_be_bytes([0, mac_base.0[3], mac_base.0[4], mac_base.0[5]]);
+    if mac_base.is_multicast() || mac_base.0 == [0; 6] || low + u32::from(vfs) > 1 << 24 {
+        return Err(ConfigError::MacBase {
+            nic: name,
+            mac: mac_base,
+            vfs,
+        });
+    }
+    let mut vf: Vec<VfSettings> = (0..vfs)
+        .map(|i| VfSettings {
+            socket: socket_dir.join(if plain_names {
+                format!("vf{i}.sock")
+            } else {
+                format!("{name}-vf{i}.sock")
+            }),
+            role: section.socket_role,
+            policy: PolicySettings::default(),
+        })
+        .collect();
+    let mut seen = BTreeSet::new();
+    for s in section.vf {
+        let Some(settings) = vf.get_mut(usize::from(s.index)) else {
+            return Err(ConfigError::VfIndex {
+                nic: name,
+                index: s.index,
+                last: vfs - 1,
+            });
+        };
+        if !seen.insert(s.index) {
+            return Err(ConfigError::VfIndex {
+                nic: name,
+                index: s.index,
+                last: vfs - 1,
+            });
+        }
+        if let Some(socket) = s.socket {
+            settings.socket = socket_dir.join(socket);
+        }
+        settings.role = s.socket_role.unwrap_or(settings.role);
+        settings.policy = s.policy;
+    }
+    Ok(NicSettings {
+        name,
+        vfs,
+        mac_base,
+        queue_pairs,
+        mtu,
+        tap: section.tap,
+        vf,
+    })
+}
+
+fn check_wires(
+    sections: Vec<WireSection>,
+    nics: &[NicSettings],
+) -> Result<Vec<WireSettings>, ConfigError> {
+    let mut used: BTreeSet<usize> = BTreeSet::new();
+    let mut wires = Vec::new();
+    for section in sections {
+        let [a, b] = section.between;
+        let wrong = |why| ConfigError::Wire {
+            a: a.clone(),
+            b: b.clone(),
+            why,
+        };
+        let find = |name: &str| nics.iter().position(|n| n.name == name);
+        let (Some(i), Some(j)) = (find(&a), find(&b)) else {
+            return Err(wrong("there is no NIC of that name"));
+        };
+        if i == j {
+            return Err(wrong("a wire has two different ends"));
+        }
+        if !used.insert(i) || !used.insert(j) {
+            return Err(wrong("a NIC has one port, so one wire"));
+        }
+        if nics[i].tap.is_some() || nics[j].tap.is_some() {
+            return Err(wrong("a NIC has one port: a wire or a tap, not both"));
+        }
+        let mut link = LinkConfig::default();
+        if let Some(rate) = &section.rate {
+            link.rate_bps = parse_rate(rate)?;
+        }
+        if let Some(ns) = section.propagation_ns {
+            link.propagation = Nanos(ns);
+        }
+        wires.push(WireSettings {
+            between: [i, j],
+            link,
+        });
+    }
+    Ok(wires)
+}
+
+/// Bits a second from `10G`, `2.5G`, `100M`, `1000000000`.
+///
+/// # Errors
+/// [`ConfigError::Rate`] for anything else and for rates under 1 Mb/s.
+pub fn parse_rate(text: &str) -> Result<u64, ConfigError> {
+    let wrong = || ConfigError::Rate(text.to_owned());
+    let trimmed = text
+        .trim()
+        .trim_end_matches("bit/s")
+        .trim_end_matches("bit");
+    let (digits, unit) = match trimmed.char_indices().last() {
+        Some((at, 'k' | 'K')) => (&trimmed[..at], 1e3),
+        Some((at, 'm' | 'M')) => (&trimmed[..at], 1e6),
+        Some((at, 'g' | 'G')) => (&trimmed[..at], 1e9),
+        _ => (trimmed, 1.0),
+    };
+    let value: f64 = digits.trim().parse().map_err(|_| wrong())?;
+    let bps = value * unit;
+    if !(1e6..=1e13).contains(&bps) {
+        return Err(wrong());
+    }
+    // In range, so the conversion is exact enough and cannot overflow.
+    Ok(bps.round() as u64)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn load(text: &str) -> Result<Config, ConfigError> {
+        Config::from_toml(text, Path::new("test.toml"), &Overrides::default(), false)
+    }
+
+    #[test]
+    fn without_a_file_there_is_one_nic_with_two_vfs() {
+        let over = Overrides {
+            socket_dir: Some("/s".into()),
+            ..Overrides::default()
+        };
+        let config = Config::load(None, &over).unwrap();
+        assert_eq!(config.nics.len(), 1);
+        let sockets: Vec<_> = config.nics[0].vf.iter().map(|v| v.socket.clone()).collect();
+        assert_eq!(
+            sockets,
+            [Path::new("/s/vf0.sock"), Path::new("/s/vf1.sock")]
+        );
+        assert_eq!(config.ctl_socket(), Path::new("/s/ctl.sock"));
+    }
+
+    #[test]
+    fn two_nics_back_to_back() {
+        let config = load(
+            "[[nic]]\nname='a'\nvfs=3\nmac_base='02:00:00:00:0a:00'\n[[nic.vf]]\nindex=1\npath='mediated'\nvlan=7\n\
+             [[nic]]\nname='b'\n[[wire]]\nbetween=['a','b']\nrate='2.5G'\npropagation_ns=100\n",
+        )
+        .unwrap();
+        assert_eq!(config.nics[0].vf[1].policy.vlan, Some(7));
+        assert_eq!(config.nics[0].vf[1].policy.path, Some(VfPath::Mediated));
+        assert_eq!(config.wires[0].link.rate_bps, 2_500_000_000);
+        assert!(config.nics[1].vf[0].socket.ends_with("b-vf0.sock"));
+    }
+
+    #[test]
+    fn mistakes_are_refused_in_one_line() {
+        for (text, says) in [
+            ("", "no [[nic]]"),
+            ("[[nic]]\nname='a'\nvfs=0", "1 to 256"),
+            ("[[nic]]\nname='a'\nvfss=1", "vfss"),
+            ("[[nic]]\nname='a/b'", "letters"),
+            ("[[nic]]\nname='a'\n[[nic]]\nname='a'", "differ"),
+            ("[[nic]]\nname='a'\nmac_base='01:00:00:00:00:00'", "unicast"),
+            ("[[nic]]\nname='a'\n[[nic.vf]]\nindex=2", "0 to 1"),
+            ("[[nic]]\nname='a'\n[[nic.vf]]\nindex=0\nvlna=3", "vlna"),
+            ("[[nic]]\nname='a'\n[[wire]]\nbetween=['a','x']", "no NIC"),
+            (
+                "[[nic]]\nname='a'\n[[nic]]\nname='b'\n[[wire]]\nbetween=['a','b']\nrate='fast'",
+                "10G",
+            ),
+            ("[[nic]]\nname='a'\nmtu=20", "68"),
+            ("[[nic]\nname='a'", "line 1"),
+        ] {
+            let error = load(text).unwrap_err().to_string();
+            assert!(error.contains(says), "{text:?} gave {error:?}");
+            assert!(!error.contains('\n'), "{error:?}");
+        }
+    }
+
+    #[test]
+    fn rates() {
+        assert_eq!(parse_rate("10G").unwrap(), 10_000_000_000);
+        assert_eq!(parse_rate("100Mbit").unwrap(), 100_000_000);
+        assert_eq!(parse_rate("1000000").unwrap(), 1_000_000);
+        for bad in ["", "G", "-1G", "10", "1T", "nan", "inf"] {
+            assert!(parse_rate(bad).is_err(), "{bad}");
+        }
+    }
+}

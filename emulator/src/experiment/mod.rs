@@ -1,0 +1,141 @@
+//! `vfnic experiment`: the 2009 measurement, repeated. Two hosts back to back on one 10 GbE link, a guest for each end of
+//! each stream, once through the hypervisor and once directly. Figures come out of the run; what is theory, what was
+//! published and what was calibrated is marked as such.
+
+mod measure;
+mod outcome;
+mod plan;
+mod report;
+mod theory;
+mod wall;
+mod world;
+
+use vf_conformance::frontend::FrontendError;
+use vf_model::{Nanos, Path, Refusal, VfIndex};
+
+pub use outcome::{Calibration, Original, Outcome, PathResult};
+pub use plan::{MAX_PAIRS, Plan};
+pub use report::{html, text};
+
+use crate::server::RunError;
+
+/// Intervals that a run is plotted in.
+const SAMPLES: u64 = 40;
+
+/// Which clock to run on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ClockMode {
+    /// Simulated time.
+    Virtual,
+    /// This machine's.
+    Wall,
+}
+
+impl std::fmt::Display for ClockMode {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl ClockMode {
+    fn name(self) -> &'static str {
+        match self {
+            ClockMode::Virtual => "virtual",
+            ClockMode::Wall => "wall",
+        }
+    }
+}
+
+/// Why an experiment cannot be run.
+#[derive(Debug, thiserror::Error)]
+pub enum ExperimentError {
+    /// No socket can be made.
+    #[error("cannot make a socket: {0}")]
+    Socket(std::io::Error),
+    /// A guest cannot attach to its VF: a bug of ours.
+    #[error("a guest cannot attach to its VF: {0}")]
+    Guest(FrontendError),
+    /// The NIC refuses a setting of the experiment.
+    #[error("{0}: {1}")]
+    Policy(VfIndex, Refusal),
+    /// The NICs cannot be run.
+    #[error("{0}")]
+    Run(#[from] RunError),
+    /// A guest found fault with the device: a bug of ours.
+    #[error("a guest gave up: {0}")]
+    Fault(String),
+}
+
+/// Runs both paths on each of `clocks`, mediated first. `progress` hears what runs and how far it is, 0 to 1.
+///
+/// # Errors
+/// [`ExperimentError`].
+pub fn run(
+    plan: &Plan,
+    clocks: &[ClockMode],
+    mut progress: impl FnMut(ClockMode, Path, f64),
+) -> Result<Outcome, ExperimentError> {
+    let mut results = Vec::new();
+    for &clock in clocks {
+        for path in [Path::Mediated, Path::Direct] {
+            let mut progress = |done| progress(clock, path, done);
+            results.push(match clock {
+                ClockMode::Virtual => run_virtual(plan, path, &mut progress)?,
+                ClockMode::Wall => wall::run(plan, path, &mut progress)?,
+            });
+        }
+    }
+    let view = plan.view();
+    let direct = results.iter().find(|r| r.path == Path::Direct.to_string());
+    let segments_per_ack = direct.map_or(2.0, |r| r.segments_per_ack);
+    let clock = match clocks {
+        [one] => one.name(),
+        _ => "both",
+    };
+    Ok(Outcome {
+        clock: clock.to_owned(),
+        seed: plan.seed,
+        theory: theory::theory(&view, segments_per_ack),
+        plan: view,
+        results,
+        original: Original::PUBLISHED,
+        calibration: Calibration {
+            constant: "hypervisor cost scale",
+            value: plan.cost.scale_per_mille as f64 / 1000.0,
+            note: "fitted once so that the mediated run of the default experiment gives the 8454 Mb/s of 2009; \
+                   a property of that measurement, not of this machine. Nothing else is fitted.",
+        },
+    })
+}
+
+fn run_virtual(
+    plan: &Plan,
+    path: Path,
+    progress: &mut impl FnMut(f64),
+) -> Result<PathResult, ExperimentError> {
+    let mut world = world::World::new(plan, path)?;
+    let end = plan.warm_up.0 + plan.measure.0;
+    // The warm-up in the same steps, for the sake of progress.
+    let step = (plan.measure.0 / SAMPLES).max(1);
+    let mut at = 0;
+    while at + step < plan.warm_up.0 {
+        at += step;
+        world.run_until(Nanos(at));
+        progress(at as f64 / end as f64);
+    }
+    world.run_until(plan.warm_up);
+    let mut readings = vec![world.read()];
+    for n in 1..=SAMPLES {
+        let at = plan.warm_up.0 + plan.measure.0 * n / SAMPLES;
+        world.run_until(Nanos(at));
+        readings.push(world.read());
+        progress(at as f64 / end as f64);
+    }
+    world.check()?;
+    Ok(measure::result(
+        plan,
+        ClockMode::Virtual.name(),
+        path,
+        &readings,
+    ))
+}

@@ -1,0 +1,261 @@
+//! One host: a NIC, its hypervisor, and the sockets of its VFs. Knows which plane has which rings and moves them; judges
+//! no frame and waits on nothing.
+
+use std::collections::BTreeMap;
+
+use vf_model::{Command, HypervisorModel, Nic, NicConfig, Path, Refusal, VfIndex, VfSetting};
+use vf_vhost::endpoint::Endpoint;
+use vf_vhost::session::{Device, DeviceConfig, SessionEvent};
+use vf_vhost::vring::Vring;
+
+use crate::clock::Clock;
+use crate::config::{NicSettings, PolicySettings};
+use crate::plane::{self, Adapter, Hypervisor, Owner, PfEnd, Pool, Uplink};
+
+/// A NIC with everything around it.
+pub struct Host {
+    /// Its configuration.
+    pub settings: NicSettings,
+    /// The direct path.
+    pub adapter: Owner<Adapter>,
+    /// The mediated path.
+    pub hypervisor: Owner<Hypervisor>,
+    /// One for each VF.
+    pub vfs: Vec<Vf>,
+    clock: Clock,
+}
+
+/// The control side of one VF.
+#[derive(Default)]
+pub struct Vf {
+    /// Its socket, once it is served.
+    pub endpoint: Option<Endpoint>,
+    /// Which plane its rings are with.
+    path: Path,
+    /// Started rings.
+    rings: u16,
+}
+
+/// The two planes of a host, before anybody owns them.
+pub struct Planes {
+    /// The direct path.
+    pub adapter: Adapter,
+    /// The mediated path.
+    pub hypervisor: Hypervisor,
+}
+
+impl Planes {
+    /// Planes for a NIC with its initial policies, without rings.
+    ///
+    /// # Errors
+    /// The refusal of an initial setting, with its VF.
+    pub fn new(
+        settings: &NicSettings,
+        uplink: Uplink,
+        pool: &Pool,
+        cost: Option<vf_model::CostModel>,
+    ) -> Result<Planes, (VfIndex, Refusal)> {
+        let config = NicConfig {
+            vfs: settings.vfs,
+            mac_base: settings.mac_base,
+        };
+        let (nic_end, hypervisor_end) = PfEnd::pair();
+        let mut nic = Nic::new(config);
+        let mut model = HypervisorModel::new(config);
+        for (i, vf) in settings.vf.iter().enumerate() {
+            let command = Command::SetVf {
+                vf: VfIndex::from(i),
+                settings: vf.policy.settings(),
+            };
+            let refused = |refusal| (VfIndex::from(i), refusal);
+            nic.apply(&command).map_err(refused)?;
+            model.apply(&command).map_err(refused)?;
+        }
+        let vfs = usize::from(settings.vfs);
+        Ok(Planes {
+            adapter: Adapter::new(nic, nic_end, uplink, pool.clone()),
+            hypervisor: Hypervisor::new(model, vfs, hypervisor_end, pool.clone(), cost),
+        })
+    }
+}
+
+impl PolicySettings {
+    /// In the order in which they depend on each other.
+    fn settings(&self) -> Vec<VfSetting> {
+        [
+            self.mac.map(VfSetting::Mac),
+            self.vlan.map(VfSetting::Vlan),
+            self.qos.map(VfSetting::Qos),
+            self.spoofchk.map(VfSetting::Spoofchk),
+            self.trust.map(VfSetting::Trust),
+            self.state.map(VfSetting::State),
+            self.max_tx_rate.map(VfSetting::MaxTxRate),
+            self.path.map(VfSetting::Path),
+        ]
+        .into_iter()
+        .flatten()
+        .collect()
+    }
+}
+
+impl Host {
+    /// A host whose planes are owned as given. Its sockets are served by whoever sets [`Vf::endpoint`].
+    #[must_use]
+    pub fn new(
+        settings: NicSettings,
+        adapter: Owner<Adapter>,
+        hypervisor: Owner<Hypervisor>,
+        clock: Clock,
+    ) -> Host {
+        let vfs = {
+            let adapter = adapter.borrow();
+            (0..usize::from(settings.vfs))
+                .map(|i| Vf {
+                    path: adapter.nic.policy(VfIndex::from(i)).path,
+                    ..Vf::default()
+                })
+                .collect()
+        };
+        Host {
+            settings,
+            adapter,
+            hypervisor,
+            vfs,
+            clock,
+        }
+    }
+
+    /// What the front end of a VF is told about the device.
+    #[must_use]
+    pub fn device_config(&self, vf: VfIndex) -> DeviceConfig {
+        let adapter = self.adapter.borrow();
+        let name = format!("{} {vf}", self.settings.name);
+        let mac = adapter.nic.policy(vf).mac.0;
+        let mut config = DeviceConfig::new(name, mac, self.settings.queue_pairs);
+        config.mtu = self.settings.mtu;
+        config.link_up = adapter.nic.link_up_for(vf);
+        config.speed_mbps = u32::try_from(adapter.uplink().rate_mbps()).unwrap_or(u32::MAX);
+        config
+    }
+
+    /// Lets `serve` run a VF's socket with the device behind it.
+    pub fn serve<R>(
+        &mut self,
+        vf: VfIndex,
+        serve: impl FnOnce(&mut Endpoint, &mut dyn Device) -> R,
+    ) -> Option<R> {
+        let Host {
+            settings,
+            adapter,
+            hypervisor,
+            vfs,
+            clock,
+        } = self;
+        let Vf {
+            endpoint,
+            path,
+            rings,
+        } = vfs.get_mut(vf.index())?;
+        let mut device = VfDevice {
+            nic: &settings.name,
+            vf,
+            adapter,
+            hypervisor,
+            path: *path,
+            rings,
+            clock,
+        };
+        Some(serve(endpoint.as_mut()?, &mut device))
+    }
+
+    /// Applies an administrator's command while traffic runs.
+    ///
+    /// # Errors
+    /// The model's refusal; nothing has changed then.
+    pub fn apply(&mut self, command: &Command) -> Result<(), Refusal> {
+        let links = {
+            let mut adapter = self.adapter.borrow();
+            let mut hypervisor = self.hypervisor.borrow();
+            let before = links(&adapter);
+            plane::apply(self.clock.now(), &mut adapter, &mut hypervisor, command)?;
+            for (i, vf) in self.vfs.iter_mut().enumerate() {
+                vf.path = adapter.nic.policy(VfIndex::from(i)).path;
+            }
+            let after = links(&adapter);
+            (0..)
+                .zip(before.into_iter().zip(after))
+                .filter_map(|(i, (was, is))| (was != is).then_some((VfIndex(i), is)))
+                .collect::<BTreeMap<_, _>>()
+        };
+        for (vf, up) in links {
+            self.serve(vf, |endpoint, _| endpoint.set_link_up(up));
+        }
+        Ok(())
+    }
+
+    /// Which plane a VF's rings are with.
+    #[must_use]
+    pub fn path(&self, vf: VfIndex) -> Path {
+        self.vfs.get(vf.index()).map_or(Path::Direct, |v| v.path)
+    }
+
+    /// Started rings of a VF.
+    #[must_use]
+    pub fn rings(&self, vf: VfIndex) -> u16 {
+        self.vfs.get(vf.index()).map_or(0, |v| v.rings)
+    }
+}
+
+fn links(adapter: &Adapter) -> Vec<bool> {
+    (0..adapter.nic.vf_count())
+        .map(|i| adapter.nic.link_up_for(VfIndex::from(i)))
+        .collect()
+}
+
+/// The device that a VF's front end talks to: hands rings to the plane of the VF's path and takes them back.
+struct VfDevice<'a> {
+    nic: &'a str,
+    vf: VfIndex,
+    adapter: &'a Owner<Adapter>,
+    hypervisor: &'a Owner<Hypervisor>,
+    path: Path,
+    rings: &'a mut u16,
+    clock: &'a Clock,
+}
+
+impl Device for VfDevice<'_> {
+    fn start_ring(&mut self, vring: Vring) {
+        *self.rings += 1;
+        match self.path {
+            Path::Direct => self.adapter.borrow().attach(self.vf, vring),
+            Path::Mediated => self.hypervisor.borrow().attach(self.vf, vring),
+        }
+    }
+
+    fn stop_ring(&mut self, index: u32) -> Option<Vring> {
+        let vring = match self.path {
+            Path::Direct => {
+                let now = self.clock.now();
+                self.adapter.borrow().detach(now, self.vf, index)
+            }
+            Path::Mediated => self.hypervisor.borrow().detach(self.vf, index),
+        };
+        *self.rings -= u16::from(vring.is_some());
+        vring
+    }
+
+    fn session(&mut self, event: SessionEvent<'_>) {
+        let (nic, vf) = (self.nic, self.vf);
+        match event {
+            SessionEvent::Connected => tracing::debug!("{nic} {vf}: front end connected"),
+            SessionEvent::Negotiated { features } => {
+                tracing::info!("{nic} {vf}: driver acknowledged features {features:#x}");
+            }
+            SessionEvent::Disconnected { why: None } => {
+                tracing::info!("{nic} {vf}: front end disconnected");
+            }
+            // The endpoint has logged what was refused.
+            _ => {}
+        }
+    }
+}

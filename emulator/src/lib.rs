@@ -1,0 +1,20 @@
+//! The process: data path, sockets, control, and the experiment. Joins the pure NIC model (`vf-model`) with the device
+//! side of vhost-user (`vf-vhost`); re-implements neither.
+//!
+//! - [`plane`]: what moves frames, the direct and the mediated path
+//! - [`host`]: a NIC with its hypervisor and its VFs' sockets
+//! - [`server`]: `vfnic run`, all sockets on one thread
+//! - [`calendar`]: the virtual clock
+//! - [`experiment`]: the 2009 measurement on either clock
+#![forbid(unsafe_code)]
+
+pub mod calendar;
+pub mod cli;
+pub mod clock;
+pub mod config;
+pub mod ctl;
+pub mod experiment;
+pub mod host;
+pub mod plane;
+pub mod server;
+pub mod show;

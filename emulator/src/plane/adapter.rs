@@ -1,0 +1,501 @@
+//! The direct path of one NIC: guest ring -> NIC -> guest ring or wire, run to completion by one owner.
+//! Decides nothing itself: every frame is judged by the model on a private copy of its first bytes, and those bytes are
+//! the ones delivered. Never holds a lock, never waits, never reads a clock.
+
+use std::time::Duration;
+
+use vf_model::{DropReason, Header, Nanos, Nic, Source, Verdict, VfIndex, VfSet, VlanTag};
+use vf_vhost::frame::{FrameBuf, TagEdit};
+use vf_vhost::tx::{TxFrame, TxItem};
+use vf_vhost::vring::Vring;
+
+use super::kicks::Kicks;
+use super::owner::Plane;
+use super::pf::PfEnd;
+use super::pool::Pool;
+use super::port::{Delivery, RingBroken, RxPort, TxPort, bytes_of, is_rx, meta};
+use super::uplink::Uplink;
+
+/// Frames taken from one queue before the next one gets its turn.
+const BURST: usize = 32;
+
+/// The NIC of one host and everything that is attached to it directly.
+pub struct Adapter {
+    /// The model that judges every frame.
+    pub nic: Nic,
+    tx: Vec<TxPort>,
+    /// A frame per VF that has been judged and waits for the wire.
+    parked: Vec<Option<Parked>>,
+    parked_pf: Option<FrameBuf>,
+    sinks: Sinks,
+    /// The VF that is first to be served: the one behind the last that had to wait for the wire.
+    cursor: usize,
+    touched: VfSet,
+    kicks: Kicks,
+    busy: Duration,
+}
+
+struct Parked {
+    queue: usize,
+    frame: TxFrame,
+    insert: Option<VlanTag>,
+}
+
+/// Where frames go, apart from where they come from, so that both can be borrowed at once.
+struct Sinks {
+    rx: Vec<RxPort>,
+    touched: VfSet,
+    notified: VfSet,
+    pf: PfEnd,
+    uplink: Uplink,
+    pool: Pool,
+    broken: Vec<RingBroken>,
+}
+
+/// The model's tag as the four bytes that go on the wire.
+fn insertion(tag: Option<VlanTag>) -> TagEdit {
+    tag.map_or(TagEdit::Keep, |t| TagEdit::Insert(t.to_bytes()))
+}
+
+impl Adapter {
+    /// A NIC without attached rings.
+    #[must_use]
+    pub fn new(nic: Nic, pf: PfEnd, uplink: Uplink, pool: Pool) -> Adapter {
+        let vfs = nic.vf_count();
+        Adapter {
+            nic,
+            tx: std::iter::repeat_with(TxPort::default).take(vfs).collect(),
+            parked: std::iter::repeat_with(|| None).take(vfs).collect(),
+            parked_pf: None,
+            sinks: Sinks {
+                rx: std::iter::repeat_with(RxPort::default).take(vfs).collect(),
+                touched: VfSet::default(),
+                notified: VfSet::default(),
+                pf,
+                uplink,
+                pool,
+                broken: Vec::new(),
+            },
+            cursor: 0,
+            touched: VfSet::default(),
+            kicks: Kicks::default(),
+            busy: Duration::ZERO,
+        }
+    }
+
+    /// Takes over a ring of a VF whose path is direct.
+    pub fn attach(&mut self, vf: VfIndex, vring: Vring) {
+        if is_rx(vring.index()) {
+            self.sinks.rx[vf.index()].attach(vring);
+        } else {
+            self.kicks.add(&vring);
+            self.tx[vf.index()].attach(vring);
+        }
+    }
+
+    /// Gives a ring up; afterwards nobody here touches it.
+    pub fn detach(&mut self, now: Nanos, vf: VfIndex, ring: u32) -> Option<Vring> {
+        self.sinks.touched.remove(vf);
+        if is_rx(ring) {
+            return self.sinks.rx[vf.index()].detach(ring);
+        }
+        self.unpark(now, vf);
+        let vring = self.tx[vf.index()].detach(ring)?;
+        self.kicks.remove(&vring);
+        Some(vring)
+    }
+
+    /// The indices of the rings held for a VF.
+    #[must_use]
+    pub fn rings(&self, vf: VfIndex) -> Vec<u32> {
+        let tx = self.tx[vf.index()].queues.iter().map(|s| s.queue.vring());
+        let rx = self.sinks.rx[vf.index()]
+            .queues
+            .iter()
+            .map(|s| s.queue.vring());
+        tx.chain(rx).map(Vring::index).collect()
+    }
+
+    /// The VFs whose drivers have been, or would have been, notified since the last call.
+    pub fn take_notified(&mut self) -> VfSet {
+        std::mem::take(&mut self.sinks.notified)
+    }
+
+    /// Time spent moving frames, as measured by this plane's thread.
+    #[must_use]
+    pub fn busy(&self) -> Duration {
+        self.busy
+    }
+
+    /// The uplink, for its counters.
+    #[must_use]
+    pub fn uplink(&self) -> &Uplink {
+        &self.sinks.uplink
+    }
+
+    /// The uplink, to connect it.
+    pub fn uplink_mut(&mut self) -> &mut Uplink {
+        &mut self.sinks.uplink
+    }
+
+    /// The PF's end, to connect it.
+    pub fn pf_mut(&mut self) -> &mut PfEnd {
+        &mut self.sinks.pf
+    }
+
+    /// Whether frames from the hypervisor wait that could be handled now.
+    #[must_use]
+    pub fn has_pf_input(&self) -> bool {
+        self.parked_pf.is_none() && self.sinks.pf.has_input()
+    }
+
+    /// Whether a frame of `vf` waits for the wire, so that nothing more is taken from it for now.
+    #[must_use]
+    pub fn is_parked(&self, vf: VfIndex) -> bool {
+        self.parked[vf.index()].is_some()
+    }
+
+    /// Handles every frame the hypervisor has handed over, even if the wire has to run ahead for it: for a switch of
+    /// paths, which must find the queues empty.
+    pub fn drain_pf(&mut self, now: Nanos) -> usize {
+        let moved = self.from_pf(now, true);
+        self.flush();
+        moved
+    }
+
+    fn from_uplink(&mut self, now: Nanos) -> usize {
+        let mut moved = 0;
+        while moved < 2 * BURST {
+            let Some(frame) = self.sinks.uplink.receive(now, &self.sinks.pool) else {
+                break;
+            };
+            moved += 1;
+            let m = meta(frame.len(), &frame.hdr);
+            let verdict = self.nic.ingress(now, Source::Wire, frame.head(), &m, false);
+            self.sinks
+                .dispatch(now, &mut self.nic, frame, &verdict, false);
+        }
+        moved
+    }
+
+    fn from_pf(&mut self, now: Nanos, force: bool) -> usize {
+        let mut moved = 0;
+        if let Some(frame) = self.parked_pf.take() {
+            match self.sinks.send_or_return(now, frame, force) {
+                None => moved += 1,
+                Some(frame) => {
+                    self.parked_pf = Some(frame);
+                    return 0;
+                }
+            }
+        }
+        while force || moved < BURST {
+            let Some(frame) = self.sinks.pf.receive() else {
+                break;
+            };
+            moved += 1;
+            let m = meta(frame.len(), &frame.hdr);
+            let verdict = self.nic.ingress(now, Source::Pf, frame.head(), &m, true);
+            self.parked_pf = self
+                .sinks
+                .dispatch(now, &mut self.nic, frame, &verdict, force);
+            if self.parked_pf.is_some() {
+                break;
+            }
+        }
+        moved
+    }
+
+    fn from_vf(&mut self, now: Nanos, i: usize) -> usize {
+        if self.tx[i].queues.is_empty() {
+            return 0;
+        }
+        let vf = VfIndex::from(i);
+        let mut moved = 0;
+        if self.parked[i].is_some() {
+            if !self.sinks.uplink.can_send(now) {
+                return 0;
+            }
+            self.unpark(now, vf);
+            moved += 1;
+        }
+        let queues = self.tx[i].queues.len();
+        for _ in 0..queues {
+            let q = self.tx[i].cursor % queues;
+            moved += self.from_queue(now, vf, q);
+            if self.parked[i].is_some() {
+                break;
+            }
+            self.tx[i].cursor = (q + 1) % queues;
+        }
+        moved
+    }
+
+    /// A burst from one transmit ring; ends early when a frame has to wait for the wire.
+    fn from_queue(&mut self, now: Nanos, vf: VfIndex, q: usize) -> usize {
+        let slot = &mut self.tx[vf.index()].queues[q];
+        if slot.broken {
+            return 0;
+        }
+        let mut moved = 0;
+        while moved < BURST && self.nic.tx_ready_at(vf, now) <= now {
+            let frame = match slot.queue.next() {
+                Ok(None) => break,
+                Ok(Some(TxItem::Frame(frame))) => frame,
+                Ok(Some(TxItem::Bad(_))) => {
+                    self.nic.count_tx_drop(vf, DropReason::BadHeader);
+                    self.touched.insert(vf);
+                    moved += 1;
+                    continue;
+                }
+                Err(why) => {
+                    slot.broken = true;
+                    let ring = slot.queue.vring().index();
+                    self.sinks.broken.push(RingBroken { vf, ring, why });
+                    break;
+                }
+            };
+            moved += 1;
+            self.touched.insert(vf);
+            if !slot.queue.vring().enabled() {
+                // vhost-user "Ring states": a started, disabled transmit ring is processed and its frames discarded.
+                self.nic.count_tx_drop(vf, DropReason::RingDisabled);
+                slot.queue.complete(frame);
+                continue;
+            }
+            let m = meta(frame.len(), frame.hdr());
+            let verdict = self
+                .nic
+                .ingress(now, Source::Vf(vf), frame.head(), &m, false);
+            if !verdict.vfs.is_empty() {
+                self.sinks
+                    .to_vfs(&mut self.nic, &verdict, frame.head(), frame.len(), {
+                        let tx = &slot.queue;
+                        let frame = &frame;
+                        move |rx, flow, edit| rx.deliver_from(flow, tx, frame, edit)
+                    });
+            }
+            if verdict.pf {
+                let mut copy = self.sinks.pool.take();
+                slot.queue.copy_to(&frame, &mut copy);
+                copy.edit(insertion(verdict.insert));
+                self.sinks.to_hypervisor(&mut self.nic, copy);
+            }
+            if verdict.wire {
+                if !self.sinks.uplink.can_send(now) {
+                    self.parked[vf.index()] = Some(Parked {
+                        queue: q,
+                        frame,
+                        insert: verdict.insert,
+                    });
+                    break;
+                }
+                let mut copy = self.sinks.pool.take();
+                slot.queue.copy_to(&frame, &mut copy);
+                copy.edit(insertion(verdict.insert));
+                self.sinks.to_wire(now, &mut self.nic, copy);
+            }
+            slot.queue.complete(frame);
+        }
+        moved
+    }
+
+    /// Sends the frame of `vf` that waits for the wire; the VF behind it is next.
+    fn unpark(&mut self, now: Nanos, vf: VfIndex) {
+        let Some(parked) = self.parked[vf.index()].take() else {
+            return;
+        };
+        let slot = &mut self.tx[vf.index()].queues[parked.queue];
+        let mut copy = self.sinks.pool.take();
+        slot.queue.copy_to(&parked.frame, &mut copy);
+        copy.edit(insertion(parked.insert));
+        self.sinks.to_wire(now, &mut self.nic, copy);
+        slot.queue.complete(parked.frame);
+        self.touched.insert(vf);
+        self.cursor = vf.index() + 1;
+    }
+
+    /// Publishes what this round used and notifies each driver at most once a ring.
+    fn flush(&mut self) {
+        for vf in std::mem::take(&mut self.touched).iter() {
+            for slot in self.tx[vf.index()].queues.iter_mut().filter(|s| !s.broken) {
+                if slot.queue.flush() {
+                    self.sinks.notified.insert(vf);
+                }
+            }
+        }
+        for vf in std::mem::take(&mut self.sinks.touched).iter() {
+            for slot in self.sinks.rx[vf.index()]
+                .queues
+                .iter_mut()
+                .filter(|s| !s.broken)
+            {
+                if slot.queue.flush() {
+                    self.sinks.notified.insert(vf);
+                }
+            }
+        }
+    }
+}
+
+impl Plane for Adapter {
+    /// What has arrived from the wire, from the hypervisor and from the guests, each within a budget.
+    fn poll(&mut self, now: Nanos) -> usize {
+        let mut moved = self.from_uplink(now);
+        moved += self.from_pf(now, false);
+        let vfs = self.tx.len();
+        let first = self.cursor;
+        for step in 0..vfs {
+            let i = (first + step) % vfs;
+            moved += self.from_vf(now, i);
+        }
+        self.flush();
+        moved
+    }
+
+    fn next(&mut self, now: Nanos) -> Option<Nanos> {
+        let mut next = self.sinks.uplink.next_arrival();
+        let mut sooner = |at: Nanos| next = Some(next.map_or(at, |n: Nanos| n.min(at)));
+        if self.parked_pf.is_some() || self.parked.iter().any(Option::is_some) {
+            sooner(self.sinks.uplink.can_send_at());
+        }
+        for (i, port) in self.tx.iter().enumerate() {
+            if port.queues.is_empty() || self.parked[i].is_some() {
+                continue;
+            }
+            let ready = self.nic.tx_ready_at(VfIndex::from(i), now);
+            if ready > now {
+                sooner(ready);
+            }
+        }
+        next
+    }
+
+    fn arm(&mut self, now: Nanos) -> bool {
+        let mut work = self.has_pf_input();
+        for (i, port) in self.tx.iter_mut().enumerate() {
+            let waits =
+                self.parked[i].is_some() || self.nic.tx_ready_at(VfIndex::from(i), now) > now;
+            for slot in port.queues.iter_mut().filter(|s| !s.broken) {
+                let arrived = slot.queue.set_notify(true);
+                work |= arrived && !waits;
+            }
+        }
+        work
+    }
+
+    fn disarm(&mut self) {
+        for port in &mut self.tx {
+            for slot in port.queues.iter_mut().filter(|s| !s.broken) {
+                slot.queue.set_notify(false);
+            }
+        }
+    }
+
+    fn take_broken(&mut self) -> Vec<RingBroken> {
+        std::mem::take(&mut self.sinks.broken)
+    }
+
+    fn connect(&mut self, registry: mio::Registry) {
+        self.sinks.uplink.register(&registry);
+        self.kicks.connect(registry);
+    }
+
+    fn add_busy(&mut self, busy: Duration) {
+        self.busy += busy;
+    }
+}
+
+impl Sinks {
+    /// Delivers to every VF of the verdict; what fails there is that VF's drop.
+    fn to_vfs(
+        &mut self,
+        nic: &mut Nic,
+        verdict: &Verdict,
+        head: &[u8],
+        len: u32,
+        mut deliver: impl FnMut(&mut RxPort, u32, TagEdit) -> Delivery,
+    ) {
+        let Ok(header) = Header::parse(head) else {
+            return; // the model has judged it, so it parses
+        };
+        for vf in verdict.vfs.iter() {
+            let port = &mut self.rx[vf.index()];
+            let edit = nic.egress_edit(verdict, &header, vf);
+            let flow = if port.queues.len() > 1 {
+                header.flow_hash(head)
+            } else {
+                0
+            };
+            match deliver(port, flow, bytes_of(edit)) {
+                Delivery::Done => {
+                    nic.count_delivered(vf, &header, edit.len_of(len));
+                    self.touched.insert(vf);
+                }
+                Delivery::NoBuffer => nic.count_rx_drop(vf, DropReason::NoRxBuffer),
+                Delivery::TooBig => nic.count_rx_drop(vf, DropReason::RxTooSmall),
+                Delivery::BadFrame => nic.count_rx_drop(vf, DropReason::BadHeader),
+                Delivery::NotRunning => nic.count_rx_drop(vf, DropReason::RingDisabled),
+                Delivery::Broken(ring, why) => {
+                    nic.count_rx_drop(vf, DropReason::RingBroken);
+                    self.broken.push(RingBroken { vf, ring, why });
+                }
+            }
+        }
+    }
+
+    /// Sends a frame in private memory wherever the verdict says. Gives it back if only the wire is left to do and the
+    /// wire cannot take it now.
+    fn dispatch(
+        &mut self,
+        now: Nanos,
+        nic: &mut Nic,
+        mut frame: FrameBuf,
+        verdict: &Verdict,
+        force: bool,
+    ) -> Option<FrameBuf> {
+        if !verdict.vfs.is_empty() {
+            let len = frame.len();
+            self.to_vfs(nic, verdict, frame.head(), len, |rx, flow, edit| {
+                rx.deliver(flow, &frame, edit)
+            });
+        }
+        if verdict.pf || verdict.wire {
+            frame.edit(insertion(verdict.insert));
+        }
+        match (verdict.pf, verdict.wire) {
+            (false, false) => self.pool.give(frame),
+            (true, false) => self.to_hypervisor(nic, frame),
+            (false, true) => return self.send_or_return(now, frame, force),
+            (true, true) => {
+                let copy = self.pool.copy(&frame);
+                self.to_hypervisor(nic, copy);
+                return self.send_or_return(now, frame, force);
+            }
+        }
+        None
+    }
+
+    fn send_or_return(&mut self, now: Nanos, frame: FrameBuf, force: bool) -> Option<FrameBuf> {
+        if !force && !self.uplink.can_send(now) {
+            return Some(frame);
+        }
+        let m = meta(frame.len(), &frame.hdr);
+        self.uplink.send(now, frame, &m, &self.pool)
+    }
+
+    fn to_wire(&mut self, now: Nanos, nic: &mut Nic, frame: FrameBuf) {
+        let m = meta(frame.len(), &frame.hdr);
+        if let Some(lost) = self.uplink.send(now, frame, &m, &self.pool) {
+            nic.count_wire_drop(DropReason::WireQueueFull);
+            self.pool.give(lost);
+        }
+    }
+
+    fn to_hypervisor(&mut self, nic: &mut Nic, frame: FrameBuf) {
+        if let Err(lost) = self.pf.send(frame) {
+            nic.count_pf_drop(DropReason::HypervisorQueueFull);
+            self.pool.give(lost);
+        }
+    }
+}

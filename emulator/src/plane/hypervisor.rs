@@ -1,0 +1,491 @@
+//! The mediated path of one host: one hypervisor CPU that copies every frame out of the sender's ring into its own
+//! buffer, bridges it, and copies it into the receiver's ring or hands it to the PF. Work is charged to a CPU budget when
+//! there is one (the 2009 cost model); then the next piece of work starts only when the CPU is free again.
+//! Never reads a clock, never blocks a guest: what does not fit is dropped and counted.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use vf_model::{
+    BridgePort, CostModel, CpuBudget, DropReason, Header, HypervisorModel, Nanos, Verdict, VfIndex,
+    VfSet,
+};
+use vf_vhost::frame::{FrameBuf, TagEdit};
+use vf_vhost::tx::TxItem;
+use vf_vhost::vring::Vring;
+
+use super::kicks::Kicks;
+use super::owner::Plane;
+use super::pf::PfEnd;
+use super::pool::Pool;
+use super::port::{Delivery, RingBroken, RxPort, TxPort, bytes_of, is_rx, meta};
+
+/// Frames a vif keeps for a guest that has posted no buffers.
+const BACKLOG: usize = 512;
+/// Pieces of work between two notifications to a guest.
+const BATCH: usize = 16;
+/// Pieces of work in one round.
+const ROUND: usize = 64;
+
+/// One host's hypervisor and the vifs it serves.
+pub struct Hypervisor {
+    /// The bridge and the policies that judge every frame.
+    pub model: HypervisorModel,
+    tx: Vec<TxPort>,
+    rx: Vec<RxPort>,
+    backlog: Vec<VecDeque<Waiting>>,
+    pf: PfEnd,
+    pool: Pool,
+    cpu: Option<Cpu>,
+    current: Option<Job>,
+    /// Whether the last piece of work came from the PF: the next comes from a vif, if one has any.
+    last_was_pf: bool,
+    cursor: usize,
+    since_flush: usize,
+    touched: VfSet,
+    notified: VfSet,
+    broken: Vec<RingBroken>,
+    kicks: Kicks,
+    busy: Duration,
+}
+
+/// The cost of work and the CPU that pays for it.
+struct Cpu {
+    cost: CostModel,
+    budget: CpuBudget,
+}
+
+/// A frame in the hypervisor's own buffer, being worked on.
+struct Job {
+    from: BridgePort,
+    frame: FrameBuf,
+}
+
+/// A frame bridged to a vif whose guest has posted no buffers.
+struct Waiting {
+    frame: FrameBuf,
+    edit: TagEdit,
+    /// Its length after the edit.
+    len: u32,
+    flow: u32,
+}
+
+impl Hypervisor {
+    /// A hypervisor without rings. With a cost model its CPU is charged for every piece of work.
+    #[must_use]
+    pub fn new(
+        model: HypervisorModel,
+        vfs: usize,
+        pf: PfEnd,
+        pool: Pool,
+        cost: Option<CostModel>,
+    ) -> Hypervisor {
+        Hypervisor {
+            model,
+            tx: std::iter::repeat_with(TxPort::default).take(vfs).collect(),
+            rx: std::iter::repeat_with(RxPort::default).take(vfs).collect(),
+            backlog: std::iter::repeat_with(VecDeque::new).take(vfs).collect(),
+            pf,
+            pool,
+            cpu: cost.map(|cost| Cpu {
+                cost,
+                budget: CpuBudget::new(cost.hz),
+            }),
+            current: None,
+            last_was_pf: false,
+            cursor: 0,
+            since_flush: 0,
+            touched: VfSet::default(),
+            notified: VfSet::default(),
+            broken: Vec::new(),
+            kicks: Kicks::default(),
+            busy: Duration::ZERO,
+        }
+    }
+
+    /// Takes over a ring of a VF whose path is mediated.
+    pub fn attach(&mut self, vf: VfIndex, vring: Vring) {
+        self.kicks.add(&vring);
+        if is_rx(vring.index()) {
+            self.rx[vf.index()].attach(vring);
+        } else {
+            self.tx[vf.index()].attach(vring);
+        }
+    }
+
+    /// Gives a ring up; afterwards nobody here touches it.
+    pub fn detach(&mut self, vf: VfIndex, ring: u32) -> Option<Vring> {
+        let vring = if is_rx(ring) {
+            self.rx[vf.index()].detach(ring)
+        } else {
+            self.tx[vf.index()].detach(ring)
+        }?;
+        self.kicks.remove(&vring);
+        Some(vring)
+    }
+
+    /// The indices of the rings held for a VF.
+    #[must_use]
+    pub fn rings(&self, vf: VfIndex) -> Vec<u32> {
+        let tx = self.tx[vf.index()].queues.iter().map(|s| s.queue.vring());
+        let rx = self.rx[vf.index()].queues.iter().map(|s| s.queue.vring());
+        tx.chain(rx).map(Vring::index).collect()
+    }
+
+    fn busy_until(&self) -> Nanos {
+        self.cpu
+            .as_ref()
+            .map_or(Nanos(0), |cpu| cpu.budget.busy_until())
+    }
+
+    /// Time that the CPU has been charged for up to `now`; `None` without a cost model.
+    #[must_use]
+    pub fn charged(&self, now: Nanos) -> Option<Nanos> {
+        self.cpu.as_ref().map(|cpu| cpu.budget.busy(now))
+    }
+
+    fn charge(&mut self, now: Nanos, job: &Job) {
+        if let Some(cpu) = &mut self.cpu {
+            let cycles = match job.from {
+                BridgePort::Vif(_) => cpu.cost.tx_cycles(job.frame.len()),
+                BridgePort::Pf => cpu.cost.rx_cycles(job.frame.len()),
+            };
+            cpu.budget.charge(now, cycles);
+        }
+    }
+
+    /// The next frame to work on, copied into the hypervisor's own buffer: the PF and the vifs take turns, and so do
+    /// the vifs among themselves.
+    fn take_job(&mut self, now: Nanos) -> Option<Job> {
+        let job = if self.last_was_pf {
+            self.take_from_vifs(now).or_else(|| self.take_from_pf())
+        } else {
+            self.take_from_pf().or_else(|| self.take_from_vifs(now))
+        }?;
+        self.last_was_pf = job.from == BridgePort::Pf;
+        Some(job)
+    }
+
+    fn take_from_pf(&mut self) -> Option<Job> {
+        self.pf.receive().map(|frame| Job {
+            from: BridgePort::Pf,
+            frame,
+        })
+    }
+
+    fn take_from_vifs(&mut self, now: Nanos) -> Option<Job> {
+        let vifs = self.tx.len();
+        for step in 0..vifs {
+            let i = (self.cursor + step) % vifs;
+            if self.tx[i].queues.is_empty() {
+                continue;
+            }
+            let vf = VfIndex::from(i);
+            if self.model.tx_ready_at(vf, now) > now {
+                continue;
+            }
+            if let Some(frame) = self.take_from_vif(vf) {
+                self.cursor = (i + 1) % vifs;
+                return Some(Job {
+                    from: BridgePort::Vif(vf),
+                    frame,
+                });
+            }
+        }
+        None
+    }
+
+    fn take_from_vif(&mut self, vf: VfIndex) -> Option<FrameBuf> {
+        let port = &mut self.tx[vf.index()];
+        let queues = port.queues.len();
+        for _ in 0..queues {
+            let q = port.cursor % queues;
+            port.cursor = (q + 1) % queues;
+            let slot = &mut port.queues[q];
+            while !slot.broken {
+                match slot.queue.next() {
+                    Ok(None) => break,
+                    Ok(Some(TxItem::Bad(_))) => {
+                        self.model.count_tx_drop(vf, DropReason::BadHeader);
+                    }
+                    Ok(Some(TxItem::Frame(frame))) => {
+                        self.touched.insert(vf);
+                        if !slot.queue.vring().enabled() {
+                            self.model.count_tx_drop(vf, DropReason::RingDisabled);
+                            slot.queue.complete(frame);
+                            continue;
+                        }
+                        let mut copy = self.pool.take();
+                        slot.queue.copy_to(&frame, &mut copy);
+                        slot.queue.complete(frame);
+                        return Some(copy);
+                    }
+                    Err(why) => {
+                        slot.broken = true;
+                        let ring = slot.queue.vring().index();
+                        self.broken.push(RingBroken { vf, ring, why });
+                    }
+                }
+            }
+        }
+        None
+    }
+
+    /// Bridges a frame and copies it out.
+    fn finish(&mut self, now: Nanos, job: Job) {
+        self.since_flush += 1;
+        let Job { from, mut frame } = job;
+        let m = meta(frame.len(), &frame.hdr);
+        let verdict = self.model.ingress(now, from, frame.head(), &m);
+        if !verdict.vfs.is_empty() {
+            self.to_vifs(&verdict, &frame);
+        }
+        if !verdict.pf {
+            self.pool.give(frame);
+            return;
+        }
+        if let Some(tag) = verdict.insert {
+            frame.edit(TagEdit::Insert(tag.to_bytes()));
+        }
+        if let Err(lost) = self.pf.send(frame) {
+            self.model.count_pf_drop(DropReason::PfQueueFull);
+            self.pool.give(lost);
+        }
+    }
+
+    fn to_vifs(&mut self, verdict: &Verdict, frame: &FrameBuf) {
+        let Ok(header) = Header::parse(frame.head()) else {
+            return; // the model has judged it, so it parses
+        };
+        for vf in verdict.vfs.iter() {
+            let edit = self.model.egress_edit(verdict, &header, vf);
+            let len = edit.len_of(frame.len());
+            let edit = bytes_of(edit);
+            let port = &mut self.rx[vf.index()];
+            let flow = if port.queues.len() > 1 {
+                header.flow_hash(frame.head())
+            } else {
+                0
+            };
+            let backlog = &mut self.backlog[vf.index()];
+            let delivery = if backlog.is_empty() {
+                port.deliver(flow, frame, edit)
+            } else {
+                Delivery::NoBuffer // in order behind those that wait already
+            };
+            match delivery {
+                Delivery::Done => {
+                    self.model.count_delivered(vf, &header, len);
+                    self.touched.insert(vf);
+                }
+                Delivery::NoBuffer if backlog.len() < BACKLOG => {
+                    let frame = self.pool.copy(frame);
+                    backlog.push_back(Waiting {
+                        frame,
+                        edit,
+                        len,
+                        flow,
+                    });
+                }
+                Delivery::NoBuffer => self.model.count_rx_drop(vf, DropReason::NoRxBuffer),
+                Delivery::TooBig => self.model.count_rx_drop(vf, DropReason::RxTooSmall),
+                Delivery::BadFrame => self.model.count_rx_drop(vf, DropReason::BadHeader),
+                Delivery::NotRunning => self.model.count_rx_drop(vf, DropReason::RingDisabled),
+                Delivery::Broken(ring, why) => {
+                    self.model.count_rx_drop(vf, DropReason::RingBroken);
+                    self.broken.push(RingBroken { vf, ring, why });
+                }
+            }
+        }
+    }
+
+    fn drain_backlogs(&mut self) -> usize {
+        let mut moved = 0;
+        for i in 0..self.backlog.len() {
+            let vf = VfIndex::from(i);
+            while let Some(waiting) = self.backlog[i].front() {
+                let delivery = self.rx[i].deliver(waiting.flow, &waiting.frame, waiting.edit);
+                if matches!(delivery, Delivery::NoBuffer) {
+                    break;
+                }
+                let Some(waiting) = self.backlog[i].pop_front() else {
+                    break;
+                };
+                moved += 1;
+                match delivery {
+                    Delivery::Done => {
+                        if let Ok(header) = Header::parse(waiting.frame.head()) {
+                            self.model.count_delivered(vf, &header, waiting.len);
+                        }
+                        self.touched.insert(vf);
+                    }
+                    Delivery::TooBig => self.model.count_rx_drop(vf, DropReason::RxTooSmall),
+                    Delivery::BadFrame => self.model.count_rx_drop(vf, DropReason::BadHeader),
+                    Delivery::Broken(ring, why) => {
+                        self.model.count_rx_drop(vf, DropReason::RingBroken);
+                        self.broken.push(RingBroken { vf, ring, why });
+                    }
+                    Delivery::NotRunning | Delivery::NoBuffer => {
+                        self.model.count_rx_drop(vf, DropReason::RingDisabled);
+                    }
+                }
+                self.pool.give(waiting.frame);
+            }
+        }
+        moved
+    }
+
+    /// Publishes what was used and notifies each guest at most once a ring; each notification costs CPU.
+    fn flush(&mut self, now: Nanos) {
+        self.since_flush = 0;
+        for vf in std::mem::take(&mut self.touched).iter() {
+            let tx = self.tx[vf.index()].queues.iter_mut();
+            let mut notified = 0;
+            for slot in tx.filter(|s| !s.broken) {
+                notified += u64::from(slot.queue.flush());
+            }
+            let rx = self.rx[vf.index()].queues.iter_mut();
+            for slot in rx.filter(|s| !s.broken) {
+                notified += u64::from(slot.queue.flush());
+            }
+            if notified > 0 {
+                self.notified.insert(vf);
+                if let Some(cpu) = &mut self.cpu {
+                    let cycles = cpu.cost.notification_cycles();
+                    cpu.budget.charge(now, cycles * notified);
+                }
+            }
+        }
+    }
+
+    /// Handles every frame the NIC has handed over, whatever it costs: for a switch of paths, which must find the
+    /// queues empty. The CPU is charged all the same.
+    pub fn drain_pf(&mut self, now: Nanos) -> usize {
+        let mut moved = 0;
+        loop {
+            let Some(job) = self.current.take().or_else(|| {
+                let job = self.take_from_pf()?;
+                self.charge(now, &job);
+                Some(job)
+            }) else {
+                break;
+            };
+            self.finish(now, job);
+            moved += 1;
+        }
+        self.flush(now);
+        moved
+    }
+
+    /// Whether the CPU has nothing to do at present, so that new work should wake it.
+    #[must_use]
+    pub fn is_idle(&self) -> bool {
+        self.current.is_none()
+    }
+
+    /// Whether frames from the NIC wait that could be handled now.
+    #[must_use]
+    pub fn has_input(&self) -> bool {
+        self.is_idle() && self.pf.has_input()
+    }
+
+    /// Gives up the frames that wait for buffers of `vf`; they are counted as its drops.
+    pub fn drop_backlog(&mut self, vf: VfIndex) {
+        for waiting in self.backlog[vf.index()].drain(..) {
+            self.model.count_rx_drop(vf, DropReason::NoRxBuffer);
+            self.pool.give(waiting.frame);
+        }
+    }
+
+    /// The VFs whose drivers have been, or would have been, notified since the last call.
+    pub fn take_notified(&mut self) -> VfSet {
+        std::mem::take(&mut self.notified)
+    }
+
+    /// Time spent moving frames, as measured by this plane's thread.
+    #[must_use]
+    pub fn busy(&self) -> Duration {
+        self.busy
+    }
+
+    /// The PF's end, to connect it.
+    pub fn pf_mut(&mut self) -> &mut PfEnd {
+        &mut self.pf
+    }
+}
+
+impl Plane for Hypervisor {
+    /// As much work as the CPU budget allows.
+    fn poll(&mut self, now: Nanos) -> usize {
+        let mut moved = self.drain_backlogs();
+        for _ in 0..ROUND {
+            if self.busy_until() > now {
+                break;
+            }
+            if let Some(job) = self.current.take() {
+                self.finish(now, job);
+                moved += 1;
+            }
+            let start = now;
+            let Some(job) = self.take_job(now) else {
+                break;
+            };
+            self.charge(start, &job);
+            self.current = Some(job);
+        }
+        if self.current.is_none() || self.since_flush >= BATCH {
+            self.flush(now);
+        }
+        moved
+    }
+
+    fn next(&mut self, now: Nanos) -> Option<Nanos> {
+        // A CPU that has just notified somebody is busy without a frame in hand, and more may wait behind that.
+        let free = self.busy_until();
+        (self.current.is_some() || free > now).then_some(free)
+    }
+
+    fn arm(&mut self, now: Nanos) -> bool {
+        let mut work = self.pf.has_input();
+        for (i, port) in self.tx.iter_mut().enumerate() {
+            let waits = self.model.tx_ready_at(VfIndex::from(i), now) > now;
+            for slot in port.queues.iter_mut().filter(|s| !s.broken) {
+                work |= slot.queue.set_notify(true) && !waits;
+            }
+        }
+        for (port, backlog) in self.rx.iter_mut().zip(&self.backlog) {
+            if backlog.is_empty() {
+                continue;
+            }
+            for slot in port.queues.iter_mut().filter(|s| !s.broken) {
+                work |= slot.queue.set_notify(true);
+            }
+        }
+        work
+    }
+
+    fn disarm(&mut self) {
+        for port in &mut self.tx {
+            for slot in port.queues.iter_mut().filter(|s| !s.broken) {
+                slot.queue.set_notify(false);
+            }
+        }
+        for port in &mut self.rx {
+            for slot in port.queues.iter_mut().filter(|s| !s.broken) {
+                slot.queue.set_notify(false);
+            }
+        }
+    }
+
+    fn take_broken(&mut self) -> Vec<RingBroken> {
+        std::mem::take(&mut self.broken)
+    }
+
+    fn connect(&mut self, registry: mio::Registry) {
+        self.kicks.connect(registry);
+    }
+
+    fn add_busy(&mut self, busy: Duration) {
+        self.busy += busy;
+    }
+}

@@ -1,0 +1,41 @@
+//! The kick descriptors a sleeping plane waits on. Registers and deregisters; never reads a descriptor (edge-triggered).
+
+use mio::unix::SourceFd;
+use mio::{Interest, Registry, Token};
+use std::os::fd::{AsFd, AsRawFd};
+use vf_vhost::vring::Vring;
+
+/// The token of every kick: it does not matter whose it was, the plane looks at all its rings after a sleep.
+pub const KICK: Token = Token(1);
+
+/// Where kicks are waited for; nowhere on the virtual clock.
+#[derive(Default)]
+pub struct Kicks(Option<Registry>);
+
+impl Kicks {
+    /// Waits through this registry from now on.
+    pub fn connect(&mut self, registry: Registry) {
+        self.0 = Some(registry);
+    }
+
+    /// Starts to wait for the ring's kicks.
+    pub fn add(&self, vring: &Vring) {
+        let (Some(registry), Some(kick)) = (&self.0, vring.kick_fd()) else {
+            return;
+        };
+        let fd = kick.as_fd().as_raw_fd();
+        if let Err(error) = registry.register(&mut SourceFd(&fd), KICK, Interest::READABLE) {
+            tracing::warn!(%error, "cannot wait for the kicks of ring {}", vring.index());
+        }
+    }
+
+    /// Stops waiting, before the descriptor may be closed by somebody else.
+    pub fn remove(&self, vring: &Vring) {
+        let (Some(registry), Some(kick)) = (&self.0, vring.kick_fd()) else {
+            return;
+        };
+        let fd = kick.as_fd().as_raw_fd();
+        // It was registered by `add`, or that failure has been logged.
+        let _ = registry.deregister(&mut SourceFd(&fd));
+    }
+}

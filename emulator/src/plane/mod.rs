@@ -1,0 +1,27 @@
+//! The data path: two planes a host, each owned by exactly one thread (or by the virtual clock). A ring belongs to one
+//! plane at a time; ownership moves, nothing is locked per packet. Planes take time as an argument and never wait.
+
+mod adapter;
+mod doorbell;
+mod hypervisor;
+mod kicks;
+mod owner;
+mod pf;
+mod pool;
+mod port;
+mod switch;
+mod tap;
+mod uplink;
+mod wire;
+
+pub use adapter::Adapter;
+pub use doorbell::Doorbell;
+pub use hypervisor::Hypervisor;
+pub use owner::{Borrowed, Owner, Plane};
+pub use pf::PfEnd;
+pub use pool::Pool;
+pub use port::RingBroken;
+pub use switch::apply;
+pub use tap::Tap;
+pub use uplink::Uplink;
+pub use wire::WireEnd;

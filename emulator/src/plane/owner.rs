@@ -1,0 +1,231 @@
+//! Who owns a plane: a thread that polls it, or the virtual clock. Whoever else needs it borrows it whole; ownership
+//! moves to the borrower and back, so that nothing is ever shared or locked on the data path.
+
+use std::cell::{RefCell, RefMut};
+use std::ops::{Deref, DerefMut};
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
+use mio::{Events, Poll, Token, Waker};
+use vf_model::Nanos;
+
+use super::doorbell::Doorbell;
+use super::port::RingBroken;
+
+/// How long a plane polls without finding work before it goes to sleep.
+const SPIN: Duration = Duration::from_micros(50);
+/// Empty rounds between two looks at how long it has been spinning.
+const WAKE: Token = Token(0);
+
+/// What a thread or the virtual clock needs of a plane.
+pub trait Plane: Send + 'static {
+    /// One round of work; the number of frames moved.
+    fn poll(&mut self, now: Nanos) -> usize;
+    /// When there is work again if nobody hands over any.
+    fn next(&mut self, now: Nanos) -> Option<Nanos>;
+    /// Asks for kicks before a sleep; true if there is work after all.
+    fn arm(&mut self, now: Nanos) -> bool;
+    /// Says that kicks are not needed.
+    fn disarm(&mut self);
+    /// Waits for kicks through `registry` from now on.
+    fn connect(&mut self, registry: mio::Registry);
+    /// Rings found broken since the last call.
+    fn take_broken(&mut self) -> Vec<RingBroken>;
+    /// Adds to the time this plane has spent moving frames, as measured by its thread.
+    fn add_busy(&mut self, busy: Duration);
+}
+
+/// A plane, wherever it lives.
+pub enum Owner<P> {
+    /// Polled by a thread of its own.
+    Thread(ThreadOwner<P>),
+    /// Stepped by the virtual clock, on the thread that also controls it.
+    Local(RefCell<P>),
+}
+
+/// A handle on the thread that polls a plane.
+pub struct ThreadOwner<P> {
+    requests: Sender<Loan<P>>,
+    bell: Doorbell,
+    thread: Option<std::thread::JoinHandle<()>>,
+}
+
+struct Loan<P> {
+    to: Sender<Box<P>>,
+    back: Receiver<Box<P>>,
+}
+
+/// A borrowed plane; it goes back to its owner when this is dropped.
+pub enum Borrowed<'a, P> {
+    /// From a thread, which waits for it.
+    Thread {
+        /// The plane, until it goes back.
+        plane: Option<Box<P>>,
+        /// The way back.
+        back: Sender<Box<P>>,
+    },
+    /// From the virtual clock.
+    Local(RefMut<'a, P>),
+}
+
+impl<P: Plane> Owner<P> {
+    /// Starts a thread that polls `plane`. `on_broken` runs on that thread for each ring found broken.
+    ///
+    /// # Errors
+    /// When the system gives no thread or no epoll.
+    pub fn spawn(
+        name: &str,
+        plane: P,
+        epoch: Instant,
+        on_broken: impl Fn(RingBroken) + Send + 'static,
+    ) -> std::io::Result<(Owner<P>, Doorbell)> {
+        let poll = Poll::new()?;
+        let bell = Doorbell::new(Waker::new(poll.registry(), WAKE)?);
+        let (requests, inbox) = unbounded();
+        let mut plane = Box::new(plane);
+        plane.connect(poll.registry().try_clone()?);
+        let sleeper = bell.clone();
+        let thread = std::thread::Builder::new()
+            .name(name.to_owned())
+            .spawn(move || run(plane, &inbox, poll, &sleeper, epoch, &on_broken))?;
+        let owner = Owner::Thread(ThreadOwner {
+            requests,
+            bell: bell.clone(),
+            thread: Some(thread),
+        });
+        Ok((owner, bell))
+    }
+
+    /// Borrows the plane. Its thread, if it has one, finishes the round it is in and waits.
+    ///
+    /// # Panics
+    /// If the plane's thread has died, which is a bug of ours, or if the plane is borrowed already by the caller.
+    #[must_use]
+    pub fn borrow(&self) -> Borrowed<'_, P> {
+        match self {
+            Owner::Local(cell) => Borrowed::Local(cell.borrow_mut()),
+            Owner::Thread(thread) => {
+                let (to, plane) = bounded(1);
+                let (back, returned) = bounded(1);
+                let asked = thread.requests.send(Loan { to, back: returned });
+                thread.bell.ring();
+                let plane = asked.ok().and_then(|()| plane.recv().ok());
+                Borrowed::Thread {
+                    plane: Some(plane.expect("a plane's thread ends only with its owner")),
+                    back,
+                }
+            }
+        }
+    }
+}
+
+impl<P> Drop for ThreadOwner<P> {
+    fn drop(&mut self) {
+        let (closed, _) = unbounded();
+        self.requests = closed; // the thread sees its inbox close
+        self.bell.ring();
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+impl<P> Deref for Borrowed<'_, P> {
+    type Target = P;
+    fn deref(&self) -> &P {
+        match self {
+            Borrowed::Thread { plane, .. } => plane.as_ref().expect("taken only in drop"),
+            Borrowed::Local(plane) => plane,
+        }
+    }
+}
+
+impl<P> DerefMut for Borrowed<'_, P> {
+    fn deref_mut(&mut self) -> &mut P {
+        match self {
+            Borrowed::Thread { plane, .. } => plane.as_mut().expect("taken only in drop"),
+            Borrowed::Local(plane) => plane,
+        }
+    }
+}
+
+impl<P> Drop for Borrowed<'_, P> {
+    fn drop(&mut self) {
+        if let Borrowed::Thread { plane, back } = self
+            && let Some(plane) = plane.take()
+        {
+            // The thread waits for it; if it is gone the plane goes with us.
+            let _ = back.send(plane);
+        }
+    }
+}
+
+/// A plane's thread: polls while there is work, spins a little, then sleeps until a kick, the doorbell or the next due
+/// time.
+fn run<P: Plane>(
+    mut plane: Box<P>,
+    inbox: &Receiver<Loan<P>>,
+    mut poll: Poll,
+    bell: &Doorbell,
+    epoch: Instant,
+    on_broken: &impl Fn(RingBroken),
+) {
+    let mut events = Events::with_capacity(64);
+    let mut idle_since: Option<Instant> = None;
+    let mut last = Instant::now();
+    loop {
+        match inbox.try_recv() {
+            Ok(loan) => {
+                if let Err(unwanted) = loan.to.send(plane) {
+                    plane = unwanted.0;
+                } else {
+                    match loan.back.recv() {
+                        Ok(returned) => plane = returned,
+                        Err(_) => return,
+                    }
+                }
+                idle_since = None;
+                last = Instant::now();
+                continue;
+            }
+            Err(crossbeam_channel::TryRecvError::Disconnected) => return,
+            Err(crossbeam_channel::TryRecvError::Empty) => {}
+        }
+        let started = last;
+        let moved = plane.poll(since(epoch, started));
+        for broken in plane.take_broken() {
+            on_broken(broken);
+        }
+        last = Instant::now();
+        if moved > 0 {
+            plane.add_busy(last - started);
+            idle_since = None;
+            continue;
+        }
+        let idle = *idle_since.get_or_insert(last);
+        let now = since(epoch, last);
+        let due = plane.next(now).map(|at| at.0.saturating_sub(now.0));
+        let spin_ns = u64::try_from(SPIN.as_nanos()).unwrap_or(u64::MAX);
+        if last - idle < SPIN || due.is_some_and(|d| d < spin_ns) {
+            std::hint::spin_loop();
+            continue;
+        }
+        bell.going_to_sleep();
+        if !plane.arm(now) && inbox.is_empty() {
+            let timeout = due.map(Duration::from_nanos);
+            if let Err(error) = poll.poll(&mut events, timeout)
+                && error.kind() != std::io::ErrorKind::Interrupted
+            {
+                tracing::error!(%error, "a plane cannot sleep");
+            }
+        }
+        bell.awake();
+        plane.disarm();
+        idle_since = None;
+        last = Instant::now();
+    }
+}
+
+fn since(epoch: Instant, at: Instant) -> Nanos {
+    Nanos(u64::try_from((at - epoch).as_nanos()).unwrap_or(u64::MAX))
+}

@@ -1,0 +1,193 @@
+//! The queues of one VF that a plane owns: attaching, detaching, steering. Never judges a frame.
+
+use vf_model::{FrameMeta, Gso, VfIndex};
+use vf_vhost::frame::{FrameBuf, TagEdit};
+use vf_vhost::net_hdr::NetHdr;
+use vf_vhost::rx::{RxOutcome, RxQueue};
+use vf_vhost::split::RingError;
+use vf_vhost::tx::{TxFrame, TxQueue};
+use vf_vhost::vring::Vring;
+
+/// A queue and whether its driver has broken it.
+pub struct Slot<Q> {
+    /// The ring.
+    pub queue: Q,
+    /// No more work is done on a broken ring until the front end restarts it.
+    pub broken: bool,
+}
+
+/// Something a plane must tell the control thread.
+#[derive(Debug)]
+pub struct RingBroken {
+    /// Whose ring.
+    pub vf: VfIndex,
+    /// Which ring of the VF.
+    pub ring: u32,
+    /// What its driver did.
+    pub why: RingError,
+}
+
+/// The transmit rings of one VF, driver to device.
+#[derive(Default)]
+pub struct TxPort {
+    /// The rings, in the order of their index.
+    pub queues: Vec<Slot<TxQueue>>,
+    /// Which queue is served next.
+    pub cursor: usize,
+}
+
+/// The receive rings of one VF, device to driver.
+#[derive(Default)]
+pub struct RxPort {
+    /// The rings, in the order of their index.
+    pub queues: Vec<Slot<RxQueue>>,
+}
+
+/// Whether a ring with this index is one of the device-to-driver kind (virtio 5.1.2: receiveq1, transmitq1, ...).
+#[must_use]
+pub fn is_rx(index: u32) -> bool {
+    index.is_multiple_of(2)
+}
+
+impl TxPort {
+    /// Takes the ring over.
+    pub fn attach(&mut self, vring: Vring) {
+        let at = self
+            .queues
+            .partition_point(|s| s.queue.vring().index() < vring.index());
+        let broken = vring.is_broken();
+        let mut queue = TxQueue::new(vring);
+        queue.set_notify(false);
+        self.queues.insert(at, Slot { queue, broken });
+    }
+
+    /// Gives the ring up.
+    pub fn detach(&mut self, index: u32) -> Option<Vring> {
+        let at = self
+            .queues
+            .iter()
+            .position(|s| s.queue.vring().index() == index)?;
+        self.cursor = 0;
+        let mut slot = self.queues.remove(at);
+        slot.queue.flush();
+        Some(slot.queue.into_vring())
+    }
+}
+
+impl RxPort {
+    /// Takes the ring over.
+    pub fn attach(&mut self, vring: Vring) {
+        let at = self
+            .queues
+            .partition_point(|s| s.queue.vring().index() < vring.index());
+        let broken = vring.is_broken();
+        let mut queue = RxQueue::new(vring);
+        queue.set_notify(false);
+        self.queues.insert(at, Slot { queue, broken });
+    }
+
+    /// Gives the ring up.
+    pub fn detach(&mut self, index: u32) -> Option<Vring> {
+        let at = self
+            .queues
+            .iter()
+            .position(|s| s.queue.vring().index() == index)?;
+        let mut slot = self.queues.remove(at);
+        slot.queue.flush();
+        Some(slot.queue.into_vring())
+    }
+
+    /// The queue that frames of this flow go to: the same flow always to the same queue while the set of enabled
+    /// queues does not change.
+    fn steer(&mut self, flow: u32) -> Option<&mut Slot<RxQueue>> {
+        let usable_queues = self.queues.iter().filter(|s| usable(s)).count();
+        if usable_queues <= 1 {
+            return self.queues.iter_mut().find(|s| usable(s));
+        }
+        let wanted = flow as usize % usable_queues;
+        self.queues.iter_mut().filter(|s| usable(s)).nth(wanted)
+    }
+
+    /// Copies a frame out of private memory into the VF.
+    pub fn deliver(&mut self, flow: u32, frame: &FrameBuf, edit: TagEdit) -> Delivery {
+        match self.steer(flow) {
+            None => Delivery::NotRunning,
+            Some(slot) => slot.settle(|q| q.deliver(frame, edit)),
+        }
+    }
+
+    /// Copies a frame straight out of the sender's memory into the VF.
+    pub fn deliver_from(
+        &mut self,
+        flow: u32,
+        tx: &TxQueue,
+        frame: &TxFrame,
+        edit: TagEdit,
+    ) -> Delivery {
+        match self.steer(flow) {
+            None => Delivery::NotRunning,
+            Some(slot) => slot.settle(|q| q.deliver_from(tx, frame, edit)),
+        }
+    }
+}
+
+fn usable(slot: &Slot<RxQueue>) -> bool {
+    !slot.broken && slot.queue.vring().enabled()
+}
+
+impl Slot<RxQueue> {
+    fn settle(
+        &mut self,
+        deliver: impl FnOnce(&mut RxQueue) -> Result<RxOutcome, RingError>,
+    ) -> Delivery {
+        match deliver(&mut self.queue) {
+            Ok(RxOutcome::Delivered) => Delivery::Done,
+            Ok(RxOutcome::NoBuffer) => Delivery::NoBuffer,
+            Ok(RxOutcome::TooBig) => Delivery::TooBig,
+            Ok(RxOutcome::BadFrame) => Delivery::BadFrame,
+            Err(why) => {
+                self.broken = true;
+                Delivery::Broken(self.queue.vring().index(), why)
+            }
+        }
+    }
+}
+
+/// What became of a frame at the receiver.
+#[derive(Debug)]
+pub enum Delivery {
+    /// It is in the receiver's ring.
+    Done,
+    /// The driver has posted no buffers.
+    NoBuffer,
+    /// The driver's buffers are too small for it.
+    TooBig,
+    /// Its headers do not allow the segmentation or checksum that this receiver needs.
+    BadFrame,
+    /// No receive ring is started and enabled.
+    NotRunning,
+    /// The driver broke its ring (index, how).
+    Broken(u32, RingError),
+}
+
+/// The model's tag edit as the bytes that it puts in.
+#[must_use]
+pub fn bytes_of(edit: vf_model::TagEdit) -> TagEdit {
+    match edit {
+        vf_model::TagEdit::Keep => TagEdit::Keep,
+        vf_model::TagEdit::Insert(tag) => TagEdit::Insert(tag.to_bytes()),
+        vf_model::TagEdit::Strip => TagEdit::Strip,
+    }
+}
+
+/// What the model needs to know of a frame beside its first bytes. `hdr` has been checked when the frame was taken.
+#[must_use]
+pub fn meta(len: u32, hdr: &NetHdr) -> FrameMeta {
+    FrameMeta {
+        len,
+        gso: hdr.is_gso().then_some(Gso {
+            header_len: hdr.hdr_len,
+            size: hdr.gso_size,
+        }),
+    }
+}

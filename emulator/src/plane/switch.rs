@@ -1,0 +1,61 @@
+//! Administering a NIC while traffic runs, a switch of paths above all. Never loses or duplicates a frame: whoever calls
+//! this holds both planes, and the queues between them are empty before a ring changes hands.
+
+use vf_model::{Command, Nanos, Path, Refusal, VfIndex};
+
+use super::adapter::Adapter;
+use super::hypervisor::Hypervisor;
+
+/// Applies a command to both planes of a host and moves the rings of every VF whose path it changes.
+///
+/// # Errors
+/// The model's refusal, in which case nothing has changed.
+pub fn apply(
+    now: Nanos,
+    adapter: &mut Adapter,
+    hypervisor: &mut Hypervisor,
+    command: &Command,
+) -> Result<(), Refusal> {
+    while adapter.drain_pf(now) + hypervisor.drain_pf(now) > 0 {}
+    let before = paths(adapter);
+    adapter.nic.apply(command)?;
+    hypervisor.model.apply(command)?;
+    for (i, (old, new)) in before.into_iter().zip(paths(adapter)).enumerate() {
+        if old != new {
+            move_rings(now, adapter, hypervisor, VfIndex::from(i), new);
+        }
+    }
+    Ok(())
+}
+
+fn paths(adapter: &Adapter) -> Vec<Path> {
+    (0..adapter.nic.vf_count())
+        .map(|i| adapter.nic.policy(VfIndex::from(i)).path)
+        .collect()
+}
+
+fn move_rings(
+    now: Nanos,
+    adapter: &mut Adapter,
+    hypervisor: &mut Hypervisor,
+    vf: VfIndex,
+    path: Path,
+) {
+    match path {
+        Path::Mediated => {
+            for ring in adapter.rings(vf) {
+                if let Some(vring) = adapter.detach(now, vf, ring) {
+                    hypervisor.attach(vf, vring);
+                }
+            }
+        }
+        Path::Direct => {
+            hypervisor.drop_backlog(vf);
+            for ring in hypervisor.rings(vf) {
+                if let Some(vring) = hypervisor.detach(vf, ring) {
+                    adapter.attach(vf, vring);
+                }
+            }
+        }
+    }
+}

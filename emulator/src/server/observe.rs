@@ -1,0 +1,151 @@
+//! Reads what every plane has counted into what `vfnic show` says. Changes nothing.
+
+use std::collections::BTreeMap;
+use std::time::Instant;
+
+use vf_model::{Counters, Nanos, VfIndex, VfPolicy};
+
+use crate::host::Host;
+use crate::show::{Show, ShowCounters, ShowCpu, ShowLink, ShowNic, ShowVf};
+
+/// Remembers the reading before, to say what happened since.
+pub(super) struct Observer {
+    epoch: Instant,
+    last: Instant,
+    busy: Vec<Busy>,
+}
+
+/// Nanoseconds of work so far.
+#[derive(Clone, Copy, Default)]
+struct Busy {
+    link: u64,
+    worker: u64,
+    hypervisor: u64,
+}
+
+impl Observer {
+    pub(super) fn new(epoch: Instant) -> Observer {
+        Observer {
+            epoch,
+            last: epoch,
+            busy: Vec::new(),
+        }
+    }
+
+    pub(super) fn show(&mut self, hosts: &[Host]) -> Show {
+        let now = Instant::now();
+        let interval = now - self.last;
+        self.last = now;
+        self.busy.resize(hosts.len(), Busy::default());
+        let at = Nanos(nanos(now - self.epoch));
+        let nics = hosts
+            .iter()
+            .zip(&mut self.busy)
+            .map(|(host, busy)| nic(host, at, interval.as_secs_f64(), busy))
+            .collect();
+        Show {
+            uptime_s: (now - self.epoch).as_secs_f64(),
+            interval_s: interval.as_secs_f64(),
+            nics,
+        }
+    }
+}
+
+fn nanos(d: std::time::Duration) -> u64 {
+    u64::try_from(d.as_nanos()).unwrap_or(u64::MAX)
+}
+
+fn nic(host: &Host, at: Nanos, seconds: f64, before: &mut Busy) -> ShowNic {
+    let adapter = host.adapter.borrow();
+    let hypervisor = host.hypervisor.borrow();
+    let charged = hypervisor.charged(at);
+    let now = Busy {
+        link: adapter.uplink().busy(at).0,
+        worker: nanos(adapter.busy()),
+        hypervisor: charged.map_or_else(|| nanos(hypervisor.busy()), |c| c.0),
+    };
+    let share =
+        |now: u64, then: u64| (now.saturating_sub(then) as f64 / 1e9 / seconds.max(1e-9)).min(1.0);
+    let vfs = (0..host.vfs.len())
+        .map(|i| {
+            let vf = VfIndex::from(i);
+            let direct = counters(adapter.nic.counters(vf));
+            let mediated = counters(hypervisor.model.counters(vf));
+            let endpoint = host.vfs[i].endpoint.as_ref();
+            ShowVf {
+                vf: u16::try_from(i).unwrap_or(u16::MAX),
+                settings: settings(adapter.nic.policy(vf)),
+                path: host.path(vf).to_string(),
+                socket: host.settings.vf[i].socket.display().to_string(),
+                connected: endpoint.is_some_and(|e| e.is_connected()),
+                sessions: endpoint.map_or(0, |e| e.sessions()),
+                refusals: endpoint.map_or(0, |e| e.refusals()),
+                rings: host.rings(vf),
+                total: direct.plus(&mediated),
+                direct,
+                mediated,
+            }
+        })
+        .collect();
+    let show = ShowNic {
+        name: host.settings.name.clone(),
+        uplink: adapter.uplink().to_string(),
+        link: ShowLink {
+            up: adapter.nic.link_up(),
+            rate_mbps: adapter.uplink().rate_mbps(),
+            tx_utilisation: share(now.link, before.link),
+            tx_busy_ns: now.link,
+            counters: counters(adapter.nic.wire_counters()),
+        },
+        worker: ShowCpu {
+            clock: "measured".to_owned(),
+            utilisation: share(now.worker, before.worker),
+            busy_ns: now.worker,
+        },
+        hypervisor: ShowCpu {
+            clock: if charged.is_some() {
+                "model"
+            } else {
+                "measured"
+            }
+            .to_owned(),
+            utilisation: share(now.hypervisor, before.hypervisor),
+            busy_ns: now.hypervisor,
+        },
+        pf: counters(adapter.nic.pf_counters()).plus(&counters(hypervisor.model.pf_counters())),
+        vfs,
+    };
+    *before = now;
+    show
+}
+
+fn counters(c: &Counters) -> ShowCounters {
+    ShowCounters {
+        rx_packets: c.rx_packets,
+        rx_bytes: c.rx_bytes,
+        tx_packets: c.tx_packets,
+        tx_bytes: c.tx_bytes,
+        rx_drops: c.rx_drops.iter().map(|(r, n)| (r.to_string(), n)).collect(),
+        tx_drops: c.tx_drops.iter().map(|(r, n)| (r.to_string(), n)).collect(),
+    }
+}
+
+fn settings(policy: &VfPolicy) -> BTreeMap<String, String> {
+    let on = |b: bool| if b { "on" } else { "off" }.to_owned();
+    let mut words = BTreeMap::from([
+        ("mac".to_owned(), policy.mac.to_string()),
+        ("spoofchk".to_owned(), on(policy.spoofchk)),
+        ("trust".to_owned(), on(policy.trust)),
+        ("state".to_owned(), policy.state.to_string()),
+        ("path".to_owned(), policy.path.to_string()),
+    ]);
+    if let Some(vlan) = policy.port_vlan {
+        words.insert("vlan".to_owned(), vlan.vid.to_string());
+        words.insert("qos".to_owned(), vlan.qos.to_string());
+        words.insert("proto".to_owned(), vlan.proto.to_string());
+    }
+    if let Some(rate) = policy.max_tx_rate {
+        words.insert("max_tx_rate".to_owned(), rate.0.to_string());
+    }
+    words
+}

@@ -1,0 +1,211 @@
+//! What `vfnic show` says: settings, counters and utilisation of every NIC, as JSON and as text. Only presents; it is
+//! filled in by whoever owns the planes.
+
+use std::collections::BTreeMap;
+use std::fmt::{self, Write as _};
+
+use serde::{Deserialize, Serialize};
+
+/// Everything there is to see of a running emulator.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Show {
+    /// Seconds since the start.
+    pub uptime_s: f64,
+    /// Seconds that the utilisations below are averaged over: since the `show` before, or since the start.
+    pub interval_s: f64,
+    /// Every NIC.
+    pub nics: Vec<ShowNic>,
+}
+
+/// One NIC.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ShowNic {
+    /// Its name.
+    pub name: String,
+    /// What is plugged into its port: `none`, `wire` or the name of a tap device.
+    pub uplink: String,
+    /// Its port.
+    pub link: ShowLink,
+    /// The direct path's worker.
+    pub worker: ShowCpu,
+    /// The mediated path's hypervisor thread.
+    pub hypervisor: ShowCpu,
+    /// Frames between the NIC and the hypervisor.
+    pub pf: ShowCounters,
+    /// Every VF.
+    pub vfs: Vec<ShowVf>,
+}
+
+/// A NIC's port.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ShowLink {
+    /// Whether it is up.
+    pub up: bool,
+    /// Megabits a second.
+    pub rate_mbps: u64,
+    /// Share of the interval in which a frame was being sent, 0 to 1, preamble and gap included.
+    pub tx_utilisation: f64,
+    /// Nanoseconds spent sending, in all.
+    pub tx_busy_ns: u64,
+    /// Frames as they were on the wire.
+    pub counters: ShowCounters,
+}
+
+/// A thread that moves frames.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ShowCpu {
+    /// `measured`: this machine's time; `model`: time charged by the cost model.
+    pub clock: String,
+    /// Share of the interval in which it worked, 0 to 1.
+    pub utilisation: f64,
+    /// Nanoseconds it has worked, in all.
+    pub busy_ns: u64,
+}
+
+/// One VF.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ShowVf {
+    /// Its number.
+    pub vf: u16,
+    /// Its settings in the words of `vfnic vf N set`.
+    pub settings: BTreeMap<String, String>,
+    /// `direct` or `mediated`.
+    pub path: String,
+    /// Its socket.
+    pub socket: String,
+    /// Whether a front end is connected.
+    pub connected: bool,
+    /// How many front ends have connected so far.
+    pub sessions: u64,
+    /// How often a front end was refused something.
+    pub refusals: u64,
+    /// Started rings.
+    pub rings: u16,
+    /// Both paths together, as the guest sees it: tx is what the guest sent.
+    pub total: ShowCounters,
+    /// What took the direct path.
+    pub direct: ShowCounters,
+    /// What took the mediated path.
+    pub mediated: ShowCounters,
+}
+
+/// Frames and bytes, and the frames that did not arrive, by reason.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct ShowCounters {
+    /// Frames received.
+    pub rx_packets: u64,
+    /// Bytes received.
+    pub rx_bytes: u64,
+    /// Frames sent.
+    pub tx_packets: u64,
+    /// Bytes sent.
+    pub tx_bytes: u64,
+    /// Frames to this receiver that were dropped, by reason; reasons that did not occur are left out.
+    pub rx_drops: BTreeMap<String, u64>,
+    /// Frames from this sender that were dropped.
+    pub tx_drops: BTreeMap<String, u64>,
+}
+
+impl ShowCounters {
+    /// Both together.
+    #[must_use]
+    pub fn plus(&self, other: &ShowCounters) -> ShowCounters {
+        let mut sum = self.clone();
+        sum.rx_packets += other.rx_packets;
+        sum.rx_bytes += other.rx_bytes;
+        sum.tx_packets += other.tx_packets;
+        sum.tx_bytes += other.tx_bytes;
+        for (into, from) in [
+            (&mut sum.rx_drops, &other.rx_drops),
+            (&mut sum.tx_drops, &other.tx_drops),
+        ] {
+            for (reason, n) in from {
+                *into.entry(reason.clone()).or_default() += n;
+            }
+        }
+        sum
+    }
+}
+
+impl fmt::Display for Show {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(
+            f,
+            "up {:.1} s; utilisation over the last {:.1} s",
+            self.uptime_s, self.interval_s
+        )?;
+        for nic in &self.nics {
+            nic.text(f)?;
+        }
+        Ok(())
+    }
+}
+
+impl ShowNic {
+    fn text(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let link = &self.link;
+        writeln!(
+            f,
+            "\n{}: link {} {} Mb/s, uplink {}, tx {:.1} % busy",
+            self.name,
+            if link.up { "up" } else { "down" },
+            link.rate_mbps,
+            self.uplink,
+            100.0 * link.tx_utilisation,
+        )?;
+        writeln!(
+            f,
+            "    worker {:.1} % busy, hypervisor cpu {:.1} % busy ({})",
+            100.0 * self.worker.utilisation,
+            100.0 * self.hypervisor.utilisation,
+            self.hypervisor.clock,
+        )?;
+        line(f, "    wire", &link.counters)?;
+        line(f, "    pf", &self.pf)?;
+        for vf in &self.vfs {
+            let settings: Vec<String> = vf
+                .settings
+                .iter()
+                .filter(|(key, _)| *key != "path")
+                .map(|(key, value)| format!("{key} {value}"))
+                .collect();
+            writeln!(
+                f,
+                "    vf {}  path {}  {}  {}",
+                vf.vf,
+                vf.path,
+                if vf.connected { "connected" } else { "waiting" },
+                settings.join(", "),
+            )?;
+            if vf.direct != ShowCounters::default() {
+                line(f, "        direct", &vf.direct)?;
+            }
+            if vf.mediated != ShowCounters::default() {
+                line(f, "        mediated", &vf.mediated)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn line(f: &mut fmt::Formatter<'_>, name: &str, c: &ShowCounters) -> fmt::Result {
+    writeln!(
+        f,
+        "{name:<16} rx {:>12} packets {:>15} bytes   tx {:>12} packets {:>15} bytes{}",
+        c.rx_packets,
+        c.rx_bytes,
+        c.tx_packets,
+        c.tx_bytes,
+        drops(c),
+    )
+}
+
+fn drops(c: &ShowCounters) -> String {
+    let mut text = String::new();
+    for (way, drops) in [("rx", &c.rx_drops), ("tx", &c.tx_drops)] {
+        for (reason, n) in drops {
+            let _ = write!(text, "   {way} dropped {reason} {n}");
+        }
+    }
+    text
+}
