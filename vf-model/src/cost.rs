@@ -24,8 +24,8 @@ pub struct CostModel {
 }
 
 impl Default for CostModel {
-    /// One CPU at 2.66 GHz. Unsegmented full-size frames at 8454 Mb/s of payload, half sent and half received, with an
-    /// acknowledgement for every two, would need 1.744 such CPUs at scale 1000, so that 573 makes them need one.
+    /// One CPU at 2.66 GHz. The scale is fitted, once, so that `vfnic experiment` with its defaults (8 pairs of guests,
+    /// MTU 1500, no segmentation offload) gives the 8454 Mb/s of 2009 through the hypervisor.
     fn default() -> CostModel {
         CostModel {
             hz: 2_660_000_000,
@@ -34,7 +34,7 @@ impl Default for CostModel {
             millicycles_per_byte_tx: 300,
             millicycles_per_byte_rx: 1000,
             cycles_per_notification: 5000,
-            scale_per_mille: 573,
+            scale_per_mille: 432,
         }
     }
 }
@@ -118,19 +118,6 @@ mod tests {
             ..cost
         };
         assert_eq!(half.rx_cycles(1514), (3540 + 1514) / 2);
-    }
-
-    #[test]
-    fn one_cpu_carries_the_calibrated_load() {
-        let cost = CostModel::default();
-        // 8454 Mb/s of payload, half each way, 1448 bytes a segment, an acknowledgement for every two.
-        let segments = 8_454_000_000 / 2 / 8 / 1448;
-        let each_way = |cycles: &dyn Fn(u32) -> u64| cycles(1514) + cycles(66) / 2;
-        let work = each_way(&|len| cost.tx_cycles(len)) + each_way(&|len| cost.rx_cycles(len));
-        let notifications = cost.notification_cycles() * 3 / 16;
-        let load = (work + notifications) * segments;
-        let share = load as f64 / cost.hz as f64;
-        assert!((0.98..1.02).contains(&share), "{share}");
     }
 
     proptest! {

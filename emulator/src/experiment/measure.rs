@@ -108,7 +108,7 @@ impl Reading {
 
     fn share(&self, start: &Reading, of: impl Fn(&Reading) -> &Vec<u64>) -> [f64; 2] {
         let ns = self.ns_since(start).max(1) as f64;
-        [0, 1].map(|h| (of(self)[h] - of(start)[h]) as f64 / ns)
+        [0, 1].map(|h| of(self)[h].saturating_sub(of(start)[h]) as f64 / ns)
     }
 }
 

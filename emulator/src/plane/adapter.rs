@@ -171,7 +171,7 @@ impl Adapter {
             };
             moved += 1;
             let m = meta(frame.len(), &frame.hdr);
-            let verdict = self.nic.ingress(now, Source::Wire, frame.head(), &m, false);
+            let verdict = self.nic.ingress(now, Source::Wire, frame.head(), &m);
             self.sinks
                 .dispatch(now, &mut self.nic, frame, &verdict, false);
         }
@@ -195,7 +195,7 @@ impl Adapter {
             };
             moved += 1;
             let m = meta(frame.len(), &frame.hdr);
-            let verdict = self.nic.ingress(now, Source::Pf, frame.head(), &m, true);
+            let verdict = self.nic.ingress(now, Source::Pf, frame.head(), &m);
             self.parked_pf = self
                 .sinks
                 .dispatch(now, &mut self.nic, frame, &verdict, force);
@@ -264,9 +264,7 @@ impl Adapter {
                 continue;
             }
             let m = meta(frame.len(), frame.hdr());
-            let verdict = self
-                .nic
-                .ingress(now, Source::Vf(vf), frame.head(), &m, false);
+            let verdict = self.nic.ingress(now, Source::Vf(vf), frame.head(), &m);
             if !verdict.vfs.is_empty() {
                 self.sinks
                     .to_vfs(&mut self.nic, &verdict, frame.head(), frame.len(), {
@@ -421,7 +419,7 @@ impl Sinks {
         };
         for vf in verdict.vfs.iter() {
             let port = &mut self.rx[vf.index()];
-            let edit = nic.egress_edit(verdict, &header, vf);
+            let edit = nic.egress_edit(verdict, vf);
             let flow = if port.queues.len() > 1 {
                 header.flow_hash(head)
             } else {

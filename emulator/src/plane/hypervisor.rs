@@ -258,7 +258,7 @@ impl Hypervisor {
             return; // the model has judged it, so it parses
         };
         for vf in verdict.vfs.iter() {
-            let edit = self.model.egress_edit(verdict, &header, vf);
+            let edit = self.model.egress_edit(verdict, vf);
             let len = edit.len_of(frame.len());
             let edit = bytes_of(edit);
             let port = &mut self.rx[vf.index()];
