@@ -429,6 +429,10 @@ impl NetDevice {
                 frontend.set_vring_enable(index, true)?;
             }
         }
+        if frontend.protocol_features() & protocol::REPLY_ACK == 0 {
+            // Without acknowledgements any reply says that all before it was handled.
+            frontend.get_features()?;
+        }
         self.adopt(frontend);
         Ok(())
     }
@@ -668,6 +672,11 @@ impl NetDevice {
             }
         }
         ready
+    }
+
+    /// The eventfds that the device signals, if there are any: what a caller waits on that has several devices.
+    pub fn calls(&self) -> impl Iterator<Item = &EventFd> {
+        self.rx.iter().chain(&self.tx).filter_map(|r| r.call.as_ref())
     }
 
     /// Waits for the call of pair `pair`'s receive ring and drains it; false on timeout, or when

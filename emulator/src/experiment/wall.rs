@@ -6,7 +6,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use rustix::event::{PollFd, PollFlags, Timespec};
+use vf_conformance::eventfd::EventFd;
 use vf_conformance::frontend::Frontend;
+use vf_conformance::guest::{Guest, StreamId};
 use vf_conformance::net::{NetDevice, Notify};
 use vf_model::Path;
 
@@ -170,13 +173,18 @@ fn play(
         guests.push(guest(plan, h, pair, net));
     }
     while !stop.load(Ordering::Relaxed) {
+        let mut moved = 0;
+        let mut next = None;
+        let now = u64::try_from(epoch.elapsed().as_nanos()).unwrap_or(u64::MAX);
         for ((guest, stream), shared) in guests.iter_mut().zip(shared) {
-            let now = u64::try_from(epoch.elapsed().as_nanos()).unwrap_or(u64::MAX);
-            guest.poll(now);
+            let before = guest.stats();
+            let step = guest.poll(now);
             if let Some(fault) = guest.fault() {
                 return Err(ExperimentError::Fault(fault.to_string()));
             }
+            next = [next, step.next].into_iter().flatten().min();
             let stats = guest.stats();
+            moved += stats.rx_frames - before.rx_frames + stats.tx_frames - before.tx_frames;
             let stream = guest.stream(*stream);
             shared.received.store(stream.received, Ordering::Relaxed);
             if stream.sender {
@@ -185,6 +193,39 @@ fn play(
             } else {
                 shared.ack_frames.store(stats.tx_bare, Ordering::Relaxed);
             }
+        }
+        if moved == 0 {
+            let left = next.map_or(u64::MAX, |at| at.saturating_sub(now));
+            wait_for_call(&mut guests, Duration::from_nanos(left).min(IDLE))?;
+        }
+    }
+    Ok(())
+}
+
+/// Longest sleep of a thread of guests: how late it hears that the experiment is over.
+const IDLE: Duration = Duration::from_millis(10);
+
+/// Sleeps until a guest's device calls. The guests have asked for calls when they were last polled.
+fn wait_for_call(
+    guests: &mut [(Guest, StreamId)],
+    timeout: Duration,
+) -> Result<(), ExperimentError> {
+    let timeout = Timespec::try_from(timeout).unwrap_or_default();
+    let calls: Vec<&EventFd> = guests
+        .iter_mut()
+        .flat_map(|(g, _)| g.net().calls())
+        .collect();
+    let mut polled: Vec<PollFd<'_>> = calls
+        .iter()
+        .map(|call| PollFd::new(*call, PollFlags::IN))
+        .collect();
+    match rustix::event::poll(&mut polled, Some(&timeout)) {
+        Ok(_) | Err(rustix::io::Errno::INTR) => {}
+        Err(e) => return Err(ExperimentError::Socket(e.into())),
+    }
+    for (call, polled) in calls.iter().zip(&polled) {
+        if !polled.revents().is_empty() {
+            call.drain();
         }
     }
     Ok(())
