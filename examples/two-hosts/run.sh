@@ -119,6 +119,7 @@ report() {
             "${result[$path.hypervisor_b]}" "${result[$path.cpus]}"
     done
     awk -v "d=${result[direct.total]}" -v "m=${result[mediated.total]}" 'BEGIN { printf "direct is %.2f times mediated\n", d / m }'
+    printf '%s\n' "$accounts"
     if [[ $tool != iperf3 ]]; then
         printf '\nPath changed twice during the streams: both ended with exit code 0\n'
         return
@@ -140,6 +141,7 @@ main() {
     measure direct || return 1
     measure mediated || return 1
     switch_paths || return 1
+    nic_accounts_for_all_frames || return 1
     report
     guest_kill_all
     nic_stop || { note "vfnic did not end on SIGTERM"; return 1; }

@@ -1,6 +1,7 @@
 # shellcheck shell=bash disable=SC2154,SC2034 # variables of the script that includes this
 # The emulator: two NICs, "a" and "b", back to back over one 10 Gb/s wire.
-# Reads: here, run, vfnic, pairs. Provides: find_vfnic, nic_configure, nic_start, nic_kill, nic_stop, nic_path, nic_show, nic_cpu, nic_mac.
+# Reads: here, run, vfnic, pairs. Provides: find_vfnic, nic_configure, nic_start, nic_kill, nic_stop, nic_path, nic_show, nic_mac,
+# nic_snapshot, nic_between, nic_took_path, nic_accounts_for_all_frames.
 
 nic_process=
 
@@ -104,4 +105,27 @@ nic_took_path() {
         def sent(path): [.[2], .[0]] | map([.nics[].vfs[][path].tx_packets] | add) | .[0] - .[1];
         sent($path) / ([sent("direct") + sent("mediated"), 1] | max) * 100 | floor' "$run/show-$1.json" "$run/show-$2.json")
     ((${share:-0} >= 90)) || { note "only ${share:-0} % of the frames took the $3 path"; return 1; }
+}
+
+# With all streams ended: every frame that a guest sent has arrived or was dropped for a counted reason, whatever path it took and
+# whenever the path changed. Sets accounts to the sum in words.
+nic_accounts_for_all_frames() {
+    local try
+    for try in 1 2 3 4 5; do
+        sleep 0.5 # the last frames of a guest that is never quite silent
+        nic_show >"$run/show-end.json" || return 1
+        accounts=$(jq -r --argjson pairs "$pairs" '
+            def drops: map([.rx_drops, .tx_drops][] | to_entries[]) | group_by(.key)
+                | map({key: .[0].key, value: (map(.value) | add)}) | from_entries;
+            [.nics[].vfs[].total] as $vfs | ([.nics[] | .pf, .link.counters] + $vfs | drops) as $drops
+            | ([$vfs[].tx_packets] | add) as $sent | ([$vfs[].rx_packets] | add) as $received
+            | ($sent - $received - ([$drops[]] | add // 0)) as $lost
+            # A broadcast reaches every other guest, so with several pairs more arrives than was sent.
+            | (if $lost == 0 or ($pairs > 1 and $lost < 0) then "ok" else "wrong" end)
+              + " guests sent \($sent) frames, received \($received), dropped " +
+              ($drops | to_entries | map("\(.value) (\(.key))") | join(", ") | if . == "" then "none" else . end)' "$run/show-end.json")
+        [[ $accounts == ok* ]] && break
+    done
+    [[ $accounts == ok* ]] || { note "frames lost or duplicated:${accounts#wrong}"; return 1; }
+    accounts=${accounts#ok }
 }
