@@ -56,6 +56,12 @@ impl Bench {
             bench.protocol = frontend.get_protocol_features()?;
         }
         drop(frontend);
+        // Some sessions do without configuration space; the addresses are known by then.
+        let subject = &mut bench.subject;
+        subject.mac = subject.mac.or(told_mac(&subject.socket)?);
+        if let Some(peer) = &subject.peer {
+            subject.peer_mac = subject.peer_mac.or(told_mac(peer)?);
+        }
         if bench.delivery == Delivery::Echo {
             let mut link = bench.link(&NetConfig::default())?;
             let frame = link.frame(100);
@@ -128,14 +134,11 @@ impl Bench {
 
     fn link_to(&self, tx: NetDevice, rx: Option<NetDevice>) -> Link {
         let made_up = |last| [0x02, 0, 0, 0, 0xc0, last];
-        let mac = |given: Option<[u8; 6]>, device: &NetDevice, last| {
-            let told = device.config_space().mac;
-            given.unwrap_or(if told == [0; 6] { made_up(last) } else { told })
+        let src = self.subject.mac.unwrap_or(made_up(1));
+        let dst = match rx {
+            Some(_) => self.subject.peer_mac.unwrap_or(made_up(2)),
+            None => src,
         };
-        let src = mac(self.subject.mac, &tx, 1);
-        let dst = rx
-            .as_ref()
-            .map_or(src, |rx| mac(self.subject.peer_mac, rx, 2));
         Link {
             tx,
             rx,
@@ -172,6 +175,13 @@ impl Bench {
         self.alive()?;
         Ok(seen)
     }
+}
+
+/// The MAC address that the subject's configuration space tells.
+fn told_mac(path: &std::path::Path) -> Result<Option<[u8; 6]>, Failure> {
+    let mut frontend = dial(path)?;
+    let (features, space) = crate::net::negotiate(&mut frontend, &NetConfig::default())?;
+    Ok((features & feature::MAC != 0 && space.mac != [0; 6]).then_some(space.mac))
 }
 
 /// Connects, and makes sure that somebody answers.

@@ -13,7 +13,7 @@
 //! - [`driver`]: the driver's end of one split virtqueue
 //! - [`net`]: a virtio-net driver over a session
 //! - [`guest`]: a TCP/IP host (smoltcp) on one net device
-//! - [`subject`], [`bench`], [`case`], [`cases`], [`report`]: the suite
+//! - [`subject`], [`mod@bench`], [`case`], [`cases`], [`report`]: the suite
 
 #![forbid(unsafe_code)]
 

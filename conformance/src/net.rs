@@ -676,7 +676,10 @@ impl NetDevice {
 
     /// The eventfds that the device signals, if there are any: what a caller waits on that has several devices.
     pub fn calls(&self) -> impl Iterator<Item = &EventFd> {
-        self.rx.iter().chain(&self.tx).filter_map(|r| r.call.as_ref())
+        self.rx
+            .iter()
+            .chain(&self.tx)
+            .filter_map(|r| r.call.as_ref())
     }
 
     /// Waits for the call of pair `pair`'s receive ring and drains it; false on timeout, or when

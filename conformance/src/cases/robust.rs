@@ -41,7 +41,12 @@ pub(super) const CASES: &[Case] = &[
                 drop(link.tx.take_frontend());
                 let frame = link.frame(500);
                 link.tx.send(0, &NetHeader::default(), &frame)?;
-                link.tx.kick();
+                // Published, not kicked: the ring of the new session starts only once it is
+                // enabled, and nothing may be discarded before.
+                link.tx.tx_ring(0).queue.publish();
+                if let Some(kick) = &link.tx.tx_ring(0).kick {
+                    kick.drain();
+                }
                 link.tx.resume(bench.connect()?, &config)?;
                 link.sent()?;
                 link.expect(&frame)?;
@@ -332,9 +337,8 @@ fn kick_with(bench: &Bench, fd: &OwnedFd) -> Result<Seen, Failure> {
         None => Ok(()),
     };
     std::thread::sleep(QUIET);
-    if answer.is_ok()
-        && let Some(mut link) = link.reversed()
-    {
+    let back = link.reversed();
+    if let (Ok(()), Some(mut link)) = (&answer, back) {
         let frame = link.frame(100);
         link.pass(&frame)?;
     }

@@ -1,0 +1,79 @@
+//! The suite against the stock back end: what it passes, and that the known failures are found.
+
+use std::path::Path;
+use std::process::Command;
+
+use vf_conformance::case::Outcome;
+use vf_conformance::subject::Subject;
+use vf_conformance::{case, cases, report};
+
+/// What `examples/stock-backend.rs` says of itself.
+const KNOWN_FAILURES: &[&str] = &[
+    "proto/vring-enable-before-features",
+    "proto/start-on-kick",
+    "proto/vring-num-not-pow2",
+    "mem/unsorted",
+    "ring/no-interrupt-flag",
+    "ring/next-out-of-range",
+    "ring/indirect-and-next",
+    "ring/avail-jump",
+    "ring/avail-backwards",
+    "net/tx-disabled-discards",
+    "net/rx-disabled-silent",
+    "robust/pipe-as-call-fd",
+    "robust/saturated-call-fd",
+    "robust/memfd-short",
+    "robust/memfd-truncate",
+];
+
+fn program() -> &'static str {
+    env!("CARGO_BIN_EXE_vf-conformance")
+}
+
+#[test]
+fn the_stock_back_end_fails_where_it_is_known_to() {
+    let dir = tempfile::tempdir().unwrap();
+    let socket = dir.path().join("stock.sock");
+    // Examples are built along with tests, beside the programs.
+    let backend = Path::new(program()).with_file_name("examples/stock-backend");
+    let subject = Subject {
+        socket: socket.clone(),
+        command: [backend, socket]
+            .map(|part| part.into_os_string().into_string().unwrap())
+            .into(),
+        ..Subject::default()
+    };
+    let chosen = cases::matching(&[]);
+    let findings = case::run(&subject, &chosen, |_| {}).unwrap();
+    let failed: Vec<_> = findings
+        .iter()
+        .filter(|f| report::is_failure(f))
+        .map(|f| f.case.id)
+        .collect();
+    assert_eq!(failed, KNOWN_FAILURES);
+    for finding in &findings {
+        if let Outcome::Skipped(reason) = &finding.outcome {
+            assert!(reason.starts_with("needs "), "{reason}");
+        }
+    }
+    let mut json = Vec::new();
+    report::json(&findings, &mut json).unwrap();
+    let records: serde_json::Value = serde_json::from_slice(&json).unwrap();
+    assert_eq!(records.as_array().unwrap().len(), chosen.len());
+}
+
+#[test]
+fn wrong_usage_and_an_absent_subject_are_told_apart_from_failures() {
+    let status = |args: &[&str]| {
+        let output = Command::new(program()).args(args).output().unwrap();
+        output.status.code()
+    };
+    assert_eq!(status(&["list"]), Some(0));
+    assert_eq!(status(&["run"]), Some(2));
+    assert_eq!(status(&["run", "--socket", "/nonexistent/socket"]), Some(2));
+    assert_eq!(
+        status(&["run", "--socket", "/nonexistent", "no/such-case"]),
+        Some(2)
+    );
+    assert_eq!(status(&["run", "--socket", "x", "--mac", "02:00"]), Some(2));
+}
