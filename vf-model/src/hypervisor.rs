@@ -128,7 +128,7 @@ impl HypervisorModel {
 
     /// How the copy for `to` differs from what the sender gave. The PF gets `verdict.insert`.
     #[must_use]
-    pub fn egress_edit(&self, verdict: &Verdict, _header: &Header, to: VfIndex) -> TagEdit {
+    pub fn egress_edit(&self, verdict: &Verdict, to: VfIndex) -> TagEdit {
         self.table.egress_edit(verdict, to)
     }
 

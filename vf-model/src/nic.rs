@@ -100,21 +100,20 @@ impl Nic {
     }
 
     /// Judges a frame. `head` is the first bytes of it, 22 at least or all there are, and must be the ones delivered.
-    /// A frame that has been `mediated`, that is, has come through the hypervisor, is never handed to it again.
+    /// A frame from the hypervisor is never handed to it again.
     pub fn ingress(
         &mut self,
         now: Nanos,
         source: Source,
         head: &[u8],
         meta: &FrameMeta,
-        mediated: bool,
     ) -> Verdict {
         if let Source::Vf(vf) = source {
             self.table.take_tokens(now, vf, meta);
         }
         let judged = VfTable::parse(head).and_then(|header| {
             let reach = self.reach(source, &header, meta)?;
-            Nic::split(source, &reach, mediated).map(|v| (header, v))
+            Nic::split(source, &reach).map(|v| (header, v))
         });
         match judged {
             Ok((header, verdict)) => {
@@ -158,8 +157,8 @@ impl Nic {
 
     /// What of a frame's reach is the NIC's to do, and what the hypervisor's.
     #[inline]
-    fn split(source: Source, reach: &Reach, mediated: bool) -> Result<Verdict, DropReason> {
-        let up = !reach.mediated.is_empty() && !mediated && source != Source::Pf;
+    fn split(source: Source, reach: &Reach) -> Result<Verdict, DropReason> {
+        let up = !reach.mediated.is_empty() && source != Source::Pf;
         if reach.direct.is_empty() && !up && !reach.wire {
             return Err(if reach.mediated.is_empty() {
                 reach.otherwise
@@ -194,7 +193,7 @@ impl Nic {
 
     /// How the copy for `to` differs from what the sender gave. The wire and the PF get `verdict.insert`.
     #[must_use]
-    pub fn egress_edit(&self, verdict: &Verdict, _header: &Header, to: VfIndex) -> TagEdit {
+    pub fn egress_edit(&self, verdict: &Verdict, to: VfIndex) -> TagEdit {
         self.table.egress_edit(verdict, to)
     }
 

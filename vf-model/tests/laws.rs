@@ -88,20 +88,20 @@ impl Host {
             Source::Vf(vf) if self.nic.policy(vf).path == Path::Mediated => {
                 self.through_hypervisor(BridgePort::Vif(vf), bytes, &mut outcome);
             }
-            _ => self.through_nic(source, bytes, false, &mut outcome),
+            _ => self.through_nic(source, bytes, &mut outcome),
         }
         outcome
     }
 
-    fn through_nic(&mut self, source: Source, bytes: &[u8], mediated: bool, outcome: &mut Outcome) {
-        let verdict =
-            self.nic
-                .ingress(Nanos(0), source, bytes, &meta(bytes, self.beyond), mediated);
+    fn through_nic(&mut self, source: Source, bytes: &[u8], outcome: &mut Outcome) {
+        let verdict = self
+            .nic
+            .ingress(Nanos(0), source, bytes, &meta(bytes, self.beyond));
         check_verdict(&verdict, outcome);
         for vf in verdict.vfs.iter() {
             assert_eq!(self.nic.policy(vf).path, Path::Direct);
             let header = Header::parse(bytes).unwrap();
-            let copy = edited(bytes, self.nic.egress_edit(&verdict, &header, vf));
+            let copy = edited(bytes, self.nic.egress_edit(&verdict, vf));
             self.nic
                 .count_delivered(vf, &header, copy.len() as u32 + self.beyond);
             assert_eq!(outcome.vfs.insert(vf.0, copy), None, "a duplicate");
@@ -111,7 +111,7 @@ impl Host {
             assert_eq!(outcome.wire.replace(copy), None, "a duplicate");
         }
         if verdict.pf {
-            assert!(!mediated, "back to where it came from");
+            assert_ne!(source, Source::Pf, "back to where it came from");
             self.through_hypervisor(BridgePort::Pf, &inserted(bytes, verdict.insert), outcome);
         }
     }
@@ -125,7 +125,7 @@ impl Host {
         for vf in verdict.vfs.iter() {
             assert_eq!(self.nic.policy(vf).path, Path::Mediated);
             let header = Header::parse(bytes).unwrap();
-            let edit = self.hypervisor.egress_edit(&verdict, &header, vf);
+            let edit = self.hypervisor.egress_edit(&verdict, vf);
             let copy = edited(bytes, edit);
             self.hypervisor
                 .count_delivered(vf, &header, copy.len() as u32 + self.beyond);
@@ -134,7 +134,7 @@ impl Host {
         if verdict.pf {
             assert_ne!(from, BridgePort::Pf, "back to where it came from");
             let copy = inserted(bytes, verdict.insert);
-            self.through_nic(Source::Pf, &copy, true, outcome);
+            self.through_nic(Source::Pf, &copy, outcome);
         }
     }
 
@@ -443,7 +443,7 @@ proptest! {
             prop_assert_eq!(host.nic.filters(vf), other.nic.filters(vf));
         }
         for (source, frame) in traffic {
-            let judge = |nic: &mut Nic| nic.ingress(Nanos(0), source, &frame, &meta(&frame, 0), false);
+            let judge = |nic: &mut Nic| nic.ingress(Nanos(0), source, &frame, &meta(&frame, 0));
             prop_assert_eq!(judge(&mut host.nic), judge(&mut other.nic));
         }
     }
@@ -459,7 +459,7 @@ proptest! {
         let mut host = Host::new(&[], &paths);
         let gso = gso.map(|(header_len, size)| vf_model::Gso { header_len, size });
         let meta = FrameMeta { len, gso };
-        let verdict = host.nic.ingress(Nanos(0), source, &head, &meta, false);
+        let verdict = host.nic.ingress(Nanos(0), source, &head, &meta);
         check_verdict(&verdict, &mut Outcome::default());
         if len > 65_557 {
             prop_assert!(verdict.drop.is_some());
