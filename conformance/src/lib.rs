@@ -30,6 +30,7 @@ mod loopback;
 pub mod memory;
 pub mod message;
 pub mod net;
+mod net_layout;
 mod pattern;
 mod phy;
 pub mod report;

@@ -17,116 +17,14 @@ use crate::frontend::{Frontend, FrontendError};
 use crate::memory::{Allocator, GuestMemory};
 use crate::message::protocol;
 
-/// Feature bits, as masks (virtio 5.1.3, 6).
-pub mod feature {
-    /// The device completes partial checksums.
-    pub const CSUM: u64 = 1 << 0;
-    /// The driver takes frames with partial or vouched checksums.
-    pub const GUEST_CSUM: u64 = 1 << 1;
-    /// The device tells the largest MTU.
-    pub const MTU: u64 = 1 << 3;
-    /// The device has a MAC address.
-    pub const MAC: u64 = 1 << 5;
-    /// The driver takes TCP/IPv4 super-frames.
-    pub const GUEST_TSO4: u64 = 1 << 7;
-    /// The driver takes TCP/IPv6 super-frames.
-    pub const GUEST_TSO6: u64 = 1 << 8;
-    /// The device takes TCP/IPv4 super-frames.
-    pub const HOST_TSO4: u64 = 1 << 11;
-    /// The device takes TCP/IPv6 super-frames.
-    pub const HOST_TSO6: u64 = 1 << 12;
-    /// A received frame may span several buffers.
-    pub const MRG_RXBUF: u64 = 1 << 15;
-    /// The device tells its link state.
-    pub const STATUS: u64 = 1 << 16;
-    /// There is a control queue.
-    pub const CTRL_VQ: u64 = 1 << 17;
-    /// There is more than one queue pair.
-    pub const MQ: u64 = 1 << 22;
-    /// Chains may be laid out in any way (legacy).
-    pub const ANY_LAYOUT: u64 = 1 << 27;
-    /// Indirect descriptors.
-    pub const INDIRECT_DESC: u64 = 1 << 28;
-    /// Notifications by index.
-    pub const EVENT_IDX: u64 = 1 << 29;
-    /// vhost-user: protocol features can be negotiated; rings start disabled.
-    pub const PROTOCOL_FEATURES: u64 = 1 << 30;
-    /// Not a legacy device.
-    pub const VERSION_1: u64 = 1 << 32;
-    /// Packed rings.
-    pub const RING_PACKED: u64 = 1 << 34;
-    /// Buffers are used in order.
-    pub const IN_ORDER: u64 = 1 << 35;
-    /// The device has virtual functions of its own.
-    pub const SR_IOV: u64 = 1 << 37;
-}
-
-/// Header flag: the checksum is partial, complete it from `csum_start`.
-pub const HDR_NEEDS_CSUM: u8 = 1;
-/// Header flag: the checksum was checked and is right.
-pub const HDR_DATA_VALID: u8 = 2;
-/// `gso_type`: not a super-frame.
-pub const GSO_NONE: u8 = 0;
-/// `gso_type`: TCP over IPv4.
-pub const GSO_TCPV4: u8 = 1;
+pub use crate::net_layout::{
+    ConfigSpace, GSO_NONE, GSO_TCPV4, HDR_DATA_VALID, HDR_NEEDS_CSUM, NetHeader, feature,
+};
 
 /// Length of Ethernet header with room for two tags, in bytes.
 const L2_ROOM: u32 = 14 + 8;
 /// Longest TCP/IP super-frame with its Ethernet header.
 const SUPER_FRAME: u32 = 65550;
-
-/// A virtio-net header (virtio 5.1.9), in host byte order.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct NetHeader {
-    /// `HDR_*` flags.
-    pub flags: u8,
-    /// `GSO_*` type.
-    pub gso_type: u8,
-    /// Length of all headers of a super-frame, a hint.
-    pub hdr_len: u16,
-    /// Payload bytes a segment.
-    pub gso_size: u16,
-    /// Where checksumming starts.
-    pub csum_start: u16,
-    /// Where the checksum goes, from `csum_start`.
-    pub csum_offset: u16,
-    /// Receive only: buffers the frame spans.
-    pub num_buffers: u16,
-}
-
-impl NetHeader {
-    /// The header's bytes; a legacy driver without merged buffers sends only the first ten.
-    pub fn encode(&self) -> [u8; 12] {
-        let mut bytes = [0; 12];
-        bytes[0] = self.flags;
-        bytes[1] = self.gso_type;
-        let fields = [
-            self.hdr_len,
-            self.gso_size,
-            self.csum_start,
-            self.csum_offset,
-            self.num_buffers,
-        ];
-        for (i, field) in fields.into_iter().enumerate() {
-            bytes[2 + 2 * i..4 + 2 * i].copy_from_slice(&field.to_le_bytes());
-        }
-        bytes
-    }
-
-    /// Reads a header; any bytes are one.
-    pub fn decode(bytes: &[u8; 12]) -> NetHeader {
-        let field = |i: usize| u16::from_le_bytes([bytes[i], bytes[i + 1]]);
-        NetHeader {
-            flags: bytes[0],
-            gso_type: bytes[1],
-            hdr_len: field(2),
-            gso_size: field(4),
-            csum_start: field(6),
-            csum_offset: field(8),
-            num_buffers: field(10),
-        }
-    }
-}
 
 /// How driver and device tell each other.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -196,35 +94,6 @@ impl Default for NetConfig {
             base: 0,
             seals: true,
         }
-    }
-}
-
-/// Configuration space of a net device (virtio 5.1.4), as far as it was read.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct ConfigSpace {
-    /// MAC address.
-    pub mac: [u8; 6],
-    /// Bit 0: link up.
-    pub status: u16,
-    /// Most queue pairs.
-    pub max_virtqueue_pairs: u16,
-    /// Largest IP MTU.
-    pub mtu: u16,
-}
-
-impl ConfigSpace {
-    /// Bytes that [`ConfigSpace::decode`] needs.
-    pub const LEN: usize = 12;
-
-    /// Reads the first twelve bytes.
-    pub fn decode(bytes: &[u8]) -> Option<ConfigSpace> {
-        let field = |i: usize| Some(u16::from_le_bytes([*bytes.get(i)?, *bytes.get(i + 1)?]));
-        Some(ConfigSpace {
-            mac: bytes.get(..6)?.try_into().ok()?,
-            status: field(6)?,
-            max_virtqueue_pairs: field(8)?,
-            mtu: field(10)?,
-        })
     }
 }
 
@@ -732,4 +601,96 @@ pub fn negotiate(
         frontend.set_owner()?;
     }
     Ok((features, space))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::loopback::Port;
+
+    fn device(features: u64, rx_buffer: u32) -> (NetDevice, Port) {
+        let config = NetConfig {
+            features,
+            rx_buffer: Some(rx_buffer),
+            notify: Notify::Polled,
+            queue_size: 16,
+            ..NetConfig::default()
+        };
+        let mut net = NetDevice::detached(u64::MAX, &config).unwrap();
+        let port = Port::new(&mut net);
+        (net, port)
+    }
+
+    fn framed(len: usize) -> Vec<u8> {
+        (0..len + 12)
+            .map(|i| if i < 12 { 0 } else { i as u8 })
+            .collect()
+    }
+
+    #[test]
+    fn merged_buffers_make_one_frame_again() {
+        let (mut net, mut port) = device(NetConfig::PLAIN, 128);
+        let mut got = RxFrame::default();
+        for round in 0..20 {
+            for len in [60, 116, 117, 600, 1514] {
+                let frame = framed(len);
+                assert!(port.give(&frame));
+                assert!(net.recv(0, &mut got).unwrap());
+                assert_eq!(got.bytes(), &frame[12..], "round {round}");
+                assert_eq!(usize::from(got.hdr.num_buffers), (len + 12).div_ceil(128));
+                assert!(!net.recv(0, &mut got).unwrap());
+                net.kick();
+            }
+        }
+    }
+
+    #[test]
+    fn a_frame_goes_out_behind_its_header_and_a_full_ring_takes_none() {
+        for (features, header) in [(NetConfig::PLAIN, 12), (0, 10)] {
+            let (mut net, mut port) = device(features, 2048);
+            assert_eq!(net.header_len(), header);
+            let hdr = NetHeader {
+                flags: HDR_NEEDS_CSUM,
+                csum_start: 34,
+                ..NetHeader::default()
+            };
+            for _ in 0..16 {
+                assert!(net.send(0, &hdr, b"frame").unwrap());
+            }
+            assert!(!net.send(0, &hdr, b"frame").unwrap());
+            assert!(port.take().is_none(), "not published yet");
+            assert!(net.kick());
+            let sent = port.take().unwrap();
+            assert_eq!(sent, [&hdr.encode()[..header], b"frame"].concat());
+            assert!(net.send(0, &hdr, b"frame").unwrap());
+            assert!(
+                !net.send(0, &hdr, &[0; 4096]).unwrap(),
+                "longer than a buffer"
+            );
+        }
+    }
+
+    #[test]
+    fn headers_that_lie_are_faults() {
+        let mut got = RxFrame::default();
+        let (mut net, mut port) = device(NetConfig::PLAIN, 2048);
+        let (head, _) = port.rx.pop().unwrap();
+        port.rx.push_used(head, 11);
+        assert_eq!(
+            net.recv(0, &mut got),
+            Err(DeviceFault::ShortHeader { len: 11 })
+        );
+
+        for num_buffers in [0u16, 2] {
+            let (mut net, mut port) = device(NetConfig::PLAIN, 2048);
+            let (head, buffers) = port.rx.pop().unwrap();
+            let mut frame = framed(60);
+            frame[10..12].copy_from_slice(&num_buffers.to_le_bytes());
+            let slice = net.memory().slice(buffers[0].0, 72).unwrap();
+            slice.write_slice(&frame, 0).unwrap();
+            port.rx.push_used(head, 72);
+            let fault = DeviceFault::MergedBuffers { num_buffers };
+            assert_eq!(net.recv(0, &mut got), Err(fault));
+        }
+    }
 }
