@@ -124,8 +124,7 @@ impl TxQueue {
         &self.vring
     }
 
-    /// The next frame, or `None` if there is none now. On a disabled ring all frames are taken and
-    /// thrown away (vhost-user "Ring states").
+    /// The next frame, or `None` if there is none now or the ring is disabled.
     ///
     /// An error is the driver's; the ring is broken and says the same from then on.
     #[expect(
@@ -138,14 +137,13 @@ impl TxQueue {
     }
 
     fn try_next(&mut self) -> Result<Option<TxItem>, RingError> {
+        if !self.vring.enabled() {
+            return Ok(None);
+        }
         let seq = self.vring.ring.next();
         let Some(chain) = self.vring.ring.take()? else {
             return Ok(None);
         };
-        if !self.vring.enabled() {
-            self.discard(seq, chain)?;
-            return Ok(None);
-        }
         let TxFrame(mut frame) = self.spare.pop().unwrap_or_else(|| TxFrame(Box::default()));
         frame.chain = chain;
         frame.seq = seq;
@@ -227,16 +225,36 @@ impl TxQueue {
         Ok(NetHdr::from_bytes(&hdr))
     }
 
-    /// Returns a chain of a disabled ring, and all that wait behind it.
-    fn discard(&mut self, seq: u16, chain: u16) -> Result<(), RingError> {
-        self.complete_chain(seq, chain);
-        while self.vring.ring.has_seen() {
-            let seq = self.vring.ring.next();
-            if let Some(chain) = self.vring.ring.take()? {
-                self.complete_chain(seq, chain);
-            }
+    /// Throws away what a disabled ring holds once its driver has kicked it, and says how many frames that were
+    /// (vhost-user "Ring states": a ring is started by a kick; started but disabled, it is processed and its frames
+    /// discarded). Does nothing to an enabled ring. [`flush`](Self::flush) afterwards.
+    ///
+    /// Between SET_VRING_KICK and SET_VRING_ENABLE of a front end that comes back, frames of the session before may wait
+    /// here that nobody has kicked for yet: those are kept.
+    ///
+    /// # Errors
+    /// As of [`next`](Self::next).
+    pub fn discard(&mut self) -> Result<u32, RingError> {
+        self.vring.check()?;
+        if self.vring.enabled() || !self.has_work() {
+            return Ok(0);
         }
-        Ok(())
+        if self.vring.kick_fd().is_some_and(|kick| !kick.drain()) {
+            return Ok(0);
+        }
+        self.throw_away().map_err(|error| self.vring.fail(error))
+    }
+
+    fn throw_away(&mut self) -> Result<u32, RingError> {
+        let mut frames = 0;
+        loop {
+            let seq = self.vring.ring.next();
+            let Some(chain) = self.vring.ring.take()? else {
+                return Ok(frames);
+            };
+            self.complete_chain(seq, chain);
+            frames += 1;
+        }
     }
 
     /// Gives a frame's chain back to the driver, at the next [`flush`](Self::flush) after all

@@ -6,7 +6,7 @@ mod measure;
 mod outcome;
 mod plan;
 mod report;
-mod theory;
+pub mod theory;
 mod wall;
 mod world;
 

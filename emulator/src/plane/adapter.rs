@@ -158,12 +158,12 @@ impl Adapter {
     /// Handles every frame the hypervisor has handed over, even if the wire has to run ahead for it: for a switch of
     /// paths, which must find the queues empty.
     pub fn drain_pf(&mut self, now: Nanos) -> usize {
-        let moved = self.from_pf(now, true);
+        let moved = self.poll_pf(now, true);
         self.flush();
         moved
     }
 
-    fn from_uplink(&mut self, now: Nanos) -> usize {
+    fn poll_uplink(&mut self, now: Nanos) -> usize {
         let mut moved = 0;
         while moved < 2 * BURST {
             let Some(frame) = self.sinks.uplink.receive(now, &self.sinks.pool) else {
@@ -178,7 +178,7 @@ impl Adapter {
         moved
     }
 
-    fn from_pf(&mut self, now: Nanos, force: bool) -> usize {
+    fn poll_pf(&mut self, now: Nanos, force: bool) -> usize {
         let mut moved = 0;
         if let Some(frame) = self.parked_pf.take() {
             match self.sinks.send_or_return(now, frame, force) {
@@ -206,7 +206,7 @@ impl Adapter {
         moved
     }
 
-    fn from_vf(&mut self, now: Nanos, i: usize) -> usize {
+    fn poll_vf(&mut self, now: Nanos, i: usize) -> usize {
         if self.tx[i].queues.is_empty() {
             return 0;
         }
@@ -222,7 +222,7 @@ impl Adapter {
         let queues = self.tx[i].queues.len();
         for _ in 0..queues {
             let q = self.tx[i].cursor % queues;
-            moved += self.from_queue(now, vf, q);
+            moved += self.poll_queue(now, vf, q);
             if self.parked[i].is_some() {
                 break;
             }
@@ -232,10 +232,13 @@ impl Adapter {
     }
 
     /// A burst from one transmit ring; ends early when a frame has to wait for the wire.
-    fn from_queue(&mut self, now: Nanos, vf: VfIndex, q: usize) -> usize {
+    fn poll_queue(&mut self, now: Nanos, vf: VfIndex, q: usize) -> usize {
         let slot = &mut self.tx[vf.index()].queues[q];
         if slot.broken {
             return 0;
+        }
+        if !slot.queue.vring().enabled() {
+            return self.discard(vf, q);
         }
         let mut moved = 0;
         while moved < BURST && self.nic.tx_ready_at(vf, now) <= now {
@@ -257,17 +260,11 @@ impl Adapter {
             };
             moved += 1;
             self.touched.insert(vf);
-            if !slot.queue.vring().enabled() {
-                // vhost-user "Ring states": a started, disabled transmit ring is processed and its frames discarded.
-                self.nic.count_tx_drop(vf, DropReason::RingDisabled);
-                slot.queue.complete(frame);
-                continue;
-            }
             let m = meta(frame.len(), frame.hdr());
             let verdict = self.nic.ingress(now, Source::Vf(vf), frame.head(), &m);
             if !verdict.vfs.is_empty() {
                 self.sinks
-                    .to_vfs(&mut self.nic, &verdict, frame.head(), frame.len(), {
+                    .deliver_to_vfs(&mut self.nic, &verdict, frame.head(), frame.len(), {
                         let tx = &slot.queue;
                         let frame = &frame;
                         move |rx, flow, edit| rx.deliver_from(flow, tx, frame, edit)
@@ -277,7 +274,7 @@ impl Adapter {
                 let mut copy = self.sinks.pool.take();
                 slot.queue.copy_to(&frame, &mut copy);
                 copy.edit(insertion(verdict.insert));
-                self.sinks.to_hypervisor(&mut self.nic, copy);
+                self.sinks.hand_up(&mut self.nic, copy);
             }
             if verdict.wire {
                 if !self.sinks.uplink.can_send(now) {
@@ -291,11 +288,32 @@ impl Adapter {
                 let mut copy = self.sinks.pool.take();
                 slot.queue.copy_to(&frame, &mut copy);
                 copy.edit(insertion(verdict.insert));
-                self.sinks.to_wire(now, &mut self.nic, copy);
+                self.sinks.send_on_wire(now, &mut self.nic, copy);
             }
             slot.queue.complete(frame);
         }
         moved
+    }
+
+    /// What a guest sends on a disabled ring goes nowhere.
+    fn discard(&mut self, vf: VfIndex, q: usize) -> usize {
+        let slot = &mut self.tx[vf.index()].queues[q];
+        match slot.queue.discard() {
+            Ok(0) => 0,
+            Ok(frames) => {
+                for _ in 0..frames {
+                    self.nic.count_tx_drop(vf, DropReason::RingDisabled);
+                }
+                self.touched.insert(vf);
+                frames as usize
+            }
+            Err(why) => {
+                slot.broken = true;
+                let ring = slot.queue.vring().index();
+                self.sinks.broken.push(RingBroken { vf, ring, why });
+                0
+            }
+        }
     }
 
     /// Sends the frame of `vf` that waits for the wire; the VF behind it is next.
@@ -307,7 +325,7 @@ impl Adapter {
         let mut copy = self.sinks.pool.take();
         slot.queue.copy_to(&parked.frame, &mut copy);
         copy.edit(insertion(parked.insert));
-        self.sinks.to_wire(now, &mut self.nic, copy);
+        self.sinks.send_on_wire(now, &mut self.nic, copy);
         slot.queue.complete(parked.frame);
         self.touched.insert(vf);
         self.cursor = vf.index() + 1;
@@ -339,13 +357,13 @@ impl Adapter {
 impl Plane for Adapter {
     /// What has arrived from the wire, from the hypervisor and from the guests, each within a budget.
     fn poll(&mut self, now: Nanos) -> usize {
-        let mut moved = self.from_uplink(now);
-        moved += self.from_pf(now, false);
+        let mut moved = self.poll_uplink(now);
+        moved += self.poll_pf(now, false);
         let vfs = self.tx.len();
         let first = self.cursor;
         for step in 0..vfs {
             let i = (first + step) % vfs;
-            moved += self.from_vf(now, i);
+            moved += self.poll_vf(now, i);
         }
         self.flush();
         moved
@@ -406,7 +424,7 @@ impl Plane for Adapter {
 
 impl Sinks {
     /// Delivers to every VF of the verdict; what fails there is that VF's drop.
-    fn to_vfs(
+    fn deliver_to_vfs(
         &mut self,
         nic: &mut Nic,
         verdict: &Verdict,
@@ -454,7 +472,7 @@ impl Sinks {
     ) -> Option<FrameBuf> {
         if !verdict.vfs.is_empty() {
             let len = frame.len();
-            self.to_vfs(nic, verdict, frame.head(), len, |rx, flow, edit| {
+            self.deliver_to_vfs(nic, verdict, frame.head(), len, |rx, flow, edit| {
                 rx.deliver(flow, &frame, edit)
             });
         }
@@ -463,11 +481,11 @@ impl Sinks {
         }
         match (verdict.pf, verdict.wire) {
             (false, false) => self.pool.give(frame),
-            (true, false) => self.to_hypervisor(nic, frame),
+            (true, false) => self.hand_up(nic, frame),
             (false, true) => return self.send_or_return(now, frame, force),
             (true, true) => {
                 let copy = self.pool.copy(&frame);
-                self.to_hypervisor(nic, copy);
+                self.hand_up(nic, copy);
                 return self.send_or_return(now, frame, force);
             }
         }
@@ -482,7 +500,7 @@ impl Sinks {
         self.uplink.send(now, frame, &m, &self.pool)
     }
 
-    fn to_wire(&mut self, now: Nanos, nic: &mut Nic, frame: FrameBuf) {
+    fn send_on_wire(&mut self, now: Nanos, nic: &mut Nic, frame: FrameBuf) {
         let m = meta(frame.len(), &frame.hdr);
         if let Some(lost) = self.uplink.send(now, frame, &m, &self.pool) {
             nic.count_wire_drop(DropReason::WireQueueFull);
@@ -490,7 +508,7 @@ impl Sinks {
         }
     }
 
-    fn to_hypervisor(&mut self, nic: &mut Nic, frame: FrameBuf) {
+    fn hand_up(&mut self, nic: &mut Nic, frame: FrameBuf) {
         if let Err(lost) = self.pf.send(frame) {
             nic.count_pf_drop(DropReason::HypervisorQueueFull);
             self.pool.give(lost);

@@ -203,18 +203,22 @@ impl Hypervisor {
             port.cursor = (q + 1) % queues;
             let slot = &mut port.queues[q];
             while !slot.broken {
-                match slot.queue.next() {
+                // On a disabled ring there is nothing to take, only to throw away.
+                let taken = slot.queue.discard().and_then(|frames| {
+                    for _ in 0..frames {
+                        self.touched.insert(vf);
+                        self.model.count_tx_drop(vf, DropReason::RingDisabled);
+                    }
+                    slot.queue.next()
+                });
+                match taken {
                     Ok(None) => break,
                     Ok(Some(TxItem::Bad(_))) => {
+                        self.touched.insert(vf);
                         self.model.count_tx_drop(vf, DropReason::BadHeader);
                     }
                     Ok(Some(TxItem::Frame(frame))) => {
                         self.touched.insert(vf);
-                        if !slot.queue.vring().enabled() {
-                            self.model.count_tx_drop(vf, DropReason::RingDisabled);
-                            slot.queue.complete(frame);
-                            continue;
-                        }
                         let mut copy = self.pool.take();
                         slot.queue.copy_to(&frame, &mut copy);
                         slot.queue.complete(frame);
@@ -238,7 +242,7 @@ impl Hypervisor {
         let m = meta(frame.len(), &frame.hdr);
         let verdict = self.model.ingress(now, from, frame.head(), &m);
         if !verdict.vfs.is_empty() {
-            self.to_vifs(&verdict, &frame);
+            self.deliver_to_vifs(&verdict, &frame);
         }
         if !verdict.pf {
             self.pool.give(frame);
@@ -253,7 +257,7 @@ impl Hypervisor {
         }
     }
 
-    fn to_vifs(&mut self, verdict: &Verdict, frame: &FrameBuf) {
+    fn deliver_to_vifs(&mut self, verdict: &Verdict, frame: &FrameBuf) {
         let Ok(header) = Header::parse(frame.head()) else {
             return; // the model has judged it, so it parses
         };
@@ -362,14 +366,12 @@ impl Hypervisor {
     /// queues empty. The CPU is charged all the same.
     pub fn drain_pf(&mut self, now: Nanos) -> usize {
         let mut moved = 0;
-        loop {
-            let Some(job) = self.current.take().or_else(|| {
-                let job = self.take_from_pf()?;
-                self.charge(now, &job);
-                Some(job)
-            }) else {
-                break;
-            };
+        if let Some(job) = self.current.take() {
+            self.finish(now, job);
+            moved += 1;
+        }
+        while let Some(job) = self.take_from_pf() {
+            self.charge(now, &job);
             self.finish(now, job);
             moved += 1;
         }

@@ -6,20 +6,20 @@ use std::os::fd::{AsFd, AsRawFd};
 use vf_vhost::vring::Vring;
 
 /// The token of every kick: it does not matter whose it was, the plane looks at all its rings after a sleep.
-pub const KICK: Token = Token(1);
+pub(super) const KICK: Token = Token(1);
 
 /// Where kicks are waited for; nowhere on the virtual clock.
 #[derive(Default)]
-pub struct Kicks(Option<Registry>);
+pub(super) struct Kicks(Option<Registry>);
 
 impl Kicks {
     /// Waits through this registry from now on.
-    pub fn connect(&mut self, registry: Registry) {
+    pub(super) fn connect(&mut self, registry: Registry) {
         self.0 = Some(registry);
     }
 
     /// Starts to wait for the ring's kicks.
-    pub fn add(&self, vring: &Vring) {
+    pub(super) fn add(&self, vring: &Vring) {
         let (Some(registry), Some(kick)) = (&self.0, vring.kick_fd()) else {
             return;
         };
@@ -30,7 +30,7 @@ impl Kicks {
     }
 
     /// Stops waiting, before the descriptor may be closed by somebody else.
-    pub fn remove(&self, vring: &Vring) {
+    pub(super) fn remove(&self, vring: &Vring) {
         let (Some(registry), Some(kick)) = (&self.0, vring.kick_fd()) else {
             return;
         };

@@ -8,7 +8,7 @@ use vf_vhost::frame::FrameBuf;
 use super::doorbell::Doorbell;
 
 /// Frames the PF's receive ring holds, as a NIC driver of the hypervisor would post buffers.
-pub const PF_RING: usize = 4096;
+const PF_RING: usize = 4096;
 
 /// One side's end of the PF queues.
 pub struct PfEnd {

@@ -9,11 +9,11 @@ use vf_vhost::tx::{TxFrame, TxQueue};
 use vf_vhost::vring::Vring;
 
 /// A queue and whether its driver has broken it.
-pub struct Slot<Q> {
+pub(super) struct Slot<Q> {
     /// The ring.
-    pub queue: Q,
+    pub(super) queue: Q,
     /// No more work is done on a broken ring until the front end restarts it.
-    pub broken: bool,
+    pub(super) broken: bool,
 }
 
 /// Something a plane must tell the control thread.
@@ -29,29 +29,28 @@ pub struct RingBroken {
 
 /// The transmit rings of one VF, driver to device.
 #[derive(Default)]
-pub struct TxPort {
+pub(super) struct TxPort {
     /// The rings, in the order of their index.
-    pub queues: Vec<Slot<TxQueue>>,
+    pub(super) queues: Vec<Slot<TxQueue>>,
     /// Which queue is served next.
-    pub cursor: usize,
+    pub(super) cursor: usize,
 }
 
 /// The receive rings of one VF, device to driver.
 #[derive(Default)]
-pub struct RxPort {
+pub(super) struct RxPort {
     /// The rings, in the order of their index.
-    pub queues: Vec<Slot<RxQueue>>,
+    pub(super) queues: Vec<Slot<RxQueue>>,
 }
 
 /// Whether a ring with this index is one of the device-to-driver kind (virtio 5.1.2: receiveq1, transmitq1, ...).
-#[must_use]
-pub fn is_rx(index: u32) -> bool {
+pub(super) fn is_rx(index: u32) -> bool {
     index.is_multiple_of(2)
 }
 
 impl TxPort {
     /// Takes the ring over.
-    pub fn attach(&mut self, vring: Vring) {
+    pub(super) fn attach(&mut self, vring: Vring) {
         let at = self
             .queues
             .partition_point(|s| s.queue.vring().index() < vring.index());
@@ -62,7 +61,7 @@ impl TxPort {
     }
 
     /// Gives the ring up.
-    pub fn detach(&mut self, index: u32) -> Option<Vring> {
+    pub(super) fn detach(&mut self, index: u32) -> Option<Vring> {
         let at = self
             .queues
             .iter()
@@ -76,7 +75,7 @@ impl TxPort {
 
 impl RxPort {
     /// Takes the ring over.
-    pub fn attach(&mut self, vring: Vring) {
+    pub(super) fn attach(&mut self, vring: Vring) {
         let at = self
             .queues
             .partition_point(|s| s.queue.vring().index() < vring.index());
@@ -87,7 +86,7 @@ impl RxPort {
     }
 
     /// Gives the ring up.
-    pub fn detach(&mut self, index: u32) -> Option<Vring> {
+    pub(super) fn detach(&mut self, index: u32) -> Option<Vring> {
         let at = self
             .queues
             .iter()
@@ -109,7 +108,7 @@ impl RxPort {
     }
 
     /// Copies a frame out of private memory into the VF.
-    pub fn deliver(&mut self, flow: u32, frame: &FrameBuf, edit: TagEdit) -> Delivery {
+    pub(super) fn deliver(&mut self, flow: u32, frame: &FrameBuf, edit: TagEdit) -> Delivery {
         match self.steer(flow) {
             None => Delivery::NotRunning,
             Some(slot) => slot.settle(|q| q.deliver(frame, edit)),
@@ -117,7 +116,7 @@ impl RxPort {
     }
 
     /// Copies a frame straight out of the sender's memory into the VF.
-    pub fn deliver_from(
+    pub(super) fn deliver_from(
         &mut self,
         flow: u32,
         tx: &TxQueue,
@@ -155,7 +154,7 @@ impl Slot<RxQueue> {
 
 /// What became of a frame at the receiver.
 #[derive(Debug)]
-pub enum Delivery {
+pub(super) enum Delivery {
     /// It is in the receiver's ring.
     Done,
     /// The driver has posted no buffers.
@@ -171,8 +170,7 @@ pub enum Delivery {
 }
 
 /// The model's tag edit as the bytes that it puts in.
-#[must_use]
-pub fn bytes_of(edit: vf_model::TagEdit) -> TagEdit {
+pub(super) fn bytes_of(edit: vf_model::TagEdit) -> TagEdit {
     match edit {
         vf_model::TagEdit::Keep => TagEdit::Keep,
         vf_model::TagEdit::Insert(tag) => TagEdit::Insert(tag.to_bytes()),
@@ -181,8 +179,7 @@ pub fn bytes_of(edit: vf_model::TagEdit) -> TagEdit {
 }
 
 /// What the model needs to know of a frame beside its first bytes. `hdr` has been checked when the frame was taken.
-#[must_use]
-pub fn meta(len: u32, hdr: &NetHdr) -> FrameMeta {
+pub(super) fn meta(len: u32, hdr: &NetHdr) -> FrameMeta {
     FrameMeta {
         len,
         gso: hdr.is_gso().then_some(Gso {

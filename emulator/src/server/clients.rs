@@ -74,11 +74,11 @@ impl Clients {
         let Some(client) = self.clients.get_mut(&token.0) else {
             return;
         };
-        if client.serve(&mut answer).is_err() || client.finished && client.output.is_empty() {
-            if let Some(mut gone) = self.clients.remove(&token.0) {
-                // It is closed next, which deregisters it as well.
-                let _ = registry.deregister(&mut gone.stream);
-            }
+        let over =
+            client.serve(&mut answer).is_err() || client.finished && client.output.is_empty();
+        if over && let Some(mut gone) = self.clients.remove(&token.0) {
+            // It is closed next, which deregisters it as well.
+            let _ = registry.deregister(&mut gone.stream);
         }
     }
 

@@ -1,3 +1,4 @@
+use crate::eventfd::EventFd;
 use proptest::prelude::*;
 use virtio_bindings::{virtio_config as config, virtio_net as net};
 
@@ -195,14 +196,20 @@ fn a_jump_of_the_index_is_met_by_whoever_looks_first() {
 }
 
 #[test]
-fn a_disabled_ring_is_drained_and_nothing_comes_out() {
+fn a_disabled_ring_is_drained_once_kicked_and_nothing_comes_out() {
     let mut driver = Driver::new(128, VERSION_1, 0xffc0);
     let mut vring = driver.vring(1);
     vring.set_enabled(false);
+    let kick = EventFd::new().unwrap();
+    vring.set_kick(Some(kick.clone()));
     let mut queue = TxQueue::new(vring);
     let heads: Vec<_> = (0..100)
         .map(|_| (driver.send(&[0; 72], &[], 1), 0))
         .collect();
+    assert!(queue.next().unwrap().is_none());
+    assert_eq!(queue.discard().unwrap(), 0, "nobody has kicked yet");
+    kick.signal();
+    assert_eq!(queue.discard().unwrap(), 100);
     assert!(queue.next().unwrap().is_none());
     queue.flush();
     assert_eq!(driver.used(), heads);
