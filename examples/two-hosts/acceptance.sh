@@ -126,10 +126,13 @@ case_qemu-server() {
 }
 
 case_multiqueue() {
-    local qemu_queues=2 parallel=8 name used
+    local qemu_queues=2 parallel=8 name rings used
     start 'queue_pairs = 2' && traffic 4 || return 1
+    rings=$(nic_show | jq '[.nics[].vfs[].rings] | min')
+    ((rings == 4)) || { note "$rings rings run, not 4"; return 1; }
     for name in a0 b0; do
-        used=$(run_in "$name" 20 "awk '/virtio[0-9]-(in|out)put/ { n = 0; for (i = 2; i <= 3; i++) n += \$i; if (n > 0) q++ } END { print q + 0 }' /proc/interrupts")
+        # A line for each ring where each has an interrupt of its own (QEMU 7 gives them one for all, see boot_qemu).
+        used=$(run_in "$name" 20 "awk '/virtio[0-9]-(in|out)put/ { n = 0; for (i = 2; i <= 3; i++) n += \$i; l++; if (n > 0) q++ } END { print l ? q + 0 : 4 }' /proc/interrupts")
         ((used >= 4)) || { note "$name used $used of its 4 rings"; return 1; }
     done
 }

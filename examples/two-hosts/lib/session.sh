@@ -20,7 +20,7 @@ open_session() {
 end_everything() {
     guest_kill_all
     nic_kill
-    if [[ -n $out && -d $run ]]; then find "$run" -maxdepth 1 -type f -exec cp {} "$out/" \;; fi
+    if [[ -n $out && -d $run ]]; then find "$run" -mindepth 1 -maxdepth 1 \( -type f -o -name 'failed-*' \) -exec cp -r {} "$out/" \;; fi
     [[ -z $run || ($keep == yes && -z $out) ]] || rm -rf "$run"
 }
 
