@@ -56,6 +56,8 @@ drop_reasons! {
     RingDisabled = "ring_disabled",
     /// The driver has broken its ring.
     RingBroken = "ring_broken",
+    /// Nothing is plugged into the NIC's port.
+    NoUplink = "no_uplink",
     /// The wire holds no more.
     WireQueueFull = "wire_queue_full",
     /// The hypervisor takes no more from the NIC.

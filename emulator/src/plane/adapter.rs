@@ -276,7 +276,9 @@ impl Adapter {
                 copy.edit(insertion(verdict.insert));
                 self.sinks.hand_up(&mut self.nic, copy);
             }
-            if verdict.wire {
+            if verdict.wire && self.sinks.is_unplugged(&mut self.nic) {
+                // Counted; there is nothing to copy it for.
+            } else if verdict.wire {
                 if !self.sinks.uplink.can_send(now) {
                     self.parked[vf.index()] = Some(Parked {
                         queue: q,
@@ -479,7 +481,8 @@ impl Sinks {
         if verdict.pf || verdict.wire {
             frame.edit(insertion(verdict.insert));
         }
-        match (verdict.pf, verdict.wire) {
+        let wire = verdict.wire && !self.is_unplugged(nic);
+        match (verdict.pf, wire) {
             (false, false) => self.pool.give(frame),
             (true, false) => self.hand_up(nic, frame),
             (false, true) => return self.send_or_return(now, frame, force),
@@ -490,6 +493,15 @@ impl Sinks {
             }
         }
         None
+    }
+
+    /// Whether nothing is plugged into the port; a frame that was to leave there is counted as dropped then.
+    fn is_unplugged(&self, nic: &mut Nic) -> bool {
+        let unplugged = matches!(self.uplink, Uplink::None);
+        if unplugged {
+            nic.count_wire_drop(DropReason::NoUplink);
+        }
+        unplugged
     }
 
     fn send_or_return(&mut self, now: Nanos, frame: FrameBuf, force: bool) -> Option<FrameBuf> {
