@@ -6,6 +6,8 @@ mod measure;
 mod outcome;
 mod plan;
 mod report;
+#[cfg(test)]
+mod tests;
 pub mod theory;
 mod wall;
 mod world;

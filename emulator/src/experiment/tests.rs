@@ -1,0 +1,76 @@
+//! The experiment's promises, on a shorter run: the figures of the default plan are steady from the first tenth of a
+//! second on.
+
+use super::*;
+
+fn short(change: impl FnOnce(&mut Plan)) -> Outcome {
+    let mut plan = Plan {
+        measure: Nanos(60_000_000),
+        warm_up: Nanos(60_000_000),
+        ..Plan::default()
+    };
+    change(&mut plan);
+    run(&plan, &[ClockMode::Virtual], |_, _, _| {}).unwrap()
+}
+
+fn within(value: f64, from: f64, to: f64) {
+    assert!(
+        (from..=to).contains(&value),
+        "{value} is not in {from}..={to}"
+    );
+}
+
+#[test]
+fn the_default_plan_reproduces_2009() {
+    let outcome = short(|_| {});
+    let [mediated, direct] = &outcome.results[..] else {
+        panic!("two paths");
+    };
+    within(mediated.total_mbps, 0.98 * 8454.0, 1.02 * 8454.0);
+    within(mediated.hypervisor_cpu, 0.99, 1.0);
+    assert_eq!(mediated.bottleneck, "Hypervisor CPU");
+    for direction in [direct.a_to_b_mbps, direct.b_to_a_mbps] {
+        within(direction, 9200.0, 9300.0);
+    }
+    within(direct.a_to_b_mbps / direct.b_to_a_mbps, 0.99, 1.01);
+    within(direct.link_utilisation, 0.99, 1.0);
+    assert_eq!(direct.bottleneck, "Link (both directions)");
+    within(direct.total_mbps / mediated.total_mbps, 2.14, 2.24);
+    for result in &outcome.results {
+        within(result.spread, 1.0, 1.15);
+        assert!(result.drops.is_empty(), "{:?}", result.drops);
+    }
+    let again = short(|_| {});
+    let json = |o: &Outcome| serde_json::to_string(o).unwrap();
+    assert_eq!(
+        json(&outcome),
+        json(&again),
+        "the same seed, the same bytes"
+    );
+}
+
+#[test]
+fn figures_move_as_theory_says() {
+    for change in [
+        |p: &mut Plan| p.mtu = 9000,
+        |p: &mut Plan| (p.a_to_b, p.b_to_a) = (2, 0),
+        |p: &mut Plan| p.link.rate_bps = 25_000_000_000,
+        |p: &mut Plan| (p.a_to_b, p.b_to_a) = (3, 3),
+    ] {
+        let outcome = short(change);
+        let direct = &outcome.results[1];
+        let theory = &outcome.theory;
+        within(direct.total_mbps / theory.total_mbps, 0.995, 1.001);
+        within(direct.link_utilisation, 0.99, 1.0);
+    }
+}
+
+#[test]
+fn a_slow_hypervisor_is_the_bottleneck_in_proportion() {
+    let total = |scale: u64| {
+        let outcome = short(|p| p.cost.scale_per_mille *= scale);
+        assert_eq!(outcome.results[0].bottleneck, "Hypervisor CPU");
+        outcome.results[0].total_mbps
+    };
+    within(total(1) / total(2), 1.9, 2.5);
+}
