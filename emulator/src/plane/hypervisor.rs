@@ -444,7 +444,15 @@ impl Plane for Hypervisor {
     fn next(&mut self, now: Nanos) -> Option<Nanos> {
         // A CPU that has just notified somebody is busy without a frame in hand, and more may wait behind that.
         let free = self.busy_until();
-        (self.current.is_some() || free > now).then_some(free)
+        if self.current.is_some() || free > now {
+            return Some(free);
+        }
+        let ports = self.tx.iter().enumerate();
+        ports
+            .filter(|(_, port)| !port.queues.is_empty())
+            .map(|(i, _)| self.model.tx_ready_at(VfIndex::from(i), now))
+            .filter(|ready| *ready > now)
+            .min()
     }
 
     fn arm(&mut self, now: Nanos) -> bool {
