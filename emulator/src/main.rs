@@ -30,7 +30,16 @@ fn failed(e: impl ToString) -> Failure {
 }
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => match misread(&error) {
+            Some(line) => {
+                eprintln!("vfnic: {line}");
+                return ExitCode::from(2);
+            }
+            None => error.exit(),
+        },
+    };
     let ctl = cli
         .ctl
         .unwrap_or_else(|| default_socket_dir().join("ctl.sock"));
@@ -52,6 +61,24 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// What is wrong with the command line, on one line; `None` where help was asked for or is all there is to say.
+fn misread(error: &clap::Error) -> Option<String> {
+    use clap::error::ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand;
+    if !error.use_stderr() || error.kind() == DisplayHelpOnMissingArgumentOrSubcommand {
+        return None;
+    }
+    let text = error.to_string();
+    // Usage and hints follow behind an empty line.
+    let what: Vec<&str> = text
+        .lines()
+        .map(str::trim)
+        .take_while(|l| !l.is_empty())
+        .collect();
+    let what = what.join(" ");
+    let what = what.strip_prefix("error: ").unwrap_or(&what);
+    Some(format!("{what} (see 'vfnic --help')"))
 }
 
 fn run(args: cli::Run) -> Result<(), Failure> {
