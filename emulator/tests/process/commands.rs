@@ -1,0 +1,135 @@
+//! Wrong words: one line, exit code 2, nothing changed.
+
+use std::collections::BTreeMap;
+use std::process::Output;
+
+use crate::emulator::{BACK_TO_BACK, Emulator, vfnic};
+
+/// Asserts exit code 2 and one line on standard error, and returns the line.
+#[track_caller]
+fn refused(what: &str, output: &Output) -> String {
+    let line = String::from_utf8(output.stderr.clone()).unwrap();
+    assert_eq!(output.status.code(), Some(2), "{what}: {line}");
+    assert_eq!(line.lines().count(), 1, "{what}: {line}");
+    assert!(
+        line.starts_with("vfnic: ") && line.len() > 20,
+        "{what}: {line}"
+    );
+    assert!(output.stdout.is_empty(), "{what}");
+    line
+}
+
+fn settings(emulator: &Emulator) -> Vec<BTreeMap<String, String>> {
+    let nics = emulator.show().nics;
+    let vfs = nics.into_iter().flat_map(|nic| nic.vfs);
+    vfs.map(|vf| vf.settings).collect()
+}
+
+#[test]
+fn wrong_commands_change_nothing() {
+    let emulator = Emulator::with_config(BACK_TO_BACK);
+    emulator.does("--nic a vf 1 set vlan 7 qos 3 max_tx_rate 100");
+    let before = settings(&emulator);
+    for (words, says) in [
+        ("vf 0 set path direct", "--nic"),
+        ("--nic c vf 0 set path mediated", "'c'"),
+        ("--nic a vf 2 set path mediated", "0 to 1"),
+        ("--nic a vf x set path mediated", "'x'"),
+        ("--nic a vf 0 set path sideways", "sideways"),
+        ("--nic a vf 0 set path", "direct or mediated"),
+        ("--nic a vf 0 set", "path"),
+        ("--nic a vf 0 set speed 3", "speed"),
+        ("--nic a vf 0 set vlan 4095", "4094"),
+        ("--nic a vf 0 set mac 01:00:5e:00:00:01", "unicast"),
+        ("--nic a vf 0 set mac 02:00", "02:00"),
+        ("--nic a vf 0 set qos 3", "vlan"),
+        // The first part is right: all of it or nothing.
+        ("--nic a vf 0 set trust on spoofchk off path none", "none"),
+        ("--nic a vf 0 set trust on vlan 5000", "4094"),
+        ("--nic a vf 0 set trust on qos 1", "vlan"),
+        ("--nic a vf 0 mac add ff:ff:ff:ff:ff:ff", "unicast"),
+        ("--nic a vf 0 mac del 02:00:00:00:00:77", "no such filter"),
+        ("--nic a vf 1 vlan add 9", "port VLAN"),
+        ("--nic a link set sideways", "up or down"),
+        ("--nic a link down", "set"),
+    ] {
+        let args: Vec<&str> = words.split_whitespace().collect();
+        let line = refused(words, &emulator.vfnic(&args));
+        assert!(line.contains(says), "{words}: {line}");
+    }
+    assert_eq!(settings(&emulator), before);
+    assert!(emulator.show().nics[0].link.up);
+}
+
+#[test]
+fn wrong_configurations_start_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let sockets = dir.path().join("sockets");
+    let file = dir.path().join("nic.toml");
+    let run = |args: &[&str]| {
+        let common = ["run", "--socket-dir", sockets.to_str().unwrap()];
+        vfnic(&[&common, args].concat())
+    };
+    for (text, says) in [
+        ("", "[[nic]]"),
+        ("[[nic]]\nname='a'\nvfs=300", "256"),
+        ("[[nic]]\nname='a'\ncolour='red'", "line 3"),
+        ("[[nic]]\nname='a'\n[[nic.vf]]\nindex=9", "0 to 1"),
+        ("[[nic]]\nname='a'\n[[nic.vf]]\nindex=0\nvlan=4095", "4094"),
+        (
+            "[[nic]]\nname='a'\n[[nic.vf]]\nindex=0\npath='none'",
+            "none",
+        ),
+        (
+            "[[nic]]\nname='a'\n[[wire]]\nbetween=['a','a']",
+            "two different",
+        ),
+        ("[[nic]]\nname='a'\nmac_base='ff:ff:ff:ff:ff:ff'", "unicast"),
+        ("not toml at all", "line 1"),
+    ] {
+        std::fs::write(&file, text).unwrap();
+        let line = refused(text, &run(&["--config", file.to_str().unwrap()]));
+        assert!(line.contains(says), "{text}: {line}");
+        assert!(!sockets.join("ctl.sock").exists(), "{text}");
+    }
+    for (args, says) in [
+        (&["--config", "/no/such/file"][..], "/no/such/file"),
+        (&["--vfs", "0"], "256"),
+        (&["--vfs", "257"], "256"),
+        (&["--queue-pairs", "0"], "queue"),
+        (&["--mac-base", "01:00:00:00:00:00"], "unicast"),
+    ] {
+        let line = refused(&args.join(" "), &run(args));
+        assert!(line.contains(says), "{args:?}: {line}");
+        assert!(!sockets.join("ctl.sock").exists(), "{args:?}");
+    }
+    let taken = dir.path().join("file");
+    std::fs::write(&taken, "").unwrap();
+    let output = vfnic(&["run", "--socket-dir", taken.to_str().unwrap()]);
+    refused("a file as the socket directory", &output);
+}
+
+#[test]
+fn words_that_the_command_line_does_not_have() {
+    for args in [
+        &["fly"][..],
+        &["run", "--vfs", "many"],
+        &["run", "--mac-base", "02"],
+        &["run", "--colour"],
+        &["experiment", "--mtu", "9"],
+        &["experiment", "--guests", "0x0"],
+        &["show", "me"],
+        &["vf"],
+    ] {
+        refused(&args.join(" "), &vfnic(args));
+    }
+}
+
+#[test]
+fn without_an_emulator_a_command_fails_in_one_line() {
+    let output = vfnic(&["--ctl", "/no/such/socket", "show"]);
+    let line = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{line}");
+    assert_eq!(line.lines().count(), 1, "{line}");
+    assert!(line.contains("vfnic run"), "{line}");
+}

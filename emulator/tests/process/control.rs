@@ -1,0 +1,124 @@
+//! The control socket and clients that misbehave.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::os::unix::net::UnixStream;
+use std::time::Duration;
+
+use vfnic::ctl::{self, Request, Response};
+
+use crate::emulator::{Emulator, wait_for};
+use crate::port::{Port, pass};
+
+/// Carries out a command over the control socket, as its words behind the name of the NIC: `a vf 0 set path direct`.
+#[track_caller]
+pub(crate) fn command(emulator: &Emulator, text: &str) {
+    let mut words = text.split_whitespace().map(str::to_owned);
+    let request = Request::Command {
+        nic: words.next(),
+        words: words.collect(),
+    };
+    match ctl::ask(&emulator.ctl(), &request) {
+        Ok(Response::Done) => {}
+        other => panic!("{text}: {other:?}"),
+    }
+}
+
+fn client(emulator: &Emulator) -> UnixStream {
+    let stream = UnixStream::connect(emulator.ctl()).unwrap();
+    stream
+        .set_read_timeout(Some(Duration::from_secs(20)))
+        .unwrap();
+    stream
+}
+
+#[test]
+fn garbage_is_refused_a_line_at_a_time() {
+    let emulator = Emulator::start(&[]);
+    let mut stream = client(&emulator);
+    let mut answers = BufReader::new(stream.try_clone().unwrap());
+    let before = emulator.show().nics[0].vfs.clone();
+    for line in [
+        &b"hello"[..],
+        b"",
+        b"{",
+        b"\"shown\"",
+        b"{\"command\":{\"nic\":null,\"words\":[]}}",
+        b"{\"command\":{\"nic\":null,\"words\":[\"vf\",\"0\",\"set\",\"path\",\"neither\"]}}",
+        b"{\"command\":{\"nic\":\"no such\",\"words\":[\"link\",\"set\",\"down\"]}}",
+        b"{\"command\":{\"nic\":null,\"words\":[\"vf\",\"7\",\"set\",\"trust\",\"on\"]}}",
+        b"\xff\xfe\x00",
+        &[b'['; 100_000],
+    ] {
+        stream.write_all(line).unwrap();
+        stream.write_all(b"\n").unwrap();
+        let mut answer = String::new();
+        answers.read_line(&mut answer).unwrap();
+        let answer: Response = serde_json::from_str(&answer).unwrap();
+        let Response::Refused(why) = answer else {
+            panic!("{answer:?}");
+        };
+        assert!(!why.is_empty() && !why.contains('\n'), "{why:?}");
+    }
+    // The same client is still served.
+    stream.write_all(b"\"show\"\n").unwrap();
+    let mut answer = String::new();
+    answers.read_line(&mut answer).unwrap();
+    assert!(answer.starts_with("{\"show\""), "{answer}");
+    assert_eq!(emulator.show().nics[0].vfs, before);
+}
+
+#[test]
+fn a_line_without_an_end_is_cut_off() {
+    let emulator = Emulator::start(&[]);
+    let mut stream = client(&emulator);
+    // Until the emulator has had enough, which is a broken pipe here.
+    let chunk = [b'x'; 1 << 16];
+    wait_for("the client is cut off", || stream.write_all(&chunk).err());
+    emulator.show();
+}
+
+#[test]
+fn clients_that_never_read_hold_nobody_up() {
+    let emulator = Emulator::start(&[]);
+    let mut deaf: Vec<UnixStream> = (0..8).map(|_| client(&emulator)).collect();
+    for stream in &mut deaf {
+        stream.set_nonblocking(true).unwrap();
+        // As much as the socket takes at present; the answers are far longer.
+        while stream.write_all(b"\"show\"\n").is_ok() {}
+    }
+    let mut half = client(&emulator);
+    half.write_all(b"\"sh").unwrap();
+    emulator.does("vf 1 set path mediated");
+    let [mut a, mut b] = ["vf0.sock", "vf1.sock"].map(|s| Port::open(&emulator.path(s)));
+    pass(&mut a, &mut b);
+    half.write_all(b"ow\"\n").unwrap();
+    let mut answer = String::new();
+    BufReader::new(half).read_line(&mut answer).unwrap();
+    assert!(answer.starts_with("{\"show\""), "{answer}");
+    // A deaf client that starts to read gets what it is owed.
+    deaf[0].set_nonblocking(false).unwrap();
+    let mut start = [0; 8];
+    deaf[0].read_exact(&mut start).unwrap();
+    assert_eq!(&start, b"{\"show\":");
+}
+
+#[test]
+fn clients_that_come_and_go_leave_nothing_behind() {
+    let emulator = Emulator::start(&[]);
+    for n in 0..300 {
+        let mut stream = client(&emulator);
+        if n % 2 == 0 {
+            stream.write_all(b"\"show\"\n\"sho").unwrap();
+        }
+    }
+    // More than are served at once have come, and the rest were turned away. Now there is room again, and no descriptor
+    // is left over.
+    let fds = || {
+        let dir = std::fs::read_dir(format!("/proc/{}/fd", emulator.pid())).unwrap();
+        dir.count()
+    };
+    wait_for("the last of them is gone", || {
+        let answer = ctl::ask(&emulator.ctl(), &Request::Show);
+        (answer.is_ok() && fds() < 40).then_some(())
+    });
+}

@@ -1,0 +1,179 @@
+//! The real `vfnic`, started in a folder of its own. Whoever drops it finds out that it still lived.
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use tempfile::TempDir;
+use vfnic::ctl::{self, Request, Response};
+use vfnic::show::{Show, ShowCounters, ShowVf};
+
+/// How long anything that must happen may take, on a machine that is busy with other tests.
+pub(crate) const DEADLINE: Duration = Duration::from_secs(30);
+
+/// Two NICs with a wire between them and two VFs each.
+pub(crate) const BACK_TO_BACK: &str = "\
+[[nic]]
+name = 'a'
+[[nic]]
+name = 'b'
+[[wire]]
+between = ['a', 'b']
+";
+
+/// Waits until `done` gives something; what it waits for is said when it never does.
+pub(crate) fn wait_for<T>(what: &str, mut done: impl FnMut() -> Option<T>) -> T {
+    let deadline = Instant::now() + DEADLINE;
+    loop {
+        if let Some(value) = done() {
+            return value;
+        }
+        assert!(Instant::now() < deadline, "not within {DEADLINE:?}: {what}");
+        std::thread::sleep(Duration::from_millis(2));
+    }
+}
+
+/// A running `vfnic`.
+pub(crate) struct Emulator {
+    dir: TempDir,
+    args: Vec<String>,
+    child: Child,
+}
+
+impl Emulator {
+    /// `vfnic run` with these arguments and nothing printed.
+    pub(crate) fn start(args: &[&str]) -> Emulator {
+        let dir = tempfile::tempdir().unwrap();
+        let args: Vec<String> = args.iter().map(ToString::to_string).collect();
+        let child = spawn(dir.path(), &args);
+        let emulator = Emulator { dir, args, child };
+        emulator.wait_until_it_answers();
+        emulator
+    }
+
+    /// `vfnic run --config` with this text as the file.
+    pub(crate) fn with_config(text: &str) -> Emulator {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("nic.toml");
+        fs::write(&file, text).unwrap();
+        let args = vec!["--config".to_owned(), file.display().to_string()];
+        let child = spawn(dir.path(), &args);
+        let emulator = Emulator { dir, args, child };
+        emulator.wait_until_it_answers();
+        emulator
+    }
+
+    fn wait_until_it_answers(&self) {
+        wait_for("vfnic answers", || {
+            ctl::ask(&self.ctl(), &Request::Show).ok()
+        });
+    }
+
+    /// SIGKILL.
+    pub(crate) fn kill(&mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
+    /// The same again, after [`Emulator::kill`].
+    pub(crate) fn restart(&mut self) {
+        self.child = spawn(self.dir.path(), &self.args);
+        self.wait_until_it_answers();
+    }
+
+    /// Where `name` is, such as `vf0.sock` or `a-vf0.sock`.
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    pub(crate) fn ctl(&self) -> PathBuf {
+        self.path("ctl.sock")
+    }
+
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Runs a command of the real tool against this emulator.
+    pub(crate) fn vfnic(&self, args: &[&str]) -> Output {
+        vfnic(&[&["--ctl", self.ctl().to_str().unwrap()], args].concat())
+    }
+
+    /// Runs a command that is expected to be carried out, given as its words.
+    pub(crate) fn does(&self, words: &str) {
+        let args: Vec<&str> = words.split_whitespace().collect();
+        let output = self.vfnic(&args);
+        assert!(output.status.success(), "{words}: {output:?}");
+    }
+
+    /// What `vfnic show --json` prints.
+    pub(crate) fn show(&self) -> Show {
+        let output = self.vfnic(&["show", "--json"]);
+        assert!(output.status.success(), "{output:?}");
+        serde_json::from_slice(&output.stdout).unwrap()
+    }
+
+    /// One VF of what `vfnic show` says, asked for over the socket.
+    pub(crate) fn vf(&self, nic: usize, vf: usize) -> ShowVf {
+        match ctl::ask(&self.ctl(), &Request::Show).unwrap() {
+            Response::Show(show) => show.nics[nic].vfs[vf].clone(),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// What it has logged so far, in all its lives.
+    pub(crate) fn log(&self) -> String {
+        fs::read_to_string(self.path("log")).unwrap()
+    }
+
+    /// Whether the process is there.
+    pub(crate) fn lives(&mut self) -> bool {
+        self.child.try_wait().unwrap().is_none()
+    }
+}
+
+impl Drop for Emulator {
+    fn drop(&mut self) {
+        let lived = self.lives();
+        // It may have ended already, which is what the assertion below is about.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        if std::thread::panicking() {
+            eprintln!("vfnic's log:\n{}", self.log());
+        } else {
+            assert!(lived, "vfnic has ended:\n{}", self.log());
+        }
+    }
+}
+
+fn spawn(dir: &Path, args: &[String]) -> Child {
+    let log = File::options()
+        .create(true)
+        .append(true)
+        .open(dir.join("log"))
+        .unwrap();
+    Command::new(env!("CARGO_BIN_EXE_vfnic"))
+        .args(["run", "--quiet", "--socket-dir"])
+        .arg(dir)
+        .args(args)
+        .env_remove("RUST_LOG")
+        .stdin(Stdio::null())
+        .stderr(log)
+        .spawn()
+        .unwrap()
+}
+
+/// Runs the tool to its end.
+pub(crate) fn vfnic(args: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_vfnic"))
+        .args(args)
+        .output()
+        .unwrap()
+}
+
+/// Every drop of a VF's counters, both ways.
+pub(crate) fn drops(counters: &ShowCounters) -> Vec<(String, u64)> {
+    let all = counters.rx_drops.iter().chain(&counters.tx_drops);
+    all.map(|(reason, n)| (reason.clone(), *n)).collect()
+}

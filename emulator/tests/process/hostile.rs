@@ -1,0 +1,370 @@
+//! Hostile front ends and guests on VF 1, while VFs 0 and 2 pass traffic all the time: the process lives, the others do
+//! not notice, and VF 1 can be opened again each time.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use rustix::pipe::{PipeFlags, pipe_with};
+use vf_conformance::case::{self, Level};
+use vf_conformance::driver::{DESC_INDIRECT, DESC_NEXT, Desc};
+use vf_conformance::frontend::{Frontend, FrontendError};
+use vf_conformance::guest::StreamId;
+use vf_conformance::memory::{Region, RegionLayout};
+use vf_conformance::message::{self, FLAG_NEED_REPLY, FLAG_VERSION, Header, request};
+use vf_conformance::net::{NetConfig, NetDevice, negotiate};
+use vf_conformance::subject::Subject;
+use vf_conformance::{cases, report};
+
+use crate::control::command;
+use crate::emulator::{Emulator, wait_for};
+use crate::host::{Host, await_progress, stream};
+use crate::port::{Port, pass, start};
+
+/// A stream between VFs 0 and 2, whatever a test does on 1, and 3 to see whether 1 still works.
+struct Neighbours {
+    emulator: Emulator,
+    hosts: [Host; 2],
+    streams: [StreamId; 2],
+    witness: Port,
+}
+
+impl Neighbours {
+    fn new() -> Neighbours {
+        let emulator = Emulator::start(&["--vfs", "5"]);
+        let hosts = [("vf0.sock", 1), ("vf2.sock", 2)]
+            .map(|(socket, n)| Host::start(emulator.path(socket), n));
+        let streams = [
+            stream(&hosts[0], &hosts[1], 5001, None),
+            stream(&hosts[1], &hosts[0], 5002, None),
+        ];
+        let witness = Port::open(&emulator.path("vf3.sock"));
+        Neighbours {
+            emulator,
+            hosts,
+            streams,
+            witness,
+        }
+    }
+
+    fn socket(&self) -> PathBuf {
+        self.emulator.path("vf1.sock")
+    }
+
+    /// The streams go on from wherever they are now.
+    #[track_caller]
+    fn pass_traffic(&self) {
+        for (host, stream) in self.hosts.iter().rev().zip(self.streams) {
+            await_progress(host, stream);
+        }
+    }
+
+    /// The others pass traffic, and VF 1 does again with a new front end.
+    #[track_caller]
+    fn unharmed(&mut self, what: &str) {
+        assert!(self.emulator.lives(), "{what}: the process has ended");
+        self.pass_traffic();
+        let mut port = Port::open(&self.socket());
+        pass(&mut port, &mut self.witness);
+        for vf in [0, 2, 3] {
+            let vf = self.emulator.vf(0, vf);
+            assert_eq!((vf.sessions, vf.refusals), (1, 0), "{what}: {vf:?}");
+        }
+    }
+
+    /// Runs `attack` on VF 1 on both paths; each must leave a line about VF 1 in the log.
+    fn suffer(&mut self, what: &str, attack: impl Fn(&mut Neighbours)) {
+        for path in ["direct", "mediated"] {
+            command(&self.emulator, &format!("nic0 vf 1 set path {path}"));
+            let before = complaints(&self.emulator).len();
+            attack(self);
+            let said = wait_for(&format!("a line in the log about: {what}"), || {
+                let said = complaints(&self.emulator).split_off(before);
+                (!said.is_empty()).then_some(said)
+            });
+            self.unharmed(what);
+            assert!(
+                said.iter().all(|line| line.contains("vf1")),
+                "{what}: {said:?}"
+            );
+        }
+    }
+}
+
+/// The warnings in the log.
+fn complaints(emulator: &Emulator) -> Vec<String> {
+    let log = emulator.log();
+    let lines = log
+        .lines()
+        .filter(|l| l.contains("WARN") || l.contains("ERROR"));
+    lines.map(str::to_owned).collect()
+}
+
+/// A fresh session with everything settled up to `SET_FEATURES`, and a device whose memory has not been shared.
+fn negotiated(socket: PathBuf, config: &NetConfig) -> (Frontend, NetDevice) {
+    let (mut frontend, features) = wait_for("a session", || {
+        let mut frontend = Frontend::connect(&socket).ok()?;
+        let (features, _) = negotiate(&mut frontend, config).ok()?;
+        Some((frontend, features))
+    });
+    frontend.set_features(features).unwrap();
+    (frontend, NetDevice::detached(features, config).unwrap())
+}
+
+/// Asserts that the back end refused something, or hung up.
+#[track_caller]
+fn refused<T: std::fmt::Debug>(what: &str, answer: Result<T, FrontendError>) {
+    assert!(
+        matches!(
+            answer,
+            Err(FrontendError::Nack { .. } | FrontendError::Closed)
+        ),
+        "{what}: {answer:?}"
+    );
+}
+
+#[test]
+fn memory_that_is_not_there() {
+    let mut neighbours = Neighbours::new();
+    neighbours.suffer("a memfd shorter than its region", |n| {
+        let (mut frontend, _) = negotiated(n.socket(), &NetConfig::default());
+        let layout = RegionLayout {
+            guest_addr: 0,
+            user_addr: 1 << 40,
+            size: 4096,
+            mmap_offset: 0,
+        };
+        let file = Region::new(layout, false).unwrap();
+        let claim = message::single_region(&message::region(0, 1 << 30, 1 << 40, 0));
+        refused(
+            "memfd",
+            frontend.set(request::ADD_MEM_REG, &claim, &[file.fd()]),
+        );
+    });
+    let unsealed = NetConfig {
+        seals: false,
+        ..NetConfig::default()
+    };
+    neighbours.suffer("a memfd cut off under a send ring", |n| {
+        let mut net = start(&n.socket(), &unsealed);
+        let kick = net.tx_ring(0).kick.take().unwrap();
+        let file = net.memory().regions()[0].dup_fd().unwrap();
+        // From here on nothing of ours may touch that memory.
+        rustix::fs::ftruncate(&file, 0).unwrap();
+        kick.signal();
+        wait_for("the session has ended", || gone(&mut net));
+    });
+    neighbours.suffer("a memfd cut off under a receive ring", |n| {
+        let mut net = start(&n.socket(), &unsealed);
+        let mac = net.config_space().mac;
+        let file = net.memory().regions()[0].dup_fd().unwrap();
+        rustix::fs::ftruncate(&file, 0).unwrap();
+        wait_for("the session has ended", || {
+            let frame = n.witness.frame(mac, 1000);
+            n.witness.send(&frame);
+            gone(&mut net)
+        });
+    });
+}
+
+/// Whether the back end has hung up on the device.
+fn gone(net: &mut NetDevice) -> Option<()> {
+    let answer = net.frontend()?.get_features();
+    matches!(answer, Err(FrontendError::Closed)).then_some(())
+}
+
+#[test]
+fn descriptors_and_messages_that_make_no_sense() {
+    let mut neighbours = Neighbours::new();
+    neighbours.suffer("a pipe as call fd", |n| {
+        let (mut frontend, net) = negotiated(n.socket(), &NetConfig::default());
+        frontend.set_memory(net.memory().regions()).unwrap();
+        net.place_ring(&mut frontend, 0).unwrap();
+        let (_reader, writer) = pipe_with(PipeFlags::CLOEXEC).unwrap();
+        refused("call", frontend.set_vring_call(0, Some(writer.as_fd())));
+    });
+    neighbours.suffer("a file as kick fd", |n| {
+        let (mut frontend, net) = negotiated(n.socket(), &NetConfig::default());
+        frontend.set_memory(net.memory().regions()).unwrap();
+        net.place_ring(&mut frontend, 1).unwrap();
+        let null = OwnedFd::from(std::fs::File::open("/dev/zero").unwrap());
+        refused("kick", frontend.set_vring_kick(1, Some(null.as_fd())));
+    });
+    neighbours.suffer("rings outside memory", |n| {
+        let (mut frontend, net) = negotiated(n.socket(), &NetConfig::default());
+        frontend.set_memory(net.memory().regions()).unwrap();
+        frontend.set_vring_num(1, 256).unwrap();
+        let answer = frontend
+            .set_vring_addr(1, 1 << 50, (1 << 50) + 8192, (1 << 50) + 16384)
+            .and_then(|()| net.start_ring(&mut frontend, 1))
+            .and_then(|()| frontend.set_vring_enable(1, true));
+        refused("addresses", answer);
+    });
+    // A message that never ends says nothing yet, so there is nothing to log.
+    for path in ["direct", "mediated"] {
+        command(&neighbours.emulator, &format!("nic0 vf 1 set path {path}"));
+        let head = Header {
+            request: request::SET_FEATURES,
+            flags: FLAG_VERSION,
+            size: 8,
+        };
+        for len in [1, 11, 12, 15] {
+            let mut frontend = Frontend::connect(neighbours.socket()).unwrap();
+            let bytes = [&head.encode()[..], &[0; 8]].concat();
+            frontend.send_raw(&bytes[..len], &[]).unwrap();
+            // While it is connected the VF is its, and its alone.
+            neighbours.pass_traffic();
+            drop(frontend);
+            neighbours.unharmed("half a message");
+        }
+    }
+}
+
+#[test]
+fn chains_that_make_no_sense() {
+    let mut neighbours = Neighbours::new();
+    type Lie = fn(&NetDevice, u64) -> Desc;
+    let lies: [(&str, Lie); 6] = [
+        ("a chain that is a loop", |_, at| desc(at, 64, DESC_NEXT, 0)),
+        ("a chain that leaves its table", |_, at| {
+            desc(at, 64, DESC_NEXT, 256)
+        }),
+        ("a buffer outside memory", |_, _| desc(1 << 50, 64, 0, 0)),
+        ("a buffer that wraps around", |_, _| {
+            desc(u64::MAX - 8, 64, 0, 0)
+        }),
+        ("an indirect table outside memory", |_, _| {
+            desc(1 << 50, 64, DESC_INDIRECT, 0)
+        }),
+        ("an indirect table in an indirect table", |net, at| {
+            let inner = desc(at, 64, 0, 0).bytes();
+            let outer = desc(at + 1024, 16, DESC_INDIRECT, 0).bytes();
+            net.memory().slice(at + 1024, 16).unwrap().copy_from(&inner);
+            net.memory().slice(at + 512, 16).unwrap().copy_from(&outer);
+            desc(at + 512, 16, DESC_INDIRECT, 0)
+        }),
+    ];
+    for (what, lie) in lies {
+        neighbours.suffer(what, |n| {
+            let mut net = start(&n.socket(), &NetConfig::default());
+            let at = net.tx_ring(0).buffer_addr(0);
+            let head = lie(&net, at);
+            let ring = net.tx_ring(0);
+            ring.queue.set_desc(0, head);
+            ring.queue.set_avail_entry(0, 0);
+            ring.queue.set_avail_idx(1);
+            ring.kick.as_ref().unwrap().signal();
+            // The session outlives its ring, which stands still from here on.
+            net.frontend().unwrap().get_features().unwrap();
+            std::thread::sleep(Duration::from_millis(20));
+            assert_eq!(net.tx_ring(0).queue.used_idx(), 0, "{what}");
+        });
+    }
+    neighbours.suffer("an available index far ahead", |n| {
+        let mut net = start(&n.socket(), &NetConfig::default());
+        let ring = net.tx_ring(0);
+        ring.queue.set_avail_idx(30_000);
+        ring.kick.as_ref().unwrap().signal();
+        std::thread::sleep(Duration::from_millis(20));
+    });
+    neighbours.suffer("receive buffers that cannot be written", |n| {
+        let mut net = start(&n.socket(), &NetConfig::default());
+        let mac = net.config_space().mac;
+        let ring = net.rx_ring(0);
+        for i in 0..256 {
+            ring.queue.set_desc(i, desc(1 << 50, 2048, 2, 0));
+        }
+        let frame = n.witness.frame(mac, 1000);
+        n.witness.send(&frame);
+        std::thread::sleep(Duration::from_millis(20));
+    });
+}
+
+fn desc(addr: u64, len: u32, flags: u16, next: u16) -> Desc {
+    Desc {
+        addr,
+        len,
+        flags,
+        next,
+    }
+}
+
+#[test]
+fn any_message_at_any_time() {
+    let mut neighbours = Neighbours::new();
+    // Messages that mean something somewhere, and some that never do; the same ones in each run.
+    let mut state = 2009u64;
+    let mut random = move |below: u64| {
+        state = state
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1_442_695_040_888_963_407);
+        (state >> 33) % below
+    };
+    for round in 0..60 {
+        let (mut frontend, net) = negotiated(neighbours.socket(), &NetConfig::default());
+        if round % 2 == 0 {
+            frontend.set_memory(net.memory().regions()).unwrap();
+            for ring in 0..2 {
+                net.place_ring(&mut frontend, ring).unwrap();
+                net.start_ring(&mut frontend, ring).unwrap();
+            }
+        }
+        for _ in 0..20 {
+            let len = [0, 4, 8, 12, 40, 72, 300][random(7) as usize];
+            let word = |value: u64| match value % 4 {
+                0 => 0,
+                1 => value % 5,
+                2 => 1 << (value % 64),
+                _ => u64::MAX,
+            };
+            let mut payload: Vec<u8> = Vec::new();
+            while payload.len() < len {
+                payload.extend(word(random(1 << 20)).to_le_bytes());
+            }
+            payload.truncate(len);
+            let event = vf_conformance::eventfd::EventFd::new().unwrap();
+            let fds = vec![event.as_fd(); random(3) as usize];
+            let flags = [0, FLAG_NEED_REPLY][random(2) as usize];
+            if frontend
+                .send(random(45) as u32, flags, &payload, &fds)
+                .is_err()
+            {
+                break; // it hung up, as it should
+            }
+        }
+        drop((frontend, net));
+        if round % 10 == 9 {
+            neighbours.unharmed("random messages");
+        }
+    }
+}
+
+#[test]
+fn the_conformance_suite_beside_traffic() {
+    let mut neighbours = Neighbours::new();
+    let subject = Subject {
+        socket: neighbours.socket(),
+        peer: Some(neighbours.emulator.path("vf4.sock")),
+        ..Subject::default()
+    };
+    for paths in [["direct"; 2], ["mediated"; 2], ["direct", "mediated"]] {
+        for (vf, path) in [1, 4].iter().zip(paths) {
+            command(
+                &neighbours.emulator,
+                &format!("nic0 vf {vf} set path {path}"),
+            );
+        }
+        for case in cases::all().filter(|case| case.level != Level::Should) {
+            // The suite's own deadlines are short; on a busy machine a case may need another attempt.
+            let mut attempts = (0..3).map(|_| case::run(&subject, &[case], |_| {}));
+            let passed = attempts.any(|f| f.is_ok_and(|f| !f.iter().any(report::is_failure)));
+            assert!(
+                passed,
+                "{} on {paths:?}: {:?}",
+                case.id,
+                case::run(&subject, &[case], |_| {})
+            );
+        }
+        neighbours.unharmed("the suite");
+    }
+}

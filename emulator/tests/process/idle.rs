@@ -1,0 +1,83 @@
+//! What an idle emulator costs.
+
+use std::time::{Duration, Instant};
+
+use vf_conformance::net::NetConfig;
+
+use crate::emulator::Emulator;
+use crate::port::{Port, pass};
+
+const VFS: usize = 64;
+
+/// User and system time of the process so far, in clock ticks of 10 ms.
+fn ticks(pid: u32) -> u64 {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+    // Fields 14 and 15, counted from behind the name, which may contain anything.
+    let fields = stat[stat.rfind(')').unwrap() + 1..].split_whitespace();
+    fields
+        .skip(11)
+        .take(2)
+        .map(|f| f.parse::<u64>().unwrap())
+        .sum()
+}
+
+/// Asserts that two idle seconds cost less than 50 ms of CPU time.
+#[track_caller]
+fn is_idle(emulator: &Emulator) {
+    std::thread::sleep(Duration::from_millis(200)); // what was under way settles
+    let before = ticks(emulator.pid());
+    std::thread::sleep(Duration::from_secs(2));
+    let used = ticks(emulator.pid()) - before;
+    assert!(used < 5, "{} ms of CPU time in 2 s", 10 * used);
+}
+
+#[test]
+fn sixty_four_idle_vfs_cost_nothing() {
+    let began = Instant::now();
+    let emulator = Emulator::start(&["--vfs", "64"]);
+    let took = began.elapsed();
+    // It takes some 20 ms; the bound leaves room for a machine that is busy with other tests.
+    assert!(took < Duration::from_secs(5), "{took:?} to start");
+    let threads = || {
+        let tasks = std::fs::read_dir(format!("/proc/{}/task", emulator.pid())).unwrap();
+        tasks.count()
+    };
+    assert_eq!(threads(), 3, "control, worker, hypervisor");
+    is_idle(&emulator);
+
+    // The same with a guest on each, half of them mediated, after some traffic.
+    let config = NetConfig {
+        queue_size: 64,
+        ..NetConfig::default()
+    };
+    let mut ports: Vec<Port> = (0..VFS)
+        .map(|i| Port::open_with(&emulator.path(&format!("vf{i}.sock")), &config))
+        .collect();
+    for i in (0..VFS).step_by(2) {
+        crate::control::command(&emulator, &format!("nic0 vf {i} set path mediated"));
+    }
+    for i in (0..VFS).step_by(8) {
+        let (left, right) = ports.split_at_mut(i + 1);
+        pass(&mut left[i], &mut right[0]);
+    }
+    assert_eq!(threads(), 3, "control, worker, hypervisor");
+    is_idle(&emulator);
+    // And it wakes up again.
+    let (left, right) = ports.split_at_mut(VFS - 1);
+    pass(&mut left[0], &mut right[0]);
+}
+
+#[test]
+fn a_worker_and_a_hypervisor_a_nic() {
+    let emulator = Emulator::with_config(crate::emulator::BACK_TO_BACK);
+    let tasks = std::fs::read_dir(format!("/proc/{}/task", emulator.pid())).unwrap();
+    let mut names: Vec<String> = tasks
+        .map(|task| {
+            let name = std::fs::read_to_string(task.unwrap().path().join("comm")).unwrap();
+            name.trim_end().to_owned()
+        })
+        .collect();
+    names.sort();
+    assert_eq!(names, ["hyp-a", "hyp-b", "vfnic", "worker-a", "worker-b"]);
+    is_idle(&emulator);
+}

@@ -1,0 +1,17 @@
+//! The real `vfnic` process with guests on its sockets. Every wait has an end far beyond what is needed, and nothing
+//! is said about speed: the machine may be busy with anything else.
+#![forbid(unsafe_code)]
+// All of it is test code; what is not a `#[test]` itself only serves one.
+#![allow(clippy::unwrap_used)]
+
+mod commands;
+mod control;
+mod emulator;
+mod host;
+mod hostile;
+mod idle;
+mod policy;
+mod port;
+mod restart;
+mod switching;
+mod traffic;

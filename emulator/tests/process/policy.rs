@@ -1,0 +1,201 @@
+//! What an administrator sets shows in what passes, on either path.
+
+use std::time::Instant;
+
+use crate::control::command;
+use crate::emulator::{BACK_TO_BACK, Emulator, drops, wait_for};
+use crate::port::{BROADCAST, Port, pass};
+
+/// Two ports on NIC a, two on NIC b.
+fn bench() -> (Emulator, [Port; 4]) {
+    let emulator = Emulator::with_config(BACK_TO_BACK);
+    let ports = ["a-vf0.sock", "a-vf1.sock", "b-vf0.sock", "b-vf1.sock"]
+        .map(|name| Port::open(&emulator.path(name)));
+    (emulator, ports)
+}
+
+/// Puts all four VFs on one path.
+fn all(emulator: &Emulator, path: &str) {
+    for vf in ["a vf 0", "a vf 1", "b vf 0", "b vf 1"] {
+        command(emulator, &format!("{vf} set path {path}"));
+    }
+}
+
+fn dropped(emulator: &Emulator, nic: usize, vf: usize, reason: &str) -> u64 {
+    let drops = drops(&emulator.vf(nic, vf).total);
+    drops
+        .iter()
+        .filter(|(r, _)| r == reason)
+        .map(|(_, n)| n)
+        .sum()
+}
+
+/// `frame` with an 802.1Q tag.
+fn tagged(frame: &[u8], vid: u16) -> Vec<u8> {
+    let tag = [&[0x81, 0][..], &vid.to_be_bytes()].concat();
+    [&frame[..12], &tag, &frame[12..]].concat()
+}
+
+#[test]
+fn port_vlans_part_and_join_across_the_wire() {
+    let (emulator, [mut a0, mut a1, mut b0, mut b1]) = bench();
+    command(&emulator, "a vf 0 set vlan 10 qos 3");
+    command(&emulator, "b vf 0 set vlan 10");
+    for paths in [
+        ["direct", "direct"],
+        ["mediated", "mediated"],
+        ["direct", "mediated"],
+        ["mediated", "direct"],
+    ] {
+        for (nic, path) in ["a", "b"].iter().zip(paths) {
+            for vf in 0..2 {
+                command(&emulator, &format!("{nic} vf {vf} set path {path}"));
+            }
+        }
+        // Members of VLAN 10 see each other's frames without a tag; the others see them with it.
+        pass(&mut a0, &mut b0);
+        let frame = a0.frame(BROADCAST, 300);
+        a0.send(&frame);
+        b0.gets(&frame);
+        let mut seen = tagged(&frame, 3 << 13 | 10);
+        a1.gets(&seen);
+        b1.gets(&seen);
+        // The untagged world does not reach into the VLAN, not even by address.
+        let frame = a1.frame(b0.mac, 100);
+        a1.send(&frame);
+        b0.never_gets(&frame);
+        let frame = b1.frame(BROADCAST, 100);
+        b1.send(&frame);
+        a1.gets(&frame);
+        a0.never_gets(&frame);
+        // With the right tag it does.
+        let frame = a1.frame(b0.mac, 100);
+        seen = tagged(&frame, 10);
+        a1.send(&seen);
+        b0.gets(&frame);
+        // Members may not put a tag on themselves.
+        let before = dropped(&emulator, 0, 0, "tagged_on_port_vlan");
+        let frame = a0.frame(b0.mac, 100);
+        seen = tagged(&frame, 10);
+        a0.send(&seen);
+        b0.never_gets(&frame);
+        assert_eq!(dropped(&emulator, 0, 0, "tagged_on_port_vlan"), before + 1);
+    }
+    // Without it, all is as it was.
+    command(&emulator, "a vf 0 set vlan 0");
+    command(&emulator, "b vf 0 set vlan 0");
+    pass(&mut a0, &mut a1);
+    pass(&mut b0, &mut a1);
+}
+
+#[test]
+fn spoof_checks_on_either_path() {
+    let (emulator, [mut a0, mut a1, mut b0, _]) = bench();
+    for path in ["direct", "mediated"] {
+        all(&emulator, path);
+        for to in [&mut a1, &mut b0] {
+            let mut frame = a0.frame(to.mac, 100);
+            frame[11] ^= 0x40;
+            let before = dropped(&emulator, 0, 0, "spoofed_mac");
+            a0.send(&frame);
+            to.never_gets(&frame);
+            assert_eq!(dropped(&emulator, 0, 0, "spoofed_mac"), before + 1);
+            command(&emulator, "a vf 0 set spoofchk off");
+            a0.send(&frame);
+            to.gets(&frame);
+            command(&emulator, "a vf 0 set spoofchk on");
+            pass(&mut a0, to);
+        }
+    }
+}
+
+#[test]
+fn link_states_on_either_path() {
+    let (emulator, [mut a0, mut a1, mut b0, _]) = bench();
+    for path in ["direct", "mediated"] {
+        all(&emulator, path);
+        command(&emulator, "a vf 0 set state disable");
+        let frame = a0.frame(a1.mac, 100);
+        a0.send(&frame);
+        a1.never_gets(&frame);
+        let frame = a1.frame(a0.mac, 100);
+        a1.send(&frame);
+        a0.never_gets(&frame);
+        assert!(dropped(&emulator, 0, 0, "vf_disabled") > 0);
+        command(&emulator, "a vf 0 set state auto");
+        pass(&mut a0, &mut a1);
+
+        // The cable is pulled: nothing crosses, and VFs in state auto have no link at all.
+        command(&emulator, "a link set down");
+        let frame = a0.frame(b0.mac, 100);
+        a0.send(&frame);
+        b0.never_gets(&frame);
+        let frame = b0.frame(a0.mac, 100);
+        b0.send(&frame);
+        a0.never_gets(&frame);
+        assert!(dropped(&emulator, 0, 0, "link_down") > 0);
+        command(&emulator, "a vf 0 set state enable");
+        command(&emulator, "a vf 1 set state enable");
+        pass(&mut a0, &mut a1);
+        let frame = a0.frame(b0.mac, 100);
+        a0.send(&frame);
+        b0.never_gets(&frame);
+        command(&emulator, "a link set up");
+        command(&emulator, "a vf 0 set state auto");
+        command(&emulator, "a vf 1 set state auto");
+        pass(&mut a0, &mut b0);
+    }
+}
+
+#[test]
+fn rate_limits_hold_senders_back_on_either_path() {
+    const MBPS: f64 = 40.0;
+    const FRAMES: u32 = 400;
+    let (emulator, [mut a0, mut a1, mut b0, _]) = bench();
+    for path in ["direct", "mediated"] {
+        all(&emulator, path);
+        command(&emulator, &format!("a vf 0 set max_tx_rate {MBPS}"));
+        for to in [&mut a1, &mut b0] {
+            let before = emulator.vf(0, 0).total.tx_packets;
+            let began = Instant::now();
+            for _ in 0..FRAMES {
+                let frame = a0.frame(to.mac, 1514);
+                a0.send(&frame);
+                while to.poll().is_some() {}
+            }
+            wait_for("all are sent", || {
+                let sent = emulator.vf(0, 0).total.tx_packets - before;
+                (sent == u64::from(FRAMES)).then_some(())
+            });
+            // A lower bound on time is an upper bound on speed: it holds on the slowest machine. Besides a millisecond's
+            // worth that may go ahead, the last frame may overdraw.
+            let least = f64::from(FRAMES - 1) * 1538.0 * 8.0 / (MBPS * 1e6) - 0.001;
+            let took = began.elapsed().as_secs_f64();
+            assert!(took > least, "{took} s for what takes {least} s");
+            while to.poll().is_some() {}
+        }
+        command(&emulator, "a vf 0 set max_tx_rate 0");
+        // Held back, not dropped.
+        assert_eq!(drops(&emulator.vf(0, 0).total), []);
+    }
+}
+
+#[test]
+fn filters_bring_frames_to_other_addresses() {
+    let (emulator, [mut a0, mut a1, mut b0, _]) = bench();
+    let other = [0x02, 0, 0, 0, 0, 0x99];
+    for path in ["direct", "mediated"] {
+        all(&emulator, path);
+        for from in [&mut a1, &mut b0] {
+            let frame = from.frame(other, 100);
+            from.send(&frame);
+            a0.never_gets(&frame);
+            command(&emulator, "a vf 0 mac add 02:00:00:00:00:99");
+            from.send(&frame);
+            a0.gets(&frame);
+            command(&emulator, "a vf 0 mac del 02:00:00:00:00:99");
+            from.send(&frame);
+            a0.never_gets(&frame);
+        }
+    }
+}

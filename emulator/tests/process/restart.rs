@@ -1,0 +1,96 @@
+//! Either side killed, and back again.
+
+use vf_conformance::frontend::Frontend;
+use vf_conformance::net::NetConfig;
+
+use crate::control::command;
+use crate::emulator::{BACK_TO_BACK, Emulator, wait_for};
+use crate::host::{Host, await_progress, stream};
+use crate::port::{Port, pass};
+
+/// Goes on over a new session with the memory and rings that the guest has, as a front end that reconnects does.
+fn reconnect(emulator: &Emulator, socket: &str, host: &Host) {
+    let socket = emulator.path(socket);
+    let resumed = host.with(move |guest| {
+        let frontend = Frontend::connect(socket)?;
+        guest.net().resume(frontend, &NetConfig::default())
+    });
+    resumed.unwrap();
+}
+
+#[test]
+fn traffic_resumes_after_the_emulator_was_killed() {
+    let mut emulator = Emulator::with_config(BACK_TO_BACK);
+    let a = Host::start(emulator.path("a-vf0.sock"), 1);
+    let b = Host::start(emulator.path("b-vf0.sock"), 2);
+    let there = stream(&a, &b, 5001, None);
+    let back = stream(&b, &a, 5002, None);
+    for path in ["direct", "mediated", "direct"] {
+        for nic in ["a", "b"] {
+            command(&emulator, &format!("{nic} vf 0 set path {path}"));
+        }
+        await_progress(&b, there);
+        await_progress(&a, back);
+        emulator.kill();
+        assert!(emulator.ctl().exists() && emulator.path("a-vf0.sock").exists());
+        emulator.restart();
+        reconnect(&emulator, "a-vf0.sock", &a);
+        reconnect(&emulator, "b-vf0.sock", &b);
+        await_progress(&b, there);
+        await_progress(&a, back);
+        assert!(a.with(|guest| guest.established()) && b.with(|guest| guest.established()));
+    }
+}
+
+#[test]
+fn guests_that_are_killed_come_back() {
+    let emulator = Emulator::start(&["--vfs", "4"]);
+    let a = Host::start(emulator.path("vf0.sock"), 1);
+    let b = Host::start(emulator.path("vf2.sock"), 2);
+    let lasting = stream(&a, &b, 5001, None);
+    for round in 0..6 {
+        let path = ["direct", "mediated"][round % 2];
+        emulator.does(&format!("vf 1 set path {path}"));
+        let c = Host::start(emulator.path("vf1.sock"), 3);
+        let port = 6000 + round as u16;
+        let up = stream(&c, &a, port, None);
+        let down = stream(&a, &c, port + 100, None);
+        await_progress(&a, up);
+        await_progress(&c, down);
+        drop(c); // in the middle of both
+        await_progress(&b, lasting);
+    }
+    wait_for("the last session has ended", || {
+        (!emulator.vf(0, 1).connected).then_some(())
+    });
+    let vf = emulator.vf(0, 1);
+    assert_eq!((vf.sessions, vf.refusals, vf.rings), (6, 0, 0));
+    let [mut c, mut d] = ["vf1.sock", "vf3.sock"].map(|s| Port::open(&emulator.path(s)));
+    pass(&mut c, &mut d);
+}
+
+#[test]
+fn a_second_emulator_leaves_the_first_alone() {
+    let emulator = Emulator::start(&[]);
+    let [mut a, mut b] = ["vf0.sock", "vf1.sock"].map(|s| Port::open(&emulator.path(s)));
+    let dir = emulator.ctl().parent().unwrap().to_owned();
+    let second = crate::emulator::vfnic(&["run", "--socket-dir", dir.to_str().unwrap()]);
+    assert_eq!(second.status.code(), Some(2), "{second:?}");
+    let complaint = String::from_utf8(second.stderr).unwrap();
+    assert_eq!(complaint.lines().count(), 1, "{complaint}");
+    pass(&mut a, &mut b);
+    emulator.show();
+}
+
+#[test]
+fn it_stops_cleanly_when_asked_to() {
+    let mut emulator = Emulator::start(&[]);
+    let _port = Port::open(&emulator.path("vf0.sock"));
+    let pid = rustix::process::Pid::from_raw(emulator.pid() as i32).unwrap();
+    rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+    wait_for("it has ended", || (!emulator.lives()).then_some(()));
+    for socket in ["ctl.sock", "vf0.sock", "vf1.sock"] {
+        assert!(!emulator.path(socket).exists(), "{socket} is left");
+    }
+    emulator.restart();
+}

@@ -1,0 +1,128 @@
+//! VF to VF traffic on both paths, within a NIC and across the wire.
+
+use vf_conformance::guest::GuestConfig;
+use vf_conformance::net::NetConfig;
+
+use crate::emulator::{BACK_TO_BACK, Emulator, drops};
+use crate::host::{Host, await_bytes, stream};
+use crate::port::{BROADCAST, Port, pass};
+
+const BYTES: u64 = 4_000_000;
+
+/// Streams both ways between two sockets, whole to the last byte.
+fn streams_arrive(emulator: &Emulator, sockets: [&str; 2], tso: bool, queue_pairs: u16) {
+    let offload = if tso { NetConfig::TSO } else { 0 };
+    let net = NetConfig {
+        features: NetConfig::default().features | offload,
+        queue_pairs,
+        ..NetConfig::default()
+    };
+    let config = GuestConfig {
+        tso,
+        ..GuestConfig::default()
+    };
+    let [a, b] = [(sockets[0], 1), (sockets[1], 2)]
+        .map(|(s, n)| Host::start_with(emulator.path(s), n, config.clone(), net.clone()));
+    let there = stream(&a, &b, 5001, Some(BYTES));
+    let back = stream(&b, &a, 5002, Some(BYTES));
+    await_bytes(&b, there, BYTES);
+    await_bytes(&a, back, BYTES);
+    assert_eq!(b.stream(there).received, BYTES);
+    assert_eq!(a.stream(back).received, BYTES);
+    let bad = [&a, &b].map(|h| h.with(|guest| guest.stats().rx_bad_checksum));
+    assert_eq!(bad, [0, 0], "frames with wrong checksums");
+}
+
+#[test]
+fn tcp_across_the_wire_arrives_whole_on_both_paths() {
+    let emulator = Emulator::with_config(BACK_TO_BACK);
+    for path in ["direct", "mediated"] {
+        for nic in ["a", "b"] {
+            emulator.does(&format!("--nic {nic} vf 0 set path {path}"));
+        }
+        for tso in [false, true] {
+            streams_arrive(&emulator, ["a-vf0.sock", "b-vf0.sock"], tso, 1);
+        }
+        for nic in 0..2 {
+            let vf = emulator.vf(nic, 0);
+            let (used, other) = match path {
+                "direct" => (&vf.direct, &vf.mediated),
+                _ => (&vf.mediated, &vf.direct),
+            };
+            assert_eq!(vf.path, path);
+            assert!(used.tx_bytes > 2 * BYTES, "{vf:?}");
+            assert!(used.rx_bytes > 2 * BYTES, "{vf:?}");
+            assert!(path == "mediated" || other.tx_packets == 0, "{vf:?}");
+        }
+    }
+    let wire = &emulator.show().nics[0].link.counters;
+    assert!(
+        wire.tx_bytes > 4 * BYTES && wire.rx_bytes > 4 * BYTES,
+        "{wire:?}"
+    );
+    assert_eq!(drops(wire), []);
+}
+
+#[test]
+fn tcp_within_a_nic_arrives_whole_on_equal_and_unequal_paths() {
+    let emulator = Emulator::start(&["--queue-pairs", "2"]);
+    for (first, second) in [
+        ("direct", "direct"),
+        ("direct", "mediated"),
+        ("mediated", "mediated"),
+        ("mediated", "direct"),
+    ] {
+        emulator.does(&format!("vf 0 set path {first}"));
+        emulator.does(&format!("vf 1 set path {second}"));
+        for queue_pairs in [1, 2] {
+            streams_arrive(&emulator, ["vf0.sock", "vf1.sock"], false, queue_pairs);
+        }
+    }
+}
+
+#[test]
+fn both_paths_agree_on_who_receives_what() {
+    let emulator = Emulator::with_config(&format!(
+        "{}[[nic]]\nname = 'c'\n",
+        BACK_TO_BACK.replacen("'a'\n", "'a'\nvfs = 3\n", 1)
+    ));
+    let mut ports: Vec<Port> = ["a-vf0", "a-vf1", "a-vf2", "b-vf0", "b-vf1"]
+        .map(|name| Port::open(&emulator.path(&format!("{name}.sock"))))
+        .into();
+    // Every set of paths of the five VFs.
+    for paths in 0..1 << ports.len() {
+        for (i, at) in ["a vf 0", "a vf 1", "a vf 2", "b vf 0", "b vf 1"]
+            .iter()
+            .enumerate()
+        {
+            let path = ["direct", "mediated"][paths >> i & 1];
+            crate::control::command(&emulator, &format!("{at} set path {path}"));
+        }
+        let sender = paths % ports.len();
+        let frame = ports[sender].frame(BROADCAST, 200);
+        ports[sender].send(&frame);
+        for (i, port) in ports.iter_mut().enumerate() {
+            if i != sender {
+                port.gets(&frame);
+            }
+        }
+        // Once each, and not to the sender: whatever comes next is the unicast frame.
+        for to in 0..ports.len() {
+            if to == sender {
+                continue;
+            }
+            let frame = {
+                let mac = ports[to].mac;
+                ports[sender].frame(mac, 1514)
+            };
+            ports[sender].send(&frame);
+            let got = crate::emulator::wait_for("a frame", || ports[to].poll().map(<[u8]>::to_vec));
+            assert_eq!(got, frame, "paths {paths:05b}, {sender} to {to}");
+        }
+        assert_eq!(ports[sender].poll(), None);
+    }
+    let [a, b, ..] = &mut ports[..] else {
+        unreachable!()
+    };
+    pass(a, b);
+}
