@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
-use vf_model::{LinkConfig, MacAddr, Mbps, Nanos, Path as VfPath, VfLinkState};
+use vf_model::{LinkConfig, MacAddr, Mbps, Nanos, Path as VfPath, VfLinkState, VlanProto};
 
 /// Most VFs a NIC can have.
 pub const MAX_VFS: u16 = 256;
@@ -78,8 +78,7 @@ pub enum SocketRole {
 }
 
 /// Settings of a VF that are applied before it first runs.
-#[derive(Clone, Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[derive(Clone, Debug, Default)]
 pub struct PolicySettings {
     /// The administrator's MAC address.
     pub mac: Option<MacAddr>,
@@ -87,6 +86,8 @@ pub struct PolicySettings {
     pub vlan: Option<u16>,
     /// Priority bits of the port VLAN's tag.
     pub qos: Option<u8>,
+    /// Kind of the port VLAN's tag.
+    pub proto: Option<VlanProto>,
     /// Whether frames with a foreign source MAC are dropped.
     pub spoofchk: Option<bool>,
     /// Whether the guest is trusted.
@@ -192,16 +193,6 @@ pub enum ConfigError {
     /// A rate that cannot be read.
     #[error("rate '{0}': a number of bits a second with K, M or G, such as 10G, at least 1M")]
     Rate(String),
-    /// A port VLAN or priority out of range.
-    #[error("{nic} vf {index}: {what}")]
-    Policy {
-        /// The NIC.
-        nic: String,
-        /// The VF.
-        index: u16,
-        /// What is wrong.
-        what: String,
-    },
     /// Two VFs on one socket.
     #[error("socket {0} is used twice")]
     Socket(PathBuf),
@@ -245,12 +236,20 @@ struct NicSection {
 }
 
 #[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
 struct VfSection {
     index: u16,
     socket: Option<PathBuf>,
     socket_role: Option<SocketRole>,
-    #[serde(flatten)]
-    policy: PolicySettings,
+    mac: Option<MacAddr>,
+    vlan: Option<u16>,
+    qos: Option<u8>,
+    proto: Option<VlanProto>,
+    spoofchk: Option<bool>,
+    trust: Option<bool>,
+    state: Option<VfLinkState>,
+    max_tx_rate: Option<Mbps>,
+    path: Option<VfPath>,
 }
 
 #[derive(Deserialize)]
@@ -465,7 +464,17 @@ fn check_nic(
             settings.socket = socket_dir.join(socket);
         }
         settings.role = s.socket_role.unwrap_or(settings.role);
-        settings.policy = s.policy;
+        settings.policy = PolicySettings {
+            mac: s.mac,
+            vlan: s.vlan,
+            qos: s.qos,
+            proto: s.proto,
+            spoofchk: s.spoofchk,
+            trust: s.trust,
+            state: s.state,
+            max_tx_rate: s.max_tx_rate,
+            path: s.path,
+        };
     }
     Ok(NicSettings {
         name,

@@ -86,6 +86,7 @@ impl PolicySettings {
             self.mac.map(VfSetting::Mac),
             self.vlan.map(VfSetting::Vlan),
             self.qos.map(VfSetting::Qos),
+            self.proto.map(VfSetting::Proto),
             self.spoofchk.map(VfSetting::Spoofchk),
             self.trust.map(VfSetting::Trust),
             self.state.map(VfSetting::State),

@@ -212,7 +212,9 @@ fn run<P: Plane>(
         }
         bell.going_to_sleep();
         if !plane.arm(now) && inbox.is_empty() {
-            let timeout = due.map(Duration::from_nanos);
+            // Looked at once more: a frame may have been put on the wire before the doorbell was told of our sleep.
+            let due = plane.next(now);
+            let timeout = due.map(|at| Duration::from_nanos(at.0.saturating_sub(now.0)));
             if let Err(error) = poll.poll(&mut events, timeout)
                 && error.kind() != std::io::ErrorKind::Interrupted
             {
