@@ -450,10 +450,7 @@ impl Sinks {
                     nic.count_delivered(vf, &header, edit.len_of(len));
                     self.touched.insert(vf);
                 }
-                Delivery::NoBuffer => nic.count_rx_drop(vf, DropReason::NoRxBuffer),
-                Delivery::TooBig => nic.count_rx_drop(vf, DropReason::RxTooSmall),
-                Delivery::BadFrame => nic.count_rx_drop(vf, DropReason::BadHeader),
-                Delivery::NotRunning => nic.count_rx_drop(vf, DropReason::RingDisabled),
+                Delivery::Dropped(reason) => nic.count_rx_drop(vf, reason),
                 Delivery::Broken(ring, why) => {
                     nic.count_rx_drop(vf, DropReason::RingBroken);
                     self.broken.push(RingBroken { vf, ring, why });

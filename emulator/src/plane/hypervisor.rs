@@ -275,14 +275,15 @@ impl Hypervisor {
             let delivery = if backlog.is_empty() {
                 port.deliver(flow, frame, edit)
             } else {
-                Delivery::NoBuffer // in order behind those that wait already
+                // In order behind those that wait already.
+                Delivery::Dropped(DropReason::NoRxBuffer)
             };
             match delivery {
                 Delivery::Done => {
                     self.model.count_delivered(vf, &header, len);
                     self.touched.insert(vf);
                 }
-                Delivery::NoBuffer if backlog.len() < BACKLOG => {
+                Delivery::Dropped(DropReason::NoRxBuffer) if backlog.len() < BACKLOG => {
                     let frame = self.pool.copy(frame);
                     backlog.push_back(Waiting {
                         frame,
@@ -291,10 +292,7 @@ impl Hypervisor {
                         flow,
                     });
                 }
-                Delivery::NoBuffer => self.model.count_rx_drop(vf, DropReason::NoRxBuffer),
-                Delivery::TooBig => self.model.count_rx_drop(vf, DropReason::RxTooSmall),
-                Delivery::BadFrame => self.model.count_rx_drop(vf, DropReason::BadHeader),
-                Delivery::NotRunning => self.model.count_rx_drop(vf, DropReason::RingDisabled),
+                Delivery::Dropped(reason) => self.model.count_rx_drop(vf, reason),
                 Delivery::Broken(ring, why) => {
                     self.model.count_rx_drop(vf, DropReason::RingBroken);
                     self.broken.push(RingBroken { vf, ring, why });
@@ -309,7 +307,7 @@ impl Hypervisor {
             let vf = VfIndex::from(i);
             while let Some(waiting) = self.backlog[i].front() {
                 let delivery = self.rx[i].deliver(waiting.flow, &waiting.frame, waiting.edit);
-                if matches!(delivery, Delivery::NoBuffer) {
+                if matches!(delivery, Delivery::Dropped(DropReason::NoRxBuffer)) {
                     break;
                 }
                 let Some(waiting) = self.backlog[i].pop_front() else {
@@ -323,14 +321,10 @@ impl Hypervisor {
                         }
                         self.touched.insert(vf);
                     }
-                    Delivery::TooBig => self.model.count_rx_drop(vf, DropReason::RxTooSmall),
-                    Delivery::BadFrame => self.model.count_rx_drop(vf, DropReason::BadHeader),
+                    Delivery::Dropped(reason) => self.model.count_rx_drop(vf, reason),
                     Delivery::Broken(ring, why) => {
                         self.model.count_rx_drop(vf, DropReason::RingBroken);
                         self.broken.push(RingBroken { vf, ring, why });
-                    }
-                    Delivery::NotRunning | Delivery::NoBuffer => {
-                        self.model.count_rx_drop(vf, DropReason::RingDisabled);
                     }
                 }
                 self.pool.give(waiting.frame);

@@ -1,6 +1,6 @@
 //! The queues of one VF that a plane owns: attaching, detaching, steering. Never judges a frame.
 
-use vf_model::{FrameMeta, Gso, VfIndex};
+use vf_model::{DropReason, FrameMeta, Gso, VfIndex};
 use vf_vhost::frame::{FrameBuf, TagEdit};
 use vf_vhost::net_hdr::NetHdr;
 use vf_vhost::rx::{RxOutcome, RxQueue};
@@ -110,7 +110,7 @@ impl RxPort {
     /// Copies a frame out of private memory into the VF.
     pub(super) fn deliver(&mut self, flow: u32, frame: &FrameBuf, edit: TagEdit) -> Delivery {
         match self.steer(flow) {
-            None => Delivery::NotRunning,
+            None => Delivery::Dropped(DropReason::RingDisabled),
             Some(slot) => slot.settle(|q| q.deliver(frame, edit)),
         }
     }
@@ -124,7 +124,7 @@ impl RxPort {
         edit: TagEdit,
     ) -> Delivery {
         match self.steer(flow) {
-            None => Delivery::NotRunning,
+            None => Delivery::Dropped(DropReason::RingDisabled),
             Some(slot) => slot.settle(|q| q.deliver_from(tx, frame, edit)),
         }
     }
@@ -141,9 +141,9 @@ impl Slot<RxQueue> {
     ) -> Delivery {
         match deliver(&mut self.queue) {
             Ok(RxOutcome::Delivered) => Delivery::Done,
-            Ok(RxOutcome::NoBuffer) => Delivery::NoBuffer,
-            Ok(RxOutcome::TooBig) => Delivery::TooBig,
-            Ok(RxOutcome::BadFrame) => Delivery::BadFrame,
+            Ok(RxOutcome::NoBuffer) => Delivery::Dropped(DropReason::NoRxBuffer),
+            Ok(RxOutcome::TooBig) => Delivery::Dropped(DropReason::RxTooSmall),
+            Ok(RxOutcome::BadFrame) => Delivery::Dropped(DropReason::BadHeader),
             Err(why) => {
                 self.broken = true;
                 Delivery::Broken(self.queue.vring().index(), why)
@@ -157,15 +157,9 @@ impl Slot<RxQueue> {
 pub(super) enum Delivery {
     /// It is in the receiver's ring.
     Done,
-    /// The driver has posted no buffers.
-    NoBuffer,
-    /// The driver's buffers are too small for it.
-    TooBig,
-    /// Its headers do not allow the segmentation or checksum that this receiver needs.
-    BadFrame,
-    /// No receive ring is started and enabled.
-    NotRunning,
-    /// The driver broke its ring (index, how).
+    /// It is not, for this reason; still to be counted.
+    Dropped(DropReason),
+    /// The driver broke its ring (index, how), and the frame is lost with it.
     Broken(u32, RingError),
 }
 
