@@ -22,6 +22,7 @@ use rustix::net::SendFlags;
 use thiserror::Error;
 
 use crate::channel::{Channel, Received};
+use crate::eventfd::EventFd;
 use crate::listener::{self, Listener};
 use crate::message;
 use crate::session::Session;
@@ -75,6 +76,8 @@ enum Role {
 struct Connection {
     channel: Channel,
     session: Session,
+    /// The kick of the control queue that is registered.
+    control_kick: Option<EventFd>,
     refused: bool,
     turned_away: bool,
 }
@@ -147,6 +150,7 @@ impl Endpoint {
             watch(&registry, connection.channel.as_raw_fd(), token)?;
         }
         self.registration = Some((registry, token));
+        self.watch_control();
         Ok(())
     }
 
@@ -155,18 +159,16 @@ impl Endpoint {
         self.retry_at.filter(|_| self.connection.is_none())
     }
 
-    /// Serves what the front end sent, ends the session if it hung up or misbehaved, and looks for
-    /// the next front end. `now` is for the time between attempts to connect.
+    /// Serves what the front end sent and what the driver put on the control queue, ends the session
+    /// if the front end hung up or misbehaved, and looks for the next one. `now` is for the time
+    /// between attempts to connect.
     pub fn poll(&mut self, now: Instant, dev: &mut dyn Device) {
-        for _ in 0..BUDGET {
-            if self.connection.is_some() && self.serve(now, dev) {
-                break;
-            }
-            if !self.admit(now, dev) {
-                return;
-            }
+        if self.serve_front_ends(now, dev) {
+            self.rearm();
         }
-        self.rearm();
+        // First the kick, then the queue: what comes later will be told.
+        self.watch_control();
+        self.serve_control(dev);
     }
 
     /// Ends the session, if there is one; the next front end is welcome at once.
@@ -221,6 +223,63 @@ impl Endpoint {
     /// Requests refused so far, those included that ended their session.
     pub fn refusals(&self) -> u64 {
         self.refusals
+    }
+
+    /// Serves front ends, one after the other; `true` if they may have sent yet more.
+    fn serve_front_ends(&mut self, now: Instant, dev: &mut dyn Device) -> bool {
+        for _ in 0..BUDGET {
+            if self.connection.is_some() && self.serve(now, dev) {
+                break;
+            }
+            if !self.admit(now, dev) {
+                return false;
+            }
+        }
+        true
+    }
+
+    fn serve_control(&mut self, dev: &mut dyn Device) {
+        let Some(connection) = &mut self.connection else {
+            return;
+        };
+        match connection.session.serve_control(dev) {
+            Ok(false) => {}
+            Ok(true) => {
+                if let Some(kick) = connection.session.control_kick() {
+                    kick.signal();
+                }
+            }
+            Err(why) => {
+                let device = self.config.name.as_str();
+                tracing::warn!(device, %why, "broken control queue");
+            }
+        }
+    }
+
+    /// Has mio report the kick of the control queue that runs, and no other.
+    fn watch_control(&mut self) {
+        let (Some((registry, token)), Some(connection)) =
+            (&self.registration, &mut self.connection)
+        else {
+            return;
+        };
+        let kick = connection.session.control_kick();
+        let fd = |kick: &EventFd| kick.as_raw_fd();
+        if kick.map(fd) == connection.control_kick.as_ref().map(fd) {
+            return;
+        }
+        let kick = kick.cloned();
+        unwatch(registry, connection.control_kick.take());
+        match kick
+            .as_ref()
+            .map_or(Ok(()), |kick| watch(registry, fd(kick), *token))
+        {
+            Ok(()) => connection.control_kick = kick,
+            Err(why) => {
+                let device = self.config.name.as_str();
+                tracing::warn!(device, %why, "cannot wait for the control queue");
+            }
+        }
     }
 
     /// Serves the front end, or ends its session; `true` if it may have sent yet more.
@@ -284,6 +343,9 @@ impl Endpoint {
         };
         if let Role::Client(_) = self.role {
             self.retry_at = Some(now + self.backoff);
+        }
+        if let Some((registry, _)) = &self.registration {
+            unwatch(registry, connection.control_kick.take());
         }
         connection.session.end(dev);
         let device = self.config.name.as_str();
@@ -360,6 +422,7 @@ impl Endpoint {
         self.connection = Some(Connection {
             channel,
             session,
+            control_kick: None,
             refused: false,
             turned_away: false,
         });
@@ -400,4 +463,11 @@ impl Endpoint {
 
 fn watch(registry: &Registry, fd: RawFd, token: Token) -> io::Result<()> {
     registry.register(&mut SourceFd(&fd), token, Interest::READABLE)
+}
+
+/// To close it would not do: the front end has the same open file.
+fn unwatch(registry: &Registry, kick: Option<EventFd>) {
+    if let Some(kick) = kick {
+        let _ = registry.deregister(&mut SourceFd(&kick.as_raw_fd()));
+    }
 }

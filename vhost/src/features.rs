@@ -1,7 +1,8 @@
 //! What the device offers: virtio feature bits and vhost-user protocol features.
 //!
-//! Nothing is offered that is not served (virtio 2.2.2). In particular no control queue: QEMU
-//! serves the guest's itself, and a front end that passes it on would wait for answers for ever.
+//! Nothing is offered that is not served (virtio 2.2.2). A control queue is offered for the sake of
+//! `MQ`, which needs it (virtio 5.1.3.1): QEMU, cloud-hypervisor and DPDK serve the guest's
+//! themselves, User-Mode Linux and crosvm pass it on. What else could be said on it is not offered.
 
 use bitflags::bitflags;
 use virtio_bindings::virtio_config as config;
@@ -10,6 +11,12 @@ use virtio_bindings::virtio_ring as ring;
 
 /// `VHOST_USER_F_PROTOCOL_FEATURES`: there are protocol features, and rings start disabled.
 pub const PROTOCOL_FEATURES: u64 = 1 << 30;
+
+/// `VIRTIO_NET_F_CTRL_VQ`: there is a control queue.
+pub const CTRL_VQ: u64 = 1 << net::VIRTIO_NET_F_CTRL_VQ;
+
+/// `VIRTIO_NET_F_MQ`: the driver says how many queue pairs it uses.
+pub const MQ: u64 = 1 << net::VIRTIO_NET_F_MQ;
 
 /// Virtio bits every device offers; [`offered`] adds those that depend on its configuration.
 const BASE: &[u32] = &[
@@ -39,7 +46,7 @@ pub fn offered(queue_pairs: u16) -> u64 {
         .iter()
         .fold(PROTOCOL_FEATURES, |bits, bit| bits | 1 << bit);
     if queue_pairs > 1 {
-        base | 1 << net::VIRTIO_NET_F_MQ
+        base | CTRL_VQ | MQ
     } else {
         base
     }
@@ -77,7 +84,10 @@ mod tests {
             ("CTRL_GUEST_OFFLOADS", net::VIRTIO_NET_F_CTRL_GUEST_OFFLOADS),
             ("GUEST_UFO", net::VIRTIO_NET_F_GUEST_UFO),
             ("HOST_UFO", net::VIRTIO_NET_F_HOST_UFO),
-            ("CTRL_VQ", net::VIRTIO_NET_F_CTRL_VQ),
+            ("CTRL_RX", net::VIRTIO_NET_F_CTRL_RX),
+            ("CTRL_VLAN", net::VIRTIO_NET_F_CTRL_VLAN),
+            ("CTRL_MAC_ADDR", net::VIRTIO_NET_F_CTRL_MAC_ADDR),
+            ("RSS", net::VIRTIO_NET_F_RSS),
             ("GUEST_ANNOUNCE", net::VIRTIO_NET_F_GUEST_ANNOUNCE),
             ("LOG_ALL", 26),
             ("ACCESS_PLATFORM", config::VIRTIO_F_ACCESS_PLATFORM),
@@ -86,6 +96,7 @@ mod tests {
         ] {
             assert_eq!(bits >> bit & 1, 0, "{name}");
         }
-        assert_eq!(offered(1), bits & !(1 << net::VIRTIO_NET_F_MQ));
+        assert_eq!(offered(1) | CTRL_VQ | MQ, bits);
+        assert_eq!(offered(1) & (CTRL_VQ | MQ), 0);
     }
 }

@@ -7,6 +7,8 @@
 //! [`Device::stop_ring`] and at no other time, and whatever concerns a ring changes while the
 //! device does not have it.
 //!
+//! A control queue is served here and the device never has it; see [`Session::serve_control`].
+//!
 //! A ring runs once its kick message has come (with a descriptor or without) and its size, its
 //! addresses and the virtio features are known; it need not have been kicked, and it need not be
 //! enabled (vhost-user "Ring states").
@@ -17,6 +19,7 @@ use std::sync::Arc;
 use thiserror::Error;
 use vm_memory::Bytes;
 
+use crate::control::{Command, ControlQueue};
 use crate::eventfd::{EventFd, EventFdError};
 use crate::features::{self, PROTOCOL_FEATURES, ProtocolFeatures};
 use crate::memory::{GuestMemory, MAX_REGIONS, MemoryError};
@@ -24,8 +27,11 @@ use crate::message::{self, ConfigRange, Header, Malformed, Request, VringAddr};
 use crate::split::RingError;
 use crate::vring::{Vring, VringConfig};
 
-/// Rings a device can have.
-pub const MAX_RINGS: u16 = 64;
+/// Pairs of rings a device can have.
+pub const MAX_QUEUE_PAIRS: u16 = 32;
+
+/// Commands of a driver served at a time: other devices share the thread.
+const COMMANDS: usize = 128;
 
 /// Bytes of configuration space that can be read; those behind the fields that exist are zero.
 const CONFIG_SPACE: usize = 64;
@@ -54,7 +60,7 @@ pub struct DeviceConfig {
 impl DeviceConfig {
     /// A 10 GbE device that offers all that is served.
     pub fn new(name: impl Into<String>, mac: [u8; 6], queue_pairs: u16) -> DeviceConfig {
-        let queue_pairs = queue_pairs.clamp(1, MAX_RINGS / 2);
+        let queue_pairs = queue_pairs.clamp(1, MAX_QUEUE_PAIRS);
         DeviceConfig {
             name: name.into(),
             features: features::offered(queue_pairs),
@@ -67,15 +73,23 @@ impl DeviceConfig {
         }
     }
 
-    /// Rings reported to the front end: a receive and a transmit ring for each pair.
+    /// Rings reported to the front end: a receive and a transmit ring for each pair, and the
+    /// control queue if it is offered.
+    ///
+    /// The document says that GET_QUEUE_NUM answers queues. cloud-hypervisor refuses to start if
+    /// that is less than its receive and transmit rings; crosvm gives the guest so many queues, the
+    /// control queue among them. QEMU takes it for pairs, and DPDK's virtio-user does not ask.
     pub fn rings(&self) -> u16 {
-        self.queue_pairs.saturating_mul(2).clamp(2, MAX_RINGS)
+        2 * self.pairs() + u16::from(self.features & features::CTRL_VQ != 0)
     }
 
-    /// Rings a front end may set up. GET_QUEUE_NUM answers rings, some front ends (QEMU) take
-    /// that for pairs, so twice as many are accepted.
+    /// Rings a front end may set up: as many as QEMU thinks that there are.
     pub fn rings_accepted(&self) -> u16 {
-        self.rings().saturating_mul(2).min(MAX_RINGS)
+        2 * self.rings()
+    }
+
+    fn pairs(&self) -> u16 {
+        self.queue_pairs.clamp(1, MAX_QUEUE_PAIRS)
     }
 
     /// The device configuration space (virtio 5.1.4).
@@ -85,7 +99,7 @@ impl DeviceConfig {
             .mac
             .into_iter()
             .chain(u16::from(self.link_up).to_le_bytes())
-            .chain(self.queue_pairs.to_le_bytes())
+            .chain(self.pairs().to_le_bytes())
             .chain(self.mtu.to_le_bytes())
             .chain(self.speed_mbps.to_le_bytes())
             .chain([1]); // full duplex
@@ -164,7 +178,7 @@ pub enum Refusal {
     /// The ring is not in guest memory, or cannot be used.
     #[error("ring {0}: {1}")]
     Ring(u32, #[source] RingError),
-    /// A descriptor that is not a usable eventfd.
+    /// A descriptor that is no usable notification.
     #[error("notification: {0}")]
     EventFd(#[from] EventFdError),
     /// More or fewer descriptors than the request needs.
@@ -236,7 +250,7 @@ struct RingState {
     setup: RingSetup,
     /// The kick message has come since the ring was last stopped.
     started: bool,
-    /// The device has it.
+    /// The device has it, or the session if it is the control queue.
     running: bool,
     kick: Option<EventFd>,
     call: Option<EventFd>,
@@ -247,6 +261,13 @@ struct RingState {
 #[derive(Debug)]
 pub struct Session {
     rings: Vec<RingState>,
+    /// Pairs of rings that the device has.
+    pairs: u16,
+    /// Pairs that the driver has asked to receive on. `None`: it has not started a control queue
+    /// since SET_FEATURES, so that enabling rings is all that there is.
+    pairs_used: Option<u16>,
+    /// The control queue while it runs.
+    control: Option<ControlQueue>,
     memory: Arc<GuestMemory>,
     features: Option<u64>,
     protocol: ProtocolFeatures,
@@ -262,6 +283,9 @@ impl Session {
         let rings = (0..config.rings_accepted()).map(|_| RingState::default());
         Session {
             rings: rings.collect(),
+            pairs: config.pairs(),
+            pairs_used: None,
+            control: None,
             memory: Arc::default(),
             features: None,
             protocol: ProtocolFeatures::empty(),
@@ -277,6 +301,41 @@ impl Session {
     /// The guest's memory, as far as it is known.
     pub fn memory(&self) -> &Arc<GuestMemory> {
         &self.memory
+    }
+
+    /// What tells that the driver has put commands on the control queue, if that runs.
+    pub fn control_kick(&self) -> Option<&EventFd> {
+        self.control.as_ref()?.vring().kick_fd()
+    }
+
+    /// Obeys what the driver put on the control queue; `true` if there may be yet more. A driver
+    /// on whose behalf the front end (QEMU, cloud-hypervisor, DPDK) obeys puts nothing there.
+    ///
+    /// # Errors
+    /// The driver broke the queue; the session goes on without it.
+    pub fn serve_control(&mut self, dev: &mut dyn Device) -> Result<bool, RingError> {
+        if let Some(kick) = self.control_kick() {
+            kick.drain();
+        }
+        for _ in 0..COMMANDS {
+            let Some(control) = &mut self.control else {
+                return Ok(false);
+            };
+            let Some(command) = control.next()? else {
+                return Ok(false);
+            };
+            let obeyed = match command {
+                Command::QueuePairs(pairs) if (1..=self.pairs).contains(&pairs) => {
+                    self.use_pairs(pairs, dev);
+                    true
+                }
+                _ => false,
+            };
+            if let Some(control) = &mut self.control {
+                control.answer(obeyed)?;
+            }
+        }
+        Ok(true)
     }
 
     /// Where to send CONFIG_CHANGE_MSG, if the front end wants to hear it.
@@ -400,7 +459,7 @@ impl Session {
                 }
             }
             Request::SetVringKick { ring, has_fd } => {
-                let kick = self.notification(ring, has_fd, fds)?;
+                let kick = self.notification(ring, has_fd, fds, EventFd::from_fd)?;
                 let setup = self.ring(ring)?.setup;
                 self.check(ring, &setup)?;
                 let started = |state: &mut RingState| {
@@ -410,11 +469,11 @@ impl Session {
                 self.change(ring, started, dev)?;
             }
             Request::SetVringCall { ring, has_fd } => {
-                let call = self.notification(ring, has_fd, fds)?;
+                let call = self.notification(ring, has_fd, fds, EventFd::to_signal)?;
                 self.change(ring, |state| state.call = call, dev)?;
             }
             Request::SetVringErr { ring, has_fd } => {
-                let err = self.notification(ring, has_fd, fds)?;
+                let err = self.notification(ring, has_fd, fds, EventFd::to_signal)?;
                 self.change(ring, |state| state.err = err, dev)?;
             }
             Request::NetSetMtu(mtu) => {
@@ -435,16 +494,17 @@ impl Session {
             .ok_or(Refusal::NoSuchRing(ring))
     }
 
-    /// The eventfd of a SET_VRING_KICK, CALL or ERR for a ring that exists.
+    /// The descriptor of a SET_VRING_KICK, CALL or ERR for a ring that exists.
     fn notification(
         &mut self,
         ring: u32,
         has_fd: bool,
         fds: Vec<OwnedFd>,
+        take: fn(OwnedFd) -> Result<EventFd, EventFdError>,
     ) -> Result<Option<EventFd>, Refusal> {
         self.ring(ring)?;
         if has_fd {
-            Ok(Some(EventFd::from_fd(one(fds)?)?))
+            Ok(Some(take(one(fds)?)?))
         } else {
             exactly(fds, 0)?;
             Ok(None)
@@ -465,6 +525,7 @@ impl Session {
             self.pause(ring, dev);
         }
         self.features = Some(bits);
+        self.pairs_used = None;
         if bits & PROTOCOL_FEATURES == 0 {
             for ring in &mut self.rings {
                 ring.setup.enabled = true;
@@ -482,6 +543,7 @@ impl Session {
         }
         self.rings.fill_with(RingState::default);
         self.features = None;
+        self.pairs_used = None;
     }
 
     fn replace_memory(&mut self, memory: Arc<GuestMemory>, dev: &mut dyn Device) {
@@ -565,8 +627,37 @@ impl Session {
             used,
             base: setup.base,
             features: self.features.unwrap_or(0),
-            enabled: setup.enabled,
+            enabled: setup.enabled && self.is_used(ring, self.pairs_used),
         })
+    }
+
+    /// The control queue is behind the rings for frames (virtio 5.1.2).
+    fn control_ring(&self) -> Option<u32> {
+        let features = self.features.filter(|bits| bits & features::CTRL_VQ != 0)?;
+        let pairs = if features & features::MQ == 0 {
+            1
+        } else {
+            self.pairs
+        };
+        Some(2 * u32::from(pairs))
+    }
+
+    /// Whether the driver wants a ring used: the device must not receive on others (virtio
+    /// 5.1.6.5.6), but what the driver has already put on a transmit ring goes out.
+    fn is_used(&self, ring: u32, pairs: Option<u16>) -> bool {
+        let is_receive = ring.is_multiple_of(2) && Some(ring) != self.control_ring();
+        !is_receive || pairs.is_none_or(|pairs| ring / 2 < u32::from(pairs))
+    }
+
+    /// From now on frames are received on the first `pairs` pairs only.
+    fn use_pairs(&mut self, pairs: u16, dev: &mut dyn Device) {
+        let before = self.pairs_used.replace(pairs);
+        for ring in 0..self.rings.len() as u32 {
+            if self.is_used(ring, before) != self.is_used(ring, Some(pairs)) {
+                self.pause(ring, dev);
+                self.resume(ring, dev);
+            }
+        }
     }
 
     /// Takes a ring from the device, if it has it. A ring that broke stays stopped until the front
@@ -580,7 +671,14 @@ impl Session {
             return;
         };
         state.running = false;
-        match dev.stop_ring(ring) {
+        let control = self
+            .control
+            .take_if(|control| control.vring().index() == ring);
+        let stopped = match control {
+            Some(control) => Some(control.into_vring()),
+            None => dev.stop_ring(ring),
+        };
+        match stopped {
             Some(vring) => {
                 state.setup.base = vring.base();
                 state.started &= !vring.is_broken();
@@ -625,7 +723,14 @@ impl Session {
             && let Some(state) = self.rings.get_mut(ring as usize)
         {
             state.running = true;
-            dev.start_ring(vring);
+            if Some(ring) != self.control_ring() {
+                dev.start_ring(vring);
+                return;
+            }
+            self.control = Some(ControlQueue::new(vring));
+            if self.pairs_used.is_none() {
+                self.use_pairs(1, dev);
+            }
         }
     }
 

@@ -100,13 +100,19 @@ fn bytes64(fields: &[u64]) -> Vec<u8> {
 
 /// Requests that make sense, or nearly.
 fn sensible() -> impl Strategy<Value = Message> {
-    let ring = prop_oneof![8 => 0u32..2, 1 => 2u32..6, 1 => any::<u32>()];
+    let ring = prop_oneof![8 => 0u32..2, 4 => 2u32..7, 1 => any::<u32>()];
     let region =
         (0u64..3, 0u64..3).prop_map(|(at, user)| [GUEST + at * SIZE, SIZE, USER + user * SIZE, 0]);
     let fd = prop_oneof![4 => Just(vec![Kind::EventFd]), 1 => kinds()];
     let memory = prop_oneof![4 => Just(vec![Kind::Memory]), 1 => kinds()];
-    let offered = features::offered(1);
-    let bits = prop_oneof![Just(offered), Just(offered & !(1 << 30)), any::<u64>()];
+    let offered = features::offered(2);
+    let bits = prop_oneof![
+        Just(offered),
+        Just(offered & !(1 << 30)),
+        Just(offered & !features::MQ),
+        Just(offered & !features::CTRL_VQ),
+        any::<u64>()
+    ];
     let protocol = prop_oneof![4 => Just(ProtocolFeatures::all().bits()), 1 => any::<u64>()];
     let size = prop_oneof![Just(64u32), Just(256), any::<u32>()];
     let addr =
@@ -189,11 +195,19 @@ fn snapshot(session: &Session) -> impl PartialEq + std::fmt::Debug + use<> {
 
 fn check(session: &Session, dev: &Rings) -> Result<(), TestCaseError> {
     for (index, ring) in session.rings.iter().enumerate() {
-        let held = dev.running.get(&(index as u32));
+        let index = index as u32;
+        let is_control = session.control_ring() == Some(index);
+        let control = session.control.as_ref().map(ControlQueue::vring);
+        let held = dev.running.get(&index).filter(|_| !is_control);
+        let held = held.or_else(|| control.filter(|vring| vring.index() == index));
         prop_assert_eq!(ring.running, held.is_some());
         if let Some(vring) = held {
             prop_assert!(ring.started && ring.setup.size.is_power_of_two());
-            prop_assert_eq!(vring.enabled(), ring.setup.enabled);
+            let used = session
+                .pairs_used
+                .is_none_or(|pairs| index < 2 * u32::from(pairs));
+            let receives = index.is_multiple_of(2) && !is_control;
+            prop_assert_eq!(vring.enabled(), ring.setup.enabled && (used || !receives));
             prop_assert_eq!(Some(vring.features()), session.features);
             prop_assert_eq!(vring.size(), ring.setup.size);
             prop_assert_eq!(vring.kick_fd().is_some(), ring.kick.is_some());
@@ -202,7 +216,8 @@ fn check(session: &Session, dev: &Rings) -> Result<(), TestCaseError> {
     prop_assert!(
         dev.running
             .keys()
-            .all(|ring| (*ring as usize) < session.rings.len())
+            .all(|&ring| (ring as usize) < session.rings.len()
+                && Some(ring) != session.control_ring())
     );
     Ok(())
 }
@@ -212,7 +227,7 @@ proptest! {
 
     #[test]
     fn any_messages_keep_the_session_whole(messages in messages(), lose_every in 0u32..4) {
-        let config = DeviceConfig::new("vf0", [2, 0, 0, 0, 0, 1], 1);
+        let config = DeviceConfig::new("vf0", [2, 0, 0, 0, 0, 1], 2);
         let fds = Descriptors::new();
         let mut dev = Rings { lose_every, ..Rings::default() };
         let mut session = Session::new(&config);
@@ -222,6 +237,10 @@ proptest! {
             let sent = kinds.into_iter().map(|kind| fds.get(kind)).collect();
             let handled = session.handle(&config, header, &payload, sent, &mut dev);
             check(&session, &dev)?;
+            let after = snapshot(&session);
+            let _ = session.serve_control(&mut dev);
+            check(&session, &dev)?;
+            prop_assert_eq!(snapshot(&session), after);
             let Ok(Handled { reply, refused }) = handled else {
                 // An endpoint would end the session here; the law holds all the same.
                 prop_assert_eq!(snapshot(&session), before);

@@ -165,6 +165,13 @@ fn wrong_descriptors() {
         );
         refused("1 descriptors", request, &u64s(&[NO_FD]), &[fd.as_fd()]);
     }
+    let (socket, _theirs) = std::os::unix::net::UnixStream::pair().unwrap();
+    refused(
+        "not an eventfd",
+        SET_VRING_KICK,
+        &u64s(&[0]),
+        &[socket.as_fd()],
+    );
     refused("0 descriptors", SET_BACKEND_REQ_FD, &[], &[]);
 }
 
@@ -281,6 +288,7 @@ fn memory_that_shrinks() {
     closes("guest memory vanished", |w| {
         let memory = memfd(SIZE);
         w.tell(SET_MEM_TABLE, &table(&[region(0)]), &[memory.as_fd()]);
+        w.tell(SET_VRING_ENABLE, &u32s(&[0, 1]), &[]);
         let vring_memory = w.rings.running.remove(&0).unwrap();
         rustix::fs::ftruncate(&memory, 0).unwrap();
         // Whoever looks at the ring survives it.

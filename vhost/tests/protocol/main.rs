@@ -3,6 +3,7 @@
 // The test configuration of the lint knows `#[test]` functions, not their helpers.
 #![allow(clippy::unwrap_used)]
 
+mod control;
 mod front_end;
 mod hostile;
 mod sessions;

@@ -4,6 +4,8 @@ use std::io::Write;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 
+use vf_vhost::features;
+
 use crate::front_end::*;
 
 #[test]
@@ -98,8 +100,12 @@ fn user_mode_linux() {
     assert_eq!(payload.len(), 72);
     assert_eq!(w.acked(SET_MEM_TABLE, &payload, &[memory.as_fd()]), 0);
     for ring in 0..2 {
+        // Its interrupts are sockets.
+        let (_ours, call) = UnixStream::pair().unwrap();
+        let index = u64s(&[ring.into()]);
+        assert_eq!(w.acked(SET_VRING_CALL, &index, &[call.as_fd()]), 0);
         w.place_ring(ring, 0);
-        w.kick_ring(ring);
+        assert_eq!(w.acked(SET_VRING_KICK, &index, &[eventfd().as_fd()]), 0);
         assert_eq!(w.acked(SET_VRING_ENABLE, &u32s(&[ring, 1]), &[]), 0);
     }
     assert_eq!(w.running(), [0, 1]);
@@ -119,11 +125,13 @@ fn dpdk_virtio_user() {
     let features = w.ask_u64(GET_FEATURES);
     let protocol = w.ask_u64(GET_PROTOCOL_FEATURES) & 0x9;
     w.tell(SET_PROTOCOL_FEATURES, &u64s(&[protocol]), &[]);
-    assert_eq!(w.ask_u64(GET_QUEUE_NUM), 4);
+    assert_eq!(w.ask_u64(GET_QUEUE_NUM), 5);
     for ring in 0..4 {
         let call = eventfd();
         w.tell(SET_VRING_CALL, &u64s(&[ring]), &[call.as_fd()]);
     }
+    // It serves the control queue itself.
+    let features = features & !features::CTRL_VQ;
     w.tell(SET_FEATURES, &u64s(&[features]), &[]);
     let memory = memfd(SIZE);
     let regions: Vec<[u64; 4]> = (0..8).map(region).collect();

@@ -1,0 +1,202 @@
+use super::*;
+use crate::features::MQ as F_MQ;
+use crate::split::driver::{
+    AVAIL, BASE, DESC, Driver, F_INDIRECT, F_NEXT, F_WRITE, HEAP, REGION, USED,
+};
+
+const EVENT_IDX: u64 = 1 << 29;
+const INDIRECT: u64 = 1 << 28;
+const VERSION_1: u64 = 1 << 32;
+
+fn world(features: u64) -> (Driver, ControlQueue) {
+    let driver = Driver::new(16, F_MQ | VERSION_1 | features, 0xfffe);
+    let queue = ControlQueue::new(driver.vring(4));
+    (driver, queue)
+}
+
+/// Offers a command in pieces cut at these lengths, and a byte for the answer: its address.
+fn ask(driver: &mut Driver, command: &[u8], cuts: &[usize], direct: usize) -> u64 {
+    let mut pieces = Vec::new();
+    let mut rest = command;
+    for &cut in cuts.iter().chain([&usize::MAX]) {
+        let (now, later) = rest.split_at(cut.min(rest.len()));
+        let gpa = driver.alloc(now.len());
+        driver.write(gpa, now);
+        pieces.push((gpa, now.len() as u32, false));
+        rest = later;
+    }
+    let answer = driver.alloc(1);
+    driver.write(answer, &[0xaa]);
+    pieces.push((answer, 1, true));
+    driver.add(&pieces, direct.min(pieces.len()));
+    answer
+}
+
+#[test]
+fn commands_are_read_and_answered() {
+    // Linux puts class and command in a piece of their own, and all of it in an indirect table.
+    for (features, cuts, direct) in [
+        (0, &[2usize][..], 9),
+        (EVENT_IDX | INDIRECT, &[2], 0),
+        (EVENT_IDX, &[1, 1, 1], 9),
+        (INDIRECT, &[], 1),
+        (0, &[0, 3], 9),
+    ] {
+        let (mut driver, mut queue) = world(features);
+        assert_eq!(queue.next(), Ok(None));
+        for (command, read, obeyed, said) in [
+            (&[4, 0, 3, 1][..], Command::QueuePairs(0x103), true, OK),
+            (&[4, 0, 9, 0], Command::QueuePairs(9), false, ERR),
+            (&[4, 1, 3, 0], Command::Other, false, ERR),
+            (&[3, 0, 3, 0], Command::Other, false, ERR),
+            (&[4, 0, 3, 0, 0], Command::Other, false, ERR),
+            (&[4, 0, 3], Command::Other, false, ERR),
+            (&[4], Command::Other, false, ERR),
+            (&[], Command::Other, false, ERR),
+            (&[0; 4000], Command::Other, false, ERR),
+        ] {
+            let answer = ask(&mut driver, command, cuts, direct);
+            assert_eq!(queue.next(), Ok(Some(read)), "{command:?}");
+            assert!(driver.used().is_empty());
+            queue.answer(obeyed).unwrap();
+            assert_eq!(driver.read(answer, 1), [said]);
+            assert_eq!(driver.used().len(), 1);
+            assert_eq!(queue.next(), Ok(None));
+        }
+    }
+}
+
+#[test]
+fn the_driver_is_told_and_asked_to_tell() {
+    let (mut driver, mut queue) = world(EVENT_IDX);
+    driver.set_used_event(0xfffe);
+    assert_eq!(queue.next(), Ok(None));
+    assert_eq!(driver.avail_event(), 0xfffe);
+    ask(&mut driver, &[4, 0, 1, 0], &[2], 9);
+    ask(&mut driver, &[4, 0, 2, 0], &[2], 9);
+    assert_eq!(queue.next(), Ok(Some(Command::QueuePairs(1))));
+    queue.answer(true).unwrap();
+    assert!(driver.call.drain());
+    assert_eq!(queue.next(), Ok(Some(Command::QueuePairs(2))));
+    queue.answer(true).unwrap();
+    assert!(!driver.call.drain());
+    assert_eq!(queue.next(), Ok(None));
+    assert_eq!(driver.avail_event(), 0);
+    let used = driver.used();
+    assert_eq!(used.iter().map(|used| used.1).collect::<Vec<_>>(), [1, 1]);
+}
+
+#[test]
+fn without_room_for_an_answer_there_is_none() {
+    let (mut driver, mut queue) = world(0);
+    driver.send(&[4, 0, 1, 0], &[2], 9);
+    assert_eq!(queue.next(), Ok(Some(Command::QueuePairs(1))));
+    queue.answer(true).unwrap();
+    assert_eq!(driver.used()[0].1, 0);
+    // Room for more than the byte is no matter; nor is a chain of nothing else.
+    let gpa = driver.alloc(64);
+    driver.add(&[(gpa, 64, true)], 1);
+    assert_eq!(queue.next(), Ok(Some(Command::Other)));
+    queue.answer(false).unwrap();
+    assert_eq!((driver.read(gpa, 1), driver.used()[0].1), (vec![ERR], 1));
+}
+
+#[test]
+fn a_disabled_queue_refuses() {
+    let (mut driver, mut queue) = world(0);
+    queue.vring.set_enabled(false);
+    ask(&mut driver, &[4, 0, 1, 0], &[2], 9);
+    assert_eq!(queue.next(), Ok(Some(Command::Other)));
+}
+
+#[test]
+fn what_was_not_answered_is_taken_again() {
+    let (mut driver, mut queue) = world(0);
+    for pairs in [1, 2] {
+        ask(&mut driver, &[4, 0, pairs, 0], &[2], 9);
+    }
+    assert_eq!(queue.next(), Ok(Some(Command::QueuePairs(1))));
+    queue.answer(true).unwrap();
+    assert_eq!(queue.next(), Ok(Some(Command::QueuePairs(2))));
+    let vring = queue.into_vring();
+    assert_eq!(vring.base(), 0xffff);
+    let mut queue = ControlQueue::new(vring);
+    assert_eq!(queue.next(), Ok(Some(Command::QueuePairs(2))));
+    // To answer twice is to answer once.
+    queue.answer(true).unwrap();
+    queue.answer(true).unwrap();
+    assert_eq!(driver.used().len(), 2);
+}
+
+#[test]
+fn hostile_chains_break_the_queue_once() {
+    let outside = BASE + 2 * REGION;
+    let chain = |first: (u64, u32, u16), next| {
+        move |driver: &mut Driver| {
+            driver.desc(DESC, 0, first, next);
+            driver.desc(DESC, 1, (HEAP, 4, 0), 0);
+            driver.offer(0);
+        }
+    };
+    type Attack<'a> = (&'a str, &'a dyn Fn(&mut Driver), RingError);
+    let hostile: [Attack<'_>; 9] = [
+        (
+            "loop",
+            &chain((HEAP, 4, F_NEXT), 0),
+            RingError::ChainTooLong,
+        ),
+        (
+            "next",
+            &chain((HEAP, 4, F_NEXT), 16),
+            RingError::DescOutOfRange(16),
+        ),
+        (
+            "head",
+            &|driver| driver.offer(99),
+            RingError::DescOutOfRange(99),
+        ),
+        (
+            "jump",
+            &|driver| driver.store(AVAIL + 2, 0x7000),
+            RingError::AvailJump {
+                from: 0xfffe,
+                to: 0x7000,
+            },
+        ),
+        (
+            "command outside",
+            &chain((outside, 4, 0), 0),
+            RingError::BufferOutside,
+        ),
+        (
+            "answer outside",
+            &chain((outside - 1, 2, F_WRITE), 0),
+            RingError::BufferOutside,
+        ),
+        (
+            "answer first",
+            &chain((HEAP, 1, F_WRITE | F_NEXT), 1),
+            RingError::ReadableAfterWritable,
+        ),
+        (
+            "indirect",
+            &chain((HEAP, 16, F_INDIRECT), 0),
+            RingError::BadIndirect,
+        ),
+        (
+            "length wraps",
+            &chain((u64::MAX - 1, 4, 0), 0),
+            RingError::BufferOutside,
+        ),
+    ];
+    for (name, attack, why) in hostile {
+        let (mut driver, mut queue) = world(0);
+        attack(&mut driver);
+        assert_eq!(queue.next(), Err(why), "{name}");
+        assert!(driver.err.drain(), "{name}");
+        assert_eq!(driver.load(USED + 2), 0xfffe, "{name}");
+        ask(&mut driver, &[4, 0, 1, 0], &[2], 9);
+        assert_eq!(queue.next(), Ok(None), "{name}");
+        assert!(queue.into_vring().is_broken(), "{name}");
+    }
+}
