@@ -8,6 +8,7 @@
 
 mod channel;
 pub mod checksum;
+mod config;
 mod control;
 pub mod endpoint;
 pub mod eventfd;
