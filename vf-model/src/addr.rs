@@ -219,6 +219,21 @@ impl Vlan {
     pub(crate) fn of_vid(vid: Vid) -> Vlan {
         Vlan(vid.get())
     }
+
+    /// The tag, without priority, of frames that belong to it; the opposite of [`Vlan::of_tag`].
+    pub(crate) fn tag(self) -> Option<VlanTag> {
+        let tpid = match self.0 & 0xf000 {
+            0 => 0x8100,
+            0x1000 => 0x88a8,
+            _ => 0x9100,
+        };
+        let tci = self.0 & 0xfff;
+        (tci != 0).then_some(VlanTag { tpid, tci })
+    }
+
+    pub(crate) fn to_u16(self) -> u16 {
+        self.0
+    }
 }
 
 #[cfg(test)]
@@ -264,6 +279,11 @@ mod tests {
         assert_ne!(tag(0x8100, 10), tag(0x88a8, 10));
         assert_ne!(tag(0x9100, 10), tag(0x88a8, 10));
         assert_eq!(tag(0x88a8, 0xe000), Vlan::NONE);
+        assert_eq!(Vlan::NONE.tag(), None);
+        for tpid in [0x8100, 0x88a8, 0x9100] {
+            let stripped = VlanTag { tpid, tci: 10 };
+            assert_eq!(tag(tpid, 0xe00a).tag(), Some(stripped));
+        }
     }
 
     proptest! {

@@ -1,8 +1,10 @@
-//! The hypervisor's bridge of one host: judges every frame that mediated guests send or that the NIC hands up.
-//! It forwards by the addresses the administrator gave and learns none: a learned address would let a guest that may
-//! spoof take over its neighbour's traffic, and would make the mediated path reach other receivers than the direct one.
+//! The hypervisor of one host: judges every frame that mediated guests send or that the NIC hands up. Its bridge learns
+//! where stations are and so on which ports a frame is tried; who receives it is for the filters to say, as on the direct
+//! path. Where the two disagree the filters win: else a guest that may spoof could take over its neighbour's traffic.
 //! Never touches the frame itself.
 
+use crate::addr::Vlan;
+use crate::bridge::{Bridge, BridgePort};
 use crate::command::{Command, Refusal};
 use crate::frame::{FrameMeta, Header};
 use crate::nic::NicConfig;
@@ -12,19 +14,11 @@ use crate::time::Nanos;
 use crate::verdict::{TagEdit, Verdict};
 use crate::vf::{VfIndex, VfPolicy};
 
-/// A port of the bridge.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum BridgePort {
-    /// The back end of a mediated VF.
-    Vif(VfIndex),
-    /// The NIC, and behind it the direct VFs and the wire.
-    Pf,
-}
-
-/// The policies, limiters and counters of the mediated path. Must be given the same commands as the [`crate::Nic`].
+/// The bridge, policies, limiters and counters of the mediated path. Must be given the same commands as the [`crate::Nic`].
 #[derive(Clone, Debug)]
 pub struct HypervisorModel {
     table: VfTable,
+    bridge: Bridge,
     counters: Vec<Counters>,
     pf: Counters,
 }
@@ -35,6 +29,7 @@ impl HypervisorModel {
     pub fn new(config: NicConfig) -> HypervisorModel {
         let table = VfTable::new(config);
         HypervisorModel {
+            bridge: Bridge::new(),
             counters: vec![Counters::default(); table.len()],
             table,
             pf: Counters::default(),
@@ -52,7 +47,9 @@ impl HypervisorModel {
     /// # Errors
     /// [`Refusal`], and then nothing has changed.
     pub fn apply(&mut self, command: &Command) -> Result<(), Refusal> {
-        self.table.apply(command)
+        self.table.apply(command)?;
+        self.bridge.set_vifs(self.table.mediated());
+        Ok(())
     }
 
     /// When the next frame of a VF may be taken from its ring: not after `now` if it may be taken now.
@@ -78,7 +75,13 @@ impl HypervisorModel {
                 BridgePort::Vif(vf) => self.table.reach_from_vf(vf, &header, meta)?,
                 BridgePort::Pf => self.table.reach_from_outside(&header),
             };
-            HypervisorModel::split(from, &reach).map(|verdict| (header, verdict))
+            let vlan = reach.insert.map_or(header.vlan(), Vlan::of_tag);
+            let tried = self.bridge.forward(now, from, vlan, &header);
+            let verdict = HypervisorModel::split(from, &reach)?;
+            if !tried.covers(verdict.vfs, verdict.pf) {
+                self.bridge.count_overruled();
+            }
+            Ok((header, verdict))
         });
         match judged {
             Ok((header, verdict)) => {
@@ -156,6 +159,12 @@ impl HypervisorModel {
     #[must_use]
     pub fn counters(&self, vf: VfIndex) -> &Counters {
         &self.counters[vf.index()]
+    }
+
+    /// The bridge, for the addresses it has learned.
+    #[must_use]
+    pub fn bridge(&self) -> &Bridge {
+        &self.bridge
     }
 
     /// What the hypervisor has sent to the NIC (tx) and been handed by it (rx).

@@ -7,6 +7,7 @@
 #![forbid(unsafe_code)]
 
 mod addr;
+mod bridge;
 mod command;
 mod cost;
 mod filter;
@@ -24,12 +25,13 @@ mod verdict;
 mod vf;
 
 pub use addr::{MacAddr, Vid, VlanProto, VlanTag};
+pub use bridge::{Bridge, BridgePort, BridgeStats, FdbEntry};
 pub use command::{Command, Refusal};
 pub use cost::{CostModel, CpuBudget};
 pub use filter::{Filter, Filters, MAX_FILTERS, MAX_UNTRUSTED_FILTERS};
 pub use flow::{FlowKey, L3};
 pub use frame::{FrameError, FrameMeta, Gso, Header, MAX_FRAME, Tags};
-pub use hypervisor::{BridgePort, HypervisorModel};
+pub use hypervisor::HypervisorModel;
 pub use link::{Departure, Link, LinkConfig, wire_bytes};
 pub use nic::{Nic, NicConfig, Source};
 pub use rate::TokenBucket;

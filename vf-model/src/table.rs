@@ -101,6 +101,11 @@ impl VfTable {
         self.lookup.up.contains(vf)
     }
 
+    /// VFs on the mediated path.
+    pub(crate) fn mediated(&self) -> VfSet {
+        self.lookup.mediated
+    }
+
     pub(crate) fn apply(&mut self, command: &Command) -> Result<(), Refusal> {
         match command {
             Command::SetLink { up } => self.link_up = *up,

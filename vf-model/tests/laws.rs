@@ -21,6 +21,7 @@ const BASE: MacAddr = MacAddr([2, 0, 0, 0, 0, 0]);
 struct Host {
     nic: Nic,
     hypervisor: HypervisorModel,
+    now: Nanos,
     /// Bytes of each frame that the model is not shown.
     beyond: u32,
 }
@@ -64,18 +65,23 @@ impl Host {
         let mut host = Host {
             nic: Nic::new(config),
             hypervisor: HypervisorModel::new(config),
+            now: Nanos(0),
             beyond: 0,
         };
         for command in commands {
             host.apply(command);
         }
+        host.set_paths(paths);
+        host
+    }
+
+    fn set_paths(&mut self, paths: &[Path]) {
         for (vf, path) in paths.iter().enumerate() {
-            host.apply(&Command::SetVf {
+            self.apply(&Command::SetVf {
                 vf: VfIndex::from(vf),
                 settings: vec![VfSetting::Path(*path)],
             });
         }
-        host
     }
 
     fn apply(&mut self, command: &Command) {
@@ -96,7 +102,7 @@ impl Host {
     fn through_nic(&mut self, source: Source, bytes: &[u8], outcome: &mut Outcome) {
         let verdict = self
             .nic
-            .ingress(Nanos(0), source, bytes, &meta(bytes, self.beyond));
+            .ingress(self.now, source, bytes, &meta(bytes, self.beyond));
         check_verdict(&verdict, outcome);
         for vf in verdict.vfs.iter() {
             assert_eq!(self.nic.policy(vf).path, Path::Direct);
@@ -119,7 +125,7 @@ impl Host {
     fn through_hypervisor(&mut self, from: BridgePort, bytes: &[u8], outcome: &mut Outcome) {
         let verdict = self
             .hypervisor
-            .ingress(Nanos(0), from, bytes, &meta(bytes, self.beyond));
+            .ingress(self.now, from, bytes, &meta(bytes, self.beyond));
         check_verdict(&verdict, outcome);
         assert!(!verdict.wire);
         for vf in verdict.vfs.iter() {
@@ -315,6 +321,11 @@ fn any_frame() -> impl Strategy<Value = Vec<u8>> {
     })
 }
 
+/// Time between frames; bridges forget after 300 s.
+fn any_gap() -> impl Strategy<Value = Nanos> {
+    select(vec![0, 0, 0, 1, 299, 300]).prop_map(|s| Nanos(s * 1_000_000_000))
+}
+
 /// A frame whose sender owns its source address, so that most of them get past the checks.
 fn any_traffic() -> impl Strategy<Value = (Source, Vec<u8>)> {
     (any_source(), any_frame(), any::<bool>()).prop_map(|(source, mut frame, own)| {
@@ -325,6 +336,53 @@ fn any_traffic() -> impl Strategy<Value = (Source, Vec<u8>)> {
     })
 }
 
+fn frame(dst: u32, src: u32) -> Vec<u8> {
+    let mut frame = [BASE.offset(dst).0, BASE.offset(src).0].concat();
+    frame.extend([8, 0]);
+    frame.resize(60, 0x5a);
+    frame
+}
+
+/// VF 2 may spoof and says that it has the addresses of VF 1 and of a station on the wire.
+#[test]
+fn a_learned_address_takes_nothing_from_its_owner() {
+    let free = parse("vf 2 set spoofchk off");
+    let mut host = Host::new(&[free], &[Path::Mediated; VFS as usize]);
+    let bridge = |host: &Host| host.hypervisor.bridge().stats(host.now);
+    host.send(Source::Vf(VfIndex(1)), &frame(0, 1));
+    host.send(Source::Wire, &frame(0, 9));
+    assert_eq!((bridge(&host).learned, bridge(&host).overruled), (2, 0));
+    for stolen in [1, 9] {
+        host.send(Source::Vf(VfIndex(2)), &frame(0, stolen));
+        let learned = host.hypervisor.bridge().entries(host.now);
+        let at: Vec<_> = learned.filter(|e| e.mac == BASE.offset(stolen)).collect();
+        assert_eq!(at[0].port, BridgePort::Vif(VfIndex(2)), "for all to see");
+    }
+    assert_eq!(bridge(&host).moved, 2);
+    assert_eq!(bridge(&host).floods, 4, "VF 0 has not been heard yet");
+    let outcome = host.send(Source::Vf(VfIndex(0)), &frame(1, 0));
+    assert_eq!(outcome.vfs.into_keys().collect::<Vec<_>>(), [1]);
+    let outcome = host.send(Source::Vf(VfIndex(0)), &frame(9, 0));
+    assert!(outcome.vfs.is_empty() && outcome.wire.is_some());
+    assert_eq!(bridge(&host).overruled, 2);
+    host.send(Source::Vf(VfIndex(1)), &frame(0, 1));
+    host.send(Source::Vf(VfIndex(0)), &frame(1, 0));
+    assert_eq!(bridge(&host).overruled, 2, "heard where it belongs again");
+    assert_eq!(bridge(&host).floods, 4);
+}
+
+#[test]
+fn a_vf_that_leaves_the_bridge_is_forgotten() {
+    let mut host = Host::new(&[], &[Path::Mediated; VFS as usize]);
+    host.send(Source::Vf(VfIndex(1)), &frame(0, 1));
+    host.set_paths(&[Path::Mediated, Path::Direct]);
+    assert_eq!(host.hypervisor.bridge().entries(host.now).count(), 0);
+    assert_eq!(host.hypervisor.bridge().stats(host.now).flushed, 1);
+    host.send(Source::Vf(VfIndex(1)), &frame(0, 1));
+    let learned: Vec<_> = host.hypervisor.bridge().entries(host.now).collect();
+    assert_eq!((learned.len(), learned[0].port), (1, BridgePort::Pf));
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(2000))]
 
@@ -333,13 +391,16 @@ proptest! {
         commands in vec(any_command(), 0..12),
         paths in any_paths(),
         other_paths in any_paths(),
-        traffic in vec(any_traffic(), 1..8),
+        traffic in vec((any_gap(), proptest::option::weighted(0.2, any_paths()), any_traffic()), 1..16),
         beyond in select(vec![0, 0, 0, MAX_FRAME - 64, MAX_FRAME - 60, MAX_FRAME - 59]),
     ) {
         let mut host = Host::new(&commands, &paths);
         let mut other = Host::new(&commands, &other_paths);
         (host.beyond, other.beyond) = (beyond, beyond);
-        for (source, frame) in traffic {
+        for (gap, switched, (source, frame)) in traffic {
+            host.now += gap;
+            other.now = host.now;
+            other.set_paths(&switched.unwrap_or_default());
             let outcome = host.send(source, &frame);
             prop_assert_eq!(&outcome, &other.send(source, &frame));
             let (vfs, wire) = if meta(&frame, beyond).len > MAX_FRAME {

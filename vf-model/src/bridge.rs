@@ -1,0 +1,478 @@
+//! The hypervisor's learning bridge: at which port a station was last heard, and so on which ports a frame is tried. Whether
+//! a port takes its copy is for the receive filters to say, which [`crate::HypervisorModel`] holds.
+//! A table of fixed size, in rows: a station whose row is full of others is not learned. Never allocates once it is made,
+//! never forgets a station that is heard to make room for another, never reads a clock.
+
+use std::fmt;
+
+use crate::addr::{MacAddr, Vlan, VlanTag};
+use crate::frame::Header;
+use crate::time::Nanos;
+use crate::vf::{VfIndex, VfSet};
+
+/// A station not heard for so long is forgotten (IEEE 802.1D table 7-5).
+const AGEING: Nanos = Nanos(300_000_000_000);
+const ROW_BITS: u32 = 10;
+/// Stations in a row. Eight make it unlikely that a row is full before the table is half full.
+const ROW: usize = 8;
+
+/// A port of the bridge; in text `vf0` or `pf`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BridgePort {
+    /// The back end of a mediated VF.
+    Vif(VfIndex),
+    /// The NIC, and behind it the direct VFs and the wire.
+    Pf,
+}
+
+impl fmt::Display for BridgePort {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            BridgePort::Vif(vf) => vf.fmt(f),
+            BridgePort::Pf => f.write_str("pf"),
+        }
+    }
+}
+
+/// A station that the bridge has learned.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FdbEntry {
+    /// Its address.
+    pub mac: MacAddr,
+    /// The VLAN it was heard in, as a tag without priority; `None` outside all VLANs.
+    pub vlan: Option<VlanTag>,
+    /// Where it was heard last.
+    pub port: BridgePort,
+    /// How long ago.
+    pub age: Nanos,
+}
+
+/// What the bridge has done so far. Each station learned is an entry still, has aged, or was flushed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
+pub struct BridgeStats {
+    /// Stations it knows now.
+    pub entries: u64,
+    /// Stations learned.
+    pub learned: u64,
+    /// Stations heard at another port than before.
+    pub moved: u64,
+    /// Stations forgotten because they were not heard for 300 s.
+    pub aged: u64,
+    /// Stations forgotten because their port went away.
+    pub flushed: u64,
+    /// Frames whose sender was not learned for want of room.
+    pub full: u64,
+    /// Frames tried on every port: those to groups and to stations it does not know.
+    pub floods: u64,
+    /// Frames that filters take at another port than the one where the address was learned: they went where the filters say.
+    pub overruled: u64,
+}
+
+/// Ports to try a frame on, never the one it came from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct BridgeSet {
+    pub(crate) vifs: VfSet,
+    pub(crate) pf: bool,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Station {
+    mac: MacAddr,
+    vlan: Vlan,
+    seen: Nanos,
+    port: BridgePort,
+}
+
+/// The bridge's ports, the stations it has learned, and its counters.
+#[derive(Clone, Debug)]
+pub struct Bridge {
+    rows: Vec<[Option<Station>; ROW]>,
+    vifs: VfSet,
+    /// Without what can be told from the rows only when asked.
+    stats: BridgeStats,
+}
+
+impl Bridge {
+    /// How many stations it can know at most.
+    pub const CAPACITY: usize = ROW << ROW_BITS;
+
+    /// A bridge with the PF as its only port.
+    pub(crate) fn new() -> Bridge {
+        Bridge {
+            rows: vec![[None; ROW]; 1 << ROW_BITS],
+            vifs: VfSet::default(),
+            stats: BridgeStats::default(),
+        }
+    }
+
+    /// Says which VFs have a port. Stations at ports that are gone are forgotten.
+    pub(crate) fn set_vifs(&mut self, vifs: VfSet) {
+        let gone = self.vifs.difference(vifs);
+        self.vifs = vifs;
+        if gone.is_empty() {
+            return;
+        }
+        for slot in self.rows.iter_mut().flatten() {
+            if let Some(BridgePort::Vif(vf)) = slot.map(|s| s.port)
+                && gone.contains(vf)
+            {
+                *slot = None;
+                self.stats.flushed += 1;
+            }
+        }
+    }
+
+    /// Learns the sender of a frame in `vlan` and says where to try the frame.
+    pub(crate) fn forward(
+        &mut self,
+        now: Nanos,
+        from: BridgePort,
+        vlan: Vlan,
+        header: &Header,
+    ) -> BridgeSet {
+        if header.src.is_unicast() && self.has(from) {
+            self.learn(now, from, vlan, header.src);
+        }
+        let all = BridgeSet {
+            vifs: self.vifs,
+            pf: true,
+        };
+        let mut to = match self.find(now, vlan, header.dst) {
+            Some(port) => BridgeSet::only(port),
+            None => {
+                self.stats.floods += 1;
+                all
+            }
+        };
+        match from {
+            BridgePort::Vif(vf) => to.vifs.remove(vf),
+            BridgePort::Pf => to.pf = false,
+        }
+        to
+    }
+
+    /// Counts a frame that went elsewhere than [`Bridge::forward`] has said.
+    pub(crate) fn count_overruled(&mut self) {
+        self.stats.overruled += 1;
+    }
+
+    fn has(&self, port: BridgePort) -> bool {
+        match port {
+            BridgePort::Vif(vf) => self.vifs.contains(vf),
+            BridgePort::Pf => true,
+        }
+    }
+
+    fn learn(&mut self, now: Nanos, port: BridgePort, vlan: Vlan, mac: MacAddr) {
+        let row = &mut self.rows[row_of(vlan, mac)];
+        let own = row.iter().position(|s| s.is_some_and(|s| s.is(vlan, mac)));
+        let free = || row.iter().position(|s| s.is_none_or(|s| s.has_aged(now)));
+        let Some(at) = own.or_else(free) else {
+            self.stats.full += 1;
+            return;
+        };
+        match row[at] {
+            Some(station) if !station.has_aged(now) => {
+                self.stats.moved += u64::from(station.port != port);
+            }
+            before => {
+                self.stats.aged += u64::from(before.is_some());
+                self.stats.learned += 1;
+            }
+        }
+        row[at] = Some(Station {
+            mac,
+            vlan,
+            seen: now,
+            port,
+        });
+    }
+
+    fn find(&self, now: Nanos, vlan: Vlan, mac: MacAddr) -> Option<BridgePort> {
+        let mut row = self.rows[row_of(vlan, mac)].iter().flatten();
+        row.find(|s| s.is(vlan, mac) && !s.has_aged(now))
+            .map(|s| s.port)
+    }
+
+    fn stations(&self) -> impl Iterator<Item = &Station> {
+        self.rows.iter().flatten().flatten()
+    }
+
+    /// The stations it knows at `now`, in an order that means nothing.
+    pub fn entries(&self, now: Nanos) -> impl Iterator<Item = FdbEntry> + '_ {
+        let known = self.stations().filter(move |s| !s.has_aged(now));
+        known.map(move |s| FdbEntry {
+            mac: s.mac,
+            vlan: s.vlan.tag(),
+            port: s.port,
+            age: now.saturating_sub(s.seen),
+        })
+    }
+
+    /// What it has done up to `now`.
+    #[must_use]
+    pub fn stats(&self, now: Nanos) -> BridgeStats {
+        let mut stats = self.stats;
+        for station in self.stations() {
+            if station.has_aged(now) {
+                stats.aged += 1;
+            } else {
+                stats.entries += 1;
+            }
+        }
+        stats
+    }
+}
+
+impl BridgeSet {
+    fn only(port: BridgePort) -> BridgeSet {
+        BridgeSet {
+            vifs: match port {
+                BridgePort::Vif(vf) => VfSet::from_iter([vf]),
+                BridgePort::Pf => VfSet::default(),
+            },
+            pf: port == BridgePort::Pf,
+        }
+    }
+
+    /// Whether all of these ports are in it.
+    pub(crate) fn covers(&self, vifs: VfSet, pf: bool) -> bool {
+        vifs.difference(self.vifs).is_empty() && (self.pf || !pf)
+    }
+}
+
+impl Station {
+    #[inline]
+    fn is(&self, vlan: Vlan, mac: MacAddr) -> bool {
+        self.mac == mac && self.vlan == vlan
+    }
+
+    #[inline]
+    fn has_aged(&self, now: Nanos) -> bool {
+        now.saturating_sub(self.seen) >= AGEING
+    }
+}
+
+/// The same in every run. The high bits of the product depend on every bit of both.
+#[inline]
+fn row_of(vlan: Vlan, mac: MacAddr) -> usize {
+    let both = u64::from(vlan.to_u16()) << 48 | mac.to_u64();
+    (both.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> (64 - ROW_BITS)) as usize
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::addr::Vid;
+    use proptest::prelude::*;
+    use proptest::sample::select;
+    use std::collections::BTreeMap;
+
+    const PF: BridgePort = BridgePort::Pf;
+
+    fn vif(vf: u8) -> BridgePort {
+        BridgePort::Vif(VfIndex(vf))
+    }
+
+    fn mac(n: u32) -> MacAddr {
+        MacAddr([2, 0, 0, 0, 0, 0]).offset(n)
+    }
+
+    fn vlan(vid: u16) -> Vlan {
+        Vid::new(vid).map_or(Vlan::NONE, Vlan::of_vid)
+    }
+
+    fn seconds(s: u64) -> Nanos {
+        Nanos(s * 1_000_000_000)
+    }
+
+    fn header(dst: MacAddr, src: MacAddr) -> Header {
+        Header::parse(&[&dst.0[..], &src.0, &[8, 0]].concat()).unwrap()
+    }
+
+    fn bridge(vifs: impl IntoIterator<Item = u8>) -> Bridge {
+        let mut bridge = Bridge::new();
+        bridge.set_vifs(vifs.into_iter().map(VfIndex).collect());
+        bridge
+    }
+
+    /// The ports to try, the PF as 255.
+    fn tried(set: BridgeSet) -> Vec<u8> {
+        let vifs = set.vifs.iter().map(|vf| vf.0);
+        vifs.chain(set.pf.then_some(255)).collect()
+    }
+
+    #[test]
+    fn learns_moves_and_ages() {
+        let mut bridge = bridge(0..3);
+        let mut send = |at, from, dst, src| {
+            let set = bridge.forward(seconds(at), from, Vlan::NONE, &header(mac(dst), mac(src)));
+            (tried(set), bridge.stats(seconds(at)))
+        };
+        assert_eq!(send(0, vif(0), 2, 1).0, [1, 2, 255], "unknown: flooded");
+        assert_eq!(send(1, vif(1), 1, 2).0, [0]);
+        assert_eq!(send(1, vif(0), 2, 1).0, [1]);
+        assert_eq!(send(2, PF, 1, 3).0, [0]);
+        assert_eq!(send(2, vif(0), 3, 1).0, [255]);
+        assert_eq!(send(3, PF, 1, 2).0, [0], "2 has moved to the PF");
+        assert!(send(3, PF, 3, 2).0.is_empty(), "lives where it comes from");
+        let (to, stats) = send(302, vif(0), 3, 1);
+        assert_eq!(to, [1, 2, 255], "1 and 3 were last heard at 2");
+        let expected = BridgeStats {
+            entries: 2,
+            learned: 4,
+            moved: 1,
+            aged: 2,
+            floods: 2,
+            ..BridgeStats::default()
+        };
+        assert_eq!(stats, expected);
+        assert_eq!(send(303, vif(0), 2, 1).0, [1, 2, 255]);
+    }
+
+    #[test]
+    fn never_learns_groups_nor_zero_nor_at_ports_it_has_not() {
+        let mut bridge = bridge(0..2);
+        let group = MacAddr([1, 0, 0x5e, 0, 0, 1]);
+        for src in [MacAddr::BROADCAST, group, MacAddr::default()] {
+            bridge.forward(Nanos(0), vif(0), Vlan::NONE, &header(mac(1), src));
+            let set = bridge.forward(Nanos(0), PF, Vlan::NONE, &header(src, mac(1)));
+            assert_eq!(tried(set), [0, 1]);
+        }
+        bridge.forward(Nanos(0), vif(7), Vlan::NONE, &header(mac(1), mac(7)));
+        let learned: Vec<_> = bridge.entries(Nanos(5)).collect();
+        let expected = FdbEntry {
+            mac: mac(1),
+            vlan: None,
+            port: PF,
+            age: Nanos(5),
+        };
+        assert_eq!(learned, [expected]);
+    }
+
+    #[test]
+    fn a_full_row_takes_nobody_until_somebody_has_aged() {
+        let mut bridge = bridge([0]);
+        let row = row_of(Vlan::NONE, mac(0));
+        let same = (0..).map(mac).filter(|m| row_of(Vlan::NONE, *m) == row);
+        let same: Vec<_> = same.take(ROW + 2).collect();
+        let mut hear = |at, n: usize| {
+            bridge.forward(seconds(at), vif(0), Vlan::NONE, &header(mac(0), same[n]));
+            bridge.stats(seconds(at))
+        };
+        for n in 0..ROW {
+            hear(n as u64, n);
+        }
+        let stats = hear(299, ROW);
+        assert_eq!((stats.entries, stats.learned, stats.full), (8, 8, 1));
+        hear(299, 0);
+        let stats = hear(301, ROW);
+        assert_eq!((stats.learned, stats.aged, stats.full), (9, 1, 1));
+        let heard = |n: usize| bridge.entries(seconds(301)).any(|e| e.mac == same[n]);
+        assert!(heard(0), "was heard again in time");
+        assert!(!heard(1), "had aged and gave way");
+        assert!(heard(ROW));
+    }
+
+    #[test]
+    fn vlans_do_not_mix_even_in_one_row() {
+        let mut bridge = bridge(0..2);
+        let row = row_of(vlan(1), mac(1));
+        let same = (2..4095).map(vlan).find(|v| row_of(*v, mac(1)) == row);
+        let other = same.unwrap();
+        bridge.forward(Nanos(0), vif(0), vlan(1), &header(mac(9), mac(1)));
+        assert_eq!(bridge.find(Nanos(0), other, mac(1)), None);
+        bridge.forward(Nanos(0), vif(1), other, &header(mac(9), mac(1)));
+        assert_eq!(bridge.find(Nanos(0), vlan(1), mac(1)), Some(vif(0)));
+        assert_eq!(bridge.find(Nanos(0), other, mac(1)), Some(vif(1)));
+    }
+
+    #[test]
+    fn a_flood_of_addresses_ends_at_the_capacity() {
+        let mut bridge = bridge([0]);
+        let many = 4 * Bridge::CAPACITY as u32;
+        for n in 0..many {
+            bridge.forward(Nanos(0), vif(0), Vlan::NONE, &header(mac(0), mac(n)));
+        }
+        let stats = bridge.stats(Nanos(0));
+        assert!(stats.entries <= Bridge::CAPACITY as u64);
+        assert!(stats.entries >= Bridge::CAPACITY as u64 / 2, "spread badly");
+        assert_eq!(stats.learned + stats.full, u64::from(many));
+        assert_eq!(bridge.find(Nanos(0), Vlan::NONE, mac(0)), Some(vif(0)));
+    }
+
+    #[test]
+    fn a_port_that_goes_takes_its_stations_with_it() {
+        let mut bridge = bridge(0..2);
+        for (n, port) in [vif(0), vif(1), PF].into_iter().enumerate() {
+            let frame = header(mac(9), mac(n as u32));
+            bridge.forward(Nanos(0), port, vlan(n as u16 + 1), &frame);
+        }
+        bridge.set_vifs([VfIndex(1), VfIndex(2)].into_iter().collect());
+        let tags = |e: FdbEntry| (e.port, e.vlan.map(VlanTag::vid));
+        let mut left: Vec<_> = bridge.entries(Nanos(0)).map(tags).collect();
+        left.sort_by_key(|e| e.1);
+        assert_eq!(left, [(vif(1), Some(2)), (PF, Some(3))]);
+        assert_eq!(bridge.stats(Nanos(0)).flushed, 1);
+        let set = bridge.forward(Nanos(0), PF, Vlan::NONE, &header(mac(8), mac(9)));
+        assert_eq!(tried(set), [1, 2]);
+    }
+
+    fn any_port() -> impl Strategy<Value = BridgePort> {
+        prop_oneof![(0..3u8).prop_map(vif), Just(PF)]
+    }
+
+    proptest! {
+        /// Against a map without bounds, which keeps when and where each station was heard last.
+        #[test]
+        fn does_what_a_map_does(
+            frames in proptest::collection::vec(
+                (select(vec![0, 0, 1, 150, 299, 300, 301]), any_port(), 0u16..3, 0u32..4, 0u32..4),
+                0..60,
+            ),
+        ) {
+            let mut bridge = bridge(0..3);
+            let mut map = BTreeMap::new();
+            let (mut now, mut floods) = (0, 0);
+            for (gap, from, vid, src, dst) in frames {
+                now += gap;
+                map.insert((vid, src), (now, from));
+                let known = map.get(&(vid, dst)).filter(|(seen, _)| now - seen < 300);
+                let mut expected = match known {
+                    None => vec![vif(0), vif(1), vif(2), PF],
+                    Some((_, port)) => vec![*port],
+                };
+                floods += u64::from(known.is_none());
+                expected.retain(|port| *port != from);
+                let set = bridge.forward(seconds(now), from, vlan(vid), &header(mac(dst), mac(src)));
+                let ports = set.vifs.iter().map(BridgePort::Vif).chain(set.pf.then_some(PF));
+                prop_assert_eq!(ports.collect::<Vec<_>>(), expected);
+                let stats = bridge.stats(seconds(now));
+                let known = map.values().filter(|(seen, _)| now - seen < 300).count() as u64;
+                prop_assert_eq!((stats.entries, stats.floods, stats.full), (known, floods, 0));
+                prop_assert_eq!(stats.learned, stats.entries + stats.aged);
+            }
+        }
+
+        /// Whatever comes and goes, also when time stands still or steps back.
+        #[test]
+        fn every_station_learned_is_known_has_aged_or_was_flushed(
+            frames in proptest::collection::vec(
+                (0u64..1000, any_port(), 0u32..20_000, proptest::option::weighted(0.1, 0u8..8)),
+                0..200,
+            ),
+            end in 0u64..1500,
+        ) {
+            let mut bridge = bridge(0..3);
+            for (at, from, src, vifs) in frames {
+                bridge.forward(seconds(at), from, Vlan::NONE, &header(mac(src / 2), mac(src)));
+                if let Some(bits) = vifs {
+                    bridge.set_vifs((0..3).filter(|i| bits >> i & 1 == 1).map(VfIndex).collect());
+                }
+                let stats = bridge.stats(seconds(end));
+                prop_assert_eq!(stats.learned, stats.entries + stats.aged + stats.flushed);
+                prop_assert_eq!(stats.entries, bridge.entries(seconds(end)).count() as u64);
+            }
+        }
+    }
+}
