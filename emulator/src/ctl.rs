@@ -32,8 +32,8 @@ pub enum Request {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Response {
-    /// Done.
-    Done,
+    /// Done; what is worth knowing about it, a line each.
+    Done(Vec<String>),
     /// The answer to [`Request::Show`].
     Show(Box<Show>),
     /// Not done, nothing has changed; one line that says why.

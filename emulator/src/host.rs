@@ -169,11 +169,11 @@ impl Host {
         Some(serve(endpoint.as_mut()?, &mut device))
     }
 
-    /// Applies an administrator's command while traffic runs.
+    /// Applies an administrator's command while traffic runs, and says in a line each what guests cannot be shown of it.
     ///
     /// # Errors
     /// The model's refusal; nothing has changed then.
-    pub fn apply(&mut self, command: &Command) -> Result<(), Refusal> {
+    pub fn apply(&mut self, command: &Command) -> Result<Vec<String>, Refusal> {
         let links = {
             let mut adapter = self.adapter.borrow();
             let mut hypervisor = self.hypervisor.borrow();
@@ -188,10 +188,21 @@ impl Host {
                 .filter_map(|(i, (was, is))| (was != is).then_some((VfIndex(i), is)))
                 .collect::<BTreeMap<_, _>>()
         };
+        let mut notes = Vec::new();
         for (vf, up) in links {
-            self.serve(vf, |endpoint, _| endpoint.set_link_up(up));
+            let told = self.serve(vf, |endpoint, _| {
+                endpoint.set_link_up(up) || !endpoint.is_connected()
+            });
+            if told == Some(false) {
+                let carrier = if up {
+                    ""
+                } else {
+                    "; its frames are dropped and counted"
+                };
+                notes.push(format!("{vf}: the front end takes no configuration from a back end, so the guest's carrier stays as it is{carrier}"));
+            }
         }
-        Ok(())
+        Ok(notes)
     }
 
     /// Which plane a VF's rings are with.

@@ -147,7 +147,7 @@ fn show(ctl: &Path, args: &cli::Show) -> Result<(), Failure> {
             Ok(())
         }
         Response::Refused(why) => Err(usage(why)),
-        Response::Done => Err(failed("the answer is not to this question")),
+        Response::Done(_) => Err(failed("the answer is not to this question")),
     }
 }
 
@@ -158,7 +158,13 @@ fn command(ctl: &Path, nic: Option<String>, first: &str, rest: Vec<String>) -> R
     vf_model::Command::parse(&words).map_err(usage)?;
     match ctl::ask(ctl, &Request::Command { nic, words }).map_err(failed)? {
         Response::Refused(why) => Err(usage(why)),
-        Response::Done | Response::Show(_) => Ok(()),
+        Response::Done(notes) => {
+            for note in notes {
+                eprintln!("vfnic: {note}");
+            }
+            Ok(())
+        }
+        Response::Show(_) => Err(failed("the answer is not to this question")),
     }
 }
 

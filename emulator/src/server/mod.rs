@@ -312,13 +312,13 @@ fn answer(hosts: &mut [Host], observer: &mut Observer, request: Request) -> Resp
     match request {
         Request::Show => Response::Show(Box::new(observer.show(hosts))),
         Request::Command { nic, words } => match command(hosts, nic.as_deref(), &words) {
-            Ok(()) => Response::Done,
+            Ok(notes) => Response::Done(notes),
             Err(why) => Response::Refused(why),
         },
     }
 }
 
-fn command(hosts: &mut [Host], nic: Option<&str>, words: &[String]) -> Result<(), String> {
+fn command(hosts: &mut [Host], nic: Option<&str>, words: &[String]) -> Result<Vec<String>, String> {
     let names: Vec<String> = hosts.iter().map(|h| h.settings.name.clone()).collect();
     let host = match (nic, hosts) {
         (None, [host]) => host,
@@ -334,9 +334,9 @@ fn command(hosts: &mut [Host], nic: Option<&str>, words: &[String]) -> Result<()
             .ok_or_else(|| format!("no NIC '{name}': there is {}", names.join(", ")))?,
     };
     let command = Command::parse(words).map_err(|e| e.to_string())?;
-    host.apply(&command).map_err(|e| e.to_string())?;
+    let notes = host.apply(&command).map_err(|e| e.to_string())?;
     tracing::info!("{}: {command}", host.settings.name);
-    Ok(())
+    Ok(notes)
 }
 
 fn build_hosts(
