@@ -30,6 +30,8 @@ pub struct ShowNic {
     pub worker: ShowCpu,
     /// The mediated path's hypervisor thread.
     pub hypervisor: ShowCpu,
+    /// The hypervisor's bridge.
+    pub bridge: ShowBridge,
     /// Frames between the NIC and the hypervisor.
     pub pf: ShowCounters,
     /// Every VF.
@@ -60,6 +62,19 @@ pub struct ShowCpu {
     pub utilisation: f64,
     /// Nanoseconds it has worked, in all.
     pub busy_ns: u64,
+}
+
+/// The hypervisor's learning bridge.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct ShowBridge {
+    /// Addresses it knows now.
+    pub entries: u64,
+    /// Addresses learned so far.
+    pub learned: u64,
+    /// Addresses that changed their port.
+    pub moved: u64,
+    /// Frames flooded.
+    pub floods: u64,
 }
 
 /// One VF.
@@ -162,6 +177,11 @@ impl ShowNic {
         )?;
         line(f, "    wire", &link.counters)?;
         line(f, "    pf", &self.pf)?;
+        writeln!(
+            f,
+            "    bridge           {} addresses, {} moved, {} frames flooded",
+            self.bridge.entries, self.bridge.moved, self.bridge.floods,
+        )?;
         for vf in &self.vfs {
             let settings: Vec<String> = vf
                 .settings

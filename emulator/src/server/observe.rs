@@ -6,7 +6,7 @@ use std::time::Instant;
 use vf_model::{Counters, Nanos, VfIndex, VfPolicy};
 
 use crate::host::Host;
-use crate::show::{Show, ShowCounters, ShowCpu, ShowLink, ShowNic, ShowVf};
+use crate::show::{Show, ShowBridge, ShowCounters, ShowCpu, ShowLink, ShowNic, ShowVf};
 
 /// Remembers the reading before, to say what happened since.
 pub(super) struct Observer {
@@ -87,6 +87,7 @@ fn nic(host: &Host, at: Nanos, seconds: f64, before: &mut Busy) -> ShowNic {
             }
         })
         .collect();
+    let bridge = hypervisor.model.bridge().stats(at);
     let show = ShowNic {
         name: host.settings.name.clone(),
         uplink: adapter.uplink().to_string(),
@@ -111,6 +112,12 @@ fn nic(host: &Host, at: Nanos, seconds: f64, before: &mut Busy) -> ShowNic {
             .to_owned(),
             utilisation: share(now.hypervisor, before.hypervisor),
             busy_ns: now.hypervisor,
+        },
+        bridge: ShowBridge {
+            entries: bridge.entries,
+            learned: bridge.learned,
+            moved: bridge.moved,
+            floods: bridge.floods,
         },
         pf: counters(adapter.nic.pf_counters()).plus(&counters(hypervisor.model.pf_counters())),
         vfs,
