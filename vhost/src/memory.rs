@@ -101,6 +101,8 @@ struct Region {
     size: u64,
     user_addr: u64,
     mapping: Arc<Mapping>,
+    /// How often it was added: QEMU before 8.0 adds and removes each region once for every queue pair.
+    claims: u32,
 }
 
 /// An immutable set of mapped regions, sorted by guest address.
@@ -129,7 +131,8 @@ impl GuestMemory {
         Ok(Arc::new(GuestMemory { regions: mapped }))
     }
 
-    /// The same memory and one region more (vhost-user ADD_MEM_REG).
+    /// The same memory and one region more (vhost-user ADD_MEM_REG). A region that is there already, addresses and size
+    /// alike, stays what it is and has to be removed once more.
     ///
     /// # Errors
     /// As for [`GuestMemory::map`].
@@ -138,28 +141,38 @@ impl GuestMemory {
         spec: RegionSpec,
         fd: OwnedFd,
     ) -> Result<Arc<GuestMemory>, MemoryError> {
-        let present = self
-            .regions
-            .iter()
-            .map(|r| (r.guest_addr, r.user_addr, r.size));
-        check_layout(present.chain([(spec.guest_addr, spec.user_addr, spec.size)]))?;
         let mut regions = self.regions.clone();
+        if let Some(known) = self.find(&spec) {
+            regions[known].claims = regions[known].claims.saturating_add(1);
+            return Ok(Arc::new(GuestMemory { regions }));
+        }
+        let present = regions.iter().map(|r| (r.guest_addr, r.user_addr, r.size));
+        check_layout(present.chain([(spec.guest_addr, spec.user_addr, spec.size)]))?;
         regions.push(Region::map(spec, fd)?);
         regions.sort_by_key(|region| region.guest_addr);
         Ok(Arc::new(GuestMemory { regions }))
     }
 
-    /// The same memory without the region of these addresses and size (vhost-user REM_MEM_REG).
+    /// The same memory without the region of these addresses and size (vhost-user REM_MEM_REG), once it was removed as
+    /// often as it was added.
     ///
     /// # Errors
     /// There is no such region.
     pub fn without_region(&self, spec: &RegionSpec) -> Result<Arc<GuestMemory>, MemoryError> {
-        let at = self.regions.iter().position(|r| {
-            (r.guest_addr, r.user_addr, r.size) == (spec.guest_addr, spec.user_addr, spec.size)
-        });
+        let known = self.find(spec).ok_or(MemoryError::NoSuchRegion)?;
         let mut regions = self.regions.clone();
-        regions.remove(at.ok_or(MemoryError::NoSuchRegion)?);
+        if regions[known].claims > 1 {
+            regions[known].claims -= 1;
+        } else {
+            regions.remove(known);
+        }
         Ok(Arc::new(GuestMemory { regions }))
+    }
+
+    fn find(&self, spec: &RegionSpec) -> Option<usize> {
+        self.regions.iter().position(|r| {
+            (r.guest_addr, r.user_addr, r.size) == (spec.guest_addr, spec.user_addr, spec.size)
+        })
     }
 
     /// The `len` bytes at guest address `gpa`, if one region holds them all.
@@ -277,6 +290,7 @@ impl Region {
             size: spec.size,
             user_addr: spec.user_addr,
             mapping: Arc::new(mapping),
+            claims: 1,
         })
     }
 
@@ -359,6 +373,23 @@ mod tests {
             user_addr,
             mmap_offset,
         }
+    }
+
+    #[test]
+    fn a_region_added_for_each_queue_pair_goes_with_the_last_removal() {
+        let region = spec(0, 0x1000, 0x6000_0000, 0);
+        let once = GuestMemory::default()
+            .with_region(region, memfd(0x1000))
+            .unwrap();
+        let twice = once.with_region(region, memfd(0x1000)).unwrap();
+        assert_eq!(twice.regions(), 1);
+        let overlapping = spec(0, 0x1000, 0x7000_0000, 0);
+        assert!(twice.with_region(overlapping, memfd(0x1000)).is_err());
+        let left = twice.without_region(&region).unwrap();
+        assert!(left.slice(0, 1).is_some());
+        let none = left.without_region(&region).unwrap();
+        assert!(none.slice(0, 1).is_none());
+        assert!(none.without_region(&region).is_err());
     }
 
     #[test]
@@ -449,7 +480,7 @@ mod tests {
         let first = GuestMemory::map(vec![(two, memfd(0x1000))]).unwrap();
         let both = first.with_region(one, memfd(0x1000)).unwrap();
         assert!(matches!(
-            both.with_region(one, memfd(0x1000)),
+            both.with_region(spec(0, 0x1000, 0x9000, 0), memfd(0x1000)),
             Err(MemoryError::GuestOverlap)
         ));
         first
