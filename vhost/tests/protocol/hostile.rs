@@ -96,7 +96,9 @@ fn lies_about_memory() {
         &[],
     );
     let single = |r: [u64; 4]| [u64s(&[0]), u64s(&r)].concat();
-    refused("overlap", ADD_MEM_REG, &single(region(0)), &[long.as_fd()]);
+    let mut elsewhere = region(0);
+    elsewhere[2] += 1 << 40;
+    refused("overlap", ADD_MEM_REG, &single(elsewhere), &[long.as_fd()]);
     refused(
         "the file has",
         ADD_MEM_REG,
