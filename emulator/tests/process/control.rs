@@ -18,7 +18,7 @@ pub(crate) fn command(emulator: &Emulator, text: &str) {
         words: words.collect(),
     };
     match ctl::ask(&emulator.ctl(), &request) {
-        Ok(Response::Done) => {}
+        Ok(Response::Done(_)) => {}
         other => panic!("{text}: {other:?}"),
     }
 }
