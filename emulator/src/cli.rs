@@ -74,7 +74,7 @@ pub struct Run {
     /// MAC address of VF 0; VF i has this plus i (of the first NIC)
     #[arg(long, value_name = "MAC")]
     pub mac_base: Option<MacAddr>,
-    /// Queue pairs offered to each guest
+    /// Queue pairs offered to each guest, which may use fewer [default: 8]
     #[arg(long, value_name = "N")]
     pub queue_pairs: Option<u16>,
     /// Do not print QEMU's arguments for each VF

@@ -264,10 +264,10 @@ fn default_vfs() -> u16 {
     2
 }
 
-/// Queue pairs offered unless a file says otherwise.
+/// Queue pairs offered unless told otherwise: what guests of a usual size ask for; a guest may use fewer.
 #[must_use]
 pub fn default_queue_pairs() -> u16 {
-    1
+    8
 }
 
 fn default_mtu() -> u16 {

@@ -128,9 +128,10 @@ fn print_guests(server: &Server, ctl: &Path) -> std::io::Result<()> {
     }
     writeln!(
         out,
-        "The arguments are QEMU's (before 9.2 write reconnect=1 for reconnect-ms=1000).\n\
-         Control: vfnic --ctl {} show; ... vf 0 set path mediated",
-        ctl.display()
+        "The arguments are QEMU's (before 9.2 write reconnect=1 for reconnect-ms=1000). For N queue pairs add queues=N\n\
+         to -netdev and mq=on,vectors=2N+2 to -device. The memory's size is to be that of -m.\n\
+         Control: vfnic --ctl {ctl} show | vfnic --ctl {ctl} vf 0 set path mediated",
+        ctl = ctl.display()
     )?;
     out.flush()
 }

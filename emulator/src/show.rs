@@ -49,7 +49,7 @@ pub struct ShowLink {
     pub tx_utilisation: f64,
     /// Nanoseconds spent sending, in all.
     pub tx_busy_ns: u64,
-    /// Frames as they were on the wire.
+    /// Frames to and from the wire, without FCS; a super-frame counts as one.
     pub counters: ShowCounters,
 }
 

@@ -443,7 +443,7 @@ fn raise_descriptor_limit() {
     let _ = rustix::process::setrlimit(Resource::Nofile, wanted);
 }
 
-/// QEMU's arguments for a guest on `vf`, ready to paste.
+/// QEMU's arguments for a guest on `vf` with one queue pair, ready to paste.
 #[must_use]
 pub fn qemu_arguments(nic: &NicSettings, vf: VfIndex, mac: vf_model::MacAddr) -> String {
     let settings = &nic.vf[vf.index()];
@@ -452,16 +452,9 @@ pub fn qemu_arguments(nic: &NicSettings, vf: VfIndex, mac: vf_model::MacAddr) ->
         SocketRole::Server => "reconnect-ms=1000",
         SocketRole::Client => "server=on,wait=off",
     };
-    let (queues, vectors) = match nic.queue_pairs {
-        1 => (String::new(), String::new()),
-        n => (
-            format!(",queues={n}"),
-            format!(",mq=on,vectors={}", 2 * n + 2),
-        ),
-    };
     format!(
         "-m 512M -object memory-backend-memfd,id=mem,size=512M,share=on -machine memory-backend=mem \
-         -chardev socket,id=vf,path={socket},{role} -netdev vhost-user,id=net,chardev=vf{queues} \
-         -device virtio-net-pci,netdev=net,mac={mac},rx_queue_size=1024{vectors}"
+         -chardev socket,id=vf,path={socket},{role} -netdev vhost-user,id=net,chardev=vf \
+         -device virtio-net-pci,netdev=net,mac={mac},rx_queue_size=1024"
     )
 }
