@@ -118,17 +118,19 @@ impl Drop for Clients {
 }
 
 impl Client {
+    /// Reads no further while an answer waits to be read: a client that does not read costs one answer, not all of them.
     fn serve(&mut self, answer: &mut impl FnMut(Request) -> Response) -> io::Result<()> {
         let mut chunk = [0; 4096];
-        while !self.finished {
-            match self.stream.read(&mut chunk) {
-                Ok(0) => self.finished = true,
-                Ok(n) => self.input.extend_from_slice(&chunk[..n]),
-                Err(e) if e.kind() == io::ErrorKind::WouldBlock => break,
-                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-                Err(e) => return Err(e),
+        loop {
+            while !self.output.is_empty() {
+                match self.stream.write(&self.output) {
+                    Ok(n) => drop(self.output.drain(..n)),
+                    Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Ok(()),
+                    Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                    Err(e) => return Err(e),
+                }
             }
-            while let Some(end) = self.input.iter().position(|b| *b == b'\n') {
+            if let Some(end) = self.input.iter().position(|b| *b == b'\n') {
                 let line: Vec<u8> = self.input.drain(..=end).collect();
                 let response = match serde_json::from_slice(&line) {
                     Ok(request) => answer(request),
@@ -136,19 +138,21 @@ impl Client {
                 };
                 serde_json::to_writer(&mut self.output, &response)?;
                 self.output.push(b'\n');
+                continue;
             }
-            if self.input.len() > MAX_LINE || self.output.len() > 64 * MAX_LINE {
+            if self.finished {
+                return Ok(());
+            }
+            if self.input.len() > MAX_LINE {
                 return Err(io::ErrorKind::InvalidData.into());
             }
-        }
-        while !self.output.is_empty() {
-            match self.stream.write(&self.output) {
-                Ok(n) => drop(self.output.drain(..n)),
-                Err(e) if e.kind() == io::ErrorKind::WouldBlock => break,
+            match self.stream.read(&mut chunk) {
+                Ok(0) => self.finished = true,
+                Ok(n) => self.input.extend_from_slice(&chunk[..n]),
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Ok(()),
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
                 Err(e) => return Err(e),
             }
         }
-        Ok(())
     }
 }
