@@ -234,11 +234,14 @@ impl RxQueue {
                 return Ok(RxOutcome::NoBuffer);
             };
             let room = ring.walk(chain, true, &mut self.segments)?;
-            if self.chains.is_empty() && room < self.header_len as u64 {
-                // No frame will ever fit in it; the driver gets it back unused.
-                ring.push_used(chain, 0);
-                self.segments.clear();
-                continue;
+            let least = if self.chains.is_empty() {
+                self.header_len as u64
+            } else {
+                1
+            };
+            if room < least {
+                // To look for a better one behind it would let a driver make every frame walk its whole ring.
+                return Err(RingError::BufferTooSmall);
             }
             if room < left && !self.mergeable {
                 ring.rollback(mark);

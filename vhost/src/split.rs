@@ -37,9 +37,12 @@ pub enum RingError {
     /// An available entry or a `next` field that is no descriptor of its table.
     #[error("descriptor index {0} out of range")]
     DescOutOfRange(u16),
-    /// More descriptors in a chain than the ring has: a loop, or a chain virtio 2.7.5.3.1 forbids.
-    #[error("descriptor chain longer than the ring")]
+    /// More descriptors in a chain than the ring has (a loop, or a chain virtio 2.7.5.3.1 forbids) or than 1024.
+    #[error("descriptor chain longer than the ring or 1024")]
     ChainTooLong,
+    /// A receive buffer without room for the virtio-net header, or for anything (virtio 5.1.9.3.1).
+    #[error("receive buffer too small for any frame")]
+    BufferTooSmall,
     /// An indirect descriptor without `RING_INDIRECT_DESC`, inside an indirect table, or with `NEXT`.
     #[error("indirect descriptor where none may be")]
     BadIndirect,
@@ -66,6 +69,9 @@ pub(crate) struct Segment {
 
 /// Available entries copied out at a time.
 const HEADS: usize = 32;
+
+/// Most descriptors in a chain, as many as QEMU allows.
+const CHAIN_MAX: u16 = 1024;
 
 const DESC_SIZE: u64 = 16;
 const NEXT: u16 = vr::VRING_DESC_F_NEXT as u16;
@@ -276,7 +282,8 @@ impl SplitRing {
     /// Walks the chain at `head`, appends its device-writable (or else its device-readable) pieces
     /// to `out` and answers how many bytes they have.
     ///
-    /// At most as many descriptors as the ring has are looked at, whatever the chain claims.
+    /// At most as many descriptors as the ring has are looked at, whatever the chain claims, and never more than
+    /// [`CHAIN_MAX`]: the time for one frame is bounded.
     #[inline]
     pub(crate) fn walk(
         &mut self,
@@ -289,7 +296,7 @@ impl SplitRing {
         let mut in_table = false;
         let mut entries = u32::from(self.size);
         let mut index = head;
-        let mut left = self.size;
+        let mut left = self.size.min(CHAIN_MAX);
         let mut seen_writable = false;
         let mut total = 0;
         loop {

@@ -247,14 +247,16 @@ impl TxQueue {
 
     fn throw_away(&mut self) -> Result<u32, RingError> {
         let mut frames = 0;
-        loop {
+        // A driver that goes on adding meanwhile waits for the next round.
+        while frames < u32::from(self.vring.size()) {
             let seq = self.vring.ring.next();
             let Some(chain) = self.vring.ring.take()? else {
-                return Ok(frames);
+                break;
             };
             self.complete_chain(seq, chain);
             frames += 1;
         }
+        Ok(frames)
     }
 
     /// Gives a frame's chain back to the driver, at the next [`flush`](Self::flush) after all
@@ -349,7 +351,7 @@ impl TxQueue {
     /// Asks the driver for kicks, or for none. When asked for: `true` means that work arrived
     /// meanwhile, for which no kick may come, so poll again.
     pub fn set_notify(&mut self, on: bool) -> bool {
-        self.vring.set_notify(on) || on && self.vring.ring.has_seen()
+        self.vring.set_notify(on) || on && self.vring.enabled() && self.vring.ring.has_seen()
     }
 }
 

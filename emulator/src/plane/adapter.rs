@@ -28,7 +28,8 @@ pub struct Adapter {
     parked: Vec<Option<Parked>>,
     parked_pf: Option<FrameBuf>,
     sinks: Sinks,
-    /// The VF that is first to be served: the one behind the last that had to wait for the wire.
+    /// The seat that is first to be served, a VF or behind the last VF the PF: the one after the last that had to wait
+    /// for the wire.
     cursor: usize,
     touched: VfSet,
     kicks: Kicks,
@@ -36,7 +37,8 @@ pub struct Adapter {
 }
 
 struct Parked {
-    queue: usize,
+    /// Index of the ring it came from.
+    ring: u32,
     frame: TxFrame,
     insert: Option<VlanTag>,
 }
@@ -95,7 +97,6 @@ impl Adapter {
 
     /// Gives a ring up; afterwards nobody here touches it.
     pub fn detach(&mut self, now: Nanos, vf: VfIndex, ring: u32) -> Option<Vring> {
-        self.sinks.touched.remove(vf);
         if is_rx(ring) {
             return self.sinks.rx[vf.index()].detach(ring);
         }
@@ -166,8 +167,14 @@ impl Adapter {
     fn poll_uplink(&mut self, now: Nanos) -> usize {
         let mut moved = 0;
         while moved < 2 * BURST {
-            let Some(frame) = self.sinks.uplink.receive(now, &self.sinks.pool) else {
-                break;
+            let frame = match self.sinks.uplink.receive(now, &self.sinks.pool) {
+                None => break,
+                Some(Ok(frame)) => frame,
+                Some(Err(reason)) => {
+                    self.nic.count_wire_drop(reason);
+                    moved += 1;
+                    continue;
+                }
             };
             moved += 1;
             let m = meta(frame.len(), &frame.hdr);
@@ -181,13 +188,13 @@ impl Adapter {
     fn poll_pf(&mut self, now: Nanos, force: bool) -> usize {
         let mut moved = 0;
         if let Some(frame) = self.parked_pf.take() {
-            match self.sinks.send_or_return(now, frame, force) {
-                None => moved += 1,
-                Some(frame) => {
-                    self.parked_pf = Some(frame);
-                    return 0;
-                }
+            self.parked_pf = self.sinks.send_or_return(now, &mut self.nic, frame, force);
+            if self.parked_pf.is_some() {
+                return 0;
             }
+            moved += 1;
+            // The PF is the last seat of the rotation: the first VF is next.
+            self.cursor = 0;
         }
         while force || moved < BURST {
             let Some(frame) = self.sinks.pf.receive() else {
@@ -281,7 +288,7 @@ impl Adapter {
             } else if verdict.wire {
                 if !self.sinks.uplink.can_send(now) {
                     self.parked[vf.index()] = Some(Parked {
-                        queue: q,
+                        ring: slot.queue.vring().index(),
                         frame,
                         insert: verdict.insert,
                     });
@@ -323,7 +330,10 @@ impl Adapter {
         let Some(parked) = self.parked[vf.index()].take() else {
             return;
         };
-        let slot = &mut self.tx[vf.index()].queues[parked.queue];
+        let mut queues = self.tx[vf.index()].queues.iter_mut();
+        let Some(slot) = queues.find(|s| s.queue.vring().index() == parked.ring) else {
+            return; // a ring is not detached with a frame of its own parked
+        };
         let mut copy = self.sinks.pool.take();
         slot.queue.copy_to(&parked.frame, &mut copy);
         copy.edit(insertion(parked.insert));
@@ -360,12 +370,16 @@ impl Plane for Adapter {
     /// What has arrived from the wire, from the hypervisor and from the guests, each within a budget.
     fn poll(&mut self, now: Nanos) -> usize {
         let mut moved = self.poll_uplink(now);
-        moved += self.poll_pf(now, false);
+        // Whoever waits for the wire gets it in turn: the VFs, and the PF behind the last of them.
         let vfs = self.tx.len();
         let first = self.cursor;
-        for step in 0..vfs {
-            let i = (first + step) % vfs;
-            moved += self.poll_vf(now, i);
+        for step in 0..=vfs {
+            let seat = (first + step) % (vfs + 1);
+            moved += if seat == vfs {
+                self.poll_pf(now, false)
+            } else {
+                self.poll_vf(now, seat)
+            };
         }
         self.flush();
         moved
@@ -375,7 +389,7 @@ impl Plane for Adapter {
         let mut next = self.sinks.uplink.next_arrival();
         let mut sooner = |at: Nanos| next = Some(next.map_or(at, |n: Nanos| n.min(at)));
         if self.parked_pf.is_some() || self.parked.iter().any(Option::is_some) {
-            sooner(self.sinks.uplink.can_send_at());
+            self.sinks.uplink.can_send_at().map(&mut sooner);
         }
         for (i, port) in self.tx.iter().enumerate() {
             if port.queues.is_empty() || self.parked[i].is_some() {
@@ -482,11 +496,11 @@ impl Sinks {
         match (verdict.pf, wire) {
             (false, false) => self.pool.give(frame),
             (true, false) => self.hand_up(nic, frame),
-            (false, true) => return self.send_or_return(now, frame, force),
+            (false, true) => return self.send_or_return(now, nic, frame, force),
             (true, true) => {
                 let copy = self.pool.copy(&frame);
                 self.hand_up(nic, copy);
-                return self.send_or_return(now, frame, force);
+                return self.send_or_return(now, nic, frame, force);
             }
         }
         None
@@ -501,19 +515,25 @@ impl Sinks {
         unplugged
     }
 
-    fn send_or_return(&mut self, now: Nanos, frame: FrameBuf, force: bool) -> Option<FrameBuf> {
+    /// Sends a frame, or gives it back if the wire cannot take it now and it may wait.
+    fn send_or_return(
+        &mut self,
+        now: Nanos,
+        nic: &mut Nic,
+        frame: FrameBuf,
+        force: bool,
+    ) -> Option<FrameBuf> {
         if !force && !self.uplink.can_send(now) {
             return Some(frame);
         }
-        let m = meta(frame.len(), &frame.hdr);
-        self.uplink.send(now, frame, &m, &self.pool)
+        self.send_on_wire(now, nic, frame);
+        None
     }
 
     fn send_on_wire(&mut self, now: Nanos, nic: &mut Nic, frame: FrameBuf) {
         let m = meta(frame.len(), &frame.hdr);
-        if let Some(lost) = self.uplink.send(now, frame, &m, &self.pool) {
-            nic.count_wire_drop(DropReason::WireQueueFull);
-            self.pool.give(lost);
+        if let Err(reason) = self.uplink.send(now, frame, &m, &self.pool) {
+            nic.count_wire_drop(reason);
         }
     }
 

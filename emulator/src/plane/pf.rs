@@ -8,7 +8,7 @@ use vf_vhost::frame::FrameBuf;
 use super::doorbell::Doorbell;
 
 /// Frames the PF's receive ring holds, as a NIC driver of the hypervisor would post buffers.
-const PF_RING: usize = 4096;
+pub(super) const PF_RING: usize = 4096;
 
 /// One side's end of the PF queues.
 pub struct PfEnd {
@@ -39,12 +39,6 @@ impl PfEnd {
     /// Names the thread at the other end, to be woken when a frame is sent.
     pub fn set_peer(&mut self, bell: Doorbell) {
         self.peer = Some(bell);
-    }
-
-    /// Whether the other side's ring is full.
-    #[must_use]
-    pub fn is_full(&self) -> bool {
-        self.out.is_full()
     }
 
     /// Hands a frame over, or gives it back when the other side's ring is full.

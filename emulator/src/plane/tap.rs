@@ -8,7 +8,7 @@ use std::os::fd::AsRawFd;
 use mio::unix::SourceFd;
 use mio::{Interest, Registry};
 use tun_rs::{DeviceBuilder, Layer, SyncDevice};
-use vf_model::{FrameMeta, Link, LinkConfig, Nanos};
+use vf_model::{DropReason, FrameMeta, Link, LinkConfig, Nanos};
 use vf_vhost::frame::FrameBuf;
 use vf_vhost::net_hdr::{MAX_FRAME, NetHdr};
 
@@ -70,23 +70,23 @@ impl Tap {
     /// Whether a frame handed over now would be taken.
     #[must_use]
     pub fn can_send(&self, now: Nanos) -> bool {
-        self.can_send_at() <= now
+        self.can_send_at().is_some_and(|at| at <= now)
     }
 
     /// When the transmitter will take another frame.
     #[must_use]
-    pub fn can_send_at(&self) -> Nanos {
-        Nanos(self.link.free_at().0.saturating_sub(self.slack.0))
+    pub fn can_send_at(&self) -> Option<Nanos> {
+        Some(Nanos(self.link.free_at().0.saturating_sub(self.slack.0)))
     }
 
-    /// Hands a frame to the host; gives it back if the host's queue is full.
+    /// Hands a frame to the host, or says why that was not possible.
     pub fn send(
         &mut self,
         now: Nanos,
         frame: FrameBuf,
         meta: &FrameMeta,
         pool: &Pool,
-    ) -> Option<FrameBuf> {
+    ) -> Result<(), DropReason> {
         let header = frame.hdr.to_bytes(0);
         let (header, _) = header.split_at(HEADER);
         match rustix::io::writev(
@@ -96,14 +96,21 @@ impl Tap {
             Ok(_) => {
                 self.link.transmit(now, meta);
                 pool.give(frame);
-                None
+                Ok(())
             }
-            Err(_) => Some(frame),
+            Err(error) => {
+                pool.give(frame);
+                Err(if error == rustix::io::Errno::AGAIN {
+                    DropReason::WireQueueFull
+                } else {
+                    DropReason::NoUplink // the device is down, or gone
+                })
+            }
         }
     }
 
-    /// The next frame from the host.
-    pub fn receive(&mut self, pool: &Pool) -> Option<FrameBuf> {
+    /// The next frame from the host, or why it cannot be taken.
+    pub fn receive(&mut self, pool: &Pool) -> Option<Result<FrameBuf, DropReason>> {
         let mut header = [0; HEADER];
         let mut parts = [
             IoSliceMut::new(&mut header),
@@ -114,11 +121,17 @@ impl Tap {
         let data = self.scratch.get(..len.checked_sub(HEADER)?)?;
         frame.data.extend_from_slice(data);
         let hdr = NetHdr::from_bytes(&header);
-        let checked = hdr.check(FEATURES, frame.head(), frame.len());
-        // An offload we did not ask for (UDP segmentation on new kernels): the frame goes on as it is and the receiver
-        // sees what it sees; there is no one to refuse it to.
-        frame.hdr = checked.unwrap_or_default();
-        Some(frame)
+        match hdr.check(FEATURES, frame.head(), frame.len()) {
+            Ok(checked) => {
+                frame.hdr = checked;
+                Some(Ok(frame))
+            }
+            // UDP segmentation, which kernels since 6.2 hand over once TCP's has been asked for: we cannot do it.
+            Err(_) => {
+                pool.give(frame);
+                Some(Err(DropReason::BadHeader))
+            }
+        }
     }
 
     /// Bits a second at which it is paced.

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use vf_model::{FrameMeta, Link, LinkConfig, Nanos};
+use vf_model::{DropReason, FrameMeta, Link, LinkConfig, Nanos};
 use vf_vhost::frame::FrameBuf;
 
 use super::pool::Pool;
@@ -11,7 +11,7 @@ use super::wire::WireEnd;
 
 /// The far side of a NIC's port.
 pub enum Uplink {
-    /// No cable: the model says link down, so nothing is ever sent here.
+    /// Nothing: the VFs reach each other, and what would leave is dropped as `no_uplink`.
     None,
     /// A wire to another NIC of this process.
     Wire(WireEnd),
@@ -30,39 +30,42 @@ impl Uplink {
         }
     }
 
-    /// When [`Uplink::can_send`] will be true.
+    /// When [`Uplink::can_send`] will be true, if that is known.
     #[must_use]
-    pub fn can_send_at(&self) -> Nanos {
+    pub fn can_send_at(&self) -> Option<Nanos> {
         match self {
-            Uplink::None => Nanos(0),
+            Uplink::None => Some(Nanos(0)),
             Uplink::Wire(wire) => wire.can_send_at(),
             Uplink::Tap(tap) => tap.can_send_at(),
         }
     }
 
-    /// Sends a frame; gives it back if there is no room for it.
+    /// Sends a frame, or says why it is lost.
     pub fn send(
         &mut self,
         now: Nanos,
         frame: FrameBuf,
         meta: &FrameMeta,
         pool: &Pool,
-    ) -> Option<FrameBuf> {
+    ) -> Result<(), DropReason> {
         match self {
             Uplink::None => {
                 pool.give(frame);
-                None
+                Err(DropReason::NoUplink)
             }
-            Uplink::Wire(wire) => wire.send(now, frame, meta).err(),
+            Uplink::Wire(wire) => wire.send(now, frame, meta).map_err(|lost| {
+                pool.give(lost);
+                DropReason::WireQueueFull
+            }),
             Uplink::Tap(tap) => tap.send(now, frame, meta, pool),
         }
     }
 
-    /// The next frame that has arrived by `now`.
-    pub fn receive(&mut self, now: Nanos, pool: &Pool) -> Option<FrameBuf> {
+    /// The next frame that has arrived by `now`, or why it cannot be taken.
+    pub fn receive(&mut self, now: Nanos, pool: &Pool) -> Option<Result<FrameBuf, DropReason>> {
         match self {
             Uplink::None => None,
-            Uplink::Wire(wire) => wire.receive(now),
+            Uplink::Wire(wire) => wire.receive(now).map(Ok),
             Uplink::Tap(tap) => tap.receive(pool),
         }
     }

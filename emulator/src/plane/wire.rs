@@ -1,5 +1,5 @@
 //! The wire between two NICs: each direction serialises frames at the link's rate and holds them until they arrive.
-//! Never drops: a sender that may not send keeps its frame.
+//! A sender that may not send keeps its frame; only one that sends all the same can lose it.
 
 use std::sync::Arc;
 
@@ -8,9 +8,13 @@ use vf_model::{FrameMeta, Link, LinkConfig, Nanos};
 use vf_vhost::frame::FrameBuf;
 
 use super::doorbell::Doorbell;
+use super::pf::PF_RING;
 
 /// Frames that may be on their way in one direction: more than 10 GbE holds in any sensible propagation delay.
 const IN_FLIGHT: usize = 4096;
+/// Room besides for what a change of paths or a ring that stops sends ahead of its time: all that the PF holds, and a
+/// frame of each VF.
+const AHEAD: usize = PF_RING + vf_model::MAX_VFS as usize;
 
 struct InFlight {
     arrival: Nanos,
@@ -37,8 +41,8 @@ impl WireEnd {
     /// Both ends of a wire.
     #[must_use]
     pub fn pair(config: LinkConfig, slack: Nanos) -> (WireEnd, WireEnd) {
-        let a_to_b: Fibre = Arc::new(ArrayQueue::new(IN_FLIGHT));
-        let b_to_a: Fibre = Arc::new(ArrayQueue::new(IN_FLIGHT));
+        let a_to_b: Fibre = Arc::new(ArrayQueue::new(IN_FLIGHT + AHEAD));
+        let b_to_a: Fibre = Arc::new(ArrayQueue::new(IN_FLIGHT + AHEAD));
         let end = |out: &Fibre, inward: &Fibre| WireEnd {
             link: Link::new(config),
             rate_bps: config.rate_bps,
@@ -59,13 +63,14 @@ impl WireEnd {
     /// Whether a frame handed over now would be taken.
     #[must_use]
     pub fn can_send(&self, now: Nanos) -> bool {
-        self.link.free_at() <= Nanos(now.0.saturating_add(self.slack.0)) && !self.out.is_full()
+        self.link.free_at() <= Nanos(now.0.saturating_add(self.slack.0)) && self.out.len() < IN_FLIGHT
     }
 
-    /// When the transmitter will take another frame.
+    /// When the transmitter will take another frame; `None` while the fibre is full, until the other end rings.
     #[must_use]
-    pub fn can_send_at(&self) -> Nanos {
-        Nanos(self.link.free_at().0.saturating_sub(self.slack.0))
+    pub fn can_send_at(&self) -> Option<Nanos> {
+        let free = self.link.free_at().0.saturating_sub(self.slack.0);
+        (self.out.len() < IN_FLIGHT).then_some(Nanos(free))
     }
 
     /// Serialises a frame; gives it back if the fibre holds too many.
@@ -96,6 +101,11 @@ impl WireEnd {
     pub fn next_arrival(&mut self) -> Option<Nanos> {
         if self.next.is_none() {
             self.next = self.inward.pop();
+            if self.inward.len() + 1 == IN_FLIGHT
+                && let Some(peer) = &self.peer
+            {
+                peer.ring(); // its transmitter may go on
+            }
         }
         self.next.as_ref().map(|f| f.arrival)
     }
