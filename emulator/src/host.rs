@@ -1,16 +1,17 @@
 //! One host: a NIC, its hypervisor, and the sockets of its VFs. Knows which plane has which rings and moves them; judges
 //! no frame and waits on nothing.
 
-use std::collections::BTreeMap;
-
-use vf_model::{Command, HypervisorModel, Nic, NicConfig, Path, Refusal, VfIndex, VfSetting};
+use vf_model::{
+    Command, DropReason, HypervisorModel, MacAddr, Nic, NicConfig, Path, Refusal, VfIndex,
+    VfSetting,
+};
 use vf_vhost::endpoint::Endpoint;
 use vf_vhost::session::{Device, DeviceConfig, SessionEvent};
 use vf_vhost::vring::Vring;
 
 use crate::clock::Clock;
 use crate::config::{NicSettings, PolicySettings};
-use crate::plane::{self, Adapter, Hypervisor, Owner, PfEnd, Pool, Uplink};
+use crate::plane::{self, Adapter, Borrowed, Hypervisor, Owner, PfEnd, Pool, Uplink};
 
 /// A NIC with everything around it.
 pub struct Host {
@@ -158,6 +159,7 @@ impl Host {
             rings,
         } = vfs.get_mut(vf.index())?;
         let mut device = VfDevice {
+            held: Held::Nothing,
             nic: &settings.name,
             vf,
             adapter,
@@ -174,32 +176,38 @@ impl Host {
     /// # Errors
     /// The model's refusal; nothing has changed then.
     pub fn apply(&mut self, command: &Command) -> Result<Vec<String>, Refusal> {
-        let links = {
+        let (before, after) = {
             let mut adapter = self.adapter.borrow();
             let mut hypervisor = self.hypervisor.borrow();
-            let before = links(&adapter);
+            let before = seen_by_guests(&adapter);
             plane::apply(self.clock.now(), &mut adapter, &mut hypervisor, command)?;
             for (i, vf) in self.vfs.iter_mut().enumerate() {
                 vf.path = adapter.nic.policy(VfIndex::from(i)).path;
             }
-            let after = links(&adapter);
-            (0..)
-                .zip(before.into_iter().zip(after))
-                .filter_map(|(i, (was, is))| (was != is).then_some((VfIndex(i), is)))
-                .collect::<BTreeMap<_, _>>()
+            (before, seen_by_guests(&adapter))
         };
         let mut notes = Vec::new();
-        for (vf, up) in links {
+        for (i, (was, is)) in before.into_iter().zip(after).enumerate() {
+            let vf = VfIndex::from(i);
+            if was.mac != is.mac {
+                // A guest that takes its address from us reads it when its driver starts.
+                self.serve(vf, |endpoint, _| endpoint.set_mac(is.mac.0));
+            }
+            if was.link_up == is.link_up {
+                continue;
+            }
             let told = self.serve(vf, |endpoint, _| {
-                endpoint.set_link_up(up) || !endpoint.is_connected()
+                endpoint.set_link_up(is.link_up) || !endpoint.is_connected()
             });
             if told == Some(false) {
-                let carrier = if up {
+                let frames = if is.link_up {
                     ""
                 } else {
                     "; its frames are dropped and counted"
                 };
-                notes.push(format!("{vf}: the front end takes no configuration from a back end, so the guest's carrier stays as it is{carrier}"));
+                notes.push(format!(
+                    "{vf}: the front end takes no configuration from a back end, so the guest's carrier stays as it is{frames}"
+                ));
             }
         }
         Ok(notes)
@@ -218,14 +226,33 @@ impl Host {
     }
 }
 
-fn links(adapter: &Adapter) -> Vec<bool> {
-    (0..adapter.nic.vf_count())
-        .map(|i| adapter.nic.link_up_for(VfIndex::from(i)))
-        .collect()
+/// What a guest can read of its VF in configuration space.
+struct Seen {
+    link_up: bool,
+    mac: MacAddr,
+}
+
+fn seen_by_guests(adapter: &Adapter) -> Vec<Seen> {
+    let vfs = (0..adapter.nic.vf_count()).map(VfIndex::from);
+    vfs.map(|vf| Seen {
+        link_up: adapter.nic.link_up_for(vf),
+        mac: adapter.nic.policy(vf).mac,
+    })
+    .collect()
+}
+
+/// A plane on loan.
+enum Held<'a> {
+    Nothing,
+    Adapter(Borrowed<'a, Adapter>),
+    Hypervisor(Borrowed<'a, Hypervisor>),
 }
 
 /// The device that a VF's front end talks to: hands rings to the plane of the VF's path and takes them back.
 struct VfDevice<'a> {
+    /// The plane from which a ring was last taken, until a ring is given back: a ring that is changed is gone from no
+    /// round of its plane.
+    held: Held<'a>,
     nic: &'a str,
     vf: VfIndex,
     adapter: &'a Owner<Adapter>,
@@ -235,22 +262,37 @@ struct VfDevice<'a> {
     clock: &'a Clock,
 }
 
+impl<'a> VfDevice<'a> {
+    /// Borrows the plane of the VF's path unless it is on loan already.
+    fn hold(&mut self) -> &mut Held<'a> {
+        if matches!(self.held, Held::Nothing) {
+            self.held = match self.path {
+                Path::Direct => Held::Adapter(self.adapter.borrow()),
+                Path::Mediated => Held::Hypervisor(self.hypervisor.borrow()),
+            };
+        }
+        &mut self.held
+    }
+}
+
 impl Device for VfDevice<'_> {
     fn start_ring(&mut self, vring: Vring) {
         *self.rings += 1;
-        match self.path {
-            Path::Direct => self.adapter.borrow().attach(self.vf, vring),
-            Path::Mediated => self.hypervisor.borrow().attach(self.vf, vring),
+        let vf = self.vf;
+        match self.hold() {
+            Held::Adapter(adapter) => adapter.attach(vf, vring),
+            Held::Hypervisor(hypervisor) => hypervisor.attach(vf, vring),
+            Held::Nothing => {}
         }
+        self.held = Held::Nothing;
     }
 
     fn stop_ring(&mut self, index: u32) -> Option<Vring> {
-        let vring = match self.path {
-            Path::Direct => {
-                let now = self.clock.now();
-                self.adapter.borrow().detach(now, self.vf, index)
-            }
-            Path::Mediated => self.hypervisor.borrow().detach(self.vf, index),
+        let (vf, now) = (self.vf, self.clock.now());
+        let vring = match self.hold() {
+            Held::Adapter(adapter) => adapter.detach(now, vf, index),
+            Held::Hypervisor(hypervisor) => hypervisor.detach(vf, index),
+            Held::Nothing => None,
         };
         *self.rings -= u16::from(vring.is_some());
         vring
@@ -263,8 +305,10 @@ impl Device for VfDevice<'_> {
             SessionEvent::Negotiated { features } => {
                 tracing::info!("{nic} {vf}: driver acknowledged features {features:#x}");
             }
-            SessionEvent::Disconnected { why: None } => {
-                tracing::info!("{nic} {vf}: front end disconnected");
+            SessionEvent::Disconnected { .. } => {
+                self.held = Held::Nothing;
+                let mut hypervisor = self.hypervisor.borrow();
+                hypervisor.drop_backlog(vf, DropReason::RingDisabled);
             }
             // The endpoint has logged what was refused.
             _ => {}

@@ -140,13 +140,9 @@ fn show(ctl: &Path, args: &cli::Show) -> Result<(), Failure> {
     match ctl::ask(ctl, &Request::Show).map_err(failed)? {
         Response::Show(show) if args.json => {
             let json = serde_json::to_string_pretty(&show).map_err(failed)?;
-            println!("{json}");
-            Ok(())
+            print(&format!("{json}\n"))
         }
-        Response::Show(show) => {
-            print!("{show}");
-            Ok(())
-        }
+        Response::Show(show) => print(&show.to_string()),
         Response::Refused(why) => Err(usage(why)),
         Response::Done(_) => Err(failed("the answer is not to this question")),
     }
@@ -182,7 +178,7 @@ fn run_experiment(args: &cli::Experiment) -> Result<(), Failure> {
     })
     .map_err(failed)?;
     progress.end();
-    print!("{}", experiment::text(&outcome));
+    print(&experiment::text(&outcome))?;
     if let Some(file) = &args.json {
         let mut json = serde_json::to_string_pretty(&outcome).map_err(failed)?;
         json.push('\n');
@@ -190,9 +186,17 @@ fn run_experiment(args: &cli::Experiment) -> Result<(), Failure> {
     }
     if let Some(file) = &args.report {
         write(file, &experiment::html(&outcome))?;
-        println!("\nReport: {}", file.display());
+        print(&format!("\nReport: {}\n", file.display()))?;
     }
     Ok(())
+}
+
+/// Standard output may be a pipe that somebody has read enough of.
+fn print(text: &str) -> Result<(), Failure> {
+    match std::io::stdout().lock().write_all(text.as_bytes()) {
+        Err(e) if e.kind() != std::io::ErrorKind::BrokenPipe => Err(failed(e)),
+        _ => Ok(()),
+    }
 }
 
 fn write(file: &PathBuf, text: &str) -> Result<(), Failure> {

@@ -245,7 +245,7 @@ impl Adapter {
             return 0;
         }
         if !slot.queue.vring().enabled() {
-            return self.discard(vf, q);
+            return self.discard(now, vf, q);
         }
         let mut moved = 0;
         while moved < BURST && self.nic.tx_ready_at(vf, now) <= now {
@@ -305,9 +305,9 @@ impl Adapter {
     }
 
     /// What a guest sends on a disabled ring goes nowhere.
-    fn discard(&mut self, vf: VfIndex, q: usize) -> usize {
+    fn discard(&mut self, now: Nanos, vf: VfIndex, q: usize) -> usize {
         let slot = &mut self.tx[vf.index()].queues[q];
-        match slot.queue.discard() {
+        match slot.discard(now) {
             Ok(0) => 0,
             Ok(frames) => {
                 for _ in 0..frames {
@@ -391,7 +391,11 @@ impl Plane for Adapter {
         if self.parked_pf.is_some() || self.parked.iter().any(Option::is_some) {
             self.sinks.uplink.can_send_at().map(&mut sooner);
         }
-        for (i, port) in self.tx.iter().enumerate() {
+        for (i, port) in self.tx.iter_mut().enumerate() {
+            for slot in &mut port.queues {
+                // A time that is past waits for the kick.
+                slot.discard_at().filter(|at| *at > now).map(&mut sooner);
+            }
             if port.queues.is_empty() || self.parked[i].is_some() {
                 continue;
             }

@@ -18,10 +18,12 @@ use super::kicks::Kicks;
 use super::owner::Plane;
 use super::pf::PfEnd;
 use super::pool::Pool;
-use super::port::{Delivery, RingBroken, RxPort, TxPort, bytes_of, is_rx, meta};
+use super::port::{Delivery, RingBroken, RxPort, Slot, TxPort, bytes_of, is_rx, meta};
 
 /// Frames a vif keeps for a guest that has posted no buffers.
 const BACKLOG: usize = 512;
+/// How long a frame waits for a guest that has posted buffers, but not enough.
+const PATIENCE: Nanos = Nanos(100_000_000);
 /// Pieces of work between two notifications to a guest.
 const BATCH: usize = 16;
 /// Pieces of work in one round.
@@ -68,6 +70,8 @@ struct Waiting {
     /// Its length after the edit.
     len: u32,
     flow: u32,
+    /// Since when it waits.
+    since: Nanos,
 }
 
 impl Hypervisor {
@@ -184,7 +188,7 @@ impl Hypervisor {
             if self.model.tx_ready_at(vf, now) > now {
                 continue;
             }
-            if let Some(frame) = self.take_from_vif(vf) {
+            if let Some(frame) = self.take_from_vif(now, vf) {
                 self.cursor = (i + 1) % vifs;
                 return Some(Job {
                     from: BridgePort::Vif(vf),
@@ -195,16 +199,17 @@ impl Hypervisor {
         None
     }
 
-    fn take_from_vif(&mut self, vf: VfIndex) -> Option<FrameBuf> {
+    fn take_from_vif(&mut self, now: Nanos, vf: VfIndex) -> Option<FrameBuf> {
+        let mut bad = 0;
         let port = &mut self.tx[vf.index()];
         let queues = port.queues.len();
         for _ in 0..queues {
             let q = port.cursor % queues;
             port.cursor = (q + 1) % queues;
             let slot = &mut port.queues[q];
-            while !slot.broken {
+            while !slot.broken && bad < BATCH {
                 // On a disabled ring there is nothing to take, only to throw away.
-                let taken = slot.queue.discard().and_then(|frames| {
+                let taken = slot.discard(now).and_then(|frames| {
                     for _ in 0..frames {
                         self.touched.insert(vf);
                         self.model.count_tx_drop(vf, DropReason::RingDisabled);
@@ -214,6 +219,7 @@ impl Hypervisor {
                 match taken {
                     Ok(None) => break,
                     Ok(Some(TxItem::Bad(_))) => {
+                        bad += 1;
                         self.touched.insert(vf);
                         self.model.count_tx_drop(vf, DropReason::BadHeader);
                     }
@@ -242,7 +248,7 @@ impl Hypervisor {
         let m = meta(frame.len(), &frame.hdr);
         let verdict = self.model.ingress(now, from, frame.head(), &m);
         if !verdict.vfs.is_empty() {
-            self.deliver_to_vifs(&verdict, &frame);
+            self.deliver_to_vifs(now, &verdict, &frame);
         }
         if !verdict.pf {
             self.pool.give(frame);
@@ -257,7 +263,7 @@ impl Hypervisor {
         }
     }
 
-    fn deliver_to_vifs(&mut self, verdict: &Verdict, frame: &FrameBuf) {
+    fn deliver_to_vifs(&mut self, now: Nanos, verdict: &Verdict, frame: &FrameBuf) {
         let Ok(header) = Header::parse(frame.head()) else {
             return; // the model has judged it, so it parses
         };
@@ -284,12 +290,14 @@ impl Hypervisor {
                     self.touched.insert(vf);
                 }
                 Delivery::Dropped(DropReason::NoRxBuffer) if backlog.len() < BACKLOG => {
+                    let since = now;
                     let frame = self.pool.copy(frame);
                     backlog.push_back(Waiting {
                         frame,
                         edit,
                         len,
                         flow,
+                        since,
                     });
                 }
                 Delivery::Dropped(reason) => self.model.count_rx_drop(vf, reason),
@@ -301,13 +309,16 @@ impl Hypervisor {
         }
     }
 
-    fn drain_backlogs(&mut self) -> usize {
+    /// Gives the guests what waits for their buffers. A frame for which the buffers that there are have not been enough
+    /// for a while never fits; it must not hold up those behind it.
+    fn drain_backlogs(&mut self, now: Nanos) -> usize {
         let mut moved = 0;
         for i in 0..self.backlog.len() {
             let vf = VfIndex::from(i);
             while let Some(waiting) = self.backlog[i].front() {
                 let delivery = self.rx[i].deliver(waiting.flow, &waiting.frame, waiting.edit);
-                if matches!(delivery, Delivery::Dropped(DropReason::NoRxBuffer)) {
+                let waits = matches!(delivery, Delivery::Dropped(DropReason::NoRxBuffer));
+                if waits && (now < waiting.since + PATIENCE || !self.rx[i].has_room()) {
                     break;
                 }
                 let Some(waiting) = self.backlog[i].pop_front() else {
@@ -359,7 +370,7 @@ impl Hypervisor {
     /// Handles every frame the NIC has handed over, whatever it costs: for a switch of paths, which must find the
     /// queues empty. The CPU is charged all the same.
     pub fn drain_pf(&mut self, now: Nanos) -> usize {
-        let mut moved = 0;
+        let mut moved = self.drain_backlogs(now);
         if let Some(job) = self.current.take() {
             self.finish(now, job);
             moved += 1;
@@ -386,9 +397,9 @@ impl Hypervisor {
     }
 
     /// Gives up the frames that wait for buffers of `vf`; they are counted as its drops.
-    pub fn drop_backlog(&mut self, vf: VfIndex) {
+    pub fn drop_backlog(&mut self, vf: VfIndex, reason: DropReason) {
         for waiting in self.backlog[vf.index()].drain(..) {
-            self.model.count_rx_drop(vf, DropReason::NoRxBuffer);
+            self.model.count_rx_drop(vf, reason);
             self.pool.give(waiting.frame);
         }
     }
@@ -413,7 +424,7 @@ impl Hypervisor {
 impl Plane for Hypervisor {
     /// As much work as the CPU budget allows.
     fn poll(&mut self, now: Nanos) -> usize {
-        let mut moved = self.drain_backlogs();
+        let mut moved = self.drain_backlogs(now);
         for _ in 0..ROUND {
             if self.busy_until() > now {
                 break;
@@ -422,11 +433,10 @@ impl Plane for Hypervisor {
                 self.finish(now, job);
                 moved += 1;
             }
-            let start = now;
             let Some(job) = self.take_job(now) else {
                 break;
             };
-            self.charge(start, &job);
+            self.charge(now, &job);
             self.current = Some(job);
         }
         if self.current.is_none() || self.since_flush >= BATCH {
@@ -441,12 +451,18 @@ impl Plane for Hypervisor {
         if self.current.is_some() || free > now {
             return Some(free);
         }
-        let ports = self.tx.iter().enumerate();
-        ports
+        let limited = self.tx.iter().enumerate();
+        let limited = limited
             .filter(|(_, port)| !port.queues.is_empty())
             .map(|(i, _)| self.model.tx_ready_at(VfIndex::from(i), now))
-            .filter(|ready| *ready > now)
-            .min()
+            .min_by_key(|ready| if *ready > now { ready.0 } else { u64::MAX });
+        let disabled = self.tx.iter_mut().flat_map(|port| &mut port.queues);
+        let disabled = disabled.filter_map(Slot::discard_at);
+        let waiting = self.backlog.iter().filter_map(VecDeque::front);
+        let waiting = waiting.map(|w| w.since + PATIENCE);
+        // What is past has been tried; it waits for a kick.
+        let times = limited.into_iter().chain(disabled).chain(waiting);
+        times.filter(|at| *at > now).min()
     }
 
     fn arm(&mut self, now: Nanos) -> bool {

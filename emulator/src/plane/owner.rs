@@ -3,10 +3,16 @@
 
 use std::cell::{RefCell, RefMut};
 use std::ops::{Deref, DerefMut};
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
-use mio::{Events, Poll, Token, Waker};
+use mio::unix::SourceFd;
+use mio::{Events, Interest, Poll, Token, Waker};
+use rustix::time::{
+    Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec, timerfd_create,
+    timerfd_settime,
+};
 use vf_model::Nanos;
 
 use super::doorbell::Doorbell;
@@ -14,7 +20,7 @@ use super::port::RingBroken;
 
 /// How long a plane polls without finding work before it goes to sleep.
 const SPIN: Duration = Duration::from_micros(50);
-/// Empty rounds between two looks at how long it has been spinning.
+/// Of the doorbell, and of the timer: whatever wakes a plane, it looks at everything.
 const WAKE: Token = Token(0);
 
 /// What a thread or the virtual clock needs of a plane.
@@ -45,9 +51,16 @@ pub enum Owner<P> {
 
 /// A handle on the thread that polls a plane.
 pub struct ThreadOwner<P> {
-    requests: Sender<Loan<P>>,
+    requests: Sender<Request<P>>,
     bell: Doorbell,
     thread: Option<std::thread::JoinHandle<()>>,
+}
+
+enum Request<P> {
+    /// Let the plane be borrowed.
+    Lend(Loan<P>),
+    /// End; the owner is gone.
+    Stop,
 }
 
 struct Loan<P> {
@@ -80,6 +93,14 @@ impl<P: Plane> Owner<P> {
         on_broken: impl Fn(RingBroken) + Send + 'static,
     ) -> std::io::Result<(Owner<P>, Doorbell)> {
         let poll = Poll::new()?;
+        // A poll's own timeout is in whole milliseconds; a slow wire or a rate limit needs better.
+        let timer = timerfd_create(
+            TimerfdClockId::Monotonic,
+            TimerfdFlags::NONBLOCK | TimerfdFlags::CLOEXEC,
+        )?;
+        let fd = timer.as_raw_fd();
+        poll.registry()
+            .register(&mut SourceFd(&fd), WAKE, Interest::READABLE)?;
         let bell = Doorbell::new(Waker::new(poll.registry(), WAKE)?);
         let (requests, inbox) = unbounded();
         let mut plane = Box::new(plane);
@@ -87,7 +108,7 @@ impl<P: Plane> Owner<P> {
         let sleeper = bell.clone();
         let thread = std::thread::Builder::new()
             .name(name.to_owned())
-            .spawn(move || run(plane, &inbox, poll, &sleeper, epoch, &on_broken))?;
+            .spawn(move || run(plane, &inbox, poll, &timer, &sleeper, epoch, &on_broken))?;
         let owner = Owner::Thread(ThreadOwner {
             requests,
             bell: bell.clone(),
@@ -107,7 +128,9 @@ impl<P: Plane> Owner<P> {
             Owner::Thread(thread) => {
                 let (to, plane) = bounded(1);
                 let (back, returned) = bounded(1);
-                let asked = thread.requests.send(Loan { to, back: returned });
+                let asked = thread
+                    .requests
+                    .send(Request::Lend(Loan { to, back: returned }));
                 thread.bell.ring();
                 let plane = asked.ok().and_then(|()| plane.recv().ok());
                 Borrowed::Thread {
@@ -121,8 +144,8 @@ impl<P: Plane> Owner<P> {
 
 impl<P> Drop for ThreadOwner<P> {
     fn drop(&mut self) {
-        let (closed, _) = unbounded();
-        self.requests = closed; // the thread sees its inbox close
+        // A thread that has ended already, of a panic, hears nothing.
+        let _ = self.requests.send(Request::Stop);
         self.bell.ring();
         if let Some(thread) = self.thread.take() {
             let _ = thread.join();
@@ -164,8 +187,9 @@ impl<P> Drop for Borrowed<'_, P> {
 /// time.
 fn run<P: Plane>(
     mut plane: Box<P>,
-    inbox: &Receiver<Loan<P>>,
+    inbox: &Receiver<Request<P>>,
     mut poll: Poll,
+    timer: &OwnedFd,
     bell: &Doorbell,
     epoch: Instant,
     on_broken: &impl Fn(RingBroken),
@@ -175,7 +199,7 @@ fn run<P: Plane>(
     let mut last = Instant::now();
     loop {
         match inbox.try_recv() {
-            Ok(loan) => {
+            Ok(Request::Lend(loan)) => {
                 if let Err(unwanted) = loan.to.send(plane) {
                     plane = unwanted.0;
                 } else {
@@ -188,7 +212,7 @@ fn run<P: Plane>(
                 last = Instant::now();
                 continue;
             }
-            Err(crossbeam_channel::TryRecvError::Disconnected) => return,
+            Ok(Request::Stop) | Err(crossbeam_channel::TryRecvError::Disconnected) => return,
             Err(crossbeam_channel::TryRecvError::Empty) => {}
         }
         let started = last;
@@ -213,9 +237,8 @@ fn run<P: Plane>(
         bell.going_to_sleep();
         if !plane.arm(now) && inbox.is_empty() {
             // Looked at once more: a frame may have been put on the wire before the doorbell was told of our sleep.
-            let due = plane.next(now);
-            let timeout = due.map(|at| Duration::from_nanos(at.0.saturating_sub(now.0)));
-            if let Err(error) = poll.poll(&mut events, timeout)
+            set_timer(timer, plane.next(now).map(|at| at.0.saturating_sub(now.0)));
+            if let Err(error) = poll.poll(&mut events, None)
                 && error.kind() != std::io::ErrorKind::Interrupted
             {
                 tracing::error!(%error, "a plane cannot sleep");
@@ -225,6 +248,22 @@ fn run<P: Plane>(
         plane.disarm();
         idle_since = None;
         last = Instant::now();
+    }
+}
+
+/// Wakes the plane after so many nanoseconds, or not.
+fn set_timer(timer: &OwnedFd, after: Option<u64>) {
+    // Zero would disarm it.
+    let after = after.map_or(0, |ns| ns.max(1));
+    let time = Itimerspec {
+        it_interval: Timespec::default(),
+        it_value: Timespec {
+            tv_sec: i64::try_from(after / 1_000_000_000).unwrap_or(i64::MAX),
+            tv_nsec: (after % 1_000_000_000) as i64,
+        },
+    };
+    if let Err(error) = timerfd_settime(timer, TimerfdTimerFlags::empty(), &time) {
+        tracing::error!(%error, "a plane cannot set its timer");
     }
 }
 

@@ -5,6 +5,10 @@ use std::sync::Arc;
 use crossbeam_queue::ArrayQueue;
 use vf_vhost::frame::FrameBuf;
 
+/// Bytes of a buffer that is worth giving back to the system, for all but this many.
+const LARGE: usize = 16 * 1024;
+const LARGE_KEPT: usize = 512;
+
 /// A bounded stock of empty frame buffers shared by every plane of the process.
 #[derive(Clone)]
 pub struct Pool(Arc<ArrayQueue<FrameBuf>>);
@@ -24,6 +28,9 @@ impl Pool {
 
     /// Takes back a buffer that is not needed any more.
     pub fn give(&self, mut frame: FrameBuf) {
+        if frame.data.capacity() > LARGE && self.0.len() > LARGE_KEPT {
+            return; // memory is bounded in bytes, too
+        }
         frame.data.clear();
         // A full stock lets the buffer go; that is what bounds it.
         let _ = self.0.push(frame);

@@ -1,6 +1,6 @@
 //! The queues of one VF that a plane owns: attaching, detaching, steering. Never judges a frame.
 
-use vf_model::{DropReason, FrameMeta, Gso, VfIndex};
+use vf_model::{DropReason, FrameMeta, Gso, Nanos, VfIndex};
 use vf_vhost::frame::{FrameBuf, TagEdit};
 use vf_vhost::net_hdr::NetHdr;
 use vf_vhost::rx::{RxOutcome, RxQueue};
@@ -14,7 +14,13 @@ pub(super) struct Slot<Q> {
     pub(super) queue: Q,
     /// No more work is done on a broken ring until the front end restarts it.
     pub(super) broken: bool,
+    /// When this plane first found the ring disabled.
+    disabled_since: Option<Nanos>,
 }
+
+/// How long a disabled transmit ring keeps its frames: a front end that enables its rings a moment after its driver has
+/// sent (DPDK's does not wait for us in between) loses nothing.
+const DISCARD_AFTER: Nanos = Nanos(100_000_000);
 
 /// Something a plane must tell the control thread.
 #[derive(Debug)]
@@ -57,7 +63,7 @@ impl TxPort {
         let broken = vring.is_broken();
         let mut queue = TxQueue::new(vring);
         queue.set_notify(false);
-        self.queues.insert(at, Slot { queue, broken });
+        self.queues.insert(at, Slot::new(queue, broken));
     }
 
     /// Gives the ring up.
@@ -82,7 +88,7 @@ impl RxPort {
         let broken = vring.is_broken();
         let mut queue = RxQueue::new(vring);
         queue.set_notify(false);
-        self.queues.insert(at, Slot { queue, broken });
+        self.queues.insert(at, Slot::new(queue, broken));
     }
 
     /// Gives the ring up.
@@ -107,10 +113,25 @@ impl RxPort {
         self.queues.iter_mut().filter(|s| usable(s)).nth(wanted)
     }
 
+    /// Whether any ring has a buffer.
+    pub(super) fn has_room(&mut self) -> bool {
+        let mut usable = self.queues.iter_mut().filter(|s| usable(s));
+        usable.any(|s| s.queue.has_room())
+    }
+
+    /// Why no ring of the VF can receive.
+    fn no_ring(&self) -> Delivery {
+        Delivery::Dropped(if self.queues.iter().any(|s| s.broken) {
+            DropReason::RingBroken
+        } else {
+            DropReason::RingDisabled
+        })
+    }
+
     /// Copies a frame out of private memory into the VF.
     pub(super) fn deliver(&mut self, flow: u32, frame: &FrameBuf, edit: TagEdit) -> Delivery {
         match self.steer(flow) {
-            None => Delivery::Dropped(DropReason::RingDisabled),
+            None => self.no_ring(),
             Some(slot) => slot.settle(|q| q.deliver(frame, edit)),
         }
     }
@@ -124,7 +145,7 @@ impl RxPort {
         edit: TagEdit,
     ) -> Delivery {
         match self.steer(flow) {
-            None => Delivery::Dropped(DropReason::RingDisabled),
+            None => self.no_ring(),
             Some(slot) => slot.settle(|q| q.deliver_from(tx, frame, edit)),
         }
     }
@@ -132,6 +153,37 @@ impl RxPort {
 
 fn usable(slot: &Slot<RxQueue>) -> bool {
     !slot.broken && slot.queue.vring().enabled()
+}
+
+impl<Q> Slot<Q> {
+    fn new(queue: Q, broken: bool) -> Slot<Q> {
+        Slot {
+            queue,
+            broken,
+            disabled_since: None,
+        }
+    }
+}
+
+impl Slot<TxQueue> {
+    /// Throws away what waits on a disabled ring, once it has been disabled for long enough; how many frames that was.
+    pub(super) fn discard(&mut self, now: Nanos) -> Result<u32, RingError> {
+        if self.queue.vring().enabled() {
+            return Ok(0);
+        }
+        let since = *self.disabled_since.get_or_insert(now);
+        if now < since + DISCARD_AFTER {
+            return Ok(0);
+        }
+        self.queue.discard()
+    }
+
+    /// When [`Slot::discard`] will have something to do, if it is known to.
+    pub(super) fn discard_at(&mut self) -> Option<Nanos> {
+        let since = self.disabled_since?;
+        let waits = !self.broken && !self.queue.vring().enabled() && self.queue.has_work();
+        waits.then_some(since + DISCARD_AFTER)
+    }
 }
 
 impl Slot<RxQueue> {

@@ -1,7 +1,7 @@
 //! Administering a NIC while traffic runs, a switch of paths above all. Never loses or duplicates a frame: whoever calls
 //! this holds both planes, and the queues between them are empty before a ring changes hands.
 
-use vf_model::{Command, Nanos, Path, Refusal, VfIndex};
+use vf_model::{Command, DropReason, Nanos, Path, Refusal, VfIndex};
 
 use super::adapter::Adapter;
 use super::hypervisor::Hypervisor;
@@ -50,7 +50,8 @@ fn move_rings(
             }
         }
         Path::Direct => {
-            hypervisor.drop_backlog(vf);
+            // What it had buffers for it has been given; the direct path would drop the rest as well.
+            hypervisor.drop_backlog(vf, DropReason::NoRxBuffer);
             for ring in hypervisor.rings(vf) {
                 if let Some(vring) = hypervisor.detach(vf, ring) {
                     adapter.attach(vf, vring);

@@ -63,7 +63,8 @@ impl WireEnd {
     /// Whether a frame handed over now would be taken.
     #[must_use]
     pub fn can_send(&self, now: Nanos) -> bool {
-        self.link.free_at() <= Nanos(now.0.saturating_add(self.slack.0)) && self.out.len() < IN_FLIGHT
+        self.link.free_at() <= Nanos(now.0.saturating_add(self.slack.0))
+            && self.out.len() < IN_FLIGHT
     }
 
     /// When the transmitter will take another frame; `None` while the fibre is full, until the other end rings.

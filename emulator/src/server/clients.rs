@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::io::{self, Read, Write};
 use std::ops::Range;
+use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 
 use mio::net::{UnixListener, UnixStream};
@@ -45,8 +46,11 @@ impl Clients {
             let taken = "another vfnic serves it; stop that one or choose another --socket-dir";
             return Err(failed(io::Error::new(io::ErrorKind::AddrInUse, taken)));
         }
-        // Nobody listens: what is left of an earlier run goes.
-        let _ = std::fs::remove_file(path);
+        // Nobody listens: what is left of an earlier run goes. Anything else there makes the bind fail.
+        let is_socket = |m: &std::fs::Metadata| m.file_type().is_socket();
+        if std::fs::symlink_metadata(path).is_ok_and(|m| is_socket(&m)) {
+            let _ = std::fs::remove_file(path);
+        }
         let mut listener = UnixListener::bind(path).map_err(failed)?;
         registry
             .register(&mut listener, Token(tokens.start), Interest::READABLE)
@@ -87,11 +91,17 @@ impl Clients {
             if self.clients.len() >= MAX_CLIENTS {
                 continue;
             }
+            // There are fewer clients than tokens, so one is free.
+            while self.clients.contains_key(&self.next_token) || self.next_token >= self.tokens.end
+            {
+                self.next_token = if self.next_token >= self.tokens.end {
+                    self.tokens.start + 1
+                } else {
+                    self.next_token + 1
+                };
+            }
             let token = self.next_token;
             self.next_token += 1;
-            if self.next_token == self.tokens.end {
-                self.next_token = self.tokens.start + 1;
-            }
             let interest = Interest::READABLE | Interest::WRITABLE;
             if registry
                 .register(&mut stream, Token(token), interest)

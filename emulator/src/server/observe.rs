@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Instant;
 
-use vf_model::{Counters, Nanos, VfIndex, VfPolicy};
+use vf_model::{Counters, HypervisorModel, Nanos, Nic, VfIndex, VfPolicy};
 
 use crate::host::Host;
 use crate::show::{Show, ShowBridge, ShowCounters, ShowCpu, ShowLink, ShowNic, ShowVf};
@@ -119,11 +119,22 @@ fn nic(host: &Host, at: Nanos, seconds: f64, before: &mut Busy) -> ShowNic {
             moved: bridge.moved,
             floods: bridge.floods,
         },
-        pf: counters(adapter.nic.pf_counters()).plus(&counters(hypervisor.model.pf_counters())),
+        pf: pf_counters(&adapter.nic, &hypervisor.model),
         vfs,
     };
     *before = now;
     show
+}
+
+/// Both sides count the same frames, each its own drops.
+fn pf_counters(nic: &Nic, model: &HypervisorModel) -> ShowCounters {
+    let of_model = counters(model.pf_counters());
+    let dropped = ShowCounters {
+        rx_drops: of_model.rx_drops,
+        tx_drops: of_model.tx_drops,
+        ..ShowCounters::default()
+    };
+    counters(nic.pf_counters()).plus(&dropped)
 }
 
 fn counters(c: &Counters) -> ShowCounters {
