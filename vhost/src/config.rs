@@ -30,13 +30,15 @@ pub struct DeviceConfig {
 }
 
 impl DeviceConfig {
-    /// A 10 GbE device that offers all that is served.
+    /// A 10 GbE device that offers all that is served, but for
+    /// [`ProtocolFeatures::INBAND_NOTIFICATIONS`]: whoever offers those also
+    /// [acknowledges](crate::endpoint::Endpoint::acknowledge_kick) each kick.
     pub fn new(name: impl Into<String>, mac: [u8; 6], queue_pairs: u16) -> DeviceConfig {
         let queue_pairs = queue_pairs.clamp(1, MAX_QUEUE_PAIRS);
         DeviceConfig {
             name: name.into(),
             features: features::offered(queue_pairs),
-            protocol_features: ProtocolFeatures::all(),
+            protocol_features: ProtocolFeatures::all() - ProtocolFeatures::INBAND_NOTIFICATIONS,
             queue_pairs,
             mac,
             mtu: 1500,

@@ -11,20 +11,18 @@
 //! is read, so that one which has died is never in the way of its successor.
 
 use std::io;
-use std::os::fd::{AsRawFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use mio::unix::SourceFd;
 use mio::{Interest, Registry, Token};
-use rustix::net::SendFlags;
 use thiserror::Error;
 
 use crate::channel::{Channel, Received};
 use crate::eventfd::EventFd;
 use crate::listener::{self, Listener};
-use crate::message;
 use crate::session::Session;
 pub use crate::session::{Device, DeviceConfig, Refusal, SessionEvent};
 
@@ -78,6 +76,8 @@ struct Connection {
     session: Session,
     /// The kick of the control queue that is registered.
     control_kick: Option<EventFd>,
+    /// The driver waits for this reply to its kick of this ring.
+    kick: Option<(u32, Option<Vec<u8>>)>,
     refused: bool,
     turned_away: bool,
 }
@@ -169,6 +169,59 @@ impl Endpoint {
         // First the kick, then the queue: what comes later will be told.
         self.watch_control();
         self.serve_control(dev);
+    }
+
+    /// The ring that the driver kicked in band. It waits, and nothing more of it is served, until
+    /// [`Endpoint::acknowledge_kick`].
+    pub fn kick(&self) -> Option<u32> {
+        Some(self.connection.as_ref()?.kick.as_ref()?.0)
+    }
+
+    /// Lets the driver go on after a kick: all that it made available has been taken care of.
+    pub fn acknowledge_kick(&mut self, now: Instant, dev: &mut dyn Device) {
+        let Some(connection) = &mut self.connection else {
+            return;
+        };
+        let reply = connection.kick.take().and_then(|(_, reply)| reply);
+        if let Some(reply) = reply
+            && let Err(why) = connection.channel.send(&reply)
+        {
+            self.close(Some(why), now, dev);
+        }
+    }
+
+    /// Calls the driver in band for one ring that wants it; `false` if none does. Then
+    /// [`Endpoint::poll`] until it has [answered](Endpoint::awaits_reply).
+    pub fn call(&mut self) -> bool {
+        self.connection
+            .as_mut()
+            .is_some_and(|connection| connection.session.call())
+    }
+
+    /// Whether the front end has still to answer a request of ours.
+    pub fn awaits_reply(&self) -> bool {
+        self.connection
+            .as_ref()
+            .is_some_and(|connection| connection.session.awaited_reply().is_some())
+    }
+
+    /// The sockets on which something to [`Endpoint::poll`] for may arrive; for callers that do not
+    /// [`Endpoint::register`].
+    pub fn sockets(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
+        let own = match (&self.connection, &self.role) {
+            (Some(connection), _) => connection
+                .kick
+                .is_none()
+                .then(|| connection.channel.as_fd()),
+            (None, Role::Server(listener)) => Some(listener.as_fd()),
+            (None, _) => None,
+        };
+        let session = self
+            .connection
+            .as_ref()
+            .map(|connection| &connection.session);
+        own.into_iter()
+            .chain(session.and_then(Session::awaited_reply))
     }
 
     /// Ends the session, if there is one; the next front end is welcome at once.
@@ -308,6 +361,10 @@ impl Endpoint {
         if connection.session.memory().faulted() {
             return Err(Refusal::MemoryVanished);
         }
+        connection.session.hear_replies()?;
+        if connection.kick.is_some() {
+            return Ok(Received::Nothing);
+        }
         let (header, payload, fds) = match connection.channel.receive()? {
             Received::Message(header, payload, fds) => (header, payload, fds),
             other => return Ok(other),
@@ -316,7 +373,9 @@ impl Endpoint {
             session, channel, ..
         } = connection;
         let handled = session.handle(&self.config, header, &payload, fds, dev)?;
-        if let Some(reply) = handled.reply {
+        if let Some(ring) = handled.kick {
+            connection.kick = Some((ring, handled.reply));
+        } else if let Some(reply) = handled.reply {
             channel.send(&reply)?;
         }
         if let Some(what) = handled.refused {
@@ -423,6 +482,7 @@ impl Endpoint {
             channel,
             session,
             control_kick: None,
+            kick: None,
             refused: false,
             turned_away: false,
         });
@@ -431,15 +491,10 @@ impl Endpoint {
     }
 
     /// Sends CONFIG_CHANGE_MSG to a front end that takes it.
-    fn announce(&self) -> bool {
-        let Some(connection) = &self.connection else {
-            return false;
-        };
-        let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
-        let message = message::config_change();
-        connection.session.config_change_fd().is_some_and(|fd| {
-            rustix::net::send(fd, &message, flags).is_ok_and(|sent| sent == message.len())
-        })
+    fn announce(&mut self) -> bool {
+        self.connection
+            .as_mut()
+            .is_some_and(|connection| connection.session.announce())
     }
 
     /// Has mio report again what was left undone: it tells of each arrival once.

@@ -68,6 +68,8 @@ bitflags! {
         const CONFIG = 1 << 9;
         /// RESET_DEVICE.
         const RESET_DEVICE = 1 << 13;
+        /// Kicks and calls are messages that are answered, not descriptors that are written to.
+        const INBAND_NOTIFICATIONS = 1 << 14;
         /// Memory regions come and go one by one.
         const CONFIGURE_MEM_SLOTS = 1 << 15;
     }

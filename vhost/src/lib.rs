@@ -6,6 +6,7 @@
 //! Nothing in this crate knows what a virtual function, a filter or a link is, and nothing a
 //! guest, a front end or the wire sends may make it panic, block or touch memory it was not given.
 
+mod backend;
 mod channel;
 pub mod checksum;
 mod config;

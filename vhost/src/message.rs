@@ -17,6 +17,9 @@ pub const MAX_PAYLOAD: usize = 4096;
 /// Descriptors a message may carry. The document says 8; more memory regions are tolerated.
 pub const MAX_FDS: usize = 32;
 
+/// Bytes of a reply that says only whether a request succeeded.
+pub(crate) const ACK_LEN: usize = HEADER_LEN + 8;
+
 const VERSION: u32 = 1;
 const VERSION_MASK: u32 = 3;
 const REPLY: u32 = 1 << 2;
@@ -25,7 +28,10 @@ const RING_MASK: u64 = 0xff;
 const NO_FD: u64 = 1 << 8;
 
 /// Back-end request CONFIG_CHANGE_MSG.
-const CONFIG_CHANGE_MSG: u32 = 2;
+pub(crate) const CONFIG_CHANGE_MSG: u32 = 2;
+
+/// Back-end request VRING_CALL.
+pub(crate) const VRING_CALL: u32 = 4;
 
 /// Request numbers of the document, as far as they are served.
 mod code {
@@ -50,6 +56,7 @@ mod code {
     pub(super) const GET_CONFIG: u32 = 24;
     pub(super) const SET_CONFIG: u32 = 25;
     pub(super) const RESET_DEVICE: u32 = 34;
+    pub(super) const VRING_KICK: u32 = 35;
     pub(super) const GET_MAX_MEM_SLOTS: u32 = 36;
     pub(super) const ADD_MEM_REG: u32 = 37;
     pub(super) const REM_MEM_REG: u32 = 38;
@@ -130,9 +137,19 @@ pub fn reply(request: u32, payload: &[u8]) -> Vec<u8> {
     message(request, VERSION | REPLY, payload)
 }
 
-/// CONFIG_CHANGE_MSG, the back end's word that the device configuration has changed.
-pub fn config_change() -> Vec<u8> {
-    message(CONFIG_CHANGE_MSG, VERSION, &[])
+/// A request of the back end, ready to be sent.
+pub(crate) fn backend_request(request: u32, payload: &[u8], need_reply: bool) -> Vec<u8> {
+    let flags = if need_reply { NEED_REPLY } else { 0 };
+    message(request, VERSION | flags, payload)
+}
+
+/// Whether these are the bytes of the front end's reply to back-end request number `request`.
+pub(crate) fn is_reply_to(request: u32, bytes: &[u8; ACK_LEN]) -> bool {
+    bytes.starts_with(
+        message(request, VERSION | REPLY, &[0; 8])
+            .split_at(HEADER_LEN)
+            .0,
+    )
 }
 
 fn message(request: u32, flags: u32, payload: &[u8]) -> Vec<u8> {
@@ -215,6 +232,9 @@ pub enum Request {
     GetConfig(ConfigRange),
     SetConfig,
     ResetDevice,
+    VringKick {
+        ring: u32,
+    },
     GetMaxMemSlots,
     AddMemReg(RegionSpec),
     RemMemReg(RegionSpec),
@@ -223,6 +243,9 @@ pub enum Request {
 }
 
 impl Request {
+    /// Number of [`Request::VringKick`].
+    pub(crate) const VRING_KICK: u32 = code::VRING_KICK;
+
     /// Whether request number `request` has a reply of its own, which is then its only one.
     pub fn has_reply(request: u32) -> bool {
         matches!(
@@ -276,6 +299,7 @@ impl Request {
             code::GET_VRING_BASE => fields
                 .state()
                 .map(|(ring, _)| Request::GetVringBase { ring }),
+            code::VRING_KICK => fields.state().map(|(ring, _)| Request::VringKick { ring }),
             code::SET_VRING_ENABLE => fields.state().map(|(ring, on)| Request::SetVringEnable {
                 ring,
                 enable: on != 0,

@@ -9,16 +9,20 @@
 //!
 //! A control queue is served here and the device never has it; see [`Session::serve_control`].
 //!
+//! With in-band notifications a kick is a request like any other, but it is answered only when the
+//! ring has been looked at: see [`Handled::kick`].
+//!
 //! A ring runs once its kick message has come (with a descriptor or without) and its size, its
 //! addresses and the virtio features are known; it need not have been kicked, and it need not be
 //! enabled (vhost-user "Ring states").
 
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
 use thiserror::Error;
 use vm_memory::Bytes;
 
+use crate::backend::BackendRequests;
 pub use crate::config::{DeviceConfig, MAX_QUEUE_PAIRS};
 use crate::control::{Command, ControlQueue};
 use crate::eventfd::{EventFd, EventFdError};
@@ -30,6 +34,9 @@ use crate::vring::{Vring, VringConfig};
 
 /// Commands of a driver served at a time: other devices share the thread.
 const COMMANDS: usize = 128;
+
+/// Entries of the largest ring (virtio 2.7).
+const MAX_RING: usize = 32768;
 
 /// What happened to a session; for log lines and figures.
 #[derive(Debug)]
@@ -125,6 +132,9 @@ pub enum Refusal {
     /// The front end does not read what it asked for.
     #[error("the front end does not read its replies")]
     Unread,
+    /// Something else where the reply to this back-end request should be.
+    #[error("no reply to back-end request {0}")]
+    NoReply(u32),
     /// More descriptors than a message may carry.
     #[error("too many descriptors")]
     TooManyDescriptors,
@@ -154,6 +164,9 @@ pub struct Handled {
     pub reply: Option<Vec<u8>>,
     /// The request was refused for this reason.
     pub refused: Option<Refusal>,
+    /// The driver kicked this ring, and waits for the reply: send it when all that the driver has
+    /// made available is taken care of.
+    pub kick: Option<u32>,
 }
 
 /// What the front end set about a ring.
@@ -176,6 +189,8 @@ struct RingState {
     kick: Option<EventFd>,
     call: Option<EventFd>,
     err: Option<EventFd>,
+    /// Signalled in place of `call` when the driver is to be called in band.
+    called: Option<EventFd>,
 }
 
 /// See the module.
@@ -192,7 +207,7 @@ pub struct Session {
     memory: Arc<GuestMemory>,
     features: Option<u64>,
     protocol: ProtocolFeatures,
-    backend_req: Option<OwnedFd>,
+    backend: Option<BackendRequests>,
 }
 
 /// What a request that was served asks to send: nothing but an acknowledgement, or a payload.
@@ -210,7 +225,7 @@ impl Session {
             memory: Arc::default(),
             features: None,
             protocol: ProtocolFeatures::empty(),
-            backend_req: None,
+            backend: None,
         }
     }
 
@@ -259,12 +274,50 @@ impl Session {
         Ok(true)
     }
 
-    /// Where to send CONFIG_CHANGE_MSG, if the front end wants to hear it.
-    pub fn config_change_fd(&self) -> Option<&OwnedFd> {
+    /// Tells the front end that the device configuration has changed; `false` if it does not want
+    /// to hear it. In band, a reply is due then.
+    pub fn announce(&mut self) -> bool {
+        let in_band = self.in_band();
         let wanted = self
             .protocol
             .contains(ProtocolFeatures::CONFIG | ProtocolFeatures::BACKEND_REQ);
-        self.backend_req.as_ref().filter(|_| wanted)
+        self.backend
+            .as_mut()
+            .filter(|_| wanted)
+            .is_some_and(|backend| backend.send(message::CONFIG_CHANGE_MSG, &[], in_band))
+    }
+
+    /// Calls the driver in band for one ring that wants it; `false` if none does. A reply is due
+    /// then, and the next call should wait for it.
+    pub fn call(&mut self) -> bool {
+        let called = |state: &RingState| state.called.as_ref().is_some_and(EventFd::drain);
+        let (Some(backend), Some(ring)) = (&mut self.backend, self.rings.iter().position(called))
+        else {
+            return false;
+        };
+        let payload = [(ring as u32).to_ne_bytes(), [0; 4]];
+        backend.send(message::VRING_CALL, payload.as_flattened(), true)
+    }
+
+    /// The socket on which a reply of the front end is due, if one is.
+    pub fn awaited_reply(&self) -> Option<BorrowedFd<'_>> {
+        let backend = self.backend.as_ref()?;
+        backend.awaits_reply().then(|| backend.as_fd())
+    }
+
+    /// Takes the replies that have come.
+    ///
+    /// # Errors
+    /// The session cannot go on; [`Session::end`] it.
+    pub fn hear_replies(&mut self) -> Result<(), Refusal> {
+        self.backend.as_mut().map_or(Ok(()), BackendRequests::hear)
+    }
+
+    fn in_band(&self) -> bool {
+        let needed = ProtocolFeatures::INBAND_NOTIFICATIONS
+            | ProtocolFeatures::BACKEND_REQ
+            | ProtocolFeatures::REPLY_ACK;
+        self.protocol.contains(needed)
     }
 
     /// Serves one message. Descriptors that it does not need are closed.
@@ -279,7 +332,12 @@ impl Session {
         fds: Vec<OwnedFd>,
         dev: &mut dyn Device,
     ) -> Result<Handled, Refusal> {
+        let mut kick = None;
         let answer = match Request::parse(header.request, payload) {
+            Ok(Request::VringKick { ring }) => self.kicked(ring, dev).map(|wakes| {
+                kick = wakes.then_some(ring);
+                None
+            }),
             Ok(request) => self.serve(config, request, fds, dev),
             Err(malformed) => Err(malformed.into()),
         };
@@ -290,21 +348,25 @@ impl Session {
             Ok(Some(payload)) => Ok(Handled {
                 reply: reply(&payload),
                 refused: None,
+                kick,
             }),
             Ok(None) => {
                 let reply = ack.then(|| reply(&0u64.to_ne_bytes())).flatten();
                 Ok(Handled {
                     reply,
                     refused: None,
+                    kick,
                 })
             }
             Err(refusal) if ack && !Request::has_reply(header.request) => Ok(Handled {
                 reply: reply(&1u64.to_ne_bytes()),
                 refused: Some(refusal),
+                kick,
             }),
             Err(refusal) if refusal.harmless() => Ok(Handled {
                 reply: None,
                 refused: Some(refusal),
+                kick,
             }),
             Err(refusal) => Err(refusal),
         }
@@ -318,7 +380,7 @@ impl Session {
         self.rings.clear();
         self.memory = Arc::default();
         self.features = None;
-        self.backend_req = None;
+        self.backend = None;
     }
 
     fn serve(
@@ -402,8 +464,10 @@ impl Session {
                     return Err(Refusal::Mtu(mtu));
                 }
             }
-            Request::SetBackendReqFd => self.backend_req = Some(one(fds)?),
+            Request::SetBackendReqFd => self.backend = Some(BackendRequests::new(one(fds)?)),
             Request::SetConfig => return Err(Refusal::ReadOnly),
+            // Served where its reply can wait.
+            Request::VringKick { .. } => {}
             Request::Unknown(code) => return Err(Refusal::Unknown(code)),
         }
         Ok(None)
@@ -413,6 +477,28 @@ impl Session {
         self.rings
             .get_mut(ring as usize)
             .ok_or(Refusal::NoSuchRing(ring))
+    }
+
+    /// VRING_KICK: starts the ring if that is still to be done. `true` if the device has it; the
+    /// control queue is served here and now, for a driver may wait for it in a busy loop.
+    fn kicked(&mut self, ring: u32, dev: &mut dyn Device) -> Result<bool, Refusal> {
+        if !self.in_band() {
+            return Err(Refusal::Unknown(Request::VRING_KICK));
+        }
+        if !self.ring(ring)?.started {
+            self.change(ring, |state| state.started = true, dev)?;
+        }
+        if Some(ring) != self.control_ring() {
+            return Ok(self.ring(ring)?.running);
+        }
+        for _ in 0..MAX_RING / COMMANDS {
+            match self.serve_control(dev) {
+                Ok(true) => {}
+                Ok(false) => break,
+                Err(error) => return Err(Refusal::Ring(ring, error)),
+            }
+        }
+        Ok(false)
     }
 
     /// The descriptor of a SET_VRING_KICK, CALL or ERR for a ring that exists.
@@ -627,12 +713,18 @@ impl Session {
     /// Gives a ring to the device if all that it needs is there. Otherwise it waits: memory, say,
     /// comes region by region.
     fn resume(&mut self, ring: u32, dev: &mut dyn Device) {
+        let in_band = self.in_band();
         let ready = |state: &&mut RingState| state.started && !state.running;
         let Some(state) = self.rings.get_mut(ring as usize).filter(ready) else {
             return;
         };
         let setup = state.setup;
-        let (kick, call, err) = (state.kick.clone(), state.call.clone(), state.err.clone());
+        if in_band && state.called.is_none() {
+            // Without one, the driver has to poll.
+            state.called = EventFd::new().ok();
+        }
+        let call = state.call.as_ref().or(state.called.as_ref()).cloned();
+        let (kick, err) = (state.kick.clone(), state.err.clone());
         if self.features.is_none() || setup.size == 0 {
             return;
         }

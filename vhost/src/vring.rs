@@ -104,6 +104,11 @@ impl Vring {
         self.kick.as_ref()
     }
 
+    /// What is signalled when the driver wants to know of what was used.
+    pub fn call_fd(&self) -> Option<&EventFd> {
+        self.call.as_ref()
+    }
+
     /// Replaces the kick fd; `None`: the ring must be polled.
     pub fn set_kick(&mut self, kick: Option<EventFd>) {
         self.kick = kick;

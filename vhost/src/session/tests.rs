@@ -241,7 +241,7 @@ proptest! {
             let _ = session.serve_control(&mut dev);
             check(&session, &dev)?;
             prop_assert_eq!(snapshot(&session), after);
-            let Ok(Handled { reply, refused }) = handled else {
+            let Ok(Handled { reply, refused, .. }) = handled else {
                 // An endpoint would end the session here; the law holds all the same.
                 prop_assert_eq!(snapshot(&session), before);
                 continue;

@@ -6,5 +6,6 @@
 mod control;
 mod front_end;
 mod hostile;
+mod in_band;
 mod sessions;
 mod sockets;

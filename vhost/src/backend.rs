@@ -1,0 +1,86 @@
+//! Requests of the back end to the front end, over the socket that SET_BACKEND_REQ_FD brought.
+//!
+//! Sends a request at a time, hears the replies in order, never waits for one. What a request says
+//! is the session's.
+
+use std::collections::VecDeque;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use rustix::io::Errno;
+use rustix::net::{RecvFlags, SendFlags};
+
+use crate::message::{self, ACK_LEN};
+use crate::session::Refusal;
+
+/// See the module.
+#[derive(Debug)]
+pub(crate) struct BackendRequests {
+    fd: OwnedFd,
+    /// Numbers of the requests that have not been answered, oldest first.
+    awaited: VecDeque<u32>,
+    /// The reply so far.
+    bytes: Vec<u8>,
+}
+
+impl BackendRequests {
+    pub(crate) fn new(fd: OwnedFd) -> BackendRequests {
+        BackendRequests {
+            fd,
+            awaited: VecDeque::new(),
+            bytes: Vec::new(),
+        }
+    }
+
+    /// Sends a request, and notes that a reply is due if it is to be answered; `false` if the front
+    /// end does not take it.
+    pub(crate) fn send(&mut self, request: u32, payload: &[u8], need_reply: bool) -> bool {
+        let message = message::backend_request(request, payload, need_reply);
+        let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
+        let sent = rustix::net::send(&self.fd, &message, flags) == Ok(message.len());
+        if sent && need_reply {
+            self.awaited.push_back(request);
+        }
+        sent
+    }
+
+    /// Whether a reply is due.
+    pub(crate) fn awaits_reply(&self) -> bool {
+        !self.awaited.is_empty()
+    }
+
+    /// Takes the replies that have come. Whether the front end succeeded is its own affair.
+    ///
+    /// # Errors
+    /// What came is no reply to what was asked, or the socket failed.
+    pub(crate) fn hear(&mut self) -> Result<(), Refusal> {
+        while let Some(&request) = self.awaited.front() {
+            let mut bytes = [0; ACK_LEN];
+            let (room, _) = bytes.split_at_mut(ACK_LEN.saturating_sub(self.bytes.len()));
+            match rustix::net::recv(&self.fd, &mut *room, RecvFlags::DONTWAIT) {
+                Ok((_, 0)) | Err(Errno::CONNRESET) => {
+                    // Nobody will answer; the session's own socket says what that means.
+                    self.awaited.clear();
+                    return Ok(());
+                }
+                Ok((_, got)) => self.bytes.extend(room.iter().take(got)),
+                Err(Errno::INTR) => {}
+                Err(Errno::AGAIN) => return Ok(()),
+                Err(errno) => return Err(Refusal::Socket(errno.into())),
+            }
+            if let Some(reply) = self.bytes.first_chunk() {
+                if !message::is_reply_to(request, reply) {
+                    return Err(Refusal::NoReply(request));
+                }
+                self.bytes.clear();
+                self.awaited.pop_front();
+            }
+        }
+        Ok(())
+    }
+}
+
+impl AsFd for BackendRequests {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
