@@ -18,6 +18,15 @@ impl MacAddr {
     /// ff:ff:ff:ff:ff:ff.
     pub const BROADCAST: MacAddr = MacAddr([0xff; 6]);
 
+    /// The destination of a frame, from its first bytes; zero if there are fewer than six.
+    #[must_use]
+    #[inline]
+    pub fn of_frame(head: &[u8]) -> MacAddr {
+        head.first_chunk()
+            .copied()
+            .map_or_else(MacAddr::default, MacAddr)
+    }
+
     /// Whether this is a group address; broadcast is one.
     #[must_use]
     pub fn is_multicast(self) -> bool {
@@ -52,9 +61,11 @@ impl MacAddr {
         MacAddr([a, b, c, d, e, f])
     }
 
+    #[inline]
     pub(crate) fn to_u64(self) -> u64 {
         let [a, b, c, d, e, f] = self.0;
-        u64::from_be_bytes([0, 0, a, b, c, d, e, f])
+        let (high, low) = ([a, b, c, d], [e, f]);
+        u64::from(u32::from_be_bytes(high)) << 16 | u64::from(u16::from_be_bytes(low))
     }
 }
 

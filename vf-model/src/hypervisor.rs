@@ -3,10 +3,10 @@
 //! path. Where the two disagree the filters win: else a guest that may spoof could take over its neighbour's traffic.
 //! Never touches the frame itself.
 
-use crate::addr::Vlan;
+use crate::addr::{MacAddr, Vlan};
 use crate::bridge::{Bridge, BridgePort};
 use crate::command::{Command, Refusal};
-use crate::frame::{FrameMeta, Header};
+use crate::frame::FrameMeta;
 use crate::nic::NicConfig;
 use crate::stats::{Counters, DropReason};
 use crate::table::{Reach, VfTable};
@@ -135,9 +135,10 @@ impl HypervisorModel {
         self.table.egress_edit(verdict, to)
     }
 
-    /// Counts a frame that is in the VF's ring now, `len` bytes long after [`TagEdit::len_of`].
-    pub fn count_delivered(&mut self, vf: VfIndex, header: &Header, len: u32) {
-        self.counters[vf.index()].count_rx(header.dst, len);
+    /// Counts a frame to `dst` that is in the VF's ring now, `len` bytes long after [`TagEdit::len_of`].
+    #[inline]
+    pub fn count_delivered(&mut self, vf: VfIndex, dst: MacAddr, len: u32) {
+        self.counters[vf.index()].count_rx(dst, len);
     }
 
     /// Counts a frame that was to be delivered to the VF and was not.

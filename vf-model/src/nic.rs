@@ -111,30 +111,43 @@ impl Nic {
         if let Source::Vf(vf) = source {
             self.table.take_tokens(now, vf, meta);
         }
-        let judged = VfTable::parse(head).and_then(|header| {
-            let reach = self.reach(source, &header, meta)?;
-            Nic::split(source, &reach).map(|v| (header, v))
-        });
-        match judged {
-            Ok((header, verdict)) => {
-                self.count(source, &header, &verdict, meta.len);
-                verdict
-            }
-            Err(reason) => {
-                match source {
-                    Source::Vf(vf) => self.count_tx_drop(vf, reason),
-                    Source::Pf => self.pf.tx_drops.count(reason),
-                    Source::Wire => self.wire.rx_drops.count(reason),
+        let reason = match VfTable::parse(head) {
+            Ok(header) => match self.judge(source, &header, meta) {
+                Ok(verdict) => {
+                    self.count(source, header.dst, &verdict, meta.len);
+                    return verdict;
                 }
-                Verdict {
-                    drop: Some(reason),
-                    ..Verdict::default()
-                }
-            }
+                Err(reason) => reason,
+            },
+            Err(reason) => reason,
+        };
+        self.count_unjudged(source, reason);
+        Verdict {
+            drop: Some(reason),
+            ..Verdict::default()
         }
     }
 
-    #[inline]
+    #[inline(always)]
+    fn judge(
+        &self,
+        source: Source,
+        header: &Header,
+        meta: &FrameMeta,
+    ) -> Result<Verdict, DropReason> {
+        let reach = self.reach(source, header, meta)?;
+        Nic::split(source, &reach)
+    }
+
+    fn count_unjudged(&mut self, source: Source, reason: DropReason) {
+        match source {
+            Source::Vf(vf) => self.count_tx_drop(vf, reason),
+            Source::Pf => self.pf.tx_drops.count(reason),
+            Source::Wire => self.wire.rx_drops.count(reason),
+        }
+    }
+
+    #[inline(always)]
     fn reach(
         &self,
         source: Source,
@@ -156,7 +169,7 @@ impl Nic {
     }
 
     /// What of a frame's reach is the NIC's to do, and what the hypervisor's.
-    #[inline]
+    #[inline(always)]
     fn split(source: Source, reach: &Reach) -> Result<Verdict, DropReason> {
         let up = !reach.mediated.is_empty() && source != Source::Pf;
         if reach.direct.is_empty() && !up && !reach.wire {
@@ -176,18 +189,18 @@ impl Nic {
     }
 
     #[inline]
-    fn count(&mut self, source: Source, header: &Header, verdict: &Verdict, len: u32) {
+    fn count(&mut self, source: Source, dst: MacAddr, verdict: &Verdict, len: u32) {
         match source {
-            Source::Vf(vf) => self.counters[vf.index()].count_tx(header.dst, len),
-            Source::Pf => self.pf.count_tx(header.dst, len),
-            Source::Wire => self.wire.count_rx(header.dst, len),
+            Source::Vf(vf) => self.counters[vf.index()].count_tx(dst, len),
+            Source::Pf => self.pf.count_tx(dst, len),
+            Source::Wire => self.wire.count_rx(dst, len),
         }
         let len = verdict.onward_len(len);
         if verdict.pf {
-            self.pf.count_rx(header.dst, len);
+            self.pf.count_rx(dst, len);
         }
         if verdict.wire {
-            self.wire.count_tx(header.dst, len);
+            self.wire.count_tx(dst, len);
         }
     }
 
@@ -197,9 +210,10 @@ impl Nic {
         self.table.egress_edit(verdict, to)
     }
 
-    /// Counts a frame that is in the VF's ring now, `len` bytes long after [`TagEdit::len_of`].
-    pub fn count_delivered(&mut self, vf: VfIndex, header: &Header, len: u32) {
-        self.counters[vf.index()].count_rx(header.dst, len);
+    /// Counts a frame to `dst` that is in the VF's ring now, `len` bytes long after [`TagEdit::len_of`].
+    #[inline]
+    pub fn count_delivered(&mut self, vf: VfIndex, dst: MacAddr, len: u32) {
+        self.counters[vf.index()].count_rx(dst, len);
     }
 
     /// Counts a frame that was to be delivered to the VF and was not.

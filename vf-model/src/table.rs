@@ -180,7 +180,7 @@ impl VfTable {
     }
 
     /// Who receives a frame that a VF sends, after the checks on the sender.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn reach_from_vf(
         &self,
         vf: VfIndex,
@@ -209,12 +209,12 @@ impl VfTable {
     }
 
     /// Who receives a frame that comes over the PF or from the wire.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn reach_from_outside(&self, header: &Header) -> Reach {
         self.reach(header.dst, header.vlan(), None)
     }
 
-    #[inline]
+    #[inline(always)]
     fn reach(&self, dst: MacAddr, vlan: Vlan, sender: Option<VfIndex>) -> Reach {
         if dst.is_multicast() {
             self.reach_group(vlan, sender)
@@ -223,6 +223,7 @@ impl VfTable {
         }
     }
 
+    #[inline(never)]
     fn reach_group(&self, vlan: Vlan, sender: Option<VfIndex>) -> Reach {
         let mut vfs = self.lookup.members(vlan).intersection(self.lookup.up);
         if let Some(vf) = sender {
@@ -236,6 +237,7 @@ impl VfTable {
     }
 
     /// Beyond all VFs: out on the wire, if there is a link.
+    #[inline]
     fn reach_wire(&self) -> Reach {
         Reach {
             direct: VfSet::default(),
@@ -250,7 +252,7 @@ impl VfTable {
         }
     }
 
-    #[inline]
+    #[inline(always)]
     fn reach_owner(&self, dst: MacAddr, vlan: Vlan, sender: Option<VfIndex>) -> Reach {
         let mut reach = self.reach_wire();
         for vf in self.lookup.macs.get(dst, vlan) {
@@ -275,6 +277,7 @@ impl VfTable {
         reach
     }
 
+    #[cold]
     fn why_down(&self, vf: VfIndex) -> DropReason {
         match self.policy(vf).state {
             VfLinkState::Disable => DropReason::VfDisabled,

@@ -18,6 +18,7 @@ pub struct VfIndex(pub u8);
 impl VfIndex {
     /// As an index into a table of VFs.
     #[must_use]
+    #[inline]
     pub fn index(self) -> usize {
         usize::from(self.0)
     }
@@ -42,25 +43,34 @@ pub struct VfSet([u64; 4]);
 
 impl VfSet {
     /// Adds a VF.
+    #[inline]
     pub fn insert(&mut self, vf: VfIndex) {
-        self.0[vf.index() / 64] |= 1 << (vf.0 % 64);
+        // Each word is written, so that a copy that follows at once does not wait for a part of it.
+        for (i, word) in self.0.iter_mut().enumerate() {
+            *word |= u64::from(i == vf.index() / 64) << (vf.0 % 64);
+        }
     }
 
     /// Takes a VF out.
+    #[inline]
     pub fn remove(&mut self, vf: VfIndex) {
-        self.0[vf.index() / 64] &= !(1 << (vf.0 % 64));
+        for (i, word) in self.0.iter_mut().enumerate() {
+            *word &= !(u64::from(i == vf.index() / 64) << (vf.0 % 64));
+        }
     }
 
     /// Whether a VF is in it.
     #[must_use]
+    #[inline]
     pub fn contains(&self, vf: VfIndex) -> bool {
         self.0[vf.index() / 64] >> (vf.0 % 64) & 1 == 1
     }
 
     /// Whether no VF is in it.
     #[must_use]
+    #[inline]
     pub fn is_empty(&self) -> bool {
-        self.0 == [0; 4]
+        self.0.iter().all(|word| *word == 0)
     }
 
     /// How many VFs are in it.
@@ -70,6 +80,7 @@ impl VfSet {
     }
 
     /// The VFs in it, in order.
+    #[inline]
     pub fn iter(&self) -> impl Iterator<Item = VfIndex> + use<> {
         let mut words = self.0;
         let mut at = 0;

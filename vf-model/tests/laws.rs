@@ -109,7 +109,7 @@ impl Host {
             let header = Header::parse(bytes).unwrap();
             let copy = edited(bytes, self.nic.egress_edit(&verdict, vf));
             self.nic
-                .count_delivered(vf, &header, copy.len() as u32 + self.beyond);
+                .count_delivered(vf, header.dst, copy.len() as u32 + self.beyond);
             assert_eq!(outcome.vfs.insert(vf.0, copy), None, "a duplicate");
         }
         if verdict.wire {
@@ -134,7 +134,7 @@ impl Host {
             let edit = self.hypervisor.egress_edit(&verdict, vf);
             let copy = edited(bytes, edit);
             self.hypervisor
-                .count_delivered(vf, &header, copy.len() as u32 + self.beyond);
+                .count_delivered(vf, header.dst, copy.len() as u32 + self.beyond);
             assert_eq!(outcome.vfs.insert(vf.0, copy), None, "a duplicate");
         }
         if verdict.pf {

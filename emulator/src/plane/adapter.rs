@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use vf_model::{DropReason, Header, Nanos, Nic, Source, Verdict, VfIndex, VfSet, VlanTag};
+use vf_model::{DropReason, Header, MacAddr, Nanos, Nic, Source, Verdict, VfIndex, VfSet, VlanTag};
 use vf_vhost::frame::{FrameBuf, TagEdit};
 use vf_vhost::tx::{TxFrame, TxItem};
 use vf_vhost::vring::Vring;
@@ -452,20 +452,18 @@ impl Sinks {
         len: u32,
         mut deliver: impl FnMut(&mut RxPort, u32, TagEdit) -> Delivery,
     ) {
-        let Ok(header) = Header::parse(head) else {
-            return; // the model has judged it, so it parses
-        };
+        let dst = MacAddr::of_frame(head);
         for vf in verdict.vfs.iter() {
             let port = &mut self.rx[vf.index()];
             let edit = nic.egress_edit(verdict, vf);
             let flow = if port.queues.len() > 1 {
-                header.flow_hash(head)
+                Header::parse(head).map_or(0, |header| header.flow_hash(head))
             } else {
                 0
             };
             match deliver(port, flow, bytes_of(edit)) {
                 Delivery::Done => {
-                    nic.count_delivered(vf, &header, edit.len_of(len));
+                    nic.count_delivered(vf, dst, edit.len_of(len));
                     self.touched.insert(vf);
                 }
                 Delivery::Dropped(reason) => nic.count_rx_drop(vf, reason),

@@ -286,7 +286,7 @@ impl Hypervisor {
             };
             match delivery {
                 Delivery::Done => {
-                    self.model.count_delivered(vf, &header, len);
+                    self.model.count_delivered(vf, header.dst, len);
                     self.touched.insert(vf);
                 }
                 Delivery::Dropped(DropReason::NoRxBuffer) if backlog.len() < BACKLOG => {
@@ -328,7 +328,7 @@ impl Hypervisor {
                 match delivery {
                     Delivery::Done => {
                         if let Ok(header) = Header::parse(waiting.frame.head()) {
-                            self.model.count_delivered(vf, &header, waiting.len);
+                            self.model.count_delivered(vf, header.dst, waiting.len);
                         }
                         self.touched.insert(vf);
                     }
