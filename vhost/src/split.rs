@@ -74,6 +74,7 @@ const HEADS: usize = 32;
 const CHAIN_MAX: u16 = 1024;
 
 const DESC_SIZE: u64 = 16;
+const CACHE_LINE: u64 = 64;
 const NEXT: u16 = vr::VRING_DESC_F_NEXT as u16;
 const WRITE: u16 = vr::VRING_DESC_F_WRITE as u16;
 const INDIRECT: u16 = vr::VRING_DESC_F_INDIRECT as u16;
@@ -126,6 +127,8 @@ pub(crate) struct SplitRing {
     published: u16,
     /// Used elements not yet published, as they will be in memory.
     pending: Vec<u64>,
+    /// Bytes of each buffer that will be looked at as soon as it is taken.
+    looked_at: u32,
     heads: [u16; HEADS],
     /// The available index of `heads[0]`, and how many are valid.
     heads_at: u16,
@@ -173,6 +176,7 @@ impl SplitRing {
             done: base,
             published: 0,
             pending: Vec::with_capacity(entries.min(1024)),
+            looked_at: 0,
             heads: [0; HEADS],
             heads_at: base,
             heads_len: 0,
@@ -190,6 +194,11 @@ impl SplitRing {
             .load::<u16>(2, Ordering::Relaxed)
             .and_then(|_| used.load::<u16>(2, Ordering::Relaxed))
             .map_err(|_| RingError::Misaligned)
+    }
+
+    /// Says that the first `bytes` of each buffer will be read when it is taken.
+    pub(crate) fn set_looked_at(&mut self, bytes: u32) {
+        self.looked_at = bytes;
     }
 
     /// Goes on with other memory at the same guest addresses.
@@ -276,7 +285,36 @@ impl SplitRing {
         }
         self.heads_at = self.next;
         self.heads_len = n as u16;
+        self.touch(n);
         Ok(())
+    }
+
+    /// Reads a word of every cache line that the first `n` of `heads` will need and uses none of it: the misses of a
+    /// burst overlap, where those of one frame after the other would add up.
+    fn touch(&mut self, n: usize) {
+        let Ok(table) = self.desc.slice(&self.mem) else {
+            return;
+        };
+        let mut buffers = [(0, 0); HEADS];
+        for (head, buffer) in self.heads.iter().zip(&mut buffers).take(n) {
+            if let Some([gpa, rest]) = table
+                .subslice(usize::from(*head) * DESC_SIZE as usize, DESC_SIZE as usize)
+                .ok()
+                .and_then(|entry| words(&entry))
+            {
+                *buffer = (gpa, self.looked_at.min(rest as u32));
+            }
+        }
+        for (gpa, len) in buffers.into_iter().take(n).filter(|b| b.1 > 0) {
+            let to_line = CACHE_LINE - gpa % CACHE_LINE;
+            let lines = (to_line..u64::from(len)).step_by(CACHE_LINE as usize);
+            for offset in std::iter::once(0).chain(lines) {
+                let byte = self
+                    .mem
+                    .slice_hint(gpa.wrapping_add(offset), 1, &mut self.hint);
+                byte.map(|b| b.get_ref::<u8>(0).map(|b| b.load()));
+            }
+        }
     }
 
     /// Walks the chain at `head`, appends its device-writable (or else its device-readable) pieces

@@ -100,9 +100,11 @@ const NOT_YET: u32 = u32::MAX;
 
 impl TxQueue {
     /// The transmit queue on `vring`.
-    pub fn new(vring: Vring) -> TxQueue {
+    pub fn new(mut vring: Vring) -> TxQueue {
+        let header_len = header_len(vring.features());
+        vring.ring.set_looked_at((header_len + HEAD_MAX) as u32);
         TxQueue {
-            header_len: header_len(vring.features()),
+            header_len,
             hint: 0,
             early: vec![NOT_YET; usize::from(vring.size())],
             early_count: 0,
@@ -115,6 +117,7 @@ impl TxQueue {
     /// [`Vring::base`] is the oldest of them, and they are taken again if the ring goes on.
     pub fn into_vring(mut self) -> Vring {
         self.vring.flush();
+        self.vring.ring.set_looked_at(0);
         self.vring.ring.rewind();
         self.vring
     }
