@@ -126,10 +126,10 @@ pub(crate) struct SplitRing {
     /// The used index as the driver sees it.
     published: u16,
     /// Used elements not yet published, as they will be in memory.
-    pending: Vec<u64>,
+    pending: Vec<[u8; 8]>,
     /// Bytes of each buffer that will be looked at as soon as it is taken.
     looked_at: u32,
-    heads: [u16; HEADS],
+    heads: [[u8; 2]; HEADS],
     /// The available index of `heads[0]`, and how many are valid.
     heads_at: u16,
     heads_len: u16,
@@ -177,7 +177,7 @@ impl SplitRing {
             published: 0,
             pending: Vec::with_capacity(entries.min(1024)),
             looked_at: 0,
-            heads: [0; HEADS],
+            heads: [[0; 2]; HEADS],
             heads_at: base,
             heads_len: 0,
         };
@@ -265,7 +265,8 @@ impl SplitRing {
             at = 0;
         }
         self.next = self.next.wrapping_add(1);
-        Ok(self.heads.get(usize::from(at)).copied())
+        let head = self.heads.get(usize::from(at));
+        Ok(head.map(|head| u16::from_le_bytes(*head)))
     }
 
     /// Copies available entries from `next` on, as many as there are up to the end of the ring.
@@ -279,10 +280,7 @@ impl SplitRing {
             .slice(&self.mem)?
             .subslice(4 + at * 2, n * 2)
             .map_err(|_| RingError::RingOutside)?;
-        entries.copy_to(&mut self.heads[..n]);
-        if cfg!(target_endian = "big") {
-            self.heads.iter_mut().for_each(|h| *h = u16::from_le(*h));
-        }
+        entries.copy_to(self.heads[..n].as_flattened_mut());
         self.heads_at = self.next;
         self.heads_len = n as u16;
         self.touch(n);
@@ -298,7 +296,10 @@ impl SplitRing {
         let mut buffers = [(0, 0); HEADS];
         for (head, buffer) in self.heads.iter().zip(&mut buffers).take(n) {
             if let Some([gpa, rest]) = table
-                .subslice(usize::from(*head) * DESC_SIZE as usize, DESC_SIZE as usize)
+                .subslice(
+                    usize::from(u16::from_le_bytes(*head)) * DESC_SIZE as usize,
+                    DESC_SIZE as usize,
+                )
                 .ok()
                 .and_then(|entry| words(&entry))
             {
@@ -414,7 +415,7 @@ impl SplitRing {
     #[inline]
     pub(crate) fn push_used(&mut self, head: u16, len: u32) {
         let element = u64::from(head) | u64::from(len) << 32;
-        self.pending.push(element.to_le());
+        self.pending.push(element.to_le_bytes());
         self.done = self.done.wrapping_add(1);
     }
 
@@ -454,7 +455,7 @@ impl SplitRing {
         for (elements, at) in [(first, at), (wrapped, 0)] {
             used.subslice(4 + at * 8, elements.len() * 8)
                 .map_err(outside)?
-                .copy_from(elements);
+                .copy_from(elements.as_flattened());
         }
         let old = self.published;
         let new = old.wrapping_add(self.pending.len() as u16);
