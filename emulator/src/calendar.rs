@@ -87,6 +87,13 @@ impl Calendar {
         Some(ParticipantId(who))
     }
 
+    /// When somebody other than `who` next wants to run.
+    #[must_use]
+    pub fn next_but(&self, who: ParticipantId) -> Option<Nanos> {
+        let others = self.entries.iter().enumerate().filter(|(i, _)| *i != who.0);
+        others.filter_map(|(_, e)| e.wish).min()
+    }
+
     /// Moves the clock to `at` when nobody wants to run before it.
     pub fn skip_to(&mut self, at: Nanos) {
         self.now = self.now.max(at);
@@ -133,6 +140,10 @@ mod tests {
         c.set(a, Some(Nanos(11)));
         assert_eq!(c.advance(Nanos(10)), None);
         assert_eq!(c.now(), Nanos(0));
+        let b = c.join(Class::Guest);
+        c.set(b, Some(Nanos(12)));
+        assert_eq!(c.next_but(a), Some(Nanos(12)));
+        assert_eq!(c.next_but(b), Some(Nanos(11)));
         c.skip_to(Nanos(10));
         assert_eq!(c.now(), Nanos(10));
         assert_eq!(c.advance(Nanos(11)), Some(a));

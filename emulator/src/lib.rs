@@ -5,6 +5,7 @@
 //! - [`host`]: a NIC with its hypervisor and its VFs' sockets
 //! - [`server`]: `vfnic run`, all sockets on one thread
 //! - [`calendar`]: the virtual clock
+//! - [`world`]: hosts stepped by it
 //! - [`experiment`]: the 2009 measurement on either clock
 #![forbid(unsafe_code)]
 
@@ -18,3 +19,4 @@ pub mod host;
 pub mod plane;
 pub mod server;
 pub mod show;
+pub mod world;

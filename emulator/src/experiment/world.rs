@@ -1,7 +1,7 @@
 //! The experiment on the virtual clock: two hosts, a wire and two guests a stream on one thread, stepped by the calendar.
 //! The same NIC, hypervisor, rings and TCP as on the wall clock; only the time comes from elsewhere. Never reads a clock.
 
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::net::Ipv4Addr;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
@@ -11,28 +11,19 @@ use std::time::Instant;
 use vf_conformance::frontend::Frontend;
 use vf_conformance::guest::{Guest, GuestConfig, StreamId};
 use vf_conformance::net::{NetConfig, NetDevice, Notify};
-use vf_model::{MacAddr, Nanos, Path, VfIndex, VfSet};
+use vf_model::{MacAddr, Nanos, Path, VfIndex};
 use vf_vhost::endpoint::Endpoint;
 
 use super::ExperimentError;
 use super::measure::{Meters, Reading};
 use super::plan::Plan;
-use crate::calendar::{Calendar, Class, ParticipantId};
-use crate::clock::Clock;
-use crate::config::{NicSettings, PolicySettings, SocketRole, VfSettings};
-use crate::host::{Host, Planes};
-use crate::plane::{Owner, Plane, Pool, Uplink, WireEnd};
+use crate::calendar::ParticipantId;
+use crate::config::{NicSettings, PolicySettings, SocketRole, VfSettings, WireSettings};
+use crate::host::Host;
+use crate::world::{Notification, Turn};
 
 /// The port every receiver listens on, netperf's.
 const PORT: u16 = 12865;
-
-/// Who a participant of the calendar is.
-#[derive(Clone, Copy)]
-enum Who {
-    Adapter(usize),
-    Hypervisor(usize),
-    Guest(usize),
-}
 
 /// A guest on its VF.
 struct Seat {
@@ -41,8 +32,6 @@ struct Seat {
     vf: VfIndex,
     stream: StreamId,
     id: ParticipantId,
-    /// The earliest time of its next interrupt.
-    interrupt_at: Nanos,
 }
 
 /// The two hosts of an experiment, their settings all but the path.
@@ -120,58 +109,36 @@ fn mix(seed: u64, n: u64) -> u64 {
 
 /// Two hosts back to back with their guests, at time zero.
 pub(super) struct World {
-    calendar: Calendar,
-    now: Rc<Cell<Nanos>>,
-    who: Vec<Who>,
-    hosts: [Rc<RefCell<Host>>; 2],
-    adapters: [ParticipantId; 2],
-    hypervisors: [ParticipantId; 2],
+    world: crate::world::World,
     seats: Vec<Seat>,
     /// Index into `seats` by host and VF.
     seat_of: [Vec<usize>; 2],
-    path: Path,
-    moderation: Nanos,
 }
 
 impl World {
     /// Builds the hosts and connects the guests over the real protocol.
     pub(super) fn new(plan: &Plan, path: Path) -> Result<World, ExperimentError> {
-        let now = Rc::new(Cell::new(Nanos(0)));
-        let pool = Pool::new(1 << 16);
-        let (end_a, end_b) = WireEnd::pair(plan.link, Nanos(0));
-        let mut ends = [Some(end_a), Some(end_b)];
-        let mut host = |h: usize| -> Result<Rc<RefCell<Host>>, ExperimentError> {
-            let settings = nic_settings(plan, h, path);
-            let uplink = ends[h].take().map_or(Uplink::None, Uplink::Wire);
-            let planes = Planes::new(&settings, uplink, &pool, Some(plan.cost))
-                .map_err(|(vf, refusal)| ExperimentError::Policy(vf, refusal))?;
-            Ok(Rc::new(RefCell::new(Host::new(
-                settings,
-                Owner::Local(RefCell::new(planes.adapter)),
-                Owner::Local(RefCell::new(planes.hypervisor)),
-                Clock::Virtual(Rc::clone(&now)),
-            ))))
+        let nics = [0, 1].map(|h| nic_settings(plan, h, path));
+        let wire = WireSettings {
+            between: [0, 1],
+            link: plan.link,
         };
-        let hosts = [host(0)?, host(1)?];
-        let mut calendar = Calendar::new();
-        let mut who = Vec::new();
-        let mut join = |calendar: &mut Calendar, class, w| {
-            who.push(w);
-            calendar.join(class)
+        let notification = Notification {
+            kicks: false,
+            moderation: plan.moderation,
         };
-        let adapters = [0, 1].map(|h| join(&mut calendar, Class::Device, Who::Adapter(h)));
-        let hypervisors = [0, 1].map(|h| join(&mut calendar, Class::Device, Who::Hypervisor(h)));
+        let mut world = crate::world::World::new(&nics, &[wire], Some(plan.cost), notification)
+            .map_err(|(_, vf, refusal)| ExperimentError::Policy(vf, refusal))?;
         let mut seats = Vec::new();
         let mut seat_of = [Vec::new(), Vec::new()];
         for pair in 0..plan.pairs() {
             for h in [0, 1] {
                 let vf = VfIndex::from(usize::from(pair));
-                let net = connect(&hosts[h], vf, &net_config(plan, Notify::Polled))?;
+                let net = connect(world.host(h), vf, &net_config(plan, Notify::Polled))?;
                 let (guest, stream) = guest(plan, h, pair, net);
-                let id = join(&mut calendar, Class::Guest, Who::Guest(seats.len()));
                 // Nobody starts at the very same moment: up to a millisecond apart, by the seed.
                 let start = mix(plan.seed, 1 << 32 | seats.len() as u64) % 1_000_000;
-                calendar.set(id, Some(Nanos(start)));
+                let id = world.join(Nanos(start));
                 seat_of[h].push(seats.len());
                 seats.push(Seat {
                     guest,
@@ -179,107 +146,47 @@ impl World {
                     vf,
                     stream,
                     id,
-                    interrupt_at: Nanos(0),
                 });
             }
         }
         Ok(World {
-            calendar,
-            now,
-            who,
-            hosts,
-            adapters,
-            hypervisors,
+            world,
             seats,
             seat_of,
-            path,
-            moderation: plan.moderation,
         })
     }
 
     /// Runs until `limit`.
     pub(super) fn run_until(&mut self, limit: Nanos) {
-        while let Some(id) = self.calendar.advance(limit) {
-            let now = self.calendar.now();
-            self.now.set(now);
-            match self.who[id.index()] {
-                Who::Adapter(h) => self.run_adapter(now, h),
-                Who::Hypervisor(h) => self.run_hypervisor(now, h),
-                Who::Guest(g) => self.run_guest(now, g),
+        let first = self.seats.first().map_or(0, |seat| seat.id.index());
+        while let Some(turn) = self.world.advance(limit) {
+            match turn {
+                Turn::Guest(id) => self.run_guest(id.index() - first),
+                Turn::Interrupt { host, vf } => {
+                    let seat = &self.seats[self.seat_of[host][vf.index()]];
+                    self.world.wake(seat.id, self.world.now());
+                }
             }
         }
-        self.calendar.skip_to(limit);
-        self.now.set(limit);
+        self.world.skip_to(limit);
     }
 
-    fn run_adapter(&mut self, now: Nanos, h: usize) {
-        let (next, notified) = {
-            let host = self.hosts[h].borrow();
-            let mut adapter = host.adapter.borrow();
-            while adapter.poll(now) > 0 {}
-            (adapter.next(now), adapter.take_notified())
-        };
-        self.calendar.set(self.adapters[h], next);
-        let peer = self.hosts[1 - h].borrow().adapter.borrow().next(now);
-        if let Some(at) = peer {
-            self.calendar.wake(self.adapters[1 - h], at);
-        }
-        if self.hosts[h].borrow().hypervisor.borrow().has_input() {
-            self.calendar.wake(self.hypervisors[h], now);
-        }
-        self.interrupt(now, h, notified);
-    }
-
-    fn run_hypervisor(&mut self, now: Nanos, h: usize) {
-        let (next, notified) = {
-            let host = self.hosts[h].borrow();
-            let mut hypervisor = host.hypervisor.borrow();
-            while hypervisor.poll(now) > 0 {}
-            (hypervisor.next(now), hypervisor.take_notified())
-        };
-        self.calendar.set(self.hypervisors[h], next);
-        if self.hosts[h].borrow().adapter.borrow().has_pf_input() {
-            self.calendar.wake(self.adapters[h], now);
-        }
-        self.interrupt(now, h, notified);
-    }
-
-    fn run_guest(&mut self, now: Nanos, g: usize) {
+    fn run_guest(&mut self, g: usize) {
         let seat = &mut self.seats[g];
         let before = seat.guest.stats().tx_frames;
-        let step = seat.guest.poll(now.0);
+        let step = seat.guest.poll(self.world.now().0);
         let sent = seat.guest.stats().tx_frames != before;
-        self.calendar.set(seat.id, step.next.map(Nanos));
-        let host = self.hosts[seat.host].borrow();
-        match self.path {
-            Path::Direct if sent => {
-                if !host.adapter.borrow().is_parked(seat.vf) {
-                    self.calendar.wake(self.adapters[seat.host], now);
-                }
-            }
-            Path::Direct => {}
-            Path::Mediated => {
-                if host.hypervisor.borrow().is_idle() {
-                    self.calendar.wake(self.hypervisors[seat.host], now);
-                }
-            }
-        }
-    }
-
-    /// Interrupts the guests, each no sooner than its moderation allows.
-    fn interrupt(&mut self, now: Nanos, h: usize, notified: VfSet) {
-        for vf in notified.iter() {
-            let seat = &mut self.seats[self.seat_of[h][vf.index()]];
-            let at = now.max(seat.interrupt_at);
-            seat.interrupt_at = Nanos(at.0.saturating_add(self.moderation.0));
-            self.calendar.wake(seat.id, at);
+        self.world.set(seat.id, step.next.map(Nanos));
+        // Buffers that it has posted may be what the hypervisor waits for.
+        if sent || self.world.host(seat.host).borrow().path(seat.vf) == Path::Mediated {
+            self.world.sent(seat.host, seat.vf);
         }
     }
 
     /// Everything that is measured, as it stands now.
     pub(super) fn read(&self) -> Reading {
-        let mut meters = Meters::new(self.calendar.now());
-        for host in &self.hosts {
+        let mut meters = Meters::new(self.world.now());
+        for host in self.world.hosts() {
             meters.host(&host.borrow());
         }
         for seat in &self.seats {
