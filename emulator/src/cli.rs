@@ -80,6 +80,49 @@ pub struct Run {
     /// Do not print QEMU's arguments for each VF
     #[arg(long, short)]
     pub quiet: bool,
+    /// Clock to run on
+    #[arg(long, value_enum, default_value_t)]
+    pub clock: RunClock,
+    /// Options of the virtual clock.
+    #[command(flatten)]
+    pub virtual_clock: VirtualClock,
+}
+
+/// Which clock NICs run on.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum RunClock {
+    /// This machine's
+    #[default]
+    Wall,
+    /// One that guests take their time from: User-Mode Linux with time-travel=ext:ID:SOCKET
+    Virtual,
+}
+
+/// Options of `vfnic run --clock virtual`.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Virtual clock")]
+pub struct VirtualClock {
+    /// Socket that guests take their time from
+    #[arg(long, value_name = "SOCKET", required_if_eq("clock", "virtual"))]
+    pub calendar: Option<PathBuf>,
+    /// Number of guests; none starts before all have come
+    #[arg(long, value_name = "N", required_if_eq("clock", "virtual"), value_parser = clap::value_parser!(u16).range(1..=256))]
+    pub guests: Option<u16>,
+    /// End after so many seconds of virtual time, if guests have not ended before
+    #[arg(long, value_name = "SECONDS")]
+    pub until: Option<f64>,
+    /// Seconds of wall time that a guest may run without a word
+    #[arg(long, value_name = "SECONDS", default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..))]
+    pub watchdog: u64,
+    /// Least time between two interrupts of a VF, in nanoseconds
+    #[arg(long, value_name = "NS", default_value_t = 20_000)]
+    pub moderation: u64,
+    /// Tell time by messages only, not through shared memory: slower, for comparison
+    #[arg(long)]
+    pub messages: bool,
+    /// Print a digest of time, port and bytes of every frame that arrives over a wire
+    #[arg(long)]
+    pub digest: bool,
 }
 
 /// Options of `vfnic show`.

@@ -6,6 +6,7 @@
 //! - [`server`]: `vfnic run`, all sockets on one thread
 //! - [`calendar`]: the virtual clock
 //! - [`world`]: hosts stepped by it
+//! - [`timetravel`]: Linux guests that take their time from it
 //! - [`experiment`]: the 2009 measurement on either clock
 #![forbid(unsafe_code)]
 
@@ -19,4 +20,5 @@ pub mod host;
 pub mod plane;
 pub mod server;
 pub mod show;
+pub mod timetravel;
 pub mod world;

@@ -6,14 +6,16 @@ use std::io::{IsTerminal, Write};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::Parser;
 use vf_model::{LinkConfig, Nanos, VfIndex};
-use vfnic::cli::{self, Cli, ClockChoice};
+use vfnic::cli::{self, Cli, ClockChoice, RunClock};
 use vfnic::config::{Config, Overrides, default_socket_dir, parse_rate};
 use vfnic::ctl::{self, Request, Response};
 use vfnic::experiment::{self, ClockMode, MAX_PAIRS, Plan};
 use vfnic::server::{self, Server};
+use vfnic::timetravel::{self, Simulation, SimulationError};
 
 /// What ends the program other than success: one line, and whose fault it is.
 enum Failure {
@@ -97,19 +99,56 @@ fn run(args: cli::Run) -> Result<(), Failure> {
         queue_pairs: args.queue_pairs,
     };
     let config = Config::load(args.config.as_deref(), &over).map_err(usage)?;
+    if args.clock == RunClock::Virtual {
+        return run_virtual(&config, args.virtual_clock);
+    }
     let ctl = config.ctl_socket();
     let mut server =
         Server::start(config).map_err(|e| if e.is_usage() { usage(e) } else { failed(e) })?;
+    server.stop_on(signals()?).map_err(failed)?;
+    if !args.quiet {
+        print_guests(&server, &ctl).map_err(failed)?;
+    }
+    server.run().map_err(failed)
+}
+
+/// NICs on the virtual clock, until their guests have ended.
+fn run_virtual(config: &Config, args: cli::VirtualClock) -> Result<(), Failure> {
+    let until = match args.until {
+        Some(seconds) if !(0.0..=1e9).contains(&seconds) => {
+            return Err(usage(format!("--until {seconds}: 0 to 1e9 seconds")));
+        }
+        until => until.map(|seconds| Nanos((seconds * 1e9) as u64)),
+    };
+    let settings = timetravel::Settings {
+        calendar: args.calendar.unwrap_or_default(),
+        guests: args.guests.unwrap_or(1),
+        shared: !args.messages,
+        until,
+        watchdog: Duration::from_secs(args.watchdog),
+        moderation: Nanos(args.moderation),
+        digest: args.digest,
+    };
+    let report = |e: SimulationError| if e.is_usage() { usage(e) } else { failed(e) };
+    let mut simulation = Simulation::start(config, settings).map_err(report)?;
+    simulation.stop_on(signals()?);
+    let summary = simulation.run().map_err(report)?;
+    println!("{summary}");
+    if summary.faults.is_empty() {
+        Ok(())
+    } else {
+        Err(failed(summary.faults.join("; ")))
+    }
+}
+
+/// Something arrives here when the user says stop.
+fn signals() -> Result<UnixStream, Failure> {
     let (signals, on_signal) = UnixStream::pair().map_err(failed)?;
     for signal in [signal_hook::consts::SIGTERM, signal_hook::consts::SIGINT] {
         let on_signal = on_signal.try_clone().map_err(failed)?;
         signal_hook::low_level::pipe::register(signal, on_signal).map_err(failed)?;
     }
-    server.stop_on(signals).map_err(failed)?;
-    if !args.quiet {
-        print_guests(&server, &ctl).map_err(failed)?;
-    }
-    server.run().map_err(failed)
+    Ok(signals)
 }
 
 /// Where everything is, ready to paste.

@@ -413,8 +413,8 @@ impl Plane for Adapter {
             let waits =
                 self.parked[i].is_some() || self.nic.tx_ready_at(VfIndex::from(i), now) > now;
             for slot in port.queues.iter_mut().filter(|s| !s.broken) {
-                let arrived = slot.queue.set_notify(true);
-                work |= arrived && !waits;
+                // What waits for the wire or for its rate is looked at again when it may go on.
+                work |= slot.queue.set_notify(!waits);
             }
         }
         work

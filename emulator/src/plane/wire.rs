@@ -7,6 +7,7 @@ use crossbeam_queue::ArrayQueue;
 use vf_model::{FrameMeta, Link, LinkConfig, Nanos};
 use vf_vhost::frame::FrameBuf;
 
+use super::digest::Digest;
 use super::doorbell::Doorbell;
 use super::pf::PF_RING;
 
@@ -35,6 +36,7 @@ pub struct WireEnd {
     /// time between two rounds of a worker.
     slack: Nanos,
     peer: Option<Doorbell>,
+    watched: Option<Digest>,
 }
 
 impl WireEnd {
@@ -51,6 +53,7 @@ impl WireEnd {
             next: None,
             slack,
             peer: None,
+            watched: None,
         };
         (end(&a_to_b, &b_to_a), end(&b_to_a, &a_to_b))
     }
@@ -95,7 +98,23 @@ impl WireEnd {
         if self.next_arrival()? > now {
             return None;
         }
-        self.next.take().map(|f| f.frame)
+        let InFlight { arrival, frame } = self.next.take()?;
+        if let Some(digest) = &mut self.watched {
+            digest.add(&arrival.0.to_le_bytes());
+            digest.add(&frame.data);
+        }
+        Some(frame)
+    }
+
+    /// Takes a digest of what arrives from now on.
+    pub fn watch(&mut self) {
+        self.watched = Some(Digest::default());
+    }
+
+    /// The digest of time and bytes of all that has arrived since [`WireEnd::watch`].
+    #[must_use]
+    pub fn digest(&self) -> u64 {
+        self.watched.as_ref().map_or(0, Digest::value)
     }
 
     /// When the next frame arrives, if one is on its way.

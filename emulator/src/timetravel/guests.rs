@@ -1,0 +1,181 @@
+//! The calendar's socket and the guests on it: bytes and states. Decides nothing about time.
+
+use std::io::{self, IoSlice};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+
+use rustix::io::Errno;
+use rustix::net::{
+    RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, recv, send, sendmsg,
+};
+
+use super::message::{LEN, Message, Op};
+
+/// Where guests connect. Its file is removed with it.
+#[derive(Debug)]
+pub(super) struct Door {
+    listener: UnixListener,
+    path: PathBuf,
+}
+
+impl Door {
+    /// Listens at `path`; a socket that nobody listens on any more is replaced.
+    pub(super) fn open(path: &Path) -> io::Result<Door> {
+        let listener = match UnixListener::bind(path) {
+            Err(e)
+                if e.kind() == io::ErrorKind::AddrInUse && UnixStream::connect(path).is_err() =>
+            {
+                std::fs::remove_file(path)?;
+                UnixListener::bind(path)
+            }
+            bound => bound,
+        }?;
+        Ok(Door {
+            listener,
+            path: path.to_owned(),
+        })
+    }
+
+    /// The guest that has connected.
+    pub(super) fn admit(&self) -> io::Result<Guest> {
+        let (stream, _) = self.listener.accept()?;
+        Ok(Guest {
+            stream,
+            bytes: Vec::new(),
+            name: 0,
+            state: State::Silent,
+            seq: 0,
+            unanswered: 0,
+        })
+    }
+}
+
+impl AsFd for Door {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.listener.as_fd()
+    }
+}
+
+impl Drop for Door {
+    fn drop(&mut self) {
+        // Somebody else may have removed it.
+        let _ = std::fs::remove_file(&self.path);
+    }
+}
+
+/// What a guest does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum State {
+    /// It has connected and said nothing.
+    Silent,
+    /// It waits for the answer to this START.
+    Starting {
+        /// Its sequence number.
+        seq: u32,
+    },
+    /// It runs, alone.
+    Running,
+    /// It has stopped until it is told to run.
+    Waiting,
+    /// It has ended.
+    Gone,
+}
+
+/// A guest.
+#[derive(Debug)]
+pub(super) struct Guest {
+    stream: UnixStream,
+    /// The message so far.
+    bytes: Vec<u8>,
+    /// The ID it has given.
+    pub(super) name: u64,
+    /// What it does.
+    pub(super) state: State,
+    seq: u32,
+    /// Messages of ours that it has not acknowledged.
+    pub(super) unanswered: u32,
+}
+
+/// What came from a guest.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Heard {
+    /// Half a message, or nothing.
+    Nothing,
+    /// A message.
+    Message(Message),
+    /// It has hung up.
+    End,
+    /// What is no message.
+    Garbage,
+}
+
+impl Guest {
+    /// What has come, at most one message.
+    pub(super) fn hear(&mut self) -> Heard {
+        let mut bytes = [0; LEN];
+        let (room, _) = bytes.split_at_mut(LEN - self.bytes.len());
+        match recv(&self.stream, &mut *room, RecvFlags::DONTWAIT) {
+            Ok((_, got)) if got > 0 => self.bytes.extend(room.iter().take(got)),
+            Err(Errno::AGAIN | Errno::INTR) => return Heard::Nothing,
+            Ok(_) | Err(_) => return Heard::End,
+        }
+        let Some(whole) = self.bytes.first_chunk() else {
+            return Heard::Nothing;
+        };
+        let message = Message::parse(*whole);
+        self.bytes.clear();
+        message.map_or(Heard::Garbage, Heard::Message)
+    }
+
+    /// Answers a message. A guest that is gone is found out when it is heard.
+    pub(super) fn answer(&self, seq: u32, time: u64) {
+        let answer = Message {
+            op: Op::Ack,
+            seq,
+            time,
+        };
+        self.send(answer);
+    }
+
+    /// Answers START: the guest runs from now on. Both descriptors are always sent, for it looks at them unseen.
+    pub(super) fn admit(&self, seq: u32, id: u16, schedule: BorrowedFd<'_>, log: BorrowedFd<'_>) {
+        let answer = Message {
+            op: Op::Ack,
+            seq,
+            time: id.into(),
+        };
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(2))];
+        let mut control = SendAncillaryBuffer::new(&mut space);
+        let fds = [schedule, log];
+        control.push(SendAncillaryMessage::ScmRights(&fds));
+        let bytes = answer.to_bytes();
+        let bytes = [IoSlice::new(&bytes)];
+        // As for `answer`.
+        let _ = sendmsg(&self.stream, &bytes, &mut control, SendFlags::NOSIGNAL);
+    }
+
+    /// Tells the guest that it runs from `time` on.
+    pub(super) fn run(&mut self, time: u64) {
+        self.seq = self.seq.wrapping_add(1);
+        let run = Message {
+            op: Op::Run,
+            seq: self.seq,
+            time,
+        };
+        self.send(run);
+    }
+
+    fn send(&self, message: Message) {
+        // As for `answer`.
+        let flags = SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
+        let _ = send(&self.stream, &message.to_bytes(), flags);
+    }
+}
+
+impl AsFd for Guest {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.stream.as_fd()
+    }
+}

@@ -1,0 +1,16 @@
+//! Guests from outside on the virtual clock: User-Mode Linux with `time-travel=ext:` takes its time from a calendar's
+//! socket, and its NICs are in-band vhost-user devices. At most one guest runs at a time.
+//!
+//! - `message`: what guest and calendar say to each other
+//! - `schedule`: the memory that they share, so that they need not say most of it
+//! - `guests`: the calendar's socket and the guests on it
+//! - `simulation`: the loop that runs guests and hosts in turn
+
+mod guests;
+mod message;
+mod schedule;
+mod simulation;
+#[cfg(test)]
+mod tests;
+
+pub use simulation::{Settings, Simulation, SimulationError, Summary};

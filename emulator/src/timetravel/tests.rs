@@ -1,0 +1,291 @@
+//! The calendar's side of the protocol, with guests of a few lines that speak in messages.
+
+use std::io::{Read, Write};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use vf_model::Nanos;
+
+use super::message::{LEN, Message, Op};
+use super::{Settings, Simulation, SimulationError, Summary};
+use crate::config::{Config, Overrides};
+
+/// Who ran, and when.
+type Order = Arc<Mutex<Vec<(u64, u64)>>>;
+
+struct Guest {
+    stream: UnixStream,
+    seq: u32,
+    id: u64,
+}
+
+impl Guest {
+    fn connect(dir: &Path, id: u64) -> Guest {
+        let stream = UnixStream::connect(dir.join("calendar")).unwrap();
+        Guest { stream, seq: 0, id }
+    }
+
+    fn say(&mut self, op: Op, time: u64) {
+        self.seq += 1;
+        let seq = self.seq;
+        let message = Message { op, seq, time };
+        self.stream.write_all(&message.to_bytes()).unwrap();
+    }
+
+    fn hear(&mut self) -> Message {
+        let mut bytes = [0; LEN];
+        self.stream.read_exact(&mut bytes).unwrap();
+        Message::parse(bytes).unwrap()
+    }
+
+    fn ask(&mut self, op: Op, time: u64) -> u64 {
+        self.say(op, time);
+        let answer = self.hear();
+        assert_eq!((answer.op, answer.seq), (Op::Ack, self.seq));
+        answer.time
+    }
+
+    /// Waits until all have come.
+    fn start(&mut self) {
+        self.ask(Op::Start, self.id);
+        self.ask(Op::GetTimeOfDay, 0);
+        assert_eq!(self.ask(Op::Get, 0), 0);
+    }
+
+    fn sleep_until(&mut self, time: u64) -> u64 {
+        self.ask(Op::Request, time);
+        self.ask(Op::Wait, u64::MAX);
+        let run = self.hear();
+        assert_eq!(run.op, Op::Run);
+        let answer = Message { op: Op::Ack, ..run };
+        self.stream.write_all(&answer.to_bytes()).unwrap();
+        run.time
+    }
+}
+
+/// A guest that starts and runs at these times.
+fn sleeper(dir: &Path, id: u64, times: &'static [u64], order: &Order) -> JoinHandle<()> {
+    let mut guest = Guest::connect(dir, id);
+    let order = Arc::clone(order);
+    std::thread::spawn(move || {
+        guest.start();
+        order.lock().unwrap().push((id, 0));
+        for time in times {
+            let now = guest.sleep_until(*time);
+            order.lock().unwrap().push((id, now));
+        }
+    })
+}
+
+/// Runs a simulation with guests that are given the folder of its sockets.
+fn simulate(
+    guests: u16,
+    change: impl FnOnce(&mut Settings),
+    connect: impl FnOnce(&Path, &Order) -> Vec<JoinHandle<()>>,
+) -> (Result<Summary, SimulationError>, Vec<(u64, u64)>) {
+    let dir = tempfile::tempdir().unwrap();
+    let over = Overrides {
+        socket_dir: Some(dir.path().to_owned()),
+        ..Overrides::default()
+    };
+    let config = Config::load(None, &over).unwrap();
+    let mut settings = Settings {
+        calendar: dir.path().join("calendar"),
+        guests,
+        shared: false,
+        until: None,
+        watchdog: Duration::from_secs(20),
+        moderation: Nanos(0),
+        digest: true,
+    };
+    change(&mut settings);
+    let simulation = Simulation::start(&config, settings).unwrap();
+    let order = Order::default();
+    let guests = connect(dir.path(), &order);
+    let outcome = simulation.run();
+    assert!(!dir.path().join("calendar").exists());
+    for guest in guests {
+        // Some break off on purpose.
+        let _ = guest.join();
+    }
+    let order = order.lock().unwrap().clone();
+    (outcome, order)
+}
+
+#[test]
+fn the_earliest_wish_runs_then_the_lowest_id() {
+    let (outcome, order) = simulate(
+        3,
+        |_| {},
+        |dir, order| {
+            vec![
+                sleeper(dir, 9, &[5, 30], order),
+                sleeper(dir, 2, &[5, 7, 7], order),
+                sleeper(dir, 4, &[6], order),
+            ]
+        },
+    );
+    let summary = outcome.unwrap();
+    assert!(summary.faults.is_empty());
+    assert_eq!(summary.virtual_time, Nanos(30));
+    let expected = [
+        (2, 0),
+        (4, 0),
+        (9, 0),
+        (2, 5),
+        (9, 5),
+        (4, 6),
+        (2, 7),
+        (2, 7),
+        (9, 30),
+    ];
+    assert_eq!(order, expected);
+}
+
+#[test]
+fn the_time_may_be_up_before_the_guests() {
+    let (outcome, order) = simulate(
+        1,
+        |settings| settings.until = Some(Nanos(50)),
+        |dir, order| vec![sleeper(dir, 1, &[50, 51], order)],
+    );
+    assert_eq!(outcome.unwrap().virtual_time, Nanos(50));
+    assert_eq!(order, [(1, 0), (1, 50)]);
+}
+
+#[test]
+fn whoever_talks_nonsense_is_named_and_the_others_go_on() {
+    for (nonsense, why) in [
+        ([7; LEN], "says what is no message"),
+        (
+            Message {
+                op: Op::Update,
+                seq: 1,
+                time: 1 << 40,
+            }
+            .to_bytes(),
+            "has a time of its own",
+        ),
+        (
+            Message {
+                op: Op::Start,
+                seq: 1,
+                time: 3,
+            }
+            .to_bytes(),
+            "says what it may not say now",
+        ),
+    ] {
+        let (outcome, order) = simulate(
+            2,
+            |_| {},
+            |dir, order| {
+                let mut bad = Guest::connect(dir, 1);
+                let bad = std::thread::spawn(move || {
+                    bad.start();
+                    bad.stream.write_all(&nonsense).unwrap();
+                    let _ = bad.stream.read(&mut [0; LEN]);
+                });
+                vec![bad, sleeper(dir, 2, &[10, 20], order)]
+            },
+        );
+        let summary = outcome.unwrap();
+        let [fault] = &summary.faults[..] else {
+            panic!("{:?}", summary.faults);
+        };
+        assert!(fault.starts_with(&format!("guest 1 {why}")), "{fault}");
+        assert_eq!(order, [(2, 0), (2, 10), (2, 20)]);
+    }
+}
+
+#[test]
+fn who_dies_asleep_is_named() {
+    let (outcome, order) = simulate(
+        2,
+        |_| {},
+        |dir, order| {
+            let mut mortal = Guest::connect(dir, 1);
+            let mortal = std::thread::spawn(move || {
+                mortal.start();
+                mortal.ask(Op::Request, 1000);
+                mortal.ask(Op::Wait, 0);
+            });
+            let mut mourner = Guest::connect(dir, 2);
+            let order = Arc::clone(order);
+            vec![std::thread::spawn(move || {
+                mourner.start();
+                mortal.join().unwrap();
+                order.lock().unwrap().push((2, mourner.sleep_until(2000)));
+            })]
+        },
+    );
+    let summary = outcome.unwrap();
+    assert!(summary.faults[0].starts_with("guest 1 has died"));
+    assert_eq!(order.last(), Some(&(2, 2000)));
+}
+
+#[test]
+fn who_spins_is_named() {
+    let (outcome, _) = simulate(
+        2,
+        |settings| settings.watchdog = Duration::from_secs(1),
+        |dir, order| {
+            let mut spinner = Guest::connect(dir, 1);
+            let spinner = std::thread::spawn(move || {
+                spinner.start();
+                // The calendar goes away.
+                let _ = spinner.stream.read(&mut [0; LEN]);
+            });
+            vec![spinner, sleeper(dir, 2, &[10], order)]
+        },
+    );
+    assert!(matches!(
+        outcome,
+        Err(SimulationError::Spins { guest: 1, .. })
+    ));
+}
+
+#[test]
+fn who_does_not_come_is_missed_and_ids_are_unique() {
+    let (outcome, order) = simulate(
+        2,
+        |settings| settings.watchdog = Duration::from_secs(1),
+        |dir, order| vec![sleeper(dir, 1, &[10], order)],
+    );
+    let missing = SimulationError::Missing {
+        have: 1,
+        want: 2,
+        seconds: 1,
+    };
+    assert_eq!(outcome.unwrap_err().to_string(), missing.to_string());
+    assert!(order.is_empty());
+    let (outcome, _) = simulate(
+        2,
+        |_| {},
+        |dir, order| vec![sleeper(dir, 3, &[], order), sleeper(dir, 3, &[], order)],
+    );
+    assert!(matches!(outcome, Err(SimulationError::SameId(3))));
+}
+
+#[test]
+fn nobody_sleeps_for_ever() {
+    let (outcome, _) = simulate(
+        1,
+        |_| {},
+        |dir, _| {
+            let mut guest = Guest::connect(dir, 8);
+            vec![std::thread::spawn(move || {
+                guest.start();
+                guest.ask(Op::Wait, 0);
+                let _ = guest.stream.read(&mut [0; LEN]);
+            })]
+        },
+    );
+    assert!(matches!(
+        outcome,
+        Err(SimulationError::Asleep { guest: 8, .. })
+    ));
+}
