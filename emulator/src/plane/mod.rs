@@ -2,7 +2,6 @@
 //! plane at a time; ownership moves, nothing is locked per packet. Planes take time as an argument and never wait.
 
 mod adapter;
-mod digest;
 mod doorbell;
 mod hypervisor;
 mod kicks;
@@ -26,3 +25,6 @@ pub use switch::apply;
 pub use tap::Tap;
 pub use uplink::Uplink;
 pub use wire::WireEnd;
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,765 @@
+//! Both planes of a host on one thread, with guests that move raw frames. Time is an argument: nothing here waits.
+
+use std::collections::BTreeMap;
+use std::os::fd::AsFd;
+use std::sync::Arc;
+
+use proptest::prelude::*;
+use vf_conformance::net::{NetConfig, NetDevice, NetHeader, Notify, RxFrame};
+use vf_model::{
+    Command, CostModel, Counters, DropReason, HypervisorModel, LinkConfig, MacAddr, Nanos, Nic,
+    NicConfig, Path, VfIndex,
+};
+use vf_vhost::eventfd::EventFd;
+use vf_vhost::frame::FrameBuf;
+use vf_vhost::memory::{GuestMemory, RegionSpec};
+use vf_vhost::net_hdr::NetHdr;
+use vf_vhost::vring::{Vring, VringConfig};
+
+use super::port::meta;
+use super::*;
+
+const MAC_BASE: MacAddr = MacAddr([2, 0, 0, 0, 0, 0]);
+/// A station somewhere beyond the wire.
+const BEYOND: MacAddr = MacAddr([2, 0, 0, 1, 0, 0]);
+const BROADCAST: MacAddr = MacAddr([0xff; 6]);
+const MS: Nanos = Nanos(1_000_000);
+/// Any number of frames may be put on the link at once.
+const ENDLESS: Nanos = Nanos(u64::MAX / 2);
+/// The end of every run.
+const LATE: Nanos = Nanos(10_000_000_000);
+
+fn mac(vf: usize) -> MacAddr {
+    MAC_BASE.offset(vf as u32)
+}
+
+/// A frame with a number in it.
+fn frame(dst: MacAddr, src: MacAddr, number: u32, len: usize) -> Vec<u8> {
+    let mut frame = [&dst.0[..], &src.0, &[0x88, 0xb5], &number.to_be_bytes()].concat();
+    frame.resize(len, 0);
+    frame
+}
+
+fn private(data: Vec<u8>) -> FrameBuf {
+    FrameBuf {
+        hdr: NetHdr::default(),
+        data,
+    }
+}
+
+/// The numbers of the frames of each sender, in their order.
+fn by_sender<'a>(frames: impl IntoIterator<Item = &'a Vec<u8>>) -> BTreeMap<MacAddr, Vec<u32>> {
+    let mut numbers: BTreeMap<MacAddr, Vec<u32>> = BTreeMap::new();
+    for frame in frames {
+        let src = MacAddr(frame[6..12].try_into().unwrap());
+        let number = u32::from_be_bytes(frame[14..18].try_into().unwrap());
+        numbers.entry(src).or_default().push(number);
+    }
+    numbers
+}
+
+/// A guest whose rings are handed to a plane without a session.
+struct Vm {
+    net: NetDevice,
+    memory: Arc<GuestMemory>,
+    mac: MacAddr,
+    sent: u32,
+    got: Vec<Vec<u8>>,
+}
+
+impl Vm {
+    fn new(vf: usize, config: &NetConfig) -> Vm {
+        let net = NetDevice::detached(u64::MAX, config).unwrap();
+        let regions = net.memory().regions().iter().map(|region| {
+            let layout = region.layout();
+            let spec = RegionSpec {
+                guest_addr: layout.guest_addr,
+                size: layout.size,
+                user_addr: layout.user_addr,
+                mmap_offset: layout.mmap_offset,
+            };
+            (spec, region.dup_fd().unwrap())
+        });
+        Vm {
+            memory: GuestMemory::map(regions.collect()).unwrap(),
+            net,
+            mac: mac(vf),
+            sent: 0,
+            got: Vec::new(),
+        }
+    }
+
+    /// The device's end of ring `index`.
+    fn vring(&mut self, index: u32, enabled: bool) -> Vring {
+        let features = self.net.features();
+        let ring = match index % 2 {
+            0 => self.net.rx_ring(index as usize / 2),
+            _ => self.net.tx_ring(index as usize / 2),
+        };
+        let layout = ring.queue.layout();
+        let config = VringConfig {
+            index,
+            size: layout.size,
+            desc: layout.desc,
+            avail: layout.avail,
+            used: layout.used,
+            base: 0,
+            features,
+            enabled,
+        };
+        let kick = ring.kick.as_ref().map(|kick| {
+            let fd = kick.as_fd().try_clone_to_owned().unwrap();
+            EventFd::from_fd(fd).unwrap()
+        });
+        Vring::new(config, Arc::clone(&self.memory), kick, None, None).unwrap()
+    }
+
+    /// Sends the next frame; false when the ring is full.
+    fn send_on(&mut self, pair: usize, dst: MacAddr, len: usize) -> bool {
+        let frame = frame(dst, self.mac, self.sent, len);
+        let taken = self.net.send(pair, &NetHeader::default(), &frame).unwrap();
+        self.net.kick();
+        self.sent += u32::from(taken);
+        taken
+    }
+
+    fn send(&mut self, dst: MacAddr) -> bool {
+        self.send_on(0, dst, 60)
+    }
+
+    /// Takes what has arrived into `got` and posts the buffers again; how many frames it has now.
+    fn receive(&mut self) -> usize {
+        let mut got = RxFrame::default();
+        while self.net.recv(0, &mut got).unwrap() {
+            self.got.push(got.bytes().to_vec());
+        }
+        self.net.kick();
+        self.got.len()
+    }
+
+    /// Frames that the device has not given back.
+    fn outstanding(&mut self, pair: usize) -> u16 {
+        self.net.tx_room(pair).unwrap();
+        self.net.tx_ring(pair).queue.outstanding()
+    }
+}
+
+/// One host with its guests, and the far end of its wire.
+struct Bench {
+    adapter: Adapter,
+    hypervisor: Hypervisor,
+    far: WireEnd,
+    vms: Vec<Vm>,
+    now: Nanos,
+    /// What has come out of the wire.
+    arrived: Vec<Vec<u8>>,
+}
+
+fn queue_of(queue_size: u16) -> NetConfig {
+    NetConfig {
+        queue_size,
+        notify: Notify::Polled,
+        features: NetConfig::PLAIN,
+        ..NetConfig::default()
+    }
+}
+
+impl Bench {
+    /// A host with a guest on each of these paths and a wire.
+    fn new(paths: &[Path], slack: Nanos) -> Bench {
+        let mut bench = Bench::bare(paths, slack, None);
+        for vf in 0..paths.len() {
+            bench.start(vf, &queue_of(256));
+        }
+        bench
+    }
+
+    /// A host without guests.
+    fn bare(paths: &[Path], slack: Nanos, cost: Option<CostModel>) -> Bench {
+        let config = NicConfig {
+            vfs: paths.len() as u16,
+            mac_base: MAC_BASE,
+        };
+        let (nic_end, hypervisor_end) = PfEnd::pair();
+        let (near, far) = WireEnd::pair(LinkConfig::default(), slack);
+        let pool = Pool::new(64);
+        let (nic, model) = (Nic::new(config), HypervisorModel::new(config));
+        let mut bench = Bench {
+            adapter: Adapter::new(nic, nic_end, Uplink::Wire(near), pool.clone()),
+            hypervisor: Hypervisor::new(model, paths.len(), hypervisor_end, pool, cost),
+            far,
+            vms: Vec::new(),
+            now: Nanos(0),
+            arrived: Vec::new(),
+        };
+        for (vf, path) in paths.iter().enumerate() {
+            bench.command(&format!("vf {vf} set path {path}"));
+        }
+        bench
+    }
+
+    /// Attaches the next guest.
+    fn start(&mut self, vf: usize, config: &NetConfig) {
+        let mut vm = Vm::new(vf, config);
+        for index in 0..vm.net.rings() {
+            self.attach(vf, vm.vring(index, true));
+        }
+        assert_eq!(vf, self.vms.len());
+        self.vms.push(vm);
+    }
+
+    fn attach(&mut self, vf: usize, vring: Vring) {
+        let vf = VfIndex::from(vf);
+        match self.adapter.nic.policy(vf).path {
+            Path::Direct => self.adapter.attach(vf, vring),
+            Path::Mediated => self.hypervisor.attach(vf, vring),
+        }
+    }
+
+    fn command(&mut self, words: &str) {
+        let words: Vec<_> = words.split(' ').collect();
+        let command = Command::parse(&words).unwrap();
+        apply(self.now, &mut self.adapter, &mut self.hypervisor, &command).unwrap();
+    }
+
+    /// Everything that can happen now; the far end takes what has arrived.
+    fn settle(&mut self) {
+        loop {
+            let mut moved = self.adapter.poll(self.now) + self.hypervisor.poll(self.now);
+            while let Some(frame) = self.far.receive(self.now) {
+                self.arrived.push(frame.data);
+                moved += 1;
+            }
+            if moved == 0 {
+                return;
+            }
+        }
+    }
+
+    /// Everything that happens until `limit`.
+    fn run_until(&mut self, limit: Nanos) {
+        loop {
+            self.settle();
+            let next = [
+                self.adapter.next(self.now),
+                self.hypervisor.next(self.now),
+                self.far.next_arrival(),
+            ];
+            match next.into_iter().flatten().min() {
+                Some(at) if at <= limit => {
+                    assert!(at > self.now, "all that was due has been done");
+                    self.now = at;
+                }
+                _ => break,
+            }
+        }
+        self.now = limit;
+    }
+
+    /// Sends from the far end.
+    fn send_from_far(&mut self, frame: FrameBuf) {
+        let meta = meta(frame.len(), &frame.hdr);
+        self.far.send(self.now, frame, &meta).unwrap();
+    }
+
+    /// All counters that there are of VF `vf`.
+    fn counters(&self, vf: usize) -> Counters {
+        let mut sum = self.adapter.nic.counters(VfIndex::from(vf)).clone();
+        sum += self.hypervisor.model.counters(VfIndex::from(vf));
+        sum
+    }
+
+    /// Frames that were dropped, anywhere.
+    fn drops(&self) -> Vec<(DropReason, u64)> {
+        let vfs = (0..self.adapter.nic.vf_count()).map(|vf| self.counters(vf));
+        let queues = [
+            self.adapter.nic.pf_counters(),
+            self.adapter.nic.wire_counters(),
+            self.hypervisor.model.pf_counters(),
+        ];
+        let all = vfs.chain(queues.into_iter().cloned());
+        let drops = all.flat_map(|c| [c.rx_drops, c.tx_drops]);
+        drops.flat_map(|d| d.iter().collect::<Vec<_>>()).collect()
+    }
+}
+
+fn count(n: usize) -> Vec<u32> {
+    (0..n as u32).collect()
+}
+
+#[test]
+fn a_parked_frame_goes_back_to_its_ring_when_another_comes_before_it() {
+    let config = NetConfig {
+        queue_pairs: 2,
+        ..queue_of(16)
+    };
+    let mut bench = Bench::bare(&[Path::Direct], Nanos(0), None);
+    bench.start(0, &config);
+    let ring = bench.adapter.detach(bench.now, VfIndex(0), 1).unwrap();
+    for _ in 0..2 {
+        bench.vms[0].send_on(1, BEYOND, 60);
+    }
+    bench.settle();
+    assert!(bench.adapter.is_parked(VfIndex(0)));
+    assert_eq!(bench.vms[0].outstanding(1), 1);
+    bench.adapter.attach(VfIndex(0), ring);
+    bench.vms[0].send_on(0, BEYOND, 60);
+    let free = bench.adapter.next(bench.now).unwrap();
+    bench.now = free;
+    bench.adapter.poll(free);
+    assert_eq!(bench.vms[0].outstanding(1), 0, "the parked frame's");
+    bench.run_until(MS);
+    assert_eq!(bench.vms[0].outstanding(0), 0);
+    assert_eq!(by_sender(&bench.arrived)[&mac(0)], count(3));
+}
+
+#[test]
+fn the_pf_and_each_vf_get_the_same_share_of_the_wire() {
+    let mut bench = Bench::new(&[Path::Direct; 4], Nanos(0));
+    let pf = MacAddr([2, 0, 0, 2, 0, 0]);
+    for step in 1..=50 {
+        for vm in &mut bench.vms {
+            while vm.send(BEYOND) {}
+        }
+        let pf_frame = || private(frame(BEYOND, pf, 0, 60));
+        while bench.hypervisor.pf_mut().send(pf_frame()).is_ok() {}
+        bench.run_until(Nanos(step * 10_000));
+    }
+    let slots = bench.arrived.len();
+    assert!(slots > 7000, "{slots}");
+    let shares = by_sender(&bench.arrived);
+    assert_eq!(shares.len(), 5);
+    for (sender, frames) in shares {
+        let share = frames.len() as f64 / slots as f64;
+        assert!((0.18..=0.22).contains(&share), "{sender}: {share}");
+    }
+}
+
+/// A TCP/IPv4 super-frame for VF `vf`.
+fn super_frame(vf: usize, segments: usize, size: u16) -> FrameBuf {
+    let mut data = frame(mac(vf), BEYOND, 0, 54 + segments * usize::from(size));
+    data[12..16].copy_from_slice(&[0x08, 0x00, 0x45, 0]);
+    data[16..18].copy_from_slice(&((40 + segments * usize::from(size)) as u16).to_be_bytes());
+    data[18..24].copy_from_slice(&[0, 0, 0, 0, 64, 6]);
+    data[46] = 5 << 4; // a TCP header of five words
+    let hdr = NetHdr {
+        flags: NetHdr::NEEDS_CSUM,
+        gso_type: NetHdr::GSO_TCPV4,
+        hdr_len: 54,
+        gso_size: size,
+        csum_start: 34,
+        csum_offset: 16,
+    };
+    FrameBuf { hdr, data }
+}
+
+#[test]
+fn a_super_frame_that_never_fits_does_not_block_those_behind_it_for_ever() {
+    let mut bench = Bench::bare(&[Path::Mediated], Nanos(0), None);
+    bench.start(0, &queue_of(8));
+    bench.send_from_far(super_frame(0, 20, 100));
+    for number in 0..5 {
+        bench.send_from_far(private(frame(mac(0), BEYOND, number, 60)));
+    }
+    let first = bench.adapter.next(bench.now).unwrap();
+    let patience = Nanos(100 * MS.0);
+    bench.run_until(MS);
+    assert_eq!(bench.hypervisor.next(bench.now), Some(first + patience));
+    bench.run_until(Nanos((first + patience).0 - 1));
+    assert_eq!(bench.vms[0].receive(), 0, "in order behind the first");
+    bench.run_until(first + patience);
+    assert_eq!(bench.vms[0].receive(), 5);
+    assert_eq!(by_sender(&bench.vms[0].got)[&BEYOND], count(5));
+    assert_eq!(bench.drops(), [(DropReason::NoRxBuffer, 1)]);
+
+    // One that fits is given whole.
+    bench.send_from_far(super_frame(0, 8, 100));
+    bench.run_until(Nanos(200 * MS.0));
+    assert_eq!(bench.vms[0].receive(), 5 + 8);
+    assert_eq!(bench.drops(), [(DropReason::NoRxBuffer, 1)]);
+}
+
+#[test]
+fn a_switch_to_the_direct_path_loses_nothing_for_which_there_are_buffers() {
+    let mut bench = Bench::bare(&[Path::Mediated], Nanos(0), None);
+    bench.start(0, &queue_of(8));
+    for number in 0..14 {
+        bench.send_from_far(private(frame(mac(0), BEYOND, number, 60)));
+    }
+    bench.run_until(MS);
+    assert_eq!(bench.vms[0].receive(), 8);
+    bench.command("vf 0 set path direct");
+    assert_eq!(bench.vms[0].receive(), 14);
+    bench.send_from_far(private(frame(mac(0), BEYOND, 14, 60)));
+    bench.run_until(Nanos(2 * MS.0));
+    assert_eq!(bench.vms[0].receive(), 15);
+    assert_eq!(by_sender(&bench.vms[0].got)[&BEYOND], count(15));
+    assert_eq!(bench.drops(), []);
+}
+
+#[test]
+fn frames_that_there_are_no_buffers_for_are_counted_at_the_switch_at_the_latest() {
+    let mut bench = Bench::bare(&[Path::Mediated], Nanos(0), None);
+    bench.start(0, &queue_of(8));
+    // A ring, a backlog, and three too many.
+    for number in 0..8 + 512 + 3 {
+        bench.send_from_far(private(frame(mac(0), BEYOND, number, 60)));
+    }
+    bench.run_until(Nanos(200 * MS.0));
+    assert_eq!(bench.drops(), [(DropReason::NoRxBuffer, 3)]);
+    bench.command("vf 0 set path direct");
+    assert_eq!(bench.vms[0].receive(), 8);
+    assert_eq!(bench.drops(), [(DropReason::NoRxBuffer, 512 + 3)]);
+}
+
+#[test]
+fn a_switch_with_full_queues_loses_and_reorders_nothing() {
+    use Path::{Direct, Mediated};
+    let mut bench = Bench::new(&[Direct, Mediated, Direct], ENDLESS);
+    // VF 0 fills the fibre, and one of its frames has to wait.
+    while !bench.adapter.is_parked(VfIndex(0)) {
+        bench.vms[0].send(BEYOND);
+        bench.adapter.poll(bench.now);
+    }
+    for _ in 0..32 {
+        bench.vms[0].send(BEYOND);
+    }
+    // VF 1 fills the PF's way down: one frame more has been taken off it and waits for the wire.
+    for _ in 0..=pf::PF_RING {
+        assert!(bench.vms[1].send(BEYOND));
+        while bench.hypervisor.poll(bench.now) > 0 {}
+        bench.adapter.poll(bench.now);
+    }
+    let more = private(frame(BEYOND, mac(1), 0, 60));
+    assert!(bench.hypervisor.pf_mut().send(more).is_err(), "it is full");
+    // VF 2 puts some on the way up.
+    for _ in 0..100 {
+        bench.vms[2].send(mac(1));
+    }
+    while bench.adapter.poll(bench.now) > 0 {}
+    assert!(bench.hypervisor.has_input());
+
+    let empty = |bench: &mut Bench| {
+        assert!(!bench.hypervisor.pf_mut().has_input());
+        assert!(!bench.adapter.pf_mut().has_input());
+        assert_eq!(bench.adapter.drain_pf(bench.now), 0, "nor is one parked");
+    };
+    bench.command("vf 0 set path mediated");
+    empty(&mut bench);
+    assert_eq!(bench.vms[1].receive(), 100);
+    // What VF 0 still had goes the other way, and is there when it is switched back.
+    while bench.hypervisor.poll(bench.now) > 0 {}
+    assert!(bench.adapter.has_pf_input());
+    bench.command("vf 0 set path direct");
+    empty(&mut bench);
+    bench.vms[0].send(BEYOND);
+    bench.run_until(LATE);
+
+    let sent = [0, 1].map(|vf| (mac(vf), count(bench.vms[vf].sent as usize)));
+    assert_eq!(by_sender(&bench.arrived), sent.into());
+    assert_eq!(by_sender(&bench.vms[1].got)[&mac(2)], count(100));
+    assert_eq!(bench.drops(), []);
+    assert_eq!([0, 1, 2].map(|vf| bench.vms[vf].outstanding(0)), [0; 3]);
+}
+
+#[test]
+fn a_disabled_ring_keeps_its_frames_for_a_while_and_lets_its_plane_sleep() {
+    for path in [Path::Direct, Path::Mediated] {
+        let mut bench = Bench::bare(&[path], Nanos(0), None);
+        let config = NetConfig {
+            notify: Notify::EventFd,
+            ..queue_of(16)
+        };
+        let mut vm = Vm::new(0, &config);
+        bench.attach(0, vm.vring(1, false));
+        let kick = |vm: &mut Vm| vm.net.tx_ring(0).kick.as_ref().unwrap().signal();
+        let plane: &mut dyn Plane = match path {
+            Path::Direct => &mut bench.adapter,
+            Path::Mediated => &mut bench.hypervisor,
+        };
+        let (start, end) = (MS, Nanos(101 * MS.0));
+        plane.poll(start);
+        assert_eq!(plane.next(start), None, "it holds nothing");
+        for _ in 0..3 {
+            vm.send(BEYOND);
+        }
+        kick(&mut vm);
+        for now in [start, Nanos(end.0 - 1)] {
+            assert_eq!(plane.poll(now), 0);
+            assert_eq!(plane.next(now), Some(end));
+            assert!(!plane.arm(now));
+            plane.disarm();
+            assert_eq!(vm.outstanding(0), 3);
+        }
+        plane.poll(end);
+        assert_eq!(vm.outstanding(0), 0);
+        // From now on a kick is enough, and needed.
+        let later = Nanos(150 * MS.0);
+        vm.send(BEYOND);
+        while vm.net.tx_ring(0).kick.as_ref().unwrap().drain() > 0 {}
+        assert_eq!(plane.poll(later), 0);
+        assert_eq!(plane.next(later), None);
+        assert!(!plane.arm(later));
+        assert_eq!(vm.outstanding(0), 1);
+        kick(&mut vm);
+        plane.poll(later);
+        assert_eq!(vm.outstanding(0), 0);
+        assert_eq!(bench.drops(), [(DropReason::RingDisabled, 4)]);
+    }
+}
+
+/// Nanoseconds for everything, whatever the length of a frame.
+const ROUND_COST: CostModel = CostModel {
+    hz: 1_000_000_000,
+    cycles_per_frame_tx: 1000,
+    cycles_per_frame_rx: 2000,
+    millicycles_per_byte_tx: 0,
+    millicycles_per_byte_rx: 0,
+    cycles_per_notification: 500,
+    scale_per_mille: 1000,
+};
+
+#[test]
+fn a_cpu_that_has_just_notified_says_when_it_is_free() {
+    let mut bench = Bench::bare(&[Path::Mediated; 2], Nanos(0), Some(ROUND_COST));
+    bench.start(0, &queue_of(256));
+    bench.start(1, &queue_of(256));
+    bench.vms[0].send(mac(1));
+    let hypervisor = &mut bench.hypervisor;
+    hypervisor.poll(Nanos(0));
+    assert_eq!(hypervisor.next(Nanos(0)), Some(Nanos(1000)));
+    assert_eq!(bench.vms[1].receive(), 0, "not before it is done");
+    // Done, and both drivers are told: of the frame sent and of the frame received.
+    hypervisor.poll(Nanos(1000));
+    assert_eq!(bench.vms[1].receive(), 1);
+    assert_eq!(bench.vms[0].outstanding(0), 0);
+    assert!(hypervisor.is_idle());
+    assert_eq!(hypervisor.next(Nanos(1000)), Some(Nanos(2000)));
+    // What comes now waits for that.
+    bench.vms[0].send(mac(1));
+    assert_eq!(hypervisor.poll(Nanos(1999)), 0);
+    assert!(hypervisor.is_idle());
+    hypervisor.poll(Nanos(2000));
+    assert_eq!(hypervisor.next(Nanos(2000)), Some(Nanos(3000)));
+}
+
+#[test]
+fn a_cpu_with_work_is_never_idle() {
+    let mut bench = Bench::bare(&[Path::Mediated; 2], Nanos(0), Some(ROUND_COST));
+    bench.start(0, &queue_of(256));
+    bench.start(1, &queue_of(256));
+    for number in 0..100 {
+        bench.vms[0].send(mac(1));
+        bench.vms[1].send(mac(0));
+        let from_nic = private(frame(mac(1), BEYOND, number, 60));
+        bench.adapter.pf_mut().send(from_nic).unwrap();
+    }
+    let done = loop {
+        bench.hypervisor.poll(bench.now);
+        for vm in &mut bench.vms {
+            vm.receive();
+            vm.net.arm(true);
+        }
+        assert_eq!(bench.hypervisor.charged(bench.now), Some(bench.now));
+        let Some(next) = bench.hypervisor.next(bench.now) else {
+            break bench.now;
+        };
+        assert!(next > bench.now);
+        bench.now = next;
+    };
+    // 200 frames of guests, 100 of the NIC, and the notifications.
+    assert_eq!([0, 1].map(|vf| bench.vms[vf].got.len()), [100, 200]);
+    assert!(done > Nanos(400_000) && done < Nanos(480_000), "{done}");
+    assert_eq!(bench.drops(), []);
+}
+
+#[test]
+fn frames_arrive_when_a_ten_gigabit_wire_brings_them() {
+    let (mut near, mut far) = WireEnd::pair(LinkConfig::default(), ENDLESS);
+    let mut tenths = 0;
+    for len in [60, 60, 60, 1514, 14, 9014, 60] {
+        let frame = private(frame(BEYOND, MAC_BASE, 0, len));
+        near.send(Nanos(0), frame.clone(), &meta(frame.len(), &frame.hdr))
+            .unwrap();
+        // Padded to 60 bytes; FCS, preamble and gap; 0.8 ns a byte; 100 m of fibre.
+        tenths += (frame.len().max(60) + 24) * 8;
+        let arrival = Nanos(u64::from(tenths.div_ceil(10)) + 500);
+        assert_eq!(far.next_arrival(), Some(arrival));
+        assert_eq!(far.receive(Nanos(arrival.0 - 1)), None);
+        assert_eq!(far.receive(arrival), Some(frame));
+        assert_eq!(far.next_arrival(), None);
+    }
+}
+
+#[test]
+fn a_wire_without_slack_takes_a_frame_when_the_last_has_left() {
+    let (mut near, _far) = WireEnd::pair(LinkConfig::default(), Nanos(0));
+    assert_eq!(near.can_send_at(), Some(Nanos(0)));
+    let frame = private(frame(BEYOND, MAC_BASE, 0, 60));
+    near.send(Nanos(7), frame.clone(), &meta(60, &frame.hdr))
+        .unwrap();
+    // 67.2 ns, rounded down: one that follows at once has no gap before it.
+    assert_eq!(near.can_send_at(), Some(Nanos(74)));
+    assert!(!near.can_send(Nanos(73)));
+    assert!(near.can_send(Nanos(74)));
+}
+
+#[test]
+fn a_full_fibre_takes_a_frame_again_when_the_receiver_has_taken_one() {
+    let (mut near, mut far) = WireEnd::pair(LinkConfig::default(), ENDLESS);
+    let mut sent = 0;
+    let mut fill = |near: &mut WireEnd| {
+        while near.can_send(Nanos(0)) {
+            assert!(near.can_send_at().is_some());
+            let frame = private(frame(BEYOND, MAC_BASE, sent, 60));
+            near.send(Nanos(0), frame.clone(), &meta(60, &frame.hdr))
+                .unwrap();
+            sent += 1;
+        }
+        assert_eq!(near.can_send_at(), None, "nobody knows when");
+        sent
+    };
+    let full = fill(&mut near);
+    assert_eq!(full, 4096);
+    // The sender's thread may sleep, so it is woken.
+    let mut poll = mio::Poll::new().unwrap();
+    let bell = Doorbell::new(mio::Waker::new(poll.registry(), mio::Token(0)).unwrap());
+    bell.going_to_sleep();
+    far.set_peer(bell);
+    let arrival = far.next_arrival().unwrap();
+    assert!(far.receive(arrival).is_some());
+    let mut events = mio::Events::with_capacity(1);
+    let at_once = Some(std::time::Duration::ZERO);
+    poll.poll(&mut events, at_once).unwrap();
+    assert!(!events.is_empty());
+    assert!(near.can_send(Nanos(0)));
+    assert_eq!(near.can_send_at(), Some(Nanos(0)));
+    assert_eq!(fill(&mut near), full + 1);
+    // Nothing that was sent is lost.
+    let arrived = std::iter::from_fn(|| far.receive(LATE)).map(|f| f.data);
+    let numbers = by_sender(&arrived.collect::<Vec<_>>());
+    assert_eq!(numbers[&MAC_BASE], (1..=full).collect::<Vec<_>>());
+}
+
+#[test]
+fn without_an_uplink_each_frame_that_would_leave_is_counted_once() {
+    let mut bench = Bench::new(&[Path::Direct, Path::Mediated], Nanos(0));
+    *bench.adapter.uplink_mut() = Uplink::None;
+    bench.vms[0].send(BEYOND);
+    bench.vms[0].send(BROADCAST);
+    bench.vms[1].send(BEYOND);
+    bench.vms[1].send(BROADCAST);
+    bench.vms[0].send(mac(1));
+    bench.vms[1].send(mac(0));
+    bench.run_until(MS);
+    assert_eq!(bench.drops(), [(DropReason::NoUplink, 4)]);
+    assert_eq!(bench.adapter.nic.wire_counters().tx_packets, 4);
+    assert_eq!([0, 1].map(|vf| bench.vms[vf].receive()), [2, 2]);
+    assert_eq!([0, 1].map(|vf| bench.vms[vf].outstanding(0)), [0, 0]);
+}
+
+const VFS: usize = 3;
+
+/// Something that happens to a host.
+#[derive(Clone, Debug)]
+enum Event {
+    /// A guest (or, after the last, the far end) sends frames to a guest, to beyond the wire, or to everybody.
+    Send {
+        from: usize,
+        to: usize,
+        len: usize,
+        frames: usize,
+        /// From an address that is not its own.
+        spoofed: bool,
+    },
+    /// A guest takes what has arrived and posts buffers again.
+    Receive(usize),
+    Switch(usize, Path),
+    Pass(u64),
+}
+
+fn any_path() -> impl Strategy<Value = Path> {
+    prop_oneof![Just(Path::Direct), Just(Path::Mediated)]
+}
+
+fn any_event() -> impl Strategy<Value = Event> {
+    let send = (0..=VFS, 0..=VFS + 1, 60..1514usize, 1..40usize, 0..10);
+    prop_oneof![
+        6 => send.prop_map(|(from, to, len, frames, spoofed)| Event::Send {
+            from, to, len, frames, spoofed: spoofed == 0
+        }),
+        2 => (0..VFS).prop_map(Event::Receive),
+        1 => (0..VFS, any_path()).prop_map(|(vf, path)| Event::Switch(vf, path)),
+        3 => (0..20_000u64).prop_map(Event::Pass),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(32))]
+    #[test]
+    fn every_frame_is_received_or_counted(
+        paths in proptest::collection::vec(any_path(), VFS),
+        costs in any::<bool>(),
+        events in proptest::collection::vec(any_event(), 1..60),
+    ) {
+        let mut bench = Bench::bare(&paths, Nanos(0), costs.then(CostModel::default));
+        for vf in 0..VFS {
+            bench.start(vf, &queue_of(16));
+        }
+        // Copies that are to come out somewhere.
+        let mut due = 0;
+        let mut from_far = 0;
+        for event in events {
+            match event {
+                Event::Send { from, to, len, frames, spoofed } => {
+                    let dst = [mac(0), mac(1), mac(2), BEYOND, BROADCAST][to];
+                    for _ in 0..frames {
+                        if from == VFS {
+                            bench.send_from_far(private(frame(dst, BEYOND, 0, len)));
+                            from_far += 1;
+                        } else {
+                            let vm = &mut bench.vms[from];
+                            vm.mac = if spoofed { BEYOND } else { mac(from) };
+                            if !vm.send_on(0, dst, len) {
+                                break;
+                            }
+                        }
+                        // A broadcast goes to the two other guests and to the wire, or from there to all three.
+                        due += match dst {
+                            BROADCAST if !spoofed || from == VFS => 3,
+                            _ => 1,
+                        };
+                    }
+                }
+                Event::Receive(vf) => {
+                    bench.vms[vf].receive();
+                }
+                Event::Switch(vf, path) => bench.command(&format!("vf {vf} set path {path}")),
+                Event::Pass(ns) => bench.run_until(bench.now + Nanos(ns)),
+            }
+        }
+        let mut received = 0;
+        while bench.now < LATE {
+            bench.run_until(bench.now + MS);
+            let now: usize = bench.vms.iter_mut().map(Vm::receive).sum();
+            if now == received {
+                bench.now = LATE;
+            }
+            received = now;
+        }
+        bench.settle();
+        for vf in 0..VFS {
+            let counters = bench.counters(vf);
+            let vm = &mut bench.vms[vf];
+            prop_assert_eq!(vm.outstanding(0), 0);
+            prop_assert_eq!(u64::from(vm.sent), counters.tx_packets + counters.tx_drops.total());
+            prop_assert_eq!(vm.got.len() as u64, counters.rx_packets);
+        }
+        let wire = bench.adapter.nic.wire_counters();
+        prop_assert_eq!(bench.arrived.len() as u64, wire.tx_packets - wire.tx_drops.total());
+        prop_assert_eq!(from_far, wire.rx_packets + wire.rx_drops.total());
+        let drops: u64 = bench.drops().iter().map(|(_, n)| n).sum();
+        let received = (received + bench.arrived.len()) as u64;
+        prop_assert_eq!(due, received + drops, "drops: {:?}", bench.drops());
+    }
+}
