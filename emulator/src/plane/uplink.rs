@@ -53,10 +53,10 @@ impl Uplink {
                 pool.give(frame);
                 Err(DropReason::NoUplink)
             }
-            Uplink::Wire(wire) => wire.send(now, frame, meta).map_err(|lost| {
-                pool.give(lost);
-                DropReason::WireQueueFull
-            }),
+            Uplink::Wire(wire) => {
+                wire.send(now, frame, meta);
+                Ok(())
+            }
             Uplink::Tap(tap) => tap.send(now, frame, meta, pool),
         }
     }

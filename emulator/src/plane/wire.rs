@@ -1,6 +1,8 @@
 //! The wire between two NICs: each direction serialises frames at the link's rate and holds them until they arrive.
-//! A sender that may not send keeps its frame; only one that sends all the same can lose it.
+//! Never drops: a sender that may not send is expected to keep its frame, and one that sends all the same is served
+//! later.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 use crossbeam_queue::ArrayQueue;
@@ -9,13 +11,9 @@ use vf_vhost::frame::FrameBuf;
 
 use super::digest::Digest;
 use super::doorbell::Doorbell;
-use super::pf::PF_RING;
 
 /// Frames that may be on their way in one direction: more than 10 GbE holds in any sensible propagation delay.
 const IN_FLIGHT: usize = 4096;
-/// Room besides for what a change of paths or a ring that stops sends ahead of its time: all that the PF holds, and a
-/// frame of each VF.
-const AHEAD: usize = PF_RING + vf_model::MAX_VFS as usize;
 
 struct InFlight {
     arrival: Nanos,
@@ -29,6 +27,8 @@ pub struct WireEnd {
     link: Link,
     rate_bps: u64,
     out: Fibre,
+    /// What was sent while the fibre was full: a change of paths or a ring that stops cannot wait.
+    ahead: VecDeque<InFlight>,
     inward: Fibre,
     /// The next frame to arrive, taken out of `inward` to look at its time.
     next: Option<InFlight>,
@@ -43,12 +43,13 @@ impl WireEnd {
     /// Both ends of a wire.
     #[must_use]
     pub fn pair(config: LinkConfig, slack: Nanos) -> (WireEnd, WireEnd) {
-        let a_to_b: Fibre = Arc::new(ArrayQueue::new(IN_FLIGHT + AHEAD));
-        let b_to_a: Fibre = Arc::new(ArrayQueue::new(IN_FLIGHT + AHEAD));
+        let a_to_b: Fibre = Arc::new(ArrayQueue::new(IN_FLIGHT));
+        let b_to_a: Fibre = Arc::new(ArrayQueue::new(IN_FLIGHT));
         let end = |out: &Fibre, inward: &Fibre| WireEnd {
             link: Link::new(config),
             rate_bps: config.rate_bps,
             out: Arc::clone(out),
+            ahead: VecDeque::new(),
             inward: Arc::clone(inward),
             next: None,
             slack,
@@ -66,31 +67,43 @@ impl WireEnd {
     /// Whether a frame handed over now would be taken.
     #[must_use]
     pub fn can_send(&self, now: Nanos) -> bool {
-        self.link.free_at() <= Nanos(now.0.saturating_add(self.slack.0))
-            && self.out.len() < IN_FLIGHT
+        self.link.free_at() <= Nanos(now.0.saturating_add(self.slack.0)) && !self.is_full()
     }
 
     /// When the transmitter will take another frame; `None` while the fibre is full, until the other end rings.
     #[must_use]
     pub fn can_send_at(&self) -> Option<Nanos> {
         let free = self.link.free_at().0.saturating_sub(self.slack.0);
-        (self.out.len() < IN_FLIGHT).then_some(Nanos(free))
+        (!self.is_full()).then_some(Nanos(free))
     }
 
-    /// Serialises a frame; gives it back if the fibre holds too many.
-    pub fn send(&mut self, now: Nanos, frame: FrameBuf, meta: &FrameMeta) -> Result<(), FrameBuf> {
-        if self.out.is_full() {
-            return Err(frame);
-        }
+    fn is_full(&self) -> bool {
+        !self.ahead.is_empty() || self.out.is_full()
+    }
+
+    /// Serialises a frame, behind those that were sent before.
+    pub fn send(&mut self, now: Nanos, frame: FrameBuf, meta: &FrameMeta) {
         let departure = self.link.transmit(now, meta);
-        let sent = self.out.push(InFlight {
+        self.ahead.push_back(InFlight {
             arrival: departure.arrival,
             frame,
         });
-        if let Some(peer) = &self.peer {
+        self.fill();
+    }
+
+    /// Puts what was sent into the fibre, as much as it holds.
+    fn fill(&mut self) {
+        let mut put = false;
+        while let Some(flight) = self.ahead.pop_front() {
+            if let Err(flight) = self.out.push(flight) {
+                self.ahead.push_front(flight);
+                break;
+            }
+            put = true;
+        }
+        if let (true, Some(peer)) = (put, &self.peer) {
             peer.ring();
         }
-        sent.map_err(|lost| lost.frame)
     }
 
     /// The next frame that has arrived by `now`.
@@ -119,9 +132,13 @@ impl WireEnd {
 
     /// When the next frame arrives, if one is on its way.
     pub fn next_arrival(&mut self) -> Option<Nanos> {
+        if !self.ahead.is_empty() {
+            self.fill(); // the other end has rung because there is room, or something else happens
+        }
         if self.next.is_none() {
             self.next = self.inward.pop();
-            if self.inward.len() + 1 == IN_FLIGHT
+            if self.next.is_some()
+                && self.inward.len() + 1 == IN_FLIGHT
                 && let Some(peer) = &self.peer
             {
                 peer.ring(); // its transmitter may go on
