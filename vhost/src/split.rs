@@ -201,12 +201,6 @@ impl SplitRing {
         self.looked_at = bytes;
     }
 
-    /// Goes on with other memory at the same guest addresses.
-    pub(crate) fn set_memory(&mut self, mem: Arc<GuestMemory>) -> Result<(), RingError> {
-        self.mem = mem;
-        self.locate().map(|_| ())
-    }
-
     pub(crate) fn memory(&self) -> &GuestMemory {
         &self.mem
     }

@@ -109,30 +109,14 @@ impl Vring {
         self.call.as_ref()
     }
 
-    /// Replaces the kick fd; `None`: the ring must be polled.
-    pub fn set_kick(&mut self, kick: Option<EventFd>) {
+    #[cfg(test)]
+    pub(crate) fn set_kick(&mut self, kick: Option<EventFd>) {
         self.kick = kick;
     }
 
-    /// Replaces the call fd; `None`: the driver polls.
-    pub fn set_call(&mut self, call: Option<EventFd>) {
-        self.call = call;
-    }
-
-    /// Replaces the fd that is signalled when the ring breaks.
-    pub fn set_err(&mut self, err: Option<EventFd>) {
-        self.err = err;
-    }
-
-    /// Lets frames flow, or not.
-    pub fn set_enabled(&mut self, enabled: bool) {
+    #[cfg(test)]
+    pub(crate) fn set_enabled(&mut self, enabled: bool) {
         self.enabled = enabled;
-    }
-
-    /// Replaces the memory; the ring stays at its guest addresses. Fails, and the ring is broken,
-    /// if they are not in the new memory.
-    pub fn set_memory(&mut self, mem: Arc<GuestMemory>) -> Result<(), RingError> {
-        self.ring.set_memory(mem).map_err(|e| self.fail(e))
     }
 
     /// Why the ring is broken, if it is.

@@ -1,3 +1,5 @@
+//! The control queue with a driver that may lie; no socket.
+
 use super::*;
 use crate::features::MQ as F_MQ;
 use crate::split::driver::{

@@ -1,3 +1,5 @@
+//! Receive queues with a driver that may lie: what is delivered, and what is refused.
+
 use proptest::prelude::*;
 use virtio_bindings::virtio_config as config;
 

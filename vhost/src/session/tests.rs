@@ -1,3 +1,5 @@
+//! The state machine without a socket: orders of messages as front ends send them, and as none should.
+
 use std::collections::BTreeMap;
 use std::os::fd::AsFd;
 

@@ -1,3 +1,5 @@
+//! Transmit queues with a driver that may lie: what is taken, and what is refused.
+
 use crate::eventfd::EventFd;
 use proptest::prelude::*;
 use virtio_bindings::{virtio_config as config, virtio_net as net};

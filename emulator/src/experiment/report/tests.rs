@@ -1,3 +1,5 @@
+//! What the page and the summary say of made-up outcomes.
+
 use std::collections::BTreeMap;
 
 use super::*;
