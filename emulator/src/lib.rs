@@ -7,6 +7,7 @@
 //! - [`calendar`]: the virtual clock
 //! - [`world`]: hosts stepped by it
 //! - [`timetravel`]: Linux guests that take their time from it
+//! - [`linux`]: starting those guests
 //! - [`experiment`]: the 2009 measurement on either clock
 #![forbid(unsafe_code)]
 
@@ -17,6 +18,7 @@ pub mod config;
 pub mod ctl;
 pub mod experiment;
 pub mod host;
+pub mod linux;
 pub mod plane;
 pub mod server;
 pub mod show;

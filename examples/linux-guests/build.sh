@@ -56,12 +56,16 @@ build_kernel() { # INTO
 
 need busybox busybox-static iperf3 iperf3 cpio cpio
 mkdir -p "$cache"
-key=$(cat "$here"/kernel/config "$here"/kernel/*.patch <(echo "$package") | sha256sum | cut -c 1-16)
-folder=$cache/linux-guests-$key
-mkdir -p "$folder"
-if [[ ! -x $folder/linux ]]; then
+key() { cat "$@" | sha256sum | cut -c 1-16; }
+kernel=$cache/linux-kernel-$(key "$here"/kernel/config "$here"/kernel/*.patch <(echo "$package"))
+if [[ ! -x $kernel ]]; then
     echo "building a kernel, which takes a few minutes" >&2
-    build_kernel "$folder/linux"
+    build_kernel "$kernel"
 fi
-"$here/image.sh" "$folder/initramfs.gz"
+"$here/image.sh" "$cache/initramfs.$$"
+folder=$cache/linux-guests-$(key "$kernel" "$cache/initramfs.$$")
+mkdir -p "$folder"
+mv "$cache/initramfs.$$" "$folder/initramfs.gz"
+ln -f "$kernel" "$folder/linux"
+ln -sfn "$folder" "$cache/linux-guests-built" # where vfnic looks
 echo "$folder"

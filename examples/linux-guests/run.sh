@@ -10,7 +10,7 @@ usage: run.sh [options]
 Boots pairs of Linux guests on two NICs joined by a wire, all of it in virtual time, and runs iperf3 between them.
 
   --pairs N         pairs of guests (1 to 8, default 1)
-  --args A,B,...    arguments of iperf3 -c (default -t,1)
+  --args ARGUMENTS  of iperf3 -c (default '-t 1')
   --mtu BYTES       the guests' MTU (default 1500)
   --rate RATE       of the wire (default 10G)
   --path PATH       direct or mediated (default direct)
@@ -24,7 +24,7 @@ USAGE
 }
 
 here=$(dirname "$(realpath "${BASH_SOURCE[0]}")")
-pairs=1 arguments=-t,1 mtu=1500 rate=10G path=direct repeat=2 vfnic=${VFNIC:-} out=
+pairs=1 arguments='-t 1' mtu=1500 rate=10G path=direct repeat=2 vfnic=${VFNIC:-} out=
 
 fail() { # CODE MESSAGE
     printf 'linux-guests: %s\n' "$2" >&2
@@ -82,14 +82,17 @@ memory=$run
 # Waking another CPU for each turn costs more than it gives: everything is on one.
 pin=(); type -P taskset >/dev/null && pin=(taskset -c "$(taskset -cp $$ | sed 's/.*: //; s/[-,].*//')")
 
-# NAME ID WORDS...: a guest, in the folder that is current. All that is on its command line goes into its random numbers, so
-# names are short, fixed and relative; and its addresses are not to be random either (setarch -R).
+# NAME ID ADDRESS SCRIPT: a guest, in the folder that is current. All that is on its command line goes into its random numbers,
+# so names are short, fixed and relative; and its addresses are not to be random either (setarch -R).
 boot() {
     local name=$1 id=$2
-    shift 2
-    TMPDIR=$memory setsid "${pin[@]}" setarch -R ./linux mem=256M initrd=initramfs.gz uml_dir=uml "umid=$name" "uml-seed=$id" \
-        con=null con0=null,fd:1 ssl=null ssl1=null,fd:3 quiet panic=-1 "time-travel=ext:$id:calendar" \
-        "virtio_uml.device=$name.sock:1" "guest.mtu=$mtu" "$@" </dev/null 3>"$name.result" >"$name.console" 2>"$name.errors" &
+    mkdir "$name" && printf '%s\n' "$4" >"$name/script" && touch -d @0 "$name/script"
+    cp initramfs.gz "$name.initramfs"
+    truncate -s %4 "$name.initramfs"
+    (cd "$name" && echo script | cpio --create --format newc --quiet --reproducible) >>"$name.initramfs"
+    TMPDIR=$memory setsid "${pin[@]}" setarch -R ./linux mem=256M "initrd=$name.initramfs" uml_dir=uml "umid=$name" "uml-seed=$id" \
+        con=null con0=null,fd:2 ssl=null ssl1=null,fd:1 quiet panic=-1 "time-travel=ext:$id:calendar" \
+        "virtio_uml.device=$name.sock:1" "guest.mtu=$mtu" "guest.ip=$3" </dev/null >"$name.result" 2>"$name.console" &
     groups+=($!)
     disown
 }
@@ -123,12 +126,13 @@ simulate() { # FOLDER VFNIC-ARGUMENTS...
         sleep 0.02
     done
     for ((pair = 0; pair < pairs; pair++)); do
-        boot "a$pair" $((2 * pair + 1)) "guest.ip=10.9.$pair.1/24" guest.role=server
-        boot "b$pair" $((2 * pair + 2)) "guest.ip=10.9.$pair.2/24" guest.role=client "guest.peer=10.9.$pair.1" "guest.args=$arguments"
+        boot "a$pair" $((2 * pair + 1)) "10.9.$pair.1/24" 'iperf3 -s -1'
+        # The server is up after a second; to wait for it costs nothing.
+        boot "b$pair" $((2 * pair + 2)) "10.9.$pair.2/24" "sleep 1; ping -c 3 -i 0.2 10.9.$pair.1; iperf3 -c 10.9.$pair.1 $arguments"
     done
     wait "$process" || { grep -a ' WARN\|^vfnic:' vfnic.log >&2; return 1; }
     for ((pair = 0; pair < pairs; pair++)); do
-        grep -qax 'code 0' "b$pair.result" || { echo "guest b$pair: $(tail -n 3 "b$pair.result")" >&2; return 1; }
+        grep -qax 'exit 0' "b$pair.result" || { echo "guest b$pair: $(tail -n 3 "b$pair.result")" >&2; return 1; }
         printf 'pair %d: %s\n' "$pair" "$(grep -a 'receiver' "b$pair.result" | sed 's/ *receiver.*//; s/.*sec  *//' | paste -sd ' ')"
     done
     cat summary

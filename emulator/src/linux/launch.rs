@@ -1,0 +1,313 @@
+//! Starting guests. A guest's script travels in a small archive behind the initramfs, where its size does not matter and
+//! nothing in it needs quoting; a kernel's command line is short, and every program may read it. The script's output comes
+//! back through the guest's second serial line, which is this process' file.
+
+use std::fs::File;
+use std::io::{self, Write};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+
+use rustix::fs::{StatVfsMountFlags, statvfs};
+use rustix::thread::{CpuSet, sched_getcpu, sched_setaffinity};
+
+use super::Image;
+
+/// One guest.
+#[derive(Clone, Debug)]
+pub struct GuestSpec {
+    /// Names its files in the run's folder; short, of letters and digits.
+    pub name: String,
+    /// Its number on the calendar: the lower is first when two want to run at the same time.
+    pub id: u64,
+    /// The sockets of its NICs, eth0 first, relative to the run's folder.
+    pub sockets: Vec<PathBuf>,
+    /// MTU of its NICs.
+    pub mtu: u16,
+    /// IP address and prefix length of eth0, such as `10.0.0.1/24`.
+    pub address: String,
+    /// What it does once eth0 is up: a script of sh. The guest powers off behind its end.
+    pub script: String,
+    /// Its memory.
+    pub memory_mib: u32,
+    /// All its random numbers come from this.
+    pub seed: u64,
+}
+
+/// Why a guest cannot be started.
+#[derive(Debug, thiserror::Error)]
+pub enum LaunchError {
+    /// A word of the kernel's command line cannot be one word.
+    #[error("guest {guest}: '{word}' is no name, address or socket")]
+    Word {
+        /// Its name.
+        guest: String,
+        /// The word.
+        word: String,
+    },
+    /// The system refuses.
+    #[error("guest {guest}: {what}: {source}")]
+    System {
+        /// Its name.
+        guest: String,
+        /// What was tried.
+        what: &'static str,
+        /// Why not.
+        source: io::Error,
+    },
+}
+
+/// What a guest's script has printed.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Output {
+    /// Standard output and standard error.
+    pub text: String,
+    /// Its exit code, once it has ended.
+    pub code: Option<u8>,
+}
+
+/// Starts the guests of one run, all in the same folder, which is not to be used by another run.
+#[derive(Debug)]
+pub struct Launcher<'a> {
+    image: &'a Image,
+    run: &'a Path,
+    calendar: &'a Path,
+    memory: PathBuf,
+}
+
+/// Where guests' memory is fastest, if there is room.
+const SHARED_MEMORY: &str = "/dev/shm";
+
+impl<'a> Launcher<'a> {
+    /// For guests of `memory_mib` MiB in all, in the folder `run`. `calendar` is the socket that they take their time from,
+    /// relative to that folder.
+    ///
+    /// From here on the calling thread and all guests that it starts keep to one CPU: only one of them ever runs, and waking
+    /// another CPU for each turn costs more than it gives.
+    #[must_use]
+    pub fn new(
+        image: &'a Image,
+        run: &'a Path,
+        calendar: &'a Path,
+        memory_mib: u64,
+    ) -> Launcher<'a> {
+        let mut cpu = CpuSet::new();
+        cpu.set(sched_getcpu());
+        // Slower otherwise, not wrong.
+        let _ = sched_setaffinity(None, &cpu);
+        let memory = if has_room(Path::new(SHARED_MEMORY), memory_mib) {
+            PathBuf::from(SHARED_MEMORY)
+        } else {
+            run.to_owned()
+        };
+        Launcher {
+            image,
+            run,
+            calendar,
+            memory,
+        }
+    }
+
+    /// Starts a guest in a process group of its own, for it has helpers. Its console goes to the file `NAME.console`.
+    ///
+    /// # Errors
+    /// [`LaunchError`].
+    pub fn start(&self, spec: &GuestSpec) -> Result<Child, LaunchError> {
+        let failed = |what| {
+            move |source| LaunchError::System {
+                guest: spec.name.clone(),
+                what,
+                source,
+            }
+        };
+        let initramfs = format!("{}.initramfs", spec.name);
+        self.write_initramfs(&initramfs, &spec.script)
+            .map_err(failed("its initramfs"))?;
+        let file =
+            |kind: &str| File::create(self.file(&spec.name, kind)).map_err(failed("its files"));
+        let (console, result) = (file("console")?, file("result")?);
+        // Addresses that are not random: where memory is decides how much of it is left, and that how wide TCP windows are.
+        let mut command = Command::new("/usr/bin/setarch");
+        command
+            .arg("-R")
+            .arg(&self.image.kernel)
+            .args(words(spec, self.calendar, &initramfs)?)
+            .current_dir(self.run)
+            .env_clear()
+            .env("TMPDIR", &self.memory)
+            .process_group(0)
+            .stdin(Stdio::null())
+            .stdout(result)
+            .stderr(console);
+        command.spawn().map_err(failed("setarch (util-linux)"))
+    }
+
+    /// What the script of the guest with this name has printed so far.
+    #[must_use]
+    pub fn output(&self, guest: &str) -> Output {
+        let bytes = std::fs::read(self.file(guest, "result")).unwrap_or_default();
+        Output::parse(&String::from_utf8_lossy(&bytes))
+    }
+
+    /// The last line on the console of the guest with this name: why it has died, if it has.
+    #[must_use]
+    pub fn last_words(&self, guest: &str) -> String {
+        let bytes = std::fs::read(self.file(guest, "console")).unwrap_or_default();
+        let text = String::from_utf8_lossy(&bytes);
+        let last = text.lines().map(str::trim).rfind(|line| !line.is_empty());
+        last.unwrap_or_default().to_owned()
+    }
+
+    fn file(&self, guest: &str, kind: &str) -> PathBuf {
+        self.run.join(format!("{guest}.{kind}"))
+    }
+
+    /// The image's initramfs and behind it an archive with the script.
+    fn write_initramfs(&self, name: &str, script: &str) -> io::Result<()> {
+        let path = self.run.join(name);
+        let len = std::fs::copy(&self.image.initramfs, &path)?;
+        let mut out = File::options().append(true).open(path)?;
+        // An archive begins at a multiple of four.
+        let pad = len.next_multiple_of(4) - len;
+        out.write_all(&[0; 4][..usize::try_from(pad).unwrap_or(0)])?;
+        let size = u32::try_from(script.len()).map_err(|_| io::ErrorKind::FileTooLarge)?;
+        let file = cpio::NewcBuilder::new("script").mode(0o100_755);
+        let mut file = file.write(out, size);
+        file.write_all(script.as_bytes())?;
+        cpio::newc::trailer(file.finish()?)?.flush()
+    }
+}
+
+/// Whether a file system takes memory of so many MiB that holds programs.
+fn has_room(dir: &Path, mib: u64) -> bool {
+    statvfs(dir).is_ok_and(|fs| {
+        let room = fs.f_bavail.saturating_mul(fs.f_frsize) >> 20;
+        room >= mib && !fs.f_flag.contains(StatVfsMountFlags::NOEXEC)
+    })
+}
+
+/// The kernel's command line. All of it goes into the guest's random numbers, so nothing in it is the run's own.
+fn words(spec: &GuestSpec, calendar: &Path, initramfs: &str) -> Result<Vec<String>, LaunchError> {
+    let calendar = calendar.display();
+    let GuestSpec { name, id, .. } = spec;
+    let mut words = vec![
+        format!("mem={}M", spec.memory_mib),
+        format!("initrd={initramfs}"),
+        "uml_dir=uml".to_owned(),
+        format!("umid={name}"),
+        format!("uml-seed={}", spec.seed),
+        // The first console, and the second serial line: this process' standard error and output.
+        "con=null".to_owned(),
+        "con0=null,fd:2".to_owned(),
+        "ssl=null".to_owned(),
+        "ssl1=null,fd:1".to_owned(),
+        "quiet".to_owned(),
+        "panic=-1".to_owned(),
+        format!("time-travel=ext:{id}:{calendar}"),
+        format!("guest.mtu={}", spec.mtu),
+        format!("guest.ip={}", spec.address),
+    ];
+    let sockets = spec.sockets.iter();
+    words.extend(sockets.map(|socket| format!("virtio_uml.device={}:1", socket.display())));
+    let odd = |c: char| !c.is_ascii_graphic() || c == '"';
+    match words.iter().find(|word| word.contains(odd)) {
+        Some(word) => Err(LaunchError::Word {
+            guest: name.clone(),
+            word: word.clone(),
+        }),
+        None => Ok(words),
+    }
+}
+
+impl Output {
+    /// The guest's init says the exit code on a line behind the output.
+    fn parse(text: &str) -> Output {
+        let whole = text.strip_suffix('\n').unwrap_or(text);
+        let (before, last) = whole.rsplit_once('\n').unwrap_or(("", whole));
+        let code = last
+            .strip_prefix("exit ")
+            .and_then(|code| code.parse().ok());
+        Output {
+            text: if code.is_some() { before } else { whole }.to_owned(),
+            code,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn spec() -> GuestSpec {
+        GuestSpec {
+            name: "a0".into(),
+            id: 1,
+            sockets: vec!["a0.sock".into(), "a1.sock".into()],
+            mtu: 1500,
+            address: "10.0.0.1/24".into(),
+            script: "echo hello\n".into(),
+            memory_mib: 64,
+            seed: 7,
+        }
+    }
+
+    #[test]
+    fn nothing_of_the_run_is_on_the_command_line() {
+        let words = words(&spec(), Path::new("calendar"), "a0.initramfs").unwrap();
+        assert!(words.contains(&"time-travel=ext:1:calendar".to_owned()));
+        let nics = words.iter().filter(|word| word.starts_with("virtio_uml."));
+        assert_eq!(nics.count(), 2);
+        assert!(words.iter().all(|word| !word.contains("/tmp")));
+    }
+
+    #[test]
+    fn a_word_is_one_word() {
+        for address in ["10.0.0.1/24 init=/bin/sh", "", "10.0.0.1\n", "\"x"] {
+            let spec = GuestSpec {
+                address: address.into(),
+                ..spec()
+            };
+            let words = words(&spec, Path::new("calendar"), "a0.initramfs");
+            assert_eq!(words.is_err(), !address.is_empty(), "{address:?}");
+        }
+    }
+
+    #[test]
+    fn a_script_ends_with_its_exit_code() {
+        let output = |text, code| Output {
+            text: String::from(text),
+            code,
+        };
+        assert_eq!(
+            Output::parse("one\ntwo\nexit 3\n"),
+            output("one\ntwo", Some(3))
+        );
+        assert_eq!(Output::parse("exit 0\n"), output("", Some(0)));
+        assert_eq!(
+            Output::parse("one\nexit pursued"),
+            output("one\nexit pursued", None)
+        );
+        assert_eq!(Output::parse(""), Output::default());
+    }
+
+    #[test]
+    fn the_script_is_behind_the_initramfs() {
+        let dir = tempfile::tempdir().unwrap();
+        let base = dir.path().join("base");
+        std::fs::write(&base, "odd").unwrap();
+        let image = Image {
+            kernel: base.clone(),
+            initramfs: base,
+        };
+        let calendar = Path::new("calendar");
+        let launcher = Launcher::new(&image, dir.path(), calendar, 0);
+        launcher.write_initramfs("whole", "echo hello\n").unwrap();
+        let whole = std::fs::read(dir.path().join("whole")).unwrap();
+        assert_eq!(whole[..4], *b"odd\0");
+        let mut archive = cpio::NewcReader::new(&whole[4..]).unwrap();
+        assert_eq!(archive.entry().name(), "script");
+        let mut script = String::new();
+        io::Read::read_to_string(&mut archive, &mut script).unwrap();
+        assert_eq!(script, "echo hello\n");
+    }
+}
