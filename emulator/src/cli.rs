@@ -120,7 +120,7 @@ pub struct VirtualClock {
     /// Tell time by messages only, not through shared memory: slower, for comparison
     #[arg(long)]
     pub messages: bool,
-    /// Print a digest of time, port and bytes of every frame that arrives over a wire
+    /// Print a digest of time, port and bytes of every frame that passes a VF or arrives over a wire
     #[arg(long)]
     pub digest: bool,
 }

@@ -6,6 +6,7 @@
 //! - [`server`]: `vfnic run`, all sockets on one thread
 //! - [`calendar`]: the virtual clock
 //! - [`world`]: hosts stepped by it
+//! - [`watch`]: the frames that pass them, for captures and digests
 //! - [`timetravel`]: Linux guests that take their time from it
 //! - [`linux`]: starting those guests
 //! - [`experiment`]: the 2009 measurement on either clock
@@ -23,4 +24,5 @@ pub mod plane;
 pub mod server;
 pub mod show;
 pub mod timetravel;
+pub mod watch;
 pub mod world;

@@ -3,15 +3,17 @@
 //! does not know what a guest is.
 
 use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
 use std::rc::Rc;
 
-use vf_model::{CostModel, Nanos, Path, Refusal, VfIndex, VfSet};
+use vf_model::{Command, CostModel, Nanos, Path, Refusal, VfIndex, VfSet};
 
 use crate::calendar::{Calendar, Class, ParticipantId};
 use crate::clock::Clock;
 use crate::config::{NicSettings, WireSettings};
 use crate::host::{Host, Planes};
-use crate::plane::{Owner, Plane, Pool, RingBroken, Uplink, WireEnd};
+use crate::plane::{Mirror, Owner, Plane, Pool, RingBroken, Uplink, WireEnd};
+use crate::watch::{Seen, Watcher};
 
 /// Empty buffers kept for reuse.
 const POOL: usize = 1 << 16;
@@ -26,7 +28,7 @@ pub struct Notification {
 }
 
 /// Who is to act now.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Turn {
     /// This guest.
     Guest(ParticipantId),
@@ -37,11 +39,19 @@ pub enum Turn {
         /// The VF.
         vf: VfIndex,
     },
+    /// The time that [`World::at`] was given has come: [`World::apply`] this.
+    Command {
+        /// Index of the host.
+        host: usize,
+        /// The command.
+        command: Command,
+    },
 }
 
 /// What a participant of the calendar is.
 #[derive(Clone, Copy)]
 enum Who {
+    Administrator,
     Adapter(usize),
     Hypervisor(usize),
     Interrupt(usize, VfIndex),
@@ -72,6 +82,11 @@ pub struct World {
     who: Vec<Who>,
     seats: Vec<Seat>,
     notification: Notification,
+    administrator: ParticipantId,
+    /// By time, and by the order in which they were given.
+    commands: BTreeMap<(Nanos, usize), (usize, Command)>,
+    given: usize,
+    watchers: Vec<Watcher>,
 }
 
 impl World {
@@ -114,6 +129,8 @@ impl World {
             who.push(device);
             calendar.join(Class::Device)
         };
+        // First of all, so that a command holds for all that happens at its time.
+        let administrator = join(Who::Administrator);
         let adapters: Vec<_> = (0..nics.len()).map(|h| join(Who::Adapter(h))).collect();
         let hypervisors: Vec<_> = (0..nics.len()).map(|h| join(Who::Hypervisor(h))).collect();
         let mut seats = Vec::new();
@@ -136,6 +153,10 @@ impl World {
             who,
             seats,
             notification,
+            administrator,
+            commands: BTreeMap::new(),
+            given: 0,
+            watchers: Vec::new(),
         })
     }
 
@@ -154,6 +175,38 @@ impl World {
     /// All hosts.
     pub fn hosts(&self) -> impl Iterator<Item = &Rc<RefCell<Host>>> {
         self.seats.iter().map(|seat| &seat.host)
+    }
+
+    /// Shows `watcher` every frame that passes a VF or arrives over a wire from now on. It must not touch the hosts.
+    pub fn watch(&mut self, watcher: Watcher) {
+        for seat in &self.seats {
+            let host = seat.host.borrow();
+            host.adapter.borrow().mirror_mut().start();
+            host.hypervisor.borrow().mirror_mut().start();
+        }
+        self.watchers.push(watcher);
+    }
+
+    /// Has [`World::advance`] say [`Turn::Command`] at exactly `when`, before anything else happens at that time; now if
+    /// that is past.
+    pub fn at(&mut self, when: Nanos, h: usize, command: Command) {
+        self.given += 1;
+        self.commands.insert((when, self.given), (h, command));
+        self.calendar.wake(self.administrator, when);
+    }
+
+    /// Applies an administrator's command while no guest runs, and says in a line each what guests cannot be shown of it.
+    /// Endpoints may await replies then.
+    ///
+    /// # Errors
+    /// The model's refusal; nothing has changed then.
+    pub fn apply(&mut self, h: usize, command: &Command) -> Result<Vec<String>, Refusal> {
+        let now = self.now();
+        let seat = &self.seats[h];
+        let notes = seat.host.borrow_mut().apply(command)?;
+        self.calendar.wake(seat.adapter, now);
+        self.calendar.wake(seat.hypervisor, now);
+        Ok(notes)
     }
 
     /// A new guest, who first runs at `start`.
@@ -196,6 +249,15 @@ impl World {
             let now = self.calendar.now();
             self.now.set(now);
             match self.who[id.index()] {
+                Who::Administrator => {
+                    let due = self.commands.pop_first();
+                    if let Some(((next, _), _)) = self.commands.first_key_value() {
+                        self.calendar.wake(id, *next);
+                    }
+                    if let Some((_, (host, command))) = due {
+                        return Some(Turn::Command { host, command });
+                    }
+                }
                 Who::Adapter(h) => self.run_adapter(now, h),
                 Who::Hypervisor(h) => self.run_hypervisor(now, h),
                 Who::Interrupt(host, vf) => {
@@ -243,6 +305,7 @@ impl World {
             let host = self.seats[h].host.borrow();
             let mut adapter = host.adapter.borrow();
             self.step(now, &mut *adapter);
+            show(&mut self.watchers, now, h, adapter.mirror_mut());
             (adapter.next(now), adapter.take_notified())
         };
         self.calendar.set(self.seats[h].adapter, next);
@@ -264,6 +327,7 @@ impl World {
             let host = self.seats[h].host.borrow();
             let mut hypervisor = host.hypervisor.borrow();
             self.step(now, &mut *hypervisor);
+            show(&mut self.watchers, now, h, hypervisor.mirror_mut());
             (hypervisor.next(now), hypervisor.take_notified())
         };
         self.calendar.set(self.seats[h].hypervisor, next);
@@ -295,3 +359,26 @@ impl World {
         }
     }
 }
+
+/// Shows watchers what has passed a plane of a host.
+fn show(watchers: &mut [Watcher], at: Nanos, host: usize, mirror: &mut Mirror) {
+    if watchers.is_empty() {
+        return;
+    }
+    mirror.take(|port, direction, frame, gso| {
+        let seen = Seen {
+            at,
+            host,
+            port,
+            direction,
+            frame,
+            gso,
+        };
+        for watcher in &mut *watchers {
+            watcher(&seen);
+        }
+    });
+}
+
+#[cfg(test)]
+mod tests;

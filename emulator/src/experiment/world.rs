@@ -166,6 +166,8 @@ impl World {
                     let seat = &self.seats[self.seat_of[host][vf.index()]];
                     self.world.wake(seat.id, self.world.now());
                 }
+                // An experiment gives no commands.
+                Turn::Command { .. } => {}
             }
         }
         self.world.skip_to(limit);

@@ -6,15 +6,17 @@ use std::time::Duration;
 
 use vf_model::{DropReason, Header, MacAddr, Nanos, Nic, Source, Verdict, VfIndex, VfSet, VlanTag};
 use vf_vhost::frame::{FrameBuf, TagEdit};
-use vf_vhost::tx::{TxFrame, TxItem};
+use vf_vhost::tx::{TxFrame, TxItem, TxQueue};
 use vf_vhost::vring::Vring;
 
 use super::kicks::Kicks;
+use super::mirror::Mirror;
 use super::owner::Plane;
 use super::pf::PfEnd;
 use super::pool::Pool;
 use super::port::{Delivery, RingBroken, RxPort, TxPort, bytes_of, is_rx, meta};
 use super::uplink::Uplink;
+use crate::watch::{Direction, Port};
 
 /// Frames taken from one queue before the next one gets its turn.
 const BURST: usize = 32;
@@ -51,7 +53,32 @@ struct Sinks {
     pf: PfEnd,
     uplink: Uplink,
     pool: Pool,
+    mirror: Mirror,
     broken: Vec<RingBroken>,
+}
+
+/// A frame, wherever it is.
+enum Origin<'a> {
+    /// In the sender's memory.
+    Guest(&'a TxQueue, &'a TxFrame),
+    /// In ours.
+    Private(&'a FrameBuf),
+}
+
+impl Origin<'_> {
+    fn head(&self) -> &[u8] {
+        match self {
+            Origin::Guest(_, frame) => frame.head(),
+            Origin::Private(frame) => frame.head(),
+        }
+    }
+
+    fn len(&self) -> u32 {
+        match self {
+            Origin::Guest(_, frame) => frame.len(),
+            Origin::Private(frame) => frame.len(),
+        }
+    }
 }
 
 /// The model's tag as the four bytes that go on the wire.
@@ -76,6 +103,7 @@ impl Adapter {
                 pf,
                 uplink,
                 pool,
+                mirror: Mirror::default(),
                 broken: Vec::new(),
             },
             cursor: 0,
@@ -144,6 +172,11 @@ impl Adapter {
         &mut self.sinks.pf
     }
 
+    /// What has passed the ports of the direct path, for those who watch.
+    pub fn mirror_mut(&mut self) -> &mut Mirror {
+        &mut self.sinks.mirror
+    }
+
     /// Whether frames from the hypervisor wait that could be handled now.
     #[must_use]
     pub fn has_pf_input(&self) -> bool {
@@ -177,6 +210,8 @@ impl Adapter {
                 }
             };
             moved += 1;
+            let mirror = &mut self.sinks.mirror;
+            mirror.add(Port::Wire, Direction::Rx, &frame, TagEdit::Keep);
             let m = meta(frame.len(), &frame.hdr);
             let verdict = self.nic.ingress(now, Source::Wire, frame.head(), &m);
             self.sinks
@@ -269,13 +304,21 @@ impl Adapter {
             self.touched.insert(vf);
             let m = meta(frame.len(), frame.hdr());
             let verdict = self.nic.ingress(now, Source::Vf(vf), frame.head(), &m);
+            let mut origin = Origin::Guest(&slot.queue, &frame);
+            let mut watched = FrameBuf::default();
+            if self.sinks.mirror.is_on() {
+                // What is shown is what is delivered, whatever the guest does meanwhile.
+                watched = self.sinks.pool.take();
+                slot.queue.copy_to(&frame, &mut watched);
+                let mirror = &mut self.sinks.mirror;
+                mirror.add(Port::Vf(vf), Direction::Tx, &watched, TagEdit::Keep);
+                origin = Origin::Private(&watched);
+            }
             if !verdict.vfs.is_empty() {
-                self.sinks
-                    .deliver_to_vfs(&mut self.nic, &verdict, frame.head(), frame.len(), {
-                        let tx = &slot.queue;
-                        let frame = &frame;
-                        move |rx, flow, edit| rx.deliver_from(flow, tx, frame, edit)
-                    });
+                self.sinks.deliver_to_vfs(&mut self.nic, &verdict, &origin);
+            }
+            if self.sinks.mirror.is_on() {
+                self.sinks.pool.give(watched);
             }
             if verdict.pf {
                 let mut copy = self.sinks.pool.take();
@@ -444,14 +487,8 @@ impl Plane for Adapter {
 
 impl Sinks {
     /// Delivers to every VF of the verdict; what fails there is that VF's drop.
-    fn deliver_to_vfs(
-        &mut self,
-        nic: &mut Nic,
-        verdict: &Verdict,
-        head: &[u8],
-        len: u32,
-        mut deliver: impl FnMut(&mut RxPort, u32, TagEdit) -> Delivery,
-    ) {
+    fn deliver_to_vfs(&mut self, nic: &mut Nic, verdict: &Verdict, origin: &Origin<'_>) {
+        let (head, len) = (origin.head(), origin.len());
         let dst = MacAddr::of_frame(head);
         for vf in verdict.vfs.iter() {
             let port = &mut self.rx[vf.index()];
@@ -461,8 +498,16 @@ impl Sinks {
             } else {
                 0
             };
-            match deliver(port, flow, bytes_of(edit)) {
+            let tag = bytes_of(edit);
+            let delivery = match origin {
+                Origin::Guest(tx, frame) => port.deliver_from(flow, tx, frame, tag),
+                Origin::Private(frame) => port.deliver(flow, frame, tag),
+            };
+            match delivery {
                 Delivery::Done => {
+                    if let Origin::Private(frame) = origin {
+                        self.mirror.add(Port::Vf(vf), Direction::Rx, frame, tag);
+                    }
                     nic.count_delivered(vf, dst, edit.len_of(len));
                     self.touched.insert(vf);
                 }
@@ -486,10 +531,7 @@ impl Sinks {
         force: bool,
     ) -> Option<FrameBuf> {
         if !verdict.vfs.is_empty() {
-            let len = frame.len();
-            self.deliver_to_vfs(nic, verdict, frame.head(), len, |rx, flow, edit| {
-                rx.deliver(flow, &frame, edit)
-            });
+            self.deliver_to_vfs(nic, verdict, &Origin::Private(&frame));
         }
         if verdict.pf || verdict.wire {
             frame.edit(insertion(verdict.insert));

@@ -15,10 +15,12 @@ use vf_vhost::tx::TxItem;
 use vf_vhost::vring::Vring;
 
 use super::kicks::Kicks;
+use super::mirror::Mirror;
 use super::owner::Plane;
 use super::pf::PfEnd;
 use super::pool::Pool;
 use super::port::{Delivery, RingBroken, RxPort, Slot, TxPort, bytes_of, is_rx, meta};
+use crate::watch::{Direction, Port};
 
 /// Frames a vif keeps for a guest that has posted no buffers.
 const BACKLOG: usize = 512;
@@ -38,6 +40,7 @@ pub struct Hypervisor {
     backlog: Vec<VecDeque<Waiting>>,
     pf: PfEnd,
     pool: Pool,
+    mirror: Mirror,
     cpu: Option<Cpu>,
     current: Option<Job>,
     /// Whether the last piece of work came from the PF: the next comes from a vif, if one has any.
@@ -91,6 +94,7 @@ impl Hypervisor {
             backlog: std::iter::repeat_with(VecDeque::new).take(vfs).collect(),
             pf,
             pool,
+            mirror: Mirror::default(),
             cpu: cost.map(|cost| Cpu {
                 cost,
                 budget: CpuBudget::new(cost.hz),
@@ -228,6 +232,8 @@ impl Hypervisor {
                         let mut copy = self.pool.take();
                         slot.queue.copy_to(&frame, &mut copy);
                         slot.queue.complete(frame);
+                        let mirror = &mut self.mirror;
+                        mirror.add(Port::Vf(vf), Direction::Tx, &copy, TagEdit::Keep);
                         return Some(copy);
                     }
                     Err(why) => {
@@ -286,6 +292,7 @@ impl Hypervisor {
             };
             match delivery {
                 Delivery::Done => {
+                    self.mirror.add(Port::Vf(vf), Direction::Rx, frame, edit);
                     self.model.count_delivered(vf, header.dst, len);
                     self.touched.insert(vf);
                 }
@@ -327,6 +334,8 @@ impl Hypervisor {
                 moved += 1;
                 match delivery {
                     Delivery::Done => {
+                        let Waiting { frame, edit, .. } = &waiting;
+                        self.mirror.add(Port::Vf(vf), Direction::Rx, frame, *edit);
                         if let Ok(header) = Header::parse(waiting.frame.head()) {
                             self.model.count_delivered(vf, header.dst, waiting.len);
                         }
@@ -407,6 +416,11 @@ impl Hypervisor {
     /// The VFs whose drivers have been, or would have been, notified since the last call.
     pub fn take_notified(&mut self) -> VfSet {
         std::mem::take(&mut self.notified)
+    }
+
+    /// What has passed the ports of the mediated path, for those who watch.
+    pub fn mirror_mut(&mut self) -> &mut Mirror {
+        &mut self.mirror
     }
 
     /// Time spent moving frames, as measured by this plane's thread.

@@ -2,10 +2,10 @@
 //! plane at a time; ownership moves, nothing is locked per packet. Planes take time as an argument and never wait.
 
 mod adapter;
-mod digest;
 mod doorbell;
 mod hypervisor;
 mod kicks;
+mod mirror;
 mod owner;
 mod pf;
 mod pool;
@@ -18,6 +18,7 @@ mod wire;
 pub use adapter::Adapter;
 pub use doorbell::Doorbell;
 pub use hypervisor::Hypervisor;
+pub use mirror::Mirror;
 pub use owner::{Borrowed, Owner, Plane};
 pub use pf::PfEnd;
 pub use pool::Pool;

@@ -102,22 +102,6 @@ impl Uplink {
         rate / 1_000_000
     }
 
-    /// Takes a digest of what arrives over a wire from now on.
-    pub fn watch(&mut self) {
-        if let Uplink::Wire(wire) = self {
-            wire.watch();
-        }
-    }
-
-    /// The digest of all frames that have arrived since [`Uplink::watch`].
-    #[must_use]
-    pub fn digest(&self) -> u64 {
-        match self {
-            Uplink::Wire(wire) => wire.digest(),
-            Uplink::None | Uplink::Tap(_) => 0,
-        }
-    }
-
     fn link(&self) -> Option<&Link> {
         match self {
             Uplink::None => None,

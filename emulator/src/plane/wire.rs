@@ -9,7 +9,6 @@ use crossbeam_queue::ArrayQueue;
 use vf_model::{FrameMeta, Link, LinkConfig, Nanos};
 use vf_vhost::frame::FrameBuf;
 
-use super::digest::Digest;
 use super::doorbell::Doorbell;
 
 /// Frames that may be on their way in one direction: more than 10 GbE holds in any sensible propagation delay.
@@ -36,7 +35,6 @@ pub struct WireEnd {
     /// time between two rounds of a worker.
     slack: Nanos,
     peer: Option<Doorbell>,
-    watched: Option<Digest>,
 }
 
 impl WireEnd {
@@ -54,7 +52,6 @@ impl WireEnd {
             next: None,
             slack,
             peer: None,
-            watched: None,
         };
         (end(&a_to_b, &b_to_a), end(&b_to_a, &a_to_b))
     }
@@ -111,23 +108,7 @@ impl WireEnd {
         if self.next_arrival()? > now {
             return None;
         }
-        let InFlight { arrival, frame } = self.next.take()?;
-        if let Some(digest) = &mut self.watched {
-            digest.add(&arrival.0.to_le_bytes());
-            digest.add(&frame.data);
-        }
-        Some(frame)
-    }
-
-    /// Takes a digest of what arrives from now on.
-    pub fn watch(&mut self) {
-        self.watched = Some(Digest::default());
-    }
-
-    /// The digest of time and bytes of all that has arrived since [`WireEnd::watch`].
-    #[must_use]
-    pub fn digest(&self) -> u64 {
-        self.watched.as_ref().map_or(0, Digest::value)
+        self.next.take().map(|flight| flight.frame)
     }
 
     /// When the next frame arrives, if one is on its way.

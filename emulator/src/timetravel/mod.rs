@@ -4,8 +4,12 @@
 //! - `message`: what guest and calendar say to each other
 //! - `schedule`: the memory that they share, so that they need not say most of it
 //! - `guests`: the calendar's socket and the guests on it
+//! - `children`: those guests that this process has started itself
 //! - `simulation`: the loop that runs guests and hosts in turn
+//! - `error`: why it cannot
 
+mod children;
+mod error;
 mod guests;
 mod message;
 mod schedule;
@@ -13,4 +17,5 @@ mod simulation;
 #[cfg(test)]
 mod tests;
 
-pub use simulation::{Settings, Simulation, SimulationError, Summary};
+pub use error::SimulationError;
+pub use simulation::{Settings, Simulation, Summary};

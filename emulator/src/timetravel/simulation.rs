@@ -3,26 +3,31 @@
 
 use std::fmt;
 use std::fs::File;
-use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
+use std::process::Child;
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec};
-use vf_model::{Nanos, Refusal, VfIndex};
-use vf_vhost::endpoint::{Endpoint, EndpointError};
+use vf_model::{Command, Nanos, VfIndex};
+use vf_vhost::endpoint::Endpoint;
 use vf_vhost::features::ProtocolFeatures;
 
+use super::children::Children;
+use super::error::{SimulationError, system};
 use super::guests::{Door, Guest, Heard, State};
 use super::message::{Message, Op, bearable};
 use super::schedule::Schedule;
 use crate::calendar::ParticipantId;
 use crate::config::{Config, HypervisorCpu, SocketRole};
+use crate::watch::{Digest, Watcher};
 use crate::world::{Notification, Turn, World};
 
 /// The time of day at virtual time zero, in seconds since 1970: the same in every run.
 const TIME_OF_DAY: u64 = 1_262_304_000;
+/// How soon the death of a child is noticed, in wall time.
+const TICK: Duration = Duration::from_millis(100);
 
 /// What to run.
 #[derive(Clone, Debug)]
@@ -39,116 +44,8 @@ pub struct Settings {
     pub watchdog: Duration,
     /// Least time between two interrupts of a VF.
     pub moderation: Nanos,
-    /// Whether to take a digest of all frames on wires.
+    /// Whether to take a digest of all frames that pass a VF or arrive over a wire.
     pub digest: bool,
-}
-
-/// Why a simulation cannot start or go on.
-#[derive(Debug, thiserror::Error)]
-pub enum SimulationError {
-    /// The calendar's socket cannot be made.
-    #[error("calendar {path}: {source}")]
-    Calendar {
-        /// The socket.
-        path: PathBuf,
-        /// Why.
-        source: io::Error,
-    },
-    /// A VF's socket cannot be made.
-    #[error("{0}")]
-    Socket(#[from] EndpointError),
-    /// Something that lives in real time.
-    #[error("{nic}: {what} cannot be on the virtual clock")]
-    RealTime {
-        /// The NIC.
-        nic: String,
-        /// What.
-        what: &'static str,
-    },
-    /// An initial setting is refused.
-    #[error("{nic} {vf}: {refusal}")]
-    Policy {
-        /// The NIC.
-        nic: String,
-        /// The VF.
-        vf: VfIndex,
-        /// Why.
-        refusal: Refusal,
-    },
-    /// Guests are missing.
-    #[error("{have} of {want} guests have come in {seconds} s")]
-    Missing {
-        /// Those who have come.
-        have: usize,
-        /// Those who should have.
-        want: u16,
-        /// How long they had.
-        seconds: u64,
-    },
-    /// Two guests have the same ID.
-    #[error("two guests have the ID {0}: say time-travel=ext:ID:SOCKET with another for each")]
-    SameId(u64),
-    /// A guest that never gives the clock back.
-    #[error(
-        "guest {guest} spins: it has run for {seconds} s without a word, at {now} of virtual time"
-    )]
-    Spins {
-        /// Its ID.
-        guest: u64,
-        /// How long, of wall time.
-        seconds: u64,
-        /// Since when.
-        now: Nanos,
-    },
-    /// A guest that does not take an interrupt.
-    #[error(
-        "the guest on {nic} {vf} has not taken an interrupt in {seconds} s, at {now} of virtual time"
-    )]
-    Deaf {
-        /// The NIC.
-        nic: String,
-        /// The VF.
-        vf: VfIndex,
-        /// How long, of wall time.
-        seconds: u64,
-        /// Since when.
-        now: Nanos,
-    },
-    /// Nothing will ever happen again.
-    #[error("guest {guest} sleeps for ever: nothing is left to happen at {now} of virtual time")]
-    Asleep {
-        /// Its ID.
-        guest: u64,
-        /// Since when.
-        now: Nanos,
-    },
-    /// The user has had enough.
-    #[error("stopped")]
-    Stopped,
-    /// The system refuses something basic.
-    #[error("{what}: {source}")]
-    System {
-        /// What was tried.
-        what: &'static str,
-        /// Why.
-        source: io::Error,
-    },
-}
-
-impl SimulationError {
-    /// Whether the user's words are at fault rather than a guest or the machine.
-    #[must_use]
-    pub fn is_usage(&self) -> bool {
-        use SimulationError as E;
-        matches!(
-            self,
-            E::Calendar { .. } | E::Socket(_) | E::RealTime { .. } | E::Policy { .. }
-        )
-    }
-}
-
-fn system(what: &'static str) -> impl Fn(io::Error) -> SimulationError {
-    move |source| SimulationError::System { what, source }
 }
 
 /// How a simulation went.
@@ -164,9 +61,9 @@ pub struct Summary {
     pub kicks: u64,
     /// Interrupts of guests.
     pub interrupts: u64,
-    /// A digest of time, port and bytes of every frame that arrived over a wire, if asked for.
+    /// A digest of time, port and bytes of every frame that passed a VF or arrived over a wire, if asked for.
     pub digest: Option<u64>,
-    /// Guests that broke the rules, a line each.
+    /// Guests that broke the rules and commands that were refused, a line each.
     pub faults: Vec<String>,
 }
 
@@ -199,6 +96,7 @@ pub struct Simulation {
     door: Door,
     /// In the order of their IDs once all have come.
     guests: Vec<Guest>,
+    children: Children,
     /// As many as there are guests, once all have come.
     ids: Vec<ParticipantId>,
     schedule: Schedule,
@@ -208,6 +106,13 @@ pub struct Simulation {
     /// The VF whose guest is to take an interrupt.
     interrupted: Option<(usize, VfIndex)>,
     heard: Instant,
+    /// When all had come.
+    started: Option<Instant>,
+    /// Before when all that happens is to happen now.
+    until: Nanos,
+    /// When to give up on the others, some time after the first fault.
+    cut_off: Option<Instant>,
+    digest: Option<Digest>,
     runs: u64,
     kicks: u64,
     interrupts: u64,
@@ -244,7 +149,7 @@ impl Simulation {
             kicks: true,
             moderation: settings.moderation,
         };
-        let world =
+        let mut world =
             World::new(&nics, &config.wires, cost, notification).map_err(|(h, vf, refusal)| {
                 SimulationError::Policy {
                     nic: nics[h].name.clone(),
@@ -254,15 +159,16 @@ impl Simulation {
             })?;
         for host in world.hosts() {
             let mut host = host.borrow_mut();
-            if settings.digest {
-                host.adapter.borrow().uplink_mut().watch();
-            }
             for i in 0..host.vfs.len() {
                 let mut device = host.device_config(VfIndex::from(i));
                 device.protocol_features |= ProtocolFeatures::INBAND_NOTIFICATIONS;
                 let endpoint = Endpoint::listen(&host.settings.vf[i].socket, device)?;
                 host.vfs[i].endpoint = Some(endpoint);
             }
+        }
+        let digest = settings.digest.then(Digest::default);
+        if let Some(digest) = &digest {
+            world.watch(digest.watcher());
         }
         let door = Door::open(&settings.calendar).map_err(|source| SimulationError::Calendar {
             path: settings.calendar.clone(),
@@ -279,11 +185,16 @@ impl Simulation {
             world,
             door,
             guests: Vec::new(),
+            children: Children::default(),
             ids: Vec::new(),
             stop: None,
             running: None,
             interrupted: None,
             heard: Instant::now(),
+            started: None,
+            until: Nanos(u64::MAX),
+            cut_off: None,
+            digest,
             runs: 0,
             kicks: 0,
             interrupts: 0,
@@ -296,46 +207,90 @@ impl Simulation {
         self.stop = Some(stop);
     }
 
+    /// This process has started this guest, which calls itself `id` on the calendar's socket: its exit status says whether
+    /// it has ended or died, and its process group is killed with the simulation.
+    pub fn watch_child(&mut self, id: u64, name: String, child: Child) {
+        self.children.add(id, name, child);
+    }
+
+    /// Shows `watcher` every frame from now on, see [`World::watch`].
+    pub fn watch(&mut self, watcher: Watcher) {
+        self.world.watch(watcher);
+    }
+
+    /// Applies a command to a NIC at exactly `when`, before anything else that happens then. A refusal is a fault in the
+    /// [`Summary`].
+    pub fn at(&mut self, when: Nanos, nic: usize, command: Command) {
+        self.world.at(when, nic, command);
+    }
+
+    /// The hosts, for their counters.
+    #[must_use]
+    pub fn world(&self) -> &World {
+        &self.world
+    }
+
     /// Runs until all guests have ended, or the time is up.
     ///
     /// # Errors
     /// [`SimulationError`], with all guests cut off.
     pub fn run(mut self) -> Result<Summary, SimulationError> {
-        self.gather()?;
-        let started = Instant::now();
-        let mut cut_off = None;
+        self.run_until(Nanos(u64::MAX))?;
+        Ok(self.finish())
+    }
+
+    /// Runs until it is `until`, or until the time of the settings is up if that is sooner; the first time, waits for all
+    /// guests to come. `false` if no guest is left.
+    ///
+    /// # Errors
+    /// [`SimulationError`]; the simulation cannot go on then.
+    pub fn run_until(&mut self, until: Nanos) -> Result<bool, SimulationError> {
+        if self.started.is_none() {
+            self.gather()?;
+            self.started = Some(Instant::now());
+        }
+        self.until = until.min(self.settings.until.unwrap_or(Nanos(u64::MAX)));
         while self.guests.iter().any(|guest| guest.state != State::Gone) {
-            let end = self.settings.until.unwrap_or(Nanos(u64::MAX));
-            match self.world.advance(end) {
+            match self.world.advance(self.until) {
                 Some(Turn::Guest(id)) => {
                     if let Some(g) = self.ids.iter().position(|known| *known == id) {
                         self.run_guest(g)?;
                     }
                 }
                 Some(Turn::Interrupt { host, vf }) => self.interrupt(host, vf)?,
-                None if self.settings.until.is_some() => {
-                    self.world.skip_to(end);
-                    break;
+                Some(Turn::Command { host, command }) => self.command(host, &command)?,
+                None if self.until < Nanos(u64::MAX) => {
+                    self.world.skip_to(self.until);
+                    return Ok(true);
                 }
                 None => return Err(self.asleep()),
             }
             // Whoever waits for one that is gone may do so for ever.
             if !self.faults.is_empty() {
-                let at = *cut_off.get_or_insert_with(|| Instant::now() + self.settings.watchdog);
+                let patience = self.settings.watchdog;
+                let at = *self
+                    .cut_off
+                    .get_or_insert_with(|| Instant::now() + patience);
                 if at < Instant::now() {
                     break;
                 }
             }
         }
-        Ok(Summary {
+        Ok(false)
+    }
+
+    /// Ends what is left of the guests, and says how it went.
+    #[must_use]
+    pub fn finish(self) -> Summary {
+        Summary {
             virtual_time: self.world.now(),
-            wall_time: started.elapsed(),
+            wall_time: self.started.map_or(Duration::ZERO, |at| at.elapsed()),
             runs: self.runs,
             kicks: self.kicks,
             interrupts: self.interrupts,
-            digest: self.settings.digest.then(|| self.digest()),
+            digest: self.digest.map(|digest| digest.value()),
             faults: self.faults,
-        })
+        }
     }
 
     /// Waits until all guests have come, and puts them in order.
@@ -345,6 +300,9 @@ impl Simulation {
         while self.guests.iter().filter(|guest| started(guest)).count() < want {
             self.guests.retain(|guest| guest.state != State::Gone);
             self.pump()?;
+            if let Some((guest, status)) = self.children.exited() {
+                return Err(SimulationError::Early { guest, status });
+            }
         }
         self.guests.sort_by_key(|guest| guest.name);
         for pair in self.guests.windows(2) {
@@ -412,6 +370,40 @@ impl Simulation {
         Ok(())
     }
 
+    /// Applies a command, and waits until all guests that it concerns have taken note.
+    fn command(&mut self, h: usize, command: &Command) -> Result<(), SimulationError> {
+        let now = self.world.now();
+        self.schedule.stop(now);
+        let outcome = self.world.apply(h, command);
+        let vfs = {
+            let host = self.world.host(h).borrow();
+            let nic = &host.settings.name;
+            match outcome {
+                Ok(notes) => {
+                    tracing::info!("{nic}: {command}, at {now} of virtual time");
+                    for note in notes {
+                        tracing::info!("{nic}: {note}");
+                    }
+                }
+                Err(refusal) => {
+                    let fault = format!("{nic}: {command}: {refusal}, at {now} of virtual time");
+                    tracing::warn!("{fault}");
+                    self.faults.push(fault);
+                }
+            }
+            host.vfs.len()
+        };
+        for vf in (0..vfs).map(VfIndex::from) {
+            self.interrupted = Some((h, vf));
+            while self.endpoint(h, vf, |endpoint| endpoint.awaits_reply()) {
+                self.pump()?;
+            }
+        }
+        self.interrupted = None;
+        self.hear_wishes();
+        Ok(())
+    }
+
     fn endpoint(&self, h: usize, vf: VfIndex, ask: impl FnOnce(&mut Endpoint) -> bool) -> bool {
         let mut host = self.world.host(h).borrow_mut();
         host.vfs[vf.index()].endpoint.as_mut().is_some_and(ask)
@@ -420,12 +412,15 @@ impl Simulation {
     /// When guest `g` has to stop by itself.
     fn limit(&self, g: usize) -> Option<Nanos> {
         let others = self.world.limit(self.ids[g]);
-        others.into_iter().chain(self.settings.until).min()
+        let until = (self.until < Nanos(u64::MAX)).then_some(self.until);
+        others.into_iter().chain(until).min()
     }
 
     /// Waits until somebody has something to say, and hears one of them.
     fn pump(&mut self) -> Result<(), SimulationError> {
         let Some(voice) = self.listen()? else {
+            // Its helpers keep the sockets of a guest open.
+            self.children.exited();
             return if self.heard.elapsed() < self.settings.watchdog {
                 Ok(())
             } else {
@@ -472,6 +467,11 @@ impl Simulation {
             .map(|(_, fd)| PollFd::from_borrowed_fd(*fd, PollFlags::IN))
             .collect();
         let left = self.settings.watchdog.saturating_sub(self.heard.elapsed());
+        let left = if self.children.is_empty() {
+            left
+        } else {
+            left.min(TICK)
+        };
         let timeout = Timespec::try_from(left).ok();
         match rustix::event::poll(&mut fds, timeout.as_ref()) {
             Ok(_) | Err(rustix::io::Errno::INTR) => {}
@@ -494,7 +494,7 @@ impl Simulation {
         }
         match self.running.and_then(|g| self.guests.get(g)) {
             Some(guest) => SimulationError::Spins {
-                guest: guest.name,
+                guest: self.title(guest),
                 seconds,
                 now,
             },
@@ -509,7 +509,7 @@ impl Simulation {
     fn asleep(&self) -> SimulationError {
         let sleeper = self.guests.iter().find(|guest| guest.state != State::Gone);
         SimulationError::Asleep {
-            guest: sleeper.map_or(0, |guest| guest.name),
+            guest: sleeper.map_or(String::new(), |guest| self.title(guest)),
             now: self.world.now(),
         }
     }
@@ -629,8 +629,13 @@ impl Simulation {
         }
     }
 
-    /// A guest has hung up. One that stands still cannot have meant to.
+    /// A guest has hung up. One that this process has not started and that stands still cannot have meant to.
     fn lose(&mut self, g: usize) {
+        match self.children.bury(self.guests[g].name) {
+            Some(status) if status.success() => return self.forget(g),
+            Some(status) => return self.expel(g, &format!("has died: {status}")),
+            None => {}
+        }
         match self.guests[g].state {
             State::Waiting => self.expel(g, "has died"),
             State::Starting { .. } | State::Silent => self.expel(g, "has died before it started"),
@@ -640,7 +645,7 @@ impl Simulation {
 
     /// Goes on without a guest that breaks the rules.
     fn expel(&mut self, g: usize, why: &str) {
-        let name = self.guests[g].name;
+        let name = self.title(&self.guests[g]);
         let fault = format!(
             "guest {name} {why}, at {} of virtual time",
             self.world.now()
@@ -651,7 +656,7 @@ impl Simulation {
     }
 
     fn forget(&mut self, g: usize) {
-        tracing::info!("guest {} has ended", self.guests[g].name);
+        tracing::info!("guest {} has ended", self.title(&self.guests[g]));
         self.guests[g].state = State::Gone;
         if self.running == Some(g) {
             self.running = None;
@@ -661,12 +666,10 @@ impl Simulation {
         }
     }
 
-    fn digest(&self) -> u64 {
-        let hosts = self.world.hosts();
-        hosts.fold(0, |digest: u64, host| {
-            let of_port = host.borrow().adapter.borrow().uplink().digest();
-            digest.rotate_left(7) ^ of_port
-        })
+    /// What the user knows a guest by.
+    fn title(&self, guest: &Guest) -> String {
+        let name = self.children.name(guest.name);
+        name.map_or_else(|| guest.name.to_string(), str::to_owned)
     }
 }
 

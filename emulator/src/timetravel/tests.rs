@@ -5,9 +5,10 @@ use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use vf_model::Nanos;
+use tempfile::TempDir;
+use vf_model::{Command, Nanos};
 
 use super::message::{LEN, Message, Op};
 use super::{Settings, Simulation, SimulationError, Summary};
@@ -80,12 +81,8 @@ fn sleeper(dir: &Path, id: u64, times: &'static [u64], order: &Order) -> JoinHan
     })
 }
 
-/// Runs a simulation with guests that are given the folder of its sockets.
-fn simulate(
-    guests: u16,
-    change: impl FnOnce(&mut Settings),
-    connect: impl FnOnce(&Path, &Order) -> Vec<JoinHandle<()>>,
-) -> (Result<Summary, SimulationError>, Vec<(u64, u64)>) {
+/// A simulation and the folder of its sockets.
+fn simulation(guests: u16, change: impl FnOnce(&mut Settings)) -> (TempDir, Simulation) {
     let dir = tempfile::tempdir().unwrap();
     let over = Overrides {
         socket_dir: Some(dir.path().to_owned()),
@@ -103,6 +100,16 @@ fn simulate(
     };
     change(&mut settings);
     let simulation = Simulation::start(&config, settings).unwrap();
+    (dir, simulation)
+}
+
+/// Runs a simulation with guests that are given the folder of its sockets.
+fn simulate(
+    guests: u16,
+    change: impl FnOnce(&mut Settings),
+    connect: impl FnOnce(&Path, &Order) -> Vec<JoinHandle<()>>,
+) -> (Result<Summary, SimulationError>, Vec<(u64, u64)>) {
+    let (dir, simulation) = simulation(guests, change);
     let order = Order::default();
     let guests = connect(dir.path(), &order);
     let outcome = simulation.run();
@@ -242,10 +249,8 @@ fn who_spins_is_named() {
             vec![spinner, sleeper(dir, 2, &[10], order)]
         },
     );
-    assert!(matches!(
-        outcome,
-        Err(SimulationError::Spins { guest: 1, .. })
-    ));
+    let verdict = outcome.unwrap_err().to_string();
+    assert!(verdict.starts_with("guest 1 spins"), "{verdict}");
 }
 
 #[test]
@@ -270,6 +275,97 @@ fn who_does_not_come_is_missed_and_ids_are_unique() {
     assert!(matches!(outcome, Err(SimulationError::SameId(3))));
 }
 
+/// A process of so many lines of shell.
+fn child(script: &str) -> std::process::Child {
+    use std::os::unix::process::CommandExt;
+    let mut sh = std::process::Command::new("sh");
+    sh.args(["-c", script]).process_group(0);
+    sh.stdout(std::process::Stdio::piped()).spawn().unwrap()
+}
+
+#[test]
+fn a_child_is_judged_by_how_it_exits() {
+    for (script, fault) in [
+        ("exit 0", None),
+        (
+            "exit 3",
+            Some("guest one has died: exit status: 3, at 0 ns"),
+        ),
+        (
+            "kill -9 $$",
+            Some("guest one has died: signal: 9 (SIGKILL), at 0 ns"),
+        ),
+    ] {
+        let (dir, mut simulation) = simulation(2, |_| {});
+        let order = Order::default();
+        let mut guest = Guest::connect(dir.path(), 1);
+        // It says what it has to say through somebody else, until that one ends as well.
+        let fifo = dir.path().join("fifo");
+        let made = std::process::Command::new("mkfifo").arg(&fifo).status();
+        assert!(made.unwrap().success());
+        let process = child(&format!("read x < {}; {script}", fifo.display()));
+        simulation.watch_child(1, "one".to_owned(), process);
+        let one = std::thread::spawn(move || {
+            guest.start();
+            std::fs::write(fifo, "").unwrap();
+        });
+        let two = sleeper(dir.path(), 2, &[10], &order);
+        let summary = simulation.run().unwrap();
+        one.join().unwrap();
+        two.join().unwrap();
+        assert_eq!(summary.faults.len(), usize::from(fault.is_some()));
+        for (said, expected) in summary.faults.iter().zip(fault) {
+            assert!(said.starts_with(expected), "{said}");
+        }
+        assert_eq!(*order.lock().unwrap(), [(2, 0), (2, 10)]);
+    }
+}
+
+#[test]
+fn a_child_that_does_not_come_is_named_at_once_and_none_is_left() {
+    let (_dir, mut simulation) = simulation(2, |_| {});
+    let mut stays = child("sleep 1000 & sleep 1000");
+    let mut open = stays.stdout.take().unwrap();
+    simulation.watch_child(1, "one".to_owned(), stays);
+    simulation.watch_child(2, "two".to_owned(), child("exit 134"));
+    let started = Instant::now();
+    let verdict = simulation.run().unwrap_err().to_string();
+    assert_eq!(
+        verdict,
+        "guest two has ended before it was told to start: exit status: 134"
+    );
+    assert!(started.elapsed() < Duration::from_secs(10));
+    // Closed when the last of the group is gone.
+    assert_eq!(open.read(&mut [0]).unwrap(), 0);
+}
+
+#[test]
+fn a_simulation_can_be_stepped_and_commanded() {
+    let (dir, mut simulation) = simulation(1, |_| {});
+    let order = Order::default();
+    let guest = sleeper(dir.path(), 1, &[50, 100], &order);
+    let ran = || order.lock().unwrap().len();
+    let command = |words: &[&str]| Command::parse(words).unwrap();
+    simulation.at(Nanos(60), 0, command(&["link", "set", "down"]));
+    simulation.at(Nanos(70), 0, command(&["vf", "9", "set", "trust", "on"]));
+    let link_up = |simulation: &Simulation| {
+        let host = simulation.world().host(0).borrow();
+        host.adapter.borrow().nic.link_up()
+    };
+    assert!(simulation.run_until(Nanos(50)).unwrap());
+    assert_eq!((ran(), simulation.world().now()), (2, Nanos(50)));
+    assert!(simulation.run_until(Nanos(59)).unwrap() && link_up(&simulation));
+    assert!(simulation.run_until(Nanos(60)).unwrap() && !link_up(&simulation));
+    assert!(!simulation.run_until(Nanos(1000)).unwrap());
+    let summary = simulation.finish();
+    guest.join().unwrap();
+    assert_eq!(summary.virtual_time, Nanos(100));
+    assert_eq!(
+        summary.faults,
+        ["nic0: vf 9 set trust on: vf9: the VFs of this NIC are 0 to 1, at 70 ns of virtual time"]
+    );
+}
+
 #[test]
 fn nobody_sleeps_for_ever() {
     let (outcome, _) = simulate(
@@ -284,8 +380,6 @@ fn nobody_sleeps_for_ever() {
             })]
         },
     );
-    assert!(matches!(
-        outcome,
-        Err(SimulationError::Asleep { guest: 8, .. })
-    ));
+    let verdict = outcome.unwrap_err().to_string();
+    assert!(verdict.starts_with("guest 8 sleeps for ever"), "{verdict}");
 }

@@ -1,0 +1,124 @@
+//! Why a simulation cannot start or go on.
+
+use std::io;
+use std::path::PathBuf;
+use std::process::ExitStatus;
+
+use vf_model::{Nanos, Refusal, VfIndex};
+use vf_vhost::endpoint::EndpointError;
+
+/// Why a simulation cannot start or go on.
+#[derive(Debug, thiserror::Error)]
+pub enum SimulationError {
+    /// The calendar's socket cannot be made.
+    #[error("calendar {path}: {source}")]
+    Calendar {
+        /// The socket.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// A VF's socket cannot be made.
+    #[error("{0}")]
+    Socket(#[from] EndpointError),
+    /// Something that lives in real time.
+    #[error("{nic}: {what} cannot be on the virtual clock")]
+    RealTime {
+        /// The NIC.
+        nic: String,
+        /// What.
+        what: &'static str,
+    },
+    /// An initial setting is refused.
+    #[error("{nic} {vf}: {refusal}")]
+    Policy {
+        /// The NIC.
+        nic: String,
+        /// The VF.
+        vf: VfIndex,
+        /// Why.
+        refusal: Refusal,
+    },
+    /// Guests are missing.
+    #[error("{have} of {want} guests have come in {seconds} s")]
+    Missing {
+        /// Those who have come.
+        have: usize,
+        /// Those who should have.
+        want: u16,
+        /// How long they had.
+        seconds: u64,
+    },
+    /// A guest that this process has started has exited before all had come.
+    #[error("guest {guest} has ended before it was told to start: {status}")]
+    Early {
+        /// Its name.
+        guest: String,
+        /// How.
+        status: ExitStatus,
+    },
+    /// Two guests have the same ID.
+    #[error("two guests have the ID {0}: say time-travel=ext:ID:SOCKET with another for each")]
+    SameId(u64),
+    /// A guest that never gives the clock back.
+    #[error(
+        "guest {guest} spins: it has run for {seconds} s without a word, at {now} of virtual time"
+    )]
+    Spins {
+        /// Its name, or its ID.
+        guest: String,
+        /// How long, of wall time.
+        seconds: u64,
+        /// Since when.
+        now: Nanos,
+    },
+    /// A guest that does not take an interrupt.
+    #[error(
+        "the guest on {nic} {vf} has not taken an interrupt in {seconds} s, at {now} of virtual time"
+    )]
+    Deaf {
+        /// The NIC.
+        nic: String,
+        /// The VF.
+        vf: VfIndex,
+        /// How long, of wall time.
+        seconds: u64,
+        /// Since when.
+        now: Nanos,
+    },
+    /// Nothing will ever happen again.
+    #[error("guest {guest} sleeps for ever: nothing is left to happen at {now} of virtual time")]
+    Asleep {
+        /// Its name, or its ID.
+        guest: String,
+        /// Since when.
+        now: Nanos,
+    },
+    /// The user has had enough.
+    #[error("stopped")]
+    Stopped,
+    /// The system refuses something basic.
+    #[error("{what}: {source}")]
+    System {
+        /// What was tried.
+        what: &'static str,
+        /// Why.
+        source: io::Error,
+    },
+}
+
+impl SimulationError {
+    /// Whether the user's words are at fault rather than a guest or the machine.
+    #[must_use]
+    pub fn is_usage(&self) -> bool {
+        use SimulationError as E;
+        matches!(
+            self,
+            E::Calendar { .. } | E::Socket(_) | E::RealTime { .. } | E::Policy { .. }
+        )
+    }
+}
+
+pub(super) fn system(what: &'static str) -> impl Fn(io::Error) -> SimulationError {
+    move |source| SimulationError::System { what, source }
+}
