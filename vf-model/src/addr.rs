@@ -245,6 +245,11 @@ impl Vlan {
     pub(crate) fn to_u16(self) -> u16 {
         self.0
     }
+
+    /// Whether its tag is of another kind than 802.1Q.
+    pub(crate) fn is_service(self) -> bool {
+        self.0 & 0xf000 != 0
+    }
 }
 
 #[cfg(test)]

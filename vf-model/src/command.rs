@@ -72,6 +72,18 @@ pub enum Refusal {
         "mac {0}: a VF's address is a unicast address other than zero; group addresses are received without a filter"
     )]
     NotUnicast(MacAddr),
+    /// A unicast address where a group's belongs.
+    #[error("mac {0}: a group address was expected")]
+    NotMulticast(MacAddr),
+    /// A driver wants another address than the administrator has set.
+    #[error("the administrator has set {0}: only a trusted VF can choose its addresses then")]
+    MacSet(MacAddr),
+    /// A driver wants the address of another VF.
+    #[error("mac {0}: another VF has it; only a trusted VF can have it, too")]
+    MacTaken(MacAddr),
+    /// A driver wants to choose its VLANs.
+    #[error("the VF is in a port VLAN: its driver cannot choose others")]
+    PortVlan,
     /// A VLAN id out of range.
     #[error("vlan {0}: VLANs are 1 to 4094")]
     Vlan(u16),
@@ -92,8 +104,8 @@ pub enum Refusal {
     NoSuchFilter(Filter),
     /// No room for another filter.
     #[error(
-        "a VF has at most {room} filters of a kind ({} without trust)",
-        crate::MAX_UNTRUSTED_FILTERS
+        "a VF has at most {room} filters of a kind ({} with trust)",
+        crate::MAX_FILTERS
     )]
     FiltersFull {
         /// How many this VF may have.

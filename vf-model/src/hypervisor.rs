@@ -7,9 +7,10 @@ use crate::addr::{MacAddr, Vlan};
 use crate::bridge::{Bridge, BridgePort};
 use crate::command::{Command, Refusal};
 use crate::frame::FrameMeta;
+use crate::mailbox::VfRequest;
 use crate::nic::NicConfig;
 use crate::stats::{Counters, DropReason};
-use crate::table::{Reach, VfTable};
+use crate::table::{Origin, Reach, VfTable};
 use crate::time::Nanos;
 use crate::verdict::{TagEdit, Verdict};
 use crate::vf::{VfIndex, VfPolicy};
@@ -52,6 +53,14 @@ impl HypervisorModel {
         Ok(())
     }
 
+    /// Does what the driver of a VF asks for, if it may have it.
+    ///
+    /// # Errors
+    /// [`Refusal`], and then nothing has changed.
+    pub fn request(&mut self, vf: VfIndex, request: &VfRequest) -> Result<(), Refusal> {
+        self.table.request(vf, request)
+    }
+
     /// When the next frame of a VF may be taken from its ring: not after `now` if it may be taken now.
     #[must_use]
     pub fn tx_ready_at(&self, vf: VfIndex, now: Nanos) -> Nanos {
@@ -73,7 +82,8 @@ impl HypervisorModel {
         let judged = VfTable::parse(head).and_then(|header| {
             let reach = match from {
                 BridgePort::Vif(vf) => self.table.reach_from_vf(vf, &header, meta)?,
-                BridgePort::Pf => self.table.reach_from_outside(&header),
+                // What direct VFs send comes up only to addresses that a VF has.
+                BridgePort::Pf => self.table.reach_from_outside(&header, Origin::Wire),
             };
             let vlan = reach.insert.map_or(header.vlan(), Vlan::of_tag);
             let tried = self.bridge.forward(now, from, vlan, &header);

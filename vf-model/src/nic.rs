@@ -6,8 +6,9 @@ use crate::addr::MacAddr;
 use crate::command::{Command, Refusal};
 use crate::filter::Filters;
 use crate::frame::{FrameMeta, Header};
+use crate::mailbox::{RxFilter, VfRequest};
 use crate::stats::{Counters, DropReason};
-use crate::table::{Reach, VfTable};
+use crate::table::{Origin, Reach, VfTable};
 use crate::time::Nanos;
 use crate::verdict::{TagEdit, Verdict};
 use crate::vf::{VfIndex, VfPolicy};
@@ -73,12 +74,38 @@ impl Nic {
         self.table.filters(vf)
     }
 
+    /// The address of a VF: its driver's choice if that is allowed, else its policy's.
+    #[must_use]
+    pub fn mac(&self, vf: VfIndex) -> MacAddr {
+        self.table.mac(vf)
+    }
+
+    /// What the driver of a VF has asked for since it started.
+    #[must_use]
+    pub fn asked(&self, vf: VfIndex) -> &RxFilter {
+        self.table.asked(vf)
+    }
+
+    /// What of that is in force.
+    #[must_use]
+    pub fn in_force(&self, vf: VfIndex) -> &RxFilter {
+        self.table.in_force(vf)
+    }
+
     /// Changes policies, filters or the link.
     ///
     /// # Errors
     /// [`Refusal`], and then nothing has changed.
     pub fn apply(&mut self, command: &Command) -> Result<(), Refusal> {
         self.table.apply(command)
+    }
+
+    /// Does what the driver of a VF asks for, if it may have it.
+    ///
+    /// # Errors
+    /// [`Refusal`], and then nothing has changed.
+    pub fn request(&mut self, vf: VfIndex, request: &VfRequest) -> Result<(), Refusal> {
+        self.table.request(vf, request)
     }
 
     /// Whether the NIC's own link is up.
@@ -156,13 +183,13 @@ impl Nic {
     ) -> Result<Reach, DropReason> {
         match source {
             Source::Vf(vf) => self.table.reach_from_vf(vf, header, meta),
-            Source::Pf => Ok(self.table.reach_from_outside(header)),
+            Source::Pf => Ok(self.table.reach_from_outside(header, Origin::Host)),
             Source::Wire if !self.table.link_up() => Err(DropReason::LinkDown),
             Source::Wire => {
                 VfTable::check_len(meta)?;
                 Ok(Reach {
                     wire: false,
-                    ..self.table.reach_from_outside(header)
+                    ..self.table.reach_from_outside(header, Origin::Wire)
                 })
             }
         }

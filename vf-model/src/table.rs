@@ -1,18 +1,19 @@
 //! Policies and filters of all VFs of a NIC, and the one decision both paths share: who receives a frame.
 //! A value: the NIC and the hypervisor model each have their own and apply the same commands. Never counts anything.
 
-use crate::addr::{MacAddr, Vlan, VlanTag};
+use crate::addr::{MacAddr, Vid, Vlan, VlanTag};
 use crate::command::{Command, Refusal};
 use crate::filter::Filters;
 use crate::frame::{FrameMeta, Header, MAX_FRAME};
 use crate::link::wire_bytes;
 use crate::mac_index::MacIndex;
+use crate::mailbox::{RxFilter, VfRequest};
 use crate::nic::NicConfig;
 use crate::rate::TokenBucket;
 use crate::stats::DropReason;
 use crate::time::Nanos;
 use crate::verdict::{TagEdit, Verdict};
-use crate::vf::{MAX_VFS, Path, VfIndex, VfLinkState, VfPolicy, VfSet};
+use crate::vf::{MAX_VFS, Path, VfIndex, VfLinkState, VfPolicy, VfSet, VfSetting};
 
 /// Longest super-frame that a virtio header can describe, with room for tags.
 const MAX_SUPER_FRAME: u32 = 65_535 + 14 + 8;
@@ -34,11 +35,35 @@ pub(crate) struct Reach {
     pub(crate) otherwise: DropReason,
 }
 
+impl Reach {
+    /// Adds those of `vfs` whose link is up.
+    fn add(&mut self, lookup: &Lookup, vfs: VfSet) {
+        let vfs = vfs.intersection(lookup.up);
+        self.direct = self.direct.union(vfs.difference(lookup.mediated));
+        self.mediated = self.mediated.union(vfs.intersection(lookup.mediated));
+    }
+}
+
+/// Where a frame comes from, as far as that decides who receives it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Origin {
+    /// This VF.
+    Vf(VfIndex),
+    /// Some VF; its frame has been judged already, on the other side of the PF.
+    Host,
+    /// The wire.
+    Wire,
+}
+
 /// One VF as configured.
 #[derive(Clone, Debug)]
 struct Entry {
     policy: VfPolicy,
     filters: Filters,
+    /// What the driver has asked for.
+    asked: RxFilter,
+    /// What of that is in force.
+    rx: RxFilter,
     limiter: Option<TokenBucket>,
 }
 
@@ -54,13 +79,23 @@ pub(crate) struct VfTable {
 #[derive(Clone, Debug)]
 struct Lookup {
     macs: MacIndex,
+    /// VFs that have listed a group.
+    groups: MacIndex,
     /// VFs whose path is mediated.
     mediated: VfSet,
     /// VFs whose link is up.
     up: VfSet,
-    /// VFs that take part in every VLAN and receive untagged frames.
+    /// VFs that receive untagged frames and those of every customer VLAN.
     trunks: VfSet,
-    /// VFs that take part in a VLAN, in order; those in `trunks` are left out.
+    /// VFs that receive frames of every service VLAN.
+    service_trunks: VfSet,
+    /// VFs that receive broadcast, if they are in its VLAN.
+    broadcast: VfSet,
+    /// VFs that receive all groups of their VLANs.
+    all_groups: VfSet,
+    /// VFs that receive unicast frames from the wire that no VF has an address for.
+    unmatched: VfSet,
+    /// VFs that receive a VLAN's frames, in order; those in `trunks` are left out.
     members: Vec<(Vlan, VfSet)>,
 }
 
@@ -71,6 +106,8 @@ impl VfTable {
             .map(|i| Entry {
                 policy: VfPolicy::new(config.mac_base.offset(i)),
                 filters: Filters::default(),
+                asked: RxFilter::default(),
+                rx: RxFilter::default(),
                 limiter: None,
             })
             .collect();
@@ -91,6 +128,18 @@ impl VfTable {
 
     pub(crate) fn filters(&self, vf: VfIndex) -> &Filters {
         &self.entries[vf.index()].filters
+    }
+
+    pub(crate) fn asked(&self, vf: VfIndex) -> &RxFilter {
+        &self.entries[vf.index()].asked
+    }
+
+    pub(crate) fn in_force(&self, vf: VfIndex) -> &RxFilter {
+        &self.entries[vf.index()].rx
+    }
+
+    pub(crate) fn mac(&self, vf: VfIndex) -> MacAddr {
+        self.entries[vf.index()].mac()
     }
 
     pub(crate) fn link_up(&self) -> bool {
@@ -118,10 +167,14 @@ impl VfTable {
                 if policy.port_vlan.is_some() && entry.filters.names_vlan() {
                     return Err(Refusal::PortVlanAndFilters);
                 }
+                if settings.iter().any(|s| matches!(s, VfSetting::Mac(_))) {
+                    entry.asked.mac = None;
+                }
                 if policy.max_tx_rate != entry.policy.max_tx_rate {
                     entry.limiter = policy.max_tx_rate.map(TokenBucket::new);
                 }
                 entry.policy = policy;
+                entry.rx = entry.asked.granted(&policy);
             }
             Command::FilterAdd { vf, filter } => {
                 let entry = self.entry(*vf)?;
@@ -135,6 +188,27 @@ impl VfTable {
             Command::FilterDel { vf, filter } => self.entry(*vf)?.filters.del(*filter)?,
         }
         self.lookup = Lookup::new(&self.entries, self.link_up);
+        Ok(())
+    }
+
+    /// Does what the driver of a VF asks for.
+    pub(crate) fn request(&mut self, vf: VfIndex, request: &VfRequest) -> Result<(), Refusal> {
+        let entry = self.entry(vf)?.clone();
+        let taken = |mac| {
+            let others = self.entries.iter().enumerate();
+            let mut others = others.filter(|(i, _)| *i != vf.index());
+            others.any(|(_, other)| other.mac() == mac || other.has(mac))
+        };
+        let asked = entry.asked.clone().with(request, &entry.policy, taken)?;
+        if asked == entry.asked {
+            return Ok(());
+        }
+        let entry = self.entry(vf)?;
+        let before = std::mem::replace(&mut entry.rx, asked.granted(&entry.policy));
+        entry.asked = asked;
+        if entry.rx != before {
+            self.lookup = Lookup::new(&self.entries, self.link_up);
+        }
         Ok(())
     }
 
@@ -192,7 +266,7 @@ impl VfTable {
         if !self.lookup.up.contains(vf) {
             return Err(self.why_down(vf));
         }
-        if entry.policy.spoofchk && header.src != entry.policy.mac && !entry.has(header.src) {
+        if entry.policy.spoofchk && header.src != entry.mac() && !entry.has(header.src) {
             return Err(DropReason::SpoofedMac);
         }
         let (vlan, insert) = match &entry.policy.port_vlan {
@@ -203,37 +277,47 @@ impl VfTable {
         if !entry.takes_part(vlan) {
             return Err(DropReason::VlanFiltered);
         }
-        let mut reach = self.reach(header.dst, vlan, Some(vf));
+        let mut reach = self.reach(header.dst, vlan, Origin::Vf(vf));
         reach.insert = insert;
         Ok(reach)
     }
 
     /// Who receives a frame that comes over the PF or from the wire.
     #[inline(always)]
-    pub(crate) fn reach_from_outside(&self, header: &Header) -> Reach {
-        self.reach(header.dst, header.vlan(), None)
+    pub(crate) fn reach_from_outside(&self, header: &Header, origin: Origin) -> Reach {
+        self.reach(header.dst, header.vlan(), origin)
     }
 
     #[inline(always)]
-    fn reach(&self, dst: MacAddr, vlan: Vlan, sender: Option<VfIndex>) -> Reach {
+    fn reach(&self, dst: MacAddr, vlan: Vlan, origin: Origin) -> Reach {
         if dst.is_multicast() {
-            self.reach_group(vlan, sender)
+            self.reach_group(dst, vlan, origin)
         } else {
-            self.reach_owner(dst, vlan, sender)
+            self.reach_owner(dst, vlan, origin)
         }
     }
 
     #[inline(never)]
-    fn reach_group(&self, vlan: Vlan, sender: Option<VfIndex>) -> Reach {
-        let mut vfs = self.lookup.members(vlan).intersection(self.lookup.up);
-        if let Some(vf) = sender {
-            vfs.remove(vf);
+    fn reach_group(&self, dst: MacAddr, vlan: Vlan, origin: Origin) -> Reach {
+        let lookup = &self.lookup;
+        let listening = if dst.is_broadcast() {
+            lookup.broadcast
+        } else {
+            lookup
+                .groups
+                .get(dst, vlan)
+                .fold(lookup.all_groups, |mut vfs, vf| {
+                    vfs.insert(vf);
+                    vfs
+                })
+        };
+        let mut reach = self.reach_wire();
+        reach.add(lookup, listening.intersection(lookup.members(vlan)));
+        if let Origin::Vf(vf) = origin {
+            reach.direct.remove(vf);
+            reach.mediated.remove(vf);
         }
-        Reach {
-            direct: vfs.difference(self.lookup.mediated),
-            mediated: vfs.intersection(self.lookup.mediated),
-            ..self.reach_wire()
-        }
+        reach
     }
 
     /// Beyond all VFs: out on the wire, if there is a link.
@@ -253,17 +337,19 @@ impl VfTable {
     }
 
     #[inline(always)]
-    fn reach_owner(&self, dst: MacAddr, vlan: Vlan, sender: Option<VfIndex>) -> Reach {
+    fn reach_owner(&self, dst: MacAddr, vlan: Vlan, origin: Origin) -> Reach {
         let mut reach = self.reach_wire();
+        let mut matched = false;
         for vf in self.lookup.macs.get(dst, vlan) {
             let entry = &self.entries[vf.index()];
-            if !entry.takes_part(vlan) {
+            if !entry.receives(vlan) {
                 continue;
             }
             // It lives here, so neither the wire nor its absence matters.
+            matched = true;
             reach.wire = false;
             reach.otherwise = DropReason::NoReceiver;
-            if sender == Some(vf) {
+            if origin == Origin::Vf(vf) || !entry.rx.wants_own() {
                 continue;
             }
             if !self.lookup.up.contains(vf) {
@@ -273,6 +359,10 @@ impl VfTable {
             } else {
                 reach.direct.insert(vf);
             }
+        }
+        if origin == Origin::Wire && !matched {
+            let lookup = &self.lookup;
+            reach.add(lookup, lookup.unmatched.intersection(lookup.members(vlan)));
         }
         reach
     }
@@ -299,11 +389,17 @@ impl VfTable {
 }
 
 impl Entry {
+    /// The VF's address.
+    #[inline]
+    fn mac(&self) -> MacAddr {
+        self.rx.mac.unwrap_or(self.policy.mac)
+    }
+
     /// Whether `mac` is one of the further addresses.
     fn has(&self, mac: MacAddr) -> bool {
         let macs = self.filters.macs();
         let at = macs.partition_point(|(m, _)| *m < mac);
-        macs.get(at).is_some_and(|(m, _)| *m == mac)
+        macs.get(at).is_some_and(|(m, _)| *m == mac) || self.rx.has(mac)
     }
 
     /// Whether frames of this VLAN are the VF's to send and receive.
@@ -312,15 +408,26 @@ impl Entry {
         match &self.policy.port_vlan {
             Some(port) => vlan == Vlan::of_tag(port.tag()),
             None => {
-                let vlans = self.filters.vlans();
                 vlan == Vlan::NONE
-                    || vlans.is_empty()
-                    || vlans
-                        .binary_search_by_key(&vlan, |v| Vlan::of_vid(*v))
-                        .is_ok()
+                    || self.filters.vlans().is_empty()
+                    || lists(self.filters.vlans(), vlan)
             }
         }
     }
+
+    /// Whether its driver wants frames of this VLAN, too.
+    #[inline]
+    fn receives(&self, vlan: Vlan) -> bool {
+        let wants =
+            |vlans: &Vec<Vid>| vlan == Vlan::NONE || vlan.is_service() || lists(vlans, vlan);
+        self.takes_part(vlan) && self.rx.vlans.as_ref().is_none_or(wants)
+    }
+}
+
+fn lists(vlans: &[Vid], vlan: Vlan) -> bool {
+    vlans
+        .binary_search_by_key(&vlan, |v| Vlan::of_vid(*v))
+        .is_ok()
 }
 
 impl Lookup {
@@ -330,9 +437,15 @@ impl Lookup {
             entries.map(|(i, entry)| (VfIndex::from(i), entry))
         };
         let macs = numbered().flat_map(|(vf, e)| {
-            let own = std::iter::once((e.policy.mac, None, vf));
+            let own = std::iter::once((e.mac(), None, vf));
             let more = e.filters.macs().iter();
+            let asked = e.rx.unicast.iter().map(move |mac| (*mac, None, vf));
             own.chain(more.map(move |(mac, vid)| (*mac, vid.map(Vlan::of_vid), vf)))
+                .chain(asked)
+        });
+        let groups = numbered().flat_map(|(vf, e)| {
+            let listed = e.rx.groups().unwrap_or_default().iter();
+            listed.map(move |mac| (*mac, None, vf))
         });
         let set = |pick: &dyn Fn(&Entry) -> bool| {
             let picked = numbered().filter(|(_, e)| pick(e));
@@ -340,38 +453,59 @@ impl Lookup {
         };
         let mut memberships: Vec<(Vlan, VfIndex)> = Vec::new();
         for (vf, entry) in numbered() {
-            match &entry.policy.port_vlan {
-                Some(port) => memberships.push((Vlan::of_tag(port.tag()), vf)),
-                None if entry.filters.vlans().is_empty() => {}
-                None => {
-                    let vlans = entry.filters.vlans().iter().map(|v| Vlan::of_vid(*v));
-                    let all = vlans.chain([Vlan::NONE]);
-                    memberships.extend(all.map(|vlan| (vlan, vf)));
+            let listed = match (
+                &entry.policy.port_vlan,
+                entry.filters.vlans(),
+                &entry.rx.vlans,
+            ) {
+                (Some(port), ..) => {
+                    memberships.push((Vlan::of_tag(port.tag()), vf));
+                    continue;
                 }
-            }
+                (None, [], None) => continue,
+                (None, [], Some(asked)) => asked.as_slice(),
+                (None, allowed, _) => allowed,
+            };
+            let vlans = listed.iter().map(|v| Vlan::of_vid(*v));
+            let vlans = vlans
+                .filter(|vlan| entry.receives(*vlan))
+                .chain([Vlan::NONE]);
+            memberships.extend(vlans.map(|vlan| (vlan, vf)));
         }
         memberships.sort_unstable();
         let members = memberships
             .chunk_by(|a, b| a.0 == b.0)
             .map(|same| (same[0].0, same.iter().map(|m| m.1).collect()))
             .collect();
+        let unlimited = |e: &Entry| e.policy.port_vlan.is_none() && e.filters.vlans().is_empty();
         Lookup {
             macs: MacIndex::new(macs),
+            groups: MacIndex::new(groups),
             mediated: set(&|e| e.policy.path == Path::Mediated),
             up: set(&|e| match e.policy.state {
                 VfLinkState::Auto => link_up,
                 VfLinkState::Enable => true,
                 VfLinkState::Disable => false,
             }),
-            trunks: set(&|e| e.policy.port_vlan.is_none() && e.filters.vlans().is_empty()),
+            trunks: set(&|e| unlimited(e) && e.rx.vlans.is_none()),
+            service_trunks: set(&unlimited),
+            broadcast: set(&|e| e.rx.wants_broadcast()),
+            all_groups: set(&|e| e.rx.groups().is_none()),
+            unmatched: set(&|e| e.rx.wants_unmatched()),
             members,
         }
     }
 
+    /// VFs that receive frames of this VLAN.
     fn members(&self, vlan: Vlan) -> VfSet {
+        let trunks = if vlan.is_service() {
+            self.service_trunks
+        } else {
+            self.trunks
+        };
         match self.members.binary_search_by_key(&vlan, |m| m.0) {
-            Ok(at) => self.members[at].1.union(self.trunks),
-            Err(_) => self.trunks,
+            Ok(at) => self.members[at].1.union(trunks),
+            Err(_) => trunks,
         }
     }
 }

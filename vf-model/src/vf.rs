@@ -204,11 +204,15 @@ impl PortVlan {
 pub struct VfPolicy {
     /// Its MAC address.
     pub mac: MacAddr,
+    /// Whether the administrator has set that; else the driver may take another.
+    #[serde(skip)]
+    pub mac_set: bool,
     /// The VLAN it is kept in, tags added and removed on its behalf.
     pub port_vlan: Option<PortVlan>,
     /// Whether frames with a source MAC other than its own are dropped.
     pub spoofchk: bool,
-    /// Whether it may have more filters than [`crate::MAX_UNTRUSTED_FILTERS`].
+    /// Whether its driver may have more filters than [`crate::MAX_UNTRUSTED_FILTERS`], take any address, and receive what is
+    /// not for it.
     pub trust: bool,
     /// What its link follows.
     pub state: VfLinkState,
@@ -224,6 +228,7 @@ impl VfPolicy {
     pub fn new(mac: MacAddr) -> VfPolicy {
         VfPolicy {
             mac,
+            mac_set: false,
             port_vlan: None,
             spoofchk: true,
             trust: false,
@@ -266,7 +271,7 @@ impl VfPolicy {
     pub fn with(mut self, setting: VfSetting) -> Result<VfPolicy, Refusal> {
         match setting {
             VfSetting::Mac(mac) if !mac.is_unicast() => return Err(Refusal::NotUnicast(mac)),
-            VfSetting::Mac(mac) => self.mac = mac,
+            VfSetting::Mac(mac) => (self.mac, self.mac_set) = (mac, true),
             VfSetting::Vlan(0) => self.port_vlan = None,
             VfSetting::Vlan(vid) => {
                 self.port_vlan = Some(PortVlan {

@@ -10,8 +10,8 @@ use proptest::prelude::*;
 use proptest::sample::select;
 use vf_model::{
     BridgePort, Command, Counters, DropReason, FrameMeta, Header, HypervisorModel, MAX_FRAME,
-    MacAddr, Nanos, Nic, NicConfig, Path, Source, TagEdit, Verdict, VfIndex, VfLinkState,
-    VfSetting, VlanTag,
+    MacAddr, Nanos, Nic, NicConfig, Path, Refusal, RxMode, Source, TagEdit, Verdict, VfIndex,
+    VfLinkState, VfRequest, VfSetting, Vid, VlanTag,
 };
 
 const VFS: u8 = 4;
@@ -24,6 +24,21 @@ struct Host {
     now: Nanos,
     /// Bytes of each frame that the model is not shown.
     beyond: u32,
+}
+
+/// What changes a NIC.
+#[derive(Clone, Debug)]
+enum Act {
+    /// The administrator.
+    Admin(Command),
+    /// The driver of a VF.
+    Driver(VfIndex, VfRequest),
+}
+
+impl From<Command> for Act {
+    fn from(command: Command) -> Act {
+        Act::Admin(command)
+    }
 }
 
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -57,7 +72,7 @@ fn meta(bytes: &[u8], beyond: u32) -> FrameMeta {
 }
 
 impl Host {
-    fn new(commands: &[Command], paths: &[Path]) -> Host {
+    fn new(acts: &[Act], paths: &[Path]) -> Host {
         let config = NicConfig {
             vfs: VFS.into(),
             mac_base: BASE,
@@ -68,8 +83,8 @@ impl Host {
             now: Nanos(0),
             beyond: 0,
         };
-        for command in commands {
-            host.apply(command);
+        for act in acts {
+            let _ = host.act(act);
         }
         host.set_paths(paths);
         host
@@ -77,15 +92,22 @@ impl Host {
 
     fn set_paths(&mut self, paths: &[Path]) {
         for (vf, path) in paths.iter().enumerate() {
-            self.apply(&Command::SetVf {
-                vf: VfIndex::from(vf),
-                settings: vec![VfSetting::Path(*path)],
-            });
+            let settings = vec![VfSetting::Path(*path)];
+            let vf = VfIndex::from(vf);
+            self.act(&Command::SetVf { vf, settings }.into()).unwrap();
         }
     }
 
-    fn apply(&mut self, command: &Command) {
-        assert_eq!(self.nic.apply(command), self.hypervisor.apply(command));
+    fn act(&mut self, act: &Act) -> Result<(), Refusal> {
+        let (nic, hypervisor) = match act {
+            Act::Admin(command) => (self.nic.apply(command), self.hypervisor.apply(command)),
+            Act::Driver(vf, request) => (
+                self.nic.request(*vf, request),
+                self.hypervisor.request(*vf, request),
+            ),
+        };
+        assert_eq!(nic, hypervisor);
+        nic
     }
 
     fn send(&mut self, source: Source, bytes: &[u8]) -> Outcome {
@@ -198,20 +220,61 @@ fn promised(nic: &Nic, source: Source, bytes: &[u8]) -> (BTreeMap<u8, Vec<u8>>, 
             },
         }
     };
+    let asked = |vf: VfIndex| nic.asked(vf);
+    let trusted = |vf: VfIndex| nic.policy(vf).trust;
+    let chooses = |vf: VfIndex| trusted(vf) || !nic.policy(vf).mac_set;
+    let own = |vf: VfIndex| {
+        let chosen = asked(vf).mac.filter(|_| chooses(vf));
+        chosen.unwrap_or(nic.policy(vf).mac)
+    };
+    let promisc = |vf: VfIndex| asked(vf).mode.promisc && trusted(vf);
+    let receives = |vf: VfIndex, tag: Option<(u16, u16)>| {
+        let wanted = match (tag, &asked(vf).vlans) {
+            (Some((0x8100, vid)), Some(vlans)) if vid != 0 => {
+                promisc(vf)
+                    || nic.policy(vf).port_vlan.is_some()
+                    || vlans.iter().any(|v| v.get() == vid)
+            }
+            _ => true,
+        };
+        wanted && takes_part(vf, tag)
+    };
+    let further = |vf: VfIndex| {
+        let asked = asked(vf).unicast.iter();
+        asked
+            .take(if trusted(vf) { 1024 } else { 16 })
+            .filter(move |_| chooses(vf))
+    };
     let has =
         |vf: VfIndex, mac: MacAddr, tag: Option<(u16, u16)>| {
-            nic.policy(vf).mac == mac
+            own(vf) == mac
+                || further(vf).any(|m| *m == mac)
                 || nic.filters(vf).macs().iter().any(|(m, vlan)| {
                     *m == mac && vlan.is_none_or(|v| tag == Some((0x8100, v.get())))
                 })
         };
+    let wants = |vf: VfIndex, dst: MacAddr| {
+        let mode = asked(vf).mode;
+        let listed = |groups: &Vec<MacAddr>| groups.contains(&dst);
+        promisc(vf)
+            || if dst.is_broadcast() {
+                !mode.nobcast
+            } else if dst.is_multicast() {
+                let all = mode.allmulti && trusted(vf);
+                !mode.nomulti && (all || asked(vf).multicast.as_ref().is_none_or(listed))
+            } else {
+                !mode.nouni
+            }
+    };
     let up = |vf: VfIndex| match nic.policy(vf).state {
         VfLinkState::Auto => nic.link_up(),
         VfLinkState::Enable => true,
         VfLinkState::Disable => false,
     };
     let owns = |vf: VfIndex, mac: MacAddr| {
-        nic.policy(vf).mac == mac || nic.filters(vf).macs().iter().any(|(m, _)| *m == mac)
+        own(vf) == mac
+            || further(vf).any(|m| *m == mac)
+            || nic.filters(vf).macs().iter().any(|(m, _)| *m == mac)
     };
     match source {
         Source::Vf(vf) => {
@@ -233,14 +296,20 @@ fn promised(nic: &Nic, source: Source, bytes: &[u8]) -> (BTreeMap<u8, Vec<u8>>, 
         Source::Wire | Source::Pf => {}
     }
     let tag = tag_of(&on_the_way);
-    let interested: Vec<VfIndex> = (0..VFS)
-        .map(VfIndex)
-        .filter(|vf| takes_part(*vf, tag) && (dst.is_multicast() || has(*vf, dst, tag)))
-        .collect();
-    let wire =
-        source != Source::Wire && nic.link_up() && (dst.is_multicast() || interested.is_empty());
+    let group = dst.is_multicast();
+    let all = || (0..VFS).map(VfIndex).filter(|vf| receives(*vf, tag));
+    let known = all().any(|vf| !group && has(vf, dst, tag));
+    let interested = all().filter(|vf| {
+        let alluni = asked(*vf).mode.alluni && trusted(*vf);
+        let for_it = if group || known {
+            group || has(*vf, dst, tag)
+        } else {
+            source == Source::Wire && (promisc(*vf) || alluni)
+        };
+        for_it && wants(*vf, dst)
+    });
+    let wire = source != Source::Wire && nic.link_up() && !known;
     let vfs = interested
-        .into_iter()
         .filter(|vf| source != Source::Vf(*vf) && up(*vf))
         .map(|vf| {
             let mut copy = on_the_way.clone();
@@ -277,11 +346,49 @@ fn any_command() -> impl Strategy<Value = Command> {
         1 => any_mac().prop_map(|m| format!("mac del {m}")),
         1 => any_mac().prop_map(|m| format!("set mac {m}")),
         3 => select(vec!["on", "off"]).prop_map(|s| format!("set spoofchk {s}")),
+        3 => select(vec!["on", "on", "off"]).prop_map(|s| format!("set trust {s}")),
         2 => select(vec!["auto", "enable", "disable"]).prop_map(|s| format!("set state {s}")),
     ];
     prop_oneof![
         12 => (0..VFS, words).prop_map(|(vf, words)| parse(&format!("vf {vf} {words}"))),
         1 => any::<bool>().prop_map(|up| Command::SetLink { up }),
+    ]
+}
+
+fn any_group() -> impl Strategy<Value = MacAddr> {
+    (0u8..3).prop_map(|i| MacAddr([1, 0, 0x5e, 0, 0, i]))
+}
+
+fn any_request() -> impl Strategy<Value = VfRequest> {
+    let mac = || (0..VFS + 6).prop_map(|i| BASE.offset(i.into()));
+    let vid = || select(vec![10, 20, 30]).prop_map(|vid| Vid::new(vid).unwrap());
+    let mode = vec(any::<bool>(), 6).prop_map(|flags| RxMode {
+        promisc: flags[0],
+        allmulti: flags[1],
+        alluni: flags[2],
+        nomulti: flags[3] && flags[0],
+        nouni: flags[4] && flags[1],
+        nobcast: flags[5],
+    });
+    prop_oneof![
+        2 => any::<(bool, bool)>().prop_map(|(lists_groups, lists_vlans)| VfRequest::Reset {
+            lists_groups,
+            lists_vlans,
+        }),
+        2 => mac().prop_map(VfRequest::Mac),
+        3 => mode.prop_map(VfRequest::RxMode),
+        3 => (vec(mac(), 0..4), vec(any_group(), 0..4)).prop_map(|(unicast, multicast)| {
+            VfRequest::MacTable { unicast, multicast }
+        }),
+        3 => vid().prop_map(VfRequest::VlanAdd),
+        1 => vid().prop_map(VfRequest::VlanDel),
+    ]
+}
+
+fn any_act() -> impl Strategy<Value = Act> {
+    prop_oneof![
+        any_command().prop_map(Act::Admin),
+        (0..VFS, any_request()).prop_map(|(vf, request)| Act::Driver(VfIndex(vf), request)),
     ]
 }
 
@@ -301,6 +408,7 @@ fn any_frame() -> impl Strategy<Value = Vec<u8>> {
     let group = select(vec![
         MacAddr::BROADCAST,
         MacAddr([1, 0, 0x5e, 0, 0, 1]),
+        MacAddr([1, 0, 0x5e, 0, 0, 2]),
         MacAddr([1, 0x80, 0xc2, 0, 0, 0x0e]),
     ]);
     let tag = (
@@ -347,7 +455,7 @@ fn frame(dst: u32, src: u32) -> Vec<u8> {
 #[test]
 fn a_learned_address_takes_nothing_from_its_owner() {
     let free = parse("vf 2 set spoofchk off");
-    let mut host = Host::new(&[free], &[Path::Mediated; VFS as usize]);
+    let mut host = Host::new(&[free.into()], &[Path::Mediated; VFS as usize]);
     let bridge = |host: &Host| host.hypervisor.bridge().stats(host.now);
     host.send(Source::Vf(VfIndex(1)), &frame(0, 1));
     host.send(Source::Wire, &frame(0, 9));
@@ -388,14 +496,14 @@ proptest! {
 
     #[test]
     fn golden_rule_paths_do_not_change_who_gets_what(
-        commands in vec(any_command(), 0..12),
+        acts in vec(any_act(), 0..16),
         paths in any_paths(),
         other_paths in any_paths(),
         traffic in vec((any_gap(), proptest::option::weighted(0.2, any_paths()), any_traffic()), 1..16),
         beyond in select(vec![0, 0, 0, MAX_FRAME - 64, MAX_FRAME - 60, MAX_FRAME - 59]),
     ) {
-        let mut host = Host::new(&commands, &paths);
-        let mut other = Host::new(&commands, &other_paths);
+        let mut host = Host::new(&acts, &paths);
+        let mut other = Host::new(&acts, &other_paths);
         (host.beyond, other.beyond) = (beyond, beyond);
         for (gap, switched, (source, frame)) in traffic {
             host.now += gap;
@@ -419,11 +527,11 @@ proptest! {
 
     #[test]
     fn conservation_every_frame_arrives_or_is_counted_once(
-        commands in vec(any_command(), 0..12),
+        acts in vec(any_act(), 0..16),
         paths in any_paths(),
         traffic in vec(any_traffic(), 1..8),
     ) {
-        let mut host = Host::new(&commands, &paths);
+        let mut host = Host::new(&acts, &paths);
         for (source, frame) in &traffic {
             let before = host.drops();
             let outcome = host.send(*source, frame);
@@ -443,16 +551,21 @@ proptest! {
 
     #[test]
     fn isolation_and_no_self_delivery(
-        mut commands in vec(any_command(), 0..8),
+        mut acts in vec(any_act(), 0..8),
+        asked in vec((0..VFS, any_request()), 0..8),
         paths in any_paths(),
         traffic in vec(any_traffic(), 1..8),
     ) {
-        commands.retain(|c| !matches!(c, Command::FilterAdd { .. } | Command::FilterDel { .. }));
+        acts.retain(|act| {
+            let filter = |c: &Command| matches!(c, Command::FilterAdd { .. } | Command::FilterDel { .. });
+            !matches!(act, Act::Admin(command) if filter(command))
+        });
         let vlans = [100, 100, 200];
         for (vf, vlan) in vlans.iter().enumerate() {
-            commands.push(parse(&format!("vf {vf} set vlan {vlan}")));
+            acts.push(parse(&format!("vf {vf} set vlan {vlan}")).into());
         }
-        let mut host = Host::new(&commands, &paths);
+        acts.extend(asked.into_iter().map(|(vf, request)| Act::Driver(VfIndex(vf), request)));
+        let mut host = Host::new(&acts, &paths);
         for (source, frame) in traffic {
             let outcome = host.send(source, &frame);
             let Source::Vf(from) = source else { continue };
@@ -466,17 +579,18 @@ proptest! {
 
     #[test]
     fn spoof_check_is_total(
-        commands in vec(any_command(), 0..12),
+        acts in vec(any_act(), 0..16),
         paths in any_paths(),
         vf in 0..VFS,
         mut frame in any_frame(),
         src: [u8; 6],
     ) {
-        let mut host = Host::new(&commands, &paths);
-        host.apply(&parse(&format!("vf {vf} set spoofchk on state enable")));
+        let mut host = Host::new(&acts, &paths);
+        host.act(&parse(&format!("vf {vf} set spoofchk on state enable")).into()).unwrap();
         frame[6..12].copy_from_slice(&src);
         let vf = VfIndex(vf);
-        let own = host.nic.policy(vf).mac.0 == src
+        let own = host.nic.mac(vf).0 == src
+            || host.nic.in_force(vf).unicast.iter().any(|m| m.0 == src)
             || host.nic.filters(vf).macs().iter().any(|(m, _)| m.0 == src);
         prop_assume!(!own);
         let outcome = host.send(Source::Vf(vf), &frame);
@@ -488,20 +602,22 @@ proptest! {
 
     #[test]
     fn a_refused_command_changes_nothing(
-        commands in vec(any_command(), 0..24),
+        acts in vec(any_act(), 0..24),
         traffic in vec(any_traffic(), 1..8),
     ) {
         let mut host = Host::new(&[], &[]);
         let mut accepted = Vec::new();
-        for command in commands {
-            if host.nic.apply(&command).is_ok() {
-                accepted.push(command);
+        for act in acts {
+            if host.act(&act).is_ok() {
+                accepted.push(act);
             }
         }
         let mut other = Host::new(&accepted, &[]);
         for vf in (0..VFS).map(VfIndex) {
             prop_assert_eq!(host.nic.policy(vf), other.nic.policy(vf));
             prop_assert_eq!(host.nic.filters(vf), other.nic.filters(vf));
+            prop_assert_eq!(host.nic.asked(vf), other.nic.asked(vf));
+            prop_assert_eq!(host.nic.in_force(vf), other.nic.in_force(vf));
         }
         for (source, frame) in traffic {
             let judge = |nic: &mut Nic| nic.ingress(Nanos(0), source, &frame, &meta(&frame, 0));
