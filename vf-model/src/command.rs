@@ -4,6 +4,7 @@ use std::fmt;
 
 use crate::addr::{MacAddr, Vid};
 use crate::filter::Filter;
+use crate::steering::{FilterMatch, FilterPriority, FilterSpec};
 use crate::vf::{VfIndex, VfSetting};
 
 /// A change to a NIC. Its `Display` is the words it is parsed from.
@@ -35,6 +36,17 @@ pub enum Command {
         /// Whether there is a link.
         up: bool,
     },
+    /// `filter add FILTER`: into the NIC's table.
+    InsertFilter(FilterSpec),
+    /// `filter del MATCH`: out of the NIC's table.
+    RemoveFilter {
+        /// What it matches.
+        matches: FilterMatch,
+        /// Which of those that match it.
+        priority: FilterPriority,
+    },
+    /// `filter flush`: all filters out of the NIC's table.
+    FlushFilters,
 }
 
 /// Why a command is refused; nothing has changed. One line that says what is allowed.
@@ -111,6 +123,21 @@ pub enum Refusal {
         /// How many this VF may have.
         room: usize,
     },
+    /// A filter that no frame can match, or words that are no filter.
+    #[error("filter: {0}")]
+    Match(&'static str),
+    /// The NIC has a filter with this match and priority.
+    #[error("filter {0} priority {1}: is there already, delete it first")]
+    MatchExists(FilterMatch, FilterPriority),
+    /// The NIC has no filter with this match and priority.
+    #[error("filter {0} priority {1}: there is no such filter")]
+    NoSuchMatch(FilterMatch, FilterPriority),
+    /// No room for another filter in the NIC's table.
+    #[error("the filter table is full: {room} filters, delete one first")]
+    TableFull {
+        /// How many filters the NIC's table holds.
+        room: usize,
+    },
 }
 
 impl Refusal {
@@ -130,27 +157,39 @@ impl Command {
     /// # Errors
     /// [`Refusal`] that names the word at fault and what is allowed in its place.
     pub fn parse<S: AsRef<str>>(words: &[S]) -> Result<Command, Refusal> {
-        let mut words = Words {
-            rest: words.iter(),
-            last: "command".into(),
-        };
-        let command = match words.next("vf or link")? {
+        const COMMANDS: &str = "vf, link or filter";
+        let mut words = Words::new("command", words);
+        let command = match words.next(COMMANDS)? {
             "vf" => words.vf_command()?,
             "link" => words.link_command()?,
-            other => return Err(Refusal::word("command", other, "vf or link")),
+            "filter" => words.filter_command()?,
+            other => return Err(Refusal::word("command", other, COMMANDS)),
         };
         words.end()?;
         Ok(command)
     }
 }
 
-struct Words<'a, S> {
+/// Words that are still to be read.
+pub(crate) struct Words<'a, S> {
     rest: std::slice::Iter<'a, S>,
     last: Box<str>,
 }
 
 impl<'a, S: AsRef<str>> Words<'a, S> {
-    fn next(&mut self, allowed: &'static str) -> Result<&'a str, Refusal> {
+    /// Words that follow `first`.
+    pub(crate) fn new(first: &str, words: &'a [S]) -> Words<'a, S> {
+        Words {
+            rest: words.iter(),
+            last: first.into(),
+        }
+    }
+
+    pub(crate) fn is_done(&self) -> bool {
+        self.rest.len() == 0
+    }
+
+    pub(crate) fn next(&mut self, allowed: &'static str) -> Result<&'a str, Refusal> {
         let Some(word) = self.rest.next().map(S::as_ref) else {
             return Err(Refusal::Missing {
                 after: self.last.clone(),
@@ -186,19 +225,15 @@ impl<'a, S: AsRef<str>> Words<'a, S> {
 
     fn vf_command(&mut self) -> Result<Command, Refusal> {
         const VERBS: &str = "set, mac or vlan";
-        let index = self.next("the number of a VF")?;
-        let vf = index
-            .parse()
-            .map(VfIndex)
-            .map_err(|_| Refusal::word("vf", index, "the number of a VF, 0 to 255"))?;
+        let vf = self.vf()?;
         match self.next(VERBS)? {
             "set" => self.settings(vf),
             "mac" => {
                 let add = self.add_or_del()?;
                 let mac = self.next("a MAC address")?.parse()?;
-                let vlan = match self.rest.len() {
-                    0 => None,
-                    _ => match self.next("vlan")? {
+                let vlan = match self.is_done() {
+                    true => None,
+                    false => match self.next("vlan")? {
                         "vlan" => Some(self.vid()?),
                         other => return Err(Refusal::word("word", other, "vlan or nothing")),
                     },
@@ -214,6 +249,11 @@ impl<'a, S: AsRef<str>> Words<'a, S> {
         }
     }
 
+    pub(crate) fn vf(&mut self) -> Result<VfIndex, Refusal> {
+        let index = self.next("the number of a VF")?;
+        number("vf", index, "the number of a VF, 0 to 255").map(VfIndex)
+    }
+
     fn add_or_del(&mut self) -> Result<bool, Refusal> {
         match self.next("add or del")? {
             "add" => Ok(true),
@@ -222,14 +262,14 @@ impl<'a, S: AsRef<str>> Words<'a, S> {
         }
     }
 
-    fn vid(&mut self) -> Result<Vid, Refusal> {
+    pub(crate) fn vid(&mut self) -> Result<Vid, Refusal> {
         const ALLOWED: &str = "1 to 4094";
         Vid::new(number("vlan", self.next(ALLOWED)?, ALLOWED)?)
     }
 
     fn settings(&mut self, vf: VfIndex) -> Result<Command, Refusal> {
         let mut settings = vec![self.setting()?];
-        while self.rest.len() > 0 {
+        while !self.is_done() {
             settings.push(self.setting()?);
         }
         Ok(Command::SetVf { vf, settings })
@@ -270,7 +310,7 @@ fn filter_command(vf: VfIndex, add: bool, filter: Filter) -> Command {
     }
 }
 
-fn number<T: std::str::FromStr>(
+pub(crate) fn number<T: std::str::FromStr>(
     what: &'static str,
     text: &str,
     allowed: &'static str,
@@ -295,6 +335,11 @@ impl fmt::Display for Command {
             Command::SetLink { up } => {
                 write!(f, "link set {}", if *up { "up" } else { "down" })
             }
+            Command::InsertFilter(spec) => write!(f, "filter add {spec}"),
+            Command::RemoveFilter { matches, priority } => {
+                write!(f, "filter del {matches} priority {priority}")
+            }
+            Command::FlushFilters => f.write_str("filter flush"),
         }
     }
 }
@@ -342,9 +387,9 @@ mod tests {
     #[test]
     fn a_refusal_says_what_is_allowed() {
         for (text, says) in [
-            ("", "command: vf or link must follow"),
+            ("", "command: vf, link or filter must follow"),
             ("vf", "vf: the number of a VF must follow"),
-            ("eth0", "command 'eth0': vf or link"),
+            ("eth0", "command 'eth0': vf, link or filter"),
             (
                 "vf 256 set trust on",
                 "vf '256': the number of a VF, 0 to 255",
@@ -422,7 +467,7 @@ mod tests {
         fn any_words_are_a_command_or_one_line(
             words in proptest::collection::vec(
                 prop_oneof![
-                    3 => select(vec!["vf", "link", "0", "set", "mac", "vlan", "add", "del", "up", "path", "direct"])
+                    3 => select(vec!["vf", "link", "filter", "flow-type", "0", "set", "mac", "vlan", "add", "del", "up", "path", "direct"])
                         .prop_map(str::to_owned),
                     1 => any::<String>(),
                 ],

@@ -7,6 +7,9 @@ use crate::frame::{Header, be16};
 
 /// Most IPv6 extension headers that are walked.
 const MAX_EXTENSIONS: usize = 8;
+/// How far into a packet a filter looks, so that it finds the same on both paths: a tag that was put in on the way moves
+/// the packet's end out of a head of fixed length.
+const FILTER_DEPTH: usize = 96;
 
 /// Addresses, protocol and ports of a packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -57,6 +60,16 @@ impl Header {
             _ => None,
         }
         .unwrap_or(L3::Other)
+    }
+
+    /// The flow that a filter can match, if there is one.
+    #[inline]
+    pub(crate) fn flow(&self, head: &[u8]) -> Option<FlowKey> {
+        let end = usize::from(self.l3_offset) + FILTER_DEPTH;
+        match self.l3(head.get(..end).unwrap_or(head)) {
+            L3::Ip(flow) => Some(flow),
+            L3::Arp { .. } | L3::Other => None,
+        }
     }
 
     /// A hash of the flow: equal for all frames of a flow, fragments of a packet included. Of the MAC addresses and the

@@ -81,9 +81,9 @@ impl HypervisorModel {
         }
         let judged = VfTable::parse(head).and_then(|header| {
             let reach = match from {
-                BridgePort::Vif(vf) => self.table.reach_from_vf(vf, &header, meta)?,
+                BridgePort::Vif(vf) => self.table.reach_from_vf(vf, &header, head, meta)?,
                 // What direct VFs send comes up only to addresses that a VF has.
-                BridgePort::Pf => self.table.reach_from_outside(&header, Origin::Wire),
+                BridgePort::Pf => self.table.reach_from_outside(&header, head, Origin::Wire),
             };
             let vlan = reach.insert.map_or(header.vlan(), Vlan::of_tag);
             let tried = self.bridge.forward(now, from, vlan, &header);

@@ -1,10 +1,12 @@
 //! The NIC of one host: judges every frame that its VFs send, that comes from the wire, or over the PF.
 //! An embedded switch in the manner of legacy SR-IOV: unicast to a VF's address goes there and not to the wire, unknown
-//! unicast goes to the wire and never to siblings, groups go to everyone in the VLAN. Never touches the frame itself.
+//! unicast goes to the wire and never to siblings, groups go to everyone in the VLAN. The NIC's own filters go before the
+//! switch. Never touches the frame itself.
 
 use crate::addr::MacAddr;
 use crate::command::{Command, Refusal};
 use crate::filter::Filters;
+use crate::filter_table::FilterTable;
 use crate::frame::{FrameMeta, Header};
 use crate::mailbox::{RxFilter, VfRequest};
 use crate::stats::{Counters, DropReason};
@@ -92,6 +94,12 @@ impl Nic {
         self.table.in_force(vf)
     }
 
+    /// The NIC's own filters.
+    #[must_use]
+    pub fn filter_table(&self) -> &FilterTable {
+        self.table.table()
+    }
+
     /// Changes policies, filters or the link.
     ///
     /// # Errors
@@ -126,7 +134,7 @@ impl Nic {
         self.table.tx_ready_at(vf, now)
     }
 
-    /// Judges a frame. `head` is the first bytes of it, 22 at least or all there are, and must be the ones delivered.
+    /// Judges a frame. `head` is the first bytes of it, 118 at least or all there are, and must be the ones delivered.
     /// A frame from the hypervisor is never handed to it again.
     pub fn ingress(
         &mut self,
@@ -139,7 +147,7 @@ impl Nic {
             self.table.take_tokens(now, vf, meta);
         }
         let reason = match VfTable::parse(head) {
-            Ok(header) => match self.judge(source, &header, meta) {
+            Ok(header) => match self.judge(source, &header, head, meta) {
                 Ok(verdict) => {
                     self.count(source, header.dst, &verdict, meta.len);
                     return verdict;
@@ -160,9 +168,10 @@ impl Nic {
         &self,
         source: Source,
         header: &Header,
+        head: &[u8],
         meta: &FrameMeta,
     ) -> Result<Verdict, DropReason> {
-        let reach = self.reach(source, header, meta)?;
+        let reach = self.reach(source, header, head, meta)?;
         Nic::split(source, &reach)
     }
 
@@ -179,17 +188,18 @@ impl Nic {
         &self,
         source: Source,
         header: &Header,
+        head: &[u8],
         meta: &FrameMeta,
     ) -> Result<Reach, DropReason> {
         match source {
-            Source::Vf(vf) => self.table.reach_from_vf(vf, header, meta),
-            Source::Pf => Ok(self.table.reach_from_outside(header, Origin::Host)),
+            Source::Vf(vf) => self.table.reach_from_vf(vf, header, head, meta),
+            Source::Pf => Ok(self.table.reach_from_outside(header, head, Origin::Host)),
             Source::Wire if !self.table.link_up() => Err(DropReason::LinkDown),
             Source::Wire => {
                 VfTable::check_len(meta)?;
                 Ok(Reach {
                     wire: false,
-                    ..self.table.reach_from_outside(header, Origin::Wire)
+                    ..self.table.reach_from_outside(header, head, Origin::Wire)
                 })
             }
         }

@@ -38,6 +38,8 @@ drop_reasons! {
     VlanFiltered = "vlan_filtered",
     /// Link-local control frames, which a switch does not forward.
     ReservedMulticast = "reserved_multicast",
+    /// A filter of the NIC's table says so.
+    Filtered = "filtered",
     /// The link is down, the sender's or the only receiver's.
     LinkDown = "link_down",
     /// The sender or the only receiver is disabled by the administrator.

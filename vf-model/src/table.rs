@@ -4,6 +4,7 @@
 use crate::addr::{MacAddr, Vid, Vlan, VlanTag};
 use crate::command::{Command, Refusal};
 use crate::filter::Filters;
+use crate::filter_table::FilterTable;
 use crate::frame::{FrameMeta, Header, MAX_FRAME};
 use crate::link::wire_bytes;
 use crate::mac_index::MacIndex;
@@ -11,6 +12,7 @@ use crate::mailbox::{RxFilter, VfRequest};
 use crate::nic::NicConfig;
 use crate::rate::TokenBucket;
 use crate::stats::DropReason;
+use crate::steering::FilterAction;
 use crate::time::Nanos;
 use crate::verdict::{TagEdit, Verdict};
 use crate::vf::{MAX_VFS, Path, VfIndex, VfLinkState, VfPolicy, VfSet, VfSetting};
@@ -72,6 +74,8 @@ struct Entry {
 pub(crate) struct VfTable {
     entries: Vec<Entry>,
     link_up: bool,
+    /// The NIC's own filters.
+    table: FilterTable,
     lookup: Lookup,
 }
 
@@ -115,6 +119,7 @@ impl VfTable {
             lookup: Lookup::new(&entries, true),
             entries,
             link_up: true,
+            table: FilterTable::default(),
         }
     }
 
@@ -142,6 +147,10 @@ impl VfTable {
         self.entries[vf.index()].mac()
     }
 
+    pub(crate) fn table(&self) -> &FilterTable {
+        &self.table
+    }
+
     pub(crate) fn link_up(&self) -> bool {
         self.link_up
     }
@@ -157,6 +166,20 @@ impl VfTable {
 
     pub(crate) fn apply(&mut self, command: &Command) -> Result<(), Refusal> {
         match command {
+            // What VFs are looked up in stays as it is.
+            Command::InsertFilter(spec) => {
+                if let FilterAction::Vf(vf) = spec.action {
+                    self.entry(vf)?;
+                }
+                return self.table.insert(spec);
+            }
+            Command::RemoveFilter { matches, priority } => {
+                return self.table.remove(matches, *priority);
+            }
+            Command::FlushFilters => {
+                self.table = FilterTable::default();
+                return Ok(());
+            }
             Command::SetLink { up } => self.link_up = *up,
             Command::SetVf { vf, settings } => {
                 let entry = self.entry(*vf)?;
@@ -259,6 +282,7 @@ impl VfTable {
         &self,
         vf: VfIndex,
         header: &Header,
+        head: &[u8],
         meta: &FrameMeta,
     ) -> Result<Reach, DropReason> {
         VfTable::check_len(meta)?;
@@ -277,24 +301,77 @@ impl VfTable {
         if !entry.takes_part(vlan) {
             return Err(DropReason::VlanFiltered);
         }
-        let mut reach = self.reach(header.dst, vlan, Origin::Vf(vf));
+        let mut reach = self.reach(header, head, vlan, Origin::Vf(vf));
         reach.insert = insert;
         Ok(reach)
     }
 
-    /// Who receives a frame that comes over the PF or from the wire.
+    /// Who receives a frame that comes over the PF or from the wire. What may come from the wire, the NIC's filters can
+    /// direct even if nobody here has its address.
     #[inline(always)]
-    pub(crate) fn reach_from_outside(&self, header: &Header, origin: Origin) -> Reach {
-        self.reach(header.dst, header.vlan(), origin)
+    pub(crate) fn reach_from_outside(&self, header: &Header, head: &[u8], origin: Origin) -> Reach {
+        let vlan = header.vlan();
+        let mut reach = self.reach(header, head, vlan, origin);
+        // What nobody has would leave on the wire.
+        if origin == Origin::Wire
+            && reach.wire
+            && !header.dst.is_multicast()
+            && let Some(action) = self.table.unknown_unicast()
+        {
+            match action {
+                FilterAction::Drop => reach = self.reach_by(action, header.dst, origin),
+                FilterAction::Vf(vf) if self.entries[vf.index()].receives(vlan) => {
+                    self.give(&mut reach, vf, origin);
+                }
+                FilterAction::Vf(_) => {}
+            }
+        }
+        reach
     }
 
     #[inline(always)]
-    fn reach(&self, dst: MacAddr, vlan: Vlan, origin: Origin) -> Reach {
-        if dst.is_multicast() {
-            self.reach_group(dst, vlan, origin)
-        } else {
-            self.reach_owner(dst, vlan, origin)
+    fn reach(&self, header: &Header, head: &[u8], vlan: Vlan, origin: Origin) -> Reach {
+        if !self.table.is_empty()
+            && let Some(reach) = self.reach_filter(header, head, vlan, origin)
+        {
+            return reach;
         }
+        if header.dst.is_multicast() {
+            self.reach_group(header.dst, vlan, origin)
+        } else {
+            self.reach_owner(header.dst, vlan, origin)
+        }
+    }
+
+    #[inline(never)]
+    fn reach_filter(
+        &self,
+        header: &Header,
+        head: &[u8],
+        vlan: Vlan,
+        origin: Origin,
+    ) -> Option<Reach> {
+        let action = self.table.find(header, head, vlan, |action| match action {
+            FilterAction::Drop => true,
+            FilterAction::Vf(vf) => self.entries[vf.index()].receives(vlan),
+        })?;
+        Some(self.reach_by(action, header.dst, origin))
+    }
+
+    /// What a filter that matches makes of a frame.
+    fn reach_by(&self, action: FilterAction, dst: MacAddr, origin: Origin) -> Reach {
+        let mut reach = self.reach_wire();
+        match action {
+            FilterAction::Drop => {
+                reach.wire = false;
+                reach.otherwise = DropReason::Filtered;
+            }
+            FilterAction::Vf(vf) => {
+                reach.wire &= dst.is_multicast();
+                self.give(&mut reach, vf, origin);
+            }
+        }
+        reach
     }
 
     #[inline(never)]
@@ -348,16 +425,10 @@ impl VfTable {
             // It lives here, so neither the wire nor its absence matters.
             matched = true;
             reach.wire = false;
-            reach.otherwise = DropReason::NoReceiver;
-            if origin == Origin::Vf(vf) || !entry.rx.wants_own() {
-                continue;
-            }
-            if !self.lookup.up.contains(vf) {
-                reach.otherwise = self.why_down(vf);
-            } else if entry.policy.path == Path::Mediated {
-                reach.mediated.insert(vf);
+            if entry.rx.wants_own() {
+                self.give(&mut reach, vf, origin);
             } else {
-                reach.direct.insert(vf);
+                reach.otherwise = DropReason::NoReceiver;
             }
         }
         if origin == Origin::Wire && !matched {
@@ -365,6 +436,22 @@ impl VfTable {
             reach.add(lookup, lookup.unmatched.intersection(lookup.members(vlan)));
         }
         reach
+    }
+
+    /// Adds a VF that a frame is for to those that it reaches.
+    #[inline(always)]
+    fn give(&self, reach: &mut Reach, vf: VfIndex, origin: Origin) {
+        reach.otherwise = DropReason::NoReceiver;
+        if origin == Origin::Vf(vf) {
+            return;
+        }
+        if !self.lookup.up.contains(vf) {
+            reach.otherwise = self.why_down(vf);
+        } else if self.policy(vf).path == Path::Mediated {
+            reach.mediated.insert(vf);
+        } else {
+            reach.direct.insert(vf);
+        }
     }
 
     #[cold]

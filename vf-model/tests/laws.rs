@@ -4,14 +4,16 @@
 #![allow(clippy::unwrap_used)]
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 
 use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::select;
 use vf_model::{
-    BridgePort, Command, Counters, DropReason, FrameMeta, Header, HypervisorModel, MAX_FRAME,
-    MacAddr, Nanos, Nic, NicConfig, Path, Refusal, RxMode, Source, TagEdit, Verdict, VfIndex,
-    VfLinkState, VfRequest, VfSetting, Vid, VlanTag,
+    BridgePort, Command, Counters, DropReason, FilterAction, FilterMatch, FilterSpec, FlowEnd,
+    FrameMeta, Header, HypervisorModel, MAX_FRAME, MacAddr, Nanos, Nic, NicConfig, Path, Refusal,
+    RxMode, Source, TagEdit, Transport, Verdict, VfIndex, VfLinkState, VfRequest, VfSetting, Vid,
+    VlanTag,
 };
 
 const VFS: u8 = 4;
@@ -192,6 +194,68 @@ fn check_verdict(verdict: &Verdict, outcome: &mut Outcome) {
     outcome.drops.extend(verdict.drop);
 }
 
+/// The transport and both ends of a frame of those that [`any_frame`] makes.
+fn flow_of(bytes: &[u8]) -> Option<(Transport, FlowEnd, FlowEnd)> {
+    let word = |at: usize| u16::from_be_bytes([bytes[at], bytes[at + 1]]);
+    let mut at = 12;
+    while at < 20 && matches!(word(at), 0x8100 | 0x88a8 | 0x9100) {
+        at += 4;
+    }
+    let ip = at + 2;
+    let v4 = |at: usize| IpAddr::from(<[u8; 4]>::try_from(&bytes[at..at + 4]).unwrap());
+    let v6 = |at: usize| IpAddr::from(<[u8; 16]>::try_from(&bytes[at..at + 16]).unwrap());
+    let (protocol, src, dst, l4) = match (word(at), bytes[ip]) {
+        (0x800, 0x45) if word(ip + 6) & 0x3fff == 0 => {
+            (bytes[ip + 9], v4(ip + 12), v4(ip + 16), ip + 20)
+        }
+        (0x86dd, 0x60) => (bytes[ip + 6], v6(ip + 8), v6(ip + 24), ip + 40),
+        _ => return None,
+    };
+    let transport = [Transport::Tcp, Transport::Udp];
+    let transport = transport.into_iter().find(|t| t.protocol() == protocol)?;
+    let end = |ip, at| FlowEnd { ip, port: word(at) };
+    Some((transport, end(dst, l4 + 2), end(src, l4)))
+}
+
+/// Every filter in turn: the first in force that matches a frame with this tag and does not send it to a VF that takes no
+/// part in the frame's VLAN.
+fn steered(
+    nic: &Nic,
+    bytes: &[u8],
+    tag: Option<(u16, u16)>,
+    unknown_unicast: bool,
+    receives: impl Fn(VfIndex) -> bool,
+) -> Option<FilterSpec> {
+    let dst = MacAddr(bytes[..6].try_into().unwrap());
+    let flow = flow_of(bytes);
+    let ethertype = Header::parse(bytes).unwrap().ethertype;
+    let mut specs: Vec<FilterSpec> = nic.filter_table().iter().collect();
+    specs.sort_by_key(|s| (s.matches, std::cmp::Reverse(s.priority)));
+    specs.dedup_by_key(|s| s.matches);
+    let matches = |spec: &FilterSpec| match spec.matches {
+        FilterMatch::Full {
+            transport,
+            local,
+            remote,
+        } => flow == Some((transport, local, remote)),
+        FilterMatch::Local { transport, local } => {
+            flow.is_some_and(|(t, l, _)| (t, l) == (transport, local))
+        }
+        FilterMatch::MacVlan { mac, vid } => mac == dst && tag == Some((0x8100, vid.get())),
+        FilterMatch::Mac(mac) => mac == dst,
+        FilterMatch::EtherType(proto) => proto == ethertype,
+        FilterMatch::UnknownMulticast => dst.is_multicast() && !dst.is_broadcast(),
+        FilterMatch::UnknownUnicast => unknown_unicast,
+    };
+    let applies = |spec: &FilterSpec| match spec.action {
+        FilterAction::Drop => true,
+        FilterAction::Vf(vf) => receives(vf),
+    };
+    specs
+        .into_iter()
+        .find(|spec| matches(spec) && applies(spec))
+}
+
 /// What the documentation promises, one VF at a time and without any table: who gets which bytes.
 fn promised(nic: &Nic, source: Source, bytes: &[u8]) -> (BTreeMap<u8, Vec<u8>>, Option<Vec<u8>>) {
     let nothing = (BTreeMap::new(), None);
@@ -299,6 +363,14 @@ fn promised(nic: &Nic, source: Source, bytes: &[u8]) -> (BTreeMap<u8, Vec<u8>>, 
     let group = dst.is_multicast();
     let all = || (0..VFS).map(VfIndex).filter(|vf| receives(*vf, tag));
     let known = all().any(|vf| !group && has(vf, dst, tag));
+    let unknown = source == Source::Wire && !group && !known;
+    let filter = steered(nic, &on_the_way, tag, unknown, |vf| receives(vf, tag));
+    let to = match filter.map(|spec| spec.action) {
+        Some(FilterAction::Drop) => return nothing,
+        Some(FilterAction::Vf(vf)) => Some(vf),
+        None => None,
+    };
+    let only = filter.is_some_and(|spec| spec.matches != FilterMatch::UnknownUnicast);
     let interested = all().filter(|vf| {
         let alluni = asked(*vf).mode.alluni && trusted(*vf);
         let for_it = if group || known {
@@ -306,9 +378,10 @@ fn promised(nic: &Nic, source: Source, bytes: &[u8]) -> (BTreeMap<u8, Vec<u8>>, 
         } else {
             source == Source::Wire && (promisc(*vf) || alluni)
         };
-        for_it && wants(*vf, dst)
+        to == Some(*vf) || !only && for_it && wants(*vf, dst)
     });
-    let wire = source != Source::Wire && nic.link_up() && !known;
+    let here = !group && (known || to.is_some());
+    let wire = source != Source::Wire && nic.link_up() && !here;
     let vfs = interested
         .filter(|vf| source != Source::Vf(*vf) && up(*vf))
         .map(|vf| {
@@ -352,6 +425,45 @@ fn any_command() -> impl Strategy<Value = Command> {
     prop_oneof![
         12 => (0..VFS, words).prop_map(|(vf, words)| parse(&format!("vf {vf} {words}"))),
         1 => any::<bool>().prop_map(|up| Command::SetLink { up }),
+        8 => any_filter_command(),
+    ]
+}
+
+fn any_filter_command() -> impl Strategy<Value = Command> {
+    let ip4 = || (1u8..4).prop_map(|i| format!("10.0.0.{i}"));
+    let ip6 = || (1u8..4).prop_map(|i| format!("fd00::{i}"));
+    let port = || 80u16..82;
+    let flow = |transport: &'static str, ip: BoxedStrategy<String>| {
+        (ip.clone(), port(), proptest::option::of((ip, port()))).prop_map(
+            move |(dst, port, remote)| {
+                let local = format!("flow-type {transport} dst-ip {dst} dst-port {port}");
+                match remote {
+                    None => local,
+                    Some((src, port)) => format!("{local} src-ip {src} src-port {port}"),
+                }
+            },
+        )
+    };
+    let station = || prop_oneof![3 => any_mac(), 1 => Just("01:00:5e:00:00:01".to_owned()), 1 => Just(MacAddr::BROADCAST.to_string())];
+    let matches = prop_oneof![
+        4 => flow("tcp4", ip4().boxed()),
+        2 => flow("udp4", ip4().boxed()),
+        2 => flow("tcp6", ip6().boxed()),
+        3 => station().prop_map(|m| format!("flow-type ether dst {m}")),
+        3 => (station(), select(vec![10, 20, 30])).prop_map(|(m, v)| format!("flow-type ether vlan {v} dst {m}")),
+        1 => select(vec!["0x800", "0x86dd", "0x8100"]).prop_map(|p| format!("flow-type ether proto {p}")),
+        2 => select(vec!["unicast", "multicast"]).prop_map(|u| format!("flow-type ether dst unknown-{u}")),
+    ];
+    let priority = select(vec!["", " priority hint", " priority required"]);
+    let action = prop_oneof![
+        1 => Just("action drop".to_owned()),
+        4 => (0..VFS).prop_map(|vf| format!("vf {vf}")),
+    ];
+    prop_oneof![
+        20 => (matches.clone(), action, priority.clone())
+            .prop_map(|(m, a, p)| parse(&format!("filter add {m} {a}{p}"))),
+        4 => (matches, priority).prop_map(|(m, p)| parse(&format!("filter del {m}{p}"))),
+        1 => Just(Command::FlushFilters),
     ]
 }
 
@@ -417,16 +529,55 @@ fn any_frame() -> impl Strategy<Value = Vec<u8>> {
         0u16..16,
     );
     let tags = prop_oneof![3 => Just(Vec::new()), 2 => vec(tag, 1..4)];
-    (prop_oneof![3 => known(), 2 => group], known(), tags).prop_map(|(dst, src, tags)| {
+    let to = prop_oneof![3 => known(), 2 => group];
+    (to, known(), tags, any_packet()).prop_map(|(dst, src, tags, packet)| {
         let mut frame = [dst.0, src.0].concat();
         for (tpid, vid, high) in tags {
             frame.extend(tpid.to_be_bytes());
             frame.extend((high << 12 | vid).to_be_bytes());
         }
-        frame.extend([8, 0]);
-        frame.resize(60, 0x5a);
+        frame.extend(packet);
+        frame.resize(frame.len().max(60), 0x5a);
         frame
     })
+}
+
+/// A type and what it announces: a flow, a fragment of one, or nothing known.
+fn any_packet() -> impl Strategy<Value = Vec<u8>> {
+    let ends = || (1u8..4, 1u8..4, 80u16..82, 80u16..82);
+    let tcp_or_udp = || select(vec![6u8, 6, 17]);
+    let v4 = (ends(), tcp_or_udp(), any::<bool>()).prop_map(|((src, dst, from, to), l4, whole)| {
+        let mut packet = vec![
+            8,
+            0,
+            0x45,
+            0,
+            0,
+            40,
+            0,
+            0,
+            u8::from(!whole) << 5,
+            0,
+            64,
+            l4,
+            0,
+            0,
+        ];
+        packet.extend([10, 0, 0, src, 10, 0, 0, dst]);
+        packet.extend(from.to_be_bytes());
+        packet.extend(to.to_be_bytes());
+        packet
+    });
+    let v6 = (ends(), tcp_or_udp()).prop_map(|((src, dst, from, to), l4)| {
+        let mut packet = vec![0x86, 0xdd, 0x60, 0, 0, 0, 0, 20, l4, 64];
+        for last in [src, dst] {
+            packet.extend([0xfd, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, last]);
+        }
+        packet.extend(from.to_be_bytes());
+        packet.extend(to.to_be_bytes());
+        packet
+    });
+    prop_oneof![2 => Just(vec![8, 0]), 3 => v4, 1 => v6]
 }
 
 /// Time between frames; bridges forget after 300 s.

@@ -1,0 +1,231 @@
+//! A filter of the NIC's table: which frames it matches, where they go, and how it ranks. One filter is one exact match of
+//! one kind, as in the filter tables of real NICs. Never looks at a frame; that is [`crate::FilterTable`].
+
+use std::fmt;
+use std::net::IpAddr;
+use std::str::FromStr;
+
+use crate::addr::{MacAddr, Vid};
+use crate::command::Refusal;
+use crate::vf::VfIndex;
+
+/// Smallest value of the type field that is a type and not a length (IEEE 802.3 3.2.6).
+const MIN_ETHERTYPE: u16 = 0x600;
+
+/// A transport protocol that filters know ports of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Transport {
+    /// TCP.
+    Tcp,
+    /// UDP.
+    Udp,
+}
+
+impl Transport {
+    /// Its number in an IP header.
+    #[must_use]
+    pub fn protocol(self) -> u8 {
+        match self {
+            Transport::Tcp => 6,
+            Transport::Udp => 17,
+        }
+    }
+}
+
+/// One end of a flow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct FlowEnd {
+    /// Address.
+    pub ip: IpAddr,
+    /// Port, not 0.
+    pub port: u16,
+}
+
+/// What a filter matches. If filters of several kinds match a frame, the first kind in this order wins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum FilterMatch {
+    /// One flow. Fragments have no ports and match no flow.
+    Full {
+        /// Protocol.
+        transport: Transport,
+        /// Destination of the frame.
+        local: FlowEnd,
+        /// Source of the frame, of the same family.
+        remote: FlowEnd,
+    },
+    /// Every flow to one port of one address.
+    Local {
+        /// Protocol.
+        transport: Transport,
+        /// Destination of the frame.
+        local: FlowEnd,
+    },
+    /// A destination address in one 802.1Q VLAN, a port VLAN included.
+    MacVlan {
+        /// Destination address, of a station or a group.
+        mac: MacAddr,
+        /// The VLAN.
+        vid: Vid,
+    },
+    /// A destination address in whatever VLAN.
+    Mac(MacAddr),
+    /// A type of payload, behind the VLAN tags.
+    EtherType(u16),
+    /// A group address other than broadcast that no other filter matches.
+    UnknownMulticast,
+    /// A station that no other filter and no VF has, in frames from the wire.
+    UnknownUnicast,
+}
+
+/// What becomes of a frame that matches.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum FilterAction {
+    /// Dropped and counted.
+    Drop,
+    /// Given to this VF and to no other; a frame to a group still leaves on the wire as well. The filter is passed over
+    /// where the VF takes no part in the frame's VLAN.
+    Vf(VfIndex),
+}
+
+/// Which of several filters with the same match is in force: the highest. The others stay in the table and take over in
+/// turn when it is removed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum FilterPriority {
+    /// A guess that saves work, such as a learned flow.
+    Hint,
+    /// Derived from other settings.
+    Auto,
+    /// Said by the administrator.
+    #[default]
+    Manual,
+    /// Something does not work without it.
+    Required,
+}
+
+/// A filter of the NIC's table; in text the words of `ethtool -N`, such as
+/// `flow-type tcp4 dst-ip 10.0.0.1 dst-port 80 vf 2`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct FilterSpec {
+    /// What it matches.
+    pub matches: FilterMatch,
+    /// What it does.
+    pub action: FilterAction,
+    /// How it ranks among those with the same match.
+    pub priority: FilterPriority,
+}
+
+impl FilterMatch {
+    /// # Errors
+    /// [`Refusal::Match`] if no frame could match.
+    pub(crate) fn check(&self) -> Result<(), Refusal> {
+        let ends = |ends: &[&FlowEnd]| {
+            if ends.iter().any(|end| end.port == 0) {
+                Err(Refusal::Match("ports are 1 to 65535"))
+            } else if ends
+                .windows(2)
+                .any(|w| w[0].ip.is_ipv4() != w[1].ip.is_ipv4())
+            {
+                Err(Refusal::Match(
+                    "src-ip and dst-ip are both IPv4 or both IPv6",
+                ))
+            } else {
+                Ok(())
+            }
+        };
+        match self {
+            FilterMatch::Full { local, remote, .. } => ends(&[local, remote]),
+            FilterMatch::Local { local, .. } => ends(&[local]),
+            FilterMatch::MacVlan { mac, .. } | FilterMatch::Mac(mac) if mac.0 == [0; 6] => {
+                Err(Refusal::Match("dst is an address other than zero"))
+            }
+            FilterMatch::EtherType(proto) if *proto < MIN_ETHERTYPE => {
+                Err(Refusal::Match("proto is 0x600 or more; less is a length"))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+impl fmt::Display for FilterMatch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let flow_type = |transport: &Transport, end: &FlowEnd| match (transport, end.ip) {
+            (Transport::Tcp, IpAddr::V4(_)) => "tcp4",
+            (Transport::Tcp, IpAddr::V6(_)) => "tcp6",
+            (Transport::Udp, IpAddr::V4(_)) => "udp4",
+            (Transport::Udp, IpAddr::V6(_)) => "udp6",
+        };
+        match self {
+            FilterMatch::Full {
+                transport,
+                local,
+                remote,
+            } => write!(
+                f,
+                "flow-type {} src-ip {} dst-ip {} src-port {} dst-port {}",
+                flow_type(transport, local),
+                remote.ip,
+                local.ip,
+                remote.port,
+                local.port
+            ),
+            FilterMatch::Local { transport, local } => write!(
+                f,
+                "flow-type {} dst-ip {} dst-port {}",
+                flow_type(transport, local),
+                local.ip,
+                local.port
+            ),
+            FilterMatch::MacVlan { mac, vid } => write!(f, "flow-type ether dst {mac} vlan {vid}"),
+            FilterMatch::Mac(mac) => write!(f, "flow-type ether dst {mac}"),
+            FilterMatch::EtherType(proto) => write!(f, "flow-type ether proto {proto:#06x}"),
+            FilterMatch::UnknownMulticast => f.write_str("flow-type ether dst unknown-multicast"),
+            FilterMatch::UnknownUnicast => f.write_str("flow-type ether dst unknown-unicast"),
+        }
+    }
+}
+
+impl fmt::Display for FilterAction {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            FilterAction::Drop => f.write_str("action drop"),
+            FilterAction::Vf(vf) => write!(f, "vf {}", vf.0),
+        }
+    }
+}
+
+impl fmt::Display for FilterSpec {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let FilterSpec {
+            matches,
+            action,
+            priority,
+        } = self;
+        write!(f, "{matches} {action} priority {priority}")
+    }
+}
+
+impl fmt::Display for FilterPriority {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            FilterPriority::Hint => "hint",
+            FilterPriority::Auto => "auto",
+            FilterPriority::Manual => "manual",
+            FilterPriority::Required => "required",
+        })
+    }
+}
+
+impl FromStr for FilterPriority {
+    type Err = Refusal;
+    fn from_str(text: &str) -> Result<FilterPriority, Refusal> {
+        match text {
+            "hint" => Ok(FilterPriority::Hint),
+            "auto" => Ok(FilterPriority::Auto),
+            "manual" => Ok(FilterPriority::Manual),
+            "required" => Ok(FilterPriority::Required),
+            _ => Err(Refusal::word("priority", text, PRIORITIES)),
+        }
+    }
+}
+
+pub(crate) const PRIORITIES: &str = "hint, auto, manual or required";

@@ -1,0 +1,368 @@
+//! The words of the NIC's filters, those of `ethtool -N`, as keys with values in any order. Never applies anything.
+
+use std::net::IpAddr;
+use std::str::FromStr;
+
+use crate::addr::{MacAddr, Vid};
+use crate::command::{Command, Refusal, Words, number};
+use crate::steering::{
+    FilterAction, FilterMatch, FilterPriority, FilterSpec, FlowEnd, PRIORITIES, Transport,
+};
+
+const FLOW_TYPES: &str = "tcp4, udp4, tcp6, udp6 or ether";
+const FLOW_KEYS: &str =
+    "src-ip, dst-ip, src-port, dst-port, priority, and vf N or action drop for a new filter";
+const ETHER_KEYS: &str = "dst, vlan, proto, priority, and vf N or action drop for a new filter";
+const DST: &str = "a MAC address, unknown-unicast or unknown-multicast";
+const ETHER: &str = "a filter of flow-type ether has dst MAC, dst MAC vlan VID, proto TYPE, dst unknown-unicast or dst unknown-multicast";
+const FLOW: &str =
+    "a filter of this flow-type has dst-ip and dst-port, or src-ip, dst-ip, src-port and dst-port";
+const NEW: &str = "a new filter needs vf N or action drop";
+const OLD: &str =
+    "a filter to delete is named by what it matches and its priority, without vf or action";
+
+/// The values that were given.
+#[derive(Default)]
+struct Given {
+    src_ip: Option<IpAddr>,
+    dst_ip: Option<IpAddr>,
+    src_port: Option<u16>,
+    dst_port: Option<u16>,
+    dst: Option<Dst>,
+    vlan: Option<Vid>,
+    proto: Option<u16>,
+    action: Option<FilterAction>,
+    priority: Option<FilterPriority>,
+}
+
+#[derive(Clone, Copy)]
+enum Dst {
+    Mac(MacAddr),
+    UnknownUnicast,
+    UnknownMulticast,
+}
+
+impl FromStr for FilterSpec {
+    type Err = Refusal;
+
+    /// Reads a new filter from its words, which blanks separate.
+    fn from_str(text: &str) -> Result<FilterSpec, Refusal> {
+        let words: Vec<&str> = text.split_whitespace().collect();
+        Words::new("filter", &words).new_filter()
+    }
+}
+
+impl<S: AsRef<str>> Words<'_, S> {
+    pub(crate) fn filter_command(&mut self) -> Result<Command, Refusal> {
+        const VERBS: &str = "add, del or flush";
+        match self.next(VERBS)? {
+            "add" => Ok(Command::InsertFilter(self.new_filter()?)),
+            "del" => {
+                let (matches, given) = self.match_and_rest()?;
+                if given.action.is_some() {
+                    return Err(Refusal::Match(OLD));
+                }
+                let priority = given.priority.unwrap_or_default();
+                Ok(Command::RemoveFilter { matches, priority })
+            }
+            "flush" => Ok(Command::FlushFilters),
+            other => Err(Refusal::word("filter", other, VERBS)),
+        }
+    }
+
+    fn new_filter(&mut self) -> Result<FilterSpec, Refusal> {
+        let (matches, given) = self.match_and_rest()?;
+        Ok(FilterSpec {
+            matches,
+            action: given.action.ok_or(Refusal::Match(NEW))?,
+            priority: given.priority.unwrap_or_default(),
+        })
+    }
+
+    fn match_and_rest(&mut self) -> Result<(FilterMatch, Given), Refusal> {
+        match self.next("flow-type")? {
+            "flow-type" => {}
+            other => return Err(Refusal::word("word", other, "flow-type")),
+        }
+        let (transport, v4) = match self.next(FLOW_TYPES)? {
+            "tcp4" => (Transport::Tcp, true),
+            "udp4" => (Transport::Udp, true),
+            "tcp6" => (Transport::Tcp, false),
+            "udp6" => (Transport::Udp, false),
+            "ether" => {
+                let given = self.given(ETHER_KEYS)?;
+                return Ok((given.ether()?, given));
+            }
+            other => return Err(Refusal::word("flow-type", other, FLOW_TYPES)),
+        };
+        let given = self.given(FLOW_KEYS)?;
+        Ok((given.flow(transport, v4)?, given))
+    }
+
+    fn given(&mut self, keys: &'static str) -> Result<Given, Refusal> {
+        let mut given = Given::default();
+        let ether = keys == ETHER_KEYS;
+        while !self.is_done() {
+            let key = self.next(keys)?;
+            let new = match key {
+                "src-ip" if !ether => set(&mut given.src_ip, self.address()?),
+                "dst-ip" if !ether => set(&mut given.dst_ip, self.address()?),
+                "src-port" if !ether => set(&mut given.src_port, self.port()?),
+                "dst-port" if !ether => set(&mut given.dst_port, self.port()?),
+                "dst" if ether => set(&mut given.dst, self.dst()?),
+                "vlan" if ether => set(&mut given.vlan, self.vid()?),
+                "proto" if ether => set(&mut given.proto, self.ethertype()?),
+                "vf" => set(&mut given.action, FilterAction::Vf(self.vf()?)),
+                "action" => match self.next("drop")? {
+                    // What ethtool calls it.
+                    "drop" | "-1" => set(&mut given.action, FilterAction::Drop),
+                    other => return Err(Refusal::word("action", other, "drop, or vf N instead")),
+                },
+                "priority" => set(&mut given.priority, self.next(PRIORITIES)?.parse()?),
+                other => return Err(Refusal::word("key", other, keys)),
+            };
+            if !new {
+                return Err(Refusal::word("key", key, "each may be given once"));
+            }
+        }
+        Ok(given)
+    }
+
+    fn address(&mut self) -> Result<IpAddr, Refusal> {
+        const ALLOWED: &str = "an IP address";
+        number("address", self.next(ALLOWED)?, ALLOWED)
+    }
+
+    fn port(&mut self) -> Result<u16, Refusal> {
+        const ALLOWED: &str = "1 to 65535";
+        number("port", self.next(ALLOWED)?, ALLOWED)
+    }
+
+    fn dst(&mut self) -> Result<Dst, Refusal> {
+        Ok(match self.next(DST)? {
+            "unknown-unicast" => Dst::UnknownUnicast,
+            "unknown-multicast" => Dst::UnknownMulticast,
+            mac => Dst::Mac(mac.parse().map_err(|_| Refusal::word("dst", mac, DST))?),
+        })
+    }
+
+    fn ethertype(&mut self) -> Result<u16, Refusal> {
+        const ALLOWED: &str = "a type such as 0x88b5";
+        let word = self.next(ALLOWED)?;
+        let parsed = match word.strip_prefix("0x") {
+            Some(hex) => u16::from_str_radix(hex, 16).ok(),
+            None => word.parse().ok(),
+        };
+        parsed.ok_or_else(|| Refusal::word("proto", word, ALLOWED))
+    }
+}
+
+/// Whether there was no value before.
+fn set<T>(slot: &mut Option<T>, value: T) -> bool {
+    slot.replace(value).is_none()
+}
+
+impl Given {
+    fn ether(&self) -> Result<FilterMatch, Refusal> {
+        match (self.dst, self.vlan, self.proto) {
+            (Some(Dst::Mac(mac)), Some(vid), None) => Ok(FilterMatch::MacVlan { mac, vid }),
+            (Some(Dst::Mac(mac)), None, None) => Ok(FilterMatch::Mac(mac)),
+            (None, None, Some(proto)) => Ok(FilterMatch::EtherType(proto)),
+            (Some(Dst::UnknownUnicast), None, None) => Ok(FilterMatch::UnknownUnicast),
+            (Some(Dst::UnknownMulticast), None, None) => Ok(FilterMatch::UnknownMulticast),
+            _ => Err(Refusal::Match(ETHER)),
+        }
+    }
+
+    fn flow(&self, transport: Transport, v4: bool) -> Result<FilterMatch, Refusal> {
+        let end = |ip: Option<IpAddr>, port| match (ip, port) {
+            (Some(ip), Some(port)) if ip.is_ipv4() == v4 => Ok(Some(FlowEnd { ip, port })),
+            (Some(_), Some(_)) => Err(Refusal::Match(
+                "the addresses of tcp4 and udp4 are IPv4, those of tcp6 and udp6 IPv6",
+            )),
+            (None, None) => Ok(None),
+            _ => Err(Refusal::Match(FLOW)),
+        };
+        let remote = end(self.src_ip, self.src_port)?;
+        let local = end(self.dst_ip, self.dst_port)?.ok_or(Refusal::Match(FLOW))?;
+        Ok(match remote {
+            None => FilterMatch::Local { transport, local },
+            Some(remote) => FilterMatch::Full {
+                transport,
+                local,
+                remote,
+            },
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::vf::VfIndex;
+    use proptest::prelude::*;
+    use proptest::sample::select;
+
+    fn parse(text: &str) -> Result<Command, Refusal> {
+        Command::parse(&text.split_whitespace().collect::<Vec<_>>())
+    }
+
+    #[test]
+    fn the_words_of_ethtool() {
+        let end = |ip: &str, port| FlowEnd {
+            ip: ip.parse().unwrap(),
+            port,
+        };
+        let matches = FilterMatch::Full {
+            transport: Transport::Tcp,
+            local: end("10.0.0.1", 5001),
+            remote: end("10.0.0.2", 40000),
+        };
+        let words = "flow-type tcp4 src-ip 10.0.0.2 dst-ip 10.0.0.1 dst-port 5001 src-port 40000";
+        assert_eq!(
+            parse(&format!("filter add {words} vf 3")),
+            Ok(Command::InsertFilter(FilterSpec {
+                matches,
+                action: FilterAction::Vf(VfIndex(3)),
+                priority: FilterPriority::Manual,
+            }))
+        );
+        assert_eq!(
+            parse(&format!("filter del {words} priority hint")),
+            Ok(Command::RemoveFilter {
+                matches,
+                priority: FilterPriority::Hint,
+            })
+        );
+        let discard = "flow-type ether proto 0x88b5 action -1"
+            .parse::<FilterSpec>()
+            .unwrap();
+        assert_eq!(discard.matches, FilterMatch::EtherType(0x88b5));
+        assert_eq!(discard.action, FilterAction::Drop);
+        assert_eq!(parse("filter flush"), Ok(Command::FlushFilters));
+    }
+
+    #[test]
+    fn a_refusal_says_what_is_allowed() {
+        for (text, says) in [
+            ("filter", "filter: add, del or flush must follow"),
+            ("filter add tcp4", "word 'tcp4': flow-type"),
+            (
+                "filter add flow-type sctp4",
+                "flow-type 'sctp4': tcp4, udp4, tcp6, udp6 or ether",
+            ),
+            (
+                "filter add flow-type tcp4 dst 02:00:00:00:00:01",
+                "key 'dst': src-ip, dst-ip,",
+            ),
+            (
+                "filter add flow-type ether dst-ip 10.0.0.1",
+                "key 'dst-ip': dst, vlan, proto,",
+            ),
+            (
+                "filter add flow-type tcp4 dst-ip 10.0.0.1 vf 1",
+                "has dst-ip and dst-port, or src-ip",
+            ),
+            (
+                "filter add flow-type tcp4 dst-ip fd00::1 dst-port 1 vf 1",
+                "are IPv4",
+            ),
+            (
+                "filter add flow-type tcp4 dst-ip 10.0.0.1 dst-port 1",
+                "needs vf N or action drop",
+            ),
+            (
+                "filter add flow-type tcp4 dst-port 70000",
+                "port '70000': 1 to 65535",
+            ),
+            (
+                "filter add flow-type ether dst unknown-broadcast",
+                "dst 'unknown-broadcast': a MAC address, unknown-unicast",
+            ),
+            (
+                "filter add flow-type ether vlan 3 vf 1",
+                "a filter of flow-type ether has dst MAC",
+            ),
+            (
+                "filter add flow-type ether proto 0xfffff",
+                "proto '0xfffff': a type such as 0x88b5",
+            ),
+            (
+                "filter add flow-type ether proto 2048 vf 1 vf 2",
+                "key 'vf': each may be given once",
+            ),
+            (
+                "filter add flow-type ether proto 2048 action 3",
+                "action '3': drop, or vf N instead",
+            ),
+            (
+                "filter add flow-type ether proto 2048 vf 1 priority high",
+                "priority 'high': hint, auto, manual or required",
+            ),
+            (
+                "filter del flow-type ether proto 2048 vf 1",
+                "named by what it matches and its priority",
+            ),
+            ("filter flush all", "word 'all': nothing more may follow"),
+        ] {
+            let refusal = parse(text).unwrap_err().to_string();
+            assert!(refusal.contains(says), "{text:?}: {refusal}");
+        }
+    }
+
+    fn any_match() -> impl Strategy<Value = FilterMatch> {
+        let flow = |ip: BoxedStrategy<IpAddr>| {
+            let end = || (ip.clone(), any::<u16>()).prop_map(|(ip, port)| FlowEnd { ip, port });
+            (
+                select(vec![Transport::Tcp, Transport::Udp]),
+                end(),
+                proptest::option::of(end()),
+            )
+                .prop_map(|(transport, local, remote)| match remote {
+                    None => FilterMatch::Local { transport, local },
+                    Some(remote) => FilterMatch::Full {
+                        transport,
+                        local,
+                        remote,
+                    },
+                })
+        };
+        let mac = || any::<[u8; 6]>().prop_map(MacAddr);
+        prop_oneof![
+            flow(any::<[u8; 4]>().prop_map(IpAddr::from).boxed()),
+            flow(any::<[u8; 16]>().prop_map(IpAddr::from).boxed()),
+            (mac(), 1u16..4095).prop_map(|(mac, vid)| FilterMatch::MacVlan {
+                mac,
+                vid: Vid::new(vid).unwrap()
+            }),
+            mac().prop_map(FilterMatch::Mac),
+            any::<u16>().prop_map(FilterMatch::EtherType),
+            Just(FilterMatch::UnknownMulticast),
+            Just(FilterMatch::UnknownUnicast),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn words_round_trip(matches in any_match(), vf in proptest::option::of(any::<u8>()), rank in 0usize..4) {
+            let priority = [FilterPriority::Hint, FilterPriority::Auto, FilterPriority::Manual, FilterPriority::Required][rank];
+            let action = vf.map_or(FilterAction::Drop, |vf| FilterAction::Vf(VfIndex(vf)));
+            let spec = FilterSpec { matches, action, priority };
+            prop_assert_eq!(spec.to_string().parse(), Ok(spec));
+            let remove = Command::RemoveFilter { matches, priority };
+            prop_assert_eq!(parse(&remove.to_string()), Ok(remove));
+        }
+
+        #[test]
+        fn any_words_are_a_filter_or_one_line(
+            words in proptest::collection::vec(
+                select(vec!["flow-type", "tcp4", "ether", "dst", "dst-ip", "10.0.0.1", "dst-port", "80", "vf", "1", "proto", "\n"]),
+                0..10,
+            )
+        ) {
+            if let Err(refusal) = words.join(" ").parse::<FilterSpec>() {
+                prop_assert!(!refusal.to_string().contains('\n'));
+            }
+        }
+    }
+}
