@@ -82,7 +82,7 @@ impl ControlQueue {
         self.segments.clear();
         self.vring.ring.walk(chain, true, &mut self.segments)?;
         let answer = self.segments.first().map(|segment| segment.gpa);
-        self.asked = Some((chain, answer));
+        self.asked = Some((chain.head, answer));
         Ok(Some(command))
     }
 

@@ -192,6 +192,19 @@ impl GuestMemory {
         self.regions.get(*hint)?.slice(gpa, len)
     }
 
+    /// A look into region `hint`, and from there into others.
+    #[inline]
+    pub(crate) fn window(&self, hint: usize) -> Window<'_> {
+        let mut window = Window {
+            memory: self,
+            region: hint,
+            base: 0,
+            slice: None,
+        };
+        window.open(hint);
+        window
+    }
+
     /// The index of the region that holds guest address `gpa`, trying `hint` first.
     #[inline]
     pub fn region_of(&self, gpa: u64, hint: usize) -> Option<usize> {
@@ -241,6 +254,49 @@ impl GuestMemory {
     /// Some file behind a region is not sealed against shrinking (`F_SEAL_SHRINK`).
     pub fn may_shrink(&self) -> bool {
         self.regions.iter().any(|region| region.mapping.shrinkable)
+    }
+}
+
+/// A region that is looked into again and again: found once, then a check of bounds is all that is left of a look.
+#[derive(Debug)]
+pub(crate) struct Window<'a> {
+    memory: &'a GuestMemory,
+    region: usize,
+    base: u64,
+    slice: Option<VolatileSlice<'a, ()>>,
+}
+
+impl<'a> Window<'a> {
+    /// As [`GuestMemory::slice`].
+    #[inline]
+    pub(crate) fn slice(&mut self, gpa: u64, len: usize) -> Option<VolatileSlice<'a, ()>> {
+        let offset = gpa.wrapping_sub(self.base) as usize;
+        match self.slice.map(|slice| slice.subslice(offset, len)) {
+            Some(Ok(slice)) => Some(slice),
+            _ => self.slice_elsewhere(gpa, len),
+        }
+    }
+
+    #[cold]
+    fn slice_elsewhere(&mut self, gpa: u64, len: usize) -> Option<VolatileSlice<'a, ()>> {
+        let at = self.memory.region_of(gpa, self.region)?;
+        self.open(at);
+        self.slice?
+            .subslice(gpa.checked_sub(self.base)? as usize, len)
+            .ok()
+    }
+
+    fn open(&mut self, at: usize) {
+        let region = self.memory.regions.get(at);
+        self.region = at;
+        self.base = region.map_or(0, |region| region.guest_addr);
+        self.slice =
+            region.and_then(|region| region.slice(region.guest_addr, region.size as usize));
+    }
+
+    /// The region last looked into, as a hint.
+    pub(crate) fn region(&self) -> usize {
+        self.region
     }
 }
 

@@ -308,13 +308,14 @@ impl RxQueue {
 
     /// Writes what [`stage`](Self::stage) has kept.
     fn write_staged(&mut self) -> Result<(), RingError> {
-        let memory = self.vring.ring.memory();
+        let mut window = self.vring.ring.memory().window(self.hint);
         for frame in self.staged.iter().take(self.staged_len) {
-            memory
-                .slice_hint(frame.gpa, frame.len, &mut self.hint)
+            window
+                .slice(frame.gpa, frame.len)
                 .ok_or(RingError::BufferOutside)?
                 .copy_from(&frame.bytes[..]);
         }
+        self.hint = window.region();
         self.staged_len = 0;
         Ok(())
     }
@@ -331,7 +332,13 @@ impl RxQueue {
                 ring.rollback(mark);
                 return Ok(RxOutcome::NoBuffer);
             };
-            let room = ring.walk(chain, true, &mut self.segments)?;
+            let room = match chain.only(true) {
+                Some(segment) => {
+                    self.segments.push(segment);
+                    u64::from(segment.len)
+                }
+                None => ring.walk(chain, true, &mut self.segments)?,
+            };
             let least = if self.chains.is_empty() {
                 self.header_len as u64
             } else {
@@ -346,7 +353,7 @@ impl RxQueue {
                 return Ok(RxOutcome::TooBig);
             }
             let filled = room.min(left);
-            self.chains.push((chain, filled as u32));
+            self.chains.push((chain.head, filled as u32));
             left -= filled;
         }
         Ok(RxOutcome::Delivered)

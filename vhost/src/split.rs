@@ -67,14 +67,14 @@ pub(crate) struct Segment {
     pub(crate) len: u32,
 }
 
-/// Available entries copied out at a time.
-const HEADS: usize = 32;
+/// Available chains read at a time.
+const AHEAD: usize = 32;
 
 /// Most descriptors in a chain, as many as QEMU allows.
 const CHAIN_MAX: u16 = 1024;
 
 const DESC_SIZE: u64 = 16;
-const CACHE_LINE: u64 = 64;
+const CACHE_LINE: usize = 64;
 const NEXT: u16 = vr::VRING_DESC_F_NEXT as u16;
 const WRITE: u16 = vr::VRING_DESC_F_WRITE as u16;
 const INDIRECT: u16 = vr::VRING_DESC_F_INDIRECT as u16;
@@ -128,11 +128,59 @@ pub(crate) struct SplitRing {
     /// Used elements not yet published, as they will be in memory.
     pending: Vec<[u8; 8]>,
     /// Bytes of each buffer that will be looked at as soon as it is taken.
-    looked_at: u32,
-    heads: [[u8; 2]; HEADS],
-    /// The available index of `heads[0]`, and how many are valid.
-    heads_at: u16,
-    heads_len: u16,
+    looked_at: usize,
+    /// Available chains that were read ahead, the first of them with the available index `ahead_at`.
+    ahead: [Chain; AHEAD],
+    ahead_at: u16,
+    ahead_len: u16,
+}
+
+/// An available chain with its first descriptor, which is not read again.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Chain {
+    /// Index of the first descriptor: what is returned to the driver.
+    pub(crate) head: u16,
+    first: Descriptor,
+    /// Whether the first descriptor's buffer is inside one region.
+    inside: bool,
+}
+
+/// One entry of a descriptor table (virtio 2.7.5).
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+struct Descriptor {
+    gpa: u64,
+    len: u32,
+    flags: u16,
+    next: u16,
+}
+
+impl Descriptor {
+    /// The entry at `offset`, each of its two words read once.
+    #[inline]
+    fn read(table: &VolatileSlice<'_, ()>, offset: usize) -> Option<Descriptor> {
+        let low = table.get_ref::<u64>(offset).ok()?;
+        let high = table.get_ref::<u64>(offset + 8).ok()?;
+        let rest = u64::from_le(high.load());
+        Some(Descriptor {
+            gpa: u64::from_le(low.load()),
+            len: rest as u32,
+            flags: (rest >> 32) as u16,
+            next: (rest >> 48) as u16,
+        })
+    }
+}
+
+impl Chain {
+    /// The chain's buffer, if it is a single piece of the wanted kind inside one region: what most chains are.
+    #[inline]
+    pub(crate) fn only(&self, writable: bool) -> Option<Segment> {
+        let Descriptor {
+            gpa, len, flags, ..
+        } = self.first;
+        let kind = if writable { WRITE } else { 0 };
+        let plain = self.inside && flags & (NEXT | INDIRECT | WRITE) == kind && len > 0;
+        plain.then_some(Segment { gpa, len })
+    }
 }
 
 /// Guest addresses of a ring's three parts.
@@ -177,9 +225,9 @@ impl SplitRing {
             published: 0,
             pending: Vec::with_capacity(entries.min(1024)),
             looked_at: 0,
-            heads: [[0; 2]; HEADS],
-            heads_at: base,
-            heads_len: 0,
+            ahead: [Chain::default(); AHEAD],
+            ahead_at: base,
+            ahead_len: 0,
         };
         ring.published = ring.locate()?;
         Ok(ring)
@@ -197,7 +245,7 @@ impl SplitRing {
     }
 
     /// Says that the first `bytes` of each buffer will be read when it is taken.
-    pub(crate) fn set_looked_at(&mut self, bytes: u32) {
+    pub(crate) fn set_looked_at(&mut self, bytes: usize) {
         self.looked_at = bytes;
     }
 
@@ -247,69 +295,63 @@ impl SplitRing {
         Ok(moved)
     }
 
-    /// The head of the next available chain, or `None` if the driver offers no more.
+    /// The next available chain, or `None` if the driver offers no more.
     #[inline]
-    pub(crate) fn take(&mut self) -> Result<Option<u16>, RingError> {
+    pub(crate) fn take(&mut self) -> Result<Option<Chain>, RingError> {
         if self.next == self.seen && !self.reload()? {
             return Ok(None);
         }
-        let mut at = self.next.wrapping_sub(self.heads_at);
-        if at >= self.heads_len {
-            self.copy_heads()?;
+        let mut at = self.next.wrapping_sub(self.ahead_at);
+        if at >= self.ahead_len {
+            self.read_ahead()?;
             at = 0;
         }
         self.next = self.next.wrapping_add(1);
-        let head = self.heads.get(usize::from(at));
-        Ok(head.map(|head| u16::from_le_bytes(*head)))
+        Ok(self.ahead.get(usize::from(at)).copied())
     }
 
-    /// Copies available entries from `next` on, as many as there are up to the end of the ring.
-    fn copy_heads(&mut self) -> Result<(), RingError> {
+    /// Reads available chains from `next` on, as many as there are up to the end of the ring.
+    ///
+    /// One kind of memory after the other: the cache misses of a burst overlap, where those of one frame after the other
+    /// would add up. Of each buffer that will be looked at a word of every cache line is read, and not used.
+    fn read_ahead(&mut self) -> Result<(), RingError> {
         let at = usize::from(self.next & (self.size - 1));
         let n = usize::from(self.seen.wrapping_sub(self.next))
-            .min(HEADS)
+            .min(AHEAD)
             .min(usize::from(self.size) - at);
-        let entries = self
-            .avail
+        let mut heads = [[0; 2]; AHEAD];
+        self.avail
             .slice(&self.mem)?
             .subslice(4 + at * 2, n * 2)
-            .map_err(|_| RingError::RingOutside)?;
-        entries.copy_to(self.heads[..n].as_flattened_mut());
-        self.heads_at = self.next;
-        self.heads_len = n as u16;
-        self.touch(n);
+            .map_err(|_| RingError::RingOutside)?
+            .copy_to(heads[..n].as_flattened_mut());
+        let table = self.desc.slice(&self.mem)?;
+        for (chain, head) in self.ahead.iter_mut().zip(&heads[..n]) {
+            let head = u16::from_le_bytes(*head);
+            let first = Descriptor::read(&table, usize::from(head) * DESC_SIZE as usize);
+            *chain = Chain {
+                head,
+                // A head that is not in the table is found out when the chain is walked.
+                first: first.unwrap_or_default(),
+                inside: false,
+            };
+        }
+        self.ahead_at = self.next;
+        self.ahead_len = n as u16;
+        let mut window = self.mem.window(self.hint);
+        for chain in &mut self.ahead[..n] {
+            let Some(buffer) = window.slice(chain.first.gpa, chain.first.len as usize) else {
+                continue;
+            };
+            chain.inside = true;
+            let last = buffer.len().min(self.looked_at).saturating_sub(1);
+            for offset in (0..self.looked_at).step_by(CACHE_LINE) {
+                let byte = buffer.get_ref::<u8>(offset.min(last));
+                byte.map(|b| b.load()).unwrap_or_default();
+            }
+        }
+        self.hint = window.region();
         Ok(())
-    }
-
-    /// Reads a word of every cache line that the first `n` of `heads` will need and uses none of it: the misses of a
-    /// burst overlap, where those of one frame after the other would add up.
-    fn touch(&mut self, n: usize) {
-        let Ok(table) = self.desc.slice(&self.mem) else {
-            return;
-        };
-        let mut buffers = [(0, 0); HEADS];
-        for (head, buffer) in self.heads.iter().zip(&mut buffers).take(n) {
-            if let Some([gpa, rest]) = table
-                .subslice(
-                    usize::from(u16::from_le_bytes(*head)) * DESC_SIZE as usize,
-                    DESC_SIZE as usize,
-                )
-                .ok()
-                .and_then(|entry| words(&entry))
-            {
-                *buffer = (gpa, self.looked_at.min(rest as u32));
-            }
-        }
-        for (gpa, len) in buffers.into_iter().take(n).filter(|b| b.1 > 0) {
-            let to_line = CACHE_LINE - gpa % CACHE_LINE;
-            let lines = (to_line..u64::from(len)).step_by(CACHE_LINE as usize);
-            for offset in std::iter::once(0).chain(lines) {
-                let byte = self
-                    .mem
-                    .slice_hint(gpa.wrapping_add(offset), 1, &mut self.hint);
-                byte.map(|b| b.get_ref::<u8>(0).map(|b| b.load()));
-            }
-        }
     }
 
     /// Walks the chain at `head`, appends its device-writable (or else its device-readable) pieces
@@ -320,7 +362,7 @@ impl SplitRing {
     #[inline]
     pub(crate) fn walk(
         &mut self,
-        head: u16,
+        chain: Chain,
         writable: bool,
         out: &mut Vec<Segment>,
     ) -> Result<u64, RingError> {
@@ -328,7 +370,8 @@ impl SplitRing {
         let mut table_hint = self.desc.hint;
         let mut in_table = false;
         let mut entries = u32::from(self.size);
-        let mut index = head;
+        let mut index = chain.head;
+        let mut first = Some(chain.first);
         let mut left = self.size.min(CHAIN_MAX);
         let mut seen_writable = false;
         let mut total = 0;
@@ -336,16 +379,23 @@ impl SplitRing {
             if u32::from(index) >= entries {
                 return Err(RingError::DescOutOfRange(index));
             }
-            let [gpa, rest] = self
-                .mem
-                .slice_hint(
-                    table + u64::from(index) * DESC_SIZE,
-                    DESC_SIZE as usize,
-                    &mut table_hint,
-                )
-                .and_then(|entry| words(&entry))
-                .ok_or(RingError::RingOutside)?;
-            let (len, flags, next) = (rest as u32, (rest >> 32) as u16, (rest >> 48) as u16);
+            let Descriptor {
+                gpa,
+                len,
+                flags,
+                next,
+            } = match first.take() {
+                Some(first) => first,
+                None => self
+                    .mem
+                    .slice_hint(
+                        table + u64::from(index) * DESC_SIZE,
+                        DESC_SIZE as usize,
+                        &mut table_hint,
+                    )
+                    .and_then(|entry| Descriptor::read(&entry, 0))
+                    .ok_or(RingError::RingOutside)?,
+            };
 
             if flags & INDIRECT != 0 {
                 if !self.indirect || in_table || flags & NEXT != 0 {
@@ -491,13 +541,6 @@ impl SplitRing {
         fence(Ordering::SeqCst);
         self.reload()
     }
-}
-
-/// The two little-endian words of a descriptor, each read once.
-fn words(entry: &VolatileSlice<'_, ()>) -> Option<[u64; 2]> {
-    let low = entry.get_ref::<u64>(0).ok()?;
-    let high = entry.get_ref::<u64>(8).ok()?;
-    Some([u64::from_le(low.load()), u64::from_le(high.load())])
 }
 
 /// Whether the index passed `event` on its way from `old` to `new` (virtio 2.7.10.1).

@@ -102,7 +102,7 @@ impl TxQueue {
     /// The transmit queue on `vring`.
     pub fn new(mut vring: Vring) -> TxQueue {
         let header_len = header_len(vring.features());
-        vring.ring.set_looked_at((header_len + HEAD_MAX) as u32);
+        vring.ring.set_looked_at(header_len + HEAD_MAX);
         TxQueue {
             header_len,
             hint: 0,
@@ -148,10 +148,16 @@ impl TxQueue {
             return Ok(None);
         };
         let TxFrame(mut frame) = self.spare.pop().unwrap_or_else(|| TxFrame(Box::default()));
-        frame.chain = chain;
+        frame.chain = chain.head;
         frame.seq = seq;
         frame.segments.clear();
-        let total = self.vring.ring.walk(chain, false, &mut frame.segments)?;
+        let total = match chain.only(false) {
+            Some(segment) => {
+                frame.segments.push(segment);
+                u64::from(segment.len)
+            }
+            None => self.vring.ring.walk(chain, false, &mut frame.segments)?,
+        };
         match self.fill(&mut frame, total)? {
             Ok(()) => Ok(Some(TxItem::Frame(TxFrame(frame)))),
             Err(fault) => {
@@ -256,7 +262,7 @@ impl TxQueue {
             let Some(chain) = self.vring.ring.take()? else {
                 break;
             };
-            self.complete_chain(seq, chain);
+            self.complete_chain(seq, chain.head);
             frames += 1;
         }
         Ok(frames)

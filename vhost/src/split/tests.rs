@@ -26,9 +26,9 @@ fn walk(set_up: impl FnOnce(&mut Driver)) -> Result<(u64, Vec<Segment>), RingErr
     set_up(&mut driver);
     driver.offer(0);
     let mut ring = ring(&driver, 8, 0, INDIRECT_DESC);
-    let head = ring.take()?.unwrap();
+    let chain = ring.take()?.unwrap();
     let mut out = Vec::new();
-    let total = ring.walk(head, false, &mut out)?;
+    let total = ring.walk(chain, false, &mut out)?;
     Ok((total, out))
 }
 
@@ -128,9 +128,9 @@ fn indirect_descriptors_need_the_feature() {
     driver.desc(DESC, 0, (HEAP, 16, F_INDIRECT), 0);
     driver.offer(0);
     let mut ring = ring(&driver, 8, 0, 0);
-    let head = ring.take().unwrap().unwrap();
+    let chain = ring.take().unwrap().unwrap();
     assert_eq!(
-        ring.walk(head, false, &mut Vec::new()),
+        ring.walk(chain, false, &mut Vec::new()),
         Err(RingError::BadIndirect)
     );
 }
@@ -140,9 +140,9 @@ fn a_head_out_of_range_is_refused() {
     let mut driver = Driver::new(8, 0, 0);
     driver.offer(8);
     let mut ring = ring(&driver, 8, 0, 0);
-    let head = ring.take().unwrap().unwrap();
+    let chain = ring.take().unwrap().unwrap();
     assert_eq!(
-        ring.walk(head, false, &mut Vec::new()),
+        ring.walk(chain, false, &mut Vec::new()),
         Err(RingError::DescOutOfRange(8))
     );
 }
@@ -172,7 +172,7 @@ fn the_available_index_may_move_by_the_ring_size_and_never_back() {
         );
         to(8);
         for _ in 0..8 {
-            assert_eq!(ring.take(), Ok(Some(0)));
+            assert_eq!(ring.take().unwrap().unwrap().head, 0);
         }
         assert_eq!(ring.take(), Ok(None));
         to(7);
@@ -186,7 +186,7 @@ fn the_available_index_may_move_by_the_ring_size_and_never_back() {
             "more than the ring, nothing was returned"
         );
         ring.push_used(0, 0);
-        assert_eq!(ring.take(), Ok(Some(0)));
+        assert_eq!(ring.take().unwrap().unwrap().head, 0);
     }
 }
 
@@ -231,7 +231,7 @@ fn arming_sees_what_came_meanwhile() {
         }
         driver.offer(0);
         assert_eq!(ring.set_notify(true), Ok(true));
-        assert_eq!(ring.take(), Ok(Some(0)));
+        assert_eq!(ring.take().unwrap().unwrap().head, 0);
         assert_eq!(ring.set_notify(true), Ok(false));
         if features == EVENT_IDX {
             assert_eq!(driver.avail_event(), 0);
@@ -252,8 +252,8 @@ fn suppression_words_of_the_other_mode_are_ignored() {
         driver.store(AVAIL, flags);
         driver.set_used_event(event);
         driver.offer(0);
-        let head = ring.take().unwrap().unwrap();
-        ring.push_used(head, 0);
+        let chain = ring.take().unwrap().unwrap();
+        ring.push_used(chain.head, 0);
         assert_eq!(ring.publish(), Ok(wanted), "{features:#x} {flags} {event}");
     }
 }
@@ -292,8 +292,8 @@ fn ping_pong(features: u64, device_looks: u32, driver_looks: u32) {
             let mut taken = 0;
             let mut looks = 0;
             while taken < FRAMES {
-                if let Some(head) = ring.take().unwrap() {
-                    ring.push_used(head, taken);
+                if let Some(chain) = ring.take().unwrap() {
+                    ring.push_used(chain.head, taken);
                     taken += 1;
                     looks = 0;
                     if ring.publish().unwrap() {
@@ -408,14 +408,14 @@ proptest! {
         }
         let mut ring = ring(&driver, 16, 0, INDIRECT_DESC);
         let mut out = Vec::new();
-        while let Some(head) = ring.take().unwrap() {
+        while let Some(chain) = ring.take().unwrap() {
             out.clear();
-            if let Ok(total) = ring.walk(head, writable, &mut out) {
+            if let Ok(total) = ring.walk(chain, writable, &mut out) {
                 prop_assert!(out.len() <= 16);
                 prop_assert_eq!(total, out.iter().map(|s| u64::from(s.len)).sum::<u64>());
                 prop_assert!(out.iter().all(|s| driver.mem.slice(s.gpa, s.len as usize).is_some()));
             }
-            ring.push_used(head, 0);
+            ring.push_used(chain.head, 0);
         }
         ring.publish().unwrap();
         let ids: Vec<u16> = driver.used().iter().map(|u| u.0).collect();
