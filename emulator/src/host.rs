@@ -35,6 +35,8 @@ pub struct Vf {
     path: Path,
     /// Started rings.
     rings: u16,
+    /// What the front end did wrong, if its last session has ended for that.
+    pub fault: Option<String>,
 }
 
 /// The two planes of a host, before anybody owns them.
@@ -157,6 +159,7 @@ impl Host {
             endpoint,
             path,
             rings,
+            fault,
         } = vfs.get_mut(vf.index())?;
         let mut device = VfDevice {
             held: Held::Nothing,
@@ -166,6 +169,7 @@ impl Host {
             hypervisor,
             path: *path,
             rings,
+            fault,
             clock,
         };
         Some(serve(endpoint.as_mut()?, &mut device))
@@ -259,6 +263,7 @@ struct VfDevice<'a> {
     hypervisor: &'a Owner<Hypervisor>,
     path: Path,
     rings: &'a mut u16,
+    fault: &'a mut Option<String>,
     clock: &'a Clock,
 }
 
@@ -305,7 +310,10 @@ impl Device for VfDevice<'_> {
             SessionEvent::Negotiated { features } => {
                 tracing::info!("{nic} {vf}: driver acknowledged features {features:#x}");
             }
-            SessionEvent::Disconnected { .. } => {
+            SessionEvent::Disconnected { why } => {
+                use vf_vhost::endpoint::Refusal as R;
+                let fault = why.filter(|why| !matches!(why, R::Closed | R::Socket(_)));
+                *self.fault = fault.map(ToString::to_string);
                 self.held = Held::Nothing;
                 let mut hypervisor = self.hypervisor.borrow();
                 hypervisor.drop_backlog(vf, DropReason::RingDisabled);

@@ -201,12 +201,16 @@ impl World {
     /// # Errors
     /// The model's refusal; nothing has changed then.
     pub fn apply(&mut self, h: usize, command: &Command) -> Result<Vec<String>, Refusal> {
-        let now = self.now();
-        let seat = &self.seats[h];
-        let notes = seat.host.borrow_mut().apply(command)?;
-        self.calendar.wake(seat.adapter, now);
-        self.calendar.wake(seat.hypervisor, now);
+        let notes = self.seats[h].host.borrow_mut().apply(command)?;
+        self.wake_host(h);
         Ok(notes)
+    }
+
+    /// Something about a host has changed otherwise than by itself: it looks at everything as soon as it is its turn.
+    pub fn wake_host(&mut self, h: usize) {
+        let now = self.now();
+        self.calendar.wake(self.seats[h].adapter, now);
+        self.calendar.wake(self.seats[h].hypervisor, now);
     }
 
     /// A new guest, who first runs at `start`.

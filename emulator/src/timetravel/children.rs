@@ -36,6 +36,19 @@ impl Children {
         child.map(|child| child.name.as_str())
     }
 
+    /// The names of those whose ID is chosen.
+    pub(super) fn names(&self, chosen: impl Fn(u64) -> bool) -> impl Iterator<Item = &str> {
+        let children = self.0.iter().filter(move |child| chosen(child.id));
+        children.map(|child| child.name.as_str())
+    }
+
+    /// Kills a guest, if it is one of them.
+    pub(super) fn kill(&mut self, id: u64) {
+        if let Some(child) = self.0.iter_mut().find(|child| child.id == id) {
+            child.kill();
+        }
+    }
+
     /// The first one that has exited, and how. Whatever helpers it had have ended then, too, for they keep its sockets
     /// open.
     pub(super) fn exited(&mut self) -> Option<(String, ExitStatus)> {

@@ -40,7 +40,7 @@ pub enum SimulationError {
         refusal: Refusal,
     },
     /// Guests are missing.
-    #[error("{have} of {want} guests have come in {seconds} s")]
+    #[error("{have} of {want} guests have come in {seconds} s{missing}")]
     Missing {
         /// Those who have come.
         have: usize,
@@ -48,6 +48,8 @@ pub enum SimulationError {
         want: u16,
         /// How long they had.
         seconds: u64,
+        /// What is known of the others, as the end of the line.
+        missing: String,
     },
     /// A guest that this process has started has exited before all had come.
     #[error("guest {guest} has ended before it was told to start: {status}")]
@@ -60,32 +62,6 @@ pub enum SimulationError {
     /// Two guests have the same ID.
     #[error("two guests have the ID {0}: say time-travel=ext:ID:SOCKET with another for each")]
     SameId(u64),
-    /// A guest that never gives the clock back.
-    #[error(
-        "guest {guest} spins: it has run for {seconds} s without a word, at {now} of virtual time"
-    )]
-    Spins {
-        /// Its name, or its ID.
-        guest: String,
-        /// How long, of wall time.
-        seconds: u64,
-        /// Since when.
-        now: Nanos,
-    },
-    /// A guest that does not take an interrupt.
-    #[error(
-        "the guest on {nic} {vf} has not taken an interrupt in {seconds} s, at {now} of virtual time"
-    )]
-    Deaf {
-        /// The NIC.
-        nic: String,
-        /// The VF.
-        vf: VfIndex,
-        /// How long, of wall time.
-        seconds: u64,
-        /// Since when.
-        now: Nanos,
-    },
     /// Nothing will ever happen again.
     #[error("guest {guest} sleeps for ever: nothing is left to happen at {now} of virtual time")]
     Asleep {

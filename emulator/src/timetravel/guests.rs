@@ -156,6 +156,17 @@ impl Guest {
         let _ = sendmsg(&self.stream, &bytes, &mut control, SendFlags::NOSIGNAL);
     }
 
+    /// Whether it has come and given this ID.
+    pub(super) fn has_started(&self, id: u64) -> bool {
+        self.state != State::Silent && self.name == id
+    }
+
+    /// Ends the connection; the guest can do nothing but end, too.
+    pub(super) fn hang_up(&self) {
+        // Fails if the guest has hung up first.
+        let _ = self.stream.shutdown(std::net::Shutdown::Both);
+    }
+
     /// Tells the guest that it runs from `time` on.
     pub(super) fn run(&mut self, time: u64) {
         self.seq = self.seq.wrapping_add(1);

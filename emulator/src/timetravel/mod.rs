@@ -6,11 +6,15 @@
 //! - `guests`: the calendar's socket and the guests on it
 //! - `children`: those guests that this process has started itself
 //! - `simulation`: the loop that runs guests and hosts in turn
-//! - `error`: why it cannot
+//! - `hear`: what guests say while it does
+//! - `faults`: guests that end or break the rules
+//! - `error`: why it cannot go on
 
 mod children;
 mod error;
+mod faults;
 mod guests;
+mod hear;
 mod message;
 mod schedule;
 mod simulation;

@@ -1,33 +1,30 @@
 //! The loop that runs guests and hosts in turn: one thread, one participant at a time, all that it waits for is a socket.
 //! A guest that breaks the rules is named and left out; the others go on.
 
+use std::cell::RefCell;
 use std::fmt;
 use std::fs::File;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::process::Child;
+use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use rustix::event::{PollFd, PollFlags, Timespec};
 use vf_model::{Command, Nanos, VfIndex};
 use vf_vhost::endpoint::Endpoint;
 use vf_vhost::features::ProtocolFeatures;
 
 use super::children::Children;
 use super::error::{SimulationError, system};
-use super::guests::{Door, Guest, Heard, State};
-use super::message::{Message, Op, bearable};
+use super::guests::{Door, Guest, State};
+use super::message::bearable;
 use super::schedule::Schedule;
 use crate::calendar::ParticipantId;
 use crate::config::{Config, HypervisorCpu, SocketRole};
+use crate::host::Host;
 use crate::watch::{Digest, Watcher};
 use crate::world::{Notification, Turn, World};
-
-/// The time of day at virtual time zero, in seconds since 1970: the same in every run.
-const TIME_OF_DAY: u64 = 1_262_304_000;
-/// How soon the death of a child is noticed, in wall time.
-const TICK: Duration = Duration::from_millis(100);
 
 /// What to run.
 #[derive(Clone, Debug)]
@@ -80,43 +77,39 @@ impl fmt::Display for Summary {
     }
 }
 
-/// Who has something to say.
-#[derive(Clone, Copy)]
-enum Voice {
-    Stop,
-    Guest(usize),
-    Vf(usize, VfIndex),
-    Door,
-}
-
 /// Hosts with their sockets, and guests as they come.
 pub struct Simulation {
-    settings: Settings,
-    world: World,
-    door: Door,
+    pub(super) settings: Settings,
+    pub(super) world: World,
+    pub(super) door: Door,
     /// In the order of their IDs once all have come.
-    guests: Vec<Guest>,
-    children: Children,
+    pub(super) guests: Vec<Guest>,
+    pub(super) children: Children,
     /// As many as there are guests, once all have come.
-    ids: Vec<ParticipantId>,
-    schedule: Schedule,
+    pub(super) ids: Vec<ParticipantId>,
+    /// The guest on each VF of each host, if it is known.
+    pub(super) owners: Vec<Vec<Option<usize>>>,
+    pub(super) schedule: Schedule,
     log: File,
-    stop: Option<UnixStream>,
-    running: Option<usize>,
+    pub(super) stop: Option<UnixStream>,
+    /// The guest that lets time pass.
+    pub(super) running: Option<usize>,
+    /// The guest that may say something: it runs, or is interrupted.
+    pub(super) turn: Option<usize>,
     /// The VF whose guest is to take an interrupt.
-    interrupted: Option<(usize, VfIndex)>,
-    heard: Instant,
+    pub(super) interrupted: Option<(usize, VfIndex)>,
+    pub(super) heard: Instant,
     /// When all had come.
-    started: Option<Instant>,
+    pub(super) started: Option<Instant>,
     /// Before when all that happens is to happen now.
     until: Nanos,
-    /// When to give up on the others, some time after the first fault.
-    cut_off: Option<Instant>,
+    /// When to give up on the others, some time after the first was lost.
+    pub(super) cut_off: Option<Instant>,
     digest: Option<Digest>,
     runs: u64,
-    kicks: u64,
+    pub(super) kicks: u64,
     interrupts: u64,
-    faults: Vec<String>,
+    pub(super) faults: Vec<String>,
 }
 
 impl Simulation {
@@ -170,6 +163,8 @@ impl Simulation {
         if let Some(digest) = &digest {
             world.watch(digest.watcher());
         }
+        let vfs = |host: &Rc<RefCell<Host>>| host.borrow().vfs.len();
+        let owners = world.hosts().map(|host| vec![None; vfs(host)]).collect();
         let door = Door::open(&settings.calendar).map_err(|source| SimulationError::Calendar {
             path: settings.calendar.clone(),
             source,
@@ -187,8 +182,10 @@ impl Simulation {
             guests: Vec::new(),
             children: Children::default(),
             ids: Vec::new(),
+            owners,
             stop: None,
             running: None,
+            turn: None,
             interrupted: None,
             heard: Instant::now(),
             started: None,
@@ -230,17 +227,19 @@ impl Simulation {
         &self.world
     }
 
-    /// Runs until all guests have ended, or the time is up.
+    /// Runs until all guests have ended, the time is up, or the user says stop.
     ///
     /// # Errors
     /// [`SimulationError`], with all guests cut off.
     pub fn run(mut self) -> Result<Summary, SimulationError> {
-        self.run_until(Nanos(u64::MAX))?;
-        Ok(self.finish())
+        match self.run_until(Nanos(u64::MAX)) {
+            Ok(_) | Err(SimulationError::Stopped) => Ok(self.finish()),
+            Err(error) => Err(error),
+        }
     }
 
     /// Runs until it is `until`, or until the time of the settings is up if that is sooner; the first time, waits for all
-    /// guests to come. `false` if no guest is left.
+    /// guests to come. `false` if no guest is left, or none that is not held up by one that was lost.
     ///
     /// # Errors
     /// [`SimulationError`]; the simulation cannot go on then.
@@ -263,17 +262,11 @@ impl Simulation {
                     self.world.skip_to(self.until);
                     return Ok(true);
                 }
+                None if self.cut_off.is_some() => break,
                 None => return Err(self.asleep()),
             }
-            // Whoever waits for one that is gone may do so for ever.
-            if !self.faults.is_empty() {
-                let patience = self.settings.watchdog;
-                let at = *self
-                    .cut_off
-                    .get_or_insert_with(|| Instant::now() + patience);
-                if at < Instant::now() {
-                    break;
-                }
+            if self.cut_off.is_some_and(|at| at < Instant::now()) {
+                break;
             }
         }
         Ok(false)
@@ -344,11 +337,13 @@ impl Simulation {
         }
         self.runs += 1;
         self.running = Some(g);
+        self.turn = Some(g);
         while self.running == Some(g)
             || (self.guests[g].unanswered > 0 && self.guests[g].state != State::Gone)
         {
             self.pump()?;
         }
+        self.turn = None;
         self.hear_time(g);
         self.schedule.stop(self.world.now());
         self.hear_wishes();
@@ -358,15 +353,23 @@ impl Simulation {
     /// Has the guest on a VF take its interrupts: it asks for time to handle them before it answers.
     fn interrupt(&mut self, h: usize, vf: VfIndex) -> Result<(), SimulationError> {
         self.schedule.stop(self.world.now());
-        self.interrupted = Some((h, vf));
         while self.endpoint(h, vf, Endpoint::call) {
             self.interrupts += 1;
-            while self.endpoint(h, vf, |endpoint| endpoint.awaits_reply()) {
-                self.pump()?;
-            }
+            self.await_reply(h, vf)?;
         }
-        self.interrupted = None;
         self.hear_wishes();
+        Ok(())
+    }
+
+    /// Waits until the guest on a VF has answered what it was told.
+    fn await_reply(&mut self, h: usize, vf: VfIndex) -> Result<(), SimulationError> {
+        self.interrupted = Some((h, vf));
+        self.turn = self.owners[h][vf.index()];
+        while self.endpoint(h, vf, |endpoint| endpoint.awaits_reply()) {
+            self.pump()?;
+        }
+        self.turn = None;
+        self.interrupted = None;
         Ok(())
     }
 
@@ -386,20 +389,17 @@ impl Simulation {
                     }
                 }
                 Err(refusal) => {
-                    let fault = format!("{nic}: {command}: {refusal}, at {now} of virtual time");
-                    tracing::warn!("{fault}");
-                    self.faults.push(fault);
+                    let refused = format!("{nic}: {command}: {refusal}");
+                    drop(host);
+                    self.blame(refused);
+                    return Ok(());
                 }
             }
             host.vfs.len()
         };
         for vf in (0..vfs).map(VfIndex::from) {
-            self.interrupted = Some((h, vf));
-            while self.endpoint(h, vf, |endpoint| endpoint.awaits_reply()) {
-                self.pump()?;
-            }
+            self.await_reply(h, vf)?;
         }
-        self.interrupted = None;
         self.hear_wishes();
         Ok(())
     }
@@ -410,270 +410,14 @@ impl Simulation {
     }
 
     /// When guest `g` has to stop by itself.
-    fn limit(&self, g: usize) -> Option<Nanos> {
+    pub(super) fn limit(&self, g: usize) -> Option<Nanos> {
         let others = self.world.limit(self.ids[g]);
         let until = (self.until < Nanos(u64::MAX)).then_some(self.until);
         others.into_iter().chain(until).min()
     }
-
-    /// Waits until somebody has something to say, and hears one of them.
-    fn pump(&mut self) -> Result<(), SimulationError> {
-        let Some(voice) = self.listen()? else {
-            // Its helpers keep the sockets of a guest open.
-            self.children.exited();
-            return if self.heard.elapsed() < self.settings.watchdog {
-                Ok(())
-            } else {
-                Err(self.silence())
-            };
-        };
-        self.heard = Instant::now();
-        match voice {
-            Voice::Stop => return Err(SimulationError::Stopped),
-            Voice::Guest(g) => {
-                let heard = self.guests[g].hear();
-                self.take(g, heard);
-            }
-            Voice::Vf(h, vf) => self.serve(h, vf),
-            Voice::Door => self
-                .guests
-                .push(self.door.admit().map_err(system("calendar"))?),
-        }
-        Ok(())
-    }
-
-    /// Who is to be heard first; `None` if nobody says anything while the watchdog sleeps.
-    fn listen(&self) -> Result<Option<Voice>, SimulationError> {
-        let hosts: Vec<_> = self.world.hosts().map(|host| host.borrow()).collect();
-        let mut voices: Vec<(Voice, BorrowedFd<'_>)> = Vec::new();
-        for (g, guest) in self.guests.iter().enumerate() {
-            if guest.state != State::Gone {
-                voices.push((Voice::Guest(g), guest.as_fd()));
-            }
-        }
-        for (h, host) in hosts.iter().enumerate() {
-            for (i, vf) in host.vfs.iter().enumerate() {
-                for fd in vf.endpoint.iter().flat_map(Endpoint::sockets) {
-                    voices.push((Voice::Vf(h, VfIndex::from(i)), fd));
-                }
-            }
-        }
-        voices.extend(self.stop.iter().map(|stop| (Voice::Stop, stop.as_fd())));
-        if self.ids.is_empty() {
-            voices.push((Voice::Door, self.door.as_fd()));
-        }
-        let mut fds: Vec<_> = voices
-            .iter()
-            .map(|(_, fd)| PollFd::from_borrowed_fd(*fd, PollFlags::IN))
-            .collect();
-        let left = self.settings.watchdog.saturating_sub(self.heard.elapsed());
-        let left = if self.children.is_empty() {
-            left
-        } else {
-            left.min(TICK)
-        };
-        let timeout = Timespec::try_from(left).ok();
-        match rustix::event::poll(&mut fds, timeout.as_ref()) {
-            Ok(_) | Err(rustix::io::Errno::INTR) => {}
-            Err(errno) => return Err(system("poll")(errno.into())),
-        }
-        let ready = fds.iter().position(|fd| !fd.revents().is_empty());
-        Ok(ready.and_then(|at| voices.get(at)).map(|(voice, _)| *voice))
-    }
-
-    fn silence(&self) -> SimulationError {
-        let seconds = self.settings.watchdog.as_secs();
-        let now = self.world.now();
-        if let Some((h, vf)) = self.interrupted {
-            return SimulationError::Deaf {
-                nic: self.world.host(h).borrow().settings.name.clone(),
-                vf,
-                seconds,
-                now,
-            };
-        }
-        match self.running.and_then(|g| self.guests.get(g)) {
-            Some(guest) => SimulationError::Spins {
-                guest: self.title(guest),
-                seconds,
-                now,
-            },
-            None => SimulationError::Missing {
-                have: self.guests.len(),
-                want: self.settings.guests,
-                seconds,
-            },
-        }
-    }
-
-    fn asleep(&self) -> SimulationError {
-        let sleeper = self.guests.iter().find(|guest| guest.state != State::Gone);
-        SimulationError::Asleep {
-            guest: sleeper.map_or(String::new(), |guest| self.title(guest)),
-            now: self.world.now(),
-        }
-    }
-
-    fn take(&mut self, g: usize, heard: Heard) {
-        match heard {
-            Heard::Nothing => {}
-            Heard::Message(message) => self.obey(g, message),
-            Heard::Garbage => self.expel(g, "says what is no message"),
-            Heard::End => self.lose(g),
-        }
-    }
-
-    fn obey(&mut self, g: usize, message: Message) {
-        let Message { op, seq, time } = message;
-        if self.ids.is_empty() && op != Op::Start {
-            return self.expel(g, "says something before it is told to start");
-        }
-        let now = self.world.now();
-        let mut answer = 0;
-        match op {
-            Op::Ack if self.guests[g].unanswered > 0 => {
-                self.guests[g].unanswered -= 1;
-                return;
-            }
-            Op::Start if self.guests[g].state == State::Silent => {
-                self.guests[g].name = time;
-                self.guests[g].state = State::Starting { seq };
-                return; // answered when it is its turn
-            }
-            Op::Request => self.request(g, Nanos(time)),
-            Op::Wait if self.running == Some(g) => {
-                self.running = None;
-                self.guests[g].state = State::Waiting;
-                if self.schedule.is_used_by(id(g)) {
-                    return; // not to be answered
-                }
-            }
-            Op::Get => answer = bearable(now),
-            Op::Update if self.running == Some(g) => {
-                if !self.let_pass(g, Nanos(time)) {
-                    return;
-                }
-            }
-            Op::GetTimeOfDay => answer = TIME_OF_DAY * 1_000_000_000 + now.0,
-            Op::Broadcast => {}
-            _ => return self.expel(g, "says what it may not say now"),
-        }
-        self.guests[g].answer(seq, answer);
-    }
-
-    /// A guest wants to run at `at`; even one that is stopped, when it is interrupted.
-    fn request(&mut self, g: usize, at: Nanos) {
-        if self.schedule.is_used_by(id(g)) {
-            self.schedule.set_wish(id(g), at);
-        }
-        self.world.set(self.ids[g], Some(at));
-        if self.running != Some(g) {
-            self.schedule.limit(Some(at));
-        }
-    }
-
-    /// It is `at` for the guest that runs; `false`, and it does not run any more, if that cannot be.
-    fn let_pass(&mut self, g: usize, at: Nanos) -> bool {
-        let possible = at >= self.world.now() && self.world.pass(self.ids[g], at);
-        if !possible {
-            self.expel(g, &format!("has a time of its own, {at}"));
-        }
-        possible
-    }
-
-    /// Takes the time from the memory that is shared with the guest that runs.
-    fn hear_time(&mut self, g: usize) {
-        if self.guests[g].state != State::Gone && self.schedule.is_used_by(id(g)) {
-            let at = self.schedule.now();
-            self.let_pass(g, at);
-        }
-    }
-
-    /// Takes wishes from the memory that is shared with guests.
-    fn hear_wishes(&mut self) {
-        for (g, guest) in self.guests.iter().enumerate() {
-            if guest.state == State::Waiting && self.schedule.is_used_by(id(g)) {
-                self.world.set(self.ids[g], self.schedule.wish(id(g)));
-            }
-        }
-    }
-
-    /// Serves a VF's socket. A kick is taken care of before it is answered.
-    fn serve(&mut self, h: usize, vf: VfIndex) {
-        // Only sockets that are connected to again need the time.
-        let now = Instant::now();
-        loop {
-            let kicked = self
-                .world
-                .host(h)
-                .borrow_mut()
-                .serve(vf, |endpoint, device| {
-                    endpoint.poll(now, device);
-                    endpoint.kick().is_some()
-                });
-            if kicked != Some(true) {
-                return;
-            }
-            self.kicks += 1;
-            if let Some(g) = self.running {
-                self.hear_time(g);
-            }
-            self.world.kicked(h, vf);
-            if let Some(g) = self.running {
-                self.schedule.limit(self.limit(g));
-            }
-            let mut host = self.world.host(h).borrow_mut();
-            host.serve(vf, |endpoint, device| {
-                endpoint.acknowledge_kick(now, device)
-            });
-        }
-    }
-
-    /// A guest has hung up. One that this process has not started and that stands still cannot have meant to.
-    fn lose(&mut self, g: usize) {
-        match self.children.bury(self.guests[g].name) {
-            Some(status) if status.success() => return self.forget(g),
-            Some(status) => return self.expel(g, &format!("has died: {status}")),
-            None => {}
-        }
-        match self.guests[g].state {
-            State::Waiting => self.expel(g, "has died"),
-            State::Starting { .. } | State::Silent => self.expel(g, "has died before it started"),
-            State::Running | State::Gone => self.forget(g),
-        }
-    }
-
-    /// Goes on without a guest that breaks the rules.
-    fn expel(&mut self, g: usize, why: &str) {
-        let name = self.title(&self.guests[g]);
-        let fault = format!(
-            "guest {name} {why}, at {} of virtual time",
-            self.world.now()
-        );
-        tracing::warn!("{fault}");
-        self.faults.push(fault);
-        self.forget(g);
-    }
-
-    fn forget(&mut self, g: usize) {
-        tracing::info!("guest {} has ended", self.title(&self.guests[g]));
-        self.guests[g].state = State::Gone;
-        if self.running == Some(g) {
-            self.running = None;
-        }
-        if let Some(id) = self.ids.get(g) {
-            self.world.set(*id, None);
-        }
-    }
-
-    /// What the user knows a guest by.
-    fn title(&self, guest: &Guest) -> String {
-        let name = self.children.name(guest.name);
-        name.map_or_else(|| guest.name.to_string(), str::to_owned)
-    }
 }
 
 /// The number of the `g`th guest in shared memory.
-fn id(g: usize) -> u16 {
+pub(super) fn id(g: usize) -> u16 {
     u16::try_from(g + 1).unwrap_or(u16::MAX)
 }

@@ -236,7 +236,7 @@ fn who_dies_asleep_is_named() {
 
 #[test]
 fn who_spins_is_named() {
-    let (outcome, _) = simulate(
+    let (outcome, order) = simulate(
         2,
         |settings| settings.watchdog = Duration::from_secs(1),
         |dir, order| {
@@ -249,8 +249,64 @@ fn who_spins_is_named() {
             vec![spinner, sleeper(dir, 2, &[10], order)]
         },
     );
-    let verdict = outcome.unwrap_err().to_string();
-    assert!(verdict.starts_with("guest 1 spins"), "{verdict}");
+    let summary = outcome.unwrap();
+    assert_eq!(
+        summary.faults,
+        ["guest 1 spins: it has run for 1 s without a word, at 0 ns of virtual time"]
+    );
+    assert_eq!(order, [(2, 0), (2, 10)]);
+}
+
+#[test]
+fn who_breaks_the_protocol_of_its_vf_is_named() {
+    let (outcome, mut order) = simulate(
+        2,
+        |_| {},
+        |dir, order| {
+            let mut bad = Guest::connect(dir, 1);
+            let log = Arc::clone(order);
+            let socket = dir.join("vf0.sock");
+            let bad = std::thread::spawn(move || {
+                bad.start();
+                bad.sleep_until(5);
+                let mut vf = UnixStream::connect(socket).unwrap();
+                vf.write_all(&[0xff; 64]).unwrap();
+                // Both are closed.
+                assert_eq!(bad.stream.read(&mut [0]).unwrap_or(0), 0);
+                assert_eq!(vf.read(&mut [0]).unwrap_or(0), 0);
+                log.lock().unwrap().push((1, 5));
+            });
+            vec![bad, sleeper(dir, 2, &[10, 20], order)]
+        },
+    );
+    let faults = outcome.unwrap().faults;
+    assert_eq!(faults.len(), 1);
+    let start = "guest 1 breaks the protocol of nic0 vf0: malformed message: ";
+    assert!(faults[0].starts_with(start), "{faults:?}");
+    assert!(
+        faults[0].ends_with(", at 5 ns of virtual time"),
+        "{faults:?}"
+    );
+    order.sort_unstable();
+    assert_eq!(order, [(1, 5), (2, 0), (2, 10), (2, 20)]);
+}
+
+#[test]
+fn the_user_may_stop_it_at_any_time() {
+    let (dir, mut simulation) = simulation(1, |_| {});
+    let (stop, mut on_stop) = UnixStream::pair().unwrap();
+    simulation.stop_on(stop);
+    let mut guest = Guest::connect(dir.path(), 1);
+    let guest = std::thread::spawn(move || {
+        guest.start();
+        assert_eq!(guest.sleep_until(7), 7);
+        on_stop.write_all(&[0]).unwrap();
+        // The calendar goes away.
+        assert_eq!(guest.stream.read(&mut [0]).unwrap_or(0), 0);
+    });
+    let summary = simulation.run().unwrap();
+    guest.join().unwrap();
+    assert_eq!((summary.virtual_time, summary.faults), (Nanos(7), vec![]));
 }
 
 #[test]
@@ -264,6 +320,7 @@ fn who_does_not_come_is_missed_and_ids_are_unique() {
         have: 1,
         want: 2,
         seconds: 1,
+        missing: String::new(),
     };
     assert_eq!(outcome.unwrap_err().to_string(), missing.to_string());
     assert!(order.is_empty());

@@ -1,0 +1,234 @@
+//! What guests say, on the calendar's socket and on those of their VFs: waits for it, and does what it asks for.
+
+use std::os::fd::{AsFd, BorrowedFd};
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, Timespec};
+use vf_model::{Nanos, VfIndex};
+use vf_vhost::endpoint::Endpoint;
+
+use super::error::{SimulationError, system};
+use super::guests::{Heard, State};
+use super::message::{Message, Op, bearable};
+use super::simulation::{Simulation, id};
+
+/// The time of day at virtual time zero, in seconds since 1970: the same in every run.
+const TIME_OF_DAY: u64 = 1_262_304_000;
+/// How soon the death of a child is noticed, in wall time.
+const TICK: Duration = Duration::from_millis(100);
+
+/// Who has something to say.
+#[derive(Clone, Copy)]
+enum Voice {
+    Stop,
+    Guest(usize),
+    Vf(usize, VfIndex),
+    Door,
+}
+
+impl Simulation {
+    /// Waits until somebody has something to say, and hears one of them.
+    pub(super) fn pump(&mut self) -> Result<(), SimulationError> {
+        let Some(voice) = self.listen()? else {
+            // Its helpers keep the sockets of a guest open.
+            self.children.exited();
+            return if self.heard.elapsed() < self.settings.watchdog {
+                Ok(())
+            } else {
+                self.heard = Instant::now();
+                self.give_up()
+            };
+        };
+        self.heard = Instant::now();
+        match voice {
+            Voice::Stop => return Err(SimulationError::Stopped),
+            Voice::Guest(g) => {
+                let heard = self.guests[g].hear();
+                self.take(g, heard);
+            }
+            Voice::Vf(h, vf) => self.serve(h, vf),
+            Voice::Door => self
+                .guests
+                .push(self.door.admit().map_err(system("calendar"))?),
+        }
+        Ok(())
+    }
+
+    /// Who is to be heard first; `None` if nobody says anything for a while. While a guest has its turn the others stand
+    /// still, and need not be listened to.
+    fn listen(&self) -> Result<Option<Voice>, SimulationError> {
+        let hosts: Vec<_> = self.world.hosts().map(|host| host.borrow()).collect();
+        let mut voices: Vec<(Voice, BorrowedFd<'_>)> = Vec::new();
+        voices.extend(self.stop.iter().map(|stop| (Voice::Stop, stop.as_fd())));
+        for (g, guest) in self.guests.iter().enumerate() {
+            if guest.state != State::Gone && self.turn.is_none_or(|turn| turn == g) {
+                voices.push((Voice::Guest(g), guest.as_fd()));
+            }
+        }
+        for (h, (host, owners)) in hosts.iter().zip(&self.owners).enumerate() {
+            for (i, (vf, owner)) in host.vfs.iter().zip(owners).enumerate() {
+                if self.turn.is_none() || owner.is_none() || *owner == self.turn {
+                    let fds = vf.endpoint.iter().flat_map(Endpoint::sockets);
+                    voices.extend(fds.map(|fd| (Voice::Vf(h, VfIndex::from(i)), fd)));
+                }
+            }
+        }
+        if self.ids.is_empty() {
+            voices.push((Voice::Door, self.door.as_fd()));
+        }
+        let mut fds: Vec<_> = voices
+            .iter()
+            .map(|(_, fd)| PollFd::from_borrowed_fd(*fd, PollFlags::IN))
+            .collect();
+        let patience = if self.children.is_empty() {
+            self.settings.watchdog
+        } else {
+            TICK
+        };
+        let timeout = Timespec::try_from(patience).ok();
+        match rustix::event::poll(&mut fds, timeout.as_ref()) {
+            Ok(_) | Err(rustix::io::Errno::INTR) => {}
+            Err(errno) => return Err(system("poll")(errno.into())),
+        }
+        let ready = fds.iter().position(|fd| !fd.revents().is_empty());
+        Ok(ready.and_then(|at| voices.get(at)).map(|(voice, _)| *voice))
+    }
+
+    pub(super) fn take(&mut self, g: usize, heard: Heard) {
+        match heard {
+            Heard::Nothing => {}
+            Heard::Message(message) => self.obey(g, message),
+            Heard::Garbage => self.expel(g, "says what is no message"),
+            Heard::End => self.lose(g),
+        }
+    }
+
+    fn obey(&mut self, g: usize, message: Message) {
+        let Message { op, seq, time } = message;
+        if self.ids.is_empty() && op != Op::Start {
+            return self.expel(g, "says something before it is told to start");
+        }
+        let now = self.world.now();
+        let mut answer = 0;
+        match op {
+            Op::Ack if self.guests[g].unanswered > 0 => {
+                self.guests[g].unanswered -= 1;
+                return;
+            }
+            Op::Start if self.guests[g].state == State::Silent => {
+                self.guests[g].name = time;
+                self.guests[g].state = State::Starting { seq };
+                return; // answered when it is its turn
+            }
+            Op::Request => self.request(g, Nanos(time)),
+            Op::Wait if self.running == Some(g) => {
+                self.running = None;
+                self.guests[g].state = State::Waiting;
+                if self.schedule.is_used_by(id(g)) {
+                    return; // not to be answered
+                }
+            }
+            Op::Get => answer = bearable(now),
+            Op::Update if self.running == Some(g) => {
+                if !self.let_pass(g, Nanos(time)) {
+                    return;
+                }
+            }
+            Op::GetTimeOfDay => answer = TIME_OF_DAY * 1_000_000_000 + now.0,
+            Op::Broadcast => {}
+            _ => return self.expel(g, "says what it may not say now"),
+        }
+        self.guests[g].answer(seq, answer);
+    }
+
+    /// A guest wants to run at `at`; even one that is stopped, when it is interrupted.
+    fn request(&mut self, g: usize, at: Nanos) {
+        if self.schedule.is_used_by(id(g)) {
+            self.schedule.set_wish(id(g), at);
+        }
+        self.world.set(self.ids[g], Some(at));
+        if self.running != Some(g) {
+            self.schedule.limit(Some(at));
+        }
+    }
+
+    /// It is `at` for the guest that runs; `false`, and it does not run any more, if that cannot be.
+    fn let_pass(&mut self, g: usize, at: Nanos) -> bool {
+        let possible = at >= self.world.now() && self.world.pass(self.ids[g], at);
+        if !possible {
+            self.expel(g, &format!("has a time of its own, {at}"));
+        }
+        possible
+    }
+
+    /// Takes the time from the memory that is shared with the guest that runs.
+    pub(super) fn hear_time(&mut self, g: usize) {
+        if self.guests[g].state != State::Gone && self.schedule.is_used_by(id(g)) {
+            let at = self.schedule.now();
+            self.let_pass(g, at);
+        }
+    }
+
+    /// Takes wishes from the memory that is shared with guests.
+    pub(super) fn hear_wishes(&mut self) {
+        for (g, guest) in self.guests.iter().enumerate() {
+            if guest.state == State::Waiting && self.schedule.is_used_by(id(g)) {
+                self.world.set(self.ids[g], self.schedule.wish(id(g)));
+            }
+        }
+    }
+
+    /// Serves a VF's socket. A kick is taken care of before it is answered.
+    fn serve(&mut self, h: usize, vf: VfIndex) {
+        // Only sockets that are connected to again need the time.
+        let now = Instant::now();
+        let kicked = self
+            .world
+            .host(h)
+            .borrow_mut()
+            .serve(vf, |endpoint, device| {
+                endpoint.poll(now, device);
+                endpoint.kick().is_some()
+            });
+        if kicked == Some(true) {
+            self.kicks += 1;
+            if let Some(g) = self.running {
+                self.hear_time(g);
+            }
+            self.world.kicked(h, vf);
+        } else {
+            self.note_session(h, vf);
+            self.world.wake_host(h);
+        }
+        if let Some(g) = self.running {
+            self.schedule.limit(self.limit(g));
+        }
+        if kicked == Some(true) {
+            let mut host = self.world.host(h).borrow_mut();
+            host.serve(vf, |endpoint, device| {
+                endpoint.acknowledge_kick(now, device)
+            });
+        }
+    }
+
+    /// Whoever runs when a VF's session begins has the VF. If the session has ended, it may not have done so.
+    fn note_session(&mut self, h: usize, vf: VfIndex) {
+        let owner = &mut self.owners[h][vf.index()];
+        let (connected, fault) = {
+            let mut host = self.world.host(h).borrow_mut();
+            let vf = &mut host.vfs[vf.index()];
+            let endpoint = vf.endpoint.as_ref();
+            let connected = endpoint.is_some_and(Endpoint::is_connected);
+            (connected, vf.fault.take())
+        };
+        let who = *owner;
+        *owner = connected.then(|| who.or(self.running)).flatten();
+        if let Some(why) = fault {
+            let socket = self.port_name(h, vf);
+            match who.or(self.running) {
+                Some(g) => self.expel(g, &format!("breaks the protocol of {socket}: {why}")),
+                None => self.blame(format!("{socket}: {why}")),
+            }
+        }
+    }
+}
