@@ -9,7 +9,7 @@ use std::net::IpAddr;
 
 use crate::addr::Vlan;
 use crate::command::Refusal;
-use crate::frame::Header;
+use crate::frame::{Header, be16};
 use crate::steering::{FilterAction, FilterMatch, FilterPriority, FilterSpec};
 
 /// Most filters in the table of a NIC.
@@ -237,6 +237,21 @@ impl FilterTable {
             .or_else(|| unknown().filter(takes))
     }
 
+    /// Whether a filter may match the frame's flow. No is certain, and quick for the frames that there are many of.
+    #[inline]
+    pub(crate) fn may_match_flow(&self, head: &[u8]) -> bool {
+        let Index { v4, v6, .. } = &self.index;
+        if v4.is_empty() && v6.is_empty() {
+            return false;
+        }
+        match be16(head, 12) {
+            Some(0x0800) if v4.is_empty() => false,
+            Some(0x0800) => plain_local4(head).is_none_or(|local| v4.wide.contains_key(&local)),
+            Some(0x86dd) => !v6.is_empty(),
+            ethertype => ethertype.is_none_or(|t| matches!(t, 0x8100 | 0x88a8 | 0x9100)),
+        }
+    }
+
     /// What is said about stations that nobody has.
     pub(crate) fn unknown_unicast(&self) -> Option<FilterAction> {
         self.index.unknown_unicast
@@ -268,6 +283,18 @@ impl Index {
             _ => None,
         }
     }
+}
+
+/// The local end of an untagged, whole IPv4 packet of TCP or UDP without options.
+#[inline]
+fn plain_local4(head: &[u8]) -> Option<Local4> {
+    let packet: &[u8; 24] = head.get(14..)?.first_chunk()?;
+    let whole = u16::from_be_bytes([packet[6], packet[7]]) & 0x3fff == 0;
+    let [a, b, c, d] = [packet[16], packet[17], packet[18], packet[19]];
+    let port = u16::from_be_bytes([packet[22], packet[23]]);
+    let protocol = packet[9];
+    let plain = packet[0] == 0x45 && whole && matches!(protocol, 6 | 17);
+    plain.then(|| local4(u32::from_be_bytes([a, b, c, d]), port, protocol))
 }
 
 fn local4(ip: u32, port: u16, protocol: u8) -> Local4 {

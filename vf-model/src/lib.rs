@@ -26,6 +26,7 @@ mod steering_words;
 mod table;
 mod time;
 mod verdict;
+mod verdict_cache;
 mod vf;
 
 pub use addr::{MacAddr, Vid, VlanProto, VlanTag};

@@ -13,6 +13,7 @@ use crate::stats::{Counters, DropReason};
 use crate::table::{Origin, Reach, VfTable};
 use crate::time::Nanos;
 use crate::verdict::{TagEdit, Verdict};
+use crate::verdict_cache::{LinkKey, VerdictCache};
 use crate::vf::{VfIndex, VfPolicy};
 
 /// What a NIC is made with.
@@ -39,6 +40,8 @@ pub enum Source {
 #[derive(Clone, Debug)]
 pub struct Nic {
     table: VfTable,
+    /// What the table has said, until it changes.
+    known: VerdictCache,
     counters: Vec<Counters>,
     pf: Counters,
     wire: Counters,
@@ -52,6 +55,7 @@ impl Nic {
         Nic {
             counters: vec![Counters::default(); table.len()],
             table,
+            known: VerdictCache::new(),
             pf: Counters::default(),
             wire: Counters::default(),
         }
@@ -105,6 +109,7 @@ impl Nic {
     /// # Errors
     /// [`Refusal`], and then nothing has changed.
     pub fn apply(&mut self, command: &Command) -> Result<(), Refusal> {
+        self.known.clear();
         self.table.apply(command)
     }
 
@@ -113,6 +118,7 @@ impl Nic {
     /// # Errors
     /// [`Refusal`], and then nothing has changed.
     pub fn request(&mut self, vf: VfIndex, request: &VfRequest) -> Result<(), Refusal> {
+        self.known.clear();
         self.table.request(vf, request)
     }
 
@@ -146,6 +152,24 @@ impl Nic {
         if let Source::Vf(vf) = source {
             self.table.take_tokens(now, vf, meta);
         }
+        let known = LinkKey::new(source, head).filter(|_| {
+            VfTable::check_len(meta).is_ok() && !self.table.table().may_match_flow(head)
+        });
+        if let Some(key) = &known
+            && let Some(verdict) = self.known.get(key)
+        {
+            self.count(source, MacAddr::of_frame(head), &verdict, meta.len);
+            return verdict;
+        }
+        let verdict = self.ingress_unknown(source, head, meta);
+        if let Some(key) = known {
+            self.known.put(key, &verdict);
+        }
+        verdict
+    }
+
+    #[inline(never)]
+    fn ingress_unknown(&mut self, source: Source, head: &[u8], meta: &FrameMeta) -> Verdict {
         let reason = match VfTable::parse(head) {
             Ok(header) => match self.judge(source, &header, head, meta) {
                 Ok(verdict) => {

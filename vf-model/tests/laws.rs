@@ -504,6 +504,10 @@ fn any_act() -> impl Strategy<Value = Act> {
     ]
 }
 
+fn any_change() -> impl Strategy<Value = Act> {
+    prop_oneof![any_act(), any_filter_command().prop_map(Act::Admin)]
+}
+
 fn any_paths() -> impl Strategy<Value = Vec<Path>> {
     vec(select(vec![Path::Direct, Path::Mediated]), usize::from(VFS))
 }
@@ -674,6 +678,33 @@ proptest! {
             prop_assert_eq!(host.counters(vf), other.counters(vf));
         }
         prop_assert_eq!(host.nic.wire_counters(), other.nic.wire_counters());
+    }
+
+    #[test]
+    fn what_was_said_before_is_said_again_only_while_it_holds(
+        traffic in any_traffic(),
+        packets in vec(any_packet(), 1..4),
+        paths in any_paths(),
+        turns in vec((proptest::option::weighted(0.3, any_change()), any::<prop::sample::Index>()), 1..40),
+    ) {
+        let (source, frame) = traffic;
+        let with = |packet: Vec<u8>| [&frame[..12], &packet].concat();
+        let frames: Vec<_> = packets.into_iter().map(with).chain([frame.clone()]).collect();
+        let mut host = Host::new(&[], &paths);
+        for (act, pick) in turns {
+            if let Some(act) = act {
+                // Refused or not: what counts is what is said afterwards.
+                let _ = host.act(&act);
+            }
+            let frame = pick.get(&frames);
+            let mut forgetful = host.nic.clone();
+            forgetful.apply(&Command::SetLink { up: forgetful.link_up() }).unwrap();
+            let meta = meta(frame, 0);
+            let verdict = host.nic.ingress(host.now, source, frame, &meta);
+            prop_assert_eq!(verdict, forgetful.ingress(host.now, source, frame, &meta));
+            prop_assert_eq!(host.nic.wire_counters(), forgetful.wire_counters());
+            prop_assert_eq!(host.nic.pf_counters(), forgetful.pf_counters());
+        }
     }
 
     #[test]

@@ -1,0 +1,124 @@
+//! Verdicts that were given before, by where a frame comes from and its whole Ethernet header: all that a verdict depends
+//! on while no command is applied, filters on flows apart. Direct-mapped and of a fixed size: what collides is judged
+//! again. Holds verdicts on unicast to one receiver only, never drops.
+
+use crate::addr::VlanTag;
+use crate::nic::Source;
+use crate::verdict::Verdict;
+use crate::vf::{VfIndex, VfSet};
+
+/// A power of two.
+const SLOTS: usize = 4096;
+
+/// A frame's source and Ethernet header, as far as two tags.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct LinkKey {
+    addresses: [u64; 2],
+    tags: u64,
+    source: u64,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Slot {
+    key: LinkKey,
+    insert: Option<VlanTag>,
+    vf: Option<VfIndex>,
+    pf: bool,
+    wire: bool,
+}
+
+/// The cache; empty slots have the key of a frame from nowhere.
+#[derive(Clone, Debug)]
+pub(crate) struct VerdictCache {
+    slots: Vec<Slot>,
+    used: bool,
+}
+
+impl LinkKey {
+    /// The key of a frame with these first bytes; `None` if they are too few to tell.
+    #[inline]
+    pub(crate) fn new(source: Source, head: &[u8]) -> Option<LinkKey> {
+        let word = |at: usize| {
+            let bytes = head.get(at..)?.first_chunk()?;
+            Some(u64::from_le_bytes(*bytes))
+        };
+        let [dst, src] = [word(0)?, word(8)?];
+        let tags = match is_tag(src >> 32) {
+            false => 0,
+            // The type behind one tag ends at byte 18, behind two at byte 22.
+            true => word(14).map(|tags| match is_tag(tags >> 16) {
+                true => tags,
+                false => tags & 0xffff_ffff,
+            })?,
+        };
+        Some(LinkKey {
+            addresses: [dst, src & 0xffff_ffff_ffff],
+            tags,
+            source: match source {
+                Source::Vf(vf) => 1 << 8 | u64::from(vf.0),
+                Source::Pf => 2 << 8,
+                Source::Wire => 3 << 8,
+            },
+        })
+    }
+
+    #[inline]
+    fn slot(&self) -> usize {
+        let [a, b] = self.addresses;
+        let mixed = (a ^ self.source << 48).wrapping_mul(0x9e37_79b9_7f4a_7c15)
+            ^ (b ^ self.tags << 32).wrapping_mul(0xd6e8_feb8_6659_fd93);
+        (mixed >> 32) as usize % SLOTS
+    }
+}
+
+/// Whether the low 16 bits are a tag's TPID as it lies in memory.
+#[inline]
+fn is_tag(tpid: u64) -> bool {
+    matches!((tpid as u16).swap_bytes(), 0x8100 | 0x88a8 | 0x9100)
+}
+
+impl VerdictCache {
+    pub(crate) fn new() -> VerdictCache {
+        VerdictCache {
+            slots: vec![Slot::default(); SLOTS],
+            used: false,
+        }
+    }
+
+    /// Forgets everything.
+    pub(crate) fn clear(&mut self) {
+        if std::mem::take(&mut self.used) {
+            self.slots.fill(Slot::default());
+        }
+    }
+
+    #[inline]
+    pub(crate) fn get(&self, key: &LinkKey) -> Option<Verdict> {
+        let slot = self.slots.get(key.slot()).filter(|slot| slot.key == *key)?;
+        Some(Verdict {
+            vfs: slot.vf.map_or_else(VfSet::default, VfSet::only),
+            pf: slot.pf,
+            wire: slot.wire,
+            insert: slot.insert,
+            drop: None,
+        })
+    }
+
+    /// Keeps a verdict, if it is of the kind that is kept.
+    pub(crate) fn put(&mut self, key: LinkKey, verdict: &Verdict) {
+        let to_group = key.addresses[0] & 1 == 1;
+        if to_group || verdict.vfs.len() > 1 || verdict.drop.is_some() {
+            return;
+        }
+        if let Some(slot) = self.slots.get_mut(key.slot()) {
+            *slot = Slot {
+                key,
+                insert: verdict.insert,
+                vf: verdict.vfs.iter().next(),
+                pf: verdict.pf,
+                wire: verdict.wire,
+            };
+            self.used = true;
+        }
+    }
+}
