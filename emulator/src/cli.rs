@@ -36,6 +36,13 @@ pub enum Command {
         #[arg(required = true, num_args = 1.., trailing_var_arg = true, allow_hyphen_values = true)]
         words: Vec<String>,
     },
+    /// Give frames to a VF, or drop them, by what they are, in the words of 'ethtool -N'
+    #[command(after_help = FILTER_HELP)]
+    Filter {
+        /// What to do with the NIC's filters.
+        #[command(subcommand)]
+        command: Filter,
+    },
     /// Pull and plug the NIC's cable: link set up|down
     Link {
         /// set up|down
@@ -58,6 +65,44 @@ Examples:
   vfnic vf 0 set path mediated
   vfnic vf 1 set vlan 100 qos 3 spoofchk on
   vfnic vf 1 mac add 02:00:00:00:00:99";
+
+/// What to do with a NIC's filters.
+#[derive(Debug, Subcommand)]
+pub enum Filter {
+    /// Add a filter
+    Add {
+        /// MATCH vf N | MATCH action drop
+        #[arg(required = true, num_args = 1.., trailing_var_arg = true, allow_hyphen_values = true)]
+        words: Vec<String>,
+    },
+    /// Delete the filter with this match and priority
+    Del {
+        /// MATCH
+        #[arg(required = true, num_args = 1.., trailing_var_arg = true, allow_hyphen_values = true)]
+        words: Vec<String>,
+    },
+    /// Delete all filters
+    Flush,
+    /// Show all filters, those that win first
+    Show(Show),
+}
+
+const FILTER_HELP: &str = "\
+Matches, in the order in which they win:
+  flow-type tcp4|udp4|tcp6|udp6 src-ip IP dst-ip IP src-port PORT dst-port PORT
+  flow-type tcp4|udp4|tcp6|udp6 dst-ip IP dst-port PORT
+  flow-type ether dst MAC vlan VID
+  flow-type ether dst MAC
+  flow-type ether proto TYPE
+  flow-type ether dst unknown-multicast  (groups that no filter before names; not broadcast)
+  flow-type ether dst unknown-unicast    (from the wire, and no VF has the address)
+Each may end with priority hint|auto|manual|required [default: manual]: of filters with the same match the highest is in
+force, and the others take over when it is deleted.
+
+Examples:
+  vfnic filter add flow-type tcp4 dst-ip 10.0.0.1 dst-port 80 vf 1
+  vfnic filter add flow-type ether proto 0x88b5 action drop
+  vfnic filter del flow-type tcp4 dst-ip 10.0.0.1 dst-port 80";
 
 /// Options of `vfnic run`.
 #[derive(Debug, Args)]

@@ -5,7 +5,10 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
-use vf_model::{LinkConfig, MacAddr, Mbps, Nanos, Path as VfPath, VfLinkState, VlanProto};
+use vf_model::{
+    Command, FilterSpec, LinkConfig, MacAddr, Mbps, Nanos, Nic, NicConfig, Path as VfPath, Refusal,
+    VfLinkState, VlanProto,
+};
 
 /// Most VFs a NIC can have.
 pub const MAX_VFS: u16 = 256;
@@ -51,6 +54,8 @@ pub struct NicSettings {
     pub mtu: u16,
     /// A tap device of the host as the uplink.
     pub tap: Option<String>,
+    /// The NIC's filters at the start.
+    pub filters: Vec<FilterSpec>,
     /// One entry a VF, in order.
     pub vf: Vec<VfSettings>,
 }
@@ -180,6 +185,16 @@ pub enum ConfigError {
         /// The last one there is.
         last: u16,
     },
+    /// A filter that is none, or that the NIC does not take.
+    #[error("{nic}: filters, '{words}': {refusal}")]
+    Filter {
+        /// The NIC.
+        nic: String,
+        /// What was said.
+        words: String,
+        /// What is wrong with it.
+        refusal: Refusal,
+    },
     /// A wire to nowhere.
     #[error("[[wire]] between = [\"{a}\", \"{b}\"]: {why}")]
     Wire {
@@ -231,6 +246,8 @@ struct NicSection {
     #[serde(default)]
     socket_role: SocketRole,
     tap: Option<String>,
+    #[serde(default)]
+    filters: Vec<String>,
     #[serde(default)]
     vf: Vec<VfSection>,
 }
@@ -433,6 +450,7 @@ fn check_nic(
             vfs,
         });
     }
+    let filters = check_filters(&name, NicConfig { vfs, mac_base }, section.filters)?;
     let mut vf: Vec<VfSettings> = (0..vfs)
         .map(|i| VfSettings {
             socket: socket_dir.join(if plain_names {
@@ -483,8 +501,31 @@ fn check_nic(
         queue_pairs,
         mtu,
         tap: section.tap,
+        filters,
         vf,
     })
+}
+
+/// Filters that a NIC takes one after the other.
+fn check_filters(
+    name: &str,
+    config: NicConfig,
+    filters: Vec<String>,
+) -> Result<Vec<FilterSpec>, ConfigError> {
+    let mut nic = Nic::new(config);
+    let mut specs = Vec::new();
+    for words in filters {
+        let taken = words.parse().and_then(|spec| {
+            nic.apply(&Command::InsertFilter(spec))?;
+            Ok(spec)
+        });
+        specs.push(taken.map_err(|refusal| ConfigError::Filter {
+            nic: name.to_owned(),
+            words,
+            refusal,
+        })?);
+    }
+    Ok(specs)
 }
 
 fn check_wires(
@@ -607,6 +648,14 @@ mod tests {
                 "10G",
             ),
             ("[[nic]]\nname='a'\nmtu=20", "68"),
+            (
+                "[[nic]]\nname='a'\nfilters=['flow-type ether']",
+                "a: filters, 'flow-type ether': filter:",
+            ),
+            (
+                "[[nic]]\nname='a'\nfilters=['flow-type ether proto 2048 vf 2']",
+                "0 to 1",
+            ),
             ("[[nic]\nname='a'", "line 1"),
         ] {
             let error = load(text).unwrap_err().to_string();

@@ -19,6 +19,11 @@ pub const MAX_LINE: usize = 1 << 20;
 pub enum Request {
     /// Counters and settings of everything.
     Show,
+    /// The filters of one NIC.
+    Filters {
+        /// Which NIC; may be left out when there is one.
+        nic: Option<String>,
+    },
     /// An administrator's command for one NIC, in words such as `vf 0 set path mediated`.
     Command {
         /// Which NIC; may be left out when there is one.
@@ -36,6 +41,8 @@ pub enum Response {
     Done(Vec<String>),
     /// The answer to [`Request::Show`].
     Show(Box<Show>),
+    /// The answer to [`Request::Filters`]: each in the words that add it, those that win first.
+    Filters(Vec<String>),
     /// Not done, nothing has changed; one line that says why.
     Refused(String),
 }

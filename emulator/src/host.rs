@@ -2,8 +2,8 @@
 //! no frame and waits on nothing.
 
 use vf_model::{
-    Command, DropReason, HypervisorModel, MacAddr, Nic, NicConfig, Path, Refusal, VfIndex,
-    VfSetting,
+    Command, DropReason, FilterAction, HypervisorModel, MacAddr, Nic, NicConfig, Path, Refusal,
+    VfIndex, VfSetting,
 };
 use vf_vhost::endpoint::Endpoint;
 use vf_vhost::session::{Device, DeviceConfig, SessionEvent};
@@ -73,6 +73,16 @@ impl Planes {
             let refused = |refusal| (VfIndex::from(i), refusal);
             nic.apply(&command).map_err(refused)?;
             model.apply(&command).map_err(refused)?;
+        }
+        for spec in &settings.filters {
+            // One that drops is said of no VF.
+            let vf = match spec.action {
+                FilterAction::Vf(vf) => vf,
+                FilterAction::Drop => VfIndex::default(),
+            };
+            let command = Command::InsertFilter(*spec);
+            nic.apply(&command).map_err(|refusal| (vf, refusal))?;
+            model.apply(&command).map_err(|refusal| (vf, refusal))?;
         }
         let vfs = usize::from(settings.vfs);
         Ok(Planes {
@@ -215,6 +225,14 @@ impl Host {
             }
         }
         Ok(notes)
+    }
+
+    /// The NIC's filters in the words that add them, those that win first.
+    #[must_use]
+    pub fn filters(&self) -> Vec<String> {
+        let adapter = self.adapter.borrow();
+        let filters = adapter.nic.filter_table().iter();
+        filters.map(|spec| spec.to_string()).collect()
     }
 
     /// Which plane a VF's rings are with.

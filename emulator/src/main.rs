@@ -15,6 +15,7 @@ use vfnic::config::{Config, Overrides, default_socket_dir, parse_rate};
 use vfnic::ctl::{self, Request, Response};
 use vfnic::experiment::{self, ClockMode, MAX_PAIRS, Plan};
 use vfnic::server::{self, Server};
+use vfnic::show;
 use vfnic::timetravel::{self, Simulation, SimulationError};
 
 /// What ends the program other than success: one line, and whose fault it is.
@@ -48,8 +49,9 @@ fn main() -> ExitCode {
     let outcome = match cli.command {
         cli::Command::Run(args) => run(args),
         cli::Command::Experiment(args) => run_experiment(&args),
-        cli::Command::Show(args) => show(&ctl, &args),
+        cli::Command::Show(args) => show_all(&ctl, &args),
         cli::Command::Vf { words } => command(&ctl, cli.nic, "vf", words),
+        cli::Command::Filter { command } => filter(&ctl, cli.nic, command),
         cli::Command::Link { words } => command(&ctl, cli.nic, "link", words),
     };
     match outcome {
@@ -175,7 +177,7 @@ fn print_guests(server: &Server, ctl: &Path) -> std::io::Result<()> {
     out.flush()
 }
 
-fn show(ctl: &Path, args: &cli::Show) -> Result<(), Failure> {
+fn show_all(ctl: &Path, args: &cli::Show) -> Result<(), Failure> {
     match ctl::ask(ctl, &Request::Show).map_err(failed)? {
         Response::Show(show) if args.json => {
             let json = serde_json::to_string_pretty(&show).map_err(failed)?;
@@ -183,7 +185,34 @@ fn show(ctl: &Path, args: &cli::Show) -> Result<(), Failure> {
         }
         Response::Show(show) => print(&show.to_string()),
         Response::Refused(why) => Err(usage(why)),
-        Response::Done(_) => Err(failed("the answer is not to this question")),
+        _ => Err(failed("the answer is not to this question")),
+    }
+}
+
+fn filter(ctl: &Path, nic: Option<String>, filter: cli::Filter) -> Result<(), Failure> {
+    let (verb, words) = match filter {
+        cli::Filter::Add { words } => ("add", words),
+        cli::Filter::Del { words } => ("del", words),
+        cli::Filter::Flush => ("flush", Vec::new()),
+        cli::Filter::Show(args) => return show_filters(ctl, nic, &args),
+    };
+    let words = std::iter::once(verb.to_owned()).chain(words);
+    command(ctl, nic, "filter", words.collect())
+}
+
+fn show_filters(ctl: &Path, nic: Option<String>, args: &cli::Show) -> Result<(), Failure> {
+    match ctl::ask(ctl, &Request::Filters { nic }).map_err(failed)? {
+        Response::Filters(filters) if args.json => {
+            let filters: Vec<_> = filters.iter().map(|f| show::words_to_json(f)).collect();
+            let json = serde_json::to_string_pretty(&filters).map_err(failed)?;
+            print(&format!("{json}\n"))
+        }
+        Response::Filters(filters) => {
+            let lines: String = filters.iter().map(|filter| format!("{filter}\n")).collect();
+            print(&lines)
+        }
+        Response::Refused(why) => Err(usage(why)),
+        _ => Err(failed("the answer is not to this question")),
     }
 }
 
@@ -200,7 +229,7 @@ fn command(ctl: &Path, nic: Option<String>, first: &str, rest: Vec<String>) -> R
             }
             Ok(())
         }
-        Response::Show(_) => Err(failed("the answer is not to this question")),
+        _ => Err(failed("the answer is not to this question")),
     }
 }
 

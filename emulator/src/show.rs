@@ -32,6 +32,8 @@ pub struct ShowNic {
     pub hypervisor: ShowCpu,
     /// The hypervisor's bridge.
     pub bridge: ShowBridge,
+    /// How many filters the NIC has.
+    pub filters: u64,
     /// Frames between the NIC and the hypervisor.
     pub pf: ShowCounters,
     /// Every VF.
@@ -182,6 +184,9 @@ impl ShowNic {
             "    bridge           {} addresses, {} moved, {} frames flooded",
             self.bridge.entries, self.bridge.moved, self.bridge.floods,
         )?;
+        if self.filters > 0 {
+            writeln!(f, "    filters          {}", self.filters)?;
+        }
         for vf in &self.vfs {
             let settings: Vec<String> = vf
                 .settings
@@ -228,4 +233,16 @@ fn drops(c: &ShowCounters) -> String {
         }
     }
     text
+}
+
+/// Words that are keys and values in turn, as a JSON object.
+#[must_use]
+pub fn words_to_json(words: &str) -> serde_json::Value {
+    let mut words = words.split_whitespace();
+    let mut map = serde_json::Map::new();
+    while let (Some(key), Some(value)) = (words.next(), words.next()) {
+        let number = value.parse::<u64>().map(serde_json::Value::from);
+        map.insert(key.to_owned(), number.unwrap_or_else(|_| value.into()));
+    }
+    map.into()
 }

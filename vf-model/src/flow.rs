@@ -10,6 +10,8 @@ const MAX_EXTENSIONS: usize = 8;
 /// How far into a packet a filter looks, so that it finds the same on both paths: a tag that was put in on the way moves
 /// the packet's end out of a head of fixed length.
 const FILTER_DEPTH: usize = 96;
+/// Bytes of a frame that decide who receives it: addresses, two tags, type and the beginning of the packet.
+pub const HEAD_LEN: usize = 22 + FILTER_DEPTH;
 
 /// Addresses, protocol and ports of a packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

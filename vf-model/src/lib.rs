@@ -35,7 +35,7 @@ pub use command::{Command, Refusal};
 pub use cost::{CostModel, CpuBudget};
 pub use filter::{Filter, Filters, MAX_FILTERS, MAX_UNTRUSTED_FILTERS};
 pub use filter_table::{FilterTable, MAX_TABLE_FILTERS};
-pub use flow::{FlowKey, L3};
+pub use flow::{FlowKey, HEAD_LEN, L3};
 pub use frame::{FrameError, FrameMeta, Gso, Header, MAX_FRAME, Tags};
 pub use hypervisor::HypervisorModel;
 pub use link::{Departure, Link, LinkConfig, wire_bytes};

@@ -140,7 +140,7 @@ impl Nic {
         self.table.tx_ready_at(vf, now)
     }
 
-    /// Judges a frame. `head` is the first bytes of it, 118 at least or all there are, and must be the ones delivered.
+    /// Judges a frame. `head` is the first bytes of it, [`crate::HEAD_LEN`] at least or all there are, and must be the ones delivered.
     /// A frame from the hypervisor is never handed to it again.
     pub fn ingress(
         &mut self,

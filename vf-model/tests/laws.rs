@@ -549,8 +549,8 @@ fn any_frame() -> impl Strategy<Value = Vec<u8>> {
 /// A type and what it announces: a flow, a fragment of one, or nothing known.
 fn any_packet() -> impl Strategy<Value = Vec<u8>> {
     let ends = || (1u8..4, 1u8..4, 80u16..82, 80u16..82);
-    let tcp_or_udp = || select(vec![6u8, 6, 17]);
-    let v4 = (ends(), tcp_or_udp(), any::<bool>()).prop_map(|((src, dst, from, to), l4, whole)| {
+    let protocol = || select(vec![6u8, 6, 17, 1]);
+    let v4 = (ends(), protocol(), any::<bool>()).prop_map(|((src, dst, from, to), l4, whole)| {
         let mut packet = vec![
             8,
             0,
@@ -572,7 +572,7 @@ fn any_packet() -> impl Strategy<Value = Vec<u8>> {
         packet.extend(to.to_be_bytes());
         packet
     });
-    let v6 = (ends(), tcp_or_udp()).prop_map(|((src, dst, from, to), l4)| {
+    let v6 = (ends(), protocol()).prop_map(|((src, dst, from, to), l4)| {
         let mut packet = vec![0x86, 0xdd, 0x60, 0, 0, 0, 0, 20, l4, 64];
         for last in [src, dst] {
             packet.extend([0xfd, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, last]);

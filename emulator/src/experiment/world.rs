@@ -51,6 +51,7 @@ pub(super) fn nic_settings(plan: &Plan, host: usize, path: Path) -> NicSettings 
         queue_pairs: 1,
         mtu: plan.mtu,
         tap: None,
+        filters: Vec::new(),
         vf: vec![vf; usize::from(plan.pairs())],
     }
 }

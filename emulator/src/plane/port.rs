@@ -2,11 +2,14 @@
 
 use vf_model::{DropReason, FrameMeta, Gso, Nanos, VfIndex};
 use vf_vhost::frame::{FrameBuf, TagEdit};
-use vf_vhost::net_hdr::NetHdr;
+use vf_vhost::net_hdr::{HEAD_MAX, NetHdr};
 use vf_vhost::rx::{RxOutcome, RxQueue};
 use vf_vhost::split::RingError;
 use vf_vhost::tx::{TxFrame, TxQueue};
 use vf_vhost::vring::Vring;
+
+// What is copied out of a guest before a frame is judged is all that the model looks at.
+const _: () = assert!(HEAD_MAX >= vf_model::HEAD_LEN);
 
 /// A queue and whether its driver has broken it.
 pub(super) struct Slot<Q> {

@@ -311,6 +311,10 @@ impl Reporter {
 fn answer(hosts: &mut [Host], observer: &mut Observer, request: Request) -> Response {
     match request {
         Request::Show => Response::Show(Box::new(observer.show(hosts))),
+        Request::Filters { nic } => match host_named(hosts, nic.as_deref()) {
+            Ok(host) => Response::Filters(host.filters()),
+            Err(why) => Response::Refused(why),
+        },
         Request::Command { nic, words } => match command(hosts, nic.as_deref(), &words) {
             Ok(notes) => Response::Done(notes),
             Err(why) => Response::Refused(why),
@@ -318,21 +322,23 @@ fn answer(hosts: &mut [Host], observer: &mut Observer, request: Request) -> Resp
     }
 }
 
-fn command(hosts: &mut [Host], nic: Option<&str>, words: &[String]) -> Result<Vec<String>, String> {
+fn host_named<'a>(hosts: &'a mut [Host], nic: Option<&str>) -> Result<&'a mut Host, String> {
     let names: Vec<String> = hosts.iter().map(|h| h.settings.name.clone()).collect();
-    let host = match (nic, hosts) {
-        (None, [host]) => host,
-        (None, _) => {
-            return Err(format!(
-                "which NIC? say --nic with one of: {}",
-                names.join(", ")
-            ));
-        }
+    match (nic, hosts) {
+        (None, [host]) => Ok(host),
+        (None, _) => Err(format!(
+            "which NIC? say --nic with one of: {}",
+            names.join(", ")
+        )),
         (Some(name), hosts) => hosts
             .iter_mut()
             .find(|h| h.settings.name == name)
-            .ok_or_else(|| format!("no NIC '{name}': there is {}", names.join(", ")))?,
-    };
+            .ok_or_else(|| format!("no NIC '{name}': there is {}", names.join(", "))),
+    }
+}
+
+fn command(hosts: &mut [Host], nic: Option<&str>, words: &[String]) -> Result<Vec<String>, String> {
+    let host = host_named(hosts, nic)?;
     let command = Command::parse(words).map_err(|e| e.to_string())?;
     let notes = host.apply(&command).map_err(|e| e.to_string())?;
     tracing::info!("{}: {command}", host.settings.name);

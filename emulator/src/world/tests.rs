@@ -26,6 +26,7 @@ fn nic(name: &str, mac: u8, vfs: &[PolicySettings]) -> NicSettings {
         queue_pairs: 1,
         mtu: 1500,
         tap: None,
+        filters: Vec::new(),
         vf: vfs.iter().map(vf).collect(),
     }
 }

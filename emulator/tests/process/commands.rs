@@ -50,6 +50,12 @@ fn wrong_commands_change_nothing() {
         ("--nic a vf 0 mac add ff:ff:ff:ff:ff:ff", "unicast"),
         ("--nic a vf 0 mac del 02:00:00:00:00:77", "no such filter"),
         ("--nic a vf 1 vlan add 9", "port VLAN"),
+        (
+            "--nic a filter add flow-type ether proto 2048 vf 2",
+            "0 to 1",
+        ),
+        ("--nic a filter add flow-type tcp4 vf 1", "dst-ip"),
+        ("--nic a filter del flow-type ether proto 2048", "no such"),
         ("--nic a link set sideways", "up or down"),
         ("--nic a link down", "set"),
     ] {

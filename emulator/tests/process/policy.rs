@@ -199,3 +199,37 @@ fn filters_bring_frames_to_other_addresses() {
         }
     }
 }
+
+#[test]
+fn the_table_goes_before_the_switch_on_either_path() {
+    let (emulator, [mut a0, mut a1, mut b0, _]) = bench();
+    for path in ["direct", "mediated"] {
+        all(&emulator, path);
+        // The ports' own type, to a VF that has not got the address.
+        emulator.does("--nic a filter add flow-type ether proto 0x88b5 vf 0");
+        for from in [&mut a1, &mut b0] {
+            let frame = from.frame([0x02, 0, 0, 0, 0, 0x99], 100);
+            from.send(&frame);
+            a0.gets(&frame);
+        }
+        emulator
+            .does("--nic a filter add flow-type ether proto 0x88b5 action drop priority required");
+        assert_eq!(emulator.show().nics[0].filters, 2);
+        let frame = a1.frame(a0.mac, 100);
+        let before = dropped(&emulator, 0, 1, "filtered");
+        a1.send(&frame);
+        a0.never_gets(&frame);
+        assert_eq!(dropped(&emulator, 0, 1, "filtered"), before + 1);
+        let shown = emulator.vfnic(&["--nic", "a", "filter", "show"]).stdout;
+        for filter in String::from_utf8(shown).unwrap().lines() {
+            let spec: vf_model::FilterSpec = filter.parse().unwrap();
+            let matches = spec.matches.to_string();
+            emulator.does(&format!(
+                "--nic a filter del {matches} priority {}",
+                spec.priority
+            ));
+        }
+        pass(&mut a1, &mut a0);
+        pass(&mut b0, &mut a1);
+    }
+}
