@@ -6,7 +6,7 @@
 
 use virtio_bindings::virtio_net as net;
 
-use crate::split::{RingError, Segment};
+use crate::ring::{RingError, Segment, Token};
 use crate::vring::Vring;
 
 const MQ: u8 = net::VIRTIO_NET_CTRL_MQ as u8;
@@ -29,7 +29,7 @@ pub(crate) struct ControlQueue {
     vring: Vring,
     segments: Vec<Segment>,
     /// The chain of the command that is not answered yet, and the address of its answer.
-    asked: Option<(u16, Option<u64>)>,
+    asked: Option<(Token, Option<u64>)>,
 }
 
 impl ControlQueue {
@@ -82,7 +82,7 @@ impl ControlQueue {
         self.segments.clear();
         self.vring.ring.walk(chain, true, &mut self.segments)?;
         let answer = self.segments.first().map(|segment| segment.gpa);
-        self.asked = Some((chain.head, answer));
+        self.asked = Some((chain.token, answer));
         Ok(Some(command))
     }
 

@@ -23,6 +23,7 @@ const BASE: &[u32] = &[
     config::VIRTIO_F_VERSION_1,
     config::VIRTIO_F_ANY_LAYOUT,
     config::VIRTIO_F_IN_ORDER,
+    config::VIRTIO_F_RING_PACKED,
     ring::VIRTIO_RING_F_INDIRECT_DESC,
     ring::VIRTIO_RING_F_EVENT_IDX,
     net::VIRTIO_NET_F_CSUM,
@@ -93,7 +94,6 @@ mod tests {
             ("GUEST_ANNOUNCE", net::VIRTIO_NET_F_GUEST_ANNOUNCE),
             ("LOG_ALL", 26),
             ("ACCESS_PLATFORM", config::VIRTIO_F_ACCESS_PLATFORM),
-            ("RING_PACKED", config::VIRTIO_F_RING_PACKED),
             ("SR_IOV", config::VIRTIO_F_SR_IOV),
         ] {
             assert_eq!(bits >> bit & 1, 0, "{name}");

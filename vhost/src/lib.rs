@@ -2,7 +2,7 @@
 //!
 //! Two halves meet here. The protocol half ([`message`], [`session`], [`endpoint`], [`memory`],
 //! [`eventfd`]) turns bytes and file descriptors from a front end into rings that may run. The
-//! ring half ([`vring`], [`split`], [`tx`], [`rx`] and the offloads) moves frames through them.
+//! ring half ([`vring`], [`ring`], [`tx`], [`rx`] and the offloads) moves frames through them.
 //! Nothing in this crate knows what a virtual function, a filter or a link is, and nothing a
 //! guest, a front end or the wire sends may make it panic, block or touch memory it was not given.
 
@@ -19,10 +19,12 @@ mod listener;
 pub mod memory;
 pub mod message;
 pub mod net_hdr;
+mod packed;
+pub mod ring;
 pub mod rx;
 pub mod segment;
 pub mod session;
 mod sigbus;
-pub mod split;
+mod split;
 pub mod tx;
 pub mod vring;

@@ -11,8 +11,8 @@ use crate::checksum;
 use crate::frame::{FrameBuf, TagEdit};
 use crate::memory::GuestMemory;
 use crate::net_hdr::{HEAD_MAX, NetHdr, has, header_len};
+use crate::ring::{RingError, Segment, Token};
 use crate::segment::Segmenter;
-use crate::split::{RingError, Segment};
 use crate::tx::{TxFrame, TxQueue};
 use crate::vring::Vring;
 
@@ -37,7 +37,7 @@ pub struct RxQueue {
     header_len: usize,
     mergeable: bool,
     /// The chains of the frame being written, and the bytes that go into each.
-    chains: Vec<(u16, u32)>,
+    chains: Vec<(Token, u32)>,
     segments: Vec<Segment>,
     /// Where a frame is finished for a driver without offloads.
     scratch: FrameBuf,
@@ -353,7 +353,7 @@ impl RxQueue {
                 return Ok(RxOutcome::TooBig);
             }
             let filled = room.min(left);
-            self.chains.push((chain.head, filled as u32));
+            self.chains.push((chain.token, filled as u32));
             left -= filled;
         }
         Ok(RxOutcome::Delivered)

@@ -29,7 +29,8 @@ use crate::eventfd::{EventFd, EventFdError};
 use crate::features::{self, PROTOCOL_FEATURES, ProtocolFeatures};
 use crate::memory::{GuestMemory, MAX_REGIONS, MemoryError};
 use crate::message::{self, ConfigRange, Header, Malformed, Request, VringAddr};
-use crate::split::RingError;
+use crate::packed;
+use crate::ring::{RingAddresses, RingError, is_packed};
 use crate::vring::{Vring, VringConfig};
 
 /// Commands of a driver served at a time: other devices share the thread.
@@ -97,10 +98,10 @@ pub enum Refusal {
     /// The device has no such ring.
     #[error("no ring {0}")]
     NoSuchRing(u32),
-    /// A ring size that is not a power of two from 1 to 32768.
+    /// A ring size that is not from 1 to 32768, or of a split ring not a power of two.
     #[error("ring size {0}")]
     RingSize(u32),
-    /// A ring base beyond 16 bits.
+    /// A base of a split ring beyond 16 bits.
     #[error("ring base {0:#x}")]
     RingBase(u32),
     /// The ring is not in guest memory, or cannot be used.
@@ -175,7 +176,8 @@ struct RingSetup {
     /// 0 until it is set.
     size: u16,
     addr: Option<VringAddr>,
-    base: u16,
+    /// As SET_VRING_BASE and GET_VRING_BASE have it.
+    base: u32,
     enabled: bool,
 }
 
@@ -423,9 +425,10 @@ impl Session {
                 self.replace_memory(memory, dev);
             }
             Request::SetVringNum { ring, num } => {
-                let size = u16::try_from(num)
-                    .ok()
-                    .filter(|size| size.is_power_of_two());
+                let packed = self.is_packed();
+                let size = u16::try_from(num).ok().filter(|&size| {
+                    size.is_power_of_two() || packed && (1..=MAX_RING as u16).contains(&size)
+                });
                 let size = size.ok_or(Refusal::RingSize(num))?;
                 self.place(ring, |setup| setup.size = size, dev)?;
             }
@@ -433,7 +436,11 @@ impl Session {
                 self.place(ring, |setup| setup.addr = Some(addr), dev)?;
             }
             Request::SetVringBase { ring, base } => {
-                let base = u16::try_from(base).map_err(|_| Refusal::RingBase(base))?;
+                if base > u16::MAX.into() && !self.is_packed() {
+                    return Err(Refusal::RingBase(base));
+                }
+                let size = self.ring(ring)?.setup.size;
+                self.check_base(ring, base, size)?;
                 self.change(ring, |state| state.setup.base = base, dev)?;
             }
             Request::SetVringEnable { ring, enable } => {
@@ -445,6 +452,7 @@ impl Session {
                 let kick = self.notification(ring, has_fd, fds, EventFd::from_fd)?;
                 let setup = self.ring(ring)?.setup;
                 self.check(ring, &setup)?;
+                self.check_base(ring, setup.base, setup.size)?;
                 let started = |state: &mut RingState| {
                     state.kick = kick;
                     state.started = true;
@@ -471,6 +479,11 @@ impl Session {
             Request::Unknown(code) => return Err(Refusal::Unknown(code)),
         }
         Ok(None)
+    }
+
+    /// Whether the driver makes its rings packed.
+    fn is_packed(&self) -> bool {
+        self.features.is_some_and(is_packed)
     }
 
     fn ring(&mut self, ring: u32) -> Result<&mut RingState, Refusal> {
@@ -568,8 +581,7 @@ impl Session {
         let state = self.ring(ring)?;
         state.started = false;
         state.kick = None;
-        let base = u32::from(state.setup.base);
-        Ok([ring.to_ne_bytes(), base.to_ne_bytes()].concat())
+        Ok([ring.to_ne_bytes(), state.setup.base.to_ne_bytes()].concat())
     }
 
     /// Changes the size or the addresses of a ring, if it is in guest memory then.
@@ -594,6 +606,14 @@ impl Session {
         Ok(())
     }
 
+    /// A ring whose size is known can go on at its base. The size may still change, to one that an old base does not fit.
+    fn check_base(&self, ring: u32, base: u32, size: u16) -> Result<(), Refusal> {
+        if self.is_packed() && size > 0 {
+            packed::side_of(base, size).map_err(|error| Refusal::Ring(ring, error))?;
+        }
+        Ok(())
+    }
+
     /// Changes a ring, taking it from the device meanwhile. If its memory is away just now, it
     /// waits for it.
     fn change(
@@ -611,19 +631,22 @@ impl Session {
     /// Where a ring with this setup is in guest memory.
     fn locate(&self, ring: u32, setup: &RingSetup) -> Result<VringConfig, Refusal> {
         let outside = Refusal::Ring(ring, RingError::RingOutside);
-        let (Some(addr), size) = (setup.addr, u64::from(setup.size)) else {
+        let Some(addr) = setup.addr else {
             return Err(outside);
         };
-        let find = |user_addr, len| self.memory.user_to_guest(user_addr, len);
+        let packed = self.is_packed();
+        let layout = RingAddresses::layout(packed, setup.size);
+        let find = |user_addr, (len, _)| self.memory.user_to_guest(user_addr, len);
         let parts = (
-            find(addr.desc, 16 * size),
-            find(addr.avail, 6 + 2 * size),
-            find(addr.used, 6 + 8 * size),
+            find(addr.desc, layout[0]),
+            find(addr.avail, layout[1]),
+            find(addr.used, layout[2]),
         );
         let (Some(desc), Some(avail), Some(used)) = parts else {
             return Err(outside);
         };
-        if desc % 16 != 0 || avail % 2 != 0 || used % 4 != 0 {
+        let at = RingAddresses { desc, avail, used };
+        if !at.aligned(packed) {
             return Err(Refusal::Ring(ring, RingError::Misaligned));
         }
         Ok(VringConfig {
@@ -693,17 +716,20 @@ impl Session {
             None => {
                 state.started = false;
                 let setup = state.setup;
-                // Chains are returned in order, so the used index says what has been done.
+                // Chains are returned in order, so the used index says what has been done. A packed ring says nothing.
                 if let Some(index) = self.used_index(ring, &setup)
                     && let Some(state) = self.rings.get_mut(ring as usize)
                 {
-                    state.setup.base = index;
+                    state.setup.base = index.into();
                 }
             }
         }
     }
 
     fn used_index(&self, ring: u32, setup: &RingSetup) -> Option<u16> {
+        if self.is_packed() {
+            return None;
+        }
         let at = self.locate(ring, setup).ok()?.used.checked_add(2)?;
         let mut index = [0; 2];
         self.memory.slice(at, 2)?.read_slice(&mut index, 0).ok()?;

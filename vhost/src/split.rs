@@ -8,102 +8,17 @@ use std::sync::Arc;
 use std::sync::atomic::{Ordering, fence};
 
 use virtio_bindings::virtio_ring as vr;
-use vm_memory::{Bytes, VolatileMemory, VolatileSlice};
+use vm_memory::Bytes;
 
 use crate::memory::GuestMemory;
 use crate::net_hdr::has;
+use crate::ring::{
+    AHEAD, Chain, DESC_SIZE, Descriptor, Gather, INDIRECT, Mark, NEXT, Part, RingAddresses,
+    RingError, Segment, Token, look_ahead,
+};
 
-/// What a driver did that its ring cannot go on from; the ring is broken until it is restarted.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
-pub enum RingError {
-    /// A size that is not a power of two from 1 to 32768 (virtio 2.7).
-    #[error("ring size {0} is not a power of two up to 32768")]
-    Size(u16),
-    /// A ring part on an address that virtio 2.7 does not allow.
-    #[error("ring part is misaligned")]
-    Misaligned,
-    /// A ring part that is not wholly inside one memory region.
-    #[error("ring part is outside guest memory")]
-    RingOutside,
-    /// The available index is further ahead than the ring has entries, or went back.
-    #[error("available index jumped from {from} to {to}")]
-    AvailJump {
-        /// Entries up to here had been returned.
-        from: u16,
-        /// The index that was read.
-        to: u16,
-    },
-    /// An available entry or a `next` field that is no descriptor of its table.
-    #[error("descriptor index {0} out of range")]
-    DescOutOfRange(u16),
-    /// More descriptors in a chain than the ring has (a loop, or a chain virtio 2.7.5.3.1 forbids) or than 1024.
-    #[error("descriptor chain longer than the ring or 1024")]
-    ChainTooLong,
-    /// A receive buffer without room for the virtio-net header, or for anything (virtio 5.1.9.3.1).
-    #[error("receive buffer too small for any frame")]
-    BufferTooSmall,
-    /// An indirect descriptor without `RING_INDIRECT_DESC`, inside an indirect table, or with `NEXT`.
-    #[error("indirect descriptor where none may be")]
-    BadIndirect,
-    /// An indirect table that is empty, not a multiple of 16 bytes, or not inside one region.
-    #[error("malformed indirect table")]
-    BadIndirectTable,
-    /// A device-readable buffer after a device-writable one (virtio 2.7.4.2).
-    #[error("readable descriptor after a writable one")]
-    ReadableAfterWritable,
-    /// A buffer that is not in guest memory.
-    #[error("buffer outside guest memory")]
-    BufferOutside,
-    /// The file behind the memory shrank while it was in use.
-    #[error("guest memory vanished")]
-    MemoryFault,
-}
-
-/// One piece of a buffer: guest-physical bytes that were inside one region when the chain was walked.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Segment {
-    pub(crate) gpa: u64,
-    pub(crate) len: u32,
-}
-
-/// Available chains read at a time.
-const AHEAD: usize = 32;
-
-/// Most descriptors in a chain, as many as QEMU allows.
-const CHAIN_MAX: u16 = 1024;
-
-const DESC_SIZE: u64 = 16;
-const CACHE_LINE: usize = 64;
-const NEXT: u16 = vr::VRING_DESC_F_NEXT as u16;
-const WRITE: u16 = vr::VRING_DESC_F_WRITE as u16;
-const INDIRECT: u16 = vr::VRING_DESC_F_INDIRECT as u16;
 const NO_NOTIFY: u16 = vr::VRING_USED_F_NO_NOTIFY as u16;
 const NO_INTERRUPT: u16 = vr::VRING_AVAIL_F_NO_INTERRUPT as u16;
-
-/// One of the three parts of a ring.
-#[derive(Debug, Clone, Copy)]
-struct Part {
-    gpa: u64,
-    len: usize,
-    /// The region it was last found in.
-    hint: usize,
-}
-
-impl Part {
-    fn slice<'m>(&mut self, mem: &'m GuestMemory) -> Result<VolatileSlice<'m, ()>, RingError> {
-        mem.slice_hint(self.gpa, self.len, &mut self.hint)
-            .ok_or(RingError::RingOutside)
-    }
-}
-
-/// A place to go back to: nothing taken or returned since has been seen by the driver.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Mark {
-    next: u16,
-    done: u16,
-    pending: usize,
-}
 
 /// The ring proper; see the module.
 #[derive(Debug)]
@@ -135,62 +50,6 @@ pub(crate) struct SplitRing {
     ahead_len: u16,
 }
 
-/// An available chain with its first descriptor, which is not read again.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(crate) struct Chain {
-    /// Index of the first descriptor: what is returned to the driver.
-    pub(crate) head: u16,
-    first: Descriptor,
-    /// Whether the first descriptor's buffer is inside one region.
-    inside: bool,
-}
-
-/// One entry of a descriptor table (virtio 2.7.5).
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-struct Descriptor {
-    gpa: u64,
-    len: u32,
-    flags: u16,
-    next: u16,
-}
-
-impl Descriptor {
-    /// The entry at `offset`, each of its two words read once.
-    #[inline]
-    fn read(table: &VolatileSlice<'_, ()>, offset: usize) -> Option<Descriptor> {
-        let low = table.get_ref::<u64>(offset).ok()?;
-        let high = table.get_ref::<u64>(offset + 8).ok()?;
-        let rest = u64::from_le(high.load());
-        Some(Descriptor {
-            gpa: u64::from_le(low.load()),
-            len: rest as u32,
-            flags: (rest >> 32) as u16,
-            next: (rest >> 48) as u16,
-        })
-    }
-}
-
-impl Chain {
-    /// The chain's buffer, if it is a single piece of the wanted kind inside one region: what most chains are.
-    #[inline]
-    pub(crate) fn only(&self, writable: bool) -> Option<Segment> {
-        let Descriptor {
-            gpa, len, flags, ..
-        } = self.first;
-        let kind = if writable { WRITE } else { 0 };
-        let plain = self.inside && flags & (NEXT | INDIRECT | WRITE) == kind && len > 0;
-        plain.then_some(Segment { gpa, len })
-    }
-}
-
-/// Guest addresses of a ring's three parts.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct RingAddresses {
-    pub(crate) desc: u64,
-    pub(crate) avail: u64,
-    pub(crate) used: u64,
-}
-
 impl SplitRing {
     pub(crate) fn new(
         mem: Arc<GuestMemory>,
@@ -202,20 +61,18 @@ impl SplitRing {
         if !size.is_power_of_two() || size > 1 << 15 {
             return Err(RingError::Size(size));
         }
-        if !at.desc.is_multiple_of(16) || !at.avail.is_multiple_of(2) || !at.used.is_multiple_of(4)
-        {
+        if !at.aligned(false) {
             return Err(RingError::Misaligned);
         }
         let event_idx = has(features, vr::VIRTIO_RING_F_EVENT_IDX);
         let entries = usize::from(size);
         let event = if event_idx { 2 } else { 0 };
-        let part = |gpa, len| Part { gpa, len, hint: 0 };
         let mut ring = SplitRing {
             mem,
             size,
-            desc: part(at.desc, entries * 16),
-            avail: part(at.avail, 4 + entries * 2 + event),
-            used: part(at.used, 4 + entries * 8 + event),
+            desc: Part::new(at.desc, entries * 16),
+            avail: Part::new(at.avail, 4 + entries * 2 + event),
+            used: Part::new(at.used, 4 + entries * 8 + event),
             hint: 0,
             event_idx,
             indirect: has(features, vr::VIRTIO_RING_F_INDIRECT_DESC),
@@ -311,9 +168,6 @@ impl SplitRing {
     }
 
     /// Reads available chains from `next` on, as many as there are up to the end of the ring.
-    ///
-    /// One kind of memory after the other: the cache misses of a burst overlap, where those of one frame after the other
-    /// would add up. Of each buffer that will be looked at a word of every cache line is read, and not used.
     fn read_ahead(&mut self) -> Result<(), RingError> {
         let at = usize::from(self.next & (self.size - 1));
         let n = usize::from(self.seen.wrapping_sub(self.next))
@@ -328,37 +182,22 @@ impl SplitRing {
         let table = self.desc.slice(&self.mem)?;
         for (chain, head) in self.ahead.iter_mut().zip(&heads[..n]) {
             let head = u16::from_le_bytes(*head);
+            // A head that is not in the table is found out when the chain is walked.
             let first = Descriptor::read(&table, usize::from(head) * DESC_SIZE as usize);
-            *chain = Chain {
-                head,
-                // A head that is not in the table is found out when the chain is walked.
-                first: first.unwrap_or_default(),
-                inside: false,
-            };
+            *chain = Chain::new(Token { id: head, descs: 1 }, first.unwrap_or_default());
         }
         self.ahead_at = self.next;
         self.ahead_len = n as u16;
-        let mut window = self.mem.window(self.hint);
-        for chain in &mut self.ahead[..n] {
-            let Some(buffer) = window.slice(chain.first.gpa, chain.first.len as usize) else {
-                continue;
-            };
-            chain.inside = true;
-            let last = buffer.len().min(self.looked_at).saturating_sub(1);
-            for offset in (0..self.looked_at).step_by(CACHE_LINE) {
-                let byte = buffer.get_ref::<u8>(offset.min(last));
-                byte.map(|b| b.load()).unwrap_or_default();
-            }
-        }
-        self.hint = window.region();
+        look_ahead(
+            &self.mem,
+            &mut self.hint,
+            &mut self.ahead[..n],
+            self.looked_at,
+        );
         Ok(())
     }
 
-    /// Walks the chain at `head`, appends its device-writable (or else its device-readable) pieces
-    /// to `out` and answers how many bytes they have.
-    ///
-    /// At most as many descriptors as the ring has are looked at, whatever the chain claims, and never more than
-    /// [`CHAIN_MAX`]: the time for one frame is bounded.
+    /// Walks a chain; see [`Ring::walk`](crate::ring::Ring::walk).
     #[inline]
     pub(crate) fn walk(
         &mut self,
@@ -370,21 +209,14 @@ impl SplitRing {
         let mut table_hint = self.desc.hint;
         let mut in_table = false;
         let mut entries = u32::from(self.size);
-        let mut index = chain.head;
+        let mut index = chain.token.id;
         let mut first = Some(chain.first);
-        let mut left = self.size.min(CHAIN_MAX);
-        let mut seen_writable = false;
-        let mut total = 0;
+        let mut gather = Gather::new(&self.mem, &mut self.hint, self.size, writable, out);
         loop {
             if u32::from(index) >= entries {
                 return Err(RingError::DescOutOfRange(index));
             }
-            let Descriptor {
-                gpa,
-                len,
-                flags,
-                next,
-            } = match first.take() {
+            let desc = match first.take() {
                 Some(first) => first,
                 None => self
                     .mem
@@ -396,85 +228,44 @@ impl SplitRing {
                     .and_then(|entry| Descriptor::read(&entry, 0))
                     .ok_or(RingError::RingOutside)?,
             };
-
-            if flags & INDIRECT != 0 {
-                if !self.indirect || in_table || flags & NEXT != 0 {
+            if desc.flags & INDIRECT != 0 {
+                if !self.indirect || in_table || desc.flags & NEXT != 0 {
                     return Err(RingError::BadIndirect);
                 }
-                table_hint = self.hint;
-                let inside = self
-                    .mem
-                    .slice_hint(gpa, len as usize, &mut table_hint)
-                    .is_some();
-                if len == 0 || !u64::from(len).is_multiple_of(DESC_SIZE) || !inside {
-                    return Err(RingError::BadIndirectTable);
-                }
-                (table, entries, index, in_table) = (gpa, len / DESC_SIZE as u32, 0, true);
+                entries = gather.table(desc, &mut table_hint)?;
+                (table, index, in_table) = (desc.gpa, 0, true);
                 continue;
             }
-            left = left.checked_sub(1).ok_or(RingError::ChainTooLong)?;
-            let is_writable = flags & WRITE != 0;
-            if seen_writable && !is_writable {
-                return Err(RingError::ReadableAfterWritable);
+            gather.push(desc)?;
+            if desc.flags & NEXT == 0 {
+                return Ok(gather.total);
             }
-            seen_writable = is_writable;
-            if is_writable == writable && len > 0 {
-                if self
-                    .mem
-                    .slice_hint(gpa, len as usize, &mut self.hint)
-                    .is_some()
-                {
-                    out.push(Segment { gpa, len });
-                } else {
-                    self.push_spanning(gpa, len, out)?;
-                }
-                total += u64::from(len);
-            }
-            if flags & NEXT == 0 {
-                return Ok(total);
-            }
-            index = next;
+            index = desc.next;
         }
-    }
-
-    /// Appends a buffer that is not inside one region: region by region, if they adjoin.
-    #[cold]
-    fn push_spanning(
-        &self,
-        mut gpa: u64,
-        mut len: u32,
-        out: &mut Vec<Segment>,
-    ) -> Result<(), RingError> {
-        while len > 0 {
-            let here = self.mem.bytes_from(gpa).ok_or(RingError::BufferOutside)?;
-            let n = here.min(u64::from(len)) as u32;
-            out.push(Segment { gpa, len: n });
-            gpa = gpa.wrapping_add(u64::from(n));
-            len -= n;
-        }
-        Ok(())
     }
 
     /// Returns the oldest chain that is not returned yet, `len` bytes of it written.
     #[inline]
-    pub(crate) fn push_used(&mut self, head: u16, len: u32) {
-        let element = u64::from(head) | u64::from(len) << 32;
+    pub(crate) fn push_used(&mut self, chain: Token, len: u32) {
+        let element = u64::from(chain.id) | u64::from(len) << 32;
         self.pending.push(element.to_le_bytes());
         self.done = self.done.wrapping_add(1);
     }
 
     pub(crate) fn mark(&self) -> Mark {
         Mark {
-            next: self.next,
-            done: self.done,
+            taken: self.next,
+            returned: self.done,
+            next: 0,
+            done: 0,
             pending: self.pending.len(),
         }
     }
 
     /// Untakes and unreturns everything since `mark`; there was no [`publish`](Self::publish) between.
     pub(crate) fn rollback(&mut self, mark: Mark) {
-        self.next = mark.next;
-        self.done = mark.done;
+        self.next = mark.taken;
+        self.done = mark.returned;
         self.pending.truncate(mark.pending);
     }
 
@@ -548,7 +339,5 @@ fn crosses(event: u16, old: u16, new: u16) -> bool {
     new.wrapping_sub(event).wrapping_sub(1) < new.wrapping_sub(old)
 }
 
-#[cfg(test)]
-pub(crate) mod driver;
 #[cfg(test)]
 mod tests;

@@ -8,7 +8,7 @@ use vm_memory::{VolatileMemory, VolatileSlice};
 
 use crate::frame::FrameBuf;
 use crate::net_hdr::{FrameFault, HEAD_MAX, MAX_FRAME, MIN_FRAME, NetHdr, header_len};
-use crate::split::{RingError, Segment};
+use crate::ring::{RingError, Segment, Token};
 use crate::vring::Vring;
 
 /// What [`TxQueue::next`] took off the ring.
@@ -31,9 +31,9 @@ pub struct TxFrame(Box<Taken>);
 struct Taken {
     hdr: NetHdr,
     len: u32,
-    /// Descriptor chain to return.
-    chain: u16,
-    /// Available index it came with.
+    /// What to return.
+    chain: Token,
+    /// Its number among the chains of the ring.
     seq: u16,
     head_len: u8,
     head: [u8; HEAD_MAX],
@@ -72,7 +72,7 @@ impl Default for Taken {
         Taken {
             hdr: NetHdr::default(),
             len: 0,
-            chain: 0,
+            chain: Token::default(),
             seq: 0,
             head_len: 0,
             head: [0; HEAD_MAX],
@@ -89,14 +89,12 @@ pub struct TxQueue {
     header_len: usize,
     /// The region a payload was last found in.
     hint: usize,
-    /// Chains completed before their predecessors, by available index; `NOT_YET` for the others.
-    early: Vec<u32>,
+    /// Chains completed before their predecessors, by number; a power of two of them.
+    early: Vec<Option<Token>>,
     early_count: u16,
     /// Frames that came back.
     spare: Vec<TxFrame>,
 }
-
-const NOT_YET: u32 = u32::MAX;
 
 impl TxQueue {
     /// The transmit queue on `vring`.
@@ -106,7 +104,7 @@ impl TxQueue {
         TxQueue {
             header_len,
             hint: 0,
-            early: vec![NOT_YET; usize::from(vring.size())],
+            early: vec![None; usize::from(vring.size()).next_power_of_two()],
             early_count: 0,
             spare: Vec::new(),
             vring,
@@ -143,12 +141,12 @@ impl TxQueue {
         if !self.vring.enabled() {
             return Ok(None);
         }
-        let seq = self.vring.ring.next();
+        let seq = self.vring.ring.taken();
         let Some(chain) = self.vring.ring.take()? else {
             return Ok(None);
         };
         let TxFrame(mut frame) = self.spare.pop().unwrap_or_else(|| TxFrame(Box::default()));
-        frame.chain = chain.head;
+        frame.chain = chain.token;
         frame.seq = seq;
         frame.segments.clear();
         let total = match chain.only(false) {
@@ -258,11 +256,11 @@ impl TxQueue {
         let mut frames = 0;
         // A driver that goes on adding meanwhile waits for the next round.
         while frames < u32::from(self.vring.size()) {
-            let seq = self.vring.ring.next();
+            let seq = self.vring.ring.taken();
             let Some(chain) = self.vring.ring.take()? else {
                 break;
             };
-            self.complete_chain(seq, chain.head);
+            self.complete_chain(seq, chain.token);
             frames += 1;
         }
         Ok(frames)
@@ -277,27 +275,26 @@ impl TxQueue {
         }
     }
 
-    fn complete_chain(&mut self, seq: u16, chain: u16) {
-        let mask = usize::from(self.vring.size() - 1);
+    fn complete_chain(&mut self, seq: u16, chain: Token) {
+        let mask = self.early.len() - 1;
         let ring = &mut self.vring.ring;
-        if seq != ring.done() {
-            let waiting = ring.next().wrapping_sub(ring.done());
-            if seq.wrapping_sub(ring.done()) >= waiting {
+        if seq != ring.returned() {
+            let waiting = ring.taken().wrapping_sub(ring.returned());
+            if seq.wrapping_sub(ring.returned()) >= waiting {
                 return; // not one of this queue's
             }
             if let Some(slot) = self.early.get_mut(usize::from(seq) & mask) {
-                *slot = u32::from(chain);
+                *slot = Some(chain);
                 self.early_count += 1;
             }
             return;
         }
         ring.push_used(chain, 0);
         while self.early_count > 0
-            && let Some(slot) = self.early.get_mut(usize::from(ring.done()) & mask)
-            && *slot != NOT_YET
+            && let Some(slot) = self.early.get_mut(usize::from(ring.returned()) & mask)
+            && let Some(chain) = slot.take()
         {
-            ring.push_used(*slot as u16, 0);
-            *slot = NOT_YET;
+            ring.push_used(chain, 0);
             self.early_count -= 1;
         }
     }

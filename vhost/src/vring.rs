@@ -8,24 +8,26 @@ use std::sync::Arc;
 
 use crate::eventfd::EventFd;
 use crate::memory::GuestMemory;
-use crate::split::{RingAddresses, RingError, SplitRing};
+use crate::ring::{Ring, RingAddresses, RingError};
 
 /// What the front end said about one ring.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct VringConfig {
     /// Number of the ring in its device: even receive, odd transmit.
     pub index: u32,
-    /// Descriptors; a power of two up to 32768.
+    /// Descriptors; up to 32768, and a power of two unless `features` has `RING_PACKED`.
     pub size: u16,
     /// Guest address of the descriptor table.
     pub desc: u64,
-    /// Guest address of the available (driver) ring.
+    /// Guest address of the available ring; of a packed ring, of the driver event suppression area.
     pub avail: u64,
-    /// Guest address of the used (device) ring.
+    /// Guest address of the used ring; of a packed ring, of the device event suppression area.
     pub used: u64,
-    /// The first available entry to process.
-    pub base: u16,
-    /// Virtio feature bits that the driver acknowledged.
+    /// Where to go on, as SET_VRING_BASE says it: the first available entry to process; of a packed ring (vhost-user
+    /// "Virtio vring state"), offset in bits 0 to 14 and wrap counter in bit 15 of the available side, the same of the
+    /// used side in bits 16 to 31.
+    pub base: u32,
+    /// Virtio feature bits that the driver acknowledged. `RING_PACKED` says which format the ring has.
     pub features: u64,
     /// Whether frames may flow (vhost-user "Ring states").
     pub enabled: bool,
@@ -34,7 +36,7 @@ pub struct VringConfig {
 /// One ring, ready to run or stopped; see the module.
 #[derive(Debug)]
 pub struct Vring {
-    pub(crate) ring: SplitRing,
+    pub(crate) ring: Ring,
     index: u32,
     features: u64,
     enabled: bool,
@@ -45,10 +47,10 @@ pub struct Vring {
 }
 
 impl Vring {
-    /// A ring at the addresses of `config` in `mem`. Used entries go on from the used index that is
-    /// in memory. Without `kick` the ring must be polled, without `call` the driver polls.
+    /// A ring at the addresses of `config` in `mem`. The used entries of a
+    /// split ring go on from the used index that is in memory. Without `kick` the ring must be polled, without `call` the driver polls.
     ///
-    /// Fails if the size is not one of virtio 2.7, or a part of the ring is misaligned or not
+    /// Fails if the size or the base is not one of the format, or a part of the ring is misaligned or not
     /// inside one region.
     pub fn new(
         config: VringConfig,
@@ -63,7 +65,7 @@ impl Vring {
             used: config.used,
         };
         Ok(Vring {
-            ring: SplitRing::new(mem, config.size, at, config.base, config.features)?,
+            ring: Ring::new(mem, config.size, at, config.base, config.features)?,
             index: config.index,
             features: config.features,
             enabled: config.enabled,
@@ -84,9 +86,9 @@ impl Vring {
         self.ring.size()
     }
 
-    /// The first available entry that has not been returned: what GET_VRING_BASE answers.
-    pub fn base(&self) -> u16 {
-        self.ring.done()
+    /// The first available entry that has not been returned: what GET_VRING_BASE answers. See [`VringConfig::base`].
+    pub fn base(&self) -> u32 {
+        self.ring.base()
     }
 
     /// Whether frames may flow.
@@ -163,7 +165,7 @@ impl Vring {
         }
     }
 
-    /// See [`SplitRing::set_notify`]; an error shows when the ring is used next.
+    /// See [`Ring::set_notify`]; an error shows when the ring is used next.
     pub(crate) fn set_notify(&mut self, on: bool) -> bool {
         if self.is_broken() {
             return false;

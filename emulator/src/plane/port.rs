@@ -3,8 +3,8 @@
 use vf_model::{DropReason, FrameMeta, Gso, Nanos, VfIndex};
 use vf_vhost::frame::{FrameBuf, TagEdit};
 use vf_vhost::net_hdr::{HEAD_MAX, NetHdr};
+use vf_vhost::ring::RingError;
 use vf_vhost::rx::{RxOutcome, RxQueue};
-use vf_vhost::split::RingError;
 use vf_vhost::tx::{TxFrame, TxQueue};
 use vf_vhost::vring::Vring;
 

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::features::MQ as F_MQ;
-use crate::split::driver::{
+use crate::ring::driver::{
     AVAIL, BASE, DESC, Driver, F_INDIRECT, F_NEXT, F_WRITE, HEAP, REGION, USED,
 };
 

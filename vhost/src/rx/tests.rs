@@ -4,8 +4,10 @@ use proptest::prelude::*;
 use virtio_bindings::virtio_config as config;
 
 use super::*;
+use crate::ring::driver::{
+    AVAIL, DESC, Driver, F_WRITE, HEAP, IN_ORDER, RING_PACKED, for_both_formats,
+};
 use crate::segment::tests::{super_frame, verify};
-use crate::split::driver::{AVAIL, DESC, Driver, F_WRITE, HEAP};
 use crate::tx::TxItem;
 
 const VERSION_1: u64 = 1 << config::VIRTIO_F_VERSION_1;
@@ -109,10 +111,20 @@ fn through_tx<R>(frame: &FrameBuf, cuts: &[usize], f: impl FnOnce(&TxQueue, &TxF
     f(&tx, &taken)
 }
 
-#[test]
-fn one_chain_without_mergeable_buffers() {
+for_both_formats! {
+    one_chain_without_mergeable_buffers,
+    mergeable_buffers_are_all_used_or_none,
+    a_chain_that_can_hold_nothing_breaks_the_ring,
+    a_disabled_ring_supplies_nothing,
+    a_partial_checksum_is_passed_on_or_completed,
+    a_frame_that_belies_its_header_is_not_delivered,
+    a_super_frame_is_segmented_all_or_nothing,
+    a_super_frame_stays_whole_for_who_takes_it,
+}
+
+fn one_chain_without_mergeable_buffers(format: u64) {
     for features in [0, VERSION_1] {
-        let mut rx = Receiver::new(features, 0xffff);
+        let mut rx = Receiver::new(format | features, 0xffff);
         let frame = plain(1514);
         assert_eq!(
             rx.queue.deliver(&frame, TagEdit::Keep),
@@ -134,9 +146,8 @@ fn one_chain_without_mergeable_buffers() {
     }
 }
 
-#[test]
-fn mergeable_buffers_are_all_used_or_none() {
-    let mut rx = Receiver::new(MRG, 0);
+fn mergeable_buffers_are_all_used_or_none(format: u64) {
+    let mut rx = Receiver::new(format | MRG, 0);
     let frame = plain(1000);
     for _ in 0..4 {
         rx.post(&[250], 1);
@@ -146,7 +157,7 @@ fn mergeable_buffers_are_all_used_or_none() {
         Ok(RxOutcome::NoBuffer)
     );
     assert_eq!(rx.receive(), []);
-    assert_eq!(rx.queue.vring().base(), 0);
+    assert_eq!(rx.queue.vring().base(), rx.driver.vring_base(0));
     assert!(rx.queue.has_room() && !rx.queue.set_notify(true));
     rx.post(&[250], 1);
     assert!(rx.queue.set_notify(true), "a buffer came");
@@ -158,10 +169,9 @@ fn mergeable_buffers_are_all_used_or_none() {
     assert!(!rx.queue.has_room());
 }
 
-#[test]
-fn a_chain_that_can_hold_nothing_breaks_the_ring() {
+fn a_chain_that_can_hold_nothing_breaks_the_ring(format: u64) {
     for features in [VERSION_1, VERSION_1 | MRG] {
-        let mut rx = Receiver::new(features, 0);
+        let mut rx = Receiver::new(format | features, 0);
         rx.driver.add(&[(HEAP, 100, false), (HEAP, 11, true)], 2);
         rx.post(&[100], 1);
         let broken = Err(RingError::BufferTooSmall);
@@ -170,9 +180,8 @@ fn a_chain_that_can_hold_nothing_breaks_the_ring() {
     }
 }
 
-#[test]
-fn a_disabled_ring_supplies_nothing() {
-    let mut rx = Receiver::new(VERSION_1, 0);
+fn a_disabled_ring_supplies_nothing(format: u64) {
+    let mut rx = Receiver::new(format | VERSION_1, 0);
     rx.post(&[2000], 1);
     let mut vring = rx.queue.into_vring();
     vring.set_enabled(false);
@@ -214,8 +223,7 @@ fn a_bad_chain_breaks_the_ring_and_leaves_no_part_of_a_frame() {
     assert!(!rx.queue.has_room());
 }
 
-#[test]
-fn a_partial_checksum_is_passed_on_or_completed() {
+fn a_partial_checksum_is_passed_on_or_completed(format: u64) {
     let mut frame = super_frame(false, 0, 500, 1);
     frame.hdr = NetHdr {
         gso_type: 0,
@@ -224,7 +232,7 @@ fn a_partial_checksum_is_passed_on_or_completed() {
         ..frame.hdr
     };
     for edit in [TagEdit::Keep, TagEdit::Insert([0x81, 0, 0, 9])] {
-        let mut rx = Receiver::new(VERSION_1 | GUEST_CSUM, 0);
+        let mut rx = Receiver::new(format | VERSION_1 | GUEST_CSUM, 0);
         rx.post(&[2000], 1);
         rx.queue.deliver(&frame, edit).unwrap();
         let (hdr, _, data) = rx.receive().remove(0);
@@ -236,7 +244,7 @@ fn a_partial_checksum_is_passed_on_or_completed() {
             "the field moved with the tag"
         );
 
-        let mut rx = Receiver::new(VERSION_1, 0);
+        let mut rx = Receiver::new(format | VERSION_1, 0);
         rx.post(&[2000], 1);
         rx.post(&[2000], 1);
         rx.queue.deliver(&frame, edit).unwrap();
@@ -263,9 +271,8 @@ fn verify_tcp(frame: &[u8]) -> usize {
     verify(&fixed).tcp
 }
 
-#[test]
-fn a_frame_that_belies_its_header_is_not_delivered() {
-    let mut rx = Receiver::new(VERSION_1, 0);
+fn a_frame_that_belies_its_header_is_not_delivered(format: u64) {
+    let mut rx = Receiver::new(format | VERSION_1, 0);
     rx.post(&[2000], 1);
     let hdr = NetHdr {
         flags: 1,
@@ -299,10 +306,9 @@ fn a_frame_that_belies_its_header_is_not_delivered() {
     }
 }
 
-#[test]
-fn a_super_frame_is_segmented_all_or_nothing() {
+fn a_super_frame_is_segmented_all_or_nothing(format: u64) {
     let frame = super_frame(false, 1, 10_000, 1000);
-    let mut rx = Receiver::new(VERSION_1 | GUEST_CSUM, 0);
+    let mut rx = Receiver::new(format | VERSION_1 | GUEST_CSUM, 0);
     for _ in 0..9 {
         rx.post(&[1600], 1);
     }
@@ -327,11 +333,10 @@ fn a_super_frame_is_segmented_all_or_nothing() {
     assert_eq!(payload, frame.data[frame.data.len() - 10_000..]);
 }
 
-#[test]
-fn a_super_frame_stays_whole_for_who_takes_it() {
+fn a_super_frame_stays_whole_for_who_takes_it(format: u64) {
     for v6 in [false, true] {
         let frame = super_frame(v6, 0, 30_000, 1448);
-        let mut rx = Receiver::new(VERSION_1 | MRG | GUEST_CSUM | GUEST_TSO, 0);
+        let mut rx = Receiver::new(format | VERSION_1 | MRG | GUEST_CSUM | GUEST_TSO, 0);
         for _ in 0..30 {
             rx.post(&[1536], 1);
         }
@@ -360,13 +365,14 @@ proptest! {
     fn frames_arrive_as_they_were_sent(
         base: u16,
         features in proptest::sample::select(vec![0, VERSION_1, MRG, VERSION_1 | MRG, VERSION_1 | MRG | 1 << 29]),
+        format in proptest::sample::select(vec![0, RING_PACKED, RING_PACKED | IN_ORDER]),
         steps in proptest::collection::vec((
             14usize..4000,
             proptest::collection::vec(1usize..60, 0..14),
             proptest::collection::vec(proptest::collection::vec(1u32..2500, 1..12), 0..5),
             0usize..4, any::<bool>(), 0usize..3), 1..60),
     ) {
-        let mut rx = Receiver::new(features, base);
+        let mut rx = Receiver::new(features | format, base);
         // Frames that must come out, and how many bytes each posted chain can still hold.
         let mut expected = Vec::new();
         let mut room = std::collections::VecDeque::new();

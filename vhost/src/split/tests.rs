@@ -3,13 +3,10 @@
 use proptest::prelude::*;
 use virtio_bindings::virtio_ring as vr;
 
-use crate::eventfd::EventFd;
-
-use super::driver::*;
 use super::*;
+use crate::ring::driver::*;
 
 const INDIRECT_DESC: u64 = 1 << vr::VIRTIO_RING_F_INDIRECT_DESC;
-const EVENT_IDX: u64 = 1 << vr::VIRTIO_RING_F_EVENT_IDX;
 
 fn ring(driver: &Driver, size: u16, base: u16, features: u64) -> SplitRing {
     let at = RingAddresses {
@@ -172,7 +169,7 @@ fn the_available_index_may_move_by_the_ring_size_and_never_back() {
         );
         to(8);
         for _ in 0..8 {
-            assert_eq!(ring.take().unwrap().unwrap().head, 0);
+            assert_eq!(ring.take().unwrap().unwrap().token.id, 0);
         }
         assert_eq!(ring.take(), Ok(None));
         to(7);
@@ -185,8 +182,8 @@ fn the_available_index_may_move_by_the_ring_size_and_never_back() {
             ring.take().is_err(),
             "more than the ring, nothing was returned"
         );
-        ring.push_used(0, 0);
-        assert_eq!(ring.take().unwrap().unwrap().head, 0);
+        ring.push_used(Token::default(), 0);
+        assert_eq!(ring.take().unwrap().unwrap().token.id, 0);
     }
 }
 
@@ -231,7 +228,7 @@ fn arming_sees_what_came_meanwhile() {
         }
         driver.offer(0);
         assert_eq!(ring.set_notify(true), Ok(true));
-        assert_eq!(ring.take().unwrap().unwrap().head, 0);
+        assert_eq!(ring.take().unwrap().unwrap().token.id, 0);
         assert_eq!(ring.set_notify(true), Ok(false));
         if features == EVENT_IDX {
             assert_eq!(driver.avail_event(), 0);
@@ -253,107 +250,9 @@ fn suppression_words_of_the_other_mode_are_ignored() {
         driver.set_used_event(event);
         driver.offer(0);
         let chain = ring.take().unwrap().unwrap();
-        ring.push_used(chain.head, 0);
+        ring.push_used(chain.token, 0);
         assert_eq!(ring.publish(), Ok(wanted), "{features:#x} {flags} {event}");
     }
-}
-
-/// Sleeps until `fd` is signalled; panics after two seconds: a wake-up was lost.
-fn sleep_on(fd: &EventFd, who: &str) {
-    let timeout = rustix::event::Timespec {
-        tv_sec: 2,
-        tv_nsec: 0,
-    };
-    let mut fds = [rustix::event::PollFd::new(fd, rustix::event::PollFlags::IN)];
-    let ready = rustix::event::poll(&mut fds, Some(&timeout)).unwrap();
-    assert_eq!(ready, 1, "{who} was never woken");
-    fd.drain();
-}
-
-/// Both ends on their own threads, asleep when there is nothing to do, at ever other moments. It
-/// proves the protocol, not the fences: the reordering they forbid is too rare to wait for.
-#[test]
-fn no_wake_up_is_lost() {
-    for (device_looks, driver_looks) in [(0, 0), (100_000, 0), (0, 100_000)] {
-        ping_pong(EVENT_IDX, device_looks, driver_looks);
-    }
-    ping_pong(0, 0, 0);
-}
-
-fn ping_pong(features: u64, device_looks: u32, driver_looks: u32) {
-    const BASE: u16 = 0xfff0;
-    const FRAMES: u32 = 10_000;
-    let mut driver = Driver::new(1, features, BASE);
-    let (kick, call) = (EventFd::new().unwrap(), driver.call.clone());
-    let woken = kick.clone();
-    let mut ring = ring(&driver, 1, BASE, features);
-    std::thread::scope(|threads| {
-        threads.spawn(move || {
-            let mut taken = 0;
-            let mut looks = 0;
-            while taken < FRAMES {
-                if let Some(chain) = ring.take().unwrap() {
-                    ring.push_used(chain.head, taken);
-                    taken += 1;
-                    looks = 0;
-                    if ring.publish().unwrap() {
-                        call.signal();
-                    }
-                } else if looks < device_looks.max(taken % 61) {
-                    looks += 1;
-                } else if !ring.set_notify(true).unwrap() {
-                    sleep_on(&woken, "the device");
-                }
-            }
-        });
-        for i in 0..FRAMES {
-            let n = BASE.wrapping_add(i as u16);
-            driver.set_used_event(n.wrapping_sub(1));
-            driver.add(&[(HEAP, 64, false)], 1);
-            if features == 0 || driver.avail_event() == n {
-                kick.signal();
-            }
-            let mut used = driver.used();
-            let mut looks = 0;
-            while used.is_empty() {
-                if looks < driver_looks.max(i % 61) {
-                    looks += 1;
-                } else {
-                    driver.set_used_event(n);
-                    used = driver.used();
-                    if !used.is_empty() {
-                        break;
-                    }
-                    sleep_on(&driver.call, "the driver");
-                }
-                used = driver.used();
-            }
-            assert_eq!(used, [(0, i)], "each once, written before the index");
-        }
-    });
-}
-
-#[test]
-fn a_ring_whose_memory_vanished_stops() {
-    let fd = rustix::fs::memfd_create("guest", rustix::fs::MemfdFlags::CLOEXEC).unwrap();
-    rustix::fs::ftruncate(&fd, REGION).unwrap();
-    let spec = crate::memory::RegionSpec {
-        guest_addr: BASE,
-        size: REGION,
-        user_addr: 0,
-        mmap_offset: 0,
-    };
-    let mem = GuestMemory::map(vec![(spec, fd.try_clone().unwrap())]).unwrap();
-    let at = RingAddresses {
-        desc: DESC,
-        avail: AVAIL,
-        used: USED,
-    };
-    let mut ring = SplitRing::new(mem.clone(), 8, at, 0, 0).unwrap();
-    rustix::fs::ftruncate(&fd, HEAP - BASE).unwrap();
-    assert_eq!(ring.take(), Ok(None));
-    mem.slice(HEAP, 8).unwrap().copy_from(&[1u8; 8]);
-    assert_eq!(ring.take(), Err(RingError::MemoryFault));
 }
 
 #[test]
@@ -370,7 +269,7 @@ fn a_burst_that_passes_the_event_is_told() {
         driver.set_used_event(event);
         for i in 0..4 {
             driver.offer(i);
-            ring.push_used(i, 0);
+            ring.push_used(Token { id: i, descs: 1 }, 0);
         }
         assert_eq!(ring.publish(), Ok(wanted), "{event}");
     }
@@ -415,7 +314,7 @@ proptest! {
                 prop_assert_eq!(total, out.iter().map(|s| u64::from(s.len)).sum::<u64>());
                 prop_assert!(out.iter().all(|s| driver.mem.slice(s.gpa, s.len as usize).is_some()));
             }
-            ring.push_used(chain.head, 0);
+            ring.push_used(chain.token, 0);
         }
         ring.publish().unwrap();
         let ids: Vec<u16> = driver.used().iter().map(|u| u.0).collect();

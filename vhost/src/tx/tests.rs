@@ -5,7 +5,10 @@ use proptest::prelude::*;
 use virtio_bindings::{virtio_config as config, virtio_net as net};
 
 use super::*;
-use crate::split::driver::{AVAIL, BASE, DESC, Driver, F_NEXT, F_WRITE, HEAP, REGION};
+use crate::ring::driver::{
+    AVAIL, BASE, DESC, Driver, F_NEXT, F_WRITE, HEAP, IN_ORDER, REGION, RING_PACKED,
+    for_both_formats,
+};
 
 const VERSION_1: u64 = 1 << config::VIRTIO_F_VERSION_1;
 const CSUM: u64 = 1 << net::VIRTIO_NET_F_CSUM;
@@ -32,10 +35,21 @@ fn fault(queue: &mut TxQueue) -> FrameFault {
     }
 }
 
-#[test]
-fn a_frame_is_taken_and_returned() {
+for_both_formats! {
+    a_frame_is_taken_and_returned,
+    the_head_is_read_once,
+    bad_frames_are_returned_and_the_ring_goes_on,
+    four_gigabytes_in_one_chain_are_oversize,
+    a_buffer_may_span_adjoining_regions,
+    a_checksum_outside_is_a_bad_frame,
+    a_disabled_ring_is_drained_once_kicked_and_nothing_comes_out,
+    frames_that_were_not_completed_come_again,
+    arming_does_not_lose_work,
+}
+
+fn a_frame_is_taken_and_returned(format: u64) {
     for features in [0, VERSION_1] {
-        let mut driver = Driver::new(8, features, 0);
+        let mut driver = Driver::new(8, format | features, 0);
         let mut queue = TxQueue::new(driver.vring(1));
         assert!(queue.next().unwrap().is_none());
         let data = bytes(1514);
@@ -60,9 +74,8 @@ fn a_frame_is_taken_and_returned() {
     }
 }
 
-#[test]
-fn the_head_is_read_once() {
-    let mut driver = Driver::new(8, VERSION_1, 0);
+fn the_head_is_read_once(format: u64) {
+    let mut driver = Driver::new(8, format | VERSION_1, 0);
     let mut queue = TxQueue::new(driver.vring(1));
     let data = bytes(200);
     driver.send(&with_hdr(NetHdr::default(), &data), &[], 1);
@@ -74,9 +87,8 @@ fn the_head_is_read_once() {
     assert_eq!(copy.data[128..], [0xee; 72]);
 }
 
-#[test]
-fn bad_frames_are_returned_and_the_ring_goes_on() {
-    let mut driver = Driver::new(64, VERSION_1, 0);
+fn bad_frames_are_returned_and_the_ring_goes_on(format: u64) {
+    let mut driver = Driver::new(64, format | VERSION_1, 0);
     let mut queue = TxQueue::new(driver.vring(1));
     let csum = NetHdr {
         flags: 1,
@@ -117,18 +129,16 @@ fn bad_frames_are_returned_and_the_ring_goes_on() {
     assert_eq!(used, heads);
 }
 
-#[test]
-fn four_gigabytes_in_one_chain_are_oversize() {
-    let mut driver = Driver::new(2048, VERSION_1, 0);
+fn four_gigabytes_in_one_chain_are_oversize(format: u64) {
+    let mut driver = Driver::new(2048, format | VERSION_1, 0);
     let mut queue = TxQueue::new(driver.vring(1));
     let pieces = vec![(BASE, REGION as u32, false); 1024];
     driver.add(&pieces, 1024);
     assert_eq!(fault(&mut queue), FrameFault::Oversize);
 }
 
-#[test]
-fn a_buffer_may_span_adjoining_regions() {
-    let mut driver = Driver::new(8, VERSION_1, 0);
+fn a_buffer_may_span_adjoining_regions(format: u64) {
+    let mut driver = Driver::new(8, format | VERSION_1, 0);
     let mut queue = TxQueue::new(driver.vring(1));
     let chain = with_hdr(NetHdr::default(), &bytes(1000));
     for before in [6, 12, 100, 500] {
@@ -145,9 +155,8 @@ fn a_buffer_may_span_adjoining_regions() {
     }
 }
 
-#[test]
-fn a_checksum_outside_is_a_bad_frame() {
-    let mut driver = Driver::new(8, VERSION_1 | CSUM, 0);
+fn a_checksum_outside_is_a_bad_frame(format: u64) {
+    let mut driver = Driver::new(8, format | VERSION_1 | CSUM, 0);
     let mut queue = TxQueue::new(driver.vring(1));
     let csum = NetHdr {
         flags: 1,
@@ -197,9 +206,8 @@ fn a_jump_of_the_index_is_met_by_whoever_looks_first() {
     }
 }
 
-#[test]
-fn a_disabled_ring_is_drained_once_kicked_and_nothing_comes_out() {
-    let mut driver = Driver::new(128, VERSION_1, 0xffc0);
+fn a_disabled_ring_is_drained_once_kicked_and_nothing_comes_out(format: u64) {
+    let mut driver = Driver::new(128, format | VERSION_1, 0xffc0);
     let mut vring = driver.vring(1);
     vring.set_enabled(false);
     let kick = EventFd::new().unwrap();
@@ -218,9 +226,8 @@ fn a_disabled_ring_is_drained_once_kicked_and_nothing_comes_out() {
     assert!(!queue.has_work());
 }
 
-#[test]
-fn frames_that_were_not_completed_come_again() {
-    let mut driver = Driver::new(8, VERSION_1, 0xfffe);
+fn frames_that_were_not_completed_come_again(format: u64) {
+    let mut driver = Driver::new(8, format | VERSION_1, 0xfffe);
     let mut queue = TxQueue::new(driver.vring(1));
     for i in 0..4u8 {
         driver.send(&with_hdr(NetHdr::default(), &[i; 60]), &[], 1);
@@ -231,7 +238,7 @@ fn frames_that_were_not_completed_come_again() {
     let early = frame(&mut queue);
     queue.complete(early);
     let vring = queue.into_vring();
-    assert_eq!(vring.base(), 0xffff);
+    assert_eq!(vring.base(), driver.vring_base(0xffff));
     assert_eq!(driver.used().len(), 1);
     let mut queue = TxQueue::new(vring);
     for i in 1..4u8 {
@@ -243,10 +250,9 @@ fn frames_that_were_not_completed_come_again() {
     assert_eq!(driver.used().len(), 3);
 }
 
-#[test]
-fn arming_does_not_lose_work() {
+fn arming_does_not_lose_work(format: u64) {
     for features in [VERSION_1, VERSION_1 | 1 << 29] {
-        let mut driver = Driver::new(8, features, 0);
+        let mut driver = Driver::new(8, format | features, 0);
         let mut queue = TxQueue::new(driver.vring(1));
         assert!(!queue.set_notify(true));
         driver.send(&[0; 72], &[], 1);
@@ -265,13 +271,14 @@ proptest! {
     fn frames_come_out_as_they_went_in(
         base: u16,
         features in proptest::sample::select(vec![1 << 28, VERSION_1 | 1 << 28, VERSION_1 | 1 << 28 | 1 << 29]),
+        format in proptest::sample::select(vec![0, RING_PACKED, RING_PACKED | IN_ORDER]),
         rounds in proptest::collection::vec(
             proptest::collection::vec(
                 (14usize..3000, proptest::collection::vec(1usize..40, 0..15), 0usize..5), 0..10),
             1..40),
         swaps in proptest::collection::vec((any::<usize>(), any::<usize>()), 0..10),
     ) {
-        let mut driver = Driver::new(64, features, base);
+        let mut driver = Driver::new(64, features | format, base);
         let mut queue = TxQueue::new(driver.vring(1));
         let header = header_len(features);
         let mut held = Vec::new();

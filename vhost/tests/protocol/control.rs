@@ -153,7 +153,11 @@ fn the_driver_says_how_many_pairs_it_uses() {
     );
     assert_eq!(enabled(&w), [0, 1, 2, 3]);
     assert_eq!(w.get_base(RING), u32::from(driver.avail));
-    w.tell(SET_FEATURES, &u64s(&[w.endpoint.config().features]), &[]);
+    w.tell(
+        SET_FEATURES,
+        &u64s(&[w.endpoint.config().features & !PACKED]),
+        &[],
+    );
     start_control(&mut w, &driver);
     assert_eq!(enabled(&w), [0, 1, 3]);
     // Whatever waits when it starts is served.
@@ -178,7 +182,7 @@ fn the_driver_says_how_many_pairs_it_uses() {
 #[test]
 fn without_the_feature_it_is_a_ring_like_others() {
     let (mut w, _driver) = world();
-    let bits = w.endpoint.config().features & !features::CTRL_VQ;
+    let bits = w.endpoint.config().features & !PACKED & !features::CTRL_VQ;
     w.tell(SET_FEATURES, &u64s(&[bits]), &[]);
     assert_eq!(w.running(), [0, 1, 2, 3, RING]);
     // Without MQ there is one pair, and the control queue is behind that.

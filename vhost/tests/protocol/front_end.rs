@@ -15,6 +15,8 @@ use vf_vhost::vring::Vring;
 
 pub(crate) const GET_FEATURES: u32 = 1;
 pub(crate) const SET_FEATURES: u32 = 2;
+/// `VIRTIO_F_RING_PACKED`, for which few front ends ask.
+pub(crate) const PACKED: u64 = 1 << 34;
 pub(crate) const SET_OWNER: u32 = 3;
 pub(crate) const RESET_OWNER: u32 = 4;
 pub(crate) const SET_MEM_TABLE: u32 = 5;
@@ -207,9 +209,9 @@ impl World {
         u32::from_ne_bytes(reply[4..].try_into().unwrap())
     }
 
-    /// Features and one region of memory, as most front ends do it.
+    /// Features, with split rings, and one region of memory, as most front ends do it.
     pub(crate) fn negotiate(&mut self) -> OwnedFd {
-        self.negotiate_with(self.endpoint.config().features)
+        self.negotiate_with(self.endpoint.config().features & !PACKED)
     }
 
     pub(crate) fn negotiate_with(&mut self, bits: u64) -> OwnedFd {

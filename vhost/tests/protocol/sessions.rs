@@ -23,7 +23,7 @@ fn qemu_10() {
     let (_ours, theirs) = UnixStream::pair().unwrap();
     assert_eq!(w.acked(SET_BACKEND_REQ_FD, &[], &[theirs.as_fd()]), 0);
     w.tell(SET_OWNER, &[], &[]);
-    let features = w.ask_u64(GET_FEATURES);
+    let features = w.ask_u64(GET_FEATURES) & !PACKED;
     for ring in 0..2 {
         let fds = [eventfd(), eventfd()];
         w.tell(SET_VRING_CALL, &u64s(&[ring]), &[fds[0].as_fd()]);
@@ -75,7 +75,7 @@ fn qemu_10() {
 fn user_mode_linux() {
     let mut w = World::new(device(1));
     w.tell(SET_OWNER, &[], &[]);
-    let features = w.ask_u64(GET_FEATURES);
+    let features = w.ask_u64(GET_FEATURES) & !PACKED;
     let protocol = w.ask_u64(GET_PROTOCOL_FEATURES) & 0x4228;
     assert_eq!(protocol, 0x228);
     w.tell(SET_PROTOCOL_FEATURES, &u64s(&[protocol]), &[]);
@@ -122,7 +122,7 @@ fn user_mode_linux() {
 fn dpdk_virtio_user() {
     let mut w = World::new(device(2));
     w.tell(SET_OWNER, &[], &[]);
-    let features = w.ask_u64(GET_FEATURES);
+    let features = w.ask_u64(GET_FEATURES) & !PACKED;
     let protocol = w.ask_u64(GET_PROTOCOL_FEATURES) & 0x9;
     w.tell(SET_PROTOCOL_FEATURES, &u64s(&[protocol]), &[]);
     assert_eq!(w.ask_u64(GET_QUEUE_NUM), 5);
@@ -170,7 +170,7 @@ fn polled_rings_have_no_descriptors() {
 #[test]
 fn without_protocol_features_rings_are_enabled_at_once() {
     let mut w = World::new(device(1));
-    let bits = w.endpoint.config().features & !(1 << 30);
+    let bits = w.endpoint.config().features & !PACKED & !(1 << 30);
     w.negotiate_with(bits);
     w.place_ring(0, 0);
     w.kick_ring(0);
@@ -184,7 +184,7 @@ fn features_and_kicks_leave_enabling_alone() {
     w.tell(SET_VRING_ENABLE, &u32s(&[0, 1]), &[]);
     w.place_ring(0, 0);
     w.kick_ring(0);
-    let features = w.endpoint.config().features;
+    let features = w.endpoint.config().features & !PACKED;
     assert_eq!(
         w.acked(SET_FEATURES, &u64s(&[features & !(1 << 29)]), &[]),
         0
@@ -204,7 +204,11 @@ fn any_order_starts_the_ring_with_the_last_piece() {
     let memory = memfd(SIZE);
     w.tell(SET_MEM_TABLE, &table(&[region(0)]), &[memory.as_fd()]);
     assert!(w.running().is_empty());
-    w.tell(SET_FEATURES, &u64s(&[w.endpoint.config().features]), &[]);
+    w.tell(
+        SET_FEATURES,
+        &u64s(&[w.endpoint.config().features & !PACKED]),
+        &[],
+    );
     assert_eq!(w.running(), [0]);
 }
 
@@ -242,7 +246,11 @@ fn resets() {
     assert_eq!(w.acked(RESET_DEVICE, &[], &[]), 0);
     assert!(w.running().is_empty() && w.endpoint.features().is_none());
     assert_eq!(w.get_base(0), 0);
-    w.tell(SET_FEATURES, &u64s(&[w.endpoint.config().features]), &[]);
+    w.tell(
+        SET_FEATURES,
+        &u64s(&[w.endpoint.config().features & !PACKED]),
+        &[],
+    );
     w.place_ring(0, 9);
     w.kick_ring(0);
     assert!(!w.rings.running[&0].enabled());
@@ -296,4 +304,44 @@ fn a_message_may_come_byte_by_byte() {
     }
     w.poll();
     assert_eq!(w.reply(GET_CONFIG)[12..], [2, 0, 0, 0, 0, 1]);
+}
+
+#[test]
+fn packed_rings_have_two_sides_and_any_size() {
+    let mut w = World::new(device(1));
+    let memory = w.negotiate_with(w.endpoint.config().features);
+    // QEMU says both sides, DPDK one, User-Mode Linux that the ring is new.
+    for (base, from) in [
+        (0x8000_8000, 0x8000_8000),
+        (0x8002, 0x8002_8002),
+        (0, 0x8000_8000),
+        (0x0003_0003, 0x0003_0003),
+    ] {
+        w.tell(SET_VRING_NUM, &u32s(&[0, 5]), &[]);
+        w.tell(SET_VRING_BASE, &u32s(&[0, base]), &[]);
+        w.tell(SET_VRING_ADDR, &ring_addr(0), &[]);
+        w.kick_ring(0);
+        assert_eq!(w.running(), [0]);
+        // Whatever stops it meanwhile, it goes on where it was.
+        w.tell(SET_MEM_TABLE, &table(&[region(0)]), &[memory.as_fd()]);
+        assert_eq!(w.running(), [0]);
+        assert_eq!(w.get_base(0), from, "{base:#x}");
+    }
+    for (request, payload) in [
+        (SET_VRING_NUM, u32s(&[0, 0])),
+        (SET_VRING_NUM, u32s(&[0, 32769])),
+        (SET_VRING_BASE, u32s(&[0, 0x8005])),
+        (SET_VRING_BASE, u32s(&[0, 0x8005_8000])),
+        (SET_VRING_ADDR, ring_addr_at(0, USER + 2)),
+    ] {
+        assert_eq!(w.acked(request, &payload, &[]), 1, "{payload:?}");
+    }
+    // A smaller ring, whose base is still to come.
+    assert_eq!(w.acked(SET_VRING_NUM, &u32s(&[0, 3]), &[]), 0);
+    let kick = eventfd();
+    let kicked = |w: &mut World| w.acked(SET_VRING_KICK, &u64s(&[0]), &[kick.as_fd()]);
+    assert_eq!(kicked(&mut w), 1);
+    w.tell(SET_VRING_BASE, &u32s(&[0, 0x8000]), &[]);
+    assert_eq!(kicked(&mut w), 0);
+    assert_eq!(w.running(), [0]);
 }

@@ -1,0 +1,481 @@
+//! The device's end of a packed virtqueue (virtio 2.8): descriptors that are available become
+//! descriptors that are used, in one ring, lap after lap.
+//!
+//! A lap's number, odd or even, is the wrap counter: a descriptor whose flags say `AVAIL` as the
+//! counter does and `USED` as it does not is available, one whose flags both say as the counter
+//! does is used. Every descriptor is judged on a copy that was made once. What is returned is kept
+//! here until it is published: all but the first used descriptor, then the first one with one
+//! Release store, without which a driver does not look at the others. Never looks at what is in
+//! the buffers.
+
+use std::sync::Arc;
+use std::sync::atomic::{Ordering, fence};
+
+use virtio_bindings::virtio_config::VIRTIO_F_IN_ORDER;
+use virtio_bindings::virtio_ring as vr;
+use vm_memory::{Bytes, VolatileSlice};
+
+use crate::memory::GuestMemory;
+use crate::net_hdr::has;
+use crate::ring::{
+    AHEAD, CHAIN_MAX, Chain, DESC_SIZE, Descriptor, Gather, INDIRECT, Mark, NEXT, Part,
+    RingAddresses, RingError, Segment, Token, WRITE, look_ahead,
+};
+
+const AVAIL_FLAG: u16 = 1 << vr::VRING_PACKED_DESC_F_AVAIL;
+const USED_FLAG: u16 = 1 << vr::VRING_PACKED_DESC_F_USED;
+const EVENT_DISABLE: u32 = vr::VRING_PACKED_EVENT_FLAG_DISABLE;
+const EVENT_DESC: u32 = vr::VRING_PACKED_EVENT_FLAG_DESC;
+/// The wrap counter beside an offset of 15 bits, in event structures and in a ring base.
+const WRAP: u16 = 1 << 15;
+
+/// The ring proper; see the module.
+///
+/// A place in it is a number below twice its size: the offset of a descriptor, plus the size in the laps whose wrap
+/// counter is 0. From one place to another is then never ambiguous, for no two are more than the size apart.
+#[derive(Debug)]
+pub(crate) struct PackedRing {
+    mem: Arc<GuestMemory>,
+    size: u16,
+    desc: Part,
+    /// Where the driver says when it wants to be notified, and where the device does.
+    driver_event: Part,
+    device_event: Part,
+    /// The region a data buffer was last found in.
+    hint: usize,
+    event_idx: bool,
+    in_order: bool,
+    indirect: bool,
+    /// The first descriptor not known to be available.
+    seen: u32,
+    /// The next one to take.
+    next: u32,
+    /// Those before this one have been returned, if not yet published.
+    done: u32,
+    /// Where the driver looks for the next used descriptor.
+    published: u32,
+    /// Chains taken and returned, counted.
+    taken: u16,
+    returned: u16,
+    /// Chains returned and not yet published, and how many bytes of each were written.
+    pending: Vec<(Token, u32)>,
+    /// Bytes of each buffer that will be looked at as soon as it is taken.
+    looked_at: usize,
+    /// Descriptors that were read ahead, each as a chain; the first of them is at `ahead_at`.
+    ahead: [Chain; AHEAD],
+    ahead_at: u32,
+    ahead_len: u32,
+    /// What the chain taken last has behind its first descriptor.
+    rest: Vec<Descriptor>,
+}
+
+impl PackedRing {
+    pub(crate) fn new(
+        mem: Arc<GuestMemory>,
+        size: u16,
+        at: RingAddresses,
+        base: u32,
+        features: u64,
+    ) -> Result<PackedRing, RingError> {
+        if size == 0 || size > 1 << 15 {
+            return Err(RingError::Size(size));
+        }
+        if !at.aligned(true) {
+            return Err(RingError::Misaligned);
+        }
+        let mut ring = PackedRing {
+            mem,
+            size,
+            desc: Part::new(at.desc, usize::from(size) * DESC_SIZE as usize),
+            driver_event: Part::new(at.avail, 4),
+            device_event: Part::new(at.used, 4),
+            hint: 0,
+            event_idx: has(features, vr::VIRTIO_RING_F_EVENT_IDX),
+            in_order: has(features, VIRTIO_F_IN_ORDER),
+            indirect: has(features, vr::VIRTIO_RING_F_INDIRECT_DESC),
+            seen: 0,
+            next: 0,
+            done: 0,
+            published: 0,
+            taken: 0,
+            returned: 0,
+            pending: Vec::with_capacity(usize::from(size).min(1024)),
+            looked_at: 0,
+            ahead: [Chain::default(); AHEAD],
+            ahead_at: 0,
+            ahead_len: 0,
+            rest: Vec::new(),
+        };
+        ring.locate()?;
+        let start = ring.start(base)?;
+        (ring.seen, ring.next, ring.done, ring.published) = (start, start, start, start);
+        Ok(ring)
+    }
+
+    /// Checks that the parts are in memory, and aligned there.
+    fn locate(&mut self) -> Result<(), RingError> {
+        let table = self.desc.slice(&self.mem)?;
+        let driver = self.driver_event.slice(&self.mem)?;
+        let device = self.device_event.slice(&self.mem)?;
+        table
+            .load::<u64>(0, Ordering::Relaxed)
+            .and_then(|_| driver.load::<u32>(0, Ordering::Relaxed))
+            .and_then(|_| device.load::<u32>(0, Ordering::Relaxed))
+            .map_err(|_| RingError::Misaligned)?;
+        Ok(())
+    }
+
+    /// The place that a ring base stands for; see [`side_of`].
+    ///
+    /// User-Mode Linux says 0 for a new ring, which would be a wrap counter of 0. But before the second lap, no descriptor
+    /// says `USED`: those that are new say nothing, those made available in the first lap say `AVAIL` alone. And where the
+    /// second lap begins, some descriptor does: the one that the last chain of the first lap was returned with, or what
+    /// the driver has made of it meanwhile. So the ring itself tells the first lap from the others.
+    fn start(&mut self, base: u32) -> Result<u32, RingError> {
+        let (offset, wrap) = side_of(base, self.size)?;
+        let wrap = wrap || (base == 0 && !self.any_used()?);
+        Ok(self.place(offset, wrap))
+    }
+
+    /// Whether any descriptor has the `USED` flag.
+    fn any_used(&mut self) -> Result<bool, RingError> {
+        let table = self.desc.slice(&self.mem)?;
+        for index in 0..u32::from(self.size) {
+            if load_flags(&table, index)? & USED_FLAG != 0 {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    pub(crate) fn set_looked_at(&mut self, bytes: usize) {
+        self.looked_at = bytes;
+    }
+
+    pub(crate) fn memory(&self) -> &GuestMemory {
+        &self.mem
+    }
+
+    pub(crate) fn size(&self) -> u16 {
+        self.size
+    }
+
+    /// What GET_VRING_BASE answers: both sides are where everything has been returned.
+    pub(crate) fn base(&self) -> u32 {
+        let side = u32::from(self.side(self.done));
+        side | side << 16
+    }
+
+    pub(crate) fn taken(&self) -> u16 {
+        self.taken
+    }
+
+    pub(crate) fn returned(&self) -> u16 {
+        self.returned
+    }
+
+    pub(crate) fn has_seen(&self) -> bool {
+        self.next != self.seen
+    }
+
+    /// Looks for available descriptors behind those already seen; answers whether there are any.
+    pub(crate) fn reload(&mut self) -> Result<bool, RingError> {
+        if self.mem.faulted() {
+            return Err(RingError::MemoryFault);
+        }
+        let (first, wrap) = self.split(self.seen);
+        let available = if wrap { AVAIL_FLAG } else { USED_FLAG };
+        // What the device holds cannot be available, whatever it says.
+        let room = u32::from(self.size) - self.distance(self.done, self.seen);
+        let end = first + room.min(AHEAD as u32).min(u32::from(self.size) - first);
+        let table = self.desc.slice(&self.mem)?;
+        let mut index = first;
+        while index < end && load_flags(&table, index)? & (AVAIL_FLAG | USED_FLAG) == available {
+            index += 1;
+        }
+        // Acquire: what the driver wrote before it made these available is visible after.
+        fence(Ordering::Acquire);
+        self.seen = self.after(self.seen, index - first);
+        Ok(index != first)
+    }
+
+    /// The next available chain, or `None` if the driver offers no more. [`walk`](Self::walk) knows the last one only.
+    #[inline]
+    pub(crate) fn take(&mut self) -> Result<Option<Chain>, RingError> {
+        if self.next == self.seen && !self.reload()? {
+            return Ok(None);
+        }
+        let mut chain = self.read(self.next)?;
+        let mut at = self.after(self.next, 1);
+        self.rest.clear();
+        if chain.first.flags & NEXT != 0 {
+            let held = self.distance(self.done, self.next);
+            let most = (u32::from(self.size) - held).min(CHAIN_MAX.into());
+            let mut last = chain.first;
+            while last.flags & NEXT != 0 {
+                chain.token.descs += 1;
+                if u32::from(chain.token.descs) > most {
+                    return Err(RingError::ChainTooLong);
+                }
+                last = self.read(at)?.first;
+                self.rest.push(last);
+                at = self.after(at, 1);
+            }
+            chain.token.id = last.next;
+            // That the first one is available says so of the others.
+            if self.distance(self.next, self.seen) < chain.token.descs.into() {
+                self.seen = at;
+            }
+        }
+        self.next = at;
+        self.taken = self.taken.wrapping_add(1);
+        Ok(Some(chain))
+    }
+
+    /// The descriptor at a place, as if it were a chain.
+    #[inline]
+    fn read(&mut self, at: u32) -> Result<Chain, RingError> {
+        let mut ahead = self.distance(self.ahead_at, at);
+        if ahead >= self.ahead_len {
+            self.read_ahead(at)?;
+            ahead = 0;
+        }
+        let chain = self.ahead.get(ahead as usize);
+        chain.copied().ok_or(RingError::RingOutside)
+    }
+
+    /// Reads the descriptor at `at`, and those behind it that were seen, up to the end of the ring.
+    fn read_ahead(&mut self, at: u32) -> Result<(), RingError> {
+        let (first, _) = self.split(at);
+        let ahead = self.distance(at, self.seen);
+        // A chain may go on behind what was seen; that is more than a lap from there to here.
+        let seen = if ahead > self.size.into() { 0 } else { ahead };
+        let n = seen
+            .clamp(1, AHEAD as u32)
+            .min(u32::from(self.size) - first) as usize;
+        let table = self.desc.slice(&self.mem)?;
+        for (chain, index) in self.ahead[..n].iter_mut().zip(first..) {
+            let first = Descriptor::read_packed(&table, index as usize * DESC_SIZE as usize)
+                .ok_or(RingError::RingOutside)?;
+            let id = first.next;
+            *chain = Chain::new(Token { id, descs: 1 }, first);
+        }
+        self.ahead_at = at;
+        self.ahead_len = n as u32;
+        look_ahead(
+            &self.mem,
+            &mut self.hint,
+            &mut self.ahead[..n],
+            self.looked_at,
+        );
+        Ok(())
+    }
+
+    /// Walks the chain that was taken last; see [`Ring::walk`](crate::ring::Ring::walk).
+    pub(crate) fn walk(
+        &mut self,
+        chain: Chain,
+        writable: bool,
+        out: &mut Vec<Segment>,
+    ) -> Result<u64, RingError> {
+        let mut gather = Gather::new(&self.mem, &mut self.hint, self.size, writable, out);
+        for desc in std::iter::once(&chain.first).chain(&self.rest) {
+            if desc.flags & INDIRECT == 0 {
+                gather.push(*desc)?;
+                continue;
+            }
+            if !self.indirect || !self.rest.is_empty() {
+                return Err(RingError::BadIndirect);
+            }
+            let mut hint = 0;
+            let entries = gather.table(*desc, &mut hint)?;
+            for entry in 0..u64::from(entries) {
+                let at = desc.gpa + entry * DESC_SIZE;
+                // All entries belong to the chain, in this order, whatever NEXT says (virtio 2.8.7).
+                let entry = self
+                    .mem
+                    .slice_hint(at, DESC_SIZE as usize, &mut hint)
+                    .and_then(|entry| Descriptor::read_packed(&entry, 0))
+                    .ok_or(RingError::BadIndirectTable)?;
+                if entry.flags & INDIRECT != 0 {
+                    return Err(RingError::BadIndirect);
+                }
+                gather.push(entry)?;
+            }
+        }
+        Ok(gather.total)
+    }
+
+    /// Returns the oldest chain that is not returned yet, `len` bytes of it written.
+    #[inline]
+    pub(crate) fn push_used(&mut self, chain: Token, len: u32) {
+        self.pending.push((chain, len));
+        self.done = self.after(self.done, chain.descs.into());
+        self.returned = self.returned.wrapping_add(1);
+    }
+
+    pub(crate) fn mark(&self) -> Mark {
+        Mark {
+            taken: self.taken,
+            returned: self.returned,
+            next: self.next,
+            done: self.done,
+            pending: self.pending.len(),
+        }
+    }
+
+    pub(crate) fn rollback(&mut self, mark: Mark) {
+        (self.taken, self.returned) = (mark.taken, mark.returned);
+        (self.next, self.done) = (mark.next, mark.done);
+        self.pending.truncate(mark.pending);
+    }
+
+    pub(crate) fn rewind(&mut self) {
+        (self.next, self.taken) = (self.done, self.returned);
+    }
+
+    pub(crate) fn has_pending(&self) -> bool {
+        !self.pending.is_empty()
+    }
+
+    /// Writes used descriptors for what is pending, makes them visible with one store and answers whether the driver wants
+    /// to be told (virtio 2.8.10).
+    pub(crate) fn publish(&mut self) -> Result<bool, RingError> {
+        let outside = |_| RingError::RingOutside;
+        let table = self.desc.slice(&self.mem)?;
+        let old = self.published;
+        let mut at = old;
+        let mut first = None;
+        let mut pending = self.pending.iter().copied().peekable();
+        while let Some((mut chain, len)) = pending.next() {
+            let (index, wrap) = self.split(at);
+            at = self.after(at, chain.descs.into());
+            // In order, chains that nothing was written to need no used descriptor but that of the last (virtio 2.8.8).
+            while self.in_order
+                && len == 0
+                && let Some((later, _)) = pending.next_if(|(_, len)| *len == 0)
+            {
+                at = self.after(at, later.descs.into());
+                chain = later;
+            }
+            let lap = if wrap { AVAIL_FLAG | USED_FLAG } else { 0 };
+            let flags = lap | if len > 0 { WRITE } else { 0 };
+            let word = u64::from(len) | u64::from(chain.id) << 32 | u64::from(flags) << 48;
+            let offset = index as usize * DESC_SIZE as usize + 8;
+            if first.is_none() {
+                first = Some((offset, word));
+            } else {
+                table
+                    .store(word.to_le(), offset, Ordering::Relaxed)
+                    .map_err(outside)?;
+            }
+        }
+        if let Some((offset, word)) = first {
+            // Release: whoever sees this descriptor used sees those behind it and the buffers.
+            table
+                .store(word.to_le(), offset, Ordering::Release)
+                .map_err(outside)?;
+        }
+        self.pending.clear();
+        self.published = at;
+        // It must be out before the driver's wish is read: the driver writes its wish, then reads the descriptor, and one
+        // of the two must see the other.
+        fence(Ordering::SeqCst);
+        let event = self.driver_event.slice(&self.mem)?;
+        let event = u32::from_le(event.load(0, Ordering::Relaxed).map_err(outside)?);
+        match event >> 16 & 3 {
+            EVENT_DISABLE => Ok(false),
+            EVENT_DESC if self.event_idx => {
+                let side = event as u16;
+                let offset = side & !WRAP;
+                let place = self.place(offset, side & WRAP != 0);
+                let passed = self.distance(old, place) < self.distance(old, at);
+                Ok(passed || offset >= self.size)
+            }
+            _ => Ok(true),
+        }
+    }
+
+    /// Asks the driver to notify (or not to) when it makes more available than was seen. Answers whether it already has:
+    /// then there will be no notification for that.
+    pub(crate) fn set_notify(&mut self, on: bool) -> Result<bool, RingError> {
+        let wish = match (on, self.event_idx) {
+            (false, _) => EVENT_DISABLE << 16,
+            (true, false) => 0,
+            (true, true) => EVENT_DESC << 16 | u32::from(self.side(self.seen)),
+        };
+        self.device_event
+            .slice(&self.mem)?
+            .store(wish.to_le(), 0, Ordering::Relaxed)
+            .map_err(|_| RingError::RingOutside)?;
+        if !on {
+            return Ok(false);
+        }
+        // The wish must be out before the flags are read again; the driver does the opposite.
+        fence(Ordering::SeqCst);
+        self.reload()
+    }
+
+    /// The place of a descriptor in a lap with this wrap counter.
+    fn place(&self, offset: u16, wrap: bool) -> u32 {
+        let lap = if wrap { 0 } else { self.size };
+        u32::from(offset) + u32::from(lap)
+    }
+
+    /// The offset of the descriptor at a place, and the wrap counter of its lap.
+    #[inline]
+    fn split(&self, place: u32) -> (u32, bool) {
+        let size = u32::from(self.size);
+        if place < size {
+            (place, true)
+        } else {
+            (place - size, false)
+        }
+    }
+
+    /// A place as ring bases and event structures have it.
+    fn side(&self, place: u32) -> u16 {
+        let (offset, wrap) = self.split(place);
+        offset as u16 | if wrap { WRAP } else { 0 }
+    }
+
+    /// The place `n` descriptors on; `n` is at most the size of the ring.
+    #[inline]
+    fn after(&self, place: u32, n: u32) -> u32 {
+        let (on, laps) = (place + n, 2 * u32::from(self.size));
+        if on < laps { on } else { on - laps }
+    }
+
+    /// How many descriptors it is from one place to another, below twice the size.
+    #[inline]
+    fn distance(&self, from: u32, to: u32) -> u32 {
+        if to >= from {
+            to - from
+        } else {
+            to + 2 * u32::from(self.size) - from
+        }
+    }
+}
+
+/// Offset and wrap counter of a ring base. A device that works in order is at the same place on both sides; the used side
+/// (bits 16 to 31) is where the driver will look, and front ends that know of the available side only (DPDK's) leave it 0.
+pub(crate) fn side_of(base: u32, size: u16) -> Result<(u16, bool), RingError> {
+    let (avail, used) = (base as u16, (base >> 16) as u16);
+    let side = if used == 0 { avail } else { used };
+    let offset = side & !WRAP;
+    if offset >= size {
+        return Err(RingError::DescOutOfRange(offset));
+    }
+    Ok((offset, side & WRAP != 0))
+}
+
+/// The flags of a descriptor of the ring.
+#[inline]
+fn load_flags(table: &VolatileSlice<'_, ()>, index: u32) -> Result<u16, RingError> {
+    let at = index as usize * DESC_SIZE as usize + 14;
+    let flags = table.load::<u16>(at, Ordering::Relaxed);
+    flags.map(u16::from_le).map_err(|_| RingError::RingOutside)
+}
+
+#[cfg(test)]
+mod tests;

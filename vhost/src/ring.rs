@@ -1,0 +1,491 @@
+//! A virtqueue as the device sees it, split (virtio 2.7) or packed (virtio 2.8): chains are taken,
+//! walked and returned, and whoever does that need not know which of the two it is.
+//!
+//! Here is what both formats share, and the choice between them; how each lies in memory is in
+//! `split` and `packed`. Never looks at what is in the buffers.
+
+use std::sync::Arc;
+
+use virtio_bindings::virtio_config::VIRTIO_F_RING_PACKED;
+use virtio_bindings::virtio_ring as vr;
+use vm_memory::{VolatileMemory, VolatileSlice};
+
+use crate::memory::GuestMemory;
+use crate::net_hdr::has;
+use crate::packed::PackedRing;
+use crate::split::SplitRing;
+
+/// What a driver did that its ring cannot go on from; the ring is broken until it is restarted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum RingError {
+    /// A size that is 0, beyond 32768, or in a split ring not a power of two (virtio 2.7, 2.8.10.1).
+    #[error(
+        "ring size {0} is not one of 1 to 32768, or not the power of two that a split ring needs"
+    )]
+    Size(u16),
+    /// A ring part on an address that virtio 2.7 or 2.8.10.1 does not allow.
+    #[error("ring part is misaligned")]
+    Misaligned,
+    /// A ring part that is not wholly inside one memory region.
+    #[error("ring part is outside guest memory")]
+    RingOutside,
+    /// The available index is further ahead than the ring has entries, or went back.
+    #[error("available index jumped from {from} to {to}")]
+    AvailJump {
+        /// Entries up to here had been returned.
+        from: u16,
+        /// The index that was read.
+        to: u16,
+    },
+    /// An available entry, a `next` field or a ring base that is no descriptor of its table.
+    #[error("descriptor index {0} out of range")]
+    DescOutOfRange(u16),
+    /// More descriptors in a chain than the ring has (a loop, or a chain virtio 2.7.5.3.1 or 2.8.17 forbids) or than 1024.
+    #[error("descriptor chain longer than the ring or 1024")]
+    ChainTooLong,
+    /// A receive buffer without room for the virtio-net header, or for anything (virtio 5.1.9.3.1).
+    #[error("receive buffer too small for any frame")]
+    BufferTooSmall,
+    /// An indirect descriptor without `RING_INDIRECT_DESC`, inside an indirect table, with `NEXT`, or in a packed ring in
+    /// a chain of several.
+    #[error("indirect descriptor where none may be")]
+    BadIndirect,
+    /// An indirect table that is empty, not a multiple of 16 bytes, or not inside one region.
+    #[error("malformed indirect table")]
+    BadIndirectTable,
+    /// A device-readable buffer after a device-writable one (virtio 2.7.4.2, 2.8.17).
+    #[error("readable descriptor after a writable one")]
+    ReadableAfterWritable,
+    /// A buffer that is not in guest memory.
+    #[error("buffer outside guest memory")]
+    BufferOutside,
+    /// The file behind the memory shrank while it was in use.
+    #[error("guest memory vanished")]
+    MemoryFault,
+}
+
+/// One piece of a buffer: guest-physical bytes that were inside one region when the chain was walked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Segment {
+    pub(crate) gpa: u64,
+    pub(crate) len: u32,
+}
+
+/// Most descriptors in a chain, as many as QEMU allows.
+pub(crate) const CHAIN_MAX: u16 = 1024;
+
+/// Available chains read at a time.
+pub(crate) const AHEAD: usize = 32;
+
+pub(crate) const DESC_SIZE: u64 = 16;
+pub(crate) const NEXT: u16 = vr::VRING_DESC_F_NEXT as u16;
+pub(crate) const WRITE: u16 = vr::VRING_DESC_F_WRITE as u16;
+pub(crate) const INDIRECT: u16 = vr::VRING_DESC_F_INDIRECT as u16;
+const CACHE_LINE: usize = 64;
+
+/// What a chain is returned by.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Token {
+    /// The first descriptor; in a packed ring the buffer identifier.
+    pub(crate) id: u16,
+    /// Descriptors in the ring, which matters in a packed one.
+    pub(crate) descs: u16,
+}
+
+/// An available chain with its first descriptor, which is not read again.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Chain {
+    pub(crate) token: Token,
+    pub(crate) first: Descriptor,
+    /// Whether the first descriptor's buffer is inside one region.
+    inside: bool,
+}
+
+/// One entry of a descriptor table (virtio 2.7.5, 2.8.13).
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Descriptor {
+    pub(crate) gpa: u64,
+    pub(crate) len: u32,
+    pub(crate) flags: u16,
+    /// The next entry; in a packed ring the buffer identifier.
+    pub(crate) next: u16,
+}
+
+impl Descriptor {
+    /// The entry at `offset` of a split ring's table, each of its two words read once.
+    #[inline]
+    pub(crate) fn read(table: &VolatileSlice<'_, ()>, offset: usize) -> Option<Descriptor> {
+        let low = table.get_ref::<u64>(offset).ok()?;
+        let high = table.get_ref::<u64>(offset + 8).ok()?;
+        let rest = u64::from_le(high.load());
+        Some(Descriptor {
+            gpa: u64::from_le(low.load()),
+            len: rest as u32,
+            flags: (rest >> 32) as u16,
+            next: (rest >> 48) as u16,
+        })
+    }
+
+    /// The same of a packed ring, whose last two fields are the other way around.
+    #[inline]
+    pub(crate) fn read_packed(table: &VolatileSlice<'_, ()>, offset: usize) -> Option<Descriptor> {
+        let Descriptor {
+            gpa,
+            len,
+            flags,
+            next,
+        } = Descriptor::read(table, offset)?;
+        Some(Descriptor {
+            gpa,
+            len,
+            flags: next,
+            next: flags,
+        })
+    }
+}
+
+impl Chain {
+    pub(crate) fn new(token: Token, first: Descriptor) -> Chain {
+        Chain {
+            token,
+            first,
+            inside: false,
+        }
+    }
+
+    /// The chain's buffer, if it is a single piece of the wanted kind inside one region: what most chains are.
+    #[inline]
+    pub(crate) fn only(&self, writable: bool) -> Option<Segment> {
+        let Descriptor {
+            gpa, len, flags, ..
+        } = self.first;
+        let kind = if writable { WRITE } else { 0 };
+        let plain = self.inside && flags & (NEXT | INDIRECT | WRITE) == kind && len > 0;
+        plain.then_some(Segment { gpa, len })
+    }
+}
+
+/// Finds the first buffers of chains that were just read, and reads a word of every cache line of their first `looked_at`
+/// bytes without using it. One kind of memory after the other: the cache misses of a burst overlap, where those of one
+/// frame after the other would add up. `hint` is the region a buffer was last found in.
+#[inline]
+pub(crate) fn look_ahead(
+    mem: &GuestMemory,
+    hint: &mut usize,
+    chains: &mut [Chain],
+    looked_at: usize,
+) {
+    let mut window = mem.window(*hint);
+    for chain in chains {
+        let Some(buffer) = window.slice(chain.first.gpa, chain.first.len as usize) else {
+            continue;
+        };
+        chain.inside = true;
+        let last = buffer.len().min(looked_at).saturating_sub(1);
+        for offset in (0..looked_at).step_by(CACHE_LINE) {
+            let byte = buffer.get_ref::<u8>(offset.min(last));
+            byte.map(|b| b.load()).unwrap_or_default();
+        }
+    }
+    *hint = window.region();
+}
+
+/// A place to go back to: nothing taken or returned since has been seen by the driver.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Mark {
+    /// Chains taken and returned by then.
+    pub(crate) taken: u16,
+    pub(crate) returned: u16,
+    /// Where that was in a packed ring.
+    pub(crate) next: u32,
+    pub(crate) done: u32,
+    pub(crate) pending: usize,
+}
+
+/// Collects the buffers of one chain: those of one direction, checked.
+pub(crate) struct Gather<'a> {
+    mem: &'a GuestMemory,
+    /// The region a buffer was last found in.
+    hint: &'a mut usize,
+    writable: bool,
+    out: &'a mut Vec<Segment>,
+    /// How many descriptors the chain may still have.
+    left: u16,
+    seen_writable: bool,
+    /// Bytes collected.
+    pub(crate) total: u64,
+}
+
+impl<'a> Gather<'a> {
+    /// Appends the device-writable (or else the device-readable) pieces of a chain to `out`.
+    ///
+    /// At most as many descriptors as the ring has are looked at, whatever the chain claims, and never more than
+    /// [`CHAIN_MAX`]: the time for one frame is bounded.
+    #[inline]
+    pub(crate) fn new(
+        mem: &'a GuestMemory,
+        hint: &'a mut usize,
+        ring_size: u16,
+        writable: bool,
+        out: &'a mut Vec<Segment>,
+    ) -> Gather<'a> {
+        Gather {
+            mem,
+            hint,
+            writable,
+            out,
+            left: ring_size.min(CHAIN_MAX),
+            seen_writable: false,
+            total: 0,
+        }
+    }
+
+    /// The next buffer of the chain.
+    #[inline]
+    pub(crate) fn push(&mut self, desc: Descriptor) -> Result<(), RingError> {
+        let Descriptor {
+            gpa, len, flags, ..
+        } = desc;
+        self.left = self.left.checked_sub(1).ok_or(RingError::ChainTooLong)?;
+        let is_writable = flags & WRITE != 0;
+        if self.seen_writable && !is_writable {
+            return Err(RingError::ReadableAfterWritable);
+        }
+        self.seen_writable = is_writable;
+        if is_writable == self.writable && len > 0 {
+            if self.mem.slice_hint(gpa, len as usize, self.hint).is_some() {
+                self.out.push(Segment { gpa, len });
+            } else {
+                self.push_spanning(gpa, len)?;
+            }
+            self.total += u64::from(len);
+        }
+        Ok(())
+    }
+
+    /// Appends a buffer that is not inside one region: region by region, if they adjoin.
+    #[cold]
+    fn push_spanning(&mut self, mut gpa: u64, mut len: u32) -> Result<(), RingError> {
+        while len > 0 {
+            let here = self.mem.bytes_from(gpa).ok_or(RingError::BufferOutside)?;
+            let n = here.min(u64::from(len)) as u32;
+            self.out.push(Segment { gpa, len: n });
+            gpa = gpa.wrapping_add(u64::from(n));
+            len -= n;
+        }
+        Ok(())
+    }
+
+    /// How many entries the table has that an indirect descriptor refers to. `hint` becomes the region it is in.
+    pub(crate) fn table(&self, desc: Descriptor, hint: &mut usize) -> Result<u32, RingError> {
+        *hint = *self.hint;
+        let inside = self
+            .mem
+            .slice_hint(desc.gpa, desc.len as usize, hint)
+            .is_some();
+        if desc.len == 0 || !u64::from(desc.len).is_multiple_of(DESC_SIZE) || !inside {
+            return Err(RingError::BadIndirectTable);
+        }
+        Ok(desc.len / DESC_SIZE as u32)
+    }
+}
+
+/// One of the three parts of a ring.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Part {
+    pub(crate) gpa: u64,
+    len: usize,
+    /// The region it was last found in.
+    pub(crate) hint: usize,
+}
+
+impl Part {
+    pub(crate) fn new(gpa: u64, len: usize) -> Part {
+        Part { gpa, len, hint: 0 }
+    }
+
+    #[inline]
+    pub(crate) fn slice<'m>(
+        &mut self,
+        mem: &'m GuestMemory,
+    ) -> Result<VolatileSlice<'m, ()>, RingError> {
+        mem.slice_hint(self.gpa, self.len, &mut self.hint)
+            .ok_or(RingError::RingOutside)
+    }
+}
+
+/// Guest addresses of a ring's three parts.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct RingAddresses {
+    pub(crate) desc: u64,
+    pub(crate) avail: u64,
+    pub(crate) used: u64,
+}
+
+/// Whether a driver with these features makes its rings packed.
+pub(crate) fn is_packed(features: u64) -> bool {
+    has(features, VIRTIO_F_RING_PACKED)
+}
+
+impl RingAddresses {
+    /// Bytes of descriptors, driver area and device area, and what their addresses are multiples of.
+    pub(crate) fn layout(packed: bool, size: u16) -> [(u64, u64); 3] {
+        let size = u64::from(size);
+        if packed {
+            [(16 * size, 16), (4, 4), (4, 4)]
+        } else {
+            [(16 * size, 16), (6 + 2 * size, 2), (6 + 8 * size, 4)]
+        }
+    }
+
+    /// Whether all three are where their format allows.
+    pub(crate) fn aligned(&self, packed: bool) -> bool {
+        let layout = RingAddresses::layout(packed, 0);
+        let addresses = [self.desc, self.avail, self.used];
+        let mut each = addresses.iter().zip(layout);
+        each.all(|(address, (_, align))| address.is_multiple_of(align))
+    }
+}
+
+/// A ring of the format that its driver negotiated.
+#[derive(Debug)]
+pub(crate) enum Ring {
+    Split(SplitRing),
+    Packed(PackedRing),
+}
+
+/// The same call of either.
+macro_rules! either {
+    ($ring:expr, $inner:ident => $call:expr) => {
+        match $ring {
+            Ring::Split($inner) => $call,
+            Ring::Packed($inner) => $call,
+        }
+    };
+}
+
+impl Ring {
+    /// A ring that goes on at `base`, as SET_VRING_BASE says it for the format.
+    pub(crate) fn new(
+        mem: Arc<GuestMemory>,
+        size: u16,
+        at: RingAddresses,
+        base: u32,
+        features: u64,
+    ) -> Result<Ring, RingError> {
+        if is_packed(features) {
+            PackedRing::new(mem, size, at, base, features).map(Ring::Packed)
+        } else {
+            SplitRing::new(mem, size, at, base as u16, features).map(Ring::Split)
+        }
+    }
+
+    /// Says that the first `bytes` of each buffer will be read when it is taken.
+    pub(crate) fn set_looked_at(&mut self, bytes: usize) {
+        either!(self, ring => ring.set_looked_at(bytes));
+    }
+
+    pub(crate) fn memory(&self) -> &GuestMemory {
+        either!(self, ring => ring.memory())
+    }
+
+    pub(crate) fn size(&self) -> u16 {
+        either!(self, ring => ring.size())
+    }
+
+    /// Where a ring goes on that is stopped now, as GET_VRING_BASE says it for the format.
+    pub(crate) fn base(&self) -> u32 {
+        match self {
+            Ring::Split(ring) => ring.done().into(),
+            Ring::Packed(ring) => ring.base(),
+        }
+    }
+
+    /// The number of the next chain to be taken; it counts up and wraps around.
+    #[inline]
+    pub(crate) fn taken(&self) -> u16 {
+        match self {
+            Ring::Split(ring) => ring.next(),
+            Ring::Packed(ring) => ring.taken(),
+        }
+    }
+
+    /// The number of the next chain to be returned.
+    #[inline]
+    pub(crate) fn returned(&self) -> u16 {
+        match self {
+            Ring::Split(ring) => ring.done(),
+            Ring::Packed(ring) => ring.returned(),
+        }
+    }
+
+    /// Whether entries that were already seen wait to be taken.
+    pub(crate) fn has_seen(&self) -> bool {
+        either!(self, ring => ring.has_seen())
+    }
+
+    /// Looks for more available entries; answers whether there are any.
+    pub(crate) fn reload(&mut self) -> Result<bool, RingError> {
+        either!(self, ring => ring.reload())
+    }
+
+    /// The next available chain, or `None` if the driver offers no more.
+    #[inline]
+    pub(crate) fn take(&mut self) -> Result<Option<Chain>, RingError> {
+        either!(self, ring => ring.take())
+    }
+
+    /// Walks the chain that was taken last, appends its device-writable (or else its device-readable) pieces to `out` and
+    /// answers how many bytes they have.
+    #[inline]
+    pub(crate) fn walk(
+        &mut self,
+        chain: Chain,
+        writable: bool,
+        out: &mut Vec<Segment>,
+    ) -> Result<u64, RingError> {
+        either!(self, ring => ring.walk(chain, writable, out))
+    }
+
+    /// Returns the oldest chain that is not returned yet, `len` bytes of it written.
+    #[inline]
+    pub(crate) fn push_used(&mut self, chain: Token, len: u32) {
+        either!(self, ring => ring.push_used(chain, len));
+    }
+
+    #[inline]
+    pub(crate) fn mark(&self) -> Mark {
+        either!(self, ring => ring.mark())
+    }
+
+    /// Untakes and unreturns everything since `mark`; there was no [`publish`](Self::publish) between.
+    pub(crate) fn rollback(&mut self, mark: Mark) {
+        either!(self, ring => ring.rollback(mark));
+    }
+
+    /// Untakes every chain that has not been returned.
+    pub(crate) fn rewind(&mut self) {
+        either!(self, ring => ring.rewind());
+    }
+
+    pub(crate) fn has_pending(&self) -> bool {
+        either!(self, ring => ring.has_pending())
+    }
+
+    /// Makes what was returned visible to the driver with one store and answers whether the driver wants to be told.
+    pub(crate) fn publish(&mut self) -> Result<bool, RingError> {
+        either!(self, ring => ring.publish())
+    }
+
+    /// Asks the driver to notify (or not to) when it makes more available than was seen. Answers whether it already has:
+    /// then there will be no notification for that.
+    pub(crate) fn set_notify(&mut self, on: bool) -> Result<bool, RingError> {
+        either!(self, ring => ring.set_notify(on))
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod driver;
+#[cfg(test)]
+mod tests;
