@@ -1,6 +1,6 @@
 #!/bin/bash
-# DPDK as the guest: testpmd's virtio-user ports on two VFs pass frames round and round, in every layout of split rings that
-# DPDK has a driver path for; at rest, every frame sent must have been received. See README.md.
+# DPDK as the guest: testpmd's virtio-user ports on two VFs pass frames round and round, in every layout of split and packed
+# rings that DPDK has a driver path for; at rest, every frame sent must have been received. See README.md.
 set -u -o pipefail
 
 usage() {
@@ -31,6 +31,14 @@ variants=(
     'mergeable-4   4 mrg_rxbuf=1,in_order=0              mergeable buffer Rx path'
     'in-order-4    4 mrg_rxbuf=0,in_order=1              inorder Rx path'
     'vectorized-4  4 mrg_rxbuf=0,in_order=0,vectorized=1 vectorized Rx path'
+    'packed               1 packed_vq=1,mrg_rxbuf=0,in_order=0              packed ring standard Rx path'
+    'packed-mergeable     1 packed_vq=1,mrg_rxbuf=1,in_order=0              packed ring mergeable buffer Rx path'
+    'packed-in-order      1 packed_vq=1,mrg_rxbuf=0,in_order=1              packed ring standard Rx path'
+    'packed-in-order-mrg  1 packed_vq=1,mrg_rxbuf=1,in_order=1              packed ring mergeable buffer Rx path'
+    'packed-vectorized    1 packed_vq=1,mrg_rxbuf=0,in_order=1,vectorized=1 packed ring vectorized Rx path'
+    'packed-4             4 packed_vq=1,mrg_rxbuf=0,in_order=0              packed ring standard Rx path'
+    'packed-mergeable-4   4 packed_vq=1,mrg_rxbuf=1,in_order=0              packed ring mergeable buffer Rx path'
+    'packed-vectorized-4  4 packed_vq=1,mrg_rxbuf=0,in_order=1,vectorized=1 packed ring vectorized Rx path'
 )
 
 here=$(dirname "$(realpath "${BASH_SOURCE[0]}")")
@@ -164,11 +172,11 @@ try() { # NAME QUEUES DEVICE-OPTIONS RX-PATH PATHS SIZE
         return
     fi
     for n in 0 1; do
-        ports+=("--vdev=net_virtio_user$n,path=$run/vf$n.sock,mac=${mac[n]},queues=$queues,queue_size=256,packed_vq=0,$options")
+        ports+=("--vdev=net_virtio_user$n,path=$run/vf$n.sock,mac=${mac[n]},queues=$queues,queue_size=256,$options")
     done
     # shellcheck disable=SC2094 # it reads the log while testpmd writes it: that is its half of the conversation
     conversation "$queues" "$paths" "$log" | timeout $((seconds + 60)) dpdk-testpmd --lcores "0@($cores),1@($cores)" "${memory[@]}" \
-        --no-pci --no-telemetry --no-shconf --file-prefix="vfnic$$" --log-level=pmd.net.virtio.init:info "${ports[@]}" -- \
+        --no-pci --no-telemetry --no-shconf --force-max-simd-bitwidth=512 --file-prefix="vfnic$$" --log-level=pmd.net.virtio.init:info "${ports[@]}" -- \
         -i --nb-cores=1 --total-num-mbufs=16384 --forward-mode=io --rxq="$queues" --txq="$queues" \
         --rxd=256 --txd=256 --burst=32 --txpkts="$size" --txonly-multi-flow --eth-peer="0,${mac[1]}" --eth-peer="1,${mac[0]}" >"$log" 2>&1
     local status=$? dropped sent=() got=() errors=0
@@ -211,7 +219,7 @@ for variant in "${variants[@]}"; do
     for paths in direct,direct mediated,mediated switching; do
         for size in 64 1514; do
             try "$name" "$queues" "$options" "$rx_path" "$paths" "$size"
-            printf '%-4s  %-12s  %-17s  %4d B  %s\n' "$verdict" "$name" "$paths" "$size" "$reason"
+            printf '%-4s  %-19s  %-17s  %4d B  %s\n' "$verdict" "$name" "$paths" "$size" "$reason"
             ((++count[$verdict]))
         done
     done
