@@ -1,5 +1,6 @@
 //! The guest side of vhost-user: a front end, a split-virtqueue driver, a virtio-net device
-//! driver, TCP guests on top of it, and a suite of cases that judges back ends with them.
+//! driver, TCP guests on top of it, a suite of cases that judges back ends with them, and a load
+//! generator that measures them.
 //!
 //! Everything here is written from the documents (virtio 1.x, the vhost-user document) and shares
 //! no code with the device side it judges. Two properties set it apart from an ordinary driver:
@@ -14,6 +15,7 @@
 //! - [`net`]: a virtio-net driver over a session
 //! - [`guest`]: a TCP/IP host (smoltcp) on one net device
 //! - [`subject`], [`mod@bench`], [`case`], [`cases`], [`report`]: the suite
+//! - [`load`]: the load generator
 
 #![forbid(unsafe_code)]
 
@@ -25,6 +27,7 @@ pub mod driver;
 pub mod eventfd;
 pub mod frontend;
 pub mod guest;
+pub mod load;
 #[cfg(test)]
 mod loopback;
 pub mod memory;

@@ -1,7 +1,7 @@
-//! `vf-conformance`: judges a vhost-user net back end at its socket.
+//! `vf-conformance`: judges a vhost-user net back end at its socket, and measures it.
 //!
-//! Exit status: 0 when every case that ran passed, 1 when one failed, 2 for wrong usage or a
-//! subject that cannot be reached at all.
+//! Exit status: 0 when every case that ran passed, or the bench ended; 1 when a case failed, or the
+//! back end broke off the bench; 2 for wrong usage or a subject that cannot be reached at all.
 
 #![forbid(unsafe_code)]
 
@@ -11,9 +11,9 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use vf_conformance::{case, cases, report, subject::Subject};
+use vf_conformance::{case, cases, load, net, report, subject::Subject};
 
-/// Judge a vhost-user net back end.
+/// Judge a vhost-user net back end, or measure it
 #[derive(Parser)]
 #[command(version)]
 struct Args {
@@ -37,10 +37,10 @@ enum Command {
         #[arg(long)]
         peer_socket: Option<PathBuf>,
         /// MAC address of the first port, if its configuration space does not tell.
-        #[arg(long, value_parser = mac)]
+        #[arg(long, value_parser = net::parse_mac)]
         mac: Option<[u8; 6]>,
         /// MAC address of the second port, likewise.
-        #[arg(long, value_parser = mac)]
+        #[arg(long, value_parser = net::parse_mac)]
         peer_mac: Option<[u8; 6]>,
         /// Write the findings as JSON.
         #[arg(long)]
@@ -52,6 +52,8 @@ enum Command {
         /// Only cases whose id contains one of these.
         filters: Vec<String>,
     },
+    Bench(Box<load::Bench>),
+    Compare(load::Compare),
 }
 
 fn main() -> ExitCode {
@@ -69,6 +71,17 @@ fn main() -> ExitCode {
 fn run(args: Args) -> Result<bool, Box<dyn std::error::Error>> {
     let mut out = io::stdout().lock();
     match args.command {
+        Command::Bench(bench) => match bench.run(&mut out) {
+            Err(error) if error.is_failure() => {
+                eprintln!("vf-conformance: {error}");
+                Ok(false)
+            }
+            ended => Ok(ended.map(|()| true)?),
+        },
+        Command::Compare(compare) => {
+            compare.run(&mut out)?;
+            Ok(true)
+        }
         Command::List { filters } => {
             for case in cases::matching(&filters) {
                 writeln!(
@@ -115,11 +128,4 @@ fn run(args: Args) -> Result<bool, Box<dyn std::error::Error>> {
             Ok(!findings.iter().any(report::is_failure))
         }
     }
-}
-
-/// Six hexadecimal bytes with colons.
-fn mac(text: &str) -> Result<[u8; 6], String> {
-    let bytes: Result<Vec<u8>, _> = text.split(':').map(|b| u8::from_str_radix(b, 16)).collect();
-    let bytes = bytes.ok().and_then(|b| <[u8; 6]>::try_from(b).ok());
-    bytes.ok_or_else(|| format!("`{text}` is no MAC address"))
 }

@@ -8,7 +8,7 @@ use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use rustix::fs::{MemfdFlags, SealFlags};
+use rustix::fs::{FallocateFlags, MemfdFlags, SealFlags};
 use vm_memory::mmap::MmapRegion;
 use vm_memory::{FileOffset, VolatileMemory, VolatileSlice};
 
@@ -16,6 +16,8 @@ use vm_memory::{FileOffset, VolatileMemory, VolatileSlice};
 pub const GUEST_BASE: u64 = 0x1_0000_0000;
 /// Distance between a region's user address and its guest address in [`GuestMemory::new`].
 pub const USER_OFFSET: u64 = 0x7e00_0000_0000;
+
+const HUGE_PAGE: u64 = 2 << 20;
 
 /// Where one region lies and how long it is, in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -57,6 +59,22 @@ impl Region {
                 SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL,
             )?;
         }
+        Region::map(layout, fd)
+    }
+
+    /// A region of huge pages, from the start of its file. An error when not enough are free.
+    fn huge(layout: RegionLayout) -> io::Result<Region> {
+        let fd = rustix::fs::memfd_create(
+            "guest-memory",
+            MemfdFlags::CLOEXEC | MemfdFlags::HUGETLB | MemfdFlags::HUGE_2MB,
+        )?;
+        rustix::fs::ftruncate(&fd, layout.size)?;
+        // A page that is missing later would be a SIGBUS; now it is an error.
+        rustix::fs::fallocate(&fd, FallocateFlags::empty(), 0, layout.size)?;
+        Region::map(layout, fd)
+    }
+
+    fn map(layout: RegionLayout, fd: OwnedFd) -> io::Result<Region> {
         let file = File::from(fd);
         let size = usize::try_from(layout.size).map_err(|_| io::ErrorKind::InvalidInput)?;
         let map =
@@ -112,6 +130,20 @@ impl GuestMemory {
             }],
             seals,
         )
+    }
+
+    /// One region of huge pages of 2 MiB, of `size` bytes rounded up to them, at [`GUEST_BASE`]. An
+    /// error when not enough of them are free.
+    pub fn huge(size: u64) -> io::Result<GuestMemory> {
+        let region = Region::huge(RegionLayout {
+            guest_addr: GUEST_BASE,
+            user_addr: GUEST_BASE + USER_OFFSET,
+            size: size.next_multiple_of(HUGE_PAGE),
+            mmap_offset: 0,
+        })?;
+        Ok(GuestMemory {
+            regions: vec![region],
+        })
     }
 
     /// Regions as given, each in a memfd of its own.

@@ -18,7 +18,7 @@ use crate::memory::{Allocator, GuestMemory};
 use crate::message::protocol;
 
 pub use crate::net_layout::{
-    ConfigSpace, GSO_NONE, GSO_TCPV4, HDR_DATA_VALID, HDR_NEEDS_CSUM, NetHeader, feature,
+    ConfigSpace, GSO_NONE, GSO_TCPV4, HDR_DATA_VALID, HDR_NEEDS_CSUM, NetHeader, feature, parse_mac,
 };
 
 /// Length of Ethernet header with room for two tags, in bytes.

@@ -137,6 +137,13 @@ impl ConfigSpace {
     }
 }
 
+/// Reads a MAC address: six hexadecimal bytes with colons.
+pub fn parse_mac(text: &str) -> Result<[u8; 6], String> {
+    let bytes: Result<Vec<u8>, _> = text.split(':').map(|b| u8::from_str_radix(b, 16)).collect();
+    let bytes = bytes.ok().and_then(|b| <[u8; 6]>::try_from(b).ok());
+    bytes.ok_or_else(|| format!("`{text}` is no MAC address"))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

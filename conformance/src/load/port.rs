@@ -1,0 +1,439 @@
+//! One vhost-user port of the load generator: session, memory, queues, and frames in bursts.
+
+use std::os::fd::AsFd;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::frame::{HEAD, TAG_AT, Tag};
+use super::vring::{BURST, Buffers, Mem, Used, Vring};
+use crate::driver::DeviceFault;
+use crate::eventfd::EventFd;
+use crate::frontend::{Frontend, FrontendError};
+use crate::memory::{Allocator, GUEST_BASE, GuestMemory, USER_OFFSET};
+use crate::message::protocol;
+use crate::net::{NetConfig, feature, negotiate};
+
+/// Bytes of a virtio-net header in front of each frame (virtio 5.1.6).
+const HEADER: usize = 12;
+/// Where the header lies in a buffer, so that the frame behind it starts with a cache line.
+const HEADER_AT: usize = 64 - HEADER;
+/// Where the frame lies in a buffer.
+const FRAME_AT: usize = 64;
+/// Offset of `num_buffers` in the header.
+const NUM_BUFFERS: usize = 10;
+
+/// How a port is set up.
+#[derive(Debug, Clone)]
+pub(crate) struct PortConfig {
+    /// `VIRTIO_F_IN_ORDER`.
+    pub(crate) in_order: bool,
+    /// `VIRTIO_NET_F_MRG_RXBUF`.
+    pub(crate) mergeable: bool,
+    /// Queue pairs.
+    pub(crate) pairs: u16,
+    /// Descriptors a queue.
+    pub(crate) queue_size: u16,
+    /// Longest frame.
+    pub(crate) frame: usize,
+}
+
+/// Why a port cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum PortError {
+    #[error(transparent)]
+    Session(#[from] FrontendError),
+    #[error("the back end does not offer {0}")]
+    NotOffered(&'static str),
+    #[error("guest memory: {0}")]
+    Memory(std::io::Error),
+    #[error("the back end breaks the ring: {0}")]
+    Fault(#[from] DeviceFault),
+}
+
+struct Pair<R> {
+    rx: R,
+    tx: R,
+    rx_buffers: usize,
+    tx_buffers: usize,
+    rx_kick: EventFd,
+    tx_kick: EventFd,
+    /// Buffers that still belong to the frame whose first was seen last.
+    merged: u16,
+}
+
+/// A port with its queues.
+pub(crate) struct Port<R> {
+    mem: Arc<GuestMemory>,
+    huge: bool,
+    pairs: Vec<Pair<R>>,
+    stride: usize,
+    mergeable: bool,
+    scratch: Vec<u8>,
+    told_mac: Option<[u8; 6]>,
+    frontend: Option<Frontend>,
+}
+
+impl<R: Vring> Port<R> {
+    /// Negotiates, shares memory and starts all queues.
+    pub(crate) fn start(mut frontend: Frontend, config: &PortConfig) -> Result<Port<R>, PortError> {
+        let (in_order, merge) = (feature::IN_ORDER, feature::MRG_RXBUF);
+        let wanted = [
+            (true, feature::VERSION_1, "VIRTIO_F_VERSION_1"),
+            (config.mergeable, merge, "VIRTIO_NET_F_MRG_RXBUF"),
+            (config.in_order, in_order, "VIRTIO_F_IN_ORDER"),
+            (R::PACKED, feature::RING_PACKED, "VIRTIO_F_RING_PACKED"),
+            (config.pairs > 1, feature::MQ, "VIRTIO_NET_F_MQ"),
+        ];
+        let needed = wanted.iter().filter(|w| w.0).fold(0, |mask, w| mask | w.1);
+        let optional = feature::PROTOCOL_FEATURES | feature::MAC;
+        let (features, space) = negotiate(
+            &mut frontend,
+            &NetConfig {
+                features: needed | optional,
+                ..NetConfig::default()
+            },
+        )?;
+        if let Some(missing) = wanted.iter().find(|w| w.0 && features & w.1 == 0) {
+            return Err(PortError::NotOffered(missing.2));
+        }
+        let mut port = Port::detached(config)?;
+        if features & feature::MAC != 0 && space.mac != [0; 6] {
+            port.told_mac = Some(space.mac);
+        }
+        port.run(frontend, features)?;
+        Ok(port)
+    }
+
+    /// Memory and queues with their receive buffers, without a session.
+    pub(crate) fn detached(config: &PortConfig) -> Result<Port<R>, PortError> {
+        // An odd number of cache lines, so that equal places in many buffers do not meet in the
+        // same sets of a cache.
+        let lines = (FRAME_AT + config.frame.max(1984)).div_ceil(64);
+        let stride = 64 * (lines | 1);
+        let size = u64::from(config.queue_size);
+        let each = size * (stride as u64 + 32) + 8192;
+        let total = 2 * u64::from(config.pairs) * each;
+        let (memory, huge) = match GuestMemory::huge(total) {
+            Ok(memory) => (memory, true),
+            Err(_) => (
+                GuestMemory::new(total, true).map_err(PortError::Memory)?,
+                false,
+            ),
+        };
+        let mem = Mem(memory.regions()[0].mapping());
+        let mut alloc = Allocator::new(memory.regions()[0].layout());
+        let mut queue = |writable| -> Option<(R, usize)> {
+            let addr = alloc.alloc(size * stride as u64, 4096)?;
+            let buffers = Buffers {
+                addr: addr + HEADER_AT as u64,
+                stride: stride as u32,
+                writable,
+            };
+            let ring = R::new(mem, &mut alloc, config.queue_size, config.in_order, buffers)?;
+            Some((ring, (addr - GUEST_BASE) as usize))
+        };
+        let mut pairs = Vec::new();
+        for _ in 0..config.pairs {
+            let (mut rx, rx_buffers) = queue(true).ok_or(FrontendError::NoMemory)?;
+            let (tx, tx_buffers) = queue(false).ok_or(FrontendError::NoMemory)?;
+            rx.make_available(mem, config.queue_size, (stride - HEADER_AT) as u32);
+            pairs.push(Pair {
+                rx,
+                tx,
+                rx_buffers,
+                tx_buffers,
+                rx_kick: EventFd::new().map_err(FrontendError::Io)?,
+                tx_kick: EventFd::new().map_err(FrontendError::Io)?,
+                merged: 0,
+            });
+        }
+        Ok(Port {
+            mem: Arc::new(memory),
+            huge,
+            pairs,
+            stride,
+            mergeable: config.mergeable,
+            scratch: Vec::new(),
+            told_mac: None,
+            frontend: None,
+        })
+    }
+
+    fn run(&mut self, mut frontend: Frontend, features: u64) -> Result<(), FrontendError> {
+        frontend.set_features(features)?;
+        frontend.set_memory(self.mem.regions())?;
+        for (rx, pair) in (0..).step_by(2).zip(&self.pairs) {
+            start_ring(&mut frontend, rx, &pair.rx, &pair.rx_kick)?;
+            start_ring(&mut frontend, rx + 1, &pair.tx, &pair.tx_kick)?;
+        }
+        if features & feature::PROTOCOL_FEATURES != 0 {
+            for index in 0..2 * self.pairs.len() as u32 {
+                frontend.set_vring_enable(index, true)?;
+            }
+        }
+        if frontend.protocol_features() & protocol::REPLY_ACK == 0 {
+            // Without acknowledgements any reply says that all before it was handled.
+            frontend.get_features()?;
+        }
+        for pair in &self.pairs {
+            // What was made available before the session has no kick of its own.
+            pair.rx_kick.signal();
+            pair.tx_kick.signal();
+        }
+        self.frontend = Some(frontend);
+        Ok(())
+    }
+
+    /// Whether guest memory is huge pages.
+    pub(crate) fn huge(&self) -> bool {
+        self.huge
+    }
+
+    /// The MAC address in the back end's configuration space.
+    pub(crate) fn told_mac(&self) -> Option<[u8; 6]> {
+        self.told_mac
+    }
+
+    /// Queue pairs.
+    pub(crate) fn pairs(&self) -> usize {
+        self.pairs.len()
+    }
+
+    /// Writes a whole frame into every send buffer.
+    pub(crate) fn fill(&self, head: [u64; HEAD / 8], filling: &[u8]) {
+        let mem = Mem(self.mem.regions()[0].mapping());
+        for pair in &self.pairs {
+            for slot in 0..usize::from(pair.tx.size()) {
+                let at = pair.tx_buffers + slot * self.stride + FRAME_AT;
+                put_head(mem, at, head);
+                mem.bytes(at + HEAD, filling.len()).copy_from(filling);
+            }
+        }
+    }
+
+    /// Sends up to `want` frames of `len` bytes, and says how many had room. `head` writes the
+    /// first bytes of each, if any are written; `filling` is what follows, if that is.
+    #[inline]
+    pub(crate) fn send(
+        &mut self,
+        pair: usize,
+        want: u16,
+        len: usize,
+        mut head: impl FnMut() -> Option<[u64; HEAD / 8]>,
+        filling: Option<&[u8]>,
+    ) -> Result<u16, DeviceFault> {
+        let mem = Mem(self.mem.regions()[0].mapping());
+        let pair = &mut self.pairs[pair];
+        if pair.tx.room() < want {
+            pair.tx.reclaim(mem)?;
+        }
+        let n = pair.tx.room().min(want);
+        if n == 0 {
+            return Ok(0);
+        }
+        for k in 0..n {
+            let at = pair.tx_buffers + usize::from(pair.tx.slot(k)) * self.stride + FRAME_AT;
+            if let Some(head) = head() {
+                put_head(mem, at, head);
+            }
+            if let Some(filling) = filling {
+                mem.bytes(at + HEAD, filling.len()).copy_from(filling);
+            }
+        }
+        pair.tx.make_available(mem, n, (HEADER + len) as u32);
+        if pair.tx.wants_kick(mem) {
+            pair.tx_kick.signal();
+        }
+        Ok(n)
+    }
+
+    /// Takes what has come on one queue, hands each frame to `seen`, and gives the buffers back;
+    /// how many buffers there were. Without `touch` nothing of a frame is read.
+    #[inline]
+    pub(crate) fn receive(
+        &mut self,
+        pair: usize,
+        touch: Option<Touched<'_>>,
+        mut seen: impl FnMut(Arrival),
+    ) -> Result<u16, DeviceFault> {
+        let mem = Mem(self.mem.regions()[0].mapping());
+        let pair = &mut self.pairs[pair];
+        let mut used = [Used::default(); BURST];
+        let n = pair.rx.take_used(mem, &mut used)?;
+        if n == 0 {
+            return Ok(0);
+        }
+        let used = &used[..usize::from(n)];
+        let frame_at =
+            |used: &Used| pair.rx_buffers + usize::from(used.slot) * self.stride + FRAME_AT;
+        // All tags before the first is looked at: the cache misses of a burst overlap.
+        let mut words = [[0u64; 2]; BURST];
+        if touch.is_some() {
+            for (used, words) in used.iter().zip(&mut words) {
+                let tag = mem.words(frame_at(used) + TAG_AT[0], 2);
+                *words = [tag.load(0), tag.load(1)];
+            }
+        }
+        for (used, words) in used.iter().zip(words) {
+            if self.mergeable {
+                if pair.merged > 0 {
+                    pair.merged -= 1;
+                    continue;
+                }
+                let header = mem.shorts(frame_at(used) - HEADER + NUM_BUFFERS, 1);
+                let num_buffers = u16::from_le(header.load(0));
+                let fault = DeviceFault::MergedBuffers { num_buffers };
+                pair.merged = num_buffers.checked_sub(1).ok_or(fault)?;
+            }
+            let short = DeviceFault::ShortHeader { len: used.len };
+            let len = used.len.checked_sub(HEADER as u32).ok_or(short)?;
+            let Some(touch) = touch else {
+                seen(Arrival {
+                    len,
+                    tag: None,
+                    intact: true,
+                });
+                continue;
+            };
+            let tag = match Tag::decode(words.map(u64::from_le), touch.run) {
+                Some(tag) => Some(tag),
+                None => TAG_AT[1..].iter().find_map(|at| {
+                    let tag = mem.words(frame_at(used) + at, 2);
+                    Tag::decode([tag.load(0), tag.load(1)].map(u64::from_le), touch.run)
+                }),
+            };
+            let intact = touch.filling.is_none_or(|filling| {
+                let scratch = &mut self.scratch;
+                scratch.resize(filling.len(), 0);
+                mem.bytes(frame_at(used) + HEAD, filling.len())
+                    .copy_to(scratch);
+                scratch == filling
+            });
+            seen(Arrival { len, tag, intact });
+        }
+        pair.rx
+            .make_available(mem, n, (self.stride - HEADER_AT) as u32);
+        if pair.rx.wants_kick(mem) {
+            pair.rx_kick.signal();
+        }
+        Ok(n)
+    }
+
+    /// Whether the back end has hung up.
+    pub(crate) fn closed(&mut self) -> bool {
+        let session = self.frontend.as_mut();
+        session.is_some_and(|session| session.readable(Duration::ZERO).unwrap_or(true))
+    }
+}
+
+/// A received frame.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Arrival {
+    /// Its length in bytes.
+    pub(crate) len: u32,
+    /// Its tag, if it was looked for and is one of this run.
+    pub(crate) tag: Option<Tag>,
+    /// Whether what was checked of its content is as it was sent.
+    pub(crate) intact: bool,
+}
+
+/// How received frames are looked at.
+#[derive(Clone, Copy)]
+pub(crate) struct Touched<'a> {
+    /// The run their tags must be of.
+    pub(crate) run: u8,
+    /// What follows the first 64 bytes, if that is to be checked.
+    pub(crate) filling: Option<&'a [u8]>,
+}
+
+#[inline]
+fn put_head(mem: Mem<'_>, at: usize, head: [u64; HEAD / 8]) {
+    let line = mem.words(at, HEAD / 8);
+    for (i, word) in head.into_iter().enumerate() {
+        line.store(i, word.to_le());
+    }
+}
+
+fn start_ring<R: Vring>(
+    frontend: &mut Frontend,
+    index: u32,
+    ring: &R,
+    kick: &EventFd,
+) -> Result<(), FrontendError> {
+    let user = |offset: usize| GUEST_BASE + USER_OFFSET + offset as u64;
+    let at = ring.areas();
+    frontend.set_vring_num(index, ring.size().into())?;
+    frontend.set_vring_base(index, R::BASE)?;
+    frontend.set_vring_addr(index, user(at.desc), user(at.used), user(at.avail))?;
+    frontend.set_vring_kick(index, Some(kick.as_fd()))?;
+    // Nobody waits for calls; but some back ends take a ring without one for unfinished.
+    frontend.set_vring_call(index, Some(EventFd::new()?.as_fd()))
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+    use crate::driver::QueueLayout;
+    use crate::load::split::Split;
+    use crate::loopback::DeviceRing;
+    use vm_memory::Bytes;
+
+    /// The device's end of one pair of a detached port.
+    pub(in crate::load) struct Device {
+        mem: Arc<GuestMemory>,
+        pub(in crate::load) rx: DeviceRing,
+        pub(in crate::load) tx: DeviceRing,
+    }
+
+    impl Device {
+        pub(in crate::load) fn new(port: &Port<Split>, pair: usize) -> Device {
+            let ring = |ring: &Split| {
+                let areas = ring.areas();
+                let layout = QueueLayout {
+                    size: ring.size(),
+                    desc: GUEST_BASE + areas.desc as u64,
+                    avail: GUEST_BASE + areas.avail as u64,
+                    used: GUEST_BASE + areas.used as u64,
+                };
+                DeviceRing::new(port.mem.clone(), layout, false)
+            };
+            Device {
+                mem: port.mem.clone(),
+                rx: ring(&port.pairs[pair].rx),
+                tx: ring(&port.pairs[pair].tx),
+            }
+        }
+
+        /// The next frame that was sent, without its header.
+        pub(in crate::load) fn take(&mut self) -> Option<Vec<u8>> {
+            let (head, buffers) = self.tx.pop()?;
+            let [(addr, len, false)] = buffers[..] else {
+                panic!("a chain is one buffer: {buffers:?}")
+            };
+            let mut frame = vec![0; len as usize];
+            let bytes = self.mem.slice(addr, frame.len()).unwrap();
+            bytes.read_slice(&mut frame, 0).unwrap();
+            assert_eq!(frame[..HEADER], [0; HEADER]);
+            self.tx.push_used(head, 0);
+            Some(frame.split_off(HEADER))
+        }
+
+        /// Delivers a frame; false when there is no buffer.
+        pub(in crate::load) fn give(&mut self, frame: &[u8]) -> bool {
+            let Some((head, buffers)) = self.rx.pop() else {
+                return false;
+            };
+            let [(addr, room, true)] = buffers[..] else {
+                panic!("a chain is one buffer: {buffers:?}")
+            };
+            let mut bytes = vec![0; HEADER];
+            bytes[NUM_BUFFERS] = 1;
+            bytes.extend(frame);
+            assert!(bytes.len() <= room as usize);
+            let buffer = self.mem.slice(addr, bytes.len()).unwrap();
+            buffer.write_slice(&bytes, 0).unwrap();
+            self.rx.push_used(head, bytes.len() as u32);
+            true
+        }
+    }
+}
