@@ -3,14 +3,17 @@
 
 use vf_model::{
     Command, DropReason, FilterAction, HypervisorModel, MacAddr, Nic, NicConfig, Path, Refusal,
-    VfIndex, VfSetting,
+    RxFilter, VfIndex, VfRequest, VfSetting,
 };
+use vf_vhost::control::{self, Coalescing};
 use vf_vhost::endpoint::Endpoint;
+use vf_vhost::features;
 use vf_vhost::session::{Device, DeviceConfig, SessionEvent};
 use vf_vhost::vring::Vring;
 
 use crate::clock::Clock;
 use crate::config::{NicSettings, PolicySettings};
+use crate::mailbox;
 use crate::plane::{self, Adapter, Borrowed, Hypervisor, Owner, PfEnd, Pool, Uplink};
 
 /// A NIC with everything around it.
@@ -37,6 +40,8 @@ pub struct Vf {
     rings: u16,
     /// What the front end did wrong, if its last session has ended for that.
     pub fault: Option<String>,
+    /// What its driver asked for and did not get, since the front end connected.
+    refused: u64,
 }
 
 /// The two planes of a host, before anybody owns them.
@@ -170,6 +175,7 @@ impl Host {
             path,
             rings,
             fault,
+            refused,
         } = vfs.get_mut(vf.index())?;
         let mut device = VfDevice {
             held: Held::Nothing,
@@ -180,6 +186,7 @@ impl Host {
             path: *path,
             rings,
             fault,
+            refused,
             clock,
         };
         Some(serve(endpoint.as_mut()?, &mut device))
@@ -235,6 +242,19 @@ impl Host {
         filters.map(|spec| spec.to_string()).collect()
     }
 
+    /// How long the driver of a VF wants calls of a ring to be held back, if it has said.
+    #[must_use]
+    pub fn coalescing(&self, vf: VfIndex, ring: u32) -> Option<Coalescing> {
+        let endpoint = self.vfs.get(vf.index())?.endpoint.as_ref();
+        endpoint?.coalescing(ring)
+    }
+
+    /// What the driver of a VF asked for and did not get, since its front end connected.
+    #[must_use]
+    pub fn refused(&self, vf: VfIndex) -> u64 {
+        self.vfs.get(vf.index()).map_or(0, |v| v.refused)
+    }
+
     /// Which plane a VF's rings are with.
     #[must_use]
     pub fn path(&self, vf: VfIndex) -> Path {
@@ -282,6 +302,7 @@ struct VfDevice<'a> {
     path: Path,
     rings: &'a mut u16,
     fault: &'a mut Option<String>,
+    refused: &'a mut u64,
     clock: &'a Clock,
 }
 
@@ -295,6 +316,43 @@ impl<'a> VfDevice<'a> {
             };
         }
         &mut self.held
+    }
+
+    /// Asks both planes for what `request` makes of what the driver has asked for before; one that is on loan stays so.
+    fn request(
+        &mut self,
+        request: impl FnOnce(&RxFilter) -> Result<Option<VfRequest>, Refusal>,
+    ) -> Result<(), Refusal> {
+        let held = std::mem::replace(&mut self.held, Held::Nothing);
+        let keep = !matches!(held, Held::Nothing);
+        let (mut adapter, mut hypervisor) = match held {
+            Held::Adapter(adapter) => (adapter, self.hypervisor.borrow()),
+            Held::Hypervisor(hypervisor) => (self.adapter.borrow(), hypervisor),
+            Held::Nothing => (self.adapter.borrow(), self.hypervisor.borrow()),
+        };
+        let done = request(adapter.nic.asked(self.vf)).and_then(|request| match request {
+            None => Ok(()),
+            Some(request) => {
+                let now = self.clock.now();
+                plane::request(now, &mut adapter, &mut hypervisor, self.vf, &request)
+            }
+        });
+        self.held = match self.path {
+            _ if !keep => Held::Nothing,
+            Path::Direct => Held::Adapter(adapter),
+            Path::Mediated => Held::Hypervisor(hypervisor),
+        };
+        done
+    }
+
+    /// Forgets what a driver asked for. The next one has these `features`, if it has a control queue.
+    fn forget_driver(&mut self, features: u64) {
+        let reset = VfRequest::Reset {
+            lists_groups: features & features::CTRL_RX != 0,
+            lists_vlans: features & features::CTRL_VLAN != 0,
+        };
+        // Never refused.
+        let _ = self.request(|_| Ok(Some(reset)));
     }
 }
 
@@ -321,18 +379,39 @@ impl Device for VfDevice<'_> {
         vring
     }
 
+    fn command(&mut self, command: &control::Command) -> bool {
+        let Err(why) = self.request(|asked| mailbox::request(command, asked)) else {
+            return true;
+        };
+        let (nic, vf) = (self.nic, self.vf);
+        // A driver that asks again and again fills no log.
+        match *self.refused {
+            0 => tracing::warn!("{nic} {vf}: its driver is refused {command}: {why}"),
+            _ => tracing::debug!("{nic} {vf}: its driver is refused {command}: {why}"),
+        }
+        *self.refused += 1;
+        false
+    }
+
     fn session(&mut self, event: SessionEvent<'_>) {
         let (nic, vf) = (self.nic, self.vf);
         match event {
-            SessionEvent::Connected => tracing::debug!("{nic} {vf}: front end connected"),
+            SessionEvent::Connected => {
+                *self.refused = 0;
+                tracing::debug!("{nic} {vf}: front end connected");
+            }
             SessionEvent::Negotiated { features } => {
+                self.forget_driver(0);
                 tracing::info!("{nic} {vf}: driver acknowledged features {features:#x}");
             }
+            SessionEvent::Controlled { features } => self.forget_driver(features),
+            SessionEvent::Reset => self.forget_driver(0),
             SessionEvent::Disconnected { why } => {
                 use vf_vhost::endpoint::Refusal as R;
                 let fault = why.filter(|why| !matches!(why, R::Closed | R::Socket(_)));
                 *self.fault = fault.map(ToString::to_string);
                 self.held = Held::Nothing;
+                self.forget_driver(0);
                 let mut hypervisor = self.hypervisor.borrow();
                 hypervisor.drop_backlog(vf, DropReason::RingDisabled);
             }

@@ -20,6 +20,7 @@ pub mod ctl;
 pub mod experiment;
 pub mod host;
 pub mod linux;
+mod mailbox;
 pub mod plane;
 pub mod server;
 pub mod show;

@@ -98,6 +98,12 @@ pub struct ShowVf {
     pub refusals: u64,
     /// Started rings.
     pub rings: u16,
+    /// What its driver asked for on the control queue: `mac`, `rx_mode`, `unicast`, `multicast`, `vlans`, where it did.
+    pub asked: BTreeMap<String, String>,
+    /// What of that is in force.
+    pub in_force: BTreeMap<String, String>,
+    /// How often its driver asked for what it may not have.
+    pub refused: u64,
     /// Both paths together, as the guest sees it: tx is what the guest sent.
     pub total: ShowCounters,
     /// What took the direct path.
@@ -202,6 +208,15 @@ impl ShowNic {
                 if vf.connected { "connected" } else { "waiting" },
                 settings.join(", "),
             )?;
+            if !vf.asked.is_empty() {
+                writeln!(f, "        asked    {}", words(&vf.asked))?;
+            }
+            if vf.asked != vf.in_force {
+                writeln!(f, "        in force {}", words(&vf.in_force))?;
+            }
+            if vf.refused > 0 {
+                writeln!(f, "        refused  {} times", vf.refused)?;
+            }
             if vf.direct != ShowCounters::default() {
                 line(f, "        direct", &vf.direct)?;
             }
@@ -210,6 +225,14 @@ impl ShowNic {
             }
         }
         Ok(())
+    }
+}
+
+fn words(settings: &BTreeMap<String, String>) -> String {
+    let words: Vec<_> = settings.iter().map(|(k, v)| format!("{k} {v}")).collect();
+    match words.as_slice() {
+        [] => "nothing".to_owned(),
+        words => words.join(", "),
     }
 }
 

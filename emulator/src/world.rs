@@ -265,7 +265,7 @@ impl World {
                 Who::Adapter(h) => self.run_adapter(now, h),
                 Who::Hypervisor(h) => self.run_hypervisor(now, h),
                 Who::Interrupt(host, vf) => {
-                    let not_before = Nanos(now.0.saturating_add(self.notification.moderation.0));
+                    let not_before = Nanos(now.0.saturating_add(self.moderation(host, vf).0));
                     self.seats[host].interrupts[vf.index()].not_before = not_before;
                     return Some(Turn::Interrupt { host, vf });
                 }
@@ -273,6 +273,14 @@ impl World {
             }
         }
         None
+    }
+
+    /// Least time between two interrupts of a VF: what its driver says of receiving, if it does.
+    fn moderation(&self, host: usize, vf: VfIndex) -> Nanos {
+        let said = self.seats[host].host.borrow().coalescing(vf, 0);
+        said.map_or(self.notification.moderation, |said| {
+            Nanos(u64::from(said.max_usecs) * 1000)
+        })
     }
 
     /// Moves the clock to `at` when nobody wants to run before it.

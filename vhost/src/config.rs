@@ -1,5 +1,6 @@
 //! What a device is, as a front end and its driver see it. Knows no rings and no session.
 
+use crate::control::Coalescing;
 use crate::features::{self, ProtocolFeatures};
 
 /// Pairs of rings a device can have.
@@ -27,12 +28,15 @@ pub struct DeviceConfig {
     pub link_up: bool,
     /// Speed of the link that the guest sees.
     pub speed_mbps: u32,
+    /// How long notifications are held back as long as the driver does not say.
+    pub coalescing: Coalescing,
 }
 
 impl DeviceConfig {
     /// A 10 GbE device that offers all that is served, but for
-    /// [`ProtocolFeatures::INBAND_NOTIFICATIONS`]: whoever offers those also
-    /// [acknowledges](crate::endpoint::Endpoint::acknowledge_kick) each kick.
+    /// [`ProtocolFeatures::INBAND_NOTIFICATIONS`] and [`features::COALESCING`]: whoever offers those
+    /// also [acknowledges](crate::endpoint::Endpoint::acknowledge_kick) each kick, or holds calls
+    /// back for [so long](crate::endpoint::Endpoint::coalescing).
     pub fn new(name: impl Into<String>, mac: [u8; 6], queue_pairs: u16) -> DeviceConfig {
         let queue_pairs = queue_pairs.clamp(1, MAX_QUEUE_PAIRS);
         DeviceConfig {
@@ -44,6 +48,7 @@ impl DeviceConfig {
             mtu: 1500,
             link_up: true,
             speed_mbps: 10_000,
+            coalescing: Coalescing::default(),
         }
     }
 
@@ -66,11 +71,10 @@ impl DeviceConfig {
         self.queue_pairs.clamp(1, MAX_QUEUE_PAIRS)
     }
 
-    /// The device configuration space (virtio 5.1.4).
-    pub(crate) fn space(&self) -> [u8; CONFIG_SPACE] {
+    /// The device configuration space (virtio 5.1.4) of a device with this station address.
+    pub(crate) fn space(&self, mac: [u8; 6]) -> [u8; CONFIG_SPACE] {
         let mut space = [0; CONFIG_SPACE];
-        let fields = self
-            .mac
+        let fields = mac
             .into_iter()
             .chain(u16::from(self.link_up).to_le_bytes())
             .chain(self.pairs().to_le_bytes())

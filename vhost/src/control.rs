@@ -4,38 +4,35 @@
 //! Reads and answers; to obey is the session's. A command that is not served is refused, a chain
 //! that is no chain breaks this ring and nothing else.
 
+mod command;
+
 use virtio_bindings::virtio_net as net;
 
+pub(crate) use self::command::{Asked, Rings};
+pub use self::command::{Coalescing, Command, MAX_MACS, RxMode};
 use crate::ring::{RingError, Segment, Token};
 use crate::vring::Vring;
 
-const MQ: u8 = net::VIRTIO_NET_CTRL_MQ as u8;
-const VQ_PAIRS_SET: u8 = net::VIRTIO_NET_CTRL_MQ_VQ_PAIRS_SET as u8;
 const OK: u8 = net::VIRTIO_NET_OK as u8;
 const ERR: u8 = net::VIRTIO_NET_ERR as u8;
-
-/// What a driver asks for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Command {
-    /// Use so many pairs of rings from now on.
-    QueuePairs(u16),
-    /// Something that is not served, or asked on a ring that is not enabled.
-    Other,
-}
 
 /// The device's end of a control virtqueue.
 #[derive(Debug)]
 pub(crate) struct ControlQueue {
     vring: Vring,
+    /// The bytes of the command that was taken last.
+    command: Vec<u8>,
+    /// Where its answer goes, if it is not answered yet.
     segments: Vec<Segment>,
-    /// The chain of the command that is not answered yet, and the address of its answer.
-    asked: Option<(Token, Option<u64>)>,
+    /// Its chain.
+    asked: Option<Token>,
 }
 
 impl ControlQueue {
     pub(crate) fn new(vring: Vring) -> ControlQueue {
         ControlQueue {
             vring,
+            command: Vec::new(),
             segments: Vec::new(),
             asked: None,
         }
@@ -55,14 +52,14 @@ impl ControlQueue {
     /// if there is none: then the driver kicks when there is.
     ///
     /// An error is the driver's. The ring is broken then, and has no more commands.
-    pub(crate) fn next(&mut self) -> Result<Option<Command>, RingError> {
+    pub(crate) fn next(&mut self) -> Result<Option<Asked>, RingError> {
         if self.vring.is_broken() {
             return Ok(None);
         }
         self.try_next().map_err(|error| self.vring.fail(error))
     }
 
-    fn try_next(&mut self) -> Result<Option<Command>, RingError> {
+    fn try_next(&mut self) -> Result<Option<Asked>, RingError> {
         let ring = &mut self.vring.ring;
         let taken = match ring.take()? {
             None if ring.set_notify(true)? => ring.take()?,
@@ -72,44 +69,50 @@ impl ControlQueue {
             return Ok(None);
         };
         self.segments.clear();
-        let asked = ring.walk(chain, false, &mut self.segments)?;
-        let command = match (asked, self.read()?) {
-            (4, [MQ, VQ_PAIRS_SET, low, high]) if self.vring.enabled() => {
-                Command::QueuePairs(u16::from_le_bytes([low, high]))
+        let len = ring.walk(chain, false, &mut self.segments)?;
+        self.command.clear();
+        let asked = match usize::try_from(len) {
+            Ok(len) if len <= command::MAX_LEN && self.vring.enabled() => {
+                self.read()?;
+                Asked::parse(&self.command, self.vring.features())
             }
-            _ => Command::Other,
+            _ => Asked::Nothing,
         };
         self.segments.clear();
         self.vring.ring.walk(chain, true, &mut self.segments)?;
-        let answer = self.segments.first().map(|segment| segment.gpa);
-        self.asked = Some((chain.token, answer));
-        Ok(Some(command))
+        self.asked = Some(chain.token);
+        Ok(Some(asked))
     }
 
-    /// The first bytes of the command, zeros behind its end.
-    fn read(&self) -> Result<[u8; 4], RingError> {
-        let mut command = [0; 4];
-        let mut to = command.as_mut_slice();
+    /// Copies the command, which is judged on this copy.
+    fn read(&mut self) -> Result<(), RingError> {
         for segment in &self.segments {
-            let n = to.len().min(segment.len as usize);
-            let (now, later) = to.split_at_mut(n);
-            let from = self.vring.ring.memory().slice(segment.gpa, n);
-            from.ok_or(RingError::BufferOutside)?.copy_to(now);
-            to = later;
+            let (at, len) = (self.command.len(), segment.len as usize);
+            self.command.resize(at + len, 0);
+            let from = self.vring.ring.memory().slice(segment.gpa, len);
+            let (_, to) = self.command.split_at_mut(at);
+            from.ok_or(RingError::BufferOutside)?.copy_to(to);
         }
-        Ok(command)
+        Ok(())
     }
 
-    /// Tells the driver whether its command was obeyed, if it left room for that.
-    pub(crate) fn answer(&mut self, obeyed: bool) -> Result<(), RingError> {
-        let Some((chain, answer)) = self.asked.take() else {
+    /// Tells the driver whether its command was obeyed, and behind that what it wanted to know, as
+    /// far as it left room.
+    pub(crate) fn answer(&mut self, obeyed: bool, result: &[u8]) -> Result<(), RingError> {
+        let Some(chain) = self.asked.take() else {
             return Ok(());
         };
         let ring = &mut self.vring.ring;
-        if let Some(byte) = answer.and_then(|gpa| ring.memory().slice(gpa, 1)) {
-            byte.copy_from(&[if obeyed { OK } else { ERR }]);
+        let answer = [&[if obeyed { OK } else { ERR }], result].concat();
+        let mut rest = answer.as_slice();
+        for segment in &self.segments {
+            let (now, later) = rest.split_at(rest.len().min(segment.len as usize));
+            if let Some(to) = ring.memory().slice(segment.gpa, now.len()) {
+                to.copy_from(now);
+            }
+            rest = later;
         }
-        ring.push_used(chain, answer.is_some().into());
+        ring.push_used(chain, (answer.len() - rest.len()) as u32);
         self.vring.flush();
         self.vring.fault().map_or(Ok(()), Err)
     }

@@ -21,6 +21,7 @@ use mio::{Interest, Registry, Token};
 use thiserror::Error;
 
 use crate::channel::{Channel, Received};
+use crate::control::Coalescing;
 use crate::eventfd::EventFd;
 use crate::listener::{self, Listener};
 use crate::session::Session;
@@ -241,7 +242,16 @@ impl Endpoint {
     /// could be told.
     pub fn set_mac(&mut self, mac: [u8; 6]) -> bool {
         self.config.mac = mac;
+        if let Some(connection) = &mut self.connection {
+            connection.session.forget_mac();
+        }
         self.announce()
+    }
+
+    /// How long calls of a ring are to be held back, if the driver has said; whoever runs the ring
+    /// does that.
+    pub fn coalescing(&self, ring: u32) -> Option<Coalescing> {
+        self.connection.as_ref()?.session.coalescing(ring)
     }
 
     /// What the device is at present.
@@ -295,7 +305,7 @@ impl Endpoint {
         let Some(connection) = &mut self.connection else {
             return;
         };
-        match connection.session.serve_control(dev) {
+        match connection.session.serve_control(&self.config, dev) {
             Ok(false) => {}
             Ok(true) => {
                 if let Some(kick) = connection.session.control_kick() {

@@ -1,8 +1,8 @@
 //! The device side of vhost-user and virtio-net.
 //!
 //! Two halves meet here. The protocol half ([`message`], [`session`], [`endpoint`], [`memory`],
-//! [`eventfd`]) turns bytes and file descriptors from a front end into rings that may run. The
-//! ring half ([`vring`], [`ring`], [`tx`], [`rx`] and the offloads) moves frames through them.
+//! [`eventfd`], [`control`]) turns bytes and file descriptors from a front end into rings that may
+//! run. The ring half ([`vring`], [`ring`], [`tx`], [`rx`] and the offloads) moves frames through them.
 //! Nothing in this crate knows what a virtual function, a filter or a link is, and nothing a
 //! guest, a front end or the wire sends may make it panic, block or touch memory it was not given.
 
@@ -10,7 +10,7 @@ mod backend;
 mod channel;
 pub mod checksum;
 mod config;
-mod control;
+pub mod control;
 pub mod endpoint;
 pub mod eventfd;
 pub mod features;

@@ -16,6 +16,8 @@
 //! addresses and the virtio features are known; it need not have been kicked, and it need not be
 //! enabled (vhost-user "Ring states").
 
+mod control;
+
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
@@ -24,17 +26,14 @@ use vm_memory::Bytes;
 
 use crate::backend::BackendRequests;
 pub use crate::config::{DeviceConfig, MAX_QUEUE_PAIRS};
-use crate::control::{Command, ControlQueue};
+use crate::control::{Coalescing, Command, ControlQueue};
 use crate::eventfd::{EventFd, EventFdError};
-use crate::features::{self, PROTOCOL_FEATURES, ProtocolFeatures};
+use crate::features::{PROTOCOL_FEATURES, ProtocolFeatures};
 use crate::memory::{GuestMemory, MAX_REGIONS, MemoryError};
 use crate::message::{self, ConfigRange, Header, Malformed, Request, VringAddr};
 use crate::packed;
 use crate::ring::{RingAddresses, RingError, is_packed};
 use crate::vring::{Vring, VringConfig};
-
-/// Commands of a driver served at a time: other devices share the thread.
-const COMMANDS: usize = 128;
 
 /// Entries of the largest ring (virtio 2.7).
 const MAX_RING: usize = 32768;
@@ -50,6 +49,15 @@ pub enum SessionEvent<'a> {
         /// The feature bits.
         features: u64,
     },
+    /// The driver has a control queue from now on, and these virtio features. It has asked for
+    /// nothing; what one before it asked for is past since [`SessionEvent::Negotiated`],
+    /// [`SessionEvent::Reset`] or [`SessionEvent::Disconnected`].
+    Controlled {
+        /// The feature bits.
+        features: u64,
+    },
+    /// The front end has reset the device; its rings have been stopped.
+    Reset,
     /// A request was refused; the session goes on unless [`SessionEvent::Disconnected`] follows.
     Refused {
         /// Why.
@@ -71,6 +79,9 @@ pub trait Device {
     /// Takes ring `index` back; nobody touches it when this returns. `None` if the ring is gone,
     /// because it was broken.
     fn stop_ring(&mut self, index: u32) -> Option<Vring>;
+
+    /// Does what the driver asks for; `false` if it may not have it, and then nothing has changed.
+    fn command(&mut self, command: &Command) -> bool;
 
     /// Hears what happens.
     fn session(&mut self, event: SessionEvent<'_>);
@@ -193,6 +204,8 @@ struct RingState {
     err: Option<EventFd>,
     /// Signalled in place of `call` when the driver is to be called in band.
     called: Option<EventFd>,
+    /// What the driver has said about it.
+    coalescing: Option<Coalescing>,
 }
 
 /// See the module.
@@ -204,6 +217,8 @@ pub struct Session {
     /// Pairs that the driver has asked to receive on. `None`: it has not started a control queue
     /// since SET_FEATURES, so that enabling rings is all that there is.
     pairs_used: Option<u16>,
+    /// The station address that the driver has chosen.
+    mac: Option<[u8; 6]>,
     /// The control queue while it runs.
     control: Option<ControlQueue>,
     memory: Arc<GuestMemory>,
@@ -223,6 +238,7 @@ impl Session {
             rings: rings.collect(),
             pairs: config.pairs(),
             pairs_used: None,
+            mac: None,
             control: None,
             memory: Arc::default(),
             features: None,
@@ -239,41 +255,6 @@ impl Session {
     /// The guest's memory, as far as it is known.
     pub fn memory(&self) -> &Arc<GuestMemory> {
         &self.memory
-    }
-
-    /// What tells that the driver has put commands on the control queue, if that runs.
-    pub fn control_kick(&self) -> Option<&EventFd> {
-        self.control.as_ref()?.vring().kick_fd()
-    }
-
-    /// Obeys what the driver put on the control queue; `true` if there may be yet more. A driver
-    /// on whose behalf the front end (QEMU, cloud-hypervisor, DPDK) obeys puts nothing there.
-    ///
-    /// # Errors
-    /// The driver broke the queue; the session goes on without it.
-    pub fn serve_control(&mut self, dev: &mut dyn Device) -> Result<bool, RingError> {
-        if let Some(kick) = self.control_kick() {
-            kick.drain();
-        }
-        for _ in 0..COMMANDS {
-            let Some(control) = &mut self.control else {
-                return Ok(false);
-            };
-            let Some(command) = control.next()? else {
-                return Ok(false);
-            };
-            let obeyed = match command {
-                Command::QueuePairs(pairs) if (1..=self.pairs).contains(&pairs) => {
-                    self.use_pairs(pairs, dev);
-                    true
-                }
-                _ => false,
-            };
-            if let Some(control) = &mut self.control {
-                control.answer(obeyed)?;
-            }
-        }
-        Ok(true)
     }
 
     /// Tells the front end that the device configuration has changed; `false` if it does not want
@@ -336,7 +317,7 @@ impl Session {
     ) -> Result<Handled, Refusal> {
         let mut kick = None;
         let answer = match Request::parse(header.request, payload) {
-            Ok(Request::VringKick { ring }) => self.kicked(ring, dev).map(|wakes| {
+            Ok(Request::VringKick { ring }) => self.kicked(config, ring, dev).map(|wakes| {
                 kick = wakes.then_some(ring);
                 None
             }),
@@ -398,7 +379,7 @@ impl Session {
             Request::GetProtocolFeatures => return u64_answer(config.protocol_features.bits()),
             Request::GetQueueNum => return u64_answer(config.rings().into()),
             Request::GetMaxMemSlots => return u64_answer(MAX_REGIONS as u64),
-            Request::GetConfig(range) => return Ok(Some(read_config(config, range))),
+            Request::GetConfig(range) => return Ok(Some(read_config(config, self.mac, range))),
             Request::GetVringBase { ring } => return self.get_vring_base(ring, dev).map(Some),
             Request::SetFeatures(bits) => self.set_features(config, bits, dev)?,
             Request::SetProtocolFeatures(bits) => {
@@ -494,7 +475,12 @@ impl Session {
 
     /// VRING_KICK: starts the ring if that is still to be done. `true` if the device has it; the
     /// control queue is served here and now, for a driver may wait for it in a busy loop.
-    fn kicked(&mut self, ring: u32, dev: &mut dyn Device) -> Result<bool, Refusal> {
+    fn kicked(
+        &mut self,
+        config: &DeviceConfig,
+        ring: u32,
+        dev: &mut dyn Device,
+    ) -> Result<bool, Refusal> {
         if !self.in_band() {
             return Err(Refusal::Unknown(Request::VRING_KICK));
         }
@@ -504,8 +490,8 @@ impl Session {
         if Some(ring) != self.control_ring() {
             return Ok(self.ring(ring)?.running);
         }
-        for _ in 0..MAX_RING / COMMANDS {
-            match self.serve_control(dev) {
+        for _ in 0..MAX_RING / control::COMMANDS {
+            match self.serve_control(config, dev) {
                 Ok(true) => {}
                 Ok(false) => break,
                 Err(error) => return Err(Refusal::Ring(ring, error)),
@@ -545,7 +531,7 @@ impl Session {
             self.pause(ring, dev);
         }
         self.features = Some(bits);
-        self.pairs_used = None;
+        self.forget_driver();
         if bits & PROTOCOL_FEATURES == 0 {
             for ring in &mut self.rings {
                 ring.setup.enabled = true;
@@ -563,7 +549,8 @@ impl Session {
         }
         self.rings.fill_with(RingState::default);
         self.features = None;
-        self.pairs_used = None;
+        self.forget_driver();
+        dev.session(SessionEvent::Reset);
     }
 
     fn replace_memory(&mut self, memory: Arc<GuestMemory>, dev: &mut dyn Device) {
@@ -661,35 +648,6 @@ impl Session {
         })
     }
 
-    /// The control queue is behind the rings for frames (virtio 5.1.2).
-    fn control_ring(&self) -> Option<u32> {
-        let features = self.features.filter(|bits| bits & features::CTRL_VQ != 0)?;
-        let pairs = if features & features::MQ == 0 {
-            1
-        } else {
-            self.pairs
-        };
-        Some(2 * u32::from(pairs))
-    }
-
-    /// Whether the driver wants a ring used: the device must not receive on others (virtio
-    /// 5.1.6.5.6), but what the driver has already put on a transmit ring goes out.
-    fn is_used(&self, ring: u32, pairs: Option<u16>) -> bool {
-        let is_receive = ring.is_multiple_of(2) && Some(ring) != self.control_ring();
-        !is_receive || pairs.is_none_or(|pairs| ring / 2 < u32::from(pairs))
-    }
-
-    /// From now on frames are received on the first `pairs` pairs only.
-    fn use_pairs(&mut self, pairs: u16, dev: &mut dyn Device) {
-        let before = self.pairs_used.replace(pairs);
-        for ring in 0..self.rings.len() as u32 {
-            if self.is_used(ring, before) != self.is_used(ring, Some(pairs)) {
-                self.pause(ring, dev);
-                self.resume(ring, dev);
-            }
-        }
-    }
-
     /// Takes a ring from the device, if it has it. A ring that broke stays stopped until the front
     /// end starts it again.
     fn pause(&mut self, ring: u32, dev: &mut dyn Device) {
@@ -769,6 +727,8 @@ impl Session {
             self.control = Some(ControlQueue::new(vring));
             if self.pairs_used.is_none() {
                 self.use_pairs(1, dev);
+                let features = self.features.unwrap_or(0);
+                dev.session(SessionEvent::Controlled { features });
             }
         }
     }
@@ -782,10 +742,10 @@ impl Session {
 }
 
 /// A GET_CONFIG reply: the range and its bytes, or nothing if it is not in the space.
-fn read_config(config: &DeviceConfig, range: ConfigRange) -> Vec<u8> {
+fn read_config(config: &DeviceConfig, mac: Option<[u8; 6]>, range: ConfigRange) -> Vec<u8> {
     let start = range.offset as usize;
     let size = range.size as usize;
-    let space = config.space();
+    let space = config.space(mac.unwrap_or(config.mac));
     let Some(bytes) = start
         .checked_add(size)
         .and_then(|end| space.get(start..end))

@@ -23,7 +23,7 @@ pub use owner::{Borrowed, Owner, Plane};
 pub use pf::PfEnd;
 pub use pool::Pool;
 pub use port::RingBroken;
-pub use switch::apply;
+pub use switch::{apply, request};
 pub use tap::Tap;
 pub use uplink::Uplink;
 pub use wire::WireEnd;

@@ -1,7 +1,7 @@
 //! Administering a NIC while traffic runs, a switch of paths above all. Never loses or duplicates a frame: whoever calls
 //! this holds both planes, and the queues between them are empty before a ring changes hands.
 
-use vf_model::{Command, DropReason, Nanos, Path, Refusal, VfIndex};
+use vf_model::{Command, DropReason, Nanos, Path, Refusal, VfIndex, VfRequest};
 
 use super::adapter::Adapter;
 use super::hypervisor::Hypervisor;
@@ -16,7 +16,7 @@ pub fn apply(
     hypervisor: &mut Hypervisor,
     command: &Command,
 ) -> Result<(), Refusal> {
-    while adapter.drain_pf(now) + hypervisor.drain_pf(now) > 0 {}
+    drain(now, adapter, hypervisor);
     let before = paths(adapter);
     adapter.nic.apply(command)?;
     hypervisor.model.apply(command)?;
@@ -26,6 +26,28 @@ pub fn apply(
         }
     }
     Ok(())
+}
+
+/// Does what the driver of a VF asks for, on both planes of its host.
+///
+/// # Errors
+/// The model's refusal, in which case nothing has changed.
+pub fn request(
+    now: Nanos,
+    adapter: &mut Adapter,
+    hypervisor: &mut Hypervisor,
+    vf: VfIndex,
+    request: &VfRequest,
+) -> Result<(), Refusal> {
+    drain(now, adapter, hypervisor);
+    adapter.nic.request(vf, request)?;
+    hypervisor.model.request(vf, request)
+}
+
+/// Has each plane take what the other has handed over: a frame that one has judged by the old rules is not judged by the
+/// new ones on the other.
+fn drain(now: Nanos, adapter: &mut Adapter, hypervisor: &mut Hypervisor) {
+    while adapter.drain_pf(now) + hypervisor.drain_pf(now) > 0 {}
 }
 
 fn paths(adapter: &Adapter) -> Vec<Path> {

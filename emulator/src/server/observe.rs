@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Instant;
 
-use vf_model::{Counters, HypervisorModel, Nanos, Nic, VfIndex, VfPolicy};
+use vf_model::{Counters, HypervisorModel, Nanos, Nic, RxFilter, VfIndex, VfPolicy};
 
 use crate::host::Host;
 use crate::show::{Show, ShowBridge, ShowCounters, ShowCpu, ShowLink, ShowNic, ShowVf};
@@ -81,6 +81,9 @@ fn nic(host: &Host, at: Nanos, seconds: f64, before: &mut Busy) -> ShowNic {
                 sessions: endpoint.map_or(0, |e| e.sessions()),
                 refusals: endpoint.map_or(0, |e| e.refusals()),
                 rings: host.rings(vf),
+                asked: rx_filter(adapter.nic.asked(vf)),
+                in_force: rx_filter(adapter.nic.in_force(vf)),
+                refused: host.refused(vf),
                 total: direct.plus(&mediated),
                 direct,
                 mediated,
@@ -147,6 +150,47 @@ fn counters(c: &Counters) -> ShowCounters {
         rx_drops: c.rx_drops.iter().map(|(r, n)| (r.to_string(), n)).collect(),
         tx_drops: c.tx_drops.iter().map(|(r, n)| (r.to_string(), n)).collect(),
     }
+}
+
+/// In the words of the control queue, without what a driver has not touched.
+fn rx_filter(filter: &RxFilter) -> BTreeMap<String, String> {
+    fn list<T: ToString>(all: &[T]) -> Option<String> {
+        let all: Vec<_> = all.iter().map(T::to_string).collect();
+        Some(if all.is_empty() {
+            "none".to_owned()
+        } else {
+            all.join(" ")
+        })
+    }
+    let mode = &filter.mode;
+    let modes = [
+        (mode.promisc, "promisc"),
+        (mode.allmulti, "allmulti"),
+        (mode.alluni, "alluni"),
+        (mode.nomulti, "nomulti"),
+        (mode.nouni, "nouni"),
+        (mode.nobcast, "nobcast"),
+    ];
+    let on: Vec<_> = modes
+        .iter()
+        .filter(|(on, _)| *on)
+        .map(|(_, name)| *name)
+        .collect();
+    [
+        ("mac", filter.mac.map(|mac| mac.to_string())),
+        ("rx_mode", (!on.is_empty()).then(|| on.join(" "))),
+        (
+            "unicast",
+            (!filter.unicast.is_empty())
+                .then(|| list(&filter.unicast))
+                .flatten(),
+        ),
+        ("multicast", filter.multicast.as_deref().and_then(list)),
+        ("vlans", filter.vlans.as_deref().and_then(list)),
+    ]
+    .into_iter()
+    .filter_map(|(key, value)| Some((key.to_owned(), value?)))
+    .collect()
 }
 
 fn settings(policy: &VfPolicy) -> BTreeMap<String, String> {

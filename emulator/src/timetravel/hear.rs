@@ -190,11 +190,12 @@ impl Simulation {
                 endpoint.poll(now, device);
                 endpoint.kick().is_some()
             });
+        // A kick of the control queue has been obeyed by now.
+        if let Some(g) = self.running {
+            self.hear_time(g);
+        }
         if kicked == Some(true) {
             self.kicks += 1;
-            if let Some(g) = self.running {
-                self.hear_time(g);
-            }
             self.world.kicked(h, vf);
         } else {
             self.note_session(h, vf);

@@ -47,20 +47,20 @@ fn commands_are_read_and_answered() {
         let (mut driver, mut queue) = world(features);
         assert_eq!(queue.next(), Ok(None));
         for (command, read, obeyed, said) in [
-            (&[4, 0, 3, 1][..], Command::QueuePairs(0x103), true, OK),
-            (&[4, 0, 9, 0], Command::QueuePairs(9), false, ERR),
-            (&[4, 1, 3, 0], Command::Other, false, ERR),
-            (&[3, 0, 3, 0], Command::Other, false, ERR),
-            (&[4, 0, 3, 0, 0], Command::Other, false, ERR),
-            (&[4, 0, 3], Command::Other, false, ERR),
-            (&[4], Command::Other, false, ERR),
-            (&[], Command::Other, false, ERR),
-            (&[0; 4000], Command::Other, false, ERR),
+            (&[4, 0, 3, 1][..], Asked::QueuePairs(0x103), true, OK),
+            (&[4, 0, 9, 0], Asked::QueuePairs(9), false, ERR),
+            (&[4, 1, 3, 0], Asked::Nothing, false, ERR),
+            (&[3, 0, 3, 0], Asked::Nothing, false, ERR),
+            (&[4, 0, 3, 0, 0], Asked::Nothing, false, ERR),
+            (&[4, 0, 3], Asked::Nothing, false, ERR),
+            (&[4], Asked::Nothing, false, ERR),
+            (&[], Asked::Nothing, false, ERR),
+            (&[0; 4000], Asked::Nothing, false, ERR),
         ] {
             let answer = ask(&mut driver, command, cuts, direct);
             assert_eq!(queue.next(), Ok(Some(read)), "{command:?}");
             assert!(driver.used().is_empty());
-            queue.answer(obeyed).unwrap();
+            queue.answer(obeyed, &[]).unwrap();
             assert_eq!(driver.read(answer, 1), [said]);
             assert_eq!(driver.used().len(), 1);
             assert_eq!(queue.next(), Ok(None));
@@ -76,11 +76,11 @@ fn the_driver_is_told_and_asked_to_tell() {
     assert_eq!(driver.avail_event(), 0xfffe);
     ask(&mut driver, &[4, 0, 1, 0], &[2], 9);
     ask(&mut driver, &[4, 0, 2, 0], &[2], 9);
-    assert_eq!(queue.next(), Ok(Some(Command::QueuePairs(1))));
-    queue.answer(true).unwrap();
+    assert_eq!(queue.next(), Ok(Some(Asked::QueuePairs(1))));
+    queue.answer(true, &[]).unwrap();
     assert!(driver.call.drain());
-    assert_eq!(queue.next(), Ok(Some(Command::QueuePairs(2))));
-    queue.answer(true).unwrap();
+    assert_eq!(queue.next(), Ok(Some(Asked::QueuePairs(2))));
+    queue.answer(true, &[]).unwrap();
     assert!(!driver.call.drain());
     assert_eq!(queue.next(), Ok(None));
     assert_eq!(driver.avail_event(), 0);
@@ -92,14 +92,14 @@ fn the_driver_is_told_and_asked_to_tell() {
 fn without_room_for_an_answer_there_is_none() {
     let (mut driver, mut queue) = world(0);
     driver.send(&[4, 0, 1, 0], &[2], 9);
-    assert_eq!(queue.next(), Ok(Some(Command::QueuePairs(1))));
-    queue.answer(true).unwrap();
+    assert_eq!(queue.next(), Ok(Some(Asked::QueuePairs(1))));
+    queue.answer(true, &[]).unwrap();
     assert_eq!(driver.used()[0].1, 0);
     // Room for more than the byte is no matter; nor is a chain of nothing else.
     let gpa = driver.alloc(64);
     driver.add(&[(gpa, 64, true)], 1);
-    assert_eq!(queue.next(), Ok(Some(Command::Other)));
-    queue.answer(false).unwrap();
+    assert_eq!(queue.next(), Ok(Some(Asked::Nothing)));
+    queue.answer(false, &[]).unwrap();
     assert_eq!((driver.read(gpa, 1), driver.used()[0].1), (vec![ERR], 1));
 }
 
@@ -108,7 +108,7 @@ fn a_disabled_queue_refuses() {
     let (mut driver, mut queue) = world(0);
     queue.vring.set_enabled(false);
     ask(&mut driver, &[4, 0, 1, 0], &[2], 9);
-    assert_eq!(queue.next(), Ok(Some(Command::Other)));
+    assert_eq!(queue.next(), Ok(Some(Asked::Nothing)));
 }
 
 #[test]
@@ -117,16 +117,16 @@ fn what_was_not_answered_is_taken_again() {
     for pairs in [1, 2] {
         ask(&mut driver, &[4, 0, pairs, 0], &[2], 9);
     }
-    assert_eq!(queue.next(), Ok(Some(Command::QueuePairs(1))));
-    queue.answer(true).unwrap();
-    assert_eq!(queue.next(), Ok(Some(Command::QueuePairs(2))));
+    assert_eq!(queue.next(), Ok(Some(Asked::QueuePairs(1))));
+    queue.answer(true, &[]).unwrap();
+    assert_eq!(queue.next(), Ok(Some(Asked::QueuePairs(2))));
     let vring = queue.into_vring();
     assert_eq!(vring.base(), 0xffff);
     let mut queue = ControlQueue::new(vring);
-    assert_eq!(queue.next(), Ok(Some(Command::QueuePairs(2))));
+    assert_eq!(queue.next(), Ok(Some(Asked::QueuePairs(2))));
     // To answer twice is to answer once.
-    queue.answer(true).unwrap();
-    queue.answer(true).unwrap();
+    queue.answer(true, &[]).unwrap();
+    queue.answer(true, &[]).unwrap();
     assert_eq!(driver.used().len(), 2);
 }
 

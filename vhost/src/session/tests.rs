@@ -7,6 +7,7 @@ use proptest::prelude::*;
 use rustix::fs::MemfdFlags;
 
 use super::*;
+use crate::features;
 use crate::ring::driver::RING_PACKED;
 
 const GUEST: u64 = 0x4000_0000;
@@ -37,6 +38,10 @@ impl Device for Rings {
         self.stops += 1;
         let lost = self.lose_every > 0 && self.stops.is_multiple_of(self.lose_every);
         (!lost).then_some(vring)
+    }
+
+    fn command(&mut self, _command: &Command) -> bool {
+        true
     }
 
     fn session(&mut self, _event: SessionEvent<'_>) {}
@@ -241,7 +246,7 @@ proptest! {
             let handled = session.handle(&config, header, &payload, sent, &mut dev);
             check(&session, &dev)?;
             let after = snapshot(&session);
-            let _ = session.serve_control(&mut dev);
+            let _ = session.serve_control(&config, &mut dev);
             check(&session, &dev)?;
             prop_assert_eq!(snapshot(&session), after);
             let Ok(Handled { reply, refused, .. }) = handled else {

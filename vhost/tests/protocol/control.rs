@@ -4,6 +4,8 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::time::Duration;
 
 use mio::{Events, Poll, Token};
+use vf_vhost::control::{Coalescing, Command, RxMode};
+use vf_vhost::endpoint::DeviceConfig;
 use vf_vhost::features;
 
 use crate::front_end::*;
@@ -54,9 +56,19 @@ impl Driver {
     }
 
     fn put(&mut self, command: [u8; 4]) {
-        self.write(0x3000, &command);
-        self.write(0x3800, &[0xaa]);
-        self.chain(&CHAIN);
+        self.put_with(&command, 1);
+    }
+
+    /// A command with room for an answer of so many bytes.
+    fn put_with(&mut self, command: &[u8], room: u32) {
+        self.write(0x3000, command);
+        self.write(0x3800, &[0xaa; 16]);
+        let [(at, _, flags, next), answer] = CHAIN;
+        let (command, answer) = (
+            (at, command.len() as u32, flags, next),
+            (answer.0, room, 2, 0),
+        );
+        self.chain(&[command, answer]);
         // Call when it is done (virtio 2.7.10).
         self.write(0x1004 + 512, &self.used().to_le_bytes());
         self.offer(1);
@@ -86,7 +98,11 @@ fn start_control(w: &mut World, driver: &Driver) {
 
 /// A device with two queue pairs that run, and its control queue.
 fn world() -> (World, Driver) {
-    let mut w = World::new(device(2));
+    world_of(device(2))
+}
+
+fn world_of(config: DeviceConfig) -> (World, Driver) {
+    let mut w = World::new(config);
     w.negotiate();
     let memory = memfd(2 * AT);
     let regions = table(&[[GUEST, 2 * AT, USER, 0]]);
@@ -141,10 +157,6 @@ fn the_driver_says_how_many_pairs_it_uses() {
         assert_eq!(driver.used(), driver.avail);
         assert!(drained(&driver.call) && !drained(&driver.kick));
     }
-    // Promiscuous mode was not offered.
-    driver.put([0, 0, 1, 0]);
-    w.poll();
-    assert_eq!(driver.answer(), 1);
     // To change the ring is not to change what was asked for, a new start is.
     w.tell(
         SET_VRING_CALL,
@@ -268,4 +280,118 @@ fn a_hostile_driver_loses_its_control_queue_only() {
             "{why}"
         );
     }
+}
+
+fn entries(macs: &[[u8; 6]]) -> Vec<u8> {
+    let count = (macs.len() as u32).to_le_bytes();
+    [&count[..], macs.as_flattened()].concat()
+}
+
+#[test]
+fn what_is_not_the_sessions_is_the_devices() {
+    const MAC: [u8; 6] = [2, 0, 0, 0, 0, 0x77];
+    let (mut w, mut driver) = world();
+    assert_eq!(
+        w.rings.events.last().map(String::as_str),
+        Some("controlled")
+    );
+    let mac_of = |w: &mut World| w.ask(GET_CONFIG, &u32s(&[0, 6, 0]))[12..18].to_vec();
+    let table = [&[1, 0][..], &entries(&[MAC]), &entries(&[[1; 6], [3; 6]])].concat();
+    let mode = |mode, on| Command::RxMode { mode, on };
+    let commands = [
+        (&[0, 0, 1][..], mode(RxMode::Promisc, true)),
+        (&[0, 5, 0], mode(RxMode::NoBcast, false)),
+        (
+            &table,
+            Command::MacTable {
+                unicast: vec![MAC],
+                multicast: vec![[1; 6], [3; 6]],
+            },
+        ),
+        (&[1, 1, 2, 0, 0, 0, 0, 0x77], Command::MacAddr(MAC)),
+        (&[2, 0, 5, 0], Command::Vlan { vid: 5, on: true }),
+    ];
+    for refuse in [true, false] {
+        w.rings.refuse = refuse;
+        for (bytes, command) in &commands {
+            driver.put_with(bytes, 1);
+            w.poll();
+            assert_eq!(w.rings.commands.pop().as_ref(), Some(command));
+            assert_eq!(driver.answer(), refuse.into());
+        }
+        // A new address shows where the driver reads it (virtio 5.1.4).
+        let own = w.endpoint.config().mac;
+        assert_eq!(mac_of(&mut w), if refuse { own } else { MAC });
+    }
+    for malformed in [&[0, 0][..], &[1, 0, 1, 0, 0, 0], &[9, 9, 9], &[0; 20_000]] {
+        driver.put_with(malformed, 1);
+        w.poll();
+        assert_eq!(driver.answer(), 1, "{}", malformed.len());
+    }
+    assert!(w.rings.commands.is_empty());
+    // Whoever is given another address, or starts anew, has chosen none.
+    w.endpoint.set_mac([2; 6]);
+    assert_eq!(mac_of(&mut w), [2; 6]);
+    driver.put_with(commands[3].0, 1);
+    w.poll();
+    assert_eq!(mac_of(&mut w), MAC);
+    w.tell(RESET_DEVICE, &[], &[]);
+    assert_eq!(w.rings.events.last().map(String::as_str), Some("reset"));
+    assert_eq!(mac_of(&mut w), [2; 6]);
+}
+
+#[test]
+fn commands_that_were_not_negotiated_are_refused() {
+    let (mut w, mut driver) = world();
+    let without = w.endpoint.config().features & !PACKED & !features::CTRL_VLAN;
+    w.tell(SET_FEATURES, &u64s(&[without]), &[]);
+    for (command, answer) in [(&[2, 0, 5, 0][..], 1), (&[0, 0, 1], 0)] {
+        driver.put_with(command, 1);
+        w.poll();
+        assert_eq!(driver.answer(), answer);
+    }
+    assert_eq!(w.rings.commands.len(), 1);
+}
+
+#[test]
+fn how_long_calls_are_held_back_is_kept_for_whoever_holds_them() {
+    let (mut w, mut driver) = world_of({
+        let mut config = device(2);
+        config.features |= features::COALESCING;
+        config.coalescing.max_usecs = 20;
+        config
+    });
+    let held = |max_packets, max_usecs| Coalescing {
+        max_packets,
+        max_usecs,
+    };
+    let get = |w: &mut World, driver: &mut Driver, ring: u8, room| {
+        driver.put_with(&[6, 3, ring, 0], room);
+        w.poll();
+        driver.read::<9>(0x3800)
+    };
+    let said = |w: &World| [0, 1, 2, 3, 4].map(|ring| w.endpoint.coalescing(ring));
+    assert_eq!(said(&w), [None; 5]);
+    assert_eq!(get(&mut w, &mut driver, 0, 9), [0, 0, 0, 0, 0, 20, 0, 0, 0]);
+    let (rx, tx, one) = (held(1, 100), held(0, 0x100), held(3, 4));
+    for command in [
+        &[6, 1, 1, 0, 0, 0, 100, 0, 0, 0][..],
+        &[6, 0, 0, 0, 0, 0, 0, 1, 0, 0],
+        &[6, 2, 3, 0, 0, 0, 3, 0, 0, 0, 4, 0, 0, 0],
+    ] {
+        driver.put_with(command, 1);
+        w.poll();
+        assert_eq!(driver.answer(), 0, "{command:?}");
+    }
+    assert_eq!(said(&w), [Some(rx), Some(tx), Some(rx), Some(one), None]);
+    assert_eq!(get(&mut w, &mut driver, 3, 9), [0, 3, 0, 0, 0, 4, 0, 0, 0]);
+    // As much as there is room for; and there is no such ring for frames.
+    assert_eq!(get(&mut w, &mut driver, 3, 3)[..4], [0, 3, 0, 0xaa]);
+    assert_eq!(get(&mut w, &mut driver, RING as u8, 9)[..2], [1, 0xaa]);
+    driver.put_with(&[6, 2, RING as u8, 0, 0, 0, 3, 0, 0, 0, 4, 0, 0, 0], 1);
+    w.poll();
+    assert_eq!((driver.answer(), said(&w)[4]), (1, None));
+    let split = w.endpoint.config().features & !PACKED;
+    w.tell(SET_FEATURES, &u64s(&[split]), &[]);
+    assert_eq!(said(&w), [None; 5]);
 }

@@ -9,6 +9,7 @@ use std::time::Instant;
 
 use rustix::fs::MemfdFlags;
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
+use vf_vhost::control::Command;
 use vf_vhost::endpoint::{Device, DeviceConfig, Endpoint, SessionEvent};
 use vf_vhost::features;
 use vf_vhost::vring::Vring;
@@ -53,6 +54,10 @@ pub(crate) struct Rings {
     pub(crate) running: BTreeMap<u32, Vring>,
     pub(crate) events: Vec<String>,
     pub(crate) starts: usize,
+    /// What the driver asked for.
+    pub(crate) commands: Vec<Command>,
+    /// Whether it may not have it.
+    pub(crate) refuse: bool,
 }
 
 impl Device for Rings {
@@ -72,12 +77,19 @@ impl Device for Rings {
         )
     }
 
+    fn command(&mut self, command: &Command) -> bool {
+        self.commands.push(command.clone());
+        !self.refuse
+    }
+
     fn session(&mut self, event: SessionEvent<'_>) {
         self.events.push(match event {
             SessionEvent::Disconnected { why: Some(why) } => format!("closed: {why}"),
             SessionEvent::Disconnected { why: None } => "hung up".to_owned(),
             SessionEvent::Refused { what } => format!("refused: {what}"),
             SessionEvent::Negotiated { features } => format!("features {features:#x}"),
+            SessionEvent::Controlled { .. } => "controlled".to_owned(),
+            SessionEvent::Reset => "reset".to_owned(),
             _ => "connected".to_owned(),
         });
     }

@@ -18,7 +18,7 @@ fn qemu_10() {
         w.ask_u64(GET_PROTOCOL_FEATURES);
         w.tell(SET_PROTOCOL_FEATURES, &u64s(&[protocol & !(1 << 9)]), &[]);
     }
-    assert_eq!(w.ask_u64(GET_QUEUE_NUM), 2);
+    assert_eq!(w.ask_u64(GET_QUEUE_NUM), 3);
     assert!(w.ask_u64(GET_MAX_MEM_SLOTS) >= 32);
     let (_ours, theirs) = UnixStream::pair().unwrap();
     assert_eq!(w.acked(SET_BACKEND_REQ_FD, &[], &[theirs.as_fd()]), 0);
