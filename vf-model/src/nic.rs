@@ -156,7 +156,7 @@ impl Nic {
             VfTable::check_len(meta).is_ok() && !self.table.table().may_match_flow(head)
         });
         if let Some(key) = &known
-            && let Some(verdict) = self.known.get(key)
+            && let Some(&verdict) = self.known.get(key)
         {
             self.count(source, MacAddr::of_frame(head), &verdict, meta.len);
             return verdict;

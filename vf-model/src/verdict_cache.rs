@@ -2,10 +2,8 @@
 //! on while no command is applied, filters on flows apart. Direct-mapped and of a fixed size: what collides is judged
 //! again. Holds verdicts on unicast to one receiver only, never drops.
 
-use crate::addr::VlanTag;
 use crate::nic::Source;
 use crate::verdict::Verdict;
-use crate::vf::{VfIndex, VfSet};
 
 /// A power of two.
 const SLOTS: usize = 4096;
@@ -21,10 +19,7 @@ pub(crate) struct LinkKey {
 #[derive(Clone, Copy, Debug, Default)]
 struct Slot {
     key: LinkKey,
-    insert: Option<VlanTag>,
-    vf: Option<VfIndex>,
-    pf: bool,
-    wire: bool,
+    verdict: Verdict,
 }
 
 /// The cache; empty slots have the key of a frame from nowhere.
@@ -93,15 +88,9 @@ impl VerdictCache {
     }
 
     #[inline]
-    pub(crate) fn get(&self, key: &LinkKey) -> Option<Verdict> {
+    pub(crate) fn get(&self, key: &LinkKey) -> Option<&Verdict> {
         let slot = self.slots.get(key.slot()).filter(|slot| slot.key == *key)?;
-        Some(Verdict {
-            vfs: slot.vf.map_or_else(VfSet::default, VfSet::only),
-            pf: slot.pf,
-            wire: slot.wire,
-            insert: slot.insert,
-            drop: None,
-        })
+        Some(&slot.verdict)
     }
 
     /// Keeps a verdict, if it is of the kind that is kept.
@@ -113,10 +102,7 @@ impl VerdictCache {
         if let Some(slot) = self.slots.get_mut(key.slot()) {
             *slot = Slot {
                 key,
-                insert: verdict.insert,
-                vf: verdict.vfs.iter().next(),
-                pf: verdict.pf,
-                wire: verdict.wire,
+                verdict: *verdict,
             };
             self.used = true;
         }

@@ -42,15 +42,6 @@ impl fmt::Display for VfIndex {
 pub struct VfSet([u64; 4]);
 
 impl VfSet {
-    /// The set of one VF.
-    #[must_use]
-    #[inline]
-    pub fn only(vf: VfIndex) -> VfSet {
-        let mut set = VfSet::default();
-        set.insert(vf);
-        set
-    }
-
     /// Adds a VF.
     #[inline]
     pub fn insert(&mut self, vf: VfIndex) {

@@ -232,6 +232,19 @@ impl PackedRing {
         Ok(Some(chain))
     }
 
+    /// See [`Ring::take_plain`](crate::ring::Ring::take_plain).
+    #[inline]
+    pub(crate) fn take_plain(&mut self, writable: bool, least: usize) -> Option<(Segment, Token)> {
+        let at = self.distance(self.ahead_at, self.next);
+        if self.next == self.seen || at >= self.ahead_len {
+            return None;
+        }
+        let plain = self.ahead.get(at as usize)?.plain(writable, least)?;
+        self.next = self.after(self.next, 1);
+        self.taken = self.taken.wrapping_add(1);
+        Some(plain)
+    }
+
     /// The descriptor at a place, as if it were a chain.
     #[inline]
     fn read(&mut self, at: u32) -> Result<Chain, RingError> {

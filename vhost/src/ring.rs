@@ -154,15 +154,19 @@ impl Chain {
         }
     }
 
-    /// The chain's buffer, if it is a single piece of the wanted kind inside one region: what most chains are.
+    /// The chain's buffer and token, if it is a single piece of the wanted kind and length inside one region: what most
+    /// chains are. Returned in parts, since a core waits for a whole that it has just put together.
     #[inline]
-    pub(crate) fn only(&self, writable: bool) -> Option<Segment> {
+    pub(crate) fn plain(&self, writable: bool, least: usize) -> Option<(Segment, Token)> {
         let Descriptor {
             gpa, len, flags, ..
         } = self.first;
         let kind = if writable { WRITE } else { 0 };
-        let plain = self.inside && flags & (NEXT | INDIRECT | WRITE) == kind && len > 0;
-        plain.then_some(Segment { gpa, len })
+        let plain = self.inside
+            && flags & (NEXT | INDIRECT | WRITE) == kind
+            && len > 0
+            && len as usize >= least;
+        plain.then_some((Segment { gpa, len }, self.token))
     }
 }
 
@@ -434,6 +438,13 @@ impl Ring {
     #[inline]
     pub(crate) fn take(&mut self) -> Result<Option<Chain>, RingError> {
         either!(self, ring => ring.take())
+    }
+
+    /// The buffer of the next available chain and what it is returned by, if the chain has been read already and is nothing
+    /// but one buffer of the wanted kind with `least` bytes at the least; else [`take`](Self::take) knows.
+    #[inline]
+    pub(crate) fn take_plain(&mut self, writable: bool, least: usize) -> Option<(Segment, Token)> {
+        either!(self, ring => ring.take_plain(writable, least))
     }
 
     /// Walks the chain that was taken last, appends its device-writable (or else its device-readable) pieces to `out` and

@@ -211,6 +211,7 @@ impl RxQueue {
     }
 
     /// Writes one frame of `len` bytes with the given header, as it is but for `edit`.
+    #[inline]
     fn put(
         &mut self,
         hdr: NetHdr,
@@ -221,41 +222,55 @@ impl RxQueue {
     ) -> Result<RxOutcome, RingError> {
         let delta = edit.delta(head);
         let total = (self.header_len + len).saturating_add_signed(isize::from(delta));
+        let Some((buffer, token)) = self.vring.ring.take_plain(true, total) else {
+            return self.put_over_chains(hdr.shifted(delta), head, rest, total, edit);
+        };
+        let hdr = if hdr.is_plain() {
+            NetHdr::default().to_bytes(1)
+        } else {
+            hdr.shifted(delta).to_bytes(1)
+        };
+        if total <= STAGED_BYTES {
+            self.stage(buffer.gpa, total, &hdr, edit.pieces(head), rest)?;
+        } else {
+            let memory = self.vring.ring.memory();
+            let to = memory
+                .slice_hint(buffer.gpa, total, &mut self.hint)
+                .ok_or(RingError::BufferOutside)?;
+            write_one(to, &hdr[..self.header_len], edit.pieces(head), rest)?;
+        }
+        self.vring.ring.push_used(token, total as u32);
+        Ok(RxOutcome::Delivered)
+    }
+
+    /// As [`put`](Self::put) over as many chains and buffers as it takes.
+    #[inline(never)]
+    fn put_over_chains(
+        &mut self,
+        hdr: NetHdr,
+        head: &[u8],
+        rest: Rest<'_>,
+        total: usize,
+        edit: TagEdit,
+    ) -> Result<RxOutcome, RingError> {
         let outcome = self.reserve(total)?;
         if outcome != RxOutcome::Delivered {
             return Ok(outcome);
         }
-        let hdr = hdr.shifted(delta).to_bytes(self.chains.len() as u16);
-        let hdr = hdr.get(..self.header_len).unwrap_or(&hdr);
-        if let ([only], true) = (&self.segments[..], total <= STAGED_BYTES) {
-            let gpa = only.gpa;
-            self.stage(gpa, total, hdr, edit.pieces(head), rest)?;
-            for &(chain, written) in &self.chains {
-                self.vring.ring.push_used(chain, written);
-            }
-            return Ok(outcome);
+        let hdr = hdr.to_bytes(self.chains.len() as u16);
+        let mut writer = Writer {
+            memory: self.vring.ring.memory(),
+            segments: &self.segments,
+            offset: 0,
+            hint: &mut self.hint,
+        };
+        writer.write(&hdr[..self.header_len])?;
+        for piece in edit.pieces(head) {
+            writer.write(piece)?;
         }
-        let memory = self.vring.ring.memory();
-        if let [only] = self.segments[..] {
-            let to = memory
-                .slice_hint(only.gpa, total, &mut self.hint)
-                .ok_or(RingError::BufferOutside)?;
-            write_one(to, hdr, edit.pieces(head), rest)?;
-        } else {
-            let mut writer = Writer {
-                memory,
-                segments: &self.segments,
-                offset: 0,
-                hint: &mut self.hint,
-            };
-            writer.write(hdr)?;
-            for piece in edit.pieces(head) {
-                writer.write(piece)?;
-            }
-            match rest {
-                Rest::Private(bytes) => writer.write(bytes)?,
-                Rest::Guest(tx, frame) => tx.for_rest(frame, |piece| writer.copy(piece))?,
-            }
+        match rest {
+            Rest::Private(bytes) => writer.write(bytes)?,
+            Rest::Guest(tx, frame) => tx.for_rest(frame, |piece| writer.copy(piece))?,
         }
         for &(chain, written) in &self.chains {
             self.vring.ring.push_used(chain, written);
@@ -269,7 +284,7 @@ impl RxQueue {
         &mut self,
         gpa: u64,
         len: usize,
-        hdr: &[u8],
+        hdr: &[u8; 12],
         head: [&[u8]; 3],
         rest: Rest<'_>,
     ) -> Result<(), RingError> {
@@ -278,8 +293,10 @@ impl RxQueue {
         }
         let slot = &mut self.staged[self.staged_len];
         (slot.gpa, slot.len) = (gpa, len);
-        let mut at = 0;
-        for piece in [hdr, head[0], head[1], head[2]] {
+        // Where the header is shorter, the frame overwrites its end.
+        slot.bytes[..12].copy_from_slice(hdr);
+        let mut at = self.header_len;
+        for piece in head {
             if !piece.is_empty()
                 && let Some(to) = slot.bytes.get_mut(at..at + piece.len())
             {
@@ -289,6 +306,7 @@ impl RxQueue {
         }
         let mut room = slot.bytes.get_mut(at..).unwrap_or_default();
         match rest {
+            Rest::Private([]) => {}
             Rest::Private(bytes) => {
                 if let Some(to) = room.get_mut(..bytes.len()) {
                     to.copy_from_slice(bytes);
@@ -332,13 +350,7 @@ impl RxQueue {
                 ring.rollback(mark);
                 return Ok(RxOutcome::NoBuffer);
             };
-            let room = match chain.only(true) {
-                Some(segment) => {
-                    self.segments.push(segment);
-                    u64::from(segment.len)
-                }
-                None => ring.walk(chain, true, &mut self.segments)?,
-            };
+            let room = ring.walk(chain, true, &mut self.segments)?;
             let least = if self.chains.is_empty() {
                 self.header_len as u64
             } else {

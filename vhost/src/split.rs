@@ -167,6 +167,18 @@ impl SplitRing {
         Ok(self.ahead.get(usize::from(at)).copied())
     }
 
+    /// See [`Ring::take_plain`](crate::ring::Ring::take_plain).
+    #[inline]
+    pub(crate) fn take_plain(&mut self, writable: bool, least: usize) -> Option<(Segment, Token)> {
+        let at = self.next.wrapping_sub(self.ahead_at);
+        if self.next == self.seen || at >= self.ahead_len {
+            return None;
+        }
+        let plain = self.ahead.get(usize::from(at))?.plain(writable, least)?;
+        self.next = self.next.wrapping_add(1);
+        Some(plain)
+    }
+
     /// Reads available chains from `next` on, as many as there are up to the end of the ring.
     fn read_ahead(&mut self) -> Result<(), RingError> {
         let at = usize::from(self.next & (self.size - 1));

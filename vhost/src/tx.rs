@@ -142,20 +142,21 @@ impl TxQueue {
             return Ok(None);
         }
         let seq = self.vring.ring.taken();
-        let Some(chain) = self.vring.ring.take()? else {
-            return Ok(None);
-        };
         let TxFrame(mut frame) = self.spare.pop().unwrap_or_else(|| TxFrame(Box::default()));
-        frame.chain = chain.token;
         frame.seq = seq;
         frame.segments.clear();
-        let total = match chain.only(false) {
-            Some(segment) => {
-                frame.segments.push(segment);
-                u64::from(segment.len)
-            }
-            None => self.vring.ring.walk(chain, false, &mut frame.segments)?,
-        };
+        let total;
+        if let Some((segment, token)) = self.vring.ring.take_plain(false, 0) {
+            frame.chain = token;
+            frame.segments.push(segment);
+            total = u64::from(segment.len);
+        } else if let Some(chain) = self.vring.ring.take()? {
+            frame.chain = chain.token;
+            total = self.vring.ring.walk(chain, false, &mut frame.segments)?;
+        } else {
+            self.spare.push(TxFrame(frame));
+            return Ok(None);
+        }
         match self.fill(&mut frame, total)? {
             Ok(()) => Ok(Some(TxItem::Frame(TxFrame(frame)))),
             Err(fault) => {
