@@ -159,7 +159,7 @@ pub struct VirtualClock {
     /// Seconds of wall time that a guest may run without a word
     #[arg(long, value_name = "SECONDS", default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..))]
     pub watchdog: u64,
-    /// Least time between two interrupts of a VF, in nanoseconds
+    /// Least time between two interrupts of a queue, in nanoseconds
     #[arg(long, value_name = "NS", default_value_t = 20_000)]
     pub moderation: u64,
     /// Tell time by messages only, not through shared memory: slower, for comparison

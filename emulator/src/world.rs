@@ -6,14 +6,14 @@ use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::rc::Rc;
 
-use vf_model::{Command, CostModel, Nanos, Path, Refusal, VfIndex, VfSet};
+use vf_model::{Command, CostModel, Nanos, Path, Refusal, VfIndex};
 
 use crate::calendar::{Calendar, Class, ParticipantId};
 use crate::clock::Clock;
 use crate::config::{NicSettings, WireSettings};
 use crate::host::{Host, Planes};
-use crate::plane::{Mirror, Owner, Plane, Pool, RingBroken, Uplink, WireEnd};
-use crate::watch::{Seen, Watcher};
+use crate::plane::{Mirror, Notified, Owner, Plane, Pool, RingBroken, Uplink, WireEnd};
+use crate::watch::{Direction, Seen, Watcher};
 
 /// Empty buffers kept for reuse.
 const POOL: usize = 1 << 16;
@@ -23,7 +23,7 @@ const POOL: usize = 1 << 16;
 pub struct Notification {
     /// Whether guests kick, so that the NIC must say when it wants to be; else whoever runs them tells of each frame.
     pub kicks: bool,
-    /// Least time between two interrupts of a VF.
+    /// Least time between two interrupts of a VF for what it has received, and for what it has sent.
     pub moderation: Nanos,
 }
 
@@ -38,6 +38,8 @@ pub enum Turn {
         host: usize,
         /// The VF.
         vf: VfIndex,
+        /// For what it has received, or sent.
+        direction: Direction,
     },
     /// The time that [`World::at`] was given has come: [`World::apply`] this.
     Command {
@@ -54,11 +56,11 @@ enum Who {
     Administrator,
     Adapter(usize),
     Hypervisor(usize),
-    Interrupt(usize, VfIndex),
+    Interrupt(usize, VfIndex, Direction),
     Guest,
 }
 
-/// A VF's interrupt.
+/// A VF's interrupt in one direction.
 struct Interrupt {
     id: ParticipantId,
     /// The earliest time of the next one.
@@ -70,7 +72,8 @@ struct Seat {
     host: Rc<RefCell<Host>>,
     adapter: ParticipantId,
     hypervisor: ParticipantId,
-    interrupts: Vec<Interrupt>,
+    /// By VF: for what it has received, and for what it has sent.
+    interrupts: Vec<[Interrupt; 2]>,
     /// The host at the other end of its wire.
     peer: Option<usize>,
 }
@@ -135,9 +138,11 @@ impl World {
         let hypervisors: Vec<_> = (0..nics.len()).map(|h| join(Who::Hypervisor(h))).collect();
         let mut seats = Vec::new();
         for (h, (host, peer)) in hosts.into_iter().enumerate() {
-            let interrupts = (0..host.vfs.len()).map(|i| Interrupt {
-                id: join(Who::Interrupt(h, VfIndex::from(i))),
-                not_before: Nanos(0),
+            let interrupts = (0..host.vfs.len()).map(|i| {
+                [Direction::Rx, Direction::Tx].map(|direction| Interrupt {
+                    id: join(Who::Interrupt(h, VfIndex::from(i), direction)),
+                    not_before: Nanos(0),
+                })
             });
             seats.push(Seat {
                 adapter: adapters[h],
@@ -264,10 +269,15 @@ impl World {
                 }
                 Who::Adapter(h) => self.run_adapter(now, h),
                 Who::Hypervisor(h) => self.run_hypervisor(now, h),
-                Who::Interrupt(host, vf) => {
-                    let not_before = Nanos(now.0.saturating_add(self.moderation(host, vf).0));
-                    self.seats[host].interrupts[vf.index()].not_before = not_before;
-                    return Some(Turn::Interrupt { host, vf });
+                Who::Interrupt(host, vf, direction) => {
+                    let not_before = now + self.moderation(host, vf, direction);
+                    let interrupts = &mut self.seats[host].interrupts[vf.index()];
+                    interrupts[direction as usize].not_before = not_before;
+                    return Some(Turn::Interrupt {
+                        host,
+                        vf,
+                        direction,
+                    });
                 }
                 Who::Guest => return Some(Turn::Guest(id)),
             }
@@ -275,9 +285,10 @@ impl World {
         None
     }
 
-    /// Least time between two interrupts of a VF: what its driver says of receiving, if it does.
-    fn moderation(&self, host: usize, vf: VfIndex) -> Nanos {
-        let said = self.seats[host].host.borrow().coalescing(vf, 0);
+    /// Least time between two interrupts: what the driver says of its first ring, if it does.
+    fn moderation(&self, host: usize, vf: VfIndex, direction: Direction) -> Nanos {
+        let said = self.seats[host].host.borrow();
+        let said = said.coalescing(vf, direction as u32);
         said.map_or(self.notification.moderation, |said| {
             Nanos(u64::from(said.max_usecs) * 1000)
         })
@@ -363,11 +374,14 @@ impl World {
     }
 
     /// Interrupts guests, each no sooner than its moderation allows.
-    fn interrupt(&mut self, now: Nanos, h: usize, notified: VfSet) {
-        for vf in notified.iter() {
-            let interrupt = &self.seats[h].interrupts[vf.index()];
-            self.calendar
-                .wake(interrupt.id, now.max(interrupt.not_before));
+    fn interrupt(&mut self, now: Nanos, h: usize, notified: Notified) {
+        let Notified { rx, tx } = notified;
+        for (direction, vfs) in [(Direction::Rx, rx), (Direction::Tx, tx)] {
+            for vf in vfs.iter() {
+                let interrupt = &self.seats[h].interrupts[vf.index()][direction as usize];
+                self.calendar
+                    .wake(interrupt.id, now.max(interrupt.not_before));
+            }
         }
     }
 }

@@ -191,12 +191,12 @@ impl Endpoint {
         }
     }
 
-    /// Calls the driver in band for one ring that wants it; `false` if none does. Then
-    /// [`Endpoint::poll`] until it has [answered](Endpoint::awaits_reply).
-    pub fn call(&mut self) -> bool {
+    /// Calls the driver in band for one of the `meant` rings that wants it; `false` if none does.
+    /// Then [`Endpoint::poll`] until it has [answered](Endpoint::awaits_reply).
+    pub fn call(&mut self, meant: impl Fn(u32) -> bool) -> bool {
         self.connection
             .as_mut()
-            .is_some_and(|connection| connection.session.call())
+            .is_some_and(|connection| connection.session.call(meant))
     }
 
     /// Whether the front end has still to answer a request of ours.

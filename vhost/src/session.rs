@@ -270,12 +270,13 @@ impl Session {
             .is_some_and(|backend| backend.send(message::CONFIG_CHANGE_MSG, &[], in_band))
     }
 
-    /// Calls the driver in band for one ring that wants it; `false` if none does. A reply is due
-    /// then, and the next call should wait for it.
-    pub fn call(&mut self) -> bool {
+    /// Calls the driver in band for one of the `meant` rings that wants it; `false` if none does. A
+    /// reply is due then, and the next call should wait for it.
+    pub fn call(&mut self, meant: impl Fn(u32) -> bool) -> bool {
         let called = |state: &RingState| state.called.as_ref().is_some_and(EventFd::drain);
-        let (Some(backend), Some(ring)) = (&mut self.backend, self.rings.iter().position(called))
-        else {
+        let mut rings = self.rings.iter().enumerate();
+        let ring = rings.find(|(ring, state)| meant(*ring as u32) && called(state));
+        let (Some(backend), Some((ring, _))) = (&mut self.backend, ring) else {
             return false;
         };
         let payload = [(ring as u32).to_ne_bytes(), [0; 4]];

@@ -163,7 +163,7 @@ impl World {
         while let Some(turn) = self.world.advance(limit) {
             match turn {
                 Turn::Guest(id) => self.run_guest(id.index() - first),
-                Turn::Interrupt { host, vf } => {
+                Turn::Interrupt { host, vf, .. } => {
                     let seat = &self.seats[self.seat_of[host][vf.index()]];
                     self.world.wake(seat.id, self.world.now());
                 }

@@ -14,7 +14,7 @@ use super::mirror::Mirror;
 use super::owner::Plane;
 use super::pf::PfEnd;
 use super::pool::Pool;
-use super::port::{Delivery, RingBroken, RxPort, TxPort, bytes_of, is_rx, meta};
+use super::port::{Delivery, Notified, RingBroken, RxPort, TxPort, bytes_of, is_rx, meta};
 use super::uplink::Uplink;
 use crate::watch::{Direction, Port};
 
@@ -49,7 +49,7 @@ struct Parked {
 struct Sinks {
     rx: Vec<RxPort>,
     touched: VfSet,
-    notified: VfSet,
+    notified: Notified,
     pf: PfEnd,
     uplink: Uplink,
     pool: Pool,
@@ -99,7 +99,7 @@ impl Adapter {
             sinks: Sinks {
                 rx: std::iter::repeat_with(RxPort::default).take(vfs).collect(),
                 touched: VfSet::default(),
-                notified: VfSet::default(),
+                notified: Notified::default(),
                 pf,
                 uplink,
                 pool,
@@ -145,8 +145,8 @@ impl Adapter {
         tx.chain(rx).map(Vring::index).collect()
     }
 
-    /// The VFs whose drivers have been, or would have been, notified since the last call.
-    pub fn take_notified(&mut self) -> VfSet {
+    /// The drivers that have been, or would have been, notified since the last call.
+    pub fn take_notified(&mut self) -> Notified {
         std::mem::take(&mut self.sinks.notified)
     }
 
@@ -391,7 +391,7 @@ impl Adapter {
         for vf in std::mem::take(&mut self.touched).iter() {
             for slot in self.tx[vf.index()].queues.iter_mut().filter(|s| !s.broken) {
                 if slot.queue.flush() {
-                    self.sinks.notified.insert(vf);
+                    self.sinks.notified.tx.insert(vf);
                 }
             }
         }
@@ -402,7 +402,7 @@ impl Adapter {
                 .filter(|s| !s.broken)
             {
                 if slot.queue.flush() {
-                    self.sinks.notified.insert(vf);
+                    self.sinks.notified.rx.insert(vf);
                 }
             }
         }

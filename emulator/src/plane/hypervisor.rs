@@ -19,7 +19,7 @@ use super::mirror::Mirror;
 use super::owner::Plane;
 use super::pf::PfEnd;
 use super::pool::Pool;
-use super::port::{Delivery, RingBroken, RxPort, Slot, TxPort, bytes_of, is_rx, meta};
+use super::port::{Delivery, Notified, RingBroken, RxPort, Slot, TxPort, bytes_of, is_rx, meta};
 use crate::watch::{Direction, Port};
 
 /// Frames a vif keeps for a guest that has posted no buffers.
@@ -48,7 +48,7 @@ pub struct Hypervisor {
     cursor: usize,
     since_flush: usize,
     touched: VfSet,
-    notified: VfSet,
+    notified: Notified,
     broken: Vec<RingBroken>,
     kicks: Kicks,
     busy: Duration,
@@ -104,7 +104,7 @@ impl Hypervisor {
             cursor: 0,
             since_flush: 0,
             touched: VfSet::default(),
-            notified: VfSet::default(),
+            notified: Notified::default(),
             broken: Vec::new(),
             kicks: Kicks::default(),
             busy: Duration::ZERO,
@@ -358,20 +358,25 @@ impl Hypervisor {
         self.since_flush = 0;
         for vf in std::mem::take(&mut self.touched).iter() {
             let tx = self.tx[vf.index()].queues.iter_mut();
-            let mut notified = 0;
-            for slot in tx.filter(|s| !s.broken) {
-                notified += u64::from(slot.queue.flush());
-            }
+            let tx: u64 = tx
+                .filter(|s| !s.broken)
+                .map(|slot| u64::from(slot.queue.flush()))
+                .sum();
             let rx = self.rx[vf.index()].queues.iter_mut();
-            for slot in rx.filter(|s| !s.broken) {
-                notified += u64::from(slot.queue.flush());
+            let rx: u64 = rx
+                .filter(|s| !s.broken)
+                .map(|slot| u64::from(slot.queue.flush()))
+                .sum();
+            if tx > 0 {
+                self.notified.tx.insert(vf);
             }
-            if notified > 0 {
-                self.notified.insert(vf);
-                if let Some(cpu) = &mut self.cpu {
-                    let cycles = cpu.cost.notification_cycles();
-                    cpu.budget.charge(now, cycles * notified);
-                }
+            if rx > 0 {
+                self.notified.rx.insert(vf);
+            }
+            let notified = tx + rx;
+            if let (1.., Some(cpu)) = (notified, &mut self.cpu) {
+                let cycles = cpu.cost.notification_cycles();
+                cpu.budget.charge(now, cycles * notified);
             }
         }
     }
@@ -413,8 +418,8 @@ impl Hypervisor {
         }
     }
 
-    /// The VFs whose drivers have been, or would have been, notified since the last call.
-    pub fn take_notified(&mut self) -> VfSet {
+    /// The drivers that have been, or would have been, notified since the last call.
+    pub fn take_notified(&mut self) -> Notified {
         std::mem::take(&mut self.notified)
     }
 

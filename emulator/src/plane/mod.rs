@@ -22,7 +22,7 @@ pub use mirror::Mirror;
 pub use owner::{Borrowed, Owner, Plane};
 pub use pf::PfEnd;
 pub use pool::Pool;
-pub use port::RingBroken;
+pub use port::{Notified, RingBroken};
 pub use switch::{apply, request};
 pub use tap::Tap;
 pub use uplink::Uplink;

@@ -1,6 +1,6 @@
 //! The queues of one VF that a plane owns: attaching, detaching, steering. Never judges a frame.
 
-use vf_model::{DropReason, FrameMeta, Gso, Nanos, VfIndex};
+use vf_model::{DropReason, FrameMeta, Gso, Nanos, VfIndex, VfSet};
 use vf_vhost::frame::{FrameBuf, TagEdit};
 use vf_vhost::net_hdr::{HEAD_MAX, NetHdr};
 use vf_vhost::ring::RingError;
@@ -34,6 +34,15 @@ pub struct RingBroken {
     pub ring: u32,
     /// What its driver did.
     pub why: RingError,
+}
+
+/// Drivers to be interrupted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Notified {
+    /// For what they have received.
+    pub rx: VfSet,
+    /// For what they have sent.
+    pub tx: VfSet,
 }
 
 /// The transmit rings of one VF, driver to device.

@@ -16,7 +16,7 @@ use crate::ctl::{MAX_LINE, Request, Response};
 const MAX_CLIENTS: usize = 64;
 
 /// The listening socket and everybody connected to it.
-pub(super) struct Clients {
+pub(crate) struct Clients {
     listener: UnixListener,
     path: PathBuf,
     tokens: Range<usize>,
@@ -33,7 +33,7 @@ struct Client {
 
 impl Clients {
     /// Listens at `path`; the first of `tokens` is the listener's.
-    pub(super) fn listen(
+    pub(crate) fn listen(
         path: &Path,
         registry: &Registry,
         tokens: Range<usize>,
@@ -65,7 +65,7 @@ impl Clients {
     }
 
     /// Serves what `token` stands for.
-    pub(super) fn serve(
+    pub(crate) fn serve(
         &mut self,
         token: Token,
         registry: &Registry,

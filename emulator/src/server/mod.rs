@@ -1,8 +1,8 @@
 //! `vfnic run`: builds the hosts, serves every VF's socket and the control socket from one thread, and stops cleanly.
 //! Moves no frame itself.
 
-mod clients;
-mod observe;
+pub(crate) mod clients;
+pub(crate) mod observe;
 
 use std::io;
 use std::os::fd::AsRawFd;
@@ -138,7 +138,7 @@ impl Server {
             poll,
             hosts,
             clients,
-            observer: Observer::new(epoch),
+            observer: Observer::default(),
             broken,
             signals: None,
             epoch,
@@ -208,6 +208,7 @@ impl Server {
                 SIGNAL => return Ok(false),
                 WAKE => self.hear_of_broken_rings(),
                 Token(t) if CTL.contains(&t) => {
+                    let now = self.now();
                     let Server {
                         clients,
                         hosts,
@@ -216,7 +217,7 @@ impl Server {
                         ..
                     } = self;
                     clients.serve(Token(t), poll.registry(), |request| {
-                        answer(hosts, observer, request)
+                        answer(now, hosts, observer, request)
                     });
                 }
                 Token(t) => {
@@ -308,9 +309,9 @@ impl Reporter {
 }
 
 /// Carries out a request; nothing has changed if it is refused.
-fn answer(hosts: &mut [Host], observer: &mut Observer, request: Request) -> Response {
+fn answer(now: Nanos, hosts: &mut [Host], observer: &mut Observer, request: Request) -> Response {
     match request {
-        Request::Show => Response::Show(Box::new(observer.show(hosts))),
+        Request::Show => Response::Show(Box::new(observer.show(now, hosts.iter()))),
         Request::Filters { nic } => match host_named(hosts, nic.as_deref()) {
             Ok(host) => Response::Filters(host.filters()),
             Err(why) => Response::Refused(why),
@@ -323,17 +324,26 @@ fn answer(hosts: &mut [Host], observer: &mut Observer, request: Request) -> Resp
 }
 
 fn host_named<'a>(hosts: &'a mut [Host], nic: Option<&str>) -> Result<&'a mut Host, String> {
-    let names: Vec<String> = hosts.iter().map(|h| h.settings.name.clone()).collect();
-    match (nic, hosts) {
-        (None, [host]) => Ok(host),
-        (None, _) => Err(format!(
+    let h = nic_named(hosts.iter().map(|h| h.settings.name.clone()), nic)?;
+    Ok(&mut hosts[h])
+}
+
+/// The index of the NIC that is meant, or what is wrong with the name.
+pub(crate) fn nic_named(
+    names: impl Iterator<Item = String>,
+    nic: Option<&str>,
+) -> Result<usize, String> {
+    let names: Vec<String> = names.collect();
+    match nic {
+        None if names.len() == 1 => Ok(0),
+        None => Err(format!(
             "which NIC? say --nic with one of: {}",
             names.join(", ")
         )),
-        (Some(name), hosts) => hosts
-            .iter_mut()
-            .find(|h| h.settings.name == name)
-            .ok_or_else(|| format!("no NIC '{name}': there is {}", names.join(", "))),
+        Some(nic) => names
+            .iter()
+            .position(|name| name == nic)
+            .ok_or_else(|| format!("no NIC '{nic}': there is {}", names.join(", "))),
     }
 }
 

@@ -1,7 +1,7 @@
 //! Reads what every plane has counted into what `vfnic show` says. Changes nothing.
 
 use std::collections::BTreeMap;
-use std::time::Instant;
+use std::ops::Deref;
 
 use vf_model::{Counters, HypervisorModel, Nanos, Nic, RxFilter, VfIndex, VfPolicy};
 
@@ -9,9 +9,9 @@ use crate::host::Host;
 use crate::show::{Show, ShowBridge, ShowCounters, ShowCpu, ShowLink, ShowNic, ShowVf};
 
 /// Remembers the reading before, to say what happened since.
-pub(super) struct Observer {
-    epoch: Instant,
-    last: Instant,
+#[derive(Default)]
+pub(crate) struct Observer {
+    last: Nanos,
     busy: Vec<Busy>,
 }
 
@@ -24,28 +24,24 @@ struct Busy {
 }
 
 impl Observer {
-    pub(super) fn new(epoch: Instant) -> Observer {
-        Observer {
-            epoch,
-            last: epoch,
-            busy: Vec::new(),
+    /// What all hosts have counted up to `at`, by whichever clock they are on.
+    pub(crate) fn show<H: Deref<Target = Host>>(
+        &mut self,
+        at: Nanos,
+        hosts: impl Iterator<Item = H>,
+    ) -> Show {
+        let interval_s = at.saturating_sub(self.last).0 as f64 / 1e9;
+        self.last = at;
+        let mut nics = Vec::new();
+        for (h, host) in hosts.enumerate() {
+            if self.busy.len() <= h {
+                self.busy.push(Busy::default());
+            }
+            nics.push(nic(&host, at, interval_s, &mut self.busy[h]));
         }
-    }
-
-    pub(super) fn show(&mut self, hosts: &[Host]) -> Show {
-        let now = Instant::now();
-        let interval = now - self.last;
-        self.last = now;
-        self.busy.resize(hosts.len(), Busy::default());
-        let at = Nanos(nanos(now - self.epoch));
-        let nics = hosts
-            .iter()
-            .zip(&mut self.busy)
-            .map(|(host, busy)| nic(host, at, interval.as_secs_f64(), busy))
-            .collect();
         Show {
-            uptime_s: (now - self.epoch).as_secs_f64(),
-            interval_s: interval.as_secs_f64(),
+            uptime_s: at.0 as f64 / 1e9,
+            interval_s,
             nics,
         }
     }

@@ -26,10 +26,6 @@ impl Children {
         self.0.push(Started { id, name, process });
     }
 
-    pub(super) fn is_empty(&self) -> bool {
-        self.0.is_empty()
-    }
-
     /// What the user calls the guest, if it is one of them.
     pub(super) fn name(&self, id: u64) -> Option<&str> {
         let child = self.0.iter().find(|child| child.id == id);

@@ -7,6 +7,8 @@ use std::process::ExitStatus;
 use vf_model::{Nanos, Refusal, VfIndex};
 use vf_vhost::endpoint::EndpointError;
 
+use crate::server::RunError;
+
 /// Why a simulation cannot start or go on.
 #[derive(Debug, thiserror::Error)]
 pub enum SimulationError {
@@ -21,6 +23,9 @@ pub enum SimulationError {
     /// A VF's socket cannot be made.
     #[error("{0}")]
     Socket(#[from] EndpointError),
+    /// The control socket cannot be made.
+    #[error("{0}")]
+    Control(#[from] RunError),
     /// Something that lives in real time.
     #[error("{nic}: {what} cannot be on the virtual clock")]
     RealTime {
@@ -88,6 +93,9 @@ impl SimulationError {
     #[must_use]
     pub fn is_usage(&self) -> bool {
         use SimulationError as E;
+        if let E::Control(error) = self {
+            return error.is_usage();
+        }
         matches!(
             self,
             E::Calendar { .. } | E::Socket(_) | E::RealTime { .. } | E::Policy { .. }

@@ -14,7 +14,7 @@ use super::simulation::{Simulation, id};
 
 /// The time of day at virtual time zero, in seconds since 1970: the same in every run.
 const TIME_OF_DAY: u64 = 1_262_304_000;
-/// How soon the death of a child is noticed, in wall time.
+/// How often children and clients are looked after while nobody says anything, in wall time.
 const TICK: Duration = Duration::from_millis(100);
 
 /// Who has something to say.
@@ -80,11 +80,7 @@ impl Simulation {
             .iter()
             .map(|(_, fd)| PollFd::from_borrowed_fd(*fd, PollFlags::IN))
             .collect();
-        let patience = if self.children.is_empty() {
-            self.settings.watchdog
-        } else {
-            TICK
-        };
+        let patience = self.settings.watchdog.min(TICK);
         let timeout = Timespec::try_from(patience).ok();
         match rustix::event::poll(&mut fds, timeout.as_ref()) {
             Ok(_) | Err(rustix::io::Errno::INTR) => {}

@@ -4,6 +4,7 @@
 //! - `message`: what guest and calendar say to each other
 //! - `schedule`: the memory that they share, so that they need not say most of it
 //! - `guests`: the calendar's socket and the guests on it
+//! - `control`: the control socket
 //! - `children`: those guests that this process has started itself
 //! - `simulation`: the loop that runs guests and hosts in turn
 //! - `hear`: what guests say while it does
@@ -11,6 +12,7 @@
 //! - `error`: why it cannot go on
 
 mod children;
+mod control;
 mod error;
 mod faults;
 mod guests;

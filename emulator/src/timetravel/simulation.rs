@@ -11,11 +11,12 @@ use std::process::Child;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use vf_model::{Command, Nanos, VfIndex};
+use vf_model::{Command, Nanos, Refusal, VfIndex};
 use vf_vhost::endpoint::Endpoint;
 use vf_vhost::features::{self, ProtocolFeatures};
 
 use super::children::Children;
+use super::control::Control;
 use super::error::{SimulationError, system};
 use super::guests::{Door, Guest, State};
 use super::message::bearable;
@@ -23,7 +24,7 @@ use super::schedule::Schedule;
 use crate::calendar::ParticipantId;
 use crate::config::{Config, HypervisorCpu, SocketRole};
 use crate::host::Host;
-use crate::watch::{Digest, Watcher};
+use crate::watch::{Digest, Direction, Watcher};
 use crate::world::{Notification, Turn, World};
 
 /// What to run.
@@ -39,7 +40,7 @@ pub struct Settings {
     pub until: Option<Nanos>,
     /// Wall-clock time that a guest may run without a word.
     pub watchdog: Duration,
-    /// Least time between two interrupts of a VF.
+    /// Least time between two interrupts of a VF in one direction.
     pub moderation: Nanos,
     /// Whether to take a digest of all frames that pass a VF or arrive over a wire.
     pub digest: bool,
@@ -82,6 +83,8 @@ pub struct Simulation {
     pub(super) settings: Settings,
     pub(super) world: World,
     pub(super) door: Door,
+    /// `None` only while it is in use.
+    pub(super) control: Option<Control>,
     /// In the order of their IDs once all have come.
     pub(super) guests: Vec<Guest>,
     pub(super) children: Children,
@@ -173,6 +176,7 @@ impl Simulation {
             source,
         })?;
         Ok(Simulation {
+            control: Some(Control::listen(&config.ctl_socket())?),
             schedule: Schedule::new(settings.guests, settings.shared)
                 .map_err(system("shared memory"))?,
             log: File::options()
@@ -253,13 +257,18 @@ impl Simulation {
         }
         self.until = until.min(self.settings.until.unwrap_or(Nanos(u64::MAX)));
         while self.guests.iter().any(|guest| guest.state != State::Gone) {
+            self.serve_clients()?;
             match self.world.advance(self.until) {
                 Some(Turn::Guest(id)) => {
                     if let Some(g) = self.ids.iter().position(|known| *known == id) {
                         self.run_guest(g)?;
                     }
                 }
-                Some(Turn::Interrupt { host, vf }) => self.interrupt(host, vf)?,
+                Some(Turn::Interrupt {
+                    host,
+                    vf,
+                    direction,
+                }) => self.interrupt(host, vf, direction)?,
                 Some(Turn::Command { host, command }) => self.command(host, &command)?,
                 None if self.until < Nanos(u64::MAX) => {
                     self.world.skip_to(self.until);
@@ -296,6 +305,7 @@ impl Simulation {
         while self.guests.iter().filter(|guest| started(guest)).count() < want {
             self.guests.retain(|guest| guest.state != State::Gone);
             self.pump()?;
+            self.serve_clients()?;
             if let Some((guest, status)) = self.children.exited() {
                 return Err(SimulationError::Early { guest, status });
             }
@@ -354,9 +364,15 @@ impl Simulation {
     }
 
     /// Has the guest on a VF take its interrupts: it asks for time to handle them before it answers.
-    fn interrupt(&mut self, h: usize, vf: VfIndex) -> Result<(), SimulationError> {
+    fn interrupt(
+        &mut self,
+        h: usize,
+        vf: VfIndex,
+        direction: Direction,
+    ) -> Result<(), SimulationError> {
         self.schedule.stop(self.world.now());
-        while self.endpoint(h, vf, Endpoint::call) {
+        let meant = |ring: u32| ring.is_multiple_of(2) == (direction == Direction::Rx);
+        while self.endpoint(h, vf, |endpoint| endpoint.call(meant)) {
             self.interrupts += 1;
             self.await_reply(h, vf)?;
         }
@@ -376,27 +392,33 @@ impl Simulation {
         Ok(())
     }
 
-    /// Applies a command, and waits until all guests that it concerns have taken note.
+    /// Carries out a command whose time has come.
     fn command(&mut self, h: usize, command: &Command) -> Result<(), SimulationError> {
+        if let Err(refusal) = self.apply(h, command)? {
+            let nic = self.world.host(h).borrow().settings.name.clone();
+            self.blame(format!("{nic}: {command}: {refusal}"));
+        }
+        Ok(())
+    }
+
+    /// Applies a command now, and waits until all guests that it concerns have taken note.
+    pub(super) fn apply(
+        &mut self,
+        h: usize,
+        command: &Command,
+    ) -> Result<Result<Vec<String>, Refusal>, SimulationError> {
         let now = self.world.now();
         self.schedule.stop(now);
-        let outcome = self.world.apply(h, command);
+        let notes = match self.world.apply(h, command) {
+            Ok(notes) => notes,
+            Err(refusal) => return Ok(Err(refusal)),
+        };
         let vfs = {
             let host = self.world.host(h).borrow();
             let nic = &host.settings.name;
-            match outcome {
-                Ok(notes) => {
-                    tracing::info!("{nic}: {command}, at {now} of virtual time");
-                    for note in notes {
-                        tracing::info!("{nic}: {note}");
-                    }
-                }
-                Err(refusal) => {
-                    let refused = format!("{nic}: {command}: {refusal}");
-                    drop(host);
-                    self.blame(refused);
-                    return Ok(());
-                }
+            tracing::info!("{nic}: {command}, at {now} of virtual time");
+            for note in &notes {
+                tracing::info!("{nic}: {note}");
             }
             host.vfs.len()
         };
@@ -404,7 +426,7 @@ impl Simulation {
             self.await_reply(h, vf)?;
         }
         self.hear_wishes();
-        Ok(())
+        Ok(Ok(notes))
     }
 
     fn endpoint(&self, h: usize, vf: VfIndex, ask: impl FnOnce(&mut Endpoint) -> bool) -> bool {

@@ -3,6 +3,7 @@
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -13,6 +14,7 @@ use vf_model::{Command, Nanos};
 use super::message::{LEN, Message, Op};
 use super::{Settings, Simulation, SimulationError, Summary};
 use crate::config::{Config, Overrides};
+use crate::ctl::{self, Request, Response};
 
 /// Who ran, and when.
 type Order = Arc<Mutex<Vec<(u64, u64)>>>;
@@ -421,6 +423,57 @@ fn a_simulation_can_be_stepped_and_commanded() {
         summary.faults,
         ["nic0: vf 9 set trust on: vf9: the VFs of this NIC are 0 to 1, at 70 ns of virtual time"]
     );
+}
+
+#[test]
+fn the_control_socket_speaks_of_virtual_time() {
+    let (dir, simulation) = simulation(1, |_| {});
+    let ctl = dir.path().join("ctl.sock");
+    let over = Arc::new(AtomicBool::new(false));
+    let mut guest = Guest::connect(dir.path(), 1);
+    let done = Arc::clone(&over);
+    let guest = std::thread::spawn(move || {
+        guest.start();
+        let mut now = 0;
+        while !done.load(Ordering::SeqCst) {
+            now = guest.sleep_until(now + 1_000_000_000);
+        }
+    });
+    let client = std::thread::spawn(move || {
+        let command = |words: &str| Request::Command {
+            nic: None,
+            words: words.split(' ').map(str::to_owned).collect(),
+        };
+        let mut answers = Vec::new();
+        for words in [
+            "vf 1 set path mediated",
+            "link set down",
+            "vf 7 set trust on",
+        ] {
+            answers.push(match ctl::ask(&ctl, &command(words)).unwrap() {
+                Response::Done(notes) => notes.join(" "),
+                Response::Refused(why) => why,
+                other => panic!("{other:?}"),
+            });
+        }
+        let Response::Show(show) = ctl::ask(&ctl, &Request::Show).unwrap() else {
+            panic!("no counters");
+        };
+        over.store(true, Ordering::SeqCst);
+        (answers, show)
+    });
+    let summary = simulation.run().unwrap();
+    guest.join().unwrap();
+    let (answers, show) = client.join().unwrap();
+    assert_eq!(answers, ["", "", "vf7: the VFs of this NIC are 0 to 1"]);
+    assert_eq!(
+        show.uptime_s.fract(),
+        0.0,
+        "the guest wakes at whole seconds"
+    );
+    let nic = &show.nics[0];
+    assert_eq!((nic.link.up, &nic.vfs[1].path[..]), (false, "mediated"));
+    assert!(summary.faults.is_empty(), "a client's mistakes are its own");
 }
 
 #[test]

@@ -40,13 +40,17 @@ fn on_path(path: Path) -> PolicySettings {
 
 /// Hosts back to back.
 fn world(nics: &[NicSettings]) -> World {
+    moderated(nics, Nanos(0))
+}
+
+fn moderated(nics: &[NicSettings], moderation: Nanos) -> World {
     let wire = WireSettings {
         between: [0, 1],
         link: LinkConfig::default(),
     };
     let notification = Notification {
         kicks: false,
-        moderation: Nanos(0),
+        moderation,
     };
     let wires = if nics.len() > 1 { vec![wire] } else { vec![] };
     World::new(nics, &wires, None, notification).unwrap()
@@ -191,4 +195,51 @@ fn a_command_is_applied_at_its_time_and_before_all_else() {
     assert_eq!(received(&mut guests[1]), [frame]);
     let counted = |h: &Host| h.hypervisor.borrow().model.counters(VfIndex(0)).tx_packets;
     assert_eq!(counted(&world.host(0).borrow()), 1);
+}
+
+#[test]
+fn what_is_sent_and_what_is_received_is_interrupted_for_apart() {
+    let vfs = [on_path(Path::Direct), on_path(Path::Direct)];
+    let mut world = moderated(&[nic("a", 0xa, &vfs)], Nanos(1000));
+    let mut guests = [connect(&world, 0, 0), connect(&world, 0, 1)];
+    let frames = [0, 1].map(|vf| broadcast(MacAddr([2, 0, 0, 0, 0xa, vf])));
+    // Each has sent, and is told; the answer is not held up by that, but what is sent next is.
+    let mut interrupts = Vec::new();
+    for (at, vf) in [(0, 0), (10, 1), (20, 0)] {
+        while let Some(turn) = world.advance(Nanos(at)) {
+            interrupts.push((world.now().0, turn));
+        }
+        world.skip_to(Nanos(at));
+        for net in &mut guests {
+            received(net);
+            net.tx_room(0).unwrap();
+            net.arm(true);
+        }
+        send(&mut world, &mut guests[vf], 0, vf, &frames[vf]);
+    }
+    while let Some(turn) = world.advance(Nanos(u64::MAX)) {
+        interrupts.push((world.now().0, turn));
+    }
+    let (rx, tx) = (Direction::Rx, Direction::Tx);
+    let expected = [
+        (0, 0, tx),
+        (0, 1, rx),
+        (10, 0, rx),
+        (10, 1, tx),
+        (1000, 0, tx),
+        (1000, 1, rx),
+    ]
+    .map(|(at, vf, direction)| {
+        let vf = VfIndex(vf);
+        let host = 0;
+        (
+            at,
+            Turn::Interrupt {
+                host,
+                vf,
+                direction,
+            },
+        )
+    });
+    assert_eq!(interrupts, expected);
 }
