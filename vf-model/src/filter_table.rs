@@ -47,6 +47,13 @@ struct Wide {
     narrower: u32,
 }
 
+/// What the filters of a family say of a frame: the one that matches more goes first.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Actions {
+    narrow: Option<FilterAction>,
+    wide: Option<FilterAction>,
+}
+
 /// IPv4 address, port and protocol.
 type Local4 = u64;
 /// IPv4 address and port.
@@ -205,51 +212,38 @@ impl FilterTable {
         }
     }
 
-    /// What the first filter says that matches a frame in `vlan` and is not passed over, unknown stations left out.
+    /// What filters on flows say of a frame.
+    #[inline]
+    pub(crate) fn flow_actions(&self, head: &[u8]) -> Actions {
+        let Index { v4, v6, .. } = &self.index;
+        if v4.is_empty() && v6.is_empty() {
+            return Actions::default();
+        }
+        match plain_flow4(head) {
+            Some((local, remote)) => v4.get(local, || remote),
+            None => self.index.any_flow(head).unwrap_or_default(),
+        }
+    }
+
+    /// What the first filter says that matches a frame in `vlan` and is not passed over, filters on flows given and those
+    /// on unknown stations left out.
     #[inline]
     pub(crate) fn find(
         &self,
         header: &Header,
-        head: &[u8],
+        flow: Actions,
         vlan: Vlan,
-        takes: impl Fn(FilterAction) -> bool,
+        takes: impl Fn(&FilterAction) -> bool,
     ) -> Option<FilterAction> {
         let index = &self.index;
-        if !(index.v4.is_empty() && index.v6.is_empty())
-            && let Some(action) = index.flow(header, head, &takes)
-        {
-            return Some(action);
-        }
-        let takes = |action: &FilterAction| takes(*action);
-        let by_mac = || {
-            index
-                .macs
-                .find(header.dst.to_u64(), || vlan.to_u16(), takes)
-        };
+        let by_mac = || index.macs.get(header.dst.to_u64(), || vlan.to_u16());
         let by_type = || index.ethertypes.get(&header.ethertype).copied();
-        let unknown = || {
-            index
-                .unknown_multicast
-                .filter(|_| header.dst.is_multicast() && !header.dst.is_broadcast())
-        };
-        by_mac()
-            .or_else(|| by_type().filter(takes))
-            .or_else(|| unknown().filter(takes))
-    }
-
-    /// Whether a filter may match the frame's flow. No is certain, and quick for the frames that there are many of.
-    #[inline]
-    pub(crate) fn may_match_flow(&self, head: &[u8]) -> bool {
-        let Index { v4, v6, .. } = &self.index;
-        if v4.is_empty() && v6.is_empty() {
-            return false;
-        }
-        match be16(head, 12) {
-            Some(0x0800) if v4.is_empty() => false,
-            Some(0x0800) => plain_local4(head).is_none_or(|local| v4.wide.contains_key(&local)),
-            Some(0x86dd) => !v6.is_empty(),
-            ethertype => ethertype.is_none_or(|t| matches!(t, 0x8100 | 0x88a8 | 0x9100)),
-        }
+        let to_group = header.dst.is_multicast() && !header.dst.is_broadcast();
+        let unknown = || index.unknown_multicast.filter(|_| to_group);
+        flow.first(&takes)
+            .or_else(|| by_mac().first(&takes))
+            .or_else(|| by_type().filter(&takes))
+            .or_else(|| unknown().filter(&takes))
     }
 
     /// What is said about stations that nobody has.
@@ -258,43 +252,65 @@ impl FilterTable {
     }
 }
 
-impl Index {
+impl Actions {
+    /// The first that is not passed over.
     #[inline]
-    fn flow(
-        &self,
-        header: &Header,
-        head: &[u8],
-        takes: &impl Fn(FilterAction) -> bool,
-    ) -> Option<FilterAction> {
-        let takes = |action: &FilterAction| takes(*action);
-        let flow = header.flow(head)?;
+    fn first(self, takes: impl Fn(&FilterAction) -> bool) -> Option<FilterAction> {
+        self.narrow
+            .filter(&takes)
+            .or_else(|| self.wide.filter(&takes))
+    }
+
+    /// A number of at most 20 bits that no other actions have.
+    #[inline]
+    pub(crate) fn code(self) -> u64 {
+        let code = |action| match action {
+            None => 0,
+            Some(FilterAction::Drop) => 1,
+            Some(FilterAction::Vf(vf)) => 2 + u64::from(vf.0),
+        };
+        code(self.narrow) << 10 | code(self.wide)
+    }
+}
+
+impl Index {
+    #[inline(never)]
+    fn any_flow(&self, head: &[u8]) -> Option<Actions> {
+        let flow = Header::parse(head).ok()?.flow(head)?;
         let (src, dst) = flow.ports;
         match (flow.dst, flow.src) {
-            (IpAddr::V4(local), IpAddr::V4(remote)) => self.v4.find(
-                local4(local.to_bits(), dst, flow.protocol),
-                || end4(remote.to_bits(), src),
-                takes,
+            (IpAddr::V4(local), IpAddr::V4(remote)) => Some(
+                self.v4
+                    .get(local4(local.to_bits(), dst, flow.protocol), || {
+                        end4(remote.to_bits(), src)
+                    }),
             ),
-            (IpAddr::V6(local), IpAddr::V6(remote)) => self.v6.find(
-                local6(local.to_bits(), dst, flow.protocol),
-                || (remote.to_bits(), src),
-                takes,
+            (IpAddr::V6(local), IpAddr::V6(remote)) => Some(
+                self.v6
+                    .get(local6(local.to_bits(), dst, flow.protocol), || {
+                        (remote.to_bits(), src)
+                    }),
             ),
             _ => None,
         }
     }
 }
 
-/// The local end of an untagged, whole IPv4 packet of TCP or UDP without options.
+/// The flow of a whole IPv4 packet of TCP or UDP without options behind at most one tag: of nearly all there are.
 #[inline]
-fn plain_local4(head: &[u8]) -> Option<Local4> {
-    let packet: &[u8; 24] = head.get(14..)?.first_chunk()?;
+fn plain_flow4(head: &[u8]) -> Option<(Local4, End4)> {
+    let (ethertype, packet) = match be16(head, 12)? {
+        0x8100 | 0x88a8 | 0x9100 => (be16(head, 16)?, head.get(18..)?),
+        ethertype => (ethertype, head.get(14..)?),
+    };
+    let packet: &[u8; 24] = packet.first_chunk()?;
+    let at = |at: usize| u32::from_be_bytes([0, 1, 2, 3].map(|i| packet[at + i]));
     let whole = u16::from_be_bytes([packet[6], packet[7]]) & 0x3fff == 0;
-    let [a, b, c, d] = [packet[16], packet[17], packet[18], packet[19]];
-    let port = u16::from_be_bytes([packet[22], packet[23]]);
-    let protocol = packet[9];
+    let (protocol, ports) = (packet[9], at(20));
     let plain = packet[0] == 0x45 && whole && matches!(protocol, 6 | 17);
-    plain.then(|| local4(u32::from_be_bytes([a, b, c, d]), port, protocol))
+    let local = || local4(at(16), ports as u16, protocol);
+    let remote = || end4(at(12), (ports >> 16) as u16);
+    (plain && ethertype == 0x0800).then(|| (local(), remote()))
 }
 
 fn local4(ip: u32, port: u16, protocol: u8) -> Local4 {
@@ -342,21 +358,17 @@ impl<W: Copy + Hash + Eq, N: Hash + Eq> Family<W, N> {
     }
 
     #[inline]
-    fn find(
-        &self,
-        key: W,
-        further: impl FnOnce() -> N,
-        takes: impl Fn(&FilterAction) -> bool,
-    ) -> Option<FilterAction> {
-        let wide = self.wide.get(&key)?;
-        let narrow = || {
-            let action = self.narrow.get(&(key, further())).copied();
-            action.filter(&takes)
+    fn get(&self, key: W, further: impl FnOnce() -> N) -> Actions {
+        let Some(wide) = self.wide.get(&key) else {
+            return Actions::default();
         };
-        (wide.narrower > 0)
-            .then(narrow)
-            .flatten()
-            .or_else(|| wide.action.filter(&takes))
+        Actions {
+            narrow: match wide.narrower {
+                0 => None,
+                _ => self.narrow.get(&(key, further())).copied(),
+            },
+            wide: wide.action,
+        }
     }
 }
 
@@ -382,7 +394,8 @@ mod tests {
         let mut head = [dst, [2, 0, 0, 0, 0, 9]].concat();
         head.extend([0x88, 0xb5]);
         let header = Header::parse(&head).unwrap();
-        let action = table.find(&header, &head, Vlan::NONE, |_| true);
+        let flow = table.flow_actions(&head);
+        let action = table.find(&header, flow, Vlan::NONE, |_| true);
         action.map(|action| action.to_string())
     }
 

@@ -80,10 +80,11 @@ impl HypervisorModel {
             self.table.take_tokens(now, vf, meta);
         }
         let judged = VfTable::parse(head).and_then(|header| {
+            let flow = self.table.table().flow_actions(head);
             let reach = match from {
-                BridgePort::Vif(vf) => self.table.reach_from_vf(vf, &header, head, meta)?,
+                BridgePort::Vif(vf) => self.table.reach_from_vf(vf, &header, flow, meta)?,
                 // What direct VFs send comes up only to addresses that a VF has.
-                BridgePort::Pf => self.table.reach_from_outside(&header, head, Origin::Wire),
+                BridgePort::Pf => self.table.reach_from_outside(&header, flow, Origin::Wire),
             };
             let vlan = reach.insert.map_or(header.vlan(), Vlan::of_tag);
             let tried = self.bridge.forward(now, from, vlan, &header);

@@ -6,7 +6,7 @@
 use crate::addr::MacAddr;
 use crate::command::{Command, Refusal};
 use crate::filter::Filters;
-use crate::filter_table::FilterTable;
+use crate::filter_table::{Actions, FilterTable};
 use crate::frame::{FrameMeta, Header};
 use crate::mailbox::{RxFilter, VfRequest};
 use crate::stats::{Counters, DropReason};
@@ -152,16 +152,15 @@ impl Nic {
         if let Source::Vf(vf) = source {
             self.table.take_tokens(now, vf, meta);
         }
-        let known = LinkKey::new(source, head).filter(|_| {
-            VfTable::check_len(meta).is_ok() && !self.table.table().may_match_flow(head)
-        });
+        let flow = self.table.table().flow_actions(head);
+        let known = LinkKey::new(source, flow, head).filter(|_| VfTable::check_len(meta).is_ok());
         if let Some(key) = &known
             && let Some(&verdict) = self.known.get(key)
         {
             self.count(source, MacAddr::of_frame(head), &verdict, meta.len);
             return verdict;
         }
-        let verdict = self.ingress_unknown(source, head, meta);
+        let verdict = self.ingress_unknown(source, flow, head, meta);
         if let Some(key) = known {
             self.known.put(key, &verdict);
         }
@@ -169,9 +168,15 @@ impl Nic {
     }
 
     #[inline(never)]
-    fn ingress_unknown(&mut self, source: Source, head: &[u8], meta: &FrameMeta) -> Verdict {
+    fn ingress_unknown(
+        &mut self,
+        source: Source,
+        flow: Actions,
+        head: &[u8],
+        meta: &FrameMeta,
+    ) -> Verdict {
         let reason = match VfTable::parse(head) {
-            Ok(header) => match self.judge(source, &header, head, meta) {
+            Ok(header) => match self.judge(source, &header, flow, meta) {
                 Ok(verdict) => {
                     self.count(source, header.dst, &verdict, meta.len);
                     return verdict;
@@ -192,10 +197,10 @@ impl Nic {
         &self,
         source: Source,
         header: &Header,
-        head: &[u8],
+        flow: Actions,
         meta: &FrameMeta,
     ) -> Result<Verdict, DropReason> {
-        let reach = self.reach(source, header, head, meta)?;
+        let reach = self.reach(source, header, flow, meta)?;
         Nic::split(source, &reach)
     }
 
@@ -212,18 +217,18 @@ impl Nic {
         &self,
         source: Source,
         header: &Header,
-        head: &[u8],
+        flow: Actions,
         meta: &FrameMeta,
     ) -> Result<Reach, DropReason> {
         match source {
-            Source::Vf(vf) => self.table.reach_from_vf(vf, header, head, meta),
-            Source::Pf => Ok(self.table.reach_from_outside(header, head, Origin::Host)),
+            Source::Vf(vf) => self.table.reach_from_vf(vf, header, flow, meta),
+            Source::Pf => Ok(self.table.reach_from_outside(header, flow, Origin::Host)),
             Source::Wire if !self.table.link_up() => Err(DropReason::LinkDown),
             Source::Wire => {
                 VfTable::check_len(meta)?;
                 Ok(Reach {
                     wire: false,
-                    ..self.table.reach_from_outside(header, head, Origin::Wire)
+                    ..self.table.reach_from_outside(header, flow, Origin::Wire)
                 })
             }
         }

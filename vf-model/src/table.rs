@@ -4,7 +4,7 @@
 use crate::addr::{MacAddr, Vid, Vlan, VlanTag};
 use crate::command::{Command, Refusal};
 use crate::filter::Filters;
-use crate::filter_table::FilterTable;
+use crate::filter_table::{Actions, FilterTable};
 use crate::frame::{FrameMeta, Header, MAX_FRAME};
 use crate::link::wire_bytes;
 use crate::mac_index::MacIndex;
@@ -282,7 +282,7 @@ impl VfTable {
         &self,
         vf: VfIndex,
         header: &Header,
-        head: &[u8],
+        flow: Actions,
         meta: &FrameMeta,
     ) -> Result<Reach, DropReason> {
         VfTable::check_len(meta)?;
@@ -301,7 +301,7 @@ impl VfTable {
         if !entry.takes_part(vlan) {
             return Err(DropReason::VlanFiltered);
         }
-        let mut reach = self.reach(header, head, vlan, Origin::Vf(vf));
+        let mut reach = self.reach(header, flow, vlan, Origin::Vf(vf));
         reach.insert = insert;
         Ok(reach)
     }
@@ -309,9 +309,14 @@ impl VfTable {
     /// Who receives a frame that comes over the PF or from the wire. What may come from the wire, the NIC's filters can
     /// direct even if nobody here has its address.
     #[inline(always)]
-    pub(crate) fn reach_from_outside(&self, header: &Header, head: &[u8], origin: Origin) -> Reach {
+    pub(crate) fn reach_from_outside(
+        &self,
+        header: &Header,
+        flow: Actions,
+        origin: Origin,
+    ) -> Reach {
         let vlan = header.vlan();
-        let mut reach = self.reach(header, head, vlan, origin);
+        let mut reach = self.reach(header, flow, vlan, origin);
         // What nobody has would leave on the wire.
         if origin == Origin::Wire
             && reach.wire
@@ -330,9 +335,9 @@ impl VfTable {
     }
 
     #[inline(always)]
-    fn reach(&self, header: &Header, head: &[u8], vlan: Vlan, origin: Origin) -> Reach {
+    fn reach(&self, header: &Header, flow: Actions, vlan: Vlan, origin: Origin) -> Reach {
         if !self.table.is_empty()
-            && let Some(reach) = self.reach_filter(header, head, vlan, origin)
+            && let Some(reach) = self.reach_filter(header, flow, vlan, origin)
         {
             return reach;
         }
@@ -347,11 +352,11 @@ impl VfTable {
     fn reach_filter(
         &self,
         header: &Header,
-        head: &[u8],
+        flow: Actions,
         vlan: Vlan,
         origin: Origin,
     ) -> Option<Reach> {
-        let action = self.table.find(header, head, vlan, |action| match action {
+        let action = self.table.find(header, flow, vlan, |action| match action {
             FilterAction::Drop => true,
             FilterAction::Vf(vf) => self.entries[vf.index()].receives(vlan),
         })?;

@@ -1,14 +1,15 @@
-//! Verdicts that were given before, by where a frame comes from and its whole Ethernet header: all that a verdict depends
-//! on while no command is applied, filters on flows apart. Direct-mapped and of a fixed size: what collides is judged
+//! Verdicts that were given before, by where a frame comes from, its whole Ethernet header, and what filters on flows say of
+//! it: all that a verdict depends on while no command is applied. Direct-mapped and of a fixed size: what collides is judged
 //! again. Holds verdicts on unicast to one receiver only, never drops.
 
+use crate::filter_table::Actions;
 use crate::nic::Source;
 use crate::verdict::Verdict;
 
 /// A power of two.
 const SLOTS: usize = 4096;
 
-/// A frame's source and Ethernet header, as far as two tags.
+/// A frame's source and Ethernet header, as far as two tags, and what filters on its flow say.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct LinkKey {
     addresses: [u64; 2],
@@ -32,7 +33,7 @@ pub(crate) struct VerdictCache {
 impl LinkKey {
     /// The key of a frame with these first bytes; `None` if they are too few to tell.
     #[inline]
-    pub(crate) fn new(source: Source, head: &[u8]) -> Option<LinkKey> {
+    pub(crate) fn new(source: Source, flow: Actions, head: &[u8]) -> Option<LinkKey> {
         let word = |at: usize| {
             let bytes = head.get(at..)?.first_chunk()?;
             Some(u64::from_le_bytes(*bytes))
@@ -53,14 +54,14 @@ impl LinkKey {
                 Source::Vf(vf) => 1 << 8 | u64::from(vf.0),
                 Source::Pf => 2 << 8,
                 Source::Wire => 3 << 8,
-            },
+            } | flow.code() << 16,
         })
     }
 
     #[inline]
     fn slot(&self) -> usize {
         let [a, b] = self.addresses;
-        let mixed = (a ^ self.source << 48).wrapping_mul(0x9e37_79b9_7f4a_7c15)
+        let mixed = (a ^ self.source.rotate_left(48)).wrapping_mul(0x9e37_79b9_7f4a_7c15)
             ^ (b ^ self.tags << 32).wrapping_mul(0xd6e8_feb8_6659_fd93);
         (mixed >> 32) as usize % SLOTS
     }

@@ -1,0 +1,123 @@
+//! What the model adds to each frame, in nanoseconds: the header, the verdict, the filters. `cargo bench -p vf-model`.
+
+// Helpers of benchmarks, as those of tests, may unwrap.
+#![allow(clippy::unwrap_used)]
+
+use std::hint::black_box;
+
+use criterion::{Criterion, criterion_group, criterion_main};
+use vf_model::{Command, FrameMeta, Header, MacAddr, Nanos, Nic, NicConfig, Source, VfIndex};
+
+const BASE: MacAddr = MacAddr([2, 0, 0, 0, 0, 0]);
+const FLOWS: u32 = 20_000;
+
+fn nic(vfs: u16) -> Nic {
+    Nic::new(NicConfig {
+        vfs,
+        mac_base: BASE,
+    })
+}
+
+fn apply(nic: &mut Nic, words: &str) {
+    let words: Vec<&str> = words.split(' ').collect();
+    nic.apply(&Command::parse(&words).unwrap()).unwrap();
+}
+
+/// All 8192 filters, of five kinds, that a NIC can have. Flows to ports below 4096 are meant by one on a port, those to
+/// ports from 8192 by one on the flow.
+fn fill(nic: &mut Nic) {
+    for i in 0..1638u32 {
+        let (port, mac) = (i + 1, BASE.offset(0x1_0000 + i));
+        for words in [
+            format!("flow-type tcp4 dst-ip 10.0.0.1 dst-port {port} vf 1"),
+            format!(
+                "flow-type tcp4 src-ip 10.0.0.2 src-port {port} dst-ip 10.0.0.1 dst-port {} vf 1",
+                8191 + port
+            ),
+            format!("flow-type ether dst {mac} vf 1"),
+            format!("flow-type ether dst {mac} vlan {port} vf 1"),
+            format!("flow-type ether proto {} vf 1", 0x9200 + port),
+        ] {
+            apply(nic, &format!("filter add {words}"));
+        }
+    }
+    apply(nic, "filter add flow-type ether dst unknown-multicast vf 1");
+    apply(nic, "filter add flow-type ether dst unknown-unicast vf 1");
+}
+
+/// The first bytes of a frame from VF 0 to VF 1, of a TCP flow.
+fn head(src_port: u16, dst_port: u16) -> [u8; 128] {
+    let mut head = [0; 128];
+    head[..6].copy_from_slice(&BASE.offset(1).0);
+    head[6..12].copy_from_slice(&BASE.0);
+    head[12..16].copy_from_slice(&[8, 0, 0x45, 0]);
+    head[23] = 6;
+    head[26..34].copy_from_slice(&[10, 0, 0, 2, 10, 0, 0, 1]);
+    head[34..36].copy_from_slice(&src_port.to_be_bytes());
+    head[36..38].copy_from_slice(&dst_port.to_be_bytes());
+    head
+}
+
+/// One frame of each of many flows whose ports are given by `ports`.
+fn heads(flows: u32, ports: impl Fn(u16) -> (u16, u16)) -> Vec<[u8; 128]> {
+    let ports = (0..flows).map(|i| ports(i as u16));
+    ports.map(|(src, dst)| head(src, dst)).collect()
+}
+
+fn judge(c: &mut Criterion, name: &str, mut nic: Nic, heads: &[[u8; 128]]) {
+    let meta = FrameMeta { len: 60, gso: None };
+    let mut heads = heads.iter().cycle();
+    c.bench_function(name, |b| {
+        b.iter(|| {
+            let head = black_box(heads.next().unwrap());
+            nic.ingress(Nanos(0), Source::Vf(VfIndex(0)), head, &meta)
+        });
+    });
+}
+
+fn full(vfs: u16) -> Nic {
+    let mut nic = nic(vfs);
+    fill(&mut nic);
+    nic
+}
+
+fn verdicts(c: &mut Criterion) {
+    c.bench_function("header", |b| {
+        let head = head(1, 1);
+        b.iter(|| Header::parse(black_box(&head)));
+    });
+    let other = |i: u16| (i, 40_000);
+    let port = |i: u16| (i, i % 1638 + 1);
+    let flow = |i: u16| (i % 1638 + 1, i % 1638 + 8192);
+    judge(c, "no filters", nic(2), &heads(1, other));
+    judge(c, "no filters, 20000 flows", nic(2), &heads(FLOWS, other));
+    judge(c, "8192 filters", full(2), &heads(1, other));
+    judge(
+        c,
+        "8192 filters, 20000 flows",
+        full(2),
+        &heads(FLOWS, other),
+    );
+    judge(
+        c,
+        "8192 filters, 20000 flows, 64 VFs",
+        full(64),
+        &heads(FLOWS, other),
+    );
+    judge(
+        c,
+        "8192 filters, 20000 flows to filtered ports",
+        full(2),
+        &heads(FLOWS, port),
+    );
+    judge(
+        c,
+        "8192 filters, 1638 filtered flows",
+        full(2),
+        &heads(1638, flow),
+    );
+    judge(c, "8192 filters, 1 filtered flow", full(2), &heads(1, flow));
+}
+
+criterion_group!(benches, verdicts);
+criterion_main!(benches);
