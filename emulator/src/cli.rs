@@ -5,6 +5,9 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use vf_model::MacAddr;
 
+use crate::config::Offloads;
+use crate::experiment::{MAX_PAIRS, Tool};
+
 /// A 10 GbE NIC in software: each virtual function (VF) is a vhost-user socket for an unmodified guest.
 #[derive(Debug, Parser)]
 #[command(name = "vfnic", version, max_term_width = 100)]
@@ -190,33 +193,108 @@ pub enum ClockChoice {
     Both,
 }
 
+/// Which experiment, or the seed of the only one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Which {
+    /// The 2009 measurement that all of this grew from.
+    Seed,
+    /// The same, with this seed.
+    Numbered(u64),
+}
+
+impl std::str::FromStr for Which {
+    type Err = &'static str;
+
+    fn from_str(word: &str) -> Result<Which, &'static str> {
+        match word {
+            "seed" => Ok(Which::Seed),
+            number => number.parse().map(Which::Numbered).map_err(
+                |_| "the experiment is called 'seed'; a number is the seed of its random numbers",
+            ),
+        }
+    }
+}
+
+/// One word about guests.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum GuestsWord {
+    /// Whose TCP it is.
+    Kind(GuestsKind),
+    /// Streams from A to B and from B to A.
+    Streams(u16, u16),
+}
+
+/// Whose TCP it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum GuestsKind {
+    /// A TCP of vfnic's own
+    Embedded,
+    /// Linux kernels
+    Linux,
+}
+
+impl std::str::FromStr for GuestsWord {
+    type Err = String;
+
+    fn from_str(word: &str) -> Result<GuestsWord, String> {
+        if let Ok(kind) = GuestsKind::from_str(word, false) {
+            return Ok(GuestsWord::Kind(kind));
+        }
+        let (a, b) = word.split_once('x').unwrap_or((word, word));
+        match (a.parse::<u16>(), b.parse::<u16>()) {
+            (Ok(a), Ok(b)) if (1..=MAX_PAIRS).contains(&a.saturating_add(b)) => {
+                Ok(GuestsWord::Streams(a, b))
+            }
+            _ => Err(format!(
+                "'linux', 'embedded', or streams each way as AxB, such as 4x4, with at most {MAX_PAIRS} in all and at least one"
+            )),
+        }
+    }
+}
+
 /// Options of `vfnic experiment`.
 #[derive(Debug, Args)]
 pub struct Experiment {
-    /// Seed of sequence numbers and start times
-    #[arg(default_value_t = 2009)]
-    pub seed: u64,
+    /// 'seed', the name of the experiment; or a number, for --seed
+    #[arg(
+        value_name = "EXPERIMENT",
+        default_value = "seed",
+        hide_default_value = true
+    )]
+    pub which: Which,
+    /// Seed of random numbers and start times [default: 2009]
+    #[arg(long, value_name = "N")]
+    pub seed: Option<u64>,
     /// Clock to run on
     #[arg(long, value_enum, default_value_t)]
     pub clock: ClockChoice,
-    /// Streams each way as AxB: A from host A to B, B back; N is NxN
-    #[arg(long, value_name = "AxB", default_value = "4x4")]
-    pub guests: String,
+    /// 'embedded' guests or 'linux', and streams as AxB: A from host A to B, B back; N is NxN [default: embedded:4x4]
+    #[arg(long, value_name = "WHO:AxB", value_delimiter = ':')]
+    pub guests: Vec<GuestsWord>,
+    /// Folder of the Linux guests' kernel and initramfs [default: what examples/linux-guests/build.sh has built]
+    #[arg(long, value_name = "DIR")]
+    pub image: Option<PathBuf>,
+    /// What Linux guests run [default: iperf3]
+    #[arg(long, value_enum)]
+    pub tool: Option<Tool>,
     /// The guests' MTU
     #[arg(long, value_name = "BYTES", default_value_t = 1500, value_parser = clap::value_parser!(u16).range(576..=9216))]
     pub mtu: u16,
     /// The link's rate
     #[arg(long, value_name = "RATE", default_value = "10G")]
     pub rate: String,
-    /// Seconds to measure (of virtual or wall time)
-    #[arg(long, value_name = "S", default_value_t = 2.0)]
-    pub seconds: f64,
-    /// Receive window of a stream in KiB
-    #[arg(long, value_name = "KIB", default_value_t = 256, value_parser = clap::value_parser!(u32).range(4..=16384))]
-    pub window: u32,
-    /// Let the guests leave segmentation to the NIC
-    #[arg(long)]
-    pub tso: bool,
+    /// What guests leave to the NIC
+    #[arg(long, value_enum, default_value = "csum")]
+    pub offloads: Offloads,
+    /// Least time between two interrupts of a VF, in microseconds [default: 20]
+    #[arg(long, value_name = "US", value_parser = clap::value_parser!(u64).range(..=1_000_000))]
+    pub moderation: Option<u64>,
+    /// Seconds to measure, of virtual or wall time [default: 2; for Linux guests 1]
+    #[arg(long, value_name = "S")]
+    pub seconds: Option<f64>,
+    /// Receive window of a stream of embedded guests in KiB [default: 256]
+    #[arg(long, value_name = "KIB", value_parser = clap::value_parser!(u32).range(4..=16384))]
+    pub window: Option<u32>,
     /// Write the figures as JSON
     #[arg(long, value_name = "FILE")]
     pub json: Option<PathBuf>,

@@ -4,11 +4,13 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-use serde::Deserialize;
+use clap::ValueEnum;
+use serde::{Deserialize, Serialize};
 use vf_model::{
     Command, FilterSpec, LinkConfig, MacAddr, Mbps, Nanos, Nic, NicConfig, Path as VfPath, Refusal,
     VfLinkState, VlanProto,
 };
+use vf_vhost::features;
 
 /// Most VFs a NIC can have.
 pub const MAX_VFS: u16 = 256;
@@ -52,12 +54,39 @@ pub struct NicSettings {
     pub queue_pairs: u16,
     /// The MTU told to guests.
     pub mtu: u16,
+    /// What the NIC does for guests.
+    pub offloads: Offloads,
     /// A tap device of the host as the uplink.
     pub tap: Option<String>,
     /// The NIC's filters at the start.
     pub filters: Vec<FilterSpec>,
     /// One entry a VF, in order.
     pub vf: Vec<VfSettings>,
+}
+
+/// What guests may leave to the NIC, each more than the one before.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, ValueEnum)]
+#[serde(rename_all = "snake_case")]
+pub enum Offloads {
+    /// Nothing
+    None,
+    /// TCP and UDP checksums
+    Csum,
+    /// Checksums, and cutting TCP streams into segments
+    #[default]
+    Tso,
+}
+
+impl Offloads {
+    /// The virtio features that are not offered.
+    #[must_use]
+    pub fn withheld(self) -> u64 {
+        match self {
+            Offloads::None => features::CHECKSUM | features::SEGMENTATION,
+            Offloads::Csum => features::SEGMENTATION,
+            Offloads::Tso => 0,
+        }
+    }
 }
 
 /// One VF.
@@ -243,6 +272,8 @@ struct NicSection {
     queue_pairs: u16,
     #[serde(default = "default_mtu")]
     mtu: u16,
+    #[serde(default)]
+    offloads: Offloads,
     #[serde(default)]
     socket_role: SocketRole,
     tap: Option<String>,
@@ -500,6 +531,7 @@ fn check_nic(
         mac_base,
         queue_pairs,
         mtu,
+        offloads: section.offloads,
         tap: section.tap,
         filters,
         vf,

@@ -151,6 +151,7 @@ impl Host {
         let name = format!("{} {vf}", self.settings.name);
         let mac = adapter.nic.policy(vf).mac.0;
         let mut config = DeviceConfig::new(name, mac, self.settings.queue_pairs);
+        config.features &= !self.settings.offloads.withheld();
         config.mtu = self.settings.mtu;
         config.link_up = adapter.nic.link_up_for(vf);
         config.speed_mbps = u32::try_from(adapter.uplink().rate_mbps()).unwrap_or(u32::MAX);

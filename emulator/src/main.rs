@@ -10,13 +10,17 @@ use std::time::Duration;
 
 use clap::Parser;
 use vf_model::{LinkConfig, Nanos, VfIndex};
-use vfnic::cli::{self, Cli, ClockChoice, RunClock};
+use vfnic::cli::{self, Cli, ClockChoice, GuestsKind, GuestsWord, RunClock, Which};
 use vfnic::config::{Config, Overrides, default_socket_dir, parse_rate};
 use vfnic::ctl::{self, Request, Response};
-use vfnic::experiment::{self, ClockMode, MAX_PAIRS, Plan};
+use vfnic::experiment::{self, ClockMode, Guests, Plan};
+use vfnic::linux::Image;
 use vfnic::server::{self, Server};
 use vfnic::show;
 use vfnic::timetravel::{self, Simulation, SimulationError};
+
+/// The seed of an experiment that is not given another.
+const SEED: u64 = 2009;
 
 /// What ends the program other than success: one line, and whose fault it is.
 enum Failure {
@@ -240,8 +244,12 @@ fn run_experiment(args: &cli::Experiment) -> Result<(), Failure> {
         ClockChoice::Wall => &[ClockMode::Wall],
         ClockChoice::Both => &[ClockMode::Virtual, ClockMode::Wall],
     };
+    // Whoever has started guests ends them, too.
+    let stop = (plan.guests != Guests::Embedded)
+        .then(signals)
+        .transpose()?;
     let mut progress = Progress::default();
-    let outcome = experiment::run(&plan, clocks, |clock, path, done| {
+    let outcome = experiment::run(&plan, clocks, stop.as_ref(), |clock, path, done| {
         progress.show(&format!("{clock} clock, {path}"), done);
     })
     .map_err(failed)?;
@@ -272,25 +280,45 @@ fn write(file: &PathBuf, text: &str) -> Result<(), Failure> {
 }
 
 fn plan(args: &cli::Experiment) -> Result<Plan, Failure> {
-    let wrong = || {
-        usage(format!(
-            "--guests {}: streams each way as AxB, such as 4x4, with at most {MAX_PAIRS} in all and at least one",
-            args.guests
-        ))
-    };
-    let (a, b) = args
-        .guests
-        .split_once('x')
-        .unwrap_or((&args.guests, &args.guests));
-    let a_to_b: u16 = a.parse().map_err(|_| wrong())?;
-    let b_to_a: u16 = b.parse().map_err(|_| wrong())?;
-    if !(1..=MAX_PAIRS).contains(&a_to_b.saturating_add(b_to_a)) {
-        return Err(wrong());
+    let defaults = Plan::default();
+    let (mut kind, mut streams) = (None, None);
+    for word in &args.guests {
+        let first = match word {
+            GuestsWord::Kind(which) => kind.replace(*which).is_none(),
+            GuestsWord::Streams(a, b) => streams.replace((*a, *b)).is_none(),
+        };
+        if !first {
+            return Err(usage("--guests: said twice"));
+        }
     }
-    if !(0.01..=3600.0).contains(&args.seconds) {
+    let seed = match (args.which, args.seed) {
+        (Which::Numbered(_), Some(_)) => return Err(usage("two seeds: say one of them")),
+        (Which::Numbered(seed), None) => seed,
+        (Which::Seed, seed) => seed.unwrap_or(SEED),
+    };
+    let guests = match kind.unwrap_or(GuestsKind::Embedded) {
+        GuestsKind::Embedded if args.image.is_some() || args.tool.is_some() => {
+            return Err(usage("--image and --tool are for --guests linux"));
+        }
+        GuestsKind::Embedded => Guests::Embedded,
+        GuestsKind::Linux if args.clock != ClockChoice::Virtual => {
+            return Err(usage("Linux guests are on the virtual clock only"));
+        }
+        GuestsKind::Linux if args.window.is_some() => {
+            return Err(usage(
+                "--window is for embedded guests: Linux sizes its windows itself",
+            ));
+        }
+        GuestsKind::Linux => Guests::Linux {
+            image: Image::find(args.image.as_deref()).map_err(usage)?,
+            tool: args.tool.unwrap_or_default(),
+        },
+    };
+    let linux = guests != Guests::Embedded;
+    let seconds = args.seconds.unwrap_or(if linux { 1.0 } else { 2.0 });
+    if !(0.01..=3600.0).contains(&seconds) {
         return Err(usage(format!(
-            "--seconds {}: 0.01 to 3600 seconds can be measured",
-            args.seconds
+            "--seconds {seconds}: 0.01 to 3600 seconds can be measured"
         )));
     }
     for file in args.json.iter().chain(&args.report) {
@@ -302,19 +330,24 @@ fn plan(args: &cli::Experiment) -> Result<Plan, Failure> {
             )));
         }
     }
+    let (a_to_b, b_to_a) = streams.unwrap_or((defaults.a_to_b, defaults.b_to_a));
     Ok(Plan {
-        seed: args.seed,
+        guests,
+        seed,
         a_to_b,
         b_to_a,
         mtu: args.mtu,
         link: LinkConfig {
             rate_bps: parse_rate(&args.rate).map_err(usage)?,
-            ..LinkConfig::default()
+            ..defaults.link
         },
-        measure: Nanos((args.seconds * 1e9) as u64),
-        window: args.window as usize * 1024,
-        tso: args.tso,
-        ..Plan::default()
+        measure: Nanos((seconds * 1e9) as u64),
+        window: args
+            .window
+            .map_or(defaults.window, |kib| kib as usize * 1024),
+        offloads: args.offloads,
+        moderation: Nanos(1000 * args.moderation.unwrap_or(20)),
+        ..defaults
     })
 }
 

@@ -2,7 +2,8 @@
 # Builds the guests: a User-Mode Linux kernel whose clock comes from outside, from the distribution's linux-source package,
 # and their initramfs. Prints the folder of both. What has been built for the same files before is taken from the cache.
 #   build.sh
-# Needs as root, or installed: flex bison bc patch xz-utils cpio gcc make busybox-static iperf3. 2.5 GB while it builds.
+# Needs apt and its lists, and installed or as root: flex bison bc patch xz-utils gcc make. 2.5 GB while it builds.
+# Without apt the guests' programs are this machine's: busybox (static), iperf3, cpio; ethtool, ip, tc, ss, tcpdump, netperf.
 # Exit code: 0 done, 1 it does not build, 2 something is missing.
 set -euo pipefail
 here=$(dirname "$(realpath "${BASH_SOURCE[0]}")")
@@ -25,6 +26,28 @@ need() { # PROGRAM PACKAGE ...
     apt-get install -y --no-install-recommends "${missing[@]}" >/dev/null || fail 2 "cannot install ${missing[*]}"
 }
 
+download() { # PACKAGE...: into the folder that is current
+    apt-get -o APT::Sandbox::User=root download "$@" >download.log 2>&1 ||
+        { apt-get update && apt-get -o APT::Sandbox::User=root download "$@"; } >download.log 2>&1 ||
+        fail 2 "cannot download $1: $(tail -n 1 download.log)"
+}
+
+unpack_programs() { # INTO: the guests' programs with all that they depend on
+    local wanted=(busybox-static cpio iperf3 ethtool iproute2 tcpdump) kinds=() kind all deb
+    for kind in recommends suggests conflicts breaks replaces enhances; do kinds+=("--no-$kind"); done
+    apt-cache show netperf >/dev/null 2>&1 && wanted+=(netperf)
+    mkdir -p "$1.new"
+    (
+        cd "$1.new"
+        mapfile -t all < <(apt-cache depends --recurse "${kinds[@]}" "${wanted[@]}" 2>/dev/null | grep '^[a-z0-9]' | sort -u)
+        ((${#all[@]})) || all=("${wanted[@]}")
+        download "${all[@]}"
+        for deb in *.deb; do dpkg -x "$deb" .; done
+        rm -- *.deb
+    ) || exit
+    mv "$1.new" "$1"
+}
+
 build_kernel() { # INTO
     local into=$1 work
     need flex flex bison bison bc bc patch patch xz xz-utils gcc gcc make make
@@ -33,9 +56,7 @@ build_kernel() { # INTO
     trap "rm -rf '$work'" EXIT
     (
         cd "$work"
-        apt-get -o APT::Sandbox::User=root download "$package" >download.log 2>&1 ||
-            { apt-get update && apt-get -o APT::Sandbox::User=root download "$package"; } >download.log 2>&1 ||
-            fail 2 "cannot download $package: $(tail -n 1 download.log)"
+        download "$package"
         dpkg -x "$package"_*.deb package
         rm "$package"_*.deb
         tar xf "package/usr/src/$package.tar.xz"
@@ -54,7 +75,6 @@ build_kernel() { # INTO
     trap - EXIT
 }
 
-need busybox busybox-static iperf3 iperf3 cpio cpio
 mkdir -p "$cache"
 key() { cat "$@" | sha256sum | cut -c 1-16; }
 kernel=$cache/linux-kernel-$(key "$here"/kernel/config "$here"/kernel/*.patch <(echo "$package"))
@@ -62,7 +82,12 @@ if [[ ! -x $kernel ]]; then
     echo "building a kernel, which takes a few minutes" >&2
     build_kernel "$kernel"
 fi
-"$here/image.sh" "$cache/initramfs.$$"
+programs=
+if type -P apt-get dpkg >/dev/null; then
+    programs=$cache/linux-programs
+    [[ -d $programs ]] || unpack_programs "$programs"
+fi
+"$here/image.sh" "$cache/initramfs.$$" ${programs:+"$programs"}
 folder=$cache/linux-guests-$(key "$kernel" "$cache/initramfs.$$")
 mkdir -p "$folder"
 mv "$cache/initramfs.$$" "$folder/initramfs.gz"

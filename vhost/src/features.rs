@@ -27,6 +27,17 @@ pub const CTRL_VLAN: u64 = 1 << net::VIRTIO_NET_F_CTRL_VLAN;
 /// may be held back.
 pub const COALESCING: u64 = 1 << net::VIRTIO_NET_F_NOTF_COAL | 1 << net::VIRTIO_NET_F_VQ_NOTF_COAL;
 
+/// All that a device does about the checksum of a frame's TCP or UDP header.
+pub const CHECKSUM: u64 = 1 << net::VIRTIO_NET_F_CSUM | 1 << net::VIRTIO_NET_F_GUEST_CSUM;
+
+/// All that a device does about frames that are longer than the MTU; needs [`CHECKSUM`] (virtio 5.1.3.1).
+pub const SEGMENTATION: u64 = 1 << net::VIRTIO_NET_F_HOST_TSO4
+    | 1 << net::VIRTIO_NET_F_HOST_TSO6
+    | 1 << net::VIRTIO_NET_F_HOST_ECN
+    | 1 << net::VIRTIO_NET_F_GUEST_TSO4
+    | 1 << net::VIRTIO_NET_F_GUEST_TSO6
+    | 1 << net::VIRTIO_NET_F_GUEST_ECN;
+
 /// Virtio bits every device offers; [`offered`] adds those that depend on its configuration.
 const BASE: &[u32] = &[
     config::VIRTIO_F_VERSION_1,
@@ -35,14 +46,6 @@ const BASE: &[u32] = &[
     config::VIRTIO_F_RING_PACKED,
     ring::VIRTIO_RING_F_INDIRECT_DESC,
     ring::VIRTIO_RING_F_EVENT_IDX,
-    net::VIRTIO_NET_F_CSUM,
-    net::VIRTIO_NET_F_GUEST_CSUM,
-    net::VIRTIO_NET_F_HOST_TSO4,
-    net::VIRTIO_NET_F_HOST_TSO6,
-    net::VIRTIO_NET_F_HOST_ECN,
-    net::VIRTIO_NET_F_GUEST_TSO4,
-    net::VIRTIO_NET_F_GUEST_TSO6,
-    net::VIRTIO_NET_F_GUEST_ECN,
     net::VIRTIO_NET_F_MRG_RXBUF,
     net::VIRTIO_NET_F_MAC,
     net::VIRTIO_NET_F_MTU,
@@ -59,7 +62,9 @@ const BASE: &[u32] = &[
 pub fn offered(queue_pairs: u16) -> u64 {
     let base = BASE
         .iter()
-        .fold(PROTOCOL_FEATURES, |bits, bit| bits | 1 << bit);
+        .fold(PROTOCOL_FEATURES | CHECKSUM | SEGMENTATION, |bits, bit| {
+            bits | 1 << bit
+        });
     if queue_pairs > 1 { base | MQ } else { base }
 }
 

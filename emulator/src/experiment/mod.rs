@@ -2,6 +2,8 @@
 //! each stream, once through the hypervisor and once directly. Figures come out of the run; what is theory, what was
 //! published and what was calibrated is marked as such.
 
+mod flow;
+mod linux;
 mod measure;
 mod outcome;
 mod plan;
@@ -12,14 +14,18 @@ pub mod theory;
 mod wall;
 mod world;
 
+use std::os::unix::net::UnixStream;
+
 use vf_conformance::frontend::FrontendError;
 use vf_model::{Nanos, Path, Refusal, VfIndex};
 
 pub use outcome::{Calibration, Original, Outcome, PathResult};
-pub use plan::{MAX_PAIRS, Plan};
+pub use plan::{Guests, MAX_PAIRS, Plan, Tool};
 pub use report::{html, text};
 
+use crate::linux::LaunchError;
 use crate::server::RunError;
+use crate::timetravel::SimulationError;
 
 /// Intervals that a run is plotted in.
 const SAMPLES: u64 = 40;
@@ -63,41 +69,68 @@ pub enum ExperimentError {
     /// The NICs cannot be run.
     #[error("{0}")]
     Run(#[from] RunError),
-    /// A guest found fault with the device: a bug of ours.
+    /// A guest found fault with the device, or broke the rules of the clock.
     #[error("a guest gave up: {0}")]
     Fault(String),
+    /// There is no place for the guests' files.
+    #[error("a folder for guests: {0}")]
+    Folder(std::io::Error),
+    /// A Linux guest cannot be started.
+    #[error("{0}")]
+    Launch(#[from] LaunchError),
+    /// The virtual clock cannot go on.
+    #[error("{0}")]
+    Simulation(#[from] SimulationError),
+    /// A Linux guest was done before the measurement was.
+    #[error("guest {guest} has ended with code {code}: {last}")]
+    Script {
+        /// Its name.
+        guest: String,
+        /// Its script's exit code.
+        code: u8,
+        /// The last line that the script printed.
+        last: String,
+    },
 }
 
-/// Runs both paths on each of `clocks`, mediated first. `progress` hears what runs and how far it is, 0 to 1.
+/// Runs both paths on each of `clocks`, mediated first. `progress` hears what runs and how far it is, 0 to 1. Linux guests
+/// are on the virtual clock whatever `clocks` says, and end with [`SimulationError::Stopped`] when something arrives on
+/// `stop`.
 ///
 /// # Errors
 /// [`ExperimentError`].
 pub fn run(
     plan: &Plan,
     clocks: &[ClockMode],
+    stop: Option<&UnixStream>,
     mut progress: impl FnMut(ClockMode, Path, f64),
 ) -> Result<Outcome, ExperimentError> {
     let mut results = Vec::new();
     for &clock in clocks {
         for path in [Path::Mediated, Path::Direct] {
             let mut progress = |done| progress(clock, path, done);
-            results.push(match clock {
-                ClockMode::Virtual => run_virtual(plan, path, &mut progress)?,
-                ClockMode::Wall => wall::run(plan, path, &mut progress)?,
+            results.push(match (&plan.guests, clock) {
+                (Guests::Linux { image, tool }, _) => {
+                    linux::run(plan, image, *tool, path, stop, &mut progress)?
+                }
+                (Guests::Embedded, ClockMode::Virtual) => run_virtual(plan, path, &mut progress)?,
+                (Guests::Embedded, ClockMode::Wall) => wall::run(plan, path, &mut progress)?,
             });
         }
     }
     let view = plan.view();
     let direct = results.iter().find(|r| r.path == Path::Direct.to_string());
     let segments_per_ack = direct.map_or(2.0, |r| r.segments_per_ack);
+    let timestamps = direct.is_some_and(|r| r.timestamps);
     let clock = match clocks {
         [one] => one.name(),
         _ => "both",
     };
     Ok(Outcome {
+        guests: plan.guests.name().to_owned(),
         clock: clock.to_owned(),
         seed: plan.seed,
-        theory: theory::theory(&view, segments_per_ack),
+        theory: theory::theory(&view, segments_per_ack, timestamps),
         plan: view,
         results,
         original: Original::PUBLISHED,

@@ -5,9 +5,14 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
+use super::plan::Tool;
+use crate::config::Offloads;
+
 /// The outcome of `vfnic experiment`.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Outcome {
+    /// `embedded` or `linux`: whose TCP it was.
+    pub guests: String,
     /// `virtual`, `wall` or `both`.
     pub clock: String,
     /// The seed of sequence numbers and start times.
@@ -41,10 +46,14 @@ pub struct PlanView {
     pub seconds: f64,
     /// Seconds before that which were not.
     pub warm_up_seconds: f64,
-    /// Bytes of each stream's receive window.
-    pub window: usize,
-    /// Whether guests leave segmentation to the NIC.
-    pub tso: bool,
+    /// What makes the streams of Linux guests.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tool: Option<Tool>,
+    /// Bytes of each stream's receive window; Linux guests size theirs themselves.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub window: Option<usize>,
+    /// What guests leave to the NIC.
+    pub offloads: Offloads,
     /// Least time between two interrupts of a VF, in nanoseconds.
     pub interrupt_moderation_ns: u64,
 }
@@ -64,6 +73,10 @@ pub struct PathResult {
     pub total_mbps: f64,
     /// Every stream, A to B first.
     pub streams: Vec<f64>,
+    /// What the tool in each receiving Linux guest says of its stream, over those of its own intervals that were over when
+    /// the measurement was; none if there was none.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub reported: Vec<f64>,
     /// The fastest stream over the slowest of the same direction, the worse of both directions.
     pub spread: f64,
     /// Share of time in which the wire carried a frame, preamble and gap included: the mean of the directions that carry
@@ -79,8 +92,13 @@ pub struct PathResult {
     pub bottleneck: String,
     /// Data segments received for each ACK sent, over all guests.
     pub segments_per_ack: f64,
+    /// Whether segments carried TCP timestamps.
+    pub timestamps: bool,
     /// Frames that did not arrive, by reason.
     pub drops: BTreeMap<String, u64>,
+    /// A digest of time, place and bytes of every frame from the boot of Linux guests to the end of the measurement.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub digest: Option<String>,
     /// Seconds of CPU by thread, wall clock only.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub cpu_seconds: BTreeMap<String, f64>,
@@ -134,6 +152,8 @@ pub struct Theory {
     pub total_mbps: f64,
     /// The ACK ratio the above is computed for.
     pub segments_per_ack: f64,
+    /// Whether it is computed for segments and ACKs with TCP timestamps.
+    pub timestamps: bool,
     /// The formula in words.
     pub how: String,
 }

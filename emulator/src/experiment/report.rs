@@ -10,6 +10,8 @@ mod text;
 
 use self::section::section;
 use super::outcome::{Outcome, PathResult, PlanView};
+use super::plan::Tool;
+use crate::config::Offloads;
 
 pub use self::text::text;
 
@@ -179,6 +181,24 @@ fn lede(outcome: &Outcome) -> String {
     format!("<p class=\"lede\">{text}</p>")
 }
 
+/// Whose TCP it was.
+fn tcp(plan: &PlanView) -> String {
+    match (plan.tool, plan.window) {
+        (Some(Tool::Iperf3), _) => "Linux, iperf3".to_owned(),
+        (Some(Tool::Netperf), _) => "Linux, netperf".to_owned(),
+        (None, window) => format!("embedded, window {} KiB", window.unwrap_or(0) / 1024),
+    }
+}
+
+/// What guests leave to the NIC.
+fn offloads(plan: &PlanView) -> &'static str {
+    match plan.offloads {
+        Offloads::None => "nothing",
+        Offloads::Csum => "checksums",
+        Offloads::Tso => "checksums, segmentation (TSO)",
+    }
+}
+
 /// What was run.
 fn setup(outcome: &Outcome) -> String {
     let plan = &outcome.plan;
@@ -203,16 +223,8 @@ fn setup(outcome: &Outcome) -> String {
             ),
         ),
         ("MTU", format!("{} B", thousands(f64::from(plan.mtu)))),
-        ("TCP window", format!("{} KiB", plan.window / 1024)),
-        (
-            "Segmentation",
-            (if plan.tso {
-                "by the NIC (TSO)"
-            } else {
-                "by the guest"
-            })
-            .to_owned(),
-        ),
+        ("TCP", tcp(plan)),
+        ("Left to the NIC", offloads(plan).to_owned()),
         (
             "Interrupts",
             format!(
@@ -316,9 +328,10 @@ fn reproduce(outcome: &Outcome) -> String {
         " Add the options that gave the plan at the head of this page."
     };
     format!(
-        "<section>\n<h2>Run it again</h2>\n<pre><code>cargo run --release -- experiment {} --clock {} --report report.html</code></pre>\n\
+        "<section>\n<h2>Run it again</h2>\n<pre><code>cargo run --release -- experiment {} --guests {} --clock {} --report report.html</code></pre>\n\
          <p class=\"note\">{promise}{options}</p>\n</section>",
         outcome.seed,
+        escape(&outcome.guests),
         escape(&outcome.clock)
     )
 }

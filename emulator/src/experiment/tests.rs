@@ -10,7 +10,7 @@ fn short(change: impl FnOnce(&mut Plan)) -> Outcome {
         ..Plan::default()
     };
     change(&mut plan);
-    run(&plan, &[ClockMode::Virtual], |_, _, _| {}).unwrap()
+    run(&plan, &[ClockMode::Virtual], None, |_, _, _| {}).unwrap()
 }
 
 fn within(value: f64, from: f64, to: f64) {

@@ -13,8 +13,10 @@ const ETHERNET_HEADER: f64 = 14.0;
 const MIN_FRAME: f64 = 60.0;
 /// FCS, preamble with start delimiter, and the gap between frames.
 const FRAMING: f64 = 4.0 + 8.0 + 12.0;
-/// IPv4 and TCP header of a data segment or an ACK; the guests use no options.
+/// IPv4 and TCP header of a data segment or an ACK without options.
 const IP_TCP_HEADERS: f64 = 40.0;
+/// The timestamps option, padded (RFC 7323 appendix A).
+const TIMESTAMPS: f64 = 12.0;
 /// Receivers ACK every second segment (RFC 9293 3.8.6.3); assumed where a run counted no ACK.
 const DELAYED_ACK: f64 = 2.0;
 /// From here on a resource counts as used up: utilisation is an average with the start of a run in it.
@@ -25,10 +27,15 @@ fn wire_bytes(ip_bytes: f64) -> f64 {
     (ETHERNET_HEADER + ip_bytes).max(MIN_FRAME) + FRAMING
 }
 
+/// IPv4 and TCP header of a data segment or an ACK.
+fn headers(timestamps: bool) -> f64 {
+    IP_TCP_HEADERS + if timestamps { TIMESTAMPS } else { 0.0 }
+}
+
 /// Payload of one direction that has the wire to itself, in the unit of `rate`.
 #[must_use]
-pub fn naive(mtu: u16, rate: f64) -> f64 {
-    payload(mtu, rate, 0.0)
+pub fn naive(mtu: u16, timestamps: bool, rate: f64) -> f64 {
+    payload(mtu, headers(timestamps), rate, 0.0)
 }
 
 /// Payload of each direction (A to B, B to A) in the unit of `rate` when every direction that carries data is saturated.
@@ -37,41 +44,47 @@ pub fn naive(mtu: u16, rate: f64) -> f64 {
 #[must_use]
 pub fn saturated(
     mtu: u16,
+    timestamps: bool,
     rate: f64,
     segments_per_ack: f64,
     carries_data: (bool, bool),
 ) -> (f64, f64) {
     let ack = match carries_data {
-        (true, true) => wire_bytes(IP_TCP_HEADERS) / segments_per_ack,
+        (true, true) => wire_bytes(headers(timestamps)) / segments_per_ack,
         _ => 0.0,
     };
-    let each = payload(mtu, rate, ack);
+    let each = payload(mtu, headers(timestamps), rate, ack);
     let of = |carries| if carries { each } else { 0.0 };
     (of(carries_data.0), of(carries_data.1))
 }
 
 /// Payload of a direction whose every segment shares the wire with `ack` bytes of ACK.
-fn payload(mtu: u16, rate: f64, ack: f64) -> f64 {
+fn payload(mtu: u16, headers: f64, rate: f64, ack: f64) -> f64 {
     let mtu = f64::from(mtu);
-    rate * (mtu - IP_TCP_HEADERS).max(0.0) / (wire_bytes(mtu) + ack)
+    rate * (mtu - headers).max(0.0) / (wire_bytes(mtu) + ack)
 }
 
-/// What the wire of this plan allows with the ACK ratio of a run. If no ACK was counted (0 or not a number), one ACK for
-/// two segments.
+/// What the wire of this plan allows with the ACK ratio of a run, and with TCP timestamps if it had them. If no ACK was
+/// counted (0 or not a number), one ACK for two segments.
 #[must_use]
-pub fn theory(plan: &PlanView, segments_per_ack: f64) -> Theory {
+pub fn theory(plan: &PlanView, segments_per_ack: f64, timestamps: bool) -> Theory {
     let segments_per_ack = if segments_per_ack > 0.0 && segments_per_ack.is_finite() {
         segments_per_ack
     } else {
         DELAYED_ACK
     };
     let carries_data = (plan.a_to_b_streams > 0, plan.b_to_a_streams > 0);
-    let (a_to_b_mbps, b_to_a_mbps) =
-        saturated(plan.mtu, plan.rate_mbps, segments_per_ack, carries_data);
+    let (a_to_b_mbps, b_to_a_mbps) = saturated(
+        plan.mtu,
+        timestamps,
+        plan.rate_mbps,
+        segments_per_ack,
+        carries_data,
+    );
     let mtu = f64::from(plan.mtu);
     let segment = wire_bytes(mtu);
-    let ack = wire_bytes(IP_TCP_HEADERS);
-    let data = (mtu - IP_TCP_HEADERS).max(0.0);
+    let ack = wire_bytes(headers(timestamps));
+    let data = (mtu - headers(timestamps)).max(0.0);
     let how = if carries_data == (true, true) {
         format!(
             "rate x {data} B payload / ({segment} B segment + {ack} B ACK / {segments_per_ack:.2} segments an ACK)"
@@ -82,11 +95,12 @@ pub fn theory(plan: &PlanView, segments_per_ack: f64) -> Theory {
         )
     };
     Theory {
-        naive_mbps: naive(plan.mtu, plan.rate_mbps),
+        naive_mbps: naive(plan.mtu, timestamps, plan.rate_mbps),
         a_to_b_mbps,
         b_to_a_mbps,
         total_mbps: a_to_b_mbps + b_to_a_mbps,
         segments_per_ack,
+        timestamps,
         how,
     }
 }
@@ -122,8 +136,9 @@ mod tests {
             propagation_ns: 0,
             seconds: 1.0,
             warm_up_seconds: 0.0,
-            window: 1 << 18,
-            tso: false,
+            tool: None,
+            window: Some(1 << 18),
+            offloads: crate::config::Offloads::Csum,
             interrupt_moderation_ns: 0,
         }
     }
@@ -135,9 +150,9 @@ mod tests {
 
     #[test]
     fn one_direction_alone() {
-        near(naive(1500, 10.0), 9.4928, 5e-5); // 1460 / 1538
-        near(naive(9000, 10.0), 9.9137, 5e-5); // 8960 / 9038
-        near(naive(1500, 1000.0), 949.28, 5e-3);
+        near(naive(1500, false, 10.0), 9.4928, 5e-5); // 1460 / 1538
+        near(naive(9000, false, 10.0), 9.9137, 5e-5); // 8960 / 9038
+        near(naive(1500, false, 1000.0), 949.28, 5e-3);
     }
 
     #[test]
@@ -149,32 +164,61 @@ mod tests {
             (8.0, 9.428),
             (16.0, 9.4606),
         ] {
-            let (a, b) = saturated(1500, 10.0, segments, (true, true));
+            let (a, b) = saturated(1500, false, 10.0, segments, (true, true));
             near(a, want, 5e-4);
             assert_eq!(a, b);
         }
-        near(saturated(1500, 10.0, 2.0, (true, true)).0, 9.2405, 5e-5);
-        near(saturated(9000, 10.0, 2.0, (true, true)).0, 9.8678, 5e-5); // 8960 / (9038 + 42)
+        near(
+            saturated(1500, false, 10.0, 2.0, (true, true)).0,
+            9.2405,
+            5e-5,
+        );
+        near(
+            saturated(9000, false, 10.0, 2.0, (true, true)).0,
+            9.8678,
+            5e-5,
+        ); // 8960 / (9038 + 42)
+    }
+
+    #[test]
+    fn timestamps_cost_payload_and_lengthen_acks() {
+        near(naive(1500, true, 10.0), 9.4148, 5e-5); // 1448 / 1538
+        near(naive(9000, true, 10.0), 9.9004, 5e-5); // 8948 / 9038
+        for (segments, want) in [(1.0, 8.894), (2.0, 9.147), (8.0, 9.3465), (16.0, 9.381)] {
+            let both = saturated(1500, true, 10.0, segments, (true, true));
+            near(both.0, want, 5e-4);
+        }
     }
 
     #[test]
     fn the_ack_ratio_of_2009_gives_the_figures_of_2009() {
-        near(saturated(1500, 10_000.0, 2.15, (true, true)).0, 9258.0, 1.0);
-        near(saturated(1500, 10_000.0, 2.04, (true, true)).0, 9245.0, 1.0);
+        near(
+            saturated(1500, false, 10_000.0, 2.15, (true, true)).0,
+            9258.0,
+            1.0,
+        );
+        near(
+            saturated(1500, false, 10_000.0, 2.04, (true, true)).0,
+            9245.0,
+            1.0,
+        );
     }
 
     #[test]
     fn acks_on_an_idle_reverse_are_free() {
         assert_eq!(
-            saturated(1500, 10.0, 1.0, (true, false)),
-            (naive(1500, 10.0), 0.0)
+            saturated(1500, false, 10.0, 1.0, (true, false)),
+            (naive(1500, false, 10.0), 0.0)
         );
         assert_eq!(
-            saturated(1500, 10.0, 1.0, (false, true)),
-            (0.0, naive(1500, 10.0))
+            saturated(1500, false, 10.0, 1.0, (false, true)),
+            (0.0, naive(1500, false, 10.0))
         );
-        assert_eq!(saturated(1500, 10.0, 1.0, (false, false)), (0.0, 0.0));
-        let one_way = theory(&plan(1500, 4, 0), 2.0);
+        assert_eq!(
+            saturated(1500, false, 10.0, 1.0, (false, false)),
+            (0.0, 0.0)
+        );
+        let one_way = theory(&plan(1500, 4, 0), 2.0, false);
         assert_eq!(one_way.b_to_a_mbps, 0.0);
         assert_eq!(one_way.total_mbps, one_way.naive_mbps);
         assert!(one_way.how.ends_with("to themselves"), "{}", one_way.how);
@@ -190,16 +234,20 @@ mod tests {
 
     #[test]
     fn the_plan_in_words() {
-        let both = theory(&plan(1500, 4, 4), 2.0);
+        let both = theory(&plan(1500, 4, 4), 2.0, false);
         near(both.total_mbps, 18_481.0, 0.1);
         assert_eq!(
             both.how,
             "rate x 1460 B payload / (1538 B segment + 84 B ACK / 2.00 segments an ACK)"
         );
-        assert_eq!(theory(&plan(1500, 4, 4), f64::NAN), both, "no ACK counted");
-        assert_eq!(theory(&plan(1500, 4, 4), 0.0), both);
         assert_eq!(
-            theory(&plan(20, 1, 1), 2.0).total_mbps,
+            theory(&plan(1500, 4, 4), f64::NAN, false),
+            both,
+            "no ACK counted"
+        );
+        assert_eq!(theory(&plan(1500, 4, 4), 0.0, false), both);
+        assert_eq!(
+            theory(&plan(20, 1, 1), 2.0, false).total_mbps,
             0.0,
             "an MTU without room for payload"
         );

@@ -18,7 +18,7 @@ use super::ExperimentError;
 use super::measure::{Meters, Reading};
 use super::plan::Plan;
 use crate::calendar::ParticipantId;
-use crate::config::{NicSettings, PolicySettings, SocketRole, VfSettings, WireSettings};
+use crate::config::{NicSettings, Offloads, PolicySettings, SocketRole, VfSettings, WireSettings};
 use crate::host::Host;
 use crate::world::{Notification, Turn};
 
@@ -50,6 +50,7 @@ pub(super) fn nic_settings(plan: &Plan, host: usize, path: Path) -> NicSettings 
         mac_base: MacAddr([0x02, 0, 0, 0, [0x0a, 0x0b][host], 0]),
         queue_pairs: 1,
         mtu: plan.mtu,
+        offloads: plan.offloads,
         tap: None,
         filters: Vec::new(),
         vf: vec![vf; usize::from(plan.pairs())],
@@ -58,9 +59,8 @@ pub(super) fn nic_settings(plan: &Plan, host: usize, path: Path) -> NicSettings 
 
 /// What the driver of a guest acknowledges.
 pub(super) fn net_config(plan: &Plan, notify: Notify) -> NetConfig {
-    let offloads = if plan.tso { NetConfig::TSO } else { 0 };
     NetConfig {
-        features: NetConfig::PLAIN | NetConfig::CHECKSUM | offloads,
+        features: NetConfig::PLAIN | NetConfig::CHECKSUM | NetConfig::TSO,
         mtu: plan.mtu,
         notify,
         ..NetConfig::default()
@@ -83,8 +83,8 @@ pub(super) fn guest(plan: &Plan, host: usize, pair: u16, net: NetDevice) -> (Gue
         ip: address(host, pair),
         prefix_len: 8,
         mtu: plan.mtu,
-        tso: plan.tso,
-        csum: true,
+        tso: plan.offloads == Offloads::Tso,
+        csum: plan.offloads != Offloads::None,
         window: plan.window,
         seed: mix(plan.seed, host as u64 * 4096 + u64::from(pair)),
         verify: false,
@@ -101,7 +101,7 @@ pub(super) fn guest(plan: &Plan, host: usize, pair: u16, net: NetDevice) -> (Gue
 }
 
 /// A well-spread number for each `n` (splitmix64).
-fn mix(seed: u64, n: u64) -> u64 {
+pub(super) fn mix(seed: u64, n: u64) -> u64 {
     let mut z = seed.wrapping_add(n.wrapping_add(1).wrapping_mul(0x9e37_79b9_7f4a_7c15));
     z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);

@@ -284,6 +284,12 @@ impl Simulation {
         Ok(false)
     }
 
+    /// Guests that have broken the rules so far and commands that were refused, a line each.
+    #[must_use]
+    pub fn faults(&self) -> &[String] {
+        &self.faults
+    }
+
     /// Ends what is left of the guests, and says how it went.
     #[must_use]
     pub fn finish(self) -> Summary {

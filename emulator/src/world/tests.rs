@@ -10,7 +10,7 @@ use vf_model::{LinkConfig, MacAddr, VfSetting};
 use vf_vhost::endpoint::Endpoint;
 
 use super::*;
-use crate::config::{PolicySettings, SocketRole, VfSettings};
+use crate::config::{Offloads, PolicySettings, SocketRole, VfSettings};
 use crate::watch::{Direction, Port};
 
 fn nic(name: &str, mac: u8, vfs: &[PolicySettings]) -> NicSettings {
@@ -25,6 +25,7 @@ fn nic(name: &str, mac: u8, vfs: &[PolicySettings]) -> NicSettings {
         mac_base: MacAddr([2, 0, 0, 0, mac, 0]),
         queue_pairs: 1,
         mtu: 1500,
+        offloads: Offloads::default(),
         tap: None,
         filters: Vec::new(),
         vf: vfs.iter().map(vf).collect(),

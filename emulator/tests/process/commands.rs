@@ -124,11 +124,26 @@ fn words_that_the_command_line_does_not_have() {
         &["run", "--colour"],
         &["experiment", "--mtu", "9"],
         &["experiment", "--guests", "0x0"],
+        &["experiment", "--guests", "linux:linux"],
+        &["experiment", "plant"],
+        &["experiment", "7", "--seed", "8"],
+        &["experiment", "--tool", "netperf"],
+        &["experiment", "--guests", "linux", "--clock", "wall"],
+        &["experiment", "--guests", "linux", "--window", "64"],
         &["show", "me"],
         &["vf"],
     ] {
         refused(&args.join(" "), &vfnic(args));
     }
+}
+
+#[test]
+fn without_an_image_linux_guests_are_told_how_to_build_one() {
+    let dir = tempfile::tempdir().unwrap();
+    let folder = dir.path().to_str().unwrap();
+    let args = ["experiment", "seed", "--guests", "linux", "--image", folder];
+    let line = refused("no image", &vfnic(&args));
+    assert!(line.contains(folder) && line.contains("examples/linux-guests/build.sh"));
 }
 
 #[test]

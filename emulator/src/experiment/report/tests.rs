@@ -15,8 +15,9 @@ fn plan() -> PlanView {
         propagation_ns: 500,
         seconds: 2.0,
         warm_up_seconds: 0.2,
-        window: 256 * 1024,
-        tso: false,
+        tool: None,
+        window: Some(256 * 1024),
+        offloads: Offloads::Csum,
         interrupt_moderation_ns: 20_000,
     }
 }
@@ -55,6 +56,9 @@ fn path(plan: &PlanView, path: &str, clock: &str, each: f64, link: f64, cpu: f64
             (plan.a_to_b_streams > 0, plan.b_to_a_streams > 0),
         ),
         segments_per_ack: 2.004,
+        timestamps: false,
+        digest: None,
+        reported: Vec::new(),
         drops: BTreeMap::new(),
         cpu_seconds: BTreeMap::new(),
         samples: (1..=20)
@@ -72,9 +76,10 @@ fn path(plan: &PlanView, path: &str, clock: &str, each: f64, link: f64, cpu: f64
 
 fn outcome(plan: PlanView, clock: &str, results: Vec<PathResult>) -> Outcome {
     Outcome {
+        guests: "embedded".into(),
         clock: clock.into(),
         seed: 7,
-        theory: theory::theory(&plan, 2.004),
+        theory: theory::theory(&plan, 2.004, false),
         plan,
         results,
         original: Original::PUBLISHED,
@@ -156,7 +161,7 @@ fn the_headline_is_the_runs_own() {
         page.contains("Hypervisor CPU, 99.9 % busy")
             && page.contains("Link (both directions), 99.7 % busy")
     );
-    assert!(page.contains("cargo run --release -- experiment 7 --clock virtual"));
+    assert!(page.contains("cargo run --release -- experiment 7 --guests embedded --clock virtual"));
     assert!(html(&odd()).contains("<h1>The direct path carries 9.92 Gb/s</h1>"));
     assert!(html(&outcome(plan(), "wall", Vec::new())).contains("<h1>Nothing was run</h1>"));
 }

@@ -1,6 +1,6 @@
 //! The summary on the console: plain text, at most [`WIDTH`] columns, the same for the same outcome.
 
-use super::{busy, is_2009_setup, ratio, whole};
+use super::{busy, is_2009_setup, offloads, ratio, tcp, whole};
 use crate::experiment::outcome::{Outcome, PathResult};
 
 /// Columns of the console that are used.
@@ -15,13 +15,13 @@ pub fn text(outcome: &Outcome) -> String {
     let mut lines = wrap(
         "Plan",
         &format!(
-            "{} streams A to B, {} B to A, MTU {}, link {} Gb/s, window {} KiB, TSO {}; {} s measured after {} s, seed {}.",
+            "{} streams A to B, {} B to A, MTU {}, link {} Gb/s, TCP {}, left to the NIC: {}; {} s measured after {} s, seed {}.",
             plan.a_to_b_streams,
             plan.b_to_a_streams,
             plan.mtu,
             plan.rate_mbps / 1e3,
-            plan.window / 1024,
-            if plan.tso { "on" } else { "off" },
+            tcp(plan),
+            offloads(plan),
             plan.seconds,
             plan.warm_up_seconds,
             outcome.seed
