@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 
@@ -26,6 +26,8 @@ const LONGEST_FRAME: usize = 16_384;
 const MOST_PORTS: usize = 256;
 /// How long a back end that is a client may take to come.
 const COMING: Duration = Duration::from_secs(30);
+/// How long a back end may take between the end of a session's set-up and its first frame.
+const TAKING_UP: Duration = Duration::from_millis(200);
 
 /// Why a bench did not end well.
 #[derive(Debug, thiserror::Error)]
@@ -297,8 +299,11 @@ impl Bench {
         let macs = macs.collect();
         let mut record = self.record(ports.iter().all(Port::huge));
         writeln!(out, "{}", headline(&record)).map_err(self.unprinted())?;
-        let start = Instant::now();
-        let clock = || start.elapsed().as_nanos() as u64;
+        let tsc = quanta::Clock::new();
+        let start = tsc.raw();
+        let clock = || tsc.delta_as_nanos(start, tsc.raw());
+        // A polling back end takes up its ports a moment after they are set up.
+        std::thread::sleep(TAKING_UP);
         let mut generator = Generator::new(ports, macs, &clock);
         let mut last = None;
         for &mode in &self.mode {

@@ -2,6 +2,7 @@
 //!
 //! Everything is polled. A run ends when its time is over and nothing has arrived for a while.
 
+use std::sync::atomic::{Ordering, fence};
 use std::time::Duration;
 
 use super::account::{Account, Measured};
@@ -143,6 +144,7 @@ impl<'a, R: Vring> Generator<'a, R> {
                 }
                 port.send(0, 1, plan.size, || Some(head), None)?;
             }
+            self.kick();
             let mut unread = Account::new(plan, self.clock);
             self.settle(plan, None, &mut unread)?;
         }
@@ -180,6 +182,7 @@ impl<'a, R: Vring> Generator<'a, R> {
         loop {
             let now = (self.clock)();
             if self.receive(plan, touched, account)? > 0 {
+                self.kick();
                 last = now;
             }
             let (quiet, all) = (now - last, now - start);
@@ -223,6 +226,9 @@ impl<'a, R: Vring> Generator<'a, R> {
             if receives {
                 moved += self.receive(plan, touched, &mut account)?;
             }
+            if moved > 0 {
+                self.kick();
+            }
             let last = std::mem::replace(&mut now, (self.clock)());
             if !account.passed(last, now, moved > 0) {
                 break;
@@ -251,6 +257,7 @@ impl<'a, R: Vring> Generator<'a, R> {
             for (leg, sender) in senders.iter_mut().take(2).enumerate() {
                 let sent = sender.send(&mut self.ports[leg], 1, begin, plan, &[])?;
                 account.sent(1, sent);
+                self.kick();
                 back &= self.await_frame(1 - leg, begin, touched, &mut account)?;
                 if !back {
                     break;
@@ -289,6 +296,11 @@ impl<'a, R: Vring> Generator<'a, R> {
             }
         }
         Ok(false)
+    }
+
+    fn kick(&mut self) {
+        fence(Ordering::SeqCst);
+        self.ports.iter_mut().for_each(Port::kick);
     }
 
     fn still_there(&mut self) -> Result<(), PortError> {

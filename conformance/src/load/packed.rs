@@ -1,6 +1,6 @@
 //! A packed virtqueue (virtio 2.8) whose chains are single descriptors.
 
-use std::sync::atomic::{Ordering, fence};
+use std::sync::atomic::Ordering;
 
 use super::vring::{Areas, BURST, Buffers, Mem, Used, Vring};
 use crate::driver::{DESC_WRITE, DeviceFault};
@@ -132,12 +132,12 @@ impl Vring for Packed {
             let addr = self.buffers.addr + u64::from(self.buffers.stride) * u64::from(slot);
             let flags = write | if self.avail.lap { AVAIL } else { USED };
             let tail = u64::from(len) | u64::from(slot) << 32 | u64::from(flags) << 48;
-            ring.store(2 * at, addr.to_le());
             // The device goes no further than the first that is not available: it comes last.
             if k == 0 {
+                ring.store(2 * at, addr.to_le());
                 first_tail = tail;
             } else {
-                ring.store(2 * at + 1, tail.to_le());
+                mem.put([addr, tail], self.areas.desc + 16 * at);
             }
             if !self.in_order {
                 self.held[usize::from(slot)] = true;
@@ -200,7 +200,6 @@ impl Vring for Packed {
 
     #[inline]
     fn wants_kick(&self, mem: Mem<'_>) -> bool {
-        fence(Ordering::SeqCst);
         let flags = mem.shared(self.areas.used + 2).load(Ordering::Relaxed);
         u16::from_le(flags) & 3 != DISABLE
     }

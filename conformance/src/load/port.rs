@@ -57,6 +57,9 @@ struct Pair<R> {
     tx_buffers: usize,
     rx_kick: EventFd,
     tx_kick: EventFd,
+    /// Whether there is something the device may have to be told.
+    rx_news: bool,
+    tx_news: bool,
     /// Buffers that still belong to the frame whose first was seen last.
     merged: u16,
 }
@@ -144,6 +147,8 @@ impl<R: Vring> Port<R> {
                 tx_buffers,
                 rx_kick: EventFd::new().map_err(FrontendError::Io)?,
                 tx_kick: EventFd::new().map_err(FrontendError::Io)?,
+                rx_news: false,
+                tx_news: false,
                 merged: 0,
             });
         }
@@ -205,14 +210,15 @@ impl<R: Vring> Port<R> {
         for pair in &self.pairs {
             for slot in 0..usize::from(pair.tx.size()) {
                 let at = pair.tx_buffers + slot * self.stride + FRAME_AT;
-                put_head(mem, at, head);
+                mem.put(head, at);
                 mem.bytes(at + HEAD, filling.len()).copy_from(filling);
             }
         }
     }
 
     /// Sends up to `want` frames of `len` bytes, and says how many had room. `head` writes the
-    /// first bytes of each, if any are written; `filling` is what follows, if that is.
+    /// first bytes of each, if any are written; `filling` is what follows, if that is. The back end is
+    /// told by [`Port::kick`].
     #[inline]
     pub(crate) fn send(
         &mut self,
@@ -234,21 +240,20 @@ impl<R: Vring> Port<R> {
         for k in 0..n {
             let at = pair.tx_buffers + usize::from(pair.tx.slot(k)) * self.stride + FRAME_AT;
             if let Some(head) = head() {
-                put_head(mem, at, head);
+                mem.put(head, at);
             }
             if let Some(filling) = filling {
                 mem.bytes(at + HEAD, filling.len()).copy_from(filling);
             }
         }
         pair.tx.make_available(mem, n, (HEADER + len) as u32);
-        if pair.tx.wants_kick(mem) {
-            pair.tx_kick.signal();
-        }
+        pair.tx_news = true;
         Ok(n)
     }
 
     /// Takes what has come on one queue, hands each frame to `seen`, and gives the buffers back;
-    /// how many buffers there were. Without `touch` nothing of a frame is read.
+    /// how many buffers there were. Without `touch` nothing of a frame is read. The back end is told
+    /// by [`Port::kick`].
     #[inline]
     pub(crate) fn receive(
         &mut self,
@@ -313,10 +318,23 @@ impl<R: Vring> Port<R> {
         }
         pair.rx
             .make_available(mem, n, (self.stride - HEADER_AT) as u32);
-        if pair.rx.wants_kick(mem) {
-            pair.rx_kick.signal();
-        }
+        pair.rx_news = true;
         Ok(n)
+    }
+
+    /// Tells the back end what is new, if it wants to be told. A full fence lies between that and
+    /// this: one for all ports is enough, and the later it comes, the less it waits for.
+    #[inline]
+    pub(crate) fn kick(&mut self) {
+        let mem = Mem(self.mem.regions()[0].mapping());
+        for pair in &mut self.pairs {
+            if std::mem::take(&mut pair.tx_news) && pair.tx.wants_kick(mem) {
+                pair.tx_kick.signal();
+            }
+            if std::mem::take(&mut pair.rx_news) && pair.rx.wants_kick(mem) {
+                pair.rx_kick.signal();
+            }
+        }
     }
 
     /// Whether the back end has hung up.
@@ -344,14 +362,6 @@ pub(crate) struct Touched<'a> {
     pub(crate) run: u8,
     /// What follows the first 64 bytes, if that is to be checked.
     pub(crate) filling: Option<&'a [u8]>,
-}
-
-#[inline]
-fn put_head(mem: Mem<'_>, at: usize, head: [u64; HEAD / 8]) {
-    let line = mem.words(at, HEAD / 8);
-    for (i, word) in head.into_iter().enumerate() {
-        line.store(i, word.to_le());
-    }
 }
 
 fn start_ring<R: Vring>(

@@ -1,6 +1,6 @@
 //! A split virtqueue (virtio 2.7) whose chains are single descriptors.
 
-use std::sync::atomic::{Ordering, fence};
+use std::sync::atomic::Ordering;
 
 use super::vring::{Areas, BURST, Buffers, Mem, Used, Vring};
 use crate::driver::{DESC_WRITE, DeviceFault};
@@ -101,17 +101,15 @@ impl Vring for Split {
 
     #[inline]
     fn make_available(&mut self, mem: Mem<'_>, n: u16, len: u32) {
-        let table = mem.words(self.areas.desc, 2 * usize::from(self.size));
         let ring = mem.shorts(self.areas.avail + 4, usize::from(self.size));
         let flags = if self.buffers.writable { DESC_WRITE } else { 0 };
-        let tail = (u64::from(len) | u64::from(flags) << 32).to_le();
+        let tail = u64::from(len) | u64::from(flags) << 32;
         for _ in 0..n {
             let at = usize::from(self.next_avail & self.mask);
             let slot = self.order[at];
-            let desc = 2 * usize::from(slot);
+            let desc = self.areas.desc + 16 * usize::from(slot);
             let addr = self.buffers.addr + u64::from(self.buffers.stride) * u64::from(slot);
-            table.store(desc, addr.to_le());
-            table.store(desc + 1, tail);
+            mem.put([addr, tail], desc);
             if self.written[at] != slot {
                 self.written[at] = slot;
                 ring.store(at, slot.to_le());
@@ -168,7 +166,6 @@ impl Vring for Split {
 
     #[inline]
     fn wants_kick(&self, mem: Mem<'_>) -> bool {
-        fence(Ordering::SeqCst);
         let flags = mem.shared(self.areas.used).load(Ordering::Relaxed);
         u16::from_le(flags) & NO_NOTIFY == 0
     }

@@ -34,6 +34,14 @@ impl Mem<'_> {
         self.0.get_array_ref(at, n).expect(INSIDE)
     }
 
+    /// Writes words of 64 bits, all at once: in wide stores, of which few wait at a time for a cache
+    /// line that the other side has.
+    #[inline]
+    pub(crate) fn put<const N: usize>(&self, words: [u64; N], at: usize) {
+        let bytes = words.map(u64::to_le_bytes);
+        self.bytes(at, 8 * N).copy_from(bytes.as_flattened());
+    }
+
     /// A word of 16 bits that the other side looks at.
     #[inline]
     pub(crate) fn shared(&self, at: usize) -> &AtomicU16 {
@@ -122,6 +130,7 @@ pub(crate) trait Vring: Sized {
     /// Takes back all that the device has used, when its order and lengths do not matter.
     fn reclaim(&mut self, mem: Mem<'_>) -> Result<(), DeviceFault>;
 
-    /// Whether the device wants to be told about what was made available.
+    /// Whether the device wants to be told about what was made available; a full fence lies between
+    /// that and this.
     fn wants_kick(&self, mem: Mem<'_>) -> bool;
 }
