@@ -186,16 +186,19 @@ impl Simulation {
                 endpoint.poll(now, device);
                 endpoint.kick().is_some()
             });
-        // A kick of the control queue has been obeyed by now.
-        if let Some(g) = self.running {
-            self.hear_time(g);
-        }
         if kicked == Some(true) {
             self.kicks += 1;
+            if let Some(g) = self.running {
+                self.hear_time(g);
+            }
             self.world.kicked(h, vf);
         } else {
             self.note_session(h, vf);
-            self.world.wake_host(h);
+            if self.running.is_some() {
+                self.touched.push(h);
+            } else {
+                self.world.wake_host(h);
+            }
         }
         if let Some(g) = self.running {
             self.schedule.limit(self.limit(g));

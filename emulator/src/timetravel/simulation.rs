@@ -97,6 +97,9 @@ pub struct Simulation {
     pub(super) stop: Option<UnixStream>,
     /// The guest that lets time pass.
     pub(super) running: Option<usize>,
+    /// Hosts whose sockets that guest has used otherwise than to kick. They look at what is new when it has stopped: only
+    /// then, and when it kicks, is it known what time it is.
+    pub(super) touched: Vec<usize>,
     /// The guest that may say something: it runs, or is interrupted.
     pub(super) turn: Option<usize>,
     /// The VF whose guest is to take an interrupt.
@@ -192,6 +195,7 @@ impl Simulation {
             owners,
             stop: None,
             running: None,
+            touched: Vec::new(),
             turn: None,
             interrupted: None,
             heard: Instant::now(),
@@ -364,6 +368,9 @@ impl Simulation {
         }
         self.turn = None;
         self.hear_time(g);
+        for h in std::mem::take(&mut self.touched) {
+            self.world.wake_host(h);
+        }
         self.schedule.stop(self.world.now());
         self.hear_wishes();
         Ok(())
