@@ -5,6 +5,7 @@
 use std::time::{Duration, Instant};
 
 use crate::case::{Failure, Seen, ensure};
+use crate::driver::Format;
 use crate::frontend::{Frontend, FrontendError};
 use crate::message::protocol;
 use crate::net::{NetConfig, NetDevice, NetHeader, RxFrame, feature};
@@ -35,6 +36,7 @@ pub struct Bench {
     features: u64,
     protocol: u64,
     delivery: Delivery,
+    format: Format,
 }
 
 impl Bench {
@@ -49,6 +51,7 @@ impl Bench {
             subject,
             features: 0,
             protocol: 0,
+            format: Format::Split,
         };
         let mut frontend = bench.connect()?;
         bench.features = frontend.get_features()?;
@@ -78,6 +81,28 @@ impl Bench {
         self.features
     }
 
+    /// Which format the rings of sessions have from now on.
+    pub fn set_format(&mut self, format: Format) {
+        self.format = format;
+    }
+
+    /// Which format the rings of sessions have.
+    pub fn format(&self) -> Format {
+        self.format
+    }
+
+    /// A configuration with rings of that format.
+    fn formatted(&self, config: &NetConfig) -> NetConfig {
+        let packed = match self.format {
+            Format::Split => 0,
+            Format::Packed => feature::RING_PACKED,
+        };
+        NetConfig {
+            features: config.features & !feature::RING_PACKED | packed,
+            ..config.clone()
+        }
+    }
+
     /// Protocol features the subject offers.
     pub fn protocol_features(&self) -> u64 {
         self.protocol
@@ -103,8 +128,9 @@ impl Bench {
     /// acknowledge; `SET_FEATURES` and everything after it is left to the case.
     pub fn negotiated(&self, config: &NetConfig) -> Result<(Frontend, NetDevice), Failure> {
         let mut frontend = self.connect()?;
-        let (features, _) = crate::net::negotiate(&mut frontend, config)?;
-        Ok((frontend, NetDevice::detached(features, config)?))
+        let config = self.formatted(config);
+        let (features, _) = crate::net::negotiate(&mut frontend, &config)?;
+        Ok((frontend, NetDevice::detached(features, &config)?))
     }
 
     /// Sender and receiver with equal features.
@@ -116,17 +142,17 @@ impl Bench {
     /// first with the sender's features.
     pub fn link_of(&self, tx: &NetConfig, rx: &NetConfig) -> Result<Link, Failure> {
         let rx = match &self.subject.peer {
-            Some(path) => Some(NetDevice::start(dial(path)?, rx)?),
+            Some(path) => Some(NetDevice::start(dial(path)?, &self.formatted(rx))?),
             None => None,
         };
-        let tx = NetDevice::start(self.connect()?, tx)?;
+        let tx = NetDevice::start(self.connect()?, &self.formatted(tx))?;
         Ok(self.link_to(tx, rx))
     }
 
     /// A link whose sender was set up by hand.
     pub fn link_from(&self, tx: NetDevice, rx: &NetConfig) -> Result<Link, Failure> {
         let rx = match &self.subject.peer {
-            Some(path) => Some(NetDevice::start(dial(path)?, rx)?),
+            Some(path) => Some(NetDevice::start(dial(path)?, &self.formatted(rx))?),
             None => None,
         };
         Ok(self.link_to(tx, rx))

@@ -9,8 +9,9 @@ use std::io;
 use std::time::{Duration, Instant};
 
 use crate::bench::{Bench, Delivery};
-use crate::driver::DeviceFault;
+use crate::driver::{DeviceFault, Format};
 use crate::frontend::FrontendError;
+use crate::net::feature;
 use crate::subject::{Process, Subject};
 
 /// How binding a case is.
@@ -46,6 +47,8 @@ pub enum Need {
     Delivery,
     /// Frames that are sent arrive at another port.
     Peer,
+    /// The rings have this format.
+    Format(Format),
 }
 
 /// One case.
@@ -61,6 +64,24 @@ pub struct Case {
     pub source: &'static str,
     /// Runs it.
     pub run: fn(&Bench) -> Result<Seen, Failure>,
+}
+
+impl Case {
+    /// Whether the case is to be run with rings of this format: once, or if it is about rings and what goes through them,
+    /// with each.
+    fn suits(&self, format: Format) -> bool {
+        let wanted = self.needs.iter().find_map(|need| match need {
+            Need::Format(wanted) => Some(*wanted),
+            _ => None,
+        });
+        match wanted {
+            Some(wanted) => wanted == format,
+            None => {
+                let mut rings = ["ring/", "net/", "robust/"].iter();
+                format == Format::Split || rings.any(|group| self.id.starts_with(group))
+            }
+        }
+    }
 }
 
 /// How a case was passed.
@@ -144,57 +165,83 @@ pub enum Outcome {
 pub struct Finding {
     /// The case.
     pub case: &'static Case,
+    /// Which format the rings had.
+    pub format: Format,
     /// Its end.
     pub outcome: Outcome,
     /// How long it took.
     pub took: Duration,
 }
 
-/// Runs `cases` one after another against `subject`, telling `each` as they end. A subject that
-/// we started and that has died is started again before the next case.
+/// Runs `cases` one after another against `subject`, telling `each` as they end: with rings of `format`, or else of every
+/// format that is offered. A subject that we started and that has died is started again before the next case.
 pub fn run(
     subject: &Subject,
     cases: &[&'static Case],
+    format: Option<Format>,
     mut each: impl FnMut(&Finding),
 ) -> Result<Vec<Finding>, Failure> {
     let mut process = Process::start(subject)?;
-    let bench = Bench::new(subject.clone())?;
+    let mut bench = Bench::new(subject.clone())?;
+    let packed = bench.features() & feature::RING_PACKED != 0;
+    let formats = match format {
+        Some(Format::Packed) if !packed => {
+            return Err(Failure::Wrong("RING_PACKED is not offered".into()));
+        }
+        Some(format) => vec![format],
+        None if packed => vec![Format::Split, Format::Packed],
+        None => vec![Format::Split],
+    };
     let mut findings = Vec::new();
-    for &case in cases {
-        let start = Instant::now();
-        let outcome = match unmet(case, &bench) {
-            Some(reason) => Outcome::Skipped(reason),
-            None => {
-                let result = (case.run)(&bench);
-                let status = match &mut process {
-                    Some(process) => process.exited()?,
-                    None => None,
-                };
-                match (status, result) {
-                    (Some(status), _) => {
-                        process = Process::start(subject)?;
-                        Outcome::Exited(status)
-                    }
-                    (None, Ok(seen)) => Outcome::Passed(seen),
-                    (None, Err(failure)) => {
-                        // It may hang: the next case is to be judged for itself.
-                        if process.take().is_some() {
-                            process = Process::start(subject)?;
-                        }
-                        Outcome::Failed(failure)
-                    }
-                }
-            }
-        };
-        let finding = Finding {
-            case,
-            outcome,
-            took: start.elapsed(),
-        };
-        each(&finding);
-        findings.push(finding);
+    for &format in &formats {
+        bench.set_format(format);
+        let all = formats.len() == 1;
+        for &case in cases.iter().filter(|case| all || case.suits(format)) {
+            let finding = run_one(subject, case, &bench, &mut process)?;
+            each(&finding);
+            findings.push(finding);
+        }
     }
     Ok(findings)
+}
+
+fn run_one(
+    subject: &Subject,
+    case: &'static Case,
+    bench: &Bench,
+    process: &mut Option<Process>,
+) -> Result<Finding, Failure> {
+    let start = Instant::now();
+    let outcome = match unmet(case, bench) {
+        Some(reason) => Outcome::Skipped(reason),
+        None => {
+            let result = (case.run)(bench);
+            let status = match process {
+                Some(process) => process.exited()?,
+                None => None,
+            };
+            match (status, result) {
+                (Some(status), _) => {
+                    *process = Process::start(subject)?;
+                    Outcome::Exited(status)
+                }
+                (None, Ok(seen)) => Outcome::Passed(seen),
+                (None, Err(failure)) => {
+                    // It may hang: the next case is to be judged for itself.
+                    if process.take().is_some() {
+                        *process = Process::start(subject)?;
+                    }
+                    Outcome::Failed(failure)
+                }
+            }
+        }
+    };
+    Ok(Finding {
+        case,
+        format: bench.format(),
+        outcome,
+        took: start.elapsed(),
+    })
 }
 
 /// The first need of `case` that `bench` cannot meet, as a reason to skip.
@@ -205,6 +252,8 @@ fn unmet(case: &Case, bench: &Bench) -> Option<String> {
             Need::Protocol(mask, name) => (bench.protocol_features() & mask == mask, name),
             Need::Delivery => (bench.delivery() != Delivery::None, "a peer or an echo"),
             Need::Peer => (bench.delivery() == Delivery::Peer, "a peer"),
+            Need::Format(Format::Split) => (bench.format() == Format::Split, "split rings"),
+            Need::Format(Format::Packed) => (bench.format() == Format::Packed, "packed rings"),
         };
         (!met).then(|| format!("needs {what}"))
     })

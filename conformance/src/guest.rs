@@ -369,7 +369,7 @@ mod tests {
     use super::*;
     use crate::checksum::TcpFrame;
     use crate::loopback::Cable;
-    use crate::net::{GSO_TCPV4, HDR_NEEDS_CSUM, NetConfig, NetHeader, Notify};
+    use crate::net::{GSO_TCPV4, HDR_NEEDS_CSUM, NetConfig, NetHeader, Notify, feature};
 
     const GIGABIT_10: f64 = 0.8;
 
@@ -406,8 +406,9 @@ mod tests {
     fn a_stream_arrives_whole_and_closes() {
         for (features, csum) in [
             (NetConfig::PLAIN, false),
+            (NetConfig::PLAIN | feature::RING_PACKED, false),
             (NetConfig::PLAIN | NetConfig::CHECKSUM, true),
-            (crate::net::feature::VERSION_1, false),
+            (feature::VERSION_1, false),
         ] {
             let config = GuestConfig {
                 csum,
@@ -552,9 +553,10 @@ mod tests {
             tso: true,
             ..GuestConfig::default()
         };
-        for merge in [0, crate::net::feature::MRG_RXBUF] {
+        let packed = feature::RING_PACKED;
+        for merge in [0, feature::MRG_RXBUF, feature::MRG_RXBUF | packed] {
             let net = NetConfig {
-                features: (NetConfig::PLAIN & !crate::net::feature::MRG_RXBUF)
+                features: (NetConfig::PLAIN & !feature::MRG_RXBUF)
                     | NetConfig::CHECKSUM
                     | NetConfig::TSO
                     | merge,

@@ -1,44 +1,59 @@
 //! For tests of this crate: the device's end of a net device's rings, in the same process, and a
 //! cable between two guests on a virtual clock. As small as it can be; judges nothing.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{Ordering, fence};
 
 use vm_memory::Bytes;
 
-use crate::driver::{DESC_INDIRECT, DESC_NEXT, DESC_WRITE, QueueLayout};
+use crate::driver::{DESC_INDIRECT, DESC_NEXT, DESC_WRITE, QueueLayout, RingFeatures, Virtqueue};
 use crate::guest::Guest;
 use crate::memory::GuestMemory;
 use crate::net::{NetDevice, feature};
 
-/// The device's end of one ring.
+/// The device's end of one ring. Entries are counted from the start; of a packed ring, descriptors.
 pub(crate) struct DeviceRing {
     mem: Arc<GuestMemory>,
     layout: QueueLayout,
-    event_idx: bool,
+    features: RingFeatures,
     pub(crate) last_avail: u16,
     used: u16,
     called_at: u16,
+    /// Entries that each chain takes which was popped, by what it is given back by.
+    entries: HashMap<u16, u16>,
 }
 
-/// A chain: its head and its buffers (guest address, length, device-writable).
+/// A chain: what it is given back by, and its buffers (guest address, length, device-writable).
 pub(crate) type DeviceChain = (u16, Vec<(u64, u32, bool)>);
 
 impl DeviceRing {
-    pub(crate) fn new(mem: Arc<GuestMemory>, layout: QueueLayout, event_idx: bool) -> DeviceRing {
-        let mut ring = DeviceRing {
+    pub(crate) fn new(queue: &Virtqueue, features: RingFeatures) -> DeviceRing {
+        let (mem, layout) = (queue.memory().clone(), queue.layout());
+        DeviceRing::at(mem, layout, features, queue.base())
+    }
+
+    /// The end of a ring at these addresses that goes on at this base.
+    pub(crate) fn at(
+        mem: Arc<GuestMemory>,
+        layout: QueueLayout,
+        features: RingFeatures,
+        base: u32,
+    ) -> DeviceRing {
+        let start = match features.packed {
+            false => base as u16,
+            // A power of two, so that counts wrap around where laps do.
+            true => (base & 0x7fff) as u16 + if base & 0x8000 == 0 { layout.size } else { 0 },
+        };
+        DeviceRing {
             mem,
             layout,
-            event_idx,
-            last_avail: 0,
-            used: 0,
-            called_at: 0,
-        };
-        ring.used = ring.load(layout.used + 2);
-        ring.last_avail = ring.used;
-        ring.called_at = ring.used;
-        ring
+            features,
+            last_avail: start,
+            used: start,
+            called_at: start,
+            entries: HashMap::new(),
+        }
     }
 
     fn load(&self, at: u64) -> u16 {
@@ -67,26 +82,64 @@ impl DeviceRing {
         bytes
     }
 
+    fn write(&self, at: u64, bytes: &[u8]) {
+        let slice = self.mem.slice(at, bytes.len()).unwrap();
+        slice.write_slice(bytes, 0).unwrap();
+    }
+
+    /// Address of a descriptor of a packed ring, and whether the wrap counter of its lap is 1.
+    fn place(&self, entry: u16) -> (u64, bool) {
+        let at = self.layout.desc + 16 * u64::from(entry % self.layout.size);
+        (at, (entry / self.layout.size).is_multiple_of(2))
+    }
+
     pub(crate) fn waiting(&self) -> u16 {
+        if self.features.packed {
+            let (at, wrap) = self.place(self.last_avail);
+            let available = if wrap { 1 << 7 } else { 1 << 15 };
+            return (self.load(at + 14) & (1 << 7 | 1 << 15) == available).into();
+        }
         self.load(self.layout.avail + 2)
             .wrapping_sub(self.last_avail)
     }
 
+    /// Tells the driver to kick for the next chain.
+    fn ask_for_kick(&self) {
+        if self.features.packed {
+            let (at, wrap) = self.place(self.last_avail);
+            let offset = ((at - self.layout.desc) / 16) as u16 | u16::from(wrap) << 15;
+            self.store(self.layout.used, offset);
+            self.store(
+                self.layout.used + 2,
+                if self.features.event_idx { 2 } else { 0 },
+            );
+        } else {
+            let event = self.layout.used + 4 + 8 * u64::from(self.layout.size);
+            self.store(event, self.last_avail);
+        }
+        fence(Ordering::SeqCst);
+    }
+
     pub(crate) fn pop(&mut self) -> Option<DeviceChain> {
         if self.waiting() == 0 {
-            // Tell the driver to kick for the next one.
-            self.store(
-                self.layout.used + 4 + 8 * u64::from(self.layout.size),
-                self.last_avail,
-            );
-            fence(Ordering::SeqCst);
+            self.ask_for_kick();
             if self.waiting() == 0 {
                 return None;
             }
         }
+        let (chain, entries) = if self.features.packed {
+            self.pop_packed()
+        } else {
+            (self.pop_split(), 1)
+        };
+        self.last_avail = self.last_avail.wrapping_add(entries);
+        self.entries.insert(chain.0, entries);
+        Some(chain)
+    }
+
+    fn pop_split(&self) -> DeviceChain {
         let slot = u64::from(self.last_avail % self.layout.size);
         let head = self.load(self.layout.avail + 4 + 2 * slot);
-        self.last_avail = self.last_avail.wrapping_add(1);
         let mut buffers = Vec::new();
         let (mut table, mut index) = (self.layout.desc, head);
         loop {
@@ -100,43 +153,100 @@ impl DeviceRing {
             }
             buffers.push((addr, len, flags & DESC_WRITE != 0));
             if flags & DESC_NEXT == 0 {
-                return Some((head, buffers));
+                return (head, buffers);
             }
             index = u16::from_le_bytes(desc[14..16].try_into().unwrap());
         }
     }
 
+    fn pop_packed(&self) -> (DeviceChain, u16) {
+        let mut buffers = Vec::new();
+        for entry in 0.. {
+            let desc: [u8; 16] = self.bytes(self.place(self.last_avail.wrapping_add(entry)).0);
+            let (addr, len, id, flags) = packed_fields(desc);
+            if flags & DESC_INDIRECT == 0 {
+                buffers.push((addr, len, flags & DESC_WRITE != 0));
+            } else {
+                for at in (addr..addr + u64::from(len)).step_by(16) {
+                    let (addr, len, _, flags) = packed_fields(self.bytes(at));
+                    buffers.push((addr, len, flags & DESC_WRITE != 0));
+                }
+            }
+            if flags & DESC_NEXT == 0 {
+                return ((id, buffers), entry + 1);
+            }
+        }
+        unreachable!("a chain has an end");
+    }
+
     pub(crate) fn push_used(&mut self, head: u16, len: u32) {
-        self.write_used(head, len);
-        self.advance_used(1);
+        self.push_batch(&[head], len);
+    }
+
+    /// Gives chains back with one entry, that of the last.
+    pub(crate) fn push_batch(&mut self, chains: &[u16], len: u32) {
+        let &last = chains.last().unwrap();
+        self.write_used(last, len);
+        let entries = chains
+            .iter()
+            .map(|id| self.entries.get(id).copied().unwrap_or(1));
+        self.advance_used(entries.sum());
     }
 
     pub(crate) fn write_used(&self, head: u16, len: u32) {
+        if self.features.packed {
+            let (at, wrap) = self.place(self.used);
+            let lap = if wrap { 1 << 7 | 1 << 15 } else { 0 };
+            let flags = lap | if len > 0 { DESC_WRITE } else { 0 };
+            self.write(at + 8, &len.to_le_bytes());
+            self.write(at + 12, &head.to_le_bytes());
+            self.store(at + 14, flags);
+            return;
+        }
         let at = self.layout.used + 4 + 8 * u64::from(self.used % self.layout.size);
         let elem = u64::from(head) | u64::from(len) << 32;
-        self.mem
-            .slice(at, 8)
-            .unwrap()
-            .write_slice(&elem.to_le_bytes(), 0)
-            .unwrap();
+        self.write(at, &elem.to_le_bytes());
     }
 
     pub(crate) fn advance_used(&mut self, by: u16) {
         self.used = self.used.wrapping_add(by);
-        self.store(self.layout.used + 2, self.used);
+        if !self.features.packed {
+            self.store(self.layout.used + 2, self.used);
+        }
     }
 
     /// Whether the driver wants to be called for what was used since the last time.
     pub(crate) fn wants_call(&mut self) -> bool {
         let old = std::mem::replace(&mut self.called_at, self.used);
         fence(Ordering::SeqCst);
-        if self.event_idx {
-            let event = self.load(self.layout.avail + 4 + 2 * u64::from(self.layout.size));
-            self.used.wrapping_sub(event).wrapping_sub(1) < self.used.wrapping_sub(old)
-        } else {
-            old != self.used && self.load(self.layout.avail) & 1 == 0
+        let mut used = (0..self.used.wrapping_sub(old)).map(|i| old.wrapping_add(i));
+        match (self.features.packed, self.features.event_idx) {
+            (true, _) => {
+                let (event, flags) = (
+                    self.load(self.layout.avail),
+                    self.load(self.layout.avail + 2),
+                );
+                let at = |entry| {
+                    let (at, wrap) = self.place(entry);
+                    ((at - self.layout.desc) / 16) as u16 | u16::from(wrap) << 15
+                };
+                flags == 0 && old != self.used || flags == 2 && used.any(|entry| at(entry) == event)
+            }
+            (false, true) => {
+                let event = self.load(self.layout.avail + 4 + 2 * u64::from(self.layout.size));
+                used.any(|entry| entry == event)
+            }
+            (false, false) => old != self.used && self.load(self.layout.avail) & 1 == 0,
         }
     }
+}
+
+/// Address, length, identifier and flags.
+fn packed_fields(desc: [u8; 16]) -> (u64, u32, u16, u16) {
+    let (low, high) = desc.split_at(8);
+    let word = u64::from_le_bytes(high.try_into().unwrap());
+    let addr = u64::from_le_bytes(low.try_into().unwrap());
+    (addr, word as u32, (word >> 32) as u16, (word >> 48) as u16)
 }
 
 /// The device's end of one queue pair.
@@ -148,12 +258,14 @@ pub(crate) struct Port {
 
 impl Port {
     pub(crate) fn new(net: &mut NetDevice) -> Port {
-        let event_idx = net.has(feature::EVENT_IDX);
-        let mem = net.memory().clone();
-        let (tx, rx) = (net.tx_ring(0).queue.layout(), net.rx_ring(0).queue.layout());
+        let features = RingFeatures {
+            packed: net.has(feature::RING_PACKED),
+            event_idx: net.has(feature::EVENT_IDX),
+            in_order: net.has(feature::IN_ORDER),
+        };
         Port {
-            tx: DeviceRing::new(mem.clone(), tx, event_idx),
-            rx: DeviceRing::new(mem, rx, event_idx),
+            tx: DeviceRing::new(&net.tx_ring(0).queue, features),
+            rx: DeviceRing::new(&net.rx_ring(0).queue, features),
             merge: net.has(feature::MRG_RXBUF),
         }
     }
@@ -214,12 +326,14 @@ impl Port {
             .unwrap()
             .write_slice(&count, 0)
             .unwrap();
-        for (i, (head, _, len)) in chains.iter().enumerate() {
-            let at = self.rx.used;
-            self.rx.used = at.wrapping_add(i as u16);
+        // The first entry last, or in one go: all of them belong together.
+        let first = self.rx.used;
+        for (head, _, len) in chains.iter().skip(1) {
+            self.rx.used = self.rx.used.wrapping_add(1);
             self.rx.write_used(*head, *len);
-            self.rx.used = at;
         }
+        self.rx.used = first;
+        self.rx.write_used(chains[0].0, chains[0].2);
         self.rx.advance_used(chains.len() as u16);
         true
     }

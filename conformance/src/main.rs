@@ -11,7 +11,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use vf_conformance::{case, cases, load, net, report, subject::Subject};
+use vf_conformance::{case, cases, driver::Format, load, net, report, subject::Subject};
 
 /// Judge a vhost-user net back end, or measure it
 #[derive(Parser)]
@@ -49,6 +49,9 @@ enum Command {
         /// kills it.
         #[arg(long, default_value = "")]
         command: String,
+        /// Only with rings of this format; else with both, where packed ones are offered.
+        #[arg(long)]
+        ring: Option<Format>,
         /// Only cases whose id contains one of these.
         filters: Vec<String>,
     },
@@ -101,6 +104,7 @@ fn run(args: Args) -> Result<bool, Box<dyn std::error::Error>> {
             peer_mac,
             json,
             command,
+            ring,
             filters,
         } => {
             let chosen = cases::matching(&filters);
@@ -115,7 +119,7 @@ fn run(args: Args) -> Result<bool, Box<dyn std::error::Error>> {
                 command: command.split_whitespace().map(str::to_owned).collect(),
             };
             let mut written = Ok(());
-            let findings = case::run(&subject, &chosen, |finding| {
+            let findings = case::run(&subject, &chosen, ring, |finding| {
                 if written.is_ok() {
                     written = report::line(finding, &mut out).and_then(|()| out.flush());
                 }

@@ -45,7 +45,7 @@ pub struct NetConfig {
     pub protocol_features: u64,
     /// Queue pairs to use; ring `2n` receives, ring `2n + 1` sends.
     pub queue_pairs: u16,
-    /// Descriptors a ring, a power of two.
+    /// Descriptors a ring, of a split ring a power of two.
     pub queue_size: u16,
     /// IP MTU the buffers are made for.
     pub mtu: u16,
@@ -53,7 +53,7 @@ pub struct NetConfig {
     pub rx_buffer: Option<u32>,
     /// Kind of notification.
     pub notify: Notify,
-    /// Index both rings start at.
+    /// Entries that both rings have seen before they start; of a packed ring, descriptors.
     pub base: u16,
     /// Whether the memory file is sealed against shrinking.
     pub seals: bool,
@@ -160,7 +160,7 @@ impl Ring {
         })
     }
 
-    /// Guest address of the buffer that belongs to descriptor `head`.
+    /// Guest address of the buffer that belongs to what [`Virtqueue::add`] calls `head`.
     pub fn buffer_addr(&self, head: u16) -> u64 {
         self.buffers + u64::from(self.stride) * u64::from(head)
     }
@@ -241,6 +241,7 @@ impl NetDevice {
         let mem = Arc::new(GuestMemory::new(size, config.seals)?);
         let mut alloc = Allocator::new(mem.regions()[0].layout());
         let ring_features = RingFeatures {
+            packed: features & feature::RING_PACKED != 0,
             event_idx: features & feature::EVENT_IDX != 0,
             in_order: features & feature::IN_ORDER != 0,
         };
@@ -306,13 +307,13 @@ impl NetDevice {
         Ok(())
     }
 
-    /// Tells the back end size, base and addresses of ring `index`; the base is the used index.
+    /// Tells the back end size, base and addresses of ring `index`; the base is behind all that is used.
     pub fn place_ring(&self, frontend: &mut Frontend, index: u32) -> Result<(), FrontendError> {
         let queue = &self.ring(index).queue;
         let layout = queue.layout();
         let user = |addr| self.mem.user_addr(addr).ok_or(FrontendError::NoMemory);
         frontend.set_vring_num(index, layout.size.into())?;
-        frontend.set_vring_base(index, queue.used_idx().into())?;
+        frontend.set_vring_base(index, queue.base())?;
         frontend.set_vring_addr(
             index,
             user(layout.desc)?,
@@ -629,24 +630,27 @@ mod tests {
 
     #[test]
     fn merged_buffers_make_one_frame_again() {
-        let (mut net, mut port) = device(NetConfig::PLAIN, 128);
-        let mut got = RxFrame::default();
-        for round in 0..20 {
-            for len in [60, 116, 117, 600, 1514] {
-                let frame = framed(len);
-                assert!(port.give(&frame));
-                assert!(net.recv(0, &mut got).unwrap());
-                assert_eq!(got.bytes(), &frame[12..], "round {round}");
-                assert_eq!(usize::from(got.hdr.num_buffers), (len + 12).div_ceil(128));
-                assert!(!net.recv(0, &mut got).unwrap());
-                net.kick();
+        for features in [NetConfig::PLAIN, NetConfig::PLAIN | feature::RING_PACKED] {
+            let (mut net, mut port) = device(features, 128);
+            let mut got = RxFrame::default();
+            for round in 0..20 {
+                for len in [60, 116, 117, 600, 1514] {
+                    let frame = framed(len);
+                    assert!(port.give(&frame));
+                    assert!(net.recv(0, &mut got).unwrap());
+                    assert_eq!(got.bytes(), &frame[12..], "round {round}");
+                    assert_eq!(usize::from(got.hdr.num_buffers), (len + 12).div_ceil(128));
+                    assert!(!net.recv(0, &mut got).unwrap());
+                    net.kick();
+                }
             }
         }
     }
 
     #[test]
     fn a_frame_goes_out_behind_its_header_and_a_full_ring_takes_none() {
-        for (features, header) in [(NetConfig::PLAIN, 12), (0, 10)] {
+        let packed = NetConfig::PLAIN | feature::RING_PACKED;
+        for (features, header) in [(NetConfig::PLAIN, 12), (packed, 12), (0, 10)] {
             let (mut net, mut port) = device(features, 2048);
             assert_eq!(net.header_len(), header);
             let hdr = NetHeader {

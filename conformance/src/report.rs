@@ -3,11 +3,13 @@
 use std::io::{self, Write};
 
 use crate::case::{Finding, Level, Outcome};
+use crate::driver::Format;
 
 /// A finding as a record.
 #[derive(Debug, serde::Serialize)]
 struct Record<'a> {
     id: &'a str,
+    ring: Format,
     level: Level,
     source: &'a str,
     outcome: &'static str,
@@ -35,8 +37,9 @@ pub fn line(finding: &Finding, out: &mut impl Write) -> io::Result<()> {
     let (word, detail) = words(&finding.outcome);
     writeln!(
         out,
-        "{word}  {:<32} {:<6} {detail}",
+        "{word}  {:<32} {:<6} {:<6} {detail}",
         finding.case.id,
+        finding.format,
         finding.case.level.to_string()
     )
 }
@@ -60,6 +63,7 @@ pub fn json(findings: &[Finding], out: impl Write) -> io::Result<()> {
             let (outcome, detail) = words(&finding.outcome);
             Record {
                 id: finding.case.id,
+                ring: finding.format,
                 level: finding.case.level,
                 source: finding.case.source,
                 outcome,

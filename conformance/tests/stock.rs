@@ -44,7 +44,7 @@ fn the_stock_back_end_fails_where_it_is_known_to() {
         ..Subject::default()
     };
     let chosen = cases::matching(&[]);
-    let findings = case::run(&subject, &chosen, |_| {}).unwrap();
+    let findings = case::run(&subject, &chosen, None, |_| {}).unwrap();
     let failed: Vec<_> = findings
         .iter()
         .filter(|f| report::is_failure(f))

@@ -254,11 +254,11 @@ pub(super) const CASES: &[Case] = &[
             if let Some(front) = receiver.frontend() {
                 front.set_vring_enable(0, false)?;
             }
-            let before = receiver.rx_ring(0).queue.used_idx();
+            let before = receiver.rx_ring(0).queue.given_back();
             let lost = link.frame(100);
             link.send(&lost)?;
             std::thread::sleep(crate::bench::QUIET);
-            let after = link.receiver().rx_ring(0).queue.used_idx();
+            let after = link.receiver().rx_ring(0).queue.given_back();
             ensure(before == after, "a disabled receive ring was filled")?;
             if let Some(front) = link.receiver().frontend() {
                 front.set_vring_enable(0, true)?;

@@ -550,7 +550,7 @@ fn started_by(bench: &Bench, with_fd: bool) -> Result<Seen, Failure> {
         front.set_vring_enable(index, true)?;
     }
     std::thread::sleep(QUIET);
-    let used = net.tx_ring(0).queue.used_idx();
+    let used = net.tx_ring(0).queue.given_back();
     ensure(used == 0, "a ring ran before it was started")?;
     if !with_fd {
         for index in 0..net.rings() {

@@ -312,7 +312,7 @@ fn call_with(bench: &Bench, fd: &OwnedFd) -> Result<Seen, Failure> {
     };
     if answer.is_ok() {
         for n in 0..10 {
-            link.tx.tx_ring(0).queue.set_used_event(n);
+            link.tx.tx_ring(0).queue.set_interrupt_after(n);
             let frame = link.frame(100);
             link.send(&frame)?;
         }

@@ -383,7 +383,7 @@ fn start_ring<R: Vring>(
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
-    use crate::driver::QueueLayout;
+    use crate::driver::{QueueLayout, RingFeatures};
     use crate::load::split::Split;
     use crate::loopback::DeviceRing;
     use vm_memory::Bytes;
@@ -405,7 +405,7 @@ pub(super) mod tests {
                     avail: GUEST_BASE + areas.avail as u64,
                     used: GUEST_BASE + areas.used as u64,
                 };
-                DeviceRing::new(port.mem.clone(), layout, false)
+                DeviceRing::at(port.mem.clone(), layout, RingFeatures::default(), 0)
             };
             Device {
                 mem: port.mem.clone(),

@@ -250,20 +250,18 @@ fn chains_that_make_no_sense() {
             let at = net.tx_ring(0).buffer_addr(0);
             let head = lie(&net, at);
             let ring = net.tx_ring(0);
-            ring.queue.set_desc(0, head);
-            ring.queue.set_avail_entry(0, 0);
-            ring.queue.set_avail_idx(1);
+            ring.queue.lie(&[head]);
             ring.kick.as_ref().unwrap().signal();
             // The session outlives its ring, which stands still from here on.
             net.frontend().unwrap().get_features().unwrap();
             std::thread::sleep(Duration::from_millis(20));
-            assert_eq!(net.tx_ring(0).queue.used_idx(), 0, "{what}");
+            assert_eq!(net.tx_ring(0).queue.given_back(), 0, "{what}");
         });
     }
     neighbours.suffer("an available index far ahead", |n| {
         let mut net = start(&n.socket(), &NetConfig::default());
         let ring = net.tx_ring(0);
-        ring.queue.set_avail_idx(30_000);
+        ring.queue.as_split().unwrap().set_avail_idx(30_000);
         ring.kick.as_ref().unwrap().signal();
         std::thread::sleep(Duration::from_millis(20));
     });
@@ -272,7 +270,8 @@ fn chains_that_make_no_sense() {
         let mac = net.config_space().mac;
         let ring = net.rx_ring(0);
         for i in 0..256 {
-            ring.queue.set_desc(i, desc(1 << 50, 2048, 2, 0));
+            let queue = ring.queue.as_split().unwrap();
+            queue.set_desc(i, desc(1 << 50, 2048, 2, 0));
         }
         let frame = n.witness.frame(mac, 1000);
         n.witness.send(&frame);
@@ -356,13 +355,13 @@ fn the_conformance_suite_beside_traffic() {
         }
         for case in cases::all().filter(|case| case.level != Level::Should) {
             // The suite's own deadlines are short; on a busy machine a case may need another attempt.
-            let mut attempts = (0..3).map(|_| case::run(&subject, &[case], |_| {}));
+            let mut attempts = (0..3).map(|_| case::run(&subject, &[case], None, |_| {}));
             let passed = attempts.any(|f| f.is_ok_and(|f| !f.iter().any(report::is_failure)));
             assert!(
                 passed,
                 "{} on {paths:?}: {:?}",
                 case.id,
-                case::run(&subject, &[case], |_| {})
+                case::run(&subject, &[case], None, |_| {})
             );
         }
         neighbours.unharmed("the suite");
