@@ -60,6 +60,9 @@ impl Simulation {
 
     /// A guest has hung up. One that this process has not started and that stands still cannot have meant to.
     pub(super) fn lose(&mut self, g: usize) {
+        if self.running == Some(g) {
+            self.hear_time(g);
+        }
         match self.children.bury(self.guests[g].name) {
             Some(status) if status.success() => return self.forget(g),
             Some(status) => return self.expel(g, &format!("has died: {status}")),
@@ -120,8 +123,7 @@ impl Simulation {
         host.serve(vf, |endpoint, device| {
             endpoint.close_session(Refusal::Closed, Instant::now(), device);
         });
-        drop(host);
-        self.world.wake_host(h);
+        self.touched.push(h);
     }
 
     /// What the user knows a VF by.

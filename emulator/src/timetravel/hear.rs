@@ -176,38 +176,42 @@ impl Simulation {
 
     /// Serves a VF's socket. A kick is taken care of before it is answered.
     fn serve(&mut self, h: usize, vf: VfIndex) {
+        if let Some(g) = self.running {
+            self.hear_time(g);
+        }
         // Only sockets that are connected to again need the time.
         let now = Instant::now();
-        let kicked = self
-            .world
-            .host(h)
-            .borrow_mut()
-            .serve(vf, |endpoint, device| {
+        let (kicked, changed) = {
+            let mut host = self.world.host(h).borrow_mut();
+            let rings = host.rings(vf);
+            let kicked = host.serve(vf, |endpoint, device| {
                 endpoint.poll(now, device);
                 endpoint.kick().is_some()
             });
-        if kicked == Some(true) {
-            self.kicks += 1;
-            if let Some(g) = self.running {
-                self.hear_time(g);
-            }
-            self.world.kicked(h, vf);
-        } else {
-            self.note_session(h, vf);
-            if self.running.is_some() {
-                self.touched.push(h);
-            } else {
-                self.world.wake_host(h);
-            }
+            (kicked == Some(true), host.rings(vf) != rings)
+        };
+        if changed {
+            self.touched.push(h);
         }
+        if !kicked {
+            return self.note_session(h, vf);
+        }
+        self.kicks += 1;
+        self.world.kicked(h, vf);
         if let Some(g) = self.running {
             self.schedule.limit(self.limit(g));
         }
-        if kicked == Some(true) {
-            let mut host = self.world.host(h).borrow_mut();
-            host.serve(vf, |endpoint, device| {
-                endpoint.acknowledge_kick(now, device)
-            });
+        let mut host = self.world.host(h).borrow_mut();
+        host.serve(vf, |endpoint, device| {
+            endpoint.acknowledge_kick(now, device)
+        });
+    }
+
+    /// Has the hosts whose rings have been started or stopped look at what is left, now that no guest runs. Before that the time is
+    /// not known: a guest tells it when it kicks, and otherwise goes on as far as it may.
+    pub(super) fn tidy(&mut self) {
+        for h in self.touched.drain(..) {
+            self.world.wake_host(h);
         }
     }
 

@@ -92,14 +92,13 @@ pub struct Simulation {
     pub(super) ids: Vec<ParticipantId>,
     /// The guest on each VF of each host, if it is known.
     pub(super) owners: Vec<Vec<Option<usize>>>,
+    /// Hosts of which rings have been started or stopped.
+    pub(super) touched: Vec<usize>,
     pub(super) schedule: Schedule,
     log: File,
     pub(super) stop: Option<UnixStream>,
     /// The guest that lets time pass.
     pub(super) running: Option<usize>,
-    /// Hosts whose sockets that guest has used otherwise than to kick. They look at what is new when it has stopped: only
-    /// then, and when it kicks, is it known what time it is.
-    pub(super) touched: Vec<usize>,
     /// The guest that may say something: it runs, or is interrupted.
     pub(super) turn: Option<usize>,
     /// The VF whose guest is to take an interrupt.
@@ -193,9 +192,9 @@ impl Simulation {
             children: Children::default(),
             ids: Vec::new(),
             owners,
+            touched: Vec::new(),
             stop: None,
             running: None,
-            touched: Vec::new(),
             turn: None,
             interrupted: None,
             heard: Instant::now(),
@@ -262,6 +261,7 @@ impl Simulation {
         self.until = until.min(self.settings.until.unwrap_or(Nanos(u64::MAX)));
         while self.guests.iter().any(|guest| guest.state != State::Gone) {
             self.serve_clients()?;
+            self.tidy();
             match self.world.advance(self.until) {
                 Some(Turn::Guest(id)) => {
                     if let Some(g) = self.ids.iter().position(|known| *known == id) {
@@ -368,9 +368,6 @@ impl Simulation {
         }
         self.turn = None;
         self.hear_time(g);
-        for h in std::mem::take(&mut self.touched) {
-            self.world.wake_host(h);
-        }
         self.schedule.stop(self.world.now());
         self.hear_wishes();
         Ok(())
