@@ -35,7 +35,8 @@ pub enum Command {
     /// Change a VF while it runs, in the words of 'ip link set dev PF vf N'
     #[command(after_help = VF_HELP)]
     Vf {
-        /// N set SETTING VALUE ... | N mac add|del MAC [vlan VID] | N vlan add|del VID
+        /// N set SETTING VALUE ... | N mac add|del MAC [vlan VID] | N vlan add|del VID |
+        /// N rss [hkey KEY] [equal N|weight W0 W1 ...|default]
         #[arg(required = true, num_args = 1.., trailing_var_arg = true, allow_hyphen_values = true)]
         words: Vec<String>,
     },
@@ -64,10 +65,17 @@ Settings (several may follow one 'set'; all are applied or none):
   state auto|enable|disable    link state: like the NIC's port, always up, always down
   max_tx_rate MBPS             limit on what the guest sends; 0 removes it
 
+How received flows are spread over the guest's queues ('ethtool -X'): N rss
+  hkey KEY                     key of the Toeplitz hash, 40 bytes in hexadecimal
+  equal N                      evenly over the first N queues
+  weight W0 W1 ...             in these proportions over the first queues
+  default                      evenly over the queues that the guest uses
+
 Examples:
   vfnic vf 0 set path mediated
   vfnic vf 1 set vlan 100 qos 3 spoofchk on
-  vfnic vf 1 mac add 02:00:00:00:00:99";
+  vfnic vf 1 mac add 02:00:00:00:00:99
+  vfnic vf 1 rss weight 3 1";
 
 /// What to do with a NIC's filters.
 #[derive(Debug, Subcommand)]

@@ -98,6 +98,10 @@ pub struct ShowVf {
     pub refusals: u64,
     /// Started rings.
     pub rings: u16,
+    /// How received flows are spread over queues.
+    pub rss: ShowRss,
+    /// Each queue pair that has been used.
+    pub queues: Vec<ShowQueue>,
     /// What its driver asked for on the control queue: `mac`, `rx_mode`, `unicast`, `multicast`, `vlans`, where it did.
     pub asked: BTreeMap<String, String>,
     /// What of that is in force.
@@ -110,6 +114,28 @@ pub struct ShowVf {
     pub direct: ShowCounters,
     /// What took the mediated path.
     pub mediated: ShowCounters,
+}
+
+/// How flows are spread over queues, in the words of `vfnic vf N rss`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ShowRss {
+    /// Key of the hash.
+    pub hkey: String,
+    /// `default`, `equal N` or `weight W0 W1 ...`.
+    pub spread: String,
+}
+
+/// One queue pair, on both paths together; tx is what was taken from the guest.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ShowQueue {
+    /// Frames received.
+    pub rx_packets: u64,
+    /// Bytes received.
+    pub rx_bytes: u64,
+    /// Frames sent.
+    pub tx_packets: u64,
+    /// Bytes sent.
+    pub tx_bytes: u64,
 }
 
 /// Frames and bytes, and the frames that did not arrive, by reason.

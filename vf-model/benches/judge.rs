@@ -119,5 +119,21 @@ fn verdicts(c: &mut Criterion) {
     judge(c, "8192 filters, 1 filtered flow", full(2), &heads(1, flow));
 }
 
-criterion_group!(benches, verdicts);
+/// Parse, Toeplitz hash and table.
+fn queues(c: &mut Criterion) {
+    let nic = nic(1);
+    let rss = nic.rss(VfIndex(0));
+    let tcp4 = head(1, 2);
+    let mut tcp6 = head(1, 2);
+    tcp6[12..15].copy_from_slice(&[0x86, 0xdd, 0x60]);
+    tcp6[20] = 6;
+    for (name, head) in [
+        ("queue of a flow, IPv4", tcp4),
+        ("queue of a flow, IPv6", tcp6),
+    ] {
+        c.bench_function(name, |b| b.iter(|| rss.queue(black_box(&head), 4)));
+    }
+}
+
+criterion_group!(benches, verdicts, queues);
 criterion_main!(benches);

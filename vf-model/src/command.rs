@@ -4,6 +4,7 @@ use std::fmt;
 
 use crate::addr::{MacAddr, Vid};
 use crate::filter::Filter;
+use crate::rss::{RssKey, RssSpread};
 use crate::steering::{FilterMatch, FilterPriority, FilterSpec};
 use crate::vf::{VfIndex, VfSetting};
 
@@ -30,6 +31,15 @@ pub enum Command {
         vf: VfIndex,
         /// What was received.
         filter: Filter,
+    },
+    /// `vf N rss [hkey KEY] [equal N|weight W0 W1 ...|default]`: what is given of both.
+    SetRss {
+        /// Whose queues.
+        vf: VfIndex,
+        /// Key of the hash.
+        key: Option<RssKey>,
+        /// How flows are spread.
+        spread: Option<RssSpread>,
     },
     /// `link set up|down`: the NIC's own port.
     SetLink {
@@ -123,6 +133,9 @@ pub enum Refusal {
         /// How many this VF may have.
         room: usize,
     },
+    /// An indirection table that names no queue or too many.
+    #[error("rss: flows are spread over 1 to {} queues", crate::MAX_RSS_QUEUES)]
+    RssQueues,
     /// A filter that no frame can match, or words that are no filter.
     #[error("filter: {0}")]
     Match(&'static str),
@@ -224,7 +237,7 @@ impl<'a, S: AsRef<str>> Words<'a, S> {
     }
 
     fn vf_command(&mut self) -> Result<Command, Refusal> {
-        const VERBS: &str = "set, mac or vlan";
+        const VERBS: &str = "set, mac, vlan or rss";
         let vf = self.vf()?;
         match self.next(VERBS)? {
             "set" => self.settings(vf),
@@ -244,6 +257,10 @@ impl<'a, S: AsRef<str>> Words<'a, S> {
                 let add = self.add_or_del()?;
                 let vid = self.vid()?;
                 Ok(filter_command(vf, add, Filter::Vlan(vid)))
+            }
+            "rss" => {
+                let (key, spread) = self.rss()?;
+                Ok(Command::SetRss { vf, key, spread })
             }
             other => Err(Refusal::word("vf", other, VERBS)),
         }
@@ -332,6 +349,13 @@ impl fmt::Display for Command {
             }
             Command::FilterAdd { vf, filter: which } => filter(f, vf, "add", which),
             Command::FilterDel { vf, filter: which } => filter(f, vf, "del", which),
+            Command::SetRss { vf, key, spread } => {
+                write!(f, "vf {} rss", vf.0)?;
+                if let Some(key) = key {
+                    write!(f, " hkey {key}")?;
+                }
+                spread.iter().try_for_each(|s| write!(f, " {s}"))
+            }
             Command::SetLink { up } => {
                 write!(f, "link set {}", if *up { "up" } else { "down" })
             }
@@ -394,7 +418,7 @@ mod tests {
                 "vf 256 set trust on",
                 "vf '256': the number of a VF, 0 to 255",
             ),
-            ("vf 0 frob", "vf 'frob': set, mac or vlan"),
+            ("vf 0 frob", "vf 'frob': set, mac, vlan or rss"),
             ("vf 0 set", "each with a value must follow"),
             ("vf 0 set rate 3", "setting 'rate': mac, vlan, qos,"),
             ("vf 0 set trust maybe", "trust 'maybe': on or off"),
@@ -412,6 +436,19 @@ mod tests {
                 "word 'vid': vlan or nothing",
             ),
             ("vf 0 vlan add 10 20", "word '20': nothing more may follow"),
+            (
+                "vf 0 rss",
+                "rss: hkey KEY, equal N, weight W0 W1 ... or default must",
+            ),
+            (
+                "vf 0 rss hkey 6d:5a",
+                "hkey '6d:5a': 40 bytes in hexadecimal",
+            ),
+            (
+                "vf 0 rss weight 1 x",
+                "weight 'x': a whole number for each queue",
+            ),
+            ("vf 0 rss equal 2 3", "word '3': nothing more may follow"),
             ("link up", "link 'up': set up or set down"),
             ("link set sideways\n", "link set 'sideways\\n': up or down"),
         ] {
@@ -443,6 +480,11 @@ mod tests {
             (mac(), proptest::option::of(vid())).prop_map(|(mac, vlan)| Filter::Mac { mac, vlan }),
             vid().prop_map(Filter::Vlan),
         ];
+        let spread = proptest::option::of(prop_oneof![
+            Just(RssSpread::InUse),
+            any::<u16>().prop_map(RssSpread::Equal),
+            proptest::collection::vec(any::<u16>(), 1..5).prop_map(RssSpread::Weight),
+        ]);
         prop_oneof![
             (any::<u8>(), proptest::collection::vec(setting, 1..5)).prop_map(|(vf, settings)| {
                 let vf = VfIndex(vf);
@@ -454,6 +496,18 @@ mod tests {
                 filter
             )),
             any::<bool>().prop_map(|up| Command::SetLink { up }),
+            (any::<u8>(), any::<bool>(), spread).prop_filter_map(
+                "nothing to set",
+                |(vf, key, spread)| {
+                    let vf = VfIndex(vf);
+                    let key = key.then(RssKey::default);
+                    (key.is_some() || spread.is_some()).then_some(Command::SetRss {
+                        vf,
+                        key,
+                        spread,
+                    })
+                }
+            ),
         ]
     }
 

@@ -277,7 +277,7 @@ impl Index {
     #[inline(never)]
     fn any_flow(&self, head: &[u8]) -> Option<Actions> {
         let flow = Header::parse(head).ok()?.flow(head)?;
-        let (src, dst) = flow.ports;
+        let (src, dst) = flow.ports?;
         match (flow.dst, flow.src) {
             (IpAddr::V4(local), IpAddr::V4(remote)) => Some(
                 self.v4

@@ -9,6 +9,7 @@ use crate::command::{Command, Refusal};
 use crate::frame::FrameMeta;
 use crate::mailbox::VfRequest;
 use crate::nic::NicConfig;
+use crate::rss::Rss;
 use crate::stats::{Counters, DropReason};
 use crate::table::{Origin, Reach, VfTable};
 use crate::time::Nanos;
@@ -41,6 +42,12 @@ impl HypervisorModel {
     #[must_use]
     pub fn policy(&self, vf: VfIndex) -> &VfPolicy {
         self.table.policy(vf)
+    }
+
+    /// How a VF's frames are spread over its queues.
+    #[must_use]
+    pub fn rss(&self, vf: VfIndex) -> &Rss {
+        self.table.rss(vf)
     }
 
     /// Changes policies, filters or the link.

@@ -9,6 +9,7 @@ use crate::filter::Filters;
 use crate::filter_table::{Actions, FilterTable};
 use crate::frame::{FrameMeta, Header};
 use crate::mailbox::{RxFilter, VfRequest};
+use crate::rss::Rss;
 use crate::stats::{Counters, DropReason};
 use crate::table::{Origin, Reach, VfTable};
 use crate::time::Nanos;
@@ -96,6 +97,13 @@ impl Nic {
     #[must_use]
     pub fn in_force(&self, vf: VfIndex) -> &RxFilter {
         self.table.in_force(vf)
+    }
+
+    /// How a VF's frames are spread over its queues.
+    #[must_use]
+    #[inline]
+    pub fn rss(&self, vf: VfIndex) -> &Rss {
+        self.table.rss(vf)
     }
 
     /// The NIC's own filters.

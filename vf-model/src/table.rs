@@ -11,6 +11,7 @@ use crate::mac_index::MacIndex;
 use crate::mailbox::{RxFilter, VfRequest};
 use crate::nic::NicConfig;
 use crate::rate::TokenBucket;
+use crate::rss::Rss;
 use crate::stats::DropReason;
 use crate::steering::FilterAction;
 use crate::time::Nanos;
@@ -67,6 +68,7 @@ struct Entry {
     /// What of that is in force.
     rx: RxFilter,
     limiter: Option<TokenBucket>,
+    rss: Rss,
 }
 
 /// Policies, filters, limiters, and what is derived from them for looking up.
@@ -106,6 +108,7 @@ struct Lookup {
 impl VfTable {
     pub(crate) fn new(config: NicConfig) -> VfTable {
         let vfs = u32::from(config.vfs.clamp(1, MAX_VFS));
+        let rss = Rss::new();
         let entries: Vec<Entry> = (0..vfs)
             .map(|i| Entry {
                 policy: VfPolicy::new(config.mac_base.offset(i)),
@@ -113,6 +116,7 @@ impl VfTable {
                 asked: RxFilter::default(),
                 rx: RxFilter::default(),
                 limiter: None,
+                rss: rss.clone(),
             })
             .collect();
         VfTable {
@@ -147,6 +151,10 @@ impl VfTable {
         self.entries[vf.index()].mac()
     }
 
+    pub(crate) fn rss(&self, vf: VfIndex) -> &Rss {
+        &self.entries[vf.index()].rss
+    }
+
     pub(crate) fn table(&self) -> &FilterTable {
         &self.table
     }
@@ -175,6 +183,9 @@ impl VfTable {
             }
             Command::RemoveFilter { matches, priority } => {
                 return self.table.remove(matches, *priority);
+            }
+            Command::SetRss { vf, key, spread } => {
+                return self.entry(*vf)?.rss.set(*key, spread.as_ref());
             }
             Command::FlushFilters => {
                 self.table = FilterTable::default();

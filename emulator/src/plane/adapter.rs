@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use vf_model::{DropReason, Header, MacAddr, Nanos, Nic, Source, Verdict, VfIndex, VfSet, VlanTag};
+use vf_model::{DropReason, MacAddr, Nanos, Nic, Source, Verdict, VfIndex, VfSet, VlanTag};
 use vf_vhost::frame::{FrameBuf, TagEdit};
 use vf_vhost::tx::{TxFrame, TxItem, TxQueue};
 use vf_vhost::vring::Vring;
@@ -15,6 +15,7 @@ use super::owner::Plane;
 use super::pf::PfEnd;
 use super::pool::Pool;
 use super::port::{Delivery, Notified, RingBroken, RxPort, TxPort, bytes_of, is_rx, meta};
+use super::traffic::{PairTraffic, PerQueue};
 use super::uplink::Uplink;
 use crate::watch::{Direction, Port};
 
@@ -150,6 +151,13 @@ impl Adapter {
         std::mem::take(&mut self.sinks.notified)
     }
 
+    /// What has passed each queue pair of a VF here.
+    #[must_use]
+    pub fn traffic(&self, vf: VfIndex) -> Vec<PairTraffic> {
+        let rx = &self.sinks.rx[vf.index()].traffic;
+        PerQueue::pairs(rx, &self.tx[vf.index()].traffic)
+    }
+
     /// Time spent moving frames, as measured by this plane's thread.
     #[must_use]
     pub fn busy(&self) -> Duration {
@@ -275,7 +283,8 @@ impl Adapter {
 
     /// A burst from one transmit ring; ends early when a frame has to wait for the wire.
     fn poll_queue(&mut self, now: Nanos, vf: VfIndex, q: usize) -> usize {
-        let slot = &mut self.tx[vf.index()].queues[q];
+        let port = &mut self.tx[vf.index()];
+        let slot = &mut port.queues[q];
         if slot.broken {
             return 0;
         }
@@ -283,10 +292,14 @@ impl Adapter {
             return self.discard(now, vf, q);
         }
         let mut moved = 0;
+        let traffic = port.traffic.of_ring(slot.queue.vring().index());
         while moved < BURST && self.nic.tx_ready_at(vf, now) <= now {
             let frame = match slot.queue.next() {
                 Ok(None) => break,
-                Ok(Some(TxItem::Frame(frame))) => frame,
+                Ok(Some(TxItem::Frame(frame))) => {
+                    traffic.add(frame.len());
+                    frame
+                }
                 Ok(Some(TxItem::Bad(_))) => {
                     self.nic.count_tx_drop(vf, DropReason::BadHeader);
                     self.touched.insert(vf);
@@ -493,22 +506,21 @@ impl Sinks {
         for vf in verdict.vfs.iter() {
             let port = &mut self.rx[vf.index()];
             let edit = nic.egress_edit(verdict, vf);
-            let flow = if port.queues.len() > 1 {
-                Header::parse(head).map_or(0, |header| header.flow_hash(head))
-            } else {
-                0
+            let queue = match port.in_use() {
+                0 | 1 => 0,
+                in_use => nic.rss(vf).queue(head, in_use),
             };
-            let tag = bytes_of(edit);
+            let (tag, len) = (bytes_of(edit), edit.len_of(len));
             let delivery = match origin {
-                Origin::Guest(tx, frame) => port.deliver_from(flow, tx, frame, tag),
-                Origin::Private(frame) => port.deliver(flow, frame, tag),
+                Origin::Guest(tx, frame) => port.deliver_from(queue, tx, frame, tag, len),
+                Origin::Private(frame) => port.deliver(queue, frame, tag, len),
             };
             match delivery {
                 Delivery::Done => {
                     if let Origin::Private(frame) = origin {
                         self.mirror.add(Port::Vf(vf), Direction::Rx, frame, tag);
                     }
-                    nic.count_delivered(vf, dst, edit.len_of(len));
+                    nic.count_delivered(vf, dst, len);
                     self.touched.insert(vf);
                 }
                 Delivery::Dropped(reason) => nic.count_rx_drop(vf, reason),

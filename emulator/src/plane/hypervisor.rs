@@ -20,6 +20,7 @@ use super::owner::Plane;
 use super::pf::PfEnd;
 use super::pool::Pool;
 use super::port::{Delivery, Notified, RingBroken, RxPort, Slot, TxPort, bytes_of, is_rx, meta};
+use super::traffic::{PairTraffic, PerQueue};
 use crate::watch::{Direction, Port};
 
 /// Frames a vif keeps for a guest that has posted no buffers.
@@ -72,7 +73,7 @@ struct Waiting {
     edit: TagEdit,
     /// Its length after the edit.
     len: u32,
-    flow: u32,
+    queue: u16,
     /// Since when it waits.
     since: Nanos,
 }
@@ -229,6 +230,8 @@ impl Hypervisor {
                     }
                     Ok(Some(TxItem::Frame(frame))) => {
                         self.touched.insert(vf);
+                        let ring = slot.queue.vring().index();
+                        port.traffic.of_ring(ring).add(frame.len());
                         let mut copy = self.pool.take();
                         slot.queue.copy_to(&frame, &mut copy);
                         slot.queue.complete(frame);
@@ -278,14 +281,13 @@ impl Hypervisor {
             let len = edit.len_of(frame.len());
             let edit = bytes_of(edit);
             let port = &mut self.rx[vf.index()];
-            let flow = if port.queues.len() > 1 {
-                header.flow_hash(frame.head())
-            } else {
-                0
+            let queue = match port.in_use() {
+                0 | 1 => 0,
+                in_use => self.model.rss(vf).queue(frame.head(), in_use),
             };
             let backlog = &mut self.backlog[vf.index()];
             let delivery = if backlog.is_empty() {
-                port.deliver(flow, frame, edit)
+                port.deliver(queue, frame, edit, len)
             } else {
                 // In order behind those that wait already.
                 Delivery::Dropped(DropReason::NoRxBuffer)
@@ -303,7 +305,7 @@ impl Hypervisor {
                         frame,
                         edit,
                         len,
-                        flow,
+                        queue,
                         since,
                     });
                 }
@@ -323,7 +325,8 @@ impl Hypervisor {
         for i in 0..self.backlog.len() {
             let vf = VfIndex::from(i);
             while let Some(waiting) = self.backlog[i].front() {
-                let delivery = self.rx[i].deliver(waiting.flow, &waiting.frame, waiting.edit);
+                let delivery =
+                    self.rx[i].deliver(waiting.queue, &waiting.frame, waiting.edit, waiting.len);
                 let waits = matches!(delivery, Delivery::Dropped(DropReason::NoRxBuffer));
                 if waits && (now < waiting.since + PATIENCE || !self.rx[i].has_room()) {
                     break;
@@ -426,6 +429,12 @@ impl Hypervisor {
     /// What has passed the ports of the mediated path, for those who watch.
     pub fn mirror_mut(&mut self) -> &mut Mirror {
         &mut self.mirror
+    }
+
+    /// What has passed each queue pair of a VF here.
+    #[must_use]
+    pub fn traffic(&self, vf: VfIndex) -> Vec<PairTraffic> {
+        PerQueue::pairs(&self.rx[vf.index()].traffic, &self.tx[vf.index()].traffic)
     }
 
     /// Time spent moving frames, as measured by this plane's thread.

@@ -12,6 +12,7 @@ mod pool;
 mod port;
 mod switch;
 mod tap;
+mod traffic;
 mod uplink;
 mod wire;
 
@@ -25,6 +26,7 @@ pub use pool::Pool;
 pub use port::{Notified, RingBroken};
 pub use switch::{apply, request};
 pub use tap::Tap;
+pub use traffic::{PairTraffic, Traffic};
 pub use uplink::Uplink;
 pub use wire::WireEnd;
 

@@ -8,6 +8,8 @@ use vf_vhost::rx::{RxOutcome, RxQueue};
 use vf_vhost::tx::{TxFrame, TxQueue};
 use vf_vhost::vring::Vring;
 
+use super::traffic::PerQueue;
+
 // What is copied out of a guest before a frame is judged is all that the model looks at.
 const _: () = assert!(HEAD_MAX >= vf_model::HEAD_LEN);
 
@@ -52,6 +54,8 @@ pub(super) struct TxPort {
     pub(super) queues: Vec<Slot<TxQueue>>,
     /// Which queue is served next.
     pub(super) cursor: usize,
+    /// What was taken from each.
+    pub(super) traffic: PerQueue,
 }
 
 /// The receive rings of one VF, device to driver.
@@ -59,6 +63,8 @@ pub(super) struct TxPort {
 pub(super) struct RxPort {
     /// The rings, in the order of their index.
     pub(super) queues: Vec<Slot<RxQueue>>,
+    /// What was delivered to each.
+    pub(super) traffic: PerQueue,
 }
 
 /// Whether a ring with this index is one of the device-to-driver kind (virtio 5.1.2: receiveq1, transmitq1, ...).
@@ -114,15 +120,21 @@ impl RxPort {
         Some(slot.queue.into_vring())
     }
 
-    /// The queue that frames of this flow go to: the same flow always to the same queue while the set of enabled
-    /// queues does not change.
-    fn steer(&mut self, flow: u32) -> Option<&mut Slot<RxQueue>> {
-        let usable_queues = self.queues.iter().filter(|s| usable(s)).count();
-        if usable_queues <= 1 {
-            return self.queues.iter_mut().find(|s| usable(s));
+    /// Over how many queues flows are spread: those that the driver has enabled.
+    #[inline]
+    pub(super) fn in_use(&self) -> u16 {
+        match self.queues.len() {
+            0 | 1 => 1,
+            _ => self.queues.iter().filter(|s| usable(s)).count() as u16,
         }
-        let wanted = flow as usize % usable_queues;
-        self.queues.iter_mut().filter(|s| usable(s)).nth(wanted)
+    }
+
+    /// The `queue`th of the queues in use, or the first if there are no longer so many.
+    #[inline]
+    fn steer(&mut self, queue: u16) -> Option<&mut Slot<RxQueue>> {
+        let in_use = || (0..).zip(&self.queues).filter(|(_, s)| usable(s));
+        let at = in_use().nth(queue.into()).or_else(|| in_use().next())?.0;
+        self.queues.get_mut::<usize>(at)
     }
 
     /// Whether any ring has a buffer.
@@ -140,25 +152,52 @@ impl RxPort {
         })
     }
 
-    /// Copies a frame out of private memory into the VF.
-    pub(super) fn deliver(&mut self, flow: u32, frame: &FrameBuf, edit: TagEdit) -> Delivery {
-        match self.steer(flow) {
-            None => self.no_ring(),
-            Some(slot) => slot.settle(|q| q.deliver(frame, edit)),
-        }
+    /// Copies a frame out of private memory into the VF, where it will be `len` bytes long.
+    pub(super) fn deliver(
+        &mut self,
+        queue: u16,
+        frame: &FrameBuf,
+        edit: TagEdit,
+        len: u32,
+    ) -> Delivery {
+        self.settle(queue, len, |q| q.deliver(frame, edit))
     }
 
-    /// Copies a frame straight out of the sender's memory into the VF.
+    /// Copies a frame straight out of the sender's memory into the VF, where it will be `len` bytes long.
     pub(super) fn deliver_from(
         &mut self,
-        flow: u32,
+        queue: u16,
         tx: &TxQueue,
         frame: &TxFrame,
         edit: TagEdit,
+        len: u32,
     ) -> Delivery {
-        match self.steer(flow) {
-            None => self.no_ring(),
-            Some(slot) => slot.settle(|q| q.deliver_from(tx, frame, edit)),
+        self.settle(queue, len, |q| q.deliver_from(tx, frame, edit))
+    }
+
+    #[inline]
+    fn settle(
+        &mut self,
+        queue: u16,
+        len: u32,
+        deliver: impl FnOnce(&mut RxQueue) -> Result<RxOutcome, RingError>,
+    ) -> Delivery {
+        let Some(slot) = self.steer(queue) else {
+            return self.no_ring();
+        };
+        let ring = slot.queue.vring().index();
+        match deliver(&mut slot.queue) {
+            Ok(RxOutcome::Delivered) => {
+                self.traffic.of_ring(ring).add(len);
+                Delivery::Done
+            }
+            Ok(RxOutcome::NoBuffer) => Delivery::Dropped(DropReason::NoRxBuffer),
+            Ok(RxOutcome::TooBig) => Delivery::Dropped(DropReason::RxTooSmall),
+            Ok(RxOutcome::BadFrame) => Delivery::Dropped(DropReason::BadHeader),
+            Err(why) => {
+                slot.broken = true;
+                Delivery::Broken(ring, why)
+            }
         }
     }
 }
@@ -195,24 +234,6 @@ impl Slot<TxQueue> {
         let since = self.disabled_since?;
         let waits = !self.broken && !self.queue.vring().enabled() && self.queue.has_work();
         waits.then_some(since + DISCARD_AFTER)
-    }
-}
-
-impl Slot<RxQueue> {
-    fn settle(
-        &mut self,
-        deliver: impl FnOnce(&mut RxQueue) -> Result<RxOutcome, RingError>,
-    ) -> Delivery {
-        match deliver(&mut self.queue) {
-            Ok(RxOutcome::Delivered) => Delivery::Done,
-            Ok(RxOutcome::NoBuffer) => Delivery::Dropped(DropReason::NoRxBuffer),
-            Ok(RxOutcome::TooBig) => Delivery::Dropped(DropReason::RxTooSmall),
-            Ok(RxOutcome::BadFrame) => Delivery::Dropped(DropReason::BadHeader),
-            Err(why) => {
-                self.broken = true;
-                Delivery::Broken(self.queue.vring().index(), why)
-            }
-        }
     }
 }
 

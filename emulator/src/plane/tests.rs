@@ -313,6 +313,58 @@ fn a_parked_frame_goes_back_to_its_ring_when_another_comes_before_it() {
     assert_eq!(by_sender(&bench.arrived)[&mac(0)], count(3));
 }
 
+/// A UDP/IPv4 frame to VF 0 from a port of a station beyond the wire.
+fn udp(port: u16) -> Vec<u8> {
+    let mut data = frame(mac(0), BEYOND, 0, 60);
+    data[12..16].copy_from_slice(&[0x08, 0x00, 0x45, 0]);
+    data[23] = 17;
+    data[34..36].copy_from_slice(&port.to_be_bytes());
+    data
+}
+
+#[test]
+fn flows_are_spread_by_the_table_over_the_queues_in_use_on_either_path() {
+    let vf = VfIndex(0);
+    for path in [Path::Direct, Path::Mediated] {
+        let mut bench = Bench::bare(&[path], Nanos(0), None);
+        let config = NetConfig {
+            queue_pairs: 3,
+            ..queue_of(128)
+        };
+        bench.start(0, &config);
+        bench.command("vf 0 rss weight 1 0 3");
+        let mut expected = vec![PairTraffic::default(); 3];
+        for in_use in [3, 2] {
+            for port in 0..100 {
+                let frame = udp(port);
+                let queue = bench.adapter.nic.rss(vf).queue(&frame, in_use);
+                let rx = &mut expected[usize::from(queue)].rx;
+                (rx.packets, rx.bytes) = (rx.packets + 1, rx.bytes + 60);
+                bench.send_from_far(private(frame));
+            }
+            bench.run_until(Nanos(bench.now.0 + MS.0));
+            bench.vms[0].receive();
+            assert_eq!(bench.counters(0).rx_drops.total(), 0);
+            let traffic = match path {
+                Path::Direct => bench.adapter.traffic(vf),
+                Path::Mediated => bench.hypervisor.traffic(vf),
+            };
+            assert_eq!(traffic, expected);
+            // The guest goes on with two.
+            match path {
+                Path::Direct => bench.adapter.detach(bench.now, vf, 4),
+                Path::Mediated => bench.hypervisor.detach(vf, 4),
+            };
+        }
+        let [first, second, third] = expected[..] else {
+            unreachable!()
+        };
+        assert_eq!(first.rx.packets + third.rx.packets, 200);
+        assert_eq!(second.rx.packets, 0, "of no weight, and 2 wraps to 0");
+        assert!(third.rx.packets > 50, "{third:?}");
+    }
+}
+
 #[test]
 fn the_pf_and_each_vf_get_the_same_share_of_the_wire() {
     let mut bench = Bench::new(&[Path::Direct; 4], Nanos(0));

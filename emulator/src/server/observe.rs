@@ -6,7 +6,10 @@ use std::ops::Deref;
 use vf_model::{Counters, HypervisorModel, Nanos, Nic, RxFilter, VfIndex, VfPolicy};
 
 use crate::host::Host;
-use crate::show::{Show, ShowBridge, ShowCounters, ShowCpu, ShowLink, ShowNic, ShowVf};
+use crate::plane::PairTraffic;
+use crate::show::{
+    Show, ShowBridge, ShowCounters, ShowCpu, ShowLink, ShowNic, ShowQueue, ShowRss, ShowVf,
+};
 
 /// Remembers the reading before, to say what happened since.
 #[derive(Default)]
@@ -77,6 +80,11 @@ fn nic(host: &Host, at: Nanos, seconds: f64, before: &mut Busy) -> ShowNic {
                 sessions: endpoint.map_or(0, |e| e.sessions()),
                 refusals: endpoint.map_or(0, |e| e.refusals()),
                 rings: host.rings(vf),
+                rss: ShowRss {
+                    hkey: adapter.nic.rss(vf).key().to_string(),
+                    spread: adapter.nic.rss(vf).spread().to_string(),
+                },
+                queues: queues(&[adapter.traffic(vf), hypervisor.traffic(vf)]),
                 asked: rx_filter(adapter.nic.asked(vf)),
                 in_force: rx_filter(adapter.nic.in_force(vf)),
                 refused: host.refused(vf),
@@ -187,6 +195,21 @@ fn rx_filter(filter: &RxFilter) -> BTreeMap<String, String> {
     .into_iter()
     .filter_map(|(key, value)| Some((key.to_owned(), value?)))
     .collect()
+}
+
+/// The sum of what passed each queue pair on either path.
+fn queues(paths: &[Vec<PairTraffic>]) -> Vec<ShowQueue> {
+    let pairs = paths.iter().map(Vec::len).max().unwrap_or_default();
+    let mut queues = vec![ShowQueue::default(); pairs];
+    for path in paths {
+        for (queue, PairTraffic { rx, tx }) in queues.iter_mut().zip(path) {
+            queue.rx_packets += rx.packets;
+            queue.rx_bytes += rx.bytes;
+            queue.tx_packets += tx.packets;
+            queue.tx_bytes += tx.bytes;
+        }
+    }
+    queues
 }
 
 fn settings(policy: &VfPolicy) -> BTreeMap<String, String> {
