@@ -7,9 +7,13 @@
 
 use std::net::Ipv4Addr;
 
-use smoltcp::iface::{Config, Interface, PollIngressSingleResult, PollResult, SocketSet};
+use smoltcp::iface::{
+    Config, Interface, PollIngressSingleResult, PollResult, SocketHandle, SocketSet,
+};
+use smoltcp::phy::ChecksumCapabilities;
+use smoltcp::socket::icmp;
 use smoltcp::time::Instant;
-use smoltcp::wire::{EthernetAddress, HardwareAddress, IpCidr};
+use smoltcp::wire::{EthernetAddress, HardwareAddress, Icmpv4Packet, Icmpv4Repr, IpCidr};
 
 use crate::driver::DeviceFault;
 use crate::net::NetDevice;
@@ -107,8 +111,10 @@ pub struct Guest {
     iface: Iface,
     phy: Phy,
     streams: Vec<Stream>,
-    /// Frames that belong to no stream (ARP, echo, strangers) are processed with this empty set.
+    /// Frames that belong to no stream (ARP, echo, strangers) are processed with this set.
     nobody: SocketSet<'static>,
+    /// What sends echo requests, once there is one.
+    pinger: Option<SocketHandle>,
     /// Where the next round of senders starts.
     turn: usize,
     fault: Option<DeviceFault>,
@@ -125,6 +131,10 @@ impl std::fmt::Debug for Iface {
 
 /// Slots of a send ring that bulk data leaves free: an ACK or an ARP reply always finds room.
 const RESERVE: u16 = 16;
+/// Echo requests that may wait for their turn.
+const ECHOES: usize = 64;
+/// Length of an echo request behind the IP header: what ping(8) sends.
+const ECHO_BYTES: usize = 64;
 /// Rounds of one poll when frames keep coming while it runs.
 const MAX_ROUNDS: u32 = 8;
 /// Time a stream that claims to be ready but sends nothing is left alone.
@@ -148,6 +158,7 @@ impl Guest {
             phy,
             streams: Vec::new(),
             nobody: SocketSet::new(Vec::new()),
+            pinger: None,
             turn: 0,
             fault: None,
         }
@@ -169,6 +180,35 @@ impl Guest {
         let mut stream = Stream::new(&self.config, port, Role::receiver());
         stream.listen();
         self.push(stream)
+    }
+
+    /// Has a sender send no more than what is on its way already, and then close.
+    pub fn finish(&mut self, id: StreamId) {
+        self.streams[id.0].finish();
+    }
+
+    /// Sends an echo request to `ip` at the next poll. One that finds no room is lost.
+    pub fn ping(&mut self, ip: Ipv4Addr, id: u16, seq: u16) {
+        let handle = *self.pinger.get_or_insert_with(|| {
+            let buffer = || {
+                let slots = vec![icmp::PacketMetadata::EMPTY; ECHOES];
+                icmp::PacketBuffer::new(slots, vec![0; ECHOES * ECHO_BYTES])
+            };
+            let mut socket = icmp::Socket::new(buffer(), buffer());
+            // Fails only for a socket in use.
+            let _ = socket.bind(icmp::Endpoint::Ident(id));
+            self.nobody.add(socket)
+        });
+        let request = Icmpv4Repr::EchoRequest {
+            ident: id,
+            seq_no: seq,
+            data: &[0; ECHO_BYTES - 8],
+        };
+        let socket = self.nobody.get_mut::<icmp::Socket>(handle);
+        if let Ok(bytes) = socket.send(request.buffer_len(), ip.into()) {
+            let mut packet = Icmpv4Packet::new_unchecked(bytes);
+            request.emit(&mut packet, &ChecksumCapabilities::default());
+        }
     }
 
     fn push(&mut self, stream: Stream) -> StreamId {
@@ -258,8 +298,16 @@ impl Guest {
         }
     }
 
-    /// One segment a ready stream in turn, until none is ready or the ring is full.
+    /// Echo requests, and then one segment a ready stream in turn, until none is ready or the ring is full.
     fn egress(&mut self, at: Instant) -> Result<(), DeviceFault> {
+        if let Some(handle) = self.pinger {
+            // Who pings looks at the frames, not at the guest: replies are not kept.
+            while self.nobody.get_mut::<icmp::Socket>(handle).recv().is_ok() {}
+            self.phy.select(0, false);
+            self.iface
+                .0
+                .poll_egress(at, &mut self.phy, &mut self.nobody);
+        }
         let count = self.streams.len();
         let mut idle = 0;
         while idle < count {
@@ -426,6 +474,40 @@ mod tests {
             let got = cable.guests[1].stream(rx);
             assert_eq!((got.received, got.mismatches), (1_234_567, 0));
             assert!(!got.established);
+        }
+    }
+
+    #[test]
+    fn an_endless_stream_is_finished_whole() {
+        let mut cable = cable(&GuestConfig::default(), &NetConfig::default());
+        let tx = cable.guests[0].send_to(ip(2), 5001, None);
+        let rx = cable.guests[1].receive_on(5001);
+        cable.run(5_000_000, &mut |_, _| true);
+        assert!(!cable.guests[0].stream(tx).done);
+        cable.guests[0].finish(tx);
+        cable.run(1_000_000_000, &mut |_, _| true);
+        let (sent, got) = (cable.guests[0].stream(tx), cable.guests[1].stream(rx));
+        assert!(sent.done && !sent.established && !got.established);
+        assert_eq!((got.received, got.mismatches), (sent.acked, 0));
+        assert!(sent.acked > 1_000_000);
+    }
+
+    #[test]
+    fn echo_requests_are_answered() {
+        let mut cable = cable(&GuestConfig::default(), &NetConfig::default());
+        (0..3).for_each(|seq| cable.guests[0].ping(ip(2), 7, seq));
+        let mut seen = [Vec::new(), Vec::new()];
+        cable.run(10_000_000, &mut |side, frame| {
+            // ICMP behind virtio, Ethernet and IPv4 headers: type, identifier, sequence number.
+            if frame[12 + 12..12 + 14] == [8, 0] && frame[12 + 23] == 1 {
+                let icmp = &frame[12 + 34..];
+                seen[side].push((icmp[0], icmp[4..8].to_vec()));
+            }
+            true
+        });
+        for (side, kind) in [8, 0].into_iter().enumerate() {
+            let want = [0, 1, 2].map(|seq| (kind, vec![0, 7, 0, seq]));
+            assert_eq!(seen[side], want);
         }
     }
 

@@ -70,6 +70,8 @@ pub struct StreamStats {
     pub established: bool,
     /// Sender: payload bytes acknowledged by the peer.
     pub acked: u64,
+    /// Sender: whether all that it was to send has been acknowledged.
+    pub done: bool,
     /// Receiver: payload bytes drained.
     pub received: u64,
     /// Receiver: drained chunks that differ from what was sent. Not zero is corruption.
@@ -139,6 +141,15 @@ impl Stream {
         let local = self.local_port;
         // Fails only for port 0, and then the stream stays unconnected.
         let _ = self.socket().listen(local);
+    }
+
+    /// Has a sender send no more than it has handed to its socket, and then close.
+    pub(crate) fn finish(&mut self) {
+        if let Role::Sender { limit, queued, .. } = &mut self.role {
+            *limit = Some(*queued);
+            self.socket().close();
+            self.ready = true;
+        }
     }
 
     fn socket(&mut self) -> &mut Socket<'static> {
@@ -250,7 +261,10 @@ impl Stream {
             ..StreamStats::default()
         };
         match self.role {
-            Role::Sender { queued, .. } => stats.acked = queued - socket.send_queue() as u64,
+            Role::Sender { queued, limit, .. } => {
+                stats.acked = queued - socket.send_queue() as u64;
+                stats.done = limit == Some(stats.acked);
+            }
             Role::Receiver {
                 received,
                 mismatches,
