@@ -7,6 +7,7 @@ use vf_model::MacAddr;
 
 use crate::config::Offloads;
 use crate::experiment::{MAX_PAIRS, Tool};
+use crate::scenario::GuestKind;
 
 /// A 10 GbE NIC in software: each virtual function (VF) is a vhost-user socket for an unmodified guest.
 #[derive(Debug, Parser)]
@@ -30,6 +31,12 @@ pub enum Command {
     Run(Run),
     /// Reproduce the 2009 experiment: hypervisor path against direct path on one 10 GbE link
     Experiment(Experiment),
+    /// Run what a file says on the virtual clock: guests, their jobs, commands at given times, and what is to come of it
+    Scenario {
+        /// What to do with it.
+        #[command(subcommand)]
+        command: Scenario,
+    },
     /// Show settings, counters and utilisation
     Show(Show),
     /// Change a VF while it runs, in the words of 'ip link set dev PF vf N'
@@ -181,6 +188,40 @@ pub struct VirtualClock {
     pub digest: bool,
 }
 
+/// What to do with a scenario.
+#[derive(Debug, Subcommand)]
+pub enum Scenario {
+    /// Run it: exit code 0 if all that it expects came out, 1 if not
+    Run(ScenarioRun),
+    /// Say what is wrong with it, and run nothing
+    Check {
+        /// The scenario
+        file: PathBuf,
+    },
+}
+
+/// Options of `vfnic scenario run`.
+#[derive(Debug, Args)]
+pub struct ScenarioRun {
+    /// The scenario
+    pub file: PathBuf,
+    /// Write a pcapng file for each VF there
+    #[arg(long, value_name = "DIR")]
+    pub out: Option<PathBuf>,
+    /// Bytes of each frame that a capture keeps, 0 for all [default: the file's snaplen, or 128]
+    #[arg(long, value_name = "BYTES")]
+    pub snaplen: Option<u32>,
+    /// The outcome as JSON
+    #[arg(long)]
+    pub json: bool,
+    /// What plays the guests [default: what the file says, or embedded]
+    #[arg(long, value_enum)]
+    pub guests: Option<GuestKind>,
+    /// Folder of the Linux guests' kernel and initramfs [default: what examples/linux-guests/build.sh has built]
+    #[arg(long, value_name = "DIR")]
+    pub image: Option<PathBuf>,
+}
+
 /// Options of `vfnic show`.
 #[derive(Debug, Args)]
 pub struct Show {
@@ -227,25 +268,16 @@ impl std::str::FromStr for Which {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum GuestsWord {
     /// Whose TCP it is.
-    Kind(GuestsKind),
+    Kind(GuestKind),
     /// Streams from A to B and from B to A.
     Streams(u16, u16),
-}
-
-/// Whose TCP it is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum GuestsKind {
-    /// A TCP of vfnic's own
-    Embedded,
-    /// Linux kernels
-    Linux,
 }
 
 impl std::str::FromStr for GuestsWord {
     type Err = String;
 
     fn from_str(word: &str) -> Result<GuestsWord, String> {
-        if let Ok(kind) = GuestsKind::from_str(word, false) {
+        if let Ok(kind) = GuestKind::from_str(word, false) {
             return Ok(GuestsWord::Kind(kind));
         }
         let (a, b) = word.split_once('x').unwrap_or((word, word));

@@ -254,16 +254,23 @@ struct File {
     wire: Vec<WireSection>,
 }
 
+/// The sections that say what there is, as a file has them.
+pub(crate) struct Sections {
+    pub(crate) hypervisor: HypervisorSection,
+    pub(crate) nic: Vec<NicSection>,
+    pub(crate) wire: Vec<WireSection>,
+}
+
 #[derive(Default, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct HypervisorSection {
+pub(crate) struct HypervisorSection {
     #[serde(default)]
     cpu: HypervisorCpu,
 }
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct NicSection {
+pub(crate) struct NicSection {
     name: String,
     #[serde(default = "default_vfs")]
     vfs: u16,
@@ -302,7 +309,7 @@ struct VfSection {
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct WireSection {
+pub(crate) struct WireSection {
     between: [String; 2],
     rate: Option<String>,
     propagation_ns: Option<u64>,
@@ -397,6 +404,23 @@ impl Config {
             .clone()
             .or(file.socket_dir)
             .unwrap_or_else(default_socket_dir);
+        let sections = Sections {
+            hypervisor: file.hypervisor,
+            nic: file.nic,
+            wire: file.wire,
+        };
+        Config::from_sections(sections, socket_dir, plain_names)
+    }
+
+    /// Checks sections and makes them complete; `plain_names` leaves the NIC's name out of its sockets' names.
+    ///
+    /// # Errors
+    /// [`ConfigError`], one line that says what to change.
+    pub(crate) fn from_sections(
+        file: Sections,
+        socket_dir: PathBuf,
+        plain_names: bool,
+    ) -> Result<Config, ConfigError> {
         if file.nic.is_empty() {
             return Err(ConfigError::NoNic);
         }
@@ -436,15 +460,20 @@ impl Config {
 }
 
 /// TOML's error without the source excerpt: its place and its reason on one line.
-fn one_line(text: &str, error: &toml::de::Error) -> String {
+pub(crate) fn one_line(text: &str, error: &toml::de::Error) -> String {
     let what = error.message().replace('\n', "; ");
     match error.span() {
         Some(span) => {
-            let line = text[..span.start.min(text.len())].matches('\n').count() + 1;
-            format!("line {line}: {what}")
+            format!("line {}: {what}", line_of(text, span.start))
         }
         None => what,
     }
+}
+
+/// The line of the byte at `at`, counted from 1.
+pub(crate) fn line_of(text: &str, at: usize) -> usize {
+    let before = text.as_bytes().get(..at).unwrap_or(text.as_bytes());
+    before.iter().filter(|byte| **byte == b'\n').count() + 1
 }
 
 fn check_nic(

@@ -9,6 +9,8 @@
 //! - [`watch`]: the frames that pass them, for captures and digests
 //! - [`timetravel`]: Linux guests that take their time from it
 //! - [`linux`]: starting those guests
+//! - [`embedded`]: guests in this process that do
+//! - [`scenario`]: files that say what guests and administrators do, and what is to come of it
 //! - [`experiment`]: the 2009 measurement on either clock
 #![forbid(unsafe_code)]
 
@@ -17,11 +19,13 @@ pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod ctl;
+pub mod embedded;
 pub mod experiment;
 pub mod host;
 pub mod linux;
 mod mailbox;
 pub mod plane;
+pub mod scenario;
 pub mod server;
 pub mod show;
 pub mod timetravel;

@@ -10,11 +10,12 @@ use std::time::Duration;
 
 use clap::Parser;
 use vf_model::{LinkConfig, Nanos, VfIndex};
-use vfnic::cli::{self, Cli, ClockChoice, GuestsKind, GuestsWord, RunClock, Which};
+use vfnic::cli::{self, Cli, ClockChoice, GuestsWord, RunClock, Which};
 use vfnic::config::{Config, Overrides, default_socket_dir, parse_rate};
 use vfnic::ctl::{self, Request, Response};
 use vfnic::experiment::{self, ClockMode, Guests, Plan};
 use vfnic::linux::Image;
+use vfnic::scenario::{self, GuestKind};
 use vfnic::server::{self, Server};
 use vfnic::show;
 use vfnic::timetravel::{self, Simulation, SimulationError};
@@ -53,6 +54,7 @@ fn main() -> ExitCode {
     let outcome = match cli.command {
         cli::Command::Run(args) => run(args),
         cli::Command::Experiment(args) => run_experiment(&args),
+        cli::Command::Scenario { command } => run_scenario(command),
         cli::Command::Show(args) => show_all(&ctl, &args),
         cli::Command::Vf { words } => command(&ctl, cli.nic, "vf", words),
         cli::Command::Filter { command } => filter(&ctl, cli.nic, command),
@@ -267,6 +269,44 @@ fn run_experiment(args: &cli::Experiment) -> Result<(), Failure> {
     Ok(())
 }
 
+fn run_scenario(command: cli::Scenario) -> Result<(), Failure> {
+    let args = match command {
+        cli::Scenario::Check { file } => {
+            let checked = scenario::Plan::load(&file, None);
+            return checked.map(drop).map_err(usage);
+        }
+        cli::Scenario::Run(args) => args,
+    };
+    let mut plan = scenario::Plan::load(&args.file, args.guests).map_err(usage)?;
+    plan.snaplen = args.snaplen.unwrap_or(plan.snaplen);
+    let stop = match plan.kind {
+        // Guests that are processes of their own do not end by themselves.
+        GuestKind::Linux => Some(signals()?),
+        GuestKind::Embedded => None,
+    };
+    let options = scenario::Options {
+        out: args.out,
+        image: args.image,
+        stop,
+    };
+    let mut progress = Progress::default();
+    let outcome = scenario::run(&plan, options, |done| progress.show("scenario", done))
+        .map_err(|e| if e.is_usage() { usage(e) } else { failed(e) })?;
+    progress.end();
+    if args.json {
+        let json = serde_json::to_string_pretty(&outcome).map_err(failed)?;
+        print(&format!("{json}\n"))?;
+    } else {
+        print(&scenario::text(&outcome))?;
+    }
+    let mut wrong: Vec<String> = outcome.failed().map(ToString::to_string).collect();
+    wrong.extend(outcome.faults);
+    match wrong.is_empty() {
+        true => Ok(()),
+        false => Err(Failure::Failed(wrong.join("\nvfnic: "))),
+    }
+}
+
 /// Standard output may be a pipe that somebody has read enough of.
 fn print(text: &str) -> Result<(), Failure> {
     match std::io::stdout().lock().write_all(text.as_bytes()) {
@@ -296,20 +336,20 @@ fn plan(args: &cli::Experiment) -> Result<Plan, Failure> {
         (Which::Numbered(seed), None) => seed,
         (Which::Seed, seed) => seed.unwrap_or(SEED),
     };
-    let guests = match kind.unwrap_or(GuestsKind::Embedded) {
-        GuestsKind::Embedded if args.image.is_some() || args.tool.is_some() => {
+    let guests = match kind.unwrap_or(GuestKind::Embedded) {
+        GuestKind::Embedded if args.image.is_some() || args.tool.is_some() => {
             return Err(usage("--image and --tool are for --guests linux"));
         }
-        GuestsKind::Embedded => Guests::Embedded,
-        GuestsKind::Linux if args.clock != ClockChoice::Virtual => {
+        GuestKind::Embedded => Guests::Embedded,
+        GuestKind::Linux if args.clock != ClockChoice::Virtual => {
             return Err(usage("Linux guests are on the virtual clock only"));
         }
-        GuestsKind::Linux if args.window.is_some() => {
+        GuestKind::Linux if args.window.is_some() => {
             return Err(usage(
                 "--window is for embedded guests: Linux sizes its windows itself",
             ));
         }
-        GuestsKind::Linux => Guests::Linux {
+        GuestKind::Linux => Guests::Linux {
             image: Image::find(args.image.as_deref()).map_err(usage)?,
             tool: args.tool.unwrap_or_default(),
         },

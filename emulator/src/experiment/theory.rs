@@ -20,7 +20,7 @@ const TIMESTAMPS: f64 = 12.0;
 /// Receivers ACK every second segment (RFC 9293 3.8.6.3); assumed where a run counted no ACK.
 const DELAYED_ACK: f64 = 2.0;
 /// From here on a resource counts as used up: utilisation is an average with the start of a run in it.
-const SATURATED: f64 = 0.97;
+pub const SATURATED: f64 = 0.97;
 
 /// Bytes of wire time that a frame with this IP packet takes.
 fn wire_bytes(ip_bytes: f64) -> f64 {

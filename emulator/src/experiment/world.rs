@@ -1,37 +1,27 @@
 //! The experiment on the virtual clock: two hosts, a wire and two guests a stream on one thread, stepped by the calendar.
 //! The same NIC, hypervisor, rings and TCP as on the wall clock; only the time comes from elsewhere. Never reads a clock.
 
-use std::cell::RefCell;
 use std::net::Ipv4Addr;
-use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
-use std::rc::Rc;
-use std::time::Instant;
 
-use vf_conformance::frontend::Frontend;
 use vf_conformance::guest::{Guest, GuestConfig, StreamId};
 use vf_conformance::net::{NetConfig, NetDevice, Notify};
 use vf_model::{MacAddr, Nanos, Path, VfIndex};
-use vf_vhost::endpoint::Endpoint;
 
 use super::ExperimentError;
 use super::measure::{Meters, Reading};
 use super::plan::Plan;
-use crate::calendar::ParticipantId;
 use crate::config::{NicSettings, Offloads, PolicySettings, SocketRole, VfSettings, WireSettings};
-use crate::host::Host;
+use crate::embedded::EmbeddedGuest;
 use crate::world::{Notification, Turn};
 
 /// The port every receiver listens on, netperf's.
 const PORT: u16 = 12865;
 
-/// A guest on its VF.
-struct Seat {
-    guest: Guest,
-    host: usize,
-    vf: VfIndex,
+/// A guest with its stream.
+struct Talker {
+    guest: EmbeddedGuest,
     stream: StreamId,
-    id: ParticipantId,
 }
 
 /// The two hosts of an experiment, their settings all but the path.
@@ -111,9 +101,9 @@ pub(super) fn mix(seed: u64, n: u64) -> u64 {
 /// Two hosts back to back with their guests, at time zero.
 pub(super) struct World {
     world: crate::world::World,
-    seats: Vec<Seat>,
-    /// Index into `seats` by host and VF.
-    seat_of: [Vec<usize>; 2],
+    talkers: Vec<Talker>,
+    /// Index into `talkers` by host and VF.
+    talker_of: [Vec<usize>; 2],
 }
 
 impl World {
@@ -130,42 +120,37 @@ impl World {
         };
         let mut world = crate::world::World::new(&nics, &[wire], Some(plan.cost), notification)
             .map_err(|(_, vf, refusal)| ExperimentError::Policy(vf, refusal))?;
-        let mut seats = Vec::new();
-        let mut seat_of = [Vec::new(), Vec::new()];
+        let mut talkers = Vec::new();
+        let mut talker_of = [Vec::new(), Vec::new()];
         for pair in 0..plan.pairs() {
             for h in [0, 1] {
                 let vf = VfIndex::from(usize::from(pair));
-                let net = connect(world.host(h), vf, &net_config(plan, Notify::Polled))?;
-                let (guest, stream) = guest(plan, h, pair, net);
                 // Nobody starts at the very same moment: up to a millisecond apart, by the seed.
-                let start = mix(plan.seed, 1 << 32 | seats.len() as u64) % 1_000_000;
-                let id = world.join(Nanos(start));
-                seat_of[h].push(seats.len());
-                seats.push(Seat {
-                    guest,
-                    host: h,
-                    vf,
-                    stream,
-                    id,
-                });
+                let start = Nanos(mix(plan.seed, 1 << 32 | talkers.len() as u64) % 1_000_000);
+                let net = net_config(plan, Notify::Polled);
+                let make = |net| guest(plan, h, pair, net);
+                let (guest, stream) = EmbeddedGuest::start(&mut world, h, vf, &net, start, make)
+                    .map_err(ExperimentError::Guest)?;
+                talker_of[h].push(talkers.len());
+                talkers.push(Talker { guest, stream });
             }
         }
         Ok(World {
             world,
-            seats,
-            seat_of,
+            talkers,
+            talker_of,
         })
     }
 
     /// Runs until `limit`.
     pub(super) fn run_until(&mut self, limit: Nanos) {
-        let first = self.seats.first().map_or(0, |seat| seat.id.index());
+        let first = self.talkers.first().map_or(0, |t| t.guest.id.index());
         while let Some(turn) = self.world.advance(limit) {
             match turn {
-                Turn::Guest(id) => self.run_guest(id.index() - first),
+                Turn::Guest(id) => self.talkers[id.index() - first].guest.run(&mut self.world),
                 Turn::Interrupt { host, vf, .. } => {
-                    let seat = &self.seats[self.seat_of[host][vf.index()]];
-                    self.world.wake(seat.id, self.world.now());
+                    let talker = &self.talkers[self.talker_of[host][vf.index()]];
+                    self.world.wake(talker.guest.id, self.world.now());
                 }
                 // An experiment gives no commands.
                 Turn::Command { .. } => {}
@@ -174,59 +159,25 @@ impl World {
         self.world.skip_to(limit);
     }
 
-    fn run_guest(&mut self, g: usize) {
-        let seat = &mut self.seats[g];
-        let before = seat.guest.stats().tx_frames;
-        let step = seat.guest.poll(self.world.now().0);
-        let sent = seat.guest.stats().tx_frames != before;
-        self.world.set(seat.id, step.next.map(Nanos));
-        // Buffers that it has posted may be what the hypervisor waits for.
-        if sent || self.world.host(seat.host).borrow().path(seat.vf) == Path::Mediated {
-            self.world.sent(seat.host, seat.vf);
-        }
-    }
-
     /// Everything that is measured, as it stands now.
     pub(super) fn read(&self) -> Reading {
         let mut meters = Meters::new(self.world.now());
         for host in self.world.hosts() {
             meters.host(&host.borrow());
         }
-        for seat in &self.seats {
-            meters.guest(&seat.guest, seat.stream);
+        for Talker { guest, stream } in &self.talkers {
+            meters.guest(&guest.guest, *stream);
         }
         meters.reading()
     }
 
     /// Whether every guest is still content with its device.
     pub(super) fn check(&self) -> Result<(), ExperimentError> {
-        for seat in &self.seats {
-            if let Some(fault) = seat.guest.fault() {
+        for Talker { guest, .. } in &self.talkers {
+            if let Some(fault) = guest.guest.fault() {
                 return Err(ExperimentError::Fault(fault.to_string()));
             }
         }
         Ok(())
     }
-}
-
-/// Connects a driver to a VF: the real protocol over a socket pair, both ends on this thread.
-fn connect(
-    host: &Rc<RefCell<Host>>,
-    vf: VfIndex,
-    config: &NetConfig,
-) -> Result<NetDevice, ExperimentError> {
-    let (ours, theirs) = UnixStream::pair().map_err(ExperimentError::Socket)?;
-    let device = host.borrow().device_config(vf);
-    let endpoint = Endpoint::from_stream(ours, device);
-    // Only a socket that is connected to again needs the time.
-    let started = Instant::now();
-    host.borrow_mut().vfs[vf.index()].endpoint = Some(endpoint);
-    let mut frontend = Frontend::from_stream(theirs).map_err(ExperimentError::Socket)?;
-    let pumped = Rc::clone(host);
-    frontend.on_wait = Some(Box::new(move || {
-        pumped
-            .borrow_mut()
-            .serve(vf, |endpoint, device| endpoint.poll(started, device));
-    }));
-    NetDevice::start(frontend, config).map_err(ExperimentError::Guest)
 }

@@ -1,0 +1,126 @@
+//! How a user writes a time, and how one is shown: `1.5s`, `200ms`, `20us`, `500ns`. Exact to the nanosecond.
+
+use std::fmt;
+
+use serde::{Deserialize, Deserializer};
+use vf_model::Nanos;
+
+const UNITS: [(&str, u64); 4] = [
+    ("ns", 1),
+    ("us", 1_000),
+    ("ms", 1_000_000),
+    ("s", 1_000_000_000),
+];
+
+/// Longer than anybody waits for a simulation, and far from where times overflow.
+const LONGEST: Nanos = Nanos(3_600_000_000_000);
+
+/// A point in virtual time, or a length of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Duration(pub(super) Nanos);
+
+impl Duration {
+    pub(super) fn parse(text: &str) -> Option<Duration> {
+        let split = text.find(|c: char| c.is_ascii_alphabetic())?;
+        let (number, unit) = text.split_at(split);
+        let (_, scale) = UNITS.iter().find(|(name, _)| *name == unit)?;
+        let (whole, part) = number.split_once('.').unwrap_or((number, ""));
+        let digits = |s: &str| s.bytes().all(|b| b.is_ascii_digit());
+        if whole.is_empty() || !digits(whole) || !digits(part) || number.ends_with('.') {
+            return None;
+        }
+        let mut ns = whole.parse::<u64>().ok()?.checked_mul(*scale)?;
+        let mut place = *scale;
+        for digit in part.bytes() {
+            // A fraction of a nanosecond is no time at all here.
+            if place % 10 != 0 {
+                return None;
+            }
+            place /= 10;
+            ns = ns.checked_add(u64::from(digit - b'0') * place)?;
+        }
+        (ns <= LONGEST.0).then_some(Duration(Nanos(ns)))
+    }
+}
+
+impl<'de> Deserialize<'de> for Duration {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Duration, D::Error> {
+        let text = String::deserialize(from)?;
+        Duration::parse(&text).ok_or_else(|| {
+            serde::de::Error::custom(format!(
+                "time '{}': a number with s, ms, us or ns, such as 1.5s, at most an hour",
+                text.escape_debug()
+            ))
+        })
+    }
+}
+
+impl fmt::Display for Duration {
+    /// In the largest unit that leaves something in front of the point.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let ns = self.0.0;
+        let (unit, scale) = UNITS
+            .into_iter()
+            .rev()
+            .find(|(_, scale)| ns >= *scale)
+            .unwrap_or(UNITS[0]);
+        let (whole, part) = (ns / scale, ns % scale);
+        let places = scale.ilog10() as usize;
+        let part = format!("{part:0places$}");
+        let part = part.trim_end_matches('0');
+        if part.is_empty() {
+            write!(f, "{whole}{unit}")
+        } else {
+            write!(f, "{whole}.{part}{unit}")
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn times_are_exact() {
+        for (text, ns) in [
+            ("1.5s", 1_500_000_000),
+            ("200ms", 200_000_000),
+            ("0.000000001s", 1),
+            ("20us", 20_000),
+            ("0s", 0),
+            ("3600s", 3_600_000_000_000),
+        ] {
+            assert_eq!(Duration::parse(text), Some(Duration(Nanos(ns))), "{text}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_time() {
+        for text in [
+            "",
+            "s",
+            "1",
+            "-1s",
+            "1.s",
+            ".5s",
+            "1 s",
+            "1m",
+            "1e3ms",
+            "0.5ns",
+            "3601s",
+            "99999999999999999999s",
+            "1.5ss",
+        ] {
+            assert_eq!(Duration::parse(text), None, "{text}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn shown_as_it_is_read(ns in 0..LONGEST.0) {
+            let time = Duration(Nanos(ns));
+            prop_assert_eq!(Duration::parse(&time.to_string()), Some(time));
+        }
+    }
+}

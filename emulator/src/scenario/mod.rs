@@ -1,0 +1,36 @@
+//! `vfnic scenario`: a file names NICs, wires, guests, their jobs, commands at given times and what is to come out of it.
+//! It runs on the virtual clock, the same to the bit each time, with guests in this process or with Linux kernels.
+//!
+//! - `parse`: the words of a file
+//! - [`plan`](Plan): what they mean, and `check` how that is found
+//! - [`run`](run()): doing it
+//! - `embedded`, `linux`: who plays the guests
+//! - `traffic`, `reading`: what is measured
+//! - `expect`: what was promised
+//! - [`capture`](Capture): pcapng files
+//! - [`outcome`](Outcome), [`report`](text()): what came out
+
+mod capture;
+mod check;
+mod duration;
+mod embedded;
+mod expect;
+mod linux;
+mod mistake;
+mod outcome;
+mod parse;
+mod plan;
+mod reading;
+mod report;
+mod run;
+#[cfg(test)]
+mod tests;
+mod traffic;
+
+pub use capture::{Capture, CaptureError};
+pub use expect::Judgement;
+pub use mistake::{Mistake, PlanError};
+pub use outcome::{EventOutcome, JobOutcome, NicOutcome, Outcome, Sample};
+pub use plan::{GuestKind, Plan};
+pub use report::text;
+pub use run::{Options, RunError, run};
