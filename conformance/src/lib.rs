@@ -23,6 +23,7 @@ pub mod bench;
 pub mod case;
 pub mod cases;
 mod checksum;
+mod control;
 pub mod driver;
 pub mod eventfd;
 pub mod frontend;

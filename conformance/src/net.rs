@@ -23,6 +23,10 @@ pub use crate::net_layout::{
 
 /// Length of Ethernet header with room for two tags, in bytes.
 const L2_ROOM: u32 = 14 + 8;
+/// Descriptors of the control queue.
+const CONTROL_SIZE: u16 = 16;
+/// Room for a command and its answer, in bytes.
+const COMMAND_ROOM: u32 = 64 << 10;
 /// Longest TCP/IP super-frame with its Ethernet header.
 const SUPER_FRAME: u32 = 65550;
 
@@ -175,7 +179,8 @@ impl Ring {
         self.kicks
     }
 
-    fn notify(&mut self) -> bool {
+    /// Makes what was added visible to the device and signals the kick if it wants that; whether it does.
+    pub(crate) fn notify(&mut self) -> bool {
         self.queue.publish();
         let wanted = self.queue.needs_kick();
         if wanted {
@@ -197,6 +202,8 @@ pub struct NetDevice {
     config: ConfigSpace,
     rx: Vec<Ring>,
     tx: Vec<Ring>,
+    /// The control queue, if it was negotiated.
+    control: Option<Ring>,
     frontend: Option<Frontend>,
 }
 
@@ -237,7 +244,8 @@ impl NetDevice {
 
         let rings = u64::from(config.queue_pairs) * u64::from(config.queue_size);
         let each = u64::from(rx_len) + u64::from(tx_len) + 2 * 26;
-        let size = rings * each + u64::from(config.queue_pairs) * 1024;
+        let control = u64::from(CONTROL_SIZE) * u64::from(COMMAND_ROOM) + 4096;
+        let size = rings * each + u64::from(config.queue_pairs) * 1024 + control;
         let mem = Arc::new(GuestMemory::new(size, config.seals)?);
         let mut alloc = Allocator::new(mem.regions()[0].layout());
         let ring_features = RingFeatures {
@@ -252,6 +260,20 @@ impl NetDevice {
             rx.push(make(rx_len)?);
             tx.push(make(tx_len)?);
         }
+        let control = NetConfig {
+            queue_size: CONTROL_SIZE,
+            ..config.clone()
+        };
+        let control = match features & feature::CTRL_VQ {
+            0 => None,
+            _ => Some(Ring::new(
+                &mem,
+                &mut alloc,
+                &control,
+                ring_features,
+                COMMAND_ROOM,
+            )?),
+        };
         let mut device = NetDevice {
             mem,
             features,
@@ -259,6 +281,7 @@ impl NetDevice {
             config: ConfigSpace::default(),
             rx,
             tx,
+            control,
             frontend: None,
         };
         for ring in &mut device.rx {
@@ -290,12 +313,13 @@ impl NetDevice {
     fn run(&mut self, mut frontend: Frontend) -> Result<(), FrontendError> {
         frontend.set_features(self.features)?;
         frontend.set_memory(self.mem.regions())?;
-        for index in 0..self.rings() {
+        let control = self.control.as_ref().map(|_| self.control_index());
+        for index in (0..self.rings()).chain(control) {
             self.place_ring(&mut frontend, index)?;
             self.start_ring(&mut frontend, index)?;
         }
         if self.has(feature::PROTOCOL_FEATURES) {
-            for index in 0..self.rings() {
+            for index in (0..self.rings()).chain(control) {
                 frontend.set_vring_enable(index, true)?;
             }
         }
@@ -341,13 +365,31 @@ impl NetDevice {
         self.frontend = Some(frontend);
     }
 
-    /// Number of rings.
+    /// The number of the control queue: behind all rings for frames that the device has (virtio 5.1.2).
+    pub fn control_index(&self) -> u32 {
+        let all = self
+            .has(feature::MQ)
+            .then_some(self.config.max_virtqueue_pairs);
+        2 * u32::from(all.unwrap_or(1).max(1))
+    }
+
+    /// The control queue, if it was negotiated.
+    pub fn control_ring(&mut self) -> Option<&mut Ring> {
+        self.control.as_mut()
+    }
+
+    /// Number of rings for frames.
     pub fn rings(&self) -> u32 {
         (self.rx.len() + self.tx.len()) as u32
     }
 
     /// Ring `index` as vhost-user counts: even receives, odd sends.
     fn ring(&self, index: u32) -> &Ring {
+        if let Some(control) = &self.control
+            && index == self.control_index()
+        {
+            return control;
+        }
         let pair = (index / 2) as usize;
         if index.is_multiple_of(2) {
             &self.rx[pair]

@@ -26,6 +26,18 @@ pub mod feature {
     pub const STATUS: u64 = 1 << 16;
     /// There is a control queue.
     pub const CTRL_VQ: u64 = 1 << 17;
+    /// The driver chooses kinds of frames and lists addresses.
+    pub const CTRL_RX: u64 = 1 << 18;
+    /// The driver lists VLANs.
+    pub const CTRL_VLAN: u64 = 1 << 19;
+    /// The driver chooses more kinds of frames.
+    pub const CTRL_RX_EXTRA: u64 = 1 << 20;
+    /// The driver chooses its address.
+    pub const CTRL_MAC_ADDR: u64 = 1 << 23;
+    /// The driver says how long notifications of a ring may be held back.
+    pub const VQ_NOTF_COAL: u64 = 1 << 52;
+    /// The driver says how long notifications may be held back.
+    pub const NOTF_COAL: u64 = 1 << 53;
     /// There is more than one queue pair.
     pub const MQ: u64 = 1 << 22;
     /// Chains may be laid out in any way (legacy).

@@ -1,5 +1,6 @@
 //! The cases, by group. Ids are for ever: a case that changes its meaning gets a new one.
 
+mod control;
 mod memory;
 mod net;
 mod protocol;
@@ -15,6 +16,7 @@ pub fn all() -> impl Iterator<Item = &'static Case> {
         memory::CASES,
         ring::CASES,
         net::CASES,
+        control::CASES,
         robust::CASES,
     ]
     .into_iter()
