@@ -343,9 +343,11 @@ pub(super) const CASES: &[Case] = &[
                     flags: DESC_NEXT,
                     next: 0,
                 };
-                ring.queue.set_desc(0, desc);
-                ring.queue.set_avail_entry(0, 0);
-                ring.queue.set_avail_idx(1);
+                if let Some(queue) = ring.queue.as_split() {
+                    queue.set_desc(0, desc);
+                    queue.set_avail_entry(0, 0);
+                    queue.set_avail_idx(1);
+                }
                 if let Some(kick) = &ring.kick {
                     kick.signal();
                 }
