@@ -352,4 +352,6 @@ fn crosses(event: u16, old: u16, new: u16) -> bool {
 }
 
 #[cfg(test)]
+mod reference;
+#[cfg(test)]
 mod tests;

@@ -1,6 +1,7 @@
 //! The other end, for tests: a virtqueue driver as plain as can be, split or packed, that can also lie.
 
 use std::collections::{HashMap, VecDeque};
+use std::fs::File;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -50,6 +51,8 @@ pub(crate) use for_both_formats;
 
 pub(crate) struct Driver {
     pub(crate) mem: Arc<GuestMemory>,
+    /// What the two regions are.
+    pub(crate) files: [File; 2],
     pub(crate) call: EventFd,
     pub(crate) err: EventFd,
     size: u16,
@@ -80,9 +83,14 @@ impl Driver {
             };
             (spec, fd)
         };
-        let mem = GuestMemory::map(vec![region(0), region(1)]).unwrap();
+        let regions = [region(0), region(1)];
+        let files = regions
+            .each_ref()
+            .map(|(_, fd)| File::from(fd.try_clone().unwrap()));
+        let mem = GuestMemory::map(regions.into()).unwrap();
         let driver = Driver {
             mem,
+            files,
             call: EventFd::new().unwrap(),
             err: EventFd::new().unwrap(),
             size,
