@@ -14,6 +14,7 @@ Installs missing packages when run as root; everything else goes to ~/.cache/vfn
                          default: uml, and qemu where that does not boot
   --pairs N              pairs of guests, each with a TCP stream in both directions (1 to 8, default 1)
   --seconds N            length of each measurement (default 5)
+  --ring split|packed    format of the rings of QEMU's guests (default split; User-Mode Linux takes packed ones by itself)
   --tool iperf3|netperf  what makes the streams (default iperf3; netperf is non-free in Debian and reports no intervals)
   --vfnic PROGRAM        use this binary; default: build this checkout with cargo
   --out DIR              keep configuration, logs and results there
@@ -45,13 +46,15 @@ while (($#)); do
     case $1 in
     --help) usage; exit 0 ;;
     --keep) keep=yes; shift; continue ;;
-    --guests | --pairs | --seconds | --tool | --vfnic | --out) (($# > 1)) || fail "$1 needs a value" ;;
+    --guests | --pairs | --seconds | --ring | --tool | --vfnic | --out) (($# > 1)) || fail "$1 needs a value" ;;
     *) fail "unknown option $1 (see --help)" ;;
     esac
     case $1=$2 in
     --guests=uml | --guests=qemu) guests=$2 ;;
     --pairs=[1-8]) pairs=$2 ;;
     --seconds=[1-9] | --seconds=[1-9][0-9] | --seconds=[1-9][0-9][0-9]) seconds=$2 ;;
+    --ring=split) qemu_device_options= ;;
+    --ring=packed) qemu_device_options=,packed=on ;;
     --tool=iperf3 | --tool=netperf) tool=$2 ;;
     --vfnic=?*) vfnic=$(realpath -m "$2") ;;
     --out=?*) out=$2 ;;
