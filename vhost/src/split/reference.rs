@@ -128,7 +128,9 @@ proptest! {
                 }
                 Step::Offer(head) => {
                     if offered.wrapping_sub(told) < SIZE {
-                        drivers.each_mut().map(|driver| driver.offer(head));
+                        for driver in &mut drivers {
+                            driver.offer(head);
+                        }
                         offered = offered.wrapping_add(1);
                     }
                 }
@@ -172,7 +174,9 @@ proptest! {
                 }
                 Step::Event(ahead) => {
                     let event = base.wrapping_add(told).wrapping_add(ahead);
-                    drivers.each_ref().map(|driver| driver.set_used_event(event));
+                    for driver in &drivers {
+                        driver.set_used_event(event);
+                    }
                 }
                 Step::Arm => {
                     // Ours asks for what is behind all that it has seen, theirs for what it has not taken yet.
