@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use vf_model::MacAddr;
+use vf_model::{MacAddr, Profile};
 
 use crate::config::Offloads;
 use crate::experiment::{MAX_PAIRS, Tool};
@@ -140,6 +140,9 @@ pub struct Run {
     /// Queue pairs offered to each guest, which may use fewer [default: 8]
     #[arg(long, value_name = "N")]
     pub queue_pairs: Option<u16>,
+    /// NIC to be like: generic, falcon, siena, ef10, ixgbe, i40e or mlx5-legacy [default: generic]
+    #[arg(long, value_name = "NAME")]
+    pub profile: Option<Profile>,
     /// Do not print QEMU's arguments for each VF
     #[arg(long, short)]
     pub quiet: bool,

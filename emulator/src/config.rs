@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 use vf_model::{
-    Command, FilterSpec, LinkConfig, MacAddr, Mbps, Nanos, Nic, NicConfig, Path as VfPath, Refusal,
-    VfLinkState, VlanProto,
+    Command, FilterSpec, LinkConfig, MacAddr, Mbps, Nanos, Nic, NicConfig, Path as VfPath, Profile,
+    Refusal, VfLinkState, VlanProto,
 };
 use vf_vhost::features;
 
@@ -58,6 +58,8 @@ pub struct NicSettings {
     pub offloads: Offloads,
     /// A tap device of the host as the uplink.
     pub tap: Option<String>,
+    /// Which NIC it is like.
+    pub profile: Profile,
     /// The NIC's filters at the start.
     pub filters: Vec<FilterSpec>,
     /// One entry a VF, in order.
@@ -285,6 +287,8 @@ pub(crate) struct NicSection {
     socket_role: SocketRole,
     tap: Option<String>,
     #[serde(default)]
+    profile: Profile,
+    #[serde(default)]
     filters: Vec<String>,
     #[serde(default)]
     vf: Vec<VfSection>,
@@ -359,6 +363,8 @@ pub struct Overrides {
     pub mac_base: Option<MacAddr>,
     /// Queue pairs of every NIC.
     pub queue_pairs: Option<u16>,
+    /// Which NIC every NIC is like.
+    pub profile: Option<Profile>,
 }
 
 impl Config {
@@ -398,6 +404,7 @@ impl Config {
         }
         for nic in &mut file.nic {
             nic.queue_pairs = over.queue_pairs.unwrap_or(nic.queue_pairs);
+            nic.profile = over.profile.unwrap_or(nic.profile);
         }
         let socket_dir = over
             .socket_dir
@@ -510,7 +517,12 @@ fn check_nic(
             vfs,
         });
     }
-    let filters = check_filters(&name, NicConfig { vfs, mac_base }, section.filters)?;
+    let nic_config = NicConfig {
+        vfs,
+        mac_base,
+        profile: section.profile,
+    };
+    let filters = check_filters(&name, nic_config, section.filters)?;
     let mut vf: Vec<VfSettings> = (0..vfs)
         .map(|i| VfSettings {
             socket: socket_dir.join(if plain_names {
@@ -562,6 +574,7 @@ fn check_nic(
         mtu,
         offloads: section.offloads,
         tap: section.tap,
+        profile: section.profile,
         filters,
         vf,
     })
@@ -712,6 +725,11 @@ mod tests {
             (
                 "[[nic]]\nname='a'\nfilters=['flow-type ether']",
                 "a: filters, 'flow-type ether': filter:",
+            ),
+            ("[[nic]]\nname='a'\nprofile='82599'", "ixgbe"),
+            (
+                "[[nic]]\nname='a'\nprofile='falcon'\nfilters=['flow-type ether proto 2048 vf 1']",
+                "profile falcon holds 0",
             ),
             (
                 "[[nic]]\nname='a'\nfilters=['flow-type ether proto 2048 vf 2']",

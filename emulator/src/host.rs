@@ -66,6 +66,7 @@ impl Planes {
         let config = NicConfig {
             vfs: settings.vfs,
             mac_base: settings.mac_base,
+            profile: settings.profile,
         };
         let (nic_end, hypervisor_end) = PfEnd::pair();
         let mut nic = Nic::new(config);

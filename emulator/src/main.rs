@@ -105,6 +105,7 @@ fn run(args: cli::Run) -> Result<(), Failure> {
         vfs: args.vfs,
         mac_base: args.mac_base,
         queue_pairs: args.queue_pairs,
+        profile: args.profile,
     };
     let config = Config::load(args.config.as_deref(), &over).map_err(usage)?;
     if args.clock == RunClock::Virtual {

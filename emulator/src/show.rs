@@ -32,6 +32,8 @@ pub struct ShowNic {
     pub hypervisor: ShowCpu,
     /// The hypervisor's bridge.
     pub bridge: ShowBridge,
+    /// Which NIC it is like.
+    pub profile: String,
     /// How many filters the NIC has.
     pub filters: u64,
     /// Frames between the NIC and the hypervisor.

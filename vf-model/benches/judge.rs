@@ -6,7 +6,9 @@
 use std::hint::black_box;
 
 use criterion::{Criterion, criterion_group, criterion_main};
-use vf_model::{Command, FrameMeta, Header, MacAddr, Nanos, Nic, NicConfig, Source, VfIndex};
+use vf_model::{
+    Command, FrameMeta, Header, MacAddr, Nanos, Nic, NicConfig, Profile, Source, VfIndex,
+};
 
 const BASE: MacAddr = MacAddr([2, 0, 0, 0, 0, 0]);
 const FLOWS: u32 = 20_000;
@@ -15,6 +17,7 @@ fn nic(vfs: u16) -> Nic {
     Nic::new(NicConfig {
         vfs,
         mac_base: BASE,
+        profile: Profile::Generic,
     })
 }
 

@@ -4,6 +4,7 @@ use std::fmt;
 
 use crate::addr::{MacAddr, Vid};
 use crate::filter::Filter;
+use crate::profile::Profile;
 use crate::rss::{RssKey, RssSpread};
 use crate::steering::{FilterMatch, FilterPriority, FilterSpec};
 use crate::vf::{VfIndex, VfSetting};
@@ -149,6 +150,16 @@ pub enum Refusal {
     #[error("the filter table is full: {room} filters, delete one first")]
     TableFull {
         /// How many filters the NIC's table holds.
+        room: usize,
+    },
+    /// No room for another filter of its kind in the table of a NIC with this profile, or no such filters at all.
+    #[error("filter: a NIC of profile {profile} holds {room} of the kind {matches}")]
+    KindFull {
+        /// What the NIC is like.
+        profile: Profile,
+        /// Of the kind that is meant.
+        matches: FilterMatch,
+        /// How many it holds.
         room: usize,
     },
 }

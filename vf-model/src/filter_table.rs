@@ -10,6 +10,7 @@ use std::net::IpAddr;
 use crate::addr::Vlan;
 use crate::command::Refusal;
 use crate::frame::{Header, be16};
+use crate::profile::{Profile, Rows};
 use crate::steering::{FilterAction, FilterMatch, FilterPriority, FilterSpec};
 
 /// Most filters in the table of a NIC.
@@ -18,7 +19,10 @@ pub const MAX_TABLE_FILTERS: usize = 8192;
 /// The filters of a NIC, in the order in which they win.
 #[derive(Clone, Debug, Default)]
 pub struct FilterTable {
+    profile: Profile,
     rows: BTreeMap<(FilterMatch, FilterPriority), FilterAction>,
+    /// How many rows of each kind are in use.
+    used: [usize; Rows::COUNT],
     index: Index,
 }
 
@@ -109,6 +113,19 @@ impl Hasher for Fold {
 }
 
 impl FilterTable {
+    /// The empty table of a NIC.
+    pub(crate) fn new(profile: Profile) -> FilterTable {
+        FilterTable {
+            profile,
+            ..FilterTable::default()
+        }
+    }
+
+    /// Which NIC's table it is like.
+    pub(crate) fn profile(&self) -> Profile {
+        self.profile
+    }
+
     /// How many filters it holds.
     #[must_use]
     pub fn len(&self) -> usize {
@@ -143,6 +160,16 @@ impl FilterTable {
                 room: MAX_TABLE_FILTERS,
             });
         }
+        let rows = Rows::of(&spec.matches);
+        let (used, room) = (self.used[rows as usize], self.profile.silicon().room(rows));
+        if used >= room {
+            return Err(Refusal::KindFull {
+                profile: self.profile,
+                matches: spec.matches,
+                room,
+            });
+        }
+        self.used[rows as usize] += 1;
         self.rows.insert(row, spec.action);
         self.index(&spec.matches);
         Ok(())
@@ -156,6 +183,7 @@ impl FilterTable {
         match self.rows.remove(&(*matches, priority)) {
             None => Err(Refusal::NoSuchMatch(*matches, priority)),
             Some(_) => {
+                self.used[Rows::of(matches) as usize] -= 1;
                 self.index(matches);
                 Ok(())
             }

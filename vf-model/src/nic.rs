@@ -9,6 +9,7 @@ use crate::filter::Filters;
 use crate::filter_table::{Actions, FilterTable};
 use crate::frame::{FrameMeta, Header};
 use crate::mailbox::{RxFilter, VfRequest};
+use crate::profile::Profile;
 use crate::rss::Rss;
 use crate::stats::{Counters, DropReason};
 use crate::table::{Origin, Reach, VfTable};
@@ -24,6 +25,8 @@ pub struct NicConfig {
     pub vfs: u16,
     /// Address of VF 0; VF i has the i-th after it.
     pub mac_base: MacAddr,
+    /// Which NIC it is like.
+    pub profile: Profile,
 }
 
 /// Where a frame comes from.
@@ -104,6 +107,12 @@ impl Nic {
     #[inline]
     pub fn rss(&self, vf: VfIndex) -> &Rss {
         self.table.rss(vf)
+    }
+
+    /// Which NIC it is like.
+    #[must_use]
+    pub fn profile(&self) -> Profile {
+        self.table.table().profile()
     }
 
     /// The NIC's own filters.

@@ -10,6 +10,7 @@ use crate::link::wire_bytes;
 use crate::mac_index::MacIndex;
 use crate::mailbox::{RxFilter, VfRequest};
 use crate::nic::NicConfig;
+use crate::profile::Silicon;
 use crate::rate::TokenBucket;
 use crate::rss::Rss;
 use crate::stats::DropReason;
@@ -76,6 +77,7 @@ struct Entry {
 pub(crate) struct VfTable {
     entries: Vec<Entry>,
     link_up: bool,
+    silicon: Silicon,
     /// The NIC's own filters.
     table: FilterTable,
     lookup: Lookup,
@@ -123,7 +125,8 @@ impl VfTable {
             lookup: Lookup::new(&entries, true),
             entries,
             link_up: true,
-            table: FilterTable::default(),
+            silicon: config.profile.silicon(),
+            table: FilterTable::new(config.profile),
         }
     }
 
@@ -173,6 +176,7 @@ impl VfTable {
     }
 
     pub(crate) fn apply(&mut self, command: &Command) -> Result<(), Refusal> {
+        let silicon = self.silicon;
         match command {
             // What VFs are looked up in stays as it is.
             Command::InsertFilter(spec) => {
@@ -188,7 +192,7 @@ impl VfTable {
                 return self.entry(*vf)?.rss.set(*key, spread.as_ref());
             }
             Command::FlushFilters => {
-                self.table = FilterTable::default();
+                self.table = FilterTable::new(self.table.profile());
                 return Ok(());
             }
             Command::SetLink { up } => self.link_up = *up,
@@ -208,12 +212,17 @@ impl VfTable {
                     entry.limiter = policy.max_tx_rate.map(TokenBucket::new);
                 }
                 entry.policy = policy;
-                entry.rx = entry.asked.granted(&policy);
+                entry.rx = granted(&entry.asked, &policy, &silicon);
             }
             Command::FilterAdd { vf, filter } => {
                 let entry = self.entry(*vf)?;
                 let mut filters = entry.filters.clone();
                 filters.add(*filter, entry.policy.trust)?;
+                if filters.macs().len() > silicon.vf_macs {
+                    return Err(Refusal::FiltersFull {
+                        room: silicon.vf_macs,
+                    });
+                }
                 if entry.policy.port_vlan.is_some() && filters.names_vlan() {
                     return Err(Refusal::PortVlanAndFilters);
                 }
@@ -237,8 +246,14 @@ impl VfTable {
         if asked == entry.asked {
             return Ok(());
         }
+        let silicon = self.silicon;
+        if asked.unicast.len() > silicon.vf_macs {
+            return Err(Refusal::FiltersFull {
+                room: silicon.vf_macs,
+            });
+        }
         let entry = self.entry(vf)?;
-        let before = std::mem::replace(&mut entry.rx, asked.granted(&entry.policy));
+        let before = std::mem::replace(&mut entry.rx, granted(&asked, &entry.policy, &silicon));
         entry.asked = asked;
         if entry.rx != before {
             self.lookup = Lookup::new(&self.entries, self.link_up);
@@ -347,6 +362,9 @@ impl VfTable {
 
     #[inline(always)]
     fn reach(&self, header: &Header, flow: Actions, vlan: Vlan, origin: Origin) -> Reach {
+        if !self.silicon.switches && origin != Origin::Wire {
+            return self.reach_wire();
+        }
         if !self.table.is_empty()
             && let Some(reach) = self.reach_filter(header, flow, vlan, origin)
         {
@@ -525,6 +543,14 @@ impl Entry {
             |vlans: &Vec<Vid>| vlan == Vlan::NONE || vlan.is_service() || lists(vlans, vlan);
         self.takes_part(vlan) && self.rx.vlans.as_ref().is_none_or(wants)
     }
+}
+
+/// What of a driver's wishes is in force.
+fn granted(asked: &RxFilter, policy: &VfPolicy, silicon: &Silicon) -> RxFilter {
+    let mut asked = asked.clone();
+    asked.mode.promisc &= silicon.promiscuous;
+    asked.mode.alluni &= silicon.promiscuous;
+    asked.granted(policy)
 }
 
 fn lists(vlans: &[Vid], vlan: Vlan) -> bool {

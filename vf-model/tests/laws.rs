@@ -11,9 +11,9 @@ use proptest::prelude::*;
 use proptest::sample::select;
 use vf_model::{
     BridgePort, Command, Counters, DropReason, FilterAction, FilterMatch, FilterSpec, FlowEnd,
-    FrameMeta, Header, HypervisorModel, MAX_FRAME, MacAddr, Nanos, Nic, NicConfig, Path, Refusal,
-    RxMode, Source, TagEdit, Transport, Verdict, VfIndex, VfLinkState, VfRequest, VfSetting, Vid,
-    VlanTag,
+    FrameMeta, Header, HypervisorModel, MAX_FRAME, MacAddr, Nanos, Nic, NicConfig, Path, Profile,
+    Refusal, RxMode, Source, TagEdit, Transport, Verdict, VfIndex, VfLinkState, VfRequest,
+    VfSetting, Vid, VlanTag,
 };
 
 const VFS: u8 = 4;
@@ -75,9 +75,14 @@ fn meta(bytes: &[u8], beyond: u32) -> FrameMeta {
 
 impl Host {
     fn new(acts: &[Act], paths: &[Path]) -> Host {
+        Host::like(Profile::Generic, acts, paths)
+    }
+
+    fn like(profile: Profile, acts: &[Act], paths: &[Path]) -> Host {
         let config = NicConfig {
             vfs: VFS.into(),
             mac_base: BASE,
+            profile,
         };
         let mut host = Host {
             nic: Nic::new(config),
@@ -291,7 +296,8 @@ fn promised(nic: &Nic, source: Source, bytes: &[u8]) -> (BTreeMap<u8, Vec<u8>>, 
         let chosen = asked(vf).mac.filter(|_| chooses(vf));
         chosen.unwrap_or(nic.policy(vf).mac)
     };
-    let promisc = |vf: VfIndex| asked(vf).mode.promisc && trusted(vf);
+    let discreet = [Profile::Falcon, Profile::Siena, Profile::Ixgbe].contains(&nic.profile());
+    let promisc = |vf: VfIndex| asked(vf).mode.promisc && trusted(vf) && !discreet;
     let receives = |vf: VfIndex, tag: Option<(u16, u16)>| {
         let wanted = match (tag, &asked(vf).vlans) {
             (Some((0x8100, vid)), Some(vlans)) if vid != 0 => {
@@ -359,6 +365,9 @@ fn promised(nic: &Nic, source: Source, bytes: &[u8]) -> (BTreeMap<u8, Vec<u8>>, 
         Source::Wire if !nic.link_up() => return nothing,
         Source::Wire | Source::Pf => {}
     }
+    if matches!(nic.profile(), Profile::Falcon | Profile::Siena) && source != Source::Wire {
+        return (BTreeMap::new(), nic.link_up().then_some(on_the_way));
+    }
     let tag = tag_of(&on_the_way);
     let group = dst.is_multicast();
     let all = || (0..VFS).map(VfIndex).filter(|vf| receives(*vf, tag));
@@ -372,7 +381,7 @@ fn promised(nic: &Nic, source: Source, bytes: &[u8]) -> (BTreeMap<u8, Vec<u8>>, 
     };
     let only = filter.is_some_and(|spec| spec.matches != FilterMatch::UnknownUnicast);
     let interested = all().filter(|vf| {
-        let alluni = asked(*vf).mode.alluni && trusted(*vf);
+        let alluni = asked(*vf).mode.alluni && trusted(*vf) && !discreet;
         let for_it = if group || known {
             group || has(*vf, dst, tag)
         } else {
@@ -656,9 +665,10 @@ proptest! {
         other_paths in any_paths(),
         traffic in vec((any_gap(), proptest::option::weighted(0.2, any_paths()), any_traffic()), 1..16),
         beyond in select(vec![0, 0, 0, MAX_FRAME - 64, MAX_FRAME - 60, MAX_FRAME - 59]),
+        profile in select(Profile::all().collect::<Vec<_>>()),
     ) {
-        let mut host = Host::new(&acts, &paths);
-        let mut other = Host::new(&acts, &other_paths);
+        let mut host = Host::like(profile, &acts, &paths);
+        let mut other = Host::like(profile, &acts, &other_paths);
         (host.beyond, other.beyond) = (beyond, beyond);
         for (gap, switched, (source, frame)) in traffic {
             host.now += gap;

@@ -1,8 +1,8 @@
 //! The words that a configuration file and a JSON reader see.
 
 use vf_model::{
-    Command, Filter, MAX_UNTRUSTED_FILTERS, MacAddr, Mbps, Nic, NicConfig, Path, Refusal, VfIndex,
-    VfLinkState, VfSetting, VlanProto,
+    Command, Filter, MAX_UNTRUSTED_FILTERS, MacAddr, Mbps, Nic, NicConfig, Path, Profile, Refusal,
+    VfIndex, VfLinkState, VfSetting, VlanProto,
 };
 
 #[derive(Debug, PartialEq, serde::Deserialize)]
@@ -26,6 +26,7 @@ fn nic() -> Nic {
     Nic::new(NicConfig {
         vfs: 256,
         mac_base: MacAddr([2, 0, 0, 0, 1, 0]),
+        profile: Profile::Generic,
     })
 }
 
@@ -88,6 +89,7 @@ fn the_last_of_256_vfs_is_there() {
     let mut small = Nic::new(NicConfig {
         vfs: 2,
         mac_base: MacAddr([2, 0, 0, 0, 1, 0]),
+        profile: Profile::Generic,
     });
     let refused = small.apply(&command("vf 2 set trust on")).unwrap_err();
     assert_eq!(refused.to_string(), "vf2: the VFs of this NIC are 0 to 1");
@@ -123,4 +125,42 @@ fn filters_are_limited_and_do_not_mix_with_a_port_vlan() {
         .unwrap();
     let group = nic.apply(&command("vf 1 mac add ff:ff:ff:ff:ff:ff"));
     assert_eq!(group, Err(Refusal::NotUnicast(MacAddr::BROADCAST)));
+}
+
+#[test]
+fn a_profile_says_which_filters_there_are() {
+    let filled = |profile, matches: &dyn Fn(u16) -> String| {
+        let mut nic = Nic::new(NicConfig {
+            vfs: 2,
+            mac_base: MacAddr([2, 0, 0, 0, 1, 0]),
+            profile,
+        });
+        let added = (1..=8192).map(|n| command(&format!("filter add {} vf 1", matches(n))));
+        let refused = added.map(|c| nic.apply(&c)).find_map(Result::err);
+        (nic.filter_table().len(), refused.map(|r| r.to_string()))
+    };
+    let types = |n| format!("flow-type ether proto {}", 0x8800 + n);
+    let (held, refused) = filled(Profile::Ixgbe, &types);
+    assert_eq!(held, 5);
+    assert!(
+        refused
+            .unwrap()
+            .contains("profile ixgbe holds 5 of the kind flow-type ether proto")
+    );
+    let flows = |n| format!("flow-type tcp4 dst-ip 10.0.0.1 dst-port {n}");
+    assert_eq!(filled(Profile::Falcon, &flows), (8192, None));
+    assert_eq!(filled(Profile::Mlx5Legacy, &flows).0, 0);
+    let flows = |n| format!("flow-type tcp6 dst-ip fd00::1 dst-port {n}");
+    let (held, refused) = filled(Profile::Siena, &flows);
+    assert_eq!(held, 0);
+    assert!(
+        refused
+            .unwrap()
+            .contains("profile siena holds 0 of the kind flow-type tcp6")
+    );
+    for profile in Profile::all() {
+        assert_eq!(profile.to_string().parse(), Ok(profile));
+        let json = serde_json::to_value(profile).unwrap();
+        assert_eq!(json, serde_json::json!(profile.to_string()));
+    }
 }

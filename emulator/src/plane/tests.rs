@@ -8,7 +8,7 @@ use proptest::prelude::*;
 use vf_conformance::net::{NetConfig, NetDevice, NetHeader, Notify, RxFrame};
 use vf_model::{
     Command, CostModel, Counters, DropReason, HypervisorModel, LinkConfig, MacAddr, Nanos, Nic,
-    NicConfig, Path, VfIndex,
+    NicConfig, Path, Profile, VfIndex,
 };
 use vf_vhost::eventfd::EventFd;
 use vf_vhost::frame::FrameBuf;
@@ -179,6 +179,7 @@ impl Bench {
         let config = NicConfig {
             vfs: paths.len() as u16,
             mac_base: MAC_BASE,
+            profile: Profile::Generic,
         };
         let (nic_end, hypervisor_end) = PfEnd::pair();
         let (near, far) = WireEnd::pair(LinkConfig::default(), slack);

@@ -126,6 +126,7 @@ fn nic(host: &Host, at: Nanos, seconds: f64, before: &mut Busy) -> ShowNic {
             moved: bridge.moved,
             floods: bridge.floods,
         },
+        profile: adapter.nic.profile().to_string(),
         filters: adapter.nic.filter_table().len() as u64,
         pf: pf_counters(&adapter.nic, &hypervisor.model),
         vfs,

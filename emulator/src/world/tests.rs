@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use vf_conformance::frontend::Frontend;
 use vf_conformance::net::{NetConfig, NetDevice, NetHeader, Notify, RxFrame};
-use vf_model::{LinkConfig, MacAddr, VfSetting};
+use vf_model::{LinkConfig, MacAddr, Profile, VfSetting};
 use vf_vhost::endpoint::Endpoint;
 
 use super::*;
@@ -27,6 +27,7 @@ fn nic(name: &str, mac: u8, vfs: &[PolicySettings]) -> NicSettings {
         mtu: 1500,
         offloads: Offloads::default(),
         tap: None,
+        profile: Profile::Generic,
         filters: Vec::new(),
         vf: vfs.iter().map(vf).collect(),
     }

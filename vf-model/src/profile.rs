@@ -1,0 +1,199 @@
+//! Silicon profiles: what some families of NICs can do and how much of it, as a table that policy is checked against. Never
+//! another way through the code.
+
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+
+use crate::command::Refusal;
+use crate::filter::MAX_FILTERS;
+use crate::filter_table::MAX_TABLE_FILTERS;
+use crate::steering::FilterMatch;
+
+/// Which NIC this one is like.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Profile {
+    /// None: all there is.
+    #[default]
+    Generic,
+    /// Solarflare SFC4000: no switch, two banks of filters on IPv4 flows.
+    Falcon,
+    /// Solarflare SFC9000: no switch, filters on IPv4 flows and on addresses, one address a VF.
+    Siena,
+    /// Solarflare SFC9100 and X2: a switch, and filters of all kinds.
+    Ef10,
+    /// Intel 82599: no VF receives what has nobody's address.
+    Ixgbe,
+    /// Intel X710: filters on flows and on addresses.
+    I40e,
+    /// NVIDIA ConnectX in legacy mode: a switch by address and no filters for VFs.
+    Mlx5Legacy,
+}
+
+/// What a profile says.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Silicon {
+    /// Whether frames that VFs send are switched to other VFs; else all leave on the wire.
+    pub(crate) switches: bool,
+    /// Whether a VF can receive frames from the wire that are for nobody here.
+    pub(crate) promiscuous: bool,
+    /// Most addresses besides its own that a VF can have.
+    pub(crate) vf_macs: usize,
+    /// Most filters on IPv4 flows and local ends.
+    flows4: usize,
+    /// Most filters on IPv6 flows and local ends.
+    flows6: usize,
+    /// Most filters on addresses.
+    macs: usize,
+    /// Most filters on types.
+    ethertypes: usize,
+    /// Most filters on unknown stations and groups.
+    unknown: usize,
+}
+
+/// Filters that share their rows of the table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Rows {
+    Flows4,
+    Flows6,
+    Macs,
+    EtherTypes,
+    Unknown,
+}
+
+impl Rows {
+    /// How many there are.
+    pub(crate) const COUNT: usize = 5;
+
+    pub(crate) fn of(matches: &FilterMatch) -> Rows {
+        match matches {
+            FilterMatch::Full { local, .. } | FilterMatch::Local { local, .. } => {
+                match local.ip.is_ipv4() {
+                    true => Rows::Flows4,
+                    false => Rows::Flows6,
+                }
+            }
+            FilterMatch::MacVlan { .. } | FilterMatch::Mac(_) => Rows::Macs,
+            FilterMatch::EtherType(_) => Rows::EtherTypes,
+            FilterMatch::UnknownMulticast | FilterMatch::UnknownUnicast => Rows::Unknown,
+        }
+    }
+}
+
+impl Silicon {
+    /// Most filters of a kind.
+    pub(crate) fn room(&self, rows: Rows) -> usize {
+        match rows {
+            Rows::Flows4 => self.flows4,
+            Rows::Flows6 => self.flows6,
+            Rows::Macs => self.macs,
+            Rows::EtherTypes => self.ethertypes,
+            Rows::Unknown => self.unknown,
+        }
+    }
+}
+
+impl Profile {
+    /// Every profile there is.
+    pub fn all() -> impl Iterator<Item = Profile> {
+        [
+            Profile::Generic,
+            Profile::Falcon,
+            Profile::Siena,
+            Profile::Ef10,
+            Profile::Ixgbe,
+            Profile::I40e,
+            Profile::Mlx5Legacy,
+        ]
+        .into_iter()
+    }
+
+    /// Sizes from Linux's drivers of the NICs (sfc's farch.c and mcdi_filters.c, ixgbe, i40e), no more than
+    /// [`MAX_TABLE_FILTERS`] of all kinds.
+    pub(crate) fn silicon(self) -> Silicon {
+        const ALL: usize = MAX_TABLE_FILTERS;
+        let generic = Silicon {
+            switches: true,
+            promiscuous: true,
+            vf_macs: MAX_FILTERS,
+            flows4: ALL,
+            flows6: ALL,
+            macs: ALL,
+            ethertypes: ALL,
+            unknown: 2,
+        };
+        let none = Silicon {
+            flows4: 0,
+            flows6: 0,
+            macs: 0,
+            ethertypes: 0,
+            unknown: 0,
+            ..generic
+        };
+        match self {
+            Profile::Generic => generic,
+            Profile::Falcon => Silicon {
+                switches: false,
+                promiscuous: false,
+                vf_macs: 0,
+                flows4: ALL,
+                ..none
+            },
+            Profile::Siena => Silicon {
+                switches: false,
+                promiscuous: false,
+                vf_macs: 0,
+                flows4: ALL,
+                macs: 512,
+                unknown: 2,
+                ..none
+            },
+            Profile::Ef10 => Silicon {
+                vf_macs: 32,
+                ..generic
+            },
+            // The flow director's table, and what is left of eight filters on types.
+            Profile::Ixgbe => Silicon {
+                promiscuous: false,
+                flows4: ALL,
+                macs: 128,
+                ethertypes: 5,
+                ..none
+            },
+            Profile::I40e => Silicon {
+                flows4: ALL,
+                flows6: ALL,
+                macs: 3072,
+                ..none
+            },
+            Profile::Mlx5Legacy => none,
+        }
+    }
+}
+
+impl fmt::Display for Profile {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Profile::Generic => "generic",
+            Profile::Falcon => "falcon",
+            Profile::Siena => "siena",
+            Profile::Ef10 => "ef10",
+            Profile::Ixgbe => "ixgbe",
+            Profile::I40e => "i40e",
+            Profile::Mlx5Legacy => "mlx5-legacy",
+        })
+    }
+}
+
+impl FromStr for Profile {
+    type Err = Refusal;
+
+    fn from_str(text: &str) -> Result<Profile, Refusal> {
+        const NAMES: &str = "generic, falcon, siena, ef10, ixgbe, i40e or mlx5-legacy";
+        let mut all = Profile::all();
+        all.find(|profile| profile.to_string() == text)
+            .ok_or_else(|| Refusal::word("profile", text, NAMES))
+    }
+}
