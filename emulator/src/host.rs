@@ -13,7 +13,7 @@ use vf_vhost::vring::Vring;
 
 use crate::clock::Clock;
 use crate::config::{NicSettings, PolicySettings};
-use crate::mailbox;
+use crate::mailbox::{self, Pace};
 use crate::plane::{self, Adapter, Borrowed, Hypervisor, Owner, PfEnd, Pool, Uplink};
 
 /// A NIC with everything around it.
@@ -42,6 +42,8 @@ pub struct Vf {
     pub fault: Option<String>,
     /// What its driver asked for and did not get, since the front end connected.
     refused: u64,
+    /// How many commands it gives.
+    pace: Pace,
 }
 
 /// The two planes of a host, before anybody owns them.
@@ -178,6 +180,7 @@ impl Host {
             rings,
             fault,
             refused,
+            pace,
         } = vfs.get_mut(vf.index())?;
         let mut device = VfDevice {
             held: Held::Nothing,
@@ -189,6 +192,7 @@ impl Host {
             rings,
             fault,
             refused,
+            pace,
             clock,
         };
         Some(serve(endpoint.as_mut()?, &mut device))
@@ -305,6 +309,7 @@ struct VfDevice<'a> {
     rings: &'a mut u16,
     fault: &'a mut Option<String>,
     refused: &'a mut u64,
+    pace: &'a mut Pace,
     clock: &'a Clock,
 }
 
@@ -382,6 +387,10 @@ impl Device for VfDevice<'_> {
     }
 
     fn command(&mut self, command: &control::Command) -> bool {
+        if !self.pace.allows(self.clock.now()) {
+            *self.refused += 1;
+            return false;
+        }
         let Err(why) = self.request(|asked| mailbox::request(command, asked)) else {
             return true;
         };

@@ -1,7 +1,31 @@
-//! What the commands of a guest's driver mean to its NIC. Never obeys one.
+//! What the commands of a guest's driver mean to its NIC, and how many of them are too many. Never obeys one.
 
-use vf_model::{MacAddr, Refusal, RxFilter, VfRequest, Vid};
+use vf_model::{MacAddr, Nanos, Refusal, RxFilter, VfRequest, Vid};
 use vf_vhost::control::{Command, RxMode};
+
+/// Commands that a driver may give in a row: one for each VLAN.
+const IN_A_ROW: u64 = 4096;
+/// Time between two commands in the long run. Each stops both planes for a moment, and other VFs with them.
+const INTERVAL: Nanos = Nanos(500_000);
+
+/// How many commands a driver has given of late.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Pace {
+    /// When the last of them would have been due at an even pace.
+    due: Nanos,
+}
+
+impl Pace {
+    /// Whether one more is not too many.
+    pub(crate) fn allows(&mut self, now: Nanos) -> bool {
+        let due = self.due.max(now);
+        let allowed = due.0 - now.0 < IN_A_ROW * INTERVAL.0;
+        if allowed {
+            self.due = due + INTERVAL;
+        }
+        allowed
+    }
+}
 
 /// What the command of a driver means to its NIC, given what the driver has asked for before. `Ok(None)`: nothing.
 pub(crate) fn request(command: &Command, asked: &RxFilter) -> Result<Option<VfRequest>, Refusal> {
@@ -30,4 +54,18 @@ pub(crate) fn request(command: &Command, asked: &RxFilter) -> Result<Option<VfRe
         Command::Vlan { vid, on: true } => VfRequest::VlanAdd(Vid::new(*vid)?),
         Command::Vlan { vid, on: false } => VfRequest::VlanDel(Vid::new(*vid)?),
     }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_driver_that_only_gives_commands_is_slowed_down() {
+        let mut pace = Pace::default();
+        let mut obeyed = |now| (0..10_000).filter(|_| pace.allows(Nanos(now))).count();
+        assert_eq!(obeyed(1_000), 4096);
+        assert_eq!(obeyed(1_000 + 10 * INTERVAL.0), 10);
+        assert_eq!(obeyed(1_000_000_000_000), 4096);
+    }
 }
