@@ -191,12 +191,21 @@ impl Endpoint {
         }
     }
 
-    /// Calls the driver in band for one of the `meant` rings that wants it; `false` if none does.
-    /// Then [`Endpoint::poll`] until it has [answered](Endpoint::awaits_reply).
-    pub fn call(&mut self, meant: impl Fn(u32) -> bool) -> bool {
+    /// Calls the driver in band for a ring: whoever runs it knows whether it wants that. `false` if
+    /// it is not called so. Then [`Endpoint::hear_replies`] until it has
+    /// [answered](Endpoint::awaits_reply).
+    pub fn call(&mut self, ring: u32) -> bool {
         self.connection
             .as_mut()
-            .is_some_and(|connection| connection.session.call(meant))
+            .is_some_and(|connection| connection.session.call(ring))
+    }
+
+    /// Takes the front end's answers to our requests, as [`Endpoint::poll`] does, and nothing else.
+    pub fn hear_replies(&mut self, now: Instant, dev: &mut dyn Device) {
+        let connection = self.connection.as_mut();
+        if let Some(Err(why)) = connection.map(|connection| connection.session.hear_replies()) {
+            self.close(Some(why), now, dev);
+        }
     }
 
     /// Whether the front end has still to answer a request of ours.
@@ -206,23 +215,22 @@ impl Endpoint {
             .is_some_and(|connection| connection.session.awaited_reply().is_some())
     }
 
-    /// The sockets on which something to [`Endpoint::poll`] for may arrive; for callers that do not
+    /// The socket on which something to [`Endpoint::poll`] for may arrive; for callers that do not
     /// [`Endpoint::register`].
-    pub fn sockets(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
-        let own = match (&self.connection, &self.role) {
+    pub fn socket(&self) -> Option<BorrowedFd<'_>> {
+        match (&self.connection, &self.role) {
             (Some(connection), _) => connection
                 .kick
                 .is_none()
                 .then(|| connection.channel.as_fd()),
             (None, Role::Server(listener)) => Some(listener.as_fd()),
             (None, _) => None,
-        };
-        let session = self
-            .connection
-            .as_ref()
-            .map(|connection| &connection.session);
-        own.into_iter()
-            .chain(session.and_then(Session::awaited_reply))
+        }
+    }
+
+    /// The socket on which something to [`Endpoint::hear_replies`] for may arrive.
+    pub fn awaited_reply(&self) -> Option<BorrowedFd<'_>> {
+        self.connection.as_ref()?.session.awaited_reply()
     }
 
     /// Ends the session, if there is one; the next front end is welcome at once.
@@ -294,7 +302,8 @@ impl Endpoint {
             if self.connection.is_some() && self.serve(now, dev) {
                 break;
             }
-            if !self.admit(now, dev) {
+            // While a driver waits for its kick to be looked at, the next front end can wait, too.
+            if self.kick().is_some() || !self.admit(now, dev) {
                 return false;
             }
         }

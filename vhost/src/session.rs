@@ -202,8 +202,6 @@ struct RingState {
     kick: Option<EventFd>,
     call: Option<EventFd>,
     err: Option<EventFd>,
-    /// Signalled in place of `call` when the driver is to be called in band.
-    called: Option<EventFd>,
     /// What the driver has said about it.
     coalescing: Option<Coalescing>,
 }
@@ -270,17 +268,17 @@ impl Session {
             .is_some_and(|backend| backend.send(message::CONFIG_CHANGE_MSG, &[], in_band))
     }
 
-    /// Calls the driver in band for one of the `meant` rings that wants it; `false` if none does. A
-    /// reply is due then, and the next call should wait for it.
-    pub fn call(&mut self, meant: impl Fn(u32) -> bool) -> bool {
-        let called = |state: &RingState| state.called.as_ref().is_some_and(EventFd::drain);
-        let mut rings = self.rings.iter().enumerate();
-        let ring = rings.find(|(ring, state)| meant(*ring as u32) && called(state));
-        let (Some(backend), Some((ring, _))) = (&mut self.backend, ring) else {
-            return false;
-        };
-        let payload = [(ring as u32).to_ne_bytes(), [0; 4]];
-        backend.send(message::VRING_CALL, payload.as_flattened(), true)
+    /// Calls the driver in band for a ring that runs; `false` if it is not called so. A reply is due
+    /// then, and the next call should wait for it.
+    pub fn call(&mut self, ring: u32) -> bool {
+        let in_band = self.in_band();
+        let state = self.rings.get(ring as usize);
+        let callable = state.is_some_and(|state| state.running && state.call.is_none());
+        let payload = [ring.to_ne_bytes(), [0; 4]];
+        self.backend
+            .as_mut()
+            .filter(|_| in_band && callable)
+            .is_some_and(|backend| backend.send(message::VRING_CALL, payload.as_flattened(), true))
     }
 
     /// The socket on which a reply of the front end is due, if one is.
@@ -698,18 +696,12 @@ impl Session {
     /// Gives a ring to the device if all that it needs is there. Otherwise it waits: memory, say,
     /// comes region by region.
     fn resume(&mut self, ring: u32, dev: &mut dyn Device) {
-        let in_band = self.in_band();
         let ready = |state: &&mut RingState| state.started && !state.running;
         let Some(state) = self.rings.get_mut(ring as usize).filter(ready) else {
             return;
         };
         let setup = state.setup;
-        if in_band && state.called.is_none() {
-            // Without one, the driver has to poll.
-            state.called = EventFd::new().ok();
-        }
-        let call = state.call.as_ref().or(state.called.as_ref()).cloned();
-        let (kick, err) = (state.kick.clone(), state.err.clone());
+        let (kick, call, err) = (state.kick.clone(), state.call.clone(), state.err.clone());
         if self.features.is_none() || setup.size == 0 {
             return;
         }

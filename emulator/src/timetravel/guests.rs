@@ -167,21 +167,20 @@ impl Guest {
         let _ = self.stream.shutdown(std::net::Shutdown::Both);
     }
 
-    /// Tells the guest that it runs from `time` on.
-    pub(super) fn run(&mut self, time: u64) {
+    /// Tells the guest that it runs from `time` on; `false` if it has died.
+    pub(super) fn run(&mut self, time: u64) -> bool {
         self.seq = self.seq.wrapping_add(1);
         let run = Message {
             op: Op::Run,
             seq: self.seq,
             time,
         };
-        self.send(run);
+        self.send(run)
     }
 
-    fn send(&self, message: Message) {
-        // As for `answer`.
+    fn send(&self, message: Message) -> bool {
         let flags = SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
-        let _ = send(&self.stream, &message.to_bytes(), flags);
+        send(&self.stream, &message.to_bytes(), flags).is_ok()
     }
 }
 

@@ -23,6 +23,7 @@ enum Voice {
     Stop,
     Guest(usize),
     Vf(usize, VfIndex),
+    Reply(usize, VfIndex),
     Door,
 }
 
@@ -47,6 +48,7 @@ impl Simulation {
                 self.take(g, heard);
             }
             Voice::Vf(h, vf) => self.serve(h, vf),
+            Voice::Reply(h, vf) => self.hear_reply(h, vf),
             Voice::Door => self
                 .guests
                 .push(self.door.admit().map_err(system("calendar"))?),
@@ -67,9 +69,14 @@ impl Simulation {
         }
         for (h, (host, owners)) in hosts.iter().zip(&self.owners).enumerate() {
             for (i, (vf, owner)) in host.vfs.iter().zip(owners).enumerate() {
-                if self.turn.is_none() || owner.is_none() || *owner == self.turn {
-                    let fds = vf.endpoint.iter().flat_map(Endpoint::sockets);
-                    voices.extend(fds.map(|fd| (Voice::Vf(h, VfIndex::from(i)), fd)));
+                if self.turn.is_some() && owner.is_some() && *owner != self.turn {
+                    continue;
+                }
+                if let Some(endpoint) = &vf.endpoint {
+                    let vf = VfIndex::from(i);
+                    let reply = endpoint.awaited_reply();
+                    voices.extend(reply.map(|fd| (Voice::Reply(h, vf), fd)));
+                    voices.extend(endpoint.socket().map(|fd| (Voice::Vf(h, vf), fd)));
                 }
             }
         }
@@ -205,6 +212,15 @@ impl Simulation {
         host.serve(vf, |endpoint, device| {
             endpoint.acknowledge_kick(now, device)
         });
+    }
+
+    fn hear_reply(&mut self, h: usize, vf: VfIndex) {
+        let mut host = self.world.host(h).borrow_mut();
+        host.serve(vf, |endpoint, device| {
+            endpoint.hear_replies(Instant::now(), device);
+        });
+        drop(host);
+        self.note_session(h, vf);
     }
 
     /// Has the hosts whose rings have been started or stopped look at what is left, now that no guest runs. Before that the time is

@@ -334,11 +334,6 @@ impl Simulation {
 
     /// Lets a guest run until it stops.
     fn run_guest(&mut self, g: usize) -> Result<(), SimulationError> {
-        if self.guests[g].state == State::Waiting {
-            // It may have died in the meantime.
-            let heard = self.guests[g].hear();
-            self.take(g, heard);
-        }
         let now = self.world.now();
         let shared = self.schedule.is_used_by(id(g));
         let limit = self.limit(g);
@@ -352,9 +347,12 @@ impl Simulation {
             }
             State::Waiting => {
                 self.schedule.run(id(g), now, limit);
+                if !guest.run(bearable(now)) {
+                    self.lose(g);
+                    return Ok(());
+                }
                 guest.state = State::Running;
                 guest.unanswered += u32::from(!shared);
-                guest.run(bearable(now));
             }
             _ => return Ok(()),
         }
@@ -381,8 +379,9 @@ impl Simulation {
         direction: Direction,
     ) -> Result<(), SimulationError> {
         self.schedule.stop(self.world.now());
-        let meant = |ring: u32| ring.is_multiple_of(2) == (direction == Direction::Rx);
-        while self.endpoint(h, vf, |endpoint| endpoint.call(meant)) {
+        // A guest on this clock has one pair of queues.
+        let ring = direction as u32;
+        if self.endpoint(h, vf, |endpoint| endpoint.call(ring)) {
             self.interrupts += 1;
             self.await_reply(h, vf)?;
         }

@@ -493,3 +493,5 @@ fn nobody_sleeps_for_ever() {
     let verdict = outcome.unwrap_err().to_string();
     assert!(verdict.starts_with("guest 8 sleeps for ever"), "{verdict}");
 }
+
+mod shared;
