@@ -15,11 +15,11 @@ Installs Debian's dpdk and openvswitch-switch-dpdk when run as root; everything 
   --quick           two rounds of rings and latency with fewer sizes: about two minutes
   --rounds N        rounds (default 5)
   --seconds S       how long each run is measured (default 0.5)
-  --peers LIST      back ends with commas (default testpmd-io,testpmd-mac,ovs-normal,ovs-filters,vfnic)
+  --peers LIST      back ends with commas (default testpmd-io,vfnic,testpmd-mac,ovs-normal,ovs-filters)
   --cpus G,B        CPU of the generator and of the back end (default 0,1)
   --vfnic PROGRAM   use this binary; default: build this checkout with cargo
   --bench PROGRAM   use this vf-conformance, likewise
-  --out DIR         keep the figures (vf-conformance compare DIR/*.json) and logs there
+  --out DIR         keep the figures (vf-conformance compare DIR/PART-*.json) and logs there
   --help            this text
 
 Exit code: 0 everything ran, 1 something did not, 2 something is missing.
@@ -29,7 +29,7 @@ USAGE
 here=$(dirname "$(realpath "${BASH_SOURCE[0]}")")
 parts=(rings bidir ports flows filters attached latency idle)
 vfnic=${VFNIC:-} bench='' out='' rounds=5 seconds=0.5 quick=0 chosen=() cpus=0,1
-peers=(testpmd-io testpmd-mac ovs-normal ovs-filters vfnic)
+peers=(testpmd-io vfnic testpmd-mac ovs-normal ovs-filters)
 sizes=64,128,512,1518
 filters=8192 # as many as the NIC takes
 
@@ -254,8 +254,8 @@ load() { # LABEL OPTIONS...: one run of the generator
     local label=$1 socket ports=() error
     shift
     for socket in "${sockets[@]}"; do ports+=(--socket "$socket"); done
-    printf -v file '%s/%04d-%s.json' "$results" "$((++serial))" "$label"
-    error=$("$bench" bench "${ports[@]}" --label "$label" --cpu "$generator_cpu" --rounds 1 --seconds "$seconds" --json "$file" "$@" 2>&1 >/dev/null) ||
+    printf -v file '%s/%s-%04d-%s.json' "$results" "$part" "$((++serial))" "$label"
+    error=$("$bench" bench "${ports[@]}" --label "$label" --cpu "$generator_cpu" --back-end-cpu "$back_end_cpu" --rounds 1 --seconds "$seconds" --json "$file" "$@" 2>&1 >/dev/null) ||
         complain "$label" "${error##*$'\n'} ($*)"
 }
 
@@ -274,11 +274,9 @@ in_turn() { # PORTS FUNCTION [LABEL...]
     for label in "$@"; do with "$count" "$label" "$what"; done
 }
 
-all_rings() {
-    load "$1" --size "$sizes" --layout vec
-    load "$1" --size "$sizes" --layout mrg
-    load "$1" --size "$sizes" --layout mrg --ring packed
-}
+split_vec() { load "$1" --size "$sizes" --layout vec; }
+split_mrg() { load "$1" --size "$sizes" --layout mrg; }
+packed() { load "$1" --size "$sizes" --layout mrg --ring packed; }
 both_ways() { load "$1" --mode bidir --size "$sizes"; }
 every_port() { load "$1" --mode bidir --size 64; }
 many_flows() {
@@ -317,23 +315,25 @@ for ((round = 1; round <= rounds; round++)); do
     echo "round $round of $rounds" >&2
     for part in "${chosen[@]}"; do
         case $part in
-        rings) in_turn 2 all_rings "${peers[@]}" ;;
+        rings) for ring in split_vec split_mrg packed; do in_turn 2 "$ring" "${peers[@]}"; done ;;
         bidir) in_turn 2 both_ways "${peers[@]}" ;;
         ports) for n in 4 8; do in_turn "$n" every_port "${peers[@]}"; done ;;
         flows) in_turn 2 many_flows "${peers[@]}" ;;
         filters) in_turn 2 one_flow testpmd-io vfnic-empty vfnic ;;
-        attached) in_turn 64 two_active vfnic ;;
+        attached) in_turn 2 one_flow vfnic && in_turn 64 two_active vfnic ;;
         latency) in_turn 2 there_and_back "${peers[@]}" ;;
         idle) ((round > 1)) || in_turn 64 idle vfnic ;;
         esac
     done
 done
 
-if compgen -G "$results/*.json" >/dev/null; then
+for part in "${chosen[@]}"; do
+    compgen -G "$results/$part-*.json" >/dev/null || continue
     base=()
-    compgen -G "$results/*-testpmd-io.json" >/dev/null && base=(--base testpmd-io)
-    "$bench" compare "${base[@]}" "$results"/*.json || verdict=1
-fi
+    ! compgen -G "$results/$part-*-testpmd-io.json" >/dev/null || base=(--base testpmd-io)
+    printf '\n%s\n\n' "$part"
+    "$bench" compare "${base[@]}" "$results/$part"-*.json || verdict=1
+done
 [[ -z $idle_line ]] || echo "$idle_line"
 cycles=$(grep -ho 'CPU cycles/packet=[0-9.]*' "$logs/testpmd-io.log" 2>/dev/null | tail -n 1)
 [[ -z $cycles ]] || echo "testpmd io, its own counter at the last run: $cycles"

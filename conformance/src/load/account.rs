@@ -50,6 +50,9 @@ pub(crate) struct Measured {
     pub(crate) ring_full: f64,
     /// Share of the time in which nothing could be sent or received.
     pub(crate) idle: f64,
+    /// Frames received on the port that got fewest, as a share of those on the port that got most,
+    /// of the ports that frames were sent to.
+    pub(crate) fairness: f64,
     /// Generator's busy time a frame sent or received, in nanoseconds.
     pub(crate) busy_ns: f64,
     /// Latencies or round trips in nanoseconds.
@@ -75,6 +78,8 @@ pub(crate) struct Account<'a> {
     sequences: Sequences,
     latency: Histogram<u64>,
     count: Count,
+    /// Frames received on each port while it is measured.
+    by_port: Vec<u64>,
     foreign: u64,
     bad: u64,
     begun: Option<(u64, Count)>,
@@ -100,6 +105,7 @@ impl<'a> Account<'a> {
             sequences: Sequences::new(plan.ports * plan.flows as usize),
             latency: latency.expect("the bounds are valid"),
             count: Count::default(),
+            by_port: vec![0; plan.ports],
             foreign: 0,
             bad: 0,
             begun: None,
@@ -143,6 +149,7 @@ impl<'a> Account<'a> {
             }
             self.bad += u64::from(arrival.len != self.size || !arrival.intact);
         }
+        self.by_port[port] += u64::from(self.begun.is_some());
         self.count.received += 1;
         self.count.bytes += u64::from(arrival.len);
     }
@@ -188,6 +195,12 @@ impl<'a> Account<'a> {
         let (busy, idle) = (to.busy - from.busy, to.idle - from.idle);
         let duplicates = self.sequences.duplicates();
         let came = self.count.received - duplicates;
+        let addressed = |port: &usize| self.to.contains(&Some(*port));
+        let got = || {
+            (0..self.to.len())
+                .filter(addressed)
+                .map(|port| self.by_port[port])
+        };
         Measured {
             seconds: (ended - begun) as f64 / 1e9,
             sent,
@@ -201,6 +214,7 @@ impl<'a> Account<'a> {
             bad: self.bad,
             ring_full: share(to.short - from.short, to.bursts - from.bursts),
             idle: share(idle, busy + idle),
+            fairness: share(got().min().unwrap_or(0), got().max().unwrap_or(0)),
             busy_ns: share(busy, sent + received),
             latency: self.latency,
         }

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 
+use super::distance::{pin, round_trip};
 use super::frame::{HEAD, MAX_FLOWS};
 use super::generator::Generator;
 use super::packed::Packed;
@@ -153,6 +154,9 @@ pub struct Bench {
     /// Pin the generator to this CPU
     #[arg(long, value_name = "N", help_heading = "Load")]
     cpu: Option<usize>,
+    /// CPU of the back end: tells how long a cache line takes there and back
+    #[arg(long, value_name = "N", requires = "cpu", help_heading = "Load")]
+    back_end_cpu: Option<usize>,
 
     /// Name of the back end in files and comparisons
     #[arg(long, default_value = "back end", help_heading = "Results")]
@@ -280,6 +284,11 @@ impl Bench {
         if let Some(cpu) = self.cpu {
             pin(cpu).map_err(|error| BenchError::Usage(format!("--cpu {cpu}: {error}")))?;
         }
+        let line_ns = match self.back_end_cpu {
+            Some(cpu) => round_trip(cpu)
+                .map_err(|error| BenchError::Usage(format!("--back-end-cpu {cpu}: {error}")))?,
+            None => None,
+        };
         let config = PortConfig {
             in_order: self.layout.in_order(),
             mergeable: self.layout.mergeable(),
@@ -297,7 +306,10 @@ impl Bench {
             told.unwrap_or([2, 0x10, 0, 0, 0, (i + 1) as u8])
         });
         let macs = macs.collect();
-        let mut record = self.record(ports.iter().all(Port::huge));
+        let mut record = Record {
+            line_ns,
+            ..self.record(ports.iter().all(Port::huge))
+        };
         writeln!(out, "{}", headline(&record)).map_err(self.unprinted())?;
         let tsc = quanta::Clock::new();
         let start = tsc.raw();
@@ -424,6 +436,7 @@ impl Bench {
             touch: value(&self.touch),
             memory: if huge { "2 MiB pages" } else { "4 KiB pages" }.into(),
             cpu: self.cpu,
+            line_ns: None,
             runs: Vec::new(),
         }
     }
@@ -477,8 +490,11 @@ fn headline(record: &Record) -> String {
         active if active < record.ports => format!("{active} of {} ports", record.ports),
         active => format!("{active} ports"),
     };
+    let distance = record.line_ns.map_or(String::new(), |ns| {
+        format!(", a cache line to the back end's and back {ns} ns")
+    });
     format!(
-        "{}: {ports}, {} x {} pair(s), {} flow(s), burst {}, touch {}, guest memory of {}, CPU {}",
+        "{}: {ports}, {}, queue pairs {}, flows {}, burst {}, touch {}, memory of {}, CPU {}{distance}",
         record.label,
         record.ring,
         record.queues,
@@ -493,15 +509,6 @@ fn headline(record: &Record) -> String {
 fn value(of: &impl ValueEnum) -> String {
     let value = of.to_possible_value();
     value.map(|v| v.get_name().to_owned()).unwrap_or_default()
-}
-
-fn pin(cpu: usize) -> io::Result<()> {
-    let mut set = rustix::thread::CpuSet::new();
-    if cpu >= rustix::thread::CpuSet::MAX_CPU {
-        return Err(io::ErrorKind::InvalidInput.into());
-    }
-    set.set(cpu);
-    Ok(rustix::thread::sched_setaffinity(None, &set)?)
 }
 
 #[cfg(test)]

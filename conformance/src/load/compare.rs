@@ -10,6 +10,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 
+use super::distance::comparable;
 use super::plan::Mode;
 use super::record::{Record, Run, median, spread};
 use super::table;
@@ -18,7 +19,8 @@ use super::table;
 ///
 /// Prints a line for each kind of run and a column for each label: the median rate in Mpps, and the ratio to the base as
 /// median and min..max over the rounds; for round trips the median p50 in ns. `g`: the generator was the bottleneck,
-/// `~`: both were. The k-th file of a label is round k.
+/// `~`: both were. The k-th file of a label is round k; `less N`: so many rounds are left out of the ratio, since the
+/// hypervisor had moved the CPUs apart or together in between (bench --back-end-cpu).
 #[derive(Debug, Clone, Args)]
 pub struct Compare {
     /// Label that ratios are to [default: that of the first file]
@@ -32,14 +34,20 @@ pub struct Compare {
 /// What is comparable: mode, ports attached, ports active, flows, ring, bytes.
 type Kind = (Mode, usize, usize, u32, String, usize);
 
-/// By kind, and by label: the runs of each round.
-type Runs = BTreeMap<Kind, HashMap<String, Vec<Vec<Run>>>>;
+/// What one file has of a kind.
+struct Round {
+    runs: Vec<Run>,
+    line_ns: Option<u64>,
+}
+
+/// By kind, and by label: each round.
+type Rounds = BTreeMap<Kind, HashMap<String, Vec<Round>>>;
 
 impl Compare {
     /// Reads the files and prints the table.
     pub fn run(&self, out: &mut impl Write) -> io::Result<()> {
         let mut labels = Vec::new();
-        let mut kinds = Runs::new();
+        let mut kinds = Rounds::new();
         for file in &self.files {
             let wrong = |error: &dyn std::fmt::Display| {
                 io::Error::other(format!("{}: {error}", file.display()))
@@ -85,7 +93,7 @@ impl Compare {
     }
 }
 
-fn sort_in(kinds: &mut Runs, record: Record) {
+fn sort_in(kinds: &mut Rounds, record: Record) {
     let mut new: BTreeMap<Kind, Vec<Run>> = BTreeMap::new();
     for run in record.runs {
         let ring = record.ring.clone();
@@ -101,7 +109,9 @@ fn sort_in(kinds: &mut Runs, record: Record) {
     }
     for (kind, runs) in new {
         let by_label = kinds.entry(kind).or_default();
-        by_label.entry(record.label.clone()).or_default().push(runs);
+        let line_ns = record.line_ns;
+        let rounds = by_label.entry(record.label.clone()).or_default();
+        rounds.push(Round { runs, line_ns });
     }
 }
 
@@ -113,9 +123,9 @@ fn figure(runs: &[Run]) -> f64 {
     }))
 }
 
-fn cell(rounds: &[Vec<Run>], base: Option<&Vec<Vec<Run>>>) -> String {
-    let all: Vec<Run> = rounds.concat();
-    let middle = median(rounds.iter().map(|runs| figure(runs)));
+fn cell(rounds: &[Round], base: Option<&Vec<Round>>) -> String {
+    let all: Vec<Run> = rounds.iter().flat_map(|round| round.runs.clone()).collect();
+    let middle = median(rounds.iter().map(|round| figure(&round.runs)));
     let mut cell = if all.iter().any(|run| run.mode == Mode::Pingpong) {
         format!("{middle:.0} ns")
     } else {
@@ -130,11 +140,77 @@ fn cell(rounds: &[Vec<Run>], base: Option<&Vec<Vec<Run>>>) -> String {
     if lost > 0.0003 {
         cell += &format!(", {:.2} % lost", 100.0 * lost);
     }
+    let fairness = median(all.iter().map(|run| run.fairness));
+    if matches!(
+        all.first().map(|run| run.mode),
+        Some(Mode::Bidir | Mode::Ring)
+    ) && fairness < 0.95
+    {
+        cell += &format!(", fair {fairness:.2}");
+    }
     if let Some(base) = base {
         let pairs = rounds.iter().zip(base);
-        let ratios: Vec<f64> = pairs.map(|(a, b)| figure(a) / figure(b)).collect();
+        let pairs = pairs.filter(|(a, b)| comparable(a.line_ns, b.line_ns));
+        let ratios: Vec<f64> = pairs
+            .map(|(a, b)| figure(&a.runs) / figure(&b.runs))
+            .collect();
         let (low, high) = spread(ratios.iter().copied());
-        cell += &format!(" ({:.2}: {low:.2}..{high:.2})", median(ratios));
+        let left_out = rounds.len().min(base.len()) - ratios.len();
+        cell += &match (ratios.is_empty(), left_out) {
+            (true, _) => " (no ratio)".to_owned(),
+            (false, 0) => format!(" ({:.2}: {low:.2}..{high:.2})", median(ratios)),
+            (false, n) => format!(" ({:.2}: {low:.2}..{high:.2}, less {n})", median(ratios)),
+        };
     }
     cell
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn file(dir: &std::path::Path, name: &str, label: &str, pps: f64, line_ns: u64) -> PathBuf {
+        let record = json!({
+            "label": label, "ports": 2, "active": 2, "ring": "split-vec", "queue_size": 256, "queues": 1,
+            "burst": 32, "flows": 1, "vlan": null, "touch": "head", "memory": "", "cpu": 0, "line_ns": line_ns,
+            "runs": [{
+                "mode": "oneway", "size": 64, "round": 0, "offered_pps": null, "tx_pps": pps, "rx_pps": pps,
+                "gbps": 0.0, "sent": 100, "lost": 0, "reordered": 0, "duplicates": 0, "foreign": 0, "bad": 0,
+                "ring_full": 0.9, "idle": 0.5, "fairness": 1.0, "busy_ns": 30.0, "bound": "back-end", "latency": null,
+            }],
+        });
+        let path = dir.join(name);
+        fs::write(&path, record.to_string()).unwrap();
+        path
+    }
+
+    #[test]
+    fn rounds_are_compared_that_were_measured_at_one_distance() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = |name, label, mpps: f64, ns| file(dir.path(), name, label, mpps * 1e6, ns);
+        let compare = Compare {
+            base: Some("a".into()),
+            files: vec![
+                at("1", "b", 1.0, 100),
+                at("2", "a", 2.0, 110),
+                at("3", "b", 3.0, 100),
+                at("4", "a", 4.0, 105),
+                at("5", "b", 9.0, 100),
+                at("6", "a", 1.0, 400),
+            ],
+        };
+        let mut out = Vec::new();
+        compare.run(&mut out).unwrap();
+        let text = String::from_utf8(out).unwrap();
+        let line = "| oneway | 2 | 1 | split-vec | 64 | 2.00 | 3.00 (0.62: 0.50..0.75, less 1) |\n";
+        assert!(text.ends_with(line), "{text}");
+
+        let nobody = Compare {
+            base: Some("c".into()),
+            ..compare
+        };
+        let error = nobody.run(&mut Vec::new()).unwrap_err().to_string();
+        assert_eq!(error, "--base c: the files are of b, a");
+    }
 }

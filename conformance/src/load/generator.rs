@@ -446,6 +446,17 @@ mod tests {
     }
 
     #[test]
+    fn a_direction_that_starves_is_seen() {
+        let found = run(&plan(Mode::Bidir, 2), Layout::Vec, 1, |from, n, frame| {
+            if from == 1 && n % 4 > 0 {
+                return vec![];
+            }
+            vec![(from ^ 1, frame)]
+        });
+        assert!((0.2..0.3).contains(&found.fairness), "{}", found.fairness);
+    }
+
+    #[test]
     fn round_trips_are_timed_and_lost_ones_counted() {
         let mut plan = plan(Mode::Pingpong, 2);
         plan.flows = 1;

@@ -32,6 +32,8 @@ pub(super) struct Record {
     pub(super) memory: String,
     /// The CPU the generator was pinned to.
     pub(super) cpu: Option<usize>,
+    /// Nanoseconds that a cache line took to the back end's CPU and back.
+    pub(super) line_ns: Option<u64>,
     pub(super) runs: Vec<Run>,
 }
 
@@ -58,6 +60,8 @@ pub(super) struct Run {
     pub(super) ring_full: f64,
     /// Share of the time in which the generator had nothing to do.
     pub(super) idle: f64,
+    /// Least frames received on a port, as a share of the most on a port.
+    pub(super) fairness: f64,
     /// Generator's busy time a frame sent or received, in nanoseconds.
     pub(super) busy_ns: f64,
     pub(super) bound: Option<Bound>,
@@ -132,6 +136,7 @@ impl Run {
             bad: found.bad,
             ring_full: found.ring_full,
             idle: found.idle,
+            fairness: found.fairness,
             busy_ns: found.busy_ns,
             bound: (!unbound).then(|| Bound::of(found.ring_full, found.idle)),
             latency: (!h.is_empty()).then(|| Latency {

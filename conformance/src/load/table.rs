@@ -47,13 +47,13 @@ pub(super) fn line(out: &mut impl Write, runs: &[Run], last: Option<Mode>) -> io
         if !same_head {
             writeln!(
                 out,
-                "mode      bytes    Mpps     min..max      Gb/s  loss %  reord   dup  ring full %  idle %  ns/frame  bottleneck"
+                "mode      bytes    Mpps     min..max      Gb/s  loss %  reord   dup  fair  ring full %  idle %  ns/frame  bottleneck"
             )?;
         }
         let (low, high) = spread(runs.iter().map(|run| run.pps() / 1e6));
         writeln!(
             out,
-            "{:<9} {:>5} {:>7.3} {:>6.2}..{:<6.2} {:>8.2} {:>7.3} {:>6} {:>5} {:>12.0} {:>7.0} {:>9.1}  {}",
+            "{:<9} {:>5} {:>7.3} {:>6.2}..{:<6.2} {:>8.2} {:>7.3} {:>6} {:>5}  {:>4.2} {:>12.0} {:>7.0} {:>9.1}  {}",
             name(run.mode),
             run.size,
             of(|run| run.pps() / 1e6),
@@ -63,6 +63,7 @@ pub(super) fn line(out: &mut impl Write, runs: &[Run], last: Option<Mode>) -> io
             of(|run| 100.0 * run.loss()),
             sum(|run| run.reordered),
             sum(|run| run.duplicates),
+            of(|run| run.fairness),
             of(|run| 100.0 * run.ring_full),
             of(|run| 100.0 * run.idle),
             of(|run| run.busy_ns),
