@@ -30,6 +30,8 @@ pub struct FilterTable {
 #[derive(Clone, Debug, Default)]
 struct Index {
     v4: Family<Local4, End4>,
+    /// Local ports that a filter in `v4` names.
+    ports4: Ports,
     v6: Family<Local6, End6>,
     macs: Family<u64, u16>,
     ethertypes: Map<u16, FilterAction>,
@@ -43,6 +45,11 @@ struct Family<W, N> {
     wide: Map<W, Wide>,
     narrow: Map<(W, N), FilterAction>,
 }
+
+/// A set of ports, a bit for each; empty until the first is put in. It only ever saves a probe: a port stays in it until no
+/// filter on IPv4 flows is left.
+#[derive(Clone, Debug, Default)]
+struct Ports(Vec<u64>);
 
 #[derive(Clone, Copy, Debug, Default)]
 struct Wide {
@@ -73,6 +80,19 @@ type Map<K, V> = HashMap<K, V, BuildHasherDefault<Fold>>;
 /// that collides is as quick as another.
 #[derive(Clone, Copy, Default)]
 struct Fold(u64);
+
+impl Ports {
+    fn insert(&mut self, port: u16) {
+        self.0.resize(1 << 10, 0);
+        self.0[usize::from(port) / 64] |= 1 << (port % 64);
+    }
+
+    #[inline]
+    fn contains(&self, port: u16) -> bool {
+        let word = self.0.get(usize::from(port) / 64);
+        word.is_some_and(|word| word >> (port % 64) & 1 == 1)
+    }
+}
 
 impl Hasher for Fold {
     #[inline]
@@ -196,6 +216,7 @@ impl FilterTable {
         let action = self.rows.range(all).next_back().map(|(_, action)| *action);
         let Index {
             v4,
+            ports4,
             v6,
             macs,
             ethertypes,
@@ -209,6 +230,7 @@ impl FilterTable {
                 remote,
             } => match (local.ip, remote.ip) {
                 (IpAddr::V4(l), IpAddr::V4(r)) => {
+                    ports4.insert(local.port);
                     let wide = local4(l.to_bits(), local.port, transport.protocol());
                     v4.set_narrow(wide, end4(r.to_bits(), remote.port), action);
                 }
@@ -219,10 +241,13 @@ impl FilterTable {
                 _ => {} // refused by the check of the match
             },
             FilterMatch::Local { transport, local } => match local.ip {
-                IpAddr::V4(ip) => v4.set(
-                    local4(ip.to_bits(), local.port, transport.protocol()),
-                    action,
-                ),
+                IpAddr::V4(ip) => {
+                    ports4.insert(local.port);
+                    v4.set(
+                        local4(ip.to_bits(), local.port, transport.protocol()),
+                        action,
+                    );
+                }
                 IpAddr::V6(ip) => v6.set(
                     local6(ip.to_bits(), local.port, transport.protocol()),
                     action,
@@ -238,18 +263,22 @@ impl FilterTable {
             FilterMatch::UnknownMulticast => *unknown_multicast = action,
             FilterMatch::UnknownUnicast => *unknown_unicast = action,
         }
+        if v4.is_empty() {
+            *ports4 = Ports::default();
+        }
     }
 
     /// What filters on flows say of a frame.
     #[inline]
     pub(crate) fn flow_actions(&self, head: &[u8]) -> Actions {
-        let Index { v4, v6, .. } = &self.index;
+        let Index { v4, v6, ports4, .. } = &self.index;
         if v4.is_empty() && v6.is_empty() {
             return Actions::default();
         }
-        match plain_flow4(head) {
-            Some((local, remote)) => v4.get(local, || remote),
-            None => self.index.any_flow(head).unwrap_or_default(),
+        match plain_flow4(head, ports4) {
+            Plain::Unnamed => Actions::default(),
+            Plain::Flow(local, remote) => v4.get(local, || remote),
+            Plain::No => self.index.any_flow(head).unwrap_or_default(),
         }
     }
 
@@ -324,21 +353,41 @@ impl Index {
     }
 }
 
+/// A frame as [`plain_flow4`] sees it.
+enum Plain {
+    /// To a port that no filter names, if it has ports at all.
+    Unnamed,
+    /// This flow.
+    Flow(Local4, End4),
+    /// Something else.
+    No,
+}
+
 /// The flow of a whole IPv4 packet of TCP or UDP without options behind at most one tag: of nearly all there are.
 #[inline]
-fn plain_flow4(head: &[u8]) -> Option<(Local4, End4)> {
-    let (ethertype, packet) = match be16(head, 12)? {
-        0x8100 | 0x88a8 | 0x9100 => (be16(head, 16)?, head.get(18..)?),
-        ethertype => (ethertype, head.get(14..)?),
+fn plain_flow4(head: &[u8], named: &Ports) -> Plain {
+    let behind = |tag: usize| head.get(14 + tag..)?.first_chunk::<24>();
+    let (ethertype, packet) = match be16(head, 12) {
+        Some(0x8100 | 0x88a8 | 0x9100) => (be16(head, 16), behind(4)),
+        ethertype => (ethertype, behind(0)),
     };
-    let packet: &[u8; 24] = packet.first_chunk()?;
+    let (Some(0x0800), Some(packet)) = (ethertype, packet) else {
+        return Plain::No;
+    };
+    if packet[0] != 0x45 {
+        return Plain::No;
+    }
+    if !named.contains(u16::from_be_bytes([packet[22], packet[23]])) {
+        return Plain::Unnamed;
+    }
     let at = |at: usize| u32::from_be_bytes([0, 1, 2, 3].map(|i| packet[at + i]));
     let whole = u16::from_be_bytes([packet[6], packet[7]]) & 0x3fff == 0;
     let (protocol, ports) = (packet[9], at(20));
-    let plain = packet[0] == 0x45 && whole && matches!(protocol, 6 | 17);
-    let local = || local4(at(16), ports as u16, protocol);
-    let remote = || end4(at(12), (ports >> 16) as u16);
-    (plain && ethertype == 0x0800).then(|| (local(), remote()))
+    if !whole || !matches!(protocol, 6 | 17) {
+        return Plain::No;
+    }
+    let local = local4(at(16), ports as u16, protocol);
+    Plain::Flow(local, end4(at(12), (ports >> 16) as u16))
 }
 
 fn local4(ip: u32, port: u16, protocol: u8) -> Local4 {
