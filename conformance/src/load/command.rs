@@ -284,11 +284,7 @@ impl Bench {
         if let Some(cpu) = self.cpu {
             pin(cpu).map_err(|error| BenchError::Usage(format!("--cpu {cpu}: {error}")))?;
         }
-        let line_ns = match self.back_end_cpu {
-            Some(cpu) => round_trip(cpu)
-                .map_err(|error| BenchError::Usage(format!("--back-end-cpu {cpu}: {error}")))?,
-            None => None,
-        };
+        let before = self.line_ns()?;
         let config = PortConfig {
             in_order: self.layout.in_order(),
             mergeable: self.layout.mergeable(),
@@ -307,7 +303,7 @@ impl Bench {
         });
         let macs = macs.collect();
         let mut record = Record {
-            line_ns,
+            line_ns: before,
             ..self.record(ports.iter().all(Port::huge))
         };
         writeln!(out, "{}", headline(&record)).map_err(self.unprinted())?;
@@ -327,7 +323,18 @@ impl Bench {
                 record.runs.extend(runs);
             }
         }
+        record.line_ns.extend(self.line_ns()?);
         self.keep(&record)
+    }
+
+    /// How far the back end's CPU is, if it is known and gave us a turn.
+    fn line_ns(&self) -> Result<Vec<u64>, BenchError> {
+        let Some(cpu) = self.back_end_cpu else {
+            return Ok(Vec::new());
+        };
+        let far = round_trip(cpu)
+            .map_err(|error| BenchError::Usage(format!("--back-end-cpu {cpu}: {error}")))?;
+        Ok(far.into_iter().collect())
     }
 
     fn connect(&self, socket: &Path) -> Result<Frontend, BenchError> {
@@ -436,7 +443,7 @@ impl Bench {
             touch: value(&self.touch),
             memory: if huge { "2 MiB pages" } else { "4 KiB pages" }.into(),
             cpu: self.cpu,
-            line_ns: None,
+            line_ns: Vec::new(),
             runs: Vec::new(),
         }
     }
@@ -490,7 +497,7 @@ fn headline(record: &Record) -> String {
         active if active < record.ports => format!("{active} of {} ports", record.ports),
         active => format!("{active} ports"),
     };
-    let distance = record.line_ns.map_or(String::new(), |ns| {
+    let distance = record.line_ns.first().map_or(String::new(), |ns| {
         format!(", a cache line to the back end's and back {ns} ns")
     });
     format!(

@@ -37,7 +37,7 @@ type Kind = (Mode, usize, usize, u32, String, usize);
 /// What one file has of a kind.
 struct Round {
     runs: Vec<Run>,
-    line_ns: Option<u64>,
+    line_ns: Vec<u64>,
 }
 
 /// By kind, and by label: each round.
@@ -109,7 +109,7 @@ fn sort_in(kinds: &mut Rounds, record: Record) {
     }
     for (kind, runs) in new {
         let by_label = kinds.entry(kind).or_default();
-        let line_ns = record.line_ns;
+        let line_ns = record.line_ns.clone();
         let rounds = by_label.entry(record.label.clone()).or_default();
         rounds.push(Round { runs, line_ns });
     }
@@ -150,7 +150,7 @@ fn cell(rounds: &[Round], base: Option<&Vec<Round>>) -> String {
     }
     if let Some(base) = base {
         let pairs = rounds.iter().zip(base);
-        let pairs = pairs.filter(|(a, b)| comparable(a.line_ns, b.line_ns));
+        let pairs = pairs.filter(|(a, b)| comparable(&a.line_ns, &b.line_ns));
         let ratios: Vec<f64> = pairs
             .map(|(a, b)| figure(&a.runs) / figure(&b.runs))
             .collect();
@@ -173,7 +173,7 @@ mod tests {
     fn file(dir: &std::path::Path, name: &str, label: &str, pps: f64, line_ns: u64) -> PathBuf {
         let record = json!({
             "label": label, "ports": 2, "active": 2, "ring": "split-vec", "queue_size": 256, "queues": 1,
-            "burst": 32, "flows": 1, "vlan": null, "touch": "head", "memory": "", "cpu": 0, "line_ns": line_ns,
+            "burst": 32, "flows": 1, "vlan": null, "touch": "head", "memory": "", "cpu": 0, "line_ns": [line_ns],
             "runs": [{
                 "mode": "oneway", "size": 64, "round": 0, "offered_pps": null, "tx_pps": pps, "rx_pps": pps,
                 "gbps": 0.0, "sent": 100, "lost": 0, "reordered": 0, "duplicates": 0, "foreign": 0, "bad": 0,

@@ -80,10 +80,11 @@ pub(super) fn round_trip(cpu: usize) -> io::Result<Option<u64>> {
     })
 }
 
-/// Whether figures of these distances may be set against each other.
-pub(super) fn comparable(a: Option<u64>, b: Option<u64>) -> bool {
-    match (a, b) {
-        (Some(a), Some(b)) => a.max(b) as f64 <= a.min(b) as f64 * 1.4,
+/// Whether figures of these distances, each taken before and after, may be set against each other.
+pub(super) fn comparable(a: &[u64], b: &[u64]) -> bool {
+    let all = || a.iter().chain(b);
+    match (all().min(), all().max()) {
+        (Some(&least), Some(&most)) => most as f64 <= least as f64 * 1.4,
         _ => true,
     }
 }
@@ -94,9 +95,9 @@ mod tests {
 
     #[test]
     fn near_and_far_are_not_compared() {
-        assert!(comparable(Some(100), Some(120)));
-        assert!(!comparable(Some(400), Some(100)));
-        assert!(comparable(None, Some(100)));
+        assert!(comparable(&[100, 110], &[120]));
+        assert!(!comparable(&[100, 400], &[100, 100]));
+        assert!(comparable(&[], &[100]));
     }
 
     #[test]

@@ -32,8 +32,8 @@ pub(super) struct Record {
     pub(super) memory: String,
     /// The CPU the generator was pinned to.
     pub(super) cpu: Option<usize>,
-    /// Nanoseconds that a cache line took to the back end's CPU and back.
-    pub(super) line_ns: Option<u64>,
+    /// Nanoseconds that a cache line took to the back end's CPU and back, before and after all runs.
+    pub(super) line_ns: Vec<u64>,
     pub(super) runs: Vec<Run>,
 }
 
