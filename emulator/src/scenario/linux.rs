@@ -10,7 +10,7 @@ use vf_model::{Command, Nanos};
 use super::plan::{Amount, Guest, Job, Plan, Work};
 use super::run::{Ended, Guests, JobEnd, RunError};
 use crate::linux::{GuestSpec, Image, Launcher};
-use crate::timetravel::{Settings, Simulation, TIME_OF_DAY};
+use crate::timetravel::{Settings, Simulation};
 use crate::watch::Watcher;
 use crate::world::World;
 
@@ -142,22 +142,22 @@ fn spec(plan: &Plan, g: usize, guest: &Guest) -> GuestSpec {
     }
 }
 
-/// What a guest does: its further addresses, a server for all that is sent to it, its jobs, and then nothing.
-///
-/// A line of job N's output comes back as `N|line`, its exit code as `N=code`.
-fn script(plan: &Plan, g: usize) -> String {
-    let mut script = format!(
-        r#"at() {{ # NANOSECONDS of virtual time
-    left=$(($1 + {TIME_OF_DAY}000000000 - $(date +%s%N)))
+/// How a script waits for the time of a job, and says what came of it: line by line `N|line`, and then `N=code`.
+/// The kernel's monotonic clock begins at virtual time zero, and this is where busybox can read it to the nanosecond.
+const JOBS: &str = r#"at() { # NANOSECONDS of virtual time
+    left=$(($1 - $(sed -n 's/^now at \([0-9]*\) .*/\1/p' /proc/timer_list)))
     [ $left -le 0 ] || sleep "$(printf '%d.%09d' $((left / 1000000000)) $((left % 1000000000)))"
-}}
-job() {{ # NUMBER AT COMMAND
+}
+job() { # NUMBER AT COMMAND
     at "$2"
-    {{ sh -c "$3" 2>&1; echo $? >"/tmp/exit.$1"; }} | sed "s/^/$1|/"
+    { sh -c "$3" 2>&1; echo $? >"/tmp/exit.$1"; } | sed "s/^/$1|/"
     echo "$1=$(cat "/tmp/exit.$1")"
-}}
-"#
-    );
+}
+"#;
+
+/// What a guest does: its further addresses, a server for all that is sent to it, its jobs, and then nothing.
+fn script(plan: &Plan, g: usize) -> String {
+    let mut script = JOBS.to_owned();
     for (i, on) in plan.guests[g].interfaces.iter().enumerate().skip(1) {
         script += &format!("ip addr add {}/{} dev eth{i}\n", on.address, on.prefix_len);
     }
@@ -231,5 +231,42 @@ fn tell_apart(text: &str, jobs: &mut [JobEnd]) {
         } else if let Some(code) = rest.strip_prefix('=') {
             job.exit = code.trim().parse().ok();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::scenario::GuestKind;
+
+    #[test]
+    fn a_shell_gets_each_job_as_one_word() {
+        let text = "until = '1s'\n[[nic]]\nname = 'a'\n\
+                    [[guest]]\nname = 'x'\naddress = '10.0.0.1/24'\nalso = [{ vf = 1, address = '10.1.0.1/16' }]\n\
+                    [[job]]\nguest = 'x'\nat = '2ms'\nrun = \"echo 'it is'\"\n";
+        let plan = Plan::parse(Path::new("test.toml"), text, Some(GuestKind::Linux)).unwrap();
+        let script = script(&plan, 0);
+        assert!(
+            script.contains("ip addr add 10.1.0.1/16 dev eth1\n"),
+            "{script}"
+        );
+        let quoted = r"job 0 2000000 'echo '\''it is'\''' &";
+        assert!(script.contains(quoted), "{script}");
+        let spec = spec(&plan, 0, &plan.guests[0]);
+        assert_eq!(
+            spec.sockets,
+            [Path::new("a-vf0.sock"), Path::new("a-vf1.sock")]
+        );
+    }
+
+    #[test]
+    fn output_is_told_apart() {
+        let mut jobs = vec![JobEnd::default(); 2];
+        tell_apart("boot\n1|one\n0|x\n7|?\n1=3\n1|\r\n0=\n", &mut jobs);
+        assert_eq!(
+            (jobs[1].output.as_str(), jobs[1].exit),
+            ("one\n\n", Some(3))
+        );
+        assert_eq!((jobs[0].output.as_str(), jobs[0].exit), ("x\n", None));
     }
 }

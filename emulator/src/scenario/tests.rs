@@ -349,7 +349,7 @@ fn shipped_scenarios_are_in_order() {
     let scenarios: Vec<_> = files
         .filter(|file| file.extension().is_some_and(|e| e == "toml"))
         .collect();
-    assert_eq!(scenarios.len(), 4);
+    assert_eq!(scenarios.len(), 5);
     for file in scenarios {
         if let Err(error) = Plan::load(&file, None) {
             panic!("{error}");

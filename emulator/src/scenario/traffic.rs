@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 use std::net::Ipv4Addr;
 
-use vf_model::{Header, Nanos};
+use vf_model::{Header, Nanos, VfIndex};
 
 use super::plan::Plan;
 use crate::watch::{Direction, Port, Seen};
@@ -59,6 +59,8 @@ type Echo = (Ipv4Addr, Ipv4Addr, u16, u16);
 /// The traffic of all jobs.
 pub(super) struct Traffic {
     claims: Vec<Claim>,
+    /// On which VF of which host each address is.
+    owners: HashMap<Ipv4Addr, (usize, VfIndex)>,
     flows: HashMap<Key, Flow>,
     echoes: HashMap<Echo, (usize, Nanos)>,
     jobs: Vec<JobTraffic>,
@@ -76,8 +78,10 @@ impl Traffic {
             port: of.port,
             at: of.at,
         };
+        let interfaces = plan.guests.iter().flat_map(|guest| &guest.interfaces);
         Traffic {
             claims: plan.jobs.iter().enumerate().map(claim).collect(),
+            owners: interfaces.map(|i| (i.address, (i.nic, i.vf))).collect(),
             flows: HashMap::new(),
             echoes: HashMap::new(),
             jobs: vec![JobTraffic::default(); plan.jobs.len()],
@@ -90,10 +94,17 @@ impl Traffic {
     }
 
     pub(super) fn add(&mut self, seen: &Seen<'_>) {
-        if let Port::Vf(_) = seen.port
+        if let Port::Vf(vf) = seen.port
             && let Some(packet) = Packet::parse(seen.frame)
         {
-            // Each segment is looked at once, where it is sent: it may be lost behind that.
+            // Each is looked at where it begins or ends: it may be lost in between, or be passed on.
+            let end = match seen.direction {
+                Direction::Tx => packet.src,
+                Direction::Rx => packet.dst,
+            };
+            if self.owners.get(&end) != Some(&(seen.host, vf)) {
+                return;
+            }
             match (packet.protocol, seen.direction) {
                 (TCP, Direction::Tx) => self.segment(seen, &packet),
                 (ICMP, _) => self.echo(seen, &packet),
@@ -255,7 +266,7 @@ impl Segment {
 mod tests {
     use super::*;
     use proptest::prelude::*;
-    use vf_model::{Gso, VfIndex};
+    use vf_model::Gso;
 
     const CLIENT: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 1);
     const SERVER: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 2);
@@ -269,6 +280,7 @@ mod tests {
         };
         Traffic {
             claims: claims.iter().enumerate().map(claim).collect(),
+            owners: [CLIENT, SERVER].map(|ip| (ip, (0, VfIndex(0)))).into(),
             flows: HashMap::new(),
             echoes: HashMap::new(),
             jobs: vec![JobTraffic::default(); claims.len()],
@@ -373,6 +385,14 @@ mod tests {
         );
         wire.tcp(6, true, ACK, 14601, 8, 10);
         assert_eq!(wire.0.jobs()[0].retransmits, 4);
+        wire.0.owners.clear();
+        wire.tcp(6, true, ACK, 1, 8, 1460);
+        assert_eq!(
+            wire.0.jobs()[0].retransmits,
+            4,
+            "somebody else passes it on"
+        );
+        wire.0.owners.insert(CLIENT, (0, VfIndex(0)));
         wire.1 = (1, 5201);
         wire.tcp(7, true, SYN, 5, 0, 0);
         wire.tcp(8, true, SYN, 5, 0, 0);

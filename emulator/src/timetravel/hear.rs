@@ -13,7 +13,7 @@ use super::message::{Message, Op, bearable};
 use super::simulation::{Simulation, id};
 
 /// The time of day at virtual time zero, in seconds since 1970: the same in every run.
-pub const TIME_OF_DAY: u64 = 1_262_304_000;
+const TIME_OF_DAY: u64 = 1_262_304_000;
 /// How often children and clients are looked after while nobody says anything, in wall time.
 const TICK: Duration = Duration::from_millis(100);
 

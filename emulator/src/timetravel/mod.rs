@@ -24,5 +24,4 @@ mod simulation;
 mod tests;
 
 pub use error::SimulationError;
-pub use hear::TIME_OF_DAY;
 pub use simulation::{Settings, Simulation, Summary};
