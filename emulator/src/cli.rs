@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use vf_model::{MacAddr, Profile};
 
-use crate::config::Offloads;
+use crate::config::{Offloads, Polling};
 use crate::experiment::{MAX_PAIRS, Tool};
 use crate::scenario::GuestKind;
 
@@ -38,7 +38,7 @@ pub enum Command {
         command: Scenario,
     },
     /// Show settings, counters and utilisation
-    Show(Show),
+    Show(ShowAll),
     /// Change a VF while it runs, in the words of 'ip link set dev PF vf N'
     #[command(after_help = VF_HELP)]
     Vf {
@@ -143,6 +143,9 @@ pub struct Run {
     /// NIC to be like: generic, falcon, siena, ef10, ixgbe, i40e or mlx5-legacy [default: generic]
     #[arg(long, value_name = "NAME")]
     pub profile: Option<Profile>,
+    /// How workers wait for frames [default: adaptive]
+    #[arg(long, value_enum, value_name = "HOW")]
+    pub poll: Option<Polling>,
     /// Do not print QEMU's arguments for each VF
     #[arg(long, short)]
     pub quiet: bool,
@@ -225,7 +228,25 @@ pub struct ScenarioRun {
     pub image: Option<PathBuf>,
 }
 
+/// What `vfnic show` shows beside the NICs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum ShowWhat {
+    /// What each thread that moves frames has done
+    Workers,
+}
+
 /// Options of `vfnic show`.
+#[derive(Debug, Args)]
+pub struct ShowAll {
+    /// A part of it only
+    #[arg(value_enum)]
+    pub what: Option<ShowWhat>,
+    /// How it is shown.
+    #[command(flatten)]
+    pub show: Show,
+}
+
+/// How something is shown.
 #[derive(Debug, Args)]
 pub struct Show {
     /// As JSON

@@ -24,10 +24,25 @@ pub struct Config {
     pub socket_dir: PathBuf,
     /// How the mediated path pays for its work.
     pub hypervisor: HypervisorCpu,
+    /// How workers wait for work.
+    pub poll: Polling,
     /// At least one.
     pub nics: Vec<NicSettings>,
     /// Wires between two of the NICs.
     pub wires: Vec<WireSettings>,
+}
+
+/// How a thread waits for frames.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, ValueEnum)]
+#[serde(rename_all = "snake_case")]
+pub enum Polling {
+    /// Look for work without end: the least latency, for a CPU of its own
+    Always,
+    /// Look for work while there is some and a little longer, then sleep
+    #[default]
+    Adaptive,
+    /// Sleep as soon as there is no work
+    Never,
 }
 
 /// Whether the hypervisor's CPU is this machine's or the model's.
@@ -251,6 +266,8 @@ struct File {
     #[serde(default)]
     hypervisor: HypervisorSection,
     #[serde(default)]
+    poll: Polling,
+    #[serde(default)]
     nic: Vec<NicSection>,
     #[serde(default)]
     wire: Vec<WireSection>,
@@ -365,6 +382,8 @@ pub struct Overrides {
     pub queue_pairs: Option<u16>,
     /// Which NIC every NIC is like.
     pub profile: Option<Profile>,
+    /// How workers wait for work.
+    pub poll: Option<Polling>,
 }
 
 impl Config {
@@ -416,7 +435,10 @@ impl Config {
             nic: file.nic,
             wire: file.wire,
         };
-        Config::from_sections(sections, socket_dir, plain_names)
+        Ok(Config {
+            poll: over.poll.unwrap_or(file.poll),
+            ..Config::from_sections(sections, socket_dir, plain_names)?
+        })
     }
 
     /// Checks sections and makes them complete; `plain_names` leaves the NIC's name out of its sockets' names.
@@ -454,6 +476,7 @@ impl Config {
         Ok(Config {
             socket_dir,
             hypervisor: file.hypervisor.cpu,
+            poll: Polling::default(),
             nics,
             wires,
         })

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use clap::Parser;
 use vf_model::{LinkConfig, Nanos, VfIndex};
-use vfnic::cli::{self, Cli, ClockChoice, GuestsWord, RunClock, Which};
+use vfnic::cli::{self, Cli, ClockChoice, GuestsWord, RunClock, ShowWhat, Which};
 use vfnic::config::{Config, Overrides, default_socket_dir, parse_rate};
 use vfnic::ctl::{self, Request, Response};
 use vfnic::experiment::{self, ClockMode, Guests, Plan};
@@ -106,6 +106,7 @@ fn run(args: cli::Run) -> Result<(), Failure> {
         mac_base: args.mac_base,
         queue_pairs: args.queue_pairs,
         profile: args.profile,
+        poll: args.poll,
     };
     let config = Config::load(args.config.as_deref(), &over).map_err(usage)?;
     if args.clock == RunClock::Virtual {
@@ -184,9 +185,17 @@ fn print_guests(server: &Server, ctl: &Path) -> std::io::Result<()> {
     out.flush()
 }
 
-fn show_all(ctl: &Path, args: &cli::Show) -> Result<(), Failure> {
+fn show_all(ctl: &Path, args: &cli::ShowAll) -> Result<(), Failure> {
     match ctl::ask(ctl, &Request::Show).map_err(failed)? {
-        Response::Show(show) if args.json => {
+        Response::Show(show) if args.what == Some(ShowWhat::Workers) => {
+            let workers: Vec<_> = show.workers().collect();
+            if args.show.json {
+                let json = serde_json::to_string_pretty(&workers).map_err(failed)?;
+                return print(&format!("{json}\n"));
+            }
+            print(&workers.iter().map(ToString::to_string).collect::<String>())
+        }
+        Response::Show(show) if args.show.json => {
             let json = serde_json::to_string_pretty(&show).map_err(failed)?;
             print(&format!("{json}\n"))
         }

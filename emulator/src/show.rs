@@ -30,6 +30,8 @@ pub struct ShowNic {
     pub worker: ShowCpu,
     /// The mediated path's hypervisor thread.
     pub hypervisor: ShowCpu,
+    /// The threads of both.
+    pub workers: Vec<ShowWorker>,
     /// The hypervisor's bridge.
     pub bridge: ShowBridge,
     /// Which NIC it is like.
@@ -66,6 +68,31 @@ pub struct ShowCpu {
     pub utilisation: f64,
     /// Nanoseconds it has worked, in all.
     pub busy_ns: u64,
+}
+
+/// What a thread has done that moves frames, since the start.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct ShowWorker {
+    /// Its name, as tools for threads show it: `worker-NIC` of the direct path, `hyp-NIC` of the mediated one.
+    pub name: String,
+    /// Nanoseconds spent in rounds that found work.
+    pub busy_ns: u64,
+    /// Rounds that found work.
+    pub rounds: u64,
+    /// Rounds that found none.
+    pub idle_rounds: u64,
+    /// Times it was woken from sleep.
+    pub wakeups: u64,
+    /// Frames handled.
+    pub frames: u64,
+    /// Visits of a queue that found frames.
+    pub bursts: u64,
+    /// Copies made of frames.
+    pub copies: u64,
+    /// Notifications sent to drivers.
+    pub notified: u64,
+    /// Notifications that drivers had asked not to get.
+    pub suppressed: u64,
 }
 
 /// The hypervisor's learning bridge.
@@ -189,6 +216,36 @@ impl fmt::Display for Show {
             nic.text(f)?;
         }
         Ok(())
+    }
+}
+
+impl Show {
+    /// The threads of all NICs.
+    pub fn workers(&self) -> impl Iterator<Item = &ShowWorker> {
+        self.nics.iter().flat_map(|nic| &nic.workers)
+    }
+}
+
+impl fmt::Display for ShowWorker {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let each = |of: u64, n: u64| of as f64 / n.max(1) as f64;
+        writeln!(
+            f,
+            "{}: {} frames, {:.1} ns and {:.2} copies each; {} rounds of {:.1} frames, {} idle; {} bursts of {:.1}; \
+             {} wake-ups; {} notifications, {} suppressed",
+            self.name,
+            self.frames,
+            each(self.busy_ns, self.frames),
+            each(self.copies, self.frames),
+            self.rounds,
+            each(self.frames, self.rounds),
+            self.idle_rounds,
+            self.bursts,
+            each(self.frames, self.bursts),
+            self.wakeups,
+            self.notified,
+            self.suppressed,
+        )
     }
 }
 

@@ -371,9 +371,9 @@ impl RxQueue {
         Ok(RxOutcome::Delivered)
     }
 
-    /// Publishes what was delivered and signals the call fd if the driver wants it; answers
-    /// whether the driver wants it, also if there is no call fd.
-    pub fn flush(&mut self) -> bool {
+    /// Publishes what was delivered and signals the call fd if the driver wants it. Answers
+    /// whether the driver wants it, also if there is no call fd; `None` if there was nothing to publish.
+    pub fn flush(&mut self) -> Option<bool> {
         if !self.vring.is_broken()
             && let Err(error) = self.write_staged()
         {

@@ -344,9 +344,9 @@ impl TxQueue {
         Ok(())
     }
 
-    /// Publishes what was completed and signals the call fd if the driver wants it; answers
-    /// whether the driver wants it, also if there is no call fd.
-    pub fn flush(&mut self) -> bool {
+    /// Publishes what was completed and signals the call fd if the driver wants it. Answers
+    /// whether the driver wants it, also if there is no call fd; `None` if there was nothing to publish.
+    pub fn flush(&mut self) -> Option<bool> {
         self.vring.flush()
     }
 

@@ -145,22 +145,22 @@ impl Vring {
         self.fault.map_or(Ok(()), Err)
     }
 
-    /// Publishes the returned chains and signals the call fd if the driver wants it; answers
+    /// Publishes the returned chains, if there are any, and signals the call fd if the driver wants it; answers
     /// whether the driver wants it.
-    pub(crate) fn flush(&mut self) -> bool {
+    pub(crate) fn flush(&mut self) -> Option<bool> {
         if !self.ring.has_pending() || self.is_broken() {
-            return false;
+            return None;
         }
         match self.ring.publish() {
             Ok(wanted) => {
                 if wanted && let Some(call) = &self.call {
                     call.signal();
                 }
-                wanted
+                Some(wanted)
             }
             Err(error) => {
                 self.fail(error);
-                false
+                None
             }
         }
     }

@@ -13,7 +13,7 @@ use super::outcome::PathResult;
 use super::plan::{Plan, Tool};
 use super::world::{mix, nic_settings};
 use super::{ClockMode, ExperimentError, SAMPLES};
-use crate::config::{Config, HypervisorCpu, NicSettings, WireSettings};
+use crate::config::{Config, HypervisorCpu, NicSettings, Polling, WireSettings};
 use crate::linux::{GuestSpec, Image, Launcher};
 use crate::timetravel::{Settings, Simulation};
 
@@ -82,6 +82,7 @@ pub(super) fn run(
     let config = Config {
         socket_dir: run.to_owned(),
         hypervisor: HypervisorCpu::Model,
+        poll: Polling::default(),
         nics: [0, 1].map(|host| nic(plan, host, path, run)).to_vec(),
         wires: vec![WireSettings {
             between: [0, 1],

@@ -45,7 +45,7 @@ impl Meters {
         reading.link_busy.push(adapter.uplink().busy(reading.at).0);
         let busy = match hypervisor.charged(reading.at) {
             Some(charged) => charged.0,
-            None => u64::try_from(hypervisor.busy().as_nanos()).unwrap_or(u64::MAX),
+            None => u64::try_from(hypervisor.load().busy.as_nanos()).unwrap_or(u64::MAX),
         };
         reading.hypervisor_busy.push(busy);
         let vfs = (0..adapter.nic.vf_count()).map(VfIndex::from);

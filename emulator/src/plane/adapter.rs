@@ -2,14 +2,13 @@
 //! Decides nothing itself: every frame is judged by the model on a private copy of its first bytes, and those bytes are
 //! the ones delivered. Never holds a lock, never waits, never reads a clock.
 
-use std::time::Duration;
-
 use vf_model::{DropReason, MacAddr, Nanos, Nic, Source, Verdict, VfIndex, VfSet, VlanTag};
 use vf_vhost::frame::{FrameBuf, TagEdit};
 use vf_vhost::tx::{TxFrame, TxItem, TxQueue};
 use vf_vhost::vring::Vring;
 
 use super::kicks::Kicks;
+use super::load::Load;
 use super::mirror::Mirror;
 use super::owner::Plane;
 use super::pf::PfEnd;
@@ -36,7 +35,6 @@ pub struct Adapter {
     cursor: usize,
     touched: VfSet,
     kicks: Kicks,
-    busy: Duration,
 }
 
 struct Parked {
@@ -56,6 +54,7 @@ struct Sinks {
     pool: Pool,
     mirror: Mirror,
     broken: Vec<RingBroken>,
+    load: Load,
 }
 
 /// A frame, wherever it is.
@@ -106,11 +105,11 @@ impl Adapter {
                 pool,
                 mirror: Mirror::default(),
                 broken: Vec::new(),
+                load: Load::default(),
             },
             cursor: 0,
             touched: VfSet::default(),
             kicks: Kicks::default(),
-            busy: Duration::ZERO,
         }
     }
 
@@ -158,10 +157,10 @@ impl Adapter {
         PerQueue::pairs(rx, &self.tx[vf.index()].traffic)
     }
 
-    /// Time spent moving frames, as measured by this plane's thread.
+    /// What its thread has done.
     #[must_use]
-    pub fn busy(&self) -> Duration {
-        self.busy
+    pub fn load(&self) -> &Load {
+        &self.sinks.load
     }
 
     /// The uplink, for its counters.
@@ -272,7 +271,8 @@ impl Adapter {
         let queues = self.tx[i].queues.len();
         for _ in 0..queues {
             let q = self.tx[i].cursor % queues;
-            moved += self.poll_queue(now, vf, q);
+            let burst = self.poll_queue(now, vf, q);
+            moved += self.sinks.load.count_burst(burst);
             if self.parked[i].is_some() {
                 break;
             }
@@ -334,9 +334,7 @@ impl Adapter {
                 self.sinks.pool.give(watched);
             }
             if verdict.pf {
-                let mut copy = self.sinks.pool.take();
-                slot.queue.copy_to(&frame, &mut copy);
-                copy.edit(insertion(verdict.insert));
+                let copy = self.sinks.copy_of(&slot.queue, &frame, verdict.insert);
                 self.sinks.hand_up(&mut self.nic, copy);
             }
             if verdict.wire && self.sinks.is_unplugged(&mut self.nic) {
@@ -350,9 +348,7 @@ impl Adapter {
                     });
                     break;
                 }
-                let mut copy = self.sinks.pool.take();
-                slot.queue.copy_to(&frame, &mut copy);
-                copy.edit(insertion(verdict.insert));
+                let copy = self.sinks.copy_of(&slot.queue, &frame, verdict.insert);
                 self.sinks.send_on_wire(now, &mut self.nic, copy);
             }
             slot.queue.complete(frame);
@@ -390,9 +386,9 @@ impl Adapter {
         let Some(slot) = queues.find(|s| s.queue.vring().index() == parked.ring) else {
             return; // a ring is not detached with a frame of its own parked
         };
-        let mut copy = self.sinks.pool.take();
-        slot.queue.copy_to(&parked.frame, &mut copy);
-        copy.edit(insertion(parked.insert));
+        let copy = self
+            .sinks
+            .copy_of(&slot.queue, &parked.frame, parked.insert);
         self.sinks.send_on_wire(now, &mut self.nic, copy);
         slot.queue.complete(parked.frame);
         self.touched.insert(vf);
@@ -403,7 +399,7 @@ impl Adapter {
     fn flush(&mut self) {
         for vf in std::mem::take(&mut self.touched).iter() {
             for slot in self.tx[vf.index()].queues.iter_mut().filter(|s| !s.broken) {
-                if slot.queue.flush() {
+                if self.sinks.load.count_flush(slot.queue.flush()) {
                     self.sinks.notified.tx.insert(vf);
                 }
             }
@@ -414,7 +410,7 @@ impl Adapter {
                 .iter_mut()
                 .filter(|s| !s.broken)
             {
-                if slot.queue.flush() {
+                if self.sinks.load.count_flush(slot.queue.flush()) {
                     self.sinks.notified.rx.insert(vf);
                 }
             }
@@ -425,14 +421,16 @@ impl Adapter {
 impl Plane for Adapter {
     /// What has arrived from the wire, from the hypervisor and from the guests, each within a budget.
     fn poll(&mut self, now: Nanos) -> usize {
-        let mut moved = self.poll_uplink(now);
+        let arrived = self.poll_uplink(now);
+        let mut moved = self.sinks.load.count_burst(arrived);
         // Whoever waits for the wire gets it in turn: the VFs, and the PF behind the last of them.
         let vfs = self.tx.len();
         let first = self.cursor;
         for step in 0..=vfs {
             let seat = (first + step) % (vfs + 1);
             moved += if seat == vfs {
-                self.poll_pf(now, false)
+                let burst = self.poll_pf(now, false);
+                self.sinks.load.count_burst(burst)
             } else {
                 self.poll_vf(now, seat)
             };
@@ -493,8 +491,8 @@ impl Plane for Adapter {
         self.kicks.connect(registry);
     }
 
-    fn add_busy(&mut self, busy: Duration) {
-        self.busy += busy;
+    fn load_mut(&mut self) -> &mut Load {
+        &mut self.sinks.load
     }
 }
 
@@ -521,6 +519,7 @@ impl Sinks {
                         self.mirror.add(Port::Vf(vf), Direction::Rx, frame, tag);
                     }
                     nic.count_delivered(vf, dst, len);
+                    self.load.copies += 1;
                     self.touched.insert(vf);
                 }
                 Delivery::Dropped(reason) => nic.count_rx_drop(vf, reason),
@@ -530,6 +529,15 @@ impl Sinks {
                 }
             }
         }
+    }
+
+    /// A private copy of a guest's frame, as it goes on.
+    fn copy_of(&mut self, tx: &TxQueue, frame: &TxFrame, insert: Option<VlanTag>) -> FrameBuf {
+        let mut copy = self.pool.take();
+        tx.copy_to(frame, &mut copy);
+        copy.edit(insertion(insert));
+        self.load.copies += 1;
+        copy
     }
 
     /// Sends a frame in private memory wherever the verdict says. Gives it back if only the wire is left to do and the

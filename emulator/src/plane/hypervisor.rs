@@ -4,7 +4,6 @@
 //! Never reads a clock, never blocks a guest: what does not fit is dropped and counted.
 
 use std::collections::VecDeque;
-use std::time::Duration;
 
 use vf_model::{
     BridgePort, CostModel, CpuBudget, DropReason, Header, HypervisorModel, Nanos, Verdict, VfIndex,
@@ -15,6 +14,7 @@ use vf_vhost::tx::TxItem;
 use vf_vhost::vring::Vring;
 
 use super::kicks::Kicks;
+use super::load::Load;
 use super::mirror::Mirror;
 use super::owner::Plane;
 use super::pf::PfEnd;
@@ -52,7 +52,7 @@ pub struct Hypervisor {
     notified: Notified,
     broken: Vec<RingBroken>,
     kicks: Kicks,
-    busy: Duration,
+    load: Load,
 }
 
 /// The cost of work and the CPU that pays for it.
@@ -108,7 +108,7 @@ impl Hypervisor {
             notified: Notified::default(),
             broken: Vec::new(),
             kicks: Kicks::default(),
-            busy: Duration::ZERO,
+            load: Load::default(),
         }
     }
 
@@ -234,6 +234,7 @@ impl Hypervisor {
                         port.traffic.of_ring(ring).add(frame.len());
                         let mut copy = self.pool.take();
                         slot.queue.copy_to(&frame, &mut copy);
+                        self.load.copies += 1;
                         slot.queue.complete(frame);
                         let mirror = &mut self.mirror;
                         mirror.add(Port::Vf(vf), Direction::Tx, &copy, TagEdit::Keep);
@@ -296,6 +297,7 @@ impl Hypervisor {
                 Delivery::Done => {
                     self.mirror.add(Port::Vf(vf), Direction::Rx, frame, edit);
                     self.model.count_delivered(vf, header.dst, len);
+                    self.load.copies += 1;
                     self.touched.insert(vf);
                 }
                 Delivery::Dropped(DropReason::NoRxBuffer) if backlog.len() < BACKLOG => {
@@ -341,6 +343,7 @@ impl Hypervisor {
                         self.mirror.add(Port::Vf(vf), Direction::Rx, frame, *edit);
                         if let Ok(header) = Header::parse(waiting.frame.head()) {
                             self.model.count_delivered(vf, header.dst, waiting.len);
+                            self.load.copies += 1;
                         }
                         self.touched.insert(vf);
                     }
@@ -363,12 +366,12 @@ impl Hypervisor {
             let tx = self.tx[vf.index()].queues.iter_mut();
             let tx: u64 = tx
                 .filter(|s| !s.broken)
-                .map(|slot| u64::from(slot.queue.flush()))
+                .map(|slot| u64::from(self.load.count_flush(slot.queue.flush())))
                 .sum();
             let rx = self.rx[vf.index()].queues.iter_mut();
             let rx: u64 = rx
                 .filter(|s| !s.broken)
-                .map(|slot| u64::from(slot.queue.flush()))
+                .map(|slot| u64::from(self.load.count_flush(slot.queue.flush())))
                 .sum();
             if tx > 0 {
                 self.notified.tx.insert(vf);
@@ -437,10 +440,10 @@ impl Hypervisor {
         PerQueue::pairs(&self.rx[vf.index()].traffic, &self.tx[vf.index()].traffic)
     }
 
-    /// Time spent moving frames, as measured by this plane's thread.
+    /// What its thread has done.
     #[must_use]
-    pub fn busy(&self) -> Duration {
-        self.busy
+    pub fn load(&self) -> &Load {
+        &self.load
     }
 
     /// The PF's end, to connect it.
@@ -470,7 +473,7 @@ impl Plane for Hypervisor {
         if self.current.is_none() || self.since_flush >= BATCH {
             self.flush(now);
         }
-        moved
+        self.load.count_burst(moved)
     }
 
     fn next(&mut self, now: Nanos) -> Option<Nanos> {
@@ -533,7 +536,7 @@ impl Plane for Hypervisor {
         self.kicks.connect(registry);
     }
 
-    fn add_busy(&mut self, busy: Duration) {
-        self.busy += busy;
+    fn load_mut(&mut self) -> &mut Load {
+        &mut self.load
     }
 }

@@ -16,9 +16,11 @@ use rustix::time::{
 use vf_model::Nanos;
 
 use super::doorbell::Doorbell;
+use super::load::Load;
 use super::port::RingBroken;
+use crate::config::Polling;
 
-/// How long a plane polls without finding work before it goes to sleep.
+/// How long a plane that polls adaptively finds no work before it goes to sleep: about what a wake-up costs.
 const SPIN: Duration = Duration::from_micros(50);
 /// Of the doorbell, and of the timer: whatever wakes a plane, it looks at everything.
 const WAKE: Token = Token(0);
@@ -37,8 +39,8 @@ pub trait Plane: Send + 'static {
     fn connect(&mut self, registry: mio::Registry);
     /// Rings found broken since the last call.
     fn take_broken(&mut self) -> Vec<RingBroken>;
-    /// Adds to the time this plane has spent moving frames, as measured by its thread.
-    fn add_busy(&mut self, busy: Duration);
+    /// What its thread has done, for the thread to count.
+    fn load_mut(&mut self) -> &mut Load;
 }
 
 /// A plane, wherever it lives.
@@ -90,6 +92,7 @@ impl<P: Plane> Owner<P> {
         name: &str,
         plane: P,
         epoch: Instant,
+        polling: Polling,
         on_broken: impl Fn(RingBroken) + Send + 'static,
     ) -> std::io::Result<(Owner<P>, Doorbell)> {
         let poll = Poll::new()?;
@@ -105,10 +108,19 @@ impl<P: Plane> Owner<P> {
         let (requests, inbox) = unbounded();
         let mut plane = Box::new(plane);
         plane.connect(poll.registry().try_clone()?);
-        let sleeper = bell.clone();
+        let sleeper = Sleeper {
+            poll,
+            timer,
+            bell: bell.clone(),
+            spin: match polling {
+                Polling::Always => Duration::MAX,
+                Polling::Adaptive => SPIN,
+                Polling::Never => Duration::ZERO,
+            },
+        };
         let thread = std::thread::Builder::new()
             .name(name.to_owned())
-            .spawn(move || run(plane, &inbox, poll, &timer, &sleeper, epoch, &on_broken))?;
+            .spawn(move || run(plane, &inbox, sleeper, epoch, &on_broken))?;
         let owner = Owner::Thread(ThreadOwner {
             requests,
             bell: bell.clone(),
@@ -183,17 +195,25 @@ impl<P> Drop for Borrowed<'_, P> {
     }
 }
 
-/// A plane's thread: polls while there is work, spins a little, then sleeps until a kick, the doorbell or the next due
+/// How a plane's thread sleeps.
+struct Sleeper {
+    poll: Poll,
+    timer: OwnedFd,
+    bell: Doorbell,
+    /// How long it finds no work before it does.
+    spin: Duration,
+}
+
+/// A plane's thread: polls while there is work and for `spin` thereafter, then sleeps until a kick, the doorbell or the next due
 /// time.
 fn run<P: Plane>(
     mut plane: Box<P>,
     inbox: &Receiver<Request<P>>,
-    mut poll: Poll,
-    timer: &OwnedFd,
-    bell: &Doorbell,
+    mut sleeper: Sleeper,
     epoch: Instant,
     on_broken: &impl Fn(RingBroken),
 ) {
+    let spin = sleeper.spin;
     let mut events = Events::with_capacity(64);
     let mut idle_since: Option<Instant> = None;
     let mut last = Instant::now();
@@ -221,30 +241,34 @@ fn run<P: Plane>(
             on_broken(broken);
         }
         last = Instant::now();
+        plane.load_mut().count_round(moved, last - started);
         if moved > 0 {
-            plane.add_busy(last - started);
             idle_since = None;
             continue;
         }
         let idle = *idle_since.get_or_insert(last);
         let now = since(epoch, last);
         let due = plane.next(now).map(|at| at.0.saturating_sub(now.0));
-        let spin_ns = u64::try_from(SPIN.as_nanos()).unwrap_or(u64::MAX);
-        if last - idle < SPIN || due.is_some_and(|d| d < spin_ns) {
+        let spin_ns = u64::try_from(spin.as_nanos()).unwrap_or(u64::MAX);
+        if last - idle < spin || due.is_some_and(|d| d < spin_ns) {
             std::hint::spin_loop();
             continue;
         }
-        bell.going_to_sleep();
+        sleeper.bell.going_to_sleep();
         if !plane.arm(now) && inbox.is_empty() {
             // Looked at once more: a frame may have been put on the wire before the doorbell was told of our sleep.
-            set_timer(timer, plane.next(now).map(|at| at.0.saturating_sub(now.0)));
-            if let Err(error) = poll.poll(&mut events, None)
+            set_timer(
+                &sleeper.timer,
+                plane.next(now).map(|at| at.0.saturating_sub(now.0)),
+            );
+            if let Err(error) = sleeper.poll.poll(&mut events, None)
                 && error.kind() != std::io::ErrorKind::Interrupted
             {
                 tracing::error!(%error, "a plane cannot sleep");
             }
+            plane.load_mut().wakeups += 1;
         }
-        bell.awake();
+        sleeper.bell.awake();
         plane.disarm();
         idle_since = None;
         last = Instant::now();

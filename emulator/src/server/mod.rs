@@ -18,7 +18,7 @@ use vf_model::{Command, LinkConfig, Nanos, Refusal, VfIndex};
 use vf_vhost::endpoint::{Endpoint, EndpointError};
 
 use crate::clock::Clock;
-use crate::config::{Config, HypervisorCpu, NicSettings, SocketRole};
+use crate::config::{Config, HypervisorCpu, NicSettings, Polling, SocketRole};
 use crate::ctl::{Request, Response};
 use crate::host::{Host, Planes};
 use crate::plane::{Owner, Pool, RingBroken, Tap, Uplink, WireEnd};
@@ -397,6 +397,7 @@ fn build_hosts(
             &format!("worker-{name}"),
             planes.adapter,
             epoch,
+            config.poll,
             reporter.of(h),
         )
         .map_err(system("thread"))?;
@@ -404,6 +405,11 @@ fn build_hosts(
             &format!("hyp-{name}"),
             planes.hypervisor,
             epoch,
+            // A CPU that software shares is not kept by who waits.
+            match config.poll {
+                Polling::Always => Polling::Adaptive,
+                other => other,
+            },
             reporter.of(h),
         )
         .map_err(system("thread"))?;

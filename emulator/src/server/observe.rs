@@ -6,9 +6,10 @@ use std::ops::Deref;
 use vf_model::{Counters, HypervisorModel, Nanos, Nic, RxFilter, VfIndex, VfPolicy};
 
 use crate::host::Host;
-use crate::plane::PairTraffic;
+use crate::plane::{Load, PairTraffic};
 use crate::show::{
     Show, ShowBridge, ShowCounters, ShowCpu, ShowLink, ShowNic, ShowQueue, ShowRss, ShowVf,
+    ShowWorker,
 };
 
 /// Remembers the reading before, to say what happened since.
@@ -60,8 +61,8 @@ fn nic(host: &Host, at: Nanos, seconds: f64, before: &mut Busy) -> ShowNic {
     let charged = hypervisor.charged(at);
     let now = Busy {
         link: adapter.uplink().busy(at).0,
-        worker: nanos(adapter.busy()),
-        hypervisor: charged.map_or_else(|| nanos(hypervisor.busy()), |c| c.0),
+        worker: nanos(adapter.load().busy),
+        hypervisor: charged.map_or_else(|| nanos(hypervisor.load().busy), |c| c.0),
     };
     let share =
         |now: u64, then: u64| (now.saturating_sub(then) as f64 / 1e9 / seconds.max(1e-9)).min(1.0);
@@ -120,6 +121,10 @@ fn nic(host: &Host, at: Nanos, seconds: f64, before: &mut Busy) -> ShowNic {
             utilisation: share(now.hypervisor, before.hypervisor),
             busy_ns: now.hypervisor,
         },
+        workers: vec![
+            worker("worker", &host.settings.name, adapter.load()),
+            worker("hyp", &host.settings.name, hypervisor.load()),
+        ],
         bridge: ShowBridge {
             entries: bridge.entries,
             learned: bridge.learned,
@@ -133,6 +138,21 @@ fn nic(host: &Host, at: Nanos, seconds: f64, before: &mut Busy) -> ShowNic {
     };
     *before = now;
     show
+}
+
+fn worker(kind: &str, nic: &str, load: &Load) -> ShowWorker {
+    ShowWorker {
+        name: format!("{kind}-{nic}"),
+        busy_ns: nanos(load.busy),
+        rounds: load.rounds,
+        idle_rounds: load.idle_rounds,
+        wakeups: load.wakeups,
+        frames: load.frames,
+        bursts: load.bursts,
+        copies: load.copies,
+        notified: load.notified,
+        suppressed: load.suppressed,
+    }
 }
 
 /// Both sides count the same frames, each its own drops.

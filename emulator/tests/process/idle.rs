@@ -67,6 +67,44 @@ fn sixty_four_idle_vfs_cost_nothing() {
     pass(&mut left[0], &mut right[0]);
 }
 
+fn one_frame(from: &mut Port, to: &mut Port) {
+    let frame = from.frame(to.mac, 60);
+    from.send(&frame);
+    to.gets(&frame);
+}
+
+#[test]
+fn the_first_frame_after_a_while_wakes_the_worker_once() {
+    for poll in ["adaptive", "never"] {
+        let emulator = Emulator::start(&["--poll", poll]);
+        let wakeups = || emulator.show().workers().next().unwrap().wakeups;
+        let [mut a, mut b] = ["vf0.sock", "vf1.sock"].map(|s| Port::open(&emulator.path(s)));
+        pass(&mut a, &mut b);
+        std::thread::sleep(Duration::from_millis(200)); // it is asleep
+        let before = wakeups();
+        std::thread::sleep(Duration::from_millis(200));
+        one_frame(&mut a, &mut b);
+        std::thread::sleep(Duration::from_millis(200));
+        // To be asked is the other.
+        assert_eq!(wakeups() - before, 2, "{poll}");
+    }
+}
+
+#[test]
+fn a_worker_that_polls_always_does_not_sleep() {
+    let emulator = Emulator::start(&["--poll", "always"]);
+    let [mut a, mut b] = ["vf0.sock", "vf1.sock"].map(|s| Port::open(&emulator.path(s)));
+    one_frame(&mut a, &mut b);
+    let show = emulator.show();
+    let worker = show.workers().next().unwrap();
+    assert_eq!((worker.wakeups, worker.frames, worker.copies), (0, 1, 1));
+    assert_eq!(
+        worker.notified + worker.suppressed,
+        2,
+        "both ends of a frame"
+    );
+}
+
 #[test]
 fn a_worker_and_a_hypervisor_a_nic() {
     let emulator = Emulator::with_config(crate::emulator::BACK_TO_BACK);

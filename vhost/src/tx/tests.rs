@@ -65,10 +65,10 @@ fn a_frame_is_taken_and_returned(format: u64) {
         queue.copy_to(&taken, &mut copy);
         assert_eq!(copy.data, data);
         assert!(queue.next().unwrap().is_none());
-        assert!(!queue.flush(), "nothing to publish");
+        assert_eq!(queue.flush(), None, "nothing to publish");
         queue.complete(taken);
         assert_eq!(driver.used(), [], "not before the flush");
-        assert!(queue.flush());
+        assert_eq!(queue.flush(), Some(true));
         assert!(driver.call.drain());
         assert_eq!(driver.used(), [(head, 0)]);
     }
@@ -182,7 +182,7 @@ fn a_broken_ring_says_so_once_and_stays_broken() {
     assert!(driver.err.drain());
     assert_eq!(queue.next().unwrap_err(), RingError::ReadableAfterWritable);
     assert!(!driver.err.drain());
-    assert!(!queue.has_work() && !queue.flush() && !queue.set_notify(true));
+    assert!(!queue.has_work() && queue.flush().is_none() && !queue.set_notify(true));
     let vring = queue.into_vring();
     assert!(vring.is_broken());
     assert_eq!(vring.base(), 0, "the bad chain was not returned");
