@@ -350,7 +350,7 @@ pub struct Experiment {
     /// What guests leave to the NIC
     #[arg(long, value_enum, default_value = "csum")]
     pub offloads: Offloads,
-    /// Least time between two interrupts of a VF, in microseconds [default: 20]
+    /// Least time between two interrupts of a VF, in microseconds [default: 40]
     #[arg(long, value_name = "US", value_parser = clap::value_parser!(u64).range(..=1_000_000))]
     pub moderation: Option<u64>,
     /// Seconds to measure, of virtual or wall time [default: 2; for Linux guests 1]

@@ -396,7 +396,9 @@ fn plan(args: &cli::Experiment) -> Result<Plan, Failure> {
             .window
             .map_or(defaults.window, |kib| kib as usize * 1024),
         offloads: args.offloads,
-        moderation: Nanos(1000 * args.moderation.unwrap_or(20)),
+        moderation: args
+            .moderation
+            .map_or(defaults.moderation, |us| Nanos(1000 * us)),
         ..defaults
     })
 }

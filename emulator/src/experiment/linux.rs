@@ -162,9 +162,8 @@ fn script(plan: &Plan, tool: Tool, seat: Seat) -> String {
         let at = START.0 + mix(plan.seed, 1 << 32 | seat.id()) % 1_000_000;
         format!("sleep {}.{:09}\n", at / 1_000_000_000, at % 1_000_000_000)
     };
-    // ACKs for every second segment or so, as guests gave them in 2009; merged segments (GRO) get one for dozens.
     format!(
-        "type {program} >/dev/null 2>&1 || {{ echo 'the image has no {program}'; exit 127; }}\nethtool -K eth0 gro off\n{start}exec {job}\n"
+        "type {program} >/dev/null 2>&1 || {{ echo 'the image has no {program}'; exit 127; }}\n{start}exec {job}\n"
     )
 }
 

@@ -89,7 +89,7 @@ impl Default for Plan {
             warm_up: Nanos(200_000_000),
             window: 256 * 1024,
             offloads: Offloads::Csum,
-            moderation: Nanos(20_000),
+            moderation: Nanos(40_000),
             cost: CostModel::default(),
         }
     }
