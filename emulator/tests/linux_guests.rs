@@ -172,6 +172,31 @@ fn an_experiment_is_as_theory_says_and_the_same_twice() {
 }
 
 #[test]
+fn a_scenario_keeps_its_promises_and_is_the_same_twice() {
+    if image().is_none() {
+        return;
+    }
+    let file = concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/../examples/scenarios/link-flap.toml"
+    );
+    let once = || {
+        let mut vfnic = Command::new(env!("CARGO_BIN_EXE_vfnic"));
+        let args = ["scenario", "run", "--guests", "linux", "--json", file];
+        let output = vfnic.args(args).output().unwrap();
+        assert!(output.status.success(), "{output:?}");
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let first = once();
+    assert_eq!(first, once());
+    let outcome: serde_json::Value = serde_json::from_str(&first).unwrap();
+    assert_eq!(outcome["guests"], "linux");
+    // TCP has mended what the cable lost.
+    assert!(outcome["jobs"][0]["retransmits"].as_u64().unwrap() > 0);
+    assert_eq!(outcome["jobs"][0]["exit"], 0);
+}
+
+#[test]
 fn guests_that_cannot_run_are_named_in_a_line() {
     let Some(image) = image() else { return };
     let dir = tempfile::tempdir().unwrap();

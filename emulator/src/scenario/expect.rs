@@ -316,8 +316,14 @@ impl Figure {
         }
     }
 
-    /// The figure between two readings; `None` if there is none. Of echo times the one that is furthest out.
-    fn measure(&self, from: &Reading, to: &Reading, record: &Record, middle: f64) -> Option<f64> {
+    /// The figure between two readings; `None` if there is none. Of echo times the one that is furthest out of its bounds.
+    fn measure(
+        &self,
+        from: &Reading,
+        to: &Reading,
+        record: &Record,
+        bounds: (Option<f64>, Option<f64>),
+    ) -> Option<f64> {
         match self {
             Figure::Goodput(jobs) => {
                 Some(jobs.iter().map(|job| to.goodput_since(from, *job)).sum())
@@ -330,7 +336,12 @@ impl Figure {
                 let echoes = jobs.iter().flat_map(|job| &record.traffic[*job].echoes);
                 let inside = echoes.filter(|(at, _)| (from.at..=to.at).contains(at));
                 let times = inside.map(|(_, time)| time.0 as f64);
-                times.max_by(|a, b| (a - middle).abs().total_cmp(&(b - middle).abs()))
+                let out = |time: &f64| match bounds {
+                    (Some(min), None) => min - time,
+                    (Some(min), Some(max)) => (min - time).max(time - max),
+                    (None, _) => *time,
+                };
+                times.max_by(|a, b| out(a).total_cmp(&out(b)))
             }
             Figure::Drops { nic, vf, reason } => {
                 Some(to.drops_since(from, *nic, *vf, *reason) as f64)
@@ -369,9 +380,7 @@ impl Expectation {
                     (None, Some(max)) => format!("at most {max}"),
                     (None, None) => String::new(),
                 };
-                let low = min.unwrap_or(0.0);
-                let middle = (low + max.unwrap_or(low)) / 2.0;
-                let got = figure.measure(from, to, record, middle);
+                let got = figure.measure(from, to, record, (min, max));
                 let above = |got: f64| min.is_none_or(|min| got >= min);
                 let pass = got.is_some_and(|got| above(got) && max.is_none_or(|max| got <= max));
                 (wanted, got.map_or("nothing".to_owned(), show), pass)

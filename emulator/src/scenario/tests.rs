@@ -6,6 +6,9 @@ use std::path::Path;
 use pcap_file::pcapng::blocks::enhanced_packet::EnhancedPacketOption;
 use pcap_file::pcapng::{Block, PcapNgReader};
 
+use vf_model::Nanos;
+
+use super::duration::Duration;
 use super::*;
 
 /// Two NICs with a wire between them and a guest on each.
@@ -259,6 +262,22 @@ fn an_echo_takes_as_long_as_its_frames() {
     }
     let mediated = ping("mediated");
     assert!(mediated.jobs[0].rtt_ns[1] > direct.jobs[0].rtt_ns[1]);
+}
+
+#[test]
+fn every_echo_is_held_to_the_bounds() {
+    // The first reply comes soon after that of ARP, and its interrupt is held back; the second takes 1.2 us.
+    let outcome = outcome(
+        "[[job]]\nguest = 'left'\nat = '1ms'\nping = { to = 'right', count = 2, interval = '3ms' }\n\
+         [[expect]]\nrtt = 'left'\nmin = '5us'\n\
+         [[expect]]\nrtt = 'left'\nmax = '5us'\n\
+         [[expect]]\nrtt = 'left'\nmin = '5us'\nmax = '1s'\n\
+         [[expect]]\nrtt = 'left'\nmin = '1us'\nmax = '1s'\n",
+        Options::default(),
+    );
+    let shown = |n: usize| Duration(Nanos(outcome.jobs[0].rtt_ns[n])).to_string();
+    let got: Vec<_> = outcome.failed().map(|judged| judged.got.clone()).collect();
+    assert_eq!(got, [shown(1), shown(0), shown(1)]);
 }
 
 #[test]

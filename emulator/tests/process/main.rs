@@ -13,5 +13,6 @@ mod idle;
 mod policy;
 mod port;
 mod restart;
+mod scenario;
 mod switching;
 mod traffic;

@@ -1,0 +1,104 @@
+//! `vfnic scenario`: exit code 0 if all came out, 1 and a line for each promise that was not kept, 2 if nothing has run.
+
+use std::path::Path;
+use std::process::Output;
+
+use crate::emulator::vfnic;
+
+const FILE: &str = "\
+until = '3ms'
+[[nic]]
+name = 'a'
+vfs = 1
+[[nic]]
+name = 'b'
+vfs = 1
+[[wire]]
+between = ['a', 'b']
+[[guest]]
+name = 'left'
+nic = 'a'
+address = '10.0.0.1/24'
+[[guest]]
+name = 'right'
+nic = 'b'
+address = '10.0.0.2/24'
+[[job]]
+guest = 'left'
+at = '0s'
+send = { to = 'right', bytes = 20000 }
+[[expect]]
+exit = 'left'
+";
+
+/// A scenario of this text, run or checked in a folder of its own.
+fn scenario(dir: &Path, words: &[&str], text: &str) -> Output {
+    let file = dir.join("file.toml");
+    std::fs::write(&file, text).unwrap();
+    let args = [&["scenario"], words, &[file.to_str().unwrap()]].concat();
+    vfnic(&args)
+}
+
+fn lines(bytes: Vec<u8>) -> Vec<String> {
+    let text = String::from_utf8(bytes).unwrap();
+    text.lines().map(str::to_owned).collect()
+}
+
+#[test]
+fn the_exit_code_says_whether_promises_were_kept() {
+    let dir = tempfile::tempdir().unwrap();
+    let output = scenario(dir.path(), &["run"], FILE);
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    let kept = lines(output.stdout);
+    assert!(kept.contains(&"PASS  exit code of left: 0 (want 0)".to_owned()));
+
+    let broken = "[[expect]]\ndrops = 'any'\nnic = 'a'\nmin = 1\n[[expect]]\nretransmits = 'left'\nmin = 2\n";
+    let output = scenario(dir.path(), &["run"], &format!("{FILE}{broken}"));
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    let (report, mut said) = (lines(output.stdout), lines(output.stderr));
+    said.retain(|line| !line.starts_with("scenario: ")); // how far it is
+    let of = |verdict: &str| report.iter().filter(|l| l.starts_with(verdict)).count();
+    assert_eq!((of("PASS"), of("FAIL")), (1, 2), "{report:?}");
+    assert_eq!(said.len(), 2, "{said:?}");
+    assert!(
+        said[0].starts_with("vfnic: line 24: drops of a (any)"),
+        "{said:?}"
+    );
+    assert!(
+        said[1].starts_with("vfnic: line 28: retransmits of left"),
+        "{said:?}"
+    );
+    // The figures before the promises are the same.
+    let digest = |report: &[String]| report.last().cloned();
+    assert_eq!(digest(&report), digest(&kept));
+}
+
+#[test]
+fn what_cannot_run_is_refused_in_a_line() {
+    let dir = tempfile::tempdir().unwrap();
+    let bad = FILE.replace("to = 'right'", "to = 'nobody'");
+    let nowhere = dir.path().to_str().unwrap().to_owned();
+    let linux = ["run", "--guests", "linux", "--image", &nowhere];
+    for (words, text, says) in [
+        (
+            &["run"][..],
+            &bad[..],
+            "file.toml: line 18: to 'nobody': there are left, right",
+        ),
+        (&["check"], &bad, "file.toml: line 18"),
+        (&["run"], "until = ", "file.toml: line 1"),
+        (&linux, FILE, "examples/linux-guests/build.sh"),
+    ] {
+        let output = scenario(dir.path(), words, text);
+        let said = lines(output.stderr);
+        assert_eq!(output.status.code(), Some(2), "{said:?}");
+        assert!(said.len() == 1 && said[0].contains(says), "{said:?}");
+        assert!(output.stdout.is_empty());
+    }
+    assert_eq!(
+        vfnic(&["scenario", "check", "nowhere.toml"]).status.code(),
+        Some(2)
+    );
+    let output = scenario(dir.path(), &["check"], FILE);
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+}
