@@ -347,6 +347,9 @@ pub struct Experiment {
     /// The link's rate
     #[arg(long, value_name = "RATE", default_value = "10G")]
     pub rate: String,
+    /// NICs to be like: generic, falcon, siena, ef10, ixgbe, i40e or mlx5-legacy
+    #[arg(long, value_name = "NAME", default_value_t)]
+    pub profile: Profile,
     /// What guests leave to the NIC
     #[arg(long, value_enum, default_value = "csum")]
     pub offloads: Offloads,

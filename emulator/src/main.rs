@@ -395,6 +395,7 @@ fn plan(args: &cli::Experiment) -> Result<Plan, Failure> {
         window: args
             .window
             .map_or(defaults.window, |kib| kib as usize * 1024),
+        profile: args.profile,
         offloads: args.offloads,
         moderation: args
             .moderation

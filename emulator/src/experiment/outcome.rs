@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 
 use serde::Serialize;
+use vf_model::Profile;
 
 use super::plan::Tool;
 use crate::config::Offloads;
@@ -52,6 +53,8 @@ pub struct PlanView {
     /// Bytes of each stream's receive window; Linux guests size theirs themselves.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub window: Option<usize>,
+    /// What the NICs are like.
+    pub profile: Profile,
     /// What guests leave to the NIC.
     pub offloads: Offloads,
     /// Least time between two interrupts of a VF, in nanoseconds.

@@ -2,7 +2,7 @@
 
 use clap::ValueEnum;
 use serde::Serialize;
-use vf_model::{CostModel, LinkConfig, Nanos};
+use vf_model::{CostModel, LinkConfig, Nanos, Profile};
 
 use super::outcome::PlanView;
 use crate::config::Offloads;
@@ -68,6 +68,8 @@ pub struct Plan {
     pub warm_up: Nanos,
     /// Receive window of a stream of embedded guests, in bytes; Linux has its own way.
     pub window: usize,
+    /// What the NICs are like.
+    pub profile: Profile,
     /// What guests leave to the NIC.
     pub offloads: Offloads,
     /// Least time between two interrupts of a VF.
@@ -88,6 +90,7 @@ impl Default for Plan {
             measure: Nanos(2_000_000_000),
             warm_up: Nanos(200_000_000),
             window: 256 * 1024,
+            profile: Profile::Generic,
             offloads: Offloads::Csum,
             moderation: Nanos(40_000),
             cost: CostModel::default(),
@@ -118,6 +121,7 @@ impl Plan {
                 Guests::Linux { tool, .. } => Some(tool),
             },
             window: matches!(self.guests, Guests::Embedded).then_some(self.window),
+            profile: self.profile,
             offloads: self.offloads,
             interrupt_moderation_ns: self.moderation.0,
         }

@@ -224,6 +224,7 @@ fn setup(outcome: &Outcome) -> String {
         ),
         ("MTU", format!("{} B", thousands(f64::from(plan.mtu)))),
         ("TCP", tcp(plan)),
+        ("NICs like", plan.profile.to_string()),
         ("Left to the NIC", offloads(plan).to_owned()),
         (
             "Interrupts",

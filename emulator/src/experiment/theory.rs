@@ -138,6 +138,7 @@ mod tests {
             warm_up_seconds: 0.0,
             tool: None,
             window: Some(1 << 18),
+            profile: vf_model::Profile::Generic,
             offloads: crate::config::Offloads::Csum,
             interrupt_moderation_ns: 0,
         }

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use vf_conformance::guest::{Guest, GuestConfig, StreamId};
 use vf_conformance::net::{NetConfig, NetDevice, Notify};
-use vf_model::{MacAddr, Nanos, Path, Profile, VfIndex};
+use vf_model::{MacAddr, Nanos, Path, VfIndex};
 
 use super::ExperimentError;
 use super::measure::{Meters, Reading};
@@ -42,7 +42,7 @@ pub(super) fn nic_settings(plan: &Plan, host: usize, path: Path) -> NicSettings 
         mtu: plan.mtu,
         offloads: plan.offloads,
         tap: None,
-        profile: Profile::Generic,
+        profile: plan.profile,
         filters: Vec::new(),
         vf: vec![vf; usize::from(plan.pairs())],
     }

@@ -17,6 +17,7 @@ fn plan() -> PlanView {
         warm_up_seconds: 0.2,
         tool: None,
         window: Some(256 * 1024),
+        profile: vf_model::Profile::Generic,
         offloads: Offloads::Csum,
         interrupt_moderation_ns: 20_000,
     }

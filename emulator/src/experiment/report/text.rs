@@ -15,12 +15,13 @@ pub fn text(outcome: &Outcome) -> String {
     let mut lines = wrap(
         "Plan",
         &format!(
-            "{} streams A to B, {} B to A, MTU {}, link {} Gb/s, TCP {}, left to the NIC: {}; {} s measured after {} s, seed {}.",
+            "{} streams A to B, {} B to A, MTU {}, link {} Gb/s, TCP {}, NICs like {}, left to them: {}; {} s measured after {} s, seed {}.",
             plan.a_to_b_streams,
             plan.b_to_a_streams,
             plan.mtu,
             plan.rate_mbps / 1e3,
             tcp(plan),
+            plan.profile,
             offloads(plan),
             plan.seconds,
             plan.warm_up_seconds,
