@@ -110,8 +110,8 @@ impl Profile {
         .into_iter()
     }
 
-    /// Sizes from Linux's drivers of the NICs (sfc's farch.c and mcdi_filters.c, ixgbe, i40e), no more than
-    /// [`MAX_TABLE_FILTERS`] of all kinds.
+    /// Solarflare's sizes are those of Linux's sfc driver (farch.c, mcdi_filters.c), Intel's flows and ixgbe's addresses and types
+    /// only their order of magnitude; no more than [`MAX_TABLE_FILTERS`] of all kinds.
     pub(crate) fn silicon(self) -> Silicon {
         const ALL: usize = MAX_TABLE_FILTERS;
         let generic = Silicon {
