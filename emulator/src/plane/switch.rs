@@ -1,5 +1,6 @@
-//! Administering a NIC while traffic runs, a switch of paths above all. Never loses or duplicates a frame: whoever calls
-//! this holds both planes, and the queues between them are empty before a ring changes hands.
+//! Administering a NIC while traffic runs, a switch of paths above all. Never loses a frame between the planes, nor
+//! duplicates one: whoever calls this holds both planes, and the queues between them are empty before a ring changes hands.
+//! What a guest has no buffers for when it leaves the mediated path is dropped and counted as its own.
 
 use vf_model::{Command, DropReason, Nanos, Path, Refusal, VfIndex, VfRequest};
 
