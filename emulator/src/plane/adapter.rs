@@ -7,6 +7,7 @@ use vf_vhost::frame::{FrameBuf, TagEdit};
 use vf_vhost::tx::{TxFrame, TxItem, TxQueue};
 use vf_vhost::vring::Vring;
 
+use super::attention::Attention;
 use super::kicks::Kicks;
 use super::load::Load;
 use super::mirror::Mirror;
@@ -33,6 +34,7 @@ pub struct Adapter {
     /// The seat that is first to be served, a VF or behind the last VF the PF: the one after the last that had to wait
     /// for the wire.
     cursor: usize,
+    attention: Attention,
     touched: VfSet,
     kicks: Kicks,
 }
@@ -108,6 +110,7 @@ impl Adapter {
                 load: Load::default(),
             },
             cursor: 0,
+            attention: Attention::default(),
             touched: VfSet::default(),
             kicks: Kicks::default(),
         }
@@ -120,6 +123,7 @@ impl Adapter {
         } else {
             self.kicks.add(&vring);
             self.tx[vf.index()].attach(vring);
+            self.attention.attach(vf);
         }
     }
 
@@ -131,6 +135,9 @@ impl Adapter {
         self.unpark(now, vf);
         let vring = self.tx[vf.index()].detach(ring)?;
         self.kicks.remove(&vring);
+        if self.tx[vf.index()].queues.is_empty() {
+            self.attention.detach(vf);
+        }
         Some(vring)
     }
 
@@ -255,13 +262,24 @@ impl Adapter {
         moved
     }
 
-    fn poll_vf(&mut self, now: Nanos, i: usize) -> usize {
-        if self.tx[i].queues.is_empty() {
-            return 0;
-        }
-        let vf = VfIndex::from(i);
+    /// Serves these VFs and the PF. Whoever waits for the wire gets it in turn: the VFs, and the PF behind the last of them.
+    fn poll_seats(&mut self, now: Nanos, vfs: VfSet) -> usize {
+        let first = self.cursor;
+        let mut moved = self.poll_vfs(now, vfs.iter().filter(|vf| vf.index() >= first));
+        let burst = self.poll_pf(now, false);
+        moved += self.sinks.load.count_burst(burst);
+        moved + self.poll_vfs(now, vfs.iter().filter(|vf| vf.index() < first))
+    }
+
+    fn poll_vfs(&mut self, now: Nanos, vfs: impl Iterator<Item = VfIndex>) -> usize {
+        vfs.map(|vf| self.poll_vf(now, vf)).sum()
+    }
+
+    fn poll_vf(&mut self, now: Nanos, vf: VfIndex) -> usize {
+        let i = vf.index();
         let mut moved = 0;
         if self.parked[i].is_some() {
+            self.attention.had_work(vf);
             if !self.sinks.uplink.can_send(now) {
                 return 0;
             }
@@ -277,6 +295,9 @@ impl Adapter {
                 break;
             }
             self.tx[i].cursor = (q + 1) % queues;
+        }
+        if moved > 0 {
+            self.attention.had_work(vf);
         }
         moved
     }
@@ -423,17 +444,12 @@ impl Plane for Adapter {
     fn poll(&mut self, now: Nanos) -> usize {
         let arrived = self.poll_uplink(now);
         let mut moved = self.sinks.load.count_burst(arrived);
-        // Whoever waits for the wire gets it in turn: the VFs, and the PF behind the last of them.
-        let vfs = self.tx.len();
-        let first = self.cursor;
-        for step in 0..=vfs {
-            let seat = (first + step) % (vfs + 1);
-            moved += if seat == vfs {
-                let burst = self.poll_pf(now, false);
-                self.sinks.load.count_burst(burst)
-            } else {
-                self.poll_vf(now, seat)
-            };
+        let looks = self.attention.round();
+        moved += self.poll_seats(now, looks);
+        if moved == 0 {
+            // Before it counts as idle, everybody has been looked at.
+            let others = self.attention.attached().difference(looks);
+            moved += self.poll_vfs(now, others.iter());
         }
         self.flush();
         moved
@@ -442,19 +458,17 @@ impl Plane for Adapter {
     fn next(&mut self, now: Nanos) -> Option<Nanos> {
         let mut next = self.sinks.uplink.next_arrival();
         let mut sooner = |at: Nanos| next = Some(next.map_or(at, |n: Nanos| n.min(at)));
-        if self.parked_pf.is_some() || self.parked.iter().any(Option::is_some) {
+        let attached = self.attention.attached();
+        if self.parked_pf.is_some() || attached.iter().any(|vf| self.is_parked(vf)) {
             self.sinks.uplink.can_send_at().map(&mut sooner);
         }
-        for (i, port) in self.tx.iter_mut().enumerate() {
-            for slot in &mut port.queues {
+        for vf in attached.iter() {
+            for slot in &mut self.tx[vf.index()].queues {
                 // A time that is past waits for the kick.
                 slot.discard_at().filter(|at| *at > now).map(&mut sooner);
             }
-            if port.queues.is_empty() || self.parked[i].is_some() {
-                continue;
-            }
-            let ready = self.nic.tx_ready_at(VfIndex::from(i), now);
-            if ready > now {
+            let ready = self.nic.tx_ready_at(vf, now);
+            if ready > now && !self.is_parked(vf) {
                 sooner(ready);
             }
         }
@@ -489,6 +503,7 @@ impl Plane for Adapter {
     fn connect(&mut self, registry: mio::Registry) {
         self.sinks.uplink.register(&registry);
         self.kicks.connect(registry);
+        self.attention.spare();
     }
 
     fn load_mut(&mut self) -> &mut Load {

@@ -2,6 +2,7 @@
 //! plane at a time; ownership moves, nothing is locked per packet. Planes take time as an argument and never wait.
 
 mod adapter;
+mod attention;
 mod doorbell;
 mod hypervisor;
 mod kicks;
