@@ -138,7 +138,8 @@ pub fn run(
             constant: "hypervisor cost scale",
             value: plan.cost.scale_per_mille as f64 / 1000.0,
             note: "fitted once so that the mediated run of the default experiment gives the 8454 Mb/s of 2009; \
-                   a property of that measurement, not of this machine. Nothing else is fitted.",
+                   a property of that measurement, not of this machine. The default interrupt moderation is where \
+                   embedded and Linux guests agree on it. Nothing else is fitted.",
         },
     })
 }
