@@ -12,10 +12,8 @@ use std::time::{Duration, Instant};
 const ROW: u32 = 200;
 /// How long it is measured.
 const LONG: Duration = Duration::from_millis(50);
-/// What tells the other side to end.
-const STOP: u32 = u32::MAX;
 /// What the other side answers when it cannot be where it should.
-const FAILED: u32 = u32::MAX - 1;
+const FAILED: u32 = u32::MAX;
 
 /// A line of its own, and that of the prefetcher beside it.
 #[repr(align(128))]
@@ -36,6 +34,9 @@ pub(super) fn pin(cpu: usize) -> io::Result<()> {
 pub(super) fn round_trip(cpu: usize) -> io::Result<Option<u64>> {
     let line = Line(AtomicU32::new(0));
     let line = &line.0;
+    // Not a value of the line: an answer that is on its way when time is up would overwrite it, and nobody would ever end.
+    let stop = Line(AtomicU32::new(0));
+    let stop = &stop.0;
     thread::scope(|scope| {
         let other = scope.spawn(move || {
             if let Err(error) = pin(cpu) {
@@ -44,7 +45,7 @@ pub(super) fn round_trip(cpu: usize) -> io::Result<Option<u64>> {
             }
             loop {
                 match line.load(Ordering::Acquire) {
-                    STOP => return Ok(()),
+                    _ if stop.load(Ordering::Relaxed) != 0 => return Ok(()),
                     n if n % 2 == 1 => line.store(n + 1, Ordering::Release),
                     _ => std::hint::spin_loop(),
                 }
@@ -72,7 +73,7 @@ pub(super) fn round_trip(cpu: usize) -> io::Result<Option<u64>> {
                 break;
             }
         }
-        line.store(STOP, Ordering::Release);
+        stop.store(1, Ordering::Relaxed);
         match other.join() {
             Ok(ended) => ended.map(|()| shortest),
             Err(_) => Err(io::Error::other("the other side panicked")),
