@@ -17,7 +17,7 @@ use vfnic::experiment::{self, ClockMode, Guests, Plan};
 use vfnic::linux::Image;
 use vfnic::scenario::{self, GuestKind};
 use vfnic::server::{self, Server};
-use vfnic::show;
+use vfnic::show::{self, WorkerCycles};
 use vfnic::timetravel::{self, Simulation, SimulationError};
 
 /// The seed of an experiment that is not given another.
@@ -188,7 +188,8 @@ fn print_guests(server: &Server, ctl: &Path) -> std::io::Result<()> {
 fn show_all(ctl: &Path, args: &cli::ShowAll) -> Result<(), Failure> {
     match ctl::ask(ctl, &Request::Show).map_err(failed)? {
         Response::Show(show) if args.what == Some(ShowWhat::Workers) => {
-            let workers: Vec<_> = show.workers().collect();
+            let hz = show::tsc_hz();
+            let workers: Vec<_> = show.workers().map(|w| WorkerCycles::new(w, hz)).collect();
             if args.show.json {
                 let json = serde_json::to_string_pretty(&workers).map_err(failed)?;
                 return print(&format!("{json}\n"));

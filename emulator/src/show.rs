@@ -75,11 +75,11 @@ pub struct ShowCpu {
 pub struct ShowWorker {
     /// Its name, as tools for threads show it: `worker-NIC` of the direct path, `hyp-NIC` of the mediated one.
     pub name: String,
-    /// Nanoseconds spent in rounds that found work.
+    /// Nanoseconds spent in polls that found work.
     pub busy_ns: u64,
-    /// Rounds that found work.
+    /// Polls of all queues that found work.
     pub rounds: u64,
-    /// Rounds that found none.
+    /// Polls that found none.
     pub idle_rounds: u64,
     /// Times it was woken from sleep.
     pub wakeups: u64,
@@ -226,27 +226,74 @@ impl Show {
     }
 }
 
-impl fmt::Display for ShowWorker {
+/// A thread with its busy time in cycles, as DPDK's `--record-core-cycles` counts them.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct WorkerCycles<'a> {
+    /// What the thread has done.
+    #[serde(flatten)]
+    pub worker: &'a ShowWorker,
+    /// Ticks of the time-stamp counter a second; none where the machine has no such counter that runs at one rate.
+    pub tsc_hz: Option<u64>,
+    /// Ticks in rounds that found work.
+    pub busy_cycles: Option<u64>,
+    /// Of those, ticks a frame.
+    pub cycles_per_packet: Option<f64>,
+}
+
+impl<'a> WorkerCycles<'a> {
+    /// Converts its busy time at a known rate of the counter.
+    #[must_use]
+    pub fn new(worker: &'a ShowWorker, tsc_hz: Option<u64>) -> WorkerCycles<'a> {
+        let busy = tsc_hz.map(|hz| worker.busy_ns as f64 * hz as f64 / 1e9);
+        WorkerCycles {
+            worker,
+            tsc_hz,
+            busy_cycles: busy.map(|ticks| ticks as u64),
+            cycles_per_packet: busy
+                .filter(|_| worker.frames > 0)
+                .map(|ticks| ticks / worker.frames as f64),
+        }
+    }
+}
+
+impl fmt::Display for WorkerCycles<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let worker = self.worker;
         let each = |of: u64, n: u64| of as f64 / n.max(1) as f64;
+        write!(
+            f,
+            "{}: {} packets, {:.1} ns",
+            worker.name,
+            worker.frames,
+            each(worker.busy_ns, worker.frames),
+        )?;
+        if let (Some(cycles), Some(hz)) = (self.cycles_per_packet, self.tsc_hz) {
+            write!(f, " = {cycles:.0} cycles at {} MHz", hz / 1_000_000)?;
+        }
         writeln!(
             f,
-            "{}: {} frames, {:.1} ns and {:.2} copies each; {} rounds of {:.1} frames, {} idle; {} bursts of {:.1}; \
-             {} wake-ups; {} notifications, {} suppressed",
-            self.name,
-            self.frames,
-            each(self.busy_ns, self.frames),
-            each(self.copies, self.frames),
-            self.rounds,
-            each(self.frames, self.rounds),
-            self.idle_rounds,
-            self.bursts,
-            each(self.frames, self.bursts),
-            self.wakeups,
-            self.notified,
-            self.suppressed,
+            " and {:.2} copies each; {} busy polls of {:.1} packets in {:.1} bursts of {:.1}, {} idle polls; \
+             {} wake-ups; {} notifications sent, {} suppressed",
+            each(worker.copies, worker.frames),
+            worker.rounds,
+            each(worker.frames, worker.rounds),
+            each(worker.bursts, worker.rounds),
+            each(worker.frames, worker.bursts),
+            worker.idle_rounds,
+            worker.wakeups,
+            worker.notified,
+            worker.suppressed,
         )
     }
+}
+
+/// Ticks of the time-stamp counter a second, measured; none where it does not run at one rate.
+#[must_use]
+pub fn tsc_hz() -> Option<u64> {
+    const TICKS: u64 = 1 << 40;
+    let ns = quanta::Clock::new().delta_as_nanos(0, TICKS);
+    // Without such a counter the crate counts nanoseconds.
+    (ns != TICKS).then(|| (TICKS as f64 * 1e9 / ns.max(1) as f64) as u64)
 }
 
 impl ShowNic {
@@ -353,4 +400,38 @@ pub fn words_to_json(words: &str) -> serde_json::Value {
         map.insert(key.to_owned(), number.unwrap_or_else(|_| value.into()));
     }
     map.into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn busy_time_is_told_in_cycles_a_packet_where_the_counter_is_known() {
+        let worker = ShowWorker {
+            name: "worker-a".into(),
+            busy_ns: 1000,
+            frames: 20,
+            ..ShowWorker::default()
+        };
+        let known = WorkerCycles::new(&worker, Some(2_600_000_000));
+        assert_eq!(known.busy_cycles, Some(2600));
+        assert_eq!(known.cycles_per_packet, Some(130.0));
+        assert!(
+            known
+                .to_string()
+                .contains("50.0 ns = 130 cycles at 2600 MHz")
+        );
+        let json = serde_json::to_value(known).unwrap();
+        assert_eq!(
+            (&json["frames"], &json["busy_cycles"]),
+            (&20.into(), &2600.into())
+        );
+
+        let unknown = WorkerCycles::new(&worker, None);
+        assert_eq!(unknown.busy_cycles, None);
+        assert!(!unknown.to_string().contains("cycles"));
+        let idle = ShowWorker::default();
+        assert_eq!(WorkerCycles::new(&idle, Some(1)).cycles_per_packet, None);
+    }
 }
