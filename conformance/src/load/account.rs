@@ -214,7 +214,10 @@ impl<'a> Account<'a> {
             bad: self.bad,
             ring_full: share(to.short - from.short, to.bursts - from.bursts),
             idle: share(idle, busy + idle),
-            fairness: share(got().min().unwrap_or(0), got().max().unwrap_or(0)),
+            fairness: match got().max() {
+                Some(most) if most > 0 => share(got().min().unwrap_or(0), most),
+                _ => 1.0, // nobody got more than another
+            },
             busy_ns: share(busy, sent + received),
             latency: self.latency,
         }

@@ -1,12 +1,14 @@
 //! `vf-conformance bench`: the options, the runs they ask for, and where the results go.
 
-use std::fs::File;
+use std::fs::{File, OpenOptions};
 use std::io::{self, BufWriter, Write};
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 
+use super::counter::Counted;
 use super::distance::{pin, round_trip};
 use super::frame::{HEAD, MAX_FLOWS};
 use super::generator::Generator;
@@ -140,13 +142,14 @@ pub struct Bench {
     /// Runs of each kind; their median is printed
     #[arg(long, default_value_t = 3, value_name = "N", help_heading = "Load")]
     rounds: u32,
-    /// Search the highest rate without loss (RFC 2544)
+    /// Search the highest rate without loss: RFC 2544's throughput, or no-drop rate
     #[arg(long, conflicts_with_all = ["pdr", "rate"], help_heading = "Load")]
     ndr: bool,
-    /// Search the highest rate with at most this loss, in percent
+    /// Search the highest rate with at most this loss, in percent: the partial drop rate, often at 0.5
     #[arg(
         long,
         conflicts_with = "rate",
+        value_parser = percent,
         value_name = "LOSS",
         help_heading = "Load"
     )]
@@ -158,6 +161,9 @@ pub struct Bench {
     #[arg(long, value_name = "N", requires = "cpu", help_heading = "Load")]
     back_end_cpu: Option<usize>,
 
+    /// Shell command that prints two numbers, busy cycles and packets of the back end so far: asked before and after each run
+    #[arg(long, value_name = "COMMAND", help_heading = "Results")]
+    counter: Option<String>,
     /// Name of the back end in files and comparisons
     #[arg(long, default_value = "back end", help_heading = "Results")]
     label: String,
@@ -192,10 +198,24 @@ fn rate(text: &str) -> Result<f64, String> {
     }
 }
 
+/// A number of percent, with or without the sign.
+fn percent(text: &str) -> Result<f64, String> {
+    let number = text.trim_end_matches('%').trim_end().parse();
+    number.map_err(|_| "not a number of percent, as 0.5".into())
+}
+
 impl Bench {
     /// Does all runs and writes all results.
     pub fn run(&self, out: &mut impl Write) -> Result<(), BenchError> {
         self.check().map_err(BenchError::Usage)?;
+        // What cannot be kept is told before it is measured.
+        for file in [&self.json, &self.plot].into_iter().flatten() {
+            let opened = OpenOptions::new().create(true).append(true).open(file);
+            opened.map_err(|error| BenchError::Output {
+                file: file.clone(),
+                error: error.to_string(),
+            })?;
+        }
         match self.ring {
             Ring::Split => self.run_on::<Split>(out),
             Ring::Packed => self.run_on::<Packed>(out),
@@ -282,7 +302,7 @@ impl Bench {
 
     fn run_on<R: Vring>(&self, out: &mut impl Write) -> Result<(), BenchError> {
         if let Some(cpu) = self.cpu {
-            pin(cpu).map_err(|error| BenchError::Usage(format!("--cpu {cpu}: {error}")))?;
+            pin(cpu).map_err(|error| no_cpu("--cpu", cpu, &error))?;
         }
         let before = self.line_ns()?;
         let config = PortConfig {
@@ -332,13 +352,16 @@ impl Bench {
         let Some(cpu) = self.back_end_cpu else {
             return Ok(Vec::new());
         };
-        let far = round_trip(cpu)
-            .map_err(|error| BenchError::Usage(format!("--back-end-cpu {cpu}: {error}")))?;
+        let far = round_trip(cpu).map_err(|error| no_cpu("--back-end-cpu", cpu, &error))?;
         Ok(far.into_iter().collect())
     }
 
     fn connect(&self, socket: &Path) -> Result<Frontend, BenchError> {
-        let (session, hint) = if self.listen {
+        let (session, hint) = if self.listen && UnixStream::connect(socket).is_ok() {
+            // To listen there would take the address away from it.
+            let taken = io::ErrorKind::AddrInUse.into();
+            (Err(taken), "the back end listens there: without --listen")
+        } else if self.listen {
             (
                 Frontend::listen(socket, COMING),
                 "no back end has connected",
@@ -371,6 +394,13 @@ impl Bench {
         }
     }
 
+    /// The back end's own counter, if there is one.
+    fn counted(&self) -> Result<Option<Counted>, BenchError> {
+        let ask = self.counter.as_deref().map(Counted::ask);
+        ask.transpose()
+            .map_err(|error| BenchError::Usage(format!("--counter: {error}")))
+    }
+
     fn runs<R: Vring>(
         &self,
         generator: &mut Generator<'_, R>,
@@ -380,12 +410,16 @@ impl Bench {
         let allowed = if self.ndr { Some(0.0) } else { self.pdr };
         let mut runs = Vec::new();
         for round in 0..self.rounds.max(1) {
-            let run = match (plan.mode, allowed) {
+            let before = self.counted()?;
+            let mut run = match (plan.mode, allowed) {
                 (Mode::Pingpong | Mode::Drain | Mode::Sink, _) | (_, None) => {
                     one(generator, plan, round).map_err(self.broken(0))?
                 }
                 (_, Some(percent)) => self.search(generator, plan, round, percent / 100.0, out)?,
             };
+            run.cycles = before
+                .zip(self.counted()?)
+                .and_then(|(before, after)| after.each_since(before));
             runs.push(run);
         }
         Ok(runs)
@@ -423,15 +457,27 @@ impl Bench {
             search.record(rate, run.loss());
             best = run;
         }
+        let what = self.searched().unwrap_or_default();
         if search.found() == 0.0 {
             (best.tx_pps, best.rx_pps, best.gbps) = (0.0, 0.0, 0.0);
+            writeln!(out, "  {what}: none, each rate loses more").map_err(self.unprinted())?;
+        } else {
+            let (mpps, gbps) = (best.rx_pps / 1e6, best.gbps);
+            writeln!(out, "  {what}: {mpps:.3} Mpps, {gbps:.2} Gb/s").map_err(self.unprinted())?;
         }
         Ok(best)
+    }
+
+    /// The name of the rate that is searched.
+    fn searched(&self) -> Option<String> {
+        let pdr = self.pdr.map(|percent| format!("PDR {percent} %"));
+        if self.ndr { Some("NDR".into()) } else { pdr }
     }
 
     fn record(&self, huge: bool) -> Record {
         Record {
             label: self.label.clone(),
+            search: self.searched(),
             ports: self.socket.len(),
             active: self.active.unwrap_or(self.socket.len()),
             ring: format!("{}-{}", value(&self.ring), value(&self.layout)),
@@ -490,6 +536,10 @@ fn one<R: Vring>(
         _ => generator.load(plan)?,
     };
     Ok(Run::new(plan, round, &found))
+}
+
+fn no_cpu(option: &str, cpu: usize, error: &io::Error) -> BenchError {
+    BenchError::Usage(format!("{option} {cpu}: no CPU to run on ({error})"))
 }
 
 fn headline(record: &Record) -> String {
@@ -567,6 +617,33 @@ mod tests {
             let error = bench(words).check().unwrap_err();
             assert!(error.contains(says), "{words}: {error}");
         }
+    }
+
+    #[test]
+    fn a_loss_has_a_sign_or_none() {
+        assert_eq!(percent("0.5%"), Ok(0.5));
+        assert_eq!(percent("1 %"), Ok(1.0));
+        assert_eq!(bench("--socket a --socket b --pdr 0.5").pdr, Some(0.5));
+        assert!(percent("some").is_err());
+    }
+
+    #[test]
+    fn a_back_end_that_listens_keeps_its_socket() {
+        let dir = tempfile::tempdir().unwrap();
+        let socket = dir.path().join("s");
+        let _back_end = std::os::unix::net::UnixListener::bind(&socket).unwrap();
+        let path = socket.display();
+        let words = format!("--socket {path} --mode drain --size 64 --listen");
+        let error = bench(&words).run(&mut Vec::new()).unwrap_err();
+        assert!(error.to_string().contains("without --listen"), "{error}");
+        assert!(socket.exists());
+    }
+
+    #[test]
+    fn what_cannot_be_kept_is_told_first() {
+        let words = "--socket /nowhere/a --socket /nowhere/b --json /nowhere/c";
+        let error = bench(words).run(&mut Vec::new()).unwrap_err();
+        assert!(error.to_string().starts_with("/nowhere/c"), "{error}");
     }
 
     #[test]

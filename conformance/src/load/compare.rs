@@ -19,13 +19,16 @@ use super::table;
 ///
 /// Prints a line for each kind of run and a column for each label: the median rate in Mpps, and the ratio to the base as
 /// median and min..max over the rounds; for round trips the median p50 in ns. `g`: the generator was the bottleneck,
-/// `~`: both were. The k-th file of a label is round k; `less N`: so many rounds are left out of the ratio, since the
+/// `~`: both were. `c`: busy cycles a packet by the back end's own counter (bench --counter). The k-th file of a label is round k; `less N`: so many rounds are left out of the ratio, since the
 /// hypervisor had moved the CPUs apart or together in between (bench --back-end-cpu).
 #[derive(Debug, Clone, Args)]
 pub struct Compare {
     /// Label that ratios are to [default: that of the first file]
     #[arg(long)]
     base: Option<String>,
+    /// Print every round for programs instead: words with tabs in between, and a line that names them
+    #[arg(long, conflicts_with = "base")]
+    tsv: bool,
     /// Files of `bench --json`
     #[arg(required = true)]
     files: Vec<PathBuf>,
@@ -59,6 +62,9 @@ impl Compare {
             }
             sort_in(&mut kinds, record);
         }
+        if self.tsv {
+            return tsv(out, &kinds);
+        }
         let base = match &self.base {
             Some(base) if !labels.contains(base) => {
                 let error = format!("--base {base}: the files are of {}", labels.join(", "));
@@ -91,6 +97,41 @@ impl Compare {
         }
         out.flush()
     }
+}
+
+/// Every round as a line. What is not known is `-`; the time a cache line took is the shortest and the longest of the file's.
+fn tsv(out: &mut impl Write, kinds: &Rounds) -> io::Result<()> {
+    writeln!(
+        out,
+        "mode\tports\tactive\tflows\tring\tbytes\tlabel\tround\tmpps\tp50_ns\tloss_percent\tfairness\tcycles\tbottleneck\tline_ns_min\tline_ns_max"
+    )?;
+    for ((mode, ports, active, flows, ring, size), by_label) in kinds {
+        let mode = table::name(*mode);
+        let mut labels: Vec<_> = by_label.iter().collect();
+        labels.sort_by_key(|(label, _)| *label);
+        for (label, rounds) in labels {
+            for (k, Round { runs, line_ns }) in rounds.iter().enumerate() {
+                let of = |figure: fn(&Run) -> f64| median(runs.iter().map(figure));
+                let known =
+                    |known: Option<f64>| known.map_or("-".to_owned(), |x| format!("{x:.1}"));
+                let p50 = runs.iter().filter_map(|run| run.latency.as_ref());
+                let p50: Vec<f64> = p50.map(|latency| latency.p50 as f64).collect();
+                writeln!(
+                    out,
+                    "{mode}\t{ports}\t{active}\t{flows}\t{ring}\t{size}\t{label}\t{k}\t{:.4}\t{}\t{:.4}\t{:.4}\t{}\t{}\t{}\t{}",
+                    of(|run| run.pps() / 1e6),
+                    known((!p50.is_empty()).then(|| median(p50))),
+                    of(|run| 100.0 * run.loss()),
+                    of(|run| run.fairness),
+                    known(table::cycles(runs)),
+                    table::bottleneck(runs).replace(' ', "-"),
+                    known(line_ns.iter().min().map(|ns| *ns as f64)),
+                    known(line_ns.iter().max().map(|ns| *ns as f64)),
+                )?;
+            }
+        }
+    }
+    out.flush()
 }
 
 fn sort_in(kinds: &mut Rounds, record: Record) {
@@ -136,6 +177,9 @@ fn cell(rounds: &[Round], base: Option<&Vec<Round>>) -> String {
         };
         format!("{:.2}{mark}", middle / 1e6)
     };
+    if let Some(cycles) = table::cycles(&all) {
+        cell += &format!(", {cycles:.0} c");
+    }
     let lost = median(all.iter().map(Run::loss));
     if lost > 0.0003 {
         cell += &format!(", {:.2} % lost", 100.0 * lost);
@@ -191,6 +235,7 @@ mod tests {
         let at = |name, label, mpps: f64, ns| file(dir.path(), name, label, mpps * 1e6, ns);
         let compare = Compare {
             base: Some("a".into()),
+            tsv: false,
             files: vec![
                 at("1", "b", 1.0, 100),
                 at("2", "a", 2.0, 110),
@@ -200,11 +245,25 @@ mod tests {
                 at("6", "a", 1.0, 400),
             ],
         };
-        let mut out = Vec::new();
-        compare.run(&mut out).unwrap();
-        let text = String::from_utf8(out).unwrap();
+        let print = |compare: &Compare| {
+            let mut out = Vec::new();
+            compare.run(&mut out).unwrap();
+            String::from_utf8(out).unwrap()
+        };
+        let text = print(&compare);
         let line = "| oneway | 2 | 1 | split-vec | 64 | 2.00 | 3.00 (0.62: 0.50..0.75, less 1) |\n";
         assert!(text.ends_with(line), "{text}");
+
+        let rounds = print(&Compare {
+            base: None,
+            tsv: true,
+            ..compare.clone()
+        });
+        let rounds: Vec<Vec<&str>> = rounds.lines().map(|l| l.split('\t').collect()).collect();
+        assert_eq!(rounds.len(), 7);
+        assert!(rounds.iter().all(|words| words.len() == rounds[0].len()));
+        let last = "oneway 2 2 1 split-vec 64 b 2 9.0000 - 0.0000 1.0000 - back-end 100.0 100.0";
+        assert_eq!(rounds[6].join(" "), last);
 
         let nobody = Compare {
             base: Some("c".into()),

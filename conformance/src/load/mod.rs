@@ -8,6 +8,7 @@
 mod account;
 mod command;
 mod compare;
+mod counter;
 mod distance;
 mod frame;
 mod generator;

@@ -17,6 +17,7 @@ pub(super) enum Mode {
     /// Port i sends to port i + 1, the last to the first.
     Ring,
     /// All ports send to port 0.
+    #[value(alias = "fan-in")]
     Fanin,
     /// One frame is in flight between ports 0 and 1: the time of the round trip.
     Pingpong,

@@ -15,6 +15,9 @@ const QUANTILES: [f64; 12] = [
 pub(super) struct Record {
     /// The user's name for the back end.
     pub(super) label: String,
+    /// Which rate was searched, `NDR` or `PDR N %`; otherwise the rates are what was reached flat out or as offered.
+    #[serde(default)]
+    pub(super) search: Option<String>,
     /// Sockets.
     pub(super) ports: usize,
     /// Ports that took part.
@@ -64,6 +67,9 @@ pub(super) struct Run {
     pub(super) fairness: f64,
     /// Generator's busy time a frame sent or received, in nanoseconds.
     pub(super) busy_ns: f64,
+    /// Busy cycles a packet by the back end's own counter.
+    #[serde(default)]
+    pub(super) cycles: Option<f64>,
     pub(super) bound: Option<Bound>,
     pub(super) latency: Option<Latency>,
 }
@@ -138,6 +144,7 @@ impl Run {
             idle: found.idle,
             fairness: found.fairness,
             busy_ns: found.busy_ns,
+            cycles: None,
             bound: (!unbound).then(|| Bound::of(found.ring_full, found.idle)),
             latency: (!h.is_empty()).then(|| Latency {
                 frames: h.len(),

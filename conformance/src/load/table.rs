@@ -47,13 +47,13 @@ pub(super) fn line(out: &mut impl Write, runs: &[Run], last: Option<Mode>) -> io
         if !same_head {
             writeln!(
                 out,
-                "mode      bytes    Mpps     min..max      Gb/s  loss %  reord   dup  fair  ring full %  idle %  ns/frame  bottleneck"
+                "mode      bytes    Mpps     min..max      Gb/s  loss %  reord   dup  fair  ring full %  idle %  ns/frame  cycles  bottleneck"
             )?;
         }
         let (low, high) = spread(runs.iter().map(|run| run.pps() / 1e6));
         writeln!(
             out,
-            "{:<9} {:>5} {:>7.3} {:>6.2}..{:<6.2} {:>8.2} {:>7.3} {:>6} {:>5}  {:>4.2} {:>12.0} {:>7.0} {:>9.1}  {}",
+            "{:<9} {:>5} {:>7.3} {:>6.2}..{:<6.2} {:>8.2} {:>7.3} {:>6} {:>5}  {:>4.2} {:>12.0} {:>7.0} {:>9.1} {:>7}  {}",
             name(run.mode),
             run.size,
             of(|run| run.pps() / 1e6),
@@ -67,6 +67,7 @@ pub(super) fn line(out: &mut impl Write, runs: &[Run], last: Option<Mode>) -> io
             of(|run| 100.0 * run.ring_full),
             of(|run| 100.0 * run.idle),
             of(|run| run.busy_ns),
+            cycles(runs).map_or("-".to_owned(), |cycles| format!("{cycles:.0}")),
             bottleneck(runs),
         )?;
         if let Some(latency) = &run.latency {
@@ -86,6 +87,12 @@ pub(super) fn line(out: &mut impl Write, runs: &[Run], last: Option<Mode>) -> io
         )?;
     }
     out.flush()
+}
+
+/// Cycles a packet that the back end has counted, if it was asked.
+pub(super) fn cycles(runs: &[Run]) -> Option<f64> {
+    let counted = || runs.iter().filter_map(|run| run.cycles);
+    counted().next().map(|_| median(counted()))
 }
 
 /// The bottleneck of several runs: by their median figures.
