@@ -11,7 +11,7 @@ usage: run.sh [options] [PART ...]
 Measures vhost-user back ends beside each other with vf-conformance bench, and prints ratios to testpmd io.
 Installs Debian's dpdk and openvswitch-switch-dpdk when run as root; everything else goes to a temporary folder.
 
-  PART              rings, bidir, ports, flows, filters, attached, latency, idle; default: all
+  PART              rings, bidir, ports, flows, filters, attached, latency, idle, tso; default: all
   --quick           two rounds of rings and latency with fewer sizes: about two minutes
   --rounds N        rounds (default 5)
   --seconds S       how long each run is measured (default 0.5)
@@ -22,16 +22,18 @@ Installs Debian's dpdk and openvswitch-switch-dpdk when run as root; everything 
   --out DIR         keep the figures (vf-conformance compare DIR/PART-*.json) and logs there
   --help            this text
 
-Exit code: 0 everything ran, 1 something did not, 2 something is missing.
+At the end each bar that vfnic is measured by is a line: what was reached, and whether that is met.
+Exit code: 0 everything ran (bars met or not), 1 something did not, 2 something is missing.
 USAGE
 }
 
 here=$(dirname "$(realpath "${BASH_SOURCE[0]}")")
-parts=(rings bidir ports flows filters attached latency idle)
+parts=(rings bidir ports flows filters attached latency idle tso)
 vfnic=${VFNIC:-} bench='' out='' rounds=5 seconds=0.5 quick=0 chosen=() cpus=0,1
 peers=(testpmd-io vfnic testpmd-mac ovs-normal ovs-filters)
 sizes=64,128,512,1518
 filters=8192 # as many as the NIC takes
+stream=5     # seconds of a TCP stream
 
 fail() { # MESSAGE: what is missing; nothing can be done about it here
     printf 'against-peers: %s\n' "$1" >&2
@@ -71,6 +73,8 @@ generator_cpu=${cpus%,*} back_end_cpu=${cpus#*,}
 
 ovs=/usr/lib/openvswitch-switch-dpdk/ovs-vswitchd-dpdk
 packages=()
+with_part() { [[ " ${chosen[*]} " == *" $1 "* ]]; }
+! with_part tso || { type -P cpio >/dev/null || packages+=(cpio); type -P cc >/dev/null || packages+=(gcc libc6-dev); }
 [[ " ${peers[*]} " != *' testpmd'* ]] || type -P dpdk-testpmd >/dev/null || packages+=(dpdk)
 [[ " ${peers[*]} " != *' ovs'* ]] || [[ -x $ovs ]] || packages+=(openvswitch-switch-dpdk)
 if ((${#packages[@]})); then
@@ -87,6 +91,8 @@ if [[ -z $vfnic || -z $bench ]]; then
     fi
     vfnic=${vfnic:-$target/vfnic} bench=${bench:-$target/vf-conformance}
 fi
+# shellcheck source=guests.sh
+. "$here/guests.sh"
 [[ -x $vfnic && -x $bench ]] || fail 'needs cargo (https://rustup.rs) to build vfnic, or --vfnic PROGRAM and --bench PROGRAM'
 
 run=$(mktemp -d "${TMPDIR:-/tmp}/vfnic-peers.XXXXXX") back_end=() pages=''
@@ -108,6 +114,7 @@ stop_back_end() {
 }
 
 finish() {
+    end_guests
     stop_back_end
     [[ -z $pages ]] || echo "$pages" >/proc/sys/vm/nr_hugepages
     [[ -z $out ]] || { mkdir -p "$out" && cp "$results"/* "$logs"/* "$out"; } 2>/dev/null
@@ -145,16 +152,19 @@ all_sockets() {
     for socket in "${sockets[@]}"; do [[ -S $socket ]] || return; done
 }
 
-start_testpmd() { # MODE PORTS
+# Each leaves a command in counter that prints its busy cycles and packets so far, for bench --counter.
+start_testpmd() { # MODE PORTS CPUS [PORT-OPTION]
     local n ports=()
     for ((n = 0; n < $2; n++)); do
         rm -f "$run/tp$n"
-        ports+=("--vdev=net_vhost$n,iface=$run/tp$n")
+        ports+=("--vdev=net_vhost$n,iface=$run/tp$n${4:-}")
         sockets+=("$run/tp$n")
     done
-    dpdk-testpmd --lcores "0@$generator_cpu,1@$back_end_cpu" "${memory[@]}" --no-pci --no-telemetry --no-shconf --file-prefix="peers$$" \
-        "${ports[@]}" -- --auto-start --nb-cores=1 --forward-mode="$1" --record-core-cycles <&"$input" >>"$log" 2>&1 &
+    # Its answers come at once, not a buffer full at a time.
+    stdbuf -oL dpdk-testpmd --lcores "0@$3,1@$3" "${memory[@]}" --no-pci --no-telemetry --no-shconf --file-prefix="peers$$" \
+        "${ports[@]}" -- -i --auto-start --nb-cores=1 --forward-mode="$1" --record-core-cycles <&"$input" >>"$log" 2>&1 &
     back_end=($!)
+    counter="'$here/testpmd-cycles.sh' '$run/input' '$log'"
     wait_for all_sockets
 }
 
@@ -192,6 +202,8 @@ start_ovs() { # MODE PORTS
             in_ovs ovs-ofctl add-flows "unix:$dir/br0.mgmt" "$dir/rules" || return
         fi
     } >>"$log" 2>&1
+    counter="ovs-appctl -t '$dir/ctl' dpif-netdev/pmd-stats-show |
+        awk '/processing cycles:/ { c += \$3 } /packets received:/ { p += \$3 } END { printf \"%.0f %.0f\", c, p }'"
     wait_for all_sockets
 }
 
@@ -208,7 +220,7 @@ ovs_rules() { # PORTS
     }'
 }
 
-start_vfnic() { # FILTERS PORTS
+start_vfnic() { # FILTERS PORTS CPUS
     local dir n
     dir=$(mktemp -d "$run/nic.XXX")
     awk -v dir="$dir" -v filters="$1" -v vfs="$2" 'BEGIN {
@@ -224,19 +236,25 @@ start_vfnic() { # FILTERS PORTS
         print "]"
         for (k = 0; k < vfs; k++) printf "[[nic.vf]]\nindex = %d\nvlan = 100\n", k
     }' >"$dir/nic.toml"
-    taskset -c "$back_end_cpu" "$vfnic" run --quiet --config "$dir/nic.toml" </dev/null >>"$log" 2>&1 &
+    taskset -c "$3" "$vfnic" run --quiet --config "$dir/nic.toml" </dev/null >>"$log" 2>&1 &
     back_end=($!)
     for ((n = 0; n < $2; n++)); do sockets+=("$dir/nic-vf$n.sock"); done
+    control=$dir/ctl.sock
+    counter="'$vfnic' --ctl '$control' show workers --json |
+        awk -F '[:,]' '/\"busy_cycles\"/ { c += \$2 } /\"frames\"/ { p += \$2 } END { printf \"%.0f %.0f\", c, p }'"
     wait_for all_sockets
 }
 
 start_back_end() { # LABEL PORTS
-    sockets=() log=$logs/$1.log
+    sockets=() log=$logs/$1.log counter=
     case $1 in
-    testpmd-*) start_testpmd "${1#testpmd-}" "$2" ;;
+    # Guests and back end share the CPUs: nothing is pinned.
+    testpmd-tso) start_testpmd io "$2" "($cpus)" ,tso=1 ;;
+    vfnic-tso) start_vfnic "$filters" "$2" "$cpus" ;;
+    testpmd-*) start_testpmd "${1#testpmd-}" "$2" "$back_end_cpu" ;;
     ovs-*) start_ovs "${1#ovs-}" "$2" ;;
-    vfnic) start_vfnic "$filters" "$2" ;;
-    vfnic-empty) start_vfnic 0 "$2" ;;
+    vfnic) start_vfnic "$filters" "$2" "$back_end_cpu" ;;
+    vfnic-empty) start_vfnic 0 "$2" "$back_end_cpu" ;;
     *) fail "no peer $1 (see --help)" ;;
     esac && sleep 0.5
 }
@@ -255,7 +273,7 @@ load() { # LABEL OPTIONS...: one run of the generator
     shift
     for socket in "${sockets[@]}"; do ports+=(--socket "$socket"); done
     printf -v file '%s/%s-%04d-%s.json' "$results" "$part" "$((++serial))" "$label"
-    error=$("$bench" bench "${ports[@]}" --label "$label" --cpu "$generator_cpu" --back-end-cpu "$back_end_cpu" --rounds 1 --seconds "$seconds" --json "$file" "$@" 2>&1 >/dev/null) ||
+    error=$("$bench" bench "${ports[@]}" --label "$label" --cpu "$generator_cpu" --back-end-cpu "$back_end_cpu" --rounds 1 --seconds "$seconds" --counter "$counter" --json "$file" "$@" 2>&1 >/dev/null) ||
         complain "$label" "${error##*$'\n'} ($*)"
 }
 
@@ -300,29 +318,48 @@ idle() { # LABEL: what 64 guests cost that say nothing
     before=$(cpu_ticks "${back_end[0]}")
     sleep 3
     after=$(cpu_ticks "${back_end[0]}")
-    idle_line=$(awk -v ticks=$((after - before)) -v hz="$(getconf CLK_TCK)" -v label="$1" -v ports="${#sockets[@]}" \
-        '/^VmRSS/ { printf "%s, %d ports attached and idle: %.1f %% of a CPU, %d MiB resident", label, ports, 100 * ticks / hz / 3, $2 / 1024 }' \
-        "/proc/${back_end[0]}/status")
+    awk -v ticks=$((after - before)) -v hz="$(getconf CLK_TCK)" -v label="$1" -v ports="${#sockets[@]}" \
+        '/^VmRSS/ { printf "idle\t%s\t%d\t%.1f\t%d\n", label, ports, 100 * ticks / hz / 3, $2 / 1024 }' \
+        "/proc/${back_end[0]}/status" >>"$results/idle.tsv"
     wait "$generator" || complain "$1" 'the generator failed on idle ports'
+}
+
+tcp() { # LABEL: a stream between two guests; through vfnic on both paths
+    local path environment=()
+    [[ $1 == vfnic* ]] || environment=("LD_PRELOAD=$hidden" "UML_FEATURES_HIDDEN=$dpdk_hides")
+    for path in direct mediated; do
+        if [[ $1 == vfnic* ]]; then
+            { "$vfnic" --ctl "$control" vf 0 set path "$path" && "$vfnic" --ctl "$control" vf 1 set path "$path"; } >>"$log" 2>&1 ||
+                complain "$1" "no path $path"
+        elif [[ $path == mediated ]]; then
+            continue
+        fi
+        if tcp_stream "$stream" "${environment[@]}"; then
+            printf 'tso\t%s\t%s\t%d\t%s\n' "$1" "$path" "$round" "$mbits" >>"$results/tso.tsv"
+        else
+            complain "$1" "no stream on path $path: $(tail -n 1 "$logs/guest-b.txt")"
+        fi
+    done
 }
 
 version() { dpkg-query -W -f '${Version}' "$1" 2>/dev/null || echo 'not a package'; }
 echo "$(awk -F ': ' '/^model name/ { print $2; exit }' /proc/cpuinfo), $(nproc) CPUs, kernel $(uname -r); DPDK $(version dpdk), OVS $(version openvswitch-switch-dpdk), $("$vfnic" --version)"
 echo "back ends on CPU $back_end_cpu, generator on CPU $generator_cpu, $rounds rounds of $seconds s, DPDK memory: ${memory[*]}"
 
-idle_line=''
+! with_part tso || find_guests "$stream" || fail 'cannot make the guests of part tso (examples/linux-guests/build.sh)'
 for ((round = 1; round <= rounds; round++)); do
     echo "round $round of $rounds" >&2
     for part in "${chosen[@]}"; do
         case $part in
         rings) for ring in split_vec split_mrg packed; do in_turn 2 "$ring" "${peers[@]}"; done ;;
         bidir) in_turn 2 both_ways "${peers[@]}" ;;
-        ports) for n in 4 8; do in_turn "$n" every_port "${peers[@]}"; done ;;
+        ports) for n in 2 4 8; do in_turn "$n" every_port "${peers[@]}"; done ;;
         flows) in_turn 2 many_flows "${peers[@]}" ;;
         filters) in_turn 2 one_flow testpmd-io vfnic-empty vfnic ;;
         attached) in_turn 2 one_flow vfnic && in_turn 64 two_active vfnic ;;
         latency) in_turn 2 there_and_back "${peers[@]}" ;;
         idle) ((round > 1)) || in_turn 64 idle vfnic ;;
+        tso) in_turn 2 tcp testpmd-tso vfnic-tso ;;
         esac
     done
 done
@@ -333,8 +370,7 @@ for part in "${chosen[@]}"; do
     ! compgen -G "$results/$part-*-testpmd-io.json" >/dev/null || base=(--base testpmd-io)
     printf '\n%s\n\n' "$part"
     "$bench" compare "${base[@]}" "$results/$part"-*.json || verdict=1
+    "$bench" compare --tsv "$results/$part"-*.json | sed "s/^/$part\t/" >"$results/$part.tsv" || verdict=1
 done
-[[ -z $idle_line ]] || echo "$idle_line"
-cycles=$(grep -ho 'CPU cycles/packet=[0-9.]*' "$logs/testpmd-io.log" 2>/dev/null | tail -n 1)
-[[ -z $cycles ]] || echo "testpmd io, its own counter at the last run: $cycles"
+cat "$results"/*.tsv | awk -f "$here/bars.awk"
 exit "$verdict"

@@ -1,0 +1,170 @@
+# The bars that vfnic is measured by, what was reached, and whether that is enough. Reads what run.sh has measured: lines of
+# vf-conformance compare --tsv with the part in front, and lines of the parts idle and tso. A ratio is the median of those of each
+# round; rounds in which the CPUs were not as far apart for both are left out.
+BEGIN { FS = "\t" }
+
+$1 == "idle" { idle_ports = $3; idle_cpu = $4; idle_mib = $5; next }
+$1 == "tso" { tso[$2 "-" $3, $4] = $5; if ($4 > tso_rounds) tso_rounds = $4; next }
+$2 == "mode" { next }
+{
+    key = $1 FS $2 FS $4 FS $3 FS $5 FS $6 FS $7 FS $8 # part mode active ports flows ring bytes label
+    round = $9
+    if (round >= rounds[key]) rounds[key] = round + 1
+    value[key, round, "mpps"] = $10
+    value[key, round, "p50"] = $11
+    value[key, round, "loss"] = $12
+    value[key, round, "fair"] = $13
+    value[key, round, "cycles"] = $14
+    value[key, round, "bound"] = $15
+    value[key, round, "near"] = $16
+    value[key, round, "far"] = $17
+}
+
+function key_of(part, mode, active, ports, flows, ring, bytes, label) {
+    return part FS mode FS active FS ports FS flows FS ring FS bytes FS label
+}
+
+function median(list, n,    i, j, x) {
+    for (i = 2; i <= n; i++) {
+        x = list[i]
+        for (j = i - 1; j > 0 && list[j] > x; j--) list[j + 1] = list[j]
+        list[j + 1] = x
+    }
+    return n % 2 ? list[(n + 1) / 2] : (list[n / 2] + list[n / 2 + 1]) / 2
+}
+
+# Median of a figure over the rounds; "" when there is none.
+function middle(key, figure,    k, n, list) {
+    for (k = 0; k < rounds[key]; k++)
+        if (value[key, k, figure] != "-" && value[key, k, figure] != "") list[++n] = value[key, k, figure]
+    return n ? median(list, n) : ""
+}
+
+# Whether the generator was at its limit, or near it, in most rounds.
+function generator_bound(key,    k, n) {
+    for (k = 0; k < rounds[key]; k++) n += value[key, k, "bound"] != "back-end"
+    return 2 * n > rounds[key]
+}
+
+function near(a, b, k,    low, high) {
+    if (value[a, k, "near"] == "-" || value[b, k, "near"] == "-") return 1
+    low = value[a, k, "near"] < value[b, k, "near"] ? value[a, k, "near"] : value[b, k, "near"]
+    high = value[a, k, "far"] > value[b, k, "far"] ? value[a, k, "far"] : value[b, k, "far"]
+    return high <= 1.4 * low
+}
+
+# Median of the ratio of a figure of a to that of b; sets low, high and pairs; "" when there is none.
+function ratio(a, b, figure,    k, n, list, x) {
+    low = high = ""
+    for (k = 0; k < rounds[a] && k < rounds[b]; k++) {
+        if (!near(a, b, k) || value[a, k, figure] + 0 == 0 || value[b, k, figure] + 0 == 0) continue
+        x = value[a, k, figure] / value[b, k, figure]
+        list[++n] = x
+        if (low == "" || x < low) low = x
+        if (high == "" || x > high) high = x
+    }
+    pairs = n + 0
+    return n ? median(list, n) : ""
+}
+
+function verdict(met) { if (met) return "met"; missed++; return "NOT MET" }
+
+function line(what, bar, reached, met) {
+    if (!bars++) printf "\nother bars\n\n| what | bar | reached | |\n|---|---|---|---|\n"
+    printf "| %s | %s | %s | %s |\n", what, bar, reached, verdict(met)
+}
+
+# A line for a rate of vfnic that must be at least a share of another.
+function share(what, bar, a, b,    x) {
+    x = ratio(a, b, "mpps")
+    if (x != "") line(what, sprintf(">= %.2f", bar), sprintf("%.3f: %.2f..%.2f", x, low, high), x >= bar)
+    else if (rounds[a] && rounds[b]) line(what, sprintf(">= %.2f", bar), "no rounds that compare", 0)
+}
+
+function rate_row(ring, bytes, bar,    a, b, x, c, by, text, cycles_a, cycles_b, mark) {
+    a = key_of("rings", "oneway", 2, 2, 1, ring, bytes, "vfnic")
+    b = key_of("rings", "oneway", 2, 2, 1, ring, bytes, "testpmd-io")
+    if (!rounds[a] || !rounds[b]) return
+    x = ratio(a, b, "mpps")
+    text = x == "" ? "no rounds that compare" : sprintf("%.2f: %.2f..%.2f", x, low, high)
+    cycles_a = middle(a, "cycles"); cycles_b = middle(b, "cycles")
+    c = ratio(b, a, "cycles")
+    mark = generator_bound(a) ? (generator_bound(b) ? "both" : "vfnic") : (generator_bound(b) ? "testpmd" : "-")
+    # Where the generator is the limit, cycles are the proof.
+    by = "rate"
+    if (x != "" && x < bar && generator_bound(a)) { by = "cycles"; x = c }
+    if (!rows++) {
+        printf "\nmust reach: rate one way as a ratio to testpmd io, or, where the generator was the limit, busy cycles a packet by each one's own counter\n\n"
+        printf "| ring | bytes | bar | rate | cycles: testpmd | vfnic | ratio | generator the limit of | |\n|---|---|---|---|---|---|---|---|---|\n"
+    }
+    printf "| %s | %d | >= %.2f | %s | %s | %s | %s | %s | %s |\n", ring, bytes, bar, text, whole(cycles_b), whole(cycles_a),
+        c == "" ? "-" : sprintf("%.2f", c), mark, verdict(x != "" && x >= bar) (by == "cycles" ? " by cycles" : "")
+}
+
+function whole(x) { return x == "" ? "-" : sprintf("%.0f", x) }
+
+function must_reach(    n, i, row, list) {
+    n = split("split-vec 64 1.00 128 1.00 512 1.30 1518 1.50/split-mrg 64 .95 128 .95 512 1.20 1518 1.40/packed-mrg 64 .95 128 1.00 512 1.20 1518 1.30", row, "/")
+    for (i = 1; i <= n; i++) {
+        split(row[i], list, " ")
+        for (k = 2; k <= 8; k += 2) rate_row(list[1], list[k], list[k + 1])
+    }
+}
+
+# The largest loss, and the worst direction, of vfnic over what was measured.
+function worst(    key, w, x) {
+    for (key in rounds) {
+        split(key, w, FS)
+        if (w[8] != "vfnic") continue
+        if (w[1] == "rings" && (x = middle(key, "loss")) != "" && (loss == "" || x > loss)) { loss = x; lossy = w[6] ", " w[7] " B" }
+        if (w[1] == "bidir" && (x = middle(key, "fair")) != "" && (fair == "" || x < fair)) { fair = x; unfair = w[7] " B" }
+    }
+    if (loss != "") line("loss with a draining receiver, worst ring and size", "<= 0.03 %", sprintf("%.3f %% (%s)", loss, lossy), loss <= 0.03)
+    if (fair != "") line("both ways: the weaker direction, as a share of the other, worst size", ">= 0.95", sprintf("%.3f (%s)", fair, unfair), fair >= 0.95)
+}
+
+function round_trips(    i, j, ring, bytes, a, b, x) {
+    for (i = 1; i <= 2; i++) for (j = 1; j <= 2; j++) {
+        ring = i == 1 ? "split-vec" : "split-mrg"; bytes = j == 1 ? 64 : 1518
+        a = key_of("latency", "pingpong", 2, 2, 1, ring, bytes, "vfnic")
+        b = key_of("latency", "pingpong", 2, 2, 1, ring, bytes, "testpmd-io")
+        if (!rounds[a] || !rounds[b]) continue
+        x = ratio(a, b, "p50")
+        line("round trip p50, " ring ", " bytes " B, to testpmd's", "<= 1.00",
+            x == "" ? "no rounds that compare" : sprintf("%.2f: %.2f..%.2f (%.0f to %.0f ns)", x, low, high, middle(a, "p50"), middle(b, "p50")), x != "" && x <= 1)
+    }
+}
+
+function streams(    k, n, path, i, list, direct, base, x) {
+    for (i = 1; i <= 2; i++) {
+        path = i == 1 ? "direct" : "mediated"; n = 0
+        for (k = 1; k <= tso_rounds; k++) if (tso["testpmd-tso-direct", k] && tso["vfnic-tso-" path, k]) {
+            direct[++n] = tso["vfnic-tso-" path, k]; base[n] = tso["testpmd-tso-direct", k]; list[n] = direct[n] / base[n]
+        }
+        if (!n) continue
+        x = median(list, n)
+        reached = sprintf("%.2f (%.0f to %.0f Mb/s)", x, median(direct, n), median(base, n))
+        if (path == "direct") line("two User-Mode Linux guests, TCP with TSO, direct, to what testpmd gives them", ">= 1.00", reached, x >= 1)
+        else printf "| the same, mediated | - | %s | |\n", reached
+    }
+}
+
+END {
+    must_reach()
+    worst()
+    n = split("64 128 512 1518", size, " ")
+    for (i = 1; i <= n; i++)
+        share("both ways to one way: sum of the rates, split-vec, " size[i] " B", 0.95, key_of("bidir", "bidir", 2, 2, 1, "split-vec", size[i], "vfnic"),
+            key_of("rings", "oneway", 2, 2, 1, "split-vec", size[i], "vfnic"))
+    share("2 to 8 ports, sum of the rates, 64 B", 0.90, key_of("ports", "bidir", 8, 8, 1, "split-vec", 64, "vfnic"), key_of("ports", "bidir", 2, 2, 1, "split-vec", 64, "vfnic"))
+    share("1 to 20,000 flows, 64 B", 0.90, key_of("flows", "oneway", 2, 2, 20000, "split-vec", 64, "vfnic"), key_of("flows", "oneway", 2, 2, 1, "split-vec", 64, "vfnic"))
+    share("no filters to 8192, 64 B", 0.90, key_of("filters", "oneway", 2, 2, 1, "split-vec", 64, "vfnic"), key_of("filters", "oneway", 2, 2, 1, "split-vec", 64, "vfnic-empty"))
+    share("2 to 64 VFs attached, 2 of them active, 64 B", 0.95, key_of("attached", "oneway", 2, 64, 1, "split-vec", 64, "vfnic"), key_of("attached", "oneway", 2, 2, 1, "split-vec", 64, "vfnic"))
+    round_trips()
+    if (idle_ports) {
+        line(idle_ports " idle VFs, share of a CPU", "< 1 %", idle_cpu " %", idle_cpu < 1)
+        line(idle_ports " idle VFs, resident memory", "< " 64 + idle_ports " MiB", idle_mib " MiB", idle_mib < 64 + idle_ports)
+    }
+    streams()
+    if (rows + bars) printf "\n%s\n", missed ? missed " of " rows + bars " bars not met" : "all " rows + bars " bars met"
+}
