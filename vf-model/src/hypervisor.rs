@@ -150,7 +150,7 @@ impl HypervisorModel {
     /// How the copy for `to` differs from what the sender gave. The PF gets `verdict.insert`.
     #[must_use]
     pub fn egress_edit(&self, verdict: &Verdict, to: VfIndex) -> TagEdit {
-        self.table.egress_edit(verdict, to)
+        self.table.egress_edit(verdict.insert, to)
     }
 
     /// Counts a frame to `dst` that is in the VF's ring now, `len` bytes long after [`TagEdit::len_of`].

@@ -49,5 +49,5 @@ pub use rss::{MAX_RSS_QUEUES, Rss, RssKey, RssSpread};
 pub use stats::{Counters, DropReason, Drops};
 pub use steering::{FilterAction, FilterMatch, FilterPriority, FilterSpec, FlowEnd, Transport};
 pub use time::Nanos;
-pub use verdict::{TagEdit, Verdict};
+pub use verdict::{Hop, TagEdit, Verdict};
 pub use vf::{MAX_VFS, Mbps, Path, PortVlan, VfIndex, VfLinkState, VfPolicy, VfSet, VfSetting};

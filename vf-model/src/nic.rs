@@ -3,7 +3,7 @@
 //! unicast goes to the wire and never to siblings, groups go to everyone in the VLAN. The NIC's own filters go before the
 //! switch. Never touches the frame itself.
 
-use crate::addr::MacAddr;
+use crate::addr::{MacAddr, VlanTag};
 use crate::command::{Command, Refusal};
 use crate::filter::Filters;
 use crate::filter_table::{Actions, FilterTable};
@@ -14,7 +14,7 @@ use crate::rss::Rss;
 use crate::stats::{Counters, DropReason};
 use crate::table::{Origin, Reach, VfTable};
 use crate::time::Nanos;
-use crate::verdict::{TagEdit, Verdict};
+use crate::verdict::{Hop, TagEdit, Verdict};
 use crate::verdict_cache::{LinkKey, VerdictCache};
 use crate::vf::{VfIndex, VfPolicy};
 
@@ -157,6 +157,24 @@ impl Nic {
         self.table.tx_ready_at(vf, now)
     }
 
+    /// Judges a frame of a VF if another with the same addresses and tags has been judged before, and went to one VF and
+    /// nowhere else; all others are left to [`ingress`](Self::ingress). `head` as there.
+    #[inline]
+    pub fn ingress_again(
+        &mut self,
+        now: Nanos,
+        vf: VfIndex,
+        head: &[u8],
+        meta: &FrameMeta,
+    ) -> Option<Hop> {
+        VfTable::check_len(meta).ok()?;
+        let flow = self.table.table().flow_actions(head);
+        let hop = self.known.hop(&LinkKey::new(Source::Vf(vf), flow, head)?)?;
+        self.table.take_tokens(now, vf, meta);
+        self.counters[vf.index()].count_tx_station(meta.len);
+        Some(hop)
+    }
+
     /// Judges a frame. `head` is the first bytes of it, [`crate::HEAD_LEN`] at least or all there are, and must be the ones delivered.
     /// A frame from the hypervisor is never handed to it again.
     pub fn ingress(
@@ -287,16 +305,24 @@ impl Nic {
         }
     }
 
-    /// How the copy for `to` differs from what the sender gave. The wire and the PF get `verdict.insert`.
+    /// How the copy for `to` differs from what the sender gave, if the verdict said to insert this. The wire and the PF get
+    /// `insert`.
     #[must_use]
-    pub fn egress_edit(&self, verdict: &Verdict, to: VfIndex) -> TagEdit {
-        self.table.egress_edit(verdict, to)
+    #[inline]
+    pub fn egress_edit(&self, insert: Option<VlanTag>, to: VfIndex) -> TagEdit {
+        self.table.egress_edit(insert, to)
     }
 
     /// Counts a frame to `dst` that is in the VF's ring now, `len` bytes long after [`TagEdit::len_of`].
     #[inline]
     pub fn count_delivered(&mut self, vf: VfIndex, dst: MacAddr, len: u32) {
         self.counters[vf.index()].count_rx(dst, len);
+    }
+
+    /// The same of several frames to stations, with the sum of their lengths.
+    #[inline]
+    pub fn count_delivered_run(&mut self, vf: VfIndex, frames: u64, bytes: u64) {
+        self.counters[vf.index()].count_rx_run(frames, bytes);
     }
 
     /// Counts a frame that was to be delivered to the VF and was not.

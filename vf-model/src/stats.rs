@@ -156,6 +156,20 @@ impl Counters {
         }
     }
 
+    /// Frames to stations.
+    #[inline]
+    pub(crate) fn count_rx_run(&mut self, frames: u64, bytes: u64) {
+        self.rx_packets += frames;
+        self.rx_bytes += bytes;
+    }
+
+    /// A frame to a station.
+    #[inline]
+    pub(crate) fn count_tx_station(&mut self, len: u32) {
+        self.tx_packets += 1;
+        self.tx_bytes += u64::from(len);
+    }
+
     pub(crate) fn count_tx(&mut self, dst: MacAddr, len: u32) {
         self.tx_packets += 1;
         self.tx_bytes += u64::from(len);

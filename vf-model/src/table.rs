@@ -16,7 +16,7 @@ use crate::rss::Rss;
 use crate::stats::DropReason;
 use crate::steering::FilterAction;
 use crate::time::Nanos;
-use crate::verdict::{TagEdit, Verdict};
+use crate::verdict::TagEdit;
 use crate::vf::{MAX_VFS, Path, VfIndex, VfLinkState, VfPolicy, VfSet, VfSetting};
 
 /// Longest super-frame that a virtio header can describe, with room for tags.
@@ -498,9 +498,9 @@ impl VfTable {
 
     /// How the copy for one receiver differs from what the sender gave.
     #[inline]
-    pub(crate) fn egress_edit(&self, verdict: &Verdict, to: VfIndex) -> TagEdit {
+    pub(crate) fn egress_edit(&self, insert: Option<VlanTag>, to: VfIndex) -> TagEdit {
         let hidden = self.policy(to).port_vlan.is_some();
-        match verdict.insert {
+        match insert {
             Some(_) if hidden => TagEdit::Keep,
             Some(tag) => TagEdit::Insert(tag),
             None if hidden => TagEdit::Strip,

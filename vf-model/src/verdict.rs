@@ -2,7 +2,7 @@
 
 use crate::addr::VlanTag;
 use crate::stats::DropReason;
-use crate::vf::VfSet;
+use crate::vf::{VfIndex, VfSet};
 
 /// Where one frame goes. All its receivers get the bytes the sender gave, but for one tag.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -20,12 +20,28 @@ pub struct Verdict {
 }
 
 impl Verdict {
+    /// The way of a frame that goes to one VF and nowhere else.
+    pub(crate) fn hop(&self) -> Option<Hop> {
+        let to = self.vfs.only().filter(|_| !self.pf && !self.wire)?;
+        let insert = self.insert;
+        Some(Hop { to, insert })
+    }
+
     /// Length of the frame for the PF and the wire.
     pub(crate) fn onward_len(&self, len: u32) -> u32 {
         self.insert
             .map_or(TagEdit::Keep, TagEdit::Insert)
             .len_of(len)
     }
+}
+
+/// The way of a frame to a station that goes to one VF and nowhere else.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Hop {
+    /// Who gets it.
+    pub to: VfIndex,
+    /// As in [`Verdict::insert`].
+    pub insert: Option<VlanTag>,
 }
 
 /// How a receiver's copy differs from what the sender gave.

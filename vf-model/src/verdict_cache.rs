@@ -4,7 +4,7 @@
 
 use crate::filter_table::Actions;
 use crate::nic::Source;
-use crate::verdict::Verdict;
+use crate::verdict::{Hop, Verdict};
 
 /// A power of two.
 const SLOTS: usize = 4096;
@@ -20,6 +20,7 @@ pub(crate) struct LinkKey {
 #[derive(Clone, Copy, Debug, Default)]
 struct Slot {
     key: LinkKey,
+    hop: Option<Hop>,
     verdict: Verdict,
 }
 
@@ -28,6 +29,8 @@ struct Slot {
 pub(crate) struct VerdictCache {
     slots: Vec<Slot>,
     used: bool,
+    /// The last that was asked for its hop: frames come in trains.
+    last: (LinkKey, Option<Hop>),
 }
 
 impl LinkKey {
@@ -78,6 +81,7 @@ impl VerdictCache {
         VerdictCache {
             slots: vec![Slot::default(); SLOTS],
             used: false,
+            last: Default::default(),
         }
     }
 
@@ -85,7 +89,18 @@ impl VerdictCache {
     pub(crate) fn clear(&mut self) {
         if std::mem::take(&mut self.used) {
             self.slots.fill(Slot::default());
+            self.last = Default::default();
         }
+    }
+
+    /// Where a frame goes that goes to one VF and nowhere else.
+    #[inline]
+    pub(crate) fn hop(&mut self, key: &LinkKey) -> Option<Hop> {
+        if self.last.0 != *key {
+            let slot = self.slots.get(key.slot()).filter(|slot| slot.key == *key)?;
+            self.last = (*key, slot.hop);
+        }
+        self.last.1
     }
 
     #[inline]
@@ -103,6 +118,7 @@ impl VerdictCache {
         if let Some(slot) = self.slots.get_mut(key.slot()) {
             *slot = Slot {
                 key,
+                hop: verdict.hop(),
                 verdict: *verdict,
             };
             self.used = true;

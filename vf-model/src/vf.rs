@@ -73,6 +73,16 @@ impl VfSet {
         self.0.iter().all(|word| *word == 0)
     }
 
+    /// The VF in it, if there is exactly one.
+    #[must_use]
+    #[inline]
+    pub fn only(&self) -> Option<VfIndex> {
+        let at = self.0.iter().position(|word| *word != 0)?;
+        let (word, rest) = self.0[at..].split_first()?;
+        let one = word.is_power_of_two() && rest.iter().all(|word| *word == 0);
+        one.then(|| VfIndex::from(at * 64 + word.trailing_zeros() as usize))
+    }
+
     /// How many VFs are in it.
     #[must_use]
     pub fn len(&self) -> usize {
@@ -391,6 +401,7 @@ mod tests {
             let list = |set: VfSet| set.iter().map(|vf| vf.0).collect::<BTreeSet<u8>>();
             prop_assert_eq!(list(set(&a)), a.clone());
             prop_assert_eq!(set(&a).len(), a.len());
+            prop_assert_eq!(set(&a).only(), a.iter().next().filter(|_| a.len() == 1).map(|vf| VfIndex(*vf)));
             prop_assert_eq!(list(set(&a).union(set(&b))), &a | &b);
             prop_assert_eq!(list(set(&a).intersection(set(&b))), &a & &b);
             prop_assert_eq!(list(set(&a).difference(set(&b))), &a - &b);

@@ -11,8 +11,8 @@ use proptest::prelude::*;
 use proptest::sample::select;
 use vf_model::{
     BridgePort, Command, Counters, DropReason, FilterAction, FilterMatch, FilterSpec, FlowEnd,
-    FrameMeta, Header, HypervisorModel, MAX_FRAME, MacAddr, Nanos, Nic, NicConfig, Path, Profile,
-    Refusal, RxMode, Source, TagEdit, Transport, Verdict, VfIndex, VfLinkState, VfRequest,
+    FrameMeta, Header, Hop, HypervisorModel, MAX_FRAME, MacAddr, Nanos, Nic, NicConfig, Path,
+    Profile, Refusal, RxMode, Source, TagEdit, Transport, Verdict, VfIndex, VfLinkState, VfRequest,
     VfSetting, Vid, VlanTag,
 };
 
@@ -136,7 +136,7 @@ impl Host {
         for vf in verdict.vfs.iter() {
             assert_eq!(self.nic.policy(vf).path, Path::Direct);
             let header = Header::parse(bytes).unwrap();
-            let copy = edited(bytes, self.nic.egress_edit(&verdict, vf));
+            let copy = edited(bytes, self.nic.egress_edit(verdict.insert, vf));
             self.nic
                 .count_delivered(vf, header.dst, copy.len() as u32 + self.beyond);
             assert_eq!(outcome.vfs.insert(vf.0, copy), None, "a duplicate");
@@ -655,6 +655,27 @@ fn a_vf_that_leaves_the_bridge_is_forgotten() {
     assert_eq!((learned.len(), learned[0].port), (1, BridgePort::Pf));
 }
 
+#[test]
+fn a_train_of_frames_is_known_by_its_first() {
+    let mut host = Host::new(&[], &[Path::Direct; 4]);
+    let (vf, to) = (VfIndex(0), VfIndex(1));
+    let (frame, beyond) = (frame(1, 0), frame(77, 0));
+    let meta = meta(&frame, 0);
+    let again = |host: &mut Host, frame: &[u8]| host.nic.ingress_again(host.now, vf, frame, &meta);
+    assert_eq!(again(&mut host, &frame), None, "not before it was judged");
+    for frame in [&frame, &beyond] {
+        host.nic.ingress(host.now, Source::Vf(vf), frame, &meta);
+    }
+    assert_eq!(again(&mut host, &frame), Some(Hop { to, insert: None }));
+    assert_eq!(again(&mut host, &beyond), None, "to the wire");
+    assert_eq!(again(&mut host, &frame), Some(Hop { to, insert: None }));
+    assert_eq!(host.nic.counters(vf).tx_packets, 4);
+    let settings = vec![VfSetting::Path(Path::Mediated)];
+    host.act(&Command::SetVf { vf: to, settings }.into())
+        .unwrap();
+    assert_eq!(again(&mut host, &frame), None, "it no longer holds");
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(2000))]
 
@@ -710,10 +731,24 @@ proptest! {
             let mut forgetful = host.nic.clone();
             forgetful.apply(&Command::SetLink { up: forgetful.link_up() }).unwrap();
             let meta = meta(frame, 0);
-            let verdict = host.nic.ingress(host.now, source, frame, &meta);
+            let known = match source {
+                Source::Vf(vf) => host.nic.ingress_again(host.now, vf, frame, &meta),
+                Source::Pf | Source::Wire => None,
+            };
+            let verdict = match known {
+                Some(Hop { to, insert }) => Verdict {
+                    vfs: [to].into_iter().collect(),
+                    insert,
+                    ..Verdict::default()
+                },
+                None => host.nic.ingress(host.now, source, frame, &meta),
+            };
             prop_assert_eq!(verdict, forgetful.ingress(host.now, source, frame, &meta));
             prop_assert_eq!(host.nic.wire_counters(), forgetful.wire_counters());
             prop_assert_eq!(host.nic.pf_counters(), forgetful.pf_counters());
+            if let Source::Vf(vf) = source {
+                prop_assert_eq!(host.nic.counters(vf), forgetful.counters(vf));
+            }
         }
     }
 

@@ -20,7 +20,7 @@ use vf_vhost::memory::{GuestMemory, RegionSpec};
 use vf_vhost::net_hdr::NetHdr;
 use vf_vhost::rx::{RxOutcome, RxQueue};
 use vf_vhost::segment::Segmenter;
-use vf_vhost::tx::{TxItem, TxQueue};
+use vf_vhost::tx::TxQueue;
 use vf_vhost::vring::{Vring, VringConfig};
 use vm_memory::Bytes;
 
@@ -159,12 +159,14 @@ fn rings(c: &mut Criterion) {
                 let mut queue = TxQueue::new(driver.vring(1));
                 b.iter_custom(|rounds| {
                     device_time(&mut driver, rounds, || {
-                        for _ in 0..SIZE {
-                            let Some(TxItem::Frame(frame)) = queue.next().unwrap() else {
-                                panic!("a frame");
-                            };
-                            black_box(frame.head());
-                            queue.complete(frame);
+                        let mut left = usize::from(SIZE);
+                        while left > 0 {
+                            let fetched = queue.fetch().unwrap();
+                            for frame in queue.fetched() {
+                                black_box(frame.head());
+                            }
+                            queue.complete(fetched);
+                            left -= fetched;
                         }
                         queue.flush();
                     })

@@ -14,7 +14,7 @@ use rustix::fs::{FileType, SealFlags};
 use thiserror::Error;
 use vm_memory::{FileOffset, MmapRegion, VolatileMemory, VolatileSlice};
 
-use crate::sigbus::Guard;
+use crate::raw::sigbus::Guard;
 
 /// Regions one guest memory may have.
 pub const MAX_REGIONS: usize = 64;

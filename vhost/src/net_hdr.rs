@@ -107,17 +107,23 @@ impl NetHdr {
     /// The 12 bytes of the header; of a 10-byte header they are the first 10.
     #[inline]
     pub fn to_bytes(&self, num_buffers: u16) -> [u8; 12] {
-        // Two whole words: what is written in one piece can be read in one piece at once.
+        let (low, high) = self.to_words(num_buffers);
+        let mut bytes = [0; 12];
+        bytes[..8].copy_from_slice(&low.to_le_bytes());
+        bytes[8..].copy_from_slice(&high.to_le_bytes());
+        bytes
+    }
+
+    /// The same as two little-endian numbers, of 8 bytes and of 4.
+    #[inline]
+    pub(crate) fn to_words(self, num_buffers: u16) -> (u64, u32) {
         let low = u64::from(self.flags)
             | u64::from(self.gso_type) << 8
             | u64::from(self.hdr_len) << 16
             | u64::from(self.gso_size) << 32
             | u64::from(self.csum_start) << 48;
         let high = u32::from(self.csum_offset) | u32::from(num_buffers) << 16;
-        let mut bytes = [0; 12];
-        bytes[..8].copy_from_slice(&low.to_le_bytes());
-        bytes[8..].copy_from_slice(&high.to_le_bytes());
-        bytes
+        (low, high)
     }
 
     /// Whether nothing is to be done to the frame or known of it.

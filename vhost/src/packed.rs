@@ -18,7 +18,7 @@ use vm_memory::{Bytes, VolatileSlice};
 use crate::memory::GuestMemory;
 use crate::net_hdr::has;
 use crate::ring::{
-    AHEAD, CHAIN_MAX, Chain, DESC_SIZE, Descriptor, Gather, INDIRECT, Mark, NEXT, Part,
+    AHEAD, Ahead, CHAIN_MAX, Chain, DESC_SIZE, Descriptor, Gather, INDIRECT, Mark, NEXT, Part,
     RingAddresses, RingError, Segment, Token, WRITE, look_ahead,
 };
 
@@ -59,8 +59,8 @@ pub(crate) struct PackedRing {
     returned: u16,
     /// Chains returned and not yet published, and how many bytes of each were written.
     pending: Vec<(Token, u32)>,
-    /// Bytes of each buffer that will be looked at as soon as it is taken.
-    looked_at: usize,
+    /// What will be done with buffers as soon as they are taken.
+    buffers: Ahead,
     /// Descriptors that were read ahead, each as a chain; the first of them is at `ahead_at`.
     ahead: [Chain; AHEAD],
     ahead_at: u32,
@@ -100,7 +100,7 @@ impl PackedRing {
             taken: 0,
             returned: 0,
             pending: Vec::with_capacity(usize::from(size).min(1024)),
-            looked_at: 0,
+            buffers: Ahead::Nothing,
             ahead: [Chain::default(); AHEAD],
             ahead_at: 0,
             ahead_len: 0,
@@ -148,8 +148,8 @@ impl PackedRing {
         Ok(false)
     }
 
-    pub(crate) fn set_looked_at(&mut self, bytes: usize) {
-        self.looked_at = bytes;
+    pub(crate) fn set_ahead(&mut self, what: Ahead) {
+        self.buffers = what;
     }
 
     pub(crate) fn memory(&self) -> &GuestMemory {
@@ -164,14 +164,6 @@ impl PackedRing {
     pub(crate) fn base(&self) -> u32 {
         let side = u32::from(self.side(self.done));
         side | side << 16
-    }
-
-    pub(crate) fn taken(&self) -> u16 {
-        self.taken
-    }
-
-    pub(crate) fn returned(&self) -> u16 {
-        self.returned
     }
 
     pub(crate) fn has_seen(&self) -> bool {
@@ -232,17 +224,26 @@ impl PackedRing {
         Ok(Some(chain))
     }
 
-    /// See [`Ring::take_plain`](crate::ring::Ring::take_plain).
+    /// See [`Ring::upcoming`](crate::ring::Ring::upcoming).
     #[inline]
-    pub(crate) fn take_plain(&mut self, writable: bool, least: usize) -> Option<(Segment, Token)> {
-        let at = self.distance(self.ahead_at, self.next);
-        if self.next == self.seen || at >= self.ahead_len {
-            return None;
+    pub(crate) fn upcoming(&mut self) -> Result<(&GuestMemory, &[Chain]), RingError> {
+        if self.next == self.seen && !self.reload()? {
+            return Ok((&self.mem, &[]));
         }
-        let plain = self.ahead.get(at as usize)?.plain(writable, least)?;
-        self.next = self.after(self.next, 1);
-        self.taken = self.taken.wrapping_add(1);
-        Some(plain)
+        let mut at = self.distance(self.ahead_at, self.next);
+        if at >= self.ahead_len {
+            self.read_ahead(self.next)?;
+            at = 0;
+        }
+        let chains = self.ahead.get(at as usize..self.ahead_len as usize);
+        Ok((&self.mem, chains.unwrap_or_default()))
+    }
+
+    /// See [`Ring::advance`](crate::ring::Ring::advance).
+    #[inline]
+    pub(crate) fn advance(&mut self, n: usize) {
+        self.next = self.after(self.next, n as u32);
+        self.taken = self.taken.wrapping_add(n as u16);
     }
 
     /// The descriptor at a place, as if it were a chain.
@@ -279,7 +280,7 @@ impl PackedRing {
             &self.mem,
             &mut self.hint,
             &mut self.ahead[..n],
-            self.looked_at,
+            self.buffers,
         );
         Ok(())
     }

@@ -13,6 +13,7 @@ use vm_memory::{VolatileMemory, VolatileSlice};
 use crate::memory::GuestMemory;
 use crate::net_hdr::has;
 use crate::packed::PackedRing;
+use crate::raw::copy;
 use crate::split::SplitRing;
 
 /// What a driver did that its ring cannot go on from; the ring is broken until it is restarted.
@@ -66,7 +67,7 @@ pub enum RingError {
 }
 
 /// One piece of a buffer: guest-physical bytes that were inside one region when the chain was walked.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Segment {
     pub(crate) gpa: u64,
     pub(crate) len: u32,
@@ -170,26 +171,39 @@ impl Chain {
     }
 }
 
-/// Finds the first buffers of chains that were just read, and reads a word of every cache line of their first `looked_at`
-/// bytes without using it. One kind of memory after the other: the cache misses of a burst overlap, where those of one
-/// frame after the other would add up. `hint` is the region a buffer was last found in.
+/// What is going to be done with the buffers of a ring, so that their first bytes can be asked for early.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) enum Ahead {
+    #[default]
+    Nothing,
+    /// The first so many bytes are read.
+    Read(usize),
+    /// They are written, a virtio-net header and more.
+    Write,
+}
+
+/// Finds the first buffers of chains that were just read, and asks for their first bytes: what a burst waits for then
+/// comes at the same time, where the waits of one frame after the other would add up. `hint` is the region a buffer was
+/// last found in.
 #[inline]
-pub(crate) fn look_ahead(
-    mem: &GuestMemory,
-    hint: &mut usize,
-    chains: &mut [Chain],
-    looked_at: usize,
-) {
+pub(crate) fn look_ahead(mem: &GuestMemory, hint: &mut usize, chains: &mut [Chain], ahead: Ahead) {
     let mut window = mem.window(*hint);
     for chain in chains {
         let Some(buffer) = window.slice(chain.first.gpa, chain.first.len as usize) else {
             continue;
         };
         chain.inside = true;
-        let last = buffer.len().min(looked_at).saturating_sub(1);
-        for offset in (0..looked_at).step_by(CACHE_LINE) {
-            let byte = buffer.get_ref::<u8>(offset.min(last));
-            byte.map(|b| b.load()).unwrap_or_default();
+        match ahead {
+            Ahead::Nothing => {}
+            Ahead::Read(bytes) => {
+                for offset in (0..bytes.min(buffer.len())).step_by(CACHE_LINE) {
+                    buffer.offset(offset).iter().for_each(copy::will_read);
+                }
+            }
+            Ahead::Write => {
+                copy::will_write(&buffer);
+                buffer.offset(CACHE_LINE).iter().for_each(copy::will_write);
+            }
         }
     }
     *hint = window.region();
@@ -385,9 +399,9 @@ impl Ring {
         }
     }
 
-    /// Says that the first `bytes` of each buffer will be read when it is taken.
-    pub(crate) fn set_looked_at(&mut self, bytes: usize) {
-        either!(self, ring => ring.set_looked_at(bytes));
+    /// Says what will be done with buffers when they are taken.
+    pub(crate) fn set_ahead(&mut self, what: Ahead) {
+        either!(self, ring => ring.set_ahead(what));
     }
 
     pub(crate) fn memory(&self) -> &GuestMemory {
@@ -406,24 +420,6 @@ impl Ring {
         }
     }
 
-    /// The number of the next chain to be taken; it counts up and wraps around.
-    #[inline]
-    pub(crate) fn taken(&self) -> u16 {
-        match self {
-            Ring::Split(ring) => ring.next(),
-            Ring::Packed(ring) => ring.taken(),
-        }
-    }
-
-    /// The number of the next chain to be returned.
-    #[inline]
-    pub(crate) fn returned(&self) -> u16 {
-        match self {
-            Ring::Split(ring) => ring.done(),
-            Ring::Packed(ring) => ring.returned(),
-        }
-    }
-
     /// Whether entries that were already seen wait to be taken.
     pub(crate) fn has_seen(&self) -> bool {
         either!(self, ring => ring.has_seen())
@@ -434,17 +430,23 @@ impl Ring {
         either!(self, ring => ring.reload())
     }
 
+    /// Available chains that come next, each a single descriptor or the first of several, and the memory they are in. There
+    /// may be more behind them; if there are none here, there are none at all.
+    #[inline]
+    pub(crate) fn upcoming(&mut self) -> Result<(&GuestMemory, &[Chain]), RingError> {
+        either!(self, ring => ring.upcoming())
+    }
+
+    /// Takes the first `n` of the [upcoming](Self::upcoming) chains, all of them single descriptors.
+    #[inline]
+    pub(crate) fn advance(&mut self, n: usize) {
+        either!(self, ring => ring.advance(n));
+    }
+
     /// The next available chain, or `None` if the driver offers no more.
     #[inline]
     pub(crate) fn take(&mut self) -> Result<Option<Chain>, RingError> {
         either!(self, ring => ring.take())
-    }
-
-    /// The buffer of the next available chain and what it is returned by, if the chain has been read already and is nothing
-    /// but one buffer of the wanted kind with `least` bytes at the least; else [`take`](Self::take) knows.
-    #[inline]
-    pub(crate) fn take_plain(&mut self, writable: bool, least: usize) -> Option<(Segment, Token)> {
-        either!(self, ring => ring.take_plain(writable, least))
     }
 
     /// Walks the chain that was taken last, appends its device-writable (or else its device-readable) pieces to `out` and

@@ -1,7 +1,7 @@
 //! The receive queue: frames to a driver.
 //!
 //! A frame is written once, straight from where it is, over as many chains as it needs, or not at
-//! all; short frames are gathered first and written with the rest of their burst; what the driver cannot take (partial checksums, super-frames) is finished in software
+//! all; what the driver cannot take (partial checksums, super-frames) is finished in software
 //! first. Never decides who receives.
 
 use virtio_bindings::virtio_net as net;
@@ -11,7 +11,7 @@ use crate::checksum;
 use crate::frame::{FrameBuf, TagEdit};
 use crate::memory::GuestMemory;
 use crate::net_hdr::{HEAD_MAX, NetHdr, has, header_len};
-use crate::ring::{RingError, Segment, Token};
+use crate::ring::{AHEAD, Ahead, RingError, Segment, Token};
 use crate::segment::Segmenter;
 use crate::tx::{TxFrame, TxQueue};
 use crate::vring::Vring;
@@ -41,38 +41,8 @@ pub struct RxQueue {
     segments: Vec<Segment>,
     /// Where a frame is finished for a driver without offloads.
     scratch: FrameBuf,
-    /// Short frames whose buffers are reserved and still to be written.
-    staged: Vec<Staged>,
-    /// How many of them there are.
-    staged_len: usize,
     /// The region a buffer was last found in.
     hint: usize,
-}
-
-/// Frames that wait to be written at the most.
-const STAGED_MAX: usize = 32;
-
-/// Bytes of a frame that is staged, with its virtio-net header, at the most.
-const STAGED_BYTES: usize = 640;
-
-/// A short frame with its virtio-net header, and where it goes. Such frames are written in one go, as nothing but a row
-/// of stores: their cache misses then overlap, where stores between other work would hold that up. For so few bytes this
-/// is worth a copy more; the slots of a queue fit into the first-level cache.
-#[derive(Clone, Debug)]
-struct Staged {
-    gpa: u64,
-    len: usize,
-    bytes: [u8; STAGED_BYTES],
-}
-
-impl Default for Staged {
-    fn default() -> Staged {
-        Staged {
-            gpa: 0,
-            len: 0,
-            bytes: [0; STAGED_BYTES],
-        }
-    }
 }
 
 /// The part of a frame that is not in its head.
@@ -83,8 +53,9 @@ enum Rest<'a> {
 
 impl RxQueue {
     /// The receive queue on `vring`.
-    pub fn new(vring: Vring) -> RxQueue {
+    pub fn new(mut vring: Vring) -> RxQueue {
         let features = vring.features();
+        vring.ring.set_ahead(Ahead::Write);
         RxQueue {
             vring,
             header_len: header_len(features),
@@ -92,8 +63,6 @@ impl RxQueue {
             chains: Vec::new(),
             segments: Vec::new(),
             scratch: FrameBuf::default(),
-            staged: vec![Staged::default(); STAGED_MAX],
-            staged_len: 0,
             hint: 0,
         }
     }
@@ -101,6 +70,7 @@ impl RxQueue {
     /// Gives the ring back, everything delivered published.
     pub fn into_vring(mut self) -> Vring {
         self.flush();
+        self.vring.ring.set_ahead(Ahead::Nothing);
         self.vring
     }
 
@@ -109,20 +79,91 @@ impl RxQueue {
         &self.vring
     }
 
-    /// Writes a frame from `tx`'s memory: one copy, except for its head, which is what
-    /// [`TxFrame::head`] says. `frame` must be one of `tx`.
+    /// Writes frames from `tx`'s memory, which must be of its [fetched](TxQueue::fetched) ones: one copy, except for their
+    /// heads, which are what [`TxFrame::head`] says. Says how many were delivered, and what became of the one behind them,
+    /// if there is one.
     ///
     /// An error is the receiving driver's; its ring is broken and says the same from then on.
     pub fn deliver_from(
         &mut self,
         tx: &TxQueue,
+        frames: &[TxFrame],
+        edit: TagEdit,
+    ) -> Result<(usize, Option<RxOutcome>), RingError> {
+        if !self.ready()? {
+            return Ok((0, Some(RxOutcome::NoBuffer)));
+        }
+        let mut done = 0;
+        while let Some(frame) = frames.get(done) {
+            let plain = match edit {
+                TagEdit::Keep => self.put_plain(tx, &frames[done..]),
+                TagEdit::Insert(_) | TagEdit::Strip => Ok(0),
+            };
+            let outcome = match plain {
+                Ok(0) => self.deliver_one(tx, frame, edit),
+                Ok(n) => {
+                    done += n;
+                    continue;
+                }
+                Err(error) => Err(error),
+            };
+            match outcome {
+                Ok(RxOutcome::Delivered) => done += 1,
+                Ok(other) => return Ok((done, Some(other))),
+                Err(error) => return Err(self.vring.fail(error)),
+            }
+        }
+        Ok((done, None))
+    }
+
+    /// Writes frames as they are into chains that are one buffer, as long as there are such chains; how many.
+    fn put_plain(&mut self, tx: &TxQueue, frames: &[TxFrame]) -> Result<usize, RingError> {
+        let features = self.vring.features();
+        let (memory, chains) = self.vring.ring.upcoming()?;
+        let (mut to, mut from) = (memory.window(self.hint), tx.window());
+        let mut used = [(Token::default(), 0); AHEAD];
+        let mut n = 0;
+        for ((frame, chain), used) in frames.iter().zip(chains).zip(&mut used) {
+            let total = self.header_len + frame.len() as usize;
+            let Some((buffer, token)) = chain.plain(true, total) else {
+                break;
+            };
+            let Some(hdr) = frame.hdr().acceptable(features) else {
+                break;
+            };
+            let buffer = to
+                .slice(buffer.gpa, total)
+                .ok_or(RingError::BufferOutside)?;
+            write_hdr(&buffer, &hdr, self.header_len)?;
+            let at = self.header_len + frame.head().len();
+            let body = buffer.offset(self.header_len).map_err(outside)?;
+            frame.write_head(&body);
+            let mut rest = buffer.offset(at).map_err(outside)?;
+            frame.for_rest(&mut from, |piece| {
+                piece.copy_to_volatile_slice(rest.subslice(0, piece.len()).map_err(outside)?);
+                rest = rest.offset(piece.len()).map_err(outside)?;
+                Ok(())
+            })?;
+            *used = (token, total as u32);
+            n += 1;
+        }
+        self.hint = to.region();
+        self.vring.ring.advance(n);
+        for (token, len) in &used[..n] {
+            self.vring.ring.push_used(*token, *len);
+        }
+        Ok(n)
+    }
+
+    /// Writes a frame from `tx`'s memory, whatever that takes.
+    #[inline(never)]
+    fn deliver_one(
+        &mut self,
+        tx: &TxQueue,
         frame: &TxFrame,
         edit: TagEdit,
     ) -> Result<RxOutcome, RingError> {
-        if !self.ready()? {
-            return Ok(RxOutcome::NoBuffer);
-        }
-        let outcome = match frame.hdr().acceptable(self.vring.features()) {
+        match frame.hdr().acceptable(self.vring.features()) {
             Some(hdr) => self.put(
                 hdr,
                 frame.head(),
@@ -137,8 +178,7 @@ impl RxQueue {
                 self.scratch = scratch;
                 outcome
             }
-        };
-        outcome.map_err(|error| self.vring.fail(error))
+        }
     }
 
     /// Writes a frame from private memory.
@@ -187,13 +227,11 @@ impl RxQueue {
             return Ok(RxOutcome::BadFrame);
         };
         let mark = self.vring.ring.mark();
-        self.write_staged()?;
         while let Some((header, payload)) = segmenter.next_segment() {
             let len = header.len() + payload.len();
             let outcome = self.put(NetHdr::default(), header, Rest::Private(payload), len, edit)?;
             if outcome != RxOutcome::Delivered {
                 self.vring.ring.rollback(mark);
-                self.staged_len = 0;
                 return Ok(outcome);
             }
         }
@@ -222,23 +260,19 @@ impl RxQueue {
     ) -> Result<RxOutcome, RingError> {
         let delta = edit.delta(head);
         let total = (self.header_len + len).saturating_add_signed(isize::from(delta));
-        let Some((buffer, token)) = self.vring.ring.take_plain(true, total) else {
-            return self.put_over_chains(hdr.shifted(delta), head, rest, total, edit);
+        let hdr = hdr.shifted(delta);
+        let (memory, chains) = self.vring.ring.upcoming()?;
+        let Some((buffer, token)) = chains.first().and_then(|chain| chain.plain(true, total))
+        else {
+            return self.put_over_chains(hdr, head, rest, total, edit);
         };
-        let hdr = if hdr.is_plain() {
-            NetHdr::default().to_bytes(1)
-        } else {
-            hdr.shifted(delta).to_bytes(1)
-        };
-        if total <= STAGED_BYTES {
-            self.stage(buffer.gpa, total, &hdr, edit.pieces(head), rest)?;
-        } else {
-            let memory = self.vring.ring.memory();
-            let to = memory
-                .slice_hint(buffer.gpa, total, &mut self.hint)
-                .ok_or(RingError::BufferOutside)?;
-            write_one(to, &hdr[..self.header_len], edit.pieces(head), rest)?;
-        }
+        let to = memory
+            .slice_hint(buffer.gpa, total, &mut self.hint)
+            .ok_or(RingError::BufferOutside)?;
+        write_hdr(&to, &hdr, self.header_len)?;
+        let to = to.offset(self.header_len).map_err(outside)?;
+        write_one(to, edit.pieces(head), rest)?;
+        self.vring.ring.advance(1);
         self.vring.ring.push_used(token, total as u32);
         Ok(RxOutcome::Delivered)
     }
@@ -270,72 +304,14 @@ impl RxQueue {
         }
         match rest {
             Rest::Private(bytes) => writer.write(bytes)?,
-            Rest::Guest(tx, frame) => tx.for_rest(frame, |piece| writer.copy(piece))?,
+            Rest::Guest(tx, frame) => {
+                frame.for_rest(&mut tx.window(), |piece| writer.copy(piece))?;
+            }
         }
         for &(chain, written) in &self.chains {
             self.vring.ring.push_used(chain, written);
         }
         Ok(RxOutcome::Delivered)
-    }
-
-    /// Keeps a frame to be written with others; see [`Staged`].
-    #[inline]
-    fn stage(
-        &mut self,
-        gpa: u64,
-        len: usize,
-        hdr: &[u8; 12],
-        head: [&[u8]; 3],
-        rest: Rest<'_>,
-    ) -> Result<(), RingError> {
-        if self.staged_len >= self.staged.len() {
-            self.write_staged()?;
-        }
-        let slot = &mut self.staged[self.staged_len];
-        (slot.gpa, slot.len) = (gpa, len);
-        // Where the header is shorter, the frame overwrites its end.
-        slot.bytes[..12].copy_from_slice(hdr);
-        let mut at = self.header_len;
-        for piece in head {
-            if !piece.is_empty()
-                && let Some(to) = slot.bytes.get_mut(at..at + piece.len())
-            {
-                to.copy_from_slice(piece);
-                at += piece.len();
-            }
-        }
-        let mut room = slot.bytes.get_mut(at..).unwrap_or_default();
-        match rest {
-            Rest::Private([]) => {}
-            Rest::Private(bytes) => {
-                if let Some(to) = room.get_mut(..bytes.len()) {
-                    to.copy_from_slice(bytes);
-                }
-            }
-            Rest::Guest(tx, frame) => tx.for_rest(frame, |piece| {
-                let n = piece.len().min(room.len());
-                let (now, later) = std::mem::take(&mut room).split_at_mut(n);
-                piece.copy_to(now);
-                room = later;
-                Ok(())
-            })?,
-        }
-        self.staged_len += 1;
-        Ok(())
-    }
-
-    /// Writes what [`stage`](Self::stage) has kept.
-    fn write_staged(&mut self) -> Result<(), RingError> {
-        let mut window = self.vring.ring.memory().window(self.hint);
-        for frame in self.staged.iter().take(self.staged_len) {
-            window
-                .slice(frame.gpa, frame.len)
-                .ok_or(RingError::BufferOutside)?
-                .copy_from(&frame.bytes[..]);
-        }
-        self.hint = window.region();
-        self.staged_len = 0;
-        Ok(())
     }
 
     /// Takes chains for `total` bytes into `chains` and `segments`, or leaves the ring as it was.
@@ -374,11 +350,6 @@ impl RxQueue {
     /// Publishes what was delivered and signals the call fd if the driver wants it. Answers
     /// whether the driver wants it, also if there is no call fd; `None` if there was nothing to publish.
     pub fn flush(&mut self) -> Option<bool> {
-        if !self.vring.is_broken()
-            && let Err(error) = self.write_staged()
-        {
-            self.vring.fail(error);
-        }
         self.vring.flush()
     }
 
@@ -394,24 +365,30 @@ impl RxQueue {
     }
 }
 
-/// Writes a frame into one piece of memory of exactly its length: the common case, kept short.
+fn outside(_: vm_memory::VolatileMemoryError) -> RingError {
+    RingError::BufferOutside
+}
+
+/// Writes the virtio-net header of a frame in one buffer. In words: no call for so few bytes.
 #[inline]
-fn write_one(
-    to: VolatileSlice<'_, ()>,
-    hdr: &[u8],
-    head: [&[u8]; 3],
-    rest: Rest<'_>,
-) -> Result<(), RingError> {
-    let outside = |_| RingError::BufferOutside;
-    if let (Some((low, high)), 12) = (hdr.split_first_chunk::<8>(), hdr.len()) {
-        // Two words: no call for so few bytes.
-        let high = high.first_chunk::<4>().copied().unwrap_or_default();
-        to.get_ref::<[u8; 8]>(0).map_err(outside)?.store(*low);
-        to.get_ref::<[u8; 4]>(8).map_err(outside)?.store(high);
+fn write_hdr(to: &VolatileSlice<'_, ()>, hdr: &NetHdr, header_len: usize) -> Result<(), RingError> {
+    let (low, high) = hdr.to_words(1);
+    let first = to.get_ref::<u64>(0).map_err(outside)?;
+    first.store(low.to_le());
+    if header_len == 12 {
+        let last = to.get_ref::<u32>(8).map_err(outside)?;
+        last.store(high.to_le());
     } else {
-        to.copy_from(hdr);
+        let last = to.get_ref::<u16>(8).map_err(outside)?;
+        last.store((high as u16).to_le());
     }
-    let mut at = hdr.len();
+    Ok(())
+}
+
+/// Writes a frame into one piece of memory of exactly its length.
+#[inline]
+fn write_one(to: VolatileSlice<'_, ()>, head: [&[u8]; 3], rest: Rest<'_>) -> Result<(), RingError> {
+    let mut at = 0;
     for piece in head {
         if !piece.is_empty() {
             let to = to.subslice(at, piece.len()).map_err(outside)?;
@@ -425,7 +402,7 @@ fn write_one(
             to.offset(at).map_err(outside)?.copy_from(bytes);
             Ok(())
         }
-        Rest::Guest(tx, frame) => tx.for_rest(frame, |piece| {
+        Rest::Guest(tx, frame) => frame.for_rest(&mut tx.window(), |piece| {
             let to = to.subslice(at, piece.len()).map_err(outside)?;
             piece.copy_to_volatile_slice(to);
             at += piece.len();

@@ -13,7 +13,7 @@ use vm_memory::Bytes;
 use crate::memory::GuestMemory;
 use crate::net_hdr::has;
 use crate::ring::{
-    AHEAD, Chain, DESC_SIZE, Descriptor, Gather, INDIRECT, Mark, NEXT, Part, RingAddresses,
+    AHEAD, Ahead, Chain, DESC_SIZE, Descriptor, Gather, INDIRECT, Mark, NEXT, Part, RingAddresses,
     RingError, Segment, Token, look_ahead,
 };
 
@@ -42,8 +42,8 @@ pub(crate) struct SplitRing {
     published: u16,
     /// Used elements not yet published, as they will be in memory.
     pending: Vec<[u8; 8]>,
-    /// Bytes of each buffer that will be looked at as soon as it is taken.
-    looked_at: usize,
+    /// What will be done with buffers as soon as they are taken.
+    buffers: Ahead,
     /// Available chains that were read ahead, the first of them with the available index `ahead_at`.
     ahead: [Chain; AHEAD],
     ahead_at: u16,
@@ -81,7 +81,7 @@ impl SplitRing {
             done: base,
             published: 0,
             pending: Vec::with_capacity(entries.min(1024)),
-            looked_at: 0,
+            buffers: Ahead::Nothing,
             ahead: [Chain::default(); AHEAD],
             ahead_at: base,
             ahead_len: 0,
@@ -101,9 +101,8 @@ impl SplitRing {
             .map_err(|_| RingError::Misaligned)
     }
 
-    /// Says that the first `bytes` of each buffer will be read when it is taken.
-    pub(crate) fn set_looked_at(&mut self, bytes: usize) {
-        self.looked_at = bytes;
+    pub(crate) fn set_ahead(&mut self, what: Ahead) {
+        self.buffers = what;
     }
 
     pub(crate) fn memory(&self) -> &GuestMemory {
@@ -117,11 +116,6 @@ impl SplitRing {
     /// Everything before this available index has been returned to the driver.
     pub(crate) fn done(&self) -> u16 {
         self.done
-    }
-
-    /// The available index that [`take`](Self::take) will take next.
-    pub(crate) fn next(&self) -> u16 {
-        self.next
     }
 
     /// Whether entries that were already seen wait to be taken.
@@ -152,31 +146,33 @@ impl SplitRing {
         Ok(moved)
     }
 
-    /// The next available chain, or `None` if the driver offers no more.
+    /// See [`Ring::upcoming`](crate::ring::Ring::upcoming).
     #[inline]
-    pub(crate) fn take(&mut self) -> Result<Option<Chain>, RingError> {
+    pub(crate) fn upcoming(&mut self) -> Result<(&GuestMemory, &[Chain]), RingError> {
         if self.next == self.seen && !self.reload()? {
-            return Ok(None);
+            return Ok((&self.mem, &[]));
         }
         let mut at = self.next.wrapping_sub(self.ahead_at);
         if at >= self.ahead_len {
             self.read_ahead()?;
             at = 0;
         }
-        self.next = self.next.wrapping_add(1);
-        Ok(self.ahead.get(usize::from(at)).copied())
+        let chains = self.ahead.get(usize::from(at)..usize::from(self.ahead_len));
+        Ok((&self.mem, chains.unwrap_or_default()))
     }
 
-    /// See [`Ring::take_plain`](crate::ring::Ring::take_plain).
+    /// See [`Ring::advance`](crate::ring::Ring::advance).
     #[inline]
-    pub(crate) fn take_plain(&mut self, writable: bool, least: usize) -> Option<(Segment, Token)> {
-        let at = self.next.wrapping_sub(self.ahead_at);
-        if self.next == self.seen || at >= self.ahead_len {
-            return None;
-        }
-        let plain = self.ahead.get(usize::from(at))?.plain(writable, least)?;
-        self.next = self.next.wrapping_add(1);
-        Some(plain)
+    pub(crate) fn advance(&mut self, n: usize) {
+        self.next = self.next.wrapping_add(n as u16);
+    }
+
+    /// The next available chain, or `None` if the driver offers no more.
+    #[inline]
+    pub(crate) fn take(&mut self) -> Result<Option<Chain>, RingError> {
+        let next = self.upcoming()?.1.first().copied();
+        self.advance(usize::from(next.is_some()));
+        Ok(next)
     }
 
     /// Reads available chains from `next` on, as many as there are up to the end of the ring.
@@ -204,7 +200,7 @@ impl SplitRing {
             &self.mem,
             &mut self.hint,
             &mut self.ahead[..n],
-            self.looked_at,
+            self.buffers,
         );
         Ok(())
     }

@@ -1,84 +1,196 @@
 //! The transmit queue: frames from a driver.
 //!
-//! The virtio-net header and the first bytes of a frame are copied out once and judged as that
-//! copy; the payload stays in guest memory until it is copied to where it goes. Chains are returned
-//! strictly in the order they came. Never decides where a frame goes.
+//! Frames are taken in bursts. The virtio-net header and the first bytes of a frame are copied out
+//! once and judged as that copy; the payload stays in guest memory until it is copied to where it
+//! goes. Chains are returned strictly in the order they came. Never decides where a frame goes.
 
 use vm_memory::{VolatileMemory, VolatileSlice};
 
 use crate::frame::FrameBuf;
+use crate::memory::{GuestMemory, Window};
 use crate::net_hdr::{FrameFault, HEAD_MAX, MAX_FRAME, MIN_FRAME, NetHdr, header_len};
-use crate::ring::{RingError, Segment, Token};
+use crate::raw::copy;
+use crate::ring::{AHEAD, Ahead, Chain, RingError, Segment, Token};
 use crate::vring::Vring;
 
-/// What [`TxQueue::next`] took off the ring.
-#[derive(Debug)]
-pub enum TxItem {
-    /// A frame; give it back to [`TxQueue::complete`], whatever becomes of it.
-    Frame(TxFrame),
-    /// Something that is not a frame; its chain has been returned, count it.
-    Bad(FrameFault),
-}
+/// Frames of one queue that are out of their ring at a time.
+const BURST: usize = AHEAD;
 
-/// A frame in a driver's memory, with its head in ours. Not completing it leaves its chain, and
-/// all that follow, with the device: a restarted ring sends them again.
+/// A frame in a driver's memory, with its head in ours.
 #[derive(Debug)]
-pub struct TxFrame(Box<Taken>);
-
-/// What a [`TxFrame`] points to; the queue reuses it, so that nothing is allocated a frame and
-/// nothing is moved.
-#[derive(Debug)]
-struct Taken {
+#[repr(align(64))]
+pub struct TxFrame {
+    head: [u8; HEAD_MAX],
     hdr: NetHdr,
     len: u32,
+    head_len: u8,
+    fault: Option<FrameFault>,
     /// What to return.
     chain: Token,
-    /// Its number among the chains of the ring.
-    seq: u16,
-    head_len: u8,
-    head: [u8; HEAD_MAX],
-    segments: Vec<Segment>,
-    /// The first byte that is not in `head`: a segment and an offset in it.
-    rest: (u32, u32),
+    /// The part of the frame that is not in `head`: this, and what follows.
+    rest: Segment,
+    more: Vec<Segment>,
+}
+
+impl Default for TxFrame {
+    fn default() -> TxFrame {
+        TxFrame {
+            head: [0; HEAD_MAX],
+            hdr: NetHdr::default(),
+            len: 0,
+            head_len: 0,
+            fault: None,
+            chain: Token::default(),
+            rest: Segment::default(),
+            more: Vec::new(),
+        }
+    }
 }
 
 impl TxFrame {
+    /// What is wrong with it, if it is not a frame at all: then nothing else of it means anything; count and complete it.
+    #[inline]
+    pub fn fault(&self) -> Option<FrameFault> {
+        self.fault
+    }
+
     /// What is still to be done to the frame; checked against the driver's features and the frame.
+    #[inline]
     pub fn hdr(&self) -> &NetHdr {
-        &self.0.hdr
+        &self.hdr
     }
 
     /// The first bytes of the frame, all of them or [`HEAD_MAX`]: what to decide on, and what will
     /// be written to receivers whatever the driver does meanwhile.
+    #[inline]
     pub fn head(&self) -> &[u8] {
-        self.0.head()
+        &self.head[..usize::from(self.head_len).min(HEAD_MAX)]
     }
 
     /// Bytes of the L2 frame, without FCS.
     #[expect(clippy::len_without_is_empty, reason = "at least 14")]
+    #[inline]
     pub fn len(&self) -> u32 {
-        self.0.len
+        self.len
     }
-}
 
-impl Taken {
-    fn head(&self) -> &[u8] {
-        &self.head[..usize::from(self.head_len).min(HEAD_MAX)]
+    /// Writes the head to the beginning of `to`.
+    #[inline]
+    pub(crate) fn write_head(&self, to: &VolatileSlice<'_, ()>) {
+        copy::write(&self.head, usize::from(self.head_len), to);
     }
-}
 
-impl Default for Taken {
-    fn default() -> Taken {
-        Taken {
-            hdr: NetHdr::default(),
-            len: 0,
-            chain: Token::default(),
-            seq: 0,
-            head_len: 0,
-            head: [0; HEAD_MAX],
-            segments: Vec::new(),
-            rest: (0, 0),
+    /// Takes over the buffer of a chain that is nothing else: header and frame in one piece.
+    #[inline]
+    fn fill_plain(
+        &mut self,
+        buffer: &VolatileSlice<'_, ()>,
+        gpa: u64,
+        header_len: usize,
+        features: u64,
+    ) -> Result<(), RingError> {
+        let outside = |_| RingError::BufferOutside;
+        let len = buffer.len() - header_len;
+        if !self.measure(len as u64) {
+            return Ok(());
         }
+        let n = usize::from(self.head_len);
+        let at = header_len + n;
+        self.rest = Segment {
+            gpa: gpa + at as u64,
+            len: (len - n) as u32,
+        };
+        self.more.clear();
+        let low = buffer.get_ref::<u64>(0).map_err(outside)?.load();
+        let high = buffer.get_ref::<u16>(8).map_err(outside)?.load();
+        copy::read(
+            &buffer.subslice(header_len, n).map_err(outside)?,
+            &mut self.head,
+        );
+        let hdr = NetHdr::from_words(u64::from_le(low), u16::from_le(high));
+        self.judge(&hdr, features);
+        Ok(())
+    }
+
+    /// Takes over a chain of pieces with `total` bytes in all.
+    fn fill(
+        &mut self,
+        memory: &GuestMemory,
+        pieces: &[Segment],
+        total: u64,
+        header_len: usize,
+        features: u64,
+    ) -> Result<(), RingError> {
+        let Some(len) = total.checked_sub(header_len as u64) else {
+            self.fault = Some(FrameFault::NoHeader);
+            return Ok(());
+        };
+        if !self.measure(len) {
+            return Ok(());
+        }
+        let head_len = usize::from(self.head_len);
+        let mut copied = [0; 12 + HEAD_MAX];
+        let n = header_len + head_len;
+        let mut to = &mut copied[..n];
+        self.more.clear();
+        for piece in pieces {
+            let take = (piece.len as usize).min(to.len());
+            let (now, later) = to.split_at_mut(take);
+            if take > 0 {
+                let piece = memory.slice(piece.gpa, take);
+                piece.ok_or(RingError::BufferOutside)?.copy_to(now);
+            }
+            to = later;
+            self.more.push(Segment {
+                gpa: piece.gpa + take as u64,
+                len: piece.len - take as u32,
+            });
+        }
+        self.rest = Segment::default();
+        self.head[..head_len].copy_from_slice(&copied[header_len..n]);
+        let mut hdr = [0; 10];
+        hdr.copy_from_slice(&copied[..10]);
+        self.judge(&NetHdr::from_bytes(&hdr), features);
+        Ok(())
+    }
+
+    /// Notes the length of a frame, and whether there can be one of that length.
+    #[inline]
+    fn measure(&mut self, len: u64) -> bool {
+        self.fault = if len < u64::from(MIN_FRAME) {
+            Some(FrameFault::Runt)
+        } else if len > u64::from(MAX_FRAME) {
+            Some(FrameFault::Oversize)
+        } else {
+            None
+        };
+        self.len = len as u32;
+        self.head_len = len.min(HEAD_MAX as u64) as u8;
+        self.fault.is_none()
+    }
+
+    #[inline]
+    fn judge(&mut self, hdr: &NetHdr, features: u64) {
+        match hdr.check(features, self.head(), self.len) {
+            Ok(hdr) => self.hdr = hdr,
+            Err(fault) => self.fault = Some(fault),
+        }
+    }
+
+    /// Calls `f` with each piece of the frame in guest memory that is not in its head.
+    #[inline]
+    pub(crate) fn for_rest(
+        &self,
+        memory: &mut Window<'_>,
+        mut f: impl FnMut(VolatileSlice<'_, ()>) -> Result<(), RingError>,
+    ) -> Result<(), RingError> {
+        for piece in std::iter::once(&self.rest).chain(&self.more) {
+            if piece.len > 0 {
+                let piece = memory.slice(piece.gpa, piece.len as usize);
+                f(piece.ok_or(RingError::BufferOutside)?)?;
+            }
+        }
+        Ok(())
     }
 }
 
@@ -89,24 +201,30 @@ pub struct TxQueue {
     header_len: usize,
     /// The region a payload was last found in.
     hint: usize,
-    /// Chains completed before their predecessors, by number; a power of two of them.
-    early: Vec<Option<Token>>,
-    early_count: u16,
-    /// Frames that came back.
-    spare: Vec<TxFrame>,
+    /// Frames taken from the ring; those from `first` to `end` are not completed yet.
+    frames: Vec<TxFrame>,
+    first: usize,
+    end: usize,
+    /// What broke the ring behind the frames that have been taken.
+    late: Option<RingError>,
+    pieces: Vec<Segment>,
 }
 
 impl TxQueue {
     /// The transmit queue on `vring`.
     pub fn new(mut vring: Vring) -> TxQueue {
         let header_len = header_len(vring.features());
-        vring.ring.set_looked_at(header_len + HEAD_MAX);
+        vring.ring.set_ahead(Ahead::Read(header_len + HEAD_MAX));
         TxQueue {
             header_len,
             hint: 0,
-            early: vec![None; usize::from(vring.size()).next_power_of_two()],
-            early_count: 0,
-            spare: Vec::new(),
+            frames: std::iter::repeat_with(TxFrame::default)
+                .take(BURST)
+                .collect(),
+            first: 0,
+            end: 0,
+            late: None,
+            pieces: Vec::new(),
             vring,
         }
     }
@@ -115,122 +233,103 @@ impl TxQueue {
     /// [`Vring::base`] is the oldest of them, and they are taken again if the ring goes on.
     pub fn into_vring(mut self) -> Vring {
         self.vring.flush();
-        self.vring.ring.set_looked_at(0);
+        self.vring.ring.set_ahead(Ahead::Nothing);
         self.vring.ring.rewind();
         self.vring
     }
 
     /// The ring below.
+    #[inline]
     pub fn vring(&self) -> &Vring {
         &self.vring
     }
 
-    /// The next frame, or `None` if there is none now or the ring is disabled.
+    /// Takes a burst of frames off the ring if none are left of the last one, and says how many there are now: none if the
+    /// driver has sent none, or the ring is disabled.
     ///
-    /// An error is the driver's; the ring is broken and says the same from then on.
-    #[expect(
-        clippy::should_implement_trait,
-        reason = "an iterator could not be used between steps"
-    )]
-    pub fn next(&mut self) -> Result<Option<TxItem>, RingError> {
+    /// # Errors
+    /// The driver's; the ring is broken and says the same from then on.
+    #[inline]
+    pub fn fetch(&mut self) -> Result<usize, RingError> {
         self.vring.check()?;
-        self.try_next().map_err(|error| self.vring.fail(error))
-    }
-
-    fn try_next(&mut self) -> Result<Option<TxItem>, RingError> {
         if !self.vring.enabled() {
-            return Ok(None);
+            return Ok(0);
         }
-        let seq = self.vring.ring.taken();
-        let TxFrame(mut frame) = self.spare.pop().unwrap_or_else(|| TxFrame(Box::default()));
-        frame.seq = seq;
-        frame.segments.clear();
-        let total;
-        if let Some((segment, token)) = self.vring.ring.take_plain(false, 0) {
-            frame.chain = token;
-            frame.segments.push(segment);
-            total = u64::from(segment.len);
-        } else if let Some(chain) = self.vring.ring.take()? {
-            frame.chain = chain.token;
-            total = self.vring.ring.walk(chain, false, &mut frame.segments)?;
-        } else {
-            self.spare.push(TxFrame(frame));
-            return Ok(None);
+        if self.first == self.end {
+            (self.first, self.end) = (0, 0);
+            self.fetch_burst().map_err(|error| self.vring.fail(error))?;
         }
-        match self.fill(&mut frame, total)? {
-            Ok(()) => Ok(Some(TxItem::Frame(TxFrame(frame)))),
-            Err(fault) => {
-                self.complete(TxFrame(frame));
-                Ok(Some(TxItem::Bad(fault)))
+        Ok(self.end - self.first)
+    }
+
+    /// The frames that were taken and are not completed, in order.
+    #[inline]
+    pub fn fetched(&self) -> &[TxFrame] {
+        &self.frames[self.first..self.end]
+    }
+
+    fn fetch_burst(&mut self) -> Result<(), RingError> {
+        if let Some(error) = self.late.take() {
+            return Err(error);
+        }
+        match self.try_fetch() {
+            // First those that came before.
+            Err(error) if self.end > 0 => self.late = Some(error),
+            result => return result,
+        }
+        Ok(())
+    }
+
+    fn try_fetch(&mut self) -> Result<(), RingError> {
+        loop {
+            self.fetch_plain()?;
+            // What has come since the ring was looked at can wait: to look is to wait for a cache line.
+            if self.end == BURST || self.end > 0 && !self.vring.ring.has_seen() {
+                return Ok(());
             }
+            let Some(chain) = self.vring.ring.take()? else {
+                return Ok(());
+            };
+            self.fetch_chain(chain)?;
         }
     }
 
-    /// Copies header and head out of the chain of `total` bytes and judges them.
-    fn fill(&mut self, frame: &mut Taken, total: u64) -> Result<Result<(), FrameFault>, RingError> {
-        let Some(len) = total.checked_sub(self.header_len as u64) else {
-            return Ok(Err(FrameFault::NoHeader));
-        };
-        if len < u64::from(MIN_FRAME) {
-            return Ok(Err(FrameFault::Runt));
-        }
-        if len > u64::from(MAX_FRAME) {
-            return Ok(Err(FrameFault::Oversize));
-        }
-        frame.len = len as u32;
-        let head_len = (len as usize).min(HEAD_MAX);
-        frame.head_len = head_len as u8;
-        let hdr = match frame.segments.first() {
-            Some(first) if first.len as usize >= self.header_len + head_len => {
-                self.copy_from_one(frame, head_len)?
-            }
-            _ => self.copy_from_many(frame, head_len)?,
-        };
-        let checked = hdr.check(self.vring.features(), frame.head(), frame.len);
-        Ok(checked.map(|hdr| frame.hdr = hdr))
-    }
-
-    /// Copies header and head out of the first segment, which holds them.
-    fn copy_from_one(&mut self, frame: &mut Taken, head_len: usize) -> Result<NetHdr, RingError> {
-        let n = self.header_len + head_len;
-        let first = frame.segments.first().ok_or(RingError::BufferOutside)?;
-        let memory = self.vring.ring.memory();
-        let from = memory
-            .slice_hint(first.gpa, n, &mut self.hint)
-            .ok_or(RingError::BufferOutside)?;
-        let outside = |_| RingError::BufferOutside;
-        let low = from.get_ref::<u64>(0).map_err(outside)?.load();
-        let high = from.get_ref::<u16>(8).map_err(outside)?.load();
-        from.subslice(self.header_len, head_len)
-            .map_err(outside)?
-            .copy_to(&mut frame.head[..]);
-        frame.rest = (0, n as u32);
-        Ok(NetHdr::from_words(u64::from_le(low), u16::from_le(high)))
-    }
-
-    /// Copies header and head out of however many segments hold them.
-    fn copy_from_many(&mut self, frame: &mut Taken, head_len: usize) -> Result<NetHdr, RingError> {
-        let memory = self.vring.ring.memory();
-        let mut copied = [0; 12 + HEAD_MAX];
-        let n = self.header_len + head_len;
-        let mut to = &mut copied[..n];
-        for (i, segment) in frame.segments.iter().enumerate() {
-            let take = (segment.len as usize).min(to.len());
-            let (now, later) = to.split_at_mut(take);
-            memory
-                .slice_hint(segment.gpa, take, &mut self.hint)
-                .ok_or(RingError::BufferOutside)?
-                .copy_to(now);
-            to = later;
-            frame.rest = (i as u32, take as u32);
-            if to.is_empty() {
+    /// Takes chains that are one buffer.
+    fn fetch_plain(&mut self) -> Result<(), RingError> {
+        let least = self.header_len + MIN_FRAME as usize;
+        let features = self.vring.features();
+        let (memory, chains) = self.vring.ring.upcoming()?;
+        let mut window = memory.window(self.hint);
+        let mut n = 0;
+        for (frame, chain) in self.frames[self.end..].iter_mut().zip(chains) {
+            let Some((piece, token)) = chain.plain(false, least) else {
                 break;
-            }
+            };
+            let Some(buffer) = window.slice(piece.gpa, piece.len as usize) else {
+                break;
+            };
+            frame.chain = token;
+            frame.fill_plain(&buffer, piece.gpa, self.header_len, features)?;
+            n += 1;
         }
-        frame.head[..head_len].copy_from_slice(&copied[self.header_len..n]);
-        let mut hdr = [0; 10];
-        hdr.copy_from_slice(&copied[..10]);
-        Ok(NetHdr::from_bytes(&hdr))
+        self.hint = window.region();
+        self.end += n;
+        self.vring.ring.advance(n);
+        Ok(())
+    }
+
+    /// Takes any chain.
+    fn fetch_chain(&mut self, chain: Chain) -> Result<(), RingError> {
+        let features = self.vring.features();
+        self.pieces.clear();
+        let total = self.vring.ring.walk(chain, false, &mut self.pieces)?;
+        if let Some(frame) = self.frames.get_mut(self.end) {
+            frame.chain = chain.token;
+            let memory = self.vring.ring.memory();
+            frame.fill(memory, &self.pieces, total, self.header_len, features)?;
+            self.end += 1;
+        }
+        Ok(())
     }
 
     /// Throws away what a disabled ring holds once its driver has kicked it, and says how many frames that were
@@ -241,7 +340,7 @@ impl TxQueue {
     /// here that nobody has kicked for yet: those are kept.
     ///
     /// # Errors
-    /// As of [`next`](Self::next).
+    /// As of [`fetch`](Self::fetch).
     pub fn discard(&mut self) -> Result<u32, RingError> {
         self.vring.check()?;
         if self.vring.enabled() || !self.has_work() {
@@ -254,94 +353,51 @@ impl TxQueue {
     }
 
     fn throw_away(&mut self) -> Result<u32, RingError> {
-        let mut frames = 0;
+        let mut frames = self.fetched().len() as u32;
+        self.complete(frames as usize);
         // A driver that goes on adding meanwhile waits for the next round.
         while frames < u32::from(self.vring.size()) {
-            let seq = self.vring.ring.taken();
             let Some(chain) = self.vring.ring.take()? else {
                 break;
             };
-            self.complete_chain(seq, chain.token);
+            self.vring.ring.push_used(chain.token, 0);
             frames += 1;
         }
         Ok(frames)
     }
 
-    /// Gives a frame's chain back to the driver, at the next [`flush`](Self::flush) after all
-    /// frames that came before it are complete.
-    pub fn complete(&mut self, frame: TxFrame) {
-        self.complete_chain(frame.0.seq, frame.0.chain);
-        if self.spare.len() < self.early.len() {
-            self.spare.push(frame);
+    /// Gives the chains of the first `n` [fetched](Self::fetched) frames back to the driver, at the next
+    /// [`flush`](Self::flush).
+    pub fn complete(&mut self, n: usize) {
+        let n = n.min(self.end - self.first);
+        for frame in &self.frames[self.first..self.first + n] {
+            self.vring.ring.push_used(frame.chain, 0);
         }
+        self.first += n;
     }
 
-    fn complete_chain(&mut self, seq: u16, chain: Token) {
-        let mask = self.early.len() - 1;
-        let ring = &mut self.vring.ring;
-        if seq != ring.returned() {
-            let waiting = ring.taken().wrapping_sub(ring.returned());
-            if seq.wrapping_sub(ring.returned()) >= waiting {
-                return; // not one of this queue's
-            }
-            if let Some(slot) = self.early.get_mut(usize::from(seq) & mask) {
-                *slot = Some(chain);
-                self.early_count += 1;
-            }
-            return;
-        }
-        ring.push_used(chain, 0);
-        while self.early_count > 0
-            && let Some(slot) = self.early.get_mut(usize::from(ring.returned()) & mask)
-            && let Some(chain) = slot.take()
-        {
-            ring.push_used(chain, 0);
-            self.early_count -= 1;
-        }
+    /// A look into the driver's memory, where its frames are.
+    #[inline]
+    pub(crate) fn window(&self) -> Window<'_> {
+        self.vring.ring.memory().window(self.hint)
     }
 
-    /// Copies the whole frame to `out`; its first bytes are exactly [`TxFrame::head`].
+    /// Copies the whole frame to `out`; its first bytes are exactly [`TxFrame::head`]. `frame` must be one of this queue.
     pub fn copy_to(&self, frame: &TxFrame, out: &mut FrameBuf) {
         out.hdr = *frame.hdr();
         out.data.resize(frame.len() as usize, 0);
         let head = frame.head();
         let (to, mut rest) = out.data.split_at_mut(head.len().min(frame.len() as usize));
         to.copy_from_slice(head);
-        self.for_rest(frame, |piece| {
-            let n = piece.len().min(rest.len());
-            let (now, later) = std::mem::take(&mut rest).split_at_mut(n);
-            piece.copy_to(now);
-            rest = later;
-            Ok(())
-        })
-        .unwrap_or_default();
-    }
-
-    /// Calls `f` with each piece of the frame in guest memory that is not in its head.
-    #[inline]
-    pub(crate) fn for_rest(
-        &self,
-        frame: &TxFrame,
-        mut f: impl FnMut(VolatileSlice<'_, ()>) -> Result<(), RingError>,
-    ) -> Result<(), RingError> {
-        let frame = &*frame.0;
-        let mut left = frame.len as usize - frame.head().len();
-        if left == 0 {
-            return Ok(());
-        }
-        let memory = self.vring.ring.memory();
-        let mut hint = self.hint;
-        let (first, mut skip) = frame.rest;
-        for segment in frame.segments.iter().skip(first as usize) {
-            let n = ((segment.len - skip) as usize).min(left);
-            let piece = memory
-                .slice_hint(segment.gpa + u64::from(skip), n, &mut hint)
-                .ok_or(RingError::BufferOutside)?;
-            f(piece)?;
-            left -= n;
-            skip = 0;
-        }
-        Ok(())
+        frame
+            .for_rest(&mut self.window(), |piece| {
+                let n = piece.len().min(rest.len());
+                let (now, later) = std::mem::take(&mut rest).split_at_mut(n);
+                piece.copy_to(now);
+                rest = later;
+                Ok(())
+            })
+            .unwrap_or_default();
     }
 
     /// Publishes what was completed and signals the call fd if the driver wants it. Answers
@@ -350,15 +406,17 @@ impl TxQueue {
         self.vring.flush()
     }
 
-    /// Whether [`next`](Self::next) has something to say.
+    /// Whether frames wait here or in the ring.
     pub fn has_work(&mut self) -> bool {
-        self.vring.has_available()
+        let fetched = self.first < self.end || self.late.is_some();
+        fetched && !self.vring.is_broken() || self.vring.has_available()
     }
 
     /// Asks the driver for kicks, or for none. When asked for: `true` means that work arrived
     /// meanwhile, for which no kick may come, so poll again.
     pub fn set_notify(&mut self, on: bool) -> bool {
-        self.vring.set_notify(on) || on && self.vring.enabled() && self.vring.ring.has_seen()
+        let waits = self.first < self.end || self.late.is_some() || self.vring.ring.has_seen();
+        self.vring.set_notify(on) || on && self.vring.enabled() && waits && !self.vring.is_broken()
     }
 }
 

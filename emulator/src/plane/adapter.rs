@@ -2,9 +2,9 @@
 //! Decides nothing itself: every frame is judged by the model on a private copy of its first bytes, and those bytes are
 //! the ones delivered. Never holds a lock, never waits, never reads a clock.
 
-use vf_model::{DropReason, MacAddr, Nanos, Nic, Source, Verdict, VfIndex, VfSet, VlanTag};
+use vf_model::{DropReason, Hop, MacAddr, Nanos, Nic, Source, Verdict, VfIndex, VfSet, VlanTag};
 use vf_vhost::frame::{FrameBuf, TagEdit};
-use vf_vhost::tx::{TxFrame, TxItem, TxQueue};
+use vf_vhost::tx::{TxFrame, TxQueue};
 use vf_vhost::vring::Vring;
 
 use super::attention::Attention;
@@ -15,7 +15,7 @@ use super::owner::Plane;
 use super::pf::PfEnd;
 use super::pool::Pool;
 use super::port::{Delivery, Notified, RingBroken, RxPort, TxPort, bytes_of, is_rx, meta};
-use super::traffic::{PairTraffic, PerQueue};
+use super::traffic::{PairTraffic, PerQueue, Traffic};
 use super::uplink::Uplink;
 use crate::watch::{Direction, Port};
 
@@ -27,7 +27,7 @@ pub struct Adapter {
     /// The model that judges every frame.
     pub nic: Nic,
     tx: Vec<TxPort>,
-    /// A frame per VF that has been judged and waits for the wire.
+    /// By VF: a frame that has been judged and waits for the wire, the first that its ring has fetched.
     parked: Vec<Option<Parked>>,
     parked_pf: Option<FrameBuf>,
     sinks: Sinks,
@@ -42,8 +42,16 @@ pub struct Adapter {
 struct Parked {
     /// Index of the ring it came from.
     ring: u32,
-    frame: TxFrame,
     insert: Option<VlanTag>,
+}
+
+/// Frames fetched one after the other that go to one queue of one VF and nowhere else.
+#[derive(Clone, Copy)]
+struct Run {
+    hop: Hop,
+    queue: u16,
+    /// The first of them.
+    from: usize,
 }
 
 /// Where frames go, apart from where they come from, so that both can be borrowed at once.
@@ -312,69 +320,66 @@ impl Adapter {
         if !slot.queue.vring().enabled() {
             return self.discard(now, vf, q);
         }
-        let mut moved = 0;
-        let traffic = port.traffic.of_ring(slot.queue.vring().index());
-        while moved < BURST && self.nic.tx_ready_at(vf, now) <= now {
-            let frame = match slot.queue.next() {
-                Ok(None) => break,
-                Ok(Some(TxItem::Frame(frame))) => {
-                    traffic.add(frame.len());
-                    frame
-                }
-                Ok(Some(TxItem::Bad(_))) => {
-                    self.nic.count_tx_drop(vf, DropReason::BadHeader);
-                    self.touched.insert(vf);
-                    moved += 1;
-                    continue;
-                }
-                Err(why) => {
-                    slot.broken = true;
-                    let ring = slot.queue.vring().index();
-                    self.sinks.broken.push(RingBroken { vf, ring, why });
-                    break;
-                }
-            };
-            moved += 1;
-            self.touched.insert(vf);
-            let m = meta(frame.len(), frame.hdr());
-            let verdict = self.nic.ingress(now, Source::Vf(vf), frame.head(), &m);
-            let mut origin = Origin::Guest(&slot.queue, &frame);
-            let mut watched = FrameBuf::default();
-            if self.sinks.mirror.is_on() {
-                // What is shown is what is delivered, whatever the guest does meanwhile.
-                watched = self.sinks.pool.take();
-                slot.queue.copy_to(&frame, &mut watched);
-                let mirror = &mut self.sinks.mirror;
-                mirror.add(Port::Vf(vf), Direction::Tx, &watched, TagEdit::Keep);
-                origin = Origin::Private(&watched);
+        let ring = slot.queue.vring().index();
+        match slot.queue.fetch() {
+            Ok(0) => return 0,
+            Ok(_) => {}
+            Err(why) => {
+                slot.broken = true;
+                self.sinks.broken.push(RingBroken { vf, ring, why });
+                return 0;
             }
-            if !verdict.vfs.is_empty() {
-                self.sinks.deliver_to_vfs(&mut self.nic, &verdict, &origin);
-            }
-            if self.sinks.mirror.is_on() {
-                self.sinks.pool.give(watched);
-            }
-            if verdict.pf {
-                let copy = self.sinks.copy_of(&slot.queue, &frame, verdict.insert);
-                self.sinks.hand_up(&mut self.nic, copy);
-            }
-            if verdict.wire && self.sinks.is_unplugged(&mut self.nic) {
-                // Counted; there is nothing to copy it for.
-            } else if verdict.wire {
-                if !self.sinks.uplink.can_send(now) {
-                    self.parked[vf.index()] = Some(Parked {
-                        ring: slot.queue.vring().index(),
-                        frame,
-                        insert: verdict.insert,
-                    });
-                    break;
-                }
-                let copy = self.sinks.copy_of(&slot.queue, &frame, verdict.insert);
-                self.sinks.send_on_wire(now, &mut self.nic, copy);
-            }
-            slot.queue.complete(frame);
         }
-        moved
+        let queue = &slot.queue;
+        let (nic, sinks) = (&mut self.nic, &mut self.sinks);
+        let watched = sinks.mirror.is_on();
+        let mut sent = Traffic::default();
+        let mut run: Option<Run> = None;
+        let mut done = 0;
+        for frame in queue.fetched() {
+            if nic.tx_ready_at(vf, now) > now {
+                break;
+            }
+            if frame.fault().is_some() {
+                nic.count_tx_drop(vf, DropReason::BadHeader);
+                done += 1;
+                continue;
+            }
+            sent.add(frame.len());
+            let m = meta(frame.len(), frame.hdr());
+            if !watched && let Some(hop) = nic.ingress_again(now, vf, frame.head(), &m) {
+                let to = sinks.rx[hop.to.index()].queue_of(nic, hop.to, frame.head());
+                if run.is_none_or(|run| (run.hop, run.queue) != (hop, to)) {
+                    if let Some(run) = run {
+                        sinks.deliver_run(nic, queue, run, done);
+                    }
+                    run = Some(Run {
+                        hop,
+                        queue: to,
+                        from: done,
+                    });
+                }
+                done += 1;
+                continue;
+            }
+            let verdict = nic.ingress(now, Source::Vf(vf), frame.head(), &m);
+            if let Some(run) = run.take() {
+                sinks.deliver_run(nic, queue, run, done);
+            }
+            if !sinks.forward(now, nic, vf, queue, frame, &verdict) {
+                let insert = verdict.insert;
+                self.parked[vf.index()] = Some(Parked { ring, insert });
+                break;
+            }
+            done += 1;
+        }
+        if let Some(run) = run {
+            sinks.deliver_run(nic, queue, run, done);
+        }
+        slot.queue.complete(done);
+        *port.traffic.of_ring(ring) += sent;
+        self.touched.insert(vf);
+        done
     }
 
     /// What a guest sends on a disabled ring goes nowhere.
@@ -407,11 +412,12 @@ impl Adapter {
         let Some(slot) = queues.find(|s| s.queue.vring().index() == parked.ring) else {
             return; // a ring is not detached with a frame of its own parked
         };
-        let copy = self
-            .sinks
-            .copy_of(&slot.queue, &parked.frame, parked.insert);
+        let Some(frame) = slot.queue.fetched().first() else {
+            return;
+        };
+        let copy = self.sinks.copy_of(&slot.queue, frame, parked.insert);
         self.sinks.send_on_wire(now, &mut self.nic, copy);
-        slot.queue.complete(parked.frame);
+        slot.queue.complete(1);
         self.touched.insert(vf);
         self.cursor = vf.index() + 1;
     }
@@ -512,36 +518,106 @@ impl Plane for Adapter {
 }
 
 impl Sinks {
+    /// Delivers the fetched frames from the run's first up to `end`.
+    fn deliver_run(&mut self, nic: &mut Nic, tx: &TxQueue, run: Run, end: usize) {
+        let to = run.hop.to;
+        let edit = nic.egress_edit(run.hop.insert, to);
+        let mut frames = tx.fetched().get(run.from..end).unwrap_or_default();
+        while !frames.is_empty() {
+            let port = &mut self.rx[to.index()];
+            let (traffic, then) = port.deliver_from(run.queue, tx, frames, edit);
+            let done = traffic.packets as usize;
+            if done > 0 {
+                nic.count_delivered_run(to, traffic.packets, traffic.bytes);
+                self.load.copies += traffic.packets;
+                self.touched.insert(to);
+            }
+            if let Some(delivery) = then {
+                self.settle(nic, to, delivery);
+            }
+            frames = frames.get(done + 1..).unwrap_or_default();
+        }
+    }
+
+    /// Counts a frame that was not delivered.
+    fn settle(&mut self, nic: &mut Nic, vf: VfIndex, delivery: Delivery) {
+        match delivery {
+            Delivery::Done => {}
+            Delivery::Dropped(reason) => nic.count_rx_drop(vf, reason),
+            Delivery::Broken(ring, why) => {
+                nic.count_rx_drop(vf, DropReason::RingBroken);
+                self.broken.push(RingBroken { vf, ring, why });
+            }
+        }
+    }
+
+    /// Sends a guest's frame wherever the verdict says; false if it has to wait for the wire.
+    fn forward(
+        &mut self,
+        now: Nanos,
+        nic: &mut Nic,
+        vf: VfIndex,
+        tx: &TxQueue,
+        frame: &TxFrame,
+        verdict: &Verdict,
+    ) -> bool {
+        let mut origin = Origin::Guest(tx, frame);
+        let mut watched = FrameBuf::default();
+        if self.mirror.is_on() {
+            // What is shown is what is delivered, whatever the guest does meanwhile.
+            watched = self.pool.take();
+            tx.copy_to(frame, &mut watched);
+            let mirror = &mut self.mirror;
+            mirror.add(Port::Vf(vf), Direction::Tx, &watched, TagEdit::Keep);
+            origin = Origin::Private(&watched);
+        }
+        if !verdict.vfs.is_empty() {
+            self.deliver_to_vfs(nic, verdict, &origin);
+        }
+        if self.mirror.is_on() {
+            self.pool.give(watched);
+        }
+        if verdict.pf {
+            let copy = self.copy_of(tx, frame, verdict.insert);
+            self.hand_up(nic, copy);
+        }
+        if !verdict.wire || self.is_unplugged(nic) {
+            return true;
+        }
+        if !self.uplink.can_send(now) {
+            return false;
+        }
+        let copy = self.copy_of(tx, frame, verdict.insert);
+        self.send_on_wire(now, nic, copy);
+        true
+    }
+
     /// Delivers to every VF of the verdict; what fails there is that VF's drop.
     fn deliver_to_vfs(&mut self, nic: &mut Nic, verdict: &Verdict, origin: &Origin<'_>) {
         let (head, len) = (origin.head(), origin.len());
         let dst = MacAddr::of_frame(head);
         for vf in verdict.vfs.iter() {
             let port = &mut self.rx[vf.index()];
-            let edit = nic.egress_edit(verdict, vf);
-            let queue = match port.in_use() {
-                0 | 1 => 0,
-                in_use => nic.rss(vf).queue(head, in_use),
-            };
+            let edit = nic.egress_edit(verdict.insert, vf);
+            let queue = port.queue_of(nic, vf, head);
             let (tag, len) = (bytes_of(edit), edit.len_of(len));
             let delivery = match origin {
-                Origin::Guest(tx, frame) => port.deliver_from(queue, tx, frame, tag, len),
+                Origin::Guest(tx, frame) => {
+                    let frame = std::slice::from_ref(*frame);
+                    let (_, then) = port.deliver_from(queue, tx, frame, edit);
+                    then.unwrap_or(Delivery::Done)
+                }
                 Origin::Private(frame) => port.deliver(queue, frame, tag, len),
             };
-            match delivery {
-                Delivery::Done => {
-                    if let Origin::Private(frame) = origin {
-                        self.mirror.add(Port::Vf(vf), Direction::Rx, frame, tag);
-                    }
-                    nic.count_delivered(vf, dst, len);
-                    self.load.copies += 1;
-                    self.touched.insert(vf);
+            if let Delivery::Done = delivery {
+                if let Origin::Private(frame) = origin {
+                    self.mirror.add(Port::Vf(vf), Direction::Rx, frame, tag);
                 }
-                Delivery::Dropped(reason) => nic.count_rx_drop(vf, reason),
-                Delivery::Broken(ring, why) => {
-                    nic.count_rx_drop(vf, DropReason::RingBroken);
-                    self.broken.push(RingBroken { vf, ring, why });
-                }
+                nic.count_delivered(vf, dst, len);
+                self.load.copies += 1;
+                self.touched.insert(vf);
+            } else {
+                self.settle(nic, vf, delivery);
             }
         }
     }

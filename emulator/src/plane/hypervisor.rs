@@ -10,7 +10,6 @@ use vf_model::{
     VfSet,
 };
 use vf_vhost::frame::{FrameBuf, TagEdit};
-use vf_vhost::tx::TxItem;
 use vf_vhost::vring::Vring;
 
 use super::kicks::Kicks;
@@ -219,23 +218,24 @@ impl Hypervisor {
                         self.touched.insert(vf);
                         self.model.count_tx_drop(vf, DropReason::RingDisabled);
                     }
-                    slot.queue.next()
+                    slot.queue.fetch()
                 });
-                match taken {
+                match taken.map(|_| slot.queue.fetched().first()) {
                     Ok(None) => break,
-                    Ok(Some(TxItem::Bad(_))) => {
+                    Ok(Some(frame)) if frame.fault().is_some() => {
                         bad += 1;
                         self.touched.insert(vf);
                         self.model.count_tx_drop(vf, DropReason::BadHeader);
+                        slot.queue.complete(1);
                     }
-                    Ok(Some(TxItem::Frame(frame))) => {
+                    Ok(Some(frame)) => {
                         self.touched.insert(vf);
                         let ring = slot.queue.vring().index();
                         port.traffic.of_ring(ring).add(frame.len());
                         let mut copy = self.pool.take();
-                        slot.queue.copy_to(&frame, &mut copy);
+                        slot.queue.copy_to(frame, &mut copy);
                         self.load.copies += 1;
-                        slot.queue.complete(frame);
+                        slot.queue.complete(1);
                         let mirror = &mut self.mirror;
                         mirror.add(Port::Vf(vf), Direction::Tx, &copy, TagEdit::Keep);
                         return Some(copy);

@@ -1,6 +1,6 @@
 //! The queues of one VF that a plane owns: attaching, detaching, steering. Never judges a frame.
 
-use vf_model::{DropReason, FrameMeta, Gso, Nanos, VfIndex, VfSet};
+use vf_model::{DropReason, FrameMeta, Gso, Nanos, Nic, VfIndex, VfSet};
 use vf_vhost::frame::{FrameBuf, TagEdit};
 use vf_vhost::net_hdr::{HEAD_MAX, NetHdr};
 use vf_vhost::ring::RingError;
@@ -8,7 +8,7 @@ use vf_vhost::rx::{RxOutcome, RxQueue};
 use vf_vhost::tx::{TxFrame, TxQueue};
 use vf_vhost::vring::Vring;
 
-use super::traffic::PerQueue;
+use super::traffic::{PerQueue, Traffic};
 
 // What is copied out of a guest before a frame is judged is all that the model looks at.
 const _: () = assert!(HEAD_MAX >= vf_model::HEAD_LEN);
@@ -129,6 +129,15 @@ impl RxPort {
         }
     }
 
+    /// Which of them a frame to `vf`, whose port this is, belongs in.
+    #[inline]
+    pub(super) fn queue_of(&self, nic: &Nic, vf: VfIndex, head: &[u8]) -> u16 {
+        match self.in_use() {
+            0 | 1 => 0,
+            in_use => nic.rss(vf).queue(head, in_use),
+        }
+    }
+
     /// The `queue`th of the queues in use, or the first if there are no longer so many.
     #[inline]
     fn steer(&mut self, queue: u16) -> Option<&mut Slot<RxQueue>> {
@@ -163,16 +172,33 @@ impl RxPort {
         self.settle(queue, len, |q| q.deliver(frame, edit))
     }
 
-    /// Copies a frame straight out of the sender's memory into the VF, where it will be `len` bytes long.
+    /// Copies frames straight out of the sender's memory into the VF, until one of them cannot be delivered: how many
+    /// were, and what became of that one.
+    #[inline]
     pub(super) fn deliver_from(
         &mut self,
         queue: u16,
         tx: &TxQueue,
-        frame: &TxFrame,
-        edit: TagEdit,
-        len: u32,
-    ) -> Delivery {
-        self.settle(queue, len, |q| q.deliver_from(tx, frame, edit))
+        frames: &[TxFrame],
+        edit: vf_model::TagEdit,
+    ) -> (Traffic, Option<Delivery>) {
+        let mut traffic = Traffic::default();
+        let Some(slot) = self.steer(queue) else {
+            return (traffic, Some(self.no_ring()));
+        };
+        let ring = slot.queue.vring().index();
+        let (done, then) = match slot.queue.deliver_from(tx, frames, bytes_of(edit)) {
+            Ok((done, then)) => (done, then.map(Delivery::of)),
+            Err(why) => {
+                slot.broken = true;
+                (0, Some(Delivery::Broken(ring, why)))
+            }
+        };
+        for frame in frames.iter().take(done) {
+            traffic.add(edit.len_of(frame.len()));
+        }
+        *self.traffic.of_ring(ring) += traffic;
+        (traffic, then)
     }
 
     #[inline]
@@ -187,13 +213,12 @@ impl RxPort {
         };
         let ring = slot.queue.vring().index();
         match deliver(&mut slot.queue) {
-            Ok(RxOutcome::Delivered) => {
-                self.traffic.of_ring(ring).add(len);
-                Delivery::Done
+            Ok(outcome) => {
+                if outcome == RxOutcome::Delivered {
+                    self.traffic.of_ring(ring).add(len);
+                }
+                Delivery::of(outcome)
             }
-            Ok(RxOutcome::NoBuffer) => Delivery::Dropped(DropReason::NoRxBuffer),
-            Ok(RxOutcome::TooBig) => Delivery::Dropped(DropReason::RxTooSmall),
-            Ok(RxOutcome::BadFrame) => Delivery::Dropped(DropReason::BadHeader),
             Err(why) => {
                 slot.broken = true;
                 Delivery::Broken(ring, why)
@@ -246,6 +271,17 @@ pub(super) enum Delivery {
     Dropped(DropReason),
     /// The driver broke its ring (index, how), and the frame is lost with it.
     Broken(u32, RingError),
+}
+
+impl Delivery {
+    fn of(outcome: RxOutcome) -> Delivery {
+        match outcome {
+            RxOutcome::Delivered => Delivery::Done,
+            RxOutcome::NoBuffer => Delivery::Dropped(DropReason::NoRxBuffer),
+            RxOutcome::TooBig => Delivery::Dropped(DropReason::RxTooSmall),
+            RxOutcome::BadFrame => Delivery::Dropped(DropReason::BadHeader),
+        }
+    }
 }
 
 /// The model's tag edit as the bytes that it puts in.

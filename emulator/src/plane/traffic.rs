@@ -1,5 +1,7 @@
 //! What has passed each queue of a VF, also while its rings come and go. Never touches a ring.
 
+use std::ops::AddAssign;
+
 /// Frames that passed one ring; a super-frame is one.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Traffic {
@@ -27,6 +29,14 @@ impl Traffic {
     pub(super) fn add(&mut self, bytes: u32) {
         self.packets += 1;
         self.bytes += u64::from(bytes);
+    }
+}
+
+impl AddAssign for Traffic {
+    #[inline]
+    fn add_assign(&mut self, other: Traffic) {
+        self.packets += other.packets;
+        self.bytes += other.bytes;
     }
 }
 

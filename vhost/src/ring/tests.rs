@@ -127,15 +127,14 @@ fn a_buffer_below_the_least_is_not_plain(format: u64) {
     for len in [64, 8, 9, 10] {
         driver.add(&[(HEAP, len, true)], 1);
     }
-    // The first one reads those behind it.
-    assert!(ring.take().unwrap().is_some());
-    assert!(ring.take_plain(true, 9).is_none());
-    assert!(ring.take().unwrap().is_some());
-    for expected in [9, 10] {
-        assert!(ring.take_plain(false, 9).is_none());
-        let (buffer, _) = ring.take_plain(true, 9).unwrap();
-        assert_eq!(buffer.len, expected);
+    for (len, plain) in [(64, true), (8, false), (9, true), (10, true)] {
+        let (_, chains) = ring.upcoming().unwrap();
+        assert!(chains[0].plain(false, 9).is_none());
+        let buffer = chains[0].plain(true, 9).map(|(buffer, _)| buffer.len);
+        assert_eq!(buffer, plain.then_some(len));
+        ring.advance(1);
     }
+    assert!(ring.upcoming().unwrap().1.is_empty());
 }
 
 fn a_ring_whose_memory_vanished_stops(format: u64) {
@@ -189,8 +188,11 @@ type Sent = (u16, Vec<(u64, u32, bool)>);
 /// Takes a chain; it is the one expected, buffer for buffer.
 fn take(ring: &mut Ring, expected: Option<&Sent>) -> Result<Option<Token>, TestCaseError> {
     // Either way for some chains that are one buffer, and for the others the second way if the first does not know them.
-    let writable = ring.taken() & 1 == 1;
-    if let (Some((only, token)), Some((id, pieces))) = (ring.take_plain(writable, 9), expected) {
+    let writable = ring.mark().taken & 1 == 1;
+    let (_, chains) = ring.upcoming().unwrap();
+    let plain = chains.first().and_then(|chain| chain.plain(writable, 9));
+    if let (Some((only, token)), Some((id, pieces))) = (plain, expected) {
+        ring.advance(1);
         prop_assert_eq!((token.id, token.descs), (*id, 1));
         prop_assert!(only.len >= 9);
         prop_assert_eq!(&pieces[..], [(only.gpa, only.len, writable)]);
@@ -291,7 +293,8 @@ proptest! {
                     }
                 }
             }
-            prop_assert_eq!(usize::from(ring.taken().wrapping_sub(ring.returned())), held.len());
+            let mark = ring.mark();
+            prop_assert_eq!(usize::from(mark.taken.wrapping_sub(mark.returned)), held.len());
         }
     }
 }

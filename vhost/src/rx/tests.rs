@@ -8,7 +8,6 @@ use crate::ring::driver::{
     AVAIL, DESC, Driver, F_WRITE, HEAP, IN_ORDER, RING_PACKED, for_both_formats,
 };
 use crate::segment::tests::{super_frame, verify};
-use crate::tx::TxItem;
 
 const VERSION_1: u64 = 1 << config::VIRTIO_F_VERSION_1;
 const MRG: u64 = 1 << net::VIRTIO_NET_F_MRG_RXBUF;
@@ -101,18 +100,24 @@ impl Receiver {
 }
 
 /// Sends `frame` through a transmit queue of a driver with all offloads.
-fn through_tx<R>(frame: &FrameBuf, cuts: &[usize], f: impl FnOnce(&TxQueue, &TxFrame) -> R) -> R {
+fn through_tx(
+    frame: &FrameBuf,
+    cuts: &[usize],
+    rx: &mut RxQueue,
+    edit: TagEdit,
+) -> Result<RxOutcome, RingError> {
     let mut driver = Driver::new(64, VERSION_1 | OFFLOADS | 1 << 28, 7);
     let mut tx = TxQueue::new(driver.vring(1));
     driver.send(&[&frame.hdr.to_bytes(0), &frame.data[..]].concat(), cuts, 1);
-    let Ok(Some(TxItem::Frame(taken))) = tx.next() else {
-        panic!("a frame")
-    };
-    f(&tx, &taken)
+    assert_eq!(tx.fetch(), Ok(1));
+    let (done, then) = rx.deliver_from(&tx, tx.fetched(), edit)?;
+    assert_eq!(done, usize::from(then.is_none()));
+    Ok(then.unwrap_or(RxOutcome::Delivered))
 }
 
 for_both_formats! {
     one_chain_without_mergeable_buffers,
+    a_burst_arrives_in_order_up_to_what_does_not_fit,
     mergeable_buffers_are_all_used_or_none,
     a_chain_that_can_hold_nothing_breaks_the_ring,
     a_disabled_ring_supplies_nothing,
@@ -143,6 +148,31 @@ fn one_chain_without_mergeable_buffers(format: u64) {
         );
         assert_eq!(rx.receive(), [(NetHdr::default(), 1, frame.data)]);
         assert!(rx.driver.call.drain());
+    }
+}
+
+fn a_burst_arrives_in_order_up_to_what_does_not_fit(format: u64) {
+    for edit in [TagEdit::Keep, TagEdit::Insert([0x81, 0, 0, 5])] {
+        let mut driver = Driver::new(64, VERSION_1 | 1 << 28, 7);
+        let mut tx = TxQueue::new(driver.vring(1));
+        let frames: Vec<_> = [60, 14, 1514, 128, 600, 64, 100].map(plain).into();
+        for (i, frame) in frames.iter().enumerate() {
+            let cuts = if i == 4 { &[30, 90][..] } else { &[] };
+            driver.send(&[&frame.hdr.to_bytes(0), &frame.data[..]].concat(), cuts, 3);
+        }
+        let mut rx = Receiver::new(format | VERSION_1, 0xfffd);
+        for size in [200, 100, 2000, 300, 1000, 50] {
+            rx.post(&[size], 1);
+        }
+        assert_eq!(tx.fetch(), Ok(7));
+        let burst = rx.queue.deliver_from(&tx, tx.fetched(), edit);
+        assert_eq!(burst, Ok((5, Some(RxOutcome::TooBig))));
+        let got = rx.receive();
+        assert_eq!(got.len(), 5);
+        for ((hdr, buffers, data), mut frame) in got.into_iter().zip(frames) {
+            frame.edit(edit);
+            assert_eq!((hdr, buffers, data), (NetHdr::default(), 1, frame.data));
+        }
     }
 }
 
@@ -248,7 +278,7 @@ fn a_partial_checksum_is_passed_on_or_completed(format: u64) {
         rx.post(&[2000], 1);
         rx.post(&[2000], 1);
         rx.queue.deliver(&frame, edit).unwrap();
-        let outcome = through_tx(&frame, &[12], |tx, f| rx.queue.deliver_from(tx, f, edit));
+        let outcome = through_tx(&frame, &[12], &mut rx.queue, edit);
         assert_eq!(outcome, Ok(RxOutcome::Delivered));
         let got = rx.receive();
         assert_eq!(got[0], got[1]);
@@ -312,11 +342,8 @@ fn a_super_frame_is_segmented_all_or_nothing(format: u64) {
     for _ in 0..9 {
         rx.post(&[1600], 1);
     }
-    let deliver = |rx: &mut Receiver| {
-        through_tx(&frame, &[5, 300, 4000], |tx, f| {
-            rx.queue.deliver_from(tx, f, TagEdit::Strip)
-        })
-    };
+    let deliver =
+        |rx: &mut Receiver| through_tx(&frame, &[5, 300, 4000], &mut rx.queue, TagEdit::Strip);
     assert_eq!(deliver(&mut rx), Ok(RxOutcome::NoBuffer));
     assert_eq!(rx.receive(), []);
     rx.post(&[1600], 1);
@@ -341,9 +368,12 @@ fn a_super_frame_stays_whole_for_who_takes_it(format: u64) {
             rx.post(&[1536], 1);
         }
         let tag = [0x81, 0, 0x20, 5];
-        let outcome = through_tx(&frame, &[12, 66, 9000, 9000], |tx, f| {
-            rx.queue.deliver_from(tx, f, TagEdit::Insert(tag))
-        });
+        let outcome = through_tx(
+            &frame,
+            &[12, 66, 9000, 9000],
+            &mut rx.queue,
+            TagEdit::Insert(tag),
+        );
         assert_eq!(outcome, Ok(RxOutcome::Delivered));
         let (hdr, buffers, data) = rx.receive().remove(0);
         assert_eq!(buffers, 20);
@@ -392,7 +422,7 @@ proptest! {
             let outcome = if private {
                 rx.queue.deliver(&frame, edit)
             } else {
-                through_tx(&frame, &cuts, |tx, f| rx.queue.deliver_from(tx, f, edit))
+                through_tx(&frame, &cuts, &mut rx.queue, edit)
             };
             let wanted = if need > room.len() && (room.is_empty() || features & MRG != 0) {
                 RxOutcome::NoBuffer

@@ -295,7 +295,7 @@ fn memory_that_shrinks() {
         rustix::fs::ftruncate(&memory, 0).unwrap();
         // Whoever looks at the ring survives it.
         let mut queue = vf_vhost::tx::TxQueue::new(vring_memory);
-        let _ = queue.next();
+        let _ = queue.fetch();
         w.rings.running.insert(0, queue.into_vring());
         w.poll();
     });

@@ -6,9 +6,8 @@
 //! have gone without us. The handler takes no lock, allocates nothing and calls only
 //! async-signal-safe functions.
 //!
-//! This is the only module of the crate with `unsafe`: a signal handler, its installation and the
-//! fixed-address `mmap` cannot be had without. It never reads or writes guest memory.
-#![allow(unsafe_code)]
+//! A signal handler, its installation and the fixed-address `mmap` cannot be had without `unsafe`. Never reads or writes
+//! guest memory.
 
 use std::ptr;
 use std::sync::OnceLock;
