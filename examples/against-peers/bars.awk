@@ -67,7 +67,16 @@ function ratio(a, b, figure,    k, n, list, x) {
     return n ? median(list, n) : ""
 }
 
-function verdict(met) { if (met) return "met"; missed++; return "NOT MET" }
+# met: 1, 0, or "" when nothing that was measured can be compared.
+function verdict(met) {
+    if (met == "") { unknown++; return "not comparable" }
+    if (met) return "met"
+    missed++
+    return "NOT MET"
+}
+
+# Whether x reaches a bar; "" when there is no x.
+function reaches(x, bar) { return x == "" ? "" : x >= bar }
 
 function line(what, bar, reached, met) {
     if (!bars++) printf "\nother bars\n\n| what | bar | reached | |\n|---|---|---|---|\n"
@@ -77,8 +86,8 @@ function line(what, bar, reached, met) {
 # A line for a rate of vfnic that must be at least a share of another.
 function share(what, bar, a, b,    x) {
     x = ratio(a, b, "mpps")
-    if (x != "") line(what, sprintf(">= %.2f", bar), sprintf("%.3f: %.2f..%.2f", x, low, high), x >= bar)
-    else if (rounds[a] && rounds[b]) line(what, sprintf(">= %.2f", bar), "no rounds that compare", 0)
+    if (!rounds[a] || !rounds[b]) return
+    line(what, sprintf(">= %.2f", bar), x == "" ? "-" : sprintf("%.3f: %.2f..%.2f", x, low, high), reaches(x, bar))
 }
 
 function rate_row(ring, bytes, bar,    a, b, x, c, by, text, cycles_a, cycles_b, mark) {
@@ -86,7 +95,7 @@ function rate_row(ring, bytes, bar,    a, b, x, c, by, text, cycles_a, cycles_b,
     b = key_of("rings", "oneway", 2, 2, 1, ring, bytes, "testpmd-io")
     if (!rounds[a] || !rounds[b]) return
     x = ratio(a, b, "mpps")
-    text = x == "" ? "no rounds that compare" : sprintf("%.2f: %.2f..%.2f", x, low, high)
+    text = x == "" ? "-" : sprintf("%.2f: %.2f..%.2f", x, low, high)
     cycles_a = middle(a, "cycles"); cycles_b = middle(b, "cycles")
     c = ratio(b, a, "cycles")
     mark = generator_bound(a) ? (generator_bound(b) ? "both" : "vfnic") : (generator_bound(b) ? "testpmd" : "-")
@@ -98,7 +107,7 @@ function rate_row(ring, bytes, bar,    a, b, x, c, by, text, cycles_a, cycles_b,
         printf "| ring | bytes | bar | rate | cycles: testpmd | vfnic | ratio | generator the limit of | |\n|---|---|---|---|---|---|---|---|---|\n"
     }
     printf "| %s | %d | >= %.2f | %s | %s | %s | %s | %s | %s |\n", ring, bytes, bar, text, whole(cycles_b), whole(cycles_a),
-        c == "" ? "-" : sprintf("%.2f", c), mark, verdict(x != "" && x >= bar) (by == "cycles" ? " by cycles" : "")
+        c == "" ? "-" : sprintf("%.2f", c), mark, verdict(reaches(x, bar)) (by == "cycles" ? " by cycles" : "")
 }
 
 function whole(x) { return x == "" ? "-" : sprintf("%.0f", x) }
@@ -131,7 +140,7 @@ function round_trips(    i, j, ring, bytes, a, b, x) {
         if (!rounds[a] || !rounds[b]) continue
         x = ratio(a, b, "p50")
         line("round trip p50, " ring ", " bytes " B, to testpmd's", "<= 1.00",
-            x == "" ? "no rounds that compare" : sprintf("%.2f: %.2f..%.2f (%.0f to %.0f ns)", x, low, high, middle(a, "p50"), middle(b, "p50")), x != "" && x <= 1)
+            x == "" ? "-" : sprintf("%.2f: %.2f..%.2f (medians %.0f and %.0f ns)", x, low, high, middle(a, "p50"), middle(b, "p50")), x == "" ? "" : x <= 1)
     }
 }
 
@@ -166,5 +175,6 @@ END {
         line(idle_ports " idle VFs, resident memory", "< " 64 + idle_ports " MiB", idle_mib " MiB", idle_mib < 64 + idle_ports)
     }
     streams()
-    if (rows + bars) printf "\n%s\n", missed ? missed " of " rows + bars " bars not met" : "all " rows + bars " bars met"
+    if (rows + bars) printf "\nof %d bars %d met, %d not, %d not comparable: rounds in which the CPUs were as far apart for both are missing\n",
+        rows + bars, rows + bars - missed - unknown, missed, unknown
 }
