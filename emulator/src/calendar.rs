@@ -27,17 +27,35 @@ impl ParticipantId {
     }
 }
 
-#[derive(Debug)]
-struct Entry {
-    class: Class,
-    wish: Option<Nanos>,
+/// What a participant wants: time, class and number in one number, so that the lesser one runs first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Wish(u128);
+
+/// Of one who wants nothing.
+const NEVER: Wish = Wish(u128::MAX);
+
+impl Wish {
+    fn new(at: Nanos, class: Class, who: usize) -> Wish {
+        Wish(u128::from(at.0) << 64 | (class as u128) << 63 | who as u128)
+    }
+
+    fn at(self) -> Nanos {
+        Nanos((self.0 >> 64) as u64)
+    }
+
+    fn who(self) -> usize {
+        (self.0 as u64 & (u64::MAX >> 1)) as usize
+    }
 }
 
 /// The calendar: the current virtual time and every participant's wish.
 #[derive(Debug, Default)]
 pub struct Calendar {
     now: Nanos,
-    entries: Vec<Entry>,
+    classes: Vec<Class>,
+    /// A tree in which each node is the lesser of its two children: the root is at 1, the children of `n` are at `2n` and `2n + 1`,
+    /// and the wishes are the last half. With it a wish changes, and the first of all is found, in a few steps.
+    tree: Vec<Wish>,
 }
 
 impl Calendar {
@@ -49,8 +67,17 @@ impl Calendar {
 
     /// Adds a participant that does not want to run yet.
     pub fn join(&mut self, class: Class) -> ParticipantId {
-        self.entries.push(Entry { class, wish: None });
-        ParticipantId(self.entries.len() - 1)
+        let who = self.classes.len();
+        self.classes.push(class);
+        if self.classes.len() > self.leaves() {
+            let wishes = self.tree.split_off(self.leaves());
+            let leaves = self.classes.len().next_power_of_two();
+            self.tree = vec![NEVER; 2 * leaves];
+            for wish in wishes.into_iter().filter(|wish| *wish != NEVER) {
+                self.put(wish.who(), wish);
+            }
+        }
+        ParticipantId(who)
     }
 
     /// The current virtual time.
@@ -61,48 +88,109 @@ impl Calendar {
 
     /// Replaces the participant's wish: run me at `at` (never before now), or not at all.
     pub fn set(&mut self, who: ParticipantId, at: Option<Nanos>) {
-        self.entries[who.0].wish = at.map(|at| at.max(self.now));
+        let class = self.classes[who.0];
+        let wish = at.map(|at| Wish::new(at.max(self.now), class, who.0));
+        self.put(who.0, wish.unwrap_or(NEVER));
     }
 
     /// Lowers the participant's wish to `at` if that is earlier than what it asked for.
     pub fn wake(&mut self, who: ParticipantId, at: Nanos) {
-        let at = at.max(self.now);
-        let wish = &mut self.entries[who.0].wish;
-        *wish = Some(wish.map_or(at, |w| w.min(at)));
+        if at < self.tree[self.leaves() + who.0].at() {
+            self.set(who, Some(at));
+        }
     }
 
     /// Who runs next, if anybody wants to before `limit` or at it; the clock moves there and the wish is gone.
     pub fn advance(&mut self, limit: Nanos) -> Option<ParticipantId> {
-        let (at, _, who) = self
-            .entries
-            .iter()
-            .enumerate()
-            .filter_map(|(i, e)| e.wish.map(|at| (at, e.class, i)))
-            .min()?;
-        if at > limit {
+        let first = *self.tree.get(1).filter(|first| **first != NEVER)?;
+        if first.at() > limit {
             return None;
         }
-        self.now = at;
-        self.entries[who].wish = None;
-        Some(ParticipantId(who))
+        self.now = first.at();
+        self.put(first.who(), NEVER);
+        Some(ParticipantId(first.who()))
     }
 
     /// When somebody other than `who` next wants to run.
     #[must_use]
     pub fn next_but(&self, who: ParticipantId) -> Option<Nanos> {
-        let others = self.entries.iter().enumerate().filter(|(i, _)| *i != who.0);
-        others.filter_map(|(_, e)| e.wish).min()
+        let mut node = self.leaves() + who.0;
+        let mut first = NEVER;
+        while node > 1 {
+            first = first.min(self.tree[node ^ 1]);
+            node /= 2;
+        }
+        (first != NEVER).then_some(first.at())
     }
 
     /// Moves the clock to `at` when nobody wants to run before it.
     pub fn skip_to(&mut self, at: Nanos) {
         self.now = self.now.max(at);
     }
+
+    /// How many wishes the tree has room for, and where the first of them is.
+    fn leaves(&self) -> usize {
+        self.tree.len() / 2
+    }
+
+    fn put(&mut self, who: usize, wish: Wish) {
+        let mut node = self.leaves() + who;
+        if self.tree[node] == wish {
+            return;
+        }
+        self.tree[node] = wish;
+        while node > 1 {
+            let lesser = self.tree[node].min(self.tree[node ^ 1]);
+            node /= 2;
+            if self.tree[node] == lesser {
+                break; // nothing changes further up
+            }
+            self.tree[node] = lesser;
+        }
+    }
 }
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
+
+    proptest! {
+        /// The tree says what a look at every wish would say.
+        #[test]
+        fn is_a_list_of_wishes(
+            guests in prop::collection::vec(any::<bool>(), 1..40),
+            asks in prop::collection::vec((0..40usize, prop::option::of(0..20u64), any::<bool>()), 1..200),
+        ) {
+            let mut calendar = Calendar::new();
+            let mut wishes = Vec::new();
+            for (i, guest) in guests.iter().enumerate() {
+                let class = if *guest { Class::Guest } else { Class::Device };
+                let who = calendar.join(class);
+                // Wishes outlive that others join.
+                calendar.set(who, Some(Nanos(i as u64 % 7)));
+                wishes.push(Some(Nanos(i as u64 % 7)));
+            }
+            for (who, at, advance) in asks {
+                let who = who % guests.len();
+                let at = at.map(Nanos);
+                calendar.set(ParticipantId(who), at);
+                wishes[who] = at.map(|at| at.max(calendar.now()));
+                let others = wishes.iter().enumerate().filter(|(i, _)| *i != who);
+                prop_assert_eq!(calendar.next_but(ParticipantId(who)), others.filter_map(|(_, wish)| *wish).min());
+                if advance {
+                    let all = wishes.iter().enumerate();
+                    let first = all.filter_map(|(i, wish)| wish.map(|at| (at, guests[i], i))).min();
+                    prop_assert_eq!(calendar.advance(Nanos(u64::MAX)).map(|id| id.index()), first.map(|first| first.2));
+                    if let Some((at, _, i)) = first {
+                        prop_assert_eq!(calendar.now(), at);
+                        wishes[i] = None;
+                    }
+                }
+            }
+        }
+    }
 
     #[test]
     fn earliest_first_then_devices_then_number() {
