@@ -35,11 +35,25 @@ pub struct Seen<'a> {
     pub port: Port,
     /// Which way it went.
     pub direction: Direction,
-    /// The L2 frame without FCS, as long as it was handed over: a frame that is still to be segmented is whole, and a
-    /// checksum that is still to be completed is not there.
+    /// Its bytes, as many as the watcher has asked for: an L2 frame without FCS, as it was handed over. A frame that is still to
+    /// be segmented is whole, and a checksum that is still to be completed is not there.
     pub frame: &'a [u8],
+    /// How many bytes it has.
+    pub len: usize,
+    /// The [`sum`] of all of them.
+    pub sum: u64,
     /// How it is to be segmented, if it is.
     pub gso: Option<Gso>,
+}
+
+/// How much of each frame a watcher wants to see.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Detail {
+    /// Its first bytes, as many as the NIC looks at.
+    #[default]
+    Head,
+    /// All of it, which costs a copy.
+    Whole,
 }
 
 /// Is shown every frame, in the order in which they pass.
@@ -69,18 +83,18 @@ impl Digest {
             };
             let place =
                 (seen.host as u64) << 32 | port << 1 | u64::from(seen.direction == Direction::Tx);
-            let start = mix(mix(digest.0.get(), seen.at.0), place);
-            digest.0.set(add(start, seen.frame));
+            let before = mix(mix(digest.0.get(), seen.at.0), place);
+            digest.0.set(mix(before, seen.sum));
         })
     }
 }
 
-/// The digest with some bytes added, and where they end.
-fn add(digest: u64, bytes: &[u8]) -> u64 {
-    let digest = mix(digest, bytes.len() as u64);
+/// A number for these bytes, and where they end.
+#[must_use]
+pub fn sum(bytes: &[u8]) -> u64 {
     // Four at a time: one would have to wait for the one before.
     let (blocks, rest) = bytes.as_chunks::<32>();
-    let mut lanes = [digest, 1, 2, 3];
+    let mut lanes = [bytes.len() as u64, 1, 2, 3];
     for block in blocks {
         let (words, _) = block.as_chunks();
         for (lane, word) in lanes.iter_mut().zip(words) {
@@ -112,6 +126,8 @@ mod tests {
             port: Port::Wire,
             direction: Direction::Rx,
             frame,
+            len: frame.len(),
+            sum: sum(frame),
             gso: None,
         }
     }

@@ -13,7 +13,7 @@ use crate::clock::Clock;
 use crate::config::{NicSettings, WireSettings};
 use crate::host::{Host, Planes};
 use crate::plane::{Mirror, Notified, Owner, Plane, Pool, RingBroken, Uplink, WireEnd};
-use crate::watch::{Direction, Seen, Watcher};
+use crate::watch::{Detail, Direction, Watcher};
 
 /// Empty buffers kept for reuse.
 const POOL: usize = 1 << 16;
@@ -182,12 +182,13 @@ impl World {
         self.seats.iter().map(|seat| &seat.host)
     }
 
-    /// Shows `watcher` every frame that passes a VF or arrives over a wire from now on. It must not touch the hosts.
-    pub fn watch(&mut self, watcher: Watcher) {
+    /// Shows `watcher` every frame that passes a VF or arrives over a wire from now on, at least in this detail. It must not
+    /// touch the hosts.
+    pub fn watch(&mut self, detail: Detail, watcher: Watcher) {
         for seat in &self.seats {
             let host = seat.host.borrow();
-            host.adapter.borrow().mirror_mut().start();
-            host.hypervisor.borrow().mirror_mut().start();
+            host.adapter.borrow().mirror_mut().start(detail);
+            host.hypervisor.borrow().mirror_mut().start(detail);
         }
         self.watchers.push(watcher);
     }
@@ -391,17 +392,9 @@ fn show(watchers: &mut [Watcher], at: Nanos, host: usize, mirror: &mut Mirror) {
     if watchers.is_empty() {
         return;
     }
-    mirror.take(|port, direction, frame, gso| {
-        let seen = Seen {
-            at,
-            host,
-            port,
-            direction,
-            frame,
-            gso,
-        };
+    mirror.take(at, host, |seen| {
         for watcher in &mut *watchers {
-            watcher(&seen);
+            watcher(seen);
         }
     });
 }

@@ -16,7 +16,7 @@ use vf_model::Nanos;
 use vfnic::config::{Config, Overrides};
 use vfnic::linux::{GuestSpec, Image, Launcher};
 use vfnic::timetravel::{Settings, Simulation, Summary};
-use vfnic::watch::{Direction, Port, Watcher};
+use vfnic::watch::{Detail, Direction, Port, Watcher};
 
 /// The image, or nothing and a word about it.
 fn image() -> Option<Image> {
@@ -65,7 +65,7 @@ fn simulate(
     };
     let mut simulation = Simulation::start(&config, settings).unwrap();
     if let Some(watcher) = watcher {
-        simulation.watch(watcher);
+        simulation.watch(Detail::Head, watcher);
     }
     let launcher = Launcher::new(image, run, Path::new("calendar"), 512);
     for (id, (name, script)) in (1..).zip(["a", "b"].into_iter().zip(scripts)) {

@@ -5,11 +5,12 @@ use std::cell::RefCell;
 use std::rc::Rc;
 
 use smoltcp::wire::{
-    EthernetFrame, EthernetProtocol, IpProtocol, Ipv4Packet, TcpOption, TcpPacket, TcpSeqNumber,
+    EthernetFrame, EthernetProtocol, IPV4_HEADER_LEN, IpProtocol, Ipv4Packet, TcpOption, TcpPacket,
+    TcpSeqNumber,
 };
 use vf_model::{Gso, VfIndex};
 
-use crate::watch::{Direction, Port, Watcher};
+use crate::watch::{Direction, Port, Seen, Watcher};
 
 /// What one stream has carried so far.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -34,7 +35,7 @@ struct Stream {
     receiver: usize,
     carried: Carried,
     /// The connections of the pair: a tool may have one of its own beside the stream.
-    connections: Vec<(Ports, Seen)>,
+    connections: Vec<(Ports, Received)>,
 }
 
 /// Source and destination, as the receiver gets them.
@@ -55,7 +56,7 @@ impl FlowMeter {
         let meter = self.clone();
         Box::new(move |seen| {
             if let Port::Vf(vf) = seen.port {
-                meter.frame(seen.host, vf, seen.direction, seen.frame, seen.gso);
+                meter.frame(vf, seen);
             }
         })
     }
@@ -66,42 +67,45 @@ impl FlowMeter {
         streams.iter().map(|stream| stream.carried).collect()
     }
 
-    fn frame(
-        &self,
-        host: usize,
-        vf: VfIndex,
-        direction: Direction,
-        frame: &[u8],
-        gso: Option<Gso>,
-    ) {
+    fn frame(&self, vf: VfIndex, seen: &Seen<'_>) {
         let mut streams = self.0.borrow_mut();
         let Some(stream) = streams.get_mut(vf.index()) else {
             return;
         };
-        if stream.receiver != host {
+        if stream.receiver != seen.host {
             return;
         }
         // A frame that is cut short or of another kind.
-        let _ = tcp(frame).map(|packet| stream.packet(&packet, direction, gso));
+        let _ = tcp(seen.frame, seen.len)
+            .map(|(packet, len)| stream.packet(&packet, len, seen.direction, seen.gso));
     }
 }
 
-/// The TCP packet in a frame.
-fn tcp(frame: &[u8]) -> Option<TcpPacket<&[u8]>> {
-    let frame = EthernetFrame::new_checked(frame).ok()?;
-    if frame.ethertype() != EthernetProtocol::Ipv4 {
+/// The TCP packet that begins in the first bytes of a frame of `len` bytes, and how much payload it has.
+fn tcp(head: &[u8], len: usize) -> Option<(TcpPacket<&[u8]>, usize)> {
+    let rest = len.checked_sub(EthernetFrame::<&[u8]>::header_len())?;
+    let frame = EthernetFrame::new_checked(head).ok()?;
+    if frame.ethertype() != EthernetProtocol::Ipv4 || frame.payload().len() < IPV4_HEADER_LEN {
         return None;
     }
-    let packet = Ipv4Packet::new_checked(frame.payload()).ok()?;
-    if packet.next_header() != IpProtocol::Tcp || packet.frag_offset() != 0 {
+    let packet = Ipv4Packet::new_unchecked(frame.payload());
+    let (header, total) = (packet.header_len().into(), packet.total_len().into());
+    if packet.next_header() != IpProtocol::Tcp || packet.frag_offset() != 0 || total > rest {
         return None;
     }
-    TcpPacket::new_checked(packet.payload()).ok()
+    let packet = TcpPacket::new_checked(frame.payload().get(header..)?).ok()?;
+    let payload = usize::checked_sub(total, header + usize::from(packet.header_len()))?;
+    Some((packet, payload))
 }
 
 impl Stream {
-    fn packet(&mut self, packet: &TcpPacket<&[u8]>, direction: Direction, gso: Option<Gso>) {
-        let len = packet.payload().len();
+    fn packet(
+        &mut self,
+        packet: &TcpPacket<&[u8]>,
+        len: usize,
+        direction: Direction,
+        gso: Option<Gso>,
+    ) {
         let opens_or_closes = packet.syn() || packet.fin() || packet.rst();
         match direction {
             Direction::Tx if len == 0 && !opens_or_closes => self.carried.ack_frames += 1,
@@ -116,10 +120,10 @@ impl Stream {
         }
     }
 
-    fn connection(&mut self, ports: Ports) -> &mut Seen {
+    fn connection(&mut self, ports: Ports) -> &mut Received {
         let known = self.connections.iter().position(|(of, _)| *of == ports);
         let at = known.unwrap_or_else(|| {
-            self.connections.push((ports, Seen::default()));
+            self.connections.push((ports, Received::default()));
             self.connections.len() - 1
         });
         &mut self.connections[at].1
@@ -141,7 +145,7 @@ fn has_timestamp(packet: &TcpPacket<&[u8]>) -> bool {
 
 /// Which bytes of one connection have been seen: ranges in the order of the stream that do not touch each other.
 #[derive(Debug, Default)]
-struct Seen {
+struct Received {
     /// Where the first segment that was seen began; a position of 2^32 in the ranges.
     start: Option<TcpSeqNumber>,
     ranges: Vec<(u64, u64)>,
@@ -150,7 +154,7 @@ struct Seen {
 /// Room in front of the first segment that was seen, which need not be the stream's first.
 const START: u64 = 1 << 32;
 
-impl Seen {
+impl Received {
     /// How many of the bytes of this segment are new.
     fn add(&mut self, seq: TcpSeqNumber, len: usize) -> u64 {
         let from = self.position(seq);
@@ -180,6 +184,7 @@ impl Seen {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+    use vf_model::{HEAD_LEN, Nanos};
 
     const RECEIVER: usize = 1;
 
@@ -212,7 +217,21 @@ mod tests {
             size,
             header_len: 54,
         });
-        meter.frame(RECEIVER, VfIndex(0), direction, frame, gso);
+        meter.frame(VfIndex(0), &seen(RECEIVER, direction, frame, gso));
+    }
+
+    /// No more of it than its head.
+    fn seen(host: usize, direction: Direction, frame: &[u8], gso: Option<Gso>) -> Seen<'_> {
+        Seen {
+            at: Nanos(0),
+            host,
+            port: Port::Vf(VfIndex(0)),
+            direction,
+            frame: &frame[..frame.len().min(HEAD_LEN)],
+            len: frame.len(),
+            sum: 0,
+            gso,
+        }
     }
 
     #[test]
@@ -247,7 +266,7 @@ mod tests {
         show(&meter, Direction::Tx, &frame((2, 1), 1, ACK, &[], 0), None);
         // What its peer sees is not counted again.
         let sent = frame((1, 2), 100, ACK, &[], 1000);
-        meter.frame(0, VfIndex(0), Direction::Tx, &sent, None);
+        meter.frame(VfIndex(0), &seen(0, Direction::Tx, &sent, None));
         let want = Carried {
             received: 1000 + 2500 + 7,
             data_frames: 1 + 1 + 3 + 1,
@@ -283,7 +302,7 @@ mod tests {
             odd[len] = 0xff;
             show(&meter, Direction::Rx, &odd, Some(0));
         }
-        meter.frame(RECEIVER, VfIndex(9), Direction::Rx, &whole, None);
+        meter.frame(VfIndex(9), &seen(RECEIVER, Direction::Rx, &whole, None));
     }
 
     proptest! {
@@ -292,7 +311,7 @@ mod tests {
             start: u32,
             segments in proptest::collection::vec((0u32..3000, 1usize..200), 1..60),
         ) {
-            let mut seen = Seen::default();
+            let mut seen = Received::default();
             let mut bytes = std::collections::BTreeSet::new();
             for (at, len) in segments {
                 let new = (at..).take(len).filter(|byte| bytes.insert(*byte)).count();
@@ -304,7 +323,7 @@ mod tests {
 
     #[test]
     fn sequence_numbers_wrap() {
-        let mut seen = Seen::default();
+        let mut seen = Received::default();
         let mut total = 0;
         for n in 0..9000u32 {
             let seq = TcpSeqNumber(n.wrapping_mul(1 << 20) as i32);

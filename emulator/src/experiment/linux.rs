@@ -16,6 +16,7 @@ use super::{ClockMode, ExperimentError, SAMPLES};
 use crate::config::{Config, HypervisorCpu, NicSettings, Polling, WireSettings};
 use crate::linux::{GuestSpec, Image, Launcher};
 use crate::timetravel::{Settings, Simulation};
+use crate::watch::Detail;
 
 /// When the streams start: guests have booted long before, and idle time costs nothing.
 const START: Nanos = Nanos(500_000_000);
@@ -103,7 +104,7 @@ pub(super) fn run(
         simulation.stop_on(stop.try_clone().map_err(ExperimentError::Socket)?);
     }
     let meter = FlowMeter::new((0..plan.pairs()).map(|pair| receiver(plan, pair)));
-    simulation.watch(meter.watcher());
+    simulation.watch(Detail::Head, meter.watcher());
     let memory = u64::from(MEMORY_MIB) * 2 * u64::from(plan.pairs());
     let launcher = Launcher::new(image, run, FilePath::new(CALENDAR), memory);
     for seat in seats(plan) {

@@ -1,18 +1,18 @@
-//! Copies of the frames that pass the ports of a plane, for those who watch it: never on the wall clock, and next to free
+//! Notes of the frames that pass the ports of a plane, for those who watch it: never on the wall clock, and next to free
 //! while nobody watches.
 
-use vf_model::Gso;
+use vf_model::{Gso, Nanos};
 use vf_vhost::frame::{FrameBuf, TagEdit};
 
 use super::port::meta;
-use crate::watch::{Direction, Port};
+use crate::watch::{self, Detail, Direction, Port, Seen};
 
 /// See the module.
 #[derive(Default)]
 pub struct Mirror {
-    on: bool,
+    on: Option<Detail>,
     passed: Vec<Passed>,
-    /// Their frames, one behind the other.
+    /// What is kept of their frames, one behind the other.
     bytes: Vec<u8>,
     edited: FrameBuf,
 }
@@ -22,17 +22,19 @@ struct Passed {
     direction: Direction,
     gso: Option<Gso>,
     len: usize,
+    sum: u64,
+    kept: usize,
 }
 
 impl Mirror {
-    /// Keeps copies from now on, until they are [taken](Mirror::take).
-    pub fn start(&mut self) {
-        self.on = true;
+    /// Keeps at least this much of each frame from now on, until it is [taken](Mirror::take).
+    pub fn start(&mut self, detail: Detail) {
+        self.on = self.on.max(Some(detail));
     }
 
     /// Whether anybody watches.
     pub(super) fn is_on(&self) -> bool {
-        self.on
+        self.on.is_some()
     }
 
     /// A frame passes, with this change on its way.
@@ -43,9 +45,9 @@ impl Mirror {
         frame: &FrameBuf,
         edit: TagEdit,
     ) {
-        if !self.on {
+        let Some(detail) = self.on else {
             return;
-        }
+        };
         let frame = if edit == TagEdit::Keep {
             frame
         } else {
@@ -53,21 +55,36 @@ impl Mirror {
             self.edited.edit(edit);
             &self.edited
         };
-        self.bytes.extend_from_slice(&frame.data);
+        let kept = match detail {
+            Detail::Head => frame.head(),
+            Detail::Whole => &frame.data,
+        };
+        self.bytes.extend_from_slice(kept);
         self.passed.push(Passed {
             port,
             direction,
             gso: meta(frame.len(), &frame.hdr).gso,
             len: frame.data.len(),
+            sum: watch::sum(&frame.data),
+            kept: kept.len(),
         });
     }
 
-    /// Hands over all that has passed since the last time, in order.
-    pub fn take(&mut self, mut show: impl FnMut(Port, Direction, &[u8], Option<Gso>)) {
+    /// Shows all that has passed `host` since the last time, in order; that was `at`.
+    pub fn take(&mut self, at: Nanos, host: usize, mut show: impl FnMut(&Seen<'_>)) {
         let mut bytes = &self.bytes[..];
         for passed in self.passed.drain(..) {
-            let (frame, rest) = bytes.split_at(passed.len);
-            show(passed.port, passed.direction, frame, passed.gso);
+            let (frame, rest) = bytes.split_at(passed.kept);
+            show(&Seen {
+                at,
+                host,
+                port: passed.port,
+                direction: passed.direction,
+                frame,
+                len: passed.len,
+                sum: passed.sum,
+                gso: passed.gso,
+            });
             bytes = rest;
         }
         self.bytes.clear();

@@ -10,7 +10,7 @@ use super::plan::{Amount, Plan, Work};
 use super::run::{Ended, Guests, JobEnd, RunError};
 use crate::config::HypervisorCpu;
 use crate::embedded::EmbeddedGuest;
-use crate::watch::Watcher;
+use crate::watch::{Detail, Watcher};
 use crate::world::{Notification, Turn, World};
 
 /// What a guest is to do at a time.
@@ -195,8 +195,8 @@ impl Guests for Embedded<'_> {
         &self.world
     }
 
-    fn watch(&mut self, watcher: Watcher) {
-        self.world.watch(watcher);
+    fn watch(&mut self, detail: Detail, watcher: Watcher) {
+        self.world.watch(detail, watcher);
     }
 
     fn at(&mut self, when: Nanos, nic: usize, command: Command) {

@@ -11,7 +11,7 @@ use super::plan::{Amount, Guest, Job, Plan, Work};
 use super::run::{Ended, Guests, JobEnd, RunError};
 use crate::linux::{GuestSpec, Image, Launcher};
 use crate::timetravel::{Settings, Simulation};
-use crate::watch::Watcher;
+use crate::watch::{Detail, Watcher};
 use crate::world::World;
 
 /// Memory of each guest.
@@ -88,8 +88,8 @@ impl Guests for Linux<'_> {
         self.simulation.world()
     }
 
-    fn watch(&mut self, watcher: Watcher) {
-        self.simulation.watch(watcher);
+    fn watch(&mut self, detail: Detail, watcher: Watcher) {
+        self.simulation.watch(detail, watcher);
     }
 
     fn at(&mut self, when: Nanos, nic: usize, command: Command) {

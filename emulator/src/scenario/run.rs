@@ -19,7 +19,7 @@ use super::reading::Reading;
 use super::traffic::{JobTraffic, Traffic};
 use crate::linux::{ImageError, LaunchError};
 use crate::timetravel::SimulationError;
-use crate::watch::{Digest, Seen, Watcher};
+use crate::watch::{Detail, Digest, Seen, Watcher};
 use crate::world::World;
 
 /// Intervals that a run is shown in.
@@ -79,8 +79,8 @@ impl RunError {
 pub(super) trait Guests {
     /// The hosts.
     fn world(&self) -> &World;
-    /// Shows `watcher` every frame from now on.
-    fn watch(&mut self, watcher: Watcher);
+    /// Shows `watcher` every frame from now on, at least in this detail.
+    fn watch(&mut self, detail: Detail, watcher: Watcher);
     /// Applies a command at a time.
     fn at(&mut self, when: Nanos, nic: usize, command: Command);
     /// Lets time pass.
@@ -160,9 +160,10 @@ pub fn run(
         captures: captures.transpose()?,
     }));
     let digest = Digest::default();
-    guests.watch(digest.watcher());
+    guests.watch(Detail::Head, digest.watcher());
     let watching = Rc::clone(&observer);
-    guests.watch(Box::new(move |seen| watching.borrow_mut().add(seen)));
+    let watcher = Box::new(move |seen: &Seen<'_>| watching.borrow_mut().add(seen));
+    guests.watch(Detail::Whole, watcher);
     for event in &plan.events {
         guests.at(event.at, event.nic, event.command.clone());
     }

@@ -310,6 +310,8 @@ mod tests {
                 port: Port::Vf(VfIndex(0)),
                 direction,
                 frame,
+                len: frame.len(),
+                sum: 0,
                 gso,
             });
         }

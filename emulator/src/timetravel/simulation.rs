@@ -24,7 +24,7 @@ use super::schedule::Schedule;
 use crate::calendar::ParticipantId;
 use crate::config::{Config, HypervisorCpu, SocketRole};
 use crate::host::Host;
-use crate::watch::{Digest, Direction, Watcher};
+use crate::watch::{Detail, Digest, Direction, Watcher};
 use crate::world::{Notification, Turn, World};
 
 /// What to run.
@@ -169,7 +169,7 @@ impl Simulation {
         }
         let digest = settings.digest.then(Digest::default);
         if let Some(digest) = &digest {
-            world.watch(digest.watcher());
+            world.watch(Detail::Head, digest.watcher());
         }
         let vfs = |host: &Rc<RefCell<Host>>| host.borrow().vfs.len();
         let owners = world.hosts().map(|host| vec![None; vfs(host)]).collect();
@@ -221,8 +221,8 @@ impl Simulation {
     }
 
     /// Shows `watcher` every frame from now on, see [`World::watch`].
-    pub fn watch(&mut self, watcher: Watcher) {
-        self.world.watch(watcher);
+    pub fn watch(&mut self, detail: Detail, watcher: Watcher) {
+        self.world.watch(detail, watcher);
     }
 
     /// Applies a command to a NIC at exactly `when`, before anything else that happens then. A refusal is a fault in the

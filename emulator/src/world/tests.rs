@@ -11,7 +11,7 @@ use vf_vhost::endpoint::Endpoint;
 
 use super::*;
 use crate::config::{Offloads, PolicySettings, SocketRole, VfSettings};
-use crate::watch::{Direction, Port};
+use crate::watch::{Direction, Port, Seen};
 
 fn nic(name: &str, mac: u8, vfs: &[PolicySettings]) -> NicSettings {
     let vf = |policy: &PolicySettings| VfSettings {
@@ -107,11 +107,12 @@ type Log = Rc<RefCell<Vec<(u64, usize, Port, Direction, Vec<u8>)>>>;
 fn watch(world: &mut World) -> Log {
     let log = Log::default();
     let to = Rc::clone(&log);
-    world.watch(Box::new(move |seen| {
+    let watcher = Box::new(move |seen: &Seen<'_>| {
         let frame = seen.frame.to_vec();
         let mut to = to.borrow_mut();
         to.push((seen.at.0, seen.host, seen.port, seen.direction, frame));
-    }));
+    });
+    world.watch(Detail::Whole, watcher);
     log
 }
 
