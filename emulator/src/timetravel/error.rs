@@ -64,6 +64,9 @@ pub enum SimulationError {
         /// How.
         status: ExitStatus,
     },
+    /// A guest has ended or broken the rules before all had come.
+    #[error("{0}")]
+    Fault(String),
     /// Two guests have the same ID.
     #[error("two guests have the ID {0}: say time-travel=ext:ID:SOCKET with another for each")]
     SameId(u64),

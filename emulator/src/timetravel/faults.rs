@@ -38,8 +38,9 @@ impl Simulation {
     fn missing(&self) -> SimulationError {
         let come = |id: u64| self.guests.iter().any(|guest| guest.has_started(id));
         let missing: Vec<_> = self.children.names(|id| !come(id)).collect();
+        let started = |guest: &&Guest| matches!(guest.state, State::Starting { .. });
         SimulationError::Missing {
-            have: self.guests.len(),
+            have: self.guests.iter().filter(started).count(),
             want: self.settings.guests,
             seconds: self.settings.watchdog.as_secs(),
             missing: if missing.is_empty() {
@@ -70,7 +71,9 @@ impl Simulation {
         }
         match self.guests[g].state {
             State::Waiting => self.expel(g, "has died"),
-            State::Starting { .. } | State::Silent => self.expel(g, "has died before it started"),
+            State::Starting { .. } => self.expel(g, "has died before it started"),
+            // Somebody who looked whether there is a calendar.
+            State::Silent => self.forget(g),
             State::Running | State::Gone => self.forget(g),
         }
     }
@@ -133,6 +136,9 @@ impl Simulation {
 
     /// What the user knows a guest by.
     fn title(&self, guest: &Guest) -> String {
+        if guest.state == State::Silent {
+            return "without an ID".to_owned();
+        }
         let name = self.children.name(guest.name);
         name.map_or_else(|| guest.name.to_string(), str::to_owned)
     }

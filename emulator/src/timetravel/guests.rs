@@ -119,7 +119,8 @@ impl Guest {
         match recv(&self.stream, &mut *room, RecvFlags::DONTWAIT) {
             Ok((_, got)) if got > 0 => self.bytes.extend(room.iter().take(got)),
             Err(Errno::AGAIN | Errno::INTR) => return Heard::Nothing,
-            Ok(_) | Err(_) => return Heard::End,
+            Ok(_) | Err(_) if self.bytes.is_empty() => return Heard::End,
+            Ok(_) | Err(_) => return Heard::Garbage,
         }
         let Some(whole) = self.bytes.first_chunk() else {
             return Heard::Nothing;

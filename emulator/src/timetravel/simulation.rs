@@ -319,6 +319,11 @@ impl Simulation {
             if let Some((guest, status)) = self.children.exited() {
                 return Err(SimulationError::Early { guest, status });
             }
+            if self.cut_off.is_some()
+                && let Some(fault) = self.faults.pop()
+            {
+                return Err(SimulationError::Fault(fault));
+            }
         }
         self.guests.sort_by_key(|guest| guest.name);
         for pair in self.guests.windows(2) {

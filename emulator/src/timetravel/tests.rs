@@ -494,4 +494,5 @@ fn nobody_sleeps_for_ever() {
     assert!(verdict.starts_with("guest 8 sleeps for ever"), "{verdict}");
 }
 
+mod early;
 mod shared;
