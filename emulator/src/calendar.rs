@@ -111,6 +111,12 @@ impl Calendar {
         Some(ParticipantId(first.who()))
     }
 
+    /// When somebody next wants to run.
+    #[must_use]
+    pub fn next(&self) -> Option<Nanos> {
+        self.entries.iter().filter_map(|entry| entry.wish).min()
+    }
+
     /// When somebody other than `who` next wants to run.
     #[must_use]
     pub fn next_but(&self, who: ParticipantId) -> Option<Nanos> {

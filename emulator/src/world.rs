@@ -243,6 +243,12 @@ impl World {
         self.calendar.next_but(running)
     }
 
+    /// When somebody next wants to act, guest or not.
+    #[must_use]
+    pub fn upcoming(&self) -> Option<Nanos> {
+        self.calendar.next()
+    }
+
     /// The guest that runs has let time pass, up to `at`; `false`, and nothing has changed, if somebody else should have
     /// run before.
     pub fn pass(&mut self, running: ParticipantId, at: Nanos) -> bool {

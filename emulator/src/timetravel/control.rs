@@ -71,6 +71,14 @@ impl Simulation {
         outcome
     }
 
+    /// Moves the clock to where somebody is to act next: guests may be anywhere before that, by their own clocks, and cannot go
+    /// back when they are interrupted.
+    fn meet(&mut self) {
+        if let Some(next) = self.world.upcoming() {
+            self.world.skip_to(next.min(self.until));
+        }
+    }
+
     fn answer(
         &mut self,
         observer: &mut Observer,
@@ -90,6 +98,7 @@ impl Simulation {
             Request::Command { nic, words } => {
                 let command = Command::parse(&words).map_err(|refusal| refusal.to_string());
                 let command = named(nic.as_deref()).and_then(|h| Ok((h, command?)));
+                self.meet();
                 match command {
                     Ok((h, command)) => match self.apply(h, &command)? {
                         Ok(notes) => Response::Done(notes),

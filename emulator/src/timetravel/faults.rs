@@ -106,6 +106,7 @@ impl Simulation {
         self.guests[g].state = State::Gone;
         if self.running == Some(g) {
             self.running = None;
+            self.kicks_taken.clear();
         }
         if let Some(id) = self.ids.get(g) {
             self.world.set(*id, None);

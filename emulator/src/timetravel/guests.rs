@@ -48,6 +48,7 @@ impl Door {
             state: State::Silent,
             seq: 0,
             unanswered: 0,
+            free_until: None,
         })
     }
 }
@@ -96,6 +97,8 @@ pub(super) struct Guest {
     seq: u32,
     /// Messages of ours that it has not acknowledged.
     pub(super) unanswered: u32,
+    /// How far it was told by message that it may go. It forgets that when it stops.
+    pub(super) free_until: Option<u64>,
 }
 
 /// What came from a guest.
@@ -170,13 +173,26 @@ impl Guest {
 
     /// Tells the guest that it runs from `time` on; `false` if it has died.
     pub(super) fn run(&mut self, time: u64) -> bool {
+        self.tell(Op::Run, time)
+    }
+
+    /// Tells the guest, to be acknowledged, that it may go on by itself until just before `limit`, if it does not know of
+    /// one as early; whether it was told.
+    pub(super) fn limit(&mut self, limit: u64) -> bool {
+        let news = self.free_until.is_none_or(|known| limit < known);
+        if news {
+            self.free_until = Some(limit);
+            self.unanswered += 1;
+            // As for `answer`.
+            let _ = self.tell(Op::FreeUntil, limit);
+        }
+        news
+    }
+
+    fn tell(&mut self, op: Op, time: u64) -> bool {
         self.seq = self.seq.wrapping_add(1);
-        let run = Message {
-            op: Op::Run,
-            seq: self.seq,
-            time,
-        };
-        self.send(run)
+        let seq = self.seq;
+        self.send(Message { op, seq, time })
     }
 
     fn send(&self, message: Message) -> bool {

@@ -116,6 +116,9 @@ impl Simulation {
         match op {
             Op::Ack if self.guests[g].unanswered > 0 => {
                 self.guests[g].unanswered -= 1;
+                if self.guests[g].unanswered == 0 {
+                    self.acknowledge_kicks();
+                }
                 return;
             }
             Op::Start if self.guests[g].state == State::Silent => {
@@ -127,6 +130,7 @@ impl Simulation {
             Op::Wait if self.running == Some(g) => {
                 self.running = None;
                 self.guests[g].state = State::Waiting;
+                self.guests[g].free_until = None;
                 if self.schedule.is_used_by(id(g)) {
                     return; // not to be answered
                 }
@@ -205,13 +209,35 @@ impl Simulation {
         }
         self.kicks += 1;
         self.world.kicked(h, vf);
-        if let Some(g) = self.running {
-            self.schedule.limit(self.limit(g));
+        self.kicks_taken.push((h, vf));
+        if !self.lower_limit() {
+            self.acknowledge_kicks();
         }
-        let mut host = self.world.host(h).borrow_mut();
-        host.serve(vf, |endpoint, device| {
-            endpoint.acknowledge_kick(now, device)
-        });
+    }
+
+    /// Tells the guest that runs of what has come up since it was told how far it may go; whether it is to acknowledge that.
+    fn lower_limit(&mut self) -> bool {
+        let Some(g) = self.running else {
+            return false;
+        };
+        let limit = self.limit(g);
+        self.schedule.limit(limit);
+        let shared = self.schedule.is_used_by(id(g));
+        let guest = &mut self.guests[g];
+        // A guest that has just started was told of no limit, and asks.
+        !shared
+            && guest.free_until.is_some()
+            && guest.limit(bearable(limit.unwrap_or(Nanos(u64::MAX))))
+    }
+
+    /// Has guests go on behind their kicks.
+    fn acknowledge_kicks(&mut self) {
+        for (h, vf) in self.kicks_taken.drain(..) {
+            let mut host = self.world.host(h).borrow_mut();
+            host.serve(vf, |endpoint, device| {
+                endpoint.acknowledge_kick(Instant::now(), device)
+            });
+        }
     }
 
     fn hear_reply(&mut self, h: usize, vf: VfIndex) {

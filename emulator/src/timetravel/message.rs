@@ -23,6 +23,8 @@ pub(super) enum Op {
     Update,
     /// The calendar's: run, it is.
     Run,
+    /// The calendar's: until just before then the guest need not ask.
+    FreeUntil,
     /// "What is the time of day?"
     GetTimeOfDay,
     /// A word from a guest to all.
@@ -30,7 +32,7 @@ pub(super) enum Op {
 }
 
 impl Op {
-    const ALL: [(u32, Op); 9] = [
+    const ALL: [(u32, Op); 10] = [
         (0, Op::Ack),
         (1, Op::Start),
         (2, Op::Request),
@@ -38,6 +40,7 @@ impl Op {
         (4, Op::Get),
         (5, Op::Update),
         (6, Op::Run),
+        (7, Op::FreeUntil),
         (8, Op::GetTimeOfDay),
         (9, Op::Broadcast),
     ];

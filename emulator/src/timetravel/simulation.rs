@@ -101,13 +101,15 @@ pub struct Simulation {
     pub(super) running: Option<usize>,
     /// The guest that may say something: it runs, or is interrupted.
     pub(super) turn: Option<usize>,
+    /// VFs whose kicks are answered once the guest that runs knows how far it may still go.
+    pub(super) kicks_taken: Vec<(usize, VfIndex)>,
     /// The VF whose guest is to take an interrupt.
     pub(super) interrupted: Option<(usize, VfIndex)>,
     pub(super) heard: Instant,
     /// When all had come.
     pub(super) started: Option<Instant>,
     /// Before when all that happens is to happen now.
-    until: Nanos,
+    pub(super) until: Nanos,
     /// When to give up on the others, some time after the first was lost.
     pub(super) cut_off: Option<Instant>,
     digest: Option<Digest>,
@@ -196,6 +198,7 @@ impl Simulation {
             stop: None,
             running: None,
             turn: None,
+            kicks_taken: Vec::new(),
             interrupted: None,
             heard: Instant::now(),
             started: None,
@@ -352,6 +355,9 @@ impl Simulation {
             }
             State::Waiting => {
                 self.schedule.run(id(g), now, limit);
+                if !shared {
+                    guest.limit(bearable(limit.unwrap_or(Nanos(u64::MAX))));
+                }
                 if !guest.run(bearable(now)) {
                     self.lose(g);
                     return Ok(());

@@ -23,12 +23,18 @@ struct Guest {
     stream: UnixStream,
     seq: u32,
     id: u64,
+    free_until: u64,
 }
 
 impl Guest {
     fn connect(dir: &Path, id: u64) -> Guest {
         let stream = UnixStream::connect(dir.join("calendar")).unwrap();
-        Guest { stream, seq: 0, id }
+        Guest {
+            stream,
+            seq: 0,
+            id,
+            free_until: 0,
+        }
     }
 
     fn say(&mut self, op: Op, time: u64) {
@@ -58,14 +64,23 @@ impl Guest {
         assert_eq!(self.ask(Op::Get, 0), 0);
     }
 
+    /// When it is run; it has heard then how far it may go by itself.
     fn sleep_until(&mut self, time: u64) -> u64 {
         self.ask(Op::Request, time);
         self.ask(Op::Wait, u64::MAX);
-        let run = self.hear();
-        assert_eq!(run.op, Op::Run);
-        let answer = Message { op: Op::Ack, ..run };
+        self.free_until = self.obey(Op::FreeUntil);
+        self.obey(Op::Run)
+    }
+
+    fn obey(&mut self, op: Op) -> u64 {
+        let told = self.hear();
+        assert_eq!(told.op, op);
+        let answer = Message {
+            op: Op::Ack,
+            ..told
+        };
         self.stream.write_all(&answer.to_bytes()).unwrap();
-        run.time
+        told.time
     }
 }
 
@@ -495,4 +510,5 @@ fn nobody_sleeps_for_ever() {
 }
 
 mod early;
+mod messages;
 mod shared;
