@@ -32,20 +32,19 @@ download() { # PACKAGE...: into the folder that is current
         fail 2 "cannot download $1: $(tail -n 1 download.log)"
 }
 
-unpack_programs() { # INTO: the guests' programs with all that they depend on
-    local wanted=(busybox-static cpio iperf3 ethtool iproute2 tcpdump) kinds=() kind all deb
+unpack_programs() { # INTO PACKAGE...: with all that they depend on
+    local into=$1 kinds=() kind all deb wanted=("${@:2}")
     for kind in recommends suggests conflicts breaks replaces enhances; do kinds+=("--no-$kind"); done
-    apt-cache show netperf >/dev/null 2>&1 && wanted+=(netperf)
-    mkdir -p "$1.new"
+    mkdir -p "$into.new"
     (
-        cd "$1.new"
+        cd "$into.new"
         mapfile -t all < <(apt-cache depends --recurse "${kinds[@]}" "${wanted[@]}" 2>/dev/null | grep '^[a-z0-9]' | sort -u)
         ((${#all[@]})) || all=("${wanted[@]}")
         download "${all[@]}"
         for deb in *.deb; do dpkg -x "$deb" .; done
         rm -- *.deb
     ) || exit
-    mv "$1.new" "$1"
+    mv "$into.new" "$into"
 }
 
 build_kernel() { # INTO
@@ -84,8 +83,11 @@ if [[ ! -x $kernel ]]; then
 fi
 programs=
 if type -P apt-get dpkg >/dev/null; then
-    programs=$cache/linux-programs
-    [[ -d $programs ]] || unpack_programs "$programs"
+    wanted=(busybox-static cpio iperf3 ethtool iproute2 tcpdump)
+    # It is in Debian's non-free, which not every apt knows of.
+    apt-cache show netperf >/dev/null 2>&1 && wanted+=(netperf)
+    programs=$cache/linux-programs-$(key <(echo "${wanted[@]}"))
+    [[ -d $programs ]] || unpack_programs "$programs" "${wanted[@]}"
 fi
 "$here/image.sh" "$cache/initramfs.$$" ${programs:+"$programs"}
 folder=$cache/linux-guests-$(key "$kernel" "$cache/initramfs.$$")

@@ -113,6 +113,7 @@ pub(super) fn run(
     }
     let run = Run {
         plan,
+        tool,
         launcher,
         simulation,
         meter,
@@ -171,6 +172,7 @@ fn script(plan: &Plan, tool: Tool, seat: Seat) -> String {
 /// A simulation that is measured.
 struct Run<'a> {
     plan: &'a Plan,
+    tool: Tool,
     launcher: Launcher<'a>,
     simulation: Simulation,
     meter: FlowMeter,
@@ -236,12 +238,20 @@ impl Run<'_> {
         meters.reading()
     }
 
-    /// What the receivers' tools say; empty if not all of them have said anything yet.
+    /// What the tools say; empty if not all of them have said anything yet.
     fn reported(&self) -> Vec<f64> {
         let window = [self.plan.warm_up, self.plan.warm_up + self.plan.measure];
         let of = |pair| {
-            let host = receiver(self.plan, pair);
-            let output = self.launcher.output(&Seat { host, pair }.name());
+            let receiver = Seat {
+                host: receiver(self.plan, pair),
+                pair,
+            };
+            let speaker = match self.tool {
+                Tool::Iperf3 => receiver,
+                // Its server says nothing.
+                Tool::Netperf => receiver.peer(),
+            };
+            let output = self.launcher.output(&speaker.name());
             reported(&output.text, window.map(|at| at.0 as f64 / 1e9))
         };
         let all: Option<Vec<f64>> = (0..self.plan.pairs()).map(of).collect();
@@ -249,30 +259,64 @@ impl Run<'_> {
     }
 }
 
-/// The mean rate in 10^6 bit/s over those intervals of iperf3's that are within a window, in seconds from its start.
+/// The mean rate in 10^6 bit/s over those intervals of a tool's that are within a window, in seconds from the start of the
+/// stream.
 fn reported(text: &str, [from, to]: [f64; 2]) -> Option<f64> {
     let (mut seconds, mut megabits) = (0.0, 0.0);
-    for line in text.lines() {
-        // [  5]   0.00-0.10   sec   112 MBytes  9415000 Kbits/sec
-        let words: Vec<&str> = line.split_whitespace().collect();
-        let Some(at) = words.iter().position(|word| *word == "sec") else {
-            continue;
-        };
-        let interval = words
-            .get(at.wrapping_sub(1))
-            .and_then(|word| word.split_once('-'));
-        let number = |word: &str| word.parse::<f64>().ok();
-        let interval = interval.and_then(|(a, b)| Some((number(a)?, number(b)?)));
-        let rate = words.get(at + 3).and_then(|word| number(word));
-        let (Some((begin, end)), Some(kbps)) = (interval, rate) else {
-            continue;
-        };
-        if begin >= from && end <= to {
-            seconds += end - begin;
-            megabits += (end - begin) * kbps / 1e3;
+    let mut start = None;
+    for interval in text.lines().filter_map(Interval::parse) {
+        // netperf says the time of day.
+        let start = *start.get_or_insert(interval.begin);
+        if interval.begin - start >= from && interval.end - start <= to {
+            let length = interval.end - interval.begin;
+            seconds += length;
+            megabits += length * interval.kbps / 1e3;
         }
     }
     (seconds > 0.0).then(|| megabits / seconds)
+}
+
+/// What a tool says of a part of its stream: times in seconds, and 10^3 bit/s.
+struct Interval {
+    begin: f64,
+    end: f64,
+    kbps: f64,
+}
+
+impl Interval {
+    fn parse(line: &str) -> Option<Interval> {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        let number = |word: &str| word.parse::<f64>().ok();
+        // Interim result: 9405511.63 10^3bits/s over 0.100 seconds ending at 1262304001.004
+        if let [
+            "Interim",
+            "result:",
+            rate,
+            "10^3bits/s",
+            "over",
+            length,
+            "seconds",
+            "ending",
+            "at",
+            end,
+        ] = words[..]
+        {
+            let (length, end) = (number(length)?, number(end)?);
+            return Some(Interval {
+                begin: end - length,
+                end,
+                kbps: number(rate)?,
+            });
+        }
+        // [  5]   0.00-0.10   sec   112 MBytes  9415000 Kbits/sec
+        let at = words.iter().position(|word| *word == "sec")?;
+        let (begin, end) = words.get(at.wrapping_sub(1))?.split_once('-')?;
+        Some(Interval {
+            begin: number(begin)?,
+            end: number(end)?,
+            kbps: number(words.get(at + 3)?)?,
+        })
+    }
 }
 
 #[cfg(test)]
@@ -308,5 +352,14 @@ Accepted connection from 10.9.0.1, port 34012
 [  5]   0.30-0.40   sec  112 MBytes";
         assert_eq!(reported(text, [0.1, 0.3]), Some(9200.0));
         assert_eq!(reported(text, [0.3, 0.4]), None);
+        let text = "\
+MIGRATED TCP STREAM TEST from 0.0.0.0 (0.0.0.0) port 0 AF_INET to 10.9.0.2 () port 0 AF_INET : demo
+Interim result: 4000000.00 10^3bits/s over 0.100 seconds ending at 1262304000.600
+Interim result: 9431000.11 10^3bits/s over 0.101 seconds ending at 1262304000.701
+Interim result: 9404000.36 10^3bits/s over 0.101 seconds ending at 1262304000.802
+Interim result: 9404298";
+        let of = |window| reported(text, window).map(f64::round);
+        assert_eq!(of([0.09, 0.35]), Some(9418.0));
+        assert_eq!(of([0.15, 0.35]), Some(9404.0));
     }
 }

@@ -76,8 +76,8 @@ pub struct PathResult {
     pub total_mbps: f64,
     /// Every stream, A to B first.
     pub streams: Vec<f64>,
-    /// What the tool in each receiving Linux guest says of its stream, over those of its own intervals that were over when
-    /// the measurement was; none if there was none.
+    /// What the tool of each stream of Linux guests says of it (iperf3 where it is received, netperf where it is sent), over
+    /// those of its own intervals that were over when the measurement was; none if there was none.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub reported: Vec<f64>,
     /// The fastest stream over the slowest of the same direction, the worse of both directions.
