@@ -2,10 +2,12 @@
 //! Everything is checked here; later rooms get a [`Config`] that cannot be wrong. Opens nothing.
 
 use std::collections::BTreeSet;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
+use toml::Spanned;
 use vf_model::{
     Command, FilterSpec, LinkConfig, MacAddr, Mbps, Nanos, Nic, NicConfig, Path as VfPath, Profile,
     Refusal, VfLinkState, VlanProto,
@@ -252,11 +254,19 @@ pub enum ConfigError {
         why: &'static str,
     },
     /// A rate that cannot be read.
-    #[error("rate '{0}': a number of bits a second with K, M or G, such as 10G, at least 1M")]
+    #[error("rate '{0}': a number of bits a second with K, M or G, such as 10G, 1M to 10000G")]
     Rate(String),
     /// Two VFs on one socket.
     #[error("socket {0} is used twice")]
     Socket(PathBuf),
+    /// What is wrong with a section of the file.
+    #[error("line {line}: {source}")]
+    Section {
+        /// Where the section begins.
+        line: usize,
+        /// What is wrong.
+        source: Box<ConfigError>,
+    },
 }
 
 #[derive(Deserialize)]
@@ -268,16 +278,18 @@ struct File {
     #[serde(default)]
     poll: Polling,
     #[serde(default)]
-    nic: Vec<NicSection>,
+    nic: Vec<Spanned<NicSection>>,
     #[serde(default)]
-    wire: Vec<WireSection>,
+    wire: Vec<Spanned<WireSection>>,
 }
 
 /// The sections that say what there is, as a file has them.
-pub(crate) struct Sections {
+pub(crate) struct Sections<'a> {
+    /// The file.
+    pub(crate) text: &'a str,
     pub(crate) hypervisor: HypervisorSection,
-    pub(crate) nic: Vec<NicSection>,
-    pub(crate) wire: Vec<WireSection>,
+    pub(crate) nic: Vec<Spanned<NicSection>>,
+    pub(crate) wire: Vec<Spanned<WireSection>>,
 }
 
 #[derive(Default, Deserialize)]
@@ -417,11 +429,11 @@ impl Config {
             path: path.to_owned(),
             what: one_line(text, &e),
         })?;
-        if let Some(first) = file.nic.first_mut() {
+        if let Some(first) = file.nic.first_mut().map(Spanned::get_mut) {
             first.vfs = over.vfs.unwrap_or(first.vfs);
             first.mac_base = over.mac_base.or(first.mac_base);
         }
-        for nic in &mut file.nic {
+        for nic in file.nic.iter_mut().map(Spanned::get_mut) {
             nic.queue_pairs = over.queue_pairs.unwrap_or(nic.queue_pairs);
             nic.profile = over.profile.unwrap_or(nic.profile);
         }
@@ -431,6 +443,7 @@ impl Config {
             .or(file.socket_dir)
             .unwrap_or_else(default_socket_dir);
         let sections = Sections {
+            text,
             hypervisor: file.hypervisor,
             nic: file.nic,
             wire: file.wire,
@@ -446,33 +459,51 @@ impl Config {
     /// # Errors
     /// [`ConfigError`], one line that says what to change.
     pub(crate) fn from_sections(
-        file: Sections,
+        file: Sections<'_>,
         socket_dir: PathBuf,
         plain_names: bool,
     ) -> Result<Config, ConfigError> {
         if file.nic.is_empty() {
             return Err(ConfigError::NoNic);
         }
+        let locate = |span: Range<usize>| {
+            let line = line_of(file.text, span.start);
+            move |source| match plain_names {
+                // There is no file.
+                true => source,
+                false => ConfigError::Section {
+                    line,
+                    source: Box::new(source),
+                },
+            }
+        };
         let mut names = BTreeSet::new();
         let mut sockets = BTreeSet::new();
         let mut nics = Vec::new();
         for (n, section) in file.nic.into_iter().enumerate() {
+            let at = locate(section.span());
+            let section = section.into_inner();
             let good = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
             if section.name.is_empty()
                 || !section.name.chars().all(good)
                 || !names.insert(section.name.clone())
             {
-                return Err(ConfigError::Name(section.name));
+                return Err(at(ConfigError::Name(section.name)));
             }
-            let nic = check_nic(n, section, &socket_dir, plain_names)?;
+            let nic = check_nic(n, section, &socket_dir, plain_names).map_err(&at)?;
             for vf in &nic.vf {
                 if !sockets.insert(vf.socket.clone()) {
-                    return Err(ConfigError::Socket(vf.socket.clone()));
+                    return Err(at(ConfigError::Socket(vf.socket.clone())));
                 }
             }
             nics.push(nic);
         }
-        let wires = check_wires(file.wire, &nics)?;
+        let mut used = BTreeSet::new();
+        let wires = file.wire.into_iter().map(|section| {
+            let at = locate(section.span());
+            check_wire(section.into_inner(), &nics, &mut used).map_err(at)
+        });
+        let wires = wires.collect::<Result<_, _>>()?;
         Ok(Config {
             socket_dir,
             hypervisor: file.hypervisor.cpu,
@@ -492,6 +523,8 @@ impl Config {
 /// TOML's error without the source excerpt: its place and its reason on one line.
 pub(crate) fn one_line(text: &str, error: &toml::de::Error) -> String {
     let what = error.message().replace('\n', "; ");
+    // TOML's name for one of several words.
+    let what = what.replace("wanted string or table", "wanted a word in quotes");
     match error.span() {
         Some(span) => {
             format!("line {}: {what}", line_of(text, span.start))
@@ -625,51 +658,48 @@ fn check_filters(
     Ok(specs)
 }
 
-fn check_wires(
-    sections: Vec<WireSection>,
+/// `used` are the NICs that have a wire already.
+fn check_wire(
+    section: WireSection,
     nics: &[NicSettings],
-) -> Result<Vec<WireSettings>, ConfigError> {
-    let mut used: BTreeSet<usize> = BTreeSet::new();
-    let mut wires = Vec::new();
-    for section in sections {
-        let [a, b] = section.between;
-        let wrong = |why| ConfigError::Wire {
-            a: a.clone(),
-            b: b.clone(),
-            why,
-        };
-        let find = |name: &str| nics.iter().position(|n| n.name == name);
-        let (Some(i), Some(j)) = (find(&a), find(&b)) else {
-            return Err(wrong("there is no NIC of that name"));
-        };
-        if i == j {
-            return Err(wrong("a wire has two different ends"));
-        }
-        if !used.insert(i) || !used.insert(j) {
-            return Err(wrong("a NIC has one port, so one wire"));
-        }
-        if nics[i].tap.is_some() || nics[j].tap.is_some() {
-            return Err(wrong("a NIC has one port: a wire or a tap, not both"));
-        }
-        let mut link = LinkConfig::default();
-        if let Some(rate) = &section.rate {
-            link.rate_bps = parse_rate(rate)?;
-        }
-        if let Some(ns) = section.propagation_ns {
-            link.propagation = Nanos(ns);
-        }
-        wires.push(WireSettings {
-            between: [i, j],
-            link,
-        });
+    used: &mut BTreeSet<usize>,
+) -> Result<WireSettings, ConfigError> {
+    let [a, b] = section.between;
+    let wrong = |why| ConfigError::Wire {
+        a: a.clone(),
+        b: b.clone(),
+        why,
+    };
+    let find = |name: &str| nics.iter().position(|n| n.name == name);
+    let (Some(i), Some(j)) = (find(&a), find(&b)) else {
+        return Err(wrong("there is no NIC of that name"));
+    };
+    if i == j {
+        return Err(wrong("a wire has two different ends"));
     }
-    Ok(wires)
+    if !used.insert(i) || !used.insert(j) {
+        return Err(wrong("a NIC has one port, so one wire"));
+    }
+    if nics[i].tap.is_some() || nics[j].tap.is_some() {
+        return Err(wrong("a NIC has one port: a wire or a tap, not both"));
+    }
+    let mut link = LinkConfig::default();
+    if let Some(rate) = &section.rate {
+        link.rate_bps = parse_rate(rate)?;
+    }
+    if let Some(ns) = section.propagation_ns {
+        link.propagation = Nanos(ns);
+    }
+    Ok(WireSettings {
+        between: [i, j],
+        link,
+    })
 }
 
 /// Bits a second from `10G`, `2.5G`, `100M`, `1000000000`.
 ///
 /// # Errors
-/// [`ConfigError::Rate`] for anything else and for rates under 1 Mb/s.
+/// [`ConfigError::Rate`] for anything else, and for rates under 1 Mb/s or over 10 Tb/s.
 pub fn parse_rate(text: &str) -> Result<u64, ConfigError> {
     let wrong = || ConfigError::Rate(text.to_owned());
     let trimmed = text

@@ -112,6 +112,9 @@ fn run(args: cli::Run) -> Result<(), Failure> {
     if args.clock == RunClock::Virtual {
         return run_virtual(&config, args.virtual_clock);
     }
+    if args.virtual_clock.calendar.is_some() || args.virtual_clock.guests.is_some() {
+        return Err(usage("--calendar and --guests are for --clock virtual"));
+    }
     let ctl = config.ctl_socket();
     let mut server =
         Server::start(config).map_err(|e| if e.is_usage() { usage(e) } else { failed(e) })?;

@@ -51,6 +51,7 @@ impl Plan {
             mistake,
         };
         let sections = Sections {
+            text,
             hypervisor: file.hypervisor,
             nic: file.nic,
             wire: file.wire,

@@ -108,7 +108,7 @@ pub enum Mistake {
 pub(super) fn value(key: &'static str, got: impl fmt::Display, allowed: &'static str) -> Mistake {
     Mistake::Value {
         key,
-        got: got.to_string().escape_debug().to_string(),
+        got: got.to_string().replace(char::is_control, " "),
         allowed,
     }
 }

@@ -19,9 +19,9 @@ pub(super) struct File {
     #[serde(default)]
     pub(super) hypervisor: HypervisorSection,
     #[serde(default)]
-    pub(super) nic: Vec<NicSection>,
+    pub(super) nic: Vec<Spanned<NicSection>>,
     #[serde(default)]
-    pub(super) wire: Vec<WireSection>,
+    pub(super) wire: Vec<Spanned<WireSection>>,
     #[serde(default)]
     pub(super) guest: Vec<Spanned<GuestSection>>,
     #[serde(default)]
@@ -71,7 +71,7 @@ pub(super) struct JobSection {
 
 /// TCP to another guest.
 #[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, expecting = "{ to = ..., bytes = ... }")]
 pub(super) struct SendSection {
     pub(super) to: String,
     pub(super) bytes: Option<u64>,
@@ -83,7 +83,7 @@ pub(super) struct SendSection {
 
 /// Echo requests to another guest.
 #[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, expecting = "{ to = ..., count = ... }")]
 pub(super) struct PingSection {
     pub(super) to: String,
     #[serde(default = "one")]
@@ -125,7 +125,7 @@ pub(super) struct ExpectSection {
 
 /// One name or several.
 #[derive(Clone, Deserialize)]
-#[serde(untagged)]
+#[serde(untagged, expecting = "wanted the name of a job or a list of names")]
 pub(super) enum Names {
     One(String),
     Several(Vec<String>),
@@ -133,7 +133,7 @@ pub(super) enum Names {
 
 /// A bound: a plain number, or one with a unit.
 #[derive(Clone, Deserialize)]
-#[serde(untagged)]
+#[serde(untagged, expecting = "wanted a number, or one with a unit in quotes")]
 pub(super) enum Bound {
     Number(f64),
     Text(String),
