@@ -29,67 +29,105 @@ fn image() -> Option<Image> {
 const NICS: &str = "\
 [[nic]]
 name = 'a'
-vfs = 1
+vfs = 2
 [[nic]]
 name = 'b'
-vfs = 1
+vfs = 2
 [[wire]]
 between = ['a', 'b']
 propagation_ns = 1000
 ";
 
-/// Two guests with a script each, until both have powered off. What they have printed, and how it went.
-fn simulate(
-    image: &Image,
-    scripts: [&str; 2],
-    moderation: Nanos,
+/// Two guests and how they live.
+struct Run<'a> {
+    nics: &'a str,
+    /// Of each guest, in the order of its interfaces.
+    sockets: [&'a [&'a str]; 2],
+    scripts: [&'a str; 2],
+    shared: bool,
+    watchdog: Duration,
+    /// How many others take part.
+    strangers: u16,
     watcher: Option<Watcher>,
-) -> ([String; 2], Summary) {
-    let folder = tempfile::tempdir().unwrap();
-    let run = folder.path();
-    let file = run.join("nics.toml");
-    std::fs::write(&file, NICS).unwrap();
-    let over = Overrides {
-        socket_dir: Some(run.to_owned()),
-        ..Overrides::default()
-    };
-    let config = Config::load(Some(&file), &over).unwrap();
-    let settings = Settings {
-        calendar: run.join("calendar"),
-        guests: 2,
-        shared: true,
-        until: Some(Nanos(10_000_000_000)),
-        watchdog: Duration::from_secs(60),
-        moderation,
-        digest: true,
-    };
-    let mut simulation = Simulation::start(&config, settings).unwrap();
-    if let Some(watcher) = watcher {
-        simulation.watch(Detail::Head, watcher);
+    /// The guests' processes, once they have been started.
+    processes: Rc<RefCell<Vec<u32>>>,
+}
+
+impl<'a> Run<'a> {
+    fn new(scripts: [&'a str; 2]) -> Run<'a> {
+        Run {
+            nics: NICS,
+            sockets: [&["a-vf0.sock"], &["b-vf0.sock"]],
+            scripts,
+            shared: true,
+            watchdog: Duration::from_secs(60),
+            strangers: 0,
+            watcher: None,
+            processes: Rc::default(),
+        }
     }
-    let launcher = Launcher::new(image, run, Path::new("calendar"), 512);
-    for (id, (name, script)) in (1..).zip(["a", "b"].into_iter().zip(scripts)) {
-        let spec = GuestSpec {
-            name: name.into(),
-            id,
-            sockets: vec![PathBuf::from(format!("{name}-vf0.sock"))],
-            mtu: 1500,
-            address: format!("10.0.0.{id}/24"),
-            script: script.into(),
-            memory_mib: 256,
-            seed: id,
+
+    /// Until both have ended. What they have printed, and how it went.
+    fn simulate(self, image: &Image, moderation: Nanos) -> ([vfnic::linux::Output; 2], Summary) {
+        let folder = tempfile::tempdir().unwrap();
+        self.simulate_in(folder.path(), image, moderation)
+    }
+
+    fn simulate_in(
+        self,
+        run: &Path,
+        image: &Image,
+        moderation: Nanos,
+    ) -> ([vfnic::linux::Output; 2], Summary) {
+        let file = run.join("nics.toml");
+        std::fs::write(&file, self.nics).unwrap();
+        let over = Overrides {
+            socket_dir: Some(run.to_owned()),
+            ..Overrides::default()
         };
-        let child = launcher.start(&spec).unwrap();
-        simulation.watch_child(id, name.into(), child);
+        let config = Config::load(Some(&file), &over).unwrap();
+        let settings = Settings {
+            calendar: run.join("calendar"),
+            guests: 2 + self.strangers,
+            shared: self.shared,
+            until: Some(Nanos(10_000_000_000)),
+            watchdog: self.watchdog,
+            moderation,
+            digest: true,
+        };
+        let mut simulation = Simulation::start(&config, settings).unwrap();
+        if let Some(watcher) = self.watcher {
+            simulation.watch(Detail::Head, watcher);
+        }
+        let launcher = Launcher::new(image, run, Path::new("calendar"), 512);
+        let guests = ["a", "b"].into_iter().zip(self.sockets).zip(self.scripts);
+        for (id, ((name, sockets), script)) in (1..).zip(guests) {
+            let spec = GuestSpec {
+                name: name.into(),
+                id,
+                sockets: sockets.iter().map(PathBuf::from).collect(),
+                mtu: 1500,
+                address: format!("10.0.0.{id}/24"),
+                script: script.into(),
+                memory_mib: 256,
+                seed: id,
+            };
+            let child = launcher.start(&spec).unwrap();
+            self.processes.borrow_mut().push(child.id());
+            simulation.watch_child(id, name.into(), child);
+        }
+        let summary = simulation.run().unwrap();
+        (["a", "b"].map(|name| launcher.output(name)), summary)
     }
-    let summary = simulation.run().unwrap();
-    let printed = ["a", "b"].map(|name| {
-        let output = launcher.output(name);
-        assert_eq!(output.code, Some(0), "{name}: {}", output.text);
-        output.text
-    });
+}
+
+/// What guests have printed who did what they should.
+fn printed(outputs: [vfnic::linux::Output; 2], summary: &Summary) -> [String; 2] {
     assert!(summary.faults.is_empty(), "{:?}", summary.faults);
-    (printed, summary)
+    outputs.map(|output| {
+        assert_eq!(output.code, Some(0), "{}", output.text);
+        output.text
+    })
 }
 
 #[test]
@@ -106,7 +144,10 @@ fn a_ping_takes_what_the_wire_takes() {
         }
     });
     let ping = "sleep 1; ping -c 3 -i 0.2 10.0.0.1";
-    let (printed, _) = simulate(&image, ["sleep 3", ping], Nanos(0), Some(watcher));
+    let mut run = Run::new(["sleep 3", ping]);
+    run.watcher = Some(watcher);
+    let (outputs, summary) = run.simulate(&image, Nanos(0));
+    let printed = printed(outputs, &summary);
     assert!(printed[1].contains("3 packets received"), "{}", printed[1]);
     let arrivals = arrivals.borrow();
     assert_eq!(arrivals.len(), 6);
@@ -120,20 +161,180 @@ fn a_ping_takes_what_the_wire_takes() {
 }
 
 #[test]
-fn a_stream_is_the_same_twice() {
+fn a_stream_is_the_same_twice_and_by_messages() {
     let Some(image) = image() else { return };
     let jobs = ["iperf3 -s -1", "sleep 1; iperf3 -c 10.0.0.1 -n 64M -f k"];
-    let once = || simulate(&image, jobs, Nanos(20_000), None);
-    let ((printed, first), (_, second)) = (once(), once());
+    let once = |shared| {
+        let mut run = Run::new(jobs);
+        run.shared = shared;
+        let (outputs, summary) = run.simulate(&image, Nanos(20_000));
+        (printed(outputs, &summary), summary)
+    };
+    let [(printed, first), (_, second), (_, by_messages)] = [true, true, false].map(once);
     let received = printed[1].lines().find(|line| line.ends_with("receiver"));
     let kbps = received.and_then(|line| line.split_whitespace().rev().nth(2));
     let kbps: f64 = kbps.unwrap().parse().unwrap();
     assert!((9.38e6..=9.42e6).contains(&kbps), "{}", printed[1]);
     assert!(first.digest.is_some_and(|digest| digest != 0));
-    assert_eq!(
-        (first.digest, first.virtual_time, first.runs),
-        (second.digest, second.virtual_time, second.runs)
+    let essence = |of: &Summary| (of.digest, of.virtual_time, of.runs);
+    assert_eq!(essence(&first), essence(&second));
+    // A guest is told how far it may go in either way, so it is run as often.
+    assert_eq!(essence(&first), essence(&by_messages));
+}
+
+/// Two VFs of one NIC and one of another, in the same guest.
+#[test]
+fn a_guest_may_have_several_nics() {
+    let Some(image) = image() else { return };
+    let nics = format!(
+        "{NICS}[[nic]]\nname = 'c'\nvfs = 1\n[[nic]]\nname = 'd'\nvfs = 1\n\
+         [[wire]]\nbetween = ['c', 'd']\npropagation_ns = 7000\n"
     );
+    let addresses = |end: u8| {
+        format!("ip addr add 10.0.1.{end}/24 dev eth1; ip addr add 10.0.2.{end}/24 dev eth2\n")
+    };
+    let scripts = [
+        format!("{}iperf3 -s -1", addresses(1)),
+        format!(
+            "{}sleep 1; for net in 0 1 2; do ping -c 2 -i 0.1 10.0.$net.1; done; iperf3 -c 10.0.2.1 -n 8M",
+            addresses(2)
+        ),
+    ];
+    let once = |shared| {
+        let mut run = Run::new([&scripts[0], &scripts[1]]);
+        run.nics = &nics;
+        run.sockets = [
+            &["a-vf0.sock", "a-vf1.sock", "c-vf0.sock"],
+            &["b-vf0.sock", "b-vf1.sock", "d-vf0.sock"],
+        ];
+        run.shared = shared;
+        // Frames that have arrived at each VF, by NIC.
+        let frames = Rc::new(RefCell::new(std::collections::BTreeMap::new()));
+        let seen = Rc::clone(&frames);
+        run.watcher = Some(Box::new(move |it| {
+            if let (Port::Vf(vf), Direction::Rx) = (it.port, it.direction) {
+                *seen.borrow_mut().entry((it.host, vf)).or_insert(0) += 1;
+            }
+        }));
+        let (outputs, summary) = run.simulate(&image, Nanos(20_000));
+        let printed = printed(outputs, &summary);
+        assert_eq!(
+            printed[1].matches("2 packets received").count(),
+            3,
+            "{}",
+            printed[1]
+        );
+        let frames: Vec<u64> = frames.borrow().values().copied().collect();
+        assert_eq!(frames.len(), 6, "each VF has had some");
+        assert!(
+            frames[4] > 100,
+            "the stream's are where its address is: {frames:?}"
+        );
+        (summary.digest, summary.virtual_time, frames)
+    };
+    assert_eq!(once(true), once(false));
+}
+
+/// Kills the process group of a guest of `run` when so many frames have passed its VFs and wires.
+fn kill_at(run: &mut Run<'_>, guest: usize, frames: u32) {
+    use rustix::process::{Pid, Signal, kill_process_group};
+    let processes = Rc::clone(&run.processes);
+    let mut left = frames;
+    run.watcher = Some(Box::new(move |_| {
+        left = left.saturating_sub(1);
+        if left == 0 {
+            let id = i32::try_from(processes.borrow()[guest]).unwrap();
+            // The second time there is nobody left.
+            let _ = kill_process_group(Pid::from_raw(id).unwrap(), Signal::KILL);
+        }
+    }));
+}
+
+#[test]
+fn a_guest_that_is_killed_is_named_and_the_other_ends_as_it_should() {
+    let Some(image) = image() else { return };
+    for shared in [true, false] {
+        for (guest, name) in ["a", "b"].into_iter().enumerate() {
+            let ping = "sleep 1; ping -c 100 -i 0.01 10.0.0.1; true";
+            let mut run = Run::new(["sleep 3", ping]);
+            run.shared = shared;
+            kill_at(&mut run, guest, 100);
+            let (outputs, summary) = run.simulate(&image, Nanos(0));
+            let [fault] = &summary.faults[..] else {
+                panic!("{:?}", summary.faults);
+            };
+            let start = format!("guest {name} has died: signal: 9 (SIGKILL), at ");
+            assert!(fault.starts_with(&start), "{fault}");
+            assert_eq!(outputs[guest].code, None);
+            assert_eq!(outputs[1 - guest].code, Some(0));
+        }
+    }
+}
+
+#[test]
+fn a_guest_that_spins_is_named_and_the_other_ends_as_it_should() {
+    let Some(image) = image() else { return };
+    let mut run = Run::new(["sleep 3", "sleep 1; while :; do :; done"]);
+    run.watchdog = Duration::from_secs(3);
+    let (outputs, summary) = run.simulate(&image, Nanos(0));
+    let [fault] = &summary.faults[..] else {
+        panic!("{:?}", summary.faults);
+    };
+    let start = "guest b spins: it has run for 3 s without a word, at ";
+    assert!(fault.starts_with(start), "{fault}");
+    assert_eq!(outputs[0].code, Some(0));
+}
+
+/// A participant that runs once, says nonsense to its VF, and is cut off.
+fn vandal(run: &Path) {
+    use std::io::{Read, Write};
+    use std::os::unix::net::UnixStream;
+    let connect = |name| loop {
+        // Once the simulation has made it.
+        if let Ok(stream) = UnixStream::connect(run.join(name)) {
+            break stream;
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    };
+    let mut calendar = connect("calendar");
+    let mut say = |op: u32, time: u64| {
+        let mut message = [0; 16];
+        message[..4].copy_from_slice(&op.to_ne_bytes());
+        message[8..].copy_from_slice(&time.to_ne_bytes());
+        calendar.write_all(&message).unwrap();
+        calendar.read_exact(&mut message).unwrap();
+    };
+    const START: u32 = 1;
+    const UPDATE: u32 = 5;
+    say(START, 3);
+    say(UPDATE, 0);
+    let mut vf = connect("a-vf1.sock");
+    vf.write_all(&[0xff; 64]).unwrap();
+    let _ = calendar.read(&mut [0]);
+}
+
+#[test]
+fn nonsense_on_a_vf_harms_no_guest() {
+    let Some(image) = image() else { return };
+    let ping = "sleep 1; ping -c 3 -i 0.2 10.0.0.1";
+    let mut run = Run::new(["sleep 3", ping]);
+    run.strangers = 1;
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().to_owned();
+    let stranger = std::thread::spawn(move || vandal(&path));
+    let (outputs, summary) = run.simulate_in(folder.path(), &image, Nanos(0));
+    stranger.join().unwrap();
+    let [fault] = &summary.faults[..] else {
+        panic!("{:?}", summary.faults);
+    };
+    let start = "guest 3 breaks the protocol of a vf1: malformed message: ";
+    assert!(fault.starts_with(start), "{fault}");
+    assert!(
+        outputs[1].text.contains("3 packets received"),
+        "{}",
+        outputs[1].text
+    );
+    assert_eq!(outputs.map(|output| output.code), [Some(0); 2]);
 }
 
 fn experiment(args: &[&str]) -> Output {
@@ -228,4 +429,51 @@ fn guests_that_cannot_run_are_named_in_a_line() {
         line.contains("guest a0") && line.contains("netperf"),
         "{line}"
     );
+}
+
+#[test]
+fn an_experiment_whose_guest_is_killed_says_so_and_leaves_nobody() {
+    use std::io::{BufRead, BufReader};
+    if image().is_none() {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let mut vfnic = Command::new(env!("CARGO_BIN_EXE_vfnic"))
+        .args(["experiment", "seed", "--guests", "linux:1x1"])
+        .env("TMPDIR", dir.path())
+        .stderr(std::process::Stdio::piped())
+        .stdout(std::process::Stdio::null())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(vfnic.stderr.take().unwrap()).lines();
+    // The first progress: streams have begun.
+    assert!(lines.next().unwrap().unwrap().contains("mediated"));
+    let victim = processes_in(dir.path())
+        .into_iter()
+        .filter(|id| {
+            let words = std::fs::read_to_string(format!("/proc/{id}/cmdline"));
+            words.is_ok_and(|words| words.contains("umid=b0"))
+        })
+        // Its helpers come later.
+        .min()
+        .unwrap();
+    let id = rustix::process::Pid::from_raw(victim).unwrap();
+    rustix::process::kill_process_group(id, rustix::process::Signal::KILL).unwrap();
+    let last = lines.map(Result::unwrap).last().unwrap();
+    let what = "guest b0 has died: signal: 9 (SIGKILL), at ";
+    assert!(last.starts_with("vfnic: ") && last.contains(what), "{last}");
+    assert_eq!(vfnic.wait().unwrap().code(), Some(1));
+    assert!(processes_in(dir.path()).is_empty());
+    assert_eq!(dir.path().read_dir().unwrap().count(), 0);
+}
+
+/// The processes that work in a folder of `dir`.
+fn processes_in(dir: &Path) -> Vec<i32> {
+    let all = std::fs::read_dir("/proc").unwrap();
+    let ids = all.filter_map(|entry| entry.unwrap().file_name().to_str()?.parse().ok());
+    ids.filter(|id: &i32| {
+        let works_in = std::fs::read_link(format!("/proc/{id}/cwd"));
+        works_in.is_ok_and(|folder| folder.starts_with(dir))
+    })
+    .collect()
 }
