@@ -187,9 +187,6 @@ impl Simulation {
 
     /// Serves a VF's socket. A kick is taken care of before it is answered.
     fn serve(&mut self, h: usize, vf: VfIndex) {
-        if let Some(g) = self.running {
-            self.hear_time(g);
-        }
         // Only sockets that are connected to again need the time.
         let now = Instant::now();
         let (kicked, changed) = {
@@ -206,6 +203,10 @@ impl Simulation {
         }
         if !kicked {
             return self.note_session(h, vf);
+        }
+        // Only now: it may have been served something before, gone on, and kicked later than that.
+        if let Some(g) = self.running {
+            self.hear_time(g);
         }
         self.kicks += 1;
         self.world.kicked(h, vf);

@@ -5,6 +5,7 @@ use std::io::IoSliceMut;
 use std::mem::MaybeUninit;
 use std::os::fd::AsFd;
 use std::os::unix::fs::FileExt;
+use std::sync::atomic::AtomicU64;
 
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
 use vf_conformance::frontend::Frontend;
@@ -152,6 +153,26 @@ fn they_run_in_the_same_order_and_know_how_far_they_may_go() {
     assert_eq!(*limits.lock().unwrap(), [0, 5, 6, 7, 40]);
 }
 
+/// The answer to being told of another configuration.
+const CONFIG_CHANGED: [[u8; 4]; 5] = [
+    2u32.to_ne_bytes(),
+    5u32.to_ne_bytes(),
+    8u32.to_ne_bytes(),
+    [0; 4],
+    [0; 4],
+];
+
+/// A driver on a VF, and where it is told of things.
+fn driver(socket: &Path) -> (Frontend, UnixStream) {
+    let mut front = Frontend::connect(socket).unwrap();
+    front.set_owner().unwrap();
+    let offered = front.get_protocol_features().unwrap();
+    front.set_protocol_features(offered & 0x4228).unwrap();
+    let (requests, theirs) = UnixStream::pair().unwrap();
+    front.set(21, &[], &[theirs.as_fd()]).unwrap();
+    (front, requests)
+}
+
 #[test]
 fn a_command_interrupts_one_that_waits_at_exactly_its_time() {
     let (dir, mut simulation) = simulation(1, |settings| settings.shared = true);
@@ -162,12 +183,7 @@ fn a_command_interrupts_one_that_waits_at_exactly_its_time() {
     let guest = std::thread::spawn(move || {
         let mut guest = SharedGuest::start(guest);
         assert_eq!(guest.u64(FREE_UNTIL), 60);
-        let mut front = Frontend::connect(socket).unwrap();
-        front.set_owner().unwrap();
-        let offered = front.get_protocol_features().unwrap();
-        front.set_protocol_features(offered & 0x4228).unwrap();
-        let (mut requests, theirs) = UnixStream::pair().unwrap();
-        front.set(21, &[], &[theirs.as_fd()]).unwrap();
+        let (mut front, mut requests) = driver(&socket);
         let link_is_up = |front: &mut Frontend| front.get_config(6, 2).unwrap()[0] & 1 == 1;
         assert!(link_is_up(&mut front));
         guest.want(100);
@@ -178,8 +194,7 @@ fn a_command_interrupts_one_that_waits_at_exactly_its_time() {
         assert_eq!(request, [2, 0, 0, 0, 9, 0, 0, 0, 0, 0, 0, 0]);
         assert_eq!((guest.u16(RUNNING), guest.u64(CURRENT_TIME)), (0, 60));
         guest.want(60);
-        let reply = [2u32, 5, 8, 0, 0].map(u32::to_ne_bytes);
-        requests.write_all(reply.as_flattened()).unwrap();
+        requests.write_all(CONFIG_CHANGED.as_flattened()).unwrap();
         assert_eq!(guest.run(), 60);
         assert!(!link_is_up(&mut front));
         assert_eq!(guest.sleep_until(100), 100);
@@ -187,4 +202,42 @@ fn a_command_interrupts_one_that_waits_at_exactly_its_time() {
     let summary = simulation.run().unwrap();
     guest.join().unwrap();
     assert_eq!((summary.virtual_time, summary.faults), (Nanos(100), vec![]));
+}
+
+#[test]
+fn a_client_is_served_at_a_time_that_no_guest_has_passed() {
+    let (dir, simulation) = simulation(1, |settings| settings.shared = true);
+    let socket = dir.path().join("vf0.sock");
+    let ctl = dir.path().join("ctl.sock");
+    let guest = Guest::connect(dir.path(), 1);
+    let guest = std::thread::spawn(move || {
+        let mut guest = SharedGuest::start(guest);
+        let (_front, mut requests) = driver(&socket);
+        // How late it is for the guest, which goes on by itself for a while before it waits.
+        let clock = Arc::new(AtomicU64::new(0));
+        let (its, memory) = (Arc::clone(&clock), guest.memory.try_clone().unwrap());
+        let interrupt = std::thread::spawn(move || {
+            requests.read_exact(&mut [0; 12]).unwrap();
+            let mut now = [0; 8];
+            memory.read_exact_at(&mut now, CURRENT_TIME).unwrap();
+            let (now, its) = (u64::from_ne_bytes(now), its.load(Ordering::SeqCst));
+            requests.write_all(CONFIG_CHANGED.as_flattened()).unwrap();
+            (now, its)
+        });
+        let client = std::thread::spawn(move || {
+            let words = ["link", "set", "down"].map(str::to_owned).to_vec();
+            ctl::ask(&ctl, &Request::Command { nic: None, words })
+        });
+        let mut now = 0;
+        while !interrupt.is_finished() {
+            clock.store(now + 500, Ordering::SeqCst);
+            now = guest.sleep_until(now + 1000);
+        }
+        let (now, its) = interrupt.join().unwrap();
+        assert!(now >= its, "back from {its} to {now}");
+        assert!(matches!(client.join().unwrap(), Ok(Response::Done(_))));
+    });
+    let summary = simulation.run().unwrap();
+    guest.join().unwrap();
+    assert!(summary.faults.is_empty(), "{:?}", summary.faults);
 }
