@@ -2,6 +2,8 @@
 //! 2: the command or the configuration is wrong, and nothing has changed.
 #![forbid(unsafe_code)]
 
+mod progress;
+
 use std::io::{IsTerminal, Write};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -9,6 +11,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::Parser;
+use progress::Progress;
 use vf_model::{LinkConfig, Nanos, VfIndex};
 use vfnic::cli::{self, Cli, ClockChoice, GuestsWord, RunClock, ShowWhat, Which};
 use vfnic::config::{Config, Overrides, default_socket_dir, parse_rate};
@@ -269,7 +272,7 @@ fn run_experiment(args: &cli::Experiment) -> Result<(), Failure> {
         progress.show(&format!("{clock} clock, {path}"), done);
     })
     .map_err(failed)?;
-    progress.end();
+    drop(progress);
     print(&experiment::text(&outcome))?;
     if let Some(file) = &args.json {
         let mut json = serde_json::to_string_pretty(&outcome).map_err(failed)?;
@@ -306,7 +309,7 @@ fn run_scenario(command: cli::Scenario) -> Result<(), Failure> {
     let mut progress = Progress::default();
     let outcome = scenario::run(&plan, options, |done| progress.show("scenario", done))
         .map_err(|e| if e.is_usage() { usage(e) } else { failed(e) })?;
-    progress.end();
+    drop(progress);
     if args.json {
         let json = serde_json::to_string_pretty(&outcome).map_err(failed)?;
         print(&format!("{json}\n"))?;
@@ -406,38 +409,4 @@ fn plan(args: &cli::Experiment) -> Result<Plan, Failure> {
             .map_or(defaults.moderation, |us| Nanos(1000 * us)),
         ..defaults
     })
-}
-
-/// How far a run is, on standard error: a line that is written over on a terminal, else one for each quarter.
-#[derive(Default)]
-struct Progress {
-    what: String,
-    quarter: u32,
-}
-
-impl Progress {
-    fn show(&mut self, what: &str, done: f64) {
-        let mut err = std::io::stderr().lock();
-        if self.what != what {
-            self.what = what.to_owned();
-            self.quarter = 0;
-        }
-        // Nothing is lost if progress cannot be shown.
-        let _ = if err.is_terminal() {
-            let bar = "#".repeat((done * 40.0) as usize);
-            write!(err, "\r{what:<28} [{bar:<40}] {:3.0} %", 100.0 * done)
-        } else if (done * 4.0) as u32 > self.quarter {
-            self.quarter = (done * 4.0) as u32;
-            writeln!(err, "{what}: {:.0} %", 100.0 * done)
-        } else {
-            Ok(())
-        };
-        let _ = err.flush();
-    }
-
-    fn end(&self) {
-        if std::io::stderr().is_terminal() {
-            eprintln!();
-        }
-    }
 }
