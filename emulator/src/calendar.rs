@@ -114,7 +114,8 @@ impl Calendar {
     /// When somebody next wants to run.
     #[must_use]
     pub fn next(&self) -> Option<Nanos> {
-        self.entries.iter().filter_map(|entry| entry.wish).min()
+        let first = self.tree.get(1).filter(|first| **first != NEVER)?;
+        Some(first.at())
     }
 
     /// When somebody other than `who` next wants to run.
