@@ -230,13 +230,20 @@ impl PackedRing {
         if self.next == self.seen && !self.reload()? {
             return Ok((&self.mem, &[]));
         }
-        let mut at = self.distance(self.ahead_at, self.next);
-        if at >= self.ahead_len {
-            self.read_ahead(self.next)?;
-            at = 0;
-        }
+        self.prepare()?;
+        let at = self.distance(self.ahead_at, self.next);
         let chains = self.ahead.get(at as usize..self.ahead_len as usize);
         Ok((&self.mem, chains.unwrap_or_default()))
+    }
+
+    /// See [`Ring::prepare`](crate::ring::Ring::prepare).
+    #[inline]
+    pub(crate) fn prepare(&mut self) -> Result<(), RingError> {
+        let read = self.distance(self.ahead_at, self.next) < self.ahead_len;
+        if read || self.next == self.seen {
+            return Ok(());
+        }
+        self.read_ahead(self.next)
     }
 
     /// See [`Ring::advance`](crate::ring::Ring::advance).

@@ -437,6 +437,13 @@ impl Ring {
         either!(self, ring => ring.upcoming())
     }
 
+    /// Reads chains ahead that were seen already, unless there are some: what their buffers are asked for early is there when
+    /// they are taken, if something else is done meanwhile.
+    #[inline]
+    pub(crate) fn prepare(&mut self) -> Result<(), RingError> {
+        either!(self, ring => ring.prepare())
+    }
+
     /// Takes the first `n` of the [upcoming](Self::upcoming) chains, all of them single descriptors.
     #[inline]
     pub(crate) fn advance(&mut self, n: usize) {

@@ -152,6 +152,7 @@ impl RxQueue {
         for (token, len) in &used[..n] {
             self.vring.ring.push_used(*token, *len);
         }
+        self.vring.ring.prepare()?;
         Ok(n)
     }
 

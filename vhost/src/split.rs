@@ -152,13 +152,20 @@ impl SplitRing {
         if self.next == self.seen && !self.reload()? {
             return Ok((&self.mem, &[]));
         }
-        let mut at = self.next.wrapping_sub(self.ahead_at);
-        if at >= self.ahead_len {
-            self.read_ahead()?;
-            at = 0;
-        }
-        let chains = self.ahead.get(usize::from(at)..usize::from(self.ahead_len));
+        self.prepare()?;
+        let at = usize::from(self.next.wrapping_sub(self.ahead_at));
+        let chains = self.ahead.get(at..usize::from(self.ahead_len));
         Ok((&self.mem, chains.unwrap_or_default()))
+    }
+
+    /// See [`Ring::prepare`](crate::ring::Ring::prepare).
+    #[inline]
+    pub(crate) fn prepare(&mut self) -> Result<(), RingError> {
+        let read = self.next.wrapping_sub(self.ahead_at) < self.ahead_len;
+        if read || self.next == self.seen {
+            return Ok(());
+        }
+        self.read_ahead()
     }
 
     /// See [`Ring::advance`](crate::ring::Ring::advance).

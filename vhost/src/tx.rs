@@ -285,7 +285,8 @@ impl TxQueue {
             self.fetch_plain()?;
             // What has come since the ring was looked at can wait: to look is to wait for a cache line.
             if self.end == BURST || self.end > 0 && !self.vring.ring.has_seen() {
-                return Ok(());
+                // The next burst comes nearer while this one is worked on.
+                return self.vring.ring.prepare();
             }
             let Some(chain) = self.vring.ring.take()? else {
                 return Ok(());

@@ -22,6 +22,8 @@ use crate::config::Polling;
 
 /// How long a plane that polls adaptively finds no work before it goes to sleep: about what a wake-up costs.
 const SPIN: Duration = Duration::from_micros(50);
+/// Rounds without work between two looks at everything else that a plane's thread has to do.
+const LOOKS: usize = 8;
 /// Of the doorbell, and of the timer: whatever wakes a plane, it looks at everything.
 const WAKE: Token = Token(0);
 
@@ -218,7 +220,13 @@ fn run<P: Plane>(
     let mut idle_since: Option<Instant> = None;
     let mut last = Instant::now();
     loop {
-        match inbox.try_recv() {
+        // An empty inbox is looked at without a fence.
+        let request = if inbox.is_empty() {
+            Err(crossbeam_channel::TryRecvError::Empty)
+        } else {
+            inbox.try_recv()
+        };
+        match request {
             Ok(Request::Lend(loan)) => {
                 if let Err(unwanted) = loan.to.send(plane) {
                     plane = unwanted.0;
@@ -235,13 +243,20 @@ fn run<P: Plane>(
             Ok(Request::Stop) | Err(crossbeam_channel::TryRecvError::Disconnected) => return,
             Err(crossbeam_channel::TryRecvError::Empty) => {}
         }
-        let started = last;
-        let moved = plane.poll(since(epoch, started));
+        let mut moved = 0;
+        // While nothing comes, only frames are looked for: it is what the next frame's latency is made of.
+        for _ in 0..LOOKS {
+            let started = last;
+            moved = plane.poll(since(epoch, started));
+            last = Instant::now();
+            plane.load_mut().count_round(moved, last - started);
+            if moved > 0 {
+                break;
+            }
+        }
         for broken in plane.take_broken() {
             on_broken(broken);
         }
-        last = Instant::now();
-        plane.load_mut().count_round(moved, last - started);
         if moved > 0 {
             idle_since = None;
             continue;
