@@ -330,9 +330,18 @@ impl PackedRing {
     /// Returns the oldest chain that is not returned yet, `len` bytes of it written.
     #[inline]
     pub(crate) fn push_used(&mut self, chain: Token, len: u32) {
-        self.pending.push((chain, len));
-        self.done = self.after(self.done, chain.descs.into());
-        self.returned = self.returned.wrapping_add(1);
+        self.push_all_used(std::iter::once((chain, len)));
+    }
+
+    /// See [`Ring::push_all_used`](crate::ring::Ring::push_all_used).
+    #[inline]
+    pub(crate) fn push_all_used(&mut self, chains: impl Iterator<Item = (Token, u32)>) {
+        let before = self.pending.len();
+        self.pending.extend(chains);
+        let added = &self.pending[before..];
+        let descs: u32 = added.iter().map(|(chain, _)| u32::from(chain.descs)).sum();
+        self.returned = self.returned.wrapping_add(added.len() as u16);
+        self.done = self.after(self.done, descs);
     }
 
     pub(crate) fn mark(&self) -> Mark {

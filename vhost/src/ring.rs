@@ -474,6 +474,12 @@ impl Ring {
         either!(self, ring => ring.push_used(chain, len));
     }
 
+    /// The same of several chains, in order.
+    #[inline]
+    pub(crate) fn push_all_used(&mut self, chains: impl Iterator<Item = (Token, u32)>) {
+        either!(self, ring => ring.push_all_used(chains));
+    }
+
     #[inline]
     pub(crate) fn mark(&self) -> Mark {
         either!(self, ring => ring.mark())

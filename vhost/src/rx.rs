@@ -149,9 +149,7 @@ impl RxQueue {
         }
         self.hint = to.region();
         self.vring.ring.advance(n);
-        for (token, len) in &used[..n] {
-            self.vring.ring.push_used(*token, *len);
-        }
+        self.vring.ring.push_all_used(used[..n].iter().copied());
         self.vring.ring.prepare()?;
         Ok(n)
     }

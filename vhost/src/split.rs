@@ -262,9 +262,17 @@ impl SplitRing {
     /// Returns the oldest chain that is not returned yet, `len` bytes of it written.
     #[inline]
     pub(crate) fn push_used(&mut self, chain: Token, len: u32) {
-        let element = u64::from(chain.id) | u64::from(len) << 32;
-        self.pending.push(element.to_le_bytes());
-        self.done = self.done.wrapping_add(1);
+        self.push_all_used(std::iter::once((chain, len)));
+    }
+
+    /// See [`Ring::push_all_used`](crate::ring::Ring::push_all_used).
+    #[inline]
+    pub(crate) fn push_all_used(&mut self, chains: impl Iterator<Item = (Token, u32)>) {
+        let before = self.pending.len();
+        let elements = chains.map(|(chain, len)| u64::from(chain.id) | u64::from(len) << 32);
+        self.pending.extend(elements.map(u64::to_le_bytes));
+        let n = self.pending.len() - before;
+        self.done = self.done.wrapping_add(n as u16);
     }
 
     pub(crate) fn mark(&self) -> Mark {

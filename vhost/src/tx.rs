@@ -371,9 +371,9 @@ impl TxQueue {
     /// [`flush`](Self::flush).
     pub fn complete(&mut self, n: usize) {
         let n = n.min(self.end - self.first);
-        for frame in &self.frames[self.first..self.first + n] {
-            self.vring.ring.push_used(frame.chain, 0);
-        }
+        let frames = &self.frames[self.first..self.first + n];
+        let chains = frames.iter().map(|frame| (frame.chain, 0));
+        self.vring.ring.push_all_used(chains);
         self.first += n;
     }
 
