@@ -54,6 +54,8 @@ pub(crate) struct PackedRing {
     done: u32,
     /// Where the driver looks for the next used descriptor.
     published: u32,
+    /// What that was when the driver was last asked whether it wants to be told.
+    told: u32,
     /// Chains taken and returned, counted.
     taken: u16,
     returned: u16,
@@ -97,6 +99,7 @@ impl PackedRing {
             next: 0,
             done: 0,
             published: 0,
+            told: 0,
             taken: 0,
             returned: 0,
             pending: Vec::with_capacity(usize::from(size).min(1024)),
@@ -108,7 +111,8 @@ impl PackedRing {
         };
         ring.locate()?;
         let start = ring.start(base)?;
-        (ring.seen, ring.next, ring.done, ring.published) = (start, start, start, start);
+        (ring.seen, ring.next, ring.done) = (start, start, start);
+        (ring.published, ring.told) = (start, start);
         Ok(ring)
     }
 
@@ -368,13 +372,11 @@ impl PackedRing {
         !self.pending.is_empty()
     }
 
-    /// Writes used descriptors for what is pending, makes them visible with one store and answers whether the driver wants
-    /// to be told (virtio 2.8.10).
-    pub(crate) fn publish(&mut self) -> Result<bool, RingError> {
+    /// Writes used descriptors for what is pending and makes them visible with one store.
+    pub(crate) fn publish(&mut self) -> Result<(), RingError> {
         let outside = |_| RingError::RingOutside;
         let table = self.desc.slice(&self.mem)?;
-        let old = self.published;
-        let mut at = old;
+        let mut at = self.published;
         let mut first = None;
         let mut pending = self.pending.iter().copied().peekable();
         while let Some((mut chain, len)) = pending.next() {
@@ -408,6 +410,14 @@ impl PackedRing {
         }
         self.pending.clear();
         self.published = at;
+        Ok(())
+    }
+
+    /// Whether the driver wants to be told of what was published since this was last asked (virtio 2.8.10).
+    pub(crate) fn wants_call(&mut self) -> Result<bool, RingError> {
+        let outside = |_| RingError::RingOutside;
+        let (old, new) = (self.told, self.published);
+        self.told = new;
         // It must be out before the driver's wish is read: the driver writes its wish, then reads the descriptor, and one
         // of the two must see the other.
         fence(Ordering::SeqCst);
@@ -419,7 +429,7 @@ impl PackedRing {
                 let side = event as u16;
                 let offset = side & !WRAP;
                 let place = self.place(offset, side & WRAP != 0);
-                let passed = self.distance(old, place) < self.distance(old, at);
+                let passed = self.distance(old, place) < self.distance(old, new);
                 Ok(passed || offset >= self.size)
             }
             _ => Ok(true),

@@ -499,9 +499,14 @@ impl Ring {
         either!(self, ring => ring.has_pending())
     }
 
-    /// Makes what was returned visible to the driver with one store and answers whether the driver wants to be told.
-    pub(crate) fn publish(&mut self) -> Result<bool, RingError> {
+    /// Makes what was returned visible to the driver with one store.
+    pub(crate) fn publish(&mut self) -> Result<(), RingError> {
         either!(self, ring => ring.publish())
+    }
+
+    /// Whether the driver wants to be told of what was published since this was last asked.
+    pub(crate) fn wants_call(&mut self) -> Result<bool, RingError> {
+        either!(self, ring => ring.wants_call())
     }
 
     /// Asks the driver to notify (or not to) when it makes more available than was seen. Answers whether it already has:

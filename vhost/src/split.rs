@@ -40,6 +40,8 @@ pub(crate) struct SplitRing {
     done: u16,
     /// The used index as the driver sees it.
     published: u16,
+    /// What it was when the driver was last asked whether it wants to be told.
+    told: u16,
     /// Used elements not yet published, as they will be in memory.
     pending: Vec<[u8; 8]>,
     /// What will be done with buffers as soon as they are taken.
@@ -80,6 +82,7 @@ impl SplitRing {
             next: base,
             done: base,
             published: 0,
+            told: 0,
             pending: Vec::with_capacity(entries.min(1024)),
             buffers: Ahead::Nothing,
             ahead: [Chain::default(); AHEAD],
@@ -87,6 +90,7 @@ impl SplitRing {
             ahead_len: 0,
         };
         ring.published = ring.locate()?;
+        ring.told = ring.published;
         Ok(ring)
     }
 
@@ -301,9 +305,8 @@ impl SplitRing {
         !self.pending.is_empty()
     }
 
-    /// Writes the pending used elements, makes them visible with one store and answers whether the
-    /// driver wants to be told (virtio 2.7.7.2).
-    pub(crate) fn publish(&mut self) -> Result<bool, RingError> {
+    /// Writes the pending used elements and makes them visible with one store.
+    pub(crate) fn publish(&mut self) -> Result<(), RingError> {
         let outside = |_| RingError::RingOutside;
         let used = self.used.slice(&self.mem)?;
         let at = usize::from(self.published & (self.size - 1));
@@ -315,12 +318,18 @@ impl SplitRing {
                 .map_err(outside)?
                 .copy_from(elements.as_flattened());
         }
-        let old = self.published;
-        let new = old.wrapping_add(self.pending.len() as u16);
+        let new = self.published.wrapping_add(self.pending.len() as u16);
         self.pending.clear();
         self.published = new;
         // Release: whoever sees the index sees the elements and the buffers.
-        used.store(new, 2, Ordering::Release).map_err(outside)?;
+        used.store(new, 2, Ordering::Release).map_err(outside)
+    }
+
+    /// Whether the driver wants to be told of what was published since this was last asked (virtio 2.7.7.2).
+    pub(crate) fn wants_call(&mut self) -> Result<bool, RingError> {
+        let outside = |_| RingError::RingOutside;
+        let (old, new) = (self.told, self.published);
+        self.told = new;
         // The index must be out before the driver's wish is read: the driver writes its wish, then
         // reads the index, and one of the two must see the other.
         fence(Ordering::SeqCst);

@@ -401,8 +401,19 @@ impl TxQueue {
             .unwrap_or_default();
     }
 
-    /// Publishes what was completed and signals the call fd if the driver wants it. Answers
-    /// whether the driver wants it, also if there is no call fd; `None` if there was nothing to publish.
+    /// Makes what was completed visible to the driver. [`call`](Self::call) must follow: who publishes several queues first and
+    /// calls afterwards waits once for all of them.
+    pub fn publish(&mut self) {
+        self.vring.publish();
+    }
+
+    /// Signals the call fd if something has been published and the driver wants to know. Answers
+    /// whether it does, also if there is no call fd; `None` if there was nothing to publish.
+    pub fn call(&mut self) -> Option<bool> {
+        self.vring.call()
+    }
+
+    /// [`publish`](Self::publish) and [`call`](Self::call).
     pub fn flush(&mut self) -> Option<bool> {
         self.vring.flush()
     }

@@ -44,6 +44,8 @@ pub struct Vring {
     call: Option<EventFd>,
     err: Option<EventFd>,
     fault: Option<RingError>,
+    /// Something has been published, and the driver has not been asked whether it wants to be told.
+    untold: bool,
 }
 
 impl Vring {
@@ -73,6 +75,7 @@ impl Vring {
             call,
             err,
             fault: None,
+            untold: false,
         })
     }
 
@@ -145,13 +148,26 @@ impl Vring {
         self.fault.map_or(Ok(()), Err)
     }
 
-    /// Publishes the returned chains, if there are any, and signals the call fd if the driver wants it; answers
-    /// whether the driver wants it.
-    pub(crate) fn flush(&mut self) -> Option<bool> {
-        if !self.ring.has_pending() || self.is_broken() {
-            return None;
+    /// Publishes the returned chains, if there are any; [`call`](Self::call) is still to follow.
+    pub(crate) fn publish(&mut self) {
+        if self.is_broken() || !self.ring.has_pending() {
+            return;
         }
         match self.ring.publish() {
+            Ok(()) => self.untold = true,
+            Err(error) => {
+                self.fail(error);
+            }
+        }
+    }
+
+    /// Signals the call fd if anything has been published that the driver has not been told of, and the driver wants it;
+    /// answers whether it does.
+    pub(crate) fn call(&mut self) -> Option<bool> {
+        if !std::mem::take(&mut self.untold) || self.is_broken() {
+            return None;
+        }
+        match self.ring.wants_call() {
             Ok(wanted) => {
                 if wanted && let Some(call) = &self.call {
                     call.signal();
@@ -163,6 +179,12 @@ impl Vring {
                 None
             }
         }
+    }
+
+    /// Both.
+    pub(crate) fn flush(&mut self) -> Option<bool> {
+        self.publish();
+        self.call()
     }
 
     /// See [`Ring::set_notify`]; an error shows when the ring is used next.

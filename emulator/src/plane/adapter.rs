@@ -422,23 +422,32 @@ impl Adapter {
         self.cursor = vf.index() + 1;
     }
 
-    /// Publishes what this round used and notifies each driver at most once a ring.
+    /// Publishes what this round used and notifies each driver at most once a ring. Receivers first: they wait for it.
     fn flush(&mut self) {
-        for vf in std::mem::take(&mut self.touched).iter() {
-            for slot in self.tx[vf.index()].queues.iter_mut().filter(|s| !s.broken) {
-                if self.sinks.load.count_flush(slot.queue.flush()) {
-                    self.sinks.notified.tx.insert(vf);
+        let received = std::mem::take(&mut self.sinks.touched);
+        let sent = std::mem::take(&mut self.touched);
+        for vf in received.iter() {
+            let queues = self.sinks.rx[vf.index()].queues.iter_mut();
+            queues.for_each(|slot| slot.queue.publish());
+        }
+        for vf in sent.iter() {
+            let queues = self.tx[vf.index()].queues.iter_mut();
+            queues.for_each(|slot| slot.queue.publish());
+        }
+        let Sinks {
+            rx, load, notified, ..
+        } = &mut self.sinks;
+        for vf in received.iter() {
+            for slot in &mut rx[vf.index()].queues {
+                if load.count_flush(slot.queue.call()) {
+                    notified.rx.insert(vf);
                 }
             }
         }
-        for vf in std::mem::take(&mut self.sinks.touched).iter() {
-            for slot in self.sinks.rx[vf.index()]
-                .queues
-                .iter_mut()
-                .filter(|s| !s.broken)
-            {
-                if self.sinks.load.count_flush(slot.queue.flush()) {
-                    self.sinks.notified.rx.insert(vf);
+        for vf in sent.iter() {
+            for slot in &mut self.tx[vf.index()].queues {
+                if load.count_flush(slot.queue.call()) {
+                    notified.tx.insert(vf);
                 }
             }
         }

@@ -65,7 +65,8 @@ fn ping_pong(features: u64, device_looks: u32, driver_looks: u32) {
                     taken += 1;
                     ring.push_used(chain.token, taken);
                     looks = 0;
-                    if ring.publish().unwrap() {
+                    ring.publish().unwrap();
+                    if ring.wants_call().unwrap() {
                         call.signal();
                     }
                 } else if looks < device_looks.max(taken % 61) {
@@ -275,7 +276,8 @@ proptest! {
                     }
                     let wanted = armed && published.is_empty() && !returned.is_empty();
                     if ring.has_pending() {
-                        prop_assert_eq!(ring.publish().unwrap(), wanted);
+                        ring.publish().unwrap();
+                        prop_assert_eq!(ring.wants_call().unwrap(), wanted);
                     } else {
                         prop_assert!(returned.is_empty());
                     }
@@ -284,6 +286,7 @@ proptest! {
                 Step::Collect => prop_assert_eq!(driver.used(), Vec::from(std::mem::take(&mut published))),
                 Step::Restart => {
                     ring.publish().unwrap();
+                    ring.wants_call().unwrap();
                     published.extend(returned.drain(..));
                     ring.rewind();
                     let from = ring.base();
