@@ -108,7 +108,8 @@ fn clients_that_come_and_go_leave_nothing_behind() {
     for n in 0..300 {
         let mut stream = client(&emulator);
         if n % 2 == 0 {
-            stream.write_all(b"\"show\"\n\"sho").unwrap();
+            // Fails for one that has been turned away already.
+            let _ = stream.write_all(b"\"show\"\n\"sho");
         }
     }
     // More than are served at once have come, and the rest were turned away. Now there is room again, and no descriptor
