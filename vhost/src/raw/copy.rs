@@ -1,8 +1,8 @@
 //! Copies of a few bytes between guest memory and ours, and announcements of what is going to be copied.
 //!
-//! A frame's first bytes are copied twice for each frame. With the lengths of most frames that is a handful of
-//! instructions; as calls of a function for any length, or word by word, it took half as long as all else that is done to
-//! a short frame (`cargo bench -p vfnic`). Never makes a reference to guest memory.
+//! The first bytes of every frame are copied twice. For the lengths of most frames that is a handful of instructions here,
+//! where it was a call of a function for any length, or a detour over the stack for each word (`cargo bench -p vfnic`).
+//! Never makes a reference to guest memory.
 
 use std::sync::atomic::{Ordering, compiler_fence};
 
@@ -10,7 +10,8 @@ use vm_memory::VolatileSlice;
 
 use crate::net_hdr::HEAD_MAX;
 
-/// Copies guest memory, as much as fits, to the beginning of `to`. Each byte is read once.
+/// Copies guest memory, as much as fits, to the beginning of `to`. A byte in the middle may be read twice while it is copied;
+/// afterwards there is only the copy, and nothing is read again.
 #[inline]
 pub(crate) fn read(from: &VolatileSlice<'_, ()>, to: &mut [u8; HEAD_MAX]) {
     let n = from.len().min(HEAD_MAX);
