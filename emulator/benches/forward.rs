@@ -137,6 +137,7 @@ impl Guest {
             base: if self.is_packed() { 0x8000_8000 } else { 0 },
             features: self.features,
             enabled: true,
+            coalescing: Default::default(),
         };
         Vring::new(config, self.mem.clone(), None, None, None).unwrap()
     }

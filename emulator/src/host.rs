@@ -15,6 +15,7 @@ use crate::clock::Clock;
 use crate::config::{NicSettings, PolicySettings};
 use crate::mailbox::{self, Pace};
 use crate::plane::{self, Adapter, Borrowed, Hypervisor, Owner, PfEnd, Pool, Uplink};
+use crate::watch::Direction;
 
 /// A NIC with everything around it.
 pub struct Host {
@@ -253,6 +254,20 @@ impl Host {
     pub fn coalescing(&self, vf: VfIndex, ring: u32) -> Option<Coalescing> {
         let endpoint = self.vfs.get(vf.index())?.endpoint.as_ref();
         endpoint?.coalescing(ring)
+    }
+
+    /// Frames that have passed a VF's rings in one direction.
+    #[must_use]
+    pub fn packets(&self, vf: VfIndex, direction: Direction) -> u64 {
+        let direct = self.adapter.borrow().traffic(vf);
+        let mediated = self.hypervisor.borrow().traffic(vf);
+        let queues = direct.into_iter().chain(mediated);
+        queues
+            .map(|queue| match direction {
+                Direction::Rx => queue.rx.packets,
+                Direction::Tx => queue.tx.packets,
+            })
+            .sum()
     }
 
     /// What the driver of a VF asked for and did not get, since its front end connected.

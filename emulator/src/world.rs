@@ -12,7 +12,9 @@ use crate::calendar::{Calendar, Class, ParticipantId};
 use crate::clock::Clock;
 use crate::config::{NicSettings, WireSettings};
 use crate::host::{Host, Planes};
-use crate::plane::{Mirror, Notified, Owner, Plane, Pool, RingBroken, Uplink, WireEnd};
+use crate::plane::{
+    Gap, Mirror, Moderation, Notified, Owner, Plane, Pool, RingBroken, Uplink, WireEnd,
+};
 use crate::watch::{Detail, Direction, Watcher};
 
 /// Empty buffers kept for reuse.
@@ -63,8 +65,7 @@ enum Who {
 /// A VF's interrupt in one direction.
 struct Interrupt {
     id: ParticipantId,
-    /// The earliest time of the next one.
-    not_before: Nanos,
+    line: Moderation,
 }
 
 /// A host and its places in the calendar.
@@ -141,7 +142,7 @@ impl World {
             let interrupts = (0..host.vfs.len()).map(|i| {
                 [Direction::Rx, Direction::Tx].map(|direction| Interrupt {
                     id: join(Who::Interrupt(h, VfIndex::from(i), direction)),
-                    not_before: Nanos(0),
+                    line: Moderation::default(),
                 })
             });
             seats.push(Seat {
@@ -277,9 +278,9 @@ impl World {
                 Who::Adapter(h) => self.run_adapter(now, h),
                 Who::Hypervisor(h) => self.run_hypervisor(now, h),
                 Who::Interrupt(host, vf, direction) => {
-                    let not_before = now + self.moderation(host, vf, direction);
+                    let (_, packets) = self.moderation(host, vf, direction);
                     let interrupts = &mut self.seats[host].interrupts[vf.index()];
-                    interrupts[direction as usize].not_before = not_before;
+                    interrupts[direction as usize].line.raise(now, packets);
                     return Some(Turn::Interrupt {
                         host,
                         vf,
@@ -292,13 +293,20 @@ impl World {
         None
     }
 
-    /// Least time between two interrupts: what the driver says of its first ring, if it does.
-    fn moderation(&self, host: usize, vf: VfIndex, direction: Direction) -> Nanos {
-        let said = self.seats[host].host.borrow();
-        let said = said.coalescing(vf, direction as u32);
-        said.map_or(self.notification.moderation, |said| {
-            Nanos(u64::from(said.max_usecs) * 1000)
-        })
+    /// What there is between two interrupts: what the driver says of its first ring, if it does. And the packets so far, if they
+    /// count.
+    fn moderation(&self, host: usize, vf: VfIndex, direction: Direction) -> (Gap, u64) {
+        let host = self.seats[host].host.borrow();
+        let gap = host.coalescing(vf, direction as u32).map(Gap::from);
+        let gap = gap.unwrap_or(Gap {
+            time: self.notification.moderation,
+            packets: 0,
+        });
+        let packets = match gap.packets {
+            0 => 0,
+            _ => host.packets(vf, direction),
+        };
+        (gap, packets)
     }
 
     /// Moves the clock to `at` when nobody wants to run before it.
@@ -385,9 +393,10 @@ impl World {
         let Notified { rx, tx } = notified;
         for (direction, vfs) in [(Direction::Rx, rx), (Direction::Tx, tx)] {
             for vf in vfs.iter() {
+                let (gap, packets) = self.moderation(h, vf, direction);
                 let interrupt = &self.seats[h].interrupts[vf.index()][direction as usize];
-                self.calendar
-                    .wake(interrupt.id, now.max(interrupt.not_before));
+                let due = interrupt.line.due(now, gap, packets);
+                self.calendar.wake(interrupt.id, due);
             }
         }
     }

@@ -132,6 +132,7 @@ impl Driver {
             base: 0,
             features: self.features,
             enabled: true,
+            coalescing: Default::default(),
         };
         Vring::new(config, self.mem.clone(), None, None, None).unwrap()
     }

@@ -28,15 +28,14 @@ pub struct DeviceConfig {
     pub link_up: bool,
     /// Speed of the link that the guest sees.
     pub speed_mbps: u32,
-    /// How long notifications are held back as long as the driver does not say.
+    /// What a driver that has not said how long notifications are held back is told if it asks.
     pub coalescing: Coalescing,
 }
 
 impl DeviceConfig {
     /// A 10 GbE device that offers all that is served, but for
-    /// [`ProtocolFeatures::INBAND_NOTIFICATIONS`] and [`features::COALESCING`]: whoever offers those
-    /// also [acknowledges](crate::endpoint::Endpoint::acknowledge_kick) each kick, or holds calls
-    /// back for [so long](crate::endpoint::Endpoint::coalescing).
+    /// [`ProtocolFeatures::INBAND_NOTIFICATIONS`]: whoever offers those also
+    /// [acknowledges](crate::endpoint::Endpoint::acknowledge_kick) each kick.
     pub fn new(name: impl Into<String>, mac: [u8; 6], queue_pairs: u16) -> DeviceConfig {
         let queue_pairs = queue_pairs.clamp(1, MAX_QUEUE_PAIRS);
         DeviceConfig {

@@ -23,10 +23,6 @@ pub const CTRL_RX: u64 = 1 << net::VIRTIO_NET_F_CTRL_RX;
 /// `VIRTIO_NET_F_CTRL_VLAN`: the driver lists its VLANs.
 pub const CTRL_VLAN: u64 = 1 << net::VIRTIO_NET_F_CTRL_VLAN;
 
-/// `VIRTIO_NET_F_NOTF_COAL` and `VIRTIO_NET_F_VQ_NOTF_COAL`: the driver says how long notifications
-/// may be held back.
-pub const COALESCING: u64 = 1 << net::VIRTIO_NET_F_NOTF_COAL | 1 << net::VIRTIO_NET_F_VQ_NOTF_COAL;
-
 /// All that a device does about the checksum of a frame's TCP or UDP header.
 pub const CHECKSUM: u64 = 1 << net::VIRTIO_NET_F_CSUM | 1 << net::VIRTIO_NET_F_GUEST_CSUM;
 
@@ -56,6 +52,8 @@ const BASE: &[u32] = &[
     net::VIRTIO_NET_F_CTRL_RX_EXTRA,
     net::VIRTIO_NET_F_CTRL_VLAN,
     net::VIRTIO_NET_F_CTRL_MAC_ADDR,
+    net::VIRTIO_NET_F_NOTF_COAL,
+    net::VIRTIO_NET_F_VQ_NOTF_COAL,
 ];
 
 /// The virtio feature bits of a device with `queue_pairs` pairs of rings.
@@ -102,7 +100,6 @@ mod tests {
             ("CTRL_GUEST_OFFLOADS", net::VIRTIO_NET_F_CTRL_GUEST_OFFLOADS),
             ("GUEST_UFO", net::VIRTIO_NET_F_GUEST_UFO),
             ("HOST_UFO", net::VIRTIO_NET_F_HOST_UFO),
-            ("NOTF_COAL", net::VIRTIO_NET_F_NOTF_COAL),
             ("RSS", net::VIRTIO_NET_F_RSS),
             ("GUEST_ANNOUNCE", net::VIRTIO_NET_F_GUEST_ANNOUNCE),
             ("LOG_ALL", 26),

@@ -644,6 +644,7 @@ impl Session {
             base: setup.base,
             features: self.features.unwrap_or(0),
             enabled: setup.enabled && self.is_used(ring, self.pairs_used),
+            coalescing: self.coalescing(ring).unwrap_or_default(),
         })
     }
 

@@ -6,6 +6,7 @@
 
 use std::sync::Arc;
 
+use crate::control::Coalescing;
 use crate::eventfd::EventFd;
 use crate::memory::GuestMemory;
 use crate::ring::{Ring, RingAddresses, RingError};
@@ -31,6 +32,8 @@ pub struct VringConfig {
     pub features: u64,
     /// Whether frames may flow (vhost-user "Ring states").
     pub enabled: bool,
+    /// How long its driver lets calls be held back.
+    pub coalescing: Coalescing,
 }
 
 /// One ring, ready to run or stopped; see the module.
@@ -40,6 +43,7 @@ pub struct Vring {
     index: u32,
     features: u64,
     enabled: bool,
+    coalescing: Coalescing,
     kick: Option<EventFd>,
     call: Option<EventFd>,
     err: Option<EventFd>,
@@ -71,6 +75,7 @@ impl Vring {
             index: config.index,
             features: config.features,
             enabled: config.enabled,
+            coalescing: config.coalescing,
             kick,
             call,
             err,
@@ -97,6 +102,16 @@ impl Vring {
     /// Whether frames may flow.
     pub fn enabled(&self) -> bool {
         self.enabled
+    }
+
+    /// How long the driver lets calls be held back: for whoever calls to heed.
+    pub fn coalescing(&self) -> Coalescing {
+        self.coalescing
+    }
+
+    /// Whether something has been published that the driver has not been told of.
+    pub fn is_untold(&self) -> bool {
+        self.untold
     }
 
     /// Virtio feature bits that the driver acknowledged.

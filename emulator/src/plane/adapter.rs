@@ -14,7 +14,9 @@ use super::mirror::Mirror;
 use super::owner::Plane;
 use super::pf::PfEnd;
 use super::pool::Pool;
-use super::port::{Delivery, Notified, RingBroken, RxPort, TxPort, bytes_of, is_rx, meta};
+use super::port::{
+    Delivery, HeldBack, Notified, RingBroken, RxPort, TxPort, bytes_of, is_rx, meta,
+};
 use super::traffic::{PairTraffic, PerQueue, Traffic};
 use super::uplink::Uplink;
 use crate::watch::{Direction, Port};
@@ -36,6 +38,7 @@ pub struct Adapter {
     cursor: usize,
     attention: Attention,
     touched: VfSet,
+    held: HeldBack,
     kicks: Kicks,
 }
 
@@ -120,6 +123,7 @@ impl Adapter {
             cursor: 0,
             attention: Attention::default(),
             touched: VfSet::default(),
+            held: HeldBack::default(),
             kicks: Kicks::default(),
         }
     }
@@ -215,7 +219,7 @@ impl Adapter {
     /// paths, which must find the queues empty.
     pub fn drain_pf(&mut self, now: Nanos) -> usize {
         let moved = self.poll_pf(now, true);
-        self.flush();
+        self.flush(now);
         moved
     }
 
@@ -422,8 +426,9 @@ impl Adapter {
         self.cursor = vf.index() + 1;
     }
 
-    /// Publishes what this round used and notifies each driver at most once a ring. Receivers first: they wait for it.
-    fn flush(&mut self) {
+    /// Publishes what this round used and notifies each driver at most once a ring, later if it wants that. Receivers first:
+    /// they wait for it.
+    fn flush(&mut self, now: Nanos) {
         let received = std::mem::take(&mut self.sinks.touched);
         let sent = std::mem::take(&mut self.touched);
         for vf in received.iter() {
@@ -437,18 +442,17 @@ impl Adapter {
         let Sinks {
             rx, load, notified, ..
         } = &mut self.sinks;
-        for vf in received.iter() {
-            for slot in &mut rx[vf.index()].queues {
-                if load.count_flush(slot.queue.call()) {
-                    notified.rx.insert(vf);
-                }
+        let held = std::mem::take(&mut self.held);
+        for vf in received.union(held.rx).iter() {
+            let calls = rx[vf.index()].call(now, load);
+            if self.held.note(vf, |held| &mut held.rx, calls) {
+                notified.rx.insert(vf);
             }
         }
-        for vf in sent.iter() {
-            for slot in &mut self.tx[vf.index()].queues {
-                if load.count_flush(slot.queue.call()) {
-                    notified.tx.insert(vf);
-                }
+        for vf in sent.union(held.tx).iter() {
+            let calls = self.tx[vf.index()].call(now, load);
+            if self.held.note(vf, |held| &mut held.tx, calls) {
+                notified.tx.insert(vf);
             }
         }
     }
@@ -466,13 +470,14 @@ impl Plane for Adapter {
             let others = self.attention.attached().difference(looks);
             moved += self.poll_vfs(now, others.iter());
         }
-        self.flush();
+        self.flush(now);
         moved
     }
 
     fn next(&mut self, now: Nanos) -> Option<Nanos> {
         let mut next = self.sinks.uplink.next_arrival();
         let mut sooner = |at: Nanos| next = Some(next.map_or(at, |n: Nanos| n.min(at)));
+        self.held.due.map(&mut sooner);
         let attached = self.attention.attached();
         if self.parked_pf.is_some() || attached.iter().any(|vf| self.is_parked(vf)) {
             self.sinks.uplink.can_send_at().map(&mut sooner);

@@ -18,7 +18,9 @@ use super::mirror::Mirror;
 use super::owner::Plane;
 use super::pf::PfEnd;
 use super::pool::Pool;
-use super::port::{Delivery, Notified, RingBroken, RxPort, Slot, TxPort, bytes_of, is_rx, meta};
+use super::port::{
+    Delivery, HeldBack, Notified, RingBroken, RxPort, Slot, TxPort, bytes_of, is_rx, meta,
+};
 use super::traffic::{PairTraffic, PerQueue};
 use crate::watch::{Direction, Port};
 
@@ -48,6 +50,7 @@ pub struct Hypervisor {
     cursor: usize,
     since_flush: usize,
     touched: VfSet,
+    held: HeldBack,
     notified: Notified,
     broken: Vec<RingBroken>,
     kicks: Kicks,
@@ -104,6 +107,7 @@ impl Hypervisor {
             cursor: 0,
             since_flush: 0,
             touched: VfSet::default(),
+            held: HeldBack::default(),
             notified: Notified::default(),
             broken: Vec::new(),
             kicks: Kicks::default(),
@@ -362,24 +366,24 @@ impl Hypervisor {
     /// Publishes what was used and notifies each guest at most once a ring; each notification costs CPU.
     fn flush(&mut self, now: Nanos) {
         self.since_flush = 0;
-        for vf in std::mem::take(&mut self.touched).iter() {
+        let touched = std::mem::take(&mut self.touched);
+        for vf in touched.iter() {
             let tx = self.tx[vf.index()].queues.iter_mut();
-            let tx: u64 = tx
-                .filter(|s| !s.broken)
-                .map(|slot| u64::from(self.load.count_flush(slot.queue.flush())))
-                .sum();
+            tx.for_each(|slot| slot.queue.publish());
             let rx = self.rx[vf.index()].queues.iter_mut();
-            let rx: u64 = rx
-                .filter(|s| !s.broken)
-                .map(|slot| u64::from(self.load.count_flush(slot.queue.flush())))
-                .sum();
-            if tx > 0 {
+            rx.for_each(|slot| slot.queue.publish());
+        }
+        let held = std::mem::take(&mut self.held);
+        for vf in touched.union(held.rx).union(held.tx).iter() {
+            let tx = self.tx[vf.index()].call(now, &mut self.load);
+            let rx = self.rx[vf.index()].call(now, &mut self.load);
+            if self.held.note(vf, |held| &mut held.tx, tx) {
                 self.notified.tx.insert(vf);
             }
-            if rx > 0 {
+            if self.held.note(vf, |held| &mut held.rx, rx) {
                 self.notified.rx.insert(vf);
             }
-            let notified = tx + rx;
+            let notified = tx.made + rx.made;
             if let (1.., Some(cpu)) = (notified, &mut self.cpu) {
                 let cycles = cpu.cost.notification_cycles();
                 cpu.budget.charge(now, cycles * notified);
@@ -492,7 +496,11 @@ impl Plane for Hypervisor {
         let waiting = self.backlog.iter().filter_map(VecDeque::front);
         let waiting = waiting.map(|w| w.since + PATIENCE);
         // What is past has been tried; it waits for a kick.
-        let times = limited.into_iter().chain(disabled).chain(waiting);
+        let times = limited
+            .into_iter()
+            .chain(disabled)
+            .chain(waiting)
+            .chain(self.held.due);
         times.filter(|at| *at > now).min()
     }
 

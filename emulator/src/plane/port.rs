@@ -8,6 +8,8 @@ use vf_vhost::rx::{RxOutcome, RxQueue};
 use vf_vhost::tx::{TxFrame, TxQueue};
 use vf_vhost::vring::Vring;
 
+use super::load::Load;
+use super::moderation::Moderation;
 use super::traffic::{PerQueue, Traffic};
 
 // What is copied out of a guest before a frame is judged is all that the model looks at.
@@ -21,6 +23,32 @@ pub(super) struct Slot<Q> {
     pub(super) broken: bool,
     /// When this plane first found the ring disabled.
     disabled_since: Option<Nanos>,
+    /// How its driver is told of what was used.
+    line: Moderation,
+}
+
+/// A ring of either direction.
+pub(super) trait Queue {
+    fn vring(&self) -> &Vring;
+    fn call(&mut self) -> Option<bool>;
+}
+
+impl Queue for TxQueue {
+    fn vring(&self) -> &Vring {
+        TxQueue::vring(self)
+    }
+    fn call(&mut self) -> Option<bool> {
+        TxQueue::call(self)
+    }
+}
+
+impl Queue for RxQueue {
+    fn vring(&self) -> &Vring {
+        RxQueue::vring(self)
+    }
+    fn call(&mut self) -> Option<bool> {
+        RxQueue::call(self)
+    }
 }
 
 /// How long a disabled transmit ring keeps its frames: a front end that enables its rings a moment after its driver has
@@ -45,6 +73,26 @@ pub struct Notified {
     pub rx: VfSet,
     /// For what they have sent.
     pub tx: VfSet,
+}
+
+/// Calls of a VF's rings that have been made, and those that have not.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Calls {
+    /// Made.
+    pub(super) made: u64,
+    /// When the first is due that the driver wants later.
+    pub(super) due: Option<Nanos>,
+}
+
+/// VFs whose drivers want to be told later of what has been published.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct HeldBack {
+    /// Of what they have received.
+    pub(super) rx: VfSet,
+    /// Of what was taken from them.
+    pub(super) tx: VfSet,
+    /// When the first is due.
+    pub(super) due: Option<Nanos>,
 }
 
 /// The transmit rings of one VF, driver to device.
@@ -84,6 +132,11 @@ impl TxPort {
         self.queues.insert(at, Slot::new(queue, broken));
     }
 
+    /// Tells the driver what of its frames has been taken, unless that is to wait.
+    pub(super) fn call(&mut self, now: Nanos, load: &mut Load) -> Calls {
+        call(&mut self.queues, &mut self.traffic, now, load)
+    }
+
     /// Gives the ring up.
     pub(super) fn detach(&mut self, index: u32) -> Option<Vring> {
         let at = self
@@ -118,6 +171,11 @@ impl RxPort {
         let mut slot = self.queues.remove(at);
         slot.queue.flush();
         Some(slot.queue.into_vring())
+    }
+
+    /// Tells the driver what it has received, unless that is to wait.
+    pub(super) fn call(&mut self, now: Nanos, load: &mut Load) -> Calls {
+        call(&mut self.queues, &mut self.traffic, now, load)
     }
 
     /// Over how many queues flows are spread: those that the driver has enabled.
@@ -227,6 +285,39 @@ impl RxPort {
     }
 }
 
+impl HeldBack {
+    /// Keeps what is due later of a VF in mind; whether its driver has been told of anything.
+    pub(super) fn note(
+        &mut self,
+        vf: VfIndex,
+        which: fn(&mut HeldBack) -> &mut VfSet,
+        calls: Calls,
+    ) -> bool {
+        if let Some(due) = calls.due {
+            which(self).insert(vf);
+            self.due = Some(self.due.map_or(due, |first| first.min(due)));
+        }
+        calls.made > 0
+    }
+}
+
+fn call<Q: Queue>(
+    queues: &mut [Slot<Q>],
+    traffic: &mut PerQueue,
+    now: Nanos,
+    load: &mut Load,
+) -> Calls {
+    let mut calls = Calls::default();
+    for slot in queues.iter_mut().filter(|slot| !slot.broken) {
+        let packets = traffic.of_ring(slot.queue.vring().index()).packets;
+        match slot.call(now, packets, load) {
+            Ok(called) => calls.made += u64::from(called),
+            Err(due) => calls.due = Some(calls.due.map_or(due, |first| first.min(due))),
+        }
+    }
+    calls
+}
+
 fn usable(slot: &Slot<RxQueue>) -> bool {
     !slot.broken && slot.queue.vring().enabled()
 }
@@ -237,7 +328,28 @@ impl<Q> Slot<Q> {
             queue,
             broken,
             disabled_since: None,
+            line: Moderation::default(),
         }
+    }
+}
+
+impl<Q: Queue> Slot<Q> {
+    /// Tells the driver of what was published if it wants to know, or says when it is to be told. A ring without a call
+    /// descriptor is told of by whoever runs its driver, who then holds that back.
+    fn call(&mut self, now: Nanos, packets: u64, load: &mut Load) -> Result<bool, Nanos> {
+        let vring = self.queue.vring();
+        let moderated = vring.coalescing().max_usecs > 0 && vring.call_fd().is_some();
+        if moderated && vring.is_untold() {
+            let due = self.line.due(now, vring.coalescing().into(), packets);
+            if due > now {
+                return Err(due);
+            }
+        }
+        let called = load.count_flush(self.queue.call());
+        if moderated && called {
+            self.line.raise(now, packets);
+        }
+        Ok(called)
     }
 }
 

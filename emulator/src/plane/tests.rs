@@ -10,6 +10,7 @@ use vf_model::{
     Command, CostModel, Counters, DropReason, HypervisorModel, LinkConfig, MacAddr, Nanos, Nic,
     NicConfig, Path, Profile, VfIndex,
 };
+use vf_vhost::control::Coalescing;
 use vf_vhost::eventfd::EventFd;
 use vf_vhost::frame::FrameBuf;
 use vf_vhost::memory::{GuestMemory, RegionSpec};
@@ -18,6 +19,8 @@ use vf_vhost::vring::{Vring, VringConfig};
 
 use super::port::meta;
 use super::*;
+
+mod coalescing;
 
 const MAC_BASE: MacAddr = MacAddr([2, 0, 0, 0, 0, 0]);
 /// A station somewhere beyond the wire.
@@ -63,6 +66,7 @@ struct Vm {
     net: NetDevice,
     memory: Arc<GuestMemory>,
     mac: MacAddr,
+    coalescing: Coalescing,
     sent: u32,
     got: Vec<Vec<u8>>,
 }
@@ -84,6 +88,7 @@ impl Vm {
             memory: GuestMemory::map(regions.collect()).unwrap(),
             net,
             mac: mac(vf),
+            coalescing: Coalescing::default(),
             sent: 0,
             got: Vec::new(),
         }
@@ -106,12 +111,14 @@ impl Vm {
             base: 0,
             features,
             enabled,
+            coalescing: self.coalescing,
         };
-        let kick = ring.kick.as_ref().map(|kick| {
-            let fd = kick.as_fd().try_clone_to_owned().unwrap();
-            EventFd::from_fd(fd).unwrap()
-        });
-        Vring::new(config, Arc::clone(&self.memory), kick, None, None).unwrap()
+        let ours = |theirs: Option<&vf_conformance::eventfd::EventFd>| {
+            let fd = theirs?.as_fd().try_clone_to_owned().unwrap();
+            Some(EventFd::from_fd(fd).unwrap())
+        };
+        let (kick, call) = (ours(ring.kick.as_ref()), ours(ring.call.as_ref()));
+        Vring::new(config, Arc::clone(&self.memory), kick, call, None).unwrap()
     }
 
     /// Sends the next frame; false when the ring is full.

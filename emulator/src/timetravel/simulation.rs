@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use vf_model::{Command, Nanos, Refusal, VfIndex};
 use vf_vhost::endpoint::Endpoint;
-use vf_vhost::features::{self, ProtocolFeatures};
+use vf_vhost::features::ProtocolFeatures;
 
 use super::children::Children;
 use super::control::Control;
@@ -162,7 +162,6 @@ impl Simulation {
             for i in 0..host.vfs.len() {
                 let mut device = host.device_config(VfIndex::from(i));
                 device.protocol_features |= ProtocolFeatures::INBAND_NOTIFICATIONS;
-                device.features |= features::COALESCING;
                 device.coalescing.max_usecs =
                     u32::try_from(settings.moderation.0 / 1000).unwrap_or(u32::MAX);
                 let endpoint = Endpoint::listen(&host.settings.vf[i].socket, device)?;

@@ -76,12 +76,12 @@ impl fmt::Display for Command {
     }
 }
 
-/// How long notifications of used buffers may be held back (virtio 5.1.6.5.7).
+/// How long the next notification of used buffers may be held back (virtio 5.1.6.5.7).
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Coalescing {
-    /// Most microseconds from the first packet on; 0: not at all.
+    /// Microseconds since the last one; 0: not at all.
     pub max_usecs: u32,
-    /// Most packets.
+    /// Packets since the last one; 0: however many.
     pub max_packets: u32,
 }
 

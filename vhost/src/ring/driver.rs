@@ -10,6 +10,7 @@ use virtio_bindings::virtio_config::{VIRTIO_F_IN_ORDER, VIRTIO_F_RING_PACKED};
 use virtio_bindings::virtio_ring::VIRTIO_RING_F_EVENT_IDX;
 use vm_memory::Bytes;
 
+use crate::control::Coalescing;
 use crate::eventfd::EventFd;
 use crate::memory::{GuestMemory, RegionSpec};
 use crate::vring::{Vring, VringConfig};
@@ -165,6 +166,7 @@ impl Driver {
             base,
             features: self.features,
             enabled: true,
+            coalescing: Coalescing::default(),
         };
         let call = Some(self.call.clone());
         let err = Some(self.err.clone());

@@ -77,10 +77,15 @@ impl Session {
                     Rings::One(one) => ring == u32::from(one),
                 };
                 let mut obeyed = false;
-                let all = (0..).zip(&mut self.rings);
-                for (_, state) in all.filter(|(ring, _)| Some(*ring) < control && chosen(*ring)) {
-                    state.coalescing = Some(coalescing);
+                for ring in (0..control.unwrap_or(0)).filter(|ring| chosen(*ring)) {
+                    let Some(state) = self.rings.get_mut(ring as usize) else {
+                        break;
+                    };
                     obeyed = true;
+                    if state.coalescing.replace(coalescing) != Some(coalescing) {
+                        self.pause(ring, dev);
+                        self.resume(ring, dev);
+                    }
                 }
                 obeyed
             }

@@ -357,7 +357,6 @@ fn commands_that_were_not_negotiated_are_refused() {
 fn how_long_calls_are_held_back_is_kept_for_whoever_holds_them() {
     let (mut w, mut driver) = world_of({
         let mut config = device(2);
-        config.features |= features::COALESCING;
         config.coalescing.max_usecs = 20;
         config
     });
@@ -384,6 +383,9 @@ fn how_long_calls_are_held_back_is_kept_for_whoever_holds_them() {
         assert_eq!(driver.answer(), 0, "{command:?}");
     }
     assert_eq!(said(&w), [Some(rx), Some(tx), Some(rx), Some(one), None]);
+    let rings = w.rings.running.values();
+    let heeded: Vec<_> = rings.map(|ring| ring.coalescing()).collect();
+    assert_eq!(heeded, [rx, tx, rx, one]);
     assert_eq!(get(&mut w, &mut driver, 3, 9), [0, 3, 0, 0, 0, 4, 0, 0, 0]);
     // As much as there is room for; and there is no such ring for frames.
     assert_eq!(get(&mut w, &mut driver, 3, 3)[..4], [0, 3, 0, 0xaa]);
