@@ -2,7 +2,9 @@
 //! Decides nothing itself: every frame is judged by the model on a private copy of its first bytes, and those bytes are
 //! the ones delivered. Never holds a lock, never waits, never reads a clock.
 
-use vf_model::{DropReason, Hop, MacAddr, Nanos, Nic, Source, Verdict, VfIndex, VfSet, VlanTag};
+use vf_model::{
+    DropReason, Hop, MacAddr, Nanos, Nic, Source, Verdict, VfIndex, VfSet, VlanTag, wire_bytes,
+};
 use vf_vhost::frame::{FrameBuf, TagEdit};
 use vf_vhost::tx::{TxFrame, TxQueue};
 use vf_vhost::vring::Vring;
@@ -18,11 +20,13 @@ use super::port::{
     Delivery, HeldBack, Notified, RingBroken, RxPort, TxPort, bytes_of, is_rx, meta,
 };
 use super::traffic::{PairTraffic, PerQueue, Traffic};
+use super::turns::Turns;
 use super::uplink::Uplink;
 use crate::watch::{Direction, Port};
 
-/// Frames taken from one queue before the next one gets its turn.
+/// Frames taken from one queue before the next one gets its turn, or bytes: super-frames are long.
 const BURST: usize = 32;
+const BURST_BYTES: u64 = 64 * 1024;
 
 /// The NIC of one host and everything that is attached to it directly.
 pub struct Adapter {
@@ -33,8 +37,7 @@ pub struct Adapter {
     parked: Vec<Option<Parked>>,
     parked_pf: Option<FrameBuf>,
     sinks: Sinks,
-    /// The seat that is first to be served, a VF or behind the last VF the PF: the one after the last that had to wait
-    /// for the wire.
+    /// The seat that is first in the next round, a VF or behind the last VF the PF.
     cursor: usize,
     attention: Attention,
     touched: VfSet,
@@ -64,6 +67,8 @@ struct Sinks {
     notified: Notified,
     pf: PfEnd,
     uplink: Uplink,
+    /// Of the VFs, and behind the last of them of the PF.
+    turns: Turns,
     pool: Pool,
     mirror: Mirror,
     broken: Vec<RingBroken>,
@@ -115,6 +120,7 @@ impl Adapter {
                 notified: Notified::default(),
                 pf,
                 uplink,
+                turns: Turns::new(vfs + 1),
                 pool,
                 mirror: Mirror::default(),
                 broken: Vec::new(),
@@ -246,6 +252,11 @@ impl Adapter {
         moved
     }
 
+    /// The PF's seat.
+    fn pf_seat(&self) -> usize {
+        self.tx.len()
+    }
+
     fn poll_pf(&mut self, now: Nanos, force: bool) -> usize {
         let mut moved = 0;
         if let Some(frame) = self.parked_pf.take() {
@@ -254,8 +265,6 @@ impl Adapter {
                 return 0;
             }
             moved += 1;
-            // The PF is the last seat of the rotation: the first VF is next.
-            self.cursor = 0;
         }
         while force || moved < BURST {
             let Some(frame) = self.sinks.pf.receive() else {
@@ -274,13 +283,37 @@ impl Adapter {
         moved
     }
 
-    /// Serves these VFs and the PF. Whoever waits for the wire gets it in turn: the VFs, and the PF behind the last of them.
+    /// Serves those who wait for the wire, by their turns, and then these VFs and the PF, each round from another on.
     fn poll_seats(&mut self, now: Nanos, vfs: VfSet) -> usize {
+        let mut moved = 0;
+        for _ in 0..BURST {
+            if !self.sinks.uplink.can_send(now) {
+                break;
+            }
+            let Some(seat) = self.sinks.turns.next() else {
+                break;
+            };
+            if seat == self.pf_seat() {
+                let burst = self.poll_pf(now, false);
+                moved += self.sinks.load.count_burst(burst);
+            } else {
+                let vf = VfIndex::from(seat);
+                moved += self.poll_vf(now, vf);
+                if !self.is_parked(vf) {
+                    // There may be more behind its burst, which waits in turn with the others'.
+                    moved += self.poll_vf(now, vf);
+                }
+            }
+        }
         let first = self.cursor;
-        let mut moved = self.poll_vfs(now, vfs.iter().filter(|vf| vf.index() >= first));
+        moved += self.poll_vfs(now, vfs.iter().filter(|vf| vf.index() >= first));
         let burst = self.poll_pf(now, false);
         moved += self.sinks.load.count_burst(burst);
-        moved + self.poll_vfs(now, vfs.iter().filter(|vf| vf.index() < first))
+        moved += self.poll_vfs(now, vfs.iter().filter(|vf| vf.index() < first));
+        if moved > 0 {
+            self.cursor = (first + 1) % (self.pf_seat() + 1);
+        }
+        moved
     }
 
     fn poll_vfs(&mut self, now: Nanos, vfs: impl Iterator<Item = VfIndex>) -> usize {
@@ -292,7 +325,8 @@ impl Adapter {
         let mut moved = 0;
         if self.parked[i].is_some() {
             self.attention.had_work(vf);
-            if !self.sinks.uplink.can_send(now) {
+            let is_next = self.sinks.turns.next() == Some(i);
+            if !is_next || !self.sinks.uplink.can_send(now) {
                 return 0;
             }
             self.unpark(now, vf);
@@ -341,7 +375,7 @@ impl Adapter {
         let mut run: Option<Run> = None;
         let mut done = 0;
         for frame in queue.fetched() {
-            if nic.tx_ready_at(vf, now) > now {
+            if sent.bytes >= BURST_BYTES || nic.tx_ready_at(vf, now) > now {
                 break;
             }
             if frame.fault().is_some() {
@@ -372,6 +406,7 @@ impl Adapter {
             }
             if !sinks.forward(now, nic, vf, queue, frame, &verdict) {
                 let insert = verdict.insert;
+                sinks.turns.wait(vf.index());
                 self.parked[vf.index()] = Some(Parked { ring, insert });
                 break;
             }
@@ -412,6 +447,7 @@ impl Adapter {
         let Some(parked) = self.parked[vf.index()].take() else {
             return;
         };
+        self.sinks.turns.leave(vf.index());
         let mut queues = self.tx[vf.index()].queues.iter_mut();
         let Some(slot) = queues.find(|s| s.queue.vring().index() == parked.ring) else {
             return; // a ring is not detached with a frame of its own parked
@@ -420,10 +456,10 @@ impl Adapter {
             return;
         };
         let copy = self.sinks.copy_of(&slot.queue, frame, parked.insert);
-        self.sinks.send_on_wire(now, &mut self.nic, copy);
+        self.sinks
+            .send_on_wire(now, &mut self.nic, vf.index(), copy);
         slot.queue.complete(1);
         self.touched.insert(vf);
-        self.cursor = vf.index() + 1;
     }
 
     /// Publishes what this round used and notifies each driver at most once a ring, later if it wants that. Receivers first:
@@ -479,7 +515,7 @@ impl Plane for Adapter {
         let mut sooner = |at: Nanos| next = Some(next.map_or(at, |n: Nanos| n.min(at)));
         self.held.due.map(&mut sooner);
         let attached = self.attention.attached();
-        if self.parked_pf.is_some() || attached.iter().any(|vf| self.is_parked(vf)) {
+        if self.sinks.turns.is_anyone_waiting() {
             self.sinks.uplink.can_send_at().map(&mut sooner);
         }
         for vf in attached.iter() {
@@ -598,11 +634,11 @@ impl Sinks {
         if !verdict.wire || self.is_unplugged(nic) {
             return true;
         }
-        if !self.uplink.can_send(now) {
+        if !self.may_send(now, vf.index()) {
             return false;
         }
         let copy = self.copy_of(tx, frame, verdict.insert);
-        self.send_on_wire(now, nic, copy);
+        self.send_on_wire(now, nic, vf.index(), copy);
         true
     }
 
@@ -684,7 +720,12 @@ impl Sinks {
         unplugged
     }
 
-    /// Sends a frame, or gives it back if the wire cannot take it now and it may wait.
+    /// Whether the wire takes a frame now, and nobody's who comes before this seat.
+    fn may_send(&self, now: Nanos, seat: usize) -> bool {
+        self.uplink.can_send(now) && self.turns.is_next(seat)
+    }
+
+    /// Sends a frame of the PF, or gives it back if the wire cannot take it now and it may wait.
     fn send_or_return(
         &mut self,
         now: Nanos,
@@ -692,15 +733,19 @@ impl Sinks {
         frame: FrameBuf,
         force: bool,
     ) -> Option<FrameBuf> {
-        if !force && !self.uplink.can_send(now) {
+        let pf = self.rx.len();
+        self.turns.leave(pf);
+        if !force && !self.may_send(now, pf) {
+            self.turns.wait(pf);
             return Some(frame);
         }
-        self.send_on_wire(now, nic, frame);
+        self.send_on_wire(now, nic, pf, frame);
         None
     }
 
-    fn send_on_wire(&mut self, now: Nanos, nic: &mut Nic, frame: FrameBuf) {
+    fn send_on_wire(&mut self, now: Nanos, nic: &mut Nic, seat: usize, frame: FrameBuf) {
         let m = meta(frame.len(), &frame.hdr);
+        self.turns.went(seat, wire_bytes(&m));
         if let Err(reason) = self.uplink.send(now, frame, &m, &self.pool) {
             nic.count_wire_drop(reason);
         }

@@ -16,6 +16,7 @@ mod port;
 mod switch;
 mod tap;
 mod traffic;
+mod turns;
 mod uplink;
 mod wire;
 

@@ -395,6 +395,34 @@ fn the_pf_and_each_vf_get_the_same_share_of_the_wire() {
     }
 }
 
+#[test]
+fn small_frames_get_the_same_share_of_the_wire_as_long_ones() {
+    // Frame by frame, and as many at once as a worker puts ahead on the wall clock.
+    for slack in [Nanos(0), Nanos(40_000)] {
+        let mut bench = Bench::new(&[Path::Direct; 3], slack);
+        let lengths = [1514, 60, 500];
+        for step in 1..=100 {
+            for (vm, len) in bench.vms.iter_mut().zip(lengths) {
+                while vm.send_on(0, BEYOND, len) {}
+            }
+            // A worker on the wall clock looks now and then only.
+            bench.now = Nanos(step * 10_000);
+            bench.settle();
+        }
+        // What the first sends before the others are known of counts for nobody.
+        let arrived = bench.arrived.split_off(64);
+        let shares = by_sender(&arrived);
+        let third = arrived.iter().map(|f| f.len() + 24).sum::<usize>() / 3;
+        for (vf, len) in lengths.into_iter().enumerate() {
+            let bytes = shares[&mac(vf)].len() * (len + 24);
+            assert!(bytes.abs_diff(third) < 5000, "vf {vf}: {bytes} of {third}");
+        }
+        let long = arrived.chunk_by(|a, b| a.len() == b.len());
+        let in_a_row = long.filter(|run| run[0].len() == 1514).map(<[_]>::len);
+        assert_eq!(in_a_row.max(), Some(1), "nobody waits for a burst");
+    }
+}
+
 /// A TCP/IPv4 super-frame for VF `vf`.
 fn super_frame(vf: usize, segments: usize, size: u16) -> FrameBuf {
     let mut data = frame(mac(vf), BEYOND, 0, 54 + segments * usize::from(size));
@@ -411,6 +439,24 @@ fn super_frame(vf: usize, segments: usize, size: u16) -> FrameBuf {
         csum_offset: 16,
     };
     FrameBuf { hdr, data }
+}
+
+#[test]
+fn long_frames_of_one_guest_leave_the_others_their_part_of_a_round() {
+    let mut bench = Bench::bare(&[Path::Direct; 3], ENDLESS, None);
+    for vf in 0..3 {
+        let config = NetConfig {
+            mtu: 9000,
+            ..queue_of(256)
+        };
+        bench.start(vf, &config);
+    }
+    for _ in 0..32 {
+        assert!(bench.vms[0].send_on(0, mac(2), 9000) && bench.vms[1].send(mac(2)));
+    }
+    bench.adapter.poll(bench.now);
+    let left = [0, 1].map(|vf| bench.vms[vf].outstanding(0));
+    assert_eq!(left, [24, 0], "64 KiB of one, and all of the other");
 }
 
 #[test]
