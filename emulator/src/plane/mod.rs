@@ -13,6 +13,7 @@ mod owner;
 mod pf;
 mod pool;
 mod port;
+mod sinks;
 mod switch;
 mod tap;
 mod traffic;

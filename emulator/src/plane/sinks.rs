@@ -1,0 +1,267 @@
+//! Where the frames of the direct path go: into guests' receive rings, up to the hypervisor, out on the wire. Does what a
+//! verdict says; never judges a frame.
+
+use vf_model::{
+    DropReason, Hop, MacAddr, Nanos, Nic, Verdict, VfIndex, VfSet, VlanTag, wire_bytes,
+};
+use vf_vhost::frame::{FrameBuf, TagEdit};
+use vf_vhost::tx::{TxFrame, TxQueue};
+
+use super::load::Load;
+use super::mirror::Mirror;
+use super::pf::PfEnd;
+use super::pool::Pool;
+use super::port::{Delivery, Notified, RingBroken, RxPort, bytes_of, meta};
+use super::turns::Turns;
+use super::uplink::Uplink;
+use crate::watch::{Direction, Port};
+
+/// Frames fetched one after the other that go to one queue of one VF and nowhere else.
+#[derive(Clone, Copy)]
+pub(super) struct Run {
+    pub(super) hop: Hop,
+    pub(super) queue: u16,
+    /// The first of them.
+    pub(super) from: usize,
+}
+
+/// Where frames go, apart from where they come from, so that both can be borrowed at once.
+pub(super) struct Sinks {
+    pub(super) rx: Vec<RxPort>,
+    pub(super) touched: VfSet,
+    pub(super) notified: Notified,
+    pub(super) pf: PfEnd,
+    pub(super) uplink: Uplink,
+    /// Of the VFs, and behind the last of them of the PF.
+    pub(super) turns: Turns,
+    pub(super) pool: Pool,
+    pub(super) mirror: Mirror,
+    pub(super) broken: Vec<RingBroken>,
+    pub(super) load: Load,
+}
+
+/// A frame, wherever it is.
+enum Origin<'a> {
+    /// In the sender's memory.
+    Guest(&'a TxQueue, &'a TxFrame),
+    /// In ours.
+    Private(&'a FrameBuf),
+}
+
+impl Origin<'_> {
+    fn head(&self) -> &[u8] {
+        match self {
+            Origin::Guest(_, frame) => frame.head(),
+            Origin::Private(frame) => frame.head(),
+        }
+    }
+
+    fn len(&self) -> u32 {
+        match self {
+            Origin::Guest(_, frame) => frame.len(),
+            Origin::Private(frame) => frame.len(),
+        }
+    }
+}
+
+/// The model's tag as the four bytes that go on the wire.
+fn insertion(tag: Option<VlanTag>) -> TagEdit {
+    tag.map_or(TagEdit::Keep, |t| TagEdit::Insert(t.to_bytes()))
+}
+
+impl Sinks {
+    /// Delivers the fetched frames from the run's first up to `end`.
+    pub(super) fn deliver_run(&mut self, nic: &mut Nic, tx: &TxQueue, run: Run, end: usize) {
+        let to = run.hop.to;
+        let edit = nic.egress_edit(run.hop.insert, to);
+        let mut frames = tx.fetched().get(run.from..end).unwrap_or_default();
+        while !frames.is_empty() {
+            let port = &mut self.rx[to.index()];
+            let (traffic, then) = port.deliver_from(run.queue, tx, frames, edit);
+            let done = traffic.packets as usize;
+            if done > 0 {
+                nic.count_delivered_run(to, traffic.packets, traffic.bytes);
+                self.load.copies += traffic.packets;
+                self.touched.insert(to);
+            }
+            if let Some(delivery) = then {
+                self.settle(nic, to, delivery);
+            }
+            frames = frames.get(done + 1..).unwrap_or_default();
+        }
+    }
+
+    /// Counts a frame that was not delivered.
+    fn settle(&mut self, nic: &mut Nic, vf: VfIndex, delivery: Delivery) {
+        match delivery {
+            Delivery::Done => {}
+            Delivery::Dropped(reason) => nic.count_rx_drop(vf, reason),
+            Delivery::Broken(ring, why) => {
+                nic.count_rx_drop(vf, DropReason::RingBroken);
+                self.broken.push(RingBroken { vf, ring, why });
+            }
+        }
+    }
+
+    /// Sends a guest's frame wherever the verdict says; false if it has to wait for the wire.
+    pub(super) fn forward(
+        &mut self,
+        now: Nanos,
+        nic: &mut Nic,
+        vf: VfIndex,
+        tx: &TxQueue,
+        frame: &TxFrame,
+        verdict: &Verdict,
+    ) -> bool {
+        let mut origin = Origin::Guest(tx, frame);
+        let mut watched = FrameBuf::default();
+        if self.mirror.is_on() {
+            // What is shown is what is delivered, whatever the guest does meanwhile.
+            watched = self.pool.take();
+            tx.copy_to(frame, &mut watched);
+            let mirror = &mut self.mirror;
+            mirror.add(Port::Vf(vf), Direction::Tx, &watched, TagEdit::Keep);
+            origin = Origin::Private(&watched);
+        }
+        if !verdict.vfs.is_empty() {
+            self.deliver_to_vfs(nic, verdict, &origin);
+        }
+        if self.mirror.is_on() {
+            self.pool.give(watched);
+        }
+        if verdict.pf {
+            let copy = self.copy_of(tx, frame, verdict.insert);
+            self.hand_up(nic, copy);
+        }
+        if !verdict.wire || self.is_unplugged(nic) {
+            return true;
+        }
+        if !self.may_send(now, vf.index()) {
+            return false;
+        }
+        let copy = self.copy_of(tx, frame, verdict.insert);
+        self.send_on_wire(now, nic, vf.index(), copy);
+        true
+    }
+
+    /// Delivers to every VF of the verdict; what fails there is that VF's drop.
+    fn deliver_to_vfs(&mut self, nic: &mut Nic, verdict: &Verdict, origin: &Origin<'_>) {
+        let (head, len) = (origin.head(), origin.len());
+        let dst = MacAddr::of_frame(head);
+        for vf in verdict.vfs.iter() {
+            let port = &mut self.rx[vf.index()];
+            let edit = nic.egress_edit(verdict.insert, vf);
+            let queue = port.queue_of(nic, vf, head);
+            let (tag, len) = (bytes_of(edit), edit.len_of(len));
+            let delivery = match origin {
+                Origin::Guest(tx, frame) => {
+                    let frame = std::slice::from_ref(*frame);
+                    let (_, then) = port.deliver_from(queue, tx, frame, edit);
+                    then.unwrap_or(Delivery::Done)
+                }
+                Origin::Private(frame) => port.deliver(queue, frame, tag, len),
+            };
+            if let Delivery::Done = delivery {
+                if let Origin::Private(frame) = origin {
+                    self.mirror.add(Port::Vf(vf), Direction::Rx, frame, tag);
+                }
+                nic.count_delivered(vf, dst, len);
+                self.load.copies += 1;
+                self.touched.insert(vf);
+            } else {
+                self.settle(nic, vf, delivery);
+            }
+        }
+    }
+
+    /// A private copy of a guest's frame, as it goes on.
+    pub(super) fn copy_of(
+        &mut self,
+        tx: &TxQueue,
+        frame: &TxFrame,
+        insert: Option<VlanTag>,
+    ) -> FrameBuf {
+        let mut copy = self.pool.take();
+        tx.copy_to(frame, &mut copy);
+        copy.edit(insertion(insert));
+        self.load.copies += 1;
+        copy
+    }
+
+    /// Sends a frame in private memory wherever the verdict says. Gives it back if only the wire is left to do and the
+    /// wire cannot take it now.
+    pub(super) fn dispatch(
+        &mut self,
+        now: Nanos,
+        nic: &mut Nic,
+        mut frame: FrameBuf,
+        verdict: &Verdict,
+        force: bool,
+    ) -> Option<FrameBuf> {
+        if !verdict.vfs.is_empty() {
+            self.deliver_to_vfs(nic, verdict, &Origin::Private(&frame));
+        }
+        if verdict.pf || verdict.wire {
+            frame.edit(insertion(verdict.insert));
+        }
+        let wire = verdict.wire && !self.is_unplugged(nic);
+        match (verdict.pf, wire) {
+            (false, false) => self.pool.give(frame),
+            (true, false) => self.hand_up(nic, frame),
+            (false, true) => return self.send_or_return(now, nic, frame, force),
+            (true, true) => {
+                let copy = self.pool.copy(&frame);
+                self.hand_up(nic, copy);
+                return self.send_or_return(now, nic, frame, force);
+            }
+        }
+        None
+    }
+
+    /// Whether nothing is plugged into the port; a frame that was to leave there is counted as dropped then.
+    fn is_unplugged(&self, nic: &mut Nic) -> bool {
+        let unplugged = matches!(self.uplink, Uplink::None);
+        if unplugged {
+            nic.count_wire_drop(DropReason::NoUplink);
+        }
+        unplugged
+    }
+
+    /// Whether the wire takes a frame now, and nobody's who comes before this seat.
+    fn may_send(&self, now: Nanos, seat: usize) -> bool {
+        self.uplink.can_send(now) && self.turns.is_next(seat)
+    }
+
+    /// Sends a frame of the PF, or gives it back if the wire cannot take it now and it may wait.
+    pub(super) fn send_or_return(
+        &mut self,
+        now: Nanos,
+        nic: &mut Nic,
+        frame: FrameBuf,
+        force: bool,
+    ) -> Option<FrameBuf> {
+        let pf = self.rx.len();
+        self.turns.leave(pf);
+        if !force && !self.may_send(now, pf) {
+            self.turns.wait(pf);
+            return Some(frame);
+        }
+        self.send_on_wire(now, nic, pf, frame);
+        None
+    }
+
+    pub(super) fn send_on_wire(&mut self, now: Nanos, nic: &mut Nic, seat: usize, frame: FrameBuf) {
+        let m = meta(frame.len(), &frame.hdr);
+        self.turns.went(seat, wire_bytes(&m));
+        if let Err(reason) = self.uplink.send(now, frame, &m, &self.pool) {
+            nic.count_wire_drop(reason);
+        }
+    }
+
+    fn hand_up(&mut self, nic: &mut Nic, frame: FrameBuf) {
+        if let Err(lost) = self.pf.send(frame) {
+            nic.count_pf_drop(DropReason::HypervisorQueueFull);
+            self.pool.give(lost);
+        }
+    }
+}
