@@ -322,6 +322,10 @@ impl Adapter {
                 break;
             }
             if frame.fault().is_some() {
+                // What was fetched before it goes; nothing behind it is taken for its neighbour.
+                if let Some(run) = run.take() {
+                    sinks.deliver_run(nic, queue, run, done);
+                }
                 nic.count_tx_drop(vf, DropReason::BadHeader);
                 done += 1;
                 continue;

@@ -296,6 +296,28 @@ fn count(n: usize) -> Vec<u32> {
 }
 
 #[test]
+fn a_frame_with_a_bad_header_is_not_delivered_with_its_neighbours() {
+    let mut bench = Bench::new(&[Path::Direct; 2], Nanos(0));
+    let bad = NetHeader {
+        gso_type: 0x7f,
+        ..NetHeader::default()
+    };
+    // The first is judged alone; those behind it go the same way without another look at the policy.
+    for _ in 0..3 {
+        bench.vms[0].send(mac(1));
+    }
+    let spoofed = frame(mac(1), BEYOND, 0, 60);
+    assert!(bench.vms[0].net.send(0, &bad, &spoofed).unwrap());
+    bench.vms[0].send(mac(1));
+    bench.run_until(MS);
+    assert_eq!(bench.vms[1].receive(), 4);
+    let got = by_sender(&bench.vms[1].got);
+    assert_eq!(got, [(mac(0), count(4))].into());
+    assert_eq!(bench.drops(), [(DropReason::BadHeader, 1)]);
+    assert_eq!(bench.vms[0].outstanding(0), 0);
+}
+
+#[test]
 fn a_parked_frame_goes_back_to_its_ring_when_another_comes_before_it() {
     let config = NetConfig {
         queue_pairs: 2,
