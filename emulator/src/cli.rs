@@ -131,6 +131,9 @@ pub struct Run {
     /// Number of VFs (of the first NIC)
     #[arg(long, value_name = "N")]
     pub vfs: Option<u16>,
+    /// Threads of each NIC's direct path: VF i is served by thread i modulo N [default: 1]
+    #[arg(long, value_name = "N")]
+    pub workers: Option<u16>,
     /// Where sockets are made [default: $XDG_RUNTIME_DIR/vfnic]
     #[arg(long, value_name = "DIR")]
     pub socket_dir: Option<PathBuf>,

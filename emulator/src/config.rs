@@ -16,6 +16,8 @@ use vf_vhost::features;
 
 /// Most VFs a NIC can have.
 pub const MAX_VFS: u16 = 256;
+/// Most workers a NIC can have.
+pub const MAX_WORKERS: u16 = 16;
 /// Most queue pairs a VF can have.
 pub const MAX_QUEUE_PAIRS: u16 = 16;
 
@@ -65,6 +67,8 @@ pub struct NicSettings {
     pub name: String,
     /// How many VFs it has.
     pub vfs: u16,
+    /// Threads that the VFs' direct path is shared out to, on this machine's clock; the virtual clock has one.
+    pub workers: u16,
     /// The MAC address of VF 0; VF i has this plus i.
     pub mac_base: MacAddr,
     /// Queue pairs offered to each guest.
@@ -81,6 +85,18 @@ pub struct NicSettings {
     pub filters: Vec<FilterSpec>,
     /// One entry a VF, in order.
     pub vf: Vec<VfSettings>,
+}
+
+impl NicSettings {
+    /// What a worker's thread is called, and its row in `vfnic show workers`.
+    #[must_use]
+    pub fn worker_name(&self, worker: usize) -> String {
+        match self.workers {
+            1 => format!("worker-{}", self.name),
+            // In front, since names of threads are cut off.
+            _ => format!("worker{worker}-{}", self.name),
+        }
+    }
 }
 
 /// What guests may leave to the NIC, each more than the one before.
@@ -187,6 +203,18 @@ pub enum ConfigError {
         /// The NIC.
         nic: String,
         /// What was asked for.
+        vfs: u16,
+    },
+    /// A number of workers out of range.
+    #[error(
+        "{nic}: workers = {workers}: a NIC has 1 to {MAX_WORKERS} workers, and no more than VFs, of which it has {vfs}"
+    )]
+    Workers {
+        /// The NIC.
+        nic: String,
+        /// What was asked for.
+        workers: u16,
+        /// How many VFs it has.
         vfs: u16,
     },
     /// A number of queue pairs out of range.
@@ -305,6 +333,8 @@ pub(crate) struct NicSection {
     name: String,
     #[serde(default = "default_vfs")]
     vfs: u16,
+    #[serde(default = "default_workers")]
+    workers: u16,
     mac_base: Option<MacAddr>,
     #[serde(default = "default_queue_pairs")]
     queue_pairs: u16,
@@ -352,6 +382,10 @@ fn default_vfs() -> u16 {
     2
 }
 
+fn default_workers() -> u16 {
+    1
+}
+
 /// Queue pairs offered unless told otherwise: what guests of a usual size ask for; a guest may use fewer.
 #[must_use]
 pub fn default_queue_pairs() -> u16 {
@@ -388,6 +422,8 @@ pub struct Overrides {
     pub socket_dir: Option<PathBuf>,
     /// Number of VFs of the first NIC.
     pub vfs: Option<u16>,
+    /// Workers of every NIC.
+    pub workers: Option<u16>,
     /// MAC address of VF 0 of the first NIC.
     pub mac_base: Option<MacAddr>,
     /// Queue pairs of every NIC.
@@ -434,6 +470,7 @@ impl Config {
             first.mac_base = over.mac_base.or(first.mac_base);
         }
         for nic in file.nic.iter_mut().map(Spanned::get_mut) {
+            nic.workers = over.workers.unwrap_or(nic.workers);
             nic.queue_pairs = over.queue_pairs.unwrap_or(nic.queue_pairs);
             nic.profile = over.profile.unwrap_or(nic.profile);
         }
@@ -548,12 +585,17 @@ fn check_nic(
     let NicSection {
         name,
         vfs,
+        workers,
         queue_pairs,
         mtu,
         ..
     } = section;
     if !(1..=MAX_VFS).contains(&vfs) {
         return Err(ConfigError::VfCount { nic: name, vfs });
+    }
+    if !(1..=MAX_WORKERS.min(vfs)).contains(&workers) {
+        let nic = name;
+        return Err(ConfigError::Workers { nic, workers, vfs });
     }
     if !(1..=MAX_QUEUE_PAIRS).contains(&queue_pairs) {
         return Err(ConfigError::QueuePairs {
@@ -625,6 +667,7 @@ fn check_nic(
     Ok(NicSettings {
         name,
         vfs,
+        workers,
         mac_base,
         queue_pairs,
         mtu,
@@ -775,6 +818,9 @@ mod tests {
                 "10G",
             ),
             ("[[nic]]\nname='a'\nmtu=20", "68"),
+            ("[[nic]]\nname='a'\nworkers=0", "1 to 16 workers"),
+            ("[[nic]]\nname='a'\nvfs=64\nworkers=17", "1 to 16 workers"),
+            ("[[nic]]\nname='a'\nworkers=3", "of which it has 2"),
             (
                 "[[nic]]\nname='a'\nfilters=['flow-type ether']",
                 "a: filters, 'flow-type ether': filter:",

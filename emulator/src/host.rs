@@ -14,15 +14,15 @@ use vf_vhost::vring::Vring;
 use crate::clock::Clock;
 use crate::config::{NicSettings, PolicySettings};
 use crate::mailbox::{self, Pace};
-use crate::plane::{self, Adapter, Borrowed, Hypervisor, Owner, PfEnd, Pool, Uplink};
+use crate::plane::{self, Adapter, Borrowed, Hypervisor, Owner, PfEnd, Pool, Uplink, worker_of};
 use crate::watch::Direction;
 
 /// A NIC with everything around it.
 pub struct Host {
     /// Its configuration.
     pub settings: NicSettings,
-    /// The direct path.
-    pub adapter: Owner<Adapter>,
+    /// The direct path, by worker: one at least, and the first has the port.
+    pub adapters: Vec<Owner<Adapter>>,
     /// The mediated path.
     pub hypervisor: Owner<Hypervisor>,
     /// One for each VF.
@@ -47,10 +47,10 @@ pub struct Vf {
     pace: Pace,
 }
 
-/// The two planes of a host, before anybody owns them.
+/// The planes of a host, before anybody owns them.
 pub struct Planes {
-    /// The direct path.
-    pub adapter: Adapter,
+    /// The direct path, by worker.
+    pub adapters: Vec<Adapter>,
     /// The mediated path.
     pub hypervisor: Hypervisor,
 }
@@ -62,6 +62,7 @@ impl Planes {
     /// The refusal of an initial setting, with its VF.
     pub fn new(
         settings: &NicSettings,
+        workers: usize,
         uplink: Uplink,
         pool: &Pool,
         cost: Option<vf_model::CostModel>,
@@ -95,7 +96,7 @@ impl Planes {
         }
         let vfs = usize::from(settings.vfs);
         Ok(Planes {
-            adapter: Adapter::new(nic, nic_end, uplink, pool.clone()),
+            adapters: Adapter::team(nic, workers, nic_end, uplink, pool),
             hypervisor: Hypervisor::new(model, vfs, hypervisor_end, pool.clone(), cost),
         })
     }
@@ -126,32 +127,40 @@ impl Host {
     #[must_use]
     pub fn new(
         settings: NicSettings,
-        adapter: Owner<Adapter>,
+        adapters: Vec<Owner<Adapter>>,
         hypervisor: Owner<Hypervisor>,
         clock: Clock,
     ) -> Host {
-        let vfs = {
-            let adapter = adapter.borrow();
-            (0..usize::from(settings.vfs))
-                .map(|i| Vf {
-                    path: adapter.nic.policy(VfIndex::from(i)).path,
-                    ..Vf::default()
-                })
-                .collect()
-        };
-        Host {
+        let vfs = usize::from(settings.vfs);
+        let mut host = Host {
             settings,
-            adapter,
+            adapters,
             hypervisor,
-            vfs,
+            vfs: std::iter::repeat_with(Vf::default).take(vfs).collect(),
             clock,
+        };
+        let paths: Vec<Path> = {
+            let adapter = host.adapter().borrow();
+            let vfs = (0..vfs).map(VfIndex::from);
+            vfs.map(|vf| adapter.nic.policy(vf).path).collect()
+        };
+        for (vf, path) in host.vfs.iter_mut().zip(paths) {
+            vf.path = path;
         }
+        host
+    }
+
+    /// The first worker's plane: it has the port, and what its model says any other's says, but for counters. On the virtual
+    /// clock there is no other.
+    #[must_use]
+    pub fn adapter(&self) -> &Owner<Adapter> {
+        &self.adapters[0]
     }
 
     /// What the front end of a VF is told about the device.
     #[must_use]
     pub fn device_config(&self, vf: VfIndex) -> DeviceConfig {
-        let adapter = self.adapter.borrow();
+        let adapter = self.adapter().borrow();
         let name = format!("{} {vf}", self.settings.name);
         let mac = adapter.nic.policy(vf).mac.0;
         let mut config = DeviceConfig::new(name, mac, self.settings.queue_pairs);
@@ -170,7 +179,7 @@ impl Host {
     ) -> Option<R> {
         let Host {
             settings,
-            adapter,
+            adapters,
             hypervisor,
             vfs,
             clock,
@@ -187,7 +196,7 @@ impl Host {
             held: Held::Nothing,
             nic: &settings.name,
             vf,
-            adapter,
+            adapters,
             hypervisor,
             path: *path,
             rings,
@@ -205,14 +214,14 @@ impl Host {
     /// The model's refusal; nothing has changed then.
     pub fn apply(&mut self, command: &Command) -> Result<Vec<String>, Refusal> {
         let (before, after) = {
-            let mut adapter = self.adapter.borrow();
+            let mut adapters: Vec<_> = self.adapters.iter().map(Owner::borrow).collect();
             let mut hypervisor = self.hypervisor.borrow();
-            let before = seen_by_guests(&adapter);
-            plane::apply(self.clock.now(), &mut adapter, &mut hypervisor, command)?;
+            let before = seen_by_guests(&adapters[0]);
+            plane::apply(self.clock.now(), &mut adapters, &mut hypervisor, command)?;
             for (i, vf) in self.vfs.iter_mut().enumerate() {
-                vf.path = adapter.nic.policy(VfIndex::from(i)).path;
+                vf.path = adapters[0].nic.policy(VfIndex::from(i)).path;
             }
-            (before, seen_by_guests(&adapter))
+            (before, seen_by_guests(&adapters[0]))
         };
         let mut notes = Vec::new();
         for (i, (was, is)) in before.into_iter().zip(after).enumerate() {
@@ -244,7 +253,7 @@ impl Host {
     /// The NIC's filters in the words that add them, those that win first.
     #[must_use]
     pub fn filters(&self) -> Vec<String> {
-        let adapter = self.adapter.borrow();
+        let adapter = self.adapter().borrow();
         let filters = adapter.nic.filter_table().iter();
         filters.map(|spec| spec.to_string()).collect()
     }
@@ -259,7 +268,8 @@ impl Host {
     /// Frames that have passed a VF's rings in one direction.
     #[must_use]
     pub fn packets(&self, vf: VfIndex, direction: Direction) -> u64 {
-        let direct = self.adapter.borrow().traffic(vf);
+        let worker = worker_of(vf, self.adapters.len());
+        let direct = self.adapters[worker].borrow().traffic(vf);
         let mediated = self.hypervisor.borrow().traffic(vf);
         let queues = direct.into_iter().chain(mediated);
         queues
@@ -318,7 +328,7 @@ struct VfDevice<'a> {
     held: Held<'a>,
     nic: &'a str,
     vf: VfIndex,
-    adapter: &'a Owner<Adapter>,
+    adapters: &'a [Owner<Adapter>],
     hypervisor: &'a Owner<Hypervisor>,
     path: Path,
     rings: &'a mut u16,
@@ -329,39 +339,54 @@ struct VfDevice<'a> {
 }
 
 impl<'a> VfDevice<'a> {
+    /// Which of the adapters serves the VF.
+    fn worker(&self) -> usize {
+        worker_of(self.vf, self.adapters.len())
+    }
+
     /// Borrows the plane of the VF's path unless it is on loan already.
     fn hold(&mut self) -> &mut Held<'a> {
         if matches!(self.held, Held::Nothing) {
             self.held = match self.path {
-                Path::Direct => Held::Adapter(self.adapter.borrow()),
+                Path::Direct => Held::Adapter(self.adapters[self.worker()].borrow()),
                 Path::Mediated => Held::Hypervisor(self.hypervisor.borrow()),
             };
         }
         &mut self.held
     }
 
-    /// Asks both planes for what `request` makes of what the driver has asked for before; one that is on loan stays so.
+    /// Asks all planes for what `request` makes of what the driver has asked for before; one that is on loan stays so.
     fn request(
         &mut self,
         request: impl FnOnce(&RxFilter) -> Result<Option<VfRequest>, Refusal>,
     ) -> Result<(), Refusal> {
         let held = std::mem::replace(&mut self.held, Held::Nothing);
         let keep = !matches!(held, Held::Nothing);
-        let (mut adapter, mut hypervisor) = match held {
-            Held::Adapter(adapter) => (adapter, self.hypervisor.borrow()),
-            Held::Hypervisor(hypervisor) => (self.adapter.borrow(), hypervisor),
-            Held::Nothing => (self.adapter.borrow(), self.hypervisor.borrow()),
+        let (mut adapter, hypervisor) = match held {
+            Held::Adapter(adapter) => (Some(adapter), None),
+            Held::Hypervisor(hypervisor) => (None, Some(hypervisor)),
+            Held::Nothing => (None, None),
         };
-        let done = request(adapter.nic.asked(self.vf)).and_then(|request| match request {
+        let worker = self.worker();
+        let adapters = self.adapters.iter().enumerate();
+        let mut adapters: Vec<_> = adapters
+            .map(|(w, owner)| match w == worker {
+                true => adapter.take().unwrap_or_else(|| owner.borrow()),
+                false => owner.borrow(),
+            })
+            .collect();
+        let mut hypervisor = hypervisor.unwrap_or_else(|| self.hypervisor.borrow());
+        let asked = adapters[worker].nic.asked(self.vf);
+        let done = request(asked).and_then(|request| match request {
             None => Ok(()),
             Some(request) => {
                 let now = self.clock.now();
-                plane::request(now, &mut adapter, &mut hypervisor, self.vf, &request)
+                plane::request(now, &mut adapters, &mut hypervisor, self.vf, &request)
             }
         });
         self.held = match self.path {
             _ if !keep => Held::Nothing,
-            Path::Direct => Held::Adapter(adapter),
+            Path::Direct => Held::Adapter(adapters.swap_remove(worker)),
             Path::Mediated => Held::Hypervisor(hypervisor),
         };
         done

@@ -106,6 +106,7 @@ fn run(args: cli::Run) -> Result<(), Failure> {
     let over = Overrides {
         socket_dir: args.socket_dir,
         vfs: args.vfs,
+        workers: args.workers,
         mac_base: args.mac_base,
         queue_pairs: args.queue_pairs,
         profile: args.profile,
@@ -113,6 +114,9 @@ fn run(args: cli::Run) -> Result<(), Failure> {
     };
     let config = Config::load(args.config.as_deref(), &over).map_err(usage)?;
     if args.clock == RunClock::Virtual {
+        if args.workers.is_some() {
+            return Err(usage("--workers is for --clock wall"));
+        }
         return run_virtual(&config, args.virtual_clock);
     }
     if args.virtual_clock.calendar.is_some() || args.virtual_clock.guests.is_some() {
@@ -175,7 +179,7 @@ fn print_guests(server: &Server, ctl: &Path) -> std::io::Result<()> {
         writeln!(out, "{}: {} VFs", nic.name, nic.vfs)?;
         for i in 0..usize::from(nic.vfs) {
             let vf = VfIndex::from(i);
-            let mac = host.adapter.borrow().nic.policy(vf).mac;
+            let mac = host.adapter().borrow().nic.policy(vf).mac;
             writeln!(out, "\n# {} {vf}, path {}", nic.name, host.path(vf))?;
             writeln!(out, "{}", server::qemu_arguments(nic, vf, mac))?;
         }

@@ -26,7 +26,7 @@ pub struct ShowNic {
     pub uplink: String,
     /// Its port.
     pub link: ShowLink,
-    /// The direct path's worker.
+    /// The direct path's workers: their time in all, and how busy they are on average.
     pub worker: ShowCpu,
     /// The mediated path's hypervisor thread.
     pub hypervisor: ShowCpu,
@@ -73,7 +73,8 @@ pub struct ShowCpu {
 /// What a thread has done that moves frames, since the start.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct ShowWorker {
-    /// Its name, as tools for threads show it: `worker-NIC` of the direct path, `hyp-NIC` of the mediated one.
+    /// Its name, as tools for threads show it: `worker-NIC` of the direct path, or `workerN-NIC` where it has several, `hyp-NIC` of
+    /// the mediated one.
     pub name: String,
     /// Nanoseconds spent in polls that found work.
     pub busy_ns: u64,
@@ -89,6 +90,9 @@ pub struct ShowWorker {
     pub bursts: u64,
     /// Copies made of frames.
     pub copies: u64,
+    /// Frames left for other workers of the NIC to deliver, each once for all of them.
+    #[serde(default)]
+    pub handed_over: u64,
     /// Notifications sent to drivers.
     pub notified: u64,
     /// Notifications that drivers had asked not to get.
@@ -273,13 +277,14 @@ impl fmt::Display for WorkerCycles<'_> {
         writeln!(
             f,
             " and {:.2} copies each; {} busy polls of {:.1} packets in {:.1} bursts of {:.1}, {} idle polls; \
-             {} wake-ups; {} notifications sent, {} suppressed",
+             {} handed over; {} wake-ups; {} notifications sent, {} suppressed",
             each(worker.copies, worker.frames),
             worker.rounds,
             each(worker.frames, worker.rounds),
             each(worker.bursts, worker.rounds),
             each(worker.frames, worker.bursts),
             worker.idle_rounds,
+            worker.handed_over,
             worker.wakeups,
             worker.notified,
             worker.suppressed,

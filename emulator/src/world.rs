@@ -117,11 +117,16 @@ impl World {
         for (h, (nic, end)) in nics.iter().zip(ends).enumerate() {
             let peer = end.as_ref().map(|(_, peer)| *peer);
             let uplink = end.map_or(Uplink::None, |(end, _)| Uplink::Wire(end));
-            let planes =
-                Planes::new(nic, uplink, &pool, cost).map_err(|(vf, refusal)| (h, vf, refusal))?;
+            let planes = Planes::new(nic, 1, uplink, &pool, cost)
+                .map_err(|(vf, refusal)| (h, vf, refusal))?;
             let host = Host::new(
                 nic.clone(),
-                Owner::Local(RefCell::new(planes.adapter)),
+                planes
+                    .adapters
+                    .into_iter()
+                    .map(RefCell::new)
+                    .map(Owner::Local)
+                    .collect(),
                 Owner::Local(RefCell::new(planes.hypervisor)),
                 Clock::Virtual(Rc::clone(&now)),
             );
@@ -188,7 +193,7 @@ impl World {
     pub fn watch(&mut self, detail: Detail, watcher: Watcher) {
         for seat in &self.seats {
             let host = seat.host.borrow();
-            host.adapter.borrow().mirror_mut().start(detail);
+            host.adapter().borrow().mirror_mut().start(detail);
             host.hypervisor.borrow().mirror_mut().start(detail);
         }
         self.watchers.push(watcher);
@@ -321,7 +326,7 @@ impl World {
         let seat = &self.seats[h];
         let host = seat.host.borrow();
         match host.path(vf) {
-            Path::Direct if host.adapter.borrow().is_parked(vf) => {}
+            Path::Direct if host.adapter().borrow().is_parked(vf) => {}
             Path::Direct => self.calendar.wake(seat.adapter, now),
             Path::Mediated if !host.hypervisor.borrow().is_idle() => {}
             Path::Mediated => self.calendar.wake(seat.hypervisor, now),
@@ -341,7 +346,7 @@ impl World {
     fn run_adapter(&mut self, now: Nanos, h: usize) {
         let (next, notified) = {
             let host = self.seats[h].host.borrow();
-            let mut adapter = host.adapter.borrow();
+            let mut adapter = host.adapter().borrow();
             self.step(now, &mut *adapter);
             show(&mut self.watchers, now, h, adapter.mirror_mut());
             (adapter.next(now), adapter.take_notified())
@@ -349,7 +354,7 @@ impl World {
         self.calendar.set(self.seats[h].adapter, next);
         if let Some(peer) = self.seats[h].peer {
             let peer = &self.seats[peer];
-            let arrival = peer.host.borrow().adapter.borrow().next(now);
+            let arrival = peer.host.borrow().adapter().borrow().next(now);
             if let Some(at) = arrival {
                 self.calendar.wake(peer.adapter, at);
             }
@@ -369,7 +374,13 @@ impl World {
             (hypervisor.next(now), hypervisor.take_notified())
         };
         self.calendar.set(self.seats[h].hypervisor, next);
-        if self.seats[h].host.borrow().adapter.borrow().has_pf_input() {
+        if self.seats[h]
+            .host
+            .borrow()
+            .adapter()
+            .borrow()
+            .has_pf_input()
+        {
             self.calendar.wake(self.seats[h].adapter, now);
         }
         self.interrupt(now, h, notified);

@@ -62,6 +62,8 @@ drop_reasons! {
     NoUplink = "no_uplink",
     /// The wire holds no more.
     WireQueueFull = "wire_queue_full",
+    /// The receiver's worker takes no more from another worker of the NIC.
+    WorkerQueueFull = "worker_queue_full",
     /// The hypervisor takes no more from the NIC.
     HypervisorQueueFull = "hypervisor_queue_full",
     /// The NIC takes no more from the hypervisor.

@@ -40,7 +40,7 @@ impl Meters {
     /// Reads a host; host A first.
     pub(super) fn host(&mut self, host: &Host) {
         let reading = &mut self.0;
-        let adapter = host.adapter.borrow();
+        let adapter = host.adapter().borrow();
         let hypervisor = host.hypervisor.borrow();
         reading.link_busy.push(adapter.uplink().busy(reading.at).0);
         let busy = match hypervisor.charged(reading.at) {

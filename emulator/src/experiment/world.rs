@@ -37,6 +37,7 @@ pub(super) fn nic_settings(plan: &Plan, host: usize, path: Path) -> NicSettings 
     NicSettings {
         name: ["a", "b"][host].to_owned(),
         vfs: plan.pairs(),
+        workers: 1,
         mac_base: MacAddr([0x02, 0, 0, 0, [0x0a, 0x0b][host], 0]),
         queue_pairs: 1,
         mtu: plan.mtu,

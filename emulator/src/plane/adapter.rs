@@ -1,4 +1,5 @@
-//! The direct path of one NIC: guest ring -> NIC -> guest ring or wire, run to completion by one owner.
+//! The direct path of one NIC, or a worker's share of it: guest ring -> NIC -> guest ring or wire, run to completion by one
+//! owner.
 //! Decides nothing itself: every frame is judged by the model on a private copy of its first bytes, and those bytes are
 //! the ones delivered. Never holds a lock, never waits, never reads a clock.
 
@@ -7,6 +8,8 @@ use vf_vhost::frame::{FrameBuf, TagEdit};
 use vf_vhost::vring::Vring;
 
 use super::attention::Attention;
+use super::doorbell::Doorbell;
+use super::handover::Handover;
 use super::kicks::Kicks;
 use super::load::Load;
 use super::mirror::Mirror;
@@ -14,6 +17,7 @@ use super::owner::Plane;
 use super::pf::PfEnd;
 use super::pool::Pool;
 use super::port::{HeldBack, Notified, RingBroken, RxPort, TxPort, is_rx, meta};
+use super::relay::{Relayed, relays};
 use super::sinks::{Run, Sinks};
 use super::traffic::{PairTraffic, PerQueue, Traffic};
 use super::turns::Turns;
@@ -24,7 +28,7 @@ use crate::watch::{Direction, Port};
 const BURST: usize = 32;
 const BURST_BYTES: u64 = 64 * 1024;
 
-/// The NIC of one host and everything that is attached to it directly.
+/// The NIC of one host and everything that is attached to it directly, or to one of its workers.
 pub struct Adapter {
     /// The model that judges every frame.
     pub nic: Nic,
@@ -33,6 +37,8 @@ pub struct Adapter {
     parked: Vec<Option<Parked>>,
     parked_pf: Option<FrameBuf>,
     sinks: Sinks,
+    /// What other workers have for the port, if it is here and there are others.
+    relayed: Option<Relayed>,
     /// The seat that is first in the next round, a VF or behind the last VF the PF.
     cursor: usize,
     attention: Attention,
@@ -68,12 +74,56 @@ impl Adapter {
                 mirror: Mirror::default(),
                 broken: Vec::new(),
                 load: Load::default(),
+                handover: None,
             },
+            relayed: None,
             cursor: 0,
             attention: Attention::default(),
             touched: VfSet::default(),
             held: HeldBack::default(),
             kicks: Kicks::default(),
+        }
+    }
+
+    /// The workers of a NIC: each has a replica of its model and will have the rings of the VFs that are
+    /// [its](super::worker_of). The first has the port and hears the hypervisor.
+    #[must_use]
+    pub fn team(nic: Nic, workers: usize, pf: PfEnd, uplink: Uplink, pool: &Pool) -> Vec<Adapter> {
+        if workers <= 1 {
+            return vec![Adapter::new(nic, pf, uplink, pool.clone())];
+        }
+        let vfs = nic.vf_count();
+        let (relayed, relays) = relays(vfs, workers);
+        let plugged = !matches!(uplink, Uplink::None);
+        let others = relays.into_iter().map(|relay| {
+            let uplink = match plugged {
+                true => Uplink::Relay(relay),
+                false => Uplink::None,
+            };
+            Adapter::new(nic.clone(), pf.sender(), uplink, pool.clone())
+        });
+        let others: Vec<_> = others.collect();
+        let first = Adapter {
+            relayed: Some(relayed),
+            ..Adapter::new(nic, pf, uplink, pool.clone())
+        };
+        let mut team: Vec<_> = std::iter::once(first).chain(others).collect();
+        for (adapter, handover) in team.iter_mut().zip(Handover::mesh(vfs, workers)) {
+            adapter.sinks.handover = Some(handover);
+        }
+        team
+    }
+
+    /// Names the threads of all workers of the NIC, in order, to be woken for what is handed to them.
+    pub fn set_peers(&mut self, bells: &[Doorbell]) {
+        if let Some(handover) = &mut self.sinks.handover {
+            handover.set_peers(bells);
+        }
+        if let Some(relayed) = &mut self.relayed {
+            relayed.set_peers(bells);
+        }
+        if let (Uplink::Relay(relay), Some(first)) = (&mut self.sinks.uplink, bells.first()) {
+            relay.set_peer(first.clone());
         }
     }
 
@@ -164,10 +214,17 @@ impl Adapter {
         self.parked[vf.index()].is_some()
     }
 
-    /// Handles every frame the hypervisor has handed over, even if the wire has to run ahead for it: for a switch of
-    /// paths, which must find the queues empty.
-    pub fn drain_pf(&mut self, now: Nanos) -> usize {
-        let moved = self.poll_pf(now, true);
+    /// Handles every frame that the hypervisor and other workers have handed over, even if the wire has to run ahead for it:
+    /// for a switch of paths, which must find the queues empty.
+    pub fn drain(&mut self, now: Nanos) -> usize {
+        let mut moved = self.sinks.poll_handover(&mut self.nic, usize::MAX);
+        if let Some(relayed) = &mut self.relayed {
+            relayed.look();
+            for vf in relayed.waiting().iter() {
+                moved += self.poll_relayed(now, vf, true);
+            }
+        }
+        moved += self.poll_pf(now, true);
         self.flush(now);
         moved
     }
@@ -263,13 +320,36 @@ impl Adapter {
         vfs.map(|vf| self.poll_vf(now, vf)).sum()
     }
 
+    /// What another worker has left of a VF of its own, as far as it is its turn, or all.
+    fn poll_relayed(&mut self, now: Nanos, vf: VfIndex, force: bool) -> usize {
+        let Some(relayed) = &mut self.relayed else {
+            return 0;
+        };
+        let seat = vf.index();
+        self.sinks.turns.leave(seat);
+        let mut moved = 0;
+        while force || moved < BURST && self.sinks.may_send(now, seat) {
+            let Some(frame) = relayed.take(vf) else {
+                break;
+            };
+            self.sinks.send_on_wire(now, &mut self.nic, seat, frame);
+            moved += 1;
+        }
+        if relayed.waiting().contains(vf) {
+            self.sinks.turns.wait(seat);
+        }
+        self.sinks.load.count_burst(moved)
+    }
+
     fn poll_vf(&mut self, now: Nanos, vf: VfIndex) -> usize {
         let i = vf.index();
+        if self.relayed.as_ref().is_some_and(|r| r.serves(vf)) {
+            return self.poll_relayed(now, vf, false);
+        }
         let mut moved = 0;
         if self.parked[i].is_some() {
             self.attention.had_work(vf);
-            let is_next = self.sinks.turns.next() == Some(i);
-            if !is_next || !self.sinks.uplink.can_send(now) {
+            if !self.sinks.may_go(now, i) {
                 return 0;
             }
             self.unpark(now, vf);
@@ -353,7 +433,7 @@ impl Adapter {
             }
             if !sinks.forward(now, nic, vf, queue, frame, &verdict) {
                 let insert = verdict.insert;
-                sinks.turns.wait(vf.index());
+                sinks.wait(vf.index());
                 self.parked[vf.index()] = Some(Parked { ring, insert });
                 break;
             }
@@ -422,6 +502,7 @@ impl Adapter {
             let queues = self.tx[vf.index()].queues.iter_mut();
             queues.for_each(|slot| slot.queue.publish());
         }
+        self.sinks.tell();
         let Sinks {
             rx, load, notified, ..
         } = &mut self.sinks;
@@ -446,7 +527,13 @@ impl Plane for Adapter {
     fn poll(&mut self, now: Nanos) -> usize {
         let arrived = self.poll_uplink(now);
         let mut moved = self.sinks.load.count_burst(arrived);
-        let looks = self.attention.round();
+        let mut looks = self.attention.round();
+        if self.sinks.handover.is_some() {
+            moved += self.sinks.poll_handover(&mut self.nic, BURST);
+            if let Some(relayed) = &mut self.relayed {
+                looks = looks.union(relayed.look());
+            }
+        }
         moved += self.poll_seats(now, looks);
         if moved == 0 {
             // Before it counts as idle, everybody has been looked at.
@@ -466,6 +553,10 @@ impl Plane for Adapter {
             self.sinks.uplink.can_send_at().map(&mut sooner);
         }
         for vf in attached.iter() {
+            // Without the port, nobody knows when; its worker rings when there is room.
+            if self.is_parked(vf) && self.sinks.may_go(now, vf.index()) {
+                sooner(now);
+            }
             for slot in &mut self.tx[vf.index()].queues {
                 // A time that is past waits for the kick.
                 slot.discard_at().filter(|at| *at > now).map(&mut sooner);
@@ -480,6 +571,12 @@ impl Plane for Adapter {
 
     fn arm(&mut self, now: Nanos) -> bool {
         let mut work = self.has_pf_input();
+        work |= self
+            .sinks
+            .handover
+            .as_ref()
+            .is_some_and(Handover::has_input);
+        work |= self.relayed.as_ref().is_some_and(Relayed::has_input);
         for (i, port) in self.tx.iter_mut().enumerate() {
             let waits =
                 self.parked[i].is_some() || self.nic.tx_ready_at(VfIndex::from(i), now) > now;

@@ -19,6 +19,8 @@ pub struct Load {
     pub bursts: u64,
     /// Copies made of frames: into a guest, or into our own memory on the way to the wire or between the planes.
     pub copies: u64,
+    /// Frames left for other workers of the NIC to deliver, each once for all of them.
+    pub handed_over: u64,
     /// Times that used buffers were published and the driver was notified.
     pub notified: u64,
     /// Times that it had asked not to be.

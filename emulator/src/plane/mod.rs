@@ -1,9 +1,11 @@
-//! The data path: two planes a host, each owned by exactly one thread (or by the virtual clock). A ring belongs to one
-//! plane at a time; ownership moves, nothing is locked per packet. Planes take time as an argument and never wait.
+//! The data path: the planes of a host, an adapter a worker and the hypervisor, each owned by exactly one thread (or by the
+//! virtual clock). A ring belongs to one plane at a time; ownership moves, nothing is locked per packet. Planes take time as
+//! an argument and never wait.
 
 mod adapter;
 mod attention;
 mod doorbell;
+mod handover;
 mod hypervisor;
 mod kicks;
 mod load;
@@ -13,6 +15,7 @@ mod owner;
 mod pf;
 mod pool;
 mod port;
+mod relay;
 mod sinks;
 mod switch;
 mod tap;
@@ -23,6 +26,7 @@ mod wire;
 
 pub use adapter::Adapter;
 pub use doorbell::Doorbell;
+pub use handover::worker_of;
 pub use hypervisor::Hypervisor;
 pub use load::Load;
 pub use mirror::Mirror;
@@ -31,6 +35,7 @@ pub use owner::{Borrowed, Owner, Plane};
 pub use pf::PfEnd;
 pub use pool::Pool;
 pub use port::{Notified, RingBroken};
+pub use relay::Relay;
 pub use switch::{apply, request};
 pub use tap::Tap;
 pub use traffic::{PairTraffic, Traffic};

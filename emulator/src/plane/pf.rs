@@ -1,4 +1,5 @@
-//! The physical function's queues between a NIC and its hypervisor: bounded, lock-free, one each way.
+//! The physical function's queues between a NIC and its hypervisor: bounded, lock-free, one each way. All workers of the NIC
+//! may fill the one; one of them empties the other.
 
 use std::sync::Arc;
 
@@ -34,6 +35,16 @@ impl PfEnd {
             peer: None,
         };
         (nic, hypervisor)
+    }
+
+    /// An end that shares the way out with this one and has nothing come in: for a worker that only sends.
+    #[must_use]
+    pub fn sender(&self) -> PfEnd {
+        PfEnd {
+            out: Arc::clone(&self.out),
+            inward: Arc::new(ArrayQueue::new(1)),
+            peer: self.peer.clone(),
+        }
     }
 
     /// Names the thread at the other end, to be woken when a frame is sent.

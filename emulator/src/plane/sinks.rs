@@ -7,6 +7,7 @@ use vf_model::{
 use vf_vhost::frame::{FrameBuf, TagEdit};
 use vf_vhost::tx::{TxFrame, TxQueue};
 
+use super::handover::Handover;
 use super::load::Load;
 use super::mirror::Mirror;
 use super::pf::PfEnd;
@@ -38,6 +39,8 @@ pub(super) struct Sinks {
     pub(super) mirror: Mirror,
     pub(super) broken: Vec<RingBroken>,
     pub(super) load: Load,
+    /// The way to the other workers of the NIC, if there are any.
+    pub(super) handover: Option<Handover>,
 }
 
 /// A frame, wherever it is.
@@ -62,6 +65,18 @@ impl Origin<'_> {
             Origin::Private(frame) => frame.len(),
         }
     }
+
+    /// A copy of it as it is.
+    fn copy(&self, pool: &Pool) -> FrameBuf {
+        match self {
+            Origin::Guest(tx, frame) => {
+                let mut copy = pool.take();
+                tx.copy_to(frame, &mut copy);
+                copy
+            }
+            Origin::Private(frame) => pool.copy(frame),
+        }
+    }
 }
 
 /// The model's tag as the four bytes that go on the wire.
@@ -73,8 +88,13 @@ impl Sinks {
     /// Delivers the fetched frames from the run's first up to `end`.
     pub(super) fn deliver_run(&mut self, nic: &mut Nic, tx: &TxQueue, run: Run, end: usize) {
         let to = run.hop.to;
-        let edit = nic.egress_edit(run.hop.insert, to);
         let mut frames = tx.fetched().get(run.from..end).unwrap_or_default();
+        if let Some(handover) = &self.handover
+            && !handover.own().contains(to)
+        {
+            return self.hand_over_run(nic, tx, run.hop, frames);
+        }
+        let edit = nic.egress_edit(run.hop.insert, to);
         while !frames.is_empty() {
             let port = &mut self.rx[to.index()];
             let (traffic, then) = port.deliver_from(run.queue, tx, frames, edit);
@@ -88,6 +108,73 @@ impl Sinks {
                 self.settle(nic, to, delivery);
             }
             frames = frames.get(done + 1..).unwrap_or_default();
+        }
+    }
+
+    /// Leaves frames to the one worker that serves their one receiver.
+    #[inline(never)]
+    fn hand_over_run(&mut self, nic: &mut Nic, tx: &TxQueue, hop: Hop, frames: &[TxFrame]) {
+        let to = [hop.to].into_iter().collect();
+        for frame in frames {
+            self.hand_over(nic, &Origin::Guest(tx, frame), to, hop.insert);
+        }
+    }
+
+    /// Leaves a frame to the workers that serve these VFs; what does not fit is their drop.
+    fn hand_over(
+        &mut self,
+        nic: &mut Nic,
+        origin: &Origin<'_>,
+        vfs: VfSet,
+        insert: Option<VlanTag>,
+    ) {
+        let copy = origin.copy(&self.pool);
+        self.load.copies += 1;
+        self.give(nic, copy, vfs, insert);
+    }
+
+    fn give(&mut self, nic: &mut Nic, frame: FrameBuf, vfs: VfSet, insert: Option<VlanTag>) {
+        let Some(handover) = &mut self.handover else {
+            return; // then all VFs are served here
+        };
+        self.load.handed_over += 1;
+        for vf in handover.give(frame, vfs, insert, &self.pool).iter() {
+            nic.count_rx_drop(vf, DropReason::WorkerQueueFull);
+        }
+    }
+
+    /// Those of `vfs` that other workers serve.
+    fn foreign(&self, vfs: VfSet) -> VfSet {
+        let others = |handover: &Handover| vfs.difference(handover.own());
+        self.handover.as_ref().map(others).unwrap_or_default()
+    }
+
+    /// Delivers what other workers have left here, so many frames of each at most; how many.
+    pub(super) fn poll_handover(&mut self, nic: &mut Nic, limit: usize) -> usize {
+        let mut moved = 0;
+        let peers = self.handover.as_ref().map_or(0, Handover::peers);
+        for peer in 0..peers {
+            let mut burst = 0;
+            while burst < limit
+                && let Some(parcel) = self.handover.as_ref().and_then(|h| h.take(peer))
+            {
+                let origin = Origin::Private(&parcel.frame);
+                self.deliver_to_vfs(nic, parcel.vfs, parcel.insert, &origin);
+                self.pool.give(parcel.frame);
+                burst += 1;
+            }
+            moved += self.load.count_burst(burst);
+        }
+        moved
+    }
+
+    /// Tells the other workers of what has been left for them.
+    pub(super) fn tell(&mut self) {
+        if let Some(handover) = &mut self.handover {
+            handover.tell();
+            if let Uplink::Relay(relay) = &mut self.uplink {
+                relay.tell();
+            }
         }
     }
 
@@ -124,7 +211,12 @@ impl Sinks {
             origin = Origin::Private(&watched);
         }
         if !verdict.vfs.is_empty() {
-            self.deliver_to_vfs(nic, verdict, &origin);
+            let others = self.foreign(verdict.vfs);
+            let own = verdict.vfs.difference(others);
+            self.deliver_to_vfs(nic, own, verdict.insert, &origin);
+            if !others.is_empty() {
+                self.hand_over(nic, &origin, others, verdict.insert);
+            }
         }
         if self.mirror.is_on() {
             self.pool.give(watched);
@@ -144,13 +236,19 @@ impl Sinks {
         true
     }
 
-    /// Delivers to every VF of the verdict; what fails there is that VF's drop.
-    fn deliver_to_vfs(&mut self, nic: &mut Nic, verdict: &Verdict, origin: &Origin<'_>) {
+    /// Delivers to these VFs, all of them served here; what fails there is that VF's drop.
+    fn deliver_to_vfs(
+        &mut self,
+        nic: &mut Nic,
+        vfs: VfSet,
+        insert: Option<VlanTag>,
+        origin: &Origin<'_>,
+    ) {
         let (head, len) = (origin.head(), origin.len());
         let dst = MacAddr::of_frame(head);
-        for vf in verdict.vfs.iter() {
+        for vf in vfs.iter() {
             let port = &mut self.rx[vf.index()];
-            let edit = nic.egress_edit(verdict.insert, vf);
+            let edit = nic.egress_edit(insert, vf);
             let queue = port.queue_of(nic, vf, head);
             let (tag, len) = (bytes_of(edit), edit.len_of(len));
             let delivery = match origin {
@@ -181,8 +279,7 @@ impl Sinks {
         frame: &TxFrame,
         insert: Option<VlanTag>,
     ) -> FrameBuf {
-        let mut copy = self.pool.take();
-        tx.copy_to(frame, &mut copy);
+        let mut copy = Origin::Guest(tx, frame).copy(&self.pool);
         copy.edit(insertion(insert));
         self.load.copies += 1;
         copy
@@ -199,7 +296,16 @@ impl Sinks {
         force: bool,
     ) -> Option<FrameBuf> {
         if !verdict.vfs.is_empty() {
-            self.deliver_to_vfs(nic, verdict, &Origin::Private(&frame));
+            let others = self.foreign(verdict.vfs);
+            let origin = Origin::Private(&frame);
+            self.deliver_to_vfs(nic, verdict.vfs.difference(others), verdict.insert, &origin);
+            if !others.is_empty() && !verdict.pf && !verdict.wire {
+                self.give(nic, frame, others, verdict.insert);
+                return None;
+            }
+            if !others.is_empty() {
+                self.hand_over(nic, &origin, others, verdict.insert);
+            }
         }
         if verdict.pf || verdict.wire {
             frame.edit(insertion(verdict.insert));
@@ -227,9 +333,28 @@ impl Sinks {
         unplugged
     }
 
-    /// Whether the wire takes a frame now, and nobody's who comes before this seat.
-    fn may_send(&self, now: Nanos, seat: usize) -> bool {
-        self.uplink.can_send(now) && self.turns.is_next(seat)
+    /// Whether the wire takes a frame of this seat now: nobody waits who comes before it. Without the port, its worker sees
+    /// to that.
+    pub(super) fn may_send(&self, now: Nanos, seat: usize) -> bool {
+        match &self.uplink {
+            Uplink::Relay(relay) => relay.can_send(VfIndex::from(seat)),
+            uplink => uplink.can_send(now) && self.turns.is_next(seat),
+        }
+    }
+
+    /// The same of a frame that has waited.
+    pub(super) fn may_go(&self, now: Nanos, seat: usize) -> bool {
+        match &self.uplink {
+            Uplink::Relay(relay) => relay.can_send(VfIndex::from(seat)),
+            uplink => uplink.can_send(now) && self.turns.next() == Some(seat),
+        }
+    }
+
+    /// The seat has a frame that has to wait.
+    pub(super) fn wait(&mut self, seat: usize) {
+        if !matches!(self.uplink, Uplink::Relay(_)) {
+            self.turns.wait(seat);
+        }
     }
 
     /// Sends a frame of the PF, or gives it back if the wire cannot take it now and it may wait.
@@ -251,6 +376,10 @@ impl Sinks {
     }
 
     pub(super) fn send_on_wire(&mut self, now: Nanos, nic: &mut Nic, seat: usize, frame: FrameBuf) {
+        if let Uplink::Relay(relay) = &mut self.uplink {
+            relay.send(VfIndex::from(seat), frame);
+            return;
+        }
         let m = meta(frame.len(), &frame.hdr);
         self.turns.went(seat, wire_bytes(&m));
         if let Err(reason) = self.uplink.send(now, frame, &m, &self.pool) {

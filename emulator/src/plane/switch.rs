@@ -1,60 +1,89 @@
 //! Administering a NIC while traffic runs, a switch of paths above all. Never loses a frame between the planes, nor
-//! duplicates one: whoever calls this holds both planes, and the queues between them are empty before a ring changes hands.
+//! duplicates one: whoever calls this holds all planes, and the queues between them are empty before a ring changes hands.
 //! What a guest has no buffers for when it leaves the mediated path is dropped and counted as its own.
+
+use std::ops::DerefMut;
 
 use vf_model::{Command, DropReason, Nanos, Path, Refusal, VfIndex, VfRequest};
 
 use super::adapter::Adapter;
+use super::handover::worker_of;
 use super::hypervisor::Hypervisor;
 
-/// Applies a command to both planes of a host and moves the rings of every VF whose path it changes.
+/// Applies a command to all planes of a host, the adapters of all workers in order, and moves the rings of every VF whose
+/// path it changes.
 ///
 /// # Errors
-/// The model's refusal, in which case nothing has changed.
-pub fn apply(
+/// The model's refusal, in which case nothing has changed: replicas are equal, so the first refuses what any would.
+pub fn apply<A: DerefMut<Target = Adapter>>(
     now: Nanos,
-    adapter: &mut Adapter,
+    adapters: &mut [A],
     hypervisor: &mut Hypervisor,
     command: &Command,
 ) -> Result<(), Refusal> {
-    drain(now, adapter, hypervisor);
-    let before = paths(adapter);
-    adapter.nic.apply(command)?;
+    drain(now, adapters, hypervisor);
+    let before = paths(adapters);
+    for adapter in &mut *adapters {
+        adapter.nic.apply(command)?;
+    }
     hypervisor.model.apply(command)?;
-    for (i, (old, new)) in before.into_iter().zip(paths(adapter)).enumerate() {
+    let mut moved = false;
+    for (i, (old, new)) in before.into_iter().zip(paths(adapters)).enumerate() {
         if old != new {
-            move_rings(now, adapter, hypervisor, VfIndex::from(i), new);
+            let vf = VfIndex::from(i);
+            let worker = worker_of(vf, adapters.len());
+            move_rings(now, &mut adapters[worker], hypervisor, vf, new);
+            moved = true;
         }
+    }
+    if moved && adapters.len() > 1 {
+        // A frame that waited for the wire in its ring is on its way to the port now: it goes before those on the other path.
+        drain(now, adapters, hypervisor);
     }
     Ok(())
 }
 
-/// Does what the driver of a VF asks for, on both planes of its host.
+/// Does what the driver of a VF asks for, on all planes of its host.
 ///
 /// # Errors
 /// The model's refusal, in which case nothing has changed.
-pub fn request(
+pub fn request<A: DerefMut<Target = Adapter>>(
     now: Nanos,
-    adapter: &mut Adapter,
+    adapters: &mut [A],
     hypervisor: &mut Hypervisor,
     vf: VfIndex,
     request: &VfRequest,
 ) -> Result<(), Refusal> {
-    drain(now, adapter, hypervisor);
-    adapter.nic.request(vf, request)?;
+    drain(now, adapters, hypervisor);
+    for adapter in adapters {
+        adapter.nic.request(vf, request)?;
+    }
     hypervisor.model.request(vf, request)
 }
 
-/// Has each plane take what the other has handed over: a frame that one has judged by the old rules is not judged by the
-/// new ones on the other.
-fn drain(now: Nanos, adapter: &mut Adapter, hypervisor: &mut Hypervisor) {
-    while adapter.drain_pf(now) + hypervisor.drain_pf(now) > 0 {}
+/// Has each plane take what the others have handed over: a frame that one has judged by the old rules is not judged by the
+/// new ones on another.
+fn drain<A: DerefMut<Target = Adapter>>(
+    now: Nanos,
+    adapters: &mut [A],
+    hypervisor: &mut Hypervisor,
+) {
+    loop {
+        // The one with the port last: the others still have frames for it.
+        let moved: usize = adapters.iter_mut().rev().map(|a| a.drain(now)).sum();
+        if moved + hypervisor.drain_pf(now) == 0 {
+            return;
+        }
+    }
 }
 
-fn paths(adapter: &Adapter) -> Vec<Path> {
-    (0..adapter.nic.vf_count())
-        .map(|i| adapter.nic.policy(VfIndex::from(i)).path)
-        .collect()
+fn paths<A: DerefMut<Target = Adapter>>(adapters: &[A]) -> Vec<Path> {
+    let of = |adapter: &A| {
+        (0..adapter.nic.vf_count())
+            .map(|i| adapter.nic.policy(VfIndex::from(i)).path)
+            .collect()
+    };
+    adapters.first().map(of).unwrap_or_default()
 }
 
 fn move_rings(

@@ -21,6 +21,7 @@ use super::port::meta;
 use super::*;
 
 mod coalescing;
+mod workers;
 
 const MAC_BASE: MacAddr = MacAddr([2, 0, 0, 0, 0, 0]);
 /// A station somewhere beyond the wire.
@@ -154,6 +155,8 @@ impl Vm {
 /// One host with its guests, and the far end of its wire.
 struct Bench {
     adapter: Adapter,
+    /// Those of the NIC's other workers.
+    others: Vec<Adapter>,
     hypervisor: Hypervisor,
     far: WireEnd,
     vms: Vec<Vm>,
@@ -183,6 +186,16 @@ impl Bench {
 
     /// A host without guests.
     fn bare(paths: &[Path], slack: Nanos, cost: Option<CostModel>) -> Bench {
+        Bench::with_workers(1, paths, slack, cost)
+    }
+
+    /// A host with so many workers and without guests.
+    fn with_workers(
+        workers: usize,
+        paths: &[Path],
+        slack: Nanos,
+        cost: Option<CostModel>,
+    ) -> Bench {
         let config = NicConfig {
             vfs: paths.len() as u16,
             mac_base: MAC_BASE,
@@ -192,8 +205,10 @@ impl Bench {
         let (near, far) = WireEnd::pair(LinkConfig::default(), slack);
         let pool = Pool::new(64);
         let (nic, model) = (Nic::new(config), HypervisorModel::new(config));
+        let mut others = Adapter::team(nic, workers, nic_end, Uplink::Wire(near), &pool);
         let mut bench = Bench {
-            adapter: Adapter::new(nic, nic_end, Uplink::Wire(near), pool.clone()),
+            adapter: others.remove(0),
+            others,
             hypervisor: Hypervisor::new(model, paths.len(), hypervisor_end, pool, cost),
             far,
             vms: Vec::new(),
@@ -216,10 +231,19 @@ impl Bench {
         self.vms.push(vm);
     }
 
+    /// The plane of the worker that serves a VF.
+    fn adapter_of(&mut self, vf: usize) -> &mut Adapter {
+        match worker_of(VfIndex::from(vf), 1 + self.others.len()) {
+            0 => &mut self.adapter,
+            other => &mut self.others[other - 1],
+        }
+    }
+
     fn attach(&mut self, vf: usize, vring: Vring) {
+        let at = vf;
         let vf = VfIndex::from(vf);
         match self.adapter.nic.policy(vf).path {
-            Path::Direct => self.adapter.attach(vf, vring),
+            Path::Direct => self.adapter_of(at).attach(vf, vring),
             Path::Mediated => self.hypervisor.attach(vf, vring),
         }
     }
@@ -227,13 +251,17 @@ impl Bench {
     fn command(&mut self, words: &str) {
         let words: Vec<_> = words.split(' ').collect();
         let command = Command::parse(&words).unwrap();
-        apply(self.now, &mut self.adapter, &mut self.hypervisor, &command).unwrap();
+        let adapters = std::iter::once(&mut self.adapter).chain(&mut self.others);
+        let mut adapters: Vec<_> = adapters.collect();
+        apply(self.now, &mut adapters, &mut self.hypervisor, &command).unwrap();
     }
 
     /// Everything that can happen now; the far end takes what has arrived.
     fn settle(&mut self) {
         loop {
             let mut moved = self.adapter.poll(self.now) + self.hypervisor.poll(self.now);
+            let others = self.others.iter_mut();
+            moved += others.map(|other| other.poll(self.now)).sum::<usize>();
             while let Some(frame) = self.far.receive(self.now) {
                 self.arrived.push(frame.data);
                 moved += 1;
@@ -253,7 +281,8 @@ impl Bench {
                 self.hypervisor.next(self.now),
                 self.far.next_arrival(),
             ];
-            match next.into_iter().flatten().min() {
+            let others = self.others.iter_mut().map(|other| other.next(self.now));
+            match next.into_iter().chain(others).flatten().min() {
                 Some(at) if at <= limit => {
                     assert!(at > self.now, "all that was due has been done");
                     self.now = at;
@@ -272,8 +301,17 @@ impl Bench {
 
     /// All counters that there are of VF `vf`.
     fn counters(&self, vf: usize) -> Counters {
-        let mut sum = self.adapter.nic.counters(VfIndex::from(vf)).clone();
+        let mut sum = self.sum(|nic| nic.counters(VfIndex::from(vf)));
         sum += self.hypervisor.model.counters(VfIndex::from(vf));
+        sum
+    }
+
+    /// What the replicas of all workers have counted.
+    fn sum(&self, of: impl Fn(&Nic) -> &Counters) -> Counters {
+        let mut sum = of(&self.adapter.nic).clone();
+        for other in &self.others {
+            sum += of(&other.nic);
+        }
         sum
     }
 
@@ -281,11 +319,11 @@ impl Bench {
     fn drops(&self) -> Vec<(DropReason, u64)> {
         let vfs = (0..self.adapter.nic.vf_count()).map(|vf| self.counters(vf));
         let queues = [
-            self.adapter.nic.pf_counters(),
-            self.adapter.nic.wire_counters(),
-            self.hypervisor.model.pf_counters(),
+            self.sum(Nic::pf_counters),
+            self.sum(Nic::wire_counters),
+            self.hypervisor.model.pf_counters().clone(),
         ];
-        let all = vfs.chain(queues.into_iter().cloned());
+        let all = vfs.chain(queues);
         let drops = all.flat_map(|c| [c.rx_drops, c.tx_drops]);
         drops.flat_map(|d| d.iter().collect::<Vec<_>>()).collect()
     }
@@ -570,7 +608,7 @@ fn a_switch_with_full_queues_loses_and_reorders_nothing() {
     let empty = |bench: &mut Bench| {
         assert!(!bench.hypervisor.pf_mut().has_input());
         assert!(!bench.adapter.pf_mut().has_input());
-        assert_eq!(bench.adapter.drain_pf(bench.now), 0, "nor is one parked");
+        assert_eq!(bench.adapter.drain(bench.now), 0, "nor is one parked");
     };
     bench.command("vf 0 set path mediated");
     empty(&mut bench);
@@ -849,11 +887,13 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(32))]
     #[test]
     fn every_frame_is_received_or_counted(
+        workers in 1..=VFS,
         paths in proptest::collection::vec(any_path(), VFS),
         costs in any::<bool>(),
         events in proptest::collection::vec(any_event(), 1..60),
     ) {
-        let mut bench = Bench::bare(&paths, Nanos(0), costs.then(CostModel::default));
+        let costs = costs.then(CostModel::default);
+        let mut bench = Bench::with_workers(workers, &paths, Nanos(0), costs);
         for vf in 0..VFS {
             bench.start(vf, &queue_of(16));
         }
@@ -906,7 +946,7 @@ proptest! {
             prop_assert_eq!(u64::from(vm.sent), counters.tx_packets + counters.tx_drops.total());
             prop_assert_eq!(vm.got.len() as u64, counters.rx_packets);
         }
-        let wire = bench.adapter.nic.wire_counters();
+        let wire = bench.sum(Nic::wire_counters);
         prop_assert_eq!(bench.arrived.len() as u64, wire.tx_packets - wire.tx_drops.total());
         prop_assert_eq!(from_far, wire.rx_packets + wire.rx_drops.total());
         let drops: u64 = bench.drops().iter().map(|(_, n)| n).sum();

@@ -6,6 +6,7 @@ use vf_model::{DropReason, FrameMeta, Link, LinkConfig, Nanos};
 use vf_vhost::frame::FrameBuf;
 
 use super::pool::Pool;
+use super::relay::Relay;
 use super::tap::Tap;
 use super::wire::WireEnd;
 
@@ -17,6 +18,8 @@ pub enum Uplink {
     Wire(WireEnd),
     /// A tap device: from there any bridge of the host.
     Tap(Tap),
+    /// The port is with another worker. Each VF's frames wait for themselves: the relay says whether it takes one.
+    Relay(Relay),
 }
 
 impl Uplink {
@@ -24,7 +27,7 @@ impl Uplink {
     #[must_use]
     pub fn can_send(&self, now: Nanos) -> bool {
         match self {
-            Uplink::None => true,
+            Uplink::None | Uplink::Relay(_) => true,
             Uplink::Wire(wire) => wire.can_send(now),
             Uplink::Tap(tap) => tap.can_send(now),
         }
@@ -34,7 +37,7 @@ impl Uplink {
     #[must_use]
     pub fn can_send_at(&self) -> Option<Nanos> {
         match self {
-            Uplink::None => Some(Nanos(0)),
+            Uplink::None | Uplink::Relay(_) => Some(Nanos(0)),
             Uplink::Wire(wire) => wire.can_send_at(),
             Uplink::Tap(tap) => tap.can_send_at(),
         }
@@ -49,7 +52,8 @@ impl Uplink {
         pool: &Pool,
     ) -> Result<(), DropReason> {
         match self {
-            Uplink::None => {
+            // The relay has been given what it takes.
+            Uplink::None | Uplink::Relay(_) => {
                 pool.give(frame);
                 Err(DropReason::NoUplink)
             }
@@ -64,7 +68,7 @@ impl Uplink {
     /// The next frame that has arrived by `now`, or why it cannot be taken.
     pub fn receive(&mut self, now: Nanos, pool: &Pool) -> Option<Result<FrameBuf, DropReason>> {
         match self {
-            Uplink::None => None,
+            Uplink::None | Uplink::Relay(_) => None,
             Uplink::Wire(wire) => wire.receive(now).map(Ok),
             Uplink::Tap(tap) => tap.receive(pool),
         }
@@ -75,6 +79,10 @@ impl Uplink {
         match self {
             Uplink::None | Uplink::Tap(_) => None,
             Uplink::Wire(wire) => wire.next_arrival(),
+            Uplink::Relay(relay) => {
+                relay.tell(); // the other worker has rung because there is room, or something else happens
+                None
+            }
         }
     }
 
@@ -95,7 +103,7 @@ impl Uplink {
     #[must_use]
     pub fn rate_mbps(&self) -> u64 {
         let rate = match self {
-            Uplink::None => LinkConfig::default().rate_bps,
+            Uplink::None | Uplink::Relay(_) => LinkConfig::default().rate_bps,
             Uplink::Wire(wire) => wire.rate_bps(),
             Uplink::Tap(tap) => tap.rate_bps(),
         };
@@ -104,7 +112,7 @@ impl Uplink {
 
     fn link(&self) -> Option<&Link> {
         match self {
-            Uplink::None => None,
+            Uplink::None | Uplink::Relay(_) => None,
             Uplink::Wire(wire) => Some(wire.link()),
             Uplink::Tap(tap) => Some(tap.link()),
         }
@@ -117,6 +125,7 @@ impl fmt::Display for Uplink {
             Uplink::None => f.write_str("none"),
             Uplink::Wire(_) => f.write_str("wire"),
             Uplink::Tap(tap) => write!(f, "tap {}", tap.name()),
+            Uplink::Relay(_) => f.write_str("relay"),
         }
     }
 }

@@ -388,7 +388,7 @@ impl Place<'_> {
         events.sort_by_key(|(event, _)| event.at);
         let mut tries = Vec::new();
         for nic in &plan.config.nics {
-            let planes = Planes::new(nic, Uplink::None, &Pool::new(0), None);
+            let planes = Planes::new(nic, 1, Uplink::None, &Pool::new(0), None);
             tries.push(planes.map_err(|(vf, refusal)| PlanError::Whole {
                 path: self.path.to_owned(),
                 mistake: Mistake::Policy {
@@ -400,10 +400,11 @@ impl Place<'_> {
         }
         for (event, line) in events {
             let Planes {
-                adapter,
+                adapters,
                 hypervisor,
             } = &mut tries[event.nic];
-            let done = adapter.nic.apply(&event.command);
+            let mut adapters = adapters.iter_mut();
+            let done = adapters.try_for_each(|adapter| adapter.nic.apply(&event.command));
             let done = done.and_then(|()| hypervisor.model.apply(&event.command));
             done.map_err(|refusal| self.wrong(line, refusal.into()))?;
             plan.events.push(event);

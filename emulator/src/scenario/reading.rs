@@ -140,7 +140,7 @@ impl Reading {
 
 impl NicReading {
     fn take(at: Nanos, host: &Host) -> NicReading {
-        let adapter = host.adapter.borrow();
+        let adapter = host.adapter().borrow();
         let hypervisor = host.hypervisor.borrow();
         let mut drops = BTreeMap::new();
         let mut add = |vf: Option<VfIndex>, counters: &Counters| {

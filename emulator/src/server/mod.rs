@@ -386,21 +386,23 @@ fn build_hosts(
             }
             (None, None) => Uplink::None,
         };
-        let planes =
-            Planes::new(nic, uplink, &pool, cost).map_err(|(vf, refusal)| RunError::Policy {
+        let planes = Planes::new(nic, nic.workers.into(), uplink, &pool, cost).map_err(
+            |(vf, refusal)| RunError::Policy {
                 nic: nic.name.clone(),
                 vf,
                 refusal,
-            })?;
+            },
+        )?;
         let name = &nic.name;
-        let (adapter, adapter_bell) = Owner::spawn(
-            &format!("worker-{name}"),
-            planes.adapter,
-            epoch,
-            config.poll,
-            reporter.of(h),
-        )
-        .map_err(system("thread"))?;
+        let mut adapters = Vec::new();
+        let mut worker_bells = Vec::new();
+        for (w, adapter) in planes.adapters.into_iter().enumerate() {
+            let name = nic.worker_name(w);
+            let (owner, bell) = Owner::spawn(&name, adapter, epoch, config.poll, reporter.of(h))
+                .map_err(system("thread"))?;
+            adapters.push(owner);
+            worker_bells.push(bell);
+        }
         let (hypervisor, hypervisor_bell) = Owner::spawn(
             &format!("hyp-{name}"),
             planes.hypervisor,
@@ -413,12 +415,17 @@ fn build_hosts(
             reporter.of(h),
         )
         .map_err(system("thread"))?;
-        adapter.borrow().pf_mut().set_peer(hypervisor_bell);
-        hypervisor.borrow().pf_mut().set_peer(adapter_bell.clone());
-        bells.push(adapter_bell);
+        for adapter in &adapters {
+            let mut adapter = adapter.borrow();
+            adapter.pf_mut().set_peer(hypervisor_bell.clone());
+            adapter.set_peers(&worker_bells);
+        }
+        let port_bell = worker_bells.swap_remove(0);
+        hypervisor.borrow().pf_mut().set_peer(port_bell.clone());
+        bells.push(port_bell);
         hosts.push(Host::new(
             nic.clone(),
-            adapter,
+            adapters,
             hypervisor,
             Clock::Wall(epoch),
         ));
@@ -426,7 +433,7 @@ fn build_hosts(
     for wire in &config.wires {
         let [a, b] = wire.between;
         for (this, other) in [(a, b), (b, a)] {
-            if let Uplink::Wire(end) = hosts[this].adapter.borrow().uplink_mut() {
+            if let Uplink::Wire(end) = hosts[this].adapter().borrow().uplink_mut() {
                 end.set_peer(bells[other].clone());
             }
         }

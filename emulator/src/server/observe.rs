@@ -6,7 +6,7 @@ use std::ops::Deref;
 use vf_model::{Counters, HypervisorModel, Nanos, Nic, RxFilter, VfIndex, VfPolicy};
 
 use crate::host::Host;
-use crate::plane::{Load, PairTraffic};
+use crate::plane::{Load, Owner, PairTraffic, worker_of};
 use crate::show::{
     Show, ShowBridge, ShowCounters, ShowCpu, ShowLink, ShowNic, ShowQueue, ShowRss, ShowVf,
     ShowWorker,
@@ -56,20 +56,24 @@ fn nanos(d: std::time::Duration) -> u64 {
 }
 
 fn nic(host: &Host, at: Nanos, seconds: f64, before: &mut Busy) -> ShowNic {
-    let adapter = host.adapter.borrow();
+    let adapters: Vec<_> = host.adapters.iter().map(Owner::borrow).collect();
+    // What is not counted is the same on all workers, and only the first has the port.
+    let adapter = &adapters[0];
     let hypervisor = host.hypervisor.borrow();
+    let of_nic = |counters: fn(&Nic) -> &Counters| sum(adapters.iter().map(|a| counters(&a.nic)));
     let charged = hypervisor.charged(at);
     let now = Busy {
         link: adapter.uplink().busy(at).0,
-        worker: nanos(adapter.load().busy),
+        worker: adapters.iter().map(|a| nanos(a.load().busy)).sum(),
         hypervisor: charged.map_or_else(|| nanos(hypervisor.load().busy), |c| c.0),
     };
     let share =
         |now: u64, then: u64| (now.saturating_sub(then) as f64 / 1e9 / seconds.max(1e-9)).min(1.0);
+    let workers = adapters.len() as u64;
     let vfs = (0..host.vfs.len())
         .map(|i| {
             let vf = VfIndex::from(i);
-            let direct = counters(adapter.nic.counters(vf));
+            let direct = counters(&sum(adapters.iter().map(|a| a.nic.counters(vf))));
             let mediated = counters(hypervisor.model.counters(vf));
             let endpoint = host.vfs[i].endpoint.as_ref();
             ShowVf {
@@ -85,7 +89,10 @@ fn nic(host: &Host, at: Nanos, seconds: f64, before: &mut Busy) -> ShowNic {
                     hkey: adapter.nic.rss(vf).key().to_string(),
                     spread: adapter.nic.rss(vf).spread().to_string(),
                 },
-                queues: queues(&[adapter.traffic(vf), hypervisor.traffic(vf)]),
+                queues: queues(&[
+                    adapters[worker_of(vf, adapters.len())].traffic(vf),
+                    hypervisor.traffic(vf),
+                ]),
                 asked: rx_filter(adapter.nic.asked(vf)),
                 in_force: rx_filter(adapter.nic.in_force(vf)),
                 refused: host.refused(vf),
@@ -104,11 +111,11 @@ fn nic(host: &Host, at: Nanos, seconds: f64, before: &mut Busy) -> ShowNic {
             rate_mbps: adapter.uplink().rate_mbps(),
             tx_utilisation: share(now.link, before.link),
             tx_busy_ns: now.link,
-            counters: counters(adapter.nic.wire_counters()),
+            counters: counters(&of_nic(Nic::wire_counters)),
         },
         worker: ShowCpu {
             clock: "measured".to_owned(),
-            utilisation: share(now.worker, before.worker),
+            utilisation: share(now.worker / workers, before.worker / workers),
             busy_ns: now.worker,
         },
         hypervisor: ShowCpu {
@@ -121,10 +128,15 @@ fn nic(host: &Host, at: Nanos, seconds: f64, before: &mut Busy) -> ShowNic {
             utilisation: share(now.hypervisor, before.hypervisor),
             busy_ns: now.hypervisor,
         },
-        workers: vec![
-            worker("worker", &host.settings.name, adapter.load()),
-            worker("hyp", &host.settings.name, hypervisor.load()),
-        ],
+        workers: adapters
+            .iter()
+            .enumerate()
+            .map(|(w, adapter)| worker(host.settings.worker_name(w), adapter.load()))
+            .chain([worker(
+                format!("hyp-{}", host.settings.name),
+                hypervisor.load(),
+            )])
+            .collect(),
         bridge: ShowBridge {
             entries: bridge.entries,
             learned: bridge.learned,
@@ -133,16 +145,24 @@ fn nic(host: &Host, at: Nanos, seconds: f64, before: &mut Busy) -> ShowNic {
         },
         profile: adapter.nic.profile().to_string(),
         filters: adapter.nic.filter_table().len() as u64,
-        pf: pf_counters(&adapter.nic, &hypervisor.model),
+        pf: pf_counters(&of_nic(Nic::pf_counters), &hypervisor.model),
         vfs,
     };
     *before = now;
     show
 }
 
-fn worker(kind: &str, nic: &str, load: &Load) -> ShowWorker {
+/// What replicas of a NIC have counted of one port.
+fn sum<'a>(counters: impl Iterator<Item = &'a Counters>) -> Counters {
+    counters.fold(Counters::default(), |mut sum, each| {
+        sum += each;
+        sum
+    })
+}
+
+fn worker(name: String, load: &Load) -> ShowWorker {
     ShowWorker {
-        name: format!("{kind}-{nic}"),
+        name,
         busy_ns: nanos(load.busy),
         rounds: load.rounds,
         idle_rounds: load.idle_rounds,
@@ -150,20 +170,21 @@ fn worker(kind: &str, nic: &str, load: &Load) -> ShowWorker {
         frames: load.frames,
         bursts: load.bursts,
         copies: load.copies,
+        handed_over: load.handed_over,
         notified: load.notified,
         suppressed: load.suppressed,
     }
 }
 
 /// Both sides count the same frames, each its own drops.
-fn pf_counters(nic: &Nic, model: &HypervisorModel) -> ShowCounters {
+fn pf_counters(of_nic: &Counters, model: &HypervisorModel) -> ShowCounters {
     let of_model = counters(model.pf_counters());
     let dropped = ShowCounters {
         rx_drops: of_model.rx_drops,
         tx_drops: of_model.tx_drops,
         ..ShowCounters::default()
     };
-    counters(nic.pf_counters()).plus(&dropped)
+    counters(of_nic).plus(&dropped)
 }
 
 fn counters(c: &Counters) -> ShowCounters {

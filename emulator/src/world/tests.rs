@@ -22,6 +22,7 @@ fn nic(name: &str, mac: u8, vfs: &[PolicySettings]) -> NicSettings {
     NicSettings {
         name: name.to_owned(),
         vfs: vfs.len() as u16,
+        workers: 1,
         mac_base: MacAddr([2, 0, 0, 0, mac, 0]),
         queue_pairs: 1,
         mtu: 1500,

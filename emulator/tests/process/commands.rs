@@ -103,6 +103,9 @@ fn wrong_configurations_start_nothing() {
         (&["--vfs", "0"], "256"),
         (&["--vfs", "257"], "256"),
         (&["--queue-pairs", "0"], "queue"),
+        (&["--workers", "0"], "1 to 16 workers"),
+        (&["--vfs", "64", "--workers", "17"], "1 to 16 workers"),
+        (&["--workers", "3"], "of which it has 2"),
         (&["--mac-base", "01:00:00:00:00:00"], "unicast"),
     ] {
         let line = refused(&args.join(" "), &run(args));
@@ -122,6 +125,17 @@ fn words_that_the_command_line_does_not_have() {
         &["run", "--vfs", "many"],
         &["run", "--mac-base", "02"],
         &["run", "--colour"],
+        &[
+            "run",
+            "--workers",
+            "2",
+            "--clock",
+            "virtual",
+            "--calendar",
+            "x",
+            "--guests",
+            "1",
+        ],
         &["experiment", "--mtu", "9"],
         &["experiment", "--guests", "0x0"],
         &["experiment", "--guests", "linux:linux"],

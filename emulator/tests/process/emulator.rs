@@ -22,6 +22,11 @@ name = 'b'
 between = ['a', 'b']
 ";
 
+/// The same with so many workers on each NIC: each VF has a worker of its own, if there are two.
+pub(crate) fn back_to_back(workers: usize) -> String {
+    BACK_TO_BACK.replace("'\n[[", &format!("'\nworkers = {workers}\n[["))
+}
+
 /// Waits until `done` gives something; what it waits for is said when it never does.
 pub(crate) fn wait_for<T>(what: &str, mut done: impl FnMut() -> Option<T>) -> T {
     let deadline = Instant::now() + DEADLINE;

@@ -6,23 +6,35 @@ use std::time::{Duration, Instant};
 use vf_conformance::net::NetConfig;
 
 use crate::control::command;
-use crate::emulator::{BACK_TO_BACK, DEADLINE, Emulator, drops};
+use crate::emulator::{DEADLINE, Emulator, back_to_back, drops};
 use crate::host::{Host, await_progress, stream};
 use crate::port::{BROADCAST, Port};
 
 /// What TCP's own bursts may meet: a ring or a queue that is full for a moment.
-const FULL: [&str; 4] = [
+const FULL: [&str; 5] = [
     "no_rx_buffer",
     "wire_queue_full",
+    "worker_queue_full",
     "hypervisor_queue_full",
     "pf_queue_full",
 ];
 
 #[test]
 fn a_tcp_connection_survives_many_switches_of_its_paths() {
-    let emulator = Emulator::with_config(BACK_TO_BACK);
-    let a = Host::start(emulator.path("a-vf0.sock"), 1);
-    let b = Host::start(emulator.path("b-vf0.sock"), 2);
+    survives_many_switches(1, ["a-vf0.sock", "b-vf0.sock"]);
+}
+
+#[test]
+fn a_tcp_connection_survives_many_switches_between_workers() {
+    survives_many_switches(2, ["a-vf1.sock", "b-vf0.sock"]);
+}
+
+/// `sockets` are one of each NIC.
+fn survives_many_switches(workers: usize, sockets: [&str; 2]) {
+    let emulator = Emulator::with_config(&back_to_back(workers));
+    let vfs = sockets.map(|s| s.as_bytes()[4] - b'0');
+    let a = Host::start(emulator.path(sockets[0]), 1);
+    let b = Host::start(emulator.path(sockets[1]), 2);
     let there = stream(&a, &b, 5001, None);
     let back = stream(&b, &a, 5002, None);
     await_progress(&b, there);
@@ -38,7 +50,12 @@ fn a_tcp_connection_survives_many_switches_of_its_paths() {
                 };
                 command(
                     &emulator,
-                    &format!("{} vf 0 set path {}", ["a", "b"][side], paths[side]),
+                    &format!(
+                        "{} vf {} set path {}",
+                        ["a", "b"][side],
+                        vfs[side],
+                        paths[side]
+                    ),
                 );
             }
         }
@@ -55,8 +72,8 @@ fn a_tcp_connection_survives_many_switches_of_its_paths() {
     assert!(a.with(|guest| guest.established()));
     assert!(b.with(|guest| guest.established()));
     let show = emulator.show();
-    for nic in &show.nics {
-        let vf = &nic.vfs[0];
+    for (nic, vf) in show.nics.iter().zip(vfs) {
+        let vf = &nic.vfs[usize::from(vf)];
         for counters in [&vf.direct, &vf.mediated] {
             assert!(counters.tx_packets > 100, "{vf:?}");
             assert!(counters.rx_packets > 100, "{vf:?}");
@@ -180,30 +197,38 @@ fn ports(emulator: &Emulator) -> Numbered {
     )
 }
 
-/// Switches of single VFs' paths, all sets of them in an order that visits each transition.
+/// Switches of single VFs' paths, all sets of them in an order that visits each transition, each with a policy that
+/// makes no difference to who gets what.
 fn switches() -> impl Iterator<Item = String> {
     let vfs = ["a vf 0", "b vf 0", "a vf 1", "b vf 1"];
     (0usize..).map(move |n| {
         let path = ["mediated", "direct"][(n / vfs.len() + n % 3) % 2];
-        format!("{} set path {path}", vfs[n % vfs.len()])
+        let trust = ["on", "off"][n / 7 % 2];
+        format!("{} set path {path} trust {trust}", vfs[n % vfs.len()])
     })
 }
 
 #[test]
 fn a_switch_between_bursts_loses_and_doubles_nothing() {
-    let emulator = Emulator::with_config(BACK_TO_BACK);
-    let mut traffic = ports(&emulator);
-    for (n, switch) in (0..).zip(switches().take(80)) {
-        command(&emulator, &switch);
-        traffic.run(n * 64, 64);
+    for workers in [1, 2] {
+        let emulator = Emulator::with_config(&back_to_back(workers));
+        let mut traffic = ports(&emulator);
+        for (n, switch) in (0..).zip(switches().take(80)) {
+            command(&emulator, &switch);
+            traffic.run(n * 64, 64);
+        }
+        traffic.check();
+        assert_eq!(traffic.out_of_order, 0);
     }
-    traffic.check();
-    assert_eq!(traffic.out_of_order, 0);
 }
 
 #[test]
 fn a_switch_under_load_loses_and_doubles_nothing() {
-    let emulator = Emulator::with_config(BACK_TO_BACK);
+    [1, 2].into_iter().for_each(switches_under_load);
+}
+
+fn switches_under_load(workers: usize) {
+    let emulator = Emulator::with_config(&back_to_back(workers));
     let mut traffic = ports(&emulator);
     let stop = std::sync::atomic::AtomicBool::new(false);
     let switched = std::thread::scope(|scope| {

@@ -3,7 +3,7 @@
 use vf_conformance::guest::GuestConfig;
 use vf_conformance::net::NetConfig;
 
-use crate::emulator::{BACK_TO_BACK, Emulator, drops};
+use crate::emulator::{BACK_TO_BACK, Emulator, back_to_back, drops};
 use crate::host::{Host, await_bytes, stream};
 use crate::port::{BROADCAST, Port, pass};
 
@@ -81,10 +81,47 @@ fn tcp_within_a_nic_arrives_whole_on_equal_and_unequal_paths() {
 }
 
 #[test]
+fn tcp_between_workers_arrives_whole_and_is_counted_once() {
+    let emulator = Emulator::start(&["--workers", "2"]);
+    for tso in [false, true] {
+        streams_arrive(&emulator, ["vf0.sock", "vf1.sock"], tso, 2);
+    }
+    let nic = &emulator.show().nics[0];
+    let names: Vec<_> = nic.workers.iter().map(|w| w.name.as_str()).collect();
+    assert_eq!(names, ["worker0-nic0", "worker1-nic0", "hyp-nic0"]);
+    let [first, second, _] = &nic.workers[..] else {
+        unreachable!()
+    };
+    assert_eq!(nic.worker.busy_ns, first.busy_ns + second.busy_ns);
+    let text = emulator.vfnic(&["show", "workers"]).stdout;
+    assert!(String::from_utf8(text).unwrap().contains("worker1-nic0: "));
+    for (from, to, worker) in [(0, 1, first), (1, 0, second)] {
+        let (sent, received) = (&nic.vfs[from].total, &nic.vfs[to].total);
+        assert!(sent.tx_bytes > 2 * BYTES, "{sent:?}");
+        let lost: u64 = received.rx_drops.values().sum();
+        let on_wire = nic.link.counters.tx_packets; // groups and first frames
+        assert!(received.rx_packets + lost <= sent.tx_packets);
+        assert!(received.rx_packets + lost + on_wire >= sent.tx_packets);
+        assert!(worker.handed_over + on_wire >= sent.tx_packets);
+        let by_queue: u64 = nic.vfs[to].queues.iter().map(|q| q.rx_packets).sum();
+        assert_eq!(by_queue, received.rx_packets);
+    }
+}
+
+#[test]
 fn both_paths_agree_on_who_receives_what() {
+    paths_agree(1);
+}
+
+#[test]
+fn both_paths_agree_on_who_receives_what_from_which_worker() {
+    paths_agree(2);
+}
+
+fn paths_agree(workers: usize) {
     let emulator = Emulator::with_config(&format!(
         "{}[[nic]]\nname = 'c'\n",
-        BACK_TO_BACK.replacen("'a'\n", "'a'\nvfs = 3\n", 1)
+        back_to_back(workers).replacen("'a'\n", "'a'\nvfs = 3\n", 1)
     ));
     let mut ports: Vec<Port> = ["a-vf0", "a-vf1", "a-vf2", "b-vf0", "b-vf1"]
         .map(|name| Port::open(&emulator.path(&format!("{name}.sock"))))

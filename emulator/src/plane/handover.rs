@@ -1,0 +1,165 @@
+//! Frames that change workers within a NIC: one bounded, lock-free queue from each worker to each other one. Carries what a
+//! worker needs to deliver a frame that another has judged; never judges, never delivers, and keeps the order of what one
+//! worker hands to another.
+
+use std::sync::Arc;
+
+use crossbeam_queue::ArrayQueue;
+use vf_model::{VfIndex, VfSet, VlanTag};
+use vf_vhost::frame::FrameBuf;
+
+use super::doorbell::Doorbell;
+use super::pool::Pool;
+
+/// Frames that wait between two workers in one direction, as many as a large ring has.
+pub(super) const QUEUE: usize = 1024;
+
+/// Which of so many workers serves a VF: all its rings have one owner.
+#[must_use]
+pub fn worker_of(vf: VfIndex, workers: usize) -> usize {
+    vf.index() % workers.max(1)
+}
+
+/// A judged frame on its way to another worker.
+pub(super) struct Parcel {
+    /// As its sender gave it.
+    pub(super) frame: FrameBuf,
+    /// Who of the worker's VFs get it.
+    pub(super) vfs: VfSet,
+    /// As in the verdict.
+    pub(super) insert: Option<VlanTag>,
+}
+
+type Queue = Arc<ArrayQueue<Parcel>>;
+
+/// One worker's ends of the queues between all workers of a NIC.
+pub(super) struct Handover {
+    me: usize,
+    own: VfSet,
+    peers: Vec<Peer>,
+}
+
+/// Another worker.
+struct Peer {
+    vfs: VfSet,
+    out: Queue,
+    inward: Queue,
+    bell: Option<Doorbell>,
+    /// Whether it has not been told yet of what was left for it.
+    untold: bool,
+}
+
+impl Handover {
+    /// The ends of each of `workers` workers, who share `vfs` VFs.
+    pub(super) fn mesh(vfs: usize, workers: usize) -> Vec<Handover> {
+        let of = |worker: usize| -> VfSet {
+            let vfs = (worker..vfs).step_by(workers.max(1));
+            vfs.map(VfIndex::from).collect()
+        };
+        // By who fills it, and by who empties it.
+        let queues: Vec<Vec<Queue>> = (0..workers)
+            .map(|_| (0..workers).map(|_| Arc::new(ArrayQueue::new(QUEUE))))
+            .map(Iterator::collect)
+            .collect();
+        let ends = (0..workers).map(|me| Handover {
+            me,
+            own: of(me),
+            peers: (0..workers)
+                .filter(|peer| *peer != me)
+                .map(|peer| Peer {
+                    vfs: of(peer),
+                    out: Arc::clone(&queues[me][peer]),
+                    inward: Arc::clone(&queues[peer][me]),
+                    bell: None,
+                    untold: false,
+                })
+                .collect(),
+        });
+        ends.collect()
+    }
+
+    /// Names the threads of all workers, in order, to be woken for what is left for them.
+    pub(super) fn set_peers(&mut self, bells: &[Doorbell]) {
+        let others = bells.iter().enumerate().filter(|(w, _)| *w != self.me);
+        for (peer, (_, bell)) in self.peers.iter_mut().zip(others) {
+            peer.bell = Some(bell.clone());
+        }
+    }
+
+    /// The VFs that this worker serves.
+    pub(super) fn own(&self) -> VfSet {
+        self.own
+    }
+
+    /// How many other workers there are.
+    pub(super) fn peers(&self) -> usize {
+        self.peers.len()
+    }
+
+    /// Leaves a frame to the workers of these VFs, none of them served here; those who do not get it since their worker takes
+    /// no more.
+    pub(super) fn give(
+        &mut self,
+        frame: FrameBuf,
+        vfs: VfSet,
+        insert: Option<VlanTag>,
+        pool: &Pool,
+    ) -> VfSet {
+        let (mut frame, mut left, mut lost) = (frame, vfs, VfSet::default());
+        for peer in &mut self.peers {
+            let vfs = left.intersection(peer.vfs);
+            if vfs.is_empty() {
+                continue;
+            }
+            left = left.difference(vfs);
+            // The last one gets the frame itself.
+            let last = left.is_empty();
+            let copy = match last {
+                true => std::mem::take(&mut frame),
+                false => pool.copy(&frame),
+            };
+            let parcel = Parcel {
+                frame: copy,
+                vfs,
+                insert,
+            };
+            match peer.out.push(parcel) {
+                Ok(()) => peer.untold = true,
+                Err(parcel) => {
+                    pool.give(parcel.frame);
+                    lost = lost.union(vfs);
+                }
+            }
+            if last {
+                break;
+            }
+        }
+        lost
+    }
+
+    /// Tells the other workers of what has been left for them since the last call.
+    pub(super) fn tell(&mut self) {
+        for peer in &mut self.peers {
+            if std::mem::take(&mut peer.untold)
+                && let Some(bell) = &peer.bell
+            {
+                bell.ring();
+            }
+        }
+    }
+
+    /// The next frame that the `peer`th of the others has left here.
+    pub(super) fn take(&self, peer: usize) -> Option<Parcel> {
+        let queue = &self.peers.get(peer)?.inward;
+        // To find nothing costs a fence in a pop, and none here.
+        if queue.is_empty() {
+            return None;
+        }
+        queue.pop()
+    }
+
+    /// Whether frames wait here.
+    pub(super) fn has_input(&self) -> bool {
+        self.peers.iter().any(|peer| !peer.inward.is_empty())
+    }
+}
