@@ -463,8 +463,14 @@ impl Device for VfDevice<'_> {
                 *self.fault = fault.map(ToString::to_string);
                 self.held = Held::Nothing;
                 self.forget_driver(0);
-                let mut hypervisor = self.hypervisor.borrow();
-                hypervisor.drop_backlog(vf, DropReason::RingDisabled);
+                match self.hold() {
+                    Held::Adapter(adapter) => adapter.drop_backlog(vf, DropReason::RingDisabled),
+                    Held::Hypervisor(hypervisor) => {
+                        hypervisor.drop_backlog(vf, DropReason::RingDisabled);
+                    }
+                    Held::Nothing => {}
+                }
+                self.held = Held::Nothing;
             }
             // The endpoint has logged what was refused.
             _ => {}

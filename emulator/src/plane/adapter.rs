@@ -8,6 +8,7 @@ use vf_vhost::frame::{FrameBuf, TagEdit};
 use vf_vhost::vring::Vring;
 
 use super::attention::Attention;
+use super::backlog::{Backlog, PATIENCE};
 use super::doorbell::Doorbell;
 use super::handover::Handover;
 use super::kicks::Kicks;
@@ -66,6 +67,8 @@ impl Adapter {
             sinks: Sinks {
                 rx: std::iter::repeat_with(RxPort::default).take(vfs).collect(),
                 touched: VfSet::default(),
+                lenient: VfSet::default(),
+                lenient_until: Nanos(0),
                 notified: Notified::default(),
                 pf,
                 uplink,
@@ -129,10 +132,10 @@ impl Adapter {
 
     /// Takes over a ring of a VF whose path is direct.
     pub fn attach(&mut self, vf: VfIndex, vring: Vring) {
+        self.kicks.add(&vring);
         if is_rx(vring.index()) {
             self.sinks.rx[vf.index()].attach(vring);
         } else {
-            self.kicks.add(&vring);
             self.tx[vf.index()].attach(vring);
             self.attention.attach(vf);
         }
@@ -140,16 +143,39 @@ impl Adapter {
 
     /// Gives a ring up; afterwards nobody here touches it.
     pub fn detach(&mut self, now: Nanos, vf: VfIndex, ring: u32) -> Option<Vring> {
-        if is_rx(ring) {
-            return self.sinks.rx[vf.index()].detach(ring);
-        }
-        self.unpark(now, vf);
-        let vring = self.tx[vf.index()].detach(ring)?;
+        let vring = if is_rx(ring) {
+            self.sinks.rx[vf.index()].detach(ring)?
+        } else {
+            self.unpark(now, vf);
+            self.tx[vf.index()].detach(ring)?
+        };
         self.kicks.remove(&vring);
         if self.tx[vf.index()].queues.is_empty() {
             self.attention.detach(vf);
         }
         Some(vring)
+    }
+
+    /// What waits for buffers of `vf` now that its path becomes direct, to be delivered before anything else. Its guest is
+    /// given the same time to find its pace: until then what has no buffer waits, too.
+    pub(super) fn give_backlog(&mut self, now: Nanos, vf: VfIndex, backlog: Backlog) {
+        self.sinks.lenient.insert(vf);
+        self.sinks.lenient_until = now + PATIENCE;
+        self.sinks.rx[vf.index()].backlog = backlog;
+    }
+
+    /// What of that still waits.
+    pub(super) fn take_backlog(&mut self, vf: VfIndex) -> Backlog {
+        self.sinks.lenient.remove(vf);
+        std::mem::take(&mut self.sinks.rx[vf.index()].backlog)
+    }
+
+    /// Gives up the frames that wait for buffers of `vf`; they are counted as its drops.
+    pub fn drop_backlog(&mut self, vf: VfIndex, reason: DropReason) {
+        for frame in self.take_backlog(vf).drain() {
+            self.nic.count_rx_drop(vf, reason);
+            self.sinks.pool.give(frame);
+        }
     }
 
     /// The indices of the rings held for a VF.
@@ -527,6 +553,9 @@ impl Plane for Adapter {
     fn poll(&mut self, now: Nanos) -> usize {
         let arrived = self.poll_uplink(now);
         let mut moved = self.sinks.load.count_burst(arrived);
+        if !self.sinks.lenient.is_empty() {
+            moved += self.sinks.drain_backlogs(now, &mut self.nic);
+        }
         let mut looks = self.attention.round();
         if self.sinks.handover.is_some() {
             moved += self.sinks.poll_handover(&mut self.nic, BURST);
@@ -548,6 +577,11 @@ impl Plane for Adapter {
         let mut next = self.sinks.uplink.next_arrival();
         let mut sooner = |at: Nanos| next = Some(next.map_or(at, |n: Nanos| n.min(at)));
         self.held.due.map(&mut sooner);
+        for vf in self.sinks.lenient.iter() {
+            let due = self.sinks.rx[vf.index()].backlog.due();
+            // What is past has been tried; it waits for a kick.
+            due.filter(|at| *at > now).map(&mut sooner);
+        }
         let attached = self.attention.attached();
         if self.sinks.turns.is_anyone_waiting() {
             self.sinks.uplink.can_send_at().map(&mut sooner);
@@ -585,6 +619,9 @@ impl Plane for Adapter {
                 work |= slot.queue.set_notify(!waits);
             }
         }
+        for vf in self.sinks.lenient.iter() {
+            work |= self.sinks.rx[vf.index()].set_notify(true);
+        }
         work
     }
 
@@ -593,6 +630,9 @@ impl Plane for Adapter {
             for slot in port.queues.iter_mut().filter(|s| !s.broken) {
                 slot.queue.set_notify(false);
             }
+        }
+        for vf in self.sinks.lenient.iter() {
+            self.sinks.rx[vf.index()].set_notify(false);
         }
     }
 

@@ -3,15 +3,14 @@
 //! there is one (the 2009 cost model); then the next piece of work starts only when the CPU is free again.
 //! Never reads a clock, never blocks a guest: what does not fit is dropped and counted.
 
-use std::collections::VecDeque;
-
 use vf_model::{
-    BridgePort, CostModel, CpuBudget, DropReason, Header, HypervisorModel, Nanos, Verdict, VfIndex,
-    VfSet,
+    BridgePort, CostModel, CpuBudget, DropReason, Header, HypervisorModel, MacAddr, Nanos, Verdict,
+    VfIndex, VfSet,
 };
 use vf_vhost::frame::{FrameBuf, TagEdit};
 use vf_vhost::vring::Vring;
 
+use super::backlog::{BACKLOG, BACKLOG_AT_SWITCH, Backlog, Waiting};
 use super::kicks::Kicks;
 use super::load::Load;
 use super::mirror::Mirror;
@@ -24,10 +23,6 @@ use super::port::{
 use super::traffic::{PairTraffic, PerQueue};
 use crate::watch::{Direction, Port};
 
-/// Frames a vif keeps for a guest that has posted no buffers.
-const BACKLOG: usize = 512;
-/// How long a frame waits for a guest that has posted buffers, but not enough.
-const PATIENCE: Nanos = Nanos(100_000_000);
 /// Pieces of work between two notifications to a guest.
 const BATCH: usize = 16;
 /// Pieces of work in one round.
@@ -39,7 +34,6 @@ pub struct Hypervisor {
     pub model: HypervisorModel,
     tx: Vec<TxPort>,
     rx: Vec<RxPort>,
-    backlog: Vec<VecDeque<Waiting>>,
     pf: PfEnd,
     pool: Pool,
     mirror: Mirror,
@@ -69,17 +63,6 @@ struct Job {
     frame: FrameBuf,
 }
 
-/// A frame bridged to a vif whose guest has posted no buffers.
-struct Waiting {
-    frame: FrameBuf,
-    edit: TagEdit,
-    /// Its length after the edit.
-    len: u32,
-    queue: u16,
-    /// Since when it waits.
-    since: Nanos,
-}
-
 impl Hypervisor {
     /// A hypervisor without rings. With a cost model its CPU is charged for every piece of work.
     #[must_use]
@@ -94,7 +77,6 @@ impl Hypervisor {
             model,
             tx: std::iter::repeat_with(TxPort::default).take(vfs).collect(),
             rx: std::iter::repeat_with(RxPort::default).take(vfs).collect(),
-            backlog: std::iter::repeat_with(VecDeque::new).take(vfs).collect(),
             pf,
             pool,
             mirror: Mirror::default(),
@@ -255,14 +237,14 @@ impl Hypervisor {
         None
     }
 
-    /// Bridges a frame and copies it out.
-    fn finish(&mut self, now: Nanos, job: Job) {
+    /// Bridges a frame and copies it out. So many may wait for a guest's buffers.
+    fn finish(&mut self, now: Nanos, job: Job, limit: usize) {
         self.since_flush += 1;
         let Job { from, mut frame } = job;
         let m = meta(frame.len(), &frame.hdr);
         let verdict = self.model.ingress(now, from, frame.head(), &m);
         if !verdict.vfs.is_empty() {
-            self.deliver_to_vifs(now, &verdict, &frame);
+            self.deliver_to_vifs(&verdict, &frame, limit);
         }
         if !verdict.pf {
             self.pool.give(frame);
@@ -277,7 +259,7 @@ impl Hypervisor {
         }
     }
 
-    fn deliver_to_vifs(&mut self, now: Nanos, verdict: &Verdict, frame: &FrameBuf) {
+    fn deliver_to_vifs(&mut self, verdict: &Verdict, frame: &FrameBuf, limit: usize) {
         let Ok(header) = Header::parse(frame.head()) else {
             return; // the model has judged it, so it parses
         };
@@ -290,8 +272,7 @@ impl Hypervisor {
                 0 | 1 => 0,
                 in_use => self.model.rss(vf).queue(frame.head(), in_use),
             };
-            let backlog = &mut self.backlog[vf.index()];
-            let delivery = if backlog.is_empty() {
+            let delivery = if port.backlog.is_empty() {
                 port.deliver(queue, frame, edit, len)
             } else {
                 // In order behind those that wait already.
@@ -304,15 +285,13 @@ impl Hypervisor {
                     self.load.copies += 1;
                     self.touched.insert(vf);
                 }
-                Delivery::Dropped(DropReason::NoRxBuffer) if backlog.len() < BACKLOG => {
-                    let since = now;
+                Delivery::Dropped(DropReason::NoRxBuffer) if port.backlog.len() < limit => {
                     let frame = self.pool.copy(frame);
-                    backlog.push_back(Waiting {
+                    port.backlog.push(Waiting {
                         frame,
                         edit,
                         len,
                         queue,
-                        since,
                     });
                 }
                 Delivery::Dropped(reason) => self.model.count_rx_drop(vf, reason),
@@ -324,31 +303,22 @@ impl Hypervisor {
         }
     }
 
-    /// Gives the guests what waits for their buffers. A frame for which the buffers that there are have not been enough
-    /// for a while never fits; it must not hold up those behind it.
+    /// Gives the guests what waits for their buffers.
     fn drain_backlogs(&mut self, now: Nanos) -> usize {
         let mut moved = 0;
-        for i in 0..self.backlog.len() {
+        for (i, port) in self.rx.iter_mut().enumerate() {
             let vf = VfIndex::from(i);
-            while let Some(waiting) = self.backlog[i].front() {
-                let delivery =
-                    self.rx[i].deliver(waiting.queue, &waiting.frame, waiting.edit, waiting.len);
-                let waits = matches!(delivery, Delivery::Dropped(DropReason::NoRxBuffer));
-                if waits && (now < waiting.since + PATIENCE || !self.rx[i].has_room()) {
-                    break;
-                }
-                let Some(waiting) = self.backlog[i].pop_front() else {
-                    break;
-                };
+            while let Some((waiting, delivery)) = port.next_waiting(now) {
                 moved += 1;
+                let Waiting {
+                    frame, edit, len, ..
+                } = waiting;
                 match delivery {
                     Delivery::Done => {
-                        let Waiting { frame, edit, .. } = &waiting;
-                        self.mirror.add(Port::Vf(vf), Direction::Rx, frame, *edit);
-                        if let Ok(header) = Header::parse(waiting.frame.head()) {
-                            self.model.count_delivered(vf, header.dst, waiting.len);
-                            self.load.copies += 1;
-                        }
+                        self.mirror.add(Port::Vf(vf), Direction::Rx, &frame, edit);
+                        let dst = MacAddr::of_frame(frame.head());
+                        self.model.count_delivered(vf, dst, len);
+                        self.load.copies += 1;
                         self.touched.insert(vf);
                     }
                     Delivery::Dropped(reason) => self.model.count_rx_drop(vf, reason),
@@ -357,7 +327,7 @@ impl Hypervisor {
                         self.broken.push(RingBroken { vf, ring, why });
                     }
                 }
-                self.pool.give(waiting.frame);
+                self.pool.give(frame);
             }
         }
         moved
@@ -392,16 +362,16 @@ impl Hypervisor {
     }
 
     /// Handles every frame the NIC has handed over, whatever it costs: for a switch of paths, which must find the
-    /// queues empty. The CPU is charged all the same.
+    /// queues empty. The CPU is charged all the same, and what was in them may wait for buffers.
     pub fn drain_pf(&mut self, now: Nanos) -> usize {
         let mut moved = self.drain_backlogs(now);
         if let Some(job) = self.current.take() {
-            self.finish(now, job);
+            self.finish(now, job, BACKLOG_AT_SWITCH);
             moved += 1;
         }
         while let Some(job) = self.take_from_pf() {
             self.charge(now, &job);
-            self.finish(now, job);
+            self.finish(now, job, BACKLOG_AT_SWITCH);
             moved += 1;
         }
         self.flush(now);
@@ -422,10 +392,15 @@ impl Hypervisor {
 
     /// Gives up the frames that wait for buffers of `vf`; they are counted as its drops.
     pub fn drop_backlog(&mut self, vf: VfIndex, reason: DropReason) {
-        for waiting in self.backlog[vf.index()].drain(..) {
+        for frame in self.rx[vf.index()].backlog.drain() {
             self.model.count_rx_drop(vf, reason);
-            self.pool.give(waiting.frame);
+            self.pool.give(frame);
         }
+    }
+
+    /// The frames that wait for buffers of `vf`, to be given with its rings to whoever gets those.
+    pub(super) fn backlog(&mut self, vf: VfIndex) -> &mut Backlog {
+        &mut self.rx[vf.index()].backlog
     }
 
     /// The drivers that have been, or would have been, notified since the last call.
@@ -465,7 +440,7 @@ impl Plane for Hypervisor {
                 break;
             }
             if let Some(job) = self.current.take() {
-                self.finish(now, job);
+                self.finish(now, job, BACKLOG);
                 moved += 1;
             }
             let Some(job) = self.take_job(now) else {
@@ -493,8 +468,7 @@ impl Plane for Hypervisor {
             .min_by_key(|ready| if *ready > now { ready.0 } else { u64::MAX });
         let disabled = self.tx.iter_mut().flat_map(|port| &mut port.queues);
         let disabled = disabled.filter_map(Slot::discard_at);
-        let waiting = self.backlog.iter().filter_map(VecDeque::front);
-        let waiting = waiting.map(|w| w.since + PATIENCE);
+        let waiting = self.rx.iter().filter_map(|port| port.backlog.due());
         // What is past has been tried; it waits for a kick.
         let times = limited
             .into_iter()
@@ -512,13 +486,8 @@ impl Plane for Hypervisor {
                 work |= slot.queue.set_notify(true) && !waits;
             }
         }
-        for (port, backlog) in self.rx.iter_mut().zip(&self.backlog) {
-            if backlog.is_empty() {
-                continue;
-            }
-            for slot in port.queues.iter_mut().filter(|s| !s.broken) {
-                work |= slot.queue.set_notify(true);
-            }
+        for port in self.rx.iter_mut().filter(|p| !p.backlog.is_empty()) {
+            work |= port.set_notify(true);
         }
         work
     }
@@ -530,9 +499,7 @@ impl Plane for Hypervisor {
             }
         }
         for port in &mut self.rx {
-            for slot in port.queues.iter_mut().filter(|s| !s.broken) {
-                slot.queue.set_notify(false);
-            }
+            port.set_notify(false);
         }
     }
 

@@ -4,6 +4,7 @@
 
 mod adapter;
 mod attention;
+mod backlog;
 mod doorbell;
 mod handover;
 mod hypervisor;

@@ -8,6 +8,7 @@ use vf_vhost::rx::{RxOutcome, RxQueue};
 use vf_vhost::tx::{TxFrame, TxQueue};
 use vf_vhost::vring::Vring;
 
+use super::backlog::Backlog;
 use super::load::Load;
 use super::moderation::Moderation;
 use super::traffic::{PerQueue, Traffic};
@@ -113,6 +114,8 @@ pub(super) struct RxPort {
     pub(super) queues: Vec<Slot<RxQueue>>,
     /// What was delivered to each.
     pub(super) traffic: PerQueue,
+    /// What waits for buffers, before anything else that comes.
+    pub(super) backlog: Backlog,
 }
 
 /// Whether a ring with this index is one of the device-to-driver kind (virtio 5.1.2: receiveq1, transmitq1, ...).
@@ -202,6 +205,15 @@ impl RxPort {
         let in_use = || (0..).zip(&self.queues).filter(|(_, s)| usable(s));
         let at = in_use().nth(queue.into()).or_else(|| in_use().next())?.0;
         self.queues.get_mut::<usize>(at)
+    }
+
+    /// Asks the driver for kicks when it adds buffers, or for none; true if it has added some meanwhile.
+    pub(super) fn set_notify(&mut self, on: bool) -> bool {
+        let mut added = false;
+        for slot in self.queues.iter_mut().filter(|s| !s.broken) {
+            added |= slot.queue.set_notify(on);
+        }
+        added
     }
 
     /// Whether any ring has a buffer.

@@ -7,6 +7,7 @@ use vf_model::{
 use vf_vhost::frame::{FrameBuf, TagEdit};
 use vf_vhost::tx::{TxFrame, TxQueue};
 
+use super::backlog::{BACKLOG_AT_SWITCH, Waiting};
 use super::handover::Handover;
 use super::load::Load;
 use super::mirror::Mirror;
@@ -30,6 +31,10 @@ pub(super) struct Run {
 pub(super) struct Sinks {
     pub(super) rx: Vec<RxPort>,
     pub(super) touched: VfSet,
+    /// VFs whose path has become direct a moment ago: a frame for which there is no buffer still waits.
+    pub(super) lenient: VfSet,
+    /// Until when, at least.
+    pub(super) lenient_until: Nanos,
     pub(super) notified: Notified,
     pub(super) pf: PfEnd,
     pub(super) uplink: Uplink,
@@ -93,6 +98,13 @@ impl Sinks {
             && !handover.own().contains(to)
         {
             return self.hand_over_run(nic, tx, run.hop, frames);
+        }
+        if self.lenient.contains(to) {
+            for frame in frames {
+                let vfs = [to].into_iter().collect();
+                self.deliver_to_vfs(nic, vfs, run.hop.insert, &Origin::Guest(tx, frame));
+            }
+            return;
         }
         let edit = nic.egress_edit(run.hop.insert, to);
         while !frames.is_empty() {
@@ -164,6 +176,32 @@ impl Sinks {
                 burst += 1;
             }
             moved += self.load.count_burst(burst);
+        }
+        moved
+    }
+
+    /// Gives guests what waits for their buffers.
+    pub(super) fn drain_backlogs(&mut self, now: Nanos, nic: &mut Nic) -> usize {
+        let mut moved = 0;
+        for vf in self.lenient.iter() {
+            while let Some((waiting, delivery)) = self.rx[vf.index()].next_waiting(now) {
+                moved += 1;
+                let Waiting {
+                    frame, edit, len, ..
+                } = waiting;
+                if let Delivery::Done = delivery {
+                    self.mirror.add(Port::Vf(vf), Direction::Rx, &frame, edit);
+                    nic.count_delivered(vf, MacAddr::of_frame(frame.head()), len);
+                    self.load.copies += 1;
+                    self.touched.insert(vf);
+                } else {
+                    self.settle(nic, vf, delivery);
+                }
+                self.pool.give(frame);
+            }
+            if self.rx[vf.index()].backlog.is_empty() && now >= self.lenient_until {
+                self.lenient.remove(vf);
+            }
         }
         moved
     }
@@ -252,6 +290,20 @@ impl Sinks {
             let queue = port.queue_of(nic, vf, head);
             let (tag, len) = (bytes_of(edit), edit.len_of(len));
             let delivery = match origin {
+                _ if self.lenient.contains(vf) && !(port.backlog.is_empty() && port.has_room()) => {
+                    if port.backlog.len() >= BACKLOG_AT_SWITCH {
+                        nic.count_rx_drop(vf, DropReason::NoRxBuffer);
+                        continue;
+                    }
+                    port.backlog.push(Waiting {
+                        frame: origin.copy(&self.pool),
+                        edit: tag,
+                        len,
+                        queue,
+                    });
+                    self.load.copies += 1;
+                    continue;
+                }
                 Origin::Guest(tx, frame) => {
                     let frame = std::slice::from_ref(*frame);
                     let (_, then) = port.deliver_from(queue, tx, frame, edit);

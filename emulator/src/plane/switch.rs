@@ -1,10 +1,10 @@
 //! Administering a NIC while traffic runs, a switch of paths above all. Never loses a frame between the planes, nor
 //! duplicates one: whoever calls this holds all planes, and the queues between them are empty before a ring changes hands.
-//! What a guest has no buffers for when it leaves the mediated path is dropped and counted as its own.
+//! What waits for a guest's buffers goes with its rings.
 
 use std::ops::DerefMut;
 
-use vf_model::{Command, DropReason, Nanos, Path, Refusal, VfIndex, VfRequest};
+use vf_model::{Command, Nanos, Path, Refusal, VfIndex, VfRequest};
 
 use super::adapter::Adapter;
 use super::handover::worker_of;
@@ -100,15 +100,15 @@ fn move_rings(
                     hypervisor.attach(vf, vring);
                 }
             }
+            *hypervisor.backlog(vf) = adapter.take_backlog(vf);
         }
         Path::Direct => {
-            // What it had buffers for it has been given; the direct path would drop the rest as well.
-            hypervisor.drop_backlog(vf, DropReason::NoRxBuffer);
             for ring in hypervisor.rings(vf) {
                 if let Some(vring) = hypervisor.detach(vf, ring) {
                     adapter.attach(vf, vring);
                 }
             }
+            adapter.give_backlog(now, vf, std::mem::take(hypervisor.backlog(vf)));
         }
     }
 }

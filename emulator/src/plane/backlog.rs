@@ -1,0 +1,79 @@
+//! Frames that wait, in order, for a guest to post buffers: on the mediated path, and what of them a switch to the direct path
+//! takes along. Never judges a frame; how many may wait is said by whoever adds to it.
+
+use std::collections::VecDeque;
+
+use vf_model::{DropReason, Nanos};
+use vf_vhost::frame::{FrameBuf, TagEdit};
+
+use super::pf::PF_RING;
+use super::port::{Delivery, RxPort};
+
+/// Frames that are kept for a guest that has posted no buffers.
+pub(super) const BACKLOG: usize = 512;
+/// The same at a switch of paths: all that the hypervisor had not got to yet, and what comes until that is given.
+pub(super) const BACKLOG_AT_SWITCH: usize = BACKLOG + PF_RING;
+/// How long a frame waits for a guest that has posted buffers, but not enough.
+pub(super) const PATIENCE: Nanos = Nanos(100_000_000);
+
+/// A frame that waits.
+pub(super) struct Waiting {
+    pub(super) frame: FrameBuf,
+    pub(super) edit: TagEdit,
+    /// Its length after the edit.
+    pub(super) len: u32,
+    pub(super) queue: u16,
+}
+
+/// See the module.
+#[derive(Default)]
+pub(super) struct Backlog {
+    frames: VecDeque<Waiting>,
+    /// Since when the first has been found not to fit.
+    stuck: Option<Nanos>,
+}
+
+impl Backlog {
+    /// Behind all that wait.
+    pub(super) fn push(&mut self, waiting: Waiting) {
+        self.frames.push_back(waiting);
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.frames.len()
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.frames.is_empty()
+    }
+
+    /// When the first is given up if nothing changes; what is past has been tried, and waits for a kick.
+    pub(super) fn due(&self) -> Option<Nanos> {
+        let stuck = self.stuck.filter(|_| !self.frames.is_empty())?;
+        Some(stuck + PATIENCE)
+    }
+
+    /// Gives all of them up.
+    pub(super) fn drain(&mut self) -> impl Iterator<Item = FrameBuf> {
+        self.stuck = None;
+        self.frames.drain(..).map(|waiting| waiting.frame)
+    }
+}
+
+impl RxPort {
+    /// The first of those that wait, if it waits no longer, and what has become of it. A frame for which the buffers that there
+    /// are have not been enough for a while never fits; it must not hold up those behind it.
+    pub(super) fn next_waiting(&mut self, now: Nanos) -> Option<(Waiting, Delivery)> {
+        let waiting = self.backlog.frames.pop_front()?;
+        let delivery = self.deliver(waiting.queue, &waiting.frame, waiting.edit, waiting.len);
+        if matches!(delivery, Delivery::Dropped(DropReason::NoRxBuffer)) {
+            let stuck = *self.backlog.stuck.get_or_insert(now);
+            if now < stuck + PATIENCE || !self.has_room() {
+                self.backlog.frames.push_front(waiting);
+                return None;
+            }
+        }
+        self.backlog.stuck = None;
+        Some((waiting, delivery))
+    }
+}
