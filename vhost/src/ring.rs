@@ -178,8 +178,8 @@ pub(crate) enum Ahead {
     Nothing,
     /// The first so many bytes are read.
     Read(usize),
-    /// They are written, a virtio-net header and more.
-    Write,
+    /// They are written, a virtio-net header of so many bytes and more.
+    Write(usize),
 }
 
 /// Finds the first buffers of chains that were just read, and asks for their first bytes: what a burst waits for then
@@ -200,8 +200,13 @@ pub(crate) fn look_ahead(mem: &GuestMemory, hint: &mut usize, chains: &mut [Chai
                     buffer.offset(offset).iter().for_each(copy::will_read);
                 }
             }
-            Ahead::Write => {
-                copy::will_write(&buffer);
+            Ahead::Write(header) => {
+                if chain.first.gpa as usize % CACHE_LINE + header < CACHE_LINE {
+                    copy::will_write(&buffer);
+                } else {
+                    // Nothing but header, which is often there already.
+                    copy::will_read(&buffer);
+                }
                 buffer.offset(CACHE_LINE).iter().for_each(copy::will_write);
             }
         }

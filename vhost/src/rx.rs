@@ -5,7 +5,7 @@
 //! first. Never decides who receives.
 
 use virtio_bindings::virtio_net as net;
-use vm_memory::{VolatileMemory, VolatileSlice};
+use vm_memory::{ByteValued, VolatileMemory, VolatileSlice};
 
 use crate::checksum;
 use crate::frame::{FrameBuf, TagEdit};
@@ -55,7 +55,7 @@ impl RxQueue {
     /// The receive queue on `vring`.
     pub fn new(mut vring: Vring) -> RxQueue {
         let features = vring.features();
-        vring.ring.set_ahead(Ahead::Write);
+        vring.ring.set_ahead(Ahead::Write(header_len(features)));
         RxQueue {
             vring,
             header_len: header_len(features),
@@ -383,14 +383,25 @@ fn outside(_: vm_memory::VolatileMemoryError) -> RingError {
 #[inline]
 fn write_hdr(to: &VolatileSlice<'_, ()>, hdr: &NetHdr, header_len: usize) -> Result<(), RingError> {
     let (low, high) = hdr.to_words(1);
-    let first = to.get_ref::<u64>(0).map_err(outside)?;
-    first.store(low.to_le());
+    write_word(to, 0, low.to_le())?;
     if header_len == 12 {
-        let last = to.get_ref::<u32>(8).map_err(outside)?;
-        last.store(high.to_le());
+        write_word(to, 8, high.to_le())
     } else {
-        let last = to.get_ref::<u16>(8).map_err(outside)?;
-        last.store((high as u16).to_le());
+        write_word(to, 8, (high as u16).to_le())
+    }
+}
+
+/// Writes a word unless it is there, as most of a header is from the last time that the driver used the buffer: a cache line
+/// of nothing but header then stays with both CPUs.
+#[inline]
+fn write_word<T: ByteValued + PartialEq>(
+    to: &VolatileSlice<'_, ()>,
+    at: usize,
+    word: T,
+) -> Result<(), RingError> {
+    let there = to.get_ref::<T>(at).map_err(outside)?;
+    if there.load() != word {
+        there.store(word);
     }
     Ok(())
 }

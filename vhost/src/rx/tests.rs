@@ -231,6 +231,29 @@ fn a_disabled_ring_supplies_nothing(format: u64) {
 }
 
 #[test]
+fn a_header_replaces_whatever_an_earlier_frame_left() {
+    let hdr = NetHdr {
+        flags: 1,
+        csum_start: 34,
+        csum_offset: 6,
+        ..NetHdr::default()
+    };
+    let expected = hdr.to_bytes(1);
+    for header_len in [10, 12] {
+        for differs in 0..expected.len() {
+            let mut memory = expected;
+            memory[differs] ^= 0x81;
+            write_hdr(&VolatileSlice::from(&mut memory[..]), &hdr, header_len).unwrap();
+            assert_eq!(
+                memory == expected,
+                differs < header_len,
+                "byte {differs} of {header_len}"
+            );
+        }
+    }
+}
+
+#[test]
 fn a_bad_chain_breaks_the_ring_and_leaves_no_part_of_a_frame() {
     let mut rx = Receiver::new(VERSION_1 | MRG, 0);
     rx.post(&[100], 1);
