@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use vf_conformance::net::NetConfig;
 
-use crate::emulator::Emulator;
+use crate::emulator::{Emulator, back_to_back};
 use crate::port::{Port, pass};
 
 const VFS: usize = 64;
@@ -76,18 +76,33 @@ fn one_frame(from: &mut Port, to: &mut Port) {
 #[test]
 fn the_first_frame_after_a_while_wakes_the_worker_once() {
     for poll in ["adaptive", "never"] {
-        let emulator = Emulator::start(&["--poll", poll]);
-        let wakeups = || emulator.show().workers().next().unwrap().wakeups;
-        let [mut a, mut b] = ["vf0.sock", "vf1.sock"].map(|s| Port::open(&emulator.path(s)));
-        pass(&mut a, &mut b);
-        std::thread::sleep(Duration::from_millis(200)); // it is asleep
-        let before = wakeups();
-        std::thread::sleep(Duration::from_millis(200));
-        one_frame(&mut a, &mut b);
-        std::thread::sleep(Duration::from_millis(200));
-        // To be asked is the other.
-        assert_eq!(wakeups() - before, 2, "{poll}");
+        wakes_each_worker_once(poll, 1);
     }
+}
+
+#[test]
+fn the_first_frame_after_a_while_wakes_the_receivers_worker_once_as_well() {
+    for poll in ["adaptive", "never"] {
+        wakes_each_worker_once(poll, 2);
+    }
+}
+
+fn wakes_each_worker_once(poll: &str, workers: usize) {
+    let emulator = Emulator::start(&["--poll", poll, "--workers", &workers.to_string()]);
+    let wakeups = || -> Vec<u64> {
+        let show = emulator.show();
+        show.workers().take(workers).map(|w| w.wakeups).collect()
+    };
+    let [mut a, mut b] = ["vf0.sock", "vf1.sock"].map(|s| Port::open(&emulator.path(s)));
+    pass(&mut a, &mut b);
+    std::thread::sleep(Duration::from_millis(200)); // it is asleep
+    let before = wakeups();
+    std::thread::sleep(Duration::from_millis(200));
+    one_frame(&mut a, &mut b);
+    std::thread::sleep(Duration::from_millis(200));
+    // To be asked is the other.
+    let expected: Vec<_> = before.into_iter().map(|n| n + 2).collect();
+    assert_eq!(wakeups(), expected, "{poll}");
 }
 
 #[test]
@@ -107,7 +122,19 @@ fn a_worker_that_polls_always_does_not_sleep() {
 
 #[test]
 fn a_worker_and_a_hypervisor_a_nic() {
-    let emulator = Emulator::with_config(crate::emulator::BACK_TO_BACK);
+    let names = ["hyp-a", "hyp-b", "vfnic", "worker-a", "worker-b"];
+    has_these_threads(1, &names);
+}
+
+#[test]
+fn as_many_workers_as_asked_for_and_a_hypervisor_a_nic() {
+    let workers = ["worker0-a", "worker0-b", "worker1-a", "worker1-b"];
+    let names = [&["hyp-a", "hyp-b", "vfnic"][..], &workers].concat();
+    has_these_threads(2, &names);
+}
+
+fn has_these_threads(workers: usize, expected: &[&str]) {
+    let emulator = Emulator::with_config(&back_to_back(workers));
     let tasks = std::fs::read_dir(format!("/proc/{}/task", emulator.pid())).unwrap();
     let mut names: Vec<String> = tasks
         .map(|task| {
@@ -116,6 +143,6 @@ fn a_worker_and_a_hypervisor_a_nic() {
         })
         .collect();
     names.sort();
-    assert_eq!(names, ["hyp-a", "hyp-b", "vfnic", "worker-a", "worker-b"]);
+    assert_eq!(names, expected);
     is_idle(&emulator);
 }
