@@ -173,6 +173,31 @@ fn vfs_of_all_workers_and_the_pf_get_the_same_share_of_the_wire() {
 }
 
 #[test]
+fn small_frames_get_the_same_share_as_long_ones_of_another_worker() {
+    // As many at once as a worker puts ahead on the wall clock.
+    let mut bench = bench(3, 3, Nanos(40_000));
+    let lengths = [60, 1514, 500];
+    for step in 1..=100 {
+        for (vm, len) in bench.vms.iter_mut().zip(lengths) {
+            while vm.send_on(0, BEYOND, len) {}
+        }
+        // A worker on the wall clock looks now and then only.
+        bench.now = Nanos(step * 10_000);
+        bench.settle();
+    }
+    let arrived = bench.arrived.split_off(600);
+    let shares = by_sender(&arrived);
+    let third = arrived.iter().map(|f| f.len() + 24).sum::<usize>() / 3;
+    for (vf, len) in lengths.into_iter().enumerate() {
+        let bytes = shares[&mac(vf)].len() * (len + 24);
+        assert!(
+            bytes.abs_diff(third) < third / 20,
+            "vf {vf}: {bytes} of {third}"
+        );
+    }
+}
+
+#[test]
 fn who_sleeps_is_woken_by_what_is_left_for_it_and_by_room() {
     let mut bench = bench(2, 2, Nanos(0));
     let (first, mut first_rung) = sleeper();
@@ -238,6 +263,9 @@ fn a_switch_with_full_queues_between_workers_loses_and_reorders_nothing() {
     let now = bench.now;
     while bench.adapter_of(2).poll(now) > 0 {}
     bench.command("vf 1 set path mediated");
+    let left = bench.others.iter_mut().map(|other| other.drain(now));
+    let left = left.sum::<usize>() + bench.adapter.drain(now);
+    assert_eq!(left, 0, "nor is one on its way to the port");
     assert_eq!(bench.vms[1].receive(), 60, "it had buffers for them");
     assert_eq!(bench.vms[3].receive(), 60);
     bench.command("vf 2 set path mediated");
