@@ -1,5 +1,7 @@
 //! The verdicts of examples/against-peers: what counts as met, and which rounds count.
 
+#![allow(clippy::unwrap_used)]
+
 use std::io::Write;
 use std::process::{Command, Stdio};
 
