@@ -426,9 +426,14 @@ impl Device for VfDevice<'_> {
         vring
     }
 
+    fn allows(&mut self) -> bool {
+        let allowed = self.pace.allows(self.clock.now());
+        *self.refused += u64::from(!allowed);
+        allowed
+    }
+
     fn command(&mut self, command: &control::Command) -> bool {
-        if !self.pace.allows(self.clock.now()) {
-            *self.refused += 1;
+        if !self.allows() {
             return false;
         }
         let Err(why) = self.request(|asked| mailbox::request(command, asked)) else {

@@ -80,6 +80,9 @@ pub trait Device {
     /// because it was broken.
     fn stop_ring(&mut self, index: u32) -> Option<Vring>;
 
+    /// Whether the driver may give one more command that has rings stopped for a moment: others' are held up by it, too.
+    fn allows(&mut self) -> bool;
+
     /// Does what the driver asks for; `false` if it may not have it, and then nothing has changed.
     fn command(&mut self, command: &Command) -> bool;
 

@@ -8,7 +8,7 @@ use vf_vhost::frame::{FrameBuf, TagEdit};
 use vf_vhost::vring::Vring;
 
 use super::attention::Attention;
-use super::backlog::{Backlog, PATIENCE};
+use super::backlog::{BACKLOG_AT_SWITCH, Backlog, PATIENCE};
 use super::doorbell::Doorbell;
 use super::handover::Handover;
 use super::kicks::Kicks;
@@ -69,6 +69,7 @@ impl Adapter {
                 touched: VfSet::default(),
                 lenient: VfSet::default(),
                 lenient_until: Nanos(0),
+                lenient_limit: 0,
                 notified: Notified::default(),
                 pf,
                 uplink,
@@ -161,6 +162,7 @@ impl Adapter {
     pub(super) fn give_backlog(&mut self, now: Nanos, vf: VfIndex, backlog: Backlog) {
         self.sinks.lenient.insert(vf);
         self.sinks.lenient_until = now + PATIENCE;
+        self.sinks.lenient_limit = BACKLOG_AT_SWITCH;
         self.sinks.rx[vf.index()].backlog = backlog;
     }
 

@@ -10,7 +10,7 @@ use vf_model::{
 use vf_vhost::frame::{FrameBuf, TagEdit};
 use vf_vhost::vring::Vring;
 
-use super::backlog::{BACKLOG, BACKLOG_AT_SWITCH, Backlog, Waiting};
+use super::backlog::{BACKLOG, Backlog, Waiting};
 use super::kicks::Kicks;
 use super::load::Load;
 use super::mirror::Mirror;
@@ -362,16 +362,16 @@ impl Hypervisor {
     }
 
     /// Handles every frame the NIC has handed over, whatever it costs: for a switch of paths, which must find the
-    /// queues empty. The CPU is charged all the same, and what was in them may wait for buffers.
-    pub fn drain_pf(&mut self, now: Nanos) -> usize {
+    /// queues empty. The CPU is charged all the same, and so many frames may wait for a guest's buffers.
+    pub(super) fn drain_pf(&mut self, now: Nanos, limit: usize) -> usize {
         let mut moved = self.drain_backlogs(now);
         if let Some(job) = self.current.take() {
-            self.finish(now, job, BACKLOG_AT_SWITCH);
+            self.finish(now, job, limit);
             moved += 1;
         }
         while let Some(job) = self.take_from_pf() {
             self.charge(now, &job);
-            self.finish(now, job, BACKLOG_AT_SWITCH);
+            self.finish(now, job, limit);
             moved += 1;
         }
         self.flush(now);

@@ -7,7 +7,7 @@ use vf_model::{
 use vf_vhost::frame::{FrameBuf, TagEdit};
 use vf_vhost::tx::{TxFrame, TxQueue};
 
-use super::backlog::{BACKLOG_AT_SWITCH, Waiting};
+use super::backlog::Waiting;
 use super::handover::Handover;
 use super::load::Load;
 use super::mirror::Mirror;
@@ -33,8 +33,10 @@ pub(super) struct Sinks {
     pub(super) touched: VfSet,
     /// VFs whose path has become direct a moment ago: a frame for which there is no buffer still waits.
     pub(super) lenient: VfSet,
-    /// Until when, at least.
+    /// Until when.
     pub(super) lenient_until: Nanos,
+    /// How many may wait: none any more after that.
+    pub(super) lenient_limit: usize,
     pub(super) notified: Notified,
     pub(super) pf: PfEnd,
     pub(super) uplink: Uplink,
@@ -183,6 +185,9 @@ impl Sinks {
     /// Gives guests what waits for their buffers.
     pub(super) fn drain_backlogs(&mut self, now: Nanos, nic: &mut Nic) -> usize {
         let mut moved = 0;
+        if now >= self.lenient_until {
+            self.lenient_limit = 0;
+        }
         for vf in self.lenient.iter() {
             while let Some((waiting, delivery)) = self.rx[vf.index()].next_waiting(now) {
                 moved += 1;
@@ -199,7 +204,7 @@ impl Sinks {
                 }
                 self.pool.give(frame);
             }
-            if self.rx[vf.index()].backlog.is_empty() && now >= self.lenient_until {
+            if self.rx[vf.index()].backlog.is_empty() && self.lenient_limit == 0 {
                 self.lenient.remove(vf);
             }
         }
@@ -291,7 +296,7 @@ impl Sinks {
             let (tag, len) = (bytes_of(edit), edit.len_of(len));
             let delivery = match origin {
                 _ if self.lenient.contains(vf) && !(port.backlog.is_empty() && port.has_room()) => {
-                    if port.backlog.len() >= BACKLOG_AT_SWITCH {
+                    if port.backlog.len() >= self.lenient_limit {
                         nic.count_rx_drop(vf, DropReason::NoRxBuffer);
                         continue;
                     }

@@ -7,6 +7,7 @@ use std::ops::DerefMut;
 use vf_model::{Command, Nanos, Path, Refusal, VfIndex, VfRequest};
 
 use super::adapter::Adapter;
+use super::backlog::{BACKLOG, BACKLOG_AT_SWITCH};
 use super::handover::worker_of;
 use super::hypervisor::Hypervisor;
 
@@ -21,7 +22,7 @@ pub fn apply<A: DerefMut<Target = Adapter>>(
     hypervisor: &mut Hypervisor,
     command: &Command,
 ) -> Result<(), Refusal> {
-    drain(now, adapters, hypervisor);
+    drain(now, adapters, hypervisor, BACKLOG_AT_SWITCH);
     let before = paths(adapters);
     for adapter in &mut *adapters {
         adapter.nic.apply(command)?;
@@ -38,7 +39,7 @@ pub fn apply<A: DerefMut<Target = Adapter>>(
     }
     if moved && adapters.len() > 1 {
         // A frame that waited for the wire in its ring is on its way to the port now: it goes before those on the other path.
-        drain(now, adapters, hypervisor);
+        drain(now, adapters, hypervisor, BACKLOG_AT_SWITCH);
     }
     Ok(())
 }
@@ -54,7 +55,8 @@ pub fn request<A: DerefMut<Target = Adapter>>(
     vf: VfIndex,
     request: &VfRequest,
 ) -> Result<(), Refusal> {
-    drain(now, adapters, hypervisor);
+    // A driver that gives commands lets no more wait than there may be without them.
+    drain(now, adapters, hypervisor, BACKLOG);
     for adapter in adapters {
         adapter.nic.request(vf, request)?;
     }
@@ -62,16 +64,17 @@ pub fn request<A: DerefMut<Target = Adapter>>(
 }
 
 /// Has each plane take what the others have handed over: a frame that one has judged by the old rules is not judged by the
-/// new ones on another.
+/// new ones on another. So many frames may wait for a guest's buffers then.
 fn drain<A: DerefMut<Target = Adapter>>(
     now: Nanos,
     adapters: &mut [A],
     hypervisor: &mut Hypervisor,
+    limit: usize,
 ) {
     loop {
         // The one with the port last: the others still have frames for it.
         let moved: usize = adapters.iter_mut().rev().map(|a| a.drain(now)).sum();
-        if moved + hypervisor.drain_pf(now) == 0 {
+        if moved + hypervisor.drain_pf(now, limit) == 0 {
             return;
         }
     }

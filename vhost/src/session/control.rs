@@ -63,12 +63,13 @@ impl Session {
                 obeyed
             }
             Asked::QueuePairs(pairs) => {
-                let possible = (1..=self.pairs).contains(&pairs);
+                let possible = (1..=self.pairs).contains(&pairs) && dev.allows();
                 if possible {
                     self.use_pairs(pairs, dev);
                 }
                 possible
             }
+            Asked::Coalesce(..) if !dev.allows() => false,
             Asked::Coalesce(rings, coalescing) => {
                 let control = self.control_ring();
                 let chosen = |ring: u32| match rings {

@@ -354,6 +354,24 @@ fn commands_that_were_not_negotiated_are_refused() {
 }
 
 #[test]
+fn rings_are_not_stopped_for_a_driver_that_gives_too_many_commands() {
+    let (mut w, mut driver) = world_of(device(2));
+    w.rings.refuse = true;
+    let starts = w.rings.starts;
+    for command in [
+        &[4, 0, 2, 0][..],
+        &[6, 1, 1, 0, 0, 0, 100, 0, 0, 0],
+        &[6, 2, 3, 0, 0, 0, 3, 0, 0, 0, 4, 0, 0, 0],
+    ] {
+        driver.put_with(command, 1);
+        w.poll();
+        assert_eq!(driver.answer(), 1, "{command:?}");
+    }
+    assert_eq!(w.rings.starts, starts);
+    assert_eq!(w.endpoint.coalescing(0), None);
+}
+
+#[test]
 fn how_long_calls_are_held_back_is_kept_for_whoever_holds_them() {
     let (mut w, mut driver) = world_of({
         let mut config = device(2);

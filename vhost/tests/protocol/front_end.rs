@@ -77,6 +77,10 @@ impl Device for Rings {
         )
     }
 
+    fn allows(&mut self) -> bool {
+        !self.refuse
+    }
+
     fn command(&mut self, command: &Command) -> bool {
         self.commands.push(command.clone());
         !self.refuse

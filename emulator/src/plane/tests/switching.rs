@@ -1,0 +1,187 @@
+//! Switches of paths under load, and guests that have no buffers for what comes.
+
+use super::*;
+
+/// A TCP/IPv4 super-frame for VF `vf`.
+fn super_frame(vf: usize, segments: usize, size: u16) -> FrameBuf {
+    let mut data = frame(mac(vf), BEYOND, 0, 54 + segments * usize::from(size));
+    data[12..16].copy_from_slice(&[0x08, 0x00, 0x45, 0]);
+    data[16..18].copy_from_slice(&((40 + segments * usize::from(size)) as u16).to_be_bytes());
+    data[18..24].copy_from_slice(&[0, 0, 0, 0, 64, 6]);
+    data[46] = 5 << 4; // a TCP header of five words
+    let hdr = NetHdr {
+        flags: NetHdr::NEEDS_CSUM,
+        gso_type: NetHdr::GSO_TCPV4,
+        hdr_len: 54,
+        gso_size: size,
+        csum_start: 34,
+        csum_offset: 16,
+    };
+    FrameBuf { hdr, data }
+}
+
+#[test]
+fn a_super_frame_that_never_fits_does_not_block_those_behind_it_for_ever() {
+    let mut bench = Bench::bare(&[Path::Mediated], Nanos(0), None);
+    bench.start(0, &queue_of(8));
+    bench.send_from_far(super_frame(0, 20, 100));
+    for number in 0..5 {
+        bench.send_from_far(private(frame(mac(0), BEYOND, number, 60)));
+    }
+    let first = bench.adapter.next(bench.now).unwrap();
+    let patience = Nanos(100 * MS.0);
+    bench.run_until(MS);
+    assert_eq!(bench.hypervisor.next(bench.now), Some(first + patience));
+    bench.run_until(Nanos((first + patience).0 - 1));
+    assert_eq!(bench.vms[0].receive(), 0, "in order behind the first");
+    bench.run_until(first + patience);
+    assert_eq!(bench.vms[0].receive(), 5);
+    assert_eq!(by_sender(&bench.vms[0].got)[&BEYOND], count(5));
+    assert_eq!(bench.drops(), [(DropReason::NoRxBuffer, 1)]);
+
+    // One that fits is given whole.
+    bench.send_from_far(super_frame(0, 8, 100));
+    bench.run_until(Nanos(200 * MS.0));
+    assert_eq!(bench.vms[0].receive(), 5 + 8);
+    assert_eq!(bench.drops(), [(DropReason::NoRxBuffer, 1)]);
+}
+
+#[test]
+fn a_switch_to_the_direct_path_loses_nothing_for_which_there_are_buffers() {
+    let mut bench = Bench::bare(&[Path::Mediated], Nanos(0), None);
+    bench.start(0, &queue_of(8));
+    for number in 0..14 {
+        bench.send_from_far(private(frame(mac(0), BEYOND, number, 60)));
+    }
+    bench.run_until(MS);
+    assert_eq!(bench.vms[0].receive(), 8);
+    bench.command("vf 0 set path direct");
+    assert_eq!(bench.vms[0].receive(), 14);
+    bench.send_from_far(private(frame(mac(0), BEYOND, 14, 60)));
+    bench.run_until(Nanos(2 * MS.0));
+    assert_eq!(bench.vms[0].receive(), 15);
+    assert_eq!(by_sender(&bench.vms[0].got)[&BEYOND], count(15));
+    assert_eq!(bench.drops(), []);
+}
+
+#[test]
+fn what_waits_for_buffers_at_a_switch_is_given_as_they_come_and_before_what_comes_then() {
+    let mut bench = Bench::bare(&[Path::Mediated; 2], Nanos(0), None);
+    bench.start(0, &queue_of(8));
+    bench.start(1, &queue_of(256));
+    // A ring, a backlog, and three too many.
+    for number in 0..8 + 512 + 3 {
+        bench.send_from_far(private(frame(mac(0), BEYOND, number, 60)));
+    }
+    bench.run_until(Nanos(200 * MS.0));
+    assert_eq!(bench.drops(), [(DropReason::NoRxBuffer, 3)]);
+    bench.command("vf 0 set path direct");
+    for _ in 0..20 {
+        assert!(bench.vms[1].send(mac(0)));
+    }
+    bench.settle();
+    assert!(
+        bench.adapter.next(bench.now).is_none(),
+        "it waits for a kick"
+    );
+    for _ in 0..10 {
+        bench.vms[0].receive();
+        bench.settle();
+    }
+    // Neither is it lost in a switch back and forth.
+    bench.command("vf 0 set path mediated");
+    bench.command("vf 0 set path direct");
+    loop {
+        bench.vms[0].receive();
+        if bench.adapter.poll(bench.now) == 0 {
+            break;
+        }
+    }
+    let got = by_sender(&bench.vms[0].got);
+    assert_eq!(got[&BEYOND], count(8 + 512));
+    assert_eq!(got[&mac(1)], count(20));
+    let senders = bench.vms[0].got.iter().map(|f| f[6..12].to_vec());
+    let senders: Vec<_> = senders.collect();
+    assert!(senders.is_sorted_by_key(|src| src == &mac(1).0), "in order");
+    assert_eq!(bench.drops(), [(DropReason::NoRxBuffer, 3)]);
+    // From now on a frame without a buffer is dropped, as by a NIC.
+    bench.run_until(Nanos(400 * MS.0));
+    for _ in 0..20 {
+        bench.vms[1].send(mac(0));
+    }
+    bench.settle();
+    assert_eq!(bench.drops(), [(DropReason::NoRxBuffer, 3 + 12)]);
+}
+
+#[test]
+fn a_switch_with_full_queues_loses_and_reorders_nothing() {
+    use Path::{Direct, Mediated};
+    let mut bench = Bench::new(&[Direct, Mediated, Direct], ENDLESS);
+    // VF 0 fills the fibre, and one of its frames has to wait.
+    while !bench.adapter.is_parked(VfIndex(0)) {
+        bench.vms[0].send(BEYOND);
+        bench.adapter.poll(bench.now);
+    }
+    for _ in 0..32 {
+        bench.vms[0].send(BEYOND);
+    }
+    // VF 1 fills the PF's way down: one frame more has been taken off it and waits for the wire.
+    for _ in 0..=pf::PF_RING {
+        assert!(bench.vms[1].send(BEYOND));
+        while bench.hypervisor.poll(bench.now) > 0 {}
+        bench.adapter.poll(bench.now);
+    }
+    let more = private(frame(BEYOND, mac(1), 0, 60));
+    assert!(bench.hypervisor.pf_mut().send(more).is_err(), "it is full");
+    // VF 2 puts some on the way up.
+    for _ in 0..100 {
+        bench.vms[2].send(mac(1));
+    }
+    while bench.adapter.poll(bench.now) > 0 {}
+    assert!(bench.hypervisor.has_input());
+
+    let empty = |bench: &mut Bench| {
+        assert!(!bench.hypervisor.pf_mut().has_input());
+        assert!(!bench.adapter.pf_mut().has_input());
+        assert_eq!(bench.adapter.drain(bench.now), 0, "nor is one parked");
+    };
+    bench.command("vf 0 set path mediated");
+    empty(&mut bench);
+    assert_eq!(bench.vms[1].receive(), 100);
+    // What VF 0 still had goes the other way, and is there when it is switched back.
+    while bench.hypervisor.poll(bench.now) > 0 {}
+    assert!(bench.adapter.has_pf_input());
+    bench.command("vf 0 set path direct");
+    empty(&mut bench);
+    bench.vms[0].send(BEYOND);
+    bench.run_until(LATE);
+
+    let sent = [0, 1].map(|vf| (mac(vf), count(bench.vms[vf].sent as usize)));
+    assert_eq!(by_sender(&bench.arrived), sent.into());
+    assert_eq!(by_sender(&bench.vms[1].got)[&mac(2)], count(100));
+    assert_eq!(bench.drops(), []);
+    assert_eq!([0, 1, 2].map(|vf| bench.vms[vf].outstanding(0)), [0; 3]);
+}
+
+#[test]
+fn for_a_guest_that_takes_nothing_no_more_wait_than_for_a_while_after_a_switch() {
+    let mut bench = Bench::bare(&[Path::Mediated, Path::Direct], Nanos(0), None);
+    bench.start(0, &queue_of(8));
+    bench.start(1, &queue_of(256));
+    bench.command("vf 0 set path direct");
+    let send = |bench: &mut Bench| {
+        for _ in 0..20 {
+            assert!(bench.vms[1].send(mac(0)));
+        }
+        bench.settle();
+        bench.drops()
+    };
+    assert_eq!(send(&mut bench), [], "8 are in its ring, and 12 wait");
+    bench.now += Nanos(100 * MS.0);
+    bench.settle();
+    assert_eq!(send(&mut bench), [(DropReason::NoRxBuffer, 20)]);
+    while bench.vms[0].receive() < 20 {
+        assert!(bench.adapter.poll(bench.now) > 0, "what waits is kept");
+    }
+    assert_eq!(by_sender(&bench.vms[0].got)[&mac(1)], count(20));
+}
