@@ -286,6 +286,7 @@ impl<'a> Window<'a> {
             .ok()
     }
 
+    #[inline]
     fn open(&mut self, at: usize) {
         let region = self.memory.regions.get(at);
         self.region = at;

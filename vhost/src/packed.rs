@@ -19,7 +19,7 @@ use crate::memory::GuestMemory;
 use crate::net_hdr::has;
 use crate::ring::{
     AHEAD, Ahead, CHAIN_MAX, Chain, DESC_SIZE, Descriptor, Gather, INDIRECT, Mark, NEXT, Part,
-    RingAddresses, RingError, Segment, Token, WRITE, look_ahead,
+    Returned, RingAddresses, RingError, Segment, Token, WRITE, look_ahead,
 };
 
 const AVAIL_FLAG: u16 = 1 << vr::VRING_PACKED_DESC_F_AVAIL;
@@ -60,7 +60,7 @@ pub(crate) struct PackedRing {
     taken: u16,
     returned: u16,
     /// Chains returned and not yet published, and how many bytes of each were written.
-    pending: Vec<(Token, u32)>,
+    pending: Vec<Returned>,
     /// What will be done with buffers as soon as they are taken.
     buffers: Ahead,
     /// Descriptors that were read ahead, each as a chain; the first of them is at `ahead_at`.
@@ -287,12 +287,9 @@ impl PackedRing {
         }
         self.ahead_at = at;
         self.ahead_len = n as u32;
-        look_ahead(
-            &self.mem,
-            &mut self.hint,
-            &mut self.ahead[..n],
-            self.buffers,
-        );
+        let mut window = self.mem.window(self.hint);
+        look_ahead(&mut window, &mut self.ahead[..n], self.buffers);
+        self.hint = window.region();
         Ok(())
     }
 
@@ -334,16 +331,16 @@ impl PackedRing {
     /// Returns the oldest chain that is not returned yet, `len` bytes of it written.
     #[inline]
     pub(crate) fn push_used(&mut self, chain: Token, len: u32) {
-        self.push_all_used(std::iter::once((chain, len)));
+        self.push_all_used(std::iter::once(Returned::new(chain, len)));
     }
 
     /// See [`Ring::push_all_used`](crate::ring::Ring::push_all_used).
     #[inline]
-    pub(crate) fn push_all_used(&mut self, chains: impl Iterator<Item = (Token, u32)>) {
+    pub(crate) fn push_all_used(&mut self, chains: impl Iterator<Item = Returned>) {
         let before = self.pending.len();
         self.pending.extend(chains);
         let added = &self.pending[before..];
-        let descs: u32 = added.iter().map(|(chain, _)| u32::from(chain.descs)).sum();
+        let descs: u32 = added.iter().map(|chain| u32::from(chain.descs())).sum();
         self.returned = self.returned.wrapping_add(added.len() as u16);
         self.done = self.after(self.done, descs);
     }
@@ -379,20 +376,21 @@ impl PackedRing {
         let mut at = self.published;
         let mut first = None;
         let mut pending = self.pending.iter().copied().peekable();
-        while let Some((mut chain, len)) = pending.next() {
+        while let Some(mut chain) = pending.next() {
+            let len = chain.len();
             let (index, wrap) = self.split(at);
-            at = self.after(at, chain.descs.into());
+            at = self.after(at, chain.descs().into());
             // In order, chains that nothing was written to need no used descriptor but that of the last (virtio 2.8.8).
             while self.in_order
                 && len == 0
-                && let Some((later, _)) = pending.next_if(|(_, len)| *len == 0)
+                && let Some(later) = pending.next_if(|chain| chain.len() == 0)
             {
-                at = self.after(at, later.descs.into());
+                at = self.after(at, later.descs().into());
                 chain = later;
             }
             let lap = if wrap { AVAIL_FLAG | USED_FLAG } else { 0 };
             let flags = lap | if len > 0 { WRITE } else { 0 };
-            let word = u64::from(len) | u64::from(chain.id) << 32 | u64::from(flags) << 48;
+            let word = u64::from(len) | u64::from(chain.id()) << 32 | u64::from(flags) << 48;
             let offset = index as usize * DESC_SIZE as usize + 8;
             if first.is_none() {
                 first = Some((offset, word));

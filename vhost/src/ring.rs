@@ -10,7 +10,7 @@ use virtio_bindings::virtio_config::VIRTIO_F_RING_PACKED;
 use virtio_bindings::virtio_ring as vr;
 use vm_memory::{VolatileMemory, VolatileSlice};
 
-use crate::memory::GuestMemory;
+use crate::memory::{GuestMemory, Window};
 use crate::net_hdr::has;
 use crate::packed::PackedRing;
 use crate::raw::copy;
@@ -92,6 +92,33 @@ pub(crate) struct Token {
     pub(crate) id: u16,
     /// Descriptors in the ring, which matters in a packed one.
     pub(crate) descs: u16,
+}
+
+/// A chain that goes back and the bytes written to it, as one word: a core that has put a whole together of parts cannot read it
+/// before all that it wrote earlier has reached memory, the payload of frames among it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Returned(u64);
+
+impl Returned {
+    #[inline]
+    pub(crate) fn new(chain: Token, len: u32) -> Returned {
+        Returned(u64::from(chain.id) | u64::from(chain.descs) << 16 | u64::from(len) << 32)
+    }
+
+    #[inline]
+    pub(crate) fn id(self) -> u16 {
+        self.0 as u16
+    }
+
+    #[inline]
+    pub(crate) fn descs(self) -> u16 {
+        (self.0 >> 16) as u16
+    }
+
+    #[inline]
+    pub(crate) fn len(self) -> u32 {
+        (self.0 >> 32) as u32
+    }
 }
 
 /// An available chain with its first descriptor, which is not read again.
@@ -183,11 +210,9 @@ pub(crate) enum Ahead {
 }
 
 /// Finds the first buffers of chains that were just read, and asks for their first bytes: what a burst waits for then
-/// comes at the same time, where the waits of one frame after the other would add up. `hint` is the region a buffer was
-/// last found in.
+/// comes at the same time, where the waits of one frame after the other would add up.
 #[inline]
-pub(crate) fn look_ahead(mem: &GuestMemory, hint: &mut usize, chains: &mut [Chain], ahead: Ahead) {
-    let mut window = mem.window(*hint);
+pub(crate) fn look_ahead(window: &mut Window<'_>, chains: &mut [Chain], ahead: Ahead) {
     for chain in chains {
         let Some(buffer) = window.slice(chain.first.gpa, chain.first.len as usize) else {
             continue;
@@ -195,11 +220,7 @@ pub(crate) fn look_ahead(mem: &GuestMemory, hint: &mut usize, chains: &mut [Chai
         chain.inside = true;
         match ahead {
             Ahead::Nothing => {}
-            Ahead::Read(bytes) => {
-                for offset in (0..bytes.min(buffer.len())).step_by(CACHE_LINE) {
-                    buffer.offset(offset).iter().for_each(copy::will_read);
-                }
-            }
+            Ahead::Read(bytes) => will_read(&buffer, bytes),
             Ahead::Write(header) => {
                 if chain.first.gpa as usize % CACHE_LINE + header < CACHE_LINE {
                     copy::will_write(&buffer);
@@ -211,7 +232,23 @@ pub(crate) fn look_ahead(mem: &GuestMemory, hint: &mut usize, chains: &mut [Chai
             }
         }
     }
-    *hint = window.region();
+}
+
+/// Asks for the first bytes of a buffer that is likely to come next, to be read.
+#[inline]
+pub(crate) fn expect(window: &mut Window<'_>, buffer: Segment, ahead: Ahead) {
+    if let Ahead::Read(bytes) = ahead
+        && let Some(buffer) = window.slice(buffer.gpa, buffer.len as usize)
+    {
+        will_read(&buffer, bytes);
+    }
+}
+
+#[inline]
+fn will_read(buffer: &VolatileSlice<'_, ()>, bytes: usize) {
+    for offset in (0..bytes.min(buffer.len())).step_by(CACHE_LINE) {
+        buffer.offset(offset).iter().for_each(copy::will_read);
+    }
 }
 
 /// A place to go back to: nothing taken or returned since has been seen by the driver.
@@ -481,7 +518,7 @@ impl Ring {
 
     /// The same of several chains, in order.
     #[inline]
-    pub(crate) fn push_all_used(&mut self, chains: impl Iterator<Item = (Token, u32)>) {
+    pub(crate) fn push_all_used(&mut self, chains: impl Iterator<Item = Returned>) {
         either!(self, ring => ring.push_all_used(chains));
     }
 

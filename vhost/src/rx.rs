@@ -11,7 +11,7 @@ use crate::checksum;
 use crate::frame::{FrameBuf, TagEdit};
 use crate::memory::GuestMemory;
 use crate::net_hdr::{HEAD_MAX, NetHdr, has, header_len};
-use crate::ring::{AHEAD, Ahead, RingError, Segment, Token};
+use crate::ring::{AHEAD, Ahead, Returned, RingError, Segment, Token};
 use crate::segment::Segmenter;
 use crate::tx::{TxFrame, TxQueue};
 use crate::vring::Vring;
@@ -121,7 +121,7 @@ impl RxQueue {
         let features = self.vring.features();
         let (memory, chains) = self.vring.ring.upcoming()?;
         let (mut to, mut from) = (memory.window(self.hint), tx.window());
-        let mut used = [(Token::default(), 0); AHEAD];
+        let mut used = [Returned::default(); AHEAD];
         let mut n = 0;
         for ((frame, chain), used) in frames.iter().zip(chains).zip(&mut used) {
             let total = self.header_len + frame.len() as usize;
@@ -144,7 +144,7 @@ impl RxQueue {
                 rest = rest.offset(piece.len()).map_err(outside)?;
                 Ok(())
             })?;
-            *used = (token, total as u32);
+            *used = Returned::new(token, total as u32);
             n += 1;
         }
         self.hint = to.region();

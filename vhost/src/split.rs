@@ -13,10 +13,12 @@ use vm_memory::Bytes;
 use crate::memory::GuestMemory;
 use crate::net_hdr::has;
 use crate::ring::{
-    AHEAD, Ahead, Chain, DESC_SIZE, Descriptor, Gather, INDIRECT, Mark, NEXT, Part, RingAddresses,
-    RingError, Segment, Token, look_ahead,
+    AHEAD, Ahead, Chain, DESC_SIZE, Descriptor, Gather, INDIRECT, Mark, NEXT, Part, Returned,
+    RingAddresses, RingError, Segment, Token, expect, look_ahead,
 };
 
+/// So many chains at a time are too few for their waits to overlap.
+const FEW: usize = 4;
 const NO_NOTIFY: u16 = vr::VRING_USED_F_NO_NOTIFY as u16;
 const NO_INTERRUPT: u16 = vr::VRING_AVAIL_F_NO_INTERRUPT as u16;
 
@@ -50,6 +52,8 @@ pub(crate) struct SplitRing {
     ahead: [Chain; AHEAD],
     ahead_at: u16,
     ahead_len: u16,
+    /// By descriptor: the buffer that it last stood for when it came with few others.
+    lately: Vec<Segment>,
 }
 
 impl SplitRing {
@@ -88,6 +92,7 @@ impl SplitRing {
             ahead: [Chain::default(); AHEAD],
             ahead_at: base,
             ahead_len: 0,
+            lately: vec![Segment::default(); entries],
         };
         ring.published = ring.locate()?;
         ring.told = ring.published;
@@ -198,6 +203,20 @@ impl SplitRing {
             .subslice(4 + at * 2, n * 2)
             .map_err(|_| RingError::RingOutside)?
             .copy_to(heads[..n].as_flattened_mut());
+        let few = n <= FEW;
+        let mut window = self.mem.window(self.hint);
+        if few {
+            // A driver that goes round its descriptors often goes round its buffers, too. A buffer that is asked for now
+            // comes along with its descriptor instead of after it.
+            for head in &heads[..n] {
+                let lately = self.lately.get(usize::from(u16::from_le_bytes(*head)));
+                expect(
+                    &mut window,
+                    lately.copied().unwrap_or_default(),
+                    self.buffers,
+                );
+            }
+        }
         let table = self.desc.slice(&self.mem)?;
         for (chain, head) in self.ahead.iter_mut().zip(&heads[..n]) {
             let head = u16::from_le_bytes(*head);
@@ -205,14 +224,18 @@ impl SplitRing {
             let first = Descriptor::read(&table, usize::from(head) * DESC_SIZE as usize);
             *chain = Chain::new(Token { id: head, descs: 1 }, first.unwrap_or_default());
         }
+        look_ahead(&mut window, &mut self.ahead[..n], self.buffers);
+        self.hint = window.region();
+        if few {
+            for chain in &self.ahead[..n] {
+                if let Some(lately) = self.lately.get_mut(usize::from(chain.token.id)) {
+                    let Descriptor { gpa, len, .. } = chain.first;
+                    *lately = Segment { gpa, len };
+                }
+            }
+        }
         self.ahead_at = self.next;
         self.ahead_len = n as u16;
-        look_ahead(
-            &self.mem,
-            &mut self.hint,
-            &mut self.ahead[..n],
-            self.buffers,
-        );
         Ok(())
     }
 
@@ -266,14 +289,14 @@ impl SplitRing {
     /// Returns the oldest chain that is not returned yet, `len` bytes of it written.
     #[inline]
     pub(crate) fn push_used(&mut self, chain: Token, len: u32) {
-        self.push_all_used(std::iter::once((chain, len)));
+        self.push_all_used(std::iter::once(Returned::new(chain, len)));
     }
 
     /// See [`Ring::push_all_used`](crate::ring::Ring::push_all_used).
     #[inline]
-    pub(crate) fn push_all_used(&mut self, chains: impl Iterator<Item = (Token, u32)>) {
+    pub(crate) fn push_all_used(&mut self, chains: impl Iterator<Item = Returned>) {
         let before = self.pending.len();
-        let elements = chains.map(|(chain, len)| u64::from(chain.id) | u64::from(len) << 32);
+        let elements = chains.map(|chain| u64::from(chain.id()) | u64::from(chain.len()) << 32);
         self.pending.extend(elements.map(u64::to_le_bytes));
         let n = self.pending.len() - before;
         self.done = self.done.wrapping_add(n as u16);

@@ -10,7 +10,7 @@ use crate::frame::FrameBuf;
 use crate::memory::{GuestMemory, Window};
 use crate::net_hdr::{FrameFault, HEAD_MAX, MAX_FRAME, MIN_FRAME, NetHdr, header_len};
 use crate::raw::copy;
-use crate::ring::{AHEAD, Ahead, Chain, RingError, Segment, Token};
+use crate::ring::{AHEAD, Ahead, Chain, Returned, RingError, Segment, Token};
 use crate::vring::Vring;
 
 /// Frames of one queue that are out of their ring at a time.
@@ -256,6 +256,10 @@ impl TxQueue {
             return Ok(0);
         }
         if self.first == self.end {
+            if self.late.is_none() && !self.vring.has_available() {
+                return Ok(0);
+            }
+            self.vring.check()?;
             (self.first, self.end) = (0, 0);
             self.fetch_burst().map_err(|error| self.vring.fail(error))?;
         }
@@ -282,7 +286,9 @@ impl TxQueue {
 
     fn try_fetch(&mut self) -> Result<(), RingError> {
         loop {
-            self.fetch_plain()?;
+            if !self.fetch_plain()? {
+                return Ok(());
+            }
             // What has come since the ring was looked at can wait: to look is to wait for a cache line.
             if self.end == BURST || self.end > 0 && !self.vring.ring.has_seen() {
                 // The next burst comes nearer while this one is worked on.
@@ -295,11 +301,14 @@ impl TxQueue {
         }
     }
 
-    /// Takes chains that are one buffer.
-    fn fetch_plain(&mut self) -> Result<(), RingError> {
+    /// Takes chains that are one buffer, up to the first that is not; false if there are none of either kind.
+    fn fetch_plain(&mut self) -> Result<bool, RingError> {
         let least = self.header_len + MIN_FRAME as usize;
         let features = self.vring.features();
         let (memory, chains) = self.vring.ring.upcoming()?;
+        if chains.is_empty() {
+            return Ok(false);
+        }
         let mut window = memory.window(self.hint);
         let mut n = 0;
         for (frame, chain) in self.frames[self.end..].iter_mut().zip(chains) {
@@ -316,7 +325,7 @@ impl TxQueue {
         self.hint = window.region();
         self.end += n;
         self.vring.ring.advance(n);
-        Ok(())
+        Ok(true)
     }
 
     /// Takes any chain.
@@ -372,7 +381,7 @@ impl TxQueue {
     pub fn complete(&mut self, n: usize) {
         let n = n.min(self.end - self.first);
         let frames = &self.frames[self.first..self.first + n];
-        let chains = frames.iter().map(|frame| (frame.chain, 0));
+        let chains = frames.iter().map(|frame| Returned::new(frame.chain, 0));
         self.vring.ring.push_all_used(chains);
         self.first += n;
     }
