@@ -153,6 +153,7 @@ impl Nic {
 
     /// When the next frame of a VF may be taken from its ring: not after `now` if it may be taken now.
     #[must_use]
+    #[inline]
     pub fn tx_ready_at(&self, vf: VfIndex, now: Nanos) -> Nanos {
         self.table.tx_ready_at(vf, now)
     }

@@ -268,6 +268,7 @@ impl VfTable {
             .ok_or(Refusal::NoSuchVf { vf, last })
     }
 
+    #[inline]
     pub(crate) fn tx_ready_at(&self, vf: VfIndex, now: Nanos) -> Nanos {
         match &self.entries[vf.index()].limiter {
             None => now,

@@ -89,17 +89,27 @@ impl VfSet {
         self.0.iter().map(|word| word.count_ones() as usize).sum()
     }
 
+    /// Takes the first VF out, word by word: a core that has just written one of them would have to wait for a copy of all.
+    #[inline]
+    pub fn pop(&mut self) -> Option<VfIndex> {
+        let (at, word) = (0..).zip(&mut self.0).find(|(_, word)| **word != 0)?;
+        let bit = word.trailing_zeros() as usize;
+        *word &= *word - 1;
+        Some(VfIndex::from(at * 64 + bit))
+    }
+
     /// The VFs in it, in order.
     #[inline]
     pub fn iter(&self) -> impl Iterator<Item = VfIndex> + use<> {
-        let mut words = self.0;
-        let mut at = 0;
+        let words = self.0;
+        let (mut at, mut word) = (0, words[0]);
         std::iter::from_fn(move || {
-            while *words.get(at)? == 0 {
+            while word == 0 {
                 at += 1;
+                word = *words.get(at)?;
             }
-            let bit = words[at].trailing_zeros() as usize;
-            words[at] &= words[at] - 1;
+            let bit = word.trailing_zeros() as usize;
+            word &= word - 1;
             Some(VfIndex::from(at * 64 + bit))
         })
     }
@@ -405,6 +415,9 @@ mod tests {
             prop_assert_eq!(list(set(&a).union(set(&b))), &a | &b);
             prop_assert_eq!(list(set(&a).intersection(set(&b))), &a & &b);
             prop_assert_eq!(list(set(&a).difference(set(&b))), &a - &b);
+            let mut popped = set(&a);
+            let order: Vec<u8> = std::iter::from_fn(|| popped.pop()).map(|vf| vf.0).collect();
+            prop_assert_eq!(order, a.iter().copied().collect::<Vec<_>>());
             let mut without = set(&a);
             for i in &b {
                 prop_assert_eq!(set(&a).contains(VfIndex(*i)), a.contains(i));

@@ -67,6 +67,7 @@ impl Adapter {
             sinks: Sinks {
                 rx: std::iter::repeat_with(RxPort::default).take(vfs).collect(),
                 touched: VfSet::default(),
+                untold: VfSet::default(),
                 lenient: VfSet::default(),
                 lenient_until: Nanos(0),
                 lenient_limit: 0,
@@ -339,7 +340,7 @@ impl Adapter {
         moved += self.sinks.load.count_burst(burst);
         moved += self.poll_vfs(now, vfs.iter().filter(|vf| vf.index() < first));
         if moved > 0 {
-            self.cursor = (first + 1) % (self.pf_seat() + 1);
+            self.cursor = if first < self.pf_seat() { first + 1 } else { 0 };
         }
         moved
     }
@@ -385,13 +386,13 @@ impl Adapter {
         }
         let queues = self.tx[i].queues.len();
         for _ in 0..queues {
-            let q = self.tx[i].cursor % queues;
+            let q = self.tx[i].cursor;
             let burst = self.poll_queue(now, vf, q);
             moved += self.sinks.load.count_burst(burst);
             if self.parked[i].is_some() {
                 break;
             }
-            self.tx[i].cursor = (q + 1) % queues;
+            self.tx[i].cursor = if q + 1 < queues { q + 1 } else { 0 };
         }
         if moved > 0 {
             self.attention.had_work(vf);
@@ -470,7 +471,9 @@ impl Adapter {
         if let Some(run) = run {
             sinks.deliver_run(nic, queue, run, done);
         }
+        sinks.publish();
         slot.queue.complete(done);
+        slot.queue.publish();
         *port.traffic.of_ring(ring) += sent;
         self.touched.insert(vf);
         done
@@ -517,32 +520,32 @@ impl Adapter {
         self.touched.insert(vf);
     }
 
-    /// Publishes what this round used and notifies each driver at most once a ring, later if it wants that. Receivers first:
-    /// they wait for it.
+    /// Publishes what else was used in this round, and notifies each driver at most once a ring, later if it wants that.
     fn flush(&mut self, now: Nanos) {
-        let received = std::mem::take(&mut self.sinks.touched);
-        let sent = std::mem::take(&mut self.touched);
-        for vf in received.iter() {
-            let queues = self.sinks.rx[vf.index()].queues.iter_mut();
-            queues.for_each(|slot| slot.queue.publish());
-        }
-        for vf in sent.iter() {
-            let queues = self.tx[vf.index()].queues.iter_mut();
-            queues.for_each(|slot| slot.queue.publish());
-        }
+        self.sinks.publish();
         self.sinks.tell();
+        if self.held.due.is_some() {
+            let held = std::mem::take(&mut self.held);
+            self.sinks.untold = self.sinks.untold.union(held.rx);
+            self.touched = self.touched.union(held.tx);
+        }
         let Sinks {
-            rx, load, notified, ..
+            rx,
+            load,
+            notified,
+            untold,
+            ..
         } = &mut self.sinks;
-        let held = std::mem::take(&mut self.held);
-        for vf in received.union(held.rx).iter() {
+        while let Some(vf) = untold.pop() {
             let calls = rx[vf.index()].call(now, load);
             if self.held.note(vf, |held| &mut held.rx, calls) {
                 notified.rx.insert(vf);
             }
         }
-        for vf in sent.union(held.tx).iter() {
-            let calls = self.tx[vf.index()].call(now, load);
+        while let Some(vf) = self.touched.pop() {
+            let port = &mut self.tx[vf.index()];
+            port.queues.iter_mut().for_each(|slot| slot.queue.publish());
+            let calls = port.call(now, load);
             if self.held.note(vf, |held| &mut held.tx, calls) {
                 notified.tx.insert(vf);
             }
@@ -571,7 +574,9 @@ impl Plane for Adapter {
             let others = self.attention.attached().difference(looks);
             moved += self.poll_vfs(now, others.iter());
         }
-        self.flush(now);
+        if moved > 0 || self.held.due.is_some() || self.sinks.handover.is_some() {
+            self.flush(now);
+        }
         moved
     }
 

@@ -11,6 +11,8 @@ pub struct Load {
     pub rounds: u64,
     /// Rounds that found none.
     pub idle_rounds: u64,
+    /// How long one of those took lately.
+    idle_round: Duration,
     /// Times it was woken.
     pub wakeups: u64,
     /// Frames handled.
@@ -28,15 +30,16 @@ pub struct Load {
 }
 
 impl Load {
-    /// Counts a round of a plane's thread.
-    pub(super) fn count_round(&mut self, frames: usize, took: Duration) {
+    /// Counts rounds of a plane's thread: so many that found nothing, and behind them one that moved frames, unless none did.
+    pub(super) fn count_rounds(&mut self, idle: u32, frames: usize, took: Duration) {
+        self.idle_rounds += u64::from(idle);
         if frames == 0 {
-            self.idle_rounds += 1;
+            self.idle_round = took.checked_div(idle).unwrap_or_default();
             return;
         }
         self.rounds += 1;
         self.frames += frames as u64;
-        self.busy += took;
+        self.busy += took.saturating_sub(idle * self.idle_round);
     }
 
     /// Counts a visit that found so many frames, and answers how many that were.
@@ -62,11 +65,11 @@ mod tests {
     fn only_rounds_that_find_work_are_busy() {
         let mut load = Load::default();
         let took = Duration::from_nanos(100);
-        load.count_round(0, took);
-        load.count_round(32, took);
-        load.count_round(1, took);
-        assert_eq!((load.rounds, load.idle_rounds, load.frames), (2, 1, 33));
-        assert_eq!(load.busy, 2 * took);
+        load.count_rounds(4, 0, took);
+        load.count_rounds(0, 32, took);
+        load.count_rounds(2, 1, took);
+        assert_eq!((load.rounds, load.idle_rounds, load.frames), (2, 6, 33));
+        assert_eq!(load.busy, took + took / 2, "an idle round took a quarter");
     }
 
     #[test]

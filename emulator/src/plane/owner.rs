@@ -23,7 +23,7 @@ use crate::config::Polling;
 /// How long a plane that polls adaptively finds no work before it goes to sleep: about what a wake-up costs.
 const SPIN: Duration = Duration::from_micros(50);
 /// Rounds without work between two looks at everything else that a plane's thread has to do.
-const LOOKS: usize = 8;
+const LOOKS: u32 = 8;
 /// Of the doorbell, and of the timer: whatever wakes a plane, it looks at everything.
 const WAKE: Token = Token(0);
 
@@ -244,16 +244,20 @@ fn run<P: Plane>(
             Err(crossbeam_channel::TryRecvError::Empty) => {}
         }
         let mut moved = 0;
-        // While nothing comes, only frames are looked for: it is what the next frame's latency is made of.
-        for _ in 0..LOOKS {
-            let started = last;
-            moved = plane.poll(since(epoch, started));
-            last = Instant::now();
-            plane.load_mut().count_round(moved, last - started);
+        // While nothing comes, only frames are looked for, without so much as a look at the clock: it is what the next frame's
+        // latency is made of.
+        let started = last;
+        let now = since(epoch, started);
+        let mut idle = 0;
+        while idle < LOOKS {
+            moved = plane.poll(now);
             if moved > 0 {
                 break;
             }
+            idle += 1;
         }
+        last = Instant::now();
+        plane.load_mut().count_rounds(idle, moved, last - started);
         for broken in plane.take_broken() {
             on_broken(broken);
         }

@@ -30,7 +30,10 @@ pub(super) struct Run {
 /// Where frames go, apart from where they come from, so that both can be borrowed at once.
 pub(super) struct Sinks {
     pub(super) rx: Vec<RxPort>,
+    /// Received something that is not published yet.
     pub(super) touched: VfSet,
+    /// Received something that is, and of which the driver has not been told.
+    pub(super) untold: VfSet,
     /// VFs whose path has become direct a moment ago: a frame for which there is no buffer still waits.
     pub(super) lenient: VfSet,
     /// Until when.
@@ -209,6 +212,17 @@ impl Sinks {
             }
         }
         moved
+    }
+
+    /// Shows receivers what they have been given. They may wait for it, so not at the end of a round but as soon as a burst
+    /// is done.
+    #[inline]
+    pub(super) fn publish(&mut self) {
+        while let Some(vf) = self.touched.pop() {
+            let queues = self.rx[vf.index()].queues.iter_mut();
+            queues.for_each(|slot| slot.queue.publish());
+            self.untold.insert(vf);
+        }
     }
 
     /// Tells the other workers of what has been left for them.
