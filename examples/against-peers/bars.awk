@@ -1,6 +1,6 @@
 # The bars that vfnic is measured by, what was reached, and whether that is enough. Reads what run.sh has measured: lines of
 # vf-conformance compare --tsv with the part in front, and lines of the parts idle and tso. A ratio is the median of those of each
-# round; rounds in which the CPUs were not as far apart for both are left out.
+# round; where the CPUs were not as far apart for both, of those with another round for which they were.
 BEGIN { FS = "\t" }
 
 $1 == "idle" { idle_ports = $3; idle_cpu = $4; idle_mib = $5; next }
@@ -16,8 +16,8 @@ $2 == "mode" { next }
     value[key, round, "fair"] = $13
     value[key, round, "cycles"] = $14
     value[key, round, "bound"] = $15
-    value[key, round, "near"] = $16
-    value[key, round, "far"] = $17
+    value[key, round, "near"] = $16 + 0 == 0 ? "-" : $16 + 0
+    value[key, round, "far"] = $17 + 0
 }
 
 function key_of(part, mode, active, ports, flows, ring, bytes, label) {
@@ -46,24 +46,37 @@ function generator_bound(key,    k, n) {
     return 2 * n > rounds[key]
 }
 
-function near(a, b, k,    low, high) {
-    if (value[a, k, "near"] == "-" || value[b, k, "near"] == "-") return 1
-    low = value[a, k, "near"] < value[b, k, "near"] ? value[a, k, "near"] : value[b, k, "near"]
-    high = value[a, k, "far"] > value[b, k, "far"] ? value[a, k, "far"] : value[b, k, "far"]
+# Whether round i of a and round j of b may be set against each other.
+function near(a, i, b, j,    low, high) {
+    if (value[a, i, "near"] == "-" || value[b, j, "near"] == "-") return 1
+    low = value[a, i, "near"] < value[b, j, "near"] ? value[a, i, "near"] : value[b, j, "near"]
+    high = value[a, i, "far"] > value[b, j, "far"] ? value[a, i, "far"] : value[b, j, "far"]
     return high <= 1.4 * low
 }
 
-# Median of the ratio of a figure of a to that of b; sets low, high and pairs; "" when there is none.
-function ratio(a, b, figure,    k, n, list, x) {
+# Fills partner[i] with the round of b that round i of a is set against, or -1: as vf-conformance compare does.
+function match_rounds(a, b, partner,    i, j, taken) {
+    for (i = 0; i < rounds[a]; i++) {
+        partner[i] = -1
+        if (i < rounds[b] && near(a, i, b, i)) { partner[i] = i; taken[i] = 1 }
+    }
+    for (i = 0; i < rounds[a]; i++)
+        for (j = 0; partner[i] < 0 && j < rounds[b]; j++)
+            if (!(j in taken) && near(a, i, b, j)) { partner[i] = j; taken[j] = 1 }
+}
+
+# Median of the ratio of a figure of a to that of b; sets low and high; "" when there is none.
+function ratio(a, b, figure,    i, j, n, list, x, partner) {
     low = high = ""
-    for (k = 0; k < rounds[a] && k < rounds[b]; k++) {
-        if (!near(a, b, k) || value[a, k, figure] + 0 == 0 || value[b, k, figure] + 0 == 0) continue
-        x = value[a, k, figure] / value[b, k, figure]
+    match_rounds(a, b, partner)
+    for (i = 0; i < rounds[a]; i++) {
+        j = partner[i]
+        if (j < 0 || value[a, i, figure] + 0 == 0 || value[b, j, figure] + 0 == 0) continue
+        x = value[a, i, figure] / value[b, j, figure]
         list[++n] = x
         if (low == "" || x < low) low = x
         if (high == "" || x > high) high = x
     }
-    pairs = n + 0
     return n ? median(list, n) : ""
 }
 

@@ -304,7 +304,7 @@ impl Bench {
         if let Some(cpu) = self.cpu {
             pin(cpu).map_err(|error| no_cpu("--cpu", cpu, &error))?;
         }
-        let before = self.line_ns()?;
+        let mut before = self.line_ns()?;
         let config = PortConfig {
             in_order: self.layout.in_order(),
             mergeable: self.layout.mergeable(),
@@ -323,7 +323,7 @@ impl Bench {
         });
         let macs = macs.collect();
         let mut record = Record {
-            line_ns: before,
+            line_ns: before.clone(),
             ..self.record(ports.iter().all(Port::huge))
         };
         writeln!(out, "{}", headline(&record)).map_err(self.unprinted())?;
@@ -337,13 +337,18 @@ impl Bench {
         for &mode in &self.mode {
             for &size in &self.size {
                 let plan = self.plan(mode, size);
-                let runs = self.runs(&mut generator, &plan, out)?;
+                let mut runs = self.runs(&mut generator, &plan, out)?;
+                let after = self.line_ns()?;
+                for run in &mut runs {
+                    run.line_ns = [&before[..], &after].concat();
+                }
+                record.line_ns.extend(&after);
+                before = after;
                 table::line(out, &runs, last).map_err(self.unprinted())?;
                 last = Some(mode);
                 record.runs.extend(runs);
             }
         }
-        record.line_ns.extend(self.line_ns()?);
         self.keep(&record)
     }
 

@@ -1,7 +1,8 @@
 //! `vf-conformance compare`: several back ends beside each other, from the files of `bench --json`.
 //!
 //! The k-th file of a back end is compared with the k-th of the base: they were measured one after
-//! the other, so that what the machine does to one it does to both.
+//! the other, so that what the machine does to one it does to both. If the CPUs were not as far apart for both, each is
+//! compared with another round for which they were.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs;
@@ -19,8 +20,9 @@ use super::table;
 ///
 /// Prints a line for each kind of run and a column for each label: the median rate in Mpps, and the ratio to the base as
 /// median and min..max over the rounds; for round trips the median p50 in ns. `g`: the generator was the bottleneck,
-/// `~`: both were. `c`: busy cycles a packet by the back end's own counter (bench --counter). The k-th file of a label is round k; `less N`: so many rounds are left out of the ratio, since the
-/// hypervisor had moved the CPUs apart or together in between (bench --back-end-cpu).
+/// `~`: both were. `c`: busy cycles a packet by the back end's own counter (bench --counter). The k-th file of a label is round k, and is
+/// compared with round k of the base, or with another one if the hypervisor had moved the CPUs apart or together in between
+/// (bench --back-end-cpu); `less N`: for so many rounds there was none.
 #[derive(Debug, Clone, Args)]
 pub struct Compare {
     /// Label that ratios are to [default: that of the first file]
@@ -150,10 +152,33 @@ fn sort_in(kinds: &mut Rounds, record: Record) {
     }
     for (kind, runs) in new {
         let by_label = kinds.entry(kind).or_default();
-        let line_ns = record.line_ns.clone();
+        let mut line_ns: Vec<u64> = runs.iter().flat_map(|run| run.line_ns.clone()).collect();
+        if line_ns.is_empty() {
+            line_ns.clone_from(&record.line_ns);
+        }
         let rounds = by_label.entry(record.label.clone()).or_default();
         rounds.push(Round { runs, line_ns });
     }
+}
+
+/// Rounds that may be set against each other: the same one of both where that is possible, and of the rest whichever comes
+/// first.
+fn partners<'a>(rounds: &'a [Round], base: &'a [Round]) -> Vec<(&'a Round, &'a Round)> {
+    let fits = |a: &Round, b: &Round| comparable(&a.line_ns, &b.line_ns);
+    let same = rounds.iter().zip(base);
+    let same = (0..).zip(same).filter(|(_, (a, b))| fits(a, b));
+    let (taken, mut pairs): (Vec<usize>, Vec<_>) = same.unzip();
+    let rest = |rounds: &'a [Round]| {
+        let rest = (0..).zip(rounds).filter(|(k, _)| !taken.contains(k));
+        rest.map(|(_, round)| round).collect::<Vec<_>>()
+    };
+    let mut free = rest(base);
+    for round in rest(rounds) {
+        if let Some(at) = free.iter().position(|base| fits(round, base)) {
+            pairs.push((round, free.remove(at)));
+        }
+    }
+    pairs
 }
 
 /// What counts of the runs of a round: frames a second, or nanoseconds there and back.
@@ -193,11 +218,9 @@ fn cell(rounds: &[Round], base: Option<&Vec<Round>>) -> String {
         cell += &format!(", fair {fairness:.2}");
     }
     if let Some(base) = base {
-        let pairs = rounds.iter().zip(base);
-        let pairs = pairs.filter(|(a, b)| comparable(&a.line_ns, &b.line_ns));
-        let ratios: Vec<f64> = pairs
-            .map(|(a, b)| figure(&a.runs) / figure(&b.runs))
-            .collect();
+        let pairs = partners(rounds, base);
+        let ratios = pairs.iter().map(|(a, b)| figure(&a.runs) / figure(&b.runs));
+        let ratios: Vec<f64> = ratios.collect();
         let (low, high) = spread(ratios.iter().copied());
         let left_out = rounds.len().min(base.len()) - ratios.len();
         cell += &match (ratios.is_empty(), left_out) {
@@ -243,6 +266,8 @@ mod tests {
                 at("4", "a", 4.0, 105),
                 at("5", "b", 9.0, 100),
                 at("6", "a", 1.0, 400),
+                at("7", "b", 8.0, 400),
+                at("8", "a", 4.0, 30),
             ],
         };
         let print = |compare: &Compare| {
@@ -251,7 +276,7 @@ mod tests {
             String::from_utf8(out).unwrap()
         };
         let text = print(&compare);
-        let line = "| oneway | 2 | 1 | split-vec | 64 | 2.00 | 3.00 (0.62: 0.50..0.75, less 1) |\n";
+        let line = "| oneway | 2 | 1 | split-vec | 64 | 3.00 | 5.50 (0.75: 0.50..8.00, less 1) |\n";
         assert!(text.ends_with(line), "{text}");
 
         let rounds = print(&Compare {
@@ -260,10 +285,10 @@ mod tests {
             ..compare.clone()
         });
         let rounds: Vec<Vec<&str>> = rounds.lines().map(|l| l.split('\t').collect()).collect();
-        assert_eq!(rounds.len(), 7);
+        assert_eq!(rounds.len(), 9);
         assert!(rounds.iter().all(|words| words.len() == rounds[0].len()));
-        let last = "oneway 2 2 1 split-vec 64 b 2 9.0000 - 0.0000 1.0000 - back-end 100.0 100.0";
-        assert_eq!(rounds[6].join(" "), last);
+        let last = "oneway 2 2 1 split-vec 64 b 3 8.0000 - 0.0000 1.0000 - back-end 400.0 400.0";
+        assert_eq!(rounds[8].join(" "), last);
 
         let nobody = Compare {
             base: Some("c".into()),

@@ -35,7 +35,7 @@ pub(super) struct Record {
     pub(super) memory: String,
     /// The CPU the generator was pinned to.
     pub(super) cpu: Option<usize>,
-    /// Nanoseconds that a cache line took to the back end's CPU and back, before and after all runs.
+    /// Nanoseconds that a cache line took to the back end's CPU and back, before and after the runs of each size.
     pub(super) line_ns: Vec<u64>,
     pub(super) runs: Vec<Run>,
 }
@@ -72,6 +72,9 @@ pub(super) struct Run {
     pub(super) cycles: Option<f64>,
     pub(super) bound: Option<Bound>,
     pub(super) latency: Option<Latency>,
+    /// Nanoseconds that a cache line took to the back end's CPU and back, before and after the runs of this size.
+    #[serde(default)]
+    pub(super) line_ns: Vec<u64>,
 }
 
 /// Round trips, or times from port to port under load, in nanoseconds.
@@ -145,6 +148,7 @@ impl Run {
             fairness: found.fairness,
             busy_ns: found.busy_ns,
             cycles: None,
+            line_ns: Vec::new(),
             bound: (!unbound).then(|| Bound::of(found.ring_full, found.idle)),
             latency: (!h.is_empty()).then(|| Latency {
                 frames: h.len(),
