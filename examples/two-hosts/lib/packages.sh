@@ -34,8 +34,11 @@ open_package_index() {
             sed -n "s|^'\(.*\)/dists/$codename/InRelease'.*|\1|p" | head -n 1)
         keys=/usr/share/keyrings/debian-archive-keyring.gpg
         if [[ -n $origin && -f $keys ]]; then
-            printf 'deb [signed-by=%s] %s %s %s\n' "$keys" "$origin" "$codename-backports" main \
-                "$keys" "$origin" "$codename" non-free >"$apt/sources/two-hosts.list"
+            local wanted=("$keys" "$origin" "$codename" non-free)
+            # apt complains of what it is told of twice.
+            grep -qsw -- "$codename-backports" "$apt/sources/"* ||
+                wanted+=("$keys" "$origin" "$codename-backports" main)
+            printf 'deb [signed-by=%s] %s %s %s\n' "${wanted[@]}" >"$apt/sources/two-hosts.list"
         fi
     fi
     if [[ -z $(find "$apt/lists" -name '*Packages*' -mtime -1 -print -quit) ]]; then
