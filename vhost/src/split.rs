@@ -52,7 +52,7 @@ pub(crate) struct SplitRing {
     ahead: [Chain; AHEAD],
     ahead_at: u16,
     ahead_len: u16,
-    /// By descriptor: the buffer that it last stood for when it came with few others.
+    /// By descriptor: the buffer that it last stood for when it came with few others, if buffers are read.
     lately: Vec<Segment>,
 }
 
@@ -203,7 +203,7 @@ impl SplitRing {
             .subslice(4 + at * 2, n * 2)
             .map_err(|_| RingError::RingOutside)?
             .copy_to(heads[..n].as_flattened_mut());
-        let few = n <= FEW;
+        let few = n <= FEW && matches!(self.buffers, Ahead::Read(_));
         let mut window = self.mem.window(self.hint);
         if few {
             // A driver that goes round its descriptors often goes round its buffers, too. A buffer that is asked for now

@@ -5,7 +5,7 @@ use std::time::Duration;
 /// Counters of one thread that moves frames.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Load {
-    /// Time spent in rounds that found work.
+    /// Time spent in rounds that found work; that of idle rounds since the clock was last read is taken off as they took lately.
     pub busy: Duration,
     /// Rounds that found work.
     pub rounds: u64,

@@ -22,8 +22,10 @@ use crate::config::Polling;
 
 /// How long a plane that polls adaptively finds no work before it goes to sleep: about what a wake-up costs.
 const SPIN: Duration = Duration::from_micros(50);
-/// Rounds without work between two looks at everything else that a plane's thread has to do.
+/// Rounds without work, at most, between two looks at the clock and everything else that a plane's thread has to do.
 const LOOKS: u32 = 8;
+/// How old the time may become meanwhile: with many VFs a round without work takes as long as some with one.
+const FRESH: Duration = Duration::from_micros(1);
 /// Of the doorbell, and of the timer: whatever wakes a plane, it looks at everything.
 const WAKE: Token = Token(0);
 
@@ -218,6 +220,7 @@ fn run<P: Plane>(
     let spin = sleeper.spin;
     let mut events = Events::with_capacity(64);
     let mut idle_since: Option<Instant> = None;
+    let mut looks = 1;
     let mut last = Instant::now();
     loop {
         // An empty inbox is looked at without a fence.
@@ -249,7 +252,7 @@ fn run<P: Plane>(
         let started = last;
         let now = since(epoch, started);
         let mut idle = 0;
-        while idle < LOOKS {
+        while idle < looks {
             moved = plane.poll(now);
             if moved > 0 {
                 break;
@@ -258,6 +261,9 @@ fn run<P: Plane>(
         }
         last = Instant::now();
         plane.load_mut().count_rounds(idle, moved, last - started);
+        if moved == 0 {
+            looks = looks_after(looks, last - started);
+        }
         for broken in plane.take_broken() {
             on_broken(broken);
         }
@@ -294,6 +300,17 @@ fn run<P: Plane>(
     }
 }
 
+/// How many rounds without work the time may stay as it is, after `looks` of them took so long.
+fn looks_after(looks: u32, took: Duration) -> u32 {
+    if took > FRESH {
+        (looks / 2).max(1)
+    } else if took < FRESH / 2 {
+        (looks * 2).min(LOOKS)
+    } else {
+        looks
+    }
+}
+
 /// Wakes the plane after so many nanoseconds, or not.
 fn set_timer(timer: &OwnedFd, after: Option<u64>) {
     // Zero would disarm it.
@@ -312,4 +329,24 @@ fn set_timer(timer: &OwnedFd, after: Option<u64>) {
 
 fn since(epoch: Instant, at: Instant) -> Nanos {
     Nanos(u64::try_from((at - epoch).as_nanos()).unwrap_or(u64::MAX))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_time_stays_fresh_however_long_a_round_without_work_takes() {
+        for round in [1, 60, 130, 400, 5_000].map(Duration::from_nanos) {
+            let mut looks = 1;
+            for _ in 0..8 {
+                looks = looks_after(looks, round * looks);
+            }
+            assert!(looks == 1 || round * looks <= FRESH, "{round:?} {looks}");
+            assert!(
+                looks == LOOKS || round * looks >= FRESH / 2,
+                "{round:?} {looks}"
+            );
+        }
+    }
 }
