@@ -18,6 +18,7 @@ mod pool;
 mod port;
 mod relay;
 mod sinks;
+mod spin;
 mod switch;
 mod tap;
 mod traffic;

@@ -18,10 +18,9 @@ use vf_model::Nanos;
 use super::doorbell::Doorbell;
 use super::load::Load;
 use super::port::RingBroken;
+use super::spin::Spin;
 use crate::config::Polling;
 
-/// How long a plane that polls adaptively finds no work before it goes to sleep: about what a wake-up costs.
-const SPIN: Duration = Duration::from_micros(50);
 /// Rounds without work, at most, between two looks at the clock and everything else that a plane's thread has to do.
 const LOOKS: u32 = 8;
 /// How old the time may become meanwhile: with many VFs a round without work takes as long as some with one.
@@ -116,11 +115,7 @@ impl<P: Plane> Owner<P> {
             poll,
             timer,
             bell: bell.clone(),
-            spin: match polling {
-                Polling::Always => Duration::MAX,
-                Polling::Adaptive => SPIN,
-                Polling::Never => Duration::ZERO,
-            },
+            spin: Spin::new(polling),
         };
         let thread = std::thread::Builder::new()
             .name(name.to_owned())
@@ -204,12 +199,11 @@ struct Sleeper {
     poll: Poll,
     timer: OwnedFd,
     bell: Doorbell,
-    /// How long it finds no work before it does.
-    spin: Duration,
+    spin: Spin,
 }
 
-/// A plane's thread: polls while there is work and for `spin` thereafter, then sleeps until a kick, the doorbell or the next due
-/// time.
+/// A plane's thread: polls while there is work and for a while thereafter, then sleeps until a kick, the doorbell or the next
+/// due time.
 fn run<P: Plane>(
     mut plane: Box<P>,
     inbox: &Receiver<Request<P>>,
@@ -217,7 +211,6 @@ fn run<P: Plane>(
     epoch: Instant,
     on_broken: &impl Fn(RingBroken),
 ) {
-    let spin = sleeper.spin;
     let mut events = Events::with_capacity(64);
     let mut idle_since: Option<Instant> = None;
     let mut looks = 1;
@@ -274,24 +267,25 @@ fn run<P: Plane>(
         let idle = *idle_since.get_or_insert(last);
         let now = since(epoch, last);
         let due = plane.next(now).map(|at| at.0.saturating_sub(now.0));
-        let spin_ns = u64::try_from(spin.as_nanos()).unwrap_or(u64::MAX);
-        if last - idle < spin || due.is_some_and(|d| d < spin_ns) {
+        let spin = sleeper.spin.window();
+        if last - idle < spin || due.is_some_and(|ns| Duration::from_nanos(ns) < spin) {
             std::hint::spin_loop();
             continue;
         }
         sleeper.bell.going_to_sleep();
         if !plane.arm(now) && inbox.is_empty() {
             // Looked at once more: a frame may have been put on the wire before the doorbell was told of our sleep.
-            set_timer(
-                &sleeper.timer,
-                plane.next(now).map(|at| at.0.saturating_sub(now.0)),
-            );
+            let due = plane.next(now).map(|at| at.0.saturating_sub(now.0));
+            set_timer(&sleeper.timer, due);
             if let Err(error) = sleeper.poll.poll(&mut events, None)
                 && error.kind() != std::io::ErrorKind::Interrupted
             {
                 tracing::error!(%error, "a plane cannot sleep");
             }
             plane.load_mut().wakeups += 1;
+            if due.is_none() {
+                sleeper.spin.slept(last.elapsed());
+            }
         }
         sleeper.bell.awake();
         plane.disarm();
