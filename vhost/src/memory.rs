@@ -14,7 +14,7 @@ use rustix::fs::{FileType, SealFlags};
 use thiserror::Error;
 use vm_memory::{FileOffset, MmapRegion, VolatileMemory, VolatileSlice};
 
-use crate::raw::sigbus::Guard;
+use crate::raw::sigbus::{Guard, any_faulted};
 
 /// Regions one guest memory may have.
 pub const MAX_REGIONS: usize = 64;
@@ -188,6 +188,10 @@ impl GuestMemory {
         len: usize,
         hint: &mut usize,
     ) -> Option<VolatileSlice<'_, ()>> {
+        let hinted = self.regions.get(*hint);
+        if let Some(slice) = hinted.and_then(|region| region.slice(gpa, len)) {
+            return Some(slice);
+        }
         *hint = self.region_of(gpa, *hint)?;
         self.regions.get(*hint)?.slice(gpa, len)
     }
@@ -222,6 +226,17 @@ impl GuestMemory {
         self.regions.get(at)?.holds(gpa).then_some(at)
     }
 
+    /// Finds the `len` bytes at `gpa` once and for all, if one region holds them.
+    pub(crate) fn pin(&self, gpa: u64, len: usize) -> Option<Pinned> {
+        let region = self.regions.get(self.region_of(gpa, 0)?)?;
+        region.slice(gpa, len)?;
+        Some(Pinned {
+            mapping: Arc::clone(&region.mapping),
+            offset: region.mapping.lead + (gpa - region.guest_addr) as usize,
+            len,
+        })
+    }
+
     /// How many bytes there are from guest address `gpa` to the end of its region.
     pub fn bytes_from(&self, gpa: u64) -> Option<u64> {
         let region = self.regions.get(self.region_of(gpa, 0)?)?;
@@ -246,14 +261,29 @@ impl GuestMemory {
     /// what the guest wrote, so they must stop.
     #[inline]
     pub fn faulted(&self) -> bool {
-        self.regions
-            .iter()
-            .any(|region| region.mapping.guard.faulted())
+        let mut regions = self.regions.iter();
+        any_faulted() && regions.any(|region| region.mapping.guard.faulted())
     }
 
     /// Some file behind a region is not sealed against shrinking (`F_SEAL_SHRINK`).
     pub fn may_shrink(&self) -> bool {
         self.regions.iter().any(|region| region.mapping.shrinkable)
+    }
+}
+
+/// Guest memory that is looked at in every round: nothing but its mapping is looked at on the way.
+#[derive(Debug)]
+pub(crate) struct Pinned {
+    mapping: Arc<Mapping>,
+    offset: usize,
+    len: usize,
+}
+
+impl Pinned {
+    /// As [`GuestMemory::slice`] of what was pinned; it is there as long as this is.
+    #[inline]
+    pub(crate) fn slice(&self) -> Option<VolatileSlice<'_, ()>> {
+        self.mapping.mmap.get_slice(self.offset, self.len).ok()
     }
 }
 

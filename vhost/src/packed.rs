@@ -18,8 +18,8 @@ use vm_memory::{Bytes, VolatileSlice};
 use crate::memory::GuestMemory;
 use crate::net_hdr::has;
 use crate::ring::{
-    AHEAD, Ahead, CHAIN_MAX, Chain, DESC_SIZE, Descriptor, Gather, INDIRECT, Mark, NEXT, Part,
-    Returned, RingAddresses, RingError, Segment, Token, WRITE, look_ahead,
+    AHEAD, Ahead, CHAIN_MAX, Chain, DESC_SIZE, Descriptor, Fence, Gather, INDIRECT, Mark, NEXT,
+    Part, Returned, RingAddresses, RingError, Segment, Token, WRITE, look_ahead,
 };
 
 const AVAIL_FLAG: u16 = 1 << vr::VRING_PACKED_DESC_F_AVAIL;
@@ -86,11 +86,11 @@ impl PackedRing {
             return Err(RingError::Misaligned);
         }
         let mut ring = PackedRing {
-            mem,
             size,
-            desc: Part::new(at.desc, usize::from(size) * DESC_SIZE as usize),
-            driver_event: Part::new(at.avail, 4),
-            device_event: Part::new(at.used, 4),
+            desc: Part::new(&mem, at.desc, usize::from(size) * DESC_SIZE as usize)?,
+            driver_event: Part::new(&mem, at.avail, 4)?,
+            device_event: Part::new(&mem, at.used, 4)?,
+            mem,
             hint: 0,
             event_idx: has(features, vr::VIRTIO_RING_F_EVENT_IDX),
             in_order: has(features, VIRTIO_F_IN_ORDER),
@@ -118,9 +118,9 @@ impl PackedRing {
 
     /// Checks that the parts are in memory, and aligned there.
     fn locate(&mut self) -> Result<(), RingError> {
-        let table = self.desc.slice(&self.mem)?;
-        let driver = self.driver_event.slice(&self.mem)?;
-        let device = self.device_event.slice(&self.mem)?;
+        let table = self.desc.slice()?;
+        let driver = self.driver_event.slice()?;
+        let device = self.device_event.slice()?;
         table
             .load::<u64>(0, Ordering::Relaxed)
             .and_then(|_| driver.load::<u32>(0, Ordering::Relaxed))
@@ -143,7 +143,7 @@ impl PackedRing {
 
     /// Whether any descriptor has the `USED` flag.
     fn any_used(&mut self) -> Result<bool, RingError> {
-        let table = self.desc.slice(&self.mem)?;
+        let table = self.desc.slice()?;
         for index in 0..u32::from(self.size) {
             if load_flags(&table, index)? & USED_FLAG != 0 {
                 return Ok(true);
@@ -184,7 +184,7 @@ impl PackedRing {
         // What the device holds cannot be available, whatever it says.
         let room = u32::from(self.size) - self.distance(self.done, self.seen);
         let end = first + room.min(AHEAD as u32).min(u32::from(self.size) - first);
-        let table = self.desc.slice(&self.mem)?;
+        let table = self.desc.slice()?;
         let mut index = first;
         while index < end && load_flags(&table, index)? & (AVAIL_FLAG | USED_FLAG) == available {
             index += 1;
@@ -278,7 +278,7 @@ impl PackedRing {
         let n = seen
             .clamp(1, AHEAD as u32)
             .min(u32::from(self.size) - first) as usize;
-        let table = self.desc.slice(&self.mem)?;
+        let table = self.desc.slice()?;
         for (chain, index) in self.ahead[..n].iter_mut().zip(first..) {
             let first = Descriptor::read_packed(&table, index as usize * DESC_SIZE as usize)
                 .ok_or(RingError::RingOutside)?;
@@ -372,7 +372,7 @@ impl PackedRing {
     /// Writes used descriptors for what is pending and makes them visible with one store.
     pub(crate) fn publish(&mut self) -> Result<(), RingError> {
         let outside = |_| RingError::RingOutside;
-        let table = self.desc.slice(&self.mem)?;
+        let table = self.desc.slice()?;
         let mut at = self.published;
         let mut first = None;
         let mut pending = self.pending.iter().copied().peekable();
@@ -412,14 +412,11 @@ impl PackedRing {
     }
 
     /// Whether the driver wants to be told of what was published since this was last asked (virtio 2.8.10).
-    pub(crate) fn wants_call(&mut self) -> Result<bool, RingError> {
+    pub(crate) fn wants_call(&mut self, _: &Fence) -> Result<bool, RingError> {
         let outside = |_| RingError::RingOutside;
         let (old, new) = (self.told, self.published);
         self.told = new;
-        // It must be out before the driver's wish is read: the driver writes its wish, then reads the descriptor, and one
-        // of the two must see the other.
-        fence(Ordering::SeqCst);
-        let event = self.driver_event.slice(&self.mem)?;
+        let event = self.driver_event.slice()?;
         let event = u32::from_le(event.load(0, Ordering::Relaxed).map_err(outside)?);
         match event >> 16 & 3 {
             EVENT_DISABLE => Ok(false),
@@ -443,7 +440,7 @@ impl PackedRing {
             (true, true) => EVENT_DESC << 16 | u32::from(self.side(self.seen)),
         };
         self.device_event
-            .slice(&self.mem)?
+            .slice()?
             .store(wish.to_le(), 0, Ordering::Relaxed)
             .map_err(|_| RingError::RingOutside)?;
         if !on {

@@ -5,12 +5,13 @@
 //! `split` and `packed`. Never looks at what is in the buffers.
 
 use std::sync::Arc;
+use std::sync::atomic::{Ordering, fence};
 
 use virtio_bindings::virtio_config::VIRTIO_F_RING_PACKED;
 use virtio_bindings::virtio_ring as vr;
 use vm_memory::{VolatileMemory, VolatileSlice};
 
-use crate::memory::{GuestMemory, Window};
+use crate::memory::{GuestMemory, Pinned, Window};
 use crate::net_hdr::has;
 use crate::packed::PackedRing;
 use crate::raw::copy;
@@ -71,6 +72,22 @@ pub enum RingError {
 pub(crate) struct Segment {
     pub(crate) gpa: u64,
     pub(crate) len: u32,
+}
+
+/// Proof that what was published before it is out before anything is read after it: a driver writes whether it wants to be
+/// told and then reads what was published, the device does the opposite, and one of the two must see the other (virtio
+/// 2.7.7.1). One is enough for all rings, if it is newer than what was published.
+#[derive(Debug)]
+pub struct Fence(());
+
+impl Fence {
+    /// Waits until what was published is out.
+    #[inline]
+    #[must_use]
+    pub fn after_publishing() -> Fence {
+        fence(Ordering::SeqCst);
+        Fence(())
+    }
 }
 
 /// Most descriptors in a chain, as many as QEMU allows.
@@ -352,26 +369,21 @@ impl<'a> Gather<'a> {
 }
 
 /// One of the three parts of a ring.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug)]
 pub(crate) struct Part {
     pub(crate) gpa: u64,
-    len: usize,
-    /// The region it was last found in.
-    pub(crate) hint: usize,
+    at: Pinned,
 }
 
 impl Part {
-    pub(crate) fn new(gpa: u64, len: usize) -> Part {
-        Part { gpa, len, hint: 0 }
+    pub(crate) fn new(mem: &GuestMemory, gpa: u64, len: usize) -> Result<Part, RingError> {
+        let at = mem.pin(gpa, len).ok_or(RingError::RingOutside)?;
+        Ok(Part { gpa, at })
     }
 
     #[inline]
-    pub(crate) fn slice<'m>(
-        &mut self,
-        mem: &'m GuestMemory,
-    ) -> Result<VolatileSlice<'m, ()>, RingError> {
-        mem.slice_hint(self.gpa, self.len, &mut self.hint)
-            .ok_or(RingError::RingOutside)
+    pub(crate) fn slice(&self) -> Result<VolatileSlice<'_, ()>, RingError> {
+        self.at.slice().ok_or(RingError::RingOutside)
     }
 }
 
@@ -547,8 +559,8 @@ impl Ring {
     }
 
     /// Whether the driver wants to be told of what was published since this was last asked.
-    pub(crate) fn wants_call(&mut self) -> Result<bool, RingError> {
-        either!(self, ring => ring.wants_call())
+    pub(crate) fn wants_call(&mut self, fence: &Fence) -> Result<bool, RingError> {
+        either!(self, ring => ring.wants_call(fence))
     }
 
     /// Asks the driver to notify (or not to) when it makes more available than was seen. Answers whether it already has:

@@ -11,7 +11,7 @@ use crate::checksum;
 use crate::frame::{FrameBuf, TagEdit};
 use crate::memory::GuestMemory;
 use crate::net_hdr::{HEAD_MAX, NetHdr, has, header_len};
-use crate::ring::{AHEAD, Ahead, Returned, RingError, Segment, Token};
+use crate::ring::{AHEAD, Ahead, Fence, Returned, RingError, Segment, Token};
 use crate::segment::Segmenter;
 use crate::tx::{TxFrame, TxQueue};
 use crate::vring::Vring;
@@ -346,16 +346,16 @@ impl RxQueue {
         Ok(RxOutcome::Delivered)
     }
 
-    /// Makes what was delivered visible to the driver. [`call`](Self::call) must follow: who publishes several queues first and
-    /// calls afterwards waits once for all of them.
+    /// Makes what was delivered visible to the driver. [`call`](Self::call) must follow.
     pub fn publish(&mut self) {
         self.vring.publish();
     }
 
     /// Signals the call fd if something has been published and the driver wants to know. Answers
-    /// whether it does, also if there is no call fd; `None` if there was nothing to publish.
-    pub fn call(&mut self) -> Option<bool> {
-        self.vring.call()
+    /// whether it does, also if there is no call fd; `None` if there was nothing to publish. The fence is to be newer than
+    /// the last [`publish`](Self::publish), of whatever queue.
+    pub fn call(&mut self, fence: &Fence) -> Option<bool> {
+        self.vring.call(fence)
     }
 
     /// [`publish`](Self::publish) and [`call`](Self::call).

@@ -13,8 +13,8 @@ use vm_memory::Bytes;
 use crate::memory::GuestMemory;
 use crate::net_hdr::has;
 use crate::ring::{
-    AHEAD, Ahead, Chain, DESC_SIZE, Descriptor, Gather, INDIRECT, Mark, NEXT, Part, Returned,
-    RingAddresses, RingError, Segment, Token, expect, look_ahead,
+    AHEAD, Ahead, Chain, DESC_SIZE, Descriptor, Fence, Gather, INDIRECT, Mark, NEXT, Part,
+    Returned, RingAddresses, RingError, Segment, Token, expect, look_ahead,
 };
 
 /// So many chains at a time are too few for their waits to overlap.
@@ -74,11 +74,11 @@ impl SplitRing {
         let entries = usize::from(size);
         let event = if event_idx { 2 } else { 0 };
         let mut ring = SplitRing {
-            mem,
             size,
-            desc: Part::new(at.desc, entries * 16),
-            avail: Part::new(at.avail, 4 + entries * 2 + event),
-            used: Part::new(at.used, 4 + entries * 8 + event),
+            desc: Part::new(&mem, at.desc, entries * 16)?,
+            avail: Part::new(&mem, at.avail, 4 + entries * 2 + event)?,
+            used: Part::new(&mem, at.used, 4 + entries * 8 + event)?,
+            mem,
             hint: 0,
             event_idx,
             indirect: has(features, vr::VIRTIO_RING_F_INDIRECT_DESC),
@@ -101,9 +101,9 @@ impl SplitRing {
 
     /// Checks that the parts are in memory, and aligned there; answers the used index.
     fn locate(&mut self) -> Result<u16, RingError> {
-        self.desc.slice(&self.mem)?;
-        let avail = self.avail.slice(&self.mem)?;
-        let used = self.used.slice(&self.mem)?;
+        self.desc.slice()?;
+        let avail = self.avail.slice()?;
+        let used = self.used.slice()?;
         avail
             .load::<u16>(2, Ordering::Relaxed)
             .and_then(|_| used.load::<u16>(2, Ordering::Relaxed))
@@ -140,7 +140,7 @@ impl SplitRing {
         // Acquire: what the driver wrote before it raised the index is visible after.
         let to = self
             .avail
-            .slice(&self.mem)?
+            .slice()?
             .load::<u16>(2, Ordering::Acquire)
             .map_err(|_| RingError::Misaligned)?;
         let ahead = to.wrapping_sub(self.done);
@@ -199,7 +199,7 @@ impl SplitRing {
             .min(usize::from(self.size) - at);
         let mut heads = [[0; 2]; AHEAD];
         self.avail
-            .slice(&self.mem)?
+            .slice()?
             .subslice(4 + at * 2, n * 2)
             .map_err(|_| RingError::RingOutside)?
             .copy_to(heads[..n].as_flattened_mut());
@@ -217,7 +217,7 @@ impl SplitRing {
                 );
             }
         }
-        let table = self.desc.slice(&self.mem)?;
+        let table = self.desc.slice()?;
         for (chain, head) in self.ahead.iter_mut().zip(&heads[..n]) {
             let head = u16::from_le_bytes(*head);
             // A head that is not in the table is found out when the chain is walked.
@@ -248,7 +248,7 @@ impl SplitRing {
         out: &mut Vec<Segment>,
     ) -> Result<u64, RingError> {
         let mut table = self.desc.gpa;
-        let mut table_hint = self.desc.hint;
+        let mut table_hint = 0;
         let mut in_table = false;
         let mut entries = u32::from(self.size);
         let mut index = chain.token.id;
@@ -331,7 +331,7 @@ impl SplitRing {
     /// Writes the pending used elements and makes them visible with one store.
     pub(crate) fn publish(&mut self) -> Result<(), RingError> {
         let outside = |_| RingError::RingOutside;
-        let used = self.used.slice(&self.mem)?;
+        let used = self.used.slice()?;
         let at = usize::from(self.published & (self.size - 1));
         let (first, wrapped) = self
             .pending
@@ -349,14 +349,11 @@ impl SplitRing {
     }
 
     /// Whether the driver wants to be told of what was published since this was last asked (virtio 2.7.7.2).
-    pub(crate) fn wants_call(&mut self) -> Result<bool, RingError> {
+    pub(crate) fn wants_call(&mut self, _: &Fence) -> Result<bool, RingError> {
         let outside = |_| RingError::RingOutside;
         let (old, new) = (self.told, self.published);
         self.told = new;
-        // The index must be out before the driver's wish is read: the driver writes its wish, then
-        // reads the index, and one of the two must see the other.
-        fence(Ordering::SeqCst);
-        let avail = self.avail.slice(&self.mem)?;
+        let avail = self.avail.slice()?;
         if self.event_idx {
             let at = 4 + usize::from(self.size) * 2;
             let event = avail.load::<u16>(at, Ordering::Relaxed).map_err(outside)?;
@@ -371,7 +368,7 @@ impl SplitRing {
     /// whether it already has: then there will be no notification for that.
     pub(crate) fn set_notify(&mut self, on: bool) -> Result<bool, RingError> {
         let outside = |_| RingError::RingOutside;
-        let used = self.used.slice(&self.mem)?;
+        let used = self.used.slice()?;
         if !self.event_idx {
             let flags = if on { 0 } else { NO_NOTIFY };
             used.store(flags, 0, Ordering::Relaxed).map_err(outside)?;

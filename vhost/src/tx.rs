@@ -10,7 +10,7 @@ use crate::frame::FrameBuf;
 use crate::memory::{GuestMemory, Window};
 use crate::net_hdr::{FrameFault, HEAD_MAX, MAX_FRAME, MIN_FRAME, NetHdr, header_len};
 use crate::raw::copy;
-use crate::ring::{AHEAD, Ahead, Chain, Returned, RingError, Segment, Token};
+use crate::ring::{AHEAD, Ahead, Chain, Fence, Returned, RingError, Segment, Token};
 use crate::vring::Vring;
 
 /// Frames of one queue that are out of their ring at a time.
@@ -410,16 +410,16 @@ impl TxQueue {
             .unwrap_or_default();
     }
 
-    /// Makes what was completed visible to the driver. [`call`](Self::call) must follow: who publishes several queues first and
-    /// calls afterwards waits once for all of them.
+    /// Makes what was completed visible to the driver. [`call`](Self::call) must follow.
     pub fn publish(&mut self) {
         self.vring.publish();
     }
 
     /// Signals the call fd if something has been published and the driver wants to know. Answers
-    /// whether it does, also if there is no call fd; `None` if there was nothing to publish.
-    pub fn call(&mut self) -> Option<bool> {
-        self.vring.call()
+    /// whether it does, also if there is no call fd; `None` if there was nothing to publish. The fence is to be newer than
+    /// the last [`publish`](Self::publish), of whatever queue.
+    pub fn call(&mut self, fence: &Fence) -> Option<bool> {
+        self.vring.call(fence)
     }
 
     /// [`publish`](Self::publish) and [`call`](Self::call).

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use crate::control::Coalescing;
 use crate::eventfd::EventFd;
 use crate::memory::GuestMemory;
-use crate::ring::{Ring, RingAddresses, RingError};
+use crate::ring::{Fence, Ring, RingAddresses, RingError};
 
 /// What the front end said about one ring.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -177,12 +177,12 @@ impl Vring {
     }
 
     /// Signals the call fd if anything has been published that the driver has not been told of, and the driver wants it;
-    /// answers whether it does.
-    pub(crate) fn call(&mut self) -> Option<bool> {
+    /// answers whether it does. The fence was made after the last [`publish`](Self::publish).
+    pub(crate) fn call(&mut self, fence: &Fence) -> Option<bool> {
         if !std::mem::take(&mut self.untold) || self.is_broken() {
             return None;
         }
-        match self.ring.wants_call() {
+        match self.ring.wants_call(fence) {
             Ok(wanted) => {
                 if wanted && let Some(call) = &self.call {
                     call.signal();
@@ -199,7 +199,9 @@ impl Vring {
     /// Both.
     pub(crate) fn flush(&mut self) -> Option<bool> {
         self.publish();
-        self.call()
+        self.untold
+            .then(Fence::after_publishing)
+            .and_then(|fence| self.call(&fence))
     }
 
     /// See [`Ring::set_notify`]; an error shows when the ring is used next.

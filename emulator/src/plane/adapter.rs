@@ -5,6 +5,7 @@
 
 use vf_model::{DropReason, Nanos, Nic, Source, VfIndex, VfSet, VlanTag};
 use vf_vhost::frame::{FrameBuf, TagEdit};
+use vf_vhost::ring::Fence;
 use vf_vhost::vring::Vring;
 
 use super::attention::Attention;
@@ -312,8 +313,8 @@ impl Adapter {
         moved
     }
 
-    /// Serves those who wait for the wire, by their turns, and then these VFs and the PF, each round from another on.
-    fn poll_seats(&mut self, now: Nanos, vfs: VfSet) -> usize {
+    /// Serves those who wait for the wire, by their turns.
+    fn poll_waiting(&mut self, now: Nanos) -> usize {
         let mut moved = 0;
         for _ in 0..BURST {
             if !self.sinks.uplink.can_send(now) {
@@ -334,19 +335,41 @@ impl Adapter {
                 }
             }
         }
-        let first = self.cursor;
-        moved += self.poll_vfs(now, vfs.iter().filter(|vf| vf.index() >= first));
-        let burst = self.poll_pf(now, false);
-        moved += self.sinks.load.count_burst(burst);
-        moved += self.poll_vfs(now, vfs.iter().filter(|vf| vf.index() < first));
-        if moved > 0 {
-            self.cursor = if first < self.pf_seat() { first + 1 } else { 0 };
-        }
         moved
     }
 
-    fn poll_vfs(&mut self, now: Nanos, vfs: impl Iterator<Item = VfIndex>) -> usize {
-        vfs.map(|vf| self.poll_vf(now, vf)).sum()
+    /// Serves the VFs and the PF, each round from another on.
+    fn poll_seats(&mut self, now: Nanos) -> usize {
+        self.attention.round();
+        let mut moved = 0;
+        let first = self.attention.lively_before(self.cursor);
+        let mut n = first;
+        while let Some(vf) = self.attention.lively(n) {
+            moved += self.poll_vf(now, vf);
+            n += 1;
+        }
+        let burst = self.poll_pf(now, false);
+        moved += self.sinks.load.count_burst(burst);
+        for n in 0..first {
+            if let Some(vf) = self.attention.lively(n) {
+                moved += self.poll_vf(now, vf);
+            }
+        }
+        // Before it counts as idle, everybody has been looked at.
+        for _ in 0..self.attention.idle_looks(moved == 0) {
+            if let Some(vf) = self.attention.next_idle() {
+                moved += self.poll_vf(now, vf);
+            }
+        }
+        if moved > 0 {
+            let seats = self.pf_seat();
+            self.cursor = if self.cursor < seats {
+                self.cursor + 1
+            } else {
+                0
+            };
+        }
+        moved
     }
 
     /// What another worker has left of a VF of its own, as far as it is its turn, or all.
@@ -485,6 +508,7 @@ impl Adapter {
         match slot.discard(now) {
             Ok(0) => 0,
             Ok(frames) => {
+                slot.queue.publish();
                 for _ in 0..frames {
                     self.nic.count_tx_drop(vf, DropReason::RingDisabled);
                 }
@@ -517,6 +541,7 @@ impl Adapter {
         self.sinks
             .send_on_wire(now, &mut self.nic, vf.index(), copy);
         slot.queue.complete(1);
+        slot.queue.publish();
         self.touched.insert(vf);
     }
 
@@ -536,16 +561,18 @@ impl Adapter {
             untold,
             ..
         } = &mut self.sinks;
+        if untold.is_empty() && self.touched.is_empty() {
+            return;
+        }
+        let fence = Fence::after_publishing();
         while let Some(vf) = untold.pop() {
-            let calls = rx[vf.index()].call(now, load);
+            let calls = rx[vf.index()].call(now, &fence, load);
             if self.held.note(vf, |held| &mut held.rx, calls) {
                 notified.rx.insert(vf);
             }
         }
         while let Some(vf) = self.touched.pop() {
-            let port = &mut self.tx[vf.index()];
-            port.queues.iter_mut().for_each(|slot| slot.queue.publish());
-            let calls = port.call(now, load);
+            let calls = self.tx[vf.index()].call(now, &fence, load);
             if self.held.note(vf, |held| &mut held.tx, calls) {
                 notified.tx.insert(vf);
             }
@@ -561,19 +588,17 @@ impl Plane for Adapter {
         if !self.sinks.lenient.is_empty() {
             moved += self.sinks.drain_backlogs(now, &mut self.nic);
         }
-        let mut looks = self.attention.round();
         if self.sinks.handover.is_some() {
             moved += self.sinks.poll_handover(&mut self.nic, BURST);
             if let Some(relayed) = &mut self.relayed {
-                looks = looks.union(relayed.look());
+                let left = relayed.look();
+                moved += left.iter().map(|vf| self.poll_vf(now, vf)).sum::<usize>();
             }
         }
-        moved += self.poll_seats(now, looks);
-        if moved == 0 {
-            // Before it counts as idle, everybody has been looked at.
-            let others = self.attention.attached().difference(looks);
-            moved += self.poll_vfs(now, others.iter());
+        if self.sinks.turns.is_anyone_waiting() {
+            moved += self.poll_waiting(now);
         }
+        moved += self.poll_seats(now);
         if moved > 0 || self.held.due.is_some() || self.sinks.handover.is_some() {
             self.flush(now);
         }

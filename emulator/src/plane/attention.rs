@@ -18,14 +18,19 @@ pub(super) struct Attention {
     /// Had work in the period before.
     before: VfSet,
     round: u32,
-    /// The idle ones that have not had their turn yet.
-    turn: VfSet,
+    /// Those that had work in either period, in order.
+    lively: Vec<VfIndex>,
+    /// Those that had not.
+    idle: Vec<VfIndex>,
+    /// Of the idle one that is looked at next.
+    turn: usize,
+    /// Who is lively has changed.
+    stale: bool,
     sparing: bool,
 }
 
 impl Attention {
-    /// Spares idle VFs from now on; until then everyone is looked at in each round, as on the virtual clock, where a round
-    /// takes no time.
+    /// Spares idle VFs from now on; until then everyone is lively, as on the virtual clock, where a round takes no time.
     pub(super) fn spare(&mut self) {
         self.sparing = true;
     }
@@ -34,11 +39,13 @@ impl Attention {
     pub(super) fn attach(&mut self, vf: VfIndex) {
         self.attached.insert(vf);
         self.busy.insert(vf);
+        self.stale = true;
     }
 
     /// It has none any more.
     pub(super) fn detach(&mut self, vf: VfIndex) {
         self.attached.remove(vf);
+        self.stale = true;
     }
 
     /// All that have rings.
@@ -47,26 +54,69 @@ impl Attention {
     }
 
     /// There was work of this VF, or there will be when something lets it go on.
+    #[inline]
     pub(super) fn had_work(&mut self, vf: VfIndex) {
-        self.busy.insert(vf);
+        if !self.busy.contains(vf) {
+            self.busy.insert(vf);
+            self.stale |= !self.before.contains(vf);
+        }
     }
 
-    /// Those to look at in the next round.
-    pub(super) fn round(&mut self) -> VfSet {
-        if !self.sparing {
-            return self.attached;
+    /// Begins a round. During it, nobody changes sides.
+    #[inline]
+    pub(super) fn round(&mut self) {
+        if self.sparing {
+            self.round += 1;
+            if self.round == LATELY {
+                self.before = std::mem::take(&mut self.busy);
+                (self.round, self.stale) = (0, true);
+            }
         }
-        self.round = (self.round + 1) % LATELY;
-        if self.round == 0 {
-            self.before = std::mem::take(&mut self.busy);
+        if self.stale {
+            self.sort();
         }
-        let busy = self.busy.union(self.before);
-        if self.turn.is_empty() {
-            self.turn = self.attached.difference(busy);
-        }
-        let idle: VfSet = self.turn.iter().take(IDLE_LOOKS).collect();
-        self.turn = self.turn.difference(idle);
-        busy.union(idle).intersection(self.attached)
+    }
+
+    fn sort(&mut self) {
+        self.stale = false;
+        let lively = match self.sparing {
+            true => self.attached.intersection(self.busy.union(self.before)),
+            false => self.attached,
+        };
+        self.lively.clear();
+        self.lively.extend(lively.iter());
+        self.idle.clear();
+        self.idle.extend(self.attached.difference(lively).iter());
+    }
+
+    /// The `n`th of the VFs that are looked at in each round.
+    #[inline]
+    pub(super) fn lively(&self, n: usize) -> Option<VfIndex> {
+        self.lively.get(n).copied()
+    }
+
+    /// How many of those come before `seat`.
+    #[inline]
+    pub(super) fn lively_before(&self, seat: usize) -> usize {
+        self.lively.partition_point(|vf| vf.index() < seat)
+    }
+
+    /// How many others to look at in this round: all of them if nobody else had work, a few otherwise.
+    #[inline]
+    pub(super) fn idle_looks(&self, all: bool) -> usize {
+        let most = if all { usize::MAX } else { IDLE_LOOKS };
+        self.idle.len().min(most)
+    }
+
+    /// The next of the others.
+    #[inline]
+    pub(super) fn next_idle(&mut self) -> Option<VfIndex> {
+        self.turn = if self.turn + 1 < self.idle.len() {
+            self.turn + 1
+        } else {
+            0
+        };
+        self.idle.get(self.turn).copied()
     }
 }
 
@@ -75,6 +125,16 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    /// Whom a round looks at in which those of `work` have work.
+    fn round(attention: &mut Attention, work: VfSet) -> VfSet {
+        work.iter().for_each(|vf| attention.had_work(vf));
+        attention.round();
+        let lively: VfSet = (0..).map_while(|n| attention.lively(n)).collect();
+        let all = lively.intersection(work).is_empty();
+        let idle = (0..attention.idle_looks(all)).filter_map(|_| attention.next_idle());
+        lively.union(idle.collect())
+    }
 
     proptest! {
         /// Who has work is looked at in every round, and everybody else often enough.
@@ -90,16 +150,14 @@ mod tests {
             attached.iter().for_each(|vf| attention.attach(VfIndex(*vf)));
             let busy: VfSet = busy.into_iter().map(VfIndex).collect();
             for _ in 0..rounds {
-                busy.iter().for_each(|vf| attention.had_work(vf));
-                attention.round();
+                round(&mut attention, busy);
             }
             detached.iter().for_each(|vf| attention.detach(VfIndex(*vf)));
             let all: VfSet = attached.into_iter().filter(|vf| !detached.contains(vf)).map(VfIndex).collect();
             prop_assert_eq!(attention.attached(), all);
             let mut seen = VfSet::default();
             for _ in 0..256 / IDLE_LOOKS + 2 {
-                busy.iter().for_each(|vf| attention.had_work(vf));
-                let looks = attention.round();
+                let looks = round(&mut attention, busy);
                 prop_assert!(busy.intersection(all).difference(looks).is_empty());
                 prop_assert!(looks.difference(all).is_empty());
                 seen = seen.union(looks);
@@ -112,14 +170,28 @@ mod tests {
     fn a_round_costs_what_the_busy_ones_cost() {
         let mut attention = Attention::default();
         (0..64).for_each(|vf| attention.attach(VfIndex(vf)));
-        assert_eq!(attention.round().len(), 64, "the virtual clock sees all");
+        let busy = [VfIndex(3)].into_iter().collect();
+        for _ in 0..=2 * LATELY {
+            assert_eq!(
+                round(&mut attention, busy).len(),
+                64,
+                "the virtual clock sees all"
+            );
+        }
         attention.spare();
         let mut looks = VfSet::default();
         for _ in 0..=2 * LATELY {
-            attention.had_work(VfIndex(3));
-            looks = attention.round();
+            looks = round(&mut attention, busy);
         }
         assert!(looks.contains(VfIndex(3)));
         assert_eq!(looks.len(), 1 + IDLE_LOOKS);
+        let nobody = VfSet::default();
+        assert_eq!(
+            round(&mut attention, nobody).len(),
+            64,
+            "before it counts as idle"
+        );
+        assert_eq!(attention.lively_before(3), 0);
+        assert_eq!(attention.lively_before(4), 1);
     }
 }

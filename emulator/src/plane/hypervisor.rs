@@ -8,6 +8,7 @@ use vf_model::{
     VfIndex, VfSet,
 };
 use vf_vhost::frame::{FrameBuf, TagEdit};
+use vf_vhost::ring::Fence;
 use vf_vhost::vring::Vring;
 
 use super::backlog::{BACKLOG, Backlog, Waiting};
@@ -344,9 +345,14 @@ impl Hypervisor {
             rx.for_each(|slot| slot.queue.publish());
         }
         let held = std::mem::take(&mut self.held);
-        for vf in touched.union(held.rx).union(held.tx).iter() {
-            let tx = self.tx[vf.index()].call(now, &mut self.load);
-            let rx = self.rx[vf.index()].call(now, &mut self.load);
+        let untold = touched.union(held.rx).union(held.tx);
+        if untold.is_empty() {
+            return;
+        }
+        let fence = Fence::after_publishing();
+        for vf in untold.iter() {
+            let tx = self.tx[vf.index()].call(now, &fence, &mut self.load);
+            let rx = self.rx[vf.index()].call(now, &fence, &mut self.load);
             if self.held.note(vf, |held| &mut held.tx, tx) {
                 self.notified.tx.insert(vf);
             }

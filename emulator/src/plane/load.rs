@@ -30,14 +30,15 @@ pub struct Load {
 }
 
 impl Load {
-    /// Counts rounds of a plane's thread: so many that found nothing, and behind them one that moved frames, unless none did.
-    pub(super) fn count_rounds(&mut self, idle: u32, frames: usize, took: Duration) {
+    /// Counts rounds of a plane's thread between two looks at the clock: those that found nothing, and those that moved so many
+    /// frames.
+    pub(super) fn count_rounds(&mut self, idle: u32, busy: u32, frames: usize, took: Duration) {
         self.idle_rounds += u64::from(idle);
-        if frames == 0 {
+        if busy == 0 {
             self.idle_round = took.checked_div(idle).unwrap_or_default();
             return;
         }
-        self.rounds += 1;
+        self.rounds += u64::from(busy);
         self.frames += frames as u64;
         self.busy += took.saturating_sub(idle * self.idle_round);
     }
@@ -65,10 +66,10 @@ mod tests {
     fn only_rounds_that_find_work_are_busy() {
         let mut load = Load::default();
         let took = Duration::from_nanos(100);
-        load.count_rounds(4, 0, took);
-        load.count_rounds(0, 32, took);
-        load.count_rounds(2, 1, took);
-        assert_eq!((load.rounds, load.idle_rounds, load.frames), (2, 6, 33));
+        load.count_rounds(4, 0, 0, took);
+        load.count_rounds(0, 1, 32, took);
+        load.count_rounds(2, 3, 3, took);
+        assert_eq!((load.rounds, load.idle_rounds, load.frames), (4, 6, 35));
         assert_eq!(load.busy, took + took / 2, "an idle round took a quarter");
     }
 

@@ -21,8 +21,10 @@ use super::port::RingBroken;
 use super::spin::Spin;
 use crate::config::Polling;
 
-/// Rounds without work, at most, between two looks at the clock and everything else that a plane's thread has to do.
+/// Rounds, at most, between two looks at the clock and everything else that a plane's thread has to do.
 const LOOKS: u32 = 8;
+/// Frames moved in them.
+const FEW: usize = 4;
 /// How old the time may become meanwhile: with many VFs a round without work takes as long as some with one.
 const FRESH: Duration = Duration::from_micros(1);
 /// Of the doorbell, and of the timer: whatever wakes a plane, it looks at everything.
@@ -239,24 +241,24 @@ fn run<P: Plane>(
             Ok(Request::Stop) | Err(crossbeam_channel::TryRecvError::Disconnected) => return,
             Err(crossbeam_channel::TryRecvError::Empty) => {}
         }
-        let mut moved = 0;
-        // While nothing comes, only frames are looked for, without so much as a look at the clock: it is what the next frame's
+        // While little comes, only frames are looked for, without so much as a look at the clock: it is what the next frame's
         // latency is made of.
         let started = last;
         let now = since(epoch, started);
-        let mut idle = 0;
-        while idle < looks {
-            moved = plane.poll(now);
-            if moved > 0 {
-                break;
+        let (mut idle, mut busy, mut moved) = (0, 0, 0);
+        while idle + busy < looks && moved < FEW {
+            let frames = plane.poll(now);
+            if frames == 0 {
+                idle += 1;
+            } else {
+                busy += 1;
             }
-            idle += 1;
+            moved += frames;
         }
         last = Instant::now();
-        plane.load_mut().count_rounds(idle, moved, last - started);
-        if moved == 0 {
-            looks = looks_after(looks, last - started);
-        }
+        let load = plane.load_mut();
+        load.count_rounds(idle, busy, moved, last - started);
+        looks = looks_after(looks, last - started);
         for broken in plane.take_broken() {
             on_broken(broken);
         }

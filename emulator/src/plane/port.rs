@@ -3,7 +3,7 @@
 use vf_model::{DropReason, FrameMeta, Gso, Nanos, Nic, VfIndex, VfSet};
 use vf_vhost::frame::{FrameBuf, TagEdit};
 use vf_vhost::net_hdr::{HEAD_MAX, NetHdr};
-use vf_vhost::ring::RingError;
+use vf_vhost::ring::{Fence, RingError};
 use vf_vhost::rx::{RxOutcome, RxQueue};
 use vf_vhost::tx::{TxFrame, TxQueue};
 use vf_vhost::vring::Vring;
@@ -31,15 +31,15 @@ pub(super) struct Slot<Q> {
 /// A ring of either direction.
 pub(super) trait Queue {
     fn vring(&self) -> &Vring;
-    fn call(&mut self) -> Option<bool>;
+    fn call(&mut self, fence: &Fence) -> Option<bool>;
 }
 
 impl Queue for TxQueue {
     fn vring(&self) -> &Vring {
         TxQueue::vring(self)
     }
-    fn call(&mut self) -> Option<bool> {
-        TxQueue::call(self)
+    fn call(&mut self, fence: &Fence) -> Option<bool> {
+        TxQueue::call(self, fence)
     }
 }
 
@@ -47,8 +47,8 @@ impl Queue for RxQueue {
     fn vring(&self) -> &Vring {
         RxQueue::vring(self)
     }
-    fn call(&mut self) -> Option<bool> {
-        RxQueue::call(self)
+    fn call(&mut self, fence: &Fence) -> Option<bool> {
+        RxQueue::call(self, fence)
     }
 }
 
@@ -136,8 +136,8 @@ impl TxPort {
     }
 
     /// Tells the driver what of its frames has been taken, unless that is to wait.
-    pub(super) fn call(&mut self, now: Nanos, load: &mut Load) -> Calls {
-        call(&mut self.queues, &mut self.traffic, now, load)
+    pub(super) fn call(&mut self, now: Nanos, fence: &Fence, load: &mut Load) -> Calls {
+        call(&mut self.queues, &mut self.traffic, now, fence, load)
     }
 
     /// Gives the ring up.
@@ -177,8 +177,8 @@ impl RxPort {
     }
 
     /// Tells the driver what it has received, unless that is to wait.
-    pub(super) fn call(&mut self, now: Nanos, load: &mut Load) -> Calls {
-        call(&mut self.queues, &mut self.traffic, now, load)
+    pub(super) fn call(&mut self, now: Nanos, fence: &Fence, load: &mut Load) -> Calls {
+        call(&mut self.queues, &mut self.traffic, now, fence, load)
     }
 
     /// Over how many queues flows are spread: those that the driver has enabled.
@@ -317,12 +317,13 @@ fn call<Q: Queue>(
     queues: &mut [Slot<Q>],
     traffic: &mut PerQueue,
     now: Nanos,
+    fence: &Fence,
     load: &mut Load,
 ) -> Calls {
     let mut calls = Calls::default();
     for slot in queues.iter_mut().filter(|slot| !slot.broken) {
         let packets = traffic.of_ring(slot.queue.vring().index()).packets;
-        match slot.call(now, packets, load) {
+        match slot.call(now, packets, fence, load) {
             Ok(called) => calls.made += u64::from(called),
             Err(due) => calls.due = Some(calls.due.map_or(due, |first| first.min(due))),
         }
@@ -348,7 +349,13 @@ impl<Q> Slot<Q> {
 impl<Q: Queue> Slot<Q> {
     /// Tells the driver of what was published if it wants to know, or says when it is to be told. A ring without a call
     /// descriptor is told of by whoever runs its driver, who then holds that back.
-    fn call(&mut self, now: Nanos, packets: u64, load: &mut Load) -> Result<bool, Nanos> {
+    fn call(
+        &mut self,
+        now: Nanos,
+        packets: u64,
+        fence: &Fence,
+        load: &mut Load,
+    ) -> Result<bool, Nanos> {
         let vring = self.queue.vring();
         let moderated = vring.coalescing().max_usecs > 0 && vring.call_fd().is_some();
         if moderated && vring.is_untold() {
@@ -357,7 +364,7 @@ impl<Q: Queue> Slot<Q> {
                 return Err(due);
             }
         }
-        let called = load.count_flush(self.queue.call());
+        let called = load.count_flush(self.queue.call(fence));
         if moderated && called {
             self.line.raise(now, packets);
         }

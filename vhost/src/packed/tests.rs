@@ -231,7 +231,7 @@ fn in_order_a_batch_that_was_only_read_is_one_descriptor() {
         ring.push_used(chain.token, len);
     }
     ring.publish().unwrap();
-    assert_eq!(ring.wants_call(), Ok(true));
+    assert_eq!(ring.wants_call(&Fence::after_publishing()), Ok(true));
     let at = |i: u64| driver.read(DESC + i * 16 + 8, 8);
     assert_eq!(
         at(6),
@@ -276,15 +276,23 @@ fn a_burst_that_passes_the_event_is_told() {
             ring.push_used(chain.token, 0);
         }
         ring.publish().unwrap();
-        assert_eq!(ring.wants_call(), Ok(wanted), "{side:#x} {flags}");
+        assert_eq!(
+            ring.wants_call(&Fence::after_publishing()),
+            Ok(wanted),
+            "{side:#x} {flags}"
+        );
     }
     let (_, mut ring) = world(0, 0);
     ring.publish().unwrap();
-    assert_eq!(ring.wants_call(), Ok(true));
+    assert_eq!(ring.wants_call(&Fence::after_publishing()), Ok(true));
     let (driver, mut ring) = world(0, 0);
     driver.set_driver_event(5, 2);
     ring.publish().unwrap();
-    assert_eq!(ring.wants_call(), Ok(true), "an event without the feature");
+    assert_eq!(
+        ring.wants_call(&Fence::after_publishing()),
+        Ok(true),
+        "an event without the feature"
+    );
 }
 
 #[test]
@@ -346,7 +354,7 @@ proptest! {
                 ring.push_used(chain.token, 1);
             }
             ring.publish().unwrap();
-            ring.wants_call().unwrap();
+            ring.wants_call(&Fence::after_publishing()).unwrap();
             let mark = ring.mark();
             prop_assert_eq!(mark.taken, mark.returned);
         }

@@ -39,6 +39,9 @@ static SLOTS: [Slot; CAPACITY] = [const {
     }
 }; CAPACITY];
 
+/// Some slot's mapping has faulted, ever.
+static FAULTED: AtomicBool = AtomicBool::new(false);
+
 /// What SIGBUS did before the guard was installed.
 static PREVIOUS: OnceLock<libc::sigaction> = OnceLock::new();
 static INSTALLED: OnceLock<bool> = OnceLock::new();
@@ -107,6 +110,12 @@ impl Drop for Guard {
     }
 }
 
+/// Whether any mapping has faulted since the process began: as long as none has, nobody need ask about his own.
+#[inline]
+pub(crate) fn any_faulted() -> bool {
+    FAULTED.load(Ordering::Relaxed)
+}
+
 /// Puts a zero page under `address` if it lies in a guarded mapping.
 fn patch(address: usize) -> bool {
     for slot in &SLOTS {
@@ -116,6 +125,7 @@ fn patch(address: usize) -> bool {
         let base = address & !(page.wrapping_sub(1));
         // The flag first: another thread may run on as soon as the page is there.
         slot.faulted.store(true, Ordering::Release);
+        FAULTED.store(true, Ordering::Release);
         // SAFETY: the page lies in a mapping which `Guard::register`'s caller owns and keeps
         // mapped (mappings start and end on multiples of their page size), and which is only ever
         // accessed through volatile slices; replacing its pages invalidates no Rust reference.

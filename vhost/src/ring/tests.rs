@@ -66,7 +66,7 @@ fn ping_pong(features: u64, device_looks: u32, driver_looks: u32) {
                     ring.push_used(chain.token, taken);
                     looks = 0;
                     ring.publish().unwrap();
-                    if ring.wants_call().unwrap() {
+                    if ring.wants_call(&Fence::after_publishing()).unwrap() {
                         call.signal();
                     }
                 } else if looks < device_looks.max(taken % 61) {
@@ -277,7 +277,7 @@ proptest! {
                     let wanted = armed && published.is_empty() && !returned.is_empty();
                     if ring.has_pending() {
                         ring.publish().unwrap();
-                        prop_assert_eq!(ring.wants_call().unwrap(), wanted);
+                        prop_assert_eq!(ring.wants_call(&Fence::after_publishing()).unwrap(), wanted);
                     } else {
                         prop_assert!(returned.is_empty());
                     }
@@ -286,7 +286,7 @@ proptest! {
                 Step::Collect => prop_assert_eq!(driver.used(), Vec::from(std::mem::take(&mut published))),
                 Step::Restart => {
                     ring.publish().unwrap();
-                    ring.wants_call().unwrap();
+                    ring.wants_call(&Fence::after_publishing()).unwrap();
                     published.extend(returned.drain(..));
                     ring.rewind();
                     let from = ring.base();

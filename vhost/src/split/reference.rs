@@ -169,7 +169,7 @@ proptest! {
                     if ours.has_pending() {
                         let wanted = theirs.needs_notification(&mem).unwrap();
                         ours.publish().unwrap();
-                        prop_assert_eq!(ours.wants_call().unwrap(), wanted);
+                        prop_assert_eq!(ours.wants_call(&Fence::after_publishing()).unwrap(), wanted);
                         told = returned;
                     }
                 }

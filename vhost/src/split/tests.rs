@@ -253,7 +253,7 @@ fn suppression_words_of_the_other_mode_are_ignored() {
         ring.push_used(chain.token, 0);
         ring.publish().unwrap();
         assert_eq!(
-            ring.wants_call(),
+            ring.wants_call(&Fence::after_publishing()),
             Ok(wanted),
             "{features:#x} {flags} {event}"
         );
@@ -277,7 +277,11 @@ fn a_burst_that_passes_the_event_is_told() {
             ring.push_used(Token { id: i, descs: 1 }, 0);
         }
         ring.publish().unwrap();
-        assert_eq!(ring.wants_call(), Ok(wanted), "{event}");
+        assert_eq!(
+            ring.wants_call(&Fence::after_publishing()),
+            Ok(wanted),
+            "{event}"
+        );
     }
 }
 
@@ -323,7 +327,7 @@ proptest! {
             ring.push_used(chain.token, 0);
         }
         ring.publish().unwrap();
-        ring.wants_call().unwrap();
+        ring.wants_call(&Fence::after_publishing()).unwrap();
         let ids: Vec<u16> = driver.used().iter().map(|u| u.0).collect();
         prop_assert_eq!(ids, heads);
     }
