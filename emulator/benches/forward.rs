@@ -35,7 +35,7 @@ const VERSION_1: u64 = 1 << 32;
 const RING_PACKED: u64 = 1 << 34;
 const MAC_BASE: MacAddr = MacAddr([2, 0, 0, 0, 0, 1]);
 
-/// A guest that sends or receives a whole ring at a time and wants no interrupts.
+/// A guest that sends and receives and wants no interrupts.
 struct Guest {
     mem: Arc<GuestMemory>,
     features: u64,
@@ -197,19 +197,21 @@ fn forward(c: &mut Criterion, group: &str, burst: u32, sizes: &[usize]) {
                 guests[0].fill(&frame(len));
                 let mut adapter =
                     Adapter::new(nic(), PfEnd::pair().0, Uplink::None, Pool::new(1024));
+                // As on a thread: idle VFs are spared.
                 let poll = mio::Poll::new().unwrap();
                 adapter.connect(poll.registry().try_clone().unwrap());
                 for (vf, guest) in guests.iter().enumerate() {
                     adapter.attach(VfIndex::from(vf), guest.vring(0));
                     adapter.attach(VfIndex::from(vf), guest.vring(1));
                 }
-                let mut offered = 0;
+                let (mut offered, mut sent) = (0, 0);
                 b.iter_custom(|rounds| {
                     let mut spent = Duration::ZERO;
                     for _ in 0..rounds {
                         guests[0].offer(1, offered, burst);
                         guests[1].offer(0, offered, burst);
                         offered = (offered + burst) % (1 << 16);
+                        sent += u64::from(burst);
                         let start = Instant::now();
                         let mut moved = 0;
                         while moved < burst as usize {
@@ -220,8 +222,7 @@ fn forward(c: &mut Criterion, group: &str, burst: u32, sizes: &[usize]) {
                     spent
                 });
                 let received = adapter.nic.counters(VfIndex(1)).rx_packets;
-                assert_eq!(received % u64::from(burst), 0, "none was dropped");
-                assert_ne!(received, 0);
+                assert_eq!(received, sent, "none was dropped");
             });
         }
         group.finish();
@@ -232,7 +233,7 @@ fn bursts(c: &mut Criterion) {
     forward(c, "forward", SIZE.into(), &[64, 128, 512, 1514]);
 }
 
-/// The clock that times it takes about 25 ns of this.
+/// The clock that times it takes 25 to 35 ns of this.
 fn alone(c: &mut Criterion) {
     forward(c, "alone", 1, &[64]);
 }

@@ -17,7 +17,11 @@ find_guests() { # SECONDS: of a stream; takes the kernel and the initramfs of ex
 ethtool -k eth0 | grep tcp-segmentation-offload
 n=0
 until ping -c 1 -W 1 10.9.0.1 >/dev/null 2>&1; do n=\$((n + 1)); [ \$n -lt 30 ] || exit 9; done
-until iperf3 -c 10.9.0.1 -t $1 -O 1 -f m; do n=\$((n + 1)); [ \$n -lt 30 ] || exit 9; sleep 1; done # its server may not listen yet
+# Its server may not listen yet.
+until iperf3 -c 10.9.0.1 -t $1 -O 1 -f m >/tmp/stream 2>&1 || ! grep -q 'unable to connect' /tmp/stream; do
+    n=\$((n + 1)); [ \$n -lt 30 ] || exit 9; sleep 1
+done
+cat /tmp/stream
 SCRIPT
 }
 

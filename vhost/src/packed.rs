@@ -116,8 +116,8 @@ impl PackedRing {
         Ok(ring)
     }
 
-    /// Checks that the parts are in memory, and aligned there.
-    fn locate(&mut self) -> Result<(), RingError> {
+    /// Checks that the parts are aligned where they are mapped.
+    fn locate(&self) -> Result<(), RingError> {
         let table = self.desc.slice()?;
         let driver = self.driver_event.slice()?;
         let device = self.device_event.slice()?;
@@ -142,7 +142,7 @@ impl PackedRing {
     }
 
     /// Whether any descriptor has the `USED` flag.
-    fn any_used(&mut self) -> Result<bool, RingError> {
+    fn any_used(&self) -> Result<bool, RingError> {
         let table = self.desc.slice()?;
         for index in 0..u32::from(self.size) {
             if load_flags(&table, index)? & USED_FLAG != 0 {

@@ -99,9 +99,8 @@ impl SplitRing {
         Ok(ring)
     }
 
-    /// Checks that the parts are in memory, and aligned there; answers the used index.
-    fn locate(&mut self) -> Result<u16, RingError> {
-        self.desc.slice()?;
+    /// Checks that the parts are aligned where they are mapped; answers the used index.
+    fn locate(&self) -> Result<u16, RingError> {
         let avail = self.avail.slice()?;
         let used = self.used.slice()?;
         avail

@@ -338,10 +338,13 @@ impl Adapter {
         moved
     }
 
-    /// Serves the VFs and the PF, each round from another on.
+    /// Serves those who wait for the wire, and then the VFs that had work lately and the PF, each round from another on.
     fn poll_seats(&mut self, now: Nanos) -> usize {
         self.attention.round();
         let mut moved = 0;
+        if self.sinks.turns.is_anyone_waiting() {
+            moved += self.poll_waiting(now);
+        }
         let first = self.attention.lively_before(self.cursor);
         let mut n = first;
         while let Some(vf) = self.attention.lively(n) {
@@ -355,12 +358,6 @@ impl Adapter {
                 moved += self.poll_vf(now, vf);
             }
         }
-        // Before it counts as idle, everybody has been looked at.
-        for _ in 0..self.attention.idle_looks(moved == 0) {
-            if let Some(vf) = self.attention.next_idle() {
-                moved += self.poll_vf(now, vf);
-            }
-        }
         if moved > 0 {
             let seats = self.pf_seat();
             self.cursor = if self.cursor < seats {
@@ -368,6 +365,17 @@ impl Adapter {
             } else {
                 0
             };
+        }
+        moved
+    }
+
+    /// Looks at a few of the VFs that had no work lately, or at all of them.
+    fn poll_idle(&mut self, now: Nanos, all: bool) -> usize {
+        let mut moved = 0;
+        for _ in 0..self.attention.idle_looks(all) {
+            if let Some(vf) = self.attention.next_idle() {
+                moved += self.poll_vf(now, vf);
+            }
         }
         moved
     }
@@ -595,11 +603,12 @@ impl Plane for Adapter {
                 moved += left.iter().map(|vf| self.poll_vf(now, vf)).sum::<usize>();
             }
         }
-        if self.sinks.turns.is_anyone_waiting() {
-            moved += self.poll_waiting(now);
-        }
         moved += self.poll_seats(now);
-        if moved > 0 || self.held.due.is_some() || self.sinks.handover.is_some() {
+        // Before it counts as idle, everybody has been looked at.
+        moved += self.poll_idle(now, moved == 0);
+        let untold = !self.touched.is_empty() || !self.sinks.untold.is_empty();
+        let due = self.held.due.is_some_and(|due| due <= now);
+        if moved > 0 || untold || due || self.sinks.handover.is_some() {
             self.flush(now);
         }
         moved

@@ -22,7 +22,7 @@ pub(super) struct Attention {
     lively: Vec<VfIndex>,
     /// Those that had not.
     idle: Vec<VfIndex>,
-    /// Of the idle one that is looked at next.
+    /// Which of them is looked at next.
     turn: usize,
     /// Who is lively has changed.
     stale: bool,
@@ -83,10 +83,13 @@ impl Attention {
             true => self.attached.intersection(self.busy.union(self.before)),
             false => self.attached,
         };
+        let next = self.idle.get(self.turn).copied();
         self.lively.clear();
         self.lively.extend(lively.iter());
         self.idle.clear();
         self.idle.extend(self.attached.difference(lively).iter());
+        // Who comes and goes costs nobody his turn.
+        self.turn = next.map_or(0, |next| self.idle.partition_point(|vf| *vf < next));
     }
 
     /// The `n`th of the VFs that are looked at in each round.
@@ -111,12 +114,11 @@ impl Attention {
     /// The next of the others.
     #[inline]
     pub(super) fn next_idle(&mut self) -> Option<VfIndex> {
-        self.turn = if self.turn + 1 < self.idle.len() {
-            self.turn + 1
-        } else {
-            0
-        };
-        self.idle.get(self.turn).copied()
+        if self.turn >= self.idle.len() {
+            self.turn = 0;
+        }
+        self.turn += 1;
+        self.idle.get(self.turn - 1).copied()
     }
 }
 
@@ -126,14 +128,17 @@ mod tests {
 
     use super::*;
 
-    /// Whom a round looks at in which those of `work` have work.
+    /// Whom a round looks at in which those of `work` have work, and it is found as they are looked at.
     fn round(attention: &mut Attention, work: VfSet) -> VfSet {
-        work.iter().for_each(|vf| attention.had_work(vf));
         attention.round();
-        let lively: VfSet = (0..).map_while(|n| attention.lively(n)).collect();
-        let all = lively.intersection(work).is_empty();
+        let mut looks: VfSet = (0..).map_while(|n| attention.lively(n)).collect();
+        let all = looks.intersection(work).is_empty();
         let idle = (0..attention.idle_looks(all)).filter_map(|_| attention.next_idle());
-        lively.union(idle.collect())
+        looks = looks.union(idle.collect());
+        for vf in looks.intersection(work).iter() {
+            attention.had_work(vf);
+        }
+        looks
     }
 
     proptest! {
@@ -163,6 +168,29 @@ mod tests {
                 seen = seen.union(looks);
             }
             prop_assert_eq!(seen, all);
+        }
+
+        /// Whoever else becomes busy or idle meanwhile.
+        #[test]
+        fn nobody_loses_his_turn(talk in prop::collection::vec(0u8..32, 40)) {
+            let mut attention = Attention::default();
+            attention.spare();
+            (0..33).for_each(|vf| attention.attach(VfIndex(vf)));
+            let mut last = [0; 32];
+            // One is always busy, so that never all are looked at, and others have something to say now and then.
+            let busy = [VfIndex(32)].into_iter().collect();
+            let mut work = VfSet::default();
+            for now in 0..40 * talk.len() {
+                if now % 40 == 0 && let Some(vf) = talk.get(now / 40) {
+                    work.insert(VfIndex(*vf));
+                }
+                let looks = round(&mut attention, work.union(busy));
+                work = work.difference(looks);
+                for vf in looks.iter().take_while(|vf| vf.0 < 32) {
+                    last[vf.index()] = now;
+                }
+                prop_assert!(last.iter().all(|last| now - last <= 32 / IDLE_LOOKS), "{last:?} at {now}");
+            }
         }
     }
 

@@ -344,13 +344,12 @@ impl Hypervisor {
             let rx = self.rx[vf.index()].queues.iter_mut();
             rx.for_each(|slot| slot.queue.publish());
         }
-        let held = std::mem::take(&mut self.held);
-        let untold = touched.union(held.rx).union(held.tx);
-        if untold.is_empty() {
+        if touched.is_empty() && self.held.due.is_none_or(|due| due > now) {
             return;
         }
+        let held = std::mem::take(&mut self.held);
         let fence = Fence::after_publishing();
-        for vf in untold.iter() {
+        for vf in touched.union(held.rx).union(held.tx).iter() {
             let tx = self.tx[vf.index()].call(now, &fence, &mut self.load);
             let rx = self.rx[vf.index()].call(now, &fence, &mut self.load);
             if self.held.note(vf, |held| &mut held.tx, tx) {

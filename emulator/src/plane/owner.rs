@@ -23,9 +23,9 @@ use crate::config::Polling;
 
 /// Rounds, at most, between two looks at the clock and everything else that a plane's thread has to do.
 const LOOKS: u32 = 8;
-/// Frames moved in them.
+/// So many frames moved end them early.
 const FEW: usize = 4;
-/// How old the time may become meanwhile: with many VFs a round without work takes as long as some with one.
+/// How old the time is to become meanwhile: with many VFs a round takes as long as some with one.
 const FRESH: Duration = Duration::from_micros(1);
 /// Of the doorbell, and of the timer: whatever wakes a plane, it looks at everything.
 const WAKE: Token = Token(0);
@@ -245,19 +245,19 @@ fn run<P: Plane>(
         // latency is made of.
         let started = last;
         let now = since(epoch, started);
-        let (mut idle, mut busy, mut moved) = (0, 0, 0);
-        while idle + busy < looks && moved < FEW {
+        let (mut idle_rounds, mut busy_rounds, mut moved) = (0, 0, 0);
+        while idle_rounds + busy_rounds < looks && moved < FEW {
             let frames = plane.poll(now);
             if frames == 0 {
-                idle += 1;
+                idle_rounds += 1;
             } else {
-                busy += 1;
+                busy_rounds += 1;
             }
             moved += frames;
         }
         last = Instant::now();
         let load = plane.load_mut();
-        load.count_rounds(idle, busy, moved, last - started);
+        load.count_rounds(idle_rounds, busy_rounds, moved, last - started);
         looks = looks_after(looks, last - started);
         for broken in plane.take_broken() {
             on_broken(broken);
@@ -269,8 +269,10 @@ fn run<P: Plane>(
         let idle = *idle_since.get_or_insert(last);
         let now = since(epoch, last);
         let due = plane.next(now).map(|at| at.0.saturating_sub(now.0));
-        let spin = sleeper.spin.window();
-        if last - idle < spin || due.is_some_and(|ns| Duration::from_nanos(ns) < spin) {
+        let Sleeper { spin, .. } = &sleeper;
+        if last - idle < spin.window()
+            || due.is_some_and(|ns| Duration::from_nanos(ns) < spin.least())
+        {
             std::hint::spin_loop();
             continue;
         }
@@ -285,9 +287,7 @@ fn run<P: Plane>(
                 tracing::error!(%error, "a plane cannot sleep");
             }
             plane.load_mut().wakeups += 1;
-            if due.is_none() {
-                sleeper.spin.slept(last.elapsed());
-            }
+            sleeper.spin.slept(idle.elapsed(), due.is_some());
         }
         sleeper.bell.awake();
         plane.disarm();
@@ -296,7 +296,7 @@ fn run<P: Plane>(
     }
 }
 
-/// How many rounds without work the time may stay as it is, after `looks` of them took so long.
+/// How many rounds the time may stay as it is, after `looks` of them, or fewer, took so long.
 fn looks_after(looks: u32, took: Duration) -> u32 {
     if took > FRESH {
         (looks / 2).max(1)

@@ -1,6 +1,6 @@
 //! How long a plane's thread looks for work before it sleeps. To wake a thread takes 50 us, and several times that if its
-//! CPU has gone to sleep, too, or is a virtual one; who has just slept for less would have been better off looking on, and
-//! does so next time (as KVM polls before it halts). Never reads a clock.
+//! CPU has gone to sleep, too, or is a virtual one. So while work comes less than a millisecond apart, the thread looks on for so long (as
+//! KVM polls before it halts). Never reads a clock.
 
 use std::time::Duration;
 
@@ -39,12 +39,18 @@ impl Spin {
         self.window
     }
 
-    /// It has slept for so long, until something came.
-    pub(super) fn slept(&mut self, took: Duration) {
-        self.window = match took < self.most {
-            true => self.window.saturating_mul(2).min(self.most),
-            false => self.least,
-        };
+    /// When work is due sooner than that it is not worth a sleep.
+    pub(super) fn least(&self) -> Duration {
+        self.least
+    }
+
+    /// The thread has slept; it was without work for so long in all, until something came, or its time: that need not be looked for.
+    pub(super) fn slept(&mut self, without_work: Duration, timed: bool) {
+        if without_work >= self.most {
+            self.window = self.least;
+        } else if !timed {
+            self.window = self.window.saturating_mul(2).min(self.most);
+        }
     }
 }
 
@@ -53,15 +59,26 @@ mod tests {
     use super::*;
 
     #[test]
-    fn short_sleeps_make_it_look_longer_and_a_long_one_ends_that() {
+    fn work_soon_after_a_sleep_makes_it_look_longer_and_late_work_ends_that() {
         let mut spin = Spin::new(Polling::Adaptive);
-        let short = Duration::from_micros(300);
+        let soon = Duration::from_micros(300);
         let mut windows = Vec::new();
-        for took in [short, short, short, short, short, short, MOST, short] {
-            spin.slept(took);
+        for without_work in [soon, soon, soon, soon, soon, soon, MOST, soon] {
+            spin.slept(without_work, false);
             windows.push(spin.window().as_micros());
         }
         assert_eq!(windows, [100, 200, 400, 800, 1000, 1000, 50, 100]);
+    }
+
+    #[test]
+    fn what_is_due_at_a_known_time_is_not_looked_for() {
+        let mut spin = Spin::new(Polling::Adaptive);
+        spin.slept(MOST / 2, true);
+        assert_eq!(spin.window(), LEAST);
+        spin.slept(MOST / 2, false);
+        spin.slept(MOST, true);
+        assert_eq!(spin.window(), LEAST);
+        assert_eq!(spin.least(), LEAST);
     }
 
     #[test]
@@ -71,9 +88,9 @@ mod tests {
             (Polling::Never, Duration::ZERO),
         ] {
             let mut spin = Spin::new(polling);
-            for took in [0, 1, 10_000].map(Duration::from_millis) {
-                spin.slept(took);
-                assert_eq!(spin.window(), window);
+            for without_work in [0, 1, 10_000].map(Duration::from_millis) {
+                spin.slept(without_work, false);
+                assert_eq!((spin.window(), spin.least()), (window, window));
             }
         }
     }

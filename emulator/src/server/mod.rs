@@ -407,7 +407,7 @@ fn build_hosts(
             &format!("hyp-{name}"),
             planes.hypervisor,
             epoch,
-            // A CPU that software shares is not kept by who waits.
+            // A CPU that software shares is not kept for good by who waits.
             match config.poll {
                 Polling::Always => Polling::Adaptive,
                 other => other,

@@ -110,10 +110,10 @@ impl Drop for Guard {
     }
 }
 
-/// Whether any mapping has faulted since the process began: as long as none has, nobody need ask about his own.
+/// Whether any mapping has faulted since the process began: as long as none has, nobody need ask about its own.
 #[inline]
 pub(crate) fn any_faulted() -> bool {
-    FAULTED.load(Ordering::Relaxed)
+    FAULTED.load(Ordering::Acquire)
 }
 
 /// Puts a zero page under `address` if it lies in a guarded mapping.
