@@ -47,7 +47,7 @@ impl Spin {
     /// The thread has slept; it was without work for so long in all, until something came, or its time: that need not be looked for.
     pub(super) fn slept(&mut self, without_work: Duration, timed: bool) {
         if without_work >= self.most {
-            self.window = self.least;
+            self.window = (self.window / 2).max(self.least);
         } else if !timed {
             self.window = self.window.saturating_mul(2).min(self.most);
         }
@@ -59,15 +59,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn work_soon_after_a_sleep_makes_it_look_longer_and_late_work_ends_that() {
+    fn work_soon_after_a_sleep_makes_it_look_longer_and_late_work_less_long() {
         let mut spin = Spin::new(Polling::Adaptive);
-        let soon = Duration::from_micros(300);
-        let mut windows = Vec::new();
-        for without_work in [soon, soon, soon, soon, soon, soon, MOST, soon] {
-            spin.slept(without_work, false);
-            windows.push(spin.window().as_micros());
-        }
-        assert_eq!(windows, [100, 200, 400, 800, 1000, 1000, 50, 100]);
+        let soon = MOST - Duration::from_nanos(1);
+        let mut after = |gaps: &[Duration]| {
+            let windows = gaps.iter().map(|gap| {
+                spin.slept(*gap, false);
+                spin.window().as_micros()
+            });
+            windows.collect::<Vec<_>>()
+        };
+        assert_eq!(after(&[soon; 6]), [100, 200, 400, 800, 1000, 1000]);
+        assert_eq!(after(&[MOST, soon]), [500, 1000]);
+        assert_eq!(after(&[MOST; 6]), [500, 250, 125, 62, 50, 50]);
     }
 
     #[test]
