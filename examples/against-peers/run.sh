@@ -220,11 +220,11 @@ ovs_rules() { # PORTS
     }'
 }
 
-start_vfnic() { # FILTERS PORTS CPUS
+start_vfnic() { # FILTERS PORTS CPUS [NIC-SETTING]
     local dir n
     dir=$(mktemp -d "$run/nic.XXX")
-    awk -v dir="$dir" -v filters="$1" -v vfs="$2" 'BEGIN {
-        printf "socket_dir = \"%s\"\n[[nic]]\nname = \"nic\"\nvfs = %d\nfilters = [\n", dir, vfs
+    awk -v dir="$dir" -v filters="$1" -v vfs="$2" -v setting="${4:-}" 'BEGIN {
+        printf "socket_dir = \"%s\"\n[[nic]]\nname = \"nic\"\nvfs = %d\n%s\nfilters = [\n", dir, vfs, setting
         for (k = 0; k < filters; k++) {
             a = int(k / 250) % 250; b = k % 250
             if (k % 40 == 39) words = sprintf("flow-type ether proto %d action drop", 40000 + k)
@@ -248,9 +248,9 @@ start_vfnic() { # FILTERS PORTS CPUS
 start_back_end() { # LABEL PORTS
     sockets=() log=$logs/$1.log counter=
     case $1 in
-    # Guests and back end share the CPUs: nothing is pinned.
+    # Guests and back end share the CPUs: nothing is pinned. A queue pair each, as testpmd offers.
     testpmd-tso) start_testpmd io "$2" "($cpus)" ,tso=1 ;;
-    vfnic-tso) start_vfnic "$filters" "$2" "$cpus" ;;
+    vfnic-tso) start_vfnic "$filters" "$2" "$cpus" 'queue_pairs = 1' ;;
     testpmd-*) start_testpmd "${1#testpmd-}" "$2" "$back_end_cpu" ;;
     ovs-*) start_ovs "${1#ovs-}" "$2" ;;
     vfnic) start_vfnic "$filters" "$2" "$back_end_cpu" ;;

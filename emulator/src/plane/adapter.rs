@@ -506,7 +506,9 @@ impl Adapter {
         slot.queue.complete(done);
         slot.queue.publish();
         *port.traffic.of_ring(ring) += sent;
-        self.touched.insert(vf);
+        if done > 0 {
+            self.touched.insert(vf);
+        }
         done
     }
 
@@ -557,7 +559,7 @@ impl Adapter {
     fn flush(&mut self, now: Nanos) {
         self.sinks.publish();
         self.sinks.tell();
-        if self.held.due.is_some() {
+        if self.held.due.is_some_and(|due| due <= now) {
             let held = std::mem::take(&mut self.held);
             self.sinks.untold = self.sinks.untold.union(held.rx);
             self.touched = self.touched.union(held.tx);
@@ -598,12 +600,12 @@ impl Plane for Adapter {
         }
         if self.sinks.handover.is_some() {
             moved += self.sinks.poll_handover(&mut self.nic, BURST);
-            if let Some(relayed) = &mut self.relayed {
-                let left = relayed.look();
-                moved += left.iter().map(|vf| self.poll_vf(now, vf)).sum::<usize>();
-            }
         }
+        let left = self.relayed.as_mut().map(Relayed::look);
         moved += self.poll_seats(now);
+        for vf in left.unwrap_or_default().iter() {
+            moved += self.poll_vf(now, vf);
+        }
         // Before it counts as idle, everybody has been looked at.
         moved += self.poll_idle(now, moved == 0);
         let untold = !self.touched.is_empty() || !self.sinks.untold.is_empty();

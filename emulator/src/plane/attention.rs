@@ -32,7 +32,7 @@ pub(super) struct Attention {
 impl Attention {
     /// Spares idle VFs from now on; until then everyone is lively, as on the virtual clock, where a round takes no time.
     pub(super) fn spare(&mut self) {
-        self.sparing = true;
+        (self.sparing, self.stale) = (true, true);
     }
 
     /// The VF has rings to look at.

@@ -215,6 +215,8 @@ fn run<P: Plane>(
 ) {
     let mut events = Events::with_capacity(64);
     let mut idle_since: Option<Instant> = None;
+    // Whether it was a due time that ended the last sleep, if there has been one since work was found.
+    let mut slept: Option<bool> = None;
     let mut looks = 1;
     let mut last = Instant::now();
     loop {
@@ -263,35 +265,40 @@ fn run<P: Plane>(
             on_broken(broken);
         }
         if moved > 0 {
+            if let (Some(idle), Some(timed)) = (idle_since, slept.take()) {
+                sleeper.spin.slept(started - idle, timed);
+            }
             idle_since = None;
             continue;
         }
         let idle = *idle_since.get_or_insert(last);
-        let now = since(epoch, last);
-        let due = plane.next(now).map(|at| at.0.saturating_sub(now.0));
+        // What has become due since the plane looked has not been tried, and is no wait at all.
+        let due = |plane: &mut P| {
+            let at = plane.next(now)?;
+            Some(Duration::from_nanos(
+                at.0.saturating_sub(since(epoch, last).0),
+            ))
+        };
         let Sleeper { spin, .. } = &sleeper;
-        if last - idle < spin.window()
-            || due.is_some_and(|ns| Duration::from_nanos(ns) < spin.least())
-        {
+        if last - idle < spin.window() || due(&mut plane).is_some_and(|wait| wait < spin.least()) {
             std::hint::spin_loop();
             continue;
         }
         sleeper.bell.going_to_sleep();
         if !plane.arm(now) && inbox.is_empty() {
             // Looked at once more: a frame may have been put on the wire before the doorbell was told of our sleep.
-            let due = plane.next(now).map(|at| at.0.saturating_sub(now.0));
-            set_timer(&sleeper.timer, due);
+            let wait = due(&mut plane);
+            set_timer(&sleeper.timer, wait);
             if let Err(error) = sleeper.poll.poll(&mut events, None)
                 && error.kind() != std::io::ErrorKind::Interrupted
             {
                 tracing::error!(%error, "a plane cannot sleep");
             }
             plane.load_mut().wakeups += 1;
-            sleeper.spin.slept(idle.elapsed(), due.is_some());
+            slept = Some(wait.is_some_and(|wait| last.elapsed() >= wait));
         }
         sleeper.bell.awake();
         plane.disarm();
-        idle_since = None;
         last = Instant::now();
     }
 }
@@ -307,15 +314,15 @@ fn looks_after(looks: u32, took: Duration) -> u32 {
     }
 }
 
-/// Wakes the plane after so many nanoseconds, or not.
-fn set_timer(timer: &OwnedFd, after: Option<u64>) {
+/// Wakes the plane after so long, or not.
+fn set_timer(timer: &OwnedFd, after: Option<Duration>) {
     // Zero would disarm it.
-    let after = after.map_or(0, |ns| ns.max(1));
+    let after = after.map_or(Duration::ZERO, |wait| wait.max(Duration::from_nanos(1)));
     let time = Itimerspec {
         it_interval: Timespec::default(),
         it_value: Timespec {
-            tv_sec: i64::try_from(after / 1_000_000_000).unwrap_or(i64::MAX),
-            tv_nsec: (after % 1_000_000_000) as i64,
+            tv_sec: i64::try_from(after.as_secs()).unwrap_or(i64::MAX),
+            tv_nsec: i64::from(after.subsec_nanos()),
         },
     };
     if let Err(error) = timerfd_settime(timer, TimerfdTimerFlags::empty(), &time) {

@@ -1,6 +1,6 @@
 //! How long a plane's thread looks for work before it sleeps. To wake a thread takes 50 us, and several times that if its
-//! CPU has gone to sleep, too, or is a virtual one. So while work comes less than a millisecond apart, the thread looks on for so long (as
-//! KVM polls before it halts). Never reads a clock.
+//! CPU has gone to sleep, too, or is a virtual one. So while work comes less than a millisecond apart, the thread looks on
+//! for so long (as KVM polls before it halts). Never reads a clock.
 
 use std::time::Duration;
 
@@ -44,7 +44,8 @@ impl Spin {
         self.least
     }
 
-    /// The thread has slept; it was without work for so long in all, until something came, or its time: that need not be looked for.
+    /// Work was found after a sleep, and there had been none for so long in all. What was due at a known time need not be
+    /// looked for.
     pub(super) fn slept(&mut self, without_work: Duration, timed: bool) {
         if without_work >= self.most {
             self.window = (self.window / 2).max(self.least);
