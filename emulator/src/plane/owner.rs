@@ -236,7 +236,7 @@ fn run<P: Plane>(
                         Err(_) => return,
                     }
                 }
-                idle_since = None;
+                (idle_since, slept) = (None, None);
                 last = Instant::now();
                 continue;
             }
