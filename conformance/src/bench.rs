@@ -4,12 +4,12 @@
 
 use std::time::{Duration, Instant};
 
-use crate::case::{Failure, Seen, ensure};
-use crate::driver::Format;
-use crate::frontend::{Frontend, FrontendError};
-use crate::message::protocol;
-use crate::net::{NetConfig, NetDevice, NetHeader, RxFrame, feature};
 use crate::subject::Subject;
+use crate::verdict::{Failure, Seen, ensure};
+use vf_guest::driver::Format;
+use vf_guest::frontend::{Frontend, FrontendError};
+use vf_guest::message::protocol;
+use vf_guest::net::{NetConfig, NetDevice, NetHeader, RxFrame, feature};
 
 /// How long anything that must happen may take.
 pub const DEADLINE: Duration = Duration::from_secs(2);
@@ -129,7 +129,7 @@ impl Bench {
     pub fn negotiated(&self, config: &NetConfig) -> Result<(Frontend, NetDevice), Failure> {
         let mut frontend = self.connect()?;
         let config = self.formatted(config);
-        let (features, _) = crate::net::negotiate(&mut frontend, &config)?;
+        let (features, _) = vf_guest::net::negotiate(&mut frontend, &config)?;
         Ok((frontend, NetDevice::detached(features, &config)?))
     }
 
@@ -206,7 +206,7 @@ impl Bench {
 /// The MAC address that the subject's configuration space tells.
 fn told_mac(path: &std::path::Path) -> Result<Option<[u8; 6]>, Failure> {
     let mut frontend = dial(path)?;
-    let (features, space) = crate::net::negotiate(&mut frontend, &NetConfig::default())?;
+    let (features, space) = vf_guest::net::negotiate(&mut frontend, &NetConfig::default())?;
     Ok((features & feature::MAC != 0 && space.mac != [0; 6]).then_some(space.mac))
 }
 

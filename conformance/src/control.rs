@@ -6,9 +6,9 @@ use std::time::{Duration, Instant};
 
 use vm_memory::Bytes;
 
-use crate::case::{Failure, ensure};
-use crate::driver::Buffer;
-use crate::net::NetDevice;
+use crate::verdict::{Failure, ensure};
+use vf_guest::driver::Buffer;
+use vf_guest::net::NetDevice;
 
 /// `VIRTIO_NET_OK`.
 pub(crate) const OK: u8 = 0;

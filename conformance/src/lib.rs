@@ -1,42 +1,43 @@
-//! The guest side of vhost-user: a front end, a split-virtqueue driver, a virtio-net device
-//! driver, TCP guests on top of it, a suite of cases that judges back ends with them, and a load
-//! generator that measures them.
+//! A suite that judges vhost-user net back ends at their sockets.
 //!
-//! Everything here is written from the documents (virtio 1.x, the vhost-user document) and shares
-//! no code with the device side it judges. Two properties set it apart from an ordinary driver:
-//! it can *lie* (raw messages, raw descriptors, false indices, wrong file descriptors), and it
-//! never reads a clock in the data path: [`guest::Guest::poll`] takes the time as an argument, so
-//! that an experiment may run on a virtual clock.
+//! It plays the guest ([`vf_guest`]) and looks at what the back end does: whether it keeps the MUSTs and SHOULDs of virtio and
+//! of the vhost-user document, and whether it contains what a hostile guest or front end may do to it. It never looks inside a
+//! back end (a subject is known by its sockets and its exit status), shares no code with any, and passes a case only when the
+//! case ran: an unmet need is a skip with its reason.
 //!
-//! - [`message`]: the wire format of vhost-user, as a front end writes it
-//! - [`frontend`]: one session over one Unix socket
-//! - [`memory`]: guest memory in a memfd, and an allocator on it
-//! - [`driver`]: the driver's end of one split virtqueue
-//! - [`net`]: a virtio-net driver over a session
-//! - [`guest`]: a TCP/IP host (smoltcp) on one net device
-//! - [`subject`], [`mod@bench`], [`case`], [`cases`], [`report`]: the suite
-//! - [`load`]: the load generator
+//! - [`subject`]: the back end under test
+//! - [`case`](mod@case), [`cases`], [`verdict`]: what is asked of it, and how that ends
+//! - [`mod@bench`]: what cases are written with
+//! - [`report`]: findings as text and JSON
+//!
+//! The program `vf-conformance` (feature `cli`) runs the suite, and the load generator [`vf-load`](../vf_load/index.html).
+//!
+//! # Judge a back end
+//!
+//! ```no_run
+//! use vf_conformance::subject::Subject;
+//! use vf_conformance::{case, cases, report};
+//!
+//! fn main() -> Result<(), Box<dyn std::error::Error>> {
+//!     let subject = Subject {
+//!         socket: "/run/vfnic/nic0-vf0.sock".into(),
+//!         peer: Some("/run/vfnic/nic0-vf1.sock".into()),
+//!         ..Subject::default()
+//!     };
+//!     let rings = cases::matching(&["ring/".to_owned()]);
+//!     let findings = case::run(&subject, &rings, None, |finding| {
+//!         let _ = report::line(finding, &mut std::io::stdout());
+//!     })?;
+//!     std::process::exit(findings.iter().any(report::is_failure).into());
+//! }
+//! ```
 
 #![forbid(unsafe_code)]
 
 pub mod bench;
 pub mod case;
 pub mod cases;
-mod checksum;
 mod control;
-pub mod driver;
-pub mod eventfd;
-pub mod frontend;
-pub mod guest;
-pub mod load;
-#[cfg(test)]
-mod loopback;
-pub mod memory;
-pub mod message;
-pub mod net;
-mod net_layout;
-mod pattern;
-mod phy;
 pub mod report;
-mod stream;
 pub mod subject;
+pub mod verdict;

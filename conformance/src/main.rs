@@ -10,8 +10,10 @@ use std::io::{self, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
 use clap::{Parser, Subcommand};
-use vf_conformance::{case, cases, driver::Format, load, net, report, subject::Subject};
+use vf_conformance::{case, cases, report, subject::Subject};
+use vf_guest::{driver::Format, net};
 
 /// Judge a vhost-user net back end, or measure it
 #[derive(Parser)]
@@ -50,13 +52,25 @@ enum Command {
         #[arg(long, default_value = "")]
         command: String,
         /// Only with rings of this format; else with both, where packed ones are offered.
-        #[arg(long)]
+        #[arg(long, value_parser = formats())]
         ring: Option<Format>,
         /// Only cases whose id contains one of these.
         filters: Vec<String>,
     },
-    Bench(Box<load::Bench>),
-    Compare(load::Compare),
+    Bench(Box<vf_load::Bench>),
+    Compare(vf_load::Compare),
+}
+
+/// The words for ring formats.
+fn formats() -> impl TypedValueParser<Value = Format> {
+    let words = [
+        PossibleValue::new("split").help("In three parts (virtio 2.7)"),
+        PossibleValue::new("packed").help("In one (virtio 2.8)"),
+    ];
+    PossibleValuesParser::new(words).map(|word| match &word[..] {
+        "packed" => Format::Packed,
+        _ => Format::Split,
+    })
 }
 
 fn main() -> ExitCode {

@@ -3,13 +3,12 @@
 use std::io::{self, Write};
 
 use crate::case::{Finding, Level, Outcome};
-use crate::driver::Format;
 
 /// A finding as a record.
 #[derive(Debug, serde::Serialize)]
 struct Record<'a> {
     id: &'a str,
-    ring: Format,
+    ring: String,
     level: Level,
     source: &'a str,
     outcome: &'static str,
@@ -63,7 +62,7 @@ pub fn json(findings: &[Finding], out: impl Write) -> io::Result<()> {
             let (outcome, detail) = words(&finding.outcome);
             Record {
                 id: finding.case.id,
-                ring: finding.format,
+                ring: finding.format.to_string(),
                 level: finding.case.level,
                 source: finding.case.source,
                 outcome,

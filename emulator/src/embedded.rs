@@ -1,4 +1,4 @@
-//! Guests in this process, on the virtual clock: a driver and a TCP stack of `vf-conformance` on a VF, over the real
+//! Guests in this process, on the virtual clock: a driver and a TCP stack of `vf-guest` on a VF, over the real
 //! protocol. Knows nothing of what they do there.
 
 use std::cell::RefCell;
@@ -6,9 +6,9 @@ use std::os::unix::net::UnixStream;
 use std::rc::Rc;
 use std::time::Instant;
 
-use vf_conformance::frontend::{Frontend, FrontendError};
-use vf_conformance::guest::Guest;
-use vf_conformance::net::{NetConfig, NetDevice};
+use vf_guest::frontend::{Frontend, FrontendError};
+use vf_guest::net::{NetConfig, NetDevice};
+use vf_guest::tcp::Guest;
 use vf_model::{Nanos, Path, VfIndex};
 use vf_vhost::endpoint::Endpoint;
 

@@ -3,10 +3,11 @@
 use std::time::Duration;
 
 use crate::bench::{Bench, Link, with};
-use crate::case::{Case, Failure, Level, Need, Seen, ensure};
+use crate::case::{Case, Level, Need};
 use crate::control::{OK, coalesce, command, mac_table, obeyed, queue_pairs, refused, vlan};
-use crate::driver::{DESC_NEXT, Desc};
-use crate::net::{NetConfig, NetDevice, feature};
+use crate::verdict::{Failure, Seen, ensure};
+use vf_guest::driver::{DESC_NEXT, Desc};
+use vf_guest::net::{NetConfig, NetDevice, feature};
 
 const CTRL: Need = Need::Feature(feature::CTRL_VQ, "CTRL_VQ");
 const RX: Need = Need::Feature(feature::CTRL_VQ | feature::CTRL_RX, "CTRL_RX");
@@ -16,7 +17,7 @@ const MAC: Need = Need::Feature(feature::CTRL_VQ | feature::CTRL_MAC_ADDR, "CTRL
 const MQ: Need = Need::Feature(feature::CTRL_VQ | feature::MQ, "MQ");
 const COAL: Need = Need::Feature(feature::CTRL_VQ | feature::NOTF_COAL, "NOTF_COAL");
 const VQ_COAL: Need = Need::Feature(feature::CTRL_VQ | feature::VQ_NOTF_COAL, "VQ_NOTF_COAL");
-const CONFIG: Need = Need::Protocol(crate::message::protocol::CONFIG, "CONFIG");
+const CONFIG: Need = Need::Protocol(vf_guest::message::protocol::CONFIG, "CONFIG");
 
 /// All that can be said on a control queue.
 const ALL: u64 = feature::CTRL_VQ

@@ -3,10 +3,11 @@
 use std::os::fd::AsFd;
 
 use crate::bench::Bench;
-use crate::case::{Case, Failure, Level, Need, Seen, ensure};
-use crate::memory::{GUEST_BASE, GuestMemory, RegionLayout};
-use crate::message::{self, protocol, request};
-use crate::net::NetConfig;
+use crate::case::{Case, Level, Need};
+use crate::verdict::{Failure, Seen, ensure};
+use vf_guest::memory::{GUEST_BASE, GuestMemory, RegionLayout};
+use vf_guest::message::{self, protocol, request};
+use vf_guest::net::NetConfig;
 
 const SLOTS: Need = Need::Protocol(protocol::CONFIGURE_MEM_SLOTS, "CONFIGURE_MEM_SLOTS");
 const PAGE: u64 = 4096;

@@ -3,9 +3,10 @@
 use std::time::Duration;
 
 use crate::bench::{Bench, DEADLINE, Link, with, without};
-use crate::case::{Case, Failure, Level, Need, Seen, ensure};
-use crate::checksum::TcpFrame;
-use crate::net::{
+use crate::case::{Case, Level, Need};
+use crate::verdict::{Failure, Seen, ensure};
+use vf_guest::checksum::TcpFrame;
+use vf_guest::net::{
     GSO_NONE, GSO_TCPV4, HDR_DATA_VALID, HDR_NEEDS_CSUM, NetConfig, NetHeader, feature,
 };
 
@@ -374,7 +375,7 @@ pub(super) const CASES: &[Case] = &[
         level: Level::Must,
         needs: &[
             F30,
-            Need::Protocol(crate::message::protocol::CONFIG, "CONFIG"),
+            Need::Protocol(vf_guest::message::protocol::CONFIG, "CONFIG"),
         ],
         source: "V 5.1.4.1, 2.5.2",
         run: |bench| {
@@ -436,7 +437,7 @@ fn tcp(link: &Link, len: usize, gso_type: u8) -> (NetHeader, Vec<u8>, Vec<u8>) {
     ip[2..4].copy_from_slice(&((40 + len) as u16).to_be_bytes());
     (ip[8], ip[9]) = (64, 6);
     ip[12..20].copy_from_slice(&[10, 0, 0, 1, 10, 0, 0, 2]);
-    let check = !crate::checksum::sum(&ip);
+    let check = !vf_guest::checksum::sum(&ip);
     ip[10..12].copy_from_slice(&check.to_be_bytes());
     frame.extend(ip);
     let mut tcp = [0; 20];

@@ -3,10 +3,13 @@
 use std::time::Duration;
 
 use crate::bench::{Bench, QUIET, without_ack};
-use crate::case::{Case, Failure, Level, Need, Seen, ensure};
-use crate::frontend::{Frontend, FrontendError};
-use crate::message::{self, FLAG_NEED_REPLY, FLAG_REPLY, FLAG_VERSION, Header, protocol, request};
-use crate::net::{ConfigSpace, NetConfig, feature};
+use crate::case::{Case, Level, Need};
+use crate::verdict::{Failure, Seen, ensure};
+use vf_guest::frontend::{Frontend, FrontendError};
+use vf_guest::message::{
+    self, FLAG_NEED_REPLY, FLAG_REPLY, FLAG_VERSION, Header, protocol, request,
+};
+use vf_guest::net::{ConfigSpace, NetConfig, feature};
 
 const F30: Need = Need::Feature(feature::PROTOCOL_FEATURES, "protocol features");
 const ACK: Need = Need::Protocol(protocol::REPLY_ACK, "REPLY_ACK");
@@ -562,7 +565,7 @@ fn started_by(bench: &Bench, with_fd: bool) -> Result<Seen, Failure> {
 }
 
 /// Whether a device that was set up by hand passes a frame.
-fn traffic(bench: &Bench, net: crate::net::NetDevice) -> Result<Seen, Failure> {
+fn traffic(bench: &Bench, net: vf_guest::net::NetDevice) -> Result<Seen, Failure> {
     let mut link = bench.link_from(net, &NetConfig::default())?;
     let frame = link.frame(200);
     link.pass(&frame)?;

@@ -5,11 +5,12 @@ use std::time::Duration;
 use vm_memory::Bytes;
 
 use crate::bench::{Bench, DEADLINE, Link, QUIET, without};
-use crate::case::{Case, Failure, Level, Need, Seen, ensure};
-use crate::driver::{
+use crate::case::{Case, Level, Need};
+use crate::verdict::{Failure, Seen, ensure};
+use vf_guest::driver::{
     Buffer, DESC_INDIRECT, DESC_NEXT, DESC_WRITE, Desc, Format, SplitQueue, Virtqueue,
 };
-use crate::net::{NetConfig, NetHeader, feature};
+use vf_guest::net::{NetConfig, NetHeader, feature};
 
 const INDIRECT: Need = Need::Feature(feature::INDIRECT_DESC, "INDIRECT_DESC");
 const EVENT_IDX: Need = Need::Feature(feature::EVENT_IDX, "EVENT_IDX");

@@ -5,11 +5,12 @@ use std::os::fd::{AsFd, OwnedFd};
 use rustix::pipe::{PipeFlags, pipe_with};
 
 use crate::bench::{Bench, QUIET};
-use crate::case::{Case, Failure, Level, Need, Seen};
-use crate::frontend::FrontendError;
-use crate::memory::{Region, RegionLayout};
-use crate::message::{self, FLAG_VERSION, Header, request};
-use crate::net::{NetConfig, NetDevice, NetHeader, feature};
+use crate::case::{Case, Level, Need};
+use crate::verdict::{Failure, Seen};
+use vf_guest::frontend::FrontendError;
+use vf_guest::memory::{Region, RegionLayout};
+use vf_guest::message::{self, FLAG_VERSION, Header, request};
+use vf_guest::net::{NetConfig, NetDevice, NetHeader, feature};
 
 pub(super) const CASES: &[Case] = &[
     Case {
@@ -268,7 +269,7 @@ pub(super) const CASES: &[Case] = &[
         run: |bench| {
             let mut link = bench.link(&NetConfig::default())?;
             for _ in 0..300 {
-                let event = crate::eventfd::EventFd::new()?;
+                let event = vf_guest::eventfd::EventFd::new()?;
                 if let Some(front) = link.tx.frontend() {
                     front.set_vring_call(1, Some(event.as_fd()))?;
                 }
@@ -346,11 +347,14 @@ fn kick_with(bench: &Bench, fd: &OwnedFd) -> Result<Seen, Failure> {
 }
 
 /// Does the first `steps` requests of a set-up, then hangs up.
-fn partial_setup(mut front: crate::frontend::Frontend, steps: usize) -> Result<(), FrontendError> {
+fn partial_setup(
+    mut front: vf_guest::frontend::Frontend,
+    steps: usize,
+) -> Result<(), FrontendError> {
     let config = NetConfig::default();
-    let (features, _) = crate::net::negotiate(&mut front, &config)?;
+    let (features, _) = vf_guest::net::negotiate(&mut front, &config)?;
     let net = NetDevice::detached(features, &config)?;
-    type Step<'a> = &'a dyn Fn(&mut crate::frontend::Frontend) -> Result<(), FrontendError>;
+    type Step<'a> = &'a dyn Fn(&mut vf_guest::frontend::Frontend) -> Result<(), FrontendError>;
     let all: [Step; 8] = [
         &|f| f.set_features(features),
         &|f| f.set_memory(net.memory().regions()),

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use vf_conformance::guest::{Guest, StreamId};
+use vf_guest::tcp::{Guest, StreamId};
 use vf_model::{Nanos, Path, VfIndex};
 
 use super::outcome::{Directions, Hosts, PathResult, Sample};

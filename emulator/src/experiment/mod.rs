@@ -16,7 +16,7 @@ mod world;
 
 use std::os::unix::net::UnixStream;
 
-use vf_conformance::frontend::FrontendError;
+use vf_guest::frontend::FrontendError;
 use vf_model::{Nanos, Path, Refusal, VfIndex};
 
 pub use outcome::{Calibration, Original, Outcome, PathResult};

@@ -7,10 +7,10 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec};
-use vf_conformance::eventfd::EventFd;
-use vf_conformance::frontend::Frontend;
-use vf_conformance::guest::{Guest, StreamId};
-use vf_conformance::net::{NetDevice, Notify};
+use vf_guest::eventfd::EventFd;
+use vf_guest::frontend::Frontend;
+use vf_guest::net::{NetDevice, Notify};
+use vf_guest::tcp::{Guest, StreamId};
 use vf_model::Path;
 
 use super::measure::{self, Meters, Reading};

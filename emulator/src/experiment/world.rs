@@ -4,8 +4,8 @@
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
 
-use vf_conformance::guest::{Guest, GuestConfig, StreamId};
-use vf_conformance::net::{NetConfig, NetDevice, Notify};
+use vf_guest::net::{NetConfig, NetDevice, Notify};
+use vf_guest::tcp::{Guest, GuestConfig, StreamId};
 use vf_model::{MacAddr, Nanos, Path, VfIndex};
 
 use super::ExperimentError;

@@ -5,7 +5,7 @@ use std::os::fd::AsFd;
 use std::sync::Arc;
 
 use proptest::prelude::*;
-use vf_conformance::net::{NetConfig, NetDevice, NetHeader, Notify, RxFrame};
+use vf_guest::net::{NetConfig, NetDevice, NetHeader, Notify, RxFrame};
 use vf_model::{
     Command, CostModel, Counters, DropReason, HypervisorModel, LinkConfig, MacAddr, Nanos, Nic,
     NicConfig, Path, Profile, VfIndex,
@@ -116,7 +116,7 @@ impl Vm {
             enabled,
             coalescing: self.coalescing,
         };
-        let ours = |theirs: Option<&vf_conformance::eventfd::EventFd>| {
+        let ours = |theirs: Option<&vf_guest::eventfd::EventFd>| {
             let fd = theirs?.as_fd().try_clone_to_owned().unwrap();
             Some(EventFd::from_fd(fd).unwrap())
         };

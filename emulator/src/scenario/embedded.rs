@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use vf_conformance::guest::{Guest, GuestConfig, StreamId};
-use vf_conformance::net::{NetConfig, Notify};
+use vf_guest::net::{NetConfig, Notify};
+use vf_guest::tcp::{Guest, GuestConfig, StreamId};
 use vf_model::{Command, Nanos, VfIndex};
 
 use super::plan::{Amount, Plan, Work};

@@ -7,7 +7,7 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
-use vf_conformance::frontend::FrontendError;
+use vf_guest::frontend::FrontendError;
 use vf_model::{Command, Nanos, Refusal, VfIndex};
 
 use super::capture::{CaptureError, Captures};

@@ -4,8 +4,8 @@ use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::time::Instant;
 
-use vf_conformance::frontend::Frontend;
-use vf_conformance::net::{NetConfig, NetDevice, NetHeader, Notify, RxFrame};
+use vf_guest::frontend::Frontend;
+use vf_guest::net::{NetConfig, NetDevice, NetHeader, Notify, RxFrame};
 use vf_model::{LinkConfig, MacAddr, Profile, VfSetting};
 use vf_vhost::endpoint::Endpoint;
 

@@ -6,8 +6,8 @@ use std::sync::mpsc::{self, Receiver, Sender, TryRecvError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use vf_conformance::guest::{Guest, GuestConfig, StreamId, StreamStats};
-use vf_conformance::net::NetConfig;
+use vf_guest::net::NetConfig;
+use vf_guest::tcp::{Guest, GuestConfig, StreamId, StreamStats};
 
 use crate::emulator::wait_for;
 use crate::port;

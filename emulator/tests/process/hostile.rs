@@ -7,14 +7,14 @@ use std::time::Duration;
 
 use rustix::pipe::{PipeFlags, pipe_with};
 use vf_conformance::case::{self, Level};
-use vf_conformance::driver::{DESC_INDIRECT, DESC_NEXT, Desc};
-use vf_conformance::frontend::{Frontend, FrontendError};
-use vf_conformance::guest::StreamId;
-use vf_conformance::memory::{Region, RegionLayout};
-use vf_conformance::message::{self, FLAG_NEED_REPLY, FLAG_VERSION, Header, request};
-use vf_conformance::net::{NetConfig, NetDevice, negotiate};
 use vf_conformance::subject::Subject;
 use vf_conformance::{cases, report};
+use vf_guest::driver::{DESC_INDIRECT, DESC_NEXT, Desc};
+use vf_guest::frontend::{Frontend, FrontendError};
+use vf_guest::memory::{Region, RegionLayout};
+use vf_guest::message::{self, FLAG_NEED_REPLY, FLAG_VERSION, Header, request};
+use vf_guest::net::{NetConfig, NetDevice, negotiate};
+use vf_guest::tcp::StreamId;
 
 use crate::control::command;
 use crate::emulator::{Emulator, wait_for};
@@ -321,7 +321,7 @@ fn any_message_at_any_time() {
                 payload.extend(word(random(1 << 20)).to_le_bytes());
             }
             payload.truncate(len);
-            let event = vf_conformance::eventfd::EventFd::new().unwrap();
+            let event = vf_guest::eventfd::EventFd::new().unwrap();
             let fds = vec![event.as_fd(); random(3) as usize];
             let flags = [0, FLAG_NEED_REPLY][random(2) as usize];
             if frontend

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use vf_conformance::net::NetConfig;
+use vf_guest::net::NetConfig;
 
 use crate::emulator::{Emulator, back_to_back};
 use crate::port::{Port, pass};

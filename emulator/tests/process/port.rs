@@ -3,8 +3,8 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use vf_conformance::frontend::{Frontend, FrontendError};
-use vf_conformance::net::{NetConfig, NetDevice, NetHeader, RxFrame};
+use vf_guest::frontend::{Frontend, FrontendError};
+use vf_guest::net::{NetConfig, NetDevice, NetHeader, RxFrame};
 
 use crate::emulator::{DEADLINE, wait_for};
 

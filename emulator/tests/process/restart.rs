@@ -1,7 +1,7 @@
 //! Either side killed, and back again.
 
-use vf_conformance::frontend::Frontend;
-use vf_conformance::net::NetConfig;
+use vf_guest::frontend::Frontend;
+use vf_guest::net::NetConfig;
 
 use crate::control::command;
 use crate::emulator::{BACK_TO_BACK, Emulator, wait_for};

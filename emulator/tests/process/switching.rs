@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use vf_conformance::net::NetConfig;
+use vf_guest::net::NetConfig;
 
 use crate::control::command;
 use crate::emulator::{DEADLINE, Emulator, back_to_back, drops};

@@ -1,7 +1,7 @@
 //! VF to VF traffic on both paths, within a NIC and across the wire.
 
-use vf_conformance::guest::GuestConfig;
-use vf_conformance::net::NetConfig;
+use vf_guest::net::NetConfig;
+use vf_guest::tcp::GuestConfig;
 
 use crate::emulator::{BACK_TO_BACK, Emulator, back_to_back, drops};
 use crate::host::{Host, await_bytes, stream};

@@ -1,7 +1,7 @@
 //! Guests that speak in messages and know how far they may go by themselves.
 
-use vf_conformance::frontend::Frontend;
-use vf_conformance::net::{NetConfig, NetDevice, NetHeader, Notify};
+use vf_guest::frontend::Frontend;
+use vf_guest::net::{NetConfig, NetDevice, NetHeader, Notify};
 
 use super::*;
 

@@ -1,23 +1,30 @@
-//! For tests of this crate: the device's end of a net device's rings, in the same process, and a
-//! cable between two guests on a virtual clock. As small as it can be; judges nothing.
+//! The device's end of a net device's rings in the same process, so that a driver can be tried without a back end.
+//!
+//! As small as it can be, and no model of a device: it neither negotiates nor judges. It trusts the driver, and panics when
+//! the driver puts an address outside its memory on a ring: for tests, examples and benchmarks, never behind a socket.
 
-use std::collections::{HashMap, VecDeque};
+#![allow(
+    clippy::unwrap_used,
+    reason = "a driver under test that breaks its own ring has to end the test"
+)]
+
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{Ordering, fence};
 
 use vm_memory::Bytes;
 
 use crate::driver::{DESC_INDIRECT, DESC_NEXT, DESC_WRITE, QueueLayout, RingFeatures, Virtqueue};
-use crate::guest::Guest;
 use crate::memory::GuestMemory;
 use crate::net::{NetDevice, feature};
 
 /// The device's end of one ring. Entries are counted from the start; of a packed ring, descriptors.
-pub(crate) struct DeviceRing {
+#[derive(Debug)]
+pub struct DeviceRing {
     mem: Arc<GuestMemory>,
     layout: QueueLayout,
     features: RingFeatures,
-    pub(crate) last_avail: u16,
+    last_avail: u16,
     used: u16,
     called_at: u16,
     /// Entries that each chain takes which was popped, by what it is given back by.
@@ -25,16 +32,17 @@ pub(crate) struct DeviceRing {
 }
 
 /// A chain: what it is given back by, and its buffers (guest address, length, device-writable).
-pub(crate) type DeviceChain = (u16, Vec<(u64, u32, bool)>);
+pub type DeviceChain = (u16, Vec<(u64, u32, bool)>);
 
 impl DeviceRing {
-    pub(crate) fn new(queue: &Virtqueue, features: RingFeatures) -> DeviceRing {
+    /// The device's end of a driver's queue, which begins where the queue begins.
+    pub fn new(queue: &Virtqueue, features: RingFeatures) -> DeviceRing {
         let (mem, layout) = (queue.memory().clone(), queue.layout());
         DeviceRing::at(mem, layout, features, queue.base())
     }
 
     /// The end of a ring at these addresses that goes on at this base.
-    pub(crate) fn at(
+    pub fn at(
         mem: Arc<GuestMemory>,
         layout: QueueLayout,
         features: RingFeatures,
@@ -93,7 +101,8 @@ impl DeviceRing {
         (at, (entry / self.layout.size).is_multiple_of(2))
     }
 
-    pub(crate) fn waiting(&self) -> u16 {
+    /// How many chains wait to be taken; of a packed ring, whether there is one.
+    pub fn waiting(&self) -> u16 {
         if self.features.packed {
             let (at, wrap) = self.place(self.last_avail);
             let available = if wrap { 1 << 7 } else { 1 << 15 };
@@ -120,7 +129,8 @@ impl DeviceRing {
         fence(Ordering::SeqCst);
     }
 
-    pub(crate) fn pop(&mut self) -> Option<DeviceChain> {
+    /// Takes the next chain; asks for a kick when there is none.
+    pub fn pop(&mut self) -> Option<DeviceChain> {
         if self.waiting() == 0 {
             self.ask_for_kick();
             if self.waiting() == 0 {
@@ -179,12 +189,13 @@ impl DeviceRing {
         unreachable!("a chain has an end");
     }
 
-    pub(crate) fn push_used(&mut self, head: u16, len: u32) {
+    /// Gives a chain back with the bytes that were written into it.
+    pub fn push_used(&mut self, head: u16, len: u32) {
         self.push_batch(&[head], len);
     }
 
     /// Gives chains back with one entry, that of the last.
-    pub(crate) fn push_batch(&mut self, chains: &[u16], len: u32) {
+    pub fn push_batch(&mut self, chains: &[u16], len: u32) {
         let &last = chains.last().unwrap();
         self.write_used(last, len);
         let entries = chains
@@ -193,7 +204,8 @@ impl DeviceRing {
         self.advance_used(entries.sum());
     }
 
-    pub(crate) fn write_used(&self, head: u16, len: u32) {
+    /// Writes the next used entry without telling the driver, which [`DeviceRing::advance_used`] does.
+    pub fn write_used(&self, head: u16, len: u32) {
         if self.features.packed {
             let (at, wrap) = self.place(self.used);
             let lap = if wrap { 1 << 7 | 1 << 15 } else { 0 };
@@ -208,7 +220,8 @@ impl DeviceRing {
         self.write(at, &elem.to_le_bytes());
     }
 
-    pub(crate) fn advance_used(&mut self, by: u16) {
+    /// Tells the driver of used entries that were written.
+    pub fn advance_used(&mut self, by: u16) {
         self.used = self.used.wrapping_add(by);
         if !self.features.packed {
             self.store(self.layout.used + 2, self.used);
@@ -216,7 +229,7 @@ impl DeviceRing {
     }
 
     /// Whether the driver wants to be called for what was used since the last time.
-    pub(crate) fn wants_call(&mut self) -> bool {
+    pub fn wants_call(&mut self) -> bool {
         let old = std::mem::replace(&mut self.called_at, self.used);
         fence(Ordering::SeqCst);
         let mut used = (0..self.used.wrapping_sub(old)).map(|i| old.wrapping_add(i));
@@ -250,20 +263,24 @@ fn packed_fields(desc: [u8; 16]) -> (u64, u32, u16, u16) {
 }
 
 /// The device's end of one queue pair.
-pub(crate) struct Port {
-    pub(crate) tx: DeviceRing,
-    pub(crate) rx: DeviceRing,
+#[derive(Debug)]
+pub struct DevicePair {
+    /// The ring the driver sends on.
+    pub tx: DeviceRing,
+    /// The ring the driver receives on.
+    pub rx: DeviceRing,
     merge: bool,
 }
 
-impl Port {
-    pub(crate) fn new(net: &mut NetDevice) -> Port {
+impl DevicePair {
+    /// The device's end of the first queue pair of a net device.
+    pub fn new(net: &mut NetDevice) -> DevicePair {
         let features = RingFeatures {
             packed: net.has(feature::RING_PACKED),
             event_idx: net.has(feature::EVENT_IDX),
             in_order: net.has(feature::IN_ORDER),
         };
-        Port {
+        DevicePair {
             tx: DeviceRing::new(&net.tx_ring(0).queue, features),
             rx: DeviceRing::new(&net.rx_ring(0).queue, features),
             merge: net.has(feature::MRG_RXBUF),
@@ -271,7 +288,7 @@ impl Port {
     }
 
     /// The next frame the driver sends, header in front.
-    pub(crate) fn take(&mut self) -> Option<Vec<u8>> {
+    pub fn take(&mut self) -> Option<Vec<u8>> {
         let (head, buffers) = self.tx.pop()?;
         let mut frame = Vec::new();
         for (addr, len, writable) in buffers {
@@ -286,7 +303,7 @@ impl Port {
     }
 
     /// Delivers a frame with its header in front; false when there are too few buffers.
-    pub(crate) fn give(&mut self, frame: &[u8]) -> bool {
+    pub fn give(&mut self, frame: &[u8]) -> bool {
         let before = self.rx.last_avail;
         let mut chains = Vec::new();
         let mut rest = frame;
@@ -336,80 +353,5 @@ impl Port {
         self.rx.write_used(chains[0].0, chains[0].2);
         self.rx.advance_used(chains.len() as u16);
         true
-    }
-}
-
-/// What happens to a frame on its way: drop it by answering false.
-pub(crate) type Tap<'a> = &'a mut dyn FnMut(usize, &mut Vec<u8>) -> bool;
-
-/// Two guests, back to back, with `ns_per_byte` of serialisation and 1 us of propagation.
-pub(crate) struct Cable {
-    pub(crate) guests: [Guest; 2],
-    pub(crate) ports: [Port; 2],
-    pub(crate) now: u64,
-    ns_per_byte: f64,
-    free_at: [u64; 2],
-    flight: [VecDeque<(u64, Vec<u8>)>; 2],
-    next: [Option<u64>; 2],
-    /// Wall time spent in the guests.
-    pub(crate) spent: std::time::Duration,
-}
-
-impl Cable {
-    pub(crate) fn new(mut guests: [Guest; 2], ns_per_byte: f64) -> Cable {
-        let ports = [0, 1].map(|i: usize| Port::new(guests[i].net()));
-        Cable {
-            guests,
-            ports,
-            now: 0,
-            ns_per_byte,
-            free_at: [0; 2],
-            flight: [VecDeque::new(), VecDeque::new()],
-            next: [Some(0); 2],
-            spent: std::time::Duration::ZERO,
-        }
-    }
-
-    /// Runs until `end`, in nanoseconds, or until nothing can happen any more.
-    pub(crate) fn run(&mut self, end: u64, tap: Tap) {
-        while self.now < end {
-            for side in 0..2 {
-                let other = 1 - side;
-                while self.flight[side].front().is_some_and(|f| f.0 <= self.now) {
-                    let (_, frame) = self.flight[side].pop_front().unwrap();
-                    assert!(self.ports[other].give(&frame), "no receive buffer");
-                    if self.ports[other].rx.wants_call() {
-                        self.next[other] = Some(self.now);
-                    }
-                }
-                if self.next[side].is_some_and(|next| next <= self.now) {
-                    let start = std::time::Instant::now();
-                    self.next[side] = self.guests[side].poll(self.now).next;
-                    self.spent += start.elapsed();
-                    assert_eq!(self.guests[side].fault(), None);
-                }
-                if self.free_at[side] <= self.now
-                    && let Some(mut frame) = self.ports[side].take()
-                {
-                    let time = ((frame.len() + 12) as f64 * self.ns_per_byte) as u64;
-                    self.free_at[side] = self.now + time;
-                    if tap(side, &mut frame) {
-                        self.flight[side].push_back((self.free_at[side] + 1000, frame));
-                    }
-                    if self.ports[side].tx.wants_call() {
-                        self.next[side] = Some(self.now);
-                    }
-                }
-            }
-            let pending = [0, 1].map(|i: usize| {
-                (self.ports[i].tx.waiting() > 0).then_some(self.free_at[i].max(self.now))
-            });
-            let arrivals = [0, 1].map(|i: usize| self.flight[i].front().map(|f| f.0));
-            let events = [self.next, pending, arrivals].concat();
-            match events.into_iter().flatten().min() {
-                Some(next) => self.now = next.max(self.now),
-                None => return,
-            }
-        }
     }
 }

@@ -21,7 +21,7 @@ use super::search::Search;
 use super::split::Split;
 use super::table;
 use super::vring::Vring;
-use crate::frontend::Frontend;
+use vf_guest::frontend::Frontend;
 
 /// Longest frame in bytes.
 const LONGEST_FRAME: usize = 16_384;
@@ -121,7 +121,7 @@ pub struct Bench {
     #[arg(long, value_name = "VID", help_heading = "Frames")]
     vlan: Option<u16>,
     /// Address of a port, once for each; otherwise what its configuration space tells, else 02:10:00:00:00:(i+1)
-    #[arg(long, value_parser = crate::net_layout::parse_mac, value_name = "MAC", help_heading = "Frames")]
+    #[arg(long, value_parser = vf_guest::net::parse_mac, value_name = "MAC", help_heading = "Frames")]
     mac: Vec<[u8; 6]>,
     /// What of each frame is written and read
     #[arg(long, value_enum, default_value = "head", help_heading = "Frames")]

@@ -99,7 +99,8 @@ impl SplitQueue {
         Some(queue)
     }
 
-    pub(crate) fn layout(&self) -> QueueLayout {
+    /// Where the three parts lie.
+    pub fn layout(&self) -> QueueLayout {
         self.layout
     }
 

@@ -3,8 +3,8 @@
 use std::sync::atomic::Ordering;
 
 use super::vring::{Areas, BURST, Buffers, Mem, Used, Vring};
-use crate::driver::{DESC_WRITE, DeviceFault};
-use crate::memory::{Allocator, GUEST_BASE};
+use vf_guest::driver::{DESC_WRITE, DeviceFault};
+use vf_guest::memory::{Allocator, GUEST_BASE};
 
 const AVAIL: u16 = 1 << 7;
 const USED: u16 = 1 << 15;
@@ -208,9 +208,9 @@ impl Vring for Packed {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::memory::GuestMemory;
     use proptest::prelude::*;
     use std::collections::VecDeque;
+    use vf_guest::memory::GuestMemory;
 
     const SIZE: u16 = 8;
 

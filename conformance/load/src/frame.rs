@@ -3,7 +3,7 @@
 //! Pure. The tag lies in the first 64 bytes, which are the only ones written and read for each
 //! frame: a cache line that is written whole need not be read first.
 
-use crate::checksum;
+use vf_guest::checksum;
 
 /// Bytes of a frame that are written anew each time; also the shortest frame.
 pub(crate) const HEAD: usize = 64;

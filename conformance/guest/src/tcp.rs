@@ -5,6 +5,11 @@
 //! full send ring is back-pressure, not loss. TCP is smoltcp's, with each stream in a socket set of
 //! its own: an arriving segment meets only its own socket, and senders take turns on a full ring.
 
+mod config;
+mod pattern;
+mod phy;
+mod stream;
+
 use std::net::Ipv4Addr;
 
 use smoltcp::iface::{
@@ -17,60 +22,11 @@ use smoltcp::wire::{EthernetAddress, HardwareAddress, Icmpv4Packet, Icmpv4Repr, 
 
 use crate::driver::DeviceFault;
 use crate::net::NetDevice;
-use crate::phy::Phy;
-use crate::stream::{Role, Stream};
+use phy::Phy;
+use stream::{Role, Stream};
 
-pub use crate::stream::StreamStats;
-
-/// How a guest's host part is set up.
-#[derive(Debug, Clone)]
-pub struct GuestConfig {
-    /// Ethernet address; unicast.
-    pub mac: [u8; 6],
-    /// IPv4 address.
-    pub ip: Ipv4Addr,
-    /// Prefix length of the network that is reached directly.
-    pub prefix_len: u8,
-    /// IP MTU.
-    pub mtu: u16,
-    /// Send super-frames, if the device negotiated `HOST_TSO4`.
-    pub tso: bool,
-    /// Leave checksums to the device, if it negotiated `CSUM` and `GUEST_CSUM`.
-    pub csum: bool,
-    /// Bytes of receive window, and of send buffer, a stream.
-    pub window: usize,
-    /// Seed of sequence numbers.
-    pub seed: u64,
-    /// Cubic congestion control; off: the peer's window alone limits a sender.
-    pub cubic: bool,
-    /// Nagle's algorithm. For a bulk sender it costs nothing and keeps a congestion window that
-    /// is no multiple of the segment size from being filled up with tiny segments.
-    pub nagle: bool,
-    /// How long a lone segment waits for its ACK, in microseconds. Every second full segment is
-    /// acknowledged at once whatever this says.
-    pub ack_delay_us: u64,
-    /// Check every received byte against the stream's pattern.
-    pub verify: bool,
-}
-
-impl Default for GuestConfig {
-    fn default() -> GuestConfig {
-        GuestConfig {
-            mac: [0x02, 0, 0, 0, 0, 1],
-            ip: Ipv4Addr::new(10, 0, 0, 1),
-            prefix_len: 24,
-            mtu: 1500,
-            tso: false,
-            csum: true,
-            window: 256 * 1024,
-            seed: 1,
-            cubic: true,
-            nagle: true,
-            ack_delay_us: 10_000,
-            verify: true,
-        }
-    }
-}
+pub use config::{GuestConfig, GuestStats};
+pub use stream::StreamStats;
 
 /// What a poll left behind.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -79,25 +35,6 @@ pub struct GuestStep {
     pub next: Option<u64>,
     /// Whether the device asked to be told about what was put on its rings.
     pub kicked: bool,
-}
-
-/// Counters of a guest's network interface.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct GuestStats {
-    /// Frames put on send rings.
-    pub tx_frames: u64,
-    /// Bytes of those, without virtio headers.
-    pub tx_bytes: u64,
-    /// Frames of those without TCP payload, or not TCP.
-    pub tx_bare: u64,
-    /// Frames taken from receive rings.
-    pub rx_frames: u64,
-    /// Bytes of those, without virtio headers.
-    pub rx_bytes: u64,
-    /// Frames of those without TCP payload, or not TCP.
-    pub rx_bare: u64,
-    /// Received frames dropped for a wrong TCP checksum nobody had vouched for.
-    pub rx_bad_checksum: u64,
 }
 
 /// Names one stream of a guest.
@@ -415,8 +352,8 @@ fn find_stream(streams: &mut [Stream], frame: &[u8]) -> Option<usize> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cable::Cable;
     use crate::checksum::TcpFrame;
-    use crate::loopback::Cable;
     use crate::net::{GSO_TCPV4, HDR_NEEDS_CSUM, NetConfig, NetHeader, Notify, feature};
 
     const GIGABIT_10: f64 = 0.8;
@@ -687,27 +624,5 @@ mod tests {
         assert!((RESERVE..32).contains(&room), "{room}");
         assert!(most > 15_000, "{most}");
         assert_eq!(cable.guests[1].streams().next().unwrap().mismatches, 0);
-    }
-
-    /// Guest cost of a frame: `cargo test --release -p vf-conformance cost -- --ignored --nocapture`.
-    #[test]
-    #[ignore = "measures, and says nothing in a debug build"]
-    fn cost() {
-        let mut cable = cable(&GuestConfig::default(), &NetConfig::default());
-        for port in 5001..5005 {
-            for side in 0..2 {
-                cable.guests[side].send_to(ip(2 - side as u8), port, None);
-                cable.guests[side].receive_on(port);
-            }
-        }
-        cable.run(20_000_000, &mut |_, _| true);
-        let frames = |cable: &Cable| {
-            let stats = cable.guests.each_ref().map(Guest::stats);
-            stats.iter().map(|s| s.tx_frames + s.rx_frames).sum::<u64>()
-        };
-        let (before, spent) = (frames(&cable), cable.spent);
-        cable.run(500_000_000, &mut |_, _| true);
-        let ns = (cable.spent - spent).as_nanos() as u64;
-        println!("{} ns a frame", ns / (frames(&cable) - before));
     }
 }

@@ -1,6 +1,6 @@
 //! What the load generator asks of a virtqueue, split or packed.
 //!
-//! Lean where the suite's [`crate::driver`] is general: a chain is one descriptor, a buffer has a
+//! Lean where the suite's [`vf_guest::driver`] is general: a chain is one descriptor, a buffer has a
 //! fixed place, work is done a burst at a time, and nothing is allocated. What a device must not
 //! do is a [`DeviceFault`]; the queue is not used any further by then.
 
@@ -8,8 +8,8 @@ use std::sync::atomic::{AtomicU16, AtomicU64};
 
 use vm_memory::{VolatileArrayRef, VolatileMemory, VolatileSlice};
 
-use crate::driver::DeviceFault;
-use crate::memory::Allocator;
+use vf_guest::driver::DeviceFault;
+use vf_guest::memory::Allocator;
 
 /// Most buffers that are taken out of a queue at once.
 pub(crate) const BURST: usize = 64;

@@ -5,12 +5,12 @@
 use std::sync::atomic::{Ordering, fence};
 use std::time::Duration;
 
-use super::account::{Account, Measured};
+use super::account::{Account, Clock, Measured};
 use super::frame::{End, HEAD, Template, filling};
 use super::plan::{Mode, Plan, Touch};
 use super::port::{Port, PortError, Touched};
 use super::vring::Vring;
-use crate::driver::DeviceFault;
+use vf_guest::driver::DeviceFault;
 
 /// How long nothing must arrive before what is missing counts as lost.
 const SILENCE: Duration = Duration::from_millis(20);
@@ -18,9 +18,6 @@ const SILENCE: Duration = Duration::from_millis(20);
 const LONGEST_DRAIN: Duration = Duration::from_secs(1);
 /// How long a frame may take there, or back, before it counts as lost.
 const LOST: Duration = Duration::from_millis(50);
-
-/// A clock in nanoseconds.
-pub(crate) type Clock<'a> = &'a dyn Fn() -> u64;
 
 /// What one queue sends.
 struct Sender {
@@ -305,7 +302,7 @@ impl<'a, R: Vring> Generator<'a, R> {
 
     fn still_there(&mut self) -> Result<(), PortError> {
         if self.ports.iter_mut().any(Port::closed) {
-            return Err(crate::frontend::FrontendError::Closed.into());
+            return Err(vf_guest::frontend::FrontendError::Closed.into());
         }
         Ok(())
     }
@@ -314,10 +311,10 @@ impl<'a, R: Vring> Generator<'a, R> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::load::plan::Layout;
-    use crate::load::port::PortConfig;
-    use crate::load::port::tests::Device;
-    use crate::load::split::Split;
+    use crate::plan::Layout;
+    use crate::port::PortConfig;
+    use crate::port::tests::Device;
+    use crate::split::Split;
     use std::cell::RefCell;
     use std::collections::VecDeque;
 

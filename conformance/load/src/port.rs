@@ -6,12 +6,12 @@ use std::time::Duration;
 
 use super::frame::{HEAD, TAG_AT, Tag};
 use super::vring::{BURST, Buffers, Mem, Used, Vring};
-use crate::driver::DeviceFault;
-use crate::eventfd::EventFd;
-use crate::frontend::{Frontend, FrontendError};
-use crate::memory::{Allocator, GUEST_BASE, GuestMemory, USER_OFFSET};
-use crate::message::protocol;
-use crate::net::{NetConfig, feature, negotiate};
+use vf_guest::driver::DeviceFault;
+use vf_guest::eventfd::EventFd;
+use vf_guest::frontend::{Frontend, FrontendError};
+use vf_guest::memory::{Allocator, GUEST_BASE, GuestMemory, USER_OFFSET};
+use vf_guest::message::protocol;
+use vf_guest::net::{NetConfig, feature, negotiate};
 
 /// Bytes of a virtio-net header in front of each frame (virtio 5.1.6).
 const HEADER: usize = 12;
@@ -383,20 +383,20 @@ fn start_ring<R: Vring>(
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
-    use crate::driver::{QueueLayout, RingFeatures};
-    use crate::load::split::Split;
-    use crate::loopback::DeviceRing;
+    use crate::split::Split;
+    use vf_guest::driver::{QueueLayout, RingFeatures};
+    use vf_guest::loopback::DeviceRing;
     use vm_memory::Bytes;
 
     /// The device's end of one pair of a detached port.
-    pub(in crate::load) struct Device {
+    pub(crate) struct Device {
         mem: Arc<GuestMemory>,
-        pub(in crate::load) rx: DeviceRing,
-        pub(in crate::load) tx: DeviceRing,
+        pub(crate) rx: DeviceRing,
+        pub(crate) tx: DeviceRing,
     }
 
     impl Device {
-        pub(in crate::load) fn new(port: &Port<Split>, pair: usize) -> Device {
+        pub(crate) fn new(port: &Port<Split>, pair: usize) -> Device {
             let ring = |ring: &Split| {
                 let areas = ring.areas();
                 let layout = QueueLayout {
@@ -415,7 +415,7 @@ pub(super) mod tests {
         }
 
         /// The next frame that was sent, without its header.
-        pub(in crate::load) fn take(&mut self) -> Option<Vec<u8>> {
+        pub(crate) fn take(&mut self) -> Option<Vec<u8>> {
             let (head, buffers) = self.tx.pop()?;
             let [(addr, len, false)] = buffers[..] else {
                 panic!("a chain is one buffer: {buffers:?}")
@@ -429,7 +429,7 @@ pub(super) mod tests {
         }
 
         /// Delivers a frame; false when there is no buffer.
-        pub(in crate::load) fn give(&mut self, frame: &[u8]) -> bool {
+        pub(crate) fn give(&mut self, frame: &[u8]) -> bool {
             let Some((head, buffers)) = self.rx.pop() else {
                 return false;
             };

@@ -9,9 +9,9 @@ use smoltcp::phy::{
 };
 use smoltcp::time::Instant;
 
+use super::config::{GuestConfig, GuestStats};
 use crate::checksum::TcpFrame;
 use crate::driver::DeviceFault;
-use crate::guest::{GuestConfig, GuestStats};
 use crate::net::{
     GSO_TCPV4, HDR_DATA_VALID, HDR_NEEDS_CSUM, NetDevice, NetHeader, RxFrame, feature,
 };

@@ -9,8 +9,8 @@ use smoltcp::iface::{Context, SocketHandle, SocketSet};
 use smoltcp::socket::tcp::{CongestionControl, Socket, SocketBuffer, State};
 use smoltcp::time::{Duration, Instant};
 
-use crate::guest::GuestConfig;
-use crate::pattern;
+use super::config::GuestConfig;
+use super::pattern;
 
 /// Bytes of IPv4 and TCP header without options.
 const HEADERS: usize = 40;

@@ -4,13 +4,15 @@
 
 use hdrhistogram::Histogram;
 
-use super::generator::Clock;
 use super::plan::{Mode, Plan, Touch};
 use super::port::Arrival;
 use super::sequence::Sequences;
 
 /// Longest latency that is told from longer ones, in nanoseconds.
 const LONGEST: u64 = 4_000_000_000;
+
+/// A clock in nanoseconds.
+pub(crate) type Clock<'a> = &'a dyn Fn() -> u64;
 
 #[derive(Debug, Default, Clone, Copy)]
 struct Count {

@@ -2,7 +2,7 @@
 //! the pseudo-header of what it sends, and frames nobody has vouched for.
 
 /// Ones'-complement sum of `data` as big-endian words, folded to 16 bits, not complemented.
-pub(crate) fn sum(data: &[u8]) -> u16 {
+pub fn sum(data: &[u8]) -> u16 {
     let mut total = 0u64;
     let mut words = data.chunks_exact(4);
     for word in &mut words {
@@ -24,20 +24,20 @@ fn fold(mut total: u64) -> u16 {
 
 /// Where the TCP segment of an untagged IPv4 frame lies, or `None` if it is not one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct TcpFrame {
+pub struct TcpFrame {
     /// Offset of the TCP header in the frame.
-    pub(crate) l4: usize,
+    pub l4: usize,
     /// Length of TCP header and payload by the IP header.
-    pub(crate) l4_len: usize,
+    pub l4_len: usize,
     /// Offset of the payload in the frame.
-    pub(crate) payload: usize,
+    pub payload: usize,
     /// Pseudo-header sum, not complemented.
-    pub(crate) pseudo: u16,
+    pub pseudo: u16,
 }
 
 impl TcpFrame {
     /// Finds the segment; refuses fragments and lengths that do not fit the frame.
-    pub(crate) fn parse(frame: &[u8]) -> Option<TcpFrame> {
+    pub fn parse(frame: &[u8]) -> Option<TcpFrame> {
         let ip = frame.get(14..)?;
         if frame[12..14] != [8, 0] || ip.len() < 20 || ip[0] >> 4 != 4 || ip[9] != 6 {
             return None;
@@ -64,7 +64,7 @@ impl TcpFrame {
     }
 
     /// Whether the segment's checksum is right.
-    pub(crate) fn verify(&self, frame: &[u8]) -> bool {
+    pub fn verify(&self, frame: &[u8]) -> bool {
         let tcp = &frame[self.l4..self.l4 + self.l4_len];
         fold(u64::from(self.pseudo) + u64::from(sum(tcp))) == 0xffff
     }

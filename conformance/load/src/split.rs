@@ -3,8 +3,8 @@
 use std::sync::atomic::Ordering;
 
 use super::vring::{Areas, BURST, Buffers, Mem, Used, Vring};
-use crate::driver::{DESC_WRITE, DeviceFault};
-use crate::memory::{Allocator, GUEST_BASE};
+use vf_guest::driver::{DESC_WRITE, DeviceFault};
+use vf_guest::memory::{Allocator, GUEST_BASE};
 
 const NO_INTERRUPT: u16 = 1;
 const NO_NOTIFY: u16 = 1;
@@ -174,8 +174,8 @@ impl Vring for Split {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::load::port::tests::Device;
-    use crate::load::port::{Port, PortConfig};
+    use crate::port::tests::Device;
+    use crate::port::{Port, PortConfig};
 
     fn port(in_order: bool) -> (Port<Split>, Device) {
         let config = PortConfig {

@@ -180,7 +180,7 @@ impl Ring {
     }
 
     /// Makes what was added visible to the device and signals the kick if it wants that; whether it does.
-    pub(crate) fn notify(&mut self) -> bool {
+    pub fn notify(&mut self) -> bool {
         self.queue.publish();
         let wanted = self.queue.needs_kick();
         if wanted {
@@ -649,9 +649,9 @@ pub fn negotiate(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::loopback::Port;
+    use crate::loopback::DevicePair;
 
-    fn device(features: u64, rx_buffer: u32) -> (NetDevice, Port) {
+    fn device(features: u64, rx_buffer: u32) -> (NetDevice, DevicePair) {
         let config = NetConfig {
             features,
             rx_buffer: Some(rx_buffer),
@@ -660,7 +660,7 @@ mod tests {
             ..NetConfig::default()
         };
         let mut net = NetDevice::detached(u64::MAX, &config).unwrap();
-        let port = Port::new(&mut net);
+        let port = DevicePair::new(&mut net);
         (net, port)
     }
 

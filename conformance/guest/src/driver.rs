@@ -27,8 +27,7 @@ pub const DESC_WRITE: u16 = 2;
 pub const DESC_INDIRECT: u16 = 4;
 
 /// How a virtqueue lies in memory.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, clap::ValueEnum)]
-#[serde(rename_all = "lowercase")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Format {
     /// In three parts (virtio 2.7).
     Split,

@@ -1,0 +1,70 @@
+//! How a case is passed, and why one fails.
+
+use std::fmt;
+use std::io;
+
+use vf_guest::driver::DeviceFault;
+use vf_guest::frontend::FrontendError;
+
+/// How a case was passed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Seen {
+    /// As the document says.
+    Conforms,
+    /// The request was answered with an error.
+    Refused,
+    /// The connection was closed.
+    Closed,
+    /// The ring was stopped.
+    RingStopped,
+    /// The input was taken, or ignored, without harm.
+    Tolerated,
+}
+
+impl fmt::Display for Seen {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Seen::Conforms => "conforms",
+            Seen::Refused => "refused",
+            Seen::Closed => "closed the connection",
+            Seen::RingStopped => "stopped the ring",
+            Seen::Tolerated => "tolerated",
+        })
+    }
+}
+
+/// Why a case failed.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Failure {
+    /// The back end did something else than it must.
+    #[error("{0}")]
+    Wrong(String),
+    /// The session broke where it had to go on.
+    #[error("session: {0}")]
+    Session(#[from] FrontendError),
+    /// The device broke a rule of the rings.
+    #[error("ring: {0}")]
+    Ring(#[from] DeviceFault),
+    /// The suite's own machinery failed.
+    #[error("system: {0}")]
+    System(#[from] io::Error),
+    /// After the case the subject did not serve a fresh session.
+    #[error("no traffic in a fresh session afterwards: {0}")]
+    Dead(#[source] Box<Failure>),
+}
+
+impl From<rustix::io::Errno> for Failure {
+    fn from(errno: rustix::io::Errno) -> Failure {
+        Failure::System(errno.into())
+    }
+}
+
+/// `Ok` if `right`, else what is wrong.
+pub(crate) fn ensure(right: bool, what: impl fmt::Display) -> Result<(), Failure> {
+    if right {
+        Ok(())
+    } else {
+        Err(Failure::Wrong(what.to_string()))
+    }
+}
