@@ -5,7 +5,23 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-use crate::command::Refusal;
+use crate::words::ParseError;
+
+/// Why an address or a VLAN cannot be had.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum AddrError {
+    /// A group address, or zero.
+    #[error(
+        "mac {0}: a VF's address is a unicast address other than zero; group addresses are received without a filter"
+    )]
+    NotUnicast(MacAddr),
+    /// A unicast address where a group's belongs.
+    #[error("mac {0}: a group address was expected")]
+    NotMulticast(MacAddr),
+    /// A VLAN id out of range.
+    #[error("vlan {0}: VLANs are 1 to 4094")]
+    Vlan(u16),
+}
 
 /// A MAC address in the order of the wire; a string like `02:00:00:00:00:01` in text.
 #[derive(
@@ -77,10 +93,10 @@ impl fmt::Display for MacAddr {
 }
 
 impl FromStr for MacAddr {
-    type Err = Refusal;
+    type Err = ParseError;
 
-    fn from_str(text: &str) -> Result<MacAddr, Refusal> {
-        let wrong = || Refusal::word("mac", text, "six bytes such as 02:00:00:00:00:01");
+    fn from_str(text: &str) -> Result<MacAddr, ParseError> {
+        let wrong = || ParseError::word("mac", text, "six bytes such as 02:00:00:00:00:01");
         let mut bytes = [0; 6];
         let mut parts = text.split(':');
         for byte in &mut bytes {
@@ -98,8 +114,8 @@ impl FromStr for MacAddr {
 }
 
 impl TryFrom<String> for MacAddr {
-    type Error = Refusal;
-    fn try_from(text: String) -> Result<MacAddr, Refusal> {
+    type Error = ParseError;
+    fn try_from(text: String) -> Result<MacAddr, ParseError> {
         text.parse()
     }
 }
@@ -117,12 +133,12 @@ pub struct Vid(u16);
 
 impl Vid {
     /// # Errors
-    /// [`Refusal::Vlan`] unless `vid` is 1 to 4094: 0 means no VLAN and 4095 is reserved (IEEE 802.1Q 9.6).
-    pub fn new(vid: u16) -> Result<Vid, Refusal> {
+    /// [`AddrError::Vlan`] unless `vid` is 1 to 4094: 0 means no VLAN and 4095 is reserved (IEEE 802.1Q 9.6).
+    pub fn new(vid: u16) -> Result<Vid, AddrError> {
         if (1..=4094).contains(&vid) {
             Ok(Vid(vid))
         } else {
-            Err(Refusal::Vlan(vid))
+            Err(AddrError::Vlan(vid))
         }
     }
 
@@ -172,13 +188,13 @@ impl fmt::Display for VlanProto {
 }
 
 impl FromStr for VlanProto {
-    type Err = Refusal;
+    type Err = ParseError;
 
-    fn from_str(text: &str) -> Result<VlanProto, Refusal> {
+    fn from_str(text: &str) -> Result<VlanProto, ParseError> {
         match text {
             "802.1Q" | "802.1q" => Ok(VlanProto::Dot1Q),
             "802.1ad" => Ok(VlanProto::Dot1ad),
-            _ => Err(Refusal::word("proto", text, "802.1Q or 802.1ad")),
+            _ => Err(ParseError::word("proto", text, "802.1Q or 802.1ad")),
         }
     }
 }

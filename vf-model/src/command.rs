@@ -1,13 +1,13 @@
-//! What an administrator can ask of a NIC, in the words of `ip link`, and why it may be refused. Never applies anything.
+//! What an administrator can ask of a NIC, in the words of `ip link`, as words. Never applies anything.
 
 use std::fmt;
 
-use crate::addr::{MacAddr, Vid};
 use crate::filter::Filter;
-use crate::profile::Profile;
+use crate::refusal::Refusal;
 use crate::rss::{RssKey, RssSpread};
 use crate::steering::{FilterMatch, FilterPriority, FilterSpec};
 use crate::vf::{VfIndex, VfSetting};
+use crate::words::{Words, number};
 
 /// A change to a NIC. Its `Display` is the words it is parsed from.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -60,118 +60,6 @@ pub enum Command {
     FlushFilters,
 }
 
-/// Why a command is refused; nothing has changed. One line that says what is allowed.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
-pub enum Refusal {
-    /// A word that is not among the allowed ones.
-    #[error("{what} '{got}': {allowed}")]
-    Word {
-        /// What it was meant to be.
-        what: &'static str,
-        /// The word.
-        got: Box<str>,
-        /// What is allowed there.
-        allowed: &'static str,
-    },
-    /// The command ends too early.
-    #[error("{after}: {allowed} must follow")]
-    Missing {
-        /// The last word.
-        after: Box<str>,
-        /// What is allowed there.
-        allowed: &'static str,
-    },
-    /// There is no such VF.
-    #[error("{vf}: the VFs of this NIC are 0 to {}", last.0)]
-    NoSuchVf {
-        /// Which was named.
-        vf: VfIndex,
-        /// The last there is.
-        last: VfIndex,
-    },
-    /// A group address, or zero.
-    #[error(
-        "mac {0}: a VF's address is a unicast address other than zero; group addresses are received without a filter"
-    )]
-    NotUnicast(MacAddr),
-    /// A unicast address where a group's belongs.
-    #[error("mac {0}: a group address was expected")]
-    NotMulticast(MacAddr),
-    /// A driver wants another address than the administrator has set.
-    #[error("the administrator has set {0}: only a trusted VF can choose its addresses then")]
-    MacSet(MacAddr),
-    /// A driver wants the address of another VF.
-    #[error("mac {0}: another VF has it; only a trusted VF can have it, too")]
-    MacTaken(MacAddr),
-    /// A driver wants to choose its VLANs.
-    #[error("the VF is in a port VLAN: its driver cannot choose others")]
-    PortVlan,
-    /// A VLAN id out of range.
-    #[error("vlan {0}: VLANs are 1 to 4094")]
-    Vlan(u16),
-    /// A priority out of range.
-    #[error("qos {0}: priorities are 0 to 7")]
-    Qos(u8),
-    /// A property of the port VLAN of a VF that has none.
-    #[error("qos and proto belong to a port VLAN: set vlan first")]
-    NoPortVlan,
-    /// A port VLAN for a VF with VLAN filters, or the reverse.
-    #[error("a VF has a port VLAN or filters that name VLANs, not both: remove the other first")]
-    PortVlanAndFilters,
-    /// The filter is there already.
-    #[error("{0}: this filter is there already")]
-    FilterExists(Filter),
-    /// There is no such filter.
-    #[error("{0}: there is no such filter")]
-    NoSuchFilter(Filter),
-    /// No room for another filter.
-    #[error(
-        "a VF has at most {room} filters of a kind ({} with trust)",
-        crate::MAX_FILTERS
-    )]
-    FiltersFull {
-        /// How many this VF may have.
-        room: usize,
-    },
-    /// An indirection table that names no queue or too many.
-    #[error("rss: flows are spread over 1 to {} queues", crate::MAX_RSS_QUEUES)]
-    RssQueues,
-    /// A filter that no frame can match, or words that are no filter.
-    #[error("filter: {0}")]
-    Match(&'static str),
-    /// The NIC has a filter with this match and priority.
-    #[error("filter {0} priority {1}: is there already, delete it first")]
-    MatchExists(FilterMatch, FilterPriority),
-    /// The NIC has no filter with this match and priority.
-    #[error("filter {0} priority {1}: there is no such filter")]
-    NoSuchMatch(FilterMatch, FilterPriority),
-    /// No room for another filter in the NIC's table.
-    #[error("the filter table is full: {room} filters, delete one first")]
-    TableFull {
-        /// How many filters the NIC's table holds.
-        room: usize,
-    },
-    /// No room for another filter of its kind in the table of a NIC with this profile, or no such filters at all.
-    #[error("filter: a NIC of profile {profile} holds {room} of the kind {matches}")]
-    KindFull {
-        /// What the NIC is like.
-        profile: Profile,
-        /// Of the kind that is meant.
-        matches: FilterMatch,
-        /// How many it holds.
-        room: usize,
-    },
-}
-
-impl Refusal {
-    pub(crate) fn word(what: &'static str, got: &str, allowed: &'static str) -> Refusal {
-        // A line is a line, whatever was typed.
-        let got = got.escape_debug().take(64).collect::<String>().into();
-        Refusal::Word { what, got, allowed }
-    }
-}
-
 const SETTINGS: &str =
     "mac, vlan, qos, proto, spoofchk, trust, state, max_tx_rate or path, each with a value";
 
@@ -194,47 +82,7 @@ impl Command {
     }
 }
 
-/// Words that are still to be read.
-pub(crate) struct Words<'a, S> {
-    rest: std::slice::Iter<'a, S>,
-    last: Box<str>,
-}
-
-impl<'a, S: AsRef<str>> Words<'a, S> {
-    /// Words that follow `first`.
-    pub(crate) fn new(first: &str, words: &'a [S]) -> Words<'a, S> {
-        Words {
-            rest: words.iter(),
-            last: first.into(),
-        }
-    }
-
-    pub(crate) fn is_done(&self) -> bool {
-        self.rest.len() == 0
-    }
-
-    pub(crate) fn next(&mut self, allowed: &'static str) -> Result<&'a str, Refusal> {
-        let Some(word) = self.rest.next().map(S::as_ref) else {
-            return Err(Refusal::Missing {
-                after: self.last.clone(),
-                allowed,
-            });
-        };
-        self.last = word.escape_debug().take(64).collect::<String>().into();
-        Ok(word)
-    }
-
-    fn end(&mut self) -> Result<(), Refusal> {
-        match self.rest.next() {
-            None => Ok(()),
-            Some(extra) => Err(Refusal::word(
-                "word",
-                extra.as_ref(),
-                "nothing more may follow",
-            )),
-        }
-    }
-
+impl<S: AsRef<str>> Words<'_, S> {
     fn link_command(&mut self) -> Result<Command, Refusal> {
         match self.next("set")? {
             "set" => {}
@@ -244,6 +92,19 @@ impl<'a, S: AsRef<str>> Words<'a, S> {
             "up" => Ok(Command::SetLink { up: true }),
             "down" => Ok(Command::SetLink { up: false }),
             other => Err(Refusal::word("link set", other, "up or down")),
+        }
+    }
+
+    fn filter_command(&mut self) -> Result<Command, Refusal> {
+        const VERBS: &str = "add, del or flush";
+        match self.next(VERBS)? {
+            "add" => Ok(Command::InsertFilter(self.new_filter()?)),
+            "del" => {
+                let (matches, priority) = self.old_filter()?;
+                Ok(Command::RemoveFilter { matches, priority })
+            }
+            "flush" => Ok(Command::FlushFilters),
+            other => Err(Refusal::word("filter", other, VERBS)),
         }
     }
 
@@ -262,12 +123,12 @@ impl<'a, S: AsRef<str>> Words<'a, S> {
                         other => return Err(Refusal::word("word", other, "vlan or nothing")),
                     },
                 };
-                Ok(filter_command(vf, add, Filter::Mac { mac, vlan }))
+                Ok(vf_filter(vf, add, Filter::Mac { mac, vlan }))
             }
             "vlan" => {
                 let add = self.add_or_del()?;
                 let vid = self.vid()?;
-                Ok(filter_command(vf, add, Filter::Vlan(vid)))
+                Ok(vf_filter(vf, add, Filter::Vlan(vid)))
             }
             "rss" => {
                 let (key, spread) = self.rss()?;
@@ -277,22 +138,12 @@ impl<'a, S: AsRef<str>> Words<'a, S> {
         }
     }
 
-    pub(crate) fn vf(&mut self) -> Result<VfIndex, Refusal> {
-        let index = self.next("the number of a VF")?;
-        number("vf", index, "the number of a VF, 0 to 255").map(VfIndex)
-    }
-
     fn add_or_del(&mut self) -> Result<bool, Refusal> {
         match self.next("add or del")? {
             "add" => Ok(true),
             "del" => Ok(false),
             other => Err(Refusal::word("word", other, "add or del")),
         }
-    }
-
-    pub(crate) fn vid(&mut self) -> Result<Vid, Refusal> {
-        const ALLOWED: &str = "1 to 4094";
-        Vid::new(number("vlan", self.next(ALLOWED)?, ALLOWED)?)
     }
 
     fn settings(&mut self, vf: VfIndex) -> Result<Command, Refusal> {
@@ -330,20 +181,12 @@ impl<'a, S: AsRef<str>> Words<'a, S> {
     }
 }
 
-fn filter_command(vf: VfIndex, add: bool, filter: Filter) -> Command {
+fn vf_filter(vf: VfIndex, add: bool, filter: Filter) -> Command {
     if add {
         Command::FilterAdd { vf, filter }
     } else {
         Command::FilterDel { vf, filter }
     }
-}
-
-pub(crate) fn number<T: std::str::FromStr>(
-    what: &'static str,
-    text: &str,
-    allowed: &'static str,
-) -> Result<T, Refusal> {
-    text.parse().map_err(|_| Refusal::word(what, text, allowed))
 }
 
 impl fmt::Display for Command {
@@ -382,7 +225,7 @@ impl fmt::Display for Command {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::addr::VlanProto;
+    use crate::addr::{MacAddr, Vid, VlanProto};
     use crate::vf::{Mbps, Path, VfLinkState};
     use proptest::prelude::*;
     use proptest::sample::select;
@@ -501,7 +344,7 @@ mod tests {
                 let vf = VfIndex(vf);
                 Command::SetVf { vf, settings }
             }),
-            (any::<u8>(), any::<bool>(), filter).prop_map(|(vf, add, filter)| filter_command(
+            (any::<u8>(), any::<bool>(), filter).prop_map(|(vf, add, filter)| vf_filter(
                 VfIndex(vf),
                 add,
                 filter

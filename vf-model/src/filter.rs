@@ -3,8 +3,7 @@
 
 use std::fmt;
 
-use crate::addr::{MacAddr, Vid};
-use crate::command::Refusal;
+use crate::addr::{AddrError, MacAddr, Vid};
 
 /// Most filters of either kind for a VF without `trust`.
 pub const MAX_UNTRUSTED_FILTERS: usize = 16;
@@ -23,6 +22,26 @@ pub enum Filter {
     },
     /// An 802.1Q VLAN the VF takes part in. With the first of these it no longer takes part in all others.
     Vlan(Vid),
+}
+
+/// Why a receive filter is not added or removed.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum FilterError {
+    /// No address that a VF can have.
+    #[error(transparent)]
+    Addr(#[from] AddrError),
+    /// The filter is there already.
+    #[error("{0}: this filter is there already")]
+    Exists(Filter),
+    /// There is no such filter.
+    #[error("{0}: there is no such filter")]
+    NotFound(Filter),
+    /// No room for another filter.
+    #[error("a VF has at most {room} filters of a kind ({MAX_FILTERS} with trust)")]
+    Full {
+        /// How many this VF may have.
+        room: usize,
+    },
 }
 
 impl fmt::Display for Filter {
@@ -63,20 +82,20 @@ impl Filters {
         !self.vlans.is_empty() || self.macs.iter().any(|(_, vlan)| vlan.is_some())
     }
 
-    pub(crate) fn add(&mut self, filter: Filter, trust: bool) -> Result<(), Refusal> {
+    pub(crate) fn add(&mut self, filter: Filter, trust: bool) -> Result<(), FilterError> {
         let room = if trust {
             MAX_FILTERS
         } else {
             MAX_UNTRUSTED_FILTERS
         };
         match filter {
-            Filter::Mac { mac, .. } if !mac.is_unicast() => Err(Refusal::NotUnicast(mac)),
+            Filter::Mac { mac, .. } if !mac.is_unicast() => Err(AddrError::NotUnicast(mac).into()),
             Filter::Mac { mac, vlan } => insert(&mut self.macs, (mac, vlan), room, filter),
             Filter::Vlan(vid) => insert(&mut self.vlans, vid, room, filter),
         }
     }
 
-    pub(crate) fn del(&mut self, filter: Filter) -> Result<(), Refusal> {
+    pub(crate) fn del(&mut self, filter: Filter) -> Result<(), FilterError> {
         match filter {
             Filter::Mac { mac, vlan } => remove(&mut self.macs, &(mac, vlan), filter),
             Filter::Vlan(vid) => remove(&mut self.vlans, &vid, filter),
@@ -84,10 +103,15 @@ impl Filters {
     }
 }
 
-fn insert<T: Ord>(list: &mut Vec<T>, new: T, room: usize, filter: Filter) -> Result<(), Refusal> {
+fn insert<T: Ord>(
+    list: &mut Vec<T>,
+    new: T,
+    room: usize,
+    filter: Filter,
+) -> Result<(), FilterError> {
     match list.binary_search(&new) {
-        Ok(_) => Err(Refusal::FilterExists(filter)),
-        Err(_) if list.len() >= room => Err(Refusal::FiltersFull { room }),
+        Ok(_) => Err(FilterError::Exists(filter)),
+        Err(_) if list.len() >= room => Err(FilterError::Full { room }),
         Err(at) => {
             list.insert(at, new);
             Ok(())
@@ -95,10 +119,10 @@ fn insert<T: Ord>(list: &mut Vec<T>, new: T, room: usize, filter: Filter) -> Res
     }
 }
 
-fn remove<T: Ord>(list: &mut Vec<T>, old: &T, filter: Filter) -> Result<(), Refusal> {
+fn remove<T: Ord>(list: &mut Vec<T>, old: &T, filter: Filter) -> Result<(), FilterError> {
     let at = list
         .binary_search(old)
-        .map_err(|_| Refusal::NoSuchFilter(filter))?;
+        .map_err(|_| FilterError::NotFound(filter))?;
     list.remove(at);
     Ok(())
 }

@@ -8,13 +8,39 @@ use std::hash::{BuildHasherDefault, Hash, Hasher};
 use std::net::IpAddr;
 
 use crate::addr::Vlan;
-use crate::command::Refusal;
 use crate::frame::{Header, be16};
-use crate::profile::{Profile, Rows};
-use crate::steering::{FilterAction, FilterMatch, FilterPriority, FilterSpec};
+use crate::profile::{MAX_TABLE_FILTERS, Profile, Rows};
+use crate::steering::{FilterAction, FilterMatch, FilterPriority, FilterSpec, MatchError};
 
-/// Most filters in the table of a NIC.
-pub const MAX_TABLE_FILTERS: usize = 8192;
+/// Why the table does not take a filter, or has none to give up.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum TableError {
+    /// No frame can match it.
+    #[error(transparent)]
+    Match(#[from] MatchError),
+    /// The NIC has a filter with this match and priority.
+    #[error("filter {0} priority {1}: is there already, delete it first")]
+    Exists(FilterMatch, FilterPriority),
+    /// The NIC has no filter with this match and priority.
+    #[error("filter {0} priority {1}: there is no such filter")]
+    NotFound(FilterMatch, FilterPriority),
+    /// No room for another filter.
+    #[error("the filter table is full: {room} filters, delete one first")]
+    Full {
+        /// How many filters the table holds.
+        room: usize,
+    },
+    /// No room for another filter of its kind in the table of a NIC with this profile, or no such filters at all.
+    #[error("filter: a NIC of profile {profile} holds {room} of the kind {matches}")]
+    KindFull {
+        /// What the NIC is like.
+        profile: Profile,
+        /// Of the kind that is meant.
+        matches: FilterMatch,
+        /// How many it holds.
+        room: usize,
+    },
+}
 
 /// The filters of a NIC, in the order in which they win.
 #[derive(Clone, Debug, Default)]
@@ -169,21 +195,21 @@ impl FilterTable {
             })
     }
 
-    pub(crate) fn insert(&mut self, spec: &FilterSpec) -> Result<(), Refusal> {
+    pub(crate) fn insert(&mut self, spec: &FilterSpec) -> Result<(), TableError> {
         spec.matches.check()?;
         let row = (spec.matches, spec.priority);
         if self.rows.contains_key(&row) {
-            return Err(Refusal::MatchExists(spec.matches, spec.priority));
+            return Err(TableError::Exists(spec.matches, spec.priority));
         }
         if self.rows.len() >= MAX_TABLE_FILTERS {
-            return Err(Refusal::TableFull {
+            return Err(TableError::Full {
                 room: MAX_TABLE_FILTERS,
             });
         }
         let rows = Rows::of(&spec.matches);
         let (used, room) = (self.used[rows as usize], self.profile.silicon().room(rows));
         if used >= room {
-            return Err(Refusal::KindFull {
+            return Err(TableError::KindFull {
                 profile: self.profile,
                 matches: spec.matches,
                 room,
@@ -199,9 +225,9 @@ impl FilterTable {
         &mut self,
         matches: &FilterMatch,
         priority: FilterPriority,
-    ) -> Result<(), Refusal> {
+    ) -> Result<(), TableError> {
         match self.rows.remove(&(*matches, priority)) {
-            None => Err(Refusal::NoSuchMatch(*matches, priority)),
+            None => Err(TableError::NotFound(*matches, priority)),
             Some(_) => {
                 self.used[Rows::of(matches) as usize] -= 1;
                 self.index(matches);

@@ -5,10 +5,11 @@
 
 use crate::addr::{MacAddr, Vlan};
 use crate::bridge::{Bridge, BridgePort};
-use crate::command::{Command, Refusal};
+use crate::command::Command;
+use crate::config::NicConfig;
 use crate::frame::FrameMeta;
 use crate::mailbox::VfRequest;
-use crate::nic::NicConfig;
+use crate::refusal::Refusal;
 use crate::rss::Rss;
 use crate::stats::{Counters, DropReason};
 use crate::table::{Origin, Reach, VfTable};

@@ -9,6 +9,7 @@
 mod addr;
 mod bridge;
 mod command;
+mod config;
 mod cost;
 mod filter;
 mod filter_table;
@@ -21,7 +22,9 @@ mod mailbox;
 mod nic;
 mod profile;
 mod rate;
+mod refusal;
 mod rss;
+mod source;
 mod stats;
 mod steering;
 mod steering_words;
@@ -30,24 +33,33 @@ mod time;
 mod verdict;
 mod verdict_cache;
 mod vf;
+mod words;
 
-pub use addr::{MacAddr, Vid, VlanProto, VlanTag};
+pub use addr::{AddrError, MacAddr, Vid, VlanProto, VlanTag};
 pub use bridge::{Bridge, BridgePort, BridgeStats, FdbEntry};
-pub use command::{Command, Refusal};
+pub use command::Command;
+pub use config::NicConfig;
 pub use cost::{CostModel, CpuBudget};
-pub use filter::{Filter, Filters, MAX_FILTERS, MAX_UNTRUSTED_FILTERS};
-pub use filter_table::{FilterTable, MAX_TABLE_FILTERS};
+pub use filter::{Filter, FilterError, Filters, MAX_FILTERS, MAX_UNTRUSTED_FILTERS};
+pub use filter_table::{FilterTable, TableError};
 pub use flow::HEAD_LEN;
 pub use frame::{FrameError, FrameMeta, Gso, Header, MAX_FRAME, Tags};
 pub use hypervisor::HypervisorModel;
 pub use link::{Departure, Link, LinkConfig, wire_bytes};
 pub use mailbox::{MAX_UNTRUSTED_GROUPS, RxFilter, RxMode, VfRequest};
-pub use nic::{Nic, NicConfig, Source};
-pub use profile::Profile;
+pub use nic::Nic;
+pub use profile::{MAX_TABLE_FILTERS, Profile};
 pub use rate::TokenBucket;
-pub use rss::{MAX_RSS_QUEUES, Rss, RssKey, RssSpread};
+pub use refusal::Refusal;
+pub use rss::{MAX_RSS_QUEUES, Rss, RssKey, RssQueues, RssSpread};
+pub use source::Source;
 pub use stats::{Counters, DropReason, Drops};
-pub use steering::{FilterAction, FilterMatch, FilterPriority, FilterSpec, FlowEnd, Transport};
+pub use steering::{
+    FilterAction, FilterMatch, FilterPriority, FilterSpec, FlowEnd, MatchError, Transport,
+};
 pub use time::Nanos;
 pub use verdict::{Hop, TagEdit, Verdict};
-pub use vf::{MAX_VFS, Mbps, Path, PortVlan, VfIndex, VfLinkState, VfPolicy, VfSet, VfSetting};
+pub use vf::{
+    MAX_VFS, Mbps, Path, PortVlan, SettingError, VfIndex, VfLinkState, VfPolicy, VfSet, VfSetting,
+};
+pub use words::ParseError;

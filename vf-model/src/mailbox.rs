@@ -9,9 +9,9 @@
 
 use serde::Serialize;
 
-use crate::addr::{MacAddr, Vid};
-use crate::command::Refusal;
-use crate::filter::{MAX_FILTERS, MAX_UNTRUSTED_FILTERS};
+use crate::addr::{AddrError, MacAddr, Vid};
+use crate::filter::{FilterError, MAX_FILTERS, MAX_UNTRUSTED_FILTERS};
+use crate::refusal::Refusal;
 use crate::vf::VfPolicy;
 
 /// Most groups that a VF without `trust` can list, as many as ixgbe allows.
@@ -93,7 +93,7 @@ impl RxFilter {
         };
         let allowed = |mac: MacAddr| {
             if !mac.is_unicast() {
-                Err(Refusal::NotUnicast(mac))
+                Err(AddrError::NotUnicast(mac).into())
             } else if policy.trust || mac == policy.mac {
                 Ok(())
             } else if policy.mac_set {
@@ -123,7 +123,7 @@ impl RxFilter {
             VfRequest::MacTable { unicast, multicast } => {
                 unicast.iter().try_for_each(|mac| allowed(*mac))?;
                 if let Some(mac) = multicast.iter().find(|mac| !mac.is_multicast()) {
-                    return Err(Refusal::NotMulticast(*mac));
+                    return Err(AddrError::NotMulticast(*mac).into());
                 }
                 self.unicast = list(unicast, room(MAX_UNTRUSTED_FILTERS))?;
                 self.multicast = Some(list(multicast, room(MAX_UNTRUSTED_GROUPS))?);
@@ -136,7 +136,7 @@ impl RxFilter {
                 if let Err(at) = vlans.binary_search(vid) {
                     let room = room(MAX_UNTRUSTED_FILTERS);
                     if vlans.len() >= room {
-                        return Err(Refusal::FiltersFull { room });
+                        return Err(FilterError::Full { room }.into());
                     }
                     vlans.insert(at, *vid);
                 }
@@ -203,12 +203,12 @@ impl RxFilter {
 }
 
 /// The addresses in order, each once.
-fn list(macs: &[MacAddr], room: usize) -> Result<Vec<MacAddr>, Refusal> {
+fn list(macs: &[MacAddr], room: usize) -> Result<Vec<MacAddr>, FilterError> {
     let mut macs = macs.to_vec();
     macs.sort_unstable();
     macs.dedup();
     if macs.len() > room {
-        return Err(Refusal::FiltersFull { room });
+        return Err(FilterError::Full { room });
     }
     Ok(macs)
 }
@@ -246,7 +246,7 @@ mod tests {
         for (settings, mac, answer) in [
             (&[][..], OTHER, Ok(())),
             (&[], TAKEN, Err(Refusal::MacTaken(TAKEN))),
-            (&[], GROUP, Err(Refusal::NotUnicast(GROUP))),
+            (&[], GROUP, Err(AddrError::NotUnicast(GROUP).into())),
             (&[set], OTHER, Err(Refusal::MacSet(OWN))),
             (&[set], OWN, Ok(())),
             (&[set, VfSetting::Trust(true)], OTHER, Ok(())),
@@ -318,7 +318,7 @@ mod tests {
             asked = asked.with(&add(vid), &plain, |_| false).unwrap();
         }
         let full = asked.clone().with(&add(17), &plain, |_| false);
-        assert_eq!(full, Err(Refusal::FiltersFull { room: 16 }));
+        assert_eq!(full, Err(FilterError::Full { room: 16 }.into()));
         let port = policy(&[VfSetting::Vlan(10)]);
         assert_eq!(ask(&port, &add(10)), Err(Refusal::PortVlan));
         assert_eq!(asked.granted(&port).vlans, None);

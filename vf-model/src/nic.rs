@@ -4,41 +4,22 @@
 //! switch. Never touches the frame itself.
 
 use crate::addr::{MacAddr, VlanTag};
-use crate::command::{Command, Refusal};
+use crate::command::Command;
+use crate::config::NicConfig;
 use crate::filter::Filters;
 use crate::filter_table::{Actions, FilterTable};
 use crate::frame::{FrameMeta, Header};
 use crate::mailbox::{RxFilter, VfRequest};
 use crate::profile::Profile;
+use crate::refusal::Refusal;
 use crate::rss::Rss;
+use crate::source::Source;
 use crate::stats::{Counters, DropReason};
 use crate::table::{Origin, Reach, VfTable};
 use crate::time::Nanos;
 use crate::verdict::{Hop, TagEdit, Verdict};
 use crate::verdict_cache::{LinkKey, VerdictCache};
 use crate::vf::{VfIndex, VfPolicy};
-
-/// What a NIC is made with.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct NicConfig {
-    /// Number of VFs, 1 to 256; others are moved into that range.
-    pub vfs: u16,
-    /// Address of VF 0; VF i has the i-th after it.
-    pub mac_base: MacAddr,
-    /// Which NIC it is like.
-    pub profile: Profile,
-}
-
-/// Where a frame comes from.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Source {
-    /// A guest, over the rings of its VF.
-    Vf(VfIndex),
-    /// The hypervisor.
-    Pf,
-    /// The other end of the wire.
-    Wire,
-}
 
 /// A NIC: policies, filters, switch, limiters and counters.
 #[derive(Clone, Debug)]

@@ -6,10 +6,12 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-use crate::command::Refusal;
 use crate::filter::MAX_FILTERS;
-use crate::filter_table::MAX_TABLE_FILTERS;
 use crate::steering::FilterMatch;
+use crate::words::ParseError;
+
+/// Most filters in the table of a NIC.
+pub const MAX_TABLE_FILTERS: usize = 8192;
 
 /// Which NIC this one is like.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -188,12 +190,12 @@ impl fmt::Display for Profile {
 }
 
 impl FromStr for Profile {
-    type Err = Refusal;
+    type Err = ParseError;
 
-    fn from_str(text: &str) -> Result<Profile, Refusal> {
+    fn from_str(text: &str) -> Result<Profile, ParseError> {
         const NAMES: &str = "generic, falcon, siena, ef10, ixgbe, i40e or mlx5-legacy";
         let mut all = Profile::all();
         all.find(|profile| profile.to_string() == text)
-            .ok_or_else(|| Refusal::word("profile", text, NAMES))
+            .ok_or_else(|| ParseError::word("profile", text, NAMES))
     }
 }

@@ -7,9 +7,9 @@ use std::net::IpAddr;
 use std::str::FromStr;
 use std::sync::Arc;
 
-use crate::command::{Refusal, Words, number};
 use crate::flow::FlowKey;
 use crate::frame::Header;
+use crate::words::{ParseError, Words, number};
 
 /// Most queues that an indirection table can name.
 pub const MAX_RSS_QUEUES: u16 = 16;
@@ -34,6 +34,11 @@ pub enum RssSpread {
     /// `weight W0 W1 ...`: in these proportions over the first queues.
     Weight(Vec<u16>),
 }
+
+/// An indirection table that names no queue or too many.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("rss: flows are spread over 1 to {MAX_RSS_QUEUES} queues")]
+pub struct RssQueues;
 
 /// Key and indirection table of a VF.
 #[derive(Clone, Debug)]
@@ -147,12 +152,12 @@ impl Rss {
     }
 
     /// # Errors
-    /// [`Refusal`] if the table would name no queue or too many.
+    /// [`RssQueues`] if the table would name no queue or too many.
     pub(crate) fn set(
         &mut self,
         key: Option<RssKey>,
         spread: Option<&RssSpread>,
-    ) -> Result<(), Refusal> {
+    ) -> Result<(), RssQueues> {
         if let Some(spread) = spread {
             spread.check()?;
             self.table = spread.table();
@@ -166,7 +171,7 @@ impl Rss {
 }
 
 impl RssSpread {
-    fn check(&self) -> Result<(), Refusal> {
+    fn check(&self) -> Result<(), RssQueues> {
         let good = match self {
             RssSpread::InUse => true,
             RssSpread::Equal(queues) => (1..=MAX_RSS_QUEUES).contains(queues),
@@ -174,7 +179,7 @@ impl RssSpread {
                 weights.len() <= usize::from(MAX_RSS_QUEUES) && weights.iter().any(|w| *w > 0)
             }
         };
-        good.then_some(()).ok_or(Refusal::RssQueues)
+        good.then_some(()).ok_or(RssQueues)
     }
 
     fn table(&self) -> [u8; ENTRIES] {
@@ -220,10 +225,10 @@ impl fmt::Debug for RssKey {
 }
 
 impl FromStr for RssKey {
-    type Err = Refusal;
+    type Err = ParseError;
 
-    fn from_str(text: &str) -> Result<RssKey, Refusal> {
-        let wrong = || Refusal::word("hkey", text, KEY);
+    fn from_str(text: &str) -> Result<RssKey, ParseError> {
+        let wrong = || ParseError::word("hkey", text, KEY);
         let mut key = [0; 40];
         let mut parts = text.split(':');
         for byte in &mut key {
@@ -254,7 +259,7 @@ const KEY: &str = "40 bytes in hexadecimal, separated by colons";
 
 impl<S: AsRef<str>> Words<'_, S> {
     /// `[hkey KEY] [equal N|weight W0 W1 ...|default]`, as after `ethtool -X DEV`.
-    pub(crate) fn rss(&mut self) -> Result<(Option<RssKey>, Option<RssSpread>), Refusal> {
+    pub(crate) fn rss(&mut self) -> Result<(Option<RssKey>, Option<RssSpread>), ParseError> {
         const ALL: &str = "hkey KEY, equal N, weight W0 W1 ... or default";
         const SPREADS: &str = "equal N, weight W0 W1 ... or default";
         const QUEUES: &str = "1 to 16";
@@ -278,7 +283,7 @@ impl<S: AsRef<str>> Words<'_, S> {
                 }
                 RssSpread::Weight(weights)
             }
-            other => return Err(Refusal::word("rss", other, ALL)),
+            other => return Err(ParseError::word("rss", other, ALL)),
         };
         Ok((key, Some(spread)))
     }
@@ -423,7 +428,7 @@ mod tests {
             RssSpread::Weight(vec![0, 0]),
             RssSpread::Weight(vec![1; 17]),
         ] {
-            assert_eq!(bad.check(), Err(Refusal::RssQueues), "{bad}");
+            assert_eq!(bad.check(), Err(RssQueues), "{bad}");
         }
     }
 

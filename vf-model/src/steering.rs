@@ -6,8 +6,8 @@ use std::net::IpAddr;
 use std::str::FromStr;
 
 use crate::addr::{MacAddr, Vid};
-use crate::command::Refusal;
 use crate::vf::VfIndex;
+use crate::words::ParseError;
 
 /// Smallest value of the type field that is a type and not a length (IEEE 802.3 3.2.6).
 const MIN_ETHERTYPE: u16 = 0x600;
@@ -114,20 +114,23 @@ pub struct FilterSpec {
     pub priority: FilterPriority,
 }
 
+/// A filter that no frame can match, or words that are no filter.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("filter: {0}")]
+pub struct MatchError(pub(crate) &'static str);
+
 impl FilterMatch {
     /// # Errors
-    /// [`Refusal::Match`] if no frame could match.
-    pub(crate) fn check(&self) -> Result<(), Refusal> {
+    /// [`MatchError`] if no frame could match.
+    pub(crate) fn check(&self) -> Result<(), MatchError> {
         let ends = |ends: &[&FlowEnd]| {
             if ends.iter().any(|end| end.port == 0) {
-                Err(Refusal::Match("ports are 1 to 65535"))
+                Err(MatchError("ports are 1 to 65535"))
             } else if ends
                 .windows(2)
                 .any(|w| w[0].ip.is_ipv4() != w[1].ip.is_ipv4())
             {
-                Err(Refusal::Match(
-                    "src-ip and dst-ip are both IPv4 or both IPv6",
-                ))
+                Err(MatchError("src-ip and dst-ip are both IPv4 or both IPv6"))
             } else {
                 Ok(())
             }
@@ -136,10 +139,10 @@ impl FilterMatch {
             FilterMatch::Full { local, remote, .. } => ends(&[local, remote]),
             FilterMatch::Local { local, .. } => ends(&[local]),
             FilterMatch::MacVlan { mac, .. } | FilterMatch::Mac(mac) if mac.0 == [0; 6] => {
-                Err(Refusal::Match("dst is an address other than zero"))
+                Err(MatchError("dst is an address other than zero"))
             }
             FilterMatch::EtherType(proto) if *proto < MIN_ETHERTYPE => {
-                Err(Refusal::Match("proto is 0x600 or more; less is a length"))
+                Err(MatchError("proto is 0x600 or more; less is a length"))
             }
             _ => Ok(()),
         }
@@ -216,14 +219,14 @@ impl fmt::Display for FilterPriority {
 }
 
 impl FromStr for FilterPriority {
-    type Err = Refusal;
-    fn from_str(text: &str) -> Result<FilterPriority, Refusal> {
+    type Err = ParseError;
+    fn from_str(text: &str) -> Result<FilterPriority, ParseError> {
         match text {
             "hint" => Ok(FilterPriority::Hint),
             "auto" => Ok(FilterPriority::Auto),
             "manual" => Ok(FilterPriority::Manual),
             "required" => Ok(FilterPriority::Required),
-            _ => Err(Refusal::word("priority", text, PRIORITIES)),
+            _ => Err(ParseError::word("priority", text, PRIORITIES)),
         }
     }
 }

@@ -4,10 +4,13 @@ use std::net::IpAddr;
 use std::str::FromStr;
 
 use crate::addr::{MacAddr, Vid};
-use crate::command::{Command, Refusal, Words, number};
+use crate::refusal::Refusal;
 use crate::steering::{
-    FilterAction, FilterMatch, FilterPriority, FilterSpec, FlowEnd, PRIORITIES, Transport,
+    FilterAction, FilterMatch, FilterPriority, FilterSpec, FlowEnd, MatchError, PRIORITIES,
+    Transport,
 };
+use crate::vf::VfIndex;
+use crate::words::{ParseError, Words, number};
 
 const FLOW_TYPES: &str = "tcp4, udp4, tcp6, udp6 or ether";
 const FLOW_KEYS: &str =
@@ -53,30 +56,32 @@ impl FromStr for FilterSpec {
 }
 
 impl<S: AsRef<str>> Words<'_, S> {
-    pub(crate) fn filter_command(&mut self) -> Result<Command, Refusal> {
-        const VERBS: &str = "add, del or flush";
-        match self.next(VERBS)? {
-            "add" => Ok(Command::InsertFilter(self.new_filter()?)),
-            "del" => {
-                let (matches, given) = self.match_and_rest()?;
-                if given.action.is_some() {
-                    return Err(Refusal::Match(OLD));
-                }
-                let priority = given.priority.unwrap_or_default();
-                Ok(Command::RemoveFilter { matches, priority })
-            }
-            "flush" => Ok(Command::FlushFilters),
-            other => Err(Refusal::word("filter", other, VERBS)),
-        }
-    }
-
-    fn new_filter(&mut self) -> Result<FilterSpec, Refusal> {
+    pub(crate) fn new_filter(&mut self) -> Result<FilterSpec, Refusal> {
         let (matches, given) = self.match_and_rest()?;
         Ok(FilterSpec {
             matches,
-            action: given.action.ok_or(Refusal::Match(NEW))?,
+            action: given.action.ok_or(MatchError(NEW))?,
             priority: given.priority.unwrap_or_default(),
         })
+    }
+
+    /// What names a filter that is there.
+    pub(crate) fn old_filter(&mut self) -> Result<(FilterMatch, FilterPriority), Refusal> {
+        let (matches, given) = self.match_and_rest()?;
+        if given.action.is_some() {
+            return Err(MatchError(OLD).into());
+        }
+        Ok((matches, given.priority.unwrap_or_default()))
+    }
+
+    pub(crate) fn vf(&mut self) -> Result<VfIndex, ParseError> {
+        let index = self.next("the number of a VF")?;
+        number("vf", index, "the number of a VF, 0 to 255").map(VfIndex)
+    }
+
+    pub(crate) fn vid(&mut self) -> Result<Vid, Refusal> {
+        const ALLOWED: &str = "1 to 4094";
+        Ok(Vid::new(number("vlan", self.next(ALLOWED)?, ALLOWED)?)?)
     }
 
     fn match_and_rest(&mut self) -> Result<(FilterMatch, Given), Refusal> {
@@ -116,7 +121,9 @@ impl<S: AsRef<str>> Words<'_, S> {
                 "action" => match self.next("drop")? {
                     // What ethtool calls it.
                     "drop" | "-1" => set(&mut given.action, FilterAction::Drop),
-                    other => return Err(Refusal::word("action", other, "drop, or vf N instead")),
+                    other => {
+                        return Err(Refusal::word("action", other, "drop, or vf N instead"));
+                    }
                 },
                 "priority" => set(&mut given.priority, self.next(PRIORITIES)?.parse()?),
                 other => return Err(Refusal::word("key", other, keys)),
@@ -128,32 +135,32 @@ impl<S: AsRef<str>> Words<'_, S> {
         Ok(given)
     }
 
-    fn address(&mut self) -> Result<IpAddr, Refusal> {
+    fn address(&mut self) -> Result<IpAddr, ParseError> {
         const ALLOWED: &str = "an IP address";
         number("address", self.next(ALLOWED)?, ALLOWED)
     }
 
-    fn port(&mut self) -> Result<u16, Refusal> {
+    fn port(&mut self) -> Result<u16, ParseError> {
         const ALLOWED: &str = "1 to 65535";
         number("port", self.next(ALLOWED)?, ALLOWED)
     }
 
-    fn dst(&mut self) -> Result<Dst, Refusal> {
+    fn dst(&mut self) -> Result<Dst, ParseError> {
         Ok(match self.next(DST)? {
             "unknown-unicast" => Dst::UnknownUnicast,
             "unknown-multicast" => Dst::UnknownMulticast,
-            mac => Dst::Mac(mac.parse().map_err(|_| Refusal::word("dst", mac, DST))?),
+            mac => Dst::Mac(mac.parse().map_err(|_| ParseError::word("dst", mac, DST))?),
         })
     }
 
-    fn ethertype(&mut self) -> Result<u16, Refusal> {
+    fn ethertype(&mut self) -> Result<u16, ParseError> {
         const ALLOWED: &str = "a type such as 0x88b5";
         let word = self.next(ALLOWED)?;
         let parsed = match word.strip_prefix("0x") {
             Some(hex) => u16::from_str_radix(hex, 16).ok(),
             None => word.parse().ok(),
         };
-        parsed.ok_or_else(|| Refusal::word("proto", word, ALLOWED))
+        parsed.ok_or_else(|| ParseError::word("proto", word, ALLOWED))
     }
 }
 
@@ -163,28 +170,28 @@ fn set<T>(slot: &mut Option<T>, value: T) -> bool {
 }
 
 impl Given {
-    fn ether(&self) -> Result<FilterMatch, Refusal> {
+    fn ether(&self) -> Result<FilterMatch, MatchError> {
         match (self.dst, self.vlan, self.proto) {
             (Some(Dst::Mac(mac)), Some(vid), None) => Ok(FilterMatch::MacVlan { mac, vid }),
             (Some(Dst::Mac(mac)), None, None) => Ok(FilterMatch::Mac(mac)),
             (None, None, Some(proto)) => Ok(FilterMatch::EtherType(proto)),
             (Some(Dst::UnknownUnicast), None, None) => Ok(FilterMatch::UnknownUnicast),
             (Some(Dst::UnknownMulticast), None, None) => Ok(FilterMatch::UnknownMulticast),
-            _ => Err(Refusal::Match(ETHER)),
+            _ => Err(MatchError(ETHER)),
         }
     }
 
-    fn flow(&self, transport: Transport, v4: bool) -> Result<FilterMatch, Refusal> {
+    fn flow(&self, transport: Transport, v4: bool) -> Result<FilterMatch, MatchError> {
         let end = |ip: Option<IpAddr>, port| match (ip, port) {
             (Some(ip), Some(port)) if ip.is_ipv4() == v4 => Ok(Some(FlowEnd { ip, port })),
-            (Some(_), Some(_)) => Err(Refusal::Match(
+            (Some(_), Some(_)) => Err(MatchError(
                 "the addresses of tcp4 and udp4 are IPv4, those of tcp6 and udp6 IPv6",
             )),
             (None, None) => Ok(None),
-            _ => Err(Refusal::Match(FLOW)),
+            _ => Err(MatchError(FLOW)),
         };
         let remote = end(self.src_ip, self.src_port)?;
-        let local = end(self.dst_ip, self.dst_port)?.ok_or(Refusal::Match(FLOW))?;
+        let local = end(self.dst_ip, self.dst_port)?.ok_or(MatchError(FLOW))?;
         Ok(match remote {
             None => FilterMatch::Local { transport, local },
             Some(remote) => FilterMatch::Full {
@@ -199,7 +206,7 @@ impl Given {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::vf::VfIndex;
+    use crate::command::Command;
     use proptest::prelude::*;
     use proptest::sample::select;
 

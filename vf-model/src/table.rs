@@ -2,16 +2,17 @@
 //! A value: the NIC and the hypervisor model each have their own and apply the same commands. Never counts anything.
 
 use crate::addr::{MacAddr, Vid, Vlan, VlanTag};
-use crate::command::{Command, Refusal};
-use crate::filter::Filters;
+use crate::command::Command;
+use crate::config::NicConfig;
+use crate::filter::{FilterError, Filters};
 use crate::filter_table::{Actions, FilterTable};
 use crate::frame::{FrameMeta, Header, MAX_FRAME};
 use crate::link::wire_bytes;
 use crate::mac_index::MacIndex;
 use crate::mailbox::{RxFilter, VfRequest};
-use crate::nic::NicConfig;
 use crate::profile::Silicon;
 use crate::rate::TokenBucket;
+use crate::refusal::Refusal;
 use crate::rss::Rss;
 use crate::stats::DropReason;
 use crate::steering::FilterAction;
@@ -183,13 +184,13 @@ impl VfTable {
                 if let FilterAction::Vf(vf) = spec.action {
                     self.entry(vf)?;
                 }
-                return self.table.insert(spec);
+                return Ok(self.table.insert(spec)?);
             }
             Command::RemoveFilter { matches, priority } => {
-                return self.table.remove(matches, *priority);
+                return Ok(self.table.remove(matches, *priority)?);
             }
             Command::SetRss { vf, key, spread } => {
-                return self.entry(*vf)?.rss.set(*key, spread.as_ref());
+                return Ok(self.entry(*vf)?.rss.set(*key, spread.as_ref())?);
             }
             Command::FlushFilters => {
                 self.table = FilterTable::new(self.table.profile());
@@ -219,9 +220,8 @@ impl VfTable {
                 let mut filters = entry.filters.clone();
                 filters.add(*filter, entry.policy.trust)?;
                 if filters.macs().len() > silicon.vf_macs {
-                    return Err(Refusal::FiltersFull {
-                        room: silicon.vf_macs,
-                    });
+                    let room = silicon.vf_macs;
+                    return Err(FilterError::Full { room }.into());
                 }
                 if entry.policy.port_vlan.is_some() && filters.names_vlan() {
                     return Err(Refusal::PortVlanAndFilters);
@@ -248,9 +248,8 @@ impl VfTable {
         }
         let silicon = self.silicon;
         if asked.unicast.len() > silicon.vf_macs {
-            return Err(Refusal::FiltersFull {
-                room: silicon.vf_macs,
-            });
+            let room = silicon.vf_macs;
+            return Err(FilterError::Full { room }.into());
         }
         let entry = self.entry(vf)?;
         let before = std::mem::replace(&mut entry.rx, granted(&asked, &entry.policy, &silicon));

@@ -3,7 +3,7 @@
 //! again. Holds verdicts on unicast to one receiver only, never drops.
 
 use crate::filter_table::Actions;
-use crate::nic::Source;
+use crate::source::Source;
 use crate::verdict::{Hop, Verdict};
 
 /// A power of two.

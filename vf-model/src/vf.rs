@@ -5,8 +5,8 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-use crate::addr::{MacAddr, Vid, VlanProto, VlanTag};
-use crate::command::Refusal;
+use crate::addr::{AddrError, MacAddr, Vid, VlanProto, VlanTag};
+use crate::words::ParseError;
 
 /// Most VFs a NIC can have.
 pub const MAX_VFS: u16 = 256;
@@ -283,14 +283,30 @@ pub enum VfSetting {
     Path(Path),
 }
 
+/// Why a setting is refused.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum SettingError {
+    /// An address or a VLAN that no VF can have.
+    #[error(transparent)]
+    Addr(#[from] AddrError),
+    /// A priority out of range.
+    #[error("qos {0}: priorities are 0 to 7")]
+    Qos(u8),
+    /// A property of the port VLAN of a VF that has none.
+    #[error("qos and proto belong to a port VLAN: set vlan first")]
+    NoPortVlan,
+}
+
 impl VfPolicy {
     /// The policy with one setting changed.
     ///
     /// # Errors
-    /// [`Refusal`] if the setting's value is out of range or needs a port VLAN that is not there.
-    pub fn with(mut self, setting: VfSetting) -> Result<VfPolicy, Refusal> {
+    /// [`SettingError`] if the setting's value is out of range or needs a port VLAN that is not there.
+    pub fn with(mut self, setting: VfSetting) -> Result<VfPolicy, SettingError> {
         match setting {
-            VfSetting::Mac(mac) if !mac.is_unicast() => return Err(Refusal::NotUnicast(mac)),
+            VfSetting::Mac(mac) if !mac.is_unicast() => {
+                return Err(AddrError::NotUnicast(mac).into());
+            }
             VfSetting::Mac(mac) => (self.mac, self.mac_set) = (mac, true),
             VfSetting::Vlan(0) => self.port_vlan = None,
             VfSetting::Vlan(vid) => {
@@ -300,14 +316,17 @@ impl VfPolicy {
                     proto: VlanProto::Dot1Q,
                 });
             }
-            VfSetting::Qos(qos) if qos > 7 => return Err(Refusal::Qos(qos)),
+            VfSetting::Qos(qos) if qos > 7 => return Err(SettingError::Qos(qos)),
             VfSetting::Qos(qos) => match &mut self.port_vlan {
                 Some(vlan) => vlan.qos = qos,
                 None if qos == 0 => {}
-                None => return Err(Refusal::NoPortVlan),
+                None => return Err(SettingError::NoPortVlan),
             },
             VfSetting::Proto(proto) => {
-                self.port_vlan.as_mut().ok_or(Refusal::NoPortVlan)?.proto = proto;
+                self.port_vlan
+                    .as_mut()
+                    .ok_or(SettingError::NoPortVlan)?
+                    .proto = proto;
             }
             VfSetting::Spoofchk(on) => self.spoofchk = on,
             VfSetting::Trust(on) => self.trust = on,
@@ -347,12 +366,12 @@ impl fmt::Display for Path {
 }
 
 impl FromStr for Path {
-    type Err = Refusal;
-    fn from_str(text: &str) -> Result<Path, Refusal> {
+    type Err = ParseError;
+    fn from_str(text: &str) -> Result<Path, ParseError> {
         match text {
             "direct" => Ok(Path::Direct),
             "mediated" => Ok(Path::Mediated),
-            _ => Err(Refusal::word("path", text, "direct or mediated")),
+            _ => Err(ParseError::word("path", text, "direct or mediated")),
         }
     }
 }
@@ -368,13 +387,13 @@ impl fmt::Display for VfLinkState {
 }
 
 impl FromStr for VfLinkState {
-    type Err = Refusal;
-    fn from_str(text: &str) -> Result<VfLinkState, Refusal> {
+    type Err = ParseError;
+    fn from_str(text: &str) -> Result<VfLinkState, ParseError> {
         match text {
             "auto" => Ok(VfLinkState::Auto),
             "enable" => Ok(VfLinkState::Enable),
             "disable" => Ok(VfLinkState::Disable),
-            _ => Err(Refusal::word("state", text, "auto, enable or disable")),
+            _ => Err(ParseError::word("state", text, "auto, enable or disable")),
         }
     }
 }
@@ -386,10 +405,10 @@ impl fmt::Display for Mbps {
 }
 
 impl FromStr for Mbps {
-    type Err = Refusal;
-    fn from_str(text: &str) -> Result<Mbps, Refusal> {
+    type Err = ParseError;
+    fn from_str(text: &str) -> Result<Mbps, ParseError> {
         text.parse().map(Mbps).map_err(|_| {
-            Refusal::word(
+            ParseError::word(
                 "max_tx_rate",
                 text,
                 "a whole number of Mb/s, 0 for no limit",
@@ -432,17 +451,23 @@ mod tests {
     fn settings_are_checked() {
         let policy = VfPolicy::new(MacAddr([2, 0, 0, 0, 0, 1]));
         let refused = |setting| policy.with(setting).unwrap_err();
-        assert_eq!(refused(VfSetting::Vlan(4095)), Refusal::Vlan(4095));
-        assert_eq!(refused(VfSetting::Qos(3)), Refusal::NoPortVlan);
-        assert_eq!(refused(VfSetting::Qos(8)), Refusal::Qos(8));
+        assert_eq!(refused(VfSetting::Vlan(4095)), AddrError::Vlan(4095).into());
+        assert_eq!(refused(VfSetting::Qos(3)), SettingError::NoPortVlan);
+        assert_eq!(refused(VfSetting::Qos(8)), SettingError::Qos(8));
         assert_eq!(
             refused(VfSetting::Proto(VlanProto::Dot1ad)),
-            Refusal::NoPortVlan
+            SettingError::NoPortVlan
         );
         let group = MacAddr([1, 0, 0, 0, 0, 1]);
-        assert_eq!(refused(VfSetting::Mac(group)), Refusal::NotUnicast(group));
+        assert_eq!(
+            refused(VfSetting::Mac(group)),
+            AddrError::NotUnicast(group).into()
+        );
         let zero = MacAddr::default();
-        assert_eq!(refused(VfSetting::Mac(zero)), Refusal::NotUnicast(zero));
+        assert_eq!(
+            refused(VfSetting::Mac(zero)),
+            AddrError::NotUnicast(zero).into()
+        );
         let vlan = policy.with(VfSetting::Vlan(10)).unwrap();
         let vlan = vlan.with(VfSetting::Qos(5)).unwrap();
         assert_eq!(

@@ -1,8 +1,8 @@
 //! The words that a configuration file and a JSON reader see.
 
 use vf_model::{
-    Command, Filter, MAX_UNTRUSTED_FILTERS, MacAddr, Mbps, Nic, NicConfig, Path, Profile, Refusal,
-    VfIndex, VfLinkState, VfSetting, VlanProto,
+    AddrError, Command, Filter, FilterError, MAX_UNTRUSTED_FILTERS, MacAddr, Mbps, Nic, NicConfig,
+    Path, Profile, Refusal, SettingError, VfIndex, VfLinkState, VfSetting, VlanProto,
 };
 
 #[derive(Debug, PartialEq, serde::Deserialize)]
@@ -76,7 +76,10 @@ fn all_settings_of_a_command_or_none() {
     let mut nic = nic();
     let before = *nic.policy(VfIndex(0));
     let refused = nic.apply(&command("vf 0 set trust on spoofchk off vlan 4095"));
-    assert_eq!(refused, Err(Refusal::Vlan(4095)));
+    assert_eq!(
+        refused,
+        Err(SettingError::from(AddrError::Vlan(4095)).into())
+    );
     assert_eq!(nic.policy(VfIndex(0)), &before);
 }
 
@@ -103,16 +106,22 @@ fn filters_are_limited_and_do_not_mix_with_a_port_vlan() {
         nic.apply(&command(&format!("vf 0 vlan add {}", i + 1)))
             .unwrap();
     }
-    let full = Err(Refusal::FiltersFull {
+    let full = Err(Refusal::Filter(FilterError::Full {
         room: MAX_UNTRUSTED_FILTERS,
-    });
+    }));
     assert_eq!(nic.apply(&command("vf 0 vlan add 100")), full);
     nic.apply(&command("vf 0 set trust on")).unwrap();
     nic.apply(&command("vf 0 vlan add 100")).unwrap();
     let again = nic.apply(&command("vf 0 vlan add 100"));
-    assert!(matches!(again, Err(Refusal::FilterExists(Filter::Vlan(_)))));
+    assert!(matches!(
+        again,
+        Err(Refusal::Filter(FilterError::Exists(Filter::Vlan(_))))
+    ));
     let gone = nic.apply(&command("vf 0 vlan del 200"));
-    assert!(matches!(gone, Err(Refusal::NoSuchFilter(Filter::Vlan(_)))));
+    assert!(matches!(
+        gone,
+        Err(Refusal::Filter(FilterError::NotFound(Filter::Vlan(_))))
+    ));
     let port = Command::SetVf {
         vf,
         settings: vec![VfSetting::Vlan(10)],
@@ -124,7 +133,10 @@ fn filters_are_limited_and_do_not_mix_with_a_port_vlan() {
     nic.apply(&command("vf 1 mac add 02:00:00:00:00:09"))
         .unwrap();
     let group = nic.apply(&command("vf 1 mac add ff:ff:ff:ff:ff:ff"));
-    assert_eq!(group, Err(Refusal::NotUnicast(MacAddr::BROADCAST)));
+    assert_eq!(
+        group,
+        Err(FilterError::from(AddrError::NotUnicast(MacAddr::BROADCAST)).into())
+    );
 }
 
 #[test]

@@ -1,0 +1,63 @@
+//! Why a NIC refuses a command or a request of a driver. Each vocabulary type has an error of its own; this is all of them,
+//! and what only their combination can get wrong. Never decides anything.
+
+use crate::addr::{AddrError, MacAddr};
+use crate::filter::FilterError;
+use crate::filter_table::TableError;
+use crate::rss::RssQueues;
+use crate::steering::MatchError;
+use crate::vf::{SettingError, VfIndex};
+use crate::words::ParseError;
+
+/// Why a command is refused; nothing has changed. One line that says what is allowed.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum Refusal {
+    /// Words that are no command.
+    #[error(transparent)]
+    Words(#[from] ParseError),
+    /// An address or a VLAN that cannot be had.
+    #[error(transparent)]
+    Addr(#[from] AddrError),
+    /// A setting of a VF.
+    #[error(transparent)]
+    Setting(#[from] SettingError),
+    /// A receive filter of a VF.
+    #[error(transparent)]
+    Filter(#[from] FilterError),
+    /// A filter that no frame can match, or words that are no filter.
+    #[error(transparent)]
+    Match(#[from] MatchError),
+    /// A filter of the NIC's table.
+    #[error(transparent)]
+    Table(#[from] TableError),
+    /// An indirection table that names no queue or too many.
+    #[error(transparent)]
+    RssQueues(#[from] RssQueues),
+    /// There is no such VF.
+    #[error("{vf}: the VFs of this NIC are 0 to {}", last.0)]
+    NoSuchVf {
+        /// Which was named.
+        vf: VfIndex,
+        /// The last there is.
+        last: VfIndex,
+    },
+    /// A port VLAN for a VF with VLAN filters, or the reverse.
+    #[error("a VF has a port VLAN or filters that name VLANs, not both: remove the other first")]
+    PortVlanAndFilters,
+    /// A driver wants another address than the administrator has set.
+    #[error("the administrator has set {0}: only a trusted VF can choose its addresses then")]
+    MacSet(MacAddr),
+    /// A driver wants the address of another VF.
+    #[error("mac {0}: another VF has it; only a trusted VF can have it, too")]
+    MacTaken(MacAddr),
+    /// A driver wants to choose its VLANs.
+    #[error("the VF is in a port VLAN: its driver cannot choose others")]
+    PortVlan,
+}
+
+impl Refusal {
+    pub(crate) fn word(what: &'static str, got: &str, allowed: &'static str) -> Refusal {
+        ParseError::word(what, got, allowed).into()
+    }
+}
