@@ -17,7 +17,6 @@ use pcap_file::{DataLink, Endianness, PcapError};
 use serde::Serialize;
 use vf_model::VfIndex;
 
-use super::plan::Plan;
 use crate::watch::{Direction, Port, Seen};
 
 /// Timestamps count 10^-9 s.
@@ -55,6 +54,15 @@ pub struct Capture {
     pub bytes: u64,
 }
 
+/// Where frames are captured: a VF with a guest on it.
+pub(super) struct CapturePoint<'a> {
+    /// Index of the NIC.
+    pub(super) nic: usize,
+    pub(super) vf: VfIndex,
+    pub(super) nic_name: &'a str,
+    pub(super) guest_name: &'a str,
+}
+
 struct Open {
     writer: PcapNgWriter<BufWriter<File>>,
     capture: Capture,
@@ -69,38 +77,40 @@ pub(super) struct Captures {
 }
 
 impl Captures {
-    /// A file for each VF that a guest is on, in `dir`, which is made; files of a run before are replaced.
-    pub(super) fn create(dir: &Path, plan: &Plan) -> Result<Captures, CaptureError> {
+    /// A file for each of `points` in `dir`, which is made; files of a run before are replaced.
+    pub(super) fn create<'a>(
+        dir: &Path,
+        points: impl Iterator<Item = CapturePoint<'a>>,
+        snaplen: u32,
+    ) -> Result<Captures, CaptureError> {
         let failed = |path: &Path| {
             let path = path.to_owned();
             |source| CaptureError { path, source }
         };
         std::fs::create_dir_all(dir).map_err(failed(dir))?;
         let mut open = BTreeMap::new();
-        for guest in &plan.guests {
-            for interface in &guest.interfaces {
-                let nic = &plan.config.nics[interface.nic].name;
-                let vf = interface.vf;
-                let path = dir.join(format!("{nic}-{vf}.pcapng"));
-                let out = BufWriter::new(File::create(&path).map_err(failed(&path))?);
-                let name = format!("{nic}-{vf}");
-                let description = format!("NIC {nic}, VF {}, guest {}", vf.0, guest.name);
-                let begun = begin(out, &name, &description, plan.snaplen);
-                let writer = begun.map_err(|error| CaptureError {
+        for point in points {
+            let CapturePoint { nic_name, vf, .. } = point;
+            let name = format!("{nic_name}-{vf}");
+            let path = dir.join(format!("{name}.pcapng"));
+            let out = BufWriter::new(File::create(&path).map_err(failed(&path))?);
+            let guest = point.guest_name;
+            let description = format!("NIC {nic_name}, VF {}, guest {guest}", vf.0);
+            let writer =
+                begin(out, &name, &description, snaplen).map_err(|error| CaptureError {
                     path: path.clone(),
                     source: reason(error),
                 })?;
-                let capture = Capture {
-                    file: path,
-                    frames: 0,
-                    bytes: 0,
-                };
-                open.insert((interface.nic, vf), Open { writer, capture });
-            }
+            let capture = Capture {
+                file: path,
+                frames: 0,
+                bytes: 0,
+            };
+            open.insert((point.nic, vf), Open { writer, capture });
         }
         Ok(Captures {
             open,
-            snaplen: plan.snaplen,
+            snaplen,
             failed: None,
         })
     }

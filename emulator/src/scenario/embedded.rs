@@ -6,8 +6,8 @@ use vf_guest::net::{NetConfig, Notify};
 use vf_guest::tcp::{Guest, GuestConfig, StreamId};
 use vf_model::{Command, Nanos, VfIndex};
 
+use super::guests::{Ended, Guests, JobEnd, RunError};
 use super::plan::{Amount, Plan, Work};
-use super::run::{Ended, Guests, JobEnd, RunError};
 use crate::config::HypervisorCpu;
 use crate::embedded::EmbeddedGuest;
 use crate::watch::{Detail, Watcher};

@@ -8,49 +8,10 @@ use vf_model::{DropReason, Nanos, VfIndex};
 use super::duration::Duration;
 use super::mistake::{Mistake, value};
 use super::parse::{Bound, ExpectSection, Names};
-use super::plan::Plan;
-use super::reading::{Bottleneck, Reading};
-use super::run::Record;
+use super::plan::{Bottleneck, Expectation, Figure, Plan, Want};
+use super::reading::Reading;
+use super::record::Record;
 use crate::config::parse_rate;
-
-/// A promise.
-#[derive(Debug)]
-pub(super) struct Expectation {
-    /// Where it is in the file.
-    line: usize,
-    figure: Figure,
-    pub(super) from: Nanos,
-    pub(super) to: Nanos,
-    want: Want,
-}
-
-/// What is measured. Jobs and NICs by their index in the plan.
-#[derive(Debug)]
-enum Figure {
-    /// Bits a second of payload.
-    Goodput(Vec<usize>),
-    Retransmits(Vec<usize>),
-    /// Nanoseconds from each echo request to its reply.
-    Rtt(Vec<usize>),
-    /// The exit code of a job.
-    Exit(usize),
-    /// Frames lost.
-    Drops {
-        nic: usize,
-        vf: Option<VfIndex>,
-        reason: Option<DropReason>,
-    },
-    LinkBusy(usize),
-    HypervisorBusy(usize),
-    Bottleneck,
-}
-
-#[derive(Debug)]
-enum Want {
-    Between(Option<f64>, Option<f64>),
-    Code(i32),
-    Named(Bottleneck),
-}
 
 /// How a promise was kept.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]

@@ -7,8 +7,8 @@ use std::time::Duration;
 use tempfile::TempDir;
 use vf_model::{Command, Nanos};
 
+use super::guests::{Ended, Guests, JobEnd, RunError};
 use super::plan::{Amount, Guest, Job, Plan, Work};
-use super::run::{Ended, Guests, JobEnd, RunError};
 use crate::linux::{GuestSpec, Image, Launcher};
 use crate::timetravel::{Settings, Simulation};
 use crate::watch::{Detail, Watcher};

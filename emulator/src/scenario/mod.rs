@@ -4,8 +4,8 @@
 //! - `parse`: the words of a file
 //! - [`plan`](Plan): what they mean, and `check` how that is found
 //! - [`run`](run()): doing it
-//! - `embedded`, `linux`: who plays the guests
-//! - `traffic`, `reading`: what is measured
+//! - `guests`, `embedded`, `linux`: who plays the guests
+//! - `traffic`, `reading`, `record`: what is measured
 //! - `expect`: what was promised
 //! - [`capture`](Capture): pcapng files
 //! - [`outcome`](Outcome), [`report`](text()): what came out
@@ -15,12 +15,14 @@ mod check;
 mod duration;
 mod embedded;
 mod expect;
+mod guests;
 mod linux;
 mod mistake;
 mod outcome;
 mod parse;
 mod plan;
 mod reading;
+mod record;
 mod report;
 mod run;
 #[cfg(test)]
@@ -29,8 +31,9 @@ mod traffic;
 
 pub use capture::{Capture, CaptureError};
 pub use expect::Judgement;
+pub use guests::RunError;
 pub use mistake::{Mistake, PlanError};
 pub use outcome::{EventOutcome, JobOutcome, NicOutcome, Outcome, Sample};
 pub use plan::{GuestKind, Plan};
 pub use report::text;
-pub use run::{Options, RunError, run};
+pub use run::{Options, run};

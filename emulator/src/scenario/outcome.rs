@@ -9,8 +9,9 @@ use vf_model::Nanos;
 use super::capture::Capture;
 use super::duration::Duration;
 use super::expect::Judgement;
+use super::guests::{Ended, JobEnd};
 use super::plan::{Amount, GuestKind, Job, Plan, Work};
-use super::run::{Ended, JobEnd, Record, SAMPLES, sample_time};
+use super::record::{Record, SAMPLES, sample_time};
 use super::traffic::JobTraffic;
 
 /// See the module.

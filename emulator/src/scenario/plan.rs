@@ -5,9 +5,8 @@ use std::net::Ipv4Addr;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
-use vf_model::{Command, Nanos, VfIndex};
+use vf_model::{Command, DropReason, Nanos, VfIndex};
 
-use super::expect::Expectation;
 use crate::config::Config;
 
 /// What plays the guests of a scenario.
@@ -130,4 +129,69 @@ pub(super) struct Event {
     /// Index of the NIC.
     pub(super) nic: usize,
     pub(super) command: Command,
+}
+
+/// A promise.
+#[derive(Debug)]
+pub(super) struct Expectation {
+    /// Where it is in the file.
+    pub(super) line: usize,
+    pub(super) figure: Figure,
+    pub(super) from: Nanos,
+    pub(super) to: Nanos,
+    pub(super) want: Want,
+}
+
+/// What is measured for a promise. Jobs and NICs by their index in the plan.
+#[derive(Debug)]
+pub(super) enum Figure {
+    /// Bits a second of payload.
+    Goodput(Vec<usize>),
+    Retransmits(Vec<usize>),
+    /// Nanoseconds from each echo request to its reply.
+    Rtt(Vec<usize>),
+    /// The exit code of a job.
+    Exit(usize),
+    /// Frames lost.
+    Drops {
+        nic: usize,
+        vf: Option<VfIndex>,
+        reason: Option<DropReason>,
+    },
+    LinkBusy(usize),
+    HypervisorBusy(usize),
+    Bottleneck,
+}
+
+/// What is to come out.
+#[derive(Debug)]
+pub(super) enum Want {
+    Between(Option<f64>, Option<f64>),
+    Code(i32),
+    Named(Bottleneck),
+}
+
+/// What bound a run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Bottleneck {
+    Hypervisor,
+    Link,
+    /// Windows, losses, limits, or there was no more to send.
+    Neither,
+}
+
+impl Bottleneck {
+    pub(super) const ALL: [Bottleneck; 3] = [
+        Bottleneck::Hypervisor,
+        Bottleneck::Link,
+        Bottleneck::Neither,
+    ];
+
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Bottleneck::Hypervisor => "hypervisor",
+            Bottleneck::Link => "link",
+            Bottleneck::Neither => "neither",
+        }
+    }
 }

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use vf_model::{Counters, DropReason, Nanos, VfIndex};
 
+use super::plan::Bottleneck;
 use super::traffic::JobTraffic;
 use crate::experiment::theory::SATURATED;
 use crate::host::Host;
@@ -35,31 +36,6 @@ pub(super) struct NicReading {
     pub(super) hypervisor_busy: Nanos,
     /// By VF, or `None` for the port and the PF.
     pub(super) drops: BTreeMap<(Option<VfIndex>, DropReason), u64>,
-}
-
-/// What bound a run.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Bottleneck {
-    Hypervisor,
-    Link,
-    /// Windows, losses, limits, or there was no more to send.
-    Neither,
-}
-
-impl Bottleneck {
-    pub(super) const ALL: [Bottleneck; 3] = [
-        Bottleneck::Hypervisor,
-        Bottleneck::Link,
-        Bottleneck::Neither,
-    ];
-
-    pub(super) fn name(self) -> &'static str {
-        match self {
-            Bottleneck::Hypervisor => "hypervisor",
-            Bottleneck::Link => "link",
-            Bottleneck::Neither => "neither",
-        }
-    }
 }
 
 impl Reading {

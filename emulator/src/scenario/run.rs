@@ -7,23 +7,18 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
-use vf_guest::frontend::FrontendError;
-use vf_model::{Command, Nanos, Refusal, VfIndex};
+use vf_model::Nanos;
 
-use super::capture::{CaptureError, Captures};
+use super::capture::{CapturePoint, Captures};
 use super::embedded::Embedded;
+use super::guests::{Guests, RunError};
 use super::linux::Linux;
 use super::outcome::{Outcome, outcome};
 use super::plan::{GuestKind, Plan, Work};
 use super::reading::Reading;
-use super::traffic::{JobTraffic, Traffic};
-use crate::linux::{ImageError, LaunchError};
-use crate::timetravel::SimulationError;
-use crate::watch::{Detail, Digest, Seen, Watcher};
-use crate::world::World;
-
-/// Intervals that a run is shown in.
-pub(super) const SAMPLES: u64 = 60;
+use super::record::{Record, SAMPLES, sample_time};
+use super::traffic::Traffic;
+use crate::watch::{Detail, Digest, Seen};
 
 /// What the command line says beside the file.
 #[derive(Debug, Default)]
@@ -34,93 +29,6 @@ pub struct Options {
     pub image: Option<PathBuf>,
     /// Linux guests are ended when something arrives here.
     pub stop: Option<UnixStream>,
-}
-
-/// Why a scenario did not run to its end.
-#[derive(Debug, thiserror::Error)]
-pub enum RunError {
-    /// A capture cannot be written.
-    #[error("{0}")]
-    Capture(#[from] CaptureError),
-    /// There are no Linux guests.
-    #[error("{0}")]
-    Image(#[from] ImageError),
-    /// A Linux guest cannot be started.
-    #[error("{0}")]
-    Launch(#[from] LaunchError),
-    /// A Linux guest broke the rules.
-    #[error("{0}")]
-    Simulation(#[from] SimulationError),
-    /// Something basic is refused.
-    #[error("{what}: {source}")]
-    System {
-        /// What was tried.
-        what: &'static str,
-        /// Why not.
-        source: std::io::Error,
-    },
-    /// The NIC refuses a setting that the plan has tried: a bug of ours.
-    #[error("{0}: {1}")]
-    Policy(VfIndex, Refusal),
-    /// A guest cannot attach to its VF: a bug of ours.
-    #[error("a guest cannot attach to its VF: {0}")]
-    Guest(#[from] FrontendError),
-}
-
-impl RunError {
-    /// Whether what the user said is at fault, and nothing has run.
-    #[must_use]
-    pub fn is_usage(&self) -> bool {
-        matches!(self, RunError::Image(_))
-    }
-}
-
-/// Whoever plays the guests.
-pub(super) trait Guests {
-    /// The hosts.
-    fn world(&self) -> &World;
-    /// Shows `watcher` every frame from now on, at least in this detail.
-    fn watch(&mut self, detail: Detail, watcher: Watcher);
-    /// Applies a command at a time.
-    fn at(&mut self, when: Nanos, nic: usize, command: Command);
-    /// Lets time pass.
-    fn run_until(&mut self, until: Nanos) -> Result<(), RunError>;
-    /// Ends the guests and says how their jobs went.
-    fn finish(self: Box<Self>) -> Ended;
-}
-
-/// How guests ended.
-#[derive(Debug, Default)]
-pub(super) struct Ended {
-    /// In the order of the plan.
-    pub(super) jobs: Vec<JobEnd>,
-    /// Guests that did not survive, commands that were refused: a line each.
-    pub(super) faults: Vec<String>,
-}
-
-/// How a job ended.
-#[derive(Clone, Debug, Default)]
-pub(super) struct JobEnd {
-    /// `None`: it has not ended.
-    pub(super) exit: Option<i32>,
-    /// What it printed.
-    pub(super) output: String,
-}
-
-/// All that was measured.
-pub(super) struct Record {
-    /// By time.
-    pub(super) readings: Vec<Reading>,
-    pub(super) traffic: Vec<JobTraffic>,
-    pub(super) exits: Vec<Option<i32>>,
-}
-
-impl Record {
-    /// The reading that was taken at a time for which one was planned.
-    pub(super) fn at(&self, time: Nanos) -> &Reading {
-        let at = self.readings.partition_point(|reading| reading.at < time);
-        &self.readings[at.min(self.readings.len() - 1)]
-    }
 }
 
 /// Who looks at every frame.
@@ -154,7 +62,7 @@ pub fn run(
     let captures = options
         .out
         .as_deref()
-        .map(|dir: &Path| Captures::create(dir, plan));
+        .map(|dir: &Path| Captures::create(dir, capture_points(plan), plan.snaplen));
     let observer = Rc::new(RefCell::new(Observer {
         traffic: Traffic::new(plan),
         captures: captures.transpose()?,
@@ -201,15 +109,21 @@ pub fn run(
     ))
 }
 
+/// Each VF that a guest is on.
+fn capture_points(plan: &Plan) -> impl Iterator<Item = CapturePoint<'_>> {
+    plan.guests.iter().flat_map(|guest| {
+        guest.interfaces.iter().map(|on| CapturePoint {
+            nic: on.nic,
+            vf: on.vf,
+            nic_name: &plan.config.nics[on.nic].name,
+            guest_name: &guest.name,
+        })
+    })
+}
+
 /// When readings are taken: in equal steps for the eye, and where expectations begin and end.
 fn reading_times(plan: &Plan) -> BTreeSet<Nanos> {
     let bounds = plan.expectations.iter().flat_map(|e| [e.from, e.to]);
     let steps = (0..=SAMPLES).map(|n| sample_time(plan, n));
     steps.chain(bounds).collect()
-}
-
-/// The end of the `n`th interval.
-pub(super) fn sample_time(plan: &Plan, n: u64) -> Nanos {
-    let at = u128::from(plan.until.0) * u128::from(n) / u128::from(SAMPLES);
-    Nanos(u64::try_from(at).unwrap_or(u64::MAX))
 }
