@@ -368,6 +368,16 @@ impl<'a> Gather<'a> {
     }
 }
 
+/// `Err` if some of the memory has vanished: then nothing more is taken from it. Before each burst, for a ring may hold
+/// thousands of chains that were seen at once.
+#[inline]
+pub(crate) fn check_memory(mem: &GuestMemory) -> Result<(), RingError> {
+    if mem.faulted() {
+        return Err(RingError::MemoryFault);
+    }
+    Ok(())
+}
+
 /// One of the three parts of a ring.
 #[derive(Debug)]
 pub(crate) struct Part {
