@@ -167,6 +167,15 @@ pub struct Bench {
     /// Name of the back end in files and comparisons
     #[arg(long, default_value = "back end", help_heading = "Results")]
     label: String,
+    /// Part of a larger measurement that this is: comparisons keep parts apart
+    #[arg(
+        long,
+        default_value = "",
+        hide_default_value = true,
+        value_name = "NAME",
+        help_heading = "Results"
+    )]
+    part: String,
     /// Keep the figures of every run
     #[arg(long, value_name = "FILE", help_heading = "Results")]
     json: Option<PathBuf>,
@@ -481,6 +490,7 @@ impl Bench {
 
     fn record(&self, huge: bool) -> Record {
         Record {
+            part: self.part.clone(),
             label: self.label.clone(),
             search: self.searched(),
             ports: self.socket.len(),

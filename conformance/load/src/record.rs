@@ -13,6 +13,9 @@ const QUANTILES: [f64; 12] = [
 /// One invocation.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) struct Record {
+    /// The part of a larger measurement that this is; may be empty.
+    #[serde(default)]
+    pub(super) part: String,
     /// The user's name for the back end.
     pub(super) label: String,
     /// Which rate was searched, `NDR` or `PDR N %`; otherwise the rates are what was reached flat out or as offered.
