@@ -65,6 +65,9 @@ pub enum RingError {
     /// The file behind the memory shrank while it was in use.
     #[error("guest memory vanished")]
     MemoryFault,
+    /// The descriptor by which the driver is called was made to block, and was full.
+    #[error("the call descriptor blocks")]
+    CallBlocks,
 }
 
 /// One piece of a buffer: guest-physical bytes that were inside one region when the chain was walked.
