@@ -50,6 +50,7 @@ mod sequence;
 mod split;
 mod table;
 mod vring;
+mod wire;
 
 pub use command::{Bench, BenchError};
 pub use compare::Compare;

@@ -31,6 +31,8 @@ pub(super) enum Figure {
     Loss,
     /// What the port that got least got, as a share of the port that got most.
     Fairness,
+    /// Share of a wire's line rate, in percent; of both ways, the weaker one.
+    Wire,
     /// Busy cycles a packet by the back end's own counter.
     Cycles,
     /// CPU time of the back end, in percent of one CPU.
@@ -47,7 +49,7 @@ impl Figure {
         match self {
             Figure::Rate => " Mpps",
             Figure::P50 | Figure::P999 => " ns",
-            Figure::Loss | Figure::Cpu => " %",
+            Figure::Loss | Figure::Wire | Figure::Cpu => " %",
             Figure::Fairness => "",
             Figure::Cycles => " cycles",
             Figure::Memory => " MiB",
@@ -58,7 +60,7 @@ impl Figure {
     /// A value of the figure with as many digits as tell something, without its unit.
     pub(super) fn digits(self, value: f64) -> String {
         match self {
-            Figure::Rate => format!("{value:.2}"),
+            Figure::Rate | Figure::Wire => format!("{value:.2}"),
             Figure::Loss | Figure::Fairness => format!("{value:.3}"),
             Figure::Cpu => format!("{value:.1}"),
             Figure::P50 | Figure::P999 | Figure::Cycles | Figure::Memory | Figure::Tcp => {
@@ -111,6 +113,7 @@ impl Round {
             Figure::P999 => of(|run| run.latency.as_ref().map(|latency| latency.p999 as f64)),
             Figure::Loss => of(|run| Some(100.0 * run.loss())),
             Figure::Fairness => of(|run| Some(run.fairness)),
+            Figure::Wire => of(|run| run.wire.map(|wire| 100.0 * wire.share)),
             Figure::Cycles => of(|run| run.cycles),
             Figure::Cpu | Figure::Memory | Figure::Tcp => self.other.get(&figure).copied(),
         }
