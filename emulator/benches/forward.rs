@@ -15,8 +15,8 @@ use std::time::{Duration, Instant};
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use rustix::fs::MemfdFlags;
 use vf_model::{
-    Command, FilterAction, FilterMatch, FilterPriority, FilterSpec, FlowEnd, MacAddr, Nanos, Nic,
-    NicConfig, Profile, Transport, VfIndex, VfSetting,
+    Command, FilterAction, FilterMatch, FilterPriority, FilterSpec, FlowEnd, Judge, MacAddr, Nanos,
+    Nic, NicConfig, Policy, Profile, Transport, VfIndex, VfSetting,
 };
 use vf_vhost::memory::{GuestMemory, RegionSpec};
 use vf_vhost::vring::{Vring, VringConfig};
@@ -159,16 +159,16 @@ fn frame(len: usize) -> Vec<u8> {
 
 /// A NIC with two VFs in a port VLAN and 8192 filters that do not match.
 fn nic() -> Nic {
-    let mut nic = Nic::new(NicConfig {
+    let policy = Policy::new(NicConfig {
         vfs: 2,
         mac_base: MAC_BASE,
         profile: Profile::default(),
     });
-    for vf in [0, 1].map(VfIndex) {
+    let vlans = [0, 1].map(VfIndex).map(|vf| {
         let settings = vec![VfSetting::Vlan(100)];
-        nic.apply(&Command::SetVf { vf, settings }).unwrap();
-    }
-    for n in 0..8192 {
+        Command::SetVf { vf, settings }
+    });
+    let filters = (0..8192).map(|n| {
         let spec = FilterSpec {
             matches: FilterMatch::Local {
                 transport: Transport::Udp,
@@ -180,9 +180,10 @@ fn nic() -> Nic {
             action: FilterAction::Drop,
             priority: FilterPriority::default(),
         };
-        nic.apply(&Command::InsertFilter(spec)).unwrap();
-    }
-    nic
+        Command::InsertFilter(spec)
+    });
+    let commands: Vec<Command> = vlans.into_iter().chain(filters).collect();
+    Nic::new(Arc::new(policy.with_all(&commands).unwrap()))
 }
 
 /// `burst` frames at a time.

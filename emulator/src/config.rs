@@ -9,8 +9,8 @@ use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 use toml::Spanned;
 use vf_model::{
-    Command, FilterSpec, LinkConfig, MacAddr, Mbps, Nanos, Nic, NicConfig, Path as VfPath, Profile,
-    Refusal, VfLinkState, VlanProto,
+    Command, FilterSpec, LinkConfig, MacAddr, Mbps, Nanos, NicConfig, Path as VfPath, Policy,
+    Profile, Refusal, VfLinkState, VlanProto,
 };
 use vf_vhost::features;
 
@@ -685,11 +685,11 @@ fn check_filters(
     config: NicConfig,
     filters: Vec<String>,
 ) -> Result<Vec<FilterSpec>, ConfigError> {
-    let mut nic = Nic::new(config);
+    let mut policy = Policy::new(config);
     let mut specs = Vec::new();
     for words in filters {
         let taken = words.parse().and_then(|spec| {
-            nic.apply(&Command::InsertFilter(spec))?;
+            policy = policy.with(&Command::InsertFilter(spec))?;
             Ok(spec)
         });
         specs.push(taken.map_err(|refusal| ConfigError::Filter {

@@ -1,9 +1,11 @@
 //! One host: a NIC, its hypervisor, and the sockets of its VFs. Knows which plane has which rings and moves them; judges
 //! no frame and waits on nothing.
 
+use std::sync::Arc;
+
 use vf_model::{
-    Command, DropReason, FilterAction, HypervisorModel, MacAddr, Nic, NicConfig, Path, Refusal,
-    RxFilter, VfIndex, VfRequest, VfSetting,
+    Command, DropReason, FilterAction, HypervisorModel, Judge, MacAddr, Nic, NicConfig, Path,
+    Policy, Refusal, RxFilter, VfIndex, VfRequest, VfSetting,
 };
 use vf_vhost::control::{self, Coalescing};
 use vf_vhost::endpoint::Endpoint;
@@ -67,39 +69,47 @@ impl Planes {
         pool: &Pool,
         cost: Option<vf_model::CostModel>,
     ) -> Result<Planes, (VfIndex, Refusal)> {
-        let config = NicConfig {
-            vfs: settings.vfs,
-            mac_base: settings.mac_base,
-            profile: settings.profile,
-        };
+        let policy = Arc::new(initial_policy(settings)?);
         let (nic_end, hypervisor_end) = PfEnd::pair();
-        let mut nic = Nic::new(config);
-        let mut model = HypervisorModel::new(config);
-        for (i, vf) in settings.vf.iter().enumerate() {
-            let command = Command::SetVf {
-                vf: VfIndex::from(i),
-                settings: vf.policy.settings(),
-            };
-            let refused = |refusal| (VfIndex::from(i), refusal);
-            nic.apply(&command).map_err(refused)?;
-            model.apply(&command).map_err(refused)?;
-        }
-        for spec in &settings.filters {
-            // One that drops is said of no VF.
-            let vf = match spec.action {
-                FilterAction::Vf(vf) => vf,
-                FilterAction::Drop => VfIndex::default(),
-            };
-            let command = Command::InsertFilter(*spec);
-            nic.apply(&command).map_err(|refusal| (vf, refusal))?;
-            model.apply(&command).map_err(|refusal| (vf, refusal))?;
-        }
         let vfs = usize::from(settings.vfs);
+        let nic = Nic::new(Arc::clone(&policy));
+        let model = HypervisorModel::new(policy);
         Ok(Planes {
             adapters: Adapter::team(nic, workers, nic_end, uplink, pool),
             hypervisor: Hypervisor::new(model, vfs, hypervisor_end, pool.clone(), cost),
         })
     }
+}
+
+/// What a NIC's configuration says of its VFs and filters.
+///
+/// # Errors
+/// The refusal of an initial setting, with its VF.
+pub fn initial_policy(settings: &NicSettings) -> Result<Policy, (VfIndex, Refusal)> {
+    let config = NicConfig {
+        vfs: settings.vfs,
+        mac_base: settings.mac_base,
+        profile: settings.profile,
+    };
+    let mut policy = Policy::new(config);
+    for (i, vf) in settings.vf.iter().enumerate() {
+        let command = Command::SetVf {
+            vf: VfIndex::from(i),
+            settings: vf.policy.settings(),
+        };
+        let refused = |refusal| (VfIndex::from(i), refusal);
+        policy = policy.with(&command).map_err(refused)?;
+    }
+    for spec in &settings.filters {
+        // One that drops is said of no VF.
+        let vf = match spec.action {
+            FilterAction::Vf(vf) => vf,
+            FilterAction::Drop => VfIndex::default(),
+        };
+        let command = Command::InsertFilter(*spec);
+        policy = policy.with(&command).map_err(|refusal| (vf, refusal))?;
+    }
+    Ok(policy)
 }
 
 impl PolicySettings {
@@ -142,7 +152,7 @@ impl Host {
         let paths: Vec<Path> = {
             let adapter = host.adapter().borrow();
             let vfs = (0..vfs).map(VfIndex::from);
-            vfs.map(|vf| adapter.nic.policy(vf).path).collect()
+            vfs.map(|vf| adapter.nic.policy().vf(vf).path).collect()
         };
         for (vf, path) in host.vfs.iter_mut().zip(paths) {
             vf.path = path;
@@ -162,11 +172,11 @@ impl Host {
     pub fn device_config(&self, vf: VfIndex) -> DeviceConfig {
         let adapter = self.adapter().borrow();
         let name = format!("{} {vf}", self.settings.name);
-        let mac = adapter.nic.policy(vf).mac.0;
+        let mac = adapter.nic.policy().vf(vf).mac.0;
         let mut config = DeviceConfig::new(name, mac, self.settings.queue_pairs);
         config.features &= !self.settings.offloads.withheld();
         config.mtu = self.settings.mtu;
-        config.link_up = adapter.nic.link_up_for(vf);
+        config.link_up = adapter.nic.policy().link_up_for(vf);
         config.speed_mbps = u32::try_from(adapter.uplink().rate_mbps()).unwrap_or(u32::MAX);
         config
     }
@@ -219,7 +229,7 @@ impl Host {
             let before = seen_by_guests(&adapters[0]);
             plane::apply(self.clock.now(), &mut adapters, &mut hypervisor, command)?;
             for (i, vf) in self.vfs.iter_mut().enumerate() {
-                vf.path = adapters[0].nic.policy(VfIndex::from(i)).path;
+                vf.path = adapters[0].nic.policy().vf(VfIndex::from(i)).path;
             }
             (before, seen_by_guests(&adapters[0]))
         };
@@ -254,7 +264,7 @@ impl Host {
     #[must_use]
     pub fn filters(&self) -> Vec<String> {
         let adapter = self.adapter().borrow();
-        let filters = adapter.nic.filter_table().iter();
+        let filters = adapter.nic.policy().filter_table().iter();
         filters.map(|spec| spec.to_string()).collect()
     }
 
@@ -306,10 +316,10 @@ struct Seen {
 }
 
 fn seen_by_guests(adapter: &Adapter) -> Vec<Seen> {
-    let vfs = (0..adapter.nic.vf_count()).map(VfIndex::from);
+    let vfs = (0..adapter.nic.policy().vf_count()).map(VfIndex::from);
     vfs.map(|vf| Seen {
-        link_up: adapter.nic.link_up_for(vf),
-        mac: adapter.nic.policy(vf).mac,
+        link_up: adapter.nic.policy().link_up_for(vf),
+        mac: adapter.nic.policy().vf(vf).mac,
     })
     .collect()
 }
@@ -376,7 +386,7 @@ impl<'a> VfDevice<'a> {
             })
             .collect();
         let mut hypervisor = hypervisor.unwrap_or_else(|| self.hypervisor.borrow());
-        let asked = adapters[worker].nic.asked(self.vf);
+        let asked = adapters[worker].nic.policy().asked(self.vf);
         let done = request(asked).and_then(|request| match request {
             None => Ok(()),
             Some(request) => {

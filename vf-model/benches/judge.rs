@@ -4,31 +4,37 @@
 #![allow(clippy::unwrap_used)]
 
 use std::hint::black_box;
+use std::sync::Arc;
 
 use criterion::{Criterion, criterion_group, criterion_main};
 use vf_model::{
-    Command, FrameMeta, Header, MacAddr, Nanos, Nic, NicConfig, Profile, Source, VfIndex,
+    Command, FrameMeta, Header, MacAddr, Nanos, Nic, NicConfig, Policy, Profile, Source, VfIndex,
 };
 
 const BASE: MacAddr = MacAddr([2, 0, 0, 0, 0, 0]);
 const FLOWS: u32 = 20_000;
 
-fn nic(vfs: u16) -> Nic {
-    Nic::new(NicConfig {
+fn policy(vfs: u16) -> Policy {
+    Policy::new(NicConfig {
         vfs,
         mac_base: BASE,
         profile: Profile::Generic,
     })
 }
 
-fn apply(nic: &mut Nic, words: &str) {
+fn nic(vfs: u16) -> Nic {
+    Nic::new(Arc::new(policy(vfs)))
+}
+
+fn command(words: &str) -> Command {
     let words: Vec<&str> = words.split(' ').collect();
-    nic.apply(&Command::parse(&words).unwrap()).unwrap();
+    Command::parse(&words).unwrap()
 }
 
 /// All 8192 filters, of five kinds, that a NIC can have. Flows to ports below 4096 are meant by one on a port, those to
 /// ports from 8192 by one on the flow.
-fn fill(nic: &mut Nic) {
+fn filters() -> Vec<Command> {
+    let mut commands = Vec::new();
     for i in 0..1638u32 {
         let (port, mac) = (i + 1, BASE.offset(0x1_0000 + i));
         for words in [
@@ -41,11 +47,14 @@ fn fill(nic: &mut Nic) {
             format!("flow-type ether dst {mac} vlan {port} vf 1"),
             format!("flow-type ether proto {} vf 1", 0x9200 + port),
         ] {
-            apply(nic, &format!("filter add {words}"));
+            commands.push(command(&format!("filter add {words}")));
         }
     }
-    apply(nic, "filter add flow-type ether dst unknown-multicast vf 1");
-    apply(nic, "filter add flow-type ether dst unknown-unicast vf 1");
+    for station in ["unicast", "multicast"] {
+        let words = format!("filter add flow-type ether dst unknown-{station} vf 1");
+        commands.push(command(&words));
+    }
+    commands
 }
 
 /// The first bytes of a frame from VF 0 to VF 1, of a TCP flow.
@@ -79,9 +88,7 @@ fn judge(c: &mut Criterion, name: &str, mut nic: Nic, heads: &[[u8; 128]]) {
 }
 
 fn full(vfs: u16) -> Nic {
-    let mut nic = nic(vfs);
-    fill(&mut nic);
-    nic
+    Nic::new(Arc::new(policy(vfs).with_all(&filters()).unwrap()))
 }
 
 fn verdicts(c: &mut Criterion) {
@@ -124,8 +131,8 @@ fn verdicts(c: &mut Criterion) {
 
 /// Parse, Toeplitz hash and table.
 fn queues(c: &mut Criterion) {
-    let nic = nic(1);
-    let rss = nic.rss(VfIndex(0));
+    let policy = policy(1);
+    let rss = policy.rss(VfIndex(0));
     let tcp4 = head(1, 2);
     let mut tcp6 = head(1, 2);
     tcp6[12..15].copy_from_slice(&[0x86, 0xdd, 0x60]);

@@ -1,13 +1,14 @@
 //! The NIC's filter table and what a frame is looked up in: one hash probe for each family of kinds in use, however many
 //! filters there are. Filters that differ only in how much they match lie in one family, the wide match in front: a frame
-//! to a local port that no filter names is done with after one probe. Never allocates while looking up, and gives the same
-//! answers in every run.
+//! to a local port that no filter names is done with after one probe. A copy of the table shares with it all that does not
+//! change. Never allocates while looking up, and gives the same answers in every run.
 
-use std::collections::{BTreeMap, HashMap};
-use std::hash::{BuildHasherDefault, Hash, Hasher};
+use std::hash::Hash;
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use crate::addr::Vlan;
+use crate::cow_map::{CowMap, seed};
 use crate::frame::{Header, be16};
 use crate::profile::{MAX_TABLE_FILTERS, Profile, Rows};
 use crate::steering::{FilterAction, FilterMatch, FilterPriority, FilterSpec, MatchError};
@@ -42,25 +43,38 @@ pub enum TableError {
     },
 }
 
-/// The filters of a NIC, in the order in which they win.
-#[derive(Clone, Debug, Default)]
+/// The filters of a NIC.
+#[derive(Clone, Debug)]
 pub struct FilterTable {
     profile: Profile,
-    rows: BTreeMap<(FilterMatch, FilterPriority), FilterAction>,
-    /// How many rows of each kind are in use.
+    rows: CowMap<FilterMatch, Row>,
+    /// How many filters there are.
+    len: usize,
+    /// How many of each kind.
     used: [usize; Rows::COUNT],
     index: Index,
 }
 
+/// The filters with one match, by priority.
+#[derive(Clone, Copy, Debug, Default)]
+struct Row([Option<FilterAction>; FilterPriority::ALL.len()]);
+
+impl Row {
+    /// Of the highest priority.
+    fn in_force(&self) -> Option<FilterAction> {
+        self.0.iter().rev().find_map(|action| *action)
+    }
+}
+
 /// The filter in force for each match.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 struct Index {
     v4: Family<Local4, End4>,
     /// Local ports that a filter in `v4` names.
     ports4: Ports,
     v6: Family<Local6, End6>,
     macs: Family<u64, u16>,
-    ethertypes: Map<u16, FilterAction>,
+    ethertypes: CowMap<u16, FilterAction>,
     unknown_multicast: Option<FilterAction>,
     unknown_unicast: Option<FilterAction>,
 }
@@ -68,14 +82,14 @@ struct Index {
 /// Filters on a wide key, and on that and a further key together.
 #[derive(Clone, Debug)]
 struct Family<W, N> {
-    wide: Map<W, Wide>,
-    narrow: Map<(W, N), FilterAction>,
+    wide: CowMap<W, Wide>,
+    narrow: CowMap<(W, N), FilterAction>,
 }
 
 /// A set of ports, a bit for each; empty until the first is put in. It only ever saves a probe: a port stays in it until no
 /// filter on IPv4 flows is left.
 #[derive(Clone, Debug, Default)]
-struct Ports(Vec<u64>);
+struct Ports(Arc<[u64]>);
 
 #[derive(Clone, Copy, Debug, Default)]
 struct Wide {
@@ -100,17 +114,17 @@ type Local6 = (u128, u32);
 /// IPv6 address and port.
 type End6 = (u128, u16);
 
-type Map<K, V> = HashMap<K, V, BuildHasherDefault<Fold>>;
-
-/// A hash that is the same in every run. Keys are the administrator's, so nobody can choose them to collide, and a frame
-/// that collides is as quick as another.
-#[derive(Clone, Copy, Default)]
-struct Fold(u64);
-
 impl Ports {
     fn insert(&mut self, port: u16) {
-        self.0.resize(1 << 10, 0);
-        self.0[usize::from(port) / 64] |= 1 << (port % 64);
+        if self.contains(port) {
+            return;
+        }
+        if self.0.is_empty() {
+            self.0 = vec![0; 1 << 10].into();
+        }
+        if let Some(word) = Arc::make_mut(&mut self.0).get_mut(usize::from(port) / 64) {
+            *word |= 1 << (port % 64);
+        }
     }
 
     #[inline]
@@ -120,50 +134,16 @@ impl Ports {
     }
 }
 
-impl Hasher for Fold {
-    #[inline]
-    fn finish(&self) -> u64 {
-        self.0
-    }
-
-    fn write(&mut self, bytes: &[u8]) {
-        for chunk in bytes.chunks(8) {
-            let mut word = [0; 8];
-            word[..chunk.len()].copy_from_slice(chunk);
-            self.write_u64(u64::from_le_bytes(word));
-        }
-    }
-
-    #[inline]
-    fn write_u64(&mut self, word: u64) {
-        // Both halves of the product depend on all bits of the word.
-        let product = u128::from(self.0 ^ word ^ 0x2437_7300_8ab4_13c5) * 0x9e37_79b9_7f4a_7c15;
-        self.0 = (product ^ product >> 64) as u64;
-    }
-
-    #[inline]
-    fn write_u128(&mut self, word: u128) {
-        self.write_u64(word as u64);
-        self.write_u64((word >> 64) as u64);
-    }
-
-    #[inline]
-    fn write_u32(&mut self, word: u32) {
-        self.write_u64(word.into());
-    }
-
-    #[inline]
-    fn write_u16(&mut self, word: u16) {
-        self.write_u64(word.into());
-    }
-}
-
 impl FilterTable {
     /// The empty table of a NIC.
     pub(crate) fn new(profile: Profile) -> FilterTable {
+        let seed = seed();
         FilterTable {
             profile,
-            ..FilterTable::default()
+            rows: CowMap::new(seed),
+            len: 0,
+            used: [0; Rows::COUNT],
+            index: Index::new(seed),
         }
     }
 
@@ -175,33 +155,40 @@ impl FilterTable {
     /// How many filters it holds.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.rows.len()
+        self.len
     }
 
     /// Whether it holds none.
     #[must_use]
+    #[inline]
     pub fn is_empty(&self) -> bool {
-        self.rows.is_empty()
+        self.len == 0
     }
 
-    /// The filters: the kind that wins first, and of the same match the one in force last.
-    pub fn iter(&self) -> impl Iterator<Item = FilterSpec> + '_ {
-        self.rows
-            .iter()
-            .map(|((matches, priority), action)| FilterSpec {
-                matches: *matches,
-                action: *action,
-                priority: *priority,
+    /// The filters: the kind that wins first, and of the same match the one in force last. Sorts them all.
+    pub fn iter(&self) -> impl Iterator<Item = FilterSpec> + use<> {
+        let mut rows: Vec<(FilterMatch, Row)> = self.rows.iter().copied().collect();
+        rows.sort_unstable_by_key(|(matches, _)| *matches);
+        rows.into_iter().flat_map(|(matches, row)| {
+            let actions = FilterPriority::ALL.into_iter().zip(row.0);
+            actions.filter_map(move |(priority, action)| {
+                Some(FilterSpec {
+                    matches,
+                    action: action?,
+                    priority,
+                })
             })
+        })
     }
 
     pub(crate) fn insert(&mut self, spec: &FilterSpec) -> Result<(), TableError> {
         spec.matches.check()?;
-        let row = (spec.matches, spec.priority);
-        if self.rows.contains_key(&row) {
+        let mut row = self.rows.get(&spec.matches).unwrap_or_default();
+        let action = &mut row.0[spec.priority as usize];
+        if action.is_some() {
             return Err(TableError::Exists(spec.matches, spec.priority));
         }
-        if self.rows.len() >= MAX_TABLE_FILTERS {
+        if self.len >= MAX_TABLE_FILTERS {
             return Err(TableError::Full {
                 room: MAX_TABLE_FILTERS,
             });
@@ -215,9 +202,10 @@ impl FilterTable {
                 room,
             });
         }
+        *action = Some(spec.action);
+        self.len += 1;
         self.used[rows as usize] += 1;
-        self.rows.insert(row, spec.action);
-        self.index(&spec.matches);
+        self.set(&spec.matches, row);
         Ok(())
     }
 
@@ -226,20 +214,20 @@ impl FilterTable {
         matches: &FilterMatch,
         priority: FilterPriority,
     ) -> Result<(), TableError> {
-        match self.rows.remove(&(*matches, priority)) {
-            None => Err(TableError::NotFound(*matches, priority)),
-            Some(_) => {
-                self.used[Rows::of(matches) as usize] -= 1;
-                self.index(matches);
-                Ok(())
-            }
+        let mut row = self.rows.get(matches).unwrap_or_default();
+        if row.0[priority as usize].take().is_none() {
+            return Err(TableError::NotFound(*matches, priority));
         }
+        self.len -= 1;
+        self.used[Rows::of(matches) as usize] -= 1;
+        self.set(matches, row);
+        Ok(())
     }
 
-    /// Puts the filter that is in force for a match now into the index, or takes the last one out.
-    fn index(&mut self, matches: &FilterMatch) {
-        let all = (*matches, FilterPriority::Hint)..=(*matches, FilterPriority::Required);
-        let action = self.rows.range(all).next_back().map(|(_, action)| *action);
+    /// Sets the filters with one match, and puts the one that is in force now into the index or takes the last one out.
+    fn set(&mut self, matches: &FilterMatch, row: Row) {
+        let action = row.in_force();
+        self.rows.put(*matches, action.map(|_| row));
         let Index {
             v4,
             ports4,
@@ -284,7 +272,7 @@ impl FilterTable {
             }
             FilterMatch::Mac(mac) => macs.set(mac.to_u64(), action),
             FilterMatch::EtherType(proto) => {
-                put(ethertypes, proto, action);
+                ethertypes.put(proto, action);
             }
             FilterMatch::UnknownMulticast => *unknown_multicast = action,
             FilterMatch::UnknownUnicast => *unknown_unicast = action,
@@ -320,7 +308,7 @@ impl FilterTable {
     ) -> Option<FilterAction> {
         let index = &self.index;
         let by_mac = || index.macs.get(header.dst.to_u64(), || vlan.to_u16());
-        let by_type = || index.ethertypes.get(&header.ethertype).copied();
+        let by_type = || index.ethertypes.get(&header.ethertype);
         let to_group = header.dst.is_multicast() && !header.dst.is_broadcast();
         let unknown = || index.unknown_multicast.filter(|_| to_group);
         flow.first(&takes)
@@ -357,6 +345,18 @@ impl Actions {
 }
 
 impl Index {
+    fn new(seed: u64) -> Index {
+        Index {
+            v4: Family::new(seed),
+            ports4: Ports::default(),
+            v6: Family::new(seed),
+            macs: Family::new(seed),
+            ethertypes: CowMap::new(seed),
+            unknown_multicast: None,
+            unknown_unicast: None,
+        }
+    }
+
     #[inline(never)]
     fn any_flow(&self, head: &[u8]) -> Option<Actions> {
         let flow = Header::parse(head).ok()?.flow(head)?;
@@ -428,14 +428,14 @@ fn local6(ip: u128, port: u16, protocol: u8) -> Local6 {
     (ip, u32::from(port) << 8 | u32::from(protocol))
 }
 
-fn put<K: Hash + Eq>(map: &mut Map<K, FilterAction>, key: K, action: Option<FilterAction>) -> bool {
-    match action {
-        Some(action) => map.insert(key, action).is_some(),
-        None => map.remove(&key).is_some(),
+impl<W: Copy + Hash + Eq, N: Copy + Hash + Eq> Family<W, N> {
+    fn new(seed: u64) -> Family<W, N> {
+        Family {
+            wide: CowMap::new(seed),
+            narrow: CowMap::new(seed),
+        }
     }
-}
 
-impl<W: Copy + Hash + Eq, N: Hash + Eq> Family<W, N> {
     #[inline]
     fn is_empty(&self) -> bool {
         self.wide.is_empty()
@@ -446,18 +446,17 @@ impl<W: Copy + Hash + Eq, N: Hash + Eq> Family<W, N> {
     }
 
     fn set_narrow(&mut self, key: W, further: N, action: Option<FilterAction>) {
-        let was = put(&mut self.narrow, (key, further), action);
+        let was = self.narrow.put((key, further), action);
         self.change(key, |wide| {
             wide.narrower = wide.narrower + u32::from(action.is_some()) - u32::from(was);
         });
     }
 
     fn change(&mut self, key: W, change: impl FnOnce(&mut Wide)) {
-        let wide = self.wide.entry(key).or_default();
-        change(wide);
-        if wide.action.is_none() && wide.narrower == 0 {
-            self.wide.remove(&key);
-        }
+        let mut wide = self.wide.get(&key).unwrap_or_default();
+        change(&mut wide);
+        let empty = wide.action.is_none() && wide.narrower == 0;
+        self.wide.put(key, (!empty).then_some(wide));
     }
 
     #[inline]
@@ -468,18 +467,9 @@ impl<W: Copy + Hash + Eq, N: Hash + Eq> Family<W, N> {
         Actions {
             narrow: match wide.narrower {
                 0 => None,
-                _ => self.narrow.get(&(key, further())).copied(),
+                _ => self.narrow.get(&(key, further())),
             },
             wide: wide.action,
-        }
-    }
-}
-
-impl<W, N> Default for Family<W, N> {
-    fn default() -> Family<W, N> {
-        Family {
-            wide: Map::default(),
-            narrow: Map::default(),
         }
     }
 }
@@ -504,7 +494,7 @@ mod tests {
 
     #[test]
     fn the_highest_priority_is_in_force_and_the_others_take_over() {
-        let mut table = FilterTable::default();
+        let mut table = FilterTable::new(Profile::Generic);
         for (vf, priority) in [(1, "auto"), (2, "required"), (3, "hint"), (4, "manual")] {
             let words =
                 format!("flow-type ether dst 02:00:00:00:00:01 vf {vf} priority {priority}");
@@ -521,7 +511,7 @@ mod tests {
 
     #[test]
     fn a_table_holds_so_many_and_nothing_twice() {
-        let mut table = FilterTable::default();
+        let mut table = FilterTable::new(Profile::Generic);
         let nth = |n| {
             let mac = MacAddr([2, 0, 0, 0, 0, 0]).offset(n);
             spec(&format!("flow-type ether dst {mac} action drop"))
@@ -554,7 +544,7 @@ mod tests {
 
     #[test]
     fn what_no_frame_can_match_is_refused() {
-        let mut table = FilterTable::default();
+        let mut table = FilterTable::new(Profile::Generic);
         for (words, says) in [
             (
                 "flow-type tcp4 dst-ip 10.0.0.1 dst-port 0 vf 1",

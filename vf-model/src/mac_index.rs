@@ -1,7 +1,10 @@
 //! Which VFs have a MAC address: a hash table that is built once for each change of policy and then only read.
-//! Open addressing, half empty at most, and the same hash in every run. Never allocates while looking up.
+//! Open addressing, half empty at most, and a seeded hash, for guests choose addresses. Never allocates while looking up.
+
+use std::hash::Hasher;
 
 use crate::addr::{MacAddr, Vlan};
+use crate::cow_map::{Fold, seed};
 use crate::vf::VfIndex;
 
 /// No MAC address has these bits: it is 48 bits long.
@@ -17,6 +20,7 @@ struct Slot {
 /// A multimap from MAC address (and VLAN) to VF.
 #[derive(Clone, Debug)]
 pub(crate) struct MacIndex {
+    seed: u64,
     slots: Vec<Slot>,
     mask: usize,
 }
@@ -33,6 +37,7 @@ impl MacIndex {
             vlan: None,
         };
         let mut index = MacIndex {
+            seed: seed(),
             slots: vec![empty; size],
             mask: size - 1,
         };
@@ -48,8 +53,9 @@ impl MacIndex {
     }
 
     fn start(&self, mac: u64) -> usize {
-        // The middle bits of the product depend on all bits of the address.
-        (mac.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32) as usize & self.mask
+        let mut hash = Fold::new(self.seed);
+        hash.write_u64(mac);
+        hash.finish() as usize & self.mask
     }
 
     /// The VFs that have this address in this VLAN; one that has it twice may come twice.

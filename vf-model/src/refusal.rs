@@ -56,6 +56,16 @@ pub enum Refusal {
     PortVlan,
 }
 
+/// The first of several commands that is refused; none of them has changed anything.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("command {}: {why}", at + 1)]
+pub struct Refused {
+    /// Which, counted from 0.
+    pub at: usize,
+    /// Why.
+    pub why: Refusal,
+}
+
 impl Refusal {
     pub(crate) fn word(what: &'static str, got: &str, allowed: &'static str) -> Refusal {
         ParseError::word(what, got, allowed).into()

@@ -102,6 +102,16 @@ pub enum FilterPriority {
     Required,
 }
 
+impl FilterPriority {
+    /// From the lowest to the highest.
+    pub(crate) const ALL: [FilterPriority; 4] = [
+        FilterPriority::Hint,
+        FilterPriority::Auto,
+        FilterPriority::Manual,
+        FilterPriority::Required,
+    ];
+}
+
 /// A filter of the NIC's table; in text the words of `ethtool -N`, such as
 /// `flow-type tcp4 dst-ip 10.0.0.1 dst-port 80 vf 2`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

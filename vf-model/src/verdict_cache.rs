@@ -1,6 +1,6 @@
 //! Verdicts that were given before, by where a frame comes from, its whole Ethernet header, and what filters on flows say of
-//! it: all that a verdict depends on while no command is applied. Direct-mapped and of a fixed size: what collides is judged
-//! again. Holds verdicts on unicast to one receiver only, never drops.
+//! it: all that a verdict depends on while the policy is the same but for filters on flows. Direct-mapped and of a fixed size:
+//! what collides is judged again. Holds verdicts on unicast to one receiver only, never drops.
 
 use crate::filter_table::Actions;
 use crate::source::Source;
@@ -8,6 +8,9 @@ use crate::verdict::{Hop, Verdict};
 
 /// A power of two.
 const SLOTS: usize = 4096;
+/// Where the epoch begins in a key's last word; sources and actions lie below.
+const EPOCH_SHIFT: u32 = 36;
+const MAX_EPOCH: u64 = 1 << (64 - EPOCH_SHIFT - 1);
 
 /// A frame's source and Ethernet header, as far as two tags, and what filters on its flow say.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -28,15 +31,15 @@ struct Slot {
 #[derive(Clone, Debug)]
 pub(crate) struct VerdictCache {
     slots: Vec<Slot>,
-    used: bool,
+    /// Part of every key: what was kept in an earlier one is not found.
+    epoch: u64,
     /// The last that was asked for its hop: frames come in trains.
     last: (LinkKey, Option<Hop>),
 }
 
 impl LinkKey {
-    /// The key of a frame with these first bytes; `None` if they are too few to tell.
     #[inline]
-    pub(crate) fn new(source: Source, flow: Actions, head: &[u8]) -> Option<LinkKey> {
+    fn new(source: Source, flow: Actions, head: &[u8]) -> Option<LinkKey> {
         let word = |at: usize| {
             let bytes = head.get(at..)?.first_chunk()?;
             Some(u64::from_le_bytes(*bytes))
@@ -80,17 +83,26 @@ impl VerdictCache {
     pub(crate) fn new() -> VerdictCache {
         VerdictCache {
             slots: vec![Slot::default(); SLOTS],
-            used: false,
+            epoch: 0,
             last: Default::default(),
         }
     }
 
-    /// Forgets everything.
+    /// Forgets everything. Takes no time, and is done whenever a filter is set.
     pub(crate) fn clear(&mut self) {
-        if std::mem::take(&mut self.used) {
-            self.slots.fill(Slot::default());
-            self.last = Default::default();
+        self.epoch += 1 << EPOCH_SHIFT;
+        if self.epoch >> EPOCH_SHIFT >= MAX_EPOCH {
+            *self = VerdictCache::new();
         }
+    }
+
+    /// The key of a frame with these first bytes; `None` if they are too few to tell.
+    #[inline]
+    pub(crate) fn key(&self, source: Source, flow: Actions, head: &[u8]) -> Option<LinkKey> {
+        LinkKey::new(source, flow, head).map(|key| LinkKey {
+            source: key.source | self.epoch,
+            ..key
+        })
     }
 
     /// Where a frame goes that goes to one VF and nowhere else.
@@ -121,7 +133,6 @@ impl VerdictCache {
                 hop: verdict.hop(),
                 verdict: *verdict,
             };
-            self.used = true;
         }
     }
 }

@@ -5,15 +5,16 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::select;
 use vf_model::{
     BridgePort, Command, Counters, DropReason, FilterAction, FilterMatch, FilterSpec, FlowEnd,
-    FrameMeta, Header, Hop, HypervisorModel, MAX_FRAME, MacAddr, Nanos, Nic, NicConfig, Path,
-    Profile, Refusal, RxMode, Source, TagEdit, Transport, Verdict, VfIndex, VfLinkState, VfRequest,
-    VfSetting, Vid, VlanTag,
+    FrameMeta, Header, Hop, HypervisorModel, Judge, MAX_FRAME, MacAddr, Nanos, Nic, NicConfig,
+    Path, Policy, Profile, Refusal, RxMode, Source, TagEdit, Transport, Verdict, VfIndex,
+    VfLinkState, VfRequest, VfSetting, Vid, VlanTag,
 };
 
 const VFS: u8 = 4;
@@ -21,6 +22,8 @@ const BASE: MacAddr = MacAddr([2, 0, 0, 0, 0, 0]);
 
 /// One host: every frame is carried between the two planes until nobody has it any more.
 struct Host {
+    /// What both planes judge by.
+    policy: Arc<Policy>,
     nic: Nic,
     hypervisor: HypervisorModel,
     now: Nanos,
@@ -84,9 +87,11 @@ impl Host {
             mac_base: BASE,
             profile,
         };
+        let policy = Arc::new(Policy::new(config));
         let mut host = Host {
-            nic: Nic::new(config),
-            hypervisor: HypervisorModel::new(config),
+            nic: Nic::new(Arc::clone(&policy)),
+            hypervisor: HypervisorModel::new(Arc::clone(&policy)),
+            policy,
             now: Nanos(0),
             beyond: 0,
         };
@@ -106,21 +111,24 @@ impl Host {
     }
 
     fn act(&mut self, act: &Act) -> Result<(), Refusal> {
-        let (nic, hypervisor) = match act {
-            Act::Admin(command) => (self.nic.apply(command), self.hypervisor.apply(command)),
-            Act::Driver(vf, request) => (
-                self.nic.request(*vf, request),
-                self.hypervisor.request(*vf, request),
-            ),
+        let policy = match act {
+            Act::Admin(command) => self.policy.with(command),
+            Act::Driver(vf, request) => self.policy.with_request(*vf, request),
         };
-        assert_eq!(nic, hypervisor);
-        nic
+        self.adopt(Arc::new(policy?));
+        Ok(())
+    }
+
+    fn adopt(&mut self, policy: Arc<Policy>) {
+        self.nic.adopt(Arc::clone(&policy));
+        self.hypervisor.adopt(Arc::clone(&policy));
+        self.policy = policy;
     }
 
     fn send(&mut self, source: Source, bytes: &[u8]) -> Outcome {
         let mut outcome = Outcome::default();
         match source {
-            Source::Vf(vf) if self.nic.policy(vf).path == Path::Mediated => {
+            Source::Vf(vf) if self.policy.vf(vf).path == Path::Mediated => {
                 self.through_hypervisor(BridgePort::Vif(vf), bytes, &mut outcome);
             }
             _ => self.through_nic(source, bytes, &mut outcome),
@@ -134,7 +142,7 @@ impl Host {
             .ingress(self.now, source, bytes, &meta(bytes, self.beyond));
         check_verdict(&verdict, outcome);
         for vf in verdict.vfs.iter() {
-            assert_eq!(self.nic.policy(vf).path, Path::Direct);
+            assert_eq!(self.policy.vf(vf).path, Path::Direct);
             let header = Header::parse(bytes).unwrap();
             let copy = edited(bytes, self.nic.egress_edit(verdict.insert, vf));
             self.nic
@@ -158,9 +166,9 @@ impl Host {
         check_verdict(&verdict, outcome);
         assert!(!verdict.wire);
         for vf in verdict.vfs.iter() {
-            assert_eq!(self.nic.policy(vf).path, Path::Mediated);
+            assert_eq!(self.policy.vf(vf).path, Path::Mediated);
             let header = Header::parse(bytes).unwrap();
-            let edit = self.hypervisor.egress_edit(&verdict, vf);
+            let edit = self.hypervisor.egress_edit(verdict.insert, vf);
             let copy = edited(bytes, edit);
             self.hypervisor
                 .count_delivered(vf, header.dst, copy.len() as u32 + self.beyond);
@@ -225,7 +233,7 @@ fn flow_of(bytes: &[u8]) -> Option<(Transport, FlowEnd, FlowEnd)> {
 /// Every filter in turn: the first in force that matches a frame with this tag and does not send it to a VF that takes no
 /// part in the frame's VLAN.
 fn steered(
-    nic: &Nic,
+    policy: &Policy,
     bytes: &[u8],
     tag: Option<(u16, u16)>,
     unknown_unicast: bool,
@@ -234,7 +242,7 @@ fn steered(
     let dst = MacAddr(bytes[..6].try_into().unwrap());
     let flow = flow_of(bytes);
     let ethertype = Header::parse(bytes).unwrap().ethertype;
-    let mut specs: Vec<FilterSpec> = nic.filter_table().iter().collect();
+    let mut specs: Vec<FilterSpec> = policy.filter_table().iter().collect();
     specs.sort_by_key(|s| (s.matches, std::cmp::Reverse(s.priority)));
     specs.dedup_by_key(|s| s.matches);
     let matches = |spec: &FilterSpec| match spec.matches {
@@ -262,7 +270,11 @@ fn steered(
 }
 
 /// What the documentation promises, one VF at a time and without any table: who gets which bytes.
-fn promised(nic: &Nic, source: Source, bytes: &[u8]) -> (BTreeMap<u8, Vec<u8>>, Option<Vec<u8>>) {
+fn promised(
+    policy: &Policy,
+    source: Source,
+    bytes: &[u8],
+) -> (BTreeMap<u8, Vec<u8>>, Option<Vec<u8>>) {
     let nothing = (BTreeMap::new(), None);
     let mac = |at: usize| MacAddr(bytes[at..at + 6].try_into().unwrap());
     let (dst, src) = (mac(0), mac(6));
@@ -278,31 +290,31 @@ fn promised(nic: &Nic, source: Source, bytes: &[u8]) -> (BTreeMap<u8, Vec<u8>>, 
     let mut on_the_way = bytes.to_vec();
     let takes_part = |vf: VfIndex, tag: Option<(u16, u16)>| {
         let tag = tag.filter(|(_, vid)| *vid != 0);
-        match nic.policy(vf).port_vlan {
+        match policy.vf(vf).port_vlan {
             Some(port) => tag == Some((port.proto.tpid(), port.vid.get())),
             None => match tag {
                 None => true,
                 Some((tpid, vid)) => {
-                    let vlans = nic.filters(vf).vlans();
+                    let vlans = policy.filters(vf).vlans();
                     vlans.is_empty() || tpid == 0x8100 && vlans.iter().any(|v| v.get() == vid)
                 }
             },
         }
     };
-    let asked = |vf: VfIndex| nic.asked(vf);
-    let trusted = |vf: VfIndex| nic.policy(vf).trust;
-    let chooses = |vf: VfIndex| trusted(vf) || !nic.policy(vf).mac_set;
+    let asked = |vf: VfIndex| policy.asked(vf);
+    let trusted = |vf: VfIndex| policy.vf(vf).trust;
+    let chooses = |vf: VfIndex| trusted(vf) || !policy.vf(vf).mac_set;
     let own = |vf: VfIndex| {
         let chosen = asked(vf).mac.filter(|_| chooses(vf));
-        chosen.unwrap_or(nic.policy(vf).mac)
+        chosen.unwrap_or(policy.vf(vf).mac)
     };
-    let discreet = [Profile::Falcon, Profile::Siena, Profile::Ixgbe].contains(&nic.profile());
+    let discreet = [Profile::Falcon, Profile::Siena, Profile::Ixgbe].contains(&policy.profile());
     let promisc = |vf: VfIndex| asked(vf).mode.promisc && trusted(vf) && !discreet;
     let receives = |vf: VfIndex, tag: Option<(u16, u16)>| {
         let wanted = match (tag, &asked(vf).vlans) {
             (Some((0x8100, vid)), Some(vlans)) if vid != 0 => {
                 promisc(vf)
-                    || nic.policy(vf).port_vlan.is_some()
+                    || policy.vf(vf).port_vlan.is_some()
                     || vlans.iter().any(|v| v.get() == vid)
             }
             _ => true,
@@ -319,7 +331,7 @@ fn promised(nic: &Nic, source: Source, bytes: &[u8]) -> (BTreeMap<u8, Vec<u8>>, 
         |vf: VfIndex, mac: MacAddr, tag: Option<(u16, u16)>| {
             own(vf) == mac
                 || further(vf).any(|m| *m == mac)
-                || nic.filters(vf).macs().iter().any(|(m, vlan)| {
+                || policy.filters(vf).macs().iter().any(|(m, vlan)| {
                     *m == mac && vlan.is_none_or(|v| tag == Some((0x8100, v.get())))
                 })
         };
@@ -336,23 +348,23 @@ fn promised(nic: &Nic, source: Source, bytes: &[u8]) -> (BTreeMap<u8, Vec<u8>>, 
                 !mode.nouni
             }
     };
-    let up = |vf: VfIndex| match nic.policy(vf).state {
-        VfLinkState::Auto => nic.link_up(),
+    let up = |vf: VfIndex| match policy.vf(vf).state {
+        VfLinkState::Auto => policy.link_up(),
         VfLinkState::Enable => true,
         VfLinkState::Disable => false,
     };
     let owns = |vf: VfIndex, mac: MacAddr| {
         own(vf) == mac
             || further(vf).any(|m| *m == mac)
-            || nic.filters(vf).macs().iter().any(|(m, _)| *m == mac)
+            || policy.filters(vf).macs().iter().any(|(m, _)| *m == mac)
     };
     match source {
         Source::Vf(vf) => {
-            let policy = nic.policy(vf);
-            if !up(vf) || policy.spoofchk && !owns(vf, src) {
+            let sender = policy.vf(vf);
+            if !up(vf) || sender.spoofchk && !owns(vf, src) {
                 return nothing;
             }
-            if let Some(port) = policy.port_vlan {
+            if let Some(port) = sender.port_vlan {
                 if tag_of(bytes).is_some() {
                     return nothing;
                 }
@@ -362,18 +374,18 @@ fn promised(nic: &Nic, source: Source, bytes: &[u8]) -> (BTreeMap<u8, Vec<u8>>, 
                 return nothing;
             }
         }
-        Source::Wire if !nic.link_up() => return nothing,
+        Source::Wire if !policy.link_up() => return nothing,
         Source::Wire | Source::Pf => {}
     }
-    if matches!(nic.profile(), Profile::Falcon | Profile::Siena) && source != Source::Wire {
-        return (BTreeMap::new(), nic.link_up().then_some(on_the_way));
+    if matches!(policy.profile(), Profile::Falcon | Profile::Siena) && source != Source::Wire {
+        return (BTreeMap::new(), policy.link_up().then_some(on_the_way));
     }
     let tag = tag_of(&on_the_way);
     let group = dst.is_multicast();
     let all = || (0..VFS).map(VfIndex).filter(|vf| receives(*vf, tag));
     let known = all().any(|vf| !group && has(vf, dst, tag));
     let unknown = source == Source::Wire && !group && !known;
-    let filter = steered(nic, &on_the_way, tag, unknown, |vf| receives(vf, tag));
+    let filter = steered(policy, &on_the_way, tag, unknown, |vf| receives(vf, tag));
     let to = match filter.map(|spec| spec.action) {
         Some(FilterAction::Drop) => return nothing,
         Some(FilterAction::Vf(vf)) => Some(vf),
@@ -390,12 +402,12 @@ fn promised(nic: &Nic, source: Source, bytes: &[u8]) -> (BTreeMap<u8, Vec<u8>>, 
         to == Some(*vf) || !only && for_it && wants(*vf, dst)
     });
     let here = !group && (known || to.is_some());
-    let wire = source != Source::Wire && nic.link_up() && !here;
+    let wire = source != Source::Wire && policy.link_up() && !here;
     let vfs = interested
         .filter(|vf| source != Source::Vf(*vf) && up(*vf))
         .map(|vf| {
             let mut copy = on_the_way.clone();
-            if nic.policy(vf).port_vlan.is_some() {
+            if policy.vf(vf).port_vlan.is_some() {
                 copy.drain(12..16);
             }
             (vf.0, copy)
@@ -700,7 +712,7 @@ proptest! {
             let (vfs, wire) = if meta(&frame, beyond).len > MAX_FRAME {
                 Default::default()
             } else {
-                promised(&host.nic, source, &frame)
+                promised(&host.policy, source, &frame)
             };
             prop_assert_eq!(&outcome.vfs, &vfs);
             prop_assert_eq!(&outcome.wire, &wire);
@@ -729,7 +741,8 @@ proptest! {
             }
             let frame = pick.get(&frames);
             let mut forgetful = host.nic.clone();
-            forgetful.apply(&Command::SetLink { up: forgetful.link_up() }).unwrap();
+            let link = Command::SetLink { up: host.policy.link_up() };
+            forgetful.adopt(Arc::new(host.policy.with(&link).unwrap()));
             let meta = meta(frame, 0);
             let known = match source {
                 Source::Vf(vf) => host.nic.ingress_again(host.now, vf, frame, &meta),
@@ -816,9 +829,9 @@ proptest! {
         host.act(&parse(&format!("vf {vf} set spoofchk on state enable")).into()).unwrap();
         frame[6..12].copy_from_slice(&src);
         let vf = VfIndex(vf);
-        let own = host.nic.mac(vf).0 == src
-            || host.nic.in_force(vf).unicast.iter().any(|m| m.0 == src)
-            || host.nic.filters(vf).macs().iter().any(|(m, _)| m.0 == src);
+        let own = host.policy.mac(vf).0 == src
+            || host.policy.in_force(vf).unicast.iter().any(|m| m.0 == src)
+            || host.policy.filters(vf).macs().iter().any(|(m, _)| m.0 == src);
         prop_assume!(!own);
         let outcome = host.send(Source::Vf(vf), &frame);
         prop_assert!(outcome.vfs.is_empty() && outcome.wire.is_none());
@@ -841,14 +854,86 @@ proptest! {
         }
         let mut other = Host::new(&accepted, &[]);
         for vf in (0..VFS).map(VfIndex) {
-            prop_assert_eq!(host.nic.policy(vf), other.nic.policy(vf));
-            prop_assert_eq!(host.nic.filters(vf), other.nic.filters(vf));
-            prop_assert_eq!(host.nic.asked(vf), other.nic.asked(vf));
-            prop_assert_eq!(host.nic.in_force(vf), other.nic.in_force(vf));
+            prop_assert_eq!(host.policy.vf(vf), other.policy.vf(vf));
+            prop_assert_eq!(host.policy.filters(vf), other.policy.filters(vf));
+            prop_assert_eq!(host.policy.asked(vf), other.policy.asked(vf));
+            prop_assert_eq!(host.policy.in_force(vf), other.policy.in_force(vf));
         }
         for (source, frame) in traffic {
             let judge = |nic: &mut Nic| nic.ingress(Nanos(0), source, &frame, &meta(&frame, 0));
             prop_assert_eq!(judge(&mut host.nic), judge(&mut other.nic));
+        }
+    }
+
+    #[test]
+    fn a_batch_is_its_commands_one_by_one_or_nothing(
+        commands in vec(any_command(), 0..24),
+        refused in any::<bool>(),
+        traffic in vec(any_traffic(), 1..8),
+    ) {
+        let fresh = Host::new(&[], &[]).policy;
+        let mut one_by_one = fresh.clone();
+        let mut accepted = Vec::new();
+        let mut first_refused = None;
+        for (at, command) in commands.iter().enumerate() {
+            match one_by_one.with(command) {
+                Ok(policy) => {
+                    one_by_one = Arc::new(policy);
+                    accepted.push(command.clone());
+                }
+                Err(why) => first_refused = first_refused.or(Some((at, why))),
+            }
+        }
+        if refused && let Some((at, why)) = first_refused {
+            let all = fresh.with_all(&commands).unwrap_err();
+            prop_assert_eq!((all.at, all.why), (at, why));
+            prop_assert_eq!(fresh.version(), Host::new(&[], &[]).policy.version());
+        }
+        let batch = Arc::new(fresh.with_all(&accepted).unwrap());
+        prop_assert_eq!(batch.version() - fresh.version(), u64::from(!accepted.is_empty()));
+        let filters = |policy: &Policy| policy.filter_table().iter().collect::<Vec<_>>();
+        prop_assert_eq!(filters(&batch), filters(&one_by_one));
+        prop_assert!(filters(&fresh).is_empty(), "what was there before is as it was");
+        for vf in (0..VFS).map(VfIndex) {
+            prop_assert_eq!(batch.vf(vf), one_by_one.vf(vf));
+            prop_assert_eq!(batch.filters(vf), one_by_one.filters(vf));
+            prop_assert_eq!(batch.in_force(vf), one_by_one.in_force(vf));
+        }
+        let [mut one, mut other] = [one_by_one, batch].map(Nic::new);
+        for (source, frame) in traffic {
+            let judge = |nic: &mut Nic| nic.ingress(Nanos(0), source, &frame, &meta(&frame, 0));
+            prop_assert_eq!(judge(&mut one), judge(&mut other));
+        }
+    }
+
+    #[test]
+    fn replicas_that_adopt_at_other_times_say_the_same_of_the_same_policy(
+        acts in vec(any_act(), 1..24),
+        missed in vec(any::<bool>(), 24),
+        paths in any_paths(),
+        traffic in vec(any_traffic(), 1..8),
+    ) {
+        let mut host = Host::new(&[], &paths);
+        let mut replica = host.nic.clone();
+        for (act, missed) in acts.iter().zip(missed) {
+            let _ = host.act(act);
+            // Busy elsewhere: it sees only the next one.
+            if !missed {
+                replica.adopt(Arc::clone(&host.policy));
+            }
+            for (source, frame) in &traffic {
+                let meta = meta(frame, 0);
+                host.nic.ingress(Nanos(0), *source, frame, &meta);
+                replica.ingress(Nanos(0), *source, frame, &meta);
+            }
+        }
+        replica.adopt(Arc::clone(&host.policy));
+        let mut fresh = Nic::new(Arc::clone(&host.policy));
+        for (source, frame) in &traffic {
+            let judge = |nic: &mut Nic| nic.ingress(Nanos(0), *source, frame, &meta(frame, 0));
+            let verdict = judge(&mut host.nic);
+            prop_assert_eq!(judge(&mut replica), verdict);
+            prop_assert_eq!(judge(&mut fresh), verdict);
         }
     }
 

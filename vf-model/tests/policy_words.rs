@@ -1,8 +1,8 @@
 //! The words that a configuration file and a JSON reader see.
 
 use vf_model::{
-    AddrError, Command, Filter, FilterError, MAX_UNTRUSTED_FILTERS, MacAddr, Mbps, Nic, NicConfig,
-    Path, Profile, Refusal, SettingError, VfIndex, VfLinkState, VfSetting, VlanProto,
+    AddrError, Command, Filter, FilterError, MAX_UNTRUSTED_FILTERS, MacAddr, Mbps, NicConfig, Path,
+    Policy, Profile, Refusal, SettingError, VfIndex, VfLinkState, VfSetting, VlanProto,
 };
 
 #[derive(Debug, PartialEq, serde::Deserialize)]
@@ -22,12 +22,17 @@ max_tx_rate = 1000
 proto = "802.1ad"
 "#;
 
-fn nic() -> Nic {
-    Nic::new(NicConfig {
+fn policy() -> Policy {
+    Policy::new(NicConfig {
         vfs: 256,
         mac_base: MacAddr([2, 0, 0, 0, 1, 0]),
         profile: Profile::Generic,
     })
+}
+
+fn apply(policy: &mut Policy, command: &Command) -> Result<(), Refusal> {
+    *policy = policy.with(command)?;
+    Ok(())
 }
 
 fn command(words: &str) -> Command {
@@ -51,12 +56,13 @@ fn toml_holds_the_words_of_ip_link() {
 
 #[test]
 fn a_policy_is_shown_in_the_same_words() {
-    let mut nic = nic();
-    nic.apply(&command(
-        "vf 5 set vlan 10 qos 3 path mediated max_tx_rate 100 state disable",
-    ))
+    let mut policy = policy();
+    apply(
+        &mut policy,
+        &command("vf 5 set vlan 10 qos 3 path mediated max_tx_rate 100 state disable"),
+    )
     .unwrap();
-    let shown = serde_json::to_value(nic.policy(VfIndex(5))).unwrap();
+    let shown = serde_json::to_value(policy.vf(VfIndex(5))).unwrap();
     assert_eq!(
         shown,
         serde_json::json!({
@@ -73,51 +79,53 @@ fn a_policy_is_shown_in_the_same_words() {
 
 #[test]
 fn all_settings_of_a_command_or_none() {
-    let mut nic = nic();
-    let before = *nic.policy(VfIndex(0));
-    let refused = nic.apply(&command("vf 0 set trust on spoofchk off vlan 4095"));
+    let mut policy = policy();
+    let before = *policy.vf(VfIndex(0));
+    let refused = apply(
+        &mut policy,
+        &command("vf 0 set trust on spoofchk off vlan 4095"),
+    );
     assert_eq!(
         refused,
         Err(SettingError::from(AddrError::Vlan(4095)).into())
     );
-    assert_eq!(nic.policy(VfIndex(0)), &before);
+    assert_eq!(policy.vf(VfIndex(0)), &before);
 }
 
 #[test]
 fn the_last_of_256_vfs_is_there() {
-    let mut nic = nic();
-    assert_eq!(nic.vf_count(), 256);
-    nic.apply(&command("vf 255 set path mediated")).unwrap();
-    assert_eq!(nic.policy(VfIndex(255)).mac, MacAddr([2, 0, 0, 0, 1, 255]));
-    let mut small = Nic::new(NicConfig {
+    let mut policy = policy();
+    assert_eq!(policy.vf_count(), 256);
+    apply(&mut policy, &command("vf 255 set path mediated")).unwrap();
+    assert_eq!(policy.vf(VfIndex(255)).mac, MacAddr([2, 0, 0, 0, 1, 255]));
+    let mut small = Policy::new(NicConfig {
         vfs: 2,
         mac_base: MacAddr([2, 0, 0, 0, 1, 0]),
         profile: Profile::Generic,
     });
-    let refused = small.apply(&command("vf 2 set trust on")).unwrap_err();
+    let refused = apply(&mut small, &command("vf 2 set trust on")).unwrap_err();
     assert_eq!(refused.to_string(), "vf2: the VFs of this NIC are 0 to 1");
 }
 
 #[test]
 fn filters_are_limited_and_do_not_mix_with_a_port_vlan() {
-    let mut nic = nic();
+    let mut policy = policy();
     let vf = VfIndex(0);
     for i in 0..MAX_UNTRUSTED_FILTERS {
-        nic.apply(&command(&format!("vf 0 vlan add {}", i + 1)))
-            .unwrap();
+        apply(&mut policy, &command(&format!("vf 0 vlan add {}", i + 1))).unwrap();
     }
     let full = Err(Refusal::Filter(FilterError::Full {
         room: MAX_UNTRUSTED_FILTERS,
     }));
-    assert_eq!(nic.apply(&command("vf 0 vlan add 100")), full);
-    nic.apply(&command("vf 0 set trust on")).unwrap();
-    nic.apply(&command("vf 0 vlan add 100")).unwrap();
-    let again = nic.apply(&command("vf 0 vlan add 100"));
+    assert_eq!(apply(&mut policy, &command("vf 0 vlan add 100")), full);
+    apply(&mut policy, &command("vf 0 set trust on")).unwrap();
+    apply(&mut policy, &command("vf 0 vlan add 100")).unwrap();
+    let again = apply(&mut policy, &command("vf 0 vlan add 100"));
     assert!(matches!(
         again,
         Err(Refusal::Filter(FilterError::Exists(Filter::Vlan(_))))
     ));
-    let gone = nic.apply(&command("vf 0 vlan del 200"));
+    let gone = apply(&mut policy, &command("vf 0 vlan del 200"));
     assert!(matches!(
         gone,
         Err(Refusal::Filter(FilterError::NotFound(Filter::Vlan(_))))
@@ -126,13 +134,15 @@ fn filters_are_limited_and_do_not_mix_with_a_port_vlan() {
         vf,
         settings: vec![VfSetting::Vlan(10)],
     };
-    assert_eq!(nic.apply(&port), Err(Refusal::PortVlanAndFilters));
-    nic.apply(&command("vf 1 set vlan 10")).unwrap();
-    let tagged = nic.apply(&command("vf 1 mac add 02:00:00:00:00:09 vlan 10"));
+    assert_eq!(apply(&mut policy, &port), Err(Refusal::PortVlanAndFilters));
+    apply(&mut policy, &command("vf 1 set vlan 10")).unwrap();
+    let tagged = apply(
+        &mut policy,
+        &command("vf 1 mac add 02:00:00:00:00:09 vlan 10"),
+    );
     assert_eq!(tagged, Err(Refusal::PortVlanAndFilters));
-    nic.apply(&command("vf 1 mac add 02:00:00:00:00:09"))
-        .unwrap();
-    let group = nic.apply(&command("vf 1 mac add ff:ff:ff:ff:ff:ff"));
+    apply(&mut policy, &command("vf 1 mac add 02:00:00:00:00:09")).unwrap();
+    let group = apply(&mut policy, &command("vf 1 mac add ff:ff:ff:ff:ff:ff"));
     assert_eq!(
         group,
         Err(FilterError::from(AddrError::NotUnicast(MacAddr::BROADCAST)).into())
@@ -142,14 +152,14 @@ fn filters_are_limited_and_do_not_mix_with_a_port_vlan() {
 #[test]
 fn a_profile_says_which_filters_there_are() {
     let filled = |profile, matches: &dyn Fn(u16) -> String| {
-        let mut nic = Nic::new(NicConfig {
+        let mut policy = Policy::new(NicConfig {
             vfs: 2,
             mac_base: MacAddr([2, 0, 0, 0, 1, 0]),
             profile,
         });
         let added = (1..=8192).map(|n| command(&format!("filter add {} vf 1", matches(n))));
-        let refused = added.map(|c| nic.apply(&c)).find_map(Result::err);
-        (nic.filter_table().len(), refused.map(|r| r.to_string()))
+        let refused = added.map(|c| apply(&mut policy, &c)).find_map(Result::err);
+        (policy.filter_table().len(), refused.map(|r| r.to_string()))
     };
     let types = |n| format!("flow-type ether proto {}", 0x8800 + n);
     let (held, refused) = filled(Profile::Ixgbe, &types);

@@ -2,5 +2,4 @@
 #![allow(unsafe_code)]
 
 pub(crate) mod copy;
-pub(crate) mod interrupt;
 pub(crate) mod sigbus;

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use vf_guest::tcp::{Guest, StreamId};
-use vf_model::{Nanos, Path, VfIndex};
+use vf_model::{Judge, Nanos, Path, VfIndex};
 
 use super::outcome::{Directions, Hosts, PathResult, Sample};
 use super::plan::Plan;
@@ -48,7 +48,7 @@ impl Meters {
             None => u64::try_from(hypervisor.load().busy.as_nanos()).unwrap_or(u64::MAX),
         };
         reading.hypervisor_busy.push(busy);
-        let vfs = (0..adapter.nic.vf_count()).map(VfIndex::from);
+        let vfs = (0..adapter.nic.policy().vf_count()).map(VfIndex::from);
         let of_vfs = vfs.flat_map(|vf| [adapter.nic.counters(vf), hypervisor.model.counters(vf)]);
         let of_nic = [
             adapter.nic.pf_counters(),

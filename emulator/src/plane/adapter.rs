@@ -3,7 +3,7 @@
 //! Decides nothing itself: every frame is judged by the model on a private copy of its first bytes, and those bytes are
 //! the ones delivered. Never holds a lock, never waits, never reads a clock.
 
-use vf_model::{DropReason, Nanos, Nic, Source, VfIndex, VfSet, VlanTag};
+use vf_model::{DropReason, Judge, Nanos, Nic, Source, VfIndex, VfSet, VlanTag};
 use vf_vhost::frame::{FrameBuf, TagEdit};
 use vf_vhost::ring::Fence;
 use vf_vhost::vring::Vring;
@@ -59,7 +59,7 @@ impl Adapter {
     /// A NIC without attached rings.
     #[must_use]
     pub fn new(nic: Nic, pf: PfEnd, uplink: Uplink, pool: Pool) -> Adapter {
-        let vfs = nic.vf_count();
+        let vfs = nic.policy().vf_count();
         Adapter {
             nic,
             tx: std::iter::repeat_with(TxPort::default).take(vfs).collect(),
@@ -98,7 +98,7 @@ impl Adapter {
         if workers <= 1 {
             return vec![Adapter::new(nic, pf, uplink, pool.clone())];
         }
-        let vfs = nic.vf_count();
+        let vfs = nic.policy().vf_count();
         let (relayed, relays) = relays(vfs, workers);
         let plugged = !matches!(uplink, Uplink::None);
         let others = relays.into_iter().map(|relay| {

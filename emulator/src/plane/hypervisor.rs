@@ -4,8 +4,8 @@
 //! Never reads a clock, never blocks a guest: what does not fit is dropped and counted.
 
 use vf_model::{
-    BridgePort, CostModel, CpuBudget, DropReason, Header, HypervisorModel, MacAddr, Nanos, Verdict,
-    VfIndex, VfSet,
+    BridgePort, CostModel, CpuBudget, DropReason, Header, HypervisorModel, Judge, MacAddr, Nanos,
+    Verdict, VfIndex, VfSet,
 };
 use vf_vhost::frame::{FrameBuf, TagEdit};
 use vf_vhost::ring::Fence;
@@ -265,7 +265,7 @@ impl Hypervisor {
             return; // the model has judged it, so it parses
         };
         for vf in verdict.vfs.iter() {
-            let edit = self.model.egress_edit(verdict, vf);
+            let edit = self.model.egress_edit(verdict.insert, vf);
             let len = edit.len_of(frame.len());
             let edit = bytes_of(edit);
             let port = &mut self.rx[vf.index()];

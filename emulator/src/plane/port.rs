@@ -1,6 +1,6 @@
 //! The queues of one VF that a plane owns: attaching, detaching, steering. Never judges a frame.
 
-use vf_model::{DropReason, FrameMeta, Gso, Nanos, Nic, VfIndex, VfSet};
+use vf_model::{DropReason, FrameMeta, Gso, Judge, Nanos, Nic, VfIndex, VfSet};
 use vf_vhost::frame::{FrameBuf, TagEdit};
 use vf_vhost::net_hdr::{HEAD_MAX, NetHdr};
 use vf_vhost::ring::{Fence, RingError};

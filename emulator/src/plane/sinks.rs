@@ -2,7 +2,7 @@
 //! verdict says; never judges a frame.
 
 use vf_model::{
-    DropReason, Hop, MacAddr, Nanos, Nic, Verdict, VfIndex, VfSet, VlanTag, wire_bytes,
+    DropReason, Hop, Judge, MacAddr, Nanos, Nic, Verdict, VfIndex, VfSet, VlanTag, wire_bytes,
 };
 use vf_vhost::frame::{FrameBuf, TagEdit};
 use vf_vhost::tx::{TxFrame, TxQueue};

@@ -3,8 +3,9 @@
 //! What waits for a guest's buffers goes with its rings.
 
 use std::ops::DerefMut;
+use std::sync::Arc;
 
-use vf_model::{Command, Nanos, Path, Refusal, VfIndex, VfRequest};
+use vf_model::{Command, Judge, Nanos, Path, Policy, Refusal, VfIndex, VfRequest};
 
 use super::adapter::Adapter;
 use super::backlog::{BACKLOG, BACKLOG_AT_SWITCH};
@@ -15,7 +16,7 @@ use super::hypervisor::Hypervisor;
 /// path it changes.
 ///
 /// # Errors
-/// The model's refusal, in which case nothing has changed: replicas are equal, so the first refuses what any would.
+/// The policy's refusal, in which case nothing has changed.
 pub fn apply<A: DerefMut<Target = Adapter>>(
     now: Nanos,
     adapters: &mut [A],
@@ -23,15 +24,13 @@ pub fn apply<A: DerefMut<Target = Adapter>>(
     command: &Command,
 ) -> Result<(), Refusal> {
     drain(now, adapters, hypervisor, BACKLOG_AT_SWITCH);
-    let before = paths(adapters);
-    for adapter in &mut *adapters {
-        adapter.nic.apply(command)?;
-    }
-    hypervisor.model.apply(command)?;
+    let before = Arc::clone(hypervisor.model.policy());
+    let after = Arc::new(before.with(command)?);
+    adopt(adapters, hypervisor, &after);
     let mut moved = false;
-    for (i, (old, new)) in before.into_iter().zip(paths(adapters)).enumerate() {
-        if old != new {
-            let vf = VfIndex::from(i);
+    for vf in (0..after.vf_count()).map(VfIndex::from) {
+        let new = after.vf(vf).path;
+        if before.vf(vf).path != new {
             let worker = worker_of(vf, adapters.len());
             move_rings(now, &mut adapters[worker], hypervisor, vf, new);
             moved = true;
@@ -47,7 +46,7 @@ pub fn apply<A: DerefMut<Target = Adapter>>(
 /// Does what the driver of a VF asks for, on all planes of its host.
 ///
 /// # Errors
-/// The model's refusal, in which case nothing has changed.
+/// The policy's refusal, in which case nothing has changed.
 pub fn request<A: DerefMut<Target = Adapter>>(
     now: Nanos,
     adapters: &mut [A],
@@ -57,10 +56,20 @@ pub fn request<A: DerefMut<Target = Adapter>>(
 ) -> Result<(), Refusal> {
     // A driver that gives commands lets no more wait than there may be without them.
     drain(now, adapters, hypervisor, BACKLOG);
+    let policy = hypervisor.model.policy().with_request(vf, request)?;
+    adopt(adapters, hypervisor, &Arc::new(policy));
+    Ok(())
+}
+
+fn adopt<A: DerefMut<Target = Adapter>>(
+    adapters: &mut [A],
+    hypervisor: &mut Hypervisor,
+    policy: &Arc<Policy>,
+) {
     for adapter in adapters {
-        adapter.nic.request(vf, request)?;
+        adapter.nic.adopt(Arc::clone(policy));
     }
-    hypervisor.model.request(vf, request)
+    hypervisor.model.adopt(Arc::clone(policy));
 }
 
 /// Has each plane take what the others have handed over: a frame that one has judged by the old rules is not judged by the
@@ -78,15 +87,6 @@ fn drain<A: DerefMut<Target = Adapter>>(
             return;
         }
     }
-}
-
-fn paths<A: DerefMut<Target = Adapter>>(adapters: &[A]) -> Vec<Path> {
-    let of = |adapter: &A| {
-        (0..adapter.nic.vf_count())
-            .map(|i| adapter.nic.policy(VfIndex::from(i)).path)
-            .collect()
-    };
-    adapters.first().map(of).unwrap_or_default()
 }
 
 fn move_rings(

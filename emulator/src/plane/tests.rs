@@ -7,8 +7,8 @@ use std::sync::Arc;
 use proptest::prelude::*;
 use vf_guest::net::{NetConfig, NetDevice, NetHeader, Notify, RxFrame};
 use vf_model::{
-    Command, CostModel, Counters, DropReason, HypervisorModel, LinkConfig, MacAddr, Nanos, Nic,
-    NicConfig, Path, Profile, VfIndex,
+    Command, CostModel, Counters, DropReason, HypervisorModel, Judge, LinkConfig, MacAddr, Nanos,
+    Nic, NicConfig, Path, Policy, Profile, VfIndex,
 };
 use vf_vhost::control::Coalescing;
 use vf_vhost::eventfd::EventFd;
@@ -206,7 +206,8 @@ impl Bench {
         let (nic_end, hypervisor_end) = PfEnd::pair();
         let (near, far) = WireEnd::pair(LinkConfig::default(), slack);
         let pool = Pool::new(64);
-        let (nic, model) = (Nic::new(config), HypervisorModel::new(config));
+        let policy = Arc::new(Policy::new(config));
+        let (nic, model) = (Nic::new(Arc::clone(&policy)), HypervisorModel::new(policy));
         let mut others = Adapter::team(nic, workers, nic_end, Uplink::Wire(near), &pool);
         let mut bench = Bench {
             adapter: others.remove(0),
@@ -244,7 +245,7 @@ impl Bench {
     fn attach(&mut self, vf: usize, vring: Vring) {
         let at = vf;
         let vf = VfIndex::from(vf);
-        match self.adapter.nic.policy(vf).path {
+        match self.adapter.nic.policy().vf(vf).path {
             Path::Direct => self.adapter_of(at).attach(vf, vring),
             Path::Mediated => self.hypervisor.attach(vf, vring),
         }
@@ -319,7 +320,7 @@ impl Bench {
 
     /// Frames that were dropped, anywhere.
     fn drops(&self) -> Vec<(DropReason, u64)> {
-        let vfs = (0..self.adapter.nic.vf_count()).map(|vf| self.counters(vf));
+        let vfs = (0..self.adapter.nic.policy().vf_count()).map(|vf| self.counters(vf));
         let queues = [
             self.sum(Nic::pf_counters),
             self.sum(Nic::wire_counters),

@@ -12,8 +12,7 @@ use super::mistake::{Mistake, PlanError, value};
 use super::parse::{EventSection, File, GuestSection, JobSection, PingSection, SendSection};
 use super::plan::{Amount, Event, Guest, GuestKind, Interface, Job, Plan, Work};
 use crate::config::{Config, Sections, SocketRole, line_of, one_line};
-use crate::host::Planes;
-use crate::plane::{Pool, Uplink};
+use crate::host::initial_policy;
 
 /// Bytes of each frame that a capture keeps, unless told otherwise: all headers.
 const SNAPLEN: u32 = 128;
@@ -373,8 +372,7 @@ impl Place<'_> {
         }
     }
 
-    /// Puts events in order, and tries them on a NIC without rings: the one that will be asked is asked nothing that it
-    /// refuses.
+    /// Puts events in order, and tries them on the policies that they will change: none will be refused.
     fn events(
         &self,
         plan: &mut Plan,
@@ -388,25 +386,22 @@ impl Place<'_> {
         events.sort_by_key(|(event, _)| event.at);
         let mut tries = Vec::new();
         for nic in &plan.config.nics {
-            let planes = Planes::new(nic, 1, Uplink::None, &Pool::new(0), None);
-            tries.push(planes.map_err(|(vf, refusal)| PlanError::Whole {
-                path: self.path.to_owned(),
-                mistake: Mistake::Policy {
-                    nic: nic.name.clone(),
-                    vf,
-                    refusal,
-                },
-            })?);
+            tries.push(
+                initial_policy(nic).map_err(|(vf, refusal)| PlanError::Whole {
+                    path: self.path.to_owned(),
+                    mistake: Mistake::Policy {
+                        nic: nic.name.clone(),
+                        vf,
+                        refusal,
+                    },
+                })?,
+            );
         }
         for (event, line) in events {
-            let Planes {
-                adapters,
-                hypervisor,
-            } = &mut tries[event.nic];
-            let mut adapters = adapters.iter_mut();
-            let done = adapters.try_for_each(|adapter| adapter.nic.apply(&event.command));
-            let done = done.and_then(|()| hypervisor.model.apply(&event.command));
-            done.map_err(|refusal| self.wrong(line, refusal.into()))?;
+            let policy = &mut tries[event.nic];
+            *policy = policy
+                .with(&event.command)
+                .map_err(|refusal| self.wrong(line, refusal.into()))?;
             plan.events.push(event);
         }
         Ok(())

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use vf_model::{Counters, DropReason, Nanos, VfIndex};
+use vf_model::{Counters, DropReason, Judge, Nanos, VfIndex};
 
 use super::plan::Bottleneck;
 use super::traffic::JobTraffic;
@@ -124,7 +124,7 @@ impl NicReading {
                 *drops.entry((vf, reason)).or_default() += n;
             }
         };
-        for vf in (0..adapter.nic.vf_count()).map(VfIndex::from) {
+        for vf in (0..adapter.nic.policy().vf_count()).map(VfIndex::from) {
             add(Some(vf), adapter.nic.counters(vf));
             add(Some(vf), hypervisor.model.counters(vf));
         }

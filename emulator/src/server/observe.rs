@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::ops::Deref;
 
-use vf_model::{Counters, HypervisorModel, Nanos, Nic, RxFilter, VfIndex, VfPolicy};
+use vf_model::{Counters, HypervisorModel, Judge, Nanos, Nic, RxFilter, VfIndex, VfPolicy};
 
 use crate::host::Host;
 use crate::plane::{Load, Owner, PairTraffic, worker_of};
@@ -59,6 +59,7 @@ fn nic(host: &Host, at: Nanos, seconds: f64, before: &mut Busy) -> ShowNic {
     let adapters: Vec<_> = host.adapters.iter().map(Owner::borrow).collect();
     // What is not counted is the same on all workers, and only the first has the port.
     let adapter = &adapters[0];
+    let policy = adapter.nic.policy();
     let hypervisor = host.hypervisor.borrow();
     let of_nic = |counters: fn(&Nic) -> &Counters| sum(adapters.iter().map(|a| counters(&a.nic)));
     let charged = hypervisor.charged(at);
@@ -78,7 +79,7 @@ fn nic(host: &Host, at: Nanos, seconds: f64, before: &mut Busy) -> ShowNic {
             let endpoint = host.vfs[i].endpoint.as_ref();
             ShowVf {
                 vf: u16::try_from(i).unwrap_or(u16::MAX),
-                settings: settings(adapter.nic.policy(vf)),
+                settings: settings(policy.vf(vf)),
                 path: host.path(vf).to_string(),
                 socket: host.settings.vf[i].socket.display().to_string(),
                 connected: endpoint.is_some_and(|e| e.is_connected()),
@@ -86,15 +87,15 @@ fn nic(host: &Host, at: Nanos, seconds: f64, before: &mut Busy) -> ShowNic {
                 refusals: endpoint.map_or(0, |e| e.refusals()),
                 rings: host.rings(vf),
                 rss: ShowRss {
-                    hkey: adapter.nic.rss(vf).key().to_string(),
-                    spread: adapter.nic.rss(vf).spread().to_string(),
+                    hkey: policy.rss(vf).key().to_string(),
+                    spread: policy.rss(vf).spread().to_string(),
                 },
                 queues: queues(&[
                     adapters[worker_of(vf, adapters.len())].traffic(vf),
                     hypervisor.traffic(vf),
                 ]),
-                asked: rx_filter(adapter.nic.asked(vf)),
-                in_force: rx_filter(adapter.nic.in_force(vf)),
+                asked: rx_filter(policy.asked(vf)),
+                in_force: rx_filter(policy.in_force(vf)),
                 refused: host.refused(vf),
                 total: direct.plus(&mediated),
                 direct,
@@ -107,7 +108,7 @@ fn nic(host: &Host, at: Nanos, seconds: f64, before: &mut Busy) -> ShowNic {
         name: host.settings.name.clone(),
         uplink: adapter.uplink().to_string(),
         link: ShowLink {
-            up: adapter.nic.link_up(),
+            up: policy.link_up(),
             rate_mbps: adapter.uplink().rate_mbps(),
             tx_utilisation: share(now.link, before.link),
             tx_busy_ns: now.link,
@@ -143,8 +144,8 @@ fn nic(host: &Host, at: Nanos, seconds: f64, before: &mut Busy) -> ShowNic {
             moved: bridge.moved,
             floods: bridge.floods,
         },
-        profile: adapter.nic.profile().to_string(),
-        filters: adapter.nic.filter_table().len() as u64,
+        profile: policy.profile().to_string(),
+        filters: policy.filter_table().len() as u64,
         pf: pf_counters(&of_nic(Nic::pf_counters), &hypervisor.model),
         vfs,
     };

@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use vf_guest::frontend::Frontend;
 use vf_guest::net::{NetConfig, NetDevice, NetHeader, Notify, RxFrame};
-use vf_model::{LinkConfig, MacAddr, Profile, VfSetting};
+use vf_model::{Judge, LinkConfig, MacAddr, Profile, VfSetting};
 use vf_vhost::endpoint::Endpoint;
 
 use super::*;

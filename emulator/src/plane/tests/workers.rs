@@ -320,7 +320,8 @@ fn without_an_uplink_every_worker_counts_what_would_leave() {
         profile: Profile::Generic,
     };
     let pool = Pool::new(64);
-    let team = Adapter::team(Nic::new(config), 2, PfEnd::pair().0, Uplink::None, &pool);
+    let nic = Nic::new(Arc::new(Policy::new(config)));
+    let team = Adapter::team(nic, 2, PfEnd::pair().0, Uplink::None, &pool);
     let mut bench = Bench::bare(&[Path::Direct; 2], Nanos(0), None);
     let [first, second] = <[Adapter; 2]>::try_from(team).ok().unwrap();
     (bench.adapter, bench.others) = (first, vec![second]);

@@ -1,0 +1,71 @@
+//! All that has been said about one VF, by the administrator and by its driver, and what of it is in force. Never judges a
+//! frame.
+
+use crate::addr::{MacAddr, Vid, Vlan};
+use crate::filter::Filters;
+use crate::mailbox::RxFilter;
+use crate::profile::Silicon;
+use crate::rss::Rss;
+use crate::vf::VfPolicy;
+
+/// One VF as configured.
+#[derive(Clone, Debug)]
+pub(crate) struct Entry {
+    pub(crate) policy: VfPolicy,
+    pub(crate) filters: Filters,
+    /// What the driver has asked for.
+    pub(crate) asked: RxFilter,
+    /// What of that is in force.
+    pub(crate) rx: RxFilter,
+    pub(crate) rss: Rss,
+}
+
+impl Entry {
+    /// The VF's address.
+    #[inline]
+    pub(crate) fn mac(&self) -> MacAddr {
+        self.rx.mac.unwrap_or(self.policy.mac)
+    }
+
+    /// Whether `mac` is one of the further addresses.
+    pub(crate) fn has(&self, mac: MacAddr) -> bool {
+        let macs = self.filters.macs();
+        let at = macs.partition_point(|(m, _)| *m < mac);
+        macs.get(at).is_some_and(|(m, _)| *m == mac) || self.rx.has(mac)
+    }
+
+    /// Whether frames of this VLAN are the VF's to send and receive.
+    #[inline]
+    pub(crate) fn takes_part(&self, vlan: Vlan) -> bool {
+        match &self.policy.port_vlan {
+            Some(port) => vlan == Vlan::of_tag(port.tag()),
+            None => {
+                vlan == Vlan::NONE
+                    || self.filters.vlans().is_empty()
+                    || lists(self.filters.vlans(), vlan)
+            }
+        }
+    }
+
+    /// Whether its driver wants frames of this VLAN, too.
+    #[inline]
+    pub(crate) fn receives(&self, vlan: Vlan) -> bool {
+        let wants =
+            |vlans: &Vec<Vid>| vlan == Vlan::NONE || vlan.is_service() || lists(vlans, vlan);
+        self.takes_part(vlan) && self.rx.vlans.as_ref().is_none_or(wants)
+    }
+}
+
+/// What of a driver's wishes is in force.
+pub(crate) fn granted(asked: &RxFilter, policy: &VfPolicy, silicon: &Silicon) -> RxFilter {
+    let mut asked = asked.clone();
+    asked.mode.promisc &= silicon.promiscuous;
+    asked.mode.alluni &= silicon.promiscuous;
+    asked.granted(policy)
+}
+
+fn lists(vlans: &[Vid], vlan: Vlan) -> bool {
+    vlans
+        .binary_search_by_key(&vlan, |v| Vlan::of_vid(*v))
+        .is_ok()
+}

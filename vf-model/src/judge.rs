@@ -1,0 +1,148 @@
+//! What the models of both planes have in common: the policy that they share, and what each has for itself beside it, the
+//! limits on what VFs send and the counters. Never judges a frame.
+
+use std::sync::Arc;
+
+use crate::addr::{MacAddr, VlanTag};
+use crate::frame::FrameMeta;
+use crate::link::wire_bytes;
+use crate::policy::Policy;
+use crate::rate::TokenBucket;
+use crate::rss::Rss;
+use crate::stats::{Counters, DropReason};
+use crate::time::Nanos;
+use crate::verdict::TagEdit;
+use crate::vf::VfIndex;
+
+/// A plane's own share of its NIC's state.
+#[derive(Clone, Debug)]
+pub struct Account {
+    pub(crate) policy: Arc<Policy>,
+    limiters: Vec<Option<TokenBucket>>,
+    pub(crate) counters: Vec<Counters>,
+    pub(crate) pf: Counters,
+}
+
+impl Account {
+    pub(crate) fn new(policy: Arc<Policy>) -> Account {
+        let vfs = policy.vf_count();
+        Account {
+            limiters: (0..vfs).map(|vf| limiter(&policy, vf.into())).collect(),
+            counters: vec![Counters::default(); vfs],
+            pf: Counters::default(),
+            policy,
+        }
+    }
+
+    /// Takes a policy of the same NIC. What VFs have sent is still held against them where their limit stays as it is.
+    pub(crate) fn adopt(&mut self, policy: Arc<Policy>) {
+        if !self.policy.has_same_vfs(&policy) {
+            for (i, limit) in self.limiters.iter_mut().enumerate() {
+                let vf = VfIndex::from(i);
+                if policy.vf(vf).max_tx_rate != self.policy.vf(vf).max_tx_rate {
+                    *limit = limiter(&policy, vf);
+                }
+            }
+        }
+        self.policy = policy;
+    }
+
+    #[inline]
+    fn ready_at(&self, vf: VfIndex, now: Nanos) -> Nanos {
+        match &self.limiters[vf.index()] {
+            None => now,
+            Some(bucket) => bucket.ready_at(),
+        }
+    }
+
+    /// Charges a frame to the sender's limiter.
+    #[inline]
+    pub(crate) fn take_tokens(&mut self, now: Nanos, vf: VfIndex, meta: &FrameMeta) {
+        if let Some(bucket) = &mut self.limiters[vf.index()] {
+            bucket.take(now, wire_bytes(meta));
+        }
+    }
+}
+
+fn limiter(policy: &Policy, vf: VfIndex) -> Option<TokenBucket> {
+    policy.vf(vf).max_tx_rate.map(TokenBucket::new)
+}
+
+/// A plane's model: of the direct path [`crate::Nic`], of the mediated one [`crate::HypervisorModel`]. Each `VfIndex` must be
+/// one of the policy's.
+pub trait Judge {
+    /// What it has for itself.
+    fn account(&self) -> &Account;
+
+    /// The same, to count in.
+    fn account_mut(&mut self) -> &mut Account;
+
+    /// Judges by this policy of the same NIC from now on. Limits that stay and counters go on.
+    fn adopt(&mut self, policy: Arc<Policy>);
+
+    /// Counts a frame that was to go over the PF to the other plane and did not; it is among those handed over.
+    fn count_pf_drop(&mut self, reason: DropReason);
+
+    /// What it judges by.
+    #[inline]
+    fn policy(&self) -> &Arc<Policy> {
+        &self.account().policy
+    }
+
+    /// How a VF's frames are spread over its queues.
+    #[inline]
+    fn rss(&self, vf: VfIndex) -> &Rss {
+        self.policy().rss(vf)
+    }
+
+    /// When the next frame of a VF may be taken from its ring: not after `now` if it may be taken now.
+    #[inline]
+    fn tx_ready_at(&self, vf: VfIndex, now: Nanos) -> Nanos {
+        self.account().ready_at(vf, now)
+    }
+
+    /// How the copy for `to` differs from what the sender gave, if the verdict said to insert this. The wire and the PF get
+    /// `insert`.
+    #[inline]
+    fn egress_edit(&self, insert: Option<VlanTag>, to: VfIndex) -> TagEdit {
+        self.policy().egress_edit(insert, to)
+    }
+
+    /// Counts a frame to `dst` that is in the VF's ring now, `len` bytes long after [`TagEdit::len_of`].
+    #[inline]
+    fn count_delivered(&mut self, vf: VfIndex, dst: MacAddr, len: u32) {
+        self.account_mut().counters[vf.index()].count_rx(dst, len);
+    }
+
+    /// The same of several frames to stations, with the sum of their lengths.
+    #[inline]
+    fn count_delivered_run(&mut self, vf: VfIndex, frames: u64, bytes: u64) {
+        self.account_mut().counters[vf.index()].count_rx_run(frames, bytes);
+    }
+
+    /// Counts a frame that was to be delivered to the VF and was not.
+    fn count_rx_drop(&mut self, vf: VfIndex, reason: DropReason) {
+        self.account_mut().counters[vf.index()]
+            .rx_drops
+            .count(reason);
+    }
+
+    /// Counts a frame of the VF that was never judged.
+    fn count_tx_drop(&mut self, vf: VfIndex, reason: DropReason) {
+        self.account_mut().counters[vf.index()]
+            .tx_drops
+            .count(reason);
+    }
+
+    /// What a VF has sent and received on this path.
+    #[must_use]
+    fn counters(&self, vf: VfIndex) -> &Counters {
+        &self.account().counters[vf.index()]
+    }
+
+    /// What the hypervisor has sent over the PF (tx) and been handed (rx), as this plane has seen it.
+    #[must_use]
+    fn pf_counters(&self) -> &Counters {
+        &self.account().pf
+    }
+}

@@ -1,0 +1,116 @@
+//! What a frame is looked up in: who has an address, who is in a VLAN, whose link is up. Derived from what has been said
+//! about each VF, and made anew when that changes. Never changes once it is made, never allocates while looking up.
+
+use std::sync::Arc;
+
+use crate::addr::Vlan;
+use crate::entry::Entry;
+use crate::mac_index::MacIndex;
+use crate::vf::{Path, VfIndex, VfLinkState, VfSet};
+
+/// Everything that a frame is looked up in; rebuilt from the entries at each change.
+#[derive(Clone, Debug)]
+pub(crate) struct Lookup {
+    pub(crate) macs: Arc<MacIndex>,
+    /// VFs that have listed a group.
+    pub(crate) groups: Arc<MacIndex>,
+    /// VFs in a port VLAN, which see no tag of it.
+    pub(crate) port_vlans: VfSet,
+    /// VFs whose path is mediated.
+    pub(crate) mediated: VfSet,
+    /// VFs whose link is up.
+    pub(crate) up: VfSet,
+    /// VFs that receive untagged frames and those of every customer VLAN.
+    pub(crate) trunks: VfSet,
+    /// VFs that receive frames of every service VLAN.
+    pub(crate) service_trunks: VfSet,
+    /// VFs that receive broadcast, if they are in its VLAN.
+    pub(crate) broadcast: VfSet,
+    /// VFs that receive all groups of their VLANs.
+    pub(crate) all_groups: VfSet,
+    /// VFs that receive unicast frames from the wire that no VF has an address for.
+    pub(crate) unmatched: VfSet,
+    /// VFs that receive a VLAN's frames, in order; those in `trunks` are left out.
+    members: Arc<[(Vlan, VfSet)]>,
+}
+
+impl Lookup {
+    pub(crate) fn new(entries: &[Arc<Entry>], link_up: bool) -> Lookup {
+        let numbered = || {
+            let entries = entries.iter().enumerate();
+            entries.map(|(i, entry)| (VfIndex::from(i), entry))
+        };
+        let macs = numbered().flat_map(|(vf, e)| {
+            let own = std::iter::once((e.mac(), None, vf));
+            let more = e.filters.macs().iter();
+            let asked = e.rx.unicast.iter().map(move |mac| (*mac, None, vf));
+            own.chain(more.map(move |(mac, vid)| (*mac, vid.map(Vlan::of_vid), vf)))
+                .chain(asked)
+        });
+        let groups = numbered().flat_map(|(vf, e)| {
+            let listed = e.rx.groups().unwrap_or_default().iter();
+            listed.map(move |mac| (*mac, None, vf))
+        });
+        let set = |pick: &dyn Fn(&Entry) -> bool| {
+            let picked = numbered().filter(|(_, e)| pick(e));
+            picked.map(|(vf, _)| vf).collect::<VfSet>()
+        };
+        let mut memberships: Vec<(Vlan, VfIndex)> = Vec::new();
+        for (vf, entry) in numbered() {
+            let listed = match (
+                &entry.policy.port_vlan,
+                entry.filters.vlans(),
+                &entry.rx.vlans,
+            ) {
+                (Some(port), ..) => {
+                    memberships.push((Vlan::of_tag(port.tag()), vf));
+                    continue;
+                }
+                (None, [], None) => continue,
+                (None, [], Some(asked)) => asked.as_slice(),
+                (None, allowed, _) => allowed,
+            };
+            let vlans = listed.iter().map(|v| Vlan::of_vid(*v));
+            let vlans = vlans
+                .filter(|vlan| entry.receives(*vlan))
+                .chain([Vlan::NONE]);
+            memberships.extend(vlans.map(|vlan| (vlan, vf)));
+        }
+        memberships.sort_unstable();
+        let members = memberships
+            .chunk_by(|a, b| a.0 == b.0)
+            .map(|same| (same[0].0, same.iter().map(|m| m.1).collect()))
+            .collect();
+        let unlimited = |e: &Entry| e.policy.port_vlan.is_none() && e.filters.vlans().is_empty();
+        Lookup {
+            macs: Arc::new(MacIndex::new(macs)),
+            groups: Arc::new(MacIndex::new(groups)),
+            port_vlans: set(&|e| e.policy.port_vlan.is_some()),
+            mediated: set(&|e| e.policy.path == Path::Mediated),
+            up: set(&|e| match e.policy.state {
+                VfLinkState::Auto => link_up,
+                VfLinkState::Enable => true,
+                VfLinkState::Disable => false,
+            }),
+            trunks: set(&|e| unlimited(e) && e.rx.vlans.is_none()),
+            service_trunks: set(&unlimited),
+            broadcast: set(&|e| e.rx.wants_broadcast()),
+            all_groups: set(&|e| e.rx.groups().is_none()),
+            unmatched: set(&|e| e.rx.wants_unmatched()),
+            members,
+        }
+    }
+
+    /// VFs that receive frames of this VLAN.
+    pub(crate) fn members(&self, vlan: Vlan) -> VfSet {
+        let trunks = if vlan.is_service() {
+            self.service_trunks
+        } else {
+            self.trunks
+        };
+        match self.members.binary_search_by_key(&vlan, |m| m.0) {
+            Ok(at) => self.members[at].1.union(trunks),
+            Err(_) => trunks,
+        }
+    }
+}

@@ -1,0 +1,330 @@
+//! All that has been said about a NIC, as a value that never changes: what the administrator and the drivers have said about
+//! each VF, the NIC's own filters, its link, and what frames are looked up in. The planes of a NIC share it. A command makes
+//! a new value of it, which shares with the old one all that is the same; whoever refuses one has changed nothing.
+//! Never counts anything and knows nothing of what passes.
+
+use std::sync::Arc;
+
+use crate::addr::MacAddr;
+use crate::command::Command;
+use crate::config::NicConfig;
+use crate::entry::{Entry, granted};
+use crate::filter::{FilterError, Filters};
+use crate::filter_table::FilterTable;
+use crate::lookup::Lookup;
+use crate::mailbox::{RxFilter, VfRequest};
+use crate::profile::{Profile, Rows, Silicon};
+use crate::refusal::{Refusal, Refused};
+use crate::rss::Rss;
+use crate::steering::{FilterAction, FilterMatch};
+use crate::vf::{MAX_VFS, VfIndex, VfPolicy, VfSet, VfSetting};
+
+/// See the module. Each `VfIndex` given to its functions must be below [`Policy::vf_count`], or they panic; only changes
+/// refuse.
+#[derive(Clone, Debug)]
+pub struct Policy {
+    version: u64,
+    /// The version that last changed what becomes of a frame with a given header and given actions of flow filters.
+    verdicts: u64,
+    entries: Arc<[Arc<Entry>]>,
+    link_up: bool,
+    silicon: Silicon,
+    filter_table: FilterTable,
+    lookup: Lookup,
+}
+
+/// What a command has changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Changed {
+    /// Filters on flows, of which every frame is asked anyway, or queues: verdicts still hold.
+    Flows,
+    /// Other filters.
+    Verdicts,
+    /// What is said about a VF or the link.
+    Vfs,
+}
+
+impl Policy {
+    /// The policy of a NIC that nobody has configured: its link is up, all VFs are as [`VfPolicy::new`] has them, and there
+    /// are no filters.
+    #[must_use]
+    pub fn new(config: NicConfig) -> Policy {
+        let vfs = u32::from(config.vfs.clamp(1, MAX_VFS));
+        let rss = Rss::new();
+        let entries: Arc<[Arc<Entry>]> = (0..vfs)
+            .map(|i| Entry {
+                policy: VfPolicy::new(config.mac_base.offset(i)),
+                filters: Filters::default(),
+                asked: RxFilter::default(),
+                rx: RxFilter::default(),
+                rss: rss.clone(),
+            })
+            .map(Arc::new)
+            .collect();
+        Policy {
+            version: 0,
+            verdicts: 0,
+            lookup: Lookup::new(&entries, true),
+            entries,
+            link_up: true,
+            silicon: config.profile.silicon(),
+            filter_table: FilterTable::new(config.profile),
+        }
+    }
+
+    /// How often it has been changed.
+    #[must_use]
+    #[inline]
+    pub fn version(&self) -> u64 {
+        self.version
+    }
+
+    /// How many VFs the NIC has.
+    #[must_use]
+    pub fn vf_count(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// What the administrator has said about a VF.
+    #[must_use]
+    pub fn vf(&self, vf: VfIndex) -> &VfPolicy {
+        &self.entry(vf).policy
+    }
+
+    /// A VF's receive filters beyond its own address.
+    #[must_use]
+    pub fn filters(&self, vf: VfIndex) -> &Filters {
+        &self.entry(vf).filters
+    }
+
+    /// The address of a VF: its driver's choice if that is allowed, else its policy's.
+    #[must_use]
+    pub fn mac(&self, vf: VfIndex) -> MacAddr {
+        self.entry(vf).mac()
+    }
+
+    /// What the driver of a VF has asked for since it started.
+    #[must_use]
+    pub fn asked(&self, vf: VfIndex) -> &RxFilter {
+        &self.entry(vf).asked
+    }
+
+    /// What of that is in force.
+    #[must_use]
+    pub fn in_force(&self, vf: VfIndex) -> &RxFilter {
+        &self.entry(vf).rx
+    }
+
+    /// How a VF's frames are spread over its queues.
+    #[must_use]
+    #[inline]
+    pub fn rss(&self, vf: VfIndex) -> &Rss {
+        &self.entry(vf).rss
+    }
+
+    /// Which NIC it is like.
+    #[must_use]
+    pub fn profile(&self) -> Profile {
+        self.filter_table.profile()
+    }
+
+    /// The NIC's own filters.
+    #[must_use]
+    #[inline]
+    pub fn filter_table(&self) -> &FilterTable {
+        &self.filter_table
+    }
+
+    /// Whether the NIC's own link is up.
+    #[must_use]
+    #[inline]
+    pub fn link_up(&self) -> bool {
+        self.link_up
+    }
+
+    /// Whether a VF's link is up.
+    #[must_use]
+    pub fn link_up_for(&self, vf: VfIndex) -> bool {
+        self.lookup.up.contains(vf)
+    }
+
+    /// VFs on the mediated path.
+    #[must_use]
+    pub fn mediated(&self) -> VfSet {
+        self.lookup.mediated
+    }
+
+    /// What a command makes of it.
+    ///
+    /// # Errors
+    /// [`Refusal`].
+    pub fn with(&self, command: &Command) -> Result<Policy, Refusal> {
+        let all = self.with_all(std::slice::from_ref(command));
+        all.map_err(|refused| refused.why)
+    }
+
+    /// What several commands make of it, one after the other: all of them or none. One new policy, whatever their number;
+    /// that is what makes many commands cheap.
+    ///
+    /// # Errors
+    /// [`Refused`] for the first that is.
+    pub fn with_all(&self, commands: &[Command]) -> Result<Policy, Refused> {
+        let mut policy = self.clone();
+        let mut changed = None;
+        for (at, command) in commands.iter().enumerate() {
+            let done = policy.apply(command);
+            changed = changed.max(Some(done.map_err(|why| Refused { at, why })?));
+        }
+        policy.publish(changed);
+        Ok(policy)
+    }
+
+    /// What it becomes when the driver of a VF is given what it asks for; of the same version if that is nothing new.
+    ///
+    /// # Errors
+    /// [`Refusal`].
+    pub fn with_request(&self, vf: VfIndex, request: &VfRequest) -> Result<Policy, Refusal> {
+        let mut policy = self.clone();
+        let changed = policy.request(vf, request)?;
+        policy.publish(changed);
+        Ok(policy)
+    }
+
+    /// Whether what is said about VFs and the link is the same: the two differ in the NIC's filters at most.
+    #[must_use]
+    pub fn has_same_vfs(&self, other: &Policy) -> bool {
+        Arc::ptr_eq(&self.entries, &other.entries) && self.link_up == other.link_up
+    }
+
+    /// Whether verdicts on frames are the same, but for what filters on flows say of them.
+    pub(crate) fn has_same_verdicts(&self, other: &Policy) -> bool {
+        self.verdicts == other.verdicts
+    }
+
+    /// Makes what has been changed a version of its own.
+    fn publish(&mut self, changed: Option<Changed>) {
+        let Some(changed) = changed else { return };
+        self.version += 1;
+        if changed >= Changed::Verdicts {
+            self.verdicts = self.version;
+        }
+        if changed == Changed::Vfs {
+            self.lookup = Lookup::new(&self.entries, self.link_up);
+        }
+    }
+
+    fn apply(&mut self, command: &Command) -> Result<Changed, Refusal> {
+        let silicon = self.silicon;
+        match command {
+            Command::InsertFilter(spec) => {
+                if let FilterAction::Vf(vf) = spec.action {
+                    self.existing(vf)?;
+                }
+                self.filter_table.insert(spec)?;
+                return Ok(changed_by(&spec.matches));
+            }
+            Command::RemoveFilter { matches, priority } => {
+                self.filter_table.remove(matches, *priority)?;
+                return Ok(changed_by(matches));
+            }
+            Command::SetRss { vf, key, spread } => {
+                self.entry_mut(*vf)?.rss.set(*key, spread.as_ref())?;
+                return Ok(Changed::Flows);
+            }
+            Command::FlushFilters => {
+                self.filter_table = FilterTable::new(self.profile());
+                return Ok(Changed::Verdicts);
+            }
+            Command::SetLink { up } => self.link_up = *up,
+            Command::SetVf { vf, settings } => {
+                let entry = self.entry_mut(*vf)?;
+                let mut policy = entry.policy;
+                for setting in settings {
+                    policy = policy.with(*setting)?;
+                }
+                if policy.port_vlan.is_some() && entry.filters.names_vlan() {
+                    return Err(Refusal::PortVlanAndFilters);
+                }
+                if settings.iter().any(|s| matches!(s, VfSetting::Mac(_))) {
+                    entry.asked.mac = None;
+                }
+                entry.policy = policy;
+                entry.rx = granted(&entry.asked, &policy, &silicon);
+            }
+            Command::FilterAdd { vf, filter } => {
+                let entry = self.entry_mut(*vf)?;
+                entry.filters.add(*filter, entry.policy.trust)?;
+                if entry.filters.macs().len() > silicon.vf_macs {
+                    let room = silicon.vf_macs;
+                    return Err(FilterError::Full { room }.into());
+                }
+                if entry.policy.port_vlan.is_some() && entry.filters.names_vlan() {
+                    return Err(Refusal::PortVlanAndFilters);
+                }
+            }
+            Command::FilterDel { vf, filter } => self.entry_mut(*vf)?.filters.del(*filter)?,
+        }
+        Ok(Changed::Vfs)
+    }
+
+    fn request(&mut self, vf: VfIndex, request: &VfRequest) -> Result<Option<Changed>, Refusal> {
+        let entry = self.existing(vf)?;
+        let taken = |mac| {
+            let others = self.entries.iter().enumerate();
+            let mut others = others.filter(|(i, _)| *i != vf.index());
+            others.any(|(_, other)| other.mac() == mac || other.has(mac))
+        };
+        let asked = entry.asked.clone().with(request, &entry.policy, taken)?;
+        if asked == entry.asked {
+            return Ok(None);
+        }
+        let silicon = self.silicon;
+        if asked.unicast.len() > silicon.vf_macs {
+            let room = silicon.vf_macs;
+            return Err(FilterError::Full { room }.into());
+        }
+        let entry = self.entry_mut(vf)?;
+        let before = std::mem::replace(&mut entry.rx, granted(&asked, &entry.policy, &silicon));
+        entry.asked = asked;
+        Ok(Some(match entry.rx == before {
+            true => Changed::Flows,
+            false => Changed::Vfs,
+        }))
+    }
+
+    #[inline]
+    pub(crate) fn entry(&self, vf: VfIndex) -> &Entry {
+        &self.entries[vf.index()]
+    }
+
+    #[inline]
+    pub(crate) fn silicon(&self) -> &Silicon {
+        &self.silicon
+    }
+
+    #[inline]
+    pub(crate) fn lookup(&self) -> &Lookup {
+        &self.lookup
+    }
+
+    fn existing(&self, vf: VfIndex) -> Result<&Entry, Refusal> {
+        let last = VfIndex::from(self.entries.len() - 1);
+        let entry = self.entries.get(vf.index());
+        entry.map(Arc::as_ref).ok_or(Refusal::NoSuchVf { vf, last })
+    }
+
+    /// What is said about a VF, to be changed: in a copy, if other policies share it.
+    fn entry_mut(&mut self, vf: VfIndex) -> Result<&mut Entry, Refusal> {
+        self.existing(vf)?;
+        let entries = Arc::make_mut(&mut self.entries);
+        Ok(Arc::make_mut(&mut entries[vf.index()]))
+    }
+}
+
+/// What a change of a filter with this match changes.
+fn changed_by(matches: &FilterMatch) -> Changed {
+    match Rows::of(matches) {
+        Rows::Flows4 | Rows::Flows6 => Changed::Flows,
+        Rows::Macs | Rows::EtherTypes | Rows::Unknown => Changed::Verdicts,
+    }
+}

@@ -1,0 +1,280 @@
+//! The one decision that both paths share: who receives a frame. Never counts anything and never changes anything.
+
+use crate::addr::{MacAddr, Vlan, VlanTag};
+use crate::filter_table::Actions;
+use crate::frame::{FrameMeta, Header, MAX_FRAME};
+use crate::lookup::Lookup;
+use crate::policy::Policy;
+use crate::stats::DropReason;
+use crate::steering::FilterAction;
+use crate::verdict::TagEdit;
+use crate::vf::{Path, VfIndex, VfLinkState, VfSet};
+
+/// Longest super-frame that a virtio header can describe, with room for tags.
+const MAX_SUPER_FRAME: u32 = 65_535 + 14 + 8;
+/// MAC control frames, PAUSE among them (IEEE 802.3 31).
+const MAC_CONTROL: u16 = 0x8808;
+
+/// Who receives a frame, whichever path each of them takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Reach {
+    /// VFs on the direct path, the sender never among them.
+    pub(crate) direct: VfSet,
+    /// VFs on the mediated path, the sender never among them.
+    pub(crate) mediated: VfSet,
+    /// Whether it leaves on the wire.
+    pub(crate) wire: bool,
+    /// The sender's port VLAN tag.
+    pub(crate) insert: Option<VlanTag>,
+    /// Why, if it reaches nobody.
+    pub(crate) otherwise: DropReason,
+}
+
+impl Reach {
+    /// Adds those of `vfs` whose link is up.
+    fn add(&mut self, lookup: &Lookup, vfs: VfSet) {
+        let vfs = vfs.intersection(lookup.up);
+        self.direct = self.direct.union(vfs.difference(lookup.mediated));
+        self.mediated = self.mediated.union(vfs.intersection(lookup.mediated));
+    }
+}
+
+/// Where a frame comes from, as far as that decides who receives it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Origin {
+    /// This VF.
+    Vf(VfIndex),
+    /// Some VF; its frame has been judged already, on the other side of the PF.
+    Host,
+    /// The wire.
+    Wire,
+}
+
+impl Policy {
+    /// What holds for a frame from anywhere.
+    #[inline]
+    pub(crate) fn parse(head: &[u8]) -> Result<Header, DropReason> {
+        let header = Header::parse(head).map_err(|_| DropReason::Runt)?;
+        if header.dst.is_reserved() || header.ethertype == MAC_CONTROL {
+            return Err(DropReason::ReservedMulticast);
+        }
+        Ok(header)
+    }
+
+    /// What holds for a frame where it enters the host; later it may have grown by a tag.
+    #[inline]
+    pub(crate) fn check_len(meta: &FrameMeta) -> Result<(), DropReason> {
+        if meta.longest() > MAX_FRAME || meta.len > MAX_SUPER_FRAME {
+            return Err(DropReason::Oversize);
+        }
+        Ok(())
+    }
+
+    /// Who receives a frame that a VF sends, after the checks on the sender.
+    #[inline(always)]
+    pub(crate) fn reach_from_vf(
+        &self,
+        vf: VfIndex,
+        header: &Header,
+        flow: Actions,
+        meta: &FrameMeta,
+    ) -> Result<Reach, DropReason> {
+        Policy::check_len(meta)?;
+        let entry = self.entry(vf);
+        if !self.lookup().up.contains(vf) {
+            return Err(self.why_down(vf));
+        }
+        if entry.policy.spoofchk && header.src != entry.mac() && !entry.has(header.src) {
+            return Err(DropReason::SpoofedMac);
+        }
+        let (vlan, insert) = match &entry.policy.port_vlan {
+            Some(_) if header.tags.outer().is_some() => return Err(DropReason::TaggedOnPortVlan),
+            Some(port) => (Vlan::of_tag(port.tag()), Some(port.tag())),
+            None => (header.vlan(), None),
+        };
+        if !entry.takes_part(vlan) {
+            return Err(DropReason::VlanFiltered);
+        }
+        let mut reach = self.reach(header, flow, vlan, Origin::Vf(vf));
+        reach.insert = insert;
+        Ok(reach)
+    }
+
+    /// Who receives a frame that comes over the PF or from the wire. What may come from the wire, the NIC's filters can
+    /// direct even if nobody here has its address.
+    #[inline(always)]
+    pub(crate) fn reach_from_outside(
+        &self,
+        header: &Header,
+        flow: Actions,
+        origin: Origin,
+    ) -> Reach {
+        let vlan = header.vlan();
+        let mut reach = self.reach(header, flow, vlan, origin);
+        // What nobody has would leave on the wire.
+        if origin == Origin::Wire
+            && reach.wire
+            && !header.dst.is_multicast()
+            && let Some(action) = self.filter_table().unknown_unicast()
+        {
+            match action {
+                FilterAction::Drop => reach = self.reach_by(action, header.dst, origin),
+                FilterAction::Vf(vf) if self.entry(vf).receives(vlan) => {
+                    self.give(&mut reach, vf, origin);
+                }
+                FilterAction::Vf(_) => {}
+            }
+        }
+        reach
+    }
+
+    #[inline(always)]
+    fn reach(&self, header: &Header, flow: Actions, vlan: Vlan, origin: Origin) -> Reach {
+        if !self.silicon().switches && origin != Origin::Wire {
+            return self.reach_wire();
+        }
+        if !self.filter_table().is_empty()
+            && let Some(reach) = self.reach_filter(header, flow, vlan, origin)
+        {
+            return reach;
+        }
+        if header.dst.is_multicast() {
+            self.reach_group(header.dst, vlan, origin)
+        } else {
+            self.reach_owner(header.dst, vlan, origin)
+        }
+    }
+
+    #[inline(never)]
+    fn reach_filter(
+        &self,
+        header: &Header,
+        flow: Actions,
+        vlan: Vlan,
+        origin: Origin,
+    ) -> Option<Reach> {
+        let action = self
+            .filter_table()
+            .find(header, flow, vlan, |action| match action {
+                FilterAction::Drop => true,
+                FilterAction::Vf(vf) => self.entry(*vf).receives(vlan),
+            })?;
+        Some(self.reach_by(action, header.dst, origin))
+    }
+
+    /// What a filter that matches makes of a frame.
+    fn reach_by(&self, action: FilterAction, dst: MacAddr, origin: Origin) -> Reach {
+        let mut reach = self.reach_wire();
+        match action {
+            FilterAction::Drop => {
+                reach.wire = false;
+                reach.otherwise = DropReason::Filtered;
+            }
+            FilterAction::Vf(vf) => {
+                reach.wire &= dst.is_multicast();
+                self.give(&mut reach, vf, origin);
+            }
+        }
+        reach
+    }
+
+    #[inline(never)]
+    fn reach_group(&self, dst: MacAddr, vlan: Vlan, origin: Origin) -> Reach {
+        let lookup = self.lookup();
+        let listening = if dst.is_broadcast() {
+            lookup.broadcast
+        } else {
+            lookup
+                .groups
+                .get(dst, vlan)
+                .fold(lookup.all_groups, |mut vfs, vf| {
+                    vfs.insert(vf);
+                    vfs
+                })
+        };
+        let mut reach = self.reach_wire();
+        reach.add(lookup, listening.intersection(lookup.members(vlan)));
+        if let Origin::Vf(vf) = origin {
+            reach.direct.remove(vf);
+            reach.mediated.remove(vf);
+        }
+        reach
+    }
+
+    /// Beyond all VFs: out on the wire, if there is a link.
+    #[inline]
+    fn reach_wire(&self) -> Reach {
+        Reach {
+            direct: VfSet::default(),
+            mediated: VfSet::default(),
+            wire: self.link_up(),
+            insert: None,
+            otherwise: if self.link_up() {
+                DropReason::NoReceiver
+            } else {
+                DropReason::LinkDown
+            },
+        }
+    }
+
+    #[inline(always)]
+    fn reach_owner(&self, dst: MacAddr, vlan: Vlan, origin: Origin) -> Reach {
+        let mut reach = self.reach_wire();
+        let mut matched = false;
+        for vf in self.lookup().macs.get(dst, vlan) {
+            let entry = self.entry(vf);
+            if !entry.receives(vlan) {
+                continue;
+            }
+            // It lives here, so neither the wire nor its absence matters.
+            matched = true;
+            reach.wire = false;
+            if entry.rx.wants_own() {
+                self.give(&mut reach, vf, origin);
+            } else {
+                reach.otherwise = DropReason::NoReceiver;
+            }
+        }
+        if origin == Origin::Wire && !matched {
+            let lookup = self.lookup();
+            reach.add(lookup, lookup.unmatched.intersection(lookup.members(vlan)));
+        }
+        reach
+    }
+
+    /// Adds a VF that a frame is for to those that it reaches.
+    #[inline(always)]
+    fn give(&self, reach: &mut Reach, vf: VfIndex, origin: Origin) {
+        reach.otherwise = DropReason::NoReceiver;
+        if origin == Origin::Vf(vf) {
+            return;
+        }
+        if !self.lookup().up.contains(vf) {
+            reach.otherwise = self.why_down(vf);
+        } else if self.vf(vf).path == Path::Mediated {
+            reach.mediated.insert(vf);
+        } else {
+            reach.direct.insert(vf);
+        }
+    }
+
+    #[cold]
+    fn why_down(&self, vf: VfIndex) -> DropReason {
+        match self.vf(vf).state {
+            VfLinkState::Disable => DropReason::VfDisabled,
+            VfLinkState::Auto | VfLinkState::Enable => DropReason::LinkDown,
+        }
+    }
+
+    /// How the copy for one receiver differs from what the sender gave.
+    #[inline]
+    pub(crate) fn egress_edit(&self, insert: Option<VlanTag>, to: VfIndex) -> TagEdit {
+        let hidden = self.lookup().port_vlans.contains(to);
+        match insert {
+            Some(_) if hidden => TagEdit::Keep,
+            Some(tag) => TagEdit::Insert(tag),
+            None if hidden => TagEdit::Strip,
+            None => TagEdit::Keep,
+        }
+    }
+}
