@@ -4,7 +4,7 @@
 
 mod progress;
 
-use std::io::{IsTerminal, Write};
+use std::io::{IsTerminal, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -161,13 +161,32 @@ fn run_virtual(config: &Config, args: cli::VirtualClock) -> Result<(), Failure> 
     }
 }
 
-/// Something arrives here when the user says stop.
+/// How long the process may take to end in good order when it is told to.
+const GRACE: Duration = Duration::from_secs(10);
+
+/// Something arrives here when the user says stop. If that is not heard in time, or the user says it again, the process
+/// ends all the same.
 fn signals() -> Result<UnixStream, Failure> {
-    let (signals, on_signal) = UnixStream::pair().map_err(failed)?;
+    let (mut caught, on_signal) = UnixStream::pair().map_err(failed)?;
     for signal in [signal_hook::consts::SIGTERM, signal_hook::consts::SIGINT] {
         let on_signal = on_signal.try_clone().map_err(failed)?;
         signal_hook::low_level::pipe::register(signal, on_signal).map_err(failed)?;
     }
+    let (signals, mut forward) = UnixStream::pair().map_err(failed)?;
+    let wait = move || {
+        let mut byte = [0];
+        if caught.read_exact(&mut byte).is_err() {
+            return;
+        }
+        // It fails only when whoever would hear it is about to end.
+        let _ = forward.write_all(&byte);
+        let _ = caught.set_read_timeout(Some(GRACE));
+        let _ = caught.read(&mut byte);
+        // Nothing is said: what holds the others up may be the log.
+        signal_hook::low_level::exit(1);
+    };
+    let thread = std::thread::Builder::new().name("signals".to_owned());
+    thread.spawn(wait).map_err(failed)?;
     Ok(signals)
 }
 

@@ -19,7 +19,7 @@ Installs Debian's dpdk and openvswitch-switch-dpdk when run as root; everything 
   --cpus G,B        CPU of the generator and of the back end (default 0,1)
   --vfnic PROGRAM   use this binary; default: build this checkout with cargo
   --bench PROGRAM   use this vf-conformance, likewise
-  --out DIR         keep the figures (vf-conformance compare DIR/PART-*.json) and logs there
+  --out DIR         keep the figures (vf-conformance compare DIR/*.json, or with --bars bars.toml) and logs there
   --help            this text
 
 At the end each bar that vfnic is measured by is a line: what was reached, and whether that is met.
@@ -273,8 +273,13 @@ load() { # LABEL OPTIONS...: one run of the generator
     shift
     for socket in "${sockets[@]}"; do ports+=(--socket "$socket"); done
     printf -v file '%s/%s-%04d-%s.json' "$results" "$part" "$((++serial))" "$label"
-    error=$("$bench" bench "${ports[@]}" --label "$label" --cpu "$generator_cpu" --back-end-cpu "$back_end_cpu" --rounds 1 --seconds "$seconds" --counter "$counter" --json "$file" "$@" 2>&1 >/dev/null) ||
+    error=$("$bench" bench "${ports[@]}" --label "$label" --part "$part" --cpu "$generator_cpu" --back-end-cpu "$back_end_cpu" --rounds 1 --seconds "$seconds" --counter "$counter" --json "$file" "$@" 2>&1 >/dev/null) ||
         complain "$label" "${error##*$'\n'} ($*)"
+}
+
+figure() { # LABEL FIGURES: what was measured without the generator, as vf-conformance compare reads it
+    printf '{ "part": "%s", "label": "%s", "ports": %d, "figures": { %s } }\n' "$part" "$1" "${#sockets[@]}" "$2" \
+        >"$(printf '%s/%s-%04d-%s.json' "$results" "$part" "$((++serial))" "$1")"
 }
 
 with() { # PORTS LABEL FUNCTION: starts a back end, measures, ends it
@@ -306,6 +311,7 @@ two_active() { load "$1" --size 64 --active 2; }
 there_and_back() {
     load "$1" --mode pingpong --size 64,1518
     load "$1" --mode pingpong --size 64,1518 --layout mrg
+    load "$1" --mode pingpong --size 64,1518 --layout mrg --ring packed
 }
 
 cpu_ticks() { awk '{ print $14 + $15 }' "/proc/$1/stat"; }
@@ -318,9 +324,8 @@ idle() { # LABEL: what 64 guests cost that say nothing
     before=$(cpu_ticks "${back_end[0]}")
     sleep 3
     after=$(cpu_ticks "${back_end[0]}")
-    awk -v ticks=$((after - before)) -v hz="$(getconf CLK_TCK)" -v label="$1" -v ports="${#sockets[@]}" \
-        '/^VmRSS/ { printf "idle\t%s\t%d\t%.1f\t%d\n", label, ports, 100 * ticks / hz / 3, $2 / 1024 }' \
-        "/proc/${back_end[0]}/status" >>"$results/idle.tsv"
+    figure "$1" "$(awk -v ticks=$((after - before)) -v hz="$(getconf CLK_TCK)" \
+        '/^VmRSS/ { printf "\"cpu\": %.1f, \"memory\": %d", 100 * ticks / hz / 3, $2 / 1024 }' "/proc/${back_end[0]}/status")"
     wait "$generator" || complain "$1" 'the generator failed on idle ports'
 }
 
@@ -335,7 +340,7 @@ tcp() { # LABEL: a stream between two guests; through vfnic on both paths
             continue
         fi
         if tcp_stream "$stream" "${environment[@]}"; then
-            printf 'tso\t%s\t%s\t%d\t%s\n' "$1" "$path" "$round" "$mbits" >>"$results/tso.tsv"
+            figure "$1-$path" "\"tcp\": $mbits"
         else
             complain "$1" "no stream on path $path: $(tail -n 1 "$logs/guest-b.txt")"
         fi
@@ -370,7 +375,10 @@ for part in "${chosen[@]}"; do
     ! compgen -G "$results/$part-*-testpmd-io.json" >/dev/null || base=(--base testpmd-io)
     printf '\n%s\n\n' "$part"
     "$bench" compare "${base[@]}" "$results/$part"-*.json || verdict=1
-    "$bench" compare --tsv "$results/$part"-*.json | sed "s/^/$part\t/" >"$results/$part.tsv" || verdict=1
 done
-cat "$results"/*.tsv | awk -f "$here/bars.awk"
+if compgen -G "$results/*-vfnic*.json" >/dev/null; then
+    printf '\nbars: ratios over the rounds that compare; "by cycles": the generator was the limit, and busy cycles a packet are the proof\n\n'
+    "$bench" compare --bars "$here/bars.toml" "$results"/*.json
+    (($? < 2)) || verdict=1 # a bar that is missed is a result, too
+fi
 exit "$verdict"

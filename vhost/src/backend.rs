@@ -9,6 +9,8 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags};
 
+use crate::descriptor;
+use crate::eventfd::EventFdError;
 use crate::message::{self, ACK_LEN};
 use crate::session::Refusal;
 
@@ -23,12 +25,16 @@ pub(crate) struct BackendRequests {
 }
 
 impl BackendRequests {
-    pub(crate) fn new(fd: OwnedFd) -> BackendRequests {
-        BackendRequests {
+    /// Requests over this socket, which must be one end of a pair.
+    pub(crate) fn new(fd: OwnedFd) -> Result<BackendRequests, Refusal> {
+        if !descriptor::is_empty_pair_end(&fd) {
+            return Err(EventFdError::NotAPair.into());
+        }
+        Ok(BackendRequests {
             fd,
             awaited: VecDeque::new(),
             bytes: Vec::new(),
-        }
+        })
     }
 
     /// Sends a request, and notes that a reply is due if it is to be answered; `false` if the front
@@ -51,7 +57,7 @@ impl BackendRequests {
     /// Takes the replies that have come. Whether the front end succeeded is its own affair.
     ///
     /// # Errors
-    /// What came is no reply to what was asked, or the socket failed.
+    /// What came is no reply to what was asked, or nothing was, or the socket failed.
     pub(crate) fn hear(&mut self) -> Result<(), Refusal> {
         while let Some(&request) = self.awaited.front() {
             let mut bytes = [0; ACK_LEN];
@@ -75,7 +81,12 @@ impl BackendRequests {
                 self.awaited.pop_front();
             }
         }
-        Ok(())
+        // What nobody asked for would stay there, and the descriptors with it.
+        if descriptor::is_empty(&self.fd) {
+            Ok(())
+        } else {
+            Err(Refusal::NotAsked)
+        }
     }
 }
 

@@ -14,6 +14,7 @@ use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendFlags, recvmsg, send,
 };
 
+use crate::descriptor;
 use crate::message::{HEADER_LEN, Header, MAX_FDS, MAX_PAYLOAD};
 use crate::session::Refusal;
 
@@ -61,7 +62,11 @@ impl Channel {
                 match self.read(missing)? {
                     Some(0) => return Ok(Received::HungUp),
                     Some(_) => continue,
-                    None => return Ok(Received::Nothing),
+                    None if self.fds.iter().all(descriptor::holds_nothing) => {
+                        return Ok(Received::Nothing);
+                    }
+                    // We would hold whatever it holds, our own connection perhaps, and never see it end.
+                    None => return Err(Refusal::HalfMessage),
                 }
             }
             if let Some(header) = self.header.take() {

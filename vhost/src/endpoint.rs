@@ -8,7 +8,8 @@
 //!
 //! A second front end that connects while one is served is turned away at once: its connection is
 //! closed, so that it reports an error rather than waits. Before that, all that the first one sent
-//! is read, so that one which has died is never in the way of its successor.
+//! is read, so that one which has died is never in the way of its successor; nor is one that gave us
+//! its own end of the connection, for no descriptor is kept that could hold that.
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
@@ -29,6 +30,10 @@ pub use crate::session::{Device, DeviceConfig, Refusal, SessionEvent};
 
 /// First and greatest time between two attempts to connect.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(1));
+
+/// How long the next front end has to wait after one that has held up a thread, which takes a hundredth of a second: others
+/// use that thread, too.
+const AFTER_BLOCKING: Duration = Duration::from_secs(1);
 
 /// Messages served at a time, and front ends looked at in one [`Endpoint::poll`]: other devices
 /// share the thread.
@@ -170,6 +175,11 @@ impl Endpoint {
         // First the kick, then the queue: what comes later will be told.
         self.watch_control();
         self.serve_control(dev);
+        let connection = self.connection.as_ref();
+        if let Some(Err(why)) = connection.map(|connection| connection.session.check_shared()) {
+            self.close(Some(why), now, dev);
+            self.rearm();
+        }
     }
 
     /// The ring that the driver kicked in band. It waits, and nothing more of it is served, until
@@ -377,9 +387,7 @@ impl Endpoint {
         let Some(connection) = &mut self.connection else {
             return Ok(Received::Nothing);
         };
-        if connection.session.memory().faulted() {
-            return Err(Refusal::MemoryVanished);
-        }
+        connection.session.check_shared()?;
         connection.session.hear_replies()?;
         if connection.kick.is_some() {
             return Ok(Received::Nothing);
@@ -419,13 +427,17 @@ impl Endpoint {
         } else {
             (self.backoff * 2).min(BACKOFF.1)
         };
-        if let Role::Client(_) = self.role {
-            self.retry_at = Some(now + self.backoff);
-        }
         if let Some((registry, _)) = &self.registration {
             unwatch(registry, connection.control_kick.take());
         }
         connection.session.end(dev);
+        // However it ended: whoever had its rings until now may have been held up.
+        let why = connection.session.check_shared().err().or(why);
+        self.retry_at = match (&why, &self.role) {
+            (Some(Refusal::Blocks), _) => Some(now + AFTER_BLOCKING),
+            (_, Role::Client(_)) => Some(now + self.backoff),
+            _ => None,
+        };
         let device = self.config.name.as_str();
         match &why {
             None => tracing::info!(device, "front end hung up"),

@@ -2,18 +2,24 @@
 //!
 //! vhost-user allows pipes where a system has no eventfd; Linux has, so they are refused. A write to
 //! a full pipe would block, a read from a closed one spin. But User-Mode Linux, whose interrupts
-//! come from SIGIO, wants to be called through a socket, so a socket is good enough to signal on,
-//! though not to wait on. The counter itself is never used: a notification carries no number.
+//! come from SIGIO, wants to be called through a socket, so one end of a socket pair is good enough to
+//! signal on, though not to wait on. The counter itself is never used: a notification carries no number.
+//!
+//! An eventfd is read with `RWF_NOWAIT`, and written under the eyes of a watchdog.
 
-use std::fs;
-use std::io;
+use std::io::{self, IoSliceMut};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use rustix::event::EventfdFlags;
 use rustix::fs::OFlags;
-use rustix::net::{AddressFamily, SendFlags};
+use rustix::io::{Errno, ReadWriteFlags};
+use rustix::net::{SendFlags, Shutdown};
 use thiserror::Error;
+
+use crate::descriptor;
+use crate::watchdog;
 
 /// A descriptor that cannot serve as a notification.
 #[derive(Debug, Error)]
@@ -21,6 +27,9 @@ pub enum EventFdError {
     /// The front end sent a pipe, a file, a socket to wait on...
     #[error("the descriptor is not an eventfd")]
     NotAnEventFd,
+    /// A socket that has a name, such as the front end's own connection, or one that something can be read from.
+    #[error("the socket is not one end of a socket pair")]
+    NotAPair,
     /// The kernel refused to look at the descriptor or to make it non-blocking.
     #[error("cannot use the eventfd")]
     Io(#[from] io::Error),
@@ -29,12 +38,13 @@ pub enum EventFdError {
 /// An eventfd in non-blocking mode, or one end of a socket pair. Clones are the same descriptor.
 ///
 /// The mode belongs to the open file, which the front end shares: it can change it back, and then
-/// fill the counter, to make [`EventFd::signal`] wait for it. Nothing short of a thread of its own
-/// for each front end prevents that.
+/// fill the counter, to make [`EventFd::signal`] wait for it. That wait is short, and it is the last.
 #[derive(Debug, Clone)]
 pub struct EventFd {
     fd: Arc<OwnedFd>,
     is_socket: bool,
+    /// This one, or another one of the same session, has made a thread wait.
+    blocks: Arc<AtomicBool>,
 }
 
 impl EventFd {
@@ -44,10 +54,24 @@ impl EventFd {
     /// The process or the system has too many open files.
     pub fn new() -> io::Result<EventFd> {
         let fd = rustix::event::eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
-        Ok(EventFd {
+        Ok(EventFd::of(fd, false))
+    }
+
+    fn of(fd: OwnedFd, is_socket: bool) -> EventFd {
+        EventFd {
             fd: Arc::new(fd),
-            is_socket: false,
-        })
+            is_socket,
+            blocks: Arc::default(),
+        }
+    }
+
+    /// Makes it one of several of which none is used any more once one has made a thread wait: `blocks` says so.
+    #[must_use]
+    pub fn with(self, blocks: &Arc<AtomicBool>) -> EventFd {
+        EventFd {
+            blocks: Arc::clone(blocks),
+            ..self
+        }
     }
 
     /// Takes a descriptor to [`EventFd::drain`], or to signal, that came from a front end.
@@ -55,48 +79,85 @@ impl EventFd {
     /// # Errors
     /// It is not an eventfd; it is closed then.
     pub fn from_fd(fd: OwnedFd) -> Result<EventFd, EventFdError> {
-        let link = fs::read_link(format!("/proc/self/fd/{}", fd.as_raw_fd()))?;
-        if link.as_os_str() != "anon_inode:[eventfd]" {
+        if !descriptor::is_eventfd(&fd)? {
             return Err(EventFdError::NotAnEventFd);
         }
+        watchdog::start()?;
         let flags = rustix::fs::fcntl_getfl(&fd).map_err(io::Error::from)?;
         if !flags.contains(OFlags::NONBLOCK) {
             rustix::fs::fcntl_setfl(&fd, flags | OFlags::NONBLOCK).map_err(io::Error::from)?;
         }
-        Ok(EventFd {
-            fd: Arc::new(fd),
-            is_socket: false,
-        })
+        Ok(EventFd::of(fd, false))
     }
 
-    /// Takes a descriptor to [`EventFd::signal`], and nothing else, that came from a front end.
+    /// Takes a descriptor to [`EventFd::signal`], and nothing else, that came from a front end. Nothing is read from a socket,
+    /// so nothing can be put into it any more.
     ///
     /// # Errors
-    /// It is neither an eventfd nor a Unix socket; it is closed then.
+    /// It is neither an eventfd nor one end of a pair of stream sockets; it is closed then.
     pub fn to_signal(fd: OwnedFd) -> Result<EventFd, EventFdError> {
-        if rustix::net::sockopt::socket_domain(&fd) != Ok(AddressFamily::UNIX) {
+        if !descriptor::is_unix_socket(&fd) {
             return EventFd::from_fd(fd);
         }
-        Ok(EventFd {
-            fd: Arc::new(fd),
-            is_socket: true,
-        })
+        if !descriptor::is_empty_pair_end(&fd) {
+            return Err(EventFdError::NotAPair);
+        }
+        rustix::net::shutdown(&fd, Shutdown::Read).map_err(io::Error::from)?;
+        // Something may have come in between.
+        if !descriptor::is_empty(&fd) {
+            return Err(EventFdError::NotAPair);
+        }
+        Ok(EventFd::of(fd, true))
     }
 
     /// Notifies the other side. A full counter or socket is a notification already pending.
+    #[inline]
     pub fn signal(&self) {
+        if self.blocks() {
+            return;
+        }
         let one = 1u64.to_ne_bytes();
-        let _ = if self.is_socket {
-            rustix::net::send(&self.fd, &one, SendFlags::DONTWAIT | SendFlags::NOSIGNAL)
-        } else {
-            rustix::io::write(&self.fd, &one)
-        };
+        if self.is_socket {
+            let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
+            let _ = rustix::net::send(&self.fd, &one, flags);
+        } else if watchdog::watched(|| rustix::io::write(&self.fd, &one)) == Err(Errno::INTR) {
+            // One that does not block is not interrupted.
+            self.blocks.store(true, Ordering::Relaxed);
+        }
     }
 
     /// Takes what was notified; `true` if there was anything.
     pub fn drain(&self) -> bool {
         let mut counter = [0; 8];
-        rustix::io::read(&self.fd, &mut counter).is_ok()
+        // Not at an offset, as an eventfd has none.
+        let to = &mut [IoSliceMut::new(&mut counter)];
+        match rustix::io::preadv2(&self.fd, to, u64::MAX, ReadWriteFlags::NOWAIT) {
+            Ok(_) => true,
+            Err(Errno::OPNOTSUPP | Errno::NOSYS | Errno::INVAL | Errno::SPIPE) => {
+                self.drain_watched()
+            }
+            Err(_) => false,
+        }
+    }
+
+    /// The same where the kernel cannot read an eventfd without waiting (Linux before 5.12, gVisor).
+    #[cold]
+    fn drain_watched(&self) -> bool {
+        if self.blocks() {
+            return false;
+        }
+        let mut counter = [0; 8];
+        let read = watchdog::watched(|| rustix::io::read(&self.fd, &mut counter));
+        if read == Err(Errno::INTR) {
+            self.blocks.store(true, Ordering::Relaxed);
+        }
+        read.is_ok()
+    }
+
+    /// Whether it, or another one of its session, has made a thread wait: it is not used any more.
+    #[inline]
+    pub fn blocks(&self) -> bool {
+        self.blocks.load(Ordering::Relaxed)
     }
 }
 
@@ -132,6 +193,75 @@ mod tests {
         let fd = rustix::event::eventfd(0, EventfdFlags::CLOEXEC).unwrap();
         rustix::io::write(&fd, &(u64::MAX - 1).to_ne_bytes()).unwrap();
         EventFd::from_fd(fd).unwrap().signal();
+    }
+
+    /// An eventfd on which a thread waits, as its owner can have it at any time.
+    fn made_blocking(fd: &OwnedFd) {
+        let flags = rustix::fs::fcntl_getfl(fd).unwrap();
+        rustix::fs::fcntl_setfl(fd, flags - OFlags::NONBLOCK).unwrap();
+    }
+
+    #[test]
+    fn one_that_was_made_to_block_is_waited_for_once() {
+        let full = || {
+            let theirs = rustix::event::eventfd(0, EventfdFlags::CLOEXEC).unwrap();
+            rustix::io::write(&theirs, &(u64::MAX - 1).to_ne_bytes()).unwrap();
+            let ours = EventFd::from_fd(theirs.try_clone().unwrap()).unwrap();
+            made_blocking(&theirs);
+            ours
+        };
+        // Any thread, and however long there was nothing to watch.
+        for _ in 0..2 {
+            std::thread::spawn(move || {
+                let session = Arc::default();
+                let many: Vec<EventFd> = (0..200).map(|_| full().with(&session)).collect();
+                let began = std::time::Instant::now();
+                many.iter().for_each(EventFd::signal);
+                assert!(many.iter().all(EventFd::blocks));
+                // The first of them took a hundredth of a second, or a whole one if the watchdog slept.
+                assert!(began.elapsed() < std::time::Duration::from_secs(5));
+            })
+            .join()
+            .unwrap();
+            std::thread::sleep(std::time::Duration::from_millis(1100));
+        }
+    }
+
+    #[test]
+    fn one_that_was_made_to_block_is_read_all_the_same() {
+        let theirs = rustix::event::eventfd(0, EventfdFlags::CLOEXEC).unwrap();
+        let ours = EventFd::from_fd(theirs.try_clone().unwrap()).unwrap();
+        made_blocking(&theirs);
+        assert!(!ours.drain());
+        ours.signal();
+        assert!(ours.drain() && !ours.drain() && !ours.blocks());
+        // The way of a kernel that knows no other.
+        ours.signal();
+        assert!(ours.drain_watched() && !ours.blocks());
+        assert!(!ours.drain_watched() && ours.blocks());
+    }
+
+    #[test]
+    fn a_socket_that_could_hold_a_connection_open_is_refused() {
+        use std::os::unix::net::{UnixListener, UnixStream};
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("socket");
+        let listener = UnixListener::bind(&path).unwrap();
+        let client = UnixStream::connect(&path).unwrap();
+        let (accepted, _) = listener.accept().unwrap();
+        let (ours, mut theirs) = UnixStream::pair().unwrap();
+        std::io::Write::write_all(&mut theirs, b"x").unwrap();
+        let fds: [OwnedFd; 4] = [client.into(), accepted.into(), ours.into(), listener.into()];
+        for fd in fds {
+            assert!(matches!(
+                EventFd::to_signal(fd),
+                Err(EventFdError::NotAPair)
+            ));
+        }
+        let (ours, mut theirs) = UnixStream::pair().unwrap();
+        let _call = EventFd::to_signal(ours.into()).unwrap();
+        let put = std::io::Write::write_all(&mut theirs, b"x");
+        assert!(put.is_err(), "nothing can be put into it later");
     }
 
     #[test]

@@ -74,9 +74,9 @@ pub enum MemoryError {
     /// No such region to remove.
     #[error("no such region")]
     NoSuchRegion,
-    /// The process guards as many mappings as it can.
-    #[error("no room in the SIGBUS guard")]
-    GuardFull,
+    /// The process cannot have a handler of SIGBUS, without which a file that shrinks would end it.
+    #[error("cannot guard the mapping against SIGBUS")]
+    Unguarded,
     /// The kernel could not look at the file.
     #[error("cannot look at the file")]
     Stat(#[from] rustix::io::Errno),
@@ -257,8 +257,8 @@ impl GuestMemory {
         self.regions.len()
     }
 
-    /// A page of a region has vanished and reads as zeros since: what the rings say is no longer
-    /// what the guest wrote, so they must stop.
+    /// A page of a region has vanished, and the whole region reads as zeros since: what the rings say is no
+    /// longer what the guest wrote, so they must stop. To be asked once a burst, before anything is taken.
     #[inline]
     pub fn faulted(&self) -> bool {
         let mut regions = self.regions.iter();
@@ -365,7 +365,7 @@ impl Region {
         let file = FileOffset::new(File::from(fd), spec.mmap_offset - lead);
         let mmap = MmapRegion::<()>::from_file(file, len)?;
         let guard = Guard::register(mmap.as_ptr().addr(), len, page as usize)
-            .ok_or(MemoryError::GuardFull)?;
+            .ok_or(MemoryError::Unguarded)?;
         let mapping = Mapping {
             guard,
             mmap,
@@ -619,14 +619,52 @@ mod tests {
             .unwrap()
             .write_slice(b"lost", 0)
             .unwrap();
-        hostile
-            .slice(0, 4)
-            .unwrap()
-            .read_slice(&mut out, 0)
-            .unwrap();
-        assert_eq!(&out, b"kept");
         other.slice(0, 4).unwrap().write_slice(b"fine", 0).unwrap();
         assert!(!other.faulted());
+    }
+
+    /// Mappings of this process that lie in `[start, start + len)`.
+    fn mappings(start: usize, len: usize) -> usize {
+        let maps = std::fs::read_to_string("/proc/self/maps").unwrap();
+        let inside = maps.lines().filter(|line| {
+            let at = line.split('-').next().unwrap();
+            let at = usize::from_str_radix(at, 16).unwrap();
+            (start..start + len).contains(&at)
+        });
+        inside.count()
+    }
+
+    #[test]
+    fn however_many_pages_have_vanished_they_are_one_mapping() {
+        const PAGES: u64 = 4096;
+        for stride in [1, 2] {
+            let fd = memfd(PAGES * 4096);
+            let keep = fd.try_clone().unwrap();
+            let mem = GuestMemory::map(vec![(spec(0, PAGES * 4096, 0, 0), fd)]).unwrap();
+            let start = mem.slice(0, 1).unwrap().ptr_guard().as_ptr().addr();
+            rustix::fs::ftruncate(&keep, 0).unwrap();
+            for page in (0..PAGES).step_by(stride) {
+                let byte = mem.slice(page * 4096, 1).unwrap();
+                byte.write_slice(b"x", 0).unwrap();
+            }
+            assert!(mem.faulted());
+            assert_eq!(mappings(start, PAGES as usize * 4096), 1, "{stride}");
+        }
+    }
+
+    #[test]
+    fn no_device_takes_the_room_of_another_in_the_guard() {
+        // As many as 256 devices may have, each with the most regions there can be.
+        let fd = memfd(0x1000);
+        let many = (0..256).map(|_| {
+            let regions = (0..MAX_REGIONS as u64).map(|i| {
+                let at = i * 0x1000;
+                (spec(at, 0x1000, at, 0), fd.try_clone().unwrap())
+            });
+            GuestMemory::map(regions.collect()).unwrap()
+        });
+        let many: Vec<_> = many.collect();
+        assert!(many.iter().all(|mem| !mem.faulted()));
     }
 
     #[test]

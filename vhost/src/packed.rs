@@ -19,7 +19,7 @@ use crate::memory::GuestMemory;
 use crate::net_hdr::has;
 use crate::ring::{
     AHEAD, Ahead, CHAIN_MAX, Chain, DESC_SIZE, Descriptor, Fence, Gather, INDIRECT, Mark, NEXT,
-    Part, Returned, RingAddresses, RingError, Segment, Token, WRITE, look_ahead,
+    Part, Returned, RingAddresses, RingError, Segment, Token, WRITE, check_memory, look_ahead,
 };
 
 const AVAIL_FLAG: u16 = 1 << vr::VRING_PACKED_DESC_F_AVAIL;
@@ -176,9 +176,7 @@ impl PackedRing {
 
     /// Looks for available descriptors behind those already seen; answers whether there are any.
     pub(crate) fn reload(&mut self) -> Result<bool, RingError> {
-        if self.mem.faulted() {
-            return Err(RingError::MemoryFault);
-        }
+        check_memory(&self.mem)?;
         let (first, wrap) = self.split(self.seen);
         let available = if wrap { AVAIL_FLAG } else { USED_FLAG };
         // What the device holds cannot be available, whatever it says.
@@ -198,6 +196,7 @@ impl PackedRing {
     /// The next available chain, or `None` if the driver offers no more. [`walk`](Self::walk) knows the last one only.
     #[inline]
     pub(crate) fn take(&mut self) -> Result<Option<Chain>, RingError> {
+        check_memory(&self.mem)?;
         if self.next == self.seen && !self.reload()? {
             return Ok(None);
         }
@@ -231,6 +230,7 @@ impl PackedRing {
     /// See [`Ring::upcoming`](crate::ring::Ring::upcoming).
     #[inline]
     pub(crate) fn upcoming(&mut self) -> Result<(&GuestMemory, &[Chain]), RingError> {
+        check_memory(&self.mem)?;
         if self.next == self.seen && !self.reload()? {
             return Ok((&self.mem, &[]));
         }

@@ -2,4 +2,5 @@
 #![allow(unsafe_code)]
 
 pub(crate) mod copy;
+pub(crate) mod interrupt;
 pub(crate) mod sigbus;

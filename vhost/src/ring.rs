@@ -65,6 +65,9 @@ pub enum RingError {
     /// The file behind the memory shrank while it was in use.
     #[error("guest memory vanished")]
     MemoryFault,
+    /// The descriptor by which the driver is called was made to block, and was full.
+    #[error("the call descriptor blocks")]
+    CallBlocks,
 }
 
 /// One piece of a buffer: guest-physical bytes that were inside one region when the chain was walked.
@@ -366,6 +369,16 @@ impl<'a> Gather<'a> {
         }
         Ok(desc.len / DESC_SIZE as u32)
     }
+}
+
+/// `Err` if some of the memory has vanished: then nothing more is taken from it. Before each burst, for a ring may hold
+/// thousands of chains that were seen at once.
+#[inline]
+pub(crate) fn check_memory(mem: &GuestMemory) -> Result<(), RingError> {
+    if mem.faulted() {
+        return Err(RingError::MemoryFault);
+    }
+    Ok(())
 }
 
 /// One of the three parts of a ring.

@@ -20,6 +20,7 @@ mod control;
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use thiserror::Error;
 use vm_memory::Bytes;
@@ -150,6 +151,15 @@ pub enum Refusal {
     /// Something else where the reply to this back-end request should be.
     #[error("no reply to back-end request {0}")]
     NoReply(u32),
+    /// Something on the socket for back-end requests while none is to be answered.
+    #[error("an answer to no back-end request")]
+    NotAsked,
+    /// A descriptor that is notified was made to block: it has held up whoever notified it, and everybody else.
+    #[error("a call or error descriptor blocks")]
+    Blocks,
+    /// Part of a message, with a descriptor that is not kept until the rest comes.
+    #[error("half a message with a descriptor that may hold others")]
+    HalfMessage,
     /// More descriptors than a message may carry.
     #[error("too many descriptors")]
     TooManyDescriptors,
@@ -226,6 +236,8 @@ pub struct Session {
     features: Option<u64>,
     protocol: ProtocolFeatures,
     backend: Option<BackendRequests>,
+    /// One of the session's descriptors has made a thread wait.
+    blocks: Arc<AtomicBool>,
 }
 
 /// What a request that was served asks to send: nothing but an acknowledgement, or a payload.
@@ -245,6 +257,7 @@ impl Session {
             features: None,
             protocol: ProtocolFeatures::empty(),
             backend: None,
+            blocks: Arc::default(),
         }
     }
 
@@ -256,6 +269,20 @@ impl Session {
     /// The guest's memory, as far as it is known.
     pub fn memory(&self) -> &Arc<GuestMemory> {
         &self.memory
+    }
+
+    /// Whether the session can go on, as far as what the front end shares with us says: its memory, its descriptors.
+    ///
+    /// # Errors
+    /// The session cannot go on; [`Session::end`] it.
+    pub fn check_shared(&self) -> Result<(), Refusal> {
+        if self.memory.faulted() {
+            return Err(Refusal::MemoryVanished);
+        }
+        if self.blocks.load(Ordering::Relaxed) {
+            return Err(Refusal::Blocks);
+        }
+        Ok(())
     }
 
     /// Tells the front end that the device configuration has changed; `false` if it does not want
@@ -455,7 +482,7 @@ impl Session {
                     return Err(Refusal::Mtu(mtu));
                 }
             }
-            Request::SetBackendReqFd => self.backend = Some(BackendRequests::new(one(fds)?)),
+            Request::SetBackendReqFd => self.backend = Some(BackendRequests::new(one(fds)?)?),
             Request::SetConfig => return Err(Refusal::ReadOnly),
             // Served where its reply can wait.
             Request::VringKick { .. } => {}
@@ -512,7 +539,7 @@ impl Session {
     ) -> Result<Option<EventFd>, Refusal> {
         self.ring(ring)?;
         if has_fd {
-            Ok(Some(take(one(fds)?)?))
+            Ok(Some(take(one(fds)?)?.with(&self.blocks)))
         } else {
             exactly(fds, 0)?;
             Ok(None)

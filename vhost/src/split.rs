@@ -14,7 +14,7 @@ use crate::memory::GuestMemory;
 use crate::net_hdr::has;
 use crate::ring::{
     AHEAD, Ahead, Chain, DESC_SIZE, Descriptor, Fence, Gather, INDIRECT, Mark, NEXT, Part,
-    Returned, RingAddresses, RingError, Segment, Token, expect, look_ahead,
+    Returned, RingAddresses, RingError, Segment, Token, check_memory, expect, look_ahead,
 };
 
 /// So many chains at a time are too few for their waits to overlap.
@@ -133,9 +133,7 @@ impl SplitRing {
 
     /// Reads the available index; answers whether it moved.
     pub(crate) fn reload(&mut self) -> Result<bool, RingError> {
-        if self.mem.faulted() {
-            return Err(RingError::MemoryFault);
-        }
+        check_memory(&self.mem)?;
         // Acquire: what the driver wrote before it raised the index is visible after.
         let to = self
             .avail
@@ -157,6 +155,7 @@ impl SplitRing {
     /// See [`Ring::upcoming`](crate::ring::Ring::upcoming).
     #[inline]
     pub(crate) fn upcoming(&mut self) -> Result<(&GuestMemory, &[Chain]), RingError> {
+        check_memory(&self.mem)?;
         if self.next == self.seen && !self.reload()? {
             return Ok((&self.mem, &[]));
         }

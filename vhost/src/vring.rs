@@ -186,6 +186,10 @@ impl Vring {
             Ok(wanted) => {
                 if wanted && let Some(call) = &self.call {
                     call.signal();
+                    if call.blocks() {
+                        self.fail(RingError::CallBlocks);
+                        return None;
+                    }
                 }
                 Some(wanted)
             }

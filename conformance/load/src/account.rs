@@ -55,6 +55,8 @@ pub(crate) struct Measured {
     /// Frames received on the port that got fewest, as a share of those on the port that got most,
     /// of the ports that frames were sent to.
     pub(crate) fairness: f64,
+    /// Frames that went the way between even and odd ports that fewer went, as a share of all: 1 when all go one way.
+    pub(crate) weaker_way: f64,
     /// Generator's busy time a frame sent or received, in nanoseconds.
     pub(crate) busy_ns: f64,
     /// Latencies or round trips in nanoseconds.
@@ -188,6 +190,23 @@ impl<'a> Account<'a> {
         true
     }
 
+    fn weaker_way(&self) -> f64 {
+        let way = |parity: usize| {
+            let ports = (parity..self.to.len()).step_by(2);
+            let mut addressed = ports
+                .filter(|port| self.to.contains(&Some(*port)))
+                .peekable();
+            addressed
+                .peek()
+                .is_some()
+                .then(|| addressed.map(|port| self.by_port[port]).sum::<u64>())
+        };
+        match (way(0), way(1)) {
+            (Some(a), Some(b)) => a.min(b) as f64 / (a + b).max(1) as f64,
+            _ => 1.0,
+        }
+    }
+
     /// What was found.
     pub(crate) fn measured(self) -> Measured {
         let (begun, from) = self.begun.unwrap_or_default();
@@ -220,6 +239,7 @@ impl<'a> Account<'a> {
                 Some(most) if most > 0 => share(got().min().unwrap_or(0), most),
                 _ => 1.0, // nobody got more than another
             },
+            weaker_way: self.weaker_way(),
             busy_ns: share(busy, sent + received),
             latency: self.latency,
         }

@@ -21,6 +21,7 @@ use super::search::Search;
 use super::split::Split;
 use super::table;
 use super::vring::Vring;
+use super::wire;
 use vf_guest::frontend::Frontend;
 
 /// Longest frame in bytes.
@@ -123,6 +124,9 @@ pub struct Bench {
     /// Address of a port, once for each; otherwise what its configuration space tells, else 02:10:00:00:00:(i+1)
     #[arg(long, value_parser = vf_guest::net::parse_mac, value_name = "MAC", help_heading = "Frames")]
     mac: Vec<[u8; 6]>,
+    /// Rate of the wire between even and odd ports, as 10G: tells how much of its line rate is reached
+    #[arg(long, value_parser = wire::bits, value_name = "RATE", help_heading = "Frames")]
+    wire: Option<f64>,
     /// What of each frame is written and read
     #[arg(long, value_enum, default_value = "head", help_heading = "Frames")]
     touch: Touch,
@@ -167,6 +171,15 @@ pub struct Bench {
     /// Name of the back end in files and comparisons
     #[arg(long, default_value = "back end", help_heading = "Results")]
     label: String,
+    /// Part of a larger measurement that this is: comparisons keep parts apart
+    #[arg(
+        long,
+        default_value = "",
+        hide_default_value = true,
+        value_name = "NAME",
+        help_heading = "Results"
+    )]
+    part: String,
     /// Keep the figures of every run
     #[arg(long, value_name = "FILE", help_heading = "Results")]
     json: Option<PathBuf>,
@@ -287,6 +300,10 @@ impl Bench {
         if self.pdr.is_some_and(|loss| !(0.0..100.0).contains(&loss)) {
             return Err("--pdr: a loss from 0 to 100 percent".into());
         }
+        let over_wire = |mode: &Mode| matches!(mode, Mode::Oneway | Mode::Bidir);
+        if self.wire.is_some() && !self.mode.iter().all(over_wire) {
+            return Err("--wire: with --mode oneway or bidir".into());
+        }
         if self.touch == Touch::None && self.mode.contains(&Mode::Pingpong) {
             return Err("--touch none: a round trip cannot be told without reading".into());
         }
@@ -394,6 +411,7 @@ impl Bench {
             burst: self.burst,
             rate: self.rate,
             touch: self.touch,
+            wire: self.wire,
             warm_up: Duration::from_secs_f64(self.warm_up),
             seconds: Duration::from_secs_f64(self.seconds),
         }
@@ -481,6 +499,7 @@ impl Bench {
 
     fn record(&self, huge: bool) -> Record {
         Record {
+            part: self.part.clone(),
             label: self.label.clone(),
             search: self.searched(),
             ports: self.socket.len(),
@@ -613,6 +632,10 @@ mod tests {
             (
                 "--socket a --socket b --mac 02:00:00:00:00:01",
                 "1 addresses for 2",
+            ),
+            (
+                "--socket a --socket b --mode oneway,ring --wire 10G",
+                "--wire: with",
             ),
             (
                 "--socket a --socket b --mode pingpong --touch none",

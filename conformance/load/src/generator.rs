@@ -314,6 +314,7 @@ mod tests {
     use crate::plan::Layout;
     use crate::port::PortConfig;
     use crate::port::tests::Device;
+    use crate::record::Run;
     use crate::split::Split;
     use std::cell::RefCell;
     use std::collections::VecDeque;
@@ -379,6 +380,7 @@ mod tests {
             burst: 32,
             rate: None,
             touch: Touch::All,
+            wire: None,
             warm_up: Duration::ZERO,
             seconds: Duration::from_millis(20),
         }
@@ -444,13 +446,25 @@ mod tests {
 
     #[test]
     fn a_direction_that_starves_is_seen() {
-        let found = run(&plan(Mode::Bidir, 2), Layout::Vec, 1, |from, n, frame| {
+        let plan = Plan {
+            wire: Some(10e9),
+            ..plan(Mode::Bidir, 2)
+        };
+        let found = run(&plan, Layout::Vec, 1, |from, n, frame| {
             if from == 1 && n % 4 > 0 {
                 return vec![];
             }
             vec![(from ^ 1, frame)]
         });
         assert!((0.2..0.3).contains(&found.fairness), "{}", found.fairness);
+        // A wire is as full as its emptier way: one frame of five goes that way.
+        let run = Run::new(&plan, 0, &found);
+        let share = run.wire.unwrap().share;
+        let expected = run.rx_pps / 5.0 / (10e9 / (8.0 * (128.0 + 24.0)));
+        assert!(
+            (0.9..1.1).contains(&(share / expected)),
+            "{share}: {expected}"
+        );
     }
 
     #[test]

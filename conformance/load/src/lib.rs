@@ -21,7 +21,9 @@
 //! let words = "load bench --socket /tmp/a --socket /tmp/b --size 64 --rounds 1";
 //! match Command::parse_from(words.split(' ')) {
 //!     Command::Bench(bench) => bench.run(&mut std::io::stdout())?,
-//!     Command::Compare(compare) => compare.run(&mut std::io::stdout())?,
+//!     Command::Compare(compare) => {
+//!         compare.run(&mut std::io::stdout())?;
+//!     }
 //! }
 //! # Ok(())
 //! # }
@@ -30,6 +32,7 @@
 #![forbid(unsafe_code)]
 
 mod account;
+mod bars;
 mod command;
 mod compare;
 mod counter;
@@ -41,11 +44,13 @@ mod plan;
 mod plot;
 mod port;
 mod record;
+mod rounds;
 mod search;
 mod sequence;
 mod split;
 mod table;
 mod vring;
+mod wire;
 
 pub use command::{Bench, BenchError};
 pub use compare::Compare;

@@ -95,6 +95,8 @@ pub(crate) struct Plan {
     /// Frames a second in all; `None`: as fast as it goes.
     pub(crate) rate: Option<f64>,
     pub(crate) touch: Touch,
+    /// Bits a second of the wire between even and odd ports, if there is one.
+    pub(crate) wire: Option<f64>,
     pub(crate) warm_up: Duration,
     pub(crate) seconds: Duration,
 }

@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::account::Measured;
 use super::plan::{Mode, Plan};
+use super::wire::{OnWire, line_pps};
 
 /// Quantiles of the latency that are kept.
 const QUANTILES: [f64; 12] = [
@@ -13,6 +14,9 @@ const QUANTILES: [f64; 12] = [
 /// One invocation.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) struct Record {
+    /// The part of a larger measurement that this is; may be empty.
+    #[serde(default)]
+    pub(super) part: String,
     /// The user's name for the back end.
     pub(super) label: String,
     /// Which rate was searched, `NDR` or `PDR N %`; otherwise the rates are what was reached flat out or as offered.
@@ -67,6 +71,9 @@ pub(super) struct Run {
     pub(super) fairness: f64,
     /// Generator's busy time a frame sent or received, in nanoseconds.
     pub(super) busy_ns: f64,
+    /// How much that is of a wire's line rate, if one was said to be between the ports.
+    #[serde(default)]
+    pub(super) wire: Option<OnWire>,
     /// Busy cycles a packet by the back end's own counter.
     #[serde(default)]
     pub(super) cycles: Option<f64>,
@@ -147,6 +154,11 @@ impl Run {
             idle: found.idle,
             fairness: found.fairness,
             busy_ns: found.busy_ns,
+            wire: plan.wire.map(|bits| {
+                let line_pps = line_pps(bits, plan.size);
+                let share = found.weaker_way * rate(found.received) / line_pps;
+                OnWire { line_pps, share }
+            }),
             cycles: None,
             line_ns: Vec::new(),
             bound: (!unbound).then(|| Bound::of(found.ring_full, found.idle)),
@@ -169,6 +181,11 @@ impl Run {
             Mode::Drain => self.tx_pps,
             _ => self.rx_pps,
         }
+    }
+
+    /// Frames a second that the generator could do at most at the time that each took it.
+    pub(super) fn generator_pps(&self) -> f64 {
+        self.pps() / (1.0 - self.idle).max(0.001)
     }
 
     /// Share of the frames that were lost; of a paced run, also those that could not be sent.

@@ -70,6 +70,21 @@ pub(super) fn line(out: &mut impl Write, runs: &[Run], last: Option<Mode>) -> io
             cycles(runs).map_or("-".to_owned(), |cycles| format!("{cycles:.0}")),
             bottleneck(runs),
         )?;
+        if let Some(wire) = &run.wire {
+            writeln!(
+                out,
+                "{:>15} wire: {:.2} % of {:.3} Mpps{}; the generator could do {:.1} Mpps in all",
+                "",
+                of(|run| 100.0 * run.wire.map_or(0.0, |wire| wire.share)),
+                wire.line_pps / 1e6,
+                if run.mode == Mode::Bidir {
+                    " each way, the weaker one"
+                } else {
+                    ""
+                },
+                of(|run| run.generator_pps() / 1e6),
+            )?;
+        }
         if let Some(latency) = &run.latency {
             writeln!(
                 out,

@@ -81,7 +81,18 @@ impl Emulator {
         self.child.wait().unwrap();
     }
 
-    /// The same again, after [`Emulator::kill`].
+    /// SIGTERM, which must end it.
+    pub(crate) fn terminate(&mut self, after: &str) {
+        let pid = rustix::process::Pid::from_raw(self.pid().cast_signed()).unwrap();
+        rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+        let deadline = Instant::now() + DEADLINE;
+        while self.lives() {
+            assert!(Instant::now() < deadline, "SIGTERM ignored after {after}");
+            std::thread::sleep(Duration::from_millis(2));
+        }
+    }
+
+    /// The same again, after [`Emulator::kill`] or [`Emulator::terminate`].
     pub(crate) fn restart(&mut self) {
         self.child = spawn(self.dir.path(), &self.args);
         self.wait_until_it_answers();

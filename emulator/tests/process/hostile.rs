@@ -9,7 +9,7 @@ use rustix::pipe::{PipeFlags, pipe_with};
 use vf_conformance::case::{self, Level};
 use vf_conformance::subject::Subject;
 use vf_conformance::{cases, report};
-use vf_guest::driver::{DESC_INDIRECT, DESC_NEXT, Desc};
+use vf_guest::driver::{DESC_INDIRECT, DESC_NEXT, DESC_WRITE, Desc};
 use vf_guest::frontend::{Frontend, FrontendError};
 use vf_guest::memory::{Region, RegionLayout};
 use vf_guest::message::{self, FLAG_NEED_REPLY, FLAG_VERSION, Header, request};
@@ -17,20 +17,20 @@ use vf_guest::net::{NetConfig, NetDevice, negotiate};
 use vf_guest::tcp::StreamId;
 
 use crate::control::command;
-use crate::emulator::{Emulator, wait_for};
+use crate::emulator::{DEADLINE, Emulator, wait_for};
 use crate::host::{Host, await_progress, stream};
 use crate::port::{Port, pass, start};
 
 /// A stream between VFs 0 and 2, whatever a test does on 1, and 3 to see whether 1 still works.
-struct Neighbours {
-    emulator: Emulator,
+pub(crate) struct Neighbours {
+    pub(crate) emulator: Emulator,
     hosts: [Host; 2],
     streams: [StreamId; 2],
-    witness: Port,
+    pub(crate) witness: Port,
 }
 
 impl Neighbours {
-    fn new() -> Neighbours {
+    pub(crate) fn new() -> Neighbours {
         let emulator = Emulator::start(&["--vfs", "5"]);
         let hosts = [("vf0.sock", 1), ("vf2.sock", 2)]
             .map(|(socket, n)| Host::start(emulator.path(socket), n));
@@ -47,7 +47,7 @@ impl Neighbours {
         }
     }
 
-    fn socket(&self) -> PathBuf {
+    pub(crate) fn socket(&self) -> PathBuf {
         self.emulator.path("vf1.sock")
     }
 
@@ -61,7 +61,7 @@ impl Neighbours {
 
     /// The others pass traffic, and VF 1 does again with a new front end.
     #[track_caller]
-    fn unharmed(&mut self, what: &str) {
+    pub(crate) fn unharmed(&mut self, what: &str) {
         assert!(self.emulator.lives(), "{what}: the process has ended");
         self.pass_traffic();
         let mut port = Port::open(&self.socket());
@@ -73,7 +73,7 @@ impl Neighbours {
     }
 
     /// Runs `attack` on VF 1 on both paths; each must leave a line about VF 1 in the log.
-    fn suffer(&mut self, what: &str, attack: impl Fn(&mut Neighbours)) {
+    pub(crate) fn suffer(&mut self, what: &str, attack: impl Fn(&mut Neighbours)) {
         for path in ["direct", "mediated"] {
             command(&self.emulator, &format!("nic0 vf 1 set path {path}"));
             let before = complaints(&self.emulator).len();
@@ -165,6 +165,89 @@ fn memory_that_is_not_there() {
             gone(&mut net)
         });
     });
+}
+
+/// Pieces of a chain that is a hundred and more faults if each is on a page of its own.
+const PIECES: u64 = 140;
+
+/// Where a region lies that is cut off while it is in use, far behind the device's own memory.
+const CUT_OFF: u64 = 1 << 44;
+
+/// A started device both of whose rings are full of chains of [`PIECES`] bytes, each `stride` pages behind the one before,
+/// in a region whose file has no length any more.
+fn scattered(socket: &std::path::Path, stride: u64) -> NetDevice {
+    let mut net = start(socket, &NetConfig::default());
+    let layout = |guest_addr, size| RegionLayout {
+        guest_addr,
+        user_addr: guest_addr,
+        size,
+        mmap_offset: 0,
+    };
+    let tables = Region::new(layout(CUT_OFF / 2, 512 * 16 * PIECES), true).unwrap();
+    let pieces = Region::new(layout(CUT_OFF, 256 * PIECES * 4096 * stride), false).unwrap();
+    for region in [&tables, &pieces] {
+        let RegionLayout {
+            guest_addr, size, ..
+        } = region.layout();
+        let claim = message::single_region(&message::region(guest_addr, size, guest_addr, 0));
+        let frontend = net.frontend().unwrap();
+        frontend
+            .set(request::ADD_MEM_REG, &claim, &[region.fd()])
+            .unwrap();
+    }
+    rustix::fs::ftruncate(pieces.fd(), 0).unwrap();
+    for (ring, kind) in [(0, 0), (1, DESC_WRITE)] {
+        for chain in 0..256 {
+            let table = (ring * 256 + chain) * 16 * PIECES;
+            for piece in 0..PIECES {
+                let at = CUT_OFF + (chain * PIECES + piece) * 4096 * stride;
+                let next = if piece + 1 < PIECES { DESC_NEXT } else { 0 };
+                let entry = desc(at, 1, kind | next, piece as u16 + 1);
+                let to = tables.at((table + 16 * piece) as usize, 16).unwrap();
+                to.copy_from(&entry.bytes());
+            }
+            let head = desc(CUT_OFF / 2 + table, 16 * PIECES as u32, DESC_INDIRECT, 0);
+            let ring = match ring {
+                0 => net.tx_ring(0),
+                _ => net.rx_ring(0),
+            };
+            let queue = ring.queue.as_split().unwrap();
+            queue.set_desc(chain as u16, head);
+            queue.set_avail_entry(chain as u16, chain as u16);
+        }
+    }
+    net
+}
+
+#[test]
+fn a_long_batch_on_memory_that_is_not_there() {
+    let mut neighbours = Neighbours::new();
+    for (stride, what) in [(2, "every other page"), (1, "adjacent pages")] {
+        neighbours.suffer(&format!("a full send ring on {what} cut off"), |n| {
+            let mut net = scattered(&n.socket(), stride);
+            let ring = net.tx_ring(0);
+            ring.queue.as_split().unwrap().set_avail_idx(256);
+            ring.kick.as_ref().unwrap().signal();
+            hangs_up(&mut net);
+        });
+        neighbours.suffer(&format!("a full receive ring on {what} cut off"), |n| {
+            let mut net = scattered(&n.socket(), stride);
+            let mac = net.config_space().mac;
+            for _ in 0..200 {
+                let frame = n.witness.frame(mac, 1000);
+                n.witness.send(&frame);
+            }
+            hangs_up(&mut net);
+        });
+    }
+}
+
+/// Asserts that the back end hangs up by itself: a message would have it look at the session.
+#[track_caller]
+fn hangs_up(net: &mut NetDevice) {
+    let frontend = net.frontend().unwrap();
+    assert!(frontend.readable(DEADLINE).unwrap(), "the session goes on");
+    assert_eq!(gone(net), Some(()));
 }
 
 /// Whether the back end has hung up on the device.

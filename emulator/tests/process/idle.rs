@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use vf_guest::net::NetConfig;
 
-use crate::emulator::{Emulator, back_to_back};
+use crate::emulator::{Emulator, back_to_back, wait_for};
 use crate::port::{Port, pass};
 
 const VFS: usize = 64;
@@ -42,7 +42,7 @@ fn sixty_four_idle_vfs_cost_nothing() {
         let tasks = std::fs::read_dir(format!("/proc/{}/task", emulator.pid())).unwrap();
         tasks.count()
     };
-    assert_eq!(threads(), 3, "control, worker, hypervisor");
+    assert_eq!(threads(), 4, "control, worker, hypervisor, signals");
     is_idle(&emulator);
 
     // The same with a guest on each, half of them mediated, after some traffic.
@@ -60,7 +60,9 @@ fn sixty_four_idle_vfs_cost_nothing() {
         let (left, right) = ports.split_at_mut(i + 1);
         pass(&mut left[i], &mut right[0]);
     }
-    assert_eq!(threads(), 3, "control, worker, hypervisor");
+    let expected =
+        "control, worker, hypervisor, signals, and who looks after front ends' descriptors";
+    assert_eq!(threads(), 5, "{expected}");
     is_idle(&emulator);
     // And it wakes up again.
     let (left, right) = ports.split_at_mut(VFS - 1);
@@ -122,27 +124,30 @@ fn a_worker_that_polls_always_does_not_sleep() {
 
 #[test]
 fn a_worker_and_a_hypervisor_a_nic() {
-    let names = ["hyp-a", "hyp-b", "vfnic", "worker-a", "worker-b"];
+    let names = ["hyp-a", "hyp-b", "signals", "vfnic", "worker-a", "worker-b"];
     has_these_threads(1, &names);
 }
 
 #[test]
 fn as_many_workers_as_asked_for_and_a_hypervisor_a_nic() {
     let workers = ["worker0-a", "worker0-b", "worker1-a", "worker1-b"];
-    let names = [&["hyp-a", "hyp-b", "vfnic"][..], &workers].concat();
+    let names = [&["hyp-a", "hyp-b", "signals", "vfnic"][..], &workers].concat();
     has_these_threads(2, &names);
 }
 
 fn has_these_threads(workers: usize, expected: &[&str]) {
     let emulator = Emulator::with_config(&back_to_back(workers));
-    let tasks = std::fs::read_dir(format!("/proc/{}/task", emulator.pid())).unwrap();
-    let mut names: Vec<String> = tasks
-        .map(|task| {
-            let name = std::fs::read_to_string(task.unwrap().path().join("comm")).unwrap();
-            name.trim_end().to_owned()
-        })
-        .collect();
-    names.sort();
-    assert_eq!(names, expected);
+    wait_for(&format!("these threads: {expected:?}"), || {
+        let tasks = std::fs::read_dir(format!("/proc/{}/task", emulator.pid())).unwrap();
+        let mut names: Vec<String> = tasks
+            .map(|task| {
+                let name = std::fs::read_to_string(task.unwrap().path().join("comm")).unwrap();
+                name.trim_end().to_owned()
+            })
+            .collect();
+        names.sort();
+        // A thread gives itself its name.
+        (names == expected).then_some(())
+    });
     is_idle(&emulator);
 }

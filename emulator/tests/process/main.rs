@@ -4,6 +4,7 @@
 // All of it is test code; what is not a `#[test]` itself only serves one.
 #![allow(clippy::unwrap_used)]
 
+mod blocking;
 mod commands;
 mod control;
 mod emulator;

@@ -86,9 +86,7 @@ fn a_second_emulator_leaves_the_first_alone() {
 fn it_stops_cleanly_when_asked_to() {
     let mut emulator = Emulator::start(&[]);
     let _port = Port::open(&emulator.path("vf0.sock"));
-    let pid = rustix::process::Pid::from_raw(emulator.pid() as i32).unwrap();
-    rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
-    wait_for("it has ended", || (!emulator.lives()).then_some(()));
+    emulator.terminate("a session");
     for socket in ["ctl.sock", "vf0.sock", "vf1.sock"] {
         assert!(!emulator.path(socket).exists(), "{socket} is left");
     }

@@ -5,7 +5,7 @@ use virtio_bindings::virtio_config as config;
 
 use super::*;
 use crate::ring::driver::{
-    AVAIL, DESC, Driver, F_WRITE, HEAP, IN_ORDER, RING_PACKED, for_both_formats,
+    AVAIL, BASE, DESC, Driver, F_WRITE, HEAP, IN_ORDER, REGION, RING_PACKED, for_both_formats,
 };
 use crate::segment::tests::{super_frame, verify};
 
@@ -116,6 +116,7 @@ fn through_tx(
 }
 
 for_both_formats! {
+    nothing_more_is_delivered_once_memory_has_vanished,
     one_chain_without_mergeable_buffers,
     a_burst_arrives_in_order_up_to_what_does_not_fit,
     mergeable_buffers_are_all_used_or_none,
@@ -125,6 +126,28 @@ for_both_formats! {
     a_frame_that_belies_its_header_is_not_delivered,
     a_super_frame_is_segmented_all_or_nothing,
     a_super_frame_stays_whole_for_who_takes_it,
+}
+
+fn nothing_more_is_delivered_once_memory_has_vanished(format: u64) {
+    for (pieces, len) in [(1, 2000), (100, 20)] {
+        let mut receiver = Receiver::new(format | VERSION_1 | MRG, 0);
+        let driver = &mut receiver.driver;
+        let chain: Vec<_> = (0..pieces)
+            .map(|page| (BASE + REGION + page * 8192, len, true))
+            .collect();
+        for _ in 0..120 {
+            driver.add(&chain, 1);
+        }
+        driver.files[1].set_len(0).unwrap();
+        let frame = plain(1000);
+        let mut delivered = 0;
+        while let Ok(outcome) = receiver.queue.deliver(&frame, TagEdit::Keep) {
+            assert_eq!(outcome, RxOutcome::Delivered);
+            delivered += 1;
+        }
+        assert_eq!(delivered, 1, "{pieces} pieces");
+        assert_eq!(receiver.queue.vring().fault(), Some(RingError::MemoryFault));
+    }
 }
 
 fn one_chain_without_mergeable_buffers(format: u64) {

@@ -58,6 +58,7 @@ for_both_formats! {
     a_checksum_outside_is_a_bad_frame,
     a_disabled_ring_is_drained_once_kicked_and_nothing_comes_out,
     frames_that_were_not_completed_come_again,
+    nothing_more_is_taken_once_memory_has_vanished,
     arming_does_not_lose_work,
 }
 
@@ -137,6 +138,29 @@ fn bad_frames_are_returned_and_the_ring_goes_on(format: u64) {
     queue.flush();
     let used: Vec<u16> = driver.used().iter().map(|u| u.0).collect();
     assert_eq!(used, heads);
+}
+
+fn nothing_more_is_taken_once_memory_has_vanished(format: u64) {
+    for pieces in [1, 100] {
+        let mut driver = Driver::new(256, format | VERSION_1 | 1 << 28, 0);
+        let mut queue = TxQueue::new(driver.vring(1));
+        // All of it in the region that the rings are not in, each piece in a page of its own.
+        let chain: Vec<_> = (0..pieces)
+            .map(|page| (BASE + REGION + page * 8192, 200 / pieces as u32, false))
+            .collect();
+        for _ in 0..120 {
+            driver.add(&chain, 1);
+        }
+        driver.files[1].set_len(0).unwrap();
+        let mut taken = 0;
+        while let Ok(n) = queue.fetch() {
+            assert!(n > 0, "it is never just over");
+            taken += n;
+            queue.complete(n);
+        }
+        assert!(taken <= BURST, "{taken} frames of {pieces} pieces");
+        assert_eq!(queue.fetch(), Err(RingError::MemoryFault));
+    }
 }
 
 fn four_gigabytes_in_one_chain_are_oversize(format: u64) {
