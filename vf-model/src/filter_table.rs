@@ -394,7 +394,7 @@ enum Plain {
 fn plain_flow4(head: &[u8], named: &Ports) -> Plain {
     let behind = |tag: usize| head.get(14 + tag..)?.first_chunk::<24>();
     let (ethertype, packet) = match be16(head, 12) {
-        Some(0x8100 | 0x88a8 | 0x9100) => (be16(head, 16), behind(4)),
+        Some(tpid) if vf_packet::is_vlan_tpid(tpid) => (be16(head, 16), behind(4)),
         ethertype => (ethertype, behind(0)),
     };
     let (Some(0x0800), Some(packet)) = (ethertype, packet) else {

@@ -1,6 +1,9 @@
 //! The Ethernet header of a frame, from a private copy of its first bytes. Never panics, whatever the bytes are; never
 //! looks further than the link layer (that is [`crate::flow`]).
 
+pub(crate) use vf_packet::be16;
+use vf_packet::is_vlan_tpid;
+
 use crate::addr::{MacAddr, Vlan, VlanTag};
 
 /// Longest frame that is one frame on a wire: 9216 bytes of payload, Ethernet header and two tags.
@@ -68,11 +71,6 @@ pub struct Gso {
     pub size: u16,
 }
 
-pub(crate) fn be16(bytes: &[u8], at: usize) -> Option<u16> {
-    let pair = bytes.get(at..at.checked_add(2)?)?;
-    Some(u16::from_be_bytes([pair[0], pair[1]]))
-}
-
 impl Header {
     /// Reads the header of a frame from its first bytes; 22 are enough, all of a shorter frame.
     ///
@@ -86,7 +84,7 @@ impl Header {
         let mut at = 12;
         let mut ethertype = be16(head, at).ok_or(FrameError::Runt)?;
         for slot in &mut tags.list {
-            if !matches!(ethertype, 0x8100 | 0x88a8 | 0x9100) {
+            if !is_vlan_tpid(ethertype) {
                 break;
             }
             *slot = VlanTag {

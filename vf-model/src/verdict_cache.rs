@@ -76,7 +76,7 @@ impl LinkKey {
 /// Whether the low 16 bits are a tag's TPID as it lies in memory.
 #[inline]
 fn is_tag(tpid: u64) -> bool {
-    matches!((tpid as u16).swap_bytes(), 0x8100 | 0x88a8 | 0x9100)
+    vf_packet::is_vlan_tpid((tpid as u16).swap_bytes())
 }
 
 impl VerdictCache {

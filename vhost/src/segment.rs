@@ -4,6 +4,8 @@
 //! Works on private bytes only; lengths, sequence numbers, IP identification, flags and checksums
 //! of each segment are made right, payload bytes are never copied here.
 
+use vf_packet::{be16, is_vlan_tpid};
+
 use crate::checksum::Sum;
 use crate::net_hdr::{FrameFault, GsoMeta, HEAD_MAX, NetHdr, gso_meta};
 
@@ -22,7 +24,6 @@ pub(crate) struct TcpLayout {
 
 const ETHERTYPE_IPV4: u16 = 0x0800;
 const ETHERTYPE_IPV6: u16 = 0x86dd;
-const TPIDS: [u16; 2] = [0x8100, 0x88a8];
 const PROTO_TCP: u8 = 6;
 
 impl TcpLayout {
@@ -35,7 +36,7 @@ impl TcpLayout {
         let mut at = 12;
         let mut ethertype = be16(head, at)?;
         for _ in 0..2 {
-            if TPIDS.contains(&ethertype) {
+            if is_vlan_tpid(ethertype) {
                 at += 4;
                 ethertype = be16(head, at)?;
             }
@@ -55,12 +56,6 @@ impl TcpLayout {
             payload,
         })
     }
-}
-
-fn be16(bytes: &[u8], at: usize) -> Option<u16> {
-    bytes
-        .get(at..at + 2)
-        .map(|b| u16::from_be_bytes([b[0], b[1]]))
 }
 
 fn tcp_in_ipv4(head: &[u8], ip: usize) -> Option<usize> {
@@ -303,6 +298,30 @@ pub(crate) mod tests {
         assert_eq!(flags, [0x90, 0x10, 0x19], "CWR first, FIN and PSH last");
         let ids: Vec<u16> = segments.iter().map(|s| be16(s, 18).unwrap()).collect();
         assert_eq!(ids, [0xfffe, 0xffff, 0], "identification counts and wraps");
+    }
+
+    #[test]
+    fn a_super_frame_may_be_behind_any_tag_that_a_plain_frame_may_be_behind() {
+        let tpids: Vec<u16> = (0..=u16::MAX).filter(|&t| is_vlan_tpid(t)).collect();
+        for (outer, inner) in tpids.iter().flat_map(|o| tpids.iter().map(move |i| (o, i))) {
+            let mut frame = super_frame(false, 2, 2500, 1000);
+            frame.data[12..14].copy_from_slice(&outer.to_be_bytes());
+            frame.data[16..18].copy_from_slice(&inner.to_be_bytes());
+            let plain = NetHdr {
+                gso_type: NetHdr::GSO_NONE,
+                ..frame.hdr
+            };
+            for hdr in [frame.hdr, plain] {
+                let checked = hdr.check(u64::MAX, frame.head(), frame.len());
+                assert!(checked.is_ok(), "{outer:#x} {inner:#x} {checked:?}");
+            }
+            let segments = cut(&frame);
+            assert_eq!(segments.len(), 3);
+            for segment in &segments {
+                assert_eq!(segment[12..20], frame.data[12..20]);
+                verify(segment);
+            }
+        }
     }
 
     #[test]

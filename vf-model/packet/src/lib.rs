@@ -1,0 +1,39 @@
+//! What the NIC model and the device side of vhost-user must read alike in a packet: below both, and knows neither.
+//!
+//! Works on bytes. Never panics, whatever they are; never judges.
+#![forbid(unsafe_code)]
+
+/// Whether an EtherType is the type of a VLAN tag (TPID): a customer's (IEEE 802.1Q 9.5: 0x8100), a provider's (0x88a8), or
+/// that which switches used for the outer of two before the provider's was standardised (0x9100).
+#[inline]
+#[must_use]
+pub const fn is_vlan_tpid(ethertype: u16) -> bool {
+    matches!(ethertype, 0x8100 | 0x88a8 | 0x9100)
+}
+
+/// The 16 bits at `at`, in network byte order; `None` if they are not all there.
+#[inline]
+#[must_use]
+pub fn be16(bytes: &[u8], at: usize) -> Option<u16> {
+    let pair = bytes.get(at..at.checked_add(2)?)?;
+    Some(u16::from_be_bytes([pair[0], pair[1]]))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_types_of_vlan_tags() {
+        let tags: Vec<u16> = (0..=u16::MAX).filter(|&t| is_vlan_tpid(t)).collect();
+        assert_eq!(tags, [0x8100, 0x88a8, 0x9100]);
+    }
+
+    #[test]
+    fn sixteen_bits_at_the_end_and_behind_it() {
+        assert_eq!(be16(&[1, 2, 3], 1), Some(0x0203));
+        for at in [2, 3, usize::MAX] {
+            assert_eq!(be16(&[1, 2, 3], at), None);
+        }
+    }
+}
