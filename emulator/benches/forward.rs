@@ -18,6 +18,7 @@ use vf_model::{
     Command, FilterAction, FilterMatch, FilterPriority, FilterSpec, FlowEnd, Judge, MacAddr, Nanos,
     Nic, NicConfig, Policy, Profile, Transport, VfIndex, VfSetting,
 };
+use vf_vhost::features::VirtioFeatures;
 use vf_vhost::memory::{GuestMemory, RegionSpec};
 use vf_vhost::vring::{Vring, VringConfig};
 use vfnic::plane::{Adapter, PfEnd, Plane, Pool, Uplink};
@@ -140,7 +141,7 @@ impl Guest {
             avail: at + AVAIL,
             used: at + USED,
             base: if self.is_packed() { 0x8000_8000 } else { 0 },
-            features: self.features,
+            features: VirtioFeatures::from_bits_retain(self.features),
             enabled: true,
             coalescing: Default::default(),
         };

@@ -12,7 +12,7 @@ use vf_model::{
     Command, FilterSpec, LinkConfig, MacAddr, Mbps, Nanos, NicConfig, Path as VfPath, Policy,
     Profile, Refusal, VfLinkState, VlanProto,
 };
-use vf_vhost::features;
+use vf_vhost::features::VirtioFeatures;
 
 /// Most VFs a NIC can have.
 pub const MAX_VFS: u16 = 256;
@@ -115,11 +115,11 @@ pub enum Offloads {
 impl Offloads {
     /// The virtio features that are not offered.
     #[must_use]
-    pub fn withheld(self) -> u64 {
+    pub fn withheld(self) -> VirtioFeatures {
         match self {
-            Offloads::None => features::CHECKSUM | features::SEGMENTATION,
-            Offloads::Csum => features::SEGMENTATION,
-            Offloads::Tso => 0,
+            Offloads::None => VirtioFeatures::CHECKSUM | VirtioFeatures::SEGMENTATION,
+            Offloads::Csum => VirtioFeatures::SEGMENTATION,
+            Offloads::Tso => VirtioFeatures::empty(),
         }
     }
 }

@@ -9,7 +9,7 @@ use vf_model::{
 };
 use vf_vhost::control::{self, Coalescing};
 use vf_vhost::endpoint::Endpoint;
-use vf_vhost::features;
+use vf_vhost::features::VirtioFeatures;
 use vf_vhost::session::{Device, DeviceConfig, SessionEvent};
 use vf_vhost::vring::Vring;
 
@@ -174,7 +174,7 @@ impl Host {
         let name = format!("{} {vf}", self.settings.name);
         let mac = adapter.nic.policy().vf(vf).mac.0;
         let mut config = DeviceConfig::new(name, mac, self.settings.queue_pairs);
-        config.features &= !self.settings.offloads.withheld();
+        config.features -= self.settings.offloads.withheld();
         config.mtu = self.settings.mtu;
         config.link_up = adapter.nic.policy().link_up_for(vf);
         config.speed_mbps = u32::try_from(adapter.uplink().rate_mbps()).unwrap_or(u32::MAX);
@@ -403,10 +403,10 @@ impl<'a> VfDevice<'a> {
     }
 
     /// Forgets what a driver asked for. The next one has these `features`, if it has a control queue.
-    fn forget_driver(&mut self, features: u64) {
+    fn forget_driver(&mut self, features: VirtioFeatures) {
         let reset = VfRequest::Reset {
-            lists_groups: features & features::CTRL_RX != 0,
-            lists_vlans: features & features::CTRL_VLAN != 0,
+            lists_groups: features.contains(VirtioFeatures::CTRL_RX),
+            lists_vlans: features.contains(VirtioFeatures::CTRL_VLAN),
         };
         // Never refused.
         let _ = self.request(|_| Ok(Some(reset)));
@@ -467,17 +467,17 @@ impl Device for VfDevice<'_> {
                 tracing::debug!("{nic} {vf}: front end connected");
             }
             SessionEvent::Negotiated { features } => {
-                self.forget_driver(0);
+                self.forget_driver(VirtioFeatures::empty());
                 tracing::info!("{nic} {vf}: driver acknowledged features {features:#x}");
             }
             SessionEvent::Controlled { features } => self.forget_driver(features),
-            SessionEvent::Reset => self.forget_driver(0),
+            SessionEvent::Reset => self.forget_driver(VirtioFeatures::empty()),
             SessionEvent::Disconnected { why } => {
                 use vf_vhost::endpoint::Refusal as R;
                 let fault = why.filter(|why| !matches!(why, R::Closed | R::Socket(_)));
                 *self.fault = fault.map(ToString::to_string);
                 self.held = Held::Nothing;
-                self.forget_driver(0);
+                self.forget_driver(VirtioFeatures::empty());
                 match self.hold() {
                     Held::Adapter(adapter) => adapter.drop_backlog(vf, DropReason::RingDisabled),
                     Held::Hypervisor(hypervisor) => {

@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use rustix::fs::MemfdFlags;
 use vf_vhost::checksum::Sum;
+use vf_vhost::features::VirtioFeatures;
 use vf_vhost::frame::{FrameBuf, TagEdit};
 use vf_vhost::memory::{GuestMemory, RegionSpec};
 use vf_vhost::net_hdr::NetHdr;
@@ -130,7 +131,7 @@ impl Driver {
             avail: AVAIL,
             used: USED,
             base: 0,
-            features: self.features,
+            features: VirtioFeatures::from_bits_retain(self.features),
             enabled: true,
             coalescing: Default::default(),
         };
@@ -220,7 +221,7 @@ fn super_frame() -> FrameBuf {
 fn offloads(c: &mut Criterion) {
     let frame = super_frame();
     // CSUM, HOST_TSO4 and VERSION_1.
-    let features = 1 | 1 << 11 | VERSION_1;
+    let features = VirtioFeatures::from_bits_retain(1 | 1 << 11 | VERSION_1);
     let bytes = frame.hdr.to_bytes(0);
     let hdr: &[u8; 10] = bytes.first_chunk().unwrap();
     c.bench_function("header", |b| {

@@ -10,9 +10,9 @@ use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags};
 
 use crate::descriptor;
+use crate::error::Refusal;
 use crate::eventfd::EventFdError;
 use crate::message::{self, ACK_LEN};
-use crate::session::Refusal;
 
 /// See the module.
 #[derive(Debug)]

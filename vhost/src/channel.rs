@@ -15,8 +15,8 @@ use rustix::net::{
 };
 
 use crate::descriptor;
+use crate::error::Refusal;
 use crate::message::{HEADER_LEN, Header, MAX_FDS, MAX_PAYLOAD};
-use crate::session::Refusal;
 
 /// What came out of a [`Channel`].
 #[derive(Debug)]

@@ -3,7 +3,7 @@
 //!
 //! Never touches guest memory and never looks at what protocol the bytes are.
 
-use crate::net_hdr::FrameFault;
+use crate::error::FrameFault;
 
 /// A ones'-complement sum in progress; 16-bit words in the byte order of the machine, so that
 /// summing needs no swaps. Any number of even-length pieces may be added, then one of odd length.

@@ -1,7 +1,7 @@
 //! What a device is, as a front end and its driver see it. Knows no rings and no session.
 
-use crate::control::Coalescing;
-use crate::features::{self, ProtocolFeatures};
+use crate::coalescing::Coalescing;
+use crate::features::{ProtocolFeatures, VirtioFeatures};
 
 /// Pairs of rings a device can have.
 pub const MAX_QUEUE_PAIRS: u16 = 32;
@@ -15,7 +15,7 @@ pub struct DeviceConfig {
     /// What log lines call it, such as `vf0`.
     pub name: String,
     /// Virtio feature bits to offer.
-    pub features: u64,
+    pub features: VirtioFeatures,
     /// Protocol features to offer.
     pub protocol_features: ProtocolFeatures,
     /// Pairs of a receive and a transmit ring, 1 to 32.
@@ -40,7 +40,7 @@ impl DeviceConfig {
         let queue_pairs = queue_pairs.clamp(1, MAX_QUEUE_PAIRS);
         DeviceConfig {
             name: name.into(),
-            features: features::offered(queue_pairs),
+            features: VirtioFeatures::offered(queue_pairs),
             protocol_features: ProtocolFeatures::all() - ProtocolFeatures::INBAND_NOTIFICATIONS,
             queue_pairs,
             mac,
@@ -58,7 +58,7 @@ impl DeviceConfig {
     /// that is less than its receive and transmit rings; crosvm gives the guest so many queues, the
     /// control queue among them. QEMU takes it for pairs, and DPDK's virtio-user does not ask.
     pub fn rings(&self) -> u16 {
-        2 * self.pairs() + u16::from(self.features & features::CTRL_VQ != 0)
+        2 * self.pairs() + u16::from(self.features.contains(VirtioFeatures::CTRL_VQ))
     }
 
     /// Rings a front end may set up: as many as QEMU thinks that there are.

@@ -9,8 +9,10 @@ mod command;
 use virtio_bindings::virtio_net as net;
 
 pub(crate) use self::command::{Asked, Rings};
-pub use self::command::{Coalescing, Command, MAX_MACS, RxMode};
-use crate::ring::{RingError, Segment, Token};
+pub use self::command::{Command, MAX_MACS, RxMode};
+pub use crate::coalescing::Coalescing;
+use crate::error::RingError;
+use crate::ring::{Segment, Token};
 use crate::vring::Vring;
 
 const OK: u8 = net::VIRTIO_NET_OK as u8;

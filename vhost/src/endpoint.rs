@@ -19,14 +19,15 @@ use std::time::{Duration, Instant};
 
 use mio::unix::SourceFd;
 use mio::{Interest, Registry, Token};
-use thiserror::Error;
 
 use crate::channel::{Channel, Received};
 use crate::control::Coalescing;
+pub use crate::error::{EndpointError, Refusal};
 use crate::eventfd::EventFd;
+use crate::features::VirtioFeatures;
 use crate::listener::{self, Listener};
 use crate::session::Session;
-pub use crate::session::{Device, DeviceConfig, Refusal, SessionEvent};
+pub use crate::session::{Device, DeviceConfig, SessionEvent};
 
 /// First and greatest time between two attempts to connect.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(1));
@@ -38,32 +39,6 @@ const AFTER_BLOCKING: Duration = Duration::from_secs(1);
 /// Messages served at a time, and front ends looked at in one [`Endpoint::poll`]: other devices
 /// share the thread.
 const BUDGET: usize = 128;
-
-/// A socket that cannot be served.
-#[derive(Debug, Error)]
-#[non_exhaustive]
-pub enum EndpointError {
-    /// Another process listens there.
-    #[error("{path} is in use: another process listens on it")]
-    InUse {
-        /// The socket.
-        path: PathBuf,
-    },
-    /// A file of another kind is in the way.
-    #[error("{path} exists and is not a socket")]
-    NotASocket {
-        /// The file.
-        path: PathBuf,
-    },
-    /// The kernel refused.
-    #[error("cannot listen on {path}")]
-    Bind {
-        /// The socket.
-        path: PathBuf,
-        /// What it said.
-        source: io::Error,
-    },
-}
 
 /// Where front ends come from.
 #[derive(Debug)]
@@ -292,7 +267,7 @@ impl Endpoint {
     }
 
     /// The virtio features the driver has acknowledged, if it has.
-    pub fn features(&self) -> Option<u64> {
+    pub fn features(&self) -> Option<VirtioFeatures> {
         self.connection.as_ref()?.session.features()
     }
 

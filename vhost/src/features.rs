@@ -8,62 +8,114 @@ use virtio_bindings::virtio_config as config;
 use virtio_bindings::virtio_net as net;
 use virtio_bindings::virtio_ring as ring;
 
-/// `VHOST_USER_F_PROTOCOL_FEATURES`: there are protocol features, and rings start disabled.
-pub const PROTOCOL_FEATURES: u64 = 1 << 30;
+bitflags! {
+    /// Virtio feature bits (virtio 2.2, 5.1.3, 6), and the one that vhost-user adds. Bits without a name here stay what they
+    /// are.
+    #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+    pub struct VirtioFeatures: u64 {
+        /// The device completes checksums.
+        const CSUM = 1 << net::VIRTIO_NET_F_CSUM;
+        /// The driver takes frames with partial checksums.
+        const GUEST_CSUM = 1 << net::VIRTIO_NET_F_GUEST_CSUM;
+        /// The device says its greatest MTU.
+        const MTU = 1 << net::VIRTIO_NET_F_MTU;
+        /// The device has a station address.
+        const MAC = 1 << net::VIRTIO_NET_F_MAC;
+        /// The driver takes super-frames of TCP over IPv4.
+        const GUEST_TSO4 = 1 << net::VIRTIO_NET_F_GUEST_TSO4;
+        /// The driver takes super-frames of TCP over IPv6.
+        const GUEST_TSO6 = 1 << net::VIRTIO_NET_F_GUEST_TSO6;
+        /// The driver takes super-frames with ECN.
+        const GUEST_ECN = 1 << net::VIRTIO_NET_F_GUEST_ECN;
+        /// The device cuts super-frames of TCP over IPv4.
+        const HOST_TSO4 = 1 << net::VIRTIO_NET_F_HOST_TSO4;
+        /// The device cuts super-frames of TCP over IPv6.
+        const HOST_TSO6 = 1 << net::VIRTIO_NET_F_HOST_TSO6;
+        /// The device cuts super-frames with ECN.
+        const HOST_ECN = 1 << net::VIRTIO_NET_F_HOST_ECN;
+        /// The driver merges receive buffers.
+        const MRG_RXBUF = 1 << net::VIRTIO_NET_F_MRG_RXBUF;
+        /// The device shows a carrier or none.
+        const STATUS = 1 << net::VIRTIO_NET_F_STATUS;
+        /// There is a control queue.
+        const CTRL_VQ = 1 << net::VIRTIO_NET_F_CTRL_VQ;
+        /// The driver lists the groups that it wants.
+        const CTRL_RX = 1 << net::VIRTIO_NET_F_CTRL_RX;
+        /// The driver lists its VLANs.
+        const CTRL_VLAN = 1 << net::VIRTIO_NET_F_CTRL_VLAN;
+        /// The driver says which kinds of frames it does not want.
+        const CTRL_RX_EXTRA = 1 << net::VIRTIO_NET_F_CTRL_RX_EXTRA;
+        /// The driver says how many queue pairs it uses.
+        const MQ = 1 << net::VIRTIO_NET_F_MQ;
+        /// The driver chooses its station address.
+        const CTRL_MAC_ADDR = 1 << net::VIRTIO_NET_F_CTRL_MAC_ADDR;
+        /// Headers and frames may share descriptors as they like (legacy).
+        const ANY_LAYOUT = 1 << config::VIRTIO_F_ANY_LAYOUT;
+        /// A chain may be a table of its own.
+        const INDIRECT_DESC = 1 << ring::VIRTIO_RING_F_INDIRECT_DESC;
+        /// Either side says at which entry it wants to be notified.
+        const EVENT_IDX = 1 << ring::VIRTIO_RING_F_EVENT_IDX;
+        /// `VHOST_USER_F_PROTOCOL_FEATURES`: there are protocol features, and rings start disabled.
+        const PROTOCOL_FEATURES = 1 << 30;
+        /// Not legacy.
+        const VERSION_1 = 1 << config::VIRTIO_F_VERSION_1;
+        /// Rings are packed.
+        const RING_PACKED = 1 << config::VIRTIO_F_RING_PACKED;
+        /// Buffers are used in the order in which they were made available.
+        const IN_ORDER = 1 << config::VIRTIO_F_IN_ORDER;
+        /// The driver says how long notifications of one ring are held back.
+        const VQ_NOTF_COAL = 1 << net::VIRTIO_NET_F_VQ_NOTF_COAL;
+        /// The driver says how long notifications are held back.
+        const NOTF_COAL = 1 << net::VIRTIO_NET_F_NOTF_COAL;
+        /// The device says how fast its link is.
+        const SPEED_DUPLEX = 1 << net::VIRTIO_NET_F_SPEED_DUPLEX;
+        const _ = !0;
+    }
+}
 
-/// `VIRTIO_NET_F_CTRL_VQ`: there is a control queue.
-pub const CTRL_VQ: u64 = 1 << net::VIRTIO_NET_F_CTRL_VQ;
+impl VirtioFeatures {
+    /// All that a device does about the checksum of a frame's TCP or UDP header.
+    pub const CHECKSUM: VirtioFeatures = Self::CSUM.union(Self::GUEST_CSUM);
 
-/// `VIRTIO_NET_F_MQ`: the driver says how many queue pairs it uses.
-pub const MQ: u64 = 1 << net::VIRTIO_NET_F_MQ;
+    /// All that a device does about frames that are longer than the MTU; needs [`VirtioFeatures::CHECKSUM`] (virtio 5.1.3.1).
+    pub const SEGMENTATION: VirtioFeatures = Self::HOST_TSO4
+        .union(Self::HOST_TSO6)
+        .union(Self::HOST_ECN)
+        .union(Self::GUEST_TSO4)
+        .union(Self::GUEST_TSO6)
+        .union(Self::GUEST_ECN);
 
-/// `VIRTIO_NET_F_CTRL_RX`: the driver lists the groups that it wants.
-pub const CTRL_RX: u64 = 1 << net::VIRTIO_NET_F_CTRL_RX;
+    /// What every device offers; [`VirtioFeatures::offered`] adds what depends on its configuration.
+    const BASE: VirtioFeatures = Self::CHECKSUM
+        .union(Self::SEGMENTATION)
+        .union(Self::PROTOCOL_FEATURES)
+        .union(Self::VERSION_1)
+        .union(Self::ANY_LAYOUT)
+        .union(Self::IN_ORDER)
+        .union(Self::RING_PACKED)
+        .union(Self::INDIRECT_DESC)
+        .union(Self::EVENT_IDX)
+        .union(Self::MRG_RXBUF)
+        .union(Self::MAC)
+        .union(Self::MTU)
+        .union(Self::STATUS)
+        .union(Self::SPEED_DUPLEX)
+        .union(Self::CTRL_VQ)
+        .union(Self::CTRL_RX)
+        .union(Self::CTRL_RX_EXTRA)
+        .union(Self::CTRL_VLAN)
+        .union(Self::CTRL_MAC_ADDR)
+        .union(Self::NOTF_COAL)
+        .union(Self::VQ_NOTF_COAL);
 
-/// `VIRTIO_NET_F_CTRL_VLAN`: the driver lists its VLANs.
-pub const CTRL_VLAN: u64 = 1 << net::VIRTIO_NET_F_CTRL_VLAN;
-
-/// All that a device does about the checksum of a frame's TCP or UDP header.
-pub const CHECKSUM: u64 = 1 << net::VIRTIO_NET_F_CSUM | 1 << net::VIRTIO_NET_F_GUEST_CSUM;
-
-/// All that a device does about frames that are longer than the MTU; needs [`CHECKSUM`] (virtio 5.1.3.1).
-pub const SEGMENTATION: u64 = 1 << net::VIRTIO_NET_F_HOST_TSO4
-    | 1 << net::VIRTIO_NET_F_HOST_TSO6
-    | 1 << net::VIRTIO_NET_F_HOST_ECN
-    | 1 << net::VIRTIO_NET_F_GUEST_TSO4
-    | 1 << net::VIRTIO_NET_F_GUEST_TSO6
-    | 1 << net::VIRTIO_NET_F_GUEST_ECN;
-
-/// Virtio bits every device offers; [`offered`] adds those that depend on its configuration.
-const BASE: &[u32] = &[
-    config::VIRTIO_F_VERSION_1,
-    config::VIRTIO_F_ANY_LAYOUT,
-    config::VIRTIO_F_IN_ORDER,
-    config::VIRTIO_F_RING_PACKED,
-    ring::VIRTIO_RING_F_INDIRECT_DESC,
-    ring::VIRTIO_RING_F_EVENT_IDX,
-    net::VIRTIO_NET_F_MRG_RXBUF,
-    net::VIRTIO_NET_F_MAC,
-    net::VIRTIO_NET_F_MTU,
-    net::VIRTIO_NET_F_STATUS,
-    net::VIRTIO_NET_F_SPEED_DUPLEX,
-    net::VIRTIO_NET_F_CTRL_VQ,
-    net::VIRTIO_NET_F_CTRL_RX,
-    net::VIRTIO_NET_F_CTRL_RX_EXTRA,
-    net::VIRTIO_NET_F_CTRL_VLAN,
-    net::VIRTIO_NET_F_CTRL_MAC_ADDR,
-    net::VIRTIO_NET_F_NOTF_COAL,
-    net::VIRTIO_NET_F_VQ_NOTF_COAL,
-];
-
-/// The virtio feature bits of a device with `queue_pairs` pairs of rings.
-pub fn offered(queue_pairs: u16) -> u64 {
-    let base = BASE
-        .iter()
-        .fold(PROTOCOL_FEATURES | CHECKSUM | SEGMENTATION, |bits, bit| {
-            bits | 1 << bit
-        });
-    if queue_pairs > 1 { base | MQ } else { base }
+    /// What a device with `queue_pairs` pairs of rings offers.
+    #[must_use]
+    pub fn offered(queue_pairs: u16) -> VirtioFeatures {
+        match queue_pairs {
+            0 | 1 => Self::BASE,
+            _ => Self::BASE | Self::MQ,
+        }
+    }
 }
 
 bitflags! {
@@ -95,7 +147,7 @@ mod tests {
 
     #[test]
     fn nothing_is_offered_that_is_not_served() {
-        let bits = offered(4);
+        let bits = VirtioFeatures::offered(4).bits();
         for (name, bit) in [
             ("CTRL_GUEST_OFFLOADS", net::VIRTIO_NET_F_CTRL_GUEST_OFFLOADS),
             ("GUEST_UFO", net::VIRTIO_NET_F_GUEST_UFO),
@@ -108,6 +160,8 @@ mod tests {
         ] {
             assert_eq!(bits >> bit & 1, 0, "{name}");
         }
-        assert_eq!((offered(1) | MQ, offered(1) & MQ), (bits, 0));
+        let one = VirtioFeatures::offered(1);
+        assert!(!one.contains(VirtioFeatures::MQ));
+        assert_eq!((one | VirtioFeatures::MQ).bits(), bits);
     }
 }

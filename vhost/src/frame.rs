@@ -3,7 +3,8 @@
 //!
 //! Never refers to guest memory.
 
-use crate::net_hdr::{HEAD_MAX, NetHdr};
+use crate::limits::HEAD_MAX;
+use crate::net_hdr::NetHdr;
 
 /// A frame in private memory: what a wire queue or the hypervisor's pool holds. Reuse it: the
 /// buffer grows to the longest frame it ever held and is never shrunk by this crate.

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 
-use crate::endpoint::EndpointError;
+use crate::error::EndpointError;
 
 /// A listening socket. Its file is removed with it, unless it is no longer ours.
 #[derive(Debug)]

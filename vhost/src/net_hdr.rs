@@ -3,46 +3,12 @@
 //! `num_buffers` is not part of [`NetHdr`]: only the receive queue knows it. Never touches guest
 //! memory; a header is judged on a private copy together with the first bytes of its frame.
 
-use virtio_bindings::{virtio_config as config, virtio_net as net};
+use virtio_bindings::virtio_net as net;
 
-use crate::segment::TcpLayout;
-
-/// Bytes of a frame that are copied out for judgement: the most header bytes anything may look at.
-pub const HEAD_MAX: usize = 128;
-
-/// The shortest frame: an Ethernet header and nothing else.
-pub const MIN_FRAME: u32 = 14;
-
-/// The longest (super-)frame: Ethernet header, two VLAN tags, IPv6 header, 65535 bytes of payload.
-pub const MAX_FRAME: u32 = 14 + 8 + 40 + 65535;
-
-/// What is wrong with one frame; the frame is dropped and counted, its ring goes on.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum FrameFault {
-    /// The chain is shorter than the virtio-net header.
-    #[error("no complete virtio-net header")]
-    NoHeader,
-    /// The frame is shorter than [`MIN_FRAME`].
-    #[error("frame shorter than an Ethernet header")]
-    Runt,
-    /// The frame is longer than [`MAX_FRAME`].
-    #[error("frame longer than any super-frame")]
-    Oversize,
-    /// A checksum was asked for at a place outside the frame.
-    #[error("checksum field outside the frame")]
-    ChecksumOutside,
-    /// An offload was asked for that was not negotiated.
-    #[error("offload not negotiated")]
-    NotNegotiated,
-    /// A super-frame whose segment size is zero, or that does not ask for its checksum, or whose
-    /// checksum is not where its TCP header says.
-    #[error("malformed segmentation request")]
-    BadGso,
-    /// A super-frame that is not TCP over the IP version it claims, or whose headers do not lie in
-    /// its first [`HEAD_MAX`] bytes.
-    #[error("super-frame headers cannot be parsed")]
-    BadGsoHeaders,
-}
+pub use crate::error::FrameFault;
+use crate::features::VirtioFeatures;
+pub use crate::limits::{HEAD_MAX, MAX_FRAME, MIN_FRAME};
+use crate::tcp::TcpLayout;
 
 /// The fields of a virtio-net header that travel with a frame.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -70,14 +36,9 @@ pub struct GsoMeta {
     pub size: u16,
 }
 
-/// Whether virtio feature bit `bit` is in `features`.
-pub(crate) const fn has(features: u64, bit: u32) -> bool {
-    features >> bit & 1 == 1
-}
-
 /// Bytes of the virtio-net header on a ring: 12 with `VERSION_1` or `MRG_RXBUF`, else 10 (virtio 5.1.9).
-pub const fn header_len(features: u64) -> usize {
-    if has(features, config::VIRTIO_F_VERSION_1) || has(features, net::VIRTIO_NET_F_MRG_RXBUF) {
+pub const fn header_len(features: VirtioFeatures) -> usize {
+    if features.intersects(VirtioFeatures::VERSION_1.union(VirtioFeatures::MRG_RXBUF)) {
         12
     } else {
         10
@@ -160,7 +121,12 @@ impl NetHdr {
     /// `features` are the bits the driver acknowledged, `head` the first (at most [`HEAD_MAX`])
     /// bytes of the frame of `len` bytes.
     #[inline]
-    pub fn check(&self, features: u64, head: &[u8], len: u32) -> Result<NetHdr, FrameFault> {
+    pub fn check(
+        &self,
+        features: VirtioFeatures,
+        head: &[u8],
+        len: u32,
+    ) -> Result<NetHdr, FrameFault> {
         if self.flags & Self::NEEDS_CSUM == 0 && self.gso_type == Self::GSO_NONE {
             return Ok(NetHdr::default());
         }
@@ -168,10 +134,15 @@ impl NetHdr {
     }
 
     #[inline(never)]
-    fn check_offloads(&self, features: u64, head: &[u8], len: u32) -> Result<NetHdr, FrameFault> {
+    fn check_offloads(
+        &self,
+        features: VirtioFeatures,
+        head: &[u8],
+        len: u32,
+    ) -> Result<NetHdr, FrameFault> {
         let mut checked = NetHdr::default();
         if self.needs_csum() {
-            if !has(features, net::VIRTIO_NET_F_CSUM) {
+            if !features.contains(VirtioFeatures::CSUM) {
                 return Err(FrameFault::NotNegotiated);
             }
             if u32::from(self.csum_start) + u32::from(self.csum_offset) + 2 > len {
@@ -183,12 +154,12 @@ impl NetHdr {
         }
         if self.is_gso() {
             let offered = match self.gso_type & !Self::GSO_ECN {
-                Self::GSO_TCPV4 => has(features, net::VIRTIO_NET_F_HOST_TSO4),
-                Self::GSO_TCPV6 => has(features, net::VIRTIO_NET_F_HOST_TSO6),
+                Self::GSO_TCPV4 => features.contains(VirtioFeatures::HOST_TSO4),
+                Self::GSO_TCPV6 => features.contains(VirtioFeatures::HOST_TSO6),
                 _ => false,
             };
             let ecn = self.gso_type & Self::GSO_ECN != 0;
-            if !offered || ecn && !has(features, net::VIRTIO_NET_F_HOST_ECN) {
+            if !offered || ecn && !features.contains(VirtioFeatures::HOST_ECN) {
                 return Err(FrameFault::NotNegotiated);
             }
             let Some(meta) = gso_meta(self, head)? else {
@@ -204,22 +175,22 @@ impl NetHdr {
     /// The header as it may be shown to a driver that acknowledged `features`, or `None` if that
     /// driver cannot take the frame as it is (virtio 5.1.9.4.1).
     #[inline]
-    pub(crate) fn acceptable(&self, features: u64) -> Option<NetHdr> {
+    pub(crate) fn acceptable(&self, features: VirtioFeatures) -> Option<NetHdr> {
         if self.is_plain() {
             return Some(NetHdr::default());
         }
-        let guest_csum = has(features, net::VIRTIO_NET_F_GUEST_CSUM);
+        let guest_csum = features.contains(VirtioFeatures::GUEST_CSUM);
         if self.needs_csum() && !guest_csum {
             return None;
         }
         if self.is_gso() {
             let takes = match self.gso_type & !Self::GSO_ECN {
-                Self::GSO_TCPV4 => has(features, net::VIRTIO_NET_F_GUEST_TSO4),
-                Self::GSO_TCPV6 => has(features, net::VIRTIO_NET_F_GUEST_TSO6),
+                Self::GSO_TCPV4 => features.contains(VirtioFeatures::GUEST_TSO4),
+                Self::GSO_TCPV6 => features.contains(VirtioFeatures::GUEST_TSO6),
                 _ => false,
             };
             let ecn = self.gso_type & Self::GSO_ECN != 0;
-            if !takes || ecn && !has(features, net::VIRTIO_NET_F_GUEST_ECN) {
+            if !takes || ecn && !features.contains(VirtioFeatures::GUEST_ECN) {
                 return None;
             }
         }
@@ -275,13 +246,13 @@ mod tests {
     use super::*;
     use crate::segment::tests::super_frame;
 
-    const ALL: u64 = u64::MAX;
+    const ALL: VirtioFeatures = VirtioFeatures::all();
 
     #[test]
     fn header_length_by_features() {
-        assert_eq!(header_len(0), 10);
-        assert_eq!(header_len(1 << net::VIRTIO_NET_F_MRG_RXBUF), 12);
-        assert_eq!(header_len(1 << config::VIRTIO_F_VERSION_1), 12);
+        assert_eq!(header_len(VirtioFeatures::empty()), 10);
+        assert_eq!(header_len(VirtioFeatures::MRG_RXBUF), 12);
+        assert_eq!(header_len(VirtioFeatures::VERSION_1), 12);
         assert_eq!(header_len(ALL), 12);
     }
 
@@ -312,7 +283,10 @@ mod tests {
             csum_start: 0xffff,
             csum_offset: 0xffff,
         };
-        assert_eq!(hdr.check(0, &[0; 60], 60), Ok(NetHdr::default()));
+        assert_eq!(
+            hdr.check(VirtioFeatures::empty(), &[0; 60], 60),
+            Ok(NetHdr::default())
+        );
     }
 
     #[test]
@@ -330,7 +304,10 @@ mod tests {
             hdr.check(ALL, &[0; 51], 51),
             Err(FrameFault::ChecksumOutside)
         );
-        assert_eq!(hdr.check(0, &[0; 60], 60), Err(FrameFault::NotNegotiated));
+        assert_eq!(
+            hdr.check(VirtioFeatures::empty(), &[0; 60], 60),
+            Err(FrameFault::NotNegotiated)
+        );
         let far = NetHdr {
             csum_start: 0xffff,
             csum_offset: 0xffff,
@@ -398,7 +375,7 @@ mod tests {
                 }),
                 FrameFault::BadGsoHeaders
             );
-            let csum_only = 1 << net::VIRTIO_NET_F_CSUM;
+            let csum_only = VirtioFeatures::CSUM;
             assert_eq!(
                 lying.check(csum_only, head, len),
                 Err(FrameFault::NotNegotiated)
@@ -408,7 +385,7 @@ mod tests {
                 ..lying
             };
             assert!(ecn.check(ALL, head, len).is_ok());
-            let no_ecn = ALL & !(1 << net::VIRTIO_NET_F_HOST_ECN);
+            let no_ecn = ALL - VirtioFeatures::HOST_ECN;
             assert_eq!(ecn.check(no_ecn, head, len), Err(FrameFault::NotNegotiated));
         }
     }
@@ -422,9 +399,9 @@ mod tests {
             hdr_len: 0,
             ..gso
         };
-        let g_csum = 1 << net::VIRTIO_NET_F_GUEST_CSUM;
-        let g_tso4 = 1 << net::VIRTIO_NET_F_GUEST_TSO4;
-        assert_eq!(csum.acceptable(0), None);
+        let g_csum = VirtioFeatures::GUEST_CSUM;
+        let g_tso4 = VirtioFeatures::GUEST_TSO4;
+        assert_eq!(csum.acceptable(VirtioFeatures::empty()), None);
         assert_eq!(csum.acceptable(g_csum), Some(csum));
         assert_eq!(gso.acceptable(g_csum), None);
         assert_eq!(gso.acceptable(g_tso4), None);
@@ -438,7 +415,10 @@ mod tests {
             flags: NetHdr::DATA_VALID,
             ..NetHdr::default()
         };
-        assert_eq!(valid.acceptable(0), Some(NetHdr::default()));
+        assert_eq!(
+            valid.acceptable(VirtioFeatures::empty()),
+            Some(NetHdr::default())
+        );
         assert_eq!(valid.acceptable(g_csum), Some(valid));
     }
 }

@@ -11,15 +11,15 @@
 use std::sync::Arc;
 use std::sync::atomic::{Ordering, fence};
 
-use virtio_bindings::virtio_config::VIRTIO_F_IN_ORDER;
 use virtio_bindings::virtio_ring as vr;
 use vm_memory::{Bytes, VolatileSlice};
 
+use crate::error::RingError;
+use crate::features::VirtioFeatures;
 use crate::memory::GuestMemory;
-use crate::net_hdr::has;
 use crate::ring::{
     AHEAD, Ahead, CHAIN_MAX, Chain, DESC_SIZE, Descriptor, Fence, Gather, INDIRECT, Mark, NEXT,
-    Part, Returned, RingAddresses, RingError, Segment, Token, WRITE, check_memory, look_ahead,
+    Part, Returned, RingAddresses, Segment, Token, WRITE, check_memory, look_ahead,
 };
 
 const AVAIL_FLAG: u16 = 1 << vr::VRING_PACKED_DESC_F_AVAIL;
@@ -77,7 +77,7 @@ impl PackedRing {
         size: u16,
         at: RingAddresses,
         base: u32,
-        features: u64,
+        features: VirtioFeatures,
     ) -> Result<PackedRing, RingError> {
         if size == 0 || size > 1 << 15 {
             return Err(RingError::Size(size));
@@ -92,9 +92,9 @@ impl PackedRing {
             device_event: Part::new(&mem, at.used, 4)?,
             mem,
             hint: 0,
-            event_idx: has(features, vr::VIRTIO_RING_F_EVENT_IDX),
-            in_order: has(features, VIRTIO_F_IN_ORDER),
-            indirect: has(features, vr::VIRTIO_RING_F_INDIRECT_DESC),
+            event_idx: features.contains(VirtioFeatures::EVENT_IDX),
+            in_order: features.contains(VirtioFeatures::IN_ORDER),
+            indirect: features.contains(VirtioFeatures::INDIRECT_DESC),
             seen: 0,
             next: 0,
             done: 0,

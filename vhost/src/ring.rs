@@ -7,68 +7,15 @@
 use std::sync::Arc;
 use std::sync::atomic::{Ordering, fence};
 
-use virtio_bindings::virtio_config::VIRTIO_F_RING_PACKED;
 use virtio_bindings::virtio_ring as vr;
 use vm_memory::{VolatileMemory, VolatileSlice};
 
+pub use crate::error::RingError;
+use crate::features::VirtioFeatures;
 use crate::memory::{GuestMemory, Pinned, Window};
-use crate::net_hdr::has;
 use crate::packed::PackedRing;
 use crate::raw::copy;
 use crate::split::SplitRing;
-
-/// What a driver did that its ring cannot go on from; the ring is broken until it is restarted.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
-pub enum RingError {
-    /// A size that is 0, beyond 32768, or in a split ring not a power of two (virtio 2.7, 2.8.10.1).
-    #[error(
-        "ring size {0} is not one of 1 to 32768, or not the power of two that a split ring needs"
-    )]
-    Size(u16),
-    /// A ring part on an address that virtio 2.7 or 2.8.10.1 does not allow.
-    #[error("ring part is misaligned")]
-    Misaligned,
-    /// A ring part that is not wholly inside one memory region.
-    #[error("ring part is outside guest memory")]
-    RingOutside,
-    /// The available index is further ahead than the ring has entries, or went back.
-    #[error("available index jumped from {from} to {to}")]
-    AvailJump {
-        /// Entries up to here had been returned.
-        from: u16,
-        /// The index that was read.
-        to: u16,
-    },
-    /// An available entry, a `next` field or a ring base that is no descriptor of its table.
-    #[error("descriptor index {0} out of range")]
-    DescOutOfRange(u16),
-    /// More descriptors in a chain than the ring has (a loop, or a chain virtio 2.7.5.3.1 or 2.8.17 forbids) or than 1024.
-    #[error("descriptor chain longer than the ring or 1024")]
-    ChainTooLong,
-    /// A receive buffer without room for the virtio-net header, or for anything (virtio 5.1.9.3.1).
-    #[error("receive buffer too small for any frame")]
-    BufferTooSmall,
-    /// An indirect descriptor without `RING_INDIRECT_DESC`, inside an indirect table, with `NEXT`, or in a packed ring in
-    /// a chain of several.
-    #[error("indirect descriptor where none may be")]
-    BadIndirect,
-    /// An indirect table that is empty, not a multiple of 16 bytes, or not inside one region.
-    #[error("malformed indirect table")]
-    BadIndirectTable,
-    /// A device-readable buffer after a device-writable one (virtio 2.7.4.2, 2.8.17).
-    #[error("readable descriptor after a writable one")]
-    ReadableAfterWritable,
-    /// A buffer that is not in guest memory.
-    #[error("buffer outside guest memory")]
-    BufferOutside,
-    /// The file behind the memory shrank while it was in use.
-    #[error("guest memory vanished")]
-    MemoryFault,
-    /// The descriptor by which the driver is called was made to block, and was full.
-    #[error("the call descriptor blocks")]
-    CallBlocks,
-}
 
 /// One piece of a buffer: guest-physical bytes that were inside one region when the chain was walked.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -408,11 +355,6 @@ pub(crate) struct RingAddresses {
     pub(crate) used: u64,
 }
 
-/// Whether a driver with these features makes its rings packed.
-pub(crate) fn is_packed(features: u64) -> bool {
-    has(features, VIRTIO_F_RING_PACKED)
-}
-
 impl RingAddresses {
     /// Bytes of descriptors, driver area and device area, and what their addresses are multiples of.
     pub(crate) fn layout(packed: bool, size: u16) -> [(u64, u64); 3] {
@@ -457,9 +399,9 @@ impl Ring {
         size: u16,
         at: RingAddresses,
         base: u32,
-        features: u64,
+        features: VirtioFeatures,
     ) -> Result<Ring, RingError> {
-        if is_packed(features) {
+        if features.contains(VirtioFeatures::RING_PACKED) {
             PackedRing::new(mem, size, at, base, features).map(Ring::Packed)
         } else {
             SplitRing::new(mem, size, at, base as u16, features).map(Ring::Split)

@@ -4,14 +4,16 @@
 //! all; what the driver cannot take (partial checksums, super-frames) is finished in software
 //! first. Never decides who receives.
 
-use virtio_bindings::virtio_net as net;
 use vm_memory::{ByteValued, VolatileMemory, VolatileSlice};
 
 use crate::checksum;
+use crate::error::RingError;
+use crate::features::VirtioFeatures;
 use crate::frame::{FrameBuf, TagEdit};
+use crate::limits::HEAD_MAX;
 use crate::memory::GuestMemory;
-use crate::net_hdr::{HEAD_MAX, NetHdr, has, header_len};
-use crate::ring::{AHEAD, Ahead, Fence, Returned, RingError, Segment, Token};
+use crate::net_hdr::{NetHdr, header_len};
+use crate::ring::{AHEAD, Ahead, Fence, Returned, Segment, Token};
 use crate::segment::Segmenter;
 use crate::tx::{TxFrame, TxQueue};
 use crate::vring::Vring;
@@ -59,7 +61,7 @@ impl RxQueue {
         RxQueue {
             vring,
             header_len: header_len(features),
-            mergeable: has(features, net::VIRTIO_NET_F_MRG_RXBUF),
+            mergeable: features.contains(VirtioFeatures::MRG_RXBUF),
             chains: Vec::new(),
             segments: Vec::new(),
             scratch: FrameBuf::default(),

@@ -22,18 +22,19 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use thiserror::Error;
 use vm_memory::Bytes;
 
 use crate::backend::BackendRequests;
 pub use crate::config::{DeviceConfig, MAX_QUEUE_PAIRS};
 use crate::control::{Coalescing, Command, ControlQueue};
+pub use crate::error::Refusal;
+use crate::error::RingError;
 use crate::eventfd::{EventFd, EventFdError};
-use crate::features::{PROTOCOL_FEATURES, ProtocolFeatures};
-use crate::memory::{GuestMemory, MAX_REGIONS, MemoryError};
-use crate::message::{self, ConfigRange, Header, Malformed, Request, VringAddr};
+use crate::features::{ProtocolFeatures, VirtioFeatures};
+use crate::memory::{GuestMemory, MAX_REGIONS};
+use crate::message::{self, ConfigRange, Header, Request, VringAddr};
 use crate::packed;
-use crate::ring::{RingAddresses, RingError, is_packed};
+use crate::ring::RingAddresses;
 use crate::vring::{Vring, VringConfig};
 
 /// Entries of the largest ring (virtio 2.7).
@@ -48,14 +49,14 @@ pub enum SessionEvent<'a> {
     /// The driver has acknowledged these virtio features.
     Negotiated {
         /// The feature bits.
-        features: u64,
+        features: VirtioFeatures,
     },
     /// The driver has a control queue from now on, and these virtio features. It has asked for
     /// nothing; what one before it asked for is past since [`SessionEvent::Negotiated`],
     /// [`SessionEvent::Reset`] or [`SessionEvent::Disconnected`].
     Controlled {
         /// The feature bits.
-        features: u64,
+        features: VirtioFeatures,
     },
     /// The front end has reset the device; its rings have been stopped.
     Reset,
@@ -89,97 +90,6 @@ pub trait Device {
 
     /// Hears what happens.
     fn session(&mut self, event: SessionEvent<'_>);
-}
-
-/// Why a request was refused, or a session ended.
-#[derive(Debug, Error)]
-#[non_exhaustive]
-pub enum Refusal {
-    /// The bytes are no message.
-    #[error("malformed message: {0}")]
-    Malformed(#[from] Malformed),
-    /// A request that is not served.
-    #[error("request {0} is not served")]
-    Unknown(u32),
-    /// The driver may not write the device configuration.
-    #[error("the device configuration is read-only")]
-    ReadOnly,
-    /// Virtio feature bits that were not offered.
-    #[error("virtio features {0:#x} were not offered")]
-    Features(u64),
-    /// Protocol features that were not offered.
-    #[error("protocol features {0:#x} were not offered")]
-    ProtocolFeatures(u64),
-    /// The device has no such ring.
-    #[error("no ring {0}")]
-    NoSuchRing(u32),
-    /// A ring size that is not from 1 to 32768, or of a split ring not a power of two.
-    #[error("ring size {0}")]
-    RingSize(u32),
-    /// A base of a split ring beyond 16 bits.
-    #[error("ring base {0:#x}")]
-    RingBase(u32),
-    /// The ring is not in guest memory, or cannot be used.
-    #[error("ring {0}: {1}")]
-    Ring(u32, #[source] RingError),
-    /// A descriptor that is no usable notification.
-    #[error("notification: {0}")]
-    EventFd(#[from] EventFdError),
-    /// More or fewer descriptors than the request needs.
-    #[error("{have} descriptors instead of {need}")]
-    Descriptors {
-        /// How many came.
-        have: usize,
-        /// How many the request needs.
-        need: usize,
-    },
-    /// The memory cannot be used.
-    #[error("guest memory: {0}")]
-    Memory(#[from] MemoryError),
-    /// The guest's MTU is beyond the device's.
-    #[error("MTU {0}")]
-    Mtu(u64),
-    /// The memory behind a ring vanished (its file was truncated).
-    #[error("guest memory vanished")]
-    MemoryVanished,
-    /// The device itself gave the session up, because of this fault of a ring.
-    #[error("broken ring: {0}")]
-    Broken(RingError),
-    /// The front end does not read what it asked for.
-    #[error("the front end does not read its replies")]
-    Unread,
-    /// Something else where the reply to this back-end request should be.
-    #[error("no reply to back-end request {0}")]
-    NoReply(u32),
-    /// Something on the socket for back-end requests while none is to be answered.
-    #[error("an answer to no back-end request")]
-    NotAsked,
-    /// A descriptor that is notified was made to block: it has held up whoever notified it, and everybody else.
-    #[error("a call or error descriptor blocks")]
-    Blocks,
-    /// Part of a message, with a descriptor that is not kept until the rest comes.
-    #[error("half a message with a descriptor that may hold others")]
-    HalfMessage,
-    /// More descriptors than a message may carry.
-    #[error("too many descriptors")]
-    TooManyDescriptors,
-    /// The device was told to end the session, or is being removed.
-    #[error("closed by the device")]
-    Closed,
-    /// The socket failed.
-    #[error("socket: {0}")]
-    Socket(#[from] std::io::Error),
-}
-
-impl Refusal {
-    /// A front end that did not ask for an acknowledgement cannot learn that a request failed, so
-    /// the session ends, unless nothing depends on the request.
-    fn harmless(&self) -> bool {
-        matches!(
-            self,
-            Refusal::Unknown(_) | Refusal::ReadOnly | Refusal::Mtu(_)
-        )
-    }
 }
 
 /// What comes of a message that does not end the session.
@@ -233,7 +143,7 @@ pub struct Session {
     /// The control queue while it runs.
     control: Option<ControlQueue>,
     memory: Arc<GuestMemory>,
-    features: Option<u64>,
+    features: Option<VirtioFeatures>,
     protocol: ProtocolFeatures,
     backend: Option<BackendRequests>,
     /// One of the session's descriptors has made a thread wait.
@@ -262,7 +172,7 @@ impl Session {
     }
 
     /// The virtio features the driver acknowledged.
-    pub fn features(&self) -> Option<u64> {
+    pub fn features(&self) -> Option<VirtioFeatures> {
         self.features
     }
 
@@ -404,13 +314,15 @@ impl Session {
     ) -> Answer {
         let u64_answer = |value: u64| Ok(Some(value.to_ne_bytes().to_vec()));
         match request {
-            Request::GetFeatures => return u64_answer(config.features),
+            Request::GetFeatures => return u64_answer(config.features.bits()),
             Request::GetProtocolFeatures => return u64_answer(config.protocol_features.bits()),
             Request::GetQueueNum => return u64_answer(config.rings().into()),
             Request::GetMaxMemSlots => return u64_answer(MAX_REGIONS as u64),
             Request::GetConfig(range) => return Ok(Some(read_config(config, self.mac, range))),
             Request::GetVringBase { ring } => return self.get_vring_base(ring, dev).map(Some),
-            Request::SetFeatures(bits) => self.set_features(config, bits, dev)?,
+            Request::SetFeatures(bits) => {
+                self.set_features(config, VirtioFeatures::from_bits_retain(bits), dev)?;
+            }
             Request::SetProtocolFeatures(bits) => {
                 let unknown = bits & !config.protocol_features.bits();
                 if unknown != 0 {
@@ -493,7 +405,8 @@ impl Session {
 
     /// Whether the driver makes its rings packed.
     fn is_packed(&self) -> bool {
-        self.features.is_some_and(is_packed)
+        self.features
+            .is_some_and(|bits| bits.contains(VirtioFeatures::RING_PACKED))
     }
 
     fn ring(&mut self, ring: u32) -> Result<&mut RingState, Refusal> {
@@ -549,11 +462,11 @@ impl Session {
     fn set_features(
         &mut self,
         config: &DeviceConfig,
-        bits: u64,
+        bits: VirtioFeatures,
         dev: &mut dyn Device,
     ) -> Result<(), Refusal> {
-        let unknown = bits & !config.features;
-        if unknown != 0 {
+        let unknown = bits - config.features;
+        if !unknown.is_empty() {
             return Err(Refusal::Features(unknown));
         }
         for ring in 0..self.rings.len() as u32 {
@@ -561,7 +474,7 @@ impl Session {
         }
         self.features = Some(bits);
         self.forget_driver();
-        if bits & PROTOCOL_FEATURES == 0 {
+        if !bits.contains(VirtioFeatures::PROTOCOL_FEATURES) {
             for ring in &mut self.rings {
                 ring.setup.enabled = true;
             }
@@ -672,7 +585,7 @@ impl Session {
             avail,
             used,
             base: setup.base,
-            features: self.features.unwrap_or(0),
+            features: self.features.unwrap_or_default(),
             enabled: setup.enabled && self.is_used(ring, self.pairs_used),
             coalescing: self.coalescing(ring).unwrap_or_default(),
         })
@@ -751,7 +664,7 @@ impl Session {
             self.control = Some(ControlQueue::new(vring));
             if self.pairs_used.is_none() {
                 self.use_pairs(1, dev);
-                let features = self.features.unwrap_or(0);
+                let features = self.features.unwrap_or_default();
                 dev.session(SessionEvent::Controlled { features });
             }
         }

@@ -10,11 +10,12 @@ use std::sync::atomic::{Ordering, fence};
 use virtio_bindings::virtio_ring as vr;
 use vm_memory::Bytes;
 
+use crate::error::RingError;
+use crate::features::VirtioFeatures;
 use crate::memory::GuestMemory;
-use crate::net_hdr::has;
 use crate::ring::{
     AHEAD, Ahead, Chain, DESC_SIZE, Descriptor, Fence, Gather, INDIRECT, Mark, NEXT, Part,
-    Returned, RingAddresses, RingError, Segment, Token, check_memory, expect, look_ahead,
+    Returned, RingAddresses, Segment, Token, check_memory, expect, look_ahead,
 };
 
 /// So many chains at a time are too few for their waits to overlap.
@@ -62,7 +63,7 @@ impl SplitRing {
         size: u16,
         at: RingAddresses,
         base: u16,
-        features: u64,
+        features: VirtioFeatures,
     ) -> Result<SplitRing, RingError> {
         if !size.is_power_of_two() || size > 1 << 15 {
             return Err(RingError::Size(size));
@@ -70,7 +71,7 @@ impl SplitRing {
         if !at.aligned(false) {
             return Err(RingError::Misaligned);
         }
-        let event_idx = has(features, vr::VIRTIO_RING_F_EVENT_IDX);
+        let event_idx = features.contains(VirtioFeatures::EVENT_IDX);
         let entries = usize::from(size);
         let event = if event_idx { 2 } else { 0 };
         let mut ring = SplitRing {
@@ -81,7 +82,7 @@ impl SplitRing {
             mem,
             hint: 0,
             event_idx,
-            indirect: has(features, vr::VIRTIO_RING_F_INDIRECT_DESC),
+            indirect: features.contains(VirtioFeatures::INDIRECT_DESC),
             seen: base,
             next: base,
             done: base,

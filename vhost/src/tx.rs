@@ -6,11 +6,14 @@
 
 use vm_memory::{VolatileMemory, VolatileSlice};
 
+use crate::error::{FrameFault, RingError};
+use crate::features::VirtioFeatures;
 use crate::frame::FrameBuf;
+use crate::limits::{HEAD_MAX, MAX_FRAME, MIN_FRAME};
 use crate::memory::{GuestMemory, Window};
-use crate::net_hdr::{FrameFault, HEAD_MAX, MAX_FRAME, MIN_FRAME, NetHdr, header_len};
+use crate::net_hdr::{NetHdr, header_len};
 use crate::raw::copy;
-use crate::ring::{AHEAD, Ahead, Chain, Fence, Returned, RingError, Segment, Token};
+use crate::ring::{AHEAD, Ahead, Chain, Fence, Returned, Segment, Token};
 use crate::vring::Vring;
 
 /// Frames of one queue that are out of their ring at a time.
@@ -87,7 +90,7 @@ impl TxFrame {
         buffer: &VolatileSlice<'_, ()>,
         gpa: u64,
         header_len: usize,
-        features: u64,
+        features: VirtioFeatures,
     ) -> Result<(), RingError> {
         let outside = |_| RingError::BufferOutside;
         let len = buffer.len() - header_len;
@@ -119,7 +122,7 @@ impl TxFrame {
         pieces: &[Segment],
         total: u64,
         header_len: usize,
-        features: u64,
+        features: VirtioFeatures,
     ) -> Result<(), RingError> {
         let Some(len) = total.checked_sub(header_len as u64) else {
             self.fault = Some(FrameFault::NoHeader);
@@ -170,7 +173,7 @@ impl TxFrame {
     }
 
     #[inline]
-    fn judge(&mut self, hdr: &NetHdr, features: u64) {
+    fn judge(&mut self, hdr: &NetHdr, features: VirtioFeatures) {
         match hdr.check(features, self.head(), self.len) {
             Ok(hdr) => self.hdr = hdr,
             Err(fault) => self.fault = Some(fault),

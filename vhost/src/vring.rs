@@ -6,10 +6,12 @@
 
 use std::sync::Arc;
 
-use crate::control::Coalescing;
+use crate::coalescing::Coalescing;
+use crate::error::RingError;
 use crate::eventfd::EventFd;
+use crate::features::VirtioFeatures;
 use crate::memory::GuestMemory;
-use crate::ring::{Fence, Ring, RingAddresses, RingError};
+use crate::ring::{Fence, Ring, RingAddresses};
 
 /// What the front end said about one ring.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -29,7 +31,7 @@ pub struct VringConfig {
     /// used side in bits 16 to 31.
     pub base: u32,
     /// Virtio feature bits that the driver acknowledged. `RING_PACKED` says which format the ring has.
-    pub features: u64,
+    pub features: VirtioFeatures,
     /// Whether frames may flow (vhost-user "Ring states").
     pub enabled: bool,
     /// How long its driver lets calls be held back.
@@ -41,7 +43,7 @@ pub struct VringConfig {
 pub struct Vring {
     pub(crate) ring: Ring,
     index: u32,
-    features: u64,
+    features: VirtioFeatures,
     enabled: bool,
     coalescing: Coalescing,
     kick: Option<EventFd>,
@@ -115,7 +117,7 @@ impl Vring {
     }
 
     /// Virtio feature bits that the driver acknowledged.
-    pub fn features(&self) -> u64 {
+    pub fn features(&self) -> VirtioFeatures {
         self.features
     }
 

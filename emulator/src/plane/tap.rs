@@ -9,6 +9,7 @@ use mio::unix::SourceFd;
 use mio::{Interest, Registry};
 use tun_rs::{DeviceBuilder, Layer, SyncDevice};
 use vf_model::{DropReason, FrameMeta, Link, LinkConfig, Nanos};
+use vf_vhost::features::VirtioFeatures;
 use vf_vhost::frame::FrameBuf;
 use vf_vhost::net_hdr::{MAX_FRAME, NetHdr};
 
@@ -18,7 +19,7 @@ use super::pool::Pool;
 /// The virtio-net header as a tap device uses it (no `num_buffers`).
 const HEADER: usize = 10;
 /// Every offload that is asked of the device, so every header it may hand over.
-const FEATURES: u64 = u64::MAX;
+const FEATURES: VirtioFeatures = VirtioFeatures::all();
 
 /// An open tap device.
 pub struct Tap {

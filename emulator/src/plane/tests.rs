@@ -99,7 +99,7 @@ impl Vm {
 
     /// The device's end of ring `index`.
     fn vring(&mut self, index: u32, enabled: bool) -> Vring {
-        let features = self.net.features();
+        let features = vf_vhost::features::VirtioFeatures::from_bits_retain(self.net.features());
         let ring = match index % 2 {
             0 => self.net.rx_ring(index as usize / 2),
             _ => self.net.tx_ring(index as usize / 2),

@@ -64,7 +64,7 @@ impl<'a> Embedded<'a> {
             };
             let net = NetConfig {
                 features: (NetConfig::PLAIN | NetConfig::CHECKSUM)
-                    & !nics[on.nic].offloads.withheld(),
+                    & !nics[on.nic].offloads.withheld().bits(),
                 mtu: guest.mtu,
                 notify: Notify::Polled,
                 ..NetConfig::default()

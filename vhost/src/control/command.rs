@@ -6,7 +6,8 @@ use std::fmt;
 
 use virtio_bindings::virtio_net as net;
 
-use crate::net_hdr::has;
+use crate::coalescing::Coalescing;
+use crate::features::VirtioFeatures;
 
 /// Most addresses in one of the tables of [`Command::MacTable`]; a longer one is no command.
 pub const MAX_MACS: usize = 1024;
@@ -76,15 +77,6 @@ impl fmt::Display for Command {
     }
 }
 
-/// How long the next notification of used buffers may be held back (virtio 5.1.6.5.7).
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Coalescing {
-    /// Microseconds since the last one; 0: not at all.
-    pub max_usecs: u32,
-    /// Packets since the last one; 0: however many.
-    pub max_packets: u32,
-}
-
 /// Rings whose notifications are coalesced.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Rings {
@@ -125,23 +117,23 @@ const COAL_VQ_GET: u8 = net::VIRTIO_NET_CTRL_NOTF_COAL_VQ_GET as u8;
 
 impl Asked {
     /// What a driver with these `features` means by `bytes`.
-    pub(crate) fn parse(bytes: &[u8], features: u64) -> Asked {
+    pub(crate) fn parse(bytes: &[u8], features: VirtioFeatures) -> Asked {
         Asked::read(bytes, features).unwrap_or(Asked::Nothing)
     }
 
-    fn read(bytes: &[u8], features: u64) -> Option<Asked> {
+    fn read(bytes: &[u8], features: VirtioFeatures) -> Option<Asked> {
         let (&[class, command], data) = bytes.split_first_chunk()?;
         let feature = match (class, command) {
-            (RX, 0..=1) | (MAC, MAC_TABLE_SET) => net::VIRTIO_NET_F_CTRL_RX,
-            (RX, _) => net::VIRTIO_NET_F_CTRL_RX_EXTRA,
-            (MAC, _) => net::VIRTIO_NET_F_CTRL_MAC_ADDR,
-            (VLAN, _) => net::VIRTIO_NET_F_CTRL_VLAN,
-            (MQ, _) => net::VIRTIO_NET_F_MQ,
-            (COAL, COAL_TX_SET | COAL_RX_SET) => net::VIRTIO_NET_F_NOTF_COAL,
-            (COAL, _) => net::VIRTIO_NET_F_VQ_NOTF_COAL,
+            (RX, 0..=1) | (MAC, MAC_TABLE_SET) => VirtioFeatures::CTRL_RX,
+            (RX, _) => VirtioFeatures::CTRL_RX_EXTRA,
+            (MAC, _) => VirtioFeatures::CTRL_MAC_ADDR,
+            (VLAN, _) => VirtioFeatures::CTRL_VLAN,
+            (MQ, _) => VirtioFeatures::MQ,
+            (COAL, COAL_TX_SET | COAL_RX_SET) => VirtioFeatures::NOTF_COAL,
+            (COAL, _) => VirtioFeatures::VQ_NOTF_COAL,
             _ => return None,
         };
-        if !has(features, feature) {
+        if !features.contains(feature) {
             return None;
         }
         Some(match (class, command, data) {
@@ -162,12 +154,16 @@ impl Asked {
                 on: command == VLAN_ADD,
             }),
             (MQ, VQ_PAIRS_SET, &[low, high]) => Asked::QueuePairs(u16::from_le_bytes([low, high])),
-            (COAL, COAL_TX_SET, data) => Asked::Coalesce(Rings::Transmit, coalescing(data)?),
-            (COAL, COAL_RX_SET, data) => Asked::Coalesce(Rings::Receive, coalescing(data)?),
+            (COAL, COAL_TX_SET, data) => {
+                Asked::Coalesce(Rings::Transmit, Coalescing::from_bytes(data)?)
+            }
+            (COAL, COAL_RX_SET, data) => {
+                Asked::Coalesce(Rings::Receive, Coalescing::from_bytes(data)?)
+            }
             // Behind the number of the ring there are two reserved bytes.
             (COAL, COAL_VQ_SET, &[low, high, _, _, ref rest @ ..]) => {
                 let ring = u16::from_le_bytes([low, high]);
-                Asked::Coalesce(Rings::One(ring), coalescing(rest)?)
+                Asked::Coalesce(Rings::One(ring), Coalescing::from_bytes(rest)?)
             }
             (COAL, COAL_VQ_GET, &[low, high, ..]) => {
                 Asked::CoalescingOf(u16::from_le_bytes([low, high]))
@@ -175,24 +171,6 @@ impl Asked {
             _ => return None,
         })
     }
-}
-
-impl Coalescing {
-    /// As VQ_GET answers it.
-    pub(crate) fn to_bytes(self) -> [u8; 8] {
-        let fields = [self.max_packets, self.max_usecs].map(u32::to_le_bytes);
-        let mut bytes = [0; 8];
-        bytes.copy_from_slice(fields.as_flattened());
-        bytes
-    }
-}
-
-fn coalescing(data: &[u8]) -> Option<Coalescing> {
-    let (packets, usecs) = data.split_first_chunk()?;
-    Some(Coalescing {
-        max_packets: u32::from_le_bytes(*packets),
-        max_usecs: u32::from_le_bytes(usecs.try_into().ok()?),
-    })
 }
 
 fn rx_mode(command: u8) -> Option<RxMode> {
@@ -224,7 +202,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    const ALL: u64 = u64::MAX;
+    const ALL: VirtioFeatures = VirtioFeatures::all();
     const A: [u8; 6] = [2, 0, 0, 0, 0, 10];
     const G: [u8; 6] = [1, 0, 0x5e, 0, 0, 1];
 
@@ -293,7 +271,11 @@ mod tests {
             (vec![6, 3, 3, 0, 0, 0], Asked::CoalescingOf(3)),
         ] {
             assert_eq!(Asked::parse(&bytes, ALL), asked, "{bytes:?}");
-            assert_eq!(Asked::parse(&bytes, 0), Asked::Nothing, "{bytes:?}");
+            assert_eq!(
+                Asked::parse(&bytes, VirtioFeatures::empty()),
+                Asked::Nothing,
+                "{bytes:?}"
+            );
             if bytes[..2] != [6, 3] {
                 let longer = [&bytes[..], &[0]].concat();
                 assert_eq!(Asked::parse(&longer, ALL), Asked::Nothing, "{longer:?}");
@@ -340,7 +322,7 @@ mod tests {
             data in proptest::collection::vec(prop_oneof![Just(0u8), Just(1), any::<u8>()], 0..40),
             features: u64,
         ) {
-            let _ = Asked::parse(&[&[class, command], &data[..]].concat(), features);
+            let _ = Asked::parse(&[&[class, command], &data[..]].concat(), VirtioFeatures::from_bits_retain(features));
         }
     }
 }

@@ -1,17 +1,18 @@
 //! The control queue with a driver that may lie; no socket.
 
 use super::*;
-use crate::features::MQ as F_MQ;
+use crate::features::VirtioFeatures;
 use crate::ring::driver::{
-    AVAIL, BASE, DESC, Driver, F_INDIRECT, F_NEXT, F_WRITE, HEAP, REGION, USED,
+    AVAIL, BASE, DESC, Driver, EVENT_IDX, F_INDIRECT, F_NEXT, F_WRITE, HEAP, INDIRECT_DESC, NONE,
+    REGION, USED,
 };
 
-const EVENT_IDX: u64 = 1 << 29;
-const INDIRECT: u64 = 1 << 28;
-const VERSION_1: u64 = 1 << 32;
-
-fn world(features: u64) -> (Driver, ControlQueue) {
-    let driver = Driver::new(16, F_MQ | VERSION_1 | features, 0xfffe);
+fn world(features: VirtioFeatures) -> (Driver, ControlQueue) {
+    let driver = Driver::new(
+        16,
+        VirtioFeatures::MQ | VirtioFeatures::VERSION_1 | features,
+        0xfffe,
+    );
     let queue = ControlQueue::new(driver.vring(4));
     (driver, queue)
 }
@@ -38,11 +39,11 @@ fn ask(driver: &mut Driver, command: &[u8], cuts: &[usize], direct: usize) -> u6
 fn commands_are_read_and_answered() {
     // Linux puts class and command in a piece of their own, and all of it in an indirect table.
     for (features, cuts, direct) in [
-        (0, &[2usize][..], 9),
-        (EVENT_IDX | INDIRECT, &[2], 0),
+        (NONE, &[2usize][..], 9),
+        (EVENT_IDX | INDIRECT_DESC, &[2], 0),
         (EVENT_IDX, &[1, 1, 1], 9),
-        (INDIRECT, &[], 1),
-        (0, &[0, 3], 9),
+        (INDIRECT_DESC, &[], 1),
+        (NONE, &[0, 3], 9),
     ] {
         let (mut driver, mut queue) = world(features);
         assert_eq!(queue.next(), Ok(None));
@@ -90,7 +91,7 @@ fn the_driver_is_told_and_asked_to_tell() {
 
 #[test]
 fn without_room_for_an_answer_there_is_none() {
-    let (mut driver, mut queue) = world(0);
+    let (mut driver, mut queue) = world(NONE);
     driver.send(&[4, 0, 1, 0], &[2], 9);
     assert_eq!(queue.next(), Ok(Some(Asked::QueuePairs(1))));
     queue.answer(true, &[]).unwrap();
@@ -105,7 +106,7 @@ fn without_room_for_an_answer_there_is_none() {
 
 #[test]
 fn a_disabled_queue_refuses() {
-    let (mut driver, mut queue) = world(0);
+    let (mut driver, mut queue) = world(NONE);
     queue.vring.set_enabled(false);
     ask(&mut driver, &[4, 0, 1, 0], &[2], 9);
     assert_eq!(queue.next(), Ok(Some(Asked::Nothing)));
@@ -113,7 +114,7 @@ fn a_disabled_queue_refuses() {
 
 #[test]
 fn what_was_not_answered_is_taken_again() {
-    let (mut driver, mut queue) = world(0);
+    let (mut driver, mut queue) = world(NONE);
     for pairs in [1, 2] {
         ask(&mut driver, &[4, 0, pairs, 0], &[2], 9);
     }
@@ -192,7 +193,7 @@ fn hostile_chains_break_the_queue_once() {
         ),
     ];
     for (name, attack, why) in hostile {
-        let (mut driver, mut queue) = world(0);
+        let (mut driver, mut queue) = world(NONE);
         attack(&mut driver);
         assert_eq!(queue.next(), Err(why), "{name}");
         assert!(driver.err.drain(), "{name}");

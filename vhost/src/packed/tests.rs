@@ -6,7 +6,6 @@ use crate::ring::driver::*;
 
 use super::*;
 
-const INDIRECT_DESC: u64 = 1 << vr::VIRTIO_RING_F_INDIRECT_DESC;
 const SIZE: u16 = 8;
 const AT: RingAddresses = RingAddresses {
     desc: DESC,
@@ -15,7 +14,7 @@ const AT: RingAddresses = RingAddresses {
 };
 
 /// A driver, and a ring that has gone on to `base` descriptors.
-fn world(features: u64, base: u16) -> (Driver, PackedRing) {
+fn world(features: VirtioFeatures, base: u16) -> (Driver, PackedRing) {
     let driver = Driver::new(SIZE, RING_PACKED | features, base);
     let from = driver.vring_base(base);
     let ring = PackedRing::new(driver.mem.clone(), SIZE, AT, from, features).unwrap();
@@ -87,7 +86,7 @@ fn hostile_chains_are_refused() {
         RingError::ChainTooLong
     );
 
-    let (mut driver, mut ring) = world(0, 0);
+    let (mut driver, mut ring) = world(NONE, 0);
     driver.offer_packed(&[((HEAP, 16, F_INDIRECT), 0)]);
     let chain = ring.take().unwrap().unwrap();
     assert_eq!(
@@ -123,7 +122,7 @@ fn chains_at_the_limits_are_taken() {
 
 #[test]
 fn what_the_device_holds_is_not_available_whatever_it_says() {
-    let (mut driver, mut ring) = world(0, 3);
+    let (mut driver, mut ring) = world(NONE, 3);
     for i in 0..SIZE {
         driver.offer_packed(&[((HEAP, 8, 0), i)]);
     }
@@ -146,7 +145,7 @@ fn bad_rings_are_refused() {
     let driver = Driver::new(SIZE, RING_PACKED, 0);
     let new = |size, desc, avail, used, base| {
         let at = RingAddresses { desc, avail, used };
-        PackedRing::new(driver.mem.clone(), size, at, base, 0).map(|ring| ring.base())
+        PackedRing::new(driver.mem.clone(), size, at, base, NONE).map(|ring| ring.base())
     };
     let one = 0x8000_8000;
     for size in [1, 3, 8, 0x8000] {
@@ -192,7 +191,7 @@ fn bad_rings_are_refused() {
 fn a_base_is_understood_from_all_who_set_one() {
     let driver = Driver::new(SIZE, RING_PACKED, 0);
     let start = |base| {
-        let ring = PackedRing::new(driver.mem.clone(), SIZE, AT, base, 0).unwrap();
+        let ring = PackedRing::new(driver.mem.clone(), SIZE, AT, base, NONE).unwrap();
         ring.base()
     };
     assert_eq!(start(0x8000_8000), 0x8000_8000, "QEMU");
@@ -282,10 +281,10 @@ fn a_burst_that_passes_the_event_is_told() {
             "{side:#x} {flags}"
         );
     }
-    let (_, mut ring) = world(0, 0);
+    let (_, mut ring) = world(NONE, 0);
     ring.publish().unwrap();
     assert_eq!(ring.wants_call(&Fence::after_publishing()), Ok(true));
-    let (driver, mut ring) = world(0, 0);
+    let (driver, mut ring) = world(NONE, 0);
     driver.set_driver_event(5, 2);
     ring.publish().unwrap();
     assert_eq!(
@@ -298,7 +297,7 @@ fn a_burst_that_passes_the_event_is_told() {
 #[test]
 fn a_batch_is_not_seen_in_part() {
     // The first used descriptor is written last: until it is, a driver sees none of them.
-    let (mut driver, mut ring) = world(0, 0);
+    let (mut driver, mut ring) = world(NONE, 0);
     for i in 0..3 {
         driver.offer_packed(&[((HEAP, 8, F_WRITE), i)]);
         let chain = ring.take().unwrap().unwrap();

@@ -8,7 +8,7 @@ use std::sync::atomic::{Ordering, compiler_fence};
 
 use vm_memory::VolatileSlice;
 
-use crate::net_hdr::HEAD_MAX;
+use crate::limits::HEAD_MAX;
 
 /// Copies guest memory, as much as fits, to the beginning of `to`. A byte in the middle may be read twice while it is copied;
 /// afterwards there is only the copy, and nothing is read again.

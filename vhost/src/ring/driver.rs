@@ -6,12 +6,11 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use rustix::fs::MemfdFlags;
-use virtio_bindings::virtio_config::{VIRTIO_F_IN_ORDER, VIRTIO_F_RING_PACKED};
-use virtio_bindings::virtio_ring::VIRTIO_RING_F_EVENT_IDX;
 use vm_memory::Bytes;
 
 use crate::control::Coalescing;
 use crate::eventfd::EventFd;
+use crate::features::VirtioFeatures;
 use crate::memory::{GuestMemory, RegionSpec};
 use crate::vring::{Vring, VringConfig};
 
@@ -33,15 +32,18 @@ pub(crate) const F_INDIRECT: u16 = 4;
 pub(crate) const F_AVAIL: u16 = 1 << 7;
 pub(crate) const F_USED: u16 = 1 << 15;
 
-pub(crate) const RING_PACKED: u64 = 1 << VIRTIO_F_RING_PACKED;
-pub(crate) const IN_ORDER: u64 = 1 << VIRTIO_F_IN_ORDER;
-pub(crate) const EVENT_IDX: u64 = 1 << VIRTIO_RING_F_EVENT_IDX;
+/// A driver that has acknowledged nothing.
+pub(crate) const NONE: VirtioFeatures = VirtioFeatures::empty();
+pub(crate) const RING_PACKED: VirtioFeatures = VirtioFeatures::RING_PACKED;
+pub(crate) const IN_ORDER: VirtioFeatures = VirtioFeatures::IN_ORDER;
+pub(crate) const EVENT_IDX: VirtioFeatures = VirtioFeatures::EVENT_IDX;
+pub(crate) const INDIRECT_DESC: VirtioFeatures = VirtioFeatures::INDIRECT_DESC;
 
 /// Each of these functions, which take the feature bit of a format, as a test for either format.
 macro_rules! for_both_formats {
     ($($name:ident),* $(,)?) => {
         mod split {
-            $(#[test] fn $name() { super::$name(0) })*
+            $(#[test] fn $name() { super::$name($crate::features::VirtioFeatures::empty()) })*
         }
         mod packed {
             $(#[test] fn $name() { super::$name($crate::ring::driver::RING_PACKED) })*
@@ -57,7 +59,7 @@ pub(crate) struct Driver {
     pub(crate) call: EventFd,
     pub(crate) err: EventFd,
     size: u16,
-    features: u64,
+    features: VirtioFeatures,
     base: u16,
     /// Entries made available and taken back; of a packed ring, descriptors.
     avail: u16,
@@ -72,7 +74,7 @@ pub(crate) struct Driver {
 
 impl Driver {
     /// A driver whose ring has gone on to `base`: entries so far; of a packed ring, descriptors.
-    pub(crate) fn new(size: u16, features: u64, base: u16) -> Driver {
+    pub(crate) fn new(size: u16, features: VirtioFeatures, base: u16) -> Driver {
         let region = |i: u64| {
             let fd = rustix::fs::memfd_create("guest", MemfdFlags::CLOEXEC).unwrap();
             rustix::fs::ftruncate(&fd, REGION).unwrap();
@@ -124,11 +126,11 @@ impl Driver {
     }
 
     pub(crate) fn is_packed(&self) -> bool {
-        self.features & RING_PACKED != 0
+        self.features.contains(RING_PACKED)
     }
 
     fn event_idx(&self) -> bool {
-        self.features & EVENT_IDX != 0
+        self.features.contains(EVENT_IDX)
     }
 
     /// Offset and wrap counter of the descriptor that comes after `n` others; a packed ring of a power of two.
@@ -316,7 +318,7 @@ impl Driver {
         let mut out = Vec::new();
         while let Some((id, len)) = self.next_used() {
             // In order, one entry of a packed ring may stand for those before it as well.
-            let batches = self.is_packed() && self.features & IN_ORDER != 0;
+            let batches = self.is_packed() && self.features.contains(IN_ORDER);
             while batches
                 && let Some(&first) = self.order.front()
                 && first != id

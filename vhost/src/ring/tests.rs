@@ -9,14 +9,13 @@ use super::driver::*;
 use super::*;
 use crate::eventfd::EventFd;
 
-const INDIRECT_DESC: u64 = 1 << vr::VIRTIO_RING_F_INDIRECT_DESC;
 const AT: RingAddresses = RingAddresses {
     desc: DESC,
     avail: AVAIL,
     used: USED,
 };
 
-fn ring(driver: &Driver, size: u16, base: u16, features: u64) -> Ring {
+fn ring(driver: &Driver, size: u16, base: u16, features: VirtioFeatures) -> Ring {
     let from = driver.vring_base(base);
     Ring::new(driver.mem.clone(), size, AT, from, features).unwrap()
 }
@@ -42,14 +41,14 @@ fn sleep_on(fd: &EventFd, who: &str) {
 
 /// Both ends on their own threads, asleep when there is nothing to do, at ever other moments. It
 /// proves the protocol, not the fences: the reordering they forbid is too rare to wait for.
-fn no_wake_up_is_lost(format: u64) {
+fn no_wake_up_is_lost(format: VirtioFeatures) {
     for (device_looks, driver_looks) in [(0, 0), (100_000, 0), (0, 100_000)] {
         ping_pong(format | EVENT_IDX, device_looks, driver_looks);
     }
     ping_pong(format, 0, 0);
 }
 
-fn ping_pong(features: u64, device_looks: u32, driver_looks: u32) {
+fn ping_pong(features: VirtioFeatures, device_looks: u32, driver_looks: u32) {
     const BASE: u16 = 0xfff0;
     const FRAMES: u32 = 10_000;
     let mut driver = Driver::new(1, features, BASE);
@@ -102,8 +101,8 @@ fn ping_pong(features: u64, device_looks: u32, driver_looks: u32) {
     });
 }
 
-fn arming_sees_what_came_meanwhile(format: u64) {
-    for features in [0, EVENT_IDX] {
+fn arming_sees_what_came_meanwhile(format: VirtioFeatures) {
+    for features in [NONE, EVENT_IDX] {
         let mut driver = Driver::new(8, format | features, 0xffff);
         let mut ring = ring(&driver, 8, 0xffff, format | features);
         assert_eq!(ring.set_notify(true), Ok(false));
@@ -122,7 +121,7 @@ fn arming_sees_what_came_meanwhile(format: u64) {
     }
 }
 
-fn a_buffer_below_the_least_is_not_plain(format: u64) {
+fn a_buffer_below_the_least_is_not_plain(format: VirtioFeatures) {
     let mut driver = Driver::new(8, format, 0);
     let mut ring = ring(&driver, 8, 0, format);
     for len in [64, 8, 9, 10] {
@@ -138,7 +137,7 @@ fn a_buffer_below_the_least_is_not_plain(format: u64) {
     assert!(ring.upcoming().unwrap().1.is_empty());
 }
 
-fn a_ring_whose_memory_vanished_stops(format: u64) {
+fn a_ring_whose_memory_vanished_stops(format: VirtioFeatures) {
     let fd = rustix::fs::memfd_create("guest", rustix::fs::MemfdFlags::CLOEXEC).unwrap();
     rustix::fs::ftruncate(&fd, REGION).unwrap();
     let spec = crate::memory::RegionSpec {
@@ -223,12 +222,12 @@ proptest! {
     #[test]
     fn chains_come_out_and_go_back(
         steps in prop::collection::vec(step(), 1..300),
-        format in prop::sample::select(vec![0, RING_PACKED, RING_PACKED | IN_ORDER]),
+        format in prop::sample::select(vec![NONE, RING_PACKED, RING_PACKED | IN_ORDER]),
         event_idx: bool,
         base: u16,
         size in prop::sample::select(vec![4u16, 8, 32, 64]),
     ) {
-        let features = format | INDIRECT_DESC | if event_idx { EVENT_IDX } else { 0 };
+        let features = format | INDIRECT_DESC | if event_idx { EVENT_IDX } else { NONE };
         let mut driver = Driver::new(size, features, base);
         let mut ring = ring(&driver, size, base, features);
         let mut offered: VecDeque<Sent> = VecDeque::new();

@@ -1,21 +1,21 @@
 //! Receive queues with a driver that may lie: what is delivered, and what is refused.
 
 use proptest::prelude::*;
-use virtio_bindings::virtio_config as config;
 
 use super::*;
 use crate::ring::driver::{
-    AVAIL, BASE, DESC, Driver, F_WRITE, HEAP, IN_ORDER, REGION, RING_PACKED, for_both_formats,
+    AVAIL, BASE, DESC, Driver, EVENT_IDX, F_WRITE, HEAP, IN_ORDER, INDIRECT_DESC, NONE, REGION,
+    RING_PACKED, for_both_formats,
 };
 use crate::segment::tests::{super_frame, verify};
 
-const VERSION_1: u64 = 1 << config::VIRTIO_F_VERSION_1;
-const MRG: u64 = 1 << net::VIRTIO_NET_F_MRG_RXBUF;
-const GUEST_CSUM: u64 = 1 << net::VIRTIO_NET_F_GUEST_CSUM;
-const GUEST_TSO: u64 = 1 << net::VIRTIO_NET_F_GUEST_TSO4 | 1 << net::VIRTIO_NET_F_GUEST_TSO6;
-const OFFLOADS: u64 = 1 << net::VIRTIO_NET_F_CSUM
-    | 1 << net::VIRTIO_NET_F_HOST_TSO4
-    | 1 << net::VIRTIO_NET_F_HOST_TSO6;
+const VERSION_1: VirtioFeatures = VirtioFeatures::VERSION_1;
+const MRG: VirtioFeatures = VirtioFeatures::MRG_RXBUF;
+const GUEST_CSUM: VirtioFeatures = VirtioFeatures::GUEST_CSUM;
+const GUEST_TSO: VirtioFeatures = VirtioFeatures::GUEST_TSO4.union(VirtioFeatures::GUEST_TSO6);
+const OFFLOADS: VirtioFeatures = VirtioFeatures::CSUM
+    .union(VirtioFeatures::HOST_TSO4)
+    .union(VirtioFeatures::HOST_TSO6);
 
 fn plain(n: usize) -> FrameBuf {
     let data = (0..n).map(|i| (i * 31 + i / 255) as u8).collect();
@@ -34,8 +34,8 @@ struct Receiver {
 }
 
 impl Receiver {
-    fn new(features: u64, base: u16) -> Receiver {
-        let driver = Driver::new(256, features | 1 << 28, base);
+    fn new(features: VirtioFeatures, base: u16) -> Receiver {
+        let driver = Driver::new(256, features | INDIRECT_DESC, base);
         let queue = RxQueue::new(driver.vring(0));
         Receiver {
             driver,
@@ -106,7 +106,7 @@ fn through_tx(
     rx: &mut RxQueue,
     edit: TagEdit,
 ) -> Result<RxOutcome, RingError> {
-    let mut driver = Driver::new(64, VERSION_1 | OFFLOADS | 1 << 28, 7);
+    let mut driver = Driver::new(64, VERSION_1 | OFFLOADS | INDIRECT_DESC, 7);
     let mut tx = TxQueue::new(driver.vring(1));
     driver.send(&[&frame.hdr.to_bytes(0), &frame.data[..]].concat(), cuts, 1);
     assert_eq!(tx.fetch(), Ok(1));
@@ -128,7 +128,7 @@ for_both_formats! {
     a_super_frame_stays_whole_for_who_takes_it,
 }
 
-fn nothing_more_is_delivered_once_memory_has_vanished(format: u64) {
+fn nothing_more_is_delivered_once_memory_has_vanished(format: VirtioFeatures) {
     for (pieces, len) in [(1, 2000), (100, 20)] {
         let mut receiver = Receiver::new(format | VERSION_1 | MRG, 0);
         let driver = &mut receiver.driver;
@@ -150,8 +150,8 @@ fn nothing_more_is_delivered_once_memory_has_vanished(format: u64) {
     }
 }
 
-fn one_chain_without_mergeable_buffers(format: u64) {
-    for features in [0, VERSION_1] {
+fn one_chain_without_mergeable_buffers(format: VirtioFeatures) {
+    for features in [NONE, VERSION_1] {
         let mut rx = Receiver::new(format | features, 0xffff);
         let frame = plain(1514);
         assert_eq!(
@@ -174,9 +174,9 @@ fn one_chain_without_mergeable_buffers(format: u64) {
     }
 }
 
-fn a_burst_arrives_in_order_up_to_what_does_not_fit(format: u64) {
+fn a_burst_arrives_in_order_up_to_what_does_not_fit(format: VirtioFeatures) {
     for edit in [TagEdit::Keep, TagEdit::Insert([0x81, 0, 0, 5])] {
-        let mut driver = Driver::new(64, VERSION_1 | 1 << 28, 7);
+        let mut driver = Driver::new(64, VERSION_1 | INDIRECT_DESC, 7);
         let mut tx = TxQueue::new(driver.vring(1));
         let frames: Vec<_> = [60, 14, 1514, 128, 600, 64, 100].map(plain).into();
         for (i, frame) in frames.iter().enumerate() {
@@ -199,7 +199,7 @@ fn a_burst_arrives_in_order_up_to_what_does_not_fit(format: u64) {
     }
 }
 
-fn mergeable_buffers_are_all_used_or_none(format: u64) {
+fn mergeable_buffers_are_all_used_or_none(format: VirtioFeatures) {
     let mut rx = Receiver::new(format | MRG, 0);
     let frame = plain(1000);
     for _ in 0..4 {
@@ -222,7 +222,7 @@ fn mergeable_buffers_are_all_used_or_none(format: u64) {
     assert!(!rx.queue.has_room());
 }
 
-fn a_chain_that_can_hold_nothing_breaks_the_ring(format: u64) {
+fn a_chain_that_can_hold_nothing_breaks_the_ring(format: VirtioFeatures) {
     for features in [VERSION_1, VERSION_1 | MRG] {
         let mut rx = Receiver::new(format | features, 0);
         rx.driver.add(&[(HEAP, 100, false), (HEAP, 11, true)], 2);
@@ -233,7 +233,7 @@ fn a_chain_that_can_hold_nothing_breaks_the_ring(format: u64) {
     }
 }
 
-fn a_disabled_ring_supplies_nothing(format: u64) {
+fn a_disabled_ring_supplies_nothing(format: VirtioFeatures) {
     let mut rx = Receiver::new(format | VERSION_1, 0);
     rx.post(&[2000], 1);
     let mut vring = rx.queue.into_vring();
@@ -299,7 +299,7 @@ fn a_bad_chain_breaks_the_ring_and_leaves_no_part_of_a_frame() {
     assert!(!rx.queue.has_room());
 }
 
-fn a_partial_checksum_is_passed_on_or_completed(format: u64) {
+fn a_partial_checksum_is_passed_on_or_completed(format: VirtioFeatures) {
     let mut frame = super_frame(false, 0, 500, 1);
     frame.hdr = NetHdr {
         gso_type: 0,
@@ -339,7 +339,7 @@ fn a_partial_checksum_is_passed_on_or_completed(format: u64) {
 /// Checks the TCP checksum alone; answers where TCP is.
 fn verify_tcp(frame: &[u8]) -> usize {
     let mut fixed = frame.to_vec();
-    let layout = crate::segment::TcpLayout::parse(frame).unwrap();
+    let layout = crate::tcp::TcpLayout::parse(frame).unwrap();
     let ip = &mut fixed[layout.ip..layout.tcp];
     ip[10..12].fill(0);
     let sum = checksum::Sum::default().with(ip).checksum();
@@ -347,7 +347,7 @@ fn verify_tcp(frame: &[u8]) -> usize {
     verify(&fixed).tcp
 }
 
-fn a_frame_that_belies_its_header_is_not_delivered(format: u64) {
+fn a_frame_that_belies_its_header_is_not_delivered(format: VirtioFeatures) {
     let mut rx = Receiver::new(format | VERSION_1, 0);
     rx.post(&[2000], 1);
     let hdr = NetHdr {
@@ -382,7 +382,7 @@ fn a_frame_that_belies_its_header_is_not_delivered(format: u64) {
     }
 }
 
-fn a_super_frame_is_segmented_all_or_nothing(format: u64) {
+fn a_super_frame_is_segmented_all_or_nothing(format: VirtioFeatures) {
     let frame = super_frame(false, 1, 10_000, 1000);
     let mut rx = Receiver::new(format | VERSION_1 | GUEST_CSUM, 0);
     for _ in 0..9 {
@@ -406,7 +406,7 @@ fn a_super_frame_is_segmented_all_or_nothing(format: u64) {
     assert_eq!(payload, frame.data[frame.data.len() - 10_000..]);
 }
 
-fn a_super_frame_stays_whole_for_who_takes_it(format: u64) {
+fn a_super_frame_stays_whole_for_who_takes_it(format: VirtioFeatures) {
     for v6 in [false, true] {
         let frame = super_frame(v6, 0, 30_000, 1448);
         let mut rx = Receiver::new(format | VERSION_1 | MRG | GUEST_CSUM | GUEST_TSO, 0);
@@ -440,8 +440,8 @@ proptest! {
     #[test]
     fn frames_arrive_as_they_were_sent(
         base: u16,
-        features in proptest::sample::select(vec![0, VERSION_1, MRG, VERSION_1 | MRG, VERSION_1 | MRG | 1 << 29]),
-        format in proptest::sample::select(vec![0, RING_PACKED, RING_PACKED | IN_ORDER]),
+        features in proptest::sample::select(vec![NONE, VERSION_1, MRG, VERSION_1 | MRG, VERSION_1 | MRG | EVENT_IDX]),
+        format in proptest::sample::select(vec![NONE, RING_PACKED, RING_PACKED | IN_ORDER]),
         steps in proptest::collection::vec((
             14usize..4000,
             proptest::collection::vec(1usize..60, 0..14),
@@ -470,9 +470,9 @@ proptest! {
             } else {
                 through_tx(&frame, &cuts, &mut rx.queue, edit)
             };
-            let wanted = if need > room.len() && (room.is_empty() || features & MRG != 0) {
+            let wanted = if need > room.len() && (room.is_empty() || features.contains(MRG)) {
                 RxOutcome::NoBuffer
-            } else if features & MRG == 0 && need > 1 {
+            } else if !features.contains(MRG) && need > 1 {
                 RxOutcome::TooBig
             } else {
                 room.drain(..need);

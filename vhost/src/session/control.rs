@@ -3,9 +3,9 @@
 
 use super::{Device, DeviceConfig, Session};
 use crate::control::{Asked, Coalescing, Command, Rings};
+use crate::error::RingError;
 use crate::eventfd::EventFd;
-use crate::features;
-use crate::ring::RingError;
+use crate::features::VirtioFeatures;
 
 /// Commands of a driver served at a time: other devices share the thread.
 pub(super) const COMMANDS: usize = 128;
@@ -121,11 +121,14 @@ impl Session {
 
     /// The control queue is behind the rings for frames (virtio 5.1.2).
     pub(super) fn control_ring(&self) -> Option<u32> {
-        let features = self.features.filter(|bits| bits & features::CTRL_VQ != 0)?;
-        let pairs = if features & features::MQ == 0 {
-            1
-        } else {
+        let features = self.features?;
+        if !features.contains(VirtioFeatures::CTRL_VQ) {
+            return None;
+        }
+        let pairs = if features.contains(VirtioFeatures::MQ) {
             self.pairs
+        } else {
+            1
         };
         Some(2 * u32::from(pairs))
     }

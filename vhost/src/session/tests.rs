@@ -7,8 +7,7 @@ use proptest::prelude::*;
 use rustix::fs::MemfdFlags;
 
 use super::*;
-use crate::features;
-use crate::ring::driver::RING_PACKED;
+use crate::features::VirtioFeatures;
 
 const GUEST: u64 = 0x4000_0000;
 const USER: u64 = 0x7f00_0000_0000;
@@ -117,12 +116,12 @@ fn sensible() -> impl Strategy<Value = Message> {
         (0u64..3, 0u64..3).prop_map(|(at, user)| [GUEST + at * SIZE, SIZE, USER + user * SIZE, 0]);
     let fd = prop_oneof![4 => Just(vec![Kind::EventFd]), 1 => kinds()];
     let memory = prop_oneof![4 => Just(vec![Kind::Memory]), 1 => kinds()];
-    let offered = features::offered(2);
+    let offered = VirtioFeatures::offered(2).bits();
     let bits = prop_oneof![
         Just(offered),
         Just(offered & !(1 << 30)),
-        Just(offered & !features::MQ),
-        Just(offered & !features::CTRL_VQ),
+        Just(offered & !VirtioFeatures::MQ.bits()),
+        Just(offered & !VirtioFeatures::CTRL_VQ.bits()),
         any::<u64>()
     ];
     let protocol = prop_oneof![4 => Just(ProtocolFeatures::all().bits()), 1 => any::<u64>()];
@@ -282,7 +281,7 @@ proptest! {
         let mut session = Session::new(&config);
         let addr = [USER, USER + 0x1800, USER + 0x1000, u64::MAX];
         let steps: [Message; 6] = [
-            (2, 0, bytes64(&[config.features & !RING_PACKED]), vec![]),
+            (2, 0, bytes64(&[(config.features - VirtioFeatures::RING_PACKED).bits()]), vec![]),
             (5, 0, [bytes32(&[1, 0]), bytes64(&[GUEST, SIZE, USER, 0])].concat(), vec![Kind::Memory]),
             (8, 0, bytes32(&[1, 64]), vec![]),
             (10, 0, bytes32(&[1, base.into()]), vec![]),
@@ -330,7 +329,7 @@ fn a_lost_ring_waits_for_a_new_start() {
         &mut session,
         &mut dev,
         2,
-        &bytes64(&[config.features & !RING_PACKED]),
+        &bytes64(&[(config.features - VirtioFeatures::RING_PACKED).bits()]),
         None,
     )
     .unwrap();

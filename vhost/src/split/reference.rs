@@ -11,7 +11,6 @@ use super::*;
 use crate::ring::driver::*;
 
 const SIZE: u16 = 16;
-const INDIRECT_DESC: u64 = 1 << vr::VIRTIO_RING_F_INDIRECT_DESC;
 
 type Memory = GuestMemoryMmap<()>;
 
@@ -96,7 +95,7 @@ proptest! {
         event_idx: bool,
         base: u16,
     ) {
-        let features = INDIRECT_DESC | if event_idx { EVENT_IDX } else { 0 };
+        let features = INDIRECT_DESC | if event_idx { EVENT_IDX } else { NONE };
         let mut drivers = [0, 1].map(|_| Driver::new(SIZE, features, base));
         for driver in &mut drivers {
             for (i, &(gpa, len, flags, next)) in (0u16..).zip(&table) {

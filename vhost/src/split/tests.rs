@@ -1,14 +1,11 @@
 //! The ring against its driver: hostile chains, suppression, wrap-around.
 
 use proptest::prelude::*;
-use virtio_bindings::virtio_ring as vr;
 
 use super::*;
 use crate::ring::driver::*;
 
-const INDIRECT_DESC: u64 = 1 << vr::VIRTIO_RING_F_INDIRECT_DESC;
-
-fn ring(driver: &Driver, size: u16, base: u16, features: u64) -> SplitRing {
+fn ring(driver: &Driver, size: u16, base: u16, features: VirtioFeatures) -> SplitRing {
     let at = RingAddresses {
         desc: DESC,
         avail: AVAIL,
@@ -121,10 +118,10 @@ fn chains_at_the_limits_are_taken() {
 
 #[test]
 fn indirect_descriptors_need_the_feature() {
-    let mut driver = Driver::new(8, 0, 0);
+    let mut driver = Driver::new(8, NONE, 0);
     driver.desc(DESC, 0, (HEAP, 16, F_INDIRECT), 0);
     driver.offer(0);
-    let mut ring = ring(&driver, 8, 0, 0);
+    let mut ring = ring(&driver, 8, 0, NONE);
     let chain = ring.take().unwrap().unwrap();
     assert_eq!(
         ring.walk(chain, false, &mut Vec::new()),
@@ -134,9 +131,9 @@ fn indirect_descriptors_need_the_feature() {
 
 #[test]
 fn a_head_out_of_range_is_refused() {
-    let mut driver = Driver::new(8, 0, 0);
+    let mut driver = Driver::new(8, NONE, 0);
     driver.offer(8);
-    let mut ring = ring(&driver, 8, 0, 0);
+    let mut ring = ring(&driver, 8, 0, NONE);
     let chain = ring.take().unwrap().unwrap();
     assert_eq!(
         ring.walk(chain, false, &mut Vec::new()),
@@ -147,8 +144,8 @@ fn a_head_out_of_range_is_refused() {
 #[test]
 fn the_available_index_may_move_by_the_ring_size_and_never_back() {
     for base in [0, 0xfffc] {
-        let driver = Driver::new(8, 0, base);
-        let mut ring = ring(&driver, 8, base, 0);
+        let driver = Driver::new(8, NONE, base);
+        let mut ring = ring(&driver, 8, base, NONE);
         let to = |n: u16| driver.store(AVAIL + 2, base.wrapping_add(n));
         to(9);
         let from = base;
@@ -189,7 +186,7 @@ fn the_available_index_may_move_by_the_ring_size_and_never_back() {
 
 #[test]
 fn bad_rings_are_refused() {
-    let driver = Driver::new(8, 0, 0);
+    let driver = Driver::new(8, NONE, 0);
     let new = |size, desc, avail, used| {
         let at = RingAddresses { desc, avail, used };
         SplitRing::new(driver.mem.clone(), size, at, 0, EVENT_IDX).map(|_| ())
@@ -216,11 +213,11 @@ fn bad_rings_are_refused() {
 
 #[test]
 fn arming_sees_what_came_meanwhile() {
-    for features in [0, EVENT_IDX] {
+    for features in [NONE, EVENT_IDX] {
         let mut driver = Driver::new(8, features, 0xffff);
         let mut ring = ring(&driver, 8, 0xffff, features);
         assert_eq!(ring.set_notify(false), Ok(false));
-        assert_eq!(driver.load(USED), if features == 0 { 1 } else { 0 });
+        assert_eq!(driver.load(USED), if features.is_empty() { 1 } else { 0 });
         assert_eq!(ring.set_notify(true), Ok(false));
         assert_eq!(driver.load(USED), 0);
         if features == EVENT_IDX {
@@ -239,8 +236,8 @@ fn arming_sees_what_came_meanwhile() {
 #[test]
 fn suppression_words_of_the_other_mode_are_ignored() {
     for (features, flags, event, wanted) in [
-        (0, 0, 5, true),
-        (0, 1, 0, false),
+        (NONE, 0, 5, true),
+        (NONE, 1, 0, false),
         (EVENT_IDX, 1, 0, true),
         (EVENT_IDX, 0, 5, false),
     ] {

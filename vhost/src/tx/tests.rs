@@ -2,16 +2,15 @@
 
 use crate::eventfd::EventFd;
 use proptest::prelude::*;
-use virtio_bindings::{virtio_config as config, virtio_net as net};
 
 use super::*;
 use crate::ring::driver::{
-    AVAIL, BASE, DESC, Driver, F_NEXT, F_WRITE, HEAP, IN_ORDER, REGION, RING_PACKED,
-    for_both_formats,
+    AVAIL, BASE, DESC, Driver, EVENT_IDX, F_NEXT, F_WRITE, HEAP, IN_ORDER, INDIRECT_DESC, NONE,
+    REGION, RING_PACKED, for_both_formats,
 };
 
-const VERSION_1: u64 = 1 << config::VIRTIO_F_VERSION_1;
-const CSUM: u64 = 1 << net::VIRTIO_NET_F_CSUM;
+const VERSION_1: VirtioFeatures = VirtioFeatures::VERSION_1;
+const CSUM: VirtioFeatures = VirtioFeatures::CSUM;
 
 fn bytes(n: usize) -> Vec<u8> {
     (0..n).map(|i| (i * 31 + i / 255) as u8).collect()
@@ -62,8 +61,8 @@ for_both_formats! {
     arming_does_not_lose_work,
 }
 
-fn a_frame_is_taken_and_returned(format: u64) {
-    for features in [0, VERSION_1] {
+fn a_frame_is_taken_and_returned(format: VirtioFeatures) {
+    for features in [NONE, VERSION_1] {
         let mut driver = Driver::new(8, format | features, 0);
         let mut queue = TxQueue::new(driver.vring(1));
         assert_eq!(queue.fetch(), Ok(0));
@@ -88,7 +87,7 @@ fn a_frame_is_taken_and_returned(format: u64) {
     }
 }
 
-fn the_head_is_read_once(format: u64) {
+fn the_head_is_read_once(format: VirtioFeatures) {
     let mut driver = Driver::new(8, format | VERSION_1, 0);
     let mut queue = TxQueue::new(driver.vring(1));
     let data = bytes(200);
@@ -100,7 +99,7 @@ fn the_head_is_read_once(format: u64) {
     assert_eq!(copy[128..], [0xee; 72]);
 }
 
-fn bad_frames_are_returned_and_the_ring_goes_on(format: u64) {
+fn bad_frames_are_returned_and_the_ring_goes_on(format: VirtioFeatures) {
     let mut driver = Driver::new(64, format | VERSION_1, 0);
     let mut queue = TxQueue::new(driver.vring(1));
     let csum = NetHdr {
@@ -140,9 +139,9 @@ fn bad_frames_are_returned_and_the_ring_goes_on(format: u64) {
     assert_eq!(used, heads);
 }
 
-fn nothing_more_is_taken_once_memory_has_vanished(format: u64) {
+fn nothing_more_is_taken_once_memory_has_vanished(format: VirtioFeatures) {
     for pieces in [1, 100] {
-        let mut driver = Driver::new(256, format | VERSION_1 | 1 << 28, 0);
+        let mut driver = Driver::new(256, format | VERSION_1 | INDIRECT_DESC, 0);
         let mut queue = TxQueue::new(driver.vring(1));
         // All of it in the region that the rings are not in, each piece in a page of its own.
         let chain: Vec<_> = (0..pieces)
@@ -163,7 +162,7 @@ fn nothing_more_is_taken_once_memory_has_vanished(format: u64) {
     }
 }
 
-fn four_gigabytes_in_one_chain_are_oversize(format: u64) {
+fn four_gigabytes_in_one_chain_are_oversize(format: VirtioFeatures) {
     let mut driver = Driver::new(2048, format | VERSION_1, 0);
     let mut queue = TxQueue::new(driver.vring(1));
     let pieces = vec![(BASE, REGION as u32, false); 1024];
@@ -171,7 +170,7 @@ fn four_gigabytes_in_one_chain_are_oversize(format: u64) {
     assert_eq!(fault(&mut queue), FrameFault::Oversize);
 }
 
-fn a_buffer_may_span_adjoining_regions(format: u64) {
+fn a_buffer_may_span_adjoining_regions(format: VirtioFeatures) {
     let mut driver = Driver::new(8, format | VERSION_1, 0);
     let mut queue = TxQueue::new(driver.vring(1));
     let chain = with_hdr(NetHdr::default(), &bytes(1000));
@@ -186,7 +185,7 @@ fn a_buffer_may_span_adjoining_regions(format: u64) {
     }
 }
 
-fn a_checksum_outside_is_a_bad_frame(format: u64) {
+fn a_checksum_outside_is_a_bad_frame(format: VirtioFeatures) {
     let mut driver = Driver::new(8, format | VERSION_1 | CSUM, 0);
     let mut queue = TxQueue::new(driver.vring(1));
     let csum = NetHdr {
@@ -238,7 +237,7 @@ fn a_jump_of_the_index_is_met_by_whoever_looks_first() {
     }
 }
 
-fn a_disabled_ring_is_drained_once_kicked_and_nothing_comes_out(format: u64) {
+fn a_disabled_ring_is_drained_once_kicked_and_nothing_comes_out(format: VirtioFeatures) {
     let mut driver = Driver::new(128, format | VERSION_1, 0xffc0);
     let mut vring = driver.vring(1);
     vring.set_enabled(false);
@@ -258,7 +257,7 @@ fn a_disabled_ring_is_drained_once_kicked_and_nothing_comes_out(format: u64) {
     assert!(!queue.has_work());
 }
 
-fn frames_that_were_not_completed_come_again(format: u64) {
+fn frames_that_were_not_completed_come_again(format: VirtioFeatures) {
     let mut driver = Driver::new(8, format | VERSION_1, 0xfffe);
     let mut queue = TxQueue::new(driver.vring(1));
     for i in 0..4u8 {
@@ -279,8 +278,8 @@ fn frames_that_were_not_completed_come_again(format: u64) {
     assert_eq!(driver.used().len(), 3);
 }
 
-fn arming_does_not_lose_work(format: u64) {
-    for features in [VERSION_1, VERSION_1 | 1 << 29] {
+fn arming_does_not_lose_work(format: VirtioFeatures) {
+    for features in [VERSION_1, VERSION_1 | EVENT_IDX] {
         let mut driver = Driver::new(8, format | features, 0);
         let mut queue = TxQueue::new(driver.vring(1));
         assert!(!queue.set_notify(true));
@@ -316,8 +315,8 @@ proptest! {
     #[test]
     fn frames_come_out_as_they_went_in(
         base: u16,
-        features in proptest::sample::select(vec![1 << 28, VERSION_1 | 1 << 28, VERSION_1 | 1 << 28 | 1 << 29]),
-        format in proptest::sample::select(vec![0, RING_PACKED, RING_PACKED | IN_ORDER]),
+        features in proptest::sample::select(vec![INDIRECT_DESC, VERSION_1 | INDIRECT_DESC, VERSION_1 | INDIRECT_DESC | EVENT_IDX]),
+        format in proptest::sample::select(vec![NONE, RING_PACKED, RING_PACKED | IN_ORDER]),
         rounds in proptest::collection::vec(
             proptest::collection::vec(
                 (14usize..3000, proptest::collection::vec(1usize..40, 0..15), 0usize..5), 0..60),

@@ -11,7 +11,7 @@ use rustix::fs::MemfdFlags;
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
 use vf_vhost::control::Command;
 use vf_vhost::endpoint::{Device, DeviceConfig, Endpoint, SessionEvent};
-use vf_vhost::features;
+use vf_vhost::features::VirtioFeatures;
 use vf_vhost::vring::Vring;
 
 pub(crate) const GET_FEATURES: u32 = 1;
@@ -227,7 +227,7 @@ impl World {
 
     /// Features, with split rings, and one region of memory, as most front ends do it.
     pub(crate) fn negotiate(&mut self) -> OwnedFd {
-        self.negotiate_with(self.endpoint.config().features & !PACKED)
+        self.negotiate_with(self.endpoint.config().features.bits() & !PACKED)
     }
 
     pub(crate) fn negotiate_with(&mut self, bits: u64) -> OwnedFd {
@@ -292,6 +292,6 @@ pub(crate) fn can_be_served(endpoint: &mut Endpoint, rings: &mut Rings, mut stre
     stream.set_nonblocking(true).unwrap();
     let mut reply = [0; 20];
     stream.read_exact(&mut reply).expect("a reply");
-    let offered = features::offered(endpoint.config().queue_pairs);
-    assert_eq!(reply[12..], offered.to_ne_bytes());
+    let offered = VirtioFeatures::offered(endpoint.config().queue_pairs);
+    assert_eq!(reply[12..], offered.bits().to_ne_bytes());
 }

@@ -4,7 +4,7 @@ use std::io::Write;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 
-use vf_vhost::features;
+use vf_vhost::features::VirtioFeatures;
 
 use crate::front_end::*;
 
@@ -50,7 +50,7 @@ fn qemu_10() {
         w.rings
             .running
             .values()
-            .all(|vring| vring.enabled() && vring.features() == features)
+            .all(|vring| vring.enabled() && vring.features().bits() == features)
     );
     // The guest stops and starts the device; the region without rings comes and goes.
     assert_eq!((w.get_base(0), w.get_base(1)), (0, 0));
@@ -131,7 +131,7 @@ fn dpdk_virtio_user() {
         w.tell(SET_VRING_CALL, &u64s(&[ring]), &[call.as_fd()]);
     }
     // It serves the control queue itself.
-    let features = features & !features::CTRL_VQ;
+    let features = features & !VirtioFeatures::CTRL_VQ.bits();
     w.tell(SET_FEATURES, &u64s(&[features]), &[]);
     let memory = memfd(SIZE);
     let regions: Vec<[u64; 4]> = (0..8).map(region).collect();
@@ -170,7 +170,7 @@ fn polled_rings_have_no_descriptors() {
 #[test]
 fn without_protocol_features_rings_are_enabled_at_once() {
     let mut w = World::new(device(1));
-    let bits = w.endpoint.config().features & !PACKED & !(1 << 30);
+    let bits = w.endpoint.config().features.bits() & !PACKED & !(1 << 30);
     w.negotiate_with(bits);
     w.place_ring(0, 0);
     w.kick_ring(0);
@@ -184,15 +184,16 @@ fn features_and_kicks_leave_enabling_alone() {
     w.tell(SET_VRING_ENABLE, &u32s(&[0, 1]), &[]);
     w.place_ring(0, 0);
     w.kick_ring(0);
-    let features = w.endpoint.config().features & !PACKED;
+    let features = w.endpoint.config().features.bits() & !PACKED;
     assert_eq!(
         w.acked(SET_FEATURES, &u64s(&[features & !(1 << 29)]), &[]),
         0
     );
     w.kick_ring(0);
     let vring = &w.rings.running[&0];
-    assert!(vring.enabled() && vring.features() & 1 << 29 == 0);
-    assert_eq!(w.endpoint.features(), Some(features & !(1 << 29)));
+    assert!(vring.enabled() && !vring.features().contains(VirtioFeatures::EVENT_IDX));
+    let without = VirtioFeatures::from_bits_retain(features) - VirtioFeatures::EVENT_IDX;
+    assert_eq!(w.endpoint.features(), Some(without));
 }
 
 #[test]
@@ -206,7 +207,7 @@ fn any_order_starts_the_ring_with_the_last_piece() {
     assert!(w.running().is_empty());
     w.tell(
         SET_FEATURES,
-        &u64s(&[w.endpoint.config().features & !PACKED]),
+        &u64s(&[w.endpoint.config().features.bits() & !PACKED]),
         &[],
     );
     assert_eq!(w.running(), [0]);
@@ -248,7 +249,7 @@ fn resets() {
     assert_eq!(w.get_base(0), 0);
     w.tell(
         SET_FEATURES,
-        &u64s(&[w.endpoint.config().features & !PACKED]),
+        &u64s(&[w.endpoint.config().features.bits() & !PACKED]),
         &[],
     );
     w.place_ring(0, 9);
@@ -268,7 +269,10 @@ fn acknowledgements() {
     // A request with a reply has one reply.
     send_raw(&w.stream, &message(GET_FEATURES, NEED_REPLY, &[]), &[]);
     w.poll();
-    assert_eq!(w.reply(GET_FEATURES), u64s(&[w.endpoint.config().features]));
+    assert_eq!(
+        w.reply(GET_FEATURES),
+        u64s(&[w.endpoint.config().features.bits()])
+    );
     assert!(w.silent());
     assert_eq!(w.acked(NET_SET_MTU, &u64s(&[1500]), &[]), 0);
     assert_eq!(w.acked(NET_SET_MTU, &u64s(&[9000]), &[]), 1);
@@ -309,7 +313,7 @@ fn a_message_may_come_byte_by_byte() {
 #[test]
 fn packed_rings_have_two_sides_and_any_size() {
     let mut w = World::new(device(1));
-    let memory = w.negotiate_with(w.endpoint.config().features);
+    let memory = w.negotiate_with(w.endpoint.config().features.bits());
     // QEMU says both sides, DPDK one, User-Mode Linux that the ring is new.
     for (base, from) in [
         (0x8000_8000, 0x8000_8000),

@@ -140,7 +140,7 @@ fn a_client_goes_back_for_ever() {
             (true, None)
         );
         let (stream, _) = listener.accept().unwrap();
-        let features = u64s(&[endpoint.config().features & !PACKED]);
+        let features = u64s(&[endpoint.config().features.bits() & !PACKED]);
         (&stream)
             .write_all(&message(SET_FEATURES, 0, &features))
             .unwrap();

@@ -1,0 +1,212 @@
+//! What a front end, a driver or the system does that cannot be served, in one place below everything that finds it out.
+//!
+//! Three kinds that are never mixed: a [`Refusal`] of a request or a session, a [`RingError`] by which a ring is broken, a
+//! [`FrameFault`] for which a frame is dropped and counted.
+
+use std::io;
+use std::path::PathBuf;
+
+use thiserror::Error;
+
+use crate::eventfd::EventFdError;
+use crate::features::VirtioFeatures;
+use crate::memory::MemoryError;
+use crate::message::Malformed;
+
+/// Why a request was refused, or a session ended.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum Refusal {
+    /// The bytes are no message.
+    #[error("malformed message: {0}")]
+    Malformed(#[from] Malformed),
+    /// A request that is not served.
+    #[error("request {0} is not served")]
+    Unknown(u32),
+    /// The driver may not write the device configuration.
+    #[error("the device configuration is read-only")]
+    ReadOnly,
+    /// Virtio feature bits that were not offered.
+    #[error("virtio features {0:#x} were not offered")]
+    Features(VirtioFeatures),
+    /// Protocol features that were not offered.
+    #[error("protocol features {0:#x} were not offered")]
+    ProtocolFeatures(u64),
+    /// The device has no such ring.
+    #[error("no ring {0}")]
+    NoSuchRing(u32),
+    /// A ring size that is not from 1 to 32768, or of a split ring not a power of two.
+    #[error("ring size {0}")]
+    RingSize(u32),
+    /// A base of a split ring beyond 16 bits.
+    #[error("ring base {0:#x}")]
+    RingBase(u32),
+    /// The ring is not in guest memory, or cannot be used.
+    #[error("ring {0}: {1}")]
+    Ring(u32, #[source] RingError),
+    /// A descriptor that is no usable notification.
+    #[error("notification: {0}")]
+    EventFd(#[from] EventFdError),
+    /// More or fewer descriptors than the request needs.
+    #[error("{have} descriptors instead of {need}")]
+    Descriptors {
+        /// How many came.
+        have: usize,
+        /// How many the request needs.
+        need: usize,
+    },
+    /// The memory cannot be used.
+    #[error("guest memory: {0}")]
+    Memory(#[from] MemoryError),
+    /// The guest's MTU is beyond the device's.
+    #[error("MTU {0}")]
+    Mtu(u64),
+    /// The memory behind a ring vanished (its file was truncated).
+    #[error("guest memory vanished")]
+    MemoryVanished,
+    /// The device itself gave the session up, because of this fault of a ring.
+    #[error("broken ring: {0}")]
+    Broken(RingError),
+    /// The front end does not read what it asked for.
+    #[error("the front end does not read its replies")]
+    Unread,
+    /// Something else where the reply to this back-end request should be.
+    #[error("no reply to back-end request {0}")]
+    NoReply(u32),
+    /// Something on the socket for back-end requests while none is to be answered.
+    #[error("an answer to no back-end request")]
+    NotAsked,
+    /// A descriptor that is notified was made to block: it has held up whoever notified it, and everybody else.
+    #[error("a call or error descriptor blocks")]
+    Blocks,
+    /// Part of a message, with a descriptor that is not kept until the rest comes.
+    #[error("half a message with a descriptor that may hold others")]
+    HalfMessage,
+    /// More descriptors than a message may carry.
+    #[error("too many descriptors")]
+    TooManyDescriptors,
+    /// The device was told to end the session, or is being removed.
+    #[error("closed by the device")]
+    Closed,
+    /// The socket failed.
+    #[error("socket: {0}")]
+    Socket(#[from] io::Error),
+}
+
+impl Refusal {
+    /// A front end that did not ask for an acknowledgement cannot learn that a request failed, so
+    /// the session ends, unless nothing depends on the request.
+    pub(crate) fn harmless(&self) -> bool {
+        matches!(
+            self,
+            Refusal::Unknown(_) | Refusal::ReadOnly | Refusal::Mtu(_)
+        )
+    }
+}
+
+/// A socket that cannot be served.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum EndpointError {
+    /// Another process listens there.
+    #[error("{path} is in use: another process listens on it")]
+    InUse {
+        /// The socket.
+        path: PathBuf,
+    },
+    /// A file of another kind is in the way.
+    #[error("{path} exists and is not a socket")]
+    NotASocket {
+        /// The file.
+        path: PathBuf,
+    },
+    /// The kernel refused.
+    #[error("cannot listen on {path}")]
+    Bind {
+        /// The socket.
+        path: PathBuf,
+        /// What it said.
+        source: io::Error,
+    },
+}
+
+/// What a driver did that its ring cannot go on from; the ring is broken until it is restarted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+#[non_exhaustive]
+pub enum RingError {
+    /// A size that is 0, beyond 32768, or in a split ring not a power of two (virtio 2.7, 2.8.10.1).
+    #[error(
+        "ring size {0} is not one of 1 to 32768, or not the power of two that a split ring needs"
+    )]
+    Size(u16),
+    /// A ring part on an address that virtio 2.7 or 2.8.10.1 does not allow.
+    #[error("ring part is misaligned")]
+    Misaligned,
+    /// A ring part that is not wholly inside one memory region.
+    #[error("ring part is outside guest memory")]
+    RingOutside,
+    /// The available index is further ahead than the ring has entries, or went back.
+    #[error("available index jumped from {from} to {to}")]
+    AvailJump {
+        /// Entries up to here had been returned.
+        from: u16,
+        /// The index that was read.
+        to: u16,
+    },
+    /// An available entry, a `next` field or a ring base that is no descriptor of its table.
+    #[error("descriptor index {0} out of range")]
+    DescOutOfRange(u16),
+    /// More descriptors in a chain than the ring has (a loop, or a chain virtio 2.7.5.3.1 or 2.8.17 forbids) or than 1024.
+    #[error("descriptor chain longer than the ring or 1024")]
+    ChainTooLong,
+    /// A receive buffer without room for the virtio-net header, or for anything (virtio 5.1.9.3.1).
+    #[error("receive buffer too small for any frame")]
+    BufferTooSmall,
+    /// An indirect descriptor without `RING_INDIRECT_DESC`, inside an indirect table, with `NEXT`, or in a packed ring in
+    /// a chain of several.
+    #[error("indirect descriptor where none may be")]
+    BadIndirect,
+    /// An indirect table that is empty, not a multiple of 16 bytes, or not inside one region.
+    #[error("malformed indirect table")]
+    BadIndirectTable,
+    /// A device-readable buffer after a device-writable one (virtio 2.7.4.2, 2.8.17).
+    #[error("readable descriptor after a writable one")]
+    ReadableAfterWritable,
+    /// A buffer that is not in guest memory.
+    #[error("buffer outside guest memory")]
+    BufferOutside,
+    /// The file behind the memory shrank while it was in use.
+    #[error("guest memory vanished")]
+    MemoryFault,
+    /// The descriptor by which the driver is called was made to block, and was full.
+    #[error("the call descriptor blocks")]
+    CallBlocks,
+}
+
+/// What is wrong with one frame; the frame is dropped and counted, its ring goes on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+pub enum FrameFault {
+    /// The chain is shorter than the virtio-net header.
+    #[error("no complete virtio-net header")]
+    NoHeader,
+    /// The frame is shorter than [`MIN_FRAME`](crate::net_hdr::MIN_FRAME).
+    #[error("frame shorter than an Ethernet header")]
+    Runt,
+    /// The frame is longer than [`MAX_FRAME`](crate::net_hdr::MAX_FRAME).
+    #[error("frame longer than any super-frame")]
+    Oversize,
+    /// A checksum was asked for at a place outside the frame.
+    #[error("checksum field outside the frame")]
+    ChecksumOutside,
+    /// An offload was asked for that was not negotiated.
+    #[error("offload not negotiated")]
+    NotNegotiated,
+    /// A super-frame whose segment size is zero, or that does not ask for its checksum, or whose
+    /// checksum is not where its TCP header says.
+    #[error("malformed segmentation request")]
+    BadGso,
+    /// A super-frame that is not TCP over the IP version it claims, or whose headers do not lie in
+    /// its first [`HEAD_MAX`](crate::net_hdr::HEAD_MAX) bytes.
+    #[error("super-frame headers cannot be parsed")]
+    BadGsoHeaders,
+}
