@@ -21,7 +21,7 @@ use vf_model::{
 use vf_vhost::features::VirtioFeatures;
 use vf_vhost::memory::{GuestMemory, RegionSpec};
 use vf_vhost::vring::{Vring, VringConfig};
-use vfnic::plane::{Adapter, PfEnd, Plane, Pool, Uplink};
+use vfnic::plane::{Adapter, PfEnd, Plane, Pool};
 use vm_memory::Bytes;
 
 const SIZE: u16 = 256;
@@ -197,8 +197,7 @@ fn forward(c: &mut Criterion, group: &str, burst: u32, sizes: &[usize]) {
             group.bench_function(BenchmarkId::new(name, len), |b| {
                 let guests = [Guest::new(features, len), Guest::new(features, len)];
                 guests[0].fill(&frame(len));
-                let mut adapter =
-                    Adapter::new(nic(), PfEnd::pair().0, Uplink::None, Pool::new(1024));
+                let mut adapter = Adapter::new(nic(), PfEnd::pair().0, None, Pool::new(1024));
                 // As on a thread: idle VFs are spared.
                 let poll = mio::Poll::new().unwrap();
                 adapter.connect(poll.registry().try_clone().unwrap());

@@ -6,6 +6,8 @@
 
 use vf_model::Nanos;
 
+use crate::tournament::Tournament;
+
 /// What a participant is; the order is the order in which equal times are served.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Class {
@@ -49,13 +51,21 @@ impl Wish {
 }
 
 /// The calendar: the current virtual time and every participant's wish.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Calendar {
     now: Nanos,
     classes: Vec<Class>,
-    /// A tree in which each node is the lesser of its two children: the root is at 1, the children of `n` are at `2n` and `2n + 1`,
-    /// and the wishes are the last half. With it a wish changes, and the first of all is found, in a few steps.
-    tree: Vec<Wish>,
+    wishes: Tournament<Wish>,
+}
+
+impl Default for Calendar {
+    fn default() -> Calendar {
+        Calendar {
+            now: Nanos(0),
+            classes: Vec::new(),
+            wishes: Tournament::new(NEVER, 1),
+        }
+    }
 }
 
 impl Calendar {
@@ -69,14 +79,7 @@ impl Calendar {
     pub fn join(&mut self, class: Class) -> ParticipantId {
         let who = self.classes.len();
         self.classes.push(class);
-        if self.classes.len() > self.leaves() {
-            let wishes = self.tree.split_off(self.leaves());
-            let leaves = self.classes.len().next_power_of_two();
-            self.tree = vec![NEVER; 2 * leaves];
-            for wish in wishes.into_iter().filter(|wish| *wish != NEVER) {
-                self.put(wish.who(), wish);
-            }
-        }
+        self.wishes.grow(self.classes.len());
         ParticipantId(who)
     }
 
@@ -90,70 +93,42 @@ impl Calendar {
     pub fn set(&mut self, who: ParticipantId, at: Option<Nanos>) {
         let class = self.classes[who.0];
         let wish = at.map(|at| Wish::new(at.max(self.now), class, who.0));
-        self.put(who.0, wish.unwrap_or(NEVER));
+        self.wishes.set(who.0, wish.unwrap_or(NEVER));
     }
 
     /// Lowers the participant's wish to `at` if that is earlier than what it asked for.
     pub fn wake(&mut self, who: ParticipantId, at: Nanos) {
-        if at < self.tree[self.leaves() + who.0].at() {
+        if at < self.wishes.get(who.0).at() {
             self.set(who, Some(at));
         }
     }
 
     /// Who runs next, if anybody wants to before `limit` or at it; the clock moves there and the wish is gone.
     pub fn advance(&mut self, limit: Nanos) -> Option<ParticipantId> {
-        let first = *self.tree.get(1).filter(|first| **first != NEVER)?;
+        let first = self.wishes.least()?;
         if first.at() > limit {
             return None;
         }
         self.now = first.at();
-        self.put(first.who(), NEVER);
+        self.wishes.remove(first.who());
         Some(ParticipantId(first.who()))
     }
 
     /// When somebody next wants to run.
     #[must_use]
     pub fn next(&self) -> Option<Nanos> {
-        let first = self.tree.get(1).filter(|first| **first != NEVER)?;
-        Some(first.at())
+        Some(self.wishes.least()?.at())
     }
 
     /// When somebody other than `who` next wants to run.
     #[must_use]
     pub fn next_but(&self, who: ParticipantId) -> Option<Nanos> {
-        let mut node = self.leaves() + who.0;
-        let mut first = NEVER;
-        while node > 1 {
-            first = first.min(self.tree[node ^ 1]);
-            node /= 2;
-        }
-        (first != NEVER).then_some(first.at())
+        Some(self.wishes.least_but(who.0)?.at())
     }
 
     /// Moves the clock to `at` when nobody wants to run before it.
     pub fn skip_to(&mut self, at: Nanos) {
         self.now = self.now.max(at);
-    }
-
-    /// How many wishes the tree has room for, and where the first of them is.
-    fn leaves(&self) -> usize {
-        self.tree.len() / 2
-    }
-
-    fn put(&mut self, who: usize, wish: Wish) {
-        let mut node = self.leaves() + who;
-        if self.tree[node] == wish {
-            return;
-        }
-        self.tree[node] = wish;
-        while node > 1 {
-            let lesser = self.tree[node].min(self.tree[node ^ 1]);
-            node /= 2;
-            if self.tree[node] == lesser {
-                break; // nothing changes further up
-            }
-            self.tree[node] = lesser;
-        }
     }
 }
 

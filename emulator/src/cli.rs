@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use vf_model::{MacAddr, Profile};
 
-use crate::config::{Offloads, Polling};
+use crate::config::{CpuList, Offloads, Polling};
 use crate::experiment::{MAX_PAIRS, Tool};
 use crate::scenario::GuestKind;
 
@@ -131,9 +131,15 @@ pub struct Run {
     /// Number of VFs (of the first NIC)
     #[arg(long, value_name = "N")]
     pub vfs: Option<u16>,
-    /// Threads of each NIC's direct path: VF i is served by thread i modulo N [default: 1]
+    /// Workers of each NIC's direct path, a thread each: VF i is served by worker i modulo N [default: 1]
     #[arg(long, value_name = "N")]
     pub workers: Option<u16>,
+    /// Threads that the direct paths of all NICs share [default: 1, or as many as a NIC has workers]
+    #[arg(long, value_name = "N")]
+    pub threads: Option<u16>,
+    /// CPUs that these threads run on, one each in turn, such as 1 or 2-5 [default: any]
+    #[arg(long, value_name = "LIST")]
+    pub cpus: Option<CpuList>,
     /// Where sockets are made [default: $XDG_RUNTIME_DIR/vfnic]
     #[arg(long, value_name = "DIR")]
     pub socket_dir: Option<PathBuf>,

@@ -4,6 +4,7 @@
 use std::collections::BTreeSet;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
+use std::str::FromStr;
 
 use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
@@ -18,6 +19,10 @@ use vf_vhost::features::VirtioFeatures;
 pub const MAX_VFS: u16 = 256;
 /// Most workers a NIC can have.
 pub const MAX_WORKERS: u16 = 16;
+/// Most data-plane threads of the process.
+pub const MAX_THREADS: u16 = 64;
+/// CPUs that Linux can name in an affinity mask.
+const MAX_CPUS: usize = 1024;
 /// Most queue pairs a VF can have.
 pub const MAX_QUEUE_PAIRS: u16 = 16;
 
@@ -30,6 +35,10 @@ pub struct Config {
     pub hypervisor: HypervisorCpu,
     /// How workers wait for work.
     pub poll: Polling,
+    /// Threads that all NICs' direct paths share; a NIC with more workers has as many.
+    pub threads: u16,
+    /// CPUs that these threads run on, one each in turn; any if it is empty.
+    pub cpus: CpuList,
     /// At least one.
     pub nics: Vec<NicSettings>,
     /// Wires between two of the NICs.
@@ -47,6 +56,54 @@ pub enum Polling {
     Adaptive,
     /// Sleep as soon as there is no work
     Never,
+}
+
+/// CPUs in the notation of `taskset -c` and of sysfs: `1`, `0,2`, `4-7`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "String")]
+pub struct CpuList(Vec<usize>);
+
+/// Text that is not a list of CPUs.
+#[derive(Debug, thiserror::Error)]
+#[error("'{0}' is not a list of CPUs, such as 1 or 0,2 or 4-7")]
+pub struct CpuListError(String);
+
+impl CpuList {
+    /// The CPU of the `n`th thread.
+    #[must_use]
+    pub fn nth(&self, n: usize) -> Option<usize> {
+        self.0.get(n % self.0.len().max(1)).copied()
+    }
+}
+
+impl FromStr for CpuList {
+    type Err = CpuListError;
+    fn from_str(text: &str) -> Result<CpuList, CpuListError> {
+        let wrong = || CpuListError(text.to_owned());
+        let number = |text: &str| {
+            text.trim()
+                .parse()
+                .ok()
+                .filter(|cpu: &usize| *cpu < MAX_CPUS)
+        };
+        let mut cpus = Vec::new();
+        for part in text.split(',') {
+            let (first, last) = part.split_once('-').unwrap_or((part, part));
+            let (first, last) = number(first).zip(number(last)).ok_or_else(wrong)?;
+            if first > last {
+                return Err(wrong());
+            }
+            cpus.extend(first..=last);
+        }
+        Ok(CpuList(cpus))
+    }
+}
+
+impl TryFrom<String> for CpuList {
+    type Error = CpuListError;
+    fn try_from(text: String) -> Result<CpuList, CpuListError> {
+        text.parse()
+    }
 }
 
 /// Whether the hypervisor's CPU is this machine's or the model's.
@@ -205,6 +262,9 @@ pub enum ConfigError {
         /// What was asked for.
         vfs: u16,
     },
+    /// A number of threads out of range.
+    #[error("threads = {0}: there are 1 to {MAX_THREADS}")]
+    Threads(u16),
     /// A number of workers out of range.
     #[error(
         "{nic}: workers = {workers}: a NIC has 1 to {MAX_WORKERS} workers, and no more than VFs, of which it has {vfs}"
@@ -305,6 +365,9 @@ struct File {
     hypervisor: HypervisorSection,
     #[serde(default)]
     poll: Polling,
+    threads: Option<u16>,
+    #[serde(default)]
+    cpus: CpuList,
     #[serde(default)]
     nic: Vec<Spanned<NicSection>>,
     #[serde(default)]
@@ -432,6 +495,10 @@ pub struct Overrides {
     pub profile: Option<Profile>,
     /// How workers wait for work.
     pub poll: Option<Polling>,
+    /// Threads that all NICs' direct paths share.
+    pub threads: Option<u16>,
+    /// CPUs that these threads run on.
+    pub cpus: Option<CpuList>,
 }
 
 impl Config {
@@ -485,8 +552,14 @@ impl Config {
             nic: file.nic,
             wire: file.wire,
         };
+        let threads = over.threads.or(file.threads).unwrap_or(1);
+        if !(1..=MAX_THREADS).contains(&threads) {
+            return Err(ConfigError::Threads(threads));
+        }
         Ok(Config {
             poll: over.poll.unwrap_or(file.poll),
+            threads,
+            cpus: over.cpus.clone().unwrap_or(file.cpus),
             ..Config::from_sections(sections, socket_dir, plain_names)?
         })
     }
@@ -545,6 +618,8 @@ impl Config {
             socket_dir,
             hypervisor: file.hypervisor.cpu,
             poll: Polling::default(),
+            threads: 1,
+            cpus: CpuList::default(),
             nics,
             wires,
         })

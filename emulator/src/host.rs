@@ -16,7 +16,8 @@ use vf_vhost::vring::Vring;
 use crate::clock::Clock;
 use crate::config::{NicSettings, PolicySettings};
 use crate::mailbox::{self, Pace};
-use crate::plane::{self, Adapter, Borrowed, Hypervisor, Owner, PfEnd, Pool, Uplink, worker_of};
+use crate::plane::{self, Adapter, Borrowed, Hypervisor, Owner, PfEnd, Pool, worker_of};
+use crate::uplink::Uplink;
 use crate::watch::Direction;
 
 /// A NIC with everything around it.
@@ -65,7 +66,7 @@ impl Planes {
     pub fn new(
         settings: &NicSettings,
         workers: usize,
-        uplink: Uplink,
+        uplink: Option<Box<dyn Uplink>>,
         pool: &Pool,
         cost: Option<vf_model::CostModel>,
     ) -> Result<Planes, (VfIndex, Refusal)> {
@@ -177,7 +178,7 @@ impl Host {
         config.features -= self.settings.offloads.withheld();
         config.mtu = self.settings.mtu;
         config.link_up = adapter.nic.policy().link_up_for(vf);
-        config.speed_mbps = u32::try_from(adapter.uplink().rate_mbps()).unwrap_or(u32::MAX);
+        config.speed_mbps = u32::try_from(adapter.port_rate() / 1_000_000).unwrap_or(u32::MAX);
         config
     }
 

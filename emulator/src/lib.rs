@@ -2,6 +2,7 @@
 //! side of vhost-user (`vf-vhost`); re-implements neither.
 //!
 //! - [`plane`]: what moves frames, the direct and the mediated path
+//! - [`uplink`]: what is plugged into a NIC's port
 //! - [`host`]: a NIC with its hypervisor and its VFs' sockets
 //! - [`server`]: `vfnic run`, all sockets on one thread
 //! - [`calendar`]: the virtual clock
@@ -29,5 +30,7 @@ pub mod scenario;
 pub mod server;
 pub mod show;
 pub mod timetravel;
+mod tournament;
+pub mod uplink;
 pub mod watch;
 pub mod world;

@@ -111,11 +111,15 @@ fn run(args: cli::Run) -> Result<(), Failure> {
         queue_pairs: args.queue_pairs,
         profile: args.profile,
         poll: args.poll,
+        threads: args.threads,
+        cpus: args.cpus,
     };
     let config = Config::load(args.config.as_deref(), &over).map_err(usage)?;
     if args.clock == RunClock::Virtual {
-        if args.workers.is_some() {
-            return Err(usage("--workers is for --clock wall"));
+        if args.workers.is_some() || over.threads.is_some() || over.cpus.is_some() {
+            return Err(usage(
+                "--workers, --threads and --cpus are for --clock wall",
+            ));
         }
         return run_virtual(&config, args.virtual_clock);
     }

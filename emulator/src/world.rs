@@ -12,9 +12,8 @@ use crate::calendar::{Calendar, Class, ParticipantId};
 use crate::clock::Clock;
 use crate::config::{NicSettings, WireSettings};
 use crate::host::{Host, Planes};
-use crate::plane::{
-    Gap, Mirror, Moderation, Notified, Owner, Plane, Pool, RingBroken, Uplink, WireEnd,
-};
+use crate::plane::{Gap, Mirror, Moderation, Notified, Owner, Plane, Pool, RingBroken};
+use crate::uplink::{Uplink, WireEnd};
 use crate::watch::{Detail, Direction, Watcher};
 
 /// Empty buffers kept for reuse.
@@ -116,7 +115,7 @@ impl World {
         let mut hosts = Vec::new();
         for (h, (nic, end)) in nics.iter().zip(ends).enumerate() {
             let peer = end.as_ref().map(|(_, peer)| *peer);
-            let uplink = end.map_or(Uplink::None, |(end, _)| Uplink::Wire(end));
+            let uplink = end.map(|(end, _)| Box::new(end) as Box<dyn Uplink>);
             let planes = Planes::new(nic, 1, uplink, &pool, cost)
                 .map_err(|(vf, refusal)| (h, vf, refusal))?;
             let host = Host::new(

@@ -80,6 +80,12 @@ impl Link {
         }
     }
 
+    /// Bits a second.
+    #[must_use]
+    pub fn rate_bps(&self) -> u64 {
+        self.line.rate()
+    }
+
     /// When the next frame may start, rounded down: one that is transmitted then follows without a gap.
     #[must_use]
     pub fn free_at(&self) -> Nanos {

@@ -14,9 +14,8 @@ use crate::reach::{Origin, Reach};
 use crate::source::Source;
 use crate::stats::{Counters, DropReason};
 use crate::time::Nanos;
-use crate::verdict::{Hop, Verdict};
+use crate::verdict::{Hop, To, Verdict, onward_len};
 use crate::verdict_cache::VerdictCache;
-use crate::vf::VfIndex;
 
 /// The model of the direct path, or of one worker's share of it: the embedded switch, limiters and counters. Judges by a
 /// [`Policy`] that all planes of the NIC share.
@@ -39,23 +38,30 @@ impl Nic {
         }
     }
 
-    /// Judges a frame of a VF if another with the same addresses and tags has been judged before, and went to one VF and
-    /// nowhere else; all others are left to [`ingress`](Self::ingress). `head` as there.
+    /// Judges a frame if another with the same source, addresses and tags has been judged before and had one receiver; all
+    /// others are left to [`ingress`](Self::ingress). `head` as there.
     #[inline]
     pub fn ingress_again(
         &mut self,
         now: Nanos,
-        vf: VfIndex,
+        source: Source,
         head: &[u8],
         meta: &FrameMeta,
     ) -> Option<Hop> {
         Policy::check_len(meta).ok()?;
         let flow = self.account.policy.filter_table().flow_actions(head);
-        let hop = self
-            .known
-            .hop(&self.known.key(Source::Vf(vf), flow, head)?)?;
-        self.account.take_tokens(now, vf, meta);
-        self.account.counters[vf.index()].count_tx_station(meta.len);
+        let hop = self.known.hop(&self.known.key(source, flow, head)?)?;
+        match source {
+            Source::Vf(vf) => {
+                self.account.take_tokens(now, vf, meta);
+                self.account.counters[vf.index()].count_tx_station(meta.len);
+            }
+            Source::Pf => self.account.pf.count_tx_station(meta.len),
+            Source::Wire => self.wire.count_rx_run(1, meta.len.into()),
+        }
+        if hop.to == To::Wire {
+            self.wire.count_tx_station(onward_len(hop.insert, meta.len));
+        }
         Some(hop)
     }
 

@@ -64,6 +64,11 @@ impl TimeLine {
         }
     }
 
+    /// Units a second.
+    pub(crate) fn rate(&self) -> u64 {
+        self.rate
+    }
+
     /// Puts `units` of work behind what is there, not before `now`; returns its start, rounded down.
     pub(crate) fn push(&mut self, now: Nanos, units: u64) -> Nanos {
         if now.0 > self.at {

@@ -20,26 +20,44 @@ pub struct Verdict {
 }
 
 impl Verdict {
-    /// The way of a frame that goes to one VF and nowhere else.
+    /// The way of a frame that goes to one VF or the wire and nowhere else.
     pub(crate) fn hop(&self) -> Option<Hop> {
-        let to = self.vfs.only().filter(|_| !self.pf && !self.wire)?;
+        let to = match (self.pf, self.wire) {
+            (true, _) => return None,
+            (false, false) => To::Vf(self.vfs.only()?),
+            (false, true) if self.vfs.is_empty() => To::Wire,
+            (false, true) => return None,
+        };
         let insert = self.insert;
         Some(Hop { to, insert })
     }
 
     /// Length of the frame for the PF and the wire.
     pub(crate) fn onward_len(&self, len: u32) -> u32 {
-        self.insert
-            .map_or(TagEdit::Keep, TagEdit::Insert)
-            .len_of(len)
+        onward_len(self.insert, len)
     }
 }
 
-/// The way of a frame to a station that goes to one VF and nowhere else.
+/// Length of a frame for the PF and the wire, if a verdict said to insert this.
+#[inline]
+pub(crate) fn onward_len(insert: Option<VlanTag>, len: u32) -> u32 {
+    insert.map_or(TagEdit::Keep, TagEdit::Insert).len_of(len)
+}
+
+/// The one receiver of a frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum To {
+    /// A VF of this NIC.
+    Vf(VfIndex),
+    /// Whoever is beyond the wire.
+    Wire,
+}
+
+/// The way of a frame to a station that has one receiver.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Hop {
     /// Who gets it.
-    pub to: VfIndex,
+    pub to: To,
     /// As in [`Verdict::insert`].
     pub insert: Option<VlanTag>,
 }

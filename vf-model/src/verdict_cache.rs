@@ -105,7 +105,7 @@ impl VerdictCache {
         })
     }
 
-    /// Where a frame goes that goes to one VF and nowhere else.
+    /// Where a frame goes that has one receiver.
     #[inline]
     pub(crate) fn hop(&mut self, key: &LinkKey) -> Option<Hop> {
         if self.last.0 != *key {

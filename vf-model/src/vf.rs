@@ -114,6 +114,22 @@ impl VfSet {
         })
     }
 
+    /// The VFs before the one with this index, and the others.
+    #[must_use]
+    #[inline]
+    pub fn split_at(mut self, index: usize) -> (VfSet, VfSet) {
+        let mut before = self;
+        for (i, (low, high)) in before.0.iter_mut().zip(&mut self.0).enumerate() {
+            let mask = match index.saturating_sub(i * 64) {
+                bits @ 0..64 => (1 << bits) - 1,
+                _ => u64::MAX,
+            };
+            *low &= mask;
+            *high &= !mask;
+        }
+        (before, self)
+    }
+
     /// The VFs in either.
     #[must_use]
     pub fn union(mut self, other: VfSet) -> VfSet {
@@ -434,6 +450,12 @@ mod tests {
             prop_assert_eq!(list(set(&a).union(set(&b))), &a | &b);
             prop_assert_eq!(list(set(&a).intersection(set(&b))), &a & &b);
             prop_assert_eq!(list(set(&a).difference(set(&b))), &a - &b);
+            for at in [0, 1, 63, 64, 65, 128, 200, 255, 256, 300] {
+                let (before, others) = set(&a).split_at(at);
+                prop_assert_eq!(list(before), a.iter().copied().filter(|i| usize::from(*i) < at).collect::<BTreeSet<_>>());
+                prop_assert_eq!(before.union(others), set(&a));
+                prop_assert!(before.intersection(others).is_empty());
+            }
             let mut popped = set(&a);
             let order: Vec<u8> = std::iter::from_fn(|| popped.pop()).map(|vf| vf.0).collect();
             prop_assert_eq!(order, a.iter().copied().collect::<Vec<_>>());

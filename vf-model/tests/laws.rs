@@ -13,7 +13,7 @@ use proptest::sample::select;
 use vf_model::{
     BridgePort, Command, Counters, DropReason, FilterAction, FilterMatch, FilterSpec, FlowEnd,
     FrameMeta, Header, Hop, HypervisorModel, Judge, MAX_FRAME, MacAddr, Nanos, Nic, NicConfig,
-    Path, Policy, Profile, Refusal, RxMode, Source, TagEdit, Transport, Verdict, VfIndex,
+    Path, Policy, Profile, Refusal, RxMode, Source, TagEdit, To, Transport, Verdict, VfIndex,
     VfLinkState, VfRequest, VfSetting, Vid, VlanTag,
 };
 
@@ -673,15 +673,20 @@ fn a_train_of_frames_is_known_by_its_first() {
     let (vf, to) = (VfIndex(0), VfIndex(1));
     let (frame, beyond) = (frame(1, 0), frame(77, 0));
     let meta = meta(&frame, 0);
-    let again = |host: &mut Host, frame: &[u8]| host.nic.ingress_again(host.now, vf, frame, &meta);
+    let again = |host: &mut Host, frame: &[u8]| {
+        host.nic
+            .ingress_again(host.now, Source::Vf(vf), frame, &meta)
+    };
+    let hop = |to| Some(Hop { to, insert: None });
     assert_eq!(again(&mut host, &frame), None, "not before it was judged");
     for frame in [&frame, &beyond] {
         host.nic.ingress(host.now, Source::Vf(vf), frame, &meta);
     }
-    assert_eq!(again(&mut host, &frame), Some(Hop { to, insert: None }));
-    assert_eq!(again(&mut host, &beyond), None, "to the wire");
-    assert_eq!(again(&mut host, &frame), Some(Hop { to, insert: None }));
-    assert_eq!(host.nic.counters(vf).tx_packets, 4);
+    assert_eq!(again(&mut host, &frame), hop(To::Vf(to)));
+    assert_eq!(again(&mut host, &beyond), hop(To::Wire));
+    assert_eq!(host.nic.wire_counters().tx_packets, 2);
+    assert_eq!(again(&mut host, &frame), hop(To::Vf(to)));
+    assert_eq!(host.nic.counters(vf).tx_packets, 5);
     let settings = vec![VfSetting::Path(Path::Mediated)];
     host.act(&Command::SetVf { vf: to, settings }.into())
         .unwrap();
@@ -744,13 +749,14 @@ proptest! {
             let link = Command::SetLink { up: host.policy.link_up() };
             forgetful.adopt(Arc::new(host.policy.with(&link).unwrap()));
             let meta = meta(frame, 0);
-            let known = match source {
-                Source::Vf(vf) => host.nic.ingress_again(host.now, vf, frame, &meta),
-                Source::Pf | Source::Wire => None,
-            };
-            let verdict = match known {
-                Some(Hop { to, insert }) => Verdict {
+            let verdict = match host.nic.ingress_again(host.now, source, frame, &meta) {
+                Some(Hop { to: To::Vf(to), insert }) => Verdict {
                     vfs: [to].into_iter().collect(),
+                    insert,
+                    ..Verdict::default()
+                },
+                Some(Hop { to: To::Wire, insert }) => Verdict {
+                    wire: true,
                     insert,
                     ..Verdict::default()
                 },

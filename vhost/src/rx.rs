@@ -47,6 +47,34 @@ pub struct RxQueue {
     hint: usize,
 }
 
+/// A frame that may be written as it is.
+trait PlainFrame {
+    fn hdr(&self) -> &NetHdr;
+    fn len(&self) -> u32;
+}
+
+impl PlainFrame for TxFrame {
+    #[inline]
+    fn hdr(&self) -> &NetHdr {
+        TxFrame::hdr(self)
+    }
+    #[inline]
+    fn len(&self) -> u32 {
+        TxFrame::len(self)
+    }
+}
+
+impl PlainFrame for FrameBuf {
+    #[inline]
+    fn hdr(&self) -> &NetHdr {
+        &self.hdr
+    }
+    #[inline]
+    fn len(&self) -> u32 {
+        FrameBuf::len(self)
+    }
+}
+
 /// The part of a frame that is not in its head.
 enum Rest<'a> {
     Guest(&'a TxQueue, &'a TxFrame),
@@ -92,17 +120,66 @@ impl RxQueue {
         frames: &[TxFrame],
         edit: TagEdit,
     ) -> Result<(usize, Option<RxOutcome>), RingError> {
+        let mut from = tx.window();
+        self.deliver_burst(
+            frames.len(),
+            edit,
+            |ring, done| {
+                let frames = frames.get(done..).unwrap_or_default();
+                ring.put_plain(frames, |frame, body| frame.write_plain(&mut from, body))
+            },
+            |ring, n| match frames.get(n) {
+                Some(frame) => ring.deliver_one(tx, frame, edit),
+                None => Ok(RxOutcome::NoBuffer),
+            },
+        )
+    }
+
+    /// Writes frames from private memory: how many were delivered, and what became of the one behind them, if there is one.
+    ///
+    /// An error is the receiving driver's; its ring is broken and says the same from then on.
+    pub fn deliver_all(
+        &mut self,
+        frames: &[FrameBuf],
+        edit: TagEdit,
+    ) -> Result<(usize, Option<RxOutcome>), RingError> {
+        self.deliver_burst(
+            frames.len(),
+            edit,
+            |ring, done| {
+                let frames = frames.get(done..).unwrap_or_default();
+                ring.put_plain(frames, |frame, body| {
+                    body.copy_from(&frame.data);
+                    Ok(())
+                })
+            },
+            |ring, n| match frames.get(n) {
+                Some(frame) => ring.deliver_private(frame, edit),
+                None => Ok(RxOutcome::NoBuffer),
+            },
+        )
+    }
+
+    /// Delivers so many frames, as many at a time as `plain` can write as they are, and the others one by one.
+    #[inline]
+    fn deliver_burst(
+        &mut self,
+        frames: usize,
+        edit: TagEdit,
+        mut plain: impl FnMut(&mut RxQueue, usize) -> Result<usize, RingError>,
+        mut one: impl FnMut(&mut RxQueue, usize) -> Result<RxOutcome, RingError>,
+    ) -> Result<(usize, Option<RxOutcome>), RingError> {
         if !self.ready()? {
             return Ok((0, Some(RxOutcome::NoBuffer)));
         }
         let mut done = 0;
-        while let Some(frame) = frames.get(done) {
-            let plain = match edit {
-                TagEdit::Keep => self.put_plain(tx, &frames[done..]),
+        while done < frames {
+            let written = match edit {
+                TagEdit::Keep => plain(self, done),
                 TagEdit::Insert(_) | TagEdit::Strip => Ok(0),
             };
-            let outcome = match plain {
-                Ok(0) => self.deliver_one(tx, frame, edit),
+            let outcome = match written {
+                Ok(0) => one(self, done),
                 Ok(n) => {
                     done += n;
                     continue;
@@ -118,11 +195,17 @@ impl RxQueue {
         Ok((done, None))
     }
 
-    /// Writes frames as they are into chains that are one buffer, as long as there are such chains; how many.
-    fn put_plain(&mut self, tx: &TxQueue, frames: &[TxFrame]) -> Result<usize, RingError> {
+    /// Writes frames as they are into chains that are one buffer, as long as there are such chains; how many. `write` fills
+    /// what is behind the virtio-net header, exactly as long as the frame.
+    #[inline]
+    fn put_plain<F: PlainFrame>(
+        &mut self,
+        frames: &[F],
+        mut write: impl FnMut(&F, &VolatileSlice<'_, ()>) -> Result<(), RingError>,
+    ) -> Result<usize, RingError> {
         let features = self.vring.features();
         let (memory, chains) = self.vring.ring.upcoming()?;
-        let (mut to, mut from) = (memory.window(self.hint), tx.window());
+        let mut to = memory.window(self.hint);
         let mut used = [Returned::default(); AHEAD];
         let mut n = 0;
         for ((frame, chain), used) in frames.iter().zip(chains).zip(&mut used) {
@@ -137,15 +220,7 @@ impl RxQueue {
                 .slice(buffer.gpa, total)
                 .ok_or(RingError::BufferOutside)?;
             write_hdr(&buffer, &hdr, self.header_len)?;
-            let at = self.header_len + frame.head().len();
-            let body = buffer.offset(self.header_len).map_err(outside)?;
-            frame.write_head(&body);
-            let mut rest = buffer.offset(at).map_err(outside)?;
-            frame.for_rest(&mut from, |piece| {
-                piece.copy_to_volatile_slice(rest.subslice(0, piece.len()).map_err(outside)?);
-                rest = rest.offset(piece.len()).map_err(outside)?;
-                Ok(())
-            })?;
+            write(frame, &buffer.offset(self.header_len).map_err(outside)?)?;
             *used = Returned::new(token, total as u32);
             n += 1;
         }
@@ -189,7 +264,12 @@ impl RxQueue {
         if !self.ready()? {
             return Ok(RxOutcome::NoBuffer);
         }
-        let outcome = match frame.hdr.acceptable(self.vring.features()) {
+        let outcome = self.deliver_private(frame, edit);
+        outcome.map_err(|error| self.vring.fail(error))
+    }
+
+    fn deliver_private(&mut self, frame: &FrameBuf, edit: TagEdit) -> Result<RxOutcome, RingError> {
+        match frame.hdr.acceptable(self.vring.features()) {
             Some(hdr) => self.put_private(hdr, &frame.data, edit),
             None => {
                 let mut scratch = std::mem::take(&mut self.scratch);
@@ -198,8 +278,7 @@ impl RxQueue {
                 self.scratch = scratch;
                 outcome
             }
-        };
-        outcome.map_err(|error| self.vring.fail(error))
+        }
     }
 
     fn ready(&self) -> Result<bool, RingError> {

@@ -83,6 +83,23 @@ impl TxFrame {
         copy::write(&self.head, usize::from(self.head_len), to);
     }
 
+    /// Writes the frame to `body`, which is exactly as long: its head from here, the rest from the sender's memory.
+    #[inline]
+    pub(crate) fn write_plain(
+        &self,
+        from: &mut Window<'_>,
+        body: &VolatileSlice<'_, ()>,
+    ) -> Result<(), RingError> {
+        let outside = |_| RingError::BufferOutside;
+        self.write_head(body);
+        let mut rest = body.offset(self.head().len()).map_err(outside)?;
+        self.for_rest(from, |piece| {
+            piece.copy_to_volatile_slice(rest.subslice(0, piece.len()).map_err(outside)?);
+            rest = rest.offset(piece.len()).map_err(outside)?;
+            Ok(())
+        })
+    }
+
     /// Takes over the buffer of a chain that is nothing else: header and frame in one piece.
     #[inline]
     fn fill_plain(
@@ -395,22 +412,25 @@ impl TxQueue {
         self.vring.ring.memory().window(self.hint)
     }
 
-    /// Copies the whole frame to `out`; its first bytes are exactly [`TxFrame::head`]. `frame` must be one of this queue.
+    /// Copies the whole frame to `out`, whatever that holds; its first bytes are exactly [`TxFrame::head`]. `frame` must be
+    /// one of this queue.
     pub fn copy_to(&self, frame: &TxFrame, out: &mut FrameBuf) {
         out.hdr = *frame.hdr();
         out.data.resize(frame.len() as usize, 0);
         let head = frame.head();
         let (to, mut rest) = out.data.split_at_mut(head.len().min(frame.len() as usize));
         to.copy_from_slice(head);
-        frame
-            .for_rest(&mut self.window(), |piece| {
-                let n = piece.len().min(rest.len());
-                let (now, later) = std::mem::take(&mut rest).split_at_mut(n);
-                piece.copy_to(now);
-                rest = later;
-                Ok(())
-            })
-            .unwrap_or_default();
+        let copied = frame.for_rest(&mut self.window(), |piece| {
+            let n = piece.len().min(rest.len());
+            let (now, later) = std::mem::take(&mut rest).split_at_mut(n);
+            piece.copy_to(now);
+            rest = later;
+            Ok(())
+        });
+        if copied.is_err() || !rest.is_empty() {
+            // A buffer is used again and again: what could not be copied must not show what it held before.
+            rest.fill(0);
+        }
     }
 
     /// Makes what was completed visible to the driver. [`call`](Self::call) must follow.

@@ -13,7 +13,7 @@ use super::outcome::PathResult;
 use super::plan::{Plan, Tool};
 use super::world::{mix, nic_settings};
 use super::{ClockMode, ExperimentError, SAMPLES};
-use crate::config::{Config, HypervisorCpu, NicSettings, Polling, WireSettings};
+use crate::config::{Config, CpuList, HypervisorCpu, NicSettings, Polling, WireSettings};
 use crate::linux::{GuestSpec, Image, Launcher};
 use crate::timetravel::{Settings, Simulation};
 use crate::watch::Detail;
@@ -84,6 +84,8 @@ pub(super) fn run(
         socket_dir: run.to_owned(),
         hypervisor: HypervisorCpu::Model,
         poll: Polling::default(),
+        threads: 1,
+        cpus: CpuList::default(),
         nics: [0, 1].map(|host| nic(plan, host, path, run)).to_vec(),
         wires: vec![WireSettings {
             between: [0, 1],

@@ -42,7 +42,7 @@ impl Meters {
         let reading = &mut self.0;
         let adapter = host.adapter().borrow();
         let hypervisor = host.hypervisor.borrow();
-        reading.link_busy.push(adapter.uplink().busy(reading.at).0);
+        reading.link_busy.push(adapter.port_busy(reading.at).0);
         let busy = match hypervisor.charged(reading.at) {
             Some(charged) => charged.0,
             None => u64::try_from(hypervisor.load().busy.as_nanos()).unwrap_or(u64::MAX),

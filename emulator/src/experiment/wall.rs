@@ -18,7 +18,7 @@ use super::outcome::PathResult;
 use super::plan::Plan;
 use super::world::{guest, net_config, nic_settings};
 use super::{ClockMode, ExperimentError, SAMPLES};
-use crate::config::{Config, HypervisorCpu, NicSettings, Polling, WireSettings};
+use crate::config::{Config, CpuList, HypervisorCpu, NicSettings, Polling, WireSettings};
 use crate::server::Server;
 
 /// What a guest's thread lets the others see of one guest.
@@ -51,6 +51,8 @@ pub(super) fn run(
         socket_dir: dir.0.clone(),
         hypervisor: HypervisorCpu::Measured,
         poll: Polling::default(),
+        threads: 1,
+        cpus: CpuList::default(),
         nics: nics.to_vec(),
         wires: vec![WireSettings {
             between: [0, 1],

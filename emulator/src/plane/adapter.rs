@@ -3,50 +3,55 @@
 //! Decides nothing itself: every frame is judged by the model on a private copy of its first bytes, and those bytes are
 //! the ones delivered. Never holds a lock, never waits, never reads a clock.
 
-use vf_model::{DropReason, Judge, Nanos, Nic, Source, VfIndex, VfSet, VlanTag};
+use vf_model::{
+    DropReason, Hop, Judge, LinkConfig, Nanos, Nic, Source, To, Verdict, VfIndex, VfSet, VlanTag,
+    wire_bytes,
+};
 use vf_vhost::frame::{FrameBuf, TagEdit};
-use vf_vhost::ring::Fence;
+use vf_vhost::tx::{TxFrame, TxQueue};
 use vf_vhost::vring::Vring;
 
-use super::attention::Attention;
-use super::backlog::{BACKLOG_AT_SWITCH, Backlog, PATIENCE};
+use super::backlog::{BACKLOG_BYTES, Backlog};
+use super::cross_queue::CrossQueues;
 use super::doorbell::Doorbell;
-use super::handover::Handover;
-use super::kicks::Kicks;
+use super::egress::Egress;
 use super::load::Load;
 use super::mirror::Mirror;
 use super::owner::Plane;
 use super::pf::PfEnd;
 use super::pool::Pool;
-use super::port::{HeldBack, Notified, RingBroken, RxPort, TxPort, is_rx, meta};
-use super::relay::{Relayed, relays};
-use super::sinks::{Run, Sinks};
-use super::traffic::{PairTraffic, PerQueue, Traffic};
-use super::turns::Turns;
-use super::uplink::Uplink;
+use super::port::{Notified, RingBroken, meta};
+use super::port_queue::{PortQueueRx, port_queues};
+use super::ports::{Fetched, VfPorts};
+use super::receivers::{FrameSource, Patience, Receivers};
+use super::traffic::{PairTraffic, Traffic};
+use crate::uplink::{Arrivals, Uplink};
 use crate::watch::{Direction, Port};
 
 /// Frames taken from one queue before the next one gets its turn, or bytes: super-frames are long.
 const BURST: usize = 32;
 const BURST_BYTES: u64 = 64 * 1024;
+/// A frame from the uplink is late if the plane looks for it so long after it arrived.
+const LATE: Nanos = Nanos(20_000);
+/// The longest time for which a guest is given more buffers' time for that.
+const LATE_MOST: Nanos = Nanos(10_000_000);
 
 /// The NIC of one host and everything that is attached to it directly, or to one of its workers.
 pub struct Adapter {
     /// The model that judges every frame.
     pub nic: Nic,
-    tx: Vec<TxPort>,
+    ports: VfPorts,
     /// By VF: a frame that has been judged and waits for the wire, the first that its ring has fetched.
     parked: Vec<Option<Parked>>,
+    /// The VFs that have one.
+    parked_vfs: VfSet,
     parked_pf: Option<FrameBuf>,
-    sinks: Sinks,
+    out: Outside,
+    arrivals: Arrivals,
     /// What other workers have for the port, if it is here and there are others.
-    relayed: Option<Relayed>,
-    /// The seat that is first in the next round, a VF or behind the last VF the PF.
+    from_workers: Option<PortQueueRx>,
+    /// The flow that is first in the next round, a VF or behind the last VF the PF.
     cursor: usize,
-    attention: Attention,
-    touched: VfSet,
-    held: HeldBack,
-    kicks: Kicks,
 }
 
 struct Parked {
@@ -55,257 +60,346 @@ struct Parked {
     insert: Option<VlanTag>,
 }
 
+/// A frame of a guest, in its memory.
+#[derive(Clone, Copy)]
+struct Fetch<'a> {
+    vf: VfIndex,
+    queue: &'a TxQueue,
+    frame: &'a TxFrame,
+}
+
+/// Where frames go that do not go to a VF here.
+struct Outside {
+    egress: Egress,
+    pf: PfEnd,
+    /// The way to the other workers of the NIC, if there are any.
+    workers: Option<CrossQueues>,
+}
+
+/// Frames one after the other that go to one queue of one VF and nowhere else.
+#[derive(Clone, Copy)]
+struct Run {
+    to: VfIndex,
+    insert: Option<VlanTag>,
+    queue: u16,
+    /// The first of them.
+    from: usize,
+}
+
+/// The model's tag as the four bytes that go on the wire.
+fn insertion(tag: Option<VlanTag>) -> TagEdit {
+    tag.map_or(TagEdit::Keep, |t| TagEdit::Insert(t.to_bytes()))
+}
+
 impl Adapter {
     /// A NIC without attached rings.
     #[must_use]
-    pub fn new(nic: Nic, pf: PfEnd, uplink: Uplink, pool: Pool) -> Adapter {
+    pub fn new(nic: Nic, pf: PfEnd, uplink: Option<Box<dyn Uplink>>, pool: Pool) -> Adapter {
+        let egress = Egress::new(uplink, nic.policy().vf_count(), &pool);
+        Adapter::with_egress(nic, pf, egress, pool)
+    }
+
+    fn with_egress(nic: Nic, pf: PfEnd, egress: Egress, pool: Pool) -> Adapter {
         let vfs = nic.policy().vf_count();
         Adapter {
             nic,
-            tx: std::iter::repeat_with(TxPort::default).take(vfs).collect(),
+            ports: VfPorts::new(vfs, Patience::Granted, pool),
             parked: std::iter::repeat_with(|| None).take(vfs).collect(),
+            parked_vfs: VfSet::default(),
             parked_pf: None,
-            sinks: Sinks {
-                rx: std::iter::repeat_with(RxPort::default).take(vfs).collect(),
-                touched: VfSet::default(),
-                untold: VfSet::default(),
-                lenient: VfSet::default(),
-                lenient_until: Nanos(0),
-                lenient_limit: 0,
-                notified: Notified::default(),
+            out: Outside {
+                egress,
                 pf,
-                uplink,
-                turns: Turns::new(vfs + 1),
-                pool,
-                mirror: Mirror::default(),
-                broken: Vec::new(),
-                load: Load::default(),
-                handover: None,
+                workers: None,
             },
-            relayed: None,
+            arrivals: Arrivals::default(),
+            from_workers: None,
             cursor: 0,
-            attention: Attention::default(),
-            touched: VfSet::default(),
-            held: HeldBack::default(),
-            kicks: Kicks::default(),
         }
     }
 
     /// The workers of a NIC: each has a replica of its model and will have the rings of the VFs that are
     /// [its](super::worker_of). The first has the port and hears the hypervisor.
     #[must_use]
-    pub fn team(nic: Nic, workers: usize, pf: PfEnd, uplink: Uplink, pool: &Pool) -> Vec<Adapter> {
+    pub fn team(
+        nic: Nic,
+        workers: usize,
+        pf: PfEnd,
+        uplink: Option<Box<dyn Uplink>>,
+        pool: &Pool,
+    ) -> Vec<Adapter> {
         if workers <= 1 {
             return vec![Adapter::new(nic, pf, uplink, pool.clone())];
         }
         let vfs = nic.policy().vf_count();
-        let (relayed, relays) = relays(vfs, workers);
-        let plugged = !matches!(uplink, Uplink::None);
-        let others = relays.into_iter().map(|relay| {
-            let uplink = match plugged {
-                true => Uplink::Relay(relay),
-                false => Uplink::None,
+        let (rx, txs) = port_queues(vfs, workers);
+        let plugged = uplink.is_some();
+        let others = txs.into_iter().map(|tx| {
+            let egress = match plugged {
+                true => Egress::Remote(tx),
+                false => Egress::Unplugged,
             };
-            Adapter::new(nic.clone(), pf.sender(), uplink, pool.clone())
+            Adapter::with_egress(nic.clone(), pf.sender(), egress, pool.clone())
         });
         let others: Vec<_> = others.collect();
         let first = Adapter {
-            relayed: Some(relayed),
+            from_workers: Some(rx),
             ..Adapter::new(nic, pf, uplink, pool.clone())
         };
         let mut team: Vec<_> = std::iter::once(first).chain(others).collect();
-        for (adapter, handover) in team.iter_mut().zip(Handover::mesh(vfs, workers)) {
-            adapter.sinks.handover = Some(handover);
+        for (adapter, queues) in team.iter_mut().zip(CrossQueues::mesh(vfs, workers)) {
+            adapter.out.workers = Some(queues);
         }
         team
     }
 
     /// Names the threads of all workers of the NIC, in order, to be woken for what is handed to them.
     pub fn set_peers(&mut self, bells: &[Doorbell]) {
-        if let Some(handover) = &mut self.sinks.handover {
-            handover.set_peers(bells);
+        if let Some(workers) = &mut self.out.workers {
+            workers.set_peers(bells);
         }
-        if let Some(relayed) = &mut self.relayed {
-            relayed.set_peers(bells);
+        if let Some(from_workers) = &mut self.from_workers {
+            from_workers.set_peers(bells);
         }
-        if let (Uplink::Relay(relay), Some(first)) = (&mut self.sinks.uplink, bells.first()) {
-            relay.set_peer(first.clone());
+        if let (Egress::Remote(queue), Some(first)) = (&mut self.out.egress, bells.first()) {
+            queue.set_peer(first.clone());
         }
     }
 
     /// Takes over a ring of a VF whose path is direct.
     pub fn attach(&mut self, vf: VfIndex, vring: Vring) {
-        self.kicks.add(&vring);
-        if is_rx(vring.index()) {
-            self.sinks.rx[vf.index()].attach(vring);
-        } else {
-            self.tx[vf.index()].attach(vring);
-            self.attention.attach(vf);
-        }
+        self.ports.attach(vf, vring);
     }
 
     /// Gives a ring up; afterwards nobody here touches it.
     pub fn detach(&mut self, now: Nanos, vf: VfIndex, ring: u32) -> Option<Vring> {
-        let vring = if is_rx(ring) {
-            self.sinks.rx[vf.index()].detach(ring)?
-        } else {
+        if self.parked[vf.index()]
+            .as_ref()
+            .is_some_and(|parked| parked.ring == ring)
+        {
             self.unpark(now, vf);
-            self.tx[vf.index()].detach(ring)?
-        };
-        self.kicks.remove(&vring);
-        if self.tx[vf.index()].queues.is_empty() {
-            self.attention.detach(vf);
+            self.out.egress.flush(now, &mut self.nic);
         }
-        Some(vring)
+        self.ports.detach(vf, ring)
     }
 
-    /// What waits for buffers of `vf` now that its path becomes direct, to be delivered before anything else. Its guest is
-    /// given the same time to find its pace: until then what has no buffer waits, too.
+    /// What waits for buffers of `vf` now that its path becomes direct.
     pub(super) fn give_backlog(&mut self, now: Nanos, vf: VfIndex, backlog: Backlog) {
-        self.sinks.lenient.insert(vf);
-        self.sinks.lenient_until = now + PATIENCE;
-        self.sinks.lenient_limit = BACKLOG_AT_SWITCH;
-        self.sinks.rx[vf.index()].backlog = backlog;
+        self.ports.rx.give_backlog(now, vf, backlog);
     }
 
     /// What of that still waits.
     pub(super) fn take_backlog(&mut self, vf: VfIndex) -> Backlog {
-        self.sinks.lenient.remove(vf);
-        std::mem::take(&mut self.sinks.rx[vf.index()].backlog)
+        self.ports.rx.take_backlog(vf)
     }
 
     /// Gives up the frames that wait for buffers of `vf`; they are counted as its drops.
     pub fn drop_backlog(&mut self, vf: VfIndex, reason: DropReason) {
-        for frame in self.take_backlog(vf).drain() {
-            self.nic.count_rx_drop(vf, reason);
-            self.sinks.pool.give(frame);
-        }
+        self.ports.rx.drop_backlog(&mut self.nic, vf, reason);
     }
 
     /// The indices of the rings held for a VF.
     #[must_use]
     pub fn rings(&self, vf: VfIndex) -> Vec<u32> {
-        let tx = self.tx[vf.index()].queues.iter().map(|s| s.queue.vring());
-        let rx = self.sinks.rx[vf.index()]
-            .queues
-            .iter()
-            .map(|s| s.queue.vring());
-        tx.chain(rx).map(Vring::index).collect()
+        self.ports.rings(vf)
     }
 
     /// The drivers that have been, or would have been, notified since the last call.
     pub fn take_notified(&mut self) -> Notified {
-        std::mem::take(&mut self.sinks.notified)
+        self.ports.take_notified()
     }
 
     /// What has passed each queue pair of a VF here.
     #[must_use]
     pub fn traffic(&self, vf: VfIndex) -> Vec<PairTraffic> {
-        let rx = &self.sinks.rx[vf.index()].traffic;
-        PerQueue::pairs(rx, &self.tx[vf.index()].traffic)
+        self.ports.traffic(vf)
     }
 
     /// What its thread has done.
     #[must_use]
     pub fn load(&self) -> &Load {
-        &self.sinks.load
+        &self.ports.rx.load
     }
 
-    /// The uplink, for its counters.
+    /// What is plugged into the port.
     #[must_use]
-    pub fn uplink(&self) -> &Uplink {
-        &self.sinks.uplink
+    pub fn uplink_name(&self) -> String {
+        let uplink = self.out.egress.uplink();
+        uplink.map_or_else(|| "none".to_owned(), ToString::to_string)
     }
 
-    /// The uplink, to connect it.
-    pub fn uplink_mut(&mut self) -> &mut Uplink {
-        &mut self.sinks.uplink
+    /// The port's rate in bits a second; without a cable, that of the NIC.
+    #[must_use]
+    pub fn port_rate(&self) -> u64 {
+        let uplink = self.out.egress.uplink();
+        uplink.map_or(LinkConfig::default().rate_bps, |u| u.link().rate_bps())
+    }
+
+    /// Time that the port has spent sending up to `now`.
+    #[must_use]
+    pub fn port_busy(&self, now: Nanos) -> Nanos {
+        let uplink = self.out.egress.uplink();
+        uplink.map_or(Nanos(0), |uplink| uplink.link().busy(now))
     }
 
     /// The PF's end, to connect it.
     pub fn pf_mut(&mut self) -> &mut PfEnd {
-        &mut self.sinks.pf
+        &mut self.out.pf
     }
 
     /// What has passed the ports of the direct path, for those who watch.
     pub fn mirror_mut(&mut self) -> &mut Mirror {
-        &mut self.sinks.mirror
+        &mut self.ports.rx.mirror
     }
 
     /// Whether frames from the hypervisor wait that could be handled now.
     #[must_use]
     pub fn has_pf_input(&self) -> bool {
-        self.parked_pf.is_none() && self.sinks.pf.has_input()
+        self.parked_pf.is_none() && self.out.pf.has_input()
     }
 
     /// Whether a frame of `vf` waits for the wire, so that nothing more is taken from it for now.
     #[must_use]
     pub fn is_parked(&self, vf: VfIndex) -> bool {
-        self.parked[vf.index()].is_some()
+        self.parked_vfs.contains(vf)
     }
 
-    /// Handles every frame that the hypervisor and other workers have handed over, even if the wire has to run ahead for it:
-    /// for a switch of paths, which must find the queues empty.
-    pub fn drain(&mut self, now: Nanos) -> usize {
-        let mut moved = self.sinks.poll_handover(&mut self.nic, usize::MAX);
-        if let Some(relayed) = &mut self.relayed {
-            relayed.look();
-            for vf in relayed.waiting().iter() {
-                moved += self.poll_relayed(now, vf, true);
+    /// Handles every frame that the hypervisor and other workers have handed over. With `force` the wire has to take them
+    /// even if it runs ahead for it: for a switch of paths, which must find the queues empty.
+    pub fn drain(&mut self, now: Nanos, force: bool) -> usize {
+        self.out.egress.begin_round(now);
+        let mut moved = self.poll_workers(usize::MAX);
+        if let Some(from_workers) = &mut self.from_workers {
+            from_workers.look();
+            for vf in from_workers.waiting().iter() {
+                moved += self.poll_remote(now, vf, force);
             }
         }
-        moved += self.poll_pf(now, true);
+        moved += self.poll_pf(now, force);
         self.flush(now);
         moved
     }
 
+    /// Delivers what the uplink has brought. A plane that looks late gives the guests as much more time to post buffers:
+    /// a NIC would have used those that they posted meanwhile.
     fn poll_uplink(&mut self, now: Nanos) -> usize {
-        let mut moved = 0;
-        while moved < 2 * BURST {
-            let frame = match self.sinks.uplink.receive(now, &self.sinks.pool) {
-                None => break,
-                Some(Ok(frame)) => frame,
-                Some(Err(reason)) => {
-                    self.nic.count_wire_drop(reason);
-                    moved += 1;
-                    continue;
-                }
-            };
-            moved += 1;
-            let mirror = &mut self.sinks.mirror;
-            mirror.add(Port::Wire, Direction::Rx, &frame, TagEdit::Keep);
-            let m = meta(frame.len(), &frame.hdr);
-            let verdict = self.nic.ingress(now, Source::Wire, frame.head(), &m);
-            self.sinks
-                .dispatch(now, &mut self.nic, frame, &verdict, false);
+        let mut arrivals = std::mem::take(&mut self.arrivals);
+        self.out.egress.receive(now, 2 * BURST, &mut arrivals);
+        for reason in arrivals.dropped.drain(..) {
+            self.nic.count_wire_drop(reason);
         }
+        let moved = arrivals.frames.len();
+        if moved > 0 {
+            let late = arrivals.since.take().map(|at| now.saturating_sub(at));
+            let late = late.filter(|late| *late > LATE);
+            self.deliver_arrivals(now, &arrivals.frames, late);
+            for frame in arrivals.frames.drain(..) {
+                self.ports.rx.pool.give(frame);
+            }
+        }
+        self.arrivals = arrivals;
         moved
     }
 
-    /// The PF's seat.
-    fn pf_seat(&self) -> usize {
-        self.tx.len()
+    fn deliver_arrivals(&mut self, now: Nanos, frames: &[FrameBuf], late: Option<Nanos>) {
+        let watched = self.ports.rx.mirror.is_on();
+        let mut run: Option<Run> = None;
+        for (n, frame) in frames.iter().enumerate() {
+            let m = meta(frame.len(), &frame.hdr);
+            if watched {
+                let mirror = &mut self.ports.rx.mirror;
+                mirror.add(Port::Wire, Direction::Rx, frame, TagEdit::Keep);
+            } else if let Some(hop) = self.nic.ingress_again(now, Source::Wire, frame.head(), &m)
+                && let To::Vf(to) = hop.to
+            {
+                if let Some(late) = late {
+                    let until = now + late.min(LATE_MOST);
+                    self.ports.rx.grant(to, BACKLOG_BYTES, until);
+                }
+                let port = &self.ports.rx.ports[to.index()];
+                let queue = port.queue_of(&self.nic, to, frame.head());
+                let insert = hop.insert;
+                if run.is_none_or(|run| (run.to, run.insert, run.queue) != (to, insert, queue)) {
+                    if let Some(run) = run.take() {
+                        self.deliver_private_run(run, &frames[run.from..n]);
+                    }
+                    run = Some(Run {
+                        to,
+                        insert,
+                        queue,
+                        from: n,
+                    });
+                }
+                continue;
+            }
+            if let Some(run) = run.take() {
+                self.deliver_private_run(run, &frames[run.from..n]);
+            }
+            let verdict = self.nic.ingress(now, Source::Wire, frame.head(), &m);
+            if let Some(late) = late {
+                for vf in verdict.vfs.iter() {
+                    let until = now + late.min(LATE_MOST);
+                    self.ports.rx.grant(vf, BACKLOG_BYTES, until);
+                }
+            }
+            let source = FrameSource::Private(frame);
+            let others = self.out.foreign(verdict.vfs);
+            let own = verdict.vfs.difference(others);
+            let rx = &mut self.ports.rx;
+            rx.deliver_to_vfs(&mut self.nic, own, verdict.insert, source);
+            if !others.is_empty() {
+                self.out
+                    .hand_over(&mut self.nic, rx, source, others, verdict.insert);
+            }
+            if verdict.pf {
+                let mut copy = rx.pool.copy(frame);
+                copy.edit(insertion(verdict.insert));
+                self.out.hand_up(&mut self.nic, rx, copy);
+            }
+        }
+        if let Some(run) = run {
+            self.deliver_private_run(run, &frames[run.from..]);
+        }
+        self.ports.rx.publish();
+    }
+
+    /// Delivers frames in private memory that go to one VF.
+    fn deliver_private_run(&mut self, run: Run, frames: &[FrameBuf]) {
+        let rx = &mut self.ports.rx;
+        if self.out.is_foreign(run.to) {
+            let to = [run.to].into_iter().collect();
+            for frame in frames {
+                let source = FrameSource::Private(frame);
+                self.out
+                    .hand_over(&mut self.nic, rx, source, to, run.insert);
+            }
+            return;
+        }
+        rx.deliver_run(&mut self.nic, run.to, run.insert, run.queue, frames);
+    }
+
+    /// The PF's flow.
+    fn pf_flow(&self) -> usize {
+        self.ports.tx.len()
     }
 
     fn poll_pf(&mut self, now: Nanos, force: bool) -> usize {
         let mut moved = 0;
         if let Some(frame) = self.parked_pf.take() {
-            self.parked_pf = self.sinks.send_or_return(now, &mut self.nic, frame, force);
+            self.parked_pf = self.send_or_return(now, frame, force, true);
             if self.parked_pf.is_some() {
                 return 0;
             }
             moved += 1;
         }
         while force || moved < BURST {
-            let Some(frame) = self.sinks.pf.receive() else {
+            let Some(frame) = self.out.pf.receive() else {
                 break;
             };
             moved += 1;
             let m = meta(frame.len(), &frame.hdr);
             let verdict = self.nic.ingress(now, Source::Pf, frame.head(), &m);
-            self.parked_pf = self
-                .sinks
-                .dispatch(now, &mut self.nic, frame, &verdict, force);
+            self.parked_pf = self.dispatch(now, frame, &verdict, force);
             if self.parked_pf.is_some() {
                 break;
             }
@@ -313,21 +407,68 @@ impl Adapter {
         moved
     }
 
-    /// Serves those who wait for the wire, by their turns.
+    /// Sends a frame of the PF wherever the verdict says. Gives it back if only the wire is left to do and the wire cannot
+    /// take it now.
+    fn dispatch(
+        &mut self,
+        now: Nanos,
+        mut frame: FrameBuf,
+        verdict: &Verdict,
+        force: bool,
+    ) -> Option<FrameBuf> {
+        let rx = &mut self.ports.rx;
+        let others = self.out.foreign(verdict.vfs);
+        if !verdict.vfs.is_empty() {
+            let source = FrameSource::Private(&frame);
+            let own = verdict.vfs.difference(others);
+            rx.deliver_to_vfs(&mut self.nic, own, verdict.insert, source);
+            if !others.is_empty() {
+                self.out
+                    .hand_over(&mut self.nic, rx, source, others, verdict.insert);
+            }
+        }
+        if !verdict.wire || self.out.is_unplugged(&mut self.nic) {
+            rx.pool.give(frame);
+            return None;
+        }
+        frame.edit(insertion(verdict.insert));
+        self.send_or_return(now, frame, force, false)
+    }
+
+    /// Sends a frame of the PF, or gives it back if the wire cannot take it now and it may wait.
+    fn send_or_return(
+        &mut self,
+        now: Nanos,
+        frame: FrameBuf,
+        force: bool,
+        waits: bool,
+    ) -> Option<FrameBuf> {
+        let pf = self.pf_flow();
+        let m = meta(frame.len(), &frame.hdr);
+        let egress = &mut self.out.egress;
+        if waits {
+            egress.leave(pf);
+        }
+        if !force && !egress.may_send(pf, wire_bytes(&m)) {
+            egress.wait(pf);
+            return Some(frame);
+        }
+        egress.send(now, &mut self.nic, pf, frame, m);
+        None
+    }
+
+    /// Serves the flows that wait for the wire, in the order of their shares.
     fn poll_waiting(&mut self, now: Nanos) -> usize {
         let mut moved = 0;
         for _ in 0..BURST {
-            if !self.sinks.uplink.can_send(now) {
-                break;
-            }
-            let Some(seat) = self.sinks.turns.next() else {
+            let Some(flow) = self.out.egress.visit_next() else {
                 break;
             };
-            if seat == self.pf_seat() {
+            if flow == self.pf_flow() {
                 let burst = self.poll_pf(now, false);
-                moved += self.sinks.load.count_burst(burst);
+                moved += self.ports.rx.load.count_burst(burst);
             } else {
-                let vf = VfIndex::from(seat);
+                let vf = VfIndex::from(flow);
                 moved += self.poll_vf(now, vf);
                 if !self.is_parked(vf) {
                     // There may be more behind its burst, which waits in turn with the others'.
@@ -338,29 +479,30 @@ impl Adapter {
         moved
     }
 
-    /// Serves those who wait for the wire, and then the VFs that had work lately and the PF, each round from another on.
-    fn poll_seats(&mut self, now: Nanos) -> usize {
-        self.attention.round();
+    /// Serves the flows that wait for the wire, and then the VFs that had work lately and the PF, each round from another on.
+    fn poll_flows(&mut self, now: Nanos) -> usize {
+        let active = self.ports.active.begin_round();
         let mut moved = 0;
-        if self.sinks.turns.is_anyone_waiting() {
+        if self.out.egress.is_anyone_waiting() {
             moved += self.poll_waiting(now);
         }
-        let first = self.attention.lively_before(self.cursor);
-        let mut n = first;
-        while let Some(vf) = self.attention.lively(n) {
+        // With the port here, those that wait have been served. Without it each VF has a queue of its own to the port.
+        let waiting = match self.out.egress {
+            Egress::Port(_) => self.parked_vfs,
+            Egress::Unplugged | Egress::Remote(_) => VfSet::default(),
+        };
+        let (before, first) = active.difference(waiting).split_at(self.cursor);
+        for vf in first.iter() {
             moved += self.poll_vf(now, vf);
-            n += 1;
         }
         let burst = self.poll_pf(now, false);
-        moved += self.sinks.load.count_burst(burst);
-        for n in 0..first {
-            if let Some(vf) = self.attention.lively(n) {
-                moved += self.poll_vf(now, vf);
-            }
+        moved += self.ports.rx.load.count_burst(burst);
+        for vf in before.iter() {
+            moved += self.poll_vf(now, vf);
         }
         if moved > 0 {
-            let seats = self.pf_seat();
-            self.cursor = if self.cursor < seats {
+            let flows = self.pf_flow();
+            self.cursor = if self.cursor < flows {
                 self.cursor + 1
             } else {
                 0
@@ -372,88 +514,101 @@ impl Adapter {
     /// Looks at a few of the VFs that had no work lately, or at all of them.
     fn poll_idle(&mut self, now: Nanos, all: bool) -> usize {
         let mut moved = 0;
-        for _ in 0..self.attention.idle_looks(all) {
-            if let Some(vf) = self.attention.next_idle() {
+        for _ in 0..self.ports.active.idle_looks(all) {
+            if let Some(vf) = self.ports.active.next_idle() {
                 moved += self.poll_vf(now, vf);
             }
         }
         moved
     }
 
+    /// Delivers what other workers have left here, so many frames of each at most; how many.
+    fn poll_workers(&mut self, limit: usize) -> usize {
+        let mut moved = 0;
+        let peers = self.out.workers.as_ref().map_or(0, CrossQueues::peers);
+        for peer in 0..peers {
+            let mut burst = 0;
+            while burst < limit
+                && let Some(crossing) = self.out.workers.as_ref().and_then(|w| w.take(peer))
+            {
+                let source = FrameSource::Private(&crossing.frame);
+                let rx = &mut self.ports.rx;
+                rx.deliver_to_vfs(&mut self.nic, crossing.vfs, crossing.insert, source);
+                rx.pool.give(crossing.frame);
+                burst += 1;
+            }
+            moved += self.ports.rx.load.count_burst(burst);
+        }
+        moved
+    }
+
     /// What another worker has left of a VF of its own, as far as it is its turn, or all.
-    fn poll_relayed(&mut self, now: Nanos, vf: VfIndex, force: bool) -> usize {
-        let Some(relayed) = &mut self.relayed else {
+    fn poll_remote(&mut self, now: Nanos, vf: VfIndex, force: bool) -> usize {
+        let Some(from_workers) = &mut self.from_workers else {
             return 0;
         };
-        let seat = vf.index();
-        self.sinks.turns.leave(seat);
+        let flow = vf.index();
+        let egress = &mut self.out.egress;
+        egress.leave(flow);
         let mut moved = 0;
-        while force || moved < BURST && self.sinks.may_send(now, seat) {
-            let Some(frame) = relayed.take(vf) else {
+        // The longest frame that does not count as one of several in a visit.
+        while force || moved < BURST && egress.may_send(flow, 1) {
+            let Some(frame) = from_workers.take(vf) else {
                 break;
             };
-            self.sinks.send_on_wire(now, &mut self.nic, seat, frame);
+            let m = meta(frame.len(), &frame.hdr);
+            egress.send(now, &mut self.nic, flow, frame, m);
             moved += 1;
         }
-        if relayed.waiting().contains(vf) {
-            self.sinks.turns.wait(seat);
+        if from_workers.waiting().contains(vf) {
+            egress.wait(flow);
         }
-        self.sinks.load.count_burst(moved)
+        self.ports.rx.load.count_burst(moved)
     }
 
     fn poll_vf(&mut self, now: Nanos, vf: VfIndex) -> usize {
         let i = vf.index();
-        if self.relayed.as_ref().is_some_and(|r| r.serves(vf)) {
-            return self.poll_relayed(now, vf, false);
+        if self.from_workers.as_ref().is_some_and(|q| q.serves(vf)) {
+            return self.poll_remote(now, vf, false);
         }
         let mut moved = 0;
-        if self.parked[i].is_some() {
-            self.attention.had_work(vf);
-            if !self.sinks.may_go(now, i) {
+        if self.is_parked(vf) {
+            self.ports.active.had_work(vf);
+            if !self.out.egress.may_go(i) {
                 return 0;
             }
             self.unpark(now, vf);
             moved += 1;
         }
-        let queues = self.tx[i].queues.len();
+        let queues = self.ports.tx[i].queues.len();
         for _ in 0..queues {
-            let q = self.tx[i].cursor;
+            let q = self.ports.tx[i].cursor;
             let burst = self.poll_queue(now, vf, q);
-            moved += self.sinks.load.count_burst(burst);
-            if self.parked[i].is_some() {
+            moved += self.ports.rx.load.count_burst(burst);
+            if self.is_parked(vf) {
                 break;
             }
-            self.tx[i].cursor = if q + 1 < queues { q + 1 } else { 0 };
+            self.ports.tx[i].cursor = if q + 1 < queues { q + 1 } else { 0 };
         }
         if moved > 0 {
-            self.attention.had_work(vf);
+            self.ports.active.had_work(vf);
         }
         moved
     }
 
     /// A burst from one transmit ring; ends early when a frame has to wait for the wire.
     fn poll_queue(&mut self, now: Nanos, vf: VfIndex, q: usize) -> usize {
-        let port = &mut self.tx[vf.index()];
+        match self.ports.fetch(now, &mut self.nic, vf, q) {
+            Fetched::Frames(0) => return 0,
+            Fetched::Frames(_) => {}
+            Fetched::Discarded(frames) => return frames,
+        }
+        let port = &mut self.ports.tx[vf.index()];
         let slot = &mut port.queues[q];
-        if slot.broken {
-            return 0;
-        }
-        if !slot.queue.vring().enabled() {
-            return self.discard(now, vf, q);
-        }
-        let ring = slot.queue.vring().index();
-        match slot.queue.fetch() {
-            Ok(0) => return 0,
-            Ok(_) => {}
-            Err(why) => {
-                slot.broken = true;
-                self.sinks.broken.push(RingBroken { vf, ring, why });
-                return 0;
-            }
-        }
         let queue = &slot.queue;
-        let (nic, sinks) = (&mut self.nic, &mut self.sinks);
-        let watched = sinks.mirror.is_on();
+        let ring = queue.vring().index();
+        let (nic, rx, out) = (&mut self.nic, &mut self.ports.rx, &mut self.out);
+        let watched = rx.mirror.is_on();
         let mut sent = Traffic::default();
         let mut run: Option<Run> = None;
         let mut done = 0;
@@ -464,74 +619,71 @@ impl Adapter {
             if frame.fault().is_some() {
                 // What was fetched before it goes; nothing behind it is taken for its neighbour.
                 if let Some(run) = run.take() {
-                    sinks.deliver_run(nic, queue, run, done);
+                    out.deliver_run(nic, rx, queue, run, done);
                 }
                 nic.count_tx_drop(vf, DropReason::BadHeader);
                 done += 1;
                 continue;
             }
             sent.add(frame.len());
+            let from = Fetch { vf, queue, frame };
             let m = meta(frame.len(), frame.hdr());
-            if !watched && let Some(hop) = nic.ingress_again(now, vf, frame.head(), &m) {
-                let to = sinks.rx[hop.to.index()].queue_of(nic, hop.to, frame.head());
-                if run.is_none_or(|run| (run.hop, run.queue) != (hop, to)) {
-                    if let Some(run) = run {
-                        sinks.deliver_run(nic, queue, run, done);
+            if !watched && let Some(hop) = nic.ingress_again(now, Source::Vf(vf), frame.head(), &m)
+            {
+                let Hop { to, insert } = hop;
+                match to {
+                    To::Vf(to) => {
+                        let at = rx.ports[to.index()].queue_of(nic, to, frame.head());
+                        if run.is_none_or(|run| (run.to, run.insert, run.queue) != (to, insert, at))
+                        {
+                            if let Some(run) = run {
+                                out.deliver_run(nic, rx, queue, run, done);
+                            }
+                            run = Some(Run {
+                                to,
+                                insert,
+                                queue: at,
+                                from: done,
+                            });
+                        }
                     }
-                    run = Some(Run {
-                        hop,
-                        queue: to,
-                        from: done,
-                    });
+                    To::Wire => {
+                        if let Some(run) = run.take() {
+                            out.deliver_run(nic, rx, queue, run, done);
+                        }
+                        if !out.send(now, nic, rx, from, insert) {
+                            self.parked_vfs.insert(vf);
+                            self.parked[vf.index()] = Some(Parked { ring, insert });
+                            break;
+                        }
+                    }
                 }
                 done += 1;
                 continue;
             }
             let verdict = nic.ingress(now, Source::Vf(vf), frame.head(), &m);
             if let Some(run) = run.take() {
-                sinks.deliver_run(nic, queue, run, done);
+                out.deliver_run(nic, rx, queue, run, done);
             }
-            if !sinks.forward(now, nic, vf, queue, frame, &verdict) {
+            if !out.forward(now, nic, rx, from, &verdict) {
                 let insert = verdict.insert;
-                sinks.wait(vf.index());
+                self.parked_vfs.insert(vf);
                 self.parked[vf.index()] = Some(Parked { ring, insert });
                 break;
             }
             done += 1;
         }
         if let Some(run) = run {
-            sinks.deliver_run(nic, queue, run, done);
+            out.deliver_run(nic, rx, queue, run, done);
         }
-        sinks.publish();
+        rx.publish();
         slot.queue.complete(done);
         slot.queue.publish();
         *port.traffic.of_ring(ring) += sent;
         if done > 0 {
-            self.touched.insert(vf);
+            self.ports.tx_needs_call.insert(vf);
         }
         done
-    }
-
-    /// What a guest sends on a disabled ring goes nowhere.
-    fn discard(&mut self, now: Nanos, vf: VfIndex, q: usize) -> usize {
-        let slot = &mut self.tx[vf.index()].queues[q];
-        match slot.discard(now) {
-            Ok(0) => 0,
-            Ok(frames) => {
-                slot.queue.publish();
-                for _ in 0..frames {
-                    self.nic.count_tx_drop(vf, DropReason::RingDisabled);
-                }
-                self.touched.insert(vf);
-                frames as usize
-            }
-            Err(why) => {
-                slot.broken = true;
-                let ring = slot.queue.vring().index();
-                self.sinks.broken.push(RingBroken { vf, ring, why });
-                0
-            }
-        }
     }
 
     /// Sends the frame of `vf` that waits for the wire; the VF behind it is next.
@@ -539,109 +691,226 @@ impl Adapter {
         let Some(parked) = self.parked[vf.index()].take() else {
             return;
         };
-        self.sinks.turns.leave(vf.index());
-        let mut queues = self.tx[vf.index()].queues.iter_mut();
+        self.parked_vfs.remove(vf);
+        self.out.egress.leave(vf.index());
+        let mut queues = self.ports.tx[vf.index()].queues.iter_mut();
         let Some(slot) = queues.find(|s| s.queue.vring().index() == parked.ring) else {
             return; // a ring is not detached with a frame of its own parked
         };
         let Some(frame) = slot.queue.fetched().first() else {
             return;
         };
-        let copy = self.sinks.copy_of(&slot.queue, frame, parked.insert);
-        self.sinks
-            .send_on_wire(now, &mut self.nic, vf.index(), copy);
+        let rx = &mut self.ports.rx;
+        let copy = outgoing(rx, &slot.queue, frame, parked.insert);
+        let m = meta(copy.len(), &copy.hdr);
+        self.out
+            .egress
+            .send(now, &mut self.nic, vf.index(), copy, m);
         slot.queue.complete(1);
         slot.queue.publish();
-        self.touched.insert(vf);
+        self.ports.tx_needs_call.insert(vf);
     }
 
     /// Publishes what else was used in this round, and notifies each driver at most once a ring, later if it wants that.
     fn flush(&mut self, now: Nanos) {
-        self.sinks.publish();
-        self.sinks.tell();
-        if self.held.due.is_some_and(|due| due <= now) {
-            let held = std::mem::take(&mut self.held);
-            self.sinks.untold = self.sinks.untold.union(held.rx);
-            self.touched = self.touched.union(held.tx);
+        self.ports.rx.publish();
+        self.out.egress.flush(now, &mut self.nic);
+        if let Some(workers) = &mut self.out.workers {
+            workers.tell();
         }
-        let Sinks {
-            rx,
-            load,
-            notified,
-            untold,
-            ..
-        } = &mut self.sinks;
-        if untold.is_empty() && self.touched.is_empty() {
+        self.ports.flush(now);
+    }
+}
+
+/// A private copy of a guest's frame, as it goes on to the wire or the PF.
+#[inline]
+fn outgoing(
+    rx: &mut Receivers,
+    queue: &TxQueue,
+    frame: &TxFrame,
+    insert: Option<VlanTag>,
+) -> FrameBuf {
+    let mut copy = FrameSource::Guest(queue, frame).copy(&rx.pool);
+    copy.edit(insertion(insert));
+    rx.load.copies += 1;
+    copy
+}
+
+impl Outside {
+    /// Whether nothing is plugged into the port; a frame that was to leave there is counted as dropped then.
+    fn is_unplugged(&self, nic: &mut Nic) -> bool {
+        let unplugged = matches!(self.egress, Egress::Unplugged);
+        if unplugged {
+            nic.count_wire_drop(DropReason::NoUplink);
+        }
+        unplugged
+    }
+
+    /// Whether another worker serves the VF.
+    #[inline]
+    fn is_foreign(&self, vf: VfIndex) -> bool {
+        matches!(&self.workers, Some(workers) if !workers.own().contains(vf))
+    }
+
+    /// Those of `vfs` that other workers serve.
+    fn foreign(&self, vfs: VfSet) -> VfSet {
+        let others = |workers: &CrossQueues| vfs.difference(workers.own());
+        self.workers.as_ref().map(others).unwrap_or_default()
+    }
+
+    /// Leaves a frame to the workers that serve these VFs; what does not fit is their drop.
+    fn hand_over(
+        &mut self,
+        nic: &mut Nic,
+        rx: &mut Receivers,
+        source: FrameSource<'_>,
+        vfs: VfSet,
+        insert: Option<VlanTag>,
+    ) {
+        let Some(workers) = &mut self.workers else {
+            return; // then all VFs are served here
+        };
+        let copy = source.copy(&rx.pool);
+        rx.load.copies += 1;
+        rx.load.handed_over += 1;
+        for vf in workers.give(copy, vfs, insert, &rx.pool).iter() {
+            nic.count_rx_drop(vf, DropReason::WorkerQueueFull);
+        }
+    }
+
+    fn hand_up(&mut self, nic: &mut Nic, rx: &mut Receivers, frame: FrameBuf) {
+        if let Err(lost) = self.pf.send(frame) {
+            nic.count_pf_drop(DropReason::HypervisorQueueFull);
+            rx.pool.give(lost);
+        }
+    }
+
+    /// Delivers the fetched frames from the run's first up to `end`.
+    #[inline]
+    fn deliver_run(
+        &mut self,
+        nic: &mut Nic,
+        rx: &mut Receivers,
+        queue: &TxQueue,
+        run: Run,
+        end: usize,
+    ) {
+        let frames = queue.fetched().get(run.from..end).unwrap_or_default();
+        if self.is_foreign(run.to) {
+            let to = [run.to].into_iter().collect();
+            for frame in frames {
+                let source = FrameSource::Guest(queue, frame);
+                self.hand_over(nic, rx, source, to, run.insert);
+            }
             return;
         }
-        let fence = Fence::after_publishing();
-        while let Some(vf) = untold.pop() {
-            let calls = rx[vf.index()].call(now, &fence, load);
-            if self.held.note(vf, |held| &mut held.rx, calls) {
-                notified.rx.insert(vf);
+        rx.deliver_fetched(nic, run.to, run.insert, run.queue, queue, frames);
+    }
+
+    /// Sends a guest's frame to the wire; false if it has to wait for that.
+    #[inline]
+    fn send(
+        &mut self,
+        now: Nanos,
+        nic: &mut Nic,
+        rx: &mut Receivers,
+        from: Fetch<'_>,
+        insert: Option<VlanTag>,
+    ) -> bool {
+        let Fetch { vf, queue, frame } = from;
+        if self.is_unplugged(nic) {
+            return true;
+        }
+        let mut m = meta(frame.len(), frame.hdr());
+        if insert.is_some() {
+            m = vf_model::FrameMeta {
+                len: m.len + 4,
+                gso: m.gso.map(|gso| vf_model::Gso {
+                    header_len: gso.header_len + 4,
+                    ..gso
+                }),
+            };
+        }
+        if !self.egress.may_send(vf.index(), wire_bytes(&m)) {
+            self.egress.wait(vf.index());
+            return false;
+        }
+        let copy = outgoing(rx, queue, frame, insert);
+        self.egress.send(now, nic, vf.index(), copy, m);
+        true
+    }
+
+    /// Sends a guest's frame wherever the verdict says; false if it has to wait for the wire.
+    fn forward(
+        &mut self,
+        now: Nanos,
+        nic: &mut Nic,
+        rx: &mut Receivers,
+        from: Fetch<'_>,
+        verdict: &Verdict,
+    ) -> bool {
+        let Fetch { vf, queue, frame } = from;
+        let mut source = FrameSource::Guest(queue, frame);
+        let watched;
+        if rx.mirror.is_on() {
+            // What is shown is what is delivered, whatever the guest does meanwhile.
+            watched = source.copy(&rx.pool);
+            let mirror = &mut rx.mirror;
+            mirror.add(Port::Vf(vf), Direction::Tx, &watched, TagEdit::Keep);
+            source = FrameSource::Private(&watched);
+        }
+        if !verdict.vfs.is_empty() {
+            let others = self.foreign(verdict.vfs);
+            let own = verdict.vfs.difference(others);
+            rx.deliver_to_vfs(nic, own, verdict.insert, source);
+            if !others.is_empty() {
+                self.hand_over(nic, rx, source, others, verdict.insert);
             }
         }
-        while let Some(vf) = self.touched.pop() {
-            let calls = self.tx[vf.index()].call(now, &fence, load);
-            if self.held.note(vf, |held| &mut held.tx, calls) {
-                notified.tx.insert(vf);
-            }
+        if verdict.pf {
+            let copy = outgoing(rx, queue, frame, verdict.insert);
+            self.hand_up(nic, rx, copy);
         }
+        !verdict.wire || self.send(now, nic, rx, from, verdict.insert)
     }
 }
 
 impl Plane for Adapter {
     /// What has arrived from the wire, from the hypervisor and from the guests, each within a budget.
     fn poll(&mut self, now: Nanos) -> usize {
+        self.out.egress.begin_round(now);
         let arrived = self.poll_uplink(now);
-        let mut moved = self.sinks.load.count_burst(arrived);
-        if !self.sinks.lenient.is_empty() {
-            moved += self.sinks.drain_backlogs(now, &mut self.nic);
+        let mut moved = self.ports.rx.load.count_burst(arrived);
+        if !self.ports.rx.patient().is_empty() {
+            moved += self.ports.rx.drain_backlogs(now, &mut self.nic);
         }
-        if self.sinks.handover.is_some() {
-            moved += self.sinks.poll_handover(&mut self.nic, BURST);
+        if self.out.workers.is_some() {
+            moved += self.poll_workers(BURST);
         }
-        let left = self.relayed.as_mut().map(Relayed::look);
-        moved += self.poll_seats(now);
+        let left = self.from_workers.as_mut().map(PortQueueRx::look);
+        moved += self.poll_flows(now);
         for vf in left.unwrap_or_default().iter() {
             moved += self.poll_vf(now, vf);
         }
         // Before it counts as idle, everybody has been looked at.
         moved += self.poll_idle(now, moved == 0);
-        let untold = !self.touched.is_empty() || !self.sinks.untold.is_empty();
-        let due = self.held.due.is_some_and(|due| due <= now);
-        if moved > 0 || untold || due || self.sinks.handover.is_some() {
+        if moved > 0 || self.out.workers.is_some() || self.ports.has_calls(now) {
             self.flush(now);
         }
         moved
     }
 
     fn next(&mut self, now: Nanos) -> Option<Nanos> {
-        let mut next = self.sinks.uplink.next_arrival();
+        let mut next = self.out.egress.next();
         let mut sooner = |at: Nanos| next = Some(next.map_or(at, |n: Nanos| n.min(at)));
-        self.held.due.map(&mut sooner);
-        for vf in self.sinks.lenient.iter() {
-            let due = self.sinks.rx[vf.index()].backlog.due();
-            // What is past has been tried; it waits for a kick.
-            due.filter(|at| *at > now).map(&mut sooner);
-        }
-        let attached = self.attention.attached();
-        if self.sinks.turns.is_anyone_waiting() {
-            self.sinks.uplink.can_send_at().map(&mut sooner);
-        }
-        for vf in attached.iter() {
-            // Without the port, nobody knows when; its worker rings when there is room.
-            if self.is_parked(vf) && self.sinks.may_go(now, vf.index()) {
-                sooner(now);
-            }
-            for slot in &mut self.tx[vf.index()].queues {
-                // A time that is past waits for the kick.
-                slot.discard_at().filter(|at| *at > now).map(&mut sooner);
-            }
-            let ready = self.nic.tx_ready_at(vf, now);
-            if ready > now && !self.is_parked(vf) {
-                sooner(ready);
-            }
+        let ports = self.ports.next(now, &self.nic, self.parked_vfs);
+        ports.map(&mut sooner);
+        // Without the port, nobody knows when; its worker rings when there is room.
+        if matches!(self.out.egress, Egress::Remote(_))
+            && let mut parked = self.parked_vfs.iter()
+            && parked.any(|vf| self.out.egress.may_go(vf.index()))
+        {
+            sooner(now);
         }
         next
     }
@@ -649,47 +918,32 @@ impl Plane for Adapter {
     fn arm(&mut self, now: Nanos) -> bool {
         let mut work = self.has_pf_input();
         work |= self
-            .sinks
-            .handover
+            .out
+            .workers
             .as_ref()
-            .is_some_and(Handover::has_input);
-        work |= self.relayed.as_ref().is_some_and(Relayed::has_input);
-        for (i, port) in self.tx.iter_mut().enumerate() {
-            let waits =
-                self.parked[i].is_some() || self.nic.tx_ready_at(VfIndex::from(i), now) > now;
-            for slot in port.queues.iter_mut().filter(|s| !s.broken) {
-                // What waits for the wire or for its rate is looked at again when it may go on.
-                work |= slot.queue.set_notify(!waits);
-            }
-        }
-        for vf in self.sinks.lenient.iter() {
-            work |= self.sinks.rx[vf.index()].set_notify(true);
-        }
-        work
+            .is_some_and(CrossQueues::has_input);
+        work |= self
+            .from_workers
+            .as_ref()
+            .is_some_and(PortQueueRx::has_input);
+        work | self.ports.arm(now, &self.nic, self.parked_vfs)
     }
 
     fn disarm(&mut self) {
-        for port in &mut self.tx {
-            for slot in port.queues.iter_mut().filter(|s| !s.broken) {
-                slot.queue.set_notify(false);
-            }
-        }
-        for vf in self.sinks.lenient.iter() {
-            self.sinks.rx[vf.index()].set_notify(false);
-        }
+        self.out.egress.slept();
+        self.ports.disarm();
     }
 
     fn take_broken(&mut self) -> Vec<RingBroken> {
-        std::mem::take(&mut self.sinks.broken)
+        self.ports.take_broken()
     }
 
     fn connect(&mut self, registry: mio::Registry) {
-        self.sinks.uplink.register(&registry);
-        self.kicks.connect(registry);
-        self.attention.spare();
+        self.out.egress.register(&registry);
+        self.ports.connect(registry);
     }
 
     fn load_mut(&mut self) -> &mut Load {
-        &mut self.sinks.load
+        &mut self.ports.rx.load
     }
 }

@@ -1,18 +1,22 @@
-//! Frames that wait, in order, for a guest to post buffers: on the mediated path, and what of them a switch to the direct path
-//! takes along. Never judges a frame; how many may wait is said by whoever adds to it.
+//! Frames that wait, in order, for a guest to post buffers: on the mediated path, what of them a switch to the direct path
+//! takes along, and what a late thread brings all at once. Never judges a frame; how much may wait is said by whoever adds
+//! to it.
 
 use std::collections::VecDeque;
 
 use vf_model::{DropReason, Nanos};
 use vf_vhost::frame::{FrameBuf, TagEdit};
 
-use super::pf::PF_RING;
+use super::frame_queue::cost;
+use super::pf::PF_RING_BYTES;
 use super::port::{Delivery, RxPort};
 
-/// Frames that are kept for a guest that has posted no buffers.
-pub(super) const BACKLOG: usize = 512;
+/// Bytes that are kept for a guest that has posted no buffers.
+pub(super) const BACKLOG_BYTES: u64 = 1 << 20;
 /// The same at a switch of paths: all that the hypervisor had not got to yet, and what comes until that is given.
-pub(super) const BACKLOG_AT_SWITCH: usize = BACKLOG + PF_RING;
+pub(super) const BACKLOG_AT_SWITCH: u64 = BACKLOG_BYTES + PF_RING_BYTES;
+/// Bytes that are kept for all guests of a plane together.
+pub(super) const BACKLOGS_BYTES: u64 = 64 << 20;
 /// How long a frame waits for a guest that has posted buffers, but not enough.
 pub(super) const PATIENCE: Nanos = Nanos(100_000_000);
 
@@ -29,18 +33,21 @@ pub(super) struct Waiting {
 #[derive(Default)]
 pub(super) struct Backlog {
     frames: VecDeque<Waiting>,
+    bytes: u64,
     /// Since when the first has been found not to fit.
     stuck: Option<Nanos>,
 }
 
 impl Backlog {
-    /// Behind all that wait.
+    /// Adds a frame behind all that wait.
     pub(super) fn push(&mut self, waiting: Waiting) {
+        self.bytes += cost(&waiting.frame);
         self.frames.push_back(waiting);
     }
 
-    pub(super) fn len(&self) -> usize {
-        self.frames.len()
+    /// Bytes that wait.
+    pub(super) fn bytes(&self) -> u64 {
+        self.bytes
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -55,7 +62,7 @@ impl Backlog {
 
     /// Gives all of them up.
     pub(super) fn drain(&mut self) -> impl Iterator<Item = FrameBuf> {
-        self.stuck = None;
+        (self.stuck, self.bytes) = (None, 0);
         self.frames.drain(..).map(|waiting| waiting.frame)
     }
 }
@@ -73,6 +80,7 @@ impl RxPort {
                 return None;
             }
         }
+        self.backlog.bytes -= cost(&waiting.frame);
         self.backlog.stuck = None;
         Some((waiting, delivery))
     }

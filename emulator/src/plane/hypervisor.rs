@@ -4,24 +4,21 @@
 //! Never reads a clock, never blocks a guest: what does not fit is dropped and counted.
 
 use vf_model::{
-    BridgePort, CostModel, CpuBudget, DropReason, Header, HypervisorModel, Judge, MacAddr, Nanos,
-    Verdict, VfIndex, VfSet,
+    BridgePort, CostModel, CpuBudget, DropReason, HypervisorModel, Judge, Nanos, VfIndex, VfSet,
 };
 use vf_vhost::frame::{FrameBuf, TagEdit};
-use vf_vhost::ring::Fence;
 use vf_vhost::vring::Vring;
 
-use super::backlog::{BACKLOG, Backlog, Waiting};
-use super::kicks::Kicks;
+use super::backlog::Backlog;
 use super::load::Load;
 use super::mirror::Mirror;
 use super::owner::Plane;
 use super::pf::PfEnd;
 use super::pool::Pool;
-use super::port::{
-    Delivery, HeldBack, Notified, RingBroken, RxPort, Slot, TxPort, bytes_of, is_rx, meta,
-};
-use super::traffic::{PairTraffic, PerQueue};
+use super::port::{Notified, RingBroken, meta};
+use super::ports::{Fetched, VfPorts};
+use super::receivers::{FrameSource, Patience};
+use super::traffic::PairTraffic;
 use crate::watch::{Direction, Port};
 
 /// Pieces of work between two notifications to a guest.
@@ -33,23 +30,15 @@ const ROUND: usize = 64;
 pub struct Hypervisor {
     /// The bridge and the policies that judge every frame.
     pub model: HypervisorModel,
-    tx: Vec<TxPort>,
-    rx: Vec<RxPort>,
+    ports: VfPorts,
     pf: PfEnd,
-    pool: Pool,
-    mirror: Mirror,
     cpu: Option<Cpu>,
     current: Option<Job>,
     /// Whether the last piece of work came from the PF: the next comes from a vif, if one has any.
     last_was_pf: bool,
+    /// The vif that is first asked for the next piece of work.
     cursor: usize,
     since_flush: usize,
-    touched: VfSet,
-    held: HeldBack,
-    notified: Notified,
-    broken: Vec<RingBroken>,
-    kicks: Kicks,
-    load: Load,
 }
 
 /// The cost of work and the CPU that pays for it.
@@ -76,11 +65,8 @@ impl Hypervisor {
     ) -> Hypervisor {
         Hypervisor {
             model,
-            tx: std::iter::repeat_with(TxPort::default).take(vfs).collect(),
-            rx: std::iter::repeat_with(RxPort::default).take(vfs).collect(),
+            ports: VfPorts::new(vfs, Patience::Always, pool),
             pf,
-            pool,
-            mirror: Mirror::default(),
             cpu: cost.map(|cost| Cpu {
                 cost,
                 budget: CpuBudget::new(cost.hz),
@@ -89,42 +75,23 @@ impl Hypervisor {
             last_was_pf: false,
             cursor: 0,
             since_flush: 0,
-            touched: VfSet::default(),
-            held: HeldBack::default(),
-            notified: Notified::default(),
-            broken: Vec::new(),
-            kicks: Kicks::default(),
-            load: Load::default(),
         }
     }
 
     /// Takes over a ring of a VF whose path is mediated.
     pub fn attach(&mut self, vf: VfIndex, vring: Vring) {
-        self.kicks.add(&vring);
-        if is_rx(vring.index()) {
-            self.rx[vf.index()].attach(vring);
-        } else {
-            self.tx[vf.index()].attach(vring);
-        }
+        self.ports.attach(vf, vring);
     }
 
     /// Gives a ring up; afterwards nobody here touches it.
     pub fn detach(&mut self, vf: VfIndex, ring: u32) -> Option<Vring> {
-        let vring = if is_rx(ring) {
-            self.rx[vf.index()].detach(ring)
-        } else {
-            self.tx[vf.index()].detach(ring)
-        }?;
-        self.kicks.remove(&vring);
-        Some(vring)
+        self.ports.detach(vf, ring)
     }
 
     /// The indices of the rings held for a VF.
     #[must_use]
     pub fn rings(&self, vf: VfIndex) -> Vec<u32> {
-        let tx = self.tx[vf.index()].queues.iter().map(|s| s.queue.vring());
-        let rx = self.rx[vf.index()].queues.iter().map(|s| s.queue.vring());
-        tx.chain(rx).map(Vring::index).collect()
+        self.ports.rings(vf)
     }
 
     fn busy_until(&self) -> Nanos {
@@ -168,19 +135,14 @@ impl Hypervisor {
         })
     }
 
+    /// The next frame of a vif that had work lately, the vifs in turn.
     fn take_from_vifs(&mut self, now: Nanos) -> Option<Job> {
-        let vifs = self.tx.len();
-        for step in 0..vifs {
-            let i = (self.cursor + step) % vifs;
-            if self.tx[i].queues.is_empty() {
-                continue;
-            }
-            let vf = VfIndex::from(i);
-            if self.model.tx_ready_at(vf, now) > now {
-                continue;
-            }
+        let active = self.ports.active.begin_round();
+        let (before, first) = active.split_at(self.cursor);
+        for vf in first.iter().chain(before.iter()) {
             if let Some(frame) = self.take_from_vif(now, vf) {
-                self.cursor = (i + 1) % vifs;
+                self.cursor = vf.index() + 1;
+                self.ports.active.had_work(vf);
                 return Some(Job {
                     from: BridgePort::Vif(vf),
                     frame,
@@ -190,65 +152,74 @@ impl Hypervisor {
         None
     }
 
+    /// Finds out which of the idle vifs, a few or all, have work again.
+    fn look_at_idle(&mut self, all: bool) -> bool {
+        let mut work = false;
+        for _ in 0..self.ports.active.idle_looks(all) {
+            let Some(vf) = self.ports.active.next_idle() else {
+                break;
+            };
+            let mut queues = self.ports.tx[vf.index()].queues.iter_mut();
+            if queues.any(|slot| !slot.broken && slot.queue.has_work()) {
+                self.ports.active.had_work(vf);
+                work = true;
+            }
+        }
+        work
+    }
+
     fn take_from_vif(&mut self, now: Nanos, vf: VfIndex) -> Option<FrameBuf> {
+        if self.model.tx_ready_at(vf, now) > now {
+            return None;
+        }
+        let queues = self.ports.tx[vf.index()].queues.len();
         let mut bad = 0;
-        let port = &mut self.tx[vf.index()];
-        let queues = port.queues.len();
         for _ in 0..queues {
-            let q = port.cursor % queues;
-            port.cursor = (q + 1) % queues;
-            let slot = &mut port.queues[q];
-            while !slot.broken && bad < BATCH {
-                // On a disabled ring there is nothing to take, only to throw away.
-                let taken = slot.discard(now).and_then(|frames| {
-                    for _ in 0..frames {
-                        self.touched.insert(vf);
-                        self.model.count_tx_drop(vf, DropReason::RingDisabled);
-                    }
-                    slot.queue.fetch()
-                });
-                match taken.map(|_| slot.queue.fetched().first()) {
-                    Ok(None) => break,
-                    Ok(Some(frame)) if frame.fault().is_some() => {
-                        bad += 1;
-                        self.touched.insert(vf);
-                        self.model.count_tx_drop(vf, DropReason::BadHeader);
-                        slot.queue.complete(1);
-                    }
-                    Ok(Some(frame)) => {
-                        self.touched.insert(vf);
-                        let ring = slot.queue.vring().index();
-                        port.traffic.of_ring(ring).add(frame.len());
-                        let mut copy = self.pool.take();
-                        slot.queue.copy_to(frame, &mut copy);
-                        self.load.copies += 1;
-                        slot.queue.complete(1);
-                        let mirror = &mut self.mirror;
-                        mirror.add(Port::Vf(vf), Direction::Tx, &copy, TagEdit::Keep);
-                        return Some(copy);
-                    }
-                    Err(why) => {
-                        slot.broken = true;
-                        let ring = slot.queue.vring().index();
-                        self.broken.push(RingBroken { vf, ring, why });
-                    }
+            let q = self.ports.tx[vf.index()].cursor % queues;
+            self.ports.tx[vf.index()].cursor = (q + 1) % queues;
+            while bad < BATCH {
+                let Fetched::Frames(1..) = self.ports.fetch(now, &mut self.model, vf, q) else {
+                    break;
+                };
+                let port = &mut self.ports.tx[vf.index()];
+                let slot = &mut port.queues[q];
+                let Some(frame) = slot.queue.fetched().first() else {
+                    break;
+                };
+                self.ports.tx_needs_call.insert(vf);
+                if frame.fault().is_some() {
+                    bad += 1;
+                    self.model.count_tx_drop(vf, DropReason::BadHeader);
+                    slot.queue.complete(1);
+                    continue;
                 }
+                let ring = slot.queue.vring().index();
+                port.traffic.of_ring(ring).add(frame.len());
+                let rx = &mut self.ports.rx;
+                let copy = FrameSource::Guest(&slot.queue, frame).copy(&rx.pool);
+                rx.load.copies += 1;
+                slot.queue.complete(1);
+                rx.mirror
+                    .add(Port::Vf(vf), Direction::Tx, &copy, TagEdit::Keep);
+                return Some(copy);
             }
         }
         None
     }
 
-    /// Bridges a frame and copies it out. So many may wait for a guest's buffers.
-    fn finish(&mut self, now: Nanos, job: Job, limit: usize) {
+    /// Bridges a frame and copies it out.
+    fn finish(&mut self, now: Nanos, job: Job) {
         self.since_flush += 1;
         let Job { from, mut frame } = job;
         let m = meta(frame.len(), &frame.hdr);
         let verdict = self.model.ingress(now, from, frame.head(), &m);
+        let rx = &mut self.ports.rx;
         if !verdict.vfs.is_empty() {
-            self.deliver_to_vifs(&verdict, &frame, limit);
+            let source = FrameSource::Private(&frame);
+            rx.deliver_to_vfs(&mut self.model, verdict.vfs, verdict.insert, source);
         }
         if !verdict.pf {
-            self.pool.give(frame);
+            rx.pool.give(frame);
             return;
         }
         if let Some(tag) = verdict.insert {
@@ -256,129 +227,35 @@ impl Hypervisor {
         }
         if let Err(lost) = self.pf.send(frame) {
             self.model.count_pf_drop(DropReason::PfQueueFull);
-            self.pool.give(lost);
+            rx.pool.give(lost);
         }
-    }
-
-    fn deliver_to_vifs(&mut self, verdict: &Verdict, frame: &FrameBuf, limit: usize) {
-        let Ok(header) = Header::parse(frame.head()) else {
-            return; // the model has judged it, so it parses
-        };
-        for vf in verdict.vfs.iter() {
-            let edit = self.model.egress_edit(verdict.insert, vf);
-            let len = edit.len_of(frame.len());
-            let edit = bytes_of(edit);
-            let port = &mut self.rx[vf.index()];
-            let queue = match port.in_use() {
-                0 | 1 => 0,
-                in_use => self.model.rss(vf).queue(frame.head(), in_use),
-            };
-            let delivery = if port.backlog.is_empty() {
-                port.deliver(queue, frame, edit, len)
-            } else {
-                // In order behind those that wait already.
-                Delivery::Dropped(DropReason::NoRxBuffer)
-            };
-            match delivery {
-                Delivery::Done => {
-                    self.mirror.add(Port::Vf(vf), Direction::Rx, frame, edit);
-                    self.model.count_delivered(vf, header.dst, len);
-                    self.load.copies += 1;
-                    self.touched.insert(vf);
-                }
-                Delivery::Dropped(DropReason::NoRxBuffer) if port.backlog.len() < limit => {
-                    let frame = self.pool.copy(frame);
-                    port.backlog.push(Waiting {
-                        frame,
-                        edit,
-                        len,
-                        queue,
-                    });
-                }
-                Delivery::Dropped(reason) => self.model.count_rx_drop(vf, reason),
-                Delivery::Broken(ring, why) => {
-                    self.model.count_rx_drop(vf, DropReason::RingBroken);
-                    self.broken.push(RingBroken { vf, ring, why });
-                }
-            }
-        }
-    }
-
-    /// Gives the guests what waits for their buffers.
-    fn drain_backlogs(&mut self, now: Nanos) -> usize {
-        let mut moved = 0;
-        for (i, port) in self.rx.iter_mut().enumerate() {
-            let vf = VfIndex::from(i);
-            while let Some((waiting, delivery)) = port.next_waiting(now) {
-                moved += 1;
-                let Waiting {
-                    frame, edit, len, ..
-                } = waiting;
-                match delivery {
-                    Delivery::Done => {
-                        self.mirror.add(Port::Vf(vf), Direction::Rx, &frame, edit);
-                        let dst = MacAddr::of_frame(frame.head());
-                        self.model.count_delivered(vf, dst, len);
-                        self.load.copies += 1;
-                        self.touched.insert(vf);
-                    }
-                    Delivery::Dropped(reason) => self.model.count_rx_drop(vf, reason),
-                    Delivery::Broken(ring, why) => {
-                        self.model.count_rx_drop(vf, DropReason::RingBroken);
-                        self.broken.push(RingBroken { vf, ring, why });
-                    }
-                }
-                self.pool.give(frame);
-            }
-        }
-        moved
     }
 
     /// Publishes what was used and notifies each guest at most once a ring; each notification costs CPU.
     fn flush(&mut self, now: Nanos) {
         self.since_flush = 0;
-        let touched = std::mem::take(&mut self.touched);
-        for vf in touched.iter() {
-            let tx = self.tx[vf.index()].queues.iter_mut();
-            tx.for_each(|slot| slot.queue.publish());
-            let rx = self.rx[vf.index()].queues.iter_mut();
-            rx.for_each(|slot| slot.queue.publish());
-        }
-        if touched.is_empty() && self.held.due.is_none_or(|due| due > now) {
-            return;
-        }
-        let held = std::mem::take(&mut self.held);
-        let fence = Fence::after_publishing();
-        for vf in touched.union(held.rx).union(held.tx).iter() {
-            let tx = self.tx[vf.index()].call(now, &fence, &mut self.load);
-            let rx = self.rx[vf.index()].call(now, &fence, &mut self.load);
-            if self.held.note(vf, |held| &mut held.tx, tx) {
-                self.notified.tx.insert(vf);
-            }
-            if self.held.note(vf, |held| &mut held.rx, rx) {
-                self.notified.rx.insert(vf);
-            }
-            let notified = tx.made + rx.made;
-            if let (1.., Some(cpu)) = (notified, &mut self.cpu) {
-                let cycles = cpu.cost.notification_cycles();
-                cpu.budget.charge(now, cycles * notified);
-            }
+        let made = self.ports.flush(now);
+        if let (1.., Some(cpu)) = (made, &mut self.cpu) {
+            let cycles = cpu.cost.notification_cycles();
+            cpu.budget.charge(now, cycles * made);
         }
     }
 
-    /// Handles every frame the NIC has handed over, whatever it costs: for a switch of paths, which must find the
-    /// queues empty. The CPU is charged all the same, and so many frames may wait for a guest's buffers.
-    pub(super) fn drain_pf(&mut self, now: Nanos, limit: usize) -> usize {
-        let mut moved = self.drain_backlogs(now);
+    /// Handles every frame the NIC has handed over, whatever it costs: for a switch of paths, which must find the queues
+    /// empty. The CPU is charged all the same. `at_switch` lets more wait for the guests' buffers.
+    pub(super) fn drain_pf(&mut self, now: Nanos, at_switch: bool) -> usize {
+        self.ports.rx.at_switch = at_switch;
+        let mut moved = self.ports.rx.drain_backlogs(now, &mut self.model);
         if let Some(job) = self.current.take() {
-            self.finish(now, job, limit);
+            self.finish(now, job);
             moved += 1;
         }
         while let Some(job) = self.take_from_pf() {
             self.charge(now, &job);
-            self.finish(now, job, limit);
+            self.finish(now, job);
             moved += 1;
         }
+        self.ports.rx.at_switch = false;
         self.flush(now);
         moved
     }
@@ -397,37 +274,39 @@ impl Hypervisor {
 
     /// Gives up the frames that wait for buffers of `vf`; they are counted as its drops.
     pub fn drop_backlog(&mut self, vf: VfIndex, reason: DropReason) {
-        for frame in self.rx[vf.index()].backlog.drain() {
-            self.model.count_rx_drop(vf, reason);
-            self.pool.give(frame);
-        }
+        self.ports.rx.drop_backlog(&mut self.model, vf, reason);
     }
 
     /// The frames that wait for buffers of `vf`, to be given with its rings to whoever gets those.
-    pub(super) fn backlog(&mut self, vf: VfIndex) -> &mut Backlog {
-        &mut self.rx[vf.index()].backlog
+    pub(super) fn take_backlog(&mut self, vf: VfIndex) -> Backlog {
+        self.ports.rx.take_backlog(vf)
+    }
+
+    /// What waited for buffers of `vf` on the other path.
+    pub(super) fn give_backlog(&mut self, now: Nanos, vf: VfIndex, backlog: Backlog) {
+        self.ports.rx.give_backlog(now, vf, backlog);
     }
 
     /// The drivers that have been, or would have been, notified since the last call.
     pub fn take_notified(&mut self) -> Notified {
-        std::mem::take(&mut self.notified)
+        self.ports.take_notified()
     }
 
     /// What has passed the ports of the mediated path, for those who watch.
     pub fn mirror_mut(&mut self) -> &mut Mirror {
-        &mut self.mirror
+        &mut self.ports.rx.mirror
     }
 
     /// What has passed each queue pair of a VF here.
     #[must_use]
     pub fn traffic(&self, vf: VfIndex) -> Vec<PairTraffic> {
-        PerQueue::pairs(&self.rx[vf.index()].traffic, &self.tx[vf.index()].traffic)
+        self.ports.traffic(vf)
     }
 
     /// What its thread has done.
     #[must_use]
     pub fn load(&self) -> &Load {
-        &self.load
+        &self.ports.rx.load
     }
 
     /// The PF's end, to connect it.
@@ -439,16 +318,21 @@ impl Hypervisor {
 impl Plane for Hypervisor {
     /// As much work as the CPU budget allows.
     fn poll(&mut self, now: Nanos) -> usize {
-        let mut moved = self.drain_backlogs(now);
-        for _ in 0..ROUND {
-            if self.busy_until() > now {
-                break;
-            }
+        let mut moved = self.ports.rx.drain_backlogs(now, &mut self.model);
+        self.look_at_idle(false);
+        let mut left = ROUND;
+        while left > 0 && self.busy_until() <= now {
+            left -= 1;
             if let Some(job) = self.current.take() {
-                self.finish(now, job, BACKLOG);
+                self.finish(now, job);
                 moved += 1;
             }
-            let Some(job) = self.take_job(now) else {
+            let job = match self.take_job(now) {
+                // Before the CPU counts as idle, everybody has been looked at.
+                None if self.look_at_idle(true) => self.take_job(now),
+                job => job,
+            };
+            let Some(job) = job else {
                 break;
             };
             self.charge(now, &job);
@@ -457,7 +341,7 @@ impl Plane for Hypervisor {
         if self.current.is_none() || self.since_flush >= BATCH {
             self.flush(now);
         }
-        self.load.count_burst(moved)
+        self.ports.rx.load.count_burst(moved)
     }
 
     fn next(&mut self, now: Nanos) -> Option<Nanos> {
@@ -466,57 +350,28 @@ impl Plane for Hypervisor {
         if self.current.is_some() || free > now {
             return Some(free);
         }
-        let limited = self.tx.iter().enumerate();
-        let limited = limited
-            .filter(|(_, port)| !port.queues.is_empty())
-            .map(|(i, _)| self.model.tx_ready_at(VfIndex::from(i), now))
-            .min_by_key(|ready| if *ready > now { ready.0 } else { u64::MAX });
-        let disabled = self.tx.iter_mut().flat_map(|port| &mut port.queues);
-        let disabled = disabled.filter_map(Slot::discard_at);
-        let waiting = self.rx.iter().filter_map(|port| port.backlog.due());
-        // What is past has been tried; it waits for a kick.
-        let times = limited
-            .into_iter()
-            .chain(disabled)
-            .chain(waiting)
-            .chain(self.held.due);
-        times.filter(|at| *at > now).min()
+        let next = self.ports.next(now, &self.model, VfSet::default());
+        next.filter(|at| *at > now)
     }
 
     fn arm(&mut self, now: Nanos) -> bool {
-        let mut work = self.pf.has_input();
-        for (i, port) in self.tx.iter_mut().enumerate() {
-            let waits = self.model.tx_ready_at(VfIndex::from(i), now) > now;
-            for slot in port.queues.iter_mut().filter(|s| !s.broken) {
-                work |= slot.queue.set_notify(true) && !waits;
-            }
-        }
-        for port in self.rx.iter_mut().filter(|p| !p.backlog.is_empty()) {
-            work |= port.set_notify(true);
-        }
-        work
+        let work = self.pf.has_input();
+        work | self.ports.arm(now, &self.model, VfSet::default())
     }
 
     fn disarm(&mut self) {
-        for port in &mut self.tx {
-            for slot in port.queues.iter_mut().filter(|s| !s.broken) {
-                slot.queue.set_notify(false);
-            }
-        }
-        for port in &mut self.rx {
-            port.set_notify(false);
-        }
+        self.ports.disarm();
     }
 
     fn take_broken(&mut self) -> Vec<RingBroken> {
-        std::mem::take(&mut self.broken)
+        self.ports.take_broken()
     }
 
     fn connect(&mut self, registry: mio::Registry) {
-        self.kicks.connect(registry);
+        self.ports.connect(registry);
     }
 
     fn load_mut(&mut self) -> &mut Load {
-        &mut self.load
+        &mut self.ports.rx.load
     }
 }

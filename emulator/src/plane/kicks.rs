@@ -1,12 +1,11 @@
 //! The kick descriptors a sleeping plane waits on. Registers and deregisters; never reads a descriptor (edge-triggered).
 
 use mio::unix::SourceFd;
-use mio::{Interest, Registry, Token};
+use mio::{Interest, Registry};
 use std::os::fd::{AsFd, AsRawFd};
 use vf_vhost::vring::Vring;
 
-/// The token of every kick: it does not matter whose it was, the plane looks at all its rings after a sleep.
-pub(super) const KICK: Token = Token(1);
+use crate::uplink::ARRIVAL;
 
 /// Where kicks are waited for; nowhere on the virtual clock.
 #[derive(Default)]
@@ -24,7 +23,7 @@ impl Kicks {
             return;
         };
         let fd = kick.as_fd().as_raw_fd();
-        if let Err(error) = registry.register(&mut SourceFd(&fd), KICK, Interest::READABLE) {
+        if let Err(error) = registry.register(&mut SourceFd(&fd), ARRIVAL, Interest::READABLE) {
             tracing::warn!(%error, "cannot wait for the kicks of ring {}", vring.index());
         }
     }

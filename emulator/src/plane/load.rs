@@ -5,14 +5,13 @@ use std::time::Duration;
 /// Counters of one thread that moves frames.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Load {
-    /// Time spent in rounds that found work; that of idle rounds since the clock was last read is taken off as they took lately.
+    /// Time spent in rounds that found work; that of idle rounds since the clock was last read is taken off as they took
+    /// lately. What a thread spent on several planes is shared out by the frames that they moved.
     pub busy: Duration,
     /// Rounds that found work.
     pub rounds: u64,
     /// Rounds that found none.
     pub idle_rounds: u64,
-    /// How long one of those took lately.
-    idle_round: Duration,
     /// Times it was woken.
     pub wakeups: u64,
     /// Frames handled.
@@ -30,17 +29,12 @@ pub struct Load {
 }
 
 impl Load {
-    /// Counts rounds of a plane's thread between two looks at the clock: those that found nothing, and those that moved so many
-    /// frames.
-    pub(super) fn count_rounds(&mut self, idle: u32, busy: u32, frames: usize, took: Duration) {
+    /// Counts rounds that found nothing, and those that moved so many frames in so long.
+    pub(super) fn count_rounds(&mut self, idle: u32, busy: u32, frames: usize, time: Duration) {
         self.idle_rounds += u64::from(idle);
-        if busy == 0 {
-            self.idle_round = took.checked_div(idle).unwrap_or_default();
-            return;
-        }
         self.rounds += u64::from(busy);
         self.frames += frames as u64;
-        self.busy += took.saturating_sub(idle * self.idle_round);
+        self.busy += time;
     }
 
     /// Counts a visit that found so many frames, and answers how many that were.
@@ -61,17 +55,6 @@ impl Load {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn only_rounds_that_find_work_are_busy() {
-        let mut load = Load::default();
-        let took = Duration::from_nanos(100);
-        load.count_rounds(4, 0, 0, took);
-        load.count_rounds(0, 1, 32, took);
-        load.count_rounds(2, 3, 3, took);
-        assert_eq!((load.rounds, load.idle_rounds, load.frames), (4, 6, 35));
-        assert_eq!(load.busy, took + took / 2, "an idle round took a quarter");
-    }
 
     #[test]
     fn what_was_not_published_is_neither_notified_nor_suppressed() {

@@ -2,11 +2,15 @@
 //! virtual clock). A ring belongs to one plane at a time; ownership moves, nothing is locked per packet. Planes take time as
 //! an argument and never wait.
 
+mod active_set;
 mod adapter;
-mod attention;
 mod backlog;
+mod busy_poll;
+mod cross_queue;
 mod doorbell;
-mod handover;
+mod egress;
+mod fair_queue;
+mod frame_queue;
 mod hypervisor;
 mod kicks;
 mod load;
@@ -16,19 +20,17 @@ mod owner;
 mod pf;
 mod pool;
 mod port;
-mod relay;
-mod sinks;
-mod spin;
+mod port_queue;
+mod ports;
+mod receivers;
 mod switch;
-mod tap;
+mod thread;
 mod traffic;
-mod turns;
-mod uplink;
-mod wire;
 
 pub use adapter::Adapter;
+pub use cross_queue::worker_of;
 pub use doorbell::Doorbell;
-pub use handover::worker_of;
+pub(crate) use frame_queue::cost;
 pub use hypervisor::Hypervisor;
 pub use load::Load;
 pub use mirror::Mirror;
@@ -37,12 +39,9 @@ pub use owner::{Borrowed, Owner, Plane};
 pub use pf::PfEnd;
 pub use pool::Pool;
 pub use port::{Notified, RingBroken};
-pub use relay::Relay;
 pub use switch::{apply, request};
-pub use tap::Tap;
+pub use thread::DataThread;
 pub use traffic::{PairTraffic, Traffic};
-pub use uplink::Uplink;
-pub use wire::WireEnd;
 
 #[cfg(test)]
 mod tests;

@@ -3,18 +3,20 @@
 
 use std::sync::Arc;
 
-use crossbeam_queue::ArrayQueue;
 use vf_vhost::frame::FrameBuf;
 
 use super::doorbell::Doorbell;
+use super::frame_queue::{FrameQueue, cost};
 
 /// Frames the PF's receive ring holds, as a NIC driver of the hypervisor would post buffers.
 pub(super) const PF_RING: usize = 4096;
+/// The same in bytes.
+pub(super) const PF_RING_BYTES: u64 = 8 << 20;
 
 /// One side's end of the PF queues.
 pub struct PfEnd {
-    out: Arc<ArrayQueue<FrameBuf>>,
-    inward: Arc<ArrayQueue<FrameBuf>>,
+    out: Arc<FrameQueue<FrameBuf>>,
+    inward: Arc<FrameQueue<FrameBuf>>,
     peer: Option<Doorbell>,
 }
 
@@ -22,8 +24,8 @@ impl PfEnd {
     /// The NIC's end and the hypervisor's end.
     #[must_use]
     pub fn pair() -> (PfEnd, PfEnd) {
-        let up = Arc::new(ArrayQueue::new(PF_RING));
-        let down = Arc::new(ArrayQueue::new(PF_RING));
+        let up = Arc::new(FrameQueue::new(PF_RING, PF_RING_BYTES));
+        let down = Arc::new(FrameQueue::new(PF_RING, PF_RING_BYTES));
         let nic = PfEnd {
             out: Arc::clone(&up),
             inward: Arc::clone(&down),
@@ -42,7 +44,7 @@ impl PfEnd {
     pub fn sender(&self) -> PfEnd {
         PfEnd {
             out: Arc::clone(&self.out),
-            inward: Arc::new(ArrayQueue::new(1)),
+            inward: Arc::new(FrameQueue::new(1, 0)),
             peer: self.peer.clone(),
         }
     }
@@ -54,7 +56,7 @@ impl PfEnd {
 
     /// Hands a frame over, or gives it back when the other side's ring is full.
     pub fn send(&self, frame: FrameBuf) -> Result<(), FrameBuf> {
-        self.out.push(frame)?;
+        self.out.push(cost(&frame), frame)?;
         if let Some(peer) = &self.peer {
             peer.ring();
         }
@@ -64,11 +66,7 @@ impl PfEnd {
     /// The next frame from the other side.
     #[must_use]
     pub fn receive(&self) -> Option<FrameBuf> {
-        // To find nothing costs a fence in a pop, and none here.
-        if self.inward.is_empty() {
-            return None;
-        }
-        self.inward.pop()
+        self.inward.pop().map(|(frame, _)| frame)
     }
 
     /// Whether frames wait here.

@@ -1,6 +1,6 @@
 //! The queues of one VF that a plane owns: attaching, detaching, steering. Never judges a frame.
 
-use vf_model::{DropReason, FrameMeta, Gso, Judge, Nanos, Nic, VfIndex, VfSet};
+use vf_model::{DropReason, FrameMeta, Gso, Judge, Nanos, VfIndex, VfSet};
 use vf_vhost::frame::{FrameBuf, TagEdit};
 use vf_vhost::net_hdr::{HEAD_MAX, NetHdr};
 use vf_vhost::ring::{Fence, RingError};
@@ -116,6 +116,9 @@ pub(super) struct RxPort {
     pub(super) traffic: PerQueue,
     /// What waits for buffers, before anything else that comes.
     pub(super) backlog: Backlog,
+    /// How much may wait, and until when.
+    pub(super) patient_bytes: u64,
+    pub(super) patient_until: Nanos,
 }
 
 /// Whether a ring with this index is one of the device-to-driver kind (virtio 5.1.2: receiveq1, transmitq1, ...).
@@ -192,10 +195,10 @@ impl RxPort {
 
     /// Which of them a frame to `vf`, whose port this is, belongs in.
     #[inline]
-    pub(super) fn queue_of(&self, nic: &Nic, vf: VfIndex, head: &[u8]) -> u16 {
+    pub(super) fn queue_of(&self, model: &impl Judge, vf: VfIndex, head: &[u8]) -> u16 {
         match self.in_use() {
             0 | 1 => 0,
-            in_use => nic.rss(vf).queue(head, in_use),
+            in_use => model.rss(vf).queue(head, in_use),
         }
     }
 
@@ -252,21 +255,44 @@ impl RxPort {
         frames: &[TxFrame],
         edit: vf_model::TagEdit,
     ) -> (Traffic, Option<Delivery>) {
+        let lens = frames.iter().map(|frame| edit.len_of(frame.len()));
+        self.deliver_burst(queue, lens, |to| {
+            to.deliver_from(tx, frames, bytes_of(edit))
+        })
+    }
+
+    /// The same of frames in private memory.
+    #[inline]
+    pub(super) fn deliver_all(
+        &mut self,
+        queue: u16,
+        frames: &[FrameBuf],
+        edit: vf_model::TagEdit,
+    ) -> (Traffic, Option<Delivery>) {
+        let lens = frames.iter().map(|frame| edit.len_of(frame.len()));
+        self.deliver_burst(queue, lens, |to| to.deliver_all(frames, bytes_of(edit)))
+    }
+
+    #[inline]
+    fn deliver_burst(
+        &mut self,
+        queue: u16,
+        lens: impl Iterator<Item = u32>,
+        deliver: impl FnOnce(&mut RxQueue) -> Result<(usize, Option<RxOutcome>), RingError>,
+    ) -> (Traffic, Option<Delivery>) {
         let mut traffic = Traffic::default();
         let Some(slot) = self.steer(queue) else {
             return (traffic, Some(self.no_ring()));
         };
         let ring = slot.queue.vring().index();
-        let (done, then) = match slot.queue.deliver_from(tx, frames, bytes_of(edit)) {
+        let (done, then) = match deliver(&mut slot.queue) {
             Ok((done, then)) => (done, then.map(Delivery::of)),
             Err(why) => {
                 slot.broken = true;
                 (0, Some(Delivery::Broken(ring, why)))
             }
         };
-        for frame in frames.iter().take(done) {
-            traffic.add(edit.len_of(frame.len()));
-        }
+        lens.take(done).for_each(|len| traffic.add(len));
         *self.traffic.of_ring(ring) += traffic;
         (traffic, then)
     }

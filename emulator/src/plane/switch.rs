@@ -8,8 +8,7 @@ use std::sync::Arc;
 use vf_model::{Command, Judge, Nanos, Path, Policy, Refusal, VfIndex, VfRequest};
 
 use super::adapter::Adapter;
-use super::backlog::{BACKLOG, BACKLOG_AT_SWITCH};
-use super::handover::worker_of;
+use super::cross_queue::worker_of;
 use super::hypervisor::Hypervisor;
 
 /// Applies a command to all planes of a host, the adapters of all workers in order, and moves the rings of every VF whose
@@ -23,7 +22,7 @@ pub fn apply<A: DerefMut<Target = Adapter>>(
     hypervisor: &mut Hypervisor,
     command: &Command,
 ) -> Result<(), Refusal> {
-    drain(now, adapters, hypervisor, BACKLOG_AT_SWITCH);
+    drain(now, adapters, hypervisor, true);
     let before = Arc::clone(hypervisor.model.policy());
     let after = Arc::new(before.with(command)?);
     adopt(adapters, hypervisor, &after);
@@ -38,7 +37,7 @@ pub fn apply<A: DerefMut<Target = Adapter>>(
     }
     if moved && adapters.len() > 1 {
         // A frame that waited for the wire in its ring is on its way to the port now: it goes before those on the other path.
-        drain(now, adapters, hypervisor, BACKLOG_AT_SWITCH);
+        drain(now, adapters, hypervisor, true);
     }
     Ok(())
 }
@@ -54,8 +53,8 @@ pub fn request<A: DerefMut<Target = Adapter>>(
     vf: VfIndex,
     request: &VfRequest,
 ) -> Result<(), Refusal> {
-    // A driver that gives commands lets no more wait than there may be without them.
-    drain(now, adapters, hypervisor, BACKLOG);
+    // Nothing that a driver does makes the wire run ahead: it would hold up everybody's frames.
+    drain(now, adapters, hypervisor, false);
     let policy = hypervisor.model.policy().with_request(vf, request)?;
     adopt(adapters, hypervisor, &Arc::new(policy));
     Ok(())
@@ -73,17 +72,18 @@ fn adopt<A: DerefMut<Target = Adapter>>(
 }
 
 /// Has each plane take what the others have handed over: a frame that one has judged by the old rules is not judged by the
-/// new ones on another. So many frames may wait for a guest's buffers then.
+/// new ones on another. With `force` the wire takes them too, and more of it waits for the guests' buffers.
 fn drain<A: DerefMut<Target = Adapter>>(
     now: Nanos,
     adapters: &mut [A],
     hypervisor: &mut Hypervisor,
-    limit: usize,
+    force: bool,
 ) {
     loop {
         // The one with the port last: the others still have frames for it.
-        let moved: usize = adapters.iter_mut().rev().map(|a| a.drain(now)).sum();
-        if moved + hypervisor.drain_pf(now, limit) == 0 {
+        let adapters = adapters.iter_mut().rev();
+        let moved: usize = adapters.map(|a| a.drain(now, force)).sum();
+        if moved + hypervisor.drain_pf(now, force) == 0 {
             return;
         }
     }
@@ -103,7 +103,8 @@ fn move_rings(
                     hypervisor.attach(vf, vring);
                 }
             }
-            *hypervisor.backlog(vf) = adapter.take_backlog(vf);
+            let backlog = adapter.take_backlog(vf);
+            hypervisor.give_backlog(now, vf, backlog);
         }
         Path::Direct => {
             for ring in hypervisor.rings(vf) {
@@ -111,7 +112,7 @@ fn move_rings(
                     adapter.attach(vf, vring);
                 }
             }
-            adapter.give_backlog(now, vf, std::mem::take(hypervisor.backlog(vf)));
+            adapter.give_backlog(now, vf, hypervisor.take_backlog(vf));
         }
     }
 }

@@ -19,6 +19,7 @@ use vf_vhost::vring::{Vring, VringConfig};
 
 use super::port::meta;
 use super::*;
+use crate::uplink::{Arrivals, TxFrame, Uplink, WireEnd};
 
 mod coalescing;
 mod switching;
@@ -51,6 +52,22 @@ fn private(data: Vec<u8>) -> FrameBuf {
         hdr: NetHdr::default(),
         data,
     }
+}
+
+/// Puts a frame on the wire, whether or not it takes one now.
+fn send(end: &mut WireEnd, now: Nanos, frame: FrameBuf) {
+    let meta = meta(frame.len(), &frame.hdr);
+    let mut frames = vec![TxFrame { frame, meta }];
+    end.tx_burst(now, &mut frames, &Pool::new(1), &mut |reason| {
+        panic!("{reason}")
+    });
+}
+
+/// All that has arrived.
+fn receive(end: &mut WireEnd, now: Nanos) -> Vec<FrameBuf> {
+    let mut arrivals = Arrivals::default();
+    end.rx_burst(now, usize::MAX, &Pool::new(1), &mut arrivals);
+    arrivals.frames
 }
 
 /// The numbers of the frames of each sender, in their order.
@@ -208,7 +225,7 @@ impl Bench {
         let pool = Pool::new(64);
         let policy = Arc::new(Policy::new(config));
         let (nic, model) = (Nic::new(Arc::clone(&policy)), HypervisorModel::new(policy));
-        let mut others = Adapter::team(nic, workers, nic_end, Uplink::Wire(near), &pool);
+        let mut others = Adapter::team(nic, workers, nic_end, Some(Box::new(near)), &pool);
         let mut bench = Bench {
             adapter: others.remove(0),
             others,
@@ -220,6 +237,19 @@ impl Bench {
         };
         for (vf, path) in paths.iter().enumerate() {
             bench.command(&format!("vf {vf} set path {path}"));
+        }
+        bench
+    }
+
+    /// The same without a wire.
+    fn without_uplink(paths: &[Path]) -> Bench {
+        let mut bench = Bench::bare(paths, Nanos(0), None);
+        let (nic_end, hypervisor_end) = PfEnd::pair();
+        let (nic, pool) = (bench.adapter.nic.clone(), Pool::new(64));
+        bench.adapter = Adapter::new(nic, nic_end, None, pool);
+        *bench.hypervisor.pf_mut() = hypervisor_end;
+        for vf in 0..paths.len() {
+            bench.start(vf, &queue_of(256));
         }
         bench
     }
@@ -265,7 +295,7 @@ impl Bench {
             let mut moved = self.adapter.poll(self.now) + self.hypervisor.poll(self.now);
             let others = self.others.iter_mut();
             moved += others.map(|other| other.poll(self.now)).sum::<usize>();
-            while let Some(frame) = self.far.receive(self.now) {
+            for frame in receive(&mut self.far, self.now) {
                 self.arrived.push(frame.data);
                 moved += 1;
             }
@@ -298,8 +328,7 @@ impl Bench {
 
     /// Sends from the far end.
     fn send_from_far(&mut self, frame: FrameBuf) {
-        let meta = meta(frame.len(), &frame.hdr);
-        self.far.send(self.now, frame, &meta);
+        send(&mut self.far, self.now, frame);
     }
 
     /// All counters that there are of VF `vf`.
@@ -549,8 +578,7 @@ fn a_cpu_with_work_is_never_idle() {
 
 #[test]
 fn without_an_uplink_each_frame_that_would_leave_is_counted_once() {
-    let mut bench = Bench::new(&[Path::Direct, Path::Mediated], Nanos(0));
-    *bench.adapter.uplink_mut() = Uplink::None;
+    let mut bench = Bench::without_uplink(&[Path::Direct, Path::Mediated]);
     bench.vms[0].send(BEYOND);
     bench.vms[0].send(BROADCAST);
     bench.vms[1].send(BEYOND);

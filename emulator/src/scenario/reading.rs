@@ -132,7 +132,7 @@ impl NicReading {
         add(None, adapter.nic.wire_counters());
         add(None, hypervisor.model.pf_counters());
         NicReading {
-            link_busy: adapter.uplink().busy(at),
+            link_busy: adapter.port_busy(at),
             // On the virtual clock only the cost model's time is time.
             hypervisor_busy: hypervisor.charged(at).unwrap_or_default(),
             drops,

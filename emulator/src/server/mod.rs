@@ -21,7 +21,8 @@ use crate::clock::Clock;
 use crate::config::{Config, HypervisorCpu, NicSettings, Polling, SocketRole};
 use crate::ctl::{Request, Response};
 use crate::host::{Host, Planes};
-use crate::plane::{Owner, Pool, RingBroken, Tap, Uplink, WireEnd};
+use crate::plane::{DataThread, Doorbell, Pool, RingBroken};
+use crate::uplink::{Tap, Uplink, WireEnd};
 
 use clients::Clients;
 use observe::Observer;
@@ -298,12 +299,15 @@ impl Reporter {
         }
     }
 
-    fn of(&self, host: usize) -> impl Fn(RingBroken) + Send + 'static {
+    /// What a thread says of the rings of its planes, each of one of these hosts.
+    fn of(&self, hosts: Vec<usize>) -> impl Fn(usize, RingBroken) + Send + 'static {
         let (to, waker) = (self.to.clone(), std::sync::Arc::clone(&self.waker));
-        move |broken| {
-            // Both fail only when the control thread has gone.
-            let _ = to.send((host, broken));
-            let _ = waker.wake();
+        move |plane, broken| {
+            if let Some(host) = hosts.get(plane) {
+                // Both fail only when the control thread has gone.
+                let _ = to.send((*host, broken));
+                let _ = waker.wake();
+            }
         }
     }
 }
@@ -355,90 +359,125 @@ fn command(hosts: &mut [Host], nic: Option<&str>, words: &[String]) -> Result<Ve
     Ok(notes)
 }
 
+/// The data-plane threads before they run, and which of them each worker of each NIC is on.
+struct Threads {
+    threads: Vec<DataThread>,
+}
+
+impl Threads {
+    fn new(config: &Config) -> Result<Threads, RunError> {
+        let workers = config.nics.iter().map(|nic| nic.workers).max();
+        let threads = config.threads.max(workers.unwrap_or(1));
+        let threads = (0..usize::from(threads)).map(|n| {
+            let mut thread = DataThread::new(format!("dp{n}")).map_err(system("thread"))?;
+            if let Some(cpu) = config.cpus.nth(n) {
+                thread.pin(cpu);
+            }
+            Ok(thread)
+        });
+        let threads = threads.collect::<Result<_, RunError>>()?;
+        Ok(Threads { threads })
+    }
+
+    /// The thread of a NIC's worker: the workers of one NIC are on different threads, and so are NICs as far as there are
+    /// enough.
+    fn of(&self, nic: usize, worker: usize) -> usize {
+        (nic + worker) % self.threads.len()
+    }
+
+    fn bell(&self, nic: usize, worker: usize) -> Doorbell {
+        self.threads[self.of(nic, worker)].bell()
+    }
+}
+
 fn build_hosts(
     config: &Config,
     epoch: Instant,
     reporter: &Reporter,
 ) -> Result<Vec<Host>, RunError> {
     let pool = Pool::new(POOL);
+    let threads = Threads::new(config)?;
     let mut ends: Vec<Option<WireEnd>> = config.nics.iter().map(|_| None).collect();
     for wire in &config.wires {
-        let (a, b) = WireEnd::pair(wire.link, WIRE_SLACK);
-        ends[wire.between[0]] = Some(a);
-        ends[wire.between[1]] = Some(b);
+        let (mut a, mut b) = WireEnd::pair(wire.link, WIRE_SLACK);
+        let between = wire.between;
+        if threads.of(between[0], 0) != threads.of(between[1], 0) {
+            a.set_peer(threads.bell(between[1], 0));
+            b.set_peer(threads.bell(between[0], 0));
+        }
+        ends[between[0]] = Some(a);
+        ends[between[1]] = Some(b);
     }
     let cost = match config.hypervisor {
         HypervisorCpu::Measured => None,
         HypervisorCpu::Model => Some(vf_model::CostModel::default()),
     };
-    let mut hosts = Vec::new();
-    let mut bells = Vec::new();
+    // By thread: the planes, and the NIC and the worker of each.
+    let mut planes: Vec<Vec<_>> = threads.threads.iter().map(|_| Vec::new()).collect();
+    let mut hypervisors = Vec::new();
     for (h, (nic, end)) in config.nics.iter().zip(ends).enumerate() {
-        let uplink = match (end, &nic.tap) {
-            (Some(end), _) => Uplink::Wire(end),
-            (None, Some(name)) => {
-                Uplink::Tap(Tap::open(name, LinkConfig::default(), WIRE_SLACK).map_err(
-                    |source| RunError::Tap {
-                        name: name.clone(),
-                        source,
-                    },
-                )?)
-            }
-            (None, None) => Uplink::None,
+        let made = Planes::new(nic, nic.workers.into(), uplink(nic, end)?, &pool, cost);
+        let made = made.map_err(|(vf, refusal)| RunError::Policy {
+            nic: nic.name.clone(),
+            vf,
+            refusal,
+        })?;
+        let thread = DataThread::new(format!("hyp-{}", nic.name)).map_err(system("thread"))?;
+        let bells: Vec<_> = (0..made.adapters.len())
+            .map(|w| threads.bell(h, w))
+            .collect();
+        for (w, mut adapter) in made.adapters.into_iter().enumerate() {
+            adapter.pf_mut().set_peer(thread.bell());
+            adapter.set_peers(&bells);
+            planes[threads.of(h, w)].push(((h, w), adapter));
+        }
+        let mut hypervisor = made.hypervisor;
+        hypervisor.pf_mut().set_peer(bells[0].clone());
+        // A CPU that software shares is not kept for good by a thread that waits.
+        let polling = match config.poll {
+            Polling::Always => Polling::Adaptive,
+            other => other,
         };
-        let planes = Planes::new(nic, nic.workers.into(), uplink, &pool, cost).map_err(
-            |(vf, refusal)| RunError::Policy {
-                nic: nic.name.clone(),
-                vf,
-                refusal,
-            },
-        )?;
-        let name = &nic.name;
-        let mut adapters = Vec::new();
-        let mut worker_bells = Vec::new();
-        for (w, adapter) in planes.adapters.into_iter().enumerate() {
-            let name = nic.worker_name(w);
-            let (owner, bell) = Owner::spawn(&name, adapter, epoch, config.poll, reporter.of(h))
-                .map_err(system("thread"))?;
-            adapters.push(owner);
-            worker_bells.push(bell);
-        }
-        let (hypervisor, hypervisor_bell) = Owner::spawn(
-            &format!("hyp-{name}"),
-            planes.hypervisor,
-            epoch,
-            // A CPU that software shares is not kept for good by who waits.
-            match config.poll {
-                Polling::Always => Polling::Adaptive,
-                other => other,
-            },
-            reporter.of(h),
-        )
-        .map_err(system("thread"))?;
-        for adapter in &adapters {
-            let mut adapter = adapter.borrow();
-            adapter.pf_mut().set_peer(hypervisor_bell.clone());
-            adapter.set_peers(&worker_bells);
-        }
-        let port_bell = worker_bells.swap_remove(0);
-        hypervisor.borrow().pf_mut().set_peer(port_bell.clone());
-        bells.push(port_bell);
-        hosts.push(Host::new(
-            nic.clone(),
-            adapters,
-            hypervisor,
-            Clock::Wall(epoch),
-        ));
+        let hosts = vec![h];
+        let owners = thread
+            .spawn(vec![hypervisor], epoch, polling, reporter.of(hosts))
+            .map_err(system("thread"))?;
+        hypervisors.extend(owners);
     }
-    for wire in &config.wires {
-        let [a, b] = wire.between;
-        for (this, other) in [(a, b), (b, a)] {
-            if let Uplink::Wire(end) = hosts[this].adapter().borrow().uplink_mut() {
-                end.set_peer(bells[other].clone());
-            }
+    let mut adapters: Vec<Vec<_>> = config.nics.iter().map(|_| Vec::new()).collect();
+    for (thread, planes) in threads.threads.into_iter().zip(planes) {
+        let (places, planes): (Vec<(usize, usize)>, Vec<_>) = planes.into_iter().unzip();
+        let hosts = places.iter().map(|(h, _)| *h).collect();
+        let owners = thread
+            .spawn(planes, epoch, config.poll, reporter.of(hosts))
+            .map_err(system("thread"))?;
+        for ((h, w), owner) in places.into_iter().zip(owners) {
+            adapters[h].push((w, owner));
         }
     }
-    Ok(hosts)
+    let hosts = config.nics.iter().zip(adapters).zip(hypervisors);
+    let hosts = hosts.map(|((nic, mut adapters), hypervisor)| {
+        adapters.sort_by_key(|(worker, _)| *worker);
+        let adapters = adapters.into_iter().map(|(_, owner)| owner).collect();
+        Host::new(nic.clone(), adapters, hypervisor, Clock::Wall(epoch))
+    });
+    Ok(hosts.collect())
+}
+
+/// What the configuration plugs into a NIC's port.
+fn uplink(nic: &NicSettings, end: Option<WireEnd>) -> Result<Option<Box<dyn Uplink>>, RunError> {
+    if let Some(end) = end {
+        return Ok(Some(Box::new(end)));
+    }
+    let Some(name) = &nic.tap else {
+        return Ok(None);
+    };
+    let tap = Tap::open(name, LinkConfig::default(), WIRE_SLACK);
+    let tap = tap.map_err(|source| RunError::Tap {
+        name: name.clone(),
+        source,
+    })?;
+    Ok(Some(Box::new(tap)))
 }
 
 /// Opens the sockets of a host's VFs.

@@ -64,7 +64,7 @@ fn nic(host: &Host, at: Nanos, seconds: f64, before: &mut Busy) -> ShowNic {
     let of_nic = |counters: fn(&Nic) -> &Counters| sum(adapters.iter().map(|a| counters(&a.nic)));
     let charged = hypervisor.charged(at);
     let now = Busy {
-        link: adapter.uplink().busy(at).0,
+        link: adapter.port_busy(at).0,
         worker: adapters.iter().map(|a| nanos(a.load().busy)).sum(),
         hypervisor: charged.map_or_else(|| nanos(hypervisor.load().busy), |c| c.0),
     };
@@ -106,10 +106,10 @@ fn nic(host: &Host, at: Nanos, seconds: f64, before: &mut Busy) -> ShowNic {
     let bridge = hypervisor.model.bridge().stats(at);
     let show = ShowNic {
         name: host.settings.name.clone(),
-        uplink: adapter.uplink().to_string(),
+        uplink: adapter.uplink_name(),
         link: ShowLink {
             up: policy.link_up(),
-            rate_mbps: adapter.uplink().rate_mbps(),
+            rate_mbps: adapter.port_rate() / 1_000_000,
             tx_utilisation: share(now.link, before.link),
             tx_busy_ns: now.link,
             counters: counters(&of_nic(Nic::wire_counters)),

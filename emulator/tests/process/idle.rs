@@ -123,15 +123,14 @@ fn a_worker_that_polls_always_does_not_sleep() {
 }
 
 #[test]
-fn a_worker_and_a_hypervisor_a_nic() {
-    let names = ["hyp-a", "hyp-b", "signals", "vfnic", "worker-a", "worker-b"];
+fn one_data_plane_thread_for_all_nics_and_a_hypervisor_each() {
+    let names = ["dp0", "hyp-a", "hyp-b", "signals", "vfnic"];
     has_these_threads(1, &names);
 }
 
 #[test]
-fn as_many_workers_as_asked_for_and_a_hypervisor_a_nic() {
-    let workers = ["worker0-a", "worker0-b", "worker1-a", "worker1-b"];
-    let names = [&["hyp-a", "hyp-b", "signals", "vfnic"][..], &workers].concat();
+fn as_many_data_plane_threads_as_a_nic_has_workers() {
+    let names = ["dp0", "dp1", "hyp-a", "hyp-b", "signals", "vfnic"];
     has_these_threads(2, &names);
 }
 

@@ -2,8 +2,8 @@
 
 use proptest::collection::vec;
 
-use super::handover::QUEUE;
-use super::relay::LANE;
+use super::cross_queue::QUEUE;
+use super::port_queue::VF_QUEUE;
 use super::*;
 
 /// A host with so many workers and a guest on each VF, all direct.
@@ -129,7 +129,7 @@ fn a_busy_wire_holds_up_the_vfs_of_every_worker_and_drops_nothing() {
         bench.vms[1].send(BEYOND);
         bench.others[0].poll(bench.now);
     }
-    assert_eq!(bench.vms[1].sent as usize, LANE + 1);
+    assert_eq!(bench.vms[1].sent as usize, VF_QUEUE + 1);
     assert_eq!(bench.vms[1].outstanding(0), 1, "it waits in its ring");
     let now = bench.now;
     assert_eq!(bench.others[0].next(now), None, "nobody knows how long");
@@ -263,8 +263,8 @@ fn a_switch_with_full_queues_between_workers_loses_and_reorders_nothing() {
     let now = bench.now;
     while bench.adapter_of(2).poll(now) > 0 {}
     bench.command("vf 1 set path mediated");
-    let left = bench.others.iter_mut().map(|other| other.drain(now));
-    let left = left.sum::<usize>() + bench.adapter.drain(now);
+    let left = bench.others.iter_mut().map(|other| other.drain(now, true));
+    let left = left.sum::<usize>() + bench.adapter.drain(now, true);
     assert_eq!(left, 0, "nor is one on its way to the port");
     assert_eq!(bench.vms[1].receive(), 60, "it had buffers for them");
     assert_eq!(bench.vms[3].receive(), 60);
@@ -308,7 +308,7 @@ fn a_ring_that_stops_leaves_its_waiting_frame_to_the_port() {
     bench.vms[1].send(BEYOND);
     bench.run_until(MS);
     let sent = bench.vms[1].sent as usize;
-    assert_eq!(sent, LANE + 2);
+    assert_eq!(sent, VF_QUEUE + 2);
     assert_eq!(by_sender(&bench.arrived)[&mac(1)], count(sent));
 }
 
@@ -321,7 +321,7 @@ fn without_an_uplink_every_worker_counts_what_would_leave() {
     };
     let pool = Pool::new(64);
     let nic = Nic::new(Arc::new(Policy::new(config)));
-    let team = Adapter::team(nic, 2, PfEnd::pair().0, Uplink::None, &pool);
+    let team = Adapter::team(nic, 2, PfEnd::pair().0, None, &pool);
     let mut bench = Bench::bare(&[Path::Direct; 2], Nanos(0), None);
     let [first, second] = <[Adapter; 2]>::try_from(team).ok().unwrap();
     (bench.adapter, bench.others) = (first, vec![second]);

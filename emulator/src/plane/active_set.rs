@@ -1,59 +1,60 @@
-//! Which VFs a worker looks at in a round: those that had work lately, and a few of the others in turn, so that a round costs
-//! what the busy VFs cost, however many are attached. Never forgets an attached VF: each is looked at within a bounded number
-//! of rounds.
+//! The VFs that a plane looks at in each round: those that had work lately, and a few of the others in turn, so that a round
+//! costs what the busy VFs cost, however many are attached. Never forgets an attached VF: each is looked at within a bounded
+//! number of rounds.
 
 use vf_model::{VfIndex, VfSet};
 
-/// Rounds in which a VF without work becomes an idle one.
-const LATELY: u32 = 256;
-/// Idle VFs looked at in a round.
+/// Rounds without work after which a VF becomes an idle one.
+const PERIOD: u32 = 256;
+/// Idle VFs looked at in a round in which another VF had work.
 const IDLE_LOOKS: usize = 2;
 
 /// See the module.
 #[derive(Default)]
-pub(super) struct Attention {
+pub(super) struct ActiveSet {
     attached: VfSet,
-    /// Had work in this period of [`LATELY`] rounds.
+    /// VFs that had work in this period of [`PERIOD`] rounds.
     busy: VfSet,
-    /// Had work in the period before.
+    /// VFs that had work in the period before.
     before: VfSet,
     round: u32,
-    /// Those that had work in either period, in order.
-    lively: Vec<VfIndex>,
-    /// Those that had not.
+    /// VFs that had work in either period.
+    active: VfSet,
+    /// Attached VFs that had none.
     idle: Vec<VfIndex>,
-    /// Which of them is looked at next.
+    /// The index in `idle` of the VF that is looked at next.
     turn: usize,
-    /// Who is lively has changed.
+    /// Whether `active` and `idle` have to be computed again.
     stale: bool,
-    sparing: bool,
+    sparse: bool,
 }
 
-impl Attention {
-    /// Spares idle VFs from now on; until then everyone is lively, as on the virtual clock, where a round takes no time.
-    pub(super) fn spare(&mut self) {
-        (self.sparing, self.stale) = (true, true);
+impl ActiveSet {
+    /// Looks at few idle VFs a round from now on. Until then every attached VF is active, as on the virtual clock, where a
+    /// round takes no time.
+    pub(super) fn enable_sparse_polling(&mut self) {
+        (self.sparse, self.stale) = (true, true);
     }
 
-    /// The VF has rings to look at.
+    /// The VF has transmit rings to look at.
     pub(super) fn attach(&mut self, vf: VfIndex) {
         self.attached.insert(vf);
         self.busy.insert(vf);
         self.stale = true;
     }
 
-    /// It has none any more.
+    /// The VF has none any more.
     pub(super) fn detach(&mut self, vf: VfIndex) {
         self.attached.remove(vf);
         self.stale = true;
     }
 
-    /// All that have rings.
+    /// All VFs that have transmit rings.
     pub(super) fn attached(&self) -> VfSet {
         self.attached
     }
 
-    /// There was work of this VF, or there will be when something lets it go on.
+    /// The VF had work, or will have when something lets it go on.
     #[inline]
     pub(super) fn had_work(&mut self, vf: VfIndex) {
         if !self.busy.contains(vf) {
@@ -62,12 +63,12 @@ impl Attention {
         }
     }
 
-    /// Begins a round. During it, nobody changes sides.
+    /// Begins a round and says which VFs are active in it.
     #[inline]
-    pub(super) fn round(&mut self) {
-        if self.sparing {
+    pub(super) fn begin_round(&mut self) -> VfSet {
+        if self.sparse {
             self.round += 1;
-            if self.round == LATELY {
+            if self.round == PERIOD {
                 self.before = std::mem::take(&mut self.busy);
                 (self.round, self.stale) = (0, true);
             }
@@ -75,43 +76,31 @@ impl Attention {
         if self.stale {
             self.sort();
         }
+        self.active
     }
 
     fn sort(&mut self) {
         self.stale = false;
-        let lively = match self.sparing {
+        self.active = match self.sparse {
             true => self.attached.intersection(self.busy.union(self.before)),
             false => self.attached,
         };
         let next = self.idle.get(self.turn).copied();
-        self.lively.clear();
-        self.lively.extend(lively.iter());
         self.idle.clear();
-        self.idle.extend(self.attached.difference(lively).iter());
-        // Who comes and goes costs nobody his turn.
+        self.idle
+            .extend(self.attached.difference(self.active).iter());
+        // The VF whose turn it was keeps its turn.
         self.turn = next.map_or(0, |next| self.idle.partition_point(|vf| *vf < next));
     }
 
-    /// The `n`th of the VFs that are looked at in each round.
-    #[inline]
-    pub(super) fn lively(&self, n: usize) -> Option<VfIndex> {
-        self.lively.get(n).copied()
-    }
-
-    /// How many of those come before `seat`.
-    #[inline]
-    pub(super) fn lively_before(&self, seat: usize) -> usize {
-        self.lively.partition_point(|vf| vf.index() < seat)
-    }
-
-    /// How many others to look at in this round: all of them if nobody else had work, a few otherwise.
+    /// How many idle VFs to look at in this round: all of them if no active VF had work, a few otherwise.
     #[inline]
     pub(super) fn idle_looks(&self, all: bool) -> usize {
         let most = if all { usize::MAX } else { IDLE_LOOKS };
         self.idle.len().min(most)
     }
 
-    /// The next of the others.
+    /// The next idle VF.
     #[inline]
     pub(super) fn next_idle(&mut self) -> Option<VfIndex> {
         if self.turn >= self.idle.len() {
@@ -129,14 +118,13 @@ mod tests {
     use super::*;
 
     /// Whom a round looks at in which those of `work` have work, and it is found as they are looked at.
-    fn round(attention: &mut Attention, work: VfSet) -> VfSet {
-        attention.round();
-        let mut looks: VfSet = (0..).map_while(|n| attention.lively(n)).collect();
+    fn round(active: &mut ActiveSet, work: VfSet) -> VfSet {
+        let mut looks = active.begin_round();
         let all = looks.intersection(work).is_empty();
-        let idle = (0..attention.idle_looks(all)).filter_map(|_| attention.next_idle());
+        let idle = (0..active.idle_looks(all)).filter_map(|_| active.next_idle());
         looks = looks.union(idle.collect());
         for vf in looks.intersection(work).iter() {
-            attention.had_work(vf);
+            active.had_work(vf);
         }
         looks
     }
@@ -148,21 +136,21 @@ mod tests {
             attached in prop::collection::vec(any::<u8>(), 1..256),
             detached in prop::collection::vec(any::<u8>(), 0..64),
             busy in prop::collection::vec(any::<u8>(), 0..8),
-            rounds in 0..2 * LATELY,
+            rounds in 0..2 * PERIOD,
         ) {
-            let mut attention = Attention::default();
-            attention.spare();
-            attached.iter().for_each(|vf| attention.attach(VfIndex(*vf)));
+            let mut active = ActiveSet::default();
+            active.enable_sparse_polling();
+            attached.iter().for_each(|vf| active.attach(VfIndex(*vf)));
             let busy: VfSet = busy.into_iter().map(VfIndex).collect();
             for _ in 0..rounds {
-                round(&mut attention, busy);
+                round(&mut active, busy);
             }
-            detached.iter().for_each(|vf| attention.detach(VfIndex(*vf)));
+            detached.iter().for_each(|vf| active.detach(VfIndex(*vf)));
             let all: VfSet = attached.into_iter().filter(|vf| !detached.contains(vf)).map(VfIndex).collect();
-            prop_assert_eq!(attention.attached(), all);
+            prop_assert_eq!(active.attached(), all);
             let mut seen = VfSet::default();
             for _ in 0..256 / IDLE_LOOKS + 2 {
-                let looks = round(&mut attention, busy);
+                let looks = round(&mut active, busy);
                 prop_assert!(busy.intersection(all).difference(looks).is_empty());
                 prop_assert!(looks.difference(all).is_empty());
                 seen = seen.union(looks);
@@ -173,9 +161,9 @@ mod tests {
         /// Whoever else becomes busy or idle meanwhile.
         #[test]
         fn nobody_loses_his_turn(talk in prop::collection::vec(0u8..32, 40)) {
-            let mut attention = Attention::default();
-            attention.spare();
-            (0..33).for_each(|vf| attention.attach(VfIndex(vf)));
+            let mut active = ActiveSet::default();
+            active.enable_sparse_polling();
+            (0..33).for_each(|vf| active.attach(VfIndex(vf)));
             let mut last = [0; 32];
             // One is always busy, so that never all are looked at, and others have something to say now and then.
             let busy = [VfIndex(32)].into_iter().collect();
@@ -184,7 +172,7 @@ mod tests {
                 if now % 40 == 0 && let Some(vf) = talk.get(now / 40) {
                     work.insert(VfIndex(*vf));
                 }
-                let looks = round(&mut attention, work.union(busy));
+                let looks = round(&mut active, work.union(busy));
                 work = work.difference(looks);
                 for vf in looks.iter().take_while(|vf| vf.0 < 32) {
                     last[vf.index()] = now;
@@ -196,30 +184,28 @@ mod tests {
 
     #[test]
     fn a_round_costs_what_the_busy_ones_cost() {
-        let mut attention = Attention::default();
-        (0..64).for_each(|vf| attention.attach(VfIndex(vf)));
+        let mut active = ActiveSet::default();
+        (0..64).for_each(|vf| active.attach(VfIndex(vf)));
         let busy = [VfIndex(3)].into_iter().collect();
-        for _ in 0..=2 * LATELY {
+        for _ in 0..=2 * PERIOD {
             assert_eq!(
-                round(&mut attention, busy).len(),
+                round(&mut active, busy).len(),
                 64,
                 "the virtual clock sees all"
             );
         }
-        attention.spare();
+        active.enable_sparse_polling();
         let mut looks = VfSet::default();
-        for _ in 0..=2 * LATELY {
-            looks = round(&mut attention, busy);
+        for _ in 0..=2 * PERIOD {
+            looks = round(&mut active, busy);
         }
         assert!(looks.contains(VfIndex(3)));
         assert_eq!(looks.len(), 1 + IDLE_LOOKS);
         let nobody = VfSet::default();
         assert_eq!(
-            round(&mut attention, nobody).len(),
+            round(&mut active, nobody).len(),
             64,
             "before it counts as idle"
         );
-        assert_eq!(attention.lively_before(3), 0);
-        assert_eq!(attention.lively_before(4), 1);
     }
 }

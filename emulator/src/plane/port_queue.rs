@@ -1,79 +1,83 @@
-//! The way to the port for workers that do not have it: a bounded, lock-free queue for each of their VFs, so that those who wait
-//! for the wire get it in turn wherever they are served. Never drops: a VF whose queue is full keeps its frame, and what
-//! cannot wait is kept here.
+//! The way to the port for workers that do not have it: a bounded, lock-free queue for each of their VFs, so that VFs that wait
+//! for the wire get their share wherever they are served. A VF whose queue is full keeps its frame; what cannot wait is kept
+//! here, up to a bound. Never judges a frame.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use crossbeam_queue::ArrayQueue;
 use vf_model::{VfIndex, VfSet};
 use vf_vhost::frame::FrameBuf;
 
+use super::cross_queue::worker_of;
 use super::doorbell::Doorbell;
-use super::handover::worker_of;
+use super::frame_queue::{FrameQueue, cost};
 
 /// Frames of one VF that wait for the port's worker.
-pub(super) const LANE: usize = 256;
+pub(super) const VF_QUEUE: usize = 256;
+/// The same in bytes.
+const VF_QUEUE_BYTES: u64 = 1 << 20;
+/// Frames that could not wait, of all VFs of a worker.
+const FORCED: usize = 1024;
 
 /// What all workers of a NIC share.
-struct Lanes {
+struct PortQueues {
     /// By VF; none for those of the port's own worker.
-    lanes: Vec<Option<ArrayQueue<FrameBuf>>>,
-    /// A bit for each VF whose lane has been filled since the port's worker last looked.
+    queues: Vec<Option<FrameQueue<FrameBuf>>>,
+    /// A bit for each VF whose queue has been filled since the port's worker last looked.
     filled: [AtomicU64; 4],
 }
 
-impl Lanes {
-    fn of(&self, vf: VfIndex) -> Option<&ArrayQueue<FrameBuf>> {
-        self.lanes.get(vf.index())?.as_ref()
+impl PortQueues {
+    fn of(&self, vf: VfIndex) -> Option<&FrameQueue<FrameBuf>> {
+        self.queues.get(vf.index())?.as_ref()
     }
 }
 
 /// The end of a worker without the port.
-pub struct Relay {
-    lanes: Arc<Lanes>,
-    /// What was sent while its lane was full: a change of paths or a ring that stops cannot wait.
-    ahead: VecDeque<(VfIndex, FrameBuf)>,
+pub(super) struct PortQueueTx {
+    queues: Arc<PortQueues>,
+    /// What was sent while its queue was full: a change of paths or a ring that stops cannot wait.
+    forced: VecDeque<(VfIndex, FrameBuf)>,
     filled: VfSet,
     bell: Option<Doorbell>,
 }
 
 /// The end of the worker that has the port.
-pub(super) struct Relayed {
-    lanes: Arc<Lanes>,
-    /// VFs in whose lanes frames were left.
+pub(super) struct PortQueueRx {
+    queues: Arc<PortQueues>,
+    /// VFs in whose queues frames were left.
     waiting: VfSet,
     /// By worker.
     bells: Vec<Doorbell>,
 }
 
 /// The ends of the port's worker, which is the first, and of the others.
-pub(super) fn relays(vfs: usize, workers: usize) -> (Relayed, Vec<Relay>) {
-    let lanes = (0..vfs).map(VfIndex::from).map(|vf| {
+pub(super) fn port_queues(vfs: usize, workers: usize) -> (PortQueueRx, Vec<PortQueueTx>) {
+    let queues = (0..vfs).map(VfIndex::from).map(|vf| {
         let foreign = worker_of(vf, workers) != 0;
-        foreign.then(|| ArrayQueue::new(LANE))
+        foreign.then(|| FrameQueue::new(VF_QUEUE, VF_QUEUE_BYTES))
     });
-    let lanes = Arc::new(Lanes {
-        lanes: lanes.collect(),
+    let queues = Arc::new(PortQueues {
+        queues: queues.collect(),
         filled: Default::default(),
     });
-    let others = (1..workers).map(|_| Relay {
-        lanes: Arc::clone(&lanes),
-        ahead: VecDeque::new(),
+    let others = (1..workers).map(|_| PortQueueTx {
+        queues: Arc::clone(&queues),
+        forced: VecDeque::new(),
         filled: VfSet::default(),
         bell: None,
     });
     let others = others.collect();
-    let relayed = Relayed {
-        lanes,
+    let rx = PortQueueRx {
+        queues,
         waiting: VfSet::default(),
         bells: Vec::new(),
     };
-    (relayed, others)
+    (rx, others)
 }
 
-impl Relay {
+impl PortQueueTx {
     /// Names the thread of the port's worker, to be woken when a frame is left for it.
     pub(super) fn set_peer(&mut self, bell: Doorbell) {
         self.bell = Some(bell);
@@ -81,23 +85,28 @@ impl Relay {
 
     /// Whether a frame of `vf` left now would be taken.
     pub(super) fn can_send(&self, vf: VfIndex) -> bool {
-        self.ahead.is_empty() && self.lanes.of(vf).is_some_and(|lane| !lane.is_full())
+        self.forced.is_empty() && self.queues.of(vf).is_some_and(|queue| !queue.is_full())
     }
 
-    /// Leaves a frame of `vf`, one of this worker's, behind those that it sent before.
-    pub(super) fn send(&mut self, vf: VfIndex, frame: FrameBuf) {
-        self.ahead.push_back((vf, frame));
+    /// Leaves a frame of `vf`, one of this worker's, behind those that it sent before; gives it back if too many could not
+    /// wait before it.
+    pub(super) fn send(&mut self, vf: VfIndex, frame: FrameBuf) -> Result<(), FrameBuf> {
+        if self.forced.len() >= FORCED {
+            return Err(frame);
+        }
+        self.forced.push_back((vf, frame));
         self.fill();
+        Ok(())
     }
 
-    /// Puts what was sent into the lanes, as much as they hold.
+    /// Puts what was sent into the queues, as much as they hold.
     pub(super) fn fill(&mut self) {
-        while let Some((vf, frame)) = self.ahead.pop_front() {
-            let Some(lane) = self.lanes.of(vf) else {
+        while let Some((vf, frame)) = self.forced.pop_front() {
+            let Some(queue) = self.queues.of(vf) else {
                 continue; // nobody sends for another worker's VF
             };
-            if let Err(frame) = lane.push(frame) {
-                self.ahead.push_front((vf, frame));
+            if let Err(frame) = queue.push(cost(&frame), frame) {
+                self.forced.push_front((vf, frame));
                 return;
             }
             self.filled.insert(vf);
@@ -114,7 +123,7 @@ impl Relay {
         for vf in std::mem::take(&mut self.filled).iter() {
             words[vf.index() / 64] |= 1 << (vf.index() % 64);
         }
-        for (shared, word) in self.lanes.filled.iter().zip(words) {
+        for (shared, word) in self.queues.filled.iter().zip(words) {
             if word != 0 {
                 shared.fetch_or(word, Ordering::Release);
             }
@@ -125,21 +134,21 @@ impl Relay {
     }
 }
 
-impl Relayed {
-    /// Names the threads of all workers, in order, to be woken when a lane that was full has room.
+impl PortQueueRx {
+    /// Names the threads of all workers, in order, to be woken when a queue that was full has room.
     pub(super) fn set_peers(&mut self, bells: &[Doorbell]) {
         self.bells = bells.to_vec();
     }
 
     /// Whether `vf` is served by another worker.
     pub(super) fn serves(&self, vf: VfIndex) -> bool {
-        self.lanes.of(vf).is_some()
+        self.queues.of(vf).is_some()
     }
 
     /// Looks for what the others have left: the VFs whose frames wait since this look.
     pub(super) fn look(&mut self) -> VfSet {
         let before = self.waiting;
-        for (w, shared) in self.lanes.filled.iter().enumerate() {
+        for (w, shared) in self.queues.filled.iter().enumerate() {
             if shared.load(Ordering::Relaxed) == 0 {
                 continue;
             }
@@ -160,21 +169,20 @@ impl Relayed {
 
     /// Whether frames have been left that have not been looked at.
     pub(super) fn has_input(&self) -> bool {
-        let mut words = self.lanes.filled.iter();
+        let mut words = self.queues.filled.iter();
         words.any(|word| word.load(Ordering::Relaxed) != 0)
     }
 
     /// The next frame of `vf`.
     pub(super) fn take(&mut self, vf: VfIndex) -> Option<FrameBuf> {
-        let lane = self.lanes.of(vf)?;
-        let frame = lane.pop();
-        if frame.is_none() {
+        let queue = self.queues.of(vf)?;
+        let Some((frame, full)) = queue.pop() else {
             self.waiting.remove(vf);
-        } else if lane.len() + 1 >= LANE
-            && let Some(bell) = self.bells.get(worker_of(vf, self.bells.len()))
-        {
+            return None;
+        };
+        if full && let Some(bell) = self.bells.get(worker_of(vf, self.bells.len())) {
             bell.ring(); // its worker may go on
         }
-        frame
+        Some(frame)
     }
 }

@@ -4,15 +4,17 @@
 
 use std::sync::Arc;
 
-use crossbeam_queue::ArrayQueue;
 use vf_model::{VfIndex, VfSet, VlanTag};
 use vf_vhost::frame::FrameBuf;
 
 use super::doorbell::Doorbell;
+use super::frame_queue::{FrameQueue, cost};
 use super::pool::Pool;
 
 /// Frames that wait between two workers in one direction, as many as a large ring has.
 pub(super) const QUEUE: usize = 1024;
+/// The same in bytes.
+const QUEUE_BYTES: u64 = 4 << 20;
 
 /// Which of so many workers serves a VF: all its rings have one owner.
 #[must_use]
@@ -21,7 +23,7 @@ pub fn worker_of(vf: VfIndex, workers: usize) -> usize {
 }
 
 /// A judged frame on its way to another worker.
-pub(super) struct Parcel {
+pub(super) struct CrossFrame {
     /// As its sender gave it.
     pub(super) frame: FrameBuf,
     /// Who of the worker's VFs get it.
@@ -30,10 +32,10 @@ pub(super) struct Parcel {
     pub(super) insert: Option<VlanTag>,
 }
 
-type Queue = Arc<ArrayQueue<Parcel>>;
+type Queue = Arc<FrameQueue<CrossFrame>>;
 
 /// One worker's ends of the queues between all workers of a NIC.
-pub(super) struct Handover {
+pub(super) struct CrossQueues {
     me: usize,
     own: VfSet,
     peers: Vec<Peer>,
@@ -49,19 +51,19 @@ struct Peer {
     untold: bool,
 }
 
-impl Handover {
+impl CrossQueues {
     /// The ends of each of `workers` workers, who share `vfs` VFs.
-    pub(super) fn mesh(vfs: usize, workers: usize) -> Vec<Handover> {
+    pub(super) fn mesh(vfs: usize, workers: usize) -> Vec<CrossQueues> {
         let of = |worker: usize| -> VfSet {
             let vfs = (worker..vfs).step_by(workers.max(1));
             vfs.map(VfIndex::from).collect()
         };
         // By who fills it, and by who empties it.
         let queues: Vec<Vec<Queue>> = (0..workers)
-            .map(|_| (0..workers).map(|_| Arc::new(ArrayQueue::new(QUEUE))))
+            .map(|_| (0..workers).map(|_| Arc::new(FrameQueue::new(QUEUE, QUEUE_BYTES))))
             .map(Iterator::collect)
             .collect();
-        let ends = (0..workers).map(|me| Handover {
+        let ends = (0..workers).map(|me| CrossQueues {
             me,
             own: of(me),
             peers: (0..workers)
@@ -118,15 +120,15 @@ impl Handover {
                 true => std::mem::take(&mut frame),
                 false => pool.copy(&frame),
             };
-            let parcel = Parcel {
+            let crossing = CrossFrame {
                 frame: copy,
                 vfs,
                 insert,
             };
-            match peer.out.push(parcel) {
+            match peer.out.push(cost(&crossing.frame), crossing) {
                 Ok(()) => peer.untold = true,
-                Err(parcel) => {
-                    pool.give(parcel.frame);
+                Err(crossing) => {
+                    pool.give(crossing.frame);
                     lost = lost.union(vfs);
                 }
             }
@@ -149,13 +151,9 @@ impl Handover {
     }
 
     /// The next frame that the `peer`th of the others has left here.
-    pub(super) fn take(&self, peer: usize) -> Option<Parcel> {
-        let queue = &self.peers.get(peer)?.inward;
-        // To find nothing costs a fence in a pop, and none here.
-        if queue.is_empty() {
-            return None;
-        }
-        queue.pop()
+    pub(super) fn take(&self, peer: usize) -> Option<CrossFrame> {
+        let (crossing, _) = self.peers.get(peer)?.inward.pop()?;
+        Some(crossing)
     }
 
     /// Whether frames wait here.

@@ -13,21 +13,21 @@ const MOST: Duration = Duration::from_millis(1);
 
 /// See the module.
 #[derive(Debug)]
-pub(super) struct Spin {
+pub(super) struct BusyPoll {
     least: Duration,
     most: Duration,
     window: Duration,
 }
 
-impl Spin {
+impl BusyPoll {
     /// As the user has asked for.
-    pub(super) fn new(polling: Polling) -> Spin {
+    pub(super) fn new(polling: Polling) -> BusyPoll {
         let (least, most) = match polling {
             Polling::Always => (Duration::MAX, Duration::MAX),
             Polling::Adaptive => (LEAST, MOST),
             Polling::Never => (Duration::ZERO, Duration::ZERO),
         };
-        Spin {
+        BusyPoll {
             least,
             most,
             window: least,
@@ -61,12 +61,12 @@ mod tests {
 
     #[test]
     fn work_soon_after_a_sleep_makes_it_look_longer_and_late_work_less_long() {
-        let mut spin = Spin::new(Polling::Adaptive);
+        let mut busy_poll = BusyPoll::new(Polling::Adaptive);
         let soon = MOST - Duration::from_nanos(1);
         let mut after = |gaps: &[Duration]| {
             let windows = gaps.iter().map(|gap| {
-                spin.slept(*gap, false);
-                spin.window().as_micros()
+                busy_poll.slept(*gap, false);
+                busy_poll.window().as_micros()
             });
             windows.collect::<Vec<_>>()
         };
@@ -77,13 +77,13 @@ mod tests {
 
     #[test]
     fn what_is_due_at_a_known_time_is_not_looked_for() {
-        let mut spin = Spin::new(Polling::Adaptive);
-        spin.slept(MOST / 2, true);
-        assert_eq!(spin.window(), LEAST);
-        spin.slept(MOST / 2, false);
-        spin.slept(MOST, true);
-        assert_eq!(spin.window(), LEAST);
-        assert_eq!(spin.least(), LEAST);
+        let mut busy_poll = BusyPoll::new(Polling::Adaptive);
+        busy_poll.slept(MOST / 2, true);
+        assert_eq!(busy_poll.window(), LEAST);
+        busy_poll.slept(MOST / 2, false);
+        busy_poll.slept(MOST, true);
+        assert_eq!(busy_poll.window(), LEAST);
+        assert_eq!(busy_poll.least(), LEAST);
     }
 
     #[test]
@@ -92,10 +92,10 @@ mod tests {
             (Polling::Always, Duration::MAX),
             (Polling::Never, Duration::ZERO),
         ] {
-            let mut spin = Spin::new(polling);
+            let mut busy_poll = BusyPoll::new(polling);
             for without_work in [0, 1, 10_000].map(Duration::from_millis) {
-                spin.slept(without_work, false);
-                assert_eq!((spin.window(), spin.least()), (window, window));
+                busy_poll.slept(without_work, false);
+                assert_eq!((busy_poll.window(), busy_poll.least()), (window, window));
             }
         }
     }

@@ -1,0 +1,205 @@
+//! The way out of a NIC: the scheduler in front of its port, which gives each VF and the PF the same share of the uplink, and
+//! for a worker without the port the queues to the one that has it. Frames wait in their rings, not here; they leave in
+//! bursts. Never judges a frame.
+
+use vf_model::{DropReason, FrameMeta, Nanos, Nic, VfIndex, wire_bytes};
+use vf_vhost::frame::FrameBuf;
+
+use super::fair_queue::FairQueue;
+use super::pool::Pool;
+use super::port_queue::PortQueueTx;
+use crate::uplink::{Arrivals, TxFrame, TxRoom, Uplink};
+
+/// Frames that are handed to the uplink at a time.
+const BURST: usize = 64;
+/// Byte times that a VF sends in a row while others wait, if the transmitter is filled ahead: those of one long frame.
+const QUANTUM: u64 = 1538;
+
+/// Where the frames of a plane go that leave its NIC. A flow is the index of a VF, or behind the last one the PF.
+pub(super) enum Egress {
+    /// Nothing is plugged into the port.
+    Unplugged,
+    /// The port is here.
+    Port(Box<Port>),
+    /// The port is with another worker.
+    Remote(PortQueueTx),
+}
+
+/// The port and its scheduler.
+pub(super) struct Port {
+    uplink: Box<dyn Uplink>,
+    queue: FairQueue,
+    room: TxRoom,
+    staged: Vec<TxFrame>,
+    pool: Pool,
+}
+
+impl Egress {
+    /// A port with this uplink, or without one, for so many VFs.
+    pub(super) fn new(uplink: Option<Box<dyn Uplink>>, vfs: usize, pool: &Pool) -> Egress {
+        let Some(mut uplink) = uplink else {
+            return Egress::Unplugged;
+        };
+        // On the virtual clock a transmitter is never filled ahead, and VFs alternate frame by frame.
+        let ahead = uplink.tx_room(Nanos(0)).wire_bytes > 1;
+        Egress::Port(Box::new(Port {
+            uplink,
+            queue: FairQueue::new(vfs + 1, if ahead { QUANTUM } else { 0 }),
+            room: TxRoom::default(),
+            staged: Vec::with_capacity(BURST),
+            pool: pool.clone(),
+        }))
+    }
+
+    /// What is plugged in here.
+    pub(super) fn uplink(&self) -> Option<&dyn Uplink> {
+        match self {
+            Egress::Port(port) => Some(&*port.uplink),
+            Egress::Unplugged | Egress::Remote(_) => None,
+        }
+    }
+
+    /// Begins a round at `now`.
+    pub(super) fn begin_round(&mut self, now: Nanos) {
+        if let Egress::Port(port) = self {
+            port.room = port.uplink.tx_room(now);
+        }
+    }
+
+    /// Whether a frame of so many byte times of this flow, none of which waits, may be sent: the uplink takes it, and no
+    /// flow that waits comes first.
+    #[inline]
+    pub(super) fn may_send(&self, flow: usize, wire_bytes: u64) -> bool {
+        match self {
+            Egress::Port(port) => port.room.any() && port.queue.may_send(flow, wire_bytes),
+            Egress::Remote(queue) => queue.can_send(VfIndex::from(flow)),
+            Egress::Unplugged => true,
+        }
+    }
+
+    /// Whether the frame of this flow that waits may be sent.
+    pub(super) fn may_go(&self, flow: usize) -> bool {
+        match self {
+            Egress::Port(port) => port.room.any() && port.queue.next() == Some(flow),
+            Egress::Remote(queue) => queue.can_send(VfIndex::from(flow)),
+            Egress::Unplugged => true,
+        }
+    }
+
+    /// The flow has a frame that has to wait.
+    pub(super) fn wait(&mut self, flow: usize) {
+        if let Egress::Port(port) = self {
+            port.queue.wait(flow);
+        }
+    }
+
+    /// The flow has no frame that waits.
+    pub(super) fn leave(&mut self, flow: usize) {
+        if let Egress::Port(port) = self {
+            port.queue.leave(flow);
+        }
+    }
+
+    /// The flow that is to be served next of those that wait, if the uplink takes anything; its visit begins.
+    pub(super) fn visit_next(&mut self) -> Option<usize> {
+        let Egress::Port(port) = self else {
+            return None;
+        };
+        let flow = port.queue.next().filter(|_| port.room.any())?;
+        port.queue.visit(flow);
+        Some(flow)
+    }
+
+    /// Whether any flow waits for the port here.
+    pub(super) fn is_anyone_waiting(&self) -> bool {
+        matches!(self, Egress::Port(port) if port.queue.is_anyone_waiting())
+    }
+
+    /// Sends a frame, at the latest at the end of the round.
+    #[inline]
+    pub(super) fn send(
+        &mut self,
+        now: Nanos,
+        nic: &mut Nic,
+        flow: usize,
+        frame: FrameBuf,
+        meta: FrameMeta,
+    ) {
+        match self {
+            Egress::Port(port) => {
+                let bytes = wire_bytes(&meta);
+                port.queue.charge(flow, bytes);
+                port.room.take(bytes);
+                port.staged.push(TxFrame { frame, meta });
+                if port.staged.len() >= BURST {
+                    port.flush(now, nic);
+                }
+            }
+            Egress::Remote(queue) => {
+                if queue.send(VfIndex::from(flow), frame).is_err() {
+                    nic.count_wire_drop(DropReason::WireQueueFull);
+                }
+            }
+            // Frames that would leave are dropped where that is found out.
+            Egress::Unplugged => {}
+        }
+    }
+
+    /// Hands over what has been sent, and tells who has to be told.
+    pub(super) fn flush(&mut self, now: Nanos, nic: &mut Nic) {
+        match self {
+            Egress::Port(port) => port.flush(now, nic),
+            Egress::Remote(queue) => queue.tell(),
+            Egress::Unplugged => {}
+        }
+    }
+
+    /// Adds what has arrived.
+    pub(super) fn receive(&mut self, now: Nanos, limit: usize, arrivals: &mut Arrivals) {
+        if let Egress::Port(port) = self {
+            port.uplink.rx_burst(now, limit, &port.pool, arrivals);
+        }
+    }
+
+    /// When the uplink has something to do, if that is known.
+    pub(super) fn next(&mut self) -> Option<Nanos> {
+        match self {
+            Egress::Port(port) => {
+                let arrival = port.uplink.next_arrival();
+                let waits = port.queue.is_anyone_waiting();
+                let room = waits.then(|| port.uplink.tx_room_at()).flatten();
+                arrival.into_iter().chain(room).min()
+            }
+            Egress::Remote(queue) => {
+                queue.tell(); // the port's worker has rung because there is room, or something else happens
+                None
+            }
+            Egress::Unplugged => None,
+        }
+    }
+
+    /// The plane's thread has slept.
+    pub(super) fn slept(&mut self) {
+        if let Egress::Port(port) = self {
+            port.uplink.slept();
+        }
+    }
+
+    /// Lets `registry` wake its poller when something arrives from outside the process.
+    pub(super) fn register(&self, registry: &mio::Registry) {
+        if let Egress::Port(port) = self {
+            port.uplink.register(registry);
+        }
+    }
+}
+
+impl Port {
+    #[inline]
+    fn flush(&mut self, now: Nanos, nic: &mut Nic) {
+        if !self.staged.is_empty() {
+            let mut lost = |reason| nic.count_wire_drop(reason);
+            self.uplink
+                .tx_burst(now, &mut self.staged, &self.pool, &mut lost);
+        }
+    }
+}

@@ -1,0 +1,236 @@
+//! The rings of the VFs that a plane owns, once for both paths: who has them, which of them are looked at, what is published
+//! and who is called. Never judges a frame.
+
+use vf_model::{DropReason, Judge, Nanos, VfIndex, VfSet};
+use vf_vhost::ring::Fence;
+use vf_vhost::vring::Vring;
+
+use super::active_set::ActiveSet;
+use super::kicks::Kicks;
+use super::pool::Pool;
+use super::port::{HeldBack, Notified, RingBroken, TxPort, is_rx};
+use super::receivers::{Patience, Receivers};
+use super::traffic::{PairTraffic, PerQueue};
+
+/// See the module.
+pub(super) struct VfPorts {
+    /// The transmit rings, by VF.
+    pub(super) tx: Vec<TxPort>,
+    pub(super) rx: Receivers,
+    pub(super) active: ActiveSet,
+    /// VFs of whose transmit rings something was used and their driver has not been told.
+    pub(super) tx_needs_call: VfSet,
+    held: HeldBack,
+    notified: Notified,
+    kicks: Kicks,
+}
+
+/// What there was in a transmit ring.
+pub(super) enum Fetched {
+    /// So many frames, none perhaps.
+    Frames(usize),
+    /// So many that were thrown away, since the ring is disabled.
+    Discarded(usize),
+}
+
+impl VfPorts {
+    pub(super) fn new(vfs: usize, patience: Patience, pool: Pool) -> VfPorts {
+        VfPorts {
+            tx: std::iter::repeat_with(TxPort::default).take(vfs).collect(),
+            rx: Receivers::new(vfs, patience, pool),
+            active: ActiveSet::default(),
+            tx_needs_call: VfSet::default(),
+            held: HeldBack::default(),
+            notified: Notified::default(),
+            kicks: Kicks::default(),
+        }
+    }
+
+    /// Takes over a ring.
+    pub(super) fn attach(&mut self, vf: VfIndex, vring: Vring) {
+        self.kicks.add(&vring);
+        if is_rx(vring.index()) {
+            self.rx.ports[vf.index()].attach(vring);
+        } else {
+            self.tx[vf.index()].attach(vring);
+            self.active.attach(vf);
+        }
+    }
+
+    /// Gives a ring up; afterwards nobody here touches it.
+    pub(super) fn detach(&mut self, vf: VfIndex, ring: u32) -> Option<Vring> {
+        let vring = if is_rx(ring) {
+            self.rx.ports[vf.index()].detach(ring)
+        } else {
+            self.tx[vf.index()].detach(ring)
+        }?;
+        self.kicks.remove(&vring);
+        if self.tx[vf.index()].queues.is_empty() {
+            self.active.detach(vf);
+        }
+        Some(vring)
+    }
+
+    /// The indices of the rings held for a VF.
+    pub(super) fn rings(&self, vf: VfIndex) -> Vec<u32> {
+        let tx = self.tx[vf.index()].queues.iter().map(|s| s.queue.vring());
+        let rx = &self.rx.ports[vf.index()].queues;
+        let rx = rx.iter().map(|s| s.queue.vring());
+        tx.chain(rx).map(Vring::index).collect()
+    }
+
+    /// What has passed each queue pair of a VF here.
+    pub(super) fn traffic(&self, vf: VfIndex) -> Vec<PairTraffic> {
+        let rx = &self.rx.ports[vf.index()].traffic;
+        PerQueue::pairs(rx, &self.tx[vf.index()].traffic)
+    }
+
+    /// Takes what a transmit ring holds, if nothing is left of the last time. What waits on a disabled ring goes nowhere.
+    #[inline]
+    pub(super) fn fetch(
+        &mut self,
+        now: Nanos,
+        model: &mut impl Judge,
+        vf: VfIndex,
+        queue: usize,
+    ) -> Fetched {
+        let slot = &mut self.tx[vf.index()].queues[queue];
+        if slot.broken {
+            return Fetched::Frames(0);
+        }
+        let fetched = match slot.queue.vring().enabled() {
+            true => slot.queue.fetch().map(Fetched::Frames),
+            false => slot.discard(now).map(|n| Fetched::Discarded(n as usize)),
+        };
+        match fetched {
+            Ok(Fetched::Discarded(frames @ 1..)) => {
+                slot.queue.publish();
+                for _ in 0..frames {
+                    model.count_tx_drop(vf, DropReason::RingDisabled);
+                }
+                self.tx_needs_call.insert(vf);
+                Fetched::Discarded(frames)
+            }
+            Ok(fetched) => fetched,
+            Err(why) => {
+                slot.broken = true;
+                let ring = slot.queue.vring().index();
+                self.rx.broken.push(RingBroken { vf, ring, why });
+                Fetched::Frames(0)
+            }
+        }
+    }
+
+    /// Whether anything was used that a driver has not been told of and may be now.
+    pub(super) fn has_calls(&self, now: Nanos) -> bool {
+        !self.tx_needs_call.is_empty()
+            || !self.rx.needs_call.is_empty()
+            || !self.rx.dirty.is_empty()
+            || self.held.due.is_some_and(|due| due <= now)
+    }
+
+    /// Publishes what was used, and notifies each driver at most once a ring, later if it wants that; how many notifications
+    /// that were.
+    pub(super) fn flush(&mut self, now: Nanos) -> u64 {
+        self.rx.publish();
+        for vf in self.tx_needs_call.iter() {
+            let queues = self.tx[vf.index()].queues.iter_mut();
+            queues.for_each(|slot| slot.queue.publish());
+        }
+        if self.held.due.is_some_and(|due| due <= now) {
+            let held = std::mem::take(&mut self.held);
+            self.rx.needs_call = self.rx.needs_call.union(held.rx);
+            self.tx_needs_call = self.tx_needs_call.union(held.tx);
+        }
+        if self.rx.needs_call.is_empty() && self.tx_needs_call.is_empty() {
+            return 0;
+        }
+        let fence = Fence::after_publishing();
+        let mut made = 0;
+        while let Some(vf) = self.rx.needs_call.pop() {
+            let calls = self.rx.ports[vf.index()].call(now, &fence, &mut self.rx.load);
+            made += calls.made;
+            if self.held.note(vf, |held| &mut held.rx, calls) {
+                self.notified.rx.insert(vf);
+            }
+        }
+        while let Some(vf) = self.tx_needs_call.pop() {
+            let calls = self.tx[vf.index()].call(now, &fence, &mut self.rx.load);
+            made += calls.made;
+            if self.held.note(vf, |held| &mut held.tx, calls) {
+                self.notified.tx.insert(vf);
+            }
+        }
+        made
+    }
+
+    /// The drivers that have been, or would have been, notified since the last call.
+    pub(super) fn take_notified(&mut self) -> Notified {
+        std::mem::take(&mut self.notified)
+    }
+
+    /// When a ring has work again without anybody's doing. `blocked` VFs are not taken from whatever their rate.
+    pub(super) fn next(&mut self, now: Nanos, model: &impl Judge, blocked: VfSet) -> Option<Nanos> {
+        let mut next = self.held.due;
+        // A time that is past has been tried, and waits for a kick.
+        let mut sooner = |at: Nanos| {
+            if at > now {
+                next = Some(next.map_or(at, |n| n.min(at)));
+            }
+        };
+        for vf in self.rx.patient().iter() {
+            self.rx.ports[vf.index()].backlog.due().map(&mut sooner);
+        }
+        for vf in self.active.attached().iter() {
+            let queues = &mut self.tx[vf.index()].queues;
+            for at in queues.iter_mut().filter_map(|slot| slot.discard_at()) {
+                sooner(at);
+            }
+            if !blocked.contains(vf) {
+                sooner(model.tx_ready_at(vf, now));
+            }
+        }
+        next
+    }
+
+    /// Asks for kicks, but not of VFs that are `blocked` or beyond their rate: those are looked at again when they may go on.
+    /// True if there is work after all.
+    pub(super) fn arm(&mut self, now: Nanos, model: &impl Judge, blocked: VfSet) -> bool {
+        let mut work = false;
+        for vf in self.active.attached().iter() {
+            let waits = blocked.contains(vf) || model.tx_ready_at(vf, now) > now;
+            let queues = self.tx[vf.index()].queues.iter_mut();
+            for slot in queues.filter(|slot| !slot.broken) {
+                work |= slot.queue.set_notify(!waits);
+            }
+        }
+        for vf in self.rx.patient().iter() {
+            work |= self.rx.ports[vf.index()].set_notify(true);
+        }
+        work
+    }
+
+    /// Says that kicks are not needed.
+    pub(super) fn disarm(&mut self) {
+        for vf in self.active.attached().iter() {
+            let queues = self.tx[vf.index()].queues.iter_mut();
+            for slot in queues.filter(|slot| !slot.broken) {
+                slot.queue.set_notify(false);
+            }
+        }
+        for vf in self.rx.patient().iter() {
+            self.rx.ports[vf.index()].set_notify(false);
+        }
+    }
+
+    /// Waits for kicks through `registry` from now on.
+    pub(super) fn connect(&mut self, registry: mio::Registry) {
+        self.kicks.connect(registry);
+        self.active.enable_sparse_polling();
+    }
+
+    /// Rings found broken since the last call.
+    pub(super) fn take_broken(&mut self) -> Vec<RingBroken> {
+        std::mem::take(&mut self.rx.broken)
+    }
+}

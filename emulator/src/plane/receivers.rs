@@ -1,0 +1,373 @@
+//! The receiving side of the VFs of a plane: their receive rings and what waits for their buffers, once for both paths.
+//! Delivers what has been judged and counts it; never judges a frame.
+
+use vf_model::{DropReason, Judge, MacAddr, Nanos, VfIndex, VfSet, VlanTag};
+use vf_vhost::frame::FrameBuf;
+use vf_vhost::tx::{TxFrame, TxQueue};
+
+use super::backlog::{
+    BACKLOG_AT_SWITCH, BACKLOG_BYTES, BACKLOGS_BYTES, Backlog, PATIENCE, Waiting,
+};
+use super::frame_queue::cost;
+use super::load::Load;
+use super::mirror::Mirror;
+use super::pool::Pool;
+use super::port::{Delivery, RingBroken, RxPort, bytes_of};
+use super::traffic::Traffic;
+use crate::watch::{Direction, Port};
+
+/// A frame, wherever it is.
+#[derive(Clone, Copy)]
+pub(super) enum FrameSource<'a> {
+    /// In the sender's memory.
+    Guest(&'a TxQueue, &'a TxFrame),
+    /// In ours.
+    Private(&'a FrameBuf),
+}
+
+impl FrameSource<'_> {
+    pub(super) fn head(&self) -> &[u8] {
+        match self {
+            FrameSource::Guest(_, frame) => frame.head(),
+            FrameSource::Private(frame) => frame.head(),
+        }
+    }
+
+    pub(super) fn len(&self) -> u32 {
+        match self {
+            FrameSource::Guest(_, frame) => frame.len(),
+            FrameSource::Private(frame) => frame.len(),
+        }
+    }
+
+    /// A copy of it as it is.
+    pub(super) fn copy(&self, pool: &Pool) -> FrameBuf {
+        match self {
+            FrameSource::Guest(tx, frame) => {
+                let mut copy = pool.take(frame.len() as usize);
+                tx.copy_to(frame, &mut copy);
+                copy
+            }
+            FrameSource::Private(frame) => pool.copy(frame),
+        }
+    }
+}
+
+/// Whose frames wait when there is no buffer for them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Patience {
+    /// Everybody's, as in a hypervisor.
+    Always,
+    /// Nobody's but for a while those of single VFs, as in a NIC.
+    Granted,
+}
+
+/// See the module.
+pub(super) struct Receivers {
+    pub(super) ports: Vec<RxPort>,
+    /// VFs that have received something that is not published yet.
+    pub(super) dirty: VfSet,
+    /// VFs that have been shown something of which their driver has not been told.
+    pub(super) needs_call: VfSet,
+    patience: Patience,
+    /// VFs whose frames wait for buffers, or may.
+    patient: VfSet,
+    /// Bytes of all that waits.
+    waiting: u64,
+    /// Whether a switch of paths empties queues into the backlogs just now.
+    pub(super) at_switch: bool,
+    pub(super) broken: Vec<RingBroken>,
+    pub(super) load: Load,
+    pub(super) pool: Pool,
+    pub(super) mirror: Mirror,
+}
+
+impl Receivers {
+    pub(super) fn new(vfs: usize, patience: Patience, pool: Pool) -> Receivers {
+        Receivers {
+            ports: std::iter::repeat_with(RxPort::default).take(vfs).collect(),
+            dirty: VfSet::default(),
+            needs_call: VfSet::default(),
+            patience,
+            patient: VfSet::default(),
+            waiting: 0,
+            at_switch: false,
+            broken: Vec::new(),
+            load: Load::default(),
+            pool,
+            mirror: Mirror::default(),
+        }
+    }
+
+    /// Whether frames of a VF without buffers wait, or might.
+    #[inline]
+    pub(super) fn is_patient(&self, vf: VfIndex) -> bool {
+        self.patience == Patience::Always || self.patient.contains(vf)
+    }
+
+    /// Has frames wait that find no buffer of `vf`, up to so many bytes and until then.
+    pub(super) fn grant(&mut self, vf: VfIndex, limit: u64, until: Nanos) {
+        self.patient.insert(vf);
+        let port = &mut self.ports[vf.index()];
+        port.patient_until = port.patient_until.max(until);
+        port.patient_bytes = port.patient_bytes.max(limit);
+    }
+
+    /// What waits for buffers of `vf` now that its rings come here, to be delivered before anything else. Its guest is
+    /// given the same time to find its pace: until then what has no buffer waits, too.
+    pub(super) fn give_backlog(&mut self, now: Nanos, vf: VfIndex, backlog: Backlog) {
+        self.waiting += backlog.bytes();
+        self.ports[vf.index()].backlog = backlog;
+        self.patient.insert(vf);
+        if self.patience == Patience::Granted {
+            self.grant(vf, BACKLOG_AT_SWITCH, now + PATIENCE);
+        }
+    }
+
+    /// What of that still waits.
+    pub(super) fn take_backlog(&mut self, vf: VfIndex) -> Backlog {
+        self.patient.remove(vf);
+        let port = &mut self.ports[vf.index()];
+        (port.patient_until, port.patient_bytes) = (Nanos(0), 0);
+        let backlog = std::mem::take(&mut port.backlog);
+        self.waiting -= backlog.bytes();
+        backlog
+    }
+
+    /// Bytes that may wait for the buffers of a VF.
+    fn limit(&self, vf: VfIndex) -> u64 {
+        match self.patience {
+            Patience::Always if self.at_switch => BACKLOG_AT_SWITCH,
+            Patience::Always => BACKLOG_BYTES,
+            Patience::Granted => self.ports[vf.index()].patient_bytes,
+        }
+    }
+
+    /// Delivers to these VFs; what fails there is that VF's drop, or waits.
+    pub(super) fn deliver_to_vfs(
+        &mut self,
+        model: &mut impl Judge,
+        vfs: VfSet,
+        insert: Option<VlanTag>,
+        source: FrameSource<'_>,
+    ) {
+        for vf in vfs.iter() {
+            self.deliver(model, vf, insert, source);
+        }
+    }
+
+    #[inline]
+    pub(super) fn deliver(
+        &mut self,
+        model: &mut impl Judge,
+        vf: VfIndex,
+        insert: Option<VlanTag>,
+        source: FrameSource<'_>,
+    ) {
+        let head = source.head();
+        let port = &mut self.ports[vf.index()];
+        let edit = model.egress_edit(insert, vf);
+        let queue = port.queue_of(model, vf, head);
+        let (tag, len) = (bytes_of(edit), edit.len_of(source.len()));
+        let delivery = match source {
+            // In order behind the frames that wait already.
+            _ if !port.backlog.is_empty() => Delivery::Dropped(DropReason::NoRxBuffer),
+            FrameSource::Guest(tx, frame) => {
+                let frame = std::slice::from_ref(frame);
+                let (_, then) = port.deliver_from(queue, tx, frame, edit);
+                then.unwrap_or(Delivery::Done)
+            }
+            FrameSource::Private(frame) => port.deliver(queue, frame, tag, len),
+        };
+        match delivery {
+            Delivery::Done => {
+                if let FrameSource::Private(frame) = source {
+                    self.mirror.add(Port::Vf(vf), Direction::Rx, frame, tag);
+                }
+                self.delivered(model, vf, MacAddr::of_frame(head), len);
+            }
+            Delivery::Dropped(DropReason::NoRxBuffer) if self.is_patient(vf) => {
+                let frame = source.copy(&self.pool);
+                self.load.copies += 1;
+                let waiting = Waiting {
+                    frame,
+                    edit: tag,
+                    len,
+                    queue,
+                };
+                self.keep(model, vf, waiting);
+            }
+            failed => self.settle(model, vf, failed),
+        }
+    }
+
+    /// Delivers fetched frames of a guest to one queue of one VF.
+    #[inline]
+    pub(super) fn deliver_fetched(
+        &mut self,
+        model: &mut impl Judge,
+        to: VfIndex,
+        insert: Option<VlanTag>,
+        queue: u16,
+        tx: &TxQueue,
+        frames: &[TxFrame],
+    ) {
+        if self.is_patient(to) {
+            for frame in frames {
+                self.deliver(model, to, insert, FrameSource::Guest(tx, frame));
+            }
+            return;
+        }
+        let edit = model.egress_edit(insert, to);
+        let mut frames = frames;
+        while !frames.is_empty() {
+            let port = &mut self.ports[to.index()];
+            let (traffic, then) = port.deliver_from(queue, tx, frames, edit);
+            let done = self.delivered_run(model, to, traffic, then);
+            frames = frames.get(done..).unwrap_or_default();
+        }
+    }
+
+    /// Delivers frames in private memory to one queue of one VF.
+    #[inline]
+    pub(super) fn deliver_run(
+        &mut self,
+        model: &mut impl Judge,
+        to: VfIndex,
+        insert: Option<VlanTag>,
+        queue: u16,
+        frames: &[FrameBuf],
+    ) {
+        let edit = model.egress_edit(insert, to);
+        let mut frames = frames;
+        while !frames.is_empty() {
+            let port = &mut self.ports[to.index()];
+            if !port.backlog.is_empty() {
+                break;
+            }
+            let (traffic, then) = port.deliver_all(queue, frames, edit);
+            if let Some(Delivery::Dropped(DropReason::NoRxBuffer)) = then
+                && self.is_patient(to)
+            {
+                self.delivered_run(model, to, traffic, None);
+                frames = frames.get(traffic.packets as usize..).unwrap_or_default();
+                break;
+            }
+            let done = self.delivered_run(model, to, traffic, then);
+            frames = frames.get(done..).unwrap_or_default();
+        }
+        for frame in frames {
+            self.deliver(model, to, insert, FrameSource::Private(frame));
+        }
+    }
+
+    /// Counts what a burst has come to: how many frames need not be looked at again.
+    #[inline]
+    fn delivered_run(
+        &mut self,
+        model: &mut impl Judge,
+        to: VfIndex,
+        traffic: Traffic,
+        then: Option<Delivery>,
+    ) -> usize {
+        if traffic.packets > 0 {
+            model.count_delivered_run(to, traffic.packets, traffic.bytes);
+            self.load.copies += traffic.packets;
+            self.dirty.insert(to);
+        }
+        let failed = usize::from(then.is_some());
+        if let Some(delivery) = then {
+            self.settle(model, to, delivery);
+        }
+        traffic.packets as usize + failed
+    }
+
+    /// Has a frame wait, or drops it if too many bytes do.
+    fn keep(&mut self, model: &mut impl Judge, vf: VfIndex, waiting: Waiting) {
+        let bytes = cost(&waiting.frame);
+        let limit = self.limit(vf);
+        let port = &mut self.ports[vf.index()];
+        if port.backlog.bytes() + bytes > limit || self.waiting + bytes > BACKLOGS_BYTES {
+            self.pool.give(waiting.frame);
+            model.count_rx_drop(vf, DropReason::NoRxBuffer);
+            return;
+        }
+        self.waiting += bytes;
+        port.backlog.push(waiting);
+        self.patient.insert(vf);
+    }
+
+    /// Counts a frame that was delivered.
+    #[inline]
+    fn delivered(&mut self, model: &mut impl Judge, vf: VfIndex, dst: MacAddr, len: u32) {
+        model.count_delivered(vf, dst, len);
+        self.load.copies += 1;
+        self.dirty.insert(vf);
+    }
+
+    /// Counts a frame that was not delivered.
+    pub(super) fn settle(&mut self, model: &mut impl Judge, vf: VfIndex, delivery: Delivery) {
+        match delivery {
+            Delivery::Done => {}
+            Delivery::Dropped(reason) => model.count_rx_drop(vf, reason),
+            Delivery::Broken(ring, why) => {
+                model.count_rx_drop(vf, DropReason::RingBroken);
+                self.broken.push(RingBroken { vf, ring, why });
+            }
+        }
+    }
+
+    /// Gives guests what waits for their buffers; how many frames no longer wait.
+    pub(super) fn drain_backlogs(&mut self, now: Nanos, model: &mut impl Judge) -> usize {
+        let mut moved = 0;
+        for vf in self.patient.iter() {
+            let port = &mut self.ports[vf.index()];
+            if now >= port.patient_until {
+                port.patient_bytes = 0;
+            }
+            while let Some((waiting, delivery)) = self.ports[vf.index()].next_waiting(now) {
+                moved += 1;
+                let Waiting {
+                    frame, edit, len, ..
+                } = waiting;
+                self.waiting -= cost(&frame);
+                if let Delivery::Done = delivery {
+                    self.mirror.add(Port::Vf(vf), Direction::Rx, &frame, edit);
+                    self.delivered(model, vf, MacAddr::of_frame(frame.head()), len);
+                } else {
+                    self.settle(model, vf, delivery);
+                }
+                self.pool.give(frame);
+            }
+            let port = &self.ports[vf.index()];
+            if port.backlog.is_empty() && port.patient_bytes == 0 {
+                self.patient.remove(vf);
+            }
+        }
+        moved
+    }
+
+    /// Gives up the frames that wait for buffers of `vf`; they are counted as its drops.
+    pub(super) fn drop_backlog(&mut self, model: &mut impl Judge, vf: VfIndex, reason: DropReason) {
+        for frame in self.take_backlog(vf).drain() {
+            model.count_rx_drop(vf, reason);
+            self.pool.give(frame);
+        }
+    }
+
+    /// VFs whose frames wait for buffers, or may.
+    pub(super) fn patient(&self) -> VfSet {
+        self.patient
+    }
+
+    /// Shows receivers what they have been given. They may wait for it, so not at the end of a round but as soon as a burst
+    /// is done.
+    #[inline]
+    pub(super) fn publish(&mut self) {
+        while let Some(vf) = self.dirty.pop() {
+            let queues = self.ports[vf.index()].queues.iter_mut();
+            queues.for_each(|slot| slot.queue.publish());
+            self.needs_call.insert(vf);
+        }
+    }
+}

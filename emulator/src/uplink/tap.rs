@@ -1,0 +1,143 @@
+//! A tap device of the host as the uplink, with its virtio-net header, so that super-frames and partial checksums pass
+//! as they are. What leaves is paced like a wire; from the device any bridge of the host takes over. Needs
+//! `CAP_NET_ADMIN` to open, nothing afterwards. Never blocks.
+
+use std::fmt;
+use std::io::{IoSlice, IoSliceMut};
+use std::os::fd::AsRawFd;
+
+use mio::unix::SourceFd;
+use mio::{Interest, Registry};
+use tun_rs::{DeviceBuilder, Layer, SyncDevice};
+use vf_model::{DropReason, Link, LinkConfig, Nanos};
+use vf_vhost::features::VirtioFeatures;
+use vf_vhost::net_hdr::{MAX_FRAME, NetHdr};
+
+use super::{ARRIVAL, Arrivals, TxFrame, TxRoom, Uplink};
+use crate::plane::Pool;
+
+/// The virtio-net header as a tap device uses it (no `num_buffers`).
+const HEADER: usize = 10;
+/// Every offload that is asked of the device, so every header it may hand over.
+const FEATURES: VirtioFeatures = VirtioFeatures::all();
+
+/// An open tap device.
+pub struct Tap {
+    name: String,
+    device: SyncDevice,
+    link: Link,
+    slack: Nanos,
+    /// One frame of the largest size.
+    scratch: Vec<u8>,
+}
+
+impl Tap {
+    /// Opens (and if need be creates) the tap device `name` and sets it up.
+    ///
+    /// # Errors
+    /// What the kernel says, usually a lack of permission.
+    pub fn open(name: &str, config: LinkConfig, slack: Nanos) -> std::io::Result<Tap> {
+        let device = DeviceBuilder::new()
+            .name(name)
+            .layer(Layer::L2)
+            .offload(true)
+            .build_sync()?;
+        device.set_nonblocking(true)?;
+        Ok(Tap {
+            name: name.to_owned(),
+            device,
+            link: Link::new(config),
+            slack,
+            scratch: vec![0; MAX_FRAME as usize],
+        })
+    }
+
+    /// Reads one frame.
+    fn receive(&mut self, pool: &Pool, arrivals: &mut Arrivals) -> Option<()> {
+        let mut header = [0; HEADER];
+        let mut parts = [
+            IoSliceMut::new(&mut header),
+            IoSliceMut::new(&mut self.scratch),
+        ];
+        let len = rustix::io::readv(&self.device, &mut parts).ok()?;
+        let data = self.scratch.get(..len.checked_sub(HEADER)?)?;
+        let mut frame = pool.take(data.len());
+        frame.data.clear();
+        frame.data.extend_from_slice(data);
+        let hdr = NetHdr::from_bytes(&header);
+        match hdr.check(FEATURES, frame.head(), frame.len()) {
+            Ok(checked) => {
+                frame.hdr = checked;
+                arrivals.frames.push(frame);
+            }
+            // UDP segmentation, which kernels since 6.2 hand over once TCP's has been asked for: we cannot do it.
+            Err(_) => {
+                pool.give(frame);
+                arrivals.dropped.push(DropReason::BadHeader);
+            }
+        }
+        Some(())
+    }
+}
+
+impl Uplink for Tap {
+    fn tx_room(&mut self, now: Nanos) -> TxRoom {
+        TxRoom::of(&self.link, usize::MAX, now, now + self.slack)
+    }
+
+    fn tx_room_at(&mut self) -> Option<Nanos> {
+        Some(self.link.free_at().saturating_sub(self.slack))
+    }
+
+    fn tx_burst(
+        &mut self,
+        now: Nanos,
+        frames: &mut Vec<TxFrame>,
+        pool: &Pool,
+        lost: &mut dyn FnMut(DropReason),
+    ) {
+        for TxFrame { frame, meta } in frames.drain(..) {
+            let header = frame.hdr.to_bytes(0);
+            let (header, _) = header.split_at(HEADER);
+            let parts = [IoSlice::new(header), IoSlice::new(&frame.data)];
+            match rustix::io::writev(&self.device, &parts) {
+                Ok(_) => {
+                    self.link.transmit(now, &meta);
+                }
+                Err(rustix::io::Errno::AGAIN) => lost(DropReason::WireQueueFull),
+                // The device is down, or gone.
+                Err(_) => lost(DropReason::NoUplink),
+            }
+            pool.give(frame);
+        }
+    }
+
+    fn rx_burst(&mut self, _now: Nanos, limit: usize, pool: &Pool, arrivals: &mut Arrivals) {
+        for _ in 0..limit {
+            if self.receive(pool, arrivals).is_none() {
+                return;
+            }
+        }
+    }
+
+    fn next_arrival(&mut self) -> Option<Nanos> {
+        None
+    }
+
+    fn register(&self, registry: &Registry) {
+        let fd = self.device.as_raw_fd();
+        if let Err(error) = registry.register(&mut SourceFd(&fd), ARRIVAL, Interest::READABLE) {
+            tracing::warn!(%error, "cannot wait for the tap device");
+        }
+    }
+
+    fn link(&self) -> &Link {
+        &self.link
+    }
+}
+
+impl fmt::Display for Tap {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "tap {}", self.name)
+    }
+}

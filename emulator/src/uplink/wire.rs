@@ -1,0 +1,277 @@
+//! The wire between two NICs: each direction serialises frames at the link's rate and holds them until they arrive. On the
+//! wall clock a thread looks at the wire now and then only; the transmitter of a NIC would not have been late, so what is sent
+//! then begins where the wire became free. Never delivers a frame before the wire could have brought it.
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering, fence};
+
+use rtrb::{Consumer, Producer, RingBuffer};
+use vf_model::{DropReason, Link, LinkConfig, Nanos};
+use vf_vhost::frame::FrameBuf;
+
+use super::{Arrivals, TxFrame, TxRoom, Uplink};
+use crate::plane::{Doorbell, Pool, cost};
+
+/// Frames that may be on their way in one direction: more than 10 GbE holds in any sensible propagation delay.
+const IN_FLIGHT: usize = 4096;
+/// The same in bytes.
+const IN_FLIGHT_BYTES: u64 = 8 << 20;
+/// Bytes beyond that which a change of paths or a ring that stops may put on the wire, since they cannot wait.
+const FORCED_BYTES: u64 = 24 << 20;
+
+/// A thread that looks again after more than this was late.
+const LATE: Nanos = Nanos(10_000);
+/// The longest time that a late thread makes up for: a process that stood for longer has lost it.
+const MAKE_UP: Nanos = Nanos(100_000_000);
+
+struct InFlight {
+    arrival: Nanos,
+    frame: FrameBuf,
+}
+
+/// What the two ends of one direction share beside the frames.
+#[derive(Default)]
+struct Shared {
+    /// Bytes that the receiver has taken.
+    taken: AtomicU64,
+    /// Whether the sender waits for the receiver to take something.
+    full: AtomicBool,
+}
+
+/// One NIC's end of a full-duplex wire.
+pub struct WireEnd {
+    link: Link,
+    out: Producer<InFlight>,
+    out_shared: Arc<Shared>,
+    /// Bytes that have been sent.
+    sent: u64,
+    /// Those of them that the far end had taken when this end last looked.
+    taken: u64,
+    /// What was sent while the direction was full.
+    forced: VecDeque<InFlight>,
+    inward: Consumer<InFlight>,
+    inward_shared: Arc<Shared>,
+    received: u64,
+    /// How far ahead of now the transmitter may be filled. Zero on the virtual clock.
+    slack: Nanos,
+    lateness: Lateness,
+    /// The thread at the other end, unless it is this one.
+    peer: Option<Doorbell>,
+}
+
+/// How late the thread of a transmitter has been while there were frames to send.
+#[derive(Default)]
+struct Lateness {
+    /// When the thread last looked; `None` if it has slept since.
+    looked: Option<Nanos>,
+    /// Since when frames may have waited that this look finds.
+    since: Nanos,
+    /// When a frame was last sent.
+    sent: Nanos,
+    /// Time that was lost to late looks and has not been made up for.
+    lost: Nanos,
+}
+
+impl Lateness {
+    fn look(&mut self, now: Nanos) {
+        let looked = self.looked.replace(now).unwrap_or(now);
+        if now == looked {
+            self.since = self.since.max(now.saturating_sub(LATE + self.lost));
+            return;
+        }
+        let gap = now.saturating_sub(looked);
+        if gap > LATE && looked.saturating_sub(self.sent) <= LATE {
+            self.lost = (self.lost + gap).min(MAKE_UP);
+        } else if now.saturating_sub(self.sent) > LATE + LATE {
+            self.lost = Nanos(0);
+        }
+        self.since = now.saturating_sub(gap.min(LATE) + self.lost);
+    }
+
+    /// Frames were sent at `now`, after which the wire is free at `free`.
+    fn sent(&mut self, now: Nanos, free: Nanos) {
+        self.sent = now;
+        self.lost = self.lost.min(now.saturating_sub(free));
+    }
+
+    fn slept(&mut self) {
+        (self.looked, self.lost) = (None, Nanos(0));
+    }
+}
+
+impl WireEnd {
+    /// Both ends of a wire. `slack` is how far ahead of now a transmitter may be filled, zero on the virtual clock.
+    #[must_use]
+    pub fn pair(config: LinkConfig, slack: Nanos) -> (WireEnd, WireEnd) {
+        let (a_out, b_in) = RingBuffer::new(IN_FLIGHT);
+        let (b_out, a_in) = RingBuffer::new(IN_FLIGHT);
+        let (a_shared, b_shared) = <(Arc<Shared>, Arc<Shared>)>::default();
+        let end = |out, out_shared: &Arc<Shared>, inward, inward_shared: &Arc<Shared>| WireEnd {
+            link: Link::new(config),
+            out,
+            out_shared: Arc::clone(out_shared),
+            sent: 0,
+            taken: 0,
+            forced: VecDeque::new(),
+            inward,
+            inward_shared: Arc::clone(inward_shared),
+            received: 0,
+            slack,
+            lateness: Lateness::default(),
+            peer: None,
+        };
+        (
+            end(a_out, &a_shared, a_in, &b_shared),
+            end(b_out, &b_shared, b_in, &a_shared),
+        )
+    }
+
+    /// Names the thread at the other end, to be woken when frames are sent or taken. Not needed if both ends are on one
+    /// thread, or on the virtual clock.
+    pub fn set_peer(&mut self, bell: Doorbell) {
+        self.peer = Some(bell);
+    }
+
+    /// Frames for which there is room in this direction.
+    fn free_slots(&mut self) -> usize {
+        if self.sent - self.taken >= IN_FLIGHT_BYTES {
+            self.taken = self.out_shared.taken.load(Ordering::Acquire);
+        }
+        match self.forced.is_empty() && self.sent - self.taken < IN_FLIGHT_BYTES {
+            true => self.out.slots(),
+            false => 0,
+        }
+    }
+
+    /// The same, and if there is none the other end is asked to say when there is some.
+    fn room(&mut self) -> usize {
+        self.fill();
+        match self.free_slots() {
+            0 => {}
+            slots => return slots,
+        }
+        self.out_shared.full.store(true, Ordering::Relaxed);
+        // Pairs with the fence in `rx_burst`: either this end sees what was taken, or the other end sees that it waits.
+        fence(Ordering::SeqCst);
+        self.free_slots()
+    }
+
+    /// When a frame that is sent now begins at the earliest.
+    fn start(&self, now: Nanos) -> Nanos {
+        match self.slack {
+            Nanos(0) => now,
+            _ => now.min(self.lateness.since),
+        }
+    }
+
+    /// Puts what could not wait on the wire, as much as it holds; whether that was anything.
+    fn fill(&mut self) -> bool {
+        let mut put = false;
+        while let Some(flight) = self.forced.pop_front() {
+            if let Err(rtrb::PushError::Full(flight)) = self.out.push(flight) {
+                self.forced.push_front(flight);
+                break;
+            }
+            put = true;
+        }
+        put
+    }
+
+    fn tell(&self) {
+        if let Some(peer) = &self.peer {
+            peer.ring();
+        }
+    }
+}
+
+impl Uplink for WireEnd {
+    fn tx_room(&mut self, now: Nanos) -> TxRoom {
+        self.lateness.look(now);
+        let frames = self.room();
+        TxRoom::of(&self.link, frames, self.start(now), now + self.slack)
+    }
+
+    fn tx_room_at(&mut self) -> Option<Nanos> {
+        let free = self.link.free_at().saturating_sub(self.slack);
+        (self.room() > 0).then_some(free)
+    }
+
+    fn tx_burst(
+        &mut self,
+        now: Nanos,
+        frames: &mut Vec<TxFrame>,
+        pool: &Pool,
+        lost: &mut dyn FnMut(DropReason),
+    ) {
+        let start = self.start(now);
+        for TxFrame { frame, meta } in frames.drain(..) {
+            if self.sent - self.taken > IN_FLIGHT_BYTES + FORCED_BYTES {
+                self.taken = self.out_shared.taken.load(Ordering::Acquire);
+                if self.sent - self.taken > IN_FLIGHT_BYTES + FORCED_BYTES {
+                    lost(DropReason::WireQueueFull);
+                    pool.give(frame);
+                    continue;
+                }
+            }
+            self.sent += cost(&frame);
+            let arrival = self.link.transmit(start, &meta).arrival;
+            let flight = InFlight { arrival, frame };
+            if !self.forced.is_empty() {
+                self.forced.push_back(flight);
+            } else if let Err(rtrb::PushError::Full(flight)) = self.out.push(flight) {
+                self.forced.push_back(flight);
+            }
+        }
+        self.lateness.sent(now, self.link.free_at());
+        self.tell();
+    }
+
+    fn rx_burst(&mut self, now: Nanos, limit: usize, _pool: &Pool, arrivals: &mut Arrivals) {
+        let mut taken = 0;
+        while taken < limit
+            && self.inward.peek().is_ok_and(|flight| flight.arrival <= now)
+            && let Ok(InFlight { arrival, frame }) = self.inward.pop()
+        {
+            arrivals.since.get_or_insert(arrival);
+            self.received += cost(&frame);
+            arrivals.frames.push(frame);
+            taken += 1;
+        }
+        if taken == 0 {
+            return;
+        }
+        let shared = &self.inward_shared;
+        shared.taken.store(self.received, Ordering::Release);
+        if let Some(peer) = &self.peer {
+            // Pairs with the fence in `room`.
+            fence(Ordering::SeqCst);
+            if shared.full.load(Ordering::Relaxed) {
+                shared.full.store(false, Ordering::Relaxed);
+                peer.ring();
+            }
+        }
+    }
+
+    fn next_arrival(&mut self) -> Option<Nanos> {
+        if !self.forced.is_empty() && self.fill() {
+            self.tell();
+        }
+        self.inward.peek().ok().map(|flight| flight.arrival)
+    }
+
+    fn slept(&mut self) {
+        self.lateness.slept();
+    }
+
+    fn link(&self) -> &Link {
+        &self.link
+    }
+}
+
+impl fmt::Display for WireEnd {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("wire")
+    }
+}
