@@ -13,7 +13,7 @@ use crate::scenario::GuestKind;
 #[derive(Debug, Parser)]
 #[command(name = "vfnic", version, max_term_width = 100)]
 pub struct Cli {
-    /// Control socket of the running vfnic [default: ctl.sock in the runtime directory]
+    /// Control socket of a running vfnic, or of the one to run [default: ctl.sock in the runtime directory, or in --socket-dir]
     #[arg(long, global = true, value_name = "SOCKET")]
     pub ctl: Option<PathBuf>,
     /// Which NIC is meant, when there are several
@@ -155,6 +155,9 @@ pub struct Run {
     /// How workers wait for frames [default: adaptive]
     #[arg(long, value_enum, value_name = "HOW")]
     pub poll: Option<Polling>,
+    /// Write the line 'ready' to this inherited descriptor, a pipe or file, when everything listens
+    #[arg(long, value_name = "N")]
+    pub ready_fd: Option<u32>,
     /// Do not print QEMU's arguments for each VF
     #[arg(long, short)]
     pub quiet: bool,

@@ -31,6 +31,8 @@ pub const MAX_QUEUE_PAIRS: u16 = 16;
 pub struct Config {
     /// Where sockets are made unless a VF names its own.
     pub socket_dir: PathBuf,
+    /// The control socket, if it is not `ctl.sock` there.
+    pub ctl: Option<PathBuf>,
     /// How the mediated path pays for its work.
     pub hypervisor: HypervisorCpu,
     /// How workers wait for work.
@@ -471,11 +473,15 @@ pub fn default_socket_dir() -> PathBuf {
     match std::env::var_os("XDG_RUNTIME_DIR") {
         Some(dir) if !dir.is_empty() => Path::new(&dir).join("vfnic"),
         _ if rustix::process::geteuid().is_root() => PathBuf::from("/run/vfnic"),
-        _ => PathBuf::from(format!(
-            "/tmp/vfnic-{}",
-            rustix::process::geteuid().as_raw()
-        )),
+        _ => temporary_socket_dir(),
     }
+}
+
+/// Where sockets are made if there is no runtime directory. Others can make folders there, too.
+#[must_use]
+pub fn temporary_socket_dir() -> PathBuf {
+    let user = rustix::process::geteuid().as_raw();
+    PathBuf::from(format!("/tmp/vfnic-{user}"))
 }
 
 /// What the command line of `vfnic run` may say over the file or in its place.
@@ -483,6 +489,8 @@ pub fn default_socket_dir() -> PathBuf {
 pub struct Overrides {
     /// Where sockets are made.
     pub socket_dir: Option<PathBuf>,
+    /// The control socket.
+    pub ctl: Option<PathBuf>,
     /// Number of VFs of the first NIC.
     pub vfs: Option<u16>,
     /// Workers of every NIC.
@@ -557,6 +565,7 @@ impl Config {
             return Err(ConfigError::Threads(threads));
         }
         Ok(Config {
+            ctl: over.ctl.clone(),
             poll: over.poll.unwrap_or(file.poll),
             threads,
             cpus: over.cpus.clone().unwrap_or(file.cpus),
@@ -616,6 +625,7 @@ impl Config {
         let wires = wires.collect::<Result<_, _>>()?;
         Ok(Config {
             socket_dir,
+            ctl: None,
             hypervisor: file.hypervisor.cpu,
             poll: Polling::default(),
             threads: 1,
@@ -628,7 +638,8 @@ impl Config {
     /// The control socket.
     #[must_use]
     pub fn ctl_socket(&self) -> PathBuf {
-        self.socket_dir.join("ctl.sock")
+        let default = || self.socket_dir.join("ctl.sock");
+        self.ctl.clone().unwrap_or_else(default)
     }
 }
 

@@ -450,26 +450,27 @@ impl Device for VfDevice<'_> {
         let Err(why) = self.request(|asked| mailbox::request(command, asked)) else {
             return true;
         };
-        let (nic, vf) = (self.nic, self.vf);
+        let device = format!("{} {}", self.nic, self.vf);
+        let device = device.as_str();
         // A driver that asks again and again fills no log.
         match *self.refused {
-            0 => tracing::warn!("{nic} {vf}: its driver is refused {command}: {why}"),
-            _ => tracing::debug!("{nic} {vf}: its driver is refused {command}: {why}"),
+            0 => tracing::warn!(device, %command, %why, "the driver is refused a command"),
+            _ => tracing::debug!(device, %command, %why, "the driver is refused a command"),
         }
         *self.refused += 1;
         false
     }
 
     fn session(&mut self, event: SessionEvent<'_>) {
-        let (nic, vf) = (self.nic, self.vf);
+        let vf = self.vf;
         match event {
-            SessionEvent::Connected => {
-                *self.refused = 0;
-                tracing::debug!("{nic} {vf}: front end connected");
-            }
+            // The endpoint logs it.
+            SessionEvent::Connected => *self.refused = 0,
             SessionEvent::Negotiated { features } => {
                 self.forget_driver(VirtioFeatures::empty());
-                tracing::info!("{nic} {vf}: driver acknowledged features {features:#x}");
+                let device = format!("{} {vf}", self.nic);
+                let features = format_args!("{features:#x}");
+                tracing::info!(device, %features, "driver acknowledged features");
             }
             SessionEvent::Controlled { features } => self.forget_driver(features),
             SessionEvent::Reset => self.forget_driver(VirtioFeatures::empty()),

@@ -3,6 +3,8 @@
 //!
 //! - [`plane`]: what moves frames, the direct and the mediated path
 //! - [`uplink`]: what is plugged into a NIC's port
+//! - [`log`]: the log, for which nobody waits
+//! - [`panics`]: the end of a process with a bug
 //! - [`host`]: a NIC with its hypervisor and its VFs' sockets
 //! - [`server`]: `vfnic run`, all sockets on one thread
 //! - [`calendar`]: the virtual clock
@@ -24,7 +26,9 @@ pub mod embedded;
 pub mod experiment;
 pub mod host;
 pub mod linux;
+pub mod log;
 mod mailbox;
+pub mod panics;
 pub mod plane;
 pub mod scenario;
 pub mod server;

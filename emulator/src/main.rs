@@ -4,7 +4,9 @@
 
 mod progress;
 
+use std::fs::File;
 use std::io::{IsTerminal, Read, Write};
+use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -12,14 +14,19 @@ use std::time::Duration;
 
 use clap::Parser;
 use progress::Progress;
+use tracing_subscriber::EnvFilter;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
 use vf_model::{Judge, LinkConfig, Nanos, VfIndex};
 use vfnic::cli::{self, Cli, ClockChoice, GuestsWord, RunClock, ShowWhat, Which};
-use vfnic::config::{Config, Overrides, default_socket_dir, parse_rate};
+use vfnic::config::{Config, Overrides, default_socket_dir, parse_rate, temporary_socket_dir};
 use vfnic::ctl::{self, Request, Response};
 use vfnic::experiment::{self, ClockMode, Guests, Plan};
 use vfnic::linux::Image;
+use vfnic::log::{Log, RateLimit, complain};
 use vfnic::scenario::{self, GuestKind};
-use vfnic::server::{self, Server};
+use vfnic::server::ready::{Ready, is_own_dir};
+use vfnic::server::{self, RunError, Server};
 use vfnic::show::{self, WorkerCycles};
 use vfnic::timetravel::{self, Simulation, SimulationError};
 
@@ -40,40 +47,71 @@ fn failed(e: impl ToString) -> Failure {
     Failure::Failed(e.to_string())
 }
 
+fn refused(e: RunError) -> Failure {
+    if e.is_usage() { usage(e) } else { failed(e) }
+}
+
 fn main() -> ExitCode {
+    vfnic::panics::end_the_process();
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => match misread(&error) {
             Some(line) => {
-                eprintln!("vfnic: {line}");
+                complain(&line);
                 return ExitCode::from(2);
             }
             None => error.exit(),
         },
     };
-    let ctl = cli
-        .ctl
-        .unwrap_or_else(|| default_socket_dir().join("ctl.sock"));
-    let outcome = match cli.command {
-        cli::Command::Run(args) => run(args),
-        cli::Command::Experiment(args) => run_experiment(&args),
-        cli::Command::Scenario { command } => run_scenario(command),
-        cli::Command::Show(args) => show_all(&ctl, &args),
-        cli::Command::Vf { words } => command(&ctl, cli.nic, "vf", words),
-        cli::Command::Filter { command } => filter(&ctl, cli.nic, command),
-        cli::Command::Link { words } => command(&ctl, cli.nic, "link", words),
-    };
-    match outcome {
+    match carry_out(cli) {
         Ok(()) => ExitCode::SUCCESS,
         Err(Failure::Usage(line)) => {
-            eprintln!("vfnic: {line}");
+            complain(&line);
             ExitCode::from(2)
         }
         Err(Failure::Failed(line)) => {
-            eprintln!("vfnic: {line}");
+            complain(&line);
             ExitCode::FAILURE
         }
     }
+}
+
+fn carry_out(cli: Cli) -> Result<(), Failure> {
+    let Cli { ctl, nic, command } = cli;
+    let asks = match &command {
+        cli::Command::Run(_) => nic.is_none(),
+        cli::Command::Experiment(_) | cli::Command::Scenario { .. } => {
+            nic.is_none() && ctl.is_none()
+        }
+        _ => true,
+    };
+    if !asks {
+        return Err(usage(
+            "--nic is for show, vf, filter and link, and --ctl for those and run",
+        ));
+    }
+    match command {
+        cli::Command::Run(args) => run(args, ctl),
+        cli::Command::Experiment(args) => run_experiment(&args),
+        cli::Command::Scenario { command } => run_scenario(command),
+        cli::Command::Show(args) => show_all(&running(ctl)?, nic.as_deref(), &args),
+        cli::Command::Vf { words } => self::command(&running(ctl)?, nic, "vf", words),
+        cli::Command::Filter { command } => filter(&running(ctl)?, nic, command),
+        cli::Command::Link { words } => self::command(&running(ctl)?, nic, "link", words),
+    }
+}
+
+/// The control socket of the vfnic that runs.
+fn running(ctl: Option<PathBuf>) -> Result<PathBuf, Failure> {
+    if let Some(ctl) = ctl {
+        return Ok(ctl);
+    }
+    let dir = default_socket_dir();
+    // Somebody else's NIC would take this user's commands.
+    if dir == temporary_socket_dir() && dir.exists() && !is_own_dir(&dir) {
+        return Err(failed(RunError::ForeignDir(dir)));
+    }
+    Ok(dir.join("ctl.sock"))
 }
 
 /// What is wrong with the command line, on one line; `None` where help was asked for or is all there is to say.
@@ -94,17 +132,37 @@ fn misread(error: &clap::Error) -> Option<String> {
     Some(format!("{what} (see 'vfnic --help')"))
 }
 
-fn run(args: cli::Run) -> Result<(), Failure> {
-    let filter = tracing_subscriber::EnvFilter::try_from_default_env()
-        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
+fn run(args: cli::Run, ctl: Option<PathBuf>) -> Result<(), Failure> {
+    let log = start_log().map_err(failed)?;
+    let outcome = run_nics(args, ctl);
+    log.flush();
+    outcome
+}
+
+/// Has all that is logged from now on written to standard error.
+fn start_log() -> std::io::Result<Log> {
+    let stderr = std::io::stderr();
+    let ansi = stderr.is_terminal();
+    // A descriptor of its own: whoever is to say something else there waits for no lock that a line of the log has.
+    let log = Log::start(File::from(stderr.as_fd().try_clone_to_owned()?))?;
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    let lines = tracing_subscriber::fmt::layer()
         .with_target(false)
-        .with_ansi(std::io::stderr().is_terminal())
-        .with_writer(std::io::stderr)
+        .with_ansi(ansi)
+        .with_writer(log.clone())
+        .log_internal_errors(false);
+    tracing_subscriber::registry()
+        .with(lines)
+        .with(RateLimit::new(log.clone()))
+        .with(filter)
         .init();
+    Ok(log)
+}
+
+fn run_nics(args: cli::Run, ctl: Option<PathBuf>) -> Result<(), Failure> {
     let over = Overrides {
         socket_dir: args.socket_dir,
+        ctl,
         vfs: args.vfs,
         workers: args.workers,
         mac_base: args.mac_base,
@@ -121,23 +179,32 @@ fn run(args: cli::Run) -> Result<(), Failure> {
                 "--workers, --threads and --cpus are for --clock wall",
             ));
         }
-        return run_virtual(&config, args.virtual_clock);
+        return run_virtual(&config, args.virtual_clock, args.ready_fd);
     }
     if args.virtual_clock.calendar.is_some() || args.virtual_clock.guests.is_some() {
         return Err(usage("--calendar and --guests are for --clock virtual"));
     }
     let ctl = config.ctl_socket();
-    let mut server =
-        Server::start(config).map_err(|e| if e.is_usage() { usage(e) } else { failed(e) })?;
-    server.stop_on(signals()?).map_err(failed)?;
+    let signals = signals()?;
+    let mut ready = Ready::claim(&config, args.ready_fd).map_err(refused)?;
+    let mut server = Server::start(config).map_err(refused)?;
+    server.stop_on(signals).map_err(failed)?;
+    ready.announce().map_err(refused)?;
     if !args.quiet {
-        print_guests(&server, &ctl).map_err(failed)?;
+        print_beside(guests(&server, &ctl)).map_err(failed)?;
     }
-    server.run().map_err(failed)
+    let outcome = server.run().map_err(failed);
+    // Before the first socket goes.
+    drop(ready);
+    outcome
 }
 
 /// NICs on the virtual clock, until their guests have ended.
-fn run_virtual(config: &Config, args: cli::VirtualClock) -> Result<(), Failure> {
+fn run_virtual(
+    config: &Config,
+    args: cli::VirtualClock,
+    ready_fd: Option<u32>,
+) -> Result<(), Failure> {
     let until = match args.until {
         Some(seconds) if !(0.0..=1e9).contains(&seconds) => {
             return Err(usage(format!("--until {seconds}: 0 to 1e9 seconds")));
@@ -154,10 +221,13 @@ fn run_virtual(config: &Config, args: cli::VirtualClock) -> Result<(), Failure> 
         digest: args.digest,
     };
     let report = |e: SimulationError| if e.is_usage() { usage(e) } else { failed(e) };
+    let signals = signals()?;
+    let mut ready = Ready::claim(config, ready_fd).map_err(refused)?;
     let mut simulation = Simulation::start(config, settings).map_err(report)?;
-    simulation.stop_on(signals()?);
+    simulation.stop_on(signals);
+    ready.announce().map_err(refused)?;
     let summary = simulation.run().map_err(report)?;
-    println!("{summary}");
+    print(&format!("{summary}\n"))?;
     if summary.faults.is_empty() {
         Ok(())
     } else {
@@ -168,11 +238,14 @@ fn run_virtual(config: &Config, args: cli::VirtualClock) -> Result<(), Failure> 
 /// How long the process may take to end in good order when it is told to.
 const GRACE: Duration = Duration::from_secs(10);
 
-/// Something arrives here when the user says stop. If that is not heard in time, or the user says it again, the process
-/// ends all the same.
+/// Something arrives here when the user says stop, or closes the terminal. If that is not heard in time, or the user says it
+/// again, the process ends all the same.
 fn signals() -> Result<UnixStream, Failure> {
+    use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
     let (mut caught, on_signal) = UnixStream::pair().map_err(failed)?;
-    for signal in [signal_hook::consts::SIGTERM, signal_hook::consts::SIGINT] {
+    // Under nohup(1) a closed terminal is to change nothing.
+    let hang_up = (!is_ignored(SIGHUP)).then_some(SIGHUP);
+    for signal in [SIGTERM, SIGINT].into_iter().chain(hang_up) {
         let on_signal = on_signal.try_clone().map_err(failed)?;
         signal_hook::low_level::pipe::register(signal, on_signal).map_err(failed)?;
     }
@@ -194,32 +267,66 @@ fn signals() -> Result<UnixStream, Failure> {
     Ok(signals)
 }
 
+/// Whether this process was started with that signal ignored.
+fn is_ignored(signal: i32) -> bool {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    let mask = mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
+    mask.is_some_and(|mask| mask >> (signal - 1) & 1 != 0)
+}
+
+/// Prints while the caller goes on: nobody may be reading.
+fn print_beside(text: String) -> std::io::Result<()> {
+    let print = move || match print(&text) {
+        Ok(()) => {}
+        Err(Failure::Usage(why) | Failure::Failed(why)) => {
+            tracing::warn!("cannot print QEMU's arguments: {why}");
+        }
+    };
+    let thread = std::thread::Builder::new().name("print".into());
+    thread.spawn(print).map(drop)
+}
+
 /// Where everything is, ready to paste.
-fn print_guests(server: &Server, ctl: &Path) -> std::io::Result<()> {
-    let mut out = std::io::stdout().lock();
+fn guests(server: &Server, ctl: &Path) -> String {
+    let mut out = String::new();
     for host in server.hosts() {
         let nic = &host.settings;
-        writeln!(out, "{}: {} VFs", nic.name, nic.vfs)?;
+        out += &format!("{}: {} VFs\n", nic.name, nic.vfs);
         for i in 0..usize::from(nic.vfs) {
             let vf = VfIndex::from(i);
             let mac = host.adapter().borrow().nic.policy().vf(vf).mac;
-            writeln!(out, "\n# {} {vf}, path {}", nic.name, host.path(vf))?;
-            writeln!(out, "{}", server::qemu_arguments(nic, vf, mac))?;
+            let arguments = server::qemu_arguments(nic, vf, mac);
+            out += &format!(
+                "\n# {} {vf}, path {}\n{arguments}\n",
+                nic.name,
+                host.path(vf)
+            );
         }
-        writeln!(out)?;
+        out += "\n";
     }
-    writeln!(
-        out,
+    out += &format!(
         "The arguments are QEMU's (before 9.2 write reconnect=1 for reconnect-ms=1000). For N queue pairs add queues=N\n\
          to -netdev and mq=on,vectors=2N+2 to -device. The memory's size is to be that of -m.\n\
-         Control: vfnic --ctl {ctl} show | vfnic --ctl {ctl} vf 0 set path mediated",
+         Control: vfnic --ctl {ctl} show | vfnic --ctl {ctl} vf 0 set path mediated\n",
         ctl = ctl.display()
-    )?;
-    out.flush()
+    );
+    out
 }
 
-fn show_all(ctl: &Path, args: &cli::ShowAll) -> Result<(), Failure> {
-    match ctl::ask(ctl, &Request::Show).map_err(failed)? {
+fn show_all(ctl: &Path, nic: Option<&str>, args: &cli::ShowAll) -> Result<(), Failure> {
+    let mut response = ctl::ask(ctl, &Request::Show).map_err(failed)?;
+    if let (Response::Show(show), Some(nic)) = (&mut response, nic) {
+        let names: Vec<_> = show.nics.iter().map(|nic| nic.name.clone()).collect();
+        show.nics.retain(|shown| shown.name == nic);
+        if show.nics.is_empty() {
+            return Err(usage(format!(
+                "no NIC '{nic}': there is {}",
+                names.join(", ")
+            )));
+        }
+    }
+    match response {
         Response::Show(show) if args.what == Some(ShowWhat::Workers) => {
             let hz = show::tsc_hz();
             let workers: Vec<_> = show.workers().map(|w| WorkerCycles::new(w, hz)).collect();
@@ -275,7 +382,7 @@ fn command(ctl: &Path, nic: Option<String>, first: &str, rest: Vec<String>) -> R
         Response::Refused(why) => Err(usage(why)),
         Response::Done(notes) => {
             for note in notes {
-                eprintln!("vfnic: {note}");
+                complain(&note);
             }
             Ok(())
         }

@@ -13,8 +13,20 @@ pub struct Show {
     pub uptime_s: f64,
     /// Seconds that the utilisations below are averaged over: since the `show` before, or since the start.
     pub interval_s: f64,
+    /// What is missing in the log.
+    #[serde(default)]
+    pub log: ShowLog,
     /// Every NIC.
     pub nics: Vec<ShowNic>,
+}
+
+/// Lines that are not in the log, since the start.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ShowLog {
+    /// Lines that could not be written.
+    pub lost: u64,
+    /// Lines of VFs and NICs that had logged too many.
+    pub left_out: u64,
 }
 
 /// One NIC.
@@ -216,6 +228,13 @@ impl fmt::Display for Show {
             "up {:.1} s; utilisation over the last {:.1} s",
             self.uptime_s, self.interval_s
         )?;
+        let ShowLog { lost, left_out } = self.log;
+        if lost + left_out > 0 {
+            writeln!(
+                f,
+                "log: {lost} lines could not be written, {left_out} were one device's too many"
+            )?;
+        }
         for nic in &self.nics {
             nic.text(f)?;
         }

@@ -22,7 +22,7 @@ use mio::{Interest, Registry, Token};
 
 use crate::channel::{Channel, Received};
 use crate::control::Coalescing;
-pub use crate::error::{EndpointError, Refusal};
+pub use crate::error::{BindError, Refusal};
 use crate::eventfd::EventFd;
 use crate::features::VirtioFeatures;
 use crate::listener::{self, Listener};
@@ -85,7 +85,7 @@ impl Endpoint {
     ///
     /// # Errors
     /// Somebody listens there, something else is there, or the path cannot be used.
-    pub fn listen(path: impl AsRef<Path>, config: DeviceConfig) -> Result<Endpoint, EndpointError> {
+    pub fn listen(path: impl AsRef<Path>, config: DeviceConfig) -> Result<Endpoint, BindError> {
         Ok(Endpoint::new(
             Role::Server(Listener::bind(path.as_ref())?),
             config,

@@ -3,8 +3,8 @@
 //! Three kinds that are never mixed: a [`Refusal`] of a request or a session, a [`RingError`] by which a ring is broken, a
 //! [`FrameFault`] for which a frame is dropped and counted.
 
-use std::io;
-use std::path::PathBuf;
+use std::io::{self, ErrorKind};
+use std::path::{Path, PathBuf};
 
 use thiserror::Error;
 
@@ -104,30 +104,50 @@ impl Refusal {
     }
 }
 
-/// A socket that cannot be served.
+/// Bytes of a socket's path, at most: `sun_path` without its zero.
+const LONGEST_PATH: usize = 107;
+
+/// Why nobody can listen on a path.
 #[derive(Debug, Error)]
 #[non_exhaustive]
-pub enum EndpointError {
+pub enum BindError {
     /// Another process listens there.
-    #[error("{path} is in use: another process listens on it")]
+    #[error(
+        "{path} is in use: another process listens on it; stop that one, or choose another path"
+    )]
     InUse {
         /// The socket.
         path: PathBuf,
     },
     /// A file of another kind is in the way.
-    #[error("{path} exists and is not a socket")]
+    #[error("{path} exists and is {what}, not a stream socket: remove it, or choose another path")]
     NotASocket {
         /// The file.
         path: PathBuf,
+        /// What it is.
+        what: &'static str,
     },
     /// The kernel refused.
-    #[error("cannot listen on {path}")]
+    #[error("cannot listen on {path}: {}", reason(.path, .source))]
     Bind {
         /// The socket.
         path: PathBuf,
         /// What it said.
         source: io::Error,
     },
+}
+
+fn reason(path: &Path, error: &io::Error) -> String {
+    let length = path.as_os_str().len();
+    match error.kind() {
+        _ if length > LONGEST_PATH => {
+            format!(
+                "its path is {length} bytes long, and a socket's can have {LONGEST_PATH} at most"
+            )
+        }
+        ErrorKind::NotFound => "there is no such folder".to_owned(),
+        _ => error.to_string(),
+    }
 }
 
 /// What a driver did that its ring cannot go on from; the ring is broken until it is restarted.

@@ -19,7 +19,7 @@ pub mod eventfd;
 pub mod features;
 pub mod frame;
 mod limits;
-mod listener;
+pub mod listener;
 pub mod memory;
 pub mod message;
 pub mod net_hdr;

@@ -1,33 +1,48 @@
-//! A listening socket and its file: made, taken over from a dead process, removed.
+//! Listening on a socket path with care: a socket that a dead process has left is taken over, and nothing else is ever
+//! removed. Never waits for whoever listens there already, however stuck that process is.
 
-use std::fs;
+use std::fs::{self, File, FileType};
 use std::io::{self, ErrorKind};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
+use rustix::fs::FlockOperation;
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 
-use crate::error::EndpointError;
+use crate::error::BindError;
 
-/// A listening socket. Its file is removed with it, unless it is no longer ours.
+/// How long another process may be at work in the same folder; a few system calls are all that it does there.
+const LOCK_LIMIT: Duration = Duration::from_secs(2);
+
+/// A listening stream socket that never blocks. Its file is removed with it, unless the file there is another one by then.
 #[derive(Debug)]
-pub(crate) struct Listener {
+pub struct Listener {
     socket: UnixListener,
     path: PathBuf,
-    /// Device and inode of the file.
-    file: Option<(u64, u64)>,
+    file: Option<FileId>,
 }
 
+/// Device and inode.
+type FileId = (u64, u64);
+
 impl Listener {
-    /// Listens at `path`. A socket file that nobody listens on any more is replaced.
-    pub(crate) fn bind(path: &Path) -> Result<Listener, EndpointError> {
-        let failed = |source| EndpointError::Bind {
+    /// Listens at `path`. A socket file that nobody listens on any more is replaced. Of two processes that do this at once
+    /// for one path, one succeeds.
+    ///
+    /// # Errors
+    /// [`BindError`]; what is at `path` is still there then.
+    pub fn bind(path: &Path) -> Result<Listener, BindError> {
+        let failed = |source| BindError::Bind {
             path: path.to_owned(),
             source,
         };
+        // A socket that is bound and does not listen yet looks like one that a dead process has left.
+        let _lock = lock_folder(path).map_err(failed)?;
         let socket = match UnixListener::bind(path) {
             Err(error) if error.kind() == ErrorKind::AddrInUse => {
                 remove_stale(path)?;
@@ -36,16 +51,20 @@ impl Listener {
             bound => bound,
         }
         .map_err(failed)?;
+        let file = file_id(path);
         socket.set_nonblocking(true).map_err(failed)?;
         Ok(Listener {
             socket,
             path: path.to_owned(),
-            file: identity(path),
+            file,
         })
     }
 
-    /// The next front end, if one is waiting.
-    pub(crate) fn accept(&self) -> io::Result<Option<UnixStream>> {
+    /// The next connection, if one is waiting.
+    ///
+    /// # Errors
+    /// The kernel's; such as too many open files, after which the connection is still waiting.
+    pub fn accept(&self) -> io::Result<Option<UnixStream>> {
         match self.socket.accept() {
             Ok((stream, _)) => Ok(Some(stream)),
             Err(error) if error.kind() == ErrorKind::WouldBlock => Ok(None),
@@ -53,14 +72,17 @@ impl Listener {
         }
     }
 
-    pub(crate) fn path(&self) -> &Path {
+    /// Where it listens.
+    pub fn path(&self) -> &Path {
         &self.path
     }
 }
 
 impl Drop for Listener {
     fn drop(&mut self) {
-        if self.file.is_some() && self.file == identity(&self.path) {
+        // Without the lock it is removed all the same.
+        let _lock = lock_folder(&self.path);
+        if self.file.is_some() && self.file == file_id(&self.path) {
             let _ = fs::remove_file(&self.path);
         }
     }
@@ -86,32 +108,80 @@ pub(crate) fn connect(path: &Path) -> io::Result<UnixStream> {
     Ok(UnixStream::from(socket))
 }
 
-fn identity(path: &Path) -> Option<(u64, u64)> {
+fn file_id(path: &Path) -> Option<FileId> {
     let meta = fs::symlink_metadata(path).ok()?;
     Some((meta.dev(), meta.ino()))
 }
 
+/// Locks the folder of `path` against other processes that make or remove sockets there with care, until the result is
+/// dropped. A folder that cannot be locked (unreadable, or on a file system without locks) is used without.
+fn lock_folder(path: &Path) -> io::Result<Option<File>> {
+    let folder = match path.parent() {
+        Some(folder) if !folder.as_os_str().as_bytes().is_empty() => folder,
+        _ => Path::new("."),
+    };
+    let Ok(folder) = File::open(folder) else {
+        return Ok(None);
+    };
+    let started = Instant::now();
+    loop {
+        match rustix::fs::flock(&folder, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => return Ok(Some(folder)),
+            Err(Errno::WOULDBLOCK) if started.elapsed() < LOCK_LIMIT => {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            Err(Errno::WOULDBLOCK) => {
+                let why = "another process keeps its folder locked (see 'lslocks')";
+                return Err(io::Error::new(ErrorKind::WouldBlock, why));
+            }
+            Err(Errno::INTR) => {}
+            Err(_) => return Ok(None),
+        }
+    }
+}
+
 /// Removes the socket file at `path` if nobody listens there.
-fn remove_stale(path: &Path) -> Result<(), EndpointError> {
-    let failed = |source| EndpointError::Bind {
+fn remove_stale(path: &Path) -> Result<(), BindError> {
+    let failed = |source| BindError::Bind {
         path: path.to_owned(),
         source,
     };
-    if !fs::symlink_metadata(path)
-        .map_err(failed)?
-        .file_type()
-        .is_socket()
-    {
-        return Err(EndpointError::NotASocket {
-            path: path.to_owned(),
-        });
+    let not_ours = |what| BindError::NotASocket {
+        path: path.to_owned(),
+        what,
+    };
+    let kind = match fs::symlink_metadata(path) {
+        Ok(meta) => meta.file_type(),
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(failed(error)),
+    };
+    if !kind.is_socket() {
+        return Err(not_ours(name(kind)));
     }
-    match connect(path) {
-        Err(error) if error.raw_os_error() == Some(Errno::CONNREFUSED.raw_os_error()) => {
-            fs::remove_file(path).map_err(failed)
-        }
-        _ => Err(EndpointError::InUse {
+    let answer = connect(path);
+    match answer.as_ref().map_err(Errno::from_io_error) {
+        Err(Some(Errno::CONNREFUSED)) => match fs::remove_file(path) {
+            Err(error) if error.kind() != ErrorKind::NotFound => Err(failed(error)),
+            _ => Ok(()),
+        },
+        Err(Some(Errno::NOENT)) => Ok(()),
+        Err(Some(Errno::PROTOTYPE)) => Err(not_ours("a live socket of another type")),
+        // A process that is stuck has its backlog full.
+        Ok(_) | Err(Some(Errno::AGAIN)) => Err(BindError::InUse {
             path: path.to_owned(),
         }),
+        Err(_) => answer.map(drop).map_err(failed),
+    }
+}
+
+fn name(kind: FileType) -> &'static str {
+    if kind.is_symlink() {
+        "a symbolic link"
+    } else if kind.is_dir() {
+        "a folder"
+    } else if kind.is_file() {
+        "a regular file"
+    } else {
+        "a device or pipe"
     }
 }

@@ -82,6 +82,7 @@ pub(super) fn run(
     let run = folder.path();
     let config = Config {
         socket_dir: run.to_owned(),
+        ctl: None,
         hypervisor: HypervisorCpu::Model,
         poll: Polling::default(),
         threads: 1,

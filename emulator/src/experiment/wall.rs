@@ -29,26 +29,19 @@ struct Shared {
     ack_frames: AtomicU64,
 }
 
-/// A directory for the sockets, removed at the end.
-struct SocketDir(std::path::PathBuf);
-
-impl Drop for SocketDir {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.0);
-    }
-}
-
 pub(super) fn run(
     plan: &Plan,
     path: Path,
     progress: &mut impl FnMut(f64),
 ) -> Result<PathResult, ExperimentError> {
-    let dir = std::env::temp_dir().join(format!("vfnic-experiment-{}", std::process::id()));
-    std::fs::create_dir_all(&dir).map_err(ExperimentError::Socket)?;
-    let dir = SocketDir(dir);
-    let nics = [0, 1].map(|h| with_sockets(nic_settings(plan, h, path), &dir.0));
+    let dir = tempfile::Builder::new()
+        .prefix("vfnic-")
+        .tempdir()
+        .map_err(ExperimentError::Folder)?;
+    let nics = [0, 1].map(|h| with_sockets(nic_settings(plan, h, path), dir.path()));
     let mut server = Server::start(Config {
-        socket_dir: dir.0.clone(),
+        socket_dir: dir.path().to_owned(),
+        ctl: None,
         hypervisor: HypervisorCpu::Measured,
         poll: Polling::default(),
         threads: 1,

@@ -20,6 +20,7 @@ use super::doorbell::Doorbell;
 use super::owner::{Lent, Owner, Plane, Request, ThreadHandle};
 use super::port::RingBroken;
 use crate::config::Polling;
+use crate::panics::EndsProcess;
 
 /// Rounds, at most, between two looks at the clock and everything else that a thread has to do.
 const ROUNDS: u32 = 8;
@@ -116,6 +117,7 @@ impl DataThread {
             idle_round: Duration::ZERO,
         };
         let thread = std::thread::Builder::new().name(name).spawn(move || {
+            let _ends_process = EndsProcess;
             if let Some(cpu) = cpu {
                 pin_to(cpu);
             }

@@ -1,27 +1,38 @@
-//! The control socket: one line in, one line out, for any number of clients. Never waits for a client.
+//! The control socket: one line in, one line out, for any number of clients. Never waits for a client, and serves none for
+//! long: VFs and other clients have their turn in between.
 
 use std::collections::BTreeMap;
 use std::io::{self, Read, Write};
 use std::ops::Range;
-use std::os::unix::fs::FileTypeExt;
-use std::path::{Path, PathBuf};
+use std::os::fd::AsRawFd;
+use std::path::Path;
+use std::time::{Duration, Instant};
 
-use mio::net::{UnixListener, UnixStream};
+use mio::net::UnixStream;
+use mio::unix::SourceFd;
 use mio::{Interest, Registry, Token};
+use vf_vhost::listener::Listener;
 
-use super::RunError;
+use super::{RunError, system};
 use crate::ctl::{MAX_LINE, Request, Response};
 
-/// Clients at a time; more are turned away.
+/// Clients at a time. One more takes the place of the one that has been quiet for longest.
 const MAX_CLIENTS: usize = 64;
+/// How long the requests of one client are answered at a time, if it has sent several.
+const TURN: Duration = Duration::from_micros(500);
+/// How long to wait before trying again to accept a client, when the process has too many open files.
+const RETRY: Duration = Duration::from_millis(100);
+
+const INTEREST: Interest = Interest::READABLE.add(Interest::WRITABLE);
 
 /// The listening socket and everybody connected to it.
 pub(crate) struct Clients {
-    listener: UnixListener,
-    path: PathBuf,
+    listener: Listener,
     tokens: Range<usize>,
     next_token: usize,
     clients: BTreeMap<usize, Client>,
+    /// When to try again to accept clients.
+    retry_at: Option<Instant>,
 }
 
 struct Client {
@@ -29,6 +40,19 @@ struct Client {
     input: Vec<u8>,
     output: Vec<u8>,
     finished: bool,
+    /// When it last had something to say.
+    heard: Instant,
+}
+
+/// What is left to do for a client.
+#[derive(PartialEq, Eq)]
+enum Left {
+    /// Nothing, until it sends or reads.
+    Nothing,
+    /// More requests of its have come.
+    More,
+    /// Nothing for ever.
+    Over,
 }
 
 impl Clients {
@@ -38,29 +62,17 @@ impl Clients {
         registry: &Registry,
         tokens: Range<usize>,
     ) -> Result<Clients, RunError> {
-        let failed = |source| RunError::Ctl {
-            path: path.to_owned(),
-            source,
-        };
-        if std::os::unix::net::UnixStream::connect(path).is_ok() {
-            let taken = "another vfnic serves it; stop that one or choose another --socket-dir";
-            return Err(failed(io::Error::new(io::ErrorKind::AddrInUse, taken)));
-        }
-        // Nobody listens: what is left of an earlier run goes. Anything else there makes the bind fail.
-        let is_socket = |m: &std::fs::Metadata| m.file_type().is_socket();
-        if std::fs::symlink_metadata(path).is_ok_and(|m| is_socket(&m)) {
-            let _ = std::fs::remove_file(path);
-        }
-        let mut listener = UnixListener::bind(path).map_err(failed)?;
+        let listener = Listener::bind(path).map_err(RunError::Ctl)?;
+        let fd = listener.as_raw_fd();
         registry
-            .register(&mut listener, Token(tokens.start), Interest::READABLE)
-            .map_err(failed)?;
+            .register(&mut SourceFd(&fd), Token(tokens.start), Interest::READABLE)
+            .map_err(system("epoll"))?;
         Ok(Clients {
             listener,
-            path: path.to_owned(),
             next_token: tokens.start + 1,
             tokens,
             clients: BTreeMap::new(),
+            retry_at: None,
         })
     }
 
@@ -78,19 +90,55 @@ impl Clients {
         let Some(client) = self.clients.get_mut(&token.0) else {
             return;
         };
-        let over =
-            client.serve(&mut answer).is_err() || client.finished && client.output.is_empty();
-        if over && let Some(mut gone) = self.clients.remove(&token.0) {
+        match client.serve(&mut answer).unwrap_or(Left::Over) {
+            Left::Nothing => {}
+            // It is told of again, as it can surely be written to.
+            Left::More => {
+                let _ = registry.reregister(&mut client.stream, token, INTEREST);
+            }
+            Left::Over => self.remove(token.0, registry),
+        }
+    }
+
+    /// When to [`Clients::retry`].
+    pub(crate) fn next_timer(&self) -> Option<Instant> {
+        self.retry_at
+    }
+
+    /// Accepts those that could not be accepted before, if it is time for that.
+    pub(crate) fn retry(&mut self, registry: &Registry) {
+        if self.retry_at.take_if(|at| *at <= Instant::now()).is_some() {
+            self.accept(registry);
+        }
+    }
+
+    fn remove(&mut self, token: usize, registry: &Registry) {
+        if let Some(mut gone) = self.clients.remove(&token) {
             // It is closed next, which deregisters it as well.
             let _ = registry.deregister(&mut gone.stream);
         }
     }
 
     fn accept(&mut self, registry: &Registry) {
-        while let Ok((mut stream, _)) = self.listener.accept() {
-            if self.clients.len() >= MAX_CLIENTS {
+        loop {
+            let stream = match self.listener.accept() {
+                Ok(Some(stream)) => stream,
+                Ok(None) => return,
+                Err(_) => {
+                    self.retry_at = Some(Instant::now() + RETRY);
+                    return;
+                }
+            };
+            if stream.set_nonblocking(true).is_err() {
                 continue;
             }
+            let quiet = self.clients.iter().min_by_key(|(_, client)| client.heard);
+            if let Some(quiet) = quiet.map(|(token, _)| *token)
+                && self.clients.len() >= MAX_CLIENTS
+            {
+                self.remove(quiet, registry);
+            }
+            let mut stream = UnixStream::from_std(stream);
             // There are fewer clients than tokens, so one is free.
             while self.clients.contains_key(&self.next_token) || self.next_token >= self.tokens.end
             {
@@ -102,9 +150,8 @@ impl Clients {
             }
             let token = self.next_token;
             self.next_token += 1;
-            let interest = Interest::READABLE | Interest::WRITABLE;
             if registry
-                .register(&mut stream, Token(token), interest)
+                .register(&mut stream, Token(token), INTEREST)
                 .is_ok()
             {
                 self.clients.insert(
@@ -114,6 +161,7 @@ impl Clients {
                         input: Vec::new(),
                         output: Vec::new(),
                         finished: false,
+                        heard: Instant::now(),
                     },
                 );
             }
@@ -121,26 +169,24 @@ impl Clients {
     }
 }
 
-impl Drop for Clients {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_file(&self.path);
-    }
-}
-
 impl Client {
     /// Reads no further while an answer waits to be read: a client that does not read costs one answer, not all of them.
-    fn serve(&mut self, answer: &mut impl FnMut(Request) -> Response) -> io::Result<()> {
+    fn serve(&mut self, answer: &mut impl FnMut(Request) -> Response) -> io::Result<Left> {
         let mut chunk = [0; 4096];
+        let started = Instant::now();
         loop {
             while !self.output.is_empty() {
                 match self.stream.write(&self.output) {
                     Ok(n) => drop(self.output.drain(..n)),
-                    Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Ok(()),
+                    Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Ok(Left::Nothing),
                     Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
                     Err(e) => return Err(e),
                 }
             }
             if let Some(end) = self.input.iter().position(|b| *b == b'\n') {
+                if started.elapsed() >= TURN {
+                    return Ok(Left::More);
+                }
                 let line: Vec<u8> = self.input.drain(..=end).collect();
                 let response = match serde_json::from_slice(&line) {
                     Ok(request) => answer(request),
@@ -151,15 +197,18 @@ impl Client {
                 continue;
             }
             if self.finished {
-                return Ok(());
+                return Ok(Left::Over);
             }
             if self.input.len() > MAX_LINE {
                 return Err(io::ErrorKind::InvalidData.into());
             }
             match self.stream.read(&mut chunk) {
                 Ok(0) => self.finished = true,
-                Ok(n) => self.input.extend_from_slice(&chunk[..n]),
-                Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Ok(()),
+                Ok(n) => {
+                    self.heard = Instant::now();
+                    self.input.extend_from_slice(&chunk[..n]);
+                }
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Ok(Left::Nothing),
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
                 Err(e) => return Err(e),
             }

@@ -3,6 +3,7 @@
 
 pub(crate) mod clients;
 pub(crate) mod observe;
+pub mod ready;
 
 use std::io;
 use std::os::fd::AsRawFd;
@@ -15,7 +16,8 @@ use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token, Waker};
 use rustix::process::{Resource, Rlimit};
 use vf_model::{Command, LinkConfig, Nanos, Refusal, VfIndex};
-use vf_vhost::endpoint::{Endpoint, EndpointError};
+use vf_vhost::endpoint::BindError;
+use vf_vhost::endpoint::Endpoint;
 
 use crate::clock::Clock;
 use crate::config::{Config, HypervisorCpu, NicSettings, Polling, SocketRole};
@@ -51,17 +53,34 @@ pub enum RunError {
         /// Why.
         source: io::Error,
     },
-    /// A VF's socket cannot be served.
-    #[error("{0}")]
-    Socket(#[from] EndpointError),
-    /// The control socket cannot be served.
-    #[error("control socket {path}: {source}")]
-    Ctl {
-        /// The socket.
+    /// Somebody else could make sockets in the directory.
+    #[error("{0} is another user's, or open to others: remove it, or choose another --socket-dir")]
+    ForeignDir(PathBuf),
+    /// Another process has its sockets there.
+    #[error("another vfnic serves {0}; stop that one or choose another --socket-dir")]
+    DirInUse(PathBuf),
+    /// The file that says that all is ready cannot be made.
+    #[error("{path}: {source}")]
+    Ready {
+        /// The file.
         path: PathBuf,
         /// Why.
         source: io::Error,
     },
+    /// Nothing can be written to the descriptor of `--ready-fd`.
+    #[error("--ready-fd {fd}: {source} (it is to be a pipe or a file that vfnic inherits)")]
+    ReadyFd {
+        /// Its number.
+        fd: u32,
+        /// Why.
+        source: io::Error,
+    },
+    /// A VF's socket cannot be served.
+    #[error("{0}")]
+    Socket(#[from] BindError),
+    /// The control socket cannot be served.
+    #[error("control socket: {0}")]
+    Ctl(BindError),
     /// A tap device cannot be opened.
     #[error(
         "tap {name}: {source} (a tap device needs CAP_NET_ADMIN: run as root, or make it with 'ip tuntap add dev {name} mode tap user $USER vnet_hdr')"
@@ -122,19 +141,17 @@ impl Server {
     /// [`RunError`]; what had been made is removed again.
     pub fn start(config: Config) -> Result<Server, RunError> {
         raise_descriptor_limit();
-        std::fs::create_dir_all(&config.socket_dir).map_err(|source| RunError::SocketDir {
-            path: config.socket_dir.clone(),
-            source,
-        })?;
+        ready::make_socket_dir(&config.socket_dir)?;
         let poll = Poll::new().map_err(system("epoll"))?;
         let waker = Waker::new(poll.registry(), WAKE).map_err(system("eventfd"))?;
         let (report, broken) = unbounded();
-        let clients = Clients::listen(&config.ctl_socket(), poll.registry(), CTL)?;
         let epoch = Instant::now();
         let mut hosts = build_hosts(&config, epoch, &Reporter::new(report, waker))?;
         for (h, host) in hosts.iter_mut().enumerate() {
             listen(h, host, poll.registry())?;
         }
+        // Last of all: who can ask is answered, and finds every VF's socket.
+        let clients = Clients::listen(&config.ctl_socket(), poll.registry(), CTL)?;
         Ok(Server {
             poll,
             hosts,
@@ -193,6 +210,7 @@ impl Server {
             .iter()
             .flat_map(|h| &h.vfs)
             .filter_map(|vf| vf.endpoint.as_ref()?.next_timer())
+            .chain(self.clients.next_timer())
             .min()
             .map(|at| at.saturating_duration_since(now));
         let timeout = match (due, limit) {
@@ -228,6 +246,7 @@ impl Server {
             }
         }
         if due.is_some() {
+            self.clients.retry(self.poll.registry());
             self.retry();
         }
         Ok(true)
@@ -261,10 +280,8 @@ impl Server {
         while let Ok((h, broken)) = self.broken.try_recv() {
             let RingBroken { vf, ring, why } = broken;
             if let Some(host) = self.hosts.get(h) {
-                let nic = &host.settings.name;
-                tracing::warn!(
-                    "{nic} {vf}: ring {ring} is broken until its driver restarts it: {why}"
-                );
+                let device = format!("{} {vf}", host.settings.name);
+                tracing::warn!(device, ring, %why, "ring is broken until its driver restarts it");
             }
             // A session whose memory has vanished ends here.
             self.serve(h, vf);
@@ -355,7 +372,8 @@ fn command(hosts: &mut [Host], nic: Option<&str>, words: &[String]) -> Result<Ve
     let host = host_named(hosts, nic)?;
     let command = Command::parse(words).map_err(|e| e.to_string())?;
     let notes = host.apply(&command).map_err(|e| e.to_string())?;
-    tracing::info!("{}: {command}", host.settings.name);
+    let device = host.settings.name.as_str();
+    tracing::info!(device, "{command}");
     Ok(notes)
 }
 

@@ -8,8 +8,8 @@ use vf_model::{Counters, HypervisorModel, Judge, Nanos, Nic, RxFilter, VfIndex, 
 use crate::host::Host;
 use crate::plane::{Load, Owner, PairTraffic, worker_of};
 use crate::show::{
-    Show, ShowBridge, ShowCounters, ShowCpu, ShowLink, ShowNic, ShowQueue, ShowRss, ShowVf,
-    ShowWorker,
+    Show, ShowBridge, ShowCounters, ShowCpu, ShowLink, ShowLog, ShowNic, ShowQueue, ShowRss,
+    ShowVf, ShowWorker,
 };
 
 /// Remembers the reading before, to say what happened since.
@@ -46,6 +46,10 @@ impl Observer {
         Show {
             uptime_s: at.0 as f64 / 1e9,
             interval_s,
+            log: ShowLog {
+                lost: crate::log::lost(),
+                left_out: crate::log::left_out(),
+            },
             nics,
         }
     }

@@ -58,6 +58,7 @@ impl Simulation {
         } = &mut control;
         // Whatever fails here fails the next time, too, and harms nobody but clients.
         let _ = poll.poll(events, Some(Duration::ZERO));
+        clients.retry(poll.registry());
         for event in &*events {
             clients.serve(event.token(), poll.registry(), |request| {
                 self.answer(observer, request).unwrap_or_else(|error| {

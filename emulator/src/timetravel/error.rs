@@ -1,11 +1,10 @@
 //! Why a simulation cannot start or go on.
 
 use std::io;
-use std::path::PathBuf;
 use std::process::ExitStatus;
 
 use vf_model::{Nanos, Refusal, VfIndex};
-use vf_vhost::endpoint::EndpointError;
+use vf_vhost::endpoint::BindError;
 
 use crate::server::RunError;
 
@@ -13,16 +12,11 @@ use crate::server::RunError;
 #[derive(Debug, thiserror::Error)]
 pub enum SimulationError {
     /// The calendar's socket cannot be made.
-    #[error("calendar {path}: {source}")]
-    Calendar {
-        /// The socket.
-        path: PathBuf,
-        /// Why.
-        source: io::Error,
-    },
+    #[error("calendar: {0}")]
+    Calendar(BindError),
     /// A VF's socket cannot be made.
     #[error("{0}")]
-    Socket(#[from] EndpointError),
+    Socket(#[from] BindError),
     /// The control socket cannot be made.
     #[error("{0}")]
     Control(#[from] RunError),
@@ -101,7 +95,7 @@ impl SimulationError {
         }
         matches!(
             self,
-            E::Calendar { .. } | E::Socket(_) | E::RealTime { .. } | E::Policy { .. }
+            E::Calendar(_) | E::Socket(_) | E::RealTime { .. } | E::Policy { .. }
         )
     }
 }

@@ -1,10 +1,9 @@
-//! The calendar's socket and the guests on it: bytes and states. Decides nothing about time.
+//! The guests on the calendar's socket: bytes and states. Decides nothing about time.
 
-use std::io::{self, IoSlice};
+use std::io::IoSlice;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd};
-use std::os::unix::net::{UnixListener, UnixStream};
-use std::path::{Path, PathBuf};
+use std::os::unix::net::UnixStream;
 
 use rustix::io::Errno;
 use rustix::net::{
@@ -12,59 +11,6 @@ use rustix::net::{
 };
 
 use super::message::{LEN, Message, Op};
-
-/// Where guests connect. Its file is removed with it.
-#[derive(Debug)]
-pub(super) struct Door {
-    listener: UnixListener,
-    path: PathBuf,
-}
-
-impl Door {
-    /// Listens at `path`; a socket that nobody listens on any more is replaced.
-    pub(super) fn open(path: &Path) -> io::Result<Door> {
-        let listener = match UnixListener::bind(path) {
-            Err(e)
-                if e.kind() == io::ErrorKind::AddrInUse && UnixStream::connect(path).is_err() =>
-            {
-                std::fs::remove_file(path)?;
-                UnixListener::bind(path)
-            }
-            bound => bound,
-        }?;
-        Ok(Door {
-            listener,
-            path: path.to_owned(),
-        })
-    }
-
-    /// The guest that has connected.
-    pub(super) fn admit(&self) -> io::Result<Guest> {
-        let (stream, _) = self.listener.accept()?;
-        Ok(Guest {
-            stream,
-            bytes: Vec::new(),
-            name: 0,
-            state: State::Silent,
-            seq: 0,
-            unanswered: 0,
-            free_until: None,
-        })
-    }
-}
-
-impl AsFd for Door {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.listener.as_fd()
-    }
-}
-
-impl Drop for Door {
-    fn drop(&mut self) {
-        // Somebody else may have removed it.
-        let _ = std::fs::remove_file(&self.path);
-    }
-}
 
 /// What a guest does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -115,6 +61,19 @@ pub(super) enum Heard {
 }
 
 impl Guest {
+    /// The guest that has connected.
+    pub(super) fn new(stream: UnixStream) -> Guest {
+        Guest {
+            stream,
+            bytes: Vec::new(),
+            name: 0,
+            state: State::Silent,
+            seq: 0,
+            unanswered: 0,
+            free_until: None,
+        }
+    }
+
     /// What has come, at most one message.
     pub(super) fn hear(&mut self) -> Heard {
         let mut bytes = [0; LEN];

@@ -8,7 +8,7 @@ use vf_model::{Nanos, VfIndex};
 use vf_vhost::endpoint::Endpoint;
 
 use super::error::{SimulationError, system};
-use super::guests::{Heard, State};
+use super::guests::{Guest, Heard, State};
 use super::message::{Message, Op, bearable};
 use super::simulation::{Simulation, id};
 
@@ -49,9 +49,10 @@ impl Simulation {
             }
             Voice::Vf(h, vf) => self.serve(h, vf),
             Voice::Reply(h, vf) => self.hear_reply(h, vf),
-            Voice::Door => self
-                .guests
-                .push(self.door.admit().map_err(system("calendar"))?),
+            Voice::Door => {
+                let guest = self.door.accept().map_err(system("calendar"))?;
+                self.guests.extend(guest.map(Guest::new));
+            }
         }
         Ok(())
     }

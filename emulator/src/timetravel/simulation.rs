@@ -14,16 +14,18 @@ use std::time::{Duration, Instant};
 use vf_model::{Command, Nanos, Refusal, VfIndex};
 use vf_vhost::endpoint::Endpoint;
 use vf_vhost::features::ProtocolFeatures;
+use vf_vhost::listener::Listener;
 
 use super::children::Children;
 use super::control::Control;
 use super::error::{SimulationError, system};
-use super::guests::{Door, Guest, State};
+use super::guests::{Guest, State};
 use super::message::bearable;
 use super::schedule::Schedule;
 use crate::calendar::ParticipantId;
 use crate::config::{Config, HypervisorCpu, SocketRole};
 use crate::host::Host;
+use crate::server::ready::make_socket_dir;
 use crate::watch::{Detail, Digest, Direction, Watcher};
 use crate::world::{Notification, Turn, World};
 
@@ -82,7 +84,8 @@ impl fmt::Display for Summary {
 pub struct Simulation {
     pub(super) settings: Settings,
     pub(super) world: World,
-    pub(super) door: Door,
+    /// The calendar's socket, where guests connect.
+    pub(super) door: Listener,
     /// `None` only while it is in use.
     pub(super) control: Option<Control>,
     /// In the order of their IDs once all have come.
@@ -125,7 +128,7 @@ impl Simulation {
     /// # Errors
     /// [`SimulationError`]; what had been made is removed again.
     pub fn start(config: &Config, settings: Settings) -> Result<Simulation, SimulationError> {
-        std::fs::create_dir_all(&config.socket_dir).map_err(system("socket directory"))?;
+        make_socket_dir(&config.socket_dir)?;
         let mut nics = config.nics.clone();
         for nic in &mut nics {
             let real = |what| SimulationError::RealTime {
@@ -174,10 +177,7 @@ impl Simulation {
         }
         let vfs = |host: &Rc<RefCell<Host>>| host.borrow().vfs.len();
         let owners = world.hosts().map(|host| vec![None; vfs(host)]).collect();
-        let door = Door::open(&settings.calendar).map_err(|source| SimulationError::Calendar {
-            path: settings.calendar.clone(),
-            source,
-        })?;
+        let door = Listener::bind(&settings.calendar).map_err(SimulationError::Calendar)?;
         Ok(Simulation {
             control: Some(Control::listen(&config.ctl_socket())?),
             schedule: Schedule::new(settings.guests, settings.shared)

@@ -1,9 +1,13 @@
 //! The control socket and clients that misbehave.
 
 use std::io::{BufRead, BufReader, Read, Write};
+use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
-use std::time::Duration;
+use std::panic::AssertUnwindSafe;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
+use rustix::process::{Pid, Resource, Rlimit, prlimit};
 use vfnic::ctl::{self, Request, Response};
 
 use crate::emulator::{Emulator, wait_for};
@@ -122,4 +126,87 @@ fn clients_that_come_and_go_leave_nothing_behind() {
         let answer = ctl::ask(&emulator.ctl(), &Request::Show);
         (answer.is_ok() && fds() < 40).then_some(())
     });
+}
+
+#[test]
+fn clients_that_only_sit_there_lock_nobody_out() {
+    let emulator = Emulator::start(&[]);
+    let sitting: Vec<UnixStream> = (0..200).map(|_| client(&emulator)).collect();
+    for _ in 0..3 {
+        emulator.does("vf 0 set trust on");
+        emulator.show();
+    }
+    // The last ones are still there, too.
+    let mut stream = sitting.last().unwrap();
+    stream.write_all(b"\"show\"\n").unwrap();
+    let mut start = [0; 8];
+    stream.read_exact(&mut start).unwrap();
+    assert_eq!(&start, b"{\"show\":");
+}
+
+#[test]
+fn a_client_that_sends_without_end_has_its_turn_and_no_more() {
+    let emulator = Emulator::start(&["--vfs", "64"]);
+    let stop = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(|| {
+                let mut asking = client(&emulator);
+                let mut reading = asking.try_clone().unwrap();
+                scope.spawn(move || while reading.read(&mut [0; 1 << 16]).is_ok_and(|n| n > 0) {});
+                while !stop.load(Ordering::Relaxed) {
+                    asking.write_all(&b"\"show\"\n".repeat(500)).unwrap();
+                }
+                asking.shutdown(Shutdown::Both).unwrap();
+            });
+        }
+        let ended = std::panic::catch_unwind(AssertUnwindSafe(|| {
+            for _ in 0..5 {
+                let asked = Instant::now();
+                emulator.show();
+                let [mut a, mut b] =
+                    ["vf0.sock", "vf63.sock"].map(|s| Port::open(&emulator.path(s)));
+                pass(&mut a, &mut b);
+                // Thousands of requests wait all the time, of which each takes some 100 us.
+                assert!(
+                    asked.elapsed() < Duration::from_secs(5),
+                    "{:?}",
+                    asked.elapsed()
+                );
+            }
+        }));
+        stop.store(true, Ordering::Relaxed);
+        ended.unwrap();
+    });
+}
+
+#[test]
+fn a_client_that_comes_when_there_are_no_descriptors_is_served_when_there_are() {
+    let emulator = Emulator::start(&[]);
+    let limit = |current| {
+        let pid = Pid::from_raw(emulator.pid() as i32);
+        let limit = Rlimit {
+            current: Some(current),
+            maximum: Some(4096),
+        };
+        prlimit(pid, Resource::Nofile, limit).unwrap();
+    };
+    limit(4);
+    let mut stream = client(&emulator);
+    stream.write_all(b"\"show\"\n").unwrap();
+    stream
+        .set_read_timeout(Some(Duration::from_millis(300)))
+        .unwrap();
+    assert!(
+        stream.read(&mut [0; 8]).is_err(),
+        "served without a descriptor"
+    );
+    limit(256);
+    // Nobody else comes.
+    stream
+        .set_read_timeout(Some(Duration::from_secs(20)))
+        .unwrap();
+    let mut start = [0; 8];
+    stream.read_exact(&mut start).unwrap();
+    assert_eq!(&start, b"{\"show\":");
 }

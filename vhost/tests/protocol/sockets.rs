@@ -5,7 +5,8 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use vf_vhost::endpoint::{Endpoint, EndpointError, Refusal};
+use vf_vhost::endpoint::{BindError, Endpoint, Refusal};
+use vf_vhost::listener::Listener;
 
 use crate::front_end::*;
 
@@ -90,7 +91,7 @@ fn a_socket_file_is_taken_over_from_the_dead_only() {
     drop(UnixListener::bind(&path).unwrap());
     let live = listen(&path).unwrap();
     let error = listen(&path).unwrap_err();
-    assert!(matches!(error, EndpointError::InUse { .. }));
+    assert!(matches!(error, BindError::InUse { .. }));
     assert!(error.to_string().contains(path.to_str().unwrap()));
     assert!(path.exists());
     // A file that somebody else put there is not removed with the endpoint.
@@ -101,18 +102,42 @@ fn a_socket_file_is_taken_over_from_the_dead_only() {
     drop(other);
     std::fs::remove_file(&path).unwrap();
     std::fs::write(&path, "not a socket").unwrap();
-    assert!(matches!(
-        listen(&path),
-        Err(EndpointError::NotASocket { .. })
-    ));
+    assert!(matches!(listen(&path), Err(BindError::NotASocket { .. })));
     assert!(matches!(
         listen(&path.join("deeper")),
-        Err(EndpointError::Bind { .. })
+        Err(BindError::Bind { .. })
     ));
     assert!(matches!(
         listen(Path::new(&"x".repeat(200))),
-        Err(EndpointError::Bind { .. })
+        Err(BindError::Bind { .. })
     ));
+}
+
+#[test]
+fn of_many_that_want_a_path_at_once_one_has_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("vf0");
+    for _ in 0..200 {
+        // What a dead process has left: all of them will want to remove it.
+        drop(UnixListener::bind(&path).unwrap());
+        let start = std::sync::Barrier::new(4);
+        let bind = || {
+            start.wait();
+            Listener::bind(&path)
+        };
+        let bound: Vec<_> = std::thread::scope(|scope| {
+            let threads = [(); 4].map(|()| scope.spawn(bind));
+            threads
+                .map(|t| t.join().unwrap())
+                .into_iter()
+                .flatten()
+                .collect()
+        });
+        assert_eq!(bound.len(), 1);
+        let _client = UnixStream::connect(&path).unwrap();
+        assert!(bound[0].accept().unwrap().is_some());
+    }
+    assert!(!path.exists());
 }
 
 #[test]
