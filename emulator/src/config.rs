@@ -2,6 +2,7 @@
 //! Everything is checked here; later rooms get a [`Config`] that cannot be wrong. Opens nothing.
 
 use std::collections::BTreeSet;
+use std::io::Read;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
@@ -523,7 +524,7 @@ impl Config {
                 true,
             );
         };
-        let text = std::fs::read_to_string(path).map_err(|source| ConfigError::Read {
+        let text = read_text(path).map_err(|source| ConfigError::Read {
             path: path.to_owned(),
             source,
         })?;
@@ -641,6 +642,20 @@ impl Config {
         let default = || self.socket_dir.join("ctl.sock");
         self.ctl.clone().unwrap_or_else(default)
     }
+}
+
+/// The text of a file, unless it is far longer than any configuration.
+fn read_text(path: &Path) -> std::io::Result<String> {
+    const LIMIT: u64 = 16 << 20;
+    let mut text = String::new();
+    let read = std::fs::File::open(path)?
+        .take(LIMIT)
+        .read_to_string(&mut text)?;
+    if read as u64 == LIMIT {
+        let what = "more than 16 MiB, which is no configuration";
+        return Err(std::io::Error::new(std::io::ErrorKind::FileTooLarge, what));
+    }
+    Ok(text)
 }
 
 /// TOML's error without the source excerpt: its place and its reason on one line.

@@ -23,6 +23,8 @@ const FILE: &str = "ready";
 pub struct Ready {
     path: PathBuf,
     fd: Option<File>,
+    /// Whether the folder was not there before.
+    made_dir: bool,
     /// Locked as long as this process lives.
     file: Option<File>,
 }
@@ -34,6 +36,7 @@ impl Ready {
     /// # Errors
     /// [`RunError`]: the folder cannot be made or is not to be trusted, or another process is using it.
     pub fn claim(config: &Config, fd: Option<u32>) -> Result<Ready, RunError> {
+        let made_dir = !config.socket_dir.exists();
         make_socket_dir(&config.socket_dir)?;
         let fd = fd.map(|fd| {
             // A descriptor of our own for the same file; it never waits for a reader.
@@ -47,6 +50,7 @@ impl Ready {
         let ready = Ready {
             path: config.socket_dir.join(FILE),
             fd: fd.transpose()?,
+            made_dir,
             file: None,
         };
         ready.remove_stale()?;
@@ -115,6 +119,10 @@ impl Ready {
 impl Drop for Ready {
     fn drop(&mut self) {
         let Some(file) = &self.file else {
+            // What was refused has changed nothing. Another process may have begun to use the folder.
+            if let Some(dir) = self.path.parent().filter(|_| self.made_dir) {
+                let _ = fs::remove_dir(dir);
+            }
             return;
         };
         notify("STOPPING=1\n");

@@ -88,7 +88,7 @@ fn a_log_that_nobody_reads_holds_nobody_up() {
     let stderr = run.child.stderr.take().unwrap();
     // More than fits into the pipe, from all VFs, and far more than the queue, from the administrator's client.
     for vf in 0..8 {
-        rubbish(&run.path(&format!("vf{vf}.sock")), 400);
+        rubbish(&run.path(&format!("vf{vf}.sock")), 130);
     }
     wait_for("some was left out", || {
         (run.log().left_out > 100).then_some(())
@@ -108,7 +108,7 @@ fn a_log_whose_reader_never_reads_keeps_nobody_from_ending() {
     let mut run = Run::start(Stdio::piped(), Stdio::null(), &["--quiet", "--vfs", "8"]);
     let _unread = run.child.stderr.take();
     for vf in 0..8 {
-        rubbish(&run.path(&format!("vf{vf}.sock")), 400);
+        rubbish(&run.path(&format!("vf{vf}.sock")), 130);
     }
     run.is_well();
 }
