@@ -334,6 +334,9 @@ fn show_all(ctl: &Path, nic: Option<&str>, args: &cli::ShowAll) -> Result<(), Fa
                 let json = serde_json::to_string_pretty(&workers).map_err(failed)?;
                 return print(&format!("{json}\n"));
             }
+            if workers.is_empty() {
+                return print("no threads: on the virtual clock, planes take turns and no time\n");
+            }
             print(&workers.iter().map(ToString::to_string).collect::<String>())
         }
         Response::Show(show) if args.show.json => {

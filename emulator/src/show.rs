@@ -42,7 +42,7 @@ pub struct ShowNic {
     pub worker: ShowCpu,
     /// The mediated path's hypervisor thread.
     pub hypervisor: ShowCpu,
-    /// The threads of both.
+    /// The threads of both; none on the virtual clock.
     pub workers: Vec<ShowWorker>,
     /// The hypervisor's bridge.
     pub bridge: ShowBridge,
@@ -63,7 +63,7 @@ pub struct ShowLink {
     pub up: bool,
     /// Megabits a second.
     pub rate_mbps: u64,
-    /// Share of the interval in which a frame was being sent, 0 to 1, preamble and gap included.
+    /// Share of the interval in which a frame was being sent, preamble and gap included. More than 1 is an error of measurement.
     pub tx_utilisation: f64,
     /// Nanoseconds spent sending, in all.
     pub tx_busy_ns: u64,
@@ -74,9 +74,9 @@ pub struct ShowLink {
 /// A thread that moves frames.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ShowCpu {
-    /// `measured`: this machine's time; `model`: time charged by the cost model.
+    /// `measured`: this machine's time; `model`: time charged by the cost model; `none`: it takes no time on the virtual clock.
     pub clock: String,
-    /// Share of the interval in which it worked, 0 to 1.
+    /// Share of the interval in which it worked. More than 1 is an error of measurement.
     pub utilisation: f64,
     /// Nanoseconds it has worked, in all.
     pub busy_ns: u64,
@@ -320,6 +320,15 @@ pub fn tsc_hz() -> Option<u64> {
     (ns != TICKS).then(|| (TICKS as f64 * 1e9 / ns.max(1) as f64) as u64)
 }
 
+impl fmt::Display for ShowCpu {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.clock.as_str() {
+            "none" => f.write_str("takes no time"),
+            clock => write!(f, "{:.1} % busy ({clock})", 100.0 * self.utilisation),
+        }
+    }
+}
+
 impl ShowNic {
     fn text(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let link = &self.link;
@@ -334,10 +343,8 @@ impl ShowNic {
         )?;
         writeln!(
             f,
-            "    worker {:.1} % busy, hypervisor cpu {:.1} % busy ({})",
-            100.0 * self.worker.utilisation,
-            100.0 * self.hypervisor.utilisation,
-            self.hypervisor.clock,
+            "    worker {}, hypervisor cpu {}",
+            self.worker, self.hypervisor,
         )?;
         line(f, "    wire", &link.counters)?;
         line(f, "    pf", &self.pf)?;

@@ -54,7 +54,9 @@ drop_reasons! {
     NoRxBuffer = "no_rx_buffer",
     /// The receiver's buffers are too small.
     RxTooSmall = "rx_too_small",
-    /// The ring is not started or not enabled.
+    /// No driver is attached to the VF: none of its rings is started.
+    NotAttached = "not_attached",
+    /// The ring is not enabled.
     RingDisabled = "ring_disabled",
     /// The driver has broken its ring.
     RingBroken = "ring_broken",

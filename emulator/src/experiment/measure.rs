@@ -151,9 +151,9 @@ fn summary(plan: &Plan, from: &Reading, to: &Reading) -> Summary {
             a_to_b: a,
             b_to_a: b,
         },
-        link_utilisation: link_utilisation.min(1.0),
+        link_utilisation,
         hypervisor: Hosts { a: ha, b: hb },
-        hypervisor_cpu: ((ha + hb) / 2.0).min(1.0),
+        hypervisor_cpu: (ha + hb) / 2.0,
         streams,
     }
 }

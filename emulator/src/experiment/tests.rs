@@ -27,13 +27,14 @@ fn the_default_plan_reproduces_2009() {
         panic!("two paths");
     };
     within(mediated.total_mbps, 0.98 * 8454.0, 1.02 * 8454.0);
-    within(mediated.hypervisor_cpu, 0.99, 1.0);
+    within(mediated.hypervisor_cpu, 0.99, 1.001);
     assert_eq!(mediated.bottleneck, "Hypervisor CPU");
     for direction in [direct.a_to_b_mbps, direct.b_to_a_mbps] {
         within(direction, 9200.0, 9300.0);
     }
     within(direct.a_to_b_mbps / direct.b_to_a_mbps, 0.99, 1.01);
-    within(direct.link_utilisation, 0.99, 1.0);
+    // Times are in whole nanoseconds, and what is measured is not made to fit.
+    within(direct.link_utilisation, 0.99, 1.001);
     assert_eq!(direct.bottleneck, "Link (both directions)");
     within(direct.total_mbps / mediated.total_mbps, 2.14, 2.24);
     for result in &outcome.results {

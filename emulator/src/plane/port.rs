@@ -227,7 +227,9 @@ impl RxPort {
 
     /// Why no ring of the VF can receive.
     fn no_ring(&self) -> Delivery {
-        Delivery::Dropped(if self.queues.iter().any(|s| s.broken) {
+        Delivery::Dropped(if self.queues.is_empty() {
+            DropReason::NotAttached
+        } else if self.queues.iter().any(|s| s.broken) {
             DropReason::RingBroken
         } else {
             DropReason::RingDisabled

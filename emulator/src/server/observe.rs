@@ -72,8 +72,10 @@ fn nic(host: &Host, at: Nanos, seconds: f64, before: &mut Busy) -> ShowNic {
         worker: adapters.iter().map(|a| nanos(a.load().busy)).sum(),
         hypervisor: charged.map_or_else(|| nanos(hypervisor.load().busy), |c| c.0),
     };
-    let share =
-        |now: u64, then: u64| (now.saturating_sub(then) as f64 / 1e9 / seconds.max(1e-9)).min(1.0);
+    let share = |now: u64, then: u64| now.saturating_sub(then) as f64 / 1e9 / seconds.max(1e-9);
+    // On the virtual clock planes have no threads, and what is not charged takes no time.
+    let threads = matches!(host.adapter(), Owner::Thread(_));
+    let measured = if threads { "measured" } else { "none" }.to_owned();
     let workers = adapters.len() as u64;
     let vfs = (0..host.vfs.len())
         .map(|i| {
@@ -119,17 +121,12 @@ fn nic(host: &Host, at: Nanos, seconds: f64, before: &mut Busy) -> ShowNic {
             counters: counters(&of_nic(Nic::wire_counters)),
         },
         worker: ShowCpu {
-            clock: "measured".to_owned(),
+            clock: measured.clone(),
             utilisation: share(now.worker / workers, before.worker / workers),
             busy_ns: now.worker,
         },
         hypervisor: ShowCpu {
-            clock: if charged.is_some() {
-                "model"
-            } else {
-                "measured"
-            }
-            .to_owned(),
+            clock: charged.map_or(measured, |_| "model".to_owned()),
             utilisation: share(now.hypervisor, before.hypervisor),
             busy_ns: now.hypervisor,
         },
@@ -141,6 +138,7 @@ fn nic(host: &Host, at: Nanos, seconds: f64, before: &mut Busy) -> ShowNic {
                 format!("hyp-{}", host.settings.name),
                 hypervisor.load(),
             )])
+            .filter(|_| threads)
             .collect(),
         bridge: ShowBridge {
             entries: bridge.entries,

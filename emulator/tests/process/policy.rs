@@ -233,3 +233,22 @@ fn the_table_goes_before_the_switch_on_either_path() {
         pass(&mut b0, &mut a1);
     }
 }
+
+#[test]
+fn what_is_for_a_vf_without_a_guest_is_counted_as_that() {
+    let emulator = Emulator::start(&[]);
+    let mut port = Port::open(&emulator.path("vf0.sock"));
+    for path in ["direct", "mediated"] {
+        for vf in 0..2 {
+            command(&emulator, &format!("nic0 vf {vf} set path {path}"));
+        }
+        let before = dropped(&emulator, 0, 1, "not_attached");
+        let frame = port.frame(BROADCAST, 100);
+        port.send(&frame);
+        wait_for("the frame is counted", || {
+            (dropped(&emulator, 0, 1, "not_attached") == before + 1).then_some(())
+        });
+    }
+    let all = drops(&emulator.vf(0, 1).total);
+    assert_eq!(all, [("not_attached".to_owned(), 2)]);
+}
