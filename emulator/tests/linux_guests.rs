@@ -21,7 +21,7 @@ use vfnic::watch::{Detail, Direction, Port, Watcher};
 /// The image, or nothing and a word about it.
 fn image() -> Option<Image> {
     Image::find(None)
-        .inspect_err(|missing| println!("skipped, because there are {missing}"))
+        .inspect_err(|missing| println!("skipped: Linux guests, because there are {missing}"))
         .ok()
 }
 

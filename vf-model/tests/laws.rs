@@ -10,6 +10,7 @@ use std::sync::Arc;
 use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::select;
+use proptest::test_runner::FileFailurePersistence;
 use vf_model::{
     BridgePort, Command, Counters, DropReason, FilterAction, FilterMatch, FilterSpec, FlowEnd,
     FrameMeta, Header, Hop, HypervisorModel, Judge, MAX_FRAME, MacAddr, Nanos, Nic, NicConfig,
@@ -694,7 +695,12 @@ fn a_train_of_frames_is_known_by_its_first() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(2000))]
+    #![proptest_config(ProptestConfig {
+        cases: 2000,
+        // Beside those of the unit tests, which a test outside `src` does not find by itself.
+        failure_persistence: Some(Box::new(FileFailurePersistence::Direct("proptest-regressions/laws.txt"))),
+        ..ProptestConfig::default()
+    })]
 
     #[test]
     fn golden_rule_paths_do_not_change_who_gets_what(
