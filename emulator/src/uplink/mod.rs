@@ -107,7 +107,7 @@ pub trait Uplink: fmt::Display + Send {
     /// The thread that looks at this uplink has slept: it was not late.
     fn slept(&mut self) {}
 
-    /// Lets `registry` wake its poller, by [`ARRIVAL`]'s token, when something arrives from outside the process.
+    /// Lets `registry` wake its poller, by `ARRIVAL`'s token, when something arrives from outside the process.
     fn register(&self, _registry: &mio::Registry) {}
 
     /// The transmitter, for its rate and its counters.
