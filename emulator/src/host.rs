@@ -8,9 +8,8 @@ use vf_model::{
     Policy, Refusal, RxFilter, VfIndex, VfRequest, VfSetting,
 };
 use vf_vhost::control::{self, Coalescing};
-use vf_vhost::endpoint::Endpoint;
+use vf_vhost::endpoint::{Device, DeviceConfig, Endpoint, SessionEvent};
 use vf_vhost::features::VirtioFeatures;
-use vf_vhost::session::{Device, DeviceConfig, SessionEvent};
 use vf_vhost::vring::Vring;
 
 use crate::clock::Clock;
@@ -334,7 +333,7 @@ enum Held<'a> {
 
 /// The device that a VF's front end talks to: hands rings to the plane of the VF's path and takes them back.
 struct VfDevice<'a> {
-    /// The plane from which a ring was last taken, until a ring is given back: a ring that is changed is gone from no
+    /// The plane from which rings were last taken, until rings are given back: one that is changed is gone from no
     /// round of its plane.
     held: Held<'a>,
     nic: &'a str,
@@ -415,26 +414,30 @@ impl<'a> VfDevice<'a> {
 }
 
 impl Device for VfDevice<'_> {
-    fn start_ring(&mut self, vring: Vring) {
-        *self.rings += 1;
+    fn start_rings(&mut self, rings: Vec<Vring>) {
+        *self.rings += rings.len() as u16;
         let vf = self.vf;
-        match self.hold() {
-            Held::Adapter(adapter) => adapter.attach(vf, vring),
-            Held::Hypervisor(hypervisor) => hypervisor.attach(vf, vring),
-            Held::Nothing => {}
+        for vring in rings {
+            match self.hold() {
+                Held::Adapter(adapter) => adapter.attach(vf, vring),
+                Held::Hypervisor(hypervisor) => hypervisor.attach(vf, vring),
+                Held::Nothing => {}
+            }
         }
         self.held = Held::Nothing;
     }
 
-    fn stop_ring(&mut self, index: u32) -> Option<Vring> {
+    fn stop_rings(&mut self, rings: &[u32]) -> Vec<Option<Vring>> {
         let (vf, now) = (self.vf, self.clock.now());
-        let vring = match self.hold() {
-            Held::Adapter(adapter) => adapter.detach(now, vf, index),
-            Held::Hypervisor(hypervisor) => hypervisor.detach(vf, index),
+        let held = self.hold();
+        let stop = |&ring: &u32| match held {
+            Held::Adapter(adapter) => adapter.detach(now, vf, ring),
+            Held::Hypervisor(hypervisor) => hypervisor.detach(vf, ring),
             Held::Nothing => None,
         };
-        *self.rings -= u16::from(vring.is_some());
-        vring
+        let vrings: Vec<_> = rings.iter().map(stop).collect();
+        *self.rings -= vrings.iter().flatten().count() as u16;
+        vrings
     }
 
     fn allows(&mut self) -> bool {

@@ -21,13 +21,14 @@ use mio::unix::SourceFd;
 use mio::{Interest, Registry, Token};
 
 use crate::channel::{Channel, Received};
-use crate::control::Coalescing;
+use crate::control::{Coalescing, Command};
 pub use crate::error::{BindError, Refusal};
 use crate::eventfd::EventFd;
 use crate::features::VirtioFeatures;
 use crate::listener::{self, Listener};
-use crate::session::Session;
-pub use crate::session::{Device, DeviceConfig, SessionEvent};
+pub use crate::session::DeviceConfig;
+use crate::session::{Action, Session};
+use crate::vring::Vring;
 
 /// First and greatest time between two attempts to connect.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(1));
@@ -39,6 +40,58 @@ const AFTER_BLOCKING: Duration = Duration::from_secs(1);
 /// Messages served at a time, and front ends looked at in one [`Endpoint::poll`]: other devices
 /// share the thread.
 const BUDGET: usize = 128;
+
+/// What happened to a session; for log lines and figures.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum SessionEvent<'a> {
+    /// A front end has connected.
+    Connected,
+    /// The driver has acknowledged these virtio features.
+    Negotiated {
+        /// The feature bits.
+        features: VirtioFeatures,
+    },
+    /// The driver has a control queue from now on, and these virtio features. It has asked for
+    /// nothing; what one before it asked for is past since [`SessionEvent::Negotiated`],
+    /// [`SessionEvent::Reset`] or [`SessionEvent::Disconnected`].
+    Controlled {
+        /// The feature bits.
+        features: VirtioFeatures,
+    },
+    /// The front end has reset the device; its rings have been stopped.
+    Reset,
+    /// A request was refused; the session goes on unless [`SessionEvent::Disconnected`] follows.
+    Refused {
+        /// Why.
+        what: &'a Refusal,
+    },
+    /// The session is over, and all its rings have been stopped.
+    Disconnected {
+        /// `None`: the front end hung up.
+        why: Option<&'a Refusal>,
+    },
+}
+
+/// Who runs the rings of a device.
+pub trait Device {
+    /// These rings may run from now on. Whether frames flow is in [`Vring::enabled`]: a disabled
+    /// transmit ring is drained and its frames discarded, a disabled receive ring gets none.
+    fn start_rings(&mut self, rings: Vec<Vring>);
+
+    /// Takes rings back, in this order; nobody touches them when this returns. `None` for one that is gone,
+    /// because it was broken.
+    fn stop_rings(&mut self, rings: &[u32]) -> Vec<Option<Vring>>;
+
+    /// Whether the driver may give one more command that has rings stopped for a moment: others' are held up by it, too.
+    fn allows(&mut self) -> bool;
+
+    /// Does what the driver asks for; `false` if it may not have it, and then nothing has changed.
+    fn command(&mut self, command: &Command) -> bool;
+
+    /// Hears what happens.
+    fn session(&mut self, event: SessionEvent<'_>);
+}
 
 /// Where front ends come from.
 #[derive(Debug)]
@@ -149,9 +202,7 @@ impl Endpoint {
         }
         // First the kick, then the queue: what comes later will be told.
         self.watch_control();
-        self.serve_control(dev);
-        let connection = self.connection.as_ref();
-        if let Some(Err(why)) = connection.map(|connection| connection.session.check_shared()) {
+        if let Err(why) = self.serve_control(dev) {
             self.close(Some(why), now, dev);
             self.rearm();
         }
@@ -295,22 +346,53 @@ impl Endpoint {
         true
     }
 
-    fn serve_control(&mut self, dev: &mut dyn Device) {
+    fn serve_control(&mut self, dev: &mut dyn Device) -> Result<(), Refusal> {
         let Some(connection) = &mut self.connection else {
-            return;
+            return Ok(());
         };
-        match connection.session.serve_control(&self.config, dev) {
-            Ok(false) => {}
-            Ok(true) => {
-                if let Some(kick) = connection.session.control_kick() {
-                    kick.signal();
+        connection.session.serve_control();
+        self.act(dev)?;
+        // The driver is called on this thread, too.
+        let connection = self.connection.as_ref();
+        connection.map_or(Ok(()), |connection| connection.session.check_shared())
+    }
+
+    /// Does what the session says.
+    fn act(&mut self, dev: &mut dyn Device) -> Result<(), Refusal> {
+        let Some(connection) = &mut self.connection else {
+            return Ok(());
+        };
+        let Connection {
+            session, channel, ..
+        } = connection;
+        let device = self.config.name.as_str();
+        while let Some(action) = session.poll(&self.config) {
+            match action {
+                Action::Stop(rings) => session.stopped(dev.stop_rings(&rings)),
+                Action::Start(rings) => dev.start_rings(rings),
+                Action::Command(command) => session.decided(dev.command(&command)),
+                Action::Allow => session.decided(dev.allows()),
+                Action::Negotiated(features) => dev.session(SessionEvent::Negotiated { features }),
+                Action::Controlled(features) => dev.session(SessionEvent::Controlled { features }),
+                Action::Reset => dev.session(SessionEvent::Reset),
+                Action::ControlBroken(why) => {
+                    tracing::warn!(device, %why, "broken control queue");
                 }
-            }
-            Err(why) => {
-                let device = self.config.name.as_str();
-                tracing::warn!(device, %why, "broken control queue");
+                Action::Reply(bytes) => channel.send(&bytes)?,
+                Action::Kicked { ring, reply } => connection.kick = Some((ring, reply)),
+                Action::Refused(request, what) => {
+                    self.refusals += 1;
+                    if std::mem::replace(&mut connection.refused, true) {
+                        tracing::debug!(device, request, %what, "request refused");
+                    } else {
+                        tracing::warn!(device, request, %what, "request refused");
+                    }
+                    dev.session(SessionEvent::Refused { what: &what });
+                }
+                Action::Close(why) => return Err(why),
             }
         }
+        Ok(())
     }
 
     /// Has mio report the kick of the control queue that runs, and no other.
@@ -367,30 +449,15 @@ impl Endpoint {
         if connection.kick.is_some() {
             return Ok(Received::Nothing);
         }
-        let (header, payload, fds) = match connection.channel.receive()? {
-            Received::Message(header, payload, fds) => (header, payload, fds),
-            other => return Ok(other),
-        };
-        let Connection {
-            session, channel, ..
-        } = connection;
-        let handled = session.handle(&self.config, header, &payload, fds, dev)?;
-        if let Some(ring) = handled.kick {
-            connection.kick = Some((ring, handled.reply));
-        } else if let Some(reply) = handled.reply {
-            channel.send(&reply)?;
-        }
-        if let Some(what) = handled.refused {
-            self.refusals += 1;
-            let device = self.config.name.as_str();
-            if std::mem::replace(&mut connection.refused, true) {
-                tracing::debug!(device, request = header.request, %what, "request refused");
-            } else {
-                tracing::warn!(device, request = header.request, %what, "request refused");
+        match connection.channel.receive()? {
+            Received::Message(header, payload, fds) => {
+                let session = &mut connection.session;
+                session.receive(&self.config, header, &payload, fds);
+                self.act(dev)?;
+                Ok(Received::Message(header, payload, Vec::new()))
             }
-            dev.session(SessionEvent::Refused { what: &what });
+            other => Ok(other),
         }
-        Ok(Received::Message(header, payload, Vec::new()))
     }
 
     fn close(&mut self, why: Option<Refusal>, now: Instant, dev: &mut dyn Device) {
@@ -405,7 +472,12 @@ impl Endpoint {
         if let Some((registry, _)) = &self.registration {
             unwatch(registry, connection.control_kick.take());
         }
-        connection.session.end(dev);
+        connection.session.end();
+        while let Some(action) = connection.session.poll(&self.config) {
+            if let Action::Stop(rings) = action {
+                connection.session.stopped(dev.stop_rings(&rings));
+            }
+        }
         // However it ended: whoever had its rings until now may have been held up.
         let why = connection.session.check_shared().err().or(why);
         self.retry_at = match (&why, &self.role) {

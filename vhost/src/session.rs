@@ -1,32 +1,34 @@
 //! One session with a front end, from its first message to its last: everything of the protocol
 //! but the socket.
 //!
-//! A request and its descriptors come in; out come a reply, calls of the [`Device`] that start and
-//! stop rings, or a [`Refusal`]. No clock, no thread, no socket, no log. A request that is refused
-//! changes nothing. The invariant: the device has a ring between [`Device::start_ring`] and
-//! [`Device::stop_ring`] and at no other time, and whatever concerns a ring changes while the
-//! device does not have it.
+//! Messages come in ([`Session::receive`]), and what is to be done about them comes out
+//! ([`Session::poll`]): each [`Action`] is carried out before the next one is asked for. Those that
+//! ask something are answered: [`Session::stopped`], [`Session::decided`]. No clock, no thread, no
+//! socket, no log, and nobody is called: whoever has a session can as well be a fuzzer. A request that is
+//! refused changes nothing. The invariant: the device has a ring between [`Action::Start`] and
+//! [`Action::Stop`] and at no other time, and whatever concerns a ring changes while the device does
+//! not have it.
 //!
 //! A control queue is served here and the device never has it; see [`Session::serve_control`].
 //!
 //! With in-band notifications a kick is a request like any other, but it is answered only when the
-//! ring has been looked at: see [`Handled::kick`].
+//! ring has been looked at: see [`Action::Kicked`].
 //!
 //! A ring runs once its kick message has come (with a descriptor or without) and its size, its
 //! addresses and the virtio features are known; it need not have been kicked, and it need not be
 //! enabled (vhost-user "Ring states").
 
+mod change;
 mod control;
 
+use std::collections::VecDeque;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use vm_memory::Bytes;
-
 use crate::backend::BackendRequests;
 pub use crate::config::{DeviceConfig, MAX_QUEUE_PAIRS};
-use crate::control::{Coalescing, Command, ControlQueue};
+use crate::control::{Asked, Coalescing, Command, ControlQueue};
 pub use crate::error::Refusal;
 use crate::error::RingError;
 use crate::eventfd::{EventFd, EventFdError};
@@ -34,74 +36,81 @@ use crate::features::{ProtocolFeatures, VirtioFeatures};
 use crate::memory::{GuestMemory, MAX_REGIONS};
 use crate::message::{self, ConfigRange, Header, Request, VringAddr};
 use crate::packed;
-use crate::ring::RingAddresses;
-use crate::vring::{Vring, VringConfig};
+use crate::vring::Vring;
+
+use self::change::{Change, Pending, RingChange};
+use self::control::Serving;
 
 /// Entries of the largest ring (virtio 2.7).
 const MAX_RING: usize = 32768;
 
-/// What happened to a session; for log lines and figures.
+/// What is to be done, before the next is asked for.
 #[derive(Debug)]
-#[non_exhaustive]
-pub enum SessionEvent<'a> {
-    /// A front end has connected.
-    Connected,
-    /// The driver has acknowledged these virtio features.
-    Negotiated {
-        /// The feature bits.
-        features: VirtioFeatures,
-    },
+pub enum Action {
+    /// Take these rings from whoever runs them, so that nobody touches them any more, and give them to
+    /// [`Session::stopped`].
+    Stop(Vec<u32>),
+    /// These rings may run from now on. Whether frames flow is in [`Vring::enabled`]: a disabled
+    /// transmit ring is drained and its frames discarded, a disabled receive ring gets none.
+    Start(Vec<Vring>),
+    /// The driver has acknowledged these virtio features. What one before it asked for is past.
+    Negotiated(VirtioFeatures),
     /// The driver has a control queue from now on, and these virtio features. It has asked for
-    /// nothing; what one before it asked for is past since [`SessionEvent::Negotiated`],
-    /// [`SessionEvent::Reset`] or [`SessionEvent::Disconnected`].
-    Controlled {
-        /// The feature bits.
-        features: VirtioFeatures,
-    },
+    /// nothing; what one before it asked for is past since [`Action::Negotiated`] or [`Action::Reset`].
+    Controlled(VirtioFeatures),
     /// The front end has reset the device; its rings have been stopped.
     Reset,
-    /// A request was refused; the session goes on unless [`SessionEvent::Disconnected`] follows.
-    Refused {
-        /// Why.
-        what: &'a Refusal,
+    /// Do what the driver asks for, and say to [`Session::decided`] whether it has it; if not, nothing has changed.
+    Command(Command),
+    /// Say to [`Session::decided`] whether the driver may give one more command that has rings stopped for a moment: others'
+    /// are held up by it, too.
+    Allow,
+    /// The driver broke its control queue; the session goes on without it.
+    ControlBroken(RingError),
+    /// Send these bytes to the front end.
+    Reply(Vec<u8>),
+    /// The driver kicked this ring, and waits for the reply, if there is one: send it when all that the driver has made
+    /// available is taken care of.
+    Kicked {
+        /// Which ring.
+        ring: u32,
+        /// Bytes to send then.
+        reply: Option<Vec<u8>>,
     },
-    /// The session is over, and all its rings have been stopped.
-    Disconnected {
-        /// `None`: the front end hung up.
-        why: Option<&'a Refusal>,
-    },
+    /// The request of this number was refused for this reason; the session goes on.
+    Refused(u32, Refusal),
+    /// The session cannot go on; [`Session::end`] it.
+    Close(Refusal),
 }
 
-/// Who runs the rings of a device.
-pub trait Device {
-    /// `vring` may run from now on. Whether frames flow is in [`Vring::enabled`]: a disabled
-    /// transmit ring is drained and its frames discarded, a disabled receive ring gets none.
-    fn start_ring(&mut self, vring: Vring);
-
-    /// Takes ring `index` back; nobody touches it when this returns. `None` if the ring is gone,
-    /// because it was broken.
-    fn stop_ring(&mut self, index: u32) -> Option<Vring>;
-
-    /// Whether the driver may give one more command that has rings stopped for a moment: others' are held up by it, too.
-    fn allows(&mut self) -> bool;
-
-    /// Does what the driver asks for; `false` if it may not have it, and then nothing has changed.
-    fn command(&mut self, command: &Command) -> bool;
-
-    /// Hears what happens.
-    fn session(&mut self, event: SessionEvent<'_>);
-}
-
-/// What comes of a message that does not end the session.
+/// What comes after a change.
 #[derive(Debug)]
-pub struct Handled {
-    /// Bytes to send back.
-    pub reply: Option<Vec<u8>>,
-    /// The request was refused for this reason.
-    pub refused: Option<Refusal>,
-    /// The driver kicked this ring, and waits for the reply: send it when all that the driver has
-    /// made available is taken care of.
-    pub kick: Option<u32>,
+enum Then {
+    Nothing,
+    /// The driver is told whether its command was obeyed.
+    Obeyed(bool),
+    /// It is known that the control queue runs, and after that this.
+    Controlled(Box<Then>),
+    /// The request is answered; one that kicked a ring in band, when that was looked at.
+    Reply {
+        request: u32,
+        need_reply: bool,
+        kicked: Option<u32>,
+    },
+}
+
+/// What a request comes to that is not refused.
+enum Served {
+    /// Nothing but an acknowledgement.
+    Done,
+    /// A reply of its own.
+    Payload(Vec<u8>),
+    Change(Change),
+    /// A kick in band of this ring, which was started before or is now.
+    Kicked {
+        ring: u32,
+        started: bool,
+    },
 }
 
 /// What the front end set about a ring.
@@ -148,10 +157,15 @@ pub struct Session {
     backend: Option<BackendRequests>,
     /// One of the session's descriptors has made a thread wait.
     blocks: Arc<AtomicBool>,
+    /// What is to be done next.
+    actions: VecDeque<Action>,
+    /// What waits for rings to be stopped.
+    pending: Option<Pending>,
+    /// The driver's command that is being decided.
+    asked: Option<Asked>,
+    /// The control queue is being looked at.
+    serving: Option<Serving>,
 }
-
-/// What a request that was served asks to send: nothing but an acknowledgement, or a payload.
-type Answer = Result<Option<Vec<u8>>, Refusal>;
 
 impl Session {
     /// A session that has not heard anything yet.
@@ -168,6 +182,10 @@ impl Session {
             protocol: ProtocolFeatures::empty(),
             backend: None,
             blocks: Arc::default(),
+            actions: VecDeque::new(),
+            pending: None,
+            asked: None,
+            serving: None,
         }
     }
 
@@ -242,86 +260,91 @@ impl Session {
         self.protocol.contains(needed)
     }
 
-    /// Serves one message. Descriptors that it does not need are closed.
-    ///
-    /// # Errors
-    /// The session cannot go on; [`Session::end`] it.
-    pub fn handle(
+    /// Serves one message, of which descriptors that it does not need are closed. What comes of it is to be
+    /// [polled](Self::poll) for.
+    pub fn receive(
         &mut self,
         config: &DeviceConfig,
         header: Header,
         payload: &[u8],
         fds: Vec<OwnedFd>,
-        dev: &mut dyn Device,
-    ) -> Result<Handled, Refusal> {
-        let mut kick = None;
-        let answer = match Request::parse(header.request, payload) {
-            Ok(Request::VringKick { ring }) => self.kicked(config, ring, dev).map(|wakes| {
-                kick = wakes.then_some(ring);
-                None
-            }),
-            Ok(request) => self.serve(config, request, fds, dev),
-            Err(malformed) => Err(malformed.into()),
+    ) {
+        let then = |kicked| Then::Reply {
+            request: header.request,
+            need_reply: header.need_reply(),
+            kicked,
         };
-        // Tested after the request: the acknowledgement may just have been negotiated.
-        let ack = header.need_reply() && self.protocol.contains(ProtocolFeatures::REPLY_ACK);
-        let reply = |payload: &[u8]| Some(message::reply(header.request, payload));
-        match answer {
-            Ok(Some(payload)) => Ok(Handled {
-                reply: reply(&payload),
-                refused: None,
-                kick,
-            }),
-            Ok(None) => {
-                let reply = ack.then(|| reply(&0u64.to_ne_bytes())).flatten();
-                Ok(Handled {
-                    reply,
-                    refused: None,
-                    kick,
-                })
+        let request = Request::parse(header.request, payload).map_err(Refusal::from);
+        match request.and_then(|request| self.serve(config, request, fds)) {
+            Ok(Served::Done) => self.carry_on(then(None), Ok(None)),
+            Ok(Served::Payload(payload)) => self.carry_on(then(None), Ok(Some(payload))),
+            Ok(Served::Change(change)) => self.begin(change, then(None)),
+            Ok(Served::Kicked {
+                ring,
+                started: false,
+            }) => self.begin(Change::Ring(ring, RingChange::Started), then(Some(ring))),
+            Ok(Served::Kicked { ring, .. }) => self.carry_on(then(Some(ring)), Ok(None)),
+            Err(refusal) => self.carry_on(then(None), Err(refusal)),
+        }
+    }
+
+    /// What is to be done next; `None` if there is nothing, or an answer is still due.
+    pub fn poll(&mut self, config: &DeviceConfig) -> Option<Action> {
+        loop {
+            let action = self.actions.pop_front();
+            if action.is_some() || self.pending.is_some() || self.asked.is_some() {
+                return action;
             }
-            Err(refusal) if ack && !Request::has_reply(header.request) => Ok(Handled {
-                reply: reply(&1u64.to_ne_bytes()),
-                refused: Some(refusal),
-                kick,
-            }),
-            Err(refusal) if refusal.harmless() => Ok(Handled {
-                reply: None,
-                refused: Some(refusal),
-                kick,
-            }),
-            Err(refusal) => Err(refusal),
+            if !self.serve_next(config) {
+                return None;
+            }
         }
     }
 
-    /// Stops all rings and forgets the guest. Nothing of the session is left.
-    pub fn end(&mut self, dev: &mut dyn Device) {
-        for ring in 0..self.rings.len() as u32 {
-            self.pause(ring, dev);
+    /// Takes all rings back and forgets the guest, once what comes of that has been [polled](Self::poll) for. Nothing of the
+    /// session is left then.
+    pub fn end(&mut self) {
+        for action in std::mem::take(&mut self.actions) {
+            // Nobody has got these.
+            if let Action::Start(vrings) = action {
+                for vring in vrings {
+                    if let Some(state) = self.rings.get_mut(vring.index() as usize) {
+                        state.running = false;
+                    }
+                }
+            }
         }
-        self.rings.clear();
-        self.memory = Arc::default();
-        self.features = None;
-        self.backend = None;
+        (self.pending, self.asked, self.serving) = (None, None, None);
+        self.begin(Change::End, Then::Nothing);
     }
 
+    /// Checks what a request asks for.
     fn serve(
         &mut self,
         config: &DeviceConfig,
         request: Request,
         fds: Vec<OwnedFd>,
-        dev: &mut dyn Device,
-    ) -> Answer {
-        let u64_answer = |value: u64| Ok(Some(value.to_ne_bytes().to_vec()));
-        match request {
-            Request::GetFeatures => return u64_answer(config.features.bits()),
-            Request::GetProtocolFeatures => return u64_answer(config.protocol_features.bits()),
-            Request::GetQueueNum => return u64_answer(config.rings().into()),
-            Request::GetMaxMemSlots => return u64_answer(MAX_REGIONS as u64),
-            Request::GetConfig(range) => return Ok(Some(read_config(config, self.mac, range))),
-            Request::GetVringBase { ring } => return self.get_vring_base(ring, dev).map(Some),
+    ) -> Result<Served, Refusal> {
+        let number = |value: u64| Ok(Served::Payload(value.to_ne_bytes().to_vec()));
+        let change = match request {
+            Request::GetFeatures => return number(config.features.bits()),
+            Request::GetProtocolFeatures => return number(config.protocol_features.bits()),
+            Request::GetQueueNum => return number(config.rings().into()),
+            Request::GetMaxMemSlots => return number(MAX_REGIONS as u64),
+            Request::GetConfig(range) => {
+                return Ok(Served::Payload(read_config(config, self.mac, range)));
+            }
+            Request::GetVringBase { ring } => {
+                self.ring(ring)?;
+                Change::Stop(ring)
+            }
             Request::SetFeatures(bits) => {
-                self.set_features(config, VirtioFeatures::from_bits_retain(bits), dev)?;
+                let bits = VirtioFeatures::from_bits_retain(bits);
+                let unknown = bits - config.features;
+                if !unknown.is_empty() {
+                    return Err(Refusal::Features(unknown));
+                }
+                Change::Features(bits)
             }
             Request::SetProtocolFeatures(bits) => {
                 let unknown = bits & !config.protocol_features.bits();
@@ -329,33 +352,35 @@ impl Session {
                     return Err(Refusal::ProtocolFeatures(unknown));
                 }
                 self.protocol = ProtocolFeatures::from_bits_truncate(bits);
+                return Ok(Served::Done);
             }
             // The document wants RESET_OWNER ignored: front ends disagree on what it means.
-            Request::SetOwner | Request::ResetOwner => {}
-            Request::ResetDevice => self.reset(dev),
+            Request::SetOwner | Request::ResetOwner => return Ok(Served::Done),
+            Request::ResetDevice => Change::Reset,
             Request::SetMemTable(specs) => {
                 let fds = exactly(fds, specs.len())?;
-                let memory = GuestMemory::map(specs.into_iter().zip(fds).collect())?;
-                self.replace_memory(memory, dev);
+                Change::Memory(GuestMemory::map(specs.into_iter().zip(fds).collect())?)
             }
-            Request::AddMemReg(spec) => {
-                let memory = self.memory.with_region(spec, one(fds)?)?;
-                self.replace_memory(memory, dev);
-            }
-            Request::RemMemReg(spec) => {
-                let memory = self.memory.without_region(&spec)?;
-                self.replace_memory(memory, dev);
-            }
+            Request::AddMemReg(spec) => Change::Memory(self.memory.with_region(spec, one(fds)?)?),
+            Request::RemMemReg(spec) => Change::Memory(self.memory.without_region(&spec)?),
             Request::SetVringNum { ring, num } => {
                 let packed = self.is_packed();
                 let size = u16::try_from(num).ok().filter(|&size| {
                     size.is_power_of_two() || packed && (1..=MAX_RING as u16).contains(&size)
                 });
                 let size = size.ok_or(Refusal::RingSize(num))?;
-                self.place(ring, |setup| setup.size = size, dev)?;
+                let setup = self.ring(ring)?.setup;
+                self.check(ring, &RingSetup { size, ..setup })?;
+                Change::Ring(ring, RingChange::Size(size))
             }
             Request::SetVringAddr { ring, addr } => {
-                self.place(ring, |setup| setup.addr = Some(addr), dev)?;
+                let setup = self.ring(ring)?.setup;
+                let placed = RingSetup {
+                    addr: Some(addr),
+                    ..setup
+                };
+                self.check(ring, &placed)?;
+                Change::Ring(ring, RingChange::Addr(addr))
             }
             Request::SetVringBase { ring, base } => {
                 if base > u16::MAX.into() && !self.is_packed() {
@@ -363,44 +388,50 @@ impl Session {
                 }
                 let size = self.ring(ring)?.setup.size;
                 self.check_base(ring, base, size)?;
-                self.change(ring, |state| state.setup.base = base, dev)?;
+                Change::Ring(ring, RingChange::Base(base))
             }
             Request::SetVringEnable { ring, enable } => {
-                if self.ring(ring)?.setup.enabled != enable {
-                    self.change(ring, |state| state.setup.enabled = enable, dev)?;
+                if self.ring(ring)?.setup.enabled == enable {
+                    return Ok(Served::Done);
                 }
+                Change::Ring(ring, RingChange::Enabled(enable))
             }
             Request::SetVringKick { ring, has_fd } => {
                 let kick = self.notification(ring, has_fd, fds, EventFd::from_fd)?;
                 let setup = self.ring(ring)?.setup;
                 self.check(ring, &setup)?;
                 self.check_base(ring, setup.base, setup.size)?;
-                let started = |state: &mut RingState| {
-                    state.kick = kick;
-                    state.started = true;
-                };
-                self.change(ring, started, dev)?;
+                Change::Ring(ring, RingChange::Kick(kick))
             }
             Request::SetVringCall { ring, has_fd } => {
                 let call = self.notification(ring, has_fd, fds, EventFd::to_signal)?;
-                self.change(ring, |state| state.call = call, dev)?;
+                Change::Ring(ring, RingChange::Call(call))
             }
             Request::SetVringErr { ring, has_fd } => {
                 let err = self.notification(ring, has_fd, fds, EventFd::to_signal)?;
-                self.change(ring, |state| state.err = err, dev)?;
+                Change::Ring(ring, RingChange::Err(err))
             }
             Request::NetSetMtu(mtu) => {
                 if mtu > config.mtu.into() {
                     return Err(Refusal::Mtu(mtu));
                 }
+                return Ok(Served::Done);
             }
-            Request::SetBackendReqFd => self.backend = Some(BackendRequests::new(one(fds)?)?),
+            Request::SetBackendReqFd => {
+                self.backend = Some(BackendRequests::new(one(fds)?)?);
+                return Ok(Served::Done);
+            }
             Request::SetConfig => return Err(Refusal::ReadOnly),
-            // Served where its reply can wait.
-            Request::VringKick { .. } => {}
+            Request::VringKick { .. } if !self.in_band() => {
+                return Err(Refusal::Unknown(Request::VRING_KICK));
+            }
+            Request::VringKick { ring } => {
+                let started = self.ring(ring)?.started;
+                return Ok(Served::Kicked { ring, started });
+            }
             Request::Unknown(code) => return Err(Refusal::Unknown(code)),
-        }
-        Ok(None)
+        };
+        Ok(Served::Change(change))
     }
 
     /// Whether the driver makes its rings packed.
@@ -413,33 +444,6 @@ impl Session {
         self.rings
             .get_mut(ring as usize)
             .ok_or(Refusal::NoSuchRing(ring))
-    }
-
-    /// VRING_KICK: starts the ring if that is still to be done. `true` if the device has it; the
-    /// control queue is served here and now, for a driver may wait for it in a busy loop.
-    fn kicked(
-        &mut self,
-        config: &DeviceConfig,
-        ring: u32,
-        dev: &mut dyn Device,
-    ) -> Result<bool, Refusal> {
-        if !self.in_band() {
-            return Err(Refusal::Unknown(Request::VRING_KICK));
-        }
-        if !self.ring(ring)?.started {
-            self.change(ring, |state| state.started = true, dev)?;
-        }
-        if Some(ring) != self.control_ring() {
-            return Ok(self.ring(ring)?.running);
-        }
-        for _ in 0..MAX_RING / control::COMMANDS {
-            match self.serve_control(config, dev) {
-                Ok(true) => {}
-                Ok(false) => break,
-                Err(error) => return Err(Refusal::Ring(ring, error)),
-            }
-        }
-        Ok(false)
     }
 
     /// The descriptor of a SET_VRING_KICK, CALL or ERR for a ring that exists.
@@ -459,73 +463,6 @@ impl Session {
         }
     }
 
-    fn set_features(
-        &mut self,
-        config: &DeviceConfig,
-        bits: VirtioFeatures,
-        dev: &mut dyn Device,
-    ) -> Result<(), Refusal> {
-        let unknown = bits - config.features;
-        if !unknown.is_empty() {
-            return Err(Refusal::Features(unknown));
-        }
-        for ring in 0..self.rings.len() as u32 {
-            self.pause(ring, dev);
-        }
-        self.features = Some(bits);
-        self.forget_driver();
-        if !bits.contains(VirtioFeatures::PROTOCOL_FEATURES) {
-            for ring in &mut self.rings {
-                ring.setup.enabled = true;
-            }
-        }
-        dev.session(SessionEvent::Negotiated { features: bits });
-        self.resume_all(dev);
-        Ok(())
-    }
-
-    /// RESET_DEVICE: rings and virtio features as at the start; the front end stays the owner.
-    fn reset(&mut self, dev: &mut dyn Device) {
-        for ring in 0..self.rings.len() as u32 {
-            self.pause(ring, dev);
-        }
-        self.rings.fill_with(RingState::default);
-        self.features = None;
-        self.forget_driver();
-        dev.session(SessionEvent::Reset);
-    }
-
-    fn replace_memory(&mut self, memory: Arc<GuestMemory>, dev: &mut dyn Device) {
-        for ring in 0..self.rings.len() as u32 {
-            self.pause(ring, dev);
-        }
-        self.memory = memory;
-        self.resume_all(dev);
-    }
-
-    /// Stops the ring and says where it was (vhost-user GET_VRING_BASE).
-    fn get_vring_base(&mut self, ring: u32, dev: &mut dyn Device) -> Result<Vec<u8>, Refusal> {
-        self.ring(ring)?;
-        self.pause(ring, dev);
-        let state = self.ring(ring)?;
-        state.started = false;
-        state.kick = None;
-        Ok([ring.to_ne_bytes(), state.setup.base.to_ne_bytes()].concat())
-    }
-
-    /// Changes the size or the addresses of a ring, if it is in guest memory then.
-    fn place(
-        &mut self,
-        ring: u32,
-        change: impl Fn(&mut RingSetup),
-        dev: &mut dyn Device,
-    ) -> Result<(), Refusal> {
-        let mut next = self.ring(ring)?.setup;
-        change(&mut next);
-        self.check(ring, &next)?;
-        self.change(ring, |state| change(&mut state.setup), dev)
-    }
-
     /// A ring whose size and addresses are known is in guest memory. Without any memory yet, the
     /// addresses may still become good.
     fn check(&self, ring: u32, setup: &RingSetup) -> Result<(), Refusal> {
@@ -541,140 +478,6 @@ impl Session {
             packed::side_of(base, size).map_err(|error| Refusal::Ring(ring, error))?;
         }
         Ok(())
-    }
-
-    /// Changes a ring, taking it from the device meanwhile. If its memory is away just now, it
-    /// waits for it.
-    fn change(
-        &mut self,
-        ring: u32,
-        change: impl FnOnce(&mut RingState),
-        dev: &mut dyn Device,
-    ) -> Result<(), Refusal> {
-        self.pause(ring, dev);
-        change(self.ring(ring)?);
-        self.resume(ring, dev);
-        Ok(())
-    }
-
-    /// Where a ring with this setup is in guest memory.
-    fn locate(&self, ring: u32, setup: &RingSetup) -> Result<VringConfig, Refusal> {
-        let outside = Refusal::Ring(ring, RingError::RingOutside);
-        let Some(addr) = setup.addr else {
-            return Err(outside);
-        };
-        let packed = self.is_packed();
-        let layout = RingAddresses::layout(packed, setup.size);
-        let find = |user_addr, (len, _)| self.memory.user_to_guest(user_addr, len);
-        let parts = (
-            find(addr.desc, layout[0]),
-            find(addr.avail, layout[1]),
-            find(addr.used, layout[2]),
-        );
-        let (Some(desc), Some(avail), Some(used)) = parts else {
-            return Err(outside);
-        };
-        let at = RingAddresses { desc, avail, used };
-        if !at.aligned(packed) {
-            return Err(Refusal::Ring(ring, RingError::Misaligned));
-        }
-        Ok(VringConfig {
-            index: ring,
-            size: setup.size,
-            desc,
-            avail,
-            used,
-            base: setup.base,
-            features: self.features.unwrap_or_default(),
-            enabled: setup.enabled && self.is_used(ring, self.pairs_used),
-            coalescing: self.coalescing(ring).unwrap_or_default(),
-        })
-    }
-
-    /// Takes a ring from the device, if it has it. A ring that broke stays stopped until the front
-    /// end starts it again.
-    fn pause(&mut self, ring: u32, dev: &mut dyn Device) {
-        let Some(state) = self
-            .rings
-            .get_mut(ring as usize)
-            .filter(|state| state.running)
-        else {
-            return;
-        };
-        state.running = false;
-        let control = self
-            .control
-            .take_if(|control| control.vring().index() == ring);
-        let stopped = match control {
-            Some(control) => Some(control.into_vring()),
-            None => dev.stop_ring(ring),
-        };
-        match stopped {
-            Some(vring) => {
-                state.setup.base = vring.base();
-                state.started &= !vring.is_broken();
-            }
-            None => {
-                state.started = false;
-                let setup = state.setup;
-                // Chains are returned in order, so the used index says what has been done. A packed ring says nothing.
-                if let Some(index) = self.used_index(ring, &setup)
-                    && let Some(state) = self.rings.get_mut(ring as usize)
-                {
-                    state.setup.base = index.into();
-                }
-            }
-        }
-    }
-
-    fn used_index(&self, ring: u32, setup: &RingSetup) -> Option<u16> {
-        if self.is_packed() {
-            return None;
-        }
-        let at = self.locate(ring, setup).ok()?.used.checked_add(2)?;
-        let mut index = [0; 2];
-        self.memory.slice(at, 2)?.read_slice(&mut index, 0).ok()?;
-        Some(u16::from_le_bytes(index))
-    }
-
-    /// Gives a ring to the device if all that it needs is there. Otherwise it waits: memory, say,
-    /// comes region by region.
-    fn resume(&mut self, ring: u32, dev: &mut dyn Device) {
-        let ready = |state: &&mut RingState| state.started && !state.running;
-        let Some(state) = self.rings.get_mut(ring as usize).filter(ready) else {
-            return;
-        };
-        let setup = state.setup;
-        let (kick, call, err) = (state.kick.clone(), state.call.clone(), state.err.clone());
-        if self.features.is_none() || setup.size == 0 {
-            return;
-        }
-        let Ok(config) = self.locate(ring, &setup) else {
-            return;
-        };
-        // It fails only if the memory vanishes meanwhile, which ends the session anyway.
-        if let Ok(vring) = Vring::new(config, self.memory.clone(), kick, call, err)
-            && let Some(state) = self.rings.get_mut(ring as usize)
-        {
-            state.running = true;
-            if Some(ring) != self.control_ring() {
-                dev.start_ring(vring);
-                return;
-            }
-            self.control = Some(ControlQueue::new(vring));
-            if self.pairs_used.is_none() {
-                self.use_pairs(1, dev);
-                let features = self.features.unwrap_or_default();
-                dev.session(SessionEvent::Controlled { features });
-            }
-        }
-    }
-
-    /// Gives the device what can run.
-    fn resume_all(&mut self, dev: &mut dyn Device) {
-        for ring in 0..self.rings.len() as u32 {
-            self.resume(ring, dev);
-        }
     }
 }
 

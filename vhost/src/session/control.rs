@@ -1,14 +1,22 @@
 //! What a session does for a driver that has a control queue: obeys what concerns the session, hands
-//! the rest to the [`Device`], remembers what was asked until the driver is gone.
+//! the rest out as actions, remembers what was asked until the driver is gone.
 
-use super::{Device, DeviceConfig, Session};
+use super::change::Change;
+use super::{Action, DeviceConfig, MAX_RING, Session, Then};
 use crate::control::{Asked, Coalescing, Command, Rings};
-use crate::error::RingError;
+use crate::error::{Refusal, RingError};
 use crate::eventfd::EventFd;
 use crate::features::VirtioFeatures;
 
 /// Commands of a driver served at a time: other devices share the thread.
-pub(super) const COMMANDS: usize = 128;
+const COMMANDS: usize = 128;
+
+/// The control queue is being looked at: for so many commands more, and then this.
+#[derive(Debug)]
+pub(super) struct Serving {
+    left: usize,
+    then: Then,
+}
 
 impl Session {
     /// What tells that the driver has put commands on the control queue, if that runs.
@@ -16,81 +24,120 @@ impl Session {
         self.control.as_ref()?.vring().kick_fd()
     }
 
-    /// Obeys what the driver put on the control queue; `true` if there may be yet more. A driver
-    /// on whose behalf the front end (QEMU, cloud-hypervisor, DPDK) obeys puts nothing there.
-    ///
-    /// # Errors
-    /// The driver broke the queue; the session goes on without it.
-    pub fn serve_control(
-        &mut self,
-        config: &DeviceConfig,
-        dev: &mut dyn Device,
-    ) -> Result<bool, RingError> {
+    /// Obeys what the driver put on the control queue, as far as there is time for it now; what is to be done for that is to be
+    /// [polled](Session::poll) for. A driver on whose behalf the front end (QEMU, cloud-hypervisor, DPDK) obeys puts nothing
+    /// there.
+    pub fn serve_control(&mut self) {
+        self.serve_queue(COMMANDS, Then::Nothing);
+    }
+
+    /// The same after a kick in band, all of it.
+    pub(super) fn serve_kicked(&mut self, then: Then) {
+        self.serve_queue(MAX_RING, then);
+    }
+
+    fn serve_queue(&mut self, left: usize, then: Then) {
         if let Some(kick) = self.control_kick() {
             kick.drain();
         }
-        for _ in 0..COMMANDS {
-            let Some(control) = &mut self.control else {
-                return Ok(false);
-            };
-            let Some(command) = control.next()? else {
-                return Ok(false);
-            };
-            let (obeyed, result) = match command {
-                Asked::CoalescingOf(ring) => match self.frame_ring(ring) {
-                    Some(ring) => {
-                        let said = self.coalescing(ring).unwrap_or(config.coalescing);
-                        (true, said.to_bytes().to_vec())
-                    }
-                    None => (false, Vec::new()),
-                },
-                command => (self.obey(command, dev), Vec::new()),
-            };
-            if let Some(control) = &mut self.control {
-                control.answer(obeyed, &result)?;
-            }
-        }
-        Ok(true)
+        self.serving = Some(Serving { left, then });
     }
 
-    fn obey(&mut self, asked: Asked, dev: &mut dyn Device) -> bool {
-        match asked {
-            Asked::OfDevice(command) => {
-                let obeyed = dev.command(&command);
-                if let (true, Command::MacAddr(mac)) = (obeyed, command) {
+    /// Takes the next command off the control queue, if that is being served.
+    pub(super) fn serve_next(&mut self, config: &DeviceConfig) -> bool {
+        let Some(serving) = &mut self.serving else {
+            return false;
+        };
+        let Some(control) = &mut self.control else {
+            self.served(Ok(()));
+            return true;
+        };
+        let Some(left) = serving.left.checked_sub(1) else {
+            // Others share the thread: the rest comes when they have had their turn.
+            if let (Then::Nothing, Some(kick)) = (&serving.then, control.vring().kick_fd()) {
+                kick.signal();
+            }
+            self.served(Ok(()));
+            return true;
+        };
+        serving.left = left;
+        match control.next() {
+            Ok(Some(asked)) => self.ask(config, asked),
+            Ok(None) => self.served(Ok(())),
+            Err(error) => self.served(Err(error)),
+        }
+        true
+    }
+
+    fn served(&mut self, result: Result<(), RingError>) {
+        let Some(Serving { then, .. }) = self.serving.take() else {
+            return;
+        };
+        match (then, result) {
+            (Then::Nothing, Ok(())) => {}
+            (Then::Nothing, Err(error)) => self.actions.push_back(Action::ControlBroken(error)),
+            (then, result) => {
+                let ring = self.control_ring().unwrap_or_default();
+                let refused = |error| Refusal::Ring(ring, error);
+                self.carry_on(then, result.map(|()| None).map_err(refused));
+            }
+        }
+    }
+
+    /// Answers a command, or has somebody decide it.
+    fn ask(&mut self, config: &DeviceConfig, asked: Asked) {
+        let action = match &asked {
+            Asked::OfDevice(command) => Action::Command(command.clone()),
+            Asked::QueuePairs(pairs) if (1..=self.pairs).contains(pairs) => Action::Allow,
+            Asked::Coalesce(..) => Action::Allow,
+            Asked::CoalescingOf(ring) => {
+                let ring = self.frame_ring(*ring);
+                let said = ring.map(|ring| self.coalescing(ring).unwrap_or(config.coalescing));
+                let bytes = said.map_or(Vec::new(), |said| said.to_bytes().to_vec());
+                return self.answer_command(said.is_some(), &bytes);
+            }
+            Asked::QueuePairs(_) | Asked::Nothing => return self.answer_command(false, &[]),
+        };
+        self.asked = Some(asked);
+        self.actions.push_back(action);
+    }
+
+    /// Says what was decided about the last [`Action::Command`] or [`Action::Allow`].
+    pub fn decided(&mut self, yes: bool) {
+        match self.asked.take() {
+            Some(Asked::OfDevice(command)) => {
+                if let (true, Command::MacAddr(mac)) = (yes, command) {
                     self.mac = Some(mac);
                 }
-                obeyed
+                self.answer_command(yes, &[]);
             }
-            Asked::QueuePairs(pairs) => {
-                let possible = (1..=self.pairs).contains(&pairs) && dev.allows();
-                if possible {
-                    self.use_pairs(pairs, dev);
-                }
-                possible
+            Some(Asked::QueuePairs(pairs)) if yes => {
+                self.begin(Change::Pairs(pairs), Then::Obeyed(true));
             }
-            Asked::Coalesce(..) if !dev.allows() => false,
-            Asked::Coalesce(rings, coalescing) => {
-                let control = self.control_ring();
-                let chosen = |ring: u32| match rings {
+            Some(Asked::Coalesce(rings, coalescing)) if yes => {
+                let chosen = |ring: &u32| match rings {
                     Rings::Receive => ring.is_multiple_of(2),
                     Rings::Transmit => !ring.is_multiple_of(2),
-                    Rings::One(one) => ring == u32::from(one),
+                    Rings::One(one) => *ring == u32::from(one),
                 };
-                let mut obeyed = false;
-                for ring in (0..control.unwrap_or(0)).filter(|ring| chosen(*ring)) {
-                    let Some(state) = self.rings.get_mut(ring as usize) else {
-                        break;
-                    };
-                    obeyed = true;
-                    if state.coalescing.replace(coalescing) != Some(coalescing) {
-                        self.pause(ring, dev);
-                        self.resume(ring, dev);
-                    }
-                }
-                obeyed
+                let frames = 0..self
+                    .control_ring()
+                    .unwrap_or(0)
+                    .min(self.rings.len() as u32);
+                let chosen: Vec<u32> = frames.filter(chosen).collect();
+                let obeyed = !chosen.is_empty();
+                self.begin(Change::Coalesce(chosen, coalescing), Then::Obeyed(obeyed));
             }
-            Asked::CoalescingOf(_) | Asked::Nothing => false,
+            Some(_) => self.answer_command(false, &[]),
+            None => {}
+        }
+    }
+
+    pub(super) fn answer_command(&mut self, obeyed: bool, result: &[u8]) {
+        if let Some(control) = &mut self.control
+            && let Err(error) = control.answer(obeyed, result)
+        {
+            self.served(Err(error));
         }
     }
 
@@ -138,16 +185,5 @@ impl Session {
     pub(super) fn is_used(&self, ring: u32, pairs: Option<u16>) -> bool {
         let is_receive = ring.is_multiple_of(2) && Some(ring) != self.control_ring();
         !is_receive || pairs.is_none_or(|pairs| ring / 2 < u32::from(pairs))
-    }
-
-    /// From now on frames are received on the first `pairs` pairs only.
-    pub(super) fn use_pairs(&mut self, pairs: u16, dev: &mut dyn Device) {
-        let before = self.pairs_used.replace(pairs);
-        for ring in 0..self.rings.len() as u32 {
-            if self.is_used(ring, before) != self.is_used(ring, Some(pairs)) {
-                self.pause(ring, dev);
-                self.resume(ring, dev);
-            }
-        }
     }
 }

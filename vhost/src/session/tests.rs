@@ -21,15 +21,15 @@ struct Rings {
     lose_every: u32,
 }
 
-impl Device for Rings {
-    fn start_ring(&mut self, vring: Vring) {
+impl Rings {
+    fn start(&mut self, vring: Vring) {
         assert!(
             self.running.insert(vring.index(), vring).is_none(),
             "started twice"
         );
     }
 
-    fn stop_ring(&mut self, index: u32) -> Option<Vring> {
+    fn stop(&mut self, index: u32) -> Option<Vring> {
         let vring = self
             .running
             .remove(&index)
@@ -39,15 +39,55 @@ impl Device for Rings {
         (!lost).then_some(vring)
     }
 
-    fn allows(&mut self) -> bool {
-        true
+    /// Does what the session says; what it has for the front end.
+    fn act(&mut self, session: &mut Session, config: &DeviceConfig) -> Handled {
+        let mut handled = Handled::default();
+        while let Some(action) = session.poll(config) {
+            match action {
+                Action::Stop(rings) => {
+                    session.stopped(rings.into_iter().map(|ring| self.stop(ring)).collect());
+                }
+                Action::Start(rings) => rings.into_iter().for_each(|ring| self.start(ring)),
+                Action::Command(_) | Action::Allow => session.decided(true),
+                Action::Reply(reply)
+                | Action::Kicked {
+                    reply: Some(reply), ..
+                } => {
+                    assert_eq!(handled.reply.replace(reply), None, "answered twice");
+                }
+                Action::Refused(_, what) => handled.refused = Some(what),
+                Action::Close(why) => handled.closed = Some(why),
+                _ => {}
+            }
+        }
+        handled
     }
 
-    fn command(&mut self, _command: &Command) -> bool {
-        true
+    /// What comes of a message.
+    fn hear(
+        &mut self,
+        session: &mut Session,
+        config: &DeviceConfig,
+        header: Header,
+        payload: &[u8],
+        fds: Vec<OwnedFd>,
+    ) -> Handled {
+        session.receive(config, header, payload, fds);
+        self.act(session, config)
     }
 
-    fn session(&mut self, _event: SessionEvent<'_>) {}
+    fn end(&mut self, session: &mut Session, config: &DeviceConfig) {
+        session.end();
+        self.act(session, config);
+    }
+}
+
+/// What the front end hears, and what would be logged.
+#[derive(Debug, Default)]
+struct Handled {
+    reply: Option<Vec<u8>>,
+    refused: Option<Refusal>,
+    closed: Option<Refusal>,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -246,19 +286,20 @@ proptest! {
             let before = snapshot(&session);
             let header = Header { request, flags, size: payload.len() as u32 };
             let sent = kinds.into_iter().map(|kind| fds.get(kind)).collect();
-            let handled = session.handle(&config, header, &payload, sent, &mut dev);
+            let handled = dev.hear(&mut session, &config, header, &payload, sent);
             check(&session, &dev)?;
             let after = snapshot(&session);
-            let _ = session.serve_control(&config, &mut dev);
+            session.serve_control();
+            dev.act(&mut session, &config);
             check(&session, &dev)?;
             prop_assert_eq!(snapshot(&session), after);
-            let Ok(Handled { reply, refused, .. }) = handled else {
+            let Handled { reply, refused, closed } = handled;
+            if refused.is_some() || closed.is_some() {
+                prop_assert_eq!(snapshot(&session), before);
+            }
+            if closed.is_some() {
                 // An endpoint would end the session here; the law holds all the same.
-                prop_assert_eq!(snapshot(&session), before);
                 continue;
-            };
-            if refused.is_some() {
-                prop_assert_eq!(snapshot(&session), before);
             }
             let ack = header.need_reply() && session.protocol.contains(ProtocolFeatures::REPLY_ACK);
             prop_assert_eq!(reply.is_some(), ack || Request::has_reply(request));
@@ -268,7 +309,7 @@ proptest! {
                 prop_assert_eq!(&reply[8..12], &size.to_ne_bytes()[..]);
             }
         }
-        session.end(&mut dev);
+        dev.end(&mut session, &config);
         prop_assert!(dev.running.is_empty());
     }
 
@@ -294,11 +335,11 @@ proptest! {
             prop_assert!(dev.running.is_empty() || (step == 3 && step == last));
             let header = Header { request: *request, flags: *flags, size: payload.len() as u32 };
             let sent = kinds.iter().map(|kind| fds.get(*kind)).collect();
-            let handled = session.handle(&config, header, payload, sent, &mut dev).unwrap();
-            prop_assert!(handled.refused.is_none());
+            let handled = dev.hear(&mut session, &config, header, payload, sent);
+            prop_assert!(handled.refused.is_none() && handled.closed.is_none());
         }
         prop_assert_eq!(dev.running.get(&1).map(Vring::base), Some(base.into()));
-        session.end(&mut dev);
+        dev.end(&mut session, &config);
     }
 }
 
@@ -319,9 +360,8 @@ fn a_lost_ring_waits_for_a_new_start() {
                 size: payload.len() as u32,
             };
             let sent = kind.into_iter().map(|kind| fds.get(kind)).collect();
-            session
-                .handle(&config, header, payload, sent, dev)
-                .map(|handled| handled.reply)
+            let handled = dev.hear(session, &config, header, payload, sent);
+            handled.closed.map_or(Ok(handled.reply), Err)
         };
     let table = [bytes32(&[1, 0]), bytes64(&[GUEST, SIZE, USER, 0])].concat();
     let addr = bytes64(&[USER, USER + 0x1800, USER + 0x1000, 0]);
@@ -391,5 +431,64 @@ fn a_lost_ring_waits_for_a_new_start() {
     )
     .unwrap();
     assert_eq!(dev.running[&0].base(), 9);
-    session.end(&mut dev);
+    dev.end(&mut session, &config);
+}
+
+/// What comes of a message is a list, in the order in which it is to be done: nothing of it calls anybody.
+#[test]
+fn a_ring_that_runs_is_stopped_changed_and_started_in_that_order() {
+    let config = DeviceConfig::new("vf0", [2, 0, 0, 0, 0, 1], 1);
+    let fds = Descriptors::new();
+    let mut dev = Rings::default();
+    let mut session = Session::new(&config);
+    let packed = VirtioFeatures::RING_PACKED;
+    let addr = bytes64(&[USER, USER + 0x1800, USER + 0x1000, 0]);
+    let table = [bytes32(&[1, 0]), bytes64(&[GUEST, SIZE, USER, 0])].concat();
+    let header = |request, payload: &[u8]| Header {
+        request,
+        flags: 1,
+        size: payload.len() as u32,
+    };
+    for (request, payload, kind) in [
+        (2, bytes64(&[(config.features - packed).bits()]), None),
+        (5, table, Some(Kind::Memory)),
+        (8, bytes32(&[0, 64]), None),
+        (9, [vec![0; 8], addr].concat(), None),
+        (12, bytes64(&[0]), Some(Kind::EventFd)),
+    ] {
+        let sent = kind.into_iter().map(|kind| fds.get(kind)).collect();
+        dev.hear(
+            &mut session,
+            &config,
+            header(request, &payload),
+            &payload,
+            sent,
+        );
+    }
+    assert_eq!(dev.running.len(), 1);
+    // SET_VRING_ENABLE, then GET_VRING_BASE.
+    let payload = bytes32(&[0, 1]);
+    session.receive(&config, header(18, &payload), &payload, vec![]);
+    assert!(matches!(session.poll(&config), Some(Action::Stop(rings)) if rings == [0]));
+    session.stopped(vec![dev.running.remove(&0)]);
+    let Some(Action::Start(rings)) = session.poll(&config) else {
+        panic!("it is not given back");
+    };
+    assert!(rings[0].enabled() && session.poll(&config).is_none());
+    dev.running
+        .extend(rings.into_iter().map(|vring| (0, vring)));
+    let payload = bytes32(&[0, 0]);
+    session.receive(&config, header(11, &payload), &payload, vec![]);
+    let Some(Action::Stop(rings)) = session.poll(&config) else {
+        panic!("nothing to stop");
+    };
+    assert_eq!(rings, [0]);
+    assert!(session.poll(&config).is_none(), "an answer is due");
+    session.stopped(vec![dev.running.remove(&0)]);
+    let Some(Action::Reply(reply)) = session.poll(&config) else {
+        panic!("no reply");
+    };
+    assert_eq!(reply, message::reply(11, &bytes32(&[0, 0])));
+    assert!(session.poll(&config).is_none());
+    dev.end(&mut session, &config);
 }

@@ -61,20 +61,23 @@ pub(crate) struct Rings {
 }
 
 impl Device for Rings {
-    fn start_ring(&mut self, vring: Vring) {
-        self.starts += 1;
-        assert!(
-            self.running.insert(vring.index(), vring).is_none(),
-            "started twice"
-        );
+    fn start_rings(&mut self, rings: Vec<Vring>) {
+        for vring in rings {
+            self.starts += 1;
+            assert!(
+                self.running.insert(vring.index(), vring).is_none(),
+                "started twice"
+            );
+        }
     }
 
-    fn stop_ring(&mut self, index: u32) -> Option<Vring> {
-        Some(
-            self.running
-                .remove(&index)
-                .expect("stopped without having been started"),
-        )
+    fn stop_rings(&mut self, rings: &[u32]) -> Vec<Option<Vring>> {
+        let stop = |ring| {
+            let vring = self.running.remove(ring);
+            assert!(vring.is_some(), "stopped without having been started");
+            vring
+        };
+        rings.iter().map(stop).collect()
     }
 
     fn allows(&mut self) -> bool {
