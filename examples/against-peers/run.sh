@@ -66,6 +66,7 @@ if ((quick)); then
     ((${#chosen[@]})) || chosen=(rings latency)
 fi
 ((${#chosen[@]})) || chosen=("${parts[@]}")
+ulimit -n "$(ulimit -Hn)" # part attached: 256 sessions
 generator_cpu=${cpus%,*} back_end_cpu=${cpus#*,}
 (($(nproc) > 1)) || fail 'needs two CPUs, one for the generator and one for the back end'
 
@@ -220,10 +221,10 @@ ovs_rules() { # PORTS
     }'
 }
 
-start_vfnic() { # FILTERS PORTS CPUS [NIC-SETTING]
+start_vfnic() { # FILTERS PORTS CPUS [NIC-SETTING [VF-SETTING]]
     local dir n
     dir=$(mktemp -d "$run/nic.XXX")
-    awk -v dir="$dir" -v filters="$1" -v vfs="$2" -v setting="${4:-}" 'BEGIN {
+    awk -v dir="$dir" -v filters="$1" -v vfs="$2" -v setting="${4:-}" -v vf="${5:-}" 'BEGIN {
         printf "socket_dir = \"%s\"\n[[nic]]\nname = \"nic\"\nvfs = %d\n%s\nfilters = [\n", dir, vfs, setting
         for (k = 0; k < filters; k++) {
             a = int(k / 250) % 250; b = k % 250
@@ -234,7 +235,7 @@ start_vfnic() { # FILTERS PORTS CPUS [NIC-SETTING]
             printf "\"%s\",\n", words
         }
         print "]"
-        for (k = 0; k < vfs; k++) printf "[[nic.vf]]\nindex = %d\nvlan = 100\n", k
+        for (k = 0; k < vfs; k++) printf "[[nic.vf]]\nindex = %d\nvlan = 100\n%s\n", k, vf
     }' >"$dir/nic.toml"
     taskset -c "$3" "$vfnic" run --quiet --config "$dir/nic.toml" </dev/null >>"$log" 2>&1 &
     back_end=($!)
@@ -254,6 +255,7 @@ start_back_end() { # LABEL PORTS
     testpmd-*) start_testpmd "${1#testpmd-}" "$2" "$back_end_cpu" ;;
     ovs-*) start_ovs "${1#ovs-}" "$2" ;;
     vfnic) start_vfnic "$filters" "$2" "$back_end_cpu" ;;
+    vfnic-mediated) start_vfnic "$filters" "$2" "$back_end_cpu" '' 'path = "mediated"' ;;
     vfnic-empty) start_vfnic 0 "$2" "$back_end_cpu" ;;
     *) fail "no peer $1 (see --help)" ;;
     esac && sleep 0.5
@@ -274,7 +276,7 @@ load() { # LABEL OPTIONS...: one run of the generator
     for socket in "${sockets[@]}"; do ports+=(--socket "$socket"); done
     printf -v file '%s/%s-%04d-%s.json' "$results" "$part" "$((++serial))" "$label"
     error=$("$bench" bench "${ports[@]}" --label "$label" --part "$part" --cpu "$generator_cpu" --back-end-cpu "$back_end_cpu" --rounds 1 --seconds "$seconds" --counter "$counter" --json "$file" "$@" 2>&1 >/dev/null) ||
-        complain "$label" "${error##*$'\n'} ($*)"
+        { complain "$label" "${error##*$'\n'} ($*)"; [[ -s $file ]] || rm -f "$file"; }
 }
 
 figure() { # LABEL FIGURES: what was measured without the generator, as vf-conformance compare reads it
@@ -307,7 +309,10 @@ many_flows() {
     load "$1" --size 64 --flows 20000
 }
 one_flow() { load "$1" --size 64; }
-two_active() { load "$1" --size 64 --active 2; }
+two_active() {
+    load "$1" --size 64 --active 2
+    load "$1" --size 64 --active 2 --mode pingpong
+}
 there_and_back() {
     load "$1" --mode pingpong --size 64,1518
     load "$1" --mode pingpong --size 64,1518 --layout mrg
@@ -361,7 +366,7 @@ for ((round = 1; round <= rounds; round++)); do
         ports) for n in 2 4 8; do in_turn "$n" every_port "${peers[@]}"; done ;;
         flows) in_turn 2 many_flows "${peers[@]}" ;;
         filters) in_turn 2 one_flow testpmd-io vfnic-empty vfnic ;;
-        attached) in_turn 2 one_flow vfnic && in_turn 64 two_active vfnic ;;
+        attached) for n in 2 64 256; do in_turn "$n" two_active vfnic vfnic-mediated; done ;;
         latency) in_turn 2 there_and_back "${peers[@]}" ;;
         idle) ((round > 1)) || in_turn 64 idle vfnic ;;
         tso) in_turn 2 tcp testpmd-tso vfnic-tso ;;

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 
+use super::beside::Beside;
 use super::counter::Counted;
 use super::distance::{pin, round_trip};
 use super::frame::{HEAD, MAX_FLOWS};
@@ -168,6 +169,10 @@ pub struct Bench {
     /// Shell command that prints two numbers, busy cycles and packets of the back end so far: asked before and after each run
     #[arg(long, value_name = "COMMAND", help_heading = "Results")]
     counter: Option<String>,
+    /// Shell command that runs beside every second run, ten times a second, or once if it does not end by itself: prints the
+    /// figures without and with it, and what it does to them
+    #[arg(long, value_name = "COMMAND", conflicts_with_all = ["plot", "ndr", "pdr"], help_heading = "Load")]
+    beside: Option<String>,
     /// Name of the back end in files and comparisons
     #[arg(long, default_value = "back end", help_heading = "Results")]
     label: String,
@@ -318,6 +323,8 @@ impl Bench {
     }
 
     fn run_on<R: Vring>(&self, out: &mut impl Write) -> Result<(), BenchError> {
+        let beside = self.beside.as_deref().map(Beside::new).transpose();
+        let beside = beside.map_err(not_beside)?;
         if let Some(cpu) = self.cpu {
             pin(cpu).map_err(|error| no_cpu("--cpu", cpu, &error))?;
         }
@@ -354,15 +361,20 @@ impl Bench {
         for &mode in &self.mode {
             for &size in &self.size {
                 let plan = self.plan(mode, size);
-                let mut runs = self.runs(&mut generator, &plan, out)?;
+                let mut runs = self.runs(&mut generator, &plan, beside.as_ref(), out)?;
                 let after = self.line_ns()?;
                 for run in &mut runs {
                     run.line_ns = [&before[..], &after].concat();
                 }
                 record.line_ns.extend(&after);
                 before = after;
-                table::line(out, &runs, last).map_err(self.unprinted())?;
+                let (with, without): (Vec<_>, _) = runs.iter().cloned().partition(|r| r.beside);
+                table::line(out, &without, last).map_err(self.unprinted())?;
                 last = Some(mode);
+                if let Some(command) = &self.beside {
+                    table::line(out, &with, last).map_err(self.unprinted())?;
+                    table::beside(out, command, &without, &with).map_err(self.unprinted())?;
+                }
                 record.runs.extend(runs);
             }
         }
@@ -428,6 +440,7 @@ impl Bench {
         &self,
         generator: &mut Generator<'_, R>,
         plan: &Plan,
+        beside: Option<&Beside>,
         out: &mut impl Write,
     ) -> Result<Vec<Run>, BenchError> {
         let allowed = if self.ndr { Some(0.0) } else { self.pdr };
@@ -444,6 +457,16 @@ impl Bench {
                 .zip(self.counted()?)
                 .and_then(|(before, after)| after.each_since(before));
             runs.push(run);
+            if let Some(beside) = beside {
+                let run = beside
+                    .run(|| one(generator, plan, round))
+                    .map_err(not_beside)?;
+                let run = run.map_err(self.broken(0))?;
+                runs.push(Run {
+                    beside: true,
+                    ..run
+                });
+            }
         }
         Ok(runs)
     }
@@ -560,6 +583,10 @@ fn one<R: Vring>(
         _ => generator.load(plan)?,
     };
     Ok(Run::new(plan, round, &found))
+}
+
+fn not_beside(error: String) -> BenchError {
+    BenchError::Usage(format!("--beside: {error}"))
 }
 
 fn no_cpu(option: &str, cpu: usize, error: &io::Error) -> BenchError {

@@ -33,6 +33,7 @@
 
 mod account;
 mod bars;
+mod beside;
 mod command;
 mod compare;
 mod counter;

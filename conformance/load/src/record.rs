@@ -51,6 +51,9 @@ pub(super) struct Run {
     /// Bytes a frame, without FCS.
     pub(super) size: usize,
     pub(super) round: u32,
+    /// Whether a command ran beside it.
+    #[serde(default)]
+    pub(super) beside: bool,
     /// Frames a second that were to be sent in all, if paced.
     pub(super) offered_pps: Option<f64>,
     pub(super) tx_pps: f64,
@@ -137,6 +140,7 @@ impl Run {
             mode: plan.mode,
             size: plan.size,
             round,
+            beside: false,
             offered_pps: plan.rate,
             tx_pps: rate(found.sent),
             rx_pps: rate(found.received),
@@ -183,7 +187,7 @@ impl Run {
         }
     }
 
-    /// Frames a second that the generator could do at most at the time that each took it.
+    /// Frames a second that the generator could do at least: at the time that each took it. The fuller its bursts, the more.
     pub(super) fn generator_pps(&self) -> f64 {
         self.pps() / (1.0 - self.idle).max(0.001)
     }

@@ -183,7 +183,9 @@ impl Rounds {
         }
         let record: Record = serde_json::from_value(value)?;
         self.know(&record.label);
-        let mut new: BTreeMap<Kind, Vec<Run>> = BTreeMap::new();
+        // Runs that a command ran beside have a label of their own.
+        let with = format!("{} beside", record.label);
+        let mut new: BTreeMap<(Kind, bool), Vec<Run>> = BTreeMap::new();
         for run in record.runs {
             let kind = Kind {
                 part: record.part.clone(),
@@ -194,9 +196,9 @@ impl Rounds {
                 ring: record.ring.clone(),
                 bytes: run.size,
             };
-            new.entry(kind).or_default().push(run);
+            new.entry((kind, run.beside)).or_default().push(run);
         }
-        for (kind, runs) in new {
+        for ((kind, beside), runs) in new {
             let mut line_ns: Vec<u64> = runs.iter().flat_map(|run| run.line_ns.clone()).collect();
             if line_ns.is_empty() {
                 line_ns.clone_from(&record.line_ns);
@@ -206,7 +208,9 @@ impl Rounds {
                 other: BTreeMap::new(),
                 line_ns,
             };
-            self.add(kind, &record.label, round);
+            let label = if beside { &with } else { &record.label };
+            self.know(label);
+            self.add(kind, label, round);
         }
         Ok(())
     }

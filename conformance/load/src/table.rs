@@ -73,7 +73,7 @@ pub(super) fn line(out: &mut impl Write, runs: &[Run], last: Option<Mode>) -> io
         if let Some(wire) = &run.wire {
             writeln!(
                 out,
-                "{:>15} wire: {:.2} % of {:.3} Mpps{}; the generator could do {:.1} Mpps in all",
+                "{:>15} wire: {:.2} % of {:.3} Mpps{}; the generator could do at least {:.1} Mpps in all",
                 "",
                 of(|run| 100.0 * run.wire.map_or(0.0, |wire| wire.share)),
                 wire.line_pps / 1e6,
@@ -102,6 +102,33 @@ pub(super) fn line(out: &mut impl Write, runs: &[Run], last: Option<Mode>) -> io
         )?;
     }
     out.flush()
+}
+
+/// Writes what a command beside the runs did to their figures: each run with it over the one before it without.
+pub(super) fn beside(
+    out: &mut impl Write,
+    command: &str,
+    without: &[Run],
+    with: &[Run],
+) -> io::Result<()> {
+    let times = |figure: fn(&Run) -> Option<f64>| {
+        let pairs = with.iter().zip(without);
+        let ratios = pairs.filter_map(|(with, without)| Some(figure(with)? / figure(without)?));
+        median(ratios.filter(|ratio| ratio.is_finite()))
+    };
+    write!(out, "{:>15} beside `{command}`: ", "")?;
+    if with.iter().any(|run| run.mode == Mode::Pingpong) {
+        let p50 = times(|run| run.latency.as_ref().map(|l| l.p50 as f64));
+        let p99 = times(|run| run.latency.as_ref().map(|l| l.p99 as f64));
+        let p999 = times(|run| run.latency.as_ref().map(|l| l.p999 as f64));
+        writeln!(
+            out,
+            "p50 {p50:.2}, p99 {p99:.2}, p99.9 {p999:.2} times that without"
+        )
+    } else {
+        let rate = times(|run| Some(run.pps()));
+        writeln!(out, "rate {rate:.2} times that without")
+    }
 }
 
 /// Cycles a packet that the back end has counted, if it was asked.
