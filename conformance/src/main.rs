@@ -15,9 +15,21 @@ use clap::{Parser, Subcommand};
 use vf_conformance::{case, cases, report, subject::Subject};
 use vf_guest::{driver::Format, net};
 
-/// Judge a vhost-user net back end, or measure it
+const EXAMPLES: &str = "\
+Examples:
+  The whole suite, frames go from a to b; and two groups of it:
+    vf-conformance run --socket a.sock --peer-socket b.sock
+    vf-conformance run --socket a.sock ring/ robust/
+  Rates of four frame sizes, and round trips:
+    vf-conformance bench --socket a.sock --socket b.sock --cpu 0
+    vf-conformance bench --socket a.sock --socket b.sock --cpu 0 --mode pingpong
+
+Exit status: 0 all is well; 1 a case failed, the back end broke off, or a bar is missed;
+2 wrong usage, or nobody is there.";
+
+/// Judge a vhost-user net back end at its socket, or measure it
 #[derive(Parser)]
-#[command(version)]
+#[command(version, after_help = EXAMPLES)]
 struct Args {
     #[command(subcommand)]
     command: Command,
@@ -33,23 +45,23 @@ enum Command {
     /// Run cases against a back end.
     Run {
         /// Socket the back end listens on.
-        #[arg(long)]
+        #[arg(long, value_name = "PATH")]
         socket: PathBuf,
         /// Second socket of the same switch; frames sent on the one must arrive on the other.
-        #[arg(long)]
+        #[arg(long, value_name = "PATH")]
         peer_socket: Option<PathBuf>,
         /// MAC address of the first port, if its configuration space does not tell.
-        #[arg(long, value_parser = net::parse_mac)]
+        #[arg(long, value_parser = net::parse_mac, value_name = "MAC")]
         mac: Option<[u8; 6]>,
         /// MAC address of the second port, likewise.
-        #[arg(long, value_parser = net::parse_mac)]
+        #[arg(long, value_parser = net::parse_mac, value_name = "MAC")]
         peer_mac: Option<[u8; 6]>,
         /// Write the findings as JSON.
-        #[arg(long)]
+        #[arg(long, value_name = "FILE")]
         json: Option<PathBuf>,
         /// Command that starts the back end, split at blanks; it is started again when a case
         /// kills it.
-        #[arg(long, default_value = "")]
+        #[arg(long, default_value = "", hide_default_value = true)]
         command: String,
         /// Only with rings of this format; else with both, where packed ones are offered.
         #[arg(long, value_parser = formats())]

@@ -82,7 +82,7 @@ impl BenchError {
 /// in it, and says which side was the bottleneck. Give the back end a CPU of its own, and the generator another (--cpu).
 #[derive(Debug, Clone, Args)]
 pub struct Bench {
-    /// Socket of a port; once for each port, in order
+    /// Socket of a port; once for each port, in order (bash: --socket=/run/vfnic/nic0-vf{0..63}.sock)
     #[arg(long, required = true, value_name = "PATH")]
     socket: Vec<PathBuf>,
     /// Listen on the sockets: the back end is the client

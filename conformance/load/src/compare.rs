@@ -10,7 +10,7 @@ use super::plan::Mode;
 use super::rounds::{Figure, Kind, Ratio, Round, Rounds, bottleneck, middle};
 use super::table;
 
-/// Compare back ends: ratios from files of `bench --json`
+/// Compare back ends by files of `bench --json`, or judge them by bars
 ///
 /// Prints a line for each kind of run and a column for each label: the median rate in Mpps, and the ratio to the base as
 /// median and min..max over the rounds; for round trips the median p50 in ns. `g`: the generator was the bottleneck,
@@ -23,13 +23,13 @@ use super::table;
 #[derive(Debug, Clone, Args)]
 pub struct Compare {
     /// Label that ratios are to [default: that of the first file]
-    #[arg(long)]
+    #[arg(long, value_name = "LABEL")]
     base: Option<String>,
     /// Judge by the bars of this TOML file instead (examples/against-peers/bars.toml explains it)
     #[arg(long, value_name = "FILE", conflicts_with = "base")]
     bars: Option<PathBuf>,
     /// Files of `bench --json`
-    #[arg(required = true)]
+    #[arg(required = true, value_name = "FILE")]
     files: Vec<PathBuf>,
 }
 
