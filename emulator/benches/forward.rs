@@ -16,12 +16,12 @@ use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_m
 use rustix::fs::MemfdFlags;
 use vf_model::{
     Command, FilterAction, FilterMatch, FilterPriority, FilterSpec, FlowEnd, Judge, MacAddr, Nanos,
-    Nic, NicConfig, Policy, Profile, Transport, VfIndex, VfSetting,
+    NicConfig, Policy, Profile, Transport, VfIndex, VfSetting,
 };
 use vf_vhost::features::VirtioFeatures;
 use vf_vhost::memory::{GuestMemory, RegionSpec};
 use vf_vhost::vring::{Vring, VringConfig};
-use vfnic::plane::{Adapter, PfEnd, Plane, Pool};
+use vfnic::plane::{Adapter, PfEnd, Plane, PolicyCell, Pool};
 use vm_memory::Bytes;
 
 const SIZE: u16 = 256;
@@ -159,7 +159,7 @@ fn frame(len: usize) -> Vec<u8> {
 }
 
 /// A NIC with two VFs in a port VLAN and 8192 filters that do not match.
-fn nic() -> Nic {
+fn policies() -> PolicyCell {
     let policy = Policy::new(NicConfig {
         vfs: 2,
         mac_base: MAC_BASE,
@@ -184,7 +184,7 @@ fn nic() -> Nic {
         Command::InsertFilter(spec)
     });
     let commands: Vec<Command> = vlans.into_iter().chain(filters).collect();
-    Nic::new(Arc::new(policy.with_all(&commands).unwrap()))
+    PolicyCell::new(Arc::new(policy.with_all(&commands).unwrap()))
 }
 
 /// `burst` frames at a time.
@@ -197,7 +197,7 @@ fn forward(c: &mut Criterion, group: &str, burst: u32, sizes: &[usize]) {
             group.bench_function(BenchmarkId::new(name, len), |b| {
                 let guests = [Guest::new(features, len), Guest::new(features, len)];
                 guests[0].fill(&frame(len));
-                let mut adapter = Adapter::new(nic(), PfEnd::pair().0, None, Pool::new(1024));
+                let mut adapter = Adapter::new(&policies(), PfEnd::pair().0, None, Pool::new(1024));
                 // As on a thread: idle VFs are spared.
                 let poll = mio::Poll::new().unwrap();
                 adapter.connect(poll.registry().try_clone().unwrap());

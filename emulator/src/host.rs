@@ -4,8 +4,8 @@
 use std::sync::Arc;
 
 use vf_model::{
-    Command, DropReason, FilterAction, HypervisorModel, Judge, MacAddr, Nic, NicConfig, Path,
-    Policy, Refusal, RxFilter, VfIndex, VfRequest, VfSetting,
+    Command, DropReason, FilterAction, MacAddr, NicConfig, Path, Policy, Refusal, Refused,
+    RxFilter, VfIndex, VfRequest, VfSetting,
 };
 use vf_vhost::control::{self, Coalescing};
 use vf_vhost::endpoint::{Device, DeviceConfig, Endpoint, SessionEvent};
@@ -15,7 +15,9 @@ use vf_vhost::vring::Vring;
 use crate::clock::Clock;
 use crate::config::{NicSettings, PolicySettings};
 use crate::mailbox::{self, Pace};
-use crate::plane::{self, Adapter, Borrowed, Hypervisor, Owner, PfEnd, Pool, worker_of};
+use crate::plane::{
+    self, Adapter, Borrowed, Hypervisor, Owner, PfEnd, PolicyCell, Pool, worker_of,
+};
 use crate::uplink::Uplink;
 use crate::watch::Direction;
 
@@ -27,6 +29,8 @@ pub struct Host {
     pub adapters: Vec<Owner<Adapter>>,
     /// The mediated path.
     pub hypervisor: Owner<Hypervisor>,
+    /// What both judge by.
+    policies: PolicyCell,
     /// One for each VF.
     pub vfs: Vec<Vf>,
     clock: Clock,
@@ -55,6 +59,8 @@ pub struct Planes {
     pub adapters: Vec<Adapter>,
     /// The mediated path.
     pub hypervisor: Hypervisor,
+    /// What they judge by.
+    pub policies: PolicyCell,
 }
 
 impl Planes {
@@ -69,14 +75,12 @@ impl Planes {
         pool: &Pool,
         cost: Option<vf_model::CostModel>,
     ) -> Result<Planes, (VfIndex, Refusal)> {
-        let policy = Arc::new(initial_policy(settings)?);
+        let policies = PolicyCell::new(Arc::new(initial_policy(settings)?));
         let (nic_end, hypervisor_end) = PfEnd::pair();
-        let vfs = usize::from(settings.vfs);
-        let nic = Nic::new(Arc::clone(&policy));
-        let model = HypervisorModel::new(policy);
         Ok(Planes {
-            adapters: Adapter::team(nic, workers, nic_end, uplink, pool),
-            hypervisor: Hypervisor::new(model, vfs, hypervisor_end, pool.clone(), cost),
+            adapters: Adapter::team(&policies, workers, nic_end, uplink, pool),
+            hypervisor: Hypervisor::new(&policies, hypervisor_end, pool.clone(), cost),
+            policies,
         })
     }
 }
@@ -139,6 +143,7 @@ impl Host {
         settings: NicSettings,
         adapters: Vec<Owner<Adapter>>,
         hypervisor: Owner<Hypervisor>,
+        policies: PolicyCell,
         clock: Clock,
     ) -> Host {
         let vfs = usize::from(settings.vfs);
@@ -146,22 +151,28 @@ impl Host {
             settings,
             adapters,
             hypervisor,
+            policies,
             vfs: std::iter::repeat_with(Vf::default).take(vfs).collect(),
             clock,
         };
-        let paths: Vec<Path> = {
-            let adapter = host.adapter().borrow();
-            let vfs = (0..vfs).map(VfIndex::from);
-            vfs.map(|vf| adapter.nic.policy().vf(vf).path).collect()
-        };
-        for (vf, path) in host.vfs.iter_mut().zip(paths) {
-            vf.path = path;
-        }
+        host.note_paths();
         host
     }
 
-    /// The first worker's plane: it has the port, and what its model says any other's says, but for counters. On the virtual
-    /// clock there is no other.
+    /// What has been said about the NIC.
+    #[must_use]
+    pub fn policy(&self) -> Arc<Policy> {
+        self.policies.load()
+    }
+
+    fn note_paths(&mut self) {
+        let policy = self.policies.load();
+        for (i, vf) in self.vfs.iter_mut().enumerate() {
+            vf.path = policy.vf(VfIndex::from(i)).path;
+        }
+    }
+
+    /// The first worker's plane, which has the port. On the virtual clock there is no other.
     #[must_use]
     pub fn adapter(&self) -> &Owner<Adapter> {
         &self.adapters[0]
@@ -170,14 +181,15 @@ impl Host {
     /// What the front end of a VF is told about the device.
     #[must_use]
     pub fn device_config(&self, vf: VfIndex) -> DeviceConfig {
-        let adapter = self.adapter().borrow();
+        let policy = self.policies.load();
         let name = format!("{} {vf}", self.settings.name);
-        let mac = adapter.nic.policy().vf(vf).mac.0;
+        let mac = policy.vf(vf).mac.0;
         let mut config = DeviceConfig::new(name, mac, self.settings.queue_pairs);
         config.features -= self.settings.offloads.withheld();
         config.mtu = self.settings.mtu;
-        config.link_up = adapter.nic.policy().link_up_for(vf);
-        config.speed_mbps = u32::try_from(adapter.port_rate() / 1_000_000).unwrap_or(u32::MAX);
+        config.link_up = policy.link_up_for(vf);
+        config.speed_mbps =
+            u32::try_from(self.adapter().borrow().port_rate() / 1_000_000).unwrap_or(u32::MAX);
         config
     }
 
@@ -191,6 +203,7 @@ impl Host {
             settings,
             adapters,
             hypervisor,
+            policies,
             vfs,
             clock,
         } = self;
@@ -208,6 +221,7 @@ impl Host {
             vf,
             adapters,
             hypervisor,
+            policies,
             path: *path,
             rings,
             fault,
@@ -221,18 +235,38 @@ impl Host {
     /// Applies an administrator's command while traffic runs, and says in a line each what guests cannot be shown of it.
     ///
     /// # Errors
-    /// The model's refusal; nothing has changed then.
+    /// The policy's refusal; nothing has changed then.
     pub fn apply(&mut self, command: &Command) -> Result<Vec<String>, Refusal> {
-        let (before, after) = {
+        let all = self.apply_all(std::slice::from_ref(command));
+        all.map_err(|refused| refused.why)
+    }
+
+    /// Applies several, one after the other: all of them or none. No plane stops for it unless a VF's path changes.
+    ///
+    /// # Errors
+    /// The first that is refused; nothing has changed then.
+    pub fn apply_all(&mut self, commands: &[Command]) -> Result<Vec<String>, Refused> {
+        let before = self.policies.load();
+        let policy = before.with_all(commands)?;
+        if policy.mediated() == before.mediated() {
+            publish(&self.policies, policy, &self.adapters, &self.hypervisor);
+        } else {
             let mut adapters: Vec<_> = self.adapters.iter().map(Owner::borrow).collect();
             let mut hypervisor = self.hypervisor.borrow();
-            let before = seen_by_guests(&adapters[0]);
-            plane::apply(self.clock.now(), &mut adapters, &mut hypervisor, command)?;
-            for (i, vf) in self.vfs.iter_mut().enumerate() {
-                vf.path = adapters[0].nic.policy().vf(VfIndex::from(i)).path;
-            }
-            (before, seen_by_guests(&adapters[0]))
-        };
+            let now = self.clock.now();
+            plane::switch_paths(now, &mut adapters, &mut hypervisor, &self.policies, policy);
+        }
+        self.note_paths();
+        Ok(self.show_guests(&before))
+    }
+
+    /// Shows guests what has changed since `before` of what they can read of their VFs; a line for each that cannot be shown.
+    fn show_guests(&mut self, before: &Policy) -> Vec<String> {
+        let policy = self.policies.load();
+        if before.has_same_vfs(&policy) {
+            return Vec::new();
+        }
+        let (before, after) = (seen_by_guests(before), seen_by_guests(&policy));
         let mut notes = Vec::new();
         for (i, (was, is)) in before.into_iter().zip(after).enumerate() {
             let vf = VfIndex::from(i);
@@ -257,14 +291,13 @@ impl Host {
                 ));
             }
         }
-        Ok(notes)
+        notes
     }
 
     /// The NIC's filters in the words that add them, those that win first.
     #[must_use]
     pub fn filters(&self) -> Vec<String> {
-        let adapter = self.adapter().borrow();
-        let filters = adapter.nic.policy().filter_table().iter();
+        let filters = self.policies.load().filter_table().iter();
         filters.map(|spec| spec.to_string()).collect()
     }
 
@@ -315,13 +348,29 @@ struct Seen {
     mac: MacAddr,
 }
 
-fn seen_by_guests(adapter: &Adapter) -> Vec<Seen> {
-    let vfs = (0..adapter.nic.policy().vf_count()).map(VfIndex::from);
+fn seen_by_guests(policy: &Policy) -> Vec<Seen> {
+    let vfs = (0..policy.vf_count()).map(VfIndex::from);
     vfs.map(|vf| Seen {
-        link_up: adapter.nic.policy().link_up_for(vf),
-        mac: adapter.nic.policy().vf(vf).mac,
+        link_up: policy.link_up_for(vf),
+        mac: policy.vf(vf).mac,
     })
     .collect()
+}
+
+/// Puts a policy in force that leaves all rings where they are: each plane takes it at the start of its next round. One that
+/// sleeps is woken only if it may have something to do now that a limit or a link has changed.
+fn publish(
+    policies: &PolicyCell,
+    policy: Policy,
+    adapters: &[Owner<Adapter>],
+    hypervisor: &Owner<Hypervisor>,
+) {
+    let before = policies.load();
+    let after = policies.publish(policy);
+    if !before.has_same_vfs(&after) {
+        adapters.iter().for_each(Owner::wake);
+        hypervisor.wake();
+    }
 }
 
 /// A plane on loan.
@@ -340,6 +389,7 @@ struct VfDevice<'a> {
     vf: VfIndex,
     adapters: &'a [Owner<Adapter>],
     hypervisor: &'a Owner<Hypervisor>,
+    policies: &'a PolicyCell,
     path: Path,
     rings: &'a mut u16,
     fault: &'a mut Option<String>,
@@ -365,41 +415,19 @@ impl<'a> VfDevice<'a> {
         &mut self.held
     }
 
-    /// Asks all planes for what `request` makes of what the driver has asked for before; one that is on loan stays so.
+    /// Does what `request` makes of what the driver has asked for before. No plane stops for it.
     fn request(
-        &mut self,
+        &self,
         request: impl FnOnce(&RxFilter) -> Result<Option<VfRequest>, Refusal>,
     ) -> Result<(), Refusal> {
-        let held = std::mem::replace(&mut self.held, Held::Nothing);
-        let keep = !matches!(held, Held::Nothing);
-        let (mut adapter, hypervisor) = match held {
-            Held::Adapter(adapter) => (Some(adapter), None),
-            Held::Hypervisor(hypervisor) => (None, Some(hypervisor)),
-            Held::Nothing => (None, None),
-        };
-        let worker = self.worker();
-        let adapters = self.adapters.iter().enumerate();
-        let mut adapters: Vec<_> = adapters
-            .map(|(w, owner)| match w == worker {
-                true => adapter.take().unwrap_or_else(|| owner.borrow()),
-                false => owner.borrow(),
-            })
-            .collect();
-        let mut hypervisor = hypervisor.unwrap_or_else(|| self.hypervisor.borrow());
-        let asked = adapters[worker].nic.policy().asked(self.vf);
-        let done = request(asked).and_then(|request| match request {
-            None => Ok(()),
-            Some(request) => {
-                let now = self.clock.now();
-                plane::request(now, &mut adapters, &mut hypervisor, self.vf, &request)
+        let before = self.policies.load();
+        if let Some(request) = request(before.asked(self.vf))? {
+            let policy = before.with_request(self.vf, &request)?;
+            if policy.version() != before.version() {
+                publish(self.policies, policy, self.adapters, self.hypervisor);
             }
-        });
-        self.held = match self.path {
-            _ if !keep => Held::Nothing,
-            Path::Direct => Held::Adapter(adapters.swap_remove(worker)),
-            Path::Mediated => Held::Hypervisor(hypervisor),
-        };
-        done
+        }
+        Ok(())
     }
 
     /// Forgets what a driver asked for. The next one has these `features`, if it has a control queue.

@@ -5,7 +5,7 @@ use vf_vhost::control::{Command, RxMode};
 
 /// Commands that a driver may give in a row: one for each VLAN.
 const IN_A_ROW: u64 = 4096;
-/// Time between two commands in the long run. Each stops both planes for a moment, and other VFs with them.
+/// Time between two commands in the long run. Each has what frames are looked up in made anew, for all planes.
 const INTERVAL: Nanos = Nanos(500_000);
 
 /// How many commands a driver has given of late.

@@ -17,7 +17,7 @@ use progress::Progress;
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
-use vf_model::{Judge, LinkConfig, Nanos, VfIndex};
+use vf_model::{LinkConfig, Nanos, VfIndex};
 use vfnic::cli::{self, Cli, ClockChoice, GuestsWord, RunClock, ShowWhat, Which};
 use vfnic::config::{Config, Overrides, default_socket_dir, parse_rate, temporary_socket_dir};
 use vfnic::ctl::{self, Request, Response};
@@ -295,7 +295,7 @@ fn guests(server: &Server, ctl: &Path) -> String {
         out += &format!("{}: {} VFs\n", nic.name, nic.vfs);
         for i in 0..usize::from(nic.vfs) {
             let vf = VfIndex::from(i);
-            let mac = host.adapter().borrow().nic.policy().vf(vf).mac;
+            let mac = host.policy().vf(vf).mac;
             let arguments = server::qemu_arguments(nic, vf, mac);
             out += &format!(
                 "\n# {} {vf}, path {}\n{arguments}\n",

@@ -127,6 +127,7 @@ impl World {
                     .map(Owner::Local)
                     .collect(),
                 Owner::Local(RefCell::new(planes.hypervisor)),
+                planes.policies,
                 Clock::Virtual(Rc::clone(&now)),
             );
             hosts.push((host, peer));

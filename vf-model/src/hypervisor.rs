@@ -5,15 +5,16 @@
 
 use std::sync::Arc;
 
-use crate::addr::Vlan;
+use crate::addr::{MacAddr, Vlan};
 use crate::bridge::{Bridge, BridgePort};
-use crate::frame::FrameMeta;
+use crate::frame::{FrameMeta, Header};
 use crate::judge::{Account, Judge};
 use crate::policy::Policy;
-use crate::reach::{Origin, Reach};
+use crate::reach::Reach;
 use crate::stats::DropReason;
 use crate::time::Nanos;
-use crate::verdict::Verdict;
+use crate::verdict::{Onward, Verdict};
+use crate::vf::VfIndex;
 
 /// The model of the mediated path: the bridge, limiters and counters. Judges by the same [`Policy`] as the [`crate::Nic`].
 #[derive(Clone, Debug)]
@@ -34,29 +35,17 @@ impl HypervisorModel {
         }
     }
 
-    /// Judges a frame by its first bytes, as [`crate::Nic::ingress`] does. `pf` in the verdict hands it to the NIC, which
-    /// knows whether it goes to direct VFs, the wire or both; `wire` is never set.
-    pub fn ingress(
-        &mut self,
-        now: Nanos,
-        from: BridgePort,
-        head: &[u8],
-        meta: &FrameMeta,
-    ) -> Verdict {
-        if let BridgePort::Vif(vf) = from {
-            self.account.take_tokens(now, vf, meta);
-        }
+    /// Judges a frame that a mediated VF sends by its first bytes, as [`crate::Nic::ingress`] does. `pf` in the verdict hands
+    /// it to the NIC, for direct VFs, the wire or both.
+    pub fn ingress(&mut self, now: Nanos, vf: VfIndex, head: &[u8], meta: &FrameMeta) -> Verdict {
+        self.account.take_tokens(now, vf, meta);
         let judged = Policy::parse(head).and_then(|header| {
             let policy = &self.account.policy;
             let flow = policy.filter_table().flow_actions(head);
-            let reach = match from {
-                BridgePort::Vif(vf) => policy.reach_from_vf(vf, &header, flow, meta)?,
-                // What direct VFs send comes up only to addresses that a VF has.
-                BridgePort::Pf => policy.reach_from_outside(&header, flow, Origin::Wire),
-            };
+            let reach = policy.reach_from_vf(vf, &header, flow, meta)?;
             let vlan = reach.insert.map_or(header.vlan(), Vlan::of_tag);
-            let tried = self.bridge.forward(now, from, vlan, &header);
-            let verdict = HypervisorModel::split(from, &reach)?;
+            let tried = self.bridge.forward(now, BridgePort::Vif(vf), vlan, &header);
+            let verdict = HypervisorModel::split(&reach)?;
             if !tried.covers(verdict.vfs, verdict.pf) {
                 self.bridge.count_overruled();
             }
@@ -64,24 +53,15 @@ impl HypervisorModel {
         });
         match judged {
             Ok((header, verdict)) => {
-                match from {
-                    BridgePort::Vif(vf) => {
-                        self.account.counters[vf.index()].count_tx(header.dst, meta.len);
-                    }
-                    BridgePort::Pf => self.account.pf.count_rx(header.dst, meta.len),
-                }
+                self.account.counters[vf.index()].count_tx(header.dst, meta.len);
                 if verdict.pf {
-                    self.account
-                        .pf
-                        .count_tx(header.dst, verdict.onward_len(meta.len));
+                    let len = verdict.onward_len(meta.len);
+                    self.account.pf.count_tx(header.dst, len);
                 }
                 verdict
             }
             Err(reason) => {
-                match from {
-                    BridgePort::Vif(vf) => self.count_tx_drop(vf, reason),
-                    BridgePort::Pf => self.account.pf.rx_drops.count(reason),
-                }
+                self.count_tx_drop(vf, reason);
                 Verdict {
                     drop: Some(reason),
                     ..Verdict::default()
@@ -90,21 +70,40 @@ impl HypervisorModel {
         }
     }
 
+    /// Counts a frame that the NIC has handed up, learns where its sender is, and says where it goes: where its verdict said.
+    pub fn from_pf(
+        &mut self,
+        now: Nanos,
+        onward: &Onward,
+        head: &[u8],
+        meta: &FrameMeta,
+    ) -> Verdict {
+        if let Ok(header) = Header::parse(head) {
+            let tried = self
+                .bridge
+                .forward(now, BridgePort::Pf, header.vlan(), &header);
+            if !tried.covers(onward.vfs, false) {
+                self.bridge.count_overruled();
+            }
+        }
+        self.account.pf.count_rx(MacAddr::of_frame(head), meta.len);
+        Verdict {
+            vfs: onward.vfs,
+            ..Verdict::default()
+        }
+    }
+
     /// What of a frame's reach is the bridge's to do, and what the NIC's.
-    fn split(from: BridgePort, reach: &Reach) -> Result<Verdict, DropReason> {
-        let beyond = !reach.direct.is_empty() || reach.wire;
-        let pf = beyond && from != BridgePort::Pf;
+    fn split(reach: &Reach) -> Result<Verdict, DropReason> {
+        let pf = !reach.direct.is_empty() || reach.wire;
         if reach.mediated.is_empty() && !pf {
-            return Err(if reach.direct.is_empty() {
-                reach.otherwise
-            } else {
-                DropReason::MediatedLoop
-            });
+            return Err(reach.otherwise);
         }
         Ok(Verdict {
             vfs: reach.mediated,
             pf,
-            wire: false,
+            beyond: reach.direct,
+            wire: reach.wire,
             insert: reach.insert,
             drop: None,
         })

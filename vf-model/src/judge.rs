@@ -11,7 +11,7 @@ use crate::rate::TokenBucket;
 use crate::rss::Rss;
 use crate::stats::{Counters, DropReason};
 use crate::time::Nanos;
-use crate::verdict::TagEdit;
+use crate::verdict::Tagging;
 use crate::vf::VfIndex;
 
 /// A plane's own share of its NIC's state.
@@ -101,14 +101,14 @@ pub trait Judge {
         self.account().ready_at(vf, now)
     }
 
-    /// How the copy for `to` differs from what the sender gave, if the verdict said to insert this. The wire and the PF get
-    /// `insert`.
+    /// How the copies of a frame differ from what the sender gave, if its verdict said to insert this. The wire and the PF
+    /// get `insert`.
     #[inline]
-    fn egress_edit(&self, insert: Option<VlanTag>, to: VfIndex) -> TagEdit {
-        self.policy().egress_edit(insert, to)
+    fn tagging(&self, insert: Option<VlanTag>) -> Tagging {
+        self.policy().tagging(insert)
     }
 
-    /// Counts a frame to `dst` that is in the VF's ring now, `len` bytes long after [`TagEdit::len_of`].
+    /// Counts a frame to `dst` that is in the VF's ring now, `len` bytes long after [`crate::TagEdit::len_of`].
     #[inline]
     fn count_delivered(&mut self, vf: VfIndex, dst: MacAddr, len: u32) {
         self.account_mut().counters[vf.index()].count_rx(dst, len);

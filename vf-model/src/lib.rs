@@ -66,7 +66,7 @@ pub use steering::{
     FilterAction, FilterMatch, FilterPriority, FilterSpec, FlowEnd, MatchError, Transport,
 };
 pub use time::Nanos;
-pub use verdict::{Hop, TagEdit, To, Verdict};
+pub use verdict::{Hop, Onward, TagEdit, Tagging, To, Verdict};
 pub use vf::{
     MAX_VFS, Mbps, Path, PortVlan, SettingError, VfIndex, VfLinkState, VfPolicy, VfSet, VfSetting,
 };

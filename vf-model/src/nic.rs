@@ -10,11 +10,10 @@ use crate::filter_table::Actions;
 use crate::frame::{FrameMeta, Header};
 use crate::judge::{Account, Judge};
 use crate::policy::Policy;
-use crate::reach::{Origin, Reach};
 use crate::source::Source;
 use crate::stats::{Counters, DropReason};
 use crate::time::Nanos;
-use crate::verdict::{Hop, To, Verdict, onward_len};
+use crate::verdict::{Hop, Onward, To, Verdict, onward_len};
 use crate::verdict_cache::VerdictCache;
 
 /// The model of the direct path, or of one worker's share of it: the embedded switch, limiters and counters. Judges by a
@@ -56,7 +55,6 @@ impl Nic {
                 self.account.take_tokens(now, vf, meta);
                 self.account.counters[vf.index()].count_tx_station(meta.len);
             }
-            Source::Pf => self.account.pf.count_tx_station(meta.len),
             Source::Wire => self.wire.count_rx_run(1, meta.len.into()),
         }
         if hop.to == To::Wire {
@@ -65,8 +63,8 @@ impl Nic {
         Some(hop)
     }
 
-    /// Judges a frame. `head` is the first bytes of it, [`crate::HEAD_LEN`] at least or all there are, and must be the ones delivered.
-    /// A frame from the hypervisor is never handed to it again.
+    /// Judges a frame where it enters the host. `head` is the first bytes of it, [`crate::HEAD_LEN`] at least or all there
+    /// are, and must be the ones delivered.
     pub fn ingress(
         &mut self,
         now: Nanos,
@@ -81,7 +79,7 @@ impl Nic {
         let known = self.known.key(source, flow, head);
         let known = known.filter(|_| Policy::check_len(meta).is_ok());
         if let Some(key) = &known
-            && let Some(&verdict) = self.known.get(key)
+            && let Some(verdict) = self.known.get(key)
         {
             self.count(source, MacAddr::of_frame(head), &verdict, meta.len);
             return verdict;
@@ -91,6 +89,20 @@ impl Nic {
             self.known.put(key, &verdict);
         }
         verdict
+    }
+
+    /// Counts a frame that the hypervisor has handed over, and says where it goes: where its verdict said.
+    pub fn from_pf(&mut self, onward: &Onward, head: &[u8], meta: &FrameMeta) -> Verdict {
+        let dst = MacAddr::of_frame(head);
+        self.account.pf.count_tx(dst, meta.len);
+        if onward.wire {
+            self.wire.count_tx(dst, meta.len);
+        }
+        Verdict {
+            vfs: onward.vfs,
+            wire: onward.wire,
+            ..Verdict::default()
+        }
     }
 
     #[inline(never)]
@@ -118,6 +130,14 @@ impl Nic {
         }
     }
 
+    fn count_unjudged(&mut self, source: Source, reason: DropReason) {
+        match source {
+            Source::Vf(vf) => self.count_tx_drop(vf, reason),
+            Source::Wire => self.wire.rx_drops.count(reason),
+        }
+    }
+
+    /// What of a frame's reach is the NIC's to do, and what the hypervisor's.
     #[inline(always)]
     fn judge(
         &self,
@@ -126,60 +146,23 @@ impl Nic {
         flow: Actions,
         meta: &FrameMeta,
     ) -> Result<Verdict, DropReason> {
-        let reach = self.reach(source, header, flow, meta)?;
-        Nic::split(source, &reach)
-    }
-
-    fn count_unjudged(&mut self, source: Source, reason: DropReason) {
-        match source {
-            Source::Vf(vf) => self.count_tx_drop(vf, reason),
-            Source::Pf => self.account.pf.tx_drops.count(reason),
-            Source::Wire => self.wire.rx_drops.count(reason),
-        }
-    }
-
-    #[inline(always)]
-    fn reach(
-        &self,
-        source: Source,
-        header: &Header,
-        flow: Actions,
-        meta: &FrameMeta,
-    ) -> Result<Reach, DropReason> {
-        match source {
-            Source::Vf(vf) => self.account.policy.reach_from_vf(vf, header, flow, meta),
-            Source::Pf => Ok(self
-                .account
-                .policy
-                .reach_from_outside(header, flow, Origin::Host)),
-            Source::Wire if !self.account.policy.link_up() => Err(DropReason::LinkDown),
+        let policy = &self.account.policy;
+        let reach = match source {
+            Source::Vf(vf) => policy.reach_from_vf(vf, header, flow, meta)?,
+            Source::Wire if !policy.link_up() => return Err(DropReason::LinkDown),
             Source::Wire => {
                 Policy::check_len(meta)?;
-                Ok(Reach {
-                    wire: false,
-                    ..self
-                        .account
-                        .policy
-                        .reach_from_outside(header, flow, Origin::Wire)
-                })
+                policy.reach_from_wire(header, flow)
             }
-        }
-    }
-
-    /// What of a frame's reach is the NIC's to do, and what the hypervisor's.
-    #[inline(always)]
-    fn split(source: Source, reach: &Reach) -> Result<Verdict, DropReason> {
-        let up = !reach.mediated.is_empty() && source != Source::Pf;
-        if reach.direct.is_empty() && !up && !reach.wire {
-            return Err(if reach.mediated.is_empty() {
-                reach.otherwise
-            } else {
-                DropReason::MediatedLoop
-            });
+        };
+        let pf = !reach.mediated.is_empty();
+        if reach.direct.is_empty() && !pf && !reach.wire {
+            return Err(reach.otherwise);
         }
         Ok(Verdict {
             vfs: reach.direct,
-            pf: up,
+            pf,
+            beyond: reach.mediated,
             wire: reach.wire,
             insert: reach.insert,
             drop: None,
@@ -190,7 +173,6 @@ impl Nic {
     fn count(&mut self, source: Source, dst: MacAddr, verdict: &Verdict, len: u32) {
         match source {
             Source::Vf(vf) => self.account.counters[vf.index()].count_tx(dst, len),
-            Source::Pf => self.account.pf.count_tx(dst, len),
             Source::Wire => self.wire.count_rx(dst, len),
         }
         let len = verdict.onward_len(len);

@@ -7,7 +7,7 @@ use crate::lookup::Lookup;
 use crate::policy::Policy;
 use crate::stats::DropReason;
 use crate::steering::FilterAction;
-use crate::verdict::TagEdit;
+use crate::verdict::Tagging;
 use crate::vf::{Path, VfIndex, VfLinkState, VfSet};
 
 /// Longest super-frame that a virtio header can describe, with room for tags.
@@ -44,8 +44,6 @@ impl Reach {
 pub(crate) enum Origin {
     /// This VF.
     Vf(VfIndex),
-    /// Some VF; its frame has been judged already, on the other side of the PF.
-    Host,
     /// The wire.
     Wire,
 }
@@ -100,20 +98,13 @@ impl Policy {
         Ok(reach)
     }
 
-    /// Who receives a frame that comes over the PF or from the wire. What may come from the wire, the NIC's filters can
-    /// direct even if nobody here has its address.
+    /// Who receives a frame that comes from the wire. The NIC's filters can direct it even if nobody here has its address.
     #[inline(always)]
-    pub(crate) fn reach_from_outside(
-        &self,
-        header: &Header,
-        flow: Actions,
-        origin: Origin,
-    ) -> Reach {
-        let vlan = header.vlan();
+    pub(crate) fn reach_from_wire(&self, header: &Header, flow: Actions) -> Reach {
+        let (vlan, origin) = (header.vlan(), Origin::Wire);
         let mut reach = self.reach(header, flow, vlan, origin);
         // What nobody has would leave on the wire.
-        if origin == Origin::Wire
-            && reach.wire
+        if reach.wire
             && !header.dst.is_multicast()
             && let Some(action) = self.filter_table().unknown_unicast()
         {
@@ -125,6 +116,7 @@ impl Policy {
                 FilterAction::Vf(_) => {}
             }
         }
+        reach.wire = false;
         reach
     }
 
@@ -266,15 +258,11 @@ impl Policy {
         }
     }
 
-    /// How the copy for one receiver differs from what the sender gave.
+    /// How the copies of a frame differ from what the sender gave, if its verdict said to insert this.
+    #[must_use]
     #[inline]
-    pub(crate) fn egress_edit(&self, insert: Option<VlanTag>, to: VfIndex) -> TagEdit {
-        let hidden = self.lookup().port_vlans.contains(to);
-        match insert {
-            Some(_) if hidden => TagEdit::Keep,
-            Some(tag) => TagEdit::Insert(tag),
-            None if hidden => TagEdit::Strip,
-            None => TagEdit::Keep,
-        }
+    pub fn tagging(&self, insert: Option<VlanTag>) -> Tagging {
+        let port_vlans = self.lookup().port_vlans;
+        Tagging { insert, port_vlans }
     }
 }

@@ -1,4 +1,4 @@
-//! Where a frame enters a NIC. Never looks at the frame.
+//! Where a frame enters a NIC. What comes over the PF has entered already. Never looks at the frame.
 
 use crate::vf::VfIndex;
 
@@ -7,8 +7,6 @@ use crate::vf::VfIndex;
 pub enum Source {
     /// A guest, over the rings of its VF.
     Vf(VfIndex),
-    /// The hypervisor.
-    Pf,
     /// The other end of the wire.
     Wire,
 }

@@ -46,8 +46,6 @@ drop_reasons! {
     VfDisabled = "vf_disabled",
     /// Nobody to give it to.
     NoReceiver = "no_receiver",
-    /// Its receivers are all on the side it came from.
-    MediatedLoop = "mediated_loop",
     /// The driver's virtio header makes no sense.
     BadHeader = "bad_header",
     /// The receiver has posted no buffers.

@@ -1,6 +1,7 @@
 //! What becomes of a frame: who gets it, and how its VLAN tag changes on the way. Never holds the frame itself.
 
 use crate::addr::VlanTag;
+use crate::policy::Policy;
 use crate::stats::DropReason;
 use crate::vf::{VfIndex, VfSet};
 
@@ -11,7 +12,9 @@ pub struct Verdict {
     pub vfs: VfSet,
     /// Whether it also goes over the PF, to the other of NIC and hypervisor.
     pub pf: bool,
-    /// Whether it also goes out on the wire.
+    /// VFs to deliver to there.
+    pub beyond: VfSet,
+    /// Whether it also goes out on the wire; from the hypervisor, over the PF.
     pub wire: bool,
     /// The port VLAN's tag that the PF and the wire must see in front of what the sender gave.
     pub insert: Option<VlanTag>,
@@ -20,16 +23,15 @@ pub struct Verdict {
 }
 
 impl Verdict {
-    /// The way of a frame that goes to one VF or the wire and nowhere else.
-    pub(crate) fn hop(&self) -> Option<Hop> {
-        let to = match (self.pf, self.wire) {
-            (true, _) => return None,
-            (false, false) => To::Vf(self.vfs.only()?),
-            (false, true) if self.vfs.is_empty() => To::Wire,
-            (false, true) => return None,
-        };
-        let insert = self.insert;
-        Some(Hop { to, insert })
+    /// What is left to do on the other side of the PF, by the policy by which it was judged.
+    #[must_use]
+    pub fn onward(&self, policy: &Policy) -> Onward {
+        Onward {
+            vfs: self.beyond,
+            wire: self.wire,
+            // The PF's copy has the tag in it.
+            tagging: policy.tagging(None),
+        }
     }
 
     /// Length of the frame for the PF and the wire.
@@ -42,6 +44,42 @@ impl Verdict {
 #[inline]
 pub(crate) fn onward_len(insert: Option<VlanTag>, len: u32) -> u32 {
     insert.map_or(TagEdit::Keep, TagEdit::Insert).len_of(len)
+}
+
+/// What is left to do with a frame that has crossed the PF. It was judged where it came from and is not judged again: its
+/// receivers are those that the policy named then, whatever has been changed while it was on the way.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Onward {
+    /// VFs to deliver to.
+    pub vfs: VfSet,
+    /// Whether it goes out on the wire: the NIC's to do.
+    pub wire: bool,
+    /// How the VFs' copies differ.
+    pub tagging: Tagging,
+}
+
+/// How the copies of a frame differ from what the sender gave, by the policy by which it was judged.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Tagging {
+    /// As in [`Verdict::insert`].
+    pub(crate) insert: Option<VlanTag>,
+    /// VFs that do not see the VLAN that they are in.
+    pub(crate) port_vlans: VfSet,
+}
+
+impl Tagging {
+    /// How the copy for `to` differs.
+    #[must_use]
+    #[inline]
+    pub fn edit(&self, to: VfIndex) -> TagEdit {
+        let hidden = self.port_vlans.contains(to);
+        match self.insert {
+            Some(_) if hidden => TagEdit::Keep,
+            Some(tag) => TagEdit::Insert(tag),
+            None if hidden => TagEdit::Strip,
+            None => TagEdit::Keep,
+        }
+    }
 }
 
 /// The one receiver of a frame.

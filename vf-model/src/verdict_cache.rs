@@ -2,9 +2,11 @@
 //! it: all that a verdict depends on while the policy is the same but for filters on flows. Direct-mapped and of a fixed size:
 //! what collides is judged again. Holds verdicts on unicast to one receiver only, never drops.
 
+use crate::addr::VlanTag;
 use crate::filter_table::Actions;
 use crate::source::Source;
-use crate::verdict::{Hop, Verdict};
+use crate::verdict::{Hop, To, Verdict};
+use crate::vf::{VfIndex, VfSet};
 
 /// A power of two.
 const SLOTS: usize = 4096;
@@ -23,8 +25,57 @@ pub(crate) struct LinkKey {
 #[derive(Clone, Copy, Debug, Default)]
 struct Slot {
     key: LinkKey,
-    hop: Option<Hop>,
-    verdict: Verdict,
+    kept: Unicast,
+}
+
+/// A verdict on a frame to a station that goes to at most one VF on either side of the PF.
+#[derive(Clone, Copy, Debug, Default)]
+struct Unicast {
+    to: Option<VfIndex>,
+    beyond: Option<VfIndex>,
+    wire: bool,
+    insert: Option<VlanTag>,
+}
+
+impl Unicast {
+    /// `None`: it is not of that kind.
+    fn of(verdict: &Verdict) -> Option<Unicast> {
+        let one = |vfs: &VfSet| match vfs.only() {
+            None if !vfs.is_empty() => None,
+            one => Some(one),
+        };
+        verdict.drop.is_none().then_some(Unicast {
+            to: one(&verdict.vfs)?,
+            beyond: one(&verdict.beyond)?,
+            wire: verdict.wire,
+            insert: verdict.insert,
+        })
+    }
+
+    #[inline]
+    fn verdict(&self) -> Verdict {
+        Verdict {
+            vfs: self.to.into_iter().collect(),
+            pf: self.beyond.is_some(),
+            beyond: self.beyond.into_iter().collect(),
+            wire: self.wire,
+            insert: self.insert,
+            drop: None,
+        }
+    }
+
+    /// The way of a frame that goes to one VF or the wire and nowhere else.
+    #[inline]
+    fn hop(&self) -> Option<Hop> {
+        let to = match (self.to, self.wire) {
+            _ if self.beyond.is_some() => return None,
+            (Some(vf), false) => To::Vf(vf),
+            (None, true) => To::Wire,
+            (Some(_), true) | (None, false) => return None,
+        };
+        let insert = self.insert;
+        Some(Hop { to, insert })
+    }
 }
 
 /// The cache; empty slots have the key of a frame from nowhere.
@@ -58,8 +109,7 @@ impl LinkKey {
             tags,
             source: match source {
                 Source::Vf(vf) => 1 << 8 | u64::from(vf.0),
-                Source::Pf => 2 << 8,
-                Source::Wire => 3 << 8,
+                Source::Wire => 2 << 8,
             } | flow.code() << 16,
         })
     }
@@ -110,29 +160,25 @@ impl VerdictCache {
     pub(crate) fn hop(&mut self, key: &LinkKey) -> Option<Hop> {
         if self.last.0 != *key {
             let slot = self.slots.get(key.slot()).filter(|slot| slot.key == *key)?;
-            self.last = (*key, slot.hop);
+            self.last = (*key, slot.kept.hop());
         }
         self.last.1
     }
 
     #[inline]
-    pub(crate) fn get(&self, key: &LinkKey) -> Option<&Verdict> {
+    pub(crate) fn get(&self, key: &LinkKey) -> Option<Verdict> {
         let slot = self.slots.get(key.slot()).filter(|slot| slot.key == *key)?;
-        Some(&slot.verdict)
+        Some(slot.kept.verdict())
     }
 
     /// Keeps a verdict, if it is of the kind that is kept.
     pub(crate) fn put(&mut self, key: LinkKey, verdict: &Verdict) {
         let to_group = key.addresses[0] & 1 == 1;
-        if to_group || verdict.vfs.len() > 1 || verdict.drop.is_some() {
-            return;
-        }
-        if let Some(slot) = self.slots.get_mut(key.slot()) {
-            *slot = Slot {
-                key,
-                hop: verdict.hop(),
-                verdict: *verdict,
-            };
+        if !to_group
+            && let Some(kept) = Unicast::of(verdict)
+            && let Some(slot) = self.slots.get_mut(key.slot())
+        {
+            *slot = Slot { key, kept };
         }
     }
 }

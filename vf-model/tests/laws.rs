@@ -14,8 +14,8 @@ use proptest::test_runner::FileFailurePersistence;
 use vf_model::{
     BridgePort, Command, Counters, DropReason, FilterAction, FilterMatch, FilterSpec, FlowEnd,
     FrameMeta, Header, Hop, HypervisorModel, Judge, MAX_FRAME, MacAddr, Nanos, Nic, NicConfig,
-    Path, Policy, Profile, Refusal, RxMode, Source, TagEdit, To, Transport, Verdict, VfIndex,
-    VfLinkState, VfRequest, VfSetting, Vid, VlanTag,
+    Onward, Path, Policy, Profile, Refusal, RxMode, Source, TagEdit, To, Transport, Verdict,
+    VfIndex, VfLinkState, VfRequest, VfSetting, Vid, VlanTag,
 };
 
 const VFS: u8 = 4;
@@ -30,6 +30,14 @@ struct Host {
     now: Nanos,
     /// Bytes of each frame that the model is not shown.
     beyond: u32,
+}
+
+/// A frame on its way over the PF.
+struct Crossing {
+    /// To the plane of this path.
+    to: Path,
+    onward: Onward,
+    bytes: Vec<u8>,
 }
 
 /// What changes a NIC.
@@ -127,59 +135,81 @@ impl Host {
     }
 
     fn send(&mut self, source: Source, bytes: &[u8]) -> Outcome {
-        let mut outcome = Outcome::default();
-        match source {
-            Source::Vf(vf) if self.policy.vf(vf).path == Path::Mediated => {
-                self.through_hypervisor(BridgePort::Vif(vf), bytes, &mut outcome);
-            }
-            _ => self.through_nic(source, bytes, &mut outcome),
+        let (mut outcome, crossing) = self.enter(source, bytes);
+        if let Some(crossing) = crossing {
+            self.cross(crossing, &mut outcome);
         }
         outcome
     }
 
-    fn through_nic(&mut self, source: Source, bytes: &[u8], outcome: &mut Outcome) {
-        let verdict = self
-            .nic
-            .ingress(self.now, source, bytes, &meta(bytes, self.beyond));
-        check_verdict(&verdict, outcome);
+    /// A frame on the plane where it enters the host; what of it crosses the PF.
+    fn enter(&mut self, source: Source, bytes: &[u8]) -> (Outcome, Option<Crossing>) {
+        let mut outcome = Outcome::default();
+        let meta = meta(bytes, self.beyond);
+        let crossing = match source {
+            Source::Vf(vf) if self.policy.vf(vf).path == Path::Mediated => {
+                let verdict = self.hypervisor.ingress(self.now, vf, bytes, &meta);
+                let wire = Verdict {
+                    wire: false,
+                    ..verdict
+                };
+                self.deliver(Path::Mediated, &wire, bytes, &mut outcome);
+                (Path::Direct, verdict)
+            }
+            _ => {
+                let verdict = self.nic.ingress(self.now, source, bytes, &meta);
+                self.deliver(Path::Direct, &verdict, bytes, &mut outcome);
+                (Path::Mediated, verdict)
+            }
+        };
+        let (to, verdict) = crossing;
+        let goes_on = !verdict.vfs.is_empty() || verdict.pf || verdict.wire;
+        assert_eq!(verdict.drop.is_none(), goes_on, "{verdict:?}");
+        let crossing = verdict.pf.then(|| Crossing {
+            to,
+            onward: verdict.onward(&self.policy),
+            bytes: inserted(bytes, verdict.insert),
+        });
+        (outcome, crossing)
+    }
+
+    /// A frame that comes over the PF.
+    fn cross(&mut self, crossing: Crossing, outcome: &mut Outcome) {
+        let Crossing { to, onward, bytes } = crossing;
+        let meta = meta(&bytes, self.beyond);
+        let verdict = match to {
+            Path::Direct => self.nic.from_pf(&onward, &bytes, &meta),
+            Path::Mediated => self.hypervisor.from_pf(self.now, &onward, &bytes, &meta),
+        };
+        assert!(!verdict.pf, "back to where it came from");
         for vf in verdict.vfs.iter() {
-            assert_eq!(self.policy.vf(vf).path, Path::Direct);
-            let header = Header::parse(bytes).unwrap();
-            let copy = edited(bytes, self.nic.egress_edit(verdict.insert, vf));
-            self.nic
-                .count_delivered(vf, header.dst, copy.len() as u32 + self.beyond);
-            assert_eq!(outcome.vfs.insert(vf.0, copy), None, "a duplicate");
+            self.deliver_to(to, vf, edited(&bytes, onward.tagging.edit(vf)), outcome);
+        }
+        if verdict.wire {
+            assert_eq!(outcome.wire.replace(bytes), None, "a duplicate");
+        }
+    }
+
+    fn deliver(&mut self, on: Path, verdict: &Verdict, bytes: &[u8], outcome: &mut Outcome) {
+        outcome.drops.extend(verdict.drop);
+        let tagging = self.policy.tagging(verdict.insert);
+        for vf in verdict.vfs.iter() {
+            assert_eq!(self.policy.vf(vf).path, on);
+            self.deliver_to(on, vf, edited(bytes, tagging.edit(vf)), outcome);
         }
         if verdict.wire {
             let copy = inserted(bytes, verdict.insert);
             assert_eq!(outcome.wire.replace(copy), None, "a duplicate");
         }
-        if verdict.pf {
-            assert_ne!(source, Source::Pf, "back to where it came from");
-            self.through_hypervisor(BridgePort::Pf, &inserted(bytes, verdict.insert), outcome);
-        }
     }
 
-    fn through_hypervisor(&mut self, from: BridgePort, bytes: &[u8], outcome: &mut Outcome) {
-        let verdict = self
-            .hypervisor
-            .ingress(self.now, from, bytes, &meta(bytes, self.beyond));
-        check_verdict(&verdict, outcome);
-        assert!(!verdict.wire);
-        for vf in verdict.vfs.iter() {
-            assert_eq!(self.policy.vf(vf).path, Path::Mediated);
-            let header = Header::parse(bytes).unwrap();
-            let edit = self.hypervisor.egress_edit(verdict.insert, vf);
-            let copy = edited(bytes, edit);
-            self.hypervisor
-                .count_delivered(vf, header.dst, copy.len() as u32 + self.beyond);
-            assert_eq!(outcome.vfs.insert(vf.0, copy), None, "a duplicate");
+    fn deliver_to(&mut self, on: Path, vf: VfIndex, copy: Vec<u8>, outcome: &mut Outcome) {
+        let (dst, len) = (MacAddr::of_frame(&copy), copy.len() as u32 + self.beyond);
+        match on {
+            Path::Direct => self.nic.count_delivered(vf, dst, len),
+            Path::Mediated => self.hypervisor.count_delivered(vf, dst, len),
         }
-        if verdict.pf {
-            assert_ne!(from, BridgePort::Pf, "back to where it came from");
-            let copy = inserted(bytes, verdict.insert);
-            self.through_nic(Source::Pf, &copy, outcome);
-        }
+        assert_eq!(outcome.vfs.insert(vf.0, copy), None, "a duplicate");
     }
 
     fn counters(&self, vf: VfIndex) -> Counters {
@@ -200,12 +230,6 @@ impl Host {
             .map(|c| c.rx_drops.total() + c.tx_drops.total())
             .sum()
     }
-}
-
-fn check_verdict(verdict: &Verdict, outcome: &mut Outcome) {
-    let goes_on = !verdict.vfs.is_empty() || verdict.pf || verdict.wire;
-    assert_eq!(verdict.drop.is_none(), goes_on, "{verdict:?}");
-    outcome.drops.extend(verdict.drop);
 }
 
 /// The transport and both ends of a frame of those that [`any_frame`] makes.
@@ -376,7 +400,7 @@ fn promised(
             }
         }
         Source::Wire if !policy.link_up() => return nothing,
-        Source::Wire | Source::Pf => {}
+        Source::Wire => {}
     }
     if matches!(policy.profile(), Profile::Falcon | Profile::Siena) && source != Source::Wire {
         return (BTreeMap::new(), policy.link_up().then_some(on_the_way));
@@ -877,6 +901,29 @@ proptest! {
         }
     }
 
+    /// Whatever is changed while a frame is on its way over the PF, on either side of which the planes take the change at
+    /// times of their own: it goes where the policy said by which it was judged, and the next one where the new policy says.
+    #[test]
+    fn a_frame_between_the_planes_is_not_judged_again(
+        acts in vec(any_act(), 0..16),
+        change in any_change(),
+        paths in any_paths(),
+        traffic in vec(any_traffic(), 1..8),
+    ) {
+        for (source, frame) in traffic {
+            let mut host = Host::new(&acts, &paths);
+            let before = promised(&host.policy, source, &frame);
+            let (mut outcome, crossing) = host.enter(source, &frame);
+            let _ = host.act(&change);
+            if let Some(crossing) = crossing {
+                host.cross(crossing, &mut outcome);
+            }
+            prop_assert_eq!((outcome.vfs, outcome.wire), before);
+            let after = host.send(source, &frame);
+            prop_assert_eq!((after.vfs, after.wire), promised(&host.policy, source, &frame));
+        }
+    }
+
     #[test]
     fn a_batch_is_its_commands_one_by_one_or_nothing(
         commands in vec(any_command(), 0..24),
@@ -961,7 +1008,6 @@ proptest! {
         let gso = gso.map(|(header_len, size)| vf_model::Gso { header_len, size });
         let meta = FrameMeta { len, gso };
         let verdict = host.nic.ingress(Nanos(0), source, &head, &meta);
-        check_verdict(&verdict, &mut Outcome::default());
         if len > 65_557 {
             prop_assert!(verdict.drop.is_some());
         }

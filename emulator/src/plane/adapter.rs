@@ -4,8 +4,8 @@
 //! the ones delivered. Never holds a lock, never waits, never reads a clock.
 
 use vf_model::{
-    DropReason, Hop, Judge, LinkConfig, Nanos, Nic, Source, To, Verdict, VfIndex, VfSet, VlanTag,
-    wire_bytes,
+    DropReason, Hop, Judge, LinkConfig, Nanos, Nic, Source, Tagging, To, Verdict, VfIndex, VfSet,
+    VlanTag, wire_bytes,
 };
 use vf_vhost::frame::{FrameBuf, TagEdit};
 use vf_vhost::tx::{TxFrame, TxQueue};
@@ -18,7 +18,8 @@ use super::egress::Egress;
 use super::load::Load;
 use super::mirror::Mirror;
 use super::owner::Plane;
-use super::pf::PfEnd;
+use super::pf::{PfEnd, PfFrame};
+use super::policy_cell::{PolicyCell, PolicySubscriber};
 use super::pool::Pool;
 use super::port::{Notified, RingBroken, meta};
 use super::port_queue::{PortQueueRx, port_queues};
@@ -40,6 +41,7 @@ const LATE_MOST: Nanos = Nanos(10_000_000);
 pub struct Adapter {
     /// The model that judges every frame.
     pub nic: Nic,
+    policies: PolicySubscriber,
     ports: VfPorts,
     /// By VF: a frame that has been judged and waits for the wire, the first that its ring has fetched.
     parked: Vec<Option<Parked>>,
@@ -94,15 +96,22 @@ fn insertion(tag: Option<VlanTag>) -> TagEdit {
 impl Adapter {
     /// A NIC without attached rings.
     #[must_use]
-    pub fn new(nic: Nic, pf: PfEnd, uplink: Option<Box<dyn Uplink>>, pool: Pool) -> Adapter {
-        let egress = Egress::new(uplink, nic.policy().vf_count(), &pool);
-        Adapter::with_egress(nic, pf, egress, pool)
+    pub fn new(
+        policies: &PolicyCell,
+        pf: PfEnd,
+        uplink: Option<Box<dyn Uplink>>,
+        pool: Pool,
+    ) -> Adapter {
+        let egress = Egress::new(uplink, policies.load().vf_count(), &pool);
+        Adapter::with_egress(policies, pf, egress, pool)
     }
 
-    fn with_egress(nic: Nic, pf: PfEnd, egress: Egress, pool: Pool) -> Adapter {
+    fn with_egress(policies: &PolicyCell, pf: PfEnd, egress: Egress, pool: Pool) -> Adapter {
+        let nic = Nic::new(policies.load());
         let vfs = nic.policy().vf_count();
         Adapter {
             nic,
+            policies: policies.subscribe(),
             ports: VfPorts::new(vfs, Patience::Granted, pool),
             parked: std::iter::repeat_with(|| None).take(vfs).collect(),
             parked_vfs: VfSet::default(),
@@ -122,16 +131,16 @@ impl Adapter {
     /// [its](super::worker_of). The first has the port and hears the hypervisor.
     #[must_use]
     pub fn team(
-        nic: Nic,
+        policies: &PolicyCell,
         workers: usize,
         pf: PfEnd,
         uplink: Option<Box<dyn Uplink>>,
         pool: &Pool,
     ) -> Vec<Adapter> {
         if workers <= 1 {
-            return vec![Adapter::new(nic, pf, uplink, pool.clone())];
+            return vec![Adapter::new(policies, pf, uplink, pool.clone())];
         }
-        let vfs = nic.policy().vf_count();
+        let vfs = policies.load().vf_count();
         let (rx, txs) = port_queues(vfs, workers);
         let plugged = uplink.is_some();
         let others = txs.into_iter().map(|tx| {
@@ -139,12 +148,12 @@ impl Adapter {
                 true => Egress::Remote(tx),
                 false => Egress::Unplugged,
             };
-            Adapter::with_egress(nic.clone(), pf.sender(), egress, pool.clone())
+            Adapter::with_egress(policies, pf.sender(), egress, pool.clone())
         });
         let others: Vec<_> = others.collect();
         let first = Adapter {
             from_workers: Some(rx),
-            ..Adapter::new(nic, pf, uplink, pool.clone())
+            ..Adapter::new(policies, pf, uplink, pool.clone())
         };
         let mut team: Vec<_> = std::iter::once(first).chain(others).collect();
         for (adapter, queues) in team.iter_mut().zip(CrossQueues::mesh(vfs, workers)) {
@@ -346,15 +355,16 @@ impl Adapter {
             let others = self.out.foreign(verdict.vfs);
             let own = verdict.vfs.difference(others);
             let rx = &mut self.ports.rx;
-            rx.deliver_to_vfs(&mut self.nic, own, verdict.insert, source);
+            let tagging = self.nic.tagging(verdict.insert);
+            rx.deliver_to_vfs(&mut self.nic, own, tagging, source);
             if !others.is_empty() {
                 self.out
-                    .hand_over(&mut self.nic, rx, source, others, verdict.insert);
+                    .hand_over(&mut self.nic, rx, source, others, tagging);
             }
             if verdict.pf {
                 let mut copy = rx.pool.copy(frame);
                 copy.edit(insertion(verdict.insert));
-                self.out.hand_up(&mut self.nic, rx, copy);
+                self.out.hand_up(&mut self.nic, rx, copy, &verdict);
             }
         }
         if let Some(run) = run {
@@ -368,10 +378,10 @@ impl Adapter {
         let rx = &mut self.ports.rx;
         if self.out.is_foreign(run.to) {
             let to = [run.to].into_iter().collect();
+            let tagging = self.nic.tagging(run.insert);
             for frame in frames {
                 let source = FrameSource::Private(frame);
-                self.out
-                    .hand_over(&mut self.nic, rx, source, to, run.insert);
+                self.out.hand_over(&mut self.nic, rx, source, to, tagging);
             }
             return;
         }
@@ -393,13 +403,13 @@ impl Adapter {
             moved += 1;
         }
         while force || moved < BURST {
-            let Some(frame) = self.out.pf.receive() else {
+            let Some(PfFrame { frame, onward }) = self.out.pf.receive() else {
                 break;
             };
             moved += 1;
             let m = meta(frame.len(), &frame.hdr);
-            let verdict = self.nic.ingress(now, Source::Pf, frame.head(), &m);
-            self.parked_pf = self.dispatch(now, frame, &verdict, force);
+            let verdict = self.nic.from_pf(&onward, frame.head(), &m);
+            self.parked_pf = self.dispatch(now, frame, &verdict, onward.tagging, force);
             if self.parked_pf.is_some() {
                 break;
             }
@@ -412,8 +422,9 @@ impl Adapter {
     fn dispatch(
         &mut self,
         now: Nanos,
-        mut frame: FrameBuf,
+        frame: FrameBuf,
         verdict: &Verdict,
+        tagging: Tagging,
         force: bool,
     ) -> Option<FrameBuf> {
         let rx = &mut self.ports.rx;
@@ -421,17 +432,16 @@ impl Adapter {
         if !verdict.vfs.is_empty() {
             let source = FrameSource::Private(&frame);
             let own = verdict.vfs.difference(others);
-            rx.deliver_to_vfs(&mut self.nic, own, verdict.insert, source);
+            rx.deliver_to_vfs(&mut self.nic, own, tagging, source);
             if !others.is_empty() {
                 self.out
-                    .hand_over(&mut self.nic, rx, source, others, verdict.insert);
+                    .hand_over(&mut self.nic, rx, source, others, tagging);
             }
         }
         if !verdict.wire || self.out.is_unplugged(&mut self.nic) {
             rx.pool.give(frame);
             return None;
         }
-        frame.edit(insertion(verdict.insert));
         self.send_or_return(now, frame, force, false)
     }
 
@@ -533,7 +543,7 @@ impl Adapter {
             {
                 let source = FrameSource::Private(&crossing.frame);
                 let rx = &mut self.ports.rx;
-                rx.deliver_to_vfs(&mut self.nic, crossing.vfs, crossing.insert, source);
+                rx.deliver_to_vfs(&mut self.nic, crossing.vfs, crossing.tagging, source);
                 rx.pool.give(crossing.frame);
                 burst += 1;
             }
@@ -765,7 +775,7 @@ impl Outside {
         rx: &mut Receivers,
         source: FrameSource<'_>,
         vfs: VfSet,
-        insert: Option<VlanTag>,
+        tagging: Tagging,
     ) {
         let Some(workers) = &mut self.workers else {
             return; // then all VFs are served here
@@ -773,13 +783,14 @@ impl Outside {
         let copy = source.copy(&rx.pool);
         rx.load.copies += 1;
         rx.load.handed_over += 1;
-        for vf in workers.give(copy, vfs, insert, &rx.pool).iter() {
+        for vf in workers.give(copy, vfs, tagging, &rx.pool).iter() {
             nic.count_rx_drop(vf, DropReason::WorkerQueueFull);
         }
     }
 
-    fn hand_up(&mut self, nic: &mut Nic, rx: &mut Receivers, frame: FrameBuf) {
-        if let Err(lost) = self.pf.send(frame) {
+    fn hand_up(&mut self, nic: &mut Nic, rx: &mut Receivers, frame: FrameBuf, verdict: &Verdict) {
+        let onward = verdict.onward(nic.policy());
+        if let Err(lost) = self.pf.send(frame, onward) {
             nic.count_pf_drop(DropReason::HypervisorQueueFull);
             rx.pool.give(lost);
         }
@@ -798,9 +809,10 @@ impl Outside {
         let frames = queue.fetched().get(run.from..end).unwrap_or_default();
         if self.is_foreign(run.to) {
             let to = [run.to].into_iter().collect();
+            let tagging = nic.tagging(run.insert);
             for frame in frames {
                 let source = FrameSource::Guest(queue, frame);
-                self.hand_over(nic, rx, source, to, run.insert);
+                self.hand_over(nic, rx, source, to, tagging);
             }
             return;
         }
@@ -862,14 +874,15 @@ impl Outside {
         if !verdict.vfs.is_empty() {
             let others = self.foreign(verdict.vfs);
             let own = verdict.vfs.difference(others);
-            rx.deliver_to_vfs(nic, own, verdict.insert, source);
+            let tagging = nic.tagging(verdict.insert);
+            rx.deliver_to_vfs(nic, own, tagging, source);
             if !others.is_empty() {
-                self.hand_over(nic, rx, source, others, verdict.insert);
+                self.hand_over(nic, rx, source, others, tagging);
             }
         }
         if verdict.pf {
             let copy = outgoing(rx, queue, frame, verdict.insert);
-            self.hand_up(nic, rx, copy);
+            self.hand_up(nic, rx, copy, verdict);
         }
         !verdict.wire || self.send(now, nic, rx, from, verdict.insert)
     }
@@ -878,6 +891,7 @@ impl Outside {
 impl Plane for Adapter {
     /// What has arrived from the wire, from the hypervisor and from the guests, each within a budget.
     fn poll(&mut self, now: Nanos) -> usize {
+        self.policies.update(&mut self.nic);
         self.out.egress.begin_round(now);
         let arrived = self.poll_uplink(now);
         let mut moved = self.ports.rx.load.count_burst(arrived);

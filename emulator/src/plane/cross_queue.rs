@@ -4,7 +4,7 @@
 
 use std::sync::Arc;
 
-use vf_model::{VfIndex, VfSet, VlanTag};
+use vf_model::{Tagging, VfIndex, VfSet};
 use vf_vhost::frame::FrameBuf;
 
 use super::doorbell::Doorbell;
@@ -28,8 +28,8 @@ pub(super) struct CrossFrame {
     pub(super) frame: FrameBuf,
     /// Who of the worker's VFs get it.
     pub(super) vfs: VfSet,
-    /// As in the verdict.
-    pub(super) insert: Option<VlanTag>,
+    /// How their copies differ, by the policy by which it was judged.
+    pub(super) tagging: Tagging,
 }
 
 type Queue = Arc<FrameQueue<CrossFrame>>;
@@ -104,7 +104,7 @@ impl CrossQueues {
         &mut self,
         frame: FrameBuf,
         vfs: VfSet,
-        insert: Option<VlanTag>,
+        tagging: Tagging,
         pool: &Pool,
     ) -> VfSet {
         let (mut frame, mut left, mut lost) = (frame, vfs, VfSet::default());
@@ -123,7 +123,7 @@ impl CrossQueues {
             let crossing = CrossFrame {
                 frame: copy,
                 vfs,
-                insert,
+                tagging,
             };
             match peer.out.push(cost(&crossing.frame), crossing) {
                 Ok(()) => peer.untold = true,

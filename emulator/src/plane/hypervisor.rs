@@ -4,7 +4,7 @@
 //! Never reads a clock, never blocks a guest: what does not fit is dropped and counted.
 
 use vf_model::{
-    BridgePort, CostModel, CpuBudget, DropReason, HypervisorModel, Judge, Nanos, VfIndex, VfSet,
+    CostModel, CpuBudget, DropReason, HypervisorModel, Judge, Nanos, Onward, VfIndex, VfSet,
 };
 use vf_vhost::frame::{FrameBuf, TagEdit};
 use vf_vhost::vring::Vring;
@@ -13,7 +13,8 @@ use super::backlog::Backlog;
 use super::load::Load;
 use super::mirror::Mirror;
 use super::owner::Plane;
-use super::pf::PfEnd;
+use super::pf::{PfEnd, PfFrame};
+use super::policy_cell::{PolicyCell, PolicySubscriber};
 use super::pool::Pool;
 use super::port::{Notified, RingBroken, meta};
 use super::ports::{Fetched, VfPorts};
@@ -30,6 +31,7 @@ const ROUND: usize = 64;
 pub struct Hypervisor {
     /// The bridge and the policies that judge every frame.
     pub model: HypervisorModel,
+    policies: PolicySubscriber,
     ports: VfPorts,
     pf: PfEnd,
     cpu: Option<Cpu>,
@@ -49,23 +51,32 @@ struct Cpu {
 
 /// A frame in the hypervisor's own buffer, being worked on.
 struct Job {
-    from: BridgePort,
+    from: JobSource,
     frame: FrameBuf,
+}
+
+/// Where a frame comes from.
+enum JobSource {
+    /// A mediated guest; it has not been judged yet.
+    Vif(VfIndex),
+    /// The NIC, which has judged it.
+    Pf(Onward),
 }
 
 impl Hypervisor {
     /// A hypervisor without rings. With a cost model its CPU is charged for every piece of work.
     #[must_use]
     pub fn new(
-        model: HypervisorModel,
-        vfs: usize,
+        policies: &PolicyCell,
         pf: PfEnd,
         pool: Pool,
         cost: Option<CostModel>,
     ) -> Hypervisor {
+        let policy = policies.load();
         Hypervisor {
-            model,
-            ports: VfPorts::new(vfs, Patience::Always, pool),
+            policies: policies.subscribe(),
+            ports: VfPorts::new(policy.vf_count(), Patience::Always, pool),
+            model: HypervisorModel::new(policy),
             pf,
             cpu: cost.map(|cost| Cpu {
                 cost,
@@ -109,8 +120,8 @@ impl Hypervisor {
     fn charge(&mut self, now: Nanos, job: &Job) {
         if let Some(cpu) = &mut self.cpu {
             let cycles = match job.from {
-                BridgePort::Vif(_) => cpu.cost.tx_cycles(job.frame.len()),
-                BridgePort::Pf => cpu.cost.rx_cycles(job.frame.len()),
+                JobSource::Vif(_) => cpu.cost.tx_cycles(job.frame.len()),
+                JobSource::Pf(_) => cpu.cost.rx_cycles(job.frame.len()),
             };
             cpu.budget.charge(now, cycles);
         }
@@ -124,13 +135,13 @@ impl Hypervisor {
         } else {
             self.take_from_pf().or_else(|| self.take_from_vifs(now))
         }?;
-        self.last_was_pf = job.from == BridgePort::Pf;
+        self.last_was_pf = matches!(job.from, JobSource::Pf(_));
         Some(job)
     }
 
     fn take_from_pf(&mut self) -> Option<Job> {
-        self.pf.receive().map(|frame| Job {
-            from: BridgePort::Pf,
+        self.pf.receive().map(|PfFrame { frame, onward }| Job {
+            from: JobSource::Pf(onward),
             frame,
         })
     }
@@ -144,7 +155,7 @@ impl Hypervisor {
                 self.cursor = vf.index() + 1;
                 self.ports.active.had_work(vf);
                 return Some(Job {
-                    from: BridgePort::Vif(vf),
+                    from: JobSource::Vif(vf),
                     frame,
                 });
             }
@@ -212,11 +223,20 @@ impl Hypervisor {
         self.since_flush += 1;
         let Job { from, mut frame } = job;
         let m = meta(frame.len(), &frame.hdr);
-        let verdict = self.model.ingress(now, from, frame.head(), &m);
+        let (verdict, tagging) = match &from {
+            JobSource::Vif(vf) => {
+                let verdict = self.model.ingress(now, *vf, frame.head(), &m);
+                (verdict, self.model.tagging(verdict.insert))
+            }
+            JobSource::Pf(onward) => {
+                let verdict = self.model.from_pf(now, onward, frame.head(), &m);
+                (verdict, onward.tagging)
+            }
+        };
         let rx = &mut self.ports.rx;
         if !verdict.vfs.is_empty() {
             let source = FrameSource::Private(&frame);
-            rx.deliver_to_vfs(&mut self.model, verdict.vfs, verdict.insert, source);
+            rx.deliver_to_vfs(&mut self.model, verdict.vfs, tagging, source);
         }
         if !verdict.pf {
             rx.pool.give(frame);
@@ -225,7 +245,8 @@ impl Hypervisor {
         if let Some(tag) = verdict.insert {
             frame.edit(TagEdit::Insert(tag.to_bytes()));
         }
-        if let Err(lost) = self.pf.send(frame) {
+        let onward = verdict.onward(self.model.policy());
+        if let Err(lost) = self.pf.send(frame, onward) {
             self.model.count_pf_drop(DropReason::PfQueueFull);
             rx.pool.give(lost);
         }
@@ -318,6 +339,7 @@ impl Hypervisor {
 impl Plane for Hypervisor {
     /// As much work as the CPU budget allows.
     fn poll(&mut self, now: Nanos) -> usize {
+        self.policies.update(&mut self.model);
         let mut moved = self.ports.rx.drain_backlogs(now, &mut self.model);
         self.look_at_idle(false);
         let mut left = ROUND;

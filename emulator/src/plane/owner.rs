@@ -136,6 +136,15 @@ impl<P> Owner<P> {
     }
 }
 
+impl<P> Owner<P> {
+    /// Has the plane look at everything soon, should it sleep.
+    pub fn wake(&self) {
+        if let Owner::Thread(owner) = self {
+            owner.thread.bell.ring();
+        }
+    }
+}
+
 impl<P> Drop for ThreadHandle<P> {
     fn drop(&mut self) {
         self.ask(Request::Stop);

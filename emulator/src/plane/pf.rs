@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 
+use vf_model::Onward;
 use vf_vhost::frame::FrameBuf;
 
 use super::doorbell::Doorbell;
@@ -13,10 +14,19 @@ pub(super) const PF_RING: usize = 4096;
 /// The same in bytes.
 pub(super) const PF_RING_BYTES: u64 = 8 << 20;
 
+/// A frame between the two planes, with what was said of it on the one that it comes from: it is not judged again by rules
+/// that are newer.
+pub(super) struct PfFrame {
+    /// As the PF sees it.
+    pub(super) frame: FrameBuf,
+    /// What is left to do with it.
+    pub(super) onward: Onward,
+}
+
 /// One side's end of the PF queues.
 pub struct PfEnd {
-    out: Arc<FrameQueue<FrameBuf>>,
-    inward: Arc<FrameQueue<FrameBuf>>,
+    out: Arc<FrameQueue<PfFrame>>,
+    inward: Arc<FrameQueue<PfFrame>>,
     peer: Option<Doorbell>,
 }
 
@@ -55,8 +65,10 @@ impl PfEnd {
     }
 
     /// Hands a frame over, or gives it back when the other side's ring is full.
-    pub fn send(&self, frame: FrameBuf) -> Result<(), FrameBuf> {
-        self.out.push(cost(&frame), frame)?;
+    pub(super) fn send(&self, frame: FrameBuf, onward: Onward) -> Result<(), FrameBuf> {
+        let cost = cost(&frame);
+        let sent = self.out.push(cost, PfFrame { frame, onward });
+        sent.map_err(|lost| lost.frame)?;
         if let Some(peer) = &self.peer {
             peer.ring();
         }
@@ -65,7 +77,7 @@ impl PfEnd {
 
     /// The next frame from the other side.
     #[must_use]
-    pub fn receive(&self) -> Option<FrameBuf> {
+    pub(super) fn receive(&self) -> Option<PfFrame> {
         self.inward.pop().map(|(frame, _)| frame)
     }
 

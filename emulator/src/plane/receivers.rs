@@ -1,7 +1,7 @@
 //! The receiving side of the VFs of a plane: their receive rings and what waits for their buffers, once for both paths.
 //! Delivers what has been judged and counts it; never judges a frame.
 
-use vf_model::{DropReason, Judge, MacAddr, Nanos, VfIndex, VfSet, VlanTag};
+use vf_model::{DropReason, Judge, MacAddr, Nanos, TagEdit, Tagging, VfIndex, VfSet, VlanTag};
 use vf_vhost::frame::FrameBuf;
 use vf_vhost::tx::{TxFrame, TxQueue};
 
@@ -148,11 +148,11 @@ impl Receivers {
         &mut self,
         model: &mut impl Judge,
         vfs: VfSet,
-        insert: Option<VlanTag>,
+        tagging: Tagging,
         source: FrameSource<'_>,
     ) {
         for vf in vfs.iter() {
-            self.deliver(model, vf, insert, source);
+            self.deliver(model, vf, tagging.edit(vf), source);
         }
     }
 
@@ -161,12 +161,11 @@ impl Receivers {
         &mut self,
         model: &mut impl Judge,
         vf: VfIndex,
-        insert: Option<VlanTag>,
+        edit: TagEdit,
         source: FrameSource<'_>,
     ) {
         let head = source.head();
         let port = &mut self.ports[vf.index()];
-        let edit = model.egress_edit(insert, vf);
         let queue = port.queue_of(model, vf, head);
         let (tag, len) = (bytes_of(edit), edit.len_of(source.len()));
         let delivery = match source {
@@ -212,13 +211,13 @@ impl Receivers {
         tx: &TxQueue,
         frames: &[TxFrame],
     ) {
+        let edit = model.tagging(insert).edit(to);
         if self.is_patient(to) {
             for frame in frames {
-                self.deliver(model, to, insert, FrameSource::Guest(tx, frame));
+                self.deliver(model, to, edit, FrameSource::Guest(tx, frame));
             }
             return;
         }
-        let edit = model.egress_edit(insert, to);
         let mut frames = frames;
         while !frames.is_empty() {
             let port = &mut self.ports[to.index()];
@@ -238,7 +237,7 @@ impl Receivers {
         queue: u16,
         frames: &[FrameBuf],
     ) {
-        let edit = model.egress_edit(insert, to);
+        let edit = model.tagging(insert).edit(to);
         let mut frames = frames;
         while !frames.is_empty() {
             let port = &mut self.ports[to.index()];
@@ -257,7 +256,7 @@ impl Receivers {
             frames = frames.get(done..).unwrap_or_default();
         }
         for frame in frames {
-            self.deliver(model, to, insert, FrameSource::Private(frame));
+            self.deliver(model, to, edit, FrameSource::Private(frame));
         }
     }
 

@@ -7,8 +7,8 @@ use std::sync::Arc;
 use proptest::prelude::*;
 use vf_guest::net::{NetConfig, NetDevice, NetHeader, Notify, RxFrame};
 use vf_model::{
-    Command, CostModel, Counters, DropReason, HypervisorModel, Judge, LinkConfig, MacAddr, Nanos,
-    Nic, NicConfig, Path, Policy, Profile, VfIndex,
+    Command, CostModel, Counters, DropReason, Judge, LinkConfig, MacAddr, Nanos, Nic, NicConfig,
+    Onward, Path, Policy, Profile, Refusal, VfIndex,
 };
 use vf_vhost::control::Coalescing;
 use vf_vhost::eventfd::EventFd;
@@ -177,6 +177,7 @@ struct Bench {
     /// Those of the NIC's other workers.
     others: Vec<Adapter>,
     hypervisor: Hypervisor,
+    policies: PolicyCell,
     far: WireEnd,
     vms: Vec<Vm>,
     now: Nanos,
@@ -223,13 +224,13 @@ impl Bench {
         let (nic_end, hypervisor_end) = PfEnd::pair();
         let (near, far) = WireEnd::pair(LinkConfig::default(), slack);
         let pool = Pool::new(64);
-        let policy = Arc::new(Policy::new(config));
-        let (nic, model) = (Nic::new(Arc::clone(&policy)), HypervisorModel::new(policy));
-        let mut others = Adapter::team(nic, workers, nic_end, Some(Box::new(near)), &pool);
+        let policies = PolicyCell::new(Arc::new(Policy::new(config)));
+        let mut others = Adapter::team(&policies, workers, nic_end, Some(Box::new(near)), &pool);
         let mut bench = Bench {
             adapter: others.remove(0),
             others,
-            hypervisor: Hypervisor::new(model, paths.len(), hypervisor_end, pool, cost),
+            hypervisor: Hypervisor::new(&policies, hypervisor_end, pool, cost),
+            policies,
             far,
             vms: Vec::new(),
             now: Nanos(0),
@@ -245,8 +246,7 @@ impl Bench {
     fn without_uplink(paths: &[Path]) -> Bench {
         let mut bench = Bench::bare(paths, Nanos(0), None);
         let (nic_end, hypervisor_end) = PfEnd::pair();
-        let (nic, pool) = (bench.adapter.nic.clone(), Pool::new(64));
-        bench.adapter = Adapter::new(nic, nic_end, None, pool);
+        bench.adapter = Adapter::new(&bench.policies, nic_end, None, Pool::new(64));
         *bench.hypervisor.pf_mut() = hypervisor_end;
         for vf in 0..paths.len() {
             bench.start(vf, &queue_of(256));
@@ -275,7 +275,7 @@ impl Bench {
     fn attach(&mut self, vf: usize, vring: Vring) {
         let at = vf;
         let vf = VfIndex::from(vf);
-        match self.adapter.nic.policy().vf(vf).path {
+        match self.policies.load().vf(vf).path {
             Path::Direct => self.adapter_of(at).attach(vf, vring),
             Path::Mediated => self.hypervisor.attach(vf, vring),
         }
@@ -283,10 +283,21 @@ impl Bench {
 
     fn command(&mut self, words: &str) {
         let words: Vec<_> = words.split(' ').collect();
-        let command = Command::parse(&words).unwrap();
+        self.apply(&Command::parse(&words).unwrap()).unwrap();
+    }
+
+    fn apply(&mut self, command: &Command) -> Result<(), Refusal> {
+        let before = self.policies.load();
+        let policy = before.with(command)?;
+        if policy.mediated() == before.mediated() {
+            self.policies.publish(policy);
+            return Ok(());
+        }
         let adapters = std::iter::once(&mut self.adapter).chain(&mut self.others);
         let mut adapters: Vec<_> = adapters.collect();
-        apply(self.now, &mut adapters, &mut self.hypervisor, &command).unwrap();
+        let (policies, hypervisor) = (&self.policies, &mut self.hypervisor);
+        switch_paths(self.now, &mut adapters, hypervisor, policies, policy);
+        Ok(())
     }
 
     /// Everything that can happen now; the far end takes what has arrived.
@@ -437,7 +448,7 @@ fn flows_are_spread_by_the_table_over_the_queues_in_use_on_either_path() {
         for in_use in [3, 2] {
             for port in 0..100 {
                 let frame = udp(port);
-                let queue = bench.adapter.nic.rss(vf).queue(&frame, in_use);
+                let queue = bench.policies.load().rss(vf).queue(&frame, in_use);
                 let rx = &mut expected[usize::from(queue)].rx;
                 (rx.packets, rx.bytes) = (rx.packets + 1, rx.bytes + 60);
                 bench.send_from_far(private(frame));
@@ -546,6 +557,14 @@ fn a_cpu_that_has_just_notified_says_when_it_is_free() {
     assert_eq!(hypervisor.next(Nanos(2000)), Some(Nanos(3000)));
 }
 
+/// What the hypervisor says of a frame that leaves on the wire.
+fn to_wire() -> Onward {
+    Onward {
+        wire: true,
+        ..Onward::default()
+    }
+}
+
 #[test]
 fn a_cpu_with_work_is_never_idle() {
     let mut bench = Bench::bare(&[Path::Mediated; 2], Nanos(0), Some(ROUND_COST));
@@ -555,7 +574,11 @@ fn a_cpu_with_work_is_never_idle() {
         bench.vms[0].send(mac(1));
         bench.vms[1].send(mac(0));
         let from_nic = private(frame(mac(1), BEYOND, number, 60));
-        bench.adapter.pf_mut().send(from_nic).unwrap();
+        let onward = Onward {
+            vfs: [VfIndex(1)].into_iter().collect(),
+            ..Onward::default()
+        };
+        bench.adapter.pf_mut().send(from_nic, onward).unwrap();
     }
     let done = loop {
         bench.hypervisor.poll(bench.now);

@@ -432,7 +432,7 @@ fn build_hosts(
     };
     // By thread: the planes, and the NIC and the worker of each.
     let mut planes: Vec<Vec<_>> = threads.threads.iter().map(|_| Vec::new()).collect();
-    let mut hypervisors = Vec::new();
+    let (mut hypervisors, mut policies) = (Vec::new(), Vec::new());
     for (h, (nic, end)) in config.nics.iter().zip(ends).enumerate() {
         let made = Planes::new(nic, nic.workers.into(), uplink(nic, end)?, &pool, cost);
         let made = made.map_err(|(vf, refusal)| RunError::Policy {
@@ -441,6 +441,7 @@ fn build_hosts(
             refusal,
         })?;
         let thread = DataThread::new(format!("hyp-{}", nic.name)).map_err(system("thread"))?;
+        policies.push(made.policies);
         let bells: Vec<_> = (0..made.adapters.len())
             .map(|w| threads.bell(h, w))
             .collect();
@@ -473,11 +474,18 @@ fn build_hosts(
             adapters[h].push((w, owner));
         }
     }
-    let hosts = config.nics.iter().zip(adapters).zip(hypervisors);
-    let hosts = hosts.map(|((nic, mut adapters), hypervisor)| {
+    let owners = adapters.into_iter().zip(hypervisors).zip(policies);
+    let hosts = config.nics.iter().zip(owners);
+    let hosts = hosts.map(|(nic, ((mut adapters, hypervisor), policies))| {
         adapters.sort_by_key(|(worker, _)| *worker);
         let adapters = adapters.into_iter().map(|(_, owner)| owner).collect();
-        Host::new(nic.clone(), adapters, hypervisor, Clock::Wall(epoch))
+        Host::new(
+            nic.clone(),
+            adapters,
+            hypervisor,
+            policies,
+            Clock::Wall(epoch),
+        )
     });
     Ok(hosts.collect())
 }

@@ -63,7 +63,7 @@ fn nic(host: &Host, at: Nanos, seconds: f64, before: &mut Busy) -> ShowNic {
     let adapters: Vec<_> = host.adapters.iter().map(Owner::borrow).collect();
     // What is not counted is the same on all workers, and only the first has the port.
     let adapter = &adapters[0];
-    let policy = adapter.nic.policy();
+    let policy = host.policy();
     let hypervisor = host.hypervisor.borrow();
     let of_nic = |counters: fn(&Nic) -> &Counters| sum(adapters.iter().map(|a| counters(&a.nic)));
     let charged = hypervisor.charged(at);

@@ -9,7 +9,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
-use vf_model::{Command, Judge, Nanos};
+use vf_model::{Command, Nanos};
 
 use super::message::{LEN, Message, Op};
 use super::{Settings, Simulation, SimulationError, Summary};
@@ -424,7 +424,7 @@ fn a_simulation_can_be_stepped_and_commanded() {
     simulation.at(Nanos(70), 0, command(&["vf", "9", "set", "trust", "on"]));
     let link_up = |simulation: &Simulation| {
         let host = simulation.world().host(0).borrow();
-        host.adapter().borrow().nic.policy().link_up()
+        host.policy().link_up()
     };
     assert!(simulation.run_until(Nanos(50)).unwrap());
     assert_eq!((ran(), simulation.world().now()), (2, Nanos(50)));

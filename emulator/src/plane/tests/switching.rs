@@ -132,7 +132,10 @@ fn a_switch_with_full_queues_loses_and_reorders_nothing() {
         bench.adapter.poll(bench.now);
     }
     let more = private(frame(BEYOND, mac(1), 0, 60));
-    assert!(bench.hypervisor.pf_mut().send(more).is_err(), "it is full");
+    assert!(
+        bench.hypervisor.pf_mut().send(more, to_wire()).is_err(),
+        "it is full"
+    );
     // VF 2 puts some on the way up.
     for _ in 0..100 {
         bench.vms[2].send(mac(1));
@@ -161,6 +164,34 @@ fn a_switch_with_full_queues_loses_and_reorders_nothing() {
     assert_eq!(by_sender(&bench.vms[1].got)[&mac(2)], count(100));
     assert_eq!(bench.drops(), []);
     assert_eq!([0, 1, 2].map(|vf| bench.vms[vf].outstanding(0)), [0; 3]);
+}
+
+#[test]
+fn what_waits_between_the_planes_is_not_judged_by_newer_rules() {
+    use Path::{Direct, Mediated};
+    let mut bench = Bench::new(&[Direct, Mediated], ENDLESS);
+    bench.vms[0].send(mac(1));
+    bench.adapter.poll(bench.now);
+    bench.vms[1].send(mac(0));
+    while bench.hypervisor.poll(bench.now) > 0 {}
+    assert!(bench.adapter.has_pf_input());
+    // Neither would reach the other now, nor look the same.
+    bench.command("vf 1 set vlan 5");
+    bench.command("vf 0 set vlan 6");
+    bench.settle();
+    assert_eq!([0, 1].map(|vf| bench.vms[vf].receive()), [1, 1]);
+    let lengths = [0, 1].map(|vf| bench.vms[vf].got[0].len());
+    assert_eq!(lengths, [60; 2], "no tag was taken out of them or put in");
+    bench.vms[0].send(mac(1));
+    bench.vms[1].send(mac(0));
+    bench.run_until(MS);
+    assert_eq!([0, 1].map(|vf| bench.vms[vf].receive()), [1, 1], "no more");
+    assert_eq!(
+        bench.arrived.len(),
+        2,
+        "beyond the wire somebody may have it"
+    );
+    assert_eq!(bench.drops(), []);
 }
 
 #[test]

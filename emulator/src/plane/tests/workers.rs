@@ -158,7 +158,12 @@ fn vfs_of_all_workers_and_the_pf_get_the_same_share_of_the_wire() {
                 while vm.send(BEYOND) {}
             }
             let pf_frame = || private(frame(BEYOND, pf, 0, 60));
-            while bench.hypervisor.pf_mut().send(pf_frame()).is_ok() {}
+            while bench
+                .hypervisor
+                .pf_mut()
+                .send(pf_frame(), to_wire())
+                .is_ok()
+            {}
             bench.run_until(Nanos(step * 10_000));
         }
         let slots = bench.arrived.len();
@@ -320,8 +325,8 @@ fn without_an_uplink_every_worker_counts_what_would_leave() {
         profile: Profile::Generic,
     };
     let pool = Pool::new(64);
-    let nic = Nic::new(Arc::new(Policy::new(config)));
-    let team = Adapter::team(nic, 2, PfEnd::pair().0, None, &pool);
+    let policies = PolicyCell::new(Arc::new(Policy::new(config)));
+    let team = Adapter::team(&policies, 2, PfEnd::pair().0, None, &pool);
     let mut bench = Bench::bare(&[Path::Direct; 2], Nanos(0), None);
     let [first, second] = <[Adapter; 2]>::try_from(team).ok().unwrap();
     (bench.adapter, bench.others) = (first, vec![second]);
@@ -333,6 +338,21 @@ fn without_an_uplink_every_worker_counts_what_would_leave() {
     bench.run_until(MS);
     assert_eq!(bench.drops(), [(DropReason::NoUplink, 4)]);
     assert_eq!([0, 1].map(|vf| bench.vms[vf].receive()), [1, 1]);
+}
+
+#[test]
+fn what_waits_for_another_worker_is_not_judged_by_newer_rules() {
+    let mut bench = bench(2, 2, ENDLESS);
+    bench.vms[0].send(mac(1));
+    bench.adapter.poll(bench.now);
+    bench.command("vf 1 set vlan 5");
+    bench.settle();
+    assert_eq!(bench.vms[1].receive(), 1);
+    assert_eq!(bench.vms[1].got[0].len(), 60, "no tag was taken out of it");
+    bench.vms[0].send(mac(1));
+    bench.settle();
+    assert_eq!(bench.vms[1].receive(), 1, "no more");
+    assert_eq!(bench.drops(), []);
 }
 
 /// Settings that change who gets what, and how it looks.
@@ -386,10 +406,8 @@ fn deliveries(workers: usize, steps: &[Step]) -> Deliveries {
             Step::Command(n) => {
                 let words: Vec<_> = POLICIES[*n].split(' ').collect();
                 let command = Command::parse(&words).unwrap();
-                let adapters = std::iter::once(&mut bench.adapter).chain(&mut bench.others);
-                let mut adapters: Vec<_> = adapters.collect();
-                // A filter that is there already is refused, by all or by none.
-                let _ = apply(bench.now, &mut adapters, &mut bench.hypervisor, &command);
+                // A filter that is there already is refused.
+                let _ = bench.apply(&command);
             }
             Step::Send {
                 from,

@@ -1,0 +1,53 @@
+//! Where the policy of a NIC is published: the control thread puts in a new one, and each plane takes it at the start of its
+//! next round. Nobody waits for anybody, and to find nothing new costs a plane one load.
+
+use std::sync::Arc;
+
+use arc_swap::{ArcSwap, Cache};
+use vf_model::{Judge, Policy};
+
+/// The policy in force. All copies of it are the same cell.
+#[derive(Clone, Debug)]
+pub struct PolicyCell(Arc<ArcSwap<Policy>>);
+
+impl PolicyCell {
+    /// A cell with a policy in it.
+    #[must_use]
+    pub fn new(policy: Arc<Policy>) -> PolicyCell {
+        PolicyCell(Arc::new(ArcSwap::new(policy)))
+    }
+
+    /// The policy that was published last.
+    #[must_use]
+    pub fn load(&self) -> Arc<Policy> {
+        self.0.load_full()
+    }
+
+    /// Has all planes judge by this policy from their next round on. Made of the one that is in force: only one thread may
+    /// make new ones.
+    pub fn publish(&self, policy: Policy) -> Arc<Policy> {
+        let policy = Arc::new(policy);
+        self.0.store(Arc::clone(&policy));
+        policy
+    }
+
+    /// A plane's view of the cell.
+    #[must_use]
+    pub fn subscribe(&self) -> PolicySubscriber {
+        PolicySubscriber(Cache::new(Arc::clone(&self.0)))
+    }
+}
+
+/// A plane's view of the policy in force.
+pub struct PolicySubscriber(Cache<Arc<ArcSwap<Policy>>, Arc<Policy>>);
+
+impl PolicySubscriber {
+    /// Has a plane's model judge by the policy that was published last.
+    #[inline]
+    pub fn update(&mut self, model: &mut impl Judge) {
+        let policy = self.0.load();
+        if !Arc::ptr_eq(policy, model.policy()) {
+            model.adopt(Arc::clone(policy));
+        }
+    }
+}
