@@ -9,145 +9,20 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-use rustix::fs::MemfdFlags;
 use vf_model::{
     Command, FilterAction, FilterMatch, FilterPriority, FilterSpec, FlowEnd, Judge, MacAddr, Nanos,
     NicConfig, Policy, Profile, Transport, VfIndex, VfSetting,
 };
-use vf_vhost::features::VirtioFeatures;
-use vf_vhost::memory::{GuestMemory, RegionSpec};
-use vf_vhost::vring::{Vring, VringConfig};
 use vfnic::plane::{Adapter, PfEnd, Plane, PolicyCell, Pool};
-use vm_memory::Bytes;
 
-const SIZE: u16 = 256;
-/// An odd number of cache lines, so that equal places of many buffers do not meet in the same sets of a cache.
-const STRIDE: u64 = 33 * 64;
-const RING: u64 = 0x4000;
-const AVAIL: u64 = 0x1000;
-const USED: u64 = 0x2000;
-const BUFFERS: u64 = 0x1_0000 + 52;
+mod guest;
 
-const VERSION_1: u64 = 1 << 32;
-const RING_PACKED: u64 = 1 << 34;
+use guest::{Guest, RING_PACKED, SIZE, VERSION_1};
+
 const MAC_BASE: MacAddr = MacAddr([2, 0, 0, 0, 0, 1]);
-
-/// A guest that sends and receives and wants no interrupts.
-struct Guest {
-    mem: Arc<GuestMemory>,
-    features: u64,
-    /// Bytes of its send buffers.
-    len: u32,
-}
-
-impl Guest {
-    fn new(features: u64, len: usize) -> Guest {
-        let size = BUFFERS + 2 * STRIDE * u64::from(SIZE);
-        let fd = rustix::fs::memfd_create("guest", MemfdFlags::CLOEXEC).unwrap();
-        rustix::fs::ftruncate(&fd, size).unwrap();
-        let spec = RegionSpec {
-            guest_addr: 0,
-            size,
-            user_addr: 0,
-            mmap_offset: 0,
-        };
-        let guest = Guest {
-            mem: GuestMemory::map(vec![(spec, fd)]).unwrap(),
-            features,
-            len: 12 + len as u32,
-        };
-        for ring in 0..2 {
-            for i in 0..SIZE {
-                guest.store(ring * RING + 16 * u64::from(i), Guest::buffer(ring, i));
-                if guest.is_packed() {
-                    continue;
-                }
-                guest.store(ring * RING + 16 * u64::from(i) + 8, guest.word(ring, 0, 0));
-                let at = ring * RING + AVAIL + 4 + 2 * u64::from(i);
-                let entry = guest.mem.slice(at, 2).unwrap();
-                entry.store(i, 0, Ordering::Relaxed).unwrap();
-            }
-            let no_interrupts = if guest.is_packed() { 1 << 16 } else { 1u32 };
-            let area = guest.mem.slice(ring * RING + AVAIL, 4).unwrap();
-            area.store(no_interrupts, 0, Ordering::Relaxed).unwrap();
-        }
-        guest
-    }
-
-    fn buffer(ring: u64, i: u16) -> u64 {
-        BUFFERS + STRIDE * (u64::from(i) + ring * u64::from(SIZE))
-    }
-
-    fn is_packed(&self) -> bool {
-        self.features & RING_PACKED != 0
-    }
-
-    fn store(&self, at: u64, word: u64) {
-        let slice = self.mem.slice(at, 8).unwrap();
-        slice.store(word, 0, Ordering::Release).unwrap();
-    }
-
-    /// The second half of a descriptor.
-    fn word(&self, ring: u64, id: u16, lap: u64) -> u64 {
-        let (len, write) = if ring == 0 { (2048, 2) } else { (self.len, 0) };
-        if self.is_packed() {
-            u64::from(len) | u64::from(id) << 32 | (lap | write) << 48
-        } else {
-            u64::from(len) | write << 32
-        }
-    }
-
-    /// Writes this frame into every send buffer.
-    fn fill(&self, head: &[u8]) {
-        for i in 0..SIZE {
-            let buffer = self.mem.slice(Guest::buffer(1, i) + 12, head.len());
-            buffer.unwrap().copy_from(head);
-        }
-    }
-
-    /// Makes the next `n` buffers of a ring available, after `before` of them; all of those have been returned.
-    fn offer(&self, ring: u64, before: u32, n: u32) {
-        if self.is_packed() {
-            for nth in before..before + n {
-                let (lap, i) = (nth / u32::from(SIZE), (nth % u32::from(SIZE)) as u16);
-                let flag = if lap.is_multiple_of(2) {
-                    1 << 7
-                } else {
-                    1 << 15
-                };
-                self.store(
-                    ring * RING + 16 * u64::from(i) + 8,
-                    self.word(ring, i, flag),
-                );
-            }
-        } else {
-            let index = self.mem.slice(ring * RING + AVAIL + 2, 2).unwrap();
-            index
-                .store((before + n) as u16, 0, Ordering::Release)
-                .unwrap();
-        }
-    }
-
-    fn vring(&self, index: u32) -> Vring {
-        let at = u64::from(index) * RING;
-        let config = VringConfig {
-            index,
-            size: SIZE,
-            desc: at,
-            avail: at + AVAIL,
-            used: at + USED,
-            base: if self.is_packed() { 0x8000_8000 } else { 0 },
-            features: VirtioFeatures::from_bits_retain(self.features),
-            enabled: true,
-            coalescing: Default::default(),
-        };
-        Vring::new(config, self.mem.clone(), None, None, None).unwrap()
-    }
-}
 
 /// A UDP frame from VF 0 to VF 1.
 fn frame(len: usize) -> Vec<u8> {

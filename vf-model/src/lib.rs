@@ -52,7 +52,7 @@ pub use flow::HEAD_LEN;
 pub use frame::{FrameError, FrameMeta, Gso, Header, MAX_FRAME, Tags};
 pub use hypervisor::HypervisorModel;
 pub use judge::{Account, Judge};
-pub use link::{Departure, Link, LinkConfig, wire_bytes};
+pub use link::{Departure, Link, LinkConfig, OnWire, wire_bytes};
 pub use mailbox::{MAX_UNTRUSTED_GROUPS, RxFilter, RxMode, VfRequest};
 pub use nic::Nic;
 pub use policy::Policy;

@@ -27,23 +27,43 @@ impl Default for LinkConfig {
     }
 }
 
-/// Byte times that a frame, or all segments of a super-frame, take on a wire: padding, FCS, preamble and gap included.
-#[must_use]
-pub fn wire_bytes(meta: &FrameMeta) -> u64 {
-    charge(meta).0
+/// What a frame, or all segments of a super-frame, take of a wire.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OnWire {
+    /// Byte times: padding, FCS, preamble and gap included.
+    pub bytes: u64,
+    /// Frames on the wire, a super-frame as its segments.
+    pub segments: u64,
 }
 
-/// Wire bytes and frames on the wire.
-fn charge(meta: &FrameMeta) -> (u64, u64) {
-    let one = |len: u64| len.max(MIN_FRAME) + OVERHEAD;
-    let Some((gso, payload)) = meta.cut() else {
-        return (one(u64::from(meta.len)), 1);
-    };
-    let (header, size) = (u64::from(gso.header_len), u64::from(gso.size));
-    let full = u64::from(payload) / size;
-    let rest = u64::from(payload) % size;
-    let tail = if rest > 0 { one(header + rest) } else { 0 };
-    (full * one(header + size) + tail, full + u64::from(rest > 0))
+impl OnWire {
+    /// What a frame takes.
+    #[must_use]
+    #[inline]
+    pub fn of(meta: &FrameMeta) -> OnWire {
+        let one = |len: u64| len.max(MIN_FRAME) + OVERHEAD;
+        let Some((gso, payload)) = meta.cut() else {
+            return OnWire {
+                bytes: one(u64::from(meta.len)),
+                segments: 1,
+            };
+        };
+        let (header, size) = (u64::from(gso.header_len), u64::from(gso.size));
+        let full = u64::from(payload) / size;
+        let rest = u64::from(payload) % size;
+        let tail = if rest > 0 { one(header + rest) } else { 0 };
+        OnWire {
+            bytes: full * one(header + size) + tail,
+            segments: full + u64::from(rest > 0),
+        }
+    }
+}
+
+/// Byte times that a frame, or all segments of a super-frame, take on a wire: padding, FCS, preamble and gap included.
+#[must_use]
+#[inline]
+pub fn wire_bytes(meta: &FrameMeta) -> u64 {
+    OnWire::of(meta).bytes
 }
 
 /// When a frame is on the wire.
@@ -94,7 +114,13 @@ impl Link {
 
     /// Puts a frame on the wire, behind those that are on it already.
     pub fn transmit(&mut self, now: Nanos, meta: &FrameMeta) -> Departure {
-        let (bytes, segments) = charge(meta);
+        self.put(now, OnWire::of(meta))
+    }
+
+    /// The same of a frame of which is known what it takes.
+    #[inline]
+    pub fn put(&mut self, now: Nanos, on_wire: OnWire) -> Departure {
+        let OnWire { bytes, segments } = on_wire;
         self.bytes += bytes;
         self.frames += 1;
         self.segments += segments;

@@ -13,6 +13,7 @@ use crate::frame::{FrameBuf, TagEdit};
 use crate::limits::HEAD_MAX;
 use crate::memory::GuestMemory;
 use crate::net_hdr::{NetHdr, header_len};
+use crate::raw::copy;
 use crate::ring::{AHEAD, Ahead, Fence, Returned, Segment, Token};
 use crate::segment::Segmenter;
 use crate::tx::{TxFrame, TxQueue};
@@ -64,7 +65,7 @@ impl PlainFrame for TxFrame {
     }
 }
 
-impl PlainFrame for FrameBuf {
+impl PlainFrame for Box<FrameBuf> {
     #[inline]
     fn hdr(&self) -> &NetHdr {
         &self.hdr
@@ -140,7 +141,7 @@ impl RxQueue {
     /// An error is the receiving driver's; its ring is broken and says the same from then on.
     pub fn deliver_all(
         &mut self,
-        frames: &[FrameBuf],
+        frames: &[Box<FrameBuf>],
         edit: TagEdit,
     ) -> Result<(usize, Option<RxOutcome>), RingError> {
         self.deliver_burst(
@@ -149,7 +150,7 @@ impl RxQueue {
             |ring, done| {
                 let frames = frames.get(done..).unwrap_or_default();
                 ring.put_plain(frames, |frame, body| {
-                    body.copy_from(&frame.data);
+                    copy::write_slice(&frame.data, body);
                     Ok(())
                 })
             },

@@ -4,10 +4,10 @@
 //! the ones delivered. Never holds a lock, never waits, never reads a clock.
 
 use vf_model::{
-    DropReason, Hop, Judge, LinkConfig, Nanos, Nic, Source, Tagging, To, Verdict, VfIndex, VfSet,
-    VlanTag, wire_bytes,
+    DropReason, Hop, Judge, LinkConfig, Nanos, Nic, OnWire, Source, Tagging, To, Verdict, VfIndex,
+    VfSet, VlanTag,
 };
-use vf_vhost::frame::{FrameBuf, TagEdit};
+use vf_vhost::frame::TagEdit;
 use vf_vhost::tx::{TxFrame, TxQueue};
 use vf_vhost::vring::Vring;
 
@@ -20,7 +20,7 @@ use super::mirror::Mirror;
 use super::owner::Plane;
 use super::pf::{PfEnd, PfFrame};
 use super::policy_cell::{PolicyCell, PolicySubscriber};
-use super::pool::Pool;
+use super::pool::{Frame, Pool};
 use super::port::{Notified, RingBroken, meta};
 use super::port_queue::{PortQueueRx, port_queues};
 use super::ports::{Fetched, VfPorts};
@@ -47,7 +47,7 @@ pub struct Adapter {
     parked: Vec<Option<Parked>>,
     /// The VFs that have one.
     parked_vfs: VfSet,
-    parked_pf: Option<FrameBuf>,
+    parked_pf: Option<Frame>,
     out: Outside,
     arrivals: Arrivals,
     /// What other workers have for the port, if it is here and there are others.
@@ -302,15 +302,13 @@ impl Adapter {
             let late = arrivals.since.take().map(|at| now.saturating_sub(at));
             let late = late.filter(|late| *late > LATE);
             self.deliver_arrivals(now, &arrivals.frames, late);
-            for frame in arrivals.frames.drain(..) {
-                self.ports.rx.pool.give(frame);
-            }
+            self.ports.rx.pool.give_all(arrivals.frames.drain(..));
         }
         self.arrivals = arrivals;
         moved
     }
 
-    fn deliver_arrivals(&mut self, now: Nanos, frames: &[FrameBuf], late: Option<Nanos>) {
+    fn deliver_arrivals(&mut self, now: Nanos, frames: &[Frame], late: Option<Nanos>) {
         let watched = self.ports.rx.mirror.is_on();
         let mut run: Option<Run> = None;
         for (n, frame) in frames.iter().enumerate() {
@@ -374,7 +372,7 @@ impl Adapter {
     }
 
     /// Delivers frames in private memory that go to one VF.
-    fn deliver_private_run(&mut self, run: Run, frames: &[FrameBuf]) {
+    fn deliver_private_run(&mut self, run: Run, frames: &[Frame]) {
         let rx = &mut self.ports.rx;
         if self.out.is_foreign(run.to) {
             let to = [run.to].into_iter().collect();
@@ -422,11 +420,11 @@ impl Adapter {
     fn dispatch(
         &mut self,
         now: Nanos,
-        frame: FrameBuf,
+        frame: Frame,
         verdict: &Verdict,
         tagging: Tagging,
         force: bool,
-    ) -> Option<FrameBuf> {
+    ) -> Option<Frame> {
         let rx = &mut self.ports.rx;
         let others = self.out.foreign(verdict.vfs);
         if !verdict.vfs.is_empty() {
@@ -449,21 +447,21 @@ impl Adapter {
     fn send_or_return(
         &mut self,
         now: Nanos,
-        frame: FrameBuf,
+        frame: Frame,
         force: bool,
         waits: bool,
-    ) -> Option<FrameBuf> {
+    ) -> Option<Frame> {
         let pf = self.pf_flow();
-        let m = meta(frame.len(), &frame.hdr);
+        let on_wire = OnWire::of(&meta(frame.len(), &frame.hdr));
         let egress = &mut self.out.egress;
         if waits {
             egress.leave(pf);
         }
-        if !force && !egress.may_send(pf, wire_bytes(&m)) {
+        if !force && !egress.may_send(pf, on_wire.bytes) {
             egress.wait(pf);
             return Some(frame);
         }
-        egress.send(now, &mut self.nic, pf, frame, m);
+        egress.send(now, &mut self.nic, pf, frame, on_wire);
         None
     }
 
@@ -566,8 +564,8 @@ impl Adapter {
             let Some(frame) = from_workers.take(vf) else {
                 break;
             };
-            let m = meta(frame.len(), &frame.hdr);
-            egress.send(now, &mut self.nic, flow, frame, m);
+            let on_wire = OnWire::of(&meta(frame.len(), &frame.hdr));
+            egress.send(now, &mut self.nic, flow, frame, on_wire);
             moved += 1;
         }
         if from_workers.waiting().contains(vf) {
@@ -712,10 +710,10 @@ impl Adapter {
         };
         let rx = &mut self.ports.rx;
         let copy = outgoing(rx, &slot.queue, frame, parked.insert);
-        let m = meta(copy.len(), &copy.hdr);
+        let on_wire = OnWire::of(&meta(copy.len(), &copy.hdr));
         self.out
             .egress
-            .send(now, &mut self.nic, vf.index(), copy, m);
+            .send(now, &mut self.nic, vf.index(), copy, on_wire);
         slot.queue.complete(1);
         slot.queue.publish();
         self.ports.tx_needs_call.insert(vf);
@@ -739,7 +737,7 @@ fn outgoing(
     queue: &TxQueue,
     frame: &TxFrame,
     insert: Option<VlanTag>,
-) -> FrameBuf {
+) -> Frame {
     let mut copy = FrameSource::Guest(queue, frame).copy(&rx.pool);
     copy.edit(insertion(insert));
     rx.load.copies += 1;
@@ -788,7 +786,7 @@ impl Outside {
         }
     }
 
-    fn hand_up(&mut self, nic: &mut Nic, rx: &mut Receivers, frame: FrameBuf, verdict: &Verdict) {
+    fn hand_up(&mut self, nic: &mut Nic, rx: &mut Receivers, frame: Frame, verdict: &Verdict) {
         let onward = verdict.onward(nic.policy());
         if let Err(lost) = self.pf.send(frame, onward) {
             nic.count_pf_drop(DropReason::HypervisorQueueFull);
@@ -843,12 +841,13 @@ impl Outside {
                 }),
             };
         }
-        if !self.egress.may_send(vf.index(), wire_bytes(&m)) {
+        let on_wire = OnWire::of(&m);
+        if !self.egress.may_send(vf.index(), on_wire.bytes) {
             self.egress.wait(vf.index());
             return false;
         }
         let copy = outgoing(rx, queue, frame, insert);
-        self.egress.send(now, nic, vf.index(), copy, m);
+        self.egress.send(now, nic, vf.index(), copy, on_wire);
         true
     }
 

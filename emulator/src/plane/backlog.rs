@@ -5,10 +5,11 @@
 use std::collections::VecDeque;
 
 use vf_model::{DropReason, Nanos};
-use vf_vhost::frame::{FrameBuf, TagEdit};
+use vf_vhost::frame::TagEdit;
 
 use super::frame_queue::cost;
 use super::pf::PF_RING_BYTES;
+use super::pool::Frame;
 use super::port::{Delivery, RxPort};
 
 /// Bytes that are kept for a guest that has posted no buffers.
@@ -22,7 +23,7 @@ pub(super) const PATIENCE: Nanos = Nanos(100_000_000);
 
 /// A frame that waits.
 pub(super) struct Waiting {
-    pub(super) frame: FrameBuf,
+    pub(super) frame: Frame,
     pub(super) edit: TagEdit,
     /// Its length after the edit.
     pub(super) len: u32,
@@ -61,7 +62,7 @@ impl Backlog {
     }
 
     /// Gives all of them up.
-    pub(super) fn drain(&mut self) -> impl Iterator<Item = FrameBuf> {
+    pub(super) fn drain(&mut self) -> impl Iterator<Item = Frame> {
         (self.stuck, self.bytes) = (None, 0);
         self.frames.drain(..).map(|waiting| waiting.frame)
     }

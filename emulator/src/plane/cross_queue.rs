@@ -5,11 +5,10 @@
 use std::sync::Arc;
 
 use vf_model::{Tagging, VfIndex, VfSet};
-use vf_vhost::frame::FrameBuf;
 
 use super::doorbell::Doorbell;
 use super::frame_queue::{FrameQueue, cost};
-use super::pool::Pool;
+use super::pool::{Frame, Pool};
 
 /// Frames that wait between two workers in one direction, as many as a large ring has.
 pub(super) const QUEUE: usize = 1024;
@@ -25,7 +24,7 @@ pub fn worker_of(vf: VfIndex, workers: usize) -> usize {
 /// A judged frame on its way to another worker.
 pub(super) struct CrossFrame {
     /// As its sender gave it.
-    pub(super) frame: FrameBuf,
+    pub(super) frame: Frame,
     /// Who of the worker's VFs get it.
     pub(super) vfs: VfSet,
     /// How their copies differ, by the policy by which it was judged.
@@ -102,7 +101,7 @@ impl CrossQueues {
     /// no more.
     pub(super) fn give(
         &mut self,
-        frame: FrameBuf,
+        frame: Frame,
         vfs: VfSet,
         tagging: Tagging,
         pool: &Pool,

@@ -2,11 +2,10 @@
 //! for a worker without the port the queues to the one that has it. Frames wait in their rings, not here; they leave in
 //! bursts. Never judges a frame.
 
-use vf_model::{DropReason, FrameMeta, Nanos, Nic, VfIndex, wire_bytes};
-use vf_vhost::frame::FrameBuf;
+use vf_model::{DropReason, Nanos, Nic, OnWire, VfIndex};
 
 use super::fair_queue::FairQueue;
-use super::pool::Pool;
+use super::pool::{Frame, Pool};
 use super::port_queue::PortQueueTx;
 use crate::uplink::{Arrivals, TxFrame, TxRoom, Uplink};
 
@@ -122,15 +121,14 @@ impl Egress {
         now: Nanos,
         nic: &mut Nic,
         flow: usize,
-        frame: FrameBuf,
-        meta: FrameMeta,
+        frame: Frame,
+        on_wire: OnWire,
     ) {
         match self {
             Egress::Port(port) => {
-                let bytes = wire_bytes(&meta);
-                port.queue.charge(flow, bytes);
-                port.room.take(bytes);
-                port.staged.push(TxFrame { frame, meta });
+                port.queue.charge(flow, on_wire.bytes);
+                port.room.take(on_wire.bytes);
+                port.staged.push(TxFrame { frame, on_wire });
                 if port.staged.len() >= BURST {
                     port.flush(now, nic);
                 }

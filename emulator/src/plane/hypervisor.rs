@@ -6,7 +6,7 @@
 use vf_model::{
     CostModel, CpuBudget, DropReason, HypervisorModel, Judge, Nanos, Onward, VfIndex, VfSet,
 };
-use vf_vhost::frame::{FrameBuf, TagEdit};
+use vf_vhost::frame::TagEdit;
 use vf_vhost::vring::Vring;
 
 use super::backlog::Backlog;
@@ -15,7 +15,7 @@ use super::mirror::Mirror;
 use super::owner::Plane;
 use super::pf::{PfEnd, PfFrame};
 use super::policy_cell::{PolicyCell, PolicySubscriber};
-use super::pool::Pool;
+use super::pool::{Frame, Pool};
 use super::port::{Notified, RingBroken, meta};
 use super::ports::{Fetched, VfPorts};
 use super::receivers::{FrameSource, Patience};
@@ -52,7 +52,7 @@ struct Cpu {
 /// A frame in the hypervisor's own buffer, being worked on.
 struct Job {
     from: JobSource,
-    frame: FrameBuf,
+    frame: Frame,
 }
 
 /// Where a frame comes from.
@@ -179,7 +179,7 @@ impl Hypervisor {
         work
     }
 
-    fn take_from_vif(&mut self, now: Nanos, vf: VfIndex) -> Option<FrameBuf> {
+    fn take_from_vif(&mut self, now: Nanos, vf: VfIndex) -> Option<Frame> {
         if self.model.tx_ready_at(vf, now) > now {
             return None;
         }
@@ -351,7 +351,7 @@ impl Plane for Hypervisor {
             }
             let job = match self.take_job(now) {
                 // Before the CPU counts as idle, everybody has been looked at.
-                None if self.look_at_idle(true) => self.take_job(now),
+                None if moved == 0 && self.look_at_idle(true) => self.take_job(now),
                 job => job,
             };
             let Some(job) = job else {

@@ -39,7 +39,7 @@ pub use moderation::{Gap, Moderation};
 pub use owner::{Borrowed, Owner, Plane};
 pub use pf::PfEnd;
 pub use policy_cell::{PolicyCell, PolicySubscriber};
-pub use pool::Pool;
+pub use pool::{Frame, Pool};
 pub use port::{Notified, RingBroken};
 pub use switch::switch_paths;
 pub use thread::DataThread;

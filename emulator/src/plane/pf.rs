@@ -4,10 +4,10 @@
 use std::sync::Arc;
 
 use vf_model::Onward;
-use vf_vhost::frame::FrameBuf;
 
 use super::doorbell::Doorbell;
 use super::frame_queue::{FrameQueue, cost};
+use super::pool::Frame;
 
 /// Frames the PF's receive ring holds, as a NIC driver of the hypervisor would post buffers.
 pub(super) const PF_RING: usize = 4096;
@@ -18,7 +18,7 @@ pub(super) const PF_RING_BYTES: u64 = 8 << 20;
 /// that are newer.
 pub(super) struct PfFrame {
     /// As the PF sees it.
-    pub(super) frame: FrameBuf,
+    pub(super) frame: Frame,
     /// What is left to do with it.
     pub(super) onward: Onward,
 }
@@ -65,7 +65,7 @@ impl PfEnd {
     }
 
     /// Hands a frame over, or gives it back when the other side's ring is full.
-    pub(super) fn send(&self, frame: FrameBuf, onward: Onward) -> Result<(), FrameBuf> {
+    pub(super) fn send(&self, frame: Frame, onward: Onward) -> Result<(), Frame> {
         let cost = cost(&frame);
         let sent = self.out.push(cost, PfFrame { frame, onward });
         sent.map_err(|lost| lost.frame)?;

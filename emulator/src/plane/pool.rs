@@ -7,6 +7,9 @@ use std::sync::Arc;
 use crossbeam_queue::ArrayQueue;
 use vf_vhost::frame::FrameBuf;
 
+/// A frame in private memory, where it stays while it moves between queues.
+pub type Frame = Box<FrameBuf>;
+
 /// Buffers that a thread keeps for itself.
 const CACHE: usize = 512;
 /// Buffers that move between a thread and the others at a time.
@@ -18,7 +21,7 @@ const LARGE_KEPT: usize = 512;
 
 thread_local! {
     /// The thread's own buffers, none of them large.
-    static LOCAL: RefCell<Vec<FrameBuf>> = const { RefCell::new(Vec::new()) };
+    static LOCAL: RefCell<Vec<Frame>> = const { RefCell::new(Vec::new()) };
 }
 
 /// A bounded stock of frame buffers that all planes of the process share. Clones are handles on the same stock.
@@ -26,8 +29,8 @@ thread_local! {
 pub struct Pool(Arc<Stock>);
 
 struct Stock {
-    small: ArrayQueue<FrameBuf>,
-    large: ArrayQueue<FrameBuf>,
+    small: ArrayQueue<Frame>,
+    large: ArrayQueue<Frame>,
 }
 
 impl Pool {
@@ -43,45 +46,62 @@ impl Pool {
 
     /// A buffer for a frame of `len` bytes. Its content is whatever it held before: the caller writes all of it.
     #[must_use]
-    pub fn take(&self, len: usize) -> FrameBuf {
+    #[inline]
+    pub fn take(&self, len: usize) -> Frame {
         if len > LARGE {
             return self.0.large.pop().unwrap_or_default();
         }
         let local = LOCAL.try_with(|local| {
             let mut local = local.try_borrow_mut().ok()?;
-            if local.is_empty() {
-                local.extend(std::iter::from_fn(|| self.0.small.pop()).take(BULK));
-            }
-            local.pop()
+            local.pop().or_else(|| self.refill(&mut local))
         });
         local.ok().flatten().unwrap_or_default()
     }
 
+    #[cold]
+    fn refill(&self, local: &mut Vec<Frame>) -> Option<Frame> {
+        local.extend(std::iter::from_fn(|| self.0.small.pop()).take(BULK));
+        local.pop()
+    }
+
     /// Takes back a buffer that is not needed any more.
-    pub fn give(&self, frame: FrameBuf) {
-        if frame.data.capacity() > LARGE {
-            // A full stock frees the buffer; that is what bounds it.
-            let _ = self.0.large.push(frame);
-            return;
-        }
-        // While its thread ends there is no cache any more, and the buffer is freed.
+    pub fn give(&self, frame: Frame) {
+        self.give_all(std::iter::once(frame));
+    }
+
+    /// Takes back several.
+    #[inline]
+    pub fn give_all(&self, frames: impl Iterator<Item = Frame>) {
+        // While its thread ends there is no cache any more, and the buffers are freed.
         let _ = LOCAL.try_with(|local| {
             let Ok(mut local) = local.try_borrow_mut() else {
                 return;
             };
-            if local.len() >= CACHE {
-                let keep = CACHE - BULK;
-                for spare in local.drain(keep..) {
-                    let _ = self.0.small.push(spare);
+            for frame in frames {
+                if frame.data.capacity() > LARGE {
+                    // A full stock frees the buffer; that is what bounds it.
+                    let _ = self.0.large.push(frame);
+                    continue;
                 }
+                if local.len() >= CACHE {
+                    self.spill(&mut local);
+                }
+                local.push(frame);
             }
-            local.push(frame);
         });
+    }
+
+    #[cold]
+    fn spill(&self, local: &mut Vec<Frame>) {
+        for spare in local.drain(CACHE - BULK..) {
+            // A full stock frees the buffer, here too.
+            let _ = self.0.small.push(spare);
+        }
     }
 
     /// A private copy of `frame`.
     #[must_use]
-    pub fn copy(&self, frame: &FrameBuf) -> FrameBuf {
+    pub fn copy(&self, frame: &FrameBuf) -> Frame {
         let mut copy = self.take(frame.data.len());
         copy.hdr = frame.hdr;
         copy.data.clear();
@@ -94,11 +114,11 @@ impl Pool {
 mod tests {
     use super::*;
 
-    fn buffer(capacity: usize) -> FrameBuf {
-        FrameBuf {
+    fn buffer(capacity: usize) -> Frame {
+        Box::new(FrameBuf {
             data: Vec::with_capacity(capacity),
             ..FrameBuf::default()
-        }
+        })
     }
 
     #[test]

@@ -11,6 +11,7 @@ use vf_vhost::vring::Vring;
 use super::backlog::Backlog;
 use super::load::Load;
 use super::moderation::Moderation;
+use super::pool::Frame;
 use super::traffic::{PerQueue, Traffic};
 
 // What is copied out of a guest before a frame is judged is all that the model looks at.
@@ -268,7 +269,7 @@ impl RxPort {
     pub(super) fn deliver_all(
         &mut self,
         queue: u16,
-        frames: &[FrameBuf],
+        frames: &[Frame],
         edit: vf_model::TagEdit,
     ) -> (Traffic, Option<Delivery>) {
         let lens = frames.iter().map(|frame| edit.len_of(frame.len()));

@@ -7,11 +7,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use vf_model::{VfIndex, VfSet};
-use vf_vhost::frame::FrameBuf;
 
 use super::cross_queue::worker_of;
 use super::doorbell::Doorbell;
 use super::frame_queue::{FrameQueue, cost};
+use super::pool::Frame;
 
 /// Frames of one VF that wait for the port's worker.
 pub(super) const VF_QUEUE: usize = 256;
@@ -23,13 +23,13 @@ const FORCED: usize = 1024;
 /// What all workers of a NIC share.
 struct PortQueues {
     /// By VF; none for those of the port's own worker.
-    queues: Vec<Option<FrameQueue<FrameBuf>>>,
+    queues: Vec<Option<FrameQueue<Frame>>>,
     /// A bit for each VF whose queue has been filled since the port's worker last looked.
     filled: [AtomicU64; 4],
 }
 
 impl PortQueues {
-    fn of(&self, vf: VfIndex) -> Option<&FrameQueue<FrameBuf>> {
+    fn of(&self, vf: VfIndex) -> Option<&FrameQueue<Frame>> {
         self.queues.get(vf.index())?.as_ref()
     }
 }
@@ -38,7 +38,7 @@ impl PortQueues {
 pub(super) struct PortQueueTx {
     queues: Arc<PortQueues>,
     /// What was sent while its queue was full: a change of paths or a ring that stops cannot wait.
-    forced: VecDeque<(VfIndex, FrameBuf)>,
+    forced: VecDeque<(VfIndex, Frame)>,
     filled: VfSet,
     bell: Option<Doorbell>,
 }
@@ -90,7 +90,7 @@ impl PortQueueTx {
 
     /// Leaves a frame of `vf`, one of this worker's, behind those that it sent before; gives it back if too many could not
     /// wait before it.
-    pub(super) fn send(&mut self, vf: VfIndex, frame: FrameBuf) -> Result<(), FrameBuf> {
+    pub(super) fn send(&mut self, vf: VfIndex, frame: Frame) -> Result<(), Frame> {
         if self.forced.len() >= FORCED {
             return Err(frame);
         }
@@ -174,7 +174,7 @@ impl PortQueueRx {
     }
 
     /// The next frame of `vf`.
-    pub(super) fn take(&mut self, vf: VfIndex) -> Option<FrameBuf> {
+    pub(super) fn take(&mut self, vf: VfIndex) -> Option<Frame> {
         let queue = self.queues.of(vf)?;
         let Some((frame, full)) = queue.pop() else {
             self.waiting.remove(vf);

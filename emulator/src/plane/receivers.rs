@@ -11,7 +11,7 @@ use super::backlog::{
 use super::frame_queue::cost;
 use super::load::Load;
 use super::mirror::Mirror;
-use super::pool::Pool;
+use super::pool::{Frame, Pool};
 use super::port::{Delivery, RingBroken, RxPort, bytes_of};
 use super::traffic::Traffic;
 use crate::watch::{Direction, Port};
@@ -41,7 +41,7 @@ impl FrameSource<'_> {
     }
 
     /// A copy of it as it is.
-    pub(super) fn copy(&self, pool: &Pool) -> FrameBuf {
+    pub(super) fn copy(&self, pool: &Pool) -> Frame {
         match self {
             FrameSource::Guest(tx, frame) => {
                 let mut copy = pool.take(frame.len() as usize);
@@ -235,7 +235,7 @@ impl Receivers {
         to: VfIndex,
         insert: Option<VlanTag>,
         queue: u16,
-        frames: &[FrameBuf],
+        frames: &[Frame],
     ) {
         let edit = model.tagging(insert).edit(to);
         let mut frames = frames;

@@ -8,7 +8,7 @@ use proptest::prelude::*;
 use vf_guest::net::{NetConfig, NetDevice, NetHeader, Notify, RxFrame};
 use vf_model::{
     Command, CostModel, Counters, DropReason, Judge, LinkConfig, MacAddr, Nanos, Nic, NicConfig,
-    Onward, Path, Policy, Profile, Refusal, VfIndex,
+    OnWire, Onward, Path, Policy, Profile, Refusal, VfIndex,
 };
 use vf_vhost::control::Coalescing;
 use vf_vhost::eventfd::EventFd;
@@ -47,24 +47,24 @@ fn frame(dst: MacAddr, src: MacAddr, number: u32, len: usize) -> Vec<u8> {
     frame
 }
 
-fn private(data: Vec<u8>) -> FrameBuf {
-    FrameBuf {
+fn private(data: Vec<u8>) -> Frame {
+    Box::new(FrameBuf {
         hdr: NetHdr::default(),
         data,
-    }
+    })
 }
 
 /// Puts a frame on the wire, whether or not it takes one now.
-fn send(end: &mut WireEnd, now: Nanos, frame: FrameBuf) {
-    let meta = meta(frame.len(), &frame.hdr);
-    let mut frames = vec![TxFrame { frame, meta }];
+fn send(end: &mut WireEnd, now: Nanos, frame: Frame) {
+    let on_wire = OnWire::of(&meta(frame.len(), &frame.hdr));
+    let mut frames = vec![TxFrame { frame, on_wire }];
     end.tx_burst(now, &mut frames, &Pool::new(1), &mut |reason| {
         panic!("{reason}")
     });
 }
 
 /// All that has arrived.
-fn receive(end: &mut WireEnd, now: Nanos) -> Vec<FrameBuf> {
+fn receive(end: &mut WireEnd, now: Nanos) -> Vec<Frame> {
     let mut arrivals = Arrivals::default();
     end.rx_burst(now, usize::MAX, &Pool::new(1), &mut arrivals);
     arrivals.frames
@@ -338,7 +338,7 @@ impl Bench {
     }
 
     /// Sends from the far end.
-    fn send_from_far(&mut self, frame: FrameBuf) {
+    fn send_from_far(&mut self, frame: Frame) {
         send(&mut self.far, self.now, frame);
     }
 

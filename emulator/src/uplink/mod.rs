@@ -8,10 +8,9 @@ mod wire;
 
 use std::fmt;
 
-use vf_model::{DropReason, FrameMeta, Link, Nanos};
-use vf_vhost::frame::FrameBuf;
+use vf_model::{DropReason, Link, Nanos, OnWire};
 
-use crate::plane::Pool;
+use crate::plane::{Frame, Pool};
 
 pub use tap::Tap;
 pub use wire::WireEnd;
@@ -64,16 +63,16 @@ impl TxRoom {
 #[derive(Debug)]
 pub struct TxFrame {
     /// The frame.
-    pub frame: FrameBuf,
-    /// What the link model has to know of it.
-    pub meta: FrameMeta,
+    pub frame: Frame,
+    /// What it takes of the wire.
+    pub on_wire: OnWire,
 }
 
 /// What an uplink has brought.
 #[derive(Debug, Default)]
 pub struct Arrivals {
     /// The frames, in order.
-    pub frames: Vec<FrameBuf>,
+    pub frames: Vec<Frame>,
     /// When the first of them arrived, if the uplink knows better than the reader.
     pub since: Option<Nanos>,
     /// Why others cannot be taken, one entry each.

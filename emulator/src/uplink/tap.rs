@@ -96,13 +96,13 @@ impl Uplink for Tap {
         pool: &Pool,
         lost: &mut dyn FnMut(DropReason),
     ) {
-        for TxFrame { frame, meta } in frames.drain(..) {
+        for TxFrame { frame, on_wire } in frames.drain(..) {
             let header = frame.hdr.to_bytes(0);
             let (header, _) = header.split_at(HEADER);
             let parts = [IoSlice::new(header), IoSlice::new(&frame.data)];
             match rustix::io::writev(&self.device, &parts) {
                 Ok(_) => {
-                    self.link.transmit(now, &meta);
+                    self.link.put(now, on_wire);
                 }
                 Err(rustix::io::Errno::AGAIN) => lost(DropReason::WireQueueFull),
                 // The device is down, or gone.

@@ -9,10 +9,9 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering, fence};
 
 use rtrb::{Consumer, Producer, RingBuffer};
 use vf_model::{DropReason, Link, LinkConfig, Nanos};
-use vf_vhost::frame::FrameBuf;
 
 use super::{Arrivals, TxFrame, TxRoom, Uplink};
-use crate::plane::{Doorbell, Pool, cost};
+use crate::plane::{Doorbell, Frame, Pool, cost};
 
 /// Frames that may be on their way in one direction: more than 10 GbE holds in any sensible propagation delay.
 const IN_FLIGHT: usize = 4096;
@@ -28,7 +27,7 @@ const MAKE_UP: Nanos = Nanos(100_000_000);
 
 struct InFlight {
     arrival: Nanos,
-    frame: FrameBuf,
+    frame: Frame,
 }
 
 /// What the two ends of one direction share beside the frames.
@@ -206,7 +205,7 @@ impl Uplink for WireEnd {
         lost: &mut dyn FnMut(DropReason),
     ) {
         let start = self.start(now);
-        for TxFrame { frame, meta } in frames.drain(..) {
+        for TxFrame { frame, on_wire } in frames.drain(..) {
             if self.sent - self.taken > IN_FLIGHT_BYTES + FORCED_BYTES {
                 self.taken = self.out_shared.taken.load(Ordering::Acquire);
                 if self.sent - self.taken > IN_FLIGHT_BYTES + FORCED_BYTES {
@@ -216,7 +215,7 @@ impl Uplink for WireEnd {
                 }
             }
             self.sent += cost(&frame);
-            let arrival = self.link.transmit(start, &meta).arrival;
+            let arrival = self.link.put(start, on_wire).arrival;
             let flight = InFlight { arrival, frame };
             if !self.forced.is_empty() {
                 self.forced.push_back(flight);

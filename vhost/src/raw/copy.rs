@@ -30,6 +30,18 @@ pub(crate) fn write(from: &[u8; HEAD_MAX], n: usize, to: &VolatileSlice<'_, ()>)
     unsafe { copy(from.as_ptr(), to.ptr_guard_mut().as_ptr(), n) };
 }
 
+/// Copies `from` to the beginning of guest memory; as much as fits.
+#[inline]
+pub(crate) fn write_slice(from: &[u8], to: &VolatileSlice<'_, ()>) {
+    let n = from.len().min(to.len());
+    if n > HEAD_MAX {
+        to.copy_from(from);
+        return;
+    }
+    // SAFETY: as in `write`; `from` has `n` bytes.
+    unsafe { copy(from.as_ptr(), to.ptr_guard_mut().as_ptr(), n) };
+}
+
 /// Copies up to 128 bytes in two pieces of the same length, which overlap.
 ///
 /// # Safety
@@ -119,6 +131,11 @@ mod tests {
             let from = *bytes.first_chunk().unwrap();
             write(&from, n, &VolatileSlice::from(&mut memory[..room]));
             let copied = copied.min(room);
+            prop_assert_eq!(&memory[..copied], &bytes[..copied]);
+            prop_assert!(memory[copied..].iter().all(|byte| *byte == 0));
+            let mut memory = [0; 200];
+            write_slice(&bytes[..n], &VolatileSlice::from(&mut memory[..room]));
+            let copied = n.min(room);
             prop_assert_eq!(&memory[..copied], &bytes[..copied]);
             prop_assert!(memory[copied..].iter().all(|byte| *byte == 0));
         }
