@@ -51,6 +51,9 @@ pub(crate) struct TimeLine {
     at: u64,
     part: u64,
     done: u128,
+    /// The last piece that was divided by the rate: its units, and the nanoseconds and the rest that they come to. Pieces of
+    /// one length follow each other.
+    known: (u64, u64, u64),
 }
 
 impl TimeLine {
@@ -61,6 +64,7 @@ impl TimeLine {
             at: 0,
             part: 0,
             done: 0,
+            known: (0, 0, 0),
         }
     }
 
@@ -77,24 +81,31 @@ impl TimeLine {
         }
         let start = self.at;
         self.done += u128::from(units);
-        let (whole, part) = match units
-            .checked_mul(NANOS_PER_SECOND)
-            .and_then(|n| n.checked_add(self.part))
-        {
-            Some(n) => (n / self.rate, n % self.rate),
-            None => self.push_large(units),
-        };
+        if self.known.0 != units {
+            self.known = match units.checked_mul(NANOS_PER_SECOND) {
+                Some(n) => (units, n / self.rate, n % self.rate),
+                None => self.divide_large(units),
+            };
+        }
+        let (_, mut whole, rest) = self.known;
+        // Both parts are less than the rate.
+        let mut part = u128::from(self.part) + u128::from(rest);
+        if part >= u128::from(self.rate) {
+            part -= u128::from(self.rate);
+            whole = whole.saturating_add(1);
+        }
+        let part = part as u64;
         self.at = self.at.saturating_add(whole);
         self.part = part;
         Nanos(start)
     }
 
     #[cold]
-    fn push_large(&self, units: u64) -> (u64, u64) {
-        let n = u128::from(units) * u128::from(NANOS_PER_SECOND) + u128::from(self.part);
+    fn divide_large(&self, units: u64) -> (u64, u64, u64) {
+        let n = u128::from(units) * u128::from(NANOS_PER_SECOND);
         let rate = u128::from(self.rate);
         let whole = u64::try_from(n / rate).unwrap_or(u64::MAX);
-        (whole, u64::try_from(n % rate).unwrap_or(0))
+        (units, whole, u64::try_from(n % rate).unwrap_or(0))
     }
 
     /// The end of the last piece, rounded down: work pushed at that time starts without a gap.

@@ -8,6 +8,8 @@ use vf_model::{VfIndex, VfSet};
 const PERIOD: u32 = 256;
 /// Idle VFs looked at in a round in which another VF had work.
 const IDLE_LOOKS: usize = 2;
+/// The same in a round without work. Not all of them, or the next frame of a busy VF would wait for that.
+const IDLE_LOOKS_WITHOUT_WORK: usize = 8;
 
 /// See the module.
 #[derive(Default)]
@@ -93,10 +95,13 @@ impl ActiveSet {
         self.turn = next.map_or(0, |next| self.idle.partition_point(|vf| *vf < next));
     }
 
-    /// How many idle VFs to look at in this round: all of them if no active VF had work, a few otherwise.
+    /// How many idle VFs to look at in this round: more if no active VF had work.
     #[inline]
-    pub(super) fn idle_looks(&self, all: bool) -> usize {
-        let most = if all { usize::MAX } else { IDLE_LOOKS };
+    pub(super) fn idle_looks(&self, work: bool) -> usize {
+        let most = match work {
+            true => IDLE_LOOKS,
+            false => IDLE_LOOKS_WITHOUT_WORK,
+        };
         self.idle.len().min(most)
     }
 
@@ -120,8 +125,8 @@ mod tests {
     /// Whom a round looks at in which those of `work` have work, and it is found as they are looked at.
     fn round(active: &mut ActiveSet, work: VfSet) -> VfSet {
         let mut looks = active.begin_round();
-        let all = looks.intersection(work).is_empty();
-        let idle = (0..active.idle_looks(all)).filter_map(|_| active.next_idle());
+        let found = !looks.intersection(work).is_empty();
+        let idle = (0..active.idle_looks(found)).filter_map(|_| active.next_idle());
         looks = looks.union(idle.collect());
         for vf in looks.intersection(work).iter() {
             active.had_work(vf);
@@ -204,8 +209,8 @@ mod tests {
         let nobody = VfSet::default();
         assert_eq!(
             round(&mut active, nobody).len(),
-            64,
-            "before it counts as idle"
+            1 + IDLE_LOOKS_WITHOUT_WORK,
+            "the next frame of the active one is not kept waiting"
         );
     }
 }

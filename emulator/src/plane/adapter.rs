@@ -519,10 +519,10 @@ impl Adapter {
         moved
     }
 
-    /// Looks at a few of the VFs that had no work lately, or at all of them.
-    fn poll_idle(&mut self, now: Nanos, all: bool) -> usize {
+    /// Looks at a few of the VFs that had no work lately.
+    fn poll_idle(&mut self, now: Nanos, work: bool) -> usize {
         let mut moved = 0;
-        for _ in 0..self.ports.active.idle_looks(all) {
+        for _ in 0..self.ports.active.idle_looks(work) {
             if let Some(vf) = self.ports.active.next_idle() {
                 moved += self.poll_vf(now, vf);
             }
@@ -905,8 +905,7 @@ impl Plane for Adapter {
         for vf in left.unwrap_or_default().iter() {
             moved += self.poll_vf(now, vf);
         }
-        // Before it counts as idle, everybody has been looked at.
-        moved += self.poll_idle(now, moved == 0);
+        moved += self.poll_idle(now, moved > 0);
         if moved > 0 || self.out.workers.is_some() || self.ports.has_calls(now) {
             self.flush(now);
         }

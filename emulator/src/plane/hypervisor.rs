@@ -163,20 +163,17 @@ impl Hypervisor {
         None
     }
 
-    /// Finds out which of the idle vifs, a few or all, have work again.
-    fn look_at_idle(&mut self, all: bool) -> bool {
-        let mut work = false;
-        for _ in 0..self.ports.active.idle_looks(all) {
+    /// Finds out which of a few idle vifs have work again.
+    fn look_at_idle(&mut self, work: bool) {
+        for _ in 0..self.ports.active.idle_looks(work) {
             let Some(vf) = self.ports.active.next_idle() else {
                 break;
             };
             let mut queues = self.ports.tx[vf.index()].queues.iter_mut();
             if queues.any(|slot| !slot.broken && slot.queue.has_work()) {
                 self.ports.active.had_work(vf);
-                work = true;
             }
         }
-        work
     }
 
     fn take_from_vif(&mut self, now: Nanos, vf: VfIndex) -> Option<Frame> {
@@ -341,7 +338,6 @@ impl Plane for Hypervisor {
     fn poll(&mut self, now: Nanos) -> usize {
         self.policies.update(&mut self.model);
         let mut moved = self.ports.rx.drain_backlogs(now, &mut self.model);
-        self.look_at_idle(false);
         let mut left = ROUND;
         while left > 0 && self.busy_until() <= now {
             left -= 1;
@@ -349,17 +345,13 @@ impl Plane for Hypervisor {
                 self.finish(now, job);
                 moved += 1;
             }
-            let job = match self.take_job(now) {
-                // Before the CPU counts as idle, everybody has been looked at.
-                None if moved == 0 && self.look_at_idle(true) => self.take_job(now),
-                job => job,
-            };
-            let Some(job) = job else {
+            let Some(job) = self.take_job(now) else {
                 break;
             };
             self.charge(now, &job);
             self.current = Some(job);
         }
+        self.look_at_idle(moved > 0);
         if self.current.is_none() || self.since_flush >= BATCH {
             self.flush(now);
         }

@@ -200,8 +200,14 @@ impl VfPorts {
         for vf in self.active.attached().iter() {
             let waits = blocked.contains(vf) || model.tx_ready_at(vf, now) > now;
             let queues = self.tx[vf.index()].queues.iter_mut();
+            let mut found = false;
             for slot in queues.filter(|slot| !slot.broken) {
-                work |= slot.queue.set_notify(!waits);
+                found |= slot.queue.set_notify(!waits);
+            }
+            if found {
+                // The next round looks at it.
+                self.active.had_work(vf);
+                work = true;
             }
         }
         for vf in self.rx.patient().iter() {

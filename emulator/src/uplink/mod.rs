@@ -36,11 +36,14 @@ impl TxRoom {
         if start > until || frames == 0 {
             return TxRoom::default();
         }
-        let time = u128::from(until.saturating_sub(start).0);
-        let bytes = time * u128::from(link.rate_bps()) / 8_000_000_000;
+        let time = until.saturating_sub(start).0;
+        let bytes = match time.checked_mul(link.rate_bps() / 8) {
+            Some(bytes) => bytes / 1_000_000_000,
+            None => u64::MAX / 2, // more than any queue holds
+        };
         TxRoom {
             frames,
-            wire_bytes: u64::try_from(bytes).unwrap_or(u64::MAX).saturating_add(1),
+            wire_bytes: bytes + 1,
         }
     }
 

@@ -228,18 +228,20 @@ impl Uplink for WireEnd {
     }
 
     fn rx_burst(&mut self, now: Nanos, limit: usize, _pool: &Pool, arrivals: &mut Arrivals) {
-        let mut taken = 0;
-        while taken < limit
-            && self.inward.peek().is_ok_and(|flight| flight.arrival <= now)
-            && let Ok(InFlight { arrival, frame }) = self.inward.pop()
-        {
-            arrivals.since.get_or_insert(arrival);
+        let Ok(chunk) = self.inward.read_chunk(self.inward.slots().min(limit)) else {
+            return;
+        };
+        let (first, second) = chunk.as_slices();
+        let there = first.iter().chain(second);
+        let arrived = there.take_while(|flight| flight.arrival <= now).count();
+        let Some(flight) = first.first().filter(|_| arrived > 0) else {
+            return;
+        };
+        arrivals.since.get_or_insert(flight.arrival);
+        // What is not taken out of a chunk stays in the queue.
+        for InFlight { frame, .. } in chunk.into_iter().take(arrived) {
             self.received += cost(&frame);
             arrivals.frames.push(frame);
-            taken += 1;
-        }
-        if taken == 0 {
-            return;
         }
         let shared = &self.inward_shared;
         shared.taken.store(self.received, Ordering::Release);
