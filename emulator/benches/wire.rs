@@ -57,7 +57,7 @@ fn over_the_wire(c: &mut Criterion) {
             let ends = [(MAC_A, a), (MAC_B, b_end)];
             let pool = Pool::new(1024);
             let mut nics = ends.map(|(mac, end)| {
-                let policies = PolicyCell::new(policy(1, mac));
+                let policies = PolicyCell::new(policy(1, mac).into());
                 let uplink = Some(Box::new(end) as _);
                 let mut nic = Adapter::new(&policies, PfEnd::pair().0, uplink, pool.clone());
                 connect(&mut nic);
@@ -102,7 +102,7 @@ fn waiting(c: &mut Criterion) {
                 let (near, far) = WireEnd::pair(LinkConfig::default(), SLACK);
                 let mut far = Box::new(far) as Box<dyn vfnic::uplink::Uplink>;
                 let pool = Pool::new(1024);
-                let policies = PolicyCell::new(policy);
+                let policies = PolicyCell::new(policy.into());
                 let mut nic = Adapter::new(
                     &policies,
                     PfEnd::pair().0,
@@ -161,7 +161,7 @@ fn mediated(c: &mut Criterion) {
                 let settings = vec![VfSetting::Path(Path::Mediated)];
                 policy = policy.with(&Command::SetVf { vf, settings }).unwrap();
             }
-            let policies = PolicyCell::new(policy);
+            let policies = PolicyCell::new(policy.into());
             let pool = Pool::new(1024);
             let mut plane = Hypervisor::new(&policies, PfEnd::pair().1, pool, None);
             connect(&mut plane);
