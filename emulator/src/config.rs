@@ -72,6 +72,12 @@ pub struct CpuList(Vec<usize>);
 pub struct CpuListError(String);
 
 impl CpuList {
+    /// How many CPUs it names, if it names any.
+    #[must_use]
+    pub fn count(&self) -> Option<usize> {
+        Some(self.0.len()).filter(|n| *n > 0)
+    }
+
     /// The CPU of the `n`th thread.
     #[must_use]
     pub fn nth(&self, n: usize) -> Option<usize> {
@@ -98,6 +104,8 @@ impl FromStr for CpuList {
             }
             cpus.extend(first..=last);
         }
+        cpus.sort_unstable();
+        cpus.dedup();
         Ok(CpuList(cpus))
     }
 }
@@ -871,6 +879,23 @@ mod tests {
 
     fn load(text: &str) -> Result<Config, ConfigError> {
         Config::from_toml(text, Path::new("test.toml"), &Overrides::default(), false)
+    }
+
+    #[test]
+    fn cpus_are_lists_as_taskset_takes_them() {
+        let nth = |text: &str| {
+            let list: CpuList = text.parse().unwrap();
+            (0..4).map(|n| list.nth(n).unwrap()).collect::<Vec<_>>()
+        };
+        assert_eq!(nth("1"), [1, 1, 1, 1]);
+        assert_eq!(nth("4-6,0"), [0, 4, 5, 6]);
+        assert_eq!(nth("2,2,3"), [2, 3, 2, 3]);
+        assert_eq!(CpuList::default().nth(0), None);
+        assert_eq!(CpuList::default().count(), None);
+        for wrong in ["", "a", "1-", "3-1", "1,,2", "-1", "99999"] {
+            let error = wrong.parse::<CpuList>().unwrap_err().to_string();
+            assert!(error.contains("such as 1 or 0,2 or 4-7"), "{error}");
+        }
     }
 
     #[test]

@@ -273,18 +273,18 @@ impl Adapter {
         self.parked_vfs.contains(vf)
     }
 
-    /// Handles every frame that the hypervisor and other workers have handed over. With `force` the wire has to take them
-    /// even if it runs ahead for it: for a switch of paths, which must find the queues empty.
-    pub fn drain(&mut self, now: Nanos, force: bool) -> usize {
+    /// Handles every frame that the hypervisor and other workers have handed over, even if the wire has to run ahead for it:
+    /// for a switch of paths, which must find the queues empty.
+    pub fn drain(&mut self, now: Nanos) -> usize {
         self.out.egress.begin_round(now);
         let mut moved = self.poll_workers(usize::MAX);
         if let Some(from_workers) = &mut self.from_workers {
             from_workers.look();
             for vf in from_workers.waiting().iter() {
-                moved += self.poll_remote(now, vf, force);
+                moved += self.poll_remote(now, vf, true);
             }
         }
-        moved += self.poll_pf(now, force);
+        moved += self.poll_pf(now, true);
         self.flush(now);
         moved
     }

@@ -260,9 +260,9 @@ impl Hypervisor {
     }
 
     /// Handles every frame the NIC has handed over, whatever it costs: for a switch of paths, which must find the queues
-    /// empty. The CPU is charged all the same. `at_switch` lets more wait for the guests' buffers.
-    pub(super) fn drain_pf(&mut self, now: Nanos, at_switch: bool) -> usize {
-        self.ports.rx.at_switch = at_switch;
+    /// empty. The CPU is charged all the same. More wait for the guests' buffers than usual.
+    pub(super) fn drain_pf(&mut self, now: Nanos) -> usize {
+        self.ports.rx.at_switch = true;
         let mut moved = self.ports.rx.drain_backlogs(now, &mut self.model);
         if let Some(job) = self.current.take() {
             self.finish(now, job);

@@ -50,8 +50,8 @@ fn drain<A: DerefMut<Target = Adapter>>(
     loop {
         // The one with the port last: the others still have frames for it.
         let adapters = adapters.iter_mut().rev();
-        let moved: usize = adapters.map(|a| a.drain(now, true)).sum();
-        if moved + hypervisor.drain_pf(now, true) == 0 {
+        let moved: usize = adapters.map(|a| a.drain(now)).sum();
+        if moved + hypervisor.drain_pf(now) == 0 {
             return;
         }
     }

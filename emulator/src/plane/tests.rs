@@ -339,6 +339,8 @@ impl Bench {
 
     /// Sends from the far end.
     fn send_from_far(&mut self, frame: Frame) {
+        self.far.slept();
+        self.far.tx_room(self.now);
         send(&mut self.far, self.now, frame);
     }
 

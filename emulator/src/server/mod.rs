@@ -385,8 +385,13 @@ struct Threads {
 impl Threads {
     fn new(config: &Config) -> Result<Threads, RunError> {
         let workers = config.nics.iter().map(|nic| nic.workers).max();
-        let threads = config.threads.max(workers.unwrap_or(1));
-        let threads = (0..usize::from(threads)).map(|n| {
+        let wanted = usize::from(config.threads.max(workers.unwrap_or(1)));
+        // Two threads that look for frames on one CPU would only keep each other from it.
+        let threads = wanted.min(config.cpus.count().unwrap_or_else(cpus_allowed));
+        if threads < wanted {
+            tracing::info!("{threads} data-plane threads and not {wanted}: there are no more CPUs");
+        }
+        let threads = (0..threads).map(|n| {
             let mut thread = DataThread::new(format!("dp{n}")).map_err(system("thread"))?;
             if let Some(cpu) = config.cpus.nth(n) {
                 thread.pin(cpu);
@@ -488,6 +493,12 @@ fn build_hosts(
         )
     });
     Ok(hosts.collect())
+}
+
+/// How many CPUs this process may run on.
+fn cpus_allowed() -> usize {
+    let allowed = rustix::thread::sched_getaffinity(None);
+    allowed.map_or(1, |cpus| cpus.count().max(1) as usize)
 }
 
 /// What the configuration plugs into a NIC's port.

@@ -75,7 +75,10 @@ struct Lateness {
 
 impl Lateness {
     fn look(&mut self, now: Nanos) {
-        let looked = self.looked.replace(now).unwrap_or(now);
+        let Some(looked) = self.looked.replace(now) else {
+            self.since = now;
+            return;
+        };
         if now == looked {
             self.since = self.since.max(now.saturating_sub(LATE + self.lost));
             return;

@@ -146,7 +146,7 @@ fn a_switch_with_full_queues_loses_and_reorders_nothing() {
     let empty = |bench: &mut Bench| {
         assert!(!bench.hypervisor.pf_mut().has_input());
         assert!(!bench.adapter.pf_mut().has_input());
-        assert_eq!(bench.adapter.drain(bench.now, true), 0, "nor is one parked");
+        assert_eq!(bench.adapter.drain(bench.now), 0, "nor is one parked");
     };
     bench.command("vf 0 set path mediated");
     empty(&mut bench);

@@ -1,5 +1,7 @@
 //! A wire that frames have to wait for: when it takes them, and who gets how much of it.
 
+use vf_model::{RxMode, VfRequest};
+
 use super::*;
 
 #[test]
@@ -176,4 +178,164 @@ fn a_full_fibre_takes_a_frame_again_when_the_receiver_has_taken_one() {
     let arrived = receive(&mut far, LATE).into_iter().map(|f| f.data);
     let numbers = by_sender(&arrived.collect::<Vec<_>>());
     assert_eq!(numbers[&MAC_BASE], (1..=full).collect::<Vec<_>>());
+}
+
+/// All that may be on the way from one end: the bound of the wire and what cannot wait for it.
+const MOST_ON_THE_WAY: usize = (8 + 24) << 20;
+
+#[test]
+fn what_cannot_wait_is_bounded_in_bytes_and_the_rest_is_lost_by_name() {
+    let (mut near, mut far) = WireEnd::pair(LinkConfig::default(), ENDLESS);
+    let frame = private(frame(BEYOND, MAC_BASE, 0, 9000));
+    let on_wire = OnWire::of(&meta(frame.len(), &frame.hdr));
+    let mut lost = Vec::new();
+    let sent = 10_000;
+    for _ in 0..sent {
+        let mut frames = vec![TxFrame {
+            frame: frame.clone(),
+            on_wire,
+        }];
+        near.tx_burst(Nanos(0), &mut frames, &Pool::new(1), &mut |why| {
+            lost.push(why)
+        });
+    }
+    assert!(
+        lost.iter()
+            .all(|reason| *reason == DropReason::WireQueueFull)
+    );
+    let kept = sent - lost.len();
+    assert!(kept * 9000 <= MOST_ON_THE_WAY + 2 * 9000, "{kept}");
+    assert!(kept * 9000 > MOST_ON_THE_WAY - 2 * 9000, "{kept}");
+    let mut arrived = 0;
+    while arrived < kept {
+        arrived += receive(&mut far, LATE).len();
+        near.next_arrival();
+    }
+    assert!(near.tx_room(Nanos(0)).any(), "there is room again");
+}
+
+#[test]
+fn a_guest_that_gives_commands_puts_no_more_on_the_wire_than_it_carries() {
+    let mut bench = Bench::bare(&[Path::Mediated, Path::Direct], Nanos(0), None);
+    for vf in 0..2 {
+        let config = NetConfig {
+            mtu: 9000,
+            ..queue_of(256)
+        };
+        bench.start(vf, &config);
+    }
+    let mut victim = Vec::new();
+    for step in 1..=200u64 {
+        while bench.vms[0].send_on(0, BEYOND, 9000) {}
+        while bench.vms[1].send_on(0, BEYOND, 1000) {}
+        for on in [true, false] {
+            let mode = RxMode {
+                allmulti: on,
+                ..RxMode::default()
+            };
+            let request = VfRequest::RxMode(mode);
+            let policy = bench.policies.load();
+            let policy = policy.with_request(VfIndex(0), &request).unwrap();
+            bench.policies.publish(policy);
+        }
+        bench.run_until(Nanos(step * 100_000));
+        victim.push(by_sender(&bench.arrived)[&mac(1)].len() * 1024);
+    }
+    let wire = bench.sum(Nic::wire_counters);
+    let carried = 200 * 100_000 * 10 / 8;
+    assert!(wire.tx_bytes < carried + 20_000, "{}", wire.tx_bytes);
+    let share = *victim.last().unwrap() as f64 / carried as f64;
+    assert!((0.45..0.55).contains(&share), "the other VF's: {share}");
+}
+
+#[test]
+fn a_thread_that_comes_late_makes_up_for_it_and_for_no_more() {
+    let slack = Nanos(30_000);
+    let (mut near, mut far) = WireEnd::pair(LinkConfig::default(), slack);
+    let frame = private(frame(BEYOND, MAC_BASE, 0, 1514));
+    let on_wire = OnWire::of(&meta(frame.len(), &frame.hdr));
+    // The thread looks each microsecond, but for 2 ms in the middle, and then fills the transmitter in bursts.
+    let mut sent = 0;
+    let mut fill = |near: &mut WireEnd, now: Nanos| {
+        let mut room = near.tx_room(now);
+        let mut frames = Vec::new();
+        while room.any() && frames.len() < 32 {
+            room.take(on_wire.bytes);
+            frames.push(TxFrame {
+                frame: frame.clone(),
+                on_wire,
+            });
+        }
+        sent += frames.len();
+        near.tx_burst(now, &mut frames, &Pool::new(1), &mut |why| panic!("{why}"));
+        sent
+    };
+    let mut arrived = 0;
+    let mut looks: Vec<u64> = (1_000..2_000).chain(4_000..5_000).collect();
+    looks.dedup();
+    for now in looks.into_iter().map(|us| Nanos(us * 1000)) {
+        fill(&mut near, now);
+        arrived += receive(&mut far, now).len();
+        let carried = (now.0 - 1_000_000 + 10_000) * 10 / 8 / 1538;
+        assert!(arrived as u64 <= carried, "{arrived} of {carried} at {now}");
+    }
+    let carried = 4_000_000 * 10 / 8 / 1538;
+    assert!(arrived > carried - 8, "{arrived} of {carried}");
+}
+
+#[test]
+fn a_transmitter_that_had_nothing_to_send_has_not_been_late() {
+    let (mut near, mut far) = WireEnd::pair(LinkConfig::default(), Nanos(30_000));
+    let frame = private(frame(BEYOND, MAC_BASE, 0, 1514));
+    for us in 0..1_000 {
+        near.tx_room(Nanos(us * 1000));
+    }
+    // 2 ms later there is something: it was not there before.
+    let now = Nanos(3_000_000);
+    near.tx_room(now);
+    for _ in 0..100 {
+        send(&mut near, now, frame.clone());
+    }
+    let at_once = receive(&mut far, now).len();
+    assert!(at_once <= 9, "those of 10 us: {at_once}");
+    near.slept();
+    let later = Nanos(9_000_000);
+    receive(&mut far, later);
+    near.tx_room(later);
+    send(&mut near, later, frame);
+    assert_eq!(receive(&mut far, later).len(), 0, "a sleep is no lateness");
+}
+
+#[test]
+fn frames_of_a_wire_that_was_looked_at_late_wait_for_buffers_that_a_guest_had_no_time_to_post() {
+    for late in [Nanos(0), Nanos(1_000_000)] {
+        let mut bench = Bench::bare(&[Path::Direct], Nanos(30_000), None);
+        bench.start(0, &queue_of(8));
+        for number in 0..20 {
+            bench.send_from_far(private(frame(mac(0), BEYOND, number, 60)));
+        }
+        // All are there after 2 us.
+        bench.now += Nanos(2_000) + late;
+        bench.settle();
+        bench.vms[0].receive();
+        bench.settle();
+        bench.vms[0].receive();
+        bench.settle();
+        let got = bench.vms[0].receive();
+        let dropped = bench.drops().iter().map(|(_, n)| *n).sum::<u64>();
+        assert_eq!(
+            (got, dropped),
+            if late > Nanos(0) { (20, 0) } else { (8, 12) }
+        );
+        // A guest that takes nothing gains no more than the time that was lost.
+        bench.now += Nanos(20_000_000);
+        for number in 0..20 {
+            bench.send_from_far(private(frame(mac(0), BEYOND, number, 60)));
+        }
+        bench.settle();
+        bench.now += Nanos(3_000);
+        bench.settle();
+        let dropped_now = bench.drops().iter().map(|(_, n)| *n).sum::<u64>();
+        assert_eq!(dropped_now - dropped, 12);
+    }
 }

@@ -268,8 +268,8 @@ fn a_switch_with_full_queues_between_workers_loses_and_reorders_nothing() {
     let now = bench.now;
     while bench.adapter_of(2).poll(now) > 0 {}
     bench.command("vf 1 set path mediated");
-    let left = bench.others.iter_mut().map(|other| other.drain(now, true));
-    let left = left.sum::<usize>() + bench.adapter.drain(now, true);
+    let left = bench.others.iter_mut().map(|other| other.drain(now));
+    let left = left.sum::<usize>() + bench.adapter.drain(now);
     assert_eq!(left, 0, "nor is one on its way to the port");
     assert_eq!(bench.vms[1].receive(), 60, "it had buffers for them");
     assert_eq!(bench.vms[3].receive(), 60);
