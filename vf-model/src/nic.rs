@@ -79,7 +79,7 @@ impl Nic {
         let known = self.known.key(source, flow, head);
         let known = known.filter(|_| Policy::check_len(meta).is_ok());
         if let Some(key) = &known
-            && let Some(verdict) = self.known.get(key)
+            && let Some(&verdict) = self.known.get(key)
         {
             self.count(source, MacAddr::of_frame(head), &verdict, meta.len);
             return verdict;

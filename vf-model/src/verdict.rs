@@ -23,6 +23,18 @@ pub struct Verdict {
 }
 
 impl Verdict {
+    /// The way of a frame that goes to one VF or the wire and nowhere else.
+    pub(crate) fn hop(&self) -> Option<Hop> {
+        let to = match (self.pf, self.wire) {
+            (true, _) => return None,
+            (false, false) => To::Vf(self.vfs.only()?),
+            (false, true) if self.vfs.is_empty() => To::Wire,
+            (false, true) => return None,
+        };
+        let insert = self.insert;
+        Some(Hop { to, insert })
+    }
+
     /// What is left to do on the other side of the PF, by the policy by which it was judged.
     #[must_use]
     pub fn onward(&self, policy: &Policy) -> Onward {

@@ -2,11 +2,9 @@
 //! it: all that a verdict depends on while the policy is the same but for filters on flows. Direct-mapped and of a fixed size:
 //! what collides is judged again. Holds verdicts on unicast to one receiver only, never drops.
 
-use crate::addr::VlanTag;
 use crate::filter_table::Actions;
 use crate::source::Source;
-use crate::verdict::{Hop, To, Verdict};
-use crate::vf::{VfIndex, VfSet};
+use crate::verdict::{Hop, Verdict};
 
 /// A power of two.
 const SLOTS: usize = 4096;
@@ -22,60 +20,13 @@ pub(crate) struct LinkKey {
     source: u64,
 }
 
+/// Verdicts are kept as they are given: to put one together costs more than to copy it.
 #[derive(Clone, Copy, Debug, Default)]
+#[repr(C, align(64))]
 struct Slot {
     key: LinkKey,
-    kept: Unicast,
-}
-
-/// A verdict on a frame to a station that goes to at most one VF on either side of the PF.
-#[derive(Clone, Copy, Debug, Default)]
-struct Unicast {
-    to: Option<VfIndex>,
-    beyond: Option<VfIndex>,
-    wire: bool,
-    insert: Option<VlanTag>,
-}
-
-impl Unicast {
-    /// `None`: it is not of that kind.
-    fn of(verdict: &Verdict) -> Option<Unicast> {
-        let one = |vfs: &VfSet| match vfs.only() {
-            None if !vfs.is_empty() => None,
-            one => Some(one),
-        };
-        verdict.drop.is_none().then_some(Unicast {
-            to: one(&verdict.vfs)?,
-            beyond: one(&verdict.beyond)?,
-            wire: verdict.wire,
-            insert: verdict.insert,
-        })
-    }
-
-    #[inline]
-    fn verdict(&self) -> Verdict {
-        Verdict {
-            vfs: self.to.into_iter().collect(),
-            pf: self.beyond.is_some(),
-            beyond: self.beyond.into_iter().collect(),
-            wire: self.wire,
-            insert: self.insert,
-            drop: None,
-        }
-    }
-
-    /// The way of a frame that goes to one VF or the wire and nowhere else.
-    #[inline]
-    fn hop(&self) -> Option<Hop> {
-        let to = match (self.to, self.wire) {
-            _ if self.beyond.is_some() => return None,
-            (Some(vf), false) => To::Vf(vf),
-            (None, true) => To::Wire,
-            (Some(_), true) | (None, false) => return None,
-        };
-        let insert = self.insert;
-        Some(Hop { to, insert })
-    }
+    hop: Option<Hop>,
+    verdict: Verdict,
 }
 
 /// The cache; empty slots have the key of a frame from nowhere.
@@ -160,25 +111,30 @@ impl VerdictCache {
     pub(crate) fn hop(&mut self, key: &LinkKey) -> Option<Hop> {
         if self.last.0 != *key {
             let slot = self.slots.get(key.slot()).filter(|slot| slot.key == *key)?;
-            self.last = (*key, slot.kept.hop());
+            self.last = (*key, slot.hop);
         }
         self.last.1
     }
 
     #[inline]
-    pub(crate) fn get(&self, key: &LinkKey) -> Option<Verdict> {
+    pub(crate) fn get(&self, key: &LinkKey) -> Option<&Verdict> {
         let slot = self.slots.get(key.slot()).filter(|slot| slot.key == *key)?;
-        Some(slot.kept.verdict())
+        Some(&slot.verdict)
     }
 
     /// Keeps a verdict, if it is of the kind that is kept.
     pub(crate) fn put(&mut self, key: LinkKey, verdict: &Verdict) {
         let to_group = key.addresses[0] & 1 == 1;
-        if !to_group
-            && let Some(kept) = Unicast::of(verdict)
-            && let Some(slot) = self.slots.get_mut(key.slot())
-        {
-            *slot = Slot { key, kept };
+        let to_many = verdict.vfs.len() + verdict.beyond.len() > 1;
+        if to_group || to_many || verdict.drop.is_some() {
+            return;
+        }
+        if let Some(slot) = self.slots.get_mut(key.slot()) {
+            *slot = Slot {
+                key,
+                hop: verdict.hop(),
+                verdict: *verdict,
+            };
         }
     }
 }
