@@ -718,6 +718,34 @@ fn a_train_of_frames_is_known_by_its_first() {
     assert_eq!(again(&mut host, &frame), None, "it no longer holds");
 }
 
+#[test]
+fn a_limit_goes_on_whatever_else_changes() {
+    for path in [Path::Direct, Path::Mediated] {
+        let mut host = Host::new(&[], &[path]);
+        let vf = VfIndex(0);
+        let ready = |host: &Host| match path {
+            Path::Direct => host.nic.tx_ready_at(vf, host.now),
+            Path::Mediated => host.hypervisor.tx_ready_at(vf, host.now),
+        };
+        host.act(&parse("vf 0 set max_tx_rate 1").into()).unwrap();
+        for _ in 0..10 {
+            host.send(Source::Vf(vf), &frame(1, 0));
+        }
+        let held = ready(&host);
+        assert!(held > host.now);
+        for words in [
+            "vf 0 set trust on",
+            "vf 1 set max_tx_rate 5",
+            "filter add flow-type ether proto 0x88b5 vf 1",
+        ] {
+            host.act(&parse(words).into()).unwrap();
+            assert_eq!(ready(&host), held, "{words}");
+        }
+        host.act(&parse("vf 0 set max_tx_rate 2").into()).unwrap();
+        assert_eq!(ready(&host), Nanos(0), "a new limit begins anew");
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig {
         cases: 2000,
