@@ -169,29 +169,26 @@ fn a_switch_with_full_queues_loses_and_reorders_nothing() {
 #[test]
 fn what_waits_between_the_planes_is_not_judged_by_newer_rules() {
     use Path::{Direct, Mediated};
-    let mut bench = Bench::new(&[Direct, Mediated], ENDLESS);
-    bench.vms[0].send(mac(1));
-    bench.adapter.poll(bench.now);
-    bench.vms[1].send(mac(0));
-    while bench.hypervisor.poll(bench.now) > 0 {}
-    assert!(bench.adapter.has_pf_input());
-    // Neither would reach the other now, nor look the same.
-    bench.command("vf 1 set vlan 5");
-    bench.command("vf 0 set vlan 6");
-    bench.settle();
-    assert_eq!([0, 1].map(|vf| bench.vms[vf].receive()), [1, 1]);
-    let lengths = [0, 1].map(|vf| bench.vms[vf].got[0].len());
-    assert_eq!(lengths, [60; 2], "no tag was taken out of them or put in");
-    bench.vms[0].send(mac(1));
-    bench.vms[1].send(mac(0));
-    bench.run_until(MS);
-    assert_eq!([0, 1].map(|vf| bench.vms[vf].receive()), [1, 1], "no more");
-    assert_eq!(
-        bench.arrived.len(),
-        2,
-        "beyond the wire somebody may have it"
-    );
-    assert_eq!(bench.drops(), []);
+    for (from, to) in [(0, 1), (1, 0)] {
+        let mut bench = Bench::new(&[Direct, Mediated], ENDLESS);
+        let send = |bench: &mut Bench| bench.vms[from].send(mac(to));
+        send(&mut bench);
+        match from {
+            0 => assert!(bench.adapter.poll(bench.now) > 0),
+            _ => while bench.hypervisor.poll(bench.now) > 0 {},
+        }
+        assert_eq!(bench.vms[to].receive(), 0, "it is on its way");
+        // Now it would not get there, nor look the same.
+        bench.command(&format!("vf {to} set vlan 5"));
+        bench.settle();
+        assert_eq!(bench.vms[to].receive(), 1);
+        assert_eq!(bench.vms[to].got[0].len(), 60, "no tag was taken out of it");
+        send(&mut bench);
+        bench.run_until(MS);
+        assert_eq!(bench.vms[to].receive(), 1, "no more");
+        assert_eq!(bench.arrived.len(), 1, "beyond the wire somebody has it");
+        assert_eq!(bench.drops(), []);
+    }
 }
 
 #[test]
