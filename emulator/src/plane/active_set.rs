@@ -22,6 +22,8 @@ pub(super) struct ActiveSet {
     round: u32,
     /// VFs that had work in either period.
     active: VfSet,
+    /// The same in order: few of them are found sooner in a list.
+    list: Vec<VfIndex>,
     /// Attached VFs that had none.
     idle: Vec<VfIndex>,
     /// The index in `idle` of the VF that is looked at next.
@@ -65,9 +67,9 @@ impl ActiveSet {
         }
     }
 
-    /// Begins a round and says which VFs are active in it.
+    /// Begins a round. During it, the active VFs stay the same.
     #[inline]
-    pub(super) fn begin_round(&mut self) -> VfSet {
+    pub(super) fn begin_round(&mut self) {
         if self.sparse {
             self.round += 1;
             if self.round == PERIOD {
@@ -78,7 +80,24 @@ impl ActiveSet {
         if self.stale {
             self.sort();
         }
+    }
+
+    /// The active VFs.
+    #[inline]
+    pub(super) fn active(&self) -> VfSet {
         self.active
+    }
+
+    /// The `n`th of them.
+    #[inline]
+    pub(super) fn nth(&self, n: usize) -> Option<VfIndex> {
+        self.list.get(n).copied()
+    }
+
+    /// How many of them have an index below this.
+    #[inline]
+    pub(super) fn before(&self, index: usize) -> usize {
+        self.list.partition_point(|vf| vf.index() < index)
     }
 
     fn sort(&mut self) {
@@ -87,6 +106,8 @@ impl ActiveSet {
             true => self.attached.intersection(self.busy.union(self.before)),
             false => self.attached,
         };
+        self.list.clear();
+        self.list.extend(self.active.iter());
         let next = self.idle.get(self.turn).copied();
         self.idle.clear();
         self.idle
@@ -124,7 +145,10 @@ mod tests {
 
     /// Whom a round looks at in which those of `work` have work, and it is found as they are looked at.
     fn round(active: &mut ActiveSet, work: VfSet) -> VfSet {
-        let mut looks = active.begin_round();
+        active.begin_round();
+        let mut looks = active.active();
+        let list: VfSet = (0..).map_while(|n| active.nth(n)).collect();
+        assert_eq!(list, looks);
         let found = !looks.intersection(work).is_empty();
         let idle = (0..active.idle_looks(found)).filter_map(|_| active.next_idle());
         looks = looks.union(idle.collect());

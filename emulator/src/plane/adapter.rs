@@ -292,8 +292,11 @@ impl Adapter {
     /// Delivers what the uplink has brought. A plane that looks late gives the guests as much more time to post buffers:
     /// a NIC would have used those that they posted meanwhile.
     fn poll_uplink(&mut self, now: Nanos) -> usize {
+        self.out.egress.receive(now, 2 * BURST, &mut self.arrivals);
+        if self.arrivals.frames.is_empty() && self.arrivals.dropped.is_empty() {
+            return 0;
+        }
         let mut arrivals = std::mem::take(&mut self.arrivals);
-        self.out.egress.receive(now, 2 * BURST, &mut arrivals);
         for reason in arrivals.dropped.drain(..) {
             self.nic.count_wire_drop(reason);
         }
@@ -489,24 +492,37 @@ impl Adapter {
 
     /// Serves the flows that wait for the wire, and then the VFs that had work lately and the PF, each round from another on.
     fn poll_flows(&mut self, now: Nanos) -> usize {
-        let active = self.ports.active.begin_round();
+        self.ports.active.begin_round();
         let mut moved = 0;
         if self.out.egress.is_anyone_waiting() {
             moved += self.poll_waiting(now);
         }
         // With the port here, those that wait have been served. Without it each VF has a queue of its own to the port.
-        let waiting = match self.out.egress {
-            Egress::Port(_) => self.parked_vfs,
-            Egress::Unplugged | Egress::Remote(_) => VfSet::default(),
-        };
-        let (before, first) = active.difference(waiting).split_at(self.cursor);
-        for vf in first.iter() {
-            moved += self.poll_vf(now, vf);
-        }
-        let burst = self.poll_pf(now, false);
-        moved += self.ports.rx.load.count_burst(burst);
-        for vf in before.iter() {
-            moved += self.poll_vf(now, vf);
+        if !self.parked_vfs.is_empty() && matches!(self.out.egress, Egress::Port(_)) {
+            let active = self.ports.active.active().difference(self.parked_vfs);
+            let (before, first) = active.split_at(self.cursor);
+            for vf in first.iter() {
+                moved += self.poll_vf(now, vf);
+            }
+            let burst = self.poll_pf(now, false);
+            moved += self.ports.rx.load.count_burst(burst);
+            for vf in before.iter() {
+                moved += self.poll_vf(now, vf);
+            }
+        } else {
+            let first = self.ports.active.before(self.cursor);
+            let mut n = first;
+            while let Some(vf) = self.ports.active.nth(n) {
+                moved += self.poll_vf(now, vf);
+                n += 1;
+            }
+            let burst = self.poll_pf(now, false);
+            moved += self.ports.rx.load.count_burst(burst);
+            for n in 0..first {
+                if let Some(vf) = self.ports.active.nth(n) {
+                    moved += self.poll_vf(now, vf);
+                }
+            }
         }
         if moved > 0 {
             let flows = self.pf_flow();

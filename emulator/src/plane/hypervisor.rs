@@ -148,8 +148,8 @@ impl Hypervisor {
 
     /// The next frame of a vif that had work lately, the vifs in turn.
     fn take_from_vifs(&mut self, now: Nanos) -> Option<Job> {
-        let active = self.ports.active.begin_round();
-        let (before, first) = active.split_at(self.cursor);
+        self.ports.active.begin_round();
+        let (before, first) = self.ports.active.active().split_at(self.cursor);
         for vf in first.iter().chain(before.iter()) {
             if let Some(frame) = self.take_from_vif(now, vf) {
                 self.cursor = vf.index() + 1;
@@ -252,6 +252,7 @@ impl Hypervisor {
     /// Publishes what was used and notifies each guest at most once a ring; each notification costs CPU.
     fn flush(&mut self, now: Nanos) {
         self.since_flush = 0;
+        self.ports.publish();
         let made = self.ports.flush(now);
         if let (1.., Some(cpu)) = (made, &mut self.cpu) {
             let cycles = cpu.cost.notification_cycles();

@@ -129,14 +129,18 @@ impl VfPorts {
             || self.held.due.is_some_and(|due| due <= now)
     }
 
-    /// Publishes what was used, and notifies each driver at most once a ring, later if it wants that; how many notifications
-    /// that were.
-    pub(super) fn flush(&mut self, now: Nanos) -> u64 {
+    /// Shows drivers what was used of their rings.
+    pub(super) fn publish(&mut self) {
         self.rx.publish();
         for vf in self.tx_needs_call.iter() {
             let queues = self.tx[vf.index()].queues.iter_mut();
             queues.for_each(|slot| slot.queue.publish());
         }
+    }
+
+    /// Notifies each driver at most once a ring of what was published, later if it wants that; how many notifications that
+    /// were.
+    pub(super) fn flush(&mut self, now: Nanos) -> u64 {
         if self.held.due.is_some_and(|due| due <= now) {
             let held = std::mem::take(&mut self.held);
             self.rx.needs_call = self.rx.needs_call.union(held.rx);
