@@ -5,6 +5,51 @@
 //! A [`Policy`] is all that has been said about a NIC: an immutable value that a [`Command`] makes a new one of. [`Nic`] judges
 //! by it what the direct path sees, [`HypervisorModel`] what the mediated path sees, so that a frame reaches the same VFs with
 //! the same tags whichever path they take. What each of them has beside it, limiters and counters, is its own.
+//!
+//! # Judge a frame
+//!
+//! ```
+//! use std::sync::Arc;
+//! use vf_model::{
+//!     Command, DropReason, FrameMeta, Judge, MacAddr, Nanos, Nic, NicConfig, Policy, Profile, Source, VfIndex,
+//! };
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let policy = Policy::new(NicConfig {
+//!     vfs: 2,
+//!     mac_base: MacAddr([0x02, 0, 0, 0, 0, 0x10]), // of VF 0; VF 1 has the next one
+//!     profile: Profile::default(),
+//! });
+//! let words = ["vf", "0", "set", "spoofchk", "on"];
+//! let mut nic = Nic::new(Arc::new(policy.with(&Command::parse(&words)?)?));
+//!
+//! // From VF 0 to VF 1. A header is all that is looked at here: 128 bytes of a frame are always enough.
+//! let mut head = [0; 60];
+//! head[..6].copy_from_slice(&nic.policy().mac(VfIndex(1)).0);
+//! head[6..12].copy_from_slice(&nic.policy().mac(VfIndex(0)).0);
+//! head[12..14].copy_from_slice(&[0x88, 0xb5]); // an EtherType for experiments
+//! let meta = FrameMeta { len: 1514, gso: None };
+//! let verdict = nic.ingress(Nanos(0), Source::Vf(VfIndex(0)), &head, &meta);
+//! assert_eq!(verdict.vfs.iter().collect::<Vec<_>>(), [VfIndex(1)]);
+//! assert!(!verdict.wire && !verdict.pf);
+//! // Whoever moves frames counts what has arrived.
+//! nic.count_delivered(VfIndex(1), MacAddr::of_frame(&head), meta.len);
+//!
+//! // The same with VF 1's address as the sender's.
+//! head[11] += 1;
+//! let verdict = nic.ingress(Nanos(0), Source::Vf(VfIndex(0)), &head, &meta);
+//! assert_eq!(verdict.drop, Some(DropReason::SpoofedMac));
+//! assert_eq!(nic.counters(VfIndex(0)).tx_drops.get(DropReason::SpoofedMac), 1);
+//!
+//! // A new policy, which all planes of a NIC share, is adopted as a whole.
+//! let off = Command::parse(&["vf", "0", "set", "spoofchk", "off"])?;
+//! let policy = nic.policy().with(&off)?;
+//! nic.adopt(Arc::new(policy));
+//! let verdict = nic.ingress(Nanos(0), Source::Vf(VfIndex(0)), &head, &meta);
+//! assert_eq!(verdict.vfs.len(), 1);
+//! # Ok(())
+//! # }
+//! ```
 #![forbid(unsafe_code)]
 
 mod addr;
