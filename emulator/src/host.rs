@@ -16,7 +16,7 @@ use crate::clock::Clock;
 use crate::config::{NicSettings, PolicySettings};
 use crate::mailbox::{self, Pace};
 use crate::plane::{
-    self, Adapter, Borrowed, Hypervisor, Owner, PfEnd, PolicyCell, Pool, worker_of,
+    self, Adapter, Borrowed, Hypervisor, Owner, PfEnd, PolicyCell, Pool, Statistics, worker_of,
 };
 use crate::uplink::Uplink;
 use crate::watch::Direction;
@@ -31,6 +31,8 @@ pub struct Host {
     pub hypervisor: Owner<Hypervisor>,
     /// What both judge by.
     policies: PolicyCell,
+    /// What both count, to be read while they do.
+    pub statistics: Statistics,
     /// One for each VF.
     pub vfs: Vec<Vf>,
     clock: Clock,
@@ -147,11 +149,16 @@ impl Host {
         clock: Clock,
     ) -> Host {
         let vfs = usize::from(settings.vfs);
+        let statistics = Statistics {
+            adapters: adapters.iter().map(|a| a.borrow().statistics()).collect(),
+            hypervisor: hypervisor.borrow().statistics(),
+        };
         let mut host = Host {
             settings,
             adapters,
             hypervisor,
             policies,
+            statistics,
             vfs: std::iter::repeat_with(Vf::default).take(vfs).collect(),
             clock,
         };
@@ -181,15 +188,15 @@ impl Host {
     /// What the front end of a VF is told about the device.
     #[must_use]
     pub fn device_config(&self, vf: VfIndex) -> DeviceConfig {
-        let policy = self.policies.load();
+        let policy = self.policy();
         let name = format!("{} {vf}", self.settings.name);
         let mac = policy.vf(vf).mac.0;
         let mut config = DeviceConfig::new(name, mac, self.settings.queue_pairs);
         config.features -= self.settings.offloads.withheld();
         config.mtu = self.settings.mtu;
         config.link_up = policy.link_up_for(vf);
-        config.speed_mbps =
-            u32::try_from(self.adapter().borrow().port_rate() / 1_000_000).unwrap_or(u32::MAX);
+        let rate = self.statistics.port_rate();
+        config.speed_mbps = u32::try_from(rate / 1_000_000).unwrap_or(u32::MAX);
         config
     }
 
@@ -206,6 +213,7 @@ impl Host {
             policies,
             vfs,
             clock,
+            ..
         } = self;
         let Vf {
             endpoint,
@@ -311,10 +319,7 @@ impl Host {
     /// Frames that have passed a VF's rings in one direction.
     #[must_use]
     pub fn packets(&self, vf: VfIndex, direction: Direction) -> u64 {
-        let worker = worker_of(vf, self.adapters.len());
-        let direct = self.adapters[worker].borrow().traffic(vf);
-        let mediated = self.hypervisor.borrow().traffic(vf);
-        let queues = direct.into_iter().chain(mediated);
+        let queues = self.statistics.traffic(vf).into_iter().flatten();
         queues
             .map(|queue| match direction {
                 Direction::Rx => queue.rx.packets,

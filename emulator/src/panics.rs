@@ -61,7 +61,7 @@ mod tests {
     use vf_model::Nanos;
 
     use crate::config::Polling;
-    use crate::plane::{DataThread, Load, Plane, RingBroken};
+    use crate::plane::{DataThread, LiveLoad, Plane, RingBroken};
 
     /// A plane with a bug.
     struct Broken;
@@ -87,7 +87,7 @@ mod tests {
             Vec::new()
         }
 
-        fn load_mut(&mut self) -> &mut Load {
+        fn load(&self) -> &LiveLoad {
             unreachable!("no round has ended")
         }
     }

@@ -4,8 +4,10 @@
 //! never forgets a station that is heard to make room for another, never reads a clock.
 
 use std::fmt;
+use std::sync::Arc;
 
 use crate::addr::{MacAddr, Vlan, VlanTag};
+use crate::counter::{Counter, Shared};
 use crate::frame::Header;
 use crate::time::Nanos;
 use crate::vf::{VfIndex, VfSet};
@@ -49,23 +51,23 @@ pub struct FdbEntry {
 
 /// What the bridge has done so far. Each station learned is an entry still, has aged, or was flushed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
-pub struct BridgeStats {
+pub struct BridgeStats<N = u64> {
     /// Stations it knows now.
-    pub entries: u64,
+    pub entries: N,
     /// Stations learned.
-    pub learned: u64,
+    pub learned: N,
     /// Stations heard at another port than before.
-    pub moved: u64,
+    pub moved: N,
     /// Stations forgotten because they were not heard for 300 s.
-    pub aged: u64,
+    pub aged: N,
     /// Stations forgotten because their port went away.
-    pub flushed: u64,
+    pub flushed: N,
     /// Frames whose sender was not learned for want of room.
-    pub full: u64,
+    pub full: N,
     /// Frames tried on every port: those to groups and to stations it does not know.
-    pub floods: u64,
+    pub floods: N,
     /// Frames that filters take at another port than the one where the address was learned: they went where the filters say.
-    pub overruled: u64,
+    pub overruled: N,
 }
 
 /// Ports to try a frame on, never the one it came from.
@@ -79,7 +81,6 @@ pub(crate) struct BridgeSet {
 struct Station {
     mac: MacAddr,
     vlan: Vlan,
-    seen: Nanos,
     port: BridgePort,
 }
 
@@ -88,8 +89,52 @@ struct Station {
 pub struct Bridge {
     rows: Vec<[Option<Station>; ROW]>,
     vifs: VfSet,
-    /// Without what can be told from the rows only when asked.
-    stats: BridgeStats,
+    known: Shared<Known>,
+}
+
+/// What of a bridge others can read.
+#[derive(Clone, Debug)]
+struct Known {
+    /// When the station in each place of a row was last heard, and a nanosecond; zero where there is none.
+    seen: Vec<[Counter; ROW]>,
+    /// Without what can be told from that only when asked.
+    stats: BridgeStats<Counter>,
+}
+
+/// What a bridge has done, for any thread to read while it does more.
+#[derive(Clone, Debug)]
+pub struct PublishedBridge(Arc<Known>);
+
+impl PublishedBridge {
+    /// What it has done up to `now`.
+    #[must_use]
+    pub fn stats(&self, now: Nanos) -> BridgeStats {
+        self.0.stats(now)
+    }
+}
+
+impl Known {
+    fn stats(&self, now: Nanos) -> BridgeStats {
+        let counted = &self.stats;
+        let mut stats = BridgeStats {
+            entries: 0,
+            learned: counted.learned.get(),
+            moved: counted.moved.get(),
+            aged: counted.aged.get(),
+            flushed: counted.flushed.get(),
+            full: counted.full.get(),
+            floods: counted.floods.get(),
+            overruled: counted.overruled.get(),
+        };
+        for seen in self.seen.iter().flatten().filter_map(seen_at) {
+            if has_aged(seen, now) {
+                stats.aged += 1;
+            } else {
+                stats.entries += 1;
+            }
+        }
+        stats
+    }
 }
 
 impl Bridge {
@@ -101,7 +146,10 @@ impl Bridge {
         Bridge {
             rows: vec![[None; ROW]; 1 << ROW_BITS],
             vifs: VfSet::default(),
-            stats: BridgeStats::default(),
+            known: Shared::new(Known {
+                seen: vec![std::array::from_fn(|_| Counter::default()); 1 << ROW_BITS],
+                stats: BridgeStats::default(),
+            }),
         }
     }
 
@@ -112,12 +160,14 @@ impl Bridge {
         if gone.is_empty() {
             return;
         }
-        for slot in self.rows.iter_mut().flatten() {
+        let seen = self.known.seen.iter().flatten();
+        for (slot, seen) in self.rows.iter_mut().flatten().zip(seen) {
             if let Some(BridgePort::Vif(vf)) = slot.map(|s| s.port)
                 && gone.contains(vf)
             {
                 *slot = None;
-                self.stats.flushed += 1;
+                seen.set(0);
+                self.known.stats.flushed.add(1);
             }
         }
     }
@@ -140,7 +190,7 @@ impl Bridge {
         let mut to = match self.find(now, vlan, header.dst) {
             Some(port) => BridgeSet::only(port),
             None => {
-                self.stats.floods += 1;
+                self.known.stats.floods.add(1);
                 all
             }
         };
@@ -153,7 +203,7 @@ impl Bridge {
 
     /// Counts a frame that went elsewhere than [`Bridge::forward`] has said.
     pub(crate) fn count_overruled(&mut self) {
-        self.stats.overruled += 1;
+        self.known.stats.overruled.add(1);
     }
 
     fn has(&self, port: BridgePort) -> bool {
@@ -164,64 +214,77 @@ impl Bridge {
     }
 
     fn learn(&mut self, now: Nanos, port: BridgePort, vlan: Vlan, mac: MacAddr) {
-        let row = &mut self.rows[row_of(vlan, mac)];
+        let at = row_of(vlan, mac);
+        let (row, seen, stats) = (&mut self.rows[at], &self.known.seen[at], &self.known.stats);
         let own = row.iter().position(|s| s.is_some_and(|s| s.is(vlan, mac)));
-        let free = || row.iter().position(|s| s.is_none_or(|s| s.has_aged(now)));
-        let Some(at) = own.or_else(free) else {
-            self.stats.full += 1;
+        let is_free = |seen| seen_at(seen).is_none_or(|seen| has_aged(seen, now));
+        let Some(at) = own.or_else(|| seen.iter().position(is_free)) else {
+            stats.full.add(1);
             return;
         };
         match row[at] {
-            Some(station) if !station.has_aged(now) => {
-                self.stats.moved += u64::from(station.port != port);
+            Some(station) if !is_free(&seen[at]) => {
+                stats.moved.add((station.port != port).into());
             }
             before => {
-                self.stats.aged += u64::from(before.is_some());
-                self.stats.learned += 1;
+                stats.aged.add(before.is_some().into());
+                stats.learned.add(1);
             }
         }
-        row[at] = Some(Station {
-            mac,
-            vlan,
-            seen: now,
-            port,
-        });
+        row[at] = Some(Station { mac, vlan, port });
+        seen[at].set(now.0.saturating_add(1));
     }
 
     fn find(&self, now: Nanos, vlan: Vlan, mac: MacAddr) -> Option<BridgePort> {
-        let mut row = self.rows[row_of(vlan, mac)].iter().flatten();
-        row.find(|s| s.is(vlan, mac) && !s.has_aged(now))
-            .map(|s| s.port)
-    }
-
-    fn stations(&self) -> impl Iterator<Item = &Station> {
-        self.rows.iter().flatten().flatten()
+        let at = row_of(vlan, mac);
+        let mut row = stations_of(&self.rows[at], &self.known.seen[at]);
+        row.find(|(s, seen)| s.is(vlan, mac) && !has_aged(*seen, now))
+            .map(|(s, _)| s.port)
     }
 
     /// The stations it knows at `now`, in an order that means nothing.
     pub fn entries(&self, now: Nanos) -> impl Iterator<Item = FdbEntry> + '_ {
-        let known = self.stations().filter(move |s| !s.has_aged(now));
-        known.map(move |s| FdbEntry {
+        let rows = self.rows.iter().zip(&self.known.seen);
+        let stations = rows.flat_map(|(row, seen)| stations_of(row, seen));
+        let known = stations.filter(move |(_, seen)| !has_aged(*seen, now));
+        known.map(move |(s, seen)| FdbEntry {
             mac: s.mac,
             vlan: s.vlan.tag(),
             port: s.port,
-            age: now.saturating_sub(s.seen),
+            age: now.saturating_sub(seen),
         })
     }
 
     /// What it has done up to `now`.
     #[must_use]
     pub fn stats(&self, now: Nanos) -> BridgeStats {
-        let mut stats = self.stats;
-        for station in self.stations() {
-            if station.has_aged(now) {
-                stats.aged += 1;
-            } else {
-                stats.entries += 1;
-            }
-        }
-        stats
+        self.known.stats(now)
     }
+
+    /// The same, for others to read while it does more.
+    #[must_use]
+    pub fn published(&self) -> PublishedBridge {
+        PublishedBridge(self.known.reader())
+    }
+}
+
+/// The stations of a row and when each was last heard.
+fn stations_of<'a>(
+    row: &'a [Option<Station>; ROW],
+    seen: &'a [Counter; ROW],
+) -> impl Iterator<Item = (&'a Station, Nanos)> {
+    let both = row.iter().zip(seen);
+    both.filter_map(|(station, seen)| Some((station.as_ref()?, seen_at(seen)?)))
+}
+
+/// When the station was last heard whose entry of [`Known::seen`] this is.
+fn seen_at(seen: &Counter) -> Option<Nanos> {
+    seen.get().checked_sub(1).map(Nanos)
+}
+
+#[inline]
+fn has_aged(seen: Nanos, now: Nanos) -> bool {
+    now.saturating_sub(seen) >= AGEING
 }
 
 impl BridgeSet {
@@ -245,11 +308,6 @@ impl Station {
     #[inline]
     fn is(&self, vlan: Vlan, mac: MacAddr) -> bool {
         self.mac == mac && self.vlan == vlan
-    }
-
-    #[inline]
-    fn has_aged(&self, now: Nanos) -> bool {
-        now.saturating_sub(self.seen) >= AGEING
     }
 }
 

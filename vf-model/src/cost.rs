@@ -1,7 +1,7 @@
 //! What the mediated path costs: cycles of the hypervisor's CPU for each frame, and that CPU's time. Calibrated, not
 //! measured. Never looks at a frame, only at its length.
 
-use crate::time::{Nanos, TimeLine};
+use crate::time::{BusyTime, Nanos, TimeLine};
 
 /// Cycles that the hypervisor spends. The shape (per frame, per byte, per notification) follows the structure of the Xen
 /// network back end of 2009; its absolute height is one scalar.
@@ -93,10 +93,10 @@ impl CpuBudget {
         self.line.free_at()
     }
 
-    /// Time worked up to `now`.
+    /// Time worked.
     #[must_use]
-    pub fn busy(&self, now: Nanos) -> Nanos {
-        self.line.busy(now)
+    pub fn busy_time(&self) -> BusyTime {
+        self.line.busy_time()
     }
 }
 
@@ -133,8 +133,8 @@ mod tests {
             }
             let exact = cycles * 1_000_000_000 / 2_660_000_000;
             let end = cpu.busy_until() + Nanos(1);
-            prop_assert_eq!(u128::from(cpu.busy(end).0), exact);
-            prop_assert!(cpu.busy(now) <= now);
+            prop_assert_eq!(u128::from(cpu.busy_time().until(end).0), exact);
+            prop_assert!(cpu.busy_time().until(now) <= now);
         }
     }
 }

@@ -4,12 +4,13 @@
 use std::sync::Arc;
 
 use crate::addr::{MacAddr, VlanTag};
+use crate::counter::Shared;
 use crate::frame::FrameMeta;
 use crate::link::wire_bytes;
 use crate::policy::Policy;
 use crate::rate::TokenBucket;
 use crate::rss::Rss;
-use crate::stats::{Counters, DropReason};
+use crate::stats::{Counters, DropReason, LiveCounters, PublishedCounters, PublishedPort};
 use crate::time::Nanos;
 use crate::verdict::Tagging;
 use crate::vf::VfIndex;
@@ -19,8 +20,8 @@ use crate::vf::VfIndex;
 pub struct Account {
     pub(crate) policy: Arc<Policy>,
     limiters: Vec<Option<TokenBucket>>,
-    pub(crate) counters: Vec<Counters>,
-    pub(crate) pf: Counters,
+    pub(crate) counters: Shared<[LiveCounters]>,
+    pub(crate) pf: Shared<LiveCounters>,
 }
 
 impl Account {
@@ -28,8 +29,8 @@ impl Account {
         let vfs = policy.vf_count();
         Account {
             limiters: (0..vfs).map(|vf| limiter(&policy, vf.into())).collect(),
-            counters: vec![Counters::default(); vfs],
-            pf: Counters::default(),
+            counters: (0..vfs).map(|_| LiveCounters::default()).collect(),
+            pf: Shared::default(),
             policy,
         }
     }
@@ -136,13 +137,22 @@ pub trait Judge {
 
     /// What a VF has sent and received on this path.
     #[must_use]
-    fn counters(&self, vf: VfIndex) -> &Counters {
-        &self.account().counters[vf.index()]
+    fn counters(&self, vf: VfIndex) -> Counters {
+        self.account().counters[vf.index()].read()
     }
 
     /// What the hypervisor has sent over the PF (tx) and been handed (rx), as this plane has seen it.
     #[must_use]
-    fn pf_counters(&self) -> &Counters {
-        &self.account().pf
+    fn pf_counters(&self) -> Counters {
+        self.account().pf.read()
+    }
+
+    /// Both, for others to read while this plane counts on.
+    #[must_use]
+    fn published(&self) -> PublishedCounters {
+        PublishedCounters {
+            vfs: self.account().counters.reader(),
+            pf: PublishedPort(self.account().pf.reader()),
+        }
     }
 }

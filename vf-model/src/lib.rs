@@ -57,6 +57,7 @@ mod bridge;
 mod command;
 mod config;
 mod cost;
+mod counter;
 mod cow_map;
 mod entry;
 mod filter;
@@ -87,10 +88,11 @@ mod vf;
 mod words;
 
 pub use addr::{AddrError, MacAddr, Vid, VlanProto, VlanTag};
-pub use bridge::{Bridge, BridgePort, BridgeStats, FdbEntry};
+pub use bridge::{Bridge, BridgePort, BridgeStats, FdbEntry, PublishedBridge};
 pub use command::Command;
 pub use config::NicConfig;
 pub use cost::{CostModel, CpuBudget};
+pub use counter::Counter;
 pub use filter::{Filter, FilterError, Filters, MAX_FILTERS, MAX_UNTRUSTED_FILTERS};
 pub use filter_table::{FilterTable, TableError};
 pub use flow::HEAD_LEN;
@@ -106,11 +108,11 @@ pub use rate::TokenBucket;
 pub use refusal::{Refusal, Refused};
 pub use rss::{MAX_RSS_QUEUES, Rss, RssKey, RssQueues, RssSpread};
 pub use source::Source;
-pub use stats::{Counters, DropReason, Drops};
+pub use stats::{Counters, DropReason, Drops, PublishedCounters, PublishedPort};
 pub use steering::{
     FilterAction, FilterMatch, FilterPriority, FilterSpec, FlowEnd, MatchError, Transport,
 };
-pub use time::Nanos;
+pub use time::{BusyTime, Nanos};
 pub use verdict::{Hop, Onward, TagEdit, Tagging, To, Verdict};
 pub use vf::{
     MAX_VFS, Mbps, Path, PortVlan, SettingError, VfIndex, VfLinkState, VfPolicy, VfSet, VfSetting,

@@ -1,7 +1,7 @@
 //! One direction of a full-duplex wire: when each frame starts, ends and arrives. Never holds frames and never drops any.
 
 use crate::frame::FrameMeta;
-use crate::time::{Nanos, TimeLine};
+use crate::time::{BusyTime, Nanos, TimeLine};
 
 /// Shortest frame without FCS; shorter ones are padded (IEEE 802.3 3.2.8).
 const MIN_FRAME: u64 = 60;
@@ -133,10 +133,10 @@ impl Link {
         }
     }
 
-    /// Time that frames have taken up to `now`, gaps between frames included.
+    /// Time that frames have taken, gaps between frames included.
     #[must_use]
-    pub fn busy(&self, now: Nanos) -> Nanos {
-        self.line.busy(now)
+    pub fn busy_time(&self) -> BusyTime {
+        self.line.busy_time()
     }
 
     /// Byte times of all frames so far, see [`wire_bytes`].
@@ -191,7 +191,7 @@ mod tests {
             let last = last.unwrap();
             assert_eq!(last.end, Nanos(tenths), "{size}");
             assert_eq!(last.arrival, Nanos(tenths + 500));
-            assert_eq!(link.busy(last.end), Nanos(tenths));
+            assert_eq!(link.busy_time().until(last.end), Nanos(tenths));
         }
     }
 
@@ -257,7 +257,7 @@ mod tests {
                 end = departure.end;
             }
             let exact = u128::from(link.wire_bytes()) * 8 * 1_000_000_000 / u128::from(rate);
-            prop_assert_eq!(u128::from(link.busy(end).0), exact);
+            prop_assert_eq!(u128::from(link.busy_time().until(end).0), exact);
             prop_assert!(u128::from(end.0) >= exact);
         }
     }

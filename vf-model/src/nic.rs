@@ -6,12 +6,13 @@
 use std::sync::Arc;
 
 use crate::addr::MacAddr;
+use crate::counter::Shared;
 use crate::filter_table::Actions;
 use crate::frame::{FrameMeta, Header};
 use crate::judge::{Account, Judge};
 use crate::policy::Policy;
 use crate::source::Source;
-use crate::stats::{Counters, DropReason};
+use crate::stats::{Counters, DropReason, LiveCounters, PublishedPort};
 use crate::time::Nanos;
 use crate::verdict::{Hop, Onward, To, Verdict, onward_len};
 use crate::verdict_cache::VerdictCache;
@@ -23,7 +24,7 @@ pub struct Nic {
     account: Account,
     /// What has been said of frames, until the policy changes.
     known: VerdictCache,
-    wire: Counters,
+    wire: Shared<LiveCounters>,
 }
 
 impl Nic {
@@ -33,7 +34,7 @@ impl Nic {
         Nic {
             account: Account::new(policy),
             known: VerdictCache::new(),
-            wire: Counters::default(),
+            wire: Shared::default(),
         }
     }
 
@@ -191,8 +192,14 @@ impl Nic {
 
     /// What has gone out on the wire (tx) and come from it (rx).
     #[must_use]
-    pub fn wire_counters(&self) -> &Counters {
-        &self.wire
+    pub fn wire_counters(&self) -> Counters {
+        self.wire.read()
+    }
+
+    /// The same, for others to read while this NIC counts on.
+    #[must_use]
+    pub fn published_wire(&self) -> PublishedPort {
+        PublishedPort(self.wire.reader())
     }
 }
 

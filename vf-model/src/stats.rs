@@ -1,11 +1,15 @@
-//! Counters of a VF, of the PF and of the wire, and the reasons why frames are dropped. Never decides anything.
+//! Counters of a VF, of the PF and of the wire, and the reasons why frames are dropped. A model counts where others can read
+//! it at any time. Never decides anything.
 
 use std::fmt;
 use std::ops::AddAssign;
+use std::sync::Arc;
 
 use serde::ser::{Serialize, SerializeMap, Serializer};
 
 use crate::addr::MacAddr;
+use crate::counter::Counter;
+use crate::vf::VfIndex;
 
 macro_rules! drop_reasons {
     ($($(#[$doc:meta])* $name:ident = $text:literal,)*) => {
@@ -85,7 +89,7 @@ impl fmt::Display for DropReason {
 
 /// Dropped frames by reason; serialised as a map of those that are not zero.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Drops([u64; ALL.len()]);
+pub struct Drops<N = u64>([N; ALL.len()]);
 
 impl Drops {
     /// How many for this reason.
@@ -105,9 +109,16 @@ impl Drops {
         let counted = DropReason::all().zip(self.0.iter().copied());
         counted.filter(|(_, n)| *n > 0)
     }
+}
 
-    pub(crate) fn count(&mut self, reason: DropReason) {
-        self.0[reason as usize] += 1;
+impl Drops<Counter> {
+    #[inline]
+    pub(crate) fn count(&self, reason: DropReason) {
+        self.0[reason as usize].add(1);
+    }
+
+    fn read(&self) -> Drops {
+        Drops(std::array::from_fn(|reason| self.0[reason].get()))
     }
 }
 
@@ -124,62 +135,110 @@ impl Serialize for Drops {
 /// What has passed one port, in the view of whoever is attached to it: tx is what the guest sends, or the hypervisor over
 /// the PF, or the NIC onto the wire. A super-frame is one packet.
 #[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize)]
-pub struct Counters {
+#[serde(bound(serialize = "N: Serialize, Drops<N>: Serialize"))]
+pub struct Counters<N = u64> {
     /// Frames received.
-    pub rx_packets: u64,
+    pub rx_packets: N,
     /// Bytes received, as handed over (no FCS).
-    pub rx_bytes: u64,
+    pub rx_bytes: N,
     /// Frames received to a group address other than broadcast.
-    pub rx_multicast: u64,
+    pub rx_multicast: N,
     /// Broadcast frames received.
-    pub rx_broadcast: u64,
+    pub rx_broadcast: N,
     /// Frames sent that passed the checks of the sender and had somewhere to go.
-    pub tx_packets: u64,
+    pub tx_packets: N,
     /// Bytes of those.
-    pub tx_bytes: u64,
+    pub tx_bytes: N,
     /// Those to a group address other than broadcast.
-    pub tx_multicast: u64,
+    pub tx_multicast: N,
     /// Those to the broadcast address.
-    pub tx_broadcast: u64,
+    pub tx_broadcast: N,
     /// Frames meant for it that it did not get.
-    pub rx_drops: Drops,
+    pub rx_drops: Drops<N>,
     /// Frames it sent that went nowhere; on the wire and the PF, frames that found the queue full.
-    pub tx_drops: Drops,
+    pub tx_drops: Drops<N>,
 }
 
-impl Counters {
-    pub(crate) fn count_rx(&mut self, dst: MacAddr, len: u32) {
-        self.rx_packets += 1;
-        self.rx_bytes += u64::from(len);
+/// The same while they are counted: their owner writes them, and anybody may read them.
+pub(crate) type LiveCounters = Counters<Counter>;
+
+impl LiveCounters {
+    pub(crate) fn count_rx(&self, dst: MacAddr, len: u32) {
+        self.count_rx_run(1, len.into());
         if dst.is_broadcast() {
-            self.rx_broadcast += 1;
+            self.rx_broadcast.add(1);
         } else if dst.is_multicast() {
-            self.rx_multicast += 1;
+            self.rx_multicast.add(1);
         }
     }
 
     /// Frames to stations.
     #[inline]
-    pub(crate) fn count_rx_run(&mut self, frames: u64, bytes: u64) {
-        self.rx_packets += frames;
-        self.rx_bytes += bytes;
+    pub(crate) fn count_rx_run(&self, frames: u64, bytes: u64) {
+        self.rx_packets.add(frames);
+        self.rx_bytes.add(bytes);
     }
 
     /// A frame to a station.
     #[inline]
-    pub(crate) fn count_tx_station(&mut self, len: u32) {
-        self.tx_packets += 1;
-        self.tx_bytes += u64::from(len);
+    pub(crate) fn count_tx_station(&self, len: u32) {
+        self.tx_packets.add(1);
+        self.tx_bytes.add(len.into());
     }
 
-    pub(crate) fn count_tx(&mut self, dst: MacAddr, len: u32) {
-        self.tx_packets += 1;
-        self.tx_bytes += u64::from(len);
+    pub(crate) fn count_tx(&self, dst: MacAddr, len: u32) {
+        self.count_tx_station(len);
         if dst.is_broadcast() {
-            self.tx_broadcast += 1;
+            self.tx_broadcast.add(1);
         } else if dst.is_multicast() {
-            self.tx_multicast += 1;
+            self.tx_multicast.add(1);
         }
+    }
+
+    /// Each counter as it is at some time during the call.
+    pub(crate) fn read(&self) -> Counters {
+        Counters {
+            rx_packets: self.rx_packets.get(),
+            rx_bytes: self.rx_bytes.get(),
+            rx_multicast: self.rx_multicast.get(),
+            rx_broadcast: self.rx_broadcast.get(),
+            tx_packets: self.tx_packets.get(),
+            tx_bytes: self.tx_bytes.get(),
+            tx_multicast: self.tx_multicast.get(),
+            tx_broadcast: self.tx_broadcast.get(),
+            rx_drops: self.rx_drops.read(),
+            tx_drops: self.tx_drops.read(),
+        }
+    }
+}
+
+/// The counters of one port, for any thread to read while they are counted. Each is exact; between two of them the owner
+/// may have counted more, so that packets and bytes of a reading may be a frame apart while traffic runs.
+#[derive(Clone, Debug)]
+pub struct PublishedPort(pub(crate) Arc<LiveCounters>);
+
+impl PublishedPort {
+    /// What has been counted so far.
+    #[must_use]
+    pub fn read(&self) -> Counters {
+        self.0.read()
+    }
+}
+
+/// The counters of a model, for any thread to read as [`PublishedPort`] says.
+#[derive(Clone, Debug)]
+pub struct PublishedCounters {
+    pub(crate) vfs: Arc<[LiveCounters]>,
+    /// Those of the PF.
+    pub pf: PublishedPort,
+}
+
+impl PublishedCounters {
+    /// What has been counted of a VF so far; nothing of one that the NIC has not.
+    #[must_use]
+    pub fn vf(&self, vf: VfIndex) -> Counters {
+        let vf = self.vfs.get(vf.index());
+        vf.map(Counters::read).unwrap_or_default()
     }
 }
 
@@ -212,10 +271,11 @@ mod tests {
     fn names_are_distinct_and_each_reason_has_its_own_count() {
         let names: BTreeSet<_> = DropReason::all().map(|r| r.to_string()).collect();
         assert_eq!(names.len(), DropReason::all().count());
-        let mut drops = Drops::default();
+        let drops = Drops::<Counter>::default();
         for (n, reason) in DropReason::all().enumerate() {
             (0..n).for_each(|_| drops.count(reason));
         }
+        let drops = drops.read();
         for (n, reason) in DropReason::all().enumerate() {
             assert_eq!(drops.get(reason), n as u64);
         }
@@ -224,13 +284,13 @@ mod tests {
 
     #[test]
     fn shown_by_name_and_only_if_not_zero() {
-        let mut counters = Counters::default();
+        let counters = LiveCounters::default();
         counters.count_rx(MacAddr::BROADCAST, 60);
         counters.count_rx(MacAddr([1, 0, 0x5e, 0, 0, 1]), 60);
         counters.count_rx(MacAddr([2, 0, 0, 0, 0, 1]), 60);
         counters.rx_drops.count(DropReason::NoRxBuffer);
-        let mut sum = counters.clone();
-        sum += &counters;
+        let mut sum = counters.read();
+        sum += &counters.read();
         let json = serde_json::to_value(&sum).unwrap();
         assert_eq!(json["rx_packets"], 6);
         assert_eq!(json["rx_bytes"], 360);

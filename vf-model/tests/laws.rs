@@ -213,8 +213,8 @@ impl Host {
     }
 
     fn counters(&self, vf: VfIndex) -> Counters {
-        let mut sum = self.nic.counters(vf).clone();
-        sum += self.hypervisor.counters(vf);
+        let mut sum = self.nic.counters(vf);
+        sum += &self.hypervisor.counters(vf);
         sum
     }
 
@@ -226,7 +226,7 @@ impl Host {
             self.nic.wire_counters(),
             self.hypervisor.pf_counters(),
         ];
-        vfs.chain(others.into_iter().cloned())
+        vfs.chain(others)
             .map(|c| c.rx_drops.total() + c.tx_drops.total())
             .sum()
     }

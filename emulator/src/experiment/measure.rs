@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use vf_guest::tcp::{Guest, StreamId};
-use vf_model::{Judge, Nanos, Path, VfIndex};
+use vf_model::{Nanos, Path};
 
 use super::outcome::{Directions, Hosts, PathResult, Sample};
 use super::plan::Plan;
@@ -40,25 +40,12 @@ impl Meters {
     /// Reads a host; host A first.
     pub(super) fn host(&mut self, host: &Host) {
         let reading = &mut self.0;
-        let adapter = host.adapter().borrow();
-        let hypervisor = host.hypervisor.borrow();
-        reading.link_busy.push(adapter.port_busy(reading.at).0);
-        let busy = match hypervisor.charged(reading.at) {
-            Some(charged) => charged.0,
-            None => u64::try_from(hypervisor.load().busy.as_nanos()).unwrap_or(u64::MAX),
-        };
+        let statistics = &host.statistics;
+        reading.link_busy.push(statistics.port_busy(reading.at).0);
+        let busy = statistics.hypervisor.busy_ns(reading.at);
         reading.hypervisor_busy.push(busy);
-        let vfs = (0..adapter.nic.policy().vf_count()).map(VfIndex::from);
-        let of_vfs = vfs.flat_map(|vf| [adapter.nic.counters(vf), hypervisor.model.counters(vf)]);
-        let of_nic = [
-            adapter.nic.pf_counters(),
-            adapter.nic.wire_counters(),
-            hypervisor.model.pf_counters(),
-        ];
-        for counters in of_vfs.chain(of_nic) {
-            for (reason, n) in counters.rx_drops.iter().chain(counters.tx_drops.iter()) {
-                *reading.drops.entry(reason.to_string()).or_default() += n;
-            }
+        for (_, reason, n) in statistics.drops() {
+            *reading.drops.entry(reason.to_string()).or_default() += n;
         }
     }
 

@@ -4,8 +4,8 @@
 //! the ones delivered. Never holds a lock, never waits, never reads a clock.
 
 use vf_model::{
-    DropReason, Hop, Judge, LinkConfig, Nanos, Nic, OnWire, Source, Tagging, To, Verdict, VfIndex,
-    VfSet, VlanTag,
+    DropReason, Hop, Judge, Nanos, Nic, OnWire, Source, Tagging, To, Verdict, VfIndex, VfSet,
+    VlanTag,
 };
 use vf_vhost::frame::TagEdit;
 use vf_vhost::tx::{TxFrame, TxQueue};
@@ -15,7 +15,7 @@ use super::backlog::{BACKLOG_BYTES, Backlog};
 use super::cross_queue::CrossQueues;
 use super::doorbell::Doorbell;
 use super::egress::Egress;
-use super::load::Load;
+use super::load::LiveLoad;
 use super::mirror::Mirror;
 use super::owner::Plane;
 use super::pf::{PfEnd, PfFrame};
@@ -25,7 +25,8 @@ use super::port::{Notified, RingBroken, meta};
 use super::port_queue::{PortQueueRx, port_queues};
 use super::ports::{Fetched, VfPorts};
 use super::receivers::{FrameSource, Patience, Receivers};
-use super::traffic::{PairTraffic, Traffic};
+use super::statistics::{AdapterStatistics, UplinkStatistics};
+use super::traffic::Traffic;
 use crate::uplink::{Arrivals, Uplink};
 use crate::watch::{Direction, Port};
 
@@ -218,37 +219,14 @@ impl Adapter {
         self.ports.take_notified()
     }
 
-    /// What has passed each queue pair of a VF here.
+    /// What it counts, to be read while it does.
     #[must_use]
-    pub fn traffic(&self, vf: VfIndex) -> Vec<PairTraffic> {
-        self.ports.traffic(vf)
-    }
-
-    /// What its thread has done.
-    #[must_use]
-    pub fn load(&self) -> &Load {
-        &self.ports.rx.load
-    }
-
-    /// What is plugged into the port.
-    #[must_use]
-    pub fn uplink_name(&self) -> String {
-        let uplink = self.out.egress.uplink();
-        uplink.map_or_else(|| "none".to_owned(), ToString::to_string)
-    }
-
-    /// The port's rate in bits a second; without a cable, that of the NIC.
-    #[must_use]
-    pub fn port_rate(&self) -> u64 {
-        let uplink = self.out.egress.uplink();
-        uplink.map_or(LinkConfig::default().rate_bps, |u| u.link().rate_bps())
-    }
-
-    /// Time that the port has spent sending up to `now`.
-    #[must_use]
-    pub fn port_busy(&self, now: Nanos) -> Nanos {
-        let uplink = self.out.egress.uplink();
-        uplink.map_or(Nanos(0), |uplink| uplink.link().busy(now))
+    pub fn statistics(&self) -> AdapterStatistics {
+        AdapterStatistics {
+            plane: self.ports.statistics(&self.nic),
+            wire: self.nic.published_wire(),
+            uplink: self.out.egress.uplink().map(UplinkStatistics::of),
+        }
     }
 
     /// The PF's end, to connect it.
@@ -700,10 +678,10 @@ impl Adapter {
         if let Some(run) = run {
             out.deliver_run(nic, rx, queue, run, done);
         }
+        port.traffic.add(ring, sent);
         rx.publish();
         slot.queue.complete(done);
         slot.queue.publish();
-        *port.traffic.of_ring(ring) += sent;
         if done > 0 {
             self.ports.tx_needs_call.insert(vf);
         }
@@ -756,7 +734,7 @@ fn outgoing(
 ) -> Frame {
     let mut copy = FrameSource::Guest(queue, frame).copy(&rx.pool);
     copy.edit(insertion(insert));
-    rx.load.copies += 1;
+    rx.load.copies.add(1);
     copy
 }
 
@@ -795,8 +773,8 @@ impl Outside {
             return; // then all VFs are served here
         };
         let copy = source.copy(&rx.pool);
-        rx.load.copies += 1;
-        rx.load.handed_over += 1;
+        rx.load.copies.add(1);
+        rx.load.handed_over.add(1);
         for vf in workers.give(copy, vfs, tagging, &rx.pool).iter() {
             nic.count_rx_drop(vf, DropReason::WorkerQueueFull);
         }
@@ -971,7 +949,7 @@ impl Plane for Adapter {
         self.ports.connect(registry);
     }
 
-    fn load_mut(&mut self) -> &mut Load {
-        &mut self.ports.rx.load
+    fn load(&self) -> &LiveLoad {
+        &self.ports.rx.load
     }
 }

@@ -10,7 +10,7 @@ use vf_vhost::frame::TagEdit;
 use vf_vhost::vring::Vring;
 
 use super::backlog::Backlog;
-use super::load::Load;
+use super::load::LiveLoad;
 use super::mirror::Mirror;
 use super::owner::Plane;
 use super::pf::{PfEnd, PfFrame};
@@ -19,7 +19,8 @@ use super::pool::{Frame, Pool};
 use super::port::{Notified, RingBroken, meta};
 use super::ports::{Fetched, VfPorts};
 use super::receivers::{FrameSource, Patience};
-use super::traffic::PairTraffic;
+use super::statistics::HypervisorStatistics;
+use super::traffic::Traffic;
 use crate::watch::{Direction, Port};
 
 /// Pieces of work between two notifications to a guest.
@@ -111,10 +112,14 @@ impl Hypervisor {
             .map_or(Nanos(0), |cpu| cpu.budget.busy_until())
     }
 
-    /// Time that the CPU has been charged for up to `now`; `None` without a cost model.
+    /// What it counts, to be read while it does.
     #[must_use]
-    pub fn charged(&self, now: Nanos) -> Option<Nanos> {
-        self.cpu.as_ref().map(|cpu| cpu.budget.busy(now))
+    pub fn statistics(&self) -> HypervisorStatistics {
+        HypervisorStatistics {
+            plane: self.ports.statistics(&self.model),
+            charged: self.cpu.as_ref().map(|cpu| cpu.budget.busy_time()),
+            bridge: self.model.bridge().published(),
+        }
     }
 
     fn charge(&mut self, now: Nanos, job: &Job) {
@@ -202,10 +207,11 @@ impl Hypervisor {
                     continue;
                 }
                 let ring = slot.queue.vring().index();
-                port.traffic.of_ring(ring).add(frame.len());
+                let (packets, bytes) = (1, frame.len().into());
+                port.traffic.add(ring, Traffic { packets, bytes });
                 let rx = &mut self.ports.rx;
                 let copy = FrameSource::Guest(&slot.queue, frame).copy(&rx.pool);
-                rx.load.copies += 1;
+                rx.load.copies.add(1);
                 slot.queue.complete(1);
                 rx.mirror
                     .add(Port::Vf(vf), Direction::Tx, &copy, TagEdit::Keep);
@@ -316,18 +322,6 @@ impl Hypervisor {
         &mut self.ports.rx.mirror
     }
 
-    /// What has passed each queue pair of a VF here.
-    #[must_use]
-    pub fn traffic(&self, vf: VfIndex) -> Vec<PairTraffic> {
-        self.ports.traffic(vf)
-    }
-
-    /// What its thread has done.
-    #[must_use]
-    pub fn load(&self) -> &Load {
-        &self.ports.rx.load
-    }
-
     /// The PF's end, to connect it.
     pub fn pf_mut(&mut self) -> &mut PfEnd {
         &mut self.pf
@@ -386,7 +380,7 @@ impl Plane for Hypervisor {
         self.ports.connect(registry);
     }
 
-    fn load_mut(&mut self) -> &mut Load {
-        &mut self.ports.rx.load
+    fn load(&self) -> &LiveLoad {
+        &self.ports.rx.load
     }
 }

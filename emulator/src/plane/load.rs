@@ -2,53 +2,78 @@
 
 use std::time::Duration;
 
+use vf_model::Counter;
+
 /// Counters of one thread that moves frames.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Load {
-    /// Time spent in rounds that found work; that of idle rounds since the clock was last read is taken off as they took
-    /// lately. What a thread spent on several planes is shared out by the frames that they moved.
-    pub busy: Duration,
+pub struct Load<N = u64> {
+    /// Nanoseconds spent in rounds that found work; those of idle rounds since the clock was last read are taken off as they
+    /// took lately. What a thread spent on several planes is shared out by the frames that they moved.
+    pub busy_ns: N,
     /// Rounds that found work.
-    pub rounds: u64,
+    pub rounds: N,
     /// Rounds that found none.
-    pub idle_rounds: u64,
+    pub idle_rounds: N,
     /// Times it was woken.
-    pub wakeups: u64,
+    pub wakeups: N,
     /// Frames handled.
-    pub frames: u64,
+    pub frames: N,
     /// Visits of a transmit ring, of the wire or of the PF that found frames.
-    pub bursts: u64,
+    pub bursts: N,
     /// Copies made of frames: into a guest, or into our own memory on the way to the wire or between the planes.
-    pub copies: u64,
+    pub copies: N,
     /// Frames left for other workers of the NIC to deliver, each once for all of them.
-    pub handed_over: u64,
+    pub handed_over: N,
     /// Times that used buffers were published and the driver was notified.
-    pub notified: u64,
+    pub notified: N,
     /// Times that it had asked not to be.
-    pub suppressed: u64,
+    pub suppressed: N,
 }
 
-impl Load {
+/// The same while it is counted.
+pub type LiveLoad = Load<Counter>;
+
+impl LiveLoad {
     /// Counts rounds that found nothing, and those that moved so many frames in so long.
-    pub(super) fn count_rounds(&mut self, idle: u32, busy: u32, frames: usize, time: Duration) {
-        self.idle_rounds += u64::from(idle);
-        self.rounds += u64::from(busy);
-        self.frames += frames as u64;
-        self.busy += time;
+    pub(super) fn count_rounds(&self, idle: u32, busy: u32, frames: usize, time: Duration) {
+        self.idle_rounds.add(idle.into());
+        self.rounds.add(busy.into());
+        self.frames.add(frames as u64);
+        self.busy_ns
+            .add(u64::try_from(time.as_nanos()).unwrap_or(u64::MAX));
     }
 
     /// Counts a visit that found so many frames, and answers how many that were.
-    pub(super) fn count_burst(&mut self, frames: usize) -> usize {
-        self.bursts += u64::from(frames > 0);
+    pub(super) fn count_burst(&self, frames: usize) -> usize {
+        self.bursts.add((frames > 0).into());
         frames
     }
 
     /// Counts what [`flush`](vf_vhost::rx::RxQueue::flush) of a queue has answered, and says whether its driver wants to
     /// be told.
-    pub(super) fn count_flush(&mut self, published: Option<bool>) -> bool {
-        self.notified += u64::from(published == Some(true));
-        self.suppressed += u64::from(published == Some(false));
+    pub(super) fn count_flush(&self, published: Option<bool>) -> bool {
+        match published {
+            Some(true) => self.notified.add(1),
+            Some(false) => self.suppressed.add(1),
+            None => {}
+        }
         published == Some(true)
+    }
+
+    /// What has been counted so far.
+    pub(super) fn read(&self) -> Load {
+        Load {
+            busy_ns: self.busy_ns.get(),
+            rounds: self.rounds.get(),
+            idle_rounds: self.idle_rounds.get(),
+            wakeups: self.wakeups.get(),
+            frames: self.frames.get(),
+            bursts: self.bursts.get(),
+            copies: self.copies.get(),
+            handed_over: self.handed_over.get(),
+            notified: self.notified.get(),
+            suppressed: self.suppressed.get(),
+        }
     }
 }
 
@@ -58,9 +83,10 @@ mod tests {
 
     #[test]
     fn what_was_not_published_is_neither_notified_nor_suppressed() {
-        let mut load = Load::default();
+        let load = LiveLoad::default();
         let told = [None, Some(true), Some(false)].map(|flush| load.count_flush(flush));
         assert_eq!(told, [false, true, false]);
+        let load = load.read();
         assert_eq!((load.notified, load.suppressed), (1, 1));
     }
 }

@@ -24,6 +24,7 @@ mod port;
 mod port_queue;
 mod ports;
 mod receivers;
+mod statistics;
 mod switch;
 mod thread;
 mod traffic;
@@ -33,7 +34,7 @@ pub use cross_queue::worker_of;
 pub use doorbell::Doorbell;
 pub(crate) use frame_queue::cost;
 pub use hypervisor::Hypervisor;
-pub use load::Load;
+pub use load::{LiveLoad, Load};
 pub use mirror::Mirror;
 pub use moderation::{Gap, Moderation};
 pub use owner::{Borrowed, Owner, Plane};
@@ -41,6 +42,9 @@ pub use pf::PfEnd;
 pub use policy_cell::{PolicyCell, PolicySubscriber};
 pub use pool::{Frame, Pool};
 pub use port::{Notified, RingBroken};
+pub use statistics::{
+    AdapterStatistics, HypervisorStatistics, PlaneStatistics, Statistics, UplinkStatistics,
+};
 pub use switch::switch_paths;
 pub use thread::DataThread;
 pub use traffic::{PairTraffic, Traffic};

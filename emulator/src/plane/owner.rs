@@ -10,7 +10,7 @@ use crossbeam_channel::{Sender, bounded};
 use vf_model::Nanos;
 
 use super::doorbell::Doorbell;
-use super::load::Load;
+use super::load::LiveLoad;
 use super::port::RingBroken;
 
 /// What a thread or the virtual clock needs of a plane.
@@ -28,7 +28,7 @@ pub trait Plane: Send + 'static {
     /// Rings found broken since the last call.
     fn take_broken(&mut self) -> Vec<RingBroken>;
     /// What its thread has done, for the thread to count.
-    fn load_mut(&mut self) -> &mut Load;
+    fn load(&self) -> &LiveLoad;
 }
 
 /// A plane, wherever it lives.

@@ -1,5 +1,7 @@
 //! The queues of one VF that a plane owns: attaching, detaching, steering. Never judges a frame.
 
+use std::sync::Arc;
+
 use vf_model::{DropReason, FrameMeta, Gso, Judge, Nanos, VfIndex, VfSet};
 use vf_vhost::frame::{FrameBuf, TagEdit};
 use vf_vhost::net_hdr::{HEAD_MAX, NetHdr};
@@ -9,7 +11,7 @@ use vf_vhost::tx::{TxFrame, TxQueue};
 use vf_vhost::vring::Vring;
 
 use super::backlog::Backlog;
-use super::load::Load;
+use super::load::LiveLoad;
 use super::moderation::Moderation;
 use super::pool::Frame;
 use super::traffic::{PerQueue, Traffic};
@@ -105,7 +107,7 @@ pub(super) struct TxPort {
     /// Which queue is served next.
     pub(super) cursor: usize,
     /// What was taken from each.
-    pub(super) traffic: PerQueue,
+    pub(super) traffic: Arc<PerQueue>,
 }
 
 /// The receive rings of one VF, device to driver.
@@ -114,7 +116,7 @@ pub(super) struct RxPort {
     /// The rings, in the order of their index.
     pub(super) queues: Vec<Slot<RxQueue>>,
     /// What was delivered to each.
-    pub(super) traffic: PerQueue,
+    pub(super) traffic: Arc<PerQueue>,
     /// What waits for buffers, before anything else that comes.
     pub(super) backlog: Backlog,
     /// How much may wait, and until when.
@@ -133,6 +135,7 @@ impl TxPort {
         let at = self
             .queues
             .partition_point(|s| s.queue.vring().index() < vring.index());
+        self.traffic.attach(vring.index());
         let broken = vring.is_broken();
         let mut queue = TxQueue::new(vring);
         queue.set_notify(false);
@@ -140,8 +143,8 @@ impl TxPort {
     }
 
     /// Tells the driver what of its frames has been taken, unless that is to wait.
-    pub(super) fn call(&mut self, now: Nanos, fence: &Fence, load: &mut Load) -> Calls {
-        call(&mut self.queues, &mut self.traffic, now, fence, load)
+    pub(super) fn call(&mut self, now: Nanos, fence: &Fence, load: &LiveLoad) -> Calls {
+        call(&mut self.queues, &self.traffic, now, fence, load)
     }
 
     /// Gives the ring up.
@@ -163,6 +166,7 @@ impl RxPort {
         let at = self
             .queues
             .partition_point(|s| s.queue.vring().index() < vring.index());
+        self.traffic.attach(vring.index());
         let broken = vring.is_broken();
         let mut queue = RxQueue::new(vring);
         queue.set_notify(false);
@@ -181,8 +185,8 @@ impl RxPort {
     }
 
     /// Tells the driver what it has received, unless that is to wait.
-    pub(super) fn call(&mut self, now: Nanos, fence: &Fence, load: &mut Load) -> Calls {
-        call(&mut self.queues, &mut self.traffic, now, fence, load)
+    pub(super) fn call(&mut self, now: Nanos, fence: &Fence, load: &LiveLoad) -> Calls {
+        call(&mut self.queues, &self.traffic, now, fence, load)
     }
 
     /// Over how many queues flows are spread: those that the driver has enabled.
@@ -296,7 +300,7 @@ impl RxPort {
             }
         };
         lens.take(done).for_each(|len| traffic.add(len));
-        *self.traffic.of_ring(ring) += traffic;
+        self.traffic.add(ring, traffic);
         (traffic, then)
     }
 
@@ -314,7 +318,8 @@ impl RxPort {
         match deliver(&mut slot.queue) {
             Ok(outcome) => {
                 if outcome == RxOutcome::Delivered {
-                    self.traffic.of_ring(ring).add(len);
+                    let (packets, bytes) = (1, len.into());
+                    self.traffic.add(ring, Traffic { packets, bytes });
                 }
                 Delivery::of(outcome)
             }
@@ -344,14 +349,14 @@ impl HeldBack {
 
 fn call<Q: Queue>(
     queues: &mut [Slot<Q>],
-    traffic: &mut PerQueue,
+    traffic: &PerQueue,
     now: Nanos,
     fence: &Fence,
-    load: &mut Load,
+    load: &LiveLoad,
 ) -> Calls {
     let mut calls = Calls::default();
     for slot in queues.iter_mut().filter(|slot| !slot.broken) {
-        let packets = traffic.of_ring(slot.queue.vring().index()).packets;
+        let packets = traffic.packets(slot.queue.vring().index());
         match slot.call(now, packets, fence, load) {
             Ok(called) => calls.made += u64::from(called),
             Err(due) => calls.due = Some(calls.due.map_or(due, |first| first.min(due))),
@@ -383,7 +388,7 @@ impl<Q: Queue> Slot<Q> {
         now: Nanos,
         packets: u64,
         fence: &Fence,
-        load: &mut Load,
+        load: &LiveLoad,
     ) -> Result<bool, Nanos> {
         let vring = self.queue.vring();
         let moderated = vring.coalescing().max_usecs > 0 && vring.call_fd().is_some();

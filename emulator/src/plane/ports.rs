@@ -1,6 +1,8 @@
 //! The rings of the VFs that a plane owns, once for both paths: who has them, which of them are looked at, what is published
 //! and who is called. Never judges a frame.
 
+use std::sync::Arc;
+
 use vf_model::{DropReason, Judge, Nanos, VfIndex, VfSet};
 use vf_vhost::ring::Fence;
 use vf_vhost::vring::Vring;
@@ -10,7 +12,7 @@ use super::kicks::Kicks;
 use super::pool::Pool;
 use super::port::{HeldBack, Notified, RingBroken, TxPort, is_rx};
 use super::receivers::{Patience, Receivers};
-use super::traffic::{PairTraffic, PerQueue};
+use super::statistics::PlaneStatistics;
 
 /// See the module.
 pub(super) struct VfPorts {
@@ -79,10 +81,15 @@ impl VfPorts {
         tx.chain(rx).map(Vring::index).collect()
     }
 
-    /// What has passed each queue pair of a VF here.
-    pub(super) fn traffic(&self, vf: VfIndex) -> Vec<PairTraffic> {
-        let rx = &self.rx.ports[vf.index()].traffic;
-        PerQueue::pairs(rx, &self.tx[vf.index()].traffic)
+    /// What is counted here and by the plane's model, to be read while it is.
+    pub(super) fn statistics(&self, model: &impl Judge) -> PlaneStatistics {
+        let ports = self.rx.ports.iter().zip(&self.tx);
+        let traffic = ports.map(|(rx, tx)| [Arc::clone(&rx.traffic), Arc::clone(&tx.traffic)]);
+        PlaneStatistics {
+            model: model.published(),
+            load: Arc::clone(&self.rx.load),
+            traffic: traffic.collect(),
+        }
     }
 
     /// Takes what a transmit ring holds, if nothing is left of the last time. What waits on a disabled ring goes nowhere.
@@ -104,10 +111,10 @@ impl VfPorts {
         };
         match fetched {
             Ok(Fetched::Discarded(frames @ 1..)) => {
-                slot.queue.publish();
                 for _ in 0..frames {
                     model.count_tx_drop(vf, DropReason::RingDisabled);
                 }
+                slot.queue.publish();
                 self.tx_needs_call.insert(vf);
                 Fetched::Discarded(frames)
             }
@@ -152,14 +159,14 @@ impl VfPorts {
         let fence = Fence::after_publishing();
         let mut made = 0;
         while let Some(vf) = self.rx.needs_call.pop() {
-            let calls = self.rx.ports[vf.index()].call(now, &fence, &mut self.rx.load);
+            let calls = self.rx.ports[vf.index()].call(now, &fence, &self.rx.load);
             made += calls.made;
             if self.held.note(vf, |held| &mut held.rx, calls) {
                 self.notified.rx.insert(vf);
             }
         }
         while let Some(vf) = self.tx_needs_call.pop() {
-            let calls = self.tx[vf.index()].call(now, &fence, &mut self.rx.load);
+            let calls = self.tx[vf.index()].call(now, &fence, &self.rx.load);
             made += calls.made;
             if self.held.note(vf, |held| &mut held.tx, calls) {
                 self.notified.tx.insert(vf);

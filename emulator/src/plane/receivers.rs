@@ -1,6 +1,8 @@
 //! The receiving side of the VFs of a plane: their receive rings and what waits for their buffers, once for both paths.
 //! Delivers what has been judged and counts it; never judges a frame.
 
+use std::sync::Arc;
+
 use vf_model::{DropReason, Judge, MacAddr, Nanos, TagEdit, Tagging, VfIndex, VfSet, VlanTag};
 use vf_vhost::frame::FrameBuf;
 use vf_vhost::tx::{TxFrame, TxQueue};
@@ -9,7 +11,7 @@ use super::backlog::{
     BACKLOG_AT_SWITCH, BACKLOG_BYTES, BACKLOGS_BYTES, Backlog, PATIENCE, Waiting,
 };
 use super::frame_queue::cost;
-use super::load::Load;
+use super::load::LiveLoad;
 use super::mirror::Mirror;
 use super::pool::{Frame, Pool};
 use super::port::{Delivery, RingBroken, RxPort, bytes_of};
@@ -77,7 +79,7 @@ pub(super) struct Receivers {
     /// Whether a switch of paths empties queues into the backlogs just now.
     pub(super) at_switch: bool,
     pub(super) broken: Vec<RingBroken>,
-    pub(super) load: Load,
+    pub(super) load: Arc<LiveLoad>,
     pub(super) pool: Pool,
     pub(super) mirror: Mirror,
 }
@@ -93,7 +95,7 @@ impl Receivers {
             waiting: 0,
             at_switch: false,
             broken: Vec::new(),
-            load: Load::default(),
+            load: Arc::default(),
             pool,
             mirror: Mirror::default(),
         }
@@ -187,7 +189,7 @@ impl Receivers {
             }
             Delivery::Dropped(DropReason::NoRxBuffer) if self.is_patient(vf) => {
                 let frame = source.copy(&self.pool);
-                self.load.copies += 1;
+                self.load.copies.add(1);
                 let waiting = Waiting {
                     frame,
                     edit: tag,
@@ -271,7 +273,7 @@ impl Receivers {
     ) -> usize {
         if traffic.packets > 0 {
             model.count_delivered_run(to, traffic.packets, traffic.bytes);
-            self.load.copies += traffic.packets;
+            self.load.copies.add(traffic.packets);
             self.dirty.insert(to);
         }
         let failed = usize::from(then.is_some());
@@ -300,7 +302,7 @@ impl Receivers {
     #[inline]
     fn delivered(&mut self, model: &mut impl Judge, vf: VfIndex, dst: MacAddr, len: u32) {
         model.count_delivered(vf, dst, len);
-        self.load.copies += 1;
+        self.load.copies.add(1);
         self.dirty.insert(vf);
     }
 

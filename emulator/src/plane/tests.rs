@@ -347,15 +347,15 @@ impl Bench {
     /// All counters that there are of VF `vf`.
     fn counters(&self, vf: usize) -> Counters {
         let mut sum = self.sum(|nic| nic.counters(VfIndex::from(vf)));
-        sum += self.hypervisor.model.counters(VfIndex::from(vf));
+        sum += &self.hypervisor.model.counters(VfIndex::from(vf));
         sum
     }
 
     /// What the replicas of all workers have counted.
-    fn sum(&self, of: impl Fn(&Nic) -> &Counters) -> Counters {
-        let mut sum = of(&self.adapter.nic).clone();
+    fn sum(&self, of: impl Fn(&Nic) -> Counters) -> Counters {
+        let mut sum = of(&self.adapter.nic);
         for other in &self.others {
-            sum += of(&other.nic);
+            sum += &of(&other.nic);
         }
         sum
     }
@@ -366,7 +366,7 @@ impl Bench {
         let queues = [
             self.sum(Nic::pf_counters),
             self.sum(Nic::wire_counters),
-            self.hypervisor.model.pf_counters().clone(),
+            self.hypervisor.model.pf_counters(),
         ];
         let all = vfs.chain(queues);
         let drops = all.flat_map(|c| [c.rx_drops, c.tx_drops]);
@@ -459,8 +459,8 @@ fn flows_are_spread_by_the_table_over_the_queues_in_use_on_either_path() {
             bench.vms[0].receive();
             assert_eq!(bench.counters(0).rx_drops.total(), 0);
             let traffic = match path {
-                Path::Direct => bench.adapter.traffic(vf),
-                Path::Mediated => bench.hypervisor.traffic(vf),
+                Path::Direct => bench.adapter.statistics().plane.traffic(vf),
+                Path::Mediated => bench.hypervisor.statistics().plane.traffic(vf),
             };
             assert_eq!(traffic, expected);
             // The guest goes on with two.
@@ -582,13 +582,14 @@ fn a_cpu_with_work_is_never_idle() {
         };
         bench.adapter.pf_mut().send(from_nic, onward).unwrap();
     }
+    let charged = bench.hypervisor.statistics().charged.unwrap();
     let done = loop {
         bench.hypervisor.poll(bench.now);
         for vm in &mut bench.vms {
             vm.receive();
             vm.net.arm(true);
         }
-        assert_eq!(bench.hypervisor.charged(bench.now), Some(bench.now));
+        assert_eq!(charged.until(bench.now), bench.now);
         let Some(next) = bench.hypervisor.next(bench.now) else {
             break bench.now;
         };

@@ -244,7 +244,7 @@ impl<P: Plane> Run<P> {
                     tracing::error!(%error, "a data-plane thread cannot sleep");
                 }
                 for plane in self.planes() {
-                    plane.load_mut().wakeups += 1;
+                    plane.load().wakeups.add(1);
                 }
                 slept = Some(wait.is_some_and(|wait| last.elapsed() >= wait));
             }
@@ -331,8 +331,9 @@ impl<P: Plane> Run<P> {
                     true => time,
                     false => time.mul_f64(round.frames as f64 / frames.max(1) as f64),
                 };
-                let load = plane.load_mut();
-                load.count_rounds(round.idle, round.busy, round.frames, time);
+                plane
+                    .load()
+                    .count_rounds(round.idle, round.busy, round.frames, time);
             }
         }
     }

@@ -1,14 +1,16 @@
 //! What has passed each queue of a VF, also while its rings come and go. Never touches a ring.
 
-use std::ops::AddAssign;
+use vf_model::Counter;
+
+use crate::config::MAX_QUEUE_PAIRS;
 
 /// Frames that passed one ring; a super-frame is one.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Traffic {
+pub struct Traffic<N = u64> {
     /// How many.
-    pub packets: u64,
+    pub packets: N,
     /// Their bytes, without FCS.
-    pub bytes: u64,
+    pub bytes: N,
 }
 
 /// Frames that passed the two rings of one queue pair.
@@ -20,9 +22,13 @@ pub struct PairTraffic {
     pub tx: Traffic,
 }
 
-/// By queue pair.
+/// What has passed the queues of a VF in one direction, by queue pair, while it is counted.
 #[derive(Debug, Default)]
-pub(super) struct PerQueue(Vec<Traffic>);
+pub(super) struct PerQueue {
+    /// Queue pairs that have had a ring.
+    pairs: Counter,
+    queues: [Traffic<Counter>; MAX_QUEUE_PAIRS as usize],
+}
 
 impl Traffic {
     #[inline]
@@ -32,32 +38,45 @@ impl Traffic {
     }
 }
 
-impl AddAssign for Traffic {
-    #[inline]
-    fn add_assign(&mut self, other: Traffic) {
-        self.packets += other.packets;
-        self.bytes += other.bytes;
-    }
-}
-
 impl PerQueue {
-    /// The counters of the queue that this ring belongs to.
+    /// Makes the queue known that this ring belongs to.
+    pub(super) fn attach(&self, ring: u32) {
+        self.pairs
+            .set(self.pairs.get().max(u64::from(ring / 2) + 1));
+    }
+
+    /// No VF is offered more queues than are counted here.
     #[inline]
-    pub(super) fn of_ring(&mut self, index: u32) -> &mut Traffic {
-        let pair = index as usize / 2;
-        if pair >= self.0.len() {
-            self.0.resize(pair + 1, Traffic::default());
-        }
-        &mut self.0[pair]
+    fn queue(&self, ring: u32) -> &Traffic<Counter> {
+        let pair = ring as usize / 2;
+        &self.queues[pair.min(self.queues.len() - 1)]
+    }
+
+    /// Counts what has passed this ring.
+    #[inline]
+    pub(super) fn add(&self, ring: u32, more: Traffic) {
+        let queue = self.queue(ring);
+        queue.packets.add(more.packets);
+        queue.bytes.add(more.bytes);
+    }
+
+    /// Frames that have passed this ring.
+    #[inline]
+    pub(super) fn packets(&self, ring: u32) -> u64 {
+        self.queue(ring).packets.get()
     }
 
     /// Those of both directions, for each pair that has had a ring.
     pub(super) fn pairs(rx: &PerQueue, tx: &PerQueue) -> Vec<PairTraffic> {
-        let of = |queues: &PerQueue, pair| queues.0.get(pair).copied().unwrap_or_default();
-        let pairs = 0..rx.0.len().max(tx.0.len());
-        let pairs = pairs.map(|pair| PairTraffic {
-            rx: of(rx, pair),
-            tx: of(tx, pair),
+        let read = |queue: &Traffic<Counter>| Traffic {
+            packets: queue.packets.get(),
+            bytes: queue.bytes.get(),
+        };
+        let pairs = rx.pairs.get().max(tx.pairs.get());
+        let both = rx.queues.iter().zip(&tx.queues);
+        let pairs = both.zip(0..pairs).map(|((rx, tx), _)| PairTraffic {
+            rx: read(rx),
+            tx: read(tx),
         });
         pairs.collect()
     }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use vf_model::{Counters, DropReason, Judge, Nanos, VfIndex};
+use vf_model::{DropReason, Nanos, VfIndex};
 
 use super::plan::Bottleneck;
 use super::traffic::JobTraffic;
@@ -116,25 +116,16 @@ impl Reading {
 
 impl NicReading {
     fn take(at: Nanos, host: &Host) -> NicReading {
-        let adapter = host.adapter().borrow();
-        let hypervisor = host.hypervisor.borrow();
+        let statistics = &host.statistics;
         let mut drops = BTreeMap::new();
-        let mut add = |vf: Option<VfIndex>, counters: &Counters| {
-            for (reason, n) in counters.rx_drops.iter().chain(counters.tx_drops.iter()) {
-                *drops.entry((vf, reason)).or_default() += n;
-            }
-        };
-        for vf in (0..adapter.nic.policy().vf_count()).map(VfIndex::from) {
-            add(Some(vf), adapter.nic.counters(vf));
-            add(Some(vf), hypervisor.model.counters(vf));
+        for (vf, reason, n) in statistics.drops() {
+            *drops.entry((vf, reason)).or_default() += n;
         }
-        add(None, adapter.nic.pf_counters());
-        add(None, adapter.nic.wire_counters());
-        add(None, hypervisor.model.pf_counters());
+        // On the virtual clock only the cost model's time is time.
+        let charged = &statistics.hypervisor.charged;
         NicReading {
-            link_busy: adapter.port_busy(at),
-            // On the virtual clock only the cost model's time is time.
-            hypervisor_busy: hypervisor.charged(at).unwrap_or_default(),
+            link_busy: statistics.port_busy(at),
+            hypervisor_busy: charged.as_ref().map_or(Nanos(0), |busy| busy.until(at)),
             drops,
         }
     }

@@ -1,12 +1,12 @@
-//! Reads what every plane has counted into what `vfnic show` says. Changes nothing.
+//! Makes what the planes count into what `vfnic show` says. Asks no plane for anything, and changes nothing.
 
 use std::collections::BTreeMap;
 use std::ops::Deref;
 
-use vf_model::{Counters, HypervisorModel, Judge, Nanos, Nic, RxFilter, VfIndex, VfPolicy};
+use vf_model::{Counters, Nanos, RxFilter, VfIndex, VfPolicy};
 
 use crate::host::Host;
-use crate::plane::{Load, Owner, PairTraffic, worker_of};
+use crate::plane::{Load, Owner, PairTraffic};
 use crate::show::{
     Show, ShowBridge, ShowCounters, ShowCpu, ShowLink, ShowLog, ShowNic, ShowQueue, ShowRss,
     ShowVf, ShowWorker,
@@ -55,33 +55,26 @@ impl Observer {
     }
 }
 
-fn nanos(d: std::time::Duration) -> u64 {
-    u64::try_from(d.as_nanos()).unwrap_or(u64::MAX)
-}
-
 fn nic(host: &Host, at: Nanos, seconds: f64, before: &mut Busy) -> ShowNic {
-    let adapters: Vec<_> = host.adapters.iter().map(Owner::borrow).collect();
-    // What is not counted is the same on all workers, and only the first has the port.
-    let adapter = &adapters[0];
     let policy = host.policy();
-    let hypervisor = host.hypervisor.borrow();
-    let of_nic = |counters: fn(&Nic) -> &Counters| sum(adapters.iter().map(|a| counters(&a.nic)));
-    let charged = hypervisor.charged(at);
+    let statistics = &host.statistics;
+    let loads = statistics.adapters.iter().map(|a| a.plane.load());
+    let loads: Vec<_> = loads.collect();
     let now = Busy {
-        link: adapter.port_busy(at).0,
-        worker: adapters.iter().map(|a| nanos(a.load().busy)).sum(),
-        hypervisor: charged.map_or_else(|| nanos(hypervisor.load().busy), |c| c.0),
+        link: statistics.port_busy(at).0,
+        worker: loads.iter().map(|load| load.busy_ns).sum(),
+        hypervisor: statistics.hypervisor.busy_ns(at),
     };
     let share = |now: u64, then: u64| now.saturating_sub(then) as f64 / 1e9 / seconds.max(1e-9);
     // On the virtual clock planes have no threads, and what is not charged takes no time.
     let threads = matches!(host.adapter(), Owner::Thread(_));
     let measured = if threads { "measured" } else { "none" }.to_owned();
-    let workers = adapters.len() as u64;
+    let workers = loads.len() as u64;
     let vfs = (0..host.vfs.len())
         .map(|i| {
             let vf = VfIndex::from(i);
-            let direct = counters(&sum(adapters.iter().map(|a| a.nic.counters(vf))));
-            let mediated = counters(hypervisor.model.counters(vf));
+            let direct = counters(&statistics.direct(vf));
+            let mediated = counters(&statistics.mediated(vf));
             let endpoint = host.vfs[i].endpoint.as_ref();
             ShowVf {
                 vf: u16::try_from(i).unwrap_or(u16::MAX),
@@ -96,10 +89,7 @@ fn nic(host: &Host, at: Nanos, seconds: f64, before: &mut Busy) -> ShowNic {
                     hkey: policy.rss(vf).key().to_string(),
                     spread: policy.rss(vf).spread().to_string(),
                 },
-                queues: queues(&[
-                    adapters[worker_of(vf, adapters.len())].traffic(vf),
-                    hypervisor.traffic(vf),
-                ]),
+                queues: queues(&statistics.traffic(vf)),
                 asked: rx_filter(policy.asked(vf)),
                 in_force: rx_filter(policy.in_force(vf)),
                 refused: host.refused(vf),
@@ -109,16 +99,17 @@ fn nic(host: &Host, at: Nanos, seconds: f64, before: &mut Busy) -> ShowNic {
             }
         })
         .collect();
-    let bridge = hypervisor.model.bridge().stats(at);
+    let bridge = statistics.hypervisor.bridge(at);
+    let uplink = statistics.uplink().map(|uplink| uplink.name.clone());
     let show = ShowNic {
         name: host.settings.name.clone(),
-        uplink: adapter.uplink_name(),
+        uplink: uplink.unwrap_or_else(|| "none".to_owned()),
         link: ShowLink {
             up: policy.link_up(),
-            rate_mbps: adapter.port_rate() / 1_000_000,
+            rate_mbps: statistics.port_rate() / 1_000_000,
             tx_utilisation: share(now.link, before.link),
             tx_busy_ns: now.link,
-            counters: counters(&of_nic(Nic::wire_counters)),
+            counters: counters(&statistics.wire()),
         },
         worker: ShowCpu {
             clock: measured.clone(),
@@ -126,17 +117,20 @@ fn nic(host: &Host, at: Nanos, seconds: f64, before: &mut Busy) -> ShowNic {
             busy_ns: now.worker,
         },
         hypervisor: ShowCpu {
-            clock: charged.map_or(measured, |_| "model".to_owned()),
+            clock: match statistics.hypervisor.charged {
+                Some(_) => "model".to_owned(),
+                None => measured,
+            },
             utilisation: share(now.hypervisor, before.hypervisor),
             busy_ns: now.hypervisor,
         },
-        workers: adapters
+        workers: loads
             .iter()
             .enumerate()
-            .map(|(w, adapter)| worker(host.settings.worker_name(w), adapter.load()))
+            .map(|(w, load)| worker(host.settings.worker_name(w), load))
             .chain([worker(
                 format!("hyp-{}", host.settings.name),
-                hypervisor.load(),
+                &statistics.hypervisor.plane.load(),
             )])
             .filter(|_| threads)
             .collect(),
@@ -148,25 +142,17 @@ fn nic(host: &Host, at: Nanos, seconds: f64, before: &mut Busy) -> ShowNic {
         },
         profile: policy.profile().to_string(),
         filters: policy.filter_table().len() as u64,
-        pf: pf_counters(&of_nic(Nic::pf_counters), &hypervisor.model),
+        pf: pf_counters(&statistics.pf(), &statistics.hypervisor.plane.pf()),
         vfs,
     };
     *before = now;
     show
 }
 
-/// What replicas of a NIC have counted of one port.
-fn sum<'a>(counters: impl Iterator<Item = &'a Counters>) -> Counters {
-    counters.fold(Counters::default(), |mut sum, each| {
-        sum += each;
-        sum
-    })
-}
-
 fn worker(name: String, load: &Load) -> ShowWorker {
     ShowWorker {
         name,
-        busy_ns: nanos(load.busy),
+        busy_ns: load.busy_ns,
         rounds: load.rounds,
         idle_rounds: load.idle_rounds,
         wakeups: load.wakeups,
@@ -180,11 +166,11 @@ fn worker(name: String, load: &Load) -> ShowWorker {
 }
 
 /// Both sides count the same frames, each its own drops.
-fn pf_counters(of_nic: &Counters, model: &HypervisorModel) -> ShowCounters {
-    let of_model = counters(model.pf_counters());
+fn pf_counters(of_nic: &Counters, of_hypervisor: &Counters) -> ShowCounters {
+    let of_hypervisor = counters(of_hypervisor);
     let dropped = ShowCounters {
-        rx_drops: of_model.rx_drops,
-        tx_drops: of_model.tx_drops,
+        rx_drops: of_hypervisor.rx_drops,
+        tx_drops: of_hypervisor.tx_drops,
         ..ShowCounters::default()
     };
     counters(of_nic).plus(&dropped)

@@ -11,6 +11,7 @@ use vf_vhost::endpoint::Endpoint;
 
 use super::*;
 use crate::config::{Offloads, PolicySettings, SocketRole, VfSettings};
+use crate::server::observe::Observer;
 use crate::watch::{Direction, Port, Seen};
 
 fn nic(name: &str, mac: u8, vfs: &[PolicySettings]) -> NicSettings {
@@ -246,4 +247,33 @@ fn what_is_sent_and_what_is_received_is_interrupted_for_apart() {
         )
     });
     assert_eq!(interrupts, expected);
+}
+
+#[test]
+fn figures_are_read_while_planes_are_on_loan() {
+    let vfs = [on_path(Path::Direct), on_path(Path::Mediated)];
+    let mut world = world(&[nic("a", 0xa, &vfs)]);
+    let mut guests = [connect(&world, 0, 0), connect(&world, 0, 1)];
+    let frame = broadcast(MacAddr([2, 0, 0, 0, 0xa, 0]));
+    send(&mut world, &mut guests[0], 0, 0, &frame);
+    run_until(&mut world, Nanos(1000));
+    assert_eq!(received(&mut guests[1]), [frame]);
+
+    let host = world.host(0).borrow();
+    // Whoever borrowed this once more would panic here, and wait for ever on a thread.
+    let (_direct, _mediated) = (host.adapter().borrow(), host.hypervisor.borrow());
+    let show = Observer::default().show(world.now(), std::iter::once(&*host));
+    let nic = &show.nics[0];
+    let (sent, received) = (&nic.vfs[0], &nic.vfs[1]);
+    assert_eq!((sent.total.tx_packets, sent.direct.tx_packets), (1, 1));
+    assert_eq!(
+        (received.total.rx_packets, received.mediated.rx_packets),
+        (1, 1)
+    );
+    assert_eq!(received.queues[0].rx_packets, 1);
+    assert_eq!((nic.bridge.learned, nic.bridge.entries), (1, 1));
+    assert_eq!(nic.pf.rx_packets, 1);
+    assert_eq!(host.packets(VfIndex(1), Direction::Rx), 1);
+    assert_eq!(host.device_config(VfIndex(1)).speed_mbps, 10_000);
+    assert_eq!(host.filters(), [""; 0]);
 }

@@ -54,7 +54,7 @@ fn frames_between_workers_arrive_in_order_and_are_counted_once() {
     let received = bench.others[0].nic.counters(VfIndex(1));
     assert_eq!(received.rx_packets, 500, "counted where it is delivered");
     let loads = [bench.adapter.load(), bench.others[0].load()];
-    assert_eq!(loads.map(|load| load.handed_over), [500, 500]);
+    assert_eq!(loads.map(|load| load.handed_over.get()), [500, 500]);
     assert_eq!(bench.drops(), []);
 }
 

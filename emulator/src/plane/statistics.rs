@@ -1,0 +1,208 @@
+//! What the planes of a NIC count, for any thread to read while they count on. A plane is asked for nothing, waits for
+//! nobody and does not notice: what it writes are plain stores of its own, whether or not anybody looks.
+//!
+//! Each number is exact, and a frame is counted as received before its receiver can see it: who has it finds it counted
+//! here. Between two numbers the plane may have counted more. While traffic runs, the packets and the bytes of one reading
+//! may be some frames apart, and so may the two sides of a forwarded frame.
+
+use std::sync::Arc;
+
+use vf_model::{
+    BridgeStats, BusyTime, Counters, DropReason, LinkConfig, Nanos, PublishedBridge,
+    PublishedCounters, PublishedPort, VfIndex,
+};
+
+use super::cross_queue::worker_of;
+use super::load::{LiveLoad, Load};
+use super::traffic::{PairTraffic, PerQueue};
+use crate::uplink::Uplink;
+
+/// What any plane counts.
+#[derive(Clone, Debug)]
+pub struct PlaneStatistics {
+    pub(super) model: PublishedCounters,
+    pub(super) load: Arc<LiveLoad>,
+    /// By VF: to the guest, and from it.
+    pub(super) traffic: Arc<[[Arc<PerQueue>; 2]]>,
+}
+
+impl PlaneStatistics {
+    /// What a VF has sent and received on this path.
+    #[must_use]
+    pub fn vf(&self, vf: VfIndex) -> Counters {
+        self.model.vf(vf)
+    }
+
+    /// What has passed the PF, as this plane has seen it.
+    #[must_use]
+    pub fn pf(&self) -> Counters {
+        self.model.pf.read()
+    }
+
+    /// What its thread has done.
+    #[must_use]
+    pub fn load(&self) -> Load {
+        self.load.read()
+    }
+
+    /// What has passed each queue pair of a VF here.
+    #[must_use]
+    pub fn traffic(&self, vf: VfIndex) -> Vec<PairTraffic> {
+        let vf = self.traffic.get(vf.index());
+        vf.map_or_else(Vec::new, |[rx, tx]| PerQueue::pairs(rx, tx))
+    }
+}
+
+/// What a worker of the direct path counts.
+#[derive(Clone, Debug)]
+pub struct AdapterStatistics {
+    /// As any plane.
+    pub plane: PlaneStatistics,
+    pub(super) wire: PublishedPort,
+    /// What is plugged into the port, if the port is with this worker and anything is.
+    pub uplink: Option<UplinkStatistics>,
+}
+
+impl AdapterStatistics {
+    /// What has gone out on the wire (tx) and come from it (rx).
+    #[must_use]
+    pub fn wire(&self) -> Counters {
+        self.wire.read()
+    }
+}
+
+/// The port's transmitter.
+#[derive(Clone, Debug)]
+pub struct UplinkStatistics {
+    /// What is plugged in.
+    pub name: String,
+    /// Bits a second.
+    pub rate_bps: u64,
+    /// Time spent sending.
+    pub busy: BusyTime,
+}
+
+impl UplinkStatistics {
+    pub(super) fn of(uplink: &dyn Uplink) -> UplinkStatistics {
+        UplinkStatistics {
+            name: uplink.to_string(),
+            rate_bps: uplink.link().rate_bps(),
+            busy: uplink.link().busy_time(),
+        }
+    }
+}
+
+/// What the mediated path counts.
+#[derive(Clone, Debug)]
+pub struct HypervisorStatistics {
+    /// As any plane.
+    pub plane: PlaneStatistics,
+    /// Time that the CPU has been charged for; `None` without a cost model.
+    pub charged: Option<BusyTime>,
+    pub(super) bridge: PublishedBridge,
+}
+
+impl HypervisorStatistics {
+    /// What the bridge has done up to `at`.
+    #[must_use]
+    pub fn bridge(&self, at: Nanos) -> BridgeStats {
+        self.bridge.stats(at)
+    }
+
+    /// Nanoseconds that the CPU was busy up to `at`: those that it was charged for, or those that its thread took.
+    #[must_use]
+    pub fn busy_ns(&self, at: Nanos) -> u64 {
+        match &self.charged {
+            Some(charged) => charged.until(at).0,
+            None => self.plane.load().busy_ns,
+        }
+    }
+}
+
+/// What all planes of a NIC count.
+#[derive(Clone, Debug)]
+pub struct Statistics {
+    /// The direct path, by worker: one at least, and the first has the port.
+    pub adapters: Vec<AdapterStatistics>,
+    /// The mediated path.
+    pub hypervisor: HypervisorStatistics,
+}
+
+impl Statistics {
+    fn sum(&self, counters: impl Fn(&AdapterStatistics) -> Counters) -> Counters {
+        let mut sum = Counters::default();
+        for adapter in &self.adapters {
+            sum += &counters(adapter);
+        }
+        sum
+    }
+
+    /// What a VF has sent and received on the direct path.
+    #[must_use]
+    pub fn direct(&self, vf: VfIndex) -> Counters {
+        self.sum(|adapter| adapter.plane.vf(vf))
+    }
+
+    /// The same on the mediated path.
+    #[must_use]
+    pub fn mediated(&self, vf: VfIndex) -> Counters {
+        self.hypervisor.plane.vf(vf)
+    }
+
+    /// What has passed the PF, as the NIC has seen it.
+    #[must_use]
+    pub fn pf(&self) -> Counters {
+        self.sum(|adapter| adapter.plane.pf())
+    }
+
+    /// What has gone out on the wire (tx) and come from it (rx).
+    #[must_use]
+    pub fn wire(&self) -> Counters {
+        self.sum(AdapterStatistics::wire)
+    }
+
+    /// What has passed each queue pair of a VF on the direct path, and on the mediated one.
+    #[must_use]
+    pub fn traffic(&self, vf: VfIndex) -> [Vec<PairTraffic>; 2] {
+        let direct = self.adapters.get(worker_of(vf, self.adapters.len()));
+        let direct = direct.map(|adapter| adapter.plane.traffic(vf));
+        [
+            direct.unwrap_or_default(),
+            self.hypervisor.plane.traffic(vf),
+        ]
+    }
+
+    /// What is plugged into the port.
+    #[must_use]
+    pub fn uplink(&self) -> Option<&UplinkStatistics> {
+        self.adapters.first()?.uplink.as_ref()
+    }
+
+    /// The port's rate in bits a second; without a cable, that of the NIC.
+    #[must_use]
+    pub fn port_rate(&self) -> u64 {
+        let uplink = self.uplink();
+        uplink.map_or(LinkConfig::default().rate_bps, |uplink| uplink.rate_bps)
+    }
+
+    /// Time that the port has spent sending up to `at`.
+    #[must_use]
+    pub fn port_busy(&self, at: Nanos) -> Nanos {
+        let uplink = self.uplink();
+        uplink.map_or(Nanos(0), |uplink| uplink.busy.until(at))
+    }
+
+    /// Frames that were dropped: of which VF, or `None` for the port and the PF, why, and how many.
+    pub fn drops(&self) -> impl Iterator<Item = (Option<VfIndex>, DropReason, u64)> + '_ {
+        let vfs = (0..self.hypervisor.plane.traffic.len()).map(VfIndex::from);
+        let of_vfs =
+            vfs.flat_map(|vf| [(Some(vf), self.direct(vf)), (Some(vf), self.mediated(vf))]);
+        let others = [self.pf(), self.wire(), self.hypervisor.plane.pf()];
+        let all = of_vfs.chain(others.map(|counters| (None, counters)));
+        all.flat_map(|(vf, counters)| {
+            let drops = counters.rx_drops.iter().chain(counters.tx_drops.iter());
+            let drops: Vec<_> = drops.map(|(why, n)| (vf, why, n)).collect();
+            drops
+        })
+    }
+}
