@@ -97,14 +97,23 @@ fn wakes_each_worker_once(poll: &str, workers: usize) {
     };
     let [mut a, mut b] = ["vf0.sock", "vf1.sock"].map(|s| Port::open(&emulator.path(s)));
     pass(&mut a, &mut b);
-    std::thread::sleep(Duration::from_millis(200)); // it is asleep
-    let before = wakeups();
-    std::thread::sleep(Duration::from_millis(200));
-    one_frame(&mut a, &mut b);
-    std::thread::sleep(Duration::from_millis(200));
-    // Whoever asks for the figures wakes nobody.
-    let expected: Vec<_> = before.into_iter().map(|n| n + 1).collect();
-    assert_eq!(wakeups(), expected, "{poll}");
+    let mut seen = Vec::new();
+    // On a machine that is busy with other tests a guest may be stopped between its steps, which is a wake-up more.
+    for _ in 0..3 {
+        std::thread::sleep(Duration::from_millis(200)); // it is asleep
+        let before = wakeups();
+        std::thread::sleep(Duration::from_millis(200));
+        one_frame(&mut a, &mut b);
+        std::thread::sleep(Duration::from_millis(200));
+        // Whoever asks for the figures wakes nobody.
+        let after = wakeups().into_iter().zip(before);
+        let woken: Vec<_> = after.map(|(after, before)| after - before).collect();
+        if woken == vec![1; workers] {
+            return;
+        }
+        seen.push(woken);
+    }
+    panic!("{poll}: not woken once, three times: {seen:?}");
 }
 
 #[test]
