@@ -1,13 +1,18 @@
 //! The command line. Says what can be said; does nothing.
 
+#[cfg(feature = "lab")]
+mod lab;
+
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use vf_model::{MacAddr, Profile};
+use vf_nic::config::{CpuList, PollMode};
 
-use crate::config::{CpuList, Offloads, Polling};
-use crate::experiment::{MAX_PAIRS, Tool};
-use crate::scenario::GuestKind;
+#[cfg(feature = "lab")]
+pub use lab::{
+    ClockChoice, Experiment, GuestsWord, RunClock, Scenario, ScenarioRun, VirtualClock, Which,
+};
 
 /// A 10 GbE NIC in software: each virtual function (VF) is a vhost-user socket for an unmodified guest.
 #[derive(Debug, Parser)]
@@ -30,8 +35,10 @@ pub enum Command {
     /// Run NICs until stopped: each VF is a socket for a guest
     Run(Run),
     /// Reproduce the 2009 experiment: hypervisor path against direct path on one 10 GbE link
+    #[cfg(feature = "lab")]
     Experiment(Experiment),
     /// Run what a file says on the virtual clock: guests, their jobs, commands at given times, and what is to come of it
+    #[cfg(feature = "lab")]
     Scenario {
         /// What to do with it.
         #[command(subcommand)]
@@ -154,7 +161,7 @@ pub struct Run {
     pub profile: Option<Profile>,
     /// How workers wait for frames [default: adaptive]
     #[arg(long, value_enum, value_name = "HOW")]
-    pub poll: Option<Polling>,
+    pub poll: Option<PollMode>,
     /// Write the line 'ready' to this inherited descriptor, a pipe or file, when everything listens
     #[arg(long, value_name = "N")]
     pub ready_fd: Option<u32>,
@@ -162,82 +169,13 @@ pub struct Run {
     #[arg(long, short)]
     pub quiet: bool,
     /// Clock to run on
+    #[cfg(feature = "lab")]
     #[arg(long, value_enum, default_value_t)]
     pub clock: RunClock,
     /// Options of the virtual clock.
+    #[cfg(feature = "lab")]
     #[command(flatten)]
     pub virtual_clock: VirtualClock,
-}
-
-/// Which clock NICs run on.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
-pub enum RunClock {
-    /// This machine's
-    #[default]
-    Wall,
-    /// One that guests take their time from: User-Mode Linux with time-travel=ext:ID:SOCKET
-    Virtual,
-}
-
-/// Options of `vfnic run --clock virtual`.
-#[derive(Debug, Args)]
-#[command(next_help_heading = "Virtual clock")]
-pub struct VirtualClock {
-    /// Socket that guests take their time from
-    #[arg(long, value_name = "SOCKET", required_if_eq("clock", "virtual"))]
-    pub calendar: Option<PathBuf>,
-    /// Number of guests; none starts before all have come
-    #[arg(long, value_name = "N", required_if_eq("clock", "virtual"), value_parser = clap::value_parser!(u16).range(1..=256))]
-    pub guests: Option<u16>,
-    /// End after so many seconds of virtual time, if guests have not ended before
-    #[arg(long, value_name = "SECONDS")]
-    pub until: Option<f64>,
-    /// Seconds of wall time that a guest may run without a word
-    #[arg(long, value_name = "SECONDS", default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..))]
-    pub watchdog: u64,
-    /// Least time between two interrupts of a queue, in nanoseconds
-    #[arg(long, value_name = "NS", default_value_t = 20_000)]
-    pub moderation: u64,
-    /// Tell time by messages only, not through shared memory: slower, for comparison
-    #[arg(long)]
-    pub messages: bool,
-    /// Print a digest of time, port and bytes of every frame that passes a VF or arrives over a wire
-    #[arg(long)]
-    pub digest: bool,
-}
-
-/// What to do with a scenario.
-#[derive(Debug, Subcommand)]
-pub enum Scenario {
-    /// Run it: exit code 0 if all that it expects came out, 1 if not
-    Run(ScenarioRun),
-    /// Say what is wrong with it, and run nothing
-    Check {
-        /// The scenario
-        file: PathBuf,
-    },
-}
-
-/// Options of `vfnic scenario run`.
-#[derive(Debug, Args)]
-pub struct ScenarioRun {
-    /// The scenario
-    pub file: PathBuf,
-    /// Write a pcapng file for each VF there
-    #[arg(long, value_name = "DIR")]
-    pub out: Option<PathBuf>,
-    /// Bytes of each frame that a capture keeps, 0 for all [default: the file's snaplen, or 128]
-    #[arg(long, value_name = "BYTES")]
-    pub snaplen: Option<u32>,
-    /// The outcome as JSON
-    #[arg(long)]
-    pub json: bool,
-    /// What plays the guests [default: what the file says, or embedded]
-    #[arg(long, value_enum)]
-    pub guests: Option<GuestKind>,
-    /// Folder of the Linux guests' kernel and initramfs [default: what examples/linux-guests/build.sh has built]
-    #[arg(long, value_name = "DIR")]
-    pub image: Option<PathBuf>,
 }
 
 /// What `vfnic show` shows beside the NICs.
@@ -264,120 +202,4 @@ pub struct Show {
     /// As JSON
     #[arg(long)]
     pub json: bool,
-}
-
-/// Which clock an experiment runs on.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
-pub enum ClockChoice {
-    /// Simulated time: exact, the same on every machine
-    #[default]
-    Virtual,
-    /// This machine's clock, threads and sockets: what this machine can do
-    Wall,
-    /// One after the other, side by side
-    Both,
-}
-
-/// Which experiment, or the seed of the only one.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Which {
-    /// The 2009 measurement that all of this grew from.
-    Seed,
-    /// The same, with this seed.
-    Numbered(u64),
-}
-
-impl std::str::FromStr for Which {
-    type Err = &'static str;
-
-    fn from_str(word: &str) -> Result<Which, &'static str> {
-        match word {
-            "seed" => Ok(Which::Seed),
-            number => number.parse().map(Which::Numbered).map_err(
-                |_| "the experiment is called 'seed'; a number is the seed of its random numbers",
-            ),
-        }
-    }
-}
-
-/// One word about guests.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum GuestsWord {
-    /// Whose TCP it is.
-    Kind(GuestKind),
-    /// Streams from A to B and from B to A.
-    Streams(u16, u16),
-}
-
-impl std::str::FromStr for GuestsWord {
-    type Err = String;
-
-    fn from_str(word: &str) -> Result<GuestsWord, String> {
-        if let Ok(kind) = GuestKind::from_str(word, false) {
-            return Ok(GuestsWord::Kind(kind));
-        }
-        let (a, b) = word.split_once('x').unwrap_or((word, word));
-        match (a.parse::<u16>(), b.parse::<u16>()) {
-            (Ok(a), Ok(b)) if (1..=MAX_PAIRS).contains(&a.saturating_add(b)) => {
-                Ok(GuestsWord::Streams(a, b))
-            }
-            _ => Err(format!(
-                "'linux', 'embedded', or streams each way as AxB, such as 4x4, with at most {MAX_PAIRS} in all and at least one"
-            )),
-        }
-    }
-}
-
-/// Options of `vfnic experiment`.
-#[derive(Debug, Args)]
-pub struct Experiment {
-    /// 'seed', the name of the experiment; or a number, for --seed
-    #[arg(
-        value_name = "EXPERIMENT",
-        default_value = "seed",
-        hide_default_value = true
-    )]
-    pub which: Which,
-    /// Seed of random numbers and start times [default: 2009]
-    #[arg(long, value_name = "N")]
-    pub seed: Option<u64>,
-    /// Clock to run on
-    #[arg(long, value_enum, default_value_t)]
-    pub clock: ClockChoice,
-    /// 'embedded' guests or 'linux', and streams as AxB: A from host A to B, B back; N is NxN [default: embedded:4x4]
-    #[arg(long, value_name = "WHO:AxB", value_delimiter = ':')]
-    pub guests: Vec<GuestsWord>,
-    /// Folder of the Linux guests' kernel and initramfs [default: what examples/linux-guests/build.sh has built]
-    #[arg(long, value_name = "DIR")]
-    pub image: Option<PathBuf>,
-    /// What Linux guests run [default: iperf3]
-    #[arg(long, value_enum)]
-    pub tool: Option<Tool>,
-    /// The guests' MTU
-    #[arg(long, value_name = "BYTES", default_value_t = 1500, value_parser = clap::value_parser!(u16).range(576..=9216))]
-    pub mtu: u16,
-    /// The link's rate
-    #[arg(long, value_name = "RATE", default_value = "10G")]
-    pub rate: String,
-    /// NICs to be like: generic, falcon, siena, ef10, ixgbe, i40e or mlx5-legacy
-    #[arg(long, value_name = "NAME", default_value_t)]
-    pub profile: Profile,
-    /// What guests leave to the NIC
-    #[arg(long, value_enum, default_value = "csum")]
-    pub offloads: Offloads,
-    /// Least time between two interrupts of a VF, in microseconds [default: 40]
-    #[arg(long, value_name = "US", value_parser = clap::value_parser!(u64).range(..=1_000_000))]
-    pub moderation: Option<u64>,
-    /// Seconds to measure, of virtual or wall time [default: 2; for Linux guests 1]
-    #[arg(long, value_name = "S")]
-    pub seconds: Option<f64>,
-    /// Receive window of a stream of embedded guests in KiB [default: 256]
-    #[arg(long, value_name = "KIB", value_parser = clap::value_parser!(u32).range(4..=16384))]
-    pub window: Option<u32>,
-    /// Write the figures as JSON
-    #[arg(long, value_name = "FILE")]
-    pub json: Option<PathBuf>,
-    /// Write a page with plots
-    #[arg(long, value_name = "FILE.html")]
-    pub report: Option<PathBuf>,
 }

@@ -152,6 +152,7 @@ fn words_that_the_command_line_does_not_have() {
     }
 }
 
+#[cfg(feature = "lab")]
 #[test]
 fn without_an_image_linux_guests_are_told_how_to_build_one() {
     let dir = tempfile::tempdir().unwrap();
@@ -159,6 +160,19 @@ fn without_an_image_linux_guests_are_told_how_to_build_one() {
     let args = ["experiment", "seed", "--guests", "linux", "--image", folder];
     let line = refused("no image", &vfnic(&args));
     assert!(line.contains(folder) && line.contains("examples/linux-guests/build.sh"));
+}
+
+#[cfg(not(feature = "lab"))]
+#[test]
+fn without_the_laboratory_its_commands_are_refused_by_the_name_of_its_feature() {
+    for args in [
+        &["experiment"][..],
+        &["scenario", "check", "x"],
+        &["run", "--clock", "virtual"],
+    ] {
+        let line = refused(&args.join(" "), &vfnic(args));
+        assert!(line.contains("feature 'lab'"), "{args:?}: {line}");
+    }
 }
 
 #[test]

@@ -16,6 +16,7 @@ mod policy;
 mod port;
 mod ready;
 mod restart;
+#[cfg(feature = "lab")]
 mod scenario;
 mod sockets;
 mod switching;

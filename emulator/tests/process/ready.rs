@@ -202,6 +202,7 @@ fn words_about_a_nic_that_nobody_looks_at_are_refused() {
         (&["--nic", "foo", "show"][..], "no NIC 'foo'"),
         (&["--nic", "foo", "show", "workers"], "no NIC 'foo'"),
         (&["--nic", "foo", "run"], "--nic is for"),
+        #[cfg(feature = "lab")]
         (&["scenario", "check", "x"], "--ctl for those"),
     ] {
         let output = emulator.vfnic(args);

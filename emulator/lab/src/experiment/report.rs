@@ -1,0 +1,342 @@
+//! An outcome for people: one page of HTML with its charts inside, and a summary for the console. Every figure is the
+//! outcome's; nothing is measured, fetched or timed here, so the same outcome gives the same bytes.
+//!
+//! The charts are written as SVG by hand: a plotting library fixes colours in the drawing, where the page's style sheet
+//! (light, dark, paper) cannot reach them, and its bars cannot say their figure when pointed at.
+
+mod chart;
+mod section;
+mod text;
+
+use self::section::section;
+use vf_nic::config::Offloads;
+
+use super::outcome::{Outcome, PathResult, PlanView};
+use super::plan::Tool;
+
+pub use self::text::text;
+
+/// What the page looks like.
+const STYLE: &str = include_str!("report/style.css");
+
+/// The page of an outcome: complete in itself, no scripts.
+#[must_use]
+pub fn html(outcome: &Outcome) -> String {
+    let headline = headline(outcome);
+    let sections: String = clocks(outcome)
+        .into_iter()
+        .map(|clock| section(outcome, clock))
+        .collect();
+    format!(
+        "<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\
+         <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n\
+         <title>vfnic experiment: {headline}</title>\n<style>\n{STYLE}</style>\n</head>\n<body>\n\
+         <header>\n<p class=\"kicker\">vfnic experiment &middot; two hosts, one link, two ways through</p>\n\
+         <h1>{headline}</h1>\n{}\n{}\n</header>\n<main>\n{sections}{}\n{}\n{}\n{}\n</main>\n</body>\n</html>\n",
+        lede(outcome),
+        setup(outcome),
+        wire(outcome),
+        calibration(outcome),
+        original(outcome),
+        reproduce(outcome),
+    )
+}
+
+/// The clocks of an outcome, in the order they ran.
+fn clocks(outcome: &Outcome) -> Vec<&str> {
+    let mut clocks = Vec::new();
+    for result in &outcome.results {
+        if !clocks.contains(&result.clock.as_str()) {
+            clocks.push(result.clock.as_str());
+        }
+    }
+    clocks
+}
+
+/// The result of a path on a clock.
+fn result<'a>(outcome: &'a Outcome, clock: &str, path: &str) -> Option<&'a PathResult> {
+    outcome
+        .results
+        .iter()
+        .find(|result| result.clock == clock && result.path == path)
+}
+
+/// Direct over mediated, for each clock that ran both.
+fn ratio(outcome: &Outcome) -> Vec<(&str, f64)> {
+    let of = |clock| {
+        Some((
+            result(outcome, clock, "direct")?.total_mbps,
+            result(outcome, clock, "mediated")?.total_mbps,
+        ))
+    };
+    clocks(outcome)
+        .into_iter()
+        .filter_map(|clock| {
+            of(clock)
+                .filter(|(_, mediated)| *mediated > 0.0)
+                .map(|(direct, mediated)| (clock, direct / mediated))
+        })
+        .collect()
+}
+
+/// Whether the plan is the one that was measured in 2009, as far as throughput is concerned.
+fn is_2009_setup(plan: &PlanView) -> bool {
+    (plan.a_to_b_streams, plan.b_to_a_streams, plan.mtu) == (4, 4, 1500)
+        && plan.rate_mbps == 10_000.0
+}
+
+/// The bottleneck and how busy it was.
+fn busy(result: &PathResult) -> String {
+    let (link, cpu) = (result.link, result.hypervisor);
+    let share = match result.bottleneck.as_str() {
+        "Hypervisor CPU" => cpu.a.max(cpu.b),
+        "Link (A to B)" => link.a_to_b,
+        "Link (B to A)" => link.b_to_a,
+        "Link (both directions)" => link.a_to_b.min(link.b_to_a),
+        _ => {
+            let (link, cpu) = (
+                percent(result.link_utilisation),
+                percent(result.hypervisor_cpu),
+            );
+            return format!(
+                "{}: neither link ({link}) nor hypervisor ({cpu}) is used up",
+                result.bottleneck
+            );
+        }
+    };
+    format!("{}, {} busy", result.bottleneck, percent(share))
+}
+
+/// A share as text.
+fn percent(share: f64) -> String {
+    format!("{:.1} %", share * 100.0)
+}
+
+/// A number without its fraction. The sum of no floats is -0.
+fn whole(value: f64) -> String {
+    format!("{:.0}", value + 0.0)
+}
+
+/// A number with its thousands set apart.
+fn thousands(value: f64) -> String {
+    let digits = whole(value);
+    let mut out = String::new();
+    for (i, digit) in digits.chars().enumerate() {
+        if i > 0 && (digits.len() - i).is_multiple_of(3) {
+            out.push('\u{202f}');
+        }
+        out.push(digit);
+    }
+    out
+}
+
+/// Text that HTML and SVG take literally.
+fn escape(text: &str) -> String {
+    text.replace('&', "&amp;")
+        .replace('<', "&lt;")
+        .replace('>', "&gt;")
+        .replace('"', "&quot;")
+}
+
+/// The result in a sentence, from the first clock that ran both paths.
+fn headline(outcome: &Outcome) -> String {
+    match (ratio(outcome).first(), outcome.results.first()) {
+        (Some((_, times)), _) => {
+            format!("Direct carries {times:.2} times what the hypervisor does")
+        }
+        (None, Some(only)) => {
+            format!(
+                "The {} path carries {:.2} Gb/s",
+                escape(&only.path),
+                only.total_mbps / 1e3
+            )
+        }
+        (None, None) => "Nothing was run".to_owned(),
+    }
+}
+
+/// The paragraph below the headline.
+fn lede(outcome: &Outcome) -> String {
+    let Some(clock) = ratio(outcome)
+        .first()
+        .map(|first| first.0)
+        .or(clocks(outcome).first().copied())
+    else {
+        return String::new();
+    };
+    let mut text = String::new();
+    if let Some(mediated) = result(outcome, clock, "mediated") {
+        text += &format!(
+            "With the hypervisor passing every packet, the guests move {} Mb/s of TCP payload. Bottleneck: {}. ",
+            thousands(mediated.total_mbps),
+            escape(&busy(mediated))
+        );
+    }
+    if let Some(direct) = result(outcome, clock, "direct") {
+        text += &format!(
+            "With the NIC reading and writing guest memory itself, the guests move {} Mb/s. Bottleneck: {}.",
+            thousands(direct.total_mbps),
+            escape(&busy(direct))
+        );
+    }
+    format!("<p class=\"lede\">{text}</p>")
+}
+
+/// Whose TCP it was.
+fn tcp(plan: &PlanView) -> String {
+    match (plan.tool, plan.window) {
+        (Some(Tool::Iperf3), _) => "Linux, iperf3".to_owned(),
+        (Some(Tool::Netperf), _) => "Linux, netperf".to_owned(),
+        (None, window) => format!("embedded, window {} KiB", window.unwrap_or(0) / 1024),
+    }
+}
+
+/// What guests leave to the NIC.
+fn offloads(plan: &PlanView) -> &'static str {
+    match plan.offloads {
+        Offloads::None => "nothing",
+        Offloads::Csum => "checksums",
+        Offloads::Tso => "checksums, segmentation (TSO)",
+    }
+}
+
+/// What was run.
+fn setup(outcome: &Outcome) -> String {
+    let plan = &outcome.plan;
+    let facts = [
+        (
+            "Streams",
+            format!(
+                "{} A to B, {} B to A",
+                plan.a_to_b_streams, plan.b_to_a_streams
+            ),
+        ),
+        (
+            "Guests",
+            format!("{} a host", plan.a_to_b_streams + plan.b_to_a_streams),
+        ),
+        (
+            "Link",
+            format!(
+                "{} Gb/s, {} ns long",
+                plan.rate_mbps / 1e3,
+                thousands(plan.propagation_ns as f64)
+            ),
+        ),
+        ("MTU", format!("{} B", thousands(f64::from(plan.mtu)))),
+        ("TCP", tcp(plan)),
+        ("NICs like", plan.profile.to_string()),
+        ("Left to the NIC", offloads(plan).to_owned()),
+        (
+            "Interrupts",
+            format!(
+                "{} \u{b5}s apart",
+                plan.interrupt_moderation_ns as f64 / 1e3
+            ),
+        ),
+        (
+            "Measured",
+            format!("{} s after {} s", plan.seconds, plan.warm_up_seconds),
+        ),
+        ("Clock", outcome.clock.clone()),
+        ("Seed", outcome.seed.to_string()),
+    ];
+    let facts: String = facts
+        .iter()
+        .map(|(name, fact)| format!("<div><dt>{name}</dt><dd>{}</dd></div>", escape(fact)))
+        .collect();
+    format!("<dl>{facts}</dl>")
+}
+
+/// What the wire allows, and how near the direct path comes.
+fn wire(outcome: &Outcome) -> String {
+    let (plan, theory) = (&outcome.plan, &outcome.theory);
+    let acks = if plan.a_to_b_streams > 0 && plan.b_to_a_streams > 0 {
+        format!(
+            "But every segment must be acknowledged, and the ACKs of one direction ride in the other, among its data. At the \
+             {:.2} segments an ACK that this run showed, that leaves <strong>{}</strong> Mb/s each way, {} in all.",
+            theory.segments_per_ack,
+            thousands(theory.a_to_b_mbps),
+            thousands(theory.total_mbps)
+        )
+    } else {
+        "The ACKs have the other direction to themselves, so they cost it nothing.".to_owned()
+    };
+    let near: String = outcome
+        .results
+        .iter()
+        .filter(|result| result.path == "direct" && theory.total_mbps > 0.0)
+        .map(|result| {
+            let share = percent(result.total_mbps / theory.total_mbps);
+            format!(
+                " On the {} clock the direct path reaches {share} of that.",
+                escape(&result.clock)
+            )
+        })
+        .collect();
+    format!(
+        "<section>\n<h2>What the wire allows</h2>\n<p>A {} Gb/s link does not carry {0} Gb/s of payload: each frame also pays for \
+         its headers, checksum, preamble and gap. A direction alone could carry {} Mb/s. {acks}{near}</p>\n\
+         <p class=\"note\"><code>{}</code></p>\n</section>",
+        plan.rate_mbps / 1e3,
+        thousands(theory.naive_mbps),
+        escape(&theory.how),
+    )
+}
+
+/// The one constant that was fitted.
+fn calibration(outcome: &Outcome) -> String {
+    let calibration = &outcome.calibration;
+    format!(
+        "<section>\n<h2>What was calibrated</h2>\n<p>One constant was fitted, not measured: <code>{} = {}</code>. {}</p>\n</section>",
+        escape(calibration.constant),
+        calibration.value,
+        escape(calibration.note)
+    )
+}
+
+/// Where the figures of 2009 are from.
+fn original(outcome: &Outcome) -> String {
+    let original = &outcome.original;
+    let same = if is_2009_setup(&outcome.plan) {
+        "Four streams each way, MTU 1500, one 10 Gb/s link, as here."
+    } else {
+        "It had four streams each way, MTU 1500 and one 10 Gb/s link, and this run did not: read its figures as a landmark only."
+    };
+    format!(
+        "<section>\n<h2>The measurement of 2009</h2>\n<p>{}. {} Mb/s through the hypervisor, {} directly: {:.2} times as much. \
+         {same}</p>\n</section>",
+        escape(original.source),
+        thousands(f64::from(original.mediated_mbps)),
+        thousands(f64::from(original.direct_mbps)),
+        f64::from(original.direct_mbps) / f64::from(original.mediated_mbps),
+    )
+}
+
+/// How to get this page again.
+fn reproduce(outcome: &Outcome) -> String {
+    let promise = match outcome.clock.as_str() {
+        "virtual" => {
+            "With the same options, the figures come out the same to the last digit, on any machine."
+        }
+        "wall" => "Figures of the wall clock vary with the machine and from run to run.",
+        _ => {
+            "With the same options, the virtual figures come out the same to the last digit; the wall clock's vary."
+        }
+    };
+    let options = if is_2009_setup(&outcome.plan) {
+        ""
+    } else {
+        " Add the options that gave the plan at the head of this page."
+    };
+    format!(
+        "<section>\n<h2>Run it again</h2>\n<pre><code>cargo run --release -- experiment {} --guests {} --clock {} --report report.html</code></pre>\n\
+         <p class=\"note\">{promise}{options}</p>\n</section>",
+        outcome.seed,
+        escape(&outcome.guests),
+        escape(&outcome.clock)
+    )
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,293 @@
+//! What arithmetic says: the TCP payload that a wire can carry, and which resource bound a run. Never looks at a clock, a
+//! ring or a packet.
+//!
+//! A full segment of MTU bytes occupies `14 + MTU + 4 + 20` bytes of wire time: Ethernet header, FCS, preamble and gap
+//! (IEEE 802.3 3.1.1, 4.4.2). Both directions loaded, each also carries the other's ACKs, and what those take is not
+//! there for data; a model without them is two to three per cent too high.
+
+use super::outcome::{Directions, Hosts, PlanView, Theory};
+
+/// Ethernet header: two addresses and the type.
+const ETHERNET_HEADER: f64 = 14.0;
+/// Least bytes of a frame before its FCS; shorter ones are padded.
+const MIN_FRAME: f64 = 60.0;
+/// FCS, preamble with start delimiter, and the gap between frames.
+const FRAMING: f64 = 4.0 + 8.0 + 12.0;
+/// IPv4 and TCP header of a data segment or an ACK without options.
+const IP_TCP_HEADERS: f64 = 40.0;
+/// The timestamps option, padded (RFC 7323 appendix A).
+const TIMESTAMPS: f64 = 12.0;
+/// Receivers ACK every second segment (RFC 9293 3.8.6.3); assumed where a run counted no ACK.
+const DELAYED_ACK: f64 = 2.0;
+/// From here on a resource counts as used up: utilisation is an average with the start of a run in it.
+pub const SATURATED: f64 = 0.97;
+
+/// Bytes of wire time that a frame with this IP packet takes.
+fn wire_bytes(ip_bytes: f64) -> f64 {
+    (ETHERNET_HEADER + ip_bytes).max(MIN_FRAME) + FRAMING
+}
+
+/// IPv4 and TCP header of a data segment or an ACK.
+fn headers(timestamps: bool) -> f64 {
+    IP_TCP_HEADERS + if timestamps { TIMESTAMPS } else { 0.0 }
+}
+
+/// Payload of one direction that has the wire to itself, in the unit of `rate`.
+#[must_use]
+pub fn naive(mtu: u16, timestamps: bool, rate: f64) -> f64 {
+    payload(mtu, headers(timestamps), rate, 0.0)
+}
+
+/// Payload of each direction (A to B, B to A) in the unit of `rate` when every direction that carries data is saturated.
+/// Receivers send one ACK for `segments_per_ack` segments (above 0); ACKs of a direction whose reverse carries no data
+/// cost nothing, as the reverse has room for them.
+#[must_use]
+pub fn saturated(
+    mtu: u16,
+    timestamps: bool,
+    rate: f64,
+    segments_per_ack: f64,
+    carries_data: (bool, bool),
+) -> (f64, f64) {
+    let ack = match carries_data {
+        (true, true) => wire_bytes(headers(timestamps)) / segments_per_ack,
+        _ => 0.0,
+    };
+    let each = payload(mtu, headers(timestamps), rate, ack);
+    let of = |carries| if carries { each } else { 0.0 };
+    (of(carries_data.0), of(carries_data.1))
+}
+
+/// Payload of a direction whose every segment shares the wire with `ack` bytes of ACK.
+fn payload(mtu: u16, headers: f64, rate: f64, ack: f64) -> f64 {
+    let mtu = f64::from(mtu);
+    rate * (mtu - headers).max(0.0) / (wire_bytes(mtu) + ack)
+}
+
+/// What the wire of this plan allows with the ACK ratio of a run, and with TCP timestamps if it had them. If no ACK was
+/// counted (0 or not a number), one ACK for two segments.
+#[must_use]
+pub fn theory(plan: &PlanView, segments_per_ack: f64, timestamps: bool) -> Theory {
+    let segments_per_ack = if segments_per_ack > 0.0 && segments_per_ack.is_finite() {
+        segments_per_ack
+    } else {
+        DELAYED_ACK
+    };
+    let carries_data = (plan.a_to_b_streams > 0, plan.b_to_a_streams > 0);
+    let (a_to_b_mbps, b_to_a_mbps) = saturated(
+        plan.mtu,
+        timestamps,
+        plan.rate_mbps,
+        segments_per_ack,
+        carries_data,
+    );
+    let mtu = f64::from(plan.mtu);
+    let segment = wire_bytes(mtu);
+    let ack = wire_bytes(headers(timestamps));
+    let data = (mtu - headers(timestamps)).max(0.0);
+    let how = if carries_data == (true, true) {
+        format!(
+            "rate x {data} B payload / ({segment} B segment + {ack} B ACK / {segments_per_ack:.2} segments an ACK)"
+        )
+    } else {
+        format!(
+            "rate x {data} B payload / {segment} B segment; the ACKs have the other direction to themselves"
+        )
+    };
+    Theory {
+        naive_mbps: naive(plan.mtu, timestamps, plan.rate_mbps),
+        a_to_b_mbps,
+        b_to_a_mbps,
+        total_mbps: a_to_b_mbps + b_to_a_mbps,
+        segments_per_ack,
+        timestamps,
+        how,
+    }
+}
+
+/// Names what bound a run, from measured utilisation (0 to 1): a hypervisor CPU that was busy throughout, else the
+/// directions of the wire that were full of the run's data, else the guests: windows, losses, or their own speed.
+#[must_use]
+pub fn bottleneck(link: Directions, hypervisor: Hosts, carries_data: (bool, bool)) -> String {
+    let full = (
+        carries_data.0 && link.a_to_b >= SATURATED,
+        carries_data.1 && link.b_to_a >= SATURATED,
+    );
+    let name = match full {
+        _ if hypervisor.a.max(hypervisor.b) >= SATURATED => "Hypervisor CPU",
+        (true, true) => "Link (both directions)",
+        (true, false) => "Link (A to B)",
+        (false, true) => "Link (B to A)",
+        (false, false) => "Guests",
+    };
+    name.to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn plan(mtu: u16, a_to_b_streams: u16, b_to_a_streams: u16) -> PlanView {
+        PlanView {
+            a_to_b_streams,
+            b_to_a_streams,
+            mtu,
+            rate_mbps: 10_000.0,
+            propagation_ns: 0,
+            seconds: 1.0,
+            warm_up_seconds: 0.0,
+            tool: None,
+            window: Some(1 << 18),
+            profile: vf_model::Profile::Generic,
+            offloads: vf_nic::config::Offloads::Csum,
+            interrupt_moderation_ns: 0,
+        }
+    }
+
+    #[track_caller]
+    fn near(got: f64, want: f64, by: f64) {
+        assert!((got - want).abs() <= by, "{got} is not {want} +-{by}");
+    }
+
+    #[test]
+    fn one_direction_alone() {
+        near(naive(1500, false, 10.0), 9.4928, 5e-5); // 1460 / 1538
+        near(naive(9000, false, 10.0), 9.9137, 5e-5); // 8960 / 9038
+        near(naive(1500, false, 1000.0), 949.28, 5e-3);
+    }
+
+    #[test]
+    fn both_directions_by_ack_ratio() {
+        for (segments, want) in [
+            (1.0, 9.001),
+            (2.0, 9.2405),
+            (4.0, 9.365),
+            (8.0, 9.428),
+            (16.0, 9.4606),
+        ] {
+            let (a, b) = saturated(1500, false, 10.0, segments, (true, true));
+            near(a, want, 5e-4);
+            assert_eq!(a, b);
+        }
+        near(
+            saturated(1500, false, 10.0, 2.0, (true, true)).0,
+            9.2405,
+            5e-5,
+        );
+        near(
+            saturated(9000, false, 10.0, 2.0, (true, true)).0,
+            9.8678,
+            5e-5,
+        ); // 8960 / (9038 + 42)
+    }
+
+    #[test]
+    fn timestamps_cost_payload_and_lengthen_acks() {
+        near(naive(1500, true, 10.0), 9.4148, 5e-5); // 1448 / 1538
+        near(naive(9000, true, 10.0), 9.9004, 5e-5); // 8948 / 9038
+        for (segments, want) in [(1.0, 8.894), (2.0, 9.147), (8.0, 9.3465), (16.0, 9.381)] {
+            let both = saturated(1500, true, 10.0, segments, (true, true));
+            near(both.0, want, 5e-4);
+        }
+    }
+
+    #[test]
+    fn the_ack_ratio_of_2009_gives_the_figures_of_2009() {
+        near(
+            saturated(1500, false, 10_000.0, 2.15, (true, true)).0,
+            9258.0,
+            1.0,
+        );
+        near(
+            saturated(1500, false, 10_000.0, 2.04, (true, true)).0,
+            9245.0,
+            1.0,
+        );
+    }
+
+    #[test]
+    fn acks_on_an_idle_reverse_are_free() {
+        assert_eq!(
+            saturated(1500, false, 10.0, 1.0, (true, false)),
+            (naive(1500, false, 10.0), 0.0)
+        );
+        assert_eq!(
+            saturated(1500, false, 10.0, 1.0, (false, true)),
+            (0.0, naive(1500, false, 10.0))
+        );
+        assert_eq!(
+            saturated(1500, false, 10.0, 1.0, (false, false)),
+            (0.0, 0.0)
+        );
+        let one_way = theory(&plan(1500, 4, 0), 2.0, false);
+        assert_eq!(one_way.b_to_a_mbps, 0.0);
+        assert_eq!(one_way.total_mbps, one_way.naive_mbps);
+        assert!(one_way.how.ends_with("to themselves"), "{}", one_way.how);
+    }
+
+    #[test]
+    fn acks_are_padded_to_the_least_frame() {
+        assert_eq!(wire_bytes(IP_TCP_HEADERS), 84.0);
+        assert_eq!(wire_bytes(46.0), 84.0);
+        assert_eq!(wire_bytes(47.0), 85.0);
+        assert_eq!(wire_bytes(1500.0), 1538.0);
+    }
+
+    #[test]
+    fn the_plan_in_words() {
+        let both = theory(&plan(1500, 4, 4), 2.0, false);
+        near(both.total_mbps, 18_481.0, 0.1);
+        assert_eq!(
+            both.how,
+            "rate x 1460 B payload / (1538 B segment + 84 B ACK / 2.00 segments an ACK)"
+        );
+        assert_eq!(
+            theory(&plan(1500, 4, 4), f64::NAN, false),
+            both,
+            "no ACK counted"
+        );
+        assert_eq!(theory(&plan(1500, 4, 4), 0.0, false), both);
+        assert_eq!(
+            theory(&plan(20, 1, 1), 2.0, false).total_mbps,
+            0.0,
+            "an MTU without room for payload"
+        );
+    }
+
+    #[test]
+    fn bottleneck_is_what_was_used_up() {
+        let link = |a_to_b, b_to_a| Directions { a_to_b, b_to_a };
+        let cpu = |a, b| Hosts { a, b };
+        let both = (true, true);
+        assert_eq!(
+            bottleneck(link(0.47, 0.46), cpu(0.97, 0.2), both),
+            "Hypervisor CPU"
+        );
+        assert_eq!(
+            bottleneck(link(1.0, 1.0), cpu(0.0, 0.99), both),
+            "Hypervisor CPU"
+        );
+        assert_eq!(
+            bottleneck(link(0.97, 0.999), cpu(0.1, 0.1), both),
+            "Link (both directions)"
+        );
+        assert_eq!(
+            bottleneck(link(0.98, 0.96), cpu(0.969, 0.1), both),
+            "Link (A to B)"
+        );
+        assert_eq!(
+            bottleneck(link(0.5, 0.98), cpu(0.1, 0.1), both),
+            "Link (B to A)"
+        );
+        assert_eq!(bottleneck(link(0.5, 0.5), cpu(0.1, 0.1), both), "Guests");
+        assert_eq!(
+            bottleneck(link(0.99, 0.05), cpu(0.0, 0.0), (true, false)),
+            "Link (A to B)"
+        );
+        assert_eq!(
+            bottleneck(link(0.99, 0.98), cpu(0.0, 0.0), (false, true)),
+            "Link (B to A)",
+            "A to B carries no data"
+        );
+    }
+}

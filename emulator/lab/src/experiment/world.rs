@@ -1,0 +1,185 @@
+//! The experiment on the virtual clock: two hosts, a wire and two guests a stream on one thread, stepped by the calendar.
+//! The same NIC, hypervisor, rings and TCP as on the wall clock; only the time comes from elsewhere. Never reads a clock.
+
+use std::net::Ipv4Addr;
+use std::path::PathBuf;
+
+use vf_guest::net::{NetConfig, NetDevice, Notify};
+use vf_guest::tcp::{Guest, GuestConfig, StreamId};
+use vf_model::{MacAddr, Nanos, Path, VfIndex};
+use vf_nic::config::{NicSettings, Offloads, PolicySettings, SocketRole, VfSettings, WireSettings};
+
+use super::ExperimentError;
+use super::measure::{Meters, Reading};
+use super::plan::Plan;
+use crate::embedded::EmbeddedGuest;
+use crate::world::{Notification, Turn};
+
+/// The port every receiver listens on, netperf's.
+const PORT: u16 = 12865;
+
+/// A guest with its stream.
+struct Talker {
+    guest: EmbeddedGuest,
+    stream: StreamId,
+}
+
+/// The two hosts of an experiment, their settings all but the path.
+pub(super) fn nic_settings(plan: &Plan, host: usize, path: Path) -> NicSettings {
+    let vf = VfSettings {
+        socket: PathBuf::new(),
+        role: SocketRole::Server,
+        policy: PolicySettings {
+            path: Some(path),
+            ..PolicySettings::default()
+        },
+    };
+    NicSettings {
+        name: ["a", "b"][host].to_owned(),
+        vfs: plan.pairs(),
+        workers: 1,
+        mac_base: MacAddr([0x02, 0, 0, 0, [0x0a, 0x0b][host], 0]),
+        queue_pairs: 1,
+        mtu: plan.mtu,
+        offloads: plan.offloads,
+        tap: None,
+        profile: plan.profile,
+        filters: Vec::new(),
+        vf: vec![vf; usize::from(plan.pairs())],
+    }
+}
+
+/// What the driver of a guest acknowledges.
+pub(super) fn net_config(plan: &Plan, notify: Notify) -> NetConfig {
+    NetConfig {
+        features: NetConfig::PLAIN | NetConfig::CHECKSUM | NetConfig::TSO,
+        mtu: plan.mtu,
+        notify,
+        ..NetConfig::default()
+    }
+}
+
+/// The address of the guest on `vf` of `host`.
+fn address(host: usize, vf: u16) -> Ipv4Addr {
+    let [high, low] = (vf + 1).to_be_bytes();
+    Ipv4Addr::new(10, [1, 2][host], high, low)
+}
+
+/// The guest of pair `pair` on `host`: a sender or a receiver of one endless stream.
+pub(super) fn guest(plan: &Plan, host: usize, pair: u16, net: NetDevice) -> (Guest, StreamId) {
+    let mac = nic_settings(plan, host, Path::Direct)
+        .mac_base
+        .offset(pair.into());
+    let config = GuestConfig {
+        mac: mac.0,
+        ip: address(host, pair),
+        prefix_len: 8,
+        mtu: plan.mtu,
+        tso: plan.offloads == Offloads::Tso,
+        csum: plan.offloads != Offloads::None,
+        window: plan.window,
+        seed: mix(plan.seed, host as u64 * 4096 + u64::from(pair)),
+        verify: false,
+        ..GuestConfig::default()
+    };
+    let mut guest = Guest::new(config, net);
+    let sends = (host == 0) == (pair < plan.a_to_b);
+    let stream = if sends {
+        guest.send_to(address(1 - host, pair), PORT, None)
+    } else {
+        guest.receive_on(PORT)
+    };
+    (guest, stream)
+}
+
+/// A well-spread number for each `n` (splitmix64).
+pub(super) fn mix(seed: u64, n: u64) -> u64 {
+    let mut z = seed.wrapping_add(n.wrapping_add(1).wrapping_mul(0x9e37_79b9_7f4a_7c15));
+    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    z ^ (z >> 31)
+}
+
+/// Two hosts back to back with their guests, at time zero.
+pub(super) struct World {
+    world: crate::world::World,
+    talkers: Vec<Talker>,
+    /// Index into `talkers` by host and VF.
+    talker_of: [Vec<usize>; 2],
+}
+
+impl World {
+    /// Builds the hosts and connects the guests over the real protocol.
+    pub(super) fn new(plan: &Plan, path: Path) -> Result<World, ExperimentError> {
+        let nics = [0, 1].map(|h| nic_settings(plan, h, path));
+        let wire = WireSettings {
+            between: [0, 1],
+            link: plan.link,
+        };
+        let notification = Notification {
+            kicks: false,
+            moderation: plan.moderation,
+        };
+        let mut world = crate::world::World::new(&nics, &[wire], Some(plan.cost), notification)
+            .map_err(|(_, vf, refusal)| ExperimentError::Policy(vf, refusal))?;
+        let mut talkers = Vec::new();
+        let mut talker_of = [Vec::new(), Vec::new()];
+        for pair in 0..plan.pairs() {
+            for h in [0, 1] {
+                let vf = VfIndex::from(usize::from(pair));
+                // Nobody starts at the very same moment: up to a millisecond apart, by the seed.
+                let start = Nanos(mix(plan.seed, 1 << 32 | talkers.len() as u64) % 1_000_000);
+                let net = net_config(plan, Notify::Polled);
+                let make = |net| guest(plan, h, pair, net);
+                let (guest, stream) = EmbeddedGuest::start(&mut world, h, vf, &net, start, make)
+                    .map_err(ExperimentError::Guest)?;
+                talker_of[h].push(talkers.len());
+                talkers.push(Talker { guest, stream });
+            }
+        }
+        Ok(World {
+            world,
+            talkers,
+            talker_of,
+        })
+    }
+
+    /// Runs until `limit`.
+    pub(super) fn run_until(&mut self, limit: Nanos) {
+        let first = self.talkers.first().map_or(0, |t| t.guest.id.index());
+        while let Some(turn) = self.world.advance(limit) {
+            match turn {
+                Turn::Guest(id) => self.talkers[id.index() - first].guest.run(&mut self.world),
+                Turn::Interrupt { host, vf, .. } => {
+                    let talker = &self.talkers[self.talker_of[host][vf.index()]];
+                    self.world.wake(talker.guest.id, self.world.now());
+                }
+                // An experiment gives no commands.
+                Turn::Command { .. } => {}
+            }
+        }
+        self.world.skip_to(limit);
+    }
+
+    /// Everything that is measured, as it stands now.
+    pub(super) fn read(&self) -> Reading {
+        let mut meters = Meters::new(self.world.now());
+        for host in self.world.hosts() {
+            meters.host(&host.borrow());
+        }
+        for Talker { guest, stream } in &self.talkers {
+            meters.guest(&guest.guest, *stream);
+        }
+        meters.reading()
+    }
+
+    /// Whether every guest is still content with its device.
+    pub(super) fn check(&self) -> Result<(), ExperimentError> {
+        for Talker { guest, .. } in &self.talkers {
+            if let Some(fault) = guest.guest.fault() {
+                return Err(ExperimentError::Fault(fault.to_string()));
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,409 @@
+//! From the sections of a file to a [`Plan`]: resolves names, and refuses what cannot be done before anything runs.
+
+use std::net::Ipv4Addr;
+use std::path::{Path, PathBuf};
+
+use toml::Spanned;
+use vf_model::{Command, Nanos, VfIndex};
+use vf_nic::config::{Config, Sections, SocketRole, line_of, one_line};
+use vf_nic::host::initial_policy;
+
+use super::duration::Duration;
+use super::expect;
+use super::mistake::{Mistake, PlanError, value};
+use super::parse::{EventSection, File, GuestSection, JobSection, PingSection, SendSection};
+use super::plan::{Amount, Event, Guest, GuestKind, Interface, Job, Plan, Work};
+
+/// Bytes of each frame that a capture keeps, unless told otherwise: all headers.
+const SNAPLEN: u32 = 128;
+/// Least time between two interrupts of a VF, unless told otherwise.
+const MODERATION: Nanos = Nanos(20_000);
+/// Streams of a job.
+const MAX_STREAMS: u16 = 64;
+/// The port of the first job that sends; each has one of its own.
+const FIRST_PORT: u16 = 5201;
+
+impl Plan {
+    /// Reads and checks a file. `kind` takes the place of what the file says of its guests.
+    ///
+    /// # Errors
+    /// [`PlanError`].
+    pub fn load(path: &Path, kind: Option<GuestKind>) -> Result<Plan, PlanError> {
+        let text = std::fs::read_to_string(path).map_err(|source| PlanError::Read {
+            path: path.to_owned(),
+            source,
+        })?;
+        Plan::parse(path, &text, kind)
+    }
+
+    pub(super) fn parse(
+        path: &Path,
+        text: &str,
+        kind: Option<GuestKind>,
+    ) -> Result<Plan, PlanError> {
+        let file: File = toml::from_str(text).map_err(|e| PlanError::Parse {
+            path: path.to_owned(),
+            what: one_line(text, &e),
+        })?;
+        let whole = |mistake| PlanError::Whole {
+            path: path.to_owned(),
+            mistake,
+        };
+        let sections = Sections {
+            text,
+            hypervisor: file.hypervisor,
+            nic: file.nic,
+            wire: file.wire,
+        };
+        let config = Config::from_sections(sections, PathBuf::new(), false).map_err(|source| {
+            PlanError::Config {
+                path: path.to_owned(),
+                source: Box::new(source),
+            }
+        })?;
+        check_config(&config).map_err(whole)?;
+        let until = file.until.0;
+        if until == Nanos(0) {
+            return Err(whole(value("until", file.until, "a time after the start")));
+        }
+        let mut plan = Plan {
+            file: path.to_owned(),
+            kind: kind.or(file.guests).unwrap_or_default(),
+            until,
+            snaplen: file.snaplen.unwrap_or(SNAPLEN),
+            seed: file.seed.unwrap_or(1),
+            moderation: file.moderation.map_or(MODERATION, |time| time.0),
+            config,
+            guests: Vec::new(),
+            jobs: Vec::new(),
+            events: Vec::new(),
+            expectations: Vec::new(),
+        };
+        let place = Place { path, text };
+        for section in file.guest {
+            let guest = place.check(section, |s| plan.guest(s))?;
+            plan.guests.push(guest);
+        }
+        for section in file.job {
+            let job = place.check(section, |s| plan.job(s))?;
+            plan.jobs.push(job);
+        }
+        place.events(&mut plan, file.event)?;
+        for section in file.expect {
+            let line = place.line(&section);
+            let expectation = place.check(section, |s| expect::check(&plan, s, line))?;
+            plan.expectations.push(expectation);
+        }
+        if plan.guests.is_empty() {
+            return Err(whole(Mistake::Needs("the file names no [[guest]]")));
+        }
+        Ok(plan)
+    }
+
+    fn guest(&self, section: GuestSection) -> Result<Guest, Mistake> {
+        let name = section.name;
+        let good = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
+        if name.is_empty() || !name.chars().all(good) {
+            return Err(value(
+                "name",
+                format!("\"{name}\""),
+                "letters, digits, '-' and '_'",
+            ));
+        }
+        if self.guests.iter().any(|guest| guest.name == name) {
+            return Err(Mistake::Twice {
+                what: "guest",
+                name,
+                advice: "each has a name of its own",
+            });
+        }
+        if !section.also.is_empty() && self.kind == GuestKind::Embedded {
+            return Err(Mistake::Needs(
+                "also: only Linux guests have several interfaces: guests = \"linux\"",
+            ));
+        }
+        let mut interfaces =
+            vec![self.interface(section.nic.as_deref(), section.vf, &section.address, &[])?];
+        for also in section.also {
+            let interface =
+                self.interface(also.nic.as_deref(), also.vf, &also.address, &interfaces)?;
+            interfaces.push(interface);
+        }
+        let most = interfaces.iter().map(|i| self.config.nics[i.nic].mtu).min();
+        let most = most.unwrap_or_default();
+        let mtu = section.mtu.unwrap_or(most);
+        if !(576..=most).contains(&mtu) {
+            return Err(value("mtu", mtu, "576 bytes to the mtu of its [[nic]]"));
+        }
+        Ok(Guest {
+            name,
+            interfaces,
+            mtu,
+        })
+    }
+
+    /// `own`: the interfaces that the guest has already.
+    fn interface(
+        &self,
+        nic: Option<&str>,
+        vf: u16,
+        address: &str,
+        own: &[Interface],
+    ) -> Result<Interface, Mistake> {
+        let nic = self.nic(nic)?;
+        if vf >= self.config.nics[nic].vfs {
+            return Err(value("vf", vf, "the VFs of a NIC are 0 to its vfs - 1"));
+        }
+        let vf = VfIndex::from(usize::from(vf));
+        let wrong = || value("address", format!("\"{address}\""), "such as 10.0.0.1/24");
+        let (ip, prefix_len) = address.split_once('/').ok_or_else(wrong)?;
+        let address: Ipv4Addr = ip.parse().map_err(|_| wrong())?;
+        let prefix_len: u8 = prefix_len.parse().map_err(|_| wrong())?;
+        let unicast =
+            !(address.is_multicast() || address.is_broadcast() || address.octets()[0] == 0);
+        if !unicast || address.is_loopback() || !(1..=31).contains(&prefix_len) {
+            return Err(wrong());
+        }
+        for other in self.guests.iter().flat_map(|g| &g.interfaces).chain(own) {
+            let (what, name) = if (other.nic, other.vf) == (nic, vf) {
+                ("guest on", format!("{} {vf}", self.config.nics[nic].name))
+            } else if other.address == address {
+                ("guest at", address.to_string())
+            } else {
+                continue;
+            };
+            let advice = "a VF and an address belong to one guest";
+            return Err(Mistake::Twice { what, name, advice });
+        }
+        Ok(Interface {
+            nic,
+            vf,
+            address,
+            prefix_len,
+        })
+    }
+
+    fn job(&self, section: JobSection) -> Result<Job, Mistake> {
+        let guest = self.guest_named("guest", &section.guest)?;
+        let name = section.name.unwrap_or(section.guest);
+        if self.jobs.iter().any(|job| job.name == name) {
+            return Err(Mistake::Twice {
+                what: "job",
+                name,
+                advice: "give this one a name of its own",
+            });
+        }
+        let at = self.within("at", section.at)?;
+        let mut port = section.port;
+        if port == Some(0) || (port.is_some() && section.run.is_none()) {
+            return Err(Mistake::Needs(
+                "port: 1 to 65535, and only beside run: it tells the connections of jobs apart",
+            ));
+        }
+        let work = match (section.run, section.send, section.ping) {
+            (Some(command), None, None) if self.kind == GuestKind::Linux => Work::Run(command),
+            (Some(_), None, None) => {
+                return Err(Mistake::Needs(
+                    "run: only Linux guests have a shell: guests = \"linux\", or use send or ping",
+                ));
+            }
+            (None, Some(send), None) => {
+                let number = u16::try_from(self.jobs.len()).unwrap_or(u16::MAX);
+                port = Some(FIRST_PORT.saturating_add(number));
+                self.send(guest, send)?
+            }
+            (None, None, Some(ping)) => self.ping(guest, ping)?,
+            _ => return Err(Mistake::Needs("a job has one of run, send and ping")),
+        };
+        Ok(Job {
+            name,
+            guest,
+            at,
+            work,
+            port,
+        })
+    }
+
+    fn send(&self, guest: usize, section: SendSection) -> Result<Work, Mistake> {
+        let to = self.peer(guest, &section.to)?;
+        let amount = match (section.bytes, section.duration) {
+            (Some(0), _) => return Err(value("bytes", 0, "at least 1")),
+            (Some(bytes), None) => Amount::Bytes(bytes),
+            (None, Some(time)) => Amount::For(time.0),
+            (None, None) => Amount::Endless,
+            (Some(_), Some(_)) => return Err(Mistake::Needs("send has bytes or for, not both")),
+        };
+        let streams = section.streams;
+        if !(1..=MAX_STREAMS).contains(&streams) {
+            return Err(value("streams", streams, "1 to 64"));
+        }
+        Ok(Work::Send {
+            to,
+            amount,
+            streams,
+        })
+    }
+
+    fn ping(&self, guest: usize, section: PingSection) -> Result<Work, Mistake> {
+        if section.count == 0 {
+            return Err(value("count", 0, "at least 1"));
+        }
+        Ok(Work::Ping {
+            to: self.peer(guest, &section.to)?,
+            count: section.count,
+            interval: section.interval.map_or(Nanos(1_000_000), |time| time.0),
+        })
+    }
+
+    fn peer(&self, guest: usize, name: &str) -> Result<usize, Mistake> {
+        let to = self.guest_named("to", name)?;
+        if to == guest {
+            return Err(value("to", name, "another guest"));
+        }
+        Ok(to)
+    }
+
+    fn event(&self, section: &EventSection) -> Result<Event, Mistake> {
+        let words: Vec<&str> = section.command.split_whitespace().collect();
+        Ok(Event {
+            at: self.within("at", section.at)?,
+            nic: self.nic(section.nic.as_deref())?,
+            command: Command::parse(&words)?,
+        })
+    }
+
+    pub(super) fn within(&self, key: &'static str, time: Duration) -> Result<Nanos, Mistake> {
+        if time.0 > self.until {
+            return Err(value(key, time, "the scenario ends before (until)"));
+        }
+        Ok(time.0)
+    }
+
+    /// The NIC of this name; with one NIC there is no need to say it.
+    pub(super) fn nic(&self, name: Option<&str>) -> Result<usize, Mistake> {
+        let names = self.config.nics.iter().map(|nic| nic.name.as_str());
+        match (name, self.config.nics.len()) {
+            (Some(name), _) => find("nic", name, names),
+            (None, 1) => Ok(0),
+            (None, _) => Err(Mistake::Needs("nic: say which, there are several")),
+        }
+    }
+
+    fn guest_named(&self, key: &'static str, name: &str) -> Result<usize, Mistake> {
+        find(
+            key,
+            name,
+            self.guests.iter().map(|guest| guest.name.as_str()),
+        )
+    }
+
+    pub(super) fn job_named(&self, key: &'static str, name: &str) -> Result<usize, Mistake> {
+        find(key, name, self.jobs.iter().map(|job| job.name.as_str()))
+    }
+}
+
+fn find<'a>(
+    what: &'static str,
+    name: &str,
+    names: impl Iterator<Item = &'a str> + Clone,
+) -> Result<usize, Mistake> {
+    names
+        .clone()
+        .position(|known| known == name)
+        .ok_or_else(|| {
+            let known: Vec<_> = names.collect();
+            Mistake::NoSuch {
+                what,
+                name: name.escape_debug().to_string(),
+                known: if known.is_empty() {
+                    "none above".to_owned()
+                } else {
+                    known.join(", ")
+                },
+            }
+        })
+}
+
+/// What cannot be on the virtual clock, or is the scenario's own business.
+fn check_config(config: &Config) -> Result<(), Mistake> {
+    for nic in &config.nics {
+        if nic.tap.is_some() {
+            return Err(Mistake::Needs(
+                "tap: the host's devices are not on the virtual clock",
+            ));
+        }
+        for (i, vf) in nic.vf.iter().enumerate() {
+            let own = Path::new(&format!("{}-vf{i}.sock", nic.name)) == vf.socket;
+            if vf.role == SocketRole::Client || !own {
+                return Err(Mistake::Needs(
+                    "socket, socket_role: a scenario makes its own sockets",
+                ));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Where sections are, for whoever has to mend them.
+struct Place<'a> {
+    path: &'a Path,
+    text: &'a str,
+}
+
+impl Place<'_> {
+    fn line<T>(&self, section: &Spanned<T>) -> usize {
+        line_of(self.text, section.span().start)
+    }
+
+    fn check<T, R>(
+        &self,
+        section: Spanned<T>,
+        check: impl FnOnce(T) -> Result<R, Mistake>,
+    ) -> Result<R, PlanError> {
+        let line = self.line(&section);
+        check(section.into_inner()).map_err(|mistake| self.wrong(line, mistake))
+    }
+
+    fn wrong(&self, line: usize, mistake: Mistake) -> PlanError {
+        PlanError::Section {
+            path: self.path.to_owned(),
+            line,
+            mistake,
+        }
+    }
+
+    /// Puts events in order, and tries them on the policies that they will change: none will be refused.
+    fn events(
+        &self,
+        plan: &mut Plan,
+        sections: Vec<Spanned<EventSection>>,
+    ) -> Result<(), PlanError> {
+        let mut events = Vec::new();
+        for section in sections {
+            let line = self.line(&section);
+            events.push((self.check(section, |s| plan.event(&s))?, line));
+        }
+        events.sort_by_key(|(event, _)| event.at);
+        let mut tries = Vec::new();
+        for nic in &plan.config.nics {
+            tries.push(
+                initial_policy(nic).map_err(|(vf, refusal)| PlanError::Whole {
+                    path: self.path.to_owned(),
+                    mistake: Mistake::Policy {
+                        nic: nic.name.clone(),
+                        vf,
+                        refusal,
+                    },
+                })?,
+            );
+        }
+        for (event, line) in events {
+            let policy = &mut tries[event.nic];
+            *policy = policy
+                .with(&event.command)
+                .map_err(|refusal| self.wrong(line, refusal.into()))?;
+            plan.events.push(event);
+        }
+        Ok(())
+    }
+}

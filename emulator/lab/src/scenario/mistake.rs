@@ -1,0 +1,113 @@
+//! What can be wrong with a scenario file, each on one line that says where and what to change.
+
+use std::fmt;
+use std::path::PathBuf;
+
+use vf_model::{Refusal, VfIndex};
+use vf_nic::config::ConfigError;
+
+/// Why a scenario cannot be run. One line that says where and what to change.
+#[derive(Debug, thiserror::Error)]
+pub enum PlanError {
+    /// The file cannot be read.
+    #[error("cannot read {path}: {source}")]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The file is not TOML, or says something unknown.
+    #[error("{path}: {what}")]
+    Parse {
+        /// The file.
+        path: PathBuf,
+        /// Where and what.
+        what: String,
+    },
+    /// NICs or wires are wrong.
+    #[error("{path}: {source}")]
+    Config {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        source: Box<ConfigError>,
+    },
+    /// A section is wrong.
+    #[error("{path}: line {line}: {mistake}")]
+    Section {
+        /// The file.
+        path: PathBuf,
+        /// Where the section begins.
+        line: usize,
+        /// What is wrong.
+        mistake: Mistake,
+    },
+    /// The whole is wrong.
+    #[error("{path}: {mistake}")]
+    Whole {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        mistake: Mistake,
+    },
+}
+
+/// What is wrong with a section.
+#[derive(Debug, thiserror::Error)]
+pub enum Mistake {
+    /// A name that nothing has.
+    #[error("{what} '{name}': there are {known}")]
+    NoSuch {
+        /// What it was meant to be.
+        what: &'static str,
+        /// The name.
+        name: String,
+        /// Those that there are.
+        known: String,
+    },
+    /// A name or place that something else has.
+    #[error("{what} '{name}' is there already: {advice}")]
+    Twice {
+        /// What it is.
+        what: &'static str,
+        /// The name.
+        name: String,
+        /// What to do.
+        advice: &'static str,
+    },
+    /// A value that cannot be.
+    #[error("{key} = {got}: {allowed}")]
+    Value {
+        /// The key.
+        key: &'static str,
+        /// Its value.
+        got: String,
+        /// What is allowed.
+        allowed: &'static str,
+    },
+    /// Something that belongs there is not, or too much is.
+    #[error("{0}")]
+    Needs(&'static str),
+    /// A command that cannot be read or is refused by the NIC.
+    #[error("{0}")]
+    Refused(#[from] Refusal),
+    /// A setting of a VF that is refused.
+    #[error("{nic} {vf}: {refusal}")]
+    Policy {
+        /// The NIC.
+        nic: String,
+        /// The VF.
+        vf: VfIndex,
+        /// Why.
+        refusal: Refusal,
+    },
+}
+
+pub(super) fn value(key: &'static str, got: impl fmt::Display, allowed: &'static str) -> Mistake {
+    Mistake::Value {
+        key,
+        got: got.to_string().replace(char::is_control, " "),
+        allowed,
+    }
+}

@@ -1,0 +1,196 @@
+//! What a scenario file asks for, with every name resolved. A [`Plan`] cannot be wrong.
+
+use std::fmt;
+use std::net::Ipv4Addr;
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+use vf_model::{Command, DropReason, Nanos, VfIndex};
+use vf_nic::config::Config;
+
+/// What plays the guests of a scenario.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "snake_case")]
+pub enum GuestKind {
+    /// A driver and a TCP stack in this process: fast, no image needed.
+    #[default]
+    Embedded,
+    /// Linux kernels on the virtual clock.
+    Linux,
+}
+
+impl fmt::Display for GuestKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            GuestKind::Embedded => "embedded",
+            GuestKind::Linux => "linux",
+        })
+    }
+}
+
+/// A checked scenario.
+#[derive(Debug)]
+pub struct Plan {
+    /// The file it is from.
+    pub file: PathBuf,
+    /// What plays the guests.
+    pub kind: GuestKind,
+    /// When it ends.
+    pub until: Nanos,
+    /// Bytes of each frame that a capture keeps; 0 is all.
+    pub snaplen: u32,
+    /// Seed of sequence numbers.
+    pub(super) seed: u64,
+    /// Least time between two interrupts of a VF.
+    pub(super) moderation: Nanos,
+    /// NICs and wires.
+    pub(super) config: Config,
+    pub(super) guests: Vec<Guest>,
+    pub(super) jobs: Vec<Job>,
+    /// In the order in which they are applied.
+    pub(super) events: Vec<Event>,
+    pub(super) expectations: Vec<Expectation>,
+}
+
+/// A guest.
+#[derive(Debug)]
+pub(super) struct Guest {
+    pub(super) name: String,
+    /// At least one; the first is the one that others send to.
+    pub(super) interfaces: Vec<Interface>,
+    pub(super) mtu: u16,
+}
+
+impl Guest {
+    pub(super) fn address(&self) -> Ipv4Addr {
+        self.interfaces
+            .first()
+            .map_or(Ipv4Addr::UNSPECIFIED, |i| i.address)
+    }
+}
+
+/// A VF as a guest has it.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Interface {
+    /// Index of the NIC.
+    pub(super) nic: usize,
+    pub(super) vf: VfIndex,
+    pub(super) address: Ipv4Addr,
+    pub(super) prefix_len: u8,
+}
+
+/// Something that a guest does.
+#[derive(Debug)]
+pub(super) struct Job {
+    pub(super) name: String,
+    /// Index of the guest.
+    pub(super) guest: usize,
+    pub(super) at: Nanos,
+    pub(super) work: Work,
+    /// The TCP port that its connections go to; `None`: any.
+    pub(super) port: Option<u16>,
+}
+
+/// What a job does.
+#[derive(Debug)]
+pub(super) enum Work {
+    /// A shell command of a Linux guest.
+    Run(String),
+    /// TCP streams to the guest of this index.
+    Send {
+        to: usize,
+        amount: Amount,
+        streams: u16,
+    },
+    /// Echo requests to the guest of this index.
+    Ping {
+        to: usize,
+        count: u16,
+        interval: Nanos,
+    },
+}
+
+/// How much is sent.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Amount {
+    /// Bytes in all streams together.
+    Bytes(u64),
+    /// As much as goes in this time.
+    For(Nanos),
+    /// As much as goes until the scenario ends.
+    Endless,
+}
+
+/// A command of the administrator at a time.
+#[derive(Debug)]
+pub(super) struct Event {
+    pub(super) at: Nanos,
+    /// Index of the NIC.
+    pub(super) nic: usize,
+    pub(super) command: Command,
+}
+
+/// A promise.
+#[derive(Debug)]
+pub(super) struct Expectation {
+    /// Where it is in the file.
+    pub(super) line: usize,
+    pub(super) figure: Figure,
+    pub(super) from: Nanos,
+    pub(super) to: Nanos,
+    pub(super) want: Want,
+}
+
+/// What is measured for a promise. Jobs and NICs by their index in the plan.
+#[derive(Debug)]
+pub(super) enum Figure {
+    /// Bits a second of payload.
+    Goodput(Vec<usize>),
+    Retransmits(Vec<usize>),
+    /// Nanoseconds from each echo request to its reply.
+    Rtt(Vec<usize>),
+    /// The exit code of a job.
+    Exit(usize),
+    /// Frames lost.
+    Drops {
+        nic: usize,
+        vf: Option<VfIndex>,
+        reason: Option<DropReason>,
+    },
+    LinkBusy(usize),
+    HypervisorBusy(usize),
+    Bottleneck,
+}
+
+/// What is to come out.
+#[derive(Debug)]
+pub(super) enum Want {
+    Between(Option<f64>, Option<f64>),
+    Code(i32),
+    Named(Bottleneck),
+}
+
+/// What bound a run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Bottleneck {
+    Hypervisor,
+    Link,
+    /// Windows, losses, limits, or there was no more to send.
+    Neither,
+}
+
+impl Bottleneck {
+    pub(super) const ALL: [Bottleneck; 3] = [
+        Bottleneck::Hypervisor,
+        Bottleneck::Link,
+        Bottleneck::Neither,
+    ];
+
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Bottleneck::Hypervisor => "hypervisor",
+            Bottleneck::Link => "link",
+            Bottleneck::Neither => "neither",
+        }
+    }
+}

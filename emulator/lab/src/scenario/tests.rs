@@ -1,0 +1,377 @@
+//! Files that are refused, and short runs of files that are not.
+
+use std::fs::File;
+use std::path::Path;
+
+use pcap_file::pcapng::blocks::enhanced_packet::EnhancedPacketOption;
+use pcap_file::pcapng::{Block, PcapNgReader};
+
+use vf_model::Nanos;
+
+use super::duration::Duration;
+use super::*;
+
+/// Two NICs with a wire between them and a guest on each.
+const PAIR: &str = "\
+until = '10ms'
+[hypervisor]
+cpu = 'model'
+[[nic]]
+name = 'a'
+vfs = 1
+[[nic]]
+name = 'b'
+vfs = 1
+[[wire]]
+between = ['a', 'b']
+[[guest]]
+name = 'left'
+nic = 'a'
+address = '10.0.0.1/24'
+[[guest]]
+name = 'right'
+nic = 'b'
+address = '10.0.0.2/24'
+";
+
+fn parse(sections: &str) -> Result<Plan, PlanError> {
+    Plan::parse(Path::new("test.toml"), &format!("{PAIR}{sections}"), None)
+}
+
+fn outcome(sections: &str, options: Options) -> Outcome {
+    run(&parse(sections).unwrap(), options, |_| {}).unwrap()
+}
+
+#[test]
+fn mistakes_are_refused_in_one_line_that_says_where() {
+    let job = "[[job]]\nguest = 'left'\nat = '0s'\n";
+    let expect = "[[job]]\nguest = 'left'\nat = '0s'\nsend = { to = 'right' }\n[[expect]]\n";
+    for (section, says) in [
+        ("[[job", "test.toml: line 20"),
+        ("[[jobs]]", "line 20: unknown field `jobs`"),
+        ("[[guest]]\nname = 'x'", "line 20: missing field `address`"),
+        (
+            "[[guest]]\nname = 'left'\nnic = 'a'\naddress = '10.0.0.3/24'",
+            "line 20: guest 'left' is there already",
+        ),
+        (
+            "[[guest]]\nname = 'x'\nnic = 'c'\naddress = '10.0.0.3/24'",
+            "nic 'c': there are a, b",
+        ),
+        (
+            "[[guest]]\nname = 'x'\naddress = '10.0.0.3/24'",
+            "nic: say which",
+        ),
+        (
+            "[[guest]]\nname = 'x'\nnic = 'a'\nvf = 1\naddress = '10.0.0.3/24'",
+            "vf = 1",
+        ),
+        (
+            "[[guest]]\nname = 'x'\nnic = 'a'\naddress = '10.0.0.3/24'",
+            "'a vf0' is there already",
+        ),
+        (
+            "[[guest]]\nname = 'x y'\nnic = 'a'\naddress = '10.0.0.3/24'",
+            "letters",
+        ),
+        (
+            "[[job]]\nguest = 'x'\nat = '0s'",
+            "line 20: guest 'x': there are left, right",
+        ),
+        (
+            "[[job]]\nguest = 'left'\nat = 'noon'",
+            "line 22: time 'noon'",
+        ),
+        (
+            "[[job]]\nguest = 'left'\nat = '11ms'",
+            "at = 11ms: the scenario ends before",
+        ),
+        (job, "one of run, send and ping"),
+        (
+            &format!("{job}run = 'ls'"),
+            "only Linux guests have a shell",
+        ),
+        (
+            &format!("{job}send = {{ to = 'left' }}"),
+            "to = left: another guest",
+        ),
+        (
+            &format!("{job}send = {{ to = 'right', bytes = 0 }}"),
+            "bytes = 0",
+        ),
+        (
+            &format!("{job}send = {{ to = 'right', bytes = 1, for = '1s' }}"),
+            "bytes or for",
+        ),
+        (
+            &format!("{job}send = {{ to = 'right', streams = 65 }}"),
+            "streams = 65",
+        ),
+        (
+            &format!("{job}ping = {{ to = 'right', count = 0 }}"),
+            "count = 0",
+        ),
+        (
+            &format!("{job}port = 5\nping = {{ to = 'right' }}"),
+            "only beside run",
+        ),
+        (
+            "[[event]]\nat = '1ms'\ndo = 'link set down'",
+            "nic: say which",
+        ),
+        (
+            "[[event]]\nat = '1ms'\nnic = 'a'\ndo = 'vf 0 set path fast'",
+            "path 'fast': direct or mediated",
+        ),
+        (
+            "[[event]]\nat = '1ms'\nnic = 'a'\ndo = 'vf 3 set path direct'",
+            "line 20: vf3: the VFs of this NIC are 0 to 0",
+        ),
+        (
+            "[[event]]\nat = '1ms'\nnic = 'a'\ndo = 'vf 0 vlan del 7'",
+            "there is no such filter",
+        ),
+        (expect, "one of goodput"),
+        (
+            &format!("{expect}goodput = 'x'\nmin = '1G'"),
+            "goodput 'x': there are left",
+        ),
+        (&format!("{expect}goodput = 'left'"), "min, max or both"),
+        (
+            &format!("{expect}goodput = 'left'\nmin = 'fast'"),
+            "a rate such as",
+        ),
+        (
+            &format!("{expect}goodput = 'left'\nmin = 3"),
+            "a rate such as",
+        ),
+        (
+            &format!("{expect}goodput = 'left'\nmin = '2G'\nmax = '1G'"),
+            "min is above max",
+        ),
+        (
+            &format!("{expect}goodput = 'left'\nmin = '1G'\nfrom = '2ms'\nto = '2ms'"),
+            "from = 2ms",
+        ),
+        (
+            &format!("{expect}goodput = 'left'\nretransmits = 'left'\nmax = 0"),
+            "one of goodput",
+        ),
+        (
+            &format!("{expect}goodput = 'left'\nnic = 'a'\nmax = 0"),
+            "only drops",
+        ),
+        (
+            &format!("{expect}drops = 'bad luck'\nnic = 'a'\nmax = 0"),
+            "there are any, runt",
+        ),
+        (
+            &format!("{expect}drops = 'any'\nnic = 'a'\nvf = 1\nmax = 0"),
+            "vf = 1",
+        ),
+        (
+            &format!("{expect}bottleneck = 'disk'"),
+            "hypervisor, link or neither",
+        ),
+        (
+            &format!("{expect}exit = 'left'\nmax = 0"),
+            "not between bounds",
+        ),
+        (
+            &format!("{expect}link_busy = 'a'\nmax = 2"),
+            "a share from 0 to 1",
+        ),
+    ] {
+        let error = parse(section).unwrap_err().to_string();
+        assert!(error.contains(says), "{section:?} gave {error:?}");
+        assert!(error.starts_with("test.toml: "), "{error}");
+        assert!(!error.contains('\n'), "{error:?}");
+    }
+}
+
+#[test]
+fn what_belongs_to_a_wall_clock_is_refused() {
+    for (text, says) in [
+        ("until = '1s'\n[[nic]]\nname = 'a'\ntap = 't'", "tap"),
+        (
+            "until = '1s'\n[[nic]]\nname = 'a'\nsocket_role = 'client'",
+            "sockets",
+        ),
+        ("until = '0s'\n[[nic]]\nname = 'a'", "until = 0ns"),
+        ("until = '1s'\n[[nic]]\nname = 'a'", "no [[guest]]"),
+        ("until = '1s'", "no [[nic]]"),
+        ("[[nic]]\nname = 'a'", "missing field `until`"),
+    ] {
+        let error = Plan::parse(Path::new("test.toml"), text, None).unwrap_err();
+        assert!(error.to_string().contains(says), "{text:?} gave {error}");
+    }
+}
+
+#[test]
+fn a_transfer_is_measured_and_ends() {
+    let outcome = outcome(
+        "[[job]]\nguest = 'left'\nat = '1ms'\nsend = { to = 'right', bytes = 5_000_000, streams = 2 }\n\
+         [[job]]\nname = 'never'\nguest = 'right'\nat = '2ms'\nsend = { to = 'left' }\n\
+         [[job]]\nname = 'short'\nguest = 'right'\nat = '2ms'\nsend = { to = 'left', for = '3ms' }\n\
+         [[expect]]\nexit = 'left'\n[[expect]]\nexit = 'short'\n\
+         [[expect]]\ngoodput = 'left'\nfrom = '2ms'\nto = '4ms'\nmin = '7G'\nmax = '9.5G'\n\
+         [[expect]]\nlink_busy = 'a'\nfrom = '2ms'\nto = '4ms'\nmin = 0.99\n\
+         [[expect]]\nbottleneck = 'link'\nfrom = '2ms'\nto = '4ms'\n\
+         [[expect]]\ngoodput = ['left', 'short', 'never']\nfrom = '2ms'\nto = '4ms'\nmin = '9.6G'\n\
+         [[expect]]\nretransmits = ['left', 'short']\nmax = 0\n\
+         [[expect]]\ndrops = 'any'\nnic = 'a'\nmax = 0\n\
+         [[expect]]\nexit = 'never'\n",
+        Options::default(),
+    );
+    assert_eq!(outcome.jobs[0].bytes, 5_000_000);
+    let failed: Vec<_> = outcome.failed().map(ToString::to_string).collect();
+    assert_eq!(
+        failed,
+        ["line 65: exit code of never: has not ended, want 0"]
+    );
+    let text = text(&outcome);
+    assert!(
+        text.contains("FAIL  exit code of never: has not ended (want 0)"),
+        "{text}"
+    );
+}
+
+#[test]
+fn an_echo_takes_as_long_as_its_frames() {
+    let ping = |path: &str| {
+        outcome(
+            &format!(
+                "[[event]]\nat = '0s'\nnic = 'b'\ndo = 'vf 0 set path {path}'\n\
+                 [[job]]\nguest = 'left'\nat = '1ms'\nping = {{ to = 'right', count = 3 }}\n\
+                 [[expect]]\nexit = 'left'\n"
+            ),
+            Options::default(),
+        )
+    };
+    let direct = ping("direct");
+    assert!(direct.failed().next().is_none());
+    // 14 + 20 + 64 bytes, FCS, preamble and gap at 10 Gb/s each way, and 500 ns of propagation.
+    let once = (98 + 4 + 20) * 8 / 10 + 500;
+    assert_eq!(direct.jobs[0].rtt_ns.len(), 3);
+    for rtt in &direct.jobs[0].rtt_ns[1..] {
+        assert!(
+            (2 * once..2 * once + 10).contains(rtt),
+            "{rtt}, not {}",
+            2 * once
+        );
+    }
+    let mediated = ping("mediated");
+    assert!(mediated.jobs[0].rtt_ns[1] > direct.jobs[0].rtt_ns[1]);
+}
+
+#[test]
+fn every_echo_is_held_to_the_bounds() {
+    // The first reply comes soon after that of ARP, and its interrupt is held back; the second takes 1.2 us.
+    let outcome = outcome(
+        "[[job]]\nguest = 'left'\nat = '1ms'\nping = { to = 'right', count = 2, interval = '3ms' }\n\
+         [[expect]]\nrtt = 'left'\nmin = '5us'\n\
+         [[expect]]\nrtt = 'left'\nmax = '5us'\n\
+         [[expect]]\nrtt = 'left'\nmin = '5us'\nmax = '1s'\n\
+         [[expect]]\nrtt = 'left'\nmin = '1us'\nmax = '1s'\n",
+        Options::default(),
+    );
+    let shown = |n: usize| Duration(Nanos(outcome.jobs[0].rtt_ns[n])).to_string();
+    let got: Vec<_> = outcome.failed().map(|judged| judged.got.clone()).collect();
+    assert_eq!(got, [shown(1), shown(0), shown(1)]);
+}
+
+#[test]
+fn commands_hold_from_their_time_on() {
+    let outcome = outcome(
+        "[[job]]\nguest = 'left'\nat = '0s'\nsend = { to = 'right' }\n\
+         [[event]]\nat = '6ms'\nnic = 'b'\ndo = 'link set up'\n\
+         [[event]]\nat = '4ms'\nnic = 'b'\ndo = 'link set down'\n\
+         [[expect]]\ngoodput = 'left'\nfrom = '2ms'\nto = '4ms'\nmin = '7G'\n\
+         [[expect]]\ngoodput = 'left'\nfrom = '4.1ms'\nto = '6ms'\nmax = 0\n\
+         [[expect]]\ndrops = 'link_down'\nnic = 'b'\nto = '4ms'\nmax = 0\n\
+         [[expect]]\ndrops = 'link_down'\nnic = 'b'\nfrom = '4ms'\nmin = 1\n",
+        Options::default(),
+    );
+    let failed: Vec<_> = outcome.failed().collect();
+    assert!(failed.is_empty(), "{failed:?}");
+    assert_eq!(outcome.events[0].command, "link set down");
+}
+
+#[test]
+fn the_same_run_twice_to_the_bit() {
+    let sections = "snaplen = 60\n".to_owned()
+        + PAIR
+        + "[[job]]\nguest = 'left'\nat = '0s'\nsend = { to = 'right' }\n\
+           [[event]]\nat = '4ms'\nnic = 'a'\ndo = 'vf 0 set path mediated'\n";
+    let once = |sections: &str| {
+        let dir = tempfile::tempdir().unwrap();
+        let plan = Plan::parse(Path::new("test.toml"), sections, None).unwrap();
+        let options = Options {
+            out: Some(dir.path().join("new/folder")),
+            ..Options::default()
+        };
+        let outcome = run(&plan, options, |_| {}).unwrap();
+        let read = |capture: &Capture| std::fs::read(&capture.file).unwrap();
+        let files: Vec<_> = outcome.captures.iter().map(read).collect();
+        (outcome.digest, files)
+    };
+    let first = once(&sections);
+    assert_eq!(first.1.len(), 2);
+    assert_eq!(first, once(&sections));
+    let other = once(&sections.replace("'4ms'", "'4.000001ms'"));
+    assert_ne!(first.0, other.0);
+    assert_ne!(first.1, other.1);
+}
+
+#[test]
+fn a_capture_is_read_by_others() {
+    let dir = tempfile::tempdir().unwrap();
+    let options = Options {
+        out: Some(dir.path().to_owned()),
+        ..Options::default()
+    };
+    let outcome = outcome(
+        "[[job]]\nguest = 'left'\nat = '1ms'\nsend = { to = 'right', bytes = 10000 }\n",
+        options,
+    );
+    let capture = &outcome.captures[0];
+    assert!(capture.file.ends_with("a-vf0.pcapng"));
+    let mut reader = PcapNgReader::new(File::open(&capture.file).unwrap()).unwrap();
+    let (mut frames, mut directions, mut last) = (0, [0, 0], 0);
+    while let Some(block) = reader.next_block() {
+        let Block::EnhancedPacket(packet) = block.unwrap().into_owned() else {
+            continue;
+        };
+        let EnhancedPacketOption::Flags(direction @ (1 | 2)) = packet.options[0] else {
+            panic!("{:?}", packet.options);
+        };
+        directions[direction as usize - 1] += 1;
+        assert_eq!(packet.data.len(), 128.min(packet.original_len as usize));
+        let at = u64::try_from(packet.timestamp.as_nanos()).unwrap();
+        assert!((last.max(1_000_000)..10_000_000).contains(&at), "{at}");
+        last = at;
+        frames += 1;
+    }
+    let interface = format!("{:?}", reader.interfaces());
+    assert!(interface.contains("IfName(\"a-vf0\")"), "{interface}");
+    assert!(interface.contains("NIC a, VF 0, guest left"), "{interface}");
+    assert_eq!(frames, capture.frames);
+    assert!(directions[0] >= 4 && directions[1] >= 9, "{directions:?}");
+}
+
+#[test]
+fn shipped_scenarios_are_in_order() {
+    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../examples/scenarios");
+    let files = std::fs::read_dir(dir)
+        .unwrap()
+        .map(|entry| entry.unwrap().path());
+    let scenarios: Vec<_> = files
+        .filter(|file| file.extension().is_some_and(|e| e == "toml"))
+        .collect();
+    assert_eq!(scenarios.len(), 5);
+    for file in scenarios {
+        if let Err(error) = Plan::load(&file, None) {
+            panic!("{error}");
+        }
+    }
+}

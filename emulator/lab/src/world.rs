@@ -1,0 +1,432 @@
+//! Hosts on the virtual clock: steps NICs, hypervisors, wires and interrupt lines in the order of the calendar, and says
+//! which guest is next. The same planes as on the wall clock; only the time comes from elsewhere. Never reads a clock and
+//! does not know what a guest is.
+
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+use std::rc::Rc;
+
+use vf_model::{Command, CostModel, Nanos, Path, Refusal, VfIndex};
+use vf_nic::clock::Clock;
+use vf_nic::config::{NicSettings, WireSettings};
+use vf_nic::host::{Host, Planes};
+use vf_nic::plane::{Gap, Mirror, Moderation, Notified, Owner, Plane, Pool, RingBroken};
+use vf_nic::uplink::{Uplink, WireEnd};
+use vf_nic::watch::{Detail, Direction, Seen};
+
+use crate::calendar::{Calendar, Class, ParticipantId};
+
+/// Empty buffers kept for reuse.
+const POOL: usize = 1 << 16;
+
+/// Is shown every frame, in the order in which they pass.
+pub type Watcher = Box<dyn FnMut(&Seen<'_>)>;
+
+/// How guests and NICs tell each other of work.
+#[derive(Clone, Copy, Debug)]
+pub struct Notification {
+    /// Whether guests kick, so that the NIC must say when it wants to be; else whoever runs them tells of each frame.
+    pub kicks: bool,
+    /// Least time between two interrupts of a VF for what it has received, and for what it has sent.
+    pub moderation: Nanos,
+}
+
+/// Who is to act now.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Turn {
+    /// This guest.
+    Guest(ParticipantId),
+    /// Whoever is on this VF is interrupted.
+    Interrupt {
+        /// Index of the host.
+        host: usize,
+        /// The VF.
+        vf: VfIndex,
+        /// For what it has received, or sent.
+        direction: Direction,
+    },
+    /// The time that [`World::at`] was given has come: [`World::apply`] this.
+    Command {
+        /// Index of the host.
+        host: usize,
+        /// The command.
+        command: Command,
+    },
+}
+
+/// What a participant of the calendar is.
+#[derive(Clone, Copy)]
+enum Who {
+    Administrator,
+    Adapter(usize),
+    Hypervisor(usize),
+    Interrupt(usize, VfIndex, Direction),
+    Guest,
+}
+
+/// A VF's interrupt in one direction.
+struct Interrupt {
+    id: ParticipantId,
+    line: Moderation,
+}
+
+/// A host and its places in the calendar.
+struct Seat {
+    host: Rc<RefCell<Host>>,
+    adapter: ParticipantId,
+    hypervisor: ParticipantId,
+    /// By VF: for what it has received, and for what it has sent.
+    interrupts: Vec<[Interrupt; 2]>,
+    /// The host at the other end of its wire.
+    peer: Option<usize>,
+}
+
+/// All hosts of a virtual time.
+pub struct World {
+    calendar: Calendar,
+    now: Rc<Cell<Nanos>>,
+    who: Vec<Who>,
+    seats: Vec<Seat>,
+    notification: Notification,
+    administrator: ParticipantId,
+    /// By time, and by the order in which they were given.
+    commands: BTreeMap<(Nanos, usize), (usize, Command)>,
+    given: usize,
+    watchers: Vec<Watcher>,
+}
+
+impl World {
+    /// Hosts at time zero, without guests. With a cost model the hypervisors' CPUs are charged.
+    ///
+    /// # Errors
+    /// The refusal of an initial setting, with the index of its NIC and its VF.
+    pub fn new(
+        nics: &[NicSettings],
+        wires: &[WireSettings],
+        cost: Option<CostModel>,
+        notification: Notification,
+    ) -> Result<World, (usize, VfIndex, Refusal)> {
+        let now = Rc::new(Cell::new(Nanos(0)));
+        let pool = Pool::new(POOL);
+        let mut ends: Vec<_> = nics.iter().map(|_| None).collect();
+        for wire in wires {
+            let [a, b] = wire.between;
+            let (end_a, end_b) = WireEnd::pair(wire.link, Nanos(0));
+            ends[a] = Some((end_a, b));
+            ends[b] = Some((end_b, a));
+        }
+        let mut hosts = Vec::new();
+        for (h, (nic, end)) in nics.iter().zip(ends).enumerate() {
+            let peer = end.as_ref().map(|(_, peer)| *peer);
+            let uplink = end.map(|(end, _)| Box::new(end) as Box<dyn Uplink>);
+            let planes = Planes::new(nic, 1, uplink, &pool, cost)
+                .map_err(|(vf, refusal)| (h, vf, refusal))?;
+            let host = Host::new(
+                nic.clone(),
+                planes
+                    .adapters
+                    .into_iter()
+                    .map(RefCell::new)
+                    .map(Owner::Local)
+                    .collect(),
+                Owner::Local(RefCell::new(planes.hypervisor)),
+                planes.policies,
+                Clock::Virtual(Rc::clone(&now)),
+            );
+            hosts.push((host, peer));
+        }
+        let mut calendar = Calendar::new();
+        let mut who = Vec::new();
+        let mut join = |device| {
+            who.push(device);
+            calendar.join(Class::Device)
+        };
+        // First of all, so that a command holds for all that happens at its time.
+        let administrator = join(Who::Administrator);
+        let adapters: Vec<_> = (0..nics.len()).map(|h| join(Who::Adapter(h))).collect();
+        let hypervisors: Vec<_> = (0..nics.len()).map(|h| join(Who::Hypervisor(h))).collect();
+        let mut seats = Vec::new();
+        for (h, (host, peer)) in hosts.into_iter().enumerate() {
+            let interrupts = (0..host.vfs.len()).map(|i| {
+                [Direction::Rx, Direction::Tx].map(|direction| Interrupt {
+                    id: join(Who::Interrupt(h, VfIndex::from(i), direction)),
+                    line: Moderation::default(),
+                })
+            });
+            seats.push(Seat {
+                adapter: adapters[h],
+                hypervisor: hypervisors[h],
+                interrupts: interrupts.collect(),
+                host: Rc::new(RefCell::new(host)),
+                peer,
+            });
+        }
+        Ok(World {
+            calendar,
+            now,
+            who,
+            seats,
+            notification,
+            administrator,
+            commands: BTreeMap::new(),
+            given: 0,
+            watchers: Vec::new(),
+        })
+    }
+
+    /// The current virtual time.
+    #[must_use]
+    pub fn now(&self) -> Nanos {
+        self.calendar.now()
+    }
+
+    /// A host, in the order given to [`World::new`].
+    #[must_use]
+    pub fn host(&self, h: usize) -> &Rc<RefCell<Host>> {
+        &self.seats[h].host
+    }
+
+    /// All hosts.
+    pub fn hosts(&self) -> impl Iterator<Item = &Rc<RefCell<Host>>> {
+        self.seats.iter().map(|seat| &seat.host)
+    }
+
+    /// Shows `watcher` every frame that passes a VF or arrives over a wire from now on, at least in this detail. It must not
+    /// touch the hosts.
+    pub fn watch(&mut self, detail: Detail, watcher: Watcher) {
+        for seat in &self.seats {
+            let host = seat.host.borrow();
+            host.adapter().borrow().mirror_mut().start(detail);
+            host.hypervisor.borrow().mirror_mut().start(detail);
+        }
+        self.watchers.push(watcher);
+    }
+
+    /// Has [`World::advance`] say [`Turn::Command`] at exactly `when`, before anything else happens at that time; now if
+    /// that is past.
+    pub fn at(&mut self, when: Nanos, h: usize, command: Command) {
+        self.given += 1;
+        self.commands.insert((when, self.given), (h, command));
+        self.calendar.wake(self.administrator, when);
+    }
+
+    /// Applies an administrator's command while no guest runs, and says in a line each what guests cannot be shown of it.
+    /// Endpoints may await replies then.
+    ///
+    /// # Errors
+    /// The model's refusal; nothing has changed then.
+    pub fn apply(&mut self, h: usize, command: &Command) -> Result<Vec<String>, Refusal> {
+        let notes = self.seats[h].host.borrow_mut().apply(command)?;
+        self.wake_host(h);
+        Ok(notes)
+    }
+
+    /// Something about a host has changed otherwise than by itself: it looks at everything as soon as it is its turn.
+    pub fn wake_host(&mut self, h: usize) {
+        let now = self.now();
+        self.calendar.wake(self.seats[h].adapter, now);
+        self.calendar.wake(self.seats[h].hypervisor, now);
+    }
+
+    /// A new guest, who first runs at `start`.
+    pub fn join(&mut self, start: Nanos) -> ParticipantId {
+        self.who.push(Who::Guest);
+        let id = self.calendar.join(Class::Guest);
+        self.calendar.set(id, Some(start));
+        id
+    }
+
+    /// When the guest next wants to run, if it does.
+    pub fn set(&mut self, guest: ParticipantId, at: Option<Nanos>) {
+        self.calendar.set(guest, at);
+    }
+
+    /// The guest wants to run no later than at `at`.
+    pub fn wake(&mut self, guest: ParticipantId, at: Nanos) {
+        self.calendar.wake(guest, at);
+    }
+
+    /// Before when the guest that runs now may go on without asking. `None`: nobody else wants anything.
+    #[must_use]
+    pub fn limit(&self, running: ParticipantId) -> Option<Nanos> {
+        self.calendar.next_but(running)
+    }
+
+    /// When somebody next wants to act, guest or not.
+    #[must_use]
+    pub fn upcoming(&self) -> Option<Nanos> {
+        self.calendar.next()
+    }
+
+    /// The guest that runs has let time pass, up to `at`; `false`, and nothing has changed, if somebody else should have
+    /// run before.
+    pub fn pass(&mut self, running: ParticipantId, at: Nanos) -> bool {
+        let in_order = self.limit(running).is_none_or(|limit| at <= limit);
+        if in_order {
+            self.skip_to(at);
+        }
+        in_order
+    }
+
+    /// Lets the hosts run until it is somebody else's turn; `None` if nobody wants to act before `limit` or at it.
+    pub fn advance(&mut self, limit: Nanos) -> Option<Turn> {
+        while let Some(id) = self.calendar.advance(limit) {
+            let now = self.calendar.now();
+            self.now.set(now);
+            match self.who[id.index()] {
+                Who::Administrator => {
+                    let due = self.commands.pop_first();
+                    if let Some(((next, _), _)) = self.commands.first_key_value() {
+                        self.calendar.wake(id, *next);
+                    }
+                    if let Some((_, (host, command))) = due {
+                        return Some(Turn::Command { host, command });
+                    }
+                }
+                Who::Adapter(h) => self.run_adapter(now, h),
+                Who::Hypervisor(h) => self.run_hypervisor(now, h),
+                Who::Interrupt(host, vf, direction) => {
+                    let (_, packets) = self.moderation(host, vf, direction);
+                    let interrupts = &mut self.seats[host].interrupts[vf.index()];
+                    interrupts[direction as usize].line.raise(now, packets);
+                    return Some(Turn::Interrupt {
+                        host,
+                        vf,
+                        direction,
+                    });
+                }
+                Who::Guest => return Some(Turn::Guest(id)),
+            }
+        }
+        None
+    }
+
+    /// What there is between two interrupts: what the driver says of its first ring, if it does. And the packets so far, if they
+    /// count.
+    fn moderation(&self, host: usize, vf: VfIndex, direction: Direction) -> (Gap, u64) {
+        let host = self.seats[host].host.borrow();
+        let gap = host.coalescing(vf, direction as u32).map(Gap::from);
+        let gap = gap.unwrap_or(Gap {
+            time: self.notification.moderation,
+            packets: 0,
+        });
+        let packets = match gap.packets {
+            0 => 0,
+            _ => host.packets(vf, direction),
+        };
+        (gap, packets)
+    }
+
+    /// Moves the clock to `at` when nobody wants to run before it.
+    pub fn skip_to(&mut self, at: Nanos) {
+        self.calendar.skip_to(at);
+        self.now.set(self.calendar.now());
+    }
+
+    /// The guest on `vf` has frames to send; they are looked at when it is the hosts' turn.
+    pub fn sent(&mut self, h: usize, vf: VfIndex) {
+        let now = self.calendar.now();
+        let seat = &self.seats[h];
+        let host = seat.host.borrow();
+        match host.path(vf) {
+            Path::Direct if host.adapter().borrow().is_parked(vf) => {}
+            Path::Direct => self.calendar.wake(seat.adapter, now),
+            Path::Mediated if !host.hypervisor.borrow().is_idle() => {}
+            Path::Mediated => self.calendar.wake(seat.hypervisor, now),
+        }
+    }
+
+    /// The guest on `vf` has kicked and waits: takes care of all that it made available, as far as time allows.
+    pub fn kicked(&mut self, h: usize, vf: VfIndex) {
+        let now = self.calendar.now();
+        let path = self.seats[h].host.borrow().path(vf);
+        match path {
+            Path::Direct => self.run_adapter(now, h),
+            Path::Mediated => self.run_hypervisor(now, h),
+        }
+    }
+
+    fn run_adapter(&mut self, now: Nanos, h: usize) {
+        let (next, notified) = {
+            let host = self.seats[h].host.borrow();
+            let mut adapter = host.adapter().borrow();
+            self.step(now, &mut *adapter);
+            show(&mut self.watchers, now, h, adapter.mirror_mut());
+            (adapter.next(now), adapter.take_notified())
+        };
+        self.calendar.set(self.seats[h].adapter, next);
+        if let Some(peer) = self.seats[h].peer {
+            let peer = &self.seats[peer];
+            let arrival = peer.host.borrow().adapter().borrow().next(now);
+            if let Some(at) = arrival {
+                self.calendar.wake(peer.adapter, at);
+            }
+        }
+        if self.seats[h].host.borrow().hypervisor.borrow().has_input() {
+            self.calendar.wake(self.seats[h].hypervisor, now);
+        }
+        self.interrupt(now, h, notified);
+    }
+
+    fn run_hypervisor(&mut self, now: Nanos, h: usize) {
+        let (next, notified) = {
+            let host = self.seats[h].host.borrow();
+            let mut hypervisor = host.hypervisor.borrow();
+            self.step(now, &mut *hypervisor);
+            show(&mut self.watchers, now, h, hypervisor.mirror_mut());
+            (hypervisor.next(now), hypervisor.take_notified())
+        };
+        self.calendar.set(self.seats[h].hypervisor, next);
+        if self.seats[h]
+            .host
+            .borrow()
+            .adapter()
+            .borrow()
+            .has_pf_input()
+        {
+            self.calendar.wake(self.seats[h].adapter, now);
+        }
+        self.interrupt(now, h, notified);
+    }
+
+    /// Has a plane do all that can be done now, and ask for kicks if there are any.
+    fn step(&self, now: Nanos, plane: &mut impl Plane) {
+        loop {
+            while plane.poll(now) > 0 {}
+            for RingBroken { vf, ring, why } in plane.take_broken() {
+                tracing::warn!("{vf}: ring {ring} is broken until its driver restarts it: {why}");
+            }
+            if !self.notification.kicks || !plane.arm(now) || plane.poll(now) == 0 {
+                return;
+            }
+        }
+    }
+
+    /// Interrupts guests, each no sooner than its moderation allows.
+    fn interrupt(&mut self, now: Nanos, h: usize, notified: Notified) {
+        let Notified { rx, tx } = notified;
+        for (direction, vfs) in [(Direction::Rx, rx), (Direction::Tx, tx)] {
+            for vf in vfs.iter() {
+                let (gap, packets) = self.moderation(h, vf, direction);
+                let interrupt = &self.seats[h].interrupts[vf.index()][direction as usize];
+                let due = interrupt.line.due(now, gap, packets);
+                self.calendar.wake(interrupt.id, due);
+            }
+        }
+    }
+}
+
+/// Shows watchers what has passed a plane of a host.
+fn show(watchers: &mut [Watcher], at: Nanos, host: usize, mirror: &mut Mirror) {
+    if watchers.is_empty() {
+        return;
+    }
+    mirror.take(at, host, |seen| {
+        for watcher in &mut *watchers {
+            watcher(seen);
+        }
+    });
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,55 @@
+//! A 10 GbE NIC in software, as a library: what `vfnic run` needs on this machine's clock. It joins the pure NIC model
+//! (`vf-model`) with the device side of vhost-user (`vf-vhost`) and re-implements neither. It plays no guest, knows no
+//! experiment, and parses no command line.
+//!
+//! - [`config`]: what a user can say about NICs, VFs and wires
+//! - [`server`]: all sockets on one thread
+//! - [`ctl`]: the control socket's protocol, and [`show`] what it tells
+//! - [`host`]: a NIC with its hypervisor and its VFs' sockets
+//! - [`plane`]: what moves frames, the direct and the mediated path
+//! - [`uplink`]: what is plugged into a NIC's port
+//! - [`watch`]: the frames that pass a host on the virtual clock
+//! - [`clock`]: where a host gets its time from
+//! - [`tournament`]: the least of many keys in one step
+//! - [`log`]: the log, for which nobody waits
+//! - [`panics`]: the end of a process with a bug
+//!
+//! # Serve a NIC
+//!
+//! One NIC with two VFs; each is a socket that a guest's VMM connects to.
+//!
+//! ```
+//! use std::time::Duration;
+//!
+//! use vf_nic::config::{Config, Overrides};
+//! use vf_nic::server::Server;
+//!
+//! fn main() -> Result<(), Box<dyn std::error::Error>> {
+//!     let dir = tempfile::tempdir()?;
+//!     let overrides = Overrides {
+//!         socket_dir: Some(dir.path().to_owned()),
+//!         vfs: Some(2),
+//!         ..Overrides::default()
+//!     };
+//!     let mut server = Server::start(Config::load(None, &overrides)?)?;
+//!     assert!(dir.path().join("vf1.sock").exists());
+//!     // `Server::run` serves until a signal says stop; here it is once.
+//!     server.step(Some(Duration::from_millis(1)))?;
+//!     Ok(())
+//! }
+//! ```
+#![forbid(unsafe_code)]
+
+pub mod clock;
+pub mod config;
+pub mod ctl;
+pub mod host;
+pub mod log;
+mod mailbox;
+pub mod panics;
+pub mod plane;
+pub mod server;
+pub mod show;
+pub mod tournament;
+pub mod uplink;
+pub mod watch;

@@ -1,0 +1,54 @@
+//! The data path: the planes of a host, an adapter a worker and the hypervisor, each owned by exactly one thread (or by the
+//! virtual clock). A ring belongs to one plane at a time; ownership moves, nothing is locked per packet. Planes take time as
+//! an argument and never wait.
+
+mod active_set;
+mod adapter;
+mod backlog;
+mod busy_poll;
+mod cross_queue;
+mod doorbell;
+mod egress;
+mod fair_queue;
+mod frame_queue;
+mod hypervisor;
+mod kicks;
+mod load;
+mod mirror;
+mod moderation;
+mod owner;
+mod pf;
+mod policy_cell;
+mod pool;
+mod port;
+mod port_queue;
+mod ports;
+mod receivers;
+mod statistics;
+mod switch;
+mod thread;
+mod traffic;
+
+pub use adapter::Adapter;
+pub use busy_poll::Polling;
+pub use cross_queue::worker_of;
+pub use doorbell::Doorbell;
+pub(crate) use frame_queue::cost;
+pub use hypervisor::Hypervisor;
+pub use load::{LiveLoad, Load};
+pub use mirror::Mirror;
+pub use moderation::{Gap, Moderation};
+pub use owner::{Borrowed, Owner, Plane};
+pub use pf::PfEnd;
+pub use policy_cell::{PolicyCell, PolicySubscriber};
+pub use pool::{Frame, Pool};
+pub use port::{Notified, RingBroken};
+pub use statistics::{
+    AdapterStatistics, HypervisorStatistics, PlaneStatistics, Statistics, UplinkStatistics,
+};
+pub use switch::switch_paths;
+pub use thread::DataThread;
+pub use traffic::{PairTraffic, Traffic};
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,220 @@
+//! The control socket: one line in, one line out, for any number of clients. Never waits for a client, and serves none for
+//! long: VFs and other clients have their turn in between.
+
+use std::collections::BTreeMap;
+use std::io::{self, Read, Write};
+use std::ops::Range;
+use std::os::fd::AsRawFd;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use mio::net::UnixStream;
+use mio::unix::SourceFd;
+use mio::{Interest, Registry, Token};
+use vf_vhost::listener::Listener;
+
+use super::{RunError, system};
+use crate::ctl::{MAX_LINE, Request, Response};
+
+/// Clients at a time. One more takes the place of the one that has been quiet for longest.
+const MAX_CLIENTS: usize = 64;
+/// How long the requests of one client are answered at a time, if it has sent several.
+const TURN: Duration = Duration::from_micros(500);
+/// How long to wait before trying again to accept a client, when the process has too many open files.
+const RETRY: Duration = Duration::from_millis(100);
+
+const INTEREST: Interest = Interest::READABLE.add(Interest::WRITABLE);
+
+/// The listening socket and everybody connected to it.
+pub struct Clients {
+    listener: Listener,
+    tokens: Range<usize>,
+    next_token: usize,
+    clients: BTreeMap<usize, Client>,
+    /// When to try again to accept clients.
+    retry_at: Option<Instant>,
+}
+
+struct Client {
+    stream: UnixStream,
+    input: Vec<u8>,
+    output: Vec<u8>,
+    finished: bool,
+    /// When it last had something to say.
+    heard: Instant,
+}
+
+/// What is left to do for a client.
+#[derive(PartialEq, Eq)]
+enum Left {
+    /// Nothing, until it sends or reads.
+    Nothing,
+    /// More requests of its have come.
+    More,
+    /// Nothing for ever.
+    Over,
+}
+
+impl Clients {
+    /// Listens at `path`; the first of `tokens` is the listener's.
+    ///
+    /// # Errors
+    /// [`RunError`]: the socket cannot be made.
+    pub fn listen(
+        path: &Path,
+        registry: &Registry,
+        tokens: Range<usize>,
+    ) -> Result<Clients, RunError> {
+        let listener = Listener::bind(path).map_err(RunError::Ctl)?;
+        let fd = listener.as_raw_fd();
+        registry
+            .register(&mut SourceFd(&fd), Token(tokens.start), Interest::READABLE)
+            .map_err(system("epoll"))?;
+        Ok(Clients {
+            listener,
+            next_token: tokens.start + 1,
+            tokens,
+            clients: BTreeMap::new(),
+            retry_at: None,
+        })
+    }
+
+    /// Serves what `token` stands for.
+    pub fn serve(
+        &mut self,
+        token: Token,
+        registry: &Registry,
+        mut answer: impl FnMut(Request) -> Response,
+    ) {
+        if token.0 == self.tokens.start {
+            self.accept(registry);
+            return;
+        }
+        let Some(client) = self.clients.get_mut(&token.0) else {
+            return;
+        };
+        match client.serve(&mut answer).unwrap_or(Left::Over) {
+            Left::Nothing => {}
+            // It is told of again, as it can surely be written to.
+            Left::More => {
+                let _ = registry.reregister(&mut client.stream, token, INTEREST);
+            }
+            Left::Over => self.remove(token.0, registry),
+        }
+    }
+
+    /// When to [`Clients::retry`].
+    pub fn next_timer(&self) -> Option<Instant> {
+        self.retry_at
+    }
+
+    /// Accepts those that could not be accepted before, if it is time for that.
+    pub fn retry(&mut self, registry: &Registry) {
+        if self.retry_at.take_if(|at| *at <= Instant::now()).is_some() {
+            self.accept(registry);
+        }
+    }
+
+    fn remove(&mut self, token: usize, registry: &Registry) {
+        if let Some(mut gone) = self.clients.remove(&token) {
+            // It is closed next, which deregisters it as well.
+            let _ = registry.deregister(&mut gone.stream);
+        }
+    }
+
+    fn accept(&mut self, registry: &Registry) {
+        loop {
+            let stream = match self.listener.accept() {
+                Ok(Some(stream)) => stream,
+                Ok(None) => return,
+                Err(_) => {
+                    self.retry_at = Some(Instant::now() + RETRY);
+                    return;
+                }
+            };
+            if stream.set_nonblocking(true).is_err() {
+                continue;
+            }
+            let quiet = self.clients.iter().min_by_key(|(_, client)| client.heard);
+            if let Some(quiet) = quiet.map(|(token, _)| *token)
+                && self.clients.len() >= MAX_CLIENTS
+            {
+                self.remove(quiet, registry);
+            }
+            let mut stream = UnixStream::from_std(stream);
+            // There are fewer clients than tokens, so one is free.
+            while self.clients.contains_key(&self.next_token) || self.next_token >= self.tokens.end
+            {
+                self.next_token = if self.next_token >= self.tokens.end {
+                    self.tokens.start + 1
+                } else {
+                    self.next_token + 1
+                };
+            }
+            let token = self.next_token;
+            self.next_token += 1;
+            if registry
+                .register(&mut stream, Token(token), INTEREST)
+                .is_ok()
+            {
+                self.clients.insert(
+                    token,
+                    Client {
+                        stream,
+                        input: Vec::new(),
+                        output: Vec::new(),
+                        finished: false,
+                        heard: Instant::now(),
+                    },
+                );
+            }
+        }
+    }
+}
+
+impl Client {
+    /// Reads no further while an answer waits to be read: a client that does not read costs one answer, not all of them.
+    fn serve(&mut self, answer: &mut impl FnMut(Request) -> Response) -> io::Result<Left> {
+        let mut chunk = [0; 4096];
+        let started = Instant::now();
+        loop {
+            while !self.output.is_empty() {
+                match self.stream.write(&self.output) {
+                    Ok(n) => drop(self.output.drain(..n)),
+                    Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Ok(Left::Nothing),
+                    Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                    Err(e) => return Err(e),
+                }
+            }
+            if let Some(end) = self.input.iter().position(|b| *b == b'\n') {
+                if started.elapsed() >= TURN {
+                    return Ok(Left::More);
+                }
+                let line: Vec<u8> = self.input.drain(..=end).collect();
+                let response = match serde_json::from_slice(&line) {
+                    Ok(request) => answer(request),
+                    Err(e) => Response::Refused(format!("not a request: {e}")),
+                };
+                serde_json::to_writer(&mut self.output, &response)?;
+                self.output.push(b'\n');
+                continue;
+            }
+            if self.finished {
+                return Ok(Left::Over);
+            }
+            if self.input.len() > MAX_LINE {
+                return Err(io::ErrorKind::InvalidData.into());
+            }
+            match self.stream.read(&mut chunk) {
+                Ok(0) => self.finished = true,
+                Ok(n) => {
+                    self.heard = Instant::now();
+                    self.input.extend_from_slice(&chunk[..n]);
+                }
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Ok(Left::Nothing),
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Err(e) => return Err(e),
+            }
+        }
+    }
+}

@@ -1,0 +1,565 @@
+//! `vfnic run`: builds the hosts, serves every VF's socket and the control socket from one thread, and stops cleanly.
+//! Moves no frame itself.
+
+pub mod clients;
+pub mod observe;
+pub mod ready;
+
+use std::io;
+use std::os::fd::AsRawFd;
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, Sender, unbounded};
+use mio::unix::SourceFd;
+use mio::{Events, Interest, Poll, Token, Waker};
+use rustix::process::{Resource, Rlimit};
+use vf_model::{Command, LinkConfig, Nanos, Refusal, VfIndex};
+use vf_vhost::endpoint::BindError;
+use vf_vhost::endpoint::Endpoint;
+
+use crate::clock::Clock;
+use crate::config::{Config, HypervisorCpu, NicSettings, SocketRole};
+use crate::ctl::{Request, Response};
+use crate::host::{Host, Planes};
+use crate::plane::{DataThread, Doorbell, Polling, Pool, RingBroken};
+use crate::uplink::{Tap, Uplink, WireEnd};
+
+use clients::Clients;
+use observe::Observer;
+
+const WAKE: Token = Token(0);
+const SIGNAL: Token = Token(1);
+/// Tokens of the control socket and its clients.
+const CTL: std::ops::Range<usize> = 2..1 << 16;
+/// Tokens of VFs: host times [`VFS`] plus VF, from here.
+const VF: usize = 1 << 16;
+const VFS: usize = 256;
+
+/// How far the wall clock's transmitters may be filled ahead: the time between two rounds of a busy worker.
+const WIRE_SLACK: Nanos = Nanos(30_000);
+/// Empty buffers kept for reuse.
+const POOL: usize = 16 * 1024;
+
+/// Why `vfnic run` cannot start or go on.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// The socket directory cannot be made.
+    #[error("cannot make the socket directory {path}: {source}")]
+    SocketDir {
+        /// The directory.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// Somebody else could make sockets in the directory.
+    #[error("{0} is another user's, or open to others: remove it, or choose another --socket-dir")]
+    ForeignDir(PathBuf),
+    /// Another process has its sockets there.
+    #[error("another vfnic serves {0}; stop that one or choose another --socket-dir")]
+    DirInUse(PathBuf),
+    /// The file that says that all is ready cannot be made.
+    #[error("{path}: {source}")]
+    Ready {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// Nothing can be written to the descriptor of `--ready-fd`.
+    #[error("--ready-fd {fd}: {source} (it is to be a pipe or a file that vfnic inherits)")]
+    ReadyFd {
+        /// Its number.
+        fd: u32,
+        /// Why.
+        source: io::Error,
+    },
+    /// A VF's socket cannot be served.
+    #[error("{0}")]
+    Socket(#[from] BindError),
+    /// The control socket cannot be served.
+    #[error("control socket: {0}")]
+    Ctl(BindError),
+    /// A tap device cannot be opened.
+    #[error(
+        "tap {name}: {source} (a tap device needs CAP_NET_ADMIN: run as root, or make it with 'ip tuntap add dev {name} mode tap user $USER vnet_hdr')"
+    )]
+    Tap {
+        /// Its name.
+        name: String,
+        /// Why.
+        source: io::Error,
+    },
+    /// An initial setting is refused.
+    #[error("{nic} {vf}: {refusal}")]
+    Policy {
+        /// The NIC.
+        nic: String,
+        /// The VF.
+        vf: VfIndex,
+        /// Why.
+        refusal: Refusal,
+    },
+    /// The system refuses something basic.
+    #[error("{what}: {source}")]
+    System {
+        /// What was tried.
+        what: &'static str,
+        /// Why.
+        source: io::Error,
+    },
+}
+
+impl RunError {
+    /// Whether the user's words are at fault rather than the machine.
+    #[must_use]
+    pub fn is_usage(&self) -> bool {
+        !matches!(self, RunError::System { .. })
+    }
+}
+
+fn system(what: &'static str) -> impl Fn(io::Error) -> RunError {
+    move |source| RunError::System { what, source }
+}
+
+/// A running set of NICs.
+pub struct Server {
+    poll: Poll,
+    hosts: Vec<Host>,
+    clients: Clients,
+    observer: Observer,
+    broken: Receiver<(usize, RingBroken)>,
+    signals: Option<UnixStream>,
+    epoch: Instant,
+}
+
+impl Server {
+    /// Builds everything the configuration asks for and listens.
+    ///
+    /// # Errors
+    /// [`RunError`]; what had been made is removed again.
+    pub fn start(config: Config) -> Result<Server, RunError> {
+        raise_descriptor_limit();
+        ready::make_socket_dir(&config.socket_dir)?;
+        let poll = Poll::new().map_err(system("epoll"))?;
+        let waker = Waker::new(poll.registry(), WAKE).map_err(system("eventfd"))?;
+        let (report, broken) = unbounded();
+        let epoch = Instant::now();
+        let mut hosts = build_hosts(&config, epoch, &Reporter::new(report, waker))?;
+        for (h, host) in hosts.iter_mut().enumerate() {
+            listen(h, host, poll.registry())?;
+        }
+        // Last of all: who can ask is answered, and finds every VF's socket.
+        let clients = Clients::listen(&config.ctl_socket(), poll.registry(), CTL)?;
+        Ok(Server {
+            poll,
+            hosts,
+            clients,
+            observer: Observer::default(),
+            broken,
+            signals: None,
+            epoch,
+        })
+    }
+
+    /// Ends [`Server::run`] when something arrives on `signals`.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn stop_on(&mut self, signals: UnixStream) -> Result<(), RunError> {
+        signals.set_nonblocking(true).map_err(system("signals"))?;
+        let fd = signals.as_raw_fd();
+        self.poll
+            .registry()
+            .register(&mut SourceFd(&fd), SIGNAL, Interest::READABLE)
+            .map_err(system("signals"))?;
+        self.signals = Some(signals);
+        Ok(())
+    }
+
+    /// The NICs.
+    #[must_use]
+    pub fn hosts(&self) -> &[Host] {
+        &self.hosts
+    }
+
+    /// Time since the data path started.
+    #[must_use]
+    pub fn now(&self) -> Nanos {
+        Clock::Wall(self.epoch).now()
+    }
+
+    /// Serves until a signal says stop.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn run(&mut self) -> Result<(), RunError> {
+        while self.step(None)? {}
+        Ok(())
+    }
+
+    /// Waits for at most `limit` and serves what came; false when it is time to stop.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn step(&mut self, limit: Option<Duration>) -> Result<bool, RunError> {
+        let now = Instant::now();
+        let due = self
+            .hosts
+            .iter()
+            .flat_map(|h| &h.vfs)
+            .filter_map(|vf| vf.endpoint.as_ref()?.next_timer())
+            .chain(self.clients.next_timer())
+            .min()
+            .map(|at| at.saturating_duration_since(now));
+        let timeout = match (due, limit) {
+            (Some(a), Some(b)) => Some(a.min(b)),
+            (a, b) => a.or(b),
+        };
+        let mut events = Events::with_capacity(256);
+        match self.poll.poll(&mut events, timeout) {
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => return Ok(true),
+            other => other.map_err(system("epoll"))?,
+        }
+        for event in &events {
+            match event.token() {
+                SIGNAL => return Ok(false),
+                WAKE => self.hear_of_broken_rings(),
+                Token(t) if CTL.contains(&t) => {
+                    let now = self.now();
+                    let Server {
+                        clients,
+                        hosts,
+                        observer,
+                        poll,
+                        ..
+                    } = self;
+                    clients.serve(Token(t), poll.registry(), |request| {
+                        answer(now, hosts, observer, request)
+                    });
+                }
+                Token(t) => {
+                    let vf = VfIndex::from((t - VF) % VFS);
+                    self.serve((t - VF) / VFS, vf);
+                }
+            }
+        }
+        if due.is_some() {
+            self.clients.retry(self.poll.registry());
+            self.retry();
+        }
+        Ok(true)
+    }
+
+    fn serve(&mut self, h: usize, vf: VfIndex) {
+        if let Some(host) = self.hosts.get_mut(h) {
+            host.serve(vf, |endpoint, device| {
+                endpoint.poll(Instant::now(), device);
+            });
+        }
+    }
+
+    /// Serves the sockets that are due for another attempt to connect.
+    fn retry(&mut self) {
+        let now = Instant::now();
+        for h in 0..self.hosts.len() {
+            for i in 0..self.hosts[h].vfs.len() {
+                let endpoint = self.hosts[h].vfs[i].endpoint.as_ref();
+                if endpoint
+                    .and_then(Endpoint::next_timer)
+                    .is_some_and(|at| at <= now)
+                {
+                    self.serve(h, VfIndex::from(i));
+                }
+            }
+        }
+    }
+
+    fn hear_of_broken_rings(&mut self) {
+        while let Ok((h, broken)) = self.broken.try_recv() {
+            let RingBroken { vf, ring, why } = broken;
+            if let Some(host) = self.hosts.get(h) {
+                let device = format!("{} {vf}", host.settings.name);
+                tracing::warn!(device, ring, %why, "ring is broken until its driver restarts it");
+            }
+            // A session whose memory has vanished ends here.
+            self.serve(h, vf);
+        }
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let now = Instant::now();
+        for host in &mut self.hosts {
+            for i in 0..host.vfs.len() {
+                host.serve(VfIndex::from(i), |endpoint, device| {
+                    endpoint.close_session(vf_vhost::endpoint::Refusal::Closed, now, device);
+                });
+            }
+        }
+    }
+}
+
+/// Carries news of broken rings from the planes' threads to the control thread.
+struct Reporter {
+    to: Sender<(usize, RingBroken)>,
+    waker: std::sync::Arc<Waker>,
+}
+
+impl Reporter {
+    fn new(to: Sender<(usize, RingBroken)>, waker: Waker) -> Reporter {
+        Reporter {
+            to,
+            waker: std::sync::Arc::new(waker),
+        }
+    }
+
+    /// What a thread says of the rings of its planes, each of one of these hosts.
+    fn of(&self, hosts: Vec<usize>) -> impl Fn(usize, RingBroken) + Send + 'static {
+        let (to, waker) = (self.to.clone(), std::sync::Arc::clone(&self.waker));
+        move |plane, broken| {
+            if let Some(host) = hosts.get(plane) {
+                // Both fail only when the control thread has gone.
+                let _ = to.send((*host, broken));
+                let _ = waker.wake();
+            }
+        }
+    }
+}
+
+/// Carries out a request; nothing has changed if it is refused.
+fn answer(now: Nanos, hosts: &mut [Host], observer: &mut Observer, request: Request) -> Response {
+    match request {
+        Request::Show => Response::Show(Box::new(observer.show(now, hosts.iter()))),
+        Request::Filters { nic } => match host_named(hosts, nic.as_deref()) {
+            Ok(host) => Response::Filters(host.filters()),
+            Err(why) => Response::Refused(why),
+        },
+        Request::Command { nic, words } => match command(hosts, nic.as_deref(), &words) {
+            Ok(notes) => Response::Done(notes),
+            Err(why) => Response::Refused(why),
+        },
+    }
+}
+
+fn host_named<'a>(hosts: &'a mut [Host], nic: Option<&str>) -> Result<&'a mut Host, String> {
+    let h = nic_named(hosts.iter().map(|h| h.settings.name.clone()), nic)?;
+    Ok(&mut hosts[h])
+}
+
+/// The index of the NIC that is meant.
+///
+/// # Errors
+/// What is wrong with the name, for the user.
+pub fn nic_named(names: impl Iterator<Item = String>, nic: Option<&str>) -> Result<usize, String> {
+    let names: Vec<String> = names.collect();
+    match nic {
+        None if names.len() == 1 => Ok(0),
+        None => Err(format!(
+            "which NIC? say --nic with one of: {}",
+            names.join(", ")
+        )),
+        Some(nic) => names
+            .iter()
+            .position(|name| name == nic)
+            .ok_or_else(|| format!("no NIC '{nic}': there is {}", names.join(", "))),
+    }
+}
+
+fn command(hosts: &mut [Host], nic: Option<&str>, words: &[String]) -> Result<Vec<String>, String> {
+    let host = host_named(hosts, nic)?;
+    let command = Command::parse(words).map_err(|e| e.to_string())?;
+    let notes = host.apply(&command).map_err(|e| e.to_string())?;
+    let device = host.settings.name.as_str();
+    tracing::info!(device, "{command}");
+    Ok(notes)
+}
+
+/// The data-plane threads before they run, and which of them each worker of each NIC is on.
+struct Threads {
+    threads: Vec<DataThread>,
+}
+
+impl Threads {
+    fn new(config: &Config) -> Result<Threads, RunError> {
+        let workers = config.nics.iter().map(|nic| nic.workers).max();
+        let wanted = usize::from(config.threads.max(workers.unwrap_or(1)));
+        // Two threads that look for frames on one CPU would only keep each other from it.
+        let threads = wanted.min(config.cpus.count().unwrap_or_else(cpus_allowed));
+        if threads < wanted {
+            tracing::info!("{threads} data-plane threads and not {wanted}: there are no more CPUs");
+        }
+        let threads = (0..threads).map(|n| {
+            let mut thread = DataThread::new(format!("dp{n}")).map_err(system("thread"))?;
+            if let Some(cpu) = config.cpus.nth(n) {
+                thread.pin(cpu);
+            }
+            Ok(thread)
+        });
+        let threads = threads.collect::<Result<_, RunError>>()?;
+        Ok(Threads { threads })
+    }
+
+    /// The thread of a NIC's worker: the workers of one NIC are on different threads, and so are NICs as far as there are
+    /// enough.
+    fn of(&self, nic: usize, worker: usize) -> usize {
+        (nic + worker) % self.threads.len()
+    }
+
+    fn bell(&self, nic: usize, worker: usize) -> Doorbell {
+        self.threads[self.of(nic, worker)].bell()
+    }
+}
+
+fn build_hosts(
+    config: &Config,
+    epoch: Instant,
+    reporter: &Reporter,
+) -> Result<Vec<Host>, RunError> {
+    let pool = Pool::new(POOL);
+    let threads = Threads::new(config)?;
+    let mut ends: Vec<Option<WireEnd>> = config.nics.iter().map(|_| None).collect();
+    for wire in &config.wires {
+        let (mut a, mut b) = WireEnd::pair(wire.link, WIRE_SLACK);
+        let between = wire.between;
+        if threads.of(between[0], 0) != threads.of(between[1], 0) {
+            a.set_peer(threads.bell(between[1], 0));
+            b.set_peer(threads.bell(between[0], 0));
+        }
+        ends[between[0]] = Some(a);
+        ends[between[1]] = Some(b);
+    }
+    let cost = match config.hypervisor {
+        HypervisorCpu::Measured => None,
+        HypervisorCpu::Model => Some(vf_model::CostModel::default()),
+    };
+    // By thread: the planes, and the NIC and the worker of each.
+    let mut planes: Vec<Vec<_>> = threads.threads.iter().map(|_| Vec::new()).collect();
+    let (mut hypervisors, mut policies) = (Vec::new(), Vec::new());
+    for (h, (nic, end)) in config.nics.iter().zip(ends).enumerate() {
+        let made = Planes::new(nic, nic.workers.into(), uplink(nic, end)?, &pool, cost);
+        let made = made.map_err(|(vf, refusal)| RunError::Policy {
+            nic: nic.name.clone(),
+            vf,
+            refusal,
+        })?;
+        let thread = DataThread::new(format!("hyp-{}", nic.name)).map_err(system("thread"))?;
+        policies.push(made.policies);
+        let bells: Vec<_> = (0..made.adapters.len())
+            .map(|w| threads.bell(h, w))
+            .collect();
+        for (w, mut adapter) in made.adapters.into_iter().enumerate() {
+            adapter.pf_mut().set_peer(thread.bell());
+            adapter.set_peers(&bells);
+            planes[threads.of(h, w)].push(((h, w), adapter));
+        }
+        let mut hypervisor = made.hypervisor;
+        hypervisor.pf_mut().set_peer(bells[0].clone());
+        // A CPU that software shares is not kept for good by a thread that waits.
+        let polling = match config.poll {
+            Polling::Always => Polling::Adaptive,
+            other => other,
+        };
+        let hosts = vec![h];
+        let owners = thread
+            .spawn(vec![hypervisor], epoch, polling, reporter.of(hosts))
+            .map_err(system("thread"))?;
+        hypervisors.extend(owners);
+    }
+    let mut adapters: Vec<Vec<_>> = config.nics.iter().map(|_| Vec::new()).collect();
+    for (thread, planes) in threads.threads.into_iter().zip(planes) {
+        let (places, planes): (Vec<(usize, usize)>, Vec<_>) = planes.into_iter().unzip();
+        let hosts = places.iter().map(|(h, _)| *h).collect();
+        let owners = thread
+            .spawn(planes, epoch, config.poll, reporter.of(hosts))
+            .map_err(system("thread"))?;
+        for ((h, w), owner) in places.into_iter().zip(owners) {
+            adapters[h].push((w, owner));
+        }
+    }
+    let owners = adapters.into_iter().zip(hypervisors).zip(policies);
+    let hosts = config.nics.iter().zip(owners);
+    let hosts = hosts.map(|(nic, ((mut adapters, hypervisor), policies))| {
+        adapters.sort_by_key(|(worker, _)| *worker);
+        let adapters = adapters.into_iter().map(|(_, owner)| owner).collect();
+        Host::new(
+            nic.clone(),
+            adapters,
+            hypervisor,
+            policies,
+            Clock::Wall(epoch),
+        )
+    });
+    Ok(hosts.collect())
+}
+
+/// How many CPUs this process may run on.
+fn cpus_allowed() -> usize {
+    let allowed = rustix::thread::sched_getaffinity(None);
+    allowed.map_or(1, |cpus| cpus.count().max(1) as usize)
+}
+
+/// What the configuration plugs into a NIC's port.
+fn uplink(nic: &NicSettings, end: Option<WireEnd>) -> Result<Option<Box<dyn Uplink>>, RunError> {
+    if let Some(end) = end {
+        return Ok(Some(Box::new(end)));
+    }
+    let Some(name) = &nic.tap else {
+        return Ok(None);
+    };
+    let tap = Tap::open(name, LinkConfig::default(), WIRE_SLACK);
+    let tap = tap.map_err(|source| RunError::Tap {
+        name: name.clone(),
+        source,
+    })?;
+    Ok(Some(Box::new(tap)))
+}
+
+/// Opens the sockets of a host's VFs.
+fn listen(h: usize, host: &mut Host, registry: &mio::Registry) -> Result<(), RunError> {
+    let now = Instant::now();
+    for i in 0..host.vfs.len() {
+        let vf = VfIndex::from(i);
+        let device = host.device_config(vf);
+        let settings = &host.settings.vf[i];
+        let mut endpoint = match settings.role {
+            SocketRole::Server => Endpoint::listen(&settings.socket, device)?,
+            SocketRole::Client => Endpoint::connect(&settings.socket, device),
+        };
+        endpoint
+            .register(registry, Token(VF + h * VFS + i))
+            .map_err(system("epoll"))?;
+        host.vfs[i].endpoint = Some(endpoint);
+        host.serve(vf, |endpoint, device| endpoint.poll(now, device));
+    }
+    Ok(())
+}
+
+/// Every guest brings half a dozen descriptors and more; the usual soft limit is too low for many VFs.
+fn raise_descriptor_limit() {
+    let limit = rustix::process::getrlimit(Resource::Nofile);
+    let wanted = Rlimit {
+        current: limit.maximum,
+        maximum: limit.maximum,
+    };
+    // If it is refused, a front end's descriptors will be, one session at a time.
+    let _ = rustix::process::setrlimit(Resource::Nofile, wanted);
+}
+
+/// QEMU's arguments for a guest on `vf` with one queue pair, ready to paste.
+#[must_use]
+pub fn qemu_arguments(nic: &NicSettings, vf: VfIndex, mac: vf_model::MacAddr) -> String {
+    let settings = &nic.vf[vf.index()];
+    let socket = settings.socket.display();
+    let role = match settings.role {
+        SocketRole::Server => "reconnect-ms=1000",
+        SocketRole::Client => "server=on,wait=off",
+    };
+    format!(
+        "-m 512M -object memory-backend-memfd,id=mem,size=512M,share=on -machine memory-backend=mem \
+         -chardev socket,id=vf,path={socket},{role} -netdev vhost-user,id=net,chardev=vf \
+         -device virtio-net-pci,netdev=net,mac={mac},rx_queue_size=1024"
+    )
+}

@@ -1,0 +1,264 @@
+//! Makes what the planes count into what `vfnic show` says. Asks no plane for anything, and changes nothing.
+
+use std::collections::BTreeMap;
+use std::ops::Deref;
+
+use vf_model::{Counters, Nanos, RxFilter, VfIndex, VfPolicy};
+
+use crate::host::Host;
+use crate::plane::{Load, Owner, PairTraffic};
+use crate::show::{
+    Show, ShowBridge, ShowCounters, ShowCpu, ShowLink, ShowLog, ShowNic, ShowQueue, ShowRss,
+    ShowVf, ShowWorker,
+};
+
+/// Remembers the reading before, to say what happened since.
+#[derive(Default)]
+pub struct Observer {
+    last: Nanos,
+    busy: Vec<Busy>,
+}
+
+/// Nanoseconds of work so far.
+#[derive(Clone, Copy, Default)]
+struct Busy {
+    link: u64,
+    worker: u64,
+    hypervisor: u64,
+}
+
+impl Observer {
+    /// What all hosts have counted up to `at`, by whichever clock they are on.
+    pub fn show<H: Deref<Target = Host>>(
+        &mut self,
+        at: Nanos,
+        hosts: impl Iterator<Item = H>,
+    ) -> Show {
+        let interval_s = at.saturating_sub(self.last).0 as f64 / 1e9;
+        self.last = at;
+        let mut nics = Vec::new();
+        for (h, host) in hosts.enumerate() {
+            if self.busy.len() <= h {
+                self.busy.push(Busy::default());
+            }
+            nics.push(nic(&host, at, interval_s, &mut self.busy[h]));
+        }
+        Show {
+            uptime_s: at.0 as f64 / 1e9,
+            interval_s,
+            log: ShowLog {
+                lost: crate::log::lost(),
+                left_out: crate::log::left_out(),
+            },
+            nics,
+        }
+    }
+}
+
+fn nic(host: &Host, at: Nanos, seconds: f64, before: &mut Busy) -> ShowNic {
+    let policy = host.policy();
+    let statistics = &host.statistics;
+    let loads = statistics.adapters.iter().map(|a| a.plane.load());
+    let loads: Vec<_> = loads.collect();
+    let now = Busy {
+        link: statistics.port_busy(at).0,
+        worker: loads.iter().map(|load| load.busy_ns).sum(),
+        hypervisor: statistics.hypervisor.busy_ns(at),
+    };
+    let share = |now: u64, then: u64| now.saturating_sub(then) as f64 / 1e9 / seconds.max(1e-9);
+    // On the virtual clock planes have no threads, and what is not charged takes no time.
+    let threads = matches!(host.adapter(), Owner::Thread(_));
+    let measured = if threads { "measured" } else { "none" }.to_owned();
+    let workers = loads.len() as u64;
+    let vfs = (0..host.vfs.len())
+        .map(|i| {
+            let vf = VfIndex::from(i);
+            let direct = counters(&statistics.direct(vf));
+            let mediated = counters(&statistics.mediated(vf));
+            let endpoint = host.vfs[i].endpoint.as_ref();
+            ShowVf {
+                vf: u16::try_from(i).unwrap_or(u16::MAX),
+                settings: settings(policy.vf(vf)),
+                path: host.path(vf).to_string(),
+                socket: host.settings.vf[i].socket.display().to_string(),
+                connected: endpoint.is_some_and(|e| e.is_connected()),
+                sessions: endpoint.map_or(0, |e| e.sessions()),
+                refusals: endpoint.map_or(0, |e| e.refusals()),
+                rings: host.rings(vf),
+                rss: ShowRss {
+                    hkey: policy.rss(vf).key().to_string(),
+                    spread: policy.rss(vf).spread().to_string(),
+                },
+                queues: queues(&statistics.traffic(vf)),
+                asked: rx_filter(policy.asked(vf)),
+                in_force: rx_filter(policy.in_force(vf)),
+                refused: host.refused(vf),
+                total: direct.plus(&mediated),
+                direct,
+                mediated,
+            }
+        })
+        .collect();
+    let bridge = statistics.hypervisor.bridge(at);
+    let uplink = statistics.uplink().map(|uplink| uplink.name.clone());
+    let show = ShowNic {
+        name: host.settings.name.clone(),
+        uplink: uplink.unwrap_or_else(|| "none".to_owned()),
+        link: ShowLink {
+            up: policy.link_up(),
+            rate_mbps: statistics.port_rate() / 1_000_000,
+            tx_utilisation: share(now.link, before.link),
+            tx_busy_ns: now.link,
+            counters: counters(&statistics.wire()),
+        },
+        worker: ShowCpu {
+            clock: measured.clone(),
+            utilisation: share(now.worker / workers, before.worker / workers),
+            busy_ns: now.worker,
+        },
+        hypervisor: ShowCpu {
+            clock: match statistics.hypervisor.charged {
+                Some(_) => "model".to_owned(),
+                None => measured,
+            },
+            utilisation: share(now.hypervisor, before.hypervisor),
+            busy_ns: now.hypervisor,
+        },
+        workers: loads
+            .iter()
+            .enumerate()
+            .map(|(w, load)| worker(host.settings.worker_name(w), load))
+            .chain([worker(
+                format!("hyp-{}", host.settings.name),
+                &statistics.hypervisor.plane.load(),
+            )])
+            .filter(|_| threads)
+            .collect(),
+        bridge: ShowBridge {
+            entries: bridge.entries,
+            learned: bridge.learned,
+            moved: bridge.moved,
+            floods: bridge.floods,
+        },
+        profile: policy.profile().to_string(),
+        filters: policy.filter_table().len() as u64,
+        pf: pf_counters(&statistics.pf(), &statistics.hypervisor.plane.pf()),
+        vfs,
+    };
+    *before = now;
+    show
+}
+
+fn worker(name: String, load: &Load) -> ShowWorker {
+    ShowWorker {
+        name,
+        busy_ns: load.busy_ns,
+        rounds: load.rounds,
+        idle_rounds: load.idle_rounds,
+        wakeups: load.wakeups,
+        frames: load.frames,
+        bursts: load.bursts,
+        copies: load.copies,
+        handed_over: load.handed_over,
+        notified: load.notified,
+        suppressed: load.suppressed,
+    }
+}
+
+/// Both sides count the same frames, each its own drops.
+fn pf_counters(of_nic: &Counters, of_hypervisor: &Counters) -> ShowCounters {
+    let of_hypervisor = counters(of_hypervisor);
+    let dropped = ShowCounters {
+        rx_drops: of_hypervisor.rx_drops,
+        tx_drops: of_hypervisor.tx_drops,
+        ..ShowCounters::default()
+    };
+    counters(of_nic).plus(&dropped)
+}
+
+fn counters(c: &Counters) -> ShowCounters {
+    ShowCounters {
+        rx_packets: c.rx_packets,
+        rx_bytes: c.rx_bytes,
+        tx_packets: c.tx_packets,
+        tx_bytes: c.tx_bytes,
+        rx_drops: c.rx_drops.iter().map(|(r, n)| (r.to_string(), n)).collect(),
+        tx_drops: c.tx_drops.iter().map(|(r, n)| (r.to_string(), n)).collect(),
+    }
+}
+
+/// In the words of the control queue, without what a driver has not touched.
+fn rx_filter(filter: &RxFilter) -> BTreeMap<String, String> {
+    fn list<T: ToString>(all: &[T]) -> Option<String> {
+        let all: Vec<_> = all.iter().map(T::to_string).collect();
+        Some(if all.is_empty() {
+            "none".to_owned()
+        } else {
+            all.join(" ")
+        })
+    }
+    let mode = &filter.mode;
+    let modes = [
+        (mode.promisc, "promisc"),
+        (mode.allmulti, "allmulti"),
+        (mode.alluni, "alluni"),
+        (mode.nomulti, "nomulti"),
+        (mode.nouni, "nouni"),
+        (mode.nobcast, "nobcast"),
+    ];
+    let on: Vec<_> = modes
+        .iter()
+        .filter(|(on, _)| *on)
+        .map(|(_, name)| *name)
+        .collect();
+    [
+        ("mac", filter.mac.map(|mac| mac.to_string())),
+        ("rx_mode", (!on.is_empty()).then(|| on.join(" "))),
+        (
+            "unicast",
+            (!filter.unicast.is_empty())
+                .then(|| list(&filter.unicast))
+                .flatten(),
+        ),
+        ("multicast", filter.multicast.as_deref().and_then(list)),
+        ("vlans", filter.vlans.as_deref().and_then(list)),
+    ]
+    .into_iter()
+    .filter_map(|(key, value)| Some((key.to_owned(), value?)))
+    .collect()
+}
+
+/// The sum of what passed each queue pair on either path.
+fn queues(paths: &[Vec<PairTraffic>]) -> Vec<ShowQueue> {
+    let pairs = paths.iter().map(Vec::len).max().unwrap_or_default();
+    let mut queues = vec![ShowQueue::default(); pairs];
+    for path in paths {
+        for (queue, PairTraffic { rx, tx }) in queues.iter_mut().zip(path) {
+            queue.rx_packets += rx.packets;
+            queue.rx_bytes += rx.bytes;
+            queue.tx_packets += tx.packets;
+            queue.tx_bytes += tx.bytes;
+        }
+    }
+    queues
+}
+
+fn settings(policy: &VfPolicy) -> BTreeMap<String, String> {
+    let on = |b: bool| if b { "on" } else { "off" }.to_owned();
+    let mut words = BTreeMap::from([
+        ("mac".to_owned(), policy.mac.to_string()),
+        ("spoofchk".to_owned(), on(policy.spoofchk)),
+        ("trust".to_owned(), on(policy.trust)),
+        ("state".to_owned(), policy.state.to_string()),
+        ("path".to_owned(), policy.path.to_string()),
+    ]);
+    if let Some(vlan) = policy.port_vlan {
+        words.insert("vlan".to_owned(), vlan.vid.to_string());
+        words.insert("qos".to_owned(), vlan.qos.to_string());
+        words.insert("proto".to_owned(), vlan.proto.to_string());
+    }
+    if let Some(rate) = policy.max_tx_rate {
+        words.insert("max_tx_rate".to_owned(), rate.0.to_string());
+    }
+    words
+}
