@@ -8,7 +8,6 @@ use vf_model::{
     VlanTag,
 };
 use vf_vhost::frame::TagEdit;
-use vf_vhost::tx::{TxFrame, TxQueue};
 use vf_vhost::vring::Vring;
 
 use super::backlog::{BACKLOG_BYTES, Backlog};
@@ -17,6 +16,7 @@ use super::doorbell::Doorbell;
 use super::egress::Egress;
 use super::load::LiveLoad;
 use super::mirror::Mirror;
+use super::outside::{Fetch, Outside, Run, insertion, outgoing};
 use super::owner::Plane;
 use super::pf::{PfEnd, PfFrame};
 use super::policy_cell::{PolicyCell, PolicySubscriber};
@@ -24,7 +24,7 @@ use super::pool::{Frame, Pool};
 use super::port::{Notified, RingBroken, meta};
 use super::port_queue::{PortQueueRx, port_queues};
 use super::ports::{Fetched, VfPorts};
-use super::receivers::{FrameSource, Patience, Receivers};
+use super::receivers::{FrameSource, Patience};
 use super::statistics::{AdapterStatistics, UplinkStatistics};
 use super::traffic::Traffic;
 use crate::uplink::{Arrivals, Uplink};
@@ -61,37 +61,6 @@ struct Parked {
     /// Index of the ring it came from.
     ring: u32,
     insert: Option<VlanTag>,
-}
-
-/// A frame of a guest, in its memory.
-#[derive(Clone, Copy)]
-struct Fetch<'a> {
-    vf: VfIndex,
-    queue: &'a TxQueue,
-    frame: &'a TxFrame,
-}
-
-/// Where frames go that do not go to a VF here.
-struct Outside {
-    egress: Egress,
-    pf: PfEnd,
-    /// The way to the other workers of the NIC, if there are any.
-    workers: Option<CrossQueues>,
-}
-
-/// Frames one after the other that go to one queue of one VF and nowhere else.
-#[derive(Clone, Copy)]
-struct Run {
-    to: VfIndex,
-    insert: Option<VlanTag>,
-    queue: u16,
-    /// The first of them.
-    from: usize,
-}
-
-/// The model's tag as the four bytes that go on the wire.
-fn insertion(tag: Option<VlanTag>) -> TagEdit {
-    tag.map_or(TagEdit::Keep, |t| TagEdit::Insert(t.to_bytes()))
 }
 
 impl Adapter {
@@ -721,163 +690,6 @@ impl Adapter {
             workers.tell();
         }
         self.ports.flush(now);
-    }
-}
-
-/// A private copy of a guest's frame, as it goes on to the wire or the PF.
-#[inline]
-fn outgoing(
-    rx: &mut Receivers,
-    queue: &TxQueue,
-    frame: &TxFrame,
-    insert: Option<VlanTag>,
-) -> Frame {
-    let mut copy = FrameSource::Guest(queue, frame).copy(&rx.pool);
-    copy.edit(insertion(insert));
-    rx.load.copies.add(1);
-    copy
-}
-
-impl Outside {
-    /// Whether nothing is plugged into the port; a frame that was to leave there is counted as dropped then.
-    fn is_unplugged(&self, nic: &mut Nic) -> bool {
-        let unplugged = matches!(self.egress, Egress::Unplugged);
-        if unplugged {
-            nic.count_wire_drop(DropReason::NoUplink);
-        }
-        unplugged
-    }
-
-    /// Whether another worker serves the VF.
-    #[inline]
-    fn is_foreign(&self, vf: VfIndex) -> bool {
-        matches!(&self.workers, Some(workers) if !workers.own().contains(vf))
-    }
-
-    /// Those of `vfs` that other workers serve.
-    fn foreign(&self, vfs: VfSet) -> VfSet {
-        let others = |workers: &CrossQueues| vfs.difference(workers.own());
-        self.workers.as_ref().map(others).unwrap_or_default()
-    }
-
-    /// Leaves a frame to the workers that serve these VFs; what does not fit is their drop.
-    fn hand_over(
-        &mut self,
-        nic: &mut Nic,
-        rx: &mut Receivers,
-        source: FrameSource<'_>,
-        vfs: VfSet,
-        tagging: Tagging,
-    ) {
-        let Some(workers) = &mut self.workers else {
-            return; // then all VFs are served here
-        };
-        let copy = source.copy(&rx.pool);
-        rx.load.copies.add(1);
-        rx.load.handed_over.add(1);
-        for vf in workers.give(copy, vfs, tagging, &rx.pool).iter() {
-            nic.count_rx_drop(vf, DropReason::WorkerQueueFull);
-        }
-    }
-
-    fn hand_up(&mut self, nic: &mut Nic, rx: &mut Receivers, frame: Frame, verdict: &Verdict) {
-        let onward = verdict.onward(nic.policy());
-        if let Err(lost) = self.pf.send(frame, onward) {
-            nic.count_pf_drop(DropReason::HypervisorQueueFull);
-            rx.pool.give(lost);
-        }
-    }
-
-    /// Delivers the fetched frames from the run's first up to `end`.
-    #[inline]
-    fn deliver_run(
-        &mut self,
-        nic: &mut Nic,
-        rx: &mut Receivers,
-        queue: &TxQueue,
-        run: Run,
-        end: usize,
-    ) {
-        let frames = queue.fetched().get(run.from..end).unwrap_or_default();
-        if self.is_foreign(run.to) {
-            let to = [run.to].into_iter().collect();
-            let tagging = nic.tagging(run.insert);
-            for frame in frames {
-                let source = FrameSource::Guest(queue, frame);
-                self.hand_over(nic, rx, source, to, tagging);
-            }
-            return;
-        }
-        rx.deliver_fetched(nic, run.to, run.insert, run.queue, queue, frames);
-    }
-
-    /// Sends a guest's frame to the wire; false if it has to wait for that.
-    #[inline]
-    fn send(
-        &mut self,
-        now: Nanos,
-        nic: &mut Nic,
-        rx: &mut Receivers,
-        from: Fetch<'_>,
-        insert: Option<VlanTag>,
-    ) -> bool {
-        let Fetch { vf, queue, frame } = from;
-        if self.is_unplugged(nic) {
-            return true;
-        }
-        let mut m = meta(frame.len(), frame.hdr());
-        if insert.is_some() {
-            m = vf_model::FrameMeta {
-                len: m.len + 4,
-                gso: m.gso.map(|gso| vf_model::Gso {
-                    header_len: gso.header_len + 4,
-                    ..gso
-                }),
-            };
-        }
-        let on_wire = OnWire::of(&m);
-        if !self.egress.may_send(vf.index(), on_wire.bytes) {
-            self.egress.wait(vf.index());
-            return false;
-        }
-        let copy = outgoing(rx, queue, frame, insert);
-        self.egress.send(now, nic, vf.index(), copy, on_wire);
-        true
-    }
-
-    /// Sends a guest's frame wherever the verdict says; false if it has to wait for the wire.
-    fn forward(
-        &mut self,
-        now: Nanos,
-        nic: &mut Nic,
-        rx: &mut Receivers,
-        from: Fetch<'_>,
-        verdict: &Verdict,
-    ) -> bool {
-        let Fetch { vf, queue, frame } = from;
-        let mut source = FrameSource::Guest(queue, frame);
-        let watched;
-        if rx.mirror.is_on() {
-            // What is shown is what is delivered, whatever the guest does meanwhile.
-            watched = source.copy(&rx.pool);
-            let mirror = &mut rx.mirror;
-            mirror.add(Port::Vf(vf), Direction::Tx, &watched, TagEdit::Keep);
-            source = FrameSource::Private(&watched);
-        }
-        if !verdict.vfs.is_empty() {
-            let others = self.foreign(verdict.vfs);
-            let own = verdict.vfs.difference(others);
-            let tagging = nic.tagging(verdict.insert);
-            rx.deliver_to_vfs(nic, own, tagging, source);
-            if !others.is_empty() {
-                self.hand_over(nic, rx, source, others, tagging);
-            }
-        }
-        if verdict.pf {
-            let copy = outgoing(rx, queue, frame, verdict.insert);
-            self.hand_up(nic, rx, copy, verdict);
-        }
-        !verdict.wire || self.send(now, nic, rx, from, verdict.insert)
     }
 }
 

@@ -16,6 +16,7 @@ mod kicks;
 mod load;
 mod mirror;
 mod moderation;
+mod outside;
 mod owner;
 mod pf;
 mod policy_cell;
