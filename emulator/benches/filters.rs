@@ -35,7 +35,7 @@ fn matches(n: u32) -> FilterMatch {
 }
 
 fn add(n: u32) -> Command {
-    Command::InsertFilter(FilterSpec {
+    Command::FilterInsert(FilterSpec {
         matches: matches(n),
         action: FilterAction::Vf(VfIndex(1)),
         priority: FilterPriority::Auto,
@@ -43,7 +43,7 @@ fn add(n: u32) -> Command {
 }
 
 fn delete(n: u32) -> Command {
-    Command::RemoveFilter {
+    Command::FilterRemove {
         matches: matches(n),
         priority: FilterPriority::Auto,
     }

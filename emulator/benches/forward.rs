@@ -16,7 +16,7 @@ use vf_model::{
     Command, FilterAction, FilterMatch, FilterPriority, FilterSpec, FlowEnd, Judge, MacAddr, Nanos,
     NicConfig, Policy, Profile, Transport, VfIndex, VfSetting,
 };
-use vfnic::plane::{Adapter, PfEnd, Plane, PolicyCell, Pool};
+use vfnic::plane::{DirectPlane, PfEnd, Plane, PolicyCell, Pool};
 
 mod guest;
 
@@ -56,7 +56,7 @@ fn policies() -> PolicyCell {
             action: FilterAction::Drop,
             priority: FilterPriority::default(),
         };
-        Command::InsertFilter(spec)
+        Command::FilterInsert(spec)
     });
     let commands: Vec<Command> = vlans.into_iter().chain(filters).collect();
     PolicyCell::new(Arc::new(policy.with_all(&commands).unwrap()))
@@ -72,13 +72,14 @@ fn forward(c: &mut Criterion, group: &str, burst: u32, sizes: &[usize]) {
             group.bench_function(BenchmarkId::new(name, len), |b| {
                 let guests = [Guest::new(features, len), Guest::new(features, len)];
                 guests[0].fill(&frame(len));
-                let mut adapter = Adapter::new(&policies(), PfEnd::pair().0, None, Pool::new(1024));
+                let mut worker =
+                    DirectPlane::new(&policies(), PfEnd::pair().0, None, Pool::new(1024));
                 // As on a thread: idle VFs are spared.
                 let poll = mio::Poll::new().unwrap();
-                adapter.connect(poll.registry().try_clone().unwrap());
+                worker.connect(poll.registry().try_clone().unwrap());
                 for (vf, guest) in guests.iter().enumerate() {
-                    adapter.attach(VfIndex::from(vf), guest.vring(0));
-                    adapter.attach(VfIndex::from(vf), guest.vring(1));
+                    worker.attach(VfIndex::from(vf), guest.vring(0));
+                    worker.attach(VfIndex::from(vf), guest.vring(1));
                 }
                 let (mut offered, mut sent) = (0, 0);
                 b.iter_custom(|rounds| {
@@ -91,13 +92,13 @@ fn forward(c: &mut Criterion, group: &str, burst: u32, sizes: &[usize]) {
                         let start = Instant::now();
                         let mut moved = 0;
                         while moved < burst as usize {
-                            moved += adapter.poll(Nanos(0));
+                            moved += worker.poll(Nanos(0));
                         }
                         spent += start.elapsed();
                     }
                     spent
                 });
-                let received = adapter.nic.counters(VfIndex(1)).rx_packets;
+                let received = worker.nic.counters(VfIndex(1)).rx_packets;
                 assert_eq!(received, sent, "none was dropped");
             });
         }

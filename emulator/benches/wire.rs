@@ -13,7 +13,7 @@ use vf_model::{
     Command, Judge, LinkConfig, MacAddr, Nanos, NicConfig, Path, Policy, Profile, VfIndex,
     VfSetting,
 };
-use vfnic::plane::{Adapter, Hypervisor, PfEnd, Plane, PolicyCell, Pool};
+use vfnic::plane::{DirectPlane, MediatedPlane, PfEnd, Plane, PolicyCell, Pool};
 use vfnic::uplink::WireEnd;
 
 mod guest;
@@ -59,7 +59,7 @@ fn over_the_wire(c: &mut Criterion) {
             let mut nics = ends.map(|(mac, end)| {
                 let policies = PolicyCell::new(policy(1, mac).into());
                 let uplink = Some(Box::new(end) as _);
-                let mut nic = Adapter::new(&policies, PfEnd::pair().0, uplink, pool.clone());
+                let mut nic = DirectPlane::new(&policies, PfEnd::pair().0, uplink, pool.clone());
                 connect(&mut nic);
                 nic
             });
@@ -103,7 +103,7 @@ fn waiting(c: &mut Criterion) {
                 let mut far = Box::new(far) as Box<dyn vfnic::uplink::Uplink>;
                 let pool = Pool::new(1024);
                 let policies = PolicyCell::new(policy.into());
-                let mut nic = Adapter::new(
+                let mut nic = DirectPlane::new(
                     &policies,
                     PfEnd::pair().0,
                     Some(Box::new(near)),
@@ -163,7 +163,7 @@ fn mediated(c: &mut Criterion) {
             }
             let policies = PolicyCell::new(policy.into());
             let pool = Pool::new(1024);
-            let mut plane = Hypervisor::new(&policies, PfEnd::pair().1, pool, None);
+            let mut plane = MediatedPlane::new(&policies, PfEnd::pair().1, pool, None);
             connect(&mut plane);
             let guests: Vec<_> = (0..vfs).map(|_| Guest::small(VERSION_1, 64)).collect();
             for (vf, guest) in guests.iter().enumerate() {

@@ -6,7 +6,7 @@ use std::time::Duration;
 use vf_model::{LinkConfig, Nanos};
 use vfnic::cli::{self, ClockChoice, GuestsWord, Which};
 use vfnic::config::{Config, parse_rate};
-use vfnic::experiment::{self, ClockMode, Guests, Plan};
+use vfnic::experiment::{self, ClockMode, ExperimentPlan, Guests};
 use vfnic::linux::Image;
 use vfnic::scenario::{self, GuestKind};
 use vfnic::server::ready::Ready;
@@ -84,8 +84,8 @@ pub(crate) fn run_experiment(args: &cli::Experiment) -> Result<(), Failure> {
     Ok(())
 }
 
-fn plan(args: &cli::Experiment) -> Result<Plan, Failure> {
-    let defaults = Plan::default();
+fn plan(args: &cli::Experiment) -> Result<ExperimentPlan, Failure> {
+    let defaults = ExperimentPlan::default();
     let (mut kind, mut streams) = (None, None);
     for word in &args.guests {
         let first = match word {
@@ -136,7 +136,7 @@ fn plan(args: &cli::Experiment) -> Result<Plan, Failure> {
         }
     }
     let (a_to_b, b_to_a) = streams.unwrap_or((defaults.a_to_b, defaults.b_to_a));
-    Ok(Plan {
+    Ok(ExperimentPlan {
         guests,
         seed,
         a_to_b,
@@ -162,12 +162,12 @@ fn plan(args: &cli::Experiment) -> Result<Plan, Failure> {
 pub(crate) fn run_scenario(command: cli::Scenario) -> Result<(), Failure> {
     let args = match command {
         cli::Scenario::Check { file } => {
-            let checked = scenario::Plan::load(&file, None);
+            let checked = scenario::ScenarioPlan::load(&file, None);
             return checked.map(drop).map_err(usage);
         }
         cli::Scenario::Run(args) => args,
     };
-    let mut plan = scenario::Plan::load(&args.file, args.guests).map_err(usage)?;
+    let mut plan = scenario::ScenarioPlan::load(&args.file, args.guests).map_err(usage)?;
     plan.snaplen = args.snaplen.unwrap_or(plan.snaplen);
     let stop = match plan.kind {
         // Guests that are processes of their own do not end by themselves.

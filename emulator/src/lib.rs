@@ -23,7 +23,9 @@
 pub mod cli;
 
 #[cfg(feature = "lab")]
-pub use vf_lab::{calendar, digest, embedded, experiment, linux, scenario, timetravel, world};
+pub use vf_lab::{
+    calendar, digest, embedded, experiment, linux, scenario, timetravel, virtual_hosts,
+};
 pub use vf_nic::{
-    clock, config, ctl, host, log, panics, plane, server, show, tournament, uplink, watch,
+    clock, config, ctl, instance, log, panics, plane, server, show, tournament, uplink, watch,
 };

@@ -16,8 +16,8 @@ use vf_model::Nanos;
 use vfnic::config::{Config, Overrides};
 use vfnic::linux::{GuestSpec, Image, Launcher};
 use vfnic::timetravel::{Settings, Simulation, Summary};
+use vfnic::virtual_hosts::Watcher;
 use vfnic::watch::{Detail, Direction, Port};
-use vfnic::world::Watcher;
 
 /// The image, or nothing and a word about it.
 fn image() -> Option<Image> {

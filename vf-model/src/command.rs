@@ -2,11 +2,11 @@
 
 use std::fmt;
 
-use crate::filter::Filter;
+use crate::filter_spec::{FilterMatch, FilterPriority, FilterSpec};
 use crate::refusal::Refusal;
 use crate::rss::{RssKey, RssSpread};
-use crate::steering::{FilterMatch, FilterPriority, FilterSpec};
 use crate::vf::{VfIndex, VfSetting};
+use crate::vf_filter::VfFilter;
 use crate::words::{Words, number};
 
 /// A change to a NIC. Its `Display` is the words it is parsed from.
@@ -20,18 +20,18 @@ pub enum Command {
         settings: Vec<VfSetting>,
     },
     /// `vf N mac add ADDR [vlan VID]`, `vf N vlan add VID`.
-    FilterAdd {
+    VfFilterAdd {
         /// Who receives it.
         vf: VfIndex,
         /// What is received.
-        filter: Filter,
+        filter: VfFilter,
     },
     /// `vf N mac del ADDR [vlan VID]`, `vf N vlan del VID`.
-    FilterDel {
+    VfFilterDel {
         /// Who received it.
         vf: VfIndex,
         /// What was received.
-        filter: Filter,
+        filter: VfFilter,
     },
     /// `vf N rss [hkey KEY] [equal N|weight W0 W1 ...|default]`: what is given of both.
     SetRss {
@@ -48,9 +48,9 @@ pub enum Command {
         up: bool,
     },
     /// `filter add FILTER`: into the NIC's table.
-    InsertFilter(FilterSpec),
+    FilterInsert(FilterSpec),
     /// `filter del MATCH`: out of the NIC's table.
-    RemoveFilter {
+    FilterRemove {
         /// What it matches.
         matches: FilterMatch,
         /// Which of those that match it.
@@ -98,10 +98,10 @@ impl<S: AsRef<str>> Words<'_, S> {
     fn filter_command(&mut self) -> Result<Command, Refusal> {
         const VERBS: &str = "add, del or flush";
         match self.next(VERBS)? {
-            "add" => Ok(Command::InsertFilter(self.new_filter()?)),
+            "add" => Ok(Command::FilterInsert(self.new_filter()?)),
             "del" => {
                 let (matches, priority) = self.old_filter()?;
-                Ok(Command::RemoveFilter { matches, priority })
+                Ok(Command::FilterRemove { matches, priority })
             }
             "flush" => Ok(Command::FlushFilters),
             other => Err(Refusal::word("filter", other, VERBS)),
@@ -123,12 +123,12 @@ impl<S: AsRef<str>> Words<'_, S> {
                         other => return Err(Refusal::word("word", other, "vlan or nothing")),
                     },
                 };
-                Ok(vf_filter(vf, add, Filter::Mac { mac, vlan }))
+                Ok(vf_filter(vf, add, VfFilter::Mac { mac, vlan }))
             }
             "vlan" => {
                 let add = self.add_or_del()?;
                 let vid = self.vid()?;
-                Ok(vf_filter(vf, add, Filter::Vlan(vid)))
+                Ok(vf_filter(vf, add, VfFilter::Vlan(vid)))
             }
             "rss" => {
                 let (key, spread) = self.rss()?;
@@ -181,17 +181,17 @@ impl<S: AsRef<str>> Words<'_, S> {
     }
 }
 
-fn vf_filter(vf: VfIndex, add: bool, filter: Filter) -> Command {
+fn vf_filter(vf: VfIndex, add: bool, filter: VfFilter) -> Command {
     if add {
-        Command::FilterAdd { vf, filter }
+        Command::VfFilterAdd { vf, filter }
     } else {
-        Command::FilterDel { vf, filter }
+        Command::VfFilterDel { vf, filter }
     }
 }
 
 impl fmt::Display for Command {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let filter = |f: &mut fmt::Formatter<'_>, vf: &VfIndex, verb, filter: &Filter| {
+        let filter = |f: &mut fmt::Formatter<'_>, vf: &VfIndex, verb, filter: &VfFilter| {
             let words = filter.to_string();
             let (kind, rest) = words.split_once(' ').unwrap_or((&words, ""));
             write!(f, "vf {} {kind} {verb} {rest}", vf.0)
@@ -201,8 +201,8 @@ impl fmt::Display for Command {
                 write!(f, "vf {} set", vf.0)?;
                 settings.iter().try_for_each(|s| write!(f, " {s}"))
             }
-            Command::FilterAdd { vf, filter: which } => filter(f, vf, "add", which),
-            Command::FilterDel { vf, filter: which } => filter(f, vf, "del", which),
+            Command::VfFilterAdd { vf, filter: which } => filter(f, vf, "add", which),
+            Command::VfFilterDel { vf, filter: which } => filter(f, vf, "del", which),
             Command::SetRss { vf, key, spread } => {
                 write!(f, "vf {} rss", vf.0)?;
                 if let Some(key) = key {
@@ -213,8 +213,8 @@ impl fmt::Display for Command {
             Command::SetLink { up } => {
                 write!(f, "link set {}", if *up { "up" } else { "down" })
             }
-            Command::InsertFilter(spec) => write!(f, "filter add {spec}"),
-            Command::RemoveFilter { matches, priority } => {
+            Command::FilterInsert(spec) => write!(f, "filter add {spec}"),
+            Command::FilterRemove { matches, priority } => {
                 write!(f, "filter del {matches} priority {priority}")
             }
             Command::FlushFilters => f.write_str("filter flush"),
@@ -254,9 +254,9 @@ mod tests {
         );
         assert_eq!(
             parse("vf 0 vlan add 10"),
-            Ok(Command::FilterAdd {
+            Ok(Command::VfFilterAdd {
                 vf: VfIndex(0),
-                filter: Filter::Vlan(Vid::new(10).unwrap()),
+                filter: VfFilter::Vlan(Vid::new(10).unwrap()),
             })
         );
         assert_eq!(parse("link set down"), Ok(Command::SetLink { up: false }));
@@ -331,8 +331,9 @@ mod tests {
             select(vec![Path::Direct, Path::Mediated]).prop_map(VfSetting::Path),
         ];
         let filter = prop_oneof![
-            (mac(), proptest::option::of(vid())).prop_map(|(mac, vlan)| Filter::Mac { mac, vlan }),
-            vid().prop_map(Filter::Vlan),
+            (mac(), proptest::option::of(vid()))
+                .prop_map(|(mac, vlan)| VfFilter::Mac { mac, vlan }),
+            vid().prop_map(VfFilter::Vlan),
         ];
         let spread = proptest::option::of(prop_oneof![
             Just(RssSpread::InUse),

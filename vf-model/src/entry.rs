@@ -2,17 +2,17 @@
 //! frame.
 
 use crate::addr::{MacAddr, Vid, Vlan};
-use crate::filter::Filters;
 use crate::mailbox::RxFilter;
 use crate::profile::Silicon;
 use crate::rss::Rss;
 use crate::vf::VfPolicy;
+use crate::vf_filter::VfFilters;
 
 /// One VF as configured.
 #[derive(Clone, Debug)]
 pub(crate) struct Entry {
     pub(crate) policy: VfPolicy,
-    pub(crate) filters: Filters,
+    pub(crate) filters: VfFilters,
     /// What the driver has asked for.
     pub(crate) asked: RxFilter,
     /// What of that is in force.

@@ -9,9 +9,9 @@ use std::sync::Arc;
 
 use crate::addr::Vlan;
 use crate::cow_map::{CowMap, seed};
+use crate::filter_spec::{FilterAction, FilterMatch, FilterPriority, FilterSpec, MatchError};
 use crate::frame::{Header, be16};
 use crate::profile::{MAX_TABLE_FILTERS, Profile, Rows};
-use crate::steering::{FilterAction, FilterMatch, FilterPriority, FilterSpec, MatchError};
 
 /// Why the table does not take a filter, or has none to give up.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

@@ -60,8 +60,9 @@ mod cost;
 mod counter;
 mod cow_map;
 mod entry;
-mod filter;
+mod filter_spec;
 mod filter_table;
+mod filter_words;
 mod flow;
 mod frame;
 mod hypervisor;
@@ -79,12 +80,11 @@ mod refusal;
 mod rss;
 mod source;
 mod stats;
-mod steering;
-mod steering_words;
 mod time;
 mod verdict;
 mod verdict_cache;
 mod vf;
+mod vf_filter;
 mod words;
 
 pub use addr::{AddrError, MacAddr, Vid, VlanProto, VlanTag};
@@ -93,7 +93,9 @@ pub use command::Command;
 pub use config::NicConfig;
 pub use cost::{CostModel, CpuBudget};
 pub use counter::Counter;
-pub use filter::{Filter, FilterError, Filters, MAX_FILTERS, MAX_UNTRUSTED_FILTERS};
+pub use filter_spec::{
+    FilterAction, FilterMatch, FilterPriority, FilterSpec, FlowEnd, MatchError, Transport,
+};
 pub use filter_table::{FilterTable, TableError};
 pub use flow::HEAD_LEN;
 pub use frame::{FrameError, FrameMeta, Gso, Header, MAX_FRAME, Tags};
@@ -109,12 +111,10 @@ pub use refusal::{Refusal, Refused};
 pub use rss::{MAX_RSS_QUEUES, Rss, RssKey, RssQueues, RssSpread};
 pub use source::Source;
 pub use stats::{Counters, DropReason, Drops, PublishedCounters, PublishedPort};
-pub use steering::{
-    FilterAction, FilterMatch, FilterPriority, FilterSpec, FlowEnd, MatchError, Transport,
-};
 pub use time::{BusyTime, Nanos};
 pub use verdict::{Hop, Onward, TagEdit, Tagging, To, Verdict};
 pub use vf::{
     MAX_VFS, Mbps, Path, PortVlan, SettingError, VfIndex, VfLinkState, VfPolicy, VfSet, VfSetting,
 };
+pub use vf_filter::{MAX_FILTERS, MAX_UNTRUSTED_FILTERS, VfFilter, VfFilterError, VfFilters};
 pub use words::ParseError;

@@ -10,9 +10,9 @@
 use serde::Serialize;
 
 use crate::addr::{AddrError, MacAddr, Vid};
-use crate::filter::{FilterError, MAX_FILTERS, MAX_UNTRUSTED_FILTERS};
 use crate::refusal::Refusal;
 use crate::vf::VfPolicy;
+use crate::vf_filter::{MAX_FILTERS, MAX_UNTRUSTED_FILTERS, VfFilterError};
 
 /// Most groups that a VF without `trust` can list, as many as ixgbe allows.
 pub const MAX_UNTRUSTED_GROUPS: usize = 30;
@@ -136,7 +136,7 @@ impl RxFilter {
                 if let Err(at) = vlans.binary_search(vid) {
                     let room = room(MAX_UNTRUSTED_FILTERS);
                     if vlans.len() >= room {
-                        return Err(FilterError::Full { room }.into());
+                        return Err(VfFilterError::Full { room }.into());
                     }
                     vlans.insert(at, *vid);
                 }
@@ -203,12 +203,12 @@ impl RxFilter {
 }
 
 /// The addresses in order, each once.
-fn list(macs: &[MacAddr], room: usize) -> Result<Vec<MacAddr>, FilterError> {
+fn list(macs: &[MacAddr], room: usize) -> Result<Vec<MacAddr>, VfFilterError> {
     let mut macs = macs.to_vec();
     macs.sort_unstable();
     macs.dedup();
     if macs.len() > room {
-        return Err(FilterError::Full { room });
+        return Err(VfFilterError::Full { room });
     }
     Ok(macs)
 }
@@ -318,7 +318,7 @@ mod tests {
             asked = asked.with(&add(vid), &plain, |_| false).unwrap();
         }
         let full = asked.clone().with(&add(17), &plain, |_| false);
-        assert_eq!(full, Err(FilterError::Full { room: 16 }.into()));
+        assert_eq!(full, Err(VfFilterError::Full { room: 16 }.into()));
         let port = policy(&[VfSetting::Vlan(10)]);
         assert_eq!(ask(&port, &add(10)), Err(Refusal::PortVlan));
         assert_eq!(asked.granted(&port).vlans, None);

@@ -9,15 +9,15 @@ use crate::addr::MacAddr;
 use crate::command::Command;
 use crate::config::NicConfig;
 use crate::entry::{Entry, granted};
-use crate::filter::{FilterError, Filters};
+use crate::filter_spec::{FilterAction, FilterMatch};
 use crate::filter_table::FilterTable;
 use crate::lookup::Lookup;
 use crate::mailbox::{RxFilter, VfRequest};
 use crate::profile::{Profile, Rows, Silicon};
 use crate::refusal::{Refusal, Refused};
 use crate::rss::Rss;
-use crate::steering::{FilterAction, FilterMatch};
 use crate::vf::{MAX_VFS, VfIndex, VfPolicy, VfSet, VfSetting};
+use crate::vf_filter::{VfFilterError, VfFilters};
 
 /// See the module. Each `VfIndex` given to its functions must be below [`Policy::vf_count`], or they panic; only changes
 /// refuse.
@@ -54,7 +54,7 @@ impl Policy {
         let entries: Arc<[Arc<Entry>]> = (0..vfs)
             .map(|i| Entry {
                 policy: VfPolicy::new(config.mac_base.offset(i)),
-                filters: Filters::default(),
+                filters: VfFilters::default(),
                 asked: RxFilter::default(),
                 rx: RxFilter::default(),
                 rss: rss.clone(),
@@ -93,7 +93,7 @@ impl Policy {
 
     /// A VF's receive filters beyond its own address.
     #[must_use]
-    pub fn filters(&self, vf: VfIndex) -> &Filters {
+    pub fn filters(&self, vf: VfIndex) -> &VfFilters {
         &self.entry(vf).filters
     }
 
@@ -216,14 +216,14 @@ impl Policy {
     fn apply(&mut self, command: &Command) -> Result<Changed, Refusal> {
         let silicon = self.silicon;
         match command {
-            Command::InsertFilter(spec) => {
+            Command::FilterInsert(spec) => {
                 if let FilterAction::Vf(vf) = spec.action {
                     self.existing(vf)?;
                 }
                 self.filter_table.insert(spec)?;
                 return Ok(changed_by(&spec.matches));
             }
-            Command::RemoveFilter { matches, priority } => {
+            Command::FilterRemove { matches, priority } => {
                 self.filter_table.remove(matches, *priority)?;
                 return Ok(changed_by(matches));
             }
@@ -251,18 +251,18 @@ impl Policy {
                 entry.policy = policy;
                 entry.rx = granted(&entry.asked, &policy, &silicon);
             }
-            Command::FilterAdd { vf, filter } => {
+            Command::VfFilterAdd { vf, filter } => {
                 let entry = self.entry_mut(*vf)?;
                 entry.filters.add(*filter, entry.policy.trust)?;
                 if entry.filters.macs().len() > silicon.vf_macs {
                     let room = silicon.vf_macs;
-                    return Err(FilterError::Full { room }.into());
+                    return Err(VfFilterError::Full { room }.into());
                 }
                 if entry.policy.port_vlan.is_some() && entry.filters.names_vlan() {
                     return Err(Refusal::PortVlanAndFilters);
                 }
             }
-            Command::FilterDel { vf, filter } => self.entry_mut(*vf)?.filters.del(*filter)?,
+            Command::VfFilterDel { vf, filter } => self.entry_mut(*vf)?.filters.del(*filter)?,
         }
         Ok(Changed::Vfs)
     }
@@ -281,7 +281,7 @@ impl Policy {
         let silicon = self.silicon;
         if asked.unicast.len() > silicon.vf_macs {
             let room = silicon.vf_macs;
-            return Err(FilterError::Full { room }.into());
+            return Err(VfFilterError::Full { room }.into());
         }
         let entry = self.entry_mut(vf)?;
         let before = std::mem::replace(&mut entry.rx, granted(&asked, &entry.policy, &silicon));

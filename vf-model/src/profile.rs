@@ -6,8 +6,8 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-use crate::filter::MAX_FILTERS;
-use crate::steering::FilterMatch;
+use crate::filter_spec::FilterMatch;
+use crate::vf_filter::MAX_FILTERS;
 use crate::words::ParseError;
 
 /// Most filters in the table of a NIC.

@@ -1,12 +1,12 @@
 //! The one decision that both paths share: who receives a frame. Never counts anything and never changes anything.
 
 use crate::addr::{MacAddr, Vlan, VlanTag};
+use crate::filter_spec::FilterAction;
 use crate::filter_table::Actions;
 use crate::frame::{FrameMeta, Header, MAX_FRAME};
 use crate::lookup::Lookup;
 use crate::policy::Policy;
 use crate::stats::DropReason;
-use crate::steering::FilterAction;
 use crate::verdict::Tagging;
 use crate::vf::{Path, VfIndex, VfLinkState, VfSet};
 

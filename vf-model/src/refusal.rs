@@ -2,11 +2,11 @@
 //! and what only their combination can get wrong. Never decides anything.
 
 use crate::addr::{AddrError, MacAddr};
-use crate::filter::FilterError;
+use crate::filter_spec::MatchError;
 use crate::filter_table::TableError;
 use crate::rss::RssQueues;
-use crate::steering::MatchError;
 use crate::vf::{SettingError, VfIndex};
+use crate::vf_filter::VfFilterError;
 use crate::words::ParseError;
 
 /// Why a command is refused; nothing has changed. One line that says what is allowed.
@@ -24,7 +24,7 @@ pub enum Refusal {
     Setting(#[from] SettingError),
     /// A receive filter of a VF.
     #[error(transparent)]
-    Filter(#[from] FilterError),
+    Filter(#[from] VfFilterError),
     /// A filter that no frame can match, or words that are no filter.
     #[error(transparent)]
     Match(#[from] MatchError),

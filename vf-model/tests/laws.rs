@@ -861,7 +861,7 @@ proptest! {
         traffic in vec(any_traffic(), 1..8),
     ) {
         acts.retain(|act| {
-            let filter = |c: &Command| matches!(c, Command::FilterAdd { .. } | Command::FilterDel { .. });
+            let filter = |c: &Command| matches!(c, Command::VfFilterAdd { .. } | Command::VfFilterDel { .. });
             !matches!(act, Act::Admin(command) if filter(command))
         });
         let vlans = [100, 100, 200];

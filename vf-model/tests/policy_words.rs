@@ -1,8 +1,8 @@
 //! The words that a configuration file and a JSON reader see.
 
 use vf_model::{
-    AddrError, Command, Filter, FilterError, MAX_UNTRUSTED_FILTERS, MacAddr, Mbps, NicConfig, Path,
-    Policy, Profile, Refusal, SettingError, VfIndex, VfLinkState, VfSetting, VlanProto,
+    AddrError, Command, MAX_UNTRUSTED_FILTERS, MacAddr, Mbps, NicConfig, Path, Policy, Profile,
+    Refusal, SettingError, VfFilter, VfFilterError, VfIndex, VfLinkState, VfSetting, VlanProto,
 };
 
 #[derive(Debug, PartialEq, serde::Deserialize)]
@@ -114,7 +114,7 @@ fn filters_are_limited_and_do_not_mix_with_a_port_vlan() {
     for i in 0..MAX_UNTRUSTED_FILTERS {
         apply(&mut policy, &command(&format!("vf 0 vlan add {}", i + 1))).unwrap();
     }
-    let full = Err(Refusal::Filter(FilterError::Full {
+    let full = Err(Refusal::Filter(VfFilterError::Full {
         room: MAX_UNTRUSTED_FILTERS,
     }));
     assert_eq!(apply(&mut policy, &command("vf 0 vlan add 100")), full);
@@ -123,12 +123,12 @@ fn filters_are_limited_and_do_not_mix_with_a_port_vlan() {
     let again = apply(&mut policy, &command("vf 0 vlan add 100"));
     assert!(matches!(
         again,
-        Err(Refusal::Filter(FilterError::Exists(Filter::Vlan(_))))
+        Err(Refusal::Filter(VfFilterError::Exists(VfFilter::Vlan(_))))
     ));
     let gone = apply(&mut policy, &command("vf 0 vlan del 200"));
     assert!(matches!(
         gone,
-        Err(Refusal::Filter(FilterError::NotFound(Filter::Vlan(_))))
+        Err(Refusal::Filter(VfFilterError::NotFound(VfFilter::Vlan(_))))
     ));
     let port = Command::SetVf {
         vf,
@@ -145,7 +145,7 @@ fn filters_are_limited_and_do_not_mix_with_a_port_vlan() {
     let group = apply(&mut policy, &command("vf 1 mac add ff:ff:ff:ff:ff:ff"));
     assert_eq!(
         group,
-        Err(FilterError::from(AddrError::NotUnicast(MacAddr::BROADCAST)).into())
+        Err(VfFilterError::from(AddrError::NotUnicast(MacAddr::BROADCAST)).into())
     );
 }
 

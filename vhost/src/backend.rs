@@ -10,7 +10,7 @@ use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags};
 
 use crate::descriptor;
-use crate::error::Refusal;
+use crate::error::SessionRefusal;
 use crate::eventfd::EventFdError;
 use crate::message::{self, ACK_LEN};
 
@@ -26,7 +26,7 @@ pub(crate) struct BackendRequests {
 
 impl BackendRequests {
     /// Requests over this socket, which must be one end of a pair.
-    pub(crate) fn new(fd: OwnedFd) -> Result<BackendRequests, Refusal> {
+    pub(crate) fn new(fd: OwnedFd) -> Result<BackendRequests, SessionRefusal> {
         if !descriptor::is_empty_pair_end(&fd) {
             return Err(EventFdError::NotAPair.into());
         }
@@ -58,7 +58,7 @@ impl BackendRequests {
     ///
     /// # Errors
     /// What came is no reply to what was asked, or nothing was, or the socket failed.
-    pub(crate) fn hear(&mut self) -> Result<(), Refusal> {
+    pub(crate) fn hear(&mut self) -> Result<(), SessionRefusal> {
         while let Some(&request) = self.awaited.front() {
             let mut bytes = [0; ACK_LEN];
             let (room, _) = bytes.split_at_mut(ACK_LEN.saturating_sub(self.bytes.len()));
@@ -71,11 +71,11 @@ impl BackendRequests {
                 Ok((_, got)) => self.bytes.extend(room.iter().take(got)),
                 Err(Errno::INTR) => {}
                 Err(Errno::AGAIN) => return Ok(()),
-                Err(errno) => return Err(Refusal::Socket(errno.into())),
+                Err(errno) => return Err(SessionRefusal::Socket(errno.into())),
             }
             if let Some(reply) = self.bytes.first_chunk() {
                 if !message::is_reply_to(request, reply) {
-                    return Err(Refusal::NoReply(request));
+                    return Err(SessionRefusal::NoReply(request));
                 }
                 self.bytes.clear();
                 self.awaited.pop_front();
@@ -85,7 +85,7 @@ impl BackendRequests {
         if descriptor::is_empty(&self.fd) {
             Ok(())
         } else {
-            Err(Refusal::NotAsked)
+            Err(SessionRefusal::NotAsked)
         }
     }
 }

@@ -15,7 +15,7 @@ use rustix::net::{
 };
 
 use crate::descriptor;
-use crate::error::Refusal;
+use crate::error::SessionRefusal;
 use crate::message::{HEADER_LEN, Header, MAX_FDS, MAX_PAYLOAD};
 
 /// What came out of a [`Channel`].
@@ -54,7 +54,7 @@ impl Channel {
     ///
     /// # Errors
     /// What came is no message, or the socket failed; there is no going on.
-    pub(crate) fn receive(&mut self) -> Result<Received, Refusal> {
+    pub(crate) fn receive(&mut self) -> Result<Received, SessionRefusal> {
         loop {
             let payload = self.header.map_or(0, |header| header.size as usize);
             let missing = (HEADER_LEN + payload).saturating_sub(self.bytes.len());
@@ -66,7 +66,7 @@ impl Channel {
                         return Ok(Received::Nothing);
                     }
                     // We would hold whatever it holds, our own connection perhaps, and never see it end.
-                    None => return Err(Refusal::HalfMessage),
+                    None => return Err(SessionRefusal::HalfMessage),
                 }
             }
             if let Some(header) = self.header.take() {
@@ -85,7 +85,7 @@ impl Channel {
     }
 
     /// Reads at most `missing` bytes; `None` if there are none, 0 at the end of the stream.
-    fn read(&mut self, missing: usize) -> Result<Option<usize>, Refusal> {
+    fn read(&mut self, missing: usize) -> Result<Option<usize>, SessionRefusal> {
         let mut bytes = [0; MAX_PAYLOAD];
         let Some(bytes) = bytes.get_mut(..missing.min(MAX_PAYLOAD)) else {
             return Ok(None);
@@ -105,7 +105,7 @@ impl Channel {
                 Err(Errno::AGAIN) => return Ok(None),
                 // The front end died with replies unread.
                 Err(Errno::CONNRESET) => return Ok(Some(0)),
-                Err(errno) => return Err(Refusal::Socket(errno.into())),
+                Err(errno) => return Err(SessionRefusal::Socket(errno.into())),
             }
         };
         for message in control.drain() {
@@ -114,7 +114,7 @@ impl Channel {
             }
         }
         if got.flags.contains(ReturnFlags::CTRUNC) || self.fds.len() > MAX_FDS {
-            return Err(Refusal::TooManyDescriptors);
+            return Err(SessionRefusal::TooManyDescriptors);
         }
         self.bytes
             .extend_from_slice(bytes.get(..got.bytes).unwrap_or(&[]));
@@ -123,16 +123,16 @@ impl Channel {
 
     /// Sends all of `bytes`, or gives up at once. A front end that has hung up does not matter:
     /// [`Channel::receive`] finds out.
-    pub(crate) fn send(&self, bytes: &[u8]) -> Result<(), Refusal> {
+    pub(crate) fn send(&self, bytes: &[u8]) -> Result<(), SessionRefusal> {
         match send(
             &self.stream,
             bytes,
             SendFlags::DONTWAIT | SendFlags::NOSIGNAL,
         ) {
             Ok(sent) if sent == bytes.len() => Ok(()),
-            Ok(_) | Err(Errno::AGAIN) => Err(Refusal::Unread),
+            Ok(_) | Err(Errno::AGAIN) => Err(SessionRefusal::Unread),
             Err(Errno::PIPE | Errno::CONNRESET) => Ok(()),
-            Err(errno) => Err(Refusal::Socket(errno.into())),
+            Err(errno) => Err(SessionRefusal::Socket(errno.into())),
         }
     }
 }

@@ -9,7 +9,7 @@ mod command;
 use virtio_bindings::virtio_net as net;
 
 pub(crate) use self::command::{Asked, Rings};
-pub use self::command::{Command, MAX_MACS, RxMode};
+pub use self::command::{CtrlCommand, MAX_MACS, RxMode};
 pub use crate::coalescing::Coalescing;
 use crate::error::RingError;
 use crate::ring::{Segment, Token};

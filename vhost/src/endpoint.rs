@@ -21,8 +21,8 @@ use mio::unix::SourceFd;
 use mio::{Interest, Registry, Token};
 
 use crate::channel::{Channel, Received};
-use crate::control::{Coalescing, Command};
-pub use crate::error::{BindError, Refusal};
+use crate::control::{Coalescing, CtrlCommand};
+pub use crate::error::{BindError, SessionRefusal};
 use crate::eventfd::EventFd;
 use crate::features::VirtioFeatures;
 use crate::listener::{self, Listener};
@@ -64,12 +64,12 @@ pub enum SessionEvent<'a> {
     /// A request was refused; the session goes on unless [`SessionEvent::Disconnected`] follows.
     Refused {
         /// Why.
-        what: &'a Refusal,
+        what: &'a SessionRefusal,
     },
     /// The session is over, and all its rings have been stopped.
     Disconnected {
         /// `None`: the front end hung up.
-        why: Option<&'a Refusal>,
+        why: Option<&'a SessionRefusal>,
     },
 }
 
@@ -87,7 +87,7 @@ pub trait Device {
     fn allows(&mut self) -> bool;
 
     /// Does what the driver asks for; `false` if it may not have it, and then nothing has changed.
-    fn command(&mut self, command: &Command) -> bool;
+    fn command(&mut self, command: &CtrlCommand) -> bool;
 
     /// Hears what happens.
     fn session(&mut self, event: SessionEvent<'_>);
@@ -270,7 +270,7 @@ impl Endpoint {
     }
 
     /// Ends the session, if there is one; the next front end is welcome at once.
-    pub fn close_session(&mut self, why: Refusal, now: Instant, dev: &mut dyn Device) {
+    pub fn close_session(&mut self, why: SessionRefusal, now: Instant, dev: &mut dyn Device) {
         self.close(Some(why), now, dev);
         self.rearm();
     }
@@ -346,7 +346,7 @@ impl Endpoint {
         true
     }
 
-    fn serve_control(&mut self, dev: &mut dyn Device) -> Result<(), Refusal> {
+    fn serve_control(&mut self, dev: &mut dyn Device) -> Result<(), SessionRefusal> {
         let Some(connection) = &mut self.connection else {
             return Ok(());
         };
@@ -358,7 +358,7 @@ impl Endpoint {
     }
 
     /// Does what the session says.
-    fn act(&mut self, dev: &mut dyn Device) -> Result<(), Refusal> {
+    fn act(&mut self, dev: &mut dyn Device) -> Result<(), SessionRefusal> {
         let Some(connection) = &mut self.connection else {
             return Ok(());
         };
@@ -370,7 +370,7 @@ impl Endpoint {
             match action {
                 Action::Stop(rings) => session.stopped(dev.stop_rings(&rings)),
                 Action::Start(rings) => dev.start_rings(rings),
-                Action::Command(command) => session.decided(dev.command(&command)),
+                Action::CtrlCommand(command) => session.decided(dev.command(&command)),
                 Action::Allow => session.decided(dev.allows()),
                 Action::Negotiated(features) => dev.session(SessionEvent::Negotiated { features }),
                 Action::Controlled(features) => dev.session(SessionEvent::Controlled { features }),
@@ -440,7 +440,7 @@ impl Endpoint {
         true
     }
 
-    fn serve_one(&mut self, dev: &mut dyn Device) -> Result<Received, Refusal> {
+    fn serve_one(&mut self, dev: &mut dyn Device) -> Result<Received, SessionRefusal> {
         let Some(connection) = &mut self.connection else {
             return Ok(Received::Nothing);
         };
@@ -460,7 +460,7 @@ impl Endpoint {
         }
     }
 
-    fn close(&mut self, why: Option<Refusal>, now: Instant, dev: &mut dyn Device) {
+    fn close(&mut self, why: Option<SessionRefusal>, now: Instant, dev: &mut dyn Device) {
         let Some(mut connection) = self.connection.take() else {
             return;
         };
@@ -481,14 +481,14 @@ impl Endpoint {
         // However it ended: whoever had its rings until now may have been held up.
         let why = connection.session.check_shared().err().or(why);
         self.retry_at = match (&why, &self.role) {
-            (Some(Refusal::Blocks), _) => Some(now + AFTER_BLOCKING),
+            (Some(SessionRefusal::Blocks), _) => Some(now + AFTER_BLOCKING),
             (_, Role::Client(_)) => Some(now + self.backoff),
             _ => None,
         };
         let device = self.config.name.as_str();
         match &why {
             None => tracing::info!(device, "front end hung up"),
-            Some(Refusal::Closed) => tracing::info!(device, "session closed"),
+            Some(SessionRefusal::Closed) => tracing::info!(device, "session closed"),
             Some(why) => {
                 self.refusals += 1;
                 tracing::warn!(device, %why, "session closed");

@@ -1,6 +1,6 @@
 //! What a front end, a driver or the system does that cannot be served, in one place below everything that finds it out.
 //!
-//! Three kinds that are never mixed: a [`Refusal`] of a request or a session, a [`RingError`] by which a ring is broken, a
+//! Three kinds that are never mixed: a [`SessionRefusal`] of a request or a session, a [`RingError`] by which a ring is broken, a
 //! [`FrameFault`] for which a frame is dropped and counted.
 
 use std::io::{self, ErrorKind};
@@ -16,7 +16,7 @@ use crate::message::Malformed;
 /// Why a request was refused, or a session ended.
 #[derive(Debug, Error)]
 #[non_exhaustive]
-pub enum Refusal {
+pub enum SessionRefusal {
     /// The bytes are no message.
     #[error("malformed message: {0}")]
     Malformed(#[from] Malformed),
@@ -93,13 +93,13 @@ pub enum Refusal {
     Socket(#[from] io::Error),
 }
 
-impl Refusal {
+impl SessionRefusal {
     /// A front end that did not ask for an acknowledgement cannot learn that a request failed, so
     /// the session ends, unless nothing depends on the request.
     pub(crate) fn harmless(&self) -> bool {
         matches!(
             self,
-            Refusal::Unknown(_) | Refusal::ReadOnly | Refusal::Mtu(_)
+            SessionRefusal::Unknown(_) | SessionRefusal::ReadOnly | SessionRefusal::Mtu(_)
         )
     }
 }

@@ -187,7 +187,7 @@ pub struct ConfigRange {
 /// A request of a front end. Each is the request of that name in the document.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[allow(missing_docs)] // the fields are the document's
-pub enum Request {
+pub enum FrontendRequest {
     GetFeatures,
     SetFeatures(u64),
     SetOwner,
@@ -242,8 +242,8 @@ pub enum Request {
     Unknown(u32),
 }
 
-impl Request {
-    /// Number of [`Request::VringKick`].
+impl FrontendRequest {
+    /// Number of [`FrontendRequest::VringKick`].
     pub(crate) const VRING_KICK: u32 = code::VRING_KICK;
 
     /// Whether request number `request` has a reply of its own, which is then its only one.
@@ -266,7 +266,7 @@ impl Request {
     ///
     /// # Errors
     /// The payload is not one of that request.
-    pub fn parse(request: u32, payload: &[u8]) -> Result<Request, Malformed> {
+    pub fn parse(request: u32, payload: &[u8]) -> Result<FrontendRequest, Malformed> {
         let len = payload.len();
         let mut fields = Fields(payload);
         let malformed = Malformed::PayloadLen { request, len };
@@ -275,35 +275,41 @@ impl Request {
             code::GET_CONFIG => {
                 return fields
                     .config_range()
-                    .map(Request::GetConfig)
+                    .map(FrontendRequest::GetConfig)
                     .ok_or(malformed);
             }
-            code::SET_CONFIG => return Ok(Request::SetConfig),
-            code::GET_FEATURES => return Ok(Request::GetFeatures),
-            code::SET_OWNER => return Ok(Request::SetOwner),
-            code::RESET_OWNER => return Ok(Request::ResetOwner),
-            code::GET_PROTOCOL_FEATURES => return Ok(Request::GetProtocolFeatures),
-            code::GET_QUEUE_NUM => return Ok(Request::GetQueueNum),
-            code::SET_BACKEND_REQ_FD => return Ok(Request::SetBackendReqFd),
-            code::RESET_DEVICE => return Ok(Request::ResetDevice),
-            code::GET_MAX_MEM_SLOTS => return Ok(Request::GetMaxMemSlots),
-            code::SET_FEATURES => fields.u64().map(Request::SetFeatures),
-            code::SET_PROTOCOL_FEATURES => fields.u64().map(Request::SetProtocolFeatures),
-            code::NET_SET_MTU => fields.u64().map(Request::NetSetMtu),
+            code::SET_CONFIG => return Ok(FrontendRequest::SetConfig),
+            code::GET_FEATURES => return Ok(FrontendRequest::GetFeatures),
+            code::SET_OWNER => return Ok(FrontendRequest::SetOwner),
+            code::RESET_OWNER => return Ok(FrontendRequest::ResetOwner),
+            code::GET_PROTOCOL_FEATURES => return Ok(FrontendRequest::GetProtocolFeatures),
+            code::GET_QUEUE_NUM => return Ok(FrontendRequest::GetQueueNum),
+            code::SET_BACKEND_REQ_FD => return Ok(FrontendRequest::SetBackendReqFd),
+            code::RESET_DEVICE => return Ok(FrontendRequest::ResetDevice),
+            code::GET_MAX_MEM_SLOTS => return Ok(FrontendRequest::GetMaxMemSlots),
+            code::SET_FEATURES => fields.u64().map(FrontendRequest::SetFeatures),
+            code::SET_PROTOCOL_FEATURES => fields.u64().map(FrontendRequest::SetProtocolFeatures),
+            code::NET_SET_MTU => fields.u64().map(FrontendRequest::NetSetMtu),
             code::SET_VRING_NUM => fields
                 .state()
-                .map(|(ring, num)| Request::SetVringNum { ring, num }),
+                .map(|(ring, num)| FrontendRequest::SetVringNum { ring, num }),
             code::SET_VRING_BASE => fields
                 .state()
-                .map(|(ring, base)| Request::SetVringBase { ring, base }),
+                .map(|(ring, base)| FrontendRequest::SetVringBase { ring, base }),
             code::GET_VRING_BASE => fields
                 .state()
-                .map(|(ring, _)| Request::GetVringBase { ring }),
-            code::VRING_KICK => fields.state().map(|(ring, _)| Request::VringKick { ring }),
-            code::SET_VRING_ENABLE => fields.state().map(|(ring, on)| Request::SetVringEnable {
-                ring,
-                enable: on != 0,
-            }),
+                .map(|(ring, _)| FrontendRequest::GetVringBase { ring }),
+            code::VRING_KICK => fields
+                .state()
+                .map(|(ring, _)| FrontendRequest::VringKick { ring }),
+            code::SET_VRING_ENABLE => {
+                fields
+                    .state()
+                    .map(|(ring, on)| FrontendRequest::SetVringEnable {
+                        ring,
+                        enable: on != 0,
+                    })
+            }
             code::SET_VRING_ADDR => fields.addr(),
             code::SET_VRING_KICK | code::SET_VRING_CALL | code::SET_VRING_ERR => {
                 let bits = fields.u64().filter(|_| len == 8).ok_or(malformed)?;
@@ -312,14 +318,14 @@ impl Request {
                 }
                 let (ring, has_fd) = ((bits & RING_MASK) as u32, bits & NO_FD == 0);
                 Some(match request {
-                    code::SET_VRING_KICK => Request::SetVringKick { ring, has_fd },
-                    code::SET_VRING_CALL => Request::SetVringCall { ring, has_fd },
-                    _ => Request::SetVringErr { ring, has_fd },
+                    code::SET_VRING_KICK => FrontendRequest::SetVringKick { ring, has_fd },
+                    code::SET_VRING_CALL => FrontendRequest::SetVringCall { ring, has_fd },
+                    _ => FrontendRequest::SetVringErr { ring, has_fd },
                 })
             }
-            code::ADD_MEM_REG => fields.single_region().map(Request::AddMemReg),
-            code::REM_MEM_REG => fields.single_region().map(Request::RemMemReg),
-            other => return Ok(Request::Unknown(other)),
+            code::ADD_MEM_REG => fields.single_region().map(FrontendRequest::AddMemReg),
+            code::REM_MEM_REG => fields.single_region().map(FrontendRequest::RemMemReg),
+            other => return Ok(FrontendRequest::Unknown(other)),
         };
         match parsed {
             Some(parsed) if fields.0.is_empty() => Ok(parsed),
@@ -362,11 +368,11 @@ impl Fields<'_> {
         self.region()
     }
 
-    fn addr(&mut self) -> Option<Request> {
+    fn addr(&mut self) -> Option<FrontendRequest> {
         let (ring, _flags) = self.state()?;
         let (desc, used, avail) = (self.u64()?, self.u64()?, self.u64()?);
         let _log = self.u64()?;
-        Some(Request::SetVringAddr {
+        Some(FrontendRequest::SetVringAddr {
             ring,
             addr: VringAddr { desc, avail, used },
         })
@@ -381,7 +387,7 @@ impl Fields<'_> {
     }
 
     /// `None` if the payload is too short for its head.
-    fn mem_table(&mut self) -> Option<Result<Request, Malformed>> {
+    fn mem_table(&mut self) -> Option<Result<FrontendRequest, Malformed>> {
         let (count, _padding) = self.state()?;
         if count as usize > MAX_FDS {
             return Some(Err(Malformed::Regions(count)));
@@ -389,7 +395,7 @@ impl Fields<'_> {
         let regions: Option<Vec<RegionSpec>> = (0..count).map(|_| self.region()).collect();
         Some(
             regions
-                .map(Request::SetMemTable)
+                .map(FrontendRequest::SetMemTable)
                 .ok_or(Malformed::Regions(count)),
         )
     }
@@ -435,15 +441,21 @@ mod tests {
             mmap_offset: 0x4000,
         };
         assert_eq!(
-            Request::parse(5, &payload),
-            Ok(Request::SetMemTable(vec![spec]))
+            FrontendRequest::parse(5, &payload),
+            Ok(FrontendRequest::SetMemTable(vec![spec]))
         );
         payload[0] = 3;
-        assert_eq!(Request::parse(5, &payload), Err(Malformed::Regions(3)));
+        assert_eq!(
+            FrontendRequest::parse(5, &payload),
+            Err(Malformed::Regions(3))
+        );
         payload[0] = 33;
-        assert_eq!(Request::parse(5, &payload), Err(Malformed::Regions(33)));
+        assert_eq!(
+            FrontendRequest::parse(5, &payload),
+            Err(Malformed::Regions(33))
+        );
         assert!(matches!(
-            Request::parse(5, &payload[..7]),
+            FrontendRequest::parse(5, &payload[..7]),
             Err(Malformed::PayloadLen { .. })
         ));
     }
@@ -463,24 +475,24 @@ mod tests {
             avail: 0x30,
         };
         assert_eq!(
-            Request::parse(9, &payload),
-            Ok(Request::SetVringAddr { ring: 3, addr })
+            FrontendRequest::parse(9, &payload),
+            Ok(FrontendRequest::SetVringAddr { ring: 3, addr })
         );
     }
 
     #[test]
     fn the_ring_number_is_one_byte() {
-        let parse = |bits: u64| Request::parse(12, &bits.to_ne_bytes());
+        let parse = |bits: u64| FrontendRequest::parse(12, &bits.to_ne_bytes());
         assert_eq!(
             parse(0x1ff),
-            Ok(Request::SetVringKick {
+            Ok(FrontendRequest::SetVringKick {
                 ring: 255,
                 has_fd: false
             })
         );
         assert_eq!(
             parse(1),
-            Ok(Request::SetVringKick {
+            Ok(FrontendRequest::SetVringKick {
                 ring: 1,
                 has_fd: true
             })
@@ -498,7 +510,7 @@ mod tests {
                 _ => return Ok(()),
             };
             let wrong = Malformed::PayloadLen { request, len: payload.len() };
-            let refused = Request::parse(request, &payload) == Err(wrong);
+            let refused = FrontendRequest::parse(request, &payload) == Err(wrong);
             prop_assert_eq!(refused, payload.len() != size);
         }
     }

@@ -18,8 +18,8 @@ use crate::error::RingError;
 use crate::features::VirtioFeatures;
 use crate::memory::GuestMemory;
 use crate::ring::{
-    AHEAD, Ahead, CHAIN_MAX, Chain, DESC_SIZE, Descriptor, Fence, Gather, INDIRECT, Mark, NEXT,
-    Part, Returned, RingAddresses, Segment, Token, WRITE, check_memory, look_ahead,
+    AHEAD, CHAIN_MAX, Chain, DESC_SIZE, Descriptor, Fence, Gather, INDIRECT, Mark, NEXT, Part,
+    Prefetch, RingAddresses, Segment, Token, UsedElem, WRITE, check_memory, look_ahead,
 };
 
 const AVAIL_FLAG: u16 = 1 << vr::VRING_PACKED_DESC_F_AVAIL;
@@ -60,9 +60,9 @@ pub(crate) struct PackedRing {
     taken: u16,
     returned: u16,
     /// Chains returned and not yet published, and how many bytes of each were written.
-    pending: Vec<Returned>,
+    pending: Vec<UsedElem>,
     /// What will be done with buffers as soon as they are taken.
-    buffers: Ahead,
+    buffers: Prefetch,
     /// Descriptors that were read ahead, each as a chain; the first of them is at `ahead_at`.
     ahead: [Chain; AHEAD],
     ahead_at: u32,
@@ -103,7 +103,7 @@ impl PackedRing {
             taken: 0,
             returned: 0,
             pending: Vec::with_capacity(usize::from(size).min(1024)),
-            buffers: Ahead::Nothing,
+            buffers: Prefetch::Nothing,
             ahead: [Chain::default(); AHEAD],
             ahead_at: 0,
             ahead_len: 0,
@@ -152,7 +152,7 @@ impl PackedRing {
         Ok(false)
     }
 
-    pub(crate) fn set_ahead(&mut self, what: Ahead) {
+    pub(crate) fn set_ahead(&mut self, what: Prefetch) {
         self.buffers = what;
     }
 
@@ -331,12 +331,12 @@ impl PackedRing {
     /// Returns the oldest chain that is not returned yet, `len` bytes of it written.
     #[inline]
     pub(crate) fn push_used(&mut self, chain: Token, len: u32) {
-        self.push_all_used(std::iter::once(Returned::new(chain, len)));
+        self.push_all_used(std::iter::once(UsedElem::new(chain, len)));
     }
 
     /// See [`Ring::push_all_used`](crate::ring::Ring::push_all_used).
     #[inline]
-    pub(crate) fn push_all_used(&mut self, chains: impl Iterator<Item = Returned>) {
+    pub(crate) fn push_all_used(&mut self, chains: impl Iterator<Item = UsedElem>) {
         let before = self.pending.len();
         self.pending.extend(chains);
         let added = &self.pending[before..];

@@ -64,12 +64,12 @@ pub(crate) struct Token {
 /// A chain that goes back and the bytes written to it, as one word: a core that has put a whole together of parts cannot read it
 /// before all that it wrote earlier has reached memory, the payload of frames among it.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(crate) struct Returned(u64);
+pub(crate) struct UsedElem(u64);
 
-impl Returned {
+impl UsedElem {
     #[inline]
-    pub(crate) fn new(chain: Token, len: u32) -> Returned {
-        Returned(u64::from(chain.id) | u64::from(chain.descs) << 16 | u64::from(len) << 32)
+    pub(crate) fn new(chain: Token, len: u32) -> UsedElem {
+        UsedElem(u64::from(chain.id) | u64::from(chain.descs) << 16 | u64::from(len) << 32)
     }
 
     #[inline]
@@ -167,7 +167,7 @@ impl Chain {
 
 /// What is going to be done with the buffers of a ring, so that their first bytes can be asked for early.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(crate) enum Ahead {
+pub(crate) enum Prefetch {
     #[default]
     Nothing,
     /// The first so many bytes are read.
@@ -179,16 +179,16 @@ pub(crate) enum Ahead {
 /// Finds the first buffers of chains that were just read, and asks for their first bytes: what a burst waits for then
 /// comes at the same time, where the waits of one frame after the other would add up.
 #[inline]
-pub(crate) fn look_ahead(window: &mut Window<'_>, chains: &mut [Chain], ahead: Ahead) {
+pub(crate) fn look_ahead(window: &mut Window<'_>, chains: &mut [Chain], ahead: Prefetch) {
     for chain in chains {
         let Some(buffer) = window.slice(chain.first.gpa, chain.first.len as usize) else {
             continue;
         };
         chain.inside = true;
         match ahead {
-            Ahead::Nothing => {}
-            Ahead::Read(bytes) => will_read(&buffer, bytes),
-            Ahead::Write(header) => {
+            Prefetch::Nothing => {}
+            Prefetch::Read(bytes) => will_read(&buffer, bytes),
+            Prefetch::Write(header) => {
                 if chain.first.gpa as usize % CACHE_LINE + header < CACHE_LINE {
                     copy::will_write(&buffer);
                 } else {
@@ -203,8 +203,8 @@ pub(crate) fn look_ahead(window: &mut Window<'_>, chains: &mut [Chain], ahead: A
 
 /// Asks for the first bytes of a buffer that is likely to come next, to be read.
 #[inline]
-pub(crate) fn expect(window: &mut Window<'_>, buffer: Segment, ahead: Ahead) {
-    if let Ahead::Read(bytes) = ahead
+pub(crate) fn expect(window: &mut Window<'_>, buffer: Segment, ahead: Prefetch) {
+    if let Prefetch::Read(bytes) = ahead
         && let Some(buffer) = window.slice(buffer.gpa, buffer.len as usize)
     {
         will_read(&buffer, bytes);
@@ -409,7 +409,7 @@ impl Ring {
     }
 
     /// Says what will be done with buffers when they are taken.
-    pub(crate) fn set_ahead(&mut self, what: Ahead) {
+    pub(crate) fn set_ahead(&mut self, what: Prefetch) {
         either!(self, ring => ring.set_ahead(what));
     }
 
@@ -485,7 +485,7 @@ impl Ring {
 
     /// The same of several chains, in order.
     #[inline]
-    pub(crate) fn push_all_used(&mut self, chains: impl Iterator<Item = Returned>) {
+    pub(crate) fn push_all_used(&mut self, chains: impl Iterator<Item = UsedElem>) {
         either!(self, ring => ring.push_all_used(chains));
     }
 

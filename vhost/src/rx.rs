@@ -14,7 +14,7 @@ use crate::limits::HEAD_MAX;
 use crate::memory::GuestMemory;
 use crate::net_hdr::{NetHdr, header_len};
 use crate::raw::copy;
-use crate::ring::{AHEAD, Ahead, Fence, Returned, Segment, Token};
+use crate::ring::{AHEAD, Fence, Prefetch, Segment, Token, UsedElem};
 use crate::segment::Segmenter;
 use crate::tx::{TxFrame, TxQueue};
 use crate::vring::Vring;
@@ -86,7 +86,7 @@ impl RxQueue {
     /// The receive queue on `vring`.
     pub fn new(mut vring: Vring) -> RxQueue {
         let features = vring.features();
-        vring.ring.set_ahead(Ahead::Write(header_len(features)));
+        vring.ring.set_ahead(Prefetch::Write(header_len(features)));
         RxQueue {
             vring,
             header_len: header_len(features),
@@ -101,7 +101,7 @@ impl RxQueue {
     /// Gives the ring back, everything delivered published.
     pub fn into_vring(mut self) -> Vring {
         self.flush();
-        self.vring.ring.set_ahead(Ahead::Nothing);
+        self.vring.ring.set_ahead(Prefetch::Nothing);
         self.vring
     }
 
@@ -207,7 +207,7 @@ impl RxQueue {
         let features = self.vring.features();
         let (memory, chains) = self.vring.ring.upcoming()?;
         let mut to = memory.window(self.hint);
-        let mut used = [Returned::default(); AHEAD];
+        let mut used = [UsedElem::default(); AHEAD];
         let mut n = 0;
         for ((frame, chain), used) in frames.iter().zip(chains).zip(&mut used) {
             let total = self.header_len + frame.len() as usize;
@@ -222,7 +222,7 @@ impl RxQueue {
                 .ok_or(RingError::BufferOutside)?;
             write_hdr(&buffer, &hdr, self.header_len)?;
             write(frame, &buffer.offset(self.header_len).map_err(outside)?)?;
-            *used = Returned::new(token, total as u32);
+            *used = UsedElem::new(token, total as u32);
             n += 1;
         }
         self.hint = to.region();

@@ -28,13 +28,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::backend::BackendRequests;
 pub use crate::config::{DeviceConfig, MAX_QUEUE_PAIRS};
-use crate::control::{Asked, Coalescing, Command, ControlQueue};
-pub use crate::error::Refusal;
+use crate::control::{Asked, Coalescing, ControlQueue, CtrlCommand};
 use crate::error::RingError;
+pub use crate::error::SessionRefusal;
 use crate::eventfd::{EventFd, EventFdError};
 use crate::features::{ProtocolFeatures, VirtioFeatures};
 use crate::memory::{GuestMemory, MAX_REGIONS};
-use crate::message::{self, ConfigRange, Header, Request, VringAddr};
+use crate::message::{self, ConfigRange, FrontendRequest, Header, VringAddr};
 use crate::packed;
 use crate::vring::Vring;
 
@@ -61,7 +61,7 @@ pub enum Action {
     /// The front end has reset the device; its rings have been stopped.
     Reset,
     /// Do what the driver asks for, and say to [`Session::decided`] whether it has it; if not, nothing has changed.
-    Command(Command),
+    CtrlCommand(CtrlCommand),
     /// Say to [`Session::decided`] whether the driver may give one more command that has rings stopped for a moment: others'
     /// are held up by it, too.
     Allow,
@@ -78,9 +78,9 @@ pub enum Action {
         reply: Option<Vec<u8>>,
     },
     /// The request of this number was refused for this reason; the session goes on.
-    Refused(u32, Refusal),
+    Refused(u32, SessionRefusal),
     /// The session cannot go on; [`Session::end`] it.
-    Close(Refusal),
+    Close(SessionRefusal),
 }
 
 /// What comes after a change.
@@ -203,12 +203,12 @@ impl Session {
     ///
     /// # Errors
     /// The session cannot go on; [`Session::end`] it.
-    pub fn check_shared(&self) -> Result<(), Refusal> {
+    pub fn check_shared(&self) -> Result<(), SessionRefusal> {
         if self.memory.faulted() {
-            return Err(Refusal::MemoryVanished);
+            return Err(SessionRefusal::MemoryVanished);
         }
         if self.blocks.load(Ordering::Relaxed) {
-            return Err(Refusal::Blocks);
+            return Err(SessionRefusal::Blocks);
         }
         Ok(())
     }
@@ -249,7 +249,7 @@ impl Session {
     ///
     /// # Errors
     /// The session cannot go on; [`Session::end`] it.
-    pub fn hear_replies(&mut self) -> Result<(), Refusal> {
+    pub fn hear_replies(&mut self) -> Result<(), SessionRefusal> {
         self.backend.as_mut().map_or(Ok(()), BackendRequests::hear)
     }
 
@@ -274,7 +274,7 @@ impl Session {
             need_reply: header.need_reply(),
             kicked,
         };
-        let request = Request::parse(header.request, payload).map_err(Refusal::from);
+        let request = FrontendRequest::parse(header.request, payload).map_err(SessionRefusal::from);
         match request.and_then(|request| self.serve(config, request, fds)) {
             Ok(Served::Done) => self.carry_on(then(None), Ok(None)),
             Ok(Served::Payload(payload)) => self.carry_on(then(None), Ok(Some(payload))),
@@ -322,58 +322,60 @@ impl Session {
     fn serve(
         &mut self,
         config: &DeviceConfig,
-        request: Request,
+        request: FrontendRequest,
         fds: Vec<OwnedFd>,
-    ) -> Result<Served, Refusal> {
+    ) -> Result<Served, SessionRefusal> {
         let number = |value: u64| Ok(Served::Payload(value.to_ne_bytes().to_vec()));
         let change = match request {
-            Request::GetFeatures => return number(config.features.bits()),
-            Request::GetProtocolFeatures => return number(config.protocol_features.bits()),
-            Request::GetQueueNum => return number(config.rings().into()),
-            Request::GetMaxMemSlots => return number(MAX_REGIONS as u64),
-            Request::GetConfig(range) => {
+            FrontendRequest::GetFeatures => return number(config.features.bits()),
+            FrontendRequest::GetProtocolFeatures => return number(config.protocol_features.bits()),
+            FrontendRequest::GetQueueNum => return number(config.rings().into()),
+            FrontendRequest::GetMaxMemSlots => return number(MAX_REGIONS as u64),
+            FrontendRequest::GetConfig(range) => {
                 return Ok(Served::Payload(read_config(config, self.mac, range)));
             }
-            Request::GetVringBase { ring } => {
+            FrontendRequest::GetVringBase { ring } => {
                 self.ring(ring)?;
                 Change::Stop(ring)
             }
-            Request::SetFeatures(bits) => {
+            FrontendRequest::SetFeatures(bits) => {
                 let bits = VirtioFeatures::from_bits_retain(bits);
                 let unknown = bits - config.features;
                 if !unknown.is_empty() {
-                    return Err(Refusal::Features(unknown));
+                    return Err(SessionRefusal::Features(unknown));
                 }
                 Change::Features(bits)
             }
-            Request::SetProtocolFeatures(bits) => {
+            FrontendRequest::SetProtocolFeatures(bits) => {
                 let unknown = bits & !config.protocol_features.bits();
                 if unknown != 0 {
-                    return Err(Refusal::ProtocolFeatures(unknown));
+                    return Err(SessionRefusal::ProtocolFeatures(unknown));
                 }
                 self.protocol = ProtocolFeatures::from_bits_truncate(bits);
                 return Ok(Served::Done);
             }
             // The document wants RESET_OWNER ignored: front ends disagree on what it means.
-            Request::SetOwner | Request::ResetOwner => return Ok(Served::Done),
-            Request::ResetDevice => Change::Reset,
-            Request::SetMemTable(specs) => {
+            FrontendRequest::SetOwner | FrontendRequest::ResetOwner => return Ok(Served::Done),
+            FrontendRequest::ResetDevice => Change::Reset,
+            FrontendRequest::SetMemTable(specs) => {
                 let fds = exactly(fds, specs.len())?;
                 Change::Memory(GuestMemory::map(specs.into_iter().zip(fds).collect())?)
             }
-            Request::AddMemReg(spec) => Change::Memory(self.memory.with_region(spec, one(fds)?)?),
-            Request::RemMemReg(spec) => Change::Memory(self.memory.without_region(&spec)?),
-            Request::SetVringNum { ring, num } => {
+            FrontendRequest::AddMemReg(spec) => {
+                Change::Memory(self.memory.with_region(spec, one(fds)?)?)
+            }
+            FrontendRequest::RemMemReg(spec) => Change::Memory(self.memory.without_region(&spec)?),
+            FrontendRequest::SetVringNum { ring, num } => {
                 let packed = self.is_packed();
                 let size = u16::try_from(num).ok().filter(|&size| {
                     size.is_power_of_two() || packed && (1..=MAX_RING as u16).contains(&size)
                 });
-                let size = size.ok_or(Refusal::RingSize(num))?;
+                let size = size.ok_or(SessionRefusal::RingSize(num))?;
                 let setup = self.ring(ring)?.setup;
                 self.check(ring, &RingSetup { size, ..setup })?;
                 Change::Ring(ring, RingChange::Size(size))
             }
-            Request::SetVringAddr { ring, addr } => {
+            FrontendRequest::SetVringAddr { ring, addr } => {
                 let setup = self.ring(ring)?.setup;
                 let placed = RingSetup {
                     addr: Some(addr),
@@ -382,54 +384,54 @@ impl Session {
                 self.check(ring, &placed)?;
                 Change::Ring(ring, RingChange::Addr(addr))
             }
-            Request::SetVringBase { ring, base } => {
+            FrontendRequest::SetVringBase { ring, base } => {
                 if base > u16::MAX.into() && !self.is_packed() {
-                    return Err(Refusal::RingBase(base));
+                    return Err(SessionRefusal::RingBase(base));
                 }
                 let size = self.ring(ring)?.setup.size;
                 self.check_base(ring, base, size)?;
                 Change::Ring(ring, RingChange::Base(base))
             }
-            Request::SetVringEnable { ring, enable } => {
+            FrontendRequest::SetVringEnable { ring, enable } => {
                 if self.ring(ring)?.setup.enabled == enable {
                     return Ok(Served::Done);
                 }
                 Change::Ring(ring, RingChange::Enabled(enable))
             }
-            Request::SetVringKick { ring, has_fd } => {
+            FrontendRequest::SetVringKick { ring, has_fd } => {
                 let kick = self.notification(ring, has_fd, fds, EventFd::from_fd)?;
                 let setup = self.ring(ring)?.setup;
                 self.check(ring, &setup)?;
                 self.check_base(ring, setup.base, setup.size)?;
                 Change::Ring(ring, RingChange::Kick(kick))
             }
-            Request::SetVringCall { ring, has_fd } => {
+            FrontendRequest::SetVringCall { ring, has_fd } => {
                 let call = self.notification(ring, has_fd, fds, EventFd::to_signal)?;
                 Change::Ring(ring, RingChange::Call(call))
             }
-            Request::SetVringErr { ring, has_fd } => {
+            FrontendRequest::SetVringErr { ring, has_fd } => {
                 let err = self.notification(ring, has_fd, fds, EventFd::to_signal)?;
                 Change::Ring(ring, RingChange::Err(err))
             }
-            Request::NetSetMtu(mtu) => {
+            FrontendRequest::NetSetMtu(mtu) => {
                 if mtu > config.mtu.into() {
-                    return Err(Refusal::Mtu(mtu));
+                    return Err(SessionRefusal::Mtu(mtu));
                 }
                 return Ok(Served::Done);
             }
-            Request::SetBackendReqFd => {
+            FrontendRequest::SetBackendReqFd => {
                 self.backend = Some(BackendRequests::new(one(fds)?)?);
                 return Ok(Served::Done);
             }
-            Request::SetConfig => return Err(Refusal::ReadOnly),
-            Request::VringKick { .. } if !self.in_band() => {
-                return Err(Refusal::Unknown(Request::VRING_KICK));
+            FrontendRequest::SetConfig => return Err(SessionRefusal::ReadOnly),
+            FrontendRequest::VringKick { .. } if !self.in_band() => {
+                return Err(SessionRefusal::Unknown(FrontendRequest::VRING_KICK));
             }
-            Request::VringKick { ring } => {
+            FrontendRequest::VringKick { ring } => {
                 let started = self.ring(ring)?.started;
                 return Ok(Served::Kicked { ring, started });
             }
-            Request::Unknown(code) => return Err(Refusal::Unknown(code)),
+            FrontendRequest::Unknown(code) => return Err(SessionRefusal::Unknown(code)),
         };
         Ok(Served::Change(change))
     }
@@ -440,10 +442,10 @@ impl Session {
             .is_some_and(|bits| bits.contains(VirtioFeatures::RING_PACKED))
     }
 
-    fn ring(&mut self, ring: u32) -> Result<&mut RingState, Refusal> {
+    fn ring(&mut self, ring: u32) -> Result<&mut RingState, SessionRefusal> {
         self.rings
             .get_mut(ring as usize)
-            .ok_or(Refusal::NoSuchRing(ring))
+            .ok_or(SessionRefusal::NoSuchRing(ring))
     }
 
     /// The descriptor of a SET_VRING_KICK, CALL or ERR for a ring that exists.
@@ -453,7 +455,7 @@ impl Session {
         has_fd: bool,
         fds: Vec<OwnedFd>,
         take: fn(OwnedFd) -> Result<EventFd, EventFdError>,
-    ) -> Result<Option<EventFd>, Refusal> {
+    ) -> Result<Option<EventFd>, SessionRefusal> {
         self.ring(ring)?;
         if has_fd {
             Ok(Some(take(one(fds)?)?.with(&self.blocks)))
@@ -465,7 +467,7 @@ impl Session {
 
     /// A ring whose size and addresses are known is in guest memory. Without any memory yet, the
     /// addresses may still become good.
-    fn check(&self, ring: u32, setup: &RingSetup) -> Result<(), Refusal> {
+    fn check(&self, ring: u32, setup: &RingSetup) -> Result<(), SessionRefusal> {
         if self.memory.regions() > 0 && setup.addr.is_some() && setup.size > 0 {
             self.locate(ring, setup)?;
         }
@@ -473,9 +475,9 @@ impl Session {
     }
 
     /// A ring whose size is known can go on at its base. The size may still change, to one that an old base does not fit.
-    fn check_base(&self, ring: u32, base: u32, size: u16) -> Result<(), Refusal> {
+    fn check_base(&self, ring: u32, base: u32, size: u16) -> Result<(), SessionRefusal> {
         if self.is_packed() && size > 0 {
-            packed::side_of(base, size).map_err(|error| Refusal::Ring(ring, error))?;
+            packed::side_of(base, size).map_err(|error| SessionRefusal::Ring(ring, error))?;
         }
         Ok(())
     }
@@ -496,20 +498,20 @@ fn read_config(config: &DeviceConfig, mac: Option<[u8; 6]>, range: ConfigRange) 
     [head.as_flattened(), bytes].concat()
 }
 
-fn exactly(fds: Vec<OwnedFd>, need: usize) -> Result<Vec<OwnedFd>, Refusal> {
+fn exactly(fds: Vec<OwnedFd>, need: usize) -> Result<Vec<OwnedFd>, SessionRefusal> {
     let have = fds.len();
     if have == need {
         Ok(fds)
     } else {
-        Err(Refusal::Descriptors { have, need })
+        Err(SessionRefusal::Descriptors { have, need })
     }
 }
 
-fn one(fds: Vec<OwnedFd>) -> Result<OwnedFd, Refusal> {
+fn one(fds: Vec<OwnedFd>) -> Result<OwnedFd, SessionRefusal> {
     let have = fds.len();
     match <[OwnedFd; 1]>::try_from(fds) {
         Ok([fd]) => Ok(fd),
-        Err(_) => Err(Refusal::Descriptors { have, need: 1 }),
+        Err(_) => Err(SessionRefusal::Descriptors { have, need: 1 }),
     }
 }
 

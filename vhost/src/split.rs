@@ -14,8 +14,8 @@ use crate::error::RingError;
 use crate::features::VirtioFeatures;
 use crate::memory::GuestMemory;
 use crate::ring::{
-    AHEAD, Ahead, Chain, DESC_SIZE, Descriptor, Fence, Gather, INDIRECT, Mark, NEXT, Part,
-    Returned, RingAddresses, Segment, Token, check_memory, expect, look_ahead,
+    AHEAD, Chain, DESC_SIZE, Descriptor, Fence, Gather, INDIRECT, Mark, NEXT, Part, Prefetch,
+    RingAddresses, Segment, Token, UsedElem, check_memory, expect, look_ahead,
 };
 
 /// So many chains at a time are too few for their waits to overlap.
@@ -48,7 +48,7 @@ pub(crate) struct SplitRing {
     /// Used elements not yet published, as they will be in memory.
     pending: Vec<[u8; 8]>,
     /// What will be done with buffers as soon as they are taken.
-    buffers: Ahead,
+    buffers: Prefetch,
     /// Available chains that were read ahead, the first of them with the available index `ahead_at`.
     ahead: [Chain; AHEAD],
     ahead_at: u16,
@@ -89,7 +89,7 @@ impl SplitRing {
             published: 0,
             told: 0,
             pending: Vec::with_capacity(entries.min(1024)),
-            buffers: Ahead::Nothing,
+            buffers: Prefetch::Nothing,
             ahead: [Chain::default(); AHEAD],
             ahead_at: base,
             ahead_len: 0,
@@ -110,7 +110,7 @@ impl SplitRing {
             .map_err(|_| RingError::Misaligned)
     }
 
-    pub(crate) fn set_ahead(&mut self, what: Ahead) {
+    pub(crate) fn set_ahead(&mut self, what: Prefetch) {
         self.buffers = what;
     }
 
@@ -202,7 +202,7 @@ impl SplitRing {
             .subslice(4 + at * 2, n * 2)
             .map_err(|_| RingError::RingOutside)?
             .copy_to(heads[..n].as_flattened_mut());
-        let few = n <= FEW && matches!(self.buffers, Ahead::Read(_));
+        let few = n <= FEW && matches!(self.buffers, Prefetch::Read(_));
         let mut window = self.mem.window(self.hint);
         if few {
             // A driver that goes round its descriptors often goes round its buffers, too. A buffer that is asked for now
@@ -288,12 +288,12 @@ impl SplitRing {
     /// Returns the oldest chain that is not returned yet, `len` bytes of it written.
     #[inline]
     pub(crate) fn push_used(&mut self, chain: Token, len: u32) {
-        self.push_all_used(std::iter::once(Returned::new(chain, len)));
+        self.push_all_used(std::iter::once(UsedElem::new(chain, len)));
     }
 
     /// See [`Ring::push_all_used`](crate::ring::Ring::push_all_used).
     #[inline]
-    pub(crate) fn push_all_used(&mut self, chains: impl Iterator<Item = Returned>) {
+    pub(crate) fn push_all_used(&mut self, chains: impl Iterator<Item = UsedElem>) {
         let before = self.pending.len();
         let elements = chains.map(|chain| u64::from(chain.id()) | u64::from(chain.len()) << 32);
         self.pending.extend(elements.map(u64::to_le_bytes));

@@ -13,7 +13,7 @@ use crate::limits::{HEAD_MAX, MAX_FRAME, MIN_FRAME};
 use crate::memory::{GuestMemory, Window};
 use crate::net_hdr::{NetHdr, header_len};
 use crate::raw::copy;
-use crate::ring::{AHEAD, Ahead, Chain, Fence, Returned, Segment, Token};
+use crate::ring::{AHEAD, Chain, Fence, Prefetch, Segment, Token, UsedElem};
 use crate::vring::Vring;
 
 /// Frames of one queue that are out of their ring at a time.
@@ -234,7 +234,7 @@ impl TxQueue {
     /// The transmit queue on `vring`.
     pub fn new(mut vring: Vring) -> TxQueue {
         let header_len = header_len(vring.features());
-        vring.ring.set_ahead(Ahead::Read(header_len + HEAD_MAX));
+        vring.ring.set_ahead(Prefetch::Read(header_len + HEAD_MAX));
         TxQueue {
             header_len,
             hint: 0,
@@ -253,7 +253,7 @@ impl TxQueue {
     /// [`Vring::base`] is the oldest of them, and they are taken again if the ring goes on.
     pub fn into_vring(mut self) -> Vring {
         self.vring.flush();
-        self.vring.ring.set_ahead(Ahead::Nothing);
+        self.vring.ring.set_ahead(Prefetch::Nothing);
         self.vring.ring.rewind();
         self.vring
     }
@@ -401,7 +401,7 @@ impl TxQueue {
     pub fn complete(&mut self, n: usize) {
         let n = n.min(self.end - self.first);
         let frames = &self.frames[self.first..self.first + n];
-        let chains = frames.iter().map(|frame| Returned::new(frame.chain, 0));
+        let chains = frames.iter().map(|frame| UsedElem::new(frame.chain, 0));
         self.vring.ring.push_all_used(chains);
         self.first += n;
     }

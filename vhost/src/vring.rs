@@ -51,7 +51,7 @@ pub struct Vring {
     err: Option<EventFd>,
     fault: Option<RingError>,
     /// Something has been published, and the driver has not been asked whether it wants to be told.
-    untold: bool,
+    needs_call: bool,
 }
 
 impl Vring {
@@ -82,7 +82,7 @@ impl Vring {
             call,
             err,
             fault: None,
-            untold: false,
+            needs_call: false,
         })
     }
 
@@ -113,7 +113,7 @@ impl Vring {
 
     /// Whether something has been published that the driver has not been told of.
     pub fn is_untold(&self) -> bool {
-        self.untold
+        self.needs_call
     }
 
     /// Virtio feature bits that the driver acknowledged.
@@ -171,7 +171,7 @@ impl Vring {
             return;
         }
         match self.ring.publish() {
-            Ok(()) => self.untold = true,
+            Ok(()) => self.needs_call = true,
             Err(error) => {
                 self.fail(error);
             }
@@ -181,7 +181,7 @@ impl Vring {
     /// Signals the call fd if anything has been published that the driver has not been told of, and the driver wants it;
     /// answers whether it does. The fence was made after the last [`publish`](Self::publish).
     pub(crate) fn call(&mut self, fence: &Fence) -> Option<bool> {
-        if !std::mem::take(&mut self.untold) || self.is_broken() {
+        if !std::mem::take(&mut self.needs_call) || self.is_broken() {
             return None;
         }
         match self.ring.wants_call(fence) {
@@ -205,7 +205,7 @@ impl Vring {
     /// Both.
     pub(crate) fn flush(&mut self) -> Option<bool> {
         self.publish();
-        self.untold
+        self.needs_call
             .then(Fence::after_publishing)
             .and_then(|fence| self.call(&fence))
     }

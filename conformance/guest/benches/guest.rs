@@ -1,4 +1,4 @@
-//! What the guest side costs: nanoseconds in [`Guest::poll`] for each frame sent or received, with four TCP streams each way
+//! What the guest side costs: nanoseconds in [`TcpGuest::poll`] for each frame sent or received, with four TCP streams each way
 //! between two guests on a cable.
 //!
 //! `cargo bench -p vf-guest`
@@ -8,7 +8,7 @@ use std::net::Ipv4Addr;
 use criterion::{Criterion, criterion_group, criterion_main};
 use vf_guest::cable::Cable;
 use vf_guest::net::{NetConfig, NetDevice, Notify};
-use vf_guest::tcp::{Guest, GuestConfig};
+use vf_guest::tcp::{GuestConfig, TcpGuest};
 
 /// Nanoseconds a byte of a 10 Gb/s link.
 const TEN_GIGABIT: f64 = 0.8;
@@ -17,7 +17,7 @@ fn ip(number: u8) -> Ipv4Addr {
     Ipv4Addr::new(10, 0, 0, number)
 }
 
-fn guest(number: u8) -> Guest {
+fn guest(number: u8) -> TcpGuest {
     let net = NetConfig {
         notify: Notify::Polled,
         ..NetConfig::default()
@@ -29,11 +29,11 @@ fn guest(number: u8) -> Guest {
         ..GuestConfig::default()
     };
     let device = NetDevice::detached(u64::MAX, &net).expect("there is memory");
-    Guest::new(config, device)
+    TcpGuest::new(config, device)
 }
 
 fn frames(cable: &Cable) -> u64 {
-    let stats = cable.guests.each_ref().map(Guest::stats);
+    let stats = cable.guests.each_ref().map(TcpGuest::stats);
     stats.iter().map(|s| s.tx_frames + s.rx_frames).sum()
 }
 

@@ -10,7 +10,7 @@
 use std::collections::VecDeque;
 
 use crate::loopback::DevicePair;
-use crate::tcp::Guest;
+use crate::tcp::TcpGuest;
 
 /// Sees each frame that is sent, virtio-net header in front, and the side it comes from; drops it by answering false.
 pub type Tap<'a> = &'a mut dyn FnMut(usize, &mut Vec<u8>) -> bool;
@@ -19,7 +19,7 @@ pub type Tap<'a> = &'a mut dyn FnMut(usize, &mut Vec<u8>) -> bool;
 #[derive(Debug)]
 pub struct Cable {
     /// The guest at each end.
-    pub guests: [Guest; 2],
+    pub guests: [TcpGuest; 2],
     /// The device's end of each guest's rings.
     pub ports: [DevicePair; 2],
     /// The time in nanoseconds.
@@ -28,13 +28,13 @@ pub struct Cable {
     free_at: [u64; 2],
     flight: [VecDeque<(u64, Vec<u8>)>; 2],
     next: [Option<u64>; 2],
-    /// Wall time spent in [`Guest::poll`].
+    /// Wall time spent in [`TcpGuest::poll`].
     pub spent: std::time::Duration,
 }
 
 impl Cable {
     /// Joins two guests whose devices have no back end ([`NetDevice::detached`](crate::net::NetDevice::detached)).
-    pub fn new(mut guests: [Guest; 2], ns_per_byte: f64) -> Cable {
+    pub fn new(mut guests: [TcpGuest; 2], ns_per_byte: f64) -> Cable {
         let ports = [0, 1].map(|i: usize| DevicePair::new(guests[i].net()));
         Cable {
             guests,

@@ -5,7 +5,7 @@
 //! on the device. Everything is written from the documents (virtio 1.x, the vhost-user document) and shares no code with the
 //! back end that it talks to, so that it can judge one.
 //!
-//! It never reads a clock in the data path ([`tcp::Guest::poll`] takes the time as an argument, so that an experiment may run on
+//! It never reads a clock in the data path ([`tcp::TcpGuest::poll`] takes the time as an argument, so that an experiment may run on
 //! a virtual clock), starts no thread, and never trusts what the device has written: a rule that the device breaks comes back
 //! as a [`driver::DeviceFault`]. It also can *lie* (raw messages, raw descriptors, false indices, wrong file descriptors), which
 //! a conformance suite needs and nobody else should use.

@@ -1,6 +1,6 @@
 //! A TCP/IP host on one virtio-net device: bulk senders and receivers.
 //!
-//! [`Guest::poll`] does everything: takes received frames, runs TCP, fills the send ring while it
+//! [`TcpGuest::poll`] does everything: takes received frames, runs TCP, fills the send ring while it
 //! has room. It never reads a clock and never sleeps; equal inputs and seeds give equal frames. A
 //! full send ring is back-pressure, not loss. TCP is smoltcp's, with each stream in a socket set of
 //! its own: an arriving segment meets only its own socket, and senders take turns on a full ring.
@@ -43,7 +43,7 @@ pub struct StreamId(usize);
 
 /// A host with one interface.
 #[derive(Debug)]
-pub struct Guest {
+pub struct TcpGuest {
     config: GuestConfig,
     iface: Iface,
     phy: Phy,
@@ -77,9 +77,9 @@ const MAX_ROUNDS: u32 = 8;
 /// Time a stream that claims to be ready but sends nothing is left alone.
 const RETRY_US: i64 = 1000;
 
-impl Guest {
+impl TcpGuest {
     /// A host that owns `net`. Panics if the MAC or IP address is no unicast address.
-    pub fn new(config: GuestConfig, net: NetDevice) -> Guest {
+    pub fn new(config: GuestConfig, net: NetDevice) -> TcpGuest {
         let mut phy = Phy::new(&config, net, RESERVE);
         let mac = HardwareAddress::Ethernet(EthernetAddress(config.mac));
         let mut iface_config = Config::new(mac);
@@ -89,7 +89,7 @@ impl Guest {
             // The list is empty and has room for two.
             let _ = addrs.push(IpCidr::new(config.ip.into(), config.prefix_len));
         });
-        Guest {
+        TcpGuest {
             config,
             iface: Iface(iface),
             phy,
@@ -358,7 +358,7 @@ mod tests {
 
     const GIGABIT_10: f64 = 0.8;
 
-    fn guest(number: u8, config: GuestConfig, net: &NetConfig) -> Guest {
+    fn guest(number: u8, config: GuestConfig, net: &NetConfig) -> TcpGuest {
         let net = NetConfig {
             notify: Notify::Polled,
             ..net.clone()
@@ -370,7 +370,7 @@ mod tests {
             seed: number.into(),
             ..config
         };
-        Guest::new(config, device)
+        TcpGuest::new(config, device)
     }
 
     fn cable(config: &GuestConfig, net: &NetConfig) -> Cable {
@@ -456,7 +456,7 @@ mod tests {
             cable.guests[1].receive_on(port);
         }
         cable.run(20_000_000, &mut |_, _| true);
-        assert!(cable.guests.iter().all(Guest::established));
+        assert!(cable.guests.iter().all(TcpGuest::established));
         let (before, start) = (cable.guests[1].bytes_received(), cable.now);
         let (mut full, mut short, mut acks) = (0, 0, 0);
         cable.run(60_000_000, &mut |side, frame| {

@@ -4,7 +4,7 @@
 
 use hdrhistogram::Histogram;
 
-use super::plan::{Mode, Plan, Touch};
+use super::plan::{LoadPlan, Mode, Touch};
 use super::port::Arrival;
 use super::sequence::Sequences;
 
@@ -92,7 +92,7 @@ pub(crate) struct Account<'a> {
 
 impl<'a> Account<'a> {
     /// The account of a run that begins now.
-    pub(crate) fn new(plan: &Plan, clock: Clock<'a>) -> Account<'a> {
+    pub(crate) fn new(plan: &LoadPlan, clock: Clock<'a>) -> Account<'a> {
         let latency = Histogram::new_with_bounds(1, LONGEST, 3);
         Account {
             clock,

@@ -14,7 +14,7 @@ use super::distance::{pin, round_trip};
 use super::frame::{HEAD, MAX_FLOWS};
 use super::generator::Generator;
 use super::packed::Packed;
-use super::plan::{Layout, Mode, Plan, Touch};
+use super::plan::{Layout, LoadPlan, Mode, Touch};
 use super::plot;
 use super::port::{Port, PortConfig, PortError};
 use super::record::{Record, Run};
@@ -413,8 +413,8 @@ impl Bench {
         })
     }
 
-    fn plan(&self, mode: Mode, size: usize) -> Plan {
-        Plan {
+    fn plan(&self, mode: Mode, size: usize) -> LoadPlan {
+        LoadPlan {
             mode,
             ports: self.active.unwrap_or(self.socket.len()),
             size,
@@ -439,7 +439,7 @@ impl Bench {
     fn runs<R: Vring>(
         &self,
         generator: &mut Generator<'_, R>,
-        plan: &Plan,
+        plan: &LoadPlan,
         beside: Option<&Beside>,
         out: &mut impl Write,
     ) -> Result<Vec<Run>, BenchError> {
@@ -476,13 +476,13 @@ impl Bench {
     fn search<R: Vring>(
         &self,
         generator: &mut Generator<'_, R>,
-        plan: &Plan,
+        plan: &LoadPlan,
         round: u32,
         allowed: f64,
         out: &mut impl Write,
     ) -> Result<Run, BenchError> {
         let mut trial = |rate| {
-            let plan = Plan {
+            let plan = LoadPlan {
                 rate,
                 ..plan.clone()
             };
@@ -572,7 +572,7 @@ impl Bench {
 
 fn one<R: Vring>(
     generator: &mut Generator<'_, R>,
-    plan: &Plan,
+    plan: &LoadPlan,
     round: u32,
 ) -> Result<Run, PortError> {
     if !matches!(plan.mode, Mode::Drain | Mode::Sink) {

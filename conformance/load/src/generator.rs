@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::account::{Account, Clock, Measured};
 use super::frame::{End, HEAD, Template, filling};
-use super::plan::{Mode, Plan, Touch};
+use super::plan::{LoadPlan, Mode, Touch};
 use super::port::{Port, PortError, Touched};
 use super::vring::Vring;
 use vf_guest::driver::DeviceFault;
@@ -52,7 +52,7 @@ impl Sender {
         port: &mut Port<R>,
         want: u16,
         now: u64,
-        plan: &Plan,
+        plan: &LoadPlan,
         filling: &[u8],
     ) -> Result<u16, DeviceFault> {
         let (pair, len) = (self.pair, plan.size);
@@ -97,11 +97,11 @@ impl<'a, R: Vring> Generator<'a, R> {
         }
     }
 
-    fn template(&self, from: usize, to: usize, plan: &Plan) -> Template {
+    fn template(&self, from: usize, to: usize, plan: &LoadPlan) -> Template {
         Template::new(self.end(from), self.end(to), plan.size, plan.vlan, self.run)
     }
 
-    fn senders(&self, plan: &Plan) -> Vec<Sender> {
+    fn senders(&self, plan: &LoadPlan) -> Vec<Sender> {
         let mut senders = Vec::new();
         for port in 0..plan.ports {
             let Some(to) = plan.mode.destination(port, plan.ports) else {
@@ -126,7 +126,7 @@ impl<'a, R: Vring> Generator<'a, R> {
     }
 
     /// Each port says a few frames, so that switches learn where it is; then all is quiet.
-    pub(crate) fn introduce(&mut self, plan: &Plan) -> Result<(), PortError> {
+    pub(crate) fn introduce(&mut self, plan: &LoadPlan) -> Result<(), PortError> {
         let filling = filling(plan.size);
         self.run = self.run.wrapping_add(1);
         for round in 0..3 {
@@ -152,7 +152,7 @@ impl<'a, R: Vring> Generator<'a, R> {
     #[inline]
     fn receive(
         &mut self,
-        plan: &Plan,
+        plan: &LoadPlan,
         touched: Option<Touched<'_>>,
         account: &mut Account<'_>,
     ) -> Result<u64, DeviceFault> {
@@ -170,7 +170,7 @@ impl<'a, R: Vring> Generator<'a, R> {
     /// Receives until nothing more comes.
     fn settle(
         &mut self,
-        plan: &Plan,
+        plan: &LoadPlan,
         touched: Option<Touched<'_>>,
         account: &mut Account<'_>,
     ) -> Result<(), DeviceFault> {
@@ -190,7 +190,7 @@ impl<'a, R: Vring> Generator<'a, R> {
     }
 
     /// Loads the ports as `plan` says.
-    pub(crate) fn load(&mut self, plan: &Plan) -> Result<Measured, PortError> {
+    pub(crate) fn load(&mut self, plan: &LoadPlan) -> Result<Measured, PortError> {
         self.run = self.run.wrapping_add(1);
         let mut senders = self.senders(plan);
         let filling = filling(plan.size);
@@ -239,7 +239,7 @@ impl<'a, R: Vring> Generator<'a, R> {
     }
 
     /// Round trips of one frame between ports 0 and 1, in `Measured::latency`.
-    pub(crate) fn ping_pong(&mut self, plan: &Plan) -> Result<Measured, PortError> {
+    pub(crate) fn ping_pong(&mut self, plan: &LoadPlan) -> Result<Measured, PortError> {
         self.run = self.run.wrapping_add(1);
         let touched = Some(Touched {
             run: self.run,
@@ -297,7 +297,7 @@ impl<'a, R: Vring> Generator<'a, R> {
 
     /// Kicks the ports that take part. Those that do not have nothing to tell, and to look at each would be a cost of the
     /// generator that grows with them.
-    fn kick(&mut self, plan: &Plan) {
+    fn kick(&mut self, plan: &LoadPlan) {
         fence(Ordering::SeqCst);
         self.ports[..plan.ports].iter_mut().for_each(Port::kick);
     }
@@ -325,7 +325,7 @@ mod tests {
     type Switch = fn(from: usize, n: usize, frame: Vec<u8>) -> Vec<(usize, Vec<u8>)>;
 
     /// Runs `plan` against a back end that works whenever the clock is read.
-    fn run(plan: &Plan, layout: Layout, pairs: u16, switch: Switch) -> Measured {
+    fn run(plan: &LoadPlan, layout: Layout, pairs: u16, switch: Switch) -> Measured {
         let config = PortConfig {
             in_order: layout.in_order(),
             mergeable: layout.mergeable(),
@@ -372,8 +372,8 @@ mod tests {
         found.unwrap()
     }
 
-    fn plan(mode: Mode, ports: usize) -> Plan {
-        Plan {
+    fn plan(mode: Mode, ports: usize) -> LoadPlan {
+        LoadPlan {
             mode,
             ports,
             size: 128,
@@ -448,7 +448,7 @@ mod tests {
 
     #[test]
     fn a_direction_that_starves_is_seen() {
-        let plan = Plan {
+        let plan = LoadPlan {
             wire: Some(10e9),
             ..plan(Mode::Bidir, 2)
         };

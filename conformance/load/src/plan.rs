@@ -81,7 +81,7 @@ impl Layout {
 
 /// One run.
 #[derive(Debug, Clone)]
-pub(crate) struct Plan {
+pub(crate) struct LoadPlan {
     pub(crate) mode: Mode,
     /// Ports that take part, the first of all.
     pub(crate) ports: usize,

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::account::Measured;
-use super::plan::{Mode, Plan};
+use super::plan::{LoadPlan, Mode};
 use super::wire::{OnWire, line_pps};
 
 /// Quantiles of the latency that are kept.
@@ -128,7 +128,7 @@ impl Bound {
 }
 
 impl Run {
-    pub(super) fn new(plan: &Plan, round: u32, found: &Measured) -> Run {
+    pub(super) fn new(plan: &LoadPlan, round: u32, found: &Measured) -> Run {
         let rate = |count: u64| count as f64 / found.seconds;
         let bits = match plan.mode {
             Mode::Drain => found.sent as f64 * plan.size as f64 * 8.0,

@@ -30,14 +30,14 @@ impl ParticipantId {
 
 /// What a participant wants: time, class and number in one number, so that the lesser one runs first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-struct Wish(u128);
+struct Deadline(u128);
 
 /// Of one who wants nothing.
-const NEVER: Wish = Wish(u128::MAX);
+const NEVER: Deadline = Deadline(u128::MAX);
 
-impl Wish {
-    fn new(at: Nanos, class: Class, who: usize) -> Wish {
-        Wish(u128::from(at.0) << 64 | (class as u128) << 63 | who as u128)
+impl Deadline {
+    fn new(at: Nanos, class: Class, who: usize) -> Deadline {
+        Deadline(u128::from(at.0) << 64 | (class as u128) << 63 | who as u128)
     }
 
     fn at(self) -> Nanos {
@@ -54,7 +54,7 @@ impl Wish {
 pub struct Calendar {
     now: Nanos,
     classes: Vec<Class>,
-    wishes: Tournament<Wish>,
+    wishes: Tournament<Deadline>,
 }
 
 impl Default for Calendar {
@@ -91,7 +91,7 @@ impl Calendar {
     /// Replaces the participant's wish: run me at `at` (never before now), or not at all.
     pub fn set(&mut self, who: ParticipantId, at: Option<Nanos>) {
         let class = self.classes[who.0];
-        let wish = at.map(|at| Wish::new(at.max(self.now), class, who.0));
+        let wish = at.map(|at| Deadline::new(at.max(self.now), class, who.0));
         self.wishes.set(who.0, wish.unwrap_or(NEVER));
     }
 

@@ -5,7 +5,7 @@ use std::rc::Rc;
 
 use vf_nic::watch::{Direction, Port, mix};
 
-use crate::world::Watcher;
+use crate::virtual_hosts::Watcher;
 
 /// A number that tells two sequences of frames apart: for "the same run twice", not for security. Clones share it.
 #[derive(Clone, Debug, Default)]

@@ -8,18 +8,18 @@ use std::time::Instant;
 
 use vf_guest::frontend::{Frontend, FrontendError};
 use vf_guest::net::{NetConfig, NetDevice};
-use vf_guest::tcp::Guest;
+use vf_guest::tcp::TcpGuest;
 use vf_model::{Nanos, Path, VfIndex};
-use vf_nic::host::Host;
+use vf_nic::instance::NicInstance;
 use vf_vhost::endpoint::Endpoint;
 
 use crate::calendar::ParticipantId;
-use crate::world::World;
+use crate::virtual_hosts::VirtualHosts;
 
 /// A guest on its VF.
 pub struct EmbeddedGuest {
     /// Its network stack and applications.
-    pub guest: Guest,
+    pub guest: TcpGuest,
     /// Index of the host.
     pub host: usize,
     /// The VF.
@@ -35,12 +35,12 @@ impl EmbeddedGuest {
     /// # Errors
     /// [`FrontendError`]: the device does not do what it should.
     pub fn start<T>(
-        world: &mut World,
+        world: &mut VirtualHosts,
         host: usize,
         vf: VfIndex,
         config: &NetConfig,
         at: Nanos,
-        make: impl FnOnce(NetDevice) -> (Guest, T),
+        make: impl FnOnce(NetDevice) -> (TcpGuest, T),
     ) -> Result<(EmbeddedGuest, T), FrontendError> {
         let net = connect(world.host(host), vf, config)?;
         let (guest, made) = make(net);
@@ -54,7 +54,7 @@ impl EmbeddedGuest {
     }
 
     /// Lets the guest run now.
-    pub fn run(&mut self, world: &mut World) {
+    pub fn run(&mut self, world: &mut VirtualHosts) {
         let before = self.guest.stats().tx_frames;
         let step = self.guest.poll(world.now().0);
         let sent = self.guest.stats().tx_frames != before;
@@ -68,7 +68,7 @@ impl EmbeddedGuest {
 
 /// Connects a driver to a VF: a socket pair, both ends on this thread.
 fn connect(
-    host: &Rc<RefCell<Host>>,
+    host: &Rc<RefCell<NicInstance>>,
     vf: VfIndex,
     config: &NetConfig,
 ) -> Result<NetDevice, FrontendError> {

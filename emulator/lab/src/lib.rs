@@ -3,7 +3,7 @@
 //! fit.
 //!
 //! - [`calendar`]: the virtual clock
-//! - [`world`]: hosts stepped by it
+//! - [`virtual_hosts`]: hosts stepped by it
 //! - [`digest`]: a number that tells two runs apart
 //! - [`timetravel`]: Linux guests that take their time from it
 //! - [`linux`]: starting those guests
@@ -44,4 +44,4 @@ pub mod experiment;
 pub mod linux;
 pub mod scenario;
 pub mod timetravel;
-pub mod world;
+pub mod virtual_hosts;

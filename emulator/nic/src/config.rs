@@ -818,7 +818,7 @@ fn check_filters(
     let mut specs = Vec::new();
     for words in filters {
         let taken = words.parse().and_then(|spec| {
-            policy = policy.with(&Command::InsertFilter(spec))?;
+            policy = policy.with(&Command::FilterInsert(spec))?;
             Ok(spec)
         });
         specs.push(taken.map_err(|refusal| ConfigError::Filter {

@@ -5,7 +5,7 @@
 //! - [`config`]: what a user can say about NICs, VFs and wires
 //! - [`server`]: all sockets on one thread
 //! - [`ctl`]: the control socket's protocol, and [`show`] what it tells
-//! - [`host`]: a NIC with its hypervisor and its VFs' sockets
+//! - [`instance`]: a NIC with its hypervisor and its VFs' sockets
 //! - [`plane`]: what moves frames, the direct and the mediated path
 //! - [`uplink`]: what is plugged into a NIC's port
 //! - [`watch`]: the frames that pass a host on the virtual clock
@@ -43,9 +43,9 @@
 pub mod clock;
 pub mod config;
 pub mod ctl;
-pub mod host;
+mod ctrl_queue;
+pub mod instance;
 pub mod log;
-mod mailbox;
 pub mod panics;
 pub mod plane;
 pub mod server;

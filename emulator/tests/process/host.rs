@@ -7,12 +7,12 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use vf_guest::net::NetConfig;
-use vf_guest::tcp::{Guest, GuestConfig, StreamId, StreamStats};
+use vf_guest::tcp::{GuestConfig, StreamId, StreamStats, TcpGuest};
 
 use crate::emulator::wait_for;
 use crate::port;
 
-type Call = Box<dyn FnOnce(&mut Guest) + Send>;
+type Call = Box<dyn FnOnce(&mut TcpGuest) + Send>;
 
 /// A guest; dropped, its session breaks off without a word, as when the guest is killed.
 pub(crate) struct Host {
@@ -43,7 +43,7 @@ impl Host {
                 seed: number.into(),
                 ..config
             };
-            run(&mut Guest::new(config, net), &inbox);
+            run(&mut TcpGuest::new(config, net), &inbox);
         });
         let host = Host {
             calls: Some(calls),
@@ -57,7 +57,7 @@ impl Host {
     /// Does something with the guest on its thread.
     pub(crate) fn with<R: Send + 'static>(
         &self,
-        call: impl FnOnce(&mut Guest) -> R + Send + 'static,
+        call: impl FnOnce(&mut TcpGuest) -> R + Send + 'static,
     ) -> R {
         let (answer, answered) = mpsc::channel();
         let call: Call = Box::new(move |guest| {
@@ -89,7 +89,7 @@ impl Drop for Host {
     }
 }
 
-fn run(guest: &mut Guest, inbox: &Receiver<Call>) {
+fn run(guest: &mut TcpGuest, inbox: &Receiver<Call>) {
     let epoch = Instant::now();
     loop {
         match inbox.try_recv() {

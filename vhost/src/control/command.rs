@@ -9,7 +9,7 @@ use virtio_bindings::virtio_net as net;
 use crate::coalescing::Coalescing;
 use crate::features::VirtioFeatures;
 
-/// Most addresses in one of the tables of [`Command::MacTable`]; a longer one is no command.
+/// Most addresses in one of the tables of [`CtrlCommand::MacTable`]; a longer one is no command.
 pub const MAX_MACS: usize = 1024;
 
 /// Bytes of the longest command.
@@ -34,7 +34,7 @@ pub enum RxMode {
 
 /// What a driver asks of its device.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Command {
+pub enum CtrlCommand {
     /// `VIRTIO_NET_CTRL_RX`.
     RxMode {
         /// Which kind of frames.
@@ -60,19 +60,19 @@ pub enum Command {
     },
 }
 
-impl fmt::Display for Command {
+impl fmt::Display for CtrlCommand {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Command::RxMode { mode, on } => write!(f, "{mode:?} {on}"),
-            Command::MacTable { unicast, multicast } => {
+            CtrlCommand::RxMode { mode, on } => write!(f, "{mode:?} {on}"),
+            CtrlCommand::MacTable { unicast, multicast } => {
                 let (unicast, multicast) = (unicast.len(), multicast.len());
                 write!(f, "{unicast} unicast and {multicast} multicast addresses")
             }
-            Command::MacAddr([a, b, c, d, e, g]) => {
+            CtrlCommand::MacAddr([a, b, c, d, e, g]) => {
                 write!(f, "address {a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{g:02x}")
             }
-            Command::Vlan { vid, on: true } => write!(f, "VLAN {vid}"),
-            Command::Vlan { vid, on: false } => write!(f, "no VLAN {vid}"),
+            CtrlCommand::Vlan { vid, on: true } => write!(f, "VLAN {vid}"),
+            CtrlCommand::Vlan { vid, on: false } => write!(f, "no VLAN {vid}"),
         }
     }
 }
@@ -89,7 +89,7 @@ pub(crate) enum Rings {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Asked {
     /// The device.
-    OfDevice(Command),
+    OfDevice(CtrlCommand),
     /// The session: use so many pairs of rings from now on.
     QueuePairs(u16),
     /// The session: hold back notifications of these rings for so long.
@@ -137,7 +137,7 @@ impl Asked {
             return None;
         }
         Some(match (class, command, data) {
-            (RX, mode, &[on]) => Asked::OfDevice(Command::RxMode {
+            (RX, mode, &[on]) => Asked::OfDevice(CtrlCommand::RxMode {
                 mode: rx_mode(mode)?,
                 on: on != 0,
             }),
@@ -146,10 +146,10 @@ impl Asked {
                 let (multicast, []) = macs(rest)? else {
                     return None;
                 };
-                Asked::OfDevice(Command::MacTable { unicast, multicast })
+                Asked::OfDevice(CtrlCommand::MacTable { unicast, multicast })
             }
-            (MAC, MAC_ADDR_SET, mac) => Asked::OfDevice(Command::MacAddr(mac.try_into().ok()?)),
-            (VLAN, VLAN_ADD | VLAN_DEL, &[low, high]) => Asked::OfDevice(Command::Vlan {
+            (MAC, MAC_ADDR_SET, mac) => Asked::OfDevice(CtrlCommand::MacAddr(mac.try_into().ok()?)),
+            (VLAN, VLAN_ADD | VLAN_DEL, &[low, high]) => Asked::OfDevice(CtrlCommand::Vlan {
                 vid: u16::from_le_bytes([low, high]),
                 on: command == VLAN_ADD,
             }),
@@ -222,9 +222,9 @@ mod tests {
     #[test]
     fn bytes_mean_what_the_document_says() {
         let device = Asked::OfDevice;
-        let mode = |mode, on| device(Command::RxMode { mode, on });
+        let mode = |mode, on| device(CtrlCommand::RxMode { mode, on });
         let macs = |unicast: &[[u8; 6]], multicast: &[[u8; 6]]| {
-            device(Command::MacTable {
+            device(CtrlCommand::MacTable {
                 unicast: unicast.to_vec(),
                 multicast: multicast.to_vec(),
             })
@@ -242,17 +242,20 @@ mod tests {
             (vec![0, 5, 1], mode(RxMode::NoBcast, true)),
             (table(0, &[], 0, &[]), macs(&[], &[])),
             (table(2, &[A, A], 1, &[G]), macs(&[A, A], &[G])),
-            (vec![1, 1, 2, 0, 0, 0, 0, 10], device(Command::MacAddr(A))),
+            (
+                vec![1, 1, 2, 0, 0, 0, 0, 10],
+                device(CtrlCommand::MacAddr(A)),
+            ),
             (
                 vec![2, 0, 5, 1],
-                device(Command::Vlan {
+                device(CtrlCommand::Vlan {
                     vid: 0x105,
                     on: true,
                 }),
             ),
             (
                 vec![2, 1, 5, 0],
-                device(Command::Vlan { vid: 5, on: false }),
+                device(CtrlCommand::Vlan { vid: 5, on: false }),
             ),
             (vec![4, 0, 3, 1], Asked::QueuePairs(0x103)),
             (

@@ -8,11 +8,11 @@ use vm_memory::Bytes;
 use super::{Action, RingState, Session, Then};
 use crate::coalescing::Coalescing;
 use crate::control::ControlQueue;
-use crate::error::{Refusal, RingError};
+use crate::error::{RingError, SessionRefusal};
 use crate::eventfd::EventFd;
 use crate::features::{ProtocolFeatures, VirtioFeatures};
 use crate::memory::GuestMemory;
-use crate::message::{self, Request, VringAddr};
+use crate::message::{self, FrontendRequest, VringAddr};
 use crate::ring::RingAddresses;
 use crate::vring::{Vring, VringConfig};
 
@@ -200,7 +200,7 @@ impl Session {
     }
 
     /// Goes on with what was to come after something that went like this.
-    pub(super) fn carry_on(&mut self, then: Then, result: Result<Option<Vec<u8>>, Refusal>) {
+    pub(super) fn carry_on(&mut self, then: Then, result: Result<Option<Vec<u8>>, SessionRefusal>) {
         let (request, need_reply, kicked) = match then {
             Then::Nothing => return,
             Then::Controlled(then) => {
@@ -240,7 +240,7 @@ impl Session {
                     None => self.actions.extend(reply.map(Action::Reply)),
                 }
             }
-            Err(refusal) if ack && !Request::has_reply(request) => {
+            Err(refusal) if ack && !FrontendRequest::has_reply(request) => {
                 let reply = reply(&1u64.to_ne_bytes());
                 self.actions.push_back(Action::Reply(reply));
                 self.actions.push_back(Action::Refused(request, refusal));
@@ -308,8 +308,8 @@ impl Session {
         &self,
         ring: u32,
         setup: &super::RingSetup,
-    ) -> Result<VringConfig, Refusal> {
-        let outside = Refusal::Ring(ring, RingError::RingOutside);
+    ) -> Result<VringConfig, SessionRefusal> {
+        let outside = SessionRefusal::Ring(ring, RingError::RingOutside);
         let Some(addr) = setup.addr else {
             return Err(outside);
         };
@@ -326,7 +326,7 @@ impl Session {
         };
         let at = RingAddresses { desc, avail, used };
         if !at.aligned(packed) {
-            return Err(Refusal::Ring(ring, RingError::Misaligned));
+            return Err(SessionRefusal::Ring(ring, RingError::Misaligned));
         }
         Ok(VringConfig {
             index: ring,

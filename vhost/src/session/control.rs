@@ -3,8 +3,8 @@
 
 use super::change::Change;
 use super::{Action, DeviceConfig, MAX_RING, Session, Then};
-use crate::control::{Asked, Coalescing, Command, Rings};
-use crate::error::{Refusal, RingError};
+use crate::control::{Asked, Coalescing, CtrlCommand, Rings};
+use crate::error::{RingError, SessionRefusal};
 use crate::eventfd::EventFd;
 use crate::features::VirtioFeatures;
 
@@ -78,7 +78,7 @@ impl Session {
             (Then::Nothing, Err(error)) => self.actions.push_back(Action::ControlBroken(error)),
             (then, result) => {
                 let ring = self.control_ring().unwrap_or_default();
-                let refused = |error| Refusal::Ring(ring, error);
+                let refused = |error| SessionRefusal::Ring(ring, error);
                 self.carry_on(then, result.map(|()| None).map_err(refused));
             }
         }
@@ -87,7 +87,7 @@ impl Session {
     /// Answers a command, or has somebody decide it.
     fn ask(&mut self, config: &DeviceConfig, asked: Asked) {
         let action = match &asked {
-            Asked::OfDevice(command) => Action::Command(command.clone()),
+            Asked::OfDevice(command) => Action::CtrlCommand(command.clone()),
             Asked::QueuePairs(pairs) if (1..=self.pairs).contains(pairs) => Action::Allow,
             Asked::Coalesce(..) => Action::Allow,
             Asked::CoalescingOf(ring) => {
@@ -102,11 +102,11 @@ impl Session {
         self.actions.push_back(action);
     }
 
-    /// Says what was decided about the last [`Action::Command`] or [`Action::Allow`].
+    /// Says what was decided about the last [`Action::CtrlCommand`] or [`Action::Allow`].
     pub fn decided(&mut self, yes: bool) {
         match self.asked.take() {
             Some(Asked::OfDevice(command)) => {
-                if let (true, Command::MacAddr(mac)) = (yes, command) {
+                if let (true, CtrlCommand::MacAddr(mac)) = (yes, command) {
                     self.mac = Some(mac);
                 }
                 self.answer_command(yes, &[]);

@@ -48,7 +48,7 @@ impl Rings {
                     session.stopped(rings.into_iter().map(|ring| self.stop(ring)).collect());
                 }
                 Action::Start(rings) => rings.into_iter().for_each(|ring| self.start(ring)),
-                Action::Command(_) | Action::Allow => session.decided(true),
+                Action::CtrlCommand(_) | Action::Allow => session.decided(true),
                 Action::Reply(reply)
                 | Action::Kicked {
                     reply: Some(reply), ..
@@ -86,8 +86,8 @@ impl Rings {
 #[derive(Debug, Default)]
 struct Handled {
     reply: Option<Vec<u8>>,
-    refused: Option<Refusal>,
-    closed: Option<Refusal>,
+    refused: Option<SessionRefusal>,
+    closed: Option<SessionRefusal>,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -302,7 +302,7 @@ proptest! {
                 continue;
             }
             let ack = header.need_reply() && session.protocol.contains(ProtocolFeatures::REPLY_ACK);
-            prop_assert_eq!(reply.is_some(), ack || Request::has_reply(request));
+            prop_assert_eq!(reply.is_some(), ack || FrontendRequest::has_reply(request));
             if let Some(reply) = reply {
                 prop_assert_eq!(&reply[..8], &bytes32(&[request, 5])[..]);
                 let size = reply.len() as u32 - 12;
@@ -395,7 +395,7 @@ fn a_lost_ring_waits_for_a_new_start() {
     );
     assert!(matches!(
         refused,
-        Err(Refusal::Ring(0, RingError::RingOutside))
+        Err(SessionRefusal::Ring(0, RingError::RingOutside))
     ));
 
     tell(&mut session, &mut dev, 5, &table, Some(Kind::Memory)).unwrap();

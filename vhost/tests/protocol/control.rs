@@ -4,7 +4,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::time::Duration;
 
 use mio::{Events, Poll, Token};
-use vf_vhost::control::{Coalescing, Command, RxMode};
+use vf_vhost::control::{Coalescing, CtrlCommand, RxMode};
 use vf_vhost::endpoint::DeviceConfig;
 use vf_vhost::features::VirtioFeatures;
 
@@ -297,19 +297,19 @@ fn what_is_not_the_sessions_is_the_devices() {
     );
     let mac_of = |w: &mut World| w.ask(GET_CONFIG, &u32s(&[0, 6, 0]))[12..18].to_vec();
     let table = [&[1, 0][..], &entries(&[MAC]), &entries(&[[1; 6], [3; 6]])].concat();
-    let mode = |mode, on| Command::RxMode { mode, on };
+    let mode = |mode, on| CtrlCommand::RxMode { mode, on };
     let commands = [
         (&[0, 0, 1][..], mode(RxMode::Promisc, true)),
         (&[0, 5, 0], mode(RxMode::NoBcast, false)),
         (
             &table,
-            Command::MacTable {
+            CtrlCommand::MacTable {
                 unicast: vec![MAC],
                 multicast: vec![[1; 6], [3; 6]],
             },
         ),
-        (&[1, 1, 2, 0, 0, 0, 0, 0x77], Command::MacAddr(MAC)),
-        (&[2, 0, 5, 0], Command::Vlan { vid: 5, on: true }),
+        (&[1, 1, 2, 0, 0, 0, 0, 0x77], CtrlCommand::MacAddr(MAC)),
+        (&[2, 0, 5, 0], CtrlCommand::Vlan { vid: 5, on: true }),
     ];
     for refuse in [true, false] {
         w.rings.refuse = refuse;

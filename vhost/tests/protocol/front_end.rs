@@ -9,7 +9,7 @@ use std::time::Instant;
 
 use rustix::fs::MemfdFlags;
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
-use vf_vhost::control::Command;
+use vf_vhost::control::CtrlCommand;
 use vf_vhost::endpoint::{Device, DeviceConfig, Endpoint, SessionEvent};
 use vf_vhost::features::VirtioFeatures;
 use vf_vhost::vring::Vring;
@@ -55,7 +55,7 @@ pub(crate) struct Rings {
     pub(crate) events: Vec<String>,
     pub(crate) starts: usize,
     /// What the driver asked for.
-    pub(crate) commands: Vec<Command>,
+    pub(crate) commands: Vec<CtrlCommand>,
     /// Whether it may not have it.
     pub(crate) refuse: bool,
 }
@@ -84,7 +84,7 @@ impl Device for Rings {
         !self.refuse
     }
 
-    fn command(&mut self, command: &Command) -> bool {
+    fn command(&mut self, command: &CtrlCommand) -> bool {
         self.commands.push(command.clone());
         !self.refuse
     }

@@ -5,7 +5,7 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use vf_vhost::endpoint::{BindError, Endpoint, Refusal};
+use vf_vhost::endpoint::{BindError, Endpoint, SessionRefusal};
 use vf_vhost::listener::Listener;
 
 use crate::front_end::*;
@@ -187,7 +187,7 @@ fn the_device_may_end_a_session() {
     let mut rings = Rings::default();
     let mut stream = UnixStream::connect(&path).unwrap();
     poll(&mut endpoint, &mut rings);
-    endpoint.close_session(Refusal::Closed, Instant::now(), &mut rings);
+    endpoint.close_session(SessionRefusal::Closed, Instant::now(), &mut rings);
     assert_eq!(stream.read(&mut [0]).unwrap(), 0);
     assert_eq!(endpoint.refusals(), 0);
     can_be_served(

@@ -11,7 +11,7 @@ use smoltcp::wire::{
 use vf_model::{Gso, VfIndex};
 use vf_nic::watch::{Direction, Port, Seen};
 
-use crate::world::Watcher;
+use crate::virtual_hosts::Watcher;
 
 /// What one stream has carried so far.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -13,8 +13,8 @@ use vf_nic::watch::Detail;
 use super::flow::FlowMeter;
 use super::measure::{self, Meters, Reading};
 use super::outcome::PathResult;
-use super::plan::{Plan, Tool};
-use super::world::{mix, nic_settings};
+use super::plan::{ExperimentPlan, Tool};
+use super::testbed::{mix, nic_settings};
 use super::{ClockMode, ExperimentError, SAMPLES};
 use crate::linux::{GuestSpec, Image, Launcher};
 use crate::timetravel::{Settings, Simulation};
@@ -58,18 +58,18 @@ impl Seat {
 }
 
 /// Both ends of all pairs.
-fn seats(plan: &Plan) -> impl Iterator<Item = Seat> {
+fn seats(plan: &ExperimentPlan) -> impl Iterator<Item = Seat> {
     (0..plan.pairs()).flat_map(|pair| [0, 1].map(|host| Seat { host, pair }))
 }
 
 /// The host that pair `pair` receives on.
-fn receiver(plan: &Plan, pair: u16) -> usize {
+fn receiver(plan: &ExperimentPlan, pair: u16) -> usize {
     usize::from(pair < plan.a_to_b)
 }
 
 /// Boots the guests, measures, and ends them.
 pub(super) fn run(
-    plan: &Plan,
+    plan: &ExperimentPlan,
     image: &Image,
     tool: Tool,
     path: Path,
@@ -126,7 +126,7 @@ pub(super) fn run(
 }
 
 /// A NIC of the experiment with a socket for each guest.
-fn nic(plan: &Plan, host: usize, path: Path, run: &FilePath) -> NicSettings {
+fn nic(plan: &ExperimentPlan, host: usize, path: Path, run: &FilePath) -> NicSettings {
     let mut nic = nic_settings(plan, host, path);
     for (pair, vf) in (0..).zip(&mut nic.vf) {
         vf.socket = run.join(socket(Seat { host, pair }));
@@ -138,7 +138,7 @@ fn socket(seat: Seat) -> String {
     format!("{}.sock", seat.name())
 }
 
-fn spec(plan: &Plan, tool: Tool, seat: Seat) -> GuestSpec {
+fn spec(plan: &ExperimentPlan, tool: Tool, seat: Seat) -> GuestSpec {
     GuestSpec {
         name: seat.name(),
         id: seat.id(),
@@ -152,7 +152,7 @@ fn spec(plan: &Plan, tool: Tool, seat: Seat) -> GuestSpec {
 }
 
 /// What a guest does: one end of an endless stream.
-fn script(plan: &Plan, tool: Tool, seat: Seat) -> String {
+fn script(plan: &ExperimentPlan, tool: Tool, seat: Seat) -> String {
     let peer = seat.peer().address();
     let job = match (tool, receiver(plan, seat.pair) == seat.host) {
         (Tool::Iperf3, true) => "iperf3 -s -i 0.1 -f k --forceflush".to_owned(),
@@ -175,7 +175,7 @@ fn script(plan: &Plan, tool: Tool, seat: Seat) -> String {
 
 /// A simulation that is measured.
 struct Run<'a> {
-    plan: &'a Plan,
+    plan: &'a ExperimentPlan,
     tool: Tool,
     launcher: Launcher<'a>,
     simulation: Simulation,
@@ -329,10 +329,10 @@ mod tests {
 
     #[test]
     fn a_pair_has_one_sender() {
-        let plan = Plan {
+        let plan = ExperimentPlan {
             a_to_b: 1,
             b_to_a: 1,
-            ..Plan::default()
+            ..ExperimentPlan::default()
         };
         let jobs: Vec<String> = seats(&plan)
             .map(|seat| script(&plan, Tool::Iperf3, seat))

@@ -2,12 +2,12 @@
 
 use std::collections::BTreeMap;
 
-use vf_guest::tcp::{Guest, StreamId};
+use vf_guest::tcp::{StreamId, TcpGuest};
 use vf_model::{Nanos, Path};
-use vf_nic::host::Host;
+use vf_nic::instance::NicInstance;
 
 use super::outcome::{Directions, Hosts, PathResult, Sample};
-use super::plan::Plan;
+use super::plan::ExperimentPlan;
 use super::theory::bottleneck;
 
 /// Everything that is measured, at one moment. All counts are since the start.
@@ -38,7 +38,7 @@ impl Meters {
     }
 
     /// Reads a host; host A first.
-    pub(super) fn host(&mut self, host: &Host) {
+    pub(super) fn host(&mut self, host: &NicInstance) {
         let reading = &mut self.0;
         let statistics = &host.statistics;
         reading.link_busy.push(statistics.port_busy(reading.at).0);
@@ -50,7 +50,7 @@ impl Meters {
     }
 
     /// Reads a guest; in the order of pairs.
-    pub(super) fn guest(&mut self, guest: &Guest, stream: StreamId) {
+    pub(super) fn guest(&mut self, guest: &TcpGuest, stream: StreamId) {
         let stats = guest.stats();
         let stream = guest.stream(stream);
         if stream.sender {
@@ -100,7 +100,12 @@ impl Reading {
 }
 
 /// Averages of the interval between two readings, `at` seconds into the measurement.
-pub(super) fn sample(plan: &Plan, begin: &Reading, from: &Reading, to: &Reading) -> Sample {
+pub(super) fn sample(
+    plan: &ExperimentPlan,
+    begin: &Reading,
+    from: &Reading,
+    to: &Reading,
+) -> Sample {
     let result = summary(plan, from, to);
     Sample {
         at_s: to.seconds_since(begin),
@@ -121,7 +126,7 @@ struct Summary {
     hypervisor_cpu: f64,
 }
 
-fn summary(plan: &Plan, from: &Reading, to: &Reading) -> Summary {
+fn summary(plan: &ExperimentPlan, from: &Reading, to: &Reading) -> Summary {
     let streams = to.streams_since(from);
     let (there, back) = streams.split_at(usize::from(plan.a_to_b).min(streams.len()));
     let [a, b] = to.share(from, |r| &r.link_busy);
@@ -146,7 +151,7 @@ fn summary(plan: &Plan, from: &Reading, to: &Reading) -> Summary {
 }
 
 /// The fastest stream over the slowest, of the direction where that is worse.
-fn spread(plan: &Plan, streams: &[f64]) -> f64 {
+fn spread(plan: &ExperimentPlan, streams: &[f64]) -> f64 {
     let (there, back) = streams.split_at(usize::from(plan.a_to_b).min(streams.len()));
     let ratio = |s: &[f64]| {
         let max = s.iter().copied().fold(0.0, f64::max);
@@ -161,7 +166,12 @@ fn spread(plan: &Plan, streams: &[f64]) -> f64 {
 }
 
 /// What a path did between the first and the last of `readings`.
-pub(super) fn result(plan: &Plan, clock: &str, path: Path, readings: &[Reading]) -> PathResult {
+pub(super) fn result(
+    plan: &ExperimentPlan,
+    clock: &str,
+    path: Path,
+    readings: &[Reading],
+) -> PathResult {
     let (Some(first), Some(last)) = (readings.first(), readings.last()) else {
         return result(plan, clock, path, &[empty(plan), empty(plan)]);
     };
@@ -201,7 +211,7 @@ pub(super) fn result(plan: &Plan, clock: &str, path: Path, readings: &[Reading])
     }
 }
 
-fn empty(plan: &Plan) -> Reading {
+fn empty(plan: &ExperimentPlan) -> Reading {
     Reading {
         link_busy: vec![0; 2],
         hypervisor_busy: vec![0; 2],

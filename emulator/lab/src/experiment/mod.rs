@@ -8,11 +8,11 @@ mod measure;
 mod outcome;
 mod plan;
 mod report;
+mod testbed;
 #[cfg(test)]
 mod tests;
 pub mod theory;
 mod wall;
-mod world;
 
 use std::os::unix::net::UnixStream;
 
@@ -20,8 +20,8 @@ use vf_guest::frontend::FrontendError;
 use vf_model::{Nanos, Path, Refusal, VfIndex};
 use vf_nic::server::RunError;
 
-pub use outcome::{Calibration, Original, Outcome, PathResult};
-pub use plan::{Guests, MAX_PAIRS, Plan, Tool};
+pub use outcome::{Calibration, ExperimentOutcome, Original, PathResult};
+pub use plan::{ExperimentPlan, Guests, MAX_PAIRS, Tool};
 pub use report::{html, text};
 
 use crate::linux::LaunchError;
@@ -100,11 +100,11 @@ pub enum ExperimentError {
 /// # Errors
 /// [`ExperimentError`].
 pub fn run(
-    plan: &Plan,
+    plan: &ExperimentPlan,
     clocks: &[ClockMode],
     stop: Option<&UnixStream>,
     mut progress: impl FnMut(ClockMode, Path, f64),
-) -> Result<Outcome, ExperimentError> {
+) -> Result<ExperimentOutcome, ExperimentError> {
     let mut results = Vec::new();
     for &clock in clocks {
         for path in [Path::Mediated, Path::Direct] {
@@ -126,7 +126,7 @@ pub fn run(
         [one] => one.name(),
         _ => "both",
     };
-    Ok(Outcome {
+    Ok(ExperimentOutcome {
         guests: plan.guests.name().to_owned(),
         clock: clock.to_owned(),
         seed: plan.seed,
@@ -145,11 +145,11 @@ pub fn run(
 }
 
 fn run_virtual(
-    plan: &Plan,
+    plan: &ExperimentPlan,
     path: Path,
     progress: &mut impl FnMut(f64),
 ) -> Result<PathResult, ExperimentError> {
-    let mut world = world::World::new(plan, path)?;
+    let mut world = testbed::Testbed::new(plan, path)?;
     let end = plan.warm_up.0 + plan.measure.0;
     // The warm-up in the same steps, for the sake of progress.
     let step = (plan.measure.0 / SAMPLES).max(1);

@@ -11,7 +11,7 @@ use super::plan::Tool;
 
 /// The outcome of `vfnic experiment`.
 #[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct Outcome {
+pub struct ExperimentOutcome {
     /// `embedded` or `linux`: whose TCP it was.
     pub guests: String,
     /// `virtual`, `wall` or `both`.

@@ -49,7 +49,7 @@ pub enum Tool {
 
 /// The parameters of an experiment.
 #[derive(Clone, Debug)]
-pub struct Plan {
+pub struct ExperimentPlan {
     /// Who talks.
     pub guests: Guests,
     /// Seed of sequence numbers and start times.
@@ -78,9 +78,9 @@ pub struct Plan {
     pub cost: CostModel,
 }
 
-impl Default for Plan {
-    fn default() -> Plan {
-        Plan {
+impl Default for ExperimentPlan {
+    fn default() -> ExperimentPlan {
+        ExperimentPlan {
             guests: Guests::Embedded,
             seed: 0,
             a_to_b: 4,
@@ -98,7 +98,7 @@ impl Default for Plan {
     }
 }
 
-impl Plan {
+impl ExperimentPlan {
     /// Pairs of guests.
     #[must_use]
     pub fn pairs(&self) -> u16 {

@@ -11,7 +11,7 @@ mod text;
 use self::section::section;
 use vf_nic::config::Offloads;
 
-use super::outcome::{Outcome, PathResult, PlanView};
+use super::outcome::{ExperimentOutcome, PathResult, PlanView};
 use super::plan::Tool;
 
 pub use self::text::text;
@@ -21,7 +21,7 @@ const STYLE: &str = include_str!("report/style.css");
 
 /// The page of an outcome: complete in itself, no scripts.
 #[must_use]
-pub fn html(outcome: &Outcome) -> String {
+pub fn html(outcome: &ExperimentOutcome) -> String {
     let headline = headline(outcome);
     let sections: String = clocks(outcome)
         .into_iter()
@@ -43,7 +43,7 @@ pub fn html(outcome: &Outcome) -> String {
 }
 
 /// The clocks of an outcome, in the order they ran.
-fn clocks(outcome: &Outcome) -> Vec<&str> {
+fn clocks(outcome: &ExperimentOutcome) -> Vec<&str> {
     let mut clocks = Vec::new();
     for result in &outcome.results {
         if !clocks.contains(&result.clock.as_str()) {
@@ -54,7 +54,7 @@ fn clocks(outcome: &Outcome) -> Vec<&str> {
 }
 
 /// The result of a path on a clock.
-fn result<'a>(outcome: &'a Outcome, clock: &str, path: &str) -> Option<&'a PathResult> {
+fn result<'a>(outcome: &'a ExperimentOutcome, clock: &str, path: &str) -> Option<&'a PathResult> {
     outcome
         .results
         .iter()
@@ -62,7 +62,7 @@ fn result<'a>(outcome: &'a Outcome, clock: &str, path: &str) -> Option<&'a PathR
 }
 
 /// Direct over mediated, for each clock that ran both.
-fn ratio(outcome: &Outcome) -> Vec<(&str, f64)> {
+fn ratio(outcome: &ExperimentOutcome) -> Vec<(&str, f64)> {
     let of = |clock| {
         Some((
             result(outcome, clock, "direct")?.total_mbps,
@@ -139,7 +139,7 @@ fn escape(text: &str) -> String {
 }
 
 /// The result in a sentence, from the first clock that ran both paths.
-fn headline(outcome: &Outcome) -> String {
+fn headline(outcome: &ExperimentOutcome) -> String {
     match (ratio(outcome).first(), outcome.results.first()) {
         (Some((_, times)), _) => {
             format!("Direct carries {times:.2} times what the hypervisor does")
@@ -156,7 +156,7 @@ fn headline(outcome: &Outcome) -> String {
 }
 
 /// The paragraph below the headline.
-fn lede(outcome: &Outcome) -> String {
+fn lede(outcome: &ExperimentOutcome) -> String {
     let Some(clock) = ratio(outcome)
         .first()
         .map(|first| first.0)
@@ -201,7 +201,7 @@ fn offloads(plan: &PlanView) -> &'static str {
 }
 
 /// What was run.
-fn setup(outcome: &Outcome) -> String {
+fn setup(outcome: &ExperimentOutcome) -> String {
     let plan = &outcome.plan;
     let facts = [
         (
@@ -249,7 +249,7 @@ fn setup(outcome: &Outcome) -> String {
 }
 
 /// What the wire allows, and how near the direct path comes.
-fn wire(outcome: &Outcome) -> String {
+fn wire(outcome: &ExperimentOutcome) -> String {
     let (plan, theory) = (&outcome.plan, &outcome.theory);
     let acks = if plan.a_to_b_streams > 0 && plan.b_to_a_streams > 0 {
         format!(
@@ -285,7 +285,7 @@ fn wire(outcome: &Outcome) -> String {
 }
 
 /// The one constant that was fitted.
-fn calibration(outcome: &Outcome) -> String {
+fn calibration(outcome: &ExperimentOutcome) -> String {
     let calibration = &outcome.calibration;
     format!(
         "<section>\n<h2>What was calibrated</h2>\n<p>One constant was fitted, not measured: <code>{} = {}</code>. {}</p>\n</section>",
@@ -296,7 +296,7 @@ fn calibration(outcome: &Outcome) -> String {
 }
 
 /// Where the figures of 2009 are from.
-fn original(outcome: &Outcome) -> String {
+fn original(outcome: &ExperimentOutcome) -> String {
     let original = &outcome.original;
     let same = if is_2009_setup(&outcome.plan) {
         "Four streams each way, MTU 1500, one 10 Gb/s link, as here."
@@ -314,7 +314,7 @@ fn original(outcome: &Outcome) -> String {
 }
 
 /// How to get this page again.
-fn reproduce(outcome: &Outcome) -> String {
+fn reproduce(outcome: &ExperimentOutcome) -> String {
     let promise = match outcome.clock.as_str() {
         "virtual" => {
             "With the same options, the figures come out the same to the last digit, on any machine."

@@ -3,11 +3,11 @@
 
 use super::*;
 
-fn short(change: impl FnOnce(&mut Plan)) -> Outcome {
-    let mut plan = Plan {
+fn short(change: impl FnOnce(&mut ExperimentPlan)) -> ExperimentOutcome {
+    let mut plan = ExperimentPlan {
         measure: Nanos(60_000_000),
         warm_up: Nanos(60_000_000),
-        ..Plan::default()
+        ..ExperimentPlan::default()
     };
     change(&mut plan);
     run(&plan, &[ClockMode::Virtual], None, |_, _, _| {}).unwrap()
@@ -42,7 +42,7 @@ fn the_default_plan_reproduces_2009() {
         assert!(result.drops.is_empty(), "{:?}", result.drops);
     }
     let again = short(|_| {});
-    let json = |o: &Outcome| serde_json::to_string(o).unwrap();
+    let json = |o: &ExperimentOutcome| serde_json::to_string(o).unwrap();
     assert_eq!(
         json(&outcome),
         json(&again),
@@ -53,10 +53,10 @@ fn the_default_plan_reproduces_2009() {
 #[test]
 fn figures_move_as_theory_says() {
     for change in [
-        |p: &mut Plan| p.mtu = 9000,
-        |p: &mut Plan| (p.a_to_b, p.b_to_a) = (2, 0),
-        |p: &mut Plan| p.link.rate_bps = 25_000_000_000,
-        |p: &mut Plan| (p.a_to_b, p.b_to_a) = (3, 3),
+        |p: &mut ExperimentPlan| p.mtu = 9000,
+        |p: &mut ExperimentPlan| (p.a_to_b, p.b_to_a) = (2, 0),
+        |p: &mut ExperimentPlan| p.link.rate_bps = 25_000_000_000,
+        |p: &mut ExperimentPlan| (p.a_to_b, p.b_to_a) = (3, 3),
     ] {
         let outcome = short(change);
         let direct = &outcome.results[1];

@@ -10,7 +10,7 @@ use rustix::event::{PollFd, PollFlags, Timespec};
 use vf_guest::eventfd::EventFd;
 use vf_guest::frontend::Frontend;
 use vf_guest::net::{NetDevice, Notify};
-use vf_guest::tcp::{Guest, StreamId};
+use vf_guest::tcp::{StreamId, TcpGuest};
 use vf_model::Path;
 use vf_nic::config::{Config, CpuList, HypervisorCpu, NicSettings, WireSettings};
 use vf_nic::plane::Polling;
@@ -18,8 +18,8 @@ use vf_nic::server::Server;
 
 use super::measure::{self, Meters, Reading};
 use super::outcome::PathResult;
-use super::plan::Plan;
-use super::world::{guest, net_config, nic_settings};
+use super::plan::ExperimentPlan;
+use super::testbed::{guest, net_config, nic_settings};
 use super::{ClockMode, ExperimentError, SAMPLES};
 
 /// What a guest's thread lets the others see of one guest.
@@ -31,7 +31,7 @@ struct Shared {
 }
 
 pub(super) fn run(
-    plan: &Plan,
+    plan: &ExperimentPlan,
     path: Path,
     progress: &mut impl FnMut(f64),
 ) -> Result<PathResult, ExperimentError> {
@@ -90,7 +90,7 @@ fn with_sockets(mut nic: NicSettings, dir: &std::path::Path) -> NicSettings {
 
 /// Serves the sockets for as long as the experiment takes, and reads the meters.
 fn observe(
-    plan: &Plan,
+    plan: &ExperimentPlan,
     path: Path,
     server: &mut Server,
     guests: &[Arc<Vec<Shared>>],
@@ -131,7 +131,7 @@ fn observe(
     Ok(result)
 }
 
-fn read(plan: &Plan, server: &Server, guests: &[Arc<Vec<Shared>>]) -> Reading {
+fn read(plan: &ExperimentPlan, server: &Server, guests: &[Arc<Vec<Shared>>]) -> Reading {
     let now = server.now();
     let mut meters = Meters::new(now);
     for host in server.hosts() {
@@ -155,7 +155,7 @@ fn read(plan: &Plan, server: &Server, guests: &[Arc<Vec<Shared>>]) -> Reading {
 
 /// One host's guests, polled in turn until told to stop.
 fn play(
-    plan: &Plan,
+    plan: &ExperimentPlan,
     h: usize,
     nic: &NicSettings,
     shared: &[Shared],
@@ -204,7 +204,7 @@ const IDLE: Duration = Duration::from_millis(10);
 
 /// Sleeps until a guest's device calls. The guests have asked for calls when they were last polled.
 fn wait_for_call(
-    guests: &mut [(Guest, StreamId)],
+    guests: &mut [(TcpGuest, StreamId)],
     timeout: Duration,
 ) -> Result<(), ExperimentError> {
     let timeout = Timespec::try_from(timeout).unwrap_or_default();

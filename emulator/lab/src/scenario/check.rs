@@ -1,4 +1,4 @@
-//! From the sections of a file to a [`Plan`]: resolves names, and refuses what cannot be done before anything runs.
+//! From the sections of a file to a [`ScenarioPlan`]: resolves names, and refuses what cannot be done before anything runs.
 
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
@@ -6,13 +6,13 @@ use std::path::{Path, PathBuf};
 use toml::Spanned;
 use vf_model::{Command, Nanos, VfIndex};
 use vf_nic::config::{Config, Sections, SocketRole, line_of, one_line};
-use vf_nic::host::initial_policy;
+use vf_nic::instance::initial_policy;
 
 use super::duration::Duration;
+use super::error::{LoadError, ScenarioError, value};
 use super::expect;
-use super::mistake::{Mistake, PlanError, value};
 use super::parse::{EventSection, File, GuestSection, JobSection, PingSection, SendSection};
-use super::plan::{Amount, Event, Guest, GuestKind, Interface, Job, Plan, Work};
+use super::plan::{Amount, Event, GuestKind, GuestPlan, Interface, Job, ScenarioPlan, Work};
 
 /// Bytes of each frame that a capture keeps, unless told otherwise: all headers.
 const SNAPLEN: u32 = 128;
@@ -23,29 +23,29 @@ const MAX_STREAMS: u16 = 64;
 /// The port of the first job that sends; each has one of its own.
 const FIRST_PORT: u16 = 5201;
 
-impl Plan {
+impl ScenarioPlan {
     /// Reads and checks a file. `kind` takes the place of what the file says of its guests.
     ///
     /// # Errors
-    /// [`PlanError`].
-    pub fn load(path: &Path, kind: Option<GuestKind>) -> Result<Plan, PlanError> {
-        let text = std::fs::read_to_string(path).map_err(|source| PlanError::Read {
+    /// [`LoadError`].
+    pub fn load(path: &Path, kind: Option<GuestKind>) -> Result<ScenarioPlan, LoadError> {
+        let text = std::fs::read_to_string(path).map_err(|source| LoadError::Read {
             path: path.to_owned(),
             source,
         })?;
-        Plan::parse(path, &text, kind)
+        ScenarioPlan::parse(path, &text, kind)
     }
 
     pub(super) fn parse(
         path: &Path,
         text: &str,
         kind: Option<GuestKind>,
-    ) -> Result<Plan, PlanError> {
-        let file: File = toml::from_str(text).map_err(|e| PlanError::Parse {
+    ) -> Result<ScenarioPlan, LoadError> {
+        let file: File = toml::from_str(text).map_err(|e| LoadError::Parse {
             path: path.to_owned(),
             what: one_line(text, &e),
         })?;
-        let whole = |mistake| PlanError::Whole {
+        let whole = |mistake| LoadError::Whole {
             path: path.to_owned(),
             mistake,
         };
@@ -56,7 +56,7 @@ impl Plan {
             wire: file.wire,
         };
         let config = Config::from_sections(sections, PathBuf::new(), false).map_err(|source| {
-            PlanError::Config {
+            LoadError::Config {
                 path: path.to_owned(),
                 source: Box::new(source),
             }
@@ -66,7 +66,7 @@ impl Plan {
         if until == Nanos(0) {
             return Err(whole(value("until", file.until, "a time after the start")));
         }
-        let mut plan = Plan {
+        let mut plan = ScenarioPlan {
             file: path.to_owned(),
             kind: kind.or(file.guests).unwrap_or_default(),
             until,
@@ -95,12 +95,12 @@ impl Plan {
             plan.expectations.push(expectation);
         }
         if plan.guests.is_empty() {
-            return Err(whole(Mistake::Needs("the file names no [[guest]]")));
+            return Err(whole(ScenarioError::Needs("the file names no [[guest]]")));
         }
         Ok(plan)
     }
 
-    fn guest(&self, section: GuestSection) -> Result<Guest, Mistake> {
+    fn guest(&self, section: GuestSection) -> Result<GuestPlan, ScenarioError> {
         let name = section.name;
         let good = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
         if name.is_empty() || !name.chars().all(good) {
@@ -111,14 +111,14 @@ impl Plan {
             ));
         }
         if self.guests.iter().any(|guest| guest.name == name) {
-            return Err(Mistake::Twice {
+            return Err(ScenarioError::Twice {
                 what: "guest",
                 name,
                 advice: "each has a name of its own",
             });
         }
         if !section.also.is_empty() && self.kind == GuestKind::Embedded {
-            return Err(Mistake::Needs(
+            return Err(ScenarioError::Needs(
                 "also: only Linux guests have several interfaces: guests = \"linux\"",
             ));
         }
@@ -135,7 +135,7 @@ impl Plan {
         if !(576..=most).contains(&mtu) {
             return Err(value("mtu", mtu, "576 bytes to the mtu of its [[nic]]"));
         }
-        Ok(Guest {
+        Ok(GuestPlan {
             name,
             interfaces,
             mtu,
@@ -149,7 +149,7 @@ impl Plan {
         vf: u16,
         address: &str,
         own: &[Interface],
-    ) -> Result<Interface, Mistake> {
+    ) -> Result<Interface, ScenarioError> {
         let nic = self.nic(nic)?;
         if vf >= self.config.nics[nic].vfs {
             return Err(value("vf", vf, "the VFs of a NIC are 0 to its vfs - 1"));
@@ -173,7 +173,7 @@ impl Plan {
                 continue;
             };
             let advice = "a VF and an address belong to one guest";
-            return Err(Mistake::Twice { what, name, advice });
+            return Err(ScenarioError::Twice { what, name, advice });
         }
         Ok(Interface {
             nic,
@@ -183,11 +183,11 @@ impl Plan {
         })
     }
 
-    fn job(&self, section: JobSection) -> Result<Job, Mistake> {
+    fn job(&self, section: JobSection) -> Result<Job, ScenarioError> {
         let guest = self.guest_named("guest", &section.guest)?;
         let name = section.name.unwrap_or(section.guest);
         if self.jobs.iter().any(|job| job.name == name) {
-            return Err(Mistake::Twice {
+            return Err(ScenarioError::Twice {
                 what: "job",
                 name,
                 advice: "give this one a name of its own",
@@ -196,14 +196,14 @@ impl Plan {
         let at = self.within("at", section.at)?;
         let mut port = section.port;
         if port == Some(0) || (port.is_some() && section.run.is_none()) {
-            return Err(Mistake::Needs(
+            return Err(ScenarioError::Needs(
                 "port: 1 to 65535, and only beside run: it tells the connections of jobs apart",
             ));
         }
         let work = match (section.run, section.send, section.ping) {
             (Some(command), None, None) if self.kind == GuestKind::Linux => Work::Run(command),
             (Some(_), None, None) => {
-                return Err(Mistake::Needs(
+                return Err(ScenarioError::Needs(
                     "run: only Linux guests have a shell: guests = \"linux\", or use send or ping",
                 ));
             }
@@ -213,7 +213,7 @@ impl Plan {
                 self.send(guest, send)?
             }
             (None, None, Some(ping)) => self.ping(guest, ping)?,
-            _ => return Err(Mistake::Needs("a job has one of run, send and ping")),
+            _ => return Err(ScenarioError::Needs("a job has one of run, send and ping")),
         };
         Ok(Job {
             name,
@@ -224,14 +224,16 @@ impl Plan {
         })
     }
 
-    fn send(&self, guest: usize, section: SendSection) -> Result<Work, Mistake> {
+    fn send(&self, guest: usize, section: SendSection) -> Result<Work, ScenarioError> {
         let to = self.peer(guest, &section.to)?;
         let amount = match (section.bytes, section.duration) {
             (Some(0), _) => return Err(value("bytes", 0, "at least 1")),
             (Some(bytes), None) => Amount::Bytes(bytes),
             (None, Some(time)) => Amount::For(time.0),
             (None, None) => Amount::Endless,
-            (Some(_), Some(_)) => return Err(Mistake::Needs("send has bytes or for, not both")),
+            (Some(_), Some(_)) => {
+                return Err(ScenarioError::Needs("send has bytes or for, not both"));
+            }
         };
         let streams = section.streams;
         if !(1..=MAX_STREAMS).contains(&streams) {
@@ -244,7 +246,7 @@ impl Plan {
         })
     }
 
-    fn ping(&self, guest: usize, section: PingSection) -> Result<Work, Mistake> {
+    fn ping(&self, guest: usize, section: PingSection) -> Result<Work, ScenarioError> {
         if section.count == 0 {
             return Err(value("count", 0, "at least 1"));
         }
@@ -255,7 +257,7 @@ impl Plan {
         })
     }
 
-    fn peer(&self, guest: usize, name: &str) -> Result<usize, Mistake> {
+    fn peer(&self, guest: usize, name: &str) -> Result<usize, ScenarioError> {
         let to = self.guest_named("to", name)?;
         if to == guest {
             return Err(value("to", name, "another guest"));
@@ -263,7 +265,7 @@ impl Plan {
         Ok(to)
     }
 
-    fn event(&self, section: &EventSection) -> Result<Event, Mistake> {
+    fn event(&self, section: &EventSection) -> Result<Event, ScenarioError> {
         let words: Vec<&str> = section.command.split_whitespace().collect();
         Ok(Event {
             at: self.within("at", section.at)?,
@@ -272,7 +274,7 @@ impl Plan {
         })
     }
 
-    pub(super) fn within(&self, key: &'static str, time: Duration) -> Result<Nanos, Mistake> {
+    pub(super) fn within(&self, key: &'static str, time: Duration) -> Result<Nanos, ScenarioError> {
         if time.0 > self.until {
             return Err(value(key, time, "the scenario ends before (until)"));
         }
@@ -280,16 +282,16 @@ impl Plan {
     }
 
     /// The NIC of this name; with one NIC there is no need to say it.
-    pub(super) fn nic(&self, name: Option<&str>) -> Result<usize, Mistake> {
+    pub(super) fn nic(&self, name: Option<&str>) -> Result<usize, ScenarioError> {
         let names = self.config.nics.iter().map(|nic| nic.name.as_str());
         match (name, self.config.nics.len()) {
             (Some(name), _) => find("nic", name, names),
             (None, 1) => Ok(0),
-            (None, _) => Err(Mistake::Needs("nic: say which, there are several")),
+            (None, _) => Err(ScenarioError::Needs("nic: say which, there are several")),
         }
     }
 
-    fn guest_named(&self, key: &'static str, name: &str) -> Result<usize, Mistake> {
+    fn guest_named(&self, key: &'static str, name: &str) -> Result<usize, ScenarioError> {
         find(
             key,
             name,
@@ -297,7 +299,7 @@ impl Plan {
         )
     }
 
-    pub(super) fn job_named(&self, key: &'static str, name: &str) -> Result<usize, Mistake> {
+    pub(super) fn job_named(&self, key: &'static str, name: &str) -> Result<usize, ScenarioError> {
         find(key, name, self.jobs.iter().map(|job| job.name.as_str()))
     }
 }
@@ -306,13 +308,13 @@ fn find<'a>(
     what: &'static str,
     name: &str,
     names: impl Iterator<Item = &'a str> + Clone,
-) -> Result<usize, Mistake> {
+) -> Result<usize, ScenarioError> {
     names
         .clone()
         .position(|known| known == name)
         .ok_or_else(|| {
             let known: Vec<_> = names.collect();
-            Mistake::NoSuch {
+            ScenarioError::NoSuch {
                 what,
                 name: name.escape_debug().to_string(),
                 known: if known.is_empty() {
@@ -325,17 +327,17 @@ fn find<'a>(
 }
 
 /// What cannot be on the virtual clock, or is the scenario's own business.
-fn check_config(config: &Config) -> Result<(), Mistake> {
+fn check_config(config: &Config) -> Result<(), ScenarioError> {
     for nic in &config.nics {
         if nic.tap.is_some() {
-            return Err(Mistake::Needs(
+            return Err(ScenarioError::Needs(
                 "tap: the host's devices are not on the virtual clock",
             ));
         }
         for (i, vf) in nic.vf.iter().enumerate() {
             let own = Path::new(&format!("{}-vf{i}.sock", nic.name)) == vf.socket;
             if vf.role == SocketRole::Client || !own {
-                return Err(Mistake::Needs(
+                return Err(ScenarioError::Needs(
                     "socket, socket_role: a scenario makes its own sockets",
                 ));
             }
@@ -358,14 +360,14 @@ impl Place<'_> {
     fn check<T, R>(
         &self,
         section: Spanned<T>,
-        check: impl FnOnce(T) -> Result<R, Mistake>,
-    ) -> Result<R, PlanError> {
+        check: impl FnOnce(T) -> Result<R, ScenarioError>,
+    ) -> Result<R, LoadError> {
         let line = self.line(&section);
         check(section.into_inner()).map_err(|mistake| self.wrong(line, mistake))
     }
 
-    fn wrong(&self, line: usize, mistake: Mistake) -> PlanError {
-        PlanError::Section {
+    fn wrong(&self, line: usize, mistake: ScenarioError) -> LoadError {
+        LoadError::Section {
             path: self.path.to_owned(),
             line,
             mistake,
@@ -375,9 +377,9 @@ impl Place<'_> {
     /// Puts events in order, and tries them on the policies that they will change: none will be refused.
     fn events(
         &self,
-        plan: &mut Plan,
+        plan: &mut ScenarioPlan,
         sections: Vec<Spanned<EventSection>>,
-    ) -> Result<(), PlanError> {
+    ) -> Result<(), LoadError> {
         let mut events = Vec::new();
         for section in sections {
             let line = self.line(&section);
@@ -387,9 +389,9 @@ impl Place<'_> {
         let mut tries = Vec::new();
         for nic in &plan.config.nics {
             tries.push(
-                initial_policy(nic).map_err(|(vf, refusal)| PlanError::Whole {
+                initial_policy(nic).map_err(|(vf, refusal)| LoadError::Whole {
                     path: self.path.to_owned(),
-                    mistake: Mistake::Policy {
+                    mistake: ScenarioError::Policy {
                         nic: nic.name.clone(),
                         vf,
                         refusal,

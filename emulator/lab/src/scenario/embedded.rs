@@ -3,15 +3,15 @@
 use std::collections::BTreeMap;
 
 use vf_guest::net::{NetConfig, Notify};
-use vf_guest::tcp::{Guest, GuestConfig, StreamId};
+use vf_guest::tcp::{GuestConfig, StreamId, TcpGuest};
 use vf_model::{Command, Nanos, VfIndex};
 use vf_nic::config::HypervisorCpu;
 use vf_nic::watch::Detail;
 
 use super::guests::{Ended, Guests, JobEnd, RunError};
-use super::plan::{Amount, Plan, Work};
+use super::plan::{Amount, ScenarioPlan, Work};
 use crate::embedded::EmbeddedGuest;
-use crate::world::{Notification, Turn, Watcher, World};
+use crate::virtual_hosts::{Event, Notification, VirtualHosts, Watcher};
 
 /// What a guest is to do at a time.
 #[derive(Clone, Copy)]
@@ -31,8 +31,8 @@ enum Task {
 
 /// The hosts with the guests on them.
 pub(super) struct Embedded<'a> {
-    plan: &'a Plan,
-    world: World,
+    plan: &'a ScenarioPlan,
+    world: VirtualHosts,
     guests: Vec<EmbeddedGuest>,
     guest_on: BTreeMap<(usize, VfIndex), usize>,
     /// What each guest is still to do, by time and by the order in which it was planned.
@@ -43,7 +43,7 @@ pub(super) struct Embedded<'a> {
 }
 
 impl<'a> Embedded<'a> {
-    pub(super) fn new(plan: &'a Plan) -> Result<Embedded<'a>, RunError> {
+    pub(super) fn new(plan: &'a ScenarioPlan) -> Result<Embedded<'a>, RunError> {
         let notification = Notification {
             kicks: false,
             moderation: plan.moderation,
@@ -54,7 +54,7 @@ impl<'a> Embedded<'a> {
             HypervisorCpu::Measured => None,
             HypervisorCpu::Model => Some(vf_model::CostModel::default()),
         };
-        let mut world = World::new(&nics, &plan.config.wires, cost, notification)
+        let mut world = VirtualHosts::new(&nics, &plan.config.wires, cost, notification)
             .map_err(|(_, vf, refusal)| RunError::Policy(vf, refusal))?;
         let mut guests = Vec::new();
         let mut guest_on = BTreeMap::new();
@@ -83,7 +83,7 @@ impl<'a> Embedded<'a> {
             };
             let (player, ()) =
                 EmbeddedGuest::start(&mut world, on.nic, on.vf, &net, Nanos(0), |net| {
-                    (Guest::new(config, net), ())
+                    (TcpGuest::new(config, net), ())
                 })?;
             guest_on.insert((on.nic, on.vf), guests.len());
             guests.push(player);
@@ -191,7 +191,7 @@ impl<'a> Embedded<'a> {
 }
 
 impl Guests for Embedded<'_> {
-    fn world(&self) -> &World {
+    fn world(&self) -> &VirtualHosts {
         &self.world
     }
 
@@ -207,13 +207,13 @@ impl Guests for Embedded<'_> {
         let first = self.guests.first().map_or(0, |player| player.id.index());
         while let Some(turn) = self.world.advance(until) {
             match turn {
-                Turn::Guest(id) => self.run_guest(id.index() - first),
-                Turn::Interrupt { host, vf, .. } => {
+                Event::Guest(id) => self.run_guest(id.index() - first),
+                Event::Interrupt { host, vf, .. } => {
                     if let Some(on) = self.guest_on.get(&(host, vf)) {
                         self.world.wake(self.guests[*on].id, self.world.now());
                     }
                 }
-                Turn::Command { host, command } => {
+                Event::Command { host, command } => {
                     // These guests do not look at their carrier, so what they cannot be shown is no news.
                     if let Err(refusal) = self.world.apply(host, &command) {
                         self.faults.push(format!("{command}: {refusal}"));

@@ -7,15 +7,15 @@ use vf_model::{DropReason, Nanos, VfIndex};
 use vf_nic::config::parse_rate;
 
 use super::duration::Duration;
-use super::mistake::{Mistake, value};
+use super::error::{ScenarioError, value};
 use super::parse::{Bound, ExpectSection, Names};
-use super::plan::{Bottleneck, Expectation, Figure, Plan, Want};
+use super::plan::{Bottleneck, Expectation, Figure, ScenarioPlan, Want};
 use super::reading::Reading;
 use super::record::Record;
 
 /// How a promise was kept.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Judgement {
+pub struct CheckResult {
     /// Where it is in the file.
     pub line: usize,
     /// What was measured, and over which time.
@@ -28,9 +28,9 @@ pub struct Judgement {
     pub pass: bool,
 }
 
-impl fmt::Display for Judgement {
+impl fmt::Display for CheckResult {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Judgement {
+        let CheckResult {
             line,
             figure,
             want,
@@ -51,7 +51,7 @@ enum Unit {
 }
 
 impl Unit {
-    fn read(self, bound: &Bound) -> Result<f64, Mistake> {
+    fn read(self, bound: &Bound) -> Result<f64, ScenarioError> {
         let wrong = |got: &str, allowed| value("min, max", got, allowed);
         let text = match bound {
             Bound::Text(text) => format!("\"{text}\""),
@@ -96,36 +96,38 @@ pub(super) fn rate(bps: f64) -> String {
 
 /// Reads an expectation.
 pub(super) fn check(
-    plan: &Plan,
+    plan: &ScenarioPlan,
     section: ExpectSection,
     line: usize,
-) -> Result<Expectation, Mistake> {
+) -> Result<Expectation, ScenarioError> {
     let of_drops = section.nic.is_some() || section.vf.is_some();
     if of_drops && section.drops.is_none() {
-        return Err(Mistake::Needs(
+        return Err(ScenarioError::Needs(
             "nic, vf: only drops are those of a NIC or a VF",
         ));
     }
     if section.code.is_some() && section.exit.is_none() {
-        return Err(Mistake::Needs("code: belongs to exit"));
+        return Err(ScenarioError::Needs("code: belongs to exit"));
     }
     let bounds = (section.min.as_ref(), section.max.as_ref());
     let (figure, want) = figure(plan, &section)?;
     let want = match (want, bounds) {
         (Some(want), (None, None)) => want,
         (Some(_), _) => {
-            return Err(Mistake::Needs(
+            return Err(ScenarioError::Needs(
                 "min, max: exit and bottleneck are not between bounds",
             ));
         }
-        (None, (None, None)) => return Err(Mistake::Needs("an expectation has min, max or both")),
+        (None, (None, None)) => {
+            return Err(ScenarioError::Needs("an expectation has min, max or both"));
+        }
         (None, (min, max)) => {
             let read = |bound: Option<&Bound>| bound.map(|b| figure.unit().read(b)).transpose();
             let (min, max) = (read(min)?, read(max)?);
             if let (Some(min), Some(max)) = (min, max)
                 && min > max
             {
-                return Err(Mistake::Needs("min is above max"));
+                return Err(ScenarioError::Needs("min is above max"));
             }
             Want::Between(min, max)
         }
@@ -157,7 +159,10 @@ pub(super) fn check(
 }
 
 /// The one figure that a section names, and what it is to be if that is no number.
-fn figure(plan: &Plan, section: &ExpectSection) -> Result<(Figure, Option<Want>), Mistake> {
+fn figure(
+    plan: &ScenarioPlan,
+    section: &ExpectSection,
+) -> Result<(Figure, Option<Want>), ScenarioError> {
     let jobs = |key, names: &Names| {
         let names = match names {
             Names::One(name) => std::slice::from_ref(name),
@@ -207,13 +212,17 @@ fn figure(plan: &Plan, section: &ExpectSection) -> Result<(Figure, Option<Want>)
     }
     match (figures.pop(), figures.is_empty()) {
         (Some(one), true) => Ok(one),
-        _ => Err(Mistake::Needs(
+        _ => Err(ScenarioError::Needs(
             "an expectation is about one of goodput, retransmits, rtt, exit, drops, link_busy, hypervisor_busy, bottleneck",
         )),
     }
 }
 
-fn drops(plan: &Plan, section: &ExpectSection, reason: &str) -> Result<Figure, Mistake> {
+fn drops(
+    plan: &ScenarioPlan,
+    section: &ExpectSection,
+    reason: &str,
+) -> Result<Figure, ScenarioError> {
     let nic = plan.nic(section.nic.as_deref())?;
     let vf = match section.vf {
         Some(vf) if vf >= plan.config.nics[nic].vfs => {
@@ -227,7 +236,7 @@ fn drops(plan: &Plan, section: &ExpectSection, reason: &str) -> Result<Figure, M
             Some(known) => Some(known),
             None => {
                 let all: Vec<_> = DropReason::all().map(DropReason::name).collect();
-                return Err(Mistake::NoSuch {
+                return Err(ScenarioError::NoSuch {
                     what: "drops",
                     name: name.escape_debug().to_string(),
                     known: format!("any, {}", all.join(", ")),
@@ -248,7 +257,7 @@ impl Figure {
         }
     }
 
-    fn name(&self, plan: &Plan) -> String {
+    fn name(&self, plan: &ScenarioPlan) -> String {
         let jobs = |jobs: &[usize]| {
             let names: Vec<_> = jobs
                 .iter()
@@ -316,7 +325,7 @@ impl Figure {
 
 impl Expectation {
     /// Compares with what came out.
-    pub(super) fn judge(&self, plan: &Plan, record: &Record) -> Judgement {
+    pub(super) fn judge(&self, plan: &ScenarioPlan, record: &Record) -> CheckResult {
         let (from, to) = (record.at(self.from), record.at(self.to));
         let (want, got, pass) = match (&self.want, &self.figure) {
             (Want::Code(code), Figure::Exit(job)) => {
@@ -353,7 +362,7 @@ impl Expectation {
         } else {
             format!(" from {} to {}", Duration(self.from), Duration(self.to))
         };
-        Judgement {
+        CheckResult {
             line: self.line,
             figure: format!("{}{time}", self.figure.name(plan)),
             want,

@@ -7,7 +7,7 @@ use vf_nic::watch::Detail;
 use super::capture::CaptureError;
 use crate::linux::{ImageError, LaunchError};
 use crate::timetravel::SimulationError;
-use crate::world::{Watcher, World};
+use crate::virtual_hosts::{VirtualHosts, Watcher};
 
 /// Why a scenario did not run to its end.
 #[derive(Debug, thiserror::Error)]
@@ -51,7 +51,7 @@ impl RunError {
 /// Whoever plays the guests.
 pub(super) trait Guests {
     /// The hosts.
-    fn world(&self) -> &World;
+    fn world(&self) -> &VirtualHosts;
     /// Shows `watcher` every frame from now on, at least in this detail.
     fn watch(&mut self, detail: Detail, watcher: Watcher);
     /// Applies a command at a time.

@@ -9,10 +9,10 @@ use vf_model::{Command, Nanos};
 use vf_nic::watch::Detail;
 
 use super::guests::{Ended, Guests, JobEnd, RunError};
-use super::plan::{Amount, Guest, Job, Plan, Work};
+use super::plan::{Amount, GuestPlan, Job, ScenarioPlan, Work};
 use crate::linux::{GuestSpec, Image, Launcher};
 use crate::timetravel::{Settings, Simulation};
-use crate::world::{Watcher, World};
+use crate::virtual_hosts::{VirtualHosts, Watcher};
 
 /// Memory of each guest.
 const MEMORY_MIB: u32 = 128;
@@ -23,7 +23,7 @@ const CALENDAR: &str = "calendar";
 
 /// The hosts with the guests on them.
 pub(super) struct Linux<'a> {
-    plan: &'a Plan,
+    plan: &'a ScenarioPlan,
     image: Image,
     /// Kept until the guests have ended.
     dir: TempDir,
@@ -33,7 +33,7 @@ pub(super) struct Linux<'a> {
 impl<'a> Linux<'a> {
     /// Starts the guests; they boot when time passes. What arrives on `stop` ends them.
     pub(super) fn new(
-        plan: &'a Plan,
+        plan: &'a ScenarioPlan,
         image: Option<&Path>,
         stop: Option<std::os::unix::net::UnixStream>,
     ) -> Result<Linux<'a>, RunError> {
@@ -78,13 +78,13 @@ impl<'a> Linux<'a> {
     }
 }
 
-fn launcher<'a>(plan: &Plan, image: &'a Image, dir: &'a Path) -> Launcher<'a> {
+fn launcher<'a>(plan: &ScenarioPlan, image: &'a Image, dir: &'a Path) -> Launcher<'a> {
     let memory = u64::from(MEMORY_MIB) * plan.guests.len() as u64;
     Launcher::new(image, dir, Path::new(CALENDAR), memory)
 }
 
 impl Guests for Linux<'_> {
-    fn world(&self) -> &World {
+    fn world(&self) -> &VirtualHosts {
         self.simulation.world()
     }
 
@@ -121,7 +121,7 @@ impl Guests for Linux<'_> {
     }
 }
 
-fn spec(plan: &Plan, g: usize, guest: &Guest) -> GuestSpec {
+fn spec(plan: &ScenarioPlan, g: usize, guest: &GuestPlan) -> GuestSpec {
     let sockets = guest.interfaces.iter().map(|on| {
         let nic = &plan.config.nics[on.nic];
         nic.vf[on.vf.index()].socket.clone()
@@ -156,7 +156,7 @@ job() { # NUMBER AT COMMAND
 "#;
 
 /// What a guest does: its further addresses, a server for all that is sent to it, its jobs, and then nothing.
-fn script(plan: &Plan, g: usize) -> String {
+fn script(plan: &ScenarioPlan, g: usize) -> String {
     let mut script = JOBS.to_owned();
     for (i, on) in plan.guests[g].interfaces.iter().enumerate().skip(1) {
         script += &format!("ip addr add {}/{} dev eth{i}\n", on.address, on.prefix_len);
@@ -180,7 +180,7 @@ fn script(plan: &Plan, g: usize) -> String {
 }
 
 /// A job in the words of a shell.
-fn command(plan: &Plan, job: &Job) -> String {
+fn command(plan: &ScenarioPlan, job: &Job) -> String {
     match &job.work {
         Work::Run(command) => command.clone(),
         Work::Ping {
@@ -244,7 +244,8 @@ mod tests {
         let text = "until = '1s'\n[[nic]]\nname = 'a'\n\
                     [[guest]]\nname = 'x'\naddress = '10.0.0.1/24'\nalso = [{ vf = 1, address = '10.1.0.1/16' }]\n\
                     [[job]]\nguest = 'x'\nat = '2ms'\nrun = \"echo 'it is'\"\n";
-        let plan = Plan::parse(Path::new("test.toml"), text, Some(GuestKind::Linux)).unwrap();
+        let plan =
+            ScenarioPlan::parse(Path::new("test.toml"), text, Some(GuestKind::Linux)).unwrap();
         let script = script(&plan, 0);
         assert!(
             script.contains("ip addr add 10.1.0.1/16 dev eth1\n"),

@@ -2,22 +2,22 @@
 //! It runs on the virtual clock, the same to the bit each time, with guests in this process or with Linux kernels.
 //!
 //! - `parse`: the words of a file
-//! - [`plan`](Plan): what they mean, and `check` how that is found
+//! - [`plan`](ScenarioPlan): what they mean, and `check` how that is found
 //! - [`run`](run()): doing it
 //! - `guests`, `embedded`, `linux`: who plays the guests
 //! - `traffic`, `reading`, `record`: what is measured
 //! - `expect`: what was promised
 //! - [`capture`](Capture): pcapng files
-//! - [`outcome`](Outcome), [`report`](text()): what came out
+//! - [`outcome`](ScenarioOutcome), [`report`](text()): what came out
 
 mod capture;
 mod check;
 mod duration;
 mod embedded;
+mod error;
 mod expect;
 mod guests;
 mod linux;
-mod mistake;
 mod outcome;
 mod parse;
 mod plan;
@@ -30,10 +30,10 @@ mod tests;
 mod traffic;
 
 pub use capture::{Capture, CaptureError};
-pub use expect::Judgement;
+pub use error::{LoadError, ScenarioError};
+pub use expect::CheckResult;
 pub use guests::RunError;
-pub use mistake::{Mistake, PlanError};
-pub use outcome::{EventOutcome, JobOutcome, NicOutcome, Outcome, Sample};
-pub use plan::{GuestKind, Plan};
+pub use outcome::{EventOutcome, JobOutcome, NicOutcome, Sample, ScenarioOutcome};
+pub use plan::{GuestKind, ScenarioPlan};
 pub use report::text;
 pub use run::{Options, run};

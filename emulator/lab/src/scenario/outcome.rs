@@ -8,15 +8,15 @@ use vf_model::Nanos;
 
 use super::capture::Capture;
 use super::duration::Duration;
-use super::expect::Judgement;
+use super::expect::CheckResult;
 use super::guests::{Ended, JobEnd};
-use super::plan::{Amount, GuestKind, Job, Plan, Work};
+use super::plan::{Amount, GuestKind, Job, ScenarioPlan, Work};
 use super::record::{Record, SAMPLES, sample_time};
 use super::traffic::JobTraffic;
 
 /// See the module.
 #[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct Outcome {
+pub struct ScenarioOutcome {
     /// The scenario's file.
     pub scenario: PathBuf,
     /// What played the guests.
@@ -34,7 +34,7 @@ pub struct Outcome {
     /// The run in equal steps.
     pub samples: Vec<Sample>,
     /// In the order of the file.
-    pub expectations: Vec<Judgement>,
+    pub expectations: Vec<CheckResult>,
     /// One a VF with a guest, if any were asked for.
     pub captures: Vec<Capture>,
     /// Bytes of each frame that a capture keeps; 0 is all.
@@ -109,9 +109,9 @@ pub struct Sample {
     pub hypervisor_busy: Vec<f64>,
 }
 
-impl Outcome {
+impl ScenarioOutcome {
     /// Expectations that were not met.
-    pub fn failed(&self) -> impl Iterator<Item = &Judgement> {
+    pub fn failed(&self) -> impl Iterator<Item = &CheckResult> {
         self.expectations.iter().filter(|judged| !judged.pass)
     }
 }
@@ -122,14 +122,14 @@ fn seconds(time: Nanos) -> f64 {
 
 /// Puts together what was measured.
 pub(super) fn outcome(
-    plan: &Plan,
+    plan: &ScenarioPlan,
     record: &Record,
     ended: Ended,
     digest: u64,
     captures: Vec<Capture>,
-) -> Outcome {
+) -> ScenarioOutcome {
     let jobs = plan.jobs.iter().zip(&record.traffic).zip(ended.jobs);
-    Outcome {
+    ScenarioOutcome {
         scenario: plan.file.clone(),
         guests: plan.kind,
         seconds: seconds(plan.until),
@@ -161,7 +161,7 @@ pub(super) fn outcome(
     }
 }
 
-fn of_job(plan: &Plan, job: &Job, traffic: &JobTraffic, end: JobEnd) -> JobOutcome {
+fn of_job(plan: &ScenarioPlan, job: &Job, traffic: &JobTraffic, end: JobEnd) -> JobOutcome {
     let active = seconds(traffic.last.saturating_sub(job.at));
     JobOutcome {
         name: job.name.clone(),
@@ -177,7 +177,7 @@ fn of_job(plan: &Plan, job: &Job, traffic: &JobTraffic, end: JobEnd) -> JobOutco
     }
 }
 
-fn words(plan: &Plan, work: &Work) -> String {
+fn words(plan: &ScenarioPlan, work: &Work) -> String {
     let name = |guest: usize| plan.guests[guest].name.as_str();
     match work {
         Work::Run(command) => command.clone(),
@@ -207,7 +207,7 @@ fn words(plan: &Plan, work: &Work) -> String {
     }
 }
 
-fn of_nic(plan: &Plan, record: &Record, nic: usize) -> NicOutcome {
+fn of_nic(plan: &ScenarioPlan, record: &Record, nic: usize) -> NicOutcome {
     let (first, last) = (record.at(Nanos(0)), record.at(plan.until));
     let drops = last.nics[nic].drops.iter();
     NicOutcome {
@@ -223,7 +223,7 @@ fn of_nic(plan: &Plan, record: &Record, nic: usize) -> NicOutcome {
     }
 }
 
-fn sample(plan: &Plan, record: &Record, n: u64) -> Sample {
+fn sample(plan: &ScenarioPlan, record: &Record, n: u64) -> Sample {
     let (from, to) = (
         record.at(sample_time(plan, n - 1)),
         record.at(sample_time(plan, n)),

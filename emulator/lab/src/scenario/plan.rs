@@ -1,4 +1,4 @@
-//! What a scenario file asks for, with every name resolved. A [`Plan`] cannot be wrong.
+//! What a scenario file asks for, with every name resolved. A [`ScenarioPlan`] cannot be wrong.
 
 use std::fmt;
 use std::net::Ipv4Addr;
@@ -30,7 +30,7 @@ impl fmt::Display for GuestKind {
 
 /// A checked scenario.
 #[derive(Debug)]
-pub struct Plan {
+pub struct ScenarioPlan {
     /// The file it is from.
     pub file: PathBuf,
     /// What plays the guests.
@@ -45,7 +45,7 @@ pub struct Plan {
     pub(super) moderation: Nanos,
     /// NICs and wires.
     pub(super) config: Config,
-    pub(super) guests: Vec<Guest>,
+    pub(super) guests: Vec<GuestPlan>,
     pub(super) jobs: Vec<Job>,
     /// In the order in which they are applied.
     pub(super) events: Vec<Event>,
@@ -54,14 +54,14 @@ pub struct Plan {
 
 /// A guest.
 #[derive(Debug)]
-pub(super) struct Guest {
+pub(super) struct GuestPlan {
     pub(super) name: String,
     /// At least one; the first is the one that others send to.
     pub(super) interfaces: Vec<Interface>,
     pub(super) mtu: u16,
 }
 
-impl Guest {
+impl GuestPlan {
     pub(super) fn address(&self) -> Ipv4Addr {
         self.interfaces
             .first()
@@ -173,7 +173,7 @@ pub(super) enum Want {
 /// What bound a run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Bottleneck {
-    Hypervisor,
+    MediatedPlane,
     Link,
     /// Windows, losses, limits, or there was no more to send.
     Neither,
@@ -181,14 +181,14 @@ pub(super) enum Bottleneck {
 
 impl Bottleneck {
     pub(super) const ALL: [Bottleneck; 3] = [
-        Bottleneck::Hypervisor,
+        Bottleneck::MediatedPlane,
         Bottleneck::Link,
         Bottleneck::Neither,
     ];
 
     pub(super) fn name(self) -> &'static str {
         match self {
-            Bottleneck::Hypervisor => "hypervisor",
+            Bottleneck::MediatedPlane => "hypervisor",
             Bottleneck::Link => "link",
             Bottleneck::Neither => "neither",
         }

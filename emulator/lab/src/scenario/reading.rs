@@ -3,12 +3,12 @@
 use std::collections::BTreeMap;
 
 use vf_model::{DropReason, Nanos, VfIndex};
-use vf_nic::host::Host;
+use vf_nic::instance::NicInstance;
 
 use super::plan::Bottleneck;
 use super::traffic::JobTraffic;
 use crate::experiment::theory::SATURATED;
-use crate::world::World;
+use crate::virtual_hosts::VirtualHosts;
 
 /// See the module.
 #[derive(Clone, Debug)]
@@ -39,7 +39,7 @@ pub(super) struct NicReading {
 }
 
 impl Reading {
-    pub(super) fn take(world: &World, jobs: &[JobTraffic]) -> Reading {
+    pub(super) fn take(world: &VirtualHosts, jobs: &[JobTraffic]) -> Reading {
         let at = world.now();
         Reading {
             at,
@@ -105,7 +105,7 @@ impl Reading {
         let any =
             |busy: &dyn Fn(usize) -> f64| (0..self.nics.len()).any(|nic| busy(nic) >= SATURATED);
         if any(&|nic| self.hypervisor_since(start, nic)) {
-            Bottleneck::Hypervisor
+            Bottleneck::MediatedPlane
         } else if any(&|nic| self.link_since(start, nic)) {
             Bottleneck::Link
         } else {
@@ -115,7 +115,7 @@ impl Reading {
 }
 
 impl NicReading {
-    fn take(at: Nanos, host: &Host) -> NicReading {
+    fn take(at: Nanos, host: &NicInstance) -> NicReading {
         let statistics = &host.statistics;
         let mut drops = BTreeMap::new();
         for (vf, reason, n) in statistics.drops() {

@@ -2,7 +2,7 @@
 
 use vf_model::Nanos;
 
-use super::plan::Plan;
+use super::plan::ScenarioPlan;
 use super::reading::Reading;
 use super::traffic::JobTraffic;
 
@@ -26,7 +26,7 @@ impl Record {
 }
 
 /// The end of the `n`th interval.
-pub(super) fn sample_time(plan: &Plan, n: u64) -> Nanos {
+pub(super) fn sample_time(plan: &ScenarioPlan, n: u64) -> Nanos {
     let at = u128::from(plan.until.0) * u128::from(n) / u128::from(SAMPLES);
     Nanos(u64::try_from(at).unwrap_or(u64::MAX))
 }

@@ -6,13 +6,13 @@ use vf_model::Nanos;
 
 use super::duration::Duration;
 use super::expect::rate;
-use super::outcome::{Outcome, Sample};
+use super::outcome::{Sample, ScenarioOutcome};
 
 const BARS: [char; 8] = ['▁', '▂', '▃', '▄', '▅', '▆', '▇', '█'];
 
 /// The whole report.
 #[must_use]
-pub fn text(outcome: &Outcome) -> String {
+pub fn text(outcome: &ScenarioOutcome) -> String {
     let mut out = String::new();
     // Writing to a string does not fail.
     let _ = write(outcome, &mut out);
@@ -23,7 +23,7 @@ fn time(seconds: f64) -> String {
     Duration(Nanos((seconds * 1e9).round() as u64)).to_string()
 }
 
-fn write(outcome: &Outcome, out: &mut String) -> std::fmt::Result {
+fn write(outcome: &ScenarioOutcome, out: &mut String) -> std::fmt::Result {
     writeln!(
         out,
         "{}: {} guests, {} of virtual time\n",
@@ -75,7 +75,7 @@ fn write(outcome: &Outcome, out: &mut String) -> std::fmt::Result {
 }
 
 /// Jobs and commands in the order of their times.
-fn write_happenings(outcome: &Outcome, out: &mut String) -> std::fmt::Result {
+fn write_happenings(outcome: &ScenarioOutcome, out: &mut String) -> std::fmt::Result {
     let jobs = outcome.jobs.iter().map(|job| {
         let name = if job.name == job.guest {
             String::new()
@@ -102,7 +102,7 @@ fn write_happenings(outcome: &Outcome, out: &mut String) -> std::fmt::Result {
 }
 
 /// Each job and each NIC over time, and below them when commands were given.
-fn write_course(outcome: &Outcome, out: &mut String) -> std::fmt::Result {
+fn write_course(outcome: &ScenarioOutcome, out: &mut String) -> std::fmt::Result {
     let samples = &outcome.samples;
     let most = samples
         .iter()

@@ -14,8 +14,8 @@ use super::capture::{CapturePoint, Captures};
 use super::embedded::Embedded;
 use super::guests::{Guests, RunError};
 use super::linux::Linux;
-use super::outcome::{Outcome, outcome};
-use super::plan::{GuestKind, Plan, Work};
+use super::outcome::{ScenarioOutcome, outcome};
+use super::plan::{GuestKind, ScenarioPlan, Work};
 use super::reading::Reading;
 use super::record::{Record, SAMPLES, sample_time};
 use super::traffic::Traffic;
@@ -50,12 +50,12 @@ impl Observer {
 /// Runs a scenario. `progress` hears how far it is, 0 to 1.
 ///
 /// # Errors
-/// [`RunError`]. A promise that is not kept is no error, but in the [`Outcome`].
+/// [`RunError`]. A promise that is not kept is no error, but in the [`ScenarioOutcome`].
 pub fn run(
-    plan: &Plan,
+    plan: &ScenarioPlan,
     options: Options,
     mut progress: impl FnMut(f64),
-) -> Result<Outcome, RunError> {
+) -> Result<ScenarioOutcome, RunError> {
     let mut guests: Box<dyn Guests> = match plan.kind {
         GuestKind::Embedded => Box::new(Embedded::new(plan)?),
         GuestKind::Linux => Box::new(Linux::new(plan, options.image.as_deref(), options.stop)?),
@@ -111,7 +111,7 @@ pub fn run(
 }
 
 /// Each VF that a guest is on.
-fn capture_points(plan: &Plan) -> impl Iterator<Item = CapturePoint<'_>> {
+fn capture_points(plan: &ScenarioPlan) -> impl Iterator<Item = CapturePoint<'_>> {
     plan.guests.iter().flat_map(|guest| {
         guest.interfaces.iter().map(|on| CapturePoint {
             nic: on.nic,
@@ -123,7 +123,7 @@ fn capture_points(plan: &Plan) -> impl Iterator<Item = CapturePoint<'_>> {
 }
 
 /// When readings are taken: in equal steps for the eye, and where expectations begin and end.
-fn reading_times(plan: &Plan) -> BTreeSet<Nanos> {
+fn reading_times(plan: &ScenarioPlan) -> BTreeSet<Nanos> {
     let bounds = plan.expectations.iter().flat_map(|e| [e.from, e.to]);
     let steps = (0..=SAMPLES).map(|n| sample_time(plan, n));
     steps.chain(bounds).collect()

@@ -34,11 +34,11 @@ nic = 'b'
 address = '10.0.0.2/24'
 ";
 
-fn parse(sections: &str) -> Result<Plan, PlanError> {
-    Plan::parse(Path::new("test.toml"), &format!("{PAIR}{sections}"), None)
+fn parse(sections: &str) -> Result<ScenarioPlan, LoadError> {
+    ScenarioPlan::parse(Path::new("test.toml"), &format!("{PAIR}{sections}"), None)
 }
 
-fn outcome(sections: &str, options: Options) -> Outcome {
+fn outcome(sections: &str, options: Options) -> ScenarioOutcome {
     run(&parse(sections).unwrap(), options, |_| {}).unwrap()
 }
 
@@ -202,7 +202,7 @@ fn what_belongs_to_a_wall_clock_is_refused() {
         ("until = '1s'", "no [[nic]]"),
         ("[[nic]]\nname = 'a'", "missing field `until`"),
     ] {
-        let error = Plan::parse(Path::new("test.toml"), text, None).unwrap_err();
+        let error = ScenarioPlan::parse(Path::new("test.toml"), text, None).unwrap_err();
         assert!(error.to_string().contains(says), "{text:?} gave {error}");
     }
 }
@@ -305,7 +305,7 @@ fn the_same_run_twice_to_the_bit() {
            [[event]]\nat = '4ms'\nnic = 'a'\ndo = 'vf 0 set path mediated'\n";
     let once = |sections: &str| {
         let dir = tempfile::tempdir().unwrap();
-        let plan = Plan::parse(Path::new("test.toml"), sections, None).unwrap();
+        let plan = ScenarioPlan::parse(Path::new("test.toml"), sections, None).unwrap();
         let options = Options {
             out: Some(dir.path().join("new/folder")),
             ..Options::default()
@@ -370,7 +370,7 @@ fn shipped_scenarios_are_in_order() {
         .collect();
     assert_eq!(scenarios.len(), 5);
     for file in scenarios {
-        if let Err(error) = Plan::load(&file, None) {
+        if let Err(error) = ScenarioPlan::load(&file, None) {
             panic!("{error}");
         }
     }

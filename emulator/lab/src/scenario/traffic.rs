@@ -7,7 +7,7 @@ use std::net::Ipv4Addr;
 use vf_model::{Header, Nanos, VfIndex};
 use vf_nic::watch::{Direction, Port, Seen};
 
-use super::plan::Plan;
+use super::plan::ScenarioPlan;
 
 const ETHERTYPE_IPV4: u16 = 0x0800;
 const ICMP: u8 = 1;
@@ -67,7 +67,7 @@ pub(super) struct Traffic {
 }
 
 impl Traffic {
-    pub(super) fn new(plan: &Plan) -> Traffic {
+    pub(super) fn new(plan: &ScenarioPlan) -> Traffic {
         let claim = |(job, of): (usize, &super::plan::Job)| Claim {
             job,
             addresses: plan.guests[of.guest]

@@ -3,10 +3,10 @@
 use std::time::Instant;
 
 use vf_model::VfIndex;
-use vf_vhost::endpoint::Refusal;
+use vf_vhost::endpoint::SessionRefusal;
 
 use super::error::SimulationError;
-use super::guests::{Guest, State};
+use super::guests::{LinuxGuest, State};
 use super::simulation::Simulation;
 
 impl Simulation {
@@ -38,7 +38,7 @@ impl Simulation {
     fn missing(&self) -> SimulationError {
         let come = |id: u64| self.guests.iter().any(|guest| guest.has_started(id));
         let missing: Vec<_> = self.children.names(|id| !come(id)).collect();
-        let started = |guest: &&Guest| matches!(guest.state, State::Starting { .. });
+        let started = |guest: &&LinuxGuest| matches!(guest.state, State::Starting { .. });
         SimulationError::Missing {
             have: self.guests.iter().filter(started).count(),
             want: self.settings.guests,
@@ -125,7 +125,7 @@ impl Simulation {
         self.owners[h][vf.index()] = None;
         let mut host = self.world.host(h).borrow_mut();
         host.serve(vf, |endpoint, device| {
-            endpoint.close_session(Refusal::Closed, Instant::now(), device);
+            endpoint.close_session(SessionRefusal::Closed, Instant::now(), device);
         });
         self.touched.push(h);
     }
@@ -136,7 +136,7 @@ impl Simulation {
     }
 
     /// What the user knows a guest by.
-    fn title(&self, guest: &Guest) -> String {
+    fn title(&self, guest: &LinuxGuest) -> String {
         if guest.state == State::Silent {
             return "without an ID".to_owned();
         }

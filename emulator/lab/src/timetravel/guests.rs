@@ -32,7 +32,7 @@ pub(super) enum State {
 
 /// A guest.
 #[derive(Debug)]
-pub(super) struct Guest {
+pub(super) struct LinuxGuest {
     stream: UnixStream,
     /// The message so far.
     bytes: Vec<u8>,
@@ -49,7 +49,7 @@ pub(super) struct Guest {
 
 /// What came from a guest.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Heard {
+pub(super) enum FromGuest {
     /// Half a message, or nothing.
     Nothing,
     /// A message.
@@ -60,10 +60,10 @@ pub(super) enum Heard {
     Garbage,
 }
 
-impl Guest {
+impl LinuxGuest {
     /// The guest that has connected.
-    pub(super) fn new(stream: UnixStream) -> Guest {
-        Guest {
+    pub(super) fn new(stream: UnixStream) -> LinuxGuest {
+        LinuxGuest {
             stream,
             bytes: Vec::new(),
             name: 0,
@@ -75,21 +75,21 @@ impl Guest {
     }
 
     /// What has come, at most one message.
-    pub(super) fn hear(&mut self) -> Heard {
+    pub(super) fn hear(&mut self) -> FromGuest {
         let mut bytes = [0; LEN];
         let (room, _) = bytes.split_at_mut(LEN - self.bytes.len());
         match recv(&self.stream, &mut *room, RecvFlags::DONTWAIT) {
             Ok((_, got)) if got > 0 => self.bytes.extend(room.iter().take(got)),
-            Err(Errno::AGAIN | Errno::INTR) => return Heard::Nothing,
-            Ok(_) | Err(_) if self.bytes.is_empty() => return Heard::End,
-            Ok(_) | Err(_) => return Heard::Garbage,
+            Err(Errno::AGAIN | Errno::INTR) => return FromGuest::Nothing,
+            Ok(_) | Err(_) if self.bytes.is_empty() => return FromGuest::End,
+            Ok(_) | Err(_) => return FromGuest::Garbage,
         }
         let Some(whole) = self.bytes.first_chunk() else {
-            return Heard::Nothing;
+            return FromGuest::Nothing;
         };
         let message = Message::parse(*whole);
         self.bytes.clear();
-        message.map_or(Heard::Garbage, Heard::Message)
+        message.map_or(FromGuest::Garbage, FromGuest::Message)
     }
 
     /// Answers a message. A guest that is gone is found out when it is heard.
@@ -160,7 +160,7 @@ impl Guest {
     }
 }
 
-impl AsFd for Guest {
+impl AsFd for LinuxGuest {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.stream.as_fd()
     }

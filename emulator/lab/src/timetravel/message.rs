@@ -83,7 +83,7 @@ impl Message {
 }
 
 /// A time as guests can bear it: Linux' is signed.
-pub(super) fn bearable(time: Nanos) -> u64 {
+pub(super) fn clamp_to_i64(time: Nanos) -> u64 {
     time.0.min(i64::MAX as u64)
 }
 

@@ -16,8 +16,8 @@ mod control;
 mod error;
 mod faults;
 mod guests;
-mod hear;
 mod message;
+mod receive;
 mod schedule;
 mod simulation;
 #[cfg(test)]

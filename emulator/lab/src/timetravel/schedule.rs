@@ -13,7 +13,7 @@ use vf_model::Nanos;
 use vf_vhost::memory::{GuestMemory, RegionSpec};
 use vm_memory::{AtomicAccess, Bytes};
 
-use super::message::bearable;
+use super::message::clamp_to_i64;
 
 const VERSION: u32 = 2;
 /// A version that no guest knows, so that it goes on with messages.
@@ -73,20 +73,23 @@ impl Schedule {
 
     /// Guest `id` runs from `now` on and may go on by itself until just before `limit`.
     pub(super) fn run(&self, id: u16, now: Nanos, limit: Option<Nanos>) {
-        self.store(CURRENT_TIME_AT, bearable(now));
-        self.store(FREE_UNTIL_AT, bearable(limit.unwrap_or(Nanos(u64::MAX))));
+        self.store(CURRENT_TIME_AT, clamp_to_i64(now));
+        self.store(
+            FREE_UNTIL_AT,
+            clamp_to_i64(limit.unwrap_or(Nanos(u64::MAX))),
+        );
         self.store(RUNNING_AT, id);
     }
 
     /// No guest runs; it is `now`.
     pub(super) fn stop(&self, now: Nanos) {
         self.store(RUNNING_AT, CALENDAR);
-        self.store(CURRENT_TIME_AT, bearable(now));
+        self.store(CURRENT_TIME_AT, clamp_to_i64(now));
     }
 
     /// Somebody else wants to run at `limit`, perhaps before the guest's time is up.
     pub(super) fn limit(&self, limit: Option<Nanos>) {
-        let limit = bearable(limit.unwrap_or(Nanos(u64::MAX)));
+        let limit = clamp_to_i64(limit.unwrap_or(Nanos(u64::MAX)));
         if limit < self.load::<u64>(FREE_UNTIL_AT) {
             self.store(FREE_UNTIL_AT, limit);
         }

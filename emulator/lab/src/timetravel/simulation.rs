@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use vf_model::{Command, Nanos, Refusal, VfIndex};
 use vf_nic::config::{Config, HypervisorCpu, SocketRole};
-use vf_nic::host::Host;
+use vf_nic::instance::NicInstance;
 use vf_nic::server::ready::make_socket_dir;
 use vf_nic::watch::{Detail, Direction};
 use vf_vhost::endpoint::Endpoint;
@@ -23,12 +23,12 @@ use vf_vhost::listener::Listener;
 use super::children::Children;
 use super::control::Control;
 use super::error::{SimulationError, system};
-use super::guests::{Guest, State};
-use super::message::bearable;
+use super::guests::{LinuxGuest, State};
+use super::message::clamp_to_i64;
 use super::schedule::Schedule;
 use crate::calendar::ParticipantId;
 use crate::digest::Digest;
-use crate::world::{Notification, Turn, Watcher, World};
+use crate::virtual_hosts::{Event, Notification, VirtualHosts, Watcher};
 
 /// What to run.
 #[derive(Clone, Debug)]
@@ -84,13 +84,13 @@ impl fmt::Display for Summary {
 /// Hosts with their sockets, and guests as they come.
 pub struct Simulation {
     pub(super) settings: Settings,
-    pub(super) world: World,
+    pub(super) world: VirtualHosts,
     /// The calendar's socket, where guests connect.
     pub(super) door: Listener,
     /// `None` only while it is in use.
     pub(super) control: Option<Control>,
     /// In the order of their IDs once all have come.
-    pub(super) guests: Vec<Guest>,
+    pub(super) guests: Vec<LinuxGuest>,
     pub(super) children: Children,
     /// As many as there are guests, once all have come.
     pub(super) ids: Vec<ParticipantId>,
@@ -153,14 +153,13 @@ impl Simulation {
             kicks: true,
             moderation: settings.moderation,
         };
-        let mut world =
-            World::new(&nics, &config.wires, cost, notification).map_err(|(h, vf, refusal)| {
-                SimulationError::Policy {
-                    nic: nics[h].name.clone(),
-                    vf,
-                    refusal,
-                }
-            })?;
+        let mut world = VirtualHosts::new(&nics, &config.wires, cost, notification).map_err(
+            |(h, vf, refusal)| SimulationError::Policy {
+                nic: nics[h].name.clone(),
+                vf,
+                refusal,
+            },
+        )?;
         for host in world.hosts() {
             let mut host = host.borrow_mut();
             for i in 0..host.vfs.len() {
@@ -176,7 +175,7 @@ impl Simulation {
         if let Some(digest) = &digest {
             world.watch(Detail::Head, digest.watcher());
         }
-        let vfs = |host: &Rc<RefCell<Host>>| host.borrow().vfs.len();
+        let vfs = |host: &Rc<RefCell<NicInstance>>| host.borrow().vfs.len();
         let owners = world.hosts().map(|host| vec![None; vfs(host)]).collect();
         let door = Listener::bind(&settings.calendar).map_err(SimulationError::Calendar)?;
         Ok(Simulation {
@@ -223,7 +222,7 @@ impl Simulation {
         self.children.add(id, name, child);
     }
 
-    /// Shows `watcher` every frame from now on, see [`World::watch`].
+    /// Shows `watcher` every frame from now on, see [`VirtualHosts::watch`].
     pub fn watch(&mut self, detail: Detail, watcher: Watcher) {
         self.world.watch(detail, watcher);
     }
@@ -236,7 +235,7 @@ impl Simulation {
 
     /// The hosts, for their counters.
     #[must_use]
-    pub fn world(&self) -> &World {
+    pub fn world(&self) -> &VirtualHosts {
         &self.world
     }
 
@@ -266,17 +265,17 @@ impl Simulation {
             self.serve_clients()?;
             self.tidy();
             match self.world.advance(self.until) {
-                Some(Turn::Guest(id)) => {
+                Some(Event::Guest(id)) => {
                     if let Some(g) = self.ids.iter().position(|known| *known == id) {
                         self.run_guest(g)?;
                     }
                 }
-                Some(Turn::Interrupt {
+                Some(Event::Interrupt {
                     host,
                     vf,
                     direction,
                 }) => self.interrupt(host, vf, direction)?,
-                Some(Turn::Command { host, command }) => self.command(host, &command)?,
+                Some(Event::Command { host, command }) => self.command(host, &command)?,
                 None if self.until < Nanos(u64::MAX) => {
                     self.world.skip_to(self.until);
                     return Ok(true);
@@ -313,7 +312,7 @@ impl Simulation {
 
     /// Waits until all guests have come, and puts them in order.
     fn gather(&mut self) -> Result<(), SimulationError> {
-        let started = |guest: &Guest| matches!(guest.state, State::Starting { .. });
+        let started = |guest: &LinuxGuest| matches!(guest.state, State::Starting { .. });
         let want = usize::from(self.settings.guests);
         while self.guests.iter().filter(|guest| started(guest)).count() < want {
             self.guests.retain(|guest| guest.state != State::Gone);
@@ -356,9 +355,9 @@ impl Simulation {
             State::Waiting => {
                 self.schedule.run(id(g), now, limit);
                 if !shared {
-                    guest.limit(bearable(limit.unwrap_or(Nanos(u64::MAX))));
+                    guest.limit(clamp_to_i64(limit.unwrap_or(Nanos(u64::MAX))));
                 }
-                if !guest.run(bearable(now)) {
+                if !guest.run(clamp_to_i64(now)) {
                     self.lose(g);
                     return Ok(());
                 }

@@ -19,17 +19,17 @@ use super::{Settings, Simulation, SimulationError, Summary};
 /// Who ran, and when.
 type Order = Arc<Mutex<Vec<(u64, u64)>>>;
 
-struct Guest {
+struct LinuxGuest {
     stream: UnixStream,
     seq: u32,
     id: u64,
     free_until: u64,
 }
 
-impl Guest {
-    fn connect(dir: &Path, id: u64) -> Guest {
+impl LinuxGuest {
+    fn connect(dir: &Path, id: u64) -> LinuxGuest {
         let stream = UnixStream::connect(dir.join("calendar")).unwrap();
-        Guest {
+        LinuxGuest {
             stream,
             seq: 0,
             id,
@@ -86,7 +86,7 @@ impl Guest {
 
 /// A guest that starts and runs at these times.
 fn sleeper(dir: &Path, id: u64, times: &'static [u64], order: &Order) -> JoinHandle<()> {
-    let mut guest = Guest::connect(dir, id);
+    let mut guest = LinuxGuest::connect(dir, id);
     let order = Arc::clone(order);
     std::thread::spawn(move || {
         guest.start();
@@ -207,7 +207,7 @@ fn whoever_talks_nonsense_is_named_and_the_others_go_on() {
             2,
             |_| {},
             |dir, order| {
-                let mut bad = Guest::connect(dir, 1);
+                let mut bad = LinuxGuest::connect(dir, 1);
                 let bad = std::thread::spawn(move || {
                     bad.start();
                     bad.stream.write_all(&nonsense).unwrap();
@@ -231,13 +231,13 @@ fn who_dies_asleep_is_named() {
         2,
         |_| {},
         |dir, order| {
-            let mut mortal = Guest::connect(dir, 1);
+            let mut mortal = LinuxGuest::connect(dir, 1);
             let mortal = std::thread::spawn(move || {
                 mortal.start();
                 mortal.ask(Op::Request, 1000);
                 mortal.ask(Op::Wait, 0);
             });
-            let mut mourner = Guest::connect(dir, 2);
+            let mut mourner = LinuxGuest::connect(dir, 2);
             let order = Arc::clone(order);
             vec![std::thread::spawn(move || {
                 mourner.start();
@@ -257,7 +257,7 @@ fn who_spins_is_named() {
         2,
         |settings| settings.watchdog = Duration::from_secs(1),
         |dir, order| {
-            let mut spinner = Guest::connect(dir, 1);
+            let mut spinner = LinuxGuest::connect(dir, 1);
             let spinner = std::thread::spawn(move || {
                 spinner.start();
                 // The calendar goes away.
@@ -280,7 +280,7 @@ fn who_breaks_the_protocol_of_its_vf_is_named() {
         2,
         |_| {},
         |dir, order| {
-            let mut bad = Guest::connect(dir, 1);
+            let mut bad = LinuxGuest::connect(dir, 1);
             let log = Arc::clone(order);
             let socket = dir.join("vf0.sock");
             let bad = std::thread::spawn(move || {
@@ -313,7 +313,7 @@ fn the_user_may_stop_it_at_any_time() {
     let (dir, mut simulation) = simulation(1, |_| {});
     let (stop, mut on_stop) = UnixStream::pair().unwrap();
     simulation.stop_on(stop);
-    let mut guest = Guest::connect(dir.path(), 1);
+    let mut guest = LinuxGuest::connect(dir.path(), 1);
     let guest = std::thread::spawn(move || {
         guest.start();
         assert_eq!(guest.sleep_until(7), 7);
@@ -372,7 +372,7 @@ fn a_child_is_judged_by_how_it_exits() {
     ] {
         let (dir, mut simulation) = simulation(2, |_| {});
         let order = Order::default();
-        let mut guest = Guest::connect(dir.path(), 1);
+        let mut guest = LinuxGuest::connect(dir.path(), 1);
         // It says what it has to say through somebody else, until that one ends as well.
         let fifo = dir.path().join("fifo");
         let made = std::process::Command::new("mkfifo").arg(&fifo).status();
@@ -445,7 +445,7 @@ fn the_control_socket_speaks_of_virtual_time() {
     let (dir, simulation) = simulation(1, |_| {});
     let ctl = dir.path().join("ctl.sock");
     let over = Arc::new(AtomicBool::new(false));
-    let mut guest = Guest::connect(dir.path(), 1);
+    let mut guest = LinuxGuest::connect(dir.path(), 1);
     let done = Arc::clone(&over);
     let guest = std::thread::spawn(move || {
         guest.start();
@@ -501,7 +501,7 @@ fn nobody_sleeps_for_ever() {
         1,
         |_| {},
         |dir, _| {
-            let mut guest = Guest::connect(dir, 8);
+            let mut guest = LinuxGuest::connect(dir, 8);
             vec![std::thread::spawn(move || {
                 guest.start();
                 guest.ask(Op::Wait, 0);

@@ -123,7 +123,7 @@ impl HypervisorStatistics {
 #[derive(Clone, Debug)]
 pub struct Statistics {
     /// The direct path, by worker: one at least, and the first has the port.
-    pub adapters: Vec<AdapterStatistics>,
+    pub workers: Vec<AdapterStatistics>,
     /// The mediated path.
     pub hypervisor: HypervisorStatistics,
 }
@@ -131,8 +131,8 @@ pub struct Statistics {
 impl Statistics {
     fn sum(&self, counters: impl Fn(&AdapterStatistics) -> Counters) -> Counters {
         let mut sum = Counters::default();
-        for adapter in &self.adapters {
-            sum += &counters(adapter);
+        for worker in &self.workers {
+            sum += &counters(worker);
         }
         sum
     }
@@ -140,7 +140,7 @@ impl Statistics {
     /// What a VF has sent and received on the direct path.
     #[must_use]
     pub fn direct(&self, vf: VfIndex) -> Counters {
-        self.sum(|adapter| adapter.plane.vf(vf))
+        self.sum(|worker| worker.plane.vf(vf))
     }
 
     /// The same on the mediated path.
@@ -152,7 +152,7 @@ impl Statistics {
     /// What has passed the PF, as the NIC has seen it.
     #[must_use]
     pub fn pf(&self) -> Counters {
-        self.sum(|adapter| adapter.plane.pf())
+        self.sum(|worker| worker.plane.pf())
     }
 
     /// What has gone out on the wire (tx) and come from it (rx).
@@ -164,8 +164,8 @@ impl Statistics {
     /// What has passed each queue pair of a VF on the direct path, and on the mediated one.
     #[must_use]
     pub fn traffic(&self, vf: VfIndex) -> [Vec<PairTraffic>; 2] {
-        let direct = self.adapters.get(worker_of(vf, self.adapters.len()));
-        let direct = direct.map(|adapter| adapter.plane.traffic(vf));
+        let direct = self.workers.get(worker_of(vf, self.workers.len()));
+        let direct = direct.map(|worker| worker.plane.traffic(vf));
         [
             direct.unwrap_or_default(),
             self.hypervisor.plane.traffic(vf),
@@ -175,7 +175,7 @@ impl Statistics {
     /// What is plugged into the port.
     #[must_use]
     pub fn uplink(&self) -> Option<&UplinkStatistics> {
-        self.adapters.first()?.uplink.as_ref()
+        self.workers.first()?.uplink.as_ref()
     }
 
     /// The port's rate in bits a second; without a cable, that of the NIC.

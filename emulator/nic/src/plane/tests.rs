@@ -173,10 +173,10 @@ impl Vm {
 
 /// One host with its guests, and the far end of its wire.
 struct Bench {
-    adapter: Adapter,
+    worker: DirectPlane,
     /// Those of the NIC's other workers.
-    others: Vec<Adapter>,
-    hypervisor: Hypervisor,
+    others: Vec<DirectPlane>,
+    hypervisor: MediatedPlane,
     policies: PolicyCell,
     far: WireEnd,
     vms: Vec<Vm>,
@@ -225,11 +225,12 @@ impl Bench {
         let (near, far) = WireEnd::pair(LinkConfig::default(), slack);
         let pool = Pool::new(64);
         let policies = PolicyCell::new(Arc::new(Policy::new(config)));
-        let mut others = Adapter::team(&policies, workers, nic_end, Some(Box::new(near)), &pool);
+        let mut others =
+            DirectPlane::team(&policies, workers, nic_end, Some(Box::new(near)), &pool);
         let mut bench = Bench {
-            adapter: others.remove(0),
+            worker: others.remove(0),
             others,
-            hypervisor: Hypervisor::new(&policies, hypervisor_end, pool, cost),
+            hypervisor: MediatedPlane::new(&policies, hypervisor_end, pool, cost),
             policies,
             far,
             vms: Vec::new(),
@@ -246,7 +247,7 @@ impl Bench {
     fn without_uplink(paths: &[Path]) -> Bench {
         let mut bench = Bench::bare(paths, Nanos(0), None);
         let (nic_end, hypervisor_end) = PfEnd::pair();
-        bench.adapter = Adapter::new(&bench.policies, nic_end, None, Pool::new(64));
+        bench.worker = DirectPlane::new(&bench.policies, nic_end, None, Pool::new(64));
         *bench.hypervisor.pf_mut() = hypervisor_end;
         for vf in 0..paths.len() {
             bench.start(vf, &queue_of(256));
@@ -265,9 +266,9 @@ impl Bench {
     }
 
     /// The plane of the worker that serves a VF.
-    fn adapter_of(&mut self, vf: usize) -> &mut Adapter {
+    fn adapter_of(&mut self, vf: usize) -> &mut DirectPlane {
         match worker_of(VfIndex::from(vf), 1 + self.others.len()) {
-            0 => &mut self.adapter,
+            0 => &mut self.worker,
             other => &mut self.others[other - 1],
         }
     }
@@ -293,17 +294,17 @@ impl Bench {
             self.policies.publish(policy);
             return Ok(());
         }
-        let adapters = std::iter::once(&mut self.adapter).chain(&mut self.others);
-        let mut adapters: Vec<_> = adapters.collect();
+        let workers = std::iter::once(&mut self.worker).chain(&mut self.others);
+        let mut workers: Vec<_> = workers.collect();
         let (policies, hypervisor) = (&self.policies, &mut self.hypervisor);
-        switch_paths(self.now, &mut adapters, hypervisor, policies, policy);
+        switch_paths(self.now, &mut workers, hypervisor, policies, policy);
         Ok(())
     }
 
     /// Everything that can happen now; the far end takes what has arrived.
     fn settle(&mut self) {
         loop {
-            let mut moved = self.adapter.poll(self.now) + self.hypervisor.poll(self.now);
+            let mut moved = self.worker.poll(self.now) + self.hypervisor.poll(self.now);
             let others = self.others.iter_mut();
             moved += others.map(|other| other.poll(self.now)).sum::<usize>();
             for frame in receive(&mut self.far, self.now) {
@@ -321,7 +322,7 @@ impl Bench {
         loop {
             self.settle();
             let next = [
-                self.adapter.next(self.now),
+                self.worker.next(self.now),
                 self.hypervisor.next(self.now),
                 self.far.next_arrival(),
             ];
@@ -353,7 +354,7 @@ impl Bench {
 
     /// What the replicas of all workers have counted.
     fn sum(&self, of: impl Fn(&Nic) -> Counters) -> Counters {
-        let mut sum = of(&self.adapter.nic);
+        let mut sum = of(&self.worker.nic);
         for other in &self.others {
             sum += &of(&other.nic);
         }
@@ -362,7 +363,7 @@ impl Bench {
 
     /// Frames that were dropped, anywhere.
     fn drops(&self) -> Vec<(DropReason, u64)> {
-        let vfs = (0..self.adapter.nic.policy().vf_count()).map(|vf| self.counters(vf));
+        let vfs = (0..self.worker.nic.policy().vf_count()).map(|vf| self.counters(vf));
         let queues = [
             self.sum(Nic::pf_counters),
             self.sum(Nic::wire_counters),
@@ -408,18 +409,18 @@ fn a_parked_frame_goes_back_to_its_ring_when_another_comes_before_it() {
     };
     let mut bench = Bench::bare(&[Path::Direct], Nanos(0), None);
     bench.start(0, &config);
-    let ring = bench.adapter.detach(bench.now, VfIndex(0), 1).unwrap();
+    let ring = bench.worker.detach(bench.now, VfIndex(0), 1).unwrap();
     for _ in 0..2 {
         bench.vms[0].send_on(1, BEYOND, 60);
     }
     bench.settle();
-    assert!(bench.adapter.is_parked(VfIndex(0)));
+    assert!(bench.worker.is_parked(VfIndex(0)));
     assert_eq!(bench.vms[0].outstanding(1), 1);
-    bench.adapter.attach(VfIndex(0), ring);
+    bench.worker.attach(VfIndex(0), ring);
     bench.vms[0].send_on(0, BEYOND, 60);
-    let free = bench.adapter.next(bench.now).unwrap();
+    let free = bench.worker.next(bench.now).unwrap();
     bench.now = free;
-    bench.adapter.poll(free);
+    bench.worker.poll(free);
     assert_eq!(bench.vms[0].outstanding(1), 0, "the parked frame's");
     bench.run_until(MS);
     assert_eq!(bench.vms[0].outstanding(0), 0);
@@ -459,13 +460,13 @@ fn flows_are_spread_by_the_table_over_the_queues_in_use_on_either_path() {
             bench.vms[0].receive();
             assert_eq!(bench.counters(0).rx_drops.total(), 0);
             let traffic = match path {
-                Path::Direct => bench.adapter.statistics().plane.traffic(vf),
+                Path::Direct => bench.worker.statistics().plane.traffic(vf),
                 Path::Mediated => bench.hypervisor.statistics().plane.traffic(vf),
             };
             assert_eq!(traffic, expected);
             // The guest goes on with two.
             match path {
-                Path::Direct => bench.adapter.detach(bench.now, vf, 4),
+                Path::Direct => bench.worker.detach(bench.now, vf, 4),
                 Path::Mediated => bench.hypervisor.detach(vf, 4),
             };
         }
@@ -490,7 +491,7 @@ fn a_disabled_ring_keeps_its_frames_for_a_while_and_lets_its_plane_sleep() {
         bench.attach(0, vm.vring(1, false));
         let kick = |vm: &mut Vm| vm.net.tx_ring(0).kick.as_ref().unwrap().signal();
         let plane: &mut dyn Plane = match path {
-            Path::Direct => &mut bench.adapter,
+            Path::Direct => &mut bench.worker,
             Path::Mediated => &mut bench.hypervisor,
         };
         let (start, end) = (MS, Nanos(101 * MS.0));
@@ -580,7 +581,7 @@ fn a_cpu_with_work_is_never_idle() {
             vfs: [VfIndex(1)].into_iter().collect(),
             ..Onward::default()
         };
-        bench.adapter.pf_mut().send(from_nic, onward).unwrap();
+        bench.worker.pf_mut().send(from_nic, onward).unwrap();
     }
     let charged = bench.hypervisor.statistics().charged.unwrap();
     let done = loop {
@@ -613,7 +614,7 @@ fn without_an_uplink_each_frame_that_would_leave_is_counted_once() {
     bench.vms[1].send(mac(0));
     bench.run_until(MS);
     assert_eq!(bench.drops(), [(DropReason::NoUplink, 4)]);
-    assert_eq!(bench.adapter.nic.wire_counters().tx_packets, 4);
+    assert_eq!(bench.worker.nic.wire_counters().tx_packets, 4);
     assert_eq!([0, 1].map(|vf| bench.vms[vf].receive()), [2, 2]);
     assert_eq!([0, 1].map(|vf| bench.vms[vf].outstanding(0)), [0, 0]);
 }

@@ -17,7 +17,7 @@ use vf_model::Nanos;
 
 use super::busy_poll::{BusyPoll, Polling};
 use super::doorbell::Doorbell;
-use super::owner::{Lent, Owner, Plane, Request, ThreadHandle};
+use super::handle::{Lent, Plane, PlaneHandle, Request, ThreadHandle};
 use super::port::RingBroken;
 use crate::panics::EndsProcess;
 
@@ -86,7 +86,7 @@ impl DataThread {
         epoch: Instant,
         polling: Polling,
         on_broken: impl Fn(usize, RingBroken) + Send + 'static,
-    ) -> std::io::Result<Vec<Owner<P>>> {
+    ) -> std::io::Result<Vec<PlaneHandle<P>>> {
         let DataThread {
             name,
             poll,

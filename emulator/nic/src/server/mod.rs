@@ -22,7 +22,7 @@ use vf_vhost::endpoint::Endpoint;
 use crate::clock::Clock;
 use crate::config::{Config, HypervisorCpu, NicSettings, SocketRole};
 use crate::ctl::{Request, Response};
-use crate::host::{Host, Planes};
+use crate::instance::{NicInstance, Planes};
 use crate::plane::{DataThread, Doorbell, Polling, Pool, RingBroken};
 use crate::uplink::{Tap, Uplink, WireEnd};
 
@@ -126,7 +126,7 @@ fn system(what: &'static str) -> impl Fn(io::Error) -> RunError {
 /// A running set of NICs.
 pub struct Server {
     poll: Poll,
-    hosts: Vec<Host>,
+    hosts: Vec<NicInstance>,
     clients: Clients,
     observer: Observer,
     broken: Receiver<(usize, RingBroken)>,
@@ -180,7 +180,7 @@ impl Server {
 
     /// The NICs.
     #[must_use]
-    pub fn hosts(&self) -> &[Host] {
+    pub fn hosts(&self) -> &[NicInstance] {
         &self.hosts
     }
 
@@ -295,7 +295,7 @@ impl Drop for Server {
         for host in &mut self.hosts {
             for i in 0..host.vfs.len() {
                 host.serve(VfIndex::from(i), |endpoint, device| {
-                    endpoint.close_session(vf_vhost::endpoint::Refusal::Closed, now, device);
+                    endpoint.close_session(vf_vhost::endpoint::SessionRefusal::Closed, now, device);
                 });
             }
         }
@@ -330,7 +330,12 @@ impl Reporter {
 }
 
 /// Carries out a request; nothing has changed if it is refused.
-fn answer(now: Nanos, hosts: &mut [Host], observer: &mut Observer, request: Request) -> Response {
+fn answer(
+    now: Nanos,
+    hosts: &mut [NicInstance],
+    observer: &mut Observer,
+    request: Request,
+) -> Response {
     match request {
         Request::Show => Response::Show(Box::new(observer.show(now, hosts.iter()))),
         Request::Filters { nic } => match host_named(hosts, nic.as_deref()) {
@@ -344,7 +349,10 @@ fn answer(now: Nanos, hosts: &mut [Host], observer: &mut Observer, request: Requ
     }
 }
 
-fn host_named<'a>(hosts: &'a mut [Host], nic: Option<&str>) -> Result<&'a mut Host, String> {
+fn host_named<'a>(
+    hosts: &'a mut [NicInstance],
+    nic: Option<&str>,
+) -> Result<&'a mut NicInstance, String> {
     let h = nic_named(hosts.iter().map(|h| h.settings.name.clone()), nic)?;
     Ok(&mut hosts[h])
 }
@@ -368,7 +376,11 @@ pub fn nic_named(names: impl Iterator<Item = String>, nic: Option<&str>) -> Resu
     }
 }
 
-fn command(hosts: &mut [Host], nic: Option<&str>, words: &[String]) -> Result<Vec<String>, String> {
+fn command(
+    hosts: &mut [NicInstance],
+    nic: Option<&str>,
+    words: &[String],
+) -> Result<Vec<String>, String> {
     let host = host_named(hosts, nic)?;
     let command = Command::parse(words).map_err(|e| e.to_string())?;
     let notes = host.apply(&command).map_err(|e| e.to_string())?;
@@ -417,7 +429,7 @@ fn build_hosts(
     config: &Config,
     epoch: Instant,
     reporter: &Reporter,
-) -> Result<Vec<Host>, RunError> {
+) -> Result<Vec<NicInstance>, RunError> {
     let pool = Pool::new(POOL);
     let threads = Threads::new(config)?;
     let mut ends: Vec<Option<WireEnd>> = config.nics.iter().map(|_| None).collect();
@@ -447,13 +459,13 @@ fn build_hosts(
         })?;
         let thread = DataThread::new(format!("hyp-{}", nic.name)).map_err(system("thread"))?;
         policies.push(made.policies);
-        let bells: Vec<_> = (0..made.adapters.len())
+        let bells: Vec<_> = (0..made.workers.len())
             .map(|w| threads.bell(h, w))
             .collect();
-        for (w, mut adapter) in made.adapters.into_iter().enumerate() {
-            adapter.pf_mut().set_peer(thread.bell());
-            adapter.set_peers(&bells);
-            planes[threads.of(h, w)].push(((h, w), adapter));
+        for (w, mut worker) in made.workers.into_iter().enumerate() {
+            worker.pf_mut().set_peer(thread.bell());
+            worker.set_peers(&bells);
+            planes[threads.of(h, w)].push(((h, w), worker));
         }
         let mut hypervisor = made.hypervisor;
         hypervisor.pf_mut().set_peer(bells[0].clone());
@@ -468,7 +480,7 @@ fn build_hosts(
             .map_err(system("thread"))?;
         hypervisors.extend(owners);
     }
-    let mut adapters: Vec<Vec<_>> = config.nics.iter().map(|_| Vec::new()).collect();
+    let mut workers: Vec<Vec<_>> = config.nics.iter().map(|_| Vec::new()).collect();
     for (thread, planes) in threads.threads.into_iter().zip(planes) {
         let (places, planes): (Vec<(usize, usize)>, Vec<_>) = planes.into_iter().unzip();
         let hosts = places.iter().map(|(h, _)| *h).collect();
@@ -476,17 +488,17 @@ fn build_hosts(
             .spawn(planes, epoch, config.poll, reporter.of(hosts))
             .map_err(system("thread"))?;
         for ((h, w), owner) in places.into_iter().zip(owners) {
-            adapters[h].push((w, owner));
+            workers[h].push((w, owner));
         }
     }
-    let owners = adapters.into_iter().zip(hypervisors).zip(policies);
+    let owners = workers.into_iter().zip(hypervisors).zip(policies);
     let hosts = config.nics.iter().zip(owners);
-    let hosts = hosts.map(|(nic, ((mut adapters, hypervisor), policies))| {
-        adapters.sort_by_key(|(worker, _)| *worker);
-        let adapters = adapters.into_iter().map(|(_, owner)| owner).collect();
-        Host::new(
+    let hosts = hosts.map(|(nic, ((mut workers, hypervisor), policies))| {
+        workers.sort_by_key(|(worker, _)| *worker);
+        let workers = workers.into_iter().map(|(_, owner)| owner).collect();
+        NicInstance::new(
             nic.clone(),
-            adapters,
+            workers,
             hypervisor,
             policies,
             Clock::Wall(epoch),
@@ -518,7 +530,7 @@ fn uplink(nic: &NicSettings, end: Option<WireEnd>) -> Result<Option<Box<dyn Upli
 }
 
 /// Opens the sockets of a host's VFs.
-fn listen(h: usize, host: &mut Host, registry: &mio::Registry) -> Result<(), RunError> {
+fn listen(h: usize, host: &mut NicInstance, registry: &mio::Registry) -> Result<(), RunError> {
     let now = Instant::now();
     for i in 0..host.vfs.len() {
         let vf = VfIndex::from(i);

@@ -5,8 +5,8 @@ use std::ops::Deref;
 
 use vf_model::{Counters, Nanos, RxFilter, VfIndex, VfPolicy};
 
-use crate::host::Host;
-use crate::plane::{Load, Owner, PairTraffic};
+use crate::instance::NicInstance;
+use crate::plane::{Load, PairTraffic, PlaneHandle};
 use crate::show::{
     Show, ShowBridge, ShowCounters, ShowCpu, ShowLink, ShowLog, ShowNic, ShowQueue, ShowRss,
     ShowVf, ShowWorker,
@@ -29,7 +29,7 @@ struct Busy {
 
 impl Observer {
     /// What all hosts have counted up to `at`, by whichever clock they are on.
-    pub fn show<H: Deref<Target = Host>>(
+    pub fn show<H: Deref<Target = NicInstance>>(
         &mut self,
         at: Nanos,
         hosts: impl Iterator<Item = H>,
@@ -55,10 +55,10 @@ impl Observer {
     }
 }
 
-fn nic(host: &Host, at: Nanos, seconds: f64, before: &mut Busy) -> ShowNic {
+fn nic(host: &NicInstance, at: Nanos, seconds: f64, before: &mut Busy) -> ShowNic {
     let policy = host.policy();
     let statistics = &host.statistics;
-    let loads = statistics.adapters.iter().map(|a| a.plane.load());
+    let loads = statistics.workers.iter().map(|a| a.plane.load());
     let loads: Vec<_> = loads.collect();
     let now = Busy {
         link: statistics.port_busy(at).0,
@@ -67,7 +67,7 @@ fn nic(host: &Host, at: Nanos, seconds: f64, before: &mut Busy) -> ShowNic {
     };
     let share = |now: u64, then: u64| now.saturating_sub(then) as f64 / 1e9 / seconds.max(1e-9);
     // On the virtual clock planes have no threads, and what is not charged takes no time.
-    let threads = matches!(host.adapter(), Owner::Thread(_));
+    let threads = matches!(host.worker(), PlaneHandle::Thread(_));
     let measured = if threads { "measured" } else { "none" }.to_owned();
     let workers = loads.len() as u64;
     let vfs = (0..host.vfs.len())

@@ -3,10 +3,10 @@
 
 use super::chart::{self, Bar, Line};
 use super::{escape, is_2009_setup, percent, thousands};
-use crate::experiment::outcome::{Outcome, PathResult, Sample};
+use crate::experiment::outcome::{ExperimentOutcome, PathResult, Sample};
 
 /// All about one clock.
-pub(super) fn section(outcome: &Outcome, clock: &str) -> String {
+pub(super) fn section(outcome: &ExperimentOutcome, clock: &str) -> String {
     let (title, meaning) = match clock {
         "virtual" => (
             "On the virtual clock",
@@ -37,7 +37,7 @@ pub(super) fn section(outcome: &Outcome, clock: &str) -> String {
 }
 
 /// A path at a glance.
-fn card(outcome: &Outcome, result: &PathResult) -> String {
+fn card(outcome: &ExperimentOutcome, result: &PathResult) -> String {
     let (name, what, published, bound) = match result.path.as_str() {
         "direct" => (
             "Direct",
@@ -78,7 +78,7 @@ fn card(outcome: &Outcome, result: &PathResult) -> String {
 }
 
 /// The streams of all paths side by side, a chart a direction.
-fn streams(outcome: &Outcome, results: &[&PathResult]) -> String {
+fn streams(outcome: &ExperimentOutcome, results: &[&PathResult]) -> String {
     let plan = &outcome.plan;
     let with_2009 = is_2009_setup(plan);
     let share = |total: f64, streams: u16| total / f64::from(streams.max(1));
@@ -156,7 +156,7 @@ fn streams(outcome: &Outcome, results: &[&PathResult]) -> String {
 
 /// The bar of a stream and, narrower, that of 2009.
 fn pair_of_bars(
-    outcome: &Outcome,
+    outcome: &ExperimentOutcome,
     result: &PathResult,
     direction: usize,
     index: usize,
@@ -236,7 +236,7 @@ fn utilisation(result: &PathResult) -> String {
 }
 
 /// The figures of a clock's paths, 2009's beside them, and the wire's.
-fn table(outcome: &Outcome, results: &[&PathResult]) -> String {
+fn table(outcome: &ExperimentOutcome, results: &[&PathResult]) -> String {
     let (original, theory) = (&outcome.original, &outcome.theory);
     let mut columns = String::from("<th></th>");
     for result in results {

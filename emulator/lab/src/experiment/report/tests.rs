@@ -75,8 +75,8 @@ fn path(plan: &PlanView, path: &str, clock: &str, each: f64, link: f64, cpu: f64
     }
 }
 
-fn outcome(plan: PlanView, clock: &str, results: Vec<PathResult>) -> Outcome {
-    Outcome {
+fn outcome(plan: PlanView, clock: &str, results: Vec<PathResult>) -> ExperimentOutcome {
+    ExperimentOutcome {
         guests: "embedded".into(),
         clock: clock.into(),
         seed: 7,
@@ -94,7 +94,7 @@ fn outcome(plan: PlanView, clock: &str, results: Vec<PathResult>) -> Outcome {
 }
 
 /// As `vfnic experiment` without options.
-fn usual() -> Outcome {
+fn usual() -> ExperimentOutcome {
     let plan = plan();
     let results = vec![
         path(&plan, "mediated", "virtual", 1052.0, 0.461, 0.999),
@@ -104,7 +104,7 @@ fn usual() -> Outcome {
 }
 
 /// With all that a page can show.
-fn everything() -> Outcome {
+fn everything() -> ExperimentOutcome {
     let plan = plan();
     let mut wall = path(&plan, "mediated", "wall", 640.0, 0.28, 0.42);
     wall.drops = BTreeMap::from([("no_rx_buffer".into(), 12_345), ("<i>".into(), 1)]);
@@ -115,7 +115,7 @@ fn everything() -> Outcome {
 }
 
 /// One way, more streams than 2009 had, one path.
-fn odd() -> Outcome {
+fn odd() -> ExperimentOutcome {
     let plan = PlanView {
         a_to_b_streams: 19,
         b_to_a_streams: 0,
@@ -217,7 +217,7 @@ Mediated path, virtual clock             Mb/s     link    hypervisor
   A to B   1052   1053   1075   1041     4222   46.1 %      99.9 % A
   B to A   1064   1065   1052   1053     4233   46.1 %      99.7 % B
   total                                  8455
-  Bound by  Hypervisor CPU, 99.9 % busy; fastest / slowest 1.022, 2.00 segments an ACK
+  Bound by  MediatedPlane CPU, 99.9 % busy; fastest / slowest 1.022, 2.00 segments an ACK
 ";
     assert!(text.contains(want), "{text}");
     assert!(

@@ -1,7 +1,7 @@
 //! The summary on the console: plain text, at most [`WIDTH`] columns, the same for the same outcome.
 
 use super::{busy, is_2009_setup, offloads, ratio, tcp, whole};
-use crate::experiment::outcome::{Outcome, PathResult};
+use crate::experiment::outcome::{ExperimentOutcome, PathResult};
 
 /// Columns of the console that are used.
 const WIDTH: usize = 100;
@@ -10,10 +10,10 @@ const PER_ROW: usize = 8;
 
 /// The summary of an outcome, with a newline at its end.
 #[must_use]
-pub fn text(outcome: &Outcome) -> String {
+pub fn text(outcome: &ExperimentOutcome) -> String {
     let plan = &outcome.plan;
     let mut lines = wrap(
-        "Plan",
+        "ExperimentPlan",
         &format!(
             "{} streams A to B, {} B to A, MTU {}, link {} Gb/s, TCP {}, NICs like {}, left to them: {}; {} s measured after {} s, seed {}.",
             plan.a_to_b_streams,
@@ -98,7 +98,7 @@ pub fn text(outcome: &Outcome) -> String {
 }
 
 /// The rows of one path under load.
-fn path(outcome: &Outcome, result: &PathResult, per_row: usize) -> Vec<String> {
+fn path(outcome: &ExperimentOutcome, result: &PathResult, per_row: usize) -> Vec<String> {
     let streams = per_row * 7;
     let title = format!("{} path, {} clock", capital(&result.path), result.clock);
     let mut lines = vec![format!(

@@ -17,7 +17,7 @@ fn verdict(spoil: impl FnOnce(&Path)) -> (Result<Summary, String>, Vec<(u64, u64
 
 #[test]
 fn who_dies_before_all_have_come_is_named_at_once() {
-    let (outcome, order) = verdict(|dir| Guest::connect(dir, 1).say(Op::Start, 1));
+    let (outcome, order) = verdict(|dir| LinuxGuest::connect(dir, 1).say(Op::Start, 1));
     assert_eq!(
         outcome.unwrap_err(),
         "guest 1 has died before it started, at 0 ns of virtual time"
@@ -29,7 +29,7 @@ fn who_dies_before_all_have_come_is_named_at_once() {
 fn who_talks_nonsense_before_all_have_come_is_named_at_once() {
     for len in [LEN, LEN - 1] {
         let (outcome, _) = verdict(|dir| {
-            let mut bad = Guest::connect(dir, 1);
+            let mut bad = LinuxGuest::connect(dir, 1);
             bad.stream.write_all(&vec![7; len]).unwrap();
         });
         let verdict = outcome.unwrap_err();
@@ -58,7 +58,7 @@ fn half_a_message_is_none() {
         2,
         |_| {},
         |dir, order| {
-            let mut bad = Guest::connect(dir, 1);
+            let mut bad = LinuxGuest::connect(dir, 1);
             let bad = std::thread::spawn(move || {
                 bad.start();
                 bad.stream.write_all(&[0; 3]).unwrap();

@@ -16,7 +16,7 @@ const TX: u64 = 1;
 fn they_go_as_far_as_nobody_else_wants_to_run() {
     let (dir, simulation) = simulation(2, |settings| settings.until = Some(Nanos(400)));
     let other = sleeper(dir.path(), 2, &[100, 300], &Order::default());
-    let mut guest = Guest::connect(dir.path(), 1);
+    let mut guest = LinuxGuest::connect(dir.path(), 1);
     let guest = std::thread::spawn(move || {
         guest.start();
         let told = [10, 200, 350].map(|at| (guest.sleep_until(at), guest.free_until));
@@ -36,7 +36,7 @@ fn a_kick_that_makes_work_for_the_nic_is_answered_behind_the_news() {
     simulation.at(Nanos(5), 0, slow);
     let socket = dir.path().join("vf0.sock");
     let other = sleeper(dir.path(), 2, &[1_000_000_000], &Order::default());
-    let mut guest = Guest::connect(dir.path(), 1);
+    let mut guest = LinuxGuest::connect(dir.path(), 1);
     let guest = std::thread::spawn(move || {
         guest.start();
         assert_eq!(guest.sleep_until(10), 10);

@@ -20,7 +20,7 @@ const FLAGS: u64 = 4;
 const REQUEST_TIME: u64 = 8;
 
 struct SharedGuest {
-    guest: Guest,
+    guest: LinuxGuest,
     memory: File,
     /// Where its own entry is.
     entry: u64,
@@ -28,7 +28,7 @@ struct SharedGuest {
 
 impl SharedGuest {
     /// Waits until all have come.
-    fn start(mut guest: Guest) -> SharedGuest {
+    fn start(mut guest: LinuxGuest) -> SharedGuest {
         guest.say(Op::Start, guest.id);
         let mut bytes = [0; LEN];
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(2))];
@@ -105,7 +105,7 @@ fn they_run_in_the_same_order_and_know_how_far_they_may_go() {
     let said = Arc::clone(&limits);
     let sleep =
         |dir: &Path, id, times: &'static [u64], order: &Order, limits: Arc<Mutex<Vec<u64>>>| {
-            let guest = Guest::connect(dir, id);
+            let guest = LinuxGuest::connect(dir, id);
             let order = Arc::clone(order);
             std::thread::spawn(move || {
                 let mut guest = SharedGuest::start(guest);
@@ -179,7 +179,7 @@ fn a_command_interrupts_one_that_waits_at_exactly_its_time() {
     let down = Command::parse(&["link", "set", "down"]).unwrap();
     simulation.at(Nanos(60), 0, down);
     let socket = dir.path().join("vf0.sock");
-    let guest = Guest::connect(dir.path(), 1);
+    let guest = LinuxGuest::connect(dir.path(), 1);
     let guest = std::thread::spawn(move || {
         let mut guest = SharedGuest::start(guest);
         assert_eq!(guest.u64(FREE_UNTIL), 60);
@@ -209,7 +209,7 @@ fn a_client_is_served_at_a_time_that_no_guest_has_passed() {
     let (dir, simulation) = simulation(1, |settings| settings.shared = true);
     let socket = dir.path().join("vf0.sock");
     let ctl = dir.path().join("ctl.sock");
-    let guest = Guest::connect(dir.path(), 1);
+    let guest = LinuxGuest::connect(dir.path(), 1);
     let guest = std::thread::spawn(move || {
         let mut guest = SharedGuest::start(guest);
         let (_front, mut requests) = driver(&socket);

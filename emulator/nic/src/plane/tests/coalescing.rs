@@ -46,7 +46,7 @@ impl Bench {
     }
 
     fn next(&mut self) -> Option<Nanos> {
-        let both = [self.adapter.next(self.now), self.hypervisor.next(self.now)];
+        let both = [self.worker.next(self.now), self.hypervisor.next(self.now)];
         both.into_iter().flatten().min()
     }
 }
@@ -109,6 +109,6 @@ fn what_a_driver_has_sent_is_held_back_too_and_a_ring_that_goes_is_called_first(
         bench.settle();
         assert_eq!(bench.is_called(1), called);
     }
-    assert!(bench.adapter.detach(bench.now, VfIndex(1), 1).is_some());
+    assert!(bench.worker.detach(bench.now, VfIndex(1), 1).is_some());
     assert!(bench.is_called(1), "nobody else would");
 }

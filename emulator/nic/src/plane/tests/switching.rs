@@ -28,7 +28,7 @@ fn a_super_frame_that_never_fits_does_not_block_those_behind_it_for_ever() {
     for number in 0..5 {
         bench.send_from_far(private(frame(mac(0), BEYOND, number, 60)));
     }
-    let first = bench.adapter.next(bench.now).unwrap();
+    let first = bench.worker.next(bench.now).unwrap();
     let patience = Nanos(100 * MS.0);
     bench.run_until(MS);
     assert_eq!(bench.hypervisor.next(bench.now), Some(first + patience));
@@ -81,7 +81,7 @@ fn what_waits_for_buffers_at_a_switch_is_given_as_they_come_and_before_what_come
     }
     bench.settle();
     assert!(
-        bench.adapter.next(bench.now).is_none(),
+        bench.worker.next(bench.now).is_none(),
         "it waits for a kick"
     );
     for _ in 0..10 {
@@ -93,7 +93,7 @@ fn what_waits_for_buffers_at_a_switch_is_given_as_they_come_and_before_what_come
     bench.command("vf 0 set path direct");
     loop {
         bench.vms[0].receive();
-        if bench.adapter.poll(bench.now) == 0 {
+        if bench.worker.poll(bench.now) == 0 {
             break;
         }
     }
@@ -118,9 +118,9 @@ fn a_switch_with_full_queues_loses_and_reorders_nothing() {
     use Path::{Direct, Mediated};
     let mut bench = Bench::new(&[Direct, Mediated, Direct], ENDLESS);
     // VF 0 fills the fibre, and one of its frames has to wait.
-    while !bench.adapter.is_parked(VfIndex(0)) {
+    while !bench.worker.is_parked(VfIndex(0)) {
         bench.vms[0].send(BEYOND);
-        bench.adapter.poll(bench.now);
+        bench.worker.poll(bench.now);
     }
     for _ in 0..32 {
         bench.vms[0].send(BEYOND);
@@ -129,7 +129,7 @@ fn a_switch_with_full_queues_loses_and_reorders_nothing() {
     for _ in 0..=pf::PF_RING {
         assert!(bench.vms[1].send(BEYOND));
         while bench.hypervisor.poll(bench.now) > 0 {}
-        bench.adapter.poll(bench.now);
+        bench.worker.poll(bench.now);
     }
     let more = private(frame(BEYOND, mac(1), 0, 60));
     assert!(
@@ -140,20 +140,20 @@ fn a_switch_with_full_queues_loses_and_reorders_nothing() {
     for _ in 0..100 {
         bench.vms[2].send(mac(1));
     }
-    while bench.adapter.poll(bench.now) > 0 {}
+    while bench.worker.poll(bench.now) > 0 {}
     assert!(bench.hypervisor.has_input());
 
     let empty = |bench: &mut Bench| {
         assert!(!bench.hypervisor.pf_mut().has_input());
-        assert!(!bench.adapter.pf_mut().has_input());
-        assert_eq!(bench.adapter.drain(bench.now), 0, "nor is one parked");
+        assert!(!bench.worker.pf_mut().has_input());
+        assert_eq!(bench.worker.drain(bench.now), 0, "nor is one parked");
     };
     bench.command("vf 0 set path mediated");
     empty(&mut bench);
     assert_eq!(bench.vms[1].receive(), 100);
     // What VF 0 still had goes the other way, and is there when it is switched back.
     while bench.hypervisor.poll(bench.now) > 0 {}
-    assert!(bench.adapter.has_pf_input());
+    assert!(bench.worker.has_pf_input());
     bench.command("vf 0 set path direct");
     empty(&mut bench);
     bench.vms[0].send(BEYOND);
@@ -174,7 +174,7 @@ fn what_waits_between_the_planes_is_not_judged_by_newer_rules() {
         let send = |bench: &mut Bench| bench.vms[from].send(mac(to));
         send(&mut bench);
         match from {
-            0 => assert!(bench.adapter.poll(bench.now) > 0),
+            0 => assert!(bench.worker.poll(bench.now) > 0),
             _ => while bench.hypervisor.poll(bench.now) > 0 {},
         }
         assert_eq!(bench.vms[to].receive(), 0, "it is on its way");
@@ -209,7 +209,7 @@ fn for_a_guest_that_takes_nothing_no_more_wait_than_for_a_while_after_a_switch()
     bench.settle();
     assert_eq!(send(&mut bench), [(DropReason::NoRxBuffer, 20)]);
     while bench.vms[0].receive() < 20 {
-        assert!(bench.adapter.poll(bench.now) > 0, "what waits is kept");
+        assert!(bench.worker.poll(bench.now) > 0, "what waits is kept");
     }
     assert_eq!(by_sender(&bench.vms[0].got)[&mac(1)], count(20));
 }

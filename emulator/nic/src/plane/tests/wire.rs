@@ -42,28 +42,28 @@ fn receivers_are_told_of_a_frame_that_still_waits_for_the_wire() {
     };
     (0..2).for_each(|vf| bench.start(vf, &config));
     assert!(bench.vms[0].send_on(0, BEYOND, 1514));
-    bench.adapter.poll(bench.now);
-    bench.adapter.take_notified();
+    bench.worker.poll(bench.now);
+    bench.worker.take_notified();
     assert!(bench.vms[0].send(BROADCAST));
-    bench.adapter.poll(bench.now);
-    assert!(bench.adapter.is_parked(VfIndex(0)));
+    bench.worker.poll(bench.now);
+    assert!(bench.worker.is_parked(VfIndex(0)));
     assert_eq!(bench.vms[1].receive(), 1);
-    assert!(bench.adapter.take_notified().rx.contains(VfIndex(1)));
+    assert!(bench.worker.take_notified().rx.contains(VfIndex(1)));
 }
 
 #[test]
 fn what_the_wire_brings_does_not_make_a_round_look_at_every_idle_guest() {
     let mut bench = Bench::new(&[Path::Direct; 8], ENDLESS);
     let poll = mio::Poll::new().unwrap();
-    bench.adapter.connect(poll.registry().try_clone().unwrap());
+    bench.worker.connect(poll.registry().try_clone().unwrap());
     for _ in 0..1000 {
-        assert_eq!(bench.adapter.poll(bench.now), 0);
+        assert_eq!(bench.worker.poll(bench.now), 0);
     }
     assert!(bench.vms.iter_mut().all(|vm| vm.send(BEYOND)));
     bench.send_from_far(private(frame(mac(0), BEYOND, 0, 60)));
     bench.now += MS;
     assert_eq!(
-        bench.adapter.poll(bench.now),
+        bench.worker.poll(bench.now),
         1 + 2,
         "two idle guests a round"
     );
@@ -82,7 +82,7 @@ fn long_frames_of_one_guest_leave_the_others_their_part_of_a_round() {
     for _ in 0..32 {
         assert!(bench.vms[0].send_on(0, mac(2), 9000) && bench.vms[1].send(mac(2)));
     }
-    bench.adapter.poll(bench.now);
+    bench.worker.poll(bench.now);
     let left = [0, 1].map(|vf| bench.vms[vf].outstanding(0));
     assert_eq!(left, [24, 0], "64 KiB of one, and all of the other");
 }

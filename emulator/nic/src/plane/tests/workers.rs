@@ -53,7 +53,7 @@ fn frames_between_workers_arrive_in_order_and_are_counted_once() {
     }
     let received = bench.others[0].nic.counters(VfIndex(1));
     assert_eq!(received.rx_packets, 500, "counted where it is delivered");
-    let loads = [bench.adapter.load(), bench.others[0].load()];
+    let loads = [bench.worker.load(), bench.others[0].load()];
     assert_eq!(loads.map(|load| load.handed_over.get()), [500, 500]);
     assert_eq!(bench.drops(), []);
 }
@@ -85,9 +85,9 @@ fn what_a_worker_cannot_take_is_the_receivers_drop() {
     let more = 100;
     while bench.vms[0].sent < (QUEUE + more) as u32 {
         bench.vms[0].send(mac(1));
-        bench.adapter.poll(bench.now); // the other worker is busy with something else
+        bench.worker.poll(bench.now); // the other worker is busy with something else
     }
-    while bench.adapter.poll(bench.now) > 0 {}
+    while bench.worker.poll(bench.now) > 0 {}
     let dropped = [(DropReason::WorkerQueueFull, more as u64)];
     assert_eq!(bench.drops(), dropped);
     let drops = bench.counters(1).rx_drops;
@@ -112,7 +112,7 @@ fn a_worker_takes_a_burst_from_each_other_in_turn() {
     for other in &mut bench.others {
         while other.poll(bench.now) > 0 {}
     }
-    bench.adapter.poll(bench.now);
+    bench.worker.poll(bench.now);
     bench.vms[0].receive();
     let got = by_sender(&bench.vms[0].got);
     assert_eq!(got[&mac(1)].len(), got[&mac(2)].len());
@@ -208,10 +208,10 @@ fn who_sleeps_is_woken_by_what_is_left_for_it_and_by_room() {
     let (first, mut first_rung) = sleeper();
     let (second, mut second_rung) = sleeper();
     let bells = [first, second];
-    bench.adapter.set_peers(&bells);
+    bench.worker.set_peers(&bells);
     bench.others[0].set_peers(&bells);
     let now = bench.now;
-    let (first, second) = (&mut bench.adapter, &mut bench.others[0]);
+    let (first, second) = (&mut bench.worker, &mut bench.others[0]);
     assert!(!first.arm(now) && !second.arm(now));
 
     bench.vms[0].send(mac(1));
@@ -269,7 +269,7 @@ fn a_switch_with_full_queues_between_workers_loses_and_reorders_nothing() {
     while bench.adapter_of(2).poll(now) > 0 {}
     bench.command("vf 1 set path mediated");
     let left = bench.others.iter_mut().map(|other| other.drain(now));
-    let left = left.sum::<usize>() + bench.adapter.drain(now);
+    let left = left.sum::<usize>() + bench.worker.drain(now);
     assert_eq!(left, 0, "nor is one on its way to the port");
     assert_eq!(bench.vms[1].receive(), 60, "it had buffers for them");
     assert_eq!(bench.vms[3].receive(), 60);
@@ -326,10 +326,10 @@ fn without_an_uplink_every_worker_counts_what_would_leave() {
     };
     let pool = Pool::new(64);
     let policies = PolicyCell::new(Arc::new(Policy::new(config)));
-    let team = Adapter::team(&policies, 2, PfEnd::pair().0, None, &pool);
+    let team = DirectPlane::team(&policies, 2, PfEnd::pair().0, None, &pool);
     let mut bench = Bench::bare(&[Path::Direct; 2], Nanos(0), None);
-    let [first, second] = <[Adapter; 2]>::try_from(team).ok().unwrap();
-    (bench.adapter, bench.others) = (first, vec![second]);
+    let [first, second] = <[DirectPlane; 2]>::try_from(team).ok().unwrap();
+    (bench.worker, bench.others) = (first, vec![second]);
     for vf in 0..2 {
         bench.start(vf, &queue_of(16));
         bench.vms[vf].send(BEYOND);
@@ -344,7 +344,7 @@ fn without_an_uplink_every_worker_counts_what_would_leave() {
 fn what_waits_for_another_worker_is_not_judged_by_newer_rules() {
     let mut bench = bench(2, 2, ENDLESS);
     bench.vms[0].send(mac(1));
-    bench.adapter.poll(bench.now);
+    bench.worker.poll(bench.now);
     bench.command("vf 1 set vlan 5");
     bench.settle();
     assert_eq!(bench.vms[1].receive(), 1);

@@ -8,7 +8,7 @@ use vf_nic::config::ConfigError;
 
 /// Why a scenario cannot be run. One line that says where and what to change.
 #[derive(Debug, thiserror::Error)]
-pub enum PlanError {
+pub enum LoadError {
     /// The file cannot be read.
     #[error("cannot read {path}: {source}")]
     Read {
@@ -41,7 +41,7 @@ pub enum PlanError {
         /// Where the section begins.
         line: usize,
         /// What is wrong.
-        mistake: Mistake,
+        mistake: ScenarioError,
     },
     /// The whole is wrong.
     #[error("{path}: {mistake}")]
@@ -49,13 +49,13 @@ pub enum PlanError {
         /// The file.
         path: PathBuf,
         /// What is wrong.
-        mistake: Mistake,
+        mistake: ScenarioError,
     },
 }
 
 /// What is wrong with a section.
 #[derive(Debug, thiserror::Error)]
-pub enum Mistake {
+pub enum ScenarioError {
     /// A name that nothing has.
     #[error("{what} '{name}': there are {known}")]
     NoSuch {
@@ -104,8 +104,12 @@ pub enum Mistake {
     },
 }
 
-pub(super) fn value(key: &'static str, got: impl fmt::Display, allowed: &'static str) -> Mistake {
-    Mistake::Value {
+pub(super) fn value(
+    key: &'static str,
+    got: impl fmt::Display,
+    allowed: &'static str,
+) -> ScenarioError {
+    ScenarioError::Value {
         key,
         got: got.to_string().replace(char::is_control, " "),
         allowed,

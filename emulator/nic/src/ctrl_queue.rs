@@ -1,7 +1,7 @@
 //! What the commands of a guest's driver mean to its NIC, and how many of them are too many. Never obeys one.
 
 use vf_model::{MacAddr, Nanos, Refusal, RxFilter, VfRequest, Vid};
-use vf_vhost::control::{Command, RxMode};
+use vf_vhost::control::{CtrlCommand, RxMode};
 
 /// Commands that a driver may give in a row: one for each VLAN.
 const IN_A_ROW: u64 = 4096;
@@ -10,12 +10,12 @@ const INTERVAL: Nanos = Nanos(500_000);
 
 /// How many commands a driver has given of late.
 #[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Pace {
+pub(crate) struct CommandLimiter {
     /// When the last of them would have been due at an even pace.
     due: Nanos,
 }
 
-impl Pace {
+impl CommandLimiter {
     /// Whether one more is not too many.
     pub(crate) fn allows(&mut self, now: Nanos) -> bool {
         let due = self.due.max(now);
@@ -28,10 +28,13 @@ impl Pace {
 }
 
 /// What the command of a driver means to its NIC, given what the driver has asked for before. `Ok(None)`: nothing.
-pub(crate) fn request(command: &Command, asked: &RxFilter) -> Result<Option<VfRequest>, Refusal> {
+pub(crate) fn request(
+    command: &CtrlCommand,
+    asked: &RxFilter,
+) -> Result<Option<VfRequest>, Refusal> {
     let macs = |macs: &[[u8; 6]]| macs.iter().map(|mac| MacAddr(*mac)).collect();
     Ok(Some(match command {
-        Command::RxMode { mode, on } => {
+        CtrlCommand::RxMode { mode, on } => {
             let mut modes = asked.mode;
             let which = match mode {
                 RxMode::Promisc => &mut modes.promisc,
@@ -44,15 +47,15 @@ pub(crate) fn request(command: &Command, asked: &RxFilter) -> Result<Option<VfRe
             *which = *on;
             VfRequest::RxMode(modes)
         }
-        Command::MacTable { unicast, multicast } => VfRequest::MacTable {
+        CtrlCommand::MacTable { unicast, multicast } => VfRequest::MacTable {
             unicast: macs(unicast),
             multicast: macs(multicast),
         },
-        Command::MacAddr(mac) => VfRequest::Mac(MacAddr(*mac)),
+        CtrlCommand::MacAddr(mac) => VfRequest::Mac(MacAddr(*mac)),
         // Frames that carry a priority only are not in a VLAN; Linux lists them nevertheless.
-        Command::Vlan { vid: 0, .. } => return Ok(None),
-        Command::Vlan { vid, on: true } => VfRequest::VlanAdd(Vid::new(*vid)?),
-        Command::Vlan { vid, on: false } => VfRequest::VlanDel(Vid::new(*vid)?),
+        CtrlCommand::Vlan { vid: 0, .. } => return Ok(None),
+        CtrlCommand::Vlan { vid, on: true } => VfRequest::VlanAdd(Vid::new(*vid)?),
+        CtrlCommand::Vlan { vid, on: false } => VfRequest::VlanDel(Vid::new(*vid)?),
     }))
 }
 
@@ -62,7 +65,7 @@ mod tests {
 
     #[test]
     fn a_driver_that_only_gives_commands_is_slowed_down() {
-        let mut pace = Pace::default();
+        let mut pace = CommandLimiter::default();
         let mut obeyed = |now| (0..10_000).filter(|_| pace.allows(Nanos(now))).count();
         assert_eq!(obeyed(1_000), 4096);
         assert_eq!(obeyed(1_000 + 10 * INTERVAL.0), 10);

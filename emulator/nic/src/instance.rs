@@ -14,21 +14,22 @@ use vf_vhost::vring::Vring;
 
 use crate::clock::Clock;
 use crate::config::{NicSettings, PolicySettings};
-use crate::mailbox::{self, Pace};
+use crate::ctrl_queue::{self, CommandLimiter};
 use crate::plane::{
-    self, Adapter, Borrowed, Hypervisor, Owner, PfEnd, PolicyCell, Pool, Statistics, worker_of,
+    self, DirectPlane, MediatedPlane, PfEnd, PlaneGuard, PlaneHandle, PolicyCell, Pool, Statistics,
+    worker_of,
 };
 use crate::uplink::Uplink;
 use crate::watch::Direction;
 
 /// A NIC with everything around it.
-pub struct Host {
+pub struct NicInstance {
     /// Its configuration.
     pub settings: NicSettings,
     /// The direct path, by worker: one at least, and the first has the port.
-    pub adapters: Vec<Owner<Adapter>>,
+    pub workers: Vec<PlaneHandle<DirectPlane>>,
     /// The mediated path.
-    pub hypervisor: Owner<Hypervisor>,
+    pub hypervisor: PlaneHandle<MediatedPlane>,
     /// What both judge by.
     policies: PolicyCell,
     /// What both count, to be read while they do.
@@ -52,15 +53,15 @@ pub struct Vf {
     /// What its driver asked for and did not get, since the front end connected.
     refused: u64,
     /// How many commands it gives.
-    pace: Pace,
+    pace: CommandLimiter,
 }
 
 /// The planes of a host, before anybody owns them.
 pub struct Planes {
     /// The direct path, by worker.
-    pub adapters: Vec<Adapter>,
+    pub workers: Vec<DirectPlane>,
     /// The mediated path.
-    pub hypervisor: Hypervisor,
+    pub hypervisor: MediatedPlane,
     /// What they judge by.
     pub policies: PolicyCell,
 }
@@ -80,8 +81,8 @@ impl Planes {
         let policies = PolicyCell::new(Arc::new(initial_policy(settings)?));
         let (nic_end, hypervisor_end) = PfEnd::pair();
         Ok(Planes {
-            adapters: Adapter::team(&policies, workers, nic_end, uplink, pool),
-            hypervisor: Hypervisor::new(&policies, hypervisor_end, pool.clone(), cost),
+            workers: DirectPlane::team(&policies, workers, nic_end, uplink, pool),
+            hypervisor: MediatedPlane::new(&policies, hypervisor_end, pool.clone(), cost),
             policies,
         })
     }
@@ -112,7 +113,7 @@ pub fn initial_policy(settings: &NicSettings) -> Result<Policy, (VfIndex, Refusa
             FilterAction::Vf(vf) => vf,
             FilterAction::Drop => VfIndex::default(),
         };
-        let command = Command::InsertFilter(*spec);
+        let command = Command::FilterInsert(*spec);
         policy = policy.with(&command).map_err(|refusal| (vf, refusal))?;
     }
     Ok(policy)
@@ -138,24 +139,24 @@ impl PolicySettings {
     }
 }
 
-impl Host {
+impl NicInstance {
     /// A host whose planes are owned as given. Its sockets are served by whoever sets [`Vf::endpoint`].
     #[must_use]
     pub fn new(
         settings: NicSettings,
-        adapters: Vec<Owner<Adapter>>,
-        hypervisor: Owner<Hypervisor>,
+        workers: Vec<PlaneHandle<DirectPlane>>,
+        hypervisor: PlaneHandle<MediatedPlane>,
         policies: PolicyCell,
         clock: Clock,
-    ) -> Host {
+    ) -> NicInstance {
         let vfs = usize::from(settings.vfs);
         let statistics = Statistics {
-            adapters: adapters.iter().map(|a| a.borrow().statistics()).collect(),
+            workers: workers.iter().map(|a| a.borrow().statistics()).collect(),
             hypervisor: hypervisor.borrow().statistics(),
         };
-        let mut host = Host {
+        let mut host = NicInstance {
             settings,
-            adapters,
+            workers,
             hypervisor,
             policies,
             statistics,
@@ -181,8 +182,8 @@ impl Host {
 
     /// The first worker's plane, which has the port. On the virtual clock there is no other.
     #[must_use]
-    pub fn adapter(&self) -> &Owner<Adapter> {
-        &self.adapters[0]
+    pub fn worker(&self) -> &PlaneHandle<DirectPlane> {
+        &self.workers[0]
     }
 
     /// What the front end of a VF is told about the device.
@@ -206,9 +207,9 @@ impl Host {
         vf: VfIndex,
         serve: impl FnOnce(&mut Endpoint, &mut dyn Device) -> R,
     ) -> Option<R> {
-        let Host {
+        let NicInstance {
             settings,
-            adapters,
+            workers,
             hypervisor,
             policies,
             vfs,
@@ -224,10 +225,10 @@ impl Host {
             pace,
         } = vfs.get_mut(vf.index())?;
         let mut device = VfDevice {
-            held: Held::Nothing,
+            held: Guards::Nothing,
             nic: &settings.name,
             vf,
-            adapters,
+            workers,
             hypervisor,
             policies,
             path: *path,
@@ -257,12 +258,12 @@ impl Host {
         let before = self.policies.load();
         let policy = before.with_all(commands)?;
         if policy.mediated() == before.mediated() {
-            publish(&self.policies, policy, &self.adapters, &self.hypervisor);
+            publish(&self.policies, policy, &self.workers, &self.hypervisor);
         } else {
-            let mut adapters: Vec<_> = self.adapters.iter().map(Owner::borrow).collect();
+            let mut workers: Vec<_> = self.workers.iter().map(PlaneHandle::borrow).collect();
             let mut hypervisor = self.hypervisor.borrow();
             let now = self.clock.now();
-            plane::switch_paths(now, &mut adapters, &mut hypervisor, &self.policies, policy);
+            plane::switch_paths(now, &mut workers, &mut hypervisor, &self.policies, policy);
         }
         self.note_paths();
         Ok(self.show_guests(&before))
@@ -348,14 +349,14 @@ impl Host {
 }
 
 /// What a guest can read of its VF in configuration space.
-struct Seen {
+struct GuestView {
     link_up: bool,
     mac: MacAddr,
 }
 
-fn seen_by_guests(policy: &Policy) -> Vec<Seen> {
+fn seen_by_guests(policy: &Policy) -> Vec<GuestView> {
     let vfs = (0..policy.vf_count()).map(VfIndex::from);
-    vfs.map(|vf| Seen {
+    vfs.map(|vf| GuestView {
         link_up: policy.link_up_for(vf),
         mac: policy.vf(vf).mac,
     })
@@ -367,54 +368,54 @@ fn seen_by_guests(policy: &Policy) -> Vec<Seen> {
 fn publish(
     policies: &PolicyCell,
     policy: Policy,
-    adapters: &[Owner<Adapter>],
-    hypervisor: &Owner<Hypervisor>,
+    workers: &[PlaneHandle<DirectPlane>],
+    hypervisor: &PlaneHandle<MediatedPlane>,
 ) {
     let before = policies.load();
     let after = policies.publish(policy);
     if !before.has_same_vfs(&after) {
-        adapters.iter().for_each(Owner::wake);
+        workers.iter().for_each(PlaneHandle::wake);
         hypervisor.wake();
     }
 }
 
 /// A plane on loan.
-enum Held<'a> {
+enum Guards<'a> {
     Nothing,
-    Adapter(Borrowed<'a, Adapter>),
-    Hypervisor(Borrowed<'a, Hypervisor>),
+    DirectPlane(PlaneGuard<'a, DirectPlane>),
+    MediatedPlane(PlaneGuard<'a, MediatedPlane>),
 }
 
 /// The device that a VF's front end talks to: hands rings to the plane of the VF's path and takes them back.
 struct VfDevice<'a> {
     /// The plane from which rings were last taken, until rings are given back: one that is changed is gone from no
     /// round of its plane.
-    held: Held<'a>,
+    held: Guards<'a>,
     nic: &'a str,
     vf: VfIndex,
-    adapters: &'a [Owner<Adapter>],
-    hypervisor: &'a Owner<Hypervisor>,
+    workers: &'a [PlaneHandle<DirectPlane>],
+    hypervisor: &'a PlaneHandle<MediatedPlane>,
     policies: &'a PolicyCell,
     path: Path,
     rings: &'a mut u16,
     fault: &'a mut Option<String>,
     refused: &'a mut u64,
-    pace: &'a mut Pace,
+    pace: &'a mut CommandLimiter,
     clock: &'a Clock,
 }
 
 impl<'a> VfDevice<'a> {
-    /// Which of the adapters serves the VF.
+    /// Which of the workers serves the VF.
     fn worker(&self) -> usize {
-        worker_of(self.vf, self.adapters.len())
+        worker_of(self.vf, self.workers.len())
     }
 
     /// Borrows the plane of the VF's path unless it is on loan already.
-    fn hold(&mut self) -> &mut Held<'a> {
-        if matches!(self.held, Held::Nothing) {
+    fn hold(&mut self) -> &mut Guards<'a> {
+        if matches!(self.held, Guards::Nothing) {
             self.held = match self.path {
-                Path::Direct => Held::Adapter(self.adapters[self.worker()].borrow()),
-                Path::Mediated => Held::Hypervisor(self.hypervisor.borrow()),
+                Path::Direct => Guards::DirectPlane(self.workers[self.worker()].borrow()),
+                Path::Mediated => Guards::MediatedPlane(self.hypervisor.borrow()),
             };
         }
         &mut self.held
@@ -429,7 +430,7 @@ impl<'a> VfDevice<'a> {
         if let Some(request) = request(before.asked(self.vf))? {
             let policy = before.with_request(self.vf, &request)?;
             if policy.version() != before.version() {
-                publish(self.policies, policy, self.adapters, self.hypervisor);
+                publish(self.policies, policy, self.workers, self.hypervisor);
             }
         }
         Ok(())
@@ -452,21 +453,21 @@ impl Device for VfDevice<'_> {
         let vf = self.vf;
         for vring in rings {
             match self.hold() {
-                Held::Adapter(adapter) => adapter.attach(vf, vring),
-                Held::Hypervisor(hypervisor) => hypervisor.attach(vf, vring),
-                Held::Nothing => {}
+                Guards::DirectPlane(worker) => worker.attach(vf, vring),
+                Guards::MediatedPlane(hypervisor) => hypervisor.attach(vf, vring),
+                Guards::Nothing => {}
             }
         }
-        self.held = Held::Nothing;
+        self.held = Guards::Nothing;
     }
 
     fn stop_rings(&mut self, rings: &[u32]) -> Vec<Option<Vring>> {
         let (vf, now) = (self.vf, self.clock.now());
         let held = self.hold();
         let stop = |&ring: &u32| match held {
-            Held::Adapter(adapter) => adapter.detach(now, vf, ring),
-            Held::Hypervisor(hypervisor) => hypervisor.detach(vf, ring),
-            Held::Nothing => None,
+            Guards::DirectPlane(worker) => worker.detach(now, vf, ring),
+            Guards::MediatedPlane(hypervisor) => hypervisor.detach(vf, ring),
+            Guards::Nothing => None,
         };
         let vrings: Vec<_> = rings.iter().map(stop).collect();
         *self.rings -= vrings.iter().flatten().count() as u16;
@@ -479,11 +480,11 @@ impl Device for VfDevice<'_> {
         allowed
     }
 
-    fn command(&mut self, command: &control::Command) -> bool {
+    fn command(&mut self, command: &control::CtrlCommand) -> bool {
         if !self.allows() {
             return false;
         }
-        let Err(why) = self.request(|asked| mailbox::request(command, asked)) else {
+        let Err(why) = self.request(|asked| ctrl_queue::request(command, asked)) else {
             return true;
         };
         let device = format!("{} {}", self.nic, self.vf);
@@ -511,19 +512,21 @@ impl Device for VfDevice<'_> {
             SessionEvent::Controlled { features } => self.forget_driver(features),
             SessionEvent::Reset => self.forget_driver(VirtioFeatures::empty()),
             SessionEvent::Disconnected { why } => {
-                use vf_vhost::endpoint::Refusal as R;
+                use vf_vhost::endpoint::SessionRefusal as R;
                 let fault = why.filter(|why| !matches!(why, R::Closed | R::Socket(_)));
                 *self.fault = fault.map(ToString::to_string);
-                self.held = Held::Nothing;
+                self.held = Guards::Nothing;
                 self.forget_driver(VirtioFeatures::empty());
                 match self.hold() {
-                    Held::Adapter(adapter) => adapter.drop_backlog(vf, DropReason::RingDisabled),
-                    Held::Hypervisor(hypervisor) => {
+                    Guards::DirectPlane(worker) => {
+                        worker.drop_backlog(vf, DropReason::RingDisabled)
+                    }
+                    Guards::MediatedPlane(hypervisor) => {
                         hypervisor.drop_backlog(vf, DropReason::RingDisabled);
                     }
-                    Held::Nothing => {}
+                    Guards::Nothing => {}
                 }
-                self.held = Held::Nothing;
+                self.held = Guards::Nothing;
             }
             // The endpoint has logged what was refused.
             _ => {}

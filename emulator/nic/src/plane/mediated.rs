@@ -10,9 +10,9 @@ use vf_vhost::frame::TagEdit;
 use vf_vhost::vring::Vring;
 
 use super::backlog::Backlog;
+use super::handle::Plane;
 use super::load::LiveLoad;
 use super::mirror::Mirror;
-use super::owner::Plane;
 use super::pf::{PfEnd, PfFrame};
 use super::policy_cell::{PolicyCell, PolicySubscriber};
 use super::pool::{Frame, Pool};
@@ -29,7 +29,7 @@ const BATCH: usize = 16;
 const ROUND: usize = 64;
 
 /// One host's hypervisor and the vifs it serves.
-pub struct Hypervisor {
+pub struct MediatedPlane {
     /// The bridge and the policies that judge every frame.
     pub model: HypervisorModel,
     policies: PolicySubscriber,
@@ -64,7 +64,7 @@ enum JobSource {
     Pf(Onward),
 }
 
-impl Hypervisor {
+impl MediatedPlane {
     /// A hypervisor without rings. With a cost model its CPU is charged for every piece of work.
     #[must_use]
     pub fn new(
@@ -72,9 +72,9 @@ impl Hypervisor {
         pf: PfEnd,
         pool: Pool,
         cost: Option<CostModel>,
-    ) -> Hypervisor {
+    ) -> MediatedPlane {
         let policy = policies.load();
-        Hypervisor {
+        MediatedPlane {
             policies: policies.subscribe(),
             ports: VfPorts::new(policy.vf_count(), Patience::Always, pool),
             model: HypervisorModel::new(policy),
@@ -328,7 +328,7 @@ impl Hypervisor {
     }
 }
 
-impl Plane for Hypervisor {
+impl Plane for MediatedPlane {
     /// As much work as the CPU budget allows.
     fn poll(&mut self, now: Nanos) -> usize {
         self.policies.update(&mut self.model);

@@ -12,7 +12,7 @@ pub const MAX_FILTERS: usize = 1024;
 
 /// One receive filter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Filter {
+pub enum VfFilter {
     /// A unicast address the VF has besides its own, in every VLAN or in one.
     Mac {
         /// The address.
@@ -26,16 +26,16 @@ pub enum Filter {
 
 /// Why a receive filter is not added or removed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum FilterError {
+pub enum VfFilterError {
     /// No address that a VF can have.
     #[error(transparent)]
     Addr(#[from] AddrError),
     /// The filter is there already.
     #[error("{0}: this filter is there already")]
-    Exists(Filter),
+    Exists(VfFilter),
     /// There is no such filter.
     #[error("{0}: there is no such filter")]
-    NotFound(Filter),
+    NotFound(VfFilter),
     /// No room for another filter.
     #[error("a VF has at most {room} filters of a kind ({MAX_FILTERS} with trust)")]
     Full {
@@ -44,27 +44,27 @@ pub enum FilterError {
     },
 }
 
-impl fmt::Display for Filter {
+impl fmt::Display for VfFilter {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Filter::Mac { mac, vlan: None } => write!(f, "mac {mac}"),
-            Filter::Mac {
+            VfFilter::Mac { mac, vlan: None } => write!(f, "mac {mac}"),
+            VfFilter::Mac {
                 mac,
                 vlan: Some(vid),
             } => write!(f, "mac {mac} vlan {vid}"),
-            Filter::Vlan(vid) => write!(f, "vlan {vid}"),
+            VfFilter::Vlan(vid) => write!(f, "vlan {vid}"),
         }
     }
 }
 
 /// All filters of one VF, each kind in order.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Filters {
+pub struct VfFilters {
     macs: Vec<(MacAddr, Option<Vid>)>,
     vlans: Vec<Vid>,
 }
 
-impl Filters {
+impl VfFilters {
     /// The addresses besides the VF's own.
     #[must_use]
     pub fn macs(&self) -> &[(MacAddr, Option<Vid>)] {
@@ -82,23 +82,25 @@ impl Filters {
         !self.vlans.is_empty() || self.macs.iter().any(|(_, vlan)| vlan.is_some())
     }
 
-    pub(crate) fn add(&mut self, filter: Filter, trust: bool) -> Result<(), FilterError> {
+    pub(crate) fn add(&mut self, filter: VfFilter, trust: bool) -> Result<(), VfFilterError> {
         let room = if trust {
             MAX_FILTERS
         } else {
             MAX_UNTRUSTED_FILTERS
         };
         match filter {
-            Filter::Mac { mac, .. } if !mac.is_unicast() => Err(AddrError::NotUnicast(mac).into()),
-            Filter::Mac { mac, vlan } => insert(&mut self.macs, (mac, vlan), room, filter),
-            Filter::Vlan(vid) => insert(&mut self.vlans, vid, room, filter),
+            VfFilter::Mac { mac, .. } if !mac.is_unicast() => {
+                Err(AddrError::NotUnicast(mac).into())
+            }
+            VfFilter::Mac { mac, vlan } => insert(&mut self.macs, (mac, vlan), room, filter),
+            VfFilter::Vlan(vid) => insert(&mut self.vlans, vid, room, filter),
         }
     }
 
-    pub(crate) fn del(&mut self, filter: Filter) -> Result<(), FilterError> {
+    pub(crate) fn del(&mut self, filter: VfFilter) -> Result<(), VfFilterError> {
         match filter {
-            Filter::Mac { mac, vlan } => remove(&mut self.macs, &(mac, vlan), filter),
-            Filter::Vlan(vid) => remove(&mut self.vlans, &vid, filter),
+            VfFilter::Mac { mac, vlan } => remove(&mut self.macs, &(mac, vlan), filter),
+            VfFilter::Vlan(vid) => remove(&mut self.vlans, &vid, filter),
         }
     }
 }
@@ -107,11 +109,11 @@ fn insert<T: Ord>(
     list: &mut Vec<T>,
     new: T,
     room: usize,
-    filter: Filter,
-) -> Result<(), FilterError> {
+    filter: VfFilter,
+) -> Result<(), VfFilterError> {
     match list.binary_search(&new) {
-        Ok(_) => Err(FilterError::Exists(filter)),
-        Err(_) if list.len() >= room => Err(FilterError::Full { room }),
+        Ok(_) => Err(VfFilterError::Exists(filter)),
+        Err(_) if list.len() >= room => Err(VfFilterError::Full { room }),
         Err(at) => {
             list.insert(at, new);
             Ok(())
@@ -119,10 +121,10 @@ fn insert<T: Ord>(
     }
 }
 
-fn remove<T: Ord>(list: &mut Vec<T>, old: &T, filter: Filter) -> Result<(), FilterError> {
+fn remove<T: Ord>(list: &mut Vec<T>, old: &T, filter: VfFilter) -> Result<(), VfFilterError> {
     let at = list
         .binary_search(old)
-        .map_err(|_| FilterError::NotFound(filter))?;
+        .map_err(|_| VfFilterError::NotFound(filter))?;
     list.remove(at);
     Ok(())
 }

@@ -4,11 +4,11 @@ use std::net::IpAddr;
 use std::str::FromStr;
 
 use crate::addr::{MacAddr, Vid};
-use crate::refusal::Refusal;
-use crate::steering::{
+use crate::filter_spec::{
     FilterAction, FilterMatch, FilterPriority, FilterSpec, FlowEnd, MatchError, PRIORITIES,
     Transport,
 };
+use crate::refusal::Refusal;
 use crate::vf::VfIndex;
 use crate::words::{ParseError, Words, number};
 
@@ -228,7 +228,7 @@ mod tests {
         let words = "flow-type tcp4 src-ip 10.0.0.2 dst-ip 10.0.0.1 dst-port 5001 src-port 40000";
         assert_eq!(
             parse(&format!("filter add {words} vf 3")),
-            Ok(Command::InsertFilter(FilterSpec {
+            Ok(Command::FilterInsert(FilterSpec {
                 matches,
                 action: FilterAction::Vf(VfIndex(3)),
                 priority: FilterPriority::Manual,
@@ -236,7 +236,7 @@ mod tests {
         );
         assert_eq!(
             parse(&format!("filter del {words} priority hint")),
-            Ok(Command::RemoveFilter {
+            Ok(Command::FilterRemove {
                 matches,
                 priority: FilterPriority::Hint,
             })
@@ -356,7 +356,7 @@ mod tests {
             let action = vf.map_or(FilterAction::Drop, |vf| FilterAction::Vf(VfIndex(vf)));
             let spec = FilterSpec { matches, action, priority };
             prop_assert_eq!(spec.to_string().parse(), Ok(spec));
-            let remove = Command::RemoveFilter { matches, priority };
+            let remove = Command::FilterRemove { matches, priority };
             prop_assert_eq!(parse(&remove.to_string()), Ok(remove));
         }
 

@@ -14,10 +14,10 @@ use super::backlog::{BACKLOG_BYTES, Backlog};
 use super::cross_queue::CrossQueues;
 use super::doorbell::Doorbell;
 use super::egress::Egress;
+use super::handle::Plane;
 use super::load::LiveLoad;
 use super::mirror::Mirror;
 use super::outside::{Fetch, Outside, Run, insertion, outgoing};
-use super::owner::Plane;
 use super::pf::{PfEnd, PfFrame};
 use super::policy_cell::{PolicyCell, PolicySubscriber};
 use super::pool::{Frame, Pool};
@@ -39,7 +39,7 @@ const LATE: Nanos = Nanos(20_000);
 const LATE_MOST: Nanos = Nanos(10_000_000);
 
 /// The NIC of one host and everything that is attached to it directly, or to one of its workers.
-pub struct Adapter {
+pub struct DirectPlane {
     /// The model that judges every frame.
     pub nic: Nic,
     policies: PolicySubscriber,
@@ -63,7 +63,7 @@ struct Parked {
     insert: Option<VlanTag>,
 }
 
-impl Adapter {
+impl DirectPlane {
     /// A NIC without attached rings.
     #[must_use]
     pub fn new(
@@ -71,15 +71,15 @@ impl Adapter {
         pf: PfEnd,
         uplink: Option<Box<dyn Uplink>>,
         pool: Pool,
-    ) -> Adapter {
+    ) -> DirectPlane {
         let egress = Egress::new(uplink, policies.load().vf_count(), &pool);
-        Adapter::with_egress(policies, pf, egress, pool)
+        DirectPlane::with_egress(policies, pf, egress, pool)
     }
 
-    fn with_egress(policies: &PolicyCell, pf: PfEnd, egress: Egress, pool: Pool) -> Adapter {
+    fn with_egress(policies: &PolicyCell, pf: PfEnd, egress: Egress, pool: Pool) -> DirectPlane {
         let nic = Nic::new(policies.load());
         let vfs = nic.policy().vf_count();
-        Adapter {
+        DirectPlane {
             nic,
             policies: policies.subscribe(),
             ports: VfPorts::new(vfs, Patience::Granted, pool),
@@ -106,9 +106,9 @@ impl Adapter {
         pf: PfEnd,
         uplink: Option<Box<dyn Uplink>>,
         pool: &Pool,
-    ) -> Vec<Adapter> {
+    ) -> Vec<DirectPlane> {
         if workers <= 1 {
-            return vec![Adapter::new(policies, pf, uplink, pool.clone())];
+            return vec![DirectPlane::new(policies, pf, uplink, pool.clone())];
         }
         let vfs = policies.load().vf_count();
         let (rx, txs) = port_queues(vfs, workers);
@@ -118,16 +118,16 @@ impl Adapter {
                 true => Egress::Remote(tx),
                 false => Egress::Unplugged,
             };
-            Adapter::with_egress(policies, pf.sender(), egress, pool.clone())
+            DirectPlane::with_egress(policies, pf.sender(), egress, pool.clone())
         });
         let others: Vec<_> = others.collect();
-        let first = Adapter {
+        let first = DirectPlane {
             from_workers: Some(rx),
-            ..Adapter::new(policies, pf, uplink, pool.clone())
+            ..DirectPlane::new(policies, pf, uplink, pool.clone())
         };
         let mut team: Vec<_> = std::iter::once(first).chain(others).collect();
-        for (adapter, queues) in team.iter_mut().zip(CrossQueues::mesh(vfs, workers)) {
-            adapter.out.workers = Some(queues);
+        for (worker, queues) in team.iter_mut().zip(CrossQueues::mesh(vfs, workers)) {
+            worker.out.workers = Some(queues);
         }
         team
     }
@@ -693,7 +693,7 @@ impl Adapter {
     }
 }
 
-impl Plane for Adapter {
+impl Plane for DirectPlane {
     /// What has arrived from the wire, from the hypervisor and from the guests, each within a budget.
     fn poll(&mut self, now: Nanos) -> usize {
         self.policies.update(&mut self.nic);

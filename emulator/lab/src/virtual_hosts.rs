@@ -9,8 +9,8 @@ use std::rc::Rc;
 use vf_model::{Command, CostModel, Nanos, Path, Refusal, VfIndex};
 use vf_nic::clock::Clock;
 use vf_nic::config::{NicSettings, WireSettings};
-use vf_nic::host::{Host, Planes};
-use vf_nic::plane::{Gap, Mirror, Moderation, Notified, Owner, Plane, Pool, RingBroken};
+use vf_nic::instance::{NicInstance, Planes};
+use vf_nic::plane::{Gap, Mirror, Moderation, Notified, Plane, PlaneHandle, Pool, RingBroken};
 use vf_nic::uplink::{Uplink, WireEnd};
 use vf_nic::watch::{Detail, Direction, Seen};
 
@@ -33,7 +33,7 @@ pub struct Notification {
 
 /// Who is to act now.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Turn {
+pub enum Event {
     /// This guest.
     Guest(ParticipantId),
     /// Whoever is on this VF is interrupted.
@@ -45,7 +45,7 @@ pub enum Turn {
         /// For what it has received, or sent.
         direction: Direction,
     },
-    /// The time that [`World::at`] was given has come: [`World::apply`] this.
+    /// The time that [`VirtualHosts::at`] was given has come: [`VirtualHosts::apply`] this.
     Command {
         /// Index of the host.
         host: usize,
@@ -58,8 +58,8 @@ pub enum Turn {
 #[derive(Clone, Copy)]
 enum Who {
     Administrator,
-    Adapter(usize),
-    Hypervisor(usize),
+    DirectPlane(usize),
+    MediatedPlane(usize),
     Interrupt(usize, VfIndex, Direction),
     Guest,
 }
@@ -72,8 +72,8 @@ struct Interrupt {
 
 /// A host and its places in the calendar.
 struct Seat {
-    host: Rc<RefCell<Host>>,
-    adapter: ParticipantId,
+    host: Rc<RefCell<NicInstance>>,
+    worker: ParticipantId,
     hypervisor: ParticipantId,
     /// By VF: for what it has received, and for what it has sent.
     interrupts: Vec<[Interrupt; 2]>,
@@ -82,7 +82,7 @@ struct Seat {
 }
 
 /// All hosts of a virtual time.
-pub struct World {
+pub struct VirtualHosts {
     calendar: Calendar,
     now: Rc<Cell<Nanos>>,
     who: Vec<Who>,
@@ -95,7 +95,7 @@ pub struct World {
     watchers: Vec<Watcher>,
 }
 
-impl World {
+impl VirtualHosts {
     /// Hosts at time zero, without guests. With a cost model the hypervisors' CPUs are charged.
     ///
     /// # Errors
@@ -105,7 +105,7 @@ impl World {
         wires: &[WireSettings],
         cost: Option<CostModel>,
         notification: Notification,
-    ) -> Result<World, (usize, VfIndex, Refusal)> {
+    ) -> Result<VirtualHosts, (usize, VfIndex, Refusal)> {
         let now = Rc::new(Cell::new(Nanos(0)));
         let pool = Pool::new(POOL);
         let mut ends: Vec<_> = nics.iter().map(|_| None).collect();
@@ -121,15 +121,15 @@ impl World {
             let uplink = end.map(|(end, _)| Box::new(end) as Box<dyn Uplink>);
             let planes = Planes::new(nic, 1, uplink, &pool, cost)
                 .map_err(|(vf, refusal)| (h, vf, refusal))?;
-            let host = Host::new(
+            let host = NicInstance::new(
                 nic.clone(),
                 planes
-                    .adapters
+                    .workers
                     .into_iter()
                     .map(RefCell::new)
-                    .map(Owner::Local)
+                    .map(PlaneHandle::Local)
                     .collect(),
-                Owner::Local(RefCell::new(planes.hypervisor)),
+                PlaneHandle::Local(RefCell::new(planes.hypervisor)),
                 planes.policies,
                 Clock::Virtual(Rc::clone(&now)),
             );
@@ -143,8 +143,10 @@ impl World {
         };
         // First of all, so that a command holds for all that happens at its time.
         let administrator = join(Who::Administrator);
-        let adapters: Vec<_> = (0..nics.len()).map(|h| join(Who::Adapter(h))).collect();
-        let hypervisors: Vec<_> = (0..nics.len()).map(|h| join(Who::Hypervisor(h))).collect();
+        let workers: Vec<_> = (0..nics.len()).map(|h| join(Who::DirectPlane(h))).collect();
+        let hypervisors: Vec<_> = (0..nics.len())
+            .map(|h| join(Who::MediatedPlane(h)))
+            .collect();
         let mut seats = Vec::new();
         for (h, (host, peer)) in hosts.into_iter().enumerate() {
             let interrupts = (0..host.vfs.len()).map(|i| {
@@ -154,14 +156,14 @@ impl World {
                 })
             });
             seats.push(Seat {
-                adapter: adapters[h],
+                worker: workers[h],
                 hypervisor: hypervisors[h],
                 interrupts: interrupts.collect(),
                 host: Rc::new(RefCell::new(host)),
                 peer,
             });
         }
-        Ok(World {
+        Ok(VirtualHosts {
             calendar,
             now,
             who,
@@ -180,14 +182,14 @@ impl World {
         self.calendar.now()
     }
 
-    /// A host, in the order given to [`World::new`].
+    /// A host, in the order given to [`VirtualHosts::new`].
     #[must_use]
-    pub fn host(&self, h: usize) -> &Rc<RefCell<Host>> {
+    pub fn host(&self, h: usize) -> &Rc<RefCell<NicInstance>> {
         &self.seats[h].host
     }
 
     /// All hosts.
-    pub fn hosts(&self) -> impl Iterator<Item = &Rc<RefCell<Host>>> {
+    pub fn hosts(&self) -> impl Iterator<Item = &Rc<RefCell<NicInstance>>> {
         self.seats.iter().map(|seat| &seat.host)
     }
 
@@ -196,13 +198,13 @@ impl World {
     pub fn watch(&mut self, detail: Detail, watcher: Watcher) {
         for seat in &self.seats {
             let host = seat.host.borrow();
-            host.adapter().borrow().mirror_mut().start(detail);
+            host.worker().borrow().mirror_mut().start(detail);
             host.hypervisor.borrow().mirror_mut().start(detail);
         }
         self.watchers.push(watcher);
     }
 
-    /// Has [`World::advance`] say [`Turn::Command`] at exactly `when`, before anything else happens at that time; now if
+    /// Has [`VirtualHosts::advance`] say [`Event::Command`] at exactly `when`, before anything else happens at that time; now if
     /// that is past.
     pub fn at(&mut self, when: Nanos, h: usize, command: Command) {
         self.given += 1;
@@ -224,7 +226,7 @@ impl World {
     /// Something about a host has changed otherwise than by itself: it looks at everything as soon as it is its turn.
     pub fn wake_host(&mut self, h: usize) {
         let now = self.now();
-        self.calendar.wake(self.seats[h].adapter, now);
+        self.calendar.wake(self.seats[h].worker, now);
         self.calendar.wake(self.seats[h].hypervisor, now);
     }
 
@@ -269,7 +271,7 @@ impl World {
     }
 
     /// Lets the hosts run until it is somebody else's turn; `None` if nobody wants to act before `limit` or at it.
-    pub fn advance(&mut self, limit: Nanos) -> Option<Turn> {
+    pub fn advance(&mut self, limit: Nanos) -> Option<Event> {
         while let Some(id) = self.calendar.advance(limit) {
             let now = self.calendar.now();
             self.now.set(now);
@@ -280,22 +282,22 @@ impl World {
                         self.calendar.wake(id, *next);
                     }
                     if let Some((_, (host, command))) = due {
-                        return Some(Turn::Command { host, command });
+                        return Some(Event::Command { host, command });
                     }
                 }
-                Who::Adapter(h) => self.run_adapter(now, h),
-                Who::Hypervisor(h) => self.run_hypervisor(now, h),
+                Who::DirectPlane(h) => self.run_adapter(now, h),
+                Who::MediatedPlane(h) => self.run_hypervisor(now, h),
                 Who::Interrupt(host, vf, direction) => {
                     let (_, packets) = self.moderation(host, vf, direction);
                     let interrupts = &mut self.seats[host].interrupts[vf.index()];
                     interrupts[direction as usize].line.raise(now, packets);
-                    return Some(Turn::Interrupt {
+                    return Some(Event::Interrupt {
                         host,
                         vf,
                         direction,
                     });
                 }
-                Who::Guest => return Some(Turn::Guest(id)),
+                Who::Guest => return Some(Event::Guest(id)),
             }
         }
         None
@@ -329,8 +331,8 @@ impl World {
         let seat = &self.seats[h];
         let host = seat.host.borrow();
         match host.path(vf) {
-            Path::Direct if host.adapter().borrow().is_parked(vf) => {}
-            Path::Direct => self.calendar.wake(seat.adapter, now),
+            Path::Direct if host.worker().borrow().is_parked(vf) => {}
+            Path::Direct => self.calendar.wake(seat.worker, now),
             Path::Mediated if !host.hypervisor.borrow().is_idle() => {}
             Path::Mediated => self.calendar.wake(seat.hypervisor, now),
         }
@@ -349,17 +351,17 @@ impl World {
     fn run_adapter(&mut self, now: Nanos, h: usize) {
         let (next, notified) = {
             let host = self.seats[h].host.borrow();
-            let mut adapter = host.adapter().borrow();
-            self.step(now, &mut *adapter);
-            show(&mut self.watchers, now, h, adapter.mirror_mut());
-            (adapter.next(now), adapter.take_notified())
+            let mut worker = host.worker().borrow();
+            self.step(now, &mut *worker);
+            show(&mut self.watchers, now, h, worker.mirror_mut());
+            (worker.next(now), worker.take_notified())
         };
-        self.calendar.set(self.seats[h].adapter, next);
+        self.calendar.set(self.seats[h].worker, next);
         if let Some(peer) = self.seats[h].peer {
             let peer = &self.seats[peer];
-            let arrival = peer.host.borrow().adapter().borrow().next(now);
+            let arrival = peer.host.borrow().worker().borrow().next(now);
             if let Some(at) = arrival {
-                self.calendar.wake(peer.adapter, at);
+                self.calendar.wake(peer.worker, at);
             }
         }
         if self.seats[h].host.borrow().hypervisor.borrow().has_input() {
@@ -377,14 +379,8 @@ impl World {
             (hypervisor.next(now), hypervisor.take_notified())
         };
         self.calendar.set(self.seats[h].hypervisor, next);
-        if self.seats[h]
-            .host
-            .borrow()
-            .adapter()
-            .borrow()
-            .has_pf_input()
-        {
-            self.calendar.wake(self.seats[h].adapter, now);
+        if self.seats[h].host.borrow().worker().borrow().has_pf_input() {
+            self.calendar.wake(self.seats[h].worker, now);
         }
         self.interrupt(now, h, notified);
     }

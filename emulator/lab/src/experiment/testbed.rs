@@ -5,27 +5,27 @@ use std::net::Ipv4Addr;
 use std::path::PathBuf;
 
 use vf_guest::net::{NetConfig, NetDevice, Notify};
-use vf_guest::tcp::{Guest, GuestConfig, StreamId};
+use vf_guest::tcp::{GuestConfig, StreamId, TcpGuest};
 use vf_model::{MacAddr, Nanos, Path, VfIndex};
 use vf_nic::config::{NicSettings, Offloads, PolicySettings, SocketRole, VfSettings, WireSettings};
 
 use super::ExperimentError;
 use super::measure::{Meters, Reading};
-use super::plan::Plan;
+use super::plan::ExperimentPlan;
 use crate::embedded::EmbeddedGuest;
-use crate::world::{Notification, Turn};
+use crate::virtual_hosts::{Event, Notification};
 
 /// The port every receiver listens on, netperf's.
 const PORT: u16 = 12865;
 
 /// A guest with its stream.
-struct Talker {
+struct StreamEnd {
     guest: EmbeddedGuest,
     stream: StreamId,
 }
 
 /// The two hosts of an experiment, their settings all but the path.
-pub(super) fn nic_settings(plan: &Plan, host: usize, path: Path) -> NicSettings {
+pub(super) fn nic_settings(plan: &ExperimentPlan, host: usize, path: Path) -> NicSettings {
     let vf = VfSettings {
         socket: PathBuf::new(),
         role: SocketRole::Server,
@@ -50,7 +50,7 @@ pub(super) fn nic_settings(plan: &Plan, host: usize, path: Path) -> NicSettings 
 }
 
 /// What the driver of a guest acknowledges.
-pub(super) fn net_config(plan: &Plan, notify: Notify) -> NetConfig {
+pub(super) fn net_config(plan: &ExperimentPlan, notify: Notify) -> NetConfig {
     NetConfig {
         features: NetConfig::PLAIN | NetConfig::CHECKSUM | NetConfig::TSO,
         mtu: plan.mtu,
@@ -66,7 +66,12 @@ fn address(host: usize, vf: u16) -> Ipv4Addr {
 }
 
 /// The guest of pair `pair` on `host`: a sender or a receiver of one endless stream.
-pub(super) fn guest(plan: &Plan, host: usize, pair: u16, net: NetDevice) -> (Guest, StreamId) {
+pub(super) fn guest(
+    plan: &ExperimentPlan,
+    host: usize,
+    pair: u16,
+    net: NetDevice,
+) -> (TcpGuest, StreamId) {
     let mac = nic_settings(plan, host, Path::Direct)
         .mac_base
         .offset(pair.into());
@@ -82,7 +87,7 @@ pub(super) fn guest(plan: &Plan, host: usize, pair: u16, net: NetDevice) -> (Gue
         verify: false,
         ..GuestConfig::default()
     };
-    let mut guest = Guest::new(config, net);
+    let mut guest = TcpGuest::new(config, net);
     let sends = (host == 0) == (pair < plan.a_to_b);
     let stream = if sends {
         guest.send_to(address(1 - host, pair), PORT, None)
@@ -101,16 +106,16 @@ pub(super) fn mix(seed: u64, n: u64) -> u64 {
 }
 
 /// Two hosts back to back with their guests, at time zero.
-pub(super) struct World {
-    world: crate::world::World,
-    talkers: Vec<Talker>,
-    /// Index into `talkers` by host and VF.
+pub(super) struct Testbed {
+    world: crate::virtual_hosts::VirtualHosts,
+    stream_ends: Vec<StreamEnd>,
+    /// Index into `stream_ends` by host and VF.
     talker_of: [Vec<usize>; 2],
 }
 
-impl World {
+impl Testbed {
     /// Builds the hosts and connects the guests over the real protocol.
-    pub(super) fn new(plan: &Plan, path: Path) -> Result<World, ExperimentError> {
+    pub(super) fn new(plan: &ExperimentPlan, path: Path) -> Result<Testbed, ExperimentError> {
         let nics = [0, 1].map(|h| nic_settings(plan, h, path));
         let wire = WireSettings {
             between: [0, 1],
@@ -120,42 +125,45 @@ impl World {
             kicks: false,
             moderation: plan.moderation,
         };
-        let mut world = crate::world::World::new(&nics, &[wire], Some(plan.cost), notification)
-            .map_err(|(_, vf, refusal)| ExperimentError::Policy(vf, refusal))?;
-        let mut talkers = Vec::new();
+        let mut world =
+            crate::virtual_hosts::VirtualHosts::new(&nics, &[wire], Some(plan.cost), notification)
+                .map_err(|(_, vf, refusal)| ExperimentError::Policy(vf, refusal))?;
+        let mut stream_ends = Vec::new();
         let mut talker_of = [Vec::new(), Vec::new()];
         for pair in 0..plan.pairs() {
             for h in [0, 1] {
                 let vf = VfIndex::from(usize::from(pair));
                 // Nobody starts at the very same moment: up to a millisecond apart, by the seed.
-                let start = Nanos(mix(plan.seed, 1 << 32 | talkers.len() as u64) % 1_000_000);
+                let start = Nanos(mix(plan.seed, 1 << 32 | stream_ends.len() as u64) % 1_000_000);
                 let net = net_config(plan, Notify::Polled);
                 let make = |net| guest(plan, h, pair, net);
                 let (guest, stream) = EmbeddedGuest::start(&mut world, h, vf, &net, start, make)
                     .map_err(ExperimentError::Guest)?;
-                talker_of[h].push(talkers.len());
-                talkers.push(Talker { guest, stream });
+                talker_of[h].push(stream_ends.len());
+                stream_ends.push(StreamEnd { guest, stream });
             }
         }
-        Ok(World {
+        Ok(Testbed {
             world,
-            talkers,
+            stream_ends,
             talker_of,
         })
     }
 
     /// Runs until `limit`.
     pub(super) fn run_until(&mut self, limit: Nanos) {
-        let first = self.talkers.first().map_or(0, |t| t.guest.id.index());
+        let first = self.stream_ends.first().map_or(0, |t| t.guest.id.index());
         while let Some(turn) = self.world.advance(limit) {
             match turn {
-                Turn::Guest(id) => self.talkers[id.index() - first].guest.run(&mut self.world),
-                Turn::Interrupt { host, vf, .. } => {
-                    let talker = &self.talkers[self.talker_of[host][vf.index()]];
+                Event::Guest(id) => self.stream_ends[id.index() - first]
+                    .guest
+                    .run(&mut self.world),
+                Event::Interrupt { host, vf, .. } => {
+                    let talker = &self.stream_ends[self.talker_of[host][vf.index()]];
                     self.world.wake(talker.guest.id, self.world.now());
                 }
                 // An experiment gives no commands.
-                Turn::Command { .. } => {}
+                Event::Command { .. } => {}
             }
         }
         self.world.skip_to(limit);
@@ -167,7 +175,7 @@ impl World {
         for host in self.world.hosts() {
             meters.host(&host.borrow());
         }
-        for Talker { guest, stream } in &self.talkers {
+        for StreamEnd { guest, stream } in &self.stream_ends {
             meters.guest(&guest.guest, *stream);
         }
         meters.reading()
@@ -175,7 +183,7 @@ impl World {
 
     /// Whether every guest is still content with its device.
     pub(super) fn check(&self) -> Result<(), ExperimentError> {
-        for Talker { guest, .. } in &self.talkers {
+        for StreamEnd { guest, .. } in &self.stream_ends {
             if let Some(fault) = guest.guest.fault() {
                 return Err(ExperimentError::Fault(fault.to_string()));
             }

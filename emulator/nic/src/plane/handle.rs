@@ -32,7 +32,7 @@ pub trait Plane: Send + 'static {
 }
 
 /// A plane, wherever it lives.
-pub enum Owner<P> {
+pub enum PlaneHandle<P> {
     /// Polled by a [thread](super::DataThread), perhaps with others.
     Thread(ThreadOwner<P>),
     /// Stepped by the virtual clock, on the thread that also controls it.
@@ -74,7 +74,7 @@ impl<P> Lent<P> {
 }
 
 /// A borrowed plane; it goes back to its owner when this is dropped.
-pub enum Borrowed<'a, P> {
+pub enum PlaneGuard<'a, P> {
     /// From a thread, which polls its other planes meanwhile.
     Thread {
         /// The plane, until it goes back.
@@ -100,8 +100,8 @@ impl<P> ThreadHandle<P> {
     }
 
     /// A handle on its plane of this index.
-    pub(super) fn owner(self: &Arc<Self>, plane: usize) -> Owner<P> {
-        Owner::Thread(ThreadOwner {
+    pub(super) fn owner(self: &Arc<Self>, plane: usize) -> PlaneHandle<P> {
+        PlaneHandle::Thread(ThreadOwner {
             thread: Arc::clone(self),
             plane,
         })
@@ -114,20 +114,20 @@ impl<P> ThreadHandle<P> {
     }
 }
 
-impl<P> Owner<P> {
+impl<P> PlaneHandle<P> {
     /// Borrows the plane. Its thread, if it has one, finishes the round it is in and goes on with its other planes.
     ///
     /// # Panics
     /// If the plane's thread has died, which is a bug of ours, or if the plane is borrowed already by the caller.
     #[must_use]
-    pub fn borrow(&self) -> Borrowed<'_, P> {
+    pub fn borrow(&self) -> PlaneGuard<'_, P> {
         match self {
-            Owner::Local(cell) => Borrowed::Local(cell.borrow_mut()),
-            Owner::Thread(owner) => {
+            PlaneHandle::Local(cell) => PlaneGuard::Local(cell.borrow_mut()),
+            PlaneHandle::Thread(owner) => {
                 let (to, plane) = bounded(1);
                 owner.thread.ask(Request::Lend(owner.plane, Lent(to)));
                 let plane = plane.recv().ok();
-                Borrowed::Thread {
+                PlaneGuard::Thread {
                     plane: Some(plane.expect("a plane's thread ends only with its owner")),
                     owner,
                 }
@@ -136,10 +136,10 @@ impl<P> Owner<P> {
     }
 }
 
-impl<P> Owner<P> {
+impl<P> PlaneHandle<P> {
     /// Has the plane look at everything soon, should it sleep.
     pub fn wake(&self) {
-        if let Owner::Thread(owner) = self {
+        if let PlaneHandle::Thread(owner) = self {
             owner.thread.bell.ring();
         }
     }
@@ -154,28 +154,28 @@ impl<P> Drop for ThreadHandle<P> {
     }
 }
 
-impl<P> Deref for Borrowed<'_, P> {
+impl<P> Deref for PlaneGuard<'_, P> {
     type Target = P;
     fn deref(&self) -> &P {
         match self {
-            Borrowed::Thread { plane, .. } => plane.as_ref().expect("taken only in drop"),
-            Borrowed::Local(plane) => plane,
+            PlaneGuard::Thread { plane, .. } => plane.as_ref().expect("taken only in drop"),
+            PlaneGuard::Local(plane) => plane,
         }
     }
 }
 
-impl<P> DerefMut for Borrowed<'_, P> {
+impl<P> DerefMut for PlaneGuard<'_, P> {
     fn deref_mut(&mut self) -> &mut P {
         match self {
-            Borrowed::Thread { plane, .. } => plane.as_mut().expect("taken only in drop"),
-            Borrowed::Local(plane) => plane,
+            PlaneGuard::Thread { plane, .. } => plane.as_mut().expect("taken only in drop"),
+            PlaneGuard::Local(plane) => plane,
         }
     }
 }
 
-impl<P> Drop for Borrowed<'_, P> {
+impl<P> Drop for PlaneGuard<'_, P> {
     fn drop(&mut self) {
-        if let Borrowed::Thread { plane, owner } = self
+        if let PlaneGuard::Thread { plane, owner } = self
             && let Some(plane) = plane.take()
         {
             owner.thread.ask(Request::Return(owner.plane, plane));

@@ -43,11 +43,11 @@ fn on_path(path: Path) -> PolicySettings {
 }
 
 /// Hosts back to back.
-fn world(nics: &[NicSettings]) -> World {
+fn world(nics: &[NicSettings]) -> VirtualHosts {
     moderated(nics, Nanos(0))
 }
 
-fn moderated(nics: &[NicSettings], moderation: Nanos) -> World {
+fn moderated(nics: &[NicSettings], moderation: Nanos) -> VirtualHosts {
     let wire = WireSettings {
         between: [0, 1],
         link: LinkConfig::default(),
@@ -57,10 +57,10 @@ fn moderated(nics: &[NicSettings], moderation: Nanos) -> World {
         moderation,
     };
     let wires = if nics.len() > 1 { vec![wire] } else { vec![] };
-    World::new(nics, &wires, None, notification).unwrap()
+    VirtualHosts::new(nics, &wires, None, notification).unwrap()
 }
 
-fn connect(world: &World, h: usize, vf: usize) -> NetDevice {
+fn connect(world: &VirtualHosts, h: usize, vf: usize) -> NetDevice {
     let (ours, theirs) = UnixStream::pair().unwrap();
     let (host, vf) = (Rc::clone(world.host(h)), VfIndex::from(vf));
     let device = host.borrow().device_config(vf);
@@ -79,7 +79,7 @@ fn connect(world: &World, h: usize, vf: usize) -> NetDevice {
     NetDevice::start(frontend, &config).unwrap()
 }
 
-fn send(world: &mut World, net: &mut NetDevice, h: usize, vf: usize, frame: &[u8]) {
+fn send(world: &mut VirtualHosts, net: &mut NetDevice, h: usize, vf: usize, frame: &[u8]) {
     assert!(net.send(0, &NetHeader::default(), frame).unwrap());
     net.kick();
     world.sent(h, VfIndex::from(vf));
@@ -94,9 +94,9 @@ fn received(net: &mut NetDevice) -> Vec<Vec<u8>> {
     frames
 }
 
-fn run_until(world: &mut World, limit: Nanos) {
+fn run_until(world: &mut VirtualHosts, limit: Nanos) {
     while let Some(turn) = world.advance(limit) {
-        if let Turn::Command { host, command } = turn {
+        if let Event::Command { host, command } = turn {
             world.apply(host, &command).unwrap();
         }
     }
@@ -106,7 +106,7 @@ fn run_until(world: &mut World, limit: Nanos) {
 /// Who saw what, and when.
 type Log = Rc<RefCell<Vec<(u64, usize, Port, Direction, Vec<u8>)>>>;
 
-fn watch(world: &mut World) -> Log {
+fn watch(world: &mut VirtualHosts) -> Log {
     let log = Log::default();
     let to = Rc::clone(&log);
     let watcher = Box::new(move |seen: &Seen<'_>| {
@@ -175,7 +175,7 @@ fn a_command_is_applied_at_its_time_and_before_all_else() {
     world.at(Nanos(300), 0, path(Path::Mediated));
     world.at(Nanos(500), 0, path(Path::Mediated));
     let guest = world.join(Nanos(300));
-    let command = |command| Turn::Command { host: 0, command };
+    let command = |command| Event::Command { host: 0, command };
     assert_eq!(world.advance(Nanos(299)), None);
     let turn = world.advance(Nanos(300)).unwrap();
     assert_eq!(
@@ -183,14 +183,14 @@ fn a_command_is_applied_at_its_time_and_before_all_else() {
         (command(path(Path::Mediated)), Nanos(300))
     );
     world.apply(0, &path(Path::Mediated)).unwrap();
-    assert_eq!(world.advance(Nanos(300)), Some(Turn::Guest(guest)));
+    assert_eq!(world.advance(Nanos(300)), Some(Event::Guest(guest)));
     let frame = broadcast(MacAddr([2, 0, 0, 0, 0xa, 0]));
     send(&mut world, &mut guests[0], 0, 0, &frame);
     // In the order in which they were given.
     for expected in [Path::Direct, Path::Mediated] {
         let turn = loop {
             match world.advance(Nanos(500)).unwrap() {
-                Turn::Interrupt { .. } => {}
+                Event::Interrupt { .. } => {}
                 turn => break turn,
             }
         };
@@ -198,7 +198,7 @@ fn a_command_is_applied_at_its_time_and_before_all_else() {
     }
     assert_eq!(world.advance(Nanos(u64::MAX)), None);
     assert_eq!(received(&mut guests[1]), [frame]);
-    let counted = |h: &Host| h.hypervisor.borrow().model.counters(VfIndex(0)).tx_packets;
+    let counted = |h: &NicInstance| h.hypervisor.borrow().model.counters(VfIndex(0)).tx_packets;
     assert_eq!(counted(&world.host(0).borrow()), 1);
 }
 
@@ -239,7 +239,7 @@ fn what_is_sent_and_what_is_received_is_interrupted_for_apart() {
         let host = 0;
         (
             at,
-            Turn::Interrupt {
+            Event::Interrupt {
                 host,
                 vf,
                 direction,
@@ -261,7 +261,7 @@ fn figures_are_read_while_planes_are_on_loan() {
 
     let host = world.host(0).borrow();
     // Whoever borrowed this once more would panic here, and wait for ever on a thread.
-    let (_direct, _mediated) = (host.adapter().borrow(), host.hypervisor.borrow());
+    let (_direct, _mediated) = (host.worker().borrow(), host.hypervisor.borrow());
     let show = Observer::default().show(world.now(), std::iter::once(&*host));
     let nic = &show.nics[0];
     let (sent, received) = (&nic.vfs[0], &nic.vfs[1]);

@@ -8,8 +8,8 @@ use vf_model::{Nanos, VfIndex};
 use vf_vhost::endpoint::Endpoint;
 
 use super::error::{SimulationError, system};
-use super::guests::{Guest, Heard, State};
-use super::message::{Message, Op, bearable};
+use super::guests::{FromGuest, LinuxGuest, State};
+use super::message::{Message, Op, clamp_to_i64};
 use super::simulation::{Simulation, id};
 
 /// The time of day at virtual time zero, in seconds since 1970: the same in every run.
@@ -19,12 +19,12 @@ const TICK: Duration = Duration::from_millis(100);
 
 /// Who has something to say.
 #[derive(Clone, Copy)]
-enum Voice {
+enum EventSource {
     Stop,
     Guest(usize),
     Vf(usize, VfIndex),
     Reply(usize, VfIndex),
-    Door,
+    Listener,
 }
 
 impl Simulation {
@@ -42,16 +42,16 @@ impl Simulation {
         };
         self.heard = Instant::now();
         match voice {
-            Voice::Stop => return Err(SimulationError::Stopped),
-            Voice::Guest(g) => {
+            EventSource::Stop => return Err(SimulationError::Stopped),
+            EventSource::Guest(g) => {
                 let heard = self.guests[g].hear();
                 self.take(g, heard);
             }
-            Voice::Vf(h, vf) => self.serve(h, vf),
-            Voice::Reply(h, vf) => self.hear_reply(h, vf),
-            Voice::Door => {
+            EventSource::Vf(h, vf) => self.serve(h, vf),
+            EventSource::Reply(h, vf) => self.hear_reply(h, vf),
+            EventSource::Listener => {
                 let guest = self.door.accept().map_err(system("calendar"))?;
-                self.guests.extend(guest.map(Guest::new));
+                self.guests.extend(guest.map(LinuxGuest::new));
             }
         }
         Ok(())
@@ -59,13 +59,17 @@ impl Simulation {
 
     /// Who is to be heard first; `None` if nobody says anything for a while. While a guest has its turn the others stand
     /// still, and need not be listened to.
-    fn listen(&self) -> Result<Option<Voice>, SimulationError> {
+    fn listen(&self) -> Result<Option<EventSource>, SimulationError> {
         let hosts: Vec<_> = self.world.hosts().map(|host| host.borrow()).collect();
-        let mut voices: Vec<(Voice, BorrowedFd<'_>)> = Vec::new();
-        voices.extend(self.stop.iter().map(|stop| (Voice::Stop, stop.as_fd())));
+        let mut voices: Vec<(EventSource, BorrowedFd<'_>)> = Vec::new();
+        voices.extend(
+            self.stop
+                .iter()
+                .map(|stop| (EventSource::Stop, stop.as_fd())),
+        );
         for (g, guest) in self.guests.iter().enumerate() {
             if guest.state != State::Gone && self.turn.is_none_or(|turn| turn == g) {
-                voices.push((Voice::Guest(g), guest.as_fd()));
+                voices.push((EventSource::Guest(g), guest.as_fd()));
             }
         }
         for (h, (host, owners)) in hosts.iter().zip(&self.owners).enumerate() {
@@ -76,13 +80,13 @@ impl Simulation {
                 if let Some(endpoint) = &vf.endpoint {
                     let vf = VfIndex::from(i);
                     let reply = endpoint.awaited_reply();
-                    voices.extend(reply.map(|fd| (Voice::Reply(h, vf), fd)));
-                    voices.extend(endpoint.socket().map(|fd| (Voice::Vf(h, vf), fd)));
+                    voices.extend(reply.map(|fd| (EventSource::Reply(h, vf), fd)));
+                    voices.extend(endpoint.socket().map(|fd| (EventSource::Vf(h, vf), fd)));
                 }
             }
         }
         if self.ids.is_empty() {
-            voices.push((Voice::Door, self.door.as_fd()));
+            voices.push((EventSource::Listener, self.door.as_fd()));
         }
         let mut fds: Vec<_> = voices
             .iter()
@@ -98,12 +102,12 @@ impl Simulation {
         Ok(ready.and_then(|at| voices.get(at)).map(|(voice, _)| *voice))
     }
 
-    pub(super) fn take(&mut self, g: usize, heard: Heard) {
+    pub(super) fn take(&mut self, g: usize, heard: FromGuest) {
         match heard {
-            Heard::Nothing => {}
-            Heard::Message(message) => self.obey(g, message),
-            Heard::Garbage => self.expel(g, "says what is no message"),
-            Heard::End => self.lose(g),
+            FromGuest::Nothing => {}
+            FromGuest::Message(message) => self.obey(g, message),
+            FromGuest::Garbage => self.expel(g, "says what is no message"),
+            FromGuest::End => self.lose(g),
         }
     }
 
@@ -136,7 +140,7 @@ impl Simulation {
                     return; // not to be answered
                 }
             }
-            Op::Get => answer = bearable(now),
+            Op::Get => answer = clamp_to_i64(now),
             Op::Update if self.running == Some(g) => {
                 if !self.let_pass(g, Nanos(time)) {
                     return;
@@ -229,7 +233,7 @@ impl Simulation {
         // A guest that has just started was told of no limit, and asks.
         !shared
             && guest.free_until.is_some()
-            && guest.limit(bearable(limit.unwrap_or(Nanos(u64::MAX))))
+            && guest.limit(clamp_to_i64(limit.unwrap_or(Nanos(u64::MAX))))
     }
 
     /// Has guests go on behind their kicks.
