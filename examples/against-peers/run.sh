@@ -9,7 +9,7 @@ usage() {
 usage: run.sh [options] [PART ...]
 
 Measures vhost-user back ends beside each other with vf-conformance bench, and prints ratios to testpmd io.
-Installs Debian's dpdk and openvswitch-switch-dpdk when run as root; everything else goes to a temporary folder.
+Installs Debian's dpdk-dev (testpmd) and openvswitch-switch-dpdk when run as root; everything else goes to a temporary folder.
 
   PART              rings, bidir, ports, flows, filters, attached, latency, idle, tso; default: all
   --quick           two rounds of rings and latency with fewer sizes: about two minutes
@@ -76,7 +76,7 @@ ovs=/usr/lib/openvswitch-switch-dpdk/ovs-vswitchd-dpdk
 packages=()
 with_part() { [[ " ${chosen[*]} " == *" $1 "* ]]; }
 ! with_part tso || { type -P cpio >/dev/null || packages+=(cpio); type -P cc >/dev/null || packages+=(gcc libc6-dev); }
-[[ " ${peers[*]} " != *' testpmd'* ]] || type -P dpdk-testpmd >/dev/null || packages+=(dpdk)
+[[ " ${peers[*]} " != *' testpmd'* ]] || type -P dpdk-testpmd >/dev/null || packages+=(dpdk-dev)
 [[ " ${peers[*]} " != *' ovs'* ]] || [[ -x $ovs ]] || packages+=(openvswitch-switch-dpdk)
 if ((${#packages[@]})); then
     if ((EUID != 0)) || ! type -P apt-get >/dev/null; then fail "needs ${packages[*]}: apt-get install ${packages[*]}"; fi
