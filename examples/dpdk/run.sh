@@ -70,10 +70,10 @@ while (($#)); do
 done
 
 if ! type -P dpdk-testpmd >/dev/null; then
-    if ((EUID != 0)) || ! type -P apt-get >/dev/null; then fail 'needs dpdk-testpmd: apt-get install dpdk'; fi
-    echo 'installing dpdk' >&2
-    { apt-get -q update && DEBIAN_FRONTEND=noninteractive apt-get -q -y install --no-install-recommends dpdk; } >/dev/null 2>&1
-    type -P dpdk-testpmd >/dev/null || fail 'apt-get cannot install dpdk'
+    if ((EUID != 0)) || ! type -P apt-get >/dev/null; then fail 'needs dpdk-testpmd: apt-get install dpdk-dev'; fi
+    echo 'installing dpdk-dev' >&2
+    { apt-get -q update && DEBIAN_FRONTEND=noninteractive apt-get -q -y install --no-install-recommends dpdk-dev; } >/dev/null 2>&1
+    type -P dpdk-testpmd >/dev/null || fail 'apt-get cannot install dpdk-dev'
 fi
 if [[ -z $vfnic ]]; then
     root=$(realpath "$here/../..")
