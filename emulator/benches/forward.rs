@@ -16,7 +16,9 @@ use vf_model::{
     Command, FilterAction, FilterMatch, FilterPriority, FilterSpec, FlowEnd, Judge, MacAddr, Nanos,
     NicConfig, Policy, Profile, Transport, VfIndex, VfSetting,
 };
-use vfnic::plane::{DirectPlane, PfEnd, Plane, PolicyCell, Pool};
+use vfnic::plane::{DirectPlane, PolicyCell};
+use vfnic::queue::{PfEnd, Pool};
+use vfnic::thread::Plane;
 
 mod guest;
 

@@ -13,7 +13,9 @@ use vf_model::{
     Command, Judge, LinkConfig, MacAddr, Nanos, NicConfig, Path, Policy, Profile, VfIndex,
     VfSetting,
 };
-use vfnic::plane::{DirectPlane, MediatedPlane, PfEnd, Plane, PolicyCell, Pool};
+use vfnic::plane::{DirectPlane, MediatedPlane, PolicyCell};
+use vfnic::queue::{PfEnd, Pool};
+use vfnic::thread::Plane;
 use vfnic::uplink::WireEnd;
 
 mod guest;

@@ -27,5 +27,6 @@ pub use vf_lab::{
     calendar, digest, embedded, experiment, linux, scenario, timetravel, virtual_hosts,
 };
 pub use vf_nic::{
-    clock, config, ctl, instance, log, panics, plane, server, show, tournament, uplink, watch,
+    clock, config, ctl, instance, log, panics, plane, queue, server, show, thread, tournament,
+    uplink, watch,
 };

@@ -10,7 +10,9 @@ use vf_model::{Command, CostModel, Nanos, Path, Refusal, VfIndex};
 use vf_nic::clock::Clock;
 use vf_nic::config::{NicSettings, WireSettings};
 use vf_nic::instance::{NicInstance, Planes};
-use vf_nic::plane::{Gap, Mirror, Moderation, Notified, Plane, PlaneHandle, Pool, RingBroken};
+use vf_nic::plane::{Gap, Mirror, Moderation, Notified};
+use vf_nic::queue::Pool;
+use vf_nic::thread::{Plane, PlaneHandle, RingBroken};
 use vf_nic::uplink::{Uplink, WireEnd};
 use vf_nic::watch::{Detail, Direction, Seen};
 

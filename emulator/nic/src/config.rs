@@ -16,7 +16,7 @@ use vf_model::{
 };
 use vf_vhost::features::VirtioFeatures;
 
-use crate::plane::Polling;
+use crate::thread::Polling;
 
 /// Most VFs a NIC can have.
 pub const MAX_VFS: u16 = 256;

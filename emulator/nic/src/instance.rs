@@ -15,10 +15,9 @@ use vf_vhost::vring::Vring;
 use crate::clock::Clock;
 use crate::config::{NicSettings, PolicySettings};
 use crate::ctrl_queue::{self, CommandLimiter};
-use crate::plane::{
-    self, DirectPlane, MediatedPlane, PfEnd, PlaneGuard, PlaneHandle, PolicyCell, Pool, Statistics,
-    worker_of,
-};
+use crate::plane::{self, DirectPlane, MediatedPlane, PolicyCell, Statistics};
+use crate::queue::{PfEnd, Pool, worker_of};
+use crate::thread::{PlaneGuard, PlaneHandle};
 use crate::uplink::Uplink;
 use crate::watch::Direction;
 

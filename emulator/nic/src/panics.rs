@@ -60,7 +60,7 @@ mod tests {
 
     use vf_model::Nanos;
 
-    use crate::plane::{DataThread, LiveLoad, Plane, Polling, RingBroken};
+    use crate::thread::{DataThread, LiveLoad, Plane, Polling, RingBroken};
 
     /// A plane with a bug.
     struct Broken;

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use vf_model::{Nanos, Path};
 use vf_nic::config::{Config, CpuList, HypervisorCpu, NicSettings, WireSettings};
-use vf_nic::plane::Polling;
+use vf_nic::thread::Polling;
 use vf_nic::watch::Detail;
 
 use super::flow::FlowMeter;

@@ -13,8 +13,8 @@ use vf_guest::net::{NetDevice, Notify};
 use vf_guest::tcp::{StreamId, TcpGuest};
 use vf_model::Path;
 use vf_nic::config::{Config, CpuList, HypervisorCpu, NicSettings, WireSettings};
-use vf_nic::plane::Polling;
 use vf_nic::server::Server;
+use vf_nic::thread::Polling;
 
 use super::measure::{self, Meters, Reading};
 use super::outcome::PathResult;

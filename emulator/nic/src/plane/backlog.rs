@@ -7,10 +7,10 @@ use std::collections::VecDeque;
 use vf_model::{DropReason, Nanos};
 use vf_vhost::frame::TagEdit;
 
-use super::frame_queue::cost;
-use super::pf::PF_RING_BYTES;
-use super::pool::Frame;
 use super::port::{Delivery, RxPort};
+use crate::queue::Frame;
+use crate::queue::PF_RING_BYTES;
+use crate::queue::cost;
 
 /// Bytes that are kept for a guest that has posted no buffers.
 pub(super) const BACKLOG_BYTES: u64 = 1 << 20;

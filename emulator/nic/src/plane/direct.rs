@@ -11,22 +11,23 @@ use vf_vhost::frame::TagEdit;
 use vf_vhost::vring::Vring;
 
 use super::backlog::{BACKLOG_BYTES, Backlog};
-use super::cross_queue::CrossQueues;
-use super::doorbell::Doorbell;
 use super::egress::Egress;
-use super::handle::Plane;
-use super::load::LiveLoad;
 use super::mirror::Mirror;
 use super::outside::{Fetch, Outside, Run, insertion, outgoing};
-use super::pf::{PfEnd, PfFrame};
 use super::policy_cell::{PolicyCell, PolicySubscriber};
-use super::pool::{Frame, Pool};
-use super::port::{Notified, RingBroken, meta};
-use super::port_queue::{PortQueueRx, port_queues};
+use super::port::{Notified, meta};
 use super::ports::{Fetched, VfPorts};
 use super::receivers::{FrameSource, Patience};
-use super::statistics::{AdapterStatistics, UplinkStatistics};
+use super::statistics::{DirectStatistics, UplinkStatistics};
 use super::traffic::Traffic;
+use crate::queue::CrossQueues;
+use crate::queue::Doorbell;
+use crate::queue::{Frame, Pool};
+use crate::queue::{PfEnd, PfFrame};
+use crate::queue::{PortQueueRx, port_queues};
+use crate::thread::LiveLoad;
+use crate::thread::Plane;
+use crate::thread::RingBroken;
 use crate::uplink::{Arrivals, Uplink};
 use crate::watch::{Direction, Port};
 
@@ -98,7 +99,7 @@ impl DirectPlane {
     }
 
     /// The workers of a NIC: each has a replica of its model and will have the rings of the VFs that are
-    /// [its](super::worker_of). The first has the port and hears the hypervisor.
+    /// [its](crate::queue::worker_of). The first has the port and hears the hypervisor.
     #[must_use]
     pub fn team(
         policies: &PolicyCell,
@@ -190,8 +191,8 @@ impl DirectPlane {
 
     /// What it counts, to be read while it does.
     #[must_use]
-    pub fn statistics(&self) -> AdapterStatistics {
-        AdapterStatistics {
+    pub fn statistics(&self) -> DirectStatistics {
+        DirectStatistics {
             plane: self.ports.statistics(&self.nic),
             wire: self.nic.published_wire(),
             uplink: self.out.egress.uplink().map(UplinkStatistics::of),

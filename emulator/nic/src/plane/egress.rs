@@ -5,8 +5,8 @@
 use vf_model::{DropReason, Nanos, Nic, OnWire, VfIndex};
 
 use super::fair_queue::FairQueue;
-use super::pool::{Frame, Pool};
-use super::port_queue::PortQueueTx;
+use crate::queue::PortQueueTx;
+use crate::queue::{Frame, Pool};
 use crate::uplink::{Arrivals, TxFrame, TxRoom, Uplink};
 
 /// Frames that are handed to the uplink at a time.

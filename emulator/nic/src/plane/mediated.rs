@@ -10,17 +10,18 @@ use vf_vhost::frame::TagEdit;
 use vf_vhost::vring::Vring;
 
 use super::backlog::Backlog;
-use super::handle::Plane;
-use super::load::LiveLoad;
 use super::mirror::Mirror;
-use super::pf::{PfEnd, PfFrame};
 use super::policy_cell::{PolicyCell, PolicySubscriber};
-use super::pool::{Frame, Pool};
-use super::port::{Notified, RingBroken, meta};
+use super::port::{Notified, meta};
 use super::ports::{Fetched, VfPorts};
 use super::receivers::{FrameSource, Patience};
-use super::statistics::HypervisorStatistics;
+use super::statistics::MediatedStatistics;
 use super::traffic::Traffic;
+use crate::queue::{Frame, Pool};
+use crate::queue::{PfEnd, PfFrame};
+use crate::thread::LiveLoad;
+use crate::thread::Plane;
+use crate::thread::RingBroken;
 use crate::watch::{Direction, Port};
 
 /// Pieces of work between two notifications to a guest.
@@ -114,8 +115,8 @@ impl MediatedPlane {
 
     /// What it counts, to be read while it does.
     #[must_use]
-    pub fn statistics(&self) -> HypervisorStatistics {
-        HypervisorStatistics {
+    pub fn statistics(&self) -> MediatedStatistics {
+        MediatedStatistics {
             plane: self.ports.statistics(&self.model),
             charged: self.cpu.as_ref().map(|cpu| cpu.budget.busy_time()),
             bridge: self.model.bridge().published(),

@@ -5,12 +5,12 @@ use vf_model::{DropReason, Judge, Nanos, Nic, OnWire, Tagging, Verdict, VfIndex,
 use vf_vhost::frame::TagEdit;
 use vf_vhost::tx::{TxFrame, TxQueue};
 
-use super::cross_queue::CrossQueues;
 use super::egress::Egress;
-use super::pf::PfEnd;
-use super::pool::Frame;
 use super::port::meta;
 use super::receivers::{FrameSource, Receivers};
+use crate::queue::CrossQueues;
+use crate::queue::Frame;
+use crate::queue::PfEnd;
 use crate::watch::{Direction, Port};
 
 /// A frame of a guest, in its memory.

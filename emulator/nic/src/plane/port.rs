@@ -11,10 +11,10 @@ use vf_vhost::tx::{TxFrame, TxQueue};
 use vf_vhost::vring::Vring;
 
 use super::backlog::Backlog;
-use super::load::LiveLoad;
 use super::moderation::Moderation;
-use super::pool::Frame;
 use super::traffic::{PerQueue, Traffic};
+use crate::queue::Frame;
+use crate::thread::LiveLoad;
 
 // What is copied out of a guest before a frame is judged is all that the model looks at.
 const _: () = assert!(HEAD_MAX >= vf_model::HEAD_LEN);
@@ -58,17 +58,6 @@ impl Queue for RxQueue {
 /// How long a disabled transmit ring keeps its frames: a front end that enables its rings a moment after its driver has
 /// sent (DPDK's does not wait for us in between) loses nothing.
 const DISCARD_AFTER: Nanos = Nanos(100_000_000);
-
-/// Something a plane must tell the control thread.
-#[derive(Debug)]
-pub struct RingBroken {
-    /// Whose ring.
-    pub vf: VfIndex,
-    /// Which ring of the VF.
-    pub ring: u32,
-    /// What its driver did.
-    pub why: RingError,
-}
 
 /// Drivers to be interrupted.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -9,10 +9,11 @@ use vf_vhost::vring::Vring;
 
 use super::active_set::ActiveSet;
 use super::kicks::Kicks;
-use super::pool::Pool;
-use super::port::{HeldBack, Notified, RingBroken, TxPort, is_rx};
+use super::port::{HeldBack, Notified, TxPort, is_rx};
 use super::receivers::{Patience, Receivers};
 use super::statistics::PlaneStatistics;
+use crate::queue::Pool;
+use crate::thread::RingBroken;
 
 /// See the module.
 pub(super) struct VfPorts {

@@ -10,12 +10,13 @@ use vf_vhost::tx::{TxFrame, TxQueue};
 use super::backlog::{
     BACKLOG_AT_SWITCH, BACKLOG_BYTES, BACKLOGS_BYTES, Backlog, PATIENCE, Waiting,
 };
-use super::frame_queue::cost;
-use super::load::LiveLoad;
 use super::mirror::Mirror;
-use super::pool::{Frame, Pool};
-use super::port::{Delivery, RingBroken, RxPort, bytes_of};
+use super::port::{Delivery, RxPort, bytes_of};
 use super::traffic::Traffic;
+use crate::queue::cost;
+use crate::queue::{Frame, Pool};
+use crate::thread::LiveLoad;
+use crate::thread::RingBroken;
 use crate::watch::{Direction, Port};
 
 /// A frame, wherever it is.

@@ -12,9 +12,9 @@ use vf_model::{
     PublishedCounters, PublishedPort, VfIndex,
 };
 
-use super::cross_queue::worker_of;
-use super::load::{LiveLoad, Load};
 use super::traffic::{PairTraffic, PerQueue};
+use crate::queue::worker_of;
+use crate::thread::{LiveLoad, Load};
 use crate::uplink::Uplink;
 
 /// What any plane counts.
@@ -55,7 +55,7 @@ impl PlaneStatistics {
 
 /// What a worker of the direct path counts.
 #[derive(Clone, Debug)]
-pub struct AdapterStatistics {
+pub struct DirectStatistics {
     /// As any plane.
     pub plane: PlaneStatistics,
     pub(super) wire: PublishedPort,
@@ -63,7 +63,7 @@ pub struct AdapterStatistics {
     pub uplink: Option<UplinkStatistics>,
 }
 
-impl AdapterStatistics {
+impl DirectStatistics {
     /// What has gone out on the wire (tx) and come from it (rx).
     #[must_use]
     pub fn wire(&self) -> Counters {
@@ -94,7 +94,7 @@ impl UplinkStatistics {
 
 /// What the mediated path counts.
 #[derive(Clone, Debug)]
-pub struct HypervisorStatistics {
+pub struct MediatedStatistics {
     /// As any plane.
     pub plane: PlaneStatistics,
     /// Time that the CPU has been charged for; `None` without a cost model.
@@ -102,7 +102,7 @@ pub struct HypervisorStatistics {
     pub(super) bridge: PublishedBridge,
 }
 
-impl HypervisorStatistics {
+impl MediatedStatistics {
     /// What the bridge has done up to `at`.
     #[must_use]
     pub fn bridge(&self, at: Nanos) -> BridgeStats {
@@ -123,13 +123,13 @@ impl HypervisorStatistics {
 #[derive(Clone, Debug)]
 pub struct Statistics {
     /// The direct path, by worker: one at least, and the first has the port.
-    pub workers: Vec<AdapterStatistics>,
+    pub workers: Vec<DirectStatistics>,
     /// The mediated path.
-    pub hypervisor: HypervisorStatistics,
+    pub hypervisor: MediatedStatistics,
 }
 
 impl Statistics {
-    fn sum(&self, counters: impl Fn(&AdapterStatistics) -> Counters) -> Counters {
+    fn sum(&self, counters: impl Fn(&DirectStatistics) -> Counters) -> Counters {
         let mut sum = Counters::default();
         for worker in &self.workers {
             sum += &counters(worker);
@@ -158,7 +158,7 @@ impl Statistics {
     /// What has gone out on the wire (tx) and come from it (rx).
     #[must_use]
     pub fn wire(&self) -> Counters {
-        self.sum(AdapterStatistics::wire)
+        self.sum(DirectStatistics::wire)
     }
 
     /// What has passed each queue pair of a VF on the direct path, and on the mediated one.

@@ -7,10 +7,10 @@ use std::sync::Arc;
 
 use vf_model::{Judge, Nanos, Path, Policy, VfIndex};
 
-use super::cross_queue::worker_of;
 use super::direct::DirectPlane;
 use super::mediated::MediatedPlane;
 use super::policy_cell::PolicyCell;
+use crate::queue::worker_of;
 
 /// Puts a policy in force by which VFs take other paths than before, and moves their rings.
 pub fn switch_paths<A: DerefMut<Target = DirectPlane>>(

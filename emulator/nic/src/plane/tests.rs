@@ -19,6 +19,8 @@ use vf_vhost::vring::{Vring, VringConfig};
 
 use super::port::meta;
 use super::*;
+use crate::queue::*;
+use crate::thread::*;
 use crate::uplink::{Arrivals, TxFrame, Uplink, WireEnd};
 
 mod coalescing;

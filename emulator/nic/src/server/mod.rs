@@ -23,7 +23,8 @@ use crate::clock::Clock;
 use crate::config::{Config, HypervisorCpu, NicSettings, SocketRole};
 use crate::ctl::{Request, Response};
 use crate::instance::{NicInstance, Planes};
-use crate::plane::{DataThread, Doorbell, Polling, Pool, RingBroken};
+use crate::queue::{Doorbell, Pool};
+use crate::thread::{DataThread, Polling, RingBroken};
 use crate::uplink::{Tap, Uplink, WireEnd};
 
 use clients::Clients;

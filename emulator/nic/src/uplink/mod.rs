@@ -10,7 +10,7 @@ use std::fmt;
 
 use vf_model::{DropReason, Link, Nanos, OnWire};
 
-use crate::plane::{Frame, Pool};
+use crate::queue::{Frame, Pool};
 
 pub use tap::Tap;
 pub use wire::WireEnd;

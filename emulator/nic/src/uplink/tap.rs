@@ -14,7 +14,7 @@ use vf_vhost::features::VirtioFeatures;
 use vf_vhost::net_hdr::{MAX_FRAME, NetHdr};
 
 use super::{ARRIVAL, Arrivals, TxFrame, TxRoom, Uplink};
-use crate::plane::Pool;
+use crate::queue::Pool;
 
 /// The virtio-net header as a tap device uses it (no `num_buffers`).
 const HEADER: usize = 10;

@@ -11,7 +11,7 @@ use rtrb::{Consumer, Producer, RingBuffer};
 use vf_model::{DropReason, Link, LinkConfig, Nanos};
 
 use super::{Arrivals, TxFrame, TxRoom, Uplink};
-use crate::plane::{Doorbell, Frame, Pool, cost};
+use crate::queue::{Doorbell, Frame, Pool, cost};
 
 /// Frames that may be on their way in one direction: more than 10 GbE holds in any sensible propagation delay.
 const IN_FLIGHT: usize = 4096;

@@ -2,8 +2,6 @@
 
 use proptest::collection::vec;
 
-use super::cross_queue::QUEUE;
-use super::port_queue::VF_QUEUE;
 use super::*;
 
 /// A host with so many workers and a guest on each VF, all direct.

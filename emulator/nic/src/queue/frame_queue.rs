@@ -16,7 +16,7 @@ pub(crate) fn cost(frame: &FrameBuf) -> u64 {
 
 /// See the module. `T` is what a frame travels in.
 #[derive(Debug)]
-pub(super) struct FrameQueue<T> {
+pub(crate) struct FrameQueue<T> {
     items: ArrayQueue<(u64, T)>,
     bytes: AtomicU64,
     most: u64,
@@ -25,7 +25,7 @@ pub(super) struct FrameQueue<T> {
 impl<T> FrameQueue<T> {
     /// A queue for so many frames of so many bytes in all. One frame more than that may be in it for each thread that fills
     /// it.
-    pub(super) fn new(frames: usize, bytes: u64) -> FrameQueue<T> {
+    pub(crate) fn new(frames: usize, bytes: u64) -> FrameQueue<T> {
         FrameQueue {
             items: ArrayQueue::new(frames),
             bytes: AtomicU64::new(0),
@@ -34,12 +34,12 @@ impl<T> FrameQueue<T> {
     }
 
     /// Whether nothing more fits.
-    pub(super) fn is_full(&self) -> bool {
+    pub(crate) fn is_full(&self) -> bool {
         self.bytes.load(Ordering::Relaxed) >= self.most || self.items.is_full()
     }
 
     /// Adds an item with a frame of this [cost], or gives it back.
-    pub(super) fn push(&self, bytes: u64, item: T) -> Result<(), T> {
+    pub(crate) fn push(&self, bytes: u64, item: T) -> Result<(), T> {
         if self.bytes.load(Ordering::Relaxed) >= self.most {
             return Err(item);
         }
@@ -51,7 +51,7 @@ impl<T> FrameQueue<T> {
     }
 
     /// Takes the first item; whether the queue was full before is said with it.
-    pub(super) fn pop(&self) -> Option<(T, bool)> {
+    pub(crate) fn pop(&self) -> Option<(T, bool)> {
         // To find nothing costs a fence in a pop, and none here.
         if self.items.is_empty() {
             return None;
@@ -63,7 +63,7 @@ impl<T> FrameQueue<T> {
     }
 
     /// Whether there is nothing in it.
-    pub(super) fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.items.is_empty()
     }
 }

@@ -10,17 +10,17 @@ use super::frame_queue::{FrameQueue, cost};
 use super::pool::Frame;
 
 /// Frames the PF's receive ring holds, as a NIC driver of the hypervisor would post buffers.
-pub(super) const PF_RING: usize = 4096;
+pub(crate) const PF_RING: usize = 4096;
 /// The same in bytes.
-pub(super) const PF_RING_BYTES: u64 = 8 << 20;
+pub(crate) const PF_RING_BYTES: u64 = 8 << 20;
 
 /// A frame between the two planes, with what was said of it on the one that it comes from: it is not judged again by rules
 /// that are newer.
-pub(super) struct PfFrame {
+pub(crate) struct PfFrame {
     /// As the PF sees it.
-    pub(super) frame: Frame,
+    pub(crate) frame: Frame,
     /// What is left to do with it.
-    pub(super) onward: Onward,
+    pub(crate) onward: Onward,
 }
 
 /// One side's end of the PF queues.
@@ -65,7 +65,7 @@ impl PfEnd {
     }
 
     /// Hands a frame over, or gives it back when the other side's ring is full.
-    pub(super) fn send(&self, frame: Frame, onward: Onward) -> Result<(), Frame> {
+    pub(crate) fn send(&self, frame: Frame, onward: Onward) -> Result<(), Frame> {
         let cost = cost(&frame);
         let sent = self.out.push(cost, PfFrame { frame, onward });
         sent.map_err(|lost| lost.frame)?;
@@ -77,7 +77,7 @@ impl PfEnd {
 
     /// The next frame from the other side.
     #[must_use]
-    pub(super) fn receive(&self) -> Option<PfFrame> {
+    pub(crate) fn receive(&self) -> Option<PfFrame> {
         self.inward.pop().map(|(frame, _)| frame)
     }
 

@@ -35,7 +35,7 @@ pub type LiveLoad = Load<Counter>;
 
 impl LiveLoad {
     /// Counts rounds that found nothing, and those that moved so many frames in so long.
-    pub(super) fn count_rounds(&self, idle: u32, busy: u32, frames: usize, time: Duration) {
+    pub(crate) fn count_rounds(&self, idle: u32, busy: u32, frames: usize, time: Duration) {
         self.idle_rounds.add(idle.into());
         self.rounds.add(busy.into());
         self.frames.add(frames as u64);
@@ -44,14 +44,14 @@ impl LiveLoad {
     }
 
     /// Counts a visit that found so many frames, and answers how many that were.
-    pub(super) fn count_burst(&self, frames: usize) -> usize {
+    pub(crate) fn count_burst(&self, frames: usize) -> usize {
         self.bursts.add((frames > 0).into());
         frames
     }
 
     /// Counts what [`flush`](vf_vhost::rx::RxQueue::flush) of a queue has answered, and says whether its driver wants to
     /// be told.
-    pub(super) fn count_flush(&self, published: Option<bool>) -> bool {
+    pub(crate) fn count_flush(&self, published: Option<bool>) -> bool {
         match published {
             Some(true) => self.notified.add(1),
             Some(false) => self.suppressed.add(1),
@@ -61,7 +61,7 @@ impl LiveLoad {
     }
 
     /// What has been counted so far.
-    pub(super) fn read(&self) -> Load {
+    pub(crate) fn read(&self) -> Load {
         Load {
             busy_ns: self.busy_ns.get(),
             rounds: self.rounds.get(),

@@ -11,7 +11,7 @@ use super::frame_queue::{FrameQueue, cost};
 use super::pool::{Frame, Pool};
 
 /// Frames that wait between two workers in one direction, as many as a large ring has.
-pub(super) const QUEUE: usize = 1024;
+pub(crate) const QUEUE: usize = 1024;
 /// The same in bytes.
 const QUEUE_BYTES: u64 = 4 << 20;
 
@@ -22,19 +22,19 @@ pub fn worker_of(vf: VfIndex, workers: usize) -> usize {
 }
 
 /// A judged frame on its way to another worker.
-pub(super) struct CrossFrame {
+pub(crate) struct CrossFrame {
     /// As its sender gave it.
-    pub(super) frame: Frame,
+    pub(crate) frame: Frame,
     /// Who of the worker's VFs get it.
-    pub(super) vfs: VfSet,
+    pub(crate) vfs: VfSet,
     /// How their copies differ, by the policy by which it was judged.
-    pub(super) tagging: Tagging,
+    pub(crate) tagging: Tagging,
 }
 
 type Queue = Arc<FrameQueue<CrossFrame>>;
 
 /// One worker's ends of the queues between all workers of a NIC.
-pub(super) struct CrossQueues {
+pub(crate) struct CrossQueues {
     me: usize,
     own: VfSet,
     peers: Vec<Peer>,
@@ -52,7 +52,7 @@ struct Peer {
 
 impl CrossQueues {
     /// The ends of each of `workers` workers, who share `vfs` VFs.
-    pub(super) fn mesh(vfs: usize, workers: usize) -> Vec<CrossQueues> {
+    pub(crate) fn mesh(vfs: usize, workers: usize) -> Vec<CrossQueues> {
         let of = |worker: usize| -> VfSet {
             let vfs = (worker..vfs).step_by(workers.max(1));
             vfs.map(VfIndex::from).collect()
@@ -80,7 +80,7 @@ impl CrossQueues {
     }
 
     /// Names the threads of all workers, in order, to be woken for what is left for them.
-    pub(super) fn set_peers(&mut self, bells: &[Doorbell]) {
+    pub(crate) fn set_peers(&mut self, bells: &[Doorbell]) {
         let others = bells.iter().enumerate().filter(|(w, _)| *w != self.me);
         for (peer, (_, bell)) in self.peers.iter_mut().zip(others) {
             peer.bell = Some(bell.clone());
@@ -88,18 +88,18 @@ impl CrossQueues {
     }
 
     /// The VFs that this worker serves.
-    pub(super) fn own(&self) -> VfSet {
+    pub(crate) fn own(&self) -> VfSet {
         self.own
     }
 
     /// How many other workers there are.
-    pub(super) fn peers(&self) -> usize {
+    pub(crate) fn peers(&self) -> usize {
         self.peers.len()
     }
 
     /// Leaves a frame to the workers of these VFs, none of them served here; those who do not get it since their worker takes
     /// no more.
-    pub(super) fn give(
+    pub(crate) fn give(
         &mut self,
         frame: Frame,
         vfs: VfSet,
@@ -139,7 +139,7 @@ impl CrossQueues {
     }
 
     /// Tells the other workers of what has been left for them since the last call.
-    pub(super) fn tell(&mut self) {
+    pub(crate) fn tell(&mut self) {
         for peer in &mut self.peers {
             if std::mem::take(&mut peer.untold)
                 && let Some(bell) = &peer.bell
@@ -150,13 +150,13 @@ impl CrossQueues {
     }
 
     /// The next frame that the `peer`th of the others has left here.
-    pub(super) fn take(&self, peer: usize) -> Option<CrossFrame> {
+    pub(crate) fn take(&self, peer: usize) -> Option<CrossFrame> {
         let (crossing, _) = self.peers.get(peer)?.inward.pop()?;
         Some(crossing)
     }
 
     /// Whether frames wait here.
-    pub(super) fn has_input(&self) -> bool {
+    pub(crate) fn has_input(&self) -> bool {
         self.peers.iter().any(|peer| !peer.inward.is_empty())
     }
 }

@@ -14,7 +14,7 @@ use super::frame_queue::{FrameQueue, cost};
 use super::pool::Frame;
 
 /// Frames of one VF that wait for the port's worker.
-pub(super) const VF_QUEUE: usize = 256;
+pub(crate) const VF_QUEUE: usize = 256;
 /// The same in bytes.
 const VF_QUEUE_BYTES: u64 = 1 << 20;
 /// Frames that could not wait, of all VFs of a worker.
@@ -35,7 +35,7 @@ impl PortQueues {
 }
 
 /// The end of a worker without the port.
-pub(super) struct PortQueueTx {
+pub(crate) struct PortQueueTx {
     queues: Arc<PortQueues>,
     /// What was sent while its queue was full: a change of paths or a ring that stops cannot wait.
     forced: VecDeque<(VfIndex, Frame)>,
@@ -44,7 +44,7 @@ pub(super) struct PortQueueTx {
 }
 
 /// The end of the worker that has the port.
-pub(super) struct PortQueueRx {
+pub(crate) struct PortQueueRx {
     queues: Arc<PortQueues>,
     /// VFs in whose queues frames were left.
     waiting: VfSet,
@@ -53,7 +53,7 @@ pub(super) struct PortQueueRx {
 }
 
 /// The ends of the port's worker, which is the first, and of the others.
-pub(super) fn port_queues(vfs: usize, workers: usize) -> (PortQueueRx, Vec<PortQueueTx>) {
+pub(crate) fn port_queues(vfs: usize, workers: usize) -> (PortQueueRx, Vec<PortQueueTx>) {
     let queues = (0..vfs).map(VfIndex::from).map(|vf| {
         let foreign = worker_of(vf, workers) != 0;
         foreign.then(|| FrameQueue::new(VF_QUEUE, VF_QUEUE_BYTES))
@@ -79,18 +79,18 @@ pub(super) fn port_queues(vfs: usize, workers: usize) -> (PortQueueRx, Vec<PortQ
 
 impl PortQueueTx {
     /// Names the thread of the port's worker, to be woken when a frame is left for it.
-    pub(super) fn set_peer(&mut self, bell: Doorbell) {
+    pub(crate) fn set_peer(&mut self, bell: Doorbell) {
         self.bell = Some(bell);
     }
 
     /// Whether a frame of `vf` left now would be taken.
-    pub(super) fn can_send(&self, vf: VfIndex) -> bool {
+    pub(crate) fn can_send(&self, vf: VfIndex) -> bool {
         self.forced.is_empty() && self.queues.of(vf).is_some_and(|queue| !queue.is_full())
     }
 
     /// Leaves a frame of `vf`, one of this worker's, behind those that it sent before; gives it back if too many could not
     /// wait before it.
-    pub(super) fn send(&mut self, vf: VfIndex, frame: Frame) -> Result<(), Frame> {
+    pub(crate) fn send(&mut self, vf: VfIndex, frame: Frame) -> Result<(), Frame> {
         if self.forced.len() >= FORCED {
             return Err(frame);
         }
@@ -100,7 +100,7 @@ impl PortQueueTx {
     }
 
     /// Puts what was sent into the queues, as much as they hold.
-    pub(super) fn fill(&mut self) {
+    pub(crate) fn fill(&mut self) {
         while let Some((vf, frame)) = self.forced.pop_front() {
             let Some(queue) = self.queues.of(vf) else {
                 continue; // nobody sends for another worker's VF
@@ -114,7 +114,7 @@ impl PortQueueTx {
     }
 
     /// Tells the port's worker of what has been left since the last call.
-    pub(super) fn tell(&mut self) {
+    pub(crate) fn tell(&mut self) {
         self.fill();
         if self.filled.is_empty() {
             return;
@@ -136,17 +136,17 @@ impl PortQueueTx {
 
 impl PortQueueRx {
     /// Names the threads of all workers, in order, to be woken when a queue that was full has room.
-    pub(super) fn set_peers(&mut self, bells: &[Doorbell]) {
+    pub(crate) fn set_peers(&mut self, bells: &[Doorbell]) {
         self.bells = bells.to_vec();
     }
 
     /// Whether `vf` is served by another worker.
-    pub(super) fn serves(&self, vf: VfIndex) -> bool {
+    pub(crate) fn serves(&self, vf: VfIndex) -> bool {
         self.queues.of(vf).is_some()
     }
 
     /// Looks for what the others have left: the VFs whose frames wait since this look.
-    pub(super) fn look(&mut self) -> VfSet {
+    pub(crate) fn look(&mut self) -> VfSet {
         let before = self.waiting;
         for (w, shared) in self.queues.filled.iter().enumerate() {
             if shared.load(Ordering::Relaxed) == 0 {
@@ -163,18 +163,18 @@ impl PortQueueRx {
     }
 
     /// VFs whose frames were found waiting and still do.
-    pub(super) fn waiting(&self) -> VfSet {
+    pub(crate) fn waiting(&self) -> VfSet {
         self.waiting
     }
 
     /// Whether frames have been left that have not been looked at.
-    pub(super) fn has_input(&self) -> bool {
+    pub(crate) fn has_input(&self) -> bool {
         let mut words = self.queues.filled.iter();
         words.any(|word| word.load(Ordering::Relaxed) != 0)
     }
 
     /// The next frame of `vf`.
-    pub(super) fn take(&mut self, vf: VfIndex) -> Option<Frame> {
+    pub(crate) fn take(&mut self, vf: VfIndex) -> Option<Frame> {
         let queue = self.queues.of(vf)?;
         let Some((frame, full)) = queue.pop() else {
             self.waiting.remove(vf);

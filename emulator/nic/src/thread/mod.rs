@@ -2,6 +2,14 @@
 //! sleeps until a kick, the doorbell or the next due time. Planes of one thread reach each other without an atomic. Never
 //! moves a frame itself.
 
+mod busy_poll;
+mod handle;
+mod load;
+
+pub use busy_poll::Polling;
+pub use handle::{Plane, PlaneGuard, PlaneHandle, RingBroken};
+pub use load::{LiveLoad, Load};
+
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::time::{Duration, Instant};
 
@@ -15,11 +23,10 @@ use rustix::time::{
 };
 use vf_model::Nanos;
 
-use super::busy_poll::{BusyPoll, Polling};
-use super::doorbell::Doorbell;
-use super::handle::{Lent, Plane, PlaneHandle, Request, ThreadHandle};
-use super::port::RingBroken;
 use crate::panics::EndsProcess;
+use crate::queue::Doorbell;
+use busy_poll::BusyPoll;
+use handle::{Lent, Request, ThreadHandle};
 
 /// Rounds, at most, between two looks at the clock and everything else that a thread has to do.
 const ROUNDS: u32 = 8;

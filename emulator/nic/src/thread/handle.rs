@@ -7,11 +7,11 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 
 use crossbeam_channel::{Sender, bounded};
-use vf_model::Nanos;
+use vf_model::{Nanos, VfIndex};
+use vf_vhost::error::RingError;
 
-use super::doorbell::Doorbell;
 use super::load::LiveLoad;
-use super::port::RingBroken;
+use crate::queue::Doorbell;
 
 /// What a thread or the virtual clock needs of a plane.
 pub trait Plane: Send + 'static {
@@ -29,6 +29,17 @@ pub trait Plane: Send + 'static {
     fn take_broken(&mut self) -> Vec<RingBroken>;
     /// What its thread has done, for the thread to count.
     fn load(&self) -> &LiveLoad;
+}
+
+/// Something a plane must tell the control thread.
+#[derive(Debug)]
+pub struct RingBroken {
+    /// Whose ring.
+    pub vf: VfIndex,
+    /// Which ring of the VF.
+    pub ring: u32,
+    /// What its driver did.
+    pub why: RingError,
 }
 
 /// A plane, wherever it lives.
