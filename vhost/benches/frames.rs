@@ -14,13 +14,13 @@ use std::time::{Duration, Instant};
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use rustix::fs::MemfdFlags;
-use vf_vhost::checksum::Sum;
+use vf_packet::Segmenter;
+use vf_packet::checksum::Sum;
 use vf_vhost::features::VirtioFeatures;
 use vf_vhost::frame::{FrameBuf, TagEdit};
 use vf_vhost::memory::{GuestMemory, RegionSpec};
 use vf_vhost::net_hdr::NetHdr;
 use vf_vhost::rx::{RxOutcome, RxQueue};
-use vf_vhost::segment::Segmenter;
 use vf_vhost::tx::TxQueue;
 use vf_vhost::vring::{Vring, VringConfig};
 use vm_memory::Bytes;
@@ -243,7 +243,7 @@ fn offloads(c: &mut Criterion) {
     group.throughput(Throughput::Bytes(u64::from(frame.len())));
     group.bench_function("32KiB", |b| {
         b.iter(|| {
-            let mut segments = Segmenter::new(&frame.hdr, black_box(&frame.data)).unwrap();
+            let mut segments = Segmenter::new(black_box(&frame.data), frame.hdr.gso_size).unwrap();
             while let Some(segment) = segments.next_segment() {
                 black_box(segment);
             }

@@ -1,7 +1,6 @@
 //! How long frames are, and how much of one is looked at.
 
-/// Bytes of a frame that are copied out for judgement: the most header bytes anything may look at.
-pub const HEAD_MAX: usize = 128;
+pub use vf_packet::HEAD_MAX;
 
 /// The shortest frame: an Ethernet header and nothing else.
 pub const MIN_FRAME: u32 = 14;

@@ -3,12 +3,12 @@
 //! `num_buffers` is not part of [`NetHdr`]: only the receive queue knows it. Never touches guest
 //! memory; a header is judged on a private copy together with the first bytes of its frame.
 
+use vf_packet::{Gso, TcpLayout};
 use virtio_bindings::virtio_net as net;
 
 pub use crate::error::FrameFault;
 use crate::features::VirtioFeatures;
 pub use crate::limits::{HEAD_MAX, MAX_FRAME, MIN_FRAME};
-use crate::tcp::TcpLayout;
 
 /// The fields of a virtio-net header that travel with a frame.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -25,15 +25,6 @@ pub struct NetHdr {
     pub csum_start: u16,
     /// Where the checksum goes, from `csum_start`.
     pub csum_offset: u16,
-}
-
-/// What a wire needs to know of a super-frame to charge it as the segments it would carry.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct GsoMeta {
-    /// Bytes of L2, L3 and L4 header that each segment repeats.
-    pub header_len: u16,
-    /// Payload bytes a segment (the last may have fewer); never 0.
-    pub size: u16,
 }
 
 /// Bytes of the virtio-net header on a ring: 12 with `VERSION_1` or `MRG_RXBUF`, else 10 (virtio 5.1.9).
@@ -162,7 +153,7 @@ impl NetHdr {
             if !offered || ecn && !features.contains(VirtioFeatures::HOST_ECN) {
                 return Err(FrameFault::NotNegotiated);
             }
-            let Some(meta) = gso_meta(self, head)? else {
+            let Some(meta) = gso(self, head)? else {
                 return Err(FrameFault::BadGso);
             };
             checked.gso_type = self.gso_type;
@@ -214,9 +205,9 @@ impl NetHdr {
     }
 }
 
-/// What a super-frame looks like on a wire, from its own headers; `None` if `hdr` says that it is
+/// How a super-frame is cut, from its own headers; `None` if `hdr` says that it is
 /// none. `head` is the first (at most [`HEAD_MAX`]) bytes of the frame; `hdr.hdr_len` is not trusted.
-pub fn gso_meta(hdr: &NetHdr, head: &[u8]) -> Result<Option<GsoMeta>, FrameFault> {
+pub(crate) fn gso(hdr: &NetHdr, head: &[u8]) -> Result<Option<Gso>, FrameFault> {
     if !hdr.is_gso() {
         return Ok(None);
     }
@@ -235,18 +226,39 @@ pub fn gso_meta(hdr: &NetHdr, head: &[u8]) -> Result<Option<GsoMeta>, FrameFault
     if hdr.gso_size == 0 || !hdr.needs_csum() || !field_is_tcp {
         return Err(FrameFault::BadGso);
     }
-    Ok(Some(GsoMeta {
+    Ok(Some(Gso {
         header_len: layout.payload as u16,
         size: hdr.gso_size,
     }))
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
+    use proptest::prelude::*;
+
     use super::*;
-    use crate::segment::tests::super_frame;
+    use crate::frame::FrameBuf;
 
     const ALL: VirtioFeatures = VirtioFeatures::all();
+
+    /// A super-frame as a driver gives it: checksum partial, FIN, PSH and CWR set.
+    pub(crate) fn super_frame(v6: bool, tags: usize, payload: usize, gso_size: u16) -> FrameBuf {
+        let data = vf_packet::testing::super_frame(v6, tags, payload);
+        let layout = TcpLayout::parse(&data).unwrap();
+        let hdr = NetHdr {
+            flags: NetHdr::NEEDS_CSUM,
+            gso_type: if v6 {
+                NetHdr::GSO_TCPV6
+            } else {
+                NetHdr::GSO_TCPV4
+            },
+            hdr_len: layout.payload as u16,
+            gso_size,
+            csum_start: layout.tcp as u16,
+            csum_offset: 16,
+        };
+        FrameBuf { hdr, data }
+    }
 
     #[test]
     fn header_length_by_features() {
@@ -329,7 +341,7 @@ mod tests {
             lying.hdr_len = 3;
             let checked = lying.check(ALL, head, len).unwrap();
             assert_eq!(checked, frame.hdr, "hdr_len is recomputed");
-            let meta = gso_meta(&lying, head).unwrap().unwrap();
+            let meta = gso(&lying, head).unwrap().unwrap();
             assert_eq!(usize::from(meta.header_len), frame.data.len() - 5000);
             assert_eq!(meta.size, 1000);
 
@@ -420,5 +432,34 @@ mod tests {
             Some(NetHdr::default())
         );
         assert_eq!(valid.acceptable(g_csum), Some(valid));
+    }
+
+    #[test]
+    fn a_super_frame_may_be_behind_any_tag_that_a_plain_frame_may_be_behind() {
+        let tpids = [[0x81, 0], [0x88, 0xa8], [0x91, 0]];
+        for (outer, inner) in tpids.iter().flat_map(|o| tpids.iter().map(move |i| (o, i))) {
+            let mut frame = super_frame(false, 2, 2500, 1000);
+            frame.data[12..14].copy_from_slice(outer);
+            frame.data[16..18].copy_from_slice(inner);
+            let plain = NetHdr {
+                gso_type: NetHdr::GSO_NONE,
+                ..frame.hdr
+            };
+            for hdr in [frame.hdr, plain] {
+                let checked = hdr.check(ALL, frame.head(), frame.len());
+                assert!(checked.is_ok(), "{outer:x?} {inner:x?} {checked:?}");
+            }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_request_is_judged_without_panic(
+            bytes in proptest::collection::vec(any::<u8>(), 0..HEAD_MAX),
+            flags: u8, gso_type: u8, size: u16, start: u16,
+        ) {
+            let hdr = NetHdr { flags, gso_type, hdr_len: size, gso_size: size, csum_start: start, csum_offset: 16 };
+            let _ = hdr.check(ALL, &bytes, bytes.len() as u32);
+        }
     }
 }

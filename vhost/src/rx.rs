@@ -4,18 +4,18 @@
 //! all; what the driver cannot take (partial checksums, super-frames) is finished in software
 //! first. Never decides who receives.
 
+use vf_packet::checksum;
+use vf_packet::{Gso, Segmenter};
 use vm_memory::{ByteValued, VolatileMemory, VolatileSlice};
 
-use crate::checksum;
 use crate::error::RingError;
 use crate::features::VirtioFeatures;
 use crate::frame::{FrameBuf, TagEdit};
 use crate::limits::HEAD_MAX;
 use crate::memory::GuestMemory;
-use crate::net_hdr::{NetHdr, header_len};
+use crate::net_hdr::{NetHdr, gso, header_len};
 use crate::raw::copy;
 use crate::ring::{AHEAD, Fence, Prefetch, Segment, Token, UsedElem};
-use crate::segment::Segmenter;
 use crate::tx::{TxFrame, TxQueue};
 use crate::vring::Vring;
 
@@ -304,7 +304,10 @@ impl RxQueue {
             }
             return self.put_private(NetHdr::default(), &frame.data, edit);
         }
-        let Ok(mut segmenter) = Segmenter::new(&frame.hdr, &frame.data) else {
+        let Ok(Some(Gso { size, .. })) = gso(&frame.hdr, frame.head()) else {
+            return Ok(RxOutcome::BadFrame);
+        };
+        let Some(mut segmenter) = Segmenter::new(&frame.data, size) else {
             return Ok(RxOutcome::BadFrame);
         };
         let mark = self.vring.ring.mark();

@@ -1,7 +1,22 @@
-//! What the NIC model and the device side of vhost-user must read alike in a packet: below both, and knows neither.
+//! What there is to read, and to make right, in a packet: the one vocabulary of the NIC model and of the device side of
+//! vhost-user, so that neither takes a frame for something that the other does not. Below both, and knows neither.
 //!
-//! Works on bytes. Never panics, whatever they are; never judges.
+//! Works on bytes in private memory. Never panics, whatever they are; never judges.
 #![forbid(unsafe_code)]
+
+pub mod checksum;
+mod ip;
+mod segment;
+mod tcp;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
+
+pub use ip::{ETHERTYPE_IPV4, ETHERTYPE_IPV6, IpHeader, PROTO_TCP, PROTO_UDP};
+pub use segment::{Gso, Segmenter};
+pub use tcp::TcpLayout;
+
+/// Bytes of a frame that are copied out before it is judged: the most header bytes that anything may look at.
+pub const HEAD_MAX: usize = 128;
 
 /// Whether an EtherType is the type of a VLAN tag (TPID): a customer's (IEEE 802.1Q 9.5: 0x8100), a provider's (0x88a8), or
 /// that which switches used for the outer of two before the provider's was standardised (0x9100).

@@ -1,13 +1,15 @@
 //! Receive queues with a driver that may lie: what is delivered, and what is refused.
 
 use proptest::prelude::*;
+use vf_packet::TcpLayout;
+use vf_packet::testing::verify;
 
 use super::*;
+use crate::net_hdr::tests::super_frame;
 use crate::ring::driver::{
     AVAIL, BASE, DESC, Driver, EVENT_IDX, F_WRITE, HEAP, IN_ORDER, INDIRECT_DESC, NONE, REGION,
     RING_PACKED, for_both_formats,
 };
-use crate::segment::tests::{super_frame, verify};
 
 const VERSION_1: VirtioFeatures = VirtioFeatures::VERSION_1;
 const MRG: VirtioFeatures = VirtioFeatures::MRG_RXBUF;
@@ -339,7 +341,7 @@ fn a_partial_checksum_is_passed_on_or_completed(format: VirtioFeatures) {
 /// Checks the TCP checksum alone; answers where TCP is.
 fn verify_tcp(frame: &[u8]) -> usize {
     let mut fixed = frame.to_vec();
-    let layout = crate::tcp::TcpLayout::parse(frame).unwrap();
+    let layout = TcpLayout::parse(frame).unwrap();
     let ip = &mut fixed[layout.ip..layout.tcp];
     ip[10..12].fill(0);
     let sum = checksum::Sum::default().with(ip).checksum();

@@ -3,7 +3,10 @@
 //!
 //! Never touches guest memory and never looks at what protocol the bytes are.
 
-use crate::error::FrameFault;
+/// The two bytes of a checksum do not lie inside the frame.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("checksum field outside the frame")]
+pub struct FieldOutside;
 
 /// A ones'-complement sum in progress; 16-bit words in the byte order of the machine, so that
 /// summing needs no swaps. Any number of even-length pieces may be added, then one of odd length.
@@ -12,6 +15,8 @@ pub struct Sum(u64);
 
 impl Sum {
     /// Adds the bytes; an odd last byte counts as the high half of a word, as RFC 1071 has it.
+    #[inline]
+    #[must_use]
     pub fn with(mut self, bytes: &[u8]) -> Sum {
         // 32-bit words into a u64: the compiler makes vector adds of it, and only after 2^32 words
         // could it overflow.
@@ -29,23 +34,30 @@ impl Sum {
     }
 
     /// Adds one 16-bit number in host order.
+    #[inline]
+    #[must_use]
     pub fn with_u16(mut self, word: u16) -> Sum {
         self.0 = fold_u64(self.0) + u64::from(word.to_be());
         self
     }
 
     /// The sum folded to 16 bits, in network byte order; not complemented.
+    #[inline]
+    #[must_use]
     pub fn folded(self) -> u16 {
         u16::from_be(fold_u64(self.0) as u16)
     }
 
     /// The checksum: the complement of the folded sum.
+    #[inline]
+    #[must_use]
     pub fn checksum(self) -> u16 {
         !self.folded()
     }
 }
 
 /// Folds to 16 bits with end-around carry.
+#[inline]
 fn fold_u64(mut sum: u64) -> u64 {
     sum = (sum & 0xffff_ffff) + (sum >> 32);
     sum = (sum & 0xffff) + ((sum >> 16) & 0xffff) + (sum >> 32);
@@ -57,15 +69,17 @@ fn fold_u64(mut sum: u64) -> u64 {
 /// pseudo header; they become the checksum of everything from `start` to the end of the frame.
 ///
 /// A result of zero is written as 0xffff, which verifies the same and which UDP demands.
-/// Fails, changing nothing, if the two bytes are not inside the frame.
-pub fn complete(frame: &mut [u8], start: u16, offset: u16) -> Result<(), FrameFault> {
+///
+/// # Errors
+/// [`FieldOutside`], and nothing is changed, if the two bytes are not inside the frame.
+pub fn complete(frame: &mut [u8], start: u16, offset: u16) -> Result<(), FieldOutside> {
     let start = usize::from(start);
     let field = start + usize::from(offset);
     let sum = frame
         .get(start..)
         .filter(|_| field + 2 <= frame.len())
         .map(|bytes| Sum::default().with(bytes).checksum())
-        .ok_or(FrameFault::ChecksumOutside)?;
+        .ok_or(FieldOutside)?;
     let sum = if sum == 0 { 0xffff } else { sum };
     frame[field..field + 2].copy_from_slice(&sum.to_be_bytes());
     Ok(())
@@ -101,10 +115,7 @@ mod tests {
         let frame = [7u8; 40];
         for (start, offset) in [(40, 0), (30, 9), (0, 39), (0xffff, 0xffff), (39, 0)] {
             let mut copy = frame;
-            assert_eq!(
-                complete(&mut copy, start, offset),
-                Err(FrameFault::ChecksumOutside)
-            );
+            assert_eq!(complete(&mut copy, start, offset), Err(FieldOutside));
             assert_eq!(copy, frame);
         }
         let mut copy = frame;

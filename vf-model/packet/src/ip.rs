@@ -1,0 +1,103 @@
+//! An IPv4 or IPv6 header with all that follows it up to the transport header. Never reads what is behind that.
+//!
+//! The length that the header states decides nothing: a super-frame's may be zero or a lie (virtio 5.1.9.2.2 has the device
+//! know it from the frame), and a super-frame and its segments are one flow.
+
+use crate::be16;
+
+/// The EtherType of IPv4.
+pub const ETHERTYPE_IPV4: u16 = 0x0800;
+/// The EtherType of IPv6.
+pub const ETHERTYPE_IPV6: u16 = 0x86dd;
+/// The protocol number of TCP.
+pub const PROTO_TCP: u8 = 6;
+/// The protocol number of UDP.
+pub const PROTO_UDP: u8 = 17;
+
+const HOP_BY_HOP: u8 = 0;
+const ROUTING: u8 = 43;
+const FRAGMENT: u8 = 44;
+const AUTHENTICATION: u8 = 51;
+const DESTINATION: u8 = 60;
+
+/// Most IPv6 extension headers that are walked.
+const MAX_EXTENSIONS: usize = 8;
+
+/// Where an IP header and its extension headers end, and what they say of what follows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct IpHeader {
+    /// IPv6, else IPv4.
+    pub v6: bool,
+    /// The protocol behind the IP header and its extension headers.
+    pub protocol: u8,
+    /// Offset of the transport header from the IP header; it need not lie within the bytes that were read.
+    pub transport: usize,
+    /// Whether this is a part of a packet only. An atomic fragment is a whole packet (RFC 6946).
+    pub fragment: bool,
+    /// Whether an authentication header (RFC 4302) vouches for the bytes, so that no other may be made of them.
+    pub authenticated: bool,
+}
+
+impl IpHeader {
+    /// Reads the header of a packet from its first bytes; `ethertype` says which version it is. `None` if it is of another
+    /// version or no IP packet at all, or if the fixed part of the header or a fragment header is not all there.
+    #[inline]
+    #[must_use]
+    pub fn parse(ethertype: u16, packet: &[u8]) -> Option<IpHeader> {
+        match ethertype {
+            ETHERTYPE_IPV4 => ipv4(packet),
+            ETHERTYPE_IPV6 => ipv6(packet),
+            _ => None,
+        }
+    }
+}
+
+#[inline]
+fn ipv4(packet: &[u8]) -> Option<IpHeader> {
+    let header = packet.first_chunk::<20>()?;
+    let transport = usize::from(header[0] & 0xf) * 4;
+    (header[0] >> 4 == 4 && transport >= 20).then_some(IpHeader {
+        v6: false,
+        protocol: header[9],
+        transport,
+        // RFC 791 3.1: the more-fragments bit and the offset.
+        fragment: u16::from_be_bytes([header[6], header[7]]) & 0x3fff != 0,
+        authenticated: header[9] == AUTHENTICATION,
+    })
+}
+
+#[inline]
+fn ipv6(packet: &[u8]) -> Option<IpHeader> {
+    let header = packet.first_chunk::<40>()?;
+    if header[0] >> 4 != 6 {
+        return None;
+    }
+    let mut ip = IpHeader {
+        v6: true,
+        protocol: header[6],
+        transport: 40,
+        fragment: false,
+        authenticated: false,
+    };
+    for _ in 0..MAX_EXTENSIONS {
+        let Some(&[next, length, ..]) = packet.get(ip.transport..) else {
+            break;
+        };
+        // RFC 8200 4.2: lengths are without the first 8 bytes; RFC 4302 2.2: in words of 4 bytes, without two of them.
+        let size = match ip.protocol {
+            HOP_BY_HOP | ROUTING | DESTINATION => 8 + 8 * usize::from(length),
+            AUTHENTICATION => {
+                ip.authenticated = true;
+                8 + 4 * usize::from(length)
+            }
+            FRAGMENT => {
+                ip.fragment |= be16(packet, ip.transport + 2)? & 0xfff9 != 0;
+                8
+            }
+            _ => break,
+        };
+        ip.protocol = next;
+        ip.transport += size;
+    }
+    Some(ip)
+}

@@ -1,0 +1,226 @@
+//! TCP segmentation (GSO) in software: a super-frame becomes the frames a wire would carry.
+//!
+//! Lengths, sequence numbers, IP identification, flags and checksums of each segment are made right; payload bytes are never
+//! copied here.
+
+use crate::checksum::Sum;
+use crate::{HEAD_MAX, PROTO_TCP, TcpLayout};
+
+/// How a super-frame is cut.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Gso {
+    /// Bytes of link, network and transport header that each segment repeats.
+    pub header_len: u16,
+    /// Payload bytes of each segment but the last.
+    pub size: u16,
+}
+
+/// Cuts one super-frame. Ask for the [next segment](Self::next_segment) until there is none.
+#[derive(Debug)]
+pub struct Segmenter<'a> {
+    frame: &'a [u8],
+    layout: TcpLayout,
+    size: usize,
+    /// The next segment's header is built here.
+    header: [u8; HEAD_MAX],
+    /// Where in the frame the next segment's payload starts.
+    at: usize,
+    index: u16,
+    done: bool,
+}
+
+const FIN_PSH: u8 = 0x09;
+const CWR: u8 = 0x80;
+
+impl<'a> Segmenter<'a> {
+    /// A cutter for `frame` into segments of `size` payload bytes; `None` if that is zero, or unless its headers up to TCP's
+    /// lie in its first [`HEAD_MAX`] bytes (see [`TcpLayout`]).
+    #[must_use]
+    pub fn new(frame: &'a [u8], size: u16) -> Option<Segmenter<'a>> {
+        let head = frame.get(..HEAD_MAX).unwrap_or(frame);
+        let layout = TcpLayout::parse(head).filter(|_| size > 0)?;
+        let mut header = [0; HEAD_MAX];
+        header[..head.len()].copy_from_slice(head);
+        Some(Segmenter {
+            frame,
+            layout,
+            size: usize::from(size),
+            header,
+            at: layout.payload,
+            index: 0,
+            done: false,
+        })
+    }
+
+    /// The next segment as its complete headers and its payload, or `None` after the last. A
+    /// super-frame without payload is one segment.
+    pub fn next_segment(&mut self) -> Option<(&[u8], &'a [u8])> {
+        if self.done {
+            return None;
+        }
+        let end = (self.at + self.size).min(self.frame.len());
+        let payload = &self.frame[self.at..end];
+        self.done = end == self.frame.len();
+        self.patch(payload);
+        self.at = end;
+        self.index = self.index.wrapping_add(1);
+        Some((&self.header[..self.layout.payload], payload))
+    }
+
+    /// Makes `header` the header of the segment with this payload.
+    fn patch(&mut self, payload: &[u8]) {
+        let TcpLayout {
+            v6,
+            ip,
+            tcp,
+            payload: headers,
+        } = self.layout;
+        let original = &self.frame[..headers];
+        let header = &mut self.header[..headers];
+        let l4_len = (headers - tcp + payload.len()) as u16;
+        let pseudo = if v6 {
+            let ip_payload = (headers - ip - 40 + payload.len()) as u16;
+            header[ip + 4..ip + 6].copy_from_slice(&ip_payload.to_be_bytes());
+            Sum::default().with(&header[ip + 8..ip + 40])
+        } else {
+            let total = (headers - ip + payload.len()) as u16;
+            let id =
+                u16::from_be_bytes([original[ip + 4], original[ip + 5]]).wrapping_add(self.index);
+            header[ip + 2..ip + 4].copy_from_slice(&total.to_be_bytes());
+            header[ip + 4..ip + 6].copy_from_slice(&id.to_be_bytes());
+            header[ip + 10..ip + 12].fill(0);
+            let sum = Sum::default().with(&header[ip..tcp]).checksum();
+            header[ip + 10..ip + 12].copy_from_slice(&sum.to_be_bytes());
+            Sum::default().with(&header[ip + 12..ip + 20])
+        };
+
+        let seq = [
+            original[tcp + 4],
+            original[tcp + 5],
+            original[tcp + 6],
+            original[tcp + 7],
+        ];
+        let seq = u32::from_be_bytes(seq).wrapping_add((self.at - headers) as u32);
+        header[tcp + 4..tcp + 8].copy_from_slice(&seq.to_be_bytes());
+        let mut flags = original[tcp + 13];
+        if !self.done {
+            flags &= !FIN_PSH;
+        }
+        if self.index > 0 {
+            flags &= !CWR;
+        }
+        header[tcp + 13] = flags;
+        let at = tcp + TcpLayout::CHECKSUM;
+        header[at..at + 2].fill(0);
+        let sum = pseudo
+            .with_u16(u16::from(PROTO_TCP))
+            .with_u16(l4_len)
+            .with(&header[tcp..])
+            .with(payload)
+            .checksum();
+        header[at..at + 2].copy_from_slice(&sum.to_be_bytes());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::testing::{super_frame, verify};
+    use crate::{be16, is_vlan_tpid};
+
+    fn cut(frame: &[u8], size: u16) -> Vec<Vec<u8>> {
+        let mut cutter = Segmenter::new(frame, size).unwrap();
+        let mut out = Vec::new();
+        while let Some((header, payload)) = cutter.next_segment() {
+            out.push([header, payload].concat());
+        }
+        out
+    }
+
+    #[test]
+    fn flags_and_identification() {
+        let segments = cut(&super_frame(false, 0, 2500), 1000);
+        let flags: Vec<u8> = segments.iter().map(|s| s[14 + 20 + 13]).collect();
+        assert_eq!(flags, [0x90, 0x10, 0x19], "CWR first, FIN and PSH last");
+        let ids: Vec<u16> = segments.iter().map(|s| be16(s, 18).unwrap()).collect();
+        assert_eq!(ids, [0xfffe, 0xffff, 0], "identification counts and wraps");
+    }
+
+    #[test]
+    fn a_super_frame_may_be_behind_any_tag_that_a_plain_frame_may_be_behind() {
+        let tpids: Vec<u16> = (0..=u16::MAX).filter(|&t| is_vlan_tpid(t)).collect();
+        for (outer, inner) in tpids.iter().flat_map(|o| tpids.iter().map(move |i| (o, i))) {
+            let mut frame = super_frame(false, 2, 2500);
+            frame[12..14].copy_from_slice(&outer.to_be_bytes());
+            frame[16..18].copy_from_slice(&inner.to_be_bytes());
+            let segments = cut(&frame, 1000);
+            assert_eq!(segments.len(), 3);
+            for segment in &segments {
+                assert_eq!(segment[12..20], frame[12..20]);
+                assert_eq!(verify(segment).ip, 22);
+            }
+        }
+    }
+
+    #[test]
+    fn ipv6_extension_headers_are_stepped_over_and_fragments_refused() {
+        let frame = super_frame(true, 0, 0);
+        let with = |next: u8, offset_and_more: u8| {
+            let mut f = frame.clone();
+            f[20] = next;
+            f.splice(54..54, [PROTO_TCP, 0, 0, offset_and_more, 0, 0, 0, 0]);
+            TcpLayout::parse(&f).map(|l| l.tcp)
+        };
+        for options in [0, 60] {
+            assert_eq!(with(options, 0), Some(62));
+        }
+        assert_eq!(with(44, 0), Some(62), "an atomic fragment");
+        assert_eq!(with(44, 1), None, "more fragments");
+        assert_eq!(with(44, 8), None, "not the first");
+        assert_eq!(with(51, 0), None, "authenticated");
+        assert_eq!(with(17, 0), None);
+        let mut v4 = super_frame(false, 0, 0);
+        v4[20] = 0x20;
+        assert_eq!(TcpLayout::parse(&v4), None, "more fragments");
+    }
+
+    proptest! {
+        #[test]
+        fn segments_verify_and_reassemble(v6: bool, tags in 0usize..3, payload in 0usize..20_000, size in 1u16..3000) {
+            let size = size.max((payload / 60) as u16).max(1);
+            let frame = super_frame(v6, tags, payload);
+            let segments = cut(&frame, size);
+            prop_assert_eq!(segments.len(), payload.div_ceil(usize::from(size)).max(1));
+            let whole = TcpLayout::parse(&frame).unwrap();
+            let first_seq = &frame[whole.tcp + 4..whole.tcp + 8];
+            let first_seq = u32::from_be_bytes(first_seq.try_into().unwrap());
+            let mut again = Vec::new();
+            for segment in &segments {
+                let layout = verify(segment);
+                prop_assert_eq!(layout, whole);
+                let seq = u32::from_be_bytes(segment[layout.tcp + 4..layout.tcp + 8].try_into().unwrap());
+                prop_assert_eq!(seq, first_seq.wrapping_add(again.len() as u32));
+                let part = &segment[layout.payload..];
+                prop_assert!(part.len() <= usize::from(size));
+                again.extend_from_slice(part);
+            }
+            prop_assert_eq!(&again[..], &frame[whole.payload..]);
+        }
+
+        #[test]
+        fn any_bytes_parse_without_panic(
+            mut bytes in proptest::collection::vec(any::<u8>(), 0..200),
+            kind in 0usize..4,
+            size: u16,
+        ) {
+            if bytes.len() > 15 {
+                bytes[12..16].copy_from_slice(&[[8, 0, 0x45, 0], [0x86, 0xdd, 0x60, 0], [0x81, 0, 0, 1], [0x88, 0xa8, 0, 1]][kind]);
+            }
+            if let Some(mut cutter) = Segmenter::new(&bytes, size) {
+                while cutter.next_segment().is_some() {}
+            }
+        }
+    }
+}

@@ -1,0 +1,51 @@
+//! Where the headers of a TCP frame are. Looks at a private copy of a frame's first bytes, and never behind them.
+
+use crate::{IpHeader, PROTO_TCP, be16, is_vlan_tpid};
+
+/// Where the headers of a frame are that carries a whole TCP packet, and that may be cut into several: it is no fragment, and
+/// no authentication header vouches for it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TcpLayout {
+    /// IPv6, else IPv4.
+    pub v6: bool,
+    /// Offset of the IP header.
+    pub ip: usize,
+    /// Offset of the TCP header.
+    pub tcp: usize,
+    /// Offset of the first payload byte; the headers up to here were all in the parsed bytes.
+    pub payload: usize,
+}
+
+impl TcpLayout {
+    /// Offset of the checksum in a TCP header.
+    pub const CHECKSUM: usize = 16;
+
+    /// Parses Ethernet, at most two VLAN tags, IPv4 or IPv6 with options, and TCP; `None` unless all of it is there and
+    /// inside `head`.
+    #[inline]
+    #[must_use]
+    pub fn parse(head: &[u8]) -> Option<TcpLayout> {
+        let mut at = 12;
+        let mut ethertype = be16(head, at)?;
+        for _ in 0..2 {
+            if is_vlan_tpid(ethertype) {
+                at += 4;
+                ethertype = be16(head, at)?;
+            }
+        }
+        let ip = at + 2;
+        let header = IpHeader::parse(ethertype, head.get(ip..)?)?;
+        if header.protocol != PROTO_TCP || header.fragment || header.authenticated {
+            return None;
+        }
+        let tcp = ip + header.transport;
+        let tcp_len = usize::from(head.get(tcp + 12)? >> 4) * 4;
+        let payload = tcp + tcp_len;
+        (tcp_len >= 20 && payload <= head.len()).then_some(TcpLayout {
+            v6: header.v6,
+            ip,
+            tcp,
+            payload,
+        })
+    }
+}
