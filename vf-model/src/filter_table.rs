@@ -7,10 +7,12 @@ use std::hash::Hash;
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use vf_packet::PlainIpv4;
+
 use crate::addr::Vlan;
 use crate::cow_map::{CowMap, seed};
 use crate::filter_spec::{FilterAction, FilterMatch, FilterPriority, FilterSpec, MatchError};
-use crate::frame::{Header, be16};
+use crate::frame::Header;
 use crate::profile::{MAX_TABLE_FILTERS, Profile, Rows};
 
 /// Why the table does not take a filter, or has none to give up.
@@ -392,28 +394,17 @@ enum Plain {
 /// The flow of a whole IPv4 packet of TCP or UDP without options behind at most one tag: of nearly all there are.
 #[inline]
 fn plain_flow4(head: &[u8], named: &Ports) -> Plain {
-    let behind = |tag: usize| head.get(14 + tag..)?.first_chunk::<24>();
-    let (ethertype, packet) = match be16(head, 12) {
-        Some(tpid) if vf_packet::is_vlan_tpid(tpid) => (be16(head, 16), behind(4)),
-        ethertype => (ethertype, behind(0)),
-    };
-    let (Some(0x0800), Some(packet)) = (ethertype, packet) else {
+    let Some(packet) = PlainIpv4::of_frame(head) else {
         return Plain::No;
     };
-    if packet[0] != 0x45 {
-        return Plain::No;
-    }
-    if !named.contains(u16::from_be_bytes([packet[22], packet[23]])) {
+    if !named.contains(packet.dst_port()) {
         return Plain::Unnamed;
     }
-    let at = |at: usize| u32::from_be_bytes([0, 1, 2, 3].map(|i| packet[at + i]));
-    let whole = u16::from_be_bytes([packet[6], packet[7]]) & 0x3fff == 0;
-    let (protocol, ports) = (packet[9], at(20));
-    if !whole || !matches!(protocol, 6 | 17) {
+    if !packet.has_ports() {
         return Plain::No;
     }
-    let local = local4(at(16), ports as u16, protocol);
-    Plain::Flow(local, end4(at(12), (ports >> 16) as u16))
+    let local = local4(packet.dst(), packet.dst_port(), packet.protocol());
+    Plain::Flow(local, end4(packet.src(), packet.src_port()))
 }
 
 fn local4(ip: u32, port: u16, protocol: u8) -> Local4 {

@@ -3,10 +3,11 @@
 
 use std::sync::Arc;
 
+use vf_packet::wire_bytes;
+
 use crate::addr::{MacAddr, VlanTag};
 use crate::counter::Shared;
 use crate::frame::FrameMeta;
-use crate::link::wire_bytes;
 use crate::policy::Policy;
 use crate::rate::TokenBucket;
 use crate::rss::Rss;

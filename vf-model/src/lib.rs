@@ -52,7 +52,6 @@
 //! ```
 #![forbid(unsafe_code)]
 
-mod addr;
 mod bridge;
 mod command;
 mod config;
@@ -63,8 +62,6 @@ mod entry;
 mod filter_spec;
 mod filter_table;
 mod filter_words;
-mod flow;
-mod frame;
 mod hypervisor;
 mod judge;
 mod link;
@@ -87,7 +84,17 @@ mod vf;
 mod vf_filter;
 mod words;
 
-pub use addr::{AddrError, MacAddr, Vid, VlanProto, VlanTag};
+// What was here before it was shared with the device side.
+mod addr {
+    pub(crate) use vf_packet::{AddrError, MacAddr, Vid, Vlan, VlanProto, VlanTag};
+}
+mod flow {
+    pub(crate) use vf_packet::FlowKey;
+}
+mod frame {
+    pub(crate) use vf_packet::{FrameMeta, Header, MAX_FRAME};
+}
+
 pub use bridge::{Bridge, BridgePort, BridgeStats, FdbEntry, PublishedBridge};
 pub use command::Command;
 pub use config::NicConfig;
@@ -97,11 +104,9 @@ pub use filter_spec::{
     FilterAction, FilterMatch, FilterPriority, FilterSpec, FlowEnd, MatchError, Transport,
 };
 pub use filter_table::{FilterTable, TableError};
-pub use flow::HEAD_LEN;
-pub use frame::{FrameError, FrameMeta, Gso, Header, MAX_FRAME, Tags};
 pub use hypervisor::HypervisorModel;
 pub use judge::{Account, Judge};
-pub use link::{Departure, Link, LinkConfig, OnWire, wire_bytes};
+pub use link::{Departure, Link, LinkConfig};
 pub use mailbox::{MAX_UNTRUSTED_GROUPS, RxFilter, RxMode, VfRequest};
 pub use nic::Nic;
 pub use policy::Policy;
@@ -117,4 +122,8 @@ pub use vf::{
     MAX_VFS, Mbps, Path, PortVlan, SettingError, VfIndex, VfLinkState, VfPolicy, VfSet, VfSetting,
 };
 pub use vf_filter::{MAX_FILTERS, MAX_UNTRUSTED_FILTERS, VfFilter, VfFilterError, VfFilters};
+pub use vf_packet::{
+    AddrError, FrameError, FrameMeta, Gso, HEAD_LEN, Header, MAX_FRAME, MacAddr, OnWire, Tags, Vid,
+    VlanProto, VlanTag, wire_bytes,
+};
 pub use words::ParseError;

@@ -1,12 +1,8 @@
 //! One direction of a full-duplex wire: when each frame starts, ends and arrives. Never holds frames and never drops any.
 
-use crate::frame::FrameMeta;
-use crate::time::{BusyTime, Nanos, TimeLine};
+use vf_packet::{FrameMeta, OnWire};
 
-/// Shortest frame without FCS; shorter ones are padded (IEEE 802.3 3.2.8).
-const MIN_FRAME: u64 = 60;
-/// Frame check sequence, preamble with start delimiter, and inter-packet gap.
-const OVERHEAD: u64 = 4 + 8 + 12;
+use crate::time::{BusyTime, Nanos, TimeLine};
 
 /// How fast a wire is and how long.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,45 +21,6 @@ impl Default for LinkConfig {
             propagation: Nanos(500),
         }
     }
-}
-
-/// What a frame, or all segments of a super-frame, take of a wire.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct OnWire {
-    /// Byte times: padding, FCS, preamble and gap included.
-    pub bytes: u64,
-    /// Frames on the wire, a super-frame as its segments.
-    pub segments: u64,
-}
-
-impl OnWire {
-    /// What a frame takes.
-    #[must_use]
-    #[inline]
-    pub fn of(meta: &FrameMeta) -> OnWire {
-        let one = |len: u64| len.max(MIN_FRAME) + OVERHEAD;
-        let Some((gso, payload)) = meta.cut() else {
-            return OnWire {
-                bytes: one(u64::from(meta.len)),
-                segments: 1,
-            };
-        };
-        let (header, size) = (u64::from(gso.header_len), u64::from(gso.size));
-        let full = u64::from(payload) / size;
-        let rest = u64::from(payload) % size;
-        let tail = if rest > 0 { one(header + rest) } else { 0 };
-        OnWire {
-            bytes: full * one(header + size) + tail,
-            segments: full + u64::from(rest > 0),
-        }
-    }
-}
-
-/// Byte times that a frame, or all segments of a super-frame, take on a wire: padding, FCS, preamble and gap included.
-#[must_use]
-#[inline]
-pub fn wire_bytes(meta: &FrameMeta) -> u64 {
-    OnWire::of(meta).bytes
 }
 
 /// When a frame is on the wire.
@@ -139,7 +96,7 @@ impl Link {
         self.line.busy_time()
     }
 
-    /// Byte times of all frames so far, see [`wire_bytes`].
+    /// Byte times of all frames so far, see [`OnWire`].
     #[must_use]
     pub fn wire_bytes(&self) -> u64 {
         self.bytes
@@ -161,8 +118,8 @@ impl Link {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::frame::Gso;
     use proptest::prelude::*;
+    use vf_packet::Gso;
 
     fn plain(len: u32) -> FrameMeta {
         FrameMeta { len, gso: None }
@@ -196,13 +153,6 @@ mod tests {
     }
 
     #[test]
-    fn short_frames_are_padded() {
-        assert_eq!(wire_bytes(&plain(14)), 84);
-        assert_eq!(wire_bytes(&plain(60)), 84);
-        assert_eq!(wire_bytes(&plain(61)), 85);
-    }
-
-    #[test]
     fn a_frame_waits_for_the_one_before() {
         let mut link = Link::new(LinkConfig::default());
         link.transmit(Nanos(100), &plain(60));
@@ -226,22 +176,6 @@ mod tests {
     }
 
     proptest! {
-        #[test]
-        fn segments_sum_up(header in 14u16..200, size in 1u16..9000, payload in 0u32..65536) {
-            let meta = super_frame(u32::from(header) + payload, header, size);
-            let mut left = payload;
-            let mut sum = 0;
-            loop {
-                let segment = left.min(size.into());
-                sum += wire_bytes(&plain(u32::from(header) + segment));
-                left -= segment;
-                if left == 0 {
-                    break;
-                }
-            }
-            prop_assert_eq!(wire_bytes(&meta), sum);
-        }
-
         #[test]
         fn the_wire_is_never_faster_than_its_rate(
             rate in 1_000_000u64..400_000_000_000,

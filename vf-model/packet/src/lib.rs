@@ -5,26 +5,28 @@
 #![forbid(unsafe_code)]
 
 pub mod checksum;
+mod ethernet;
+mod flow;
 mod ip;
+mod mac;
 mod segment;
 mod tcp;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
+mod vlan;
+mod wire;
 
+pub use ethernet::{FrameError, Header, MAX_FRAME, Tags};
+pub use flow::{FlowKey, HEAD_LEN, PlainIpv4};
 pub use ip::{ETHERTYPE_IPV4, ETHERTYPE_IPV6, IpHeader, PROTO_TCP, PROTO_UDP};
-pub use segment::{Gso, Segmenter};
+pub use mac::{AddrError, MacAddr};
+pub use segment::Segmenter;
 pub use tcp::TcpLayout;
+pub use vlan::{Vid, Vlan, VlanProto, VlanTag, is_vlan_tpid};
+pub use wire::{FrameMeta, Gso, OnWire, wire_bytes};
 
 /// Bytes of a frame that are copied out before it is judged: the most header bytes that anything may look at.
 pub const HEAD_MAX: usize = 128;
-
-/// Whether an EtherType is the type of a VLAN tag (TPID): a customer's (IEEE 802.1Q 9.5: 0x8100), a provider's (0x88a8), or
-/// that which switches used for the outer of two before the provider's was standardised (0x9100).
-#[inline]
-#[must_use]
-pub const fn is_vlan_tpid(ethertype: u16) -> bool {
-    matches!(ethertype, 0x8100 | 0x88a8 | 0x9100)
-}
 
 /// The 16 bits at `at`, in network byte order; `None` if they are not all there.
 #[inline]
@@ -37,12 +39,6 @@ pub fn be16(bytes: &[u8], at: usize) -> Option<u16> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_types_of_vlan_tags() {
-        let tags: Vec<u16> = (0..=u16::MAX).filter(|&t| is_vlan_tpid(t)).collect();
-        assert_eq!(tags, [0x8100, 0x88a8, 0x9100]);
-    }
 
     #[test]
     fn sixteen_bits_at_the_end_and_behind_it() {

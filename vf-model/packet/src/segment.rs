@@ -6,15 +6,6 @@
 use crate::checksum::Sum;
 use crate::{HEAD_MAX, PROTO_TCP, TcpLayout};
 
-/// How a super-frame is cut.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Gso {
-    /// Bytes of link, network and transport header that each segment repeats.
-    pub header_len: u16,
-    /// Payload bytes of each segment but the last.
-    pub size: u16,
-}
-
 /// Cuts one super-frame. Ask for the [next segment](Self::next_segment) until there is none.
 #[derive(Debug)]
 pub struct Segmenter<'a> {

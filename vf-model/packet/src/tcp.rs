@@ -1,6 +1,6 @@
 //! Where the headers of a TCP frame are. Looks at a private copy of a frame's first bytes, and never behind them.
 
-use crate::{IpHeader, PROTO_TCP, be16, is_vlan_tpid};
+use crate::{Header, IpHeader, PROTO_TCP};
 
 /// Where the headers of a frame are that carries a whole TCP packet, and that may be cut into several: it is no fragment, and
 /// no authentication header vouches for it.
@@ -25,16 +25,9 @@ impl TcpLayout {
     #[inline]
     #[must_use]
     pub fn parse(head: &[u8]) -> Option<TcpLayout> {
-        let mut at = 12;
-        let mut ethertype = be16(head, at)?;
-        for _ in 0..2 {
-            if is_vlan_tpid(ethertype) {
-                at += 4;
-                ethertype = be16(head, at)?;
-            }
-        }
-        let ip = at + 2;
-        let header = IpHeader::parse(ethertype, head.get(ip..)?)?;
+        let link = Header::parse(head).ok()?;
+        let ip = usize::from(link.l3_offset);
+        let header = IpHeader::parse(link.ethertype, head.get(ip..)?)?;
         if header.protocol != PROTO_TCP || header.fragment || header.authenticated {
             return None;
         }

@@ -1,10 +1,6 @@
-//! The Ethernet header of a frame, from a private copy of its first bytes. Never panics, whatever the bytes are; never
-//! looks further than the link layer (that is [`crate::flow`]).
+//! The Ethernet header of a frame, from a private copy of its first bytes. Never looks further than the link layer.
 
-pub(crate) use vf_packet::be16;
-use vf_packet::is_vlan_tpid;
-
-use crate::addr::{MacAddr, Vlan, VlanTag};
+use crate::{MacAddr, Vlan, VlanTag, be16, is_vlan_tpid};
 
 /// Longest frame that is one frame on a wire: 9216 bytes of payload, Ethernet header and two tags.
 pub const MAX_FRAME: u32 = 9216 + 14 + 8;
@@ -19,12 +15,14 @@ pub struct Tags {
 impl Tags {
     /// The tags, outermost first.
     #[must_use]
+    #[inline]
     pub fn as_slice(&self) -> &[VlanTag] {
         &self.list[..usize::from(self.len)]
     }
 
     /// The outermost tag.
     #[must_use]
+    #[inline]
     pub fn outer(&self) -> Option<VlanTag> {
         self.as_slice().first().copied()
     }
@@ -51,24 +49,6 @@ pub enum FrameError {
     /// They end within the Ethernet header or a tag.
     #[error("the frame ends within its Ethernet header")]
     Runt,
-}
-
-/// What must be known of a frame beside its first bytes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct FrameMeta {
-    /// Length from destination address to payload, tags included, FCS not.
-    pub len: u32,
-    /// Set if this is a super-frame that becomes several frames on a wire.
-    pub gso: Option<Gso>,
-}
-
-/// How a super-frame is cut.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Gso {
-    /// Bytes of link, network and transport header that each segment repeats.
-    pub header_len: u16,
-    /// Payload bytes of each segment but the last.
-    pub size: u16,
 }
 
 impl Header {
@@ -104,30 +84,16 @@ impl Header {
         })
     }
 
-    pub(crate) fn vlan(&self) -> Vlan {
+    /// The VLAN that the frame belongs to.
+    #[inline]
+    #[must_use]
+    pub fn vlan(&self) -> Vlan {
         self.tags.outer().map_or(Vlan::NONE, Vlan::of_tag)
     }
 }
 
-impl FrameMeta {
-    /// Length of the longest frame this is on a wire, FCS not included.
-    pub(crate) fn longest(&self) -> u32 {
-        match self.cut() {
-            None => self.len,
-            Some((gso, _)) => u32::from(gso.header_len) + u32::from(gso.size),
-        }
-    }
-
-    /// How it is cut and the payload that is to be cut, if that makes more than one frame of it.
-    pub(crate) fn cut(&self) -> Option<(Gso, u32)> {
-        let gso = self.gso?;
-        let payload = self.len.checked_sub(u32::from(gso.header_len))?;
-        (gso.size > 0 && payload > u32::from(gso.size)).then_some((gso, payload))
-    }
-}
-
 #[cfg(test)]
-pub(crate) mod tests {
+mod tests {
     use super::*;
     use proptest::prelude::*;
 
@@ -160,19 +126,6 @@ pub(crate) mod tests {
         for end in 0..frame.len() {
             assert_eq!(Header::parse(&frame[..end]), Err(FrameError::Runt), "{end}");
         }
-    }
-
-    #[test]
-    fn what_is_cut() {
-        let meta = |len, header_len, size| FrameMeta {
-            len,
-            gso: Some(Gso { header_len, size }),
-        };
-        assert!(meta(1514, 66, 1448).cut().is_none());
-        assert!(meta(1515, 66, 1448).cut().is_some());
-        assert!(meta(1514, 66, 0).cut().is_none());
-        assert!(meta(60, 66, 1448).cut().is_none());
-        assert_eq!(meta(65000, 66, 1448).longest(), 1514);
     }
 
     proptest! {

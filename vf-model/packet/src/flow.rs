@@ -1,12 +1,10 @@
 //! The flow that a frame belongs to: addresses, protocol and ports of an IPv4 or IPv6 packet, for filters on flows and for
-//! choosing among a VF's queues. Never panics and never follows more than a few extension headers.
+//! choosing among a VF's queues.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::IpAddr;
 
-use crate::frame::{Header, be16};
+use crate::{ETHERTYPE_IPV4, Header, IpHeader, PROTO_TCP, PROTO_UDP, be16, is_vlan_tpid};
 
-/// Most IPv6 extension headers that are walked.
-const MAX_EXTENSIONS: usize = 8;
 /// How far into a packet is looked, so that the same is found on both paths: a tag that was put in on the way moves the
 /// packet's end out of a head of fixed length.
 const DEPTH: usize = 96;
@@ -15,105 +13,124 @@ pub const HEAD_LEN: usize = 22 + DEPTH;
 
 /// Addresses, protocol and ports of a packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(crate) struct FlowKey {
+pub struct FlowKey {
     /// Source address.
-    pub(crate) src: IpAddr,
+    pub src: IpAddr,
     /// Destination address.
-    pub(crate) dst: IpAddr,
+    pub dst: IpAddr,
     /// The protocol behind the IP header and its extensions.
-    pub(crate) protocol: u8,
+    pub protocol: u8,
     /// Source and destination port of TCP and UDP. Fragments have none, for all must go the same way although only the
     /// first knows.
-    pub(crate) ports: Option<(u16, u16)>,
+    pub ports: Option<(u16, u16)>,
 }
-
-const TCP: u8 = 6;
-const UDP: u8 = 17;
 
 impl Header {
     /// The flow of an IP packet, from the same bytes that the header was parsed from.
     #[inline]
-    pub(crate) fn flow(&self, head: &[u8]) -> Option<FlowKey> {
+    #[must_use]
+    pub fn flow(&self, head: &[u8]) -> Option<FlowKey> {
         let packet = head.get(usize::from(self.l3_offset)..)?;
         let packet = packet.get(..DEPTH).unwrap_or(packet);
-        match self.ethertype {
-            0x0800 => ipv4(packet),
-            0x86dd => ipv6(packet),
-            _ => None,
-        }
-    }
-}
-
-fn ipv4(packet: &[u8]) -> Option<FlowKey> {
-    let header = packet.first_chunk::<20>()?;
-    let header_len = usize::from(header[0] & 0xf) * 4;
-    if header[0] >> 4 != 4 || header_len < 20 {
-        return None;
-    }
-    let [.., a, b, c, d, e, f, g, h] = *header;
-    let protocol = header[9];
-    // RFC 791: more-fragments bit and offset.
-    let fragment = u16::from_be_bytes([header[6], header[7]]) & 0x3fff != 0;
-    let payload = packet.get(header_len..).unwrap_or(&[]);
-    Some(FlowKey {
-        src: Ipv4Addr::new(a, b, c, d).into(),
-        dst: Ipv4Addr::new(e, f, g, h).into(),
-        protocol,
-        ports: match fragment {
-            true => None,
-            false => ports(protocol, payload),
-        },
-    })
-}
-
-fn ipv6(packet: &[u8]) -> Option<FlowKey> {
-    let header = packet.first_chunk::<40>()?;
-    if header[0] >> 4 != 6 {
-        return None;
-    }
-    let src: [u8; 16] = *packet.get(8..)?.first_chunk()?;
-    let dst: [u8; 16] = *packet.get(24..)?.first_chunk()?;
-    let mut protocol = header[6];
-    let mut payload = &packet[40..];
-    let mut fragment = false;
-    for _ in 0..MAX_EXTENSIONS {
-        // RFC 8200 4: hop-by-hop, routing, fragment, destination options; RFC 4302: authentication.
-        let &[next, length, ..] = payload else {
-            break;
+        let ip = IpHeader::parse(self.ethertype, packet)?;
+        let (src, dst) = if ip.v6 {
+            let src: [u8; 16] = *packet.get(8..)?.first_chunk()?;
+            let dst: [u8; 16] = *packet.get(24..)?.first_chunk()?;
+            (IpAddr::from(src), IpAddr::from(dst))
+        } else {
+            let src: [u8; 4] = *packet.get(12..)?.first_chunk()?;
+            let dst: [u8; 4] = *packet.get(16..)?.first_chunk()?;
+            (IpAddr::from(src), IpAddr::from(dst))
         };
-        let size = match protocol {
-            0 | 43 | 60 => 8 + 8 * usize::from(length),
-            51 => 8 + 4 * usize::from(length),
-            44 => {
-                // An atomic fragment (offset 0, nothing follows) is a whole packet, RFC 6946.
-                fragment |= be16(payload, 2)? & 0xfff9 != 0;
-                8
-            }
-            _ => break,
-        };
-        protocol = next;
-        payload = payload.get(size..).unwrap_or(&[]);
+        let has_ports = !ip.fragment && matches!(ip.protocol, PROTO_TCP | PROTO_UDP);
+        let port = |at| be16(packet, ip.transport + at);
+        Some(FlowKey {
+            src,
+            dst,
+            protocol: ip.protocol,
+            ports: match has_ports {
+                true => port(0).zip(port(2)),
+                false => None,
+            },
+        })
     }
-    Some(FlowKey {
-        src: Ipv6Addr::from(src).into(),
-        dst: Ipv6Addr::from(dst).into(),
-        protocol,
-        ports: match fragment {
-            true => None,
-            false => ports(protocol, payload),
-        },
-    })
 }
 
-fn ports(protocol: u8, payload: &[u8]) -> Option<(u16, u16)> {
-    matches!(protocol, TCP | UDP).then_some(())?;
-    Some((be16(payload, 0)?, be16(payload, 2)?))
+/// An IPv4 packet without options behind at most one tag, as nearly all are: the same of it as [`Header::flow`] says, read a
+/// piece at a time, so that a port that nobody asks for ends the reading.
+#[derive(Clone, Copy, Debug)]
+pub struct PlainIpv4<'a>(&'a [u8; 24]);
+
+impl<'a> PlainIpv4<'a> {
+    /// The packet in the frame that begins with these bytes, if it is of this kind and 24 bytes of it are there.
+    #[inline]
+    #[must_use]
+    pub fn of_frame(head: &'a [u8]) -> Option<PlainIpv4<'a>> {
+        let behind = |tag: usize| head.get(14 + tag..)?.first_chunk::<24>();
+        let (ethertype, packet) = match be16(head, 12) {
+            Some(tpid) if is_vlan_tpid(tpid) => (be16(head, 16), behind(4)),
+            ethertype => (ethertype, behind(0)),
+        };
+        let packet = packet.filter(|_| ethertype == Some(ETHERTYPE_IPV4))?;
+        (packet[0] == 0x45).then_some(PlainIpv4(packet))
+    }
+
+    /// The destination port, if it has ports at all.
+    #[inline]
+    #[must_use]
+    pub fn dst_port(self) -> u16 {
+        u16::from_be_bytes([self.0[22], self.0[23]])
+    }
+
+    /// The source port, if it has ports at all.
+    #[inline]
+    #[must_use]
+    pub fn src_port(self) -> u16 {
+        u16::from_be_bytes([self.0[20], self.0[21]])
+    }
+
+    /// Whether it has ports: it is TCP's or UDP's, and no fragment.
+    #[inline]
+    #[must_use]
+    pub fn has_ports(self) -> bool {
+        let whole = u16::from_be_bytes([self.0[6], self.0[7]]) & 0x3fff == 0;
+        whole && matches!(self.0[9], PROTO_TCP | PROTO_UDP)
+    }
+
+    /// The protocol.
+    #[inline]
+    #[must_use]
+    pub fn protocol(self) -> u8 {
+        self.0[9]
+    }
+
+    /// Source address as a number.
+    #[inline]
+    #[must_use]
+    pub fn src(self) -> u32 {
+        self.be32(12)
+    }
+
+    /// Destination address as a number.
+    #[inline]
+    #[must_use]
+    pub fn dst(self) -> u32 {
+        self.be32(16)
+    }
+
+    #[inline]
+    fn be32(self, at: usize) -> u32 {
+        u32::from_be_bytes([0, 1, 2, 3].map(|i| self.0[at + i]))
+    }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use std::net::Ipv4Addr;
+
     use proptest::prelude::*;
+
+    use super::*;
 
     fn frame(ethertype: u16, payload: &[u8]) -> Vec<u8> {
         let mut frame = vec![2, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 2];
