@@ -1,7 +1,7 @@
 //! What is plugged into a NIC's port: a wire to another NIC, a tap device of the host. An uplink takes and brings frames in
 //! bursts and says when it can take more; it judges no frame, knows no VF, and never waits.
 //!
-//! To add one: implement [`Uplink`] in a file of its own and name it in the configuration (`config.rs`).
+//! To add one: implement [`Uplink`] in a file of its own and name it in the configuration (`config/nic.rs`).
 
 mod tap;
 mod wire;

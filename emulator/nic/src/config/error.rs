@@ -1,0 +1,129 @@
+//! Why a configuration cannot be used. Only says so; what is checked where is in the other files.
+
+use std::path::PathBuf;
+
+use vf_model::{MacAddr, Refusal};
+
+use super::{MAX_QUEUE_PAIRS, MAX_THREADS, MAX_VFS, MAX_WORKERS};
+
+/// Why a configuration cannot be used. Each says what to change.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The file cannot be read.
+    #[error("cannot read {path}: {source}")]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The file is not TOML, or says something unknown.
+    #[error("{path}: {what}")]
+    Parse {
+        /// The file.
+        path: PathBuf,
+        /// One line: where and what.
+        what: String,
+    },
+    /// A number of VFs out of range.
+    #[error("{nic}: vfs = {vfs}: a NIC has 1 to {MAX_VFS} VFs")]
+    VfCount {
+        /// The NIC.
+        nic: String,
+        /// What was asked for.
+        vfs: u16,
+    },
+    /// A number of threads out of range.
+    #[error("threads = {0}: there are 1 to {MAX_THREADS}")]
+    Threads(u16),
+    /// A number of workers out of range.
+    #[error(
+        "{nic}: workers = {workers}: a NIC has 1 to {MAX_WORKERS} workers, and no more than VFs, of which it has {vfs}"
+    )]
+    Workers {
+        /// The NIC.
+        nic: String,
+        /// What was asked for.
+        workers: u16,
+        /// How many VFs it has.
+        vfs: u16,
+    },
+    /// A number of queue pairs out of range.
+    #[error("{nic}: queue_pairs = {pairs}: a VF has 1 to {MAX_QUEUE_PAIRS} queue pairs")]
+    QueuePairs {
+        /// The NIC.
+        nic: String,
+        /// What was asked for.
+        pairs: u16,
+    },
+    /// An MTU out of range.
+    #[error("{nic}: mtu = {mtu}: the MTU is 68 to 9216 bytes")]
+    Mtu {
+        /// The NIC.
+        nic: String,
+        /// What was asked for.
+        mtu: u16,
+    },
+    /// A multicast or zero base address, or one that runs over for the last VF.
+    #[error(
+        "{nic}: mac_base = {mac}: needs to be a unicast address with room for {vfs} VFs in its last three bytes"
+    )]
+    MacBase {
+        /// The NIC.
+        nic: String,
+        /// What was asked for.
+        mac: MacAddr,
+        /// How many VFs.
+        vfs: u16,
+    },
+    /// A name that cannot be part of a file name or is used twice.
+    #[error("nic name '{0}': names are letters, digits, '-' and '_', and differ from each other")]
+    Name(String),
+    /// No NIC at all.
+    #[error("the file names no [[nic]]")]
+    NoNic,
+    /// A `[[nic.vf]]` without such a VF.
+    #[error("{nic}: [[nic.vf]] index = {index}: the VFs are 0 to {last}, each at most once")]
+    VfIndex {
+        /// The NIC.
+        nic: String,
+        /// What was named.
+        index: u16,
+        /// The last one there is.
+        last: u16,
+    },
+    /// A filter that is none, or that the NIC does not take.
+    #[error("{nic}: filters, '{words}': {refusal}")]
+    Filter {
+        /// The NIC.
+        nic: String,
+        /// What was said.
+        words: String,
+        /// What is wrong with it.
+        refusal: Refusal,
+    },
+    /// A wire to nowhere.
+    #[error("[[wire]] between = [\"{a}\", \"{b}\"]: {why}")]
+    Wire {
+        /// One end.
+        a: String,
+        /// The other.
+        b: String,
+        /// What is wrong with it.
+        why: &'static str,
+    },
+    /// A rate that cannot be read.
+    #[error("rate '{0}': a number of bits a second with K, M or G, such as 10G, 1M to 10000G")]
+    Rate(String),
+    /// Two VFs on one socket.
+    #[error("socket {0} is used twice")]
+    Socket(PathBuf),
+    /// What is wrong with a section of the file.
+    #[error("line {line}: {source}")]
+    Section {
+        /// Where the section begins.
+        line: usize,
+        /// What is wrong.
+        source: Box<ConfigError>,
+    },
+}

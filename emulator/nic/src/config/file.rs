@@ -1,0 +1,242 @@
+//! The file as a whole: its sections, what the command line says over it, and where in it a mistake is.
+
+use std::collections::BTreeSet;
+use std::io::Read;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+use toml::Spanned;
+use vf_model::{MacAddr, Profile};
+
+use super::cpu::{CpuList, HypervisorCpu, PollMode};
+use super::error::ConfigError;
+use super::nic::{self, NicSection};
+use super::socket_dir::default_socket_dir;
+use super::wire::{self, WireSection};
+use super::{Config, MAX_THREADS};
+use crate::thread::Polling;
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct File {
+    socket_dir: Option<PathBuf>,
+    #[serde(default)]
+    hypervisor: HypervisorSection,
+    #[serde(default)]
+    poll: PollMode,
+    threads: Option<u16>,
+    #[serde(default)]
+    cpus: CpuList,
+    #[serde(default)]
+    nic: Vec<Spanned<NicSection>>,
+    #[serde(default)]
+    wire: Vec<Spanned<WireSection>>,
+}
+
+/// The sections that say what there is, as a file has them.
+pub struct Sections<'a> {
+    /// The file.
+    pub text: &'a str,
+    /// `[hypervisor]`.
+    pub hypervisor: HypervisorSection,
+    /// `[[nic]]`.
+    pub nic: Vec<Spanned<NicSection>>,
+    /// `[[wire]]`.
+    pub wire: Vec<Spanned<WireSection>>,
+}
+
+/// `[hypervisor]` as a file has it.
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct HypervisorSection {
+    #[serde(default)]
+    cpu: HypervisorCpu,
+}
+
+/// What the command line of `vfnic run` may say over the file or in its place.
+#[derive(Clone, Debug, Default)]
+pub struct Overrides {
+    /// Where sockets are made.
+    pub socket_dir: Option<PathBuf>,
+    /// The control socket.
+    pub ctl: Option<PathBuf>,
+    /// Number of VFs of the first NIC.
+    pub vfs: Option<u16>,
+    /// Workers of every NIC.
+    pub workers: Option<u16>,
+    /// MAC address of VF 0 of the first NIC.
+    pub mac_base: Option<MacAddr>,
+    /// Queue pairs of every NIC.
+    pub queue_pairs: Option<u16>,
+    /// Which NIC every NIC is like.
+    pub profile: Option<Profile>,
+    /// How workers wait for work.
+    pub poll: Option<PollMode>,
+    /// Threads that all NICs' direct paths share.
+    pub threads: Option<u16>,
+    /// CPUs that these threads run on.
+    pub cpus: Option<CpuList>,
+}
+
+impl Config {
+    /// Reads and checks a file; with no file, one NIC with two VFs.
+    ///
+    /// # Errors
+    /// [`ConfigError`], one line that says what to change.
+    pub fn load(file: Option<&Path>, over: &Overrides) -> Result<Config, ConfigError> {
+        let Some(path) = file else {
+            return Config::from_toml(
+                "[[nic]]\nname = \"nic0\"\n",
+                Path::new("defaults"),
+                over,
+                true,
+            );
+        };
+        let text = read_text(path).map_err(|source| ConfigError::Read {
+            path: path.to_owned(),
+            source,
+        })?;
+        Config::from_toml(&text, path, over, false)
+    }
+
+    pub(super) fn from_toml(
+        text: &str,
+        path: &Path,
+        over: &Overrides,
+        plain_names: bool,
+    ) -> Result<Config, ConfigError> {
+        let mut file: File = toml::from_str(text).map_err(|e| ConfigError::Parse {
+            path: path.to_owned(),
+            what: one_line(text, &e),
+        })?;
+        if let Some(first) = file.nic.first_mut().map(Spanned::get_mut) {
+            first.vfs = over.vfs.unwrap_or(first.vfs);
+            first.mac_base = over.mac_base.or(first.mac_base);
+        }
+        for nic in file.nic.iter_mut().map(Spanned::get_mut) {
+            nic.workers = over.workers.unwrap_or(nic.workers);
+            nic.queue_pairs = over.queue_pairs.unwrap_or(nic.queue_pairs);
+            nic.profile = over.profile.unwrap_or(nic.profile);
+        }
+        let socket_dir = over
+            .socket_dir
+            .clone()
+            .or(file.socket_dir)
+            .unwrap_or_else(default_socket_dir);
+        let sections = Sections {
+            text,
+            hypervisor: file.hypervisor,
+            nic: file.nic,
+            wire: file.wire,
+        };
+        let threads = over.threads.or(file.threads).unwrap_or(1);
+        if !(1..=MAX_THREADS).contains(&threads) {
+            return Err(ConfigError::Threads(threads));
+        }
+        Ok(Config {
+            ctl: over.ctl.clone(),
+            poll: over.poll.unwrap_or(file.poll).into(),
+            threads,
+            cpus: over.cpus.clone().unwrap_or(file.cpus),
+            ..Config::from_sections(sections, socket_dir, plain_names)?
+        })
+    }
+
+    /// Checks sections and makes them complete; `plain_names` leaves the NIC's name out of its sockets' names.
+    ///
+    /// # Errors
+    /// [`ConfigError`], one line that says what to change.
+    pub fn from_sections(
+        file: Sections<'_>,
+        socket_dir: PathBuf,
+        plain_names: bool,
+    ) -> Result<Config, ConfigError> {
+        if file.nic.is_empty() {
+            return Err(ConfigError::NoNic);
+        }
+        let locate = |span: Range<usize>| {
+            let line = line_of(file.text, span.start);
+            move |source| match plain_names {
+                // There is no file.
+                true => source,
+                false => ConfigError::Section {
+                    line,
+                    source: Box::new(source),
+                },
+            }
+        };
+        let mut names = BTreeSet::new();
+        let mut sockets = BTreeSet::new();
+        let mut nics = Vec::new();
+        for (n, section) in file.nic.into_iter().enumerate() {
+            let at = locate(section.span());
+            let section = section.into_inner();
+            let good = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
+            if section.name.is_empty()
+                || !section.name.chars().all(good)
+                || !names.insert(section.name.clone())
+            {
+                return Err(at(ConfigError::Name(section.name)));
+            }
+            let nic = nic::check(n, section, &socket_dir, plain_names).map_err(&at)?;
+            for vf in &nic.vf {
+                if !sockets.insert(vf.socket.clone()) {
+                    return Err(at(ConfigError::Socket(vf.socket.clone())));
+                }
+            }
+            nics.push(nic);
+        }
+        let mut used = BTreeSet::new();
+        let wires = file.wire.into_iter().map(|section| {
+            let at = locate(section.span());
+            wire::check(section.into_inner(), &nics, &mut used).map_err(at)
+        });
+        let wires = wires.collect::<Result<_, _>>()?;
+        Ok(Config {
+            socket_dir,
+            ctl: None,
+            hypervisor: file.hypervisor.cpu,
+            poll: Polling::default(),
+            threads: 1,
+            cpus: CpuList::default(),
+            nics,
+            wires,
+        })
+    }
+}
+
+/// The text of a file, unless it is far longer than any configuration.
+fn read_text(path: &Path) -> std::io::Result<String> {
+    const LIMIT: u64 = 16 << 20;
+    let mut text = String::new();
+    let read = std::fs::File::open(path)?
+        .take(LIMIT)
+        .read_to_string(&mut text)?;
+    if read as u64 == LIMIT {
+        let what = "more than 16 MiB, which is no configuration";
+        return Err(std::io::Error::new(std::io::ErrorKind::FileTooLarge, what));
+    }
+    Ok(text)
+}
+
+/// TOML's error without the source excerpt: its place and its reason on one line.
+#[must_use]
+pub fn one_line(text: &str, error: &toml::de::Error) -> String {
+    let what = error.message().replace('\n', "; ");
+    // TOML's name for one of several words.
+    let what = what.replace("wanted string or table", "wanted a word in quotes");
+    match error.span() {
+        Some(span) => {
+            format!("line {}: {what}", line_of(text, span.start))
+        }
+        None => what,
+    }
+}
+
+/// The line of the byte at `at`, counted from 1.
+#[must_use]
+pub fn line_of(text: &str, at: usize) -> usize {
+    let before = text.as_bytes().get(..at).unwrap_or(text.as_bytes());
+    before.iter().filter(|byte| **byte == b'\n').count() + 1
+}

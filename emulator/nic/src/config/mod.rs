@@ -1,0 +1,145 @@
+//! What a user can say about NICs, VFs, wires and the hypervisor: the TOML file, and the defaults without one.
+//! Everything is checked here; later rooms get a [`Config`] that cannot be wrong. Opens nothing but that file.
+
+mod cpu;
+mod error;
+mod file;
+mod nic;
+mod socket_dir;
+mod vf;
+mod wire;
+
+use std::path::PathBuf;
+
+use crate::thread::Polling;
+
+pub use cpu::{CpuList, CpuListError, HypervisorCpu, PollMode};
+pub use error::ConfigError;
+pub use file::{HypervisorSection, Overrides, Sections, line_of, one_line};
+pub use nic::{NicSection, NicSettings, Offloads, default_queue_pairs};
+pub use socket_dir::{default_socket_dir, temporary_socket_dir};
+pub use vf::{PolicySettings, SocketRole, VfSettings};
+pub use wire::{WireSection, WireSettings, parse_rate};
+
+/// Most VFs a NIC can have.
+pub const MAX_VFS: u16 = 256;
+/// Most workers a NIC can have.
+pub const MAX_WORKERS: u16 = 16;
+/// Most data-plane threads of the process.
+pub const MAX_THREADS: u16 = 64;
+/// Most queue pairs a VF can have.
+pub const MAX_QUEUE_PAIRS: u16 = 16;
+
+/// A complete, checked description of what to run.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Where sockets are made unless a VF names its own.
+    pub socket_dir: PathBuf,
+    /// The control socket, if it is not `ctl.sock` there.
+    pub ctl: Option<PathBuf>,
+    /// How the mediated path pays for its work.
+    pub hypervisor: HypervisorCpu,
+    /// How workers wait for work.
+    pub poll: Polling,
+    /// Threads that all NICs' direct paths share; a NIC with more workers has as many.
+    pub threads: u16,
+    /// CPUs that these threads run on, one each in turn; any if it is empty.
+    pub cpus: CpuList,
+    /// At least one.
+    pub nics: Vec<NicSettings>,
+    /// Wires between two of the NICs.
+    pub wires: Vec<WireSettings>,
+}
+
+impl Config {
+    /// The control socket.
+    #[must_use]
+    pub fn ctl_socket(&self) -> PathBuf {
+        let default = || self.socket_dir.join("ctl.sock");
+        self.ctl.clone().unwrap_or_else(default)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+
+    fn load(text: &str) -> Result<Config, ConfigError> {
+        Config::from_toml(text, Path::new("test.toml"), &Overrides::default(), false)
+    }
+
+    #[test]
+    fn without_a_file_there_is_one_nic_with_two_vfs() {
+        let over = Overrides {
+            socket_dir: Some("/s".into()),
+            ..Overrides::default()
+        };
+        let config = Config::load(None, &over).unwrap();
+        assert_eq!(config.nics.len(), 1);
+        let sockets: Vec<_> = config.nics[0].vf.iter().map(|v| v.socket.clone()).collect();
+        assert_eq!(
+            sockets,
+            [Path::new("/s/vf0.sock"), Path::new("/s/vf1.sock")]
+        );
+        assert_eq!(config.ctl_socket(), Path::new("/s/ctl.sock"));
+    }
+
+    #[test]
+    fn two_nics_back_to_back() {
+        let config = load(
+            "[[nic]]\nname='a'\nvfs=3\nmac_base='02:00:00:00:0a:00'\n[[nic.vf]]\nindex=1\npath='mediated'\nvlan=7\n\
+             [[nic]]\nname='b'\n[[wire]]\nbetween=['a','b']\nrate='2.5G'\npropagation_ns=100\n",
+        )
+        .unwrap();
+        assert_eq!(config.nics[0].vf[1].policy.vlan, Some(7));
+        assert_eq!(
+            config.nics[0].vf[1].policy.path,
+            Some(vf_model::Path::Mediated)
+        );
+        assert_eq!(config.wires[0].link.rate_bps, 2_500_000_000);
+        assert!(config.nics[1].vf[0].socket.ends_with("b-vf0.sock"));
+    }
+
+    #[test]
+    fn mistakes_are_refused_in_one_line() {
+        for (text, says) in [
+            ("", "no [[nic]]"),
+            ("[[nic]]\nname='a'\nvfs=0", "1 to 256"),
+            ("[[nic]]\nname='a'\nvfss=1", "vfss"),
+            ("[[nic]]\nname='a/b'", "letters"),
+            ("[[nic]]\nname='a'\n[[nic]]\nname='a'", "differ"),
+            ("[[nic]]\nname='a'\nmac_base='01:00:00:00:00:00'", "unicast"),
+            ("[[nic]]\nname='a'\n[[nic.vf]]\nindex=2", "0 to 1"),
+            ("[[nic]]\nname='a'\n[[nic.vf]]\nindex=0\nvlna=3", "vlna"),
+            ("[[nic]]\nname='a'\n[[wire]]\nbetween=['a','x']", "no NIC"),
+            (
+                "[[nic]]\nname='a'\n[[nic]]\nname='b'\n[[wire]]\nbetween=['a','b']\nrate='fast'",
+                "10G",
+            ),
+            ("[[nic]]\nname='a'\nmtu=20", "68"),
+            ("[[nic]]\nname='a'\nworkers=0", "1 to 16 workers"),
+            ("[[nic]]\nname='a'\nvfs=64\nworkers=17", "1 to 16 workers"),
+            ("[[nic]]\nname='a'\nworkers=3", "of which it has 2"),
+            (
+                "[[nic]]\nname='a'\nfilters=['flow-type ether']",
+                "a: filters, 'flow-type ether': filter:",
+            ),
+            ("[[nic]]\nname='a'\nprofile='82599'", "ixgbe"),
+            (
+                "[[nic]]\nname='a'\nprofile='falcon'\nfilters=['flow-type ether proto 2048 vf 1']",
+                "profile falcon holds 0",
+            ),
+            (
+                "[[nic]]\nname='a'\nfilters=['flow-type ether proto 2048 vf 2']",
+                "0 to 1",
+            ),
+            ("[[nic]\nname='a'", "line 1"),
+        ] {
+            let error = load(text).unwrap_err().to_string();
+            assert!(error.contains(says), "{text:?} gave {error:?}");
+            assert!(!error.contains('\n'), "{error:?}");
+        }
+    }
+}

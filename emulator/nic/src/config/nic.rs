@@ -1,0 +1,240 @@
+//! `[[nic]]`: one NIC with its VFs, as it is written and as it is once it has been checked.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+
+use clap::ValueEnum;
+use serde::{Deserialize, Serialize};
+use vf_model::{Command, FilterSpec, MacAddr, NicConfig, Policy, Profile};
+use vf_vhost::features::VirtioFeatures;
+
+use super::error::ConfigError;
+use super::vf::{PolicySettings, SocketRole, VfSection, VfSettings};
+use super::{MAX_QUEUE_PAIRS, MAX_VFS, MAX_WORKERS};
+
+/// One NIC.
+#[derive(Clone, Debug)]
+pub struct NicSettings {
+    /// Its name on the command line and in file names.
+    pub name: String,
+    /// How many VFs it has.
+    pub vfs: u16,
+    /// Threads that the VFs' direct path is shared out to, on this machine's clock; the virtual clock has one.
+    pub workers: u16,
+    /// The MAC address of VF 0; VF i has this plus i.
+    pub mac_base: MacAddr,
+    /// Queue pairs offered to each guest.
+    pub queue_pairs: u16,
+    /// The MTU told to guests.
+    pub mtu: u16,
+    /// What the NIC does for guests.
+    pub offloads: Offloads,
+    /// A tap device of the host as the uplink.
+    pub tap: Option<String>,
+    /// Which NIC it is like.
+    pub profile: Profile,
+    /// The NIC's filters at the start.
+    pub filters: Vec<FilterSpec>,
+    /// One entry a VF, in order.
+    pub vf: Vec<VfSettings>,
+}
+
+impl NicSettings {
+    /// What a worker's thread is called, and its row in `vfnic show workers`.
+    #[must_use]
+    pub fn worker_name(&self, worker: usize) -> String {
+        match self.workers {
+            1 => format!("worker-{}", self.name),
+            // In front, since names of threads are cut off.
+            _ => format!("worker{worker}-{}", self.name),
+        }
+    }
+}
+
+/// What guests may leave to the NIC, each more than the one before.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, ValueEnum)]
+#[serde(rename_all = "snake_case")]
+pub enum Offloads {
+    /// Nothing
+    None,
+    /// TCP and UDP checksums
+    Csum,
+    /// Checksums, and cutting TCP streams into segments
+    #[default]
+    Tso,
+}
+
+impl Offloads {
+    /// The virtio features that are not offered.
+    #[must_use]
+    pub fn withheld(self) -> VirtioFeatures {
+        match self {
+            Offloads::None => VirtioFeatures::CHECKSUM | VirtioFeatures::SEGMENTATION,
+            Offloads::Csum => VirtioFeatures::SEGMENTATION,
+            Offloads::Tso => VirtioFeatures::empty(),
+        }
+    }
+}
+
+/// One `[[nic]]` as a file has it.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NicSection {
+    pub(super) name: String,
+    #[serde(default = "default_vfs")]
+    pub(super) vfs: u16,
+    #[serde(default = "default_workers")]
+    pub(super) workers: u16,
+    pub(super) mac_base: Option<MacAddr>,
+    #[serde(default = "default_queue_pairs")]
+    pub(super) queue_pairs: u16,
+    #[serde(default = "default_mtu")]
+    mtu: u16,
+    #[serde(default)]
+    offloads: Offloads,
+    #[serde(default)]
+    socket_role: SocketRole,
+    tap: Option<String>,
+    #[serde(default)]
+    pub(super) profile: Profile,
+    #[serde(default)]
+    filters: Vec<String>,
+    #[serde(default)]
+    vf: Vec<VfSection>,
+}
+
+fn default_vfs() -> u16 {
+    2
+}
+
+fn default_workers() -> u16 {
+    1
+}
+
+/// Queue pairs offered unless told otherwise: what guests of a usual size ask for; a guest may use fewer.
+#[must_use]
+pub fn default_queue_pairs() -> u16 {
+    8
+}
+
+fn default_mtu() -> u16 {
+    1500
+}
+
+/// The MAC address of VF 0 of the `n`th NIC, unless given: locally administered, one block of 256 a NIC.
+fn default_mac_base(n: usize) -> MacAddr {
+    let n = u8::try_from(n).unwrap_or(u8::MAX);
+    MacAddr([0x02, 0x76, 0x66, 0, n, 0])
+}
+
+/// Checks the `n`th NIC of a file; `plain_names` leaves its name out of its sockets' names.
+pub(super) fn check(
+    n: usize,
+    section: NicSection,
+    socket_dir: &Path,
+    plain_names: bool,
+) -> Result<NicSettings, ConfigError> {
+    let NicSection {
+        name,
+        vfs,
+        workers,
+        queue_pairs,
+        mtu,
+        ..
+    } = section;
+    if !(1..=MAX_VFS).contains(&vfs) {
+        return Err(ConfigError::VfCount { nic: name, vfs });
+    }
+    if !(1..=MAX_WORKERS.min(vfs)).contains(&workers) {
+        let nic = name;
+        return Err(ConfigError::Workers { nic, workers, vfs });
+    }
+    if !(1..=MAX_QUEUE_PAIRS).contains(&queue_pairs) {
+        return Err(ConfigError::QueuePairs {
+            nic: name,
+            pairs: queue_pairs,
+        });
+    }
+    if !(68..=9216).contains(&mtu) {
+        return Err(ConfigError::Mtu { nic: name, mtu });
+    }
+    let mac_base = section.mac_base.unwrap_or_else(|| default_mac_base(n));
+    let low = u32::from_be_bytes([0, mac_base.0[3], mac_base.0[4], mac_base.0[5]]);
+    if mac_base.is_multicast() || mac_base.0 == [0; 6] || low + u32::from(vfs) > 1 << 24 {
+        return Err(ConfigError::MacBase {
+            nic: name,
+            mac: mac_base,
+            vfs,
+        });
+    }
+    let nic_config = NicConfig {
+        vfs,
+        mac_base,
+        profile: section.profile,
+    };
+    let filters = check_filters(&name, nic_config, section.filters)?;
+    let mut vf: Vec<VfSettings> = (0..vfs)
+        .map(|i| VfSettings {
+            socket: socket_dir.join(if plain_names {
+                format!("vf{i}.sock")
+            } else {
+                format!("{name}-vf{i}.sock")
+            }),
+            role: section.socket_role,
+            policy: PolicySettings::default(),
+        })
+        .collect();
+    let mut seen = BTreeSet::new();
+    for s in section.vf {
+        let Some(settings) = vf.get_mut(usize::from(s.index)) else {
+            return Err(ConfigError::VfIndex {
+                nic: name,
+                index: s.index,
+                last: vfs - 1,
+            });
+        };
+        if !seen.insert(s.index) {
+            return Err(ConfigError::VfIndex {
+                nic: name,
+                index: s.index,
+                last: vfs - 1,
+            });
+        }
+        s.apply(settings, socket_dir);
+    }
+    Ok(NicSettings {
+        name,
+        vfs,
+        workers,
+        mac_base,
+        queue_pairs,
+        mtu,
+        offloads: section.offloads,
+        tap: section.tap,
+        profile: section.profile,
+        filters,
+        vf,
+    })
+}
+
+/// Filters that a NIC takes one after the other.
+fn check_filters(
+    name: &str,
+    config: NicConfig,
+    filters: Vec<String>,
+) -> Result<Vec<FilterSpec>, ConfigError> {
+    let mut policy = Policy::new(config);
+    let mut specs = Vec::new();
+    for words in filters {
+        let taken = words.parse().and_then(|spec| {
+            policy = policy.with(&Command::FilterInsert(spec))?;
+            Ok(spec)
+        });
+        specs.push(taken.map_err(|refusal| ConfigError::Filter {
+            nic: name.to_owned(),
+            words,
+            refusal,
+        })?);
+    }
+    Ok(specs)
+}

@@ -1,0 +1,105 @@
+//! `[[wire]]`: a cable between two NICs, and rates. Knows no other uplink.
+
+use std::collections::BTreeSet;
+
+use serde::Deserialize;
+use vf_model::{LinkConfig, Nanos};
+
+use super::error::ConfigError;
+use super::nic::NicSettings;
+
+/// A wire between two NICs.
+#[derive(Clone, Debug)]
+pub struct WireSettings {
+    /// Indices into [`Config::nics`](super::Config::nics).
+    pub between: [usize; 2],
+    /// Rate and propagation delay.
+    pub link: LinkConfig,
+}
+
+/// One `[[wire]]` as a file has it.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct WireSection {
+    between: [String; 2],
+    rate: Option<String>,
+    propagation_ns: Option<u64>,
+}
+
+/// Checks one wire; `used` are the NICs that have a wire already.
+pub(super) fn check(
+    section: WireSection,
+    nics: &[NicSettings],
+    used: &mut BTreeSet<usize>,
+) -> Result<WireSettings, ConfigError> {
+    let [a, b] = section.between;
+    let wrong = |why| ConfigError::Wire {
+        a: a.clone(),
+        b: b.clone(),
+        why,
+    };
+    let find = |name: &str| nics.iter().position(|n| n.name == name);
+    let (Some(i), Some(j)) = (find(&a), find(&b)) else {
+        return Err(wrong("there is no NIC of that name"));
+    };
+    if i == j {
+        return Err(wrong("a wire has two different ends"));
+    }
+    if !used.insert(i) || !used.insert(j) {
+        return Err(wrong("a NIC has one port, so one wire"));
+    }
+    if nics[i].tap.is_some() || nics[j].tap.is_some() {
+        return Err(wrong("a NIC has one port: a wire or a tap, not both"));
+    }
+    let mut link = LinkConfig::default();
+    if let Some(rate) = &section.rate {
+        link.rate_bps = parse_rate(rate)?;
+    }
+    if let Some(ns) = section.propagation_ns {
+        link.propagation = Nanos(ns);
+    }
+    Ok(WireSettings {
+        between: [i, j],
+        link,
+    })
+}
+
+/// Bits a second from `10G`, `2.5G`, `100M`, `1000000000`.
+///
+/// # Errors
+/// [`ConfigError::Rate`] for anything else, and for rates under 1 Mb/s or over 10 Tb/s.
+pub fn parse_rate(text: &str) -> Result<u64, ConfigError> {
+    let wrong = || ConfigError::Rate(text.to_owned());
+    let trimmed = text
+        .trim()
+        .trim_end_matches("bit/s")
+        .trim_end_matches("bit");
+    let (digits, unit) = match trimmed.char_indices().last() {
+        Some((at, 'k' | 'K')) => (&trimmed[..at], 1e3),
+        Some((at, 'm' | 'M')) => (&trimmed[..at], 1e6),
+        Some((at, 'g' | 'G')) => (&trimmed[..at], 1e9),
+        _ => (trimmed, 1.0),
+    };
+    let value: f64 = digits.trim().parse().map_err(|_| wrong())?;
+    let bps = value * unit;
+    if !(1e6..=1e13).contains(&bps) {
+        return Err(wrong());
+    }
+    // In range, so the conversion is exact enough and cannot overflow.
+    Ok(bps.round() as u64)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rates() {
+        assert_eq!(parse_rate("10G").unwrap(), 10_000_000_000);
+        assert_eq!(parse_rate("100Mbit").unwrap(), 100_000_000);
+        assert_eq!(parse_rate("1000000").unwrap(), 1_000_000);
+        for bad in ["", "G", "-1G", "10", "1T", "nan", "inf"] {
+            assert!(parse_rate(bad).is_err(), "{bad}");
+        }
+    }
+}
