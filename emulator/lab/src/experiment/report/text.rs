@@ -13,7 +13,7 @@ const PER_ROW: usize = 8;
 pub fn text(outcome: &ExperimentOutcome) -> String {
     let plan = &outcome.plan;
     let mut lines = wrap(
-        "ExperimentPlan",
+        "Plan",
         &format!(
             "{} streams A to B, {} B to A, MTU {}, link {} Gb/s, TCP {}, NICs like {}, left to them: {}; {} s measured after {} s, seed {}.",
             plan.a_to_b_streams,
