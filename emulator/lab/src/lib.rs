@@ -43,5 +43,6 @@ pub mod embedded;
 pub mod experiment;
 pub mod linux;
 pub mod scenario;
+mod segment;
 pub mod timetravel;
 pub mod virtual_hosts;

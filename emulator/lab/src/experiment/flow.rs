@@ -1,16 +1,14 @@
 //! What the streams of an experiment carry, from the frames that pass its receivers' VFs and nothing else: no word of a
-//! guest is believed. Parses TCP over IPv4; whatever else passes does not count.
+//! guest is believed. Whatever else than TCP passes does not count.
 
 use std::cell::RefCell;
 use std::rc::Rc;
 
-use smoltcp::wire::{
-    EthernetFrame, EthernetProtocol, IPV4_HEADER_LEN, IpProtocol, Ipv4Packet, TcpOption, TcpPacket,
-    TcpSeqNumber,
-};
-use vf_model::{Gso, VfIndex};
+use smoltcp::wire::{TcpOption, TcpPacket, TcpSeqNumber};
+use vf_model::VfIndex;
 use vf_nic::watch::{Direction, Port, Seen};
 
+use crate::segment::Segment;
 use crate::virtual_hosts::Watcher;
 
 /// What one stream has carried so far.
@@ -76,46 +74,25 @@ impl FlowMeter {
         if stream.receiver != seen.host {
             return;
         }
-        // A frame that is cut short or of another kind.
-        let _ = tcp(seen.frame, seen.len)
-            .map(|(packet, len)| stream.packet(&packet, len, seen.direction, seen.gso));
+        if let Some(segment) = Segment::of(seen) {
+            stream.segment(&segment, seen.direction);
+        }
     }
-}
-
-/// The TCP packet that begins in the first bytes of a frame of `len` bytes, and how much payload it has.
-fn tcp(head: &[u8], len: usize) -> Option<(TcpPacket<&[u8]>, usize)> {
-    let rest = len.checked_sub(EthernetFrame::<&[u8]>::header_len())?;
-    let frame = EthernetFrame::new_checked(head).ok()?;
-    if frame.ethertype() != EthernetProtocol::Ipv4 || frame.payload().len() < IPV4_HEADER_LEN {
-        return None;
-    }
-    let packet = Ipv4Packet::new_unchecked(frame.payload());
-    let (header, total) = (packet.header_len().into(), packet.total_len().into());
-    if packet.next_header() != IpProtocol::Tcp || packet.frag_offset() != 0 || total > rest {
-        return None;
-    }
-    let packet = TcpPacket::new_checked(frame.payload().get(header..)?).ok()?;
-    let payload = usize::checked_sub(total, header + usize::from(packet.header_len()))?;
-    Some((packet, payload))
 }
 
 impl Stream {
-    fn packet(
-        &mut self,
-        packet: &TcpPacket<&[u8]>,
-        len: usize,
-        direction: Direction,
-        gso: Option<Gso>,
-    ) {
-        let opens_or_closes = packet.syn() || packet.fin() || packet.rst();
+    fn segment(&mut self, segment: &Segment<'_>, direction: Direction) {
+        let Segment {
+            tcp, len, count, ..
+        } = segment;
+        let opens_or_closes = tcp.syn() || tcp.fin() || tcp.rst();
         match direction {
-            Direction::Tx if len == 0 && !opens_or_closes => self.carried.ack_frames += 1,
-            Direction::Rx if len > 0 => {
-                let segment = gso.map_or(len, |gso| usize::from(gso.size)).max(1);
-                self.carried.data_frames += len.div_ceil(segment) as u64;
-                self.carried.timestamps |= has_timestamp(packet);
-                let ports = (packet.src_port(), packet.dst_port());
-                self.carried.received += self.connection(ports).add(packet.seq_number(), len);
+            Direction::Tx if *len == 0 && !opens_or_closes => self.carried.ack_frames += 1,
+            Direction::Rx if *len > 0 => {
+                self.carried.data_frames += count;
+                self.carried.timestamps |= has_timestamp(tcp);
+                let ports = (tcp.src_port(), tcp.dst_port());
+                self.carried.received += self.connection(ports).add(tcp.seq_number(), *len);
             }
             _ => {}
         }
@@ -185,7 +162,7 @@ impl Received {
 mod tests {
     use super::*;
     use proptest::prelude::*;
-    use vf_model::{HEAD_LEN, Nanos};
+    use vf_model::{Gso, HEAD_LEN, Nanos};
 
     const RECEIVER: usize = 1;
 

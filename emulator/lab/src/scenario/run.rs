@@ -70,9 +70,13 @@ pub fn run(
     }));
     let digest = Digest::default();
     guests.watch(Detail::Head, digest.watcher());
+    let detail = match observer.borrow().captures {
+        Some(_) => Detail::Whole,
+        None => Detail::Head,
+    };
     let watching = Rc::clone(&observer);
     let watcher = Box::new(move |seen: &Seen<'_>| watching.borrow_mut().add(seen));
-    guests.watch(Detail::Whole, watcher);
+    guests.watch(detail, watcher);
     for event in &plan.events {
         guests.at(event.at, event.nic, event.command.clone());
     }

@@ -1,22 +1,18 @@
 //! What jobs got across, read off the frames that guests sent: payload acknowledged, segments sent again, echo times. Needs
-//! no help from guests, so it is the same for all kinds of them. IPv4 only; a frame that it cannot read is nobody's.
+//! no help from guests, so it is the same for all kinds of them. A frame that it cannot read is nobody's.
 
 use std::collections::HashMap;
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 
+use smoltcp::wire::{Icmpv4Message, Icmpv4Packet, TcpSeqNumber};
 use vf_model::{Header, Nanos, VfIndex};
 use vf_nic::watch::{Direction, Port, Seen};
+use vf_packet::{FlowKey, IpHeader, PROTO_TCP};
 
 use super::plan::ScenarioPlan;
+use crate::segment::Segment;
 
-const ETHERTYPE_IPV4: u16 = 0x0800;
-const ICMP: u8 = 1;
-const TCP: u8 = 6;
-const ECHO_REPLY: u8 = 0;
-const ECHO_REQUEST: u8 = 8;
-const FIN: u8 = 0x01;
-const SYN: u8 = 0x02;
-const ACK: u8 = 0x10;
+const PROTO_ICMP: u8 = 1;
 
 /// What one job got across so far.
 #[derive(Clone, Debug, Default)]
@@ -35,7 +31,7 @@ pub(super) struct JobTraffic {
 /// apart that run at the same time.
 struct Claim {
     job: usize,
-    addresses: Vec<Ipv4Addr>,
+    addresses: Vec<IpAddr>,
     port: Option<u16>,
     at: Nanos,
 }
@@ -44,23 +40,23 @@ struct Claim {
 struct Flow {
     job: usize,
     /// Behind the last byte that was sent.
-    next: u32,
+    next: TcpSeqNumber,
     /// Up to where the receiver has acknowledged.
-    acknowledged: u32,
+    acknowledged: TcpSeqNumber,
     /// Behind the FIN, which is no payload.
-    end: Option<u32>,
+    end: Option<TcpSeqNumber>,
 }
 
 /// Source address and port, destination address and port.
-type Key = (Ipv4Addr, u16, Ipv4Addr, u16);
+type Key = (IpAddr, u16, IpAddr, u16);
 /// Source, destination, identifier and sequence number of an echo request.
-type Echo = (Ipv4Addr, Ipv4Addr, u16, u16);
+type Echo = (IpAddr, IpAddr, u16, u16);
 
 /// The traffic of all jobs.
 pub(super) struct Traffic {
     claims: Vec<Claim>,
     /// On which VF of which host each address is.
-    owners: HashMap<Ipv4Addr, (usize, VfIndex)>,
+    owners: HashMap<IpAddr, (usize, VfIndex)>,
     flows: HashMap<Key, Flow>,
     echoes: HashMap<Echo, (usize, Nanos)>,
     jobs: Vec<JobTraffic>,
@@ -73,7 +69,7 @@ impl Traffic {
             addresses: plan.guests[of.guest]
                 .interfaces
                 .iter()
-                .map(|i| i.address)
+                .map(|i| i.address.into())
                 .collect(),
             port: of.port,
             at: of.at,
@@ -81,7 +77,9 @@ impl Traffic {
         let interfaces = plan.guests.iter().flat_map(|guest| &guest.interfaces);
         Traffic {
             claims: plan.jobs.iter().enumerate().map(claim).collect(),
-            owners: interfaces.map(|i| (i.address, (i.nic, i.vf))).collect(),
+            owners: interfaces
+                .map(|i| (i.address.into(), (i.nic, i.vf)))
+                .collect(),
             flows: HashMap::new(),
             echoes: HashMap::new(),
             jobs: vec![JobTraffic::default(); plan.jobs.len()],
@@ -95,39 +93,42 @@ impl Traffic {
 
     pub(super) fn add(&mut self, seen: &Seen<'_>) {
         if let Port::Vf(vf) = seen.port
-            && let Some(packet) = Packet::parse(seen.frame)
+            && let Ok(header) = Header::parse(seen.frame)
+            && let Some(flow) = header.flow(seen.frame)
         {
             // Each is looked at where it begins or ends: it may be lost in between, or be passed on.
             let end = match seen.direction {
-                Direction::Tx => packet.src,
-                Direction::Rx => packet.dst,
+                Direction::Tx => flow.src,
+                Direction::Rx => flow.dst,
             };
             if self.owners.get(&end) != Some(&(seen.host, vf)) {
                 return;
             }
-            match (packet.protocol, seen.direction) {
-                (TCP, Direction::Tx) => self.segment(seen, &packet),
-                (ICMP, _) => self.echo(seen, &packet),
+            match (flow.protocol, seen.direction) {
+                (PROTO_TCP, Direction::Tx) => self.segment(seen),
+                (PROTO_ICMP, _) => self.echo(seen, &header, &flow),
                 _ => None,
             };
         }
     }
 
-    fn segment(&mut self, seen: &Seen<'_>, packet: &Packet<'_>) -> Option<()> {
-        let tcp = Segment::parse(packet.payload)?;
-        let key = (
-            packet.src,
-            tcp.source_port,
-            packet.dst,
-            tcp.destination_port,
-        );
-        let reverse = (key.2, key.3, key.0, key.1);
-        if tcp.flags & SYN != 0 {
+    fn segment(&mut self, seen: &Seen<'_>) -> Option<()> {
+        let Segment {
+            flow,
+            tcp,
+            len,
+            count,
+        } = Segment::of(seen)?;
+        let (from, to) = flow.ports?;
+        let key = (flow.src, from, flow.dst, to);
+        let reverse = (flow.dst, to, flow.src, from);
+        let (seq, ack) = (tcp.seq_number(), tcp.ack_number());
+        if tcp.syn() {
             let job = match self.flows.get(&reverse) {
-                Some(flow) if tcp.flags & ACK != 0 => flow.job,
-                _ => self.job(key.0, Some(key.3), seen.at)?,
+                Some(flow) if tcp.ack() => flow.job,
+                _ => self.job(flow.src, Some(to), seen.at)?,
             };
-            let next = tcp.seq.wrapping_add(1);
+            let next = seq + 1;
             let flow = Flow {
                 job,
                 next,
@@ -139,50 +140,46 @@ impl Traffic {
             self.jobs[job].retransmits += u64::from(again);
         }
         let flow = self.flows.get_mut(&key)?;
-        if tcp.len > 0 {
-            if is_before(tcp.seq, flow.next) {
-                let size = seen.gso.map_or(tcp.len, |gso| u32::from(gso.size).max(1));
-                self.jobs[flow.job].retransmits += u64::from(tcp.len.div_ceil(size));
+        if len > 0 {
+            if seq < flow.next {
+                self.jobs[flow.job].retransmits += count;
             }
-            let end = tcp.seq.wrapping_add(tcp.len);
-            if is_before(flow.next, end) {
-                flow.next = end;
-            }
+            flow.next = flow.next.max(seq + len);
         }
-        if tcp.flags & FIN != 0 {
-            flow.end = Some(tcp.seq.wrapping_add(tcp.len).wrapping_add(1));
+        if tcp.fin() {
+            flow.end = Some(seq + len + 1);
         }
-        if tcp.flags & ACK != 0
+        if tcp.ack()
             && let Some(flow) = self.flows.get_mut(&reverse)
-            && is_before(flow.acknowledged, tcp.ack)
         {
-            let all = flow.end == Some(tcp.ack);
-            let bytes = tcp.ack.wrapping_sub(flow.acknowledged) - u32::from(all);
-            flow.acknowledged = tcp.ack;
-            let job = &mut self.jobs[flow.job];
-            job.bytes += u64::from(bytes);
-            if bytes > 0 {
-                job.last = seen.at;
+            // Of numbers that are half of their space apart, none is ahead of the other.
+            let ahead = ack.0.wrapping_sub(flow.acknowledged.0);
+            if ahead > 0 {
+                let bytes = ahead - i32::from(flow.end == Some(ack));
+                flow.acknowledged = ack;
+                let job = &mut self.jobs[flow.job];
+                job.bytes += u64::from(bytes.unsigned_abs());
+                if bytes > 0 {
+                    job.last = seen.at;
+                }
             }
         }
         Some(())
     }
 
-    fn echo(&mut self, seen: &Seen<'_>, packet: &Packet<'_>) -> Option<()> {
-        let &[kind, _, _, _, id_high, id_low, seq_high, seq_low, ..] = packet.payload else {
-            return None;
-        };
-        let id = u16::from_be_bytes([id_high, id_low]);
-        let seq = u16::from_be_bytes([seq_high, seq_low]);
-        match (kind, seen.direction) {
-            (ECHO_REQUEST, Direction::Tx) => {
-                let job = self.job(packet.src, None, seen.at)?;
-                let request = (packet.src, packet.dst, id, seq);
-                self.echoes.insert(request, (job, seen.at));
+    fn echo(&mut self, seen: &Seen<'_>, header: &Header, flow: &FlowKey) -> Option<()> {
+        let packet = seen.frame.get(usize::from(header.l3_offset)..)?;
+        let ip = IpHeader::parse(header.ethertype, packet)?;
+        let icmp = Icmpv4Packet::new_checked(packet.get(ip.transport..)?).ok()?;
+        let (src, dst) = (flow.src, flow.dst);
+        let (id, seq) = (icmp.echo_ident(), icmp.echo_seq_no());
+        match (icmp.msg_type(), seen.direction) {
+            (Icmpv4Message::EchoRequest, Direction::Tx) => {
+                let job = self.job(src, None, seen.at)?;
+                self.echoes.insert((src, dst, id, seq), (job, seen.at));
             }
-            (ECHO_REPLY, Direction::Rx) => {
-                let request = (packet.dst, packet.src, id, seq);
-                let (job, sent) = self.echoes.remove(&request)?;
+            (Icmpv4Message::EchoReply, Direction::Rx) => {
+                let (job, sent) = self.echoes.remove(&(dst, src, id, seq))?;
                 let time = seen.at.saturating_sub(sent);
                 self.jobs[job].echoes.push((seen.at, time));
             }
@@ -192,7 +189,7 @@ impl Traffic {
     }
 
     /// Whose a connection to `port`, or an echo request, is that `address` begins at `at`.
-    fn job(&self, address: Ipv4Addr, port: Option<u16>, at: Nanos) -> Option<usize> {
+    fn job(&self, address: IpAddr, port: Option<u16>, at: Nanos) -> Option<usize> {
         let fits = |c: &&Claim| {
             c.addresses.contains(&address) && c.at <= at && (c.port.is_none() || c.port == port)
         };
@@ -203,73 +200,20 @@ impl Traffic {
     }
 }
 
-/// Whether `a` comes before `b` among sequence numbers (RFC 9293 3.4).
-fn is_before(a: u32, b: u32) -> bool {
-    (b.wrapping_sub(a) as i32) > 0
-}
-
-/// An IPv4 packet.
-struct Packet<'a> {
-    protocol: u8,
-    src: Ipv4Addr,
-    dst: Ipv4Addr,
-    /// Without the padding of a short frame.
-    payload: &'a [u8],
-}
-
-impl Packet<'_> {
-    fn parse(frame: &[u8]) -> Option<Packet<'_>> {
-        let header = Header::parse(frame).ok()?;
-        if header.ethertype != ETHERTYPE_IPV4 {
-            return None;
-        }
-        let ip = frame.get(usize::from(header.l3_offset)..)?;
-        let (fixed, _) = ip.split_first_chunk::<20>()?;
-        let header_len = usize::from(fixed[0] & 0xf) * 4;
-        let total = usize::from(u16::from_be_bytes([fixed[2], fixed[3]]));
-        Some(Packet {
-            protocol: fixed[9],
-            src: Ipv4Addr::new(fixed[12], fixed[13], fixed[14], fixed[15]),
-            dst: Ipv4Addr::new(fixed[16], fixed[17], fixed[18], fixed[19]),
-            payload: ip.get(header_len..total.min(ip.len()))?,
-        })
-    }
-}
-
-/// A TCP header.
-struct Segment {
-    source_port: u16,
-    destination_port: u16,
-    seq: u32,
-    ack: u32,
-    flags: u8,
-    /// Bytes of payload.
-    len: u32,
-}
-
-impl Segment {
-    fn parse(bytes: &[u8]) -> Option<Segment> {
-        let (b, _) = bytes.split_first_chunk::<20>()?;
-        let header_len = usize::from(b[12] >> 4) * 4;
-        Some(Segment {
-            source_port: u16::from_be_bytes([b[0], b[1]]),
-            destination_port: u16::from_be_bytes([b[2], b[3]]),
-            seq: u32::from_be_bytes([b[4], b[5], b[6], b[7]]),
-            ack: u32::from_be_bytes([b[8], b[9], b[10], b[11]]),
-            flags: b[13],
-            len: u32::try_from(bytes.len().checked_sub(header_len)?).ok()?,
-        })
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use proptest::prelude::*;
-    use vf_model::Gso;
+    use std::net::Ipv4Addr;
+    use vf_model::{Gso, HEAD_LEN};
 
-    const CLIENT: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 1);
-    const SERVER: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 2);
+    const CLIENT: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 0, 0, 1));
+    const SERVER: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 0, 0, 2));
+    const FIN: u8 = 0x01;
+    const SYN: u8 = 0x02;
+    const ACK: u8 = 0x10;
+    const ECHO_REPLY: u8 = 0;
+    const ECHO_REQUEST: u8 = 8;
 
     fn traffic(claims: &[(Option<u16>, u64)]) -> Traffic {
         let claim = |(job, (port, at)): (usize, &(Option<u16>, u64))| Claim {
@@ -287,13 +231,17 @@ mod tests {
         }
     }
 
-    fn ip(protocol: u8, src: Ipv4Addr, dst: Ipv4Addr, payload: &[u8]) -> Vec<u8> {
+    fn ip(protocol: u8, src: IpAddr, dst: IpAddr, payload: &[u8]) -> Vec<u8> {
         let mut frame = vec![0; 12];
         frame.extend([8, 0, 0x45, 0]);
         frame.extend((20 + payload.len() as u16).to_be_bytes());
         frame.extend([0, 0, 0, 0, 64, protocol, 0, 0]);
-        frame.extend(src.octets());
-        frame.extend(dst.octets());
+        for address in [src, dst] {
+            let IpAddr::V4(address) = address else {
+                unreachable!()
+            };
+            frame.extend(address.octets());
+        }
         frame.extend(payload);
         frame.resize(frame.len().max(60), 0);
         frame
@@ -309,7 +257,7 @@ mod tests {
                 host: 0,
                 port: Port::Vf(VfIndex(0)),
                 direction,
-                frame,
+                frame: &frame[..frame.len().min(HEAD_LEN)],
                 len: frame.len(),
                 sum: 0,
                 gso,
@@ -336,7 +284,7 @@ mod tests {
                 header_len: 54,
                 size: 1460,
             });
-            self.see(at, Direction::Tx, &ip(TCP, src, dst, &bytes), gso);
+            self.see(at, Direction::Tx, &ip(PROTO_TCP, src, dst, &bytes), gso);
         }
     }
 
@@ -371,6 +319,13 @@ mod tests {
             );
             assert_eq!(job.last, Nanos(9));
         }
+    }
+
+    #[test]
+    fn what_acknowledges_half_of_all_numbers_acknowledges_nothing() {
+        let mut wire = connected(0);
+        wire.tcp(3, false, ACK, 8, 1 + (1 << 31), 0);
+        assert_eq!(wire.0.jobs()[0].bytes, 0);
     }
 
     #[test]
@@ -428,8 +383,18 @@ mod tests {
     #[test]
     fn echoes_are_timed() {
         let mut wire = Wire(traffic(&[(None, 0)]), PORTS);
-        let request = ip(ICMP, CLIENT, SERVER, &[ECHO_REQUEST, 0, 0, 0, 0, 9, 0, 1]);
-        let reply = ip(ICMP, SERVER, CLIENT, &[ECHO_REPLY, 0, 0, 0, 0, 9, 0, 1]);
+        let request = ip(
+            PROTO_ICMP,
+            CLIENT,
+            SERVER,
+            &[ECHO_REQUEST, 0, 0, 0, 0, 9, 0, 1],
+        );
+        let reply = ip(
+            PROTO_ICMP,
+            SERVER,
+            CLIENT,
+            &[ECHO_REPLY, 0, 0, 0, 0, 9, 0, 1],
+        );
         wire.see(100, Direction::Tx, &request, None);
         wire.see(150, Direction::Rx, &request, None);
         wire.see(160, Direction::Tx, &reply, None);
@@ -441,7 +406,7 @@ mod tests {
     proptest! {
         #[test]
         fn any_bytes_are_read_or_not(
-            start in proptest::sample::select(vec![ip(TCP, CLIENT, SERVER, &[0x50; 40]), ip(ICMP, CLIENT, SERVER, &[])]),
+            start in proptest::sample::select(vec![ip(PROTO_TCP, CLIENT, SERVER, &[0x50; 40]), ip(PROTO_ICMP, CLIENT, SERVER, &[])]),
             at in 0usize..60,
             byte: u8,
             len in 0usize..80,
