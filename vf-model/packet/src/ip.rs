@@ -34,6 +34,9 @@ pub struct IpHeader {
     pub transport: usize,
     /// Whether this is a part of a packet only. An atomic fragment is a whole packet (RFC 6946).
     pub fragment: bool,
+    /// Offset of the address, from the IP header, that transport checksums take for the destination: the last one of a routing
+    /// header that is not yet used up (RFC 8200 8.1). `None` if that is of a kind that does not say it.
+    pub final_dst: Option<usize>,
     /// Whether an authentication header (RFC 4302) vouches for the bytes, so that no other may be made of them.
     pub authenticated: bool,
 }
@@ -62,6 +65,7 @@ fn ipv4(packet: &[u8]) -> Option<IpHeader> {
         transport,
         // RFC 791 3.1: the more-fragments bit and the offset.
         fragment: u16::from_be_bytes([header[6], header[7]]) & 0x3fff != 0,
+        final_dst: Some(16),
         authenticated: header[9] == AUTHENTICATION,
     })
 }
@@ -77,6 +81,7 @@ fn ipv6(packet: &[u8]) -> Option<IpHeader> {
         protocol: header[6],
         transport: 40,
         fragment: false,
+        final_dst: Some(24),
         authenticated: false,
     };
     for _ in 0..MAX_EXTENSIONS {
@@ -85,7 +90,20 @@ fn ipv6(packet: &[u8]) -> Option<IpHeader> {
         };
         // RFC 8200 4.2: lengths are without the first 8 bytes; RFC 4302 2.2: in words of 4 bytes, without two of them.
         let size = match ip.protocol {
-            HOP_BY_HOP | ROUTING | DESTINATION => 8 + 8 * usize::from(length),
+            HOP_BY_HOP | DESTINATION => 8 + 8 * usize::from(length),
+            ROUTING => {
+                let size = 8 + 8 * usize::from(length);
+                match packet.get(ip.transport + 2..ip.transport + 4) {
+                    Some([_, 0]) => {}
+                    // RFC 5095 and RFC 6275: the last address of the list; RFC 8754: its first.
+                    Some([0 | 2, _]) if length >= 2 => {
+                        ip.final_dst = Some(ip.transport + size - 16)
+                    }
+                    Some([4, _]) if length >= 2 => ip.final_dst = Some(ip.transport + 8),
+                    _ => ip.final_dst = None,
+                }
+                size
+            }
             AUTHENTICATION => {
                 ip.authenticated = true;
                 8 + 4 * usize::from(length)

@@ -63,6 +63,7 @@ impl<'a> Segmenter<'a> {
         let TcpLayout {
             v6,
             ip,
+            dst,
             tcp,
             payload: headers,
         } = self.layout;
@@ -72,7 +73,9 @@ impl<'a> Segmenter<'a> {
         let pseudo = if v6 {
             let ip_payload = (headers - ip - 40 + payload.len()) as u16;
             header[ip + 4..ip + 6].copy_from_slice(&ip_payload.to_be_bytes());
-            Sum::default().with(&header[ip + 8..ip + 40])
+            Sum::default()
+                .with(&header[ip + 8..ip + 24])
+                .with(&header[dst..dst + 16])
         } else {
             let total = (headers - ip + payload.len()) as u16;
             let id =
@@ -175,6 +178,39 @@ mod tests {
         let mut v4 = super_frame(false, 0, 0);
         v4[20] = 0x20;
         assert_eq!(TcpLayout::parse(&v4), None, "more fragments");
+    }
+
+    #[test]
+    fn the_checksum_is_for_where_a_routing_header_leads_in_the_end() {
+        let plain = super_frame(true, 0, 2500);
+        let there = [0xfb; 16];
+        let routed = |kind, left, list: &[[u8; 16]]| {
+            let mut frame = plain.clone();
+            frame[20] = 43;
+            let header = [PROTO_TCP, 2 * list.len() as u8, kind, left, 0, 0, 0, 0];
+            frame.splice(54..54, header.into_iter().chain(list.concat()));
+            let length = (frame.len() - 54) as u16;
+            frame[18..20].copy_from_slice(&length.to_be_bytes());
+            frame
+        };
+        let [other, used] = [[0xfa; 16], [0xfc; 16]];
+        for (kind, left, list, dst) in [
+            (2, 1, &[there][..], there),
+            (0, 2, &[other, there], there),
+            (4, 1, &[there, other], there),
+            (2, 0, &[other], used),
+        ] {
+            for segment in cut(&routed(kind, left, list), 1000) {
+                // For where it goes in the end, as the receiver takes it.
+                let mut arrived = segment;
+                arrived[38..54].copy_from_slice(&dst);
+                arrived[57] = 0;
+                let _ = verify(&arrived);
+            }
+        }
+        for (kind, left, list) in [(3, 1, &[there][..]), (2, 1, &[])] {
+            assert_eq!(TcpLayout::parse(&routed(kind, left, list)), None);
+        }
     }
 
     proptest! {

@@ -2,14 +2,16 @@
 
 use crate::{Header, IpHeader, PROTO_TCP};
 
-/// Where the headers of a frame are that carries a whole TCP packet, and that may be cut into several: it is no fragment, and
-/// no authentication header vouches for it.
+/// Where the headers of a frame are that carries a whole TCP packet, and that may be cut into several: it is no fragment, no
+/// authentication header vouches for it, and its headers say where it goes in the end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct TcpLayout {
     /// IPv6, else IPv4.
     pub v6: bool,
     /// Offset of the IP header.
     pub ip: usize,
+    /// Offset of the address that the TCP checksum takes for the destination.
+    pub dst: usize,
     /// Offset of the TCP header.
     pub tcp: usize,
     /// Offset of the first payload byte; the headers up to here were all in the parsed bytes.
@@ -34,9 +36,11 @@ impl TcpLayout {
         let tcp = ip + header.transport;
         let tcp_len = usize::from(head.get(tcp + 12)? >> 4) * 4;
         let payload = tcp + tcp_len;
+        let dst = ip + header.final_dst?;
         (tcp_len >= 20 && payload <= head.len()).then_some(TcpLayout {
             v6: header.v6,
             ip,
+            dst,
             tcp,
             payload,
         })
