@@ -1,8 +1,5 @@
 //! An outcome for people: one page of HTML with its charts inside, and a summary for the console. Every figure is the
 //! outcome's; nothing is measured, fetched or timed here, so the same outcome gives the same bytes.
-//!
-//! The charts are written as SVG by hand: a plotting library fixes colours in the drawing, where the page's style sheet
-//! (light, dark, paper) cannot reach them, and its bars cannot say their figure when pointed at.
 
 mod chart;
 mod section;

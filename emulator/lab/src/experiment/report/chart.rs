@@ -1,6 +1,9 @@
 //! The report's charts as SVG text: grouped bars and lines over time. Colours are classes of the page's style sheet, so that
 //! one chart serves light, dark and paper; a bar tells its figure when pointed at. Never draws a scale that does not start
 //! at zero.
+//!
+//! `plotters`, which draws the pictures of `vf-conformance bench`, does not draw these: its SVG has colours in place of classes,
+//! neither round corners nor titles, so that the page would lose its dark and its paper form and its bars their figures.
 
 use super::escape;
 
