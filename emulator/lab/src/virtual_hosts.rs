@@ -60,8 +60,8 @@ pub enum Event {
 #[derive(Clone, Copy)]
 enum Who {
     Administrator,
-    DirectPlane(usize),
-    MediatedPlane(usize),
+    Nic(usize),
+    Hypervisor(usize),
     Interrupt(usize, VfIndex, Direction),
     Guest,
 }
@@ -145,10 +145,8 @@ impl VirtualHosts {
         };
         // First of all, so that a command holds for all that happens at its time.
         let administrator = join(Who::Administrator);
-        let workers: Vec<_> = (0..nics.len()).map(|h| join(Who::DirectPlane(h))).collect();
-        let hypervisors: Vec<_> = (0..nics.len())
-            .map(|h| join(Who::MediatedPlane(h)))
-            .collect();
+        let workers: Vec<_> = (0..nics.len()).map(|h| join(Who::Nic(h))).collect();
+        let hypervisors: Vec<_> = (0..nics.len()).map(|h| join(Who::Hypervisor(h))).collect();
         let mut seats = Vec::new();
         for (h, (host, peer)) in hosts.into_iter().enumerate() {
             let interrupts = (0..host.vfs.len()).map(|i| {
@@ -287,8 +285,8 @@ impl VirtualHosts {
                         return Some(Event::Command { host, command });
                     }
                 }
-                Who::DirectPlane(h) => self.run_adapter(now, h),
-                Who::MediatedPlane(h) => self.run_hypervisor(now, h),
+                Who::Nic(h) => self.run_nic(now, h),
+                Who::Hypervisor(h) => self.run_hypervisor(now, h),
                 Who::Interrupt(host, vf, direction) => {
                     let (_, packets) = self.moderation(host, vf, direction);
                     let interrupts = &mut self.seats[host].interrupts[vf.index()];
@@ -345,12 +343,12 @@ impl VirtualHosts {
         let now = self.calendar.now();
         let path = self.seats[h].host.borrow().path(vf);
         match path {
-            Path::Direct => self.run_adapter(now, h),
+            Path::Direct => self.run_nic(now, h),
             Path::Mediated => self.run_hypervisor(now, h),
         }
     }
 
-    fn run_adapter(&mut self, now: Nanos, h: usize) {
+    fn run_nic(&mut self, now: Nanos, h: usize) {
         let (next, notified) = {
             let host = self.seats[h].host.borrow();
             let mut worker = host.worker().borrow();

@@ -173,7 +173,7 @@ pub(super) enum Want {
 /// What bound a run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Bottleneck {
-    MediatedPlane,
+    Hypervisor,
     Link,
     /// Windows, losses, limits, or there was no more to send.
     Neither,
@@ -181,14 +181,14 @@ pub(super) enum Bottleneck {
 
 impl Bottleneck {
     pub(super) const ALL: [Bottleneck; 3] = [
-        Bottleneck::MediatedPlane,
+        Bottleneck::Hypervisor,
         Bottleneck::Link,
         Bottleneck::Neither,
     ];
 
     pub(super) fn name(self) -> &'static str {
         match self {
-            Bottleneck::MediatedPlane => "hypervisor",
+            Bottleneck::Hypervisor => "hypervisor",
             Bottleneck::Link => "link",
             Bottleneck::Neither => "neither",
         }

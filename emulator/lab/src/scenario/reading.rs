@@ -105,7 +105,7 @@ impl Reading {
         let any =
             |busy: &dyn Fn(usize) -> f64| (0..self.nics.len()).any(|nic| busy(nic) >= SATURATED);
         if any(&|nic| self.hypervisor_since(start, nic)) {
-            Bottleneck::MediatedPlane
+            Bottleneck::Hypervisor
         } else if any(&|nic| self.link_since(start, nic)) {
             Bottleneck::Link
         } else {

@@ -268,7 +268,7 @@ impl Bench {
     }
 
     /// The plane of the worker that serves a VF.
-    fn adapter_of(&mut self, vf: usize) -> &mut DirectPlane {
+    fn worker_of_vf(&mut self, vf: usize) -> &mut DirectPlane {
         match worker_of(VfIndex::from(vf), 1 + self.others.len()) {
             0 => &mut self.worker,
             other => &mut self.others[other - 1],
@@ -279,7 +279,7 @@ impl Bench {
         let at = vf;
         let vf = VfIndex::from(vf);
         match self.policies.load().vf(vf).path {
-            Path::Direct => self.adapter_of(at).attach(vf, vring),
+            Path::Direct => self.worker_of_vf(at).attach(vf, vring),
             Path::Mediated => self.hypervisor.attach(vf, vring),
         }
     }

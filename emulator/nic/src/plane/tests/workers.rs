@@ -249,10 +249,10 @@ fn a_switch_with_full_queues_between_workers_loses_and_reorders_nothing() {
     let mut bench = bench(3, 4, ENDLESS);
     bench.command("vf 0 set path mediated");
     // VF 1's worker waits for the port's; one frame has to wait in its ring, and more are behind it.
-    while !bench.adapter_of(1).is_parked(VfIndex(1)) {
+    while !bench.worker_of_vf(1).is_parked(VfIndex(1)) {
         bench.vms[1].send(BEYOND);
         let now = bench.now;
-        bench.adapter_of(1).poll(now);
+        bench.worker_of_vf(1).poll(now);
     }
     for _ in 0..20 {
         bench.vms[1].send(BEYOND);
@@ -264,7 +264,7 @@ fn a_switch_with_full_queues_between_workers_loses_and_reorders_nothing() {
         bench.vms[2].send(mac(0));
     }
     let now = bench.now;
-    while bench.adapter_of(2).poll(now) > 0 {}
+    while bench.worker_of_vf(2).poll(now) > 0 {}
     bench.command("vf 1 set path mediated");
     let left = bench.others.iter_mut().map(|other| other.drain(now));
     let left = left.sum::<usize>() + bench.worker.drain(now);
