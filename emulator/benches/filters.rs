@@ -1,5 +1,6 @@
 //! What a change of the NIC's filter table costs while it holds 8192 filters, alone and in batches of 100, published to a
-//! worker that judges frames meanwhile; and what a verdict costs that worker. `cargo bench -p vfnic --bench filters`.
+//! worker that judges frames meanwhile; what a verdict costs that worker; and what changes cost that come over the control
+//! socket. `cargo bench -p vfnic --bench filters`.
 
 // Helpers of benchmarks, as those of tests, may unwrap.
 #![allow(clippy::unwrap_used)]
@@ -15,7 +16,10 @@ use vf_model::{
     Command, FilterAction, FilterMatch, FilterPriority, FilterSpec, FlowEnd, FrameMeta, MacAddr,
     Nanos, Nic, NicConfig, Policy, Profile, Source, Transport, VfIndex,
 };
+use vfnic::config::{Config, Overrides};
+use vfnic::control::{Connection, NicCommand, Request, Response};
 use vfnic::plane::PolicyCell;
+use vfnic::server::Server;
 
 const MAC_BASE: MacAddr = MacAddr([2, 0, 0, 0, 0, 0]);
 const FILTERS: u32 = 8192;
@@ -145,6 +149,63 @@ fn changes(c: &mut Criterion) {
     }
 }
 
+/// Changes as a controller makes them: batches over the control socket of a running NIC, each answered before the next. The
+/// table is not quite full, as a batch adds before it deletes.
+fn socket(c: &mut Criterion) {
+    let dir = tempfile::tempdir().unwrap();
+    let config = Config::load(
+        None,
+        &Overrides {
+            socket_dir: Some(dir.path().to_owned()),
+            ..Overrides::default()
+        },
+    );
+    let (config, stop) = (config.unwrap(), Arc::new(AtomicBool::new(false)));
+    let (ctl, stopped) = (config.ctl_socket(), Arc::clone(&stop));
+    let (ready, started) = std::sync::mpsc::channel();
+    let server = std::thread::spawn(move || {
+        let mut server = Server::start(config).unwrap();
+        ready.send(()).unwrap();
+        while !stopped.load(Ordering::Relaxed) {
+            server.step(Some(Duration::from_millis(10))).unwrap();
+        }
+    });
+    started.recv().unwrap();
+    let mut connection = Connection::open(&ctl).unwrap();
+    let mut carry_out = |commands: &mut dyn Iterator<Item = Command>| {
+        let words = commands.map(|command| command.to_string());
+        let commands = words.map(|words| NicCommand {
+            nic: None,
+            words: words.split(' ').map(str::to_owned).collect(),
+        });
+        let batch = Request::Batch {
+            commands: commands.collect(),
+        };
+        match connection.ask(&batch).unwrap() {
+            Response::Done(_) => {}
+            other => panic!("{other:?}"),
+        }
+    };
+    let held = FILTERS - 1000;
+    carry_out(&mut (0..held).map(add));
+    let mut next = held;
+    let mut group = c.benchmark_group("8192 filters, over the control socket");
+    for batch in [1, BATCH, 1000] {
+        group.throughput(Throughput::Elements((2 * batch).into()));
+        group.bench_function(format!("changes in batches of {}", 2 * batch), |b| {
+            b.iter(|| {
+                let oldest = next - held;
+                let added = (next..next + batch).map(add);
+                carry_out(&mut added.chain((oldest..oldest + batch).map(delete)));
+                next += batch;
+            });
+        });
+    }
+    group.finish();
+    stop.store(true, Ordering::Relaxed);
+    server.join().unwrap();
+}
+
 /// What a round of a plane costs more for looking whether there is a new policy.
 fn looks(c: &mut Criterion) {
     let policies = full();
@@ -177,5 +238,5 @@ fn looks(c: &mut Criterion) {
     });
 }
 
-criterion_group!(benches, changes, looks);
+criterion_group!(benches, changes, socket, looks);
 criterion_main!(benches);

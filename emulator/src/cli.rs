@@ -67,7 +67,24 @@ pub enum Command {
         #[arg(required = true, num_args = 1.., trailing_var_arg = true)]
         words: Vec<String>,
     },
+    /// Carry out the commands of a file, a line each, all of them or none: also 'vfnic -batch FILE', as ip(8) has it
+    #[command(short_flag = 'b', long_flag = "batch", after_help = BATCH_HELP)]
+    Batch {
+        /// The file, or - for standard input
+        #[arg(value_name = "FILE")]
+        file: PathBuf,
+    },
 }
+
+const BATCH_HELP: &str = "\
+Each line is a vf, filter or link command without 'vfnic', and may begin with --nic NAME. What follows a # is a comment. If
+one is refused, the line and the reason are said, and nothing is changed.
+
+Example:
+  vfnic batch - <<END
+  vf 0 set trust on
+  filter add flow-type tcp4 dst-ip 10.0.0.1 dst-port 80 vf 1   # the web server
+  END";
 
 const VF_HELP: &str = "\
 Settings (several may follow one 'set'; all are applied or none):

@@ -6,10 +6,10 @@
 //! ```no_run
 //! use std::path::Path;
 //!
-//! use vfnic::ctl::{self, Request, Response};
+//! use vfnic::control::{ask, Request, Response};
 //!
 //! fn main() -> Result<(), Box<dyn std::error::Error>> {
-//!     let answer = ctl::ask(Path::new("/run/vfnic/ctl.sock"), &Request::Show)?;
+//!     let answer = ask(Path::new("/run/vfnic/ctl.sock"), &Request::Show)?;
 //!     if let Response::Show(show) = answer {
 //!         for nic in &show.nics {
 //!             println!("{}: {} VFs", nic.name, nic.vfs.len());
@@ -27,6 +27,6 @@ pub use vf_lab::{
     calendar, digest, embedded, experiment, linux, scenario, timetravel, virtual_hosts,
 };
 pub use vf_nic::{
-    clock, config, ctl, instance, log, panics, plane, queue, server, show, thread, tournament,
+    clock, config, control, instance, log, panics, plane, queue, server, thread, tournament,
     uplink, watch,
 };

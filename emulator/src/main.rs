@@ -2,11 +2,13 @@
 //! 2: the command or the configuration is wrong, and nothing has changed.
 #![forbid(unsafe_code)]
 
+mod batch;
 #[cfg(feature = "lab")]
 mod lab;
 #[cfg(feature = "lab")]
 mod progress;
 
+use std::ffi::OsString;
 use std::fs::File;
 use std::io::{IsTerminal, Read, Write};
 use std::os::fd::AsFd;
@@ -15,6 +17,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
+use batch::Batch;
 use clap::Parser;
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::layer::SubscriberExt;
@@ -24,11 +27,11 @@ use vf_model::VfIndex;
 use vfnic::cli::RunClock;
 use vfnic::cli::{self, Cli, ShowWhat};
 use vfnic::config::{Config, Overrides, default_socket_dir, temporary_socket_dir};
-use vfnic::ctl::{self, Request, Response};
+use vfnic::control::show::{self, WorkerCycles};
+use vfnic::control::{NicCommand, Request, Response, ask};
 use vfnic::log::{Log, RateLimit, complain};
 use vfnic::server::ready::{Ready, is_own_dir};
 use vfnic::server::{self, RunError, Server};
-use vfnic::show::{self, WorkerCycles};
 
 /// What ends the program other than success: one line, and whose fault it is.
 enum Failure {
@@ -50,7 +53,7 @@ fn refused(e: RunError) -> Failure {
 
 fn main() -> ExitCode {
     vfnic::panics::end_the_process();
-    let cli = match Cli::try_parse() {
+    let cli = match Cli::try_parse_from(arguments()) {
         Ok(cli) => cli,
         Err(error) => match misread(&error) {
             Some(line) => {
@@ -85,7 +88,7 @@ fn carry_out(cli: Cli) -> Result<(), Failure> {
     };
     if !asks {
         return Err(usage(
-            "--nic is for show, vf, filter and link, and --ctl for those and run",
+            "--nic is for show, vf, filter, link and batch, and --ctl for those and run",
         ));
     }
     match command {
@@ -98,7 +101,16 @@ fn carry_out(cli: Cli) -> Result<(), Failure> {
         cli::Command::Vf { words } => self::command(&running(ctl)?, nic, "vf", words),
         cli::Command::Filter { command } => filter(&running(ctl)?, nic, command),
         cli::Command::Link { words } => self::command(&running(ctl)?, nic, "link", words),
+        cli::Command::Batch { file } => carry_out_batch(ctl, nic.as_deref(), &file),
     }
+}
+
+/// The command line, in which `-batch` is one word, as it is to ip(8).
+fn arguments() -> impl Iterator<Item = OsString> {
+    std::env::args_os().map(|arg| match arg == "-batch" {
+        true => "--batch".into(),
+        false => arg,
+    })
 }
 
 /// The control socket of the vfnic that runs.
@@ -288,7 +300,7 @@ fn guests(server: &Server, ctl: &Path) -> String {
 }
 
 fn show_all(ctl: &Path, nic: Option<&str>, args: &cli::ShowAll) -> Result<(), Failure> {
-    let mut response = ctl::ask(ctl, &Request::Show).map_err(failed)?;
+    let mut response = ask(ctl, &Request::Show).map_err(failed)?;
     if let (Response::Show(show), Some(nic)) = (&mut response, nic) {
         let names: Vec<_> = show.nics.iter().map(|nic| nic.name.clone()).collect();
         show.nics.retain(|shown| shown.name == nic);
@@ -334,7 +346,7 @@ fn filter(ctl: &Path, nic: Option<String>, filter: cli::Filter) -> Result<(), Fa
 }
 
 fn show_filters(ctl: &Path, nic: Option<String>, args: &cli::Show) -> Result<(), Failure> {
-    match ctl::ask(ctl, &Request::Filters { nic }).map_err(failed)? {
+    match ask(ctl, &Request::Filters { nic }).map_err(failed)? {
         Response::Filters(filters) if args.json => {
             let filters: Vec<_> = filters.iter().map(|f| show::words_to_json(f)).collect();
             let json = serde_json::to_string_pretty(&filters).map_err(failed)?;
@@ -354,7 +366,13 @@ fn command(ctl: &Path, nic: Option<String>, first: &str, rest: Vec<String>) -> R
     words.extend(rest);
     // What can be known to be wrong without asking is said without a running emulator.
     vf_model::Command::parse(&words).map_err(usage)?;
-    match ctl::ask(ctl, &Request::Command { nic, words }).map_err(failed)? {
+    let answer = ask(ctl, &Request::Command(NicCommand { nic, words }));
+    done(answer.map_err(failed)?)
+}
+
+/// Says what is worth knowing of what has been done, or why it has not been.
+fn done(answer: Response) -> Result<(), Failure> {
+    match answer {
         Response::Refused(why) => Err(usage(why)),
         Response::Done(notes) => {
             for note in notes {
@@ -363,6 +381,26 @@ fn command(ctl: &Path, nic: Option<String>, first: &str, rest: Vec<String>) -> R
             Ok(())
         }
         _ => Err(failed("the answer is not to this question")),
+    }
+}
+
+fn carry_out_batch(ctl: Option<PathBuf>, nic: Option<&str>, file: &Path) -> Result<(), Failure> {
+    let name = file.display();
+    let text = batch::read(file).map_err(|error| usage(format!("{name}: {error}")))?;
+    let batch = Batch::parse(&text, nic);
+    let Batch { commands, lines } =
+        batch.map_err(|(line, why)| usage(format!("{name}:{line}: {why}")))?;
+    if commands.is_empty() {
+        return Ok(());
+    }
+    match ask(&running(ctl)?, &Request::Batch { commands }).map_err(failed)? {
+        Response::RefusedAt { at, words, why } => {
+            let (line, words) = (lines.get(at).copied().unwrap_or_default(), words.join(" "));
+            Err(usage(format!(
+                "{name}:{line}: {words}: {why} (no line of it is in force)"
+            )))
+        }
+        answer => done(answer),
     }
 }
 

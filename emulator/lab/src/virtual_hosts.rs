@@ -6,7 +6,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::rc::Rc;
 
-use vf_model::{Command, CostModel, Nanos, Path, Refusal, VfIndex};
+use vf_model::{Command, CostModel, Nanos, Path, Policy, Refusal, VfIndex};
 use vf_nic::clock::Clock;
 use vf_nic::config::{NicSettings, WireSettings};
 use vf_nic::instance::{NicInstance, Planes};
@@ -218,9 +218,15 @@ impl VirtualHosts {
     /// # Errors
     /// The model's refusal; nothing has changed then.
     pub fn apply(&mut self, h: usize, command: &Command) -> Result<Vec<String>, Refusal> {
-        let notes = self.seats[h].host.borrow_mut().apply(command)?;
+        let policy = self.seats[h].host.borrow().policy().with(command)?;
+        Ok(self.set_policy(h, policy))
+    }
+
+    /// Puts a policy in force that has been made of the one that is, as [`VirtualHosts::apply`] does.
+    pub fn set_policy(&mut self, h: usize, policy: Policy) -> Vec<String> {
+        let notes = self.seats[h].host.borrow_mut().set_policy(policy);
         self.wake_host(h);
-        Ok(notes)
+        notes
     }
 
     /// Something about a host has changed otherwise than by itself: it looks at everything as soon as it is its turn.

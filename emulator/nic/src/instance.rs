@@ -4,8 +4,8 @@
 use std::sync::Arc;
 
 use vf_model::{
-    Command, DropReason, FilterAction, MacAddr, NicConfig, Path, Policy, Refusal, Refused,
-    RxFilter, VfIndex, VfRequest, VfSetting,
+    Command, DropReason, FilterAction, MacAddr, NicConfig, Path, Policy, Refusal, RxFilter,
+    VfIndex, VfRequest, VfSetting,
 };
 use vf_vhost::control::{self, Coalescing};
 use vf_vhost::endpoint::{Device, DeviceConfig, Endpoint, SessionEvent};
@@ -240,22 +240,10 @@ impl NicInstance {
         Some(serve(endpoint.as_mut()?, &mut device))
     }
 
-    /// Applies an administrator's command while traffic runs, and says in a line each what guests cannot be shown of it.
-    ///
-    /// # Errors
-    /// The policy's refusal; nothing has changed then.
-    pub fn apply(&mut self, command: &Command) -> Result<Vec<String>, Refusal> {
-        let all = self.apply_all(std::slice::from_ref(command));
-        all.map_err(|refused| refused.why)
-    }
-
-    /// Applies several, one after the other: all of them or none. No plane stops for it unless a VF's path changes.
-    ///
-    /// # Errors
-    /// The first that is refused; nothing has changed then.
-    pub fn apply_all(&mut self, commands: &[Command]) -> Result<Vec<String>, Refused> {
+    /// Puts a policy in force that has been made of the one that is, while traffic runs, and says in a line each what guests
+    /// cannot be shown of it. No plane stops for it unless a VF's path changes.
+    pub fn set_policy(&mut self, policy: Policy) -> Vec<String> {
         let before = self.policies.load();
-        let policy = before.with_all(commands)?;
         if policy.mediated() == before.mediated() {
             publish(&self.policies, policy, &self.workers, &self.hypervisor);
         } else {
@@ -265,7 +253,7 @@ impl NicInstance {
             plane::switch_paths(now, &mut workers, &mut hypervisor, &self.policies, policy);
         }
         self.note_paths();
-        Ok(self.show_guests(&before))
+        self.show_guests(&before)
     }
 
     /// Shows guests what has changed since `before` of what they can read of their VFs; a line for each that cannot be shown.
@@ -295,7 +283,8 @@ impl NicInstance {
                     "; its frames are dropped and counted"
                 };
                 notes.push(format!(
-                    "{vf}: the front end takes no configuration from a back end, so the guest's carrier stays as it is{frames}"
+                    "{} {vf}: the front end takes no configuration from a back end, so the guest's carrier stays as it is{frames}",
+                    self.settings.name
                 ));
             }
         }

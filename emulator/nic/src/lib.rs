@@ -4,7 +4,7 @@
 //!
 //! - [`config`]: what a user can say about NICs, VFs and wires
 //! - [`server`]: all sockets on one thread
-//! - [`ctl`]: the control socket's protocol, and [`show`] what it tells
+//! - [`control`]: the control socket, its protocol, and what is done about requests
 //! - [`instance`]: a NIC with its hypervisor and its VFs' sockets
 //! - [`plane`]: what moves frames, the direct and the mediated path
 //! - [`uplink`]: what is plugged into a NIC's port
@@ -42,7 +42,7 @@
 
 pub mod clock;
 pub mod config;
-pub mod ctl;
+pub mod control;
 mod ctrl_queue;
 pub mod instance;
 pub mod log;
@@ -50,7 +50,6 @@ pub mod panics;
 pub mod plane;
 pub mod queue;
 pub mod server;
-pub mod show;
 pub mod thread;
 pub mod tournament;
 pub mod uplink;

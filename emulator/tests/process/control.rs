@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Resource, Rlimit, prlimit};
-use vfnic::ctl::{self, Request, Response};
+use vfnic::control::{NicCommand, Request, Response, ask};
 
 use crate::emulator::{Emulator, wait_for};
 use crate::port::{Port, pass};
@@ -17,17 +17,18 @@ use crate::port::{Port, pass};
 #[track_caller]
 pub(crate) fn command(emulator: &Emulator, text: &str) {
     let mut words = text.split_whitespace().map(str::to_owned);
-    let request = Request::Command {
+    let request = Request::Command(NicCommand {
         nic: words.next(),
         words: words.collect(),
-    };
-    match ctl::ask(&emulator.ctl(), &request) {
+    });
+    match ask(&emulator.ctl(), &request) {
         Ok(Response::Done(_)) => {}
         other => panic!("{text}: {other:?}"),
     }
 }
 
-fn client(emulator: &Emulator) -> UnixStream {
+/// A connection that says nothing of itself.
+pub(crate) fn client(emulator: &Emulator) -> UnixStream {
     let stream = UnixStream::connect(emulator.ctl()).unwrap();
     stream
         .set_read_timeout(Some(Duration::from_secs(20)))
@@ -123,7 +124,7 @@ fn clients_that_come_and_go_leave_nothing_behind() {
         dir.count()
     };
     wait_for("the last of them is gone", || {
-        let answer = ctl::ask(&emulator.ctl(), &Request::Show);
+        let answer = ask(&emulator.ctl(), &Request::Show);
         (answer.is_ok() && fds() < 40).then_some(())
     });
 }

@@ -6,8 +6,8 @@ use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
-use vfnic::ctl::{self, Request, Response};
-use vfnic::show::{Show, ShowCounters, ShowVf};
+use vfnic::control::show::{Show, ShowCounters, ShowVf};
+use vfnic::control::{Request, Response, ask};
 
 /// How long anything that must happen may take, on a machine that is busy with other tests.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(30);
@@ -59,10 +59,25 @@ impl Emulator {
 
     /// `vfnic run --config` with this text as the file.
     pub(crate) fn with_config(text: &str) -> Emulator {
+        Emulator::with_config_and(text, |_| Vec::new())
+    }
+
+    /// The same on the virtual clock, waiting for a guest that does not come.
+    #[cfg(feature = "lab")]
+    pub(crate) fn on_virtual_clock(text: &str) -> Emulator {
+        Emulator::with_config_and(text, |dir| {
+            let clock = ["--clock", "virtual", "--guests", "1", "--calendar"].map(str::to_owned);
+            let calendar = dir.join("calendar").display().to_string();
+            clock.into_iter().chain([calendar]).collect()
+        })
+    }
+
+    fn with_config_and(text: &str, args: impl FnOnce(&Path) -> Vec<String>) -> Emulator {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("nic.toml");
         fs::write(&file, text).unwrap();
-        let args = vec!["--config".to_owned(), file.display().to_string()];
+        let file = ["--config".to_owned(), file.display().to_string()];
+        let args: Vec<String> = file.into_iter().chain(args(dir.path())).collect();
         let child = spawn(dir.path(), &args);
         let emulator = Emulator { dir, args, child };
         emulator.wait_until_it_answers();
@@ -70,9 +85,7 @@ impl Emulator {
     }
 
     fn wait_until_it_answers(&self) {
-        wait_for("vfnic answers", || {
-            ctl::ask(&self.ctl(), &Request::Show).ok()
-        });
+        wait_for("vfnic answers", || ask(&self.ctl(), &Request::Show).ok());
     }
 
     /// SIGKILL.
@@ -132,7 +145,7 @@ impl Emulator {
 
     /// One VF of what `vfnic show` says, asked for over the socket.
     pub(crate) fn vf(&self, nic: usize, vf: usize) -> ShowVf {
-        match ctl::ask(&self.ctl(), &Request::Show).unwrap() {
+        match ask(&self.ctl(), &Request::Show).unwrap() {
             Response::Show(show) => show.nics[nic].vfs[vf].clone(),
             other => panic!("{other:?}"),
         }

@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
-use vfnic::ctl::{self, Request, Response};
-use vfnic::show::ShowLog;
+use vfnic::control::show::ShowLog;
+use vfnic::control::{Request, Response, ask};
 
 use crate::emulator::{Emulator, wait_for};
 use crate::port::{Port, pass};
@@ -36,7 +36,7 @@ impl Run {
             .unwrap();
         let run = Run { dir, child };
         wait_for("vfnic answers", || {
-            ctl::ask(&run.path("ctl.sock"), &Request::Show).ok()
+            ask(&run.path("ctl.sock"), &Request::Show).ok()
         });
         run
     }
@@ -48,7 +48,7 @@ impl Run {
     fn log(&self) -> ShowLog {
         // While hundreds of front ends come and go on a busy machine, one answer may take long.
         wait_for("an answer", || {
-            match ctl::ask(&self.path("ctl.sock"), &Request::Show).ok()? {
+            match ask(&self.path("ctl.sock"), &Request::Show).ok()? {
                 Response::Show(show) => Some(show.log),
                 other => panic!("{other:?}"),
             }

@@ -4,6 +4,7 @@
 // All of it is test code; what is not a `#[test]` itself only serves one.
 #![allow(clippy::unwrap_used)]
 
+mod batch;
 mod blocking;
 mod commands;
 mod control;
@@ -14,6 +15,7 @@ mod idle;
 mod logging;
 mod policy;
 mod port;
+mod protocol;
 mod ready;
 mod restart;
 #[cfg(feature = "lab")]

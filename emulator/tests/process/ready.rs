@@ -8,7 +8,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
-use vfnic::ctl::{self, Request};
+use vfnic::control::{Request, ask};
 
 use crate::emulator::{DEADLINE, Emulator, vfnic, wait_for};
 
@@ -51,7 +51,7 @@ fn everything_listens(dir: &Path) {
     for vf in 0..20 {
         UnixStream::connect(dir.join(format!("vf{vf}.sock"))).unwrap();
     }
-    ctl::ask(&dir.join("ctl.sock"), &Request::Show).unwrap();
+    ask(&dir.join("ctl.sock"), &Request::Show).unwrap();
 }
 
 #[test]
@@ -164,7 +164,7 @@ fn the_control_socket_is_where_it_was_asked_for() {
     let run = Run::start(&emulator, |command| {
         command.arg("--ctl").arg(&ctl);
     });
-    wait_for("it answers there", || ctl::ask(&ctl, &Request::Show).ok());
+    wait_for("it answers there", || ask(&ctl, &Request::Show).ok());
     assert!(!emulator.join("ctl.sock").exists());
     drop(run);
 }
@@ -190,7 +190,7 @@ fn a_closed_terminal_is_the_end_but_not_under_nohup() {
     run.signal(Signal::HUP);
     std::thread::sleep(Duration::from_millis(100));
     assert_eq!(run.0.try_wait().unwrap(), None);
-    ctl::ask(&dir.path().join("ctl.sock"), &Request::Show).unwrap();
+    ask(&dir.path().join("ctl.sock"), &Request::Show).unwrap();
     run.signal(Signal::TERM);
     run.ends_well();
 }

@@ -10,7 +10,7 @@ use std::process::{Child, Command, Stdio};
 
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use tempfile::TempDir;
-use vfnic::ctl::{self, Request};
+use vfnic::control::{Request, ask};
 
 use crate::emulator::{Emulator, wait_for};
 
@@ -200,7 +200,7 @@ fn of_two_starts_at_once_one_runs_and_can_be_reached() {
         wait_for("the other answers", || {
             let survivor = &mut starts[1 - loser].0;
             assert_eq!(survivor.try_wait().unwrap(), None, "both have given up");
-            ctl::ask(&ctl, &Request::Show).ok()
+            ask(&ctl, &Request::Show).ok()
         });
         for name in ["vf0.sock", "vf1.sock"] {
             UnixStream::connect(dir.path().join(name)).unwrap();

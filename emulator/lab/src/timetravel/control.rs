@@ -1,15 +1,17 @@
 //! The control socket on the virtual clock: the same words as on the wall clock. Clients are looked after now and then, in
 //! wall time, between two turns; what they ask for happens at the virtual time that it is then.
 
+use std::ops::Deref;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use mio::{Events, Poll};
-use vf_model::Command;
-use vf_nic::ctl::{Request, Response};
-use vf_nic::server::clients::Clients;
-use vf_nic::server::nic_named;
-use vf_nic::server::observe::Observer;
+use vf_model::Nanos;
+use vf_nic::control::clients::Clients;
+use vf_nic::control::{Change, Dispatcher, Nics, Response};
+use vf_nic::instance::NicInstance;
+use vf_nic::server::RunError;
+use vf_vhost::listener::Listener;
 
 use super::error::{SimulationError, system};
 use super::simulation::Simulation;
@@ -22,7 +24,7 @@ pub(super) struct Control {
     poll: Poll,
     events: Events,
     clients: Clients,
-    observer: Observer,
+    dispatcher: Dispatcher,
     due: Instant,
 }
 
@@ -30,11 +32,13 @@ impl Control {
     /// Listens at `path`.
     pub(super) fn listen(path: &Path) -> Result<Control, SimulationError> {
         let poll = Poll::new().map_err(system("epoll"))?;
+        let listener = Listener::bind(path).map_err(RunError::Ctl)?;
+        let clients = Clients::new(listener, poll.registry(), 0..1 << 16);
         Ok(Control {
-            clients: Clients::listen(path, poll.registry(), 0..1 << 16)?,
+            clients: clients.map_err(system("epoll"))?,
             poll,
             events: Events::with_capacity(64),
-            observer: Observer::default(),
+            dispatcher: Dispatcher::default(),
             due: Instant::now(),
         })
     }
@@ -53,7 +57,7 @@ impl Simulation {
             poll,
             events,
             clients,
-            observer,
+            dispatcher,
             ..
         } = &mut control;
         // Whatever fails here fails the next time, too, and harms nobody but clients.
@@ -61,7 +65,7 @@ impl Simulation {
         clients.retry(poll.registry());
         for event in &*events {
             clients.serve(event.token(), poll.registry(), |request| {
-                self.answer(observer, request).unwrap_or_else(|error| {
+                dispatcher.answer(self, request).unwrap_or_else(|error| {
                     let why = error.to_string();
                     outcome = Err(error);
                     Response::Refused(why)
@@ -79,35 +83,21 @@ impl Simulation {
             self.world.skip_to(next.min(self.until));
         }
     }
+}
 
-    fn answer(
-        &mut self,
-        observer: &mut Observer,
-        request: Request,
-    ) -> Result<Response, SimulationError> {
-        let hosts = || self.world.hosts().map(|host| host.borrow());
-        let named = |nic: Option<&str>| nic_named(hosts().map(|h| h.settings.name.clone()), nic);
-        Ok(match request {
-            Request::Show => {
-                let show = observer.show(self.world.now(), hosts());
-                Response::Show(Box::new(show))
-            }
-            Request::Filters { nic } => match named(nic.as_deref()) {
-                Ok(h) => Response::Filters(self.world.host(h).borrow().filters()),
-                Err(why) => Response::Refused(why),
-            },
-            Request::Command { nic, words } => {
-                let command = Command::parse(&words).map_err(|refusal| refusal.to_string());
-                let command = named(nic.as_deref()).and_then(|h| Ok((h, command?)));
-                self.meet();
-                match command {
-                    Ok((h, command)) => match self.apply(h, &command)? {
-                        Ok(notes) => Response::Done(notes),
-                        Err(refusal) => Response::Refused(refusal.to_string()),
-                    },
-                    Err(why) => Response::Refused(why),
-                }
-            }
-        })
+impl Nics for Simulation {
+    type Error = SimulationError;
+
+    fn now(&self) -> Nanos {
+        self.world.now()
+    }
+
+    fn nics(&self) -> impl Iterator<Item = impl Deref<Target = NicInstance>> {
+        self.world.hosts().map(|host| host.borrow())
+    }
+
+    fn change(&mut self, changes: Vec<Change>) -> Result<Vec<String>, SimulationError> {
+        self.meet();
+        self.put_in_force(changes)
     }
 }

@@ -11,8 +11,9 @@ use std::process::Child;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use vf_model::{Command, Nanos, Refusal, VfIndex};
+use vf_model::{Command, Nanos, VfIndex};
 use vf_nic::config::{Config, HypervisorCpu, SocketRole};
+use vf_nic::control::Change;
 use vf_nic::instance::NicInstance;
 use vf_nic::server::ready::make_socket_dir;
 use vf_nic::watch::{Detail, Direction};
@@ -413,39 +414,49 @@ impl Simulation {
 
     /// Carries out a command whose time has come.
     fn command(&mut self, h: usize, command: &Command) -> Result<(), SimulationError> {
-        if let Err(refusal) = self.apply(h, command)? {
-            let nic = self.world.host(h).borrow().settings.name.clone();
-            self.blame(format!("{nic}: {command}: {refusal}"));
+        let policy = self.world.host(h).borrow().policy().with(command);
+        match policy {
+            Ok(policy) => {
+                let change = Change {
+                    nic: h,
+                    policy,
+                    said: command.to_string(),
+                };
+                self.put_in_force(vec![change])?;
+            }
+            Err(refusal) => {
+                let nic = self.world.host(h).borrow().settings.name.clone();
+                self.blame(format!("{nic}: {command}: {refusal}"));
+            }
         }
         Ok(())
     }
 
-    /// Applies a command now, and waits until all guests that it concerns have taken note.
-    pub(super) fn apply(
+    /// Puts policies in force now, and waits until all guests that they concern have taken note.
+    pub(super) fn put_in_force(
         &mut self,
-        h: usize,
-        command: &Command,
-    ) -> Result<Result<Vec<String>, Refusal>, SimulationError> {
+        changes: Vec<Change>,
+    ) -> Result<Vec<String>, SimulationError> {
         let now = self.world.now();
         self.schedule.stop(now);
-        let notes = match self.world.apply(h, command) {
-            Ok(notes) => notes,
-            Err(refusal) => return Ok(Err(refusal)),
-        };
-        let vfs = {
-            let host = self.world.host(h).borrow();
-            let nic = &host.settings.name;
-            tracing::info!("{nic}: {command}, at {now} of virtual time");
-            for note in &notes {
-                tracing::info!("{nic}: {note}");
+        let nics: Vec<usize> = changes.iter().map(|change| change.nic).collect();
+        let mut notes = Vec::new();
+        for Change { nic, policy, said } in changes {
+            notes.extend(self.world.set_policy(nic, policy));
+            let name = &self.world.host(nic).borrow().settings.name;
+            tracing::info!("{name}: {said}, at {now} of virtual time");
+        }
+        for note in &notes {
+            tracing::info!("{note}");
+        }
+        for h in nics {
+            let vfs = self.world.host(h).borrow().vfs.len();
+            for vf in (0..vfs).map(VfIndex::from) {
+                self.await_reply(h, vf)?;
             }
-            host.vfs.len()
-        };
-        for vf in (0..vfs).map(VfIndex::from) {
-            self.await_reply(h, vf)?;
         }
         self.hear_wishes();
-        Ok(Ok(notes))
+        Ok(notes)
     }
 
     fn endpoint(&self, h: usize, vf: VfIndex, ask: impl FnOnce(&mut Endpoint) -> bool) -> bool {

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use tempfile::TempDir;
 use vf_model::{Command, Nanos};
 use vf_nic::config::{Config, Overrides};
-use vf_nic::ctl::{self, Request, Response};
+use vf_nic::control::{NicCommand, Request, Response, ask};
 
 use super::message::{LEN, Message, Op};
 use super::{Settings, Simulation, SimulationError, Summary};
@@ -455,9 +455,11 @@ fn the_control_socket_speaks_of_virtual_time() {
         }
     });
     let client = std::thread::spawn(move || {
-        let command = |words: &str| Request::Command {
-            nic: None,
-            words: words.split(' ').map(str::to_owned).collect(),
+        let command = |words: &str| {
+            Request::Command(NicCommand {
+                nic: None,
+                words: words.split(' ').map(str::to_owned).collect(),
+            })
         };
         let mut answers = Vec::new();
         for words in [
@@ -465,13 +467,13 @@ fn the_control_socket_speaks_of_virtual_time() {
             "link set down",
             "vf 7 set trust on",
         ] {
-            answers.push(match ctl::ask(&ctl, &command(words)).unwrap() {
+            answers.push(match ask(&ctl, &command(words)).unwrap() {
                 Response::Done(notes) => notes.join(" "),
                 Response::Refused(why) => why,
                 other => panic!("{other:?}"),
             });
         }
-        let Response::Show(show) = ctl::ask(&ctl, &Request::Show).unwrap() else {
+        let Response::Show(show) = ask(&ctl, &Request::Show).unwrap() else {
             panic!("no counters");
         };
         over.store(true, Ordering::SeqCst);

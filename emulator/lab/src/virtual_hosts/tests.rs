@@ -8,7 +8,7 @@ use vf_guest::frontend::Frontend;
 use vf_guest::net::{NetConfig, NetDevice, NetHeader, Notify, RxFrame};
 use vf_model::{Judge, LinkConfig, MacAddr, Profile, VfSetting};
 use vf_nic::config::{Offloads, PolicySettings, SocketRole, VfSettings};
-use vf_nic::server::observe::Observer;
+use vf_nic::control::Observer;
 use vf_nic::watch::{Direction, Port, Seen};
 use vf_vhost::endpoint::Endpoint;
 

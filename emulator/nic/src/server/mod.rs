@@ -1,11 +1,11 @@
 //! `vfnic run`: builds the hosts, serves every VF's socket and the control socket from one thread, and stops cleanly.
 //! Moves no frame itself.
 
-pub mod clients;
-pub mod observe;
 pub mod ready;
 
+use std::convert::Infallible;
 use std::io;
+use std::ops::Deref;
 use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
@@ -15,20 +15,19 @@ use crossbeam_channel::{Receiver, Sender, unbounded};
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token, Waker};
 use rustix::process::{Resource, Rlimit};
-use vf_model::{Command, LinkConfig, Nanos, Refusal, VfIndex};
+use vf_model::{LinkConfig, Nanos, Refusal, VfIndex};
 use vf_vhost::endpoint::BindError;
 use vf_vhost::endpoint::Endpoint;
+use vf_vhost::listener::Listener;
 
 use crate::clock::Clock;
 use crate::config::{Config, HypervisorCpu, NicSettings, SocketRole};
-use crate::ctl::{Request, Response};
+use crate::control::clients::Clients;
+use crate::control::{Change, Dispatcher, Nics};
 use crate::instance::{NicInstance, Planes};
 use crate::queue::{Doorbell, Pool};
 use crate::thread::{DataThread, Polling, RingBroken};
 use crate::uplink::{Tap, Uplink, WireEnd};
-
-use clients::Clients;
-use observe::Observer;
 
 const WAKE: Token = Token(0);
 const SIGNAL: Token = Token(1);
@@ -129,7 +128,7 @@ pub struct Server {
     poll: Poll,
     hosts: Vec<NicInstance>,
     clients: Clients,
-    observer: Observer,
+    dispatcher: Dispatcher,
     broken: Receiver<(usize, RingBroken)>,
     signals: Option<UnixStream>,
     epoch: Instant,
@@ -152,12 +151,13 @@ impl Server {
             listen(h, host, poll.registry())?;
         }
         // Last of all: who can ask is answered, and finds every VF's socket.
-        let clients = Clients::listen(&config.ctl_socket(), poll.registry(), CTL)?;
+        let listener = Listener::bind(&config.ctl_socket()).map_err(RunError::Ctl)?;
+        let clients = Clients::new(listener, poll.registry(), CTL).map_err(system("epoll"))?;
         Ok(Server {
             poll,
             hosts,
             clients,
-            observer: Observer::default(),
+            dispatcher: Dispatcher::default(),
             broken,
             signals: None,
             epoch,
@@ -232,12 +232,14 @@ impl Server {
                     let Server {
                         clients,
                         hosts,
-                        observer,
+                        dispatcher,
                         poll,
                         ..
                     } = self;
+                    let mut nics = OnWallClock { now, hosts };
                     clients.serve(Token(t), poll.registry(), |request| {
-                        answer(now, hosts, observer, request)
+                        let Ok(response) = dispatcher.answer(&mut nics, request);
+                        response
                     });
                 }
                 Token(t) => {
@@ -330,64 +332,34 @@ impl Reporter {
     }
 }
 
-/// Carries out a request; nothing has changed if it is refused.
-fn answer(
+/// The NICs as requests find them: planes go on by themselves, and take a new policy when they see it.
+struct OnWallClock<'a> {
     now: Nanos,
-    hosts: &mut [NicInstance],
-    observer: &mut Observer,
-    request: Request,
-) -> Response {
-    match request {
-        Request::Show => Response::Show(Box::new(observer.show(now, hosts.iter()))),
-        Request::Filters { nic } => match host_named(hosts, nic.as_deref()) {
-            Ok(host) => Response::Filters(host.filters()),
-            Err(why) => Response::Refused(why),
-        },
-        Request::Command { nic, words } => match command(hosts, nic.as_deref(), &words) {
-            Ok(notes) => Response::Done(notes),
-            Err(why) => Response::Refused(why),
-        },
-    }
-}
-
-fn host_named<'a>(
     hosts: &'a mut [NicInstance],
-    nic: Option<&str>,
-) -> Result<&'a mut NicInstance, String> {
-    let h = nic_named(hosts.iter().map(|h| h.settings.name.clone()), nic)?;
-    Ok(&mut hosts[h])
 }
 
-/// The index of the NIC that is meant.
-///
-/// # Errors
-/// What is wrong with the name, for the user.
-pub fn nic_named(names: impl Iterator<Item = String>, nic: Option<&str>) -> Result<usize, String> {
-    let names: Vec<String> = names.collect();
-    match nic {
-        None if names.len() == 1 => Ok(0),
-        None => Err(format!(
-            "which NIC? say --nic with one of: {}",
-            names.join(", ")
-        )),
-        Some(nic) => names
-            .iter()
-            .position(|name| name == nic)
-            .ok_or_else(|| format!("no NIC '{nic}': there is {}", names.join(", "))),
+impl Nics for OnWallClock<'_> {
+    type Error = Infallible;
+
+    fn now(&self) -> Nanos {
+        self.now
     }
-}
 
-fn command(
-    hosts: &mut [NicInstance],
-    nic: Option<&str>,
-    words: &[String],
-) -> Result<Vec<String>, String> {
-    let host = host_named(hosts, nic)?;
-    let command = Command::parse(words).map_err(|e| e.to_string())?;
-    let notes = host.apply(&command).map_err(|e| e.to_string())?;
-    let device = host.settings.name.as_str();
-    tracing::info!(device, "{command}");
-    Ok(notes)
+    fn nics(&self) -> impl Iterator<Item = impl Deref<Target = NicInstance>> {
+        self.hosts.iter()
+    }
+
+    fn change(&mut self, changes: Vec<Change>) -> Result<Vec<String>, Infallible> {
+        let mut notes = Vec::new();
+        for Change { nic, policy, said } in changes {
+            if let Some(host) = self.hosts.get_mut(nic) {
+                notes.extend(host.set_policy(policy));
+                let device = host.settings.name.as_str();
+                tracing::info!(device, "{said}");
+            }
+        }
+        Ok(notes)
+    }
 }
 
 /// The data-plane threads before they run, and which of them each worker of each NIC is on.

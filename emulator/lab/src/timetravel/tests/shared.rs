@@ -226,7 +226,7 @@ fn a_client_is_served_at_a_time_that_no_guest_has_passed() {
         });
         let client = std::thread::spawn(move || {
             let words = ["link", "set", "down"].map(str::to_owned).to_vec();
-            ctl::ask(&ctl, &Request::Command { nic: None, words })
+            ask(&ctl, &Request::Command(NicCommand { nic: None, words }))
         });
         let mut now = 0;
         while !interrupt.is_finished() {

@@ -5,7 +5,6 @@ use std::collections::BTreeMap;
 use std::io::{self, Read, Write};
 use std::ops::Range;
 use std::os::fd::AsRawFd;
-use std::path::Path;
 use std::time::{Duration, Instant};
 
 use mio::net::UnixStream;
@@ -13,8 +12,7 @@ use mio::unix::SourceFd;
 use mio::{Interest, Registry, Token};
 use vf_vhost::listener::Listener;
 
-use super::{RunError, system};
-use crate::ctl::{MAX_LINE, Request, Response};
+use super::protocol::{MAX_LINE, Request, Response};
 
 /// Clients at a time. One more takes the place of the one that has been quiet for longest.
 const MAX_CLIENTS: usize = 64;
@@ -38,6 +36,8 @@ pub struct Clients {
 struct Client {
     stream: UnixStream,
     input: Vec<u8>,
+    /// How much of `input` is known to have no end of a line.
+    searched: usize,
     output: Vec<u8>,
     finished: bool,
     /// When it last had something to say.
@@ -56,20 +56,17 @@ enum Left {
 }
 
 impl Clients {
-    /// Listens at `path`; the first of `tokens` is the listener's.
+    /// Has `registry` tell of whoever connects to `listener`, by the first of `tokens`, and of clients by the others.
     ///
     /// # Errors
-    /// [`RunError`]: the socket cannot be made.
-    pub fn listen(
-        path: &Path,
+    /// The system's.
+    pub fn new(
+        listener: Listener,
         registry: &Registry,
         tokens: Range<usize>,
-    ) -> Result<Clients, RunError> {
-        let listener = Listener::bind(path).map_err(RunError::Ctl)?;
+    ) -> io::Result<Clients> {
         let fd = listener.as_raw_fd();
-        registry
-            .register(&mut SourceFd(&fd), Token(tokens.start), Interest::READABLE)
-            .map_err(system("epoll"))?;
+        registry.register(&mut SourceFd(&fd), Token(tokens.start), Interest::READABLE)?;
         Ok(Clients {
             listener,
             next_token: tokens.start + 1,
@@ -162,6 +159,7 @@ impl Clients {
                     Client {
                         stream,
                         input: Vec::new(),
+                        searched: 0,
                         output: Vec::new(),
                         finished: false,
                         heard: Instant::now(),
@@ -175,7 +173,7 @@ impl Clients {
 impl Client {
     /// Reads no further while an answer waits to be read: a client that does not read costs one answer, not all of them.
     fn serve(&mut self, answer: &mut impl FnMut(Request) -> Response) -> io::Result<Left> {
-        let mut chunk = [0; 4096];
+        let mut chunk = [0; 16 << 10];
         let started = Instant::now();
         loop {
             while !self.output.is_empty() {
@@ -186,19 +184,19 @@ impl Client {
                     Err(e) => return Err(e),
                 }
             }
-            if let Some(end) = self.input.iter().position(|b| *b == b'\n') {
+            let mut unsearched = self.input[self.searched..].iter();
+            if let Some(end) = unsearched.position(|b| *b == b'\n') {
                 if started.elapsed() >= TURN {
                     return Ok(Left::More);
                 }
-                let line: Vec<u8> = self.input.drain(..=end).collect();
-                let response = match serde_json::from_slice(&line) {
-                    Ok(request) => answer(request),
-                    Err(e) => Response::Refused(format!("not a request: {e}")),
-                };
+                let line: Vec<u8> = self.input.drain(..=self.searched + end).collect();
+                self.searched = 0;
+                let response = Request::parse(&line).map_or_else(Response::Refused, &mut *answer);
                 serde_json::to_writer(&mut self.output, &response)?;
                 self.output.push(b'\n');
                 continue;
             }
+            self.searched = self.input.len();
             if self.finished {
                 return Ok(Left::Over);
             }

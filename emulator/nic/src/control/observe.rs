@@ -5,12 +5,12 @@ use std::ops::Deref;
 
 use vf_model::{Counters, Nanos, RxFilter, VfIndex, VfPolicy};
 
-use crate::instance::NicInstance;
-use crate::plane::PairTraffic;
-use crate::show::{
+use super::show::{
     Show, ShowBridge, ShowCounters, ShowCpu, ShowLink, ShowLog, ShowNic, ShowQueue, ShowRss,
     ShowVf, ShowWorker,
 };
+use crate::instance::NicInstance;
+use crate::plane::PairTraffic;
 use crate::thread::{Load, PlaneHandle};
 
 /// Remembers the reading before, to say what happened since.

@@ -1,0 +1,182 @@
+//! Carries out requests, for either clock. Decides what is refused and what changes; when and how a new policy gets to planes
+//! and guests is for whoever owns the NICs.
+
+use std::collections::BTreeMap;
+use std::ops::Deref;
+
+use vf_model::{Command, Nanos, Policy, Refused};
+
+use super::observe::Observer;
+use super::protocol::{NicCommand, PROTOCOL, Request, Response};
+use crate::instance::NicInstance;
+
+/// The NICs that requests are about, on whichever clock.
+pub trait Nics {
+    /// Why the owner cannot go on. What is refused is none.
+    type Error;
+
+    /// The time.
+    fn now(&self) -> Nanos;
+
+    /// All NICs, always in the same order.
+    fn nics(&self) -> impl Iterator<Item = impl Deref<Target = NicInstance>>;
+
+    /// Puts new policies in force, none of which can be refused any more, and says in a line each what guests cannot be shown
+    /// of them.
+    ///
+    /// # Errors
+    /// The owner's, when it cannot go on.
+    fn change(&mut self, changes: Vec<Change>) -> Result<Vec<String>, Self::Error>;
+}
+
+/// A new policy for a NIC.
+#[derive(Debug)]
+pub struct Change {
+    /// The NIC, by its place among all.
+    pub nic: usize,
+    /// What holds from now on.
+    pub policy: Policy,
+    /// What the administrator said, for the log.
+    pub said: String,
+}
+
+/// Answers requests, one after the other.
+#[derive(Default)]
+pub struct Dispatcher {
+    observer: Observer,
+}
+
+impl Dispatcher {
+    /// Carries out a request; nothing has changed if it is refused.
+    ///
+    /// # Errors
+    /// The owner's of the NICs, when it cannot go on.
+    pub fn answer<N: Nics>(
+        &mut self,
+        nics: &mut N,
+        request: Request,
+    ) -> Result<Response, N::Error> {
+        Ok(match request {
+            Request::Hello { protocol } => hello(protocol),
+            Request::Show => {
+                let show = self.observer.show(nics.now(), nics.nics());
+                Response::Show(Box::new(show))
+            }
+            Request::Filters { nic } => match nic_named(&names(nics), nic.as_deref()) {
+                Ok(n) => Response::Filters(
+                    nics.nics()
+                        .nth(n)
+                        .map_or_else(Vec::new, |nic| nic.filters()),
+                ),
+                Err(why) => Response::Refused(why),
+            },
+            Request::Command(command) => match plan(nics, &[command]) {
+                Ok(changes) => Response::Done(nics.change(changes)?),
+                Err(Rejected { why, .. }) => Response::Refused(why),
+            },
+            Request::Batch { mut commands } => match plan(nics, &commands) {
+                Ok(changes) => Response::Done(nics.change(changes)?),
+                Err(Rejected { at, why }) => Response::RefusedAt {
+                    at,
+                    words: commands.swap_remove(at).words,
+                    why,
+                },
+            },
+        })
+    }
+}
+
+fn hello(protocol: Option<u32>) -> Response {
+    let program = env!("CARGO_PKG_VERSION");
+    match protocol {
+        Some(other) if other != PROTOCOL => Response::Refused(format!(
+            "it is vfnic {program}, which speaks version {PROTOCOL} of the control protocol, and its client version {other}: use \
+             the vfnic that it was started with"
+        )),
+        _ => Response::Hello {
+            protocol: PROTOCOL,
+            program: program.to_owned(),
+        },
+    }
+}
+
+fn names<N: Nics>(nics: &N) -> Vec<String> {
+    nics.nics().map(|nic| nic.settings.name.clone()).collect()
+}
+
+/// The place of the NIC that is meant.
+fn nic_named(names: &[String], nic: Option<&str>) -> Result<usize, String> {
+    match nic {
+        None if names.len() == 1 => Ok(0),
+        None => Err(format!(
+            "which NIC? say --nic with one of: {}",
+            names.join(", ")
+        )),
+        Some(nic) => names
+            .iter()
+            .position(|name| name == nic)
+            .ok_or_else(|| format!("no NIC '{nic}': there is {}", names.join(", "))),
+    }
+}
+
+/// The first of several commands that cannot be carried out.
+struct Rejected {
+    at: usize,
+    why: String,
+}
+
+/// The commands for one NIC, each with its place among all.
+type ForOne = (Vec<usize>, Vec<Command>);
+
+/// What commands make of the policies of their NICs, all of them or none.
+fn plan<N: Nics>(nics: &N, commands: &[NicCommand]) -> Result<Vec<Change>, Rejected> {
+    let (read, unread) = read(&names(nics), commands);
+    let mut changes = Vec::new();
+    let mut rejected = unread;
+    for (n, nic) in nics.nics().enumerate() {
+        let Some((places, commands)) = read.get(&n) else {
+            continue;
+        };
+        match nic.policy().with_all(commands) {
+            Ok(policy) => changes.push(Change {
+                nic: n,
+                policy,
+                said: said(commands),
+            }),
+            Err(Refused { at, why }) => {
+                let at = places.get(at).copied().unwrap_or_default();
+                if rejected.as_ref().is_none_or(|first| at < first.at) {
+                    let why = why.to_string();
+                    rejected = Some(Rejected { at, why });
+                }
+            }
+        }
+    }
+    rejected.map_or(Ok(changes), Err)
+}
+
+/// Commands by NIC, up to the first that is none.
+fn read(names: &[String], commands: &[NicCommand]) -> (BTreeMap<usize, ForOne>, Option<Rejected>) {
+    let mut read = BTreeMap::<usize, ForOne>::new();
+    for (at, NicCommand { nic, words }) in commands.iter().enumerate() {
+        let command = nic_named(names, nic.as_deref())
+            .and_then(|n| Ok((n, Command::parse(words).map_err(|e| e.to_string())?)));
+        match command {
+            Ok((n, command)) => {
+                let (places, commands) = read.entry(n).or_default();
+                places.push(at);
+                commands.push(command);
+            }
+            Err(why) => return (read, Some(Rejected { at, why })),
+        }
+    }
+    (read, None)
+}
+
+fn said(commands: &[Command]) -> String {
+    match commands {
+        [command] => command.to_string(),
+        [first, .., last] => format!("{} commands, from '{first}' to '{last}'", commands.len()),
+        [] => String::new(),
+    }
+}

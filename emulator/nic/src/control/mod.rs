@@ -1,0 +1,14 @@
+//! The control room: the protocol of the control socket, its clients, and what is done about their requests. Both clocks have
+//! this one: whoever owns NICs is a [`Nics`] and hands requests to a [`Dispatcher`]. Moves no frame and no ring.
+
+mod client;
+pub mod clients;
+mod dispatch;
+mod observe;
+mod protocol;
+pub mod show;
+
+pub use client::{Connection, CtlError, ask};
+pub use dispatch::{Change, Dispatcher, Nics};
+pub use observe::Observer;
+pub use protocol::{MAX_LINE, NicCommand, PROTOCOL, Request, Response};

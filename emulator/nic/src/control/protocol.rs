@@ -1,0 +1,140 @@
+//! The control socket's protocol: one JSON object a line each way, an answer for each request and in their order. The words
+//! of commands are those of the command line; what they do is not known here.
+//!
+//! It has a version. Within one, requests, answers and fields are only added: whoever knows fewer of them goes on working,
+//! and one that does not know a request says which ones it knows. A client that wants to be sure begins with
+//! [`Request::Hello`].
+
+use serde::{Deserialize, Serialize};
+
+use super::show::Show;
+
+/// The version of the protocol that this vfnic speaks.
+pub const PROTOCOL: u32 = 1;
+
+/// Longest request, in bytes: a batch that fills the largest filter table several times.
+pub const MAX_LINE: usize = 4 << 20;
+
+/// What a client asks.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Request {
+    /// Which version of the protocol the two have in common.
+    Hello {
+        /// The client's; if it is left out, any will do.
+        protocol: Option<u32>,
+    },
+    /// Counters and settings of everything.
+    Show,
+    /// The filters of one NIC.
+    Filters {
+        /// Which NIC; may be left out when there is one.
+        nic: Option<String>,
+    },
+    /// An administrator's command for one NIC, in words such as `vf 0 set path mediated`.
+    Command(NicCommand),
+    /// Several such commands, one after the other: all of them or none.
+    Batch {
+        /// They may be for different NICs.
+        commands: Vec<NicCommand>,
+    },
+}
+
+/// An administrator's command for a NIC.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NicCommand {
+    /// Which NIC; may be left out when there is one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub nic: Option<String>,
+    /// The command.
+    pub words: Vec<String>,
+}
+
+/// What the emulator answers.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Response {
+    /// The answer to [`Request::Hello`].
+    Hello {
+        /// The version of the protocol, which is [`PROTOCOL`].
+        protocol: u32,
+        /// The version of the program.
+        program: String,
+    },
+    /// Done; what is worth knowing about it, a line each.
+    Done(Vec<String>),
+    /// The answer to [`Request::Show`].
+    Show(Box<Show>),
+    /// The answer to [`Request::Filters`]: each in the words that add it, those that win first.
+    Filters(Vec<String>),
+    /// Not done, nothing has changed; one line that says why.
+    Refused(String),
+    /// Nothing of a batch is done, since one of its commands is refused.
+    RefusedAt {
+        /// The first that is, counted from 0.
+        at: usize,
+        /// Its words.
+        words: Vec<String>,
+        /// One line that says why.
+        why: String,
+    },
+}
+
+impl Request {
+    /// All there are, as a refusal names them.
+    const KNOWN: &str = "hello, show, filters, command or batch";
+
+    /// Reads a line.
+    ///
+    /// # Errors
+    /// What is wrong with it, on one line.
+    pub fn parse(line: &[u8]) -> Result<Request, String> {
+        serde_json::from_slice(line).map_err(|error| {
+            // It may repeat whatever the client has sent.
+            let error: String = error.to_string().escape_debug().take(200).collect();
+            let known = Request::KNOWN;
+            format!("not a request of version {PROTOCOL}: {error} (requests are {known})")
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn old_requests_are_read_as_ever() {
+        for (line, request) in [
+            ("\"show\"", Request::Show),
+            (
+                "{\"filters\":{\"nic\":\"a\"}}",
+                Request::Filters {
+                    nic: Some("a".into()),
+                },
+            ),
+            (
+                "{\"command\":{\"nic\":null,\"words\":[\"link\"]}}",
+                Request::Command(NicCommand {
+                    nic: None,
+                    words: vec!["link".into()],
+                }),
+            ),
+            // What may be left out may be missing altogether.
+            ("{\"hello\":{}}", Request::Hello { protocol: None }),
+        ] {
+            assert_eq!(Request::parse(line.as_bytes()), Ok(request), "{line}");
+        }
+    }
+
+    #[test]
+    fn a_refusal_names_every_request_there_is() {
+        let error = Request::parse(b"\"a\\nb\"").unwrap_err();
+        assert!(!error.contains('\n'), "{error}");
+        let (read, known) = error.split_once("(requests are").unwrap();
+        // Serde lists them as they are declared, in ticks.
+        let (_, declared) = read.split_once("expected one of").unwrap();
+        let names: Vec<_> = declared.split('`').skip(1).step_by(2).collect();
+        assert_eq!(names.len(), 5);
+        assert!(names.iter().all(|name| known.contains(name)), "{error}");
+    }
+}
