@@ -16,7 +16,7 @@ use vf_model::{
     Command, FilterAction, FilterMatch, FilterPriority, FilterSpec, FlowEnd, Judge, MacAddr, Nanos,
     NicConfig, Policy, Profile, Transport, VfIndex, VfSetting,
 };
-use vfnic::plane::{DirectPlane, PolicyCell};
+use vfnic::plane::{DirectPlane, PolicyCell, Rings};
 use vfnic::queue::{PfEnd, Pool};
 use vfnic::thread::Plane;
 

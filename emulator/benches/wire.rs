@@ -13,7 +13,7 @@ use vf_model::{
     Command, Judge, LinkConfig, MacAddr, Nanos, NicConfig, Path, Policy, Profile, VfIndex,
     VfSetting,
 };
-use vfnic::plane::{DirectPlane, MediatedPlane, PolicyCell};
+use vfnic::plane::{DirectPlane, MediatedPlane, PolicyCell, Rings};
 use vfnic::queue::{PfEnd, Pool};
 use vfnic::thread::Plane;
 use vfnic::uplink::WireEnd;

@@ -20,6 +20,7 @@ use std::time::{Duration, Instant};
 use mio::unix::SourceFd;
 use mio::{Interest, Registry, Token};
 
+use crate::change_limiter::ChangeLimiter;
 use crate::channel::{Channel, Received};
 use crate::control::{Coalescing, CtrlCommand};
 pub use crate::error::{BindError, SessionRefusal};
@@ -126,6 +127,7 @@ pub struct Endpoint {
     successor: Option<UnixStream>,
     registration: Option<(Registry, Token)>,
     retry_at: Option<Instant>,
+    changes: ChangeLimiter,
     backoff: Duration,
     waiting: bool,
     sessions: u64,
@@ -163,6 +165,7 @@ impl Endpoint {
             successor: None,
             registration: None,
             retry_at: None,
+            changes: ChangeLimiter::default(),
             backoff: BACKOFF.0,
             waiting: false,
             sessions: 0,
@@ -190,7 +193,10 @@ impl Endpoint {
 
     /// When to [`Endpoint::poll`] even if no event comes.
     pub fn next_timer(&self) -> Option<Instant> {
-        self.retry_at.filter(|_| self.connection.is_none())
+        match self.connection {
+            None => self.retry_at,
+            Some(_) => self.changes.held_back(),
+        }
     }
 
     /// Serves what the front end sent and what the driver put on the control queue, ends the session
@@ -202,7 +208,7 @@ impl Endpoint {
         }
         // First the kick, then the queue: what comes later will be told.
         self.watch_control();
-        if let Err(why) = self.serve_control(dev) {
+        if let Err(why) = self.serve_control(now, dev) {
             self.close(Some(why), now, dev);
             self.rearm();
         }
@@ -346,19 +352,19 @@ impl Endpoint {
         true
     }
 
-    fn serve_control(&mut self, dev: &mut dyn Device) -> Result<(), SessionRefusal> {
+    fn serve_control(&mut self, now: Instant, dev: &mut dyn Device) -> Result<(), SessionRefusal> {
         let Some(connection) = &mut self.connection else {
             return Ok(());
         };
         connection.session.serve_control();
-        self.act(dev)?;
+        self.act(now, dev)?;
         // The driver is called on this thread, too.
         let connection = self.connection.as_ref();
         connection.map_or(Ok(()), |connection| connection.session.check_shared())
     }
 
     /// Does what the session says.
-    fn act(&mut self, dev: &mut dyn Device) -> Result<(), SessionRefusal> {
+    fn act(&mut self, now: Instant, dev: &mut dyn Device) -> Result<(), SessionRefusal> {
         let Some(connection) = &mut self.connection else {
             return Ok(());
         };
@@ -368,8 +374,14 @@ impl Endpoint {
         let device = self.config.name.as_str();
         while let Some(action) = session.poll(&self.config) {
             match action {
-                Action::Stop(rings) => session.stopped(dev.stop_rings(&rings)),
-                Action::Start(rings) => dev.start_rings(rings),
+                Action::Stop(rings) => {
+                    self.changes.count(now);
+                    session.stopped(dev.stop_rings(&rings));
+                }
+                Action::Start(rings) => {
+                    self.changes.count(now);
+                    dev.start_rings(rings);
+                }
                 Action::CtrlCommand(command) => session.decided(dev.command(&command)),
                 Action::Allow => session.decided(dev.allows()),
                 Action::Negotiated(features) => dev.session(SessionEvent::Negotiated { features }),
@@ -424,7 +436,10 @@ impl Endpoint {
     /// Serves the front end, or ends its session; `true` if it may have sent yet more.
     fn serve(&mut self, now: Instant, dev: &mut dyn Device) -> bool {
         for _ in 0..BUDGET {
-            match self.serve_one(dev) {
+            if self.changes.holds_back(now) {
+                return false;
+            }
+            match self.serve_one(now, dev) {
                 Ok(Received::Message(..)) => {}
                 Ok(Received::Nothing) => return false,
                 Ok(Received::HungUp) => {
@@ -440,7 +455,11 @@ impl Endpoint {
         true
     }
 
-    fn serve_one(&mut self, dev: &mut dyn Device) -> Result<Received, SessionRefusal> {
+    fn serve_one(
+        &mut self,
+        now: Instant,
+        dev: &mut dyn Device,
+    ) -> Result<Received, SessionRefusal> {
         let Some(connection) = &mut self.connection else {
             return Ok(Received::Nothing);
         };
@@ -453,7 +472,7 @@ impl Endpoint {
             Received::Message(header, payload, fds) => {
                 let session = &mut connection.session;
                 session.receive(&self.config, header, &payload, fds);
-                self.act(dev)?;
+                self.act(now, dev)?;
                 Ok(Received::Message(header, payload, Vec::new()))
             }
             other => Ok(other),

@@ -16,7 +16,7 @@
 //! ```
 //! use std::time::Instant;
 //!
-//! use vf_vhost::control::Command;
+//! use vf_vhost::control::CtrlCommand;
 //! use vf_vhost::endpoint::{Device, DeviceConfig, Endpoint, SessionEvent};
 //! use vf_vhost::frame::TagEdit;
 //! use vf_vhost::ring::RingError;
@@ -44,7 +44,7 @@
 //!     fn allows(&mut self) -> bool {
 //!         true // a command that stops rings for a moment: nobody else is held up here
 //!     }
-//!     fn command(&mut self, _: &Command) -> bool {
+//!     fn command(&mut self, _: &CtrlCommand) -> bool {
 //!         false // nothing that a driver could ask for is served
 //!     }
 //!     fn session(&mut self, event: SessionEvent<'_>) {
@@ -102,6 +102,7 @@
 //! ```
 
 mod backend;
+mod change_limiter;
 mod channel;
 mod coalescing;
 mod config;

@@ -15,9 +15,9 @@ use vf_vhost::vring::Vring;
 use crate::clock::Clock;
 use crate::config::{NicSettings, PolicySettings};
 use crate::ctrl_queue::{self, CommandLimiter};
-use crate::plane::{self, DirectPlane, MediatedPlane, PolicyCell, Statistics};
+use crate::plane::{self, DirectPlane, MediatedPlane, PolicyCell, Rings, Statistics};
 use crate::queue::{PfEnd, Pool, worker_of};
-use crate::thread::{PlaneGuard, PlaneHandle};
+use crate::thread::PlaneHandle;
 use crate::uplink::Uplink;
 use crate::watch::Direction;
 
@@ -224,7 +224,7 @@ impl NicInstance {
             pace,
         } = vfs.get_mut(vf.index())?;
         let mut device = VfDevice {
-            held: Guards::Nothing,
+            changing: false,
             nic: &settings.name,
             vf,
             workers,
@@ -367,18 +367,10 @@ fn publish(
     }
 }
 
-/// A plane on loan.
-enum Guards<'a> {
-    Nothing,
-    DirectPlane(PlaneGuard<'a, DirectPlane>),
-    MediatedPlane(PlaneGuard<'a, MediatedPlane>),
-}
-
 /// The device that a VF's front end talks to: hands rings to the plane of the VF's path and takes them back.
 struct VfDevice<'a> {
-    /// The plane from which rings were last taken, until rings are given back: one that is changed is gone from no
-    /// round of its plane.
-    held: Guards<'a>,
+    /// Whether the plane has been told that the rings change. What comes for the VF meanwhile waits.
+    changing: bool,
     nic: &'a str,
     vf: VfIndex,
     workers: &'a [PlaneHandle<DirectPlane>],
@@ -398,15 +390,20 @@ impl<'a> VfDevice<'a> {
         worker_of(self.vf, self.workers.len())
     }
 
-    /// Borrows the plane of the VF's path unless it is on loan already.
-    fn hold(&mut self) -> &mut Guards<'a> {
-        if matches!(self.held, Guards::Nothing) {
-            self.held = match self.path {
-                Path::Direct => Guards::DirectPlane(self.workers[self.worker()].borrow()),
-                Path::Mediated => Guards::MediatedPlane(self.hypervisor.borrow()),
-            };
+    /// Has the plane of the VF's path do this when it gets to it.
+    fn post(&self, job: impl FnOnce(&mut dyn Rings) + Send + 'static) {
+        match self.path {
+            Path::Direct => self.workers[self.worker()].post(|plane| job(plane)),
+            Path::Mediated => self.hypervisor.post(|plane| job(plane)),
         }
-        &mut self.held
+    }
+
+    /// Has the plane of the VF's path do this, and waits for it.
+    fn call<R: Send + 'static>(&self, job: impl FnOnce(&mut dyn Rings) -> R + Send + 'static) -> R {
+        match self.path {
+            Path::Direct => self.workers[self.worker()].call(|plane| job(plane)),
+            Path::Mediated => self.hypervisor.call(|plane| job(plane)),
+        }
     }
 
     /// Does what `request` makes of what the driver has asked for before. No plane stops for it.
@@ -438,26 +435,24 @@ impl<'a> VfDevice<'a> {
 impl Device for VfDevice<'_> {
     fn start_rings(&mut self, rings: Vec<Vring>) {
         *self.rings += rings.len() as u16;
+        self.changing = false;
         let vf = self.vf;
-        for vring in rings {
-            match self.hold() {
-                Guards::DirectPlane(worker) => worker.attach(vf, vring),
-                Guards::MediatedPlane(hypervisor) => hypervisor.attach(vf, vring),
-                Guards::Nothing => {}
+        self.post(move |plane| {
+            for vring in rings {
+                plane.attach(vf, vring);
             }
-        }
-        self.held = Guards::Nothing;
+            plane.end_change(vf);
+        });
     }
 
     fn stop_rings(&mut self, rings: &[u32]) -> Vec<Option<Vring>> {
-        let (vf, now) = (self.vf, self.clock.now());
-        let held = self.hold();
-        let stop = |&ring: &u32| match held {
-            Guards::DirectPlane(worker) => worker.detach(now, vf, ring),
-            Guards::MediatedPlane(hypervisor) => hypervisor.detach(vf, ring),
-            Guards::Nothing => None,
-        };
-        let vrings: Vec<_> = rings.iter().map(stop).collect();
+        self.changing = true;
+        let (vf, now, rings) = (self.vf, self.clock.now(), rings.to_vec());
+        let vrings = self.call(move |plane| {
+            plane.begin_change(vf);
+            let stop = |&ring: &u32| plane.detach(now, vf, ring);
+            rings.iter().map(stop).collect::<Vec<_>>()
+        });
         *self.rings -= vrings.iter().flatten().count() as u16;
         vrings
     }
@@ -503,21 +498,20 @@ impl Device for VfDevice<'_> {
                 use vf_vhost::endpoint::SessionRefusal as R;
                 let fault = why.filter(|why| !matches!(why, R::Closed | R::Socket(_)));
                 *self.fault = fault.map(ToString::to_string);
-                self.held = Guards::Nothing;
                 self.forget_driver(VirtioFeatures::empty());
-                match self.hold() {
-                    Guards::DirectPlane(worker) => {
-                        worker.drop_backlog(vf, DropReason::RingDisabled)
-                    }
-                    Guards::MediatedPlane(hypervisor) => {
-                        hypervisor.drop_backlog(vf, DropReason::RingDisabled);
-                    }
-                    Guards::Nothing => {}
-                }
-                self.held = Guards::Nothing;
+                self.post(move |plane| plane.drop_backlog(vf, DropReason::RingDisabled));
             }
             // The endpoint has logged what was refused.
             _ => {}
+        }
+    }
+}
+
+impl Drop for VfDevice<'_> {
+    fn drop(&mut self) {
+        if self.changing {
+            let vf = self.vf;
+            self.post(move |plane| plane.end_change(vf));
         }
     }
 }

@@ -18,6 +18,7 @@ use super::policy_cell::{PolicyCell, PolicySubscriber};
 use super::port::{Notified, meta};
 use super::ports::{Fetched, VfPorts};
 use super::receivers::{FrameSource, Patience};
+use super::rings::Rings;
 use super::statistics::{DirectStatistics, UplinkStatistics};
 use super::traffic::Traffic;
 use crate::queue::CrossQueues;
@@ -146,23 +147,6 @@ impl DirectPlane {
         }
     }
 
-    /// Takes over a ring of a VF whose path is direct.
-    pub fn attach(&mut self, vf: VfIndex, vring: Vring) {
-        self.ports.attach(vf, vring);
-    }
-
-    /// Gives a ring up; afterwards nobody here touches it.
-    pub fn detach(&mut self, now: Nanos, vf: VfIndex, ring: u32) -> Option<Vring> {
-        if self.parked[vf.index()]
-            .as_ref()
-            .is_some_and(|parked| parked.ring == ring)
-        {
-            self.unpark(now, vf);
-            self.out.egress.flush(now, &mut self.nic);
-        }
-        self.ports.detach(vf, ring)
-    }
-
     /// What waits for buffers of `vf` now that its path becomes direct.
     pub(super) fn give_backlog(&mut self, now: Nanos, vf: VfIndex, backlog: Backlog) {
         self.ports.rx.give_backlog(now, vf, backlog);
@@ -171,11 +155,6 @@ impl DirectPlane {
     /// What of that still waits.
     pub(super) fn take_backlog(&mut self, vf: VfIndex) -> Backlog {
         self.ports.rx.take_backlog(vf)
-    }
-
-    /// Gives up the frames that wait for buffers of `vf`; they are counted as its drops.
-    pub fn drop_backlog(&mut self, vf: VfIndex, reason: DropReason) {
-        self.ports.rx.drop_backlog(&mut self.nic, vf, reason);
     }
 
     /// The indices of the rings held for a VF.
@@ -691,6 +670,35 @@ impl DirectPlane {
             workers.tell();
         }
         self.ports.flush(now);
+    }
+}
+
+impl Rings for DirectPlane {
+    fn attach(&mut self, vf: VfIndex, vring: Vring) {
+        self.ports.attach(vf, vring);
+    }
+
+    fn detach(&mut self, now: Nanos, vf: VfIndex, ring: u32) -> Option<Vring> {
+        if self.parked[vf.index()]
+            .as_ref()
+            .is_some_and(|parked| parked.ring == ring)
+        {
+            self.unpark(now, vf);
+            self.out.egress.flush(now, &mut self.nic);
+        }
+        self.ports.detach(vf, ring)
+    }
+
+    fn begin_change(&mut self, vf: VfIndex) {
+        self.ports.rx.begin_change(vf);
+    }
+
+    fn end_change(&mut self, vf: VfIndex) {
+        self.ports.rx.end_change(vf);
+    }
+
+    fn drop_backlog(&mut self, vf: VfIndex, reason: DropReason) {
+        self.ports.rx.drop_backlog(&mut self.nic, vf, reason);
     }
 }
 

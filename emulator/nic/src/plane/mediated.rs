@@ -15,6 +15,7 @@ use super::policy_cell::{PolicyCell, PolicySubscriber};
 use super::port::{Notified, meta};
 use super::ports::{Fetched, VfPorts};
 use super::receivers::{FrameSource, Patience};
+use super::rings::Rings;
 use super::statistics::MediatedStatistics;
 use super::traffic::Traffic;
 use crate::queue::{Frame, Pool};
@@ -89,16 +90,6 @@ impl MediatedPlane {
             cursor: 0,
             since_flush: 0,
         }
-    }
-
-    /// Takes over a ring of a VF whose path is mediated.
-    pub fn attach(&mut self, vf: VfIndex, vring: Vring) {
-        self.ports.attach(vf, vring);
-    }
-
-    /// Gives a ring up; afterwards nobody here touches it.
-    pub fn detach(&mut self, vf: VfIndex, ring: u32) -> Option<Vring> {
-        self.ports.detach(vf, ring)
     }
 
     /// The indices of the rings held for a VF.
@@ -298,11 +289,6 @@ impl MediatedPlane {
         self.is_idle() && self.pf.has_input()
     }
 
-    /// Gives up the frames that wait for buffers of `vf`; they are counted as its drops.
-    pub fn drop_backlog(&mut self, vf: VfIndex, reason: DropReason) {
-        self.ports.rx.drop_backlog(&mut self.model, vf, reason);
-    }
-
     /// The frames that wait for buffers of `vf`, to be given with its rings to whoever gets those.
     pub(super) fn take_backlog(&mut self, vf: VfIndex) -> Backlog {
         self.ports.rx.take_backlog(vf)
@@ -326,6 +312,28 @@ impl MediatedPlane {
     /// The PF's end, to connect it.
     pub fn pf_mut(&mut self) -> &mut PfEnd {
         &mut self.pf
+    }
+}
+
+impl Rings for MediatedPlane {
+    fn attach(&mut self, vf: VfIndex, vring: Vring) {
+        self.ports.attach(vf, vring);
+    }
+
+    fn detach(&mut self, _: Nanos, vf: VfIndex, ring: u32) -> Option<Vring> {
+        self.ports.detach(vf, ring)
+    }
+
+    fn begin_change(&mut self, vf: VfIndex) {
+        self.ports.rx.begin_change(vf);
+    }
+
+    fn end_change(&mut self, vf: VfIndex) {
+        self.ports.rx.end_change(vf);
+    }
+
+    fn drop_backlog(&mut self, vf: VfIndex, reason: DropReason) {
+        self.ports.rx.drop_backlog(&mut self.model, vf, reason);
     }
 }
 

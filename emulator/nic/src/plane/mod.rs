@@ -16,6 +16,7 @@ mod policy_cell;
 mod port;
 mod ports;
 mod receivers;
+mod rings;
 mod statistics;
 mod switch;
 mod traffic;
@@ -26,6 +27,7 @@ pub use mirror::Mirror;
 pub use moderation::{Gap, Moderation};
 pub use policy_cell::{PolicyCell, PolicySubscriber};
 pub use port::Notified;
+pub use rings::Rings;
 pub use statistics::{
     DirectStatistics, MediatedStatistics, PlaneStatistics, Statistics, UplinkStatistics,
 };

@@ -111,6 +111,8 @@ pub(super) struct RxPort {
     /// How much may wait, and until when.
     pub(super) patient_bytes: u64,
     pub(super) patient_until: Nanos,
+    /// Whether its front end changes its rings just now, some of which may be gone for a moment.
+    pub(super) changing: bool,
 }
 
 /// Whether a ring with this index is one of the device-to-driver kind (virtio 5.1.2: receiveq1, transmitq1, ...).
@@ -219,9 +221,16 @@ impl RxPort {
         usable.any(|s| s.queue.has_room())
     }
 
+    /// Whether nothing waits, nor will.
+    pub(super) fn is_content(&self) -> bool {
+        self.backlog.is_empty() && self.patient_bytes == 0 && !self.changing
+    }
+
     /// Why no ring of the VF can receive.
     fn no_ring(&self) -> Delivery {
-        Delivery::Dropped(if self.queues.is_empty() {
+        Delivery::Dropped(if self.changing {
+            DropReason::NoRxBuffer
+        } else if self.queues.is_empty() {
             DropReason::NotAttached
         } else if self.queues.iter().any(|s| s.broken) {
             DropReason::RingBroken

@@ -139,10 +139,27 @@ impl Receivers {
 
     /// Bytes that may wait for the buffers of a VF.
     fn limit(&self, vf: VfIndex) -> u64 {
+        let port = &self.ports[vf.index()];
         match self.patience {
             Patience::Always if self.at_switch => BACKLOG_AT_SWITCH,
             Patience::Always => BACKLOG_BYTES,
-            Patience::Granted => self.ports[vf.index()].patient_bytes,
+            Patience::Granted if port.changing => port.patient_bytes.max(BACKLOG_BYTES),
+            Patience::Granted => port.patient_bytes,
+        }
+    }
+
+    /// Has what comes for `vf` wait while its front end changes its rings.
+    pub(super) fn begin_change(&mut self, vf: VfIndex) {
+        self.ports[vf.index()].changing = true;
+        self.patient.insert(vf);
+    }
+
+    /// The rings are as they are to be; if there are none, what has waited is dropped.
+    pub(super) fn end_change(&mut self, vf: VfIndex) {
+        let port = &mut self.ports[vf.index()];
+        port.changing = false;
+        if port.is_content() {
+            self.patient.remove(vf);
         }
     }
 
@@ -341,8 +358,7 @@ impl Receivers {
                 }
                 self.pool.give(frame);
             }
-            let port = &self.ports[vf.index()];
-            if port.backlog.is_empty() && port.patient_bytes == 0 {
+            if self.ports[vf.index()].is_content() {
                 self.patient.remove(vf);
             }
         }

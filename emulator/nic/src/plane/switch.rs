@@ -10,6 +10,7 @@ use vf_model::{Judge, Nanos, Path, Policy, VfIndex};
 use super::direct::DirectPlane;
 use super::mediated::MediatedPlane;
 use super::policy_cell::PolicyCell;
+use super::rings::Rings;
 use crate::queue::worker_of;
 
 /// Puts a policy in force by which VFs take other paths than before, and moves their rings.
@@ -76,7 +77,7 @@ fn move_rings(
         }
         Path::Direct => {
             for ring in hypervisor.rings(vf) {
-                if let Some(vring) = hypervisor.detach(vf, ring) {
+                if let Some(vring) = hypervisor.detach(now, vf, ring) {
                     worker.attach(vf, vring);
                 }
             }

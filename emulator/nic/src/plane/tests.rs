@@ -275,6 +275,14 @@ impl Bench {
         }
     }
 
+    /// The first worker or the hypervisor, for whoever moves rings.
+    fn with_rings(&mut self, path: Path, change: impl FnOnce(&mut dyn Rings)) {
+        match path {
+            Path::Direct => change(&mut self.worker),
+            Path::Mediated => change(&mut self.hypervisor),
+        }
+    }
+
     fn attach(&mut self, vf: usize, vring: Vring) {
         let at = vf;
         let vf = VfIndex::from(vf);
@@ -469,7 +477,7 @@ fn flows_are_spread_by_the_table_over_the_queues_in_use_on_either_path() {
             // The guest goes on with two.
             match path {
                 Path::Direct => bench.worker.detach(bench.now, vf, 4),
-                Path::Mediated => bench.hypervisor.detach(vf, 4),
+                Path::Mediated => bench.hypervisor.detach(bench.now, vf, 4),
             };
         }
         let [first, second, third] = expected[..] else {

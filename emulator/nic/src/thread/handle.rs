@@ -70,9 +70,14 @@ pub(super) enum Request<P> {
     Lend(usize, Lent<P>),
     /// Here it is again.
     Return(usize, Box<P>),
+    /// Do this to the plane of this index.
+    Do(usize, Job<P>),
     /// End; the owners are gone.
     Stop,
 }
+
+/// What is done to a plane between two of its rounds, by its own thread.
+pub(super) type Job<P> = Box<dyn FnOnce(&mut P) + Send>;
 
 /// Where a plane goes that is lent.
 pub(super) struct Lent<P>(Sender<Box<P>>);
@@ -142,6 +147,37 @@ impl<P> PlaneHandle<P> {
                     plane: Some(plane.expect("a plane's thread ends only with its owner")),
                     owner,
                 }
+            }
+        }
+    }
+}
+
+impl<P: 'static> PlaneHandle<P> {
+    /// Has the plane's thread do this to it between two rounds, and waits for what comes of it. The plane itself waits for
+    /// nobody, however late the caller gets to run.
+    ///
+    /// # Panics
+    /// As [`PlaneHandle::borrow`].
+    pub fn call<R: Send + 'static>(&self, job: impl FnOnce(&mut P) -> R + Send + 'static) -> R {
+        match self {
+            PlaneHandle::Local(cell) => job(&mut cell.borrow_mut()),
+            PlaneHandle::Thread(owner) => {
+                let (to, result) = bounded(1);
+                // Whoever asked waits for it.
+                let job = move |plane: &mut P| drop(to.send(job(plane)));
+                owner.thread.ask(Request::Do(owner.plane, Box::new(job)));
+                let result = result.recv();
+                result.expect("a plane's thread ends only with its owner")
+            }
+        }
+    }
+
+    /// The same without waiting. It is done before anything that is asked for later.
+    pub fn post(&self, job: impl FnOnce(&mut P) + Send + 'static) {
+        match self {
+            PlaneHandle::Local(cell) => job(&mut cell.borrow_mut()),
+            PlaneHandle::Thread(owner) => {
+                owner.thread.ask(Request::Do(owner.plane, Box::new(job)));
             }
         }
     }

@@ -26,7 +26,7 @@ use vf_model::Nanos;
 use crate::panics::EndsProcess;
 use crate::queue::Doorbell;
 use busy_poll::BusyPoll;
-use handle::{Lent, Request, ThreadHandle};
+use handle::{Job, Lent, Request, ThreadHandle};
 
 /// Rounds, at most, between two looks at the clock and everything else that a thread has to do.
 const ROUNDS: u32 = 8;
@@ -108,6 +108,7 @@ impl DataThread {
             slots.push(Slot {
                 plane: Some(Box::new(plane)),
                 wanted: None,
+                jobs: Vec::new(),
                 round: Round::default(),
             });
         }
@@ -149,6 +150,8 @@ struct Slot<P> {
     plane: Option<Box<P>>,
     /// Who wants it next.
     wanted: Option<Lent<P>>,
+    /// What is to be done to it when it is back.
+    jobs: Vec<Job<P>>,
     round: Round,
 }
 
@@ -174,7 +177,7 @@ struct Run<P> {
 
 /// Whether a thread goes on.
 enum Next {
-    /// A plane has gone or come back.
+    /// A plane has gone or come back, or something was done to it.
     Changed,
     Nothing,
     Stop,
@@ -287,12 +290,22 @@ impl<P: Plane> Run<P> {
                 }
                 Next::Changed
             }
-            Ok(Request::Return(index, plane)) => {
+            Ok(Request::Return(index, mut plane)) => {
                 if let Some(slot) = self.slots.get_mut(index) {
+                    slot.jobs.drain(..).for_each(|job| job(&mut plane));
                     slot.plane = match slot.wanted.take() {
                         Some(to) => to.lend(plane).err(),
                         None => Some(plane),
                     };
+                }
+                Next::Changed
+            }
+            Ok(Request::Do(index, job)) => {
+                if let Some(slot) = self.slots.get_mut(index) {
+                    match &mut slot.plane {
+                        Some(plane) => job(plane),
+                        None => slot.jobs.push(job),
+                    }
                 }
                 Next::Changed
             }

@@ -213,3 +213,53 @@ fn for_a_guest_that_takes_nothing_no_more_wait_than_for_a_while_after_a_switch()
     }
     assert_eq!(by_sender(&bench.vms[0].got)[&mac(1)], count(20));
 }
+
+#[test]
+fn while_the_rings_of_one_vf_change_its_frames_wait_and_others_go_on() {
+    for path in [Path::Direct, Path::Mediated] {
+        let mut bench = Bench::new(&[path; 3], Nanos(0));
+        let changed = VfIndex(0);
+        for round in 1..=3 {
+            let mut vrings = Vec::new();
+            let now = bench.now;
+            bench.with_rings(path, |plane| {
+                plane.begin_change(changed);
+                vrings.extend((0..2).filter_map(|ring| plane.detach(now, changed, ring)));
+            });
+            assert_eq!(vrings.len(), 2);
+            for _ in 0..20 {
+                bench.vms[1].send(mac(0));
+                bench.vms[1].send(mac(2));
+            }
+            bench.settle();
+            assert_eq!(bench.vms[2].receive(), 20 * round, "others go on");
+            bench.with_rings(path, |plane| {
+                vrings
+                    .drain(..)
+                    .for_each(|vring| plane.attach(changed, vring));
+                plane.end_change(changed);
+            });
+            bench.settle();
+            bench.vms[0].receive();
+            assert_eq!(by_sender(&bench.vms[0].got)[&mac(1)], {
+                let sent = count(40 * round);
+                sent.into_iter().step_by(2).collect::<Vec<_>>()
+            });
+            assert_eq!(bench.drops(), []);
+        }
+
+        // Where no rings come back, what has waited is dropped, and nothing waits any more.
+        let now = bench.now;
+        bench.with_rings(path, |plane| {
+            plane.begin_change(changed);
+            (0..2).for_each(|ring| drop(plane.detach(now, changed, ring)));
+        });
+        bench.vms[1].send(mac(0));
+        bench.settle();
+        assert_eq!(bench.drops(), []);
+        bench.with_rings(path, |plane| plane.end_change(changed));
+        bench.vms[1].send(mac(0));
+        bench.settle();
+        assert_eq!(bench.drops(), [(DropReason::NotAttached, 2)]);
+    }
+}
