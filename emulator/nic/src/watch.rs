@@ -37,8 +37,8 @@ pub struct Seen<'a> {
     pub frame: &'a [u8],
     /// How many bytes it has.
     pub len: usize,
-    /// The [`sum`] of all of them.
-    pub sum: u64,
+    /// XXH3 of all of them (64 bits, no seed).
+    pub xxh3: u64,
     /// How it is to be segmented, if it is.
     pub gso: Option<Gso>,
 }
@@ -51,34 +51,4 @@ pub enum Detail {
     Head,
     /// All of it, which costs a copy.
     Whole,
-}
-
-const MULTIPLIER: u64 = 0x9e37_79b9_7f4a_7c15;
-
-/// A number for these bytes, and where they end.
-#[must_use]
-pub fn sum(bytes: &[u8]) -> u64 {
-    // Four at a time: one would have to wait for the one before.
-    let (blocks, rest) = bytes.as_chunks::<32>();
-    let mut lanes = [bytes.len() as u64, 1, 2, 3];
-    for block in blocks {
-        let (words, _) = block.as_chunks();
-        for (lane, word) in lanes.iter_mut().zip(words) {
-            *lane = mix(*lane, u64::from_le_bytes(*word));
-        }
-    }
-    let digest = lanes.into_iter().reduce(mix).unwrap_or_default();
-    rest.chunks(8).fold(digest, |digest, bytes| {
-        let mut word = [0; 8];
-        for (to, from) in word.iter_mut().zip(bytes) {
-            *to = *from;
-        }
-        mix(digest, u64::from_le_bytes(word))
-    })
-}
-
-/// A number for all that `digest` is one for, and this word behind it.
-#[must_use]
-pub fn mix(digest: u64, word: u64) -> u64 {
-    (digest.rotate_left(29) ^ word).wrapping_mul(MULTIPLIER)
 }

@@ -207,7 +207,7 @@ mod tests {
             direction,
             frame: &frame[..frame.len().min(HEAD_LEN)],
             len: frame.len(),
-            sum: 0,
+            xxh3: 0,
             gso,
         }
     }

@@ -18,6 +18,8 @@ use serde::Serialize;
 use vf_model::VfIndex;
 use vf_nic::watch::{Direction, Port, Seen};
 
+use crate::digest::Digest;
+
 /// Timestamps count 10^-9 s.
 const NANOSECONDS: u8 = 9;
 /// Direction bits of the flags word of a packet (draft-ietf-opsawg-pcapng 4.3.1): in and out, as the guest sees it.
@@ -51,6 +53,8 @@ pub struct Capture {
     pub frames: u64,
     /// Its size.
     pub bytes: u64,
+    /// The [digest](crate::digest) of the VF's frames, all of their bytes, whatever is kept of them: 16 hexadecimal digits.
+    pub digest: String,
 }
 
 /// Where frames are captured: a VF with a guest on it.
@@ -104,6 +108,7 @@ impl Captures {
                 file: path,
                 frames: 0,
                 bytes: 0,
+                digest: String::new(),
             };
             open.insert((point.nic, vf), Open { writer, capture });
         }
@@ -148,13 +153,14 @@ impl Captures {
         }
     }
 
-    /// Completes the files.
-    pub(super) fn finish(self) -> Result<Vec<Capture>, CaptureError> {
+    /// Completes the files. `digest` has seen what they have.
+    pub(super) fn finish(self, digest: &Digest) -> Result<Vec<Capture>, CaptureError> {
         if let Some(error) = self.failed {
             return Err(error);
         }
-        let finish = |open: Open| {
+        let finish = |((nic, vf), open): ((usize, VfIndex), Open)| {
             let mut capture = open.capture;
+            capture.digest = format!("{:016x}", digest.of_port(nic, Port::Vf(vf)));
             let mut out = open.writer.into_inner();
             let size = out.flush().and_then(|()| out.get_ref().metadata());
             match size {
@@ -168,7 +174,7 @@ impl Captures {
                 }),
             }
         };
-        self.open.into_values().map(finish).collect()
+        self.open.into_iter().map(finish).collect()
     }
 }
 

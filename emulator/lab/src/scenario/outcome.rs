@@ -23,7 +23,8 @@ pub struct ScenarioOutcome {
     pub guests: GuestKind,
     /// Virtual time, in seconds.
     pub seconds: f64,
-    /// Of time, port and bytes of every frame that passed a VF or arrived over a wire: 16 hexadecimal digits.
+    /// The [digest](crate::digest) of time, port and bytes of every frame that passed a VF or arrived over a wire: 16 hexadecimal
+    /// digits.
     pub digest: String,
     /// In the order of the file.
     pub jobs: Vec<JobOutcome>,

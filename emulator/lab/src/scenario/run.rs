@@ -93,7 +93,7 @@ pub fn run(
         let mut observer = observer.borrow_mut();
         (observer.traffic.jobs().to_vec(), observer.captures.take())
     };
-    let captures = captures.map(Captures::finish).transpose()?;
+    let captures = captures.map(|c| c.finish(&digest)).transpose()?;
     for ((job, traffic), end) in plan.jobs.iter().zip(&traffic).zip(&mut ended.jobs) {
         // As ping(8) has it: guests in this process do not look at replies themselves.
         if matches!(job.work, Work::Ping { .. }) && traffic.echoes.is_empty() {

@@ -7,6 +7,7 @@ use pcap_file::pcapng::blocks::enhanced_packet::EnhancedPacketOption;
 use pcap_file::pcapng::{Block, PcapNgReader};
 
 use vf_model::Nanos;
+use xxhash_rust::xxh3::xxh3_64;
 
 use super::duration::Duration;
 use super::*;
@@ -357,6 +358,38 @@ fn a_capture_is_read_by_others() {
     assert!(interface.contains("NIC a, VF 0, guest left"), "{interface}");
     assert_eq!(frames, capture.frames);
     assert!(directions[0] >= 4 && directions[1] >= 9, "{directions:?}");
+}
+
+/// As a reader of the module `digest` would, who has the files and nothing else.
+#[test]
+fn the_digest_of_a_vf_comes_out_of_its_capture_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let sections = "snaplen = 0\n".to_owned()
+        + PAIR
+        + "[[job]]\nguest = 'left'\nat = '1ms'\nsend = { to = 'right' }\n";
+    let plan = ScenarioPlan::parse(Path::new("test.toml"), &sections, None).unwrap();
+    let options = Options {
+        out: Some(dir.path().to_owned()),
+        ..Options::default()
+    };
+    let outcome = run(&plan, options, |_| {}).unwrap();
+    assert_eq!(outcome.captures.len(), 2);
+    for capture in &outcome.captures {
+        let mut reader = PcapNgReader::new(File::open(&capture.file).unwrap()).unwrap();
+        let mut records = Vec::new();
+        while let Some(block) = reader.next_block() {
+            let Block::EnhancedPacket(packet) = block.unwrap().into_owned() else {
+                continue;
+            };
+            let sent = packet.options[0] == EnhancedPacketOption::Flags(2);
+            records.extend((packet.timestamp.as_nanos() as u64).to_le_bytes());
+            records.push(u8::from(sent));
+            records.extend(xxh3_64(&packet.data).to_le_bytes());
+        }
+        assert!(records.len() > 100 * 17);
+        assert_eq!(capture.digest, format!("{:016x}", xxh3_64(&records)));
+    }
+    assert_ne!(outcome.captures[0].digest, outcome.captures[1].digest);
 }
 
 #[test]

@@ -3,9 +3,10 @@
 
 use vf_model::{Gso, Nanos};
 use vf_vhost::frame::{FrameBuf, TagEdit};
+use xxhash_rust::xxh3::xxh3_64;
 
 use super::port::meta;
-use crate::watch::{self, Detail, Direction, Port, Seen};
+use crate::watch::{Detail, Direction, Port, Seen};
 
 /// See the module.
 #[derive(Default)]
@@ -22,7 +23,7 @@ struct Passed {
     direction: Direction,
     gso: Option<Gso>,
     len: usize,
-    sum: u64,
+    xxh3: u64,
     kept: usize,
 }
 
@@ -65,7 +66,7 @@ impl Mirror {
             direction,
             gso: meta(frame.len(), &frame.hdr).gso,
             len: frame.data.len(),
-            sum: watch::sum(&frame.data),
+            xxh3: xxh3_64(&frame.data),
             kept: kept.len(),
         });
     }
@@ -82,7 +83,7 @@ impl Mirror {
                 direction: passed.direction,
                 frame,
                 len: passed.len,
-                sum: passed.sum,
+                xxh3: passed.xxh3,
                 gso: passed.gso,
             });
             bytes = rest;
