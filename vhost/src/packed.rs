@@ -54,8 +54,9 @@ pub(crate) struct PackedRing {
     done: u32,
     /// Where the driver looks for the next used descriptor.
     published: u32,
-    /// What that was when the driver was last asked whether it wants to be told.
-    told: u32,
+    /// What that was when the driver was last asked whether it wants to be called; `None` where somebody else has published
+    /// before, who may have died before that.
+    called: Option<u32>,
     /// Chains taken and returned, counted.
     taken: u16,
     returned: u16,
@@ -99,7 +100,7 @@ impl PackedRing {
             next: 0,
             done: 0,
             published: 0,
-            told: 0,
+            called: None,
             taken: 0,
             returned: 0,
             pending: Vec::with_capacity(usize::from(size).min(1024)),
@@ -112,7 +113,9 @@ impl PackedRing {
         ring.locate()?;
         let start = ring.start(base)?;
         (ring.seen, ring.next, ring.done) = (start, start, start);
-        (ring.published, ring.told) = (start, start);
+        ring.published = start;
+        let new = start == ring.place(0, true) && !ring.any_used()?;
+        ring.called = new.then_some(start);
         Ok(ring)
     }
 
@@ -411,11 +414,16 @@ impl PackedRing {
         Ok(())
     }
 
+    /// Whether somebody else has published something, of which the driver may not have been told.
+    pub(crate) fn is_resumed(&self) -> bool {
+        self.called.is_none()
+    }
+
     /// Whether the driver wants to be told of what was published since this was last asked (virtio 2.8.10).
     pub(crate) fn wants_call(&mut self, _: &Fence) -> Result<bool, RingError> {
         let outside = |_| RingError::RingOutside;
-        let (old, new) = (self.told, self.published);
-        self.told = new;
+        let new = self.published;
+        let old = self.called.replace(new);
         let event = self.driver_event.slice()?;
         let event = u32::from_le(event.load(0, Ordering::Relaxed).map_err(outside)?);
         match event >> 16 & 3 {
@@ -424,8 +432,8 @@ impl PackedRing {
                 let side = event as u16;
                 let offset = side & !WRAP;
                 let place = self.place(offset, side & WRAP != 0);
-                let passed = self.distance(old, place) < self.distance(old, new);
-                Ok(passed || offset >= self.size)
+                let passed = |old| self.distance(old, place) < self.distance(old, new);
+                Ok(old.is_none_or(passed) || offset >= self.size)
             }
             _ => Ok(true),
         }

@@ -513,6 +513,11 @@ impl Ring {
         either!(self, ring => ring.publish())
     }
 
+    /// Whether somebody else has published something, of which the driver may not have been told.
+    pub(crate) fn is_resumed(&self) -> bool {
+        either!(self, ring => ring.is_resumed())
+    }
+
     /// Whether the driver wants to be told of what was published since this was last asked.
     pub(crate) fn wants_call(&mut self, fence: &Fence) -> Result<bool, RingError> {
         either!(self, ring => ring.wants_call(fence))

@@ -43,8 +43,9 @@ pub(crate) struct SplitRing {
     done: u16,
     /// The used index as the driver sees it.
     published: u16,
-    /// What it was when the driver was last asked whether it wants to be told.
-    told: u16,
+    /// What it was when the driver was last asked whether it wants to be called; `None` where somebody else has published
+    /// before, who may have died before that.
+    called: Option<u16>,
     /// Used elements not yet published, as they will be in memory.
     pending: Vec<[u8; 8]>,
     /// What will be done with buffers as soon as they are taken.
@@ -87,7 +88,7 @@ impl SplitRing {
             next: base,
             done: base,
             published: 0,
-            told: 0,
+            called: None,
             pending: Vec::with_capacity(entries.min(1024)),
             buffers: Prefetch::Nothing,
             ahead: [Chain::default(); AHEAD],
@@ -96,7 +97,7 @@ impl SplitRing {
             lately: vec![Segment::default(); entries],
         };
         ring.published = ring.locate()?;
-        ring.told = ring.published;
+        ring.called = Some(0).filter(|&none| none == ring.published);
         Ok(ring)
     }
 
@@ -347,16 +348,21 @@ impl SplitRing {
         used.store(new, 2, Ordering::Release).map_err(outside)
     }
 
+    /// Whether somebody else has published something, of which the driver may not have been told.
+    pub(crate) fn is_resumed(&self) -> bool {
+        self.called.is_none()
+    }
+
     /// Whether the driver wants to be told of what was published since this was last asked (virtio 2.7.7.2).
     pub(crate) fn wants_call(&mut self, _: &Fence) -> Result<bool, RingError> {
         let outside = |_| RingError::RingOutside;
-        let (old, new) = (self.told, self.published);
-        self.told = new;
+        let new = self.published;
+        let old = self.called.replace(new);
         let avail = self.avail.slice()?;
         if self.event_idx {
             let at = 4 + usize::from(self.size) * 2;
             let event = avail.load::<u16>(at, Ordering::Relaxed).map_err(outside)?;
-            Ok(crosses(event, old, new))
+            Ok(old.is_none_or(|old| crosses(event, old, new)))
         } else {
             let flags = avail.load::<u16>(0, Ordering::Relaxed).map_err(outside)?;
             Ok(flags & NO_INTERRUPT == 0)

@@ -56,7 +56,8 @@ pub struct Vring {
 
 impl Vring {
     /// A ring at the addresses of `config` in `mem`. The used entries of a
-    /// split ring go on from the used index that is in memory. Without `kick` the ring must be polled, without `call` the driver polls.
+    /// split ring go on from the used index that is in memory. A ring that was used before [needs a call](Vring::needs_call) at
+    /// once, since nobody knows what its driver has been told. Without `kick` the ring must be polled, without `call` the driver polls.
     ///
     /// Fails if the size or the base is not one of the format, or a part of the ring is misaligned or not
     /// inside one region.
@@ -72,8 +73,11 @@ impl Vring {
             avail: config.avail,
             used: config.used,
         };
+        let ring = Ring::new(mem, config.size, at, config.base, config.features)?;
         Ok(Vring {
-            ring: Ring::new(mem, config.size, at, config.base, config.features)?,
+            // A back end that was killed may have published and not called.
+            needs_call: ring.is_resumed(),
+            ring,
             index: config.index,
             features: config.features,
             enabled: config.enabled,
@@ -82,7 +86,6 @@ impl Vring {
             call,
             err,
             fault: None,
-            needs_call: false,
         })
     }
 
@@ -111,8 +114,8 @@ impl Vring {
         self.coalescing
     }
 
-    /// Whether something has been published that the driver has not been told of.
-    pub fn is_untold(&self) -> bool {
+    /// Whether something has been published that the driver has not been asked about.
+    pub fn needs_call(&self) -> bool {
         self.needs_call
     }
 

@@ -268,6 +268,7 @@ fn a_burst_that_passes_the_event_is_told() {
         (5, 3, true),
     ] {
         let (mut driver, mut ring) = world(EVENT_IDX, 6);
+        ring.wants_call(&Fence::after_publishing()).unwrap();
         driver.set_driver_event(side, flags);
         for i in 0..4 {
             driver.offer_packed(&[((HEAP, 8, 0), i)]);

@@ -215,6 +215,48 @@ fn take(ring: &mut Ring, expected: Option<&Sent>) -> Result<Option<Token>, TestC
     Ok(Some(chain.token))
 }
 
+/// A ring whose driver has been asked what it wants to be called for, as it is when a ring that was used before is taken over.
+fn asked(mut ring: Ring) -> Ring {
+    ring.wants_call(&Fence::after_publishing()).unwrap();
+    ring
+}
+
+#[test]
+fn a_driver_whose_back_end_died_before_the_call_is_called_by_the_next() {
+    for features in [EVENT_IDX, RING_PACKED | EVENT_IDX] {
+        let mut driver = Driver::new(8, features, 0);
+        let mut vring = driver.vring_from(0, driver.vring_base(0));
+        assert!(!vring.needs_call(), "nobody has used anything");
+        // The first time the driver is called, the second time not.
+        for dies in [false, true] {
+            driver.arm();
+            let buffer = driver.alloc(8);
+            driver.add(&[(buffer, 8, true)], 1);
+            let chain = vring.ring.take().unwrap().unwrap();
+            vring.ring.push_used(chain.token, 8);
+            vring.publish();
+            if !dies {
+                assert_eq!(vring.call(&Fence::after_publishing()), Some(true));
+                assert!(driver.call.drain());
+                assert_eq!(driver.used().len(), 1);
+            }
+        }
+        let mut next = driver.vring_from(0, vring.base());
+        drop(vring);
+        assert!(next.needs_call(), "though it has published nothing yet");
+        assert_eq!(next.call(&Fence::after_publishing()), Some(true));
+        assert!(driver.call.drain());
+        assert_eq!(driver.used().len(), 1);
+        // From then on as the driver wants it.
+        driver.disarm();
+        let buffer = driver.alloc(8);
+        driver.add(&[(buffer, 8, true)], 1);
+        let chain = next.ring.take().unwrap().unwrap();
+        next.ring.push_used(chain.token, 8);
+        assert_eq!(next.flush(), Some(false));
+    }
+}
+
 proptest! {
     /// Every chain comes out once, whole and in order; comes back once, in order, no sooner than it is published, with the
     /// bytes that were written; and the driver is told if it asked to be. A ring that is stopped goes on with the oldest
@@ -229,7 +271,7 @@ proptest! {
     ) {
         let features = format | INDIRECT_DESC | if event_idx { EVENT_IDX } else { NONE };
         let mut driver = Driver::new(size, features, base);
-        let mut ring = ring(&driver, size, base, features);
+        let mut ring = asked(ring(&driver, size, base, features));
         let mut offered: VecDeque<Sent> = VecDeque::new();
         let mut held: VecDeque<(Token, Sent)> = VecDeque::new();
         let mut returned: Vec<(u16, u32)> = Vec::new();
@@ -289,7 +331,7 @@ proptest! {
                     published.extend(returned.drain(..));
                     ring.rewind();
                     let from = ring.base();
-                    ring = Ring::new(driver.mem.clone(), size, AT, from, features).unwrap();
+                    ring = asked(Ring::new(driver.mem.clone(), size, AT, from, features).unwrap());
                     while let Some((_, sent)) = held.pop_back() {
                         offered.push_front(sent);
                     }

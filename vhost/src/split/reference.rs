@@ -107,6 +107,7 @@ proptest! {
         }
         let at = RingAddresses { desc: DESC, avail: AVAIL, used: USED };
         let mut ours = SplitRing::new(drivers[0].mem.clone(), SIZE, at, base, features).unwrap();
+        ours.wants_call(&Fence::after_publishing()).unwrap(); // as for a ring that was used before
         let (mut theirs, mem) = (reference(event_idx, base), memory(&drivers[1]));
         let mut held = VecDeque::new();
         let (mut offered, mut taken, mut returned, mut told) = (0u16, 0u16, 0u16, 0u16);

@@ -268,6 +268,7 @@ fn a_burst_that_passes_the_event_is_told() {
     ] {
         let mut driver = Driver::new(8, EVENT_IDX, 0xfffe);
         let mut ring = ring(&driver, 8, 0xfffe, EVENT_IDX);
+        ring.wants_call(&Fence::after_publishing()).unwrap();
         driver.set_used_event(event);
         for i in 0..4 {
             driver.offer(i);

@@ -390,7 +390,7 @@ impl<Q: Queue> Slot<Q> {
     ) -> Result<bool, Nanos> {
         let vring = self.queue.vring();
         let moderated = vring.coalescing().max_usecs > 0 && vring.call_fd().is_some();
-        if moderated && vring.is_untold() {
+        if moderated && vring.needs_call() {
             let due = self.line.due(now, vring.coalescing().into(), packets);
             if due > now {
                 return Err(due);

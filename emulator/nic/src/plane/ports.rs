@@ -52,6 +52,12 @@ impl VfPorts {
     /// Takes over a ring.
     pub(super) fn attach(&mut self, vf: VfIndex, vring: Vring) {
         self.kicks.add(&vring);
+        if vring.needs_call() {
+            match is_rx(vring.index()) {
+                true => self.rx.needs_call.insert(vf),
+                false => self.tx_needs_call.insert(vf),
+            }
+        }
         if is_rx(vring.index()) {
             self.rx.ports[vf.index()].attach(vring);
         } else {
