@@ -6,7 +6,7 @@ mod lab;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use vf_model::{MacAddr, Profile};
+use vf_model::{MacAddr, Profile, SETTING_KEYS};
 use vf_nic::config::{CpuList, PollMode};
 
 #[cfg(feature = "lab")]
@@ -47,7 +47,7 @@ pub enum Command {
     /// Show settings, counters and utilisation
     Show(ShowAll),
     /// Change a VF while it runs, in the words of 'ip link set dev PF vf N'
-    #[command(after_help = VF_HELP)]
+    #[command(after_help = vf_help())]
     Vf {
         /// N set SETTING VALUE ... | N mac add|del MAC [vlan VID] | N vlan add|del VID |
         /// N rss [hkey KEY] [equal N|weight W0 W1 ...|default]
@@ -86,16 +86,17 @@ Example:
   filter add flow-type tcp4 dst-ip 10.0.0.1 dst-port 80 vf 1   # the web server
   END";
 
-const VF_HELP: &str = "\
-Settings (several may follow one 'set'; all are applied or none):
-  path direct|mediated         which path the VF's traffic takes, switched while it runs
-  mac MAC                      the VF's address
-  vlan VID [qos Q]             port VLAN, tagged and untagged by the NIC; 0 removes it
-  spoofchk on|off              drop what the guest sends from a foreign address
-  trust on|off                 whether the guest is trusted
-  state auto|enable|disable    link state: like the NIC's port, always up, always down
-  max_tx_rate MBPS             limit on what the guest sends; 0 removes it
+/// The keys of `vf N set`, and what else there is to say.
+fn vf_help() -> String {
+    let keys = SETTING_KEYS.iter().map(|key| {
+        let words = format!("{} {}", key.name, key.values);
+        format!("  {words:<28} {}\n", key.help)
+    });
+    let keys: String = keys.collect();
+    format!("Settings (several may follow one 'set'; all are applied or none):\n{keys}\n{VF_HELP}")
+}
 
+const VF_HELP: &str = "\
 How received flows are spread over the guest's queues ('ethtool -X'): N rss
   hkey KEY                     key of the Toeplitz hash, 40 bytes in hexadecimal
   equal N                      evenly over the first N queues

@@ -5,9 +5,9 @@ use std::fmt;
 use crate::filter_spec::{FilterMatch, FilterPriority, FilterSpec};
 use crate::refusal::Refusal;
 use crate::rss::{RssKey, RssSpread};
-use crate::vf::{VfIndex, VfSetting};
+use crate::vf::{SettingKey, VfIndex, VfSetting};
 use crate::vf_filter::VfFilter;
-use crate::words::{Words, number};
+use crate::words::Words;
 
 /// A change to a NIC. Its `Display` is the words it is parsed from.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -59,9 +59,6 @@ pub enum Command {
     /// `filter flush`: all filters out of the NIC's table.
     FlushFilters,
 }
-
-const SETTINGS: &str =
-    "mac, vlan, qos, proto, spoofchk, trust, state, max_tx_rate or path, each with a value";
 
 impl Command {
     /// Reads a command from its words, such as `vf 0 set mac 02:00:00:00:00:01 spoofchk on` or `link set down`.
@@ -155,29 +152,8 @@ impl<S: AsRef<str>> Words<'_, S> {
     }
 
     fn setting(&mut self) -> Result<VfSetting, Refusal> {
-        Ok(match self.next(SETTINGS)? {
-            "mac" => VfSetting::Mac(self.next("a MAC address")?.parse()?),
-            "vlan" => {
-                const ALLOWED: &str = "1 to 4094, or 0 for none";
-                VfSetting::Vlan(number("vlan", self.next(ALLOWED)?, ALLOWED)?)
-            }
-            "qos" => VfSetting::Qos(number("qos", self.next("0 to 7")?, "0 to 7")?),
-            "proto" => VfSetting::Proto(self.next("802.1Q or 802.1ad")?.parse()?),
-            "spoofchk" => VfSetting::Spoofchk(self.on_off("spoofchk")?),
-            "trust" => VfSetting::Trust(self.on_off("trust")?),
-            "state" => VfSetting::State(self.next("auto, enable or disable")?.parse()?),
-            "max_tx_rate" => VfSetting::MaxTxRate(self.next("Mb/s, 0 for no limit")?.parse()?),
-            "path" => VfSetting::Path(self.next("direct or mediated")?.parse()?),
-            other => return Err(Refusal::word("setting", other, SETTINGS)),
-        })
-    }
-
-    fn on_off(&mut self, what: &'static str) -> Result<bool, Refusal> {
-        match self.next("on or off")? {
-            "on" => Ok(true),
-            "off" => Ok(false),
-            other => Err(Refusal::word(what, other, "on or off")),
-        }
+        let key = SettingKey::named(self.next(SettingKey::names())?)?;
+        Ok(key.parse(self.next(key.allowed)?)?)
     }
 }
 

@@ -119,7 +119,8 @@ pub use stats::{Counters, DropReason, Drops, PublishedCounters, PublishedPort};
 pub use time::{BusyTime, Nanos};
 pub use verdict::{Hop, Onward, TagEdit, Tagging, To, Verdict};
 pub use vf::{
-    MAX_VFS, Mbps, Path, PortVlan, SettingError, VfIndex, VfLinkState, VfPolicy, VfSet, VfSetting,
+    MAX_VFS, Mbps, Path, PortVlan, SETTING_KEYS, SettingError, SettingKey, VfIndex, VfLinkState,
+    VfPolicy, VfSet, VfSetting,
 };
 pub use vf_filter::{MAX_FILTERS, MAX_UNTRUSTED_FILTERS, VfFilter, VfFilterError, VfFilters};
 pub use vf_packet::{

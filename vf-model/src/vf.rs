@@ -1,12 +1,13 @@
-//! A virtual function: its index, sets of them, and its policy. Never judges a frame.
+//! A virtual function: its index, sets of them, its policy, and the keys that it is set with. Never judges a frame.
 
 use std::fmt;
 use std::str::FromStr;
+use std::sync::LazyLock;
 
 use serde::{Deserialize, Serialize};
 
 use crate::addr::{AddrError, MacAddr, Vid, VlanProto, VlanTag};
-use crate::words::ParseError;
+use crate::words::{ParseError, number};
 
 /// Most VFs a NIC can have.
 pub const MAX_VFS: u16 = 256;
@@ -302,6 +303,9 @@ pub enum VfSetting {
 /// Why a setting is refused.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SettingError {
+    /// A word that is no value of its key.
+    #[error(transparent)]
+    Words(Box<ParseError>),
     /// An address or a VLAN that no VF can have.
     #[error(transparent)]
     Addr(#[from] AddrError),
@@ -311,6 +315,13 @@ pub enum SettingError {
     /// A property of the port VLAN of a VF that has none.
     #[error("qos and proto belong to a port VLAN: set vlan first")]
     NoPortVlan,
+}
+
+impl From<ParseError> for SettingError {
+    /// In a box, as it is twice as long as the others, and they are in every refusal.
+    fn from(error: ParseError) -> SettingError {
+        SettingError::Words(Box::new(error))
+    }
 }
 
 impl VfPolicy {
@@ -355,20 +366,169 @@ impl VfPolicy {
     }
 }
 
+/// A key of `vf N set`. Commands, the configuration file, `show` and help all take what they know of it from here.
+#[derive(Debug)]
+pub struct SettingKey {
+    /// The word.
+    pub name: &'static str,
+    /// Its values, as help has them.
+    pub values: &'static str,
+    /// What it is for, as help says it.
+    pub help: &'static str,
+    /// Its values, as a refusal names them.
+    pub allowed: &'static str,
+    parse: fn(&str) -> Result<VfSetting, SettingError>,
+    of: fn(&VfPolicy) -> Option<VfSetting>,
+}
+
+/// All keys, those first that others depend on.
+pub static SETTING_KEYS: &[SettingKey] = &[
+    SettingKey {
+        name: "mac",
+        values: "MAC",
+        help: "the VF's address",
+        allowed: "a MAC address",
+        parse: |word| Ok(VfSetting::Mac(word.parse()?)),
+        of: |policy| Some(VfSetting::Mac(policy.mac)),
+    },
+    SettingKey {
+        name: "vlan",
+        values: "VID",
+        help: "port VLAN, tagged and untagged by the NIC; 0 removes it",
+        allowed: "1 to 4094, or 0 for none",
+        parse: |word| {
+            let vid = number("vlan", word, "1 to 4094, or 0 for none")?;
+            Ok(VfSetting::Vlan(vid))
+        },
+        of: |policy| Some(VfSetting::Vlan(policy.port_vlan?.vid.get())),
+    },
+    SettingKey {
+        name: "qos",
+        values: "PRIO",
+        help: "priority of the port VLAN's tag, 0 to 7",
+        allowed: "0 to 7",
+        parse: |word| Ok(VfSetting::Qos(number("qos", word, "0 to 7")?)),
+        of: |policy| Some(VfSetting::Qos(policy.port_vlan?.qos)),
+    },
+    SettingKey {
+        name: "proto",
+        values: "802.1Q|802.1ad",
+        help: "kind of the port VLAN's tag",
+        allowed: "802.1Q or 802.1ad",
+        parse: |word| Ok(VfSetting::Proto(word.parse()?)),
+        of: |policy| Some(VfSetting::Proto(policy.port_vlan?.proto)),
+    },
+    SettingKey {
+        name: "spoofchk",
+        values: "on|off",
+        help: "drop what the guest sends from a foreign address",
+        allowed: "on or off",
+        parse: |word| Ok(VfSetting::Spoofchk(on_off("spoofchk", word)?)),
+        of: |policy| Some(VfSetting::Spoofchk(policy.spoofchk)),
+    },
+    SettingKey {
+        name: "trust",
+        values: "on|off",
+        help: "whether the guest is trusted",
+        allowed: "on or off",
+        parse: |word| Ok(VfSetting::Trust(on_off("trust", word)?)),
+        of: |policy| Some(VfSetting::Trust(policy.trust)),
+    },
+    SettingKey {
+        name: "state",
+        values: "auto|enable|disable",
+        help: "link state: like the NIC's port, always up, always down",
+        allowed: "auto, enable or disable",
+        parse: |word| Ok(VfSetting::State(word.parse()?)),
+        of: |policy| Some(VfSetting::State(policy.state)),
+    },
+    SettingKey {
+        name: "max_tx_rate",
+        values: "MBPS",
+        help: "limit on what the guest sends; 0 removes it",
+        allowed: "Mb/s, 0 for no limit",
+        parse: |word| Ok(VfSetting::MaxTxRate(word.parse()?)),
+        of: |policy| Some(VfSetting::MaxTxRate(policy.max_tx_rate?)),
+    },
+    SettingKey {
+        name: "path",
+        values: "direct|mediated",
+        help: "which path the VF's traffic takes, switched while it runs",
+        allowed: "direct or mediated",
+        parse: |word| Ok(VfSetting::Path(word.parse()?)),
+        of: |policy| Some(VfSetting::Path(policy.path)),
+    },
+];
+
+impl SettingKey {
+    /// The key of that name.
+    ///
+    /// # Errors
+    /// [`SettingError::Words`] that names all there are.
+    pub fn named(name: &str) -> Result<&'static SettingKey, SettingError> {
+        let key = SETTING_KEYS.iter().find(|key| key.name == name);
+        key.ok_or_else(|| ParseError::word("setting", name, SettingKey::names()).into())
+    }
+
+    /// What may stand where a key is to follow.
+    pub(crate) fn names() -> &'static str {
+        static NAMES: LazyLock<String> = LazyLock::new(|| {
+            let names: Vec<_> = SETTING_KEYS.iter().map(|key| key.name).collect();
+            let mut names = names.join(", ");
+            if let Some(last) = names.rfind(", ") {
+                names.replace_range(last..last + 2, " or ");
+            }
+            names + ", each with a value"
+        });
+        &NAMES
+    }
+
+    /// The setting that gives it the value that a word stands for.
+    ///
+    /// # Errors
+    /// [`SettingError`] that says which values there are.
+    pub fn parse(&self, word: &str) -> Result<VfSetting, SettingError> {
+        (self.parse)(word)
+    }
+
+    /// The setting that is in force in a policy, if any.
+    #[must_use]
+    pub fn of(&self, policy: &VfPolicy) -> Option<VfSetting> {
+        (self.of)(policy)
+    }
+}
+
+fn on_off(key: &'static str, word: &str) -> Result<bool, ParseError> {
+    match word {
+        "on" => Ok(true),
+        "off" => Ok(false),
+        _ => Err(ParseError::word(key, word, "on or off")),
+    }
+}
+
+impl VfSetting {
+    /// Its key and its value, as words.
+    #[must_use]
+    pub fn words(&self) -> (&'static str, String) {
+        let on_off = |on: bool| if on { "on" } else { "off" }.to_owned();
+        match *self {
+            VfSetting::Mac(mac) => ("mac", mac.to_string()),
+            VfSetting::Vlan(vid) => ("vlan", vid.to_string()),
+            VfSetting::Qos(qos) => ("qos", qos.to_string()),
+            VfSetting::Proto(proto) => ("proto", proto.to_string()),
+            VfSetting::Spoofchk(on) => ("spoofchk", on_off(on)),
+            VfSetting::Trust(on) => ("trust", on_off(on)),
+            VfSetting::State(state) => ("state", state.to_string()),
+            VfSetting::MaxTxRate(rate) => ("max_tx_rate", rate.to_string()),
+            VfSetting::Path(path) => ("path", path.to_string()),
+        }
+    }
+}
+
 impl fmt::Display for VfSetting {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let on_off = |on: bool| if on { "on" } else { "off" };
-        match *self {
-            VfSetting::Mac(mac) => write!(f, "mac {mac}"),
-            VfSetting::Vlan(vid) => write!(f, "vlan {vid}"),
-            VfSetting::Qos(qos) => write!(f, "qos {qos}"),
-            VfSetting::Proto(proto) => write!(f, "proto {proto}"),
-            VfSetting::Spoofchk(on) => write!(f, "spoofchk {}", on_off(on)),
-            VfSetting::Trust(on) => write!(f, "trust {}", on_off(on)),
-            VfSetting::State(state) => write!(f, "state {state}"),
-            VfSetting::MaxTxRate(rate) => write!(f, "max_tx_rate {rate}"),
-            VfSetting::Path(path) => write!(f, "path {path}"),
-        }
+        let (key, value) = self.words();
+        write!(f, "{key} {value}")
     }
 }
 
@@ -467,6 +627,31 @@ mod tests {
             prop_assert_eq!(without, set(&a).difference(set(&b)));
             prop_assert_eq!(without.is_empty(), a.is_subset(&b));
         }
+    }
+
+    #[test]
+    fn every_key_reads_what_it_shows() {
+        let policy = VfPolicy::new(MacAddr([2, 0, 0, 0, 0, 1]));
+        let all = [
+            VfSetting::Vlan(10),
+            VfSetting::Qos(5),
+            VfSetting::Proto(VlanProto::Dot1ad),
+            VfSetting::MaxTxRate(Mbps(7)),
+        ];
+        let with = |policy: VfPolicy, setting: VfSetting| policy.with(setting).unwrap();
+        let policy = all.into_iter().fold(policy, with);
+        let mut again = VfPolicy::new(MacAddr([2, 0, 0, 0, 0, 2]));
+        for key in SETTING_KEYS {
+            let setting = key.of(&policy).unwrap();
+            let (name, value) = setting.words();
+            assert_eq!((name, key.parse(&value)), (key.name, Ok(setting)));
+            again = again.with(setting).unwrap();
+            let wrong = key.parse("neither").unwrap_err().to_string();
+            assert!(wrong.contains("'neither'"), "{wrong}");
+        }
+        // What is shown is all there is to set.
+        let mac_set = true;
+        assert_eq!(again, VfPolicy { mac_set, ..policy });
     }
 
     #[test]

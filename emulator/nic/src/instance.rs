@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use vf_model::{
     Command, DropReason, FilterAction, MacAddr, NicConfig, Path, Policy, Refusal, RxFilter,
-    VfIndex, VfRequest, VfSetting,
+    VfIndex, VfRequest,
 };
 use vf_vhost::control::{self, Coalescing};
 use vf_vhost::endpoint::{Device, DeviceConfig, Endpoint, SessionEvent};
@@ -13,7 +13,7 @@ use vf_vhost::features::VirtioFeatures;
 use vf_vhost::vring::Vring;
 
 use crate::clock::Clock;
-use crate::config::{NicSettings, PolicySettings};
+use crate::config::NicSettings;
 use crate::ctrl_queue::{self, CommandLimiter};
 use crate::plane::{self, DirectPlane, MediatedPlane, PolicyCell, Rings, Statistics};
 use crate::queue::{PfEnd, Pool, worker_of};
@@ -101,7 +101,7 @@ pub fn initial_policy(settings: &NicSettings) -> Result<Policy, (VfIndex, Refusa
     for (i, vf) in settings.vf.iter().enumerate() {
         let command = Command::SetVf {
             vf: VfIndex::from(i),
-            settings: vf.policy.settings(),
+            settings: vf.policy.clone(),
         };
         let refused = |refusal| (VfIndex::from(i), refusal);
         policy = policy.with(&command).map_err(refused)?;
@@ -116,26 +116,6 @@ pub fn initial_policy(settings: &NicSettings) -> Result<Policy, (VfIndex, Refusa
         policy = policy.with(&command).map_err(|refusal| (vf, refusal))?;
     }
     Ok(policy)
-}
-
-impl PolicySettings {
-    /// In the order in which they depend on each other.
-    fn settings(&self) -> Vec<VfSetting> {
-        [
-            self.mac.map(VfSetting::Mac),
-            self.vlan.map(VfSetting::Vlan),
-            self.qos.map(VfSetting::Qos),
-            self.proto.map(VfSetting::Proto),
-            self.spoofchk.map(VfSetting::Spoofchk),
-            self.trust.map(VfSetting::Trust),
-            self.state.map(VfSetting::State),
-            self.max_tx_rate.map(VfSetting::MaxTxRate),
-            self.path.map(VfSetting::Path),
-        ]
-        .into_iter()
-        .flatten()
-        .collect()
-    }
 }
 
 impl NicInstance {

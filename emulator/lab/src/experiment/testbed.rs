@@ -6,8 +6,8 @@ use std::path::PathBuf;
 
 use vf_guest::net::{NetConfig, NetDevice, Notify};
 use vf_guest::tcp::{GuestConfig, StreamId, TcpGuest};
-use vf_model::{MacAddr, Nanos, Path, VfIndex};
-use vf_nic::config::{NicSettings, Offloads, PolicySettings, SocketRole, VfSettings, WireSettings};
+use vf_model::{MacAddr, Nanos, Path, VfIndex, VfSetting};
+use vf_nic::config::{NicSettings, Offloads, SocketRole, VfSettings, WireSettings};
 
 use super::ExperimentError;
 use super::measure::{Meters, Reading};
@@ -29,10 +29,7 @@ pub(super) fn nic_settings(plan: &ExperimentPlan, host: usize, path: Path) -> Ni
     let vf = VfSettings {
         socket: PathBuf::new(),
         role: SocketRole::Server,
-        policy: PolicySettings {
-            path: Some(path),
-            ..PolicySettings::default()
-        },
+        policy: vec![VfSetting::Path(path)],
     };
     NicSettings {
         name: ["a", "b"][host].to_owned(),

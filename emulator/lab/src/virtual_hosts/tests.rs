@@ -7,15 +7,15 @@ use std::time::Instant;
 use vf_guest::frontend::Frontend;
 use vf_guest::net::{NetConfig, NetDevice, NetHeader, Notify, RxFrame};
 use vf_model::{Judge, LinkConfig, MacAddr, Profile, VfSetting};
-use vf_nic::config::{Offloads, PolicySettings, SocketRole, VfSettings};
+use vf_nic::config::{Offloads, SocketRole, VfSettings};
 use vf_nic::control::Observer;
 use vf_nic::watch::{Direction, Port, Seen};
 use vf_vhost::endpoint::Endpoint;
 
 use super::*;
 
-fn nic(name: &str, mac: u8, vfs: &[PolicySettings]) -> NicSettings {
-    let vf = |policy: &PolicySettings| VfSettings {
+fn nic(name: &str, mac: u8, vfs: &[Vec<VfSetting>]) -> NicSettings {
+    let vf = |policy: &Vec<VfSetting>| VfSettings {
         socket: PathBuf::new(),
         role: SocketRole::Server,
         policy: policy.clone(),
@@ -35,11 +35,8 @@ fn nic(name: &str, mac: u8, vfs: &[PolicySettings]) -> NicSettings {
     }
 }
 
-fn on_path(path: Path) -> PolicySettings {
-    PolicySettings {
-        path: Some(path),
-        ..PolicySettings::default()
-    }
+fn on_path(path: Path) -> Vec<VfSetting> {
+    vec![VfSetting::Path(path)]
 }
 
 /// Hosts back to back.
@@ -132,10 +129,7 @@ fn every_frame_is_seen_wherever_it_passes() {
         [Path::Mediated, Path::Direct],
         [Path::Mediated, Path::Mediated],
     ] {
-        let tagged = paths.map(|path| PolicySettings {
-            vlan: Some(5),
-            ..on_path(path)
-        });
+        let tagged = paths.map(|path| vec![VfSetting::Vlan(5), VfSetting::Path(path)]);
         let far = nic("b", 0xb, &[on_path(paths[1])]);
         let mut world = world(&[nic("a", 0xa, &tagged), far]);
         let log = watch(&mut world);

@@ -18,7 +18,7 @@ pub use error::ConfigError;
 pub use file::{HypervisorSection, Overrides, Sections, line_of, one_line};
 pub use nic::{NicSection, NicSettings, Offloads, default_queue_pairs};
 pub use socket_dir::{default_socket_dir, temporary_socket_dir};
-pub use vf::{PolicySettings, SocketRole, VfSettings};
+pub use vf::{SocketRole, VfSettings};
 pub use wire::{WireSection, WireSettings, parse_rate};
 
 /// Most VFs a NIC can have.
@@ -64,6 +64,8 @@ impl Config {
 mod tests {
     use std::path::Path;
 
+    use vf_model::VfSetting;
+
     use super::*;
 
     fn load(text: &str) -> Result<Config, ConfigError> {
@@ -93,13 +95,34 @@ mod tests {
              [[nic]]\nname='b'\n[[wire]]\nbetween=['a','b']\nrate='2.5G'\npropagation_ns=100\n",
         )
         .unwrap();
-        assert_eq!(config.nics[0].vf[1].policy.vlan, Some(7));
+        // The path is said first, and depends on nothing.
         assert_eq!(
-            config.nics[0].vf[1].policy.path,
-            Some(vf_model::Path::Mediated)
+            config.nics[0].vf[1].policy,
+            [
+                VfSetting::Vlan(7),
+                VfSetting::Path(vf_model::Path::Mediated)
+            ]
         );
         assert_eq!(config.wires[0].link.rate_bps, 2_500_000_000);
         assert!(config.nics[1].vf[0].socket.ends_with("b-vf0.sock"));
+    }
+
+    #[test]
+    fn every_key_of_vf_set_is_a_key_of_the_file() {
+        let mac = "02:00:00:00:00:01";
+        let config = load(&format!(
+            "[[nic]]\nname='a'\n[[nic.vf]]\npath='mediated'\nmax_tx_rate=5\nstate='disable'\ntrust=true\nspoofchk=false\n\
+             proto='802.1ad'\nqos=3\nvlan=7\nmac='{mac}'\nindex=1\nsocket='s'\nsocket_role='client'\n"
+        ));
+        let vf = config.unwrap().nics[0].vf[1].clone();
+        assert!(vf.socket.ends_with("s") && vf.role == SocketRole::Client);
+        let words: Vec<_> = vf.policy.iter().map(VfSetting::words).collect();
+        let said = [
+            mac, "7", "3", "802.1ad", "off", "on", "disable", "5", "mediated",
+        ];
+        let keys = vf_model::SETTING_KEYS.iter().map(|key| key.name);
+        let said = keys.zip(said.map(str::to_owned));
+        assert_eq!(words, said.collect::<Vec<_>>());
     }
 
     #[test]
@@ -136,6 +159,23 @@ mod tests {
                 "0 to 1",
             ),
             ("[[nic]\nname='a'", "line 1"),
+            (
+                "[[nic]]\nname='a'\n[[nic.vf]]\nindex=0\nvlna=3",
+                "line 5: unknown field `vlna`, expected one of index, socket, socket_role, mac, vlan,",
+            ),
+            (
+                "[[nic]]\nname='a'\n[[nic.vf]]\nindex=0\nspoofchk=3",
+                "line 5: spoofchk '3': on or off",
+            ),
+            (
+                "[[nic]]\nname='a'\n[[nic.vf]]\nindex=0\npath='fast'",
+                "line 5: path 'fast': direct or mediated",
+            ),
+            (
+                "[[nic]]\nname='a'\n[[nic.vf]]\nindex=0\nmac=[3]",
+                "line 5: invalid type: sequence, expected a MAC address",
+            ),
+            ("[[nic]]\nname='a'\n[[nic.vf]]\ntrust=true", "`index`"),
         ] {
             let error = load(text).unwrap_err().to_string();
             assert!(error.contains(says), "{text:?} gave {error:?}");

@@ -9,7 +9,7 @@ use vf_model::{Command, FilterSpec, MacAddr, NicConfig, Policy, Profile};
 use vf_vhost::features::VirtioFeatures;
 
 use super::error::ConfigError;
-use super::vf::{PolicySettings, SocketRole, VfSection, VfSettings};
+use super::vf::{SocketRole, VfSection, VfSettings};
 use super::{MAX_QUEUE_PAIRS, MAX_VFS, MAX_WORKERS};
 
 /// One NIC.
@@ -181,7 +181,7 @@ pub(super) fn check(
                 format!("{name}-vf{i}.sock")
             }),
             role: section.socket_role,
-            policy: PolicySettings::default(),
+            policy: Vec::new(),
         })
         .collect();
     let mut seen = BTreeSet::new();

@@ -1,9 +1,11 @@
 //! `[[nic.vf]]`: the socket of a VF and its policy at the start.
 
+use std::fmt;
 use std::path::{Path, PathBuf};
 
-use serde::Deserialize;
-use vf_model::{MacAddr, Mbps, Path as VfPath, VfLinkState, VlanProto};
+use serde::de::{self, DeserializeSeed, Error as _, MapAccess, Visitor};
+use serde::{Deserialize, Deserializer};
+use vf_model::{SETTING_KEYS, SettingKey, VfSetting};
 
 /// One VF.
 #[derive(Clone, Debug)]
@@ -13,7 +15,7 @@ pub struct VfSettings {
     /// Who listens on it.
     pub role: SocketRole,
     /// What is applied at the start, in the words of `vfnic vf N set`.
-    pub policy: PolicySettings,
+    pub policy: Vec<VfSetting>,
 }
 
 /// Who listens on a VF's socket.
@@ -27,45 +29,12 @@ pub enum SocketRole {
     Client,
 }
 
-/// Settings of a VF that are applied before it first runs.
-#[derive(Clone, Debug, Default)]
-pub struct PolicySettings {
-    /// The administrator's MAC address.
-    pub mac: Option<MacAddr>,
-    /// Port VLAN, 1 to 4094.
-    pub vlan: Option<u16>,
-    /// Priority bits of the port VLAN's tag.
-    pub qos: Option<u8>,
-    /// Kind of the port VLAN's tag.
-    pub proto: Option<VlanProto>,
-    /// Whether frames with a foreign source MAC are dropped.
-    pub spoofchk: Option<bool>,
-    /// Whether the guest is trusted.
-    pub trust: Option<bool>,
-    /// Link state.
-    pub state: Option<VfLinkState>,
-    /// Limit on what the guest sends.
-    pub max_tx_rate: Option<Mbps>,
-    /// Which path its traffic takes.
-    pub path: Option<VfPath>,
-}
-
-/// One `[[nic.vf]]` as a file has it.
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
+/// One `[[nic.vf]]` as a file has it: its socket, and the keys of `vfnic vf N set` with their values.
 pub(super) struct VfSection {
     pub(super) index: u16,
     socket: Option<PathBuf>,
     socket_role: Option<SocketRole>,
-    mac: Option<MacAddr>,
-    vlan: Option<u16>,
-    qos: Option<u8>,
-    proto: Option<VlanProto>,
-    spoofchk: Option<bool>,
-    trust: Option<bool>,
-    state: Option<VfLinkState>,
-    max_tx_rate: Option<Mbps>,
-    path: Option<VfPath>,
+    policy: Vec<VfSetting>,
 }
 
 impl VfSection {
@@ -75,16 +44,105 @@ impl VfSection {
             settings.socket = socket_dir.join(socket);
         }
         settings.role = self.socket_role.unwrap_or(settings.role);
-        settings.policy = PolicySettings {
-            mac: self.mac,
-            vlan: self.vlan,
-            qos: self.qos,
-            proto: self.proto,
-            spoofchk: self.spoofchk,
-            trust: self.trust,
-            state: self.state,
-            max_tx_rate: self.max_tx_rate,
-            path: self.path,
-        };
+        settings.policy = self.policy;
+    }
+}
+
+impl<'de> Deserialize<'de> for VfSection {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<VfSection, D::Error> {
+        struct Section;
+
+        impl<'de> Visitor<'de> for Section {
+            type Value = VfSection;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a [[nic.vf]]")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<VfSection, A::Error> {
+                let (mut index, mut socket, mut socket_role) = (None, None, None);
+                let mut policy = vec![None; SETTING_KEYS.len()];
+                while let Some(key) = map.next_key()? {
+                    match key {
+                        Key::Index => index = Some(map.next_value()?),
+                        Key::Socket => socket = Some(map.next_value()?),
+                        Key::SocketRole => socket_role = Some(map.next_value()?),
+                        Key::Policy(n) => {
+                            policy[n] = Some(map.next_value_seed(Value(&SETTING_KEYS[n]))?);
+                        }
+                    }
+                }
+                Ok(VfSection {
+                    index: index.ok_or_else(|| A::Error::missing_field("index"))?,
+                    socket,
+                    socket_role,
+                    // In the order in which they depend on each other, whatever that of the file.
+                    policy: policy.into_iter().flatten().collect(),
+                })
+            }
+        }
+
+        from.deserialize_map(Section)
+    }
+}
+
+/// A key of a `[[nic.vf]]`.
+enum Key {
+    Index,
+    Socket,
+    SocketRole,
+    /// Its place in [`SETTING_KEYS`].
+    Policy(usize),
+}
+
+impl<'de> Deserialize<'de> for Key {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Key, D::Error> {
+        let word = String::deserialize(from)?;
+        Ok(match word.as_str() {
+            "index" => Key::Index,
+            "socket" => Key::Socket,
+            "socket_role" => Key::SocketRole,
+            _ => {
+                let place = SETTING_KEYS.iter().position(|key| key.name == word);
+                Key::Policy(place.ok_or_else(|| {
+                    let known: Vec<_> = SETTING_KEYS.iter().map(|key| key.name).collect();
+                    let known = known.join(", ");
+                    D::Error::custom(format!(
+                        "unknown field `{word}`, expected one of index, socket, socket_role, {known}"
+                    ))
+                })?)
+            }
+        })
+    }
+}
+
+/// The value of a key, as TOML has it: numbers and booleans are not words there.
+struct Value(&'static SettingKey);
+
+impl<'de> DeserializeSeed<'de> for Value {
+    type Value = VfSetting;
+
+    fn deserialize<D: Deserializer<'de>>(self, from: D) -> Result<VfSetting, D::Error> {
+        from.deserialize_any(self)
+    }
+}
+
+impl Visitor<'_> for Value {
+    type Value = VfSetting;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.0.allowed)
+    }
+
+    fn visit_str<E: de::Error>(self, word: &str) -> Result<VfSetting, E> {
+        self.0.parse(word).map_err(E::custom)
+    }
+
+    fn visit_i64<E: de::Error>(self, number: i64) -> Result<VfSetting, E> {
+        self.visit_str(&number.to_string())
+    }
+
+    fn visit_bool<E: de::Error>(self, on: bool) -> Result<VfSetting, E> {
+        self.visit_str(if on { "on" } else { "off" })
     }
 }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::ops::Deref;
 
-use vf_model::{Counters, Nanos, RxFilter, VfIndex, VfPolicy};
+use vf_model::{Counters, Nanos, RxFilter, SETTING_KEYS, VfIndex, VfPolicy};
 
 use super::show::{
     Show, ShowBridge, ShowCounters, ShowCpu, ShowLink, ShowLog, ShowNic, ShowQueue, ShowRss,
@@ -244,22 +244,9 @@ fn queues(paths: &[Vec<PairTraffic>]) -> Vec<ShowQueue> {
     queues
 }
 
+/// What is set, in the words that set it.
 fn settings(policy: &VfPolicy) -> BTreeMap<String, String> {
-    let on = |b: bool| if b { "on" } else { "off" }.to_owned();
-    let mut words = BTreeMap::from([
-        ("mac".to_owned(), policy.mac.to_string()),
-        ("spoofchk".to_owned(), on(policy.spoofchk)),
-        ("trust".to_owned(), on(policy.trust)),
-        ("state".to_owned(), policy.state.to_string()),
-        ("path".to_owned(), policy.path.to_string()),
-    ]);
-    if let Some(vlan) = policy.port_vlan {
-        words.insert("vlan".to_owned(), vlan.vid.to_string());
-        words.insert("qos".to_owned(), vlan.qos.to_string());
-        words.insert("proto".to_owned(), vlan.proto.to_string());
-    }
-    if let Some(rate) = policy.max_tx_rate {
-        words.insert("max_tx_rate".to_owned(), rate.0.to_string());
-    }
-    words
+    let set = SETTING_KEYS.iter().filter_map(|key| key.of(policy));
+    let words = set.map(|setting| setting.words());
+    words.map(|(key, value)| (key.to_owned(), value)).collect()
 }
