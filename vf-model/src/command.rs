@@ -235,6 +235,9 @@ mod tests {
                 filter: VfFilter::Vlan(Vid::new(10).unwrap()),
             })
         );
+        // iproute2 has an older word for it, too.
+        let limit = parse("vf 0 set rate 100").unwrap();
+        assert_eq!(limit.to_string(), "vf 0 set max_tx_rate 100");
         assert_eq!(parse("link set down"), Ok(Command::SetLink { up: false }));
     }
 
@@ -250,7 +253,7 @@ mod tests {
             ),
             ("vf 0 frob", "vf 'frob': set, mac, vlan or rss"),
             ("vf 0 set", "each with a value must follow"),
-            ("vf 0 set rate 3", "setting 'rate': mac, vlan, qos,"),
+            ("vf 0 set speed 3", "setting 'speed': mac, vlan, qos,"),
             ("vf 0 set trust maybe", "trust 'maybe': on or off"),
             ("vf 0 set state up", "state 'up': auto, enable or disable"),
             ("vf 0 set path fast", "path 'fast': direct or mediated"),

@@ -451,6 +451,14 @@ pub static SETTING_KEYS: &[SettingKey] = &[
         of: |policy| Some(VfSetting::MaxTxRate(policy.max_tx_rate?)),
     },
     SettingKey {
+        name: "rate",
+        values: "MBPS",
+        help: "the older word for max_tx_rate",
+        allowed: "Mb/s, 0 for no limit",
+        parse: |word| Ok(VfSetting::MaxTxRate(word.parse()?)),
+        of: |_| None,
+    },
+    SettingKey {
         name: "path",
         values: "direct|mediated",
         help: "which path the VF's traffic takes, switched while it runs",
@@ -642,7 +650,10 @@ mod tests {
         let policy = all.into_iter().fold(policy, with);
         let mut again = VfPolicy::new(MacAddr([2, 0, 0, 0, 0, 2]));
         for key in SETTING_KEYS {
-            let setting = key.of(&policy).unwrap();
+            let Some(setting) = key.of(&policy) else {
+                assert_eq!(key.name, "rate", "it is shown as max_tx_rate");
+                continue;
+            };
             let (name, value) = setting.words();
             assert_eq!((name, key.parse(&value)), (key.name, Ok(setting)));
             again = again.with(setting).unwrap();
