@@ -23,7 +23,6 @@ use vf_vhost::net_hdr::NetHdr;
 use vf_vhost::rx::{RxOutcome, RxQueue};
 use vf_vhost::tx::TxQueue;
 use vf_vhost::vring::{Vring, VringConfig};
-use vm_memory::Bytes;
 
 const SIZE: u16 = 256;
 const STRIDE: u64 = 2048;
@@ -73,12 +72,13 @@ impl Driver {
                 continue;
             }
             driver.store(DESC + 16 * u64::from(i) + 8, driver.word(0, 0));
-            let entry = driver.mem.slice(AVAIL + 4 + 2 * u64::from(i), 2).unwrap();
-            entry.store(i, 0, Ordering::Relaxed).unwrap();
+            let entry = AVAIL + 4 + 2 * u64::from(i);
+            let entry = driver.mem.slice_mut(entry, 2).unwrap();
+            entry.store(0, i, Ordering::Relaxed).unwrap();
         }
         let no_interrupts = if driver.is_packed() { 1 << 16 } else { 1u32 };
-        let area = driver.mem.slice(AVAIL, 4).unwrap();
-        area.store(no_interrupts, 0, Ordering::Relaxed).unwrap();
+        let area = driver.mem.slice_mut(AVAIL, 4).unwrap();
+        area.store(0, no_interrupts, Ordering::Relaxed).unwrap();
         driver
     }
 
@@ -87,8 +87,8 @@ impl Driver {
     }
 
     fn store(&self, at: u64, word: u64) {
-        let slice = self.mem.slice(at, 8).unwrap();
-        slice.store(word, 0, Ordering::Release).unwrap();
+        let slice = self.mem.slice_mut(at, 8).unwrap();
+        slice.store(0, word, Ordering::Release).unwrap();
     }
 
     /// The second half of a descriptor.
@@ -116,9 +116,9 @@ impl Driver {
         }
         self.laps = self.laps.wrapping_add(1);
         if !self.is_packed() {
-            let index = self.mem.slice(AVAIL + 2, 2).unwrap();
+            let index = self.mem.slice_mut(AVAIL + 2, 2).unwrap();
             index
-                .store(self.laps.wrapping_mul(SIZE), 0, Ordering::Release)
+                .store(0, self.laps.wrapping_mul(SIZE), Ordering::Release)
                 .unwrap();
         }
     }

@@ -109,7 +109,7 @@ impl ControlQueue {
         let mut rest = answer.as_slice();
         for segment in &self.segments {
             let (now, later) = rest.split_at(rest.len().min(segment.len as usize));
-            if let Some(to) = ring.memory().slice(segment.gpa, now.len()) {
+            if let Some(to) = ring.memory().slice_mut(segment.gpa, now.len()) {
                 to.copy_from(now);
             }
             rest = later;

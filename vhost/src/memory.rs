@@ -2,9 +2,12 @@
 //!
 //! A [`GuestMemory`] never changes: adding or removing a region makes a new one that shares the
 //! mappings of the old. Whoever uses memory holds an `Arc` of it, so nothing is unmapped under a
-//! reader. Every access is a bounds-checked [`VolatileSlice`] inside one region; no Rust reference
-//! into guest memory exists anywhere. Files are measured before they are mapped, and a file that
-//! shrinks later is caught by the SIGBUS guard ([`GuestMemory::faulted`]).
+//! reader. Every access is bounds-checked and inside one region: to read, a [`GuestSlice`], to write, a [`GuestSliceMut`],
+//! which is the one writer and marks the [`DirtyLog`]. No Rust reference into guest memory exists anywhere. Files are
+//! measured before they are mapped, and a file that shrinks later is caught by the SIGBUS guard ([`GuestMemory::faulted`]).
+
+mod dirty_log;
+mod slice;
 
 use std::fs::File;
 use std::os::fd::OwnedFd;
@@ -14,6 +17,10 @@ use rustix::fs::{FileType, SealFlags};
 use thiserror::Error;
 use vm_memory::{FileOffset, MmapRegion, VolatileMemory, VolatileSlice};
 
+pub use self::dirty_log::{DirtyLog, LOG_PAGE};
+pub(crate) use self::slice::UnmarkedSlice;
+pub use self::slice::{GuestSlice, GuestSliceMut};
+use crate::error::RingError;
 use crate::raw::sigbus::{Guard, any_faulted};
 
 /// Regions one guest memory may have.
@@ -109,6 +116,7 @@ struct Region {
 #[derive(Debug, Default)]
 pub struct GuestMemory {
     regions: Vec<Region>,
+    log: Option<Arc<DirtyLog>>,
 }
 
 impl GuestMemory {
@@ -128,7 +136,10 @@ impl GuestMemory {
             mapped.push(Region::map(spec, fd)?);
         }
         mapped.sort_by_key(|region| region.guest_addr);
-        Ok(Arc::new(GuestMemory { regions: mapped }))
+        Ok(Arc::new(GuestMemory {
+            regions: mapped,
+            log: None,
+        }))
     }
 
     /// The same memory and one region more (vhost-user ADD_MEM_REG). A region that is there already, addresses and size
@@ -144,13 +155,13 @@ impl GuestMemory {
         let mut regions = self.regions.clone();
         if let Some(known) = self.find(&spec) {
             regions[known].claims = regions[known].claims.saturating_add(1);
-            return Ok(Arc::new(GuestMemory { regions }));
+            return Ok(self.with(regions));
         }
         let present = regions.iter().map(|r| (r.guest_addr, r.user_addr, r.size));
         check_layout(present.chain([(spec.guest_addr, spec.user_addr, spec.size)]))?;
         regions.push(Region::map(spec, fd)?);
         regions.sort_by_key(|region| region.guest_addr);
-        Ok(Arc::new(GuestMemory { regions }))
+        Ok(self.with(regions))
     }
 
     /// The same memory without the region of these addresses and size (vhost-user REM_MEM_REG), once it was removed as
@@ -166,7 +177,18 @@ impl GuestMemory {
         } else {
             regions.remove(known);
         }
-        Ok(Arc::new(GuestMemory { regions }))
+        Ok(self.with(regions))
+    }
+
+    fn with(&self, regions: Vec<Region>) -> Arc<GuestMemory> {
+        let log = self.log.clone();
+        Arc::new(GuestMemory { regions, log })
+    }
+
+    /// The same memory, in which every write of the device is marked in `log` from now on, or in none.
+    pub fn with_log(&self, log: Option<Arc<DirtyLog>>) -> Arc<GuestMemory> {
+        let regions = self.regions.clone();
+        Arc::new(GuestMemory { regions, log })
     }
 
     fn find(&self, spec: &RegionSpec) -> Option<usize> {
@@ -176,18 +198,36 @@ impl GuestMemory {
     }
 
     /// The `len` bytes at guest address `gpa`, if one region holds them all.
-    pub fn slice(&self, gpa: u64, len: usize) -> Option<VolatileSlice<'_, ()>> {
+    pub fn slice(&self, gpa: u64, len: usize) -> Option<GuestSlice<'_>> {
         self.slice_hint(gpa, len, &mut 0)
     }
 
     /// As [`GuestMemory::slice`], trying the region `hint` first and leaving there the one found.
     #[inline]
-    pub fn slice_hint(
+    pub fn slice_hint(&self, gpa: u64, len: usize, hint: &mut usize) -> Option<GuestSlice<'_>> {
+        self.find_slice(gpa, len, hint).map(GuestSlice)
+    }
+
+    /// As [`GuestMemory::slice`], to be written.
+    pub fn slice_mut(&self, gpa: u64, len: usize) -> Option<GuestSliceMut<'_>> {
+        self.slice_mut_hint(gpa, len, &mut 0)
+    }
+
+    /// As [`GuestMemory::slice_hint`], to be written.
+    #[inline]
+    pub fn slice_mut_hint(
         &self,
         gpa: u64,
         len: usize,
         hint: &mut usize,
-    ) -> Option<VolatileSlice<'_, ()>> {
+    ) -> Option<GuestSliceMut<'_>> {
+        let slice = self.find_slice(gpa, len, hint)?;
+        let log = self.log.as_deref();
+        Some(GuestSliceMut { slice, gpa, log })
+    }
+
+    #[inline]
+    fn find_slice(&self, gpa: u64, len: usize, hint: &mut usize) -> Option<VolatileSlice<'_, ()>> {
         let hinted = self.regions.get(*hint);
         if let Some(slice) = hinted.and_then(|region| region.slice(gpa, len)) {
             return Some(slice);
@@ -201,6 +241,7 @@ impl GuestMemory {
     pub(crate) fn window(&self, hint: usize) -> Window<'_> {
         let mut window = Window {
             memory: self,
+            log: self.log.as_deref(),
             region: hint,
             base: 0,
             slice: None,
@@ -234,6 +275,7 @@ impl GuestMemory {
             mapping: Arc::clone(&region.mapping),
             offset: region.mapping.lead + (gpa - region.guest_addr) as usize,
             len,
+            gpa,
         })
     }
 
@@ -271,19 +313,42 @@ impl GuestMemory {
     }
 }
 
-/// Guest memory that is looked at in every round: nothing but its mapping is looked at on the way.
+/// Guest memory that is looked at in every round, a part of a ring: nothing but its mapping is looked at on the way.
 #[derive(Debug)]
 pub(crate) struct Pinned {
     mapping: Arc<Mapping>,
     offset: usize,
     len: usize,
+    gpa: u64,
 }
 
 impl Pinned {
-    /// As [`GuestMemory::slice`] of what was pinned; it is there as long as this is.
+    /// The guest address.
+    pub(crate) fn gpa(&self) -> u64 {
+        self.gpa
+    }
+
+    /// What was pinned; it is there as long as this is.
     #[inline]
-    pub(crate) fn slice(&self) -> Option<VolatileSlice<'_, ()>> {
-        self.mapping.mmap.get_slice(self.offset, self.len).ok()
+    pub(crate) fn slice(&self) -> Result<GuestSlice<'_>, RingError> {
+        self.get().map(GuestSlice)
+    }
+
+    /// The same, to be written, in the memory that it was found in: a part of a ring is smaller without a log of its own.
+    #[inline]
+    pub(crate) fn slice_mut<'a>(
+        &'a self,
+        memory: &'a GuestMemory,
+    ) -> Result<GuestSliceMut<'a>, RingError> {
+        let (slice, gpa) = (self.get()?, self.gpa);
+        let log = memory.log.as_deref();
+        Ok(GuestSliceMut { slice, gpa, log })
+    }
+
+    #[inline]
+    fn get(&self) -> Result<VolatileSlice<'_, ()>, RingError> {
+        let slice = self.mapping.mmap.get_slice(self.offset, self.len);
+        slice.map_err(|_| RingError::RingOutside)
     }
 }
 
@@ -291,6 +356,7 @@ impl Pinned {
 #[derive(Debug)]
 pub(crate) struct Window<'a> {
     memory: &'a GuestMemory,
+    log: Option<&'a DirtyLog>,
     region: usize,
     base: u64,
     slice: Option<VolatileSlice<'a, ()>>,
@@ -299,7 +365,19 @@ pub(crate) struct Window<'a> {
 impl<'a> Window<'a> {
     /// As [`GuestMemory::slice`].
     #[inline]
-    pub(crate) fn slice(&mut self, gpa: u64, len: usize) -> Option<VolatileSlice<'a, ()>> {
+    pub(crate) fn slice(&mut self, gpa: u64, len: usize) -> Option<GuestSlice<'a>> {
+        self.get(gpa, len).map(GuestSlice)
+    }
+
+    /// As [`GuestMemory::slice_mut`].
+    #[inline]
+    pub(crate) fn slice_mut(&mut self, gpa: u64, len: usize) -> Option<GuestSliceMut<'a>> {
+        let (slice, log) = (self.get(gpa, len)?, self.log);
+        Some(GuestSliceMut { slice, gpa, log })
+    }
+
+    #[inline]
+    fn get(&mut self, gpa: u64, len: usize) -> Option<VolatileSlice<'a, ()>> {
         let offset = gpa.wrapping_sub(self.base) as usize;
         match self.slice.map(|slice| slice.subslice(offset, len)) {
             Some(Ok(slice)) => Some(slice),
@@ -331,18 +409,16 @@ impl<'a> Window<'a> {
     }
 }
 
-impl Region {
-    fn map(spec: RegionSpec, fd: OwnedFd) -> Result<Region, MemoryError> {
+impl Mapping {
+    /// Maps the `size` bytes at `offset` of a file.
+    fn map(fd: OwnedFd, offset: u64, size: u64) -> Result<Mapping, MemoryError> {
         let stat = rustix::fs::fstat(&fd)?;
         let filesystem = u64::try_from(rustix::fs::fstatfs(&fd)?.f_type).unwrap_or(0);
         if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile || filesystem == FUSE {
             return Err(MemoryError::NotMemory);
         }
         let have = u64::try_from(stat.st_size).unwrap_or(0);
-        let need = spec
-            .mmap_offset
-            .checked_add(spec.size)
-            .ok_or(MemoryError::Wraps)?;
+        let need = offset.checked_add(size).ok_or(MemoryError::Wraps)?;
         if have < need {
             return Err(MemoryError::FileTooSmall { have, need });
         }
@@ -357,26 +433,31 @@ impl Region {
         if !page.is_power_of_two() {
             return Err(MemoryError::NotMemory);
         }
-        let lead = spec.mmap_offset & (page - 1);
-        let len = (lead + spec.size)
+        let lead = offset & (page - 1);
+        let len = (lead + size)
             .checked_next_multiple_of(page)
             .ok_or(MemoryError::Wraps)?;
         let len = usize::try_from(len).map_err(|_| MemoryError::Wraps)?;
-        let file = FileOffset::new(File::from(fd), spec.mmap_offset - lead);
+        let file = FileOffset::new(File::from(fd), offset - lead);
         let mmap = MmapRegion::<()>::from_file(file, len)?;
         let guard = Guard::register(mmap.as_ptr().addr(), len, page as usize)
             .ok_or(MemoryError::Unguarded)?;
-        let mapping = Mapping {
+        Ok(Mapping {
             guard,
             mmap,
             lead: lead as usize,
             shrinkable,
-        };
+        })
+    }
+}
+
+impl Region {
+    fn map(spec: RegionSpec, fd: OwnedFd) -> Result<Region, MemoryError> {
         Ok(Region {
             guest_addr: spec.guest_addr,
             size: spec.size,
             user_addr: spec.user_addr,
-            mapping: Arc::new(mapping),
+            mapping: Arc::new(Mapping::map(fd, spec.mmap_offset, spec.size)?),
             claims: 1,
         })
     }
@@ -444,7 +525,6 @@ fn overlaps(ranges: &mut [(u64, u64)]) -> bool {
 mod tests {
     use super::*;
     use rustix::fs::MemfdFlags;
-    use vm_memory::Bytes;
 
     fn memfd(size: u64) -> OwnedFd {
         let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
@@ -487,16 +567,12 @@ mod tests {
         ])
         .unwrap();
         let mut hint = 0;
-        mem.slice_hint(0x10_0ffe, 4, &mut hint)
+        mem.slice_mut_hint(0x10_0ffe, 4, &mut hint)
             .unwrap()
-            .write_slice(b"abcd", 0)
-            .unwrap();
+            .copy_from(b"abcd");
         assert_eq!(hint, 1);
         let mut out = [0; 2];
-        mem.slice(0x10_1000, 2)
-            .unwrap()
-            .read_slice(&mut out, 0)
-            .unwrap();
+        mem.slice(0x10_1000, 2).unwrap().copy_to(&mut out);
         assert_eq!(&out, b"cd");
         assert_eq!(mem.slice(0x10_1fff, 1).unwrap().len(), 1);
         for (gpa, len) in [
@@ -522,7 +598,7 @@ mod tests {
         rustix::io::pwrite(&fd, b"here", 0x1804).unwrap();
         let mem = GuestMemory::map(vec![(spec(0, 0x1000, 0, 0x1800), fd)]).unwrap();
         let mut out = [0; 4];
-        mem.slice(4, 4).unwrap().read_slice(&mut out, 0).unwrap();
+        mem.slice(4, 4).unwrap().copy_to(&mut out);
         assert_eq!(&out, b"here");
     }
 
@@ -570,11 +646,7 @@ mod tests {
             both.with_region(spec(0, 0x1000, 0x9000, 0), memfd(0x1000)),
             Err(MemoryError::GuestOverlap)
         ));
-        first
-            .slice(0x1000, 1)
-            .unwrap()
-            .write_slice(&[7], 0)
-            .unwrap();
+        first.slice_mut(0x1000, 1).unwrap().copy_from(&[7]);
         let less = both.without_region(&one).unwrap();
         assert!(matches!(
             less.without_region(&one),
@@ -582,10 +654,7 @@ mod tests {
         ));
         drop(first);
         let mut out = [0];
-        less.slice(0x1000, 1)
-            .unwrap()
-            .read_slice(&mut out, 0)
-            .unwrap();
+        less.slice(0x1000, 1).unwrap().copy_to(&mut out);
         assert_eq!(
             (out, less.slice(0, 1).is_none(), less.regions()),
             ([7], true, 1)
@@ -598,28 +667,16 @@ mod tests {
         let hostile =
             GuestMemory::map(vec![(spec(0, 0x4000, 0, 0), fd.try_clone().unwrap())]).unwrap();
         let other = GuestMemory::map(vec![(spec(0, 0x1000, 0, 0), memfd(0x1000))]).unwrap();
-        hostile
-            .slice(0, 4)
-            .unwrap()
-            .write_slice(b"kept", 0)
-            .unwrap();
+        hostile.slice_mut(0, 4).unwrap().copy_from(b"kept");
         rustix::fs::ftruncate(&fd, 0x1000).unwrap();
         assert!(hostile.may_shrink() && !hostile.faulted());
 
         let mut out = [1; 4];
-        hostile
-            .slice(0x3ffc, 4)
-            .unwrap()
-            .read_slice(&mut out, 0)
-            .unwrap();
+        hostile.slice(0x3ffc, 4).unwrap().copy_to(&mut out);
         assert_eq!(out, [0; 4]);
         assert!(hostile.faulted() && !other.faulted());
-        hostile
-            .slice(0x2000, 4)
-            .unwrap()
-            .write_slice(b"lost", 0)
-            .unwrap();
-        other.slice(0, 4).unwrap().write_slice(b"fine", 0).unwrap();
+        hostile.slice_mut(0x2000, 4).unwrap().copy_from(b"lost");
+        other.slice_mut(0, 4).unwrap().copy_from(b"fine");
         assert!(!other.faulted());
     }
 
@@ -641,11 +698,10 @@ mod tests {
             let fd = memfd(PAGES * 4096);
             let keep = fd.try_clone().unwrap();
             let mem = GuestMemory::map(vec![(spec(0, PAGES * 4096, 0, 0), fd)]).unwrap();
-            let start = mem.slice(0, 1).unwrap().ptr_guard().as_ptr().addr();
+            let start = mem.slice(0, 1).unwrap().0.ptr_guard().as_ptr().addr();
             rustix::fs::ftruncate(&keep, 0).unwrap();
             for page in (0..PAGES).step_by(stride) {
-                let byte = mem.slice(page * 4096, 1).unwrap();
-                byte.write_slice(b"x", 0).unwrap();
+                mem.slice_mut(page * 4096, 1).unwrap().copy_from(b"x");
             }
             assert!(mem.faulted());
             assert_eq!(mappings(start, PAGES as usize * 4096), 1, "{stride}");

@@ -8,18 +8,18 @@
 //! Release store, without which a driver does not look at the others. Never looks at what is in
 //! the buffers.
 
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{Ordering, fence};
 
 use virtio_bindings::virtio_ring as vr;
-use vm_memory::{Bytes, VolatileSlice};
 
 use crate::error::RingError;
 use crate::features::VirtioFeatures;
-use crate::memory::GuestMemory;
+use crate::memory::{GuestMemory, GuestSlice, Pinned, UnmarkedSlice};
 use crate::ring::{
-    AHEAD, CHAIN_MAX, Chain, DESC_SIZE, Descriptor, Fence, Gather, INDIRECT, Mark, NEXT, Part,
-    Prefetch, RingAddresses, Segment, Token, UsedElem, WRITE, check_memory, look_ahead,
+    AHEAD, CHAIN_MAX, Chain, DESC_SIZE, Descriptor, Fence, Gather, INDIRECT, Mark, NEXT, Prefetch,
+    RingAddresses, Segment, Token, UsedElem, WRITE, check_memory, look_ahead, part,
 };
 
 const AVAIL_FLAG: u16 = 1 << vr::VRING_PACKED_DESC_F_AVAIL;
@@ -37,10 +37,10 @@ const WRAP: u16 = 1 << 15;
 pub(crate) struct PackedRing {
     mem: Arc<GuestMemory>,
     size: u16,
-    desc: Part,
+    desc: Pinned,
     /// Where the driver says when it wants to be notified, and where the device does.
-    driver_event: Part,
-    device_event: Part,
+    driver_event: Pinned,
+    device_event: Pinned,
     /// The region a data buffer was last found in.
     hint: usize,
     event_idx: bool,
@@ -88,9 +88,9 @@ impl PackedRing {
         }
         let mut ring = PackedRing {
             size,
-            desc: Part::new(&mem, at.desc, usize::from(size) * DESC_SIZE as usize)?,
-            driver_event: Part::new(&mem, at.avail, 4)?,
-            device_event: Part::new(&mem, at.used, 4)?,
+            desc: part(&mem, at.desc, usize::from(size) * DESC_SIZE as usize)?,
+            driver_event: part(&mem, at.avail, 4)?,
+            device_event: part(&mem, at.used, 4)?,
             mem,
             hint: 0,
             event_idx: features.contains(VirtioFeatures::EVENT_IDX),
@@ -128,7 +128,7 @@ impl PackedRing {
             .load::<u64>(0, Ordering::Relaxed)
             .and_then(|_| driver.load::<u32>(0, Ordering::Relaxed))
             .and_then(|_| device.load::<u32>(0, Ordering::Relaxed))
-            .map_err(|_| RingError::Misaligned)?;
+            .ok_or(RingError::Misaligned)?;
         Ok(())
     }
 
@@ -230,8 +230,8 @@ impl PackedRing {
         Ok(Some(chain))
     }
 
-    /// See [`Ring::upcoming`](crate::ring::Ring::upcoming).
-    #[inline]
+    /// See [`Ring::upcoming`](crate::ring::Ring::upcoming). Always inline: a result that comes back through memory is waited for.
+    #[inline(always)]
     pub(crate) fn upcoming(&mut self) -> Result<(&GuestMemory, &[Chain]), RingError> {
         check_memory(&self.mem)?;
         if self.next == self.seen && !self.reload()? {
@@ -374,8 +374,27 @@ impl PackedRing {
 
     /// Writes used descriptors for what is pending and makes them visible with one store.
     pub(crate) fn publish(&mut self) -> Result<(), RingError> {
-        let outside = |_| RingError::RingOutside;
-        let table = self.desc.slice()?;
+        let table = self.desc.slice_mut(&self.mem)?;
+        self.published =
+            table.write_some(|table| self.write_used(table), || self.pending_bytes())?;
+        self.pending.clear();
+        Ok(())
+    }
+
+    /// Where in the ring the used descriptors are for what is pending; all of it if they go round its end.
+    fn pending_bytes(&self) -> Range<usize> {
+        let (first, _) = self.split(self.published);
+        let end = first + self.distance(self.published, self.done);
+        let size = u32::from(self.size);
+        let descs = if end <= size { first..end } else { 0..size };
+        let offset = |desc: u32| desc as usize * DESC_SIZE as usize;
+        offset(descs.start)..offset(descs.end)
+    }
+
+    /// Writes used descriptors for what is pending; answers the place behind them.
+    #[inline]
+    fn write_used(&self, table: &UnmarkedSlice<'_>) -> Result<u32, RingError> {
+        let outside = RingError::RingOutside;
         let mut at = self.published;
         let mut first = None;
         let mut pending = self.pending.iter().copied().peekable();
@@ -399,19 +418,17 @@ impl PackedRing {
                 first = Some((offset, word));
             } else {
                 table
-                    .store(word.to_le(), offset, Ordering::Relaxed)
-                    .map_err(outside)?;
+                    .store(offset, word.to_le(), Ordering::Relaxed)
+                    .ok_or(outside)?;
             }
         }
         if let Some((offset, word)) = first {
             // Release: whoever sees this descriptor used sees those behind it and the buffers.
             table
-                .store(word.to_le(), offset, Ordering::Release)
-                .map_err(outside)?;
+                .store(offset, word.to_le(), Ordering::Release)
+                .ok_or(outside)?;
         }
-        self.pending.clear();
-        self.published = at;
-        Ok(())
+        Ok(at)
     }
 
     /// Whether somebody else has published something, of which the driver may not have been told.
@@ -421,11 +438,10 @@ impl PackedRing {
 
     /// Whether the driver wants to be told of what was published since this was last asked (virtio 2.8.10).
     pub(crate) fn wants_call(&mut self, _: &Fence) -> Result<bool, RingError> {
-        let outside = |_| RingError::RingOutside;
         let new = self.published;
         let old = self.called.replace(new);
-        let event = self.driver_event.slice()?;
-        let event = u32::from_le(event.load(0, Ordering::Relaxed).map_err(outside)?);
+        let event = self.driver_event.slice()?.load(0, Ordering::Relaxed);
+        let event = u32::from_le(event.ok_or(RingError::RingOutside)?);
         match event >> 16 & 3 {
             EVENT_DISABLE => Ok(false),
             EVENT_DESC if self.event_idx => {
@@ -448,9 +464,9 @@ impl PackedRing {
             (true, true) => EVENT_DESC << 16 | u32::from(self.side(self.seen)),
         };
         self.device_event
-            .slice()?
-            .store(wish.to_le(), 0, Ordering::Relaxed)
-            .map_err(|_| RingError::RingOutside)?;
+            .slice_mut(&self.mem)?
+            .store(0, wish.to_le(), Ordering::Relaxed)
+            .ok_or(RingError::RingOutside)?;
         if !on {
             return Ok(false);
         }
@@ -514,10 +530,10 @@ pub(crate) fn side_of(base: u32, size: u16) -> Result<(u16, bool), RingError> {
 
 /// The flags of a descriptor of the ring.
 #[inline]
-fn load_flags(table: &VolatileSlice<'_, ()>, index: u32) -> Result<u16, RingError> {
+fn load_flags(table: &GuestSlice<'_>, index: u32) -> Result<u16, RingError> {
     let at = index as usize * DESC_SIZE as usize + 14;
     let flags = table.load::<u16>(at, Ordering::Relaxed);
-    flags.map(u16::from_le).map_err(|_| RingError::RingOutside)
+    flags.map(u16::from_le).ok_or(RingError::RingOutside)
 }
 
 #[cfg(test)]

@@ -8,13 +8,11 @@ use std::sync::Arc;
 use std::sync::atomic::{Ordering, fence};
 
 use virtio_bindings::virtio_ring as vr;
-use vm_memory::{VolatileMemory, VolatileSlice};
 
 pub use crate::error::RingError;
 use crate::features::VirtioFeatures;
-use crate::memory::{GuestMemory, Pinned, Window};
+use crate::memory::{GuestMemory, GuestSlice, Pinned, Window};
 use crate::packed::PackedRing;
-use crate::raw::copy;
 use crate::split::SplitRing;
 
 /// One piece of a buffer: guest-physical bytes that were inside one region when the chain was walked.
@@ -110,12 +108,11 @@ pub(crate) struct Descriptor {
 impl Descriptor {
     /// The entry at `offset` of a split ring's table, each of its two words read once.
     #[inline]
-    pub(crate) fn read(table: &VolatileSlice<'_, ()>, offset: usize) -> Option<Descriptor> {
-        let low = table.get_ref::<u64>(offset).ok()?;
-        let high = table.get_ref::<u64>(offset + 8).ok()?;
-        let rest = u64::from_le(high.load());
+    pub(crate) fn read(table: &GuestSlice<'_>, offset: usize) -> Option<Descriptor> {
+        let low = table.read::<u64>(offset)?;
+        let rest = u64::from_le(table.read::<u64>(offset + 8)?);
         Some(Descriptor {
-            gpa: u64::from_le(low.load()),
+            gpa: u64::from_le(low),
             len: rest as u32,
             flags: (rest >> 32) as u16,
             next: (rest >> 48) as u16,
@@ -124,7 +121,7 @@ impl Descriptor {
 
     /// The same of a packed ring, whose last two fields are the other way around.
     #[inline]
-    pub(crate) fn read_packed(table: &VolatileSlice<'_, ()>, offset: usize) -> Option<Descriptor> {
+    pub(crate) fn read_packed(table: &GuestSlice<'_>, offset: usize) -> Option<Descriptor> {
         let Descriptor {
             gpa,
             len,
@@ -190,12 +187,14 @@ pub(crate) fn look_ahead(window: &mut Window<'_>, chains: &mut [Chain], ahead: P
             Prefetch::Read(bytes) => will_read(&buffer, bytes),
             Prefetch::Write(header) => {
                 if chain.first.gpa as usize % CACHE_LINE + header < CACHE_LINE {
-                    copy::will_write(&buffer);
+                    buffer.will_write();
                 } else {
                     // Nothing but header, which is often there already.
-                    copy::will_read(&buffer);
+                    buffer.will_read();
                 }
-                buffer.offset(CACHE_LINE).iter().for_each(copy::will_write);
+                if let Some(next) = buffer.offset(CACHE_LINE) {
+                    next.will_write();
+                }
             }
         }
     }
@@ -212,9 +211,11 @@ pub(crate) fn expect(window: &mut Window<'_>, buffer: Segment, ahead: Prefetch) 
 }
 
 #[inline]
-fn will_read(buffer: &VolatileSlice<'_, ()>, bytes: usize) {
+fn will_read(buffer: &GuestSlice<'_>, bytes: usize) {
     for offset in (0..bytes.min(buffer.len())).step_by(CACHE_LINE) {
-        buffer.offset(offset).iter().for_each(copy::will_read);
+        if let Some(line) = buffer.offset(offset) {
+            line.will_read();
+        }
     }
 }
 
@@ -329,22 +330,8 @@ pub(crate) fn check_memory(mem: &GuestMemory) -> Result<(), RingError> {
 }
 
 /// One of the three parts of a ring.
-#[derive(Debug)]
-pub(crate) struct Part {
-    pub(crate) gpa: u64,
-    at: Pinned,
-}
-
-impl Part {
-    pub(crate) fn new(mem: &GuestMemory, gpa: u64, len: usize) -> Result<Part, RingError> {
-        let at = mem.pin(gpa, len).ok_or(RingError::RingOutside)?;
-        Ok(Part { gpa, at })
-    }
-
-    #[inline]
-    pub(crate) fn slice(&self) -> Result<VolatileSlice<'_, ()>, RingError> {
-        self.at.slice().ok_or(RingError::RingOutside)
-    }
+pub(crate) fn part(mem: &GuestMemory, gpa: u64, len: usize) -> Result<Pinned, RingError> {
+    mem.pin(gpa, len).ok_or(RingError::RingOutside)
 }
 
 /// Guest addresses of a ring's three parts.

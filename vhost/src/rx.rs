@@ -6,15 +6,13 @@
 
 use vf_packet::checksum;
 use vf_packet::{Gso, Segmenter};
-use vm_memory::{ByteValued, VolatileMemory, VolatileSlice};
 
 use crate::error::RingError;
 use crate::features::VirtioFeatures;
 use crate::frame::{FrameBuf, TagEdit};
 use crate::limits::HEAD_MAX;
-use crate::memory::GuestMemory;
+use crate::memory::{GuestMemory, GuestSlice, GuestSliceMut, UnmarkedSlice};
 use crate::net_hdr::{NetHdr, gso, header_len};
-use crate::raw::copy;
 use crate::ring::{AHEAD, Fence, Prefetch, Segment, Token, UsedElem};
 use crate::tx::{TxFrame, TxQueue};
 use crate::vring::Vring;
@@ -150,7 +148,7 @@ impl RxQueue {
             |ring, done| {
                 let frames = frames.get(done..).unwrap_or_default();
                 ring.put_plain(frames, |frame, body| {
-                    copy::write_slice(&frame.data, body);
+                    body.copy_from(&frame.data);
                     Ok(())
                 })
             },
@@ -202,7 +200,7 @@ impl RxQueue {
     fn put_plain<F: PlainFrame>(
         &mut self,
         frames: &[F],
-        mut write: impl FnMut(&F, &VolatileSlice<'_, ()>) -> Result<(), RingError>,
+        mut write: impl FnMut(&F, &UnmarkedSlice<'_>) -> Result<(), RingError>,
     ) -> Result<usize, RingError> {
         let features = self.vring.features();
         let (memory, chains) = self.vring.ring.upcoming()?;
@@ -218,10 +216,13 @@ impl RxQueue {
                 break;
             };
             let buffer = to
-                .slice(buffer.gpa, total)
+                .slice_mut(buffer.gpa, total)
                 .ok_or(RingError::BufferOutside)?;
-            write_hdr(&buffer, &hdr, self.header_len)?;
-            write(frame, &buffer.offset(self.header_len).map_err(outside)?)?;
+            buffer.write(|to| {
+                write_hdr(to, &hdr, self.header_len)?;
+                let body = to.offset(self.header_len);
+                write(frame, &body.ok_or(RingError::BufferOutside)?)
+            })?;
             *used = UsedElem::new(token, total as u32);
             n += 1;
         }
@@ -351,11 +352,17 @@ impl RxQueue {
             return self.put_over_chains(hdr, head, rest, total, edit);
         };
         let to = memory
-            .slice_hint(buffer.gpa, total, &mut self.hint)
+            .slice_mut_hint(buffer.gpa, total, &mut self.hint)
             .ok_or(RingError::BufferOutside)?;
-        write_hdr(&to, &hdr, self.header_len)?;
-        let to = to.offset(self.header_len).map_err(outside)?;
-        write_one(to, edit.pieces(head), rest)?;
+        to.write(|to| {
+            write_hdr(to, &hdr, self.header_len)?;
+            let body = to.offset(self.header_len);
+            write_one(
+                &body.ok_or(RingError::BufferOutside)?,
+                edit.pieces(head),
+                rest,
+            )
+        })?;
         self.vring.ring.advance(1);
         self.vring.ring.push_used(token, total as u32);
         Ok(RxOutcome::Delivered)
@@ -460,44 +467,28 @@ impl RxQueue {
     }
 }
 
-fn outside(_: vm_memory::VolatileMemoryError) -> RingError {
-    RingError::BufferOutside
-}
-
-/// Writes the virtio-net header of a frame in one buffer. In words: no call for so few bytes.
+/// Writes the virtio-net header of a frame in one buffer. In words: no call for so few bytes. Most of a header is there from
+/// the last time that the driver used the buffer: a cache line of nothing but header then stays with both CPUs.
 #[inline]
-fn write_hdr(to: &VolatileSlice<'_, ()>, hdr: &NetHdr, header_len: usize) -> Result<(), RingError> {
+fn write_hdr(to: &UnmarkedSlice<'_>, hdr: &NetHdr, header_len: usize) -> Result<(), RingError> {
     let (low, high) = hdr.to_words(1);
-    write_word(to, 0, low.to_le())?;
-    if header_len == 12 {
-        write_word(to, 8, high.to_le())
+    let first = to.update(0, low.to_le());
+    let second = if header_len == 12 {
+        to.update(8, high.to_le())
     } else {
-        write_word(to, 8, (high as u16).to_le())
-    }
-}
-
-/// Writes a word unless it is there, as most of a header is from the last time that the driver used the buffer: a cache line
-/// of nothing but header then stays with both CPUs.
-#[inline]
-fn write_word<T: ByteValued + PartialEq>(
-    to: &VolatileSlice<'_, ()>,
-    at: usize,
-    word: T,
-) -> Result<(), RingError> {
-    let there = to.get_ref::<T>(at).map_err(outside)?;
-    if there.load() != word {
-        there.store(word);
-    }
-    Ok(())
+        to.update(8, (high as u16).to_le())
+    };
+    first.and(second).ok_or(RingError::BufferOutside)
 }
 
 /// Writes a frame into one piece of memory of exactly its length.
 #[inline]
-fn write_one(to: VolatileSlice<'_, ()>, head: [&[u8]; 3], rest: Rest<'_>) -> Result<(), RingError> {
+fn write_one(to: &UnmarkedSlice<'_>, head: [&[u8]; 3], rest: Rest<'_>) -> Result<(), RingError> {
+    let outside = RingError::BufferOutside;
     let mut at = 0;
     for piece in head {
         if !piece.is_empty() {
-            let to = to.subslice(at, piece.len()).map_err(outside)?;
+            let to = to.subslice(at, piece.len()).ok_or(outside)?;
             to.copy_from(piece);
             at += piece.len();
         }
@@ -505,12 +496,12 @@ fn write_one(to: VolatileSlice<'_, ()>, head: [&[u8]; 3], rest: Rest<'_>) -> Res
     match rest {
         Rest::Private([]) => Ok(()),
         Rest::Private(bytes) => {
-            to.offset(at).map_err(outside)?.copy_from(bytes);
+            to.offset(at).ok_or(outside)?.copy_from(bytes);
             Ok(())
         }
         Rest::Guest(tx, frame) => frame.for_rest(&mut tx.window(), |piece| {
-            let to = to.subslice(at, piece.len()).map_err(outside)?;
-            piece.copy_to_volatile_slice(to);
+            let to = to.subslice(at, piece.len()).ok_or(outside)?;
+            to.copy_from_guest(&piece);
             at += piece.len();
             Ok(())
         }),
@@ -528,7 +519,7 @@ struct Writer<'a> {
 
 impl<'a> Writer<'a> {
     /// The next 1 to `max` bytes to fill; `max` is not 0.
-    fn room(&mut self, max: usize) -> Result<VolatileSlice<'a, ()>, RingError> {
+    fn room(&mut self, max: usize) -> Result<GuestSliceMut<'a>, RingError> {
         let (first, later) = self
             .segments
             .split_first()
@@ -541,7 +532,7 @@ impl<'a> Writer<'a> {
             self.offset = 0;
         }
         self.memory
-            .slice_hint(gpa, n, self.hint)
+            .slice_mut_hint(gpa, n, self.hint)
             .ok_or(RingError::BufferOutside)
     }
 
@@ -554,13 +545,11 @@ impl<'a> Writer<'a> {
         Ok(())
     }
 
-    fn copy(&mut self, mut from: VolatileSlice<'_, ()>) -> Result<(), RingError> {
+    fn copy(&mut self, mut from: GuestSlice<'_>) -> Result<(), RingError> {
         while !from.is_empty() {
             let to = self.room(from.len())?;
-            from.copy_to_volatile_slice(to);
-            from = from
-                .offset(to.len())
-                .map_err(|_| RingError::BufferOutside)?;
+            to.write(|to| to.copy_from_guest(&from));
+            from = from.offset(to.len()).ok_or(RingError::BufferOutside)?;
         }
         Ok(())
     }

@@ -8,14 +8,13 @@ use std::sync::Arc;
 use std::sync::atomic::{Ordering, fence};
 
 use virtio_bindings::virtio_ring as vr;
-use vm_memory::Bytes;
 
 use crate::error::RingError;
 use crate::features::VirtioFeatures;
-use crate::memory::GuestMemory;
+use crate::memory::{GuestMemory, Pinned};
 use crate::ring::{
-    AHEAD, Chain, DESC_SIZE, Descriptor, Fence, Gather, INDIRECT, Mark, NEXT, Part, Prefetch,
-    RingAddresses, Segment, Token, UsedElem, check_memory, expect, look_ahead,
+    AHEAD, Chain, DESC_SIZE, Descriptor, Fence, Gather, INDIRECT, Mark, NEXT, Prefetch,
+    RingAddresses, Segment, Token, UsedElem, check_memory, expect, look_ahead, part,
 };
 
 /// So many chains at a time are too few for their waits to overlap.
@@ -28,9 +27,9 @@ const NO_INTERRUPT: u16 = vr::VRING_AVAIL_F_NO_INTERRUPT as u16;
 pub(crate) struct SplitRing {
     mem: Arc<GuestMemory>,
     size: u16,
-    desc: Part,
-    avail: Part,
-    used: Part,
+    desc: Pinned,
+    avail: Pinned,
+    used: Pinned,
     /// The region a data buffer was last found in.
     hint: usize,
     event_idx: bool,
@@ -77,9 +76,9 @@ impl SplitRing {
         let event = if event_idx { 2 } else { 0 };
         let mut ring = SplitRing {
             size,
-            desc: Part::new(&mem, at.desc, entries * 16)?,
-            avail: Part::new(&mem, at.avail, 4 + entries * 2 + event)?,
-            used: Part::new(&mem, at.used, 4 + entries * 8 + event)?,
+            desc: part(&mem, at.desc, entries * 16)?,
+            avail: part(&mem, at.avail, 4 + entries * 2 + event)?,
+            used: part(&mem, at.used, 4 + entries * 8 + event)?,
             mem,
             hint: 0,
             event_idx,
@@ -108,7 +107,7 @@ impl SplitRing {
         avail
             .load::<u16>(2, Ordering::Relaxed)
             .and_then(|_| used.load::<u16>(2, Ordering::Relaxed))
-            .map_err(|_| RingError::Misaligned)
+            .ok_or(RingError::Misaligned)
     }
 
     pub(crate) fn set_ahead(&mut self, what: Prefetch) {
@@ -141,7 +140,7 @@ impl SplitRing {
             .avail
             .slice()?
             .load::<u16>(2, Ordering::Acquire)
-            .map_err(|_| RingError::Misaligned)?;
+            .ok_or(RingError::Misaligned)?;
         let ahead = to.wrapping_sub(self.done);
         if ahead > self.size || ahead < self.seen.wrapping_sub(self.done) {
             return Err(RingError::AvailJump {
@@ -201,7 +200,7 @@ impl SplitRing {
         self.avail
             .slice()?
             .subslice(4 + at * 2, n * 2)
-            .map_err(|_| RingError::RingOutside)?
+            .ok_or(RingError::RingOutside)?
             .copy_to(heads[..n].as_flattened_mut());
         let few = n <= FEW && matches!(self.buffers, Prefetch::Read(_));
         let mut window = self.mem.window(self.hint);
@@ -247,7 +246,7 @@ impl SplitRing {
         writable: bool,
         out: &mut Vec<Segment>,
     ) -> Result<u64, RingError> {
-        let mut table = self.desc.gpa;
+        let mut table = self.desc.gpa();
         let mut table_hint = 0;
         let mut in_table = false;
         let mut entries = u32::from(self.size);
@@ -330,22 +329,22 @@ impl SplitRing {
 
     /// Writes the pending used elements and makes them visible with one store.
     pub(crate) fn publish(&mut self) -> Result<(), RingError> {
-        let outside = |_| RingError::RingOutside;
-        let used = self.used.slice()?;
+        let outside = RingError::RingOutside;
+        let used = self.used.slice_mut(&self.mem)?;
         let at = usize::from(self.published & (self.size - 1));
         let (first, wrapped) = self
             .pending
             .split_at(self.pending.len().min(usize::from(self.size) - at));
         for (elements, at) in [(first, at), (wrapped, 0)] {
             used.subslice(4 + at * 8, elements.len() * 8)
-                .map_err(outside)?
+                .ok_or(outside)?
                 .copy_from(elements.as_flattened());
         }
         let new = self.published.wrapping_add(self.pending.len() as u16);
         self.pending.clear();
         self.published = new;
         // Release: whoever sees the index sees the elements and the buffers.
-        used.store(new, 2, Ordering::Release).map_err(outside)
+        used.store(2, new, Ordering::Release).ok_or(outside)
     }
 
     /// Whether somebody else has published something, of which the driver may not have been told.
@@ -355,16 +354,16 @@ impl SplitRing {
 
     /// Whether the driver wants to be told of what was published since this was last asked (virtio 2.7.7.2).
     pub(crate) fn wants_call(&mut self, _: &Fence) -> Result<bool, RingError> {
-        let outside = |_| RingError::RingOutside;
+        let outside = RingError::RingOutside;
         let new = self.published;
         let old = self.called.replace(new);
         let avail = self.avail.slice()?;
         if self.event_idx {
             let at = 4 + usize::from(self.size) * 2;
-            let event = avail.load::<u16>(at, Ordering::Relaxed).map_err(outside)?;
+            let event = avail.load::<u16>(at, Ordering::Relaxed).ok_or(outside)?;
             Ok(old.is_none_or(|old| crosses(event, old, new)))
         } else {
-            let flags = avail.load::<u16>(0, Ordering::Relaxed).map_err(outside)?;
+            let flags = avail.load::<u16>(0, Ordering::Relaxed).ok_or(outside)?;
             Ok(flags & NO_INTERRUPT == 0)
         }
     }
@@ -372,15 +371,15 @@ impl SplitRing {
     /// Asks the driver to notify (or not to) when it makes more available than was seen. Answers
     /// whether it already has: then there will be no notification for that.
     pub(crate) fn set_notify(&mut self, on: bool) -> Result<bool, RingError> {
-        let outside = |_| RingError::RingOutside;
-        let used = self.used.slice()?;
+        let outside = RingError::RingOutside;
+        let used = self.used.slice_mut(&self.mem)?;
         if !self.event_idx {
             let flags = if on { 0 } else { NO_NOTIFY };
-            used.store(flags, 0, Ordering::Relaxed).map_err(outside)?;
+            used.store(0, flags, Ordering::Relaxed).ok_or(outside)?;
         } else if on {
             let at = 4 + usize::from(self.size) * 8;
-            used.store(self.seen, at, Ordering::Relaxed)
-                .map_err(outside)?;
+            used.store(at, self.seen, Ordering::Relaxed)
+                .ok_or(outside)?;
         }
         if !on {
             return Ok(false);

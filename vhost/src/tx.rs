@@ -4,15 +4,12 @@
 //! once and judged as that copy; the payload stays in guest memory until it is copied to where it
 //! goes. Chains are returned strictly in the order they came. Never decides where a frame goes.
 
-use vm_memory::{VolatileMemory, VolatileSlice};
-
 use crate::error::{FrameFault, RingError};
 use crate::features::VirtioFeatures;
 use crate::frame::FrameBuf;
 use crate::limits::{HEAD_MAX, MAX_FRAME, MIN_FRAME};
-use crate::memory::{GuestMemory, Window};
+use crate::memory::{GuestMemory, GuestSlice, UnmarkedSlice, Window};
 use crate::net_hdr::{NetHdr, header_len};
-use crate::raw::copy;
 use crate::ring::{AHEAD, Chain, Fence, Prefetch, Segment, Token, UsedElem};
 use crate::vring::Vring;
 
@@ -77,25 +74,20 @@ impl TxFrame {
         self.len
     }
 
-    /// Writes the head to the beginning of `to`.
-    #[inline]
-    pub(crate) fn write_head(&self, to: &VolatileSlice<'_, ()>) {
-        copy::write(&self.head, usize::from(self.head_len), to);
-    }
-
     /// Writes the frame to `body`, which is exactly as long: its head from here, the rest from the sender's memory.
     #[inline]
     pub(crate) fn write_plain(
         &self,
         from: &mut Window<'_>,
-        body: &VolatileSlice<'_, ()>,
+        body: &UnmarkedSlice<'_>,
     ) -> Result<(), RingError> {
-        let outside = |_| RingError::BufferOutside;
-        self.write_head(body);
-        let mut rest = body.offset(self.head().len()).map_err(outside)?;
+        let outside = RingError::BufferOutside;
+        body.copy_from_head(&self.head, usize::from(self.head_len));
+        let mut rest = body.offset(self.head().len()).ok_or(outside)?;
         self.for_rest(from, |piece| {
-            piece.copy_to_volatile_slice(rest.subslice(0, piece.len()).map_err(outside)?);
-            rest = rest.offset(piece.len()).map_err(outside)?;
+            let to = rest.subslice(0, piece.len()).ok_or(outside)?;
+            to.copy_from_guest(&piece);
+            rest = rest.offset(piece.len()).ok_or(outside)?;
             Ok(())
         })
     }
@@ -104,12 +96,12 @@ impl TxFrame {
     #[inline]
     fn fill_plain(
         &mut self,
-        buffer: &VolatileSlice<'_, ()>,
+        buffer: &GuestSlice<'_>,
         gpa: u64,
         header_len: usize,
         features: VirtioFeatures,
     ) -> Result<(), RingError> {
-        let outside = |_| RingError::BufferOutside;
+        let outside = RingError::BufferOutside;
         let len = buffer.len() - header_len;
         if !self.measure(len as u64) {
             return Ok(());
@@ -121,12 +113,10 @@ impl TxFrame {
             len: (len - n) as u32,
         };
         self.more.clear();
-        let low = buffer.get_ref::<u64>(0).map_err(outside)?.load();
-        let high = buffer.get_ref::<u16>(8).map_err(outside)?.load();
-        copy::read(
-            &buffer.subslice(header_len, n).map_err(outside)?,
-            &mut self.head,
-        );
+        let low = buffer.read(0).ok_or(outside)?;
+        let high = buffer.read(8).ok_or(outside)?;
+        let head = buffer.subslice(header_len, n).ok_or(outside)?;
+        head.copy_to_head(&mut self.head);
         let hdr = NetHdr::from_words(u64::from_le(low), u16::from_le(high));
         self.judge(&hdr, features);
         Ok(())
@@ -202,7 +192,7 @@ impl TxFrame {
     pub(crate) fn for_rest(
         &self,
         memory: &mut Window<'_>,
-        mut f: impl FnMut(VolatileSlice<'_, ()>) -> Result<(), RingError>,
+        mut f: impl FnMut(GuestSlice<'_>) -> Result<(), RingError>,
     ) -> Result<(), RingError> {
         for piece in std::iter::once(&self.rest).chain(&self.more) {
             if piece.len > 0 {

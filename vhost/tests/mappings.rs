@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
 use vf_vhost::memory::{GuestMemory, RegionSpec};
-use vm_memory::{Bytes, FileOffset, MmapRegion};
+use vm_memory::{FileOffset, MmapRegion};
 
 #[test]
 fn memory_that_vanishes_where_no_mapping_can_be_added() {
@@ -34,7 +34,7 @@ fn memory_that_vanishes_where_no_mapping_can_be_added() {
     // More than once: what makes room is there again.
     for mem in &mem {
         for at in (0..SIZE).step_by(8192) {
-            mem.slice(at, 1).unwrap().write_slice(b"x", 0).unwrap();
+            mem.slice_mut(at, 1).unwrap().copy_from(b"x");
         }
     }
     drop(mappings);

@@ -1,6 +1,7 @@
 //! A guest on the core of the NIC that is measured, so that no cache line changes sides. Never does more than a benchmark
 //! needs.
 
+use std::fs::File;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -8,7 +9,7 @@ use rustix::fs::MemfdFlags;
 use vf_vhost::features::VirtioFeatures;
 use vf_vhost::memory::{GuestMemory, RegionSpec};
 use vf_vhost::vring::{Vring, VringConfig};
-use vm_memory::Bytes;
+use vm_memory::{Bytes, FileOffset, MmapRegion, VolatileMemory, VolatileSlice};
 
 pub(crate) const SIZE: u16 = 256;
 /// An odd number of cache lines, so that equal places of many buffers do not meet in the same sets of a cache.
@@ -24,6 +25,8 @@ pub(crate) const RING_PACKED: u64 = 1 << 34;
 /// A guest that sends and receives and wants no interrupts.
 pub(crate) struct Guest {
     mem: Arc<GuestMemory>,
+    /// The guest's own mapping of it.
+    own: MmapRegion<()>,
     features: u64,
     /// Bytes of its send buffers.
     len: u32,
@@ -53,7 +56,9 @@ impl Guest {
             user_addr: 0,
             mmap_offset: 0,
         };
+        let own = FileOffset::new(File::from(fd.try_clone().unwrap()), 0);
         let guest = Guest {
+            own: MmapRegion::from_file(own, size as usize).unwrap(),
             mem: GuestMemory::map(vec![(spec, fd)]).unwrap(),
             features,
             len: 12 + len as u32,
@@ -67,11 +72,11 @@ impl Guest {
                 }
                 guest.store(ring * RING + 16 * u64::from(i) + 8, guest.word(ring, 0, 0));
                 let at = ring * RING + AVAIL + 4 + 2 * u64::from(i);
-                let entry = guest.mem.slice(at, 2).unwrap();
+                let entry = guest.own(at, 2);
                 entry.store(i, 0, Ordering::Relaxed).unwrap();
             }
             let no_interrupts = if guest.is_packed() { 1 << 16 } else { 1u32 };
-            let area = guest.mem.slice(ring * RING + AVAIL, 4).unwrap();
+            let area = guest.own(ring * RING + AVAIL, 4);
             area.store(no_interrupts, 0, Ordering::Relaxed).unwrap();
         }
         guest
@@ -85,8 +90,12 @@ impl Guest {
         self.features & RING_PACKED != 0
     }
 
+    fn own(&self, at: u64, len: usize) -> VolatileSlice<'_, ()> {
+        self.own.get_slice(at as usize, len).unwrap()
+    }
+
     fn store(&self, at: u64, word: u64) {
-        let slice = self.mem.slice(at, 8).unwrap();
+        let slice = self.own(at, 8);
         slice.store(word, 0, Ordering::Release).unwrap();
     }
 
@@ -103,8 +112,8 @@ impl Guest {
     /// Writes this frame into every send buffer.
     pub(crate) fn fill(&self, head: &[u8]) {
         for i in 0..SIZE {
-            let buffer = self.mem.slice(self.buffer(1, i) + 12, head.len());
-            buffer.unwrap().copy_from(head);
+            let buffer = self.own(self.buffer(1, i) + 12, head.len());
+            buffer.copy_from(head);
         }
     }
 
@@ -124,7 +133,7 @@ impl Guest {
                 );
             }
         } else {
-            let index = self.mem.slice(ring * RING + AVAIL + 2, 2).unwrap();
+            let index = self.own(ring * RING + AVAIL + 2, 2);
             index
                 .store((before + n) as u16, 0, Ordering::Release)
                 .unwrap();

@@ -6,7 +6,6 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use rustix::fs::MemfdFlags;
-use vm_memory::Bytes;
 
 use crate::control::Coalescing;
 use crate::eventfd::EventFd;
@@ -176,7 +175,10 @@ impl Driver {
     }
 
     pub(crate) fn write(&self, gpa: u64, bytes: &[u8]) {
-        self.mem.slice(gpa, bytes.len()).unwrap().copy_from(bytes);
+        self.mem
+            .slice_mut(gpa, bytes.len())
+            .unwrap()
+            .copy_from(bytes);
     }
 
     pub(crate) fn read(&self, gpa: u64, len: usize) -> Vec<u8> {
@@ -186,8 +188,8 @@ impl Driver {
     }
 
     pub(crate) fn store(&self, gpa: u64, word: u16) {
-        let slice = self.mem.slice(gpa, 2).unwrap();
-        slice.store(word.to_le(), 0, Ordering::SeqCst).unwrap();
+        let slice = self.mem.slice_mut(gpa, 2).unwrap();
+        slice.store(0, word.to_le(), Ordering::SeqCst).unwrap();
     }
 
     pub(crate) fn load(&self, gpa: u64) -> u16 {
@@ -416,8 +418,8 @@ impl Driver {
     /// Writes the driver's event suppression area of a packed ring, whole.
     pub(crate) fn set_driver_event(&self, side: u16, flags: u16) {
         let word = u32::from(side) | u32::from(flags) << 16;
-        let slice = self.mem.slice(AVAIL, 4).unwrap();
-        slice.store(word.to_le(), 0, Ordering::SeqCst).unwrap();
+        let slice = self.mem.slice_mut(AVAIL, 4).unwrap();
+        slice.store(0, word.to_le(), Ordering::SeqCst).unwrap();
     }
 
     pub(crate) fn set_used_event(&self, event: u16) {

@@ -150,7 +150,7 @@ fn a_ring_whose_memory_vanished_stops(format: VirtioFeatures) {
     let mut ring = Ring::new(mem.clone(), 8, AT, 0, format).unwrap();
     rustix::fs::ftruncate(&fd, HEAP - BASE).unwrap();
     assert_eq!(ring.take(), Ok(None));
-    mem.slice(HEAP, 8).unwrap().copy_from(&[1u8; 8]);
+    mem.slice_mut(HEAP, 8).unwrap().copy_from(&[1u8; 8]);
     assert_eq!(ring.take(), Err(RingError::MemoryFault));
 }
 

@@ -264,11 +264,15 @@ fn a_header_replaces_whatever_an_earlier_frame_left() {
         ..NetHdr::default()
     };
     let expected = hdr.to_bytes(1);
+    let driver = Driver::new(1, NONE, 0);
     for header_len in [10, 12] {
         for differs in 0..expected.len() {
             let mut memory = expected;
             memory[differs] ^= 0x81;
-            write_hdr(&VolatileSlice::from(&mut memory[..]), &hdr, header_len).unwrap();
+            driver.write(HEAP, &memory);
+            let to = driver.mem.slice_mut(HEAP, memory.len()).unwrap();
+            to.write(|to| write_hdr(to, &hdr, header_len)).unwrap();
+            let memory = driver.read(HEAP, memory.len());
             assert_eq!(
                 memory == expected,
                 differs < header_len,

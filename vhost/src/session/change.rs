@@ -3,8 +3,6 @@
 
 use std::sync::Arc;
 
-use vm_memory::Bytes;
-
 use super::{Action, RingState, Session, Then};
 use crate::coalescing::Coalescing;
 use crate::control::ControlQueue;
@@ -283,9 +281,7 @@ impl Session {
             .locate(ring, &self.rings.get(ring as usize)?.setup)
             .ok()?;
         let at = at.used.checked_add(2)?;
-        let mut index = [0; 2];
-        self.memory.slice(at, 2)?.read_slice(&mut index, 0).ok()?;
-        Some(u16::from_le_bytes(index))
+        self.memory.slice(at, 2)?.read(0).map(u16::from_le)
     }
 
     /// A ring that runs from now on, if all that it needs is there. Otherwise it waits: memory, say, comes region by region.

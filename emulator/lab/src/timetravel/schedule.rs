@@ -11,7 +11,7 @@ use std::sync::atomic::Ordering;
 use rustix::fs::{MemfdFlags, SealFlags};
 use vf_model::Nanos;
 use vf_vhost::memory::{GuestMemory, RegionSpec};
-use vm_memory::{AtomicAccess, Bytes};
+use vm_memory::AtomicAccess;
 
 use super::message::clamp_to_i64;
 
@@ -126,14 +126,14 @@ impl Schedule {
         let field = self.memory.slice(at, size_of::<T>());
         // All fields are inside of the memory, which is sealed.
         field
-            .and_then(|field| field.load(0, Ordering::SeqCst).ok())
+            .and_then(|field| field.load(0, Ordering::SeqCst))
             .unwrap_or_default()
     }
 
     fn store<T: AtomicAccess>(&self, at: u64, value: T) {
-        if let Some(field) = self.memory.slice(at, size_of::<T>()) {
+        if let Some(field) = self.memory.slice_mut(at, size_of::<T>()) {
             // As for `load`.
-            let _ = field.store(value, 0, Ordering::SeqCst);
+            let _ = field.store(0, value, Ordering::SeqCst);
         }
     }
 }
