@@ -1,5 +1,5 @@
-//! A filter of the NIC's table: which frames it matches, where they go, and how it ranks. One filter is one exact match of
-//! one kind, as in the filter tables of real NICs. Never looks at a frame; that is [`crate::FilterTable`].
+//! A receive filter of the NIC's table: which frames it matches, where they go, and how it ranks. One filter is one exact
+//! match of one kind, as in the filter tables of real NICs. Never looks at a frame; that is [`crate::FilterTable`].
 
 use std::fmt;
 use std::net::IpAddr;
@@ -77,13 +77,14 @@ pub enum FilterMatch {
     UnknownUnicast,
 }
 
-/// What becomes of a frame that matches.
+/// What becomes of a received frame that matches: one that comes from the wire, or that the switch gives to a VF here. A
+/// filter says nothing about what a VF sends to the wire, nor about the wire's copy of a frame to a group.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum FilterAction {
-    /// Dropped and counted.
+    /// No VF gets it.
     Drop,
-    /// Given to this VF and to no other; a frame to a group still leaves on the wire as well. The filter is passed over
-    /// where the VF takes no part in the frame's VLAN.
+    /// Given to this VF and to no other. The filter is passed over where the VF takes no part in the frame's VLAN, or has
+    /// sent the frame itself.
     Vf(VfIndex),
 }
 

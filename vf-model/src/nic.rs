@@ -1,7 +1,7 @@
 //! The NIC of one host: judges every frame that its VFs send, that comes from the wire, or over the PF.
 //! An embedded switch in the manner of legacy SR-IOV: unicast to a VF's address goes there and not to the wire, unknown
-//! unicast goes to the wire and never to siblings, groups go to everyone in the VLAN. The NIC's own filters go before the
-//! switch. Never touches the frame itself.
+//! unicast goes to the wire and never to siblings, groups go to everyone in the VLAN. The NIC's own filters judge what is
+//! received: from the wire, or by a VF that the switch gives a sibling's frame to. Never touches the frame itself.
 
 use std::sync::Arc;
 

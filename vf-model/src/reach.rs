@@ -31,6 +31,11 @@ pub(crate) struct Reach {
 }
 
 impl Reach {
+    /// Whether a VF here receives it.
+    fn is_received(&self) -> bool {
+        !self.direct.is_empty() || !self.mediated.is_empty()
+    }
+
     /// Adds those of `vfs` whose link is up.
     fn add(&mut self, lookup: &Lookup, vfs: VfSet) {
         let vfs = vfs.intersection(lookup.up);
@@ -109,7 +114,7 @@ impl Policy {
             && let Some(action) = self.filter_table().unknown_unicast()
         {
             match action {
-                FilterAction::Drop => reach = self.reach_by(action, header.dst, origin),
+                FilterAction::Drop => reach = self.reach_by(action, origin, false),
                 FilterAction::Vf(vf) if self.entry(vf).receives(vlan) => {
                     self.give(&mut reach, vf, origin);
                 }
@@ -125,18 +130,31 @@ impl Policy {
         if !self.silicon().switches && origin != Origin::Wire {
             return self.reach_wire();
         }
-        if !self.filter_table().is_empty()
-            && let Some(reach) = self.reach_filter(header, flow, vlan, origin)
+        let filters = !self.filter_table().is_empty();
+        if filters
+            && origin == Origin::Wire
+            && let Some(reach) = self.reach_filter(header, flow, vlan, origin, false)
         {
             return reach;
         }
-        if header.dst.is_multicast() {
+        let reach = if header.dst.is_multicast() {
             self.reach_group(header.dst, vlan, origin)
         } else {
             self.reach_owner(header.dst, vlan, origin)
+        };
+        // What a VF sends is received only if the switch gives it to VFs here; what leaves on the wire is not.
+        if filters
+            && origin != Origin::Wire
+            && reach.is_received()
+            && let Some(reach) = self.reach_filter(header, flow, vlan, origin, reach.wire)
+        {
+            return reach;
         }
+        reach
     }
 
+    /// What the NIC's filters make of a frame that is received. A filter neither gives it back to its sender nor touches the
+    /// copy for the wire, if there is one.
     #[inline(never)]
     fn reach_filter(
         &self,
@@ -144,28 +162,28 @@ impl Policy {
         flow: Actions,
         vlan: Vlan,
         origin: Origin,
+        wire: bool,
     ) -> Option<Reach> {
         let action = self
             .filter_table()
             .find(header, flow, vlan, |action| match action {
                 FilterAction::Drop => true,
-                FilterAction::Vf(vf) => self.entry(*vf).receives(vlan),
+                FilterAction::Vf(vf) => {
+                    origin != Origin::Vf(*vf) && self.entry(*vf).receives(vlan)
+                }
             })?;
-        Some(self.reach_by(action, header.dst, origin))
+        Some(self.reach_by(action, origin, wire))
     }
 
     /// What a filter that matches makes of a frame.
-    fn reach_by(&self, action: FilterAction, dst: MacAddr, origin: Origin) -> Reach {
-        let mut reach = self.reach_wire();
+    fn reach_by(&self, action: FilterAction, origin: Origin, wire: bool) -> Reach {
+        let mut reach = Reach {
+            wire,
+            ..self.reach_wire()
+        };
         match action {
-            FilterAction::Drop => {
-                reach.wire = false;
-                reach.otherwise = DropReason::Filtered;
-            }
-            FilterAction::Vf(vf) => {
-                reach.wire &= dst.is_multicast();
-                self.give(&mut reach, vf, origin);
-            }
+            FilterAction::Drop => reach.otherwise = DropReason::Filtered,
+            FilterAction::Vf(vf) => self.give(&mut reach, vf, origin),
         }
         reach
     }

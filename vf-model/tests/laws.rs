@@ -409,27 +409,31 @@ fn promised(
     let group = dst.is_multicast();
     let all = || (0..VFS).map(VfIndex).filter(|vf| receives(*vf, tag));
     let known = all().any(|vf| !group && has(vf, dst, tag));
-    let unknown = source == Source::Wire && !group && !known;
-    let filter = steered(policy, &on_the_way, tag, unknown, |vf| receives(vf, tag));
-    let to = match filter.map(|spec| spec.action) {
-        Some(FilterAction::Drop) => return nothing,
-        Some(FilterAction::Vf(vf)) => Some(vf),
-        None => None,
-    };
-    let only = filter.is_some_and(|spec| spec.matches != FilterMatch::UnknownUnicast);
-    let interested = all().filter(|vf| {
-        let alluni = asked(*vf).mode.alluni && trusted(*vf) && !discreet;
+    let from_wire = source == Source::Wire;
+    let may_get = |vf: VfIndex| source != Source::Vf(vf) && up(vf);
+    let by_switch = |vf: VfIndex| {
+        let alluni = asked(vf).mode.alluni && trusted(vf) && !discreet;
         let for_it = if group || known {
-            group || has(*vf, dst, tag)
+            group || has(vf, dst, tag)
         } else {
-            source == Source::Wire && (promisc(*vf) || alluni)
+            from_wire && (promisc(vf) || alluni)
         };
-        to == Some(*vf) || !only && for_it && wants(*vf, dst)
-    });
-    let here = !group && (known || to.is_some());
-    let wire = source != Source::Wire && policy.link_up() && !here;
-    let vfs = interested
-        .filter(|vf| source != Source::Vf(*vf) && up(*vf))
+        for_it && wants(vf, dst)
+    };
+    // Filters are asked about what is received: from the wire, or what the switch gives to somebody here.
+    let received = from_wire || all().any(|vf| by_switch(vf) && may_get(vf));
+    let unknown = from_wire && !group && !known;
+    let takes = |vf| receives(vf, tag) && source != Source::Vf(vf);
+    let filter = steered(policy, &on_the_way, tag, unknown, takes).filter(|_| received);
+    let only = filter.is_some_and(|spec| spec.matches != FilterMatch::UnknownUnicast);
+    let to = |vf: VfIndex| match filter.map(|spec| spec.action) {
+        Some(FilterAction::Drop) => false,
+        Some(FilterAction::Vf(to)) => to == vf || !only && by_switch(vf),
+        None => by_switch(vf),
+    };
+    let wire = !from_wire && policy.link_up() && (group || !known);
+    let vfs = all()
+        .filter(|vf| to(*vf) && may_get(*vf))
         .map(|vf| {
             let mut copy = on_the_way.clone();
             if policy.vf(vf).port_vlan.is_some() {
@@ -678,6 +682,73 @@ fn a_learned_address_takes_nothing_from_its_owner() {
     host.send(Source::Vf(VfIndex(0)), &frame(1, 0));
     assert_eq!(bridge(&host).overruled, 2, "heard where it belongs again");
     assert_eq!(bridge(&host).floods, 4);
+}
+
+/// Filters of every kind that match a frame to `dst` of [`flow_frame`].
+fn filters_on(dst: MacAddr) -> Vec<String> {
+    let local = "flow-type tcp4 dst-ip 10.0.0.9 dst-port 80";
+    let mut matches = vec![
+        local.to_owned(),
+        format!("{local} src-ip 10.0.0.2 src-port 5000"),
+        format!("flow-type ether dst {dst}"),
+        format!("flow-type ether dst {dst} vlan 10"),
+        "flow-type ether proto 0x800".to_owned(),
+    ];
+    if dst.is_multicast() && !dst.is_broadcast() {
+        matches.push("flow-type ether dst unknown-multicast".to_owned());
+    }
+    matches
+}
+
+/// A segment of a TCP flow to 10.0.0.9, port 80, in VLAN 10 as 802.1Q has it.
+fn flow_frame(dst: MacAddr, src: MacAddr) -> Vec<u8> {
+    let mut frame = [dst.0, src.0].concat();
+    frame.extend([0x81, 0, 0, 10, 8, 0, 0x45, 0, 0, 40, 0, 0, 0, 0, 64, 6, 0, 0]);
+    frame.extend([10, 0, 0, 2, 10, 0, 0, 9, 0x13, 0x88, 0, 80]);
+    frame.resize(64, 0);
+    frame
+}
+
+/// A filter judges what is received. A VF that talks to somebody beyond the wire does not notice it, whatever the filter
+/// matches and says; between VFs of the NIC, the receiver's side is filtered; of a frame to a group both happen.
+#[test]
+fn a_receive_filter_says_nothing_about_what_a_vf_sends() {
+    let paths = [[Path::Direct; 4], [Path::Mediated; 4]];
+    let profiles = Profile::all().filter(|p| !matches!(p, Profile::Falcon | Profile::Siena));
+    for (profile, paths) in profiles.flat_map(|p| paths.map(|paths| (p, paths))) {
+        for dst in [BASE.offset(77), BASE.offset(2), MacAddr::BROADCAST, MacAddr([1, 0, 0x5e, 0, 0, 1])] {
+            for (matches, action) in filters_on(dst)
+                .into_iter()
+                .flat_map(|m| ["action drop", "vf 1", "vf 0"].map(|a| (m.clone(), a)))
+            {
+                let mut host = Host::like(profile, &[], &paths);
+                let add = parse(&format!("filter add {matches} {action}"));
+                if host.act(&add.into()).is_err() {
+                    continue; // not a filter of this family
+                }
+                let outcome = host.send(Source::Vf(VfIndex(0)), &flow_frame(dst, BASE));
+                let (known, group) = (dst == BASE.offset(2), dst.is_multicast());
+                let expected: &[u8] = match action {
+                    _ if !known && !group => &[],
+                    "vf 1" => &[1],
+                    "action drop" => &[],
+                    _ if group => &[1, 2, 3],
+                    _ => &[2],
+                };
+                let what = format!("{profile} {matches} {action}");
+                assert_eq!(outcome.vfs.keys().copied().collect::<Vec<_>>(), expected, "{what}");
+                assert_eq!(outcome.wire.is_some(), !known, "{what}");
+                // From the wire it is received by nobody else.
+                let outcome = host.send(Source::Wire, &flow_frame(dst, BASE.offset(9)));
+                let expected: &[u8] = match action {
+                    "action drop" => &[],
+                    "vf 1" => &[1],
+                    _ => &[0],
+                };
+                assert_eq!(outcome.vfs.keys().copied().collect::<Vec<_>>(), expected, "{what}");
+            }
+        }
+    }
 }
 
 #[test]
