@@ -71,6 +71,7 @@ impl HypervisorModel {
     }
 
     /// Counts a frame that the NIC has handed up, learns where its sender is, and says where it goes: where its verdict said.
+    /// Only a NIC without a switch hands up what is for direct VFs; that is given back to it.
     pub fn from_pf(
         &mut self,
         now: Nanos,
@@ -82,13 +83,24 @@ impl HypervisorModel {
             let tried = self
                 .bridge
                 .forward(now, BridgePort::Pf, header.vlan(), &header);
-            if !tried.covers(onward.vfs, false) {
+            let vifs = onward.vfs.intersection(self.account.policy.mediated());
+            if !tried.covers(vifs, false) {
                 self.bridge.count_overruled();
             }
         }
-        self.account.pf.count_rx(MacAddr::of_frame(head), meta.len);
+        let dst = MacAddr::of_frame(head);
+        self.account.pf.count_rx(dst, meta.len);
+        // No path changes while a frame is on its way.
+        let vifs = onward.vfs.intersection(self.account.policy.mediated());
+        let beyond = onward.vfs.difference(vifs);
+        let pf = !beyond.is_empty();
+        if pf {
+            self.account.pf.count_tx(dst, meta.len);
+        }
         Verdict {
-            vfs: onward.vfs,
+            vfs: vifs,
+            pf,
+            beyond,
             ..Verdict::default()
         }
     }

@@ -1,7 +1,9 @@
 //! The NIC of one host: judges every frame that its VFs send, that comes from the wire, or over the PF.
 //! An embedded switch in the manner of legacy SR-IOV: unicast to a VF's address goes there and not to the wire, unknown
 //! unicast goes to the wire and never to siblings, groups go to everyone in the VLAN. The NIC's own filters judge what is
-//! received: from the wire, or by a VF that the switch gives a sibling's frame to. Never touches the frame itself.
+//! received: from the wire, or by a VF that the switch gives a sibling's frame to. A NIC without a switch sends to the wire
+//! only, and hands what VFs here send each other to the hypervisor, as drivers of such NICs did with what was for a local
+//! address (the peer list of Linux's siena_sriov.c). Never touches the frame itself.
 
 use std::sync::Arc;
 
@@ -138,7 +140,7 @@ impl Nic {
         }
     }
 
-    /// What of a frame's reach is the NIC's to do, and what the hypervisor's.
+    /// What of a frame's reach is the NIC's to do, and what the hypervisor's: everything between VFs, if the NIC has no switch.
     #[inline(always)]
     fn judge(
         &self,
@@ -149,7 +151,14 @@ impl Nic {
     ) -> Result<Verdict, DropReason> {
         let policy = &self.account.policy;
         let reach = match source {
-            Source::Vf(vf) => policy.reach_from_vf(vf, header, flow, meta)?,
+            Source::Vf(vf) => {
+                let mut reach = policy.reach_from_vf(vf, header, flow, meta)?;
+                if !policy.silicon().switches {
+                    let here = std::mem::take(&mut reach.direct);
+                    reach.mediated = reach.mediated.union(here);
+                }
+                reach
+            }
             Source::Wire if !policy.link_up() => return Err(DropReason::LinkDown),
             Source::Wire => {
                 Policy::check_len(meta)?;

@@ -37,7 +37,7 @@ pub enum Profile {
 /// What a profile says.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Silicon {
-    /// Whether frames that VFs send are switched to other VFs; else all leave on the wire.
+    /// Whether the NIC switches between VFs; else it sends to the wire only, and the hypervisor's bridge is between them.
     pub(crate) switches: bool,
     /// Whether a VF can receive frames from the wire that are for nobody here.
     pub(crate) promiscuous: bool,

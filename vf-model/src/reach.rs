@@ -127,12 +127,11 @@ impl Policy {
 
     #[inline(always)]
     fn reach(&self, header: &Header, flow: Actions, vlan: Vlan, origin: Origin) -> Reach {
-        if !self.silicon().switches && origin != Origin::Wire {
-            return self.reach_wire();
-        }
-        let filters = !self.filter_table().is_empty();
+        let from_wire = origin == Origin::Wire;
+        // A NIC without a switch does not see what VFs here send each other.
+        let filters = !self.filter_table().is_empty() && (from_wire || self.silicon().switches);
         if filters
-            && origin == Origin::Wire
+            && from_wire
             && let Some(reach) = self.reach_filter(header, flow, vlan, origin, false)
         {
             return reach;
@@ -144,7 +143,7 @@ impl Policy {
         };
         // What a VF sends is received only if the switch gives it to VFs here; what leaves on the wire is not.
         if filters
-            && origin != Origin::Wire
+            && !from_wire
             && reach.is_received()
             && let Some(reach) = self.reach_filter(header, flow, vlan, origin, reach.wire)
         {

@@ -70,6 +70,18 @@ pub struct Onward {
     pub tagging: Tagging,
 }
 
+impl Onward {
+    /// What is left for the NIC of a frame that it has handed up itself: these VFs. The wire has had its copy.
+    #[must_use]
+    pub fn back_to(&self, vfs: VfSet) -> Onward {
+        Onward {
+            vfs,
+            wire: false,
+            tagging: self.tagging,
+        }
+    }
+}
+
 /// How the copies of a frame differ from what the sender gave, by the policy by which it was judged.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Tagging {

@@ -181,7 +181,15 @@ impl Host {
             Path::Direct => self.nic.from_pf(&onward, &bytes, &meta),
             Path::Mediated => self.hypervisor.from_pf(self.now, &onward, &bytes, &meta),
         };
-        assert!(!verdict.pf, "back to where it came from");
+        if verdict.pf {
+            assert!(to == Path::Mediated && has_no_switch(&self.policy), "back to where it came from");
+            let crossing = Crossing {
+                to: Path::Direct,
+                onward: onward.back_to(verdict.beyond),
+                bytes: bytes.clone(),
+            };
+            self.cross(crossing, outcome);
+        }
         for vf in verdict.vfs.iter() {
             self.deliver_to(to, vf, edited(&bytes, onward.tagging.edit(vf)), outcome);
         }
@@ -402,9 +410,6 @@ fn promised(
         Source::Wire if !policy.link_up() => return nothing,
         Source::Wire => {}
     }
-    if matches!(policy.profile(), Profile::Falcon | Profile::Siena) && source != Source::Wire {
-        return (BTreeMap::new(), policy.link_up().then_some(on_the_way));
-    }
     let tag = tag_of(&on_the_way);
     let group = dst.is_multicast();
     let all = || (0..VFS).map(VfIndex).filter(|vf| receives(*vf, tag));
@@ -420,8 +425,9 @@ fn promised(
         };
         for_it && wants(vf, dst)
     };
-    // Filters are asked about what is received: from the wire, or what the switch gives to somebody here.
-    let received = from_wire || all().any(|vf| by_switch(vf) && may_get(vf));
+    // Filters are asked about what the NIC receives: from the wire, or what its switch, if it has one, gives to somebody here.
+    let switched = !has_no_switch(policy) && all().any(|vf| by_switch(vf) && may_get(vf));
+    let received = from_wire || switched;
     let unknown = from_wire && !group && !known;
     let takes = |vf| receives(vf, tag) && source != Source::Vf(vf);
     let filter = steered(policy, &on_the_way, tag, unknown, takes).filter(|_| received);
@@ -443,6 +449,10 @@ fn promised(
         })
         .collect();
     (vfs, wire.then_some(on_the_way))
+}
+
+fn has_no_switch(policy: &Policy) -> bool {
+    matches!(policy.profile(), Profile::Falcon | Profile::Siena)
 }
 
 fn parse(words: &str) -> Command {
@@ -682,6 +692,36 @@ fn a_learned_address_takes_nothing_from_its_owner() {
     host.send(Source::Vf(VfIndex(0)), &frame(1, 0));
     assert_eq!(bridge(&host).overruled, 2, "heard where it belongs again");
     assert_eq!(bridge(&host).floods, 4);
+}
+
+/// A NIC without a switch sends to the wire only. What guests of its host send each other is the hypervisor's to deliver,
+/// whichever path they are on, and no filter of the NIC sees it.
+#[test]
+fn guests_of_a_host_talk_over_the_hypervisor_where_the_nic_has_no_switch() {
+    let both = || [Path::Direct, Path::Mediated].into_iter();
+    let paths = both().flat_map(|a| both().map(move |b| [a, b]));
+    for (profile, paths) in
+        [Profile::Falcon, Profile::Siena].into_iter().flat_map(|p| paths.clone().map(move |b| (p, b)))
+    {
+        let mut host = Host::like(profile, &[], &paths);
+        let (vf0, vf1) = (VfIndex(0), VfIndex(1));
+        let drop = "filter add flow-type tcp4 dst-ip 10.0.0.9 dst-port 80 action drop";
+        host.act(&parse(drop).into()).unwrap();
+        for (dst, here) in [(BASE.offset(1), true), (BASE.offset(77), false), (MacAddr::BROADCAST, true)] {
+            let frame = flow_frame(dst, BASE);
+            let verdict = host.nic.clone().ingress(host.now, Source::Vf(vf0), &frame, &meta(&frame, 0));
+            if paths[0] == Path::Direct {
+                assert!(verdict.vfs.is_empty(), "the NIC switches nothing");
+                assert_eq!((verdict.pf, verdict.beyond.contains(vf1)), (here, here));
+            }
+            let outcome = host.send(Source::Vf(vf0), &frame);
+            assert_eq!(outcome.vfs.contains_key(&1), here, "{profile} {paths:?} {dst}");
+            assert!(!outcome.vfs.contains_key(&0));
+            assert_eq!(outcome.wire.is_some(), dst != BASE.offset(1));
+        }
+        let outcome = host.send(Source::Wire, &flow_frame(BASE.offset(1), BASE.offset(9)));
+        assert_eq!(outcome.drops, [DropReason::Filtered], "this the NIC sees");
+    }
 }
 
 /// Filters of every kind that match a frame to `dst` of [`flow_frame`].

@@ -62,7 +62,8 @@ struct Job {
 enum JobSource {
     /// A mediated guest; it has not been judged yet.
     Vif(VfIndex),
-    /// The NIC, which has judged it.
+    /// The NIC, which has judged it. What of it is for direct VFs goes back there: a NIC without a switch leaves that to the
+    /// hypervisor.
     Pf(Onward),
 }
 
@@ -240,7 +241,10 @@ impl MediatedPlane {
         if let Some(tag) = verdict.insert {
             frame.edit(TagEdit::Insert(tag.to_bytes()));
         }
-        let onward = verdict.onward(self.model.policy());
+        let onward = match &from {
+            JobSource::Vif(_) => verdict.onward(self.model.policy()),
+            JobSource::Pf(onward) => onward.back_to(verdict.beyond),
+        };
         if let Err(lost) = self.pf.send(frame, onward) {
             self.model.count_pf_drop(DropReason::PfQueueFull);
             rx.pool.give(lost);

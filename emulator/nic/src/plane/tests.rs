@@ -218,10 +218,20 @@ impl Bench {
         slack: Nanos,
         cost: Option<CostModel>,
     ) -> Bench {
+        Bench::like(Profile::Generic, workers, paths, slack, cost)
+    }
+
+    fn like(
+        profile: Profile,
+        workers: usize,
+        paths: &[Path],
+        slack: Nanos,
+        cost: Option<CostModel>,
+    ) -> Bench {
         let config = NicConfig {
             vfs: paths.len() as u16,
             mac_base: MAC_BASE,
-            profile: Profile::Generic,
+            profile,
         };
         let (nic_end, hypervisor_end) = PfEnd::pair();
         let (near, far) = WireEnd::pair(LinkConfig::default(), slack);
@@ -647,6 +657,47 @@ enum Event {
     Receive(usize),
     Switch(usize, Path),
     Pass(u64),
+}
+
+#[test]
+fn a_nic_without_a_switch_leaves_what_guests_send_each_other_to_the_hypervisor() {
+    let paths = [Path::Direct, Path::Direct, Path::Mediated];
+    for workers in [1, 2] {
+        let mut bench = Bench::like(Profile::Siena, workers, &paths, ENDLESS, None);
+        for vf in 0..paths.len() {
+            bench.start(vf, &queue_of(256));
+        }
+        let mut sent = [Vec::new(), Vec::new(), Vec::new()];
+        for n in 0..20u32 {
+            for to in [mac(1), mac(2), BEYOND, BROADCAST] {
+                for (vf, here) in [(1, to == mac(1)), (2, to == mac(2))] {
+                    if here || to == BROADCAST {
+                        sent[vf].push(bench.vms[0].sent);
+                    }
+                }
+                if to == BEYOND || to == BROADCAST {
+                    sent[0].push(bench.vms[0].sent);
+                }
+                assert!(bench.vms[0].send(to));
+            }
+            if n == 10 {
+                // A switch of paths loses nothing of what goes up and comes down again.
+                bench.command("vf 1 set path mediated");
+                bench.command("vf 1 set path direct");
+            }
+            bench.settle();
+        }
+        bench.run_until(LATE);
+        for vf in [1, 2] {
+            bench.vms[vf].receive();
+            let got = by_sender(&bench.vms[vf].got);
+            assert_eq!(got[&mac(0)], sent[vf], "vf{vf}, {workers} workers");
+        }
+        assert_eq!(by_sender(&bench.arrived)[&mac(0)], sent[0]);
+        let handed_up = bench.sum(|nic| nic.pf_counters()).rx_packets;
+        assert_eq!(handed_up, 60, "all but what is for the wire alone");
+        assert_eq!(bench.drops(), []);
+    }
 }
 
 fn any_path() -> impl Strategy<Value = Path> {
