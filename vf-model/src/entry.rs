@@ -27,11 +27,22 @@ impl Entry {
         self.rx.mac.unwrap_or(self.policy.mac)
     }
 
-    /// Whether `mac` is one of the further addresses.
-    pub(crate) fn has(&self, mac: MacAddr) -> bool {
+    /// Whether `mac` is one of the further addresses in this VLAN.
+    pub(crate) fn has(&self, mac: MacAddr, vlan: Vlan) -> bool {
+        let in_vlan = |vid: &Option<Vid>| vid.is_none_or(|vid| Vlan::of_vid(vid) == vlan);
+        self.added(mac).any(|(_, vid)| in_vlan(vid)) || self.rx.has(mac)
+    }
+
+    /// Whether `mac` is its own or one of the further addresses, in whatever VLAN.
+    pub(crate) fn claims(&self, mac: MacAddr) -> bool {
+        self.mac() == mac || self.added(mac).next().is_some() || self.rx.has(mac)
+    }
+
+    /// What the administrator has added of an address.
+    fn added(&self, mac: MacAddr) -> impl Iterator<Item = &(MacAddr, Option<Vid>)> {
         let macs = self.filters.macs();
         let at = macs.partition_point(|(m, _)| *m < mac);
-        macs.get(at).is_some_and(|(m, _)| *m == mac) || self.rx.has(mac)
+        macs[at..].iter().take_while(move |(m, _)| *m == mac)
     }
 
     /// Whether frames of this VLAN are the VF's to send and receive.

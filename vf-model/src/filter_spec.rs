@@ -11,6 +11,8 @@ use crate::words::ParseError;
 
 /// Smallest value of the type field that is a type and not a length (IEEE 802.3 3.2.6).
 const MIN_ETHERTYPE: u16 = 0x600;
+/// MAC control frames, PAUSE among them (IEEE 802.3 31).
+pub(crate) const MAC_CONTROL: u16 = 0x8808;
 
 /// A transport protocol that filters know ports of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -151,6 +153,12 @@ impl FilterMatch {
             FilterMatch::Local { local, .. } => ends(&[local]),
             FilterMatch::MacVlan { mac, .. } | FilterMatch::Mac(mac) if mac.0 == [0; 6] => {
                 Err(MatchError("dst is an address other than zero"))
+            }
+            FilterMatch::MacVlan { mac, .. } | FilterMatch::Mac(mac) if mac.is_reserved() => Err(
+                MatchError("dst 01:80:c2:00:00:00 to 0f never passes a switch, so no filter sees it"),
+            ),
+            FilterMatch::EtherType(MAC_CONTROL) => {
+                Err(MatchError("proto 0x8808, PAUSE, never passes a switch, so no filter sees it"))
             }
             FilterMatch::EtherType(proto) if *proto < MIN_ETHERTYPE => {
                 Err(MatchError("proto is 0x600 or more; less is a length"))

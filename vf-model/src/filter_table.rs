@@ -167,13 +167,13 @@ impl FilterTable {
         self.len == 0
     }
 
-    /// The filters: the kind that wins first, and of the same match the one in force last. Sorts them all.
+    /// The filters: the kind that wins first, and of the same match the one in force first. Sorts them all.
     pub fn iter(&self) -> impl Iterator<Item = FilterSpec> + use<> {
         let mut rows: Vec<(FilterMatch, Row)> = self.rows.iter().copied().collect();
         rows.sort_unstable_by_key(|(matches, _)| *matches);
         rows.into_iter().flat_map(|(matches, row)| {
             let actions = FilterPriority::ALL.into_iter().zip(row.0);
-            actions.filter_map(move |(priority, action)| {
+            actions.rev().filter_map(move |(priority, action)| {
                 Some(FilterSpec {
                     matches,
                     action: action?,
@@ -493,8 +493,8 @@ mod tests {
         }
         for vf in [2, 4, 1, 3] {
             assert_eq!(found(&table, [2, 0, 0, 0, 0, 1]), Some(format!("vf {vf}")));
-            let last = table.iter().last().unwrap();
-            table.remove(&last.matches, last.priority).unwrap();
+            let first = table.iter().next().unwrap();
+            table.remove(&first.matches, first.priority).unwrap();
         }
         assert_eq!(found(&table, [2, 0, 0, 0, 0, 1]), None);
         assert!(table.is_empty() && table.index.macs.wide.is_empty());

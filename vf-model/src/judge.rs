@@ -36,13 +36,17 @@ impl Account {
         }
     }
 
-    /// Takes a policy of the same NIC. What VFs have sent is still held against them where their limit stays as it is.
+    /// Takes a policy of the same NIC. What VFs have sent is still held against them while they have a limit.
     pub(crate) fn adopt(&mut self, policy: Arc<Policy>) {
         if !self.policy.has_same_vfs(&policy) {
             for (i, limit) in self.limiters.iter_mut().enumerate() {
                 let vf = VfIndex::from(i);
-                if policy.vf(vf).max_tx_rate != self.policy.vf(vf).max_tx_rate {
-                    *limit = limiter(&policy, vf);
+                let rate = policy.vf(vf).max_tx_rate;
+                if rate != self.policy.vf(vf).max_tx_rate {
+                    *limit = rate.map(|rate| match limit {
+                        Some(bucket) => bucket.with_rate(rate),
+                        None => TokenBucket::new(rate),
+                    });
                 }
             }
         }
@@ -81,6 +85,15 @@ pub trait Judge {
 
     /// Judges by this policy of the same NIC from now on. Limits that stay and counters go on.
     fn adopt(&mut self, policy: Arc<Policy>);
+
+    /// Takes over, with a VF's rings, what the VF has sent on the other path: its limit does not begin anew.
+    fn take_limit(&mut self, vf: VfIndex, from: &impl Judge)
+    where
+        Self: Sized,
+    {
+        let limit = &from.account().limiters[vf.index()];
+        self.account_mut().limiters[vf.index()].clone_from(limit);
+    }
 
     /// Counts a frame that was to go over the PF to the other plane and did not; it is among those handed over.
     fn count_pf_drop(&mut self, reason: DropReason);

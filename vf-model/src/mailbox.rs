@@ -12,7 +12,7 @@ use serde::Serialize;
 use crate::addr::{AddrError, MacAddr, Vid};
 use crate::refusal::Refusal;
 use crate::vf::VfPolicy;
-use crate::vf_filter::{MAX_FILTERS, MAX_UNTRUSTED_FILTERS, VfFilterError};
+use crate::vf_filter::{ADDRESSES, MAX_FILTERS, MAX_UNTRUSTED_FILTERS, VfFilterError};
 
 /// Most groups that a VF without `trust` can list, as many as ixgbe allows.
 pub const MAX_UNTRUSTED_GROUPS: usize = 30;
@@ -125,8 +125,8 @@ impl RxFilter {
                 if let Some(mac) = multicast.iter().find(|mac| !mac.is_multicast()) {
                     return Err(AddrError::NotMulticast(*mac).into());
                 }
-                self.unicast = list(unicast, room(MAX_UNTRUSTED_FILTERS))?;
-                self.multicast = Some(list(multicast, room(MAX_UNTRUSTED_GROUPS))?);
+                self.unicast = list(unicast, ADDRESSES, room(MAX_UNTRUSTED_FILTERS))?;
+                self.multicast = Some(list(multicast, "groups", room(MAX_UNTRUSTED_GROUPS))?);
             }
             VfRequest::VlanAdd(_) | VfRequest::VlanDel(_) if policy.port_vlan.is_some() => {
                 return Err(Refusal::PortVlan);
@@ -136,7 +136,7 @@ impl RxFilter {
                 if let Err(at) = vlans.binary_search(vid) {
                     let room = room(MAX_UNTRUSTED_FILTERS);
                     if vlans.len() >= room {
-                        return Err(VfFilterError::Full { room }.into());
+                        return Err(VfFilterError::full("VLANs", room, MAX_FILTERS).into());
                     }
                     vlans.insert(at, *vid);
                 }
@@ -203,12 +203,16 @@ impl RxFilter {
 }
 
 /// The addresses in order, each once.
-fn list(macs: &[MacAddr], room: usize) -> Result<Vec<MacAddr>, VfFilterError> {
+fn list(
+    macs: &[MacAddr],
+    kind: &'static str,
+    room: usize,
+) -> Result<Vec<MacAddr>, VfFilterError> {
     let mut macs = macs.to_vec();
     macs.sort_unstable();
     macs.dedup();
     if macs.len() > room {
-        return Err(VfFilterError::Full { room });
+        return Err(VfFilterError::full(kind, room, MAX_FILTERS));
     }
     Ok(macs)
 }
@@ -318,7 +322,8 @@ mod tests {
             asked = asked.with(&add(vid), &plain, |_| false).unwrap();
         }
         let full = asked.clone().with(&add(17), &plain, |_| false);
-        assert_eq!(full, Err(VfFilterError::Full { room: 16 }.into()));
+        let refused = full.unwrap_err().to_string();
+        assert_eq!(refused, "a VF has at most 16 VLANs (1024 with trust)");
         let port = policy(&[VfSetting::Vlan(10)]);
         assert_eq!(ask(&port, &add(10)), Err(Refusal::PortVlan));
         assert_eq!(asked.granted(&port).vlans, None);

@@ -17,7 +17,7 @@ use crate::profile::{Profile, Rows, Silicon};
 use crate::refusal::{Refusal, Refused};
 use crate::rss::Rss;
 use crate::vf::{MAX_VFS, VfIndex, VfPolicy, VfSet, VfSetting};
-use crate::vf_filter::{VfFilterError, VfFilters};
+use crate::vf_filter::{ADDRESSES, VfFilterError, VfFilters};
 
 /// See the module. Each `VfIndex` given to its functions must be below [`Policy::vf_count`], or they panic; only changes
 /// refuse.
@@ -253,11 +253,7 @@ impl Policy {
             }
             Command::VfFilterAdd { vf, filter } => {
                 let entry = self.entry_mut(*vf)?;
-                entry.filters.add(*filter, entry.policy.trust)?;
-                if entry.filters.macs().len() > silicon.vf_macs {
-                    let room = silicon.vf_macs;
-                    return Err(VfFilterError::Full { room }.into());
-                }
+                entry.filters.add(*filter, silicon.vf_macs)?;
                 if entry.policy.port_vlan.is_some() && entry.filters.names_vlan() {
                     return Err(Refusal::PortVlanAndFilters);
                 }
@@ -272,7 +268,7 @@ impl Policy {
         let taken = |mac| {
             let others = self.entries.iter().enumerate();
             let mut others = others.filter(|(i, _)| *i != vf.index());
-            others.any(|(_, other)| other.mac() == mac || other.has(mac))
+            others.any(|(_, other)| other.claims(mac))
         };
         let asked = entry.asked.clone().with(request, &entry.policy, taken)?;
         if asked == entry.asked {
@@ -281,7 +277,7 @@ impl Policy {
         let silicon = self.silicon;
         if asked.unicast.len() > silicon.vf_macs {
             let room = silicon.vf_macs;
-            return Err(VfFilterError::Full { room }.into());
+            return Err(VfFilterError::full(ADDRESSES, room, room).into());
         }
         let entry = self.entry_mut(vf)?;
         let before = std::mem::replace(&mut entry.rx, granted(&asked, &entry.policy, &silicon));

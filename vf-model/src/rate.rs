@@ -23,6 +23,14 @@ impl TokenBucket {
         }
     }
 
+    /// The same bucket with another rate: what was taken out has still to flow back.
+    #[must_use]
+    pub(crate) fn with_rate(&self, rate: Mbps) -> TokenBucket {
+        TokenBucket {
+            line: TimeLine::busy_until(rate.bps(), self.line.done_at()),
+        }
+    }
+
     /// The earliest time the next frame may be taken; not after the present if it may be taken now.
     #[must_use]
     pub fn ready_at(&self) -> Nanos {

@@ -1,7 +1,7 @@
 //! The one decision that both paths share: who receives a frame. Never counts anything and never changes anything.
 
 use crate::addr::{MacAddr, Vlan, VlanTag};
-use crate::filter_spec::FilterAction;
+use crate::filter_spec::{FilterAction, MAC_CONTROL};
 use crate::filter_table::Actions;
 use crate::frame::{FrameMeta, Header, MAX_FRAME};
 use crate::lookup::Lookup;
@@ -12,8 +12,6 @@ use crate::vf::{Path, VfIndex, VfLinkState, VfSet};
 
 /// Longest super-frame that a virtio header can describe, with room for tags.
 const MAX_SUPER_FRAME: u32 = 65_535 + 14 + 8;
-/// MAC control frames, PAUSE among them (IEEE 802.3 31).
-const MAC_CONTROL: u16 = 0x8808;
 
 /// Who receives a frame, whichever path each of them takes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -87,16 +85,19 @@ impl Policy {
         if !self.lookup().up.contains(vf) {
             return Err(self.why_down(vf));
         }
-        if entry.policy.spoofchk && header.src != entry.mac() && !entry.has(header.src) {
-            return Err(DropReason::SpoofedMac);
-        }
         let (vlan, insert) = match &entry.policy.port_vlan {
             Some(_) if header.tags.outer().is_some() => return Err(DropReason::TaggedOnPortVlan),
             Some(port) => (Vlan::of_tag(port.tag()), Some(port.tag())),
             None => (header.vlan(), None),
         };
-        if !entry.takes_part(vlan) {
-            return Err(DropReason::VlanFiltered);
+        // One check of both, as Intel's: what the VF may send from, and in which VLANs.
+        if entry.policy.spoofchk {
+            if header.src != entry.mac() && !entry.has(header.src, vlan) {
+                return Err(DropReason::SpoofedMac);
+            }
+            if !entry.takes_part(vlan) {
+                return Err(DropReason::VlanFiltered);
+            }
         }
         let mut reach = self.reach(header, flow, vlan, Origin::Vf(vf));
         reach.insert = insert;

@@ -96,6 +96,13 @@ impl TimeLine {
         }
     }
 
+    /// A line that has work until `at`, none of which is counted.
+    pub(crate) fn busy_until(rate: u64, at: Nanos) -> TimeLine {
+        let line = TimeLine::new(rate);
+        line.work.at.set(at.0);
+        line
+    }
+
     /// Units a second.
     pub(crate) fn rate(&self) -> u64 {
         self.rate

@@ -244,6 +244,9 @@ pub struct VfPolicy {
     /// Whether the administrator has set that; else the driver may take another.
     #[serde(skip)]
     pub mac_set: bool,
+    /// The address that it has while the administrator has set none.
+    #[serde(skip)]
+    pub permanent_mac: MacAddr,
     /// The VLAN it is kept in, tags added and removed on its behalf.
     pub port_vlan: Option<PortVlan>,
     /// Whether frames with a source MAC other than its own are dropped.
@@ -266,6 +269,7 @@ impl VfPolicy {
         VfPolicy {
             mac,
             mac_set: false,
+            permanent_mac: mac,
             port_vlan: None,
             spoofchk: true,
             trust: false,
@@ -280,7 +284,7 @@ impl VfPolicy {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum VfSetting {
-    /// `mac ADDR`.
+    /// `mac ADDR`; zero takes back what was set before (libvirt and sriov-cni do that when they release a VF).
     Mac(MacAddr),
     /// `vlan VID`; 0 takes the VF out of its port VLAN. Priority 0 and 802.1Q unless `qos` and `proto` follow.
     Vlan(u16),
@@ -331,6 +335,9 @@ impl VfPolicy {
     /// [`SettingError`] if the setting's value is out of range or needs a port VLAN that is not there.
     pub fn with(mut self, setting: VfSetting) -> Result<VfPolicy, SettingError> {
         match setting {
+            VfSetting::Mac(mac) if mac == MacAddr::default() => {
+                (self.mac, self.mac_set) = (self.permanent_mac, false);
+            }
             VfSetting::Mac(mac) if !mac.is_unicast() => {
                 return Err(AddrError::NotUnicast(mac).into());
             }
@@ -681,11 +688,9 @@ mod tests {
             refused(VfSetting::Mac(group)),
             AddrError::NotUnicast(group).into()
         );
-        let zero = MacAddr::default();
-        assert_eq!(
-            refused(VfSetting::Mac(zero)),
-            AddrError::NotUnicast(zero).into()
-        );
+        let other = policy.with(VfSetting::Mac(MacAddr([2, 0, 0, 0, 0, 9])));
+        let unset = other.unwrap().with(VfSetting::Mac(MacAddr::default()));
+        assert_eq!(unset, Ok(policy));
         let vlan = policy.with(VfSetting::Vlan(10)).unwrap();
         let vlan = vlan.with(VfSetting::Qos(5)).unwrap();
         assert_eq!(

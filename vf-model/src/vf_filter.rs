@@ -5,10 +5,12 @@ use std::fmt;
 
 use crate::addr::{AddrError, MacAddr, Vid};
 
-/// Most filters of either kind for a VF without `trust`.
+/// Most further addresses, and most VLANs, that the driver of a VF without `trust` can have.
 pub const MAX_UNTRUSTED_FILTERS: usize = 16;
-/// Most filters of either kind for a trusted VF.
+/// Most further addresses of a VF, and most of what its driver can have of a kind with `trust`.
 pub const MAX_FILTERS: usize = 1024;
+/// What a refusal calls further addresses.
+pub(crate) const ADDRESSES: &str = "further addresses";
 
 /// One receive filter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -36,12 +38,33 @@ pub enum VfFilterError {
     /// There is no such filter.
     #[error("{0}: there is no such filter")]
     NotFound(VfFilter),
-    /// No room for another filter.
-    #[error("a VF has at most {room} filters of a kind ({MAX_FILTERS} with trust)")]
+    /// No room for another of them.
+    #[error("a VF has at most {room} {kind}{}", more_with_trust(*room, *trusted))]
     Full {
+        /// What there is no room for.
+        kind: &'static str,
         /// How many this VF may have.
         room: usize,
+        /// How many it might have with `trust`.
+        trusted: usize,
     },
+}
+
+impl VfFilterError {
+    pub(crate) fn full(kind: &'static str, room: usize, trusted: usize) -> VfFilterError {
+        VfFilterError::Full {
+            kind,
+            room,
+            trusted,
+        }
+    }
+}
+
+fn more_with_trust(room: usize, trusted: usize) -> String {
+    match trusted > room {
+        true => format!(" ({trusted} with trust)"),
+        false => String::new(),
+    }
 }
 
 impl fmt::Display for VfFilter {
@@ -82,18 +105,15 @@ impl VfFilters {
         !self.vlans.is_empty() || self.macs.iter().any(|(_, vlan)| vlan.is_some())
     }
 
-    pub(crate) fn add(&mut self, filter: VfFilter, trust: bool) -> Result<(), VfFilterError> {
-        let room = if trust {
-            MAX_FILTERS
-        } else {
-            MAX_UNTRUSTED_FILTERS
-        };
+    /// Adds one on the administrator's word, for which it does not matter whether the guest is trusted: as many addresses as
+    /// the NIC has room for, and all VLANs there are.
+    pub(crate) fn add(&mut self, filter: VfFilter, room: usize) -> Result<(), VfFilterError> {
         match filter {
             VfFilter::Mac { mac, .. } if !mac.is_unicast() => {
                 Err(AddrError::NotUnicast(mac).into())
             }
             VfFilter::Mac { mac, vlan } => insert(&mut self.macs, (mac, vlan), room, filter),
-            VfFilter::Vlan(vid) => insert(&mut self.vlans, vid, room, filter),
+            VfFilter::Vlan(vid) => insert(&mut self.vlans, vid, usize::MAX, filter),
         }
     }
 
@@ -113,7 +133,7 @@ fn insert<T: Ord>(
 ) -> Result<(), VfFilterError> {
     match list.binary_search(&new) {
         Ok(_) => Err(VfFilterError::Exists(filter)),
-        Err(_) if list.len() >= room => Err(VfFilterError::Full { room }),
+        Err(_) if list.len() >= room => Err(VfFilterError::full(ADDRESSES, room, room)),
         Err(at) => {
             list.insert(at, new);
             Ok(())

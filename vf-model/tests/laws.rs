@@ -129,9 +129,19 @@ impl Host {
     }
 
     fn adopt(&mut self, policy: Arc<Policy>) {
+        let moved: Vec<VfIndex> = (0..VFS)
+            .map(VfIndex)
+            .filter(|vf| self.policy.vf(*vf).path != policy.vf(*vf).path)
+            .collect();
         self.nic.adopt(Arc::clone(&policy));
         self.hypervisor.adopt(Arc::clone(&policy));
         self.policy = policy;
+        for vf in moved {
+            match self.policy.vf(vf).path {
+                Path::Direct => self.nic.take_limit(vf, &self.hypervisor),
+                Path::Mediated => self.hypervisor.take_limit(vf, &self.nic),
+            }
+        }
     }
 
     fn send(&mut self, source: Source, bytes: &[u8]) -> Outcome {
@@ -386,15 +396,10 @@ fn promised(
         VfLinkState::Enable => true,
         VfLinkState::Disable => false,
     };
-    let owns = |vf: VfIndex, mac: MacAddr| {
-        own(vf) == mac
-            || further(vf).any(|m| *m == mac)
-            || policy.filters(vf).macs().iter().any(|(m, _)| *m == mac)
-    };
     match source {
         Source::Vf(vf) => {
             let sender = policy.vf(vf);
-            if !up(vf) || sender.spoofchk && !owns(vf, src) {
+            if !up(vf) {
                 return nothing;
             }
             if let Some(port) = sender.port_vlan {
@@ -403,7 +408,8 @@ fn promised(
                 }
                 on_the_way.splice(12..12, port.tag().to_bytes());
             }
-            if !takes_part(vf, tag_of(&on_the_way)) {
+            let tag = tag_of(&on_the_way);
+            if sender.spoofchk && !(has(vf, src, tag) && takes_part(vf, tag)) {
                 return nothing;
             }
         }
@@ -852,8 +858,46 @@ fn a_limit_goes_on_whatever_else_changes() {
             host.act(&parse(words).into()).unwrap();
             assert_eq!(ready(&host), held, "{words}");
         }
-        host.act(&parse("vf 0 set max_tx_rate 2").into()).unwrap();
-        assert_eq!(ready(&host), Nanos(0), "a new limit begins anew");
+        // Neither another rate nor another path lends it anything, however often they change.
+        for rate in [2, 1] {
+            host.act(&parse(&format!("vf 0 set max_tx_rate {rate}")).into()).unwrap();
+            assert_eq!(ready(&host), held, "{rate}");
+        }
+        for other in [Path::Mediated, Path::Direct, path] {
+            host.set_paths(&[other]);
+            let ready = match other {
+                Path::Direct => host.nic.tx_ready_at(vf, host.now),
+                Path::Mediated => host.hypervisor.tx_ready_at(vf, host.now),
+            };
+            assert_eq!(ready, held, "{other}");
+        }
+        host.act(&parse("vf 0 set max_tx_rate 0").into()).unwrap();
+        assert_eq!(ready(&host), host.now, "no limit, nothing held");
+    }
+}
+
+#[test]
+fn the_spoof_check_is_of_address_and_vlan_together_and_off_is_off() {
+    let tagged = |vid: u8, src: u32| {
+        let mut frame = frame(77, src);
+        frame.splice(12..12, [0x81, 0, 0, vid]);
+        frame
+    };
+    let acts: Vec<Act> = ["vf 0 mac add 02:00:00:00:00:09 vlan 20", "vf 0 vlan add 20", "vf 0 vlan add 30"]
+        .map(|words| parse(words).into())
+        .into();
+    for path in [Path::Direct, Path::Mediated] {
+        let mut host = Host::new(&acts, &[path]);
+        let sent = |host: &mut Host, frame: &[u8]| host.send(Source::Vf(VfIndex(0)), frame).drops;
+        assert_eq!(sent(&mut host, &tagged(20, 9)), []);
+        assert_eq!(sent(&mut host, &tagged(30, 9)), [DropReason::SpoofedMac]);
+        assert_eq!(sent(&mut host, &frame(77, 9)), [DropReason::SpoofedMac]);
+        assert_eq!(sent(&mut host, &tagged(30, 0)), []);
+        assert_eq!(sent(&mut host, &tagged(40, 0)), [DropReason::VlanFiltered]);
+        host.act(&parse("vf 0 set spoofchk off").into()).unwrap();
+        for frame in [tagged(30, 9), tagged(40, 0), tagged(40, 9), frame(77, 9)] {
+            assert_eq!(sent(&mut host, &frame), []);
+        }
     }
 }
 
@@ -1008,6 +1052,8 @@ proptest! {
             || host.policy.in_force(vf).unicast.iter().any(|m| m.0 == src)
             || host.policy.filters(vf).macs().iter().any(|(m, _)| m.0 == src);
         prop_assume!(!own);
+        // Before the check there is only what a port VLAN says.
+        prop_assume!(host.policy.vf(vf).port_vlan.is_none());
         let outcome = host.send(Source::Vf(vf), &frame);
         prop_assert!(outcome.vfs.is_empty() && outcome.wire.is_none());
         let reserved = MacAddr(frame[..6].try_into().unwrap()).is_reserved();

@@ -1,8 +1,8 @@
 //! The words that a configuration file and a JSON reader see.
 
 use vf_model::{
-    AddrError, Command, MAX_UNTRUSTED_FILTERS, MacAddr, Mbps, NicConfig, Path, Policy, Profile,
-    Refusal, SettingError, VfFilter, VfFilterError, VfIndex, VfLinkState, VfSetting, VlanProto,
+    AddrError, Command, MacAddr, Mbps, NicConfig, Path, Policy, Profile, Refusal, SettingError,
+    VfFilter, VfFilterError, VfIndex, VfLinkState, VfRequest, VfSetting, VlanProto,
 };
 
 #[derive(Debug, PartialEq, serde::Deserialize)]
@@ -111,14 +111,6 @@ fn the_last_of_256_vfs_is_there() {
 fn filters_are_limited_and_do_not_mix_with_a_port_vlan() {
     let mut policy = policy();
     let vf = VfIndex(0);
-    for i in 0..MAX_UNTRUSTED_FILTERS {
-        apply(&mut policy, &command(&format!("vf 0 vlan add {}", i + 1))).unwrap();
-    }
-    let full = Err(Refusal::Filter(VfFilterError::Full {
-        room: MAX_UNTRUSTED_FILTERS,
-    }));
-    assert_eq!(apply(&mut policy, &command("vf 0 vlan add 100")), full);
-    apply(&mut policy, &command("vf 0 set trust on")).unwrap();
     apply(&mut policy, &command("vf 0 vlan add 100")).unwrap();
     let again = apply(&mut policy, &command("vf 0 vlan add 100"));
     assert!(matches!(
@@ -147,6 +139,78 @@ fn filters_are_limited_and_do_not_mix_with_a_port_vlan() {
         group,
         Err(VfFilterError::from(AddrError::NotUnicast(MacAddr::BROADCAST)).into())
     );
+}
+
+/// What the administrator says is not a matter of how far the guest is trusted, and a refusal speaks of trust only where
+/// trust would change it.
+#[test]
+fn the_administrator_has_the_nics_room_whatever_the_guests_trust() {
+    for (profile, room) in [
+        (Profile::Generic, 1024),
+        (Profile::Ef10, 32),
+        (Profile::Siena, 0),
+    ] {
+        for trust in ["off", "on"] {
+            let mut policy = Policy::new(NicConfig {
+                vfs: 1,
+                mac_base: MacAddr([2, 0, 0, 0, 1, 0]),
+                profile,
+            });
+            apply(&mut policy, &command(&format!("vf 0 set trust {trust}"))).unwrap();
+            let mac = |i| format!("vf 0 mac add {}", MacAddr([2, 0, 0, 1, 0, 0]).offset(i));
+            let vlans = (1..=4094).map(|vid| command(&format!("vf 0 vlan add {vid}")));
+            let all: Vec<_> = vlans.chain((0..room).map(|i| command(&mac(i)))).collect();
+            policy = policy.with_all(&all).unwrap();
+            let refused = apply(&mut policy, &command(&mac(room))).unwrap_err();
+            let says = format!("a VF has at most {room} further addresses");
+            assert_eq!(refused.to_string(), says, "{profile}, trust {trust}");
+        }
+    }
+}
+
+/// libvirt and sriov-cni give a VF back with the address that they found, which may be none.
+#[test]
+fn an_address_that_was_set_can_be_unset() {
+    let mut policy = policy();
+    let vf = VfIndex(3);
+    let fresh = *policy.vf(vf);
+    let choice = VfRequest::Mac(MacAddr([2, 0, 0, 0, 0, 0x77]));
+    apply(&mut policy, &command("vf 3 set mac 02:00:00:00:00:aa")).unwrap();
+    assert!(policy.with_request(vf, &choice).is_err());
+    apply(&mut policy, &command("vf 3 set mac 00:00:00:00:00:00")).unwrap();
+    assert_eq!(*policy.vf(vf), fresh);
+    assert!(policy.with_request(vf, &choice).is_ok(), "the driver's choice again");
+    let group = apply(&mut policy, &command("vf 3 set mac 01:00:5e:00:00:01"));
+    assert!(group.is_err());
+}
+
+#[test]
+fn a_filter_that_no_frame_can_meet_is_refused() {
+    let mut policy = policy();
+    for matches in [
+        "dst 01:80:c2:00:00:00",
+        "dst 01:80:c2:00:00:0e",
+        "dst 01:80:c2:00:00:02 vlan 5",
+        "proto 0x8808",
+    ] {
+        let words = format!("filter add flow-type ether {matches} vf 2");
+        let refused = apply(&mut policy, &command(&words)).unwrap_err();
+        assert!(refused.to_string().contains("no filter sees it"), "{refused}");
+    }
+    for matches in ["dst 01:80:c2:00:00:10", "dst 01:80:c2:00:00:21", "proto 0x8809"] {
+        apply(&mut policy, &command(&format!("filter add flow-type ether {matches} vf 2"))).unwrap();
+    }
+}
+
+#[test]
+fn filters_are_listed_from_the_one_that_wins() {
+    let mut policy = policy();
+    for priority in ["auto", "hint", "required", "manual"] {
+        let words = format!("filter add flow-type ether proto 0x88b5 vf 1 priority {priority}");
+        apply(&mut policy, &command(&words)).unwrap();
+    }
+    let listed = policy.filter_table().iter().map(|spec| spec.priority.to_string());
+    assert_eq!(listed.collect::<Vec<_>>(), ["required", "manual", "auto", "hint"]);
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! A switch of paths while traffic runs, the one change of a policy that stops planes. Never loses a frame between the planes, nor
 //! duplicates one: whoever calls this holds all planes, and the queues between them are empty before a ring changes hands.
-//! What waits for a guest's buffers goes with its rings.
+//! What waits for a guest's buffers goes with its rings, and so does what its limit holds against it.
 
 use std::ops::DerefMut;
 use std::sync::Arc;
@@ -72,6 +72,7 @@ fn move_rings(
                     hypervisor.attach(vf, vring);
                 }
             }
+            hypervisor.model.take_limit(vf, &worker.nic);
             let backlog = worker.take_backlog(vf);
             hypervisor.give_backlog(now, vf, backlog);
         }
@@ -81,6 +82,7 @@ fn move_rings(
                     worker.attach(vf, vring);
                 }
             }
+            worker.nic.take_limit(vf, &hypervisor.model);
             worker.give_backlog(now, vf, hypervisor.take_backlog(vf));
         }
     }
