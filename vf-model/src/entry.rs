@@ -2,8 +2,7 @@
 //! frame.
 
 use crate::addr::{MacAddr, Vid, Vlan};
-use crate::mailbox::RxFilter;
-use crate::profile::Silicon;
+use crate::mailbox::{Asked, RxFilter};
 use crate::rss::Rss;
 use crate::vf::VfPolicy;
 use crate::vf_filter::VfFilters;
@@ -14,7 +13,7 @@ pub(crate) struct Entry {
     pub(crate) policy: VfPolicy,
     pub(crate) filters: VfFilters,
     /// What the driver has asked for.
-    pub(crate) asked: RxFilter,
+    pub(crate) asked: Asked,
     /// What of that is in force.
     pub(crate) rx: RxFilter,
     pub(crate) rss: Rss,
@@ -65,14 +64,6 @@ impl Entry {
             |vlans: &Vec<Vid>| vlan == Vlan::NONE || vlan.is_service() || lists(vlans, vlan);
         self.takes_part(vlan) && self.rx.vlans.as_ref().is_none_or(wants)
     }
-}
-
-/// What of a driver's wishes is in force.
-pub(crate) fn granted(asked: &RxFilter, policy: &VfPolicy, silicon: &Silicon) -> RxFilter {
-    let mut asked = asked.clone();
-    asked.mode.promisc &= silicon.promiscuous;
-    asked.mode.alluni &= silicon.promiscuous;
-    asked.granted(policy)
 }
 
 fn lists(vlans: &[Vid], vlan: Vlan) -> bool {

@@ -154,12 +154,14 @@ impl FilterMatch {
             FilterMatch::MacVlan { mac, .. } | FilterMatch::Mac(mac) if mac.0 == [0; 6] => {
                 Err(MatchError("dst is an address other than zero"))
             }
-            FilterMatch::MacVlan { mac, .. } | FilterMatch::Mac(mac) if mac.is_reserved() => Err(
-                MatchError("dst 01:80:c2:00:00:00 to 0f never passes a switch, so no filter sees it"),
-            ),
-            FilterMatch::EtherType(MAC_CONTROL) => {
-                Err(MatchError("proto 0x8808, PAUSE, never passes a switch, so no filter sees it"))
+            FilterMatch::MacVlan { mac, .. } | FilterMatch::Mac(mac) if mac.is_reserved() => {
+                Err(MatchError(
+                    "dst 01:80:c2:00:00:00 to 0f never passes a switch, so no filter sees it",
+                ))
             }
+            FilterMatch::EtherType(MAC_CONTROL) => Err(MatchError(
+                "proto 0x8808, PAUSE, never passes a switch, so no filter sees it",
+            )),
             FilterMatch::EtherType(proto) if *proto < MIN_ETHERTYPE => {
                 Err(MatchError("proto is 0x600 or more; less is a length"))
             }

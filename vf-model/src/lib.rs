@@ -109,7 +109,7 @@ pub use judge::{Account, Judge};
 pub use link::{Departure, Link, LinkConfig};
 pub use mailbox::{MAX_UNTRUSTED_GROUPS, RxFilter, RxMode, VfRequest};
 pub use nic::Nic;
-pub use policy::Policy;
+pub use policy::{Granted, Policy};
 pub use profile::{MAX_TABLE_FILTERS, Profile};
 pub use rate::TokenBucket;
 pub use refusal::{Refusal, Refused};

@@ -34,6 +34,40 @@ pub(crate) struct Lookup {
     members: Arc<[(Vlan, VfSet)]>,
 }
 
+/// Who is in which VLAN while that is put together: many VFs in all VLANs take no sorting.
+struct Members {
+    /// By VLAN: where in `sets` its members are, counted from 1.
+    at: Vec<u16>,
+    sets: Vec<(Vlan, VfSet)>,
+}
+
+impl Members {
+    fn new() -> Members {
+        Members {
+            at: vec![0; 1 << 14],
+            sets: Vec::new(),
+        }
+    }
+
+    fn add(&mut self, vlan: Vlan, vf: VfIndex) {
+        let Some(at) = self.at.get_mut(usize::from(vlan.to_u16())) else {
+            return; // no VLAN has such a number
+        };
+        if *at == 0 {
+            self.sets.push((vlan, VfSet::default()));
+            *at = self.sets.len() as u16;
+        }
+        if let Some((_, vfs)) = self.sets.get_mut(usize::from(*at) - 1) {
+            vfs.insert(vf);
+        }
+    }
+
+    fn in_order(mut self) -> Arc<[(Vlan, VfSet)]> {
+        self.sets.sort_unstable_by_key(|(vlan, _)| *vlan);
+        self.sets.into()
+    }
+}
+
 impl Lookup {
     pub(crate) fn new(entries: &[Arc<Entry>], link_up: bool) -> Lookup {
         let numbered = || {
@@ -55,7 +89,7 @@ impl Lookup {
             let picked = numbered().filter(|(_, e)| pick(e));
             picked.map(|(vf, _)| vf).collect::<VfSet>()
         };
-        let mut memberships: Vec<(Vlan, VfIndex)> = Vec::new();
+        let mut members = Members::new();
         for (vf, entry) in numbered() {
             let listed = match (
                 &entry.policy.port_vlan,
@@ -63,7 +97,7 @@ impl Lookup {
                 &entry.rx.vlans,
             ) {
                 (Some(port), ..) => {
-                    memberships.push((Vlan::of_tag(port.tag()), vf));
+                    members.add(Vlan::of_tag(port.tag()), vf);
                     continue;
                 }
                 (None, [], None) => continue,
@@ -74,13 +108,8 @@ impl Lookup {
             let vlans = vlans
                 .filter(|vlan| entry.receives(*vlan))
                 .chain([Vlan::NONE]);
-            memberships.extend(vlans.map(|vlan| (vlan, vf)));
+            vlans.for_each(|vlan| members.add(vlan, vf));
         }
-        memberships.sort_unstable();
-        let members = memberships
-            .chunk_by(|a, b| a.0 == b.0)
-            .map(|same| (same[0].0, same.iter().map(|m| m.1).collect()))
-            .collect();
         let unlimited = |e: &Entry| e.policy.port_vlan.is_none() && e.filters.vlans().is_empty();
         Lookup {
             macs: Arc::new(MacIndex::new(macs)),
@@ -97,7 +126,7 @@ impl Lookup {
             broadcast: set(&|e| e.rx.wants_broadcast()),
             all_groups: set(&|e| e.rx.groups().is_none()),
             unmatched: set(&|e| e.rx.wants_unmatched()),
-            members,
+            members: members.in_order(),
         }
     }
 

@@ -3,16 +3,25 @@
 //!
 //! - An address that the administrator has set stays, unless the VF is trusted (ixgbe, i40e refuse); so does one that
 //!   another VF has (mlx5 did). Further addresses likewise, and at most [`crate::MAX_UNTRUSTED_FILTERS`] (i40e).
-//! - Modes that show a VF more than its share are granted without trust, but not in force (i40e, ice and mlx5 say yes and
-//!   ignore it). They are in force as soon as the VF is trusted (mlx5).
+//! - Of a table of addresses and of a list of VLANs that is in force which may be, in the order in which the driver gave them
+//!   (ixgbe keeps the first 30 groups); one address too many takes nothing from the others, and nothing from the groups.
 //! - A VF in a port VLAN cannot choose VLANs (ixgbe, i40e refuse).
+//! - Modes that show a VF more than its share are granted without trust, but not in force (i40e, ice and mlx5 say yes and
+//!   ignore it).
+//!
+//! What is not in force is remembered, and is as soon as the VF is trusted or its port VLAN ends: a virtio driver does not ask
+//! again (Linux warns that it "Failed to set MAC filter table" and goes on), where Intel's PF drivers reset the VF so that
+//! its driver does. Only the VF's own address is not remembered: a driver that is refused one goes on with the old.
+
+use std::collections::BTreeSet;
 
 use serde::Serialize;
 
 use crate::addr::{AddrError, MacAddr, Vid};
+use crate::profile::{Silicon, VfRoom};
 use crate::refusal::Refusal;
 use crate::vf::VfPolicy;
-use crate::vf_filter::{ADDRESSES, MAX_FILTERS, MAX_UNTRUSTED_FILTERS, VfFilterError};
+use crate::vf_filter::{ADDRESSES, MAX_FILTERS, VfFilterError};
 
 /// Most groups that a VF without `trust` can list, as many as ixgbe allows.
 pub const MAX_UNTRUSTED_GROUPS: usize = 30;
@@ -68,108 +77,155 @@ pub struct RxFilter {
     pub mac: Option<MacAddr>,
     /// Kinds of frames.
     pub mode: RxMode,
-    /// Further unicast addresses, in order.
+    /// Further unicast addresses: asked for as the driver listed them, in force in order; each once.
     pub unicast: Vec<MacAddr>,
-    /// Groups, in order; `None`: all.
+    /// Groups, likewise; `None`: all.
     pub multicast: Option<Vec<MacAddr>>,
-    /// 802.1Q VLANs, in order; `None`: all. Other kinds of tags are not filtered.
+    /// 802.1Q VLANs, likewise; `None`: all. Other kinds of tags are not filtered.
     pub vlans: Option<Vec<Vid>>,
 }
 
-impl RxFilter {
+/// All that a driver has asked for since it started, whether it is allowed or not.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Asked {
+    pub(crate) filter: RxFilter,
+    /// Of its further addresses those that another VF had when it listed them.
+    taken: Vec<MacAddr>,
+}
+
+impl Asked {
     /// What a VF with this policy has asked for, and one thing more. `taken`: whether another VF has an address.
     ///
     /// # Errors
-    /// [`Refusal`] if the policy does not allow it, or there is no room.
+    /// [`Refusal`] if that makes no sense, or is an address of its own that it may not have; then it is not remembered.
     pub(crate) fn with(
         mut self,
         request: &VfRequest,
         policy: &VfPolicy,
         taken: impl Fn(MacAddr) -> bool,
-    ) -> Result<RxFilter, Refusal> {
-        let room = |untrusted| match policy.trust {
-            true => MAX_FILTERS,
-            false => untrusted,
-        };
-        let allowed = |mac: MacAddr| {
-            if !mac.is_unicast() {
-                Err(AddrError::NotUnicast(mac).into())
-            } else if policy.trust || mac == policy.mac {
-                Ok(())
-            } else if policy.mac_set {
-                Err(Refusal::MacSet(policy.mac))
-            } else if taken(mac) {
-                Err(Refusal::MacTaken(mac))
-            } else {
-                Ok(())
-            }
-        };
+    ) -> Result<Asked, Refusal> {
+        let filter = &mut self.filter;
         match request {
             VfRequest::Reset {
                 lists_groups,
                 lists_vlans,
             } => {
-                self = RxFilter {
-                    multicast: lists_groups.then(Vec::new),
-                    vlans: lists_vlans.then(Vec::new),
-                    ..RxFilter::default()
-                };
+                self = Asked::default();
+                self.filter.multicast = lists_groups.then(Vec::new);
+                self.filter.vlans = lists_vlans.then(Vec::new);
             }
-            VfRequest::Mac(mac) => {
-                allowed(*mac)?;
-                self.mac = Some(*mac);
+            VfRequest::Mac(mac) if !mac.is_unicast() => {
+                return Err(AddrError::NotUnicast(*mac).into());
             }
-            VfRequest::RxMode(mode) => self.mode = *mode,
+            VfRequest::Mac(mac) => match why_not(*mac, policy, taken(*mac)) {
+                Some(why) => return Err(why),
+                None => filter.mac = Some(*mac),
+            },
+            VfRequest::RxMode(mode) => filter.mode = *mode,
             VfRequest::MacTable { unicast, multicast } => {
-                unicast.iter().try_for_each(|mac| allowed(*mac))?;
+                if let Some(mac) = unicast.iter().find(|mac| !mac.is_unicast()) {
+                    return Err(AddrError::NotUnicast(*mac).into());
+                }
                 if let Some(mac) = multicast.iter().find(|mac| !mac.is_multicast()) {
                     return Err(AddrError::NotMulticast(*mac).into());
                 }
-                self.unicast = list(unicast, ADDRESSES, room(MAX_UNTRUSTED_FILTERS))?;
-                self.multicast = Some(list(multicast, "groups", room(MAX_UNTRUSTED_GROUPS))?);
-            }
-            VfRequest::VlanAdd(_) | VfRequest::VlanDel(_) if policy.port_vlan.is_some() => {
-                return Err(Refusal::PortVlan);
+                filter.unicast = each_once(unicast);
+                filter.multicast = Some(each_once(multicast));
+                self.taken = filter.unicast.clone();
+                self.taken.retain(|mac| taken(*mac));
             }
             VfRequest::VlanAdd(vid) => {
-                let vlans = self.vlans.get_or_insert_default();
-                if let Err(at) = vlans.binary_search(vid) {
-                    let room = room(MAX_UNTRUSTED_FILTERS);
-                    if vlans.len() >= room {
-                        return Err(VfFilterError::full("VLANs", room, MAX_FILTERS).into());
-                    }
-                    vlans.insert(at, *vid);
+                let vlans = filter.vlans.get_or_insert_default();
+                if !vlans.contains(vid) {
+                    vlans.push(*vid);
                 }
             }
             VfRequest::VlanDel(vid) => {
-                if let Some(vlans) = &mut self.vlans
-                    && let Ok(at) = vlans.binary_search(vid)
-                {
-                    vlans.remove(at);
+                if let Some(vlans) = &mut filter.vlans {
+                    vlans.retain(|listed| listed != vid);
                 }
             }
         }
         Ok(self)
     }
 
-    /// What of it is in force under this policy.
-    pub(crate) fn granted(&self, policy: &VfPolicy) -> RxFilter {
-        let mut granted = self.clone();
-        if !policy.trust {
-            let mode = &mut granted.mode;
-            (mode.promisc, mode.allmulti, mode.alluni) = (false, false, false);
-            granted.unicast.truncate(MAX_UNTRUSTED_FILTERS);
-            if policy.mac_set {
-                granted.mac = None;
-                granted.unicast.clear();
-            }
+    /// What of it is in force under this policy of a VF of such a NIC.
+    pub(crate) fn granted(&self, policy: &VfPolicy, silicon: &Silicon) -> RxFilter {
+        let RxFilter {
+            mac,
+            mode,
+            unicast,
+            multicast,
+            vlans,
+        } = &self.filter;
+        let room = silicon.vf_room(policy.trust);
+        let mut mode = *mode;
+        mode.promisc &= policy.trust && silicon.promiscuous;
+        mode.alluni &= policy.trust && silicon.promiscuous;
+        mode.allmulti &= policy.trust;
+        let all_vlans = mode.promisc || policy.port_vlan.is_some();
+        let allowed = unicast
+            .iter()
+            .copied()
+            .filter(|mac| self.allows(*mac, policy));
+        let groups = |groups: &Vec<MacAddr>| in_order(groups.iter().copied().take(room.groups));
+        let listed = |vlans: &Vec<Vid>| in_order(vlans.iter().copied().take(room.vlans));
+        RxFilter {
+            mac: mac.filter(|_| policy.trust || !policy.mac_set),
+            mode,
+            unicast: in_order(allowed.take(room.addresses)),
+            multicast: multicast.as_ref().map(groups),
+            vlans: vlans.as_ref().filter(|_| !all_vlans).map(listed),
         }
-        if granted.mode.promisc || policy.port_vlan.is_some() {
-            granted.vlans = None;
-        }
-        granted
     }
 
+    /// Why a request was not granted as a whole, given what is in force now: what its driver is to be told. Groups too many
+    /// are no reason, as with ixgbe, nor are modes.
+    pub(crate) fn denied(
+        &self,
+        request: &VfRequest,
+        granted: &RxFilter,
+        policy: &VfPolicy,
+        silicon: &Silicon,
+    ) -> Option<Refusal> {
+        let full = |kind, of: fn(&VfRoom) -> usize| {
+            let (room, trusted) = (silicon.vf_room(policy.trust), silicon.vf_room(true));
+            VfFilterError::full(kind, of(&room), of(&trusted)).into()
+        };
+        match request {
+            VfRequest::MacTable { .. } => {
+                let mut listed = self.filter.unicast.iter();
+                let mac = listed.find(|mac| !granted.has(**mac))?;
+                let why = why_not(*mac, policy, self.taken.contains(mac));
+                Some(why.unwrap_or_else(|| full(ADDRESSES, |room| room.addresses)))
+            }
+            VfRequest::VlanAdd(_) if policy.port_vlan.is_some() => Some(Refusal::PortVlan),
+            VfRequest::VlanAdd(vid) => {
+                let vlans = granted.vlans.as_ref()?;
+                let missing = vlans.binary_search(vid).is_err();
+                missing.then(|| full("VLANs", |room| room.vlans))
+            }
+            _ => None,
+        }
+    }
+
+    fn allows(&self, mac: MacAddr, policy: &VfPolicy) -> bool {
+        why_not(mac, policy, self.taken.contains(&mac)).is_none()
+    }
+}
+
+/// Why a driver cannot have an address, `taken` if another VF has it.
+fn why_not(mac: MacAddr, policy: &VfPolicy, taken: bool) -> Option<Refusal> {
+    if policy.trust || mac == policy.mac {
+        None
+    } else if policy.mac_set {
+        Some(Refusal::MacSet(policy.mac))
+    } else {
+        taken.then_some(Refusal::MacTaken(mac))
+    }
+}
+
+impl RxFilter {
     /// Whether it is for unicast frames to an address that the VF has.
     #[inline]
     pub(crate) fn wants_own(&self) -> bool {
@@ -202,24 +258,23 @@ impl RxFilter {
     }
 }
 
-/// The addresses in order, each once.
-fn list(
-    macs: &[MacAddr],
-    kind: &'static str,
-    room: usize,
-) -> Result<Vec<MacAddr>, VfFilterError> {
-    let mut macs = macs.to_vec();
-    macs.sort_unstable();
-    macs.dedup();
-    if macs.len() > room {
-        return Err(VfFilterError::full(kind, room, MAX_FILTERS));
-    }
-    Ok(macs)
+/// The addresses as they are listed, each once, and no more than a VF can ever have.
+fn each_once(macs: &[MacAddr]) -> Vec<MacAddr> {
+    let mut seen = BTreeSet::new();
+    let new = macs.iter().copied().filter(|mac| seen.insert(*mac));
+    new.take(MAX_FILTERS).collect()
+}
+
+fn in_order<T: Ord>(all: impl Iterator<Item = T>) -> Vec<T> {
+    let mut all: Vec<T> = all.collect();
+    all.sort_unstable();
+    all
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::profile::Profile;
     use crate::vf::VfSetting;
 
     const OWN: MacAddr = MacAddr([2, 0, 0, 0, 0, 1]);
@@ -233,8 +288,20 @@ mod tests {
         settings.iter().fold(fresh, with)
     }
 
-    fn ask(policy: &VfPolicy, request: &VfRequest) -> Result<RxFilter, Refusal> {
-        RxFilter::default().with(request, policy, |mac| mac == TAKEN)
+    fn ask(policy: &VfPolicy, requests: &[VfRequest]) -> (Asked, RxFilter, Option<Refusal>) {
+        let mut asked = Asked::default();
+        for request in requests {
+            asked = asked.with(request, policy, |mac| mac == TAKEN).unwrap();
+        }
+        let silicon = Profile::Generic.silicon();
+        let granted = asked.granted(policy, &silicon);
+        let last = requests.last().unwrap();
+        let denied = asked.denied(last, &granted, policy, &silicon);
+        (asked, granted, denied)
+    }
+
+    fn granted(asked: &Asked, policy: &VfPolicy) -> RxFilter {
+        asked.granted(policy, &Profile::Generic.silicon())
     }
 
     fn table(unicast: &[MacAddr], multicast: &[MacAddr]) -> VfRequest {
@@ -244,23 +311,50 @@ mod tests {
         }
     }
 
+    fn many(first: u8, n: u32) -> Vec<MacAddr> {
+        let base = MacAddr([first, 0, 0, 1, 0, 0]);
+        (0..n).map(|i| base.offset(i)).collect()
+    }
+
+    fn vlan(vid: u16) -> VfRequest {
+        VfRequest::VlanAdd(Vid::new(vid).unwrap())
+    }
+
     #[test]
     fn addresses_are_the_administrators_before_they_are_the_guests() {
         let set = VfSetting::Mac(OWN);
         for (settings, mac, answer) in [
-            (&[][..], OTHER, Ok(())),
-            (&[], TAKEN, Err(Refusal::MacTaken(TAKEN))),
-            (&[], GROUP, Err(AddrError::NotUnicast(GROUP).into())),
-            (&[set], OTHER, Err(Refusal::MacSet(OWN))),
-            (&[set], OWN, Ok(())),
-            (&[set, VfSetting::Trust(true)], OTHER, Ok(())),
-            (&[VfSetting::Trust(true)], TAKEN, Ok(())),
+            (&[][..], OTHER, None),
+            (&[], TAKEN, Some(Refusal::MacTaken(TAKEN))),
+            (&[set], OTHER, Some(Refusal::MacSet(OWN))),
+            (&[set], OWN, None),
+            (&[set, VfSetting::Trust(true)], OTHER, None),
+            (&[VfSetting::Trust(true)], TAKEN, None),
         ] {
             let policy = policy(settings);
-            for request in [VfRequest::Mac(mac), table(&[mac], &[])] {
-                let asked = ask(&policy, &request);
-                assert_eq!(asked.map(drop), answer, "{settings:?} {request:?}");
-            }
+            // Refused an address of its own, a driver goes on with the one that it has.
+            let own = Asked::default().with(&VfRequest::Mac(mac), &policy, |mac| mac == TAKEN);
+            assert_eq!(own.err(), answer, "{settings:?} {mac}");
+            // One of a table takes nothing from the others, and is remembered.
+            let (asked, granted, denied) = ask(&policy, &[table(&[mac, OWN], &[GROUP])]);
+            assert_eq!(denied, answer, "{settings:?} {mac}");
+            assert_eq!(
+                asked.filter.unicast,
+                [mac, OWN]
+                    .into_iter()
+                    .take(1 + usize::from(mac != OWN))
+                    .collect::<Vec<_>>()
+            );
+            assert_eq!(granted.has(mac), denied.is_none());
+            assert!(granted.has(OWN) && granted.groups() == Some(&[GROUP]));
+        }
+        for senseless in [
+            VfRequest::Mac(GROUP),
+            table(&[GROUP], &[]),
+            table(&[], &[OTHER]),
+        ] {
+            let refused = Asked::default().with(&senseless, &policy(&[]), |_| false);
+            assert!(refused.is_err(), "{senseless:?}");
         }
     }
 
@@ -272,60 +366,119 @@ mod tests {
             nobcast: true,
             ..RxMode::default()
         };
-        let mut asked = RxFilter::default();
-        for request in [
+        let requests = [
             VfRequest::Mac(OTHER),
             table(&[TAKEN, TAKEN], &[GROUP]),
             VfRequest::RxMode(mode),
-            VfRequest::VlanAdd(Vid::new(5).unwrap()),
-        ] {
-            asked = asked.with(&request, &trusted, |_| false).unwrap();
-        }
-        assert_eq!(asked.unicast, [TAKEN]);
-        let granted = asked.granted(&trusted);
-        assert_eq!((granted.mac, granted.mode), (Some(OTHER), mode));
-        assert!(granted.wants_broadcast() && granted.vlans.is_none());
-        let granted = asked.granted(&trusted.with(VfSetting::Trust(false)).unwrap());
-        assert_eq!((granted.mac, granted.unicast.len()), (None, 0));
-        assert!(!granted.mode.promisc && !granted.wants_broadcast());
-        assert_eq!(granted.groups(), Some(&[GROUP][..]));
-        assert_eq!(granted.vlans, asked.vlans);
+            vlan(5),
+        ];
+        let (asked, given, denied) = ask(&trusted, &requests);
+        assert_eq!(asked.filter.unicast, [TAKEN]);
+        assert_eq!((given.mac, given.mode), (Some(OTHER), mode));
+        assert!(given.wants_broadcast() && given.vlans.is_none() && given.has(TAKEN));
+        assert_eq!(denied, None);
+        let untrusted = trusted.with(VfSetting::Trust(false)).unwrap();
+        let left = granted(&asked, &untrusted);
+        assert_eq!((left.mac, left.unicast.len()), (None, 0));
+        assert!(!left.mode.promisc && !left.wants_broadcast());
+        assert_eq!(left.groups(), Some(&[GROUP][..]));
+        assert_eq!(left.vlans, asked.filter.vlans);
+        assert_eq!(granted(&asked, &trusted), given, "and gives it again");
         let reset = VfRequest::Reset {
             lists_groups: false,
             lists_vlans: false,
         };
         let forgotten = asked.with(&reset, &trusted, |_| false);
-        assert_eq!(forgotten, Ok(RxFilter::default()));
+        assert_eq!(forgotten, Ok(Asked::default()));
+    }
+
+    /// Each kind has room of its own; what does not fit is the last that was listed, and has its place when there is room.
+    #[test]
+    fn what_is_too_much_is_kept_until_there_is_room() {
+        let (plain, trusted) = (policy(&[]), policy(&[VfSetting::Trust(true)]));
+        for (unicast, groups, fit, says) in [
+            (16, 30, (16, 30), ""),
+            (
+                17,
+                1,
+                (16, 1),
+                "a VF has at most 16 further addresses (1024 with trust)",
+            ),
+            (1, 31, (1, 30), ""),
+            (
+                1024,
+                1024,
+                (16, 30),
+                "a VF has at most 16 further addresses (1024 with trust)",
+            ),
+        ] {
+            // From the last to the first: it is not the lowest that win.
+            let listed = |mut macs: Vec<MacAddr>| {
+                macs.reverse();
+                macs
+            };
+            let (all, every) = (listed(many(2, unicast)), listed(many(1, groups)));
+            let (asked, given, denied) = ask(&plain, &[table(&all, &every)]);
+            let said = denied.map(|why| why.to_string()).unwrap_or_default();
+            assert_eq!(said, says);
+            assert_eq!(given.unicast, in_order(all[..fit.0].iter().copied()));
+            assert_eq!(
+                given.groups(),
+                Some(&in_order(every[..fit.1].iter().copied())[..])
+            );
+            let given = granted(&asked, &trusted);
+            assert_eq!(given.unicast.len(), unicast as usize);
+            assert_eq!(
+                given.multicast.map(|groups| groups.len()),
+                Some(groups as usize)
+            );
+        }
+        let (asked, given, _) = ask(&trusted, &[table(&many(2, 2000), &[])]);
+        assert_eq!(
+            (asked.filter.unicast.len(), given.unicast.len()),
+            (1024, 1024)
+        );
     }
 
     #[test]
-    fn there_is_an_end_to_what_can_be_listed() {
-        let many = |first: u8, n: u32| {
-            let base = MacAddr([first, 0, 0, 1, 0, 0]);
-            (0..n).map(|i| base.offset(i)).collect::<Vec<_>>()
-        };
+    fn vlans_wait_for_room_for_trust_and_for_the_end_of_a_port_vlan() {
         let (plain, trusted) = (policy(&[]), policy(&[VfSetting::Trust(true)]));
-        for (request, fits, fits_trusted) in [
-            (table(&many(2, 16), &many(1, 30)), true, true),
-            (table(&many(2, 17), &[]), false, true),
-            (table(&[], &many(1, 31)), false, true),
-            (table(&many(2, 1024), &many(1, 1024)), false, true),
-            (table(&many(2, 1025), &[]), false, false),
-            (table(&[], &many(2, 1)), false, false),
-        ] {
-            assert_eq!(ask(&plain, &request).is_ok(), fits);
-            assert_eq!(ask(&trusted, &request).is_ok(), fits_trusted);
-        }
-        let mut asked = RxFilter::default();
-        let add = |vid| VfRequest::VlanAdd(Vid::new(vid).unwrap());
-        for vid in (1..=16).chain(1..=16) {
-            asked = asked.with(&add(vid), &plain, |_| false).unwrap();
-        }
-        let full = asked.clone().with(&add(17), &plain, |_| false);
-        let refused = full.unwrap_err().to_string();
-        assert_eq!(refused, "a VF has at most 16 VLANs (1024 with trust)");
         let port = policy(&[VfSetting::Vlan(10)]);
-        assert_eq!(ask(&port, &add(10)), Err(Refusal::PortVlan));
-        assert_eq!(asked.granted(&port).vlans, None);
+        let all: Vec<_> = (1..=4094).rev().map(vlan).collect();
+        let (asked, given, denied) = ask(&plain, &all);
+        let says = "a VF has at most 16 VLANs (4094 with trust)";
+        assert_eq!(denied.unwrap().to_string(), says);
+        let first = (4079..=4094).map(|vid| Vid::new(vid).unwrap());
+        assert_eq!(given.vlans, Some(first.collect::<Vec<_>>()));
+        assert_eq!(granted(&asked, &trusted).vlans.unwrap().len(), 4094);
+        assert_eq!(granted(&asked, &port).vlans, None);
+        let fewer = asked.with(&VfRequest::VlanDel(Vid::new(4094).unwrap()), &plain, |_| {
+            false
+        });
+        let next = Vid::new(4078).unwrap();
+        assert!(
+            granted(&fewer.unwrap(), &plain)
+                .vlans
+                .unwrap()
+                .contains(&next)
+        );
+        let (asked, _, denied) = ask(&port, &[vlan(5)]);
+        assert_eq!(denied, Some(Refusal::PortVlan));
+        assert_eq!(
+            granted(&asked, &plain).vlans,
+            Some(vec![Vid::new(5).unwrap()])
+        );
+        // As many as the family does.
+        for (profile, trust, room) in [
+            (Profile::Ixgbe, true, 64),
+            (Profile::I40e, false, 16),
+            (Profile::I40e, true, 4094),
+            (Profile::Mlx5Legacy, false, 4094),
+        ] {
+            let policy = if trust { &trusted } else { &plain };
+            let (asked, ..) = ask(policy, &all);
+            let given = asked.granted(policy, &profile.silicon()).vlans.unwrap();
+            assert_eq!(given.len(), room, "{profile}");
+        }
     }
 }

@@ -8,16 +8,16 @@ use std::sync::Arc;
 use crate::addr::MacAddr;
 use crate::command::Command;
 use crate::config::NicConfig;
-use crate::entry::{Entry, granted};
+use crate::entry::Entry;
 use crate::filter_spec::{FilterAction, FilterMatch};
 use crate::filter_table::FilterTable;
 use crate::lookup::Lookup;
-use crate::mailbox::{RxFilter, VfRequest};
+use crate::mailbox::{Asked, RxFilter, VfRequest};
 use crate::profile::{Profile, Rows, Silicon};
 use crate::refusal::{Refusal, Refused};
 use crate::rss::Rss;
 use crate::vf::{MAX_VFS, VfIndex, VfPolicy, VfSet, VfSetting};
-use crate::vf_filter::{ADDRESSES, VfFilterError, VfFilters};
+use crate::vf_filter::VfFilters;
 
 /// See the module. Each `VfIndex` given to its functions must be below [`Policy::vf_count`], or they panic; only changes
 /// refuse.
@@ -31,6 +31,16 @@ pub struct Policy {
     silicon: Silicon,
     filter_table: FilterTable,
     lookup: Lookup,
+}
+
+/// What becomes of a driver's request.
+#[derive(Clone, Debug)]
+pub struct Granted {
+    /// The policy by which it has what it may have.
+    pub policy: Policy,
+    /// Why that is not all, for the driver to be told. What it may not have is remembered, and in force as soon as the
+    /// administrator allows it.
+    pub denied: Option<Refusal>,
 }
 
 /// What a command has changed.
@@ -55,7 +65,7 @@ impl Policy {
             .map(|i| Entry {
                 policy: VfPolicy::new(config.mac_base.offset(i)),
                 filters: VfFilters::default(),
-                asked: RxFilter::default(),
+                asked: Asked::default(),
                 rx: RxFilter::default(),
                 rss: rss.clone(),
             })
@@ -106,7 +116,7 @@ impl Policy {
     /// What the driver of a VF has asked for since it started.
     #[must_use]
     pub fn asked(&self, vf: VfIndex) -> &RxFilter {
-        &self.entry(vf).asked
+        &self.entry(vf).asked.filter
     }
 
     /// What of that is in force.
@@ -179,15 +189,16 @@ impl Policy {
         Ok(policy)
     }
 
-    /// What it becomes when the driver of a VF is given what it asks for; of the same version if that is nothing new.
+    /// What it becomes when the driver of a VF is given what it asks for, as far as it may have that; of the same version if
+    /// that is nothing new.
     ///
     /// # Errors
-    /// [`Refusal`].
-    pub fn with_request(&self, vf: VfIndex, request: &VfRequest) -> Result<Policy, Refusal> {
+    /// [`Refusal`] of what makes no sense, and of an address of its own that it may not have.
+    pub fn with_request(&self, vf: VfIndex, request: &VfRequest) -> Result<Granted, Refusal> {
         let mut policy = self.clone();
-        let changed = policy.request(vf, request)?;
+        let (changed, denied) = policy.request(vf, request)?;
         policy.publish(changed);
-        Ok(policy)
+        Ok(Granted { policy, denied })
     }
 
     /// Whether what is said about VFs and the link is the same: the two differ in the NIC's filters at most.
@@ -246,10 +257,10 @@ impl Policy {
                     return Err(Refusal::PortVlanAndFilters);
                 }
                 if settings.iter().any(|s| matches!(s, VfSetting::Mac(_))) {
-                    entry.asked.mac = None;
+                    entry.asked.filter.mac = None;
                 }
                 entry.policy = policy;
-                entry.rx = granted(&entry.asked, &policy, &silicon);
+                entry.rx = entry.asked.granted(&policy, &silicon);
             }
             Command::VfFilterAdd { vf, filter } => {
                 let entry = self.entry_mut(*vf)?;
@@ -263,7 +274,11 @@ impl Policy {
         Ok(Changed::Vfs)
     }
 
-    fn request(&mut self, vf: VfIndex, request: &VfRequest) -> Result<Option<Changed>, Refusal> {
+    fn request(
+        &mut self,
+        vf: VfIndex,
+        request: &VfRequest,
+    ) -> Result<(Option<Changed>, Option<Refusal>), Refusal> {
         let entry = self.existing(vf)?;
         let taken = |mac| {
             let others = self.entries.iter().enumerate();
@@ -271,21 +286,19 @@ impl Policy {
             others.any(|(_, other)| other.claims(mac))
         };
         let asked = entry.asked.clone().with(request, &entry.policy, taken)?;
-        if asked == entry.asked {
-            return Ok(None);
-        }
         let silicon = self.silicon;
-        if asked.unicast.len() > silicon.vf_macs {
-            let room = silicon.vf_macs;
-            return Err(VfFilterError::full(ADDRESSES, room, room).into());
+        let granted = asked.granted(&entry.policy, &silicon);
+        let denied = asked.denied(request, &granted, &entry.policy, &silicon);
+        if asked == entry.asked {
+            return Ok((None, denied));
         }
         let entry = self.entry_mut(vf)?;
-        let before = std::mem::replace(&mut entry.rx, granted(&asked, &entry.policy, &silicon));
-        entry.asked = asked;
-        Ok(Some(match entry.rx == before {
+        let changed = match entry.rx == granted {
             true => Changed::Flows,
             false => Changed::Vfs,
-        }))
+        };
+        (entry.asked, entry.rx) = (asked, granted);
+        Ok((Some(changed), denied))
     }
 
     #[inline]

@@ -7,7 +7,8 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 
 use crate::filter_spec::FilterMatch;
-use crate::vf_filter::MAX_FILTERS;
+use crate::mailbox::MAX_UNTRUSTED_GROUPS;
+use crate::vf_filter::{MAX_FILTERS, MAX_UNTRUSTED_FILTERS};
 use crate::words::ParseError;
 
 /// Most filters in the table of a NIC.
@@ -43,6 +44,10 @@ pub(crate) struct Silicon {
     pub(crate) promiscuous: bool,
     /// Most addresses besides its own that a VF can have.
     pub(crate) vf_macs: usize,
+    /// Most groups that its driver can list without `trust`, and with.
+    vf_groups: [usize; 2],
+    /// Most VLANs that its driver can list, likewise.
+    vf_vlans: [usize; 2],
     /// Most filters on IPv4 flows and local ends.
     flows4: usize,
     /// Most filters on IPv6 flows and local ends.
@@ -53,6 +58,15 @@ pub(crate) struct Silicon {
     ethertypes: usize,
     /// Most filters on unknown stations and groups.
     unknown: usize,
+}
+
+/// How much of each kind the driver of a VF can have.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct VfRoom {
+    /// Addresses besides its own.
+    pub(crate) addresses: usize,
+    pub(crate) groups: usize,
+    pub(crate) vlans: usize,
 }
 
 /// Filters that share their rows of the table.
@@ -85,6 +99,16 @@ impl Rows {
 }
 
 impl Silicon {
+    /// How much the driver of a VF can have.
+    pub(crate) fn vf_room(&self, trust: bool) -> VfRoom {
+        let addresses = [MAX_UNTRUSTED_FILTERS, MAX_FILTERS][usize::from(trust)];
+        VfRoom {
+            addresses: addresses.min(self.vf_macs),
+            groups: self.vf_groups[usize::from(trust)],
+            vlans: self.vf_vlans[usize::from(trust)],
+        }
+    }
+
     /// Most filters of a kind.
     pub(crate) fn room(&self, rows: Rows) -> usize {
         match rows {
@@ -116,10 +140,13 @@ impl Profile {
     /// only their order of magnitude; no more than [`MAX_TABLE_FILTERS`] of all kinds.
     pub(crate) fn silicon(self) -> Silicon {
         const ALL: usize = MAX_TABLE_FILTERS;
+        const ALL_VLANS: usize = 4094;
         let generic = Silicon {
             switches: true,
             promiscuous: true,
             vf_macs: MAX_FILTERS,
+            vf_groups: [MAX_UNTRUSTED_GROUPS, MAX_FILTERS],
+            vf_vlans: [MAX_UNTRUSTED_FILTERS, ALL_VLANS],
             flows4: ALL,
             flows6: ALL,
             macs: ALL,
@@ -159,6 +186,9 @@ impl Profile {
             // The flow director's table, and what is left of eight filters on types.
             Profile::Ixgbe => Silicon {
                 promiscuous: false,
+                // Linux's ixgbe takes the first 30 groups of any VF, and the NIC's table of VLANs has 64 rows.
+                vf_groups: [MAX_UNTRUSTED_GROUPS; 2],
+                vf_vlans: [64; 2],
                 flows4: ALL,
                 macs: 128,
                 ethertypes: 5,
@@ -170,7 +200,11 @@ impl Profile {
                 macs: 3072,
                 ..none
             },
-            Profile::Mlx5Legacy => none,
+            // Lists of VLANs are as long as there are VLANs, whoever is trusted.
+            Profile::Mlx5Legacy => Silicon {
+                vf_vlans: [ALL_VLANS; 2],
+                ..none
+            },
         }
     }
 }

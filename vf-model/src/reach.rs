@@ -168,9 +168,7 @@ impl Policy {
             .filter_table()
             .find(header, flow, vlan, |action| match action {
                 FilterAction::Drop => true,
-                FilterAction::Vf(vf) => {
-                    origin != Origin::Vf(*vf) && self.entry(*vf).receives(vlan)
-                }
+                FilterAction::Vf(vf) => origin != Origin::Vf(*vf) && self.entry(*vf).receives(vlan),
             })?;
         Some(self.reach_by(action, origin, wire))
     }

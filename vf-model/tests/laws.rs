@@ -3,7 +3,7 @@
 // Helpers of tests, too, may unwrap.
 #![allow(clippy::unwrap_used)]
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -30,6 +30,8 @@ struct Host {
     now: Nanos,
     /// Bytes of each frame that the model is not shown.
     beyond: u32,
+    /// Addresses that a driver has listed and that another VF had then.
+    taken: BTreeSet<(VfIndex, MacAddr)>,
 }
 
 /// A frame on its way over the PF.
@@ -103,6 +105,7 @@ impl Host {
             policy,
             now: Nanos(0),
             beyond: 0,
+            taken: BTreeSet::new(),
         };
         for act in acts {
             let _ = host.act(act);
@@ -122,9 +125,28 @@ impl Host {
     fn act(&mut self, act: &Act) -> Result<(), Refusal> {
         let policy = match act {
             Act::Admin(command) => self.policy.with(command),
-            Act::Driver(vf, request) => self.policy.with_request(*vf, request),
+            Act::Driver(vf, request) => {
+                let granted = self.policy.with_request(*vf, request);
+                granted.map(|granted| granted.policy)
+            }
         };
+        let before = Arc::clone(&self.policy);
         self.adopt(Arc::new(policy?));
+        if let Act::Driver(vf, VfRequest::Reset { .. } | VfRequest::MacTable { .. }) = act {
+            self.taken.retain(|(by, _)| by != vf);
+        }
+        if let Act::Driver(vf, VfRequest::MacTable { unicast, .. }) = act {
+            let has = |other: VfIndex, mac: &MacAddr| {
+                before.mac(other) == *mac
+                    || before.in_force(other).unicast.contains(mac)
+                    || before.filters(other).macs().iter().any(|(m, _)| m == mac)
+            };
+            let others = || (0..VFS).map(VfIndex).filter(|other| other != vf);
+            let taken = unicast
+                .iter()
+                .filter(|mac| others().any(|other| has(other, mac)));
+            self.taken.extend(taken.map(|mac| (*vf, *mac)));
+        }
         Ok(())
     }
 
@@ -192,7 +214,10 @@ impl Host {
             Path::Mediated => self.hypervisor.from_pf(self.now, &onward, &bytes, &meta),
         };
         if verdict.pf {
-            assert!(to == Path::Mediated && has_no_switch(&self.policy), "back to where it came from");
+            assert!(
+                to == Path::Mediated && has_no_switch(&self.policy),
+                "back to where it came from"
+            );
             let crossing = Crossing {
                 to: Path::Direct,
                 onward: onward.back_to(verdict.beyond),
@@ -313,11 +338,8 @@ fn steered(
 }
 
 /// What the documentation promises, one VF at a time and without any table: who gets which bytes.
-fn promised(
-    policy: &Policy,
-    source: Source,
-    bytes: &[u8],
-) -> (BTreeMap<u8, Vec<u8>>, Option<Vec<u8>>) {
+fn promised(host: &Host, source: Source, bytes: &[u8]) -> (BTreeMap<u8, Vec<u8>>, Option<Vec<u8>>) {
+    let policy = &*host.policy;
     let nothing = (BTreeMap::new(), None);
     let mac = |at: usize| MacAddr(bytes[at..at + 6].try_into().unwrap());
     let (dst, src) = (mac(0), mac(6));
@@ -365,10 +387,17 @@ fn promised(
         wanted && takes_part(vf, tag)
     };
     let further = |vf: VfIndex| {
-        let asked = asked(vf).unicast.iter();
-        asked
-            .take(if trusted(vf) { 1024 } else { 16 })
-            .filter(move |_| chooses(vf))
+        let room = match policy.profile() {
+            Profile::Falcon | Profile::Siena => 0,
+            Profile::Ef10 => 32,
+            _ => 1024,
+        };
+        let may = move |mac: &&MacAddr| {
+            let free = !host.taken.contains(&(vf, **mac)) && !policy.vf(vf).mac_set;
+            trusted(vf) || policy.vf(vf).mac == **mac || free
+        };
+        let asked = asked(vf).unicast.iter().filter(may);
+        asked.take(if trusted(vf) { room } else { room.min(16) })
     };
     let has =
         |vf: VfIndex, mac: MacAddr, tag: Option<(u16, u16)>| {
@@ -380,7 +409,9 @@ fn promised(
         };
     let wants = |vf: VfIndex, dst: MacAddr| {
         let mode = asked(vf).mode;
-        let listed = |groups: &Vec<MacAddr>| groups.contains(&dst);
+        let few = !trusted(vf) || policy.profile() == Profile::Ixgbe;
+        let room = if few { 30 } else { 1024 };
+        let listed = |groups: &Vec<MacAddr>| groups.iter().take(room).any(|group| *group == dst);
         promisc(vf)
             || if dst.is_broadcast() {
                 !mode.nobcast
@@ -533,8 +564,17 @@ fn any_filter_command() -> impl Strategy<Value = Command> {
     ]
 }
 
+fn group(i: u32) -> MacAddr {
+    MacAddr([1, 0, 0x5e, 0, 0, 0]).offset(i)
+}
+
 fn any_group() -> impl Strategy<Value = MacAddr> {
-    (0u8..3).prop_map(|i| MacAddr([1, 0, 0x5e, 0, 0, i]))
+    (0u32..3).prop_map(group)
+}
+
+/// Numbers below `of`, some of them and in any order.
+fn any_list(of: u32, len: std::ops::Range<usize>) -> impl Strategy<Value = Vec<u32>> {
+    prop::sample::subsequence((0..of).collect::<Vec<_>>(), len).prop_shuffle()
 }
 
 fn any_request() -> impl Strategy<Value = VfRequest> {
@@ -557,6 +597,13 @@ fn any_request() -> impl Strategy<Value = VfRequest> {
         3 => mode.prop_map(VfRequest::RxMode),
         3 => (vec(mac(), 0..4), vec(any_group(), 0..4)).prop_map(|(unicast, multicast)| {
             VfRequest::MacTable { unicast, multicast }
+        }),
+        // More than fit, in any order: which are in force depends on it.
+        1 => (any_list(40, 0..24), any_list(36, 0..36)).prop_map(|(stations, groups)| {
+            VfRequest::MacTable {
+                unicast: stations.into_iter().map(|i| BASE.offset(i)).collect(),
+                multicast: groups.into_iter().map(group).collect(),
+            }
         }),
         3 => vid().prop_map(VfRequest::VlanAdd),
         1 => vid().prop_map(VfRequest::VlanDel),
@@ -706,22 +753,34 @@ fn a_learned_address_takes_nothing_from_its_owner() {
 fn guests_of_a_host_talk_over_the_hypervisor_where_the_nic_has_no_switch() {
     let both = || [Path::Direct, Path::Mediated].into_iter();
     let paths = both().flat_map(|a| both().map(move |b| [a, b]));
-    for (profile, paths) in
-        [Profile::Falcon, Profile::Siena].into_iter().flat_map(|p| paths.clone().map(move |b| (p, b)))
+    for (profile, paths) in [Profile::Falcon, Profile::Siena]
+        .into_iter()
+        .flat_map(|p| paths.clone().map(move |b| (p, b)))
     {
         let mut host = Host::like(profile, &[], &paths);
         let (vf0, vf1) = (VfIndex(0), VfIndex(1));
         let drop = "filter add flow-type tcp4 dst-ip 10.0.0.9 dst-port 80 action drop";
         host.act(&parse(drop).into()).unwrap();
-        for (dst, here) in [(BASE.offset(1), true), (BASE.offset(77), false), (MacAddr::BROADCAST, true)] {
+        for (dst, here) in [
+            (BASE.offset(1), true),
+            (BASE.offset(77), false),
+            (MacAddr::BROADCAST, true),
+        ] {
             let frame = flow_frame(dst, BASE);
-            let verdict = host.nic.clone().ingress(host.now, Source::Vf(vf0), &frame, &meta(&frame, 0));
+            let verdict =
+                host.nic
+                    .clone()
+                    .ingress(host.now, Source::Vf(vf0), &frame, &meta(&frame, 0));
             if paths[0] == Path::Direct {
                 assert!(verdict.vfs.is_empty(), "the NIC switches nothing");
                 assert_eq!((verdict.pf, verdict.beyond.contains(vf1)), (here, here));
             }
             let outcome = host.send(Source::Vf(vf0), &frame);
-            assert_eq!(outcome.vfs.contains_key(&1), here, "{profile} {paths:?} {dst}");
+            assert_eq!(
+                outcome.vfs.contains_key(&1),
+                here,
+                "{profile} {paths:?} {dst}"
+            );
             assert!(!outcome.vfs.contains_key(&0));
             assert_eq!(outcome.wire.is_some(), dst != BASE.offset(1));
         }
@@ -749,7 +808,9 @@ fn filters_on(dst: MacAddr) -> Vec<String> {
 /// A segment of a TCP flow to 10.0.0.9, port 80, in VLAN 10 as 802.1Q has it.
 fn flow_frame(dst: MacAddr, src: MacAddr) -> Vec<u8> {
     let mut frame = [dst.0, src.0].concat();
-    frame.extend([0x81, 0, 0, 10, 8, 0, 0x45, 0, 0, 40, 0, 0, 0, 0, 64, 6, 0, 0]);
+    frame.extend([
+        0x81, 0, 0, 10, 8, 0, 0x45, 0, 0, 40, 0, 0, 0, 0, 64, 6, 0, 0,
+    ]);
     frame.extend([10, 0, 0, 2, 10, 0, 0, 9, 0x13, 0x88, 0, 80]);
     frame.resize(64, 0);
     frame
@@ -762,7 +823,12 @@ fn a_receive_filter_says_nothing_about_what_a_vf_sends() {
     let paths = [[Path::Direct; 4], [Path::Mediated; 4]];
     let profiles = Profile::all().filter(|p| !matches!(p, Profile::Falcon | Profile::Siena));
     for (profile, paths) in profiles.flat_map(|p| paths.map(|paths| (p, paths))) {
-        for dst in [BASE.offset(77), BASE.offset(2), MacAddr::BROADCAST, MacAddr([1, 0, 0x5e, 0, 0, 1])] {
+        for dst in [
+            BASE.offset(77),
+            BASE.offset(2),
+            MacAddr::BROADCAST,
+            MacAddr([1, 0, 0x5e, 0, 0, 1]),
+        ] {
             for (matches, action) in filters_on(dst)
                 .into_iter()
                 .flat_map(|m| ["action drop", "vf 1", "vf 0"].map(|a| (m.clone(), a)))
@@ -782,7 +848,11 @@ fn a_receive_filter_says_nothing_about_what_a_vf_sends() {
                     _ => &[2],
                 };
                 let what = format!("{profile} {matches} {action}");
-                assert_eq!(outcome.vfs.keys().copied().collect::<Vec<_>>(), expected, "{what}");
+                assert_eq!(
+                    outcome.vfs.keys().copied().collect::<Vec<_>>(),
+                    expected,
+                    "{what}"
+                );
                 assert_eq!(outcome.wire.is_some(), !known, "{what}");
                 // From the wire it is received by nobody else.
                 let outcome = host.send(Source::Wire, &flow_frame(dst, BASE.offset(9)));
@@ -791,7 +861,11 @@ fn a_receive_filter_says_nothing_about_what_a_vf_sends() {
                     "vf 1" => &[1],
                     _ => &[0],
                 };
-                assert_eq!(outcome.vfs.keys().copied().collect::<Vec<_>>(), expected, "{what}");
+                assert_eq!(
+                    outcome.vfs.keys().copied().collect::<Vec<_>>(),
+                    expected,
+                    "{what}"
+                );
             }
         }
     }
@@ -860,7 +934,8 @@ fn a_limit_goes_on_whatever_else_changes() {
         }
         // Neither another rate nor another path lends it anything, however often they change.
         for rate in [2, 1] {
-            host.act(&parse(&format!("vf 0 set max_tx_rate {rate}")).into()).unwrap();
+            host.act(&parse(&format!("vf 0 set max_tx_rate {rate}")).into())
+                .unwrap();
             assert_eq!(ready(&host), held, "{rate}");
         }
         for other in [Path::Mediated, Path::Direct, path] {
@@ -883,9 +958,13 @@ fn the_spoof_check_is_of_address_and_vlan_together_and_off_is_off() {
         frame.splice(12..12, [0x81, 0, 0, vid]);
         frame
     };
-    let acts: Vec<Act> = ["vf 0 mac add 02:00:00:00:00:09 vlan 20", "vf 0 vlan add 20", "vf 0 vlan add 30"]
-        .map(|words| parse(words).into())
-        .into();
+    let acts: Vec<Act> = [
+        "vf 0 mac add 02:00:00:00:00:09 vlan 20",
+        "vf 0 vlan add 20",
+        "vf 0 vlan add 30",
+    ]
+    .map(|words| parse(words).into())
+    .into();
     for path in [Path::Direct, Path::Mediated] {
         let mut host = Host::new(&acts, &[path]);
         let sent = |host: &mut Host, frame: &[u8]| host.send(Source::Vf(VfIndex(0)), frame).drops;
@@ -930,7 +1009,7 @@ proptest! {
             let (vfs, wire) = if meta(&frame, beyond).len > MAX_FRAME {
                 Default::default()
             } else {
-                promised(&host.policy, source, &frame)
+                promised(&host, source, &frame)
             };
             prop_assert_eq!(&outcome.vfs, &vfs);
             prop_assert_eq!(&outcome.wire, &wire);
@@ -1097,7 +1176,7 @@ proptest! {
     ) {
         for (source, frame) in traffic {
             let mut host = Host::new(&acts, &paths);
-            let before = promised(&host.policy, source, &frame);
+            let before = promised(&host, source, &frame);
             let (mut outcome, crossing) = host.enter(source, &frame);
             let _ = host.act(&change);
             if let Some(crossing) = crossing {
@@ -1105,7 +1184,7 @@ proptest! {
             }
             prop_assert_eq!((outcome.vfs, outcome.wire), before);
             let after = host.send(source, &frame);
-            prop_assert_eq!((after.vfs, after.wire), promised(&host.policy, source, &frame));
+            prop_assert_eq!((after.vfs, after.wire), promised(&host, source, &frame));
         }
     }
 

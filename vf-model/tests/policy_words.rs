@@ -179,7 +179,10 @@ fn an_address_that_was_set_can_be_unset() {
     assert!(policy.with_request(vf, &choice).is_err());
     apply(&mut policy, &command("vf 3 set mac 00:00:00:00:00:00")).unwrap();
     assert_eq!(*policy.vf(vf), fresh);
-    assert!(policy.with_request(vf, &choice).is_ok(), "the driver's choice again");
+    assert!(
+        policy.with_request(vf, &choice).is_ok(),
+        "the driver's choice again"
+    );
     let group = apply(&mut policy, &command("vf 3 set mac 01:00:5e:00:00:01"));
     assert!(group.is_err());
 }
@@ -195,10 +198,21 @@ fn a_filter_that_no_frame_can_meet_is_refused() {
     ] {
         let words = format!("filter add flow-type ether {matches} vf 2");
         let refused = apply(&mut policy, &command(&words)).unwrap_err();
-        assert!(refused.to_string().contains("no filter sees it"), "{refused}");
+        assert!(
+            refused.to_string().contains("no filter sees it"),
+            "{refused}"
+        );
     }
-    for matches in ["dst 01:80:c2:00:00:10", "dst 01:80:c2:00:00:21", "proto 0x8809"] {
-        apply(&mut policy, &command(&format!("filter add flow-type ether {matches} vf 2"))).unwrap();
+    for matches in [
+        "dst 01:80:c2:00:00:10",
+        "dst 01:80:c2:00:00:21",
+        "proto 0x8809",
+    ] {
+        apply(
+            &mut policy,
+            &command(&format!("filter add flow-type ether {matches} vf 2")),
+        )
+        .unwrap();
     }
 }
 
@@ -209,8 +223,14 @@ fn filters_are_listed_from_the_one_that_wins() {
         let words = format!("filter add flow-type ether proto 0x88b5 vf 1 priority {priority}");
         apply(&mut policy, &command(&words)).unwrap();
     }
-    let listed = policy.filter_table().iter().map(|spec| spec.priority.to_string());
-    assert_eq!(listed.collect::<Vec<_>>(), ["required", "manual", "auto", "hint"]);
+    let listed = policy
+        .filter_table()
+        .iter()
+        .map(|spec| spec.priority.to_string());
+    assert_eq!(
+        listed.collect::<Vec<_>>(),
+        ["required", "manual", "auto", "hint"]
+    );
 }
 
 #[test]

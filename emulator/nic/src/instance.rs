@@ -4,8 +4,8 @@
 use std::sync::Arc;
 
 use vf_model::{
-    Command, DropReason, FilterAction, MacAddr, NicConfig, Path, Policy, Refusal, RxFilter,
-    VfIndex, VfRequest,
+    Command, DropReason, FilterAction, Granted, MacAddr, NicConfig, Path, Policy, Refusal,
+    RxFilter, VfIndex, VfRequest,
 };
 use vf_vhost::control::{self, Coalescing};
 use vf_vhost::endpoint::{Device, DeviceConfig, Endpoint, SessionEvent};
@@ -386,16 +386,19 @@ impl<'a> VfDevice<'a> {
         }
     }
 
-    /// Does what `request` makes of what the driver has asked for before. No plane stops for it.
+    /// Does what `request` makes of what the driver has asked for before, as far as it may have that. No plane stops for it.
     fn request(
         &self,
         request: impl FnOnce(&RxFilter) -> Result<Option<VfRequest>, Refusal>,
     ) -> Result<(), Refusal> {
         let before = self.policies.load();
         if let Some(request) = request(before.asked(self.vf))? {
-            let policy = before.with_request(self.vf, &request)?;
+            let Granted { policy, denied } = before.with_request(self.vf, &request)?;
             if policy.version() != before.version() {
                 publish(self.policies, policy, self.workers, self.hypervisor);
+            }
+            if let Some(why) = denied {
+                return Err(why);
             }
         }
         Ok(())

@@ -190,8 +190,10 @@ fn counters(c: &Counters) -> ShowCounters {
 
 /// In the words of the control queue, without what a driver has not touched.
 fn rx_filter(filter: &RxFilter) -> BTreeMap<String, String> {
-    fn list<T: ToString>(all: &[T]) -> Option<String> {
-        let all: Vec<_> = all.iter().map(T::to_string).collect();
+    fn list<T: ToString + Ord>(all: &[T]) -> Option<String> {
+        let mut all: Vec<_> = all.iter().collect();
+        all.sort_unstable();
+        let all: Vec<_> = all.into_iter().map(T::to_string).collect();
         Some(if all.is_empty() {
             "none".to_owned()
         } else {

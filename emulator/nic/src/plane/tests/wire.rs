@@ -235,7 +235,7 @@ fn a_guest_that_gives_commands_puts_no_more_on_the_wire_than_it_carries() {
             };
             let request = VfRequest::RxMode(mode);
             let policy = bench.policies.load();
-            let policy = policy.with_request(VfIndex(0), &request).unwrap();
+            let policy = policy.with_request(VfIndex(0), &request).unwrap().policy;
             bench.policies.publish(policy);
         }
         bench.run_until(Nanos(step * 100_000));
