@@ -54,7 +54,7 @@ pub enum Command {
         #[arg(required = true, num_args = 1.., trailing_var_arg = true, allow_hyphen_values = true)]
         words: Vec<String>,
     },
-    /// Give frames to a VF, or drop them, by what they are, in the words of 'ethtool -N'
+    /// Give received frames to a VF, or drop them, by what they are, in the words of 'ethtool -N'
     #[command(after_help = FILTER_HELP)]
     Filter {
         /// What to do with the NIC's filters.
@@ -139,6 +139,7 @@ Matches, in the order in which they win:
   flow-type ether proto TYPE
   flow-type ether dst unknown-multicast  (groups that no filter before names; not broadcast)
   flow-type ether dst unknown-unicast    (from the wire, and no VF has the address)
+They judge what is received, from the wire or by a VF from another; not what a VF sends to the wire.
 Each may end with priority hint|auto|manual|required [default: manual]: of filters with the same match the highest is in
 force, and the others take over when it is deleted.
 

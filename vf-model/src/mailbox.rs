@@ -5,7 +5,8 @@
 //!   another VF has (mlx5 did). Further addresses likewise, and at most [`crate::MAX_UNTRUSTED_FILTERS`] (i40e).
 //! - Of a table of addresses and of a list of VLANs that is in force which may be, in the order in which the driver gave them
 //!   (ixgbe keeps the first 30 groups); one address too many takes nothing from the others, and nothing from the groups.
-//! - A VF in a port VLAN cannot choose VLANs (ixgbe, i40e refuse).
+//! - A VF in a port VLAN cannot choose VLANs (ixgbe, i40e refuse), but those that it sees inside, where the NIC puts one tag
+//!   in front of another; inside, all pass.
 //! - Modes that show a VF more than its share are granted without trust, but not in force (i40e, ice and mlx5 say yes and
 //!   ignore it).
 //!
@@ -199,8 +200,10 @@ impl Asked {
                 let why = why_not(*mac, policy, self.taken.contains(mac));
                 Some(why.unwrap_or_else(|| full(ADDRESSES, |room| room.addresses)))
             }
-            VfRequest::VlanAdd(_) if policy.port_vlan.is_some() => Some(Refusal::PortVlan),
             VfRequest::VlanAdd(vid) => {
+                if let Some(port) = &policy.port_vlan {
+                    return (!silicon.stacks(port)).then_some(Refusal::PortVlan);
+                }
                 let vlans = granted.vlans.as_ref()?;
                 let missing = vlans.binary_search(vid).is_err();
                 missing.then(|| full("VLANs", |room| room.vlans))
@@ -462,12 +465,18 @@ mod tests {
                 .unwrap()
                 .contains(&next)
         );
-        let (asked, _, denied) = ask(&port, &[vlan(5)]);
-        assert_eq!(denied, Some(Refusal::PortVlan));
-        assert_eq!(
-            granted(&asked, &plain).vlans,
-            Some(vec![Vid::new(5).unwrap()])
-        );
+        for (profile, denied) in [
+            (Profile::Generic, None),
+            (Profile::Ixgbe, Some(Refusal::PortVlan)),
+        ] {
+            let (asked, given, _) = ask(&port, &[vlan(5)]);
+            assert_eq!(
+                asked.denied(&vlan(5), &given, &port, &profile.silicon()),
+                denied
+            );
+            let left = asked.granted(&plain, &profile.silicon());
+            assert_eq!(left.vlans, Some(vec![Vid::new(5).unwrap()]));
+        }
         // As many as the family does.
         for (profile, trust, room) in [
             (Profile::Ixgbe, true, 64),

@@ -6,8 +6,10 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
+use crate::addr::VlanProto;
 use crate::filter_spec::FilterMatch;
 use crate::mailbox::MAX_UNTRUSTED_GROUPS;
+use crate::vf::PortVlan;
 use crate::vf_filter::{MAX_FILTERS, MAX_UNTRUSTED_FILTERS};
 use crate::words::ParseError;
 
@@ -44,6 +46,9 @@ pub(crate) struct Silicon {
     pub(crate) promiscuous: bool,
     /// Most addresses besides its own that a VF can have.
     pub(crate) vf_macs: usize,
+    /// Whether a VF in an 802.1Q port VLAN can send tagged frames, the port VLAN's tag in front of theirs; in one of 802.1ad
+    /// it always can, for that is what it is for.
+    double_tags: bool,
     /// Most groups that its driver can list without `trust`, and with.
     vf_groups: [usize; 2],
     /// Most VLANs that its driver can list, likewise.
@@ -99,6 +104,12 @@ impl Rows {
 }
 
 impl Silicon {
+    /// Whether a VF's own tags pass inside its port VLAN.
+    #[inline]
+    pub(crate) fn stacks(&self, port: &PortVlan) -> bool {
+        self.double_tags || port.proto == VlanProto::Dot1ad
+    }
+
     /// How much the driver of a VF can have.
     pub(crate) fn vf_room(&self, trust: bool) -> VfRoom {
         let addresses = [MAX_UNTRUSTED_FILTERS, MAX_FILTERS][usize::from(trust)];
@@ -145,6 +156,7 @@ impl Profile {
             switches: true,
             promiscuous: true,
             vf_macs: MAX_FILTERS,
+            double_tags: true,
             vf_groups: [MAX_UNTRUSTED_GROUPS, MAX_FILTERS],
             vf_vlans: [MAX_UNTRUSTED_FILTERS, ALL_VLANS],
             flows4: ALL,
@@ -186,6 +198,8 @@ impl Profile {
             // The flow director's table, and what is left of eight filters on types.
             Profile::Ixgbe => Silicon {
                 promiscuous: false,
+                // Its check of types knows no tag behind the one that it puts in itself.
+                double_tags: false,
                 // Linux's ixgbe takes the first 30 groups of any VF, and the NIC's table of VLANs has 64 rows.
                 vf_groups: [MAX_UNTRUSTED_GROUPS; 2],
                 vf_vlans: [64; 2],

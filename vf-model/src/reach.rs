@@ -85,9 +85,19 @@ impl Policy {
         if !self.lookup().up.contains(vf) {
             return Err(self.why_down(vf));
         }
+        let (mut header, mut flow) = (*header, flow);
         let (vlan, insert) = match &entry.policy.port_vlan {
-            Some(_) if header.tags.outer().is_some() => return Err(DropReason::TaggedOnPortVlan),
-            Some(port) => (Vlan::of_tag(port.tag()), Some(port.tag())),
+            // What only carries a priority is in the port VLAN like what has no tag (IEEE 802.1Q 6.9).
+            Some(port) if header.vlan() != Vlan::NONE && !self.silicon().stacks(port) => {
+                return Err(DropReason::TaggedOnPortVlan);
+            }
+            Some(port) => {
+                // With the port VLAN's tag in front, the second of its own tags is where filters look for a type.
+                if let [_, inner] = header.tags.as_slice() {
+                    (header.ethertype, flow) = (inner.tpid, Actions::default());
+                }
+                (Vlan::of_tag(port.tag()), Some(port.tag()))
+            }
             None => (header.vlan(), None),
         };
         // One check of both, as Intel's: what the VF may send from, and in which VLANs.
@@ -99,7 +109,7 @@ impl Policy {
                 return Err(DropReason::VlanFiltered);
             }
         }
-        let mut reach = self.reach(header, flow, vlan, Origin::Vf(vf));
+        let mut reach = self.reach(&header, flow, vlan, Origin::Vf(vf));
         reach.insert = insert;
         Ok(reach)
     }

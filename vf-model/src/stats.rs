@@ -36,7 +36,7 @@ drop_reasons! {
     Oversize = "oversize",
     /// The sender may not use this source address.
     SpoofedMac = "spoofed_mac",
-    /// The sender has a port VLAN and put a tag on.
+    /// The sender has a port VLAN and put a tag on, and this NIC puts none in front of another.
     TaggedOnPortVlan = "tagged_on_port_vlan",
     /// The sender takes no part in the frame's VLAN.
     VlanFiltered = "vlan_filtered",

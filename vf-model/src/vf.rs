@@ -393,7 +393,7 @@ pub static SETTING_KEYS: &[SettingKey] = &[
     SettingKey {
         name: "mac",
         values: "MAC",
-        help: "the VF's address",
+        help: "the VF's address; zero takes back what was set",
         allowed: "a MAC address",
         parse: |word| Ok(VfSetting::Mac(word.parse()?)),
         of: |policy| Some(VfSetting::Mac(policy.mac)),
@@ -401,7 +401,7 @@ pub static SETTING_KEYS: &[SettingKey] = &[
     SettingKey {
         name: "vlan",
         values: "VID",
-        help: "port VLAN, tagged and untagged by the NIC; 0 removes it",
+        help: "port VLAN, tagged and untagged by the NIC in front of the guest's own tags; 0 removes it",
         allowed: "1 to 4094, or 0 for none",
         parse: |word| {
             let vid = number("vlan", word, "1 to 4094, or 0 for none")?;
