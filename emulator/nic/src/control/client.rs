@@ -122,6 +122,13 @@ impl Connection {
     }
 
     fn broken(&self, source: io::Error) -> CtlError {
+        let source = match source.kind() {
+            io::ErrorKind::WouldBlock => io::Error::new(
+                io::ErrorKind::TimedOut,
+                format!("it has said nothing for {PATIENCE:?}"),
+            ),
+            _ => source,
+        };
         CtlError::Io {
             socket: self.socket.clone(),
             source,
