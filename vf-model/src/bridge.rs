@@ -6,9 +6,9 @@
 use std::fmt;
 use std::sync::Arc;
 
-use crate::addr::{MacAddr, Vlan, VlanTag};
+use vf_packet::{Header, MacAddr, Vlan, VlanTag};
+
 use crate::counter::{Counter, Shared};
-use crate::frame::Header;
 use crate::time::Nanos;
 use crate::vf::{VfIndex, VfSet};
 
@@ -321,10 +321,10 @@ fn row_of(vlan: Vlan, mac: MacAddr) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::addr::Vid;
     use proptest::prelude::*;
     use proptest::sample::select;
     use std::collections::BTreeMap;
+    use vf_packet::Vid;
 
     const PF: BridgePort = BridgePort::Pf;
 

@@ -201,10 +201,10 @@ impl fmt::Display for Command {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::addr::{MacAddr, Vid, VlanProto};
     use crate::vf::{Mbps, Path, VfLinkState};
     use proptest::prelude::*;
     use proptest::sample::select;
+    use vf_packet::{MacAddr, Vid, VlanProto};
 
     fn parse(text: &str) -> Result<Command, Refusal> {
         Command::parse(

@@ -1,6 +1,7 @@
 //! What a NIC is made with. Never changes.
 
-use crate::addr::MacAddr;
+use vf_packet::MacAddr;
+
 use crate::profile::Profile;
 
 /// What a NIC is made with.

@@ -1,7 +1,8 @@
 //! All that has been said about one VF, by the administrator and by its driver, and what of it is in force. Never judges a
 //! frame.
 
-use crate::addr::{MacAddr, Vid, Vlan};
+use vf_packet::{MacAddr, Vid, Vlan};
+
 use crate::mailbox::{Asked, RxFilter};
 use crate::rss::Rss;
 use crate::vf::VfPolicy;

@@ -5,7 +5,8 @@ use std::fmt;
 use std::net::IpAddr;
 use std::str::FromStr;
 
-use crate::addr::{MacAddr, Vid};
+use vf_packet::{MacAddr, Vid};
+
 use crate::vf::VfIndex;
 use crate::words::ParseError;
 

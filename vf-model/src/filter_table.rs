@@ -7,12 +7,10 @@ use std::hash::Hash;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use vf_packet::PlainIpv4;
+use vf_packet::{Header, PlainIpv4, Vlan};
 
-use crate::addr::Vlan;
 use crate::cow_map::{CowMap, seed};
 use crate::filter_spec::{FilterAction, FilterMatch, FilterPriority, FilterSpec, MatchError};
-use crate::frame::Header;
 use crate::profile::{MAX_TABLE_FILTERS, Profile, Rows};
 
 /// Why the table does not take a filter, or has none to give up.
@@ -468,7 +466,7 @@ impl<W: Copy + Hash + Eq, N: Copy + Hash + Eq> Family<W, N> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::addr::MacAddr;
+    use vf_packet::MacAddr;
 
     fn spec(words: &str) -> FilterSpec {
         words.parse().unwrap()

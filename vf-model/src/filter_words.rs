@@ -3,7 +3,8 @@
 use std::net::IpAddr;
 use std::str::FromStr;
 
-use crate::addr::{MacAddr, Vid};
+use vf_packet::{MacAddr, Vid};
+
 use crate::filter_spec::{
     FilterAction, FilterMatch, FilterPriority, FilterSpec, FlowEnd, MatchError, PRIORITIES,
     Transport,

@@ -5,9 +5,9 @@
 
 use std::sync::Arc;
 
-use crate::addr::{MacAddr, Vlan};
+use vf_packet::{FrameMeta, Header, MacAddr, Vlan};
+
 use crate::bridge::{Bridge, BridgePort};
-use crate::frame::{FrameMeta, Header};
 use crate::judge::{Account, Judge};
 use crate::policy::Policy;
 use crate::reach::Reach;

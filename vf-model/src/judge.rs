@@ -3,11 +3,9 @@
 
 use std::sync::Arc;
 
-use vf_packet::wire_bytes;
+use vf_packet::{FrameMeta, MacAddr, VlanTag, wire_bytes};
 
-use crate::addr::{MacAddr, VlanTag};
 use crate::counter::Shared;
-use crate::frame::FrameMeta;
 use crate::policy::Policy;
 use crate::rate::TokenBucket;
 use crate::rss::Rss;

@@ -84,17 +84,6 @@ mod vf;
 mod vf_filter;
 mod words;
 
-// What was here before it was shared with the device side.
-mod addr {
-    pub(crate) use vf_packet::{AddrError, MacAddr, Vid, Vlan, VlanProto, VlanTag};
-}
-mod flow {
-    pub(crate) use vf_packet::FlowKey;
-}
-mod frame {
-    pub(crate) use vf_packet::{FrameMeta, Header, MAX_FRAME};
-}
-
 pub use bridge::{Bridge, BridgePort, BridgeStats, FdbEntry, PublishedBridge};
 pub use command::Command;
 pub use config::NicConfig;

@@ -3,7 +3,8 @@
 
 use std::sync::Arc;
 
-use crate::addr::Vlan;
+use vf_packet::Vlan;
+
 use crate::entry::Entry;
 use crate::mac_index::MacIndex;
 use crate::vf::{Path, VfIndex, VfLinkState, VfSet};

@@ -3,7 +3,8 @@
 
 use std::hash::Hasher;
 
-use crate::addr::{MacAddr, Vlan};
+use vf_packet::{MacAddr, Vlan};
+
 use crate::cow_map::{Fold, seed};
 use crate::vf::VfIndex;
 
@@ -81,8 +82,8 @@ impl MacIndex {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::addr::Vid;
     use proptest::prelude::*;
+    use vf_packet::Vid;
 
     proptest! {
         #[test]

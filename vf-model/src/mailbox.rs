@@ -17,8 +17,8 @@
 use std::collections::BTreeSet;
 
 use serde::Serialize;
+use vf_packet::{AddrError, MacAddr, Vid};
 
-use crate::addr::{AddrError, MacAddr, Vid};
 use crate::profile::{Silicon, VfRoom};
 use crate::refusal::Refusal;
 use crate::vf::VfPolicy;

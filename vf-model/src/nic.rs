@@ -7,10 +7,10 @@
 
 use std::sync::Arc;
 
-use crate::addr::MacAddr;
+use vf_packet::{FrameMeta, Header, MacAddr};
+
 use crate::counter::Shared;
 use crate::filter_table::Actions;
-use crate::frame::{FrameMeta, Header};
 use crate::judge::{Account, Judge};
 use crate::policy::Policy;
 use crate::source::Source;

@@ -5,7 +5,8 @@
 
 use std::sync::Arc;
 
-use crate::addr::MacAddr;
+use vf_packet::MacAddr;
+
 use crate::command::Command;
 use crate::config::NicConfig;
 use crate::entry::Entry;

@@ -5,8 +5,8 @@ use std::fmt;
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
+use vf_packet::VlanProto;
 
-use crate::addr::VlanProto;
 use crate::filter_spec::FilterMatch;
 use crate::mailbox::MAX_UNTRUSTED_GROUPS;
 use crate::vf::PortVlan;

@@ -1,9 +1,9 @@
 //! The one decision that both paths share: who receives a frame. Never counts anything and never changes anything.
 
-use crate::addr::{MacAddr, Vlan, VlanTag};
+use vf_packet::{FrameMeta, Header, MAX_FRAME, MacAddr, Vlan, VlanTag};
+
 use crate::filter_spec::{FilterAction, MAC_CONTROL};
 use crate::filter_table::Actions;
-use crate::frame::{FrameMeta, Header, MAX_FRAME};
 use crate::lookup::Lookup;
 use crate::policy::Policy;
 use crate::stats::DropReason;

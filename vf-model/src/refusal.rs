@@ -1,7 +1,8 @@
 //! Why a NIC refuses a command or a request of a driver. Each vocabulary type has an error of its own; this is all of them,
 //! and what only their combination can get wrong. Never decides anything.
 
-use crate::addr::{AddrError, MacAddr};
+use vf_packet::{AddrError, MacAddr};
+
 use crate::filter_spec::MatchError;
 use crate::filter_table::TableError;
 use crate::rss::RssQueues;

@@ -7,8 +7,8 @@ use std::net::IpAddr;
 use std::str::FromStr;
 use std::sync::Arc;
 
-use crate::flow::FlowKey;
-use crate::frame::Header;
+use vf_packet::{FlowKey, Header};
+
 use crate::words::{ParseError, Words, number};
 
 /// Most queues that an indirection table can name.

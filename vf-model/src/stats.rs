@@ -6,8 +6,8 @@ use std::ops::AddAssign;
 use std::sync::Arc;
 
 use serde::ser::{Serialize, SerializeMap, Serializer};
+use vf_packet::MacAddr;
 
-use crate::addr::MacAddr;
 use crate::counter::Counter;
 use crate::vf::VfIndex;
 

@@ -1,6 +1,7 @@
 //! What becomes of a frame: who gets it, and how its VLAN tag changes on the way. Never holds the frame itself.
 
-use crate::addr::VlanTag;
+use vf_packet::VlanTag;
+
 use crate::policy::Policy;
 use crate::stats::DropReason;
 use crate::vf::{VfIndex, VfSet};

@@ -5,8 +5,8 @@ use std::str::FromStr;
 use std::sync::LazyLock;
 
 use serde::{Deserialize, Serialize};
+use vf_packet::{AddrError, MacAddr, Vid, VlanProto, VlanTag};
 
-use crate::addr::{AddrError, MacAddr, Vid, VlanProto, VlanTag};
 use crate::words::{ParseError, number};
 
 /// Most VFs a NIC can have.

@@ -3,7 +3,7 @@
 
 use std::fmt;
 
-use crate::addr::{AddrError, MacAddr, Vid};
+use vf_packet::{AddrError, MacAddr, Vid};
 
 /// Most further addresses, and most VLANs, that the driver of a VF without `trust` can have.
 pub const MAX_UNTRUSTED_FILTERS: usize = 16;
