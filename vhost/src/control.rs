@@ -11,6 +11,7 @@ use virtio_bindings::virtio_net as net;
 pub(crate) use self::command::{Asked, Rings};
 pub use self::command::{CtrlCommand, MAX_MACS, RxMode};
 pub use crate::coalescing::Coalescing;
+use crate::device_queue::DeviceQueue;
 use crate::error::RingError;
 use crate::ring::{Segment, Token};
 use crate::vring::Vring;

@@ -108,6 +108,7 @@ mod coalescing;
 mod config;
 pub mod control;
 mod descriptor;
+mod device_queue;
 pub mod endpoint;
 pub mod error;
 pub mod eventfd;

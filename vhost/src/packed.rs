@@ -14,6 +14,7 @@ use std::sync::atomic::{Ordering, fence};
 
 use virtio_bindings::virtio_ring as vr;
 
+use crate::device_queue::DeviceQueue;
 use crate::error::RingError;
 use crate::features::VirtioFeatures;
 use crate::memory::{GuestMemory, GuestSlice, Pinned, UnmarkedSlice};
@@ -155,111 +156,6 @@ impl PackedRing {
         Ok(false)
     }
 
-    pub(crate) fn set_ahead(&mut self, what: Prefetch) {
-        self.buffers = what;
-    }
-
-    pub(crate) fn memory(&self) -> &GuestMemory {
-        &self.mem
-    }
-
-    pub(crate) fn size(&self) -> u16 {
-        self.size
-    }
-
-    /// What GET_VRING_BASE answers: both sides are where everything has been returned.
-    pub(crate) fn base(&self) -> u32 {
-        let side = u32::from(self.side(self.done));
-        side | side << 16
-    }
-
-    pub(crate) fn has_seen(&self) -> bool {
-        self.next != self.seen
-    }
-
-    /// Looks for available descriptors behind those already seen; answers whether there are any.
-    pub(crate) fn reload(&mut self) -> Result<bool, RingError> {
-        check_memory(&self.mem)?;
-        let (first, wrap) = self.split(self.seen);
-        let available = if wrap { AVAIL_FLAG } else { USED_FLAG };
-        // What the device holds cannot be available, whatever it says.
-        let room = u32::from(self.size) - self.distance(self.done, self.seen);
-        let end = first + room.min(AHEAD as u32).min(u32::from(self.size) - first);
-        let table = self.desc.slice()?;
-        let mut index = first;
-        while index < end && load_flags(&table, index)? & (AVAIL_FLAG | USED_FLAG) == available {
-            index += 1;
-        }
-        // Acquire: what the driver wrote before it made these available is visible after.
-        fence(Ordering::Acquire);
-        self.seen = self.after(self.seen, index - first);
-        Ok(index != first)
-    }
-
-    /// The next available chain, or `None` if the driver offers no more. [`walk`](Self::walk) knows the last one only.
-    #[inline]
-    pub(crate) fn take(&mut self) -> Result<Option<Chain>, RingError> {
-        check_memory(&self.mem)?;
-        if self.next == self.seen && !self.reload()? {
-            return Ok(None);
-        }
-        let mut chain = self.read(self.next)?;
-        let mut at = self.after(self.next, 1);
-        self.rest.clear();
-        if chain.first.flags & NEXT != 0 {
-            let held = self.distance(self.done, self.next);
-            let most = (u32::from(self.size) - held).min(CHAIN_MAX.into());
-            let mut last = chain.first;
-            while last.flags & NEXT != 0 {
-                chain.token.descs += 1;
-                if u32::from(chain.token.descs) > most {
-                    return Err(RingError::ChainTooLong);
-                }
-                last = self.read(at)?.first;
-                self.rest.push(last);
-                at = self.after(at, 1);
-            }
-            chain.token.id = last.next;
-            // That the first one is available says so of the others.
-            if self.distance(self.next, self.seen) < chain.token.descs.into() {
-                self.seen = at;
-            }
-        }
-        self.next = at;
-        self.taken = self.taken.wrapping_add(1);
-        Ok(Some(chain))
-    }
-
-    /// See [`Ring::upcoming`](crate::ring::Ring::upcoming). Always inline: a result that comes back through memory is waited for.
-    #[inline(always)]
-    pub(crate) fn upcoming(&mut self) -> Result<(&GuestMemory, &[Chain]), RingError> {
-        check_memory(&self.mem)?;
-        if self.next == self.seen && !self.reload()? {
-            return Ok((&self.mem, &[]));
-        }
-        self.prepare()?;
-        let at = self.distance(self.ahead_at, self.next);
-        let chains = self.ahead.get(at as usize..self.ahead_len as usize);
-        Ok((&self.mem, chains.unwrap_or_default()))
-    }
-
-    /// See [`Ring::prepare`](crate::ring::Ring::prepare).
-    #[inline]
-    pub(crate) fn prepare(&mut self) -> Result<(), RingError> {
-        let read = self.distance(self.ahead_at, self.next) < self.ahead_len;
-        if read || self.next == self.seen {
-            return Ok(());
-        }
-        self.read_ahead(self.next)
-    }
-
-    /// See [`Ring::advance`](crate::ring::Ring::advance).
-    #[inline]
-    pub(crate) fn advance(&mut self, n: usize) {
-        self.next = self.after(self.next, n as u32);
-        self.taken = self.taken.wrapping_add(n as u16);
-    }
-
     /// The descriptor at a place, as if it were a chain.
     #[inline]
     fn read(&mut self, at: u32) -> Result<Chain, RingError> {
@@ -293,91 +189,6 @@ impl PackedRing {
         let mut window = self.mem.window(self.hint);
         look_ahead(&mut window, &mut self.ahead[..n], self.buffers);
         self.hint = window.region();
-        Ok(())
-    }
-
-    /// Walks the chain that was taken last; see [`Ring::walk`](crate::ring::Ring::walk).
-    pub(crate) fn walk(
-        &mut self,
-        chain: Chain,
-        writable: bool,
-        out: &mut Vec<Segment>,
-    ) -> Result<u64, RingError> {
-        let mut gather = Gather::new(&self.mem, &mut self.hint, self.size, writable, out);
-        for desc in std::iter::once(&chain.first).chain(&self.rest) {
-            if desc.flags & INDIRECT == 0 {
-                gather.push(*desc)?;
-                continue;
-            }
-            if !self.indirect || !self.rest.is_empty() {
-                return Err(RingError::BadIndirect);
-            }
-            let mut hint = 0;
-            let entries = gather.table(*desc, &mut hint)?;
-            for entry in 0..u64::from(entries) {
-                let at = desc.gpa + entry * DESC_SIZE;
-                // All entries belong to the chain, in this order, whatever NEXT says (virtio 2.8.7).
-                let entry = self
-                    .mem
-                    .slice_hint(at, DESC_SIZE as usize, &mut hint)
-                    .and_then(|entry| Descriptor::read_packed(&entry, 0))
-                    .ok_or(RingError::BadIndirectTable)?;
-                if entry.flags & INDIRECT != 0 {
-                    return Err(RingError::BadIndirect);
-                }
-                gather.push(entry)?;
-            }
-        }
-        Ok(gather.total)
-    }
-
-    /// Returns the oldest chain that is not returned yet, `len` bytes of it written.
-    #[inline]
-    pub(crate) fn push_used(&mut self, chain: Token, len: u32) {
-        self.push_all_used(std::iter::once(UsedElem::new(chain, len)));
-    }
-
-    /// See [`Ring::push_all_used`](crate::ring::Ring::push_all_used).
-    #[inline]
-    pub(crate) fn push_all_used(&mut self, chains: impl Iterator<Item = UsedElem>) {
-        let before = self.pending.len();
-        self.pending.extend(chains);
-        let added = &self.pending[before..];
-        let descs: u32 = added.iter().map(|chain| u32::from(chain.descs())).sum();
-        self.returned = self.returned.wrapping_add(added.len() as u16);
-        self.done = self.after(self.done, descs);
-    }
-
-    pub(crate) fn mark(&self) -> Mark {
-        Mark {
-            taken: self.taken,
-            returned: self.returned,
-            next: self.next,
-            done: self.done,
-            pending: self.pending.len(),
-        }
-    }
-
-    pub(crate) fn rollback(&mut self, mark: Mark) {
-        (self.taken, self.returned) = (mark.taken, mark.returned);
-        (self.next, self.done) = (mark.next, mark.done);
-        self.pending.truncate(mark.pending);
-    }
-
-    pub(crate) fn rewind(&mut self) {
-        (self.next, self.taken) = (self.done, self.returned);
-    }
-
-    pub(crate) fn has_pending(&self) -> bool {
-        !self.pending.is_empty()
-    }
-
-    /// Writes used descriptors for what is pending and makes them visible with one store.
-    pub(crate) fn publish(&mut self) -> Result<(), RingError> {
-        let table = self.desc.slice_mut(&self.mem)?;
-        self.published =
-            table.write_some(|table| self.write_used(table), || self.pending_bytes())?;
-        self.pending.clear();
         Ok(())
     }
 
@@ -431,50 +242,6 @@ impl PackedRing {
         Ok(at)
     }
 
-    /// Whether somebody else has published something, of which the driver may not have been told.
-    pub(crate) fn is_resumed(&self) -> bool {
-        self.called.is_none()
-    }
-
-    /// Whether the driver wants to be told of what was published since this was last asked (virtio 2.8.10).
-    pub(crate) fn wants_call(&mut self, _: &Fence) -> Result<bool, RingError> {
-        let new = self.published;
-        let old = self.called.replace(new);
-        let event = self.driver_event.slice()?.load(0, Ordering::Relaxed);
-        let event = u32::from_le(event.ok_or(RingError::RingOutside)?);
-        match event >> 16 & 3 {
-            EVENT_DISABLE => Ok(false),
-            EVENT_DESC if self.event_idx => {
-                let side = event as u16;
-                let offset = side & !WRAP;
-                let place = self.place(offset, side & WRAP != 0);
-                let passed = |old| self.distance(old, place) < self.distance(old, new);
-                Ok(old.is_none_or(passed) || offset >= self.size)
-            }
-            _ => Ok(true),
-        }
-    }
-
-    /// Asks the driver to notify (or not to) when it makes more available than was seen. Answers whether it already has:
-    /// then there will be no notification for that.
-    pub(crate) fn set_notify(&mut self, on: bool) -> Result<bool, RingError> {
-        let wish = match (on, self.event_idx) {
-            (false, _) => EVENT_DISABLE << 16,
-            (true, false) => 0,
-            (true, true) => EVENT_DESC << 16 | u32::from(self.side(self.seen)),
-        };
-        self.device_event
-            .slice_mut(&self.mem)?
-            .store(0, wish.to_le(), Ordering::Relaxed)
-            .ok_or(RingError::RingOutside)?;
-        if !on {
-            return Ok(false);
-        }
-        // The wish must be out before the flags are read again; the driver does the opposite.
-        fence(Ordering::SeqCst);
-        self.reload()
-    }
-
     /// The place of a descriptor in a lap with this wrap counter.
     fn place(&self, offset: u16, wrap: bool) -> u32 {
         let lap = if wrap { 0 } else { self.size };
@@ -513,6 +280,226 @@ impl PackedRing {
         } else {
             to + 2 * u32::from(self.size) - from
         }
+    }
+}
+
+impl DeviceQueue for PackedRing {
+    fn set_ahead(&mut self, what: Prefetch) {
+        self.buffers = what;
+    }
+
+    fn memory(&self) -> &GuestMemory {
+        &self.mem
+    }
+
+    fn size(&self) -> u16 {
+        self.size
+    }
+
+    fn base(&self) -> u32 {
+        let side = u32::from(self.side(self.done));
+        side | side << 16
+    }
+
+    fn has_seen(&self) -> bool {
+        self.next != self.seen
+    }
+
+    fn reload(&mut self) -> Result<bool, RingError> {
+        check_memory(&self.mem)?;
+        let (first, wrap) = self.split(self.seen);
+        let available = if wrap { AVAIL_FLAG } else { USED_FLAG };
+        // What the device holds cannot be available, whatever it says.
+        let room = u32::from(self.size) - self.distance(self.done, self.seen);
+        let end = first + room.min(AHEAD as u32).min(u32::from(self.size) - first);
+        let table = self.desc.slice()?;
+        let mut index = first;
+        while index < end && load_flags(&table, index)? & (AVAIL_FLAG | USED_FLAG) == available {
+            index += 1;
+        }
+        // Acquire: what the driver wrote before it made these available is visible after.
+        fence(Ordering::Acquire);
+        self.seen = self.after(self.seen, index - first);
+        Ok(index != first)
+    }
+
+    /// [`walk`](Self::walk) knows the last one only.
+    #[inline]
+    fn take(&mut self) -> Result<Option<Chain>, RingError> {
+        check_memory(&self.mem)?;
+        if self.next == self.seen && !self.reload()? {
+            return Ok(None);
+        }
+        let mut chain = self.read(self.next)?;
+        let mut at = self.after(self.next, 1);
+        self.rest.clear();
+        if chain.first.flags & NEXT != 0 {
+            let held = self.distance(self.done, self.next);
+            let most = (u32::from(self.size) - held).min(CHAIN_MAX.into());
+            let mut last = chain.first;
+            while last.flags & NEXT != 0 {
+                chain.token.descs += 1;
+                if u32::from(chain.token.descs) > most {
+                    return Err(RingError::ChainTooLong);
+                }
+                last = self.read(at)?.first;
+                self.rest.push(last);
+                at = self.after(at, 1);
+            }
+            chain.token.id = last.next;
+            // That the first one is available says so of the others.
+            if self.distance(self.next, self.seen) < chain.token.descs.into() {
+                self.seen = at;
+            }
+        }
+        self.next = at;
+        self.taken = self.taken.wrapping_add(1);
+        Ok(Some(chain))
+    }
+
+    /// Always inline: a result that comes back through memory is waited for.
+    #[inline(always)]
+    fn upcoming(&mut self) -> Result<(&GuestMemory, &[Chain]), RingError> {
+        check_memory(&self.mem)?;
+        if self.next == self.seen && !self.reload()? {
+            return Ok((&self.mem, &[]));
+        }
+        self.prepare()?;
+        let at = self.distance(self.ahead_at, self.next);
+        let chains = self.ahead.get(at as usize..self.ahead_len as usize);
+        Ok((&self.mem, chains.unwrap_or_default()))
+    }
+
+    #[inline]
+    fn prepare(&mut self) -> Result<(), RingError> {
+        let read = self.distance(self.ahead_at, self.next) < self.ahead_len;
+        if read || self.next == self.seen {
+            return Ok(());
+        }
+        self.read_ahead(self.next)
+    }
+
+    #[inline]
+    fn advance(&mut self, n: usize) {
+        self.next = self.after(self.next, n as u32);
+        self.taken = self.taken.wrapping_add(n as u16);
+    }
+
+    fn walk(
+        &mut self,
+        chain: Chain,
+        writable: bool,
+        out: &mut Vec<Segment>,
+    ) -> Result<u64, RingError> {
+        let mut gather = Gather::new(&self.mem, &mut self.hint, self.size, writable, out);
+        for desc in std::iter::once(&chain.first).chain(&self.rest) {
+            if desc.flags & INDIRECT == 0 {
+                gather.push(*desc)?;
+                continue;
+            }
+            if !self.indirect || !self.rest.is_empty() {
+                return Err(RingError::BadIndirect);
+            }
+            let mut hint = 0;
+            let entries = gather.table(*desc, &mut hint)?;
+            for entry in 0..u64::from(entries) {
+                let at = desc.gpa + entry * DESC_SIZE;
+                // All entries belong to the chain, in this order, whatever NEXT says (virtio 2.8.7).
+                let entry = self
+                    .mem
+                    .slice_hint(at, DESC_SIZE as usize, &mut hint)
+                    .and_then(|entry| Descriptor::read_packed(&entry, 0))
+                    .ok_or(RingError::BadIndirectTable)?;
+                if entry.flags & INDIRECT != 0 {
+                    return Err(RingError::BadIndirect);
+                }
+                gather.push(entry)?;
+            }
+        }
+        Ok(gather.total)
+    }
+
+    #[inline]
+    fn push_all_used(&mut self, chains: impl Iterator<Item = UsedElem>) {
+        let before = self.pending.len();
+        self.pending.extend(chains);
+        let added = &self.pending[before..];
+        let descs: u32 = added.iter().map(|chain| u32::from(chain.descs())).sum();
+        self.returned = self.returned.wrapping_add(added.len() as u16);
+        self.done = self.after(self.done, descs);
+    }
+
+    fn mark(&self) -> Mark {
+        Mark {
+            taken: self.taken,
+            returned: self.returned,
+            next: self.next,
+            done: self.done,
+            pending: self.pending.len(),
+        }
+    }
+
+    fn rollback(&mut self, mark: Mark) {
+        (self.taken, self.returned) = (mark.taken, mark.returned);
+        (self.next, self.done) = (mark.next, mark.done);
+        self.pending.truncate(mark.pending);
+    }
+
+    fn rewind(&mut self) {
+        (self.next, self.taken) = (self.done, self.returned);
+    }
+
+    fn has_pending(&self) -> bool {
+        !self.pending.is_empty()
+    }
+
+    fn publish(&mut self) -> Result<(), RingError> {
+        let table = self.desc.slice_mut(&self.mem)?;
+        self.published =
+            table.write_some(|table| self.write_used(table), || self.pending_bytes())?;
+        self.pending.clear();
+        Ok(())
+    }
+
+    fn is_resumed(&self) -> bool {
+        self.called.is_none()
+    }
+
+    /// virtio 2.8.10.
+    fn wants_call(&mut self, _: &Fence) -> Result<bool, RingError> {
+        let new = self.published;
+        let old = self.called.replace(new);
+        let event = self.driver_event.slice()?.load(0, Ordering::Relaxed);
+        let event = u32::from_le(event.ok_or(RingError::RingOutside)?);
+        match event >> 16 & 3 {
+            EVENT_DISABLE => Ok(false),
+            EVENT_DESC if self.event_idx => {
+                let side = event as u16;
+                let offset = side & !WRAP;
+                let place = self.place(offset, side & WRAP != 0);
+                let passed = |old| self.distance(old, place) < self.distance(old, new);
+                Ok(old.is_none_or(passed) || offset >= self.size)
+            }
+            _ => Ok(true),
+        }
+    }
+
+    fn set_notify(&mut self, on: bool) -> Result<bool, RingError> {
+        let wish = match (on, self.event_idx) {
+            (false, _) => EVENT_DISABLE << 16,
+            (true, false) => 0,
+            (true, true) => EVENT_DESC << 16 | u32::from(self.side(self.seen)),
+        };
+        self.device_event
+            .slice_mut(&self.mem)?
+            .store(0, wish.to_le(), Ordering::Relaxed)
+            .ok_or(RingError::RingOutside)?;
+        if !on {
+            return Ok(false);
+        }
+        // The wish must be out before the flags are read again; the driver does the opposite.
+        fence(Ordering::SeqCst);
+        self.reload()
     }
 }
 

@@ -9,6 +9,7 @@ use std::sync::atomic::{Ordering, fence};
 
 use virtio_bindings::virtio_ring as vr;
 
+use crate::device_queue::DeviceQueue;
 pub use crate::error::RingError;
 use crate::features::VirtioFeatures;
 use crate::memory::{GuestMemory, GuestSlice, Pinned, Window};
@@ -394,68 +395,55 @@ impl Ring {
             SplitRing::new(mem, size, at, base as u16, features).map(Ring::Split)
         }
     }
+}
 
-    /// Says what will be done with buffers when they are taken.
-    pub(crate) fn set_ahead(&mut self, what: Prefetch) {
+impl DeviceQueue for Ring {
+    fn set_ahead(&mut self, what: Prefetch) {
         either!(self, ring => ring.set_ahead(what));
     }
 
-    pub(crate) fn memory(&self) -> &GuestMemory {
+    fn memory(&self) -> &GuestMemory {
         either!(self, ring => ring.memory())
     }
 
-    pub(crate) fn size(&self) -> u16 {
+    fn size(&self) -> u16 {
         either!(self, ring => ring.size())
     }
 
-    /// Where a ring goes on that is stopped now, as GET_VRING_BASE says it for the format.
-    pub(crate) fn base(&self) -> u32 {
-        match self {
-            Ring::Split(ring) => ring.done().into(),
-            Ring::Packed(ring) => ring.base(),
-        }
+    fn base(&self) -> u32 {
+        either!(self, ring => ring.base())
     }
 
-    /// Whether entries that were already seen wait to be taken.
-    pub(crate) fn has_seen(&self) -> bool {
+    fn has_seen(&self) -> bool {
         either!(self, ring => ring.has_seen())
     }
 
-    /// Looks for more available entries; answers whether there are any.
-    pub(crate) fn reload(&mut self) -> Result<bool, RingError> {
+    fn reload(&mut self) -> Result<bool, RingError> {
         either!(self, ring => ring.reload())
     }
 
-    /// Available chains that come next, each a single descriptor or the first of several, and the memory they are in. There
-    /// may be more behind them; if there are none here, there are none at all.
     #[inline]
-    pub(crate) fn upcoming(&mut self) -> Result<(&GuestMemory, &[Chain]), RingError> {
+    fn upcoming(&mut self) -> Result<(&GuestMemory, &[Chain]), RingError> {
         either!(self, ring => ring.upcoming())
     }
 
-    /// Reads chains ahead that were seen already, unless there are some: what their buffers are asked for early is there when
-    /// they are taken, if something else is done meanwhile.
     #[inline]
-    pub(crate) fn prepare(&mut self) -> Result<(), RingError> {
+    fn prepare(&mut self) -> Result<(), RingError> {
         either!(self, ring => ring.prepare())
     }
 
-    /// Takes the first `n` of the [upcoming](Self::upcoming) chains, all of them single descriptors.
     #[inline]
-    pub(crate) fn advance(&mut self, n: usize) {
+    fn advance(&mut self, n: usize) {
         either!(self, ring => ring.advance(n));
     }
 
-    /// The next available chain, or `None` if the driver offers no more.
     #[inline]
-    pub(crate) fn take(&mut self) -> Result<Option<Chain>, RingError> {
+    fn take(&mut self) -> Result<Option<Chain>, RingError> {
         either!(self, ring => ring.take())
     }
 
-    /// Walks the chain that was taken last, appends its device-writable (or else its device-readable) pieces to `out` and
-    /// answers how many bytes they have.
     #[inline]
-    pub(crate) fn walk(
+    fn walk(
         &mut self,
         chain: Chain,
         writable: bool,
@@ -464,55 +452,41 @@ impl Ring {
         either!(self, ring => ring.walk(chain, writable, out))
     }
 
-    /// Returns the oldest chain that is not returned yet, `len` bytes of it written.
     #[inline]
-    pub(crate) fn push_used(&mut self, chain: Token, len: u32) {
-        either!(self, ring => ring.push_used(chain, len));
-    }
-
-    /// The same of several chains, in order.
-    #[inline]
-    pub(crate) fn push_all_used(&mut self, chains: impl Iterator<Item = UsedElem>) {
+    fn push_all_used(&mut self, chains: impl Iterator<Item = UsedElem>) {
         either!(self, ring => ring.push_all_used(chains));
     }
 
     #[inline]
-    pub(crate) fn mark(&self) -> Mark {
+    fn mark(&self) -> Mark {
         either!(self, ring => ring.mark())
     }
 
-    /// Untakes and unreturns everything since `mark`; there was no [`publish`](Self::publish) between.
-    pub(crate) fn rollback(&mut self, mark: Mark) {
+    fn rollback(&mut self, mark: Mark) {
         either!(self, ring => ring.rollback(mark));
     }
 
-    /// Untakes every chain that has not been returned.
-    pub(crate) fn rewind(&mut self) {
+    fn rewind(&mut self) {
         either!(self, ring => ring.rewind());
     }
 
-    pub(crate) fn has_pending(&self) -> bool {
+    fn has_pending(&self) -> bool {
         either!(self, ring => ring.has_pending())
     }
 
-    /// Makes what was returned visible to the driver with one store.
-    pub(crate) fn publish(&mut self) -> Result<(), RingError> {
+    fn publish(&mut self) -> Result<(), RingError> {
         either!(self, ring => ring.publish())
     }
 
-    /// Whether somebody else has published something, of which the driver may not have been told.
-    pub(crate) fn is_resumed(&self) -> bool {
+    fn is_resumed(&self) -> bool {
         either!(self, ring => ring.is_resumed())
     }
 
-    /// Whether the driver wants to be told of what was published since this was last asked.
-    pub(crate) fn wants_call(&mut self, fence: &Fence) -> Result<bool, RingError> {
+    fn wants_call(&mut self, fence: &Fence) -> Result<bool, RingError> {
         either!(self, ring => ring.wants_call(fence))
     }
 
-    /// Asks the driver to notify (or not to) when it makes more available than was seen. Answers whether it already has:
-    /// then there will be no notification for that.
-    pub(crate) fn set_notify(&mut self, on: bool) -> Result<bool, RingError> {
+    fn set_notify(&mut self, on: bool) -> Result<bool, RingError> {
         either!(self, ring => ring.set_notify(on))
     }
 }
@@ -520,4 +494,4 @@ impl Ring {
 #[cfg(test)]
 pub(crate) mod driver;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

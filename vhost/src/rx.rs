@@ -7,6 +7,7 @@
 use vf_packet::checksum;
 use vf_packet::{Gso, Segmenter};
 
+use crate::device_queue::DeviceQueue;
 use crate::error::RingError;
 use crate::features::VirtioFeatures;
 use crate::frame::{FrameBuf, TagEdit};

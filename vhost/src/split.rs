@@ -9,6 +9,7 @@ use std::sync::atomic::{Ordering, fence};
 
 use virtio_bindings::virtio_ring as vr;
 
+use crate::device_queue::DeviceQueue;
 use crate::error::RingError;
 use crate::features::VirtioFeatures;
 use crate::memory::{GuestMemory, Pinned};
@@ -110,86 +111,6 @@ impl SplitRing {
             .ok_or(RingError::Misaligned)
     }
 
-    pub(crate) fn set_ahead(&mut self, what: Prefetch) {
-        self.buffers = what;
-    }
-
-    pub(crate) fn memory(&self) -> &GuestMemory {
-        &self.mem
-    }
-
-    pub(crate) fn size(&self) -> u16 {
-        self.size
-    }
-
-    /// Everything before this available index has been returned to the driver.
-    pub(crate) fn done(&self) -> u16 {
-        self.done
-    }
-
-    /// Whether entries that were already seen wait to be taken.
-    pub(crate) fn has_seen(&self) -> bool {
-        self.next != self.seen
-    }
-
-    /// Reads the available index; answers whether it moved.
-    pub(crate) fn reload(&mut self) -> Result<bool, RingError> {
-        check_memory(&self.mem)?;
-        // Acquire: what the driver wrote before it raised the index is visible after.
-        let to = self
-            .avail
-            .slice()?
-            .load::<u16>(2, Ordering::Acquire)
-            .ok_or(RingError::Misaligned)?;
-        let ahead = to.wrapping_sub(self.done);
-        if ahead > self.size || ahead < self.seen.wrapping_sub(self.done) {
-            return Err(RingError::AvailJump {
-                from: self.seen,
-                to,
-            });
-        }
-        let moved = to != self.seen;
-        self.seen = to;
-        Ok(moved)
-    }
-
-    /// See [`Ring::upcoming`](crate::ring::Ring::upcoming).
-    #[inline]
-    pub(crate) fn upcoming(&mut self) -> Result<(&GuestMemory, &[Chain]), RingError> {
-        check_memory(&self.mem)?;
-        if self.next == self.seen && !self.reload()? {
-            return Ok((&self.mem, &[]));
-        }
-        self.prepare()?;
-        let at = usize::from(self.next.wrapping_sub(self.ahead_at));
-        let chains = self.ahead.get(at..usize::from(self.ahead_len));
-        Ok((&self.mem, chains.unwrap_or_default()))
-    }
-
-    /// See [`Ring::prepare`](crate::ring::Ring::prepare).
-    #[inline]
-    pub(crate) fn prepare(&mut self) -> Result<(), RingError> {
-        let read = self.next.wrapping_sub(self.ahead_at) < self.ahead_len;
-        if read || self.next == self.seen {
-            return Ok(());
-        }
-        self.read_ahead()
-    }
-
-    /// See [`Ring::advance`](crate::ring::Ring::advance).
-    #[inline]
-    pub(crate) fn advance(&mut self, n: usize) {
-        self.next = self.next.wrapping_add(n as u16);
-    }
-
-    /// The next available chain, or `None` if the driver offers no more.
-    #[inline]
-    pub(crate) fn take(&mut self) -> Result<Option<Chain>, RingError> {
-        let next = self.upcoming()?.1.first().copied();
-        self.advance(usize::from(next.is_some()));
-        Ok(next)
-    }
-
     /// Reads available chains from `next` on, as many as there are up to the end of the ring.
     fn read_ahead(&mut self) -> Result<(), RingError> {
         let at = usize::from(self.next & (self.size - 1));
@@ -237,10 +158,77 @@ impl SplitRing {
         self.ahead_len = n as u16;
         Ok(())
     }
+}
 
-    /// Walks a chain; see [`Ring::walk`](crate::ring::Ring::walk).
+impl DeviceQueue for SplitRing {
+    fn set_ahead(&mut self, what: Prefetch) {
+        self.buffers = what;
+    }
+
+    fn memory(&self) -> &GuestMemory {
+        &self.mem
+    }
+
+    fn size(&self) -> u16 {
+        self.size
+    }
+
+    fn base(&self) -> u32 {
+        self.done.into()
+    }
+
+    fn has_seen(&self) -> bool {
+        self.next != self.seen
+    }
+
+    fn reload(&mut self) -> Result<bool, RingError> {
+        check_memory(&self.mem)?;
+        // Acquire: what the driver wrote before it raised the index is visible after.
+        let to = self
+            .avail
+            .slice()?
+            .load::<u16>(2, Ordering::Acquire)
+            .ok_or(RingError::Misaligned)?;
+        let ahead = to.wrapping_sub(self.done);
+        if ahead > self.size || ahead < self.seen.wrapping_sub(self.done) {
+            return Err(RingError::AvailJump {
+                from: self.seen,
+                to,
+            });
+        }
+        let moved = to != self.seen;
+        self.seen = to;
+        Ok(moved)
+    }
+
     #[inline]
-    pub(crate) fn walk(
+    fn upcoming(&mut self) -> Result<(&GuestMemory, &[Chain]), RingError> {
+        check_memory(&self.mem)?;
+        if self.next == self.seen && !self.reload()? {
+            return Ok((&self.mem, &[]));
+        }
+        self.prepare()?;
+        let at = usize::from(self.next.wrapping_sub(self.ahead_at));
+        let chains = self.ahead.get(at..usize::from(self.ahead_len));
+        Ok((&self.mem, chains.unwrap_or_default()))
+    }
+
+    #[inline]
+    fn prepare(&mut self) -> Result<(), RingError> {
+        let read = self.next.wrapping_sub(self.ahead_at) < self.ahead_len;
+        if read || self.next == self.seen {
+            return Ok(());
+        }
+        self.read_ahead()
+    }
+
+    #[inline]
+    fn advance(&mut self, n: usize) {
+        self.next = self.next.wrapping_add(n as u16);
+    }
+
+    #[inline]
+    fn walk(
         &mut self,
         chain: Chain,
         writable: bool,
@@ -285,15 +273,8 @@ impl SplitRing {
         }
     }
 
-    /// Returns the oldest chain that is not returned yet, `len` bytes of it written.
     #[inline]
-    pub(crate) fn push_used(&mut self, chain: Token, len: u32) {
-        self.push_all_used(std::iter::once(UsedElem::new(chain, len)));
-    }
-
-    /// See [`Ring::push_all_used`](crate::ring::Ring::push_all_used).
-    #[inline]
-    pub(crate) fn push_all_used(&mut self, chains: impl Iterator<Item = UsedElem>) {
+    fn push_all_used(&mut self, chains: impl Iterator<Item = UsedElem>) {
         let before = self.pending.len();
         let elements = chains.map(|chain| u64::from(chain.id()) | u64::from(chain.len()) << 32);
         self.pending.extend(elements.map(u64::to_le_bytes));
@@ -301,7 +282,7 @@ impl SplitRing {
         self.done = self.done.wrapping_add(n as u16);
     }
 
-    pub(crate) fn mark(&self) -> Mark {
+    fn mark(&self) -> Mark {
         Mark {
             taken: self.next,
             returned: self.done,
@@ -311,24 +292,21 @@ impl SplitRing {
         }
     }
 
-    /// Untakes and unreturns everything since `mark`; there was no [`publish`](Self::publish) between.
-    pub(crate) fn rollback(&mut self, mark: Mark) {
+    fn rollback(&mut self, mark: Mark) {
         self.next = mark.taken;
         self.done = mark.returned;
         self.pending.truncate(mark.pending);
     }
 
-    /// Untakes every chain that has not been returned.
-    pub(crate) fn rewind(&mut self) {
+    fn rewind(&mut self) {
         self.next = self.done;
     }
 
-    pub(crate) fn has_pending(&self) -> bool {
+    fn has_pending(&self) -> bool {
         !self.pending.is_empty()
     }
 
-    /// Writes the pending used elements and makes them visible with one store.
-    pub(crate) fn publish(&mut self) -> Result<(), RingError> {
+    fn publish(&mut self) -> Result<(), RingError> {
         let outside = RingError::RingOutside;
         let used = self.used.slice_mut(&self.mem)?;
         let at = usize::from(self.published & (self.size - 1));
@@ -347,13 +325,12 @@ impl SplitRing {
         used.store(2, new, Ordering::Release).ok_or(outside)
     }
 
-    /// Whether somebody else has published something, of which the driver may not have been told.
-    pub(crate) fn is_resumed(&self) -> bool {
+    fn is_resumed(&self) -> bool {
         self.called.is_none()
     }
 
-    /// Whether the driver wants to be told of what was published since this was last asked (virtio 2.7.7.2).
-    pub(crate) fn wants_call(&mut self, _: &Fence) -> Result<bool, RingError> {
+    /// virtio 2.7.7.2.
+    fn wants_call(&mut self, _: &Fence) -> Result<bool, RingError> {
         let outside = RingError::RingOutside;
         let new = self.published;
         let old = self.called.replace(new);
@@ -368,9 +345,7 @@ impl SplitRing {
         }
     }
 
-    /// Asks the driver to notify (or not to) when it makes more available than was seen. Answers
-    /// whether it already has: then there will be no notification for that.
-    pub(crate) fn set_notify(&mut self, on: bool) -> Result<bool, RingError> {
+    fn set_notify(&mut self, on: bool) -> Result<bool, RingError> {
         let outside = RingError::RingOutside;
         let used = self.used.slice_mut(&self.mem)?;
         if !self.event_idx {

@@ -4,6 +4,7 @@
 //! once and judged as that copy; the payload stays in guest memory until it is copied to where it
 //! goes. Chains are returned strictly in the order they came. Never decides where a frame goes.
 
+use crate::device_queue::DeviceQueue;
 use crate::error::{FrameFault, RingError};
 use crate::features::VirtioFeatures;
 use crate::frame::FrameBuf;

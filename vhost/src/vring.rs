@@ -7,6 +7,7 @@
 use std::sync::Arc;
 
 use crate::coalescing::Coalescing;
+use crate::device_queue::DeviceQueue;
 use crate::error::RingError;
 use crate::eventfd::EventFd;
 use crate::features::VirtioFeatures;
@@ -213,7 +214,7 @@ impl Vring {
             .and_then(|fence| self.call(&fence))
     }
 
-    /// See [`Ring::set_notify`]; an error shows when the ring is used next.
+    /// See [`DeviceQueue::set_notify`]; an error shows when the ring is used next.
     pub(crate) fn set_notify(&mut self, on: bool) -> bool {
         if self.is_broken() {
             return false;

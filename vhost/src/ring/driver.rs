@@ -239,6 +239,14 @@ impl Driver {
         at
     }
 
+    pub(crate) fn size(&self) -> u16 {
+        self.size
+    }
+
+    pub(crate) fn features(&self) -> VirtioFeatures {
+        self.features
+    }
+
     /// How many descriptors are free.
     pub(crate) fn free(&self) -> usize {
         self.free.len()
