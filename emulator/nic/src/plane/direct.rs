@@ -3,42 +3,31 @@
 //! Decides nothing itself: every frame is judged by the model on a private copy of its first bytes, and those bytes are
 //! the ones delivered. Never holds a lock, never waits, never reads a clock.
 
-use vf_model::{
-    DropReason, Hop, Judge, Nanos, Nic, OnWire, Source, Tagging, To, Verdict, VfIndex, VfSet,
-    VlanTag,
-};
-use vf_vhost::frame::TagEdit;
+mod from_guests;
+mod from_pf;
+mod from_uplink;
+mod workers;
+
+use vf_model::{DropReason, Judge, Nanos, Nic, VfIndex, VfSet, VlanTag};
 use vf_vhost::vring::Vring;
 
-use super::backlog::{BACKLOG_BYTES, Backlog};
+use super::backlog::Backlog;
 use super::egress::Egress;
 use super::mirror::Mirror;
-use super::outside::{Fetch, Outside, Run, insertion, outgoing};
+use super::outside::Outside;
 use super::policy_cell::{PolicyCell, PolicySubscriber};
-use super::port::{Notified, meta};
-use super::ports::{Fetched, VfPorts};
-use super::receivers::{FrameSource, Patience};
+use super::port::Notified;
+use super::ports::VfPorts;
+use super::receivers::Patience;
 use super::rings::Rings;
 use super::statistics::{DirectStatistics, UplinkStatistics};
-use super::traffic::Traffic;
-use crate::queue::CrossQueues;
-use crate::queue::Doorbell;
-use crate::queue::{Frame, Pool};
-use crate::queue::{PfEnd, PfFrame};
-use crate::queue::{PortQueueRx, port_queues};
-use crate::thread::LiveLoad;
-use crate::thread::Plane;
-use crate::thread::RingBroken;
+use crate::queue::{CrossQueues, Frame, PfEnd, Pool, PortQueueRx};
+use crate::thread::{LiveLoad, Plane, RingBroken};
 use crate::uplink::{Arrivals, Uplink};
-use crate::watch::{Direction, Port};
 
 /// Frames taken from one queue before the next one gets its turn, or bytes: super-frames are long.
 const BURST: usize = 32;
 const BURST_BYTES: u64 = 64 * 1024;
-/// A frame from the uplink is late if the plane looks for it so long after it arrived.
-const LATE: Nanos = Nanos(20_000);
-/// The longest time for which a guest is given more buffers' time for that.
-const LATE_MOST: Nanos = Nanos(10_000_000);
 
 /// The NIC of one host and everything that is attached to it directly, or to one of its workers.
 pub struct DirectPlane {
@@ -96,54 +85,6 @@ impl DirectPlane {
             arrivals: Arrivals::default(),
             from_workers: None,
             cursor: 0,
-        }
-    }
-
-    /// The workers of a NIC: each has a replica of its model and will have the rings of the VFs that are
-    /// [its](crate::queue::worker_of). The first has the port and hears the hypervisor.
-    #[must_use]
-    pub fn team(
-        policies: &PolicyCell,
-        workers: usize,
-        pf: PfEnd,
-        uplink: Option<Box<dyn Uplink>>,
-        pool: &Pool,
-    ) -> Vec<DirectPlane> {
-        if workers <= 1 {
-            return vec![DirectPlane::new(policies, pf, uplink, pool.clone())];
-        }
-        let vfs = policies.load().vf_count();
-        let (rx, txs) = port_queues(vfs, workers);
-        let plugged = uplink.is_some();
-        let others = txs.into_iter().map(|tx| {
-            let egress = match plugged {
-                true => Egress::Remote(tx),
-                false => Egress::Unplugged,
-            };
-            DirectPlane::with_egress(policies, pf.sender(), egress, pool.clone())
-        });
-        let others: Vec<_> = others.collect();
-        let first = DirectPlane {
-            from_workers: Some(rx),
-            ..DirectPlane::new(policies, pf, uplink, pool.clone())
-        };
-        let mut team: Vec<_> = std::iter::once(first).chain(others).collect();
-        for (worker, queues) in team.iter_mut().zip(CrossQueues::mesh(vfs, workers)) {
-            worker.out.workers = Some(queues);
-        }
-        team
-    }
-
-    /// Names the threads of all workers of the NIC, in order, to be woken for what is handed to them.
-    pub fn set_peers(&mut self, bells: &[Doorbell]) {
-        if let Some(workers) = &mut self.out.workers {
-            workers.set_peers(bells);
-        }
-        if let Some(from_workers) = &mut self.from_workers {
-            from_workers.set_peers(bells);
-        }
-        if let (Egress::Remote(queue), Some(first)) = (&mut self.out.egress, bells.first()) {
-            queue.set_peer(first.clone());
         }
     }
 
@@ -214,185 +155,6 @@ impl DirectPlane {
         moved += self.poll_pf(now, true);
         self.flush(now);
         moved
-    }
-
-    /// Delivers what the uplink has brought. A plane that looks late gives the guests as much more time to post buffers:
-    /// a NIC would have used those that they posted meanwhile.
-    fn poll_uplink(&mut self, now: Nanos) -> usize {
-        self.out.egress.receive(now, 2 * BURST, &mut self.arrivals);
-        if self.arrivals.frames.is_empty() && self.arrivals.dropped.is_empty() {
-            return 0;
-        }
-        let mut arrivals = std::mem::take(&mut self.arrivals);
-        for reason in arrivals.dropped.drain(..) {
-            self.nic.count_wire_drop(reason);
-        }
-        let moved = arrivals.frames.len();
-        if moved > 0 {
-            let late = arrivals.since.take().map(|at| now.saturating_sub(at));
-            let late = late.filter(|late| *late > LATE);
-            self.deliver_arrivals(now, &arrivals.frames, late);
-            self.ports.rx.pool.give_all(arrivals.frames.drain(..));
-        }
-        self.arrivals = arrivals;
-        moved
-    }
-
-    fn deliver_arrivals(&mut self, now: Nanos, frames: &[Frame], late: Option<Nanos>) {
-        let watched = self.ports.rx.mirror.is_on();
-        let mut run: Option<Run> = None;
-        for (n, frame) in frames.iter().enumerate() {
-            let m = meta(frame.len(), &frame.hdr);
-            if watched {
-                let mirror = &mut self.ports.rx.mirror;
-                mirror.add(Port::Wire, Direction::Rx, frame, TagEdit::Keep);
-            } else if let Some(hop) = self.nic.ingress_again(now, Source::Wire, frame.head(), &m)
-                && let To::Vf(to) = hop.to
-            {
-                if let Some(late) = late {
-                    let until = now + late.min(LATE_MOST);
-                    self.ports.rx.grant(to, BACKLOG_BYTES, until);
-                }
-                let port = &self.ports.rx.ports[to.index()];
-                let queue = port.queue_of(&self.nic, to, frame.head());
-                let insert = hop.insert;
-                if run.is_none_or(|run| (run.to, run.insert, run.queue) != (to, insert, queue)) {
-                    if let Some(run) = run.take() {
-                        self.deliver_private_run(run, &frames[run.from..n]);
-                    }
-                    run = Some(Run {
-                        to,
-                        insert,
-                        queue,
-                        from: n,
-                    });
-                }
-                continue;
-            }
-            if let Some(run) = run.take() {
-                self.deliver_private_run(run, &frames[run.from..n]);
-            }
-            let verdict = self.nic.ingress(now, Source::Wire, frame.head(), &m);
-            if let Some(late) = late {
-                for vf in verdict.vfs.iter() {
-                    let until = now + late.min(LATE_MOST);
-                    self.ports.rx.grant(vf, BACKLOG_BYTES, until);
-                }
-            }
-            let source = FrameSource::Private(frame);
-            let others = self.out.foreign(verdict.vfs);
-            let own = verdict.vfs.difference(others);
-            let rx = &mut self.ports.rx;
-            let tagging = self.nic.tagging(verdict.insert);
-            rx.deliver_to_vfs(&mut self.nic, own, tagging, source);
-            if !others.is_empty() {
-                self.out
-                    .hand_over(&mut self.nic, rx, source, others, tagging);
-            }
-            if verdict.pf {
-                let mut copy = rx.pool.copy(frame);
-                copy.edit(insertion(verdict.insert));
-                self.out.hand_up(&mut self.nic, rx, copy, &verdict);
-            }
-        }
-        if let Some(run) = run {
-            self.deliver_private_run(run, &frames[run.from..]);
-        }
-        self.ports.rx.publish();
-    }
-
-    /// Delivers frames in private memory that go to one VF.
-    fn deliver_private_run(&mut self, run: Run, frames: &[Frame]) {
-        let rx = &mut self.ports.rx;
-        if self.out.is_foreign(run.to) {
-            let to = [run.to].into_iter().collect();
-            let tagging = self.nic.tagging(run.insert);
-            for frame in frames {
-                let source = FrameSource::Private(frame);
-                self.out.hand_over(&mut self.nic, rx, source, to, tagging);
-            }
-            return;
-        }
-        rx.deliver_run(&mut self.nic, run.to, run.insert, run.queue, frames);
-    }
-
-    /// The PF's flow.
-    fn pf_flow(&self) -> usize {
-        self.ports.tx.len()
-    }
-
-    fn poll_pf(&mut self, now: Nanos, force: bool) -> usize {
-        let mut moved = 0;
-        if let Some(frame) = self.parked_pf.take() {
-            self.parked_pf = self.send_or_return(now, frame, force, true);
-            if self.parked_pf.is_some() {
-                return 0;
-            }
-            moved += 1;
-        }
-        while force || moved < BURST {
-            let Some(PfFrame { frame, onward }) = self.out.pf.receive() else {
-                break;
-            };
-            moved += 1;
-            let m = meta(frame.len(), &frame.hdr);
-            let verdict = self.nic.from_pf(&onward, frame.head(), &m);
-            self.parked_pf = self.dispatch(now, frame, &verdict, onward.tagging, force);
-            if self.parked_pf.is_some() {
-                break;
-            }
-        }
-        moved
-    }
-
-    /// Sends a frame of the PF wherever the verdict says. Gives it back if only the wire is left to do and the wire cannot
-    /// take it now.
-    fn dispatch(
-        &mut self,
-        now: Nanos,
-        frame: Frame,
-        verdict: &Verdict,
-        tagging: Tagging,
-        force: bool,
-    ) -> Option<Frame> {
-        let rx = &mut self.ports.rx;
-        let others = self.out.foreign(verdict.vfs);
-        if !verdict.vfs.is_empty() {
-            let source = FrameSource::Private(&frame);
-            let own = verdict.vfs.difference(others);
-            rx.deliver_to_vfs(&mut self.nic, own, tagging, source);
-            if !others.is_empty() {
-                self.out
-                    .hand_over(&mut self.nic, rx, source, others, tagging);
-            }
-        }
-        if !verdict.wire || self.out.is_unplugged(&mut self.nic) {
-            rx.pool.give(frame);
-            return None;
-        }
-        self.send_or_return(now, frame, force, false)
-    }
-
-    /// Sends a frame of the PF, or gives it back if the wire cannot take it now and it may wait.
-    fn send_or_return(
-        &mut self,
-        now: Nanos,
-        frame: Frame,
-        force: bool,
-        waits: bool,
-    ) -> Option<Frame> {
-        let pf = self.pf_flow();
-        let on_wire = OnWire::of(&meta(frame.len(), &frame.hdr));
-        let egress = &mut self.out.egress;
-        if waits {
-            egress.leave(pf);
-        }
-        if !force && !egress.may_send(pf, on_wire.bytes) {
-            egress.wait(pf);
-            return Some(frame);
-        }
-        egress.send(now, &mut self.nic, pf, frame, on_wire);
-        None
     }
 
     /// Serves the flows that wait for the wire, in the order of their shares.
@@ -471,195 +233,6 @@ impl DirectPlane {
             }
         }
         moved
-    }
-
-    /// Delivers what other workers have left here, so many frames of each at most; how many.
-    fn poll_workers(&mut self, limit: usize) -> usize {
-        let mut moved = 0;
-        let peers = self.out.workers.as_ref().map_or(0, CrossQueues::peers);
-        for peer in 0..peers {
-            let mut burst = 0;
-            while burst < limit
-                && let Some(crossing) = self.out.workers.as_ref().and_then(|w| w.take(peer))
-            {
-                let source = FrameSource::Private(&crossing.frame);
-                let rx = &mut self.ports.rx;
-                rx.deliver_to_vfs(&mut self.nic, crossing.vfs, crossing.tagging, source);
-                rx.pool.give(crossing.frame);
-                burst += 1;
-            }
-            moved += self.ports.rx.load.count_burst(burst);
-        }
-        moved
-    }
-
-    /// What another worker has left of a VF of its own, as far as it is its turn, or all.
-    fn poll_remote(&mut self, now: Nanos, vf: VfIndex, force: bool) -> usize {
-        let Some(from_workers) = &mut self.from_workers else {
-            return 0;
-        };
-        let flow = vf.index();
-        let egress = &mut self.out.egress;
-        egress.leave(flow);
-        let mut moved = 0;
-        // The longest frame that does not count as one of several in a visit.
-        while force || moved < BURST && egress.may_send(flow, 1) {
-            let Some(frame) = from_workers.take(vf) else {
-                break;
-            };
-            let on_wire = OnWire::of(&meta(frame.len(), &frame.hdr));
-            egress.send(now, &mut self.nic, flow, frame, on_wire);
-            moved += 1;
-        }
-        if from_workers.waiting().contains(vf) {
-            egress.wait(flow);
-        }
-        self.ports.rx.load.count_burst(moved)
-    }
-
-    fn poll_vf(&mut self, now: Nanos, vf: VfIndex) -> usize {
-        let i = vf.index();
-        if self.from_workers.as_ref().is_some_and(|q| q.serves(vf)) {
-            return self.poll_remote(now, vf, false);
-        }
-        let mut moved = 0;
-        if self.is_parked(vf) {
-            self.ports.active.had_work(vf);
-            if !self.out.egress.may_go(i) {
-                return 0;
-            }
-            self.unpark(now, vf);
-            moved += 1;
-        }
-        let queues = self.ports.tx[i].queues.len();
-        for _ in 0..queues {
-            let q = self.ports.tx[i].cursor;
-            let burst = self.poll_queue(now, vf, q);
-            moved += self.ports.rx.load.count_burst(burst);
-            if self.is_parked(vf) {
-                break;
-            }
-            self.ports.tx[i].cursor = if q + 1 < queues { q + 1 } else { 0 };
-        }
-        if moved > 0 {
-            self.ports.active.had_work(vf);
-        }
-        moved
-    }
-
-    /// A burst from one transmit ring; ends early when a frame has to wait for the wire.
-    fn poll_queue(&mut self, now: Nanos, vf: VfIndex, q: usize) -> usize {
-        match self.ports.fetch(now, &mut self.nic, vf, q) {
-            Fetched::Frames(0) => return 0,
-            Fetched::Frames(_) => {}
-            Fetched::Discarded(frames) => return frames,
-        }
-        let port = &mut self.ports.tx[vf.index()];
-        let slot = &mut port.queues[q];
-        let queue = &slot.queue;
-        let ring = queue.vring().index();
-        let (nic, rx, out) = (&mut self.nic, &mut self.ports.rx, &mut self.out);
-        let watched = rx.mirror.is_on();
-        let mut sent = Traffic::default();
-        let mut run: Option<Run> = None;
-        let mut done = 0;
-        for frame in queue.fetched() {
-            if sent.bytes >= BURST_BYTES || nic.tx_ready_at(vf, now) > now {
-                break;
-            }
-            if frame.fault().is_some() {
-                // What was fetched before it goes; nothing behind it is taken for its neighbour.
-                if let Some(run) = run.take() {
-                    out.deliver_run(nic, rx, queue, run, done);
-                }
-                nic.count_tx_drop(vf, DropReason::BadHeader);
-                done += 1;
-                continue;
-            }
-            sent.add(frame.len());
-            let from = Fetch { vf, queue, frame };
-            let m = meta(frame.len(), frame.hdr());
-            if !watched && let Some(hop) = nic.ingress_again(now, Source::Vf(vf), frame.head(), &m)
-            {
-                let Hop { to, insert } = hop;
-                match to {
-                    To::Vf(to) => {
-                        let at = rx.ports[to.index()].queue_of(nic, to, frame.head());
-                        if run.is_none_or(|run| (run.to, run.insert, run.queue) != (to, insert, at))
-                        {
-                            if let Some(run) = run {
-                                out.deliver_run(nic, rx, queue, run, done);
-                            }
-                            run = Some(Run {
-                                to,
-                                insert,
-                                queue: at,
-                                from: done,
-                            });
-                        }
-                    }
-                    To::Wire => {
-                        if let Some(run) = run.take() {
-                            out.deliver_run(nic, rx, queue, run, done);
-                        }
-                        if !out.send(now, nic, rx, from, insert) {
-                            self.parked_vfs.insert(vf);
-                            self.parked[vf.index()] = Some(Parked { ring, insert });
-                            break;
-                        }
-                    }
-                }
-                done += 1;
-                continue;
-            }
-            let verdict = nic.ingress(now, Source::Vf(vf), frame.head(), &m);
-            if let Some(run) = run.take() {
-                out.deliver_run(nic, rx, queue, run, done);
-            }
-            if !out.forward(now, nic, rx, from, &verdict) {
-                let insert = verdict.insert;
-                self.parked_vfs.insert(vf);
-                self.parked[vf.index()] = Some(Parked { ring, insert });
-                break;
-            }
-            done += 1;
-        }
-        if let Some(run) = run {
-            out.deliver_run(nic, rx, queue, run, done);
-        }
-        port.traffic.add(ring, sent);
-        rx.publish();
-        slot.queue.complete(done);
-        slot.queue.publish();
-        if done > 0 {
-            self.ports.tx_needs_call.insert(vf);
-        }
-        done
-    }
-
-    /// Sends the frame of `vf` that waits for the wire; the VF behind it is next.
-    fn unpark(&mut self, now: Nanos, vf: VfIndex) {
-        let Some(parked) = self.parked[vf.index()].take() else {
-            return;
-        };
-        self.parked_vfs.remove(vf);
-        self.out.egress.leave(vf.index());
-        let mut queues = self.ports.tx[vf.index()].queues.iter_mut();
-        let Some(slot) = queues.find(|s| s.queue.vring().index() == parked.ring) else {
-            return; // a ring is not detached with a frame of its own parked
-        };
-        let Some(frame) = slot.queue.fetched().first() else {
-            return;
-        };
-        let rx = &mut self.ports.rx;
-        let copy = outgoing(rx, &slot.queue, frame, parked.insert);
-        let on_wire = OnWire::of(&meta(copy.len(), &copy.hdr));
-        self.out
-            .egress
-            .send(now, &mut self.nic, vf.index(), copy, on_wire);
-        slot.queue.complete(1);
-        slot.queue.publish();
-        self.ports.tx_needs_call.insert(vf);
     }
 
     /// Publishes what else was used in this round, and notifies each driver at most once a ring, later if it wants that.

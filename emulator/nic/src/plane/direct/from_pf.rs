@@ -1,0 +1,89 @@
+//! What the hypervisor hands over through the PF, with the verdict that it was given there. Never judges a frame again.
+
+use vf_model::{Nanos, OnWire, Tagging, Verdict};
+
+use super::super::port::meta;
+use super::super::receivers::FrameSource;
+use super::{BURST, DirectPlane};
+use crate::queue::{Frame, PfFrame};
+
+impl DirectPlane {
+    /// The PF's flow.
+    pub(super) fn pf_flow(&self) -> usize {
+        self.ports.tx.len()
+    }
+
+    pub(super) fn poll_pf(&mut self, now: Nanos, force: bool) -> usize {
+        let mut moved = 0;
+        if let Some(frame) = self.parked_pf.take() {
+            self.parked_pf = self.send_or_return(now, frame, force, true);
+            if self.parked_pf.is_some() {
+                return 0;
+            }
+            moved += 1;
+        }
+        while force || moved < BURST {
+            let Some(PfFrame { frame, onward }) = self.out.pf.receive() else {
+                break;
+            };
+            moved += 1;
+            let m = meta(frame.len(), &frame.hdr);
+            let verdict = self.nic.from_pf(&onward, frame.head(), &m);
+            self.parked_pf = self.dispatch(now, frame, &verdict, onward.tagging, force);
+            if self.parked_pf.is_some() {
+                break;
+            }
+        }
+        moved
+    }
+
+    /// Sends a frame of the PF wherever the verdict says. Gives it back if only the wire is left to do and the wire cannot
+    /// take it now.
+    fn dispatch(
+        &mut self,
+        now: Nanos,
+        frame: Frame,
+        verdict: &Verdict,
+        tagging: Tagging,
+        force: bool,
+    ) -> Option<Frame> {
+        let rx = &mut self.ports.rx;
+        let others = self.out.foreign(verdict.vfs);
+        if !verdict.vfs.is_empty() {
+            let source = FrameSource::Private(&frame);
+            let own = verdict.vfs.difference(others);
+            rx.deliver_to_vfs(&mut self.nic, own, tagging, source);
+            if !others.is_empty() {
+                self.out
+                    .hand_over(&mut self.nic, rx, source, others, tagging);
+            }
+        }
+        if !verdict.wire || self.out.is_unplugged(&mut self.nic) {
+            rx.pool.give(frame);
+            return None;
+        }
+        self.send_or_return(now, frame, force, false)
+    }
+
+    /// Sends a frame of the PF, or gives it back if the wire cannot take it now and it may wait.
+    fn send_or_return(
+        &mut self,
+        now: Nanos,
+        frame: Frame,
+        force: bool,
+        waits: bool,
+    ) -> Option<Frame> {
+        let pf = self.pf_flow();
+        let on_wire = OnWire::of(&meta(frame.len(), &frame.hdr));
+        let egress = &mut self.out.egress;
+        if waits {
+            egress.leave(pf);
+        }
+        if !force && !egress.may_send(pf, on_wire.bytes) {
+            egress.wait(pf);
+            return Some(frame);
+        }
+        egress.send(now, &mut self.nic, pf, frame, on_wire);
+        None
+    }
+}

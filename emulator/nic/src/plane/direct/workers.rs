@@ -1,0 +1,106 @@
+//! The direct path of a NIC on several threads: a plane each, which hands frames for the others' VFs over to them, and those for
+//! the wire to the one that has the port. Never touches another worker's rings.
+
+use vf_model::{Nanos, OnWire, VfIndex};
+
+use super::super::egress::Egress;
+use super::super::policy_cell::PolicyCell;
+use super::super::port::meta;
+use super::super::receivers::FrameSource;
+use super::{BURST, DirectPlane};
+use crate::queue::{CrossQueues, Doorbell, PfEnd, Pool, port_queues};
+use crate::uplink::Uplink;
+
+impl DirectPlane {
+    /// The workers of a NIC: each has a replica of its model and will have the rings of the VFs that are
+    /// [its](crate::queue::worker_of). The first has the port and hears the hypervisor.
+    #[must_use]
+    pub fn team(
+        policies: &PolicyCell,
+        workers: usize,
+        pf: PfEnd,
+        uplink: Option<Box<dyn Uplink>>,
+        pool: &Pool,
+    ) -> Vec<DirectPlane> {
+        if workers <= 1 {
+            return vec![DirectPlane::new(policies, pf, uplink, pool.clone())];
+        }
+        let vfs = policies.load().vf_count();
+        let (rx, txs) = port_queues(vfs, workers);
+        let plugged = uplink.is_some();
+        let others = txs.into_iter().map(|tx| {
+            let egress = match plugged {
+                true => Egress::Remote(tx),
+                false => Egress::Unplugged,
+            };
+            DirectPlane::with_egress(policies, pf.sender(), egress, pool.clone())
+        });
+        let others: Vec<_> = others.collect();
+        let first = DirectPlane {
+            from_workers: Some(rx),
+            ..DirectPlane::new(policies, pf, uplink, pool.clone())
+        };
+        let mut team: Vec<_> = std::iter::once(first).chain(others).collect();
+        for (worker, queues) in team.iter_mut().zip(CrossQueues::mesh(vfs, workers)) {
+            worker.out.workers = Some(queues);
+        }
+        team
+    }
+
+    /// Names the threads of all workers of the NIC, in order, to be woken for what is handed to them.
+    pub fn set_peers(&mut self, bells: &[Doorbell]) {
+        if let Some(workers) = &mut self.out.workers {
+            workers.set_peers(bells);
+        }
+        if let Some(from_workers) = &mut self.from_workers {
+            from_workers.set_peers(bells);
+        }
+        if let (Egress::Remote(queue), Some(first)) = (&mut self.out.egress, bells.first()) {
+            queue.set_peer(first.clone());
+        }
+    }
+
+    /// Delivers what other workers have left here, so many frames of each at most; how many.
+    pub(super) fn poll_workers(&mut self, limit: usize) -> usize {
+        let mut moved = 0;
+        let peers = self.out.workers.as_ref().map_or(0, CrossQueues::peers);
+        for peer in 0..peers {
+            let mut burst = 0;
+            while burst < limit
+                && let Some(crossing) = self.out.workers.as_ref().and_then(|w| w.take(peer))
+            {
+                let source = FrameSource::Private(&crossing.frame);
+                let rx = &mut self.ports.rx;
+                rx.deliver_to_vfs(&mut self.nic, crossing.vfs, crossing.tagging, source);
+                rx.pool.give(crossing.frame);
+                burst += 1;
+            }
+            moved += self.ports.rx.load.count_burst(burst);
+        }
+        moved
+    }
+
+    /// What another worker has left of a VF of its own, as far as it is its turn, or all.
+    pub(super) fn poll_remote(&mut self, now: Nanos, vf: VfIndex, force: bool) -> usize {
+        let Some(from_workers) = &mut self.from_workers else {
+            return 0;
+        };
+        let flow = vf.index();
+        let egress = &mut self.out.egress;
+        egress.leave(flow);
+        let mut moved = 0;
+        // The longest frame that does not count as one of several in a visit.
+        while force || moved < BURST && egress.may_send(flow, 1) {
+            let Some(frame) = from_workers.take(vf) else {
+                break;
+            };
+            let on_wire = OnWire::of(&meta(frame.len(), &frame.hdr));
+            egress.send(now, &mut self.nic, flow, frame, on_wire);
+            moved += 1;
+        }
+        if from_workers.waiting().contains(vf) {
+            egress.wait(flow);
+        }
+        self.ports.rx.load.count_burst(moved)
+    }
+}
