@@ -146,6 +146,7 @@ fn plan(args: &cli::Experiment) -> Result<ExperimentPlan, Failure> {
             rate_bps: parse_rate(&args.rate).map_err(usage)?,
             ..defaults.link
         },
+        netem: args.netem.clone(),
         measure: Nanos((seconds * 1e9) as u64),
         window: args
             .window

@@ -66,6 +66,10 @@ drop_reasons! {
     NoUplink = "no_uplink",
     /// The wire holds no more.
     WireQueueFull = "wire_queue_full",
+    /// Lost on the wire, as the impairments of the port want it.
+    NetemLoss = "netem_loss",
+    /// More is held back by the impairments of the port than they may hold.
+    NetemLimit = "netem_limit",
     /// The receiver's worker takes no more from another worker of the NIC.
     WorkerQueueFull = "worker_queue_full",
     /// The hypervisor takes no more from the NIC.

@@ -13,7 +13,7 @@ use vf_nic::instance::{NicInstance, Planes};
 use vf_nic::plane::{Gap, Mirror, Moderation, Notified};
 use vf_nic::queue::Pool;
 use vf_nic::thread::{Plane, PlaneHandle, RingBroken};
-use vf_nic::uplink::{Uplink, WireEnd};
+use vf_nic::uplink::{WireEnd, impaired};
 use vf_nic::watch::{Detail, Direction, Seen};
 
 use crate::calendar::{Calendar, Class, ParticipantId};
@@ -120,7 +120,8 @@ impl VirtualHosts {
         let mut hosts = Vec::new();
         for (h, (nic, end)) in nics.iter().zip(ends).enumerate() {
             let peer = end.as_ref().map(|(_, peer)| *peer);
-            let uplink = end.map(|(end, _)| Box::new(end) as Box<dyn Uplink>);
+            let netem = nic.netem.as_ref();
+            let uplink = end.map(|(end, _)| impaired(Box::new(end), netem, h, Nanos(0)));
             let planes = Planes::new(nic, 1, uplink, &pool, cost)
                 .map_err(|(vf, refusal)| (h, vf, refusal))?;
             let host = NicInstance::new(

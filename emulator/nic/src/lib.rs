@@ -9,7 +9,7 @@
 //! - [`plane`]: what moves frames, the direct and the mediated path
 //! - [`uplink`]: what is plugged into a NIC's port
 //! - [`watch`]: the frames that pass a host on the virtual clock
-//! - [`clock`]: where a host gets its time from
+//! - [`clock`]: where a host gets its time from, and [`duration`] how a user writes one
 //! - [`tournament`]: the least of many keys in one step
 //! - [`log`]: the log, for which nobody waits
 //! - [`panics`]: the end of a process with a bug
@@ -44,6 +44,7 @@ pub mod clock;
 pub mod config;
 pub mod control;
 mod ctrl_queue;
+pub mod duration;
 pub mod instance;
 pub mod log;
 pub mod panics;

@@ -7,6 +7,7 @@ use vf_lab::experiment::{MAX_PAIRS, Tool};
 use vf_lab::scenario::GuestKind;
 use vf_model::Profile;
 use vf_nic::config::Offloads;
+use vf_nic::uplink::NetemSpec;
 
 /// Which clock NICs run on.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
@@ -172,6 +173,9 @@ pub struct Experiment {
     /// The link's rate
     #[arg(long, value_name = "RATE", default_value = "10G")]
     pub rate: String,
+    /// What becomes of frames on the link, both ways, in tc-netem's words: 'delay 100us 20us loss 0.1%'
+    #[arg(long, value_name = "WORDS")]
+    pub netem: Option<NetemSpec>,
     /// NICs to be like: generic, falcon, siena, ef10, ixgbe, i40e or mlx5-legacy
     #[arg(long, value_name = "NAME", default_value_t)]
     pub profile: Profile,

@@ -43,6 +43,9 @@ pub struct PlanView {
     pub rate_mbps: f64,
     /// Nanoseconds from one end of the wire to the other.
     pub propagation_ns: u64,
+    /// What becomes of frames on the wire, in the words of tc-netem, if anything does.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub netem: Option<String>,
     /// Seconds that were measured.
     pub seconds: f64,
     /// Seconds before that which were not.

@@ -4,6 +4,7 @@ use clap::ValueEnum;
 use serde::Serialize;
 use vf_model::{CostModel, LinkConfig, Nanos, Profile};
 use vf_nic::config::Offloads;
+use vf_nic::uplink::NetemSpec;
 
 use super::outcome::PlanView;
 use crate::linux::Image;
@@ -62,6 +63,8 @@ pub struct ExperimentPlan {
     pub mtu: u16,
     /// The wire between the hosts.
     pub link: LinkConfig,
+    /// What becomes of frames on it, in both directions.
+    pub netem: Option<NetemSpec>,
     /// How long to measure.
     pub measure: Nanos,
     /// How long to let TCP settle first.
@@ -87,6 +90,7 @@ impl Default for ExperimentPlan {
             b_to_a: 4,
             mtu: 1500,
             link: LinkConfig::default(),
+            netem: None,
             measure: Nanos(2_000_000_000),
             warm_up: Nanos(200_000_000),
             window: 256 * 1024,
@@ -114,6 +118,7 @@ impl ExperimentPlan {
             mtu: self.mtu,
             rate_mbps: self.link.rate_bps as f64 / 1e6,
             propagation_ns: self.link.propagation.0,
+            netem: self.netem.as_ref().map(ToString::to_string),
             seconds: self.measure.0 as f64 / 1e9,
             warm_up_seconds: self.warm_up.0 as f64 / 1e9,
             tool: match self.guests {

@@ -80,6 +80,13 @@ fn ratio(outcome: &ExperimentOutcome) -> Vec<(&str, f64)> {
 fn is_2009_setup(plan: &PlanView) -> bool {
     (plan.a_to_b_streams, plan.b_to_a_streams, plan.mtu) == (4, 4, 1500)
         && plan.rate_mbps == 10_000.0
+        && plan.netem.is_none()
+}
+
+/// What becomes of frames on the wire, behind what else is said of it.
+fn netem(plan: &PlanView) -> String {
+    let words = plan.netem.as_ref();
+    words.map_or_else(String::new, |words| format!(", netem {words}"))
 }
 
 /// The bottleneck and how busy it was.
@@ -215,9 +222,10 @@ fn setup(outcome: &ExperimentOutcome) -> String {
         (
             "Link",
             format!(
-                "{} Gb/s, {} ns long",
+                "{} Gb/s, {} ns long{}",
                 plan.rate_mbps / 1e3,
-                thousands(plan.propagation_ns as f64)
+                thousands(plan.propagation_ns as f64),
+                netem(plan)
             ),
         ),
         ("MTU", format!("{} B", thousands(f64::from(plan.mtu)))),

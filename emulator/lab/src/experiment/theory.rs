@@ -134,6 +134,7 @@ mod tests {
             mtu,
             rate_mbps: 10_000.0,
             propagation_ns: 0,
+            netem: None,
             seconds: 1.0,
             warm_up_seconds: 0.0,
             tool: None,

@@ -8,11 +8,11 @@ use vf_model::{Command, Nanos, VfIndex};
 use vf_nic::config::{Config, Sections, SocketRole, line_of, one_line};
 use vf_nic::instance::initial_policy;
 
-use super::duration::Duration;
 use super::error::{LoadError, ScenarioError, value};
 use super::expect;
 use super::parse::{EventSection, File, GuestSection, JobSection, PingSection, SendSection};
 use super::plan::{Amount, Event, GuestKind, GuestPlan, Interface, Job, ScenarioPlan, Work};
+use vf_nic::duration::Duration;
 
 /// Bytes of each frame that a capture keeps, unless told otherwise: all headers.
 const SNAPLEN: u32 = 128;
@@ -55,13 +55,18 @@ impl ScenarioPlan {
             nic: file.nic,
             wire: file.wire,
         };
-        let config = Config::from_sections(sections, PathBuf::new(), false).map_err(|source| {
-            LoadError::Config {
-                path: path.to_owned(),
-                source: Box::new(source),
-            }
-        })?;
+        let seed = file.seed.unwrap_or(1);
+        let mut config =
+            Config::from_sections(sections, PathBuf::new(), false).map_err(|source| {
+                LoadError::Config {
+                    path: path.to_owned(),
+                    source: Box::new(source),
+                }
+            })?;
         check_config(&config).map_err(whole)?;
+        for nic in &mut config.nics {
+            nic.netem = nic.netem.take().map(|netem| netem.or_seed(seed));
+        }
         let until = file.until.0;
         if until == Nanos(0) {
             return Err(whole(value("until", file.until, "a time after the start")));
@@ -71,7 +76,7 @@ impl ScenarioPlan {
             kind: kind.or(file.guests).unwrap_or_default(),
             until,
             snaplen: file.snaplen.unwrap_or(SNAPLEN),
-            seed: file.seed.unwrap_or(1),
+            seed,
             moderation: file.moderation.map_or(MODERATION, |time| time.0),
             config,
             guests: Vec::new(),
@@ -329,9 +334,9 @@ fn find<'a>(
 /// What cannot be on the virtual clock, or is the scenario's own business.
 fn check_config(config: &Config) -> Result<(), ScenarioError> {
     for nic in &config.nics {
-        if nic.tap.is_some() {
+        if nic.uplink.is_some() {
             return Err(ScenarioError::Needs(
-                "tap: the host's devices are not on the virtual clock",
+                "uplink, tap: the host's devices are not on the virtual clock",
             ));
         }
         for (i, vf) in nic.vf.iter().enumerate() {

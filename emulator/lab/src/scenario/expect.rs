@@ -6,12 +6,12 @@ use serde::Serialize;
 use vf_model::{DropReason, Nanos, VfIndex};
 use vf_nic::config::parse_rate;
 
-use super::duration::Duration;
 use super::error::{ScenarioError, value};
 use super::parse::{Bound, ExpectSection, Names};
 use super::plan::{Bottleneck, Expectation, Figure, ScenarioPlan, Want};
 use super::reading::Reading;
 use super::record::Record;
+use vf_nic::duration::Duration;
 
 /// How a promise was kept.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]

@@ -12,7 +12,6 @@
 
 mod capture;
 mod check;
-mod duration;
 mod embedded;
 mod error;
 mod expect;

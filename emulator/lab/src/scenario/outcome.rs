@@ -7,12 +7,12 @@ use serde::Serialize;
 use vf_model::Nanos;
 
 use super::capture::Capture;
-use super::duration::Duration;
 use super::expect::CheckResult;
 use super::guests::{Ended, JobEnd};
 use super::plan::{Amount, GuestKind, Job, ScenarioPlan, Work};
 use super::record::{Record, SAMPLES, sample_time};
 use super::traffic::JobTraffic;
+use vf_nic::duration::Duration;
 
 /// See the module.
 #[derive(Clone, Debug, PartialEq, Serialize)]

@@ -4,8 +4,8 @@ use serde::Deserialize;
 use toml::Spanned;
 use vf_nic::config::{HypervisorSection, NicSection, WireSection};
 
-use super::duration::Duration;
 use super::plan::GuestKind;
+use vf_nic::duration::Duration;
 
 /// A whole file.
 #[derive(Deserialize)]

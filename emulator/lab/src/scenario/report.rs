@@ -4,9 +4,9 @@ use std::fmt::Write as _;
 
 use vf_model::Nanos;
 
-use super::duration::Duration;
 use super::expect::rate;
 use super::outcome::{Sample, ScenarioOutcome};
+use vf_nic::duration::Duration;
 
 const BARS: [char; 8] = ['▁', '▂', '▃', '▄', '▅', '▆', '▇', '█'];
 

@@ -9,8 +9,8 @@ use pcap_file::pcapng::{Block, PcapNgReader};
 use vf_model::Nanos;
 use xxhash_rust::xxh3::xxh3_64;
 
-use super::duration::Duration;
 use super::*;
+use vf_nic::duration::Duration;
 
 /// Two NICs with a wire between them and a guest on each.
 const PAIR: &str = "\
@@ -322,6 +322,41 @@ fn the_same_run_twice_to_the_bit() {
     let other = once(&sections.replace("'4ms'", "'4.000001ms'"));
     assert_ne!(first.0, other.0);
     assert_ne!(first.1, other.1);
+}
+
+#[test]
+fn tcp_gets_through_a_wire_that_loses_frames_and_a_seed_loses_the_same() {
+    let job = "[[job]]\nguest = 'left'\nat = '0s'\nsend = { to = 'right', bytes = 600000 }\n\
+               [[expect]]\ndrops = 'netem_loss'\nnic = 'a'\nmin = 1\n";
+    let run_with = |netem: &str, start: &str| {
+        let wire = format!("between = ['a', 'b']\n{netem}");
+        let sections = PAIR
+            .replace("between = ['a', 'b']", &wire)
+            .replace("'10ms'", "'60s'");
+        let text = format!("{start}{sections}{job}");
+        let plan = ScenarioPlan::parse(Path::new("test.toml"), &text, None).unwrap();
+        run(&plan, Options::default(), |_| {}).unwrap()
+    };
+    let words = "netem = 'delay 100us 20us loss 2% duplicate 1% corrupt 1% reorder 5% seed 7'";
+    let first = run_with(words, "");
+    let failed: Vec<_> = first.failed().collect();
+    assert!(failed.is_empty(), "{failed:?}");
+    let sent = &first.jobs[0];
+    assert_eq!((sent.exit, sent.bytes), (Some(0), 600_000));
+    assert!(sent.retransmits > 0);
+    assert_eq!(run_with(words, "").digest, first.digest);
+    let other = words.replace("seed 7", "seed 8");
+    assert_ne!(run_with(&other, "").digest, first.digest);
+    // Without one of its own it has the scenario's.
+    let unseeded = "netem = 'loss 2%'";
+    let of = |start| run_with(unseeded, start).digest;
+    assert_eq!(
+        of("seed = 3\n"),
+        run_with("netem = 'loss 2% seed 3'", "seed = 3\n").digest
+    );
+    // What does nothing changes nothing.
+    let job_alone = |netem| run_with(netem, "").digest;
+    assert_eq!(job_alone("netem = 'loss 0%'"), job_alone(""));
 }
 
 #[test]

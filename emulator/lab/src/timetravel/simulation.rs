@@ -137,8 +137,8 @@ impl Simulation {
                 nic: nic.name.clone(),
                 what,
             };
-            if nic.tap.is_some() {
-                return Err(real("a tap device"));
+            if nic.uplink.is_some() {
+                return Err(real("an uplink of this machine"));
             }
             if nic.vf.iter().any(|vf| vf.role == SocketRole::Client) {
                 return Err(real("a guest that listens"));

@@ -102,6 +102,14 @@ pub enum ConfigError {
         /// What is wrong with it.
         refusal: Refusal,
     },
+    /// An uplink beside another, or impairments of none.
+    #[error("{nic}: {why}")]
+    Uplink {
+        /// The NIC.
+        nic: String,
+        /// What is wrong with it.
+        why: String,
+    },
     /// A wire to nowhere.
     #[error("[[wire]] between = [\"{a}\", \"{b}\"]: {why}")]
     Wire {

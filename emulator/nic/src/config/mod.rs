@@ -127,6 +127,33 @@ mod tests {
     }
 
     #[test]
+    fn impairments_of_a_wire_are_those_of_both_ends() {
+        let nics = "[[nic]]\nname='a'\n[[nic]]\nname='b'\n[[wire]]\nbetween=['a','b']\n";
+        let said = |config: Config| {
+            let netems = config.nics.into_iter().map(|nic| nic.netem);
+            netems
+                .map(|netem| netem.map(|spec| spec.to_string()))
+                .collect::<Vec<_>>()
+        };
+        let both = load(&format!("{nics}netem='delay 1ms loss 0.1%'")).unwrap();
+        let words = Some("delay 1ms loss 0.1%".to_owned());
+        assert_eq!(said(both), [words.clone(), words]);
+        let one = nics.replacen("name='a'", "name='a'\nnetem='loss 1%'", 1);
+        assert_eq!(
+            said(load(&one).unwrap()),
+            [Some("loss 1%".to_owned()), None]
+        );
+        // `tap` is another way to say it.
+        for uplink in ["uplink='tap tap7'", "tap='tap7'"] {
+            let config = load(&format!("[[nic]]\nname='a'\nnetem='loss 1%'\n{uplink}")).unwrap();
+            assert_eq!(
+                config.nics[0].uplink.as_ref().unwrap().to_string(),
+                "tap tap7"
+            );
+        }
+    }
+
+    #[test]
     fn mistakes_are_refused_in_one_line() {
         for (text, says) in [
             ("", "no [[nic]]"),
@@ -158,6 +185,31 @@ mod tests {
             (
                 "[[nic]]\nname='a'\nfilters=['flow-type ether proto 2048 vf 2']",
                 "0 to 1",
+            ),
+            (
+                "[[nic]]\nname='a'\nuplink='tun tun0'",
+                "an uplink is 'tap NAME'",
+            ),
+            ("[[nic]]\nname='a'\nuplink='tap'", "an uplink is 'tap NAME'"),
+            (
+                "[[nic]]\nname='a'\nuplink='tap t'\ntap='t'",
+                "a NIC has one",
+            ),
+            (
+                "[[nic]]\nname='a'\nnetem='loss 1%'",
+                "nothing is plugged in",
+            ),
+            (
+                "[[nic]]\nname='a'\ntap='t'\nnetem='los 1%'",
+                "line 4: netem: 'los' is not one of",
+            ),
+            (
+                "[[nic]]\nname='a'\nnetem='loss 1%'\n[[nic]]\nname='b'\n[[wire]]\nbetween=['a','b']\nnetem='delay 1ms'",
+                "leave one of them out",
+            ),
+            (
+                "[[nic]]\nname='a'\nuplink='tap t'\n[[nic]]\nname='b'\n[[wire]]\nbetween=['a','b']",
+                "a wire or another uplink, not both",
             ),
             ("[[nic]\nname='a'", "line 1"),
             (

@@ -11,6 +11,7 @@ use vf_vhost::features::VirtioFeatures;
 use super::error::ConfigError;
 use super::vf::{SocketRole, VfSection, VfSettings};
 use super::{MAX_QUEUE_PAIRS, MAX_VFS, MAX_WORKERS};
+use crate::uplink::{NetemSpec, UplinkError, UplinkSpec};
 
 /// One NIC.
 #[derive(Clone, Debug)]
@@ -29,8 +30,10 @@ pub struct NicSettings {
     pub mtu: u16,
     /// What the NIC does for guests.
     pub offloads: Offloads,
-    /// A tap device of the host as the uplink.
-    pub tap: Option<String>,
+    /// What is plugged into its port, if that is no wire to another NIC.
+    pub uplink: Option<UplinkSpec>,
+    /// What becomes of the frames that leave its port.
+    pub netem: Option<NetemSpec>,
     /// Which NIC it is like.
     pub profile: Profile,
     /// The NIC's filters at the start.
@@ -94,7 +97,9 @@ pub struct NicSection {
     offloads: Offloads,
     #[serde(default)]
     socket_role: SocketRole,
+    uplink: Option<UplinkSpec>,
     tap: Option<String>,
+    netem: Option<NetemSpec>,
     #[serde(default)]
     pub(super) profile: Profile,
     #[serde(default)]
@@ -167,6 +172,22 @@ pub(super) fn check(
             vfs,
         });
     }
+    let wrong = |why| ConfigError::Uplink {
+        nic: name.clone(),
+        why,
+    };
+    let uplink = match (section.uplink, section.tap) {
+        (Some(_), Some(tap)) => {
+            return Err(wrong(format!(
+                "tap = \"{tap}\" is an uplink, too: a NIC has one"
+            )));
+        }
+        (uplink, None) => uplink,
+        (None, Some(tap)) => {
+            let spec = format!("tap {tap}").parse();
+            Some(spec.map_err(|e: UplinkError| wrong(e.to_string()))?)
+        }
+    };
     let nic_config = NicConfig {
         vfs,
         mac_base,
@@ -210,7 +231,8 @@ pub(super) fn check(
         queue_pairs,
         mtu,
         offloads: section.offloads,
-        tap: section.tap,
+        uplink,
+        netem: section.netem,
         profile: section.profile,
         filters,
         vf,

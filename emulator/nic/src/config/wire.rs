@@ -7,6 +7,7 @@ use vf_model::{LinkConfig, Nanos};
 
 use super::error::ConfigError;
 use super::nic::NicSettings;
+use crate::uplink::NetemSpec;
 
 /// A wire between two NICs.
 #[derive(Clone, Debug)]
@@ -24,12 +25,13 @@ pub struct WireSection {
     between: [String; 2],
     rate: Option<String>,
     propagation_ns: Option<u64>,
+    netem: Option<NetemSpec>,
 }
 
 /// Checks one wire; `used` are the NICs that have a wire already.
 pub(super) fn check(
     section: WireSection,
-    nics: &[NicSettings],
+    nics: &mut [NicSettings],
     used: &mut BTreeSet<usize>,
 ) -> Result<WireSettings, ConfigError> {
     let [a, b] = section.between;
@@ -48,8 +50,19 @@ pub(super) fn check(
     if !used.insert(i) || !used.insert(j) {
         return Err(wrong("a NIC has one port, so one wire"));
     }
-    if nics[i].tap.is_some() || nics[j].tap.is_some() {
-        return Err(wrong("a NIC has one port: a wire or a tap, not both"));
+    for end in [i, j] {
+        let nic = &mut nics[end];
+        if nic.uplink.is_some() {
+            return Err(wrong(
+                "a NIC has one port: a wire or another uplink, not both",
+            ));
+        }
+        if section.netem.is_some() && nic.netem.is_some() {
+            return Err(wrong(
+                "netem of a wire is that of both its NICs, and one of them has its own: leave one of them out",
+            ));
+        }
+        nic.netem = nic.netem.take().or(section.netem.clone());
     }
     let mut link = LinkConfig::default();
     if let Some(rate) = &section.rate {

@@ -101,7 +101,10 @@ fn nic(host: &NicInstance, at: Nanos, seconds: f64, before: &mut Busy) -> ShowNi
         })
         .collect();
     let bridge = statistics.hypervisor.bridge(at);
-    let uplink = statistics.uplink().map(|uplink| uplink.name.clone());
+    let uplink = statistics.uplink();
+    let xstats = uplink.map_or(&[][..], |uplink| &uplink.others);
+    let xstats = xstats.iter().map(|(name, n)| ((*name).to_owned(), n.get()));
+    let uplink = uplink.map(|uplink| uplink.name.clone());
     let show = ShowNic {
         name: host.settings.name.clone(),
         uplink: uplink.unwrap_or_else(|| "none".to_owned()),
@@ -111,6 +114,7 @@ fn nic(host: &NicInstance, at: Nanos, seconds: f64, before: &mut Busy) -> ShowNi
             tx_utilisation: share(now.link, before.link),
             tx_busy_ns: now.link,
             counters: counters(&statistics.wire()),
+            xstats: xstats.collect(),
         },
         worker: ShowCpu {
             clock: measured.clone(),

@@ -34,7 +34,8 @@ pub struct ShowLog {
 pub struct ShowNic {
     /// Its name.
     pub name: String,
-    /// What is plugged into its port: `none`, `wire` or the name of a tap device.
+    /// What is plugged into its port: `none`, `wire` or the name of a tap device, and behind it `netem` with the impairments
+    /// in front of it, if there are any.
     pub uplink: String,
     /// Its port.
     pub link: ShowLink,
@@ -69,6 +70,8 @@ pub struct ShowLink {
     pub tx_busy_ns: u64,
     /// Frames to and from the wire, without FCS; a super-frame counts as one.
     pub counters: ShowCounters,
+    /// What the uplink counts beside that, by name.
+    pub xstats: BTreeMap<String, u64>,
 }
 
 /// A thread that moves frames.
@@ -347,6 +350,11 @@ impl ShowNic {
             self.worker, self.hypervisor,
         )?;
         line(f, "    wire", &link.counters)?;
+        if !link.xstats.is_empty() {
+            let counted = link.xstats.iter().map(|(name, n)| format!("{name} {n}"));
+            let counted: Vec<_> = counted.collect();
+            writeln!(f, "    uplink           {}", counted.join(", "))?;
+        }
         line(f, "    pf", &self.pf)?;
         writeln!(
             f,

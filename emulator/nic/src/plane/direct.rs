@@ -144,7 +144,7 @@ impl DirectPlane {
     /// Handles every frame that the hypervisor and other workers have handed over, even if the wire has to run ahead for it:
     /// for a switch of paths, which must find the queues empty.
     pub fn drain(&mut self, now: Nanos) -> usize {
-        self.out.egress.begin_round(now);
+        self.out.egress.begin_round(now, &mut self.nic);
         let mut moved = self.poll_workers(usize::MAX);
         if let Some(from_workers) = &mut self.from_workers {
             from_workers.look();
@@ -279,7 +279,7 @@ impl Plane for DirectPlane {
     /// What has arrived from the wire, from the hypervisor and from the guests, each within a budget.
     fn poll(&mut self, now: Nanos) -> usize {
         self.policies.update(&mut self.nic);
-        self.out.egress.begin_round(now);
+        self.out.egress.begin_round(now, &mut self.nic);
         let arrived = self.poll_uplink(now);
         let mut moved = self.ports.rx.load.count_burst(arrived);
         if !self.ports.rx.patient().is_empty() {

@@ -40,7 +40,8 @@ impl Egress {
             return Egress::Unplugged;
         };
         // On the virtual clock a transmitter is never filled ahead, and VFs alternate frame by frame.
-        let ahead = uplink.tx_room(Nanos(0)).wire_bytes > 1;
+        // Nothing has been sent that could be lost.
+        let ahead = uplink.tx_room(Nanos(0), pool, &mut |_| {}).wire_bytes > 1;
         Egress::Port(Box::new(Port {
             uplink,
             queue: FairQueue::new(vfs + 1, if ahead { QUANTUM } else { 0 }),
@@ -59,9 +60,10 @@ impl Egress {
     }
 
     /// Begins a round at `now`.
-    pub(super) fn begin_round(&mut self, now: Nanos) {
+    pub(super) fn begin_round(&mut self, now: Nanos, nic: &mut Nic) {
         if let Egress::Port(port) = self {
-            port.room = port.uplink.tx_room(now);
+            let mut lost = |reason| nic.count_wire_drop(reason);
+            port.room = port.uplink.tx_room(now, &port.pool, &mut lost);
         }
     }
 
@@ -163,10 +165,10 @@ impl Egress {
     pub(super) fn next(&mut self) -> Option<Nanos> {
         match self {
             Egress::Port(port) => {
-                let arrival = port.uplink.next_arrival();
+                let work = port.uplink.next();
                 let waits = port.queue.is_anyone_waiting();
                 let room = waits.then(|| port.uplink.tx_room_at()).flatten();
-                arrival.into_iter().chain(room).min()
+                work.into_iter().chain(room).min()
             }
             Egress::Remote(queue) => {
                 queue.tell(); // the port's worker has rung because there is room, or something else happens

@@ -15,7 +15,7 @@ use vf_model::{
 use super::traffic::{PairTraffic, PerQueue};
 use crate::queue::worker_of;
 use crate::thread::{LiveLoad, Load};
-use crate::uplink::Uplink;
+use crate::uplink::{Statistic, Uplink};
 
 /// What any plane counts.
 #[derive(Clone, Debug)]
@@ -80,6 +80,8 @@ pub struct UplinkStatistics {
     pub rate_bps: u64,
     /// Time spent sending.
     pub busy: BusyTime,
+    /// What else it counts.
+    pub others: Vec<Statistic>,
 }
 
 impl UplinkStatistics {
@@ -88,6 +90,7 @@ impl UplinkStatistics {
             name: uplink.to_string(),
             rate_bps: uplink.link().rate_bps(),
             busy: uplink.link().busy_time(),
+            others: uplink.statistics(),
         }
     }
 }

@@ -21,7 +21,7 @@ use super::port::meta;
 use super::*;
 use crate::queue::*;
 use crate::thread::*;
-use crate::uplink::{Arrivals, TxFrame, Uplink, WireEnd};
+use crate::uplink::{Arrivals, TxFrame, TxRoom, Uplink, WireEnd};
 
 mod coalescing;
 mod switching;
@@ -63,6 +63,11 @@ fn send(end: &mut WireEnd, now: Nanos, frame: Frame) {
     end.tx_burst(now, &mut frames, &Pool::new(1), &mut |reason| {
         panic!("{reason}")
     });
+}
+
+/// How much a wire takes.
+fn tx_room(end: &mut WireEnd, now: Nanos) -> TxRoom {
+    end.tx_room(now, &Pool::new(1), &mut |reason| panic!("{reason}"))
 }
 
 /// All that has arrived.
@@ -344,7 +349,7 @@ impl Bench {
             let next = [
                 self.worker.next(self.now),
                 self.hypervisor.next(self.now),
-                self.far.next_arrival(),
+                self.far.next(),
             ];
             let others = self.others.iter_mut().map(|other| other.next(self.now));
             match next.into_iter().chain(others).flatten().min() {
@@ -361,7 +366,7 @@ impl Bench {
     /// Sends from the far end.
     fn send_from_far(&mut self, frame: Frame) {
         self.far.slept();
-        self.far.tx_room(self.now);
+        tx_room(&mut self.far, self.now);
         send(&mut self.far, self.now, frame);
     }
 

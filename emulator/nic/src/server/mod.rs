@@ -27,7 +27,7 @@ use crate::control::{Change, Dispatcher, Nics};
 use crate::instance::{NicInstance, Planes};
 use crate::queue::{Doorbell, Pool};
 use crate::thread::{DataThread, Polling, RingBroken};
-use crate::uplink::{Tap, Uplink, WireEnd};
+use crate::uplink::{OpenError, Uplink, WireEnd, impaired};
 
 const WAKE: Token = Token(0);
 const SIGNAL: Token = Token(1);
@@ -81,16 +81,9 @@ pub enum RunError {
     /// The control socket cannot be served.
     #[error("control socket: {0}")]
     Ctl(BindError),
-    /// A tap device cannot be opened.
-    #[error(
-        "tap {name}: {source} (a tap device needs CAP_NET_ADMIN: run as root, or make it with 'ip tuntap add dev {name} mode tap user $USER vnet_hdr')"
-    )]
-    Tap {
-        /// Its name.
-        name: String,
-        /// Why.
-        source: io::Error,
-    },
+    /// An uplink cannot be opened.
+    #[error("{0}")]
+    Uplink(#[from] OpenError),
     /// An initial setting is refused.
     #[error("{nic} {vf}: {refusal}")]
     Policy {
@@ -424,7 +417,7 @@ fn build_hosts(
     let mut planes: Vec<Vec<_>> = threads.threads.iter().map(|_| Vec::new()).collect();
     let (mut hypervisors, mut policies) = (Vec::new(), Vec::new());
     for (h, (nic, end)) in config.nics.iter().zip(ends).enumerate() {
-        let made = Planes::new(nic, nic.workers.into(), uplink(nic, end)?, &pool, cost);
+        let made = Planes::new(nic, nic.workers.into(), uplink(h, nic, end)?, &pool, cost);
         let made = made.map_err(|(vf, refusal)| RunError::Policy {
             nic: nic.name.clone(),
             vf,
@@ -486,20 +479,18 @@ fn cpus_allowed() -> usize {
     allowed.map_or(1, |cpus| cpus.count().max(1) as usize)
 }
 
-/// What the configuration plugs into a NIC's port.
-fn uplink(nic: &NicSettings, end: Option<WireEnd>) -> Result<Option<Box<dyn Uplink>>, RunError> {
-    if let Some(end) = end {
-        return Ok(Some(Box::new(end)));
-    }
-    let Some(name) = &nic.tap else {
-        return Ok(None);
+/// What the configuration plugs into the `n`th NIC's port.
+fn uplink(
+    n: usize,
+    nic: &NicSettings,
+    end: Option<WireEnd>,
+) -> Result<Option<Box<dyn Uplink>>, RunError> {
+    let uplink = match (end, &nic.uplink) {
+        (Some(end), _) => Box::new(end),
+        (None, Some(spec)) => spec.open(LinkConfig::default(), WIRE_SLACK)?,
+        (None, None) => return Ok(None),
     };
-    let tap = Tap::open(name, LinkConfig::default(), WIRE_SLACK);
-    let tap = tap.map_err(|source| RunError::Tap {
-        name: name.clone(),
-        source,
-    })?;
-    Ok(Some(Box::new(tap)))
+    Ok(Some(impaired(uplink, nic.netem.as_ref(), n, WIRE_SLACK)))
 }
 
 /// Opens the sockets of a host's VFs.

@@ -1,19 +1,130 @@
 //! What is plugged into a NIC's port: a wire to another NIC, a tap device of the host. An uplink takes and brings frames in
 //! bursts and says when it can take more; it judges no frame, knows no VF, and never waits.
 //!
-//! To add one: implement [`Uplink`] in a file of its own and name it in the configuration (`config/nic.rs`).
+//! To add one: implement [`Uplink`] in a file of its own and put its `Kind` in `KINDS`. What does something to frames on
+//! their way is an uplink in front of another, as [`impaired`] makes one; where it is not asked for there is nothing.
 
+mod netem;
 mod tap;
+mod transmitter;
 mod wire;
 
 use std::fmt;
+use std::str::FromStr;
+use std::sync::Arc;
 
-use vf_model::{DropReason, Link, Nanos, OnWire};
+use serde::Deserialize;
+use vf_model::{Counter, DropReason, Link, LinkConfig, Nanos, OnWire};
 
+use self::netem::Netem;
 use crate::queue::{Frame, Pool};
 
-pub use tap::Tap;
+pub use netem::{NetemError, NetemSpec, Odds, Percent};
 pub use wire::WireEnd;
+
+/// The kinds of uplink that can be opened by name.
+const KINDS: &[Kind] = &[tap::KIND];
+
+/// A kind of uplink.
+#[derive(Debug)]
+struct Kind {
+    /// Its word.
+    word: &'static str,
+    /// What follows the word.
+    operand: &'static str,
+    /// Opens one, which sends at this rate and may be filled so far ahead of now.
+    open: fn(&str, LinkConfig, Nanos) -> Opened,
+}
+
+/// An uplink, or why there is none.
+type Opened = Result<Box<dyn Uplink>, OpenError>;
+
+/// An uplink that cannot be opened: which, why, and what would help.
+#[derive(Debug, thiserror::Error)]
+#[error("{uplink}: {source} ({help})")]
+pub struct OpenError {
+    uplink: String,
+    source: std::io::Error,
+    help: String,
+}
+
+/// An uplink by the name of its kind: `tap tap0`.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(try_from = "String")]
+pub struct UplinkSpec {
+    kind: &'static Kind,
+    operand: String,
+}
+
+/// Words that name no uplink.
+#[derive(Clone, Debug, thiserror::Error)]
+#[error("uplink '{text}': an uplink is {kinds}")]
+pub struct UplinkError {
+    text: String,
+    kinds: String,
+}
+
+impl UplinkSpec {
+    /// Opens it. `slack` is how far ahead of now its transmitter may be filled.
+    ///
+    /// # Errors
+    /// [`OpenError`], in one line.
+    pub fn open(&self, config: LinkConfig, slack: Nanos) -> Opened {
+        (self.kind.open)(&self.operand, config, slack)
+    }
+}
+
+impl FromStr for UplinkSpec {
+    type Err = UplinkError;
+    fn from_str(text: &str) -> Result<UplinkSpec, UplinkError> {
+        let (word, operand) = text.trim().split_once(' ').unwrap_or((text, ""));
+        let kind = KINDS.iter().find(|kind| kind.word == word);
+        match kind.filter(|_| !operand.trim().is_empty()) {
+            Some(kind) => Ok(UplinkSpec {
+                kind,
+                operand: operand.trim().to_owned(),
+            }),
+            None => {
+                let kinds = KINDS
+                    .iter()
+                    .map(|kind| format!("'{} {}'", kind.word, kind.operand));
+                let kinds: Vec<_> = kinds.collect();
+                Err(UplinkError {
+                    text: text.escape_debug().to_string(),
+                    kinds: kinds.join(" or "),
+                })
+            }
+        }
+    }
+}
+
+impl TryFrom<String> for UplinkSpec {
+    type Error = UplinkError;
+    fn try_from(text: String) -> Result<UplinkSpec, UplinkError> {
+        text.parse()
+    }
+}
+
+impl fmt::Display for UplinkSpec {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.kind.word, self.operand)
+    }
+}
+
+/// `uplink`, and in front of it what impairs the frames that are sent to it, if anything does. `port` tells apart ports whose
+/// impairments have the same seed; `slack` is how far ahead of now a transmitter may be filled.
+#[must_use]
+pub fn impaired(
+    uplink: Box<dyn Uplink>,
+    netem: Option<&NetemSpec>,
+    port: usize,
+    slack: Nanos,
+) -> Box<dyn Uplink> {
+    match netem {
+        Some(spec) => Box::new(Netem::new(uplink, spec.clone(), port, slack)),
+        None => uplink,
+    }
+}
 
 /// Token of whatever an uplink registers: it does not matter what it was, the plane looks at everything after a sleep.
 pub(crate) const ARRIVAL: mio::Token = mio::Token(1);
@@ -82,10 +193,14 @@ pub struct Arrivals {
     pub dropped: Vec<DropReason>,
 }
 
+/// A number that an uplink counts beside what every port counts, with its name (`ethtool -S`, DPDK's xstats).
+pub type Statistic = (&'static str, Arc<Counter>);
+
 /// The far side of a NIC's port. All methods return at once.
 pub trait Uplink: fmt::Display + Send {
-    /// How much may be sent now.
-    fn tx_room(&mut self, now: Nanos) -> TxRoom;
+    /// How much may be sent now. What has been held back until now is on its way first; `lost` is called for each frame of
+    /// that which cannot be sent.
+    fn tx_room(&mut self, now: Nanos, pool: &Pool, lost: &mut dyn FnMut(DropReason)) -> TxRoom;
 
     /// When there will be room again, if that is known; the uplink wakes its plane's thread otherwise.
     fn tx_room_at(&mut self) -> Option<Nanos>;
@@ -103,8 +218,9 @@ pub trait Uplink: fmt::Display + Send {
     /// Adds up to `limit` frames that have arrived by `now`.
     fn rx_burst(&mut self, now: Nanos, limit: usize, pool: &Pool, arrivals: &mut Arrivals);
 
-    /// When the next frame arrives, if that is known.
-    fn next_arrival(&mut self) -> Option<Nanos>;
+    /// When there is something to do though nobody sends, if that is known: the next frame arrives, or one that is held back
+    /// is to go on.
+    fn next(&mut self) -> Option<Nanos>;
 
     /// The thread that looks at this uplink has slept: it was not late.
     fn slept(&mut self) {}
@@ -114,4 +230,9 @@ pub trait Uplink: fmt::Display + Send {
 
     /// The transmitter, for its rate and its counters.
     fn link(&self) -> &Link;
+
+    /// What else it counts.
+    fn statistics(&self) -> Vec<Statistic> {
+        Vec::new()
+    }
 }

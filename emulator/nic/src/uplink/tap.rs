@@ -13,7 +13,7 @@ use vf_model::{DropReason, Link, LinkConfig, Nanos};
 use vf_vhost::features::VirtioFeatures;
 use vf_vhost::net_hdr::{MAX_FRAME, NetHdr};
 
-use super::{ARRIVAL, Arrivals, TxFrame, TxRoom, Uplink};
+use super::{ARRIVAL, Arrivals, Kind, OpenError, TxFrame, TxRoom, Uplink};
 use crate::queue::Pool;
 
 /// The virtio-net header as a tap device uses it (no `num_buffers`).
@@ -21,8 +21,24 @@ const HEADER: usize = 10;
 /// Every offload that is asked of the device, so every header it may hand over.
 const FEATURES: VirtioFeatures = VirtioFeatures::all();
 
+/// `tap NAME`.
+pub(super) const KIND: Kind = Kind {
+    word: "tap",
+    operand: "NAME",
+    open: |name, config, slack| match Tap::open(name, config, slack) {
+        Ok(tap) => Ok(Box::new(tap)),
+        Err(source) => Err(OpenError {
+            uplink: format!("tap {name}"),
+            source,
+            help: format!(
+                "a tap device needs CAP_NET_ADMIN: run as root, or make it with 'ip tuntap add dev {name} mode tap user $USER vnet_hdr'"
+            ),
+        }),
+    },
+};
+
 /// An open tap device.
-pub struct Tap {
+struct Tap {
     name: String,
     device: SyncDevice,
     link: Link,
@@ -33,10 +49,7 @@ pub struct Tap {
 
 impl Tap {
     /// Opens (and if need be creates) the tap device `name` and sets it up.
-    ///
-    /// # Errors
-    /// What the kernel says, usually a lack of permission.
-    pub fn open(name: &str, config: LinkConfig, slack: Nanos) -> std::io::Result<Tap> {
+    fn open(name: &str, config: LinkConfig, slack: Nanos) -> std::io::Result<Tap> {
         let device = DeviceBuilder::new()
             .name(name)
             .layer(Layer::L2)
@@ -81,7 +94,7 @@ impl Tap {
 }
 
 impl Uplink for Tap {
-    fn tx_room(&mut self, now: Nanos) -> TxRoom {
+    fn tx_room(&mut self, now: Nanos, _pool: &Pool, _lost: &mut dyn FnMut(DropReason)) -> TxRoom {
         TxRoom::of(&self.link, usize::MAX, now, now + self.slack)
     }
 
@@ -120,7 +133,7 @@ impl Uplink for Tap {
         }
     }
 
-    fn next_arrival(&mut self) -> Option<Nanos> {
+    fn next(&mut self) -> Option<Nanos> {
         None
     }
 

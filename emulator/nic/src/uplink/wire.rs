@@ -1,6 +1,5 @@
-//! The wire between two NICs: each direction serialises frames at the link's rate and holds them until they arrive. On the
-//! wall clock a thread looks at the wire now and then only; the transmitter of a NIC would not have been late, so what is sent
-//! then begins where the wire became free. Never delivers a frame before the wire could have brought it.
+//! The wire between two NICs: each direction serialises frames at the link's rate and holds them until they arrive. Never
+//! delivers a frame before the wire could have brought it.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -10,6 +9,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering, fence};
 use rtrb::{Consumer, Producer, RingBuffer};
 use vf_model::{DropReason, Link, LinkConfig, Nanos};
 
+use super::transmitter::Transmitter;
 use super::{Arrivals, TxFrame, TxRoom, Uplink};
 use crate::queue::{Doorbell, Frame, Pool, cost};
 
@@ -19,11 +19,6 @@ const IN_FLIGHT: usize = 4096;
 const IN_FLIGHT_BYTES: u64 = 8 << 20;
 /// Bytes beyond that which a change of paths or a ring that stops may put on the wire, since they cannot wait.
 const FORCED_BYTES: u64 = 24 << 20;
-
-/// A thread that looks again after more than this was late.
-const LATE: Nanos = Nanos(10_000);
-/// The longest time that a late thread makes up for: a process that stood for longer has lost it.
-const MAKE_UP: Nanos = Nanos(100_000_000);
 
 struct InFlight {
     arrival: Nanos,
@@ -41,7 +36,7 @@ struct Shared {
 
 /// One NIC's end of a full-duplex wire.
 pub struct WireEnd {
-    link: Link,
+    transmitter: Transmitter,
     out: Producer<InFlight>,
     out_shared: Arc<Shared>,
     /// Bytes that have been sent.
@@ -53,54 +48,8 @@ pub struct WireEnd {
     inward: Consumer<InFlight>,
     inward_shared: Arc<Shared>,
     received: u64,
-    /// How far ahead of now the transmitter may be filled. Zero on the virtual clock.
-    slack: Nanos,
-    lateness: Lateness,
     /// The thread at the other end, unless it is this one.
     peer: Option<Doorbell>,
-}
-
-/// How late the thread of a transmitter has been while there were frames to send.
-#[derive(Default)]
-struct Lateness {
-    /// When the thread last looked; `None` if it has slept since.
-    looked: Option<Nanos>,
-    /// Since when frames may have waited that this look finds.
-    since: Nanos,
-    /// When a frame was last sent.
-    sent: Nanos,
-    /// Time that was lost to late looks and has not been made up for.
-    lost: Nanos,
-}
-
-impl Lateness {
-    fn look(&mut self, now: Nanos) {
-        let Some(looked) = self.looked.replace(now) else {
-            self.since = now;
-            return;
-        };
-        if now == looked {
-            self.since = self.since.max(now.saturating_sub(LATE + self.lost));
-            return;
-        }
-        let gap = now.saturating_sub(looked);
-        if gap > LATE && looked.saturating_sub(self.sent) <= LATE {
-            self.lost = (self.lost + gap).min(MAKE_UP);
-        } else if now.saturating_sub(self.sent) > LATE + LATE {
-            self.lost = Nanos(0);
-        }
-        self.since = now.saturating_sub(gap.min(LATE) + self.lost);
-    }
-
-    /// Frames were sent at `now`, after which the wire is free at `free`.
-    fn sent(&mut self, now: Nanos, free: Nanos) {
-        self.sent = now;
-        self.lost = self.lost.min(now.saturating_sub(free));
-    }
-
-    fn slept(&mut self) {
-        (self.looked, self.lost) = (None, Nanos(0));
-    }
 }
 
 impl WireEnd {
@@ -111,7 +60,7 @@ impl WireEnd {
         let (b_out, a_in) = RingBuffer::new(IN_FLIGHT);
         let (a_shared, b_shared) = <(Arc<Shared>, Arc<Shared>)>::default();
         let end = |out, out_shared: &Arc<Shared>, inward, inward_shared: &Arc<Shared>| WireEnd {
-            link: Link::new(config),
+            transmitter: Transmitter::new(config, slack),
             out,
             out_shared: Arc::clone(out_shared),
             sent: 0,
@@ -120,8 +69,6 @@ impl WireEnd {
             inward,
             inward_shared: Arc::clone(inward_shared),
             received: 0,
-            slack,
-            lateness: Lateness::default(),
             peer: None,
         };
         (
@@ -160,14 +107,6 @@ impl WireEnd {
         self.free_slots()
     }
 
-    /// When a frame that is sent now begins at the earliest.
-    fn start(&self, now: Nanos) -> Nanos {
-        match self.slack {
-            Nanos(0) => now,
-            _ => now.min(self.lateness.since),
-        }
-    }
-
     /// Puts what could not wait on the wire, as much as it holds; whether that was anything.
     fn fill(&mut self) -> bool {
         let mut put = false;
@@ -189,15 +128,13 @@ impl WireEnd {
 }
 
 impl Uplink for WireEnd {
-    fn tx_room(&mut self, now: Nanos) -> TxRoom {
-        self.lateness.look(now);
+    fn tx_room(&mut self, now: Nanos, _pool: &Pool, _lost: &mut dyn FnMut(DropReason)) -> TxRoom {
         let frames = self.room();
-        TxRoom::of(&self.link, frames, self.start(now), now + self.slack)
+        self.transmitter.room(now, frames)
     }
 
     fn tx_room_at(&mut self) -> Option<Nanos> {
-        let free = self.link.free_at().saturating_sub(self.slack);
-        (self.room() > 0).then_some(free)
+        (self.room() > 0).then_some(self.transmitter.room_at())
     }
 
     fn tx_burst(
@@ -207,7 +144,7 @@ impl Uplink for WireEnd {
         pool: &Pool,
         lost: &mut dyn FnMut(DropReason),
     ) {
-        let start = self.start(now);
+        let start = self.transmitter.start(now);
         for TxFrame { frame, on_wire } in frames.drain(..) {
             if self.sent - self.taken > IN_FLIGHT_BYTES + FORCED_BYTES {
                 self.taken = self.out_shared.taken.load(Ordering::Acquire);
@@ -218,7 +155,7 @@ impl Uplink for WireEnd {
                 }
             }
             self.sent += cost(&frame);
-            let arrival = self.link.put(start, on_wire).arrival;
+            let arrival = self.transmitter.put(start, on_wire).arrival;
             let flight = InFlight { arrival, frame };
             if !self.forced.is_empty() {
                 self.forced.push_back(flight);
@@ -226,7 +163,7 @@ impl Uplink for WireEnd {
                 self.forced.push_back(flight);
             }
         }
-        self.lateness.sent(now, self.link.free_at());
+        self.transmitter.sent(now);
         self.tell();
     }
 
@@ -258,7 +195,7 @@ impl Uplink for WireEnd {
         }
     }
 
-    fn next_arrival(&mut self) -> Option<Nanos> {
+    fn next(&mut self) -> Option<Nanos> {
         if !self.forced.is_empty() && self.fill() {
             self.tell();
         }
@@ -266,11 +203,11 @@ impl Uplink for WireEnd {
     }
 
     fn slept(&mut self) {
-        self.lateness.slept();
+        self.transmitter.slept();
     }
 
     fn link(&self) -> &Link {
-        &self.link
+        self.transmitter.link()
     }
 }
 

@@ -13,6 +13,7 @@ fn plan() -> PlanView {
         mtu: 1500,
         rate_mbps: 10_000.0,
         propagation_ns: 500,
+        netem: None,
         seconds: 2.0,
         warm_up_seconds: 0.2,
         tool: None,

@@ -1,6 +1,6 @@
 //! The summary on the console: plain text, at most [`WIDTH`] columns, the same for the same outcome.
 
-use super::{busy, is_2009_setup, offloads, ratio, tcp, whole};
+use super::{busy, is_2009_setup, netem, offloads, ratio, tcp, whole};
 use crate::experiment::outcome::{ExperimentOutcome, PathResult};
 
 /// Columns of the console that are used.
@@ -15,11 +15,12 @@ pub fn text(outcome: &ExperimentOutcome) -> String {
     let mut lines = wrap(
         "Plan",
         &format!(
-            "{} streams A to B, {} B to A, MTU {}, link {} Gb/s, TCP {}, NICs like {}, left to them: {}; {} s measured after {} s, seed {}.",
+            "{} streams A to B, {} B to A, MTU {}, link {} Gb/s{}, TCP {}, NICs like {}, left to them: {}; {} s measured after {} s, seed {}.",
             plan.a_to_b_streams,
             plan.b_to_a_streams,
             plan.mtu,
             plan.rate_mbps / 1e3,
+            netem(plan),
             tcp(plan),
             plan.profile,
             offloads(plan),

@@ -1,4 +1,5 @@
-//! How a user writes a time, and how one is shown: `1.5s`, `200ms`, `20us`, `500ns`. Exact to the nanosecond.
+//! How a user writes a time, and how one is shown: `1.5s`, `200ms`, `20us`, `500ns`. Exact to the nanosecond. Below it, decimal
+//! numbers that are exact.
 
 use std::fmt;
 
@@ -17,29 +18,47 @@ const LONGEST: Nanos = Nanos(3_600_000_000_000);
 
 /// A point in virtual time, or a length of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Duration(pub(super) Nanos);
+pub struct Duration(pub Nanos);
 
 impl Duration {
-    pub(super) fn parse(text: &str) -> Option<Duration> {
+    /// The time that `text` says, if it says one: a number and a unit, at most an hour.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Duration> {
         let split = text.find(|c: char| c.is_ascii_alphabetic())?;
         let (number, unit) = text.split_at(split);
         let (_, scale) = UNITS.iter().find(|(name, _)| *name == unit)?;
-        let (whole, part) = number.split_once('.').unwrap_or((number, ""));
-        let digits = |s: &str| s.bytes().all(|b| b.is_ascii_digit());
-        if whole.is_empty() || !digits(whole) || !digits(part) || number.ends_with('.') {
+        let ns = parse_decimal(number, *scale)?;
+        (ns <= LONGEST.0).then_some(Duration(Nanos(ns)))
+    }
+}
+
+/// A decimal number as a multiple of `1/scale`, a power of ten; none if it is not one exactly.
+pub(crate) fn parse_decimal(number: &str, scale: u64) -> Option<u64> {
+    let (whole, part) = number.split_once('.').unwrap_or((number, ""));
+    let digits = |s: &str| s.bytes().all(|b| b.is_ascii_digit());
+    if whole.is_empty() || !digits(whole) || !digits(part) || number.ends_with('.') {
+        return None;
+    }
+    let mut value = whole.parse::<u64>().ok()?.checked_mul(scale)?;
+    let mut place = scale;
+    for digit in part.bytes() {
+        if !place.is_multiple_of(10) {
             return None;
         }
-        let mut ns = whole.parse::<u64>().ok()?.checked_mul(*scale)?;
-        let mut place = *scale;
-        for digit in part.bytes() {
-            // A fraction of a nanosecond is no time at all here.
-            if place % 10 != 0 {
-                return None;
-            }
-            place /= 10;
-            ns = ns.checked_add(u64::from(digit - b'0') * place)?;
-        }
-        (ns <= LONGEST.0).then_some(Duration(Nanos(ns)))
+        place /= 10;
+        value = value.checked_add(u64::from(digit - b'0') * place)?;
+    }
+    Some(value)
+}
+
+/// A multiple of `1/scale` as [`parse_decimal`] reads it.
+pub(crate) fn write_decimal(f: &mut fmt::Formatter<'_>, value: u64, scale: u64) -> fmt::Result {
+    let (whole, part) = (value / scale, value % scale);
+    let places = scale.ilog10() as usize;
+    let part = format!("{part:0places$}");
+    match part.trim_end_matches('0') {
+        "" => write!(f, "{whole}"),
+        part => write!(f, "{whole}.{part}"),
     }
 }
 
@@ -64,15 +83,8 @@ impl fmt::Display for Duration {
             .rev()
             .find(|(_, scale)| ns >= *scale)
             .unwrap_or(UNITS[0]);
-        let (whole, part) = (ns / scale, ns % scale);
-        let places = scale.ilog10() as usize;
-        let part = format!("{part:0places$}");
-        let part = part.trim_end_matches('0');
-        if part.is_empty() {
-            write!(f, "{whole}{unit}")
-        } else {
-            write!(f, "{whole}.{part}{unit}")
-        }
+        write_decimal(f, ns, scale)?;
+        f.write_str(unit)
     }
 }
 
