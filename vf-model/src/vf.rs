@@ -667,9 +667,13 @@ mod tests {
             let wrong = key.parse("neither").unwrap_err().to_string();
             assert!(wrong.contains("'neither'"), "{wrong}");
         }
-        // What is shown is all there is to set.
-        let mac_set = true;
-        assert_eq!(again, VfPolicy { mac_set, ..policy });
+        // What is shown is all there is to set; the address that a VF is made with is not.
+        let want = VfPolicy {
+            mac_set: true,
+            permanent_mac: again.permanent_mac,
+            ..policy
+        };
+        assert_eq!(again, want);
     }
 
     #[test]
