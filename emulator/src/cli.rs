@@ -61,7 +61,7 @@ pub enum Command {
         #[command(subcommand)]
         command: Filter,
     },
-    /// Pull and plug the NIC's cable: link set up|down
+    /// Pull and plug the NIC's cable: link set up|down. The NIC at its other end loses the carrier, too
     Link {
         /// set up|down
         #[arg(required = true, num_args = 1.., trailing_var_arg = true)]

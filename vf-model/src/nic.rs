@@ -159,7 +159,7 @@ impl Nic {
                 }
                 reach
             }
-            Source::Wire if !policy.link_up() => return Err(DropReason::LinkDown),
+            Source::Wire if !policy.link_up() => return Err(policy.why_no_link()),
             Source::Wire => {
                 Policy::check_len(meta)?;
                 policy.reach_from_wire(header, flow)

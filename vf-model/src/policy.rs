@@ -17,6 +17,7 @@ use crate::mailbox::{Asked, RxFilter, VfRequest};
 use crate::profile::{Profile, Rows, Silicon};
 use crate::refusal::{Refusal, Refused};
 use crate::rss::Rss;
+use crate::stats::DropReason;
 use crate::vf::{MAX_VFS, VfIndex, VfPolicy, VfSet, VfSetting};
 use crate::vf_filter::VfFilters;
 
@@ -28,7 +29,10 @@ pub struct Policy {
     /// The version that last changed what becomes of a frame with a given header and given actions of flow filters.
     verdicts: u64,
     entries: Arc<[Arc<Entry>]>,
-    link_up: bool,
+    /// Whether the administrator has the NIC's port up.
+    port_up: bool,
+    /// Whether the cable in it carries: the port at the other end is up.
+    carrier: bool,
     silicon: Silicon,
     filter_table: FilterTable,
     lookup: Lookup,
@@ -77,7 +81,8 @@ impl Policy {
             verdicts: 0,
             lookup: Lookup::new(&entries, true),
             entries,
-            link_up: true,
+            port_up: true,
+            carrier: true,
             silicon: config.profile.silicon(),
             filter_table: FilterTable::new(config.profile),
         }
@@ -146,11 +151,31 @@ impl Policy {
         &self.filter_table
     }
 
-    /// Whether the NIC's own link is up.
+    /// Whether the NIC's own link is up: its port is, and its cable carries.
     #[must_use]
     #[inline]
     pub fn link_up(&self) -> bool {
-        self.link_up
+        self.port_up && self.carrier
+    }
+
+    /// Whether the administrator has the NIC's port up.
+    #[must_use]
+    pub fn port_up(&self) -> bool {
+        self.port_up
+    }
+
+    /// Whether the cable in the port carries.
+    #[must_use]
+    pub fn carrier(&self) -> bool {
+        self.carrier
+    }
+
+    /// Why nothing goes over the wire, if the link is not up.
+    pub(crate) fn why_no_link(&self) -> DropReason {
+        match self.port_up {
+            true => DropReason::NoCarrier,
+            false => DropReason::LinkDown,
+        }
     }
 
     /// Whether a VF's link is up.
@@ -202,10 +227,23 @@ impl Policy {
         Ok(Granted { policy, denied })
     }
 
+    /// What it becomes when the cable in the NIC's port carries from now on, or no longer; `None` if that is nothing new.
+    #[must_use]
+    pub fn with_carrier(&self, carrier: bool) -> Option<Policy> {
+        if carrier == self.carrier {
+            return None;
+        }
+        let mut policy = self.clone();
+        policy.carrier = carrier;
+        policy.publish(Some(Changed::Vfs));
+        Some(policy)
+    }
+
     /// Whether what is said about VFs and the link is the same: the two differ in the NIC's filters at most.
     #[must_use]
     pub fn has_same_vfs(&self, other: &Policy) -> bool {
-        Arc::ptr_eq(&self.entries, &other.entries) && self.link_up == other.link_up
+        Arc::ptr_eq(&self.entries, &other.entries)
+            && (self.port_up, self.carrier) == (other.port_up, other.carrier)
     }
 
     /// Whether verdicts on frames are the same, but for what filters on flows say of them.
@@ -221,7 +259,7 @@ impl Policy {
             self.verdicts = self.version;
         }
         if changed == Changed::Vfs {
-            self.lookup = Lookup::new(&self.entries, self.link_up);
+            self.lookup = Lookup::new(&self.entries, self.link_up());
         }
     }
 
@@ -247,7 +285,7 @@ impl Policy {
                 self.filter_table = FilterTable::new(self.profile());
                 return Ok(Changed::Verdicts);
             }
-            Command::SetLink { up } => self.link_up = *up,
+            Command::SetLink { up } => self.port_up = *up,
             Command::SetVf { vf, settings } => {
                 let entry = self.entry_mut(*vf)?;
                 let mut policy = entry.policy;

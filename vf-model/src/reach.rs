@@ -230,7 +230,7 @@ impl Policy {
             otherwise: if self.link_up() {
                 DropReason::NoReceiver
             } else {
-                DropReason::LinkDown
+                self.why_no_link()
             },
         }
     }
@@ -280,7 +280,7 @@ impl Policy {
     fn why_down(&self, vf: VfIndex) -> DropReason {
         match self.vf(vf).state {
             VfLinkState::Disable => DropReason::VfDisabled,
-            VfLinkState::Auto | VfLinkState::Enable => DropReason::LinkDown,
+            VfLinkState::Auto | VfLinkState::Enable => self.why_no_link(),
         }
     }
 

@@ -46,6 +46,8 @@ drop_reasons! {
     Filtered = "filtered",
     /// The link is down, the sender's or the only receiver's.
     LinkDown = "link_down",
+    /// The cable carries nothing: the port at its other end is down.
+    NoCarrier = "no_carrier",
     /// The sender or the only receiver is disabled by the administrator.
     VfDisabled = "vf_disabled",
     /// Nobody to give it to.

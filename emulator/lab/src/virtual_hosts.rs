@@ -79,8 +79,6 @@ struct Seat {
     hypervisor: ParticipantId,
     /// By VF: for what it has received, and for what it has sent.
     interrupts: Vec<[Interrupt; 2]>,
-    /// The host at the other end of its wire.
-    peer: Option<usize>,
 }
 
 /// All hosts of a virtual time.
@@ -124,7 +122,7 @@ impl VirtualHosts {
             let uplink = end.map(|(end, _)| impaired(Box::new(end), netem, h, Nanos(0)));
             let planes = Planes::new(nic, 1, uplink, &pool, cost)
                 .map_err(|(vf, refusal)| (h, vf, refusal))?;
-            let host = NicInstance::new(
+            let mut host = NicInstance::new(
                 nic.clone(),
                 planes
                     .workers
@@ -136,7 +134,8 @@ impl VirtualHosts {
                 planes.policies,
                 Clock::Virtual(Rc::clone(&now)),
             );
-            hosts.push((host, peer));
+            host.peer = peer;
+            hosts.push(host);
         }
         let mut calendar = Calendar::new();
         let mut who = Vec::new();
@@ -149,7 +148,7 @@ impl VirtualHosts {
         let workers: Vec<_> = (0..nics.len()).map(|h| join(Who::Nic(h))).collect();
         let hypervisors: Vec<_> = (0..nics.len()).map(|h| join(Who::Hypervisor(h))).collect();
         let mut seats = Vec::new();
-        for (h, (host, peer)) in hosts.into_iter().enumerate() {
+        for (h, host) in hosts.into_iter().enumerate() {
             let interrupts = (0..host.vfs.len()).map(|i| {
                 [Direction::Rx, Direction::Tx].map(|direction| Interrupt {
                     id: join(Who::Interrupt(h, VfIndex::from(i), direction)),
@@ -161,7 +160,6 @@ impl VirtualHosts {
                 hypervisor: hypervisors[h],
                 interrupts: interrupts.collect(),
                 host: Rc::new(RefCell::new(host)),
-                peer,
             });
         }
         Ok(VirtualHosts {
@@ -187,6 +185,12 @@ impl VirtualHosts {
     #[must_use]
     pub fn host(&self, h: usize) -> &Rc<RefCell<NicInstance>> {
         &self.seats[h].host
+    }
+
+    /// The host at the other end of its wire.
+    #[must_use]
+    pub fn peer(&self, h: usize) -> Option<usize> {
+        self.seats[h].host.borrow().peer
     }
 
     /// All hosts.
@@ -225,8 +229,13 @@ impl VirtualHosts {
 
     /// Puts a policy in force that has been made of the one that is, as [`VirtualHosts::apply`] does.
     pub fn set_policy(&mut self, h: usize, policy: Policy) -> Vec<String> {
-        let notes = self.seats[h].host.borrow_mut().set_policy(policy);
+        let mut notes = self.seats[h].host.borrow_mut().set_policy(policy);
         self.wake_host(h);
+        if let Some(peer) = self.peer(h) {
+            let [near, far] = [h, peer].map(|h| Rc::clone(&self.seats[h].host));
+            notes.extend(near.borrow_mut().share_carrier(&mut far.borrow_mut()));
+            self.wake_host(peer);
+        }
         notes
     }
 
@@ -364,7 +373,7 @@ impl VirtualHosts {
             (worker.next(now), worker.take_notified())
         };
         self.calendar.set(self.seats[h].worker, next);
-        if let Some(peer) = self.seats[h].peer {
+        if let Some(peer) = self.peer(h) {
             let peer = &self.seats[peer];
             let arrival = peer.host.borrow().worker().borrow().next(now);
             if let Some(at) = arrival {

@@ -35,6 +35,8 @@ pub struct NicInstance {
     pub statistics: Statistics,
     /// One for each VF.
     pub vfs: Vec<Vf>,
+    /// Index of the NIC at the other end of its wire.
+    pub peer: Option<usize>,
     clock: Clock,
 }
 
@@ -140,6 +142,7 @@ impl NicInstance {
             policies,
             statistics,
             vfs: std::iter::repeat_with(Vf::default).take(vfs).collect(),
+            peer: None,
             clock,
         };
         host.note_paths();
@@ -234,6 +237,27 @@ impl NicInstance {
         }
         self.note_paths();
         self.show_guests(&before)
+    }
+
+    /// Says to a NIC and its peer at the other end of the wire whether the cable between them carries: whether the port at
+    /// the other end is up. No plane stops for it. A line for each guest that cannot be shown.
+    pub fn share_carrier(&mut self, peer: &mut NicInstance) -> Vec<String> {
+        let mut notes = peer.set_carrier(self.policy().port_up());
+        notes.extend(self.set_carrier(peer.policy().port_up()));
+        notes
+    }
+
+    fn set_carrier(&mut self, carrier: bool) -> Vec<String> {
+        let before = self.policies.load();
+        let Some(policy) = before.with_carrier(carrier) else {
+            return Vec::new();
+        };
+        publish(&self.policies, policy, &self.workers, &self.hypervisor);
+        let device = self.settings.name.as_str();
+        tracing::info!(device, "{}", if carrier { "carrier" } else { "no carrier" });
+        let notes = self.show_guests(&before);
+        let name = &self.settings.name;
+        notes.iter().map(|note| format!("{name}: {note}")).collect()
     }
 
     /// Shows guests what has changed since `before` of what they can read of their VFs; a line for each that cannot be shown.

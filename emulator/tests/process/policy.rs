@@ -144,6 +144,19 @@ fn link_states_on_either_path() {
         command(&emulator, "a vf 0 set state auto");
         command(&emulator, "a vf 1 set state auto");
         pass(&mut a0, &mut b0);
+
+        // Pulled at the other end it carries nothing at this one either.
+        command(&emulator, "b link set down");
+        let links = emulator.show().nics.into_iter().map(|nic| nic.link);
+        let links: Vec<_> = links.map(|link| (link.up, link.carrier)).collect();
+        assert_eq!(links, [(false, false), (false, true)]);
+        let before = dropped(&emulator, 0, 0, "no_carrier");
+        let frame = a0.frame(b0.mac, 100);
+        a0.send(&frame);
+        b0.never_gets(&frame);
+        assert_eq!(dropped(&emulator, 0, 0, "no_carrier"), before + 1);
+        command(&emulator, "b link set up");
+        pass(&mut a0, &mut b0);
     }
 }
 

@@ -289,8 +289,8 @@ fn commands_hold_from_their_time_on() {
          [[event]]\nat = '4ms'\nnic = 'b'\ndo = 'link set down'\n\
          [[expect]]\ngoodput = 'left'\nfrom = '2ms'\nto = '4ms'\nmin = '7G'\n\
          [[expect]]\ngoodput = 'left'\nfrom = '4.1ms'\nto = '6ms'\nmax = 0\n\
-         [[expect]]\ndrops = 'link_down'\nnic = 'b'\nto = '4ms'\nmax = 0\n\
-         [[expect]]\ndrops = 'link_down'\nnic = 'b'\nfrom = '4ms'\nmin = 1\n",
+         [[expect]]\ndrops = 'no_carrier'\nnic = 'a'\nvf = 0\nto = '4ms'\nmax = 0\n\
+         [[expect]]\ndrops = 'no_carrier'\nnic = 'a'\nvf = 0\nfrom = '4ms'\nmin = 1\n",
         Options::default(),
     );
     let failed: Vec<_> = outcome.failed().collect();

@@ -449,7 +449,8 @@ impl Simulation {
         for note in &notes {
             tracing::info!("{note}");
         }
-        for h in nics {
+        let peers: Vec<usize> = nics.iter().filter_map(|&h| self.world.peer(h)).collect();
+        for h in nics.into_iter().chain(peers) {
             let vfs = self.world.host(h).borrow().vfs.len();
             for vf in (0..vfs).map(VfIndex::from) {
                 self.await_reply(h, vf)?;

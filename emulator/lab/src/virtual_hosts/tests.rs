@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use vf_guest::frontend::Frontend;
 use vf_guest::net::{NetConfig, NetDevice, NetHeader, Notify, RxFrame};
-use vf_model::{Judge, LinkConfig, MacAddr, Profile, VfSetting};
+use vf_model::{Judge, LinkConfig, MacAddr, Profile, VfLinkState, VfSetting};
 use vf_nic::config::{Offloads, SocketRole, VfSettings};
 use vf_nic::control::Observer;
 use vf_nic::watch::{Direction, Port, Seen};
@@ -271,4 +271,64 @@ fn figures_are_read_while_planes_are_on_loan() {
     assert_eq!(host.packets(VfIndex(1), Direction::Rx), 1);
     assert_eq!(host.device_config(VfIndex(1)).speed_mbps, 10_000);
     assert_eq!(host.filters(), [""; 0]);
+}
+
+#[test]
+fn a_cable_pulled_at_one_end_takes_the_carrier_at_both() {
+    let link = |up| Command::SetLink { up };
+    let drops = |world: &VirtualHosts, h: usize| -> Vec<(Option<VfIndex>, String)> {
+        let drops = world.host(h).borrow().statistics.clone();
+        let drops = drops.drops().map(|(vf, why, _)| (vf, why.to_string()));
+        drops.collect()
+    };
+    for path in [Path::Direct, Path::Mediated] {
+        let state = VfSetting::State(VfLinkState::Enable);
+        let enabled = vec![VfSetting::Path(path), state];
+        let vfs = [on_path(path), enabled.clone(), enabled];
+        let mut world = world(&[nic("a", 0xa, &vfs), nic("b", 0xb, &[on_path(path)])]);
+        let mut a = [0, 1, 2].map(|vf| connect(&world, 0, vf));
+        let mut b = connect(&world, 1, 0);
+        let carrier = |world: &VirtualHosts, h: usize, vf: usize| {
+            let host = world.host(h).borrow();
+            host.device_config(VfIndex::from(vf)).link_up
+        };
+        world.apply(1, &link(false)).unwrap();
+        assert!(!carrier(&world, 0, 0) && !carrier(&world, 1, 0), "{path}");
+        assert!(
+            carrier(&world, 0, 1),
+            "state enable is without regard to the cable"
+        );
+        let [beyond, here] = [MacAddr([2, 0, 0, 0, 0xb, 0]), MacAddr([2, 0, 0, 0, 0xa, 2])];
+        let frame = |vf: u8, to: MacAddr| {
+            let src = MacAddr([2, 0, 0, 0, 0xa, vf]);
+            let mut frame = broadcast(src);
+            frame[..6].copy_from_slice(&to.0);
+            frame
+        };
+        send(&mut world, &mut a[0], 0, 0, &frame(0, beyond));
+        send(&mut world, &mut a[1], 0, 1, &frame(1, beyond));
+        send(&mut world, &mut a[1], 0, 1, &frame(1, here));
+        run_until(&mut world, Nanos(1_000_000));
+        assert_eq!(received(&mut b), [[0; 0]; 0]);
+        assert_eq!(received(&mut a[2]), [frame(1, here)]);
+        let lost = |vf| (Some(VfIndex(vf)), "no_carrier".to_owned());
+        assert_eq!(
+            drops(&world, 0),
+            [lost(0), lost(1)],
+            "{path}: where it was sent"
+        );
+        assert_eq!(drops(&world, 1), [], "{path}: nothing has arrived");
+        // Whose own port is down knows more than that.
+        world.apply(0, &link(false)).unwrap();
+        world.apply(1, &link(true)).unwrap();
+        assert!(!carrier(&world, 0, 0) && !carrier(&world, 1, 0));
+        send(&mut world, &mut a[0], 0, 0, &frame(0, beyond));
+        run_until(&mut world, Nanos(2_000_000));
+        assert!(drops(&world, 0).contains(&(Some(VfIndex(0)), "link_down".to_owned())));
+        world.apply(0, &link(true)).unwrap();
+        assert!(carrier(&world, 0, 0) && carrier(&world, 1, 0));
+        send(&mut world, &mut a[0], 0, 0, &frame(0, beyond));
+        run_until(&mut world, Nanos(3_000_000));
+        assert_eq!(received(&mut b), [frame(0, beyond)]);
+    }
 }

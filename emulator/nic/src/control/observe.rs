@@ -110,6 +110,7 @@ fn nic(host: &NicInstance, at: Nanos, seconds: f64, before: &mut Busy) -> ShowNi
         uplink: uplink.unwrap_or_else(|| "none".to_owned()),
         link: ShowLink {
             up: policy.link_up(),
+            carrier: policy.carrier(),
             rate_mbps: statistics.port_rate() / 1_000_000,
             tx_utilisation: share(now.link, before.link),
             tx_busy_ns: now.link,

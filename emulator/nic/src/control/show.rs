@@ -60,8 +60,10 @@ pub struct ShowNic {
 /// A NIC's port.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ShowLink {
-    /// Whether it is up.
+    /// Whether it is up: the administrator has it up, and the cable carries.
     pub up: bool,
+    /// Whether the cable carries: the port at its other end is up.
+    pub carrier: bool,
     /// Megabits a second.
     pub rate_mbps: u64,
     /// Share of the interval in which a frame was being sent, preamble and gap included. More than 1 is an error of measurement.
@@ -339,7 +341,11 @@ impl ShowNic {
             f,
             "\n{}: link {} {} Mb/s, uplink {}, tx {:.1} % busy",
             self.name,
-            if link.up { "up" } else { "down" },
+            match (link.up, link.carrier) {
+                (true, _) => "up",
+                (false, true) => "down",
+                (false, false) => "down (no carrier)",
+            },
             link.rate_mbps,
             self.uplink,
             100.0 * link.tx_utilisation,

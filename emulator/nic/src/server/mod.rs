@@ -21,7 +21,7 @@ use vf_vhost::endpoint::Endpoint;
 use vf_vhost::listener::Listener;
 
 use crate::clock::Clock;
-use crate::config::{Config, HypervisorCpu, NicSettings, SocketRole};
+use crate::config::{Config, HypervisorCpu, NicSettings, SocketRole, WireSettings};
 use crate::control::clients::Clients;
 use crate::control::{Change, Dispatcher, Nics};
 use crate::instance::{NicInstance, Planes};
@@ -349,6 +349,11 @@ impl Nics for OnWallClock<'_> {
                 notes.extend(host.set_policy(policy));
                 let device = host.settings.name.as_str();
                 tracing::info!(device, "{said}");
+                if let Some(peer) = host.peer
+                    && let Ok([near, far]) = self.hosts.get_disjoint_mut([nic, peer])
+                {
+                    notes.extend(near.share_carrier(far));
+                }
             }
         }
         Ok(notes)
@@ -459,18 +464,24 @@ fn build_hosts(
     }
     let owners = workers.into_iter().zip(hypervisors).zip(policies);
     let hosts = config.nics.iter().zip(owners);
-    let hosts = hosts.map(|(nic, ((mut workers, hypervisor), policies))| {
-        workers.sort_by_key(|(worker, _)| *worker);
-        let workers = workers.into_iter().map(|(_, owner)| owner).collect();
-        NicInstance::new(
-            nic.clone(),
-            workers,
-            hypervisor,
-            policies,
-            Clock::Wall(epoch),
-        )
-    });
-    Ok(hosts.collect())
+    let mut hosts: Vec<_> = hosts
+        .map(|(nic, ((mut workers, hypervisor), policies))| {
+            workers.sort_by_key(|(worker, _)| *worker);
+            let workers = workers.into_iter().map(|(_, owner)| owner).collect();
+            NicInstance::new(
+                nic.clone(),
+                workers,
+                hypervisor,
+                policies,
+                Clock::Wall(epoch),
+            )
+        })
+        .collect();
+    for WireSettings { between, .. } in &config.wires {
+        let [a, b] = *between;
+        (hosts[a].peer, hosts[b].peer) = (Some(b), Some(a));
+    }
+    Ok(hosts)
 }
 
 /// How many CPUs this process may run on.

@@ -118,7 +118,9 @@ impl Uplink for Tap {
                     self.link.put(now, on_wire);
                 }
                 Err(rustix::io::Errno::AGAIN) => lost(DropReason::WireQueueFull),
-                // The device is down, or gone.
+                // The device is down.
+                Err(rustix::io::Errno::IO) => lost(DropReason::NoCarrier),
+                // It is gone.
                 Err(_) => lost(DropReason::NoUplink),
             }
             pool.give(frame);
