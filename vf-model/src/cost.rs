@@ -4,14 +4,14 @@
 use crate::time::{BusyTime, Nanos, TimeLine};
 
 /// Cycles that the hypervisor spends. The shape (per frame, per byte, per notification) follows the structure of the Xen
-/// network back end of 2009; its absolute height is one scalar.
+/// network back end of 2009, with numbers of our own; its absolute height is one scalar.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CostModel {
     /// Clock of the CPU.
     pub hz: u64,
     /// To take one frame from a guest and bridge it; a super-frame is one.
     pub cycles_per_frame_tx: u64,
-    /// To bridge one frame from the PF and give it to a guest.
+    /// To give one frame to one guest, wherever it comes from: each copy of it costs this.
     pub cycles_per_frame_rx: u64,
     /// Thousandths of a cycle for each byte taken from a guest.
     pub millicycles_per_byte_tx: u64,
@@ -47,7 +47,7 @@ impl CostModel {
         self.scaled(self.cycles_per_frame_tx, self.millicycles_per_byte_tx, len)
     }
 
-    /// Cycles for a frame of `len` bytes to a guest.
+    /// Cycles for one copy of a frame of `len` bytes to one guest.
     #[must_use]
     pub fn rx_cycles(&self, len: u32) -> u64 {
         self.scaled(self.cycles_per_frame_rx, self.millicycles_per_byte_rx, len)

@@ -4,7 +4,8 @@
 //! Never reads a clock, never blocks a guest: what does not fit is dropped and counted.
 
 use vf_model::{
-    CostModel, CpuBudget, DropReason, HypervisorModel, Judge, Nanos, Onward, VfIndex, VfSet,
+    CostModel, CpuBudget, DropReason, HypervisorModel, Judge, Nanos, Onward, Tagging, Verdict,
+    VfIndex, VfSet,
 };
 use vf_vhost::frame::TagEdit;
 use vf_vhost::vring::Vring;
@@ -65,6 +66,15 @@ enum JobSource {
     /// The NIC, which has judged it. What of it is for direct VFs goes back there: a NIC without a switch leaves that to the
     /// hypervisor.
     Pf(Onward),
+    /// A mediated guest; it has been judged, and its copies for other guests are being paid for.
+    Judged(Box<Decided>),
+}
+
+/// What is to become of a frame, whatever the policy says when it is done.
+struct Decided {
+    verdict: Verdict,
+    tagging: Tagging,
+    onward: Onward,
 }
 
 impl MediatedPlane {
@@ -115,11 +125,16 @@ impl MediatedPlane {
         }
     }
 
+    /// What has to be paid for before the job can go on: the copy out of the sender's ring, or one into the ring of each
+    /// receiver here.
     fn charge(&mut self, now: Nanos, job: &Job) {
         if let Some(cpu) = &mut self.cpu {
-            let cycles = match job.from {
-                JobSource::Vif(_) => cpu.cost.tx_cycles(job.frame.len()),
-                JobSource::Pf(_) => cpu.cost.rx_cycles(job.frame.len()),
+            let len = job.frame.len();
+            let copies = |vfs: VfSet| cpu.cost.rx_cycles(len) * vfs.len() as u64;
+            let cycles = match &job.from {
+                JobSource::Vif(_) => cpu.cost.tx_cycles(len),
+                JobSource::Pf(onward) => copies(onward.vfs),
+                JobSource::Judged(decided) => copies(decided.verdict.vfs),
             };
             cpu.budget.charge(now, cycles);
         }
@@ -214,21 +229,42 @@ impl MediatedPlane {
         None
     }
 
-    /// Bridges a frame and copies it out.
-    fn finish(&mut self, now: Nanos, job: Job) {
-        self.since_flush += 1;
+    /// Bridges a frame and copies it out. Gives it back if copies for guests here have to be paid for first.
+    fn finish(&mut self, now: Nanos, job: Job) -> Option<Job> {
         let Job { from, mut frame } = job;
         let m = meta(frame.len(), &frame.hdr);
-        let (verdict, tagging) = match &from {
+        let decided = match from {
             JobSource::Vif(vf) => {
-                let verdict = self.model.ingress(now, *vf, frame.head(), &m);
-                (verdict, self.model.tagging(verdict.insert))
+                let verdict = self.model.ingress(now, vf, frame.head(), &m);
+                let decided = Decided {
+                    tagging: self.model.tagging(verdict.insert),
+                    onward: verdict.onward(self.model.policy()),
+                    verdict,
+                };
+                if self.cpu.is_some() && !verdict.vfs.is_empty() {
+                    let from = JobSource::Judged(Box::new(decided));
+                    let job = Job { from, frame };
+                    self.charge(now, &job);
+                    return Some(job);
+                }
+                decided
             }
             JobSource::Pf(onward) => {
-                let verdict = self.model.from_pf(now, onward, frame.head(), &m);
-                (verdict, onward.tagging)
+                let verdict = self.model.from_pf(now, &onward, frame.head(), &m);
+                Decided {
+                    tagging: onward.tagging,
+                    onward: onward.back_to(verdict.beyond),
+                    verdict,
+                }
             }
+            JobSource::Judged(decided) => *decided,
         };
+        let Decided {
+            verdict,
+            tagging,
+            onward,
+        } = decided;
+        self.since_flush += 1;
         let rx = &mut self.ports.rx;
         if !verdict.vfs.is_empty() {
             let source = FrameSource::Private(&frame);
@@ -236,19 +272,16 @@ impl MediatedPlane {
         }
         if !verdict.pf {
             rx.pool.give(frame);
-            return;
+            return None;
         }
         if let Some(tag) = verdict.insert {
             frame.edit(TagEdit::Insert(tag.to_bytes()));
         }
-        let onward = match &from {
-            JobSource::Vif(_) => verdict.onward(self.model.policy()),
-            JobSource::Pf(onward) => onward.back_to(verdict.beyond),
-        };
         if let Err(lost) = self.pf.send(frame, onward) {
             self.model.count_pf_drop(DropReason::PfQueueFull);
             rx.pool.give(lost);
         }
+        None
     }
 
     /// Publishes what was used and notifies each guest at most once a ring; each notification costs CPU.
@@ -267,13 +300,13 @@ impl MediatedPlane {
     pub(super) fn drain_pf(&mut self, now: Nanos) -> usize {
         self.ports.rx.at_switch = true;
         let mut moved = self.ports.rx.drain_backlogs(now, &mut self.model);
-        if let Some(job) = self.current.take() {
-            self.finish(now, job);
-            moved += 1;
+        while let Some(job) = self.current.take() {
+            self.current = self.finish(now, job);
+            moved += usize::from(self.current.is_none());
         }
         while let Some(job) = self.take_from_pf() {
             self.charge(now, &job);
-            self.finish(now, job);
+            self.finish(now, job); // what the NIC hands over is paid for by now
             moved += 1;
         }
         self.ports.rx.at_switch = false;
@@ -350,7 +383,10 @@ impl Plane for MediatedPlane {
         while left > 0 && self.busy_until() <= now {
             left -= 1;
             if let Some(job) = self.current.take() {
-                self.finish(now, job);
+                self.current = self.finish(now, job);
+                if self.current.is_some() {
+                    continue;
+                }
                 moved += 1;
             }
             let Some(job) = self.take_job(now) else {

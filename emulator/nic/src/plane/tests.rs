@@ -571,18 +571,58 @@ fn a_cpu_that_has_just_notified_says_when_it_is_free() {
     hypervisor.poll(Nanos(0));
     assert_eq!(hypervisor.next(Nanos(0)), Some(Nanos(1000)));
     assert_eq!(bench.vms[1].receive(), 0, "not before it is done");
-    // Done, and both drivers are told: of the frame sent and of the frame received.
+    // The copy for the receiver takes its time as well.
     hypervisor.poll(Nanos(1000));
+    assert_eq!(hypervisor.next(Nanos(1000)), Some(Nanos(3000)));
+    assert_eq!(bench.vms[1].receive(), 0, "not before it is done");
+    // Done, and both drivers are told: of the frame sent and of the frame received.
+    hypervisor.poll(Nanos(3000));
     assert_eq!(bench.vms[1].receive(), 1);
     assert_eq!(bench.vms[0].outstanding(0), 0);
     assert!(hypervisor.is_idle());
-    assert_eq!(hypervisor.next(Nanos(1000)), Some(Nanos(2000)));
+    assert_eq!(hypervisor.next(Nanos(3000)), Some(Nanos(4000)));
     // What comes now waits for that.
     bench.vms[0].send(mac(1));
-    assert_eq!(hypervisor.poll(Nanos(1999)), 0);
+    assert_eq!(hypervisor.poll(Nanos(3999)), 0);
     assert!(hypervisor.is_idle());
-    hypervisor.poll(Nanos(2000));
-    assert_eq!(hypervisor.next(Nanos(2000)), Some(Nanos(3000)));
+    hypervisor.poll(Nanos(4000));
+    assert_eq!(hypervisor.next(Nanos(4000)), Some(Nanos(5000)));
+}
+
+#[test]
+fn every_copy_of_a_frame_is_charged() {
+    const GUESTS: usize = 16;
+    let free = CostModel {
+        cycles_per_notification: 0,
+        ..ROUND_COST
+    };
+    // To the wire, to a guest, to everybody; and from the wire to a guest and to everybody.
+    for (from_wire, to, ns) in [
+        (false, BEYOND, 1000),
+        (false, mac(1), 1000 + 2000),
+        (false, BROADCAST, 1000 + 15 * 2000),
+        (true, mac(1), 2000),
+        (true, BROADCAST, 16 * 2000),
+    ] {
+        let mut bench = Bench::bare(&[Path::Mediated; GUESTS], Nanos(0), Some(free));
+        (0..GUESTS).for_each(|vf| bench.start(vf, &queue_of(16)));
+        match from_wire {
+            true => bench.send_from_far(private(frame(to, BEYOND, 0, 60))),
+            false => assert!(bench.vms[0].send(to)),
+        }
+        bench.run_until(MS);
+        let charged = bench.hypervisor.statistics().charged.unwrap();
+        assert_eq!(
+            charged.until(MS),
+            Nanos(ns),
+            "{to}, from the wire: {from_wire}"
+        );
+        let got: usize = bench.vms.iter_mut().map(Vm::receive).sum();
+        assert_eq!(
+            got + bench.arrived.len(),
+            if to == BROADCAST { 16 } else { 1 }
+        );
+    }
 }
 
 /// What the hypervisor says of a frame that leaves on the wire.
@@ -624,7 +664,7 @@ fn a_cpu_with_work_is_never_idle() {
     };
     // 200 frames of guests, 100 of the NIC, and the notifications.
     assert_eq!([0, 1].map(|vf| bench.vms[vf].got.len()), [100, 200]);
-    assert!(done > Nanos(400_000) && done < Nanos(480_000), "{done}");
+    assert!(done > Nanos(800_000) && done < Nanos(880_000), "{done}");
     assert_eq!(bench.drops(), []);
 }
 
