@@ -11,6 +11,8 @@ use crate::uplink::{Arrivals, TxFrame, TxRoom, Uplink};
 
 /// Frames that are handed to the uplink at a time.
 const BURST: usize = 64;
+/// Shortest frame without FCS (IEEE 802.3 3.2.8).
+const MIN_FRAME: usize = 60;
 /// Byte times that a VF sends in a row while others wait, if the transmitter is filled ahead: those of one long frame.
 const QUANTUM: u64 = 1538;
 
@@ -116,18 +118,21 @@ impl Egress {
         matches!(self, Egress::Port(port) if port.queue.is_anyone_waiting())
     }
 
-    /// Sends a frame, at the latest at the end of the round.
+    /// Sends a frame, at the latest at the end of the round. The port fills a short one up, as IEEE 802.3 wants it.
     #[inline]
     pub(super) fn send(
         &mut self,
         now: Nanos,
         nic: &mut Nic,
         flow: usize,
-        frame: Frame,
+        mut frame: Frame,
         on_wire: OnWire,
     ) {
         match self {
             Egress::Port(port) => {
+                if frame.data.len() < MIN_FRAME {
+                    frame.data.resize(MIN_FRAME, 0);
+                }
                 port.queue.charge(flow, on_wire.bytes);
                 port.room.take(on_wire.bytes);
                 port.staged.push(TxFrame { frame, on_wire });

@@ -105,6 +105,25 @@ fn frames_arrive_when_a_ten_gigabit_wire_brings_them() {
 }
 
 #[test]
+fn frames_shorter_than_the_least_are_filled_up_on_the_wire_and_nowhere_else() {
+    for (workers, path) in [(1, Path::Direct), (2, Path::Direct), (1, Path::Mediated)] {
+        let mut bench = Bench::with_workers(workers, &[path; 2], Nanos(0), None);
+        (0..2).for_each(|vf| bench.start(vf, &queue_of(16)));
+        for len in [20, 59, 60, 61] {
+            assert!(bench.vms[1].send_on(0, BEYOND, len));
+        }
+        assert!(bench.vms[1].send_on(0, mac(0), 20));
+        bench.run_until(MS);
+        let lengths: Vec<_> = bench.arrived.iter().map(Vec::len).collect();
+        assert_eq!(lengths, [60, 60, 60, 61], "{workers} workers, {path}");
+        let padded = [frame(BEYOND, mac(1), 0, 20), vec![0; 40]].concat();
+        assert_eq!(bench.arrived[0], padded);
+        bench.vms[0].receive();
+        assert_eq!(bench.vms[0].got, [frame(mac(0), mac(1), 4, 20)]);
+    }
+}
+
+#[test]
 fn a_wire_without_slack_takes_a_frame_when_the_last_has_left() {
     let (mut near, _far) = WireEnd::pair(LinkConfig::default(), Nanos(0));
     assert_eq!(near.tx_room_at(), Some(Nanos(0)));
