@@ -27,6 +27,9 @@ pub enum RxOutcome {
     NoBuffer,
     /// Without `MRG_RXBUF`: the next chain cannot hold the frame; nothing changed.
     TooBig,
+    /// A super-frame for a driver that takes none: so many of its segments, from the first, are in the driver's buffers or
+    /// were before, and there is none for the next, or a too small one. See [`RxQueue::deliver_from_segment`].
+    Partial(u32),
     /// The frame's [`NetHdr`] does not describe it, so it cannot be finished for this driver;
     /// nothing changed. Does not happen to a [`TxFrame`].
     BadFrame,
@@ -154,7 +157,7 @@ impl RxQueue {
                 })
             },
             |ring, n| match frames.get(n) {
-                Some(frame) => ring.deliver_private(frame, edit),
+                Some(frame) => ring.deliver_private(frame, edit, 0),
                 None => Ok(RxOutcome::NoBuffer),
             },
         )
@@ -253,7 +256,7 @@ impl RxQueue {
             None => {
                 let mut scratch = std::mem::take(&mut self.scratch);
                 tx.copy_to(frame, &mut scratch);
-                let outcome = self.put_finished(&mut scratch, edit);
+                let outcome = self.put_finished(&mut scratch, edit, 0);
                 self.scratch = scratch;
                 outcome
             }
@@ -264,20 +267,35 @@ impl RxQueue {
     ///
     /// An error is the receiving driver's; its ring is broken and says the same from then on.
     pub fn deliver(&mut self, frame: &FrameBuf, edit: TagEdit) -> Result<RxOutcome, RingError> {
+        self.deliver_from_segment(frame, edit, 0)
+    }
+
+    /// The same of a super-frame whose first `done` segments the driver has.
+    pub fn deliver_from_segment(
+        &mut self,
+        frame: &FrameBuf,
+        edit: TagEdit,
+        done: u32,
+    ) -> Result<RxOutcome, RingError> {
         if !self.ready()? {
             return Ok(RxOutcome::NoBuffer);
         }
-        let outcome = self.deliver_private(frame, edit);
+        let outcome = self.deliver_private(frame, edit, done);
         outcome.map_err(|error| self.vring.fail(error))
     }
 
-    fn deliver_private(&mut self, frame: &FrameBuf, edit: TagEdit) -> Result<RxOutcome, RingError> {
+    fn deliver_private(
+        &mut self,
+        frame: &FrameBuf,
+        edit: TagEdit,
+        done: u32,
+    ) -> Result<RxOutcome, RingError> {
         match frame.hdr.acceptable(self.vring.features()) {
             Some(hdr) => self.put_private(hdr, &frame.data, edit),
             None => {
                 let mut scratch = std::mem::take(&mut self.scratch);
                 scratch.clone_from(frame);
-                let outcome = self.put_finished(&mut scratch, edit);
+                let outcome = self.put_finished(&mut scratch, edit, done);
                 self.scratch = scratch;
                 outcome
             }
@@ -289,11 +307,13 @@ impl RxQueue {
         Ok(self.vring.enabled())
     }
 
-    /// Does in software what the driver cannot, and writes the result: all of it or nothing.
+    /// Does in software what the driver cannot, and writes the result. Each segment of a super-frame stands for itself, as if
+    /// it had come over a wire: those for which there are buffers are delivered. `done` of them the driver has.
     fn put_finished(
         &mut self,
         frame: &mut FrameBuf,
         edit: TagEdit,
+        done: u32,
     ) -> Result<RxOutcome, RingError> {
         if !frame.hdr.is_gso() {
             let NetHdr {
@@ -312,14 +332,21 @@ impl RxQueue {
         let Some(mut segmenter) = Segmenter::new(&frame.data, size) else {
             return Ok(RxOutcome::BadFrame);
         };
-        let mark = self.vring.ring.mark();
+        let mut segment = 0;
         while let Some((header, payload)) = segmenter.next_segment() {
-            let len = header.len() + payload.len();
-            let outcome = self.put(NetHdr::default(), header, Rest::Private(payload), len, edit)?;
-            if outcome != RxOutcome::Delivered {
-                self.vring.ring.rollback(mark);
-                return Ok(outcome);
+            if segment >= done {
+                let (rest, len) = (Rest::Private(payload), header.len() + payload.len());
+                let outcome = self.put(NetHdr::default(), header, rest, len, edit)?;
+                if outcome != RxOutcome::Delivered {
+                    let progress = segment > done;
+                    return Ok(if progress {
+                        RxOutcome::Partial(segment)
+                    } else {
+                        outcome
+                    });
+                }
             }
+            segment += 1;
         }
         Ok(RxOutcome::Delivered)
     }

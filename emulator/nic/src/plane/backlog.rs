@@ -28,6 +28,8 @@ pub(super) struct Waiting {
     /// Its length after the edit.
     pub(super) len: u32,
     pub(super) queue: u16,
+    /// The segments of a super-frame that the guest has.
+    pub(super) segments: u32,
 }
 
 /// See the module.
@@ -70,10 +72,30 @@ impl Backlog {
 
 impl RxPort {
     /// The first of those that wait, if it waits no longer, and what has become of it. A frame for which the buffers that there
-    /// are have not been enough for a while never fits; it must not hold up those behind it.
-    pub(super) fn next_waiting(&mut self, now: Nanos) -> Option<(Waiting, Delivery)> {
-        let waiting = self.backlog.frames.pop_front()?;
-        let delivery = self.deliver(waiting.queue, &waiting.frame, waiting.edit, waiting.len);
+    /// are have not been enough for a while never fits; it must not hold up those behind it. Of a super-frame that goes on
+    /// waiting more segments than before may have been delivered: `progress`.
+    pub(super) fn next_waiting(
+        &mut self,
+        now: Nanos,
+        progress: &mut bool,
+    ) -> Option<(Waiting, Delivery)> {
+        let mut waiting = self.backlog.frames.pop_front()?;
+        let Waiting {
+            frame,
+            edit,
+            len,
+            queue,
+            segments,
+        } = &waiting;
+        let mut delivery = self.deliver(*queue, frame, *edit, *len, *segments);
+        if let Delivery::Partial(segments) = delivery {
+            if segments > waiting.segments {
+                waiting.segments = segments;
+                *progress = true;
+                self.backlog.stuck = None;
+            }
+            delivery = Delivery::Dropped(DropReason::NoRxBuffer);
+        }
         if matches!(delivery, Delivery::Dropped(DropReason::NoRxBuffer)) {
             let stuck = *self.backlog.stuck.get_or_insert(now);
             if now < stuck + PATIENCE || !self.has_room() {

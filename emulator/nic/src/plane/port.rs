@@ -239,15 +239,17 @@ impl RxPort {
         })
     }
 
-    /// Copies a frame out of private memory into the VF, where it will be `len` bytes long.
+    /// Copies a frame out of private memory into the VF, where it will be `len` bytes long. The VF has the first `done`
+    /// segments of it.
     pub(super) fn deliver(
         &mut self,
         queue: u16,
         frame: &FrameBuf,
         edit: TagEdit,
         len: u32,
+        done: u32,
     ) -> Delivery {
-        self.settle(queue, len, |q| q.deliver(frame, edit))
+        self.settle(queue, len, |q| q.deliver_from_segment(frame, edit, done))
     }
 
     /// Copies frames straight out of the sender's memory into the VF, until one of them cannot be delivered: how many
@@ -432,6 +434,8 @@ pub(super) enum Delivery {
     Done,
     /// It is not, for this reason; still to be counted.
     Dropped(DropReason),
+    /// So many segments of a super-frame are, and there is no buffer for the next.
+    Partial(u32),
     /// The driver broke its ring (index, how), and the frame is lost with it.
     Broken(u32, RingError),
 }
@@ -441,6 +445,7 @@ impl Delivery {
         match outcome {
             RxOutcome::Delivered => Delivery::Done,
             RxOutcome::NoBuffer => Delivery::Dropped(DropReason::NoRxBuffer),
+            RxOutcome::Partial(segments) => Delivery::Partial(segments),
             RxOutcome::TooBig => Delivery::Dropped(DropReason::RxTooSmall),
             RxOutcome::BadFrame => Delivery::Dropped(DropReason::BadHeader),
         }

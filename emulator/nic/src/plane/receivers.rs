@@ -196,7 +196,7 @@ impl Receivers {
                 let (_, then) = port.deliver_from(queue, tx, frame, edit);
                 then.unwrap_or(Delivery::Done)
             }
-            FrameSource::Private(frame) => port.deliver(queue, frame, tag, len),
+            FrameSource::Private(frame) => port.deliver(queue, frame, tag, len, 0),
         };
         match delivery {
             Delivery::Done => {
@@ -206,18 +206,36 @@ impl Receivers {
                 self.delivered(model, vf, MacAddr::of_frame(head), len);
             }
             Delivery::Dropped(DropReason::NoRxBuffer) if self.is_patient(vf) => {
-                let frame = source.copy(&self.pool);
-                self.load.copies.add(1);
-                let waiting = Waiting {
-                    frame,
-                    edit: tag,
-                    len,
-                    queue,
-                };
-                self.keep(model, vf, waiting);
+                self.wait(model, vf, edit, source, 0);
+            }
+            Delivery::Partial(segments) if self.is_patient(vf) => {
+                self.dirty.insert(vf);
+                self.wait(model, vf, edit, source, segments);
             }
             failed => self.settle(model, vf, failed),
         }
+    }
+
+    /// Has a frame wait, of which the VF has so many segments.
+    fn wait(
+        &mut self,
+        model: &mut impl Judge,
+        vf: VfIndex,
+        edit: vf_model::TagEdit,
+        source: FrameSource<'_>,
+        segments: u32,
+    ) {
+        let queue = self.ports[vf.index()].queue_of(model, vf, source.head());
+        let (edit, len) = (bytes_of(edit), edit.len_of(source.len()));
+        self.load.copies.add(1);
+        let waiting = Waiting {
+            frame: source.copy(&self.pool),
+            edit,
+            len,
+            queue,
+            segments,
+        };
+        self.keep(model, vf, waiting);
     }
 
     /// Delivers fetched frames of a guest to one queue of one VF.
@@ -270,6 +288,16 @@ impl Receivers {
             {
                 self.delivered_run(model, to, traffic, None);
                 frames = frames.get(traffic.packets as usize..).unwrap_or_default();
+                break;
+            }
+            if let Some(Delivery::Partial(segments)) = then
+                && self.is_patient(to)
+                && let Some(frame) = frames.get(traffic.packets as usize)
+            {
+                self.dirty.insert(to);
+                let done = self.delivered_run(model, to, traffic, None);
+                self.wait(model, to, edit, FrameSource::Private(frame), segments);
+                frames = frames.get(done + 1..).unwrap_or_default();
                 break;
             }
             let done = self.delivered_run(model, to, traffic, then);
@@ -329,6 +357,10 @@ impl Receivers {
         match delivery {
             Delivery::Done => {}
             Delivery::Dropped(reason) => model.count_rx_drop(vf, reason),
+            Delivery::Partial(_) => {
+                self.dirty.insert(vf);
+                model.count_rx_drop(vf, DropReason::NoRxBuffer);
+            }
             Delivery::Broken(ring, why) => {
                 model.count_rx_drop(vf, DropReason::RingBroken);
                 self.broken.push(RingBroken { vf, ring, why });
@@ -344,7 +376,10 @@ impl Receivers {
             if now >= port.patient_until {
                 port.patient_bytes = 0;
             }
-            while let Some((waiting, delivery)) = self.ports[vf.index()].next_waiting(now) {
+            let mut progress = false;
+            while let Some((waiting, delivery)) =
+                self.ports[vf.index()].next_waiting(now, &mut progress)
+            {
                 moved += 1;
                 let Waiting {
                     frame, edit, len, ..
@@ -357,6 +392,9 @@ impl Receivers {
                     self.settle(model, vf, delivery);
                 }
                 self.pool.give(frame);
+            }
+            if progress {
+                self.dirty.insert(vf);
             }
             if self.ports[vf.index()].is_content() {
                 self.patient.remove(vf);

@@ -23,8 +23,12 @@ fn super_frame(vf: usize, segments: usize, size: u16) -> Frame {
 #[test]
 fn a_super_frame_that_never_fits_does_not_block_those_behind_it_for_ever() {
     let mut bench = Bench::bare(&[Path::Mediated], Nanos(0), None);
-    bench.start(0, &queue_of(8));
-    bench.send_from_far(super_frame(0, 20, 100));
+    let takes_it_whole = NetConfig {
+        features: NetConfig::PLAIN | NetConfig::CHECKSUM | NetConfig::TSO,
+        ..queue_of(8)
+    };
+    bench.start(0, &takes_it_whole);
+    bench.send_from_far(super_frame(0, 40, 1400));
     for number in 0..5 {
         bench.send_from_far(private(frame(mac(0), BEYOND, number, 60)));
     }
@@ -40,9 +44,9 @@ fn a_super_frame_that_never_fits_does_not_block_those_behind_it_for_ever() {
     assert_eq!(bench.drops(), [(DropReason::NoRxBuffer, 1)]);
 
     // One that fits is given whole.
-    bench.send_from_far(super_frame(0, 8, 100));
+    bench.send_from_far(super_frame(0, 4, 1400));
     bench.run_until(Nanos(200 * MS.0));
-    assert_eq!(bench.vms[0].receive(), 5 + 8);
+    assert_eq!(bench.vms[0].receive(), 5 + 1);
     assert_eq!(bench.drops(), [(DropReason::NoRxBuffer, 1)]);
 }
 
@@ -261,5 +265,39 @@ fn while_the_rings_of_one_vf_change_its_frames_wait_and_others_go_on() {
         bench.vms[1].send(mac(0));
         bench.settle();
         assert_eq!(bench.drops(), [(DropReason::NotAttached, 2)]);
+    }
+}
+
+#[test]
+fn a_guest_with_few_buffers_gets_the_segments_of_a_super_frame_that_fit() {
+    for path in [Path::Direct, Path::Mediated] {
+        let mut bench = Bench::bare(&[path], Nanos(0), None);
+        bench.start(0, &queue_of(8));
+        for round in 1..=10 {
+            bench.send_from_far(super_frame(0, 9, 100));
+            bench.run_until(Nanos(bench.now.0 + MS.0));
+            let got = bench.vms[0].receive();
+            match path {
+                Path::Direct => {
+                    assert_eq!(got, 8 * round, "a NIC keeps nothing back");
+                    let drops = bench.drops();
+                    assert_eq!(drops, [(DropReason::NoRxBuffer, round as u64)]);
+                }
+                Path::Mediated => {
+                    assert_eq!(got, 9 * round - 1, "the last waits");
+                    bench.run_until(Nanos(bench.now.0 + MS.0));
+                    assert_eq!(bench.vms[0].receive(), 9 * round);
+                    assert_eq!(bench.drops(), []);
+                }
+            }
+        }
+        let numbers = |frame: &Vec<u8>| u32::from_be_bytes(frame[38..42].try_into().unwrap());
+        let got: Vec<_> = bench.vms[0].got.iter().map(numbers).collect();
+        let all = |_| (0..9).map(|segment| segment * 100);
+        let mut sent: Vec<u32> = (0..10).flat_map(all).collect();
+        if path == Path::Direct {
+            sent.retain(|&number| number < 800);
+        }
+        assert_eq!(got, sent);
     }
 }
