@@ -214,17 +214,20 @@ fn filters_bring_frames_to_other_addresses() {
 }
 
 #[test]
-fn the_table_goes_before_the_switch_on_either_path() {
+fn the_table_judges_what_is_received_on_either_path() {
     let (emulator, [mut a0, mut a1, mut b0, _]) = bench();
     for path in ["direct", "mediated"] {
         all(&emulator, path);
         // The ports' own type, to a VF that has not got the address.
         emulator.does("--nic a filter add flow-type ether proto 0x88b5 vf 0");
-        for from in [&mut a1, &mut b0] {
-            let frame = from.frame([0x02, 0, 0, 0, 0, 0x99], 100);
-            from.send(&frame);
-            a0.gets(&frame);
-        }
+        let frame = b0.frame([0x02, 0, 0, 0, 0, 0x99], 100);
+        b0.send(&frame);
+        a0.gets(&frame);
+        // It says nothing about what a VF sends to somebody beyond the wire.
+        let frame = a1.frame(b0.mac, 100);
+        a1.send(&frame);
+        b0.gets(&frame);
+        a0.never_gets(&frame);
         emulator
             .does("--nic a filter add flow-type ether proto 0x88b5 action drop priority required");
         assert_eq!(emulator.show().nics[0].filters, 2);
@@ -233,6 +236,9 @@ fn the_table_goes_before_the_switch_on_either_path() {
         a1.send(&frame);
         a0.never_gets(&frame);
         assert_eq!(dropped(&emulator, 0, 1, "filtered"), before + 1);
+        let frame = a1.frame(b0.mac, 100);
+        a1.send(&frame);
+        b0.gets(&frame);
         let shown = emulator.vfnic(&["--nic", "a", "filter", "show"]).stdout;
         for filter in String::from_utf8(shown).unwrap().lines() {
             let spec: vf_model::FilterSpec = filter.parse().unwrap();
