@@ -113,7 +113,7 @@ pub use vf::{
 };
 pub use vf_filter::{MAX_FILTERS, MAX_UNTRUSTED_FILTERS, VfFilter, VfFilterError, VfFilters};
 pub use vf_packet::{
-    AddrError, FrameError, FrameMeta, Gso, HEAD_LEN, Header, MAX_FRAME, MacAddr, OnWire, Tags, Vid,
-    VlanProto, VlanTag, wire_bytes,
+    AddrError, FrameError, FrameMeta, Gso, HEAD_LEN, Header, MAX_FRAME, MacAddr, Offload, OnWire,
+    PartialChecksum, Segmentation, Tags, Vid, VlanProto, VlanTag, wire_bytes,
 };
 pub use words::ParseError;

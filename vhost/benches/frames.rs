@@ -14,8 +14,8 @@ use std::time::{Duration, Instant};
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use rustix::fs::MemfdFlags;
-use vf_packet::Segmenter;
 use vf_packet::checksum::Sum;
+use vf_packet::{Gso, Offload, PartialChecksum, Segmentation, Segmenter};
 use vf_vhost::features::VirtioFeatures;
 use vf_vhost::frame::{FrameBuf, TagEdit};
 use vf_vhost::memory::{GuestMemory, RegionSpec};
@@ -178,7 +178,7 @@ fn rings(c: &mut Criterion) {
                 let mut driver = Driver::new(features, (STRIDE as u32, true));
                 let mut queue = RxQueue::new(driver.vring(0));
                 let frame = FrameBuf {
-                    hdr: NetHdr::default(),
+                    offload: Offload::default(),
                     data: vec![7; len as usize],
                 };
                 b.iter_custom(|rounds| {
@@ -207,22 +207,28 @@ fn super_frame() -> FrameBuf {
     ]);
     data.extend([1, 1, 8, 10, 0, 0, 0, 1, 0, 0, 0, 1]);
     data.resize(data.len() + 32_768, 7);
-    let hdr = NetHdr {
-        flags: NetHdr::NEEDS_CSUM,
-        gso_type: 1,
-        hdr_len: 66,
-        gso_size: 1448,
-        csum_start: 34,
-        csum_offset: 16,
+    let gso = Gso {
+        header_len: 66,
+        size: 1448,
     };
-    FrameBuf { hdr, data }
+    let checksum = PartialChecksum {
+        start: 34,
+        offset: 16,
+    };
+    let segmentation = Segmentation {
+        v6: false,
+        ecn: false,
+        gso,
+    };
+    let offload = Offload::new(Some(checksum), Some(segmentation));
+    FrameBuf { offload, data }
 }
 
 fn offloads(c: &mut Criterion) {
     let frame = super_frame();
     // CSUM, HOST_TSO4 and VERSION_1.
     let features = VirtioFeatures::from_bits_retain(1 | 1 << 11 | VERSION_1);
-    let bytes = frame.hdr.to_bytes(0);
+    let bytes = NetHdr::from(&frame.offload).to_bytes(0);
     let hdr: &[u8; 10] = bytes.first_chunk().unwrap();
     c.bench_function("header", |b| {
         b.iter(|| {
@@ -243,7 +249,8 @@ fn offloads(c: &mut Criterion) {
     group.throughput(Throughput::Bytes(u64::from(frame.len())));
     group.bench_function("32KiB", |b| {
         b.iter(|| {
-            let mut segments = Segmenter::new(black_box(&frame.data), frame.hdr.gso_size).unwrap();
+            let mut segments =
+                Segmenter::new(black_box(&frame.data), frame.offload.gso().unwrap().size).unwrap();
             while let Some(segment) = segments.next_segment() {
                 black_box(segment);
             }

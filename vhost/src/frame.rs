@@ -3,15 +3,16 @@
 //!
 //! Never refers to guest memory.
 
+use vf_packet::Offload;
+
 use crate::limits::HEAD_MAX;
-use crate::net_hdr::NetHdr;
 
 /// A frame in private memory: what a wire queue or the hypervisor's pool holds. Reuse it: the
 /// buffer grows to the longest frame it ever held and is never shrunk by this crate.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct FrameBuf {
     /// What is still to be done to the frame (checksum, segmentation).
-    pub hdr: NetHdr,
+    pub offload: Offload,
     /// The L2 frame without FCS.
     pub data: Vec<u8>,
 }
@@ -34,7 +35,7 @@ impl FrameBuf {
         self.data.is_empty()
     }
 
-    /// Puts a tag into the frame or takes it out, and moves what the header says about offsets.
+    /// Puts a tag into the frame or takes it out, and moves what is counted from its first byte.
     pub fn edit(&mut self, edit: TagEdit) {
         let delta = edit.delta(&self.data);
         match edit {
@@ -46,7 +47,7 @@ impl FrameBuf {
             }
             _ => return,
         }
-        self.hdr = self.hdr.shifted(delta);
+        self.offload = self.offload.moved(delta);
     }
 }
 

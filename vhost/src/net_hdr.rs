@@ -1,16 +1,17 @@
-//! The virtio-net header (virtio 5.1.9): its bytes, and the judgement of what a driver wrote in it.
+//! The virtio-net header (virtio 5.1.9): its bytes, and the judgement of what a driver wrote in it. At the virtqueue it becomes an
+//! [`Offload`], and an `Offload` becomes it again; nobody behind knows it.
 //!
 //! `num_buffers` is not part of [`NetHdr`]: only the receive queue knows it. Never touches guest
 //! memory; a header is judged on a private copy together with the first bytes of its frame.
 
-use vf_packet::{Gso, TcpLayout};
+use vf_packet::{Gso, Offload, PartialChecksum, Segmentation, TcpLayout};
 use virtio_bindings::virtio_net as net;
 
 pub use crate::error::FrameFault;
 use crate::features::VirtioFeatures;
 pub use crate::limits::{HEAD_MAX, MAX_FRAME, MIN_FRAME};
 
-/// The fields of a virtio-net header that travel with a frame.
+/// The fields of a virtio-net header, but for `num_buffers`. What travels with a frame is what they ask for, an [`Offload`].
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct NetHdr {
     /// `VIRTIO_NET_HDR_F_*`.
@@ -39,8 +40,6 @@ pub const fn header_len(features: VirtioFeatures) -> usize {
 impl NetHdr {
     /// `flags`: the checksum at `csum_start + csum_offset` is partial.
     pub const NEEDS_CSUM: u8 = net::VIRTIO_NET_HDR_F_NEEDS_CSUM as u8;
-    /// `flags`: the checksum has been verified.
-    pub const DATA_VALID: u8 = net::VIRTIO_NET_HDR_F_DATA_VALID as u8;
     /// `gso_type`: not a super-frame.
     pub const GSO_NONE: u8 = net::VIRTIO_NET_HDR_GSO_NONE as u8;
     /// `gso_type`: TCP over IPv4.
@@ -78,12 +77,6 @@ impl NetHdr {
         (low, high)
     }
 
-    /// Whether nothing is to be done to the frame or known of it.
-    #[inline]
-    pub(crate) fn is_plain(&self) -> bool {
-        self.flags == 0 && self.gso_type == Self::GSO_NONE
-    }
-
     /// Whether the checksum is partial.
     pub fn needs_csum(&self) -> bool {
         self.flags & Self::NEEDS_CSUM != 0
@@ -106,8 +99,8 @@ impl NetHdr {
         }
     }
 
-    /// Judges a header that a driver wrote, as virtio 5.1.9.2.2 asks: unknown flags and fields that
-    /// the flags do not make meaningful are cleared, `hdr_len` is recomputed from the frame.
+    /// Judges a header that a driver wrote, as virtio 5.1.9.2.2 asks, and says what it asks for: unknown flags and fields that
+    /// the flags do not make meaningful ask for nothing, `hdr_len` is recomputed from the frame.
     ///
     /// `features` are the bits the driver acknowledged, `head` the first (at most [`HEAD_MAX`])
     /// bytes of the frame of `len` bytes.
@@ -117,11 +110,17 @@ impl NetHdr {
         features: VirtioFeatures,
         head: &[u8],
         len: u32,
-    ) -> Result<NetHdr, FrameFault> {
-        if self.flags & Self::NEEDS_CSUM == 0 && self.gso_type == Self::GSO_NONE {
-            return Ok(NetHdr::default());
+    ) -> Result<Offload, FrameFault> {
+        if self.asks_nothing() {
+            return Ok(Offload::default());
         }
         self.check_offloads(features, head, len)
+    }
+
+    /// Whether nothing is left to the device to do.
+    #[inline]
+    pub(crate) fn asks_nothing(&self) -> bool {
+        self.flags & Self::NEEDS_CSUM == 0 && self.gso_type == Self::GSO_NONE
     }
 
     #[inline(never)]
@@ -130,8 +129,8 @@ impl NetHdr {
         features: VirtioFeatures,
         head: &[u8],
         len: u32,
-    ) -> Result<NetHdr, FrameFault> {
-        let mut checked = NetHdr::default();
+    ) -> Result<Offload, FrameFault> {
+        let (mut checksum, mut segmentation) = (None, None);
         if self.needs_csum() {
             if !features.contains(VirtioFeatures::CSUM) {
                 return Err(FrameFault::NotNegotiated);
@@ -139,9 +138,10 @@ impl NetHdr {
             if u32::from(self.csum_start) + u32::from(self.csum_offset) + 2 > len {
                 return Err(FrameFault::ChecksumOutside);
             }
-            checked.flags = Self::NEEDS_CSUM;
-            checked.csum_start = self.csum_start;
-            checked.csum_offset = self.csum_offset;
+            checksum = Some(PartialChecksum {
+                start: self.csum_start,
+                offset: self.csum_offset,
+            });
         }
         if self.is_gso() {
             let offered = match self.gso_type & !Self::GSO_ECN {
@@ -153,83 +153,79 @@ impl NetHdr {
             if !offered || ecn && !features.contains(VirtioFeatures::HOST_ECN) {
                 return Err(FrameFault::NotNegotiated);
             }
-            let Some(meta) = gso(self, head)? else {
-                return Err(FrameFault::BadGso);
-            };
-            checked.gso_type = self.gso_type;
-            checked.gso_size = meta.size;
-            checked.hdr_len = meta.header_len;
+            segmentation = Some(self.segmentation(head)?);
         }
-        Ok(checked)
+        Ok(Offload::new(checksum, segmentation))
     }
 
-    /// The header as it may be shown to a driver that acknowledged `features`, or `None` if that
-    /// driver cannot take the frame as it is (virtio 5.1.9.4.1).
-    #[inline]
-    pub(crate) fn acceptable(&self, features: VirtioFeatures) -> Option<NetHdr> {
-        if self.is_plain() {
-            return Some(NetHdr::default());
+    /// How a super-frame is cut, from its own headers; `hdr_len` is not trusted.
+    fn segmentation(&self, head: &[u8]) -> Result<Segmentation, FrameFault> {
+        let head = head.get(..HEAD_MAX).unwrap_or(head);
+        let layout = TcpLayout::parse(head).ok_or(FrameFault::BadGsoHeaders)?;
+        let v6 = match self.gso_type & !NetHdr::GSO_ECN {
+            NetHdr::GSO_TCPV4 => false,
+            NetHdr::GSO_TCPV6 => true,
+            _ => return Err(FrameFault::BadGso),
+        };
+        if v6 != layout.v6 {
+            return Err(FrameFault::BadGsoHeaders);
         }
-        let guest_csum = features.contains(VirtioFeatures::GUEST_CSUM);
-        if self.needs_csum() && !guest_csum {
-            return None;
+        let field_is_tcp = usize::from(self.csum_start) == layout.tcp
+            && usize::from(self.csum_offset) == TcpLayout::CHECKSUM;
+        if self.gso_size == 0 || !self.needs_csum() || !field_is_tcp {
+            return Err(FrameFault::BadGso);
         }
-        if self.is_gso() {
-            let takes = match self.gso_type & !Self::GSO_ECN {
-                Self::GSO_TCPV4 => features.contains(VirtioFeatures::GUEST_TSO4),
-                Self::GSO_TCPV6 => features.contains(VirtioFeatures::GUEST_TSO6),
-                _ => false,
-            };
-            let ecn = self.gso_type & Self::GSO_ECN != 0;
-            if !takes || ecn && !features.contains(VirtioFeatures::GUEST_ECN) {
-                return None;
-            }
-        }
-        let mut shown = *self;
-        if !guest_csum {
-            shown.flags = 0;
-        }
-        Some(shown)
-    }
-
-    /// The header after the frame grew (`delta` = 4) or shrank (-4) by a VLAN tag at offset 12.
-    #[inline]
-    pub(crate) fn shifted(mut self, delta: i16) -> NetHdr {
-        if self.needs_csum() {
-            self.csum_start = self.csum_start.saturating_add_signed(delta);
-        }
-        if self.is_gso() {
-            self.hdr_len = self.hdr_len.saturating_add_signed(delta);
-        }
-        self
+        Ok(Segmentation {
+            v6,
+            ecn: self.gso_type & NetHdr::GSO_ECN != 0,
+            gso: Gso {
+                header_len: layout.payload as u16,
+                size: self.gso_size,
+            },
+        })
     }
 }
 
-/// How a super-frame is cut, from its own headers; `None` if `hdr` says that it is
-/// none. `head` is the first (at most [`HEAD_MAX`]) bytes of the frame; `hdr.hdr_len` is not trusted.
-pub(crate) fn gso(hdr: &NetHdr, head: &[u8]) -> Result<Option<Gso>, FrameFault> {
-    if !hdr.is_gso() {
-        return Ok(None);
+/// Whether a driver that acknowledged `features` can take the frame as it is (virtio 5.1.9.4.1).
+#[inline]
+pub(crate) fn acceptable(offload: &Offload, features: VirtioFeatures) -> bool {
+    offload.is_none() || acceptable_offload(offload, features)
+}
+
+fn acceptable_offload(offload: &Offload, features: VirtioFeatures) -> bool {
+    if offload.checksum().is_some() && !features.contains(VirtioFeatures::GUEST_CSUM) {
+        return false;
     }
-    let head = head.get(..HEAD_MAX).unwrap_or(head);
-    let layout = TcpLayout::parse(head).ok_or(FrameFault::BadGsoHeaders)?;
-    let v6 = match hdr.gso_type & !NetHdr::GSO_ECN {
-        NetHdr::GSO_TCPV4 => false,
-        NetHdr::GSO_TCPV6 => true,
-        _ => return Err(FrameFault::BadGso),
+    let Some(Segmentation { v6, ecn, .. }) = offload.segmentation() else {
+        return true;
     };
-    if v6 != layout.v6 {
-        return Err(FrameFault::BadGsoHeaders);
+    let tso = if v6 {
+        VirtioFeatures::GUEST_TSO6
+    } else {
+        VirtioFeatures::GUEST_TSO4
+    };
+    features.contains(tso) && (!ecn || features.contains(VirtioFeatures::GUEST_ECN))
+}
+
+impl From<&Offload> for NetHdr {
+    #[inline]
+    fn from(offload: &Offload) -> NetHdr {
+        let mut hdr = NetHdr::default();
+        if let Some(PartialChecksum { start, offset }) = offload.checksum() {
+            hdr.flags = NetHdr::NEEDS_CSUM;
+            (hdr.csum_start, hdr.csum_offset) = (start, offset);
+        }
+        if let Some(Segmentation { v6, ecn, gso }) = offload.segmentation() {
+            let kind = if v6 {
+                NetHdr::GSO_TCPV6
+            } else {
+                NetHdr::GSO_TCPV4
+            };
+            hdr.gso_type = kind | if ecn { NetHdr::GSO_ECN } else { 0 };
+            (hdr.hdr_len, hdr.gso_size) = (gso.header_len, gso.size);
+        }
+        hdr
     }
-    let field_is_tcp = usize::from(hdr.csum_start) == layout.tcp
-        && usize::from(hdr.csum_offset) == TcpLayout::CHECKSUM;
-    if hdr.gso_size == 0 || !hdr.needs_csum() || !field_is_tcp {
-        return Err(FrameFault::BadGso);
-    }
-    Ok(Some(Gso {
-        header_len: layout.payload as u16,
-        size: hdr.gso_size,
-    }))
 }
 
 #[cfg(test)]
@@ -245,19 +241,20 @@ pub(crate) mod tests {
     pub(crate) fn super_frame(v6: bool, tags: usize, payload: usize, gso_size: u16) -> FrameBuf {
         let data = vf_packet::testing::super_frame(v6, tags, payload);
         let layout = TcpLayout::parse(&data).unwrap();
-        let hdr = NetHdr {
-            flags: NetHdr::NEEDS_CSUM,
-            gso_type: if v6 {
-                NetHdr::GSO_TCPV6
-            } else {
-                NetHdr::GSO_TCPV4
-            },
-            hdr_len: layout.payload as u16,
-            gso_size,
-            csum_start: layout.tcp as u16,
-            csum_offset: 16,
+        let checksum = PartialChecksum {
+            start: layout.tcp as u16,
+            offset: 16,
         };
-        FrameBuf { hdr, data }
+        let segmentation = Segmentation {
+            v6,
+            ecn: false,
+            gso: Gso {
+                header_len: layout.payload as u16,
+                size: gso_size,
+            },
+        };
+        let offload = Offload::new(Some(checksum), Some(segmentation));
+        FrameBuf { offload, data }
     }
 
     #[test]
@@ -297,7 +294,7 @@ pub(crate) mod tests {
         };
         assert_eq!(
             hdr.check(VirtioFeatures::empty(), &[0; 60], 60),
-            Ok(NetHdr::default())
+            Ok(Offload::default())
         );
     }
 
@@ -309,7 +306,12 @@ pub(crate) mod tests {
             csum_offset: 16,
             ..NetHdr::default()
         };
-        let kept = NetHdr { flags: 1, ..hdr };
+        let checksum = PartialChecksum {
+            start: 34,
+            offset: 16,
+        };
+        let kept = Offload::new(Some(checksum), None);
+        assert_eq!(NetHdr::from(&kept), NetHdr { flags: 1, ..hdr });
         assert_eq!(hdr.check(ALL, &[0; 60], 60), Ok(kept));
         assert_eq!(hdr.check(ALL, &[0; 52], 52), Ok(kept));
         assert_eq!(
@@ -337,11 +339,11 @@ pub(crate) mod tests {
             let frame = super_frame(v6, tags, 5000, 1000);
             let len = frame.data.len() as u32;
             let head = &frame.data[..HEAD_MAX];
-            let mut lying = frame.hdr;
+            let mut lying = NetHdr::from(&frame.offload);
             lying.hdr_len = 3;
             let checked = lying.check(ALL, head, len).unwrap();
-            assert_eq!(checked, frame.hdr, "hdr_len is recomputed");
-            let meta = gso(&lying, head).unwrap().unwrap();
+            assert_eq!(checked, frame.offload, "hdr_len is recomputed");
+            let meta = checked.gso().unwrap();
             assert_eq!(usize::from(meta.header_len), frame.data.len() - 5000);
             assert_eq!(meta.size, 1000);
 
@@ -396,7 +398,8 @@ pub(crate) mod tests {
                 gso_type: lying.gso_type | NetHdr::GSO_ECN,
                 ..lying
             };
-            assert!(ecn.check(ALL, head, len).is_ok());
+            let asked = ecn.check(ALL, head, len).unwrap();
+            assert_eq!(NetHdr::from(&asked).gso_type, ecn.gso_type);
             let no_ecn = ALL - VirtioFeatures::HOST_ECN;
             assert_eq!(ecn.check(no_ecn, head, len), Err(FrameFault::NotNegotiated));
         }
@@ -404,34 +407,28 @@ pub(crate) mod tests {
 
     #[test]
     fn what_a_receiver_accepts() {
-        let gso = super_frame(false, 0, 5000, 1000).hdr;
-        let csum = NetHdr {
-            gso_type: 0,
-            gso_size: 0,
-            hdr_len: 0,
-            ..gso
-        };
+        let gso = super_frame(false, 0, 5000, 1000).offload;
+        let csum = Offload::new(gso.checksum(), None);
         let g_csum = VirtioFeatures::GUEST_CSUM;
         let g_tso4 = VirtioFeatures::GUEST_TSO4;
-        assert_eq!(csum.acceptable(VirtioFeatures::empty()), None);
-        assert_eq!(csum.acceptable(g_csum), Some(csum));
-        assert_eq!(gso.acceptable(g_csum), None);
-        assert_eq!(gso.acceptable(g_tso4), None);
-        assert_eq!(gso.acceptable(g_csum | g_tso4), Some(gso));
-        let ecn = NetHdr {
-            gso_type: gso.gso_type | NetHdr::GSO_ECN,
-            ..gso
+        assert!(acceptable(&Offload::default(), VirtioFeatures::empty()));
+        assert!(!acceptable(&csum, VirtioFeatures::empty()));
+        assert!(acceptable(&csum, g_csum));
+        assert!(!acceptable(&gso, g_csum));
+        assert!(!acceptable(&gso, g_tso4));
+        assert!(!acceptable(&gso, g_csum | VirtioFeatures::GUEST_TSO6));
+        assert!(acceptable(&gso, g_csum | g_tso4));
+        let segmentation = gso.segmentation().unwrap();
+        let ecn = Segmentation {
+            ecn: true,
+            ..segmentation
         };
-        assert_eq!(ecn.acceptable(g_csum | g_tso4), None);
-        let valid = NetHdr {
-            flags: NetHdr::DATA_VALID,
-            ..NetHdr::default()
-        };
-        assert_eq!(
-            valid.acceptable(VirtioFeatures::empty()),
-            Some(NetHdr::default())
-        );
-        assert_eq!(valid.acceptable(g_csum), Some(valid));
+        let ecn = Offload::new(gso.checksum(), Some(ecn));
+        assert!(!acceptable(&ecn, g_csum | g_tso4));
+        assert!(acceptable(
+            &ecn,
+            g_csum | g_tso4 | VirtioFeatures::GUEST_ECN
+        ));
     }
 
     #[test]
@@ -441,11 +438,12 @@ pub(crate) mod tests {
             let mut frame = super_frame(false, 2, 2500, 1000);
             frame.data[12..14].copy_from_slice(outer);
             frame.data[16..18].copy_from_slice(inner);
+            let hdr = NetHdr::from(&frame.offload);
             let plain = NetHdr {
                 gso_type: NetHdr::GSO_NONE,
-                ..frame.hdr
+                ..hdr
             };
-            for hdr in [frame.hdr, plain] {
+            for hdr in [hdr, plain] {
                 let checked = hdr.check(ALL, frame.head(), frame.len());
                 assert!(checked.is_ok(), "{outer:x?} {inner:x?} {checked:?}");
             }

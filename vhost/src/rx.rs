@@ -5,7 +5,7 @@
 //! first. Never decides who receives.
 
 use vf_packet::checksum;
-use vf_packet::{Gso, Segmenter};
+use vf_packet::{Offload, PartialChecksum, Segmenter};
 
 use crate::device_queue::DeviceQueue;
 use crate::error::RingError;
@@ -13,7 +13,7 @@ use crate::features::VirtioFeatures;
 use crate::frame::{FrameBuf, TagEdit};
 use crate::limits::HEAD_MAX;
 use crate::memory::{GuestMemory, GuestSlice, GuestSliceMut, UnmarkedSlice};
-use crate::net_hdr::{NetHdr, gso, header_len};
+use crate::net_hdr::{NetHdr, acceptable, header_len};
 use crate::ring::{AHEAD, Fence, Prefetch, Segment, Token, UsedElem};
 use crate::tx::{TxFrame, TxQueue};
 use crate::vring::Vring;
@@ -30,7 +30,7 @@ pub enum RxOutcome {
     /// A super-frame for a driver that takes none: so many of its segments, from the first, are in the driver's buffers or
     /// were before, and there is none for the next, or a too small one. See [`RxQueue::deliver_from_segment`].
     Partial(u32),
-    /// The frame's [`NetHdr`] does not describe it, so it cannot be finished for this driver;
+    /// The frame's [`Offload`] does not describe it, so it cannot be finished for this driver;
     /// nothing changed. Does not happen to a [`TxFrame`].
     BadFrame,
 }
@@ -52,14 +52,14 @@ pub struct RxQueue {
 
 /// A frame that may be written as it is.
 trait PlainFrame {
-    fn hdr(&self) -> &NetHdr;
+    fn offload(&self) -> &Offload;
     fn len(&self) -> u32;
 }
 
 impl PlainFrame for TxFrame {
     #[inline]
-    fn hdr(&self) -> &NetHdr {
-        TxFrame::hdr(self)
+    fn offload(&self) -> &Offload {
+        TxFrame::offload(self)
     }
     #[inline]
     fn len(&self) -> u32 {
@@ -69,8 +69,8 @@ impl PlainFrame for TxFrame {
 
 impl PlainFrame for Box<FrameBuf> {
     #[inline]
-    fn hdr(&self) -> &NetHdr {
-        &self.hdr
+    fn offload(&self) -> &Offload {
+        &self.offload
     }
     #[inline]
     fn len(&self) -> u32 {
@@ -216,14 +216,14 @@ impl RxQueue {
             let Some((buffer, token)) = chain.plain(true, total) else {
                 break;
             };
-            let Some(hdr) = frame.hdr().acceptable(features) else {
+            if !acceptable(frame.offload(), features) {
                 break;
-            };
+            }
             let buffer = to
                 .slice_mut(buffer.gpa, total)
                 .ok_or(RingError::BufferOutside)?;
             buffer.write(|to| {
-                write_hdr(to, &hdr, self.header_len)?;
+                write_hdr(to, frame.offload(), self.header_len)?;
                 let body = to.offset(self.header_len);
                 write(frame, &body.ok_or(RingError::BufferOutside)?)
             })?;
@@ -245,15 +245,15 @@ impl RxQueue {
         frame: &TxFrame,
         edit: TagEdit,
     ) -> Result<RxOutcome, RingError> {
-        match frame.hdr().acceptable(self.vring.features()) {
-            Some(hdr) => self.put(
-                hdr,
+        match acceptable(frame.offload(), self.vring.features()) {
+            true => self.put(
+                *frame.offload(),
                 frame.head(),
                 Rest::Guest(tx, frame),
                 frame.len() as usize,
                 edit,
             ),
-            None => {
+            false => {
                 let mut scratch = std::mem::take(&mut self.scratch);
                 tx.copy_to(frame, &mut scratch);
                 let outcome = self.put_finished(&mut scratch, edit, 0);
@@ -290,9 +290,9 @@ impl RxQueue {
         edit: TagEdit,
         done: u32,
     ) -> Result<RxOutcome, RingError> {
-        match frame.hdr.acceptable(self.vring.features()) {
-            Some(hdr) => self.put_private(hdr, &frame.data, edit),
-            None => {
+        match acceptable(&frame.offload, self.vring.features()) {
+            true => self.put_private(frame.offload, &frame.data, edit),
+            false => {
                 let mut scratch = std::mem::take(&mut self.scratch);
                 scratch.clone_from(frame);
                 let outcome = self.put_finished(&mut scratch, edit, done);
@@ -315,28 +315,22 @@ impl RxQueue {
         edit: TagEdit,
         done: u32,
     ) -> Result<RxOutcome, RingError> {
-        if !frame.hdr.is_gso() {
-            let NetHdr {
-                csum_start,
-                csum_offset,
-                ..
-            } = frame.hdr;
-            if checksum::complete(&mut frame.data, csum_start, csum_offset).is_err() {
+        let Some(gso) = frame.offload.gso() else {
+            if let Some(PartialChecksum { start, offset }) = frame.offload.checksum()
+                && checksum::complete(&mut frame.data, start, offset).is_err()
+            {
                 return Ok(RxOutcome::BadFrame);
             }
-            return self.put_private(NetHdr::default(), &frame.data, edit);
-        }
-        let Ok(Some(Gso { size, .. })) = gso(&frame.hdr, frame.head()) else {
-            return Ok(RxOutcome::BadFrame);
+            return self.put_private(Offload::default(), &frame.data, edit);
         };
-        let Some(mut segmenter) = Segmenter::new(&frame.data, size) else {
+        let Some(mut segmenter) = Segmenter::new(&frame.data, gso.size) else {
             return Ok(RxOutcome::BadFrame);
         };
         let mut segment = 0;
         while let Some((header, payload)) = segmenter.next_segment() {
             if segment >= done {
                 let (rest, len) = (Rest::Private(payload), header.len() + payload.len());
-                let outcome = self.put(NetHdr::default(), header, rest, len, edit)?;
+                let outcome = self.put(Offload::default(), header, rest, len, edit)?;
                 if outcome != RxOutcome::Delivered {
                     let progress = segment > done;
                     return Ok(if progress {
@@ -353,19 +347,19 @@ impl RxQueue {
 
     fn put_private(
         &mut self,
-        hdr: NetHdr,
+        offload: Offload,
         data: &[u8],
         edit: TagEdit,
     ) -> Result<RxOutcome, RingError> {
         let (head, rest) = data.split_at(data.len().min(HEAD_MAX));
-        self.put(hdr, head, Rest::Private(rest), data.len(), edit)
+        self.put(offload, head, Rest::Private(rest), data.len(), edit)
     }
 
-    /// Writes one frame of `len` bytes with the given header, as it is but for `edit`.
+    /// Writes one frame of `len` bytes with the header for `offload`, as it is but for `edit`.
     #[inline]
     fn put(
         &mut self,
-        hdr: NetHdr,
+        offload: Offload,
         head: &[u8],
         rest: Rest<'_>,
         len: usize,
@@ -373,17 +367,17 @@ impl RxQueue {
     ) -> Result<RxOutcome, RingError> {
         let delta = edit.delta(head);
         let total = (self.header_len + len).saturating_add_signed(isize::from(delta));
-        let hdr = hdr.shifted(delta);
+        let offload = offload.moved(delta);
         let (memory, chains) = self.vring.ring.upcoming()?;
         let Some((buffer, token)) = chains.first().and_then(|chain| chain.plain(true, total))
         else {
-            return self.put_over_chains(hdr, head, rest, total, edit);
+            return self.put_over_chains(offload, head, rest, total, edit);
         };
         let to = memory
             .slice_mut_hint(buffer.gpa, total, &mut self.hint)
             .ok_or(RingError::BufferOutside)?;
         to.write(|to| {
-            write_hdr(to, &hdr, self.header_len)?;
+            write_hdr(to, &offload, self.header_len)?;
             let body = to.offset(self.header_len);
             write_one(
                 &body.ok_or(RingError::BufferOutside)?,
@@ -400,7 +394,7 @@ impl RxQueue {
     #[inline(never)]
     fn put_over_chains(
         &mut self,
-        hdr: NetHdr,
+        offload: Offload,
         head: &[u8],
         rest: Rest<'_>,
         total: usize,
@@ -410,7 +404,7 @@ impl RxQueue {
         if outcome != RxOutcome::Delivered {
             return Ok(outcome);
         }
-        let hdr = hdr.to_bytes(self.chains.len() as u16);
+        let hdr = NetHdr::from(&offload).to_bytes(self.chains.len() as u16);
         let mut writer = Writer {
             memory: self.vring.ring.memory(),
             segments: &self.segments,
@@ -498,8 +492,16 @@ impl RxQueue {
 /// Writes the virtio-net header of a frame in one buffer. In words: no call for so few bytes. Most of a header is there from
 /// the last time that the driver used the buffer: a cache line of nothing but header then stays with both CPUs.
 #[inline]
-fn write_hdr(to: &UnmarkedSlice<'_>, hdr: &NetHdr, header_len: usize) -> Result<(), RingError> {
-    let (low, high) = hdr.to_words(1);
+fn write_hdr(
+    to: &UnmarkedSlice<'_>,
+    offload: &Offload,
+    header_len: usize,
+) -> Result<(), RingError> {
+    let (low, high) = if offload.is_none() {
+        NetHdr::default().to_words(1)
+    } else {
+        NetHdr::from(offload).to_words(1)
+    };
     let first = to.update(0, low.to_le());
     let second = if header_len == 12 {
         to.update(8, high.to_le())

@@ -4,6 +4,8 @@
 //! once and judged as that copy; the payload stays in guest memory until it is copied to where it
 //! goes. Chains are returned strictly in the order they came. Never decides where a frame goes.
 
+use vf_packet::Offload;
+
 use crate::device_queue::DeviceQueue;
 use crate::error::{FrameFault, RingError};
 use crate::features::VirtioFeatures;
@@ -22,7 +24,7 @@ const BURST: usize = AHEAD;
 #[repr(align(64))]
 pub struct TxFrame {
     head: [u8; HEAD_MAX],
-    hdr: NetHdr,
+    offload: Offload,
     len: u32,
     head_len: u8,
     fault: Option<FrameFault>,
@@ -37,7 +39,7 @@ impl Default for TxFrame {
     fn default() -> TxFrame {
         TxFrame {
             head: [0; HEAD_MAX],
-            hdr: NetHdr::default(),
+            offload: Offload::default(),
             len: 0,
             head_len: 0,
             fault: None,
@@ -57,8 +59,8 @@ impl TxFrame {
 
     /// What is still to be done to the frame; checked against the driver's features and the frame.
     #[inline]
-    pub fn hdr(&self) -> &NetHdr {
-        &self.hdr
+    pub fn offload(&self) -> &Offload {
+        &self.offload
     }
 
     /// The first bytes of the frame, all of them or [`HEAD_MAX`]: what to decide on, and what will
@@ -182,8 +184,13 @@ impl TxFrame {
 
     #[inline]
     fn judge(&mut self, hdr: &NetHdr, features: VirtioFeatures) {
+        // What most headers say. Written where it stays: a result would be put together elsewhere first.
+        self.offload = Offload::default();
+        if hdr.asks_nothing() {
+            return;
+        }
         match hdr.check(features, self.head(), self.len) {
-            Ok(hdr) => self.hdr = hdr,
+            Ok(offload) => self.offload = offload,
             Err(fault) => self.fault = Some(fault),
         }
     }
@@ -406,7 +413,7 @@ impl TxQueue {
     /// Copies the whole frame to `out`, whatever that holds; its first bytes are exactly [`TxFrame::head`]. `frame` must be
     /// one of this queue.
     pub fn copy_to(&self, frame: &TxFrame, out: &mut FrameBuf) {
-        out.hdr = *frame.hdr();
+        out.offload = *frame.offload();
         out.data.resize(frame.len() as usize, 0);
         let head = frame.head();
         let (to, mut rest) = out.data.split_at_mut(head.len().min(frame.len() as usize));

@@ -9,6 +9,7 @@ mod ethernet;
 mod flow;
 mod ip;
 mod mac;
+mod offload;
 mod segment;
 mod tcp;
 #[cfg(any(test, feature = "testing"))]
@@ -20,6 +21,7 @@ pub use ethernet::{FrameError, Header, MAX_FRAME, Tags};
 pub use flow::{FlowKey, HEAD_LEN, PlainIpv4};
 pub use ip::{ETHERTYPE_IPV4, ETHERTYPE_IPV6, IpHeader, PROTO_TCP, PROTO_UDP};
 pub use mac::{AddrError, MacAddr};
+pub use offload::{Offload, PartialChecksum, Segmentation};
 pub use segment::Segmenter;
 pub use tcp::TcpLayout;
 pub use vlan::{Vid, Vlan, VlanProto, VlanTag, is_vlan_tpid};

@@ -22,9 +22,14 @@ const OFFLOADS: VirtioFeatures = VirtioFeatures::CSUM
 fn plain(n: usize) -> FrameBuf {
     let data = (0..n).map(|i| (i * 31 + i / 255) as u8).collect();
     FrameBuf {
-        hdr: NetHdr::default(),
+        offload: Offload::default(),
         data,
     }
+}
+
+/// A checksum that is left to the device.
+fn partial(start: u16, offset: u16) -> Offload {
+    Offload::new(Some(PartialChecksum { start, offset }), None)
 }
 
 /// A receiving driver and what it has posted, oldest first: head, pieces.
@@ -110,7 +115,11 @@ fn through_tx(
 ) -> Result<RxOutcome, RingError> {
     let mut driver = Driver::new(64, VERSION_1 | OFFLOADS | INDIRECT_DESC, 7);
     let mut tx = TxQueue::new(driver.vring(1));
-    driver.send(&[&frame.hdr.to_bytes(0), &frame.data[..]].concat(), cuts, 1);
+    driver.send(
+        &[&NetHdr::from(&frame.offload).to_bytes(0), &frame.data[..]].concat(),
+        cuts,
+        1,
+    );
     assert_eq!(tx.fetch(), Ok(1));
     let (done, then) = rx.deliver_from(&tx, tx.fetched(), edit)?;
     assert_eq!(done, usize::from(then.is_none()));
@@ -184,7 +193,11 @@ fn a_burst_arrives_in_order_up_to_what_does_not_fit(format: VirtioFeatures) {
         let frames: Vec<_> = [60, 14, 1514, 128, 600, 64, 100].map(plain).into();
         for (i, frame) in frames.iter().enumerate() {
             let cuts = if i == 4 { &[30, 90][..] } else { &[] };
-            driver.send(&[&frame.hdr.to_bytes(0), &frame.data[..]].concat(), cuts, 3);
+            driver.send(
+                &[&NetHdr::from(&frame.offload).to_bytes(0), &frame.data[..]].concat(),
+                cuts,
+                3,
+            );
         }
         let mut rx = Receiver::new(format | VERSION_1, 0xfffd);
         for size in [200, 100, 2000, 300, 1000, 50] {
@@ -258,13 +271,8 @@ fn a_disabled_ring_supplies_nothing(format: VirtioFeatures) {
 
 #[test]
 fn a_header_replaces_whatever_an_earlier_frame_left() {
-    let hdr = NetHdr {
-        flags: 1,
-        csum_start: 34,
-        csum_offset: 6,
-        ..NetHdr::default()
-    };
-    let expected = hdr.to_bytes(1);
+    let offload = partial(34, 6);
+    let expected = NetHdr::from(&offload).to_bytes(1);
     let driver = Driver::new(1, NONE, 0);
     for header_len in [10, 12] {
         for differs in 0..expected.len() {
@@ -272,7 +280,7 @@ fn a_header_replaces_whatever_an_earlier_frame_left() {
             memory[differs] ^= 0x81;
             driver.write(HEAP, &memory);
             let to = driver.mem.slice_mut(HEAP, memory.len()).unwrap();
-            to.write(|to| write_hdr(to, &hdr, header_len)).unwrap();
+            to.write(|to| write_hdr(to, &offload, header_len)).unwrap();
             let memory = driver.read(HEAP, memory.len());
             assert_eq!(
                 memory == expected,
@@ -308,12 +316,7 @@ fn a_bad_chain_breaks_the_ring_and_leaves_no_part_of_a_frame() {
 
 fn a_partial_checksum_is_passed_on_or_completed(format: VirtioFeatures) {
     let mut frame = super_frame(false, 0, 500, 1);
-    frame.hdr = NetHdr {
-        gso_type: 0,
-        gso_size: 0,
-        hdr_len: 0,
-        ..frame.hdr
-    };
+    frame.offload = Offload::new(frame.offload.checksum(), None);
     for edit in [TagEdit::Keep, TagEdit::Insert([0x81, 0, 0, 9])] {
         let mut rx = Receiver::new(format | VERSION_1 | GUEST_CSUM, 0);
         rx.post(&[2000], 1);
@@ -357,24 +360,17 @@ fn verify_tcp(frame: &[u8]) -> usize {
 fn a_frame_that_belies_its_header_is_not_delivered(format: VirtioFeatures) {
     let mut rx = Receiver::new(format | VERSION_1, 0);
     rx.post(&[2000], 1);
-    let hdr = NetHdr {
-        flags: 1,
-        csum_start: 60,
-        csum_offset: 0,
-        ..NetHdr::default()
+    let offload = partial(60, 0);
+    let frame = FrameBuf {
+        offload,
+        ..plain(60)
     };
-    let frame = FrameBuf { hdr, ..plain(60) };
     assert_eq!(
         rx.queue.deliver(&frame, TagEdit::Keep),
         Ok(RxOutcome::BadFrame)
     );
     let frame = FrameBuf {
-        hdr: NetHdr {
-            flags: 1,
-            gso_type: 1,
-            gso_size: 9,
-            ..hdr
-        },
+        offload: super_frame(false, 0, 100, 9).offload,
         ..plain(60)
     };
     assert_eq!(
@@ -426,12 +422,13 @@ fn a_super_frame_stays_whole_for_who_takes_it(format: VirtioFeatures) {
         assert_eq!(outcome, Ok(RxOutcome::Delivered));
         let (hdr, buffers, data) = rx.receive().remove(0);
         assert_eq!(buffers, 20);
+        let sent = NetHdr::from(&frame.offload);
         assert_eq!(
             hdr,
             NetHdr {
-                hdr_len: frame.hdr.hdr_len + 4,
-                csum_start: frame.hdr.csum_start + 4,
-                ..frame.hdr
+                hdr_len: sent.hdr_len + 4,
+                csum_start: sent.csum_start + 4,
+                ..sent
             }
         );
         assert_eq!(data, [&frame.data[..12], &tag, &frame.data[12..]].concat());

@@ -232,7 +232,7 @@ impl MediatedPlane {
     /// Bridges a frame and copies it out. Gives it back if copies for guests here have to be paid for first.
     fn finish(&mut self, now: Nanos, job: Job) -> Option<Job> {
         let Job { from, mut frame } = job;
-        let m = meta(frame.len(), &frame.hdr);
+        let m = meta(frame.len(), &frame.offload);
         let decided = match from {
             JobSource::Vif(vf) => {
                 let verdict = self.model.ingress(now, vf, frame.head(), &m);

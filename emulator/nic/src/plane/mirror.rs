@@ -64,7 +64,7 @@ impl Mirror {
         self.passed.push(Passed {
             port,
             direction,
-            gso: meta(frame.len(), &frame.hdr).gso,
+            gso: meta(frame.len(), &frame.offload).gso,
             len: frame.data.len(),
             xxh3: xxh3_64(&frame.data),
             kept: kept.len(),

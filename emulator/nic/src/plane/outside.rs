@@ -151,7 +151,7 @@ impl Outside {
         if self.is_unplugged(nic) {
             return true;
         }
-        let mut m = meta(frame.len(), frame.hdr());
+        let mut m = meta(frame.len(), frame.offload());
         if insert.is_some() {
             m = vf_model::FrameMeta {
                 len: m.len + 4,

@@ -2,9 +2,9 @@
 
 use std::sync::Arc;
 
-use vf_model::{DropReason, FrameMeta, Gso, Judge, Nanos, VfIndex, VfSet};
+use vf_model::{DropReason, FrameMeta, Judge, Nanos, Offload, VfIndex, VfSet};
 use vf_vhost::frame::{FrameBuf, TagEdit};
-use vf_vhost::net_hdr::{HEAD_MAX, NetHdr};
+use vf_vhost::net_hdr::HEAD_MAX;
 use vf_vhost::ring::{Fence, RingError};
 use vf_vhost::rx::{RxOutcome, RxQueue};
 use vf_vhost::tx::{TxFrame, TxQueue};
@@ -461,13 +461,8 @@ pub(super) fn bytes_of(edit: vf_model::TagEdit) -> TagEdit {
     }
 }
 
-/// What the model needs to know of a frame beside its first bytes. `hdr` has been checked when the frame was taken.
-pub(super) fn meta(len: u32, hdr: &NetHdr) -> FrameMeta {
-    FrameMeta {
-        len,
-        gso: hdr.is_gso().then_some(Gso {
-            header_len: hdr.hdr_len,
-            size: hdr.gso_size,
-        }),
-    }
+/// What the model needs to know of a frame beside its first bytes. `offload` has been checked when the frame was taken.
+pub(super) fn meta(len: u32, offload: &Offload) -> FrameMeta {
+    let gso = offload.gso();
+    FrameMeta { len, gso }
 }

@@ -8,13 +8,12 @@ use proptest::prelude::*;
 use vf_guest::net::{NetConfig, NetDevice, NetHeader, Notify, RxFrame};
 use vf_model::{
     Command, CostModel, Counters, DropReason, Judge, LinkConfig, MacAddr, Nanos, Nic, NicConfig,
-    OnWire, Onward, Path, Policy, Profile, Refusal, VfIndex,
+    Offload, OnWire, Onward, Path, Policy, Profile, Refusal, VfIndex,
 };
 use vf_vhost::control::Coalescing;
 use vf_vhost::eventfd::EventFd;
 use vf_vhost::frame::FrameBuf;
 use vf_vhost::memory::{GuestMemory, RegionSpec};
-use vf_vhost::net_hdr::NetHdr;
 use vf_vhost::vring::{Vring, VringConfig};
 
 use super::port::meta;
@@ -51,14 +50,14 @@ fn frame(dst: MacAddr, src: MacAddr, number: u32, len: usize) -> Vec<u8> {
 
 fn private(data: Vec<u8>) -> Frame {
     Box::new(FrameBuf {
-        hdr: NetHdr::default(),
+        offload: Offload::default(),
         data,
     })
 }
 
 /// Puts a frame on the wire, whether or not it takes one now.
 fn send(end: &mut WireEnd, now: Nanos, frame: Frame) {
-    let on_wire = OnWire::of(&meta(frame.len(), &frame.hdr));
+    let on_wire = OnWire::of(&meta(frame.len(), &frame.offload));
     let mut frames = vec![TxFrame { frame, on_wire }];
     end.tx_burst(now, &mut frames, &Pool::new(1), &mut |reason| {
         panic!("{reason}")

@@ -103,7 +103,7 @@ impl Pool {
     #[must_use]
     pub fn copy(&self, frame: &FrameBuf) -> Frame {
         let mut copy = self.take(frame.data.len());
-        copy.hdr = frame.hdr;
+        copy.offload = frame.offload;
         copy.data.clear();
         copy.data.extend_from_slice(&frame.data);
         copy

@@ -16,9 +16,8 @@ use std::fmt;
 use std::sync::Arc;
 
 use vf_model::{Counter, DropReason, FrameMeta, Link, LinkConfig, Nanos, OnWire};
-use vf_packet::Segmenter;
 use vf_packet::checksum::complete;
-use vf_vhost::net_hdr::NetHdr;
+use vf_packet::{Offload, PartialChecksum, Segmenter};
 
 use self::chance::{Chance, Correlated, Numbers};
 use super::transmitter::Transmitter;
@@ -167,18 +166,15 @@ impl Netem {
 
     /// Whether it worked: a frame that other hardware was to finish is finished first, so that nobody takes it for right.
     fn turn_a_bit_over(&mut self, frame: &mut Frame) -> bool {
-        let NetHdr {
-            csum_start,
-            csum_offset,
-            ..
-        } = frame.hdr;
-        let partial = frame.hdr.needs_csum();
-        if frame.hdr.is_gso()
-            || partial && complete(&mut frame.data, csum_start, csum_offset).is_err()
+        if frame.offload.gso().is_some() {
+            return false;
+        }
+        if let Some(PartialChecksum { start, offset }) = frame.offload.checksum()
+            && complete(&mut frame.data, start, offset).is_err()
         {
             return false;
         }
-        frame.hdr = NetHdr::default();
+        frame.offload = Offload::default();
         let bit = self.place.below(8 * frame.data.len() as u64);
         let byte = usize::try_from(bit / 8)
             .ok()
@@ -222,16 +218,14 @@ fn lose(sent: TxFrame, why: DropReason, pool: &Pool, lost: &mut dyn FnMut(DropRe
 
 /// The frames that a super-frame is on the wire; any other frame is itself.
 fn segments(sent: TxFrame, pool: &Pool, mut each: impl FnMut(TxFrame)) {
-    let cutter = match sent.frame.hdr.is_gso() {
-        true => Segmenter::new(&sent.frame.data, sent.frame.hdr.gso_size),
-        false => None,
-    };
+    let gso = sent.frame.offload.gso();
+    let cutter = gso.and_then(|gso| Segmenter::new(&sent.frame.data, gso.size));
     let Some(mut cutter) = cutter else {
         return each(sent);
     };
     while let Some((header, payload)) = cutter.next_segment() {
         let mut frame = pool.take(header.len() + payload.len());
-        frame.hdr = NetHdr::default();
+        frame.offload = Offload::default();
         frame.data.clear();
         frame.data.extend_from_slice(header);
         frame.data.extend_from_slice(payload);

@@ -80,7 +80,7 @@ impl Tap {
         let hdr = NetHdr::from_bytes(&header);
         match hdr.check(FEATURES, frame.head(), frame.len()) {
             Ok(checked) => {
-                frame.hdr = checked;
+                frame.offload = checked;
                 arrivals.frames.push(frame);
             }
             // UDP segmentation, which kernels since 6.2 hand over once TCP's has been asked for: we cannot do it.
@@ -110,7 +110,7 @@ impl Uplink for Tap {
         lost: &mut dyn FnMut(DropReason),
     ) {
         for TxFrame { frame, on_wire } in frames.drain(..) {
-            let header = frame.hdr.to_bytes(0);
+            let header = NetHdr::from(&frame.offload).to_bytes(0);
             let (header, _) = header.split_at(HEADER);
             let parts = [IoSlice::new(header), IoSlice::new(&frame.data)];
             match rustix::io::writev(&self.device, &parts) {

@@ -7,6 +7,7 @@ use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
 use proptest::prelude::*;
+use vf_packet::Offload;
 
 use super::*;
 use crate::control::{Asked, ControlQueue};
@@ -140,8 +141,8 @@ fn sent() -> impl Strategy<Value = Sent> {
         |(v6, tags, payload, size, kind)| {
             let mut frame = super_frame(v6, tags, payload, size);
             match kind {
-                0 => frame.hdr = NetHdr::default(),
-                1 => (frame.hdr.gso_type, frame.hdr.gso_size, frame.hdr.hdr_len) = (0, 0, 0),
+                0 => frame.offload = Offload::default(),
+                1 => frame.offload = Offload::new(frame.offload.checksum(), None),
                 _ => {}
             }
             frame
@@ -194,7 +195,7 @@ proptest! {
         let mut tx = TxQueue::new(from.driver.vring(1));
         let mut rx = RxQueue::new(to.driver.vring(0));
         for sent in &frames {
-            let bytes = [&sent.frame.hdr.to_bytes(0), &sent.frame.data[..]].concat();
+            let bytes = [&NetHdr::from(&sent.frame.offload).to_bytes(0), &sent.frame.data[..]].concat();
             from.driver.send(&bytes, &sent.cuts, sent.direct);
         }
         for (sizes, direct) in &buffers {

@@ -71,7 +71,7 @@ impl DirectPlane {
             }
             sent.add(frame.len());
             let from = Fetch { vf, queue, frame };
-            let m = meta(frame.len(), frame.hdr());
+            let m = meta(frame.len(), frame.offload());
             if !watched && let Some(hop) = nic.ingress_again(now, Source::Vf(vf), frame.head(), &m)
             {
                 let Hop { to, insert } = hop;
@@ -146,7 +146,7 @@ impl DirectPlane {
         };
         let rx = &mut self.ports.rx;
         let copy = outgoing(rx, &slot.queue, frame, parked.insert);
-        let on_wire = OnWire::of(&meta(copy.len(), &copy.hdr));
+        let on_wire = OnWire::of(&meta(copy.len(), &copy.offload));
         self.out
             .egress
             .send(now, &mut self.nic, vf.index(), copy, on_wire);

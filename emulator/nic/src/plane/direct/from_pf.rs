@@ -27,7 +27,7 @@ impl DirectPlane {
                 break;
             };
             moved += 1;
-            let m = meta(frame.len(), &frame.hdr);
+            let m = meta(frame.len(), &frame.offload);
             let verdict = self.nic.from_pf(&onward, frame.head(), &m);
             self.parked_pf = self.dispatch(now, frame, &verdict, onward.tagging, force);
             if self.parked_pf.is_some() {
@@ -74,7 +74,7 @@ impl DirectPlane {
         waits: bool,
     ) -> Option<Frame> {
         let pf = self.pf_flow();
-        let on_wire = OnWire::of(&meta(frame.len(), &frame.hdr));
+        let on_wire = OnWire::of(&meta(frame.len(), &frame.offload));
         let egress = &mut self.out.egress;
         if waits {
             egress.leave(pf);

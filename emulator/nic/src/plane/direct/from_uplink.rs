@@ -44,7 +44,7 @@ impl DirectPlane {
         let watched = self.ports.rx.mirror.is_on();
         let mut run: Option<Run> = None;
         for (n, frame) in frames.iter().enumerate() {
-            let m = meta(frame.len(), &frame.hdr);
+            let m = meta(frame.len(), &frame.offload);
             if watched {
                 let mirror = &mut self.ports.rx.mirror;
                 mirror.add(Port::Wire, Direction::Rx, frame, TagEdit::Keep);

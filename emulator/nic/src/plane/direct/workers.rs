@@ -94,7 +94,7 @@ impl DirectPlane {
             let Some(frame) = from_workers.take(vf) else {
                 break;
             };
-            let on_wire = OnWire::of(&meta(frame.len(), &frame.hdr));
+            let on_wire = OnWire::of(&meta(frame.len(), &frame.offload));
             egress.send(now, &mut self.nic, flow, frame, on_wire);
             moved += 1;
         }

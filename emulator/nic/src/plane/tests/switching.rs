@@ -1,6 +1,7 @@
 //! Switches of paths under load, and guests that have no buffers for what comes.
 
 use super::*;
+use vf_model::{Gso, PartialChecksum, Segmentation};
 
 /// A TCP/IPv4 super-frame for VF `vf`.
 fn super_frame(vf: usize, segments: usize, size: u16) -> Frame {
@@ -9,15 +10,21 @@ fn super_frame(vf: usize, segments: usize, size: u16) -> Frame {
     data[16..18].copy_from_slice(&((40 + segments * usize::from(size)) as u16).to_be_bytes());
     data[18..24].copy_from_slice(&[0, 0, 0, 0, 64, 6]);
     data[46] = 5 << 4; // a TCP header of five words
-    let hdr = NetHdr {
-        flags: NetHdr::NEEDS_CSUM,
-        gso_type: NetHdr::GSO_TCPV4,
-        hdr_len: 54,
-        gso_size: size,
-        csum_start: 34,
-        csum_offset: 16,
+    let gso = Gso {
+        header_len: 54,
+        size,
     };
-    Box::new(FrameBuf { hdr, data })
+    let checksum = PartialChecksum {
+        start: 34,
+        offset: 16,
+    };
+    let segmentation = Segmentation {
+        v6: false,
+        ecn: false,
+        gso,
+    };
+    let offload = Offload::new(Some(checksum), Some(segmentation));
+    Box::new(FrameBuf { offload, data })
 }
 
 #[test]

@@ -206,7 +206,7 @@ const MOST_ON_THE_WAY: usize = (8 + 24) << 20;
 fn what_cannot_wait_is_bounded_in_bytes_and_the_rest_is_lost_by_name() {
     let (mut near, mut far) = WireEnd::pair(LinkConfig::default(), ENDLESS);
     let frame = private(frame(BEYOND, MAC_BASE, 0, 9000));
-    let on_wire = OnWire::of(&meta(frame.len(), &frame.hdr));
+    let on_wire = OnWire::of(&meta(frame.len(), &frame.offload));
     let mut lost = Vec::new();
     let sent = 10_000;
     for _ in 0..sent {
@@ -272,7 +272,7 @@ fn a_thread_that_comes_late_makes_up_for_it_and_for_no_more() {
     let slack = Nanos(30_000);
     let (mut near, mut far) = WireEnd::pair(LinkConfig::default(), slack);
     let frame = private(frame(BEYOND, MAC_BASE, 0, 1514));
-    let on_wire = OnWire::of(&meta(frame.len(), &frame.hdr));
+    let on_wire = OnWire::of(&meta(frame.len(), &frame.offload));
     // The thread looks each microsecond, but for 2 ms in the middle, and then fills the transmitter in bursts.
     let mut sent = 0;
     let mut fill = |near: &mut WireEnd, now: Nanos| {

@@ -318,18 +318,17 @@ fn one_bit_is_turned_over_and_nothing_is_left_to_be_finished() {
     for n in 0..50 {
         let mut frame = numbered(n, 200);
         // A checksum from byte 34 on that is partial: zero is right until the field is filled.
-        frame.hdr = NetHdr {
-            flags: NetHdr::NEEDS_CSUM,
-            csum_start: 34,
-            csum_offset: 6,
-            ..NetHdr::default()
+        let checksum = PartialChecksum {
+            start: 34,
+            offset: 6,
         };
+        frame.offload = Offload::new(Some(checksum), None);
         let mut whole = frame.data.clone();
         complete(&mut whole, 34, 6).unwrap();
         bench.look(vec![sent(frame)]);
         bench.pass(bench.now + Nanos(10_000));
         let (_, frame) = bench.arrived.pop().unwrap();
-        assert_eq!(frame.hdr, NetHdr::default());
+        assert!(frame.offload.is_none());
         let turned = whole
             .iter()
             .zip(&frame.data)
@@ -349,22 +348,24 @@ fn super_frame() -> TxFrame {
         0x12, 0x34, 0, 80, 0, 0, 0, 1, 0, 0, 0, 1, 0x50, 0x18, 2, 0, 0, 0, 0, 0,
     ]);
     data.extend(vec![0xab; 4 * 1000 + 500]);
-    let hdr = NetHdr {
-        flags: NetHdr::NEEDS_CSUM,
-        gso_type: NetHdr::GSO_TCPV4,
-        hdr_len: 54,
-        gso_size: 1000,
-        csum_start: 34,
-        csum_offset: 16,
-    };
-    let frame = Box::new(FrameBuf { hdr, data });
-    let gso = Some(vf_model::Gso {
+    let gso = vf_model::Gso {
         header_len: 54,
         size: 1000,
-    });
+    };
+    let checksum = PartialChecksum {
+        start: 34,
+        offset: 16,
+    };
+    let segmentation = vf_packet::Segmentation {
+        v6: false,
+        ecn: false,
+        gso,
+    };
+    let offload = Offload::new(Some(checksum), Some(segmentation));
+    let frame = Box::new(FrameBuf { offload, data });
     let on_wire = OnWire::of(&FrameMeta {
         len: frame.len(),
-        gso,
+        gso: Some(gso),
     });
     TxFrame { frame, on_wire }
 }
@@ -379,7 +380,12 @@ fn segments_of_a_super_frame_are_lost_one_by_one() {
     let arrived = bench.arrived.len() as u64;
     assert_eq!(arrived + bench.dropped(DropReason::NetemLoss), 500);
     assert!((200..300).contains(&arrived), "{arrived}");
-    assert!(bench.arrived.iter().all(|(_, frame)| !frame.hdr.is_gso()));
+    assert!(
+        bench
+            .arrived
+            .iter()
+            .all(|(_, frame)| frame.offload.gso().is_none())
+    );
     assert!(
         bench
             .arrived
@@ -390,7 +396,7 @@ fn segments_of_a_super_frame_are_lost_one_by_one() {
     let mut bench = Bench::over_wire("delay 1ms");
     bench.look(vec![super_frame()]);
     bench.pass(Nanos(10_000_000));
-    assert!(bench.arrived[0].1.hdr.is_gso());
+    assert!(bench.arrived[0].1.offload.gso().is_some());
 }
 
 #[test]
