@@ -8,7 +8,7 @@ use std::rc::Rc;
 
 use vf_model::{Command, CostModel, Nanos, Path, Policy, Refusal, VfIndex};
 use vf_nic::clock::Clock;
-use vf_nic::config::{NicSettings, WireSettings};
+use vf_nic::config::{HypervisorCpu, NicSettings, WireSettings};
 use vf_nic::instance::{NicInstance, Planes};
 use vf_nic::plane::{Gap, Mirror, Moderation, Notified};
 use vf_nic::queue::Pool;
@@ -23,6 +23,24 @@ const POOL: usize = 1 << 16;
 
 /// Is shown every frame, in the order in which they pass.
 pub type Watcher = Box<dyn FnMut(&Seen<'_>)>;
+
+/// A hypervisor whose CPU is this machine's, on a clock that does not know this machine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "[hypervisor] cpu = \"measured\": the virtual clock has no machine to measure; leave it out, or say cpu = \"model\""
+)]
+pub struct MeasuredCpu;
+
+/// What the mediated path costs on the virtual clock.
+///
+/// # Errors
+/// [`MeasuredCpu`]: it would cost nothing, as if its CPU were of infinite speed.
+pub fn cost_model(cpu: Option<HypervisorCpu>) -> Result<CostModel, MeasuredCpu> {
+    match cpu {
+        None | Some(HypervisorCpu::Model) => Ok(CostModel::default()),
+        Some(HypervisorCpu::Measured) => Err(MeasuredCpu),
+    }
+}
 
 /// How guests and NICs tell each other of work.
 #[derive(Clone, Copy, Debug)]

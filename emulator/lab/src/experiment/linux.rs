@@ -84,7 +84,7 @@ pub(super) fn run(
     let config = Config {
         socket_dir: run.to_owned(),
         ctl: None,
-        hypervisor: HypervisorCpu::Model,
+        hypervisor: Some(HypervisorCpu::Model),
         poll: Polling::default(),
         threads: 1,
         cpus: CpuList::default(),

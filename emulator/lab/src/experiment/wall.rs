@@ -43,7 +43,7 @@ pub(super) fn run(
     let mut server = Server::start(Config {
         socket_dir: dir.path().to_owned(),
         ctl: None,
-        hypervisor: HypervisorCpu::Measured,
+        hypervisor: Some(HypervisorCpu::Measured),
         poll: Polling::default(),
         threads: 1,
         cpus: CpuList::default(),

@@ -8,6 +8,8 @@ use vf_model::{Command, Nanos, VfIndex};
 use vf_nic::config::{Config, Sections, SocketRole, line_of, one_line};
 use vf_nic::instance::initial_policy;
 
+use crate::virtual_hosts::cost_model;
+
 use super::error::{LoadError, ScenarioError, value};
 use super::expect;
 use super::parse::{EventSection, File, GuestSection, JobSection, PingSection, SendSection};
@@ -333,6 +335,7 @@ fn find<'a>(
 
 /// What cannot be on the virtual clock, or is the scenario's own business.
 fn check_config(config: &Config) -> Result<(), ScenarioError> {
+    cost_model(config.hypervisor)?;
     for nic in &config.nics {
         if nic.uplink.is_some() {
             return Err(ScenarioError::Needs(

@@ -4,8 +4,7 @@ use std::collections::BTreeMap;
 
 use vf_guest::net::{NetConfig, Notify};
 use vf_guest::tcp::{GuestConfig, StreamId, TcpGuest};
-use vf_model::{Command, Nanos, VfIndex};
-use vf_nic::config::HypervisorCpu;
+use vf_model::{Command, CostModel, Nanos, VfIndex};
 use vf_nic::watch::Detail;
 
 use super::guests::{Ended, Guests, JobEnd, RunError};
@@ -50,11 +49,8 @@ impl<'a> Embedded<'a> {
         };
         let mut nics = plan.config.nics.clone();
         nics.iter_mut().for_each(|nic| nic.queue_pairs = 1);
-        let cost = match plan.config.hypervisor {
-            HypervisorCpu::Measured => None,
-            HypervisorCpu::Model => Some(vf_model::CostModel::default()),
-        };
-        let mut world = VirtualHosts::new(&nics, &plan.config.wires, cost, notification)
+        let cost = CostModel::default(); // a plan has no measured CPU
+        let mut world = VirtualHosts::new(&nics, &plan.config.wires, Some(cost), notification)
             .map_err(|(_, vf, refusal)| RunError::Policy(vf, refusal))?;
         let mut guests = Vec::new();
         let mut guest_on = BTreeMap::new();

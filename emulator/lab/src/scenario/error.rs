@@ -6,6 +6,8 @@ use std::path::PathBuf;
 use vf_model::{Refusal, VfIndex};
 use vf_nic::config::ConfigError;
 
+use crate::virtual_hosts::MeasuredCpu;
+
 /// Why a scenario cannot be run. One line that says where and what to change.
 #[derive(Debug, thiserror::Error)]
 pub enum LoadError {
@@ -56,6 +58,9 @@ pub enum LoadError {
 /// What is wrong with a section.
 #[derive(Debug, thiserror::Error)]
 pub enum ScenarioError {
+    /// A hypervisor that takes no time.
+    #[error(transparent)]
+    Cpu(#[from] MeasuredCpu),
     /// A name that nothing has.
     #[error("{what} '{name}': there are {known}")]
     NoSuch {

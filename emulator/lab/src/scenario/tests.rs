@@ -195,6 +195,10 @@ fn what_belongs_to_a_wall_clock_is_refused() {
     for (text, says) in [
         ("until = '1s'\n[[nic]]\nname = 'a'\ntap = 't'", "tap"),
         (
+            "until = '1s'\n[hypervisor]\ncpu = 'measured'\n[[nic]]\nname = 'a'",
+            "cpu = \"measured\": the virtual clock has no machine to measure",
+        ),
+        (
             "until = '1s'\n[[nic]]\nname = 'a'\nsocket_role = 'client'",
             "sockets",
         ),
@@ -442,4 +446,17 @@ fn shipped_scenarios_are_in_order() {
             panic!("{error}");
         }
     }
+}
+
+#[test]
+fn a_hypervisor_of_which_nothing_is_said_takes_time() {
+    let text = PAIR.replace("[hypervisor]\ncpu = 'model'\n", "")
+        + "[[nic.vf]]\nindex = 0\npath = 'mediated'\n\
+           [[job]]\nguest = 'left'\nat = '1ms'\nping = { to = 'right', count = 2, interval = '2ms' }\n\
+           [[expect]]\nexit = 'left'\n";
+    let plan = ScenarioPlan::parse(Path::new("test.toml"), &text, None).unwrap();
+    let outcome = run(&plan, Options::default(), |_| {}).unwrap();
+    let rtt = outcome.jobs[0].rtt_ns[1];
+    // The wire alone takes 1.2 us, each of the two copies of the hypervisor most of one.
+    assert!(rtt > 2500, "{rtt} ns");
 }

@@ -7,6 +7,8 @@ use vf_model::{Nanos, Refusal, VfIndex};
 use vf_nic::server::RunError;
 use vf_vhost::endpoint::BindError;
 
+use crate::virtual_hosts::MeasuredCpu;
+
 /// Why a simulation cannot start or go on.
 #[derive(Debug, thiserror::Error)]
 pub enum SimulationError {
@@ -19,6 +21,9 @@ pub enum SimulationError {
     /// The control socket cannot be made.
     #[error("{0}")]
     Control(#[from] RunError),
+    /// A hypervisor that takes no time.
+    #[error(transparent)]
+    Cpu(#[from] MeasuredCpu),
     /// Something that lives in real time.
     #[error("{nic}: {what} cannot be on the virtual clock")]
     RealTime {

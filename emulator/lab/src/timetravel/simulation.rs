@@ -12,7 +12,7 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use vf_model::{Command, Nanos, VfIndex};
-use vf_nic::config::{Config, HypervisorCpu, SocketRole};
+use vf_nic::config::{Config, SocketRole};
 use vf_nic::control::Change;
 use vf_nic::instance::NicInstance;
 use vf_nic::server::ready::make_socket_dir;
@@ -29,7 +29,7 @@ use super::message::clamp_to_i64;
 use super::schedule::Schedule;
 use crate::calendar::ParticipantId;
 use crate::digest::Digest;
-use crate::virtual_hosts::{Event, Notification, VirtualHosts, Watcher};
+use crate::virtual_hosts::{Event, Notification, VirtualHosts, Watcher, cost_model};
 
 /// What to run.
 #[derive(Clone, Debug)]
@@ -130,6 +130,7 @@ impl Simulation {
     /// # Errors
     /// [`SimulationError`]; what had been made is removed again.
     pub fn start(config: &Config, settings: Settings) -> Result<Simulation, SimulationError> {
+        let cost = cost_model(config.hypervisor)?;
         make_socket_dir(&config.socket_dir)?;
         let mut nics = config.nics.clone();
         for nic in &mut nics {
@@ -146,15 +147,11 @@ impl Simulation {
             // A guest on this clock has one CPU.
             nic.queue_pairs = 1;
         }
-        let cost = match config.hypervisor {
-            HypervisorCpu::Measured => None,
-            HypervisorCpu::Model => Some(vf_model::CostModel::default()),
-        };
         let notification = Notification {
             kicks: true,
             moderation: settings.moderation,
         };
-        let mut world = VirtualHosts::new(&nics, &config.wires, cost, notification).map_err(
+        let mut world = VirtualHosts::new(&nics, &config.wires, Some(cost), notification).map_err(
             |(h, vf, refusal)| SimulationError::Policy {
                 nic: nics[h].name.clone(),
                 vf,

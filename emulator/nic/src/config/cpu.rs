@@ -91,13 +91,12 @@ impl TryFrom<String> for CpuList {
 }
 
 /// Whether the hypervisor's CPU is this machine's or the model's.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum HypervisorCpu {
-    /// Real copies on this machine, as fast as they go.
-    #[default]
+    /// Real copies on this machine, as fast as they go: the wall clock's default. The virtual clock knows no machine.
     Measured,
-    /// The same copies, and besides the CPU time of the calibrated cost model is charged.
+    /// The same copies, and besides the CPU time of the calibrated cost model is charged: the virtual clock's default.
     Model,
 }
 

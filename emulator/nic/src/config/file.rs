@@ -50,8 +50,7 @@ pub struct Sections<'a> {
 #[derive(Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct HypervisorSection {
-    #[serde(default)]
-    cpu: HypervisorCpu,
+    cpu: Option<HypervisorCpu>,
 }
 
 /// What the command line of `vfnic run` may say over the file or in its place.

@@ -37,8 +37,8 @@ pub struct Config {
     pub socket_dir: PathBuf,
     /// The control socket, if it is not `ctl.sock` there.
     pub ctl: Option<PathBuf>,
-    /// How the mediated path pays for its work.
-    pub hypervisor: HypervisorCpu,
+    /// How the mediated path pays for its work, if that is said; each clock has a default of its own.
+    pub hypervisor: Option<HypervisorCpu>,
     /// How workers wait for work.
     pub poll: Polling,
     /// Threads that all NICs' direct paths share; a NIC with more workers has as many.

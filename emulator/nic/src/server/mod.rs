@@ -415,8 +415,8 @@ fn build_hosts(
         ends[between[1]] = Some(b);
     }
     let cost = match config.hypervisor {
-        HypervisorCpu::Measured => None,
-        HypervisorCpu::Model => Some(vf_model::CostModel::default()),
+        None | Some(HypervisorCpu::Measured) => None,
+        Some(HypervisorCpu::Model) => Some(vf_model::CostModel::default()),
     };
     // By thread: the planes, and the NIC and the worker of each.
     let mut planes: Vec<Vec<_>> = threads.threads.iter().map(|_| Vec::new()).collect();
