@@ -293,7 +293,7 @@ fn wire(outcome: &ExperimentOutcome) -> String {
 fn calibration(outcome: &ExperimentOutcome) -> String {
     let calibration = &outcome.calibration;
     format!(
-        "<section>\n<h2>What was calibrated</h2>\n<p>One constant was fitted, not measured: <code>{} = {}</code>. {}</p>\n</section>",
+        "<section>\n<h2>What was calibrated</h2>\n<p>Fitted, not measured: <code>{} = {}</code>, {}</p>\n</section>",
         escape(calibration.constant),
         calibration.value,
         escape(calibration.note)

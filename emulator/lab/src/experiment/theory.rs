@@ -193,20 +193,6 @@ mod tests {
     }
 
     #[test]
-    fn the_ack_ratio_of_2009_gives_the_figures_of_2009() {
-        near(
-            saturated(1500, false, 10_000.0, 2.15, (true, true)).0,
-            9258.0,
-            1.0,
-        );
-        near(
-            saturated(1500, false, 10_000.0, 2.04, (true, true)).0,
-            9245.0,
-            1.0,
-        );
-    }
-
-    #[test]
     fn acks_on_an_idle_reverse_are_free() {
         assert_eq!(
             saturated(1500, false, 10.0, 1.0, (true, false)),
