@@ -1,6 +1,11 @@
 //! How often a front end may have its rings stopped and started: that takes the thread which runs them, and others' rings with
 //! them, some microseconds each time. Never reads a clock.
 
+#![expect(
+    clippy::arithmetic_side_effects,
+    reason = "an instant and a duration of some seconds"
+)]
+
 use std::time::{Duration, Instant};
 
 /// The time in which one change is all right in the long run.

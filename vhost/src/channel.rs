@@ -4,6 +4,11 @@
 //! message they came with. Half a message is kept until the rest comes. Knows headers, not
 //! requests.
 
+#![expect(
+    clippy::arithmetic_side_effects,
+    reason = "bounded by the longest message"
+)]
+
 use std::io::{self, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};

@@ -1,5 +1,10 @@
 //! What a device is, as a front end and its driver see it. Knows no rings and no session.
 
+#![expect(
+    clippy::arithmetic_side_effects,
+    reason = "numbers of queues, which are few"
+)]
+
 use crate::coalescing::Coalescing;
 use crate::features::{ProtocolFeatures, VirtioFeatures};
 

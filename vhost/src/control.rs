@@ -4,6 +4,15 @@
 //! Reads and answers; to obey is the session's. A command that is not served is refused, a chain
 //! that is no chain breaks this ring and nothing else.
 
+#![expect(
+    clippy::arithmetic_side_effects,
+    reason = "bounded by the longest command"
+)]
+#![expect(
+    clippy::cast_possible_truncation,
+    reason = "cut to the width that the format has, or bounded before"
+)]
+
 mod command;
 
 use virtio_bindings::virtio_net as net;

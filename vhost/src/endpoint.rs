@@ -11,6 +11,11 @@
 //! is read, so that one which has died is never in the way of its successor; nor is one that gave us
 //! its own end of the connection, for no descriptor is kept that could hold that.
 
+#![expect(
+    clippy::arithmetic_side_effects,
+    reason = "an instant and a duration of some seconds, and small counts"
+)]
+
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 use std::os::unix::net::UnixStream;

@@ -3,6 +3,8 @@
 //!
 //! Never refers to guest memory.
 
+#![expect(clippy::indexing_slicing, reason = "bounds are checked just before")]
+
 use vf_packet::Offload;
 
 use crate::limits::HEAD_MAX;

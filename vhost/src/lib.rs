@@ -101,6 +101,17 @@
 //! # }
 //! ```
 
+// New code says how it knows that an index is inside, a number fits and a sum does not wrap, or why it need not; each file that does
+// not yet says so at its top.
+#![cfg_attr(
+    not(test),
+    warn(
+        clippy::arithmetic_side_effects,
+        clippy::cast_possible_truncation,
+        clippy::indexing_slicing
+    )
+)]
+
 mod backend;
 mod change_limiter;
 mod channel;

@@ -6,6 +6,16 @@
 //! which is the one writer and marks the [`DirtyLog`]. No Rust reference into guest memory exists anywhere. Files are
 //! measured before they are mapped, and a file that shrinks later is caught by the SIGBUS guard ([`GuestMemory::faulted`]).
 
+#![expect(
+    clippy::arithmetic_side_effects,
+    reason = "bounded by the sizes of rings, regions and frames"
+)]
+#![expect(
+    clippy::cast_possible_truncation,
+    reason = "cut to the width that the format has, or bounded before"
+)]
+#![expect(clippy::indexing_slicing, reason = "bounds are checked just before")]
+
 mod dirty_log;
 mod slice;
 

@@ -3,6 +3,15 @@
 //! Bytes in, values out; no state, no I/O. Numbers are in the byte order of the host, as the
 //! document says. What a payload means is [`session`](crate::session)'s business.
 
+#![expect(
+    clippy::arithmetic_side_effects,
+    reason = "bounded by the longest message"
+)]
+#![expect(
+    clippy::cast_possible_truncation,
+    reason = "cut to the width that the format has, or bounded before"
+)]
+
 use thiserror::Error;
 
 use crate::memory::RegionSpec;

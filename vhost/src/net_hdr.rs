@@ -4,6 +4,15 @@
 //! `num_buffers` is not part of [`NetHdr`]: only the receive queue knows it. Never touches guest
 //! memory; a header is judged on a private copy together with the first bytes of its frame.
 
+#![expect(
+    clippy::arithmetic_side_effects,
+    reason = "bounded by the sizes of rings, regions and frames"
+)]
+#![expect(
+    clippy::cast_possible_truncation,
+    reason = "cut to the width that the format has, or bounded before"
+)]
+
 use vf_packet::{Gso, Offload, PartialChecksum, Segmentation, TcpLayout};
 use virtio_bindings::virtio_net as net;
 

@@ -8,6 +8,16 @@
 //! Release store, without which a driver does not look at the others. Never looks at what is in
 //! the buffers.
 
+#![expect(
+    clippy::arithmetic_side_effects,
+    reason = "bounded by the sizes of rings, regions and frames"
+)]
+#![expect(
+    clippy::cast_possible_truncation,
+    reason = "cut to the width that the format has, or bounded before"
+)]
+#![expect(clippy::indexing_slicing, reason = "bounds are checked just before")]
+
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{Ordering, fence};

@@ -4,6 +4,15 @@
 //! Here is what both formats share, and the choice between them; how each lies in memory is in
 //! `split` and `packed`. Never looks at what is in the buffers.
 
+#![expect(
+    clippy::arithmetic_side_effects,
+    reason = "bounded by the sizes of rings, regions and frames"
+)]
+#![expect(
+    clippy::cast_possible_truncation,
+    reason = "cut to the width that the format has, or bounded before"
+)]
+
 use std::sync::Arc;
 use std::sync::atomic::{Ordering, fence};
 

@@ -4,6 +4,16 @@
 //! all; what the driver cannot take (partial checksums, super-frames) is finished in software
 //! first. Never decides who receives.
 
+#![expect(
+    clippy::arithmetic_side_effects,
+    reason = "bounded by the sizes of rings, regions and frames"
+)]
+#![expect(
+    clippy::cast_possible_truncation,
+    reason = "cut to the width that the format has, or bounded before"
+)]
+#![expect(clippy::indexing_slicing, reason = "bounds are checked just before")]
+
 use vf_packet::checksum;
 use vf_packet::{Offload, PartialChecksum, Segmenter};
 

@@ -18,6 +18,15 @@
 //! addresses and the virtio features are known; it need not have been kicked, and it need not be
 //! enabled (vhost-user "Ring states").
 
+#![expect(
+    clippy::arithmetic_side_effects,
+    reason = "numbers of rings, which are few"
+)]
+#![expect(
+    clippy::cast_possible_truncation,
+    reason = "cut to the width that the format has, or bounded before"
+)]
+
 mod change;
 mod control;
 

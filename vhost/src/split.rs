@@ -4,6 +4,16 @@
 //! copy, and judged on that copy. Used elements are kept here until they are published: written, and
 //! made visible with one store. Never looks at what is in the buffers.
 
+#![expect(
+    clippy::arithmetic_side_effects,
+    reason = "bounded by the sizes of rings, regions and frames"
+)]
+#![expect(
+    clippy::cast_possible_truncation,
+    reason = "cut to the width that the format has, or bounded before"
+)]
+#![expect(clippy::indexing_slicing, reason = "bounds are checked just before")]
+
 use std::sync::Arc;
 use std::sync::atomic::{Ordering, fence};
 

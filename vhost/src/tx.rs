@@ -4,6 +4,16 @@
 //! once and judged as that copy; the payload stays in guest memory until it is copied to where it
 //! goes. Chains are returned strictly in the order they came. Never decides where a frame goes.
 
+#![expect(
+    clippy::arithmetic_side_effects,
+    reason = "bounded by the sizes of rings, regions and frames"
+)]
+#![expect(
+    clippy::cast_possible_truncation,
+    reason = "cut to the width that the format has, or bounded before"
+)]
+#![expect(clippy::indexing_slicing, reason = "bounds are checked just before")]
+
 use vf_packet::Offload;
 
 use crate::device_queue::DeviceQueue;

@@ -10,6 +10,11 @@
 //! interrupted knows what it has to do with. The watchdog waits for no descriptor and for none of the threads that it
 //! watches, and it sleeps while none of them calls anybody.
 
+#![expect(
+    clippy::arithmetic_side_effects,
+    reason = "a count of idle looks, which starts again"
+)]
+
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};

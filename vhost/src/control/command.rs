@@ -2,6 +2,15 @@
 //!
 //! Knows no queue and obeys nothing. Whatever is malformed, not negotiated or not served is no command.
 
+#![expect(
+    clippy::arithmetic_side_effects,
+    reason = "bounded by the longest command"
+)]
+#![expect(
+    clippy::cast_possible_truncation,
+    reason = "cut to the width that the format has, or bounded before"
+)]
+
 use std::fmt;
 
 use virtio_bindings::virtio_net as net;

@@ -4,6 +4,11 @@
 //! where it was a call of a function for any length, or a detour over the stack for each word (`cargo bench -p vfnic`).
 //! Never makes a reference to guest memory.
 
+#![expect(
+    clippy::arithmetic_side_effects,
+    reason = "bounded by the length that is copied"
+)]
+
 use std::sync::atomic::{Ordering, compiler_fence};
 
 use vm_memory::VolatileSlice;

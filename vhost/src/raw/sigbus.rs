@@ -15,6 +15,8 @@
 //! A signal handler, its installation and the fixed-address `mmap` cannot be had without `unsafe`. Never reads or writes
 //! guest memory.
 
+#![expect(clippy::arithmetic_side_effects, reason = "addresses inside a mapping")]
+
 use std::ptr;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering, fence};

@@ -1,6 +1,11 @@
 //! What about a session changes while the device does not have the rings that it concerns: they are asked for, they come
 //! back, the change is made, and those that can run are given out again.
 
+#![expect(
+    clippy::cast_possible_truncation,
+    reason = "cut to the width that the format has, or bounded before"
+)]
+
 use std::sync::Arc;
 
 use super::{Action, RingState, Session, Then};

@@ -1,6 +1,11 @@
 //! What a session does for a driver that has a control queue: obeys what concerns the session, hands
 //! the rest out as actions, remembers what was asked until the driver is gone.
 
+#![expect(
+    clippy::cast_possible_truncation,
+    reason = "cut to the width that the format has, or bounded before"
+)]
+
 use super::change::Change;
 use super::{Action, DeviceConfig, MAX_RING, Session, Then};
 use crate::control::{Asked, Coalescing, CtrlCommand, Rings};
