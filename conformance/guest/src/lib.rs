@@ -64,7 +64,7 @@
 //!
 //! use vf_guest::cable::Cable;
 //! use vf_guest::net::{NetConfig, NetDevice, Notify};
-//! use vf_guest::tcp::{Guest, GuestConfig};
+//! use vf_guest::tcp::{GuestConfig, TcpGuest};
 //!
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! let guest = |number| {
@@ -75,7 +75,7 @@
 //!         ..GuestConfig::default()
 //!     };
 //!     // With every feature acknowledged that the configuration asks for.
-//!     NetDevice::detached(u64::MAX, &polled).map(|device| Guest::new(config, device))
+//!     NetDevice::detached(u64::MAX, &polled).map(|device| TcpGuest::new(config, device))
 //! };
 //! let ten_gigabit = 0.8; // nanoseconds a byte
 //! let mut cable = Cable::new([guest(1)?, guest(2)?], ten_gigabit);

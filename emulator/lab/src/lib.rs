@@ -16,16 +16,16 @@
 //! A short one, with a stream each way. The figures are the same on every machine.
 //!
 //! ```
-//! use vf_lab::experiment::{self, ClockMode, Plan};
+//! use vf_lab::experiment::{self, ClockMode, ExperimentPlan};
 //! use vf_model::Nanos;
 //!
 //! fn main() -> Result<(), Box<dyn std::error::Error>> {
-//!     let plan = Plan {
+//!     let plan = ExperimentPlan {
 //!         a_to_b: 1,
 //!         b_to_a: 1,
 //!         warm_up: Nanos(5_000_000),
 //!         measure: Nanos(5_000_000),
-//!         ..Plan::default()
+//!         ..ExperimentPlan::default()
 //!     };
 //!     let outcome = experiment::run(&plan, &[ClockMode::Virtual], None, |_, _, _| {})?;
 //!     let [mediated, direct] = &outcome.results[..] else {
