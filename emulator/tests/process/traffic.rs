@@ -1,5 +1,7 @@
 //! VF to VF traffic on both paths, within a NIC and across the wire.
 
+use std::time::{Duration, Instant};
+
 use vf_guest::net::NetConfig;
 use vf_guest::tcp::GuestConfig;
 
@@ -61,6 +63,42 @@ fn tcp_across_the_wire_arrives_whole_on_both_paths() {
         "{wire:?}"
     );
     assert_eq!(drops(wire), []);
+}
+
+#[test]
+fn what_is_sent_is_impaired_as_the_sender_says_and_shown() {
+    let config = BACK_TO_BACK
+        .replacen("'a'", "'a'\nnetem = 'delay 30ms duplicate 100%'", 1)
+        .replacen("'b'\n", "'b'\nnetem = 'loss 100%'\n", 1);
+    let emulator = Emulator::with_config(&config);
+    let [mut a, mut b] =
+        ["a-vf0.sock", "b-vf0.sock"].map(|socket| Port::open(&emulator.path(socket)));
+    let frame = a.frame(b.mac, 60);
+    let sent = Instant::now();
+    a.send(&frame);
+    b.gets(&frame);
+    // The threads slept meanwhile.
+    assert!(sent.elapsed() >= Duration::from_millis(30));
+    b.gets(&frame);
+    let lost = b.frame(a.mac, 60);
+    b.send(&lost);
+    a.never_gets(&lost);
+    let [ours, theirs] = &emulator.show().nics[..] else {
+        panic!("two NICs");
+    };
+    assert_eq!(ours.uplink, "wire netem delay 30ms duplicate 100%");
+    assert_eq!(ours.link.xstats["netem_duplicated"], 1);
+    assert_eq!(ours.link.counters.tx_packets, 1);
+    assert_eq!(drops(&theirs.link.counters), [("netem_loss".to_owned(), 1)]);
+}
+
+#[test]
+fn tcp_with_segmentation_arrives_whole_over_an_impaired_wire() {
+    let config = BACK_TO_BACK.to_owned() + "netem = 'delay 200us 50us loss 0.2% reorder 2%'\n";
+    let emulator = Emulator::with_config(&config);
+    streams_arrive(&emulator, ["a-vf0.sock", "b-vf0.sock"], true, 1);
+    let lost = |nic: usize| emulator.show().nics[nic].link.counters.tx_drops["netem_loss"];
+    assert!(lost(0) > 0 && lost(1) > 0);
 }
 
 #[test]
