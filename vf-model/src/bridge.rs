@@ -64,7 +64,7 @@ pub struct BridgeStats<N = u64> {
     pub flushed: N,
     /// Frames whose sender was not learned for want of room.
     pub full: N,
-    /// Frames tried on every port: those to groups and to stations it does not know.
+    /// Frames to groups and to stations it does not know that went out at several ports.
     pub floods: N,
     /// Frames that filters take at another port than the one where the address was learned: they went where the filters say.
     pub overruled: N,
@@ -75,6 +75,8 @@ pub struct BridgeStats<N = u64> {
 pub(crate) struct BridgeSet {
     pub(crate) vifs: VfSet,
     pub(crate) pf: bool,
+    /// Whether that is every port there is.
+    all: bool,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -186,14 +188,10 @@ impl Bridge {
         let all = BridgeSet {
             vifs: self.vifs,
             pf: true,
+            all: true,
         };
-        let mut to = match self.find(now, vlan, header.dst) {
-            Some(port) => BridgeSet::only(port),
-            None => {
-                self.known.stats.floods.add(1);
-                all
-            }
-        };
+        let port = self.find(now, vlan, header.dst);
+        let mut to = port.map_or(all, BridgeSet::only);
         match from {
             BridgePort::Vif(vf) => to.vifs.remove(vf),
             BridgePort::Pf => to.pf = false,
@@ -201,9 +199,14 @@ impl Bridge {
         to
     }
 
-    /// Counts a frame that went elsewhere than [`Bridge::forward`] has said.
-    pub(crate) fn count_overruled(&mut self) {
-        self.known.stats.overruled.add(1);
+    /// Counts what has become of a frame that [`Bridge::forward`] would have tried there: which ports took it.
+    pub(crate) fn count(&mut self, tried: BridgeSet, vifs: VfSet, pf: bool) {
+        let stats = &self.known.stats;
+        if !tried.covers(vifs, pf) {
+            stats.overruled.add(1);
+        } else if tried.all && vifs.len() + usize::from(pf) > 1 {
+            stats.floods.add(1);
+        }
     }
 
     fn has(&self, port: BridgePort) -> bool {
@@ -295,11 +298,12 @@ impl BridgeSet {
                 BridgePort::Pf => VfSet::default(),
             },
             pf: port == BridgePort::Pf,
+            all: false,
         }
     }
 
     /// Whether all of these ports are in it.
-    pub(crate) fn covers(&self, vifs: VfSet, pf: bool) -> bool {
+    fn covers(&self, vifs: VfSet, pf: bool) -> bool {
         vifs.difference(self.vifs).is_empty() && (self.pf || !pf)
     }
 }
@@ -365,6 +369,7 @@ mod tests {
         let mut bridge = bridge(0..3);
         let mut send = |at, from, dst, src| {
             let set = bridge.forward(seconds(at), from, Vlan::NONE, &header(mac(dst), mac(src)));
+            bridge.count(set, set.vifs, set.pf);
             (tried(set), bridge.stats(seconds(at)))
         };
         assert_eq!(send(0, vif(0), 2, 1).0, [1, 2, 255], "unknown: flooded");
@@ -503,6 +508,7 @@ mod tests {
                 floods += u64::from(known.is_none());
                 expected.retain(|port| *port != from);
                 let set = bridge.forward(seconds(now), from, vlan(vid), &header(mac(dst), mac(src)));
+                bridge.count(set, set.vifs, set.pf);
                 let ports = set.vifs.iter().map(BridgePort::Vif).chain(set.pf.then_some(PF));
                 prop_assert_eq!(ports.collect::<Vec<_>>(), expected);
                 let stats = bridge.stats(seconds(now));

@@ -1,6 +1,9 @@
 //! The hypervisor of one host: judges every frame that mediated guests send or that the NIC hands up. Its bridge learns
 //! where stations are and so on which ports a frame is tried; who receives it is for the filters to say, as on the direct
-//! path. Where the two disagree the filters win: else a guest that may spoof could take over its neighbour's traffic.
+//! path. Where the two disagree the filters win: the result must not depend on whether a frame takes the slow path (the golden
+//! rule of Linux's representors), and a guest that may spoof could take over its neighbour's traffic. So a station behind a VF, a
+//! bridge in the guest, is heard at its vif and gets frames once the VF's filters name it, on either path; until then what
+//! siblings send it leaves on the wire, as a NIC's switch, which learns nothing, has it.
 //! Never touches the frame itself.
 
 use std::sync::Arc;
@@ -46,9 +49,7 @@ impl HypervisorModel {
             let vlan = reach.insert.map_or(header.vlan(), Vlan::of_tag);
             let tried = self.bridge.forward(now, BridgePort::Vif(vf), vlan, &header);
             let verdict = HypervisorModel::split(&reach)?;
-            if !tried.covers(verdict.vfs, verdict.pf) {
-                self.bridge.count_overruled();
-            }
+            self.bridge.count(tried, verdict.vfs, verdict.pf);
             Ok((header, verdict))
         });
         match judged {
@@ -84,9 +85,7 @@ impl HypervisorModel {
                 .bridge
                 .forward(now, BridgePort::Pf, header.vlan(), &header);
             let vifs = onward.vfs.intersection(self.account.policy.mediated());
-            if !tried.covers(vifs, false) {
-                self.bridge.count_overruled();
-            }
+            self.bridge.count(tried, vifs, false);
         }
         let dst = MacAddr::of_frame(head);
         self.account.pf.count_rx(dst, meta.len);

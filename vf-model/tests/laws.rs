@@ -736,7 +736,11 @@ fn a_learned_address_takes_nothing_from_its_owner() {
         assert_eq!(at[0].port, BridgePort::Vif(VfIndex(2)), "for all to see");
     }
     assert_eq!(bridge(&host).moved, 2);
-    assert_eq!(bridge(&host).floods, 4, "VF 0 has not been heard yet");
+    assert_eq!(
+        bridge(&host).floods,
+        0,
+        "VF 0 has not been heard yet, and is the only one that takes them"
+    );
     let outcome = host.send(Source::Vf(VfIndex(0)), &frame(1, 0));
     assert_eq!(outcome.vfs.into_keys().collect::<Vec<_>>(), [1]);
     let outcome = host.send(Source::Vf(VfIndex(0)), &frame(9, 0));
@@ -745,7 +749,47 @@ fn a_learned_address_takes_nothing_from_its_owner() {
     host.send(Source::Vf(VfIndex(1)), &frame(0, 1));
     host.send(Source::Vf(VfIndex(0)), &frame(1, 0));
     assert_eq!(bridge(&host).overruled, 2, "heard where it belongs again");
-    assert_eq!(bridge(&host).floods, 4);
+    assert_eq!(bridge(&host).floods, 0);
+    host.send(
+        Source::Vf(VfIndex(0)),
+        &[&MacAddr::BROADCAST.0[..], &frame(1, 0)[6..]].concat(),
+    );
+    assert_eq!(bridge(&host).floods, 1, "to all others and the wire");
+}
+
+/// A bridge in a guest, whose stations speak through its VF. The hypervisor's bridge hears where they are; what they get is what the
+/// VF's filters say, on either path.
+#[test]
+fn a_station_behind_a_vf_gets_what_the_vfs_filters_say_on_either_path() {
+    for paths in [[Path::Direct; 4], [Path::Mediated; 4]] {
+        let acts = ["vf 1 set spoofchk off", "vf 1 set trust on"].map(|words| parse(words).into());
+        let mut host = Host::new(&acts, &paths);
+        let station = BASE.offset(77);
+        host.send(Source::Vf(VfIndex(1)), &frame(0, 77));
+        let heard = host
+            .hypervisor
+            .bridge()
+            .entries(host.now)
+            .find(|entry| entry.mac == station);
+        assert_eq!(heard.is_some(), paths[1] == Path::Mediated);
+        let outcome = host.send(Source::Vf(VfIndex(0)), &frame(77, 0));
+        assert!(
+            outcome.vfs.is_empty() && outcome.wire.is_some(),
+            "as the NIC's switch has it"
+        );
+        host.act(&parse(&format!("vf 1 mac add {station}")).into())
+            .unwrap();
+        let outcome = host.send(Source::Vf(VfIndex(0)), &frame(77, 0));
+        assert_eq!(outcome.vfs.into_keys().collect::<Vec<_>>(), [1]);
+        assert!(outcome.wire.is_none());
+        let stats = host.hypervisor.bridge().stats(host.now);
+        assert_eq!(
+            stats.overruled,
+            u64::from(paths[1] == Path::Mediated),
+            "before it was named"
+        );
+        assert_eq!(stats.floods, 0);
+    }
 }
 
 /// A NIC without a switch sends to the wire only. What guests of its host send each other is the hypervisor's to deliver,
