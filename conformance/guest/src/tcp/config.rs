@@ -27,7 +27,7 @@ pub struct GuestConfig {
     /// is no multiple of the segment size from being filled up with tiny segments.
     pub nagle: bool,
     /// How long a lone segment waits for its ACK, in microseconds. Every second full segment is
-    /// acknowledged at once whatever this says.
+    /// acknowledged at once whatever this says, and with `tso` so is every frame.
     pub ack_delay_us: u64,
     /// Check every received byte against the stream's pattern.
     pub verify: bool,
@@ -61,6 +61,8 @@ pub struct GuestStats {
     pub tx_bytes: u64,
     /// Frames of those without TCP payload, or not TCP.
     pub tx_bare: u64,
+    /// Segments with TCP payload in those: a super-frame is as many as it is cut into.
+    pub tx_segments: u64,
     /// Frames taken from receive rings.
     pub rx_frames: u64,
     /// Bytes of those, without virtio headers.

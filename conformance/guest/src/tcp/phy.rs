@@ -256,8 +256,13 @@ impl TxToken for Slot<'_> {
             Ok(_) => {
                 self.stats.tx_frames += 1;
                 self.stats.tx_bytes += len as u64;
-                if tcp.is_none_or(|tcp| tcp.l4 + tcp.l4_len == tcp.payload) {
-                    self.stats.tx_bare += 1;
+                match tcp.map_or(0, |tcp| tcp.l4 + tcp.l4_len - tcp.payload) {
+                    0 => self.stats.tx_bare += 1,
+                    bytes if self.gso_size > 0 => {
+                        let segments = bytes.div_ceil(self.gso_size.into());
+                        self.stats.tx_segments += segments as u64;
+                    }
+                    _ => self.stats.tx_segments += 1,
                 }
             }
             Err(fault) => *self.fault = Some(fault),

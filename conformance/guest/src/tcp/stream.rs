@@ -122,7 +122,8 @@ impl Stream {
             role,
             due: None,
             verify: config.verify,
-            slow_ack: Some(Duration::from_micros(config.ack_delay_us)),
+            // A super-frame stands for several segments.
+            slow_ack: (!config.tso).then(|| Duration::from_micros(config.ack_delay_us)),
             mss,
         }
     }

@@ -14,6 +14,7 @@ use super::flow::FlowMeter;
 use super::measure::{self, Meters, Reading};
 use super::outcome::PathResult;
 use super::plan::{ExperimentPlan, Tool};
+use super::settling::WarmUp;
 use super::testbed::{mix, nic_settings};
 use super::{ClockMode, ExperimentError, SAMPLES};
 use crate::linux::{GuestSpec, Image, Launcher};
@@ -189,22 +190,32 @@ impl Run<'_> {
         progress: &mut impl FnMut(f64),
     ) -> Result<PathResult, ExperimentError> {
         let plan = self.plan;
-        let begin = START.0 + plan.warm_up.0;
-        let end = begin + plan.measure.0;
-        let mut step = |run: &mut Self, at: u64| {
-            run.run_until(Nanos(at))?;
-            progress(at as f64 / end as f64);
+        let mut begin = START + plan.warm_up;
+        let mut step = |run: &mut Self, at: Nanos, begin: Nanos| {
+            run.run_until(at)?;
+            progress(at.0 as f64 / (begin + plan.measure).0 as f64);
             Ok::<_, ExperimentError>(run.read())
         };
-        step(&mut self, START.0)?;
-        let mut readings = vec![step(&mut self, begin)?];
+        let mut warm_up = WarmUp::new(plan, step(&mut self, START, begin)?);
+        let warmed_up = loop {
+            match warm_up.next() {
+                Ok(at) => {
+                    begin = begin.max(at);
+                    warm_up.look(step(&mut self, at, begin)?);
+                }
+                Err(over) => break over,
+            }
+        };
+        let mut readings = vec![self.read()];
         for n in 1..=SAMPLES {
-            readings.push(step(&mut self, begin + plan.measure.0 * n / SAMPLES)?);
+            let at = Nanos(begin.0 + plan.measure.0 * n / SAMPLES);
+            readings.push(step(&mut self, at, begin)?);
         }
-        let mut result = measure::result(plan, ClockMode::Virtual.name(), path, &readings);
+        let clock = ClockMode::Virtual.name();
+        let mut result = measure::result(plan, clock, path, warmed_up, &readings);
         let carried = self.meter.carried();
         result.timestamps = carried.iter().any(|stream| stream.timestamps);
-        result.reported = self.reported();
+        result.reported = self.reported(begin.saturating_sub(START));
         let summary = self.simulation.finish();
         result.digest = summary.digest.map(|digest| format!("{digest:016x}"));
         Ok(result)
@@ -243,8 +254,9 @@ impl Run<'_> {
     }
 
     /// What the tools say; empty if not all of them have said anything yet.
-    fn reported(&self) -> Vec<f64> {
-        let window = [self.plan.warm_up, self.plan.warm_up + self.plan.measure];
+    /// `begin` is when the measurement began, from the start of the streams.
+    fn reported(&self, begin: Nanos) -> Vec<f64> {
+        let window = [begin, begin + self.plan.measure];
         let of = |pair| {
             let receiver = Seat {
                 host: receiver(self.plan, pair),

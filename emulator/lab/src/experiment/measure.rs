@@ -8,7 +8,8 @@ use vf_nic::instance::NicInstance;
 
 use super::outcome::{Directions, Hosts, PathResult, Sample};
 use super::plan::ExperimentPlan;
-use super::theory::bottleneck;
+use super::settling::WarmedUp;
+use super::theory::{bottleneck, is_used_up};
 
 /// Everything that is measured, at one moment. All counts are since the start.
 #[derive(Clone, Debug, Default)]
@@ -20,7 +21,7 @@ pub(super) struct Reading {
     hypervisor_busy: Vec<u64>,
     /// Payload bytes received of each stream.
     received: Vec<u64>,
-    /// Data segments and bare ACKs that guests have put on their rings.
+    /// Data segments, a super-frame as many as the wire carries, and bare ACKs that guests have put on their rings.
     data_frames: u64,
     ack_frames: u64,
     drops: BTreeMap<String, u64>,
@@ -54,7 +55,7 @@ impl Meters {
         let stats = guest.stats();
         let stream = guest.stream(stream);
         if stream.sender {
-            self.0.data_frames += stats.tx_frames - stats.tx_bare;
+            self.0.data_frames += stats.tx_segments;
         } else {
             self.0.ack_frames += stats.tx_bare;
             self.0.received.push(stream.received);
@@ -79,6 +80,11 @@ fn mbps(bytes: u64, ns: u64) -> f64 {
 }
 
 impl Reading {
+    /// When it was read.
+    pub(super) fn at(&self) -> Nanos {
+        self.at
+    }
+
     fn seconds_since(&self, start: &Reading) -> f64 {
         (self.at.0 - start.at.0) as f64 / 1e9
     }
@@ -113,6 +119,24 @@ pub(super) fn sample(
         b_to_a_mbps: result.b_to_a,
         link_utilisation: result.link_utilisation,
         hypervisor_cpu: result.hypervisor_cpu,
+    }
+}
+
+/// What a warm-up looks at.
+pub(super) struct Step {
+    /// Payload of the two directions.
+    pub(super) mbps: [f64; 2],
+    /// Whether the hypervisor, or the wire in every direction that carries data, was used up.
+    pub(super) used_up: bool,
+}
+
+/// What happened between two readings.
+pub(super) fn step(plan: &ExperimentPlan, from: &Reading, to: &Reading) -> Step {
+    let summary = summary(plan, from, to);
+    let carries = (plan.a_to_b > 0, plan.b_to_a > 0);
+    Step {
+        mbps: [summary.a_to_b, summary.b_to_a],
+        used_up: is_used_up(summary.link, summary.hypervisor, carries),
     }
 }
 
@@ -170,10 +194,11 @@ pub(super) fn result(
     plan: &ExperimentPlan,
     clock: &str,
     path: Path,
+    warmed_up: WarmedUp,
     readings: &[Reading],
 ) -> PathResult {
     let (Some(first), Some(last)) = (readings.first(), readings.last()) else {
-        return result(plan, clock, path, &[empty(plan), empty(plan)]);
+        return result(plan, clock, path, warmed_up, &[empty(plan), empty(plan)]);
     };
     let total = summary(plan, first, last);
     let carries = (plan.a_to_b > 0, plan.b_to_a > 0);
@@ -191,6 +216,8 @@ pub(super) fn result(
     PathResult {
         path: path.to_string(),
         clock: clock.to_owned(),
+        warm_up_seconds: warmed_up.seconds,
+        settled: warmed_up.settled,
         a_to_b_mbps: total.a_to_b,
         b_to_a_mbps: total.b_to_a,
         total_mbps: total.a_to_b + total.b_to_a,

@@ -8,6 +8,7 @@ mod measure;
 mod outcome;
 mod plan;
 mod report;
+mod settling;
 mod testbed;
 #[cfg(test)]
 mod tests;
@@ -24,6 +25,7 @@ pub use outcome::{Calibration, ExperimentOutcome, Original, PathResult};
 pub use plan::{ExperimentPlan, Guests, MAX_PAIRS, Tool};
 pub use report::{html, text};
 
+use self::settling::WarmUp;
 use crate::linux::LaunchError;
 use crate::timetravel::SimulationError;
 
@@ -151,28 +153,31 @@ fn run_virtual(
     progress: &mut impl FnMut(f64),
 ) -> Result<PathResult, ExperimentError> {
     let mut world = testbed::Testbed::new(plan, path)?;
-    let end = plan.warm_up.0 + plan.measure.0;
-    // The warm-up in the same steps, for the sake of progress.
-    let step = (plan.measure.0 / SAMPLES).max(1);
-    let mut at = 0;
-    while at + step < plan.warm_up.0 {
-        at += step;
-        world.run_until(Nanos(at));
-        progress(at as f64 / end as f64);
-    }
-    world.run_until(plan.warm_up);
+    let share = |at: Nanos, begin: Nanos| at.0 as f64 / (begin.0 + plan.measure.0) as f64;
+    let mut warm_up = WarmUp::new(plan, world.read());
+    let warmed_up = loop {
+        match warm_up.next() {
+            Ok(at) => world.run_until(at),
+            Err(over) => break over,
+        }
+        let now = world.read();
+        progress(share(now.at(), now.at().max(plan.warm_up)));
+        warm_up.look(now);
+    };
     let mut readings = vec![world.read()];
+    let begin = readings[0].at();
     for n in 1..=SAMPLES {
-        let at = plan.warm_up.0 + plan.measure.0 * n / SAMPLES;
-        world.run_until(Nanos(at));
+        let at = Nanos(begin.0 + plan.measure.0 * n / SAMPLES);
+        world.run_until(at);
         readings.push(world.read());
-        progress(at as f64 / end as f64);
+        progress(share(at, begin));
     }
     world.check()?;
     Ok(measure::result(
         plan,
         ClockMode::Virtual.name(),
         path,
+        warmed_up,
         &readings,
     ))
 }

@@ -111,6 +111,14 @@ fn busy(result: &PathResult) -> String {
     format!("{}, {} busy", result.bottleneck, percent(share))
 }
 
+/// When the measurement began.
+fn warm_up(result: &PathResult) -> String {
+    match result.settled {
+        true => format!("measured from {} s on", result.warm_up_seconds),
+        false => format!("rates had not settled after {} s", result.warm_up_seconds),
+    }
+}
+
 /// A share as text.
 fn percent(share: f64) -> String {
     format!("{:.1} %", share * 100.0)
@@ -241,7 +249,7 @@ fn setup(outcome: &ExperimentOutcome) -> String {
         ),
         (
             "Measured",
-            format!("{} s after {} s", plan.seconds, plan.warm_up_seconds),
+            format!("{} s, once rates have settled", plan.seconds),
         ),
         ("Clock", outcome.clock.clone()),
         ("Seed", outcome.seed.to_string()),

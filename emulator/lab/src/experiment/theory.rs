@@ -105,6 +105,14 @@ pub fn theory(plan: &PlanView, segments_per_ack: f64, timestamps: bool) -> Theor
     }
 }
 
+/// Whether a hypervisor was busy throughout, or the wire was full in every direction that carries data: no rate can grow.
+#[must_use]
+pub(super) fn is_used_up(link: Directions, hypervisor: Hosts, carries_data: (bool, bool)) -> bool {
+    let full = |carries: bool, used: f64| !carries || used >= SATURATED;
+    hypervisor.a.max(hypervisor.b) >= SATURATED
+        || full(carries_data.0, link.a_to_b) && full(carries_data.1, link.b_to_a)
+}
+
 /// Names what bound a run, from measured utilisation (0 to 1): a hypervisor CPU that was busy throughout, else the
 /// directions of the wire that were full of the run's data, else the guests: windows, losses, or their own speed.
 #[must_use]

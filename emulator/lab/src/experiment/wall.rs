@@ -11,7 +11,7 @@ use vf_guest::eventfd::EventFd;
 use vf_guest::frontend::Frontend;
 use vf_guest::net::{NetDevice, Notify};
 use vf_guest::tcp::{StreamId, TcpGuest};
-use vf_model::Path;
+use vf_model::{Nanos, Path};
 use vf_nic::config::{Config, CpuList, HypervisorCpu, NicSettings, WireSettings};
 use vf_nic::server::Server;
 use vf_nic::thread::Polling;
@@ -19,8 +19,12 @@ use vf_nic::thread::Polling;
 use super::measure::{self, Meters, Reading};
 use super::outcome::PathResult;
 use super::plan::ExperimentPlan;
+use super::settling::WarmedUp;
 use super::testbed::{guest, net_config, nic_settings};
 use super::{ClockMode, ExperimentError, SAMPLES};
+
+/// How long TCP settles. Rates of this clock are never so steady that one could tell.
+const WARM_UP: Nanos = Nanos(500_000_000);
 
 /// What a guest's thread lets the others see of one guest.
 #[derive(Default)]
@@ -98,11 +102,11 @@ fn observe(
     progress: &mut impl FnMut(f64),
 ) -> Result<PathResult, ExperimentError> {
     let start = Instant::now();
-    let end = plan.warm_up.0 + plan.measure.0;
+    let end = WARM_UP.0 + plan.measure.0;
     let mut readings = Vec::new();
     let mut cpu = BTreeMap::new();
     for n in 0..=SAMPLES {
-        let at = plan.warm_up.0 + plan.measure.0 * n / SAMPLES;
+        let at = WARM_UP.0 + plan.measure.0 * n / SAMPLES;
         let until = start + Duration::from_nanos(at);
         loop {
             let left = until.saturating_duration_since(Instant::now());
@@ -120,7 +124,12 @@ fn observe(
         readings.push(read(plan, server, guests));
         progress(at as f64 / end as f64);
     }
-    let mut result = measure::result(plan, ClockMode::Wall.name(), path, &readings);
+    let warmed_up = WarmedUp {
+        seconds: WARM_UP.0 as f64 / 1e9,
+        settled: true,
+    };
+    let clock = ClockMode::Wall.name();
+    let mut result = measure::result(plan, clock, path, warmed_up, &readings);
     result.cpu_seconds = thread_seconds()
         .into_iter()
         .map(|(name, s)| {
@@ -185,8 +194,9 @@ fn play(
             let stream = guest.stream(*stream);
             shared.received.store(stream.received, Ordering::Relaxed);
             if stream.sender {
-                let data = stats.tx_frames - stats.tx_bare;
-                shared.data_frames.store(data, Ordering::Relaxed);
+                shared
+                    .data_frames
+                    .store(stats.tx_segments, Ordering::Relaxed);
             } else {
                 shared.ack_frames.store(stats.tx_bare, Ordering::Relaxed);
             }

@@ -2,7 +2,7 @@
 //! different clocks never meet in one.
 
 use super::chart::{self, Bar, Line};
-use super::{escape, is_2009_setup, percent, thousands};
+use super::{escape, is_2009_setup, percent, thousands, warm_up};
 use crate::experiment::outcome::{ExperimentOutcome, PathResult, Sample};
 
 /// All about one clock.
@@ -64,7 +64,8 @@ fn card(outcome: &ExperimentOutcome, result: &PathResult) -> String {
         "<article class=\"card {}\"><h3>{name} <span class=\"old\">{what}</span></h3>\
          <p class=\"big\">{:.2} <small>Gb/s of payload</small></p>\
          <p>{} A to B + {} B to A Mb/s</p>{}{}\
-         <p style=\"margin-top:.7rem\">Bottleneck: <strong>{}</strong></p><p class=\"old\">2009: {:.2} Gb/s, {}</p></article>",
+         <p style=\"margin-top:.7rem\">Bottleneck: <strong>{}</strong></p><p class=\"old\">2009: {:.2} Gb/s, {}</p>\
+         <p class=\"old\">{}</p></article>",
         name.to_lowercase(),
         result.total_mbps / 1e3,
         thousands(result.a_to_b_mbps),
@@ -74,6 +75,7 @@ fn card(outcome: &ExperimentOutcome, result: &PathResult) -> String {
         escape(&result.bottleneck),
         f64::from(published) / 1e3,
         escape(bound),
+        warm_up(result),
     )
 }
 

@@ -44,6 +44,8 @@ fn path(plan: &PlanView, path: &str, clock: &str, each: f64, link: f64, cpu: f64
     PathResult {
         path: path.into(),
         clock: clock.into(),
+        warm_up_seconds: 0.2,
+        settled: true,
         a_to_b_mbps,
         b_to_a_mbps,
         total_mbps: a_to_b_mbps + b_to_a_mbps,
@@ -236,4 +238,14 @@ fn thousands_are_set_apart() {
     assert_eq!(thousands(999.4), "999");
     assert_eq!(thousands(1000.0), "1\u{202f}000");
     assert_eq!(thousands(1_234_567.0), "1\u{202f}234\u{202f}567");
+}
+
+#[test]
+fn a_run_that_has_not_settled_says_so() {
+    let mut outcome = usual();
+    assert!(!text(&outcome).contains("not settled"));
+    outcome.results[1].settled = false;
+    outcome.results[1].warm_up_seconds = 5.0;
+    let said = "rates had not settled after 5 s";
+    assert!(text(&outcome).contains(said) && html(&outcome).contains(said));
 }

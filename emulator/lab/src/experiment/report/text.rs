@@ -1,6 +1,6 @@
 //! The summary on the console: plain text, at most [`WIDTH`] columns, the same for the same outcome.
 
-use super::{busy, is_2009_setup, netem, offloads, ratio, tcp, whole};
+use super::{busy, is_2009_setup, netem, offloads, ratio, tcp, warm_up, whole};
 use crate::experiment::outcome::{ExperimentOutcome, PathResult};
 
 /// Columns of the console that are used.
@@ -15,7 +15,7 @@ pub fn text(outcome: &ExperimentOutcome) -> String {
     let mut lines = wrap(
         "Plan",
         &format!(
-            "{} streams A to B, {} B to A, MTU {}, link {} Gb/s{}, TCP {}, NICs like {}, left to them: {}; {} s measured after {} s, seed {}.",
+            "{} streams A to B, {} B to A, MTU {}, link {} Gb/s{}, TCP {}, NICs like {}, left to them: {}; {} s measured once rates have settled, seed {}.",
             plan.a_to_b_streams,
             plan.b_to_a_streams,
             plan.mtu,
@@ -25,7 +25,6 @@ pub fn text(outcome: &ExperimentOutcome) -> String {
             plan.profile,
             offloads(plan),
             plan.seconds,
-            plan.warm_up_seconds,
             outcome.seed
         ),
     );
@@ -148,8 +147,10 @@ fn path(outcome: &ExperimentOutcome, result: &PathResult, per_row: usize) -> Vec
         ));
     }
     let spread = format!(
-        "fastest / slowest {:.3}, {:.2} segments an ACK",
-        result.spread, result.segments_per_ack
+        "fastest / slowest {:.3}, {:.2} segments an ACK, {}",
+        result.spread,
+        result.segments_per_ack,
+        warm_up(result)
     );
     lines.push(format!(
         "  {:<6}{:<streams$}{:>9.0}",
