@@ -220,7 +220,8 @@ Mediated path, virtual clock             Mb/s     link    hypervisor
   A to B   1052   1053   1075   1041     4222   46.1 %      99.9 % A
   B to A   1064   1065   1052   1053     4233   46.1 %      99.7 % B
   total                                  8455
-  Bound by  Hypervisor CPU, 99.9 % busy; fastest / slowest 1.022, 2.00 segments an ACK
+  Bound by  Hypervisor CPU, 99.9 % busy; fastest / slowest 1.022, 2.00 segments an ACK, measured
+            from 0.2 s on
 ";
     assert!(text.contains(want), "{text}");
     assert!(
