@@ -3,7 +3,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::fs::File;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{Ordering, fence};
 
 use rustix::fs::MemfdFlags;
 
@@ -389,6 +389,8 @@ impl Driver {
             (true, false) => self.set_driver_event(0, 0),
             (true, true) => self.set_driver_event(self.side(self.used), 2),
         }
+        // The wish must be out before the ring is looked at again.
+        fence(Ordering::SeqCst);
     }
 
     /// Asks not to be called.
@@ -402,6 +404,8 @@ impl Driver {
 
     /// Whether the device wants a kick for what was offered since this was last asked.
     pub(crate) fn wants_kick(&mut self) -> bool {
+        // What was offered must be out before it is read whether the device wants to know (virtio 2.7.13.3.1, 2.8.21.3).
+        fence(Ordering::SeqCst);
         let old = std::mem::replace(&mut self.kicked, self.avail);
         let offered =
             |event: u16| (0..self.avail.wrapping_sub(old)).any(|i| old.wrapping_add(i) == event);
