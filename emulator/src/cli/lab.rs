@@ -185,7 +185,7 @@ pub struct Experiment {
     /// Least time between two interrupts of a VF, in microseconds [default: 40]
     #[arg(long, value_name = "US", value_parser = clap::value_parser!(u64).range(..=1_000_000))]
     pub moderation: Option<u64>,
-    /// Seconds to measure, of virtual or wall time [default: 2; for Linux guests 1]
+    /// Seconds to measure once rates have settled, of virtual or wall time [default: 2; for Linux guests 1]
     #[arg(long, value_name = "S")]
     pub seconds: Option<f64>,
     /// Receive window of a stream of embedded guests in KiB [default: 256]
