@@ -304,17 +304,17 @@ impl FilterTable {
         header: &Header,
         flow: Actions,
         vlan: Vlan,
-        takes: impl Fn(&FilterAction) -> bool,
+        mut takes: impl FnMut(&FilterAction) -> bool,
     ) -> Option<FilterAction> {
         let index = &self.index;
         let by_mac = || index.macs.get(header.dst.to_u64(), || vlan.to_u16());
         let by_type = || index.ethertypes.get(&header.ethertype);
         let to_group = header.dst.is_multicast() && !header.dst.is_broadcast();
         let unknown = || index.unknown_multicast.filter(|_| to_group);
-        flow.first(&takes)
-            .or_else(|| by_mac().first(&takes))
-            .or_else(|| by_type().filter(&takes))
-            .or_else(|| unknown().filter(&takes))
+        flow.first(&mut takes)
+            .or_else(|| by_mac().first(&mut takes))
+            .or_else(|| by_type().filter(&mut takes))
+            .or_else(|| unknown().filter(&mut takes))
     }
 
     /// What is said about stations that nobody has.
@@ -326,10 +326,10 @@ impl FilterTable {
 impl Actions {
     /// The first that is not passed over.
     #[inline]
-    fn first(self, takes: impl Fn(&FilterAction) -> bool) -> Option<FilterAction> {
+    fn first(self, mut takes: impl FnMut(&FilterAction) -> bool) -> Option<FilterAction> {
         self.narrow
-            .filter(&takes)
-            .or_else(|| self.wide.filter(&takes))
+            .filter(&mut takes)
+            .or_else(|| self.wide.filter(&mut takes))
     }
 
     /// A number of at most 20 bits that no other actions have.

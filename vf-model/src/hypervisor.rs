@@ -45,10 +45,10 @@ impl HypervisorModel {
         let judged = Policy::parse(head).and_then(|header| {
             let policy = &self.account.policy;
             let flow = policy.filter_table().flow_actions(head);
-            let reach = policy.reach_from_vf(vf, &header, flow, meta)?;
+            let reach = policy.reach_from_vf(vf, &header, flow, meta, &mut ())?;
             let vlan = reach.insert.map_or(header.vlan(), Vlan::of_tag);
             let tried = self.bridge.forward(now, BridgePort::Vif(vf), vlan, &header);
-            let verdict = HypervisorModel::split(&reach)?;
+            let verdict = split(&reach)?;
             self.bridge.count(tried, verdict.vfs, verdict.pf);
             Ok((header, verdict))
         });
@@ -104,27 +104,27 @@ impl HypervisorModel {
         }
     }
 
-    /// What of a frame's reach is the bridge's to do, and what the NIC's.
-    fn split(reach: &Reach) -> Result<Verdict, DropReason> {
-        let pf = !reach.direct.is_empty() || reach.wire;
-        if reach.mediated.is_empty() && !pf {
-            return Err(reach.otherwise);
-        }
-        Ok(Verdict {
-            vfs: reach.mediated,
-            pf,
-            beyond: reach.direct,
-            wire: reach.wire,
-            insert: reach.insert,
-            drop: None,
-        })
-    }
-
     /// The bridge, for the addresses it has learned.
     #[must_use]
     pub fn bridge(&self) -> &Bridge {
         &self.bridge
     }
+}
+
+/// What of a frame's reach is the bridge's to do, and what the NIC's.
+pub(crate) fn split(reach: &Reach) -> Result<Verdict, DropReason> {
+    let pf = !reach.direct.is_empty() || reach.wire;
+    if reach.mediated.is_empty() && !pf {
+        return Err(reach.otherwise);
+    }
+    Ok(Verdict {
+        vfs: reach.mediated,
+        pf,
+        beyond: reach.direct,
+        wire: reach.wire,
+        insert: reach.insert,
+        drop: None,
+    })
 }
 
 impl Judge for HypervisorModel {

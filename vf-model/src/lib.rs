@@ -82,6 +82,7 @@ mod verdict;
 mod verdict_cache;
 mod vf;
 mod vf_filter;
+mod why;
 mod words;
 
 pub use bridge::{Bridge, BridgePort, BridgeStats, FdbEntry, PublishedBridge};
@@ -116,4 +117,5 @@ pub use vf_packet::{
     AddrError, FrameError, FrameMeta, Gso, HEAD_LEN, Header, MAX_FRAME, MacAddr, Offload, OnWire,
     PartialChecksum, Segmentation, Tags, Vid, VlanProto, VlanTag, wire_bytes,
 };
+pub use why::{Explanation, Step};
 pub use words::ParseError;

@@ -18,6 +18,7 @@ use crate::stats::{Counters, DropReason, LiveCounters, PublishedPort};
 use crate::time::Nanos;
 use crate::verdict::{Hop, Onward, To, Verdict, onward_len};
 use crate::verdict_cache::VerdictCache;
+use crate::why::{Probe, Step};
 
 /// The model of the direct path, or of one worker's share of it: the embedded switch, limiters and counters. Judges by a
 /// [`Policy`] that all planes of the NIC share.
@@ -117,7 +118,7 @@ impl Nic {
         meta: &FrameMeta,
     ) -> Verdict {
         let reason = match Policy::parse(head) {
-            Ok(header) => match self.judge(source, &header, flow, meta) {
+            Ok(header) => match judge(&self.account.policy, source, &header, flow, meta, &mut ()) {
                 Ok(verdict) => {
                     self.count(source, header.dst, &verdict, meta.len);
                     return verdict;
@@ -138,45 +139,6 @@ impl Nic {
             Source::Vf(vf) => self.count_tx_drop(vf, reason),
             Source::Wire => self.wire.rx_drops.count(reason),
         }
-    }
-
-    /// What of a frame's reach is the NIC's to do, and what the hypervisor's: everything between VFs, if the NIC has no switch.
-    #[inline(always)]
-    fn judge(
-        &self,
-        source: Source,
-        header: &Header,
-        flow: Actions,
-        meta: &FrameMeta,
-    ) -> Result<Verdict, DropReason> {
-        let policy = &self.account.policy;
-        let reach = match source {
-            Source::Vf(vf) => {
-                let mut reach = policy.reach_from_vf(vf, header, flow, meta)?;
-                if !policy.silicon().switches {
-                    let here = std::mem::take(&mut reach.direct);
-                    reach.mediated = reach.mediated.union(here);
-                }
-                reach
-            }
-            Source::Wire if !policy.link_up() => return Err(policy.why_no_link()),
-            Source::Wire => {
-                Policy::check_len(meta)?;
-                policy.reach_from_wire(header, flow)
-            }
-        };
-        let pf = !reach.mediated.is_empty();
-        if reach.direct.is_empty() && !pf && !reach.wire {
-            return Err(reach.otherwise);
-        }
-        Ok(Verdict {
-            vfs: reach.direct,
-            pf,
-            beyond: reach.mediated,
-            wire: reach.wire,
-            insert: reach.insert,
-            drop: None,
-        })
     }
 
     #[inline]
@@ -210,6 +172,46 @@ impl Nic {
     pub fn published_wire(&self) -> PublishedPort {
         PublishedPort(self.wire.reader())
     }
+}
+
+/// What of a frame's reach is the NIC's to do, and what the hypervisor's: everything between VFs, if the NIC has no switch.
+#[inline(always)]
+pub(crate) fn judge(
+    policy: &Policy,
+    source: Source,
+    header: &Header,
+    flow: Actions,
+    meta: &FrameMeta,
+    probe: &mut impl Probe,
+) -> Result<Verdict, DropReason> {
+    let reach = match source {
+        Source::Vf(vf) => {
+            let mut reach = policy.reach_from_vf(vf, header, flow, meta, probe)?;
+            if !policy.silicon().switches && !reach.direct.is_empty() {
+                probe.note(|| Step::NoSwitch);
+                let here = std::mem::take(&mut reach.direct);
+                reach.mediated = reach.mediated.union(here);
+            }
+            reach
+        }
+        Source::Wire if !policy.link_up() => return Err(policy.why_no_link()),
+        Source::Wire => {
+            Policy::check_len(meta)?;
+            policy.reach_from_wire(header, flow, probe)
+        }
+    };
+    let pf = !reach.mediated.is_empty();
+    if reach.direct.is_empty() && !pf && !reach.wire {
+        return Err(reach.otherwise);
+    }
+    Ok(Verdict {
+        vfs: reach.direct,
+        pf,
+        beyond: reach.mediated,
+        wire: reach.wire,
+        insert: reach.insert,
+        drop: None,
+    })
 }
 
 impl Judge for Nic {

@@ -9,6 +9,7 @@ use crate::policy::Policy;
 use crate::stats::DropReason;
 use crate::verdict::Tagging;
 use crate::vf::{Path, VfIndex, VfLinkState, VfSet};
+use crate::why::{Probe, Step};
 
 /// Longest super-frame that a virtio header can describe, with room for tags.
 const MAX_SUPER_FRAME: u32 = 65_535 + 14 + 8;
@@ -35,7 +36,11 @@ impl Reach {
     }
 
     /// Adds those of `vfs` whose link is up.
-    fn add(&mut self, lookup: &Lookup, vfs: VfSet) {
+    fn add(&mut self, lookup: &Lookup, vfs: VfSet, probe: &mut impl Probe) {
+        let down = vfs.difference(lookup.up);
+        if !down.is_empty() {
+            probe.note(|| Step::LinkDown(down));
+        }
         let vfs = vfs.intersection(lookup.up);
         self.direct = self.direct.union(vfs.difference(lookup.mediated));
         self.mediated = self.mediated.union(vfs.intersection(lookup.mediated));
@@ -79,6 +84,7 @@ impl Policy {
         header: &Header,
         flow: Actions,
         meta: &FrameMeta,
+        probe: &mut impl Probe,
     ) -> Result<Reach, DropReason> {
         Policy::check_len(meta)?;
         let entry = self.entry(vf);
@@ -96,10 +102,16 @@ impl Policy {
                 if let [_, inner] = header.tags.as_slice() {
                     (header.ethertype, flow) = (inner.tpid, Actions::default());
                 }
+                probe.note(|| Step::PortVlan {
+                    vf,
+                    tag: port.tag(),
+                    tagged: header.vlan() != Vlan::NONE,
+                });
                 (Vlan::of_tag(port.tag()), Some(port.tag()))
             }
             None => (header.vlan(), None),
         };
+        probe.note(|| Step::InVlan(vlan));
         // One check of both, as Intel's: what the VF may send from, and in which VLANs.
         if entry.policy.spoofchk {
             if header.src != entry.mac() && !entry.has(header.src, vlan) {
@@ -108,28 +120,44 @@ impl Policy {
             if !entry.takes_part(vlan) {
                 return Err(DropReason::VlanFiltered);
             }
+            probe.note(|| Step::Spoofchk {
+                vf,
+                src: header.src,
+            });
+        } else {
+            probe.note(|| Step::NoSpoofchk(vf));
         }
-        let mut reach = self.reach(&header, flow, vlan, Origin::Vf(vf));
+        let mut reach = self.reach(&header, flow, vlan, Origin::Vf(vf), probe);
         reach.insert = insert;
         Ok(reach)
     }
 
     /// Who receives a frame that comes from the wire. The NIC's filters can direct it even if nobody here has its address.
     #[inline(always)]
-    pub(crate) fn reach_from_wire(&self, header: &Header, flow: Actions) -> Reach {
+    pub(crate) fn reach_from_wire(
+        &self,
+        header: &Header,
+        flow: Actions,
+        probe: &mut impl Probe,
+    ) -> Reach {
         let (vlan, origin) = (header.vlan(), Origin::Wire);
-        let mut reach = self.reach(header, flow, vlan, origin);
+        probe.note(|| Step::InVlan(vlan));
+        let mut reach = self.reach(header, flow, vlan, origin, probe);
         // What nobody has would leave on the wire.
         if reach.wire
             && !header.dst.is_multicast()
             && let Some(action) = self.filter_table().unknown_unicast()
         {
             match action {
-                FilterAction::Drop => reach = self.reach_by(action, origin, false),
-                FilterAction::Vf(vf) if self.entry(vf).receives(vlan) => {
-                    self.give(&mut reach, vf, origin);
+                FilterAction::Drop => {
+                    probe.note(|| Step::Filter(action));
+                    reach = self.reach_by(action, origin, false, probe);
                 }
-                FilterAction::Vf(_) => {}
+                FilterAction::Vf(vf) if self.entry(vf).receives(vlan) => {
+                    probe.note(|| Step::Filter(action));
+                    self.give(&mut reach, vf, origin, probe);
+                }
+                FilterAction::Vf(_) => probe.note(|| Step::PassedOver(action)),
             }
         }
         reach.wire = false;
@@ -137,26 +165,33 @@ impl Policy {
     }
 
     #[inline(always)]
-    fn reach(&self, header: &Header, flow: Actions, vlan: Vlan, origin: Origin) -> Reach {
+    fn reach(
+        &self,
+        header: &Header,
+        flow: Actions,
+        vlan: Vlan,
+        origin: Origin,
+        probe: &mut impl Probe,
+    ) -> Reach {
         let from_wire = origin == Origin::Wire;
         // A NIC without a switch does not see what VFs here send each other.
         let filters = !self.filter_table().is_empty() && (from_wire || self.silicon().switches);
         if filters
             && from_wire
-            && let Some(reach) = self.reach_filter(header, flow, vlan, origin, false)
+            && let Some(reach) = self.reach_filter(header, flow, vlan, origin, false, probe)
         {
             return reach;
         }
         let reach = if header.dst.is_multicast() {
-            self.reach_group(header.dst, vlan, origin)
+            self.reach_group(header.dst, vlan, origin, probe)
         } else {
-            self.reach_owner(header.dst, vlan, origin)
+            self.reach_owner(header.dst, vlan, origin, probe)
         };
         // What a VF sends is received only if the switch gives it to VFs here; what leaves on the wire is not.
         if filters
             && !from_wire
             && reach.is_received()
-            && let Some(reach) = self.reach_filter(header, flow, vlan, origin, reach.wire)
+            && let Some(reach) = self.reach_filter(header, flow, vlan, origin, reach.wire, probe)
         {
             return reach;
         }
@@ -173,31 +208,49 @@ impl Policy {
         vlan: Vlan,
         origin: Origin,
         wire: bool,
+        probe: &mut impl Probe,
     ) -> Option<Reach> {
-        let action = self
-            .filter_table()
-            .find(header, flow, vlan, |action| match action {
+        let action = self.filter_table().find(header, flow, vlan, |action| {
+            let takes = match action {
                 FilterAction::Drop => true,
                 FilterAction::Vf(vf) => origin != Origin::Vf(*vf) && self.entry(*vf).receives(vlan),
-            })?;
-        Some(self.reach_by(action, origin, wire))
+            };
+            if !takes {
+                probe.note(|| Step::PassedOver(*action));
+            }
+            takes
+        })?;
+        probe.note(|| Step::Filter(action));
+        Some(self.reach_by(action, origin, wire, probe))
     }
 
     /// What a filter that matches makes of a frame.
-    fn reach_by(&self, action: FilterAction, origin: Origin, wire: bool) -> Reach {
+    fn reach_by(
+        &self,
+        action: FilterAction,
+        origin: Origin,
+        wire: bool,
+        probe: &mut impl Probe,
+    ) -> Reach {
         let mut reach = Reach {
             wire,
             ..self.reach_wire()
         };
         match action {
             FilterAction::Drop => reach.otherwise = DropReason::Filtered,
-            FilterAction::Vf(vf) => self.give(&mut reach, vf, origin),
+            FilterAction::Vf(vf) => self.give(&mut reach, vf, origin, probe),
         }
         reach
     }
 
     #[inline(never)]
-    fn reach_group(&self, dst: MacAddr, vlan: Vlan, origin: Origin) -> Reach {
+    fn reach_group(
+        &self,
+        dst: MacAddr,
+        vlan: Vlan,
+        origin: Origin,
+        probe: &mut impl Probe,
+    ) -> Reach {
         let lookup = self.lookup();
         let listening = if dst.is_broadcast() {
             lookup.broadcast
@@ -210,8 +263,14 @@ impl Policy {
                     vfs
                 })
         };
+        let members = listening.intersection(lookup.members(vlan));
+        probe.note(|| Step::Group {
+            dst,
+            listening,
+            members,
+        });
         let mut reach = self.reach_wire();
-        reach.add(lookup, listening.intersection(lookup.members(vlan)));
+        reach.add(lookup, members, probe);
         if let Origin::Vf(vf) = origin {
             reach.direct.remove(vf);
             reach.mediated.remove(vf);
@@ -236,39 +295,55 @@ impl Policy {
     }
 
     #[inline(always)]
-    fn reach_owner(&self, dst: MacAddr, vlan: Vlan, origin: Origin) -> Reach {
+    fn reach_owner(
+        &self,
+        dst: MacAddr,
+        vlan: Vlan,
+        origin: Origin,
+        probe: &mut impl Probe,
+    ) -> Reach {
         let mut reach = self.reach_wire();
         let mut matched = false;
         for vf in self.lookup().macs.get(dst, vlan) {
             let entry = self.entry(vf);
             if !entry.receives(vlan) {
+                probe.note(|| Step::OwnerElsewhere { vf, vlan });
                 continue;
             }
+            probe.note(|| Step::Owner { vf, dst });
             // It lives here, so neither the wire nor its absence matters.
             matched = true;
             reach.wire = false;
             if entry.rx.wants_own() {
-                self.give(&mut reach, vf, origin);
+                self.give(&mut reach, vf, origin, probe);
             } else {
+                probe.note(|| Step::Unwanted(vf));
                 reach.otherwise = DropReason::NoReceiver;
             }
         }
+        if !matched {
+            probe.note(|| Step::Nobody(dst));
+        }
         if origin == Origin::Wire && !matched {
             let lookup = self.lookup();
-            reach.add(lookup, lookup.unmatched.intersection(lookup.members(vlan)));
+            let promiscuous = lookup.unmatched.intersection(lookup.members(vlan));
+            probe.note(|| Step::Promiscuous(promiscuous));
+            reach.add(lookup, promiscuous, probe);
         }
         reach
     }
 
     /// Adds a VF that a frame is for to those that it reaches.
     #[inline(always)]
-    fn give(&self, reach: &mut Reach, vf: VfIndex, origin: Origin) {
+    fn give(&self, reach: &mut Reach, vf: VfIndex, origin: Origin, probe: &mut impl Probe) {
         reach.otherwise = DropReason::NoReceiver;
         if origin == Origin::Vf(vf) {
+            probe.note(|| Step::OwnFrame(vf));
             return;
         }
         if !self.lookup().up.contains(vf) {
             reach.otherwise = self.why_down(vf);
+            probe.note(|| Step::LinkDown([vf].into_iter().collect()));
         } else if self.vf(vf).path == Path::Mediated {
             reach.mediated.insert(vf);
         } else {

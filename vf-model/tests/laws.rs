@@ -14,11 +14,13 @@ use proptest::test_runner::FileFailurePersistence;
 use vf_model::{
     BridgePort, Command, Counters, DropReason, FilterAction, FilterMatch, FilterSpec, FlowEnd,
     FrameMeta, Header, Hop, HypervisorModel, Judge, MAX_FRAME, MacAddr, Nanos, Nic, NicConfig,
-    Onward, Path, Policy, Profile, Refusal, RxMode, Source, TagEdit, To, Transport, Verdict,
+    Onward, Path, Policy, Profile, Refusal, RxMode, Source, Step, TagEdit, To, Transport, Verdict,
     VfIndex, VfLinkState, VfRequest, VfSetting, Vid, VlanProto, VlanTag,
 };
 
 const VFS: u8 = 4;
+/// How many frames each rule set is tried with.
+const FRAMES: usize = 1000;
 const BASE: MacAddr = MacAddr([2, 0, 0, 0, 0, 0]);
 
 /// One host: every frame is carried between the two planes until nobody has it any more.
@@ -195,6 +197,8 @@ impl Host {
             }
         };
         let (to, verdict) = crossing;
+        let why = self.policy.why(source, bytes, &meta);
+        assert_eq!(why.verdict, verdict, "{:#?}", why.steps);
         let goes_on = !verdict.vfs.is_empty() || verdict.pf || verdict.wire;
         assert_eq!(verdict.drop.is_none(), goes_on, "{verdict:?}");
         let crossing = verdict.pf.then(|| Crossing {
@@ -1081,6 +1085,55 @@ fn the_spoof_check_is_of_address_and_vlan_together_and_off_is_off() {
         host.act(&parse("vf 0 set spoofchk off").into()).unwrap();
         for frame in [tagged(30, 9), tagged(40, 0), tagged(40, 9), frame(77, 9)] {
             assert_eq!(sent(&mut host, &frame), []);
+        }
+    }
+}
+
+/// Whether an explanation says what comes out, and says each of it.
+fn explains(steps: &[Step], outcome: &Outcome) -> bool {
+    let gets = steps.iter().filter_map(|step| match step {
+        Step::Gets { vf, .. } => Some(vf.0),
+        _ => None,
+    });
+    let dropped = steps.iter().filter_map(|step| match step {
+        Step::Dropped(reason) => Some(*reason),
+        _ => None,
+    });
+    gets.eq(outcome.vfs.keys().copied())
+        && dropped.eq(outcome.drops.iter().copied())
+        && steps.iter().any(|step| matches!(step, Step::Wire(_))) == outcome.wire.is_some()
+}
+
+proptest! {
+    // So many rule sets of each profile, and so many frames with each of them.
+    #![proptest_config(ProptestConfig {
+        cases: 100,
+        failure_persistence: Some(Box::new(FileFailurePersistence::Direct("proptest-regressions/laws.txt"))),
+        max_shrink_iters: 2000,
+        ..ProptestConfig::default()
+    })]
+
+    #[test]
+    fn why_says_what_both_paths_do_and_what_is_promised(
+        acts in vec(any_act(), 1..40),
+        paths in any_paths(),
+        traffic in vec(any_traffic(), FRAMES),
+    ) {
+        for profile in Profile::all() {
+            let mut host = Host::like(profile, &acts, &paths);
+            let other_paths = paths.iter().map(|path| match path {
+                Path::Direct => Path::Mediated,
+                Path::Mediated => Path::Direct,
+            });
+            let mut other = Host::like(profile, &acts, &other_paths.collect::<Vec<_>>());
+            for (source, frame) in &traffic {
+                let outcome = host.send(*source, frame);
+                prop_assert_eq!(&outcome, &other.send(*source, frame));
+                let (vfs, wire) = promised(&host, *source, frame);
+                prop_assert_eq!((&outcome.vfs, &outcome.wire), (&vfs, &wire));
+                let steps = host.policy.why(*source, frame, &meta(frame, 0)).steps;
+                prop_assert!(explains(&steps, &outcome), "{:#?} but {:?}", steps, outcome);
+            }
         }
     }
 }

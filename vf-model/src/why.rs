@@ -1,0 +1,279 @@
+//! Why a frame goes where it goes: the judge itself, asked to note each of its decisions. Never decides anything and never counts
+//! anything, so a question changes nothing.
+
+use std::fmt;
+
+use vf_packet::{FrameMeta, MacAddr, Vlan, VlanTag};
+
+use crate::filter_spec::FilterAction;
+use crate::policy::Policy;
+use crate::source::Source;
+use crate::stats::DropReason;
+use crate::verdict::{TagEdit, Verdict};
+use crate::vf::{Path, VfIndex, VfSet};
+use crate::{hypervisor, nic};
+
+/// Who is told of the decisions that make a verdict. Frames that pass are judged with `()`, which costs nothing.
+pub(crate) trait Probe {
+    /// A decision, put together only if somebody wants to know.
+    fn note(&mut self, step: impl FnOnce() -> Step);
+}
+
+impl Probe for () {
+    #[inline(always)]
+    fn note(&mut self, _: impl FnOnce() -> Step) {}
+}
+
+impl Probe for Vec<Step> {
+    fn note(&mut self, step: impl FnOnce() -> Step) {
+        self.push(step());
+    }
+}
+
+/// One decision about a frame, in the order in which they are made. Its `Display` is a sentence.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// Who judges it.
+    Judge {
+        /// Whether it is the NIC, of the direct path, or the hypervisor.
+        path: Path,
+        /// Where it comes from.
+        source: Source,
+    },
+    /// The sender's port VLAN.
+    PortVlan {
+        /// The sender.
+        vf: VfIndex,
+        /// The tag that is put in front.
+        tag: VlanTag,
+        /// Whether the frame has a tag of its own.
+        tagged: bool,
+    },
+    /// The VLAN in which it goes on.
+    InVlan(Vlan),
+    /// The sender's source address and VLAN are looked at, and are its own.
+    Spoofchk {
+        /// The sender.
+        vf: VfIndex,
+        /// The source address.
+        src: MacAddr,
+    },
+    /// The sender may use any source address and any VLAN.
+    NoSpoofchk(VfIndex),
+    /// A filter of the NIC's table matches, and decides.
+    Filter(FilterAction),
+    /// A filter matches and is passed over: its VF has sent the frame, or takes no part in the VLAN.
+    PassedOver(FilterAction),
+    /// The destination is an address of this VF.
+    Owner {
+        /// The VF.
+        vf: VfIndex,
+        /// The destination address.
+        dst: MacAddr,
+    },
+    /// The destination is an address of this VF, which takes no part in the VLAN.
+    OwnerElsewhere {
+        /// The VF.
+        vf: VfIndex,
+        /// The VLAN.
+        vlan: Vlan,
+    },
+    /// The driver of the VF has switched off what is for its own address.
+    Unwanted(VfIndex),
+    /// It is the sender itself, which gets nothing back.
+    OwnFrame(VfIndex),
+    /// VFs that would get it, and whose link is down.
+    LinkDown(VfSet),
+    /// The VF gets it.
+    Gets {
+        /// The VF.
+        vf: VfIndex,
+        /// On which path.
+        path: Path,
+        /// How its copy differs from what was sent.
+        edit: TagEdit,
+    },
+    /// No VF that takes part in its VLAN has the destination address.
+    Nobody(MacAddr),
+    /// Frames from the wire that are for nobody go to those that have asked for them.
+    Promiscuous(VfSet),
+    /// It is for a group or for all.
+    Group {
+        /// The group, or the broadcast address.
+        dst: MacAddr,
+        /// VFs that want it.
+        listening: VfSet,
+        /// Those among them that take part in its VLAN.
+        members: VfSet,
+    },
+    /// It leaves on the wire, its copy different from what was sent in this way.
+    Wire(TagEdit),
+    /// The NIC has no switch: what is for VFs here it hands to the hypervisor.
+    NoSwitch,
+    /// Nobody gets it.
+    Dropped(DropReason),
+}
+
+/// VFs by name.
+struct Names(VfSet);
+
+impl fmt::Display for Names {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.0.is_empty() {
+            return f.write_str("nobody");
+        }
+        self.0.iter().enumerate().try_for_each(|(i, vf)| {
+            let comma = if i == 0 { "" } else { ", " };
+            write!(f, "{comma}{vf}")
+        })
+    }
+}
+
+/// The words for a copy that differs in this way.
+fn edited(edit: TagEdit) -> String {
+    match edit {
+        TagEdit::Keep => "as it was sent".to_owned(),
+        TagEdit::Insert(tag) => format!("with the tag {} in front", tag_words(tag)),
+        TagEdit::Strip => "without its outer tag".to_owned(),
+    }
+}
+
+fn tag_words(tag: VlanTag) -> String {
+    let prio = match tag.tci >> 13 {
+        0 => String::new(),
+        prio => format!(" prio {prio}"),
+    };
+    format!("{:#06x} vlan {}{prio}", tag.tpid, tag.vid())
+}
+
+impl fmt::Display for Step {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match *self {
+            Step::Judge { path, source } => {
+                match source {
+                    Source::Vf(vf) => write!(f, "{vf} sends it on the {path} path: ")?,
+                    Source::Wire => f.write_str("it comes from the wire: ")?,
+                }
+                f.write_str(match path {
+                    Path::Direct => "the NIC judges it",
+                    Path::Mediated => "the hypervisor judges it",
+                })
+            }
+            Step::PortVlan { vf, tag, tagged } => {
+                let own = if tagged { ", in front of its own" } else { "" };
+                write!(
+                    f,
+                    "{vf} has a port VLAN: the tag {} is put on{own}",
+                    tag_words(tag)
+                )
+            }
+            Step::InVlan(vlan) => match vlan.tag() {
+                None => f.write_str("it is in no VLAN"),
+                Some(tag) => write!(f, "it is in VLAN {} ({:#06x})", tag.vid(), tag.tpid),
+            },
+            Step::Spoofchk { vf, src } => {
+                write!(f, "spoofchk: {vf} may send from {src} in this VLAN")
+            }
+            Step::NoSpoofchk(vf) => write!(
+                f,
+                "spoofchk of {vf} is off: any source address and VLAN will do"
+            ),
+            Step::Filter(action) => write!(f, "a filter matches: {action}"),
+            Step::PassedOver(action) => write!(
+                f,
+                "a filter matches and is passed over, as its VF has sent the frame or is not in its VLAN: {action}"
+            ),
+            Step::Owner { vf, dst } => write!(f, "{dst} is an address of {vf}"),
+            Step::OwnerElsewhere { vf, .. } => write!(
+                f,
+                "the destination is an address of {vf}, which is not in this VLAN"
+            ),
+            Step::Unwanted(vf) => write!(
+                f,
+                "the driver of {vf} does not want what is for its own address"
+            ),
+            Step::OwnFrame(vf) => write!(f, "{vf} has sent it and does not get it back"),
+            Step::LinkDown(vfs) => write!(f, "link down: {}", Names(vfs)),
+            Step::Gets { vf, path, edit } => {
+                write!(f, "{vf} gets it on the {path} path, {}", edited(edit))
+            }
+            Step::Nobody(dst) => write!(f, "no VF in this VLAN has {dst}"),
+            Step::Promiscuous(vfs) => write!(
+                f,
+                "VFs that receive what is for nobody here: {}",
+                Names(vfs)
+            ),
+            Step::Group {
+                dst,
+                listening,
+                members,
+            } => {
+                let kind = if dst.is_broadcast() {
+                    "for all"
+                } else {
+                    "for a group"
+                };
+                write!(
+                    f,
+                    "it is {kind}: wanted by {}, of whom in this VLAN {}",
+                    Names(listening),
+                    Names(members)
+                )
+            }
+            Step::Wire(edit) => write!(f, "it leaves on the wire, {}", edited(edit)),
+            Step::NoSwitch => {
+                f.write_str("the NIC has no switch: what is for VFs here goes to the hypervisor")
+            }
+            Step::Dropped(reason) => write!(f, "dropped: {reason}"),
+        }
+    }
+}
+
+/// What becomes of a frame, and every decision that made it so.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Explanation {
+    /// The decisions.
+    pub steps: Vec<Step>,
+    /// What the judge says.
+    pub verdict: Verdict,
+}
+
+impl Policy {
+    /// What becomes of a frame that begins with `head`, as [`crate::Nic::ingress`] and [`crate::HypervisorModel::ingress`] say it
+    /// of frames that pass, and why. Limits on a sender's rate make frames wait and are left out.
+    #[must_use]
+    pub fn why(&self, source: Source, head: &[u8], meta: &FrameMeta) -> Explanation {
+        let path = match source {
+            Source::Vf(vf) => self.vf(vf).path,
+            Source::Wire => Path::Direct,
+        };
+        let mut steps = vec![Step::Judge { path, source }];
+        let flow = self.filter_table().flow_actions(head);
+        let judged = Policy::parse(head).and_then(|header| match (source, path) {
+            (Source::Vf(vf), Path::Mediated) => {
+                hypervisor::split(&self.reach_from_vf(vf, &header, flow, meta, &mut steps)?)
+            }
+            _ => nic::judge(self, source, &header, flow, meta, &mut steps),
+        });
+        let verdict = judged.unwrap_or_else(|reason| {
+            steps.push(Step::Dropped(reason));
+            Verdict {
+                drop: Some(reason),
+                ..Verdict::default()
+            }
+        });
+        let tagging = self.tagging(verdict.insert);
+        let vfs = verdict.vfs.union(verdict.beyond).iter();
+        steps.extend(vfs.map(|vf| Step::Gets {
+            vf,
+            path: self.vf(vf).path,
+            edit: tagging.edit(vf),
+        }));
+        if verdict.wire {
+            steps.push(Step::Wire(
+                verdict.insert.map_or(TagEdit::Keep, TagEdit::Insert),
+            ));
+        }
+        Explanation { steps, verdict }
+    }
+}
