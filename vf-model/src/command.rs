@@ -2,9 +2,11 @@
 
 use std::fmt;
 
+use crate::fdb::SelfEntry;
 use crate::filter_spec::{FilterMatch, FilterPriority, FilterSpec};
 use crate::refusal::Refusal;
 use crate::rss::{RssKey, RssSpread};
+use crate::switch_mode::SwitchMode;
 use crate::vf::{SettingKey, VfIndex, VfSetting};
 use crate::vf_filter::VfFilter;
 use crate::words::Words;
@@ -47,6 +49,12 @@ pub enum Command {
         /// Whether there is a link.
         up: bool,
     },
+    /// `link set hwmode MODE`: how the NIC's switch forwards.
+    SetSwitchMode(SwitchMode),
+    /// `fdb add MAC [vlan VID] self`: a station behind the PF.
+    FdbAdd(SelfEntry),
+    /// `fdb del MAC [vlan VID] self`.
+    FdbDel(SelfEntry),
     /// `filter add FILTER`: into the NIC's table.
     FilterInsert(FilterSpec),
     /// `filter del MATCH`: out of the NIC's table.
@@ -66,11 +74,12 @@ impl Command {
     /// # Errors
     /// [`Refusal`] that names the word at fault and what is allowed in its place.
     pub fn parse<S: AsRef<str>>(words: &[S]) -> Result<Command, Refusal> {
-        const COMMANDS: &str = "vf, link or filter";
+        const COMMANDS: &str = "vf, link, fdb or filter";
         let mut words = Words::new("command", words);
         let command = match words.next(COMMANDS)? {
             "vf" => words.vf_command()?,
             "link" => words.link_command()?,
+            "fdb" => words.fdb_command()?,
             "filter" => words.filter_command()?,
             other => return Err(Refusal::word("command", other, COMMANDS)),
         };
@@ -83,13 +92,40 @@ impl<S: AsRef<str>> Words<'_, S> {
     fn link_command(&mut self) -> Result<Command, Refusal> {
         match self.next("set")? {
             "set" => {}
-            other => return Err(Refusal::word("link", other, "set up or set down")),
+            other => {
+                let allowed = "set up, set down or set hwmode";
+                return Err(Refusal::word("link", other, allowed));
+            }
         }
-        match self.next("up or down")? {
+        const KEYS: &str = "up, down or hwmode";
+        match self.next(KEYS)? {
             "up" => Ok(Command::SetLink { up: true }),
             "down" => Ok(Command::SetLink { up: false }),
-            other => Err(Refusal::word("link set", other, "up or down")),
+            "hwmode" => {
+                let mode = self.next("veb, vepa, floating or none")?;
+                Ok(Command::SetSwitchMode(mode.parse()?))
+            }
+            other => Err(Refusal::word("link set", other, KEYS)),
         }
+    }
+
+    fn fdb_command(&mut self) -> Result<Command, Refusal> {
+        let add = self.add_or_del()?;
+        let mac = self.next("a MAC address")?.parse()?;
+        let mut vlan = None;
+        let mut word = self.next("vlan or self")?;
+        if word == "vlan" {
+            vlan = Some(self.vid()?);
+            word = self.next("self")?;
+        }
+        if word != "self" {
+            return Err(Refusal::word("word", word, "vlan or self"));
+        }
+        let entry = SelfEntry { mac, vlan };
+        Ok(match add {
+            true => Command::FdbAdd(entry),
+            false => Command::FdbDel(entry),
+        })
     }
 
     fn filter_command(&mut self) -> Result<Command, Refusal> {
@@ -189,6 +225,9 @@ impl fmt::Display for Command {
             Command::SetLink { up } => {
                 write!(f, "link set {}", if *up { "up" } else { "down" })
             }
+            Command::SetSwitchMode(mode) => write!(f, "link set hwmode {mode}"),
+            Command::FdbAdd(entry) => write!(f, "fdb add {entry}"),
+            Command::FdbDel(entry) => write!(f, "fdb del {entry}"),
             Command::FilterInsert(spec) => write!(f, "filter add {spec}"),
             Command::FilterRemove { matches, priority } => {
                 write!(f, "filter del {matches} priority {priority}")
@@ -244,9 +283,9 @@ mod tests {
     #[test]
     fn a_refusal_says_what_is_allowed() {
         for (text, says) in [
-            ("", "command: vf, link or filter must follow"),
+            ("", "command: vf, link, fdb or filter must follow"),
             ("vf", "vf: the number of a VF must follow"),
-            ("eth0", "command 'eth0': vf, link or filter"),
+            ("eth0", "command 'eth0': vf, link, fdb or filter"),
             (
                 "vf 256 set trust on",
                 "vf '256': the number of a VF, 0 to 255",
@@ -282,8 +321,19 @@ mod tests {
                 "weight 'x': a whole number for each queue",
             ),
             ("vf 0 rss equal 2 3", "word '3': nothing more may follow"),
-            ("link up", "link 'up': set up or set down"),
-            ("link set sideways\n", "link set 'sideways\\n': up or down"),
+            ("link up", "link 'up': set up, set down or set hwmode"),
+            (
+                "link set sideways\n",
+                "link set 'sideways\\n': up, down or hwmode",
+            ),
+            (
+                "link set hwmode hub",
+                "hwmode 'hub': veb, vepa, floating or none",
+            ),
+            (
+                "fdb add 02:00:00:00:00:01 master",
+                "word 'master': vlan or self",
+            ),
         ] {
             let refusal = parse(text).unwrap_err().to_string();
             assert!(refusal.contains(says), "{text:?}: {refusal}");
@@ -308,6 +358,8 @@ mod tests {
             .prop_map(VfSetting::State),
             any::<u32>().prop_map(|r| VfSetting::MaxTxRate(Mbps(r))),
             select(vec![Path::Direct, Path::Mediated]).prop_map(VfSetting::Path),
+            any::<bool>().prop_map(VfSetting::Bridge),
+            proptest::option::of(any::<u8>()).prop_map(VfSetting::Mirror),
         ];
         let filter = prop_oneof![
             (mac(), proptest::option::of(vid()))
@@ -330,6 +382,15 @@ mod tests {
                 filter
             )),
             any::<bool>().prop_map(|up| Command::SetLink { up }),
+            select(SwitchMode::ALL.to_vec()).prop_map(Command::SetSwitchMode),
+            (mac(), proptest::option::of(vid()), any::<bool>()).prop_map(|(mac, vlan, add)| {
+                let entry = SelfEntry { mac, vlan };
+                if add {
+                    Command::FdbAdd(entry)
+                } else {
+                    Command::FdbDel(entry)
+                }
+            }),
             (any::<u8>(), any::<bool>(), spread).prop_filter_map(
                 "nothing to set",
                 |(vf, key, spread)| {

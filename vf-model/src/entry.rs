@@ -35,7 +35,8 @@ impl Entry {
 
     /// Whether `mac` is its own or one of the further addresses, in whatever VLAN.
     pub(crate) fn claims(&self, mac: MacAddr) -> bool {
-        self.mac() == mac || self.added(mac).next().is_some() || self.rx.has(mac)
+        let has = self.mac() == mac || self.added(mac).next().is_some() || self.rx.has(mac);
+        has && !self.policy.bridge
     }
 
     /// What the administrator has added of an address.
@@ -63,7 +64,7 @@ impl Entry {
     pub(crate) fn receives(&self, vlan: Vlan) -> bool {
         let wants =
             |vlans: &Vec<Vid>| vlan == Vlan::NONE || vlan.is_service() || lists(vlans, vlan);
-        self.takes_part(vlan) && self.rx.vlans.as_ref().is_none_or(wants)
+        !self.policy.bridge && self.takes_part(vlan) && self.rx.vlans.as_ref().is_none_or(wants)
     }
 }
 

@@ -11,31 +11,36 @@ use std::sync::Arc;
 use vf_packet::{FrameMeta, Header, MacAddr, Vlan};
 
 use crate::bridge::{Bridge, BridgePort};
+use crate::filter_table::Actions;
 use crate::judge::{Account, Judge};
 use crate::policy::Policy;
 use crate::reach::Reach;
 use crate::stats::DropReason;
 use crate::time::Nanos;
 use crate::verdict::{Onward, Verdict};
-use crate::vf::VfIndex;
+use crate::vf::{VfIndex, VfSet};
 
 /// The model of the mediated path: the bridge, limiters and counters. Judges by the same [`Policy`] as the [`crate::Nic`].
 #[derive(Clone, Debug)]
 pub struct HypervisorModel {
     account: Account,
     bridge: Bridge,
+    /// The bridge on the PF, if there are stations on it. Mediated VFs are no ports of it: to them the NIC's rules apply, and
+    /// what it learns must not depend on the path that a VF's frames take.
+    station_bridge: Option<Bridge>,
 }
 
 impl HypervisorModel {
     /// The hypervisor of a host with a NIC of this policy.
     #[must_use]
     pub fn new(policy: Arc<Policy>) -> HypervisorModel {
-        let mut bridge = Bridge::new();
-        bridge.set_vifs(policy.mediated());
-        HypervisorModel {
-            account: Account::new(policy),
-            bridge,
-        }
+        let mut hypervisor = HypervisorModel {
+            account: Account::new(Arc::clone(&policy)),
+            bridge: Bridge::new(),
+            station_bridge: None,
+        };
+        hypervisor.adopt(policy);
+        hypervisor
     }
 
     /// Judges a frame that a mediated VF sends by its first bytes, as [`crate::Nic::ingress`] does. `pf` in the verdict hands
@@ -45,10 +50,22 @@ impl HypervisorModel {
         let judged = Policy::parse(head).and_then(|header| {
             let policy = &self.account.policy;
             let flow = policy.filter_table().flow_actions(head);
-            let reach = policy.reach_from_vf(vf, &header, flow, meta, &mut ())?;
+            if policy.lookup().stations.contains(vf) {
+                return Ok((header, self.judge_station(now, vf, &header, flow, meta)?));
+            }
+            let mut reach = policy.reach_from_vf(vf, &header, flow, meta, &mut ())?;
             let vlan = reach.insert.map_or(header.vlan(), Vlan::of_tag);
+            let named = reach.mediated;
+            reach.mediated = self.for_stations(now, vlan, &header, named);
             let tried = self.bridge.forward(now, BridgePort::Vif(vf), vlan, &header);
-            let verdict = split(&reach)?;
+            let verdict = match split(&reach) {
+                // It has passed the NIC's rules.
+                Err(reason) if !named.is_empty() => Verdict {
+                    drop: Some(reason),
+                    ..Verdict::default()
+                },
+                verdict => verdict?,
+            };
             self.bridge.count(tried, verdict.vfs, verdict.pf);
             Ok((header, verdict))
         });
@@ -71,6 +88,46 @@ impl HypervisorModel {
         }
     }
 
+    /// Bridges a frame of a station on the PF's bridge: to other stations, to the NIC, or to all if it does not know the receiver.
+    fn judge_station(
+        &mut self,
+        now: Nanos,
+        station: VfIndex,
+        header: &Header,
+        flow: Actions,
+        meta: &FrameMeta,
+    ) -> Result<Verdict, DropReason> {
+        let policy = &self.account.policy;
+        let mut reach = policy.reach_from_station(station, header, flow, meta, &mut ())?;
+        if let Some(bridge) = &mut self.station_bridge {
+            let tried = bridge.forward(now, BridgePort::Vif(station), header.vlan(), header);
+            if !tried.pf {
+                reach = reach.nowhere();
+            }
+            reach.mediated = reach
+                .mediated
+                .union(tried.vifs.intersection(policy.lookup().up));
+        }
+        split(&reach)
+    }
+
+    /// Leaves of the stations on the PF's bridge those that the bridge gives a frame to that comes up from the NIC. The NIC
+    /// names them all, as it knows none of them. What the bridge gives to none of them is a copy of the PF's that is dropped.
+    fn for_stations(&mut self, now: Nanos, vlan: Vlan, header: &Header, vifs: VfSet) -> VfSet {
+        let named = vifs.intersection(self.account.policy.lookup().stations);
+        match &mut self.station_bridge {
+            Some(bridge) if !named.is_empty() => {
+                let tried = bridge.forward(now, BridgePort::Pf, vlan, header);
+                let takes = named.intersection(tried.vifs);
+                if takes.is_empty() {
+                    self.account.pf.rx_drops.count(DropReason::NoReceiver);
+                }
+                vifs.difference(named).union(takes)
+            }
+            _ => vifs,
+        }
+    }
+
     /// Counts a frame that the NIC has handed up, learns where its sender is, and says where it goes: where its verdict said.
     /// Only a NIC without a switch hands up what is for direct VFs; that is given back to it.
     pub fn from_pf(
@@ -80,19 +137,19 @@ impl HypervisorModel {
         head: &[u8],
         meta: &FrameMeta,
     ) -> Verdict {
+        // No path changes while a frame is on its way.
+        let mut vifs = onward.vfs.intersection(self.account.policy.mediated());
+        let beyond = onward.vfs.difference(vifs);
         if let Ok(header) = Header::parse(head) {
-            let tried = self
-                .bridge
-                .forward(now, BridgePort::Pf, header.vlan(), &header);
-            let vifs = onward.vfs.intersection(self.account.policy.mediated());
+            let vlan = header.vlan();
+            let tried = self.bridge.forward(now, BridgePort::Pf, vlan, &header);
+            vifs = self.for_stations(now, vlan, &header, vifs);
             self.bridge.count(tried, vifs, false);
         }
         let dst = MacAddr::of_frame(head);
         self.account.pf.count_rx(dst, meta.len);
-        // No path changes while a frame is on its way.
-        let vifs = onward.vfs.intersection(self.account.policy.mediated());
-        let beyond = onward.vfs.difference(vifs);
         let pf = !beyond.is_empty();
+        let drop = (vifs.is_empty() && !pf).then_some(DropReason::NoReceiver);
         if pf {
             self.account.pf.count_tx(dst, meta.len);
         }
@@ -100,6 +157,7 @@ impl HypervisorModel {
             vfs: vifs,
             pf,
             beyond,
+            drop,
             ..Verdict::default()
         }
     }
@@ -137,7 +195,13 @@ impl Judge for HypervisorModel {
     }
 
     fn adopt(&mut self, policy: Arc<Policy>) {
-        self.bridge.set_vifs(policy.mediated());
+        let stations = policy.lookup().stations;
+        self.bridge.set_vifs(policy.mediated().difference(stations));
+        if !stations.is_empty() || self.station_bridge.is_some() {
+            self.station_bridge
+                .get_or_insert_with(Bridge::new)
+                .set_vifs(stations);
+        }
         self.account.adopt(policy);
     }
 

@@ -59,6 +59,7 @@ mod cost;
 mod counter;
 mod cow_map;
 mod entry;
+mod fdb;
 mod filter_spec;
 mod filter_table;
 mod filter_words;
@@ -77,6 +78,7 @@ mod refusal;
 mod rss;
 mod source;
 mod stats;
+mod switch_mode;
 mod time;
 mod verdict;
 mod verdict_cache;
@@ -90,6 +92,7 @@ pub use command::Command;
 pub use config::NicConfig;
 pub use cost::{CostModel, CpuBudget};
 pub use counter::Counter;
+pub use fdb::{FdbError, SelfEntry};
 pub use filter_spec::{
     FilterAction, FilterMatch, FilterPriority, FilterSpec, FlowEnd, MatchError, Transport,
 };
@@ -106,6 +109,7 @@ pub use refusal::{Refusal, Refused};
 pub use rss::{MAX_RSS_QUEUES, Rss, RssKey, RssQueues, RssSpread};
 pub use source::Source;
 pub use stats::{Counters, DropReason, Drops, PublishedCounters, PublishedPort};
+pub use switch_mode::SwitchMode;
 pub use time::{BusyTime, Nanos};
 pub use verdict::{Hop, Onward, TagEdit, Tagging, To, Verdict};
 pub use vf::{

@@ -17,8 +17,12 @@ pub(crate) struct Lookup {
     pub(crate) groups: Arc<MacIndex>,
     /// VFs in a port VLAN, which see no tag of it.
     pub(crate) port_vlans: VfSet,
-    /// VFs whose path is mediated.
+    /// VFs whose path is mediated, stations on the hypervisor's bridge among them.
     pub(crate) mediated: VfSet,
+    /// Stations on the hypervisor's bridge, which the NIC knows nothing of: in no other set or table but `mediated` and `up`.
+    pub(crate) stations: VfSet,
+    /// Who is mirrored, and to whom.
+    pub(crate) mirrors: Vec<(VfIndex, VfIndex)>,
     /// VFs whose link is up.
     pub(crate) up: VfSet,
     /// VFs that receive untagged frames and those of every customer VLAN.
@@ -71,10 +75,11 @@ impl Members {
 
 impl Lookup {
     pub(crate) fn new(entries: &[Arc<Entry>], link_up: bool) -> Lookup {
-        let numbered = || {
+        let all = || {
             let entries = entries.iter().enumerate();
             entries.map(|(i, entry)| (VfIndex::from(i), entry))
         };
+        let numbered = || all().filter(|(_, entry)| !entry.policy.bridge);
         let macs = numbered().flat_map(|(vf, e)| {
             let own = std::iter::once((e.mac(), None, vf));
             let more = e.filters.macs().iter();
@@ -90,6 +95,8 @@ impl Lookup {
             let picked = numbered().filter(|(_, e)| pick(e));
             picked.map(|(vf, _)| vf).collect::<VfSet>()
         };
+        let stations: VfSet = (all().filter(|(_, e)| e.policy.bridge).map(|(vf, _)| vf)).collect();
+        let mirrors = all().filter_map(|(vf, e)| Some((vf, e.policy.mirror?)));
         let mut members = Members::new();
         for (vf, entry) in numbered() {
             let listed = match (
@@ -116,12 +123,18 @@ impl Lookup {
             macs: Arc::new(MacIndex::new(macs)),
             groups: Arc::new(MacIndex::new(groups)),
             port_vlans: set(&|e| e.policy.port_vlan.is_some()),
-            mediated: set(&|e| e.policy.path == Path::Mediated),
-            up: set(&|e| match e.policy.state {
-                VfLinkState::Auto => link_up,
-                VfLinkState::Enable => true,
-                VfLinkState::Disable => false,
-            }),
+            mediated: set(&|e| e.policy.path == Path::Mediated).union(stations),
+            stations,
+            mirrors: mirrors.collect(),
+            up: all()
+                .filter(|(_, e)| match e.policy.state {
+                    // The bridge's ports do not follow that of the NIC.
+                    VfLinkState::Auto => link_up || e.policy.bridge,
+                    VfLinkState::Enable => true,
+                    VfLinkState::Disable => false,
+                })
+                .map(|(vf, _)| vf)
+                .collect(),
             trunks: set(&|e| unlimited(e) && e.rx.vlans.is_none()),
             service_trunks: set(&unlimited),
             broadcast: set(&|e| e.rx.wants_broadcast()),

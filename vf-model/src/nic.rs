@@ -15,6 +15,7 @@ use crate::judge::{Account, Judge};
 use crate::policy::Policy;
 use crate::source::Source;
 use crate::stats::{Counters, DropReason, LiveCounters, PublishedPort};
+use crate::switch_mode::SwitchMode;
 use crate::time::Nanos;
 use crate::verdict::{Hop, Onward, To, Verdict, onward_len};
 use crate::verdict_cache::VerdictCache;
@@ -187,14 +188,14 @@ pub(crate) fn judge(
     let reach = match source {
         Source::Vf(vf) => {
             let mut reach = policy.reach_from_vf(vf, header, flow, meta, probe)?;
-            if !policy.silicon().switches && !reach.direct.is_empty() {
+            if policy.switch_mode() == SwitchMode::None && !reach.direct.is_empty() {
                 probe.note(|| Step::NoSwitch);
                 let here = std::mem::take(&mut reach.direct);
                 reach.mediated = reach.mediated.union(here);
             }
             reach
         }
-        Source::Wire if !policy.link_up() => return Err(policy.why_no_link()),
+        Source::Wire if !policy.uplink_up() => return Err(policy.why_no_link()),
         Source::Wire => {
             Policy::check_len(meta)?;
             policy.reach_from_wire(header, flow, probe)

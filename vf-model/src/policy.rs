@@ -10,6 +10,7 @@ use vf_packet::MacAddr;
 use crate::command::Command;
 use crate::config::NicConfig;
 use crate::entry::Entry;
+use crate::fdb::{Fdb, SelfEntry};
 use crate::filter_spec::{FilterAction, FilterMatch};
 use crate::filter_table::FilterTable;
 use crate::lookup::Lookup;
@@ -18,6 +19,7 @@ use crate::profile::{Profile, Rows, Silicon};
 use crate::refusal::{Refusal, Refused};
 use crate::rss::Rss;
 use crate::stats::DropReason;
+use crate::switch_mode::SwitchMode;
 use crate::vf::{MAX_VFS, VfIndex, VfPolicy, VfSet, VfSetting};
 use crate::vf_filter::VfFilters;
 
@@ -34,6 +36,9 @@ pub struct Policy {
     /// Whether the cable in it carries: the port at the other end is up.
     carrier: bool,
     silicon: Silicon,
+    switch_mode: SwitchMode,
+    /// Stations behind the PF.
+    fdb: Arc<Fdb>,
     filter_table: FilterTable,
     lookup: Lookup,
 }
@@ -65,6 +70,7 @@ impl Policy {
     #[must_use]
     pub fn new(config: NicConfig) -> Policy {
         let vfs = u32::from(config.vfs.clamp(1, MAX_VFS));
+        let silicon = config.profile.silicon();
         let rss = Rss::new();
         let entries: Arc<[Arc<Entry>]> = (0..vfs)
             .map(|i| Entry {
@@ -83,7 +89,9 @@ impl Policy {
             entries,
             port_up: true,
             carrier: true,
-            silicon: config.profile.silicon(),
+            switch_mode: silicon.default_mode(),
+            fdb: Arc::default(),
+            silicon,
             filter_table: FilterTable::new(config.profile),
         }
     }
@@ -170,11 +178,35 @@ impl Policy {
         self.carrier
     }
 
-    /// Why nothing goes over the wire, if the link is not up.
+    /// How its switch forwards.
+    #[must_use]
+    #[inline]
+    pub fn switch_mode(&self) -> SwitchMode {
+        self.switch_mode
+    }
+
+    /// Stations behind the PF that its switch has been told of.
+    #[must_use]
+    pub fn stations_behind_pf(&self) -> &[SelfEntry] {
+        self.fdb.entries()
+    }
+
+    pub(crate) fn fdb(&self) -> &Fdb {
+        &self.fdb
+    }
+
+    /// Whether frames pass the port.
+    #[inline]
+    pub(crate) fn uplink_up(&self) -> bool {
+        self.link_up() && self.switch_mode != SwitchMode::Floating
+    }
+
+    /// Why nothing goes over the wire, if nothing does.
     pub(crate) fn why_no_link(&self) -> DropReason {
-        match self.port_up {
-            true => DropReason::NoCarrier,
-            false => DropReason::LinkDown,
+        match (self.switch_mode, self.port_up) {
+            (SwitchMode::Floating, _) => DropReason::NoUplink,
+            (_, true) => DropReason::NoCarrier,
+            (_, false) => DropReason::LinkDown,
         }
     }
 
@@ -244,6 +276,8 @@ impl Policy {
     pub fn has_same_vfs(&self, other: &Policy) -> bool {
         Arc::ptr_eq(&self.entries, &other.entries)
             && (self.port_up, self.carrier) == (other.port_up, other.carrier)
+            && self.switch_mode == other.switch_mode
+            && self.fdb == other.fdb
     }
 
     /// Whether verdicts on frames are the same, but for what filters on flows say of them.
@@ -259,7 +293,9 @@ impl Policy {
             self.verdicts = self.version;
         }
         if changed == Changed::Vfs {
-            self.lookup = Lookup::new(&self.entries, self.link_up());
+            // VFs on a switch without an uplink do not follow the port.
+            let up = self.link_up() || self.switch_mode == SwitchMode::Floating;
+            self.lookup = Lookup::new(&self.entries, up);
         }
     }
 
@@ -286,6 +322,15 @@ impl Policy {
                 return Ok(Changed::Verdicts);
             }
             Command::SetLink { up } => self.port_up = *up,
+            Command::SetSwitchMode(mode) => {
+                if !silicon.modes.contains(mode) {
+                    let (mode, profile) = (*mode, self.profile());
+                    return Err(Refusal::SwitchMode { mode, profile });
+                }
+                self.switch_mode = *mode;
+            }
+            Command::FdbAdd(entry) => Arc::make_mut(&mut self.fdb).add(*entry)?,
+            Command::FdbDel(entry) => Arc::make_mut(&mut self.fdb).del(*entry)?,
             Command::SetVf { vf, settings } => {
                 let entry = self.entry_mut(*vf)?;
                 let mut policy = entry.policy;
@@ -300,6 +345,7 @@ impl Policy {
                 }
                 entry.policy = policy;
                 entry.rx = entry.asked.granted(&policy, &silicon);
+                self.check_mirrors()?;
             }
             Command::VfFilterAdd { vf, filter } => {
                 let entry = self.entry_mut(*vf)?;
@@ -311,6 +357,22 @@ impl Policy {
             Command::VfFilterDel { vf, filter } => self.entry_mut(*vf)?.filters.del(*filter)?,
         }
         Ok(Changed::Vfs)
+    }
+
+    /// A mirrored frame has the tags that the switch saw, so its receiver cannot be one that does not see them; and the switch
+    /// knows no stations on the hypervisor's bridge.
+    fn check_mirrors(&self) -> Result<(), Refusal> {
+        for (vf, entry) in self.entries.iter().enumerate() {
+            let Some(to) = entry.policy.mirror else {
+                continue;
+            };
+            let receiver = self.existing(to)?.policy;
+            let bridge = entry.policy.bridge || receiver.bridge;
+            if to.index() == vf || bridge || receiver.port_vlan.is_some() {
+                return Err(Refusal::Mirror(to));
+            }
+        }
+        Ok(())
     }
 
     fn request(

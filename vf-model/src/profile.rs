@@ -9,6 +9,7 @@ use vf_packet::VlanProto;
 
 use crate::filter_spec::FilterMatch;
 use crate::mailbox::MAX_UNTRUSTED_GROUPS;
+use crate::switch_mode::SwitchMode;
 use crate::vf::PortVlan;
 use crate::vf_filter::{MAX_FILTERS, MAX_UNTRUSTED_FILTERS};
 use crate::words::ParseError;
@@ -40,8 +41,8 @@ pub enum Profile {
 /// What a profile says.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Silicon {
-    /// Whether the NIC switches between VFs; else it sends to the wire only, and the hypervisor's bridge is between them.
-    pub(crate) switches: bool,
+    /// What its switch can be, first what it is until it is told.
+    pub(crate) modes: &'static [SwitchMode],
     /// Whether a VF can receive frames from the wire that are for nobody here.
     pub(crate) promiscuous: bool,
     /// Most addresses besides its own that a VF can have.
@@ -110,6 +111,11 @@ impl Silicon {
         self.double_tags || port.proto == VlanProto::Dot1ad
     }
 
+    /// How its switch forwards until it is told.
+    pub(crate) fn default_mode(&self) -> SwitchMode {
+        self.modes.first().copied().unwrap_or(SwitchMode::None)
+    }
+
     /// How much the driver of a VF can have.
     pub(crate) fn vf_room(&self, trust: bool) -> VfRoom {
         let addresses = [MAX_UNTRUSTED_FILTERS, MAX_FILTERS][usize::from(trust)];
@@ -153,7 +159,7 @@ impl Profile {
         const ALL: usize = MAX_TABLE_FILTERS;
         const ALL_VLANS: usize = 4094;
         let generic = Silicon {
-            switches: true,
+            modes: &[SwitchMode::Veb, SwitchMode::Vepa, SwitchMode::Floating],
             promiscuous: true,
             vf_macs: MAX_FILTERS,
             double_tags: true,
@@ -176,14 +182,14 @@ impl Profile {
         match self {
             Profile::Generic => generic,
             Profile::Falcon => Silicon {
-                switches: false,
+                modes: &[SwitchMode::None],
                 promiscuous: false,
                 vf_macs: 0,
                 flows4: ALL,
                 ..none
             },
             Profile::Siena => Silicon {
-                switches: false,
+                modes: &[SwitchMode::None],
                 promiscuous: false,
                 vf_macs: 0,
                 flows4: ALL,
@@ -192,11 +198,14 @@ impl Profile {
                 ..none
             },
             Profile::Ef10 => Silicon {
+                // Its firmware's interface marks VEPA obsolete.
+                modes: &[SwitchMode::Veb],
                 vf_macs: 32,
                 ..generic
             },
             // The flow director's table, and what is left of eight filters on types.
             Profile::Ixgbe => Silicon {
+                modes: &[SwitchMode::Veb, SwitchMode::Vepa],
                 promiscuous: false,
                 // Its check of types knows no tag behind the one that it puts in itself.
                 double_tags: false,
@@ -216,6 +225,7 @@ impl Profile {
             },
             // Lists of VLANs are as long as there are VLANs, whoever is trusted.
             Profile::Mlx5Legacy => Silicon {
+                modes: &[SwitchMode::Veb, SwitchMode::Vepa],
                 vf_vlans: [ALL_VLANS; 2],
                 ..none
             },

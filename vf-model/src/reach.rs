@@ -7,6 +7,7 @@ use crate::filter_table::Actions;
 use crate::lookup::Lookup;
 use crate::policy::Policy;
 use crate::stats::DropReason;
+use crate::switch_mode::SwitchMode;
 use crate::verdict::Tagging;
 use crate::vf::{Path, VfIndex, VfLinkState, VfSet};
 use crate::why::{Probe, Step};
@@ -35,6 +36,16 @@ impl Reach {
         !self.direct.is_empty() || !self.mediated.is_empty()
     }
 
+    /// The same without a receiver.
+    pub(crate) fn nowhere(self) -> Reach {
+        Reach {
+            direct: VfSet::default(),
+            mediated: VfSet::default(),
+            wire: false,
+            ..self
+        }
+    }
+
     /// Adds those of `vfs` whose link is up.
     fn add(&mut self, lookup: &Lookup, vfs: VfSet, probe: &mut impl Probe) {
         let down = vfs.difference(lookup.up);
@@ -52,6 +63,8 @@ impl Reach {
 pub(crate) enum Origin {
     /// This VF.
     Vf(VfIndex),
+    /// The hypervisor's bridge on the PF, or a station behind it.
+    Pf,
     /// The wire.
     Wire,
 }
@@ -127,8 +140,28 @@ impl Policy {
         } else {
             probe.note(|| Step::NoSpoofchk(vf));
         }
-        let mut reach = self.reach(&header, flow, vlan, Origin::Vf(vf), probe);
+        let origin = Origin::Vf(vf);
+        let mut reach = self.reach(&header, flow, vlan, origin, probe);
         reach.insert = insert;
+        self.mirror(&mut reach, origin, probe);
+        Ok(reach)
+    }
+
+    /// Whom a frame reaches beyond the PF that a station on the hypervisor's bridge sends.
+    pub(crate) fn reach_from_station(
+        &self,
+        station: VfIndex,
+        header: &Header,
+        flow: Actions,
+        meta: &FrameMeta,
+        probe: &mut impl Probe,
+    ) -> Result<Reach, DropReason> {
+        Policy::check_len(meta)?;
+        if !self.lookup().up.contains(station) {
+            return Err(self.why_down(station));
+        }
+        let mut reach = self.reach(header, flow, header.vlan(), Origin::Pf, probe);
+        self.mirror(&mut reach, Origin::Pf, probe);
         Ok(reach)
     }
 
@@ -161,6 +194,7 @@ impl Policy {
             }
         }
         reach.wire = false;
+        self.mirror(&mut reach, origin, probe);
         reach
     }
 
@@ -174,8 +208,13 @@ impl Policy {
         probe: &mut impl Probe,
     ) -> Reach {
         let from_wire = origin == Origin::Wire;
+        if self.switch_mode() == SwitchMode::Vepa && !from_wire {
+            probe.note(|| Step::Vepa);
+            return self.reach_wire();
+        }
         // A NIC without a switch does not see what VFs here send each other.
-        let filters = !self.filter_table().is_empty() && (from_wire || self.silicon().switches);
+        let switches = self.switch_mode() != SwitchMode::None;
+        let filters = !self.filter_table().is_empty() && (from_wire || switches);
         if filters
             && from_wire
             && let Some(reach) = self.reach_filter(header, flow, vlan, origin, false, probe)
@@ -183,7 +222,7 @@ impl Policy {
             return reach;
         }
         let reach = if header.dst.is_multicast() {
-            self.reach_group(header.dst, vlan, origin, probe)
+            self.reach_group(header, vlan, origin, probe)
         } else {
             self.reach_owner(header.dst, vlan, origin, probe)
         };
@@ -246,12 +285,12 @@ impl Policy {
     #[inline(never)]
     fn reach_group(
         &self,
-        dst: MacAddr,
+        header: &Header,
         vlan: Vlan,
         origin: Origin,
         probe: &mut impl Probe,
     ) -> Reach {
-        let lookup = self.lookup();
+        let (lookup, dst) = (self.lookup(), header.dst);
         let listening = if dst.is_broadcast() {
             lookup.broadcast
         } else {
@@ -270,11 +309,21 @@ impl Policy {
             members,
         });
         let mut reach = self.reach_wire();
-        reach.add(lookup, members, probe);
-        if let Origin::Vf(vf) = origin {
-            reach.direct.remove(vf);
-            reach.mediated.remove(vf);
+        let mut members = members;
+        match origin {
+            Origin::Vf(vf) => members.remove(vf),
+            Origin::Pf => {}
+            // What the adjacent bridge has reflected: its sender has it.
+            Origin::Wire if self.switch_mode() == SwitchMode::Vepa => {
+                for vf in lookup.macs.get(header.src, vlan) {
+                    probe.note(|| Step::OwnFrame(vf));
+                    members.remove(vf);
+                }
+            }
+            Origin::Wire => {}
         }
+        reach.add(lookup, members, probe);
+        self.add_stations(&mut reach, origin, probe);
         reach
     }
 
@@ -284,9 +333,9 @@ impl Policy {
         Reach {
             direct: VfSet::default(),
             mediated: VfSet::default(),
-            wire: self.link_up(),
+            wire: self.uplink_up(),
             insert: None,
-            otherwise: if self.link_up() {
+            otherwise: if self.uplink_up() {
                 DropReason::NoReceiver
             } else {
                 self.why_no_link()
@@ -321,6 +370,13 @@ impl Policy {
                 reach.otherwise = DropReason::NoReceiver;
             }
         }
+        if origin != Origin::Pf && self.fdb().has(dst, vlan) {
+            matched = true;
+            reach.wire = false;
+            reach.otherwise = DropReason::NoReceiver;
+            probe.note(|| Step::BehindPf(dst));
+            self.add_stations(&mut reach, origin, probe);
+        }
         if !matched {
             probe.note(|| Step::Nobody(dst));
         }
@@ -329,8 +385,47 @@ impl Policy {
             let promiscuous = lookup.unmatched.intersection(lookup.members(vlan));
             probe.note(|| Step::Promiscuous(promiscuous));
             reach.add(lookup, promiscuous, probe);
+            self.add_stations(&mut reach, origin, probe);
         }
         reach
+    }
+
+    /// Adds the stations on the hypervisor's bridge, unless the frame comes from there: it has the PF receive everything that
+    /// the NIC has for it, and says itself which of its stations a frame is for.
+    fn add_stations(&self, reach: &mut Reach, origin: Origin, probe: &mut impl Probe) {
+        let stations = self.lookup().stations;
+        if origin != Origin::Pf && !stations.is_empty() {
+            probe.note(|| Step::Stations(stations));
+            reach.add(self.lookup(), stations, probe);
+        }
+    }
+
+    /// Adds the VFs to which is copied what others send and receive.
+    #[inline]
+    fn mirror(&self, reach: &mut Reach, origin: Origin, probe: &mut impl Probe) {
+        if !self.lookup().mirrors.is_empty() {
+            self.mirror_copies(reach, origin, probe);
+        }
+    }
+
+    /// What reaches nobody is not mirrored, and what has been mirrored is not mirrored again.
+    #[cold]
+    fn mirror_copies(&self, reach: &mut Reach, origin: Origin, probe: &mut impl Probe) {
+        let received = reach.direct.union(reach.mediated);
+        let arrives = reach.wire || !received.is_empty();
+        let mut to = VfSet::default();
+        for (vf, mirror) in &self.lookup().mirrors {
+            if received.contains(*vf) || arrives && origin == Origin::Vf(*vf) {
+                to.insert(*mirror);
+            }
+        }
+        if let Origin::Vf(vf) = origin {
+            to.remove(vf);
+        }
+        if !to.is_empty() {
+            probe.note(|| Step::Mirrored(to));
+            reach.add(self.lookup(), to, probe);
+        }
     }
 
     /// Adds a VF that a frame is for to those that it reaches.

@@ -3,9 +3,12 @@
 
 use vf_packet::{AddrError, MacAddr};
 
+use crate::fdb::FdbError;
 use crate::filter_spec::MatchError;
 use crate::filter_table::TableError;
+use crate::profile::Profile;
 use crate::rss::RssQueues;
+use crate::switch_mode::SwitchMode;
 use crate::vf::{SettingError, VfIndex};
 use crate::vf_filter::VfFilterError;
 use crate::words::ParseError;
@@ -32,6 +35,20 @@ pub enum Refusal {
     /// A filter of the NIC's table.
     #[error(transparent)]
     Table(#[from] TableError),
+    /// An entry of the switch's table.
+    #[error(transparent)]
+    Fdb(#[from] FdbError),
+    /// A mode of the switch that NICs like this one do not have.
+    #[error("hwmode {mode}: {profile} has {} (see vfnic profile list)", listed(.profile.silicon().modes))]
+    SwitchMode {
+        /// Which was asked for.
+        mode: SwitchMode,
+        /// Which NIC it is like.
+        profile: Profile,
+    },
+    /// A VF that is mirrored to itself, to or from a station on the hypervisor's bridge, or to one in a port VLAN.
+    #[error("mirror {}: from a VF to another, which is in no port VLAN (neither can have bridge on)", .0.0)]
+    Mirror(VfIndex),
     /// An indirection table that names no queue or too many.
     #[error(transparent)]
     RssQueues(#[from] RssQueues),
@@ -65,6 +82,11 @@ pub struct Refused {
     pub at: usize,
     /// Why.
     pub why: Refusal,
+}
+
+fn listed(modes: &[SwitchMode]) -> String {
+    let modes: Vec<_> = modes.iter().map(SwitchMode::to_string).collect();
+    modes.join(", ")
 }
 
 impl Refusal {

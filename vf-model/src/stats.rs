@@ -64,7 +64,7 @@ drop_reasons! {
     RingDisabled = "ring_disabled",
     /// The driver has broken its ring.
     RingBroken = "ring_broken",
-    /// Nothing is plugged into the NIC's port.
+    /// Nothing is plugged into the NIC's port, or its switch has no uplink (hwmode floating).
     NoUplink = "no_uplink",
     /// The wire holds no more.
     WireQueueFull = "wire_queue_full",

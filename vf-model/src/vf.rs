@@ -13,7 +13,7 @@ use crate::words::{ParseError, number};
 pub const MAX_VFS: u16 = 256;
 
 /// Which VF of its NIC, counted from 0.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 pub struct VfIndex(pub u8);
 
 impl VfIndex {
@@ -260,6 +260,10 @@ pub struct VfPolicy {
     pub max_tx_rate: Option<Mbps>,
     /// Which way its frames take.
     pub path: Path,
+    /// Whether it is no VF but a station on the hypervisor's bridge on the PF; its path is mediated then.
+    pub bridge: bool,
+    /// The VF to which all that it sends and receives is copied.
+    pub mirror: Option<VfIndex>,
 }
 
 impl VfPolicy {
@@ -276,6 +280,8 @@ impl VfPolicy {
             state: VfLinkState::Auto,
             max_tx_rate: None,
             path: Path::Direct,
+            bridge: false,
+            mirror: None,
         }
     }
 }
@@ -302,6 +308,10 @@ pub enum VfSetting {
     MaxTxRate(Mbps),
     /// `path direct|mediated`.
     Path(Path),
+    /// `bridge on|off`.
+    Bridge(bool),
+    /// `mirror N|none`.
+    Mirror(Option<u8>),
 }
 
 /// Why a setting is refused.
@@ -319,6 +329,11 @@ pub enum SettingError {
     /// A property of the port VLAN of a VF that has none.
     #[error("qos and proto belong to a port VLAN: set vlan first")]
     NoPortVlan,
+    /// The direct path for a station on the hypervisor's bridge.
+    #[error(
+        "path direct: it is a station on the hypervisor's bridge, which is mediated: set bridge off first"
+    )]
+    OnBridge,
 }
 
 impl From<ParseError> for SettingError {
@@ -367,7 +382,15 @@ impl VfPolicy {
             VfSetting::State(state) => self.state = state,
             VfSetting::MaxTxRate(Mbps(0)) => self.max_tx_rate = None,
             VfSetting::MaxTxRate(rate) => self.max_tx_rate = Some(rate),
+            VfSetting::Path(Path::Direct) if self.bridge => return Err(SettingError::OnBridge),
             VfSetting::Path(path) => self.path = path,
+            VfSetting::Bridge(on) => {
+                self.bridge = on;
+                if on {
+                    self.path = Path::Mediated;
+                }
+            }
+            VfSetting::Mirror(to) => self.mirror = to.map(VfIndex),
         }
         Ok(self)
     }
@@ -473,6 +496,28 @@ pub static SETTING_KEYS: &[SettingKey] = &[
         parse: |word| Ok(VfSetting::Path(word.parse()?)),
         of: |policy| Some(VfSetting::Path(policy.path)),
     },
+    SettingKey {
+        name: "bridge",
+        values: "on|off",
+        help: "no VF, but a station on the hypervisor's bridge on the PF: the NIC does not know its address (see fdb)",
+        allowed: "on or off",
+        parse: |word| Ok(VfSetting::Bridge(on_off("bridge", word)?)),
+        of: |policy| policy.bridge.then_some(VfSetting::Bridge(true)),
+    },
+    SettingKey {
+        name: "mirror",
+        values: "N|none",
+        help: "copy what it sends and receives to VF N; what is dropped is not copied",
+        allowed: "the number of a VF, or none",
+        parse: |word| match word {
+            "none" => Ok(VfSetting::Mirror(None)),
+            to => {
+                let to = number("mirror", to, "the number of a VF, or none")?;
+                Ok(VfSetting::Mirror(Some(to)))
+            }
+        },
+        of: |policy| Some(VfSetting::Mirror(Some(policy.mirror?.0))),
+    },
 ];
 
 impl SettingKey {
@@ -536,6 +581,8 @@ impl VfSetting {
             VfSetting::State(state) => ("state", state.to_string()),
             VfSetting::MaxTxRate(rate) => ("max_tx_rate", rate.to_string()),
             VfSetting::Path(path) => ("path", path.to_string()),
+            VfSetting::Bridge(on) => ("bridge", on_off(on)),
+            VfSetting::Mirror(to) => ("mirror", to.map_or("none".to_owned(), |vf| vf.to_string())),
         }
     }
 }
@@ -652,6 +699,8 @@ mod tests {
             VfSetting::Qos(5),
             VfSetting::Proto(VlanProto::Dot1ad),
             VfSetting::MaxTxRate(Mbps(7)),
+            VfSetting::Bridge(true),
+            VfSetting::Mirror(Some(3)),
         ];
         let with = |policy: VfPolicy, setting: VfSetting| policy.with(setting).unwrap();
         let policy = all.into_iter().fold(policy, with);

@@ -110,6 +110,14 @@ pub enum Step {
     Wire(TagEdit),
     /// The NIC has no switch: what is for VFs here it hands to the hypervisor.
     NoSwitch,
+    /// The switch is a VEPA, which sends everything to the adjacent bridge.
+    Vepa,
+    /// The switch has been told that a station with this address is behind the PF.
+    BehindPf(MacAddr),
+    /// It goes up to the hypervisor's bridge on the PF, which gives it to those of these that it has learned of.
+    Stations(VfSet),
+    /// VFs that get a copy, as somebody is mirrored to them.
+    Mirrored(VfSet),
     /// Nobody gets it.
     Dropped(DropReason),
 }
@@ -224,6 +232,16 @@ impl fmt::Display for Step {
             Step::NoSwitch => {
                 f.write_str("the NIC has no switch: what is for VFs here goes to the hypervisor")
             }
+            Step::Vepa => {
+                f.write_str("hwmode vepa: whomever it is for, it goes to the adjacent bridge")
+            }
+            Step::BehindPf(dst) => write!(f, "fdb: {dst} is behind the PF"),
+            Step::Stations(vfs) => write!(
+                f,
+                "it goes to the hypervisor's bridge on the PF, and there to whom that has learned of: {}",
+                Names(vfs)
+            ),
+            Step::Mirrored(vfs) => write!(f, "a copy for {}, to whom this is mirrored", Names(vfs)),
             Step::Dropped(reason) => write!(f, "dropped: {reason}"),
         }
     }
@@ -250,6 +268,9 @@ impl Policy {
         let mut steps = vec![Step::Judge { path, source }];
         let flow = self.filter_table().flow_actions(head);
         let judged = Policy::parse(head).and_then(|header| match (source, path) {
+            (Source::Vf(vf), _) if self.vf(vf).bridge => {
+                hypervisor::split(&self.reach_from_station(vf, &header, flow, meta, &mut steps)?)
+            }
             (Source::Vf(vf), Path::Mediated) => {
                 hypervisor::split(&self.reach_from_vf(vf, &header, flow, meta, &mut steps)?)
             }
@@ -263,7 +284,9 @@ impl Policy {
             }
         });
         let tagging = self.tagging(verdict.insert);
-        let vfs = verdict.vfs.union(verdict.beyond).iter();
+        let vfs = verdict.vfs.union(verdict.beyond);
+        // Which of the stations, depends on what the bridge has learned.
+        let vfs = vfs.difference(self.lookup().stations).iter();
         steps.extend(vfs.map(|vf| Step::Gets {
             vf,
             path: self.vf(vf).path,

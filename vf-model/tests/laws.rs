@@ -14,8 +14,8 @@ use proptest::test_runner::FileFailurePersistence;
 use vf_model::{
     BridgePort, Command, Counters, DropReason, FilterAction, FilterMatch, FilterSpec, FlowEnd,
     FrameMeta, Header, Hop, HypervisorModel, Judge, MAX_FRAME, MacAddr, Nanos, Nic, NicConfig,
-    Onward, Path, Policy, Profile, Refusal, RxMode, Source, Step, TagEdit, To, Transport, Verdict,
-    VfIndex, VfLinkState, VfRequest, VfSetting, Vid, VlanProto, VlanTag,
+    Onward, Path, Policy, Profile, Refusal, RxMode, Source, Step, SwitchMode, TagEdit, To,
+    Transport, Verdict, VfIndex, VfLinkState, VfRequest, VfSetting, Vid, VlanProto, VlanTag,
 };
 
 const VFS: u8 = 4;
@@ -198,7 +198,10 @@ impl Host {
         };
         let (to, verdict) = crossing;
         let why = self.policy.why(source, bytes, &meta);
-        assert_eq!(why.verdict, verdict, "{:#?}", why.steps);
+        // What the bridge on the PF has learned is no part of the policy.
+        if (0..VFS).all(|vf| !self.policy.vf(VfIndex(vf)).bridge) {
+            assert_eq!(why.verdict, verdict, "{:#?}", why.steps);
+        }
         let goes_on = !verdict.vfs.is_empty() || verdict.pf || verdict.wire;
         assert_eq!(verdict.drop.is_none(), goes_on, "{verdict:?}");
         let crossing = verdict.pf.then(|| Crossing {
@@ -229,6 +232,7 @@ impl Host {
             };
             self.cross(crossing, outcome);
         }
+        outcome.drops.extend(verdict.drop);
         for vf in verdict.vfs.iter() {
             self.deliver_to(to, vf, edited(&bytes, onward.tagging.edit(vf)), outcome);
         }
@@ -426,8 +430,10 @@ fn promised(host: &Host, source: Source, bytes: &[u8]) -> (BTreeMap<u8, Vec<u8>>
                 !mode.nouni
             }
     };
+    let mode = policy.switch_mode();
+    let port_up = policy.link_up() && mode != SwitchMode::Floating;
     let up = |vf: VfIndex| match policy.vf(vf).state {
-        VfLinkState::Auto => policy.link_up(),
+        VfLinkState::Auto => policy.link_up() || mode == SwitchMode::Floating,
         VfLinkState::Enable => true,
         VfLinkState::Disable => false,
     };
@@ -449,15 +455,35 @@ fn promised(host: &Host, source: Source, bytes: &[u8]) -> (BTreeMap<u8, Vec<u8>>
                 return nothing;
             }
         }
-        Source::Wire if !policy.link_up() => return nothing,
+        Source::Wire if !port_up => return nothing,
         Source::Wire => {}
     }
     let tag = tag_of(&on_the_way);
     let group = dst.is_multicast();
+    let mirrored = |reached: BTreeMap<u8, Vec<u8>>, wire: bool| {
+        let mut all = reached.clone();
+        for vf in (0..VFS).map(VfIndex) {
+            let passed = reached.contains_key(&vf.0)
+                || source == Source::Vf(vf) && (wire || !reached.is_empty());
+            let to = policy.vf(vf).mirror.filter(|_| passed);
+            if let Some(to) = to.filter(|to| source != Source::Vf(*to) && up(*to)) {
+                all.insert(to.0, on_the_way.clone());
+            }
+        }
+        (all, wire.then(|| on_the_way.clone()))
+    };
+    if mode == SwitchMode::Vepa && source != Source::Wire {
+        return mirrored(BTreeMap::new(), port_up);
+    }
     let all = || (0..VFS).map(VfIndex).filter(|vf| receives(*vf, tag));
-    let known = all().any(|vf| !group && has(vf, dst, tag));
+    let behind_pf = policy.stations_behind_pf().iter().any(|entry| {
+        let in_vlan = |v: Vid| tag == Some((0x8100, v.get()));
+        entry.mac == dst && entry.vlan.is_none_or(in_vlan)
+    });
+    let known = behind_pf || all().any(|vf| !group && has(vf, dst, tag));
     let from_wire = source == Source::Wire;
     let may_get = |vf: VfIndex| source != Source::Vf(vf) && up(vf);
+    let reflected = |vf| group && from_wire && mode == SwitchMode::Vepa && has(vf, src, tag);
     let by_switch = |vf: VfIndex| {
         let alluni = asked(vf).mode.alluni && trusted(vf) && !discreet;
         let for_it = if group || known {
@@ -465,7 +491,7 @@ fn promised(host: &Host, source: Source, bytes: &[u8]) -> (BTreeMap<u8, Vec<u8>>
         } else {
             from_wire && (promisc(vf) || alluni)
         };
-        for_it && wants(vf, dst)
+        for_it && wants(vf, dst) && !reflected(vf)
     };
     // Filters are asked about what the NIC receives: from the wire, or what its switch, if it has one, gives to somebody here.
     let switched = !has_no_switch(policy) && all().any(|vf| by_switch(vf) && may_get(vf));
@@ -479,8 +505,8 @@ fn promised(host: &Host, source: Source, bytes: &[u8]) -> (BTreeMap<u8, Vec<u8>>
         Some(FilterAction::Vf(to)) => to == vf || !only && by_switch(vf),
         None => by_switch(vf),
     };
-    let wire = !from_wire && policy.link_up() && (group || !known);
-    let vfs = all()
+    let wire = !from_wire && port_up && (group || !known);
+    let vfs: BTreeMap<_, _> = all()
         .filter(|vf| to(*vf) && may_get(*vf))
         .map(|vf| {
             let mut copy = on_the_way.clone();
@@ -490,11 +516,18 @@ fn promised(host: &Host, source: Source, bytes: &[u8]) -> (BTreeMap<u8, Vec<u8>>
             (vf.0, copy)
         })
         .collect();
-    (vfs, wire.then_some(on_the_way))
+    mirrored(vfs, wire)
 }
 
 fn has_no_switch(policy: &Policy) -> bool {
     matches!(policy.profile(), Profile::Falcon | Profile::Siena)
+}
+
+fn sets_mirror(command: &Command) -> bool {
+    let Command::SetVf { settings, .. } = command else {
+        return false;
+    };
+    settings.iter().any(|s| matches!(s, VfSetting::Mirror(_)))
 }
 
 fn parse(words: &str) -> Command {
@@ -523,10 +556,13 @@ fn any_command() -> impl Strategy<Value = Command> {
         3 => select(vec!["on", "off"]).prop_map(|s| format!("set spoofchk {s}")),
         3 => select(vec!["on", "on", "off"]).prop_map(|s| format!("set trust {s}")),
         2 => select(vec!["auto", "enable", "disable"]).prop_map(|s| format!("set state {s}")),
+        1 => select(vec!["0", "1", "2", "none"]).prop_map(|to| format!("set mirror {to}")),
     ];
     prop_oneof![
         12 => (0..VFS, words).prop_map(|(vf, words)| parse(&format!("vf {vf} {words}"))),
         1 => any::<bool>().prop_map(|up| Command::SetLink { up }),
+        2 => select(SwitchMode::ALL.to_vec()).prop_map(Command::SetSwitchMode),
+        1 => (any_mac(), select(vec!["", " vlan 10"])).prop_map(|(m, v)| parse(&format!("fdb add {m}{v} self"))),
         8 => any_filter_command(),
     ]
 }
@@ -1089,6 +1125,160 @@ fn the_spoof_check_is_of_address_and_vlan_together_and_off_is_off() {
     }
 }
 
+/// C.3 #1 of what users report: a guest on a Linux bridge over the PF and a guest on a VF of the same port cannot talk.
+#[test]
+fn a_station_behind_the_pf_hears_a_vf_once_the_switch_is_told_of_it() {
+    let (vf, station) = (VfIndex(0), VfIndex(1));
+    let from = |source: VfIndex| Source::Vf(source);
+    for path in [Path::Direct, Path::Mediated] {
+        let mut host = Host::new(&[parse("vf 1 set bridge on").into()], &[path]);
+        let reached = |outcome: &Outcome| {
+            let vfs = outcome.vfs.keys().copied().collect::<Vec<_>>();
+            (vfs, outcome.wire.is_some())
+        };
+        let mut broadcast = frame(0, 0);
+        broadcast[..6].copy_from_slice(&MacAddr::BROADCAST.0);
+        // Its ARP request is heard everywhere, and the answer finds the VF, whose address the NIC knows.
+        assert_eq!(
+            reached(&host.send(from(vf), &broadcast)),
+            (vec![1, 2, 3], true)
+        );
+        assert_eq!(
+            reached(&host.send(from(station), &frame(0, 1))),
+            (vec![0], false)
+        );
+        // What it sends then goes to the wire, and a station beyond it is heard by both.
+        let to_station = frame(1, 0);
+        assert_eq!(reached(&host.send(from(vf), &to_station)), (vec![], true));
+        assert_eq!(
+            reached(&host.send(Source::Wire, &frame(1, 9))),
+            (vec![1], false)
+        );
+        host.act(&parse(&format!("fdb add {} self", BASE.offset(1))).into())
+            .unwrap();
+        assert_eq!(reached(&host.send(from(vf), &to_station)), (vec![1], false));
+        // Or the adjacent bridge gives it back.
+        host.act(&parse(&format!("fdb del {} self", BASE.offset(1))).into())
+            .unwrap();
+        host.act(&parse("link set hwmode vepa").into()).unwrap();
+        assert_eq!(reached(&host.send(from(vf), &to_station)), (vec![], true));
+        assert_eq!(
+            reached(&host.send(Source::Wire, &to_station)),
+            (vec![1], false)
+        );
+    }
+}
+
+/// The bridge learns which of its stations has an address; the NIC has been told of neither.
+#[test]
+fn stations_on_a_bridge_reach_each_other_without_the_nic() {
+    let on = ["vf 2 set bridge on", "vf 3 set bridge on"].map(|words| parse(words).into());
+    let mut host = Host::new(&on, &[]);
+    let station = |n: u8| Source::Vf(VfIndex(n));
+    let mut broadcast = frame(0, 3);
+    broadcast[..6].copy_from_slice(&MacAddr::BROADCAST.0);
+    assert_eq!(host.send(station(3), &broadcast).vfs.len(), 3);
+    let learned = host.send(station(2), &frame(3, 2));
+    assert_eq!(
+        (learned.vfs.keys().collect::<Vec<_>>(), learned.wire),
+        (vec![&3], None)
+    );
+    // Once it is heard from beyond the port, it is not given back there, nor to those it is not at.
+    assert_eq!(host.send(Source::Wire, &frame(77, 3)).vfs.len(), 2);
+    let gone = host.send(Source::Wire, &frame(3, 9));
+    assert_eq!(
+        (gone.vfs.len(), gone.drops),
+        (0, vec![DropReason::NoReceiver])
+    );
+}
+
+#[test]
+fn hwmode_decides_what_passes_the_port() {
+    for (mode, link, from_vf, from_wire) in [
+        ("veb", "up", (true, false), true),
+        ("veb", "down", (false, false), false),
+        ("vepa", "up", (false, true), true),
+        ("vepa", "down", (false, false), false),
+        ("floating", "up", (true, false), false),
+        ("floating", "down", (true, false), false),
+    ] {
+        for paths in [[Path::Direct; 4], [Path::Mediated; 4]] {
+            let words = [
+                format!("link set hwmode {mode}"),
+                format!("link set {link}"),
+            ];
+            let acts: Vec<Act> = words.iter().map(|words| parse(words).into()).collect();
+            let mut host = Host::new(&acts, &paths);
+            let sent = host.send(Source::Vf(VfIndex(0)), &frame(1, 0));
+            let what = format!("{mode} {link} {paths:?}");
+            assert_eq!(
+                (!sent.vfs.is_empty(), sent.wire.is_some()),
+                from_vf,
+                "{what}"
+            );
+            let came = host.send(Source::Wire, &frame(1, 9));
+            assert_eq!(!came.vfs.is_empty(), from_wire, "{what}");
+        }
+    }
+    let host = |profile| Host::like(profile, &[], &[]);
+    let refused = host(Profile::Ixgbe).act(&parse("link set hwmode floating").into());
+    let says = refused.unwrap_err().to_string();
+    assert!(
+        says.starts_with("hwmode floating: ixgbe has veb, vepa"),
+        "{says}"
+    );
+    assert!(
+        host(Profile::Siena)
+            .act(&parse("link set hwmode veb").into())
+            .is_err()
+    );
+    assert_eq!(host(Profile::Siena).policy.switch_mode(), SwitchMode::None);
+}
+
+#[test]
+fn what_the_adjacent_bridge_reflects_is_kept_from_its_sender() {
+    let mut broadcast = frame(0, 0);
+    broadcast[..6].copy_from_slice(&MacAddr::BROADCAST.0);
+    for (mode, heard) in [("vepa", vec![1, 2, 3]), ("veb", vec![0, 1, 2, 3])] {
+        let mode = parse(&format!("link set hwmode {mode}"));
+        let mut host = Host::new(&[mode.into()], &[]);
+        let reflected = host.send(Source::Wire, &broadcast);
+        assert_eq!(reflected.vfs.into_keys().collect::<Vec<_>>(), heard);
+    }
+}
+
+/// C.2 #14: what is dropped where it is sent, or reaches nobody, is not mirrored.
+#[test]
+fn a_mirror_shows_what_passes_and_nothing_else() {
+    for paths in [[Path::Direct; 4], [Path::Mediated; 4]] {
+        let mut host = Host::new(&[parse("vf 0 set mirror 3").into()], &paths);
+        let seen = |outcome: &Outcome| outcome.vfs.contains_key(&3);
+        assert!(seen(&host.send(Source::Vf(VfIndex(0)), &frame(1, 0))));
+        assert!(seen(&host.send(Source::Vf(VfIndex(1)), &frame(0, 1))));
+        assert!(seen(&host.send(Source::Wire, &frame(0, 9))));
+        assert!(!seen(&host.send(Source::Vf(VfIndex(1)), &frame(2, 1))));
+        assert!(
+            !seen(&host.send(Source::Vf(VfIndex(0)), &frame(1, 9))),
+            "spoofed"
+        );
+        host.act(&parse("link set down").into()).unwrap();
+        host.act(&parse("vf 0 set state enable").into()).unwrap();
+        host.act(&parse("vf 3 set state enable").into()).unwrap();
+        assert!(
+            !seen(&host.send(Source::Vf(VfIndex(0)), &frame(77, 0))),
+            "nowhere"
+        );
+        for wrong in [
+            "vf 0 set mirror 0",
+            "vf 0 set mirror 9",
+            "vf 3 set vlan 10",
+            "vf 3 set bridge on",
+        ] {
+            assert!(host.act(&parse(wrong).into()).is_err(), "{wrong}");
+        }
+    }
+}
+
 /// Whether an explanation says what comes out, and says each of it.
 fn explains(steps: &[Step], outcome: &Outcome) -> bool {
     let gets = steps.iter().filter_map(|step| match step {
@@ -1178,6 +1368,42 @@ proptest! {
         prop_assert_eq!(host.nic.wire_counters(), other.nic.wire_counters());
     }
 
+    /// A station on the PF's bridge sees and is seen the same, whichever paths the VFs take.
+    #[test]
+    fn golden_rule_holds_beside_stations_behind_the_pf(
+        mut acts in vec(any_act(), 0..12),
+        known in any::<bool>(),
+        paths in any_paths(),
+        other_paths in any_paths(),
+        traffic in vec(any_traffic(), 1..16),
+        profile in select(Profile::all().collect::<Vec<_>>()),
+    ) {
+        acts.retain(|act| !matches!(act, Act::Admin(command) if sets_mirror(command)));
+        let station = VfIndex(VFS - 1);
+        let stations = |paths: Vec<Path>| {
+            let mut host = Host::like(profile, &acts, &[]);
+            host.set_paths(&paths[..usize::from(VFS - 2)]);
+            for vf in [VFS - 2, station.0] {
+                host.act(&parse(&format!("vf {vf} set bridge on")).into()).unwrap();
+            }
+            if known {
+                let _ = host.act(&parse(&format!("fdb add {} self", BASE.offset(station.0.into()))).into());
+            }
+            host
+        };
+        let (mut host, mut other) = (stations(paths), stations(other_paths));
+        for (source, frame) in traffic {
+            let (outcome, others) = (host.send(source, &frame), other.send(source, &frame));
+            prop_assert_eq!(&outcome.vfs, &others.vfs);
+            prop_assert_eq!(&outcome.wire, &others.wire);
+            let Source::Vf(from) = source else { continue };
+            prop_assert!(!outcome.vfs.contains_key(&from.0));
+        }
+        for vf in (0..VFS).map(VfIndex) {
+            prop_assert_eq!(host.counters(vf), other.counters(vf));
+        }
+    }
+
     #[test]
     fn what_was_said_before_is_said_again_only_while_it_holds(
         traffic in any_traffic(),
@@ -1253,7 +1479,11 @@ proptest! {
         traffic in vec(any_traffic(), 1..8),
     ) {
         acts.retain(|act| {
-            let filter = |c: &Command| matches!(c, Command::VfFilterAdd { .. } | Command::VfFilterDel { .. });
+            // A mirror shows one VF what another sees: that is what it is for.
+            let filter = |c: &Command| match c {
+                Command::VfFilterAdd { .. } | Command::VfFilterDel { .. } => true,
+                command => sets_mirror(command),
+            };
             !matches!(act, Act::Admin(command) if filter(command))
         });
         let vlans = [100, 100, 200];

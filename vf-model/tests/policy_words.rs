@@ -73,6 +73,8 @@ fn a_policy_is_shown_in_the_same_words() {
             "state": "disable",
             "max_tx_rate": 100,
             "path": "mediated",
+            "bridge": false,
+            "mirror": null,
         })
     );
 }
