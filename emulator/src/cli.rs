@@ -67,6 +67,9 @@ pub enum Command {
         #[arg(required = true, num_args = 1.., trailing_var_arg = true)]
         words: Vec<String>,
     },
+    /// Say what becomes of a frame and why: every decision in order, the receivers, or the reason of the drop
+    #[command(after_help = WHY_HELP)]
+    Why(Why),
     /// Carry out the commands of a file, a line each, all of them or none: also 'vfnic -batch FILE', as ip(8) has it
     #[command(short_flag = 'b', long_flag = "batch", after_help = BATCH_HELP)]
     Batch {
@@ -75,6 +78,38 @@ pub enum Command {
         file: PathBuf,
     },
 }
+
+/// Options of `vfnic why`.
+#[derive(Debug, Args)]
+pub struct Why {
+    /// Ask about the frames of a capture, in pcap or pcapng
+    #[arg(long, value_name = "FILE")]
+    pub pcap: Option<PathBuf>,
+    /// Ask about this frame of the capture only, counted from 1
+    #[arg(long, value_name = "N", requires = "pcap")]
+    pub packet: Option<usize>,
+    /// How it is shown.
+    #[command(flatten)]
+    pub show: Show,
+    /// from vfN|wire, and then the frame, unless it is in a capture
+    #[arg(required = true, num_args = 1..)]
+    pub words: Vec<String>,
+}
+
+const WHY_HELP: &str = "\
+A frame is what is said of it, in any order, or its bytes:
+  dst MAC|vfN|broadcast   src MAC|vfN|broadcast
+  vlan VID [prio N] [proto 802.1Q|802.1ad]        several: the outermost first
+  type TYPE | tcp|udp [sport PORT] [dport PORT]   src-ip IP   dst-ip IP
+  len BYTES   gso BYTES
+  hex BYTES [len BYTES] [gso BYTES]
+What is left out is as plain as can be: the sender's own address, no tag, 60 bytes. It is the rules in force
+that are asked: no frame is sent, nothing is counted. A limit on a sender's rate is left out: it makes frames wait.
+
+Examples:
+  vfnic why from vf0 dst vf1
+  vfnic why from vf0 dst 52:54:00:00:00:07 vlan 5 tcp dst-ip 10.0.0.1 dport 80
+  vfnic why --pcap trace.pcapng --packet 3 from wire";
 
 const BATCH_HELP: &str = "\
 Each line is a vf, filter or link command without 'vfnic', and may begin with --nic NAME. What follows a # is a comment. If

@@ -7,6 +7,7 @@ mod batch;
 mod lab;
 #[cfg(feature = "lab")]
 mod progress;
+mod why;
 
 use std::ffi::OsString;
 use std::fs::File;
@@ -88,7 +89,7 @@ fn carry_out(cli: Cli) -> Result<(), Failure> {
     };
     if !asks {
         return Err(usage(
-            "--nic is for show, vf, filter, link and batch, and --ctl for those and run",
+            "--nic is for show, vf, filter, link, why and batch, and --ctl for those and run",
         ));
     }
     match command {
@@ -101,6 +102,7 @@ fn carry_out(cli: Cli) -> Result<(), Failure> {
         cli::Command::Vf { words } => self::command(&running(ctl)?, nic, "vf", words),
         cli::Command::Filter { command } => filter(&running(ctl)?, nic, command),
         cli::Command::Link { words } => self::command(&running(ctl)?, nic, "link", words),
+        cli::Command::Why(args) => why::ask_why(&running(ctl)?, nic, &args),
         cli::Command::Batch { file } => carry_out_batch(ctl, nic.as_deref(), &file),
     }
 }

@@ -417,7 +417,7 @@ impl Policy {
         &self.lookup
     }
 
-    fn existing(&self, vf: VfIndex) -> Result<&Entry, Refusal> {
+    pub(crate) fn existing(&self, vf: VfIndex) -> Result<&Entry, Refusal> {
         let last = VfIndex::from(self.entries.len() - 1);
         let entry = self.entries.get(vf.index());
         entry.map(Arc::as_ref).ok_or(Refusal::NoSuchVf { vf, last })

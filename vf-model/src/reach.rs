@@ -128,6 +128,11 @@ impl Policy {
         // One check of both, as Intel's: what the VF may send from, and in which VLANs.
         if entry.policy.spoofchk {
             if header.src != entry.mac() && !entry.has(header.src, vlan) {
+                probe.note(|| Step::Spoofed {
+                    vf,
+                    src: header.src,
+                    own: entry.mac(),
+                });
                 return Err(DropReason::SpoofedMac);
             }
             if !entry.takes_part(vlan) {

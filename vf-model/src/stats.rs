@@ -12,10 +12,10 @@ use crate::counter::Counter;
 use crate::vf::VfIndex;
 
 macro_rules! drop_reasons {
-    ($($(#[$doc:meta])* $name:ident = $text:literal,)*) => {
+    ($(#[doc = $says:literal] $name:ident = $text:literal,)*) => {
         /// Why a frame is not delivered. Each frame, and each receiver's copy of one, is dropped for one reason.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-        pub enum DropReason { $($(#[$doc])* $name,)* }
+        pub enum DropReason { $(#[doc = $says] $name,)* }
 
         const ALL: &[DropReason] = &[$(DropReason::$name),*];
 
@@ -24,6 +24,12 @@ macro_rules! drop_reasons {
             #[must_use]
             pub fn name(self) -> &'static str {
                 match self { $(DropReason::$name => $text,)* }
+            }
+
+            /// What it means, in a sentence.
+            #[must_use]
+            pub fn says(self) -> &'static str {
+                match self { $(DropReason::$name => $says.trim_ascii(),)* }
             }
         }
     };

@@ -58,6 +58,15 @@ pub enum Step {
         /// The source address.
         src: MacAddr,
     },
+    /// The sender's source address is none of its own.
+    Spoofed {
+        /// The sender.
+        vf: VfIndex,
+        /// The source address.
+        src: MacAddr,
+        /// The one that it should be.
+        own: MacAddr,
+    },
     /// The sender may use any source address and any VLAN.
     NoSpoofchk(VfIndex),
     /// A filter of the NIC's table matches, and decides.
@@ -182,6 +191,9 @@ impl fmt::Display for Step {
             Step::Spoofchk { vf, src } => {
                 write!(f, "spoofchk: {vf} may send from {src} in this VLAN")
             }
+            Step::Spoofed { vf, src, own } => {
+                write!(f, "spoofchk: {src} is no address of {vf}, which has {own}")
+            }
             Step::NoSpoofchk(vf) => write!(
                 f,
                 "spoofchk of {vf} is off: any source address and VLAN will do"
@@ -223,7 +235,7 @@ impl fmt::Display for Step {
                 };
                 write!(
                     f,
-                    "it is {kind}: wanted by {}, of whom in this VLAN {}",
+                    "it is {kind}: wanted by {}; of these, in its VLAN: {}",
                     Names(listening),
                     Names(members)
                 )
@@ -242,7 +254,7 @@ impl fmt::Display for Step {
                 Names(vfs)
             ),
             Step::Mirrored(vfs) => write!(f, "a copy for {}, to whom this is mirrored", Names(vfs)),
-            Step::Dropped(reason) => write!(f, "dropped: {reason}"),
+            Step::Dropped(reason) => write!(f, "dropped: {reason}. {}", reason.says()),
         }
     }
 }

@@ -23,3 +23,4 @@ mod scenario;
 mod sockets;
 mod switching;
 mod traffic;
+mod why;

@@ -4,10 +4,11 @@
 use std::collections::BTreeMap;
 use std::ops::Deref;
 
-use vf_model::{Command, Nanos, Policy, Refused};
+use vf_model::{Command, Nanos, Policy, Question, Refused};
 
 use super::observe::Observer;
 use super::protocol::{NicCommand, PROTOCOL, Request, Response};
+use super::why::Why;
 use crate::instance::NicInstance;
 
 /// The NICs that requests are about, on whichever clock.
@@ -70,6 +71,15 @@ impl Dispatcher {
                 ),
                 Err(why) => Response::Refused(why),
             },
+            Request::Why(NicCommand { nic, words }) => {
+                let asked = nic_named(&names(nics), nic.as_deref()).and_then(|n| {
+                    let nic = nics.nics().nth(n);
+                    nic.map_or(Err("it is gone".to_owned()), |nic| {
+                        why(&nic.policy(), &words)
+                    })
+                });
+                asked.map_or_else(Response::Refused, Response::Why)
+            }
             Request::Command(command) => match plan(nics, &[command]) {
                 Ok(changes) => Response::Done(nics.change(changes)?),
                 Err(Rejected { why, .. }) => Response::Refused(why),
@@ -84,6 +94,12 @@ impl Dispatcher {
             },
         })
     }
+}
+
+fn why(policy: &Policy, words: &[String]) -> Result<Why, String> {
+    let asked = Question::parse(words, policy).map_err(|e| e.to_string())?;
+    let explanation = policy.why(asked.source, &asked.frame, &asked.meta);
+    Ok(Why::from(&explanation))
 }
 
 fn hello(protocol: Option<u32>) -> Response {

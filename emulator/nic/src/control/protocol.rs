@@ -8,6 +8,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::show::Show;
+use super::why::Why;
 
 /// The version of the protocol that this vfnic speaks.
 pub const PROTOCOL: u32 = 1;
@@ -31,6 +32,8 @@ pub enum Request {
         /// Which NIC; may be left out when there is one.
         nic: Option<String>,
     },
+    /// What would become of a frame, and why.
+    Why(NicCommand),
     /// An administrator's command for one NIC, in words such as `vf 0 set path mediated`.
     Command(NicCommand),
     /// Several such commands, one after the other: all of them or none.
@@ -40,13 +43,13 @@ pub enum Request {
     },
 }
 
-/// An administrator's command for a NIC.
+/// Words for a NIC: an administrator's command, or a question.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NicCommand {
     /// Which NIC; may be left out when there is one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub nic: Option<String>,
-    /// The command.
+    /// The words.
     pub words: Vec<String>,
 }
 
@@ -67,6 +70,8 @@ pub enum Response {
     Show(Box<Show>),
     /// The answer to [`Request::Filters`]: each in the words that add it, those that win first.
     Filters(Vec<String>),
+    /// The answer to [`Request::Why`].
+    Why(Why),
     /// Not done, nothing has changed; one line that says why.
     Refused(String),
     /// Nothing of a batch is done, since one of its commands is refused.
@@ -82,7 +87,7 @@ pub enum Response {
 
 impl Request {
     /// All there are, as a refusal names them.
-    const KNOWN: &str = "hello, show, filters, command or batch";
+    const KNOWN: &str = "hello, show, filters, why, command or batch";
 
     /// Reads a line.
     ///
@@ -134,7 +139,7 @@ mod tests {
         // Serde lists them as they are declared, in ticks.
         let (_, declared) = read.split_once("expected one of").unwrap();
         let names: Vec<_> = declared.split('`').skip(1).step_by(2).collect();
-        assert_eq!(names.len(), 5);
+        assert_eq!(names.len(), 6);
         assert!(names.iter().all(|name| known.contains(name)), "{error}");
     }
 }

@@ -1,0 +1,110 @@
+//! `vfnic why`: asks a running NIC about one frame, or about those of a capture. Judges nothing itself.
+
+use std::fs::File;
+use std::io::Read;
+use std::path::Path;
+
+use pcap_file::PcapError;
+use pcap_file::pcap::PcapReader;
+use pcap_file::pcapng::{Block, PcapNgReader};
+use serde::Serialize;
+use vf_model::HEAD_LEN;
+use vfnic::cli;
+use vfnic::control::why::Why;
+use vfnic::control::{NicCommand, Request, Response, ask};
+
+use crate::{Failure, failed, print, usage};
+
+/// Frames of a capture, or what is said of one, are asked about one after the other.
+pub(crate) fn ask_why(ctl: &Path, nic: Option<String>, args: &cli::Why) -> Result<(), Failure> {
+    let Some(file) = &args.pcap else {
+        let why = one(ctl, nic, args.words.clone())?;
+        return print(&match args.show.json {
+            true => json(&why)?,
+            false => why.to_string(),
+        });
+    };
+    let said = |e: String| usage(format!("{}: {e}", file.display()));
+    let frames = File::open(file).map_err(|e| said(e.to_string()))?;
+    let frames = read(frames).map_err(|e| said(e.to_string()))?;
+    if let Some(n) = args.packet
+        && !(1..=frames.len()).contains(&n)
+    {
+        return Err(said(format!("there are {} packets in it", frames.len())));
+    }
+    let asked = frames.iter().enumerate().map(|(i, frame)| (i + 1, frame));
+    for (n, frame) in asked.filter(|(n, _)| args.packet.is_none_or(|packet| packet == *n)) {
+        let mut words = args.words.clone();
+        let head = frame.bytes.iter().take(HEAD_LEN);
+        let hex: String = head.map(|byte| format!("{byte:02x}")).collect();
+        words.extend([
+            "hex".to_owned(),
+            hex,
+            "len".to_owned(),
+            frame.len.to_string(),
+        ]);
+        let why = one(ctl, nic.clone(), words)?;
+        match args.show.json {
+            true => print(&json(&Packet { packet: n, why })?)?,
+            false => print(&format!("packet {n}, {} bytes\n{why}", frame.len))?,
+        }
+    }
+    Ok(())
+}
+
+fn one(ctl: &Path, nic: Option<String>, words: Vec<String>) -> Result<Why, Failure> {
+    match ask(ctl, &Request::Why(NicCommand { nic, words })).map_err(failed)? {
+        Response::Why(why) => Ok(why),
+        Response::Refused(why) => Err(usage(why)),
+        _ => Err(failed("the answer is not to this question")),
+    }
+}
+
+fn json(answer: &impl Serialize) -> Result<String, Failure> {
+    Ok(serde_json::to_string_pretty(answer).map_err(failed)? + "\n")
+}
+
+/// The answer about a frame of a capture.
+#[derive(Serialize)]
+struct Packet {
+    packet: usize,
+    #[serde(flatten)]
+    why: Why,
+}
+
+/// A frame of a capture: what is there of it, and how long it was.
+struct Captured {
+    bytes: Vec<u8>,
+    len: u32,
+}
+
+/// The frames of a capture of either format.
+fn read(mut file: impl Read) -> Result<Vec<Captured>, PcapError> {
+    let mut bytes = Vec::new();
+    file.read_to_end(&mut bytes).map_err(PcapError::IoError)?;
+    let mut frames = Vec::new();
+    if bytes.starts_with(&[0x0a, 0x0d, 0x0d, 0x0a]) {
+        let mut blocks = PcapNgReader::new(bytes.as_slice())?;
+        while let Some(block) = blocks.next_block() {
+            let (data, len) = match block? {
+                Block::EnhancedPacket(packet) => (packet.data, packet.original_len),
+                Block::SimplePacket(packet) => (packet.data, packet.original_len),
+                _ => continue,
+            };
+            frames.push(Captured {
+                bytes: data.into_owned(),
+                len,
+            });
+        }
+    } else {
+        let mut packets = PcapReader::new(bytes.as_slice())?;
+        while let Some(packet) = packets.next_packet() {
+            let packet = packet?;
+            frames.push(Captured {
+                len: packet.orig_len,
+                bytes: packet.data.into_owned(),
+            });
+        }
+    }
+    Ok(frames)
+}

@@ -1,0 +1,109 @@
+//! `vfnic why`: what becomes of a frame, asked of a NIC that runs.
+
+use std::fs::File;
+use std::path::Path;
+use std::time::Duration;
+
+use pcap_file::pcap::{PcapPacket, PcapWriter};
+use vfnic::control::why::Why;
+
+use crate::emulator::{Emulator, vfnic};
+
+fn ask(emulator: &Emulator, words: &str) -> std::process::Output {
+    let ctl = emulator.ctl();
+    let words = words.split_whitespace();
+    let args = ["--ctl", ctl.to_str().unwrap(), "why"].into_iter();
+    vfnic(&args.chain(words).collect::<Vec<_>>())
+}
+
+fn says(emulator: &Emulator, words: &str) -> String {
+    let output = ask(emulator, words);
+    assert!(output.status.success(), "{words}: {output:?}");
+    String::from_utf8(output.stdout).unwrap()
+}
+
+fn json(emulator: &Emulator, words: &str) -> Why {
+    serde_json::from_str(&says(emulator, &format!("{words} --json"))).unwrap()
+}
+
+#[test]
+fn the_rule_that_decides_is_named() {
+    let emulator = Emulator::start(&["--vfs", "3"]);
+    let text = says(&emulator, "from vf0 dst vf1");
+    assert!(
+        text.contains("is an address of vf1\nvf1 gets it on the direct path"),
+        "{text}"
+    );
+
+    emulator.does("vf 1 set path mediated vlan 100");
+    emulator.does("vf 0 set spoofchk on");
+    let text = says(&emulator, "from vf0 dst vf1");
+    assert!(text.contains("which is not in this VLAN"), "{text}");
+    let why = json(&emulator, "from wire dst vf1 vlan 100");
+    assert_eq!(why.vfs.iter().map(|vf| vf.vf).collect::<Vec<_>>(), [1]);
+    assert!(
+        why.steps
+            .iter()
+            .any(|step| step.contains("mediated path, without its outer tag")),
+        "{why:?}"
+    );
+    let why = json(&emulator, "from vf0 src vf2 dst broadcast");
+    assert_eq!(why.drop.as_deref(), Some("spoofed_mac"));
+    assert!(
+        why.steps
+            .iter()
+            .any(|step| step.contains("is no address of vf0")),
+        "{why:?}"
+    );
+
+    // Nothing has been counted.
+    let nic = &emulator.show().nics[0];
+    assert!(nic.vfs.iter().all(|vf| vf.total.tx_drops.is_empty()));
+}
+
+#[test]
+fn the_frames_of_a_capture_are_asked_about_one_by_one() {
+    let emulator = Emulator::start(&[]);
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("two.pcap");
+    let mut capture = PcapWriter::new(File::create(&path).unwrap()).unwrap();
+    for dst in [[0xff; 6], [2, 0, 0, 0, 0, 9]] {
+        let mut frame = [&dst[..], &[2, 0, 0, 0, 0, 7], &[8, 0]].concat();
+        frame.resize(60, 0);
+        let packet = PcapPacket::new(Duration::ZERO, 1514, &frame);
+        capture.write_packet(&packet).unwrap();
+    }
+    drop(capture);
+    let words = |path: &Path| format!("--pcap {} from wire", path.display());
+    let text = says(&emulator, &words(&path));
+    assert!(
+        text.starts_with("packet 1, 1514 bytes\n") && text.contains("\npacket 2,"),
+        "{text}"
+    );
+    let second = says(&emulator, &format!("{} --packet 2", words(&path)));
+    assert!(
+        !second.contains("packet 1") && second.contains("no VF in this VLAN has"),
+        "{second}"
+    );
+
+    let none = dir.path().join("none.pcap");
+    std::fs::write(&none, "no capture").unwrap();
+    for (words, says) in [
+        (
+            format!("{} --packet 3", words(&path)),
+            "there are 2 packets",
+        ),
+        (words(&none), "none.pcap"),
+        (words(&dir.path().join("missing")), "missing"),
+        ("from vf9 dst vf0".to_owned(), "0 to 1"),
+        ("from vf0 dts vf1".to_owned(), "'dts'"),
+    ] {
+        let output = ask(&emulator, &words);
+        let line = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(2), "{words}: {line}");
+        assert!(
+            line.lines().count() == 1 && line.contains(says),
+            "{words}: {line}"
+        );
+    }
+}

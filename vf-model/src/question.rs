@@ -1,0 +1,450 @@
+//! A frame that somebody asks about, in words: `from vf0 dst 52:54:00:00:00:01 vlan 5 tcp dport 80`. Puts the frame together;
+//! never judges it.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use vf_packet::{FrameMeta, Gso, Header, MacAddr, VlanProto, VlanTag};
+
+use crate::policy::Policy;
+use crate::refusal::Refusal;
+use crate::source::Source;
+use crate::vf::VfIndex;
+use crate::words::{ParseError, Words, number};
+
+const FROM: &str = "vfN or wire";
+const STATION: &str = "a MAC address, vfN or broadcast";
+const KEYS: &str =
+    "hex, dst, src, vlan, prio, proto, type, tcp, udp, src-ip, dst-ip, sport, dport, len or gso";
+const IP: &str = "an IPv4 or IPv6 address";
+const PORT: &str = "a port, 0 to 65535";
+const BYTES: &str = "the bytes of a frame in hexadecimal";
+const BEHIND_BYTES: &str = "len or gso";
+const LEN: &str = "bytes without FCS, 14 to 65557";
+const SIZE: &str = "payload bytes of a segment, 1 to 65535";
+const TYPE: &str = "an EtherType such as 0x0806";
+/// As many as there may be tags: the judge reads two of them, and the third is payload.
+const MAX_TAGS: usize = 3;
+/// Shortest frame on a wire without FCS.
+const MIN_FRAME: usize = 60;
+const ETHERTYPE_IPV4: u16 = 0x0800;
+const ETHERTYPE_IPV6: u16 = 0x86dd;
+const PROTO_TCP: u8 = 6;
+const PROTO_UDP: u8 = 17;
+
+/// A frame and where it would come from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Question {
+    /// Where it comes from.
+    pub source: Source,
+    /// Its bytes, or the first of them.
+    pub frame: Vec<u8>,
+    /// Its length, and whether it is a super-frame.
+    pub meta: FrameMeta,
+}
+
+/// What has been said of the frame.
+#[derive(Default)]
+struct Said {
+    dst: Option<MacAddr>,
+    src: Option<MacAddr>,
+    tags: Vec<VlanTag>,
+    ethertype: Option<u16>,
+    protocol: Option<u8>,
+    src_ip: Option<IpAddr>,
+    dst_ip: Option<IpAddr>,
+    src_port: Option<u16>,
+    dst_port: Option<u16>,
+    len: Option<u32>,
+    gso: Option<u16>,
+}
+
+impl Question {
+    /// Reads `from vfN|wire` and then the frame: its bytes behind `hex`, or what it is. What is not said is as plain as can be:
+    /// the sender's own address, no tag, 60 bytes, and an EtherType for experiments (0x88b5) unless it is to be IP.
+    ///
+    /// # Errors
+    /// [`Refusal`] that names the word at fault and what is allowed in its place.
+    pub fn parse<S: AsRef<str>>(words: &[S], policy: &Policy) -> Result<Question, Refusal> {
+        let mut words = Words::new("why", words);
+        match words.next("from")? {
+            "from" => {}
+            other => return Err(Refusal::word("word", other, "from vfN or from wire")),
+        }
+        let source = match words.next(FROM)? {
+            "wire" => Source::Wire,
+            word => Source::Vf(vf_named("from", word, FROM)?),
+        };
+        if let Source::Vf(vf) = source {
+            policy.existing(vf)?;
+        }
+        let mut said = Said::default();
+        let bytes = said.read(&mut words, policy)?;
+        let src = said.src.unwrap_or(match source {
+            Source::Vf(vf) => policy.mac(vf),
+            // Of those that documentation may use (RFC 7042 2.1.2).
+            Source::Wire => MacAddr([0, 0, 0x5e, 0, 0x53, 1]),
+        });
+        let frame = match bytes {
+            Some(bytes) => bytes,
+            None => said.frame(src)?,
+        };
+        said.about(source, frame)
+    }
+}
+
+/// The VF that a word such as `vf3` names.
+fn vf_named(what: &'static str, word: &str, allowed: &'static str) -> Result<VfIndex, ParseError> {
+    let index = word.strip_prefix("vf").and_then(|n| n.parse().ok());
+    index
+        .map(VfIndex)
+        .ok_or_else(|| ParseError::word(what, word, allowed))
+}
+
+fn station(what: &'static str, word: &str, policy: &Policy) -> Result<MacAddr, Refusal> {
+    if word == "broadcast" {
+        return Ok(MacAddr::BROADCAST);
+    }
+    if word.starts_with("vf") {
+        let vf = vf_named(what, word, STATION)?;
+        policy.existing(vf)?;
+        return Ok(policy.mac(vf));
+    }
+    word.parse().map_err(|_| Refusal::word(what, word, STATION))
+}
+
+impl Said {
+    /// Reads all that is said; the frame's bytes, if they are given.
+    fn read<S: AsRef<str>>(
+        &mut self,
+        words: &mut Words<'_, S>,
+        policy: &Policy,
+    ) -> Result<Option<Vec<u8>>, Refusal> {
+        let mut bytes = None;
+        while !words.is_done() {
+            let keys = if bytes.is_some() { BEHIND_BYTES } else { KEYS };
+            let key = words.next(keys)?;
+            match key {
+                "len" => self.len = Some(number("len", words.next(LEN)?, LEN)?),
+                "gso" => self.gso = Some(number("gso", words.next(SIZE)?, SIZE)?),
+                _ if bytes.is_some() => return Err(Refusal::word("word", key, keys)),
+                "hex" => bytes = Some(from_hex(words.next(BYTES)?)?),
+                "dst" => self.dst = Some(station("dst", words.next(STATION)?, policy)?),
+                "src" => self.src = Some(station("src", words.next(STATION)?, policy)?),
+                "vlan" => {
+                    const VLAN: &str = "0 to 4095; at most three tags, the outermost first";
+                    let word = words.next(VLAN)?;
+                    let vid: u16 = number("vlan", word, VLAN)?;
+                    if vid > 0xfff || self.tags.len() == MAX_TAGS {
+                        return Err(Refusal::word("vlan", word, VLAN));
+                    }
+                    let tpid = VlanProto::Dot1Q.tpid();
+                    self.tags.push(VlanTag { tpid, tci: vid });
+                }
+                "prio" | "proto" => {
+                    const VALUE: &str = "0 to 7 for prio, 802.1Q or 802.1ad for proto";
+                    let word = words.next(VALUE)?;
+                    let Some(tag) = self.tags.last_mut() else {
+                        return Err(Refusal::word(
+                            "word",
+                            key,
+                            "vlan VID, of which it says more, first",
+                        ));
+                    };
+                    match key {
+                        "proto" => tag.tpid = word.parse::<VlanProto>()?.tpid(),
+                        _ => match number::<u16>("prio", word, "0 to 7")? {
+                            prio @ 0..8 => tag.tci = prio << 13 | tag.vid(),
+                            _ => return Err(Refusal::word("prio", word, "0 to 7")),
+                        },
+                    }
+                }
+                "type" => {
+                    let word = words.next(TYPE)?;
+                    let digits = word.strip_prefix("0x").unwrap_or(word);
+                    let ethertype = u16::from_str_radix(digits, 16);
+                    self.ethertype =
+                        Some(ethertype.map_err(|_| ParseError::word("type", word, TYPE))?);
+                }
+                "tcp" => self.protocol = Some(PROTO_TCP),
+                "udp" => self.protocol = Some(PROTO_UDP),
+                "src-ip" => self.src_ip = Some(number("src-ip", words.next(IP)?, IP)?),
+                "dst-ip" => self.dst_ip = Some(number("dst-ip", words.next(IP)?, IP)?),
+                "sport" | "src-port" => {
+                    self.src_port = Some(number("sport", words.next(PORT)?, PORT)?)
+                }
+                "dport" | "dst-port" => {
+                    self.dst_port = Some(number("dport", words.next(PORT)?, PORT)?)
+                }
+                other => return Err(Refusal::word("word", other, KEYS)),
+            }
+        }
+        Ok(bytes)
+    }
+
+    /// The frame that is described.
+    fn frame(&self, src: MacAddr) -> Result<Vec<u8>, Refusal> {
+        let missing = |allowed| ParseError::Missing {
+            after: "why".into(),
+            allowed,
+        };
+        let dst = self.dst.ok_or_else(|| missing("dst MAC, or hex BYTES,"))?;
+        let mut frame = [dst.0, src.0].concat();
+        for tag in &self.tags {
+            frame.extend(tag.to_bytes());
+        }
+        let ports = self.src_port.is_some() || self.dst_port.is_some();
+        let is_ip =
+            self.protocol.is_some() || ports || self.src_ip.is_some() || self.dst_ip.is_some();
+        if !is_ip {
+            frame.extend(self.ethertype.unwrap_or(0x88b5).to_be_bytes());
+        } else if self.ethertype.is_some() {
+            return Err(Refusal::word(
+                "word",
+                "type",
+                "either type or what makes it an IP packet",
+            ));
+        } else {
+            if ports && self.protocol.is_none() {
+                return Err(missing("tcp or udp, whose ports these are,").into());
+            }
+            self.packet(&mut frame)?;
+        }
+        frame.resize(frame.len().max(MIN_FRAME), 0);
+        Ok(frame)
+    }
+
+    /// An IP packet with what is said of it; addresses that are left out are of those that documentation may use.
+    fn packet(&self, frame: &mut Vec<u8>) -> Result<(), Refusal> {
+        let named = self.src_ip.or(self.dst_ip);
+        let v6 = named.is_some_and(|ip| ip.is_ipv6());
+        let given = |ip: Option<IpAddr>, last: u8| match v6 {
+            true => ip.unwrap_or(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, last.into()).into()),
+            false => ip.unwrap_or(Ipv4Addr::new(192, 0, 2, last).into()),
+        };
+        let protocol = self.protocol.unwrap_or(59); // IPv6: nothing follows; IPv4 knows no such number
+        let transport = match protocol {
+            PROTO_TCP => 20,
+            PROTO_UDP => 8,
+            _ => 0,
+        };
+        let (src, dst) = (given(self.src_ip, 1), given(self.dst_ip, 2));
+        match (src, dst) {
+            (IpAddr::V4(src), IpAddr::V4(dst)) => {
+                frame.extend(ETHERTYPE_IPV4.to_be_bytes());
+                frame.extend([0x45, 0, 0, 20 + transport, 0, 0, 0, 0, 64, protocol, 0, 0]);
+                frame.extend(src.octets());
+                frame.extend(dst.octets());
+            }
+            (IpAddr::V6(src), IpAddr::V6(dst)) => {
+                frame.extend(ETHERTYPE_IPV6.to_be_bytes());
+                frame.extend([0x60, 0, 0, 0, 0, transport, protocol, 64]);
+                frame.extend(src.octets());
+                frame.extend(dst.octets());
+            }
+            _ => {
+                let word = dst.to_string();
+                return Err(Refusal::word(
+                    "dst-ip",
+                    &word,
+                    "an address of the same kind as src-ip",
+                ));
+            }
+        }
+        if transport > 0 {
+            frame.extend(self.src_port.unwrap_or_default().to_be_bytes());
+            frame.extend(self.dst_port.unwrap_or_default().to_be_bytes());
+            frame.extend(match protocol {
+                PROTO_TCP => &[0, 0, 0, 0, 0, 0, 0, 0, 0x50, 0x10, 0, 0, 0, 0, 0, 0][..],
+                _ => &[0, 8, 0, 0],
+            });
+        }
+        Ok(())
+    }
+
+    /// The frame with these bytes, as long as is said.
+    fn about(&self, source: Source, frame: Vec<u8>) -> Result<Question, Refusal> {
+        let len = self.len.unwrap_or(frame.len() as u32);
+        if !(14..=65_557).contains(&len) || (frame.len() as u32) > len.max(MIN_FRAME as u32) {
+            let word = len.to_string();
+            return Err(Refusal::word(
+                "len",
+                &word,
+                "bytes without FCS, 14 to 65557, and no fewer than are given",
+            ));
+        }
+        let header_len = || {
+            // What a sender of TCP without options says.
+            let l3 = Header::parse(&frame).map_or(14, |header| header.l3_offset);
+            let v6 = frame
+                .get(usize::from(l3))
+                .is_some_and(|byte| byte >> 4 == 6);
+            u16::from(l3) + if v6 { 40 } else { 20 } + 20
+        };
+        let gso = self.gso.filter(|size| *size > 0).map(|size| Gso {
+            header_len: header_len(),
+            size,
+        });
+        Ok(Question {
+            source,
+            meta: FrameMeta { len, gso },
+            frame,
+        })
+    }
+}
+
+fn from_hex(word: &str) -> Result<Vec<u8>, ParseError> {
+    let wrong = || ParseError::word("hex", word, BYTES);
+    let digits: Vec<char> = word.chars().filter(|c| !matches!(c, ':' | '-')).collect();
+    if digits.is_empty() || digits.len() % 2 == 1 {
+        return Err(wrong());
+    }
+    let byte = |pair: &[char]| {
+        let value = pair
+            .iter()
+            .try_fold(0, |sum, c| Some(sum << 4 | c.to_digit(16)?));
+        value
+            .and_then(|value| u8::try_from(value).ok())
+            .ok_or_else(wrong)
+    };
+    digits.chunks(2).map(byte).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::NicConfig;
+    use crate::profile::Profile;
+    use proptest::prelude::*;
+    use proptest::sample::select;
+
+    fn ask(text: &str) -> Result<Question, String> {
+        let policy = Policy::new(NicConfig {
+            vfs: 2,
+            mac_base: MacAddr([2, 0, 0, 0, 0, 0x10]),
+            profile: Profile::Generic,
+        });
+        let words: Vec<&str> = text.split_whitespace().collect();
+        Question::parse(&words, &policy).map_err(|refusal| refusal.to_string())
+    }
+
+    #[test]
+    fn words_become_the_frame_they_describe() {
+        let asked = ask("from vf0 dst vf1 vlan 5 prio 3 tcp dst-ip 10.0.0.1 dport 80").unwrap();
+        assert_eq!(asked.source, Source::Vf(VfIndex(0)));
+        assert_eq!(asked.meta, FrameMeta { len: 60, gso: None });
+        let header = Header::parse(&asked.frame).unwrap();
+        assert_eq!(header.dst, MacAddr([2, 0, 0, 0, 0, 0x11]));
+        assert_eq!(header.src, MacAddr([2, 0, 0, 0, 0, 0x10]));
+        assert_eq!(
+            header.tags.as_slice(),
+            [VlanTag {
+                tpid: 0x8100,
+                tci: 0x6005
+            }]
+        );
+        let flow = header.flow(&asked.frame).unwrap();
+        assert_eq!((flow.protocol, flow.ports), (6, Some((0, 80))));
+        assert_eq!(
+            (flow.src, flow.dst),
+            ([192, 0, 2, 1].into(), [10, 0, 0, 1].into())
+        );
+
+        let asked = ask("from wire dst broadcast vlan 7 proto 802.1ad vlan 9 type 0x0806 len 1514")
+            .unwrap();
+        assert_eq!((asked.source, asked.meta.len), (Source::Wire, 1514));
+        let header = Header::parse(&asked.frame).unwrap();
+        assert_eq!((header.dst, header.ethertype), (MacAddr::BROADCAST, 0x806));
+        assert_eq!(
+            header
+                .tags
+                .as_slice()
+                .iter()
+                .map(|t| t.tpid)
+                .collect::<Vec<_>>(),
+            [0x88a8, 0x8100]
+        );
+
+        let asked = ask("from vf1 dst 02:00:00:00:00:99 udp src-ip 2001:db8::7 sport 53").unwrap();
+        let flow = Header::parse(&asked.frame)
+            .unwrap()
+            .flow(&asked.frame)
+            .unwrap();
+        assert_eq!((flow.protocol, flow.ports), (17, Some((53, 0))));
+        assert!(flow.dst.is_ipv6());
+
+        let asked =
+            ask("from vf0 hex 020000000011020000000010:0800:4500 len 9000 gso 1460").unwrap();
+        assert_eq!((asked.frame.len(), asked.meta.len), (16, 9000));
+        assert_eq!(
+            asked.meta.gso,
+            Some(Gso {
+                header_len: 54,
+                size: 1460
+            })
+        );
+    }
+
+    #[test]
+    fn a_refusal_says_what_is_allowed() {
+        for (text, says) in [
+            ("", "why: from must follow"),
+            ("vf0", "word 'vf0': from vfN or from wire"),
+            ("from eth0", "from 'eth0': vfN or wire"),
+            ("from vf7 dst vf0", "vf7: the VFs of this NIC are 0 to 1"),
+            ("from vf0", "dst MAC, or hex BYTES, must follow"),
+            ("from vf0 dst vf2", "vf2: the VFs of this NIC"),
+            (
+                "from vf0 dst 1:2",
+                "dst '1:2': a MAC address, vfN or broadcast",
+            ),
+            (
+                "from vf0 dst vf1 prio 3",
+                "word 'prio': vlan VID, of which it says more, first",
+            ),
+            ("from vf0 dst vf1 vlan 4096", "vlan '4096': 0 to 4095"),
+            (
+                "from vf0 dst vf1 dport 80",
+                "tcp or udp, whose ports these are, must follow",
+            ),
+            (
+                "from vf0 dst vf1 tcp src-ip 10.0.0.1 dst-ip ::1",
+                "dst-ip '::1': an address of the same kind",
+            ),
+            (
+                "from vf0 dst vf1 tcp type 0x800",
+                "either type or what makes it an IP packet",
+            ),
+            (
+                "from vf0 hex 0g",
+                "hex '0g': the bytes of a frame in hexadecimal",
+            ),
+            ("from vf0 hex 0011 dst vf1", "word 'dst': len or gso"),
+            (
+                "from vf0 dst vf1 len 70000",
+                "len '70000': bytes without FCS",
+            ),
+            ("from vf0 dst vf1 port 80", "word 'port': hex, dst, src,"),
+        ] {
+            let refusal = ask(text).unwrap_err();
+            assert!(refusal.contains(says), "{text:?}: {refusal}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_words_are_a_question_or_one_line(
+            words in proptest::collection::vec(
+                prop_oneof![
+                    4 => select(vec!["from", "vf0", "wire", "dst", "vf1", "vlan", "5", "tcp", "dport", "hex", "0011", "len", "gso", "src-ip", "::1"])
+                        .prop_map(str::to_owned),
+                    1 => any::<String>(),
+                ],
+                0..10,
+            )
+        ) {
+            if let Err(refusal) = ask(&["from vf0 dst vf1 ", &words.join(" ")].concat()) {
+                prop_assert!(!refusal.contains('\n'));
+            }
+        }
+    }
+}
