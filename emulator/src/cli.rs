@@ -61,9 +61,15 @@ pub enum Command {
         #[command(subcommand)]
         command: Filter,
     },
-    /// Pull and plug the NIC's cable: link set up|down. The NIC at its other end loses the carrier, too
+    /// Pull and plug the NIC's cable, so that the NIC at its other end loses the carrier, too; say how its switch forwards
     Link {
-        /// set up|down
+        /// set up|down | set hwmode veb|vepa|floating
+        #[arg(required = true, num_args = 1.., trailing_var_arg = true)]
+        words: Vec<String>,
+    },
+    /// Tell the NIC's switch of a station behind the PF, in the words of 'bridge fdb', or take that back
+    Fdb {
+        /// add|del MAC [vlan VID] [self]
         #[arg(required = true, num_args = 1.., trailing_var_arg = true)]
         words: Vec<String>,
     },
@@ -112,7 +118,7 @@ Examples:
   vfnic why --pcap trace.pcapng --packet 3 from wire";
 
 const BATCH_HELP: &str = "\
-Each line is a vf, filter or link command without 'vfnic', and may begin with --nic NAME. What follows a # is a comment. If
+Each line is a vf, filter, fdb or link command without 'vfnic', and may begin with --nic NAME. What follows a # is a comment. If
 one is refused, the line and the reason are said, and nothing is changed.
 
 Example:

@@ -89,7 +89,7 @@ fn carry_out(cli: Cli) -> Result<(), Failure> {
     };
     if !asks {
         return Err(usage(
-            "--nic is for show, vf, filter, link, why and batch, and --ctl for those and run",
+            "--nic is for show, vf, filter, fdb, link, why and batch, and --ctl for those and run",
         ));
     }
     match command {
@@ -103,6 +103,7 @@ fn carry_out(cli: Cli) -> Result<(), Failure> {
         cli::Command::Filter { command } => filter(&running(ctl)?, nic, command),
         cli::Command::Link { words } => self::command(&running(ctl)?, nic, "link", words),
         cli::Command::Why(args) => why::ask_why(&running(ctl)?, nic, &args),
+        cli::Command::Fdb { words } => self::command(&running(ctl)?, nic, "fdb", words),
         cli::Command::Batch { file } => carry_out_batch(ctl, nic.as_deref(), &file),
     }
 }

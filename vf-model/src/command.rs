@@ -113,13 +113,13 @@ impl<S: AsRef<str>> Words<'_, S> {
         let add = self.add_or_del()?;
         let mac = self.next("a MAC address")?.parse()?;
         let mut vlan = None;
-        let mut word = self.next("vlan or self")?;
-        if word == "vlan" {
-            vlan = Some(self.vid()?);
-            word = self.next("self")?;
-        }
-        if word != "self" {
-            return Err(Refusal::word("word", word, "vlan or self"));
+        // In any order, and `self` is what bridge(8) takes for said.
+        while !self.is_done() {
+            match self.next("vlan or self")? {
+                "self" => {}
+                "vlan" => vlan = Some(self.vid()?),
+                other => return Err(Refusal::word("word", other, "vlan or self")),
+            }
         }
         let entry = SelfEntry { mac, vlan };
         Ok(match add {

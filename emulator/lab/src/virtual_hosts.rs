@@ -6,14 +6,14 @@ use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::rc::Rc;
 
-use vf_model::{Command, CostModel, Nanos, Path, Policy, Refusal, VfIndex};
+use vf_model::{Command, CostModel, LinkConfig, Nanos, Path, Policy, Refusal, VfIndex};
 use vf_nic::clock::Clock;
 use vf_nic::config::{HypervisorCpu, NicSettings, WireSettings};
 use vf_nic::instance::{NicInstance, Planes};
 use vf_nic::plane::{Gap, Mirror, Moderation, Notified};
 use vf_nic::queue::Pool;
 use vf_nic::thread::{Plane, PlaneHandle, RingBroken};
-use vf_nic::uplink::{WireEnd, impaired};
+use vf_nic::uplink::{Uplink, WireEnd, impaired};
 use vf_nic::watch::{Detail, Direction, Seen};
 
 use crate::calendar::{Calendar, Class, ParticipantId};
@@ -137,7 +137,13 @@ impl VirtualHosts {
         for (h, (nic, end)) in nics.iter().zip(ends).enumerate() {
             let peer = end.as_ref().map(|(_, peer)| *peer);
             let netem = nic.netem.as_ref();
-            let uplink = end.map(|(end, _)| impaired(Box::new(end), netem, h, Nanos(0)));
+            let uplink = match (end, &nic.uplink) {
+                (Some((end, _)), _) => Some(Box::new(end) as Box<dyn Uplink>),
+                // Whoever has read the file has refused devices of this machine, and nothing else can fail.
+                (None, Some(spec)) => spec.open(LinkConfig::default(), Nanos(0)).ok(),
+                (None, None) => None,
+            };
+            let uplink = uplink.map(|uplink| impaired(uplink, netem, h, Nanos(0)));
             let planes = Planes::new(nic, 1, uplink, &pool, cost)
                 .map_err(|(vf, refusal)| (h, vf, refusal))?;
             let mut host = NicInstance::new(

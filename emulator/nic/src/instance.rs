@@ -100,6 +100,10 @@ pub fn initial_policy(settings: &NicSettings) -> Result<Policy, (VfIndex, Refusa
         profile: settings.profile,
     };
     let mut policy = Policy::new(config);
+    for command in &settings.switch {
+        let refused = |refusal| (VfIndex::default(), refusal);
+        policy = policy.with(command).map_err(refused)?;
+    }
     for (i, vf) in settings.vf.iter().enumerate() {
         let command = Command::SetVf {
             vf: VfIndex::from(i),

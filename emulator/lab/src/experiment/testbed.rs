@@ -42,6 +42,7 @@ pub(super) fn nic_settings(plan: &ExperimentPlan, host: usize, path: Path) -> Ni
         uplink: None,
         netem: plan.netem.clone().map(|netem| netem.or_seed(plan.seed)),
         profile: plan.profile,
+        switch: Vec::new(),
         filters: Vec::new(),
         vf: vec![vf; usize::from(plan.pairs())],
     }

@@ -7,6 +7,7 @@ use toml::Spanned;
 use vf_model::{Command, Nanos, VfIndex};
 use vf_nic::config::{Config, Sections, SocketRole, line_of, one_line};
 use vf_nic::instance::initial_policy;
+use vf_nic::uplink::UplinkSpec;
 
 use crate::virtual_hosts::cost_model;
 
@@ -337,7 +338,8 @@ fn find<'a>(
 fn check_config(config: &Config) -> Result<(), ScenarioError> {
     cost_model(config.hypervisor)?;
     for nic in &config.nics {
-        if nic.uplink.is_some() {
+        let uplink = nic.uplink.as_ref();
+        if uplink.is_some_and(UplinkSpec::is_of_this_machine) {
             return Err(ScenarioError::Needs(
                 "uplink, tap: the host's devices are not on the virtual clock",
             ));

@@ -16,6 +16,7 @@ use vf_nic::config::{Config, SocketRole};
 use vf_nic::control::Change;
 use vf_nic::instance::NicInstance;
 use vf_nic::server::ready::make_socket_dir;
+use vf_nic::uplink::UplinkSpec;
 use vf_nic::watch::{Detail, Direction};
 use vf_vhost::endpoint::Endpoint;
 use vf_vhost::features::ProtocolFeatures;
@@ -138,7 +139,8 @@ impl Simulation {
                 nic: nic.name.clone(),
                 what,
             };
-            if nic.uplink.is_some() {
+            let uplink = nic.uplink.as_ref();
+            if uplink.is_some_and(UplinkSpec::is_of_this_machine) {
                 return Err(real("an uplink of this machine"));
             }
             if nic.vf.iter().any(|vf| vf.role == SocketRole::Client) {

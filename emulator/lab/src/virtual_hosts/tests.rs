@@ -31,6 +31,7 @@ fn nic(name: &str, mac: u8, vfs: &[Vec<VfSetting>]) -> NicSettings {
         uplink: None,
         netem: None,
         profile: Profile::Generic,
+        switch: Vec::new(),
         filters: Vec::new(),
         vf: vfs.iter().map(vf).collect(),
     }

@@ -92,6 +92,16 @@ pub enum ConfigError {
         /// The last one there is.
         last: u16,
     },
+    /// What the NIC does not take of what is said of its switch.
+    #[error("{nic}: {key}: {refusal}")]
+    Switch {
+        /// The NIC.
+        nic: String,
+        /// The key.
+        key: &'static str,
+        /// What is wrong with its value.
+        refusal: Refusal,
+    },
     /// A filter that is none, or that the NIC does not take.
     #[error("{nic}: filters, '{words}': {refusal}")]
     Filter {

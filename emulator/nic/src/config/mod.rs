@@ -179,6 +179,18 @@ mod tests {
             ),
             ("[[nic]]\nname='a'\nprofile='82599'", "ixgbe"),
             (
+                "[[nic]]\nname='a'\nhwmode='hub'",
+                "a: hwmode: hwmode 'hub': veb, vepa, floating or none",
+            ),
+            (
+                "[[nic]]\nname='a'\nprofile='ef10'\nhwmode='vepa'",
+                "a: hwmode: hwmode vepa: ef10 has veb",
+            ),
+            (
+                "[[nic]]\nname='a'\nfdb=['01:00:5e:00:00:01']",
+                "a: fdb: mac 01:00:5e:00:00:01",
+            ),
+            (
                 "[[nic]]\nname='a'\nprofile='falcon'\nfilters=['flow-type ether proto 2048 vf 1']",
                 "profile falcon holds 0",
             ),
@@ -188,7 +200,7 @@ mod tests {
             ),
             (
                 "[[nic]]\nname='a'\nuplink='tun tun0'",
-                "an uplink is 'tap NAME'",
+                "an uplink is 'tap NAME' or 'hairpin'",
             ),
             ("[[nic]]\nname='a'\nuplink='tap'", "an uplink is 'tap NAME'"),
             (

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
-use vf_model::{Command, FilterSpec, MacAddr, NicConfig, Policy, Profile};
+use vf_model::{Command, FilterSpec, MacAddr, NicConfig, Policy, Profile, Refusal};
 use vf_vhost::features::VirtioFeatures;
 
 use super::error::ConfigError;
@@ -36,6 +36,8 @@ pub struct NicSettings {
     pub netem: Option<NetemSpec>,
     /// Which NIC it is like.
     pub profile: Profile,
+    /// How its switch forwards at the start, and the stations behind the PF that it has been told of: commands that it takes.
+    pub switch: Vec<Command>,
     /// The NIC's filters at the start.
     pub filters: Vec<FilterSpec>,
     /// One entry a VF, in order.
@@ -102,6 +104,9 @@ pub struct NicSection {
     netem: Option<NetemSpec>,
     #[serde(default)]
     pub(super) profile: Profile,
+    hwmode: Option<String>,
+    #[serde(default)]
+    fdb: Vec<String>,
     #[serde(default)]
     filters: Vec<String>,
     #[serde(default)]
@@ -193,6 +198,7 @@ pub(super) fn check(
         mac_base,
         profile: section.profile,
     };
+    let switch = check_switch(&name, nic_config, section.hwmode, &section.fdb)?;
     let filters = check_filters(&name, nic_config, section.filters)?;
     let mut vf: Vec<VfSettings> = (0..vfs)
         .map(|i| VfSettings {
@@ -234,9 +240,39 @@ pub(super) fn check(
         uplink,
         netem: section.netem,
         profile: section.profile,
+        switch,
         filters,
         vf,
     })
+}
+
+/// What a NIC takes that is said of its switch, in the words of `vfnic link set hwmode` and `vfnic fdb add`.
+fn check_switch(
+    name: &str,
+    config: NicConfig,
+    hwmode: Option<String>,
+    fdb: &[String],
+) -> Result<Vec<Command>, ConfigError> {
+    let mode = hwmode.map(|mode| ("hwmode", format!("link set hwmode {mode}")));
+    let fdb = fdb
+        .iter()
+        .map(|entry| ("fdb", format!("fdb add {entry} self")));
+    let mut policy = Policy::new(config);
+    let mut commands = Vec::new();
+    for (key, words) in mode.into_iter().chain(fdb) {
+        let words: Vec<_> = words.split_whitespace().collect();
+        let taken = Command::parse(&words).and_then(|command| {
+            policy = policy.with(&command)?;
+            commands.push(command);
+            Ok(())
+        });
+        taken.map_err(|refusal: Refusal| ConfigError::Switch {
+            nic: name.to_owned(),
+            key,
+            refusal,
+        })?;
+    }
+    Ok(commands)
 }
 
 /// Filters that a NIC takes one after the other.

@@ -147,6 +147,12 @@ fn nic(host: &NicInstance, at: Nanos, seconds: f64, before: &mut Busy) -> ShowNi
             floods: bridge.floods,
         },
         profile: policy.profile().to_string(),
+        hwmode: policy.switch_mode().to_string(),
+        fdb: policy
+            .stations_behind_pf()
+            .iter()
+            .map(ToString::to_string)
+            .collect(),
         filters: policy.filter_table().len() as u64,
         pf: pf_counters(&statistics.pf(), &statistics.hypervisor.plane.pf()),
         vfs,

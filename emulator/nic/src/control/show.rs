@@ -49,6 +49,12 @@ pub struct ShowNic {
     pub bridge: ShowBridge,
     /// Which NIC it is like.
     pub profile: String,
+    /// How its switch forwards: `veb`, `vepa`, `floating` or `none`.
+    #[serde(default)]
+    pub hwmode: String,
+    /// Stations behind the PF that the switch has been told of, in the words that add them.
+    #[serde(default)]
+    pub fdb: Vec<String>,
     /// How many filters the NIC has.
     pub filters: u64,
     /// Frames between the NIC and the hypervisor.
@@ -367,6 +373,10 @@ impl ShowNic {
             "    bridge           {} addresses, {} moved, {} frames flooded",
             self.bridge.entries, self.bridge.moved, self.bridge.floods,
         )?;
+        writeln!(f, "    switch           {}", self.hwmode)?;
+        for entry in &self.fdb {
+            writeln!(f, "    fdb              {entry}")?;
+        }
         if self.filters > 0 {
             writeln!(f, "    filters          {}", self.filters)?;
         }

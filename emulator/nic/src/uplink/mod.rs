@@ -1,4 +1,4 @@
-//! What is plugged into a NIC's port: a wire to another NIC, a tap device of the host. An uplink takes and brings frames in
+//! What is plugged into a NIC's port: a wire to another NIC or to a bridge that reflects, a tap device of the host. An uplink takes and brings frames in
 //! bursts and says when it can take more; it judges no frame, knows no VF, and never waits.
 //!
 //! To add one: implement [`Uplink`] in a file of its own and put its `Kind` in `KINDS`. What does something to frames on
@@ -23,15 +23,17 @@ pub use netem::{NetemError, NetemSpec, Odds, Percent};
 pub use wire::WireEnd;
 
 /// The kinds of uplink that can be opened by name.
-const KINDS: &[Kind] = &[tap::KIND];
+const KINDS: &[Kind] = &[tap::KIND, wire::HAIRPIN];
 
 /// A kind of uplink.
 #[derive(Debug)]
 struct Kind {
     /// Its word.
     word: &'static str,
-    /// What follows the word.
+    /// What follows the word, if anything does.
     operand: &'static str,
+    /// Whether it is a device of this machine, which has no virtual time.
+    of_this_machine: bool,
     /// Opens one, which sends at this rate and may be filled so far ahead of now.
     open: fn(&str, LinkConfig, Nanos) -> Opened,
 }
@@ -65,6 +67,12 @@ pub struct UplinkError {
 }
 
 impl UplinkSpec {
+    /// Whether it is a device of this machine, which cannot be on the virtual clock.
+    #[must_use]
+    pub fn is_of_this_machine(&self) -> bool {
+        self.kind.of_this_machine
+    }
+
     /// Opens it. `slack` is how far ahead of now its transmitter may be filled.
     ///
     /// # Errors
@@ -77,9 +85,9 @@ impl UplinkSpec {
 impl FromStr for UplinkSpec {
     type Err = UplinkError;
     fn from_str(text: &str) -> Result<UplinkSpec, UplinkError> {
-        let (word, operand) = text.trim().split_once(' ').unwrap_or((text, ""));
+        let (word, operand) = text.trim().split_once(' ').unwrap_or((text.trim(), ""));
         let kind = KINDS.iter().find(|kind| kind.word == word);
-        match kind.filter(|_| !operand.trim().is_empty()) {
+        match kind.filter(|kind| kind.operand.is_empty() == operand.trim().is_empty()) {
             Some(kind) => Ok(UplinkSpec {
                 kind,
                 operand: operand.trim().to_owned(),
@@ -87,7 +95,7 @@ impl FromStr for UplinkSpec {
             None => {
                 let kinds = KINDS
                     .iter()
-                    .map(|kind| format!("'{} {}'", kind.word, kind.operand));
+                    .map(|kind| format!("'{}'", named(kind, kind.operand)));
                 let kinds: Vec<_> = kinds.collect();
                 Err(UplinkError {
                     text: text.escape_debug().to_string(),
@@ -107,8 +115,12 @@ impl TryFrom<String> for UplinkSpec {
 
 impl fmt::Display for UplinkSpec {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} {}", self.kind.word, self.operand)
+        f.write_str(&named(self.kind, &self.operand))
     }
+}
+
+fn named(kind: &Kind, operand: &str) -> String {
+    format!("{} {operand}", kind.word).trim_end().to_owned()
 }
 
 /// `uplink`, and in front of it what impairs the frames that are sent to it, if anything does. `port` tells apart ports whose

@@ -25,6 +25,7 @@ const FEATURES: VirtioFeatures = VirtioFeatures::all();
 pub(super) const KIND: Kind = Kind {
     word: "tap",
     operand: "NAME",
+    of_this_machine: true,
     open: |name, config, slack| match Tap::open(name, config, slack) {
         Ok(tap) => Ok(Box::new(tap)),
         Err(source) => Err(OpenError {

@@ -10,7 +10,7 @@ use rtrb::{Consumer, Producer, RingBuffer};
 use vf_model::{DropReason, Link, LinkConfig, Nanos};
 
 use super::transmitter::Transmitter;
-use super::{Arrivals, TxFrame, TxRoom, Uplink};
+use super::{Arrivals, Kind, TxFrame, TxRoom, Uplink};
 use crate::queue::{Doorbell, Frame, Pool, cost};
 
 /// Frames that may be on their way in one direction: more than 10 GbE holds in any sensible propagation delay.
@@ -19,6 +19,15 @@ const IN_FLIGHT: usize = 4096;
 const IN_FLIGHT_BYTES: u64 = 8 << 20;
 /// Bytes beyond that which a change of paths or a ring that stops may put on the wire, since they cannot wait.
 const FORCED_BYTES: u64 = 24 << 20;
+
+/// A wire to an adjacent bridge that reflects everything (`bridge link set dev DEV hairpin on`): a station of this NIC is all
+/// that it knows. It is what a switch in VEPA mode needs.
+pub(super) const HAIRPIN: Kind = Kind {
+    word: "hairpin",
+    operand: "",
+    of_this_machine: false,
+    open: |_, config, slack| Ok(Box::new(WireEnd::hairpin(config, slack))),
+};
 
 struct InFlight {
     arrival: Nanos,
@@ -36,6 +45,7 @@ struct Shared {
 
 /// One NIC's end of a full-duplex wire.
 pub struct WireEnd {
+    name: &'static str,
     transmitter: Transmitter,
     out: Producer<InFlight>,
     out_shared: Arc<Shared>,
@@ -59,22 +69,46 @@ impl WireEnd {
         let (a_out, b_in) = RingBuffer::new(IN_FLIGHT);
         let (b_out, a_in) = RingBuffer::new(IN_FLIGHT);
         let (a_shared, b_shared) = <(Arc<Shared>, Arc<Shared>)>::default();
-        let end = |out, out_shared: &Arc<Shared>, inward, inward_shared: &Arc<Shared>| WireEnd {
-            transmitter: Transmitter::new(config, slack),
-            out,
-            out_shared: Arc::clone(out_shared),
+        let end = |out, inward| {
+            let transmitter = Transmitter::new(config, slack);
+            WireEnd::new("wire", transmitter, out, inward)
+        };
+        (
+            end((a_out, &a_shared), (a_in, &b_shared)),
+            end((b_out, &b_shared), (b_in, &a_shared)),
+        )
+    }
+
+    /// The end of a wire that brings back what is sent, once it has gone there and back.
+    pub(crate) fn hairpin(config: LinkConfig, slack: Nanos) -> WireEnd {
+        let config = LinkConfig {
+            propagation: config.propagation + config.propagation,
+            ..config
+        };
+        let (out, inward) = RingBuffer::new(IN_FLIGHT);
+        let (shared, transmitter) = (Arc::default(), Transmitter::new(config, slack));
+        WireEnd::new("hairpin", transmitter, (out, &shared), (inward, &shared))
+    }
+
+    fn new(
+        name: &'static str,
+        transmitter: Transmitter,
+        out: (Producer<InFlight>, &Arc<Shared>),
+        inward: (Consumer<InFlight>, &Arc<Shared>),
+    ) -> WireEnd {
+        WireEnd {
+            name,
+            transmitter,
+            out: out.0,
+            out_shared: Arc::clone(out.1),
             sent: 0,
             taken: 0,
             forced: VecDeque::new(),
-            inward,
-            inward_shared: Arc::clone(inward_shared),
+            inward: inward.0,
+            inward_shared: Arc::clone(inward.1),
             received: 0,
             peer: None,
-        };
-        (
-            end(a_out, &a_shared, a_in, &b_shared),
-            end(b_out, &b_shared, b_in, &a_shared),
-        )
+        }
     }
 
     /// Names the thread at the other end, to be woken when frames are sent or taken. Not needed if both ends are on one
@@ -213,6 +247,6 @@ impl Uplink for WireEnd {
 
 impl fmt::Display for WireEnd {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("wire")
+        f.write_str(self.name)
     }
 }

@@ -105,6 +105,18 @@ fn frames_arrive_when_a_ten_gigabit_wire_brings_them() {
 }
 
 #[test]
+fn a_hairpin_brings_back_what_it_is_sent() {
+    let mut end = WireEnd::hairpin(LinkConfig::default(), Nanos(0));
+    let frame = private(frame(BEYOND, MAC_BASE, 0, 60));
+    send(&mut end, Nanos(0), frame.clone());
+    // 67.2 ns on the wire, and 100 m of fibre there and back.
+    assert_eq!(end.next(), Some(Nanos(68 + 1000)));
+    assert_eq!(receive(&mut end, Nanos(1067)), []);
+    assert_eq!(receive(&mut end, Nanos(1068)), [frame]);
+    assert_eq!(end.to_string(), "hairpin");
+}
+
+#[test]
 fn frames_shorter_than_the_least_are_filled_up_on_the_wire_and_nowhere_else() {
     for (workers, path) in [(1, Path::Direct), (2, Path::Direct), (1, Path::Mediated)] {
         let mut bench = Bench::with_workers(workers, &[path; 2], Nanos(0), None);
