@@ -295,7 +295,10 @@ mod tests {
             ("vf 0 set speed 3", "setting 'speed': mac, vlan, qos,"),
             ("vf 0 set trust maybe", "trust 'maybe': on or off"),
             ("vf 0 set state up", "state 'up': auto, enable or disable"),
-            ("vf 0 set path fast", "path 'fast': direct or mediated"),
+            (
+                "vf 0 set path fast",
+                "path 'fast': direct, mediated or auto",
+            ),
             ("vf 0 set mac 1:2", "mac '1:2': six bytes such as"),
             (
                 "vf 0 set max_tx_rate -1",
@@ -357,7 +360,10 @@ mod tests {
             ])
             .prop_map(VfSetting::State),
             any::<u32>().prop_map(|r| VfSetting::MaxTxRate(Mbps(r))),
-            select(vec![Path::Direct, Path::Mediated]).prop_map(VfSetting::Path),
+            select(vec![Path::Direct, Path::Mediated, Path::Auto]).prop_map(VfSetting::Path),
+            any::<u16>().prop_map(VfSetting::MaxFilters),
+            any::<u16>().prop_map(VfSetting::MaxMcasts),
+            any::<u16>().prop_map(VfSetting::MaxBufPages),
             any::<bool>().prop_map(VfSetting::Bridge),
             proptest::option::of(any::<u8>()).prop_map(VfSetting::Mirror),
         ];

@@ -13,6 +13,8 @@ use vf_packet::{FrameMeta, Header, MacAddr, Vlan};
 use crate::bridge::{Bridge, BridgePort};
 use crate::filter_table::Actions;
 use crate::judge::{Account, Judge};
+use crate::learned::FastEvent;
+use crate::learner::Learner;
 use crate::policy::Policy;
 use crate::reach::Reach;
 use crate::stats::DropReason;
@@ -28,6 +30,7 @@ pub struct HypervisorModel {
     /// The bridge on the PF, if there are stations on it. Mediated VFs are no ports of it: to them the NIC's rules apply, and
     /// what it learns must not depend on the path that a VF's frames take.
     station_bridge: Option<Bridge>,
+    learner: Learner,
 }
 
 impl HypervisorModel {
@@ -38,6 +41,7 @@ impl HypervisorModel {
             account: Account::new(Arc::clone(&policy)),
             bridge: Bridge::new(),
             station_bridge: None,
+            learner: Learner::default(),
         };
         hypervisor.adopt(policy);
         hypervisor
@@ -58,7 +62,7 @@ impl HypervisorModel {
             let named = reach.mediated;
             reach.mediated = self.for_stations(now, vlan, &header, named);
             let tried = self.bridge.forward(now, BridgePort::Vif(vf), vlan, &header);
-            let verdict = match split(&reach) {
+            let verdict = match split(&reach, vf) {
                 // It has passed the NIC's rules.
                 Err(reason) if !named.is_empty() => Verdict {
                     drop: Some(reason),
@@ -66,7 +70,10 @@ impl HypervisorModel {
                 },
                 verdict => verdict?,
             };
-            self.bridge.count(tried, verdict.vfs, verdict.pf);
+            let auto = verdict.beyond.intersection(self.account.policy.auto());
+            let pf = verdict.wire || verdict.beyond != auto;
+            self.bridge.count(tried, verdict.vfs.union(auto), pf);
+            self.learner.look_at_guest(&header, head);
             Ok((header, verdict))
         });
         match judged {
@@ -108,7 +115,7 @@ impl HypervisorModel {
                 .mediated
                 .union(tried.vifs.intersection(policy.lookup().up));
         }
-        split(&reach)
+        split(&reach, station)
     }
 
     /// Leaves of the stations on the PF's bridge those that the bridge gives a frame to that comes up from the NIC. The NIC
@@ -129,7 +136,8 @@ impl HypervisorModel {
     }
 
     /// Counts a frame that the NIC has handed up, learns where its sender is, and says where it goes: where its verdict said.
-    /// Only a NIC without a switch hands up what is for direct VFs; that is given back to it.
+    /// What a NIC without a switch hands up for direct VFs is given back to it, and so is what takes the slow path of VFs on
+    /// path `auto`, whose ports the bridge has although the NIC has their rings.
     pub fn from_pf(
         &mut self,
         now: Nanos,
@@ -137,18 +145,26 @@ impl HypervisorModel {
         head: &[u8],
         meta: &FrameMeta,
     ) -> Verdict {
+        let policy = Arc::clone(&self.account.policy);
         // No path changes while a frame is on its way.
-        let mut vifs = onward.vfs.intersection(self.account.policy.mediated());
+        let mut vifs = onward.vfs.intersection(policy.mediated());
         let beyond = onward.vfs.difference(vifs);
         if let Ok(header) = Header::parse(head) {
             let vlan = header.vlan();
-            let tried = self.bridge.forward(now, BridgePort::Pf, vlan, &header);
+            let from = onward.from.filter(|vf| policy.auto().contains(*vf));
+            let port = from.map_or(BridgePort::Pf, BridgePort::Vif);
+            let tried = self.bridge.forward(now, port, vlan, &header);
             vifs = self.for_stations(now, vlan, &header, vifs);
-            self.bridge.count(tried, vifs, false);
+            let auto = beyond.intersection(policy.auto());
+            self.bridge.count(tried, vifs.union(auto), onward.wire);
+            match onward.from {
+                Some(_) => self.learner.look_at_guest(&header, head),
+                None => self.learner.look_at_arrival(&policy, onward, head),
+            }
         }
         let dst = MacAddr::of_frame(head);
         self.account.pf.count_rx(dst, meta.len);
-        let pf = !beyond.is_empty();
+        let pf = !beyond.is_empty() || onward.wire;
         let drop = (vifs.is_empty() && !pf).then_some(DropReason::NoReceiver);
         if pf {
             self.account.pf.count_tx(dst, meta.len);
@@ -157,9 +173,31 @@ impl HypervisorModel {
             vfs: vifs,
             pf,
             beyond,
+            wire: onward.wire,
+            wire_beyond: onward.wire,
+            from: onward.from,
             drop,
             ..Verdict::default()
         }
+    }
+
+    /// What VFs on path `auto` could learn from frames since the last call.
+    pub fn take_events(&mut self) -> Vec<FastEvent> {
+        self.learner.take_notes()
+    }
+
+    /// The address that the guest announced whose frame was judged or handed up last, in a gratuitous ARP: it may be local,
+    /// whatever was known of it.
+    pub fn take_announced(&mut self) -> Option<MacAddr> {
+        self.learner.take_announced()
+    }
+
+    /// To how many guests the hypervisor gives a copy of a frame, which it pays for: those whose rings it has, and on path
+    /// `auto` those by way of the NIC.
+    #[must_use]
+    pub fn copies(&self, verdict: &Verdict) -> usize {
+        let auto = verdict.beyond.intersection(self.account.policy.auto());
+        verdict.vfs.len() + auto.len()
     }
 
     /// The bridge, for the addresses it has learned.
@@ -170,7 +208,7 @@ impl HypervisorModel {
 }
 
 /// What of a frame's reach is the bridge's to do, and what the NIC's.
-pub(crate) fn split(reach: &Reach) -> Result<Verdict, DropReason> {
+pub(crate) fn split(reach: &Reach, from: VfIndex) -> Result<Verdict, DropReason> {
     let pf = !reach.direct.is_empty() || reach.wire;
     if reach.mediated.is_empty() && !pf {
         return Err(reach.otherwise);
@@ -180,8 +218,10 @@ pub(crate) fn split(reach: &Reach) -> Result<Verdict, DropReason> {
         pf,
         beyond: reach.direct,
         wire: reach.wire,
+        wire_beyond: reach.wire,
         insert: reach.insert,
-        drop: None,
+        from: Some(from),
+        ..Verdict::default()
     })
 }
 
@@ -196,12 +236,15 @@ impl Judge for HypervisorModel {
 
     fn adopt(&mut self, policy: Arc<Policy>) {
         let stations = policy.lookup().stations;
-        self.bridge.set_vifs(policy.mediated().difference(stations));
+        let vifs = policy.mediated().difference(stations);
+        // The NIC has the rings of VFs on path `auto`, and the bridge ports for their slow path.
+        self.bridge.set_vifs(vifs.union(policy.auto()));
         if !stations.is_empty() || self.station_bridge.is_some() {
             self.station_bridge
                 .get_or_insert_with(Bridge::new)
                 .set_vifs(stations);
         }
+        self.learner.adopt();
         self.account.adopt(policy);
     }
 

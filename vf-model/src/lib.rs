@@ -59,12 +59,15 @@ mod cost;
 mod counter;
 mod cow_map;
 mod entry;
+mod fast_path;
 mod fdb;
 mod filter_spec;
 mod filter_table;
 mod filter_words;
 mod hypervisor;
 mod judge;
+mod learned;
+mod learner;
 mod link;
 mod lookup;
 mod mac_index;
@@ -93,6 +96,7 @@ pub use command::Command;
 pub use config::NicConfig;
 pub use cost::{CostModel, CpuBudget};
 pub use counter::Counter;
+pub use fast_path::{FastCounters, Lane, PublishedFast};
 pub use fdb::{FdbError, SelfEntry};
 pub use filter_spec::{
     FilterAction, FilterMatch, FilterPriority, FilterSpec, FlowEnd, MatchError, Transport,
@@ -100,6 +104,7 @@ pub use filter_spec::{
 pub use filter_table::{FilterTable, TableError};
 pub use hypervisor::HypervisorModel;
 pub use judge::{Account, Judge};
+pub use learned::{AutoLimits, FastEvent, FastKey, LearnedStats};
 pub use link::{Departure, Link, LinkConfig};
 pub use mailbox::{MAX_UNTRUSTED_GROUPS, RxFilter, RxMode, VfRequest};
 pub use nic::Nic;

@@ -23,6 +23,8 @@ pub(crate) struct Lookup {
     pub(crate) stations: VfSet,
     /// Who is mirrored, and to whom.
     pub(crate) mirrors: Vec<(VfIndex, VfIndex)>,
+    /// VFs whose path is `auto`.
+    pub(crate) auto: VfSet,
     /// VFs whose link is up.
     pub(crate) up: VfSet,
     /// VFs that receive untagged frames and those of every customer VLAN.
@@ -126,6 +128,7 @@ impl Lookup {
             mediated: set(&|e| e.policy.path == Path::Mediated).union(stations),
             stations,
             mirrors: mirrors.collect(),
+            auto: set(&|e| e.policy.path == Path::Auto),
             up: all()
                 .filter(|(_, e)| match e.policy.state {
                     // The bridge's ports do not follow that of the NIC.

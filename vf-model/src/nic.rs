@@ -10,15 +10,19 @@ use std::sync::Arc;
 use vf_packet::{FrameMeta, Header, MacAddr};
 
 use crate::counter::Shared;
+use crate::fast_path::{FastPath, Lane, PublishedFast};
 use crate::filter_table::Actions;
 use crate::judge::{Account, Judge};
+use crate::learned::{FastEvent, FastKey};
 use crate::policy::Policy;
+use crate::reach::Reach;
 use crate::source::Source;
 use crate::stats::{Counters, DropReason, LiveCounters, PublishedPort};
 use crate::switch_mode::SwitchMode;
 use crate::time::Nanos;
 use crate::verdict::{Hop, Onward, To, Verdict, onward_len};
 use crate::verdict_cache::VerdictCache;
+use crate::vf::VfIndex;
 use crate::why::{Probe, Step};
 
 /// The model of the direct path, or of one worker's share of it: the embedded switch, limiters and counters. Judges by a
@@ -28,6 +32,7 @@ pub struct Nic {
     account: Account,
     /// What has been said of frames, until the policy changes.
     known: VerdictCache,
+    fast: FastPath,
     wire: Shared<LiveCounters>,
 }
 
@@ -36,6 +41,7 @@ impl Nic {
     #[must_use]
     pub fn new(policy: Arc<Policy>) -> Nic {
         Nic {
+            fast: FastPath::new(&policy),
             account: Account::new(policy),
             known: VerdictCache::new(),
             wire: Shared::default(),
@@ -54,7 +60,8 @@ impl Nic {
     ) -> Option<Hop> {
         Policy::check_len(meta).ok()?;
         let flow = self.account.policy.filter_table().flow_actions(head);
-        let hop = self.known.hop(&self.known.key(source, flow, head)?)?;
+        let lane = self.lane_code(source, head)?;
+        let hop = self.known.hop(&self.known.key(source, flow, lane, head)?)?;
         match source {
             Source::Vf(vf) => {
                 self.account.take_tokens(now, vf, meta);
@@ -65,7 +72,23 @@ impl Nic {
         if hop.to == To::Wire {
             self.wire.count_tx_station(onward_len(hop.insert, meta.len));
         }
+        if lane != 0 {
+            let to = match hop.to {
+                To::Vf(vf) => Some(vf),
+                To::Wire => None,
+            };
+            self.fast.count_fast(source, to, meta.len);
+        }
         Some(hop)
+    }
+
+    /// What path `auto` knows of a frame's way, as a number; `None` if that is changing.
+    #[inline]
+    fn lane_code(&self, source: Source, head: &[u8]) -> Option<u16> {
+        match self.fast.is_in_use() {
+            false => Some(0),
+            true => self.fast.code(source, head),
+        }
     }
 
     /// Judges a frame where it enters the host. `head` is the first bytes of it, [`crate::HEAD_LEN`] at least or all there
@@ -81,7 +104,8 @@ impl Nic {
             self.account.take_tokens(now, vf, meta);
         }
         let flow = self.account.policy.filter_table().flow_actions(head);
-        let known = self.known.key(source, flow, head);
+        let lane = self.lane_code(source, head);
+        let known = lane.and_then(|lane| self.known.key(source, flow, lane, head));
         let known = known.filter(|_| Policy::check_len(meta).is_ok());
         if let Some(key) = &known
             && let Some(&verdict) = self.known.get(key)
@@ -103,6 +127,9 @@ impl Nic {
         if onward.wire {
             self.wire.count_tx(dst, meta.len);
         }
+        if self.fast.is_in_use() {
+            self.fast.count_from_pf(onward.vfs);
+        }
         Verdict {
             vfs: onward.vfs,
             wire: onward.wire,
@@ -119,12 +146,16 @@ impl Nic {
         meta: &FrameMeta,
     ) -> Verdict {
         let reason = match Policy::parse(head) {
-            Ok(header) => match judge(&self.account.policy, source, &header, flow, meta, &mut ()) {
+            Ok(header) => match self.judge(source, &header, flow, head, meta) {
                 Ok(verdict) => {
                     self.count(source, header.dst, &verdict, meta.len);
+                    self.learn(source, head, &verdict);
                     return verdict;
                 }
-                Err(reason) => reason,
+                Err(reason) => {
+                    self.learn(source, head, &Verdict::default());
+                    reason
+                }
             },
             Err(reason) => reason,
         };
@@ -135,11 +166,79 @@ impl Nic {
         }
     }
 
+    #[inline]
+    fn learn(&mut self, source: Source, head: &[u8], verdict: &Verdict) {
+        if source == Source::Wire && self.fast.is_in_use() {
+            let policy = &self.account.policy;
+            self.fast.look_at_arrival(policy, head, verdict);
+        }
+    }
+
     fn count_unjudged(&mut self, source: Source, reason: DropReason) {
         match source {
             Source::Vf(vf) => self.count_tx_drop(vf, reason),
             Source::Wire => self.wire.rx_drops.count(reason),
         }
+    }
+
+    #[inline(always)]
+    fn judge(
+        &self,
+        source: Source,
+        header: &Header,
+        flow: Actions,
+        head: &[u8],
+        meta: &FrameMeta,
+    ) -> Result<Verdict, DropReason> {
+        let policy = &self.account.policy;
+        let mut reach = reach(policy, source, header, flow, meta, &mut ())?;
+        let mut waits = false;
+        let wire_beyond = match source {
+            _ if !self.fast.is_in_use() => false,
+            Source::Vf(vf) => self.split_sent(vf, head, &mut reach),
+            Source::Wire => {
+                waits = self.split_received(head, &mut reach);
+                false
+            }
+        };
+        let verdict = settle(source, &reach, wire_beyond)?;
+        Ok(Verdict { waits, ..verdict })
+    }
+
+    /// Leaves to the hypervisor what VFs on path `auto` receive from others of this host, and what they send but to a
+    /// station on the wire that the fast path reaches; whether it goes to the wire by way of the hypervisor.
+    fn split_sent(&self, vf: VfIndex, head: &[u8], reach: &mut Reach) -> bool {
+        let auto = self.account.policy.auto();
+        if !auto.contains(vf) {
+            let slow = reach.direct.intersection(auto);
+            reach.direct = reach.direct.difference(slow);
+            reach.mediated = reach.mediated.union(slow);
+            return false;
+        }
+        let here = !reach.direct.is_empty() || !reach.mediated.is_empty();
+        if reach.wire && !here && self.fast.lane_out(vf, head) == Lane::Fast {
+            return false;
+        }
+        let here = std::mem::take(&mut reach.direct);
+        reach.mediated = reach.mediated.union(here);
+        std::mem::take(&mut reach.wire)
+    }
+
+    /// Leaves to the hypervisor what VFs on path `auto` receive from the wire, but on flows that they have filters for, or
+    /// the administrator has; whether the copies of some have to wait, since their flow is changing.
+    fn split_received(&self, head: &[u8], reach: &mut Reach) -> bool {
+        let mut slow = reach.direct.intersection(self.account.policy.auto());
+        if let Some(vf) = reach.steered {
+            slow.remove(vf);
+        }
+        if slow.is_empty() {
+            return false;
+        }
+        let (fast, waits) = self.fast.split_arrival(slow, head);
+        let slow = slow.difference(fast.union(waits));
+        reach.direct = reach.direct.difference(slow);
+        reach.mediated = reach.mediated.union(slow);
+        !waits.is_empty()
     }
 
     #[inline]
@@ -155,6 +254,95 @@ impl Nic {
         if verdict.wire {
             self.wire.count_tx(dst, len);
         }
+        if self.fast.is_in_use() {
+            self.fast.count(source, verdict, len);
+        }
+    }
+
+    /// Whether any VF is on path `auto`.
+    #[must_use]
+    #[inline]
+    pub fn has_fast_path(&self) -> bool {
+        self.fast.is_in_use()
+    }
+
+    /// Has what VFs on path `auto` send here go by way of the hypervisor: for a worker that does not have the port.
+    pub fn without_port(&mut self) {
+        self.fast.without_port();
+    }
+
+    /// Whether a frame that the VF sends has to wait in its ring until its flow has changed to the fast path.
+    #[must_use]
+    #[inline]
+    pub fn must_wait(&self, vf: VfIndex, head: &[u8]) -> bool {
+        self.fast.lane_out(vf, head) == Lane::Wait
+    }
+
+    /// The way of received frames with this key to a VF.
+    #[must_use]
+    pub fn lane_of(&self, vf: VfIndex, key: FastKey) -> Lane {
+        self.fast.lane_in(key, vf)
+    }
+
+    /// Counts a received frame that has to wait for its flow.
+    pub fn count_waited(&mut self, vf: VfIndex) {
+        self.fast.count_waited(vf);
+    }
+
+    /// Counts a received frame that would have to wait, and is dropped since too many do.
+    pub fn count_busy(&mut self, vf: VfIndex) {
+        self.fast.count_busy(vf);
+        self.count_rx_drop(vf, DropReason::FastPathBusy);
+    }
+
+    /// Counts a received frame for a verdict with [`Verdict::waits`], on its way at last: on the fast path, or over the PF.
+    pub fn count_released(&mut self, vf: VfIndex, lane: Lane, head: &[u8], len: u32) {
+        match lane {
+            Lane::Fast => self.fast.count_fast_rx(vf, len),
+            Lane::Slow | Lane::Wait => self.account.pf.count_rx(MacAddr::of_frame(head), len),
+        }
+    }
+
+    /// The number of the marker that is to follow all that has been handed up so far, if a flow waits for it.
+    #[must_use]
+    #[inline]
+    pub fn marker_to_send(&self) -> Option<u64> {
+        self.fast.marker_to_send()
+    }
+
+    /// Whether a flow waits for a marker that has not come back.
+    #[must_use]
+    pub fn is_marker_due(&self) -> bool {
+        self.fast.is_marker_due()
+    }
+
+    /// That marker is on its way.
+    pub fn marker_sent(&mut self) {
+        self.fast.marker_sent();
+    }
+
+    /// A marker has come back from the hypervisor: all that was handed up before it has been delivered or dropped.
+    pub fn marker_back(&mut self, number: u64) {
+        self.fast.marker_back(number);
+    }
+
+    /// A guest of this host has announced this address: nobody reaches it by the fast path until it is heard there again.
+    pub fn may_be_local(&mut self, mac: MacAddr) {
+        if self.fast.may_be_local(mac) {
+            // A frame that is not judged again teaches nothing.
+            self.known.clear();
+        }
+    }
+
+    /// What path `auto` could learn from frames since the last call.
+    pub fn take_events(&mut self) -> Vec<FastEvent> {
+        self.fast.take_stale()
+    }
+
+    /// What took which path, for others to read while this NIC counts on.
+    #[must_use]
+    pub fn published_fast(&self) -> PublishedFast {
+        self.fast.published()
     }
 
     /// Counts a frame that was to go out on the wire and did not; it is among those sent there.
@@ -175,17 +363,17 @@ impl Nic {
     }
 }
 
-/// What of a frame's reach is the NIC's to do, and what the hypervisor's: everything between VFs, if the NIC has no switch.
+/// Who receives a frame, and what of that is the hypervisor's to do: everything between VFs, if the NIC has no switch.
 #[inline(always)]
-pub(crate) fn judge(
+fn reach(
     policy: &Policy,
     source: Source,
     header: &Header,
     flow: Actions,
     meta: &FrameMeta,
     probe: &mut impl Probe,
-) -> Result<Verdict, DropReason> {
-    let reach = match source {
+) -> Result<Reach, DropReason> {
+    match source {
         Source::Vf(vf) => {
             let mut reach = policy.reach_from_vf(vf, header, flow, meta, probe)?;
             if policy.switch_mode() == SwitchMode::None && !reach.direct.is_empty() {
@@ -193,15 +381,20 @@ pub(crate) fn judge(
                 let here = std::mem::take(&mut reach.direct);
                 reach.mediated = reach.mediated.union(here);
             }
-            reach
+            Ok(reach)
         }
-        Source::Wire if !policy.uplink_up() => return Err(policy.why_no_link()),
+        Source::Wire if !policy.uplink_up() => Err(policy.why_no_link()),
         Source::Wire => {
             Policy::check_len(meta)?;
-            policy.reach_from_wire(header, flow, probe)
+            Ok(policy.reach_from_wire(header, flow, probe))
         }
-    };
-    let pf = !reach.mediated.is_empty();
+    }
+}
+
+/// The verdict on a frame with this reach.
+#[inline(always)]
+fn settle(source: Source, reach: &Reach, wire_beyond: bool) -> Result<Verdict, DropReason> {
+    let pf = !reach.mediated.is_empty() || wire_beyond;
     if reach.direct.is_empty() && !pf && !reach.wire {
         return Err(reach.otherwise);
     }
@@ -210,9 +403,29 @@ pub(crate) fn judge(
         pf,
         beyond: reach.mediated,
         wire: reach.wire,
+        wire_beyond,
+        waits: false,
         insert: reach.insert,
+        from: match source {
+            Source::Vf(vf) => Some(vf),
+            Source::Wire => None,
+        },
         drop: None,
     })
+}
+
+/// What the NIC says of a frame as far as the policy decides: whether a flow of a VF on path `auto` is on the fast path just now
+/// is left out, for that is no question of who receives it.
+pub(crate) fn judge(
+    policy: &Policy,
+    source: Source,
+    header: &Header,
+    flow: Actions,
+    meta: &FrameMeta,
+    probe: &mut impl Probe,
+) -> Result<Verdict, DropReason> {
+    let reach = reach(policy, source, header, flow, meta, probe)?;
+    settle(source, &reach, false)
 }
 
 impl Judge for Nic {
@@ -228,6 +441,8 @@ impl Judge for Nic {
         if !self.account.policy.has_same_verdicts(&policy) {
             self.known.clear();
         }
+        let same = self.account.policy.has_same_vfs(&policy);
+        self.fast.adopt(&policy, same);
         self.account.adopt(policy);
     }
 

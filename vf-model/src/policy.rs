@@ -11,8 +11,9 @@ use crate::command::Command;
 use crate::config::NicConfig;
 use crate::entry::Entry;
 use crate::fdb::{Fdb, SelfEntry};
-use crate::filter_spec::{FilterAction, FilterMatch};
-use crate::filter_table::FilterTable;
+use crate::filter_spec::{FilterAction, FilterMatch, FilterPriority};
+use crate::filter_table::{FilterTable, TableError};
+use crate::learned::{FastEvent, FastKey, Learned, LearnedFilter, LearnedStats};
 use crate::lookup::Lookup;
 use crate::mailbox::{Asked, RxFilter, VfRequest};
 use crate::profile::{Profile, Rows, Silicon};
@@ -20,7 +21,7 @@ use crate::refusal::{Refusal, Refused};
 use crate::rss::Rss;
 use crate::stats::DropReason;
 use crate::switch_mode::SwitchMode;
-use crate::vf::{MAX_VFS, VfIndex, VfPolicy, VfSet, VfSetting};
+use crate::vf::{MAX_VFS, Path, VfIndex, VfPolicy, VfSet, VfSetting};
 use crate::vf_filter::VfFilters;
 
 /// See the module. Each `VfIndex` given to its functions must be below [`Policy::vf_count`], or they panic; only changes
@@ -39,7 +40,13 @@ pub struct Policy {
     switch_mode: SwitchMode,
     /// Stations behind the PF.
     fdb: Arc<Fdb>,
+    /// The filters that say who receives a frame.
     filter_table: FilterTable,
+    /// Those and the learned ones, which take rows of the same table; `None` while none is learned.
+    with_learned: Option<FilterTable>,
+    learned: Learned,
+    /// How often filters have come that put frames of VFs on path `auto` on the fast path at once.
+    steered: u64,
     lookup: Lookup,
 }
 
@@ -93,6 +100,9 @@ impl Policy {
             fdb: Arc::default(),
             silicon,
             filter_table: FilterTable::new(config.profile),
+            with_learned: None,
+            learned: Learned::new(vfs as usize, config.mac_base.to_u64()),
+            steered: 0,
         }
     }
 
@@ -152,11 +162,17 @@ impl Policy {
         self.filter_table.profile()
     }
 
-    /// The NIC's own filters.
+    /// The filters that say who receives a frame: all that have not been learned.
     #[must_use]
     #[inline]
     pub fn filter_table(&self) -> &FilterTable {
         &self.filter_table
+    }
+
+    /// All of the NIC's own filters: those, and the ones that path `auto` has learned.
+    #[must_use]
+    pub fn all_filters(&self) -> &FilterTable {
+        self.with_learned.as_ref().unwrap_or(&self.filter_table)
     }
 
     /// Whether the NIC's own link is up: its port is, and its cable carries.
@@ -220,6 +236,173 @@ impl Policy {
     #[must_use]
     pub fn mediated(&self) -> VfSet {
         self.lookup.mediated
+    }
+
+    /// VFs on path `auto`.
+    #[must_use]
+    #[inline]
+    pub fn auto(&self) -> VfSet {
+        self.lookup.auto
+    }
+
+    pub(crate) fn learned(&self) -> &Learned {
+        &self.learned
+    }
+
+    /// What a VF has learned on path `auto`: flows first, each kind in order.
+    pub fn learned_by(&self, vf: VfIndex) -> impl Iterator<Item = FastKey> + '_ {
+        let of_kind = move |groups| self.learned.of_vf(vf, groups);
+        of_kind(false).chain(of_kind(true))
+    }
+
+    /// How often a VF's learned filters have come and gone.
+    #[must_use]
+    pub fn learned_stats(&self, vf: VfIndex) -> LearnedStats {
+        self.learned.stats(vf)
+    }
+
+    /// Whether planes that go from `before` to this policy must deliver first what they have handed each other: rings move, or
+    /// frames take the fast path that were on the slow one. Learned flows do that by themselves.
+    #[must_use]
+    pub fn moves_frames(&self, before: &Policy) -> bool {
+        let left = before.auto().difference(self.auto());
+        self.mediated() != before.mediated() || !left.is_empty() || self.steered != before.steered
+    }
+
+    /// Whether a VF may learn this from a frame to `dst` that it receives, and has not.
+    pub(crate) fn may_learn(&self, vf: VfIndex, key: FastKey, dst: MacAddr) -> bool {
+        let own = match key {
+            FastKey::Flow { .. } => self.entry(vf).claims(dst),
+            FastKey::Group(_) => true,
+        };
+        own && self.may_have(vf, key) && !self.learned.has(key, vf)
+    }
+
+    /// Whether a learned filter is of use.
+    fn may_have(&self, vf: VfIndex, key: FastKey) -> bool {
+        let fast = self.auto().contains(vf) && self.link_up_for(vf) && self.link_up();
+        let listed = match key {
+            FastKey::Flow { .. } => true,
+            FastKey::Group(mac) => {
+                let groups = self.entry(vf).rx.groups();
+                groups.is_some_and(|groups| groups.contains(&mac))
+            }
+        };
+        fast && listed
+    }
+
+    /// What it becomes when path `auto` learns from this; `None` if it learns nothing. Within its quotas a VF takes nothing
+    /// from others, and a filter that the NIC's table has no room for is not learned.
+    #[must_use]
+    pub fn with_events(&self, events: &[FastEvent]) -> Option<Policy> {
+        let mut policy = self.clone();
+        for event in events {
+            match *event {
+                FastEvent::Learn { vf, key } => policy.learn(vf, key),
+                FastEvent::Stale { vf, key } if policy.learned.has(key, vf) => {
+                    policy.forget(key, vf);
+                    policy.learned.count(vf, |stats| stats.stale += 1);
+                }
+                FastEvent::Stale { .. } => {}
+            }
+        }
+        if policy.learned.is_same(&self.learned) {
+            return None;
+        }
+        policy.publish(Some(Changed::Flows));
+        Some(policy)
+    }
+
+    fn learn(&mut self, vf: VfIndex, key: FastKey) {
+        let known = self.existing(vf).is_err() || self.learned.has(key, vf);
+        if known || !self.may_have(vf, key) {
+            return;
+        }
+        let limits = self.vf(vf).limits;
+        let groups = matches!(key, FastKey::Group(_));
+        let used = self.learned.of_vf(vf, groups).count();
+        let before = self.clone();
+        match key {
+            FastKey::Group(_) if used >= usize::from(limits.max_mcasts) => return,
+            FastKey::Flow { .. } if limits.max_filters == 0 => return,
+            FastKey::Flow { .. } => {
+                // An address that has moved from one guest to another has its flows at one of them only.
+                if let Some(other) = self.learned.of_key(key).first().map(|filter| filter.vf) {
+                    self.forget(key, other);
+                }
+                if used >= usize::from(limits.max_filters) {
+                    self.evict(vf);
+                }
+            }
+            FastKey::Group(_) => {}
+        }
+        if let Some(spec) = key.filter(vf) {
+            let table = self
+                .with_learned
+                .get_or_insert_with(|| before.filter_table.clone());
+            if table.insert(&spec).is_err() {
+                *self = before;
+                return;
+            }
+        }
+        self.learned.add(key, vf);
+    }
+
+    fn evict(&mut self, vf: VfIndex) {
+        if let Some(key) = self.learned.draw(vf) {
+            self.forget(key, vf);
+            self.learned.count(vf, |stats| stats.evicted += 1);
+        }
+    }
+
+    fn forget(&mut self, key: FastKey, vf: VfIndex) {
+        self.learned.remove(key, vf);
+        if let (Some(spec), Some(table)) = (key.filter(vf), &mut self.with_learned) {
+            // Whoever else has taken it out has done the same.
+            let _ = table.remove(&spec.matches, spec.priority);
+        }
+        if self.learned.filters().is_empty() {
+            self.with_learned = None;
+        }
+    }
+
+    fn forget_all(&mut self) {
+        while let Some(LearnedFilter { key, vf, .. }) = self.learned.filters().first().copied() {
+            self.learned.remove(key, vf);
+        }
+        self.with_learned = None;
+    }
+
+    /// Forgets what is of no more use, and what is more than quotas allow.
+    fn prune(&mut self) {
+        let kept = self.learned.filters().to_vec();
+        for LearnedFilter { key, vf, .. } in kept {
+            if !self.may_have(vf, key) {
+                self.forget(key, vf);
+            }
+        }
+        for vf in self.auto().iter() {
+            let limits = self.vf(vf).limits;
+            while self.learned.of_vf(vf, false).count() > usize::from(limits.max_filters) {
+                self.evict(vf);
+            }
+            let groups = self.learned.of_vf(vf, true).skip(limits.max_mcasts.into());
+            for key in groups.collect::<Vec<_>>() {
+                self.forget(key, vf);
+            }
+        }
+    }
+
+    /// Changes the whole table as those filters were changed that are not learned. What is learned gives way to all others.
+    fn change_whole_table(
+        &mut self,
+        change: impl FnOnce(&mut FilterTable) -> Result<(), TableError>,
+    ) {
+        if let Some(table) = &mut self.with_learned
+            && change(table).is_err()
+        {
+            self.forget_all();
+        }
     }
 
     /// What a command makes of it.
@@ -296,6 +479,9 @@ impl Policy {
             // VFs on a switch without an uplink do not follow the port.
             let up = self.link_up() || self.switch_mode == SwitchMode::Floating;
             self.lookup = Lookup::new(&self.entries, up);
+            if !self.learned.filters().is_empty() {
+                self.prune();
+            }
         }
     }
 
@@ -307,10 +493,20 @@ impl Policy {
                     self.existing(vf)?;
                 }
                 self.filter_table.insert(spec)?;
+                self.change_whole_table(|table| table.insert(spec));
+                self.steered += match spec.action {
+                    FilterAction::Vf(vf) => u64::from(self.vf(vf).path == Path::Auto),
+                    FilterAction::Drop => 0,
+                };
                 return Ok(changed_by(&spec.matches));
             }
             Command::FilterRemove { matches, priority } => {
-                self.filter_table.remove(matches, *priority)?;
+                if let Err(refused) = self.filter_table.remove(matches, *priority) {
+                    return self
+                        .remove_learned(matches, *priority)
+                        .ok_or(refused.into());
+                }
+                self.change_whole_table(|table| table.remove(matches, *priority));
                 return Ok(changed_by(matches));
             }
             Command::SetRss { vf, key, spread } => {
@@ -319,6 +515,7 @@ impl Policy {
             }
             Command::FlushFilters => {
                 self.filter_table = FilterTable::new(self.profile());
+                self.forget_all();
                 return Ok(Changed::Verdicts);
             }
             Command::SetLink { up } => self.port_up = *up,
@@ -373,6 +570,21 @@ impl Policy {
             }
         }
         Ok(())
+    }
+
+    /// Takes out a learned filter that the administrator names.
+    fn remove_learned(
+        &mut self,
+        matches: &FilterMatch,
+        priority: FilterPriority,
+    ) -> Option<Changed> {
+        let is_meant = |filter: &&LearnedFilter| {
+            let spec = filter.key.filter(filter.vf);
+            spec.is_some_and(|spec| (spec.matches, spec.priority) == (*matches, priority))
+        };
+        let LearnedFilter { key, vf, .. } = *self.learned.filters().iter().find(is_meant)?;
+        self.forget(key, vf);
+        Some(Changed::Flows)
     }
 
     fn request(

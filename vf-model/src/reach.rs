@@ -26,6 +26,8 @@ pub(crate) struct Reach {
     pub(crate) wire: bool,
     /// The sender's port VLAN tag.
     pub(crate) insert: Option<VlanTag>,
+    /// The VF that gets it since a filter of the administrator's says so, and not the frame's address.
+    pub(crate) steered: Option<VfIndex>,
     /// Why, if it reaches nobody.
     pub(crate) otherwise: DropReason,
 }
@@ -193,6 +195,7 @@ impl Policy {
                 }
                 FilterAction::Vf(vf) if self.entry(vf).receives(vlan) => {
                     probe.note(|| Step::Filter(action));
+                    reach.steered = Some(vf);
                     self.give(&mut reach, vf, origin, probe);
                 }
                 FilterAction::Vf(_) => probe.note(|| Step::PassedOver(action)),
@@ -282,7 +285,10 @@ impl Policy {
         };
         match action {
             FilterAction::Drop => reach.otherwise = DropReason::Filtered,
-            FilterAction::Vf(vf) => self.give(&mut reach, vf, origin, probe),
+            FilterAction::Vf(vf) => {
+                reach.steered = Some(vf);
+                self.give(&mut reach, vf, origin, probe);
+            }
         }
         reach
     }
@@ -340,6 +346,7 @@ impl Policy {
             mediated: VfSet::default(),
             wire: self.uplink_up(),
             insert: None,
+            steered: None,
             otherwise: if self.uplink_up() {
                 DropReason::NoReceiver
             } else {

@@ -82,6 +82,8 @@ drop_reasons! {
     WorkerQueueFull = "worker_queue_full",
     /// The hypervisor takes no more from the NIC.
     HypervisorQueueFull = "hypervisor_queue_full",
+    /// Its flow is changing to the fast path, and no more of it may wait for that.
+    FastPathBusy = "fast_path_busy",
     /// The NIC takes no more from the hypervisor.
     PfQueueFull = "pf_queue_full",
 }

@@ -17,6 +17,13 @@ pub struct Verdict {
     pub beyond: VfSet,
     /// Whether it also goes out on the wire; from the hypervisor, over the PF.
     pub wire: bool,
+    /// Whether it is for the wire by way of the other side of the PF, which is to send it or hand it back.
+    pub wire_beyond: bool,
+    /// Whether the copies of some VFs have to wait here, since their flow is changing to the fast path: ask
+    /// [`crate::Nic::lane_of`] for whom.
+    pub waits: bool,
+    /// The guest that has sent it, if one of this host has.
+    pub from: Option<VfIndex>,
     /// The port VLAN's tag that the PF and the wire must see in front of what the sender gave.
     pub insert: Option<VlanTag>,
     /// Set if and only if nobody gets it; counted already.
@@ -27,6 +34,7 @@ impl Verdict {
     /// The way of a frame that goes to one VF or the wire and nowhere else.
     pub(crate) fn hop(&self) -> Option<Hop> {
         let to = match (self.pf, self.wire) {
+            _ if self.waits => return None,
             (true, _) => return None,
             (false, false) => To::Vf(self.vfs.only()?),
             (false, true) if self.vfs.is_empty() => To::Wire,
@@ -41,7 +49,8 @@ impl Verdict {
     pub fn onward(&self, policy: &Policy) -> Onward {
         Onward {
             vfs: self.beyond,
-            wire: self.wire,
+            wire: self.wire_beyond,
+            from: self.from,
             // The PF's copy has the tag in it.
             tagging: policy.tagging(None),
         }
@@ -65,21 +74,19 @@ pub(crate) fn onward_len(insert: Option<VlanTag>, len: u32) -> u32 {
 pub struct Onward {
     /// VFs to deliver to.
     pub vfs: VfSet,
-    /// Whether it goes out on the wire: the NIC's to do.
+    /// Whether it goes out on the wire: the NIC's to do, at once or when it is handed back.
     pub wire: bool,
+    /// The guest that has sent it, if one of this host has.
+    pub from: Option<VfIndex>,
     /// How the VFs' copies differ.
     pub tagging: Tagging,
 }
 
 impl Onward {
-    /// What is left for the NIC of a frame that it has handed up itself: these VFs. The wire has had its copy.
+    /// What is left for the NIC of a frame that it has handed up itself: these VFs, and the wire if it has had no copy yet.
     #[must_use]
     pub fn back_to(&self, vfs: VfSet) -> Onward {
-        Onward {
-            vfs,
-            wire: false,
-            tagging: self.tagging,
-        }
+        Onward { vfs, ..*self }
     }
 }
 

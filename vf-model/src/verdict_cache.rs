@@ -41,7 +41,7 @@ pub(crate) struct VerdictCache {
 
 impl LinkKey {
     #[inline]
-    fn new(source: Source, flow: Actions, head: &[u8]) -> Option<LinkKey> {
+    fn new(source: Source, flow: Actions, lane: u16, head: &[u8]) -> Option<LinkKey> {
         let word = |at: usize| {
             let bytes = head.get(at..)?.first_chunk()?;
             Some(u64::from_le_bytes(*bytes))
@@ -56,7 +56,7 @@ impl LinkKey {
             })?,
         };
         Some(LinkKey {
-            addresses: [dst, src & 0xffff_ffff_ffff],
+            addresses: [dst, src & 0xffff_ffff_ffff | u64::from(lane) << 48],
             tags,
             source: match source {
                 Source::Vf(vf) => 1 << 8 | u64::from(vf.0),
@@ -97,10 +97,17 @@ impl VerdictCache {
         }
     }
 
-    /// The key of a frame with these first bytes; `None` if they are too few to tell.
+    /// The key of a frame with these first bytes; `None` if they are too few to tell. `lane` is what path `auto` knows of its
+    /// way.
     #[inline]
-    pub(crate) fn key(&self, source: Source, flow: Actions, head: &[u8]) -> Option<LinkKey> {
-        LinkKey::new(source, flow, head).map(|key| LinkKey {
+    pub(crate) fn key(
+        &self,
+        source: Source,
+        flow: Actions,
+        lane: u16,
+        head: &[u8],
+    ) -> Option<LinkKey> {
+        LinkKey::new(source, flow, lane, head).map(|key| LinkKey {
             source: key.source | self.epoch,
             ..key
         })

@@ -7,6 +7,7 @@ use std::sync::LazyLock;
 use serde::{Deserialize, Serialize};
 use vf_packet::{AddrError, MacAddr, Vid, VlanProto, VlanTag};
 
+use crate::learned::AutoLimits;
 use crate::words::{ParseError, number};
 
 /// Most VFs a NIC can have.
@@ -184,6 +185,9 @@ pub enum Path {
     Direct,
     /// The hypervisor copies every frame between the guest's rings and the PF.
     Mediated,
+    /// The guest's rings are served by the NIC, flow by flow on the fast path: learned flows go straight through it, and all
+    /// else by way of the hypervisor.
+    Auto,
 }
 
 /// What a VF's link follows.
@@ -264,6 +268,9 @@ pub struct VfPolicy {
     pub bridge: bool,
     /// The VF to which all that it sends and receives is copied.
     pub mirror: Option<VfIndex>,
+    /// What it may have of the NIC on path `auto`.
+    #[serde(skip)]
+    pub limits: AutoLimits,
 }
 
 impl VfPolicy {
@@ -282,6 +289,7 @@ impl VfPolicy {
             path: Path::Direct,
             bridge: false,
             mirror: None,
+            limits: AutoLimits::default(),
         }
     }
 }
@@ -306,12 +314,18 @@ pub enum VfSetting {
     State(VfLinkState),
     /// `max_tx_rate MBPS`; 0 is no limit.
     MaxTxRate(Mbps),
-    /// `path direct|mediated`.
+    /// `path direct|mediated|auto`.
     Path(Path),
     /// `bridge on|off`.
     Bridge(bool),
     /// `mirror N|none`.
     Mirror(Option<u8>),
+    /// `max_filters N`: learned filters on path `auto`.
+    MaxFilters(u16),
+    /// `max_mcasts N`: groups on the fast path.
+    MaxMcasts(u16),
+    /// `max_buf_pages N`: buffer pages of 4 KiB.
+    MaxBufPages(u16),
 }
 
 /// Why a setting is refused.
@@ -382,7 +396,9 @@ impl VfPolicy {
             VfSetting::State(state) => self.state = state,
             VfSetting::MaxTxRate(Mbps(0)) => self.max_tx_rate = None,
             VfSetting::MaxTxRate(rate) => self.max_tx_rate = Some(rate),
-            VfSetting::Path(Path::Direct) if self.bridge => return Err(SettingError::OnBridge),
+            VfSetting::Path(path) if self.bridge && path != Path::Mediated => {
+                return Err(SettingError::OnBridge);
+            }
             VfSetting::Path(path) => self.path = path,
             VfSetting::Bridge(on) => {
                 self.bridge = on;
@@ -391,6 +407,9 @@ impl VfPolicy {
                 }
             }
             VfSetting::Mirror(to) => self.mirror = to.map(VfIndex),
+            VfSetting::MaxFilters(n) => self.limits.max_filters = n,
+            VfSetting::MaxMcasts(n) => self.limits.max_mcasts = n,
+            VfSetting::MaxBufPages(n) => self.limits.max_buf_pages = n,
         }
         Ok(self)
     }
@@ -490,9 +509,9 @@ pub static SETTING_KEYS: &[SettingKey] = &[
     },
     SettingKey {
         name: "path",
-        values: "direct|mediated",
-        help: "which path the VF's traffic takes, switched while it runs",
-        allowed: "direct or mediated",
+        values: "direct|mediated|auto",
+        help: "which path the VF's traffic takes, switched while it runs; auto: each flow its own",
+        allowed: "direct, mediated or auto",
         parse: |word| Ok(VfSetting::Path(word.parse()?)),
         of: |policy| Some(VfSetting::Path(policy.path)),
     },
@@ -518,7 +537,46 @@ pub static SETTING_KEYS: &[SettingKey] = &[
         },
         of: |policy| Some(VfSetting::Mirror(Some(policy.mirror?.0))),
     },
+    SettingKey {
+        name: "max_filters",
+        values: "N",
+        help: "path auto: flows that may be learned, 8 unless set",
+        allowed: QUOTA,
+        parse: |word| Ok(VfSetting::MaxFilters(number("max_filters", word, QUOTA)?)),
+        of: |policy| quota(policy, |limits| limits.max_filters).map(VfSetting::MaxFilters),
+    },
+    SettingKey {
+        name: "max_mcasts",
+        values: "N",
+        help: "path auto: groups on the fast path, 8 unless set",
+        allowed: QUOTA,
+        parse: |word| Ok(VfSetting::MaxMcasts(number("max_mcasts", word, QUOTA)?)),
+        of: |policy| quota(policy, |limits| limits.max_mcasts).map(VfSetting::MaxMcasts),
+    },
+    SettingKey {
+        name: "max_buf_pages",
+        values: "N",
+        help: "path auto: pages for frames whose flow is changing paths, 384 unless set",
+        allowed: QUOTA,
+        parse: |word| {
+            Ok(VfSetting::MaxBufPages(number(
+                "max_buf_pages",
+                word,
+                QUOTA,
+            )?))
+        },
+        of: |policy| quota(policy, |limits| limits.max_buf_pages).map(VfSetting::MaxBufPages),
+    },
 ];
+
+const QUOTA: &str = "a whole number, 0 to 65535";
+
+/// A quota of path `auto`, if it matters or has been set.
+fn quota(policy: &VfPolicy, of: fn(&AutoLimits) -> u16) -> Option<u16> {
+    let quota = of(&policy.limits);
+    let matters = policy.path == Path::Auto || quota != of(&AutoLimits::default());
+    matters.then_some(quota)
+}
 
 impl SettingKey {
     /// The key of that name.
@@ -583,6 +641,9 @@ impl VfSetting {
             VfSetting::Path(path) => ("path", path.to_string()),
             VfSetting::Bridge(on) => ("bridge", on_off(on)),
             VfSetting::Mirror(to) => ("mirror", to.map_or("none".to_owned(), |vf| vf.to_string())),
+            VfSetting::MaxFilters(n) => ("max_filters", n.to_string()),
+            VfSetting::MaxMcasts(n) => ("max_mcasts", n.to_string()),
+            VfSetting::MaxBufPages(n) => ("max_buf_pages", n.to_string()),
         }
     }
 }
@@ -599,6 +660,7 @@ impl fmt::Display for Path {
         f.write_str(match self {
             Path::Direct => "direct",
             Path::Mediated => "mediated",
+            Path::Auto => "auto",
         })
     }
 }
@@ -609,7 +671,8 @@ impl FromStr for Path {
         match text {
             "direct" => Ok(Path::Direct),
             "mediated" => Ok(Path::Mediated),
-            _ => Err(ParseError::word("path", text, "direct or mediated")),
+            "auto" => Ok(Path::Auto),
+            _ => Err(ParseError::word("path", text, "direct, mediated or auto")),
         }
     }
 }
@@ -701,6 +764,9 @@ mod tests {
             VfSetting::MaxTxRate(Mbps(7)),
             VfSetting::Bridge(true),
             VfSetting::Mirror(Some(3)),
+            VfSetting::MaxFilters(9),
+            VfSetting::MaxMcasts(7),
+            VfSetting::MaxBufPages(100),
         ];
         let with = |policy: VfPolicy, setting: VfSetting| policy.with(setting).unwrap();
         let policy = all.into_iter().fold(policy, with);

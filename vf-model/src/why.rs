@@ -172,7 +172,7 @@ impl fmt::Display for Step {
                     Source::Wire => f.write_str("it comes from the wire: ")?,
                 }
                 f.write_str(match path {
-                    Path::Direct => "the NIC judges it",
+                    Path::Direct | Path::Auto => "the NIC judges it",
                     Path::Mediated => "the hypervisor judges it",
                 })
             }
@@ -280,12 +280,14 @@ impl Policy {
         let mut steps = vec![Step::Judge { path, source }];
         let flow = self.filter_table().flow_actions(head);
         let judged = Policy::parse(head).and_then(|header| match (source, path) {
-            (Source::Vf(vf), _) if self.vf(vf).bridge => {
-                hypervisor::split(&self.reach_from_station(vf, &header, flow, meta, &mut steps)?)
-            }
-            (Source::Vf(vf), Path::Mediated) => {
-                hypervisor::split(&self.reach_from_vf(vf, &header, flow, meta, &mut steps)?)
-            }
+            (Source::Vf(vf), _) if self.vf(vf).bridge => hypervisor::split(
+                &self.reach_from_station(vf, &header, flow, meta, &mut steps)?,
+                vf,
+            ),
+            (Source::Vf(vf), Path::Mediated) => hypervisor::split(
+                &self.reach_from_vf(vf, &header, flow, meta, &mut steps)?,
+                vf,
+            ),
             _ => nic::judge(self, source, &header, flow, meta, &mut steps),
         });
         let verdict = judged.unwrap_or_else(|reason| {

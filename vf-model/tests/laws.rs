@@ -89,6 +89,14 @@ fn meta(bytes: &[u8], beyond: u32) -> FrameMeta {
     }
 }
 
+/// The path of the plane that has the rings of a VF on this path.
+fn home(path: Path) -> Path {
+    match path {
+        Path::Auto => Path::Direct,
+        path => path,
+    }
+}
+
 impl Host {
     fn new(acts: &[Act], paths: &[Path]) -> Host {
         Host::like(Profile::Generic, acts, paths)
@@ -161,11 +169,33 @@ impl Host {
         self.hypervisor.adopt(Arc::clone(&policy));
         self.policy = policy;
         for vf in moved {
-            match self.policy.vf(vf).path {
-                Path::Direct => self.nic.take_limit(vf, &self.hypervisor),
+            match home(self.policy.vf(vf).path) {
                 Path::Mediated => self.hypervisor.take_limit(vf, &self.nic),
+                _ => self.nic.take_limit(vf, &self.hypervisor),
             }
         }
+        self.pass_markers();
+    }
+
+    /// Nothing is on its way between the planes.
+    fn pass_markers(&mut self) {
+        while let Some(marker) = self.nic.marker_to_send() {
+            self.nic.marker_sent();
+            self.nic.marker_back(marker);
+        }
+    }
+
+    /// Path `auto` learns from what has passed.
+    fn learn(&mut self) {
+        if let Some(mac) = self.hypervisor.take_announced() {
+            self.nic.may_be_local(mac);
+        }
+        let mut events = self.hypervisor.take_events();
+        events.extend(self.nic.take_events());
+        if let Some(policy) = self.policy.with_events(&events) {
+            self.adopt(Arc::new(policy));
+        }
+        self.pass_markers();
     }
 
     fn send(&mut self, source: Source, bytes: &[u8]) -> Outcome {
@@ -173,6 +203,7 @@ impl Host {
         if let Some(crossing) = crossing {
             self.cross(crossing, &mut outcome);
         }
+        self.learn();
         outcome
     }
 
@@ -200,7 +231,18 @@ impl Host {
         let why = self.policy.why(source, bytes, &meta);
         // What the bridge on the PF has learned is no part of the policy.
         if (0..VFS).all(|vf| !self.policy.vf(VfIndex(vf)).bridge) {
-            assert_eq!(why.verdict, verdict, "{:#?}", why.steps);
+            // Nor is what the NIC of path `auto` knows of a flow: that is no question of who receives it.
+            let said = |verdict: &Verdict| match self.policy.auto().is_empty() {
+                true => *verdict,
+                false => Verdict {
+                    vfs: verdict.vfs.union(verdict.beyond),
+                    wire: verdict.wire || verdict.wire_beyond,
+                    insert: verdict.insert,
+                    drop: verdict.drop,
+                    ..Verdict::default()
+                },
+            };
+            assert_eq!(said(&why.verdict), said(&verdict), "{:#?}", why.steps);
         }
         let goes_on = !verdict.vfs.is_empty() || verdict.pf || verdict.wire;
         assert_eq!(verdict.drop.is_none(), goes_on, "{verdict:?}");
@@ -217,12 +259,13 @@ impl Host {
         let Crossing { to, onward, bytes } = crossing;
         let meta = meta(&bytes, self.beyond);
         let verdict = match to {
-            Path::Direct => self.nic.from_pf(&onward, &bytes, &meta),
             Path::Mediated => self.hypervisor.from_pf(self.now, &onward, &bytes, &meta),
+            _ => self.nic.from_pf(&onward, &bytes, &meta),
         };
         if verdict.pf {
+            let auto = !self.policy.auto().is_empty();
             assert!(
-                to == Path::Mediated && has_no_switch(&self.policy),
+                to == Path::Mediated && (has_no_switch(&self.policy) || auto),
                 "back to where it came from"
             );
             let crossing = Crossing {
@@ -236,7 +279,7 @@ impl Host {
         for vf in verdict.vfs.iter() {
             self.deliver_to(to, vf, edited(&bytes, onward.tagging.edit(vf)), outcome);
         }
-        if verdict.wire {
+        if verdict.wire && to == Path::Direct {
             assert_eq!(outcome.wire.replace(bytes), None, "a duplicate");
         }
     }
@@ -245,7 +288,7 @@ impl Host {
         outcome.drops.extend(verdict.drop);
         let tagging = self.policy.tagging(verdict.insert);
         for vf in verdict.vfs.iter() {
-            assert_eq!(self.policy.vf(vf).path, on);
+            assert_eq!(home(self.policy.vf(vf).path), on);
             self.deliver_to(on, vf, edited(bytes, tagging.edit(vf)), outcome);
         }
         if verdict.wire {
@@ -257,8 +300,8 @@ impl Host {
     fn deliver_to(&mut self, on: Path, vf: VfIndex, copy: Vec<u8>, outcome: &mut Outcome) {
         let (dst, len) = (MacAddr::of_frame(&copy), copy.len() as u32 + self.beyond);
         match on {
-            Path::Direct => self.nic.count_delivered(vf, dst, len),
             Path::Mediated => self.hypervisor.count_delivered(vf, dst, len),
+            _ => self.nic.count_delivered(vf, dst, len),
         }
         assert_eq!(outcome.vfs.insert(vf.0, copy), None, "a duplicate");
     }
@@ -663,7 +706,8 @@ fn any_change() -> impl Strategy<Value = Act> {
 }
 
 fn any_paths() -> impl Strategy<Value = Vec<Path>> {
-    vec(select(vec![Path::Direct, Path::Mediated]), usize::from(VFS))
+    let all = vec![Path::Direct, Path::Mediated, Path::Auto];
+    vec(select(all), usize::from(VFS))
 }
 
 fn any_source() -> impl Strategy<Value = Source> {
@@ -1056,12 +1100,12 @@ fn a_train_of_frames_is_known_by_its_first() {
 
 #[test]
 fn a_limit_goes_on_whatever_else_changes() {
-    for path in [Path::Direct, Path::Mediated] {
+    for path in [Path::Direct, Path::Mediated, Path::Auto] {
         let mut host = Host::new(&[], &[path]);
         let vf = VfIndex(0);
         let ready = |host: &Host| match path {
-            Path::Direct => host.nic.tx_ready_at(vf, host.now),
             Path::Mediated => host.hypervisor.tx_ready_at(vf, host.now),
+            _ => host.nic.tx_ready_at(vf, host.now),
         };
         host.act(&parse("vf 0 set max_tx_rate 1").into()).unwrap();
         for _ in 0..10 {
@@ -1083,11 +1127,11 @@ fn a_limit_goes_on_whatever_else_changes() {
                 .unwrap();
             assert_eq!(ready(&host), held, "{rate}");
         }
-        for other in [Path::Mediated, Path::Direct, path] {
+        for other in [Path::Mediated, Path::Direct, Path::Auto, path] {
             host.set_paths(&[other]);
             let ready = match other {
-                Path::Direct => host.nic.tx_ready_at(vf, host.now),
                 Path::Mediated => host.hypervisor.tx_ready_at(vf, host.now),
+                _ => host.nic.tx_ready_at(vf, host.now),
             };
             assert_eq!(ready, held, "{other}");
         }
@@ -1313,7 +1357,8 @@ proptest! {
             let mut host = Host::like(profile, &acts, &paths);
             let other_paths = paths.iter().map(|path| match path {
                 Path::Direct => Path::Mediated,
-                Path::Mediated => Path::Direct,
+                Path::Mediated => Path::Auto,
+                Path::Auto => Path::Direct,
             });
             let mut other = Host::like(profile, &acts, &other_paths.collect::<Vec<_>>());
             for (source, frame) in &traffic {
@@ -1352,6 +1397,9 @@ proptest! {
             host.now += gap;
             other.now = host.now;
             other.set_paths(&switched.unwrap_or_default());
+            // Path `auto` learns from the first and takes another path with the next.
+            host.send(source, &frame);
+            other.send(source, &frame);
             let outcome = host.send(source, &frame);
             prop_assert_eq!(&outcome, &other.send(source, &frame));
             let (vfs, wire) = if meta(&frame, beyond).len > MAX_FRAME {
@@ -1425,15 +1473,21 @@ proptest! {
             let link = Command::SetLink { up: host.policy.link_up() };
             forgetful.adopt(Arc::new(host.policy.with(&link).unwrap()));
             let meta = meta(frame, 0);
+            let from = match source {
+                Source::Vf(vf) => Some(vf),
+                Source::Wire => None,
+            };
             let verdict = match host.nic.ingress_again(host.now, source, frame, &meta) {
                 Some(Hop { to: To::Vf(to), insert }) => Verdict {
                     vfs: [to].into_iter().collect(),
                     insert,
+                    from,
                     ..Verdict::default()
                 },
                 Some(Hop { to: To::Wire, insert }) => Verdict {
                     wire: true,
                     insert,
+                    from,
                     ..Verdict::default()
                 },
                 None => host.nic.ingress(host.now, source, frame, &meta),

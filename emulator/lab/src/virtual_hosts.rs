@@ -6,13 +6,13 @@ use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::rc::Rc;
 
-use vf_model::{Command, CostModel, LinkConfig, Nanos, Path, Policy, Refusal, VfIndex};
+use vf_model::{Command, CostModel, FastEvent, LinkConfig, Nanos, Path, Policy, Refusal, VfIndex};
 use vf_nic::clock::Clock;
 use vf_nic::config::{HypervisorCpu, NicSettings, WireSettings};
 use vf_nic::instance::{NicInstance, Planes};
 use vf_nic::plane::{Gap, Mirror, Moderation, Notified};
 use vf_nic::queue::Pool;
-use vf_nic::thread::{Plane, PlaneHandle, RingBroken};
+use vf_nic::thread::{News, Plane, PlaneHandle, RingBroken};
 use vf_nic::uplink::{Uplink, WireEnd, impaired};
 use vf_nic::watch::{Detail, Direction, Seen};
 
@@ -371,8 +371,8 @@ impl VirtualHosts {
         let seat = &self.seats[h];
         let host = seat.host.borrow();
         match host.path(vf) {
-            Path::Direct if host.worker().borrow().is_parked(vf) => {}
-            Path::Direct => self.calendar.wake(seat.worker, now),
+            Path::Direct | Path::Auto if host.worker().borrow().is_blocked(vf) => {}
+            Path::Direct | Path::Auto => self.calendar.wake(seat.worker, now),
             Path::Mediated if !host.hypervisor.borrow().is_idle() => {}
             Path::Mediated => self.calendar.wake(seat.hypervisor, now),
         }
@@ -383,20 +383,21 @@ impl VirtualHosts {
         let now = self.calendar.now();
         let path = self.seats[h].host.borrow().path(vf);
         match path {
-            Path::Direct => self.run_nic(now, h),
+            Path::Direct | Path::Auto => self.run_nic(now, h),
             Path::Mediated => self.run_hypervisor(now, h),
         }
     }
 
     fn run_nic(&mut self, now: Nanos, h: usize) {
-        let (next, notified) = {
+        let (next, notified, events) = {
             let host = self.seats[h].host.borrow();
             let mut worker = host.worker().borrow();
-            self.step(now, &mut *worker);
+            let events = self.step(now, &mut *worker);
             show(&mut self.watchers, now, h, worker.mirror_mut());
-            (worker.next(now), worker.take_notified())
+            (worker.next(now), worker.take_notified(), events)
         };
         self.calendar.set(self.seats[h].worker, next);
+        self.learn(now, h, &events);
         if let Some(peer) = self.peer(h) {
             let peer = &self.seats[peer];
             let arrival = peer.host.borrow().worker().borrow().next(now);
@@ -411,30 +412,44 @@ impl VirtualHosts {
     }
 
     fn run_hypervisor(&mut self, now: Nanos, h: usize) {
-        let (next, notified) = {
+        let (next, notified, events) = {
             let host = self.seats[h].host.borrow();
             let mut hypervisor = host.hypervisor.borrow();
-            self.step(now, &mut *hypervisor);
+            let events = self.step(now, &mut *hypervisor);
             show(&mut self.watchers, now, h, hypervisor.mirror_mut());
-            (hypervisor.next(now), hypervisor.take_notified())
+            (hypervisor.next(now), hypervisor.take_notified(), events)
         };
         self.calendar.set(self.seats[h].hypervisor, next);
+        self.learn(now, h, &events);
         if self.seats[h].host.borrow().worker().borrow().has_pf_input() {
             self.calendar.wake(self.seats[h].worker, now);
         }
         self.interrupt(now, h, notified);
     }
 
-    /// Has a plane do all that can be done now, and ask for kicks if there are any.
-    fn step(&self, now: Nanos, plane: &mut impl Plane) {
+    /// Has a plane do all that can be done now, and ask for kicks if there are any; what path `auto` could learn from it.
+    fn step(&self, now: Nanos, plane: &mut impl Plane) -> Vec<FastEvent> {
+        let mut events = Vec::new();
         loop {
             while plane.poll(now) > 0 {}
-            for RingBroken { vf, ring, why } in plane.take_broken() {
-                tracing::warn!("{vf}: ring {ring} is broken until its driver restarts it: {why}");
+            for news in plane.take_news() {
+                match news {
+                    News::Broken(RingBroken { vf, ring, why }) => tracing::warn!(
+                        "{vf}: ring {ring} is broken until its driver restarts it: {why}"
+                    ),
+                    News::Fast(event) => events.push(event),
+                }
             }
             if !self.notification.kicks || !plane.arm(now) || plane.poll(now) == 0 {
-                return;
+                return events;
             }
+        }
+    }
+
+    /// Lets path `auto` of a host learn; the NIC takes note at once.
+    fn learn(&mut self, now: Nanos, h: usize, events: &[FastEvent]) {
+        if !events.is_empty() && self.seats[h].host.borrow_mut().learn(events) {
+            self.calendar.wake(self.seats[h].worker, now);
         }
     }
 

@@ -4,8 +4,8 @@
 use std::sync::Arc;
 
 use vf_model::{
-    Command, DropReason, FilterAction, Granted, MacAddr, NicConfig, Path, Policy, Refusal,
-    RxFilter, VfIndex, VfRequest,
+    Command, DropReason, FastEvent, FilterAction, Granted, MacAddr, NicConfig, Path, Policy,
+    Refusal, RxFilter, VfIndex, VfRequest,
 };
 use vf_vhost::control::{self, Coalescing};
 use vf_vhost::endpoint::{Device, DeviceConfig, Endpoint, SessionEvent};
@@ -228,10 +228,11 @@ impl NicInstance {
     }
 
     /// Puts a policy in force that has been made of the one that is, while traffic runs, and says in a line each what guests
-    /// cannot be shown of it. No plane stops for it unless a VF's path changes.
+    /// cannot be shown of it. No plane stops for it unless frames could be overtaken otherwise: a VF's path
+    /// changes, or a filter puts frames of one on path `auto` on the fast path.
     pub fn set_policy(&mut self, policy: Policy) -> Vec<String> {
         let before = self.policies.load();
-        if policy.mediated() == before.mediated() {
+        if !policy.moves_frames(&before) {
             publish(&self.policies, policy, &self.workers, &self.hypervisor);
         } else {
             let mut workers: Vec<_> = self.workers.iter().map(PlaneHandle::borrow).collect();
@@ -241,6 +242,17 @@ impl NicInstance {
         }
         self.note_paths();
         self.show_guests(&before)
+    }
+
+    /// Lets path `auto` learn from what planes have seen; whether it has.
+    pub fn learn(&mut self, events: &[FastEvent]) -> bool {
+        let Some(policy) = self.policies.load().with_events(events) else {
+            return false;
+        };
+        publish(&self.policies, policy, &self.workers, &self.hypervisor);
+        // The flow waits for a marker that the plane is to send.
+        self.worker().wake();
+        true
     }
 
     /// Says to a NIC and its peer at the other end of the wire whether the cable between them carries: whether the port at
@@ -302,7 +314,7 @@ impl NicInstance {
     /// The NIC's filters in the words that add them, those that win first.
     #[must_use]
     pub fn filters(&self) -> Vec<String> {
-        let filters = self.policies.load().filter_table().iter();
+        let filters = self.policies.load().all_filters().iter();
         filters.map(|spec| spec.to_string()).collect()
     }
 
@@ -401,7 +413,7 @@ impl<'a> VfDevice<'a> {
     /// Has the plane of the VF's path do this when it gets to it.
     fn post(&self, job: impl FnOnce(&mut dyn Rings) + Send + 'static) {
         match self.path {
-            Path::Direct => self.workers[self.worker()].post(|plane| job(plane)),
+            Path::Direct | Path::Auto => self.workers[self.worker()].post(|plane| job(plane)),
             Path::Mediated => self.hypervisor.post(|plane| job(plane)),
         }
     }
@@ -409,7 +421,7 @@ impl<'a> VfDevice<'a> {
     /// Has the plane of the VF's path do this, and waits for it.
     fn call<R: Send + 'static>(&self, job: impl FnOnce(&mut dyn Rings) -> R + Send + 'static) -> R {
         match self.path {
-            Path::Direct => self.workers[self.worker()].call(|plane| job(plane)),
+            Path::Direct | Path::Auto => self.workers[self.worker()].call(|plane| job(plane)),
             Path::Mediated => self.hypervisor.call(|plane| job(plane)),
         }
     }

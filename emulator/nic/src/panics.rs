@@ -60,7 +60,7 @@ mod tests {
 
     use vf_model::Nanos;
 
-    use crate::thread::{DataThread, LiveLoad, Plane, Polling, RingBroken};
+    use crate::thread::{DataThread, LiveLoad, News, Plane, Polling};
 
     /// A plane with a bug.
     struct Broken;
@@ -82,7 +82,7 @@ mod tests {
 
         fn connect(&mut self, _: mio::Registry) {}
 
-        fn take_broken(&mut self) -> Vec<RingBroken> {
+        fn take_news(&mut self) -> Vec<News> {
             Vec::new()
         }
 

@@ -122,7 +122,7 @@ fn mistakes_are_refused_in_one_line_that_says_where() {
         ),
         (
             "[[event]]\nat = '1ms'\nnic = 'a'\ndo = 'vf 0 set path fast'",
-            "path 'fast': direct or mediated",
+            "path 'fast': direct, mediated or auto",
         ),
         (
             "[[event]]\nat = '1ms'\nnic = 'a'\ndo = 'vf 3 set path direct'",

@@ -234,7 +234,7 @@ mod tests {
             ),
             (
                 "[[nic]]\nname='a'\n[[nic.vf]]\nindex=0\npath='fast'",
-                "line 5: path 'fast': direct or mediated",
+                "line 5: path 'fast': direct, mediated or auto",
             ),
             (
                 "[[nic]]\nname='a'\n[[nic.vf]]\nindex=0\nmac=[3]",

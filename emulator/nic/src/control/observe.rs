@@ -3,11 +3,13 @@
 use std::collections::BTreeMap;
 use std::ops::Deref;
 
-use vf_model::{Counters, Nanos, RxFilter, SETTING_KEYS, VfIndex, VfPolicy};
+use vf_model::{
+    Counters, FastCounters, FastKey, Nanos, Policy, RxFilter, SETTING_KEYS, VfIndex, VfPolicy,
+};
 
 use super::show::{
-    Show, ShowBridge, ShowCounters, ShowCpu, ShowLink, ShowLog, ShowNic, ShowQueue, ShowRss,
-    ShowVf, ShowWorker,
+    Show, ShowAuto, ShowBridge, ShowCounters, ShowCpu, ShowLink, ShowLog, ShowNic, ShowQueue,
+    ShowRss, ShowVf, ShowWorker,
 };
 use crate::instance::NicInstance;
 use crate::plane::PairTraffic;
@@ -97,6 +99,7 @@ fn nic(host: &NicInstance, at: Nanos, seconds: f64, before: &mut Busy) -> ShowNi
                 total: direct.plus(&mediated),
                 direct,
                 mediated,
+                auto: auto(host, &policy, vf),
             }
         })
         .collect();
@@ -153,12 +156,35 @@ fn nic(host: &NicInstance, at: Nanos, seconds: f64, before: &mut Busy) -> ShowNi
             .iter()
             .map(ToString::to_string)
             .collect(),
-        filters: policy.filter_table().len() as u64,
+        filters: policy.all_filters().len() as u64,
         pf: pf_counters(&statistics.pf(), &statistics.hypervisor.plane.pf()),
         vfs,
     };
     *before = now;
     show
+}
+
+/// What of a VF took which path flow by flow, if any did.
+fn auto(host: &NicInstance, policy: &Policy, vf: VfIndex) -> Option<ShowAuto> {
+    let counters = host.statistics.fast_path(vf);
+    let stats = policy.learned_stats(vf);
+    if !policy.auto().contains(vf) && counters == FastCounters::default() {
+        return None;
+    }
+    let (groups, flows): (Vec<_>, Vec<_>) = policy
+        .learned_by(vf)
+        .partition(|key| matches!(key, FastKey::Group(_)));
+    let limits = policy.vf(vf).limits;
+    Some(ShowAuto {
+        counters,
+        filters: flows.len() as u64,
+        max_filters: limits.max_filters.into(),
+        mcasts: groups.len() as u64,
+        max_mcasts: limits.max_mcasts.into(),
+        learned: stats.learned,
+        evicted: stats.evicted,
+        stale: stats.stale,
+    })
 }
 
 fn worker(name: String, load: &Load) -> ShowWorker {

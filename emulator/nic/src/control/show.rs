@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::fmt::{self, Write as _};
 
 use serde::{Deserialize, Serialize};
+use vf_model::FastCounters;
 
 /// Everything there is to see of a running emulator.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -170,6 +171,31 @@ pub struct ShowVf {
     pub direct: ShowCounters,
     /// What took the mediated path.
     pub mediated: ShowCounters,
+    /// What took which path flow by flow, if the VF is or has been on path `auto`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub auto: Option<ShowAuto>,
+}
+
+/// A VF on path `auto`.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct ShowAuto {
+    /// Frames by path, under the names of the plug-in's statistics.
+    #[serde(flatten)]
+    pub counters: FastCounters,
+    /// Learned filters in use.
+    pub filters: u64,
+    /// How many it may have.
+    pub max_filters: u64,
+    /// Groups on the fast path.
+    pub mcasts: u64,
+    /// How many it may have.
+    pub max_mcasts: u64,
+    /// Filters learned so far.
+    pub learned: u64,
+    /// Those that gave way to others.
+    pub evicted: u64,
+    /// Those that matched frames for somebody else.
+    pub stale: u64,
 }
 
 /// How flows are spread over queues, in the words of `vfnic vf N rss`.
@@ -410,8 +436,40 @@ impl ShowNic {
             if vf.mediated != ShowCounters::default() {
                 line(f, "        mediated", &vf.mediated)?;
             }
+            if let Some(auto) = &vf.auto {
+                auto.text(f)?;
+            }
         }
         Ok(())
+    }
+}
+
+impl ShowAuto {
+    fn text(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let c = &self.counters;
+        writeln!(
+            f,
+            "        fast     rx {:>12} packets {:>15} bytes   tx {:>12} packets {:>15} bytes",
+            c.fastpath_rx_packets, c.fastpath_rx_bytes, c.fastpath_tx_packets, c.fastpath_tx_bytes,
+        )?;
+        writeln!(
+            f,
+            "        slow     rx {:>12} packets {:>21}   tx {:>12} packets",
+            c.slowpath_rx_packets, "", c.slowpath_tx_packets,
+        )?;
+        writeln!(
+            f,
+            "        learned  {} of {} filters, {} of {} groups, {} MACs; {} filters evicted, {} stale; {} frames waited, {} busy",
+            self.filters,
+            self.max_filters,
+            self.mcasts,
+            self.max_mcasts,
+            c.forwarded_macs,
+            self.evicted,
+            self.stale,
+            c.waited,
+            c.busy,
+        )
     }
 }
 

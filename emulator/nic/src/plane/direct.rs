@@ -3,11 +3,13 @@
 //! Decides nothing itself: every frame is judged by the model on a private copy of its first bytes, and those bytes are
 //! the ones delivered. Never holds a lock, never waits, never reads a clock.
 
+mod fast_path;
 mod from_guests;
 mod from_pf;
 mod from_uplink;
 mod workers;
 
+use self::fast_path::Waiting;
 use vf_model::{DropReason, Judge, Nanos, Nic, VfIndex, VfSet, VlanTag};
 use vf_vhost::vring::Vring;
 
@@ -22,7 +24,7 @@ use super::receivers::Patience;
 use super::rings::Rings;
 use super::statistics::{DirectStatistics, UplinkStatistics};
 use crate::queue::{CrossQueues, Frame, PfEnd, Pool, PortQueueRx};
-use crate::thread::{LiveLoad, Plane, RingBroken};
+use crate::thread::{LiveLoad, News, Plane};
 use crate::uplink::{Arrivals, Uplink};
 
 /// Frames taken from one queue before the next one gets its turn, or bytes: super-frames are long.
@@ -44,6 +46,8 @@ pub struct DirectPlane {
     arrivals: Arrivals,
     /// What other workers have for the port, if it is here and there are others.
     from_workers: Option<PortQueueRx>,
+    /// Frames of VFs on path `auto` that wait until their flow has changed to the fast path.
+    waiting: Waiting,
     /// The flow that is first in the next round, a VF or behind the last VF the PF.
     cursor: usize,
 }
@@ -84,6 +88,7 @@ impl DirectPlane {
             },
             arrivals: Arrivals::default(),
             from_workers: None,
+            waiting: Waiting::default(),
             cursor: 0,
         }
     }
@@ -115,6 +120,7 @@ impl DirectPlane {
         DirectStatistics {
             plane: self.ports.statistics(&self.nic),
             wire: self.nic.published_wire(),
+            fast: self.nic.published_fast(),
             uplink: self.out.egress.uplink().map(UplinkStatistics::of),
         }
     }
@@ -141,6 +147,17 @@ impl DirectPlane {
         self.parked_vfs.contains(vf)
     }
 
+    /// Whether nothing is taken from `vf` for now, since a frame of it waits.
+    #[must_use]
+    pub fn is_blocked(&self, vf: VfIndex) -> bool {
+        self.is_parked(vf) || self.waiting.rings.contains(vf)
+    }
+
+    /// VFs of which nothing is taken for now.
+    fn blocked(&self) -> VfSet {
+        self.parked_vfs.union(self.waiting.rings)
+    }
+
     /// Handles every frame that the hypervisor and other workers have handed over, even if the wire has to run ahead for it:
     /// for a switch of paths, which must find the queues empty.
     pub fn drain(&mut self, now: Nanos) -> usize {
@@ -153,8 +170,10 @@ impl DirectPlane {
             }
         }
         moved += self.poll_pf(now, true);
+        self.send_marker(now);
         self.flush(now);
-        moved
+        // A marker is to come back before anything is in order.
+        moved + usize::from(self.nic.is_marker_due())
     }
 
     /// Serves the flows that wait for the wire, in the order of their shares.
@@ -278,10 +297,14 @@ impl Rings for DirectPlane {
 impl Plane for DirectPlane {
     /// What has arrived from the wire, from the hypervisor and from the guests, each within a budget.
     fn poll(&mut self, now: Nanos) -> usize {
-        self.policies.update(&mut self.nic);
+        let adopted = self.policies.update(&mut self.nic);
         self.out.egress.begin_round(now, &mut self.nic);
+        let released = match adopted {
+            true => self.adopted(now),
+            false => 0,
+        };
         let arrived = self.poll_uplink(now);
-        let mut moved = self.ports.rx.load.count_burst(arrived);
+        let mut moved = self.ports.rx.load.count_burst(arrived) + released;
         if !self.ports.rx.patient().is_empty() {
             moved += self.ports.rx.drain_backlogs(now, &mut self.nic);
         }
@@ -294,6 +317,9 @@ impl Plane for DirectPlane {
             moved += self.poll_vf(now, vf);
         }
         moved += self.poll_idle(now, moved > 0);
+        if self.nic.has_fast_path() {
+            self.send_marker(now);
+        }
         if moved > 0 || self.out.workers.is_some() || self.ports.has_calls(now) {
             self.flush(now);
         }
@@ -303,8 +329,9 @@ impl Plane for DirectPlane {
     fn next(&mut self, now: Nanos) -> Option<Nanos> {
         let mut next = self.out.egress.next();
         let mut sooner = |at: Nanos| next = Some(next.map_or(at, |n: Nanos| n.min(at)));
-        let ports = self.ports.next(now, &self.nic, self.parked_vfs);
+        let ports = self.ports.next(now, &self.nic, self.blocked());
         ports.map(&mut sooner);
+        self.waiting.next().map(&mut sooner);
         // Without the port, nobody knows when; its worker rings when there is room.
         if matches!(self.out.egress, Egress::Remote(_))
             && let mut parked = self.parked_vfs.iter()
@@ -326,7 +353,7 @@ impl Plane for DirectPlane {
             .from_workers
             .as_ref()
             .is_some_and(PortQueueRx::has_input);
-        work | self.ports.arm(now, &self.nic, self.parked_vfs)
+        work | self.ports.arm(now, &self.nic, self.blocked())
     }
 
     fn disarm(&mut self) {
@@ -334,8 +361,8 @@ impl Plane for DirectPlane {
         self.ports.disarm();
     }
 
-    fn take_broken(&mut self) -> Vec<RingBroken> {
-        self.ports.take_broken()
+    fn take_news(&mut self) -> Vec<News> {
+        News::of(self.ports.take_broken(), self.nic.take_events())
     }
 
     fn connect(&mut self, registry: mio::Registry) {

@@ -20,10 +20,10 @@ use super::rings::Rings;
 use super::statistics::MediatedStatistics;
 use super::traffic::Traffic;
 use crate::queue::{Frame, Pool};
-use crate::queue::{PfEnd, PfFrame};
+use crate::queue::{PfEnd, PfFrame, PfItem};
 use crate::thread::LiveLoad;
+use crate::thread::News;
 use crate::thread::Plane;
-use crate::thread::RingBroken;
 use crate::watch::{Direction, Port};
 
 /// Pieces of work between two notifications to a guest.
@@ -63,8 +63,8 @@ struct Job {
 enum JobSource {
     /// A mediated guest; it has not been judged yet.
     Vif(VfIndex),
-    /// The NIC, which has judged it. What of it is for direct VFs goes back there: a NIC without a switch leaves that to the
-    /// hypervisor.
+    /// The NIC, which has judged it. What of it is for VFs whose rings it has goes back there: a NIC without a switch leaves
+    /// that to the hypervisor, and so does the slow path of VFs on path `auto`.
     Pf(Onward),
     /// A mediated guest; it has been judged, and its copies for other guests are being paid for.
     Judged(Box<Decided>),
@@ -130,11 +130,16 @@ impl MediatedPlane {
     fn charge(&mut self, now: Nanos, job: &Job) {
         if let Some(cpu) = &mut self.cpu {
             let len = job.frame.len();
-            let copies = |vfs: VfSet| cpu.cost.rx_cycles(len) * vfs.len() as u64;
+            let copies = |copies: usize| cpu.cost.rx_cycles(len) * copies as u64;
+            let auto = self.model.policy().auto();
             let cycles = match &job.from {
                 JobSource::Vif(_) => cpu.cost.tx_cycles(len),
-                JobSource::Pf(onward) => copies(onward.vfs),
-                JobSource::Judged(decided) => copies(decided.verdict.vfs),
+                // The slow path of a VF costs what the mediated path does, although the NIC has its rings.
+                JobSource::Pf(onward) if onward.from.is_some_and(|vf| auto.contains(vf)) => {
+                    cpu.cost.tx_cycles(len) + copies(onward.vfs.len())
+                }
+                JobSource::Pf(onward) => copies(onward.vfs.len()),
+                JobSource::Judged(decided) => copies(self.model.copies(&decided.verdict)),
             };
             cpu.budget.charge(now, cycles);
         }
@@ -153,10 +158,19 @@ impl MediatedPlane {
     }
 
     fn take_from_pf(&mut self) -> Option<Job> {
-        self.pf.receive().map(|PfFrame { frame, onward }| Job {
-            from: JobSource::Pf(onward),
-            frame,
-        })
+        loop {
+            match self.pf.receive()? {
+                PfItem::Frame(PfFrame { frame, onward }) => {
+                    let from = JobSource::Pf(onward);
+                    return Some(Job { from, frame });
+                }
+                // All that came before it has gone on. There is always room for it: it is the only one.
+                PfItem::Marker(number) => {
+                    self.pf.send_marker(number);
+                }
+                PfItem::Announced(_) => {} // is told by this side only
+            }
+        }
     }
 
     /// The next frame of a vif that had work lately, the vifs in turn.
@@ -241,7 +255,7 @@ impl MediatedPlane {
                     onward: verdict.onward(self.model.policy()),
                     verdict,
                 };
-                if self.cpu.is_some() && !verdict.vfs.is_empty() {
+                if self.cpu.is_some() && self.model.copies(&verdict) > 0 {
                     let from = JobSource::Judged(Box::new(decided));
                     let job = Job { from, frame };
                     self.charge(now, &job);
@@ -264,6 +278,9 @@ impl MediatedPlane {
             tagging,
             onward,
         } = decided;
+        if let Some(mac) = self.model.take_announced() {
+            self.pf.announce(mac);
+        }
         self.since_flush += 1;
         let rx = &mut self.ports.rx;
         if !verdict.vfs.is_empty() {
@@ -421,8 +438,8 @@ impl Plane for MediatedPlane {
         self.ports.disarm();
     }
 
-    fn take_broken(&mut self) -> Vec<RingBroken> {
-        self.ports.take_broken()
+    fn take_news(&mut self) -> Vec<News> {
+        News::of(self.ports.take_broken(), self.model.take_events())
     }
 
     fn connect(&mut self, registry: mio::Registry) {

@@ -1,7 +1,9 @@
 //! Where the frames of the direct path go that do not go to a VF of the plane itself: out of the port, up to the hypervisor, to
 //! other workers of the NIC. Does what a verdict says; never judges a frame.
 
-use vf_model::{DropReason, Judge, Nanos, Nic, OnWire, Tagging, Verdict, VfIndex, VfSet, VlanTag};
+use vf_model::{
+    DropReason, Judge, Nanos, Nic, OnWire, Onward, Tagging, Verdict, VfIndex, VfSet, VlanTag,
+};
 use vf_vhost::frame::TagEdit;
 use vf_vhost::tx::{TxFrame, TxQueue};
 
@@ -108,6 +110,17 @@ impl Outside {
         verdict: &Verdict,
     ) {
         let onward = verdict.onward(nic.policy());
+        self.hand_on(nic, rx, frame, onward);
+    }
+
+    /// Leaves a frame to the hypervisor, with what is left to do with it.
+    pub(super) fn hand_on(
+        &mut self,
+        nic: &mut Nic,
+        rx: &mut Receivers,
+        frame: Frame,
+        onward: Onward,
+    ) {
         if let Err(lost) = self.pf.send(frame, onward) {
             nic.count_pf_drop(DropReason::HypervisorQueueFull);
             rx.pool.give(lost);

@@ -42,12 +42,14 @@ impl PolicyCell {
 pub struct PolicySubscriber(Cache<Arc<ArcSwap<Policy>>, Arc<Policy>>);
 
 impl PolicySubscriber {
-    /// Has a plane's model judge by the policy that was published last.
+    /// Has a plane's model judge by the policy that was published last; whether that is another than before.
     #[inline]
-    pub fn update(&mut self, model: &mut impl Judge) {
+    pub fn update(&mut self, model: &mut impl Judge) -> bool {
         let policy = self.0.load();
-        if !Arc::ptr_eq(policy, model.policy()) {
+        let new = !Arc::ptr_eq(policy, model.policy());
+        if new {
             model.adopt(Arc::clone(policy));
         }
+        new
     }
 }

@@ -8,8 +8,8 @@
 use std::sync::Arc;
 
 use vf_model::{
-    BridgeStats, BusyTime, Counters, DropReason, LinkConfig, Nanos, PublishedBridge,
-    PublishedCounters, PublishedPort, VfIndex,
+    BridgeStats, BusyTime, Counters, DropReason, FastCounters, LinkConfig, Nanos, PublishedBridge,
+    PublishedCounters, PublishedFast, PublishedPort, VfIndex,
 };
 
 use super::traffic::{PairTraffic, PerQueue};
@@ -59,6 +59,7 @@ pub struct DirectStatistics {
     /// As any plane.
     pub plane: PlaneStatistics,
     pub(super) wire: PublishedPort,
+    pub(super) fast: PublishedFast,
     /// What is plugged into the port, if the port is with this worker and anything is.
     pub uplink: Option<UplinkStatistics>,
 }
@@ -144,6 +145,16 @@ impl Statistics {
     #[must_use]
     pub fn direct(&self, vf: VfIndex) -> Counters {
         self.sum(|worker| worker.plane.vf(vf))
+    }
+
+    /// What of a VF on path `auto` took which path.
+    #[must_use]
+    pub fn fast_path(&self, vf: VfIndex) -> FastCounters {
+        let mut sum = FastCounters::default();
+        for worker in &self.workers {
+            sum += worker.fast.vf(vf);
+        }
+        sum
     }
 
     /// The same on the mediated path.

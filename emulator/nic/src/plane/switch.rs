@@ -5,7 +5,7 @@
 use std::ops::DerefMut;
 use std::sync::Arc;
 
-use vf_model::{Judge, Nanos, Path, Policy, VfIndex};
+use vf_model::{Judge, Nanos, Policy, VfIndex};
 
 use super::direct::DirectPlane;
 use super::mediated::MediatedPlane;
@@ -29,10 +29,10 @@ pub fn switch_paths<A: DerefMut<Target = DirectPlane>>(
     }
     hypervisor.model.adopt(Arc::clone(&after));
     for vf in (0..after.vf_count()).map(VfIndex::from) {
-        let path = after.vf(vf).path;
-        if before.vf(vf).path != path {
+        let mediated = after.mediated().contains(vf);
+        if before.mediated().contains(vf) != mediated {
             let worker = worker_of(vf, workers.len());
-            move_rings(now, &mut workers[worker], hypervisor, vf, path);
+            move_rings(now, &mut workers[worker], hypervisor, vf, mediated);
         }
     }
     if workers.len() > 1 {
@@ -63,27 +63,24 @@ fn move_rings(
     worker: &mut DirectPlane,
     hypervisor: &mut MediatedPlane,
     vf: VfIndex,
-    path: Path,
+    to_hypervisor: bool,
 ) {
-    match path {
-        Path::Mediated => {
-            for ring in worker.rings(vf) {
-                if let Some(vring) = worker.detach(now, vf, ring) {
-                    hypervisor.attach(vf, vring);
-                }
+    if to_hypervisor {
+        for ring in worker.rings(vf) {
+            if let Some(vring) = worker.detach(now, vf, ring) {
+                hypervisor.attach(vf, vring);
             }
-            hypervisor.model.take_limit(vf, &worker.nic);
-            let backlog = worker.take_backlog(vf);
-            hypervisor.give_backlog(now, vf, backlog);
         }
-        Path::Direct => {
-            for ring in hypervisor.rings(vf) {
-                if let Some(vring) = hypervisor.detach(now, vf, ring) {
-                    worker.attach(vf, vring);
-                }
+        hypervisor.model.take_limit(vf, &worker.nic);
+        let backlog = worker.take_backlog(vf);
+        hypervisor.give_backlog(now, vf, backlog);
+    } else {
+        for ring in hypervisor.rings(vf) {
+            if let Some(vring) = hypervisor.detach(now, vf, ring) {
+                worker.attach(vf, vring);
             }
-            worker.nic.take_limit(vf, &hypervisor.model);
-            worker.give_backlog(now, vf, hypervisor.take_backlog(vf));
         }
+        worker.nic.take_limit(vf, &hypervisor.model);
+        worker.give_backlog(now, vf, hypervisor.take_backlog(vf));
     }
 }

@@ -22,6 +22,7 @@ use crate::queue::*;
 use crate::thread::*;
 use crate::uplink::{Arrivals, TxFrame, TxRoom, Uplink, WireEnd};
 
+mod auto;
 mod coalescing;
 mod switching;
 mod wire;
@@ -292,7 +293,7 @@ impl Bench {
     /// The first worker or the hypervisor, for whoever moves rings.
     fn with_rings(&mut self, path: Path, change: impl FnOnce(&mut dyn Rings)) {
         match path {
-            Path::Direct => change(&mut self.worker),
+            Path::Direct | Path::Auto => change(&mut self.worker),
             Path::Mediated => change(&mut self.hypervisor),
         }
     }
@@ -301,7 +302,7 @@ impl Bench {
         let at = vf;
         let vf = VfIndex::from(vf);
         match self.policies.load().vf(vf).path {
-            Path::Direct => self.worker_of_vf(at).attach(vf, vring),
+            Path::Direct | Path::Auto => self.worker_of_vf(at).attach(vf, vring),
             Path::Mediated => self.hypervisor.attach(vf, vring),
         }
     }
@@ -314,7 +315,7 @@ impl Bench {
     fn apply(&mut self, command: &Command) -> Result<(), Refusal> {
         let before = self.policies.load();
         let policy = before.with(command)?;
-        if policy.mediated() == before.mediated() {
+        if !policy.moves_frames(&before) {
             self.policies.publish(policy);
             return Ok(());
         }
@@ -323,6 +324,18 @@ impl Bench {
         let (policies, hypervisor) = (&self.policies, &mut self.hypervisor);
         switch_paths(self.now, &mut workers, hypervisor, policies, policy);
         Ok(())
+    }
+
+    /// Path `auto` learns from what has passed; whether it has.
+    fn learn(&mut self) -> bool {
+        let news = [self.worker.take_news(), self.hypervisor.take_news()];
+        let events = news.into_iter().flatten().filter_map(|news| match news {
+            News::Fast(event) => Some(event),
+            News::Broken(_) => None,
+        });
+        let policy = self.policies.load();
+        let policy = policy.with_events(&events.collect::<Vec<_>>());
+        policy.map(|policy| self.policies.publish(policy)).is_some()
     }
 
     /// Everything that can happen now; the far end takes what has arrived.
@@ -335,6 +348,7 @@ impl Bench {
                 self.arrived.push(frame.data);
                 moved += 1;
             }
+            moved += usize::from(self.learn());
             if moved == 0 {
                 return;
             }
@@ -484,13 +498,13 @@ fn flows_are_spread_by_the_table_over_the_queues_in_use_on_either_path() {
             bench.vms[0].receive();
             assert_eq!(bench.counters(0).rx_drops.total(), 0);
             let traffic = match path {
-                Path::Direct => bench.worker.statistics().plane.traffic(vf),
+                Path::Direct | Path::Auto => bench.worker.statistics().plane.traffic(vf),
                 Path::Mediated => bench.hypervisor.statistics().plane.traffic(vf),
             };
             assert_eq!(traffic, expected);
             // The guest goes on with two.
             match path {
-                Path::Direct => bench.worker.detach(bench.now, vf, 4),
+                Path::Direct | Path::Auto => bench.worker.detach(bench.now, vf, 4),
                 Path::Mediated => bench.hypervisor.detach(bench.now, vf, 4),
             };
         }
@@ -515,7 +529,7 @@ fn a_disabled_ring_keeps_its_frames_for_a_while_and_lets_its_plane_sleep() {
         bench.attach(0, vm.vring(1, false));
         let kick = |vm: &mut Vm| vm.net.tx_ring(0).kick.as_ref().unwrap().signal();
         let plane: &mut dyn Plane = match path {
-            Path::Direct => &mut bench.worker,
+            Path::Direct | Path::Auto => &mut bench.worker,
             Path::Mediated => &mut bench.hypervisor,
         };
         let (start, end) = (MS, Nanos(101 * MS.0));
@@ -745,7 +759,7 @@ fn a_nic_without_a_switch_leaves_what_guests_send_each_other_to_the_hypervisor()
 }
 
 fn any_path() -> impl Strategy<Value = Path> {
-    prop_oneof![Just(Path::Direct), Just(Path::Mediated)]
+    prop_oneof![Just(Path::Direct), Just(Path::Mediated), Just(Path::Auto)]
 }
 
 fn any_event() -> impl Strategy<Value = Event> {

@@ -40,7 +40,8 @@ impl<T> FrameQueue<T> {
 
     /// Adds an item with a frame of this [cost], or gives it back.
     pub(crate) fn push(&self, bytes: u64, item: T) -> Result<(), T> {
-        if self.bytes.load(Ordering::Relaxed) >= self.most {
+        // What costs nothing is bound by the number of items only.
+        if bytes > 0 && self.bytes.load(Ordering::Relaxed) >= self.most {
             return Err(item);
         }
         self.bytes.fetch_add(bytes, Ordering::Relaxed);
@@ -48,6 +49,11 @@ impl<T> FrameQueue<T> {
             self.bytes.fetch_sub(bytes, Ordering::Relaxed);
             item
         })
+    }
+
+    /// How many there are.
+    pub(crate) fn len(&self) -> usize {
+        self.items.len()
     }
 
     /// Takes the first item; whether the queue was full before is said with it.

@@ -18,7 +18,7 @@ pub(crate) use frame_queue::cost;
 #[cfg(test)]
 pub(crate) use pf::PF_RING;
 pub use pf::PfEnd;
-pub(crate) use pf::{PF_RING_BYTES, PfFrame};
+pub(crate) use pf::{PF_RING_BYTES, PfFrame, PfItem};
 pub use pool::{Frame, Pool};
 #[cfg(test)]
 pub(crate) use port_queue::VF_QUEUE;

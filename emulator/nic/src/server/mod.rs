@@ -11,11 +11,11 @@ use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, Sender, unbounded};
+use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token, Waker};
 use rustix::process::{Resource, Rlimit};
-use vf_model::{LinkConfig, Nanos, Refusal, VfIndex};
+use vf_model::{FastEvent, LinkConfig, Nanos, Refusal, VfIndex};
 use vf_vhost::endpoint::BindError;
 use vf_vhost::endpoint::Endpoint;
 use vf_vhost::listener::Listener;
@@ -26,7 +26,7 @@ use crate::control::clients::Clients;
 use crate::control::{Change, Dispatcher, Nics};
 use crate::instance::{NicInstance, Planes};
 use crate::queue::{Doorbell, Pool};
-use crate::thread::{DataThread, Polling, RingBroken};
+use crate::thread::{DataThread, News, Polling, RingBroken};
 use crate::uplink::{OpenError, Uplink, WireEnd, impaired};
 
 const WAKE: Token = Token(0);
@@ -39,6 +39,8 @@ const VFS: usize = 256;
 
 /// How far the wall clock's transmitters may be filled ahead: the time between two rounds of a busy worker.
 const WIRE_SLACK: Nanos = Nanos(30_000);
+/// What path `auto` could learn from and has not yet. More is lost, and seen again with later frames.
+const EVENTS: usize = 256;
 /// Empty buffers kept for reuse.
 const POOL: usize = 16 * 1024;
 
@@ -123,6 +125,7 @@ pub struct Server {
     clients: Clients,
     dispatcher: Dispatcher,
     broken: Receiver<(usize, RingBroken)>,
+    events: Receiver<(usize, FastEvent)>,
     signals: Option<UnixStream>,
     epoch: Instant,
 }
@@ -137,9 +140,12 @@ impl Server {
         ready::make_socket_dir(&config.socket_dir)?;
         let poll = Poll::new().map_err(system("epoll"))?;
         let waker = Waker::new(poll.registry(), WAKE).map_err(system("eventfd"))?;
-        let (report, broken) = unbounded();
+        let (to, broken) = unbounded();
+        let (learn, events) = bounded(EVENTS);
+        let waker = std::sync::Arc::new(waker);
+        let reporter = Reporter { to, learn, waker };
         let epoch = Instant::now();
-        let mut hosts = build_hosts(&config, epoch, &Reporter::new(report, waker))?;
+        let mut hosts = build_hosts(&config, epoch, &reporter)?;
         for (h, host) in hosts.iter_mut().enumerate() {
             listen(h, host, poll.registry())?;
         }
@@ -152,6 +158,7 @@ impl Server {
             clients,
             dispatcher: Dispatcher::default(),
             broken,
+            events,
             signals: None,
             epoch,
         })
@@ -219,7 +226,10 @@ impl Server {
         for event in &events {
             match event.token() {
                 SIGNAL => return Ok(false),
-                WAKE => self.hear_of_broken_rings(),
+                WAKE => {
+                    self.hear_of_broken_rings();
+                    self.learn();
+                }
                 Token(t) if CTL.contains(&t) => {
                     let now = self.now();
                     let Server {
@@ -272,6 +282,18 @@ impl Server {
         }
     }
 
+    /// Has path `auto` learn from what planes have seen, all at once and so much at a time.
+    fn learn(&mut self) {
+        let events: Vec<_> = self.events.try_iter().take(EVENTS).collect();
+        for (h, host) in self.hosts.iter_mut().enumerate() {
+            let of_host = events.iter().filter(|(host, _)| *host == h);
+            let of_host: Vec<_> = of_host.map(|(_, event)| *event).collect();
+            if !of_host.is_empty() {
+                host.learn(&of_host);
+            }
+        }
+    }
+
     fn hear_of_broken_rings(&mut self) {
         while let Ok((h, broken)) = self.broken.try_recv() {
             let RingBroken { vf, ring, why } = broken;
@@ -298,29 +320,26 @@ impl Drop for Server {
     }
 }
 
-/// Carries news of broken rings from the planes' threads to the control thread.
+/// Carries news from the planes' threads to the control thread.
+#[derive(Clone)]
 struct Reporter {
     to: Sender<(usize, RingBroken)>,
+    learn: Sender<(usize, FastEvent)>,
     waker: std::sync::Arc<Waker>,
 }
 
 impl Reporter {
-    fn new(to: Sender<(usize, RingBroken)>, waker: Waker) -> Reporter {
-        Reporter {
-            to,
-            waker: std::sync::Arc::new(waker),
-        }
-    }
-
-    /// What a thread says of the rings of its planes, each of one of these hosts.
-    fn of(&self, hosts: Vec<usize>) -> impl Fn(usize, RingBroken) + Send + 'static {
-        let (to, waker) = (self.to.clone(), std::sync::Arc::clone(&self.waker));
-        move |plane, broken| {
-            if let Some(host) = hosts.get(plane) {
-                // Both fail only when the control thread has gone.
-                let _ = to.send((*host, broken));
-                let _ = waker.wake();
-            }
+    /// What a thread says of its planes, each of one of these hosts. Never waits.
+    fn of(&self, hosts: Vec<usize>) -> impl Fn(usize, News) + Send + 'static {
+        let Reporter { to, learn, waker } = self.clone();
+        move |plane, news| {
+            let Some(host) = hosts.get(plane) else { return };
+            // These fail only when the control thread has gone, and the second when it has enough to learn from.
+            let _ = match news {
+                News::Broken(broken) => to.send((*host, broken)).is_ok(),
+                News::Fast(event) => learn.try_send((*host, event)).is_ok(),
+            };
+            let _ = waker.wake();
         }
     }
 }

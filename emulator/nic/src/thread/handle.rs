@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 
 use crossbeam_channel::{Sender, bounded};
-use vf_model::{Nanos, VfIndex};
+use vf_model::{FastEvent, Nanos, VfIndex};
 use vf_vhost::error::RingError;
 
 use super::load::LiveLoad;
@@ -25,13 +25,29 @@ pub trait Plane: Send + 'static {
     fn disarm(&mut self);
     /// Waits for kicks through `registry` from now on.
     fn connect(&mut self, registry: mio::Registry);
-    /// Rings found broken since the last call.
-    fn take_broken(&mut self) -> Vec<RingBroken>;
+    /// What the control thread is to hear since the last call.
+    fn take_news(&mut self) -> Vec<News>;
     /// What its thread has done, for the thread to count.
     fn load(&self) -> &LiveLoad;
 }
 
-/// Something a plane must tell the control thread.
+/// Something a plane tells the control thread.
+#[derive(Debug)]
+pub enum News {
+    /// A ring is of no more use.
+    Broken(RingBroken),
+    /// Path `auto` could learn from this. If it is lost on the way, a later frame will do as well.
+    Fast(FastEvent),
+}
+
+impl News {
+    pub(crate) fn of(broken: Vec<RingBroken>, events: Vec<FastEvent>) -> Vec<News> {
+        let broken = broken.into_iter().map(News::Broken);
+        broken.chain(events.into_iter().map(News::Fast)).collect()
+    }
+}
+
+/// A ring that its driver has broken.
 #[derive(Debug)]
 pub struct RingBroken {
     /// Whose ring.

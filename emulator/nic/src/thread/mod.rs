@@ -7,7 +7,7 @@ mod handle;
 mod load;
 
 pub use busy_poll::Polling;
-pub use handle::{Plane, PlaneGuard, PlaneHandle, RingBroken};
+pub use handle::{News, Plane, PlaneGuard, PlaneHandle, RingBroken};
 pub use load::{LiveLoad, Load};
 
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -82,8 +82,8 @@ impl DataThread {
         self.bell.clone()
     }
 
-    /// Starts the thread, which polls `planes` from now on, and gives a handle on each of them. `on_broken` runs on the
-    /// thread for each ring that a plane of this index finds broken.
+    /// Starts the thread, which polls `planes` from now on, and gives a handle on each of them. `on_news` runs on the
+    /// thread for what a plane of this index has to say.
     ///
     /// # Errors
     /// When the system gives no thread.
@@ -92,7 +92,7 @@ impl DataThread {
         planes: Vec<P>,
         epoch: Instant,
         polling: Polling,
-        on_broken: impl Fn(usize, RingBroken) + Send + 'static,
+        on_news: impl Fn(usize, News) + Send + 'static,
     ) -> std::io::Result<Vec<PlaneHandle<P>>> {
         let DataThread {
             name,
@@ -128,7 +128,7 @@ impl DataThread {
             if let Some(cpu) = cpu {
                 pin_to(cpu);
             }
-            run.run(&on_broken);
+            run.run(&on_news);
         })?;
         let thread = ThreadHandle::new(requests, bell, thread);
         Ok((0..planes).map(|plane| thread.owner(plane)).collect())
@@ -184,7 +184,7 @@ enum Next {
 }
 
 impl<P: Plane> Run<P> {
-    fn run(mut self, on_broken: &impl Fn(usize, RingBroken)) {
+    fn run(mut self, on_news: &impl Fn(usize, News)) {
         let mut events = Events::with_capacity(64);
         let mut idle_since: Option<Instant> = None;
         // Whether a due time ended the last sleep, if there has been one since work was found.
@@ -218,8 +218,8 @@ impl<P: Plane> Run<P> {
             self.count(idle, busy, moved, last - started);
             rounds = rounds_after(rounds, last - started);
             for (index, slot) in self.slots.iter_mut().enumerate() {
-                for broken in slot.plane.iter_mut().flat_map(|plane| plane.take_broken()) {
-                    on_broken(index, broken);
+                for news in slot.plane.iter_mut().flat_map(|plane| plane.take_news()) {
+                    on_news(index, news);
                 }
             }
             if moved > 0 {

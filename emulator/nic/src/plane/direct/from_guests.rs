@@ -15,6 +15,9 @@ impl DirectPlane {
         if self.from_workers.as_ref().is_some_and(|q| q.serves(vf)) {
             return self.poll_remote(now, vf, false);
         }
+        if self.waiting.rings.contains(vf) {
+            return 0;
+        }
         let mut moved = 0;
         if self.is_parked(vf) {
             self.ports.active.had_work(vf);
@@ -29,7 +32,7 @@ impl DirectPlane {
             let q = self.ports.tx[i].cursor;
             let burst = self.poll_queue(now, vf, q);
             moved += self.ports.rx.load.count_burst(burst);
-            if self.is_parked(vf) {
+            if self.is_blocked(vf) {
                 break;
             }
             self.ports.tx[i].cursor = if q + 1 < queues { q + 1 } else { 0 };
@@ -53,6 +56,7 @@ impl DirectPlane {
         let ring = queue.vring().index();
         let (nic, rx, out) = (&mut self.nic, &mut self.ports.rx, &mut self.out);
         let watched = rx.mirror.is_on();
+        let auto = nic.has_fast_path() && nic.policy().auto().contains(vf);
         let mut sent = Traffic::default();
         let mut run: Option<Run> = None;
         let mut done = 0;
@@ -68,6 +72,10 @@ impl DirectPlane {
                 nic.count_tx_drop(vf, DropReason::BadHeader);
                 done += 1;
                 continue;
+            }
+            if auto && nic.must_wait(vf, frame.head()) {
+                self.waiting.rings.insert(vf);
+                break;
             }
             sent.add(frame.len());
             let from = Fetch { vf, queue, frame };

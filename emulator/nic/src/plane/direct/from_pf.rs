@@ -5,7 +5,7 @@ use vf_model::{Nanos, OnWire, Tagging, Verdict};
 use super::super::port::meta;
 use super::super::receivers::FrameSource;
 use super::{BURST, DirectPlane};
-use crate::queue::{Frame, PfFrame};
+use crate::queue::{Frame, PfFrame, PfItem};
 
 impl DirectPlane {
     /// The PF's flow.
@@ -23,8 +23,19 @@ impl DirectPlane {
             moved += 1;
         }
         while force || moved < BURST {
-            let Some(PfFrame { frame, onward }) = self.out.pf.receive() else {
-                break;
+            let PfFrame { frame, onward } = match self.out.pf.receive() {
+                None => break,
+                Some(PfItem::Frame(frame)) => frame,
+                Some(PfItem::Marker(number)) => {
+                    self.marker_back(now, number);
+                    moved += 1;
+                    continue;
+                }
+                Some(PfItem::Announced(mac)) => {
+                    self.nic.may_be_local(mac);
+                    moved += 1;
+                    continue;
+                }
             };
             moved += 1;
             let m = meta(frame.len(), &frame.offload);

@@ -81,9 +81,13 @@ impl DirectPlane {
                     self.ports.rx.grant(vf, BACKLOG_BYTES, until);
                 }
             }
+            let vfs = match verdict.waits {
+                true => self.hold(frame, &verdict),
+                false => verdict.vfs,
+            };
             let source = FrameSource::Private(frame);
-            let others = self.out.foreign(verdict.vfs);
-            let own = verdict.vfs.difference(others);
+            let others = self.out.foreign(vfs);
+            let own = vfs.difference(others);
             let rx = &mut self.ports.rx;
             let tagging = self.nic.tagging(verdict.insert);
             rx.deliver_to_vfs(&mut self.nic, own, tagging, source);

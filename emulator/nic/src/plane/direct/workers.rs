@@ -33,7 +33,9 @@ impl DirectPlane {
                 true => Egress::Remote(tx),
                 false => Egress::Unplugged,
             };
-            DirectPlane::with_egress(policies, pf.sender(), egress, pool.clone())
+            let mut worker = DirectPlane::with_egress(policies, pf.sender(), egress, pool.clone());
+            worker.nic.without_port();
+            worker
         });
         let others: Vec<_> = others.collect();
         let first = DirectPlane {

@@ -285,7 +285,7 @@ fn a_guest_with_few_buffers_gets_the_segments_of_a_super_frame_that_fit() {
             bench.run_until(Nanos(bench.now.0 + MS.0));
             let got = bench.vms[0].receive();
             match path {
-                Path::Direct => {
+                Path::Direct | Path::Auto => {
                     assert_eq!(got, 8 * round, "a NIC keeps nothing back");
                     let drops = bench.drops();
                     assert_eq!(drops, [(DropReason::NoRxBuffer, round as u64)]);

@@ -1,0 +1,153 @@
+//! Path `auto` on the NIC's plane: frames that wait until their flow has changed to the fast path, and the marker that they wait
+//! for. Decides nothing: the model says who waits, for which marker, and where to then.
+
+use std::collections::VecDeque;
+
+use vf_model::{FastKey, Judge, Lane, Nanos, Onward, Tagging, Verdict, VfIndex, VfSet};
+
+use super::super::receivers::FrameSource;
+use super::DirectPlane;
+use crate::queue::Frame;
+
+/// How soon a marker is sent again that the hypervisor's queue had no room for.
+const AGAIN: Nanos = Nanos(10_000);
+
+/// Frames that wait for their flow.
+#[derive(Default)]
+pub(super) struct Waiting {
+    /// Received ones, in the order in which they came.
+    held: VecDeque<Held>,
+    /// How many of each VF.
+    of_vf: Vec<usize>,
+    /// VFs of whose rings the first frame waits.
+    pub(super) rings: VfSet,
+    /// When to try to send a marker for which there was no room.
+    marker_at: Option<Nanos>,
+}
+
+struct Held {
+    vf: VfIndex,
+    key: FastKey,
+    frame: Frame,
+    tagging: Tagging,
+}
+
+impl Waiting {
+    /// When something is to be done.
+    pub(super) fn next(&self) -> Option<Nanos> {
+        self.marker_at
+    }
+}
+
+impl DirectPlane {
+    /// A new policy is in force: what waits for a flow that is no longer changing goes on, and a marker follows for those that
+    /// begin to.
+    pub(super) fn adopted(&mut self, now: Nanos) -> usize {
+        let moved = self.release(now);
+        self.send_marker(now);
+        moved
+    }
+
+    /// Sends the marker that somebody waits for.
+    pub(super) fn send_marker(&mut self, now: Nanos) {
+        self.waiting.marker_at = None;
+        if let Some(number) = self.nic.marker_to_send() {
+            match self.out.pf.send_marker(number) {
+                true => self.nic.marker_sent(),
+                false => self.waiting.marker_at = Some(now + AGAIN),
+            }
+        }
+    }
+
+    /// The marker has come back: all that was sent up before it is in the guests' rings, or on its way out.
+    pub(super) fn marker_back(&mut self, now: Nanos, number: u64) {
+        self.nic.marker_back(number);
+        self.release(now);
+        self.send_marker(now);
+    }
+
+    /// Lets those go on that need not wait any longer; how many.
+    fn release(&mut self, now: Nanos) -> usize {
+        while let Some(vf) = self.waiting.rings.pop() {
+            // Whether its frame still waits is found out when it is looked at.
+            self.ports.active.had_work(vf);
+        }
+        let mut moved = 0;
+        for held in std::mem::take(&mut self.waiting.held) {
+            let lane = self.nic.lane_of(held.vf, held.key);
+            if lane == Lane::Wait {
+                self.waiting.held.push_back(held);
+                continue;
+            }
+            moved += 1;
+            self.let_go(now, held, lane);
+        }
+        moved
+    }
+
+    fn let_go(&mut self, _: Nanos, held: Held, lane: Lane) {
+        let Held {
+            vf, frame, tagging, ..
+        } = held;
+        if let Some(count) = self.waiting.of_vf.get_mut(vf.index()) {
+            *count -= 1;
+        }
+        self.nic.count_released(vf, lane, frame.head(), frame.len());
+        let vfs = [vf].into_iter().collect();
+        let rx = &mut self.ports.rx;
+        if lane == Lane::Slow {
+            let onward = Onward {
+                vfs,
+                tagging,
+                ..Onward::default()
+            };
+            self.out.hand_on(&mut self.nic, rx, frame, onward);
+            return;
+        }
+        let source = FrameSource::Private(&frame);
+        if self.out.is_foreign(vf) {
+            self.out.hand_over(&mut self.nic, rx, source, vfs, tagging);
+        } else {
+            rx.deliver_to_vfs(&mut self.nic, vfs, tagging, source);
+        }
+        rx.pool.give(frame);
+    }
+
+    /// Keeps copies of a frame from the wire for those of its receivers whose flow is changing; the others, who get it now.
+    pub(super) fn hold(&mut self, frame: &Frame, verdict: &Verdict) -> VfSet {
+        let Some(key) = FastKey::of_frame(frame.head()) else {
+            return verdict.vfs;
+        };
+        let mut others = verdict.vfs;
+        let tagging = self.nic.tagging(verdict.insert);
+        for vf in verdict.vfs.iter() {
+            if self.nic.lane_of(vf, key) != Lane::Wait {
+                if self.nic.policy().auto().contains(vf) {
+                    let (head, len) = (frame.head(), frame.len());
+                    self.nic.count_released(vf, Lane::Fast, head, len);
+                }
+                continue;
+            }
+            others.remove(vf);
+            let limit = self.nic.policy().vf(vf).limits.buffers();
+            let of_vf = &mut self.waiting.of_vf;
+            if of_vf.len() <= vf.index() {
+                of_vf.resize(vf.index() + 1, 0);
+            }
+            if of_vf[vf.index()] >= limit {
+                self.nic.count_busy(vf);
+                continue;
+            }
+            of_vf[vf.index()] += 1;
+            self.nic.count_waited(vf);
+            let frame = self.ports.rx.pool.copy(frame);
+            self.waiting.held.push_back(Held {
+                vf,
+                key,
+                frame,
+                tagging,
+            });
+        }
+        others
+    }
+}
