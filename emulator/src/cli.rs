@@ -76,6 +76,12 @@ pub enum Command {
     /// Say what becomes of a frame and why: every decision in order, the receivers, or the reason of the drop
     #[command(after_help = WHY_HELP)]
     Why(Why),
+    /// Say what NICs of a family can do, and where two families differ
+    Profile {
+        /// What to say.
+        #[command(subcommand)]
+        command: ProfileCommand,
+    },
     /// Carry out the commands of a file, a line each, all of them or none: also 'vfnic -batch FILE', as ip(8) has it
     #[command(short_flag = 'b', long_flag = "batch", after_help = BATCH_HELP)]
     Batch {
@@ -254,6 +260,31 @@ pub struct ShowAll {
     /// How it is shown.
     #[command(flatten)]
     pub show: Show,
+}
+
+/// What to say of profiles.
+#[derive(Debug, Subcommand)]
+pub enum ProfileCommand {
+    /// All profiles, a line each
+    List(Show),
+    /// Everything that one says
+    Show {
+        /// Which
+        profile: Profile,
+        /// How it is shown.
+        #[command(flatten)]
+        show: Show,
+    },
+    /// What two say differently
+    Diff {
+        /// One
+        a: Profile,
+        /// The other
+        b: Profile,
+        /// How it is shown.
+        #[command(flatten)]
+        show: Show,
+    },
 }
 
 /// How something is shown.

@@ -5,6 +5,7 @@
 mod batch;
 #[cfg(feature = "lab")]
 mod lab;
+mod profile;
 #[cfg(feature = "lab")]
 mod progress;
 mod why;
@@ -85,6 +86,7 @@ fn carry_out(cli: Cli) -> Result<(), Failure> {
         cli::Command::Experiment(_) | cli::Command::Scenario { .. } => {
             nic.is_none() && ctl.is_none()
         }
+        cli::Command::Profile { .. } => nic.is_none() && ctl.is_none(),
         _ => true,
     };
     if !asks {
@@ -104,6 +106,7 @@ fn carry_out(cli: Cli) -> Result<(), Failure> {
         cli::Command::Link { words } => self::command(&running(ctl)?, nic, "link", words),
         cli::Command::Why(args) => why::ask_why(&running(ctl)?, nic, &args),
         cli::Command::Fdb { words } => self::command(&running(ctl)?, nic, "fdb", words),
+        cli::Command::Profile { command } => profile::say(&command),
         cli::Command::Batch { file } => carry_out_batch(ctl, nic.as_deref(), &file),
     }
 }

@@ -7,6 +7,7 @@ use vf_packet::Vlan;
 
 use crate::entry::Entry;
 use crate::mac_index::MacIndex;
+use crate::profile::Silicon;
 use crate::vf::{Path, VfIndex, VfLinkState, VfSet};
 
 /// Everything that a frame is looked up in; rebuilt from the entries at each change.
@@ -15,6 +16,8 @@ pub(crate) struct Lookup {
     pub(crate) macs: Arc<MacIndex>,
     /// VFs that have listed a group.
     pub(crate) groups: Arc<MacIndex>,
+    /// VFs whose source address and VLAN are checked.
+    pub(crate) spoofchk: VfSet,
     /// VFs in a port VLAN, which see no tag of it.
     pub(crate) port_vlans: VfSet,
     /// VFs whose path is mediated, stations on the hypervisor's bridge among them.
@@ -76,7 +79,7 @@ impl Members {
 }
 
 impl Lookup {
-    pub(crate) fn new(entries: &[Arc<Entry>], link_up: bool) -> Lookup {
+    pub(crate) fn new(entries: &[Arc<Entry>], link_up: bool, silicon: &Silicon) -> Lookup {
         let all = || {
             let entries = entries.iter().enumerate();
             entries.map(|(i, entry)| (VfIndex::from(i), entry))
@@ -124,6 +127,10 @@ impl Lookup {
         Lookup {
             macs: Arc::new(MacIndex::new(macs)),
             groups: Arc::new(MacIndex::new(groups)),
+            spoofchk: set(&|e| {
+                let ended = silicon.addresses_end_spoofchk && !e.rx.unicast.is_empty();
+                e.policy.spoofchk && !ended
+            }),
             port_vlans: set(&|e| e.policy.port_vlan.is_some()),
             mediated: set(&|e| e.policy.path == Path::Mediated).union(stations),
             stations,

@@ -13,6 +13,7 @@ use crate::entry::Entry;
 use crate::fdb::{Fdb, SelfEntry};
 use crate::filter_spec::{FilterAction, FilterMatch, FilterPriority};
 use crate::filter_table::{FilterTable, TableError};
+use crate::lack::Answer;
 use crate::learned::{FastEvent, FastKey, Learned, LearnedFilter, LearnedStats};
 use crate::lookup::Lookup;
 use crate::mailbox::{Asked, RxFilter, VfRequest};
@@ -92,7 +93,7 @@ impl Policy {
         Policy {
             version: 0,
             verdicts: 0,
-            lookup: Lookup::new(&entries, true),
+            lookup: Lookup::new(&entries, true, &silicon),
             entries,
             port_up: true,
             carrier: true,
@@ -454,6 +455,22 @@ impl Policy {
         Some(policy)
     }
 
+    /// What a command says that drivers of such NICs take for said and leave as it is: a line each, as their log has it.
+    #[must_use]
+    pub fn ignored(&self, command: &Command) -> Vec<String> {
+        let Command::SetVf { settings, .. } = command else {
+            return Vec::new();
+        };
+        let ignored = |s: &&VfSetting| self.silicon.lack(s, true) == Some(Answer::Ignored);
+        let line = |setting| {
+            format!(
+                "{setting}: not supported by {}, nothing has changed",
+                self.profile()
+            )
+        };
+        settings.iter().filter(ignored).map(line).collect()
+    }
+
     /// Whether what is said about VFs and the link is the same: the two differ in the NIC's filters at most.
     #[must_use]
     pub fn has_same_vfs(&self, other: &Policy) -> bool {
@@ -478,7 +495,7 @@ impl Policy {
         if changed == Changed::Vfs {
             // VFs on a switch without an uplink do not follow the port.
             let up = self.link_up() || self.switch_mode == SwitchMode::Floating;
-            self.lookup = Lookup::new(&self.entries, up);
+            self.lookup = Lookup::new(&self.entries, up, &self.silicon);
             if !self.learned.filters().is_empty() {
                 self.prune();
             }
@@ -487,6 +504,7 @@ impl Policy {
 
     fn apply(&mut self, command: &Command) -> Result<Changed, Refusal> {
         let silicon = self.silicon;
+        let (profile, link_up) = (self.profile(), self.link_up());
         match command {
             Command::FilterInsert(spec) => {
                 if let FilterAction::Vf(vf) = spec.action {
@@ -532,7 +550,21 @@ impl Policy {
                 let entry = self.entry_mut(*vf)?;
                 let mut policy = entry.policy;
                 for setting in settings {
-                    policy = policy.with(*setting)?;
+                    match silicon.lack(setting, link_up) {
+                        None => policy = policy.with(*setting)?,
+                        Some(Answer::Ignored) => {}
+                        Some(answer) => {
+                            let setting = *setting;
+                            return Err(Refusal::Lacking {
+                                setting,
+                                profile,
+                                answer,
+                            });
+                        }
+                    }
+                    if silicon.vlan_sets_spoofchk && matches!(setting, VfSetting::Vlan(1..)) {
+                        policy.spoofchk = true;
+                    }
                 }
                 if policy.port_vlan.is_some() && entry.filters.names_vlan() {
                     return Err(Refusal::PortVlanAndFilters);

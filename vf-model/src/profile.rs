@@ -8,9 +8,10 @@ use serde::{Deserialize, Serialize};
 use vf_packet::VlanProto;
 
 use crate::filter_spec::FilterMatch;
+use crate::lack::{self, Answer, Lack};
 use crate::mailbox::MAX_UNTRUSTED_GROUPS;
 use crate::switch_mode::SwitchMode;
-use crate::vf::PortVlan;
+use crate::vf::{PortVlan, VfSetting};
 use crate::vf_filter::{MAX_FILTERS, MAX_UNTRUSTED_FILTERS};
 use crate::words::ParseError;
 
@@ -43,6 +44,12 @@ pub enum Profile {
 pub(crate) struct Silicon {
     /// What its switch can be, first what it is until it is told.
     pub(crate) modes: &'static [SwitchMode],
+    /// Settings of a VF that its drivers do not have.
+    pub(crate) lacks: &'static [Lack],
+    /// Whether a VF whose driver has further addresses may send from any address, while its spoofchk is shown as on.
+    pub(crate) addresses_end_spoofchk: bool,
+    /// Whether a port VLAN switches spoofchk on.
+    pub(crate) vlan_sets_spoofchk: bool,
     /// Whether a VF can receive frames from the wire that are for nobody here.
     pub(crate) promiscuous: bool,
     /// Most addresses besides its own that a VF can have.
@@ -105,10 +112,21 @@ impl Rows {
 }
 
 impl Silicon {
+    /// Whether its tag goes in front of another in an 802.1Q port VLAN.
+    pub(crate) fn double_tags(&self) -> bool {
+        self.double_tags
+    }
+
     /// Whether a VF's own tags pass inside its port VLAN.
     #[inline]
     pub(crate) fn stacks(&self, port: &PortVlan) -> bool {
         self.double_tags || port.proto == VlanProto::Dot1ad
+    }
+
+    /// What its driver answers to a setting that it does not have.
+    pub(crate) fn lack(&self, setting: &VfSetting, link_up: bool) -> Option<Answer> {
+        let lack = self.lacks.iter().find(|lack| lack.is(setting, link_up));
+        lack.map(|lack| lack.answer)
     }
 
     /// How its switch forwards until it is told.
@@ -116,8 +134,14 @@ impl Silicon {
         self.modes.first().copied().unwrap_or(SwitchMode::None)
     }
 
+    /// Whether its administrators can trust a VF.
+    pub(crate) fn has_trust(&self) -> bool {
+        self.lacks.iter().all(|lack| lack.key != "trust")
+    }
+
     /// How much the driver of a VF can have.
     pub(crate) fn vf_room(&self, trust: bool) -> VfRoom {
+        let trust = trust && self.has_trust();
         let addresses = [MAX_UNTRUSTED_FILTERS, MAX_FILTERS][usize::from(trust)];
         VfRoom {
             addresses: addresses.min(self.vf_macs),
@@ -160,6 +184,9 @@ impl Profile {
         const ALL_VLANS: usize = 4094;
         let generic = Silicon {
             modes: &[SwitchMode::Veb, SwitchMode::Vepa, SwitchMode::Floating],
+            lacks: &[],
+            addresses_end_spoofchk: false,
+            vlan_sets_spoofchk: false,
             promiscuous: true,
             vf_macs: MAX_FILTERS,
             double_tags: true,
@@ -182,6 +209,7 @@ impl Profile {
         match self {
             Profile::Generic => generic,
             Profile::Falcon => Silicon {
+                lacks: lack::FALCON,
                 modes: &[SwitchMode::None],
                 promiscuous: false,
                 vf_macs: 0,
@@ -189,6 +217,7 @@ impl Profile {
                 ..none
             },
             Profile::Siena => Silicon {
+                lacks: lack::SIENA,
                 modes: &[SwitchMode::None],
                 promiscuous: false,
                 vf_macs: 0,
@@ -198,6 +227,7 @@ impl Profile {
                 ..none
             },
             Profile::Ef10 => Silicon {
+                lacks: lack::EF10,
                 // Its firmware's interface marks VEPA obsolete.
                 modes: &[SwitchMode::Veb],
                 vf_macs: 32,
@@ -205,6 +235,9 @@ impl Profile {
             },
             // The flow director's table, and what is left of eight filters on types.
             Profile::Ixgbe => Silicon {
+                lacks: lack::IXGBE,
+                // "to avoid false positives", says ixgbe_set_vf_macvlan_msg.
+                addresses_end_spoofchk: true,
                 modes: &[SwitchMode::Veb, SwitchMode::Vepa],
                 promiscuous: false,
                 // Its check of types knows no tag behind the one that it puts in itself.
@@ -218,6 +251,7 @@ impl Profile {
                 ..none
             },
             Profile::I40e => Silicon {
+                lacks: lack::I40E,
                 flows4: ALL,
                 flows6: ALL,
                 macs: 3072,
@@ -225,6 +259,8 @@ impl Profile {
             },
             // Lists of VLANs are as long as there are VLANs, whoever is trusted.
             Profile::Mlx5Legacy => Silicon {
+                lacks: lack::MLX5_LEGACY,
+                vlan_sets_spoofchk: true,
                 modes: &[SwitchMode::Veb, SwitchMode::Vepa],
                 vf_vlans: [ALL_VLANS; 2],
                 ..none

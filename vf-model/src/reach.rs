@@ -128,7 +128,7 @@ impl Policy {
         };
         probe.note(|| Step::InVlan(vlan));
         // One check of both, as Intel's: what the VF may send from, and in which VLANs.
-        if entry.policy.spoofchk {
+        if self.lookup().spoofchk.contains(vf) {
             if header.src != entry.mac() && !entry.has(header.src, vlan) {
                 probe.note(|| Step::Spoofed {
                     vf,

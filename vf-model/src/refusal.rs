@@ -6,10 +6,11 @@ use vf_packet::{AddrError, MacAddr};
 use crate::fdb::FdbError;
 use crate::filter_spec::MatchError;
 use crate::filter_table::TableError;
+use crate::lack::Answer;
 use crate::profile::Profile;
 use crate::rss::RssQueues;
 use crate::switch_mode::SwitchMode;
-use crate::vf::{SettingError, VfIndex};
+use crate::vf::{SettingError, VfIndex, VfSetting};
 use crate::vf_filter::VfFilterError;
 use crate::words::ParseError;
 
@@ -45,6 +46,16 @@ pub enum Refusal {
         mode: SwitchMode,
         /// Which NIC it is like.
         profile: Profile,
+    },
+    /// A setting that the drivers of NICs like this one do not have.
+    #[error("{setting}: drivers of {profile} answer {answer} (see vfnic profile show {profile})")]
+    Lacking {
+        /// The setting.
+        setting: VfSetting,
+        /// Which NIC it is like.
+        profile: Profile,
+        /// What they answer.
+        answer: Answer,
     },
     /// A VF that is mirrored to itself, to or from a station on the hypervisor's bridge, or to one in a port VLAN.
     #[error("mirror {}: from a VF to another, which is in no port VLAN (neither can have bridge on)", .0.0)]

@@ -420,6 +420,7 @@ impl Simulation {
                     nic: h,
                     policy,
                     said: command.to_string(),
+                    ignored: Vec::new(),
                 };
                 self.put_in_force(vec![change])?;
             }
@@ -440,7 +441,10 @@ impl Simulation {
         self.schedule.stop(now);
         let nics: Vec<usize> = changes.iter().map(|change| change.nic).collect();
         let mut notes = Vec::new();
-        for Change { nic, policy, said } in changes {
+        for Change {
+            nic, policy, said, ..
+        } in changes
+        {
             notes.extend(self.world.set_policy(nic, policy));
             let name = &self.world.host(nic).borrow().settings.name;
             tracing::info!("{name}: {said}, at {now} of virtual time");

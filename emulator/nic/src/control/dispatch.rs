@@ -39,6 +39,8 @@ pub struct Change {
     pub policy: Policy,
     /// What the administrator said, for the log.
     pub said: String,
+    /// What of that drivers of such NICs take for said and leave as it is, a line each.
+    pub ignored: Vec<String>,
 }
 
 /// Answers requests, one after the other.
@@ -81,11 +83,11 @@ impl Dispatcher {
                 asked.map_or_else(Response::Refused, Response::Why)
             }
             Request::Command(command) => match plan(nics, &[command]) {
-                Ok(changes) => Response::Done(nics.change(changes)?),
+                Ok(changes) => done(nics, changes)?,
                 Err(Rejected { why, .. }) => Response::Refused(why),
             },
             Request::Batch { mut commands } => match plan(nics, &commands) {
-                Ok(changes) => Response::Done(nics.change(changes)?),
+                Ok(changes) => done(nics, changes)?,
                 Err(Rejected { at, why }) => Response::RefusedAt {
                     at,
                     words: commands.swap_remove(at).words,
@@ -100,6 +102,14 @@ fn why(policy: &Policy, words: &[String]) -> Result<Why, String> {
     let asked = Question::parse(words, policy).map_err(|e| e.to_string())?;
     let explanation = policy.why(asked.source, &asked.frame, &asked.meta);
     Ok(Why::from(&explanation))
+}
+
+/// Puts changes in force and says what is worth knowing of them.
+fn done<N: Nics>(nics: &mut N, changes: Vec<Change>) -> Result<Response, N::Error> {
+    let ignored = changes.iter().flat_map(|change| change.ignored.clone());
+    let mut notes: Vec<_> = ignored.collect();
+    notes.extend(nics.change(changes)?);
+    Ok(Response::Done(notes))
 }
 
 fn hello(protocol: Option<u32>) -> Response {
@@ -158,6 +168,7 @@ fn plan<N: Nics>(nics: &N, commands: &[NicCommand]) -> Result<Vec<Change>, Rejec
                 nic: n,
                 policy,
                 said: said(commands),
+                ignored: (commands.iter().flat_map(|c| nic.policy().ignored(c))).collect(),
             }),
             Err(Refused { at, why }) => {
                 let at = places.get(at).copied().unwrap_or_default();

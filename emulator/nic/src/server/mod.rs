@@ -363,7 +363,10 @@ impl Nics for OnWallClock<'_> {
 
     fn change(&mut self, changes: Vec<Change>) -> Result<Vec<String>, Infallible> {
         let mut notes = Vec::new();
-        for Change { nic, policy, said } in changes {
+        for Change {
+            nic, policy, said, ..
+        } in changes
+        {
             if let Some(host) = self.hosts.get_mut(nic) {
                 notes.extend(host.set_policy(policy));
                 let device = host.settings.name.as_str();
