@@ -138,6 +138,7 @@ fn plan(args: &cli::Experiment) -> Result<ExperimentPlan, Failure> {
     let (a_to_b, b_to_a) = streams.unwrap_or((defaults.a_to_b, defaults.b_to_a));
     Ok(ExperimentPlan {
         guests,
+        auto: args.path.is_some(),
         seed,
         a_to_b,
         b_to_a,

@@ -72,6 +72,7 @@ fn key(host: usize, port: Port) -> (u32, u16) {
     let port = match port {
         Port::Wire => 0,
         Port::Vf(vf) => 1 + u16::from(vf.0),
+        Port::Pf => 257,
     };
     (host as u32, port)
 }

@@ -233,6 +233,17 @@ impl VirtualHosts {
         self.watchers.push(watcher);
     }
 
+    /// Shows `watcher` what takes the slow path of VFs on path `auto`, and nothing else unless others watch. It must not touch the
+    /// hosts.
+    pub fn watch_slow_path(&mut self, watcher: Watcher) {
+        for seat in &self.seats {
+            let host = seat.host.borrow();
+            let mut hypervisor = host.hypervisor.borrow();
+            hypervisor.mirror_mut().start(Detail::Head);
+        }
+        self.watchers.push(watcher);
+    }
+
     /// Has [`VirtualHosts::advance`] say [`Event::Command`] at exactly `when`, before anything else happens at that time; now if
     /// that is past.
     pub fn at(&mut self, when: Nanos, h: usize, command: Command) {

@@ -10,6 +10,9 @@ pub enum Port {
     Vf(VfIndex),
     /// Where the NIC's cable is plugged in.
     Wire,
+    /// Between the NIC and the hypervisor, and only what takes the slow path of a VF on path `auto`: from a guest, or towards
+    /// one.
+    Pf,
 }
 
 /// Which way a frame went, as the guest sees it, or as the NIC sees its wire.

@@ -92,6 +92,13 @@ pub enum ClockChoice {
     Both,
 }
 
+/// What an experiment can run beside the two paths.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum ThirdPath {
+    /// Each flow on its own path, learned as the accelerated NICs of 2009 did it
+    Auto,
+}
+
 /// Which experiment, or the seed of the only one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Which {
@@ -179,6 +186,9 @@ pub struct Experiment {
     /// NICs to be like: generic, falcon, siena, ef10, ixgbe, i40e or mlx5-legacy
     #[arg(long, value_name = "NAME", default_value_t)]
     pub profile: Profile,
+    /// A third path to run beside mediated and direct
+    #[arg(long, value_enum, value_name = "PATH")]
+    pub path: Option<ThirdPath>,
     /// What guests leave to the NIC
     #[arg(long, value_enum, default_value = "csum")]
     pub offloads: Offloads,

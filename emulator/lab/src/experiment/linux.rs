@@ -12,9 +12,10 @@ use vf_nic::watch::Detail;
 
 use super::flow::FlowMeter;
 use super::measure::{self, Meters, Reading};
-use super::outcome::PathResult;
+use super::outcome::{AutoFrames, PathResult};
 use super::plan::{ExperimentPlan, Tool};
 use super::settling::WarmUp;
+use super::slow_path;
 use super::testbed::{mix, nic_settings};
 use super::{ClockMode, ExperimentError, SAMPLES};
 use crate::linux::{GuestSpec, Image, Launcher};
@@ -216,6 +217,13 @@ impl Run<'_> {
         let carried = self.meter.carried();
         result.timestamps = carried.iter().any(|stream| stream.timestamps);
         result.reported = self.reported(begin.saturating_sub(START));
+        result.auto = (path == Path::Auto).then(|| {
+            let mut frames = AutoFrames::default();
+            for host in self.simulation.world().hosts() {
+                slow_path::count(&mut frames, &host.borrow());
+            }
+            frames
+        });
         let summary = self.simulation.finish();
         result.digest = summary.digest.map(|digest| format!("{digest:016x}"));
         Ok(result)

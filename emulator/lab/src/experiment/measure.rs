@@ -234,6 +234,7 @@ pub(super) fn result(
         segments_per_ack: (last.data_frames - first.data_frames) as f64 / acks as f64,
         drops,
         cpu_seconds: BTreeMap::new(),
+        auto: None,
         samples,
     }
 }

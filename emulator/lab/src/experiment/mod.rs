@@ -9,6 +9,7 @@ mod outcome;
 mod plan;
 mod report;
 mod settling;
+mod slow_path;
 mod testbed;
 #[cfg(test)]
 mod tests;
@@ -21,7 +22,7 @@ use vf_guest::frontend::FrontendError;
 use vf_model::{Nanos, Path, Refusal, VfIndex};
 use vf_nic::server::RunError;
 
-pub use outcome::{Calibration, ExperimentOutcome, Original, PathResult};
+pub use outcome::{AutoFrames, Calibration, ExperimentOutcome, FirstPackets, Original, PathResult};
 pub use plan::{ExperimentPlan, Guests, MAX_PAIRS, Tool};
 pub use report::{html, text};
 
@@ -95,7 +96,7 @@ pub enum ExperimentError {
     },
 }
 
-/// Runs both paths on each of `clocks`, mediated first. `progress` hears what runs and how far it is, 0 to 1. Linux guests
+/// Runs both paths on each of `clocks`, mediated first, and behind them path `auto` if the plan has it. `progress` hears what runs and how far it is, 0 to 1. Linux guests
 /// are on the virtual clock whatever `clocks` says, and end with [`SimulationError::Stopped`] when something arrives on
 /// `stop`.
 ///
@@ -109,7 +110,8 @@ pub fn run(
 ) -> Result<ExperimentOutcome, ExperimentError> {
     let mut results = Vec::new();
     for &clock in clocks {
-        for path in [Path::Mediated, Path::Direct] {
+        let third = plan.auto.then_some(Path::Auto);
+        for path in [Path::Mediated, Path::Direct].into_iter().chain(third) {
             let mut progress = |done| progress(clock, path, done);
             results.push(match (&plan.guests, clock) {
                 (Guests::Linux { image, tool }, _) => {
@@ -173,11 +175,9 @@ fn run_virtual(
         progress(share(at, begin));
     }
     world.check()?;
-    Ok(measure::result(
-        plan,
-        ClockMode::Virtual.name(),
-        path,
-        warmed_up,
-        &readings,
-    ))
+    let clock = ClockMode::Virtual.name();
+    Ok(PathResult {
+        auto: world.auto_frames(),
+        ..measure::result(plan, clock, path, warmed_up, &readings)
+    })
 }

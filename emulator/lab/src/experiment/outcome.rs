@@ -67,7 +67,7 @@ pub struct PlanView {
 /// One path under load.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct PathResult {
-    /// `mediated` or `direct`.
+    /// `mediated`, `direct` or `auto`.
     pub path: String,
     /// `virtual` or `wall`. Figures of different clocks are not comparable.
     pub clock: String,
@@ -114,8 +114,42 @@ pub struct PathResult {
     /// Seconds of CPU by thread, wall clock only.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub cpu_seconds: BTreeMap<String, f64>,
+    /// What took which path, if each flow took its own.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub auto: Option<AutoFrames>,
     /// The run over time.
     pub samples: Vec<Sample>,
+}
+
+/// What took which path from the first frame to the end of the measurement, over all VFs of both hosts.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct AutoFrames {
+    /// Frames sent and received straight through the NIC.
+    pub fastpath_packets: u64,
+    /// Frames sent and received by way of a hypervisor.
+    pub slowpath_packets: u64,
+    /// Received frames that waited while their flow changed to the fast path.
+    pub waited: u64,
+    /// What hypervisors saw of each flow; only embedded guests on the virtual clock are watched for that.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub first: Vec<FirstPackets>,
+}
+
+/// The packets of a flow that took the slow path.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct FirstPackets {
+    /// Address and port of the sender.
+    pub from: String,
+    /// Address and port of the receiver.
+    pub to: String,
+    /// How many the sender's hypervisor saw.
+    pub sent: u64,
+    /// How many the receiver's hypervisor saw.
+    pub received: u64,
+    /// When the first was seen, in microseconds from the start.
+    pub first_us: f64,
+    /// When the last was.
+    pub last_us: f64,
 }
 
 /// A figure for each direction of the wire.

@@ -53,6 +53,8 @@ pub enum Tool {
 pub struct ExperimentPlan {
     /// Who talks.
     pub guests: Guests,
+    /// Whether path `auto` is run, too.
+    pub auto: bool,
     /// Seed of sequence numbers and start times.
     pub seed: u64,
     /// Streams from A to B, each between two guests of its own.
@@ -85,6 +87,7 @@ impl Default for ExperimentPlan {
     fn default() -> ExperimentPlan {
         ExperimentPlan {
             guests: Guests::Embedded,
+            auto: false,
             seed: 0,
             a_to_b: 4,
             b_to_a: 4,

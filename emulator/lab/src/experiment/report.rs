@@ -8,7 +8,7 @@ mod text;
 use self::section::section;
 use vf_nic::config::Offloads;
 
-use super::outcome::{ExperimentOutcome, PathResult, PlanView};
+use super::outcome::{AutoFrames, ExperimentOutcome, PathResult, PlanView};
 use super::plan::Tool;
 
 pub use self::text::text;
@@ -87,6 +87,30 @@ fn is_2009_setup(plan: &PlanView) -> bool {
 fn netem(plan: &PlanView) -> String {
     let words = plan.netem.as_ref();
     words.map_or_else(String::new, |words| format!(", netem {words}"))
+}
+
+/// What took which path when each flow took its own.
+fn auto(frames: &AutoFrames) -> String {
+    let AutoFrames {
+        fastpath_packets: fast,
+        slowpath_packets: slow,
+        waited,
+        first,
+    } = frames;
+    let share = *slow as f64 / (fast + slow).max(1) as f64;
+    let mut text = format!(
+        "{fast} frames straight through a NIC, {slow} by way of a hypervisor ({:.4} %), {waited} of the former waited for their flow to change",
+        share * 100.0
+    );
+    let flows = first.iter().filter(|flow| !flow.from.ends_with(":0"));
+    let counts: Vec<_> = flows.map(|flow| flow.sent.max(flow.received)).collect();
+    if let (Some(least), Some(most)) = (counts.iter().min(), counts.iter().max()) {
+        text += &format!(
+            "; on the slow path the first {least} to {most} packets of each of {} flows",
+            counts.len()
+        );
+    }
+    text
 }
 
 /// The bottleneck and how busy it was.
@@ -190,6 +214,13 @@ fn lede(outcome: &ExperimentOutcome) -> String {
             thousands(direct.total_mbps),
             escape(&busy(direct))
         );
+        if let Some(auto) = result(outcome, clock, "auto") {
+            text += &format!(
+                " With each flow on its own path, as the NICs of 2009 had it, they move {} Mb/s, {} of that.",
+                thousands(auto.total_mbps),
+                percent(auto.total_mbps / direct.total_mbps.max(1.0))
+            );
+        }
     }
     format!("<p class=\"lede\">{text}</p>")
 }
@@ -342,8 +373,12 @@ fn reproduce(outcome: &ExperimentOutcome) -> String {
     } else {
         " Add the options that gave the plan at the head of this page."
     };
+    let auto = match outcome.results.iter().any(|result| result.path == "auto") {
+        true => " --path auto",
+        false => "",
+    };
     format!(
-        "<section>\n<h2>Run it again</h2>\n<pre><code>cargo run --release -- experiment {} --guests {} --clock {} --report report.html</code></pre>\n\
+        "<section>\n<h2>Run it again</h2>\n<pre><code>cargo run --release -- experiment {} --guests {} --clock {}{auto} --report report.html</code></pre>\n\
          <p class=\"note\">{promise}{options}</p>\n</section>",
         outcome.seed,
         escape(&outcome.guests),

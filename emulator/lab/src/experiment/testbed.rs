@@ -11,7 +11,9 @@ use vf_nic::config::{NicSettings, Offloads, SocketRole, VfSettings, WireSettings
 
 use super::ExperimentError;
 use super::measure::{Meters, Reading};
+use super::outcome::AutoFrames;
 use super::plan::ExperimentPlan;
+use super::slow_path::{self, SlowPathLog};
 use crate::embedded::EmbeddedGuest;
 use crate::virtual_hosts::{Event, Notification};
 
@@ -106,6 +108,8 @@ pub(super) fn mix(seed: u64, n: u64) -> u64 {
 
 /// Two hosts back to back with their guests, at time zero.
 pub(super) struct Testbed {
+    /// What takes the slow path, on path `auto`.
+    slow_path: Option<SlowPathLog>,
     world: crate::virtual_hosts::VirtualHosts,
     stream_ends: Vec<StreamEnd>,
     /// Index into `stream_ends` by host and VF.
@@ -127,6 +131,10 @@ impl Testbed {
         let mut world =
             crate::virtual_hosts::VirtualHosts::new(&nics, &[wire], Some(plan.cost), notification)
                 .map_err(|(_, vf, refusal)| ExperimentError::Policy(vf, refusal))?;
+        let slow_path = (path == Path::Auto).then(SlowPathLog::default);
+        if let Some(log) = &slow_path {
+            world.watch_slow_path(log.watcher());
+        }
         let mut stream_ends = Vec::new();
         let mut talker_of = [Vec::new(), Vec::new()];
         for pair in 0..plan.pairs() {
@@ -143,6 +151,7 @@ impl Testbed {
             }
         }
         Ok(Testbed {
+            slow_path,
             world,
             stream_ends,
             talker_of,
@@ -178,6 +187,18 @@ impl Testbed {
             meters.guest(&guest.guest, *stream);
         }
         meters.reading()
+    }
+
+    /// What took which path so far, on path `auto`.
+    pub(super) fn auto_frames(&self) -> Option<AutoFrames> {
+        let mut frames = AutoFrames {
+            first: self.slow_path.as_ref()?.flows(),
+            ..AutoFrames::default()
+        };
+        for host in self.world.hosts() {
+            slow_path::count(&mut frames, &host.borrow());
+        }
+        Some(frames)
     }
 
     /// Whether every guest is still content with its device.

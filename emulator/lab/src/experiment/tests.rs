@@ -96,3 +96,47 @@ fn super_frames_are_measured_when_rates_have_settled_and_count_as_their_segments
         within(brief.total_mbps / long.total_mbps, 0.99, 1.01);
     }
 }
+
+#[test]
+fn path_auto_gives_the_direct_figures_after_the_first_packets_of_each_flow() {
+    let profile = |p: &mut ExperimentPlan| p.profile = vf_model::Profile::Falcon;
+    let two = short(profile);
+    let three = short(|p| {
+        profile(p);
+        p.auto = true;
+    });
+    assert_eq!(
+        three.results[..2],
+        two.results,
+        "the others are as without it"
+    );
+    let (direct, auto) = (&three.results[1], &three.results[2]);
+    within(auto.total_mbps / direct.total_mbps, 0.99, 1.01);
+    for direction in [auto.a_to_b_mbps, auto.b_to_a_mbps] {
+        within(direction, 9200.0, 9300.0);
+    }
+    assert_eq!(auto.bottleneck, "Link (both directions)");
+    assert!(auto.drops.is_empty(), "{:?}", auto.drops);
+    let frames = auto.auto.as_ref().unwrap();
+    let tcp = frames
+        .first
+        .iter()
+        .filter(|flow| !flow.from.ends_with(":0"));
+    assert_eq!(
+        tcp.clone().count(),
+        2 * 8,
+        "segments of each stream, and acknowledgements"
+    );
+    for flow in tcp {
+        assert!((1..20).contains(&flow.sent), "{flow:?}");
+        assert!((1..20).contains(&flow.received), "{flow:?}");
+        assert!(flow.last_us - flow.first_us < 10_000.0, "{flow:?}");
+    }
+    assert!(
+        frames.fastpath_packets > 500 * frames.slowpath_packets,
+        "{frames:?}"
+    );
+    let page = html(&three);
+    assert!(page.contains("The first packets of each flow, on the slow path"));
+    assert!(text(&three).contains("frames straight through a NIC"));
+}

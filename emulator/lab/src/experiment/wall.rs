@@ -17,9 +17,10 @@ use vf_nic::server::Server;
 use vf_nic::thread::Polling;
 
 use super::measure::{self, Meters, Reading};
-use super::outcome::PathResult;
+use super::outcome::{AutoFrames, PathResult};
 use super::plan::ExperimentPlan;
 use super::settling::WarmedUp;
+use super::slow_path;
 use super::testbed::{guest, net_config, nic_settings};
 use super::{ClockMode, ExperimentError, SAMPLES};
 
@@ -130,6 +131,13 @@ fn observe(
     };
     let clock = ClockMode::Wall.name();
     let mut result = measure::result(plan, clock, path, warmed_up, &readings);
+    result.auto = (path == Path::Auto).then(|| {
+        let mut frames = AutoFrames::default();
+        for host in server.hosts() {
+            slow_path::count(&mut frames, host);
+        }
+        frames
+    });
     result.cpu_seconds = thread_seconds()
         .into_iter()
         .map(|(name, s)| {

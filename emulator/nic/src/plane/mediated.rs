@@ -161,6 +161,9 @@ impl MediatedPlane {
         loop {
             match self.pf.receive()? {
                 PfItem::Frame(PfFrame { frame, onward }) => {
+                    if self.ports.rx.mirror.is_on() {
+                        self.show(&frame, &onward);
+                    }
                     let from = JobSource::Pf(onward);
                     return Some(Job { from, frame });
                 }
@@ -171,6 +174,18 @@ impl MediatedPlane {
                 PfItem::Announced(_) => {} // is told by this side only
             }
         }
+    }
+
+    /// Shows what takes the slow path of VFs on path `auto`.
+    fn show(&mut self, frame: &Frame, onward: &Onward) {
+        let auto = self.model.policy().auto();
+        let direction = match onward.from {
+            Some(vf) if auto.contains(vf) => Direction::Tx,
+            _ if !onward.vfs.intersection(auto).is_empty() => Direction::Rx,
+            _ => return,
+        };
+        let mirror = &mut self.ports.rx.mirror;
+        mirror.add(Port::Pf, direction, frame, TagEdit::Keep);
     }
 
     /// The next frame of a vif that had work lately, the vifs in turn.

@@ -2,8 +2,8 @@
 //! different clocks never meet in one.
 
 use super::chart::{self, Bar, Line};
-use super::{escape, is_2009_setup, percent, thousands, warm_up};
-use crate::experiment::outcome::{ExperimentOutcome, PathResult, Sample};
+use super::{auto, escape, is_2009_setup, percent, thousands, warm_up};
+use crate::experiment::outcome::{AutoFrames, ExperimentOutcome, PathResult, Sample};
 
 /// All about one clock.
 pub(super) fn section(outcome: &ExperimentOutcome, clock: &str) -> String {
@@ -28,11 +28,16 @@ pub(super) fn section(outcome: &ExperimentOutcome, clock: &str) -> String {
     format!(
         "<section>\n<h2>{}</h2>\n<p class=\"note\">{meaning}</p>\n<div class=\"cards\">{cards}</div>\n\
          <h3>Each guest's stream</h3>\n{}\n<h3>What was busy, over time</h3>\n<div class=\"pair\">{over_time}</div>\n\
-         <h3>All figures</h3>\n{}{}</section>\n",
+         <h3>All figures</h3>\n{}{}{}</section>\n",
         escape(title),
         streams(outcome, &results),
         table(outcome, &results),
         leftovers(&results),
+        results
+            .iter()
+            .filter_map(|r| r.auto.as_ref())
+            .map(first_packets)
+            .collect::<String>(),
     )
 }
 
@@ -42,6 +47,12 @@ fn card(outcome: &ExperimentOutcome, result: &PathResult) -> String {
         "direct" => (
             "Direct",
             "guest, NIC, wire",
+            outcome.original.direct_mbps,
+            outcome.original.direct_bottleneck,
+        ),
+        "auto" => (
+            "Auto",
+            "each flow on its own path",
             outcome.original.direct_mbps,
             outcome.original.direct_bottleneck,
         ),
@@ -167,7 +178,7 @@ fn pair_of_bars(
 ) -> Vec<Bar> {
     let [class, old] = classes(&result.path);
     let published = match result.path.as_str() {
-        "direct" => &outcome.original.direct_streams,
+        "direct" | "auto" => &outcome.original.direct_streams,
         _ => &outcome.original.mediated_streams,
     };
     let bar = |value: f64, weight, class, when: &str| Bar {
@@ -196,6 +207,7 @@ fn pair_of_bars(
 fn classes(path: &str) -> [&'static str; 2] {
     match path {
         "direct" => ["direct-bar", "direct-2009"],
+        "auto" => ["auto-bar", "direct-2009"],
         _ => ["mediated-bar", "mediated-2009"],
     }
 }
@@ -226,15 +238,12 @@ fn utilisation(result: &PathResult) -> String {
             result.hypervisor_cpu,
         ),
     ];
-    let title = format!(
-        "{} path",
-        if result.path == "direct" {
-            "Direct"
-        } else {
-            "Mediated"
-        }
-    );
-    format!("<figure>{}</figure>", chart::shares(&title, &lines))
+    let title = match result.path.as_str() {
+        "direct" => "Direct path",
+        "auto" => "Path auto",
+        _ => "Mediated path",
+    };
+    format!("<figure>{}</figure>", chart::shares(title, &lines))
 }
 
 /// The figures of a clock's paths, 2009's beside them, and the wire's.
@@ -248,7 +257,7 @@ fn table(outcome: &ExperimentOutcome, results: &[&PathResult]) -> String {
         );
     }
     let published = |result: &PathResult| match result.path.as_str() {
-        "direct" => (
+        "direct" | "auto" => (
             original.direct_streams,
             original.direct_mbps,
             original.direct_bottleneck,
@@ -317,6 +326,33 @@ fn table(outcome: &ExperimentOutcome, results: &[&PathResult]) -> String {
     format!(
         "<div class=\"scroll\"><table><thead><tr>{columns}<th>the wire allows</th></tr></thead><tbody>{}</tbody></table></div>\n",
         rows.concat()
+    )
+}
+
+/// The packets of each flow that took the slow path before the flow changed to the fast one.
+fn first_packets(frames: &AutoFrames) -> String {
+    let rows: String = frames
+        .first
+        .iter()
+        .map(|flow| {
+            format!(
+                "<tr><th>{} to {}</th><td>{}</td><td>{}</td><td>{:.1}</td><td>{:.1}</td></tr>",
+                escape(&flow.from),
+                escape(&flow.to),
+                flow.sent,
+                flow.received,
+                flow.first_us,
+                flow.last_us
+            )
+        })
+        .collect();
+    let note = format!("<p class=\"note\">Path auto: {}.</p>\n", auto(frames));
+    if rows.is_empty() {
+        return note;
+    }
+    format!(
+        "<h3>The first packets of each flow, on the slow path</h3>\n{note}<div class=\"scroll\"><table><thead><tr><th></th>\
+         <th>sent</th><th>received</th><th>first, \u{b5}s</th><th>last, \u{b5}s</th></tr></thead><tbody>{rows}</tbody></table></div>\n"
     )
 }
 

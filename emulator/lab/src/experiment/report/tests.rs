@@ -65,6 +65,7 @@ fn path(plan: &PlanView, path: &str, clock: &str, each: f64, link: f64, cpu: f64
         reported: Vec::new(),
         drops: BTreeMap::new(),
         cpu_seconds: BTreeMap::new(),
+        auto: None,
         samples: (1..=20)
             .map(|i| Sample {
                 at_s: f64::from(i) * plan.seconds / 20.0,

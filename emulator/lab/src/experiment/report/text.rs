@@ -1,6 +1,6 @@
 //! The summary on the console: plain text, at most [`WIDTH`] columns, the same for the same outcome.
 
-use super::{busy, is_2009_setup, netem, offloads, ratio, tcp, warm_up, whole};
+use super::{auto, busy, is_2009_setup, netem, offloads, ratio, tcp, warm_up, whole};
 use crate::experiment::outcome::{ExperimentOutcome, PathResult};
 
 /// Columns of the console that are used.
@@ -157,6 +157,9 @@ fn path(outcome: &ExperimentOutcome, result: &PathResult, per_row: usize) -> Vec
         "total", "", result.total_mbps
     ));
     lines.extend(wrap("  Bound by", &format!("{}; {spread}", busy(result))));
+    if let Some(frames) = &result.auto {
+        lines.extend(wrap("  Fast path", &auto(frames)));
+    }
     if !result.drops.is_empty() {
         let drops: Vec<String> = result
             .drops
