@@ -161,13 +161,20 @@ Examples:
 pub enum Filter {
     /// Add a filter
     Add {
+        /// MATCH vf N [loc N] | MATCH action drop [loc N]
+        #[arg(required = true, num_args = 1.., trailing_var_arg = true, allow_hyphen_values = true)]
+        words: Vec<String>,
+    },
+    /// Add a filter, in place of one with the same match and priority if there is one
+    Replace {
         /// MATCH vf N | MATCH action drop
         #[arg(required = true, num_args = 1.., trailing_var_arg = true, allow_hyphen_values = true)]
         words: Vec<String>,
     },
-    /// Delete the filter with this match and priority
+    /// Delete the filter with this id, or with this match, and of this priority
+    #[command(visible_alias = "delete")]
     Del {
-        /// MATCH
+        /// ID | MATCH
         #[arg(required = true, num_args = 1.., trailing_var_arg = true, allow_hyphen_values = true)]
         words: Vec<String>,
     },
@@ -187,13 +194,20 @@ Matches, in the order in which they win:
   flow-type ether dst unknown-multicast  (groups that no filter before names; not broadcast)
   flow-type ether dst unknown-unicast    (from the wire, and no VF has the address)
 They judge what is received, from the wire or by a VF from another; not what a VF sends to the wire.
-Each may end with priority hint|auto|manual|required [default: manual]: of filters with the same match the highest is in
-force, and the others take over when it is deleted.
+Each may end with priority hint|auto|manual|required [default: manual]. There is one filter for a match: a higher priority
+takes the place of a lower one, a lower one is refused. What took the place of an auto one gives it back when it is deleted.
+To delete a filter, name the priority that it has.
+
+'filter show' says each filter's id, behind the words that add it, and 'show' how full the NIC's tables are. The generic NIC,
+ixgbe and i40e have rows that software numbers: the id is the row, the lowest free one unless loc N chooses it. falcon,
+siena and ef10 choose the row themselves by a hash, and refuse a filter whose rows are taken, a hint sooner than others; of
+their filters that with the lowest id wins.
 
 Examples:
   vfnic filter add flow-type tcp4 dst-ip 10.0.0.1 dst-port 80 vf 1
   vfnic filter add flow-type ether proto 0x88b5 action drop
-  vfnic filter del flow-type tcp4 dst-ip 10.0.0.1 dst-port 80";
+  vfnic filter del flow-type tcp4 dst-ip 10.0.0.1 dst-port 80
+  vfnic filter delete 5";
 
 /// Options of `vfnic run`.
 #[derive(Debug, Args)]

@@ -343,6 +343,7 @@ fn show_all(ctl: &Path, nic: Option<&str>, args: &cli::ShowAll) -> Result<(), Fa
 fn filter(ctl: &Path, nic: Option<String>, filter: cli::Filter) -> Result<(), Failure> {
     let (verb, words) = match filter {
         cli::Filter::Add { words } => ("add", words),
+        cli::Filter::Replace { words } => ("replace", words),
         cli::Filter::Del { words } => ("del", words),
         cli::Filter::Flush => ("flush", Vec::new()),
         cli::Filter::Show(args) => return show_filters(ctl, nic, &args),
@@ -352,15 +353,27 @@ fn filter(ctl: &Path, nic: Option<String>, filter: cli::Filter) -> Result<(), Fa
 }
 
 fn show_filters(ctl: &Path, nic: Option<String>, args: &cli::Show) -> Result<(), Failure> {
-    match ask(ctl, &Request::Filters { nic }).map_err(failed)? {
-        Response::Filters(filters) if args.json => {
-            let filters: Vec<_> = filters.iter().map(|f| show::words_to_json(f)).collect();
+    match ask(ctl, &Request::FilterTable { nic }).map_err(failed)? {
+        Response::FilterTable(filters) if args.json => {
+            let filters = filters.iter().map(|filter| {
+                let mut json = show::words_to_json(&filter.words);
+                json["id"] = filter.id.into();
+                json
+            });
+            let filters: Vec<_> = filters.collect();
             let json = serde_json::to_string_pretty(&filters).map_err(failed)?;
             print(&format!("{json}\n"))
         }
-        Response::Filters(filters) => {
-            let lines: String = filters.iter().map(|filter| format!("{filter}\n")).collect();
-            print(&lines)
+        Response::FilterTable(filters) => {
+            // The words that add it, and behind them what a shell and a batch take for a comment.
+            let lines = filters.iter().map(|filter| match filter.id {
+                Some(id) => format!("{}  # id {id}\n", filter.words),
+                None => format!(
+                    "{}  # waits for the one above to be deleted\n",
+                    filter.words
+                ),
+            });
+            print(&lines.collect::<String>())
         }
         Response::Refused(why) => Err(usage(why)),
         _ => Err(failed("the answer is not to this question")),

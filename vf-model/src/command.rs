@@ -3,7 +3,7 @@
 use std::fmt;
 
 use crate::fdb::SelfEntry;
-use crate::filter_spec::{FilterMatch, FilterPriority, FilterSpec};
+use crate::filter_spec::{FilterId, FilterMatch, FilterPriority, FilterSpec, MatchError};
 use crate::refusal::Refusal;
 use crate::rss::{RssKey, RssSpread};
 use crate::switch_mode::SwitchMode;
@@ -57,11 +57,27 @@ pub enum Command {
     FdbDel(SelfEntry),
     /// `filter add FILTER`: into the NIC's table.
     FilterInsert(FilterSpec),
+    /// `filter add FILTER loc N`: into a row of it, where software numbers the rows.
+    FilterInsertAt {
+        /// The row.
+        loc: FilterId,
+        /// The filter.
+        spec: FilterSpec,
+    },
+    /// `filter replace FILTER`: likewise, in place of one with the same match and priority if there is one.
+    FilterReplace(FilterSpec),
     /// `filter del MATCH`: out of the NIC's table.
     FilterRemove {
         /// What it matches.
         matches: FilterMatch,
-        /// Which of those that match it.
+        /// The priority that it has.
+        priority: FilterPriority,
+    },
+    /// `filter delete ID`: out of the NIC's table.
+    FilterDelete {
+        /// What `filter show` calls it.
+        id: FilterId,
+        /// The priority that it has.
         priority: FilterPriority,
     },
     /// `filter flush`: all filters out of the NIC's table.
@@ -129,13 +145,20 @@ impl<S: AsRef<str>> Words<'_, S> {
     }
 
     fn filter_command(&mut self) -> Result<Command, Refusal> {
-        const VERBS: &str = "add, del or flush";
+        const VERBS: &str = "add, replace, del or flush";
         match self.next(VERBS)? {
-            "add" => Ok(Command::FilterInsert(self.new_filter()?)),
-            "del" => {
-                let (matches, priority) = self.old_filter()?;
-                Ok(Command::FilterRemove { matches, priority })
-            }
+            "add" => Ok(match self.new_filter()? {
+                (spec, None) => Command::FilterInsert(spec),
+                (spec, Some(loc)) => Command::FilterInsertAt { loc, spec },
+            }),
+            "replace" => match self.new_filter()? {
+                (spec, None) => Ok(Command::FilterReplace(spec)),
+                (_, Some(_)) => {
+                    Err(MatchError("a filter that is replaced stays in its row: no loc").into())
+                }
+            },
+            // The words of ip(8) and of ethtool(8).
+            "del" | "delete" => self.old_filter(),
             "flush" => Ok(Command::FlushFilters),
             other => Err(Refusal::word("filter", other, VERBS)),
         }
@@ -229,8 +252,13 @@ impl fmt::Display for Command {
             Command::FdbAdd(entry) => write!(f, "fdb add {entry}"),
             Command::FdbDel(entry) => write!(f, "fdb del {entry}"),
             Command::FilterInsert(spec) => write!(f, "filter add {spec}"),
+            Command::FilterInsertAt { loc, spec } => write!(f, "filter add {spec} loc {loc}"),
+            Command::FilterReplace(spec) => write!(f, "filter replace {spec}"),
             Command::FilterRemove { matches, priority } => {
                 write!(f, "filter del {matches} priority {priority}")
+            }
+            Command::FilterDelete { id, priority } => {
+                write!(f, "filter delete {id} priority {priority}")
             }
             Command::FlushFilters => f.write_str("filter flush"),
         }

@@ -5,6 +5,7 @@ use std::fmt;
 use std::net::IpAddr;
 use std::str::FromStr;
 
+use serde::{Deserialize, Serialize};
 use vf_packet::{MacAddr, Vid};
 
 use crate::vf::VfIndex;
@@ -91,13 +92,23 @@ pub enum FilterAction {
     Vf(VfIndex),
 }
 
-/// Which of several filters with the same match is in force: the highest. The others stay in the table and take over in
-/// turn when it is removed.
+impl FilterAction {
+    /// The VF that it names, if it names one.
+    #[must_use]
+    pub fn vf(&self) -> Option<VfIndex> {
+        match self {
+            FilterAction::Drop => None,
+            FilterAction::Vf(vf) => Some(*vf),
+        }
+    }
+}
+
+/// Which of two filters with the same match stays: the one of the higher priority. Who takes one out has to name its priority.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum FilterPriority {
     /// A guess that saves work, such as a learned flow.
     Hint,
-    /// Derived from other settings.
+    /// Derived from other settings. It gives way to a higher one and comes back when that has gone.
     Auto,
     /// Said by the administrator.
     #[default]
@@ -106,15 +117,10 @@ pub enum FilterPriority {
     Required,
 }
 
-impl FilterPriority {
-    /// From the lowest to the highest.
-    pub(crate) const ALL: [FilterPriority; 4] = [
-        FilterPriority::Hint,
-        FilterPriority::Auto,
-        FilterPriority::Manual,
-        FilterPriority::Required,
-    ];
-}
+/// What a filter is called where it lies: a number that `filter show` says and `filter delete` takes, as ethtool's location.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct FilterId(pub u32);
 
 /// A filter of the NIC's table; in text the words of `ethtool -N`, such as
 /// `flow-type tcp4 dst-ip 10.0.0.1 dst-port 80 vf 2`.
@@ -124,7 +130,7 @@ pub struct FilterSpec {
     pub matches: FilterMatch,
     /// What it does.
     pub action: FilterAction,
-    /// How it ranks among those with the same match.
+    /// What it is worth, beside another one with the same match.
     pub priority: FilterPriority,
 }
 
@@ -134,6 +140,19 @@ pub struct FilterSpec {
 pub struct MatchError(pub(crate) &'static str);
 
 impl FilterMatch {
+    /// How it ranks among the kinds: of two that match a frame the lower wins.
+    pub(crate) fn precedence(&self) -> u32 {
+        match self {
+            FilterMatch::Full { .. } => 0,
+            FilterMatch::Local { .. } => 1,
+            FilterMatch::MacVlan { .. } => 2,
+            FilterMatch::Mac(_) => 3,
+            FilterMatch::EtherType(_) => 4,
+            FilterMatch::UnknownMulticast => 5,
+            FilterMatch::UnknownUnicast => 6,
+        }
+    }
+
     /// # Errors
     /// [`MatchError`] if no frame could match.
     pub(crate) fn check(&self) -> Result<(), MatchError> {
@@ -226,6 +245,12 @@ impl fmt::Display for FilterSpec {
             priority,
         } = self;
         write!(f, "{matches} {action} priority {priority}")
+    }
+}
+
+impl fmt::Display for FilterId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
     }
 }
 

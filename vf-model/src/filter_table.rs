@@ -1,17 +1,19 @@
-//! The NIC's filter table and what a frame is looked up in: one hash probe for each family of kinds in use, however many
-//! filters there are. Filters that differ only in how much they match lie in one family, the wide match in front: a frame
-//! to a local port that no filter names is done with after one probe. A copy of the table shares with it all that does not
-//! change. Never allocates while looking up, and gives the same answers in every run.
+//! The filters of a NIC: which there is room for, which of two with the same match stays, and what each is called. There is
+//! one filter for a match, as in the driver of the NIC that this one is like (Linux's sfc): a filter of a higher priority takes
+//! the place of a lower one, and one that took the place of an automatic one gives it back when it goes. What frames are
+//! looked up in is derived from it ([`crate::filter_index`]). A copy of the table shares with it all that does not change.
 
-use std::hash::Hash;
-use std::net::IpAddr;
-use std::sync::Arc;
+use std::cmp::Ordering;
 
-use vf_packet::{Header, PlainIpv4, Vlan};
+use vf_packet::{Header, Vlan};
 
-use crate::cow_map::{CowMap, seed};
-use crate::filter_spec::{FilterAction, FilterMatch, FilterPriority, FilterSpec, MatchError};
-use crate::profile::{MAX_TABLE_FILTERS, Profile, Rows};
+use crate::cow_map::seed;
+use crate::filter_index::{Actions, Index};
+use crate::filter_spec::{
+    FilterAction, FilterId, FilterMatch, FilterPriority, FilterSpec, MatchError,
+};
+use crate::filter_store::{Found, Held, Place, Store, TableUse};
+use crate::profile::{Profile, Rows, TableKind};
 
 /// Why the table does not take a filter, or has none to give up.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -19,17 +21,80 @@ pub enum TableError {
     /// No frame can match it.
     #[error(transparent)]
     Match(#[from] MatchError),
-    /// The NIC has a filter with this match and priority.
-    #[error("filter {0} priority {1}: is there already, delete it first")]
+    /// The NIC has a filter with this match and priority (EEXIST).
+    #[error("filter {0} priority {1}: is there already, delete it first or say filter replace")]
     Exists(FilterMatch, FilterPriority),
-    /// The NIC has no filter with this match and priority.
+    /// The NIC has a filter with this match of a higher priority (EPERM).
+    #[error(
+        "filter {matches} priority {priority}: one of priority {holder} is there, which a lower one does not replace"
+    )]
+    Held {
+        /// Its match.
+        matches: FilterMatch,
+        /// Its priority.
+        holder: FilterPriority,
+        /// That of the one that is refused.
+        priority: FilterPriority,
+    },
+    /// The NIC has no filter with this match (ENOENT).
     #[error("filter {0} priority {1}: there is no such filter")]
     NotFound(FilterMatch, FilterPriority),
-    /// No room for another filter.
+    /// The NIC has a filter with this match, but of another priority (ENOENT).
+    #[error("filter {matches} priority {priority}: the one that is there has priority {holder}")]
+    OtherPriority {
+        /// Its match.
+        matches: FilterMatch,
+        /// Its priority.
+        holder: FilterPriority,
+        /// The one that was named.
+        priority: FilterPriority,
+    },
+    /// No filter of the NIC has this id.
+    #[error("filter {0}: no filter has this id; filter show says them")]
+    NoSuchId(FilterId),
+    /// The NIC chooses the rows of its filters itself, or has fewer rows.
+    #[error("loc {id}: {}", match rows {
+        0 => format!("a NIC of profile {profile} chooses the row of a filter itself"),
+        rows => format!("rows are 0 to {}", rows - 1),
+    })]
+    Location {
+        /// Where the filter was to be.
+        id: FilterId,
+        /// What the NIC is like.
+        profile: Profile,
+        /// How many rows software can choose from.
+        rows: usize,
+    },
+    /// The row is another filter's.
+    #[error("loc {id}: filter {there} is there, delete it first")]
+    RowTaken {
+        /// Which row.
+        id: FilterId,
+        /// What the filter in it matches.
+        there: FilterMatch,
+    },
+    /// No room for another filter (EBUSY).
     #[error("the filter table is full: {room} filters, delete one first")]
     Full {
         /// How many filters the table holds.
         room: usize,
+    },
+    /// None of the rows is free in which the NIC would find the filter (EBUSY).
+    #[error(
+        "the filter table is full for filter {matches} priority {priority}: {used} of {rows} rows are used, among them the first {depth} that it could lie in; delete some first{}",
+        match priority { FilterPriority::Hint => ", or give it another priority: a hint is not looked far for", _ => "" }
+    )]
+    NoRow {
+        /// What it matches.
+        matches: FilterMatch,
+        /// How much it is worth.
+        priority: FilterPriority,
+        /// How many rows were looked at.
+        depth: u16,
+        /// Rows in use.
+        used: usize,
+        /// Rows there are for its kind.
+        rows: usize,
     },
     /// No room for another filter of its kind in the table of a NIC with this profile, or no such filters at all.
     #[error("filter: a NIC of profile {profile} holds {room} of the kind {matches}")]
@@ -47,7 +112,7 @@ pub enum TableError {
 #[derive(Clone, Debug)]
 pub struct FilterTable {
     profile: Profile,
-    rows: CowMap<FilterMatch, Row>,
+    store: Store,
     /// How many filters there are.
     len: usize,
     /// How many of each kind.
@@ -55,83 +120,22 @@ pub struct FilterTable {
     index: Index,
 }
 
-/// The filters with one match, by priority.
-#[derive(Clone, Copy, Debug, Default)]
-struct Row([Option<FilterAction>; FilterPriority::ALL.len()]);
-
-impl Row {
-    /// Of the highest priority.
-    fn in_force(&self) -> Option<FilterAction> {
-        self.0.iter().rev().find_map(|action| *action)
-    }
+/// A filter of the table, and what it is called there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NumberedFilter {
+    /// Its id; `None` for one of priority auto whose place another has taken: it waits for that to be deleted.
+    pub id: Option<FilterId>,
+    /// The filter.
+    pub spec: FilterSpec,
 }
 
-/// The filter in force for each match.
-#[derive(Clone, Debug)]
-struct Index {
-    v4: Family<Local4, End4>,
-    /// Local ports that a filter in `v4` names.
-    ports4: Ports,
-    v6: Family<Local6, End6>,
-    macs: Family<u64, u16>,
-    ethertypes: CowMap<u16, FilterAction>,
-    unknown_multicast: Option<FilterAction>,
-    unknown_unicast: Option<FilterAction>,
-}
-
-/// Filters on a wide key, and on that and a further key together.
-#[derive(Clone, Debug)]
-struct Family<W, N> {
-    wide: CowMap<W, Wide>,
-    narrow: CowMap<(W, N), FilterAction>,
-}
-
-/// A set of ports, a bit for each; empty until the first is put in. It only ever saves a probe: a port stays in it until no
-/// filter on IPv4 flows is left.
-#[derive(Clone, Debug, Default)]
-struct Ports(Arc<[u64]>);
-
-#[derive(Clone, Copy, Debug, Default)]
-struct Wide {
-    action: Option<FilterAction>,
-    /// How many filters go on from here.
-    narrower: u32,
-}
-
-/// What the filters of a family say of a frame: the one that matches more goes first.
+/// How a filter is put in.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Actions {
-    narrow: Option<FilterAction>,
-    wide: Option<FilterAction>,
-}
-
-/// IPv4 address, port and protocol.
-type Local4 = u64;
-/// IPv4 address and port.
-type End4 = u64;
-/// IPv6 address; port and protocol.
-type Local6 = (u128, u32);
-/// IPv6 address and port.
-type End6 = (u128, u16);
-
-impl Ports {
-    fn insert(&mut self, port: u16) {
-        if self.contains(port) {
-            return;
-        }
-        if self.0.is_empty() {
-            self.0 = vec![0; 1 << 10].into();
-        }
-        if let Some(word) = Arc::make_mut(&mut self.0).get_mut(usize::from(port) / 64) {
-            *word |= 1 << (port % 64);
-        }
-    }
-
-    #[inline]
-    fn contains(&self, port: u16) -> bool {
-        let word = self.0.get(usize::from(port) / 64);
-        word.is_some_and(|word| word >> (port % 64) & 1 == 1)
-    }
+pub(crate) struct Insert {
+    /// Whether in place of one with the same match and priority.
+    pub(crate) replace: bool,
+    /// In which row, and in place of what is there: what ethtool calls `loc`.
+    pub(crate) loc: Option<FilterId>,
 }
 
 impl FilterTable {
@@ -140,7 +144,7 @@ impl FilterTable {
         let seed = seed();
         FilterTable {
             profile,
-            rows: CowMap::new(seed),
+            store: Store::new(profile.silicon().table, seed),
             len: 0,
             used: [0; Rows::COUNT],
             index: Index::new(seed),
@@ -165,135 +169,216 @@ impl FilterTable {
         self.len == 0
     }
 
-    /// The filters: the kind that wins first, and of the same match the one in force first. Sorts them all.
+    /// How full the NIC's tables are.
+    #[must_use]
+    pub fn uses(&self) -> Vec<TableUse> {
+        self.store.uses()
+    }
+
+    /// The filters: those that win first, and behind one that has displaced an automatic one that. Sorts them all.
     pub fn iter(&self) -> impl Iterator<Item = FilterSpec> + use<> {
-        let mut rows: Vec<(FilterMatch, Row)> = self.rows.iter().copied().collect();
-        rows.sort_unstable_by_key(|(matches, _)| *matches);
-        rows.into_iter().flat_map(|(matches, row)| {
-            let actions = FilterPriority::ALL.into_iter().zip(row.0);
-            actions.rev().filter_map(move |(priority, action)| {
-                Some(FilterSpec {
-                    matches,
-                    action: action?,
-                    priority,
-                })
-            })
+        self.numbered().map(|filter| filter.spec)
+    }
+
+    /// The same with their ids.
+    pub fn numbered(&self) -> impl Iterator<Item = NumberedFilter> + use<> {
+        let rows = self.store.rows().into_iter();
+        let mut rows: Vec<_> = rows
+            .map(|(place, row)| (row.matches, self.store.id(&row.matches, place), row.held))
+            .collect();
+        rows.sort_unstable_by_key(|(matches, id, _)| (*matches, *id));
+        rows.into_iter().flat_map(|(matches, id, held)| {
+            let spec = |action, priority| FilterSpec {
+                matches,
+                action,
+                priority,
+            };
+            let in_force = NumberedFilter {
+                id: Some(id),
+                spec: spec(held.action, held.priority),
+            };
+            let waits = held.over_auto.map(|action| NumberedFilter {
+                id: None,
+                spec: spec(action, FilterPriority::Auto),
+            });
+            std::iter::once(in_force).chain(waits)
         })
     }
 
-    pub(crate) fn insert(&mut self, spec: &FilterSpec) -> Result<(), TableError> {
-        spec.matches.check()?;
-        let mut row = self.rows.get(&spec.matches).unwrap_or_default();
-        let action = &mut row.0[spec.priority as usize];
-        if action.is_some() {
-            return Err(TableError::Exists(spec.matches, spec.priority));
+    pub(crate) fn insert(&mut self, spec: &FilterSpec, how: Insert) -> Result<(), TableError> {
+        let FilterSpec {
+            matches,
+            action,
+            priority,
+        } = *spec;
+        matches.check()?;
+        let loc = how.loc.map(|id| self.row(id, &matches)).transpose()?;
+        let Found { held, free } = self.store.search(&matches, priority);
+        let Some((place, holder)) = held else {
+            let place = self.room_for(spec, loc.or(free))?;
+            self.len += 1;
+            self.used[Rows::of(&matches) as usize] += 1;
+            let over_auto = None;
+            let held = Held {
+                action,
+                priority,
+                over_auto,
+            };
+            self.set(place, None, &matches, Some(held));
+            return Ok(());
+        };
+        let mut held = Held {
+            action,
+            priority,
+            over_auto: holder.over_auto,
+        };
+        match priority.cmp(&holder.priority) {
+            // It does not come in the way of one that was given: it waits, where the driver has it wait.
+            Ordering::Less
+                if priority == FilterPriority::Auto
+                    && !self.profile.silicon().refuses_auto_below =>
+            {
+                let over_auto = Some(action);
+                held = Held {
+                    over_auto,
+                    ..holder
+                };
+            }
+            Ordering::Less => {
+                return Err(TableError::Held {
+                    matches,
+                    holder: holder.priority,
+                    priority,
+                });
+            }
+            Ordering::Equal if !how.replace => {
+                return Err(TableError::Exists(matches, priority));
+            }
+            Ordering::Greater if holder.priority == FilterPriority::Auto => {
+                held.over_auto = Some(holder.action);
+            }
+            Ordering::Equal | Ordering::Greater => {}
         }
-        if self.len >= MAX_TABLE_FILTERS {
-            return Err(TableError::Full {
-                room: MAX_TABLE_FILTERS,
-            });
-        }
-        let rows = Rows::of(&spec.matches);
-        let (used, room) = (self.used[rows as usize], self.profile.silicon().room(rows));
-        if used >= room {
-            return Err(TableError::KindFull {
-                profile: self.profile,
-                matches: spec.matches,
-                room,
-            });
-        }
-        *action = Some(spec.action);
-        self.len += 1;
-        self.used[rows as usize] += 1;
-        self.set(&spec.matches, row);
+        self.set(
+            loc.or(free).unwrap_or(place),
+            Some(place),
+            &matches,
+            Some(held),
+        );
         Ok(())
     }
 
+    /// The row that software calls so, for a filter with this match.
+    fn row(&self, id: FilterId, matches: &FilterMatch) -> Result<Place, TableError> {
+        let place = self.store.numbered(id).ok_or(TableError::Location {
+            id,
+            profile: self.profile,
+            rows: self.store.numbered_rows(),
+        })?;
+        match self.store.at(id) {
+            Some(there) if there != *matches => Err(TableError::RowTaken { id, there }),
+            _ => Ok(place),
+        }
+    }
+
+    /// A row for a new filter.
+    fn room_for(&self, spec: &FilterSpec, free: Option<Place>) -> Result<Place, TableError> {
+        let FilterSpec {
+            matches, priority, ..
+        } = *spec;
+        let rows = Rows::of(&matches);
+        let silicon = self.profile.silicon();
+        let (used, room) = (self.used[rows as usize], silicon.room(rows));
+        if room == 0 || free.is_some() && used >= room {
+            return Err(TableError::KindFull {
+                profile: self.profile,
+                matches,
+                room,
+            });
+        }
+        free.ok_or_else(|| match self.store.depth_for(priority) {
+            None => TableError::Full { room: self.len },
+            Some(depth) => TableError::NoRow {
+                matches,
+                priority,
+                depth,
+                used: match silicon.table {
+                    TableKind::Ef10 => self.len,
+                    _ => used,
+                },
+                rows: room,
+            },
+        })
+    }
+
+    /// Takes out a filter; the automatic one whose place it has taken comes back.
     pub(crate) fn remove(
         &mut self,
         matches: &FilterMatch,
         priority: FilterPriority,
     ) -> Result<(), TableError> {
-        let mut row = self.rows.get(matches).unwrap_or_default();
-        if row.0[priority as usize].take().is_none() {
-            return Err(TableError::NotFound(*matches, priority));
+        let found = self.store.search(matches, priority);
+        let (place, holder) = found.held.ok_or(TableError::NotFound(*matches, priority))?;
+        let left = match holder.over_auto {
+            // The one that waits is taken out.
+            Some(_) if priority == FilterPriority::Auto => Some(Held {
+                over_auto: None,
+                ..holder
+            }),
+            _ if priority != holder.priority => {
+                return Err(TableError::OtherPriority {
+                    matches: *matches,
+                    holder: holder.priority,
+                    priority,
+                });
+            }
+            over_auto => over_auto.map(|action| Held {
+                action,
+                priority: FilterPriority::Auto,
+                over_auto: None,
+            }),
+        };
+        if left.is_none() {
+            self.len -= 1;
+            self.used[Rows::of(matches) as usize] -= 1;
         }
-        self.len -= 1;
-        self.used[Rows::of(matches) as usize] -= 1;
-        self.set(matches, row);
+        self.set(place, Some(place), matches, left);
         Ok(())
     }
 
-    /// Sets the filters with one match, and puts the one that is in force now into the index or takes the last one out.
-    fn set(&mut self, matches: &FilterMatch, row: Row) {
-        let action = row.in_force();
-        self.rows.put(*matches, action.map(|_| row));
-        let Index {
-            v4,
-            ports4,
-            v6,
-            macs,
-            ethertypes,
-            unknown_multicast,
-            unknown_unicast,
-        } = &mut self.index;
-        match *matches {
-            FilterMatch::Full {
-                transport,
-                local,
-                remote,
-            } => match (local.ip, remote.ip) {
-                (IpAddr::V4(l), IpAddr::V4(r)) => {
-                    ports4.insert(local.port);
-                    let wide = local4(l.to_bits(), local.port, transport.protocol());
-                    v4.set_narrow(wide, end4(r.to_bits(), remote.port), action);
-                }
-                (IpAddr::V6(l), IpAddr::V6(r)) => {
-                    let wide = local6(l.to_bits(), local.port, transport.protocol());
-                    v6.set_narrow(wide, (r.to_bits(), remote.port), action);
-                }
-                _ => {} // refused by the check of the match
-            },
-            FilterMatch::Local { transport, local } => match local.ip {
-                IpAddr::V4(ip) => {
-                    ports4.insert(local.port);
-                    v4.set(
-                        local4(ip.to_bits(), local.port, transport.protocol()),
-                        action,
-                    );
-                }
-                IpAddr::V6(ip) => v6.set(
-                    local6(ip.to_bits(), local.port, transport.protocol()),
-                    action,
-                ),
-            },
-            FilterMatch::MacVlan { mac, vid } => {
-                macs.set_narrow(mac.to_u64(), Vlan::of_vid(vid).to_u16(), action);
-            }
-            FilterMatch::Mac(mac) => macs.set(mac.to_u64(), action),
-            FilterMatch::EtherType(proto) => {
-                ethertypes.put(proto, action);
-            }
-            FilterMatch::UnknownMulticast => *unknown_multicast = action,
-            FilterMatch::UnknownUnicast => *unknown_unicast = action,
+    /// What the filter with this id and priority matches.
+    pub(crate) fn named(
+        &self,
+        id: FilterId,
+        priority: FilterPriority,
+    ) -> Result<FilterMatch, TableError> {
+        let matches = self.store.at(id).ok_or(TableError::NoSuchId(id))?;
+        match self.store.search(&matches, priority).held {
+            Some((_, held)) if held.priority != priority => Err(TableError::OtherPriority {
+                matches,
+                holder: held.priority,
+                priority,
+            }),
+            _ => Ok(matches),
         }
-        if v4.is_empty() {
-            *ports4 = Ports::default();
-        }
+    }
+
+    /// Sets what is in the table for a match, in another row than so far perhaps, and what frames find.
+    fn set(
+        &mut self,
+        place: Place,
+        was_in: Option<Place>,
+        matches: &FilterMatch,
+        held: Option<Held>,
+    ) {
+        self.store.put(place, was_in, matches, held);
+        self.index.set(matches, held.map(|held| held.action));
     }
 
     /// What filters on flows say of a frame.
     #[inline]
     pub(crate) fn flow_actions(&self, head: &[u8]) -> Actions {
-        let Index { v4, v6, ports4, .. } = &self.index;
-        if v4.is_empty() && v6.is_empty() {
-            return Actions::default();
-        }
-        match plain_flow4(head, ports4) {
-            Plain::Unnamed => Actions::default(),
-            Plain::Flow(local, remote) => v4.get(local, || remote),
-            Plain::No => self.index.any_flow(head).unwrap_or_default(),
-        }
+        self.index.flow_actions(head)
     }
 
     /// What the first filter says that matches a frame in `vlan` and is not passed over, filters on flows given and those
@@ -304,168 +389,26 @@ impl FilterTable {
         header: &Header,
         flow: Actions,
         vlan: Vlan,
-        mut takes: impl FnMut(&FilterAction) -> bool,
+        takes: impl FnMut(&FilterAction) -> bool,
     ) -> Option<FilterAction> {
-        let index = &self.index;
-        let by_mac = || index.macs.get(header.dst.to_u64(), || vlan.to_u16());
-        let by_type = || index.ethertypes.get(&header.ethertype);
-        let to_group = header.dst.is_multicast() && !header.dst.is_broadcast();
-        let unknown = || index.unknown_multicast.filter(|_| to_group);
-        flow.first(&mut takes)
-            .or_else(|| by_mac().first(&mut takes))
-            .or_else(|| by_type().filter(&mut takes))
-            .or_else(|| unknown().filter(&mut takes))
+        self.index.find(header, flow, vlan, takes)
     }
 
     /// What is said about stations that nobody has.
     pub(crate) fn unknown_unicast(&self) -> Option<FilterAction> {
-        self.index.unknown_unicast
-    }
-}
-
-impl Actions {
-    /// The first that is not passed over.
-    #[inline]
-    fn first(self, mut takes: impl FnMut(&FilterAction) -> bool) -> Option<FilterAction> {
-        self.narrow
-            .filter(&mut takes)
-            .or_else(|| self.wide.filter(&mut takes))
-    }
-
-    /// A number of at most 20 bits that no other actions have.
-    #[inline]
-    pub(crate) fn code(self) -> u64 {
-        let code = |action| match action {
-            None => 0,
-            Some(FilterAction::Drop) => 1,
-            Some(FilterAction::Vf(vf)) => 2 + u64::from(vf.0),
-        };
-        code(self.narrow) << 10 | code(self.wide)
-    }
-}
-
-impl Index {
-    fn new(seed: u64) -> Index {
-        Index {
-            v4: Family::new(seed),
-            ports4: Ports::default(),
-            v6: Family::new(seed),
-            macs: Family::new(seed),
-            ethertypes: CowMap::new(seed),
-            unknown_multicast: None,
-            unknown_unicast: None,
-        }
-    }
-
-    #[inline(never)]
-    fn any_flow(&self, head: &[u8]) -> Option<Actions> {
-        let flow = Header::parse(head).ok()?.flow(head)?;
-        let (src, dst) = flow.ports?;
-        match (flow.dst, flow.src) {
-            (IpAddr::V4(local), IpAddr::V4(remote)) => Some(
-                self.v4
-                    .get(local4(local.to_bits(), dst, flow.protocol), || {
-                        end4(remote.to_bits(), src)
-                    }),
-            ),
-            (IpAddr::V6(local), IpAddr::V6(remote)) => Some(
-                self.v6
-                    .get(local6(local.to_bits(), dst, flow.protocol), || {
-                        (remote.to_bits(), src)
-                    }),
-            ),
-            _ => None,
-        }
-    }
-}
-
-/// A frame as [`plain_flow4`] sees it.
-enum Plain {
-    /// To a port that no filter names, if it has ports at all.
-    Unnamed,
-    /// This flow.
-    Flow(Local4, End4),
-    /// Something else.
-    No,
-}
-
-/// The flow of a whole IPv4 packet of TCP or UDP without options behind at most one tag: of nearly all there are.
-#[inline]
-fn plain_flow4(head: &[u8], named: &Ports) -> Plain {
-    let Some(packet) = PlainIpv4::of_frame(head) else {
-        return Plain::No;
-    };
-    if !named.contains(packet.dst_port()) {
-        return Plain::Unnamed;
-    }
-    if !packet.has_ports() {
-        return Plain::No;
-    }
-    let local = local4(packet.dst(), packet.dst_port(), packet.protocol());
-    Plain::Flow(local, end4(packet.src(), packet.src_port()))
-}
-
-fn local4(ip: u32, port: u16, protocol: u8) -> Local4 {
-    u64::from(ip) << 32 | u64::from(port) << 8 | u64::from(protocol)
-}
-
-fn end4(ip: u32, port: u16) -> End4 {
-    u64::from(ip) << 16 | u64::from(port)
-}
-
-fn local6(ip: u128, port: u16, protocol: u8) -> Local6 {
-    (ip, u32::from(port) << 8 | u32::from(protocol))
-}
-
-impl<W: Copy + Hash + Eq, N: Copy + Hash + Eq> Family<W, N> {
-    fn new(seed: u64) -> Family<W, N> {
-        Family {
-            wide: CowMap::new(seed),
-            narrow: CowMap::new(seed),
-        }
-    }
-
-    #[inline]
-    fn is_empty(&self) -> bool {
-        self.wide.is_empty()
-    }
-
-    fn set(&mut self, key: W, action: Option<FilterAction>) {
-        self.change(key, |wide| wide.action = action);
-    }
-
-    fn set_narrow(&mut self, key: W, further: N, action: Option<FilterAction>) {
-        let was = self.narrow.put((key, further), action);
-        self.change(key, |wide| {
-            wide.narrower = wide.narrower + u32::from(action.is_some()) - u32::from(was);
-        });
-    }
-
-    fn change(&mut self, key: W, change: impl FnOnce(&mut Wide)) {
-        let mut wide = self.wide.get(&key).unwrap_or_default();
-        change(&mut wide);
-        let empty = wide.action.is_none() && wide.narrower == 0;
-        self.wide.put(key, (!empty).then_some(wide));
-    }
-
-    #[inline]
-    fn get(&self, key: W, further: impl FnOnce() -> N) -> Actions {
-        let Some(wide) = self.wide.get(&key) else {
-            return Actions::default();
-        };
-        Actions {
-            narrow: match wide.narrower {
-                0 => None,
-                _ => self.narrow.get(&(key, further())),
-            },
-            wide: wide.action,
-        }
+        self.index.unknown_unicast()
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::filter_spec::{FlowEnd, Transport};
+    use crate::profile::MAX_TABLE_FILTERS;
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+    use proptest::sample::select;
+    use std::net::{IpAddr, Ipv4Addr};
     use vf_packet::MacAddr;
 
     fn spec(words: &str) -> FilterSpec {
@@ -481,21 +424,453 @@ mod tests {
         action.map(|action| action.to_string())
     }
 
+    fn add(table: &mut FilterTable, words: &str) -> Result<(), String> {
+        let inserted = table.insert(&spec(words), Insert::default());
+        inserted.map_err(|refusal| refusal.to_string())
+    }
+
+    const MATCH: &str = "flow-type ether dst 02:00:00:00:00:01";
+    const TABLES: [Profile; 3] = [Profile::Generic, Profile::Siena, Profile::Ef10];
+
+    /// One filter for a match. Equals are refused unless one is to replace the other, lower ones always, higher ones replace.
     #[test]
-    fn the_highest_priority_is_in_force_and_the_others_take_over() {
+    fn of_two_filters_with_one_match_the_higher_priority_stays() {
+        for profile in TABLES {
+            let mut table = FilterTable::new(profile);
+            let of = |vf, priority| format!("{MATCH} vf {vf} priority {priority}");
+            for (vf, priority, says) in [
+                (1, "hint", ""),
+                (2, "hint", "is there already"),
+                (2, "manual", ""),
+                (3, "hint", "one of priority manual is there"),
+                (3, "manual", "is there already"),
+                (4, "required", ""),
+                (5, "manual", "one of priority required is there"),
+            ] {
+                let was = found(&table, [2, 0, 0, 0, 0, 1]);
+                let refused = add(&mut table, &of(vf, priority)).err().unwrap_or_default();
+                match says {
+                    "" => assert_eq!(refused, ""),
+                    says => assert!(refused.contains(says), "{profile}: {refused}"),
+                }
+                let now = found(&table, [2, 0, 0, 0, 0, 1]);
+                assert_eq!(
+                    now,
+                    if says.is_empty() {
+                        Some(format!("vf {vf}"))
+                    } else {
+                        was
+                    }
+                );
+                assert_eq!(table.len(), 1);
+            }
+            let replace = Insert {
+                replace: true,
+                loc: None,
+            };
+            table.insert(&spec(&of(6, "required")), replace).unwrap();
+            assert_eq!(found(&table, [2, 0, 0, 0, 0, 1]), Some("vf 6".to_owned()));
+            let lower = table.insert(&spec(&of(7, "auto")), replace);
+            assert_eq!(
+                lower.is_err(),
+                profile == Profile::Siena,
+                "as the driver of each"
+            );
+            // The one that is taken out is named by its priority.
+            let matches = spec(&of(0, "hint")).matches;
+            let other = table.remove(&matches, FilterPriority::Hint).unwrap_err();
+            assert!(
+                other.to_string().ends_with("has priority required"),
+                "{other}"
+            );
+            table.remove(&matches, FilterPriority::Required).unwrap();
+        }
+    }
+
+    #[test]
+    fn an_automatic_filter_is_back_when_the_one_in_its_place_is_gone() {
+        for profile in TABLES {
+            let mut table = FilterTable::new(profile);
+            let matches = spec(&format!("{MATCH} vf 0")).matches;
+            let in_force = |table: &FilterTable| found(table, [2, 0, 0, 0, 0, 1]);
+            add(&mut table, &format!("{MATCH} vf 1 priority hint")).unwrap();
+            add(&mut table, &format!("{MATCH} vf 2 priority auto")).unwrap();
+            add(&mut table, &format!("{MATCH} vf 3")).unwrap();
+            add(&mut table, &format!("{MATCH} vf 4 priority required")).unwrap();
+            assert_eq!(
+                (in_force(&table).unwrap(), table.len()),
+                ("vf 4".to_owned(), 1)
+            );
+            let shown: Vec<_> = table
+                .numbered()
+                .map(|f| (f.id.is_some(), f.spec.to_string()))
+                .collect();
+            assert_eq!(shown[0], (true, format!("{MATCH} vf 4 priority required")));
+            assert_eq!(shown[1], (false, format!("{MATCH} vf 2 priority auto")));
+            table.remove(&matches, FilterPriority::Required).unwrap();
+            assert_eq!(
+                (in_force(&table).unwrap(), table.len()),
+                ("vf 2".to_owned(), 1)
+            );
+            // The one that waits can be taken out as well, and what was a hint is not remembered.
+            add(&mut table, &format!("{MATCH} vf 3")).unwrap();
+            table.remove(&matches, FilterPriority::Auto).unwrap();
+            table.remove(&matches, FilterPriority::Manual).unwrap();
+            assert_eq!((in_force(&table), table.len()), (None, 0));
+        }
+    }
+
+    /// Filters on random flows, as far as the table takes them.
+    fn fill(
+        profile: Profile,
+        priority: FilterPriority,
+        seed: u64,
+    ) -> (FilterTable, FilterSpec, TableError) {
+        let mut table = FilterTable::new(profile);
+        let mut random = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+        let mut next = || {
+            random ^= random << 13;
+            random ^= random >> 7;
+            random ^= random << 17;
+            random
+        };
+        loop {
+            let [ip, port] = [next() as u32, 1 | next() as u16 as u32];
+            let local = FlowEnd {
+                ip: Ipv4Addr::from_bits(ip).into(),
+                port: port as u16,
+            };
+            let [ip, port] = [next() as u32, 1 | next() as u16 as u32];
+            let remote = FlowEnd {
+                ip: Ipv4Addr::from_bits(ip).into(),
+                port: port as u16,
+            };
+            let spec = FilterSpec {
+                matches: FilterMatch::Full {
+                    transport: Transport::Tcp,
+                    local,
+                    remote,
+                },
+                action: FilterAction::Drop,
+                priority,
+            };
+            if let Err(refused) = table.insert(&spec, Insert::default()) {
+                return (table, spec, refused);
+            }
+        }
+    }
+
+    /// A table is full for a hint much sooner than for what somebody has asked for, and never to its last row.
+    #[test]
+    fn a_hashed_table_refuses_long_before_its_last_row_is_taken() {
+        for seed in 1..=8 {
+            let (table, spec, refused) = fill(Profile::Siena, FilterPriority::Manual, seed);
+            let full = table.len() as f64 / 8192.;
+            assert!((0.95..0.99).contains(&full), "seed {seed}: {full}");
+            let says = format!(
+                "{} of 8192 rows are used, among them the first 200 that",
+                table.len()
+            );
+            assert!(refused.to_string().contains(&says), "{refused}");
+            assert_eq!(table.uses()[0].used, table.len());
+            assert_eq!(table.index_finds(&spec), None);
+            let (table, _, refused) = fill(Profile::Siena, FilterPriority::Hint, seed);
+            let full = table.len() as f64 / 8192.;
+            assert!((0.20..0.39).contains(&full), "seed {seed}: {full}");
+            assert!(
+                refused.to_string().contains("a hint is not looked far for"),
+                "{refused}"
+            );
+            assert!(table.uses()[0].depths[0].limit <= 6);
+        }
+        // Falcon has another bank.
+        let (table, ..) = fill(Profile::Falcon, FilterPriority::Manual, 1);
+        assert!(table.len() as f64 > 0.95 * 16384., "{}", table.len());
+    }
+
+    /// Search limits only grow, until nothing is left; what lies deep moves up when it is put in anew.
+    #[test]
+    fn a_limit_shrinks_when_the_table_is_empty_and_not_before() {
+        let (mut table, ..) = fill(Profile::Siena, FilterPriority::Manual, 3);
+        let limit = |table: &FilterTable| table.uses()[0].depths.first().map(|d| d.deepest);
+        let deepest = limit(&table).unwrap();
+        assert!(deepest > 100);
+        let all: Vec<FilterSpec> = table.iter().collect();
+        let (last, others) = all.split_last().unwrap();
+        for spec in others {
+            table.remove(&spec.matches, spec.priority).unwrap();
+        }
+        assert_eq!((limit(&table), table.len()), (Some(deepest), 1));
+        assert_eq!(table.index_finds(last), Some(FilterAction::Drop));
+        let id = |table: &FilterTable| table.numbered().next().unwrap().id;
+        let (deep, replace) = (
+            id(&table),
+            Insert {
+                replace: true,
+                loc: None,
+            },
+        );
+        table.insert(last, replace).unwrap();
+        let up = id(&table);
+        table.insert(last, replace).unwrap();
+        assert_eq!(up, id(&table));
+        // Of some eight thousand, not all lie in the row where they are looked for first; this one does now.
+        let first = table
+            .store
+            .search(&last.matches, FilterPriority::Manual)
+            .held
+            .unwrap()
+            .0;
+        assert_eq!(first.spot.depth, 1, "moved from {deep:?} to {up:?}");
+        table.remove(&last.matches, last.priority).unwrap();
+        assert_eq!((limit(&table), table.is_empty()), (None, true));
+    }
+
+    #[test]
+    fn ids_sort_as_filters_win_and_name_them() {
+        for profile in TABLES.into_iter().chain([Profile::Falcon]) {
+            let mut table = FilterTable::new(profile);
+            for words in [
+                "flow-type ether dst unknown-multicast vf 1",
+                "flow-type ether dst 02:00:00:00:00:01 vf 1",
+                "flow-type tcp4 dst-ip 10.0.0.1 dst-port 80 vf 1",
+                "flow-type ether dst 02:00:00:00:00:01 vlan 7 vf 1",
+                "flow-type udp4 dst-ip 10.0.0.1 dst-port 80 src-ip 10.0.0.2 src-port 5 vf 1",
+            ] {
+                let added = add(&mut table, words);
+                assert!(added.is_ok() || profile == Profile::Falcon, "{added:?}");
+            }
+            let all: Vec<_> = table.numbered().collect();
+            let ids: Vec<FilterId> = all.iter().map(|filter| filter.id.unwrap()).collect();
+            // Where software numbers the rows, an id is the row's number and says nothing of who wins.
+            match profile {
+                Profile::Generic => assert_eq!(
+                    ids.iter()
+                        .map(|id| id.0)
+                        .collect::<std::collections::BTreeSet<_>>(),
+                    (0..5).collect()
+                ),
+                _ => assert!(ids.is_sorted(), "{ids:?}"),
+            }
+            for (filter, id) in all.iter().zip(ids) {
+                let wrong = table.named(id, FilterPriority::Hint).unwrap_err();
+                assert!(
+                    wrong.to_string().ends_with("has priority manual"),
+                    "{wrong}"
+                );
+                let matches = table.named(id, FilterPriority::Manual).unwrap();
+                assert_eq!(matches, filter.spec.matches);
+                table.remove(&matches, FilterPriority::Manual).unwrap();
+                assert_eq!(
+                    table.named(id, FilterPriority::Manual),
+                    Err(TableError::NoSuchId(id))
+                );
+            }
+            assert!(table.is_empty());
+        }
+        // What Linux calls the known filter of the hash: precedence 1 << 13 | row 3914.
+        let mut table = FilterTable::new(Profile::Siena);
+        add(
+            &mut table,
+            "flow-type tcp4 dst-ip 10.0.0.1 dst-port 5001 vf 0",
+        )
+        .unwrap();
+        assert_eq!(
+            table.numbered().next().unwrap().id,
+            Some(FilterId(1 << 13 | 3914))
+        );
+    }
+
+    #[test]
+    fn software_chooses_a_row_where_it_may() {
         let mut table = FilterTable::new(Profile::Generic);
-        for (vf, priority) in [(1, "auto"), (2, "required"), (3, "hint"), (4, "manual")] {
-            let words =
-                format!("flow-type ether dst 02:00:00:00:00:01 vf {vf} priority {priority}");
-            table.insert(&spec(&words)).unwrap();
+        let at = |row| Insert {
+            loc: Some(FilterId(row)),
+            replace: false,
+        };
+        let nth = |n| spec(&format!("flow-type ether proto {} vf 1", 0x9000 + n));
+        table.insert(&nth(1), at(1)).unwrap();
+        table.insert(&nth(2), Insert::default()).unwrap();
+        table.insert(&nth(3), Insert::default()).unwrap();
+        table.insert(&nth(4), at(8191)).unwrap();
+        let rows: Vec<u32> = table
+            .numbered()
+            .map(|filter| filter.id.unwrap().0)
+            .collect();
+        assert_eq!(rows, [1, 0, 2, 8191]);
+        let taken = table.insert(&nth(5), at(1)).unwrap_err().to_string();
+        assert!(
+            taken.starts_with("loc 1: filter flow-type ether proto 0x9001 is there"),
+            "{taken}"
+        );
+        let beyond = table.insert(&nth(5), at(8192)).unwrap_err().to_string();
+        assert_eq!(beyond, "loc 8192: rows are 0 to 8191");
+        let first = table.named(FilterId(0), FilterPriority::Manual).unwrap();
+        table.remove(&first, FilterPriority::Manual).unwrap();
+        table.insert(&nth(5), Insert::default()).unwrap();
+        assert_eq!(table.store.at(FilterId(0)), Some(nth(5).matches));
+        // In another row with a higher priority: it leaves the one where it was.
+        let required = FilterSpec {
+            priority: FilterPriority::Required,
+            ..nth(5)
+        };
+        table.insert(&required, at(9)).unwrap();
+        assert_eq!(
+            (table.store.at(FilterId(0)), table.store.at(FilterId(9))),
+            (None, Some(nth(5).matches))
+        );
+        assert_eq!((table.len(), table.uses()[0].used), (4, 4));
+        for profile in [Profile::Siena, Profile::Ef10] {
+            let mut table = FilterTable::new(profile);
+            let refused = table
+                .insert(&spec(&format!("{MATCH} vf 1")), at(3))
+                .unwrap_err();
+            assert!(
+                refused
+                    .to_string()
+                    .contains("chooses the row of a filter itself"),
+                "{refused}"
+            );
         }
-        for vf in [2, 4, 1, 3] {
-            assert_eq!(found(&table, [2, 0, 0, 0, 0, 1]), Some(format!("vf {vf}")));
-            let first = table.iter().next().unwrap();
-            table.remove(&first.matches, first.priority).unwrap();
+    }
+
+    impl FilterTable {
+        /// What a frame of the flow of `spec` finds in the index.
+        fn index_finds(&self, spec: &FilterSpec) -> Option<FilterAction> {
+            let FilterMatch::Full {
+                transport,
+                local,
+                remote,
+            } = spec.matches
+            else {
+                panic!("a flow")
+            };
+            let (IpAddr::V4(to), IpAddr::V4(from)) = (local.ip, remote.ip) else {
+                panic!("IPv4")
+            };
+            let mut head = vec![
+                2,
+                0,
+                0,
+                0,
+                0,
+                1,
+                2,
+                0,
+                0,
+                0,
+                0,
+                2,
+                8,
+                0,
+                0x45,
+                0,
+                0,
+                40,
+                0,
+                0,
+                0,
+                0,
+                64,
+                transport.protocol(),
+                0,
+                0,
+            ];
+            head.extend([from.octets(), to.octets()].concat());
+            head.extend([remote.port.to_be_bytes(), local.port.to_be_bytes()].concat());
+            head.resize(60, 0);
+            self.flow_actions(&head).first(|_| true)
         }
-        assert_eq!(found(&table, [2, 0, 0, 0, 0, 1]), None);
-        assert!(table.is_empty() && table.index.macs.wide.is_empty());
+
+        /// What the NIC finds in its rows: it probes for what each kind of filter would be that matches, the first kind first.
+        fn rows_find(&self, head: &[u8], vlan: Vlan) -> Option<FilterAction> {
+            let header = Header::parse(head).unwrap();
+            let mut candidates = Vec::new();
+            if let Some(flow) = header.flow(head)
+                && let Some((from, to)) = flow.ports
+            {
+                let transport = [Transport::Tcp, Transport::Udp]
+                    .into_iter()
+                    .find(|t| t.protocol() == flow.protocol)
+                    .unwrap();
+                let local = FlowEnd {
+                    ip: flow.dst,
+                    port: to,
+                };
+                let remote = FlowEnd {
+                    ip: flow.src,
+                    port: from,
+                };
+                candidates.push(FilterMatch::Full {
+                    transport,
+                    local,
+                    remote,
+                });
+                candidates.push(FilterMatch::Local { transport, local });
+            }
+            if let Ok(vid) = vf_packet::Vid::new(vlan.to_u16()) {
+                candidates.push(FilterMatch::MacVlan {
+                    mac: header.dst,
+                    vid,
+                });
+            }
+            candidates.push(FilterMatch::Mac(header.dst));
+            candidates.push(FilterMatch::EtherType(header.ethertype));
+            if header.dst.is_multicast() && !header.dst.is_broadcast() {
+                candidates.push(FilterMatch::UnknownMulticast);
+            }
+            let mut rows = candidates
+                .iter()
+                .map(|matches| self.store.search(matches, FilterPriority::Hint).held);
+            rows.find_map(|held| Some(held?.1.action))
+        }
+    }
+
+    proptest! {
+        /// The rows decide what is admitted and the index what becomes of a frame: they never disagree.
+        #[test]
+        fn what_the_rows_hold_is_what_frames_find(
+            profile in select(vec![Profile::Falcon, Profile::Siena, Profile::Ef10, Profile::Generic]),
+            changes in vec((0u8..4, 0u16..40, 0u8..5, 0usize..4, any::<bool>()), 1..200),
+        ) {
+            let priorities = [FilterPriority::Hint, FilterPriority::Auto, FilterPriority::Manual, FilterPriority::Required];
+            let mac = |n: u16| MacAddr([2 | (n % 2) as u8, 0, 0, 0, 0, 0]).offset(u32::from(n % 5));
+            let words = |kind, n: u16| match kind {
+                0 => format!("tcp4 dst-ip 10.0.0.{} dst-port {} src-ip 10.0.1.1 src-port 9", n % 4 + 1, n % 3 + 1),
+                1 => format!("tcp4 dst-ip 10.0.0.{} dst-port {}", n % 4 + 1, n % 3 + 1),
+                2 if n.is_multiple_of(7) => "ether dst unknown-multicast".to_owned(),
+                2 => format!("ether dst {}", mac(n)),
+                _ => format!("ether dst {} vlan 3", mac(n)),
+            };
+            let mut table = FilterTable::new(profile);
+            for (kind, n, vf, priority, keep) in changes {
+                let FilterSpec { matches, action, .. } = spec(&format!("flow-type {} vf {vf}", words(kind, n)));
+                let priority = priorities[priority];
+                let _ = match keep {
+                    true => table.insert(&FilterSpec { matches, action, priority }, Insert { replace: n.is_multiple_of(2), loc: None }),
+                    false => table.remove(&matches, priority),
+                };
+            }
+            for n in 0u16..40 {
+                let mut head = [mac(n).0, [2, 0, 0, 0, 0, 9]].concat();
+                let vlan = match n % 3 {
+                    0 => Vlan::NONE,
+                    _ => {
+                        head.extend([0x81, 0, 0, 3]);
+                        Vlan::of_vid(vf_packet::Vid::new(3).unwrap())
+                    }
+                };
+                head.extend([8, 0, 0x45, 0, 0, 40, 0, 0, 0, 0, 64, 6, 0, 0, 10, 0, 1, 1]);
+                head.extend([10, 0, 0, (n % 6) as u8, 0, if n > 20 { 9 } else { 8 }, 0, (n % 5) as u8]);
+                head.resize(64, 0);
+                let header = Header::parse(&head).unwrap();
+                let by_index = table.find(&header, table.flow_actions(&head), vlan, |_| true);
+                prop_assert_eq!(by_index, table.rows_find(&head, vlan));
+            }
+            let listed: usize = table.numbered().filter(|filter| filter.id.is_some()).count();
+            prop_assert_eq!(listed, table.len());
+            prop_assert_eq!(table.uses().iter().map(|table| table.used).sum::<usize>(), table.len());
+        }
     }
 
     #[test]
@@ -506,14 +881,19 @@ mod tests {
             spec(&format!("flow-type ether dst {mac} action drop"))
         };
         for n in 0..MAX_TABLE_FILTERS {
-            table.insert(&nth(n as u32)).unwrap();
+            table.insert(&nth(n as u32), Insert::default()).unwrap();
         }
-        let full = table.insert(&nth(MAX_TABLE_FILTERS as u32)).unwrap_err();
+        let full = table
+            .insert(&nth(MAX_TABLE_FILTERS as u32), Insert::default())
+            .unwrap_err();
         assert_eq!(
             full.to_string(),
             "the filter table is full: 8192 filters, delete one first"
         );
-        let again = table.insert(&nth(7)).unwrap_err().to_string();
+        let again = table
+            .insert(&nth(7), Insert::default())
+            .unwrap_err()
+            .to_string();
         assert!(
             again.contains("dst 02:00:00:00:00:07 priority manual: is there already"),
             "{again}"
@@ -528,7 +908,9 @@ mod tests {
             gone.to_string().ends_with("there is no such filter"),
             "{gone}"
         );
-        table.insert(&nth(MAX_TABLE_FILTERS as u32)).unwrap();
+        table
+            .insert(&nth(MAX_TABLE_FILTERS as u32), Insert::default())
+            .unwrap();
     }
 
     #[test]
@@ -545,7 +927,7 @@ mod tests {
             ),
             ("flow-type ether proto 0x5ff vf 1", "0x600 or more"),
         ] {
-            let refusal = table.insert(&spec(words)).unwrap_err().to_string();
+            let refusal = add(&mut table, words).unwrap_err();
             assert!(refusal.contains(says), "{words}: {refusal}");
         }
         assert!(table.is_empty());

@@ -5,9 +5,10 @@ use std::str::FromStr;
 
 use vf_packet::{MacAddr, Vid};
 
+use crate::command::Command;
 use crate::filter_spec::{
-    FilterAction, FilterMatch, FilterPriority, FilterSpec, FlowEnd, MatchError, PRIORITIES,
-    Transport,
+    FilterAction, FilterId, FilterMatch, FilterPriority, FilterSpec, FlowEnd, MatchError,
+    PRIORITIES, Transport,
 };
 use crate::refusal::Refusal;
 use crate::vf::VfIndex;
@@ -15,15 +16,16 @@ use crate::words::{ParseError, Words, number};
 
 const FLOW_TYPES: &str = "tcp4, udp4, tcp6, udp6 or ether";
 const FLOW_KEYS: &str =
-    "src-ip, dst-ip, src-port, dst-port, priority, and vf N or action drop for a new filter";
-const ETHER_KEYS: &str = "dst, vlan, proto, priority, and vf N or action drop for a new filter";
+    "src-ip, dst-ip, src-port, dst-port, priority, loc, and vf N or action drop for a new filter";
+const ETHER_KEYS: &str =
+    "dst, vlan, proto, priority, loc, and vf N or action drop for a new filter";
 const DST: &str = "a MAC address, unknown-unicast or unknown-multicast";
 const ETHER: &str = "a filter of flow-type ether has dst MAC, dst MAC vlan VID, proto TYPE, dst unknown-unicast or dst unknown-multicast";
 const FLOW: &str =
     "a filter of this flow-type has dst-ip and dst-port, or src-ip, dst-ip, src-port and dst-port";
 const NEW: &str = "a new filter needs vf N or action drop";
-const OLD: &str =
-    "a filter to delete is named by what it matches and its priority, without vf or action";
+const OLD: &str = "a filter to delete is named by its id, or by what it matches and its priority, without vf, action or loc";
+const NO_LOC: &str = "loc goes with the command filter add only";
 
 /// The values that were given.
 #[derive(Default)]
@@ -37,6 +39,8 @@ struct Given {
     proto: Option<u16>,
     action: Option<FilterAction>,
     priority: Option<FilterPriority>,
+    /// Which row; that inside is `None` for whichever.
+    loc: Option<Option<FilterId>>,
 }
 
 #[derive(Clone, Copy)]
@@ -49,30 +53,49 @@ enum Dst {
 impl FromStr for FilterSpec {
     type Err = Refusal;
 
-    /// Reads a new filter from its words, which blanks separate.
+    /// Reads a new filter from its words, which blanks separate; what follows a # is a comment.
     fn from_str(text: &str) -> Result<FilterSpec, Refusal> {
+        let text = text.split('#').next().unwrap_or_default();
         let words: Vec<&str> = text.split_whitespace().collect();
-        Words::new("filter", &words).new_filter()
+        match Words::new("filter", &words).new_filter()? {
+            (spec, None) => Ok(spec),
+            (_, Some(_)) => Err(MatchError(NO_LOC).into()),
+        }
     }
 }
 
 impl<S: AsRef<str>> Words<'_, S> {
-    pub(crate) fn new_filter(&mut self) -> Result<FilterSpec, Refusal> {
+    /// A filter to put in, and into which row.
+    pub(crate) fn new_filter(&mut self) -> Result<(FilterSpec, Option<FilterId>), Refusal> {
         let (matches, given) = self.match_and_rest()?;
-        Ok(FilterSpec {
+        let spec = FilterSpec {
             matches,
             action: given.action.ok_or(MatchError(NEW))?,
             priority: given.priority.unwrap_or_default(),
-        })
+        };
+        Ok((spec, given.loc.flatten()))
     }
 
-    /// What names a filter that is there.
-    pub(crate) fn old_filter(&mut self) -> Result<(FilterMatch, FilterPriority), Refusal> {
+    /// What names a filter that is there, to take it out.
+    pub(crate) fn old_filter(&mut self) -> Result<Command, Refusal> {
+        if let Some(Ok(id)) = self.peek().map(str::parse) {
+            self.next(OLD)?;
+            let priority = match self.is_done() {
+                true => FilterPriority::default(),
+                false => match self.next("priority")? {
+                    "priority" => self.next(PRIORITIES)?.parse()?,
+                    other => return Err(Refusal::word("word", other, "priority or nothing")),
+                },
+            };
+            let id = FilterId(id);
+            return Ok(Command::FilterDelete { id, priority });
+        }
         let (matches, given) = self.match_and_rest()?;
-        if given.action.is_some() {
+        if given.action.is_some() || given.loc.is_some() {
             return Err(MatchError(OLD).into());
         }
-        Ok((matches, given.priority.unwrap_or_default()))
+        let priority = given.priority.unwrap_or_default();
+        Ok(Command::FilterRemove { matches, priority })
     }
 
     pub(crate) fn vf(&mut self) -> Result<VfIndex, ParseError> {
@@ -127,6 +150,7 @@ impl<S: AsRef<str>> Words<'_, S> {
                     }
                 },
                 "priority" => set(&mut given.priority, self.next(PRIORITIES)?.parse()?),
+                "loc" => set(&mut given.loc, self.loc()?),
                 other => return Err(Refusal::word("key", other, keys)),
             };
             if !new {
@@ -134,6 +158,15 @@ impl<S: AsRef<str>> Words<'_, S> {
             }
         }
         Ok(given)
+    }
+
+    /// `any`, or the number of a row.
+    fn loc(&mut self) -> Result<Option<FilterId>, ParseError> {
+        const ALLOWED: &str = "any, or the number of a row";
+        match self.next(ALLOWED)? {
+            "any" => Ok(None),
+            row => Ok(Some(FilterId(number("loc", row, ALLOWED)?))),
+        }
     }
 
     fn address(&mut self) -> Result<IpAddr, ParseError> {
@@ -207,7 +240,6 @@ impl Given {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::command::Command;
     use proptest::prelude::*;
     use proptest::sample::select;
 
@@ -248,12 +280,35 @@ mod tests {
         assert_eq!(discard.matches, FilterMatch::EtherType(0x88b5));
         assert_eq!(discard.action, FilterAction::Drop);
         assert_eq!(parse("filter flush"), Ok(Command::FlushFilters));
+        assert_eq!(
+            parse("filter add flow-type ether proto 0x88b5 action -1 loc 7"),
+            Ok(Command::FilterInsertAt {
+                loc: FilterId(7),
+                spec: discard
+            })
+        );
+        for any in ["", " loc any"] {
+            let words = format!("filter add flow-type ether proto 0x88b5 action -1{any}");
+            assert_eq!(parse(&words), Ok(Command::FilterInsert(discard)));
+        }
+        for verb in ["del", "delete"] {
+            assert_eq!(
+                parse(&format!("filter {verb} 12106")),
+                Ok(Command::FilterDelete {
+                    id: FilterId(12106),
+                    priority: FilterPriority::Manual
+                })
+            );
+        }
+        // A line of filter show.
+        let shown = format!("{discard}  # id 12106").parse::<FilterSpec>();
+        assert_eq!(shown, Ok(discard));
     }
 
     #[test]
     fn a_refusal_says_what_is_allowed() {
         for (text, says) in [
-            ("filter", "filter: add, del or flush must follow"),
+            ("filter", "filter: add, replace, del or flush must follow"),
             ("filter add tcp4", "word 'tcp4': flow-type"),
             (
                 "filter add flow-type sctp4",
@@ -309,9 +364,18 @@ mod tests {
             ),
             (
                 "filter del flow-type ether proto 2048 vf 1",
-                "named by what it matches and its priority",
+                "named by its id, or by what it matches and its priority",
             ),
             ("filter flush all", "word 'all': nothing more may follow"),
+            ("filter delete 3 vf 1", "word 'vf': priority or nothing"),
+            (
+                "filter add flow-type ether proto 2048 vf 1 loc first",
+                "loc 'first': any, or the number of a row",
+            ),
+            (
+                "filter replace flow-type ether proto 2048 vf 1 loc 3",
+                "stays in its row: no loc",
+            ),
         ] {
             let refusal = parse(text).unwrap_err().to_string();
             assert!(refusal.contains(says), "{text:?}: {refusal}");
@@ -359,6 +423,14 @@ mod tests {
             prop_assert_eq!(spec.to_string().parse(), Ok(spec));
             let remove = Command::FilterRemove { matches, priority };
             prop_assert_eq!(parse(&remove.to_string()), Ok(remove));
+            let loc = FilterId(vf.map_or(3, u32::from));
+            for command in [
+                Command::FilterReplace(spec),
+                Command::FilterInsertAt { loc, spec },
+                Command::FilterDelete { id: loc, priority },
+            ] {
+                prop_assert_eq!(parse(&command.to_string()), Ok(command));
+            }
         }
 
         #[test]

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use vf_packet::{FrameMeta, Header, MacAddr, Vlan};
 
 use crate::bridge::{Bridge, BridgePort};
-use crate::filter_table::Actions;
+use crate::filter_index::Actions;
 use crate::judge::{Account, Judge};
 use crate::learned::FastEvent;
 use crate::learner::Learner;

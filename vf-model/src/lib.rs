@@ -59,11 +59,15 @@ mod cost;
 mod counter;
 mod cow_map;
 mod entry;
+mod farch;
 mod fast_path;
 mod fdb;
+mod filter_index;
 mod filter_spec;
+mod filter_store;
 mod filter_table;
 mod filter_words;
+mod hash_rows;
 mod hypervisor;
 mod judge;
 mod lack;
@@ -101,9 +105,10 @@ pub use counter::Counter;
 pub use fast_path::{FastCounters, Lane, PublishedFast};
 pub use fdb::{FdbError, SelfEntry};
 pub use filter_spec::{
-    FilterAction, FilterMatch, FilterPriority, FilterSpec, FlowEnd, MatchError, Transport,
+    FilterAction, FilterId, FilterMatch, FilterPriority, FilterSpec, FlowEnd, MatchError, Transport,
 };
-pub use filter_table::{FilterTable, TableError};
+pub use filter_store::{SearchDepth, TableUse};
+pub use filter_table::{FilterTable, NumberedFilter, TableError};
 pub use hypervisor::HypervisorModel;
 pub use judge::{Account, Judge};
 pub use lack::Answer;

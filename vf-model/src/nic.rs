@@ -11,7 +11,7 @@ use vf_packet::{FrameMeta, Header, MacAddr};
 
 use crate::counter::Shared;
 use crate::fast_path::{FastPath, Lane, PublishedFast};
-use crate::filter_table::Actions;
+use crate::filter_index::Actions;
 use crate::judge::{Account, Judge};
 use crate::learned::{FastEvent, FastKey};
 use crate::policy::Policy;

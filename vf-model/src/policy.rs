@@ -11,8 +11,8 @@ use crate::command::Command;
 use crate::config::NicConfig;
 use crate::entry::Entry;
 use crate::fdb::{Fdb, SelfEntry};
-use crate::filter_spec::{FilterAction, FilterMatch, FilterPriority};
-use crate::filter_table::{FilterTable, TableError};
+use crate::filter_spec::{FilterMatch, FilterPriority, FilterSpec};
+use crate::filter_table::{FilterTable, Insert, TableError};
 use crate::lack::Answer;
 use crate::learned::{FastEvent, FastKey, Learned, LearnedFilter, LearnedStats};
 use crate::lookup::Lookup;
@@ -341,7 +341,7 @@ impl Policy {
             let table = self
                 .with_learned
                 .get_or_insert_with(|| before.filter_table.clone());
-            if table.insert(&spec).is_err() {
+            if table.insert(&spec, Insert::default()).is_err() {
                 *self = before;
                 return;
             }
@@ -506,17 +506,27 @@ impl Policy {
         let silicon = self.silicon;
         let (profile, link_up) = (self.profile(), self.link_up());
         match command {
-            Command::FilterInsert(spec) => {
-                if let FilterAction::Vf(vf) = spec.action {
-                    self.existing(vf)?;
-                }
-                self.filter_table.insert(spec)?;
-                self.change_whole_table(|table| table.insert(spec));
-                self.steered += match spec.action {
-                    FilterAction::Vf(vf) => u64::from(self.vf(vf).path == Path::Auto),
-                    FilterAction::Drop => 0,
+            Command::FilterInsert(spec) => return self.insert(spec, Insert::default()),
+            Command::FilterReplace(spec) => {
+                let replace = true;
+                let how = Insert {
+                    replace,
+                    ..Insert::default()
                 };
-                return Ok(changed_by(&spec.matches));
+                return self.insert(spec, how);
+            }
+            Command::FilterInsertAt { loc, spec } => {
+                let loc = Some(*loc);
+                let how = Insert {
+                    loc,
+                    ..Insert::default()
+                };
+                return self.insert(spec, how);
+            }
+            Command::FilterDelete { id, priority } => {
+                let matches = self.all_filters().named(*id, *priority)?;
+                let priority = *priority;
+                return self.apply(&Command::FilterRemove { matches, priority });
             }
             Command::FilterRemove { matches, priority } => {
                 if let Err(refused) = self.filter_table.remove(matches, *priority) {
@@ -586,6 +596,17 @@ impl Policy {
             Command::VfFilterDel { vf, filter } => self.entry_mut(*vf)?.filters.del(*filter)?,
         }
         Ok(Changed::Vfs)
+    }
+
+    fn insert(&mut self, spec: &FilterSpec, how: Insert) -> Result<Changed, Refusal> {
+        if let Some(vf) = spec.action.vf() {
+            self.existing(vf)?;
+        }
+        self.filter_table.insert(spec, how)?;
+        self.change_whole_table(|table| table.insert(spec, how));
+        let steers = |vf| self.vf(vf).path == Path::Auto;
+        self.steered += u64::from(spec.action.vf().is_some_and(steers));
+        Ok(changed_by(&spec.matches))
     }
 
     /// A mirrored frame has the tags that the switch saw, so its receiver cannot be one that does not see them; and the switch

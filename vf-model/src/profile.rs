@@ -7,7 +7,9 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 use vf_packet::VlanProto;
 
+use crate::farch;
 use crate::filter_spec::FilterMatch;
+use crate::filter_store::EF10_ROWS;
 use crate::lack::{self, Answer, Lack};
 use crate::mailbox::MAX_UNTRUSTED_GROUPS;
 use crate::switch_mode::SwitchMode;
@@ -15,7 +17,7 @@ use crate::vf::{PortVlan, VfSetting};
 use crate::vf_filter::{MAX_FILTERS, MAX_UNTRUSTED_FILTERS};
 use crate::words::ParseError;
 
-/// Most filters in the table of a NIC.
+/// Most filters in a table whose rows software numbers.
 pub const MAX_TABLE_FILTERS: usize = 8192;
 
 /// Which NIC this one is like.
@@ -61,6 +63,10 @@ pub(crate) struct Silicon {
     vf_groups: [usize; 2],
     /// Most VLANs that its driver can list, likewise.
     vf_vlans: [usize; 2],
+    /// Where its filters lie.
+    pub(crate) table: TableKind,
+    /// Whether an automatic filter is refused beneath a higher one with the same match, where others have it wait.
+    pub(crate) refuses_auto_below: bool,
     /// Most filters on IPv4 flows and local ends.
     flows4: usize,
     /// Most filters on IPv6 flows and local ends.
@@ -80,6 +86,22 @@ pub(crate) struct VfRoom {
     pub(crate) addresses: usize,
     pub(crate) groups: usize,
     pub(crate) vlans: usize,
+}
+
+/// Where the filters of a NIC lie.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum TableKind {
+    /// In the hashed tables of Falcon and Siena.
+    Farch {
+        /// Banks of rows for IPv4 flows.
+        ip_banks: usize,
+        /// Whether there are rows for addresses, and for what has no filter.
+        mac: bool,
+    },
+    /// In one table that the driver hashes, and rules of the firmware's that nobody sees.
+    Ef10,
+    /// In rows that software numbers.
+    Numbered,
 }
 
 /// Filters that share their rows of the table.
@@ -178,7 +200,7 @@ impl Profile {
     }
 
     /// Solarflare's sizes are those of Linux's sfc driver (farch.c, mcdi_filters.c), Intel's flows and ixgbe's addresses and types
-    /// only their order of magnitude; no more than [`MAX_TABLE_FILTERS`] of all kinds.
+    /// only their order of magnitude; where software numbers the rows, no more than [`MAX_TABLE_FILTERS`] of all kinds.
     pub(crate) fn silicon(self) -> Silicon {
         const ALL: usize = MAX_TABLE_FILTERS;
         const ALL_VLANS: usize = 4094;
@@ -192,6 +214,8 @@ impl Profile {
             double_tags: true,
             vf_groups: [MAX_UNTRUSTED_GROUPS, MAX_FILTERS],
             vf_vlans: [MAX_UNTRUSTED_FILTERS, ALL_VLANS],
+            table: TableKind::Numbered,
+            refuses_auto_below: false,
             flows4: ALL,
             flows6: ALL,
             macs: ALL,
@@ -213,7 +237,12 @@ impl Profile {
                 modes: &[SwitchMode::None],
                 promiscuous: false,
                 vf_macs: 0,
-                flows4: ALL,
+                table: TableKind::Farch {
+                    ip_banks: 2,
+                    mac: false,
+                },
+                refuses_auto_below: true,
+                flows4: 2 * farch::IP_ROWS,
                 ..none
             },
             Profile::Siena => Silicon {
@@ -221,8 +250,13 @@ impl Profile {
                 modes: &[SwitchMode::None],
                 promiscuous: false,
                 vf_macs: 0,
-                flows4: ALL,
-                macs: 512,
+                table: TableKind::Farch {
+                    ip_banks: 1,
+                    mac: true,
+                },
+                refuses_auto_below: true,
+                flows4: farch::IP_ROWS,
+                macs: farch::MAC_ROWS,
                 unknown: 2,
                 ..none
             },
@@ -231,6 +265,11 @@ impl Profile {
                 // Its firmware's interface marks VEPA obsolete.
                 modes: &[SwitchMode::Veb],
                 vf_macs: 32,
+                table: TableKind::Ef10,
+                flows4: EF10_ROWS,
+                flows6: EF10_ROWS,
+                macs: EF10_ROWS,
+                ethertypes: EF10_ROWS,
                 ..generic
             },
             // The flow director's table, and what is left of eight filters on types.

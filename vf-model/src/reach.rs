@@ -2,8 +2,8 @@
 
 use vf_packet::{FrameMeta, Header, MAX_FRAME, MacAddr, Vlan, VlanTag};
 
+use crate::filter_index::Actions;
 use crate::filter_spec::{FilterAction, MAC_CONTROL};
-use crate::filter_table::Actions;
 use crate::lookup::Lookup;
 use crate::policy::Policy;
 use crate::stats::DropReason;

@@ -35,7 +35,7 @@ pub enum Refusal {
     Match(#[from] MatchError),
     /// A filter of the NIC's table.
     #[error(transparent)]
-    Table(#[from] TableError),
+    Table(Box<TableError>),
     /// An entry of the switch's table.
     #[error(transparent)]
     Fdb(#[from] FdbError),
@@ -98,6 +98,12 @@ pub struct Refused {
 fn listed(modes: &[SwitchMode]) -> String {
     let modes: Vec<_> = modes.iter().map(SwitchMode::to_string).collect();
     modes.join(", ")
+}
+
+impl From<TableError> for Refusal {
+    fn from(refused: TableError) -> Refusal {
+        Refusal::Table(Box::new(refused))
+    }
 }
 
 impl Refusal {

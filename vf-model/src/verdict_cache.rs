@@ -2,7 +2,7 @@
 //! it: all that a verdict depends on while the policy is the same but for filters on flows. Direct-mapped and of a fixed size:
 //! what collides is judged again. Holds verdicts on unicast to one receiver only, never drops.
 
-use crate::filter_table::Actions;
+use crate::filter_index::Actions;
 use crate::source::Source;
 use crate::verdict::{Hop, Verdict};
 

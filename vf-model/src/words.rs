@@ -60,6 +60,11 @@ impl<'a, S: AsRef<str>> Words<'a, S> {
         self.rest.len() == 0
     }
 
+    /// The next word, which is left where it is.
+    pub(crate) fn peek(&self) -> Option<&'a str> {
+        self.rest.as_slice().first().map(S::as_ref)
+    }
+
     pub(crate) fn next(&mut self, allowed: &'static str) -> Result<&'a str, ParseError> {
         let Some(word) = self.rest.next().map(S::as_ref) else {
             return Err(ParseError::Missing {

@@ -224,18 +224,27 @@ fn a_filter_that_no_frame_can_meet_is_refused() {
 #[test]
 fn filters_are_listed_from_the_one_that_wins() {
     let mut policy = policy();
-    for priority in ["auto", "hint", "required", "manual"] {
-        let words = format!("filter add flow-type ether proto 0x88b5 vf 1 priority {priority}");
-        apply(&mut policy, &command(&words)).unwrap();
+    let lines = [
+        "flow-type tcp4 dst-ip 10.0.0.1 dst-port 80 vf 2 priority hint",
+        "flow-type ether dst 02:00:00:00:00:01 vf 1 priority manual",
+        "flow-type ether proto 0x88b5 vf 1 priority required",
+        // Waits until that has gone.
+        "flow-type ether proto 0x88b5 action drop priority auto",
+    ];
+    for at in [1, 3, 2, 0] {
+        apply(&mut policy, &command(&format!("filter add {}", lines[at]))).unwrap();
     }
-    let listed = policy
-        .filter_table()
-        .iter()
-        .map(|spec| spec.priority.to_string());
-    assert_eq!(
-        listed.collect::<Vec<_>>(),
-        ["required", "manual", "auto", "hint"]
-    );
+    let shown = |policy: &Policy| {
+        let listed = policy.filter_table().iter().map(|spec| spec.to_string());
+        listed.collect::<Vec<_>>()
+    };
+    assert_eq!(shown(&policy), lines);
+    // What is shown can be given again as it is.
+    apply(&mut policy, &command("filter flush")).unwrap();
+    for line in lines {
+        apply(&mut policy, &command(&format!("filter add {line}"))).unwrap();
+    }
+    assert_eq!(shown(&policy), lines);
 }
 
 #[test]

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use vf_model::{
-    Command, DropReason, FastEvent, FilterAction, Granted, MacAddr, NicConfig, Path, Policy,
+    Command, DropReason, FastEvent, Granted, MacAddr, NicConfig, NumberedFilter, Path, Policy,
     Refusal, RxFilter, VfIndex, VfRequest,
 };
 use vf_vhost::control::{self, Coalescing};
@@ -114,10 +114,7 @@ pub fn initial_policy(settings: &NicSettings) -> Result<Policy, (VfIndex, Refusa
     }
     for spec in &settings.filters {
         // One that drops is said of no VF.
-        let vf = match spec.action {
-            FilterAction::Vf(vf) => vf,
-            FilterAction::Drop => VfIndex::default(),
-        };
+        let vf = spec.action.vf().unwrap_or_default();
         let command = Command::FilterInsert(*spec);
         policy = policy.with(&command).map_err(|refusal| (vf, refusal))?;
     }
@@ -311,11 +308,10 @@ impl NicInstance {
         notes
     }
 
-    /// The NIC's filters in the words that add them, those that win first.
+    /// The NIC's filters, those that win first.
     #[must_use]
-    pub fn filters(&self) -> Vec<String> {
-        let filters = self.policies.load().all_filters().iter();
-        filters.map(|spec| spec.to_string()).collect()
+    pub fn filters(&self) -> Vec<NumberedFilter> {
+        self.policies.load().all_filters().numbered().collect()
     }
 
     /// How long the driver of a VF wants calls of a ring to be held back, if it has said.

@@ -230,7 +230,11 @@ fn the_table_judges_what_is_received_on_either_path() {
         a0.never_gets(&frame);
         emulator
             .does("--nic a filter add flow-type ether proto 0x88b5 action drop priority required");
-        assert_eq!(emulator.show().nics[0].filters, 2);
+        assert_eq!(
+            emulator.show().nics[0].filters,
+            1,
+            "it took the other's place"
+        );
         let frame = a1.frame(a0.mac, 100);
         let before = dropped(&emulator, 0, 1, "filtered");
         a1.send(&frame);

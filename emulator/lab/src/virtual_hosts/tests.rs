@@ -271,7 +271,7 @@ fn figures_are_read_while_planes_are_on_loan() {
     assert_eq!(nic.pf.rx_packets, 1);
     assert_eq!(host.packets(VfIndex(1), Direction::Rx), 1);
     assert_eq!(host.device_config(VfIndex(1)).speed_mbps, 10_000);
-    assert_eq!(host.filters(), [""; 0]);
+    assert!(host.filters().is_empty());
 }
 
 #[test]

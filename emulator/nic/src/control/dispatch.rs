@@ -7,7 +7,7 @@ use std::ops::Deref;
 use vf_model::{Command, Nanos, Policy, Question, Refused};
 
 use super::observe::Observer;
-use super::protocol::{NicCommand, PROTOCOL, Request, Response};
+use super::protocol::{FilterLine, NicCommand, PROTOCOL, Request, Response};
 use super::why::Why;
 use crate::instance::NicInstance;
 
@@ -66,11 +66,14 @@ impl Dispatcher {
                 Response::Show(Box::new(show))
             }
             Request::Filters { nic } => match nic_named(&names(nics), nic.as_deref()) {
-                Ok(n) => Response::Filters(
-                    nics.nics()
-                        .nth(n)
-                        .map_or_else(Vec::new, |nic| nic.filters()),
-                ),
+                Ok(n) => {
+                    let filters = filters(nics, n).into_iter();
+                    Response::Filters(filters.map(|line| line.words).collect())
+                }
+                Err(why) => Response::Refused(why),
+            },
+            Request::FilterTable { nic } => match nic_named(&names(nics), nic.as_deref()) {
+                Ok(n) => Response::FilterTable(filters(nics, n)),
                 Err(why) => Response::Refused(why),
             },
             Request::Why(NicCommand { nic, words }) => {
@@ -96,6 +99,12 @@ impl Dispatcher {
             },
         })
     }
+}
+
+fn filters(nics: &impl Nics, n: usize) -> Vec<FilterLine> {
+    let filters = nics.nics().nth(n).map(|nic| nic.filters());
+    let filters = filters.unwrap_or_default().into_iter();
+    filters.map(FilterLine::from).collect()
 }
 
 fn why(policy: &Policy, words: &[String]) -> Result<Why, String> {

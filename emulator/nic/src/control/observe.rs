@@ -4,12 +4,13 @@ use std::collections::BTreeMap;
 use std::ops::Deref;
 
 use vf_model::{
-    Counters, FastCounters, FastKey, Nanos, Policy, RxFilter, SETTING_KEYS, VfIndex, VfPolicy,
+    Counters, FastCounters, FastKey, Nanos, Policy, RxFilter, SETTING_KEYS, SearchDepth, TableUse,
+    VfIndex, VfPolicy,
 };
 
 use super::show::{
-    Show, ShowAuto, ShowBridge, ShowCounters, ShowCpu, ShowLink, ShowLog, ShowNic, ShowQueue,
-    ShowRss, ShowVf, ShowWorker,
+    Show, ShowAuto, ShowBridge, ShowCounters, ShowCpu, ShowFilterTable, ShowLink, ShowLog, ShowNic,
+    ShowQueue, ShowRss, ShowVf, ShowWorker,
 };
 use crate::instance::NicInstance;
 use crate::plane::PairTraffic;
@@ -157,6 +158,12 @@ fn nic(host: &NicInstance, at: Nanos, seconds: f64, before: &mut Busy) -> ShowNi
             .map(ToString::to_string)
             .collect(),
         filters: policy.all_filters().len() as u64,
+        filter_tables: policy
+            .all_filters()
+            .uses()
+            .iter()
+            .map(filter_table)
+            .collect(),
         pf: pf_counters(&statistics.pf(), &statistics.hypervisor.plane.pf()),
         vfs,
     };
@@ -185,6 +192,22 @@ fn auto(host: &NicInstance, policy: &Policy, vf: VfIndex) -> Option<ShowAuto> {
         evicted: stats.evicted,
         stale: stats.stale,
     })
+}
+
+fn filter_table(table: &TableUse) -> ShowFilterTable {
+    let depths = |of: fn(&SearchDepth) -> u16| {
+        let depths = table.depths.iter();
+        depths
+            .map(|depth| (depth.kind.to_owned(), of(depth)))
+            .collect()
+    };
+    ShowFilterTable {
+        name: table.name.to_owned(),
+        rows: table.rows as u64,
+        used: table.used as u64,
+        search_limits: depths(|depth| depth.limit),
+        search_depths: depths(|depth| depth.deepest),
+    }
 }
 
 fn worker(name: String, load: &Load) -> ShowWorker {

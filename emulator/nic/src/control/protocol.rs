@@ -6,6 +6,7 @@
 //! [`Request::Hello`].
 
 use serde::{Deserialize, Serialize};
+use vf_model::NumberedFilter;
 
 use super::show::Show;
 use super::why::Why;
@@ -29,6 +30,11 @@ pub enum Request {
     Show,
     /// The filters of one NIC.
     Filters {
+        /// Which NIC; may be left out when there is one.
+        nic: Option<String>,
+    },
+    /// The same with their ids.
+    FilterTable {
         /// Which NIC; may be left out when there is one.
         nic: Option<String>,
     },
@@ -70,6 +76,8 @@ pub enum Response {
     Show(Box<Show>),
     /// The answer to [`Request::Filters`]: each in the words that add it, those that win first.
     Filters(Vec<String>),
+    /// The answer to [`Request::FilterTable`]: those that win first.
+    FilterTable(Vec<FilterLine>),
     /// The answer to [`Request::Why`].
     Why(Why),
     /// Not done, nothing has changed; one line that says why.
@@ -85,9 +93,27 @@ pub enum Response {
     },
 }
 
+/// A filter of a NIC.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FilterLine {
+    /// What `filter delete` takes; none for one of priority auto that waits until another with the same match is deleted.
+    pub id: Option<u32>,
+    /// The words that add it.
+    pub words: String,
+}
+
+impl From<NumberedFilter> for FilterLine {
+    fn from(filter: NumberedFilter) -> FilterLine {
+        FilterLine {
+            id: filter.id.map(|id| id.0),
+            words: filter.spec.to_string(),
+        }
+    }
+}
+
 impl Request {
     /// All there are, as a refusal names them.
-    const KNOWN: &str = "hello, show, filters, why, command or batch";
+    const KNOWN: &str = "hello, show, filters, filter_table, why, command or batch";
 
     /// Reads a line.
     ///

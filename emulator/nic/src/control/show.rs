@@ -58,10 +58,27 @@ pub struct ShowNic {
     pub fdb: Vec<String>,
     /// How many filters the NIC has.
     pub filters: u64,
+    /// How full its filter tables are.
+    pub filter_tables: Vec<ShowFilterTable>,
     /// Frames between the NIC and the hypervisor.
     pub pf: ShowCounters,
     /// Every VF.
     pub vfs: Vec<ShowVf>,
+}
+
+/// A filter table of a NIC.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct ShowFilterTable {
+    /// Which.
+    pub name: String,
+    /// Rows there are.
+    pub rows: u64,
+    /// Rows in use.
+    pub used: u64,
+    /// How deep the NIC looks for a filter, by its kind, where a hash says in which rows it may lie: what is deeper is refused.
+    pub search_limits: BTreeMap<String, u16>,
+    /// How deep the deepest of them lies, likewise.
+    pub search_depths: BTreeMap<String, u16>,
 }
 
 /// A NIC's port.
@@ -405,6 +422,19 @@ impl ShowNic {
         }
         if self.filters > 0 {
             writeln!(f, "    filters          {}", self.filters)?;
+            for table in self.filter_tables.iter().filter(|table| table.used > 0) {
+                let (used, rows) = (table.used, table.rows);
+                let full = 100.0 * used as f64 / rows as f64;
+                let table_name = format!("{} table", table.name);
+                write!(
+                    f,
+                    "      {table_name:<15}{used} of {rows} rows ({full:.1} %)"
+                )?;
+                for (kind, depth) in &table.search_depths {
+                    write!(f, ", {kind} {depth} deep")?;
+                }
+                writeln!(f)?;
+            }
         }
         for vf in &self.vfs {
             let settings: Vec<String> = vf

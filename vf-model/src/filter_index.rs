@@ -1,0 +1,319 @@
+//! What a frame is looked up in: one hash probe for each family of kinds in use, however many filters there are. Filters that
+//! differ only in how much they match lie in one family, the wide match in front: a frame to a local port that no filter names
+//! is done with after one probe. A copy of the index shares with it all that does not change. Never allocates while looking up,
+//! and gives the same answers in every run. Knows neither rows nor priorities; that is [`crate::FilterTable`].
+
+use std::hash::Hash;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use vf_packet::{Header, PlainIpv4, Vlan};
+
+use crate::cow_map::CowMap;
+use crate::filter_spec::{FilterAction, FilterMatch};
+
+/// The filter in force for each match.
+#[derive(Clone, Debug)]
+pub(crate) struct Index {
+    v4: Family<Local4, End4>,
+    /// Local ports that a filter in `v4` names.
+    ports4: Ports,
+    v6: Family<Local6, End6>,
+    macs: Family<u64, u16>,
+    ethertypes: CowMap<u16, FilterAction>,
+    unknown_multicast: Option<FilterAction>,
+    unknown_unicast: Option<FilterAction>,
+}
+
+/// Filters on a wide key, and on that and a further key together.
+#[derive(Clone, Debug)]
+struct Family<W, N> {
+    wide: CowMap<W, Wide>,
+    narrow: CowMap<(W, N), FilterAction>,
+}
+
+/// A set of ports, a bit for each; empty until the first is put in. It only ever saves a probe: a port stays in it until no
+/// filter on IPv4 flows is left.
+#[derive(Clone, Debug, Default)]
+struct Ports(Arc<[u64]>);
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Wide {
+    action: Option<FilterAction>,
+    /// How many filters go on from here.
+    narrower: u32,
+}
+
+/// What the filters of a family say of a frame: the one that matches more goes first.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Actions {
+    narrow: Option<FilterAction>,
+    wide: Option<FilterAction>,
+}
+
+/// IPv4 address, port and protocol.
+type Local4 = u64;
+/// IPv4 address and port.
+type End4 = u64;
+/// IPv6 address; port and protocol.
+type Local6 = (u128, u32);
+/// IPv6 address and port.
+type End6 = (u128, u16);
+
+impl Ports {
+    fn insert(&mut self, port: u16) {
+        if self.contains(port) {
+            return;
+        }
+        if self.0.is_empty() {
+            self.0 = vec![0; 1 << 10].into();
+        }
+        if let Some(word) = Arc::make_mut(&mut self.0).get_mut(usize::from(port) / 64) {
+            *word |= 1 << (port % 64);
+        }
+    }
+
+    #[inline]
+    fn contains(&self, port: u16) -> bool {
+        let word = self.0.get(usize::from(port) / 64);
+        word.is_some_and(|word| word >> (port % 64) & 1 == 1)
+    }
+}
+
+impl Actions {
+    /// The first that is not passed over.
+    #[inline]
+    pub(crate) fn first(
+        self,
+        mut takes: impl FnMut(&FilterAction) -> bool,
+    ) -> Option<FilterAction> {
+        self.narrow
+            .filter(&mut takes)
+            .or_else(|| self.wide.filter(&mut takes))
+    }
+
+    /// A number of at most 20 bits that no other actions have.
+    #[inline]
+    pub(crate) fn code(self) -> u64 {
+        let code = |action| match action {
+            None => 0,
+            Some(FilterAction::Drop) => 1,
+            Some(FilterAction::Vf(vf)) => 2 + u64::from(vf.0),
+        };
+        code(self.narrow) << 10 | code(self.wide)
+    }
+}
+
+impl Index {
+    pub(crate) fn new(seed: u64) -> Index {
+        Index {
+            v4: Family::new(seed),
+            ports4: Ports::default(),
+            v6: Family::new(seed),
+            macs: Family::new(seed),
+            ethertypes: CowMap::new(seed),
+            unknown_multicast: None,
+            unknown_unicast: None,
+        }
+    }
+
+    /// Puts in what is said of frames with this match now, or takes it out.
+    pub(crate) fn set(&mut self, matches: &FilterMatch, action: Option<FilterAction>) {
+        let Index {
+            v4,
+            ports4,
+            v6,
+            macs,
+            ethertypes,
+            unknown_multicast,
+            unknown_unicast,
+        } = self;
+        match *matches {
+            FilterMatch::Full {
+                transport,
+                local,
+                remote,
+            } => match (local.ip, remote.ip) {
+                (IpAddr::V4(l), IpAddr::V4(r)) => {
+                    ports4.insert(local.port);
+                    let wide = local4(l.to_bits(), local.port, transport.protocol());
+                    v4.set_narrow(wide, end4(r.to_bits(), remote.port), action);
+                }
+                (IpAddr::V6(l), IpAddr::V6(r)) => {
+                    let wide = local6(l.to_bits(), local.port, transport.protocol());
+                    v6.set_narrow(wide, (r.to_bits(), remote.port), action);
+                }
+                _ => {} // refused by the check of the match
+            },
+            FilterMatch::Local { transport, local } => match local.ip {
+                IpAddr::V4(ip) => {
+                    ports4.insert(local.port);
+                    v4.set(
+                        local4(ip.to_bits(), local.port, transport.protocol()),
+                        action,
+                    );
+                }
+                IpAddr::V6(ip) => v6.set(
+                    local6(ip.to_bits(), local.port, transport.protocol()),
+                    action,
+                ),
+            },
+            FilterMatch::MacVlan { mac, vid } => {
+                macs.set_narrow(mac.to_u64(), Vlan::of_vid(vid).to_u16(), action);
+            }
+            FilterMatch::Mac(mac) => macs.set(mac.to_u64(), action),
+            FilterMatch::EtherType(proto) => {
+                ethertypes.put(proto, action);
+            }
+            FilterMatch::UnknownMulticast => *unknown_multicast = action,
+            FilterMatch::UnknownUnicast => *unknown_unicast = action,
+        }
+        if v4.is_empty() {
+            *ports4 = Ports::default();
+        }
+    }
+
+    /// What filters on flows say of a frame.
+    #[inline]
+    pub(crate) fn flow_actions(&self, head: &[u8]) -> Actions {
+        let Index { v4, v6, ports4, .. } = self;
+        if v4.is_empty() && v6.is_empty() {
+            return Actions::default();
+        }
+        match plain_flow4(head, ports4) {
+            Plain::Unnamed => Actions::default(),
+            Plain::Flow(local, remote) => v4.get(local, || remote),
+            Plain::No => self.any_flow(head).unwrap_or_default(),
+        }
+    }
+
+    /// What the first filter says that matches a frame in `vlan` and is not passed over, filters on flows given and those
+    /// on unknown stations left out.
+    #[inline]
+    pub(crate) fn find(
+        &self,
+        header: &Header,
+        flow: Actions,
+        vlan: Vlan,
+        mut takes: impl FnMut(&FilterAction) -> bool,
+    ) -> Option<FilterAction> {
+        let by_mac = || self.macs.get(header.dst.to_u64(), || vlan.to_u16());
+        let by_type = || self.ethertypes.get(&header.ethertype);
+        let to_group = header.dst.is_multicast() && !header.dst.is_broadcast();
+        let unknown = || self.unknown_multicast.filter(|_| to_group);
+        flow.first(&mut takes)
+            .or_else(|| by_mac().first(&mut takes))
+            .or_else(|| by_type().filter(&mut takes))
+            .or_else(|| unknown().filter(&mut takes))
+    }
+
+    /// What is said about stations that nobody has.
+    pub(crate) fn unknown_unicast(&self) -> Option<FilterAction> {
+        self.unknown_unicast
+    }
+
+    #[inline(never)]
+    fn any_flow(&self, head: &[u8]) -> Option<Actions> {
+        let flow = Header::parse(head).ok()?.flow(head)?;
+        let (src, dst) = flow.ports?;
+        match (flow.dst, flow.src) {
+            (IpAddr::V4(local), IpAddr::V4(remote)) => Some(
+                self.v4
+                    .get(local4(local.to_bits(), dst, flow.protocol), || {
+                        end4(remote.to_bits(), src)
+                    }),
+            ),
+            (IpAddr::V6(local), IpAddr::V6(remote)) => Some(
+                self.v6
+                    .get(local6(local.to_bits(), dst, flow.protocol), || {
+                        (remote.to_bits(), src)
+                    }),
+            ),
+            _ => None,
+        }
+    }
+}
+
+/// A frame as [`plain_flow4`] sees it.
+enum Plain {
+    /// To a port that no filter names, if it has ports at all.
+    Unnamed,
+    /// This flow.
+    Flow(Local4, End4),
+    /// Something else.
+    No,
+}
+
+/// The flow of a whole IPv4 packet of TCP or UDP without options behind at most one tag: of nearly all there are.
+#[inline]
+fn plain_flow4(head: &[u8], named: &Ports) -> Plain {
+    let Some(packet) = PlainIpv4::of_frame(head) else {
+        return Plain::No;
+    };
+    if !named.contains(packet.dst_port()) {
+        return Plain::Unnamed;
+    }
+    if !packet.has_ports() {
+        return Plain::No;
+    }
+    let local = local4(packet.dst(), packet.dst_port(), packet.protocol());
+    Plain::Flow(local, end4(packet.src(), packet.src_port()))
+}
+
+fn local4(ip: u32, port: u16, protocol: u8) -> Local4 {
+    u64::from(ip) << 32 | u64::from(port) << 8 | u64::from(protocol)
+}
+
+fn end4(ip: u32, port: u16) -> End4 {
+    u64::from(ip) << 16 | u64::from(port)
+}
+
+fn local6(ip: u128, port: u16, protocol: u8) -> Local6 {
+    (ip, u32::from(port) << 8 | u32::from(protocol))
+}
+
+impl<W: Copy + Hash + Eq, N: Copy + Hash + Eq> Family<W, N> {
+    fn new(seed: u64) -> Family<W, N> {
+        Family {
+            wide: CowMap::new(seed),
+            narrow: CowMap::new(seed),
+        }
+    }
+
+    #[inline]
+    fn is_empty(&self) -> bool {
+        self.wide.is_empty()
+    }
+
+    fn set(&mut self, key: W, action: Option<FilterAction>) {
+        self.change(key, |wide| wide.action = action);
+    }
+
+    fn set_narrow(&mut self, key: W, further: N, action: Option<FilterAction>) {
+        let was = self.narrow.put((key, further), action);
+        self.change(key, |wide| {
+            wide.narrower = wide.narrower + u32::from(action.is_some()) - u32::from(was);
+        });
+    }
+
+    fn change(&mut self, key: W, change: impl FnOnce(&mut Wide)) {
+        let mut wide = self.wide.get(&key).unwrap_or_default();
+        change(&mut wide);
+        let empty = wide.action.is_none() && wide.narrower == 0;
+        self.wide.put(key, (!empty).then_some(wide));
+    }
+
+    #[inline]
+    fn get(&self, key: W, further: impl FnOnce() -> N) -> Actions {
+        let Some(wide) = self.wide.get(&key) else {
+            return Actions::default();
+        };
+        Actions {
+            narrow: match wide.narrower {
+                0 => None,
+                _ => self.narrow.get(&(key, further())),
+            },
+            wide: wide.action,
+        }
+    }
+}
