@@ -60,6 +60,8 @@ drop_reasons! {
     NoReceiver = "no_receiver",
     /// The driver's virtio header makes no sense.
     BadHeader = "bad_header",
+    /// The headers of a super-frame are longer than any that are read.
+    HeadersTooLong = "headers_too_long",
     /// The receiver has posted no buffers.
     NoRxBuffer = "no_rx_buffer",
     /// The receiver's buffers are too small.

@@ -225,8 +225,10 @@ pub enum FrameFault {
     /// checksum is not where its TCP header says.
     #[error("malformed segmentation request")]
     BadGso,
-    /// A super-frame that is not TCP over the IP version it claims, or whose headers do not lie in
-    /// its first [`HEAD_MAX`](crate::net_hdr::HEAD_MAX) bytes.
+    /// A super-frame that is not TCP over the IP version it claims.
     #[error("super-frame headers cannot be parsed")]
     BadGsoHeaders,
+    /// A super-frame whose headers do not lie in its first [`HEADERS_MAX`](crate::net_hdr::HEADERS_MAX) bytes.
+    #[error("super-frame headers are too long")]
+    HeadersTooLong,
 }

@@ -1,6 +1,6 @@
 //! How long frames are, and how much of one is looked at.
 
-pub use vf_packet::HEAD_MAX;
+pub use vf_packet::{HEAD_MAX, HEADERS_MAX};
 
 /// The shortest frame: an Ethernet header and nothing else.
 pub const MIN_FRAME: u32 = 14;

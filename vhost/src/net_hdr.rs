@@ -13,12 +13,12 @@
     reason = "cut to the width that the format has, or bounded before"
 )]
 
-use vf_packet::{Gso, Offload, PartialChecksum, Segmentation, TcpLayout};
+use vf_packet::{Gso, LayoutError, Offload, PartialChecksum, Segmentation, TcpLayout};
 use virtio_bindings::virtio_net as net;
 
 pub use crate::error::FrameFault;
 use crate::features::VirtioFeatures;
-pub use crate::limits::{HEAD_MAX, MAX_FRAME, MIN_FRAME};
+pub use crate::limits::{HEAD_MAX, HEADERS_MAX, MAX_FRAME, MIN_FRAME};
 
 /// The fields of a virtio-net header, but for `num_buffers`. What travels with a frame is what they ask for, an [`Offload`].
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -111,8 +111,12 @@ impl NetHdr {
     /// Judges a header that a driver wrote, as virtio 5.1.9.2.2 asks, and says what it asks for: unknown flags and fields that
     /// the flags do not make meaningful ask for nothing, `hdr_len` is recomputed from the frame.
     ///
-    /// `features` are the bits the driver acknowledged, `head` the first (at most [`HEAD_MAX`])
-    /// bytes of the frame of `len` bytes.
+    /// `features` are the bits the driver acknowledged, `head` the first bytes of the frame of `len` bytes; of a super-frame
+    /// all of its headers.
+    ///
+    /// # Errors
+    /// What the header says is not so, or was not negotiated. [`FrameFault::HeadersTooLong`]: the headers of a super-frame go on
+    /// behind `head`.
     #[inline]
     pub fn check(
         &self,
@@ -162,15 +166,18 @@ impl NetHdr {
             if !offered || ecn && !features.contains(VirtioFeatures::HOST_ECN) {
                 return Err(FrameFault::NotNegotiated);
             }
-            segmentation = Some(self.segmentation(head)?);
+            segmentation = Some(self.segmentation(head, len)?);
         }
         Ok(Offload::new(checksum, segmentation))
     }
 
     /// How a super-frame is cut, from its own headers; `hdr_len` is not trusted.
-    fn segmentation(&self, head: &[u8]) -> Result<Segmentation, FrameFault> {
-        let head = head.get(..HEAD_MAX).unwrap_or(head);
-        let layout = TcpLayout::parse(head).ok_or(FrameFault::BadGsoHeaders)?;
+    fn segmentation(&self, head: &[u8], len: u32) -> Result<Segmentation, FrameFault> {
+        let layout = TcpLayout::parse(head).map_err(|error| match error {
+            LayoutError::NotTcp => FrameFault::BadGsoHeaders,
+            LayoutError::Beyond if head.len() < len as usize => FrameFault::HeadersTooLong,
+            LayoutError::Beyond => FrameFault::BadGsoHeaders,
+        })?;
         let v6 = match self.gso_type & !NetHdr::GSO_ECN {
             NetHdr::GSO_TCPV4 => false,
             NetHdr::GSO_TCPV6 => true,
@@ -248,14 +255,26 @@ pub(crate) mod tests {
 
     /// A super-frame as a driver gives it: checksum partial, FIN, PSH and CWR set.
     pub(crate) fn super_frame(v6: bool, tags: usize, payload: usize, gso_size: u16) -> FrameBuf {
-        let data = vf_packet::testing::super_frame(v6, tags, payload);
+        asking(vf_packet::testing::super_frame(v6, tags, payload), gso_size)
+    }
+
+    /// A super-frame as a driver gives it, with 94 B of headers and 16 more for each address of a routing header.
+    pub(crate) fn routed_super_frame(addresses: usize, payload: usize, gso_size: u16) -> FrameBuf {
+        asking(
+            vf_packet::testing::routed_super_frame(addresses, payload),
+            gso_size,
+        )
+    }
+
+    /// A super-frame and what its driver asks for.
+    fn asking(data: Vec<u8>, gso_size: u16) -> FrameBuf {
         let layout = TcpLayout::parse(&data).unwrap();
         let checksum = PartialChecksum {
             start: layout.tcp as u16,
             offset: 16,
         };
         let segmentation = Segmentation {
-            v6,
+            v6: layout.v6,
             ecn: false,
             gso: Gso {
                 header_len: layout.payload as u16,

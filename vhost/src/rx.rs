@@ -428,6 +428,7 @@ impl RxQueue {
         match rest {
             Rest::Private(bytes) => writer.write(bytes)?,
             Rest::Guest(tx, frame) => {
+                writer.write(frame.more_headers())?;
                 frame.for_rest(&mut tx.window(), |piece| writer.copy(piece))?;
             }
         }
@@ -539,12 +540,20 @@ fn write_one(to: &UnmarkedSlice<'_>, head: [&[u8]; 3], rest: Rest<'_>) -> Result
             to.offset(at).ok_or(outside)?.copy_from(bytes);
             Ok(())
         }
-        Rest::Guest(tx, frame) => frame.for_rest(&mut tx.window(), |piece| {
-            let to = to.subslice(at, piece.len()).ok_or(outside)?;
-            to.copy_from_guest(&piece);
-            at += piece.len();
-            Ok(())
-        }),
+        Rest::Guest(tx, frame) => {
+            let headers = frame.more_headers();
+            if !headers.is_empty() {
+                let to = to.subslice(at, headers.len()).ok_or(outside)?;
+                to.copy_from(headers);
+                at += headers.len();
+            }
+            frame.for_rest(&mut tx.window(), |piece| {
+                let to = to.subslice(at, piece.len()).ok_or(outside)?;
+                to.copy_from_guest(&piece);
+                at += piece.len();
+                Ok(())
+            })
+        }
     }
 }
 

@@ -20,7 +20,7 @@ use crate::device_queue::DeviceQueue;
 use crate::error::{FrameFault, RingError};
 use crate::features::VirtioFeatures;
 use crate::frame::FrameBuf;
-use crate::limits::{HEAD_MAX, MAX_FRAME, MIN_FRAME};
+use crate::limits::{HEAD_MAX, HEADERS_MAX, MAX_FRAME, MIN_FRAME};
 use crate::memory::{GuestMemory, GuestSlice, UnmarkedSlice, Window};
 use crate::net_hdr::{NetHdr, header_len};
 use crate::ring::{AHEAD, Chain, Fence, Prefetch, Segment, Token, UsedElem};
@@ -40,10 +40,18 @@ pub struct TxFrame {
     fault: Option<FrameFault>,
     /// What to return.
     chain: Token,
-    /// The part of the frame that is not in `head`: this, and what follows.
-    rest: Segment,
+    /// The part of the frame that is not in our memory: so many bytes at a guest address, and what follows.
+    rest_gpa: u64,
+    rest_len: u32,
     more: Vec<Segment>,
+    /// The headers of a super-frame that go on behind `head`, as many bytes as its [`Offload`] says; else of no meaning.
+    long: Option<Box<LongHeaders>>,
 }
+
+type LongHeaders = [u8; HEADERS_MAX - HEAD_MAX];
+
+// Three cache lines: a burst of frames stays in the first-level cache.
+const _: () = assert!(size_of::<TxFrame>() == 192);
 
 impl Default for TxFrame {
     fn default() -> TxFrame {
@@ -54,8 +62,10 @@ impl Default for TxFrame {
             head_len: 0,
             fault: None,
             chain: Token::default(),
-            rest: Segment::default(),
+            rest_gpa: 0,
+            rest_len: 0,
             more: Vec::new(),
+            long: None,
         }
     }
 }
@@ -80,6 +90,19 @@ impl TxFrame {
         &self.head[..usize::from(self.head_len).min(HEAD_MAX)]
     }
 
+    /// The headers of a super-frame that go on behind [`head`](Self::head), which were judged, too, and are written likewise.
+    #[inline]
+    pub(crate) fn more_headers(&self) -> &[u8] {
+        if self.offload.is_none() {
+            return &[];
+        }
+        let len = self.offload.gso().map_or(0, |gso| {
+            usize::from(gso.header_len).saturating_sub(HEAD_MAX)
+        });
+        let long = self.long.as_ref().and_then(|long| long.get(..len));
+        long.unwrap_or_default()
+    }
+
     /// Bytes of the L2 frame, without FCS.
     #[expect(clippy::len_without_is_empty, reason = "at least 14")]
     #[inline]
@@ -97,6 +120,12 @@ impl TxFrame {
         let outside = RingError::BufferOutside;
         body.copy_from_head(&self.head, usize::from(self.head_len));
         let mut rest = body.offset(self.head().len()).ok_or(outside)?;
+        let headers = self.more_headers();
+        if !headers.is_empty() {
+            let to = rest.subslice(0, headers.len()).ok_or(outside)?;
+            to.copy_from(headers);
+            rest = rest.offset(headers.len()).ok_or(outside)?;
+        }
         self.for_rest(from, |piece| {
             let to = rest.subslice(0, piece.len()).ok_or(outside)?;
             to.copy_from_guest(&piece);
@@ -109,6 +138,7 @@ impl TxFrame {
     #[inline]
     fn fill_plain(
         &mut self,
+        memory: &GuestMemory,
         buffer: &GuestSlice<'_>,
         gpa: u64,
         header_len: usize,
@@ -121,18 +151,15 @@ impl TxFrame {
         }
         let n = usize::from(self.head_len);
         let at = header_len + n;
-        self.rest = Segment {
-            gpa: gpa + at as u64,
-            len: (len - n) as u32,
-        };
+        self.rest_gpa = gpa + at as u64;
+        self.rest_len = (len - n) as u32;
         self.more.clear();
         let low = buffer.read(0).ok_or(outside)?;
         let high = buffer.read(8).ok_or(outside)?;
         let head = buffer.subslice(header_len, n).ok_or(outside)?;
         head.copy_to_head(&mut self.head);
         let hdr = NetHdr::from_words(u64::from_le(low), u16::from_le(high));
-        self.judge(&hdr, features);
-        Ok(())
+        self.judge(&hdr, features, memory)
     }
 
     /// Takes over a chain of pieces with `total` bytes in all.
@@ -169,12 +196,11 @@ impl TxFrame {
                 len: piece.len - take as u32,
             });
         }
-        self.rest = Segment::default();
+        self.rest_len = 0;
         self.head[..head_len].copy_from_slice(&copied[header_len..n]);
         let mut hdr = [0; 10];
         hdr.copy_from_slice(&copied[..10]);
-        self.judge(&NetHdr::from_bytes(&hdr), features);
-        Ok(())
+        self.judge(&NetHdr::from_bytes(&hdr), features, memory)
     }
 
     /// Notes the length of a frame, and whether there can be one of that length.
@@ -193,26 +219,82 @@ impl TxFrame {
     }
 
     #[inline]
-    fn judge(&mut self, hdr: &NetHdr, features: VirtioFeatures) {
+    fn judge(
+        &mut self,
+        hdr: &NetHdr,
+        features: VirtioFeatures,
+        memory: &GuestMemory,
+    ) -> Result<(), RingError> {
         // What most headers say. Written where it stays: a result would be put together elsewhere first.
         self.offload = Offload::default();
         if hdr.asks_nothing() {
-            return;
+            return Ok(());
         }
         match hdr.check(features, self.head(), self.len) {
             Ok(offload) => self.offload = offload,
+            Err(FrameFault::HeadersTooLong) => return self.judge_long(hdr, features, memory),
             Err(fault) => self.fault = Some(fault),
+        }
+        Ok(())
+    }
+
+    /// Judges a super-frame whose headers go on behind its head, on a private copy of all of them: as long as they may be, or
+    /// as the frame is.
+    #[cold]
+    fn judge_long(
+        &mut self,
+        hdr: &NetHdr,
+        features: VirtioFeatures,
+        memory: &GuestMemory,
+    ) -> Result<(), RingError> {
+        let mut headers = [0; HEADERS_MAX];
+        headers[..HEAD_MAX].copy_from_slice(&self.head);
+        let mut filled = HEAD_MAX;
+        self.for_rest(&mut memory.window(0), |piece| {
+            let n = piece.len().min(HEADERS_MAX - filled);
+            piece.copy_to(&mut headers[filled..filled + n]);
+            filled += n;
+            Ok(())
+        })?;
+        match hdr.check(features, &headers[..filled], self.len) {
+            Ok(offload) => {
+                let long = self.long.get_or_insert_with(|| Box::new([0; _]));
+                long.copy_from_slice(&headers[HEAD_MAX..]);
+                self.offload = offload;
+                self.skip(self.more_headers().len() as u32);
+            }
+            Err(fault) => self.fault = Some(fault),
+        }
+        Ok(())
+    }
+
+    /// Leaves out the first bytes of what is in guest memory.
+    fn skip(&mut self, mut bytes: u32) {
+        let first = (&mut self.rest_gpa, &mut self.rest_len);
+        let more = self
+            .more
+            .iter_mut()
+            .map(|more| (&mut more.gpa, &mut more.len));
+        for (gpa, len) in std::iter::once(first).chain(more) {
+            let n = bytes.min(*len);
+            *gpa += u64::from(n);
+            *len -= n;
+            bytes -= n;
         }
     }
 
-    /// Calls `f` with each piece of the frame in guest memory that is not in its head.
+    /// Calls `f` with each piece of the frame that is in guest memory only.
     #[inline]
     pub(crate) fn for_rest(
         &self,
         memory: &mut Window<'_>,
         mut f: impl FnMut(GuestSlice<'_>) -> Result<(), RingError>,
     ) -> Result<(), RingError> {
-        for piece in std::iter::once(&self.rest).chain(&self.more) {
+        let first = Segment {
+            gpa: self.rest_gpa,
+            len: self.rest_len,
+        };
+        for piece in std::iter::once(&first).chain(&self.more) {
             if piece.len > 0 {
                 let piece = memory.slice(piece.gpa, piece.len as usize);
                 f(piece.ok_or(RingError::BufferOutside)?)?;
@@ -347,7 +429,7 @@ impl TxQueue {
                 break;
             };
             frame.chain = token;
-            frame.fill_plain(&buffer, piece.gpa, self.header_len, features)?;
+            frame.fill_plain(memory, &buffer, piece.gpa, self.header_len, features)?;
             n += 1;
         }
         self.hint = window.region();
@@ -426,8 +508,11 @@ impl TxQueue {
         out.offload = *frame.offload();
         out.data.resize(frame.len() as usize, 0);
         let head = frame.head();
-        let (to, mut rest) = out.data.split_at_mut(head.len().min(frame.len() as usize));
+        let (to, rest) = out.data.split_at_mut(head.len().min(frame.len() as usize));
         to.copy_from_slice(head);
+        let headers = frame.more_headers();
+        let (to, mut rest) = rest.split_at_mut(headers.len().min(rest.len()));
+        to.copy_from_slice(headers);
         let copied = frame.for_rest(&mut self.window(), |piece| {
             let n = piece.len().min(rest.len());
             let (now, later) = std::mem::take(&mut rest).split_at_mut(n);

@@ -22,7 +22,7 @@ impl<'a> Segment<'a> {
     pub(crate) fn of(seen: &Seen<'a>) -> Option<Segment<'a>> {
         let head = seen.frame;
         let flow = Header::parse(head).ok()?.flow(head)?;
-        let layout = TcpLayout::parse(head)?;
+        let layout = TcpLayout::parse(head).ok()?;
         let end = match layout.v6 {
             false => usize::from(be16(head, layout.ip + 2)?),
             true => 40 + usize::from(be16(head, layout.ip + 4)?),

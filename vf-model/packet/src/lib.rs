@@ -23,12 +23,16 @@ pub use ip::{ETHERTYPE_IPV4, ETHERTYPE_IPV6, IpHeader, PROTO_TCP, PROTO_UDP};
 pub use mac::{AddrError, MacAddr};
 pub use offload::{Offload, PartialChecksum, Segmentation};
 pub use segment::Segmenter;
-pub use tcp::TcpLayout;
+pub use tcp::{LayoutError, TcpLayout};
 pub use vlan::{Vid, Vlan, VlanProto, VlanTag, is_vlan_tpid};
 pub use wire::{FrameMeta, Gso, OnWire, wire_bytes};
 
-/// Bytes of a frame that are copied out before it is judged: the most header bytes that anything may look at.
+/// Bytes of a frame that are copied out before it is judged: the most that a decision on it may look at.
 pub const HEAD_MAX: usize = 128;
+
+/// Bytes that the headers of a super-frame may have, from Ethernet's to TCP's: who cuts one must know where they end. Enough for
+/// two tags, a segment list (RFC 8754) of twenty addresses and all of TCP's options.
+pub const HEADERS_MAX: usize = 512;
 
 /// The 16 bits at `at`, in network byte order; `None` if they are not all there.
 #[inline]

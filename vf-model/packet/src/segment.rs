@@ -4,7 +4,7 @@
 //! copied here.
 
 use crate::checksum::Sum;
-use crate::{HEAD_MAX, PROTO_TCP, TcpLayout};
+use crate::{HEADERS_MAX, PROTO_TCP, TcpLayout};
 
 /// Cuts one super-frame. Ask for the [next segment](Self::next_segment) until there is none.
 #[derive(Debug)]
@@ -13,7 +13,7 @@ pub struct Segmenter<'a> {
     layout: TcpLayout,
     size: usize,
     /// The next segment's header is built here.
-    header: [u8; HEAD_MAX],
+    header: [u8; HEADERS_MAX],
     /// Where in the frame the next segment's payload starts.
     at: usize,
     index: u16,
@@ -25,13 +25,13 @@ const CWR: u8 = 0x80;
 
 impl<'a> Segmenter<'a> {
     /// A cutter for `frame` into segments of `size` payload bytes; `None` if that is zero, or unless its headers up to TCP's
-    /// lie in its first [`HEAD_MAX`] bytes (see [`TcpLayout`]).
+    /// lie in its first [`HEADERS_MAX`] bytes (see [`TcpLayout`]).
     #[must_use]
     pub fn new(frame: &'a [u8], size: u16) -> Option<Segmenter<'a>> {
-        let head = frame.get(..HEAD_MAX).unwrap_or(frame);
-        let layout = TcpLayout::parse(head).filter(|_| size > 0)?;
-        let mut header = [0; HEAD_MAX];
-        header[..head.len()].copy_from_slice(head);
+        let head = frame.get(..HEADERS_MAX).unwrap_or(frame);
+        let layout = TcpLayout::parse(head).ok().filter(|_| size > 0)?;
+        let mut header = [0; HEADERS_MAX];
+        header[..layout.payload].copy_from_slice(&head[..layout.payload]);
         Some(Segmenter {
             frame,
             layout,
@@ -121,7 +121,8 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::testing::{super_frame, verify};
+    use crate::LayoutError::{self, NotTcp};
+    use crate::testing::{routed_super_frame, super_frame, verify};
     use crate::{be16, is_vlan_tpid};
 
     fn cut(frame: &[u8], size: u16) -> Vec<Vec<u8>> {
@@ -165,7 +166,7 @@ mod tests {
             let mut f = frame.clone();
             f[20] = next;
             f.splice(54..54, [PROTO_TCP, 0, 0, offset_and_more, 0, 0, 0, 0]);
-            TcpLayout::parse(&f).map(|l| l.tcp)
+            TcpLayout::parse(&f).ok().map(|l| l.tcp)
         };
         for options in [0, 60] {
             assert_eq!(with(options, 0), Some(62));
@@ -177,7 +178,7 @@ mod tests {
         assert_eq!(with(17, 0), None);
         let mut v4 = super_frame(false, 0, 0);
         v4[20] = 0x20;
-        assert_eq!(TcpLayout::parse(&v4), None, "more fragments");
+        assert_eq!(TcpLayout::parse(&v4), Err(NotTcp), "more fragments");
     }
 
     #[test]
@@ -209,8 +210,28 @@ mod tests {
             }
         }
         for (kind, left, list) in [(3, 1, &[there][..]), (2, 1, &[])] {
-            assert_eq!(TcpLayout::parse(&routed(kind, left, list)), None);
+            assert_eq!(TcpLayout::parse(&routed(kind, left, list)), Err(NotTcp));
         }
+    }
+
+    #[test]
+    fn headers_may_be_longer_than_what_is_judged() {
+        let longest = (HEADERS_MAX - 94) / 16;
+        for addresses in [1, 3, longest] {
+            let frame = routed_super_frame(addresses, 2500);
+            let layout = TcpLayout::parse(&frame[..HEADERS_MAX]).unwrap();
+            assert_eq!(layout.payload, 94 + 16 * addresses);
+            let cut_short = TcpLayout::parse(&frame[..layout.payload - 1]);
+            assert_eq!(cut_short, Err(LayoutError::Beyond));
+            let segments = cut(&frame, 1000);
+            assert_eq!(segments.len(), 3);
+            for segment in &segments {
+                assert_eq!(verify(segment), layout);
+                assert_eq!(segment[54..layout.tcp], frame[54..layout.tcp]);
+            }
+        }
+        let frame = routed_super_frame(longest + 1, 2500);
+        assert!(Segmenter::new(&frame, 1000).is_none());
     }
 
     proptest! {

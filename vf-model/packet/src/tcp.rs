@@ -2,6 +2,15 @@
 
 use crate::{Header, IpHeader, PROTO_TCP};
 
+/// Why there is no [`TcpLayout`] of some bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LayoutError {
+    /// They are no TCP packet, or none that may be cut into several.
+    NotTcp,
+    /// The headers go on behind them.
+    Beyond,
+}
+
 /// Where the headers of a frame are that carries a whole TCP packet, and that may be cut into several: it is no fragment, no
 /// authentication header vouches for it, and its headers say where it goes in the end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -22,22 +31,36 @@ impl TcpLayout {
     /// Offset of the checksum in a TCP header.
     pub const CHECKSUM: usize = 16;
 
-    /// Parses Ethernet, at most two VLAN tags, IPv4 or IPv6 with options, and TCP; `None` unless all of it is there and
-    /// inside `head`.
+    /// Parses Ethernet, at most two VLAN tags, IPv4 or IPv6 with options, and TCP.
+    ///
+    /// # Errors
+    /// Not all of it is there, or it goes on behind `head`.
     #[inline]
-    #[must_use]
-    pub fn parse(head: &[u8]) -> Option<TcpLayout> {
-        let link = Header::parse(head).ok()?;
+    pub fn parse(head: &[u8]) -> Result<TcpLayout, LayoutError> {
+        let not_tcp = LayoutError::NotTcp;
+        let link = Header::parse(head).map_err(|_| not_tcp)?;
         let ip = usize::from(link.l3_offset);
-        let header = IpHeader::parse(link.ethertype, head.get(ip..)?)?;
-        if header.protocol != PROTO_TCP || header.fragment || header.authenticated {
-            return None;
+        let packet = head.get(ip..).ok_or(not_tcp)?;
+        let header = IpHeader::parse(link.ethertype, packet).ok_or(not_tcp)?;
+        if header.fragment || header.authenticated {
+            return Err(not_tcp);
         }
         let tcp = ip + header.transport;
-        let tcp_len = usize::from(head.get(tcp + 12)? >> 4) * 4;
+        // What ends within its extension headers has not said yet what it carries.
+        let offset = head.get(tcp + 12).ok_or(LayoutError::Beyond)?;
+        if header.protocol != PROTO_TCP {
+            return Err(not_tcp);
+        }
+        let tcp_len = usize::from(offset >> 4) * 4;
         let payload = tcp + tcp_len;
-        let dst = ip + header.final_dst?;
-        (tcp_len >= 20 && payload <= head.len()).then_some(TcpLayout {
+        let dst = ip + header.final_dst.ok_or(not_tcp)?;
+        if tcp_len < 20 {
+            return Err(not_tcp);
+        }
+        if payload > head.len() {
+            return Err(LayoutError::Beyond);
+        }
+        Ok(TcpLayout {
             v6: header.v6,
             ip,
             dst,

@@ -47,6 +47,27 @@ pub fn super_frame(v6: bool, tags: usize, payload: usize) -> Vec<u8> {
     data
 }
 
+/// An IPv6 super-frame behind a used segment routing header (RFC 8754) with so many addresses: 94 B of headers, 16 more an
+/// address.
+#[must_use]
+pub fn routed_super_frame(addresses: usize, payload: usize) -> Vec<u8> {
+    let mut data = super_frame(true, 0, payload);
+    data[20] = 43;
+    let header = [
+        PROTO_TCP,
+        2 * addresses as u8,
+        4,
+        0,
+        addresses as u8 - 1,
+        0,
+        0,
+        0,
+    ];
+    let list = std::iter::repeat_n(0xfb, 16 * addresses);
+    data.splice(54..54, header.into_iter().chain(list));
+    data
+}
+
 /// Checks one frame's IP lengths and checksums; returns its layout.
 #[must_use]
 pub fn verify(frame: &[u8]) -> TcpLayout {

@@ -5,7 +5,7 @@ use vf_packet::TcpLayout;
 use vf_packet::testing::verify;
 
 use super::*;
-use crate::net_hdr::tests::super_frame;
+use crate::net_hdr::tests::{routed_super_frame, super_frame};
 use crate::ring::driver::{
     AVAIL, BASE, DESC, Driver, EVENT_IDX, F_WRITE, HEAP, IN_ORDER, INDIRECT_DESC, NONE, REGION,
     RING_PACKED, for_both_formats,
@@ -137,6 +137,7 @@ for_both_formats! {
     a_frame_that_belies_its_header_is_not_delivered,
     a_super_frame_is_segmented,
     a_super_frame_stays_whole_for_who_takes_it,
+    long_headers_are_no_reason_not_to_deliver,
     each_segment_of_a_super_frame_stands_for_itself,
 }
 
@@ -403,6 +404,38 @@ fn a_super_frame_is_segmented(format: VirtioFeatures) {
         payload.extend_from_slice(&data[layout.payload..]);
     }
     assert_eq!(payload, frame.data[frame.data.len() - 10_000..]);
+}
+
+fn long_headers_are_no_reason_not_to_deliver(format: VirtioFeatures) {
+    for cuts in [&[][..], &[12, 66, 140, 3000]] {
+        for tag in [TagEdit::Keep, TagEdit::Insert([0x81, 0, 0, 5])] {
+            let frame = routed_super_frame(20, 10_000, 1000);
+            let mut expected = frame.clone();
+            expected.edit(tag);
+            for sizes in [&[16_000][..], &[1536; 10], &[100; 110]] {
+                let mut rx = Receiver::new(format | VERSION_1 | MRG | GUEST_CSUM | GUEST_TSO, 0);
+                sizes.iter().for_each(|&n| rx.post(&[n], 1));
+                let outcome = through_tx(&frame, cuts, &mut rx.queue, tag);
+                assert_eq!(outcome, Ok(RxOutcome::Delivered));
+                let got = rx.receive();
+                assert_eq!(got.len(), 1);
+                assert_eq!(got[0].0, NetHdr::from(&expected.offload));
+                assert_eq!(got[0].2, expected.data);
+            }
+            let mut rx = Receiver::new(format | VERSION_1, 0);
+            (0..10).for_each(|_| rx.post(&[1600], 1));
+            let outcome = through_tx(&frame, cuts, &mut rx.queue, tag);
+            assert_eq!(outcome, Ok(RxOutcome::Delivered));
+            let got = rx.receive();
+            assert_eq!(got.len(), 10);
+            for (_, _, segment) in got {
+                assert_eq!(
+                    verify(&segment).payload,
+                    414 + expected.data.len() - frame.data.len()
+                );
+            }
+        }
+    }
 }
 
 fn a_super_frame_stays_whole_for_who_takes_it(format: VirtioFeatures) {

@@ -4,6 +4,7 @@ use crate::eventfd::EventFd;
 use proptest::prelude::*;
 
 use super::*;
+use crate::net_hdr::tests::routed_super_frame;
 use crate::ring::driver::{
     AVAIL, BASE, DESC, Driver, EVENT_IDX, F_NEXT, F_WRITE, HEAP, IN_ORDER, INDIRECT_DESC, NONE,
     REGION, RING_PACKED, for_both_formats,
@@ -55,6 +56,7 @@ for_both_formats! {
     four_gigabytes_in_one_chain_are_oversize,
     a_buffer_may_span_adjoining_regions,
     a_checksum_outside_is_a_bad_frame,
+    headers_longer_than_the_head_are_read_once,
     a_disabled_ring_is_drained_once_kicked_and_nothing_comes_out,
     frames_that_were_not_completed_come_again,
     nothing_more_is_taken_once_memory_has_vanished,
@@ -199,6 +201,51 @@ fn a_checksum_outside_is_a_bad_frame(format: VirtioFeatures) {
     assert_eq!(NetHdr::from(frame(&mut queue).offload()), csum);
     queue.complete(1);
     assert_eq!(fault(&mut queue), FrameFault::ChecksumOutside);
+}
+
+fn headers_longer_than_the_head_are_read_once(format: VirtioFeatures) {
+    let tso = CSUM | VirtioFeatures::HOST_TSO6;
+    for (addresses, cuts) in [(3, vec![]), (3, vec![12, 60, 150]), (26, vec![300, 400])] {
+        let mut driver = Driver::new(64, format | VERSION_1 | INDIRECT_DESC | tso, 0);
+        let mut queue = TxQueue::new(driver.vring(1));
+        let sent = routed_super_frame(addresses, 5000, 1000);
+        let headers = 94 + 16 * addresses;
+        driver.send(&with_hdr(NetHdr::from(&sent.offload), &sent.data), &cuts, 1);
+        let taken = frame(&mut queue);
+        assert_eq!(taken.offload(), &sent.offload);
+        assert_eq!(taken.head(), &sent.data[..HEAD_MAX]);
+        assert_eq!(taken.more_headers(), &sent.data[HEAD_MAX..headers]);
+        assert_eq!(copy(&mut queue), sent.data);
+        // Whatever its driver makes of them meanwhile, what was judged is what comes out.
+        let whole = 12 + sent.data.len() + 1024;
+        driver.write(HEAP, &vec![0xee; whole]);
+        let got = copy(&mut queue);
+        assert_eq!(got[..headers], sent.data[..headers]);
+        assert!(got[headers..].iter().all(|&byte| byte == 0xee));
+        queue.complete(1);
+        // A plain frame in the same place has no such headers.
+        driver.send(&with_hdr(NetHdr::default(), &bytes(1514)), &cuts, 1);
+        assert_eq!(copy(&mut queue), bytes(1514));
+        assert_eq!(queue.fetched()[0].more_headers(), []);
+    }
+}
+
+#[test]
+fn headers_beyond_what_is_read_say_so() {
+    let tso = CSUM | VirtioFeatures::HOST_TSO6;
+    let mut driver = Driver::new(64, VERSION_1 | tso, 0);
+    let mut queue = TxQueue::new(driver.vring(1));
+    let frame = routed_super_frame(27, 5000, 1000);
+    driver.send(&with_hdr(NetHdr::from(&frame.offload), &frame.data), &[], 1);
+    assert_eq!(fault(&mut queue), FrameFault::HeadersTooLong);
+    // Headers that the frame has not are not too long.
+    let frame = routed_super_frame(3, 0, 1000);
+    driver.send(
+        &with_hdr(NetHdr::from(&frame.offload), &frame.data[..140]),
+        &[],
+        1,
+    );
+    assert_eq!(fault(&mut queue), FrameFault::BadGsoHeaders);
 }
 
 #[test]

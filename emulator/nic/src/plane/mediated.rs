@@ -13,7 +13,7 @@ use vf_vhost::vring::Vring;
 use super::backlog::Backlog;
 use super::mirror::Mirror;
 use super::policy_cell::{PolicyCell, PolicySubscriber};
-use super::port::{Notified, meta};
+use super::port::{Notified, meta, reason};
 use super::ports::{Fetched, VfPorts};
 use super::receivers::{FrameSource, Patience};
 use super::rings::Rings;
@@ -237,9 +237,9 @@ impl MediatedPlane {
                     break;
                 };
                 self.ports.tx_needs_call.insert(vf);
-                if frame.fault().is_some() {
+                if let Some(fault) = frame.fault() {
                     bad += 1;
-                    self.model.count_tx_drop(vf, DropReason::BadHeader);
+                    self.model.count_tx_drop(vf, reason(fault));
                     slot.queue.complete(1);
                     continue;
                 }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use vf_model::{DropReason, FrameMeta, Judge, Nanos, Offload, VfIndex, VfSet};
 use vf_vhost::frame::{FrameBuf, TagEdit};
-use vf_vhost::net_hdr::HEAD_MAX;
+use vf_vhost::net_hdr::{FrameFault, HEAD_MAX};
 use vf_vhost::ring::{Fence, RingError};
 use vf_vhost::rx::{RxOutcome, RxQueue};
 use vf_vhost::tx::{TxFrame, TxQueue};
@@ -458,6 +458,14 @@ pub(super) fn bytes_of(edit: vf_model::TagEdit) -> TagEdit {
         vf_model::TagEdit::Keep => TagEdit::Keep,
         vf_model::TagEdit::Insert(tag) => TagEdit::Insert(tag.to_bytes()),
         vf_model::TagEdit::Strip => TagEdit::Strip,
+    }
+}
+
+/// Why a frame is dropped that is none.
+pub(super) fn reason(fault: FrameFault) -> DropReason {
+    match fault {
+        FrameFault::HeadersTooLong => DropReason::HeadersTooLong,
+        _ => DropReason::BadHeader,
     }
 }
 

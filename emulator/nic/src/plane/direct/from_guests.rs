@@ -1,10 +1,10 @@
 //! What guests send on the direct path: bursts off their transmit rings, and the frame of each VF that waits for the wire, parked
 //! as the first of its ring. Decides nothing: the model judges, `outside` and `receivers` deliver.
 
-use vf_model::{DropReason, Hop, Judge, Nanos, OnWire, Source, To, VfIndex};
+use vf_model::{Hop, Judge, Nanos, OnWire, Source, To, VfIndex};
 
 use super::super::outside::{Fetch, Run, outgoing};
-use super::super::port::meta;
+use super::super::port::{meta, reason};
 use super::super::ports::Fetched;
 use super::super::traffic::Traffic;
 use super::{BURST_BYTES, DirectPlane, Parked};
@@ -64,12 +64,12 @@ impl DirectPlane {
             if sent.bytes >= BURST_BYTES || nic.tx_ready_at(vf, now) > now {
                 break;
             }
-            if frame.fault().is_some() {
+            if let Some(fault) = frame.fault() {
                 // What was fetched before it goes; nothing behind it is taken for its neighbour.
                 if let Some(run) = run.take() {
                     out.deliver_run(nic, rx, queue, run, done);
                 }
-                nic.count_tx_drop(vf, DropReason::BadHeader);
+                nic.count_tx_drop(vf, reason(fault));
                 done += 1;
                 continue;
             }
