@@ -64,7 +64,9 @@ drop_reasons! {
     HeadersTooLong = "headers_too_long",
     /// The receiver has posted no buffers.
     NoRxBuffer = "no_rx_buffer",
-    /// The receiver's buffers are too small.
+    /// A super-frame would be more segments, for a receiver that takes none whole, than are made of one.
+    TooManySegments = "too_many_segments",
+    /// The receiver's buffers are too small, or in so many pieces that to look for room takes too long.
     RxTooSmall = "rx_too_small",
     /// No driver is attached to the VF: none of its rings is started.
     NotAttached = "not_attached",

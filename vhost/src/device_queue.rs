@@ -56,6 +56,9 @@ pub(crate) trait DeviceQueue {
         out: &mut Vec<Segment>,
     ) -> Result<u64, RingError>;
 
+    /// Descriptors that have been walked since the queue was made.
+    fn walked(&self) -> u64;
+
     /// Returns the oldest chain that is not returned yet, `len` bytes of it written.
     #[inline]
     fn push_used(&mut self, chain: Token, len: u32) {

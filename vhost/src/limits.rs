@@ -5,5 +5,23 @@ pub use vf_packet::{HEAD_MAX, HEADERS_MAX};
 /// The shortest frame: an Ethernet header and nothing else.
 pub const MIN_FRAME: u32 = 14;
 
+/// Descriptors that the chains of one received frame may have, as many as Linux' vhost-net allows. A chain may have as many for
+/// itself, so that twice that is what is looked at for one frame at most.
+pub(crate) const FRAME_DESCRIPTORS: u64 = 1024;
+
+/// Segments that a super-frame is cut into at most. 64 KiB with a segment size of 32 B are 2048; Linux' smallest TCP segments
+/// (`TCP_MIN_SND_MSS`) hold 36 B with a time stamp.
+pub(crate) const SEGMENTS_MAX: usize = 2048;
+
+/// Descriptors and segments of a frame that are not counted as [effort](crate::rx::RxQueue::effort): more than a Linux driver's
+/// longest buffer has (19), and than a frame of 64 KiB has at an MSS of 1024 B.
+pub(crate) const EFFORTLESS: u64 = 64;
+
+/// Effort that a burst may be to a receiver, or a turn to a sender, before others get theirs.
+pub const BURST_EFFORT: u64 = 4096;
+
+/// Descriptors of a driver that are walked for one burst of its frames, but for the last chain's.
+pub(crate) const FETCH_DESCRIPTORS: u64 = 1024;
+
 /// The longest (super-)frame: Ethernet header, two VLAN tags, IPv6 header, 65535 bytes of payload.
 pub const MAX_FRAME: u32 = 14 + 8 + 40 + 65535;

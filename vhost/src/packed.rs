@@ -54,6 +54,8 @@ pub(crate) struct PackedRing {
     device_event: Pinned,
     /// The region a data buffer was last found in.
     hint: usize,
+    /// Descriptors walked.
+    walked: u64,
     event_idx: bool,
     in_order: bool,
     indirect: bool,
@@ -104,6 +106,7 @@ impl PackedRing {
             device_event: part(&mem, at.used, 4)?,
             mem,
             hint: 0,
+            walked: 0,
             event_idx: features.contains(VirtioFeatures::EVENT_IDX),
             in_order: features.contains(VirtioFeatures::IN_ORDER),
             indirect: features.contains(VirtioFeatures::INDIRECT_DESC),
@@ -401,7 +404,14 @@ impl DeviceQueue for PackedRing {
         writable: bool,
         out: &mut Vec<Segment>,
     ) -> Result<u64, RingError> {
-        let mut gather = Gather::new(&self.mem, &mut self.hint, self.size, writable, out);
+        let mut gather = Gather::new(
+            &self.mem,
+            &mut self.hint,
+            &mut self.walked,
+            self.size,
+            writable,
+            out,
+        );
         for desc in std::iter::once(&chain.first).chain(&self.rest) {
             if desc.flags & INDIRECT == 0 {
                 gather.push(*desc)?;
@@ -427,6 +437,10 @@ impl DeviceQueue for PackedRing {
             }
         }
         Ok(gather.total)
+    }
+
+    fn walked(&self) -> u64 {
+        self.walked
     }
 
     #[inline]

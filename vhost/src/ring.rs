@@ -246,6 +246,8 @@ pub(crate) struct Gather<'a> {
     mem: &'a GuestMemory,
     /// The region a buffer was last found in.
     hint: &'a mut usize,
+    /// Counts the descriptors of the chain.
+    walked: &'a mut u64,
     writable: bool,
     out: &'a mut Vec<Segment>,
     /// How many descriptors the chain may still have.
@@ -259,11 +261,12 @@ impl<'a> Gather<'a> {
     /// Appends the device-writable (or else the device-readable) pieces of a chain to `out`.
     ///
     /// At most as many descriptors as the ring has are looked at, whatever the chain claims, and never more than
-    /// [`CHAIN_MAX`]: the time for one frame is bounded.
+    /// [`CHAIN_MAX`]: the time for one chain is bounded.
     #[inline]
     pub(crate) fn new(
         mem: &'a GuestMemory,
         hint: &'a mut usize,
+        walked: &'a mut u64,
         ring_size: u16,
         writable: bool,
         out: &'a mut Vec<Segment>,
@@ -271,6 +274,7 @@ impl<'a> Gather<'a> {
         Gather {
             mem,
             hint,
+            walked,
             writable,
             out,
             left: ring_size.min(CHAIN_MAX),
@@ -286,6 +290,7 @@ impl<'a> Gather<'a> {
             gpa, len, flags, ..
         } = desc;
         self.left = self.left.checked_sub(1).ok_or(RingError::ChainTooLong)?;
+        *self.walked += 1;
         let is_writable = flags & WRITE != 0;
         if self.seen_writable && !is_writable {
             return Err(RingError::ReadableAfterWritable);
@@ -459,6 +464,10 @@ impl DeviceQueue for Ring {
         out: &mut Vec<Segment>,
     ) -> Result<u64, RingError> {
         either!(self, ring => ring.walk(chain, writable, out))
+    }
+
+    fn walked(&self) -> u64 {
+        either!(self, ring => ring.walked())
     }
 
     #[inline]

@@ -21,7 +21,8 @@ use crate::device_queue::DeviceQueue;
 use crate::error::RingError;
 use crate::features::VirtioFeatures;
 use crate::frame::{FrameBuf, TagEdit};
-use crate::limits::HEAD_MAX;
+pub use crate::limits::BURST_EFFORT;
+use crate::limits::{EFFORTLESS, FRAME_DESCRIPTORS, HEAD_MAX, SEGMENTS_MAX};
 use crate::memory::{GuestMemory, GuestSlice, GuestSliceMut, UnmarkedSlice};
 use crate::net_hdr::{NetHdr, acceptable, header_len};
 use crate::ring::{AHEAD, Fence, Prefetch, Segment, Token, UsedElem};
@@ -35,8 +36,10 @@ pub enum RxOutcome {
     Delivered,
     /// The driver has not enough buffers, or the ring is disabled; nothing changed.
     NoBuffer,
-    /// Without `MRG_RXBUF`: the next chain cannot hold the frame; nothing changed.
+    /// Without `MRG_RXBUF` the next chain cannot hold the frame; with it, no 1024 descriptors can. Nothing changed.
     TooBig,
+    /// A super-frame for a driver that takes none, of more than 2048 segments; nothing changed.
+    TooManySegments,
     /// A super-frame for a driver that takes none: so many of its segments, from the first, are in the driver's buffers or
     /// were before, and there is none for the next, or a too small one. See [`RxQueue::deliver_from_segment`].
     Partial(u32),
@@ -58,6 +61,7 @@ pub struct RxQueue {
     scratch: FrameBuf,
     /// The region a buffer was last found in.
     hint: usize,
+    effort: u64,
 }
 
 /// A frame that may be written as it is.
@@ -107,6 +111,7 @@ impl RxQueue {
             segments: Vec::new(),
             scratch: FrameBuf::default(),
             hint: 0,
+            effort: 0,
         }
     }
 
@@ -122,9 +127,15 @@ impl RxQueue {
         &self.vring
     }
 
+    /// What frames have cost beyond what any frame may: descriptors, of which an honest driver needs few, and segments of
+    /// super-frames. A burst ends when it has been [`BURST_EFFORT`], and so should whatever makes several of them.
+    pub fn effort(&self) -> u64 {
+        self.effort
+    }
+
     /// Writes frames from `tx`'s memory, which must be of its [fetched](TxQueue::fetched) ones: one copy, except for their
     /// heads, which are what [`TxFrame::head`] says. Says how many were delivered, and what became of the one behind them,
-    /// if there is one.
+    /// if there is one and the burst has not been enough [effort](Self::effort).
     ///
     /// An error is the receiving driver's; its ring is broken and says the same from then on.
     pub fn deliver_from(
@@ -148,7 +159,7 @@ impl RxQueue {
         )
     }
 
-    /// Writes frames from private memory: how many were delivered, and what became of the one behind them, if there is one.
+    /// The same of frames in private memory.
     ///
     /// An error is the receiving driver's; its ring is broken and says the same from then on.
     pub fn deliver_all(
@@ -186,7 +197,8 @@ impl RxQueue {
             return Ok((0, Some(RxOutcome::NoBuffer)));
         }
         let mut done = 0;
-        while done < frames {
+        let enough = self.effort + BURST_EFFORT;
+        while done < frames && self.effort < enough {
             let written = match edit {
                 TagEdit::Keep => plain(self, done),
                 TagEdit::Insert(_) | TagEdit::Strip => Ok(0),
@@ -302,6 +314,7 @@ impl RxQueue {
     ) -> Result<RxOutcome, RingError> {
         match acceptable(&frame.offload, self.vring.features()) {
             true => self.put_private(frame.offload, &frame.data, edit),
+            false if !self.vring.has_available() => Ok(RxOutcome::NoBuffer),
             false => {
                 let mut scratch = std::mem::take(&mut self.scratch);
                 scratch.clone_from(frame);
@@ -336,23 +349,27 @@ impl RxQueue {
         let Some(mut segmenter) = Segmenter::new(&frame.data, gso.size) else {
             return Ok(RxOutcome::BadFrame);
         };
-        let mut segment = 0;
+        if segmenter.segments() > SEGMENTS_MAX {
+            return Ok(RxOutcome::TooManySegments);
+        }
+        segmenter.skip(done);
+        let mut segment = done;
+        let mut outcome = RxOutcome::Delivered;
         while let Some((header, payload)) = segmenter.next_segment() {
-            if segment >= done {
-                let (rest, len) = (Rest::Private(payload), header.len() + payload.len());
-                let outcome = self.put(Offload::default(), header, rest, len, edit)?;
-                if outcome != RxOutcome::Delivered {
-                    let progress = segment > done;
-                    return Ok(if progress {
-                        RxOutcome::Partial(segment)
-                    } else {
-                        outcome
-                    });
-                }
+            let (rest, len) = (Rest::Private(payload), header.len() + payload.len());
+            outcome = self.put(Offload::default(), header, rest, len, edit)?;
+            if outcome != RxOutcome::Delivered {
+                break;
             }
             segment += 1;
         }
-        Ok(RxOutcome::Delivered)
+        self.effort += u64::from(segment - done).saturating_sub(EFFORTLESS);
+        let partial = outcome != RxOutcome::Delivered && segment > done;
+        Ok(if partial {
+            RxOutcome::Partial(segment)
+        } else {
+            outcome
+        })
     }
 
     fn put_private(
@@ -410,7 +427,10 @@ impl RxQueue {
         total: usize,
         edit: TagEdit,
     ) -> Result<RxOutcome, RingError> {
+        let before = self.vring.ring.walked();
         let outcome = self.reserve(total)?;
+        let walked = self.vring.ring.walked() - before;
+        self.effort += walked.saturating_sub(EFFORTLESS);
         if outcome != RxOutcome::Delivered {
             return Ok(outcome);
         }
@@ -442,6 +462,7 @@ impl RxQueue {
     fn reserve(&mut self, total: usize) -> Result<RxOutcome, RingError> {
         let ring = &mut self.vring.ring;
         let mark = ring.mark();
+        let most = ring.walked() + FRAME_DESCRIPTORS;
         let mut left = total as u64;
         self.chains.clear();
         self.segments.clear();
@@ -460,7 +481,8 @@ impl RxQueue {
                 // To look for a better one behind it would let a driver make every frame walk its whole ring.
                 return Err(RingError::BufferTooSmall);
             }
-            if room < left && !self.mergeable {
+            // Nor may a driver have every frame walk its whole ring because there is next to nothing in each buffer.
+            if room < left && !self.mergeable || ring.walked() > most {
                 ring.rollback(mark);
                 return Ok(RxOutcome::TooBig);
             }

@@ -43,6 +43,8 @@ pub(crate) struct SplitRing {
     used: Pinned,
     /// The region a data buffer was last found in.
     hint: usize,
+    /// Descriptors walked.
+    walked: u64,
     event_idx: bool,
     indirect: bool,
     /// The available index as last read.
@@ -92,6 +94,7 @@ impl SplitRing {
             used: part(&mem, at.used, 4 + entries * 8 + event)?,
             mem,
             hint: 0,
+            walked: 0,
             event_idx,
             indirect: features.contains(VirtioFeatures::INDIRECT_DESC),
             seen: base,
@@ -250,7 +253,14 @@ impl DeviceQueue for SplitRing {
         let mut entries = u32::from(self.size);
         let mut index = chain.token.id;
         let mut first = Some(chain.first);
-        let mut gather = Gather::new(&self.mem, &mut self.hint, self.size, writable, out);
+        let mut gather = Gather::new(
+            &self.mem,
+            &mut self.hint,
+            &mut self.walked,
+            self.size,
+            writable,
+            out,
+        );
         loop {
             if u32::from(index) >= entries {
                 return Err(RingError::DescOutOfRange(index));
@@ -281,6 +291,10 @@ impl DeviceQueue for SplitRing {
             }
             index = desc.next;
         }
+    }
+
+    fn walked(&self) -> u64 {
+        self.walked
     }
 
     #[inline]

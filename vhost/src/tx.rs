@@ -20,7 +20,7 @@ use crate::device_queue::DeviceQueue;
 use crate::error::{FrameFault, RingError};
 use crate::features::VirtioFeatures;
 use crate::frame::FrameBuf;
-use crate::limits::{HEAD_MAX, HEADERS_MAX, MAX_FRAME, MIN_FRAME};
+use crate::limits::{EFFORTLESS, FETCH_DESCRIPTORS, HEAD_MAX, HEADERS_MAX, MAX_FRAME, MIN_FRAME};
 use crate::memory::{GuestMemory, GuestSlice, UnmarkedSlice, Window};
 use crate::net_hdr::{NetHdr, header_len};
 use crate::ring::{AHEAD, Chain, Fence, Prefetch, Segment, Token, UsedElem};
@@ -101,6 +101,11 @@ impl TxFrame {
         });
         let long = self.long.as_ref().and_then(|long| long.get(..len));
         long.unwrap_or_default()
+    }
+
+    /// Whether it is in so many pieces that it is better put together once than for each of several receivers.
+    pub fn is_scattered(&self) -> bool {
+        self.more.len() as u64 > EFFORTLESS
     }
 
     /// Bytes of the L2 frame, without FCS.
@@ -395,6 +400,7 @@ impl TxQueue {
     }
 
     fn try_fetch(&mut self) -> Result<(), RingError> {
+        let enough = self.vring.ring.walked() + FETCH_DESCRIPTORS;
         loop {
             if !self.fetch_plain()? {
                 return Ok(());
@@ -408,6 +414,9 @@ impl TxQueue {
                 return Ok(());
             };
             self.fetch_chain(chain)?;
+            if self.vring.ring.walked() >= enough {
+                return Ok(());
+            }
         }
     }
 

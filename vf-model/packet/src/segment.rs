@@ -43,6 +43,22 @@ impl<'a> Segmenter<'a> {
         })
     }
 
+    /// How many segments there are in all; a super-frame without payload is one.
+    #[must_use]
+    pub fn segments(&self) -> usize {
+        let payload = self.frame.len() - self.layout.payload;
+        payload.div_ceil(self.size).max(1)
+    }
+
+    /// Leaves out the next `n` segments.
+    pub fn skip(&mut self, n: u32) {
+        let left = self.frame.len() - self.at;
+        let bytes = self.size.saturating_mul(n as usize);
+        self.done |= n > 0 && bytes >= left;
+        self.at += bytes.min(left);
+        self.index = self.index.wrapping_add(n as u16);
+    }
+
     /// The next segment as its complete headers and its payload, or `None` after the last. A
     /// super-frame without payload is one segment.
     pub fn next_segment(&mut self) -> Option<(&[u8], &'a [u8])> {
@@ -236,10 +252,15 @@ mod tests {
 
     proptest! {
         #[test]
-        fn segments_verify_and_reassemble(v6: bool, tags in 0usize..3, payload in 0usize..20_000, size in 1u16..3000) {
+        fn segments_verify_and_reassemble(v6: bool, tags in 0usize..3, payload in 0usize..20_000, size in 1u16..3000, skipped in 0u32..40) {
             let size = size.max((payload / 60) as u16).max(1);
             let frame = super_frame(v6, tags, payload);
             let segments = cut(&frame, size);
+            let mut rest = Segmenter::new(&frame, size).unwrap();
+            prop_assert_eq!(segments.len(), rest.segments());
+            rest.skip(skipped);
+            let next = rest.next_segment().map(|(header, payload)| [header, payload].concat());
+            prop_assert_eq!(next.as_ref(), segments.get(skipped as usize));
             prop_assert_eq!(segments.len(), payload.div_ceil(usize::from(size)).max(1));
             let whole = TcpLayout::parse(&frame).unwrap();
             let first_seq = &frame[whole.tcp + 4..whole.tcp + 8];

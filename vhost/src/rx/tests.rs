@@ -139,6 +139,9 @@ for_both_formats! {
     a_super_frame_stays_whole_for_who_takes_it,
     long_headers_are_no_reason_not_to_deliver,
     each_segment_of_a_super_frame_stands_for_itself,
+    a_frame_is_given_so_many_descriptors_and_no_more,
+    a_burst_ends_when_it_has_been_effort_enough,
+    a_super_frame_of_too_many_segments_is_not_cut,
 }
 
 fn nothing_more_is_delivered_once_memory_has_vanished(format: VirtioFeatures) {
@@ -404,6 +407,81 @@ fn a_super_frame_is_segmented(format: VirtioFeatures) {
         payload.extend_from_slice(&data[layout.payload..]);
     }
     assert_eq!(payload, frame.data[frame.data.len() - 10_000..]);
+}
+
+/// Delivers a frame; how many descriptors were looked at for it.
+fn walked(rx: &mut Receiver, frame: &FrameBuf) -> (RxOutcome, u64) {
+    let before = rx.queue.vring().ring.walked();
+    let outcome = rx.queue.deliver(frame, TagEdit::Keep).unwrap();
+    (outcome, rx.queue.vring().ring.walked() - before)
+}
+
+fn a_frame_is_given_so_many_descriptors_and_no_more(format: VirtioFeatures) {
+    let mut rx = Receiver::new(format | VERSION_1 | MRG, 0);
+    for _ in 0..66 {
+        rx.post(&[20; 16], 1);
+    }
+    let most = 1024 * 20 - 12;
+    let too_long = walked(&mut rx, &plain(most + 1));
+    assert_eq!(too_long, (RxOutcome::TooBig, 1024 + 16));
+    assert_eq!(walked(&mut rx, &plain(most)), (RxOutcome::Delivered, 1024));
+    assert_eq!(walked(&mut rx, &plain(600)), (RxOutcome::Delivered, 32));
+    let got = rx.receive();
+    let lengths: Vec<_> = got.iter().map(|(_, n, data)| (*n, data.len())).collect();
+    assert_eq!(lengths, [(64, most), (2, 600)]);
+
+    // Next to nothing in each chain.
+    let mut rx = Receiver::new(format | VERSION_1 | MRG, 0);
+    let crumbs = [&[12][..], &[0; 254], &[1]].concat();
+    for _ in 0..20 {
+        rx.post(&crumbs, 1);
+    }
+    for _ in 0..3 {
+        let (outcome, walked) = walked(&mut rx, &plain(1514));
+        assert_eq!(outcome, RxOutcome::TooBig);
+        assert_eq!(walked, 1024 + 256);
+    }
+    assert_eq!(rx.queue.effort(), 3 * (1024 + 256 - EFFORTLESS));
+}
+
+fn a_burst_ends_when_it_has_been_effort_enough(format: VirtioFeatures) {
+    let mut rx = Receiver::new(format | VERSION_1 | MRG, 0);
+    let scattered = [&[112][..], &[0; 250]].concat();
+    for _ in 0..30 {
+        rx.post(&scattered, 1);
+    }
+    let frames: Vec<_> = (0..30).map(|_| Box::new(plain(100))).collect();
+    let (done, then) = rx.queue.deliver_all(&frames, TagEdit::Keep).unwrap();
+    let each = 251 - EFFORTLESS;
+    assert_eq!(done as u64, BURST_EFFORT.div_ceil(each));
+    assert_eq!(then, None);
+    // A frame in 64 pieces is what any frame may be.
+    let mut rx = Receiver::new(format | VERSION_1 | MRG, 0);
+    for _ in 0..30 {
+        rx.post(&[2; 64], 1);
+    }
+    let delivered = rx.queue.deliver_all(&frames, TagEdit::Keep);
+    assert_eq!(delivered, Ok((30, None)));
+    assert_eq!(rx.queue.effort(), 0);
+}
+
+fn a_super_frame_of_too_many_segments_is_not_cut(format: VirtioFeatures) {
+    let mut rx = Receiver::new(format | VERSION_1, 0);
+    (0..100).for_each(|_| rx.post(&[1600], 1));
+    let frame = super_frame(false, 0, 2049, 1);
+    let outcome = rx.queue.deliver(&frame, TagEdit::Keep);
+    assert_eq!(outcome, Ok(RxOutcome::TooManySegments));
+    assert_eq!(rx.receive(), []);
+    let frame = super_frame(false, 0, 2048, 1);
+    let outcome = rx.queue.deliver(&frame, TagEdit::Keep);
+    assert_eq!(outcome, Ok(RxOutcome::Partial(100)));
+    assert_eq!(rx.queue.effort(), 100 - EFFORTLESS);
+    // Who takes it whole gets it.
+    let mut rx = Receiver::new(format | VERSION_1 | GUEST_CSUM | GUEST_TSO, 0);
+    rx.post(&[4000], 1);
+    let frame = super_frame(false, 0, 2049, 1);
+    let outcome = rx.queue.deliver(&frame, TagEdit::Keep);
+    assert_eq!(outcome, Ok(RxOutcome::Delivered));
 }
 
 fn long_headers_are_no_reason_not_to_deliver(format: VirtioFeatures) {

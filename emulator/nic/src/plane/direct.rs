@@ -125,6 +125,12 @@ impl DirectPlane {
         }
     }
 
+    /// What deliveries have cost beyond what any may.
+    #[cfg(test)]
+    pub(super) fn effort(&self) -> u64 {
+        self.ports.rx.effort
+    }
+
     /// The PF's end, to connect it.
     pub fn pf_mut(&mut self) -> &mut PfEnd {
         &mut self.out.pf

@@ -8,6 +8,7 @@ use vf_model::{
     VfIndex, VfSet,
 };
 use vf_vhost::frame::TagEdit;
+use vf_vhost::rx::BURST_EFFORT;
 use vf_vhost::vring::Vring;
 
 use super::backlog::Backlog;
@@ -412,7 +413,8 @@ impl Plane for MediatedPlane {
         self.policies.update(&mut self.model);
         let mut moved = self.ports.rx.drain_backlogs(now, &mut self.model);
         let mut left = ROUND;
-        while left > 0 && self.busy_until() <= now {
+        let enough = self.ports.rx.effort + BURST_EFFORT;
+        while left > 0 && self.busy_until() <= now && self.ports.rx.effort < enough {
             left -= 1;
             if let Some(job) = self.current.take() {
                 self.current = self.finish(now, job);

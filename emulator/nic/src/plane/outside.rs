@@ -195,13 +195,16 @@ impl Outside {
     ) -> bool {
         let Fetch { vf, queue, frame } = from;
         let mut source = FrameSource::Guest(queue, frame);
-        let watched;
-        if rx.mirror.is_on() {
-            // What is shown is what is delivered, whatever the guest does meanwhile.
-            watched = source.copy(&rx.pool);
-            let mirror = &mut rx.mirror;
-            mirror.add(Port::Vf(vf), Direction::Tx, &watched, TagEdit::Keep);
-            source = FrameSource::Private(&watched);
+        let copy;
+        let watched = rx.mirror.is_on();
+        if watched || frame.is_scattered() && verdict.vfs.len() > 1 {
+            // What is shown is what is delivered, whatever the guest does meanwhile. And pieces are put together once.
+            copy = source.copy(&rx.pool);
+            if watched {
+                let mirror = &mut rx.mirror;
+                mirror.add(Port::Vf(vf), Direction::Tx, &copy, TagEdit::Keep);
+            }
+            source = FrameSource::Private(&copy);
         }
         if !verdict.vfs.is_empty() {
             let others = self.foreign(verdict.vfs);

@@ -113,6 +113,8 @@ pub(super) struct RxPort {
     pub(super) patient_until: Nanos,
     /// Whether its front end changes its rings just now, some of which may be gone for a moment.
     pub(super) changing: bool,
+    /// What deliveries have cost beyond what any may, and nobody has looked at.
+    effort: u64,
 }
 
 /// Whether a ring with this index is one of the device-to-driver kind (virtio 5.1.2: receiveq1, transmitq1, ...).
@@ -221,6 +223,12 @@ impl RxPort {
         usable.any(|s| s.queue.has_room())
     }
 
+    /// What deliveries have cost since this was last asked, beyond what any may: see [`RxQueue::effort`].
+    #[inline]
+    pub(super) fn take_effort(&mut self) -> u64 {
+        std::mem::take(&mut self.effort)
+    }
+
     /// Whether nothing waits, nor will.
     pub(super) fn is_content(&self) -> bool {
         self.backlog.is_empty() && self.patient_bytes == 0 && !self.changing
@@ -292,13 +300,17 @@ impl RxPort {
             return (traffic, Some(self.no_ring()));
         };
         let ring = slot.queue.vring().index();
-        let (done, then) = match deliver(&mut slot.queue) {
+        let before = slot.queue.effort();
+        let delivered = deliver(&mut slot.queue);
+        let effort = slot.queue.effort() - before;
+        let (done, then) = match delivered {
             Ok((done, then)) => (done, then.map(Delivery::of)),
             Err(why) => {
                 slot.broken = true;
                 (0, Some(Delivery::Broken(ring, why)))
             }
         };
+        self.effort += effort;
         lens.take(done).for_each(|len| traffic.add(len));
         self.traffic.add(ring, traffic);
         (traffic, then)
@@ -315,7 +327,10 @@ impl RxPort {
             return self.no_ring();
         };
         let ring = slot.queue.vring().index();
-        match deliver(&mut slot.queue) {
+        let before = slot.queue.effort();
+        let delivered = deliver(&mut slot.queue);
+        let effort = slot.queue.effort() - before;
+        let delivery = match delivered {
             Ok(outcome) => {
                 if outcome == RxOutcome::Delivered {
                     let (packets, bytes) = (1, len.into());
@@ -327,7 +342,9 @@ impl RxPort {
                 slot.broken = true;
                 Delivery::Broken(ring, why)
             }
-        }
+        };
+        self.effort += effort;
+        delivery
     }
 }
 
@@ -447,6 +464,7 @@ impl Delivery {
             RxOutcome::NoBuffer => Delivery::Dropped(DropReason::NoRxBuffer),
             RxOutcome::Partial(segments) => Delivery::Partial(segments),
             RxOutcome::TooBig => Delivery::Dropped(DropReason::RxTooSmall),
+            RxOutcome::TooManySegments => Delivery::Dropped(DropReason::TooManySegments),
             RxOutcome::BadFrame => Delivery::Dropped(DropReason::BadHeader),
         }
     }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use vf_model::{DropReason, Judge, MacAddr, Nanos, TagEdit, Tagging, VfIndex, VfSet, VlanTag};
 use vf_vhost::frame::FrameBuf;
+use vf_vhost::rx::BURST_EFFORT;
 use vf_vhost::tx::{TxFrame, TxQueue};
 
 use super::backlog::{
@@ -80,6 +81,8 @@ pub(super) struct Receivers {
     /// Whether a switch of paths empties queues into the backlogs just now.
     pub(super) at_switch: bool,
     pub(super) broken: Vec<RingBroken>,
+    /// What all deliveries have cost beyond what any may: who sees it grow by [`BURST_EFFORT`] leaves the rest for later.
+    pub(super) effort: u64,
     pub(super) load: Arc<LiveLoad>,
     pub(super) pool: Pool,
     pub(super) mirror: Mirror,
@@ -96,6 +99,7 @@ impl Receivers {
             waiting: 0,
             at_switch: false,
             broken: Vec::new(),
+            effort: 0,
             load: Arc::default(),
             pool,
             mirror: Mirror::default(),
@@ -198,6 +202,7 @@ impl Receivers {
             }
             FrameSource::Private(frame) => port.deliver(queue, frame, tag, len, 0),
         };
+        self.effort += port.take_effort();
         match delivery {
             Delivery::Done => {
                 if let FrameSource::Private(frame) = source {
@@ -257,9 +262,15 @@ impl Receivers {
             return;
         }
         let mut frames = frames;
+        let enough = self.effort + BURST_EFFORT;
         while !frames.is_empty() {
+            if self.effort >= enough {
+                self.give_up(model, to, frames.len());
+                break;
+            }
             let port = &mut self.ports[to.index()];
             let (traffic, then) = port.deliver_from(queue, tx, frames, edit);
+            self.effort += port.take_effort();
             let done = self.delivered_run(model, to, traffic, then);
             frames = frames.get(done..).unwrap_or_default();
         }
@@ -277,12 +288,18 @@ impl Receivers {
     ) {
         let edit = model.tagging(insert).edit(to);
         let mut frames = frames;
+        let enough = self.effort + BURST_EFFORT;
         while !frames.is_empty() {
+            if self.effort >= enough {
+                self.give_up(model, to, frames.len());
+                return;
+            }
             let port = &mut self.ports[to.index()];
             if !port.backlog.is_empty() {
                 break;
             }
             let (traffic, then) = port.deliver_all(queue, frames, edit);
+            self.effort += port.take_effort();
             if let Some(Delivery::Dropped(DropReason::NoRxBuffer)) = then
                 && self.is_patient(to)
             {
@@ -305,6 +322,14 @@ impl Receivers {
         }
         for frame in frames {
             self.deliver(model, to, edit, FrameSource::Private(frame));
+        }
+    }
+
+    /// Drops the rest of a burst to a receiver whose buffers take too long to fill.
+    #[cold]
+    fn give_up(&mut self, model: &mut impl Judge, to: VfIndex, frames: usize) {
+        for _ in 0..frames {
+            model.count_rx_drop(to, DropReason::RxTooSmall);
         }
     }
 
@@ -377,9 +402,14 @@ impl Receivers {
                 port.patient_bytes = 0;
             }
             let mut progress = false;
-            while let Some((waiting, delivery)) =
-                self.ports[vf.index()].next_waiting(now, &mut progress)
-            {
+            let enough = self.effort + BURST_EFFORT;
+            while self.effort < enough {
+                let port = &mut self.ports[vf.index()];
+                let next = port.next_waiting(now, &mut progress);
+                self.effort += port.take_effort();
+                let Some((waiting, delivery)) = next else {
+                    break;
+                };
                 moved += 1;
                 let Waiting {
                     frame, edit, len, ..

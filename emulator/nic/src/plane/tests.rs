@@ -439,6 +439,93 @@ fn a_frame_with_a_bad_header_is_not_delivered_with_its_neighbours() {
     assert_eq!(bench.vms[0].outstanding(0), 0);
 }
 
+/// Has every receive buffer of a guest be an indirect table of 1024 descriptors in which there is next to nothing: where its
+/// buffers for sending are.
+fn post_crumbs(vm: &mut Vm, bytes: u32) {
+    let table = vm.net.tx_ring(0).buffer_addr(0).next_multiple_of(16);
+    let at = table + 16 * 1024;
+    let entry = |n: u16| vf_guest::driver::Desc {
+        addr: at,
+        len: if n == 0 { bytes } else { u32::from(n == 1023) },
+        flags: 2 | u16::from(n < 1023),
+        next: n + 1,
+    };
+    let queue = &vm.net.rx_ring(0).queue;
+    queue.write_table(table, &(0..1024).map(entry).collect::<Vec<_>>());
+    let bomb = vf_guest::driver::Desc {
+        addr: table,
+        len: 16 * 1024,
+        flags: 4,
+        next: 0,
+    };
+    for index in 0..queue.layout().size {
+        queue.as_split().unwrap().set_desc(index, bomb);
+    }
+}
+
+#[test]
+fn a_receive_chain_bomb_costs_others_no_more_than_a_bounded_part_of_a_round() {
+    for bytes in [12, 1600] {
+        let mut bench = Bench::bare(&[Path::Direct; 4], Nanos(0), None);
+        (0..4).for_each(|vf| bench.start(vf, &queue_of(1024)));
+        post_crumbs(&mut bench.vms[1], bytes);
+        for _ in 0..200 {
+            bench.vms[0].send_on(0, mac(1), 1500);
+            bench.vms[2].send_on(0, mac(3), 1500);
+        }
+        for round in 1.. {
+            let before = bench.worker.effort();
+            bench.worker.poll(bench.now);
+            let effort = bench.worker.effort() - before;
+            // A turn ends when it has been 4096 descriptors, and so does a burst in it; the last frame may be 2047 more.
+            assert!(effort < 2 * 4096 + 2048, "{effort} descriptors in a round");
+            let got = bench.vms[3].receive();
+            assert!(got >= 200.min(32 * (round - 1)), "{got} by round {round}");
+            if bench.vms[0].outstanding(0) == 0 {
+                break;
+            }
+        }
+        assert_eq!(bench.vms[3].receive(), 200);
+        // What finds no room is counted.
+        let counters = bench.worker.nic.counters(VfIndex(1));
+        let lost = counters.rx_drops.get(DropReason::RxTooSmall);
+        assert_eq!(counters.rx_packets + lost, 200);
+        assert_eq!(lost == 200, bytes == 12);
+    }
+}
+
+#[test]
+fn a_super_frame_of_one_byte_segments_is_dropped_where_it_would_have_to_be_cut() {
+    let tso = NetConfig {
+        features: NetConfig::PLAIN | NetConfig::CHECKSUM | NetConfig::TSO,
+        ..queue_of(256)
+    };
+    let mut bench = Bench::bare(&[Path::Direct; 3], Nanos(0), None);
+    bench.start(0, &tso);
+    bench.start(1, &queue_of(256));
+    bench.start(2, &tso);
+    for to in [1, 2] {
+        let mut data = vf_packet::testing::super_frame(false, 0, 20_000);
+        data[..6].copy_from_slice(&mac(to).0);
+        data[6..12].copy_from_slice(&mac(0).0);
+        let header = NetHeader {
+            flags: 1,
+            gso_type: 1,
+            hdr_len: 66,
+            gso_size: 1,
+            csum_start: 34,
+            csum_offset: 16,
+            num_buffers: 0,
+        };
+        assert!(bench.vms[0].net.send(0, &header, &data).unwrap());
+        bench.vms[0].net.kick();
+    }
+    bench.run_until(MS);
+    assert_eq!(bench.vms[2].receive(), 1, "who takes it whole gets it");
+    assert_eq!(bench.vms[1].receive(), 0);
+    assert_eq!(bench.drops(), [(DropReason::TooManySegments, 1)]);
+}
+
 #[test]
 fn a_parked_frame_goes_back_to_its_ring_when_another_comes_before_it() {
     let config = NetConfig {

@@ -31,6 +31,7 @@ pub(super) struct DescriptorRing {
     /// Whether the device writes its buffers: a ring is for one direction.
     writable: bool,
     hint: usize,
+    walked: u64,
     buffers: Prefetch,
     /// Offsets of descriptors, as [`PackedRing`](crate::packed::PackedRing) has places.
     seen: u16,
@@ -152,11 +153,22 @@ impl DeviceQueue for DescriptorRing {
         writable: bool,
         out: &mut Vec<Segment>,
     ) -> Result<u64, RingError> {
-        let mut gather = Gather::new(&self.mem, &mut self.hint, self.size, writable, out);
+        let mut gather = Gather::new(
+            &self.mem,
+            &mut self.hint,
+            &mut self.walked,
+            self.size,
+            writable,
+            out,
+        );
         for desc in std::iter::once(&chain.first).chain(&self.rest) {
             gather.push(*desc)?;
         }
         Ok(gather.total)
+    }
+
+    fn walked(&self) -> u64 {
+        self.walked
     }
 
     fn push_all_used(&mut self, chains: impl Iterator<Item = UsedElem>) {
@@ -254,6 +266,7 @@ impl QueueDriver for Guest {
             size: self.size,
             writable: self.writable,
             hint: 0,
+            walked: 0,
             buffers: Prefetch::Nothing,
             seen: base,
             next: base,

@@ -2,6 +2,7 @@
 //! as the first of its ring. Decides nothing: the model judges, `outside` and `receivers` deliver.
 
 use vf_model::{Hop, Judge, Nanos, OnWire, Source, To, VfIndex};
+use vf_vhost::rx::BURST_EFFORT;
 
 use super::super::outside::{Fetch, Run, outgoing};
 use super::super::port::{meta, reason};
@@ -28,14 +29,18 @@ impl DirectPlane {
             moved += 1;
         }
         let queues = self.ports.tx[i].queues.len();
+        let enough = self.ports.rx.effort + BURST_EFFORT;
         for _ in 0..queues {
             let q = self.ports.tx[i].cursor;
-            let burst = self.poll_queue(now, vf, q);
+            let burst = self.poll_queue(now, vf, q, enough);
             moved += self.ports.rx.load.count_burst(burst);
             if self.is_blocked(vf) {
                 break;
             }
             self.ports.tx[i].cursor = if q + 1 < queues { q + 1 } else { 0 };
+            if self.ports.rx.effort >= enough {
+                break;
+            }
         }
         if moved > 0 {
             self.ports.active.had_work(vf);
@@ -43,8 +48,9 @@ impl DirectPlane {
         moved
     }
 
-    /// A burst from one transmit ring; ends early when a frame has to wait for the wire.
-    fn poll_queue(&mut self, now: Nanos, vf: VfIndex, q: usize) -> usize {
+    /// A burst from one transmit ring; ends early when a frame has to wait for the wire, or when deliveries have been `enough`
+    /// effort: then the rest waits for the next round, and others have their turn.
+    fn poll_queue(&mut self, now: Nanos, vf: VfIndex, q: usize, enough: u64) -> usize {
         match self.ports.fetch(now, &mut self.nic, vf, q) {
             Fetched::Frames(0) => return 0,
             Fetched::Frames(_) => {}
@@ -61,7 +67,8 @@ impl DirectPlane {
         let mut run: Option<Run> = None;
         let mut done = 0;
         for frame in queue.fetched() {
-            if sent.bytes >= BURST_BYTES || nic.tx_ready_at(vf, now) > now {
+            let spent = sent.bytes >= BURST_BYTES || rx.effort >= enough;
+            if spent || nic.tx_ready_at(vf, now) > now {
                 break;
             }
             if let Some(fault) = frame.fault() {

@@ -1,6 +1,7 @@
 //! What the hypervisor hands over through the PF, with the verdict that it was given there. Never judges a frame again.
 
 use vf_model::{Nanos, OnWire, Tagging, Verdict};
+use vf_vhost::rx::BURST_EFFORT;
 
 use super::super::port::meta;
 use super::super::receivers::FrameSource;
@@ -22,7 +23,8 @@ impl DirectPlane {
             }
             moved += 1;
         }
-        while force || moved < BURST {
+        let enough = self.ports.rx.effort + BURST_EFFORT;
+        while force || moved < BURST && self.ports.rx.effort < enough {
             let PfFrame { frame, onward } = match self.out.pf.receive() {
                 None => break,
                 Some(PfItem::Frame(frame)) => frame,

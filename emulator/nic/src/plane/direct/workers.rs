@@ -2,6 +2,7 @@
 //! the wire to the one that has the port. Never touches another worker's rings.
 
 use vf_model::{Nanos, OnWire, VfIndex};
+use vf_vhost::rx::BURST_EFFORT;
 
 use super::super::egress::Egress;
 use super::super::policy_cell::PolicyCell;
@@ -68,7 +69,9 @@ impl DirectPlane {
         let peers = self.out.workers.as_ref().map_or(0, CrossQueues::peers);
         for peer in 0..peers {
             let mut burst = 0;
+            let enough = self.ports.rx.effort + BURST_EFFORT;
             while burst < limit
+                && (self.ports.rx.effort < enough || limit == usize::MAX)
                 && let Some(crossing) = self.out.workers.as_ref().and_then(|w| w.take(peer))
             {
                 let source = FrameSource::Private(&crossing.frame);
