@@ -44,7 +44,10 @@ fn policies() -> PolicyCell {
     });
     let vlans = [0, 1].map(VfIndex).map(|vf| {
         let settings = vec![VfSetting::Vlan(100)];
-        Command::SetVf { vf, settings }
+        Command::SetVf {
+            vfs: vf.into(),
+            settings,
+        }
     });
     let filters = (0..8192).map(|n| {
         let spec = FilterSpec {

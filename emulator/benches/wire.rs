@@ -161,7 +161,12 @@ fn mediated(c: &mut Criterion) {
             let mut policy = policy(vfs, MAC_A);
             for vf in (0..usize::from(vfs)).map(VfIndex::from) {
                 let settings = vec![VfSetting::Path(Path::Mediated)];
-                policy = policy.with(&Command::SetVf { vf, settings }).unwrap();
+                policy = policy
+                    .with(&Command::SetVf {
+                        vfs: vf.into(),
+                        settings,
+                    })
+                    .unwrap();
             }
             let policies = PolicyCell::new(policy.into());
             let pool = Pool::new(1024);

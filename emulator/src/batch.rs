@@ -51,7 +51,8 @@ impl Batch {
                 let named = words.drain(..2.min(words.len())).nth(1);
                 nic = Some(named.ok_or((line, "--nic: the name of a NIC must follow".to_owned()))?);
             }
-            vf_model::Command::parse(&words).map_err(|refusal| (line, refusal.to_string()))?;
+            vf_model::Command::parse_addressed(&words)
+                .map_err(|refusal| (line, refusal.to_string()))?;
             batch.commands.push(NicCommand { nic, words });
             batch.lines.push(line);
         }
@@ -84,7 +85,7 @@ mod tests {
             (
                 "link set up\n\nvf 0 frob",
                 3,
-                "vf 'frob': set, mac, vlan or rss",
+                "vf 'frob': rss, mac, vlan, qos",
             ),
             ("--nic", 1, "--nic: the name of a NIC must follow"),
             ("--nic a # up", 1, "vf, link or filter must follow"),

@@ -49,8 +49,8 @@ pub enum Command {
     /// Change a VF while it runs, in the words of 'ip link set dev PF vf N'
     #[command(after_help = vf_help())]
     Vf {
-        /// N set SETTING VALUE ... | N mac add|del MAC [vlan VID] | N vlan add|del VID |
-        /// N rss [hkey KEY] [equal N|weight W0 W1 ...|default]
+        /// N [set] SETTING VALUE ... | N mac add|del MAC [vlan VID] | N vlan add|del VID |
+        /// N rss [hkey KEY] [equal N|weight W0 W1 ...|default]; N and VID may be ranges, such as 0-7
         #[arg(required = true, num_args = 1.., trailing_var_arg = true, allow_hyphen_values = true)]
         words: Vec<String>,
     },
@@ -61,9 +61,10 @@ pub enum Command {
         #[command(subcommand)]
         command: Filter,
     },
-    /// Pull and plug the NIC's cable, so that the NIC at its other end loses the carrier, too; say how its switch forwards
+    /// Pull and plug the NIC's cable, so that the NIC at its other end loses the carrier, too; say how its switch forwards and
+    /// its MTU; and what 'ip link' has for VFs
     Link {
-        /// set up|down | set hwmode veb|vepa|floating
+        /// set [dev NIC] [up|down] [mtu BYTES] | set [dev NIC] hwmode veb|vepa|floating | set [dev NIC] vf N ...
         #[arg(required = true, num_args = 1.., trailing_var_arg = true)]
         words: Vec<String>,
     },
@@ -153,6 +154,8 @@ How received flows are spread over the guest's queues ('ethtool -X'): N rss
 Examples:
   vfnic vf 0 set path mediated
   vfnic vf 1 set vlan 100 qos 3 spoofchk on
+  vfnic link set dev a vf 1 vlan 100 qos 3       as ip-link(8) has it
+  vfnic vf 0-7 vlan add 100-119
   vfnic vf 1 mac add 02:00:00:00:00:99
   vfnic vf 1 rss weight 3 1";
 

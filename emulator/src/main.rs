@@ -384,7 +384,7 @@ fn command(ctl: &Path, nic: Option<String>, first: &str, rest: Vec<String>) -> R
     let mut words = vec![first.to_owned()];
     words.extend(rest);
     // What can be known to be wrong without asking is said without a running emulator.
-    vf_model::Command::parse(&words).map_err(usage)?;
+    vf_model::Command::parse_addressed(&words).map_err(usage)?;
     let answer = ask(ctl, &Request::Command(NicCommand { nic, words }));
     done(answer.map_err(failed)?)
 }

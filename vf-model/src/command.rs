@@ -1,15 +1,20 @@
 //! What an administrator can ask of a NIC, in the words of `ip link`, as words. Never applies anything.
 
+use std::cmp::Ordering;
 use std::fmt;
+use std::sync::LazyLock;
+
+use vf_packet::Vid;
 
 use crate::fdb::SelfEntry;
 use crate::filter_spec::{FilterId, FilterMatch, FilterPriority, FilterSpec, MatchError};
+use crate::mtu::MTU_VALUES;
 use crate::refusal::Refusal;
 use crate::rss::{RssKey, RssSpread};
 use crate::switch_mode::SwitchMode;
-use crate::vf::{SettingKey, VfIndex, VfSetting};
-use crate::vf_filter::VfFilter;
-use crate::words::Words;
+use crate::vf::{SETTING_KEYS, SettingKey, VfIndex, VfRange, VfSetting};
+use crate::vf_filter::{VfFilter, VfFilterRange};
+use crate::words::{Words, number};
 
 /// A change to a NIC. Its `Display` is the words it is parsed from.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -17,38 +22,35 @@ pub enum Command {
     /// `vf N set KEY VALUE ...`: all of them or none.
     SetVf {
         /// Whose policy.
-        vf: VfIndex,
+        vfs: VfRange,
         /// What to change, in this order.
         settings: Vec<VfSetting>,
     },
     /// `vf N mac add ADDR [vlan VID]`, `vf N vlan add VID`.
     VfFilterAdd {
         /// Who receives it.
-        vf: VfIndex,
+        vfs: VfRange,
         /// What is received.
-        filter: VfFilter,
+        filters: VfFilterRange,
     },
     /// `vf N mac del ADDR [vlan VID]`, `vf N vlan del VID`.
     VfFilterDel {
         /// Who received it.
-        vf: VfIndex,
+        vfs: VfRange,
         /// What was received.
-        filter: VfFilter,
+        filters: VfFilterRange,
     },
     /// `vf N rss [hkey KEY] [equal N|weight W0 W1 ...|default]`: what is given of both.
     SetRss {
         /// Whose queues.
-        vf: VfIndex,
+        vfs: VfRange,
         /// Key of the hash.
         key: Option<RssKey>,
         /// How flows are spread.
         spread: Option<RssSpread>,
     },
-    /// `link set up|down`: the NIC's own port.
-    SetLink {
-        /// Whether there is a link.
-        up: bool,
-    },
+    /// `link set up|down|mtu N ...`: the NIC's own port.
+    SetLink(Vec<LinkSetting>),
     /// `link set hwmode MODE`: how the NIC's switch forwards.
     SetSwitchMode(SwitchMode),
     /// `fdb add MAC [vlan VID] self`: a station behind the PF.
@@ -84,45 +86,98 @@ pub enum Command {
     FlushFilters,
 }
 
+/// A setting of the NIC's port.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LinkSetting {
+    /// `up`, `down`: whether there is a link.
+    Up(bool),
+    /// `mtu BYTES`.
+    Mtu(u32),
+}
+
+/// A command, and the NIC that its words name: `link set dev NIC ...`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Addressed {
+    /// Which NIC, if they do.
+    pub dev: Option<String>,
+    /// The command.
+    pub command: Command,
+}
+
 impl Command {
     /// Reads a command from its words, such as `vf 0 set mac 02:00:00:00:00:01 spoofchk on` or `link set down`.
     ///
     /// # Errors
     /// [`Refusal`] that names the word at fault and what is allowed in its place.
     pub fn parse<S: AsRef<str>>(words: &[S]) -> Result<Command, Refusal> {
+        let Addressed { dev, command } = Command::parse_addressed(words)?;
+        match dev {
+            None => Ok(command),
+            Some(dev) => Err(Refusal::word("dev", &dev, "no NIC can be named here")),
+        }
+    }
+
+    /// The same, where its words may name the NIC, in the manner of `ip link set dev NIC vf 0 mac ADDR`.
+    ///
+    /// # Errors
+    /// As above.
+    pub fn parse_addressed<S: AsRef<str>>(words: &[S]) -> Result<Addressed, Refusal> {
         const COMMANDS: &str = "vf, link, fdb or filter";
         let mut words = Words::new("command", words);
+        let mut dev = None;
         let command = match words.next(COMMANDS)? {
             "vf" => words.vf_command()?,
-            "link" => words.link_command()?,
+            "link" => {
+                dev = words.link_device()?;
+                words.link_command()?
+            }
             "fdb" => words.fdb_command()?,
             "filter" => words.filter_command()?,
             other => return Err(Refusal::word("command", other, COMMANDS)),
         };
         words.end()?;
-        Ok(command)
+        Ok(Addressed { dev, command })
     }
 }
 
 impl<S: AsRef<str>> Words<'_, S> {
-    fn link_command(&mut self) -> Result<Command, Refusal> {
+    /// `set`, and which NIC is meant: with `dev` in front, or without if more follows, as in ip-link(8).
+    fn link_device(&mut self) -> Result<Option<String>, Refusal> {
         match self.next("set")? {
             "set" => {}
-            other => {
-                let allowed = "set up, set down or set hwmode";
-                return Err(Refusal::word("link", other, allowed));
-            }
+            other => return Err(Refusal::word("link", other, "set")),
         }
-        const KEYS: &str = "up, down or hwmode";
-        match self.next(KEYS)? {
-            "up" => Ok(Command::SetLink { up: true }),
-            "down" => Ok(Command::SetLink { up: false }),
-            "hwmode" => {
-                let mode = self.next("veb, vepa, floating or none")?;
-                Ok(Command::SetSwitchMode(mode.parse()?))
+        match self.peek() {
+            Some("dev") => {
+                self.next("dev")?;
             }
-            other => Err(Refusal::word("link set", other, KEYS)),
+            Some("up" | "down" | "mtu" | "hwmode" | "vf") | None => return Ok(None),
+            Some(_) if self.left() == 1 => return Ok(None),
+            Some(_) => {}
         }
+        Ok(Some(self.next("the name of a NIC")?.to_owned()))
+    }
+
+    fn link_command(&mut self) -> Result<Command, Refusal> {
+        const SETTINGS: &str = "up, down, mtu, hwmode or vf";
+        let mut settings = Vec::new();
+        while settings.is_empty() || !self.is_done() {
+            settings.push(match self.next(SETTINGS)? {
+                "up" => LinkSetting::Up(true),
+                "down" => LinkSetting::Up(false),
+                "mtu" => {
+                    let mtu = self.next(MTU_VALUES)?;
+                    LinkSetting::Mtu(number("mtu", mtu, MTU_VALUES)?)
+                }
+                "vf" if settings.is_empty() => return self.vf_command(),
+                "hwmode" if settings.is_empty() => {
+                    let mode = self.next("veb, vepa, floating or none")?;
+                    return Ok(Command::SetSwitchMode(mode.parse()?));
+                }
+                other => return Err(Refusal::word("link set", other, SETTINGS)),
+            });
+        }
+        Ok(Command::SetLink(settings))
     }
 
     fn fdb_command(&mut self) -> Result<Command, Refusal> {
@@ -165,11 +220,14 @@ impl<S: AsRef<str>> Words<'_, S> {
     }
 
     fn vf_command(&mut self) -> Result<Command, Refusal> {
-        const VERBS: &str = "set, mac, vlan or rss";
-        let vf = self.vf()?;
-        match self.next(VERBS)? {
-            "set" => self.settings(vf),
-            "mac" => {
+        let vfs = self.vfs()?;
+        let verb = self.next(vf_verbs())?;
+        match (verb, self.peek()) {
+            ("set", _) => {
+                let key = self.next(SettingKey::names())?;
+                self.settings(vfs, SettingKey::named(key)?)
+            }
+            ("mac", Some("add" | "del")) => {
                 let add = self.add_or_del()?;
                 let mac = self.next("a MAC address")?.parse()?;
                 let vlan = match self.is_done() {
@@ -179,18 +237,53 @@ impl<S: AsRef<str>> Words<'_, S> {
                         other => return Err(Refusal::word("word", other, "vlan or nothing")),
                     },
                 };
-                Ok(vf_filter(vf, add, VfFilter::Mac { mac, vlan }))
+                Ok(vf_filters(vfs, add, VfFilter::Mac { mac, vlan }.into()))
             }
-            "vlan" => {
+            ("vlan", Some("add" | "del")) => {
                 let add = self.add_or_del()?;
-                let vid = self.vid()?;
-                Ok(vf_filter(vf, add, VfFilter::Vlan(vid)))
+                let vlans = self.vlans()?;
+                Ok(vf_filters(vfs, add, vlans))
             }
-            "rss" => {
+            ("rss", _) => {
                 let (key, spread) = self.rss()?;
-                Ok(Command::SetRss { vf, key, spread })
+                Ok(Command::SetRss { vfs, key, spread })
             }
-            other => Err(Refusal::word("vf", other, VERBS)),
+            // As in ip-link(8), which has no `set` here.
+            (key, _) => match SettingKey::named(key) {
+                Ok(key) => self.settings(vfs, key),
+                Err(_) => Err(Refusal::word("vf", key, vf_verbs())),
+            },
+        }
+    }
+
+    /// `3`, `0-7`.
+    fn vfs(&mut self) -> Result<VfRange, Refusal> {
+        const ALLOWED: &str = "the number of a VF, 0 to 255, or a range such as 0-7";
+        let word = self.next("the number of a VF")?;
+        let vf = |text| number("vf", text, ALLOWED).map(VfIndex);
+        let (first, last) = match word.split_once('-') {
+            None => (vf(word)?, vf(word)?),
+            Some((first, last)) => (vf(first)?, vf(last)?),
+        };
+        match first <= last {
+            true => Ok(VfRange { first, last }),
+            false => Err(Refusal::word("vf", word, ALLOWED)),
+        }
+    }
+
+    /// `100`, `100-119`.
+    fn vlans(&mut self) -> Result<VfFilterRange, Refusal> {
+        const ALLOWED: &str = "1 to 4094, or a range such as 100-119";
+        let word = self.next(ALLOWED)?;
+        let vid = |text| Ok::<Vid, Refusal>(Vid::new(number("vlan", text, ALLOWED)?)?);
+        let Some((first, last)) = word.split_once('-') else {
+            return Ok(VfFilter::Vlan(vid(word)?).into());
+        };
+        let (first, last) = (vid(first)?, vid(last)?);
+        match first.cmp(&last) {
+            Ordering::Less => Ok(VfFilterRange::Vlans { first, last }),
+            Ordering::Equal => Ok(VfFilter::Vlan(first).into()),
+            Ordering::Greater => Err(Refusal::word("vlan", word, ALLOWED)),
         }
     }
 
@@ -202,51 +295,62 @@ impl<S: AsRef<str>> Words<'_, S> {
         }
     }
 
-    fn settings(&mut self, vf: VfIndex) -> Result<Command, Refusal> {
-        let mut settings = vec![self.setting()?];
+    /// The value of this key, and more keys with theirs.
+    fn settings(&mut self, vfs: VfRange, key: &SettingKey) -> Result<Command, Refusal> {
+        let mut settings = vec![key.parse(self.next(key.allowed)?)?];
         while !self.is_done() {
-            settings.push(self.setting()?);
+            let key = SettingKey::named(self.next(SettingKey::names())?)?;
+            settings.push(key.parse(self.next(key.allowed)?)?);
         }
-        Ok(Command::SetVf { vf, settings })
-    }
-
-    fn setting(&mut self) -> Result<VfSetting, Refusal> {
-        let key = SettingKey::named(self.next(SettingKey::names())?)?;
-        Ok(key.parse(self.next(key.allowed)?)?)
+        Ok(Command::SetVf { vfs, settings })
     }
 }
 
-fn vf_filter(vf: VfIndex, add: bool, filter: VfFilter) -> Command {
+/// What may follow the number of a VF.
+fn vf_verbs() -> &'static str {
+    static VERBS: LazyLock<String> = LazyLock::new(|| {
+        let keys: Vec<_> = SETTING_KEYS.iter().map(|key| key.name).collect();
+        format!("{} or set", ["rss", &keys.join(", ")].join(", "))
+    });
+    &VERBS
+}
+
+fn vf_filters(vfs: VfRange, add: bool, filters: VfFilterRange) -> Command {
     if add {
-        Command::VfFilterAdd { vf, filter }
+        Command::VfFilterAdd { vfs, filters }
     } else {
-        Command::VfFilterDel { vf, filter }
+        Command::VfFilterDel { vfs, filters }
     }
 }
 
 impl fmt::Display for Command {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let filter = |f: &mut fmt::Formatter<'_>, vf: &VfIndex, verb, filter: &VfFilter| {
-            let words = filter.to_string();
+        let filter = |f: &mut fmt::Formatter<'_>, vfs: &VfRange, verb, filters: &VfFilterRange| {
+            let words = filters.to_string();
             let (kind, rest) = words.split_once(' ').unwrap_or((&words, ""));
-            write!(f, "vf {} {kind} {verb} {rest}", vf.0)
+            write!(f, "vf {vfs} {kind} {verb} {rest}")
         };
         match self {
-            Command::SetVf { vf, settings } => {
-                write!(f, "vf {} set", vf.0)?;
+            Command::SetVf { vfs, settings } => {
+                write!(f, "vf {vfs} set")?;
                 settings.iter().try_for_each(|s| write!(f, " {s}"))
             }
-            Command::VfFilterAdd { vf, filter: which } => filter(f, vf, "add", which),
-            Command::VfFilterDel { vf, filter: which } => filter(f, vf, "del", which),
-            Command::SetRss { vf, key, spread } => {
-                write!(f, "vf {} rss", vf.0)?;
+            Command::VfFilterAdd { vfs, filters } => filter(f, vfs, "add", filters),
+            Command::VfFilterDel { vfs, filters } => filter(f, vfs, "del", filters),
+            Command::SetRss { vfs, key, spread } => {
+                write!(f, "vf {vfs} rss")?;
                 if let Some(key) = key {
                     write!(f, " hkey {key}")?;
                 }
                 spread.iter().try_for_each(|s| write!(f, " {s}"))
             }
-            Command::SetLink { up } => {
-                write!(f, "link set {}", if *up { "up" } else { "down" })
+            Command::SetLink(settings) => {
+                f.write_str("link set")?;
+                settings.iter().try_for_each(|setting| match setting {
+                    LinkSetting::Up(true) => f.write_str(" up"),
+                    LinkSetting::Up(false) => f.write_str(" down"),
+                    LinkSetting::Mtu(mtu) => write!(f, " mtu {mtu}"),
+                })
             }
             Command::SetSwitchMode(mode) => write!(f, "link set hwmode {mode}"),
             Command::FdbAdd(entry) => write!(f, "fdb add {entry}"),
@@ -287,7 +391,7 @@ mod tests {
         assert_eq!(
             parse("vf 3 set mac 02:00:00:00:00:01 spoofchk off path mediated"),
             Ok(Command::SetVf {
-                vf: VfIndex(3),
+                vfs: VfIndex(3).into(),
                 settings: vec![
                     VfSetting::Mac(MacAddr([2, 0, 0, 0, 0, 1])),
                     VfSetting::Spoofchk(false),
@@ -298,14 +402,66 @@ mod tests {
         assert_eq!(
             parse("vf 0 vlan add 10"),
             Ok(Command::VfFilterAdd {
-                vf: VfIndex(0),
-                filter: VfFilter::Vlan(Vid::new(10).unwrap()),
+                vfs: VfIndex(0).into(),
+                filters: VfFilter::Vlan(Vid::new(10).unwrap()).into(),
             })
         );
         // iproute2 has an older word for it, too.
         let limit = parse("vf 0 set rate 100").unwrap();
         assert_eq!(limit.to_string(), "vf 0 set max_tx_rate 100");
-        assert_eq!(parse("link set down"), Ok(Command::SetLink { up: false }));
+        let down = LinkSetting::Up(false);
+        assert_eq!(parse("link set down"), Ok(Command::SetLink(vec![down])));
+        // Without `set`, as ip-link(8) has it, beside the filters of which it knows nothing.
+        for (said, means) in [
+            (
+                "vf 0 mac 02:00:00:00:00:01",
+                "vf 0 set mac 02:00:00:00:00:01",
+            ),
+            (
+                "vf 0 vlan 100 qos 3 proto 802.1ad",
+                "vf 0 set vlan 100 qos 3 proto 802.1ad",
+            ),
+            (
+                "vf 0 rate 5 spoofchk off",
+                "vf 0 set max_tx_rate 5 spoofchk off",
+            ),
+            ("vf 0 query_rss on", "vf 0 set query_rss on"),
+            ("vf 0-7 trust on", "vf 0-7 set trust on"),
+            ("vf 0-0 state auto", "vf 0 set state auto"),
+            ("vf 1-2 vlan add 100-119", "vf 1-2 vlan add 100-119"),
+            ("vf 1 vlan del 7-7", "vf 1 vlan del 7"),
+            ("link set mtu 9000 up", "link set mtu 9000 up"),
+            ("link set vf 3 mtu 1400", "vf 3 set mtu 1400"),
+        ] {
+            assert_eq!(parse(said).unwrap().to_string(), means, "{said}");
+        }
+        let filters = VfFilterRange::Vlans {
+            first: Vid::new(100).unwrap(),
+            last: Vid::new(119).unwrap(),
+        };
+        assert_eq!(filters.iter().count(), 20);
+    }
+
+    #[test]
+    fn a_nic_may_be_named_as_a_device() {
+        for (said, dev, means) in [
+            ("link set dev a vf 0 vlan 5", Some("a"), "vf 0 set vlan 5"),
+            ("link set a down", Some("a"), "link set down"),
+            ("link set dev up up", Some("up"), "link set up"),
+            ("link set down", None, "link set down"),
+        ] {
+            let words: Vec<_> = said.split(' ').collect();
+            let addressed = Command::parse_addressed(&words).unwrap();
+            assert_eq!(addressed.dev.as_deref(), dev, "{said}");
+            assert_eq!(addressed.command.to_string(), means, "{said}");
+            let here = Command::parse(&words).map_err(|why| why.to_string());
+            match dev {
+                None => assert_eq!(here, Ok(addressed.command)),
+                Some(dev) => {
+                    assert_eq!(here, Err(format!("dev '{dev}': no NIC can be named here")))
+                }
+            }
+        }
     }
 
     #[test]
@@ -318,7 +474,29 @@ mod tests {
                 "vf 256 set trust on",
                 "vf '256': the number of a VF, 0 to 255",
             ),
-            ("vf 0 frob", "vf 'frob': set, mac, vlan or rss"),
+            ("vf 0 frob", "vf 'frob': rss, mac, vlan,"),
+            ("vf 0 link_state auto", "did you mean 'state'? rss, mac,"),
+            ("vf 0 set lnk_state auto", "did you mean 'state'?"),
+            ("fliter add", "command 'fliter': did you mean 'filter'?"),
+            ("vf 0 state enabled", "did you mean 'enable'?"),
+            (
+                "vf 7-0 trust on",
+                "vf '7-0': the number of a VF, 0 to 255, or a range",
+            ),
+            ("vf 0- trust on", "vf '': the number"),
+            ("vf 0 vlan add 20-10", "vlan '20-10': 1 to 4094, or a range"),
+            ("vf 0 vlan add 1-4095", "vlan 4095: VLANs are 1 to 4094"),
+            (
+                "vf 0 mtu 70000000000",
+                "mtu '70000000000': 68 to 9216 bytes, 0",
+            ),
+            ("link set mtu", "mtu: 68 to 9216 bytes must follow"),
+            ("link set dev", "dev: the name of a NIC must follow"),
+            ("link set a", "link set 'a': up, down, mtu, hwmode or vf"),
+            (
+                "link set a sideways",
+                "link set 'sideways': up, down, mtu, hwmode or vf",
+            ),
             ("vf 0 set", "each with a value must follow"),
             ("vf 0 set speed 3", "setting 'speed': mac, vlan, qos,"),
             ("vf 0 set trust maybe", "trust 'maybe': on or off"),
@@ -352,10 +530,10 @@ mod tests {
                 "weight 'x': a whole number for each queue",
             ),
             ("vf 0 rss equal 2 3", "word '3': nothing more may follow"),
-            ("link up", "link 'up': set up, set down or set hwmode"),
+            ("link up", "link 'up': set"),
             (
                 "link set sideways\n",
-                "link set 'sideways\\n': up, down or hwmode",
+                "link set 'sideways\\n': up, down, mtu, hwmode or vf",
             ),
             (
                 "link set hwmode hub",
@@ -388,6 +566,8 @@ mod tests {
             ])
             .prop_map(VfSetting::State),
             any::<u32>().prop_map(|r| VfSetting::MaxTxRate(Mbps(r))),
+            any::<bool>().prop_map(VfSetting::QueryRss),
+            any::<u32>().prop_map(VfSetting::Mtu),
             select(vec![Path::Direct, Path::Mediated, Path::Auto]).prop_map(VfSetting::Path),
             any::<u16>().prop_map(VfSetting::MaxFilters),
             any::<u16>().prop_map(VfSetting::MaxMcasts),
@@ -395,10 +575,26 @@ mod tests {
             any::<bool>().prop_map(VfSetting::Bridge),
             proptest::option::of(any::<u8>()).prop_map(VfSetting::Mirror),
         ];
-        let filter = prop_oneof![
-            (mac(), proptest::option::of(vid()))
-                .prop_map(|(mac, vlan)| VfFilter::Mac { mac, vlan }),
-            vid().prop_map(VfFilter::Vlan),
+        let filters = prop_oneof![
+            (mac(), proptest::option::of(vid())).prop_map(|(mac, vlan)| VfFilter::Mac {
+                mac,
+                vlan
+            }
+            .into()),
+            vid().prop_map(|vid| VfFilter::Vlan(vid).into()),
+            (vid(), vid()).prop_filter_map("no range", |(first, last)| {
+                (first < last).then_some(VfFilterRange::Vlans { first, last })
+            }),
+        ];
+        let vfs = || {
+            any::<(u8, u8)>().prop_map(|(a, b)| VfRange {
+                first: VfIndex(a.min(b)),
+                last: VfIndex(a.max(b)),
+            })
+        };
+        let link = prop_oneof![
+            any::<bool>().prop_map(LinkSetting::Up),
+            any::<u32>().prop_map(LinkSetting::Mtu),
         ];
         let spread = proptest::option::of(prop_oneof![
             Just(RssSpread::InUse),
@@ -406,16 +602,11 @@ mod tests {
             proptest::collection::vec(any::<u16>(), 1..5).prop_map(RssSpread::Weight),
         ]);
         prop_oneof![
-            (any::<u8>(), proptest::collection::vec(setting, 1..5)).prop_map(|(vf, settings)| {
-                let vf = VfIndex(vf);
-                Command::SetVf { vf, settings }
-            }),
-            (any::<u8>(), any::<bool>(), filter).prop_map(|(vf, add, filter)| vf_filter(
-                VfIndex(vf),
-                add,
-                filter
-            )),
-            any::<bool>().prop_map(|up| Command::SetLink { up }),
+            (vfs(), proptest::collection::vec(setting, 1..5))
+                .prop_map(|(vfs, settings)| Command::SetVf { vfs, settings }),
+            (vfs(), any::<bool>(), filters)
+                .prop_map(|(vfs, add, filters)| vf_filters(vfs, add, filters)),
+            proptest::collection::vec(link, 1..3).prop_map(Command::SetLink),
             select(SwitchMode::ALL.to_vec()).prop_map(Command::SetSwitchMode),
             (mac(), proptest::option::of(vid()), any::<bool>()).prop_map(|(mac, vlan, add)| {
                 let entry = SelfEntry { mac, vlan };
@@ -425,13 +616,12 @@ mod tests {
                     Command::FdbDel(entry)
                 }
             }),
-            (any::<u8>(), any::<bool>(), spread).prop_filter_map(
+            (vfs(), any::<bool>(), spread).prop_filter_map(
                 "nothing to set",
-                |(vf, key, spread)| {
-                    let vf = VfIndex(vf);
+                |(vfs, key, spread)| {
                     let key = key.then(RssKey::default);
                     (key.is_some() || spread.is_some()).then_some(Command::SetRss {
-                        vf,
+                        vfs,
                         key,
                         spread,
                     })

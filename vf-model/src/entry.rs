@@ -4,6 +4,7 @@
 use vf_packet::{MacAddr, Vid, Vlan};
 
 use crate::mailbox::{Asked, RxFilter};
+use crate::mtu::Mtu;
 use crate::rss::Rss;
 use crate::vf::VfPolicy;
 use crate::vf_filter::VfFilters;
@@ -25,6 +26,19 @@ impl Entry {
     #[inline]
     pub(crate) fn mac(&self) -> MacAddr {
         self.rx.mac.unwrap_or(self.policy.mac)
+    }
+
+    /// The MTU of what it sends, on a port of this MTU: the port's unless it has its own.
+    #[inline]
+    pub(crate) fn tx_mtu(&self, port: Mtu) -> Mtu {
+        self.policy.mtu.unwrap_or(port)
+    }
+
+    /// The MTU of what it receives: nothing is passed to a driver that exceeds the MTU to which it has agreed (virtio 5.1.4.1).
+    #[inline]
+    pub(crate) fn rx_mtu(&self, port: Mtu) -> Mtu {
+        let mtu = self.tx_mtu(port);
+        self.asked.mtu.map_or(mtu, |agreed| mtu.min(agreed))
     }
 
     /// Whether `mac` is one of the further addresses in this VLAN.

@@ -312,7 +312,7 @@ mod tests {
             ("filter add tcp4", "word 'tcp4': flow-type"),
             (
                 "filter add flow-type sctp4",
-                "flow-type 'sctp4': tcp4, udp4, tcp6, udp6 or ether",
+                "flow-type 'sctp4': did you mean 'tcp4'? tcp4, udp4, tcp6, udp6 or ether",
             ),
             (
                 "filter add flow-type tcp4 dst 02:00:00:00:00:01",

@@ -16,7 +16,7 @@ use crate::judge::{Account, Judge};
 use crate::learned::FastEvent;
 use crate::learner::Learner;
 use crate::policy::Policy;
-use crate::reach::Reach;
+use crate::reach::{Reach, Unfit};
 use crate::stats::DropReason;
 use crate::time::Nanos;
 use crate::verdict::{Onward, Verdict};
@@ -58,9 +58,10 @@ impl HypervisorModel {
                 return Ok((header, self.judge_station(now, vf, &header, flow, meta)?));
             }
             let mut reach = policy.reach_from_vf(vf, &header, flow, meta, &mut ())?;
+            self.account.count_unfit(&reach.unfit, &self.account.pf);
             let vlan = reach.insert.map_or(header.vlan(), Vlan::of_tag);
             let named = reach.mediated;
-            reach.mediated = self.for_stations(now, vlan, &header, named);
+            reach.mediated = self.for_stations(now, vlan, &header, meta, named);
             let tried = self.bridge.forward(now, BridgePort::Vif(vf), vlan, &header);
             let verdict = match split(&reach, vf) {
                 // It has passed the NIC's rules.
@@ -111,16 +112,25 @@ impl HypervisorModel {
             if !tried.pf {
                 reach = reach.nowhere();
             }
-            reach.mediated = reach
-                .mediated
-                .union(tried.vifs.intersection(policy.lookup().up));
+            let others = tried.vifs.intersection(policy.lookup().up);
+            let unfit = policy.unfit(others, header, meta);
+            reach.unfit.vfs = reach.unfit.vfs.union(unfit);
+            reach.mediated = reach.mediated.union(others.difference(unfit));
         }
+        self.account.count_unfit(&reach.unfit, &self.account.pf);
         split(&reach, station)
     }
 
     /// Leaves of the stations on the PF's bridge those that the bridge gives a frame to that comes up from the NIC. The NIC
     /// names them all, as it knows none of them. What the bridge gives to none of them is a copy of the PF's that is dropped.
-    fn for_stations(&mut self, now: Nanos, vlan: Vlan, header: &Header, vifs: VfSet) -> VfSet {
+    fn for_stations(
+        &mut self,
+        now: Nanos,
+        vlan: Vlan,
+        header: &Header,
+        meta: &FrameMeta,
+        vifs: VfSet,
+    ) -> VfSet {
         let named = vifs.intersection(self.account.policy.lookup().stations);
         match &mut self.station_bridge {
             Some(bridge) if !named.is_empty() => {
@@ -129,7 +139,12 @@ impl HypervisorModel {
                 if takes.is_empty() {
                     self.account.pf.rx_drops.count(DropReason::NoReceiver);
                 }
-                vifs.difference(named).union(takes)
+                let unfit = Unfit {
+                    vfs: self.account.policy.unfit(takes, header, meta),
+                    port: false,
+                };
+                self.account.count_unfit(&unfit, &self.account.pf);
+                vifs.difference(named).union(takes.difference(unfit.vfs))
             }
             _ => vifs,
         }
@@ -154,7 +169,7 @@ impl HypervisorModel {
             let from = onward.from.filter(|vf| policy.auto().contains(*vf));
             let port = from.map_or(BridgePort::Pf, BridgePort::Vif);
             let tried = self.bridge.forward(now, port, vlan, &header);
-            vifs = self.for_stations(now, vlan, &header, vifs);
+            vifs = self.for_stations(now, vlan, &header, meta, vifs);
             let auto = beyond.intersection(policy.auto());
             self.bridge.count(tried, vifs.union(auto), onward.wire);
             match onward.from {
@@ -209,13 +224,10 @@ impl HypervisorModel {
 
 /// What of a frame's reach is the bridge's to do, and what the NIC's.
 pub(crate) fn split(reach: &Reach, from: VfIndex) -> Result<Verdict, DropReason> {
-    let pf = !reach.direct.is_empty() || reach.wire;
-    if reach.mediated.is_empty() && !pf {
-        return Err(reach.otherwise);
-    }
     Ok(Verdict {
+        drop: reach.drop()?,
         vfs: reach.mediated,
-        pf,
+        pf: !reach.direct.is_empty() || reach.wire,
         beyond: reach.direct,
         wire: reach.wire,
         wire_beyond: reach.wire,

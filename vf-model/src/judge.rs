@@ -8,6 +8,7 @@ use vf_packet::{FrameMeta, MacAddr, VlanTag, wire_bytes};
 use crate::counter::Shared;
 use crate::policy::Policy;
 use crate::rate::TokenBucket;
+use crate::reach::Unfit;
 use crate::rss::Rss;
 use crate::stats::{Counters, DropReason, LiveCounters, PublishedCounters, PublishedPort};
 use crate::time::Nanos;
@@ -64,6 +65,22 @@ impl Account {
     pub(crate) fn take_tokens(&mut self, now: Nanos, vf: VfIndex, meta: &FrameMeta) {
         if let Some(bucket) = &mut self.limiters[vf.index()] {
             bucket.take(now, wire_bytes(meta));
+        }
+    }
+
+    /// Counts copies that are too long for those who would have got them, each with whose MTU it exceeds; the port's on the wire
+    /// or, in the hypervisor, on the PF.
+    #[inline]
+    pub(crate) fn count_unfit(&self, unfit: &Unfit, port: &LiveCounters) {
+        if unfit.is_empty() {
+            return;
+        }
+        for vf in unfit.vfs.iter() {
+            let counters = &self.counters[vf.index()];
+            counters.rx_drops.count(DropReason::MtuExceeded);
+        }
+        if unfit.port {
+            port.tx_drops.count(DropReason::MtuExceeded);
         }
     }
 }

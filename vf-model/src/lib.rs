@@ -77,6 +77,7 @@ mod link;
 mod lookup;
 mod mac_index;
 mod mailbox;
+mod mtu;
 mod nic;
 mod policy;
 mod profile;
@@ -98,7 +99,7 @@ mod why;
 mod words;
 
 pub use bridge::{Bridge, BridgePort, BridgeStats, FdbEntry, PublishedBridge};
-pub use command::Command;
+pub use command::{Addressed, Command, LinkSetting};
 pub use config::NicConfig;
 pub use cost::{CostModel, CpuBudget};
 pub use counter::Counter;
@@ -115,6 +116,7 @@ pub use lack::Answer;
 pub use learned::{AutoLimits, FastEvent, FastKey, LearnedStats};
 pub use link::{Departure, Link, LinkConfig};
 pub use mailbox::{MAX_UNTRUSTED_GROUPS, RxFilter, RxMode, VfRequest};
+pub use mtu::{Mtu, MtuError};
 pub use nic::Nic;
 pub use policy::{Granted, Policy};
 pub use profile::{MAX_TABLE_FILTERS, Profile};
@@ -130,12 +132,14 @@ pub use time::{BusyTime, Nanos};
 pub use verdict::{Hop, Onward, TagEdit, Tagging, To, Verdict};
 pub use vf::{
     MAX_VFS, Mbps, Path, PortVlan, SETTING_KEYS, SettingError, SettingKey, VfIndex, VfLinkState,
-    VfPolicy, VfSet, VfSetting,
+    VfPolicy, VfRange, VfSet, VfSetting,
 };
-pub use vf_filter::{MAX_FILTERS, MAX_UNTRUSTED_FILTERS, VfFilter, VfFilterError, VfFilters};
+pub use vf_filter::{
+    MAX_FILTERS, MAX_UNTRUSTED_FILTERS, VfFilter, VfFilterError, VfFilterRange, VfFilters,
+};
 pub use vf_packet::{
     AddrError, FrameError, FrameMeta, Gso, HEAD_LEN, Header, MAX_FRAME, MacAddr, Offload, OnWire,
     PartialChecksum, Segmentation, Tags, Vid, VlanProto, VlanTag, wire_bytes,
 };
 pub use why::{Explanation, Step};
-pub use words::ParseError;
+pub use words::{ParseError, nearest};

@@ -7,6 +7,7 @@ use vf_packet::Vlan;
 
 use crate::entry::Entry;
 use crate::mac_index::MacIndex;
+use crate::mtu::Mtu;
 use crate::profile::Silicon;
 use crate::vf::{Path, VfIndex, VfLinkState, VfSet};
 
@@ -40,6 +41,8 @@ pub(crate) struct Lookup {
     pub(crate) all_groups: VfSet,
     /// VFs that receive unicast frames from the wire that no VF has an address for.
     pub(crate) unmatched: VfSet,
+    /// Length up to which a frame is too long for nobody here: only longer ones are asked for the MTU of each.
+    pub(crate) fits_all: u32,
     /// VFs that receive a VLAN's frames, in order; those in `trunks` are left out.
     members: Arc<[(Vlan, VfSet)]>,
 }
@@ -79,7 +82,12 @@ impl Members {
 }
 
 impl Lookup {
-    pub(crate) fn new(entries: &[Arc<Entry>], link_up: bool, silicon: &Silicon) -> Lookup {
+    pub(crate) fn new(
+        entries: &[Arc<Entry>],
+        link_up: bool,
+        port_mtu: Mtu,
+        silicon: &Silicon,
+    ) -> Lookup {
         let all = || {
             let entries = entries.iter().enumerate();
             entries.map(|(i, entry)| (VfIndex::from(i), entry))
@@ -150,6 +158,10 @@ impl Lookup {
             broadcast: set(&|e| e.rx.wants_broadcast()),
             all_groups: set(&|e| e.rx.groups().is_none()),
             unmatched: set(&|e| e.rx.wants_unmatched()),
+            fits_all: all()
+                .map(|(_, e)| e.rx_mtu(port_mtu))
+                .fold(port_mtu, Mtu::min)
+                .longest(0),
             members: members.in_order(),
         }
     }

@@ -19,6 +19,7 @@ use std::collections::BTreeSet;
 use serde::Serialize;
 use vf_packet::{AddrError, MacAddr, Vid};
 
+use crate::mtu::Mtu;
 use crate::profile::{Silicon, VfRoom};
 use crate::refusal::Refusal;
 use crate::vf::VfPolicy;
@@ -54,6 +55,8 @@ pub enum VfRequest {
         /// Whether it will list its VLANs; else it gets them all.
         lists_vlans: bool,
     },
+    /// It has agreed to this MTU (VIRTIO_NET_F_MTU): nothing longer is given to it.
+    Mtu(Mtu),
     /// This is its address.
     Mac(MacAddr),
     /// It wants these kinds of frames.
@@ -90,6 +93,8 @@ pub struct RxFilter {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Asked {
     pub(crate) filter: RxFilter,
+    /// The MTU to which it has agreed.
+    pub(crate) mtu: Option<Mtu>,
     /// Of its further addresses those that another VF had when it listed them.
     taken: Vec<MacAddr>,
 }
@@ -115,6 +120,7 @@ impl Asked {
                 self.filter.multicast = lists_groups.then(Vec::new);
                 self.filter.vlans = lists_vlans.then(Vec::new);
             }
+            VfRequest::Mtu(mtu) => self.mtu = Some(*mtu),
             VfRequest::Mac(mac) if !mac.is_unicast() => {
                 return Err(AddrError::NotUnicast(*mac).into());
             }

@@ -15,13 +15,13 @@ use crate::filter_index::Actions;
 use crate::judge::{Account, Judge};
 use crate::learned::{FastEvent, FastKey};
 use crate::policy::Policy;
-use crate::reach::Reach;
+use crate::reach::{Reach, Unfit};
 use crate::source::Source;
 use crate::stats::{Counters, DropReason, LiveCounters, PublishedPort};
 use crate::switch_mode::SwitchMode;
 use crate::time::Nanos;
 use crate::verdict::{Hop, Onward, To, Verdict, onward_len};
-use crate::verdict_cache::VerdictCache;
+use crate::verdict_cache::{LinkKey, VerdictCache};
 use crate::vf::VfIndex;
 use crate::why::{Probe, Step};
 
@@ -61,7 +61,8 @@ impl Nic {
         Policy::check_len(meta).ok()?;
         let flow = self.account.policy.filter_table().flow_actions(head);
         let lane = self.lane_code(source, head)?;
-        let hop = self.known.hop(&self.known.key(source, flow, lane, head)?)?;
+        let key = self.known.key(source, flow, lane, head)?;
+        let hop = self.known.hop(&key, meta.longest())?;
         match source {
             Source::Vf(vf) => {
                 self.account.take_tokens(now, vf, meta);
@@ -108,16 +109,12 @@ impl Nic {
         let known = lane.and_then(|lane| self.known.key(source, flow, lane, head));
         let known = known.filter(|_| Policy::check_len(meta).is_ok());
         if let Some(key) = &known
-            && let Some(&verdict) = self.known.get(key)
+            && let Some(&verdict) = self.known.get(key, meta.longest())
         {
             self.count(source, MacAddr::of_frame(head), &verdict, meta.len);
             return verdict;
         }
-        let verdict = self.ingress_unknown(source, flow, head, meta);
-        if let Some(key) = known {
-            self.known.put(key, &verdict);
-        }
-        verdict
+        self.ingress_unknown(source, flow, head, meta, known)
     }
 
     /// Counts a frame that the hypervisor has handed over, and says where it goes: where its verdict said.
@@ -144,12 +141,21 @@ impl Nic {
         flow: Actions,
         head: &[u8],
         meta: &FrameMeta,
+        key: Option<LinkKey>,
     ) -> Verdict {
         let reason = match Policy::parse(head) {
             Ok(header) => match self.judge(source, &header, flow, head, meta) {
-                Ok(verdict) => {
+                Ok((verdict, unfit)) => {
                     self.count(source, header.dst, &verdict, meta.len);
                     self.learn(source, head, &verdict);
+                    if !unfit.is_empty() {
+                        // Shorter ones reach more.
+                        self.account.count_unfit(&unfit, &self.wire);
+                    } else if let Some(key) = key {
+                        let policy = &self.account.policy;
+                        let longest = policy.longest_alike(source, &header, &verdict);
+                        self.known.put(key, &verdict, longest);
+                    }
                     return verdict;
                 }
                 Err(reason) => {
@@ -181,6 +187,7 @@ impl Nic {
         }
     }
 
+    /// The verdict on a frame, and who does not get it for its length.
     #[inline(always)]
     fn judge(
         &self,
@@ -189,9 +196,10 @@ impl Nic {
         flow: Actions,
         head: &[u8],
         meta: &FrameMeta,
-    ) -> Result<Verdict, DropReason> {
+    ) -> Result<(Verdict, Unfit), DropReason> {
         let policy = &self.account.policy;
         let mut reach = reach(policy, source, header, flow, meta, &mut ())?;
+        let drop = reach.drop()?;
         let mut waits = false;
         let wire_beyond = match source {
             _ if !self.fast.is_in_use() => false,
@@ -201,8 +209,8 @@ impl Nic {
                 false
             }
         };
-        let verdict = settle(source, &reach, wire_beyond)?;
-        Ok(Verdict { waits, ..verdict })
+        let verdict = settle(source, &reach, wire_beyond, drop);
+        Ok((Verdict { waits, ..verdict }, reach.unfit))
     }
 
     /// Leaves to the hypervisor what VFs on path `auto` receive from others of this host, and what they send but to a
@@ -385,22 +393,18 @@ fn reach(
         }
         Source::Wire if !policy.uplink_up() => Err(policy.why_no_link()),
         Source::Wire => {
-            Policy::check_len(meta)?;
-            Ok(policy.reach_from_wire(header, flow, probe))
+            policy.check_arrival(header, meta)?;
+            Ok(policy.reach_from_wire(header, flow, meta, probe))
         }
     }
 }
 
 /// The verdict on a frame with this reach.
 #[inline(always)]
-fn settle(source: Source, reach: &Reach, wire_beyond: bool) -> Result<Verdict, DropReason> {
-    let pf = !reach.mediated.is_empty() || wire_beyond;
-    if reach.direct.is_empty() && !pf && !reach.wire {
-        return Err(reach.otherwise);
-    }
-    Ok(Verdict {
+fn settle(source: Source, reach: &Reach, wire_beyond: bool, drop: Option<DropReason>) -> Verdict {
+    Verdict {
         vfs: reach.direct,
-        pf,
+        pf: !reach.mediated.is_empty() || wire_beyond,
         beyond: reach.mediated,
         wire: reach.wire,
         wire_beyond,
@@ -410,8 +414,8 @@ fn settle(source: Source, reach: &Reach, wire_beyond: bool) -> Result<Verdict, D
             Source::Vf(vf) => Some(vf),
             Source::Wire => None,
         },
-        drop: None,
-    })
+        drop,
+    }
 }
 
 /// What the NIC says of a frame as far as the policy decides: whether a flow of a VF on path `auto` is on the fast path just now
@@ -425,7 +429,7 @@ pub(crate) fn judge(
     probe: &mut impl Probe,
 ) -> Result<Verdict, DropReason> {
     let reach = reach(policy, source, header, flow, meta, probe)?;
-    settle(source, &reach, false)
+    Ok(settle(source, &reach, false, reach.drop()?))
 }
 
 impl Judge for Nic {

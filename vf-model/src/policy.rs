@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use vf_packet::MacAddr;
 
-use crate::command::Command;
+use crate::command::{Command, LinkSetting};
 use crate::config::NicConfig;
 use crate::entry::Entry;
 use crate::fdb::{Fdb, SelfEntry};
@@ -17,6 +17,7 @@ use crate::lack::Answer;
 use crate::learned::{FastEvent, FastKey, Learned, LearnedFilter, LearnedStats};
 use crate::lookup::Lookup;
 use crate::mailbox::{Asked, RxFilter, VfRequest};
+use crate::mtu::Mtu;
 use crate::profile::{Profile, Rows, Silicon};
 use crate::refusal::{Refusal, Refused};
 use crate::rss::Rss;
@@ -37,6 +38,8 @@ pub struct Policy {
     port_up: bool,
     /// Whether the cable in it carries: the port at the other end is up.
     carrier: bool,
+    /// The port's MTU, if the administrator has set one.
+    mtu: Option<Mtu>,
     silicon: Silicon,
     switch_mode: SwitchMode,
     /// Stations behind the PF.
@@ -93,10 +96,11 @@ impl Policy {
         Policy {
             version: 0,
             verdicts: 0,
-            lookup: Lookup::new(&entries, true, &silicon),
+            lookup: Lookup::new(&entries, true, Mtu::MAX, &silicon),
             entries,
             port_up: true,
             carrier: true,
+            mtu: None,
             switch_mode: silicon.default_mode(),
             fdb: Arc::default(),
             silicon,
@@ -193,6 +197,30 @@ impl Policy {
     #[must_use]
     pub fn carrier(&self) -> bool {
         self.carrier
+    }
+
+    /// The port's MTU: the most that the NIC can do, unless the administrator has set one.
+    #[must_use]
+    pub fn mtu(&self) -> Mtu {
+        self.mtu.unwrap_or(Mtu::MAX)
+    }
+
+    /// The MTU of what a VF may send: its own, else the port's.
+    #[must_use]
+    pub fn tx_mtu(&self, vf: VfIndex) -> Mtu {
+        self.entry(vf).tx_mtu(self.mtu())
+    }
+
+    /// The MTU of what a VF is given: that, or less if its driver was told less.
+    #[must_use]
+    pub fn rx_mtu(&self, vf: VfIndex) -> Mtu {
+        self.entry(vf).rx_mtu(self.mtu())
+    }
+
+    /// The MTU that a driver of the VF is told: the one that has been set for it, [`Mtu::ETHERNET`] if none has.
+    #[must_use]
+    pub fn told_mtu(&self, vf: VfIndex) -> Mtu {
+        self.vf(vf).mtu.or(self.mtu).unwrap_or(Mtu::ETHERNET)
     }
 
     /// How its switch forwards.
@@ -475,7 +503,7 @@ impl Policy {
     #[must_use]
     pub fn has_same_vfs(&self, other: &Policy) -> bool {
         Arc::ptr_eq(&self.entries, &other.entries)
-            && (self.port_up, self.carrier) == (other.port_up, other.carrier)
+            && (self.port_up, self.carrier, self.mtu) == (other.port_up, other.carrier, other.mtu)
             && self.switch_mode == other.switch_mode
             && self.fdb == other.fdb
     }
@@ -495,7 +523,7 @@ impl Policy {
         if changed == Changed::Vfs {
             // VFs on a switch without an uplink do not follow the port.
             let up = self.link_up() || self.switch_mode == SwitchMode::Floating;
-            self.lookup = Lookup::new(&self.entries, up, &self.silicon);
+            self.lookup = Lookup::new(&self.entries, up, self.mtu(), &self.silicon);
             if !self.learned.filters().is_empty() {
                 self.prune();
             }
@@ -504,7 +532,6 @@ impl Policy {
 
     fn apply(&mut self, command: &Command) -> Result<Changed, Refusal> {
         let silicon = self.silicon;
-        let (profile, link_up) = (self.profile(), self.link_up());
         match command {
             Command::FilterInsert(spec) => return self.insert(spec, Insert::default()),
             Command::FilterReplace(spec) => {
@@ -537,8 +564,10 @@ impl Policy {
                 self.change_whole_table(|table| table.remove(matches, *priority));
                 return Ok(changed_by(matches));
             }
-            Command::SetRss { vf, key, spread } => {
-                self.entry_mut(*vf)?.rss.set(*key, spread.as_ref())?;
+            Command::SetRss { vfs, key, spread } => {
+                for vf in vfs.iter() {
+                    self.entry_mut(vf)?.rss.set(*key, spread.as_ref())?;
+                }
                 return Ok(Changed::Flows);
             }
             Command::FlushFilters => {
@@ -546,7 +575,14 @@ impl Policy {
                 self.forget_all();
                 return Ok(Changed::Verdicts);
             }
-            Command::SetLink { up } => self.port_up = *up,
+            Command::SetLink(settings) => {
+                for setting in settings {
+                    match *setting {
+                        LinkSetting::Up(up) => self.port_up = up,
+                        LinkSetting::Mtu(mtu) => self.mtu = Some(Mtu::new(mtu)?),
+                    }
+                }
+            }
             Command::SetSwitchMode(mode) => {
                 if !silicon.modes.contains(mode) {
                     let (mode, profile) = (*mode, self.profile());
@@ -556,44 +592,31 @@ impl Policy {
             }
             Command::FdbAdd(entry) => Arc::make_mut(&mut self.fdb).add(*entry)?,
             Command::FdbDel(entry) => Arc::make_mut(&mut self.fdb).del(*entry)?,
-            Command::SetVf { vf, settings } => {
-                let entry = self.entry_mut(*vf)?;
-                let mut policy = entry.policy;
-                for setting in settings {
-                    match silicon.lack(setting, link_up) {
-                        None => policy = policy.with(*setting)?,
-                        Some(Answer::Ignored) => {}
-                        Some(answer) => {
-                            let setting = *setting;
-                            return Err(Refusal::Lacking {
-                                setting,
-                                profile,
-                                answer,
-                            });
-                        }
-                    }
-                    if silicon.vlan_sets_spoofchk && matches!(setting, VfSetting::Vlan(1..)) {
-                        policy.spoofchk = true;
-                    }
+            Command::SetVf { vfs, settings } => {
+                for vf in vfs.iter() {
+                    self.set_vf(vf, settings)?;
                 }
-                if policy.port_vlan.is_some() && entry.filters.names_vlan() {
-                    return Err(Refusal::PortVlanAndFilters);
-                }
-                if settings.iter().any(|s| matches!(s, VfSetting::Mac(_))) {
-                    entry.asked.filter.mac = None;
-                }
-                entry.policy = policy;
-                entry.rx = entry.asked.granted(&policy, &silicon);
                 self.check_mirrors()?;
             }
-            Command::VfFilterAdd { vf, filter } => {
-                let entry = self.entry_mut(*vf)?;
-                entry.filters.add(*filter, silicon.vf_macs)?;
-                if entry.policy.port_vlan.is_some() && entry.filters.names_vlan() {
-                    return Err(Refusal::PortVlanAndFilters);
+            Command::VfFilterAdd { vfs, filters } => {
+                for vf in vfs.iter() {
+                    let entry = self.entry_mut(vf)?;
+                    for filter in filters.iter() {
+                        entry.filters.add(filter, silicon.vf_macs)?;
+                    }
+                    if entry.policy.port_vlan.is_some() && entry.filters.names_vlan() {
+                        return Err(Refusal::PortVlanAndFilters);
+                    }
                 }
             }
-            Command::VfFilterDel { vf, filter } => self.entry_mut(*vf)?.filters.del(*filter)?,
+            Command::VfFilterDel { vfs, filters } => {
+                for vf in vfs.iter() {
+                    let entry = self.entry_mut(vf)?;
+                    for filter in filters.iter() {
+                        entry.filters.del(filter)?;
+                    }
+                }
+            }
         }
         Ok(Changed::Vfs)
     }
@@ -607,6 +630,38 @@ impl Policy {
         let steers = |vf| self.vf(vf).path == Path::Auto;
         self.steered += u64::from(spec.action.vf().is_some_and(steers));
         Ok(changed_by(&spec.matches))
+    }
+
+    fn set_vf(&mut self, vf: VfIndex, settings: &[VfSetting]) -> Result<(), Refusal> {
+        let (silicon, profile, link_up) = (self.silicon, self.profile(), self.link_up());
+        let entry = self.entry_mut(vf)?;
+        let mut policy = entry.policy;
+        for setting in settings {
+            match silicon.lack(setting, link_up) {
+                None => policy = policy.with(*setting)?,
+                Some(Answer::Ignored) => {}
+                Some(answer) => {
+                    let setting = *setting;
+                    return Err(Refusal::Lacking {
+                        setting,
+                        profile,
+                        answer,
+                    });
+                }
+            }
+            if silicon.vlan_sets_spoofchk && matches!(setting, VfSetting::Vlan(1..)) {
+                policy.spoofchk = true;
+            }
+        }
+        if policy.port_vlan.is_some() && entry.filters.names_vlan() {
+            return Err(Refusal::PortVlanAndFilters);
+        }
+        if settings.iter().any(|s| matches!(s, VfSetting::Mac(_))) {
+            entry.asked.filter.mac = None;
+        }
+        entry.policy = policy;
+        entry.rx = entry.asked.granted(&policy, &silicon);
+        Ok(())
     }
 
     /// A mirrored frame has the tags that the switch saw, so its receiver cannot be one that does not see them; and the switch
@@ -659,10 +714,8 @@ impl Policy {
             return Ok((None, denied));
         }
         let entry = self.entry_mut(vf)?;
-        let changed = match entry.rx == granted {
-            true => Changed::Flows,
-            false => Changed::Vfs,
-        };
+        let same = entry.rx == granted && entry.asked.mtu == asked.mtu;
+        let changed = if same { Changed::Flows } else { Changed::Vfs };
         (entry.asked, entry.rx) = (asked, granted);
         Ok((Some(changed), denied))
     }

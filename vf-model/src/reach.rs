@@ -5,10 +5,12 @@ use vf_packet::{FrameMeta, Header, MAX_FRAME, MacAddr, Vlan, VlanTag};
 use crate::filter_index::Actions;
 use crate::filter_spec::{FilterAction, MAC_CONTROL};
 use crate::lookup::Lookup;
+use crate::mtu::Mtu;
 use crate::policy::Policy;
+use crate::source::Source;
 use crate::stats::DropReason;
 use crate::switch_mode::SwitchMode;
-use crate::verdict::Tagging;
+use crate::verdict::{Tagging, Verdict};
 use crate::vf::{Path, VfIndex, VfLinkState, VfSet};
 use crate::why::{Probe, Step};
 
@@ -30,6 +32,8 @@ pub(crate) struct Reach {
     pub(crate) steered: Option<VfIndex>,
     /// Why, if it reaches nobody.
     pub(crate) otherwise: DropReason,
+    /// Whom it would reach if it were not too long for them.
+    pub(crate) unfit: Unfit,
 }
 
 impl Reach {
@@ -38,12 +42,30 @@ impl Reach {
         !self.direct.is_empty() || !self.mediated.is_empty()
     }
 
+    /// Whether nobody receives it.
+    fn is_nowhere(&self) -> bool {
+        !self.is_received() && !self.wire
+    }
+
+    /// Why nobody gets it, if it is too long for all whom it reaches; they count it.
+    ///
+    /// # Errors
+    /// Why it reaches nobody, if it does not; it is the sender's drop.
+    pub(crate) fn drop(&self) -> Result<Option<DropReason>, DropReason> {
+        match (self.is_nowhere(), self.unfit.is_empty()) {
+            (false, _) => Ok(None),
+            (true, false) => Ok(Some(DropReason::MtuExceeded)),
+            (true, true) => Err(self.otherwise),
+        }
+    }
+
     /// The same without a receiver.
     pub(crate) fn nowhere(self) -> Reach {
         Reach {
             direct: VfSet::default(),
             mediated: VfSet::default(),
             wire: false,
+            unfit: Unfit::default(),
             ..self
         }
     }
@@ -58,6 +80,26 @@ impl Reach {
         self.direct = self.direct.union(vfs.difference(lookup.mediated));
         self.mediated = self.mediated.union(vfs.intersection(lookup.mediated));
     }
+}
+
+/// Who does not get a frame that it reaches, as it is too long for the MTU there.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Unfit {
+    pub(crate) vfs: VfSet,
+    pub(crate) port: bool,
+}
+
+impl Unfit {
+    #[inline]
+    pub(crate) fn is_empty(&self) -> bool {
+        !self.port && self.vfs.is_empty()
+    }
+}
+
+/// How many tags a frame's MTU does not count.
+#[inline]
+fn tags_of(header: &Header) -> usize {
+    header.tags.as_slice().len()
 }
 
 /// Where a frame comes from, as far as that decides who receives it.
@@ -106,6 +148,9 @@ impl Policy {
         if !self.lookup().up.contains(vf) {
             return Err(self.why_down(vf));
         }
+        if self.is_long(meta) && entry.tx_mtu(self.mtu()).is_exceeded(tags_of(header), meta) {
+            return Err(DropReason::MtuExceeded);
+        }
         let (mut header, mut flow) = (*header, flow);
         let (vlan, insert) = match &entry.policy.port_vlan {
             // What only carries a priority is in the port VLAN like what has no tag (IEEE 802.1Q 6.9).
@@ -150,7 +195,7 @@ impl Policy {
         let origin = Origin::Vf(vf);
         let mut reach = self.reach(&header, flow, vlan, origin, probe);
         reach.insert = insert;
-        self.mirror(&mut reach, origin, probe);
+        self.finish(&mut reach, origin, &header, meta, probe);
         Ok(reach)
     }
 
@@ -167,9 +212,101 @@ impl Policy {
         if !self.lookup().up.contains(station) {
             return Err(self.why_down(station));
         }
+        if self.is_long(meta) && self.tx_mtu(station).is_exceeded(tags_of(header), meta) {
+            return Err(DropReason::MtuExceeded);
+        }
         let mut reach = self.reach(header, flow, header.vlan(), Origin::Pf, probe);
-        self.mirror(&mut reach, Origin::Pf, probe);
+        self.finish(&mut reach, Origin::Pf, header, meta, probe);
         Ok(reach)
+    }
+
+    /// Whether a frame has to be asked for MTUs.
+    #[inline]
+    fn is_long(&self, meta: &FrameMeta) -> bool {
+        meta.longest() > self.lookup().fits_all
+    }
+
+    /// Leaves out those for whom the frame is too long, and adds the VFs to which is copied what others send and receive.
+    #[inline(always)]
+    fn finish(
+        &self,
+        reach: &mut Reach,
+        origin: Origin,
+        header: &Header,
+        meta: &FrameMeta,
+        probe: &mut impl Probe,
+    ) {
+        let long = self.is_long(meta);
+        if long {
+            self.take_unfit(reach, header, meta, probe);
+        }
+        if !self.lookup().mirrors.is_empty() {
+            self.mirror_copies(reach, origin, probe);
+            if long {
+                self.take_unfit(reach, header, meta, probe);
+            }
+        }
+    }
+
+    /// Takes out of those that a frame reaches whose MTU it exceeds, VFs and the port; stations on the PF's bridge are asked when
+    /// that has said which of them it is for. `header` is the frame's as it was sent: an MTU counts no tags, so one more or less
+    /// changes nothing.
+    #[cold]
+    fn take_unfit(
+        &self,
+        reach: &mut Reach,
+        header: &Header,
+        meta: &FrameMeta,
+        probe: &mut impl Probe,
+    ) {
+        let reached = reach.direct.union(reach.mediated);
+        let vfs = self.unfit(reached.difference(self.lookup().stations), header, meta);
+        let port = reach.wire && self.mtu().is_exceeded(tags_of(header), meta);
+        if vfs.is_empty() && !port {
+            return;
+        }
+        probe.note(|| Step::TooLong { vfs, port });
+        reach.direct = reach.direct.difference(vfs);
+        reach.mediated = reach.mediated.difference(vfs);
+        reach.wire &= !port;
+        reach.unfit.vfs = reach.unfit.vfs.union(vfs);
+        reach.unfit.port |= port;
+    }
+
+    /// Those of `vfs` that are not to get a frame of this length.
+    pub(crate) fn unfit(&self, vfs: VfSet, header: &Header, meta: &FrameMeta) -> VfSet {
+        let tags = tags_of(header);
+        let unfit = |vf: &VfIndex| self.rx_mtu(*vf).is_exceeded(tags, meta);
+        match self.is_long(meta) {
+            true => vfs.iter().filter(unfit).collect(),
+            false => VfSet::default(),
+        }
+    }
+
+    /// Length up to which another frame with this header has the same verdict.
+    pub(crate) fn longest_alike(&self, source: Source, header: &Header, verdict: &Verdict) -> u32 {
+        let sender = match source {
+            Source::Vf(vf) => self.tx_mtu(vf),
+            Source::Wire => self.mtu(),
+        };
+        let port = (verdict.wire || verdict.wire_beyond).then(|| self.mtu());
+        let vfs = verdict.vfs.union(verdict.beyond).iter();
+        let receivers = vfs.map(|vf| self.rx_mtu(vf)).chain(port);
+        receivers.fold(sender, Mtu::min).longest(tags_of(header))
+    }
+
+    /// What holds for a frame where it comes from the wire.
+    #[inline]
+    pub(crate) fn check_arrival(
+        &self,
+        header: &Header,
+        meta: &FrameMeta,
+    ) -> Result<(), DropReason> {
+        Policy::check_len(meta)?;
+        match self.is_long(meta) && self.mtu().is_exceeded(tags_of(header), meta) {
+            true => Err(DropReason::MtuExceeded),
+            false => Ok(()),
+        }
     }
 
     /// Who receives a frame that comes from the wire. The NIC's filters can direct it even if nobody here has its address.
@@ -178,6 +315,7 @@ impl Policy {
         &self,
         header: &Header,
         flow: Actions,
+        meta: &FrameMeta,
         probe: &mut impl Probe,
     ) -> Reach {
         let (vlan, origin) = (header.vlan(), Origin::Wire);
@@ -202,7 +340,7 @@ impl Policy {
             }
         }
         reach.wire = false;
-        self.mirror(&mut reach, origin, probe);
+        self.finish(&mut reach, origin, header, meta, probe);
         reach
     }
 
@@ -347,6 +485,7 @@ impl Policy {
             wire: self.uplink_up(),
             insert: None,
             steered: None,
+            unfit: Unfit::default(),
             otherwise: if self.uplink_up() {
                 DropReason::NoReceiver
             } else {
@@ -412,15 +551,7 @@ impl Policy {
         }
     }
 
-    /// Adds the VFs to which is copied what others send and receive.
-    #[inline]
-    fn mirror(&self, reach: &mut Reach, origin: Origin, probe: &mut impl Probe) {
-        if !self.lookup().mirrors.is_empty() {
-            self.mirror_copies(reach, origin, probe);
-        }
-    }
-
-    /// What reaches nobody is not mirrored, and what has been mirrored is not mirrored again.
+    /// Adds the VFs to which is copied what others send and receive. What reaches nobody is not mirrored, and what has been mirrored is not mirrored again.
     #[cold]
     fn mirror_copies(&self, reach: &mut Reach, origin: Origin, probe: &mut impl Probe) {
         let received = reach.direct.union(reach.mediated);

@@ -7,6 +7,7 @@ use crate::fdb::FdbError;
 use crate::filter_spec::MatchError;
 use crate::filter_table::TableError;
 use crate::lack::Answer;
+use crate::mtu::MtuError;
 use crate::profile::Profile;
 use crate::rss::RssQueues;
 use crate::switch_mode::SwitchMode;
@@ -27,6 +28,9 @@ pub enum Refusal {
     /// A setting of a VF.
     #[error(transparent)]
     Setting(#[from] SettingError),
+    /// A number of bytes that is no MTU.
+    #[error(transparent)]
+    Mtu(#[from] MtuError),
     /// A receive filter of a VF.
     #[error(transparent)]
     Filter(#[from] VfFilterError),

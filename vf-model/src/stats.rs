@@ -40,6 +40,8 @@ drop_reasons! {
     Runt = "runt",
     /// Longer than a frame can be.
     Oversize = "oversize",
+    /// Longer than an MTU: the sender's, the receiver's or the port's, each counted where it is exceeded.
+    MtuExceeded = "mtu_exceeded",
     /// The sender may not use this source address.
     SpoofedMac = "spoofed_mac",
     /// The sender has a port VLAN and put a tag on, and this NIC puts none in front of another.
@@ -173,7 +175,8 @@ pub struct Counters<N = u64> {
     pub tx_broadcast: N,
     /// Frames meant for it that it did not get.
     pub rx_drops: Drops<N>,
-    /// Frames it sent that went nowhere; on the wire and the PF, frames that found the queue full.
+    /// Frames it sent that went nowhere; on the wire and the PF, frames that found the queue full, and copies that the port's MTU
+    /// let nobody send.
     pub tx_drops: Drops<N>,
 }
 

@@ -1,5 +1,5 @@
 //! Verdicts that were given before, by where a frame comes from, its whole Ethernet header, and what filters on flows say of
-//! it: all that a verdict depends on while the policy is the same but for filters on flows. Direct-mapped and of a fixed size:
+//! it: all that a verdict depends on while the policy is the same but for filters on flows, up to the length that an MTU sets. Direct-mapped and of a fixed size:
 //! what collides is judged again. Holds verdicts on unicast to one receiver only, never drops.
 
 use crate::filter_index::Actions;
@@ -26,6 +26,8 @@ pub(crate) struct LinkKey {
 struct Slot {
     key: LinkKey,
     hop: Option<Hop>,
+    /// Length of the longest frame of which it is said.
+    longest: u32,
     verdict: Verdict,
 }
 
@@ -36,7 +38,7 @@ pub(crate) struct VerdictCache {
     /// Part of every key: what was kept in an earlier one is not found.
     epoch: u64,
     /// The last that was asked for its hop: frames come in trains.
-    last: (LinkKey, Option<Hop>),
+    last: (LinkKey, Option<Hop>, u32),
 }
 
 impl LinkKey {
@@ -113,24 +115,25 @@ impl VerdictCache {
         })
     }
 
-    /// Where a frame goes that has one receiver.
+    /// Where a frame of this length goes that has one receiver.
     #[inline]
-    pub(crate) fn hop(&mut self, key: &LinkKey) -> Option<Hop> {
+    pub(crate) fn hop(&mut self, key: &LinkKey, len: u32) -> Option<Hop> {
         if self.last.0 != *key {
             let slot = self.slots.get(key.slot()).filter(|slot| slot.key == *key)?;
-            self.last = (*key, slot.hop);
+            self.last = (*key, slot.hop, slot.longest);
         }
-        self.last.1
+        let (_, hop, longest) = self.last;
+        hop.filter(|_| len <= longest)
     }
 
     #[inline]
-    pub(crate) fn get(&self, key: &LinkKey) -> Option<&Verdict> {
+    pub(crate) fn get(&self, key: &LinkKey, len: u32) -> Option<&Verdict> {
         let slot = self.slots.get(key.slot()).filter(|slot| slot.key == *key)?;
-        Some(&slot.verdict)
+        (len <= slot.longest).then_some(&slot.verdict)
     }
 
-    /// Keeps a verdict, if it is of the kind that is kept.
-    pub(crate) fn put(&mut self, key: LinkKey, verdict: &Verdict) {
+    /// Keeps a verdict on frames up to this length, if it is of the kind that is kept.
+    pub(crate) fn put(&mut self, key: LinkKey, verdict: &Verdict, longest: u32) {
         let to_group = key.addresses[0] & 1 == 1;
         let to_many = verdict.vfs.len() + verdict.beyond.len() > 1;
         if to_group || to_many || verdict.drop.is_some() {
@@ -140,6 +143,7 @@ impl VerdictCache {
             *slot = Slot {
                 key,
                 hop: verdict.hop(),
+                longest,
                 verdict: *verdict,
             };
         }

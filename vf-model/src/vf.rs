@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use vf_packet::{AddrError, MacAddr, Vid, VlanProto, VlanTag};
 
 use crate::learned::AutoLimits;
+use crate::mtu::{Mtu, MtuError};
 use crate::words::{ParseError, number};
 
 /// Most VFs a NIC can have.
@@ -36,6 +37,42 @@ impl From<usize> for VfIndex {
 impl fmt::Display for VfIndex {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "vf{}", self.0)
+    }
+}
+
+/// VFs that a command names: one, or all from one to another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct VfRange {
+    /// The first.
+    pub first: VfIndex,
+    /// The last, not before the first.
+    pub last: VfIndex,
+}
+
+impl VfRange {
+    /// The VFs, in order.
+    pub fn iter(self) -> impl Iterator<Item = VfIndex> {
+        (self.first.0..=self.last.0).map(VfIndex)
+    }
+}
+
+impl From<VfIndex> for VfRange {
+    fn from(vf: VfIndex) -> VfRange {
+        VfRange {
+            first: vf,
+            last: vf,
+        }
+    }
+}
+
+impl fmt::Display for VfRange {
+    /// As commands have it: `3`, `0-7`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let VfRange { first, last } = self;
+        match first == last {
+            true => first.0.fmt(f),
+            false => write!(f, "{}-{}", first.0, last.0),
+        }
     }
 }
 
@@ -262,6 +299,10 @@ pub struct VfPolicy {
     pub state: VfLinkState,
     /// Limit on what it sends.
     pub max_tx_rate: Option<Mbps>,
+    /// Whether its driver may read how its frames are spread over its queues, and the key of that.
+    pub query_rss: bool,
+    /// Its MTU, if that is not the NIC's.
+    pub mtu: Option<Mtu>,
     /// Which way its frames take.
     pub path: Path,
     /// Whether it is no VF but a station on the hypervisor's bridge on the PF; its path is mediated then.
@@ -286,6 +327,8 @@ impl VfPolicy {
             trust: false,
             state: VfLinkState::Auto,
             max_tx_rate: None,
+            query_rss: false,
+            mtu: None,
             path: Path::Direct,
             bridge: false,
             mirror: None,
@@ -314,6 +357,10 @@ pub enum VfSetting {
     State(VfLinkState),
     /// `max_tx_rate MBPS`; 0 is no limit.
     MaxTxRate(Mbps),
+    /// `query_rss on|off`.
+    QueryRss(bool),
+    /// `mtu BYTES`; 0 is the NIC's.
+    Mtu(u32),
     /// `path direct|mediated|auto`.
     Path(Path),
     /// `bridge on|off`.
@@ -340,6 +387,9 @@ pub enum SettingError {
     /// A priority out of range.
     #[error("qos {0}: priorities are 0 to 7")]
     Qos(u8),
+    /// A number of bytes that is no MTU.
+    #[error(transparent)]
+    Mtu(#[from] MtuError),
     /// A property of the port VLAN of a VF that has none.
     #[error("qos and proto belong to a port VLAN: set vlan first")]
     NoPortVlan,
@@ -396,6 +446,9 @@ impl VfPolicy {
             VfSetting::State(state) => self.state = state,
             VfSetting::MaxTxRate(Mbps(0)) => self.max_tx_rate = None,
             VfSetting::MaxTxRate(rate) => self.max_tx_rate = Some(rate),
+            VfSetting::QueryRss(on) => self.query_rss = on,
+            VfSetting::Mtu(0) => self.mtu = None,
+            VfSetting::Mtu(mtu) => self.mtu = Some(Mtu::new(mtu)?),
             VfSetting::Path(path) if self.bridge && path != Path::Mediated => {
                 return Err(SettingError::OnBridge);
             }
@@ -506,6 +559,25 @@ pub static SETTING_KEYS: &[SettingKey] = &[
         allowed: "Mb/s, 0 for no limit",
         parse: |word| Ok(VfSetting::MaxTxRate(word.parse()?)),
         of: |_| None,
+    },
+    SettingKey {
+        name: "query_rss",
+        values: "on|off",
+        help: "whether the guest may read its hash key and indirection table",
+        allowed: "on or off",
+        parse: |word| Ok(VfSetting::QueryRss(on_off("query_rss", word)?)),
+        of: |policy| Some(VfSetting::QueryRss(policy.query_rss)),
+    },
+    SettingKey {
+        name: "mtu",
+        values: "BYTES",
+        help: "most bytes behind the header and tags of a frame that it sends or gets; 0: the NIC's",
+        allowed: "68 to 9216 bytes, 0 for the NIC's",
+        parse: |word| {
+            let mtu = number("mtu", word, "68 to 9216 bytes, 0 for the NIC's")?;
+            Ok(VfSetting::Mtu(mtu))
+        },
+        of: |policy| Some(VfSetting::Mtu(policy.mtu?.get().into())),
     },
     SettingKey {
         name: "path",
@@ -638,6 +710,8 @@ impl VfSetting {
             VfSetting::Trust(on) => ("trust", on_off(on)),
             VfSetting::State(state) => ("state", state.to_string()),
             VfSetting::MaxTxRate(rate) => ("max_tx_rate", rate.to_string()),
+            VfSetting::QueryRss(on) => ("query_rss", on_off(on)),
+            VfSetting::Mtu(mtu) => ("mtu", mtu.to_string()),
             VfSetting::Path(path) => ("path", path.to_string()),
             VfSetting::Bridge(on) => ("bridge", on_off(on)),
             VfSetting::Mirror(to) => ("mirror", to.map_or("none".to_owned(), |vf| vf.to_string())),
@@ -762,6 +836,8 @@ mod tests {
             VfSetting::Qos(5),
             VfSetting::Proto(VlanProto::Dot1ad),
             VfSetting::MaxTxRate(Mbps(7)),
+            VfSetting::QueryRss(true),
+            VfSetting::Mtu(9000),
             VfSetting::Bridge(true),
             VfSetting::Mirror(Some(3)),
             VfSetting::MaxFilters(9),
@@ -817,6 +893,13 @@ mod tests {
             [0x81, 0, 0xa0, 10]
         );
         assert_eq!(vlan.with(VfSetting::Vlan(0)), Ok(policy));
+        for wrong in [1, 67, 9217] {
+            let said = refused(VfSetting::Mtu(wrong)).to_string();
+            assert_eq!(said, format!("mtu {wrong}: an MTU is 68 to 9216 bytes"));
+        }
+        let jumbo = policy.with(VfSetting::Mtu(9000)).unwrap();
+        assert_eq!(jumbo.mtu.map(Mtu::get), Some(9000));
+        assert_eq!(jumbo.with(VfSetting::Mtu(0)), Ok(policy));
         let limited = policy.with(VfSetting::MaxTxRate(Mbps(5))).unwrap();
         assert_eq!(limited.max_tx_rate.map(Mbps::bps), Some(5_000_000));
         assert_eq!(limited.with(VfSetting::MaxTxRate(Mbps(0))), Ok(policy));

@@ -26,6 +26,48 @@ pub enum VfFilter {
     Vlan(Vid),
 }
 
+/// Receive filters that a command names: one, or the VLANs from one to another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum VfFilterRange {
+    /// One.
+    One(VfFilter),
+    /// Several VLANs.
+    Vlans {
+        /// The first.
+        first: Vid,
+        /// The last, behind the first.
+        last: Vid,
+    },
+}
+
+impl VfFilterRange {
+    /// The filters, in order.
+    pub fn iter(self) -> impl Iterator<Item = VfFilter> {
+        let (one, vlans) = match self {
+            VfFilterRange::One(filter) => (Some(filter), None),
+            VfFilterRange::Vlans { first, last } => (None, Some(first.get()..=last.get())),
+        };
+        let vlans = vlans.into_iter().flatten();
+        let vlans = vlans.filter_map(|vid| Some(VfFilter::Vlan(Vid::new(vid).ok()?)));
+        one.into_iter().chain(vlans)
+    }
+}
+
+impl From<VfFilter> for VfFilterRange {
+    fn from(filter: VfFilter) -> VfFilterRange {
+        VfFilterRange::One(filter)
+    }
+}
+
+impl fmt::Display for VfFilterRange {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            VfFilterRange::One(filter) => filter.fmt(f),
+            VfFilterRange::Vlans { first, last } => write!(f, "vlan {first}-{last}"),
+        }
+    }
+}
+
 /// Why a receive filter is not added or removed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum VfFilterError {

@@ -125,6 +125,13 @@ pub enum Step {
     BehindPf(MacAddr),
     /// It goes up to the hypervisor's bridge on the PF, which gives it to those of these that it has learned of.
     Stations(VfSet),
+    /// It is too long for the MTU of some whom it would reach.
+    TooLong {
+        /// These VFs.
+        vfs: VfSet,
+        /// Whether the port is one of them.
+        port: bool,
+    },
     /// VFs that get a copy, as somebody is mirrored to them.
     Mirrored(VfSet),
     /// Nobody gets it.
@@ -253,6 +260,20 @@ impl fmt::Display for Step {
                 "it goes to the hypervisor's bridge on the PF, and there to whom that has learned of: {}",
                 Names(vfs)
             ),
+            Step::TooLong { vfs, port } => {
+                f.write_str("it is longer than the MTU")?;
+                if !vfs.is_empty() {
+                    write!(f, " of {}", Names(vfs))?;
+                }
+                match port {
+                    true => f.write_str(if vfs.is_empty() {
+                        " of the port"
+                    } else {
+                        " and of the port"
+                    }),
+                    false => Ok(()),
+                }
+            }
             Step::Mirrored(vfs) => write!(f, "a copy for {}, to whom this is mirrored", Names(vfs)),
             Step::Dropped(reason) => write!(f, "dropped: {reason}. {}", reason.says()),
         }
@@ -290,13 +311,11 @@ impl Policy {
             ),
             _ => nic::judge(self, source, &header, flow, meta, &mut steps),
         });
-        let verdict = judged.unwrap_or_else(|reason| {
-            steps.push(Step::Dropped(reason));
-            Verdict {
-                drop: Some(reason),
-                ..Verdict::default()
-            }
+        let verdict = judged.unwrap_or_else(|reason| Verdict {
+            drop: Some(reason),
+            ..Verdict::default()
         });
+        steps.extend(verdict.drop.map(Step::Dropped));
         let tagging = self.tagging(verdict.insert);
         let vfs = verdict.vfs.union(verdict.beyond);
         // Which of the stations, depends on what the bridge has learned.

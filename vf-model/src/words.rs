@@ -7,7 +7,7 @@ use std::str::FromStr;
 #[non_exhaustive]
 pub enum ParseError {
     /// A word that is not among the allowed ones.
-    #[error("{what} '{got}': {allowed}")]
+    #[error("{what} '{got}': {}{allowed}", did_you_mean(got, allowed))]
     Word {
         /// What it was meant to be.
         what: &'static str,
@@ -36,6 +36,40 @@ impl ParseError {
     }
 }
 
+fn did_you_mean(got: &str, allowed: &'static str) -> String {
+    let meant = nearest(got, allowed_words(allowed));
+    meant.map_or_else(String::new, |word| format!("did you mean '{word}'? "))
+}
+
+/// The words in what is allowed, as a refusal has it: `add, del or flush`. What has several words there describes one.
+fn allowed_words(allowed: &'static str) -> impl Iterator<Item = &'static str> {
+    let all = allowed.split(", ").flat_map(|part| part.split(" or "));
+    all.filter(|word| !word.is_empty() && !word.contains(' '))
+}
+
+/// The word that was probably meant, if one is likelier than all others: one with a few letters wrong, one whose beginning was
+/// said, or one that others are around in the words of other tools (`link_state`).
+pub fn nearest<'a>(got: &str, words: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+    /// Of two words as long, as many letters as this may say nothing of the other.
+    const ALIKE: f64 = 0.6;
+    let got: String = got.chars().take(64).flat_map(char::to_lowercase).collect();
+    let likeness = |word: &str| {
+        let word = word.to_lowercase();
+        if got.split('_').any(|part| part == word) || got.len() > 2 && word.starts_with(&got) {
+            return 1.0;
+        }
+        strsim::normalized_damerau_levenshtein(&got, &word)
+    };
+    let alike = words.map(|word| (likeness(word), word));
+    let mut alike: Vec<_> = alike.filter(|(likeness, _)| *likeness >= ALIKE).collect();
+    alike.sort_by(|a, b| b.0.total_cmp(&a.0));
+    match alike.as_slice() {
+        [(most, _), (next, _), ..] if most == next => None,
+        [(_, word), ..] => Some(word),
+        [] => None,
+    }
+}
+
 /// A line is a line, whatever was typed.
 fn on_a_line(word: &str) -> Box<str> {
     word.escape_debug().take(64).collect::<String>().into()
@@ -54,6 +88,16 @@ impl<'a, S: AsRef<str>> Words<'a, S> {
             rest: words.iter(),
             last: first.into(),
         }
+    }
+
+    /// The word that [`Words::next`] would read.
+    pub(crate) fn peek(&self) -> Option<&'a str> {
+        self.rest.clone().next().map(S::as_ref)
+    }
+
+    /// How many are left.
+    pub(crate) fn left(&self) -> usize {
+        self.rest.len()
     }
 
     pub(crate) fn is_done(&self) -> bool {
@@ -98,4 +142,35 @@ pub(crate) fn number<T: FromStr>(
 ) -> Result<T, ParseError> {
     text.parse()
         .map_err(|_| ParseError::word(what, text, allowed))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_word_nearly_right_gets_the_right_one() {
+        const KEYS: &str = "mac, vlan, spoofchk, state, max_tx_rate or path, each with a value";
+        for (got, meant) in [
+            ("link_state", Some("state")),
+            ("vlna", Some("vlan")),
+            ("VLAN", Some("vlan")),
+            ("vlan_id", Some("vlan")),
+            ("spoof", Some("spoofchk")),
+            ("spoofcheck", Some("spoofchk")),
+            ("max_rate", Some("max_tx_rate")),
+            ("mtu", None),
+            // Either.
+            ("spoofchk_state", None),
+            ("each", None),
+            ("", None),
+        ] {
+            assert_eq!(nearest(got, allowed_words(KEYS)), meant, "{got}");
+        }
+        let said = ParseError::word("setting", "vlna", KEYS).to_string();
+        assert_eq!(said, format!("setting 'vlna': did you mean 'vlan'? {KEYS}"));
+        // A number is no word, nor is what only describes one.
+        let said = ParseError::word("vlan", "4095", "1 to 4094, or 0 for none").to_string();
+        assert_eq!(said, "vlan '4095': 1 to 4094, or 0 for none");
+    }
 }

@@ -13,9 +13,10 @@ use proptest::sample::select;
 use proptest::test_runner::FileFailurePersistence;
 use vf_model::{
     BridgePort, Command, Counters, DropReason, FilterAction, FilterMatch, FilterSpec, FlowEnd,
-    FrameMeta, Header, Hop, HypervisorModel, Judge, MAX_FRAME, MacAddr, Nanos, Nic, NicConfig,
-    Onward, Path, Policy, Profile, Refusal, RxMode, Source, Step, SwitchMode, TagEdit, To,
-    Transport, Verdict, VfIndex, VfLinkState, VfRequest, VfSetting, Vid, VlanProto, VlanTag,
+    FrameMeta, Header, Hop, HypervisorModel, Judge, LinkSetting, MAX_FRAME, MacAddr, Mtu, Nanos,
+    Nic, NicConfig, Onward, Path, Policy, Profile, Refusal, RxMode, Source, Step, SwitchMode,
+    TagEdit, To, Transport, Verdict, VfIndex, VfLinkState, VfRequest, VfSetting, Vid, VlanProto,
+    VlanTag,
 };
 
 const VFS: u8 = 4;
@@ -34,6 +35,8 @@ struct Host {
     beyond: u32,
     /// Addresses that a driver has listed and that another VF had then.
     taken: BTreeSet<(VfIndex, MacAddr)>,
+    /// MTUs to which drivers have agreed.
+    agreed: BTreeMap<VfIndex, Mtu>,
 }
 
 /// A frame on its way over the PF.
@@ -116,6 +119,7 @@ impl Host {
             now: Nanos(0),
             beyond: 0,
             taken: BTreeSet::new(),
+            agreed: BTreeMap::new(),
         };
         for act in acts {
             let _ = host.act(act);
@@ -128,7 +132,14 @@ impl Host {
         for (vf, path) in paths.iter().enumerate() {
             let settings = vec![VfSetting::Path(*path)];
             let vf = VfIndex::from(vf);
-            self.act(&Command::SetVf { vf, settings }.into()).unwrap();
+            self.act(
+                &Command::SetVf {
+                    vfs: vf.into(),
+                    settings,
+                }
+                .into(),
+            )
+            .unwrap();
         }
     }
 
@@ -144,6 +155,11 @@ impl Host {
         self.adopt(Arc::new(policy?));
         if let Act::Driver(vf, VfRequest::Reset { .. } | VfRequest::MacTable { .. }) = act {
             self.taken.retain(|(by, _)| by != vf);
+        }
+        match act {
+            Act::Driver(vf, VfRequest::Reset { .. }) => drop(self.agreed.remove(vf)),
+            Act::Driver(vf, VfRequest::Mtu(mtu)) => drop(self.agreed.insert(*vf, *mtu)),
+            _ => {}
         }
         if let Act::Driver(vf, VfRequest::MacTable { unicast, .. }) = act {
             let has = |other: VfIndex, mac: &MacAddr| {
@@ -314,6 +330,10 @@ impl Host {
 
     /// Every drop counted anywhere.
     fn drops(&self) -> u64 {
+        DropReason::all().map(|why| self.drops_for(why)).sum()
+    }
+
+    fn drops_for(&self, why: DropReason) -> u64 {
         let vfs = (0..VFS).map(|i| self.counters(VfIndex(i)));
         let others = [
             self.nic.pf_counters(),
@@ -321,7 +341,7 @@ impl Host {
             self.hypervisor.pf_counters(),
         ];
         vfs.chain(others)
-            .map(|c| c.rx_drops.total() + c.tx_drops.total())
+            .map(|c| c.rx_drops.get(why) + c.tx_drops.get(why))
             .sum()
     }
 }
@@ -480,10 +500,17 @@ fn promised(host: &Host, source: Source, bytes: &[u8]) -> (BTreeMap<u8, Vec<u8>>
         VfLinkState::Enable => true,
         VfLinkState::Disable => false,
     };
+    // An MTU counts what is behind the Ethernet header and its tags, which are two at most.
+    let header = Header::parse(bytes).unwrap();
+    let tags = header.tags.as_slice().len() as u32;
+    let payload = bytes.len() as u32 + host.beyond - 14 - 4 * tags;
+    let fits = |mtu: Mtu| mtu == Mtu::MAX || payload <= u32::from(mtu.get());
+    let sends = |vf: VfIndex| policy.vf(vf).mtu.unwrap_or(policy.mtu());
+    let takes_len = |vf: VfIndex| fits(sends(vf)) && host.agreed.get(&vf).is_none_or(|m| fits(*m));
     match source {
         Source::Vf(vf) => {
             let sender = policy.vf(vf);
-            if !up(vf) {
+            if !up(vf) || !fits(sends(vf)) {
                 return nothing;
             }
             if let Some(port) = sender.port_vlan {
@@ -500,18 +527,20 @@ fn promised(host: &Host, source: Source, bytes: &[u8]) -> (BTreeMap<u8, Vec<u8>>
                 return nothing;
             }
         }
-        Source::Wire if !port_up => return nothing,
+        Source::Wire if !port_up || !fits(policy.mtu()) => return nothing,
         Source::Wire => {}
     }
     let tag = tag_of(&on_the_way);
     let group = dst.is_multicast();
     let mirrored = |reached: BTreeMap<u8, Vec<u8>>, wire: bool| {
         let mut all = reached.clone();
+        let wire = wire && fits(policy.mtu());
         for vf in (0..VFS).map(VfIndex) {
             let passed = reached.contains_key(&vf.0)
                 || source == Source::Vf(vf) && (wire || !reached.is_empty());
             let to = policy.vf(vf).mirror.filter(|_| passed);
-            if let Some(to) = to.filter(|to| source != Source::Vf(*to) && up(*to)) {
+            if let Some(to) = to.filter(|to| source != Source::Vf(*to) && up(*to) && takes_len(*to))
+            {
                 all.insert(to.0, on_the_way.clone());
             }
         }
@@ -552,7 +581,7 @@ fn promised(host: &Host, source: Source, bytes: &[u8]) -> (BTreeMap<u8, Vec<u8>>
     };
     let wire = !from_wire && port_up && (group || !known);
     let vfs: BTreeMap<_, _> = all()
-        .filter(|vf| to(*vf) && may_get(*vf))
+        .filter(|vf| to(*vf) && may_get(*vf) && takes_len(*vf))
         .map(|vf| {
             let mut copy = on_the_way.clone();
             if policy.vf(vf).port_vlan.is_some() {
@@ -602,10 +631,12 @@ fn any_command() -> impl Strategy<Value = Command> {
         3 => select(vec!["on", "on", "off"]).prop_map(|s| format!("set trust {s}")),
         2 => select(vec!["auto", "enable", "disable"]).prop_map(|s| format!("set state {s}")),
         1 => select(vec!["0", "1", "2", "none"]).prop_map(|to| format!("set mirror {to}")),
+        2 => select(vec![0, 68, 72, 76, 9216]).prop_map(|mtu| format!("set mtu {mtu}")),
     ];
     prop_oneof![
         12 => (0..VFS, words).prop_map(|(vf, words)| parse(&format!("vf {vf} {words}"))),
-        1 => any::<bool>().prop_map(|up| Command::SetLink { up }),
+        1 => any::<bool>().prop_map(|up| Command::SetLink(vec![LinkSetting::Up(up)])),
+        1 => select(vec![68, 72, 9216]).prop_map(|mtu| Command::SetLink(vec![LinkSetting::Mtu(mtu)])),
         2 => select(SwitchMode::ALL.to_vec()).prop_map(Command::SetSwitchMode),
         1 => (any_mac(), select(vec!["", " vlan 10"])).prop_map(|(m, v)| parse(&format!("fdb add {m}{v} self"))),
         8 => any_filter_command(),
@@ -680,6 +711,7 @@ fn any_request() -> impl Strategy<Value = VfRequest> {
             lists_vlans,
         }),
         2 => mac().prop_map(VfRequest::Mac),
+        1 => select(vec![68, 76]).prop_map(|mtu| VfRequest::Mtu(Mtu::new(mtu).unwrap())),
         3 => mode.prop_map(VfRequest::RxMode),
         3 => (vec(mac(), 0..4), vec(any_group(), 0..4)).prop_map(|(unicast, multicast)| {
             VfRequest::MacTable { unicast, multicast }
@@ -1098,8 +1130,14 @@ fn a_train_of_frames_is_known_by_its_first() {
     assert_eq!(again(&mut host, &frame), hop(To::Vf(to)));
     assert_eq!(host.nic.counters(vf).tx_packets, 5);
     let settings = vec![VfSetting::Path(Path::Mediated)];
-    host.act(&Command::SetVf { vf: to, settings }.into())
-        .unwrap();
+    host.act(
+        &Command::SetVf {
+            vfs: to.into(),
+            settings,
+        }
+        .into(),
+    )
+    .unwrap();
     assert_eq!(again(&mut host, &frame), None, "it no longer holds");
 }
 
@@ -1409,7 +1447,7 @@ proptest! {
         paths in any_paths(),
         other_paths in any_paths(),
         traffic in vec((any_gap(), proptest::option::weighted(0.2, any_paths()), any_traffic()), 1..16),
-        beyond in select(vec![0, 0, 0, MAX_FRAME - 64, MAX_FRAME - 60, MAX_FRAME - 59]),
+        beyond in select(vec![0, 0, 20, 24, 28, 32, MAX_FRAME - 64, MAX_FRAME - 60, MAX_FRAME - 59]),
         profile in select(Profile::all().collect::<Vec<_>>()),
     ) {
         let mut host = Host::like(profile, &acts, &paths);
@@ -1435,7 +1473,15 @@ proptest! {
         for vf in (0..VFS).map(VfIndex) {
             prop_assert_eq!(host.counters(vf), other.counters(vf));
         }
-        prop_assert_eq!(host.nic.wire_counters(), other.nic.wire_counters());
+        // What the port's MTU does not let through is counted where that is found out.
+        let port = |host: &Host| {
+            let (wire, pf) = (host.nic.wire_counters(), host.hypervisor.pf_counters());
+            let mtu = DropReason::MtuExceeded;
+            let unfit = wire.tx_drops.get(mtu) + pf.tx_drops.get(mtu);
+            let tx = [wire.tx_packets, wire.tx_bytes, wire.tx_multicast, wire.tx_broadcast];
+            (tx, unfit, wire.rx_packets, wire.rx_bytes, wire.rx_drops)
+        };
+        prop_assert_eq!(port(&host), port(&other));
     }
 
     /// A station on the PF's bridge sees and is seen the same, whichever paths the VFs take.
@@ -1446,6 +1492,7 @@ proptest! {
         paths in any_paths(),
         other_paths in any_paths(),
         traffic in vec(any_traffic(), 1..16),
+        beyond in select(vec![0, 24]),
         profile in select(Profile::all().collect::<Vec<_>>()),
     ) {
         acts.retain(|act| !matches!(act, Act::Admin(command) if sets_mirror(command)));
@@ -1462,6 +1509,7 @@ proptest! {
             host
         };
         let (mut host, mut other) = (stations(paths), stations(other_paths));
+        (host.beyond, other.beyond) = (beyond, beyond);
         for (source, frame) in traffic {
             let (outcome, others) = (host.send(source, &frame), other.send(source, &frame));
             prop_assert_eq!(&outcome.vfs, &others.vfs);
@@ -1479,22 +1527,22 @@ proptest! {
         traffic in any_traffic(),
         packets in vec(any_packet(), 1..4),
         paths in any_paths(),
-        turns in vec((proptest::option::weighted(0.3, any_change()), any::<prop::sample::Index>()), 1..40),
+        turns in vec((proptest::option::weighted(0.3, any_change()), any::<prop::sample::Index>(), select(vec![0, 0, 24, 28])), 1..40),
     ) {
         let (source, frame) = traffic;
         let with = |packet: Vec<u8>| [&frame[..12], &packet].concat();
         let frames: Vec<_> = packets.into_iter().map(with).chain([frame.clone()]).collect();
         let mut host = Host::new(&[], &paths);
-        for (act, pick) in turns {
+        for (act, pick, beyond) in turns {
             if let Some(act) = act {
                 // Refused or not: what counts is what is said afterwards.
                 let _ = host.act(&act);
             }
             let frame = pick.get(&frames);
             let mut forgetful = host.nic.clone();
-            let link = Command::SetLink { up: host.policy.link_up() };
+            let link = Command::SetLink(vec![LinkSetting::Up(host.policy.link_up())]);
             forgetful.adopt(Arc::new(host.policy.with(&link).unwrap()));
-            let meta = meta(frame, 0);
+            let meta = meta(frame, beyond);
             let from = match source {
                 Source::Vf(vf) => Some(vf),
                 Source::Wire => None,
@@ -1517,7 +1565,7 @@ proptest! {
             prop_assert_eq!(verdict, forgetful.ingress(host.now, source, frame, &meta));
             prop_assert_eq!(host.nic.wire_counters(), forgetful.wire_counters());
             prop_assert_eq!(host.nic.pf_counters(), forgetful.pf_counters());
-            if let Source::Vf(vf) = source {
+            for vf in (0..VFS).map(VfIndex) {
                 prop_assert_eq!(host.nic.counters(vf), forgetful.counters(vf));
             }
         }
@@ -1528,13 +1576,18 @@ proptest! {
         acts in vec(any_act(), 0..16),
         paths in any_paths(),
         traffic in vec(any_traffic(), 1..8),
+        beyond in select(vec![0, 24, 28]),
     ) {
         let mut host = Host::new(&acts, &paths);
+        host.beyond = beyond;
         for (source, frame) in &traffic {
-            let before = host.drops();
+            let (before, copies) = (host.drops(), host.drops_for(DropReason::MtuExceeded));
             let outcome = host.send(*source, frame);
             let arrived = !outcome.vfs.is_empty() || outcome.wire.is_some();
-            prop_assert_eq!(host.drops() - before, u64::from(!arrived));
+            // Of copies each that is too long for its receiver, and no other.
+            let copies = host.drops_for(DropReason::MtuExceeded) - copies;
+            let counted = if copies > 0 { copies } else { u64::from(!arrived) };
+            prop_assert_eq!(host.drops() - before, counted);
             prop_assert_eq!(outcome.drops.len(), usize::from(!arrived));
         }
         for vf in (0..VFS).map(VfIndex) {

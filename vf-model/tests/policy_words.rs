@@ -59,7 +59,7 @@ fn a_policy_is_shown_in_the_same_words() {
     let mut policy = policy();
     apply(
         &mut policy,
-        &command("vf 5 set vlan 10 qos 3 path mediated max_tx_rate 100 state disable"),
+        &command("vf 5 set vlan 10 qos 3 path mediated max_tx_rate 100 state disable mtu 9000"),
     )
     .unwrap();
     let shown = serde_json::to_value(policy.vf(VfIndex(5))).unwrap();
@@ -72,6 +72,8 @@ fn a_policy_is_shown_in_the_same_words() {
             "trust": false,
             "state": "disable",
             "max_tx_rate": 100,
+            "query_rss": false,
+            "mtu": 9000,
             "path": "mediated",
             "bridge": false,
             "mirror": null,
@@ -125,7 +127,7 @@ fn filters_are_limited_and_do_not_mix_with_a_port_vlan() {
         Err(Refusal::Filter(VfFilterError::NotFound(VfFilter::Vlan(_))))
     ));
     let port = Command::SetVf {
-        vf,
+        vfs: vf.into(),
         settings: vec![VfSetting::Vlan(10)],
     };
     assert_eq!(apply(&mut policy, &port), Err(Refusal::PortVlanAndFilters));
@@ -387,4 +389,32 @@ fn like(profile: Profile) -> Policy {
         mac_base: MacAddr([2, 0, 0, 0, 0, 0]),
         profile,
     })
+}
+
+#[test]
+fn a_range_of_vfs_or_vlans_is_set_as_a_whole_or_not_at_all() {
+    let mut policy = policy();
+    apply(&mut policy, &command("vf 1-3 set trust on mtu 1400")).unwrap();
+    let trusted = (0..8).map(VfIndex).filter(|vf| policy.vf(*vf).trust);
+    assert_eq!(trusted.collect::<Vec<_>>(), [1, 2, 3].map(VfIndex));
+    apply(&mut policy, &command("vf 2 vlan add 110")).unwrap();
+    let before: Vec<_> = (0..8)
+        .map(|vf| (*policy.vf(VfIndex(vf)), policy.filters(VfIndex(vf)).clone()))
+        .collect();
+    // VF 2 has one of them and cannot be in a port VLAN, and the last VLAN is not there to delete.
+    for refused in [
+        "vf 0-3 vlan add 100-119",
+        "vf 1-2 set vlan 5",
+        "vf 2 vlan del 110-111",
+    ] {
+        assert!(apply(&mut policy, &command(refused)).is_err(), "{refused}");
+        let after = (0..8).map(|vf| (*policy.vf(VfIndex(vf)), policy.filters(VfIndex(vf)).clone()));
+        assert!(after.eq(before.iter().cloned()), "{refused}");
+    }
+    apply(&mut policy, &command("vf 3-4 vlan add 100-119")).unwrap();
+    for vf in [3, 4] {
+        assert_eq!(policy.filters(VfIndex(vf)).vlans().len(), 20);
+    }
+    apply(&mut policy, &command("vf 3-4 vlan del 100-119")).unwrap();
+    assert_eq!(policy.filters(VfIndex(3)).vlans(), []);
 }

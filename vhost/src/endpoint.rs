@@ -65,6 +65,9 @@ pub enum SessionEvent<'a> {
         /// The feature bits.
         features: VirtioFeatures,
     },
+    /// The driver has agreed to this MTU, that of the device or less (VIRTIO_NET_F_MTU): it is not to be given anything longer
+    /// (virtio 5.1.4.1). Follows [`SessionEvent::Negotiated`] and [`SessionEvent::Controlled`].
+    Mtu(u16),
     /// The front end has reset the device; its rings have been stopped.
     Reset,
     /// A request was refused; the session goes on unless [`SessionEvent::Disconnected`] follows.
@@ -126,6 +129,8 @@ struct Connection {
 #[derive(Debug)]
 pub struct Endpoint {
     config: DeviceConfig,
+    /// The MTU that the next front end is told.
+    mtu: u16,
     role: Role,
     connection: Option<Connection>,
     /// A front end that connected while another was served.
@@ -164,6 +169,7 @@ impl Endpoint {
 
     fn new(role: Role, config: DeviceConfig) -> Endpoint {
         Endpoint {
+            mtu: config.mtu,
             config,
             role,
             connection: None,
@@ -303,6 +309,16 @@ impl Endpoint {
         self.announce()
     }
 
+    /// Changes the MTU that drivers are told: `false` if the one of a front end that is connected goes on with the old one, as
+    /// an MTU is not changed once it has been told (virtio 5.1.4.1).
+    pub fn set_mtu(&mut self, mtu: u16) -> bool {
+        self.mtu = mtu;
+        if self.connection.is_none() {
+            self.config.mtu = mtu;
+        }
+        self.config.mtu == mtu
+    }
+
     /// How long calls of a ring are to be held back, if the driver has said; whoever runs the ring
     /// does that.
     pub fn coalescing(&self, ring: u32) -> Option<Coalescing> {
@@ -389,8 +405,15 @@ impl Endpoint {
                 }
                 Action::CtrlCommand(command) => session.decided(dev.command(&command)),
                 Action::Allow => session.decided(dev.allows()),
-                Action::Negotiated(features) => dev.session(SessionEvent::Negotiated { features }),
-                Action::Controlled(features) => dev.session(SessionEvent::Controlled { features }),
+                Action::Negotiated(features) => {
+                    dev.session(SessionEvent::Negotiated { features });
+                    agree_mtu(session, &self.config, dev);
+                }
+                Action::Controlled(features) => {
+                    dev.session(SessionEvent::Controlled { features });
+                    agree_mtu(session, &self.config, dev);
+                }
+                Action::Mtu => agree_mtu(session, &self.config, dev),
                 Action::Reset => dev.session(SessionEvent::Reset),
                 Action::ControlBroken(why) => {
                     tracing::warn!(device, %why, "broken control queue");
@@ -579,6 +602,7 @@ impl Endpoint {
     fn begin(&mut self, channel: Channel, dev: &mut dyn Device) {
         self.sessions += 1;
         self.waiting = false;
+        self.config.mtu = self.mtu;
         let session = Session::new(&self.config);
         self.connection = Some(Connection {
             channel,
@@ -615,6 +639,13 @@ impl Endpoint {
         for fd in [listener, channel].into_iter().flatten() {
             let _ = registry.reregister(&mut SourceFd(&fd), *token, Interest::READABLE);
         }
+    }
+}
+
+/// Has the device know the MTU to which the driver has agreed, if it has.
+fn agree_mtu(session: &Session, config: &DeviceConfig, dev: &mut dyn Device) {
+    if let Some(mtu) = session.agreed_mtu(config) {
+        dev.session(SessionEvent::Mtu(mtu));
     }
 }
 

@@ -67,6 +67,8 @@ pub enum Action {
     /// The driver has a control queue from now on, and these virtio features. It has asked for
     /// nothing; what one before it asked for is past since [`Action::Negotiated`] or [`Action::Reset`].
     Controlled(VirtioFeatures),
+    /// The front end has said which MTU the guest has; see [`Session::agreed_mtu`].
+    Mtu,
     /// The front end has reset the device; its rings have been stopped.
     Reset,
     /// Do what the driver asks for, and say to [`Session::decided`] whether it has it; if not, nothing has changed.
@@ -158,6 +160,8 @@ pub struct Session {
     pairs_used: Option<u16>,
     /// The station address that the driver has chosen.
     mac: Option<[u8; 6]>,
+    /// The MTU that the front end has told the driver.
+    mtu: Option<u16>,
     /// The control queue while it runs.
     control: Option<ControlQueue>,
     memory: Arc<GuestMemory>,
@@ -185,6 +189,7 @@ impl Session {
             pairs: config.pairs(),
             pairs_used: None,
             mac: None,
+            mtu: None,
             control: None,
             memory: Arc::default(),
             features: None,
@@ -201,6 +206,12 @@ impl Session {
     /// The virtio features the driver acknowledged.
     pub fn features(&self) -> Option<VirtioFeatures> {
         self.features
+    }
+
+    /// The MTU to which the driver has agreed (VIRTIO_NET_F_MTU), if it has: that of the device, or what the front end says.
+    pub fn agreed_mtu(&self, config: &DeviceConfig) -> Option<u16> {
+        let agreed = self.features?.contains(VirtioFeatures::MTU);
+        agreed.then(|| self.mtu.unwrap_or(config.mtu))
     }
 
     /// The guest's memory, as far as it is known.
@@ -423,9 +434,9 @@ impl Session {
                 Change::Ring(ring, RingChange::Err(err))
             }
             FrontendRequest::NetSetMtu(mtu) => {
-                if mtu > config.mtu.into() {
-                    return Err(SessionRefusal::Mtu(mtu));
-                }
+                let told = u16::try_from(mtu).ok().filter(|mtu| *mtu <= config.mtu);
+                self.mtu = Some(told.ok_or(SessionRefusal::Mtu(mtu))?);
+                self.actions.push_back(Action::Mtu);
                 return Ok(Served::Done);
             }
             FrontendRequest::SetBackendReqFd => {

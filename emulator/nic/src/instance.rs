@@ -4,8 +4,8 @@
 use std::sync::Arc;
 
 use vf_model::{
-    Command, DropReason, FastEvent, Granted, MacAddr, NicConfig, NumberedFilter, Path, Policy,
-    Refusal, RxFilter, VfIndex, VfRequest,
+    Command, DropReason, FastEvent, Granted, LinkSetting, MacAddr, Mtu, NicConfig, NumberedFilter,
+    Path, Policy, Refusal, RxFilter, VfIndex, VfRequest,
 };
 use vf_vhost::control::{self, Coalescing};
 use vf_vhost::endpoint::{Device, DeviceConfig, Endpoint, SessionEvent};
@@ -100,13 +100,15 @@ pub fn initial_policy(settings: &NicSettings) -> Result<Policy, (VfIndex, Refusa
         profile: settings.profile,
     };
     let mut policy = Policy::new(config);
-    for command in &settings.switch {
+    let mtu = settings.mtu.map(|mtu| LinkSetting::Mtu(mtu.get().into()));
+    let mtu = mtu.map(|mtu| Command::SetLink(vec![mtu]));
+    for command in mtu.iter().chain(&settings.switch) {
         let refused = |refusal| (VfIndex::default(), refusal);
         policy = policy.with(command).map_err(refused)?;
     }
     for (i, vf) in settings.vf.iter().enumerate() {
         let command = Command::SetVf {
-            vf: VfIndex::from(i),
+            vfs: VfIndex::from(i).into(),
             settings: vf.policy.clone(),
         };
         let refused = |refusal| (VfIndex::from(i), refusal);
@@ -177,7 +179,7 @@ impl NicInstance {
         let mac = policy.vf(vf).mac.0;
         let mut config = DeviceConfig::new(name, mac, self.settings.queue_pairs);
         config.features -= self.settings.offloads.withheld();
-        config.mtu = self.settings.mtu;
+        config.mtu = policy.told_mtu(vf).get();
         config.link_up = policy.link_up_for(vf);
         let rate = self.statistics.port_rate();
         config.speed_mbps = u32::try_from(rate / 1_000_000).unwrap_or(u32::MAX);
@@ -287,6 +289,17 @@ impl NicInstance {
                 // A guest that takes its address from us reads it when its driver starts.
                 self.serve(vf, |endpoint, _| endpoint.set_mac(is.mac.0));
             }
+            if was.mtu != is.mtu {
+                let told = self.serve(vf, |endpoint, _| endpoint.set_mtu(is.mtu.get()));
+                if told == Some(false) {
+                    notes.push(format!(
+                        "{} {vf}: its driver was told an MTU when its front end connected, and another takes effect there when that connects \
+                         again; what is longer than {} is dropped and counted",
+                        self.settings.name,
+                        policy.tx_mtu(vf),
+                    ));
+                }
+            }
             if was.link_up == is.link_up {
                 continue;
             }
@@ -356,6 +369,7 @@ impl NicInstance {
 struct GuestView {
     link_up: bool,
     mac: MacAddr,
+    mtu: Mtu,
 }
 
 fn seen_by_guests(policy: &Policy) -> Vec<GuestView> {
@@ -363,6 +377,7 @@ fn seen_by_guests(policy: &Policy) -> Vec<GuestView> {
     vfs.map(|vf| GuestView {
         link_up: policy.link_up_for(vf),
         mac: policy.vf(vf).mac,
+        mtu: policy.told_mtu(vf),
     })
     .collect()
 }
@@ -512,6 +527,12 @@ impl Device for VfDevice<'_> {
                 tracing::info!(device, %features, "driver acknowledged features");
             }
             SessionEvent::Controlled { features } => self.forget_driver(features),
+            SessionEvent::Mtu(mtu) => {
+                if let Ok(mtu) = Mtu::new(mtu.into()) {
+                    // Never refused.
+                    let _ = self.request(|_| Ok(Some(VfRequest::Mtu(mtu))));
+                }
+            }
             SessionEvent::Reset => self.forget_driver(VirtioFeatures::empty()),
             SessionEvent::Disconnected { why } => {
                 use vf_vhost::endpoint::SessionRefusal as R;

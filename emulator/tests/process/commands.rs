@@ -29,6 +29,10 @@ fn settings(emulator: &Emulator) -> Vec<BTreeMap<String, String>> {
 fn wrong_commands_change_nothing() {
     let emulator = Emulator::with_config(BACK_TO_BACK);
     emulator.does("--nic a vf 1 set vlan 7 qos 3 max_tx_rate 100");
+    let said = settings(&emulator);
+    // As ip-link(8) has it: the same.
+    emulator.does("link set dev a vf 1 vlan 7 qos 3 rate 100");
+    assert_eq!(settings(&emulator), said);
     let before = settings(&emulator);
     for (words, says) in [
         ("vf 0 set path direct", "--nic"),
@@ -56,7 +60,13 @@ fn wrong_commands_change_nothing() {
         ),
         ("--nic a filter add flow-type tcp4 vf 1", "dst-ip"),
         ("--nic a filter del flow-type ether proto 2048", "no such"),
-        ("--nic a link set sideways", "up or down"),
+        ("--nic a link set sideways", "up, down, mtu, hwmode or vf"),
+        ("link set dev c vf 0 trust on", "no NIC 'c'"),
+        ("--nic b link set dev a vf 0 trust on", "--nic b and dev a"),
+        ("--nic a vf 0-2 trust on", "0 to 1"),
+        ("--nic a vf 0 link_state auto", "did you mean 'state'?"),
+        ("--nic a vf 0 mtu 67", "an MTU is 68 to 9216 bytes"),
+        ("--nic a link set up mtu 9217", "an MTU is 68 to 9216 bytes"),
         ("--nic a link down", "set"),
     ] {
         let args: Vec<&str> = words.split_whitespace().collect();

@@ -275,3 +275,76 @@ fn what_is_for_a_vf_without_a_guest_is_counted_as_that() {
     let all = drops(&emulator.vf(0, 1).total);
     assert_eq!(all, [("not_attached".to_owned(), 2)]);
 }
+
+/// What is longer than an MTU is dropped by whose it exceeds: the sender, the port on its way out and in, the receiver, and of a
+/// group by each for itself.
+#[test]
+fn mtus_on_either_path() {
+    let (emulator, [mut a0, mut a1, mut b0, _]) = bench();
+    let at_port = |nic: usize, way: &str| {
+        let nic = &emulator.show().nics[nic];
+        let ports = [&nic.link.counters, &nic.pf];
+        let drops = ports.map(|port| {
+            if way == "rx" {
+                &port.rx_drops
+            } else {
+                &port.tx_drops
+            }
+        });
+        drops
+            .iter()
+            .filter_map(|drops| drops.get("mtu_exceeded"))
+            .sum::<u64>()
+    };
+    let at_vf = |nic, vf| dropped(&emulator, nic, vf, "mtu_exceeded");
+    for path in ["direct", "mediated"] {
+        all(&emulator, path);
+        // The sender's: a tag is no payload.
+        command(&emulator, "a vf 0 set mtu 1000");
+        let (fits, long) = (a0.frame(a1.mac, 1014), a0.frame(a1.mac, 1015));
+        let before = at_vf(0, 0);
+        a0.send(&long);
+        a0.send(&fits);
+        a1.gets(&fits);
+        let fits = tagged(&fits, 5);
+        a0.send(&fits);
+        a1.gets(&fits);
+        assert_eq!(at_vf(0, 0), before + 1);
+        // The receiver's, once as the only one and once as one of a group.
+        let long = a1.frame(a0.mac, 1015);
+        a1.send(&long);
+        a0.never_gets(&long);
+        let long = a1.frame(BROADCAST, 1015);
+        a1.send(&long);
+        b0.gets(&long);
+        a0.never_gets(&long);
+        assert_eq!(at_vf(0, 0), before + 3);
+        // The port's.
+        command(&emulator, "a link set mtu 600");
+        command(&emulator, "a vf 0-1 mtu 1400");
+        let (out, back) = (at_port(0, "tx"), at_port(0, "rx"));
+        let long = a0.frame(a1.mac, 1414);
+        a0.send(&long);
+        a1.gets(&long);
+        let long = a0.frame(b0.mac, 615);
+        a0.send(&long);
+        b0.never_gets(&long);
+        let long = b0.frame(a0.mac, 615);
+        b0.send(&long);
+        a0.never_gets(&long);
+        assert_eq!((at_port(0, "tx"), at_port(0, "rx")), (out + 1, back + 1));
+        let vf = emulator.vf(0, 1);
+        assert_eq!((vf.mtu, emulator.show().nics[0].link.mtu), (1400, 600));
+        pass(&mut a0, &mut b0);
+        command(&emulator, "a vf 0-1 mtu 0");
+        assert_eq!(emulator.vf(0, 1).mtu, 600);
+        command(&emulator, "a link set mtu 9216");
+        // Their drivers were told 1500 when they came, and agreed.
+        let (fits, long) = (a0.frame(a1.mac, 1514), a0.frame(a1.mac, 1515));
+        a0.send(&long);
+        a0.send(&fits);
+        a1.gets(&fits);
+        a1.never_gets(&long);
+        assert_eq!(emulator.vf(0, 1).mtu, 1500);
+    }
+}

@@ -96,6 +96,7 @@ impl Device for Rings {
             SessionEvent::Refused { what } => format!("refused: {what}"),
             SessionEvent::Negotiated { features } => format!("features {features:#x}"),
             SessionEvent::Controlled { .. } => "controlled".to_owned(),
+            SessionEvent::Mtu(mtu) => format!("mtu {mtu}"),
             SessionEvent::Reset => "reset".to_owned(),
             _ => "connected".to_owned(),
         });

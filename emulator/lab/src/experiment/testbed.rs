@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use vf_guest::net::{NetConfig, NetDevice, Notify};
 use vf_guest::tcp::{GuestConfig, StreamId, TcpGuest};
-use vf_model::{MacAddr, Nanos, Path, VfIndex, VfSetting};
+use vf_model::{MacAddr, Mtu, Nanos, Path, VfIndex, VfSetting};
 use vf_nic::config::{NicSettings, Offloads, SocketRole, VfSettings, WireSettings};
 
 use super::ExperimentError;
@@ -39,7 +39,7 @@ pub(super) fn nic_settings(plan: &ExperimentPlan, host: usize, path: Path) -> Ni
         workers: 1,
         mac_base: MacAddr([0x02, 0, 0, 0, [0x0a, 0x0b][host], 0]),
         queue_pairs: 1,
-        mtu: plan.mtu,
+        mtu: Mtu::new(plan.mtu.into()).ok(),
         offloads: plan.offloads,
         uplink: None,
         netem: plan.netem.clone().map(|netem| netem.or_seed(plan.seed)),

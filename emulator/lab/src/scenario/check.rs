@@ -4,7 +4,7 @@ use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 
 use toml::Spanned;
-use vf_model::{Command, Nanos, VfIndex};
+use vf_model::{Command, Mtu, Nanos, VfIndex};
 use vf_nic::config::{Config, Sections, SocketRole, line_of, one_line};
 use vf_nic::instance::initial_policy;
 use vf_nic::uplink::UplinkSpec;
@@ -137,8 +137,10 @@ impl ScenarioPlan {
                 self.interface(also.nic.as_deref(), also.vf, &also.address, &interfaces)?;
             interfaces.push(interface);
         }
-        let most = interfaces.iter().map(|i| self.config.nics[i.nic].mtu).min();
-        let most = most.unwrap_or_default();
+        let told = interfaces
+            .iter()
+            .map(|i| self.config.nics[i.nic].told_mtu(i.vf));
+        let most = told.min().unwrap_or(Mtu::ETHERNET).get();
         let mtu = section.mtu.unwrap_or(most);
         if !(576..=most).contains(&mtu) {
             return Err(value("mtu", mtu, "576 bytes to the mtu of its [[nic]]"));

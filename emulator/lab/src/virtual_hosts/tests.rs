@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use vf_guest::frontend::Frontend;
 use vf_guest::net::{NetConfig, NetDevice, NetHeader, Notify, RxFrame};
-use vf_model::{Judge, LinkConfig, MacAddr, Profile, VfLinkState, VfSetting};
+use vf_model::{Judge, LinkConfig, LinkSetting, MacAddr, Profile, VfLinkState, VfSetting};
 use vf_nic::config::{Offloads, SocketRole, VfSettings};
 use vf_nic::control::Observer;
 use vf_nic::watch::{Direction, Port, Seen};
@@ -26,7 +26,7 @@ fn nic(name: &str, mac: u8, vfs: &[Vec<VfSetting>]) -> NicSettings {
         workers: 1,
         mac_base: MacAddr([2, 0, 0, 0, mac, 0]),
         queue_pairs: 1,
-        mtu: 1500,
+        mtu: None,
         offloads: Offloads::default(),
         uplink: None,
         netem: None,
@@ -161,7 +161,7 @@ fn every_frame_is_seen_wherever_it_passes() {
 #[test]
 fn a_command_is_applied_at_its_time_and_before_all_else() {
     let path = |path| Command::SetVf {
-        vf: VfIndex(0),
+        vfs: VfIndex(0).into(),
         settings: vec![VfSetting::Path(path)],
     };
     let direct = on_path(Path::Direct);
@@ -276,7 +276,7 @@ fn figures_are_read_while_planes_are_on_loan() {
 
 #[test]
 fn a_cable_pulled_at_one_end_takes_the_carrier_at_both() {
-    let link = |up| Command::SetLink { up };
+    let link = |up| Command::SetLink(vec![LinkSetting::Up(up)]);
     let drops = |world: &VirtualHosts, h: usize| -> Vec<(Option<VfIndex>, String)> {
         let drops = world.host(h).borrow().statistics.clone();
         let drops = drops.drops().map(|(vf, why, _)| (vf, why.to_string()));

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use vf_model::{MacAddr, Refusal};
+use vf_model::{MacAddr, MtuError, Refusal};
 
 use super::{MAX_QUEUE_PAIRS, MAX_THREADS, MAX_VFS, MAX_WORKERS};
 
@@ -57,12 +57,12 @@ pub enum ConfigError {
         pairs: u16,
     },
     /// An MTU out of range.
-    #[error("{nic}: mtu = {mtu}: the MTU is 68 to 9216 bytes")]
+    #[error("{nic}: {why}")]
     Mtu {
         /// The NIC.
         nic: String,
         /// What was asked for.
-        mtu: u16,
+        why: MtuError,
     },
     /// A multicast or zero base address, or one that runs over for the last VF.
     #[error(

@@ -5,7 +5,9 @@ use std::path::Path;
 
 use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
-use vf_model::{Command, FilterSpec, MacAddr, NicConfig, Policy, Profile, Refusal};
+use vf_model::{
+    Command, FilterSpec, MacAddr, Mtu, NicConfig, Policy, Profile, Refusal, VfIndex, VfSetting,
+};
 use vf_vhost::features::VirtioFeatures;
 
 use super::error::ConfigError;
@@ -26,8 +28,9 @@ pub struct NicSettings {
     pub mac_base: MacAddr,
     /// Queue pairs offered to each guest.
     pub queue_pairs: u16,
-    /// The MTU told to guests.
-    pub mtu: u16,
+    /// The MTU of the port and of VFs without one of their own. Without one, guests are told 1500, and frames are as long as the NIC
+    /// can have them.
+    pub mtu: Option<Mtu>,
     /// What the NIC does for guests.
     pub offloads: Offloads,
     /// What is plugged into its port, if that is no wire to another NIC.
@@ -45,6 +48,18 @@ pub struct NicSettings {
 }
 
 impl NicSettings {
+    /// The MTU that the driver of a VF is told at the start.
+    #[must_use]
+    pub fn told_mtu(&self, vf: VfIndex) -> Mtu {
+        let settings = self.vf.get(vf.index()).map(|vf| &vf.policy[..]);
+        let mut last = settings.unwrap_or_default().iter().rev();
+        let own = last.find_map(|setting| match setting {
+            VfSetting::Mtu(mtu) => Some(Mtu::new(*mtu).ok()),
+            _ => None,
+        });
+        own.flatten().or(self.mtu).unwrap_or(Mtu::ETHERNET)
+    }
+
     /// What a worker's thread is called, and its row in `vfnic show workers`.
     #[must_use]
     pub fn worker_name(&self, worker: usize) -> String {
@@ -93,8 +108,7 @@ pub struct NicSection {
     pub(super) mac_base: Option<MacAddr>,
     #[serde(default = "default_queue_pairs")]
     pub(super) queue_pairs: u16,
-    #[serde(default = "default_mtu")]
-    mtu: u16,
+    pub(super) mtu: Option<u32>,
     #[serde(default)]
     offloads: Offloads,
     #[serde(default)]
@@ -127,10 +141,6 @@ pub fn default_queue_pairs() -> u16 {
     8
 }
 
-fn default_mtu() -> u16 {
-    1500
-}
-
 /// The MAC address of VF 0 of the `n`th NIC, unless given: locally administered, one block of 256 a NIC.
 fn default_mac_base(n: usize) -> MacAddr {
     let n = u8::try_from(n).unwrap_or(u8::MAX);
@@ -149,7 +159,6 @@ pub(super) fn check(
         vfs,
         workers,
         queue_pairs,
-        mtu,
         ..
     } = section;
     if !(1..=MAX_VFS).contains(&vfs) {
@@ -165,9 +174,10 @@ pub(super) fn check(
             pairs: queue_pairs,
         });
     }
-    if !(68..=9216).contains(&mtu) {
-        return Err(ConfigError::Mtu { nic: name, mtu });
-    }
+    let mtu = match section.mtu.map(Mtu::new).transpose() {
+        Ok(mtu) => mtu,
+        Err(why) => return Err(ConfigError::Mtu { nic: name, why }),
+    };
     let mac_base = section.mac_base.unwrap_or_else(|| default_mac_base(n));
     let low = u32::from_be_bytes([0, mac_base.0[3], mac_base.0[4], mac_base.0[5]]);
     if mac_base.is_multicast() || mac_base.0 == [0; 6] || low + u32::from(vfs) > 1 << 24 {

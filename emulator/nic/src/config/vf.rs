@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use serde::de::{self, DeserializeSeed, Error as _, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer};
-use vf_model::{SETTING_KEYS, SettingKey, VfSetting};
+use vf_model::{SETTING_KEYS, SettingKey, VfSetting, nearest};
 
 /// One VF.
 #[derive(Clone, Debug)]
@@ -106,9 +106,11 @@ impl<'de> Deserialize<'de> for Key {
                 let place = SETTING_KEYS.iter().position(|key| key.name == word);
                 Key::Policy(place.ok_or_else(|| {
                     let known: Vec<_> = SETTING_KEYS.iter().map(|key| key.name).collect();
+                    let meant = nearest(&word, known.iter().copied());
+                    let meant = meant.map_or_else(String::new, |key| format!(" (did you mean `{key}`?)"));
                     let known = known.join(", ");
                     D::Error::custom(format!(
-                        "unknown field `{word}`, expected one of index, socket, socket_role, {known}"
+                        "unknown field `{word}`, expected one of index, socket, socket_role, {known}{meant}"
                     ))
                 })?)
             }

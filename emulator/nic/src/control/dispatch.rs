@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::ops::Deref;
 
-use vf_model::{Command, Nanos, Policy, Question, Refused};
+use vf_model::{Addressed, Command, Nanos, Policy, Question, Refused};
 
 use super::observe::Observer;
 use super::protocol::{FilterLine, NicCommand, PROTOCOL, Request, Response};
@@ -195,9 +195,7 @@ fn plan<N: Nics>(nics: &N, commands: &[NicCommand]) -> Result<Vec<Change>, Rejec
 fn read(names: &[String], commands: &[NicCommand]) -> (BTreeMap<usize, ForOne>, Option<Rejected>) {
     let mut read = BTreeMap::<usize, ForOne>::new();
     for (at, NicCommand { nic, words }) in commands.iter().enumerate() {
-        let command = nic_named(names, nic.as_deref())
-            .and_then(|n| Ok((n, Command::parse(words).map_err(|e| e.to_string())?)));
-        match command {
+        match read_one(names, nic.as_deref(), words) {
             Ok((n, command)) => {
                 let (places, commands) = read.entry(n).or_default();
                 places.push(at);
@@ -207,6 +205,22 @@ fn read(names: &[String], commands: &[NicCommand]) -> (BTreeMap<usize, ForOne>, 
         }
     }
     (read, None)
+}
+
+/// A command and the place of its NIC, which may be named beside its words or in them, as `dev`.
+fn read_one(
+    names: &[String],
+    nic: Option<&str>,
+    words: &[String],
+) -> Result<(usize, Command), String> {
+    let read = Command::parse_addressed(words);
+    let Addressed { dev, command } = read.map_err(|refusal| refusal.to_string())?;
+    match (nic, dev.as_deref()) {
+        (Some(nic), Some(dev)) if nic != dev => Err(format!(
+            "--nic {nic} and dev {dev}: a command is for one NIC"
+        )),
+        (nic, dev) => Ok((nic_named(names, nic.or(dev))?, command)),
+    }
 }
 
 fn said(commands: &[Command]) -> String {

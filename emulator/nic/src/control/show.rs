@@ -90,6 +90,9 @@ pub struct ShowLink {
     pub carrier: bool,
     /// Megabits a second.
     pub rate_mbps: u64,
+    /// Most bytes behind the header and tags of a frame that passes it.
+    #[serde(default)]
+    pub mtu: u16,
     /// Share of the interval in which a frame was being sent, preamble and gap included. More than 1 is an error of measurement.
     pub tx_utilisation: f64,
     /// Nanoseconds spent sending, in all.
@@ -162,6 +165,9 @@ pub struct ShowVf {
     pub settings: BTreeMap<String, String>,
     /// `direct` or `mediated`.
     pub path: String,
+    /// The MTU in force for what it receives: its own, the port's, or the one that its driver was told.
+    #[serde(default)]
+    pub mtu: u16,
     /// Its socket.
     pub socket: String,
     /// Whether a front end is connected.
@@ -388,7 +394,7 @@ impl ShowNic {
         let link = &self.link;
         writeln!(
             f,
-            "\n{}: link {} {} Mb/s, uplink {}, tx {:.1} % busy",
+            "\n{}: link {} {} Mb/s, mtu {}, uplink {}, tx {:.1} % busy",
             self.name,
             match (link.up, link.carrier) {
                 (true, _) => "up",
@@ -396,6 +402,7 @@ impl ShowNic {
                 (false, false) => "down (no carrier)",
             },
             link.rate_mbps,
+            link.mtu,
             self.uplink,
             100.0 * link.tx_utilisation,
         )?;
