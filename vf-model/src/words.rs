@@ -90,11 +90,6 @@ impl<'a, S: AsRef<str>> Words<'a, S> {
         }
     }
 
-    /// The word that [`Words::next`] would read.
-    pub(crate) fn peek(&self) -> Option<&'a str> {
-        self.rest.clone().next().map(S::as_ref)
-    }
-
     /// How many are left.
     pub(crate) fn left(&self) -> usize {
         self.rest.len()

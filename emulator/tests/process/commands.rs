@@ -40,7 +40,7 @@ fn wrong_commands_change_nothing() {
         ("--nic a vf 2 set path mediated", "0 to 1"),
         ("--nic a vf x set path mediated", "'x'"),
         ("--nic a vf 0 set path sideways", "sideways"),
-        ("--nic a vf 0 set path", "direct or mediated"),
+        ("--nic a vf 0 set path", "direct, mediated or auto"),
         ("--nic a vf 0 set", "path"),
         ("--nic a vf 0 set speed 3", "speed"),
         ("--nic a vf 0 set vlan 4095", "4094"),

@@ -335,7 +335,9 @@ fn mtus_on_either_path() {
         assert_eq!((at_port(0, "tx"), at_port(0, "rx")), (out + 1, back + 1));
         let vf = emulator.vf(0, 1);
         assert_eq!((vf.mtu, emulator.show().nics[0].link.mtu), (1400, 600));
-        pass(&mut a0, &mut b0);
+        let fits = a0.frame(b0.mac, 614);
+        a0.send(&fits);
+        b0.gets(&fits);
         command(&emulator, "a vf 0-1 mtu 0");
         assert_eq!(emulator.vf(0, 1).mtu, 600);
         command(&emulator, "a link set mtu 9216");

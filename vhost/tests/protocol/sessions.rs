@@ -274,6 +274,14 @@ fn acknowledgements() {
         u64s(&[w.endpoint.config().features.bits()])
     );
     assert!(w.silent());
+    assert_eq!(w.acked(NET_SET_MTU, &u64s(&[1400]), &[]), 0);
+    let agreed = w
+        .rings
+        .events
+        .iter()
+        .filter(|event| event.starts_with("mtu"));
+    let agreed: Vec<_> = agreed.cloned().collect();
+    assert_eq!(agreed, ["mtu 1500", "mtu 1400"]);
     assert_eq!(w.acked(NET_SET_MTU, &u64s(&[1500]), &[]), 0);
     assert_eq!(w.acked(NET_SET_MTU, &u64s(&[9000]), &[]), 1);
     assert_eq!(w.acked(99, &[1, 2, 3], &[]), 1);
