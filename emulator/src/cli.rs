@@ -49,7 +49,7 @@ pub enum Command {
     /// Change a VF while it runs, in the words of 'ip link set dev PF vf N'
     #[command(after_help = vf_help())]
     Vf {
-        /// N [set] SETTING VALUE ... | N mac add|del MAC [vlan VID] | N vlan add|del VID |
+        /// N SETTING VALUE ... | N mac add|del MAC [vlan VID] | N vlan add|del VID |
         /// N rss [hkey KEY] [equal N|weight W0 W1 ...|default]; N and VID may be ranges, such as 0-7
         #[arg(required = true, num_args = 1.., trailing_var_arg = true, allow_hyphen_values = true)]
         words: Vec<String>,
