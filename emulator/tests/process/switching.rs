@@ -46,6 +46,7 @@ fn survives_many_switches(workers: usize, sockets: [&str; 2]) {
             if n % 3 == side || n % 3 == 2 {
                 paths[side] = match paths[side] {
                     "direct" => "mediated",
+                    "mediated" => "auto",
                     _ => "direct",
                 };
                 command(

@@ -66,6 +66,44 @@ fn tcp_across_the_wire_arrives_whole_on_both_paths() {
 }
 
 #[test]
+fn path_auto_learns_its_flows_while_they_run() {
+    for workers in [1, 2] {
+        let emulator = Emulator::with_config(&back_to_back(workers));
+        for nic in ["a", "b"] {
+            emulator.does(&format!("--nic {nic} vf 0 set path auto max_filters 4"));
+        }
+        for tso in [false, true] {
+            streams_arrive(&emulator, ["a-vf0.sock", "b-vf0.sock"], tso, 1);
+        }
+        for nic in 0..2 {
+            let vf = emulator.vf(nic, 0);
+            assert_eq!((vf.path.as_str(), vf.mediated.tx_packets), ("auto", 0));
+            let auto = vf.auto.unwrap();
+            let counted = auto.counters;
+            // Whole streams have passed straight, and little more than their beginnings by way of the hypervisor.
+            assert!(counted.fastpath_rx_bytes > BYTES, "{auto:?}");
+            assert!(counted.fastpath_tx_bytes > BYTES, "{auto:?}");
+            assert!(counted.slowpath_rx_packets > 0, "{auto:?}");
+            assert!(counted.slowpath_tx_packets > 0, "{auto:?}");
+            assert!(auto.learned >= 2 && auto.filters >= 2, "{auto:?}");
+            assert_eq!((auto.max_filters, counted.forwarded_macs), (4, 1));
+        }
+        let shown = emulator.vfnic(&["--nic", "a", "filter", "show"]);
+        let shown = String::from_utf8(shown.stdout).unwrap();
+        assert!(shown.contains("vf 0 priority hint"), "{shown}");
+        // Without a link all is forgotten, and learned again.
+        emulator.does("--nic a link set down");
+        let auto = emulator.vf(0, 0).auto.unwrap();
+        assert_eq!(auto.filters, 0);
+        let before = auto.counters.fastpath_rx_bytes;
+        emulator.does("--nic a link set up");
+        streams_arrive(&emulator, ["a-vf0.sock", "b-vf0.sock"], false, 1);
+        let after = emulator.vf(0, 0).auto.unwrap().counters.fastpath_rx_bytes;
+        assert!(after > before + BYTES / 2, "{before} {after}");
+    }
+}
+
+#[test]
 fn what_is_sent_is_impaired_as_the_sender_says_and_shown() {
     let config = BACK_TO_BACK
         .replacen("'a'", "'a'\nnetem = 'delay 30ms duplicate 100%'", 1)

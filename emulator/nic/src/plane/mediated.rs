@@ -46,6 +46,8 @@ pub struct MediatedPlane {
     /// The vif that is first asked for the next piece of work.
     cursor: usize,
     since_flush: usize,
+    /// VFs on path `auto` that were given frames by way of the NIC since then: to tell them costs as much as other guests.
+    given_back: VfSet,
 }
 
 /// The cost of work and the CPU that pays for it.
@@ -101,6 +103,7 @@ impl MediatedPlane {
             last_was_pf: false,
             cursor: 0,
             since_flush: 0,
+            given_back: VfSet::default(),
         }
     }
 
@@ -307,6 +310,8 @@ impl MediatedPlane {
             rx.pool.give(frame);
             return None;
         }
+        let auto = self.model.policy().auto();
+        self.given_back = self.given_back.union(onward.vfs.intersection(auto));
         if let Some(tag) = verdict.insert {
             frame.edit(TagEdit::Insert(tag.to_bytes()));
         }
@@ -321,7 +326,7 @@ impl MediatedPlane {
     fn flush(&mut self, now: Nanos) {
         self.since_flush = 0;
         self.ports.publish();
-        let made = self.ports.flush(now);
+        let made = self.ports.flush(now) + std::mem::take(&mut self.given_back).len() as u64;
         if let (1.., Some(cpu)) = (made, &mut self.cpu) {
             let cycles = cpu.cost.notification_cycles();
             cpu.budget.charge(now, cycles * made);
