@@ -46,7 +46,8 @@ pub struct Policy {
     fdb: Arc<Fdb>,
     /// The filters that say who receives a frame.
     filter_table: FilterTable,
-    /// Those and the learned ones, which take rows of the same table; `None` while none is learned.
+    /// Those and the learned ones, which take rows of the same table; `None` until one is learned. It stays then, so that filters
+    /// keep their ids.
     with_learned: Option<FilterTable>,
     learned: Learned,
     /// How often filters have come that put frames of VFs on path `auto` on the fast path at once.
@@ -390,9 +391,6 @@ impl Policy {
             // Whoever else has taken it out has done the same.
             let _ = table.remove(&spec.matches, spec.priority);
         }
-        if self.learned.filters().is_empty() {
-            self.with_learned = None;
-        }
     }
 
     fn forget_all(&mut self) {
@@ -626,6 +624,7 @@ impl Policy {
             self.existing(vf)?;
         }
         self.filter_table.insert(spec, how)?;
+        self.forget_match(&spec.matches);
         self.change_whole_table(|table| table.insert(spec, how));
         let steers = |vf| self.vf(vf).path == Path::Auto;
         self.steered += u64::from(spec.action.vf().is_some_and(steers));
@@ -686,13 +685,21 @@ impl Policy {
         matches: &FilterMatch,
         priority: FilterPriority,
     ) -> Option<Changed> {
+        let named = priority == FilterPriority::Hint && self.forget_match(matches);
+        named.then_some(Changed::Flows)
+    }
+
+    /// Forgets the learned filter with this match; whether there was one.
+    fn forget_match(&mut self, matches: &FilterMatch) -> bool {
         let is_meant = |filter: &&LearnedFilter| {
             let spec = filter.key.filter(filter.vf);
-            spec.is_some_and(|spec| (spec.matches, spec.priority) == (*matches, priority))
+            spec.is_some_and(|spec| spec.matches == *matches)
         };
-        let LearnedFilter { key, vf, .. } = *self.learned.filters().iter().find(is_meant)?;
-        self.forget(key, vf);
-        Some(Changed::Flows)
+        let meant = self.learned.filters().iter().find(is_meant).copied();
+        if let Some(LearnedFilter { key, vf, .. }) = meant {
+            self.forget(key, vf);
+        }
+        meant.is_some()
     }
 
     fn request(

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::select;
+use proptest::test_runner::FileFailurePersistence;
 use vf_model::{
     Command, FastEvent, FastKey, FrameMeta, HypervisorModel, Judge, Lane, MacAddr, Nanos, Nic,
     NicConfig, Onward, Policy, Profile, RxMode, Source, Verdict, VfIndex, VfRequest,
@@ -557,6 +558,16 @@ fn the_administrators_filters_go_first_and_a_full_table_leaves_flows_slow() {
     let words = "flow-type udp4 dst-ip 10.0.0.0 dst-port 81 priority hint";
     host.set(&format!("filter del {words}"));
     assert_eq!((host.learned(0), host.policy.all_filters().len()), (0, 2));
+    // Learned, and then given another VF by hand: there is one filter for a match.
+    host.wire(&udp(0, REMOTE, 82, 0));
+    assert_eq!((host.learned(0), host.policy.all_filters().len()), (1, 3));
+    host.set("filter add flow-type udp4 dst-ip 10.0.0.0 dst-port 82 vf 1");
+    assert_eq!((host.learned(0), host.policy.all_filters().len()), (0, 3));
+    host.settle();
+    host.wire(&udp(0, REMOTE, 82, 1));
+    assert_eq!(host.arrived[&((REMOTE, 0, 82), 1)], [1]);
+    host.set("filter del flow-type udp4 dst-ip 10.0.0.0 dst-port 82");
+    assert_eq!(host.policy.all_filters().len(), 2);
     // Full.
     let mut full = (*host.policy).clone();
     for n in 0..20_000 {
@@ -620,7 +631,12 @@ fn any_step() -> impl Strategy<Value = Step> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 1500, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig {
+        cases: 1500,
+        // Beside those of the unit tests, which a test outside `src` does not find by itself.
+        failure_persistence: Some(Box::new(FileFailurePersistence::Direct("proptest-regressions/auto.txt"))),
+        ..ProptestConfig::default()
+    })]
 
     /// Whoever runs when, and whatever is learned and forgotten meanwhile: all arrives, and each flow in order.
     #[test]
