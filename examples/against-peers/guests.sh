@@ -26,9 +26,14 @@ SCRIPT
 }
 
 boot_guest() { # NAME ADDRESS SOCKET ENVIRONMENT...
-    local name=$1 address=$2 socket=$3 memory=$run
+    local name=$1 address=$2 socket=$3 memory=/dev/shm
     shift 3
-    (($(df --output=avail -k /dev/shm 2>/dev/null | tail -n 1) > 700000)) 2>/dev/null && memory=/dev/shm
+    # A NIC takes no guest memory on a disk.
+    if ! (($(df --output=avail -k /dev/shm 2>/dev/null | tail -n 1) > 700000)) 2>/dev/null; then
+        memory=$run
+        [[ $(stat --file-system --format %T "$run") == tmpfs ]] ||
+            fail 'no tmpfs has room for the guests: make /dev/shm larger (mount -o remount,size=1G /dev/shm), or set TMPDIR to a folder on another'
+    fi
     mkdir -p "$run/$name" && cp "$run/$name.script" "$run/$name/script"
     # An archive of its own behind the initramfs, at a multiple of four bytes.
     cp "$guest_image/initramfs.gz" "$run/$name.initramfs"

@@ -76,9 +76,13 @@ end_everything() {
 trap end_everything EXIT
 trap 'exit 1' INT TERM HUP
 
-# The guests' memory is a file: in /dev/shm, unless that is as small as in a container.
-memory=$run
-(($(df --output=avail -k /dev/shm 2>/dev/null | tail -n 1) > 700000 * pairs)) 2>/dev/null && memory=/dev/shm
+# The guests' memory is a file, and a NIC takes none on a disk: in /dev/shm, unless that is as small as in a container.
+memory=/dev/shm
+if ! (($(df --output=avail -k /dev/shm 2>/dev/null | tail -n 1) > 700000 * pairs)) 2>/dev/null; then
+    memory=$run
+    [[ $(stat --file-system --format %T "$run") == tmpfs ]] ||
+        fail 2 "no tmpfs has room for the guests: make /dev/shm larger (mount -o remount,size=${pairs}G /dev/shm), or set TMPDIR to a folder on another"
+fi
 # Waking another CPU for each turn costs more than it gives: everything is on one.
 pin=(); type -P taskset >/dev/null && pin=(taskset -c "$(taskset -cp $$ | sed 's/.*: //; s/[-,].*//')")
 

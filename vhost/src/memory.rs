@@ -23,7 +23,7 @@ use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
-use rustix::fs::{FileType, SealFlags};
+use rustix::fs::SealFlags;
 use thiserror::Error;
 use vm_memory::{FileOffset, MmapRegion, VolatileMemory, VolatileSlice};
 
@@ -40,7 +40,6 @@ pub const MAX_REGIONS: usize = 64;
 pub const MAX_TOTAL: u64 = 1 << 40;
 
 const HUGETLBFS: u64 = 0x9584_58f6;
-const FUSE: u64 = 0x6573_5546;
 
 /// One region as a front end describes it (vhost-user "Memory region description").
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -77,8 +76,11 @@ pub enum MemoryError {
     /// More than [`MAX_TOTAL`] bytes.
     #[error("more memory than a guest may have")]
     TooBig,
-    /// Not a regular file, or one whose pages a user process supplies and so may withhold.
-    #[error("the descriptor is not shared memory")]
+    /// No file of which the kernel itself has all pages: those of a file on a disk have to be read first, and those of FUSE a user
+    /// process may withhold, while everybody whose rings the same thread has waits.
+    #[error(
+        "the descriptor is not shared memory: neither a memfd nor a file on tmpfs (/dev/shm) or hugetlbfs"
+    )]
     NotMemory,
     /// The file ends before the region does.
     #[error("the file has {have} bytes, the region needs {need}")]
@@ -422,18 +424,16 @@ impl<'a> Window<'a> {
 impl Mapping {
     /// Maps the `size` bytes at `offset` of a file.
     fn map(fd: OwnedFd, offset: u64, size: u64) -> Result<Mapping, MemoryError> {
+        // Files in memory have seals, and no others; nor does this question wait for a file system, as the next ones may.
+        let seals = rustix::fs::fcntl_get_seals(&fd).map_err(|_| MemoryError::NotMemory)?;
         let stat = rustix::fs::fstat(&fd)?;
         let filesystem = u64::try_from(rustix::fs::fstatfs(&fd)?.f_type).unwrap_or(0);
-        if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile || filesystem == FUSE {
-            return Err(MemoryError::NotMemory);
-        }
         let have = u64::try_from(stat.st_size).unwrap_or(0);
         let need = offset.checked_add(size).ok_or(MemoryError::Wraps)?;
         if have < need {
             return Err(MemoryError::FileTooSmall { have, need });
         }
-        let shrinkable =
-            !rustix::fs::fcntl_get_seals(&fd).is_ok_and(|seals| seals.contains(SealFlags::SHRINK));
+        let shrinkable = !seals.contains(SealFlags::SHRINK);
 
         let page = if filesystem == HUGETLBFS {
             u64::try_from(stat.st_blksize).unwrap_or(0)
@@ -643,6 +643,31 @@ mod tests {
         assert!(matches!(
             GuestMemory::map(vec![(spec(0, 0x1000, 0, 0), pipe)]),
             Err(E::NotMemory)
+        ));
+    }
+
+    #[test]
+    fn memory_is_a_memfd_or_a_file_on_tmpfs_and_nothing_on_a_disk() {
+        let map = |fd| GuestMemory::map(vec![(spec(0, 0x1000, 0, 0), fd)]);
+        let file = |dir: &str| {
+            let file = tempfile::tempfile_in(dir).unwrap();
+            file.set_len(0x1000).unwrap();
+            OwnedFd::from(file)
+        };
+        assert!(map(memfd(0x1000)).is_ok());
+        let tmpfs = |dir: &str| rustix::fs::statfs(dir).is_ok_and(|fs| fs.f_type == 0x0102_1994);
+        if tmpfs("/dev/shm") {
+            assert!(map(file("/dev/shm")).is_ok());
+        }
+        // Where the sources are is seldom in memory.
+        let here = env!("CARGO_MANIFEST_DIR");
+        if !tmpfs(here) {
+            assert!(matches!(map(file(here)), Err(MemoryError::NotMemory)));
+        }
+        let device = File::options().read(true).write(true).open("/dev/zero");
+        assert!(matches!(
+            map(device.unwrap().into()),
+            Err(MemoryError::NotMemory)
         ));
     }
 

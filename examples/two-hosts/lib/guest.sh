@@ -17,8 +17,17 @@ qemu_device_options=    # ",host_tso4=off,..."
 qemu_version() { qemu-system-x86_64 --version | sed -n 's/.*version \([0-9]*\)\.\([0-9]*\).*/\1 \2/p'; }
 
 # NAME [SOCKET MAC]: starts a guest, with a NIC when a socket is named. Does not wait.
+find_memory() { # A kernel's memory is a file, and a NIC takes none on a disk: in /dev/shm, unless that is as small as in a container.
+    memory=/dev/shm
+    (($(df --output=avail -k /dev/shm 2>/dev/null | tail -n 1) > 2000000)) 2>/dev/null && return
+    memory=$run
+    [[ $(stat --file-system --format %T "$run") == tmpfs ]] ||
+        fail 'no tmpfs has room for the guests: make /dev/shm larger (mount -o remount,size=2G /dev/shm), or set TMPDIR to a folder on another'
+}
+
 guest_boot() {
     local name=$1 socket=${2:-} mac=${3:-} port fd
+    [[ $guests != uml || -n ${memory:-} ]] || find_memory
     port=$run/$name.agent
     rm -f "$port".* "$run/$name.replies"
     mkfifo "$port.in" "$port.out"
@@ -33,10 +42,7 @@ guest_boot() {
 boot_uml() {
     local name=$1 socket=$2 device=()
     [[ -n $socket ]] && device=("virtio_uml.device=$socket:1")
-    # The kernel's memory is a file: /dev/shm, unless that is as small as in a container.
-    TMPDIR=$run
-    (($(df --output=avail -k /dev/shm 2>/dev/null | tail -n 1) > 2000000)) 2>/dev/null && TMPDIR=/dev/shm
-    export TMPDIR
+    export TMPDIR=$memory
     [[ -n $uml_preload ]] && export LD_PRELOAD=$uml_preload
     exec setsid "$kernel" mem=256M "initrd=$initramfs" "${device[@]}" "umid=$name" "uml_dir=$run/uml" quiet panic=-1 \
         random.trust_cpu=on con=null con0=null,fd:1 ssl=null ssl1=fd:3,fd:4 3<>"$run/$name.agent.in" 4>>"$run/$name.replies"

@@ -60,6 +60,13 @@ fn lies_about_memory() {
     bytes(&long, "more memory", one([0, u64::MAX, 0, 0]));
     bytes(&long, "empty", one([guest, 0, user, 0]));
     bytes(&pipe, "not shared memory", one([guest, size, user, 0]));
+    let on_disk = tempfile::tempfile_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    on_disk.set_len(SIZE).unwrap();
+    bytes(
+        &on_disk.into(),
+        "neither a memfd nor a file on tmpfs",
+        one([guest, size, user, 0]),
+    );
     let two = [long.as_fd(), long.as_fd()];
     let overlap = [
         [guest, size, user, 0],

@@ -8,7 +8,7 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
-use rustix::fs::{StatVfsMountFlags, statvfs};
+use rustix::fs::{FsWord, StatVfsMountFlags, statfs, statvfs};
 use rustix::thread::{CpuSet, sched_getcpu, sched_setaffinity};
 
 use super::Image;
@@ -55,6 +55,15 @@ pub enum LaunchError {
         /// Why not.
         source: io::Error,
     },
+    /// A NIC takes no guest memory on a disk.
+    #[error(
+        "no tmpfs has room for {mib} MiB of guests' memory: make /dev/shm larger (mount -o remount,size={mib}M /dev/shm), or set \
+         TMPDIR to a folder on another"
+    )]
+    NoMemory {
+        /// How much that is.
+        mib: u64,
+    },
 }
 
 /// What a guest's script has printed.
@@ -72,11 +81,15 @@ pub struct Launcher<'a> {
     image: &'a Image,
     run: &'a Path,
     calendar: &'a Path,
-    memory: PathBuf,
+    memory: Option<PathBuf>,
+    memory_mib: u64,
 }
 
-/// Where guests' memory is fastest, if there is room.
+/// Where guests' memory is, if there is room.
 const SHARED_MEMORY: &str = "/dev/shm";
+
+/// The type of a tmpfs, as statfs(2) has it.
+const TMPFS: FsWord = 0x0102_1994;
 
 impl<'a> Launcher<'a> {
     /// For guests of `memory_mib` MiB in all, in the folder `run`. `calendar` is the socket that they take their time from,
@@ -95,16 +108,12 @@ impl<'a> Launcher<'a> {
         cpu.set(sched_getcpu());
         // Slower otherwise, not wrong.
         let _ = sched_setaffinity(None, &cpu);
-        let memory = if has_room(Path::new(SHARED_MEMORY), memory_mib) {
-            PathBuf::from(SHARED_MEMORY)
-        } else {
-            run.to_owned()
-        };
         Launcher {
             image,
             run,
             calendar,
-            memory,
+            memory: folder_for_memory([Path::new(SHARED_MEMORY), run], memory_mib),
+            memory_mib,
         }
     }
 
@@ -120,6 +129,10 @@ impl<'a> Launcher<'a> {
                 source,
             }
         };
+        let Some(memory) = &self.memory else {
+            let mib = self.memory_mib;
+            return Err(LaunchError::NoMemory { mib });
+        };
         let initramfs = format!("{}.initramfs", spec.name);
         self.write_initramfs(&initramfs, &spec.script)
             .map_err(failed("its initramfs"))?;
@@ -134,7 +147,7 @@ impl<'a> Launcher<'a> {
             .args(words(spec, self.calendar, &initramfs)?)
             .current_dir(self.run)
             .env_clear()
-            .env("TMPDIR", &self.memory)
+            .env("TMPDIR", memory)
             .process_group(0)
             .stdin(Stdio::null())
             .stdout(result)
@@ -178,12 +191,18 @@ impl<'a> Launcher<'a> {
     }
 }
 
-/// Whether a file system takes memory of so many MiB that holds programs.
-fn has_room(dir: &Path, mib: u64) -> bool {
-    statvfs(dir).is_ok_and(|fs| {
-        let room = fs.f_bavail.saturating_mul(fs.f_frsize) >> 20;
-        room >= mib && !fs.f_flag.contains(StatVfsMountFlags::NOEXEC)
-    })
+/// The first folder on a tmpfs that takes memory of so many MiB that holds programs.
+fn folder_for_memory<'a>(folders: impl IntoIterator<Item = &'a Path>, mib: u64) -> Option<PathBuf> {
+    let mut folders = folders.into_iter();
+    let found = folders.find(|dir| {
+        let in_memory = statfs(*dir).is_ok_and(|fs| fs.f_type == TMPFS);
+        in_memory
+            && statvfs(*dir).is_ok_and(|fs| {
+                let room = fs.f_bavail.saturating_mul(fs.f_frsize) >> 20;
+                room >= mib && !fs.f_flag.contains(StatVfsMountFlags::NOEXEC)
+            })
+    });
+    found.map(Path::to_owned)
 }
 
 /// The kernel's command line. All of it goes into the guest's random numbers, so nothing in it is the run's own.
@@ -288,6 +307,18 @@ mod tests {
             output("one\nexit pursued", None)
         );
         assert_eq!(Output::parse(""), Output::default());
+    }
+
+    #[test]
+    fn guests_memory_is_on_a_tmpfs_with_room_or_nowhere() {
+        let shared = Path::new(SHARED_MEMORY);
+        let elsewhere = Path::new("/proc");
+        assert_eq!(folder_for_memory([elsewhere], 0), None);
+        if statfs(shared).is_ok_and(|fs| fs.f_type == TMPFS) {
+            let found = folder_for_memory([elsewhere, shared], 0);
+            assert_eq!(found.as_deref(), Some(shared));
+        }
+        assert_eq!(folder_for_memory([shared], u64::MAX), None);
     }
 
     #[test]
