@@ -188,7 +188,7 @@ pub enum Filter {
 }
 
 const FILTER_HELP: &str = "\
-Matches, in the order in which they win:
+Matches, in the order in which they win, of the kinds that NICs have tables for:
   flow-type tcp4|udp4|tcp6|udp6 src-ip IP dst-ip IP src-port PORT dst-port PORT
   flow-type tcp4|udp4|tcp6|udp6 dst-ip IP dst-port PORT
   flow-type ether dst MAC vlan VID
@@ -196,6 +196,14 @@ Matches, in the order in which they win:
   flow-type ether proto TYPE
   flow-type ether dst unknown-multicast  (groups that no filter before names; not broadcast)
   flow-type ether dst unknown-unicast    (from the wire, and no VF has the address)
+The generic NIC takes any fields together, ef10 some more (its refusal says which):
+  flow-type ether [dst MAC] [src MAC] [proto TYPE]
+  flow-type ip4|ip6 [src-ip IP] [dst-ip IP] [l4proto N] [dst-mac MAC] [src-mac MAC]
+  flow-type tcp4|udp4|sctp4|tcp6|udp6|sctp6 [src-ip IP] [dst-ip IP] [src-port PORT] [dst-port PORT] [dst-mac MAC] [src-mac MAC]
+  each with [vlan VID [vlan-etype 0x88a8]] [inner-vlan VID]
+An IP may be a prefix, 10.0.0.0/8. After a MAC or IP, m MASK names the bits that do not matter, as ethtool has it. Of two filters
+that match a frame the one wins that has the first field, of dst-port, src-port, dst-ip, src-ip, l4proto, dst, src, vlan, inner-vlan
+and proto in this order, that the other has not; of the same fields the longer prefix or mask.
 They judge what is received, from the wire or by a VF from another; not what a VF sends to the wire.
 Each may end with priority hint|auto|manual|required [default: manual]. There is one filter for a match: a higher priority
 takes the place of a lower one, a lower one is refused. What took the place of an auto one gives it back when it is deleted.

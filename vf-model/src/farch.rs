@@ -139,7 +139,7 @@ pub(crate) fn farch_filter(matches: &FilterMatch) -> Option<(FarchType, FarchKey
         FilterMatch::Mac(mac) => (FarchType::MacWild, FarchKey::of_mac(mac.0, None)),
         FilterMatch::UnknownUnicast => (FarchType::UnicastDefault, FarchKey(0)),
         FilterMatch::UnknownMulticast => (FarchType::MulticastDefault, FarchKey(0)),
-        FilterMatch::EtherType(_) => return None,
+        FilterMatch::EtherType(_) | FilterMatch::Fields(_) => return None,
     })
 }
 

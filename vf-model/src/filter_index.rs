@@ -7,10 +7,13 @@ use std::hash::Hash;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use vf_packet::{Header, PlainIpv4, Vlan};
+use vf_packet::{Header, PlainIpv4, Vlan, VlanTag};
 
 use crate::cow_map::CowMap;
+use crate::filter_fields::{FieldWords, MatchFields};
+use crate::filter_space::{Spaces, Turn};
 use crate::filter_spec::{FilterAction, FilterMatch};
+use crate::profile::MAX_COMBINATIONS;
 
 /// The filter in force for each match.
 #[derive(Clone, Debug)]
@@ -23,6 +26,9 @@ pub(crate) struct Index {
     ethertypes: CowMap<u16, FilterAction>,
     unknown_multicast: Option<FilterAction>,
     unknown_unicast: Option<FilterAction>,
+    /// All others.
+    spaces: Arc<Spaces>,
+    seed: u64,
 }
 
 /// Filters on a wide key, and on that and a further key together.
@@ -46,9 +52,11 @@ struct Wide {
 
 /// What the filters of a family say of a frame: the one that matches more goes first.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Actions {
+pub(crate) struct Actions<'a> {
     narrow: Option<FilterAction>,
     wide: Option<FilterAction>,
+    /// The frame's first bytes, if filters on other fields of its packet match it, too: those are asked in turn.
+    more: Option<&'a [u8]>,
 }
 
 /// IPv4 address, port and protocol.
@@ -80,7 +88,7 @@ impl Ports {
     }
 }
 
-impl Actions {
+impl Actions<'_> {
     /// The first that is not passed over.
     #[inline]
     pub(crate) fn first(
@@ -92,15 +100,18 @@ impl Actions {
             .or_else(|| self.wide.filter(&mut takes))
     }
 
-    /// A number of at most 20 bits that no other actions have.
+    /// A number of at most 20 bits that no other actions have; `None` if there is more to be asked.
     #[inline]
-    pub(crate) fn code(self) -> u64 {
+    pub(crate) fn code(self) -> Option<u64> {
+        if self.more.is_some() {
+            return None;
+        }
         let code = |action| match action {
             None => 0,
             Some(FilterAction::Drop) => 1,
             Some(FilterAction::Vf(vf)) => 2 + u64::from(vf.0),
         };
-        code(self.narrow) << 10 | code(self.wide)
+        Some(code(self.narrow) << 10 | code(self.wide))
     }
 }
 
@@ -114,6 +125,8 @@ impl Index {
             ethertypes: CowMap::new(seed),
             unknown_multicast: None,
             unknown_unicast: None,
+            spaces: Arc::default(),
+            seed,
         }
     }
 
@@ -127,6 +140,8 @@ impl Index {
             ethertypes,
             unknown_multicast,
             unknown_unicast,
+            spaces,
+            seed,
         } = self;
         match *matches {
             FilterMatch::Full {
@@ -167,6 +182,7 @@ impl Index {
             }
             FilterMatch::UnknownMulticast => *unknown_multicast = action,
             FilterMatch::UnknownUnicast => *unknown_unicast = action,
+            FilterMatch::Fields(fields) => Arc::make_mut(spaces).set(*seed, &fields, action),
         }
         if v4.is_empty() {
             *ports4 = Ports::default();
@@ -175,7 +191,38 @@ impl Index {
 
     /// What filters on flows say of a frame.
     #[inline]
-    pub(crate) fn flow_actions(&self, head: &[u8]) -> Actions {
+    pub(crate) fn flow_actions<'a>(
+        &self,
+        head: &'a [u8],
+        port_vlan: impl FnOnce() -> Option<VlanTag>,
+    ) -> Actions<'a> {
+        let actions = self.indexed_flow_actions(head);
+        if self.spaces.looks_at_packets && self.meets_packet(head, port_vlan()) {
+            let more = Some(head);
+            return Actions { more, ..actions };
+        }
+        actions
+    }
+
+    /// Whether a filter on other fields of a packet matches.
+    #[inline(never)]
+    fn meets_packet(&self, head: &[u8], port_vlan: Option<VlanTag>) -> bool {
+        let Ok(header) = Header::parse(head) else {
+            return false;
+        };
+        let header = port_vlan.map_or(header, |tag| header.behind(tag));
+        let words = FieldWords::of_header(&header, header.vlan());
+        let words = words.with_packet(head);
+        words.is_some_and(|words| self.spaces.meets_packet(&words))
+    }
+
+    /// Whether frames may be looked up by these fields: others are already, or there is room for another turn.
+    pub(crate) fn has_turn_for(&self, fields: &MatchFields) -> bool {
+        self.spaces.len() < MAX_COMBINATIONS || self.spaces.has_combination(fields)
+    }
+
+    #[inline]
+    fn indexed_flow_actions(&self, head: &[u8]) -> Actions<'static> {
         let Index { v4, v6, ports4, .. } = self;
         if v4.is_empty() && v6.is_empty() {
             return Actions::default();
@@ -197,6 +244,9 @@ impl Index {
         vlan: Vlan,
         mut takes: impl FnMut(&FilterAction) -> bool,
     ) -> Option<FilterAction> {
+        if !self.spaces.is_empty() {
+            return self.find_in_turn(header, flow, vlan, takes);
+        }
         let by_mac = || self.macs.get(header.dst.to_u64(), || vlan.to_u16());
         let by_type = || self.ethertypes.get(&header.ethertype);
         let to_group = header.dst.is_multicast() && !header.dst.is_broadcast();
@@ -207,13 +257,42 @@ impl Index {
             .or_else(|| unknown().filter(&mut takes))
     }
 
+    /// The same where there are filters on other fields: each kind and each combination in its turn.
+    #[inline(never)]
+    fn find_in_turn(
+        &self,
+        header: &Header,
+        flow: Actions,
+        vlan: Vlan,
+        mut takes: impl FnMut(&FilterAction) -> bool,
+    ) -> Option<FilterAction> {
+        let link = FieldWords::of_header(header, vlan);
+        let packet = flow.more.and_then(|head| link.with_packet(head));
+        let words = packet.unwrap_or(link);
+        let macs = self.macs.get(header.dst.to_u64(), || vlan.to_u16());
+        let to_group = header.dst.is_multicast() && !header.dst.is_broadcast();
+        let mut turns = self.spaces.turns().iter();
+        turns.find_map(|turn| {
+            let action = match *turn {
+                Turn::Space(at) => self.spaces.get(at, &words, packet.is_some()),
+                Turn::Flow => flow.narrow,
+                Turn::Local => flow.wide,
+                Turn::MacVlan => macs.narrow,
+                Turn::Mac => macs.wide,
+                Turn::EtherType => self.ethertypes.get(&header.ethertype),
+                Turn::UnknownMulticast => self.unknown_multicast.filter(|_| to_group),
+            };
+            action.filter(&mut takes)
+        })
+    }
+
     /// What is said about stations that nobody has.
     pub(crate) fn unknown_unicast(&self) -> Option<FilterAction> {
         self.unknown_unicast
     }
 
     #[inline(never)]
-    fn any_flow(&self, head: &[u8]) -> Option<Actions> {
+    fn any_flow(&self, head: &[u8]) -> Option<Actions<'static>> {
         let flow = Header::parse(head).ok()?.flow(head)?;
         let (src, dst) = flow.ports?;
         match (flow.dst, flow.src) {
@@ -304,7 +383,7 @@ impl<W: Copy + Hash + Eq, N: Copy + Hash + Eq> Family<W, N> {
     }
 
     #[inline]
-    fn get(&self, key: W, further: impl FnOnce() -> N) -> Actions {
+    fn get(&self, key: W, further: impl FnOnce() -> N) -> Actions<'static> {
         let Some(wide) = self.wide.get(&key) else {
             return Actions::default();
         };
@@ -314,6 +393,7 @@ impl<W: Copy + Hash + Eq, N: Copy + Hash + Eq> Family<W, N> {
                 _ => self.narrow.get(&(key, further())),
             },
             wide: wide.action,
+            more: None,
         }
     }
 }

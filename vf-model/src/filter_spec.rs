@@ -1,13 +1,14 @@
-//! A receive filter of the NIC's table: which frames it matches, where they go, and how it ranks. One filter is one exact
-//! match of one kind, as in the filter tables of real NICs. Never looks at a frame; that is [`crate::FilterTable`].
+//! A receive filter of the NIC's table: which frames it matches, where they go, and how it ranks. The kinds that real NICs have
+//! tables for are kinds here; whatever else a filter looks at are fields. Never looks at a frame; that is [`crate::FilterTable`].
 
 use std::fmt;
 use std::net::IpAddr;
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
-use vf_packet::{MacAddr, Vid};
+use vf_packet::{ETHERTYPE_IPV4, MacAddr, PROTO_TCP, PROTO_UDP, Vid, Vlan};
 
+use crate::filter_fields::{MatchFields, MatchFlags, PROTO_SCTP};
 use crate::vf::VfIndex;
 use crate::words::ParseError;
 
@@ -15,6 +16,9 @@ use crate::words::ParseError;
 const MIN_ETHERTYPE: u16 = 0x600;
 /// MAC control frames, PAUSE among them (IEEE 802.3 31).
 pub(crate) const MAC_CONTROL: u16 = 0x8808;
+/// Why no filter can be on such an address.
+pub(crate) const RESERVED: &str =
+    "dst 01:80:c2:00:00:00 to 0f never passes a switch, so no filter sees it";
 
 /// A transport protocol that filters know ports of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -45,8 +49,9 @@ pub struct FlowEnd {
     pub port: u16,
 }
 
-/// What a filter matches. If filters of several kinds match a frame, the first kind in this order wins.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+/// What a filter matches. If filters of several kinds match a frame, the first kind in this order wins; where fields come in
+/// between is the order of [`MatchFlags`](crate::MatchFlags), as it is of all.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum FilterMatch {
     /// One flow. Fragments have no ports and match no flow.
     Full {
@@ -79,6 +84,8 @@ pub enum FilterMatch {
     UnknownMulticast,
     /// A station that no other filter and no VF has, in frames from the wire.
     UnknownUnicast,
+    /// These fields, and none of the kinds above: made by [`FilterMatch::of`].
+    Fields(MatchFields),
 }
 
 /// What becomes of a received frame that matches: one that comes from the wire, or that the switch gives to a VF here. A
@@ -140,19 +147,6 @@ pub struct FilterSpec {
 pub struct MatchError(pub(crate) &'static str);
 
 impl FilterMatch {
-    /// How it ranks among the kinds: of two that match a frame the lower wins.
-    pub(crate) fn precedence(&self) -> u32 {
-        match self {
-            FilterMatch::Full { .. } => 0,
-            FilterMatch::Local { .. } => 1,
-            FilterMatch::MacVlan { .. } => 2,
-            FilterMatch::Mac(_) => 3,
-            FilterMatch::EtherType(_) => 4,
-            FilterMatch::UnknownMulticast => 5,
-            FilterMatch::UnknownUnicast => 6,
-        }
-    }
-
     /// # Errors
     /// [`MatchError`] if no frame could match.
     pub(crate) fn check(&self) -> Result<(), MatchError> {
@@ -175,9 +169,7 @@ impl FilterMatch {
                 Err(MatchError("dst is an address other than zero"))
             }
             FilterMatch::MacVlan { mac, .. } | FilterMatch::Mac(mac) if mac.is_reserved() => {
-                Err(MatchError(
-                    "dst 01:80:c2:00:00:00 to 0f never passes a switch, so no filter sees it",
-                ))
+                Err(MatchError(RESERVED))
             }
             FilterMatch::EtherType(MAC_CONTROL) => Err(MatchError(
                 "proto 0x8808, PAUSE, never passes a switch, so no filter sees it",
@@ -185,6 +177,7 @@ impl FilterMatch {
             FilterMatch::EtherType(proto) if *proto < MIN_ETHERTYPE => {
                 Err(MatchError("proto is 0x600 or more; less is a length"))
             }
+            FilterMatch::Fields(fields) => fields.check(),
             _ => Ok(()),
         }
     }
@@ -224,8 +217,55 @@ impl fmt::Display for FilterMatch {
             FilterMatch::EtherType(proto) => write!(f, "flow-type ether proto {proto:#06x}"),
             FilterMatch::UnknownMulticast => f.write_str("flow-type ether dst unknown-multicast"),
             FilterMatch::UnknownUnicast => f.write_str("flow-type ether dst unknown-unicast"),
+            FilterMatch::Fields(fields) => write_fields(fields, f),
         }
     }
+}
+
+fn write_fields(fields: &MatchFields, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    let ip = fields.flags().intersects(MatchFlags::FLOW);
+    if ip {
+        let version = if fields.ethertype == Some(ETHERTYPE_IPV4) {
+            4
+        } else {
+            6
+        };
+        match fields.protocol {
+            Some(PROTO_TCP) => write!(f, "flow-type tcp{version}"),
+            Some(PROTO_UDP) => write!(f, "flow-type udp{version}"),
+            Some(PROTO_SCTP) => write!(f, "flow-type sctp{version}"),
+            Some(other) => write!(f, "flow-type ip{version} l4proto {other}"),
+            None => write!(f, "flow-type ip{version}"),
+        }?;
+    } else {
+        f.write_str("flow-type ether")?;
+    }
+    let [dst, src] = match ip {
+        true => ["dst-mac", "src-mac"],
+        false => ["dst", "src"],
+    };
+    let key = |key: &'static str| move |value: &dyn fmt::Display| format!(" {key} {value}");
+    let words = [
+        fields.src_ip.as_ref().map(|ip| key("src-ip")(ip)),
+        fields.dst_ip.as_ref().map(|ip| key("dst-ip")(ip)),
+        fields.src_port.as_ref().map(|port| key("src-port")(port)),
+        fields.dst_port.as_ref().map(|port| key("dst-port")(port)),
+        fields.src.as_ref().map(|mac| key(src)(mac)),
+        fields.dst.as_ref().map(|mac| key(dst)(mac)),
+        fields
+            .ethertype
+            .filter(|_| !ip)
+            .map(|proto| format!(" proto {proto:#06x}")),
+        fields.vlan.and_then(Vlan::tag).map(|tag| match tag.tpid {
+            0x8100 => format!(" vlan {}", tag.vid()),
+            tpid => format!(" vlan {} vlan-etype {tpid:#06x}", tag.vid()),
+        }),
+        fields.inner_vlan.as_ref().map(|vid| key("inner-vlan")(vid)),
+    ];
+    words
+        .iter()
+        .flatten()
+        .try_for_each(|words| f.write_str(words))
 }
 
 impl fmt::Display for FilterAction {

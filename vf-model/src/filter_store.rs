@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use crate::cow_map::{CowMap, Fold};
 use crate::farch::{FarchTables, farch_filter};
+use crate::filter_fields::MatchFlags;
 use crate::filter_spec::{FilterAction, FilterId, FilterMatch, FilterPriority};
 use crate::hash_rows::{HashRows, Probe, Search, Spot};
 use crate::profile::{MAX_TABLE_FILTERS, TableKind};
@@ -166,6 +167,38 @@ impl NumberedRows {
     }
 }
 
+/// What an EF10 NIC's firmware can look at together, in the order in which it does.
+pub(crate) const EF10_COMBINATIONS: &[MatchFlags] = &[
+    MatchFlags::FULL,
+    MatchFlags::LOCAL,
+    MatchFlags::DST_IP
+        .union(MatchFlags::SRC_IP)
+        .union(MatchFlags::IP_PROTO)
+        .union(MatchFlags::ETHER_TYPE),
+    MatchFlags::DST_IP
+        .union(MatchFlags::SRC_IP)
+        .union(MatchFlags::ETHER_TYPE),
+    MatchFlags::DST_IP
+        .union(MatchFlags::IP_PROTO)
+        .union(MatchFlags::ETHER_TYPE),
+    MatchFlags::DST_IP.union(MatchFlags::ETHER_TYPE),
+    MatchFlags::IP_PROTO.union(MatchFlags::ETHER_TYPE),
+    MatchFlags::MAC_VLAN.union(MatchFlags::INNER_VID),
+    MatchFlags::MAC_VLAN,
+    MatchFlags::DST_MAC,
+    MatchFlags::ETHER_TYPE,
+    MatchFlags::UNKNOWN_MULTICAST,
+    MatchFlags::UNKNOWN_UNICAST,
+];
+
+/// Where what a filter looks at is among those.
+fn ef10_precedence(matches: &FilterMatch) -> u32 {
+    let flags = matches.flags();
+    let mut all = EF10_COMBINATIONS.iter().zip(0..);
+    all.find(|(listed, _)| **listed == flags)
+        .map_or(0, |(_, at)| at)
+}
+
 fn ef10_probe(matches: &FilterMatch) -> Probe {
     let mut hasher = Fold::new(0);
     matches.hash(&mut hasher);
@@ -261,7 +294,9 @@ impl Store {
                 let precedence = farch_filter(matches).map_or(0, |(of, _)| of.precedence());
                 precedence << tables.index_bits() | tables.index(place)
             }
-            Store::Ef10(_) => matches.precedence() << EF10_ROWS.trailing_zeros() | place.spot.row,
+            Store::Ef10(_) => {
+                ef10_precedence(matches) << EF10_ROWS.trailing_zeros() | place.spot.row
+            }
             Store::Numbered(_) => place.spot.row,
         })
     }
@@ -277,7 +312,7 @@ impl Store {
             Store::Ef10(rows) => {
                 let (precedence, row) = split(EF10_ROWS.trailing_zeros());
                 let row = rows.get(row)?;
-                (row.matches.precedence() == precedence).then_some(row.matches)
+                (ef10_precedence(&row.matches) == precedence).then_some(row.matches)
             }
             Store::Numbered(rows) if rows.is_taken(id.0) => {
                 let mut all = rows.by_match.iter();
@@ -346,4 +381,14 @@ impl Store {
 /// A row of the only table that there is.
 fn numbered(row: u32) -> Place {
     Place::new(0, Spot { row, depth: 0 })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ef10_lists_what_it_looks_at_in_the_order_in_which_all_filters_win() {
+        assert!(EF10_COMBINATIONS.is_sorted_by(|first, next| first > next));
+    }
 }

@@ -5,15 +5,16 @@
 
 use std::cmp::Ordering;
 
-use vf_packet::{Header, Vlan};
+use vf_packet::{Header, Vlan, VlanTag};
 
 use crate::cow_map::seed;
+use crate::filter_fields::MatchFlags;
 use crate::filter_index::{Actions, Index};
 use crate::filter_spec::{
     FilterAction, FilterId, FilterMatch, FilterPriority, FilterSpec, MatchError,
 };
 use crate::filter_store::{Found, Held, Place, Store, TableUse};
-use crate::profile::{Profile, Rows, TableKind};
+use crate::profile::{FieldRoom, MAX_COMBINATIONS, Profile, Rows, TableKind};
 
 /// Why the table does not take a filter, or has none to give up.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -64,6 +65,27 @@ pub enum TableError {
         profile: Profile,
         /// How many rows software can choose from.
         rows: usize,
+    },
+    /// The NIC does not look at these fields together.
+    #[error(
+        "filter {matches}: a NIC of profile {profile} looks at {} and no others together, without masks",
+        possible.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+    )]
+    Combination {
+        /// What the NIC is like.
+        profile: Profile,
+        /// What was to be looked at.
+        matches: FilterMatch,
+        /// What can be.
+        possible: &'static [MatchFlags],
+    },
+    /// Filters look at as many combinations of fields as they can.
+    #[error(
+        "filter {matches}: filters look at {MAX_COMBINATIONS} other combinations of fields and masks, as many as there may be; use one of those, or delete all filters of one"
+    )]
+    Combinations {
+        /// What was to be looked at.
+        matches: FilterMatch,
     },
     /// The row is another filter's.
     #[error("loc {id}: filter {there} is there, delete it first")]
@@ -296,6 +318,21 @@ impl FilterTable {
                 room,
             });
         }
+        match (&matches, silicon.fields) {
+            (FilterMatch::Fields(fields), FieldRoom::Any) if !self.index.has_turn_for(fields) => {
+                return Err(TableError::Combinations { matches });
+            }
+            (FilterMatch::Fields(fields), FieldRoom::Listed(possible))
+                if !fields.is_exact() || !possible.contains(&fields.flags()) =>
+            {
+                return Err(TableError::Combination {
+                    profile: self.profile,
+                    matches,
+                    possible,
+                });
+            }
+            _ => {}
+        }
         free.ok_or_else(|| match self.store.depth_for(priority) {
             None => TableError::Full { room: self.len },
             Some(depth) => TableError::NoRow {
@@ -375,10 +412,14 @@ impl FilterTable {
         self.index.set(matches, held.map(|held| held.action));
     }
 
-    /// What filters on flows say of a frame.
+    /// What filters on flows say of a frame, which is in this port VLAN of its sender.
     #[inline]
-    pub(crate) fn flow_actions(&self, head: &[u8]) -> Actions {
-        self.index.flow_actions(head)
+    pub(crate) fn flow_actions<'a>(
+        &self,
+        head: &'a [u8],
+        port_vlan: impl FnOnce() -> Option<VlanTag>,
+    ) -> Actions<'a> {
+        self.index.flow_actions(head, port_vlan)
     }
 
     /// What the first filter says that matches a frame in `vlan` and is not passed over, filters on flows given and those
@@ -419,7 +460,7 @@ mod tests {
         let mut head = [dst, [2, 0, 0, 0, 0, 9]].concat();
         head.extend([0x88, 0xb5]);
         let header = Header::parse(&head).unwrap();
-        let flow = table.flow_actions(&head);
+        let flow = table.flow_actions(&head, || None);
         let action = table.find(&header, flow, Vlan::NONE, |_| true);
         action.map(|action| action.to_string())
     }
@@ -734,6 +775,102 @@ mod tests {
         }
     }
 
+    /// Every combination of fields costs every frame a probe, so there are not many; filters of one cost no more than one.
+    #[test]
+    fn filters_look_at_so_many_combinations_of_fields_at_a_time() {
+        let mut table = FilterTable::new(Profile::Generic);
+        let nth = |n: usize| format!("flow-type ip4 dst-ip 10.0.0.0/{} vf 1", n + 1);
+        for n in 0..MAX_COMBINATIONS {
+            add(&mut table, &nth(n)).unwrap();
+        }
+        let refused = add(&mut table, &nth(MAX_COMBINATIONS)).unwrap_err();
+        assert!(
+            refused.contains("filters look at 16 other combinations"),
+            "{refused}"
+        );
+        // Others of a combination in use, and kinds that have an index of their own, go on.
+        for words in [
+            "ip4 dst-ip 192.168.0.0/16 vf 1",
+            "tcp4 dst-ip 10.0.0.1 dst-port 1 vf 1",
+        ] {
+            add(&mut table, &format!("flow-type {words}")).unwrap();
+        }
+        let first = spec(&nth(0)).matches;
+        table.remove(&first, FilterPriority::Manual).unwrap();
+        add(&mut table, &nth(MAX_COMBINATIONS)).unwrap();
+        for filter in table.iter().collect::<Vec<_>>() {
+            table.remove(&filter.matches, filter.priority).unwrap();
+        }
+        assert!(table.is_empty() && table.index.has_turn_for(&first.fields()));
+    }
+
+    #[test]
+    fn a_nic_looks_at_what_its_profile_says() {
+        for (profile, words, says) in [
+            (Profile::Ef10, "ip4 dst-ip 10.0.0.1", ""),
+            (Profile::Ef10, "udp6 src-ip fd00::1 dst-ip fd00::2", ""),
+            (
+                Profile::Ef10,
+                "ether dst 02:00:00:00:00:01 vlan 3 inner-vlan 4",
+                "",
+            ),
+            (
+                Profile::Ef10,
+                "ether vlan 3",
+                "profile ef10 looks at dst-port+src-port+dst-ip",
+            ),
+            (
+                Profile::Ef10,
+                "ip4 dst-ip 10.0.0.0/8",
+                "together, without masks",
+            ),
+            (
+                Profile::Siena,
+                "ip4 dst-ip 10.0.0.1",
+                "profile siena holds 0 of the kind",
+            ),
+            (
+                Profile::Ixgbe,
+                "ip4 dst-ip 10.0.0.1",
+                "profile ixgbe holds 0 of the kind",
+            ),
+            (Profile::Generic, "ether vlan 3 src 02:00:00:00:00:01", ""),
+            (Profile::Generic, "tcp4 src-port 0", "ports are 1 to 65535"),
+            (
+                Profile::Generic,
+                "ether dst 01:80:c2:00:00:00 vlan 3 inner-vlan 4",
+                "no filter sees it",
+            ),
+            (
+                Profile::Generic,
+                "ether dst 01:80:c2:00:00:00 m 00:00:00:00:00:ff",
+                "",
+            ),
+            (
+                Profile::Generic,
+                "ether src 02:00:00:00:00:01 m ff:ff:ff:ff:ff:ff",
+                "one bit at least that matters",
+            ),
+            (
+                Profile::Generic,
+                "ether proto 0x8808 vlan 3",
+                "never passes a switch",
+            ),
+        ] {
+            let added = add(
+                &mut FilterTable::new(profile),
+                &format!("flow-type {words} vf 1"),
+            );
+            match says {
+                "" => assert_eq!(added, Ok(()), "{words}"),
+                says => assert!(
+                    added.clone().unwrap_err().contains(says),
+                    "{words}: {added:?}"
+                ),
+            }
+        }
+    }
+
     impl FilterTable {
         /// What a frame of the flow of `spec` finds in the index.
         fn index_finds(&self, spec: &FilterSpec) -> Option<FilterAction> {
@@ -779,7 +916,7 @@ mod tests {
             head.extend([from.octets(), to.octets()].concat());
             head.extend([remote.port.to_be_bytes(), local.port.to_be_bytes()].concat());
             head.resize(60, 0);
-            self.flow_actions(&head).first(|_| true)
+            self.flow_actions(&head, || None).first(|_| true)
         }
 
         /// What the NIC finds in its rows: it probes for what each kind of filter would be that matches, the first kind first.
@@ -864,7 +1001,7 @@ mod tests {
                 head.extend([10, 0, 0, (n % 6) as u8, 0, if n > 20 { 9 } else { 8 }, 0, (n % 5) as u8]);
                 head.resize(64, 0);
                 let header = Header::parse(&head).unwrap();
-                let by_index = table.find(&header, table.flow_actions(&head), vlan, |_| true);
+                let by_index = table.find(&header, table.flow_actions(&head, || None), vlan, |_| true);
                 prop_assert_eq!(by_index, table.rows_find(&head, vlan));
             }
             let listed: usize = table.numbered().filter(|filter| filter.id.is_some()).count();

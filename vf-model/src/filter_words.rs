@@ -3,26 +3,30 @@
 use std::net::IpAddr;
 use std::str::FromStr;
 
-use vf_packet::{MacAddr, Vid};
+use vf_packet::{
+    ETHERTYPE_IPV4, ETHERTYPE_IPV6, MacAddr, PROTO_TCP, PROTO_UDP, Vid, Vlan, VlanTag,
+};
 
 use crate::command::Command;
+use crate::filter_fields::{IpPrefix, MacMask, MatchFields, PROTO_SCTP};
 use crate::filter_spec::{
-    FilterAction, FilterId, FilterMatch, FilterPriority, FilterSpec, FlowEnd, MatchError,
-    PRIORITIES, Transport,
+    FilterAction, FilterId, FilterMatch, FilterPriority, FilterSpec, MatchError, PRIORITIES,
 };
 use crate::refusal::Refusal;
 use crate::vf::VfIndex;
 use crate::words::{ParseError, Words, number};
 
-const FLOW_TYPES: &str = "tcp4, udp4, tcp6, udp6 or ether";
-const FLOW_KEYS: &str =
-    "src-ip, dst-ip, src-port, dst-port, priority, loc, and vf N or action drop for a new filter";
-const ETHER_KEYS: &str =
-    "dst, vlan, proto, priority, loc, and vf N or action drop for a new filter";
+const FLOW_TYPES: &str = "ether, ip4, tcp4, udp4, sctp4, ip6, tcp6, udp6 or sctp6";
+const PORT_KEYS: &str = "src-ip, dst-ip, src-port, dst-port, dst-mac, src-mac, vlan, vlan-etype, inner-vlan, priority, loc, and vf N or action drop for a new filter";
+const IP_KEYS: &str = "src-ip, dst-ip, l4proto, dst-mac, src-mac, vlan, vlan-etype, inner-vlan, priority, loc, and vf N or action drop for a new filter";
+const ETHER_KEYS: &str = "dst, src, proto, vlan, vlan-etype, inner-vlan, priority, loc, and vf N or action drop for a new filter";
 const DST: &str = "a MAC address, unknown-unicast or unknown-multicast";
-const ETHER: &str = "a filter of flow-type ether has dst MAC, dst MAC vlan VID, proto TYPE, dst unknown-unicast or dst unknown-multicast";
-const FLOW: &str =
-    "a filter of this flow-type has dst-ip and dst-port, or src-ip, dst-ip, src-port and dst-port";
+const ETHER: &str =
+    "a filter of flow-type ether has dst, src, proto, vlan or inner-vlan, or several of them";
+const UNKNOWN: &str = "a filter on what is unknown has no other field";
+const FAMILY: &str =
+    "the addresses of ip4, tcp4, udp4 and sctp4 are IPv4, those of ip6, tcp6, udp6 and sctp6 IPv6";
+const ETYPE: &str = "vlan-etype is the type of the tag of a vlan: say which vlan";
 const NEW: &str = "a new filter needs vf N or action drop";
 const OLD: &str = "a filter to delete is named by its id, or by what it matches and its priority, without vf, action or loc";
 const NO_LOC: &str = "loc goes with the command filter add only";
@@ -30,24 +34,35 @@ const NO_LOC: &str = "loc goes with the command filter add only";
 /// The values that were given.
 #[derive(Default)]
 struct Given {
-    src_ip: Option<IpAddr>,
-    dst_ip: Option<IpAddr>,
-    src_port: Option<u16>,
-    dst_port: Option<u16>,
-    dst: Option<Dst>,
+    fields: MatchFields,
+    unknown: Option<FilterMatch>,
     vlan: Option<Vid>,
-    proto: Option<u16>,
+    vlan_etype: Option<u16>,
     action: Option<FilterAction>,
     priority: Option<FilterPriority>,
     /// Which row; that inside is `None` for whichever.
     loc: Option<Option<FilterId>>,
 }
 
-#[derive(Clone, Copy)]
-enum Dst {
-    Mac(MacAddr),
-    UnknownUnicast,
-    UnknownMulticast,
+/// What may follow `flow-type`, as far as it decides what a frame is looked at for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum FlowType {
+    Ether,
+    /// IPv4, else IPv6, and the protocol if the type says it.
+    Ip {
+        v4: bool,
+        protocol: Option<u8>,
+    },
+}
+
+impl FlowType {
+    fn keys(self) -> &'static str {
+        match self {
+            FlowType::Ether => ETHER_KEYS,
+            FlowType::Ip { protocol: None, .. } => IP_KEYS,
+            FlowType::Ip { .. } => PORT_KEYS,
+        }
+    }
 }
 
 impl FromStr for FilterSpec {
@@ -113,34 +128,59 @@ impl<S: AsRef<str>> Words<'_, S> {
             "flow-type" => {}
             other => return Err(Refusal::word("word", other, "flow-type")),
         }
-        let (transport, v4) = match self.next(FLOW_TYPES)? {
-            "tcp4" => (Transport::Tcp, true),
-            "udp4" => (Transport::Udp, true),
-            "tcp6" => (Transport::Tcp, false),
-            "udp6" => (Transport::Udp, false),
-            "ether" => {
-                let given = self.given(ETHER_KEYS)?;
-                return Ok((given.ether()?, given));
+        let word = self.next(FLOW_TYPES)?;
+        let of = match word {
+            "ether" => FlowType::Ether,
+            word => {
+                let (kind, v4) = match (word.strip_suffix('4'), word.strip_suffix('6')) {
+                    (Some(kind), _) => (kind, true),
+                    (_, Some(kind)) => (kind, false),
+                    _ => return Err(Refusal::word("flow-type", word, FLOW_TYPES)),
+                };
+                let protocol = match kind {
+                    "ip" => None,
+                    "tcp" => Some(PROTO_TCP),
+                    "udp" => Some(PROTO_UDP),
+                    "sctp" => Some(PROTO_SCTP),
+                    _ => return Err(Refusal::word("flow-type", word, FLOW_TYPES)),
+                };
+                FlowType::Ip { v4, protocol }
             }
-            other => return Err(Refusal::word("flow-type", other, FLOW_TYPES)),
         };
-        let given = self.given(FLOW_KEYS)?;
-        Ok((given.flow(transport, v4)?, given))
+        let given = self.given(of)?;
+        Ok((given.matches(of)?, given))
     }
 
-    fn given(&mut self, keys: &'static str) -> Result<Given, Refusal> {
+    fn given(&mut self, of: FlowType) -> Result<Given, Refusal> {
         let mut given = Given::default();
-        let ether = keys == ETHER_KEYS;
+        let (ether, keys) = (of == FlowType::Ether, of.keys());
+        let ports = keys == PORT_KEYS;
         while !self.is_done() {
             let key = self.next(keys)?;
+            let fields = &mut given.fields;
             let new = match key {
-                "src-ip" if !ether => set(&mut given.src_ip, self.address()?),
-                "dst-ip" if !ether => set(&mut given.dst_ip, self.address()?),
-                "src-port" if !ether => set(&mut given.src_port, self.port()?),
-                "dst-port" if !ether => set(&mut given.dst_port, self.port()?),
-                "dst" if ether => set(&mut given.dst, self.dst()?),
-                "vlan" if ether => set(&mut given.vlan, self.vid()?),
-                "proto" if ether => set(&mut given.proto, self.ethertype()?),
+                "src-ip" if !ether => set(&mut fields.src_ip, self.prefix()?),
+                "dst-ip" if !ether => set(&mut fields.dst_ip, self.prefix()?),
+                "l4proto" if !ether && !ports => set(&mut fields.protocol, self.protocol()?),
+                "src-port" if ports => set(&mut fields.src_port, self.port()?),
+                "dst-port" if ports => set(&mut fields.dst_port, self.port()?),
+                "src" if ether => set(&mut fields.src, self.mac("src")?),
+                "dst" if ether => match self.peek() {
+                    Some("unknown-unicast" | "unknown-multicast") => {
+                        let unknown = match self.next(DST)? {
+                            "unknown-unicast" => FilterMatch::UnknownUnicast,
+                            _ => FilterMatch::UnknownMulticast,
+                        };
+                        set(&mut given.unknown, unknown) && given.fields.dst.is_none()
+                    }
+                    _ => set(&mut fields.dst, self.mac("dst")?),
+                },
+                "src-mac" if !ether => set(&mut fields.src, self.mac("src-mac")?),
+                "dst-mac" if !ether => set(&mut fields.dst, self.mac("dst-mac")?),
+                "vlan" => set(&mut given.vlan, self.vid()?),
+                "vlan-etype" => set(&mut given.vlan_etype, self.tag_type()?),
+                "inner-vlan" => set(&mut fields.inner_vlan, self.vid()?),
+                "proto" if ether => set(&mut fields.ethertype, self.ethertype()?),
                 "vf" => set(&mut given.action, FilterAction::Vf(self.vf()?)),
                 "action" => match self.next("drop")? {
                     // What ethtool calls it.
@@ -151,6 +191,13 @@ impl<S: AsRef<str>> Words<'_, S> {
                 },
                 "priority" => set(&mut given.priority, self.next(PRIORITIES)?.parse()?),
                 "loc" => set(&mut given.loc, self.loc()?),
+                "m" => {
+                    return Err(Refusal::word(
+                        "key",
+                        key,
+                        "a mask follows a MAC or IP address",
+                    ));
+                }
                 other => return Err(Refusal::word("key", other, keys)),
             };
             if !new {
@@ -169,9 +216,43 @@ impl<S: AsRef<str>> Words<'_, S> {
         }
     }
 
-    fn address(&mut self) -> Result<IpAddr, ParseError> {
-        const ALLOWED: &str = "an IP address";
-        number("address", self.next(ALLOWED)?, ALLOWED)
+    /// The mask that may follow an address: as ethtool has it, bits that are set do not matter.
+    fn mask<T: FromStr>(&mut self, allowed: &'static str) -> Result<Option<T>, ParseError> {
+        if self.peek() != Some("m") {
+            return Ok(None);
+        }
+        self.next("m")?;
+        number("m", self.next(allowed)?, allowed).map(Some)
+    }
+
+    /// An address, one with the length of a prefix, or one with a mask.
+    fn prefix(&mut self) -> Result<IpPrefix, Refusal> {
+        const ALLOWED: &str =
+            "an IP address, or one with the length of a prefix such as 10.0.0.0/24";
+        const MASK: &str = "a mask whose set bits are the last ones, such as 0.0.0.255 for a /24: ethtool's masks name what does not matter";
+        let word = self.next(ALLOWED)?;
+        let wrong = || ParseError::word("address", word, ALLOWED);
+        let Some((ip, len)) = word.split_once('/') else {
+            let ip: IpAddr = number("address", word, ALLOWED)?;
+            let all = IpPrefix::exact(ip).len();
+            return match self.mask::<IpAddr>(MASK)? {
+                None => Ok(IpPrefix::exact(ip)),
+                Some(mask) => {
+                    let (free, width) = match mask {
+                        IpAddr::V4(mask) => (u128::from(mask.to_bits()), 32),
+                        IpAddr::V6(mask) => (mask.to_bits(), 128),
+                    };
+                    let ones = free.trailing_ones() as u8;
+                    let last_ones = free.count_ones() == free.trailing_ones() && width == all;
+                    let prefix = IpPrefix::new(ip, all.saturating_sub(ones));
+                    let refused = || Refusal::word("m", &mask.to_string(), MASK);
+                    prefix.filter(|_| last_ones).ok_or_else(refused)
+                }
+            };
+        };
+        let ip = ip.parse().map_err(|_| wrong())?;
+        let prefix = IpPrefix::new(ip, len.parse().map_err(|_| wrong())?);
+        prefix.ok_or_else(|| wrong().into())
     }
 
     fn port(&mut self) -> Result<u16, ParseError> {
@@ -179,67 +260,83 @@ impl<S: AsRef<str>> Words<'_, S> {
         number("port", self.next(ALLOWED)?, ALLOWED)
     }
 
-    fn dst(&mut self) -> Result<Dst, ParseError> {
-        Ok(match self.next(DST)? {
-            "unknown-unicast" => Dst::UnknownUnicast,
-            "unknown-multicast" => Dst::UnknownMulticast,
-            mac => Dst::Mac(mac.parse().map_err(|_| ParseError::word("dst", mac, DST))?),
+    fn protocol(&mut self) -> Result<u8, ParseError> {
+        const ALLOWED: &str = "the number of a protocol, 0 to 255, such as 1 for ICMP";
+        number("l4proto", self.next(ALLOWED)?, ALLOWED)
+    }
+
+    /// An address, with a mask perhaps.
+    fn mac(&mut self, what: &'static str) -> Result<MacMask, ParseError> {
+        const MASK: &str =
+            "six bytes such as 00:00:00:ff:ff:ff: ethtool's masks name what does not matter";
+        let allowed = if what == "dst" { DST } else { "a MAC address" };
+        let mac = number(what, self.next(allowed)?, allowed)?;
+        Ok(match self.mask::<MacAddr>(MASK)? {
+            None => MacMask::exact(mac),
+            Some(free) => MacMask::new(mac, MacAddr(free.0.map(|byte| !byte))),
         })
+    }
+
+    fn tag_type(&mut self) -> Result<u16, ParseError> {
+        const ALLOWED: &str = "0x8100, 0x88a8 or 0x9100";
+        let word = self.next(ALLOWED)?;
+        hex_or_decimal(word)
+            .filter(|tpid| vf_packet::is_vlan_tpid(*tpid))
+            .ok_or_else(|| ParseError::word("vlan-etype", word, ALLOWED))
     }
 
     fn ethertype(&mut self) -> Result<u16, ParseError> {
         const ALLOWED: &str = "a type such as 0x88b5";
         let word = self.next(ALLOWED)?;
-        let parsed = match word.strip_prefix("0x") {
-            Some(hex) => u16::from_str_radix(hex, 16).ok(),
-            None => word.parse().ok(),
-        };
-        parsed.ok_or_else(|| ParseError::word("proto", word, ALLOWED))
+        hex_or_decimal(word).ok_or_else(|| ParseError::word("proto", word, ALLOWED))
     }
 }
 
-/// Whether there was no value before.
+fn hex_or_decimal(word: &str) -> Option<u16> {
+    match word.strip_prefix("0x") {
+        Some(hex) => u16::from_str_radix(hex, 16).ok(),
+        None => word.parse().ok(),
+    }
+}
+
+/// Sets what has not been set yet.
 fn set<T>(slot: &mut Option<T>, value: T) -> bool {
     slot.replace(value).is_none()
 }
 
 impl Given {
-    fn ether(&self) -> Result<FilterMatch, MatchError> {
-        match (self.dst, self.vlan, self.proto) {
-            (Some(Dst::Mac(mac)), Some(vid), None) => Ok(FilterMatch::MacVlan { mac, vid }),
-            (Some(Dst::Mac(mac)), None, None) => Ok(FilterMatch::Mac(mac)),
-            (None, None, Some(proto)) => Ok(FilterMatch::EtherType(proto)),
-            (Some(Dst::UnknownUnicast), None, None) => Ok(FilterMatch::UnknownUnicast),
-            (Some(Dst::UnknownMulticast), None, None) => Ok(FilterMatch::UnknownMulticast),
-            _ => Err(MatchError(ETHER)),
-        }
-    }
-
-    fn flow(&self, transport: Transport, v4: bool) -> Result<FilterMatch, MatchError> {
-        let end = |ip: Option<IpAddr>, port| match (ip, port) {
-            (Some(ip), Some(port)) if ip.is_ipv4() == v4 => Ok(Some(FlowEnd { ip, port })),
-            (Some(_), Some(_)) => Err(MatchError(
-                "the addresses of tcp4 and udp4 are IPv4, those of tcp6 and udp6 IPv6",
-            )),
-            (None, None) => Ok(None),
-            _ => Err(MatchError(FLOW)),
+    fn matches(&self, of: FlowType) -> Result<FilterMatch, MatchError> {
+        let mut fields = self.fields;
+        fields.vlan = match (self.vlan, self.vlan_etype) {
+            (Some(vid), None) => Some(Vlan::of_vid(vid)),
+            (Some(vid), Some(tpid)) => Some(Vlan::of_tag(VlanTag {
+                tpid,
+                tci: vid.get(),
+            })),
+            (None, None) => None,
+            (None, Some(_)) => return Err(MatchError(ETYPE)),
         };
-        let remote = end(self.src_ip, self.src_port)?;
-        let local = end(self.dst_ip, self.dst_port)?.ok_or(MatchError(FLOW))?;
-        Ok(match remote {
-            None => FilterMatch::Local { transport, local },
-            Some(remote) => FilterMatch::Full {
-                transport,
-                local,
-                remote,
-            },
-        })
+        if let FlowType::Ip { v4, protocol } = of {
+            let ips = [fields.src_ip, fields.dst_ip];
+            if ips.iter().flatten().any(|ip| ip.is_ipv4() != v4) {
+                return Err(MatchError(FAMILY));
+            }
+            fields.ethertype = Some([ETHERTYPE_IPV6, ETHERTYPE_IPV4][usize::from(v4)]);
+            fields.protocol = protocol.or(fields.protocol);
+        }
+        match self.unknown {
+            Some(_) if !fields.flags().is_empty() => Err(MatchError(UNKNOWN)),
+            Some(unknown) => Ok(unknown),
+            None if fields.flags().is_empty() => Err(MatchError(ETHER)),
+            None => Ok(FilterMatch::of(fields)),
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::filter_spec::{FlowEnd, Transport};
     use proptest::prelude::*;
     use proptest::sample::select;
 
@@ -311,8 +408,8 @@ mod tests {
             ("filter", "filter: add, replace, del or flush must follow"),
             ("filter add tcp4", "word 'tcp4': flow-type"),
             (
-                "filter add flow-type sctp4",
-                "flow-type 'sctp4': did you mean 'tcp4'? tcp4, udp4, tcp6, udp6 or ether",
+                "filter add flow-type ah4",
+                "flow-type 'ah4': ether, ip4, tcp4,",
             ),
             (
                 "filter add flow-type tcp4 dst 02:00:00:00:00:01",
@@ -320,11 +417,31 @@ mod tests {
             ),
             (
                 "filter add flow-type ether dst-ip 10.0.0.1",
-                "key 'dst-ip': dst, vlan, proto,",
+                "key 'dst-ip': dst, src, proto,",
             ),
             (
-                "filter add flow-type tcp4 dst-ip 10.0.0.1 vf 1",
-                "has dst-ip and dst-port, or src-ip",
+                "filter add flow-type ip4 dst-ip 10.0.0.0/33 vf 1",
+                "address '10.0.0.0/33': an IP address, or one with the length",
+            ),
+            (
+                "filter add flow-type ip4 dst-ip 10.0.0.0 m 255.255.255.0 vf 1",
+                "name what does not matter",
+            ),
+            (
+                "filter add flow-type tcp4 dst-port 80 m 0 vf 1",
+                "a mask follows a MAC or IP address",
+            ),
+            (
+                "filter add flow-type ip4 dst-port 80",
+                "key 'dst-port': src-ip, dst-ip, l4proto,",
+            ),
+            (
+                "filter add flow-type ether proto 2048 vlan-etype 0x88a8 vf 1",
+                "say which vlan",
+            ),
+            (
+                "filter add flow-type ether dst unknown-unicast vlan 3 vf 1",
+                "on what is unknown has no other field",
             ),
             (
                 "filter add flow-type tcp4 dst-ip fd00::1 dst-port 1 vf 1",
@@ -343,8 +460,8 @@ mod tests {
                 "dst 'unknown-broadcast': a MAC address, unknown-unicast",
             ),
             (
-                "filter add flow-type ether vlan 3 vf 1",
-                "a filter of flow-type ether has dst MAC",
+                "filter add flow-type ether vf 1",
+                "a filter of flow-type ether has dst, src,",
             ),
             (
                 "filter add flow-type ether proto 0xfffff",
@@ -382,6 +499,109 @@ mod tests {
         }
     }
 
+    /// Any combination of fields that words can say.
+    fn any_fields() -> impl Strategy<Value = MatchFields> {
+        use proptest::option::of;
+        let mac = || {
+            let address = || any::<[u8; 6]>().prop_map(MacAddr);
+            (address(), of(address())).prop_map(|(mac, mask)| match mask {
+                Some(mask) => MacMask::new(mac, mask),
+                None => MacMask::exact(mac),
+            })
+        };
+        let vid = || (1u16..4095).prop_map(|vid| Vid::new(vid).unwrap());
+        let vlan = (vid(), select(vec![0x8100, 0x88a8, 0x9100])).prop_map(|(vid, tpid)| {
+            Vlan::of_tag(VlanTag {
+                tpid,
+                tci: vid.get(),
+            })
+        });
+        let link = (of(mac()), of(mac()), of(vlan), of(vid()));
+        let ether = any::<u16>().prop_map(|ethertype| MatchFields {
+            ethertype: Some(ethertype),
+            ..MatchFields::default()
+        });
+        let prefix = |v4| {
+            any::<(u128, u8)>().prop_filter_map("no prefix", move |(bits, len)| match v4 {
+                true => IpPrefix::new(IpAddr::V4((bits as u32).into()), len % 33),
+                false => IpPrefix::new(IpAddr::V6(bits.into()), len),
+            })
+        };
+        let packet = any::<bool>().prop_flat_map(move |v4| {
+            let protocol = of(select(vec![6u8, 17, 132, 1, 0, 255]));
+            let ports = (of(any::<u16>()), of(any::<u16>()));
+            (of(prefix(v4)), of(prefix(v4)), protocol, ports).prop_map(
+                move |(src_ip, dst_ip, protocol, (src_port, dst_port))| {
+                    let has_ports = matches!(protocol, Some(6 | 17 | 132));
+                    MatchFields {
+                        ethertype: Some(if v4 { ETHERTYPE_IPV4 } else { ETHERTYPE_IPV6 }),
+                        src_ip,
+                        dst_ip,
+                        protocol,
+                        src_port: src_port.filter(|_| has_ports),
+                        dst_port: dst_port.filter(|_| has_ports),
+                        ..MatchFields::default()
+                    }
+                },
+            )
+        });
+        let behind = prop_oneof![Just(MatchFields::default()), ether, packet];
+        let fields =
+            (link, behind).prop_map(|((dst, src, vlan, inner_vlan), fields)| MatchFields {
+                dst,
+                src,
+                vlan,
+                inner_vlan,
+                ..fields
+            });
+        fields.prop_filter("no field", |fields| !fields.flags().is_empty())
+    }
+
+    #[test]
+    fn fields_and_masks_in_the_words_of_ethtool() {
+        for (words, shown) in [
+            (
+                "ip4 src-ip 10.0.0.0/8 l4proto 1",
+                "ip4 l4proto 1 src-ip 10.0.0.0/8",
+            ),
+            ("ip4 dst-ip 10.1.2.3 m 0.0.0.255", "ip4 dst-ip 10.1.2.0/24"),
+            ("tcp4 dst-port 80", "tcp4 dst-port 80"),
+            (
+                "sctp6 dst-ip fd00::1 src-port 7",
+                "sctp6 dst-ip fd00::1 src-port 7",
+            ),
+            (
+                "ether src 02:00:00:00:00:01 m 00:00:00:ff:ff:ff vlan 5",
+                "ether src 02:00:00:00:00:00 m 00:00:00:ff:ff:ff vlan 5",
+            ),
+            (
+                "udp4 dst-port 53 dst-mac 02:00:00:00:00:01 vlan 7 vlan-etype 0x88a8 inner-vlan 9",
+                "udp4 dst-port 53 dst-mac 02:00:00:00:00:01 vlan 7 vlan-etype 0x88a8 inner-vlan 9",
+            ),
+            // The kinds that NICs have tables for are what they were, however they are said.
+            (
+                "ether dst 02:00:00:00:00:01 vlan 7 vlan-etype 0x8100",
+                "ether dst 02:00:00:00:00:01 vlan 7",
+            ),
+            ("ip4 l4proto 6 vlan 3", "tcp4 vlan 3"),
+            ("ip6", "ether proto 0x86dd"),
+            (
+                "tcp4 dst-ip 10.0.0.1/32 dst-port 80",
+                "tcp4 dst-ip 10.0.0.1 dst-port 80",
+            ),
+        ] {
+            let spec: FilterSpec = format!("flow-type {words} vf 1").parse().unwrap();
+            assert_eq!(
+                spec.to_string(),
+                format!("flow-type {shown} vf 1 priority manual")
+            );
+        }
+        let kind = |words: &str| words.parse::<FilterSpec>().unwrap().matches;
+        let local = kind("flow-type tcp4 dst-ip 10.0.0.1/32 dst-port 80 vf 1");
+        assert!(matches!(local, FilterMatch::Local { .. }));
+        assert_eq!(kind("flow-type ip4 vf 1"), FilterMatch::EtherType(0x800));
+    }
+
     fn any_match() -> impl Strategy<Value = FilterMatch> {
         let flow = |ip: BoxedStrategy<IpAddr>| {
             let end = || (ip.clone(), any::<u16>()).prop_map(|(ip, port)| FlowEnd { ip, port });
@@ -409,6 +629,7 @@ mod tests {
             }),
             mac().prop_map(FilterMatch::Mac),
             any::<u16>().prop_map(FilterMatch::EtherType),
+            any_fields().prop_map(FilterMatch::of),
             Just(FilterMatch::UnknownMulticast),
             Just(FilterMatch::UnknownUnicast),
         ]

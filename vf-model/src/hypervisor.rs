@@ -17,6 +17,7 @@ use crate::learned::FastEvent;
 use crate::learner::Learner;
 use crate::policy::Policy;
 use crate::reach::{Reach, Unfit};
+use crate::source::Source;
 use crate::stats::DropReason;
 use crate::time::Nanos;
 use crate::verdict::{Onward, Verdict};
@@ -53,7 +54,7 @@ impl HypervisorModel {
         self.account.take_tokens(now, vf, meta);
         let judged = Policy::parse(head).and_then(|header| {
             let policy = &self.account.policy;
-            let flow = policy.filter_table().flow_actions(head);
+            let flow = policy.flow_actions(Source::Vf(vf), head);
             if policy.lookup().stations.contains(vf) {
                 return Ok((header, self.judge_station(now, vf, &header, flow, meta)?));
             }

@@ -62,7 +62,9 @@ mod entry;
 mod farch;
 mod fast_path;
 mod fdb;
+mod filter_fields;
 mod filter_index;
+mod filter_space;
 mod filter_spec;
 mod filter_store;
 mod filter_table;
@@ -105,6 +107,7 @@ pub use cost::{CostModel, CpuBudget};
 pub use counter::Counter;
 pub use fast_path::{FastCounters, Lane, PublishedFast};
 pub use fdb::{FdbError, SelfEntry};
+pub use filter_fields::{IpPrefix, MacMask, MatchFields, MatchFlags};
 pub use filter_spec::{
     FilterAction, FilterId, FilterMatch, FilterPriority, FilterSpec, FlowEnd, MatchError, Transport,
 };

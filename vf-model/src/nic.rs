@@ -59,7 +59,7 @@ impl Nic {
         meta: &FrameMeta,
     ) -> Option<Hop> {
         Policy::check_len(meta).ok()?;
-        let flow = self.account.policy.filter_table().flow_actions(head);
+        let flow = self.account.policy.flow_actions(source, head);
         let lane = self.lane_code(source, head)?;
         let key = self.known.key(source, flow, lane, head)?;
         let hop = self.known.hop(&key, meta.longest())?;
@@ -104,7 +104,7 @@ impl Nic {
         if let Source::Vf(vf) = source {
             self.account.take_tokens(now, vf, meta);
         }
-        let flow = self.account.policy.filter_table().flow_actions(head);
+        let flow = self.account.policy.flow_actions(source, head);
         let lane = self.lane_code(source, head);
         let known = lane.and_then(|lane| self.known.key(source, flow, lane, head));
         let known = known.filter(|_| Policy::check_len(meta).is_ok());

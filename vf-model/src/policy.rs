@@ -11,6 +11,8 @@ use crate::command::{Command, LinkSetting};
 use crate::config::NicConfig;
 use crate::entry::Entry;
 use crate::fdb::{Fdb, SelfEntry};
+use crate::filter_fields::MatchFlags;
+use crate::filter_index::Actions;
 use crate::filter_spec::{FilterMatch, FilterPriority, FilterSpec};
 use crate::filter_table::{FilterTable, Insert, TableError};
 use crate::lack::Answer;
@@ -21,6 +23,7 @@ use crate::mtu::Mtu;
 use crate::profile::{Profile, Rows, Silicon};
 use crate::refusal::{Refusal, Refused};
 use crate::rss::Rss;
+use crate::source::Source;
 use crate::stats::DropReason;
 use crate::switch_mode::SwitchMode;
 use crate::vf::{MAX_VFS, Path, VfIndex, VfPolicy, VfSet, VfSetting};
@@ -173,6 +176,15 @@ impl Policy {
     #[inline]
     pub fn filter_table(&self) -> &FilterTable {
         &self.filter_table
+    }
+
+    /// What filters on flows say of a frame from there.
+    #[inline]
+    pub(crate) fn flow_actions<'a>(&self, source: Source, head: &'a [u8]) -> Actions<'a> {
+        self.filter_table.flow_actions(head, || match source {
+            Source::Vf(vf) => self.vf(vf).port_vlan.map(|port| port.tag()),
+            Source::Wire => None,
+        })
     }
 
     /// All of the NIC's own filters: those, and the ones that path `auto` has learned.
@@ -760,6 +772,7 @@ impl Policy {
 fn changed_by(matches: &FilterMatch) -> Changed {
     match Rows::of(matches) {
         Rows::Flows4 | Rows::Flows6 => Changed::Flows,
-        Rows::Macs | Rows::EtherTypes | Rows::Unknown => Changed::Verdicts,
+        Rows::Fields if matches.flags().intersects(MatchFlags::FLOW) => Changed::Flows,
+        Rows::Macs | Rows::EtherTypes | Rows::Unknown | Rows::Fields => Changed::Verdicts,
     }
 }

@@ -8,8 +8,9 @@ use serde::{Deserialize, Serialize};
 use vf_packet::VlanProto;
 
 use crate::farch;
+use crate::filter_fields::MatchFlags;
 use crate::filter_spec::FilterMatch;
-use crate::filter_store::EF10_ROWS;
+use crate::filter_store::{EF10_COMBINATIONS, EF10_ROWS};
 use crate::lack::{self, Answer, Lack};
 use crate::mailbox::MAX_UNTRUSTED_GROUPS;
 use crate::switch_mode::SwitchMode;
@@ -67,6 +68,8 @@ pub(crate) struct Silicon {
     pub(crate) table: TableKind,
     /// Whether an automatic filter is refused beneath a higher one with the same match, where others have it wait.
     pub(crate) refuses_auto_below: bool,
+    /// Which fields filters can look at besides those of the kinds.
+    pub(crate) fields: FieldRoom,
     /// Most filters on IPv4 flows and local ends.
     flows4: usize,
     /// Most filters on IPv6 flows and local ends.
@@ -104,6 +107,20 @@ pub(crate) enum TableKind {
     Numbered,
 }
 
+/// What else filters can look at together but what the kinds do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum FieldRoom {
+    /// Nothing.
+    None,
+    /// These fields, without masks.
+    Listed(&'static [MatchFlags]),
+    /// Any fields with any masks, in no more than [`MAX_COMBINATIONS`] combinations at a time.
+    Any,
+}
+
+/// Most combinations of fields that filters look at, besides the kinds: each costs every frame a probe.
+pub(crate) const MAX_COMBINATIONS: usize = 16;
+
 /// Filters that share their rows of the table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Rows {
@@ -112,11 +129,12 @@ pub(crate) enum Rows {
     Macs,
     EtherTypes,
     Unknown,
+    Fields,
 }
 
 impl Rows {
     /// How many there are.
-    pub(crate) const COUNT: usize = 5;
+    pub(crate) const COUNT: usize = 6;
 
     pub(crate) fn of(matches: &FilterMatch) -> Rows {
         match matches {
@@ -129,6 +147,7 @@ impl Rows {
             FilterMatch::MacVlan { .. } | FilterMatch::Mac(_) => Rows::Macs,
             FilterMatch::EtherType(_) => Rows::EtherTypes,
             FilterMatch::UnknownMulticast | FilterMatch::UnknownUnicast => Rows::Unknown,
+            FilterMatch::Fields(_) => Rows::Fields,
         }
     }
 }
@@ -180,6 +199,11 @@ impl Silicon {
             Rows::Macs => self.macs,
             Rows::EtherTypes => self.ethertypes,
             Rows::Unknown => self.unknown,
+            Rows::Fields => match self.fields {
+                FieldRoom::None => 0,
+                FieldRoom::Listed(_) => EF10_ROWS,
+                FieldRoom::Any => MAX_TABLE_FILTERS,
+            },
         }
     }
 }
@@ -216,6 +240,7 @@ impl Profile {
             vf_vlans: [MAX_UNTRUSTED_FILTERS, ALL_VLANS],
             table: TableKind::Numbered,
             refuses_auto_below: false,
+            fields: FieldRoom::Any,
             flows4: ALL,
             flows6: ALL,
             macs: ALL,
@@ -223,6 +248,7 @@ impl Profile {
             unknown: 2,
         };
         let none = Silicon {
+            fields: FieldRoom::None,
             flows4: 0,
             flows6: 0,
             macs: 0,
@@ -266,6 +292,7 @@ impl Profile {
                 modes: &[SwitchMode::Veb],
                 vf_macs: 32,
                 table: TableKind::Ef10,
+                fields: FieldRoom::Listed(EF10_COMBINATIONS),
                 flows4: EF10_ROWS,
                 flows6: EF10_ROWS,
                 macs: EF10_ROWS,

@@ -159,14 +159,15 @@ impl Policy {
             }
             Some(port) => {
                 // With the port VLAN's tag in front, the second of its own tags is where filters look for a type.
-                if let [_, inner] = header.tags.as_slice() {
-                    (header.ethertype, flow) = (inner.tpid, Actions::default());
+                if header.tags.as_slice().len() == 2 {
+                    flow = Actions::default();
                 }
                 probe.note(|| Step::PortVlan {
                     vf,
                     tag: port.tag(),
                     tagged: header.vlan() != Vlan::NONE,
                 });
+                header = header.behind(port.tag());
                 (Vlan::of_tag(port.tag()), Some(port.tag()))
             }
             None => (header.vlan(), None),

@@ -57,13 +57,14 @@ impl LinkKey {
                 false => tags & 0xffff_ffff,
             })?,
         };
+        let flow = flow.code()?;
         Some(LinkKey {
             addresses: [dst, src & 0xffff_ffff_ffff | u64::from(lane) << 48],
             tags,
             source: match source {
                 Source::Vf(vf) => 1 << 8 | u64::from(vf.0),
                 Source::Wire => 2 << 8,
-            } | flow.code() << 16,
+            } | flow << 16,
         })
     }
 

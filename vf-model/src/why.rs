@@ -299,7 +299,7 @@ impl Policy {
             Source::Wire => Path::Direct,
         };
         let mut steps = vec![Step::Judge { path, source }];
-        let flow = self.filter_table().flow_actions(head);
+        let flow = self.flow_actions(source, head);
         let judged = Policy::parse(head).and_then(|header| match (source, path) {
             (Source::Vf(vf), _) if self.vf(vf).bridge => hypervisor::split(
                 &self.reach_from_station(vf, &header, flow, meta, &mut steps)?,

@@ -13,10 +13,10 @@ use proptest::sample::select;
 use proptest::test_runner::FileFailurePersistence;
 use vf_model::{
     BridgePort, Command, Counters, DropReason, FilterAction, FilterMatch, FilterSpec, FlowEnd,
-    FrameMeta, Header, Hop, HypervisorModel, Judge, LinkSetting, MAX_FRAME, MacAddr, Mtu, Nanos,
-    Nic, NicConfig, Onward, Path, Policy, Profile, Refusal, RxMode, Source, Step, SwitchMode,
-    TagEdit, To, Transport, Verdict, VfIndex, VfLinkState, VfRequest, VfSetting, Vid, VlanProto,
-    VlanTag,
+    FrameMeta, Header, Hop, HypervisorModel, Judge, LinkSetting, MAX_FRAME, MacAddr, MatchFields,
+    Mtu, Nanos, Nic, NicConfig, Onward, Path, Policy, Profile, Refusal, RxMode, Source, Step,
+    SwitchMode, TagEdit, To, Transport, Verdict, VfIndex, VfLinkState, VfRequest, VfSetting, Vid,
+    VlanProto, VlanTag,
 };
 
 const VFS: u8 = 4;
@@ -369,6 +369,118 @@ fn flow_of(bytes: &[u8]) -> Option<(Transport, FlowEnd, FlowEnd)> {
     Some((transport, end(dst, l4 + 2), end(src, l4)))
 }
 
+/// Protocol, source and destination, and ports.
+type Packet = (u8, IpAddr, IpAddr, Option<(u16, u16)>);
+
+/// What filters look at in a packet of those that [`any_frame`] makes.
+fn packet_of(bytes: &[u8]) -> Option<Packet> {
+    let word = |at: usize| u16::from_be_bytes([bytes[at], bytes[at + 1]]);
+    let mut at = 12;
+    while at < 20 && matches!(word(at), 0x8100 | 0x88a8 | 0x9100) {
+        at += 4;
+    }
+    let ip = at + 2;
+    let v4 = |at: usize| IpAddr::from(<[u8; 4]>::try_from(&bytes[at..at + 4]).unwrap());
+    let v6 = |at: usize| IpAddr::from(<[u8; 16]>::try_from(&bytes[at..at + 16]).unwrap());
+    let ports = |protocol, l4| {
+        [6, 17, 132]
+            .contains(&protocol)
+            .then(|| (word(l4), word(l4 + 2)))
+    };
+    match (word(at), bytes[ip]) {
+        (0x800, 0x45) => {
+            let (protocol, whole) = (bytes[ip + 9], word(ip + 6) & 0x3fff == 0);
+            let ports = ports(protocol, ip + 20).filter(|_| whole);
+            Some((protocol, v4(ip + 12), v4(ip + 16), ports))
+        }
+        (0x86dd, 0x60) => {
+            let protocol = bytes[ip + 6];
+            Some((protocol, v6(ip + 8), v6(ip + 24), ports(protocol, ip + 40)))
+        }
+        _ => None,
+    }
+}
+
+/// Whether each field that there is matches.
+fn has_fields(fields: &MatchFields, bytes: &[u8], tag: Option<(u16, u16)>) -> bool {
+    let header = Header::parse(bytes).unwrap();
+    let packet = packet_of(bytes);
+    let inner = header.tags.as_slice().get(1).map(|tag| tag.vid());
+    let ports = packet.and_then(|(_, _, _, ports)| ports);
+    fields.dst.is_none_or(|mac| mac.has(header.dst))
+        && fields.src.is_none_or(|mac| mac.has(header.src))
+        && fields
+            .vlan
+            .is_none_or(|vlan| vlan.tag().map(|t| (t.tpid, t.vid())) == tag)
+        && fields.inner_vlan.is_none_or(|vid| inner == Some(vid.get()))
+        && fields
+            .ethertype
+            .is_none_or(|proto| proto == header.ethertype)
+        && fields
+            .protocol
+            .is_none_or(|protocol| packet.is_some_and(|p| p.0 == protocol))
+        && fields
+            .src_ip
+            .is_none_or(|ip| packet.is_some_and(|p| ip.has(p.1)))
+        && fields
+            .dst_ip
+            .is_none_or(|ip| packet.is_some_and(|p| ip.has(p.2)))
+        && fields
+            .src_port
+            .is_none_or(|port| ports.is_some_and(|p| p.0 == port))
+        && fields
+            .dst_port
+            .is_none_or(|port| ports.is_some_and(|p| p.1 == port))
+}
+
+/// How a filter ranks, from its words alone: which fields it names, in the documented order, and then how much of them.
+fn rank(spec: &FilterSpec) -> (Vec<bool>, Vec<u32>) {
+    let words = spec.matches.to_string();
+    let words: Vec<&str> = words.split(' ').collect();
+    let value = |key: &str| {
+        let at = words.iter().position(|word| *word == key)?;
+        words.get(at + 1).copied()
+    };
+    let dst = value("dst").or(value("dst-mac"));
+    let unknown = |what: &str| dst == Some(what);
+    let flow_type = value("flow-type").unwrap();
+    let fields = vec![
+        value("dst-port").is_some(),
+        value("src-port").is_some(),
+        value("dst-ip").is_some(),
+        value("src-ip").is_some(),
+        value("l4proto").is_some() || !["ether", "ip4", "ip6"].contains(&flow_type),
+        dst.is_some_and(|dst| !dst.starts_with("unknown")),
+        value("src").or(value("src-mac")).is_some(),
+        value("vlan").is_some(),
+        value("inner-vlan").is_some(),
+        value("proto").is_some() || flow_type != "ether",
+        unknown("unknown-multicast"),
+        unknown("unknown-unicast"),
+    ];
+    let prefix = |key: &str| match value(key)?.split_once('/') {
+        Some((_, len)) => len.parse::<u32>().ok(),
+        None => Some(u32::MAX),
+    };
+    let mac = |keys: [&str; 2]| {
+        let at = words.iter().position(|word| keys.contains(word))?;
+        match words.get(at + 2) {
+            Some(&"m") => {
+                let free: MacAddr = words[at + 3].parse().unwrap();
+                Some(48 - free.0.map(u8::count_ones).iter().sum::<u32>())
+            }
+            _ => Some(48),
+        }
+    };
+    let much = [
+        prefix("dst-ip"),
+        prefix("src-ip"),
+        mac(["dst", "dst-mac"]),
+        mac(["src", "src-mac"]),
+    ];
+    (fields, much.map(Option::unwrap_or_default).to_vec())
+}
+
 /// Every filter in turn: the first in force that matches a frame with this tag and does not send it to a VF that takes no
 /// part in the frame's VLAN.
 fn steered(
@@ -382,7 +494,7 @@ fn steered(
     let flow = flow_of(bytes);
     let ethertype = Header::parse(bytes).unwrap().ethertype;
     let mut specs: Vec<FilterSpec> = policy.filter_table().iter().collect();
-    specs.sort_by_key(|s| (s.matches, std::cmp::Reverse(s.priority)));
+    specs.sort_by_key(|s| std::cmp::Reverse((rank(s), s.priority)));
     specs.dedup_by_key(|s| s.matches);
     let matches = |spec: &FilterSpec| match spec.matches {
         FilterMatch::Full {
@@ -398,6 +510,7 @@ fn steered(
         FilterMatch::EtherType(proto) => proto == ethertype,
         FilterMatch::UnknownMulticast => dst.is_multicast() && !dst.is_broadcast(),
         FilterMatch::UnknownUnicast => unknown_unicast,
+        FilterMatch::Fields(fields) => has_fields(&fields, bytes, tag),
     };
     let applies = |spec: &FilterSpec| match spec.action {
         FilterAction::Drop => true,
@@ -668,6 +781,7 @@ fn any_filter_command() -> impl Strategy<Value = Command> {
         1 => select(vec!["0x800", "0x86dd", "0x8100"]).prop_map(|p| format!("flow-type ether proto {p}")),
         2 => select(vec!["unicast", "multicast"]).prop_map(|u| format!("flow-type ether dst unknown-{u}")),
     ];
+    let matches = prop_oneof![3 => matches.boxed(), 2 => any_fields()].boxed();
     let priority = select(vec!["", " priority hint", " priority required"]);
     let action = prop_oneof![
         1 => Just("action drop".to_owned()),
@@ -679,6 +793,78 @@ fn any_filter_command() -> impl Strategy<Value = Command> {
         4 => (matches, priority).prop_map(|(m, p)| parse(&format!("filter del {m}{p}"))),
         1 => Just(Command::FlushFilters),
     ]
+}
+
+/// Words for any fields of frames, alone or together.
+fn any_fields() -> BoxedStrategy<String> {
+    let some = |words: BoxedStrategy<String>| proptest::option::of(words);
+    let of = |key: &'static str, values: Vec<&'static str>| {
+        some(
+            select(values)
+                .prop_map(move |value| format!(" {key} {value}"))
+                .boxed(),
+        )
+    };
+    let masks = || select(vec!["", " m 00:00:00:00:00:01", " m fe:ff:ff:ff:ff:ff"]);
+    let mac = move |key: &'static str| {
+        some(
+            (any_mac(), masks())
+                .prop_map(move |(mac, mask)| format!(" {key} {mac}{mask}"))
+                .boxed(),
+        )
+    };
+    let vlans = vec!["10", "20", "20 vlan-etype 0x88a8", "10 vlan-etype 0x9100"];
+    let link = (of("vlan", vlans), of("inner-vlan", vec!["10", "20"]));
+    let ether = (mac("dst"), mac("src"), of("proto", vec!["0x800", "0x86dd"])).prop_map(
+        |(dst, src, proto)| {
+            format!(
+                "flow-type ether{}",
+                [dst, src, proto].map(Option::unwrap_or_default).concat()
+            )
+        },
+    );
+    let ips = |key| {
+        of(
+            key,
+            vec!["10.0.0.1", "10.0.0.2/31", "10.0.0.0/8", "10.0.0.2"],
+        )
+    };
+    let packet = (
+        select(vec!["ip4", "tcp4", "udp4", "sctp4", "tcp6"]),
+        ips("dst-ip"),
+        ips("src-ip"),
+        (
+            of("dst-port", vec!["80", "81"]),
+            of("src-port", vec!["80", "81"]),
+        ),
+        of("l4proto", vec!["1", "6", "17"]),
+        mac("dst-mac"),
+    )
+        .prop_map(|(flow_type, dst, src, (to, from), protocol, mac)| {
+            let is_ip = flow_type == "ip4";
+            let v4 = |ip: Option<String>| match (flow_type, ip) {
+                ("tcp6", Some(ip)) => Some(
+                    ip.replace("10.0.0.", "fd00::")
+                        .replace("/8", "/16")
+                        .replace("/31", "/127"),
+                ),
+                (_, ip) => ip,
+            };
+            let l4 = [
+                to.filter(|_| !is_ip),
+                from.filter(|_| !is_ip),
+                protocol.filter(|_| is_ip),
+            ];
+            let all = [v4(dst), v4(src), mac].into_iter().chain(l4).flatten();
+            format!("flow-type {flow_type}{}", all.collect::<String>())
+        });
+    (prop_oneof![ether, packet], link)
+        .prop_map(|(words, (vlan, inner))| {
+            let link = [vlan, inner].map(Option::unwrap_or_default);
+            format!("{words}{}", link.concat())
+        })
+        .prop_filter("no field", |words| words != "flow-type ether")
+        .boxed()
 }
 
 fn group(i: u32) -> MacAddr {
@@ -781,7 +967,7 @@ fn any_frame() -> impl Strategy<Value = Vec<u8>> {
 /// A type and what it announces: a flow, a fragment of one, or nothing known.
 fn any_packet() -> impl Strategy<Value = Vec<u8>> {
     let ends = || (1u8..4, 1u8..4, 80u16..82, 80u16..82);
-    let protocol = || select(vec![6u8, 6, 17, 1]);
+    let protocol = || select(vec![6u8, 6, 17, 1, 132]);
     let v4 = (ends(), protocol(), any::<bool>()).prop_map(|((src, dst, from, to), l4, whole)| {
         let mut packet = vec![
             8,

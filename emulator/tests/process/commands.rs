@@ -58,7 +58,7 @@ fn wrong_commands_change_nothing() {
             "--nic a filter add flow-type ether proto 2048 vf 2",
             "0 to 1",
         ),
-        ("--nic a filter add flow-type tcp4 vf 1", "dst-ip"),
+        ("--nic a filter add flow-type tcp4 dst 1 vf 1", "dst-ip"),
         ("--nic a filter del flow-type ether proto 2048", "no such"),
         ("--nic a link set sideways", "up, down, mtu, hwmode or vf"),
         ("link set dev c vf 0 trust on", "no NIC 'c'"),

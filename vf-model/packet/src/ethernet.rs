@@ -84,6 +84,29 @@ impl Header {
         })
     }
 
+    /// The header of the same frame with a tag put in front of its own.
+    #[inline]
+    #[must_use]
+    pub fn behind(self, tag: VlanTag) -> Header {
+        let [first, second] = self.tags.list;
+        let tags = |len| Tags {
+            list: [tag, first],
+            len,
+        };
+        match self.tags.len {
+            2 => Header {
+                tags: tags(2),
+                ethertype: second.tpid,
+                ..self
+            },
+            own => Header {
+                tags: tags(own + 1),
+                l3_offset: self.l3_offset + 4,
+                ..self
+            },
+        }
+    }
+
     /// The VLAN that the frame belongs to.
     #[inline]
     #[must_use]
@@ -129,6 +152,26 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn a_tag_in_front_is_read_as_if_it_had_been_there(
+            own in proptest::collection::vec((0usize..3, any::<u16>()), 0..4),
+            (tpid, tci) in (0usize..3, any::<u16>()),
+            rest in proptest::collection::vec(any::<u8>(), 4..20),
+        ) {
+            let tag = |tpid: usize, tci| VlanTag { tpid: [0x8100, 0x88a8, 0x9100][tpid], tci };
+            let mut frame = vec![2, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 2];
+            frame.extend(own.into_iter().flat_map(|(tpid, tci)| tag(tpid, tci).to_bytes()));
+            frame.extend([8, 0]);
+            frame.extend(rest);
+            let header = Header::parse(&frame).unwrap();
+            let tag = tag(tpid, tci);
+            frame.splice(12..12, tag.to_bytes());
+            let behind = header.behind(tag);
+            let parsed = Header::parse(&frame).unwrap();
+            prop_assert_eq!((behind.dst, behind.src, behind.ethertype, behind.l3_offset), (parsed.dst, parsed.src, parsed.ethertype, parsed.l3_offset));
+            prop_assert_eq!(behind.tags.as_slice(), parsed.tags.as_slice());
+        }
+
         #[test]
         fn parse_never_panics(head in proptest::collection::vec(any::<u8>(), 0..64)) {
             let parsed = Header::parse(&head);
