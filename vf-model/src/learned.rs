@@ -36,7 +36,7 @@ impl Default for AutoLimits {
 }
 
 impl AutoLimits {
-    /// Frames that may wait: receive buffers of 2048 bytes, two a page, have half of the pages.
+    /// Receive buffers, of 2048 bytes each: two a page, and they have half of the pages.
     #[must_use]
     pub fn buffers(&self) -> usize {
         usize::from(self.max_buf_pages)

@@ -395,7 +395,7 @@ pub enum SettingError {
     NoPortVlan,
     /// The direct path for a station on the hypervisor's bridge.
     #[error(
-        "path direct: it is a station on the hypervisor's bridge, which is mediated: set bridge off first"
+        "path: it is a station on the hypervisor's bridge, which is mediated: set bridge off first"
     )]
     OnBridge,
 }

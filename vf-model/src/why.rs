@@ -6,6 +6,7 @@ use std::fmt;
 use vf_packet::{FrameMeta, MacAddr, Vlan, VlanTag};
 
 use crate::filter_spec::FilterAction;
+use crate::learned::FastKey;
 use crate::policy::Policy;
 use crate::source::Source;
 use crate::stats::DropReason;
@@ -134,6 +135,15 @@ pub enum Step {
     },
     /// VFs that get a copy, as somebody is mirrored to them.
     Mirrored(VfSet),
+    /// The receiver is on path `auto`.
+    AutoReceiver {
+        /// The VF.
+        vf: VfIndex,
+        /// Whether a filter puts the frame on the fast path.
+        fast: bool,
+    },
+    /// The sender is on path `auto`.
+    AutoSender(VfIndex),
     /// Nobody gets it.
     Dropped(DropReason),
 }
@@ -275,6 +285,18 @@ impl fmt::Display for Step {
                 }
             }
             Step::Mirrored(vfs) => write!(f, "a copy for {}, to whom this is mirrored", Names(vfs)),
+            Step::AutoReceiver { vf, fast: true } => write!(
+                f,
+                "{vf} is on path auto and has a filter for it: it goes straight through the NIC"
+            ),
+            Step::AutoReceiver { vf, fast: false } => write!(
+                f,
+                "{vf} is on path auto and has no filter for it: it goes by way of the hypervisor"
+            ),
+            Step::AutoSender(vf) => write!(
+                f,
+                "{vf} is on path auto: TCP and UDP over IPv4 go straight to stations that it has heard on the fast path, all else by way of the hypervisor"
+            ),
             Step::Dropped(reason) => write!(f, "dropped: {reason}. {}", reason.says()),
         }
     }
@@ -325,6 +347,20 @@ impl Policy {
             path: self.vf(vf).path,
             edit: tagging.edit(vf),
         }));
+        let vfs = verdict.vfs.union(verdict.beyond).intersection(self.auto());
+        let key = FastKey::of_frame(head);
+        for vf in vfs.iter() {
+            let steered = |step: &Step| matches!(step, Step::Filter(to) if to.vf() == Some(vf));
+            let fast = key.is_some_and(|key| self.learned().has(key, vf));
+            let fast = source == Source::Wire && (fast || steps.iter().any(steered));
+            steps.push(Step::AutoReceiver { vf, fast });
+        }
+        if let Source::Vf(vf) = source
+            && self.auto().contains(vf)
+            && verdict.drop.is_none()
+        {
+            steps.push(Step::AutoSender(vf));
+        }
         if verdict.wire {
             steps.push(Step::Wire(
                 verdict.insert.map_or(TagEdit::Keep, TagEdit::Insert),

@@ -12,12 +12,18 @@ use crate::queue::Frame;
 /// How soon a marker is sent again that the hypervisor's queue had no room for.
 const AGAIN: Nanos = Nanos(10_000);
 
+/// A receive buffer of the plug-in's.
+const BUFFER: usize = 2048;
+/// Buffers of all VFs together, 64 MiB.
+const BUFFERS: usize = (64 << 20) / BUFFER;
+
 /// Frames that wait for their flow.
 #[derive(Default)]
 pub(super) struct Waiting {
     /// Received ones, in the order in which they came.
     held: VecDeque<Held>,
-    /// How many of each VF.
+    /// How many buffers they fill, and how many those of each VF.
+    buffers: usize,
     of_vf: Vec<usize>,
     /// VFs of whose rings the first frame waits.
     pub(super) rings: VfSet,
@@ -32,7 +38,34 @@ struct Held {
     tagging: Tagging,
 }
 
+/// How many buffers a frame fills.
+fn buffers(frame: &Frame) -> usize {
+    frame.data.len().div_ceil(BUFFER).max(1)
+}
+
 impl Waiting {
+    /// Gives a frame of a VF its buffers, if the VF may have so many; whether it has them.
+    fn take_buffers(&mut self, vf: VfIndex, frame: &Frame, limit: usize) -> bool {
+        if self.of_vf.len() <= vf.index() {
+            self.of_vf.resize(vf.index() + 1, 0);
+        }
+        let (wanted, of_vf) = (buffers(frame), &mut self.of_vf[vf.index()]);
+        let fits = *of_vf + wanted <= limit && self.buffers + wanted <= BUFFERS;
+        if fits {
+            *of_vf += wanted;
+            self.buffers += wanted;
+        }
+        fits
+    }
+
+    fn give_buffers(&mut self, vf: VfIndex, frame: &Frame) {
+        let given = buffers(frame);
+        self.buffers -= given;
+        if let Some(of_vf) = self.of_vf.get_mut(vf.index()) {
+            *of_vf -= given;
+        }
+    }
+
     /// When something is to be done.
     pub(super) fn next(&self) -> Option<Nanos> {
         self.marker_at
@@ -43,7 +76,7 @@ impl DirectPlane {
     /// A new policy is in force: what waits for a flow that is no longer changing goes on, and a marker follows for those that
     /// begin to.
     pub(super) fn adopted(&mut self, now: Nanos) -> usize {
-        let moved = self.release(now);
+        let moved = self.release();
         self.send_marker(now);
         moved
     }
@@ -62,12 +95,12 @@ impl DirectPlane {
     /// The marker has come back: all that was sent up before it is in the guests' rings, or on its way out.
     pub(super) fn marker_back(&mut self, now: Nanos, number: u64) {
         self.nic.marker_back(number);
-        self.release(now);
+        self.release();
         self.send_marker(now);
     }
 
     /// Lets those go on that need not wait any longer; how many.
-    fn release(&mut self, now: Nanos) -> usize {
+    fn release(&mut self) -> usize {
         while let Some(vf) = self.waiting.rings.pop() {
             // Whether its frame still waits is found out when it is looked at.
             self.ports.active.had_work(vf);
@@ -80,18 +113,16 @@ impl DirectPlane {
                 continue;
             }
             moved += 1;
-            self.let_go(now, held, lane);
+            self.let_go(held, lane);
         }
         moved
     }
 
-    fn let_go(&mut self, _: Nanos, held: Held, lane: Lane) {
+    fn let_go(&mut self, held: Held, lane: Lane) {
         let Held {
             vf, frame, tagging, ..
         } = held;
-        if let Some(count) = self.waiting.of_vf.get_mut(vf.index()) {
-            *count -= 1;
-        }
+        self.waiting.give_buffers(vf, &frame);
         self.nic.count_released(vf, lane, frame.head(), frame.len());
         let vfs = [vf].into_iter().collect();
         let rx = &mut self.ports.rx;
@@ -130,15 +161,10 @@ impl DirectPlane {
             }
             others.remove(vf);
             let limit = self.nic.policy().vf(vf).limits.buffers();
-            let of_vf = &mut self.waiting.of_vf;
-            if of_vf.len() <= vf.index() {
-                of_vf.resize(vf.index() + 1, 0);
-            }
-            if of_vf[vf.index()] >= limit {
+            if !self.waiting.take_buffers(vf, frame, limit) {
                 self.nic.count_busy(vf);
                 continue;
             }
-            of_vf[vf.index()] += 1;
             self.nic.count_waited(vf);
             let frame = self.ports.rx.pool.copy(frame);
             self.waiting.held.push_back(Held {
