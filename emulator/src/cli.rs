@@ -11,7 +11,8 @@ use vf_nic::config::{CpuList, PollMode};
 
 #[cfg(feature = "lab")]
 pub use lab::{
-    ClockChoice, Experiment, GuestsWord, RunClock, Scenario, ScenarioRun, VirtualClock, Which,
+    ClockChoice, Experiment, GuestsWord, ProfileWord, RunClock, Scenario, ScenarioRun,
+    VirtualClock, Which,
 };
 
 /// A 10 GbE NIC in software: each virtual function (VF) is a vhost-user socket for an unmodified guest.

@@ -3,12 +3,12 @@
 use std::path::Path;
 use std::time::Duration;
 
-use vf_model::{LinkConfig, Nanos};
-use vfnic::cli::{self, ClockChoice, GuestsWord, Which};
+use vf_model::{LinkConfig, Nanos, Profile};
+use vfnic::cli::{self, ClockChoice, GuestsWord, ProfileWord, Which};
 use vfnic::config::{Config, parse_rate};
 use vfnic::experiment::{self, ClockMode, ExperimentPlan, Guests};
 use vfnic::linux::Image;
-use vfnic::scenario::{self, GuestKind};
+use vfnic::scenario::{self, CompareError, GuestKind};
 use vfnic::server::ready::Ready;
 use vfnic::timetravel::{self, Simulation, SimulationError};
 
@@ -164,12 +164,20 @@ fn plan(args: &cli::Experiment) -> Result<ExperimentPlan, Failure> {
 pub(crate) fn run_scenario(command: cli::Scenario) -> Result<(), Failure> {
     let args = match command {
         cli::Scenario::Check { file } => {
-            let checked = scenario::ScenarioPlan::load(&file, None);
+            let checked = scenario::ScenarioPlan::load(&file, None, None);
             return checked.map(drop).map_err(usage);
         }
         cli::Scenario::Run(args) => args,
     };
-    let mut plan = scenario::ScenarioPlan::load(&args.file, args.guests).map_err(usage)?;
+    let profile = match (args.profile, args.files.as_slice()) {
+        (None, [_]) => None,
+        (Some(ProfileWord::One(profile)), [_]) => Some(profile),
+        _ => return compare_scenarios(&args),
+    };
+    let [file] = args.files.as_slice() else {
+        return Ok(()); // there is one
+    };
+    let mut plan = scenario::ScenarioPlan::load(file, args.guests, profile).map_err(usage)?;
     plan.snaplen = args.snaplen.unwrap_or(plan.snaplen);
     let stop = match plan.kind {
         // Guests that are processes of their own do not end by themselves.
@@ -193,6 +201,46 @@ pub(crate) fn run_scenario(command: cli::Scenario) -> Result<(), Failure> {
     }
     let mut wrong: Vec<String> = outcome.failed().map(ToString::to_string).collect();
     wrong.extend(outcome.faults);
+    match wrong.is_empty() {
+        true => Ok(()),
+        false => Err(Failure::Failed(wrong.join("\nvfnic: "))),
+    }
+}
+
+/// Several scenarios, or NICs of all families.
+fn compare_scenarios(args: &cli::ScenarioRun) -> Result<(), Failure> {
+    let single = [
+        (args.out.is_some(), "--out"),
+        (args.snaplen.is_some(), "--snaplen"),
+        (args.guests.is_some(), "--guests"),
+        (args.image.is_some(), "--image"),
+    ];
+    if let Some((_, option)) = single.iter().find(|(said, _)| *said) {
+        return Err(usage(format!(
+            "{option} is for one scenario with one profile"
+        )));
+    }
+    let profiles: Vec<_> = match args.profile {
+        None => Vec::new(),
+        Some(ProfileWord::One(profile)) => vec![profile],
+        Some(ProfileWord::All) => Profile::all().collect(),
+    };
+    let compared = scenario::compare(&args.files, &profiles).map_err(|e| match e {
+        CompareError::Load(e) => usage(e),
+        e => failed(e),
+    })?;
+    match args.json {
+        true => {
+            let json = serde_json::to_string_pretty(&compared).map_err(failed)?;
+            print(&format!("{json}\n"))?;
+        }
+        false => print(&compared.to_string())?,
+    }
+    let wrong = compared.rows.iter().flat_map(|row| {
+        let file = row.scenario.display();
+        row.failed.iter().map(move |line| format!("{file}: {line}"))
+    });
+    let wrong: Vec<_> = wrong.collect();
     match wrong.is_empty() {
         true => Ok(()),
         false => Err(Failure::Failed(wrong.join("\nvfnic: "))),

@@ -88,6 +88,7 @@ mod question;
 mod rate;
 mod reach;
 mod refusal;
+mod request_words;
 mod rss;
 mod source;
 mod stats;

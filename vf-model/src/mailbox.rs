@@ -200,9 +200,9 @@ impl Asked {
             VfFilterError::full(kind, of(&room), of(&trusted)).into()
         };
         match request {
-            VfRequest::MacTable { .. } => {
-                let mut listed = self.filter.unicast.iter();
-                let mac = listed.find(|mac| !granted.has(**mac))?;
+            // Those, too, that are more than are remembered.
+            VfRequest::MacTable { unicast, .. } => {
+                let mac = unicast.iter().find(|mac| !granted.has(**mac))?;
                 let why = why_not(*mac, policy, self.taken.contains(mac));
                 Some(why.unwrap_or_else(|| full(ADDRESSES, |room| room.addresses)))
             }
@@ -442,7 +442,11 @@ mod tests {
                 Some(groups as usize)
             );
         }
-        let (asked, given, _) = ask(&trusted, &[table(&many(2, 2000), &[])]);
+        let (asked, given, denied) = ask(&trusted, &[table(&many(2, 2000), &[])]);
+        assert_eq!(
+            denied.unwrap().to_string(),
+            "a VF has at most 1024 further addresses"
+        );
         assert_eq!(
             (asked.filter.unicast.len(), given.unicast.len()),
             (1024, 1024)

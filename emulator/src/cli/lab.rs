@@ -58,11 +58,40 @@ pub enum Scenario {
     },
 }
 
+/// Which NICs a scenario is run with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ProfileWord {
+    /// One like each profile, one after the other.
+    All,
+    /// One like this.
+    One(Profile),
+}
+
+impl std::str::FromStr for ProfileWord {
+    type Err = String;
+
+    fn from_str(word: &str) -> Result<ProfileWord, String> {
+        match word {
+            "all" => Ok(ProfileWord::All),
+            word => {
+                let profile = word.parse::<Profile>();
+                profile
+                    .map(ProfileWord::One)
+                    .map_err(|e| format!("{e}, or all"))
+            }
+        }
+    }
+}
+
 /// Options of `vfnic scenario run`.
 #[derive(Debug, Args)]
 pub struct ScenarioRun {
-    /// The scenario
-    pub file: PathBuf,
+    /// The scenarios: of several, a table says what came out
+    #[arg(required = true, value_name = "FILE")]
+    pub files: Vec<PathBuf>,
+    /// NIC that the first NIC of each is to be like, or all: a table says what each makes of it [default: what the file says]
+    #[arg(long, value_name = "NAME")]
+    pub profile: Option<ProfileWord>,
     /// Write a pcapng file for each VF there
     #[arg(long, value_name = "DIR")]
     pub out: Option<PathBuf>,

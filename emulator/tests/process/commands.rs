@@ -162,6 +162,23 @@ fn words_that_the_command_line_does_not_have() {
     }
 }
 
+#[test]
+fn profiles_are_listed_shown_and_compared() {
+    let said = |args: &[&str]| {
+        let output = vfnic(args);
+        assert_eq!(output.status.code(), Some(0), "{output:?}");
+        String::from_utf8(output.stdout).unwrap()
+    };
+    assert_eq!(said(&["profile", "list"]).lines().count(), 7);
+    assert!(said(&["profile", "show", "ixgbe"]).contains("min_tx_rate: EINVAL"));
+    assert_eq!(said(&["profile", "diff", "ixgbe", "ixgbe"]), "");
+    let diff = said(&["profile", "diff", "siena", "ef10", "--json"]);
+    let diff: serde_json::Value = serde_json::from_str(&diff).unwrap();
+    assert_eq!(diff["hwmode"], serde_json::json!(["none", "veb"]));
+    assert!(diff["mac_filters_end_spoofchk"].is_null(), "no difference");
+    refused("profile", &vfnic(&["profile", "show", "82599"]));
+}
+
 #[cfg(feature = "lab")]
 #[test]
 fn without_an_image_linux_guests_are_told_how_to_build_one() {

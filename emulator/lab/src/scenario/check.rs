@@ -4,7 +4,7 @@ use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 
 use toml::Spanned;
-use vf_model::{Command, Mtu, Nanos, VfIndex};
+use vf_model::{Command, Mtu, Nanos, Policy, Profile, Question, Source, VfIndex, VfRequest};
 use vf_nic::config::{Config, Sections, SocketRole, line_of, one_line};
 use vf_nic::instance::initial_policy;
 use vf_nic::uplink::UplinkSpec;
@@ -13,8 +13,12 @@ use crate::virtual_hosts::cost_model;
 
 use super::error::{LoadError, ScenarioError, value};
 use super::expect;
-use super::parse::{EventSection, File, GuestSection, JobSection, PingSection, SendSection};
-use super::plan::{Amount, Event, GuestKind, GuestPlan, Interface, Job, ScenarioPlan, Work};
+use super::parse::{
+    EventSection, File, FrameSection, GuestSection, JobSection, PingSection, SendSection,
+};
+use super::plan::{
+    Amount, Event, FramePlan, GuestKind, GuestPlan, Interface, Job, Request, ScenarioPlan, Work,
+};
 use vf_nic::duration::Duration;
 
 /// Bytes of each frame that a capture keeps, unless told otherwise: all headers.
@@ -27,22 +31,27 @@ const MAX_STREAMS: u16 = 64;
 const FIRST_PORT: u16 = 5201;
 
 impl ScenarioPlan {
-    /// Reads and checks a file. `kind` takes the place of what the file says of its guests.
+    /// Reads and checks a file. `kind` takes the place of what the file says of its guests, `profile` that of its first NIC.
     ///
     /// # Errors
     /// [`LoadError`].
-    pub fn load(path: &Path, kind: Option<GuestKind>) -> Result<ScenarioPlan, LoadError> {
+    pub fn load(
+        path: &Path,
+        kind: Option<GuestKind>,
+        profile: Option<Profile>,
+    ) -> Result<ScenarioPlan, LoadError> {
         let text = std::fs::read_to_string(path).map_err(|source| LoadError::Read {
             path: path.to_owned(),
             source,
         })?;
-        ScenarioPlan::parse(path, &text, kind)
+        ScenarioPlan::parse(path, &text, kind, profile)
     }
 
     pub(super) fn parse(
         path: &Path,
         text: &str,
         kind: Option<GuestKind>,
+        profile: Option<Profile>,
     ) -> Result<ScenarioPlan, LoadError> {
         let file: File = toml::from_str(text).map_err(|e| LoadError::Parse {
             path: path.to_owned(),
@@ -67,6 +76,19 @@ impl ScenarioPlan {
                 }
             })?;
         check_config(&config).map_err(whole)?;
+        if let (Some(nic), Some(profile)) = (config.nics.first_mut(), profile) {
+            nic.profile = profile;
+        }
+        let policies = config.nics.iter().map(|nic| {
+            initial_policy(nic).map_err(|(vf, refusal)| {
+                whole(ScenarioError::Policy {
+                    nic: nic.name.clone(),
+                    vf,
+                    refusal,
+                })
+            })
+        });
+        let policies = policies.collect::<Result<Vec<_>, _>>()?;
         for nic in &mut config.nics {
             nic.netem = nic.netem.take().map(|netem| netem.or_seed(seed));
         }
@@ -76,6 +98,11 @@ impl ScenarioPlan {
         }
         let mut plan = ScenarioPlan {
             file: path.to_owned(),
+            about: file.about.unwrap_or_default(),
+            profile: config
+                .nics
+                .first()
+                .map_or_else(Profile::default, |nic| nic.profile),
             kind: kind.or(file.guests).unwrap_or_default(),
             until,
             snaplen: file.snaplen.unwrap_or(SNAPLEN),
@@ -84,6 +111,7 @@ impl ScenarioPlan {
             config,
             guests: Vec::new(),
             jobs: Vec::new(),
+            frames: Vec::new(),
             events: Vec::new(),
             expectations: Vec::new(),
         };
@@ -96,7 +124,11 @@ impl ScenarioPlan {
             let job = place.check(section, |s| plan.job(s))?;
             plan.jobs.push(job);
         }
-        place.events(&mut plan, file.event)?;
+        for section in file.frame {
+            let frame = place.check(section, |s| plan.frame(s, &policies))?;
+            plan.frames.push(frame);
+        }
+        place.events(&mut plan, file.event, policies)?;
         for section in file.expect {
             let line = place.line(&section);
             let expectation = place.check(section, |s| expect::check(&plan, s, line))?;
@@ -275,13 +307,78 @@ impl ScenarioPlan {
         Ok(to)
     }
 
-    fn event(&self, section: &EventSection) -> Result<Event, ScenarioError> {
-        let words: Vec<&str> = section.command.split_whitespace().collect();
+    fn frame(
+        &self,
+        section: FrameSection,
+        policies: &[Policy],
+    ) -> Result<FramePlan, ScenarioError> {
+        if self.kind == GuestKind::Linux {
+            return Err(ScenarioError::Needs(
+                "frame: Linux guests send what Linux sends: guests = \"embedded\"",
+            ));
+        }
+        let name = section.name;
+        if self.frames.iter().any(|frame| frame.name == name) {
+            return Err(ScenarioError::Twice {
+                what: "frame",
+                name,
+                advice: "each has a name of its own",
+            });
+        }
+        let nic = self.nic(section.nic.as_deref())?;
+        let words: Vec<&str> = section.send.split_whitespace().collect();
+        let question = Question::parse(&words, &policies[nic])?;
+        let sender = self.guests.iter().position(|guest| {
+            let mut on = guest.interfaces.iter();
+            on.any(|i| i.nic == nic && question.source == Source::Vf(i.vf))
+        });
+        Ok(FramePlan {
+            name,
+            at: self.within("at", section.at)?,
+            guest: sender.ok_or(ScenarioError::Needs(
+                "send: it is from a VF that a [[guest]] is on; the wire's frames are another NIC's",
+            ))?,
+            bytes: question.frame,
+        })
+    }
+
+    fn event(&self, section: EventSection) -> Result<Event, ScenarioError> {
+        let words = |text: &str| {
+            text.split_whitespace()
+                .map(str::to_owned)
+                .collect::<Vec<_>>()
+        };
+        let asked = match (section.command, section.vf, section.ask) {
+            (Some(command), None, None) => Request::Command(Command::parse(&words(&command))?),
+            (None, Some(vf), Some(ask)) => {
+                Request::Driver(VfIndex(vf), VfRequest::parse(&words(&ask))?, ask)
+            }
+            _ => {
+                return Err(ScenarioError::Needs(
+                    "an event has do, or vf and ask: what the driver of that VF asks",
+                ));
+            }
+        };
         Ok(Event {
+            name: section.name,
             at: self.within("at", section.at)?,
             nic: self.nic(section.nic.as_deref())?,
-            command: Command::parse(&words)?,
+            asked,
+            answer: String::new(),
+            refused: false,
         })
+    }
+
+    pub(super) fn frame_named(&self, name: &str) -> Result<usize, ScenarioError> {
+        let names = self.frames.iter().map(|frame| frame.name.as_str());
+        find("reaches", name, names)
+    }
+
+    pub(super) fn event_named(&self, name: &str) -> Result<usize, ScenarioError> {
+        let events = self.events.iter().enumerate();
+        let mut named = events.filter_map(|(i, event)| Some((i, event.name.as_deref()?)));
+        let at = find("answer", name, named.clone().map(|(_, name)| name))?;
+        Ok(named.nth(at).map_or(0, |(event, _)| event))
     }
 
     pub(super) fn within(&self, key: &'static str, time: Duration) -> Result<Nanos, ScenarioError> {
@@ -301,7 +398,11 @@ impl ScenarioPlan {
         }
     }
 
-    fn guest_named(&self, key: &'static str, name: &str) -> Result<usize, ScenarioError> {
+    pub(super) fn guest_named(
+        &self,
+        key: &'static str,
+        name: &str,
+    ) -> Result<usize, ScenarioError> {
         find(
             key,
             name,
@@ -386,36 +487,44 @@ impl Place<'_> {
         }
     }
 
-    /// Puts events in order, and tries them on the policies that they will change: none will be refused.
+    /// Puts events in order, and tries them on the policies that they will change: none will be refused but those that have a
+    /// name, for whoever wants to know what is answered.
     fn events(
         &self,
         plan: &mut ScenarioPlan,
         sections: Vec<Spanned<EventSection>>,
+        mut policies: Vec<Policy>,
     ) -> Result<(), LoadError> {
         let mut events = Vec::new();
         for section in sections {
             let line = self.line(&section);
-            events.push((self.check(section, |s| plan.event(&s))?, line));
+            events.push((self.check(section, |s| plan.event(s))?, line));
         }
         events.sort_by_key(|(event, _)| event.at);
-        let mut tries = Vec::new();
-        for nic in &plan.config.nics {
-            tries.push(
-                initial_policy(nic).map_err(|(vf, refusal)| LoadError::Whole {
-                    path: self.path.to_owned(),
-                    mistake: ScenarioError::Policy {
-                        nic: nic.name.clone(),
-                        vf,
-                        refusal,
-                    },
-                })?,
-            );
-        }
-        for (event, line) in events {
-            let policy = &mut tries[event.nic];
-            *policy = policy
-                .with(&event.command)
-                .map_err(|refusal| self.wrong(line, refusal.into()))?;
+        for (mut event, line) in events {
+            let policy = &mut policies[event.nic];
+            let done = match &event.asked {
+                Request::Command(command) => policy.with(command).map(|after| {
+                    let ignored = policy.ignored(command);
+                    (
+                        after,
+                        [vec!["done".to_owned()], ignored].concat().join(": "),
+                    )
+                }),
+                Request::Driver(vf, request, _) => {
+                    policy.with_request(*vf, request).map(|granted| {
+                        let denied = granted.denied.map(|why| format!("not all: {why}"));
+                        (granted.policy, denied.unwrap_or("granted".to_owned()))
+                    })
+                }
+            };
+            match done {
+                Ok((after, answer)) => (*policy, event.answer) = (after, answer),
+                Err(refusal) if event.name.is_some() => {
+                    (event.refused, event.answer) = (true, format!("refused: {refusal}"));
+                }
+                Err(refusal) => return Err(self.wrong(line, refusal.into())),
+            }
             plan.events.push(event);
         }
         Ok(())

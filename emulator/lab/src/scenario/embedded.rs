@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use vf_guest::net::{NetConfig, Notify};
+use vf_guest::net::{NetConfig, NetHeader, Notify};
 use vf_guest::tcp::{GuestConfig, StreamId, TcpGuest};
 use vf_model::{Command, CostModel, Nanos, VfIndex};
 use vf_nic::watch::Detail;
@@ -24,6 +24,8 @@ enum Task {
     },
     /// Send no more of what this job sends.
     Finish { job: usize },
+    /// The frame of this index, as it stands.
+    Frame(usize),
     /// One echo request of this job to the guest of this index.
     Ping { job: usize, to: usize, seq: u16 },
 }
@@ -95,6 +97,11 @@ impl<'a> Embedded<'a> {
         };
         for job in 0..plan.jobs.len() {
             embedded.assign(job);
+        }
+        for (index, frame) in plan.frames.iter().enumerate() {
+            let tasks = &mut embedded.tasks[frame.guest];
+            let place = plan.jobs.len() << 32 | tasks.len();
+            tasks.insert((frame.at, place), Task::Frame(index));
         }
         Ok(embedded)
     }
@@ -175,6 +182,14 @@ impl<'a> Embedded<'a> {
                 let port = self.plan.jobs[job].port.unwrap_or_default();
                 let open = |_| guest.send_to(address(to), port, each);
                 self.streams[job] = (0..streams).map(open).collect();
+            }
+            Task::Frame(frame) => {
+                let net = guest.net();
+                // A ring that has broken is the guest's fault when it next runs.
+                let _ = net.send(0, &NetHeader::default(), &self.plan.frames[frame].bytes);
+                net.kick();
+                let player = &self.guests[g];
+                self.world.sent(player.host, player.vf);
             }
             Task::Finish { job } => self.streams[job]
                 .iter()

@@ -94,6 +94,17 @@ pub(super) fn rate(bps: f64) -> String {
     format!("{scaled:.3} {unit}")
 }
 
+/// What stands for a frame that left on the wire and that no guest there took.
+pub(super) const WIRE: &str = "wire";
+
+/// Receivers in words.
+fn receivers(names: &[String]) -> String {
+    match names {
+        [] => "nobody".to_owned(),
+        names => names.join(", "),
+    }
+}
+
 /// Reads an expectation.
 pub(super) fn check(
     plan: &ScenarioPlan,
@@ -109,13 +120,21 @@ pub(super) fn check(
     if section.code.is_some() && section.exit.is_none() {
         return Err(ScenarioError::Needs("code: belongs to exit"));
     }
+    if section.receivers.is_some() != section.reaches.is_some() {
+        return Err(ScenarioError::Needs(
+            "reaches and receivers belong together",
+        ));
+    }
+    if section.is.is_some() != section.answer.is_some() {
+        return Err(ScenarioError::Needs("answer and is belong together"));
+    }
     let bounds = (section.min.as_ref(), section.max.as_ref());
     let (figure, want) = figure(plan, &section)?;
     let want = match (want, bounds) {
         (Some(want), (None, None)) => want,
         (Some(_), _) => {
             return Err(ScenarioError::Needs(
-                "min, max: exit and bottleneck are not between bounds",
+                "min, max: exit, bottleneck, reaches and answer are not between bounds",
             ));
         }
         (None, (None, None)) => {
@@ -198,6 +217,19 @@ fn figure(
     }
     if let Some(nic) = &section.hypervisor_busy {
         figures.push((Figure::HypervisorBusy(plan.nic(Some(nic))?), None));
+    }
+    if let (Some(name), Some(receivers)) = (&section.reaches, &section.receivers) {
+        let mut receivers = receivers.clone();
+        for receiver in receivers.iter().filter(|receiver| *receiver != WIRE) {
+            plan.guest_named("receivers", receiver)?;
+        }
+        receivers.sort();
+        let figure = Figure::Reaches(plan.frame_named(name)?);
+        figures.push((figure, Some(Want::Receivers(receivers))));
+    }
+    if let (Some(name), Some(is)) = (&section.answer, &section.is) {
+        let figure = Figure::Answer(plan.event_named(name)?);
+        figures.push((figure, Some(Want::Says(is.clone()))));
     }
     if let Some(name) = &section.bottleneck {
         let known = Bottleneck::ALL.into_iter().find(|b| b.name() == name);
@@ -283,6 +315,8 @@ impl Figure {
             Figure::LinkBusy(of) => format!("link of {} busy", nic(of)),
             Figure::HypervisorBusy(of) => format!("hypervisor of {} busy", nic(of)),
             Figure::Bottleneck => "bottleneck".to_owned(),
+            Figure::Reaches(of) => plan.frames[*of].name.clone(),
+            Figure::Answer(of) => plan.events[*of].name.clone().unwrap_or_default(),
         }
     }
 
@@ -318,7 +352,7 @@ impl Figure {
             }
             Figure::LinkBusy(nic) => Some(to.link_since(from, *nic)),
             Figure::HypervisorBusy(nic) => Some(to.hypervisor_since(from, *nic)),
-            Figure::Exit(_) | Figure::Bottleneck => None,
+            Figure::Exit(_) | Figure::Bottleneck | Figure::Reaches(_) | Figure::Answer(_) => None,
         }
     }
 }
@@ -336,6 +370,15 @@ impl Expectation {
             (Want::Named(name), _) => {
                 let got = to.bottleneck_since(from);
                 (name.name().to_owned(), got.name().to_owned(), got == *name)
+            }
+            (Want::Receivers(want), Figure::Reaches(frame)) => {
+                let got = &record.receivers[*frame];
+                (receivers(want), receivers(got), got == want)
+            }
+            (Want::Says(says), Figure::Answer(event)) => {
+                let answer = plan.events[*event].answer.clone();
+                let pass = answer.contains(says);
+                (format!("\"{says}\""), answer, pass)
             }
             (want, figure) => {
                 let (min, max) = match want {
@@ -357,7 +400,11 @@ impl Expectation {
             }
         };
         let whole = self.from == Nanos(0) && self.to == plan.until;
-        let time = if whole || matches!(self.figure, Figure::Exit(_)) {
+        let time = if whole
+            || matches!(
+                self.figure,
+                Figure::Exit(_) | Figure::Reaches(_) | Figure::Answer(_)
+            ) {
             String::new()
         } else {
             format!(" from {} to {}", Duration(self.from), Duration(self.to))

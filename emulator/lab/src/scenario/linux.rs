@@ -244,8 +244,8 @@ mod tests {
         let text = "until = '1s'\n[[nic]]\nname = 'a'\n\
                     [[guest]]\nname = 'x'\naddress = '10.0.0.1/24'\nalso = [{ vf = 1, address = '10.1.0.1/16' }]\n\
                     [[job]]\nguest = 'x'\nat = '2ms'\nrun = \"echo 'it is'\"\n";
-        let plan =
-            ScenarioPlan::parse(Path::new("test.toml"), text, Some(GuestKind::Linux)).unwrap();
+        let plan = ScenarioPlan::parse(Path::new("test.toml"), text, Some(GuestKind::Linux), None)
+            .unwrap();
         let script = script(&plan, 0);
         assert!(
             script.contains("ip addr add 10.1.0.1/16 dev eth1\n"),

@@ -5,13 +5,15 @@
 //! - [`plan`](ScenarioPlan): what they mean, and `check` how that is found
 //! - [`run`](run()): doing it
 //! - `guests`, `embedded`, `linux`: who plays the guests
-//! - `traffic`, `reading`, `record`: what is measured
+//! - `traffic`, `receivers`, `reading`, `record`: what is measured
+//! - [`comparison`](Comparison): several files, or one with several profiles, side by side
 //! - `expect`: what was promised
 //! - [`capture`](Capture): pcapng files
 //! - [`outcome`](ScenarioOutcome), [`report`](text()): what came out
 
 mod capture;
 mod check;
+mod comparison;
 mod embedded;
 mod error;
 mod expect;
@@ -21,6 +23,7 @@ mod outcome;
 mod parse;
 mod plan;
 mod reading;
+mod receivers;
 mod record;
 mod report;
 mod run;
@@ -29,6 +32,7 @@ mod tests;
 mod traffic;
 
 pub use capture::{Capture, CaptureError};
+pub use comparison::{Cell, CompareError, Comparison, Row, Said, compare};
 pub use error::{LoadError, ScenarioError};
 pub use expect::CheckResult;
 pub use guests::RunError;

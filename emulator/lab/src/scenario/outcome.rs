@@ -80,6 +80,8 @@ pub struct EventOutcome {
     pub nic: String,
     /// In the words of the command line.
     pub command: String,
+    /// What became of it: `done` or `granted`, or why it was not.
+    pub answer: String,
 }
 
 /// A NIC.
@@ -144,7 +146,8 @@ pub(super) fn outcome(
             .map(|event| EventOutcome {
                 at_s: seconds(event.at),
                 nic: plan.config.nics[event.nic].name.clone(),
-                command: event.command.to_string(),
+                command: event.asked.to_string(),
+                answer: event.answer.clone(),
             })
             .collect(),
         nics: (0..plan.config.nics.len())

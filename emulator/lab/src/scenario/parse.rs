@@ -11,6 +11,7 @@ use vf_nic::duration::Duration;
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct File {
+    pub(super) about: Option<String>,
     pub(super) until: Duration,
     pub(super) guests: Option<GuestKind>,
     pub(super) seed: Option<u64>,
@@ -26,6 +27,8 @@ pub(super) struct File {
     pub(super) guest: Vec<Spanned<GuestSection>>,
     #[serde(default)]
     pub(super) job: Vec<Spanned<JobSection>>,
+    #[serde(default)]
+    pub(super) frame: Vec<Spanned<FrameSection>>,
     #[serde(default)]
     pub(super) event: Vec<Spanned<EventSection>>,
     #[serde(default)]
@@ -91,14 +94,27 @@ pub(super) struct PingSection {
     pub(super) interval: Option<Duration>,
 }
 
-/// A command of the administrator.
+/// One frame that a guest sends, in the words of `vfnic why`.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct FrameSection {
+    pub(super) name: String,
+    pub(super) at: Duration,
+    pub(super) nic: Option<String>,
+    pub(super) send: String,
+}
+
+/// A command of the administrator, or a request of the driver of a VF.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct EventSection {
+    pub(super) name: Option<String>,
     pub(super) at: Duration,
     pub(super) nic: Option<String>,
     #[serde(rename = "do")]
-    pub(super) command: String,
+    pub(super) command: Option<String>,
+    pub(super) vf: Option<u8>,
+    pub(super) ask: Option<String>,
 }
 
 /// What is to come out. Exactly one of the first group is named.
@@ -113,7 +129,11 @@ pub(super) struct ExpectSection {
     pub(super) link_busy: Option<String>,
     pub(super) hypervisor_busy: Option<String>,
     pub(super) bottleneck: Option<String>,
+    pub(super) reaches: Option<String>,
+    pub(super) answer: Option<String>,
 
+    pub(super) receivers: Option<Vec<String>>,
+    pub(super) is: Option<String>,
     pub(super) nic: Option<String>,
     pub(super) vf: Option<u16>,
     pub(super) code: Option<i32>,

@@ -5,7 +5,7 @@ use std::net::Ipv4Addr;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
-use vf_model::{Command, DropReason, Nanos, VfIndex};
+use vf_model::{Command, DropReason, Nanos, Profile, VfIndex, VfRequest};
 use vf_nic::config::Config;
 
 /// What plays the guests of a scenario.
@@ -33,6 +33,10 @@ impl fmt::Display for GuestKind {
 pub struct ScenarioPlan {
     /// The file it is from.
     pub file: PathBuf,
+    /// What it shows, in a line.
+    pub about: String,
+    /// Which NIC the first of its NICs is like.
+    pub profile: Profile,
     /// What plays the guests.
     pub kind: GuestKind,
     /// When it ends.
@@ -47,6 +51,7 @@ pub struct ScenarioPlan {
     pub(super) config: Config,
     pub(super) guests: Vec<GuestPlan>,
     pub(super) jobs: Vec<Job>,
+    pub(super) frames: Vec<FramePlan>,
     /// In the order in which they are applied.
     pub(super) events: Vec<Event>,
     pub(super) expectations: Vec<Expectation>,
@@ -121,13 +126,46 @@ pub(super) enum Amount {
     Endless,
 }
 
-/// A command of the administrator at a time.
+/// A frame that a guest sends as it stands.
+#[derive(Debug)]
+pub(super) struct FramePlan {
+    pub(super) name: String,
+    pub(super) at: Nanos,
+    /// Index of the guest.
+    pub(super) guest: usize,
+    pub(super) bytes: Vec<u8>,
+}
+
+/// Something that is asked of a NIC at a time.
 #[derive(Debug)]
 pub(super) struct Event {
+    pub(super) name: Option<String>,
     pub(super) at: Nanos,
     /// Index of the NIC.
     pub(super) nic: usize,
-    pub(super) command: Command,
+    pub(super) asked: Request,
+    /// What becomes of that, in a line.
+    pub(super) answer: String,
+    /// Whether nothing becomes of it.
+    pub(super) refused: bool,
+}
+
+/// What can be asked of a NIC.
+#[derive(Clone, Debug)]
+pub(super) enum Request {
+    /// By the administrator.
+    Command(Command),
+    /// By the driver of a VF, and in which words.
+    Driver(VfIndex, VfRequest, String),
+}
+
+impl fmt::Display for Request {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Request::Command(command) => command.fmt(f),
+            Request::Driver(vf, _, words) => write!(f, "the driver of {vf} asks: {words}"),
+        }
+    }
 }
 
 /// A promise.
@@ -160,6 +198,10 @@ pub(super) enum Figure {
     LinkBusy(usize),
     HypervisorBusy(usize),
     Bottleneck,
+    /// Who has received the frame of this index.
+    Reaches(usize),
+    /// The answer to the event of this index.
+    Answer(usize),
 }
 
 /// What is to come out.
@@ -168,6 +210,10 @@ pub(super) enum Want {
     Between(Option<f64>, Option<f64>),
     Code(i32),
     Named(Bottleneck),
+    /// These receivers, in order.
+    Receivers(Vec<String>),
+    /// An answer with this in it.
+    Says(String),
 }
 
 /// What bound a run.

@@ -15,6 +15,8 @@ pub(super) struct Record {
     pub(super) readings: Vec<Reading>,
     pub(super) traffic: Vec<JobTraffic>,
     pub(super) exits: Vec<Option<i32>>,
+    /// Who has received each frame of the plan, in order.
+    pub(super) receivers: Vec<Vec<String>>,
 }
 
 impl Record {

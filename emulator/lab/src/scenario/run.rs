@@ -15,8 +15,9 @@ use super::embedded::Embedded;
 use super::guests::{Guests, RunError};
 use super::linux::Linux;
 use super::outcome::{ScenarioOutcome, outcome};
-use super::plan::{GuestKind, ScenarioPlan, Work};
+use super::plan::{GuestKind, Request, ScenarioPlan, Work};
 use super::reading::Reading;
+use super::receivers::Receivers;
 use super::record::{Record, SAMPLES, sample_time};
 use super::traffic::Traffic;
 use crate::digest::Digest;
@@ -35,12 +36,14 @@ pub struct Options {
 /// Who looks at every frame.
 struct Observer {
     traffic: Traffic,
+    receivers: Receivers,
     captures: Option<Captures>,
 }
 
 impl Observer {
     fn add(&mut self, seen: &Seen<'_>) {
         self.traffic.add(seen);
+        self.receivers.add(seen);
         if let Some(captures) = &mut self.captures {
             captures.add(seen);
         }
@@ -66,6 +69,7 @@ pub fn run(
         .map(|dir: &Path| Captures::create(dir, capture_points(plan), plan.snaplen));
     let observer = Rc::new(RefCell::new(Observer {
         traffic: Traffic::new(plan),
+        receivers: Receivers::new(plan),
         captures: captures.transpose()?,
     }));
     let digest = Digest::default();
@@ -77,21 +81,36 @@ pub fn run(
     let watching = Rc::clone(&observer);
     let watcher = Box::new(move |seen: &Seen<'_>| watching.borrow_mut().add(seen));
     guests.watch(detail, watcher);
-    for event in &plan.events {
-        guests.at(event.at, event.nic, event.command.clone());
+    let mut asks = Vec::new();
+    for event in plan.events.iter().filter(|event| !event.refused) {
+        match &event.asked {
+            Request::Command(command) => guests.at(event.at, event.nic, command.clone()),
+            Request::Driver(vf, request, _) => asks.push((event.at, event.nic, *vf, request)),
+        }
     }
+    let mut asks = asks.into_iter().peekable();
     let mut readings = Vec::new();
     for at in reading_times(plan) {
         guests.run_until(at)?;
+        while let Some((_, nic, vf, request)) = asks.next_if(|ask| ask.0 <= at) {
+            let hosts: Vec<_> = guests.world().hosts().collect();
+            let mut host = hosts[nic].borrow_mut();
+            // The plan has tried it.
+            if let Ok(granted) = host.policy().with_request(vf, request) {
+                host.set_policy(granted.policy);
+            }
+        }
         let mut reading = Reading::take(guests.world(), observer.borrow().traffic.jobs());
         reading.at = at;
         readings.push(reading);
         progress(at.0 as f64 / plan.until.0 as f64);
     }
     let mut ended = guests.finish();
-    let (traffic, captures) = {
+    let (traffic, receivers, captures) = {
         let mut observer = observer.borrow_mut();
-        (observer.traffic.jobs().to_vec(), observer.captures.take())
+        let receivers = observer.receivers.names();
+        let traffic = observer.traffic.jobs().to_vec();
+        (traffic, receivers, observer.captures.take())
     };
     let captures = captures.map(|c| c.finish(&digest)).transpose()?;
     for ((job, traffic), end) in plan.jobs.iter().zip(&traffic).zip(&mut ended.jobs) {
@@ -104,6 +123,7 @@ pub fn run(
         readings,
         traffic,
         exits: ended.jobs.iter().map(|job| job.exit).collect(),
+        receivers,
     };
     Ok(outcome(
         plan,
@@ -130,5 +150,6 @@ fn capture_points(plan: &ScenarioPlan) -> impl Iterator<Item = CapturePoint<'_>>
 fn reading_times(plan: &ScenarioPlan) -> BTreeSet<Nanos> {
     let bounds = plan.expectations.iter().flat_map(|e| [e.from, e.to]);
     let steps = (0..=SAMPLES).map(|n| sample_time(plan, n));
-    steps.chain(bounds).collect()
+    let events = plan.events.iter().map(|event| event.at);
+    steps.chain(bounds).chain(events).collect()
 }

@@ -36,7 +36,12 @@ address = '10.0.0.2/24'
 ";
 
 fn parse(sections: &str) -> Result<ScenarioPlan, LoadError> {
-    ScenarioPlan::parse(Path::new("test.toml"), &format!("{PAIR}{sections}"), None)
+    ScenarioPlan::parse(
+        Path::new("test.toml"),
+        &format!("{PAIR}{sections}"),
+        None,
+        None,
+    )
 }
 
 fn outcome(sections: &str, options: Options) -> ScenarioOutcome {
@@ -47,6 +52,7 @@ fn outcome(sections: &str, options: Options) -> ScenarioOutcome {
 fn mistakes_are_refused_in_one_line_that_says_where() {
     let job = "[[job]]\nguest = 'left'\nat = '0s'\n";
     let expect = "[[job]]\nguest = 'left'\nat = '0s'\nsend = { to = 'right' }\n[[expect]]\n";
+    let frame = "[[frame]]\nname = 'f'\nat = '1ms'\nnic = 'a'\nsend = 'from vf0 dst broadcast'\n";
     for (section, says) in [
         ("[[job", "test.toml: line 20"),
         ("[[jobs]]", "line 20: unknown field `jobs`"),
@@ -182,12 +188,78 @@ fn mistakes_are_refused_in_one_line_that_says_where() {
             &format!("{expect}link_busy = 'a'\nmax = 2"),
             "a share from 0 to 1",
         ),
+        (
+            "[[event]]\nat = '1ms'\nnic = 'a'\nask = 'mode promisc'",
+            "do, or vf and ask",
+        ),
+        (
+            "[[event]]\nat = '1ms'\nnic = 'a'\nvf = 0\nask = 'promisc'",
+            "request 'promisc': reset, mac, mode, table or vlan",
+        ),
+        (
+            "[[frame]]\nname = 'f'\nat = '1ms'\nnic = 'a'\nsend = 'from wire dst vf0'",
+            "from a VF that a [[guest]] is on",
+        ),
+        (
+            "[[frame]]\nname = 'f'\nat = '1ms'\nnic = 'a'\nsend = 'from vf0 to vf0'",
+            "word 'to': hex, dst,",
+        ),
+        (
+            &format!("{frame}[[expect]]\nreaches = 'g'\nreceivers = []"),
+            "reaches 'g': there are f",
+        ),
+        (
+            &format!("{frame}[[expect]]\nreaches = 'f'\nreceivers = ['x']"),
+            "receivers 'x': there are left, right",
+        ),
+        (
+            &format!("{frame}[[expect]]\nreaches = 'f'"),
+            "reaches and receivers belong together",
+        ),
+        (
+            "[[expect]]\nanswer = 'e'\nis = 'done'",
+            "answer 'e': there are",
+        ),
     ] {
         let error = parse(section).unwrap_err().to_string();
         assert!(error.contains(says), "{section:?} gave {error:?}");
         assert!(error.starts_with("test.toml: "), "{error}");
         assert!(!error.contains('\n'), "{error:?}");
     }
+}
+
+/// A frame is told by its bytes whatever its tags, an event with a name may be refused, and who asks is a driver.
+#[test]
+fn who_receives_a_frame_and_what_is_answered() {
+    let outcome = outcome(
+        "[[frame]]\nname = 'to all'\nat = '2ms'\nnic = 'a'\nsend = 'from vf0 dst broadcast'\n\
+         [[frame]]\nname = 'again'\nat = '4ms'\nnic = 'a'\nsend = 'from vf0 dst broadcast'\n\
+         [[frame]]\nname = 'to nobody'\nat = '5ms'\nnic = 'a'\nsend = 'from vf0 dst 02:00:00:00:00:99'\n\
+         [[event]]\nat = '1ms'\nnic = 'a'\ndo = 'vf 0 set vlan 10'\n\
+         [[event]]\nat = '1ms'\nnic = 'b'\ndo = 'vf 0 set vlan 10'\n\
+         [[event]]\nname = 'no'\nat = '1ms'\nnic = 'b'\ndo = 'vf 0 vlan add 7'\n\
+         [[event]]\nname = 'yes'\nat = '3ms'\nnic = 'b'\nvf = 0\nask = 'mode nobcast'\n\
+         [[event]]\nat = '3ms'\nnic = 'b'\ndo = 'vf 0 set trust on'\n\
+         [[expect]]\nreaches = 'to all'\nreceivers = ['right']\n\
+         [[expect]]\nreaches = 'again'\nreceivers = []\n\
+         [[expect]]\nreaches = 'to nobody'\nreceivers = ['wire']\n\
+         [[expect]]\nanswer = 'no'\nis = 'refused: a VF has a port VLAN'\n\
+         [[expect]]\nanswer = 'yes'\nis = 'granted'\n",
+        Options::default(),
+    );
+    let failed: Vec<_> = outcome.failed().map(ToString::to_string).collect();
+    assert_eq!(failed.len(), 1, "{failed:?}");
+    assert!(
+        failed[0].ends_with("again: wire, want nobody"),
+        "{failed:?}"
+    );
+    assert_eq!(outcome.faults, [""; 0]);
+    let got: Vec<_> = outcome
+        .expectations
+        .iter()
+        .map(|e| e.got.as_str())
+        .collect();
+    assert_eq!(got[..3], ["right", "wire", "wire"]);
 }
 
 #[test]
@@ -207,7 +279,7 @@ fn what_belongs_to_a_wall_clock_is_refused() {
         ("until = '1s'", "no [[nic]]"),
         ("[[nic]]\nname = 'a'", "missing field `until`"),
     ] {
-        let error = ScenarioPlan::parse(Path::new("test.toml"), text, None).unwrap_err();
+        let error = ScenarioPlan::parse(Path::new("test.toml"), text, None, None).unwrap_err();
         assert!(error.to_string().contains(says), "{text:?} gave {error}");
     }
 }
@@ -310,7 +382,7 @@ fn the_same_run_twice_to_the_bit() {
            [[event]]\nat = '4ms'\nnic = 'a'\ndo = 'vf 0 set path mediated'\n";
     let once = |sections: &str| {
         let dir = tempfile::tempdir().unwrap();
-        let plan = ScenarioPlan::parse(Path::new("test.toml"), sections, None).unwrap();
+        let plan = ScenarioPlan::parse(Path::new("test.toml"), sections, None, None).unwrap();
         let options = Options {
             out: Some(dir.path().join("new/folder")),
             ..Options::default()
@@ -338,7 +410,7 @@ fn tcp_gets_through_a_wire_that_loses_frames_and_a_seed_loses_the_same() {
             .replace("between = ['a', 'b']", &wire)
             .replace("'10ms'", "'60s'");
         let text = format!("{start}{sections}{job}");
-        let plan = ScenarioPlan::parse(Path::new("test.toml"), &text, None).unwrap();
+        let plan = ScenarioPlan::parse(Path::new("test.toml"), &text, None, None).unwrap();
         run(&plan, Options::default(), |_| {}).unwrap()
     };
     let words = "netem = 'delay 100us 20us loss 2% duplicate 1% corrupt 1% reorder 5% seed 7'";
@@ -406,7 +478,7 @@ fn the_digest_of_a_vf_comes_out_of_its_capture_again() {
     let sections = "snaplen = 0\n".to_owned()
         + PAIR
         + "[[job]]\nguest = 'left'\nat = '1ms'\nsend = { to = 'right' }\n";
-    let plan = ScenarioPlan::parse(Path::new("test.toml"), &sections, None).unwrap();
+    let plan = ScenarioPlan::parse(Path::new("test.toml"), &sections, None, None).unwrap();
     let options = Options {
         out: Some(dir.path().to_owned()),
         ..Options::default()
@@ -442,7 +514,7 @@ fn shipped_scenarios_are_in_order() {
         .collect();
     assert!(scenarios.len() >= 6);
     for file in scenarios {
-        if let Err(error) = ScenarioPlan::load(&file, None) {
+        if let Err(error) = ScenarioPlan::load(&file, None, None) {
             panic!("{error}");
         }
     }
@@ -454,7 +526,7 @@ fn a_hypervisor_of_which_nothing_is_said_takes_time() {
         + "[[nic.vf]]\nindex = 0\npath = 'mediated'\n\
            [[job]]\nguest = 'left'\nat = '1ms'\nping = { to = 'right', count = 2, interval = '2ms' }\n\
            [[expect]]\nexit = 'left'\n";
-    let plan = ScenarioPlan::parse(Path::new("test.toml"), &text, None).unwrap();
+    let plan = ScenarioPlan::parse(Path::new("test.toml"), &text, None, None).unwrap();
     let outcome = run(&plan, Options::default(), |_| {}).unwrap();
     let rtt = outcome.jobs[0].rtt_ns[1];
     // The wire alone takes 1.2 us, each of the two copies of the hypervisor most of one.

@@ -1,0 +1,179 @@
+//! Several scenarios side by side, and what NICs of each family make of them. Runs them one after the other; judges only by what
+//! each file expects of the NIC that it names.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+use serde::Serialize;
+use vf_model::Profile;
+
+use super::{LoadError, Options, RunError, ScenarioOutcome, ScenarioPlan, run};
+
+/// What came out of several scenarios. Its `Display` is a Markdown table, in which what came out of the NIC that a file names is in
+/// bold, and what is no different is `same`.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Comparison {
+    /// The columns; none if each scenario ran with the NIC that it names.
+    pub profiles: Vec<Profile>,
+    /// A scenario each.
+    pub rows: Vec<Row>,
+}
+
+/// A scenario.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Row {
+    /// Its file.
+    pub scenario: PathBuf,
+    /// What it shows.
+    pub about: String,
+    /// Which NIC the file names.
+    pub profile: Profile,
+    /// What NICs like each of the columns make of it.
+    pub cells: Vec<Cell>,
+    /// What the file expects of the NIC that it names and what did not come out, a line each.
+    pub failed: Vec<String>,
+}
+
+/// What one NIC makes of one scenario.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Cell {
+    /// Which NIC.
+    pub profile: Profile,
+    /// What was measured, by the names that the file gives.
+    pub said: Vec<Said>,
+    /// Why it cannot run with such a NIC, if it cannot.
+    pub refused: Option<String>,
+}
+
+/// One figure.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Said {
+    /// What it is.
+    pub figure: String,
+    /// What came out.
+    pub got: String,
+}
+
+/// Why scenarios cannot be compared.
+#[derive(Debug, thiserror::Error)]
+pub enum CompareError {
+    /// A file is wrong.
+    #[error(transparent)]
+    Load(#[from] LoadError),
+    /// A run did not come to its end.
+    #[error("{}: {source}", file.display())]
+    Run {
+        /// The scenario.
+        file: PathBuf,
+        /// Why.
+        source: RunError,
+    },
+}
+
+/// Runs each file with a first NIC like each of `profiles`, or with the one that it names if there are none.
+///
+/// # Errors
+/// [`CompareError`]. What a NIC refuses is none, unless it is the NIC that the file names.
+pub fn compare(files: &[PathBuf], profiles: &[Profile]) -> Result<Comparison, CompareError> {
+    let rows = files.iter().map(|file| row(file, profiles));
+    Ok(Comparison {
+        profiles: profiles.to_vec(),
+        rows: rows.collect::<Result<_, _>>()?,
+    })
+}
+
+fn row(file: &Path, profiles: &[Profile]) -> Result<Row, CompareError> {
+    let named = ScenarioPlan::load(file, None, None)?;
+    let outcome = run_plan(&named)?;
+    let mut failed: Vec<_> = outcome.failed().map(ToString::to_string).collect();
+    failed.extend(outcome.faults.iter().cloned());
+    let mut cells = Vec::new();
+    for profile in profiles {
+        cells.push(match ScenarioPlan::load(file, None, Some(*profile)) {
+            Ok(plan) => cell(*profile, &run_plan(&plan)?),
+            Err(LoadError::Whole { mistake, .. } | LoadError::Section { mistake, .. }) => Cell {
+                profile: *profile,
+                said: Vec::new(),
+                refused: Some(mistake.to_string()),
+            },
+            Err(error) => return Err(error.into()),
+        });
+    }
+    if profiles.is_empty() {
+        cells.push(cell(named.profile, &outcome));
+    }
+    Ok(Row {
+        scenario: file.to_owned(),
+        about: named.about,
+        profile: named.profile,
+        cells,
+        failed,
+    })
+}
+
+fn run_plan(plan: &ScenarioPlan) -> Result<ScenarioOutcome, CompareError> {
+    run(plan, Options::default(), |_| {}).map_err(|source| CompareError::Run {
+        file: plan.file.clone(),
+        source,
+    })
+}
+
+fn cell(profile: Profile, outcome: &ScenarioOutcome) -> Cell {
+    let said = outcome.expectations.iter().map(|judged| Said {
+        figure: judged.figure.clone(),
+        got: judged.got.clone(),
+    });
+    Cell {
+        profile,
+        said: said.collect(),
+        refused: None,
+    }
+}
+
+impl fmt::Display for Comparison {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let columns: Vec<_> = match self.profiles.as_slice() {
+            [] => vec!["the NIC that it names".to_owned()],
+            profiles => profiles.iter().map(Profile::to_string).collect(),
+        };
+        writeln!(f, "| scenario | {} |", columns.join(" | "))?;
+        writeln!(f, "|---|{}", "---|".repeat(columns.len()))?;
+        for row in &self.rows {
+            let name = row.scenario.file_stem().unwrap_or_default();
+            write!(f, "| **{}**: {} |", name.display(), row.about)?;
+            let own = row.cells.iter().find(|cell| cell.profile == row.profile);
+            for cell in &row.cells {
+                let text = cell.to_string().replace('|', "/");
+                match own {
+                    Some(own) if own == cell => write!(f, " **{text}** |")?,
+                    Some(own) if own.said == cell.said && cell.refused.is_none() => {
+                        f.write_str(" same |")?;
+                    }
+                    _ => write!(f, " {text} |")?,
+                }
+            }
+            writeln!(f)?;
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Display for Cell {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(why) = &self.refused {
+            return write!(f, "cannot be: {}", short(why));
+        }
+        let said = self.said.iter();
+        let said = said.map(|Said { figure, got }| format!("{figure}: {}", short(got)));
+        f.write_str(&said.collect::<Vec<_>>().join("; "))
+    }
+}
+
+/// Without what says where to read more, and of a driver's refusal the error.
+fn short(text: &str) -> String {
+    let text = text.split(" (see ").next().unwrap_or(text);
+    match text.split_once(" answer ") {
+        Some((_, errno)) => format!("refused ({errno})"),
+        None => text.to_owned(),
+    }
+}
