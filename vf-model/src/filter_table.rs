@@ -412,6 +412,20 @@ impl FilterTable {
         self.index.set(matches, held.map(|held| held.action));
     }
 
+    /// The same table, in which frames find no filter.
+    pub(crate) fn hidden(&self) -> FilterTable {
+        FilterTable {
+            index: Index::new(seed()),
+            ..self.clone()
+        }
+    }
+
+    /// Has frames find this filter, or find it no longer; in a [`hidden`](Self::hidden) table.
+    pub(crate) fn reveal(&mut self, spec: &FilterSpec, revealed: bool) {
+        let action = revealed.then_some(spec.action);
+        self.index.set(&spec.matches, action);
+    }
+
     /// What filters on flows say of a frame, which is in this port VLAN of its sender.
     #[inline]
     pub(crate) fn flow_actions<'a>(

@@ -48,7 +48,7 @@ pub struct Policy {
     /// Stations behind the PF.
     fdb: Arc<Fdb>,
     /// The filters that say who receives a frame.
-    filter_table: FilterTable,
+    pub(crate) filter_table: FilterTable,
     /// Those and the learned ones, which take rows of the same table; `None` until one is learned. It stays then, so that filters
     /// keep their ids.
     with_learned: Option<FilterTable>,

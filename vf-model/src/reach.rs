@@ -329,15 +329,15 @@ impl Policy {
         {
             match action {
                 FilterAction::Drop => {
-                    probe.note(|| Step::Filter(action));
+                    probe.note(|| Step::Filter { action, rule: None });
                     reach = self.reach_by(action, origin, false, probe);
                 }
                 FilterAction::Vf(vf) if self.entry(vf).receives(vlan) => {
-                    probe.note(|| Step::Filter(action));
+                    probe.note(|| Step::Filter { action, rule: None });
                     reach.steered = Some(vf);
                     self.give(&mut reach, vf, origin, probe);
                 }
-                FilterAction::Vf(_) => probe.note(|| Step::PassedOver(action)),
+                FilterAction::Vf(_) => probe.note(|| Step::PassedOver { action, rule: None }),
             }
         }
         reach.wire = false;
@@ -402,11 +402,14 @@ impl Policy {
                 FilterAction::Vf(vf) => origin != Origin::Vf(*vf) && self.entry(*vf).receives(vlan),
             };
             if !takes {
-                probe.note(|| Step::PassedOver(*action));
+                probe.note(|| Step::PassedOver {
+                    action: *action,
+                    rule: None,
+                });
             }
             takes
         })?;
-        probe.note(|| Step::Filter(action));
+        probe.note(|| Step::Filter { action, rule: None });
         Some(self.reach_by(action, origin, wire, probe))
     }
 

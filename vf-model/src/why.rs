@@ -6,6 +6,7 @@ use std::fmt;
 use vf_packet::{FrameMeta, MacAddr, Vlan, VlanTag};
 
 use crate::filter_spec::FilterAction;
+use crate::filter_table::NumberedFilter;
 use crate::learned::FastKey;
 use crate::policy::Policy;
 use crate::source::Source;
@@ -71,9 +72,19 @@ pub enum Step {
     /// The sender may use any source address and any VLAN.
     NoSpoofchk(VfIndex),
     /// A filter of the NIC's table matches, and decides.
-    Filter(FilterAction),
+    Filter {
+        /// What it says.
+        action: FilterAction,
+        /// The filter.
+        rule: Option<NumberedFilter>,
+    },
     /// A filter matches and is passed over: its VF has sent the frame, or takes no part in the VLAN.
-    PassedOver(FilterAction),
+    PassedOver {
+        /// What it says.
+        action: FilterAction,
+        /// The filter.
+        rule: Option<NumberedFilter>,
+    },
     /// The destination is an address of this VF.
     Owner {
         /// The VF.
@@ -163,6 +174,19 @@ impl fmt::Display for Names {
     }
 }
 
+/// A filter, or what it says if it is not known.
+struct Rule(FilterAction, Option<NumberedFilter>);
+
+impl fmt::Display for Rule {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.1 {
+            None => write!(f, "{}", self.0),
+            Some(NumberedFilter { id: None, spec }) => write!(f, "{spec}"),
+            Some(NumberedFilter { id: Some(id), spec }) => write!(f, "{spec} (id {id})"),
+        }
+    }
+}
+
 /// The words for a copy that differs in this way.
 fn edited(edit: TagEdit) -> String {
     match edit {
@@ -215,10 +239,13 @@ impl fmt::Display for Step {
                 f,
                 "spoofchk of {vf} is off: any source address and VLAN will do"
             ),
-            Step::Filter(action) => write!(f, "a filter matches: {action}"),
-            Step::PassedOver(action) => write!(
+            Step::Filter { action, rule } => {
+                write!(f, "a filter matches: {}", Rule(action, rule))
+            }
+            Step::PassedOver { action, rule } => write!(
                 f,
-                "a filter matches and is passed over, as its VF has sent the frame or is not in its VLAN: {action}"
+                "a filter matches and is passed over, as its VF has sent the frame or is not in its VLAN: {}",
+                Rule(action, rule)
             ),
             Step::Owner { vf, dst } => write!(f, "{dst} is an address of {vf}"),
             Step::OwnerElsewhere { vf, .. } => write!(
@@ -321,18 +348,8 @@ impl Policy {
             Source::Wire => Path::Direct,
         };
         let mut steps = vec![Step::Judge { path, source }];
-        let flow = self.flow_actions(source, head);
-        let judged = Policy::parse(head).and_then(|header| match (source, path) {
-            (Source::Vf(vf), _) if self.vf(vf).bridge => hypervisor::split(
-                &self.reach_from_station(vf, &header, flow, meta, &mut steps)?,
-                vf,
-            ),
-            (Source::Vf(vf), Path::Mediated) => hypervisor::split(
-                &self.reach_from_vf(vf, &header, flow, meta, &mut steps)?,
-                vf,
-            ),
-            _ => nic::judge(self, source, &header, flow, meta, &mut steps),
-        });
+        let judged = self.judge_noting(source, head, meta, &mut steps);
+        self.name_filters(source, head, meta, &mut steps);
         let verdict = judged.unwrap_or_else(|reason| Verdict {
             drop: Some(reason),
             ..Verdict::default()
@@ -350,7 +367,7 @@ impl Policy {
         let vfs = verdict.vfs.union(verdict.beyond).intersection(self.auto());
         let key = FastKey::of_frame(head);
         for vf in vfs.iter() {
-            let steered = |step: &Step| matches!(step, Step::Filter(to) if to.vf() == Some(vf));
+            let steered = |step: &Step| matches!(step, Step::Filter { action, .. } if action.vf() == Some(vf));
             let fast = key.is_some_and(|key| self.learned().has(key, vf));
             let fast = source == Source::Wire && (fast || steps.iter().any(steered));
             steps.push(Step::AutoReceiver { vf, fast });
@@ -367,5 +384,63 @@ impl Policy {
             ));
         }
         Explanation { steps, verdict }
+    }
+
+    fn judge_noting(
+        &self,
+        source: Source,
+        head: &[u8],
+        meta: &FrameMeta,
+        steps: &mut Vec<Step>,
+    ) -> Result<Verdict, DropReason> {
+        let flow = self.flow_actions(source, head);
+        let header = Policy::parse(head)?;
+        match source {
+            Source::Vf(vf) if self.vf(vf).bridge => {
+                let reach = self.reach_from_station(vf, &header, flow, meta, steps)?;
+                hypervisor::split(&reach, vf)
+            }
+            Source::Vf(vf) if self.vf(vf).path == Path::Mediated => {
+                let reach = self.reach_from_vf(vf, &header, flow, meta, steps)?;
+                hypervisor::split(&reach, vf)
+            }
+            _ => nic::judge(self, source, &header, flow, meta, steps),
+        }
+    }
+
+    /// Names the filters that decisions are noted of. What frames find in the table is what is said, not who says it: so the
+    /// judge is asked again with one filter at a time.
+    fn name_filters(&self, source: Source, head: &[u8], meta: &FrameMeta, steps: &mut [Step]) {
+        let noted = |step: &Step| match step {
+            Step::Filter { action, .. } => Some((*action, true)),
+            Step::PassedOver { action, .. } => Some((*action, false)),
+            _ => None,
+        };
+        let mut unnamed = steps.iter_mut().filter(|step| noted(step).is_some());
+        let Some(mut step) = unnamed.next() else {
+            return;
+        };
+        let mut alone = self.clone();
+        alone.filter_table = self.filter_table().hidden();
+        for filter in self.filter_table().numbered().filter(|f| f.id.is_some()) {
+            if noted(step).is_none_or(|(action, _)| action != filter.spec.action) {
+                continue;
+            }
+            alone.filter_table.reveal(&filter.spec, true);
+            let mut again = Vec::new();
+            // Who gets it then is not what is asked.
+            let _ = alone.judge_noting(source, head, meta, &mut again);
+            alone.filter_table.reveal(&filter.spec, false);
+            if again.iter().find_map(noted) != noted(step) {
+                continue;
+            }
+            if let Step::Filter { rule, .. } | Step::PassedOver { rule, .. } = step {
+                *rule = Some(filter);
+            }
+            match unnamed.next() {
+                Some(next) => step = next,
+                None => return,
+            }
+        }
     }
 }

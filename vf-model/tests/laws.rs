@@ -1579,7 +1579,14 @@ fn explains(steps: &[Step], outcome: &Outcome) -> bool {
         Step::Dropped(reason) => Some(*reason),
         _ => None,
     });
-    gets.eq(outcome.vfs.keys().copied())
+    let named = steps.iter().all(|step| match step {
+        Step::Filter { action, rule } | Step::PassedOver { action, rule } => {
+            rule.is_some_and(|rule| rule.spec.action == *action)
+        }
+        _ => true,
+    });
+    named
+        && gets.eq(outcome.vfs.keys().copied())
         && dropped.eq(outcome.drops.iter().copied())
         && steps.iter().any(|step| matches!(step, Step::Wire(_))) == outcome.wire.is_some()
 }

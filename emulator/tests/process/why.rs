@@ -56,6 +56,20 @@ fn the_rule_that_decides_is_named() {
         "{why:?}"
     );
 
+    emulator.does("filter add flow-type tcp4 dst-ip 10.0.0.1 dst-port 80 vf 0");
+    emulator.does("filter add flow-type ether proto 0x0800 action drop");
+    let text = says(&emulator, "from vf0 dst vf2 tcp dst-ip 10.0.0.1 dport 80");
+    let (passed_over, matches) = text.split_once("a filter matches: ").unwrap();
+    assert!(
+        passed_over.contains("passed over") && passed_over.contains("dst-port 80 vf 0"),
+        "{text}"
+    );
+    assert!(
+        matches.starts_with("flow-type ether proto 0x0800 action drop"),
+        "{text}"
+    );
+    assert!(matches.contains("\ndropped: filtered. A filter"), "{text}");
+
     // Nothing has been counted.
     let nic = &emulator.show().nics[0];
     assert!(nic.vfs.iter().all(|vf| vf.total.tx_drops.is_empty()));
