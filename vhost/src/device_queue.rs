@@ -86,6 +86,11 @@ pub(crate) trait DeviceQueue {
     /// Whether somebody else has published something, of which the driver may not have been told.
     fn is_resumed(&self) -> bool;
 
+    /// Whether it was used before, and neither its front end nor itself says how far.
+    fn is_lost(&self) -> bool {
+        false
+    }
+
     /// Whether the driver wants to be told of what was published since this was last asked.
     fn wants_call(&mut self, fence: &Fence) -> Result<bool, RingError>;
 

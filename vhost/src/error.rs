@@ -198,6 +198,11 @@ pub enum RingError {
     /// The file behind the memory shrank while it was in use.
     #[error("guest memory vanished")]
     MemoryFault,
+    /// A packed ring that was used before, with the base of a new one: so QEMU says it when a back end was killed.
+    #[error(
+        "the packed ring was used before, and its front end does not say how far: restart the driver in the guest"
+    )]
+    Lost,
     /// The descriptor by which the driver is called was made to block, and was full.
     #[error("the call descriptor blocks")]
     CallBlocks,

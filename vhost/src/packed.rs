@@ -18,6 +18,8 @@
 )]
 #![expect(clippy::indexing_slicing, reason = "bounds are checked just before")]
 
+mod place;
+
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{Ordering, fence};
@@ -40,6 +42,11 @@ const EVENT_DESC: u32 = vr::VRING_PACKED_EVENT_FLAG_DESC;
 /// The wrap counter beside an offset of 15 bits, in event structures and in a ring base.
 const WRAP: u16 = 1 << 15;
 
+/// Bases of a ring that nobody has used, as QEMU, DPDK and User-Mode Linux say them.
+const NEW: [u32; 3] = [0x8000_8000, 0x8000, 0];
+/// How often a ring is looked at to which its driver seems to write just now.
+const LOOKS: usize = 16;
+
 /// The ring proper; see the module.
 ///
 /// A place in it is a number below twice its size: the offset of a descriptor, plus the size in the laps whose wrap
@@ -56,6 +63,8 @@ pub(crate) struct PackedRing {
     hint: usize,
     /// Descriptors walked.
     walked: u64,
+    /// Whether it has been used before, and nobody knows how far.
+    lost: bool,
     event_idx: bool,
     in_order: bool,
     indirect: bool,
@@ -101,6 +110,7 @@ impl PackedRing {
         }
         let mut ring = PackedRing {
             size,
+            lost: false,
             desc: part(&mem, at.desc, usize::from(size) * DESC_SIZE as usize)?,
             driver_event: part(&mem, at.avail, 4)?,
             device_event: part(&mem, at.used, 4)?,
@@ -152,10 +162,46 @@ impl PackedRing {
     /// says `USED`: those that are new say nothing, those made available in the first lap say `AVAIL` alone. And where the
     /// second lap begins, some descriptor does: the one that the last chain of the first lap was returned with, or what
     /// the driver has made of it meanwhile. So the ring itself tells the first lap from the others.
+    ///
+    /// QEMU says of a ring whose back end was killed what it said when that began. If the ring tells where it was, it goes on
+    /// there; if not, nobody knows.
     fn start(&mut self, base: u32) -> Result<u32, RingError> {
         let (offset, wrap) = side_of(base, self.size)?;
-        let wrap = wrap || (base == 0 && !self.any_used()?);
-        Ok(self.place(offset, wrap))
+        let used = self.any_used()?;
+        let given = self.place(offset, wrap || base == 0 && !used);
+        if !used || !NEW.contains(&base) {
+            return Ok(given);
+        }
+        let habits = place::Habits {
+            in_order: self.in_order,
+            indirect: self.indirect,
+        };
+        let mut marks = self.marks()?;
+        for _ in 0..LOOKS {
+            let before = std::mem::replace(&mut marks, self.marks()?);
+            if before == marks {
+                let found = place::find(&marks, habits);
+                self.lost = found.is_none();
+                return Ok(found.unwrap_or(given));
+            }
+        }
+        self.lost = true;
+        Ok(given)
+    }
+
+    /// What the ring's descriptors say just now.
+    fn marks(&self) -> Result<Vec<place::Marks>, RingError> {
+        let table = self.desc.slice()?;
+        let marks = |index: u32| {
+            let at = index as usize * DESC_SIZE as usize + 12;
+            let word = table.load::<u32>(at, Ordering::Relaxed).map(u32::from_le);
+            let word = word.ok_or(RingError::RingOutside)?;
+            Ok(place::Marks {
+                id: word as u16,
+                flags: (word >> 16) as u16,
+            })
+        };
+        (0..u32::from(self.size)).map(marks).collect()
     }
 
     /// Whether any descriptor has the `USED` flag.
@@ -487,6 +533,10 @@ impl DeviceQueue for PackedRing {
 
     fn is_resumed(&self) -> bool {
         self.called.is_none()
+    }
+
+    fn is_lost(&self) -> bool {
+        self.lost
     }
 
     /// virtio 2.8.10.

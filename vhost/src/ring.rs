@@ -500,6 +500,10 @@ impl DeviceQueue for Ring {
         either!(self, ring => ring.is_resumed())
     }
 
+    fn is_lost(&self) -> bool {
+        either!(self, ring => ring.is_lost())
+    }
+
     fn wants_call(&mut self, fence: &Fence) -> Result<bool, RingError> {
         either!(self, ring => ring.wants_call(fence))
     }

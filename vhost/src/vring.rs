@@ -60,6 +60,8 @@ impl Vring {
     /// split ring go on from the used index that is in memory. A ring that was used before [needs a call](Vring::needs_call) at
     /// once, since nobody knows what its driver has been told. Without `kick` the ring must be polled, without `call` the driver polls.
     ///
+    /// A packed ring that was used before, and of which nobody says how far, [is broken](Vring::is_broken).
+    ///
     /// Fails if the size or the base is not one of the format, or a part of the ring is misaligned or not
     /// inside one region.
     pub fn new(
@@ -78,6 +80,7 @@ impl Vring {
         Ok(Vring {
             // A back end that was killed may have published and not called.
             needs_call: ring.is_resumed(),
+            fault: ring.is_lost().then_some(RingError::Lost),
             ring,
             index: config.index,
             features: config.features,
@@ -86,7 +89,6 @@ impl Vring {
             kick,
             call,
             err,
-            fault: None,
         })
     }
 

@@ -27,6 +27,8 @@ const L2_ROOM: u32 = 14 + 8;
 const CONTROL_SIZE: u16 = 16;
 /// Room for a command and its answer, in bytes.
 const COMMAND_ROOM: u32 = 64 << 10;
+/// The base of a packed ring that is new, on both sides.
+const NEW_PACKED: u32 = 0x8000_8000;
 /// Longest TCP/IP super-frame with its Ethernet header.
 const SUPER_FRAME: u32 = 65550;
 
@@ -59,6 +61,8 @@ pub struct NetConfig {
     pub notify: Notify,
     /// Entries that both rings have seen before they start; of a packed ring, descriptors.
     pub base: u16,
+    /// Whether [`resume`](NetDevice::resume) gives packed rings the base of a new ring, as QEMU does when a back end was killed.
+    pub forgets: bool,
     /// Whether the memory file is sealed against shrinking.
     pub seals: bool,
 }
@@ -96,6 +100,7 @@ impl Default for NetConfig {
             rx_buffer: None,
             notify: Notify::EventFd,
             base: 0,
+            forgets: false,
             seals: true,
         }
     }
@@ -307,15 +312,26 @@ impl NetDevice {
             return Err(FrontendError::Closed);
         }
         self.config = space;
-        self.run(frontend)
+        self.run_from(frontend, config.forgets.then_some(NEW_PACKED))
     }
 
-    fn run(&mut self, mut frontend: Frontend) -> Result<(), FrontendError> {
+    fn run(&mut self, frontend: Frontend) -> Result<(), FrontendError> {
+        self.run_from(frontend, None)
+    }
+
+    /// Starts all rings, packed ones at this base if there is one.
+    fn run_from(
+        &mut self,
+        mut frontend: Frontend,
+        packed_base: Option<u32>,
+    ) -> Result<(), FrontendError> {
         frontend.set_features(self.features)?;
         frontend.set_memory(self.mem.regions())?;
         let control = self.control.as_ref().map(|_| self.control_index());
         for index in (0..self.rings()).chain(control) {
-            self.place_ring(&mut frontend, index)?;
+            let queue = &self.ring(index).queue;
+            let packed = queue.as_packed().and(packed_base);
+            self.place_ring_at(&mut frontend, index, packed.unwrap_or(queue.base()))?;
             self.start_ring(&mut frontend, index)?;
         }
         if self.has(feature::PROTOCOL_FEATURES) {
@@ -333,11 +349,19 @@ impl NetDevice {
 
     /// Tells the back end size, base and addresses of ring `index`; the base is behind all that is used.
     pub fn place_ring(&self, frontend: &mut Frontend, index: u32) -> Result<(), FrontendError> {
-        let queue = &self.ring(index).queue;
-        let layout = queue.layout();
+        self.place_ring_at(frontend, index, self.ring(index).queue.base())
+    }
+
+    fn place_ring_at(
+        &self,
+        frontend: &mut Frontend,
+        index: u32,
+        base: u32,
+    ) -> Result<(), FrontendError> {
+        let layout = self.ring(index).queue.layout();
         let user = |addr| self.mem.user_addr(addr).ok_or(FrontendError::NoMemory);
         frontend.set_vring_num(index, layout.size.into())?;
-        frontend.set_vring_base(index, queue.base())?;
+        frontend.set_vring_base(index, base)?;
         frontend.set_vring_addr(
             index,
             user(layout.desc)?,

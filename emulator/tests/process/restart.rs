@@ -1,7 +1,8 @@
 //! Either side killed, and back again.
 
 use vf_guest::frontend::Frontend;
-use vf_guest::net::NetConfig;
+use vf_guest::net::{NetConfig, feature};
+use vf_guest::tcp::GuestConfig;
 
 use crate::control::command;
 use crate::emulator::{BACK_TO_BACK, Emulator, wait_for};
@@ -39,6 +40,46 @@ fn traffic_resumes_after_the_emulator_was_killed() {
         await_progress(&b, there);
         await_progress(&a, back);
         assert!(a.with(|guest| guest.established()) && b.with(|guest| guest.established()));
+    }
+}
+
+/// What QEMU has with `packed=on`: it does not know where its rings were, and says that they are new.
+fn packed_as_in_qemu() -> NetConfig {
+    NetConfig {
+        features: (NetConfig::PLAIN | feature::RING_PACKED) & !feature::IN_ORDER,
+        forgets: true,
+        ..NetConfig::default()
+    }
+}
+
+#[test]
+fn traffic_on_packed_rings_resumes_whatever_the_front_end_says_of_them() {
+    let mut emulator = Emulator::with_config(BACK_TO_BACK);
+    let start = |socket, number| {
+        let socket = emulator.path(socket);
+        Host::start_with(socket, number, GuestConfig::default(), packed_as_in_qemu())
+    };
+    let (a, b) = (start("a-vf0.sock", 1), start("b-vf0.sock", 2));
+    let there = stream(&a, &b, 5001, None);
+    let back = stream(&b, &a, 5002, None);
+    for path in ["direct", "mediated", "direct"] {
+        for nic in ["a", "b"] {
+            command(&emulator, &format!("{nic} vf 0 set path {path}"));
+        }
+        await_progress(&b, there);
+        await_progress(&a, back);
+        emulator.kill();
+        emulator.restart();
+        for (socket, host) in [("a-vf0.sock", &a), ("b-vf0.sock", &b)] {
+            let socket = emulator.path(socket);
+            let resumed = host.with(move |guest| {
+                let frontend = Frontend::connect(socket)?;
+                guest.net().resume(frontend, &packed_as_in_qemu())
+            });
+            resumed.unwrap();
+        }
+        await_progress(&b, there);
+        await_progress(&a, back);
     }
 }
 

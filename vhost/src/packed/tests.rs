@@ -203,10 +203,58 @@ fn a_base_is_understood_from_all_who_set_one() {
         "what was not used comes again"
     );
     assert_eq!(start(0x0003), 0x0003_0003);
-    for (flags, wrap) in [(F_AVAIL, 0x8000), (F_USED, 0), (F_AVAIL | F_USED, 0)] {
-        driver.desc(DESC, SIZE - 1, (0, 0, flags), 0);
+    // The driver has gone round once or twice, the device has returned nothing or the last.
+    for (flags, last, wrap) in [
+        (F_AVAIL, F_AVAIL, 0x8000),
+        (F_AVAIL, F_AVAIL | F_USED, 0),
+        (F_USED, F_USED, 0),
+    ] {
+        (0..SIZE).for_each(|at| driver.desc(DESC, at, (0, 0, flags), at));
+        driver.desc(DESC, SIZE - 1, (0, 0, last), SIZE - 1);
         assert_eq!(start(0), wrap * 0x1_0001, "{flags:#x}");
     }
+}
+
+/// A driver and a device in their second lap, which has taken two chains more than it has returned.
+fn under_way(features: VirtioFeatures, direct: bool) -> (Driver, PackedRing) {
+    let (mut driver, mut ring) = world(features, 0);
+    for n in 0..13 {
+        let last = ((HEAP, 8, 0), n % SIZE);
+        match direct && n == 10 {
+            true => driver.offer_packed(&[((HEAP, 8, F_NEXT), 0), last]),
+            false => driver.offer_packed(&[last]),
+        };
+        let chain = ring.take().unwrap().unwrap();
+        if n < 11 {
+            ring.push_used(chain.token, 0);
+            ring.publish().unwrap();
+        }
+    }
+    (driver, ring)
+}
+
+#[test]
+fn a_ring_that_a_killed_back_end_has_left_goes_on_where_it_was() {
+    for base in [0x8000_8000, 0x8000, 0] {
+        let (driver, ring) = under_way(INDIRECT_DESC, false);
+        let again = PackedRing::new(driver.mem.clone(), SIZE, AT, base, INDIRECT_DESC).unwrap();
+        assert_eq!(again.base(), ring.base(), "{base:#x}");
+        assert_eq!(again.base(), 0x0003_0003);
+        assert!(!again.is_lost() && again.is_resumed());
+        // A front end that says where it was is believed.
+        let told = PackedRing::new(driver.mem.clone(), SIZE, AT, 0x0002_0002, INDIRECT_DESC);
+        assert_eq!(told.unwrap().base(), 0x0002_0002);
+    }
+}
+
+#[test]
+fn a_ring_that_does_not_tell_is_lost_not_guessed() {
+    let (driver, _) = under_way(IN_ORDER, true);
+    let again = PackedRing::new(driver.mem.clone(), SIZE, AT, 0x8000_8000, IN_ORDER).unwrap();
+    assert!(again.is_lost());
+    let vring = driver.vring(1);
+    assert_eq!(vring.fault(), Some(RingError::Lost));
+    assert!(vring.is_broken());
 }
 
 #[test]

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use vf_model::{DropReason, Judge, Nanos, VfIndex, VfSet};
-use vf_vhost::ring::Fence;
+use vf_vhost::ring::{Fence, RingError};
 use vf_vhost::vring::Vring;
 
 use super::active_set::ActiveSet;
@@ -52,6 +52,10 @@ impl VfPorts {
     /// Takes over a ring.
     pub(super) fn attach(&mut self, vf: VfIndex, vring: Vring) {
         self.kicks.add(&vring);
+        if let Some(why @ RingError::Lost) = vring.fault() {
+            let ring = vring.index();
+            self.rx.broken.push(RingBroken { vf, ring, why });
+        }
         if vring.needs_call() {
             match is_rx(vring.index()) {
                 true => self.rx.needs_call.insert(vf),

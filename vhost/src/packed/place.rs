@@ -1,0 +1,211 @@
+//! Where a device goes on in a packed ring that another back end has left without a word, read from the ring itself.
+//!
+//! QEMU hands back the base that a ring began with, since a packed ring has no index in memory. But a driver goes round the
+//! ring descriptor by descriptor, and so does a device that works in order; both leave their wrap counter in the flags of what
+//! they have written. Never guesses: what more than one story could have left is not certain.
+
+#![expect(
+    clippy::arithmetic_side_effects,
+    reason = "bounded by twice the size of a ring"
+)]
+
+use super::{AVAIL_FLAG, NEXT, USED_FLAG, WRITE};
+
+/// The last two fields of a descriptor.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Marks {
+    pub(super) id: u16,
+    pub(super) flags: u16,
+}
+
+impl Marks {
+    /// The wrap counter of whoever made it available last.
+    fn lap(self) -> bool {
+        self.flags & AVAIL_FLAG != 0
+    }
+
+    /// Whether it has been returned since: the first descriptor of a chain is, and of a batch in order.
+    fn is_used(self) -> bool {
+        self.lap() == (self.flags & USED_FLAG != 0)
+    }
+}
+
+/// How driver and device of a ring go about it.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Habits {
+    /// `IN_ORDER`: one used descriptor may stand for several chains.
+    pub(super) in_order: bool,
+    /// `INDIRECT_DESC`: a driver whose ring shows no chain of several descriptors has none.
+    pub(super) indirect: bool,
+}
+
+/// The place, as [`PackedRing`](super::PackedRing) counts them, where the device goes on; `None` if the ring does not tell.
+///
+/// `ring` has been used before, and its driver does not write to it just now.
+pub(super) fn find(ring: &[Marks], habits: Habits) -> Option<u32> {
+    let size = ring.len();
+    let first = ring.first()?.lap();
+    // The driver's next descriptor is the first of a lap before; none is where it has just gone round.
+    let next = ring.iter().position(|marks| marks.lap() != first);
+    let next = next.unwrap_or(size);
+    if ring.get(next..)?.iter().any(|marks| marks.lap() == first) {
+        return None;
+    }
+    // Places: the first lap of two has the wrap counter 1.
+    let place = if first { next } else { size + next };
+    let back = |n: usize| (place + 2 * size - n) % (2 * size);
+    let at = |place: usize| ring.get(place % size).copied();
+    // Behind the last that was returned: the rest of its chain, and what is available.
+    let behind = (0..size).find(|&n| at(back(n + 1)).is_some_and(Marks::is_used));
+    // Then one descriptor is as good as another: what a chain has behind its first looks available for ever.
+    let alone = habits.indirect && ring.iter().all(|marks| marks.flags & NEXT == 0);
+    let Some(behind) = behind else {
+        // None was: all of them are available, or the rest of a chain whose first descriptor the driver has used again.
+        let all = alone && !habits.in_order;
+        return u32::try_from(back(size)).ok().filter(|_| all);
+    };
+    let used = at(back(behind + 1))?;
+    // The rest of its chain bears its identifier where that ends, and so does the last chain of its batch.
+    let mut ends = (0..behind)
+        .rev()
+        .filter_map(|n| at(back(n + 1)))
+        .filter(|marks| marks.flags & NEXT == 0);
+    let batch = habits.in_order && used.flags & WRITE == 0;
+    let ours = if batch {
+        ends.any(|end| end.id == used.id)
+    } else {
+        ends.next().is_some_and(|end| end.id == used.id)
+    };
+    if ours {
+        // Or its driver has used the identifier again, which is so if no chain has a rest.
+        let mut returned = (behind + 1..=size).map(|n| at(back(n)));
+        let all_used = returned.all(|marks| marks.is_some_and(Marks::is_used));
+        if batch || !alone || !all_used {
+            return None;
+        }
+    }
+    u32::try_from(back(behind)).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::VecDeque;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// A driver that takes identifiers as Linux does, the one returned last first, and a device that returns in order.
+    struct World {
+        ring: Vec<Marks>,
+        free: Vec<u16>,
+        /// Chains that the device has not returned: identifier and descriptors.
+        open: VecDeque<(u16, usize)>,
+        /// Where the driver goes on, and the device.
+        driver: usize,
+        device: usize,
+    }
+
+    impl World {
+        fn new(size: usize) -> World {
+            World {
+                ring: vec![Marks { id: 0, flags: 0 }; size],
+                free: (0..size as u16).rev().collect(),
+                open: VecDeque::new(),
+                driver: 0,
+                device: 0,
+            }
+        }
+
+        fn lap(&self, place: usize) -> bool {
+            (place / self.ring.len()).is_multiple_of(2)
+        }
+
+        fn room(&self) -> usize {
+            self.ring.len() - (self.driver - self.device)
+        }
+
+        fn add(&mut self, descs: usize) {
+            if descs > self.room() {
+                return;
+            }
+            let id = self.free.pop().unwrap();
+            for n in 0..descs {
+                let lap = self.lap(self.driver);
+                let mark = if lap { AVAIL_FLAG } else { USED_FLAG };
+                let next = if n + 1 < descs { NEXT } else { 0 };
+                let at = self.driver % self.ring.len();
+                let flags = mark | next;
+                self.ring[at] = Marks { id, flags };
+                self.driver += 1;
+            }
+            self.open.push_back((id, descs));
+        }
+
+        /// Returns so many chains, in order with one used descriptor.
+        fn give_back(&mut self, chains: usize, batch: bool, write: u16) {
+            let chains: Vec<_> = self.open.drain(..chains.min(self.open.len())).collect();
+            let Some(&(last, _)) = chains.last() else {
+                return;
+            };
+            for (n, &(id, descs)) in chains.iter().enumerate() {
+                if n == 0 || !batch {
+                    let lap = self.lap(self.device);
+                    let mark = if lap { AVAIL_FLAG | USED_FLAG } else { 0 };
+                    let at = self.device % self.ring.len();
+                    let id = if batch { last } else { id };
+                    let flags = mark | write;
+                    self.ring[at] = Marks { id, flags };
+                }
+                self.device += descs;
+                self.free.push(id);
+            }
+        }
+    }
+
+    fn run(size: usize, habits: Habits, write: u16, steps: &[(bool, usize)]) -> World {
+        let mut world = World::new(size);
+        for &(add, n) in steps {
+            match add {
+                true if habits.indirect => (0..n).for_each(|_| world.add(1)),
+                true => world.add(n),
+                false => world.give_back(n, habits.in_order && write == 0, write),
+            }
+        }
+        world
+    }
+
+    proptest! {
+        /// Whatever has gone on before: what is found is where the device was.
+        #[test]
+        fn what_a_ring_tells_is_so(
+            size in 1usize..20,
+            in_order: bool,
+            indirect: bool,
+            write in prop_oneof![Just(0), Just(WRITE)],
+            steps in prop::collection::vec((any::<bool>(), 1usize..6), 1..100),
+        ) {
+            let habits = Habits { in_order, indirect };
+            let world = run(size, habits, write, &steps);
+            let place = (world.device % (2 * size)) as u32;
+            let found = find(&world.ring, habits);
+            prop_assert!(found.is_none_or(|found| found == place), "{found:?} {place} {:?}", world.ring);
+            // A Linux driver with indirect tables on a ring of some length.
+            if indirect && !in_order {
+                prop_assert_eq!(found, Some(place), "{:?}", world.ring);
+            }
+        }
+    }
+
+    #[test]
+    fn a_ring_that_is_written_to_tells_nothing() {
+        let mark = |flags| Marks { id: 0, flags };
+        let ring = [AVAIL_FLAG, 0, AVAIL_FLAG, 0].map(mark);
+        let habits = Habits {
+            in_order: false,
+            indirect: true,
+        };
+        assert_eq!(find(&ring, habits), None);
+        assert_eq!(find(&[], habits), None);
+    }
+}
