@@ -100,7 +100,7 @@ impl Actions<'_> {
             .or_else(|| self.wide.filter(&mut takes))
     }
 
-    /// A number of at most 20 bits that no other actions have; `None` if there is more to be asked.
+    /// A number of at most 20 bits that no actions have by which others receive it; `None` if there is more to be asked.
     #[inline]
     pub(crate) fn code(self) -> Option<u64> {
         if self.more.is_some() {
@@ -109,7 +109,7 @@ impl Actions<'_> {
         let code = |action| match action {
             None => 0,
             Some(FilterAction::Drop) => 1,
-            Some(FilterAction::Vf(vf)) => 2 + u64::from(vf.0),
+            Some(FilterAction::Vf(vf) | FilterAction::Queue(vf, _)) => 2 + u64::from(vf.0),
         };
         Some(code(self.narrow) << 10 | code(self.wide))
     }

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use vf_packet::{ETHERTYPE_IPV4, MacAddr, PROTO_TCP, PROTO_UDP, Vid, Vlan};
 
 use crate::filter_fields::{MatchFields, MatchFlags, PROTO_SCTP};
+use crate::rss::MAX_RSS_QUEUES;
 use crate::vf::VfIndex;
 use crate::words::ParseError;
 
@@ -97,15 +98,19 @@ pub enum FilterAction {
     /// Given to this VF and to no other. The filter is passed over where the VF takes no part in the frame's VLAN, or has
     /// sent the frame itself.
     Vf(VfIndex),
+    /// Given to a VF likewise, and to this of the queues that its guest uses, counted from 0; where it uses fewer, the numbers
+    /// wrap around.
+    Queue(VfIndex, u8),
 }
 
 impl FilterAction {
     /// The VF that it names, if it names one.
     #[must_use]
+    #[inline]
     pub fn vf(&self) -> Option<VfIndex> {
         match self {
             FilterAction::Drop => None,
-            FilterAction::Vf(vf) => Some(*vf),
+            FilterAction::Vf(vf) | FilterAction::Queue(vf, _) => Some(*vf),
         }
     }
 }
@@ -139,6 +144,26 @@ pub struct FilterSpec {
     pub action: FilterAction,
     /// What it is worth, beside another one with the same match.
     pub priority: FilterPriority,
+}
+
+impl FilterSpec {
+    /// # Errors
+    /// [`MatchError`] if no frame could match, or if it chooses a queue by what is not to be seen any more where the queue is
+    /// chosen.
+    pub(crate) fn check(&self) -> Result<(), MatchError> {
+        let gone = MatchFlags::OUTER_VID
+            .union(MatchFlags::INNER_VID)
+            .union(MatchFlags::UNKNOWN_UNICAST);
+        match self.action {
+            FilterAction::Queue(..) if self.matches.flags().intersects(gone) => Err(MatchError(
+                "a filter on a VLAN or on what nobody has chooses no queue: leave out action",
+            )),
+            FilterAction::Queue(_, queue) if u16::from(queue) >= MAX_RSS_QUEUES => {
+                Err(MatchError("action N is a queue, 0 to 15"))
+            }
+            _ => self.matches.check(),
+        }
+    }
 }
 
 /// A filter that no frame can match, or words that are no filter.
@@ -273,6 +298,8 @@ impl fmt::Display for FilterAction {
         match self {
             FilterAction::Drop => f.write_str("action drop"),
             FilterAction::Vf(vf) => write!(f, "vf {}", vf.0),
+            // As ethtool calls a queue.
+            FilterAction::Queue(vf, queue) => write!(f, "vf {} action {queue}", vf.0),
         }
     }
 }

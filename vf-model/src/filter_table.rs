@@ -15,6 +15,7 @@ use crate::filter_spec::{
 };
 use crate::filter_store::{Found, Held, Place, Store, TableUse};
 use crate::profile::{FieldRoom, MAX_COMBINATIONS, Profile, Rows, TableKind};
+use crate::vf::VfIndex;
 
 /// Why the table does not take a filter, or has none to give up.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -139,6 +140,8 @@ pub struct FilterTable {
     len: usize,
     /// How many of each kind.
     used: [usize; Rows::COUNT],
+    /// Whether a filter chooses a queue, or did since the table was empty.
+    chooses_queues: bool,
     index: Index,
 }
 
@@ -169,6 +172,7 @@ impl FilterTable {
             store: Store::new(profile.silicon().table, seed),
             len: 0,
             used: [0; Rows::COUNT],
+            chooses_queues: false,
             index: Index::new(seed),
         }
     }
@@ -233,7 +237,7 @@ impl FilterTable {
             action,
             priority,
         } = *spec;
-        matches.check()?;
+        spec.check()?;
         let loc = how.loc.map(|id| self.row(id, &matches)).transpose()?;
         let Found { held, free } = self.store.search(&matches, priority);
         let Some((place, holder)) = held else {
@@ -409,6 +413,8 @@ impl FilterTable {
         held: Option<Held>,
     ) {
         self.store.put(place, was_in, matches, held);
+        let chooses = |held: Held| matches!(held.action, FilterAction::Queue(..));
+        self.chooses_queues = self.len > 0 && (self.chooses_queues || held.is_some_and(chooses));
         self.index.set(matches, held.map(|held| held.action));
     }
 
@@ -447,6 +453,27 @@ impl FilterTable {
         takes: impl FnMut(&FilterAction) -> bool,
     ) -> Option<FilterAction> {
         self.index.find(header, flow, vlan, takes)
+    }
+
+    /// The queue that the filter names which gives a frame to this VF, if it names one.
+    #[inline]
+    pub(crate) fn queue(&self, vf: VfIndex, head: &[u8]) -> Option<u8> {
+        match self.chooses_queues {
+            false => None,
+            true => self.queue_named(vf, head),
+        }
+    }
+
+    /// No filter that names a queue looks at VLANs, so it does not matter which tags the frame has by now.
+    #[inline(never)]
+    fn queue_named(&self, vf: VfIndex, head: &[u8]) -> Option<u8> {
+        let header = Header::parse(head).ok()?;
+        let flow = self.flow_actions(head, || None);
+        let gives = |action: &FilterAction| action.vf() == Some(vf);
+        match self.find(&header, flow, header.vlan(), gives)? {
+            FilterAction::Queue(_, queue) => Some(queue),
+            _ => None,
+        }
     }
 
     /// What is said about stations that nobody has.

@@ -27,6 +27,9 @@ const UNKNOWN: &str = "a filter on what is unknown has no other field";
 const FAMILY: &str =
     "the addresses of ip4, tcp4, udp4 and sctp4 are IPv4, those of ip6, tcp6, udp6 and sctp6 IPv6";
 const ETYPE: &str = "vlan-etype is the type of the tag of a vlan: say which vlan";
+const ACTION: &str = "drop, or the number of a queue of the VF that vf names";
+const BOTH: &str = "action drop gives the frame to nobody: leave out vf";
+const WHOSE: &str = "action N is a queue of a VF: say vf N, too";
 const NEW: &str = "a new filter needs vf N or action drop";
 const OLD: &str = "a filter to delete is named by its id, or by what it matches and its priority, without vf, action or loc";
 const NO_LOC: &str = "loc goes with the command filter add only";
@@ -38,7 +41,9 @@ struct Given {
     unknown: Option<FilterMatch>,
     vlan: Option<Vid>,
     vlan_etype: Option<u16>,
-    action: Option<FilterAction>,
+    vf: Option<VfIndex>,
+    /// A queue; that inside is `None` for nobody's.
+    action: Option<Option<u8>>,
     priority: Option<FilterPriority>,
     /// Which row; that inside is `None` for whichever.
     loc: Option<Option<FilterId>>,
@@ -85,7 +90,7 @@ impl<S: AsRef<str>> Words<'_, S> {
         let (matches, given) = self.match_and_rest()?;
         let spec = FilterSpec {
             matches,
-            action: given.action.ok_or(MatchError(NEW))?,
+            action: given.action()?,
             priority: given.priority.unwrap_or_default(),
         };
         Ok((spec, given.loc.flatten()))
@@ -106,7 +111,7 @@ impl<S: AsRef<str>> Words<'_, S> {
             return Ok(Command::FilterDelete { id, priority });
         }
         let (matches, given) = self.match_and_rest()?;
-        if given.action.is_some() || given.loc.is_some() {
+        if given.vf.is_some() || given.action.is_some() || given.loc.is_some() {
             return Err(MatchError(OLD).into());
         }
         let priority = given.priority.unwrap_or_default();
@@ -181,13 +186,11 @@ impl<S: AsRef<str>> Words<'_, S> {
                 "vlan-etype" => set(&mut given.vlan_etype, self.tag_type()?),
                 "inner-vlan" => set(&mut fields.inner_vlan, self.vid()?),
                 "proto" if ether => set(&mut fields.ethertype, self.ethertype()?),
-                "vf" => set(&mut given.action, FilterAction::Vf(self.vf()?)),
-                "action" => match self.next("drop")? {
+                "vf" => set(&mut given.vf, self.vf()?),
+                "action" => match self.next(ACTION)? {
                     // What ethtool calls it.
-                    "drop" | "-1" => set(&mut given.action, FilterAction::Drop),
-                    other => {
-                        return Err(Refusal::word("action", other, "drop, or vf N instead"));
-                    }
+                    "drop" | "-1" => set(&mut given.action, None),
+                    queue => set(&mut given.action, Some(number("action", queue, ACTION)?)),
                 },
                 "priority" => set(&mut given.priority, self.next(PRIORITIES)?.parse()?),
                 "loc" => set(&mut given.loc, self.loc()?),
@@ -305,6 +308,17 @@ fn set<T>(slot: &mut Option<T>, value: T) -> bool {
 }
 
 impl Given {
+    fn action(&self) -> Result<FilterAction, MatchError> {
+        match (self.vf, self.action) {
+            (None, Some(None)) => Ok(FilterAction::Drop),
+            (Some(vf), None) => Ok(FilterAction::Vf(vf)),
+            (Some(vf), Some(Some(queue))) => Ok(FilterAction::Queue(vf, queue)),
+            (Some(_), Some(None)) => Err(MatchError(BOTH)),
+            (None, Some(Some(_))) => Err(MatchError(WHOSE)),
+            (None, None) => Err(MatchError(NEW)),
+        }
+    }
+
     fn matches(&self, of: FlowType) -> Result<FilterMatch, MatchError> {
         let mut fields = self.fields;
         fields.vlan = match (self.vlan, self.vlan_etype) {
@@ -473,7 +487,7 @@ mod tests {
             ),
             (
                 "filter add flow-type ether proto 2048 action 3",
-                "action '3': drop, or vf N instead",
+                "is a queue of a VF: say vf N, too",
             ),
             (
                 "filter add flow-type ether proto 2048 vf 1 priority high",
@@ -484,6 +498,14 @@ mod tests {
                 "named by its id, or by what it matches and its priority",
             ),
             ("filter flush all", "word 'all': nothing more may follow"),
+            (
+                "filter add flow-type ether proto 2048 vf 1 action drop",
+                "leave out vf",
+            ),
+            (
+                "filter add flow-type ether proto 2048 vf 1 action last",
+                "action 'last': drop, or the number of a queue",
+            ),
             ("filter delete 3 vf 1", "word 'vf': priority or nothing"),
             (
                 "filter add flow-type ether proto 2048 vf 1 loc first",
@@ -639,7 +661,11 @@ mod tests {
         #[test]
         fn words_round_trip(matches in any_match(), vf in proptest::option::of(any::<u8>()), rank in 0usize..4) {
             let priority = [FilterPriority::Hint, FilterPriority::Auto, FilterPriority::Manual, FilterPriority::Required][rank];
-            let action = vf.map_or(FilterAction::Drop, |vf| FilterAction::Vf(VfIndex(vf)));
+            let action = match vf.map(VfIndex) {
+                None => FilterAction::Drop,
+                Some(vf) if vf.0 % 2 == 0 => FilterAction::Vf(vf),
+                Some(vf) => FilterAction::Queue(vf, vf.0),
+            };
             let spec = FilterSpec { matches, action, priority };
             prop_assert_eq!(spec.to_string().parse(), Ok(spec));
             let remove = Command::FilterRemove { matches, priority };

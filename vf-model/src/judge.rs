@@ -125,6 +125,16 @@ pub trait Judge {
         self.policy().rss(vf)
     }
 
+    /// Which of so many queues of a VF a frame goes to that begins with `head`: the one that a filter names, or else as its
+    /// flows are spread.
+    #[inline]
+    fn queue(&self, vf: VfIndex, head: &[u8], in_use: u16) -> u16 {
+        match self.policy().filter_table().queue(vf, head) {
+            Some(queue) => u16::from(queue) % in_use.max(1),
+            None => self.rss(vf).queue(head, in_use),
+        }
+    }
+
     /// When the next frame of a VF may be taken from its ring: not after `now` if it may be taken now.
     #[inline]
     fn tx_ready_at(&self, vf: VfIndex, now: Nanos) -> Nanos {

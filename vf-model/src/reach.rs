@@ -332,12 +332,16 @@ impl Policy {
                     probe.note(|| Step::Filter { action, rule: None });
                     reach = self.reach_by(action, origin, false, probe);
                 }
-                FilterAction::Vf(vf) if self.entry(vf).receives(vlan) => {
+                FilterAction::Vf(vf) | FilterAction::Queue(vf, _)
+                    if self.entry(vf).receives(vlan) =>
+                {
                     probe.note(|| Step::Filter { action, rule: None });
                     reach.steered = Some(vf);
                     self.give(&mut reach, vf, origin, probe);
                 }
-                FilterAction::Vf(_) => probe.note(|| Step::PassedOver { action, rule: None }),
+                FilterAction::Vf(_) | FilterAction::Queue(..) => {
+                    probe.note(|| Step::PassedOver { action, rule: None });
+                }
             }
         }
         reach.wire = false;
@@ -397,10 +401,9 @@ impl Policy {
         probe: &mut impl Probe,
     ) -> Option<Reach> {
         let action = self.filter_table().find(header, flow, vlan, |action| {
-            let takes = match action {
-                FilterAction::Drop => true,
-                FilterAction::Vf(vf) => origin != Origin::Vf(*vf) && self.entry(*vf).receives(vlan),
-            };
+            let takes = action
+                .vf()
+                .is_none_or(|vf| origin != Origin::Vf(vf) && self.entry(vf).receives(vlan));
             if !takes {
                 probe.note(|| Step::PassedOver {
                     action: *action,
@@ -427,7 +430,7 @@ impl Policy {
         };
         match action {
             FilterAction::Drop => reach.otherwise = DropReason::Filtered,
-            FilterAction::Vf(vf) => {
+            FilterAction::Vf(vf) | FilterAction::Queue(vf, _) => {
                 reach.steered = Some(vf);
                 self.give(&mut reach, vf, origin, probe);
             }

@@ -514,7 +514,7 @@ fn steered(
     };
     let applies = |spec: &FilterSpec| match spec.action {
         FilterAction::Drop => true,
-        FilterAction::Vf(vf) => receives(vf),
+        FilterAction::Vf(vf) | FilterAction::Queue(vf, _) => receives(vf),
     };
     specs
         .into_iter()
@@ -689,7 +689,9 @@ fn promised(host: &Host, source: Source, bytes: &[u8]) -> (BTreeMap<u8, Vec<u8>>
     let only = filter.is_some_and(|spec| spec.matches != FilterMatch::UnknownUnicast);
     let to = |vf: VfIndex| match filter.map(|spec| spec.action) {
         Some(FilterAction::Drop) => false,
-        Some(FilterAction::Vf(to)) => to == vf || !only && by_switch(vf),
+        Some(FilterAction::Vf(to) | FilterAction::Queue(to, _)) => {
+            to == vf || !only && by_switch(vf)
+        }
         None => by_switch(vf),
     };
     let wire = !from_wire && port_up && (group || !known);
@@ -785,7 +787,8 @@ fn any_filter_command() -> impl Strategy<Value = Command> {
     let priority = select(vec!["", " priority hint", " priority required"]);
     let action = prop_oneof![
         1 => Just("action drop".to_owned()),
-        4 => (0..VFS).prop_map(|vf| format!("vf {vf}")),
+        3 => (0..VFS).prop_map(|vf| format!("vf {vf}")),
+        1 => (0..VFS, 0u8..4).prop_map(|(vf, queue)| format!("vf {vf} action {queue}")),
     ];
     prop_oneof![
         20 => (matches.clone(), action, priority.clone())

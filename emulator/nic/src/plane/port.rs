@@ -196,7 +196,7 @@ impl RxPort {
     pub(super) fn queue_of(&self, model: &impl Judge, vf: VfIndex, head: &[u8]) -> u16 {
         match self.in_use() {
             0 | 1 => 0,
-            in_use => model.rss(vf).queue(head, in_use),
+            in_use => model.queue(vf, head, in_use),
         }
     }
 

@@ -561,6 +561,40 @@ fn udp(port: u16) -> Vec<u8> {
     data
 }
 
+/// A queue that a filter names goes before the table that flows are spread by, on either path.
+#[test]
+fn a_filter_chooses_the_queue_that_it_names() {
+    let vf = VfIndex(0);
+    for path in [Path::Direct, Path::Mediated] {
+        let mut bench = Bench::bare(&[path], Nanos(0), None);
+        let config = NetConfig {
+            queue_pairs: 3,
+            ..queue_of(128)
+        };
+        bench.start(0, &config);
+        bench.command("vf 0 rss weight 1");
+        bench.command("filter add flow-type udp4 src-port 7 vf 0 action 1");
+        // The guest has three queues.
+        bench.command("filter add flow-type udp4 src-port 8 vf 0 action 5");
+        // One that names none goes before one that does.
+        bench.command("filter add flow-type udp4 src-port 9 vf 0");
+        bench.command("filter add flow-type ip4 l4proto 17 vf 0 action 2");
+        let mut expected = vec![PairTraffic::default(); 3];
+        for (source, queue) in [(7, 1), (8, 5 % 3), (9, 0), (10, 2)] {
+            let rx = &mut expected[queue].rx;
+            (rx.packets, rx.bytes) = (rx.packets + 1, rx.bytes + 60);
+            bench.send_from_far(private(udp(source)));
+        }
+        bench.run_until(Nanos(bench.now.0 + MS.0));
+        bench.vms[0].receive();
+        let traffic = match path {
+            Path::Direct | Path::Auto => bench.worker.statistics().plane.traffic(vf),
+            Path::Mediated => bench.hypervisor.statistics().plane.traffic(vf),
+        };
+        assert_eq!(traffic, expected, "{path}");
+    }
+}
+
 #[test]
 fn flows_are_spread_by_the_table_over_the_queues_in_use_on_either_path() {
     let vf = VfIndex(0);
