@@ -131,6 +131,7 @@ impl Driver {
             avail: AVAIL,
             used: USED,
             base: 0,
+            told: false,
             features: VirtioFeatures::from_bits_retain(self.features),
             enabled: true,
             coalescing: Default::default(),

@@ -162,15 +162,17 @@ impl PackedRing {
     /// says `USED`: those that are new say nothing, those made available in the first lap say `AVAIL` alone. And where the
     /// second lap begins, some descriptor does: the one that the last chain of the first lap was returned with, or what
     /// the driver has made of it meanwhile. So the ring itself tells the first lap from the others.
-    ///
-    /// QEMU says of a ring whose back end was killed what it said when that began. If the ring tells where it was, it goes on
-    /// there; if not, nobody knows.
     fn start(&mut self, base: u32) -> Result<u32, RingError> {
         let (offset, wrap) = side_of(base, self.size)?;
-        let used = self.any_used()?;
-        let given = self.place(offset, wrap || base == 0 && !used);
-        if !used || !NEW.contains(&base) {
-            return Ok(given);
+        let wrap = wrap || (base == 0 && !self.any_used()?);
+        Ok(self.place(offset, wrap))
+    }
+
+    /// Goes on where a back end has left the ring that was killed, if `base` is one of a new ring, as QEMU says it then, and this one
+    /// is not. If the ring does not tell where that was, nobody knows.
+    pub(crate) fn look_for_place(&mut self, base: u32) -> Result<(), RingError> {
+        if !NEW.contains(&base) || !self.any_used()? {
+            return Ok(());
         }
         let habits = place::Habits {
             in_order: self.in_order,
@@ -180,13 +182,17 @@ impl PackedRing {
         for _ in 0..LOOKS {
             let before = std::mem::replace(&mut marks, self.marks()?);
             if before == marks {
-                let found = place::find(&marks, habits);
+                let found = place::find(&marks, habits, self.done);
                 self.lost = found.is_none();
-                return Ok(found.unwrap_or(given));
+                let place = found.unwrap_or(self.done);
+                (self.seen, self.next, self.done) = (place, place, place);
+                self.published = place;
+                self.called = None;
+                return Ok(());
             }
         }
         self.lost = true;
-        Ok(given)
+        Ok(())
     }
 
     /// What the ring's descriptors say just now.

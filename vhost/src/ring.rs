@@ -409,6 +409,14 @@ impl Ring {
             SplitRing::new(mem, size, at, base as u16, features).map(Ring::Split)
         }
     }
+
+    /// Has a packed ring look for itself where it goes on if `base` may be no more than what a front end says of a new one.
+    pub(crate) fn look_for_place(&mut self, base: u32) -> Result<(), RingError> {
+        match self {
+            Ring::Split(_) => Ok(()),
+            Ring::Packed(ring) => ring.look_for_place(base),
+        }
+    }
 }
 
 impl DeviceQueue for Ring {

@@ -132,6 +132,8 @@ struct RingSetup {
     addr: Option<VringAddr>,
     /// As SET_VRING_BASE and GET_VRING_BASE have it.
     base: u32,
+    /// Whether the front end has said that, and the ring has not run since.
+    told: bool,
     enabled: bool,
 }
 

@@ -31,6 +31,8 @@ pub struct VringConfig {
     /// "Virtio vring state"), offset in bits 0 to 14 and wrap counter in bit 15 of the available side, the same of the
     /// used side in bits 16 to 31.
     pub base: u32,
+    /// Whether that is the word of a front end, and not where the ring was just now: QEMU's of a packed ring may be wrong.
+    pub told: bool,
     /// Virtio feature bits that the driver acknowledged. `RING_PACKED` says which format the ring has.
     pub features: VirtioFeatures,
     /// Whether frames may flow (vhost-user "Ring states").
@@ -76,7 +78,10 @@ impl Vring {
             avail: config.avail,
             used: config.used,
         };
-        let ring = Ring::new(mem, config.size, at, config.base, config.features)?;
+        let mut ring = Ring::new(mem, config.size, at, config.base, config.features)?;
+        if config.told {
+            ring.look_for_place(config.base)?;
+        }
         Ok(Vring {
             // A back end that was killed may have published and not called.
             needs_call: ring.is_resumed(),

@@ -150,6 +150,7 @@ impl Guest {
             avail: at + AVAIL,
             used: at + USED,
             base: if self.is_packed() { 0x8000_8000 } else { 0 },
+            told: false,
             features: VirtioFeatures::from_bits_retain(self.features),
             enabled: true,
             coalescing: Default::default(),

@@ -41,8 +41,9 @@ pub(super) struct Habits {
 
 /// The place, as [`PackedRing`](super::PackedRing) counts them, where the device goes on; `None` if the ring does not tell.
 ///
-/// `ring` has been used before, and its driver does not write to it just now.
-pub(super) fn find(ring: &[Marks], habits: Habits) -> Option<u32> {
+/// `ring` has been used before, and its driver does not write to it just now. Of several places that it may be, `given` is taken
+/// if it is one.
+pub(super) fn find(ring: &[Marks], habits: Habits, given: u32) -> Option<u32> {
     let size = ring.len();
     let first = ring.first()?.lap();
     // The driver's next descriptor is the first of a lap before; none is where it has just gone round.
@@ -61,22 +62,27 @@ pub(super) fn find(ring: &[Marks], habits: Habits) -> Option<u32> {
     let alone = habits.indirect && ring.iter().all(|marks| marks.flags & NEXT == 0);
     let Some(behind) = behind else {
         // None was: all of them are available, or the rest of a chain whose first descriptor the driver has used again.
-        let all = alone && !habits.in_order;
-        return u32::try_from(back(size)).ok().filter(|_| all);
+        if alone && !habits.in_order {
+            return u32::try_from(back(size)).ok();
+        }
+        let given_may_be = (0..=size).any(|n| back(n) == given as usize);
+        return Some(given).filter(|_| given_may_be);
     };
     let used = at(back(behind + 1))?;
     // The rest of its chain bears its identifier where that ends, and so does the last chain of its batch.
+    let batch = habits.in_order && used.flags & WRITE == 0;
     let mut ends = (0..behind)
         .rev()
-        .filter_map(|n| at(back(n + 1)))
-        .filter(|marks| marks.flags & NEXT == 0);
-    let batch = habits.in_order && used.flags & WRITE == 0;
-    let ours = if batch {
-        ends.any(|end| end.id == used.id)
-    } else {
-        ends.next().is_some_and(|end| end.id == used.id)
-    };
-    if ours {
+        .filter_map(|n| Some((back(n), at(back(n + 1))?)))
+        .filter(|(_, marks)| marks.flags & NEXT == 0)
+        .take(if batch { behind } else { 1 })
+        .filter(|(_, marks)| marks.id == used.id)
+        .peekable();
+    if ends.peek().is_some() {
+        let given_may_be = |place| place == given as usize;
+        if given_may_be(back(behind)) || ends.any(|(place, _)| given_may_be(place)) {
+            return Some(given);
+        }
         // Or its driver has used the identifier again, which is so if no chain has a rest.
         let mut returned = (behind + 1..=size).map(|n| at(back(n)));
         let all_used = returned.all(|marks| marks.is_some_and(Marks::is_used));
@@ -94,6 +100,8 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    const NOWHERE: u32 = u32::MAX;
 
     /// A driver that takes identifiers as Linux does, the one returned last first, and a device that returns in order.
     struct World {
@@ -187,9 +195,14 @@ mod tests {
         ) {
             let habits = Habits { in_order, indirect };
             let world = run(size, habits, write, &steps);
+            if world.ring.iter().all(|marks| marks.flags & USED_FLAG == 0) {
+                return Ok(()); // never used
+            }
             let place = (world.device % (2 * size)) as u32;
-            let found = find(&world.ring, habits);
+            let found = find(&world.ring, habits, NOWHERE);
             prop_assert!(found.is_none_or(|found| found == place), "{found:?} {place} {:?}", world.ring);
+            // A front end that knows is believed.
+            prop_assert_eq!(find(&world.ring, habits, place), Some(place), "{:?}", world.ring);
             // A Linux driver with indirect tables on a ring of some length.
             if indirect && !in_order {
                 prop_assert_eq!(found, Some(place), "{:?}", world.ring);
@@ -205,7 +218,7 @@ mod tests {
             in_order: false,
             indirect: true,
         };
-        assert_eq!(find(&ring, habits), None);
-        assert_eq!(find(&[], habits), None);
+        assert_eq!(find(&ring, habits, 0), None);
+        assert_eq!(find(&[], habits, 0), None);
     }
 }

@@ -165,6 +165,7 @@ impl Driver {
             avail: AVAIL,
             used: USED,
             base,
+            told: true,
             features: self.features,
             enabled: true,
             coalescing: Coalescing::default(),

@@ -264,6 +264,7 @@ impl Session {
         match vring {
             Some(vring) => {
                 state.setup.base = vring.base();
+                state.setup.told = false;
                 state.started &= !vring.is_broken();
             }
             None => {
@@ -336,6 +337,7 @@ impl Session {
             avail,
             used,
             base: setup.base,
+            told: setup.told,
             features: self.features.unwrap_or_default(),
             enabled: setup.enabled && self.is_used(ring, self.pairs_used),
             coalescing: self.coalescing(ring).unwrap_or_default(),
@@ -348,7 +350,7 @@ impl RingState {
         match change {
             RingChange::Size(size) => self.setup.size = size,
             RingChange::Addr(addr) => self.setup.addr = Some(addr),
-            RingChange::Base(base) => self.setup.base = base,
+            RingChange::Base(base) => (self.setup.base, self.setup.told) = (base, true),
             RingChange::Enabled(enabled) => self.setup.enabled = enabled,
             RingChange::Kick(kick) => {
                 self.kick = kick;

@@ -136,6 +136,7 @@ impl Vm {
             avail: layout.avail,
             used: layout.used,
             base: 0,
+            told: false,
             features,
             enabled,
             coalescing: self.coalescing,
