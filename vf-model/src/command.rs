@@ -566,6 +566,7 @@ mod tests {
             ])
             .prop_map(VfSetting::State),
             any::<u32>().prop_map(|r| VfSetting::MaxTxRate(Mbps(r))),
+            any::<u32>().prop_map(|r| VfSetting::MinTxRate(Mbps(r))),
             any::<bool>().prop_map(VfSetting::QueryRss),
             any::<u32>().prop_map(VfSetting::Mtu),
             select(vec![Path::Direct, Path::Mediated, Path::Auto]).prop_map(VfSetting::Path),

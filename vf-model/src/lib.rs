@@ -123,7 +123,7 @@ pub use mailbox::{MAX_UNTRUSTED_GROUPS, RxFilter, RxMode, VfRequest};
 pub use mtu::{Mtu, MtuError};
 pub use nic::Nic;
 pub use policy::{Granted, Policy};
-pub use profile::{MAX_TABLE_FILTERS, Profile};
+pub use profile::{MAX_TABLE_FILTERS, Profile, VfRoom};
 pub use profile_facts::Fact;
 pub use question::Question;
 pub use rate::TokenBucket;

@@ -20,7 +20,7 @@ use crate::learned::{FastEvent, FastKey, Learned, LearnedFilter, LearnedStats};
 use crate::lookup::Lookup;
 use crate::mailbox::{Asked, RxFilter, VfRequest};
 use crate::mtu::Mtu;
-use crate::profile::{Profile, Rows, Silicon};
+use crate::profile::{Profile, Rows, Silicon, VfRoom};
 use crate::refusal::{Refusal, Refused};
 use crate::rss::Rss;
 use crate::source::Source;
@@ -43,6 +43,8 @@ pub struct Policy {
     carrier: bool,
     /// The port's MTU, if the administrator has set one.
     mtu: Option<Mtu>,
+    /// The port's rate in bit/s, where that is known: no more is guaranteed to VFs.
+    port_rate: Option<u64>,
     silicon: Silicon,
     switch_mode: SwitchMode,
     /// Stations behind the PF.
@@ -105,6 +107,7 @@ impl Policy {
             port_up: true,
             carrier: true,
             mtu: None,
+            port_rate: None,
             switch_mode: silicon.default_mode(),
             fdb: Arc::default(),
             silicon,
@@ -156,6 +159,12 @@ impl Policy {
     #[must_use]
     pub fn in_force(&self, vf: VfIndex) -> &RxFilter {
         &self.entry(vf).rx
+    }
+
+    /// How much the driver of a VF may have of each kind.
+    #[must_use]
+    pub fn room(&self, vf: VfIndex) -> VfRoom {
+        self.silicon.vf_room(self.vf(vf).trust)
     }
 
     /// How a VF's frames are spread over its queues.
@@ -481,6 +490,16 @@ impl Policy {
         Ok(Granted { policy, denied })
     }
 
+    /// The same for a NIC with a port of this rate in bit/s.
+    ///
+    /// # Errors
+    /// [`Refusal::Guarantees`] if more than that is guaranteed to VFs.
+    pub fn with_port_rate(mut self, bps: u64) -> Result<Policy, Refusal> {
+        self.port_rate = Some(bps);
+        self.check_guarantees()?;
+        Ok(self)
+    }
+
     /// What it becomes when the cable in the NIC's port carries from now on, or no longer; `None` if that is nothing new.
     #[must_use]
     pub fn with_carrier(&self, carrier: bool) -> Option<Policy> {
@@ -606,6 +625,7 @@ impl Policy {
                 for vf in vfs.iter() {
                     self.set_vf(vf, settings)?;
                 }
+                self.check_guarantees()?;
                 self.check_mirrors()?;
             }
             Command::VfFilterAdd { vfs, filters } => {
@@ -643,6 +663,17 @@ impl Policy {
         Ok(changed_by(&spec.matches))
     }
 
+    /// What is guaranteed to VFs has to be there.
+    fn check_guarantees(&self) -> Result<(), Refusal> {
+        let guarantees = self.entries.iter().filter_map(|e| e.policy.min_tx_rate);
+        let sum = guarantees.map(|min| u64::from(min.0)).sum();
+        let rate = self.port_rate.map(|bps| bps / 1_000_000);
+        match rate.filter(|rate| sum > *rate) {
+            Some(rate) => Err(Refusal::Guarantees { sum, rate }),
+            None => Ok(()),
+        }
+    }
+
     fn set_vf(&mut self, vf: VfIndex, settings: &[VfSetting]) -> Result<(), Refusal> {
         let (silicon, profile, link_up) = (self.silicon, self.profile(), self.link_up());
         let entry = self.entry_mut(vf)?;
@@ -663,6 +694,11 @@ impl Policy {
             if silicon.vlan_sets_spoofchk && matches!(setting, VfSetting::Vlan(1..)) {
                 policy.spoofchk = true;
             }
+        }
+        if let (Some(min), Some(max)) = (policy.min_tx_rate, policy.max_tx_rate)
+            && min > max
+        {
+            return Err(Refusal::RateOrder { min, max });
         }
         if policy.port_vlan.is_some() && entry.filters.names_vlan() {
             return Err(Refusal::PortVlanAndFilters);

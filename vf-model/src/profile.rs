@@ -84,11 +84,13 @@ pub(crate) struct Silicon {
 
 /// How much of each kind the driver of a VF can have.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct VfRoom {
+pub struct VfRoom {
     /// Addresses besides its own.
-    pub(crate) addresses: usize,
-    pub(crate) groups: usize,
-    pub(crate) vlans: usize,
+    pub addresses: usize,
+    /// Groups.
+    pub groups: usize,
+    /// 802.1Q VLANs.
+    pub vlans: usize,
 }
 
 /// Where the filters of a NIC lie.

@@ -11,7 +11,7 @@ use crate::mtu::MtuError;
 use crate::profile::Profile;
 use crate::rss::RssQueues;
 use crate::switch_mode::SwitchMode;
-use crate::vf::{SettingError, VfIndex, VfSetting};
+use crate::vf::{Mbps, SettingError, VfIndex, VfSetting};
 use crate::vf_filter::VfFilterError;
 use crate::words::ParseError;
 
@@ -78,6 +78,22 @@ pub enum Refusal {
     /// A port VLAN for a VF with VLAN filters, or the reverse.
     #[error("a VF has a port VLAN or filters that name VLANs, not both: remove the other first")]
     PortVlanAndFilters,
+    /// A guarantee above the limit.
+    #[error("min_tx_rate {min}: the VF has a max_tx_rate of {max}, which is less")]
+    RateOrder {
+        /// What is to be guaranteed.
+        min: Mbps,
+        /// The limit.
+        max: Mbps,
+    },
+    /// More is guaranteed than there is.
+    #[error("min_tx_rate: {sum} Mb/s would be guaranteed to VFs in all, and the port has {rate}")]
+    Guarantees {
+        /// The sum of all guarantees, in Mb/s.
+        sum: u64,
+        /// What the port has, in Mb/s.
+        rate: u64,
+    },
     /// A driver wants another address than the administrator has set.
     #[error("the administrator has set {0}: only a trusted VF can choose its addresses then")]
     MacSet(MacAddr),

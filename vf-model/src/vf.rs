@@ -299,6 +299,8 @@ pub struct VfPolicy {
     pub state: VfLinkState,
     /// Limit on what it sends.
     pub max_tx_rate: Option<Mbps>,
+    /// What of the port's rate it has at least while it has frames to send.
+    pub min_tx_rate: Option<Mbps>,
     /// Whether its driver may read how its frames are spread over its queues, and the key of that.
     pub query_rss: bool,
     /// Its MTU, if that is not the NIC's.
@@ -327,6 +329,7 @@ impl VfPolicy {
             trust: false,
             state: VfLinkState::Auto,
             max_tx_rate: None,
+            min_tx_rate: None,
             query_rss: false,
             mtu: None,
             path: Path::Direct,
@@ -357,6 +360,8 @@ pub enum VfSetting {
     State(VfLinkState),
     /// `max_tx_rate MBPS`; 0 is no limit.
     MaxTxRate(Mbps),
+    /// `min_tx_rate MBPS`; 0 promises nothing.
+    MinTxRate(Mbps),
     /// `query_rss on|off`.
     QueryRss(bool),
     /// `mtu BYTES`; 0 is the NIC's.
@@ -446,6 +451,8 @@ impl VfPolicy {
             VfSetting::State(state) => self.state = state,
             VfSetting::MaxTxRate(Mbps(0)) => self.max_tx_rate = None,
             VfSetting::MaxTxRate(rate) => self.max_tx_rate = Some(rate),
+            VfSetting::MinTxRate(Mbps(0)) => self.min_tx_rate = None,
+            VfSetting::MinTxRate(rate) => self.min_tx_rate = Some(rate),
             VfSetting::QueryRss(on) => self.query_rss = on,
             VfSetting::Mtu(0) => self.mtu = None,
             VfSetting::Mtu(mtu) => self.mtu = Some(Mtu::new(mtu)?),
@@ -559,6 +566,21 @@ pub static SETTING_KEYS: &[SettingKey] = &[
         allowed: "Mb/s, 0 for no limit",
         parse: |word| Ok(VfSetting::MaxTxRate(word.parse()?)),
         of: |_| None,
+    },
+    SettingKey {
+        name: "min_tx_rate",
+        values: "MBPS",
+        help: "what of the port's rate the guest has at least while it sends; 0 promises nothing",
+        allowed: "Mb/s, 0 for no promise",
+        parse: |word| {
+            let rate = number(
+                "min_tx_rate",
+                word,
+                "a whole number of Mb/s, 0 for no promise",
+            )?;
+            Ok(VfSetting::MinTxRate(Mbps(rate)))
+        },
+        of: |policy| Some(VfSetting::MinTxRate(policy.min_tx_rate?)),
     },
     SettingKey {
         name: "query_rss",
@@ -710,6 +732,7 @@ impl VfSetting {
             VfSetting::Trust(on) => ("trust", on_off(on)),
             VfSetting::State(state) => ("state", state.to_string()),
             VfSetting::MaxTxRate(rate) => ("max_tx_rate", rate.to_string()),
+            VfSetting::MinTxRate(rate) => ("min_tx_rate", rate.to_string()),
             VfSetting::QueryRss(on) => ("query_rss", on_off(on)),
             VfSetting::Mtu(mtu) => ("mtu", mtu.to_string()),
             VfSetting::Path(path) => ("path", path.to_string()),
@@ -836,6 +859,7 @@ mod tests {
             VfSetting::Qos(5),
             VfSetting::Proto(VlanProto::Dot1ad),
             VfSetting::MaxTxRate(Mbps(7)),
+            VfSetting::MinTxRate(Mbps(3)),
             VfSetting::QueryRss(true),
             VfSetting::Mtu(9000),
             VfSetting::Bridge(true),

@@ -72,6 +72,7 @@ fn a_policy_is_shown_in_the_same_words() {
             "trust": false,
             "state": "disable",
             "max_tx_rate": 100,
+            "min_tx_rate": null,
             "query_rss": false,
             "mtu": 9000,
             "path": "mediated",
@@ -417,4 +418,30 @@ fn a_range_of_vfs_or_vlans_is_set_as_a_whole_or_not_at_all() {
     }
     apply(&mut policy, &command("vf 3-4 vlan del 100-119")).unwrap();
     assert_eq!(policy.filters(VfIndex(3)).vlans(), []);
+}
+
+#[test]
+fn no_more_is_guaranteed_than_there_is() {
+    let mut policy = policy().with_port_rate(10_000_000_000).unwrap();
+    apply(&mut policy, &command("vf 0-3 set min_tx_rate 2000")).unwrap();
+    let refused = |policy: &Policy, words: &str| {
+        let refusal = policy.with(&command(words)).unwrap_err();
+        refusal.to_string()
+    };
+    assert_eq!(
+        refused(&policy, "vf 4-5 set min_tx_rate 1001"),
+        "min_tx_rate: 10002 Mb/s would be guaranteed to VFs in all, and the port has 10000"
+    );
+    assert_eq!(
+        refused(&policy, "vf 0 set max_tx_rate 1999"),
+        "min_tx_rate 2000: the VF has a max_tx_rate of 1999, which is less"
+    );
+    apply(
+        &mut policy,
+        &command("vf 4-5 min_tx_rate 1000 max_tx_rate 1000"),
+    )
+    .unwrap();
+    assert!(policy.clone().with_port_rate(9_999_000_000).is_err());
+    apply(&mut policy, &command("vf 0-5 min_tx_rate 0")).unwrap();
+    assert!(policy.with_port_rate(1_000_000).is_ok());
 }

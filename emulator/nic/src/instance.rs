@@ -4,8 +4,8 @@
 use std::sync::Arc;
 
 use vf_model::{
-    Command, DropReason, FastEvent, Granted, LinkSetting, MacAddr, Mtu, NicConfig, NumberedFilter,
-    Path, Policy, Refusal, RxFilter, VfIndex, VfRequest,
+    Command, DropReason, FastEvent, Granted, LinkConfig, LinkSetting, MacAddr, Mtu, NicConfig,
+    NumberedFilter, Path, Policy, Refusal, RxFilter, VfIndex, VfRequest,
 };
 use vf_vhost::control::{self, Coalescing};
 use vf_vhost::endpoint::{Device, DeviceConfig, Endpoint, SessionEvent};
@@ -79,7 +79,11 @@ impl Planes {
         pool: &Pool,
         cost: Option<vf_model::CostModel>,
     ) -> Result<Planes, (VfIndex, Refusal)> {
-        let policies = PolicyCell::new(Arc::new(initial_policy(settings)?));
+        let rate = uplink.as_ref().map(|uplink| uplink.link().rate_bps());
+        let rate = rate.unwrap_or(LinkConfig::default().rate_bps);
+        let refused = |refusal| (VfIndex::default(), refusal);
+        let policy = initial_policy(settings)?.with_port_rate(rate);
+        let policies = PolicyCell::new(Arc::new(policy.map_err(refused)?));
         let (nic_end, hypervisor_end) = PfEnd::pair();
         Ok(Planes {
             workers: DirectPlane::team(&policies, workers, nic_end, uplink, pool),

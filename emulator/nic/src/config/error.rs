@@ -92,7 +92,7 @@ pub enum ConfigError {
         /// The last one there is.
         last: u16,
     },
-    /// What the NIC does not take of what is said of its switch.
+    /// What the NIC does not take of what is said of it in words of commands.
     #[error("{nic}: {key}: {refusal}")]
     Switch {
         /// The NIC.

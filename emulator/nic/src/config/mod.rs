@@ -111,19 +111,56 @@ mod tests {
     fn every_key_of_vf_set_is_a_key_of_the_file() {
         let mac = "02:00:00:00:00:01";
         let config = load(&format!(
-            "[[nic]]\nname='a'\n[[nic.vf]]\npath='mediated'\nmtu=9000\nquery_rss=true\nmax_tx_rate=5\nstate='disable'\ntrust=true\nspoofchk=false\n\
+            "[[nic]]\nname='a'\n[[nic.vf]]\npath='mediated'\nmtu=9000\nquery_rss=true\nmin_tx_rate=4\nmax_tx_rate=5\nstate='disable'\ntrust=true\nspoofchk=false\n\
              proto='802.1ad'\nqos=3\nvlan=7\nmac='{mac}'\nindex=1\nsocket='s'\nsocket_role='client'\n"
         ));
         let vf = config.unwrap().nics[0].vf[1].clone();
         assert!(vf.socket.ends_with("s") && vf.role == SocketRole::Client);
         let words: Vec<_> = vf.policy.iter().map(VfSetting::words).collect();
         let said = [
-            mac, "7", "3", "802.1ad", "off", "on", "disable", "5", "on", "9000", "mediated",
+            mac, "7", "3", "802.1ad", "off", "on", "disable", "5", "4", "on", "9000", "mediated",
         ];
         let keys = vf_model::SETTING_KEYS.iter().map(|key| key.name);
         let keys = keys.filter(|key| *key != "rate");
         let said = keys.zip(said.map(str::to_owned));
         assert_eq!(words, said.collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn what_can_be_added_to_a_vf_can_be_written_in_the_file() {
+        let config = load(
+            "[[nic]]\nname='a'\n[[nic.vf]]\nindex=1\nmacs=['02:00:00:00:00:07', '02:00:00:00:00:08 vlan 5']\n\
+             vlans=[5, '100-119']\nrss='weight 3 1'\n",
+        );
+        let policy = crate::instance::initial_policy(&config.unwrap().nics[0]).unwrap();
+        let vf = vf_model::VfIndex(1);
+        assert_eq!(policy.filters(vf).macs().len(), 2);
+        assert_eq!(policy.filters(vf).vlans().len(), 21);
+        assert_eq!(policy.rss(vf).spread().to_string(), "weight 3 1");
+        for (text, says) in [
+            (
+                "vlans=[4095]",
+                "line 1: a: vlans: vlan 4095: VLANs are 1 to 4094",
+            ),
+            ("vlans=[1.5]", "a VLAN such as 100"),
+            ("macs=['02:00']", "a: macs: mac '02:00'"),
+            (
+                "macs=['ff:ff:ff:ff:ff:ff']",
+                "a: macs: mac ff:ff:ff:ff:ff:ff",
+            ),
+            ("rss='even'", "a: rss: "),
+            ("vlans=[5]\nvlan=7", "not both"),
+        ] {
+            let text = format!("[[nic]]\nname='a'\n[[nic.vf]]\nindex=0\n{text}");
+            let error = match load(&text) {
+                Err(error) => error.to_string(),
+                Ok(config) => match crate::instance::initial_policy(&config.nics[0]) {
+                    Err((_, refusal)) => refusal.to_string(),
+                    Ok(_) => panic!("{text}"),
+                },
+            };
+            assert!(error.contains(says), "{text}: {error}");
+        }
     }
 
     #[test]
@@ -229,7 +266,7 @@ mod tests {
             ("[[nic]\nname='a'", "line 1"),
             (
                 "[[nic]]\nname='a'\n[[nic.vf]]\nindex=0\nvlna=3",
-                "line 5: unknown field `vlna`, expected one of index, socket, socket_role, mac, vlan,",
+                "line 5: unknown field `vlna`, expected one of index, socket, socket_role, macs, vlans, rss, mac, vlan,",
             ),
             (
                 "[[nic]]\nname='a'\n[[nic.vf]]\nindex=0\nspoofchk=3",

@@ -39,7 +39,8 @@ pub struct NicSettings {
     pub netem: Option<NetemSpec>,
     /// Which NIC it is like.
     pub profile: Profile,
-    /// How its switch forwards at the start, and the stations behind the PF that it has been told of: commands that it takes.
+    /// How its switch forwards at the start, the stations behind the PF that it has been told of, and what is said of VFs beside their
+    /// settings: commands that it takes.
     pub switch: Vec<Command>,
     /// The NIC's filters at the start.
     pub filters: Vec<FilterSpec>,
@@ -208,7 +209,12 @@ pub(super) fn check(
         mac_base,
         profile: section.profile,
     };
-    let switch = check_switch(&name, nic_config, section.hwmode, &section.fdb)?;
+    let hwmode = section.hwmode.iter();
+    let hwmode = hwmode.map(|mode| ("hwmode", format!("link set hwmode {mode}")));
+    let fdb = section.fdb.iter();
+    let fdb = fdb.map(|entry| ("fdb", format!("fdb add {entry} self")));
+    let of_vfs = section.vf.iter().flat_map(VfSection::commands);
+    let switch = check_commands(&name, nic_config, hwmode.chain(fdb).chain(of_vfs))?;
     let filters = check_filters(&name, nic_config, section.filters)?;
     let mut vf: Vec<VfSettings> = (0..vfs)
         .map(|i| VfSettings {
@@ -256,20 +262,15 @@ pub(super) fn check(
     })
 }
 
-/// What a NIC takes that is said of its switch, in the words of `vfnic link set hwmode` and `vfnic fdb add`.
-fn check_switch(
+/// What a NIC takes that is said of it in words of commands, each with the key of the file that says it.
+fn check_commands(
     name: &str,
     config: NicConfig,
-    hwmode: Option<String>,
-    fdb: &[String],
+    said: impl Iterator<Item = (&'static str, String)>,
 ) -> Result<Vec<Command>, ConfigError> {
-    let mode = hwmode.map(|mode| ("hwmode", format!("link set hwmode {mode}")));
-    let fdb = fdb
-        .iter()
-        .map(|entry| ("fdb", format!("fdb add {entry} self")));
     let mut policy = Policy::new(config);
     let mut commands = Vec::new();
-    for (key, words) in mode.into_iter().chain(fdb) {
+    for (key, words) in said {
         let words: Vec<_> = words.split_whitespace().collect();
         let taken = Command::parse(&words).and_then(|command| {
             policy = policy.with(&command)?;

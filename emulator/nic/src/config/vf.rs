@@ -35,9 +35,48 @@ pub(super) struct VfSection {
     socket: Option<PathBuf>,
     socket_role: Option<SocketRole>,
     policy: Vec<VfSetting>,
+    macs: Vec<String>,
+    vlans: Vec<VlanWord>,
+    rss: Option<String>,
+}
+
+/// A VLAN of a file: a number, or a range in quotes.
+#[derive(Deserialize)]
+#[serde(
+    untagged,
+    expecting = "a VLAN such as 100, or VLANs such as \"100-119\""
+)]
+enum VlanWord {
+    One(u16),
+    Range(String),
+}
+
+impl fmt::Display for VlanWord {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            VlanWord::One(vid) => vid.fmt(f),
+            VlanWord::Range(vids) => f.write_str(vids),
+        }
+    }
 }
 
 impl VfSection {
+    /// What it says beside settings, as words of commands, each with its key.
+    pub(super) fn commands(&self) -> impl Iterator<Item = (&'static str, String)> {
+        let vf = self.index;
+        let macs = self
+            .macs
+            .iter()
+            .map(move |mac| ("macs", format!("vf {vf} mac add {mac}")));
+        let vlans = self.vlans.iter();
+        let vlans = vlans.map(move |vids| ("vlans", format!("vf {vf} vlan add {vids}")));
+        let rss = self
+            .rss
+            .iter()
+            .map(move |rss| ("rss", format!("vf {vf} rss {rss}")));
+        macs.chain(vlans).chain(rss)
+    }
+
     /// Puts what the file says in the place of what holds otherwise.
     pub(super) fn apply(self, settings: &mut VfSettings, socket_dir: &Path) {
         if let Some(socket) = self.socket {
@@ -61,12 +100,16 @@ impl<'de> Deserialize<'de> for VfSection {
 
             fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<VfSection, A::Error> {
                 let (mut index, mut socket, mut socket_role) = (None, None, None);
+                let (mut macs, mut vlans, mut rss) = (Vec::new(), Vec::new(), None);
                 let mut policy = vec![None; SETTING_KEYS.len()];
                 while let Some(key) = map.next_key()? {
                     match key {
                         Key::Index => index = Some(map.next_value()?),
                         Key::Socket => socket = Some(map.next_value()?),
                         Key::SocketRole => socket_role = Some(map.next_value()?),
+                        Key::Macs => macs = map.next_value()?,
+                        Key::Vlans => vlans = map.next_value()?,
+                        Key::Rss => rss = Some(map.next_value()?),
                         Key::Policy(n) => {
                             policy[n] = Some(map.next_value_seed(Value(&SETTING_KEYS[n]))?);
                         }
@@ -76,6 +119,9 @@ impl<'de> Deserialize<'de> for VfSection {
                     index: index.ok_or_else(|| A::Error::missing_field("index"))?,
                     socket,
                     socket_role,
+                    macs,
+                    vlans,
+                    rss,
                     // In the order in which they depend on each other, whatever that of the file.
                     policy: policy.into_iter().flatten().collect(),
                 })
@@ -91,6 +137,9 @@ enum Key {
     Index,
     Socket,
     SocketRole,
+    Macs,
+    Vlans,
+    Rss,
     /// Its place in [`SETTING_KEYS`].
     Policy(usize),
 }
@@ -102,6 +151,9 @@ impl<'de> Deserialize<'de> for Key {
             "index" => Key::Index,
             "socket" => Key::Socket,
             "socket_role" => Key::SocketRole,
+            "macs" => Key::Macs,
+            "vlans" => Key::Vlans,
+            "rss" => Key::Rss,
             _ => {
                 let place = SETTING_KEYS.iter().position(|key| key.name == word);
                 Key::Policy(place.ok_or_else(|| {
@@ -110,7 +162,7 @@ impl<'de> Deserialize<'de> for Key {
                     let meant = meant.map_or_else(String::new, |key| format!(" (did you mean `{key}`?)"));
                     let known = known.join(", ");
                     D::Error::custom(format!(
-                        "unknown field `{word}`, expected one of index, socket, socket_role, {known}{meant}"
+                        "unknown field `{word}`, expected one of index, socket, socket_role, macs, vlans, rss, {known}{meant}"
                     ))
                 })?)
             }

@@ -7,6 +7,7 @@ mod dispatch;
 mod observe;
 mod protocol;
 pub mod show;
+pub mod show_vf;
 pub mod why;
 
 pub use client::{Connection, CtlError, ask};

@@ -12,6 +12,7 @@ use super::show::{
     Show, ShowAuto, ShowBridge, ShowCounters, ShowCpu, ShowFilterTable, ShowLink, ShowLog, ShowNic,
     ShowQueue, ShowRss, ShowVf, ShowWorker,
 };
+use super::show_vf::ShowVfState;
 use crate::instance::NicInstance;
 use crate::plane::PairTraffic;
 use crate::thread::{Load, PlaneHandle};
@@ -77,14 +78,17 @@ fn nic(host: &NicInstance, at: Nanos, seconds: f64, before: &mut Busy) -> ShowNi
     let vfs = (0..host.vfs.len())
         .map(|i| {
             let vf = VfIndex::from(i);
-            let direct = counters(&statistics.direct(vf));
-            let mediated = counters(&statistics.mediated(vf));
+            let [direct, mediated] = [statistics.direct(vf), statistics.mediated(vf)];
+            let mut both = direct.clone();
+            both += &mediated;
+            let (direct, mediated) = (counters(&direct), counters(&mediated));
             let endpoint = host.vfs[i].endpoint.as_ref();
             ShowVf {
                 vf: u16::try_from(i).unwrap_or(u16::MAX),
                 settings: settings(policy.vf(vf)),
                 path: host.path(vf).to_string(),
                 mtu: policy.rx_mtu(vf).get(),
+                state: ShowVfState::new(&policy, vf, &both),
                 socket: host.settings.vf[i].socket.display().to_string(),
                 connected: endpoint.is_some_and(|e| e.is_connected()),
                 sessions: endpoint.map_or(0, |e| e.sessions()),

@@ -5,6 +5,8 @@ use std::collections::BTreeMap;
 use std::fmt::{self, Write as _};
 
 use serde::{Deserialize, Serialize};
+
+use super::show_vf::ShowVfState;
 use vf_model::FastCounters;
 
 /// Everything there is to see of a running emulator.
@@ -168,6 +170,9 @@ pub struct ShowVf {
     /// The MTU in force for what it receives: its own, the port's, or the one that its driver was told.
     #[serde(default)]
     pub mtu: u16,
+    /// Addresses, VLANs, link, limits and counters.
+    #[serde(flatten)]
+    pub state: ShowVfState,
     /// Its socket.
     pub socket: String,
     /// Whether a front end is connected.
@@ -458,6 +463,7 @@ impl ShowNic {
                 if vf.connected { "connected" } else { "waiting" },
                 settings.join(", "),
             )?;
+            write!(f, "{}", vf.state)?;
             if !vf.asked.is_empty() {
                 writeln!(f, "        asked    {}", words(&vf.asked))?;
             }

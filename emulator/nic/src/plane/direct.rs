@@ -10,7 +10,9 @@ mod from_uplink;
 mod workers;
 
 use self::fast_path::Waiting;
-use vf_model::{DropReason, Judge, Nanos, Nic, VfIndex, VfSet, VlanTag};
+use std::sync::Arc;
+
+use vf_model::{DropReason, Judge, Nanos, Nic, Policy, VfIndex, VfSet, VlanTag};
 use vf_vhost::vring::Vring;
 
 use super::backlog::Backlog;
@@ -71,8 +73,14 @@ impl DirectPlane {
         DirectPlane::with_egress(policies, pf, egress, pool)
     }
 
-    fn with_egress(policies: &PolicyCell, pf: PfEnd, egress: Egress, pool: Pool) -> DirectPlane {
+    fn with_egress(
+        policies: &PolicyCell,
+        pf: PfEnd,
+        mut egress: Egress,
+        pool: Pool,
+    ) -> DirectPlane {
         let nic = Nic::new(policies.load());
+        egress.adopt(nic.policy());
         let vfs = nic.policy().vf_count();
         DirectPlane {
             nic,
@@ -91,6 +99,12 @@ impl DirectPlane {
             waiting: Waiting::default(),
             cursor: 0,
         }
+    }
+
+    /// Judges by this policy from now on, and shares the port as it says.
+    pub(super) fn adopt(&mut self, policy: Arc<Policy>) {
+        self.nic.adopt(policy);
+        self.out.egress.adopt(self.nic.policy());
     }
 
     /// What waits for buffers of `vf` now that its path becomes direct.

@@ -2,7 +2,9 @@
 //! for a worker without the port the queues to the one that has it. Frames wait in their rings, not here; they leave in
 //! bursts. Never judges a frame.
 
-use vf_model::{DropReason, Nanos, Nic, OnWire, VfIndex};
+use std::sync::Arc;
+
+use vf_model::{DropReason, Nanos, Nic, OnWire, Policy, VfIndex};
 
 use super::fair_queue::FairQueue;
 use crate::queue::PortQueueTx;
@@ -33,6 +35,8 @@ pub(super) struct Port {
     room: TxRoom,
     staged: Vec<TxFrame>,
     pool: Pool,
+    /// By which it is shared.
+    policy: Option<Arc<Policy>>,
 }
 
 impl Egress {
@@ -50,7 +54,22 @@ impl Egress {
             room: TxRoom::default(),
             staged: Vec::with_capacity(BURST),
             pool: pool.clone(),
+            policy: None,
         }))
+    }
+
+    /// Has VFs share the port as this policy wants it: each has what is guaranteed to it and an equal part of the rest.
+    pub(super) fn adopt(&mut self, policy: &Arc<Policy>) {
+        if let Egress::Port(port) = self
+            && port
+                .policy
+                .as_ref()
+                .is_none_or(|last| !last.has_same_vfs(policy))
+        {
+            port.policy = Some(Arc::clone(policy));
+            let rate = port.uplink.link().rate_bps();
+            port.queue.set_weights(weights(policy, rate));
+        }
     }
 
     /// What is plugged in here.
@@ -198,6 +217,21 @@ impl Egress {
     }
 }
 
+/// The rate of each VF and of the PF while all have frames to send, in kb/s; `None` if nothing is guaranteed to any, so that all
+/// have the same. The PF has what is guaranteed to VFs on the mediated path.
+fn weights(policy: &Policy, rate_bps: u64) -> Option<Vec<u64>> {
+    let vfs = (0..policy.vf_count()).map(VfIndex::from);
+    let guarantee = |vf| policy.vf(vf).min_tx_rate.map_or(0, |min| min.bps() / 1000);
+    let guarantees: Vec<u64> = vfs.clone().map(guarantee).collect();
+    let sum: u64 = guarantees.iter().sum();
+    let flows = guarantees.len() as u64 + 1;
+    let spare = ((rate_bps / 1000).saturating_sub(sum) / flows).max(1);
+    let mediated = policy.mediated();
+    let of_pf: u64 = vfs.filter(|vf| mediated.contains(*vf)).map(guarantee).sum();
+    let all = guarantees.into_iter().chain([of_pf]);
+    (sum > 0).then(|| all.map(|guarantee| guarantee + spare).collect())
+}
+
 impl Port {
     #[inline]
     fn flush(&mut self, now: Nanos, nic: &mut Nic) {
@@ -206,5 +240,33 @@ impl Port {
             self.uplink
                 .tx_burst(now, &mut self.staged, &self.pool, &mut lost);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use vf_model::{Command, MacAddr, NicConfig, Profile};
+
+    #[test]
+    fn guarantees_come_first_and_the_rest_is_shared() {
+        let policy = Policy::new(NicConfig {
+            vfs: 3,
+            mac_base: MacAddr([2, 0, 0, 0, 0, 0]),
+            profile: Profile::Generic,
+        });
+        let with = |policy: &Policy, words: &str| {
+            let words: Vec<_> = words.split(' ').collect();
+            policy.with(&Command::parse(&words).unwrap()).unwrap()
+        };
+        assert_eq!(weights(&policy, 10_000_000_000), None);
+        let policy = with(&policy, "vf 1 set min_tx_rate 4000");
+        let policy = with(&policy, "vf 2 set min_tx_rate 2000 path mediated");
+        let rates = weights(&policy, 10_000_000_000).unwrap();
+        assert_eq!(rates, [1_000_000, 5_000_000, 3_000_000, 3_000_000]);
+        // All of it promised: the others still move.
+        let policy = with(&policy, "vf 1 set min_tx_rate 8000");
+        let rates = weights(&policy, 10_000_000_000).unwrap();
+        assert_eq!(rates, [1, 8_000_001, 2_000_001, 2_000_001]);
     }
 }

@@ -1,8 +1,11 @@
 //! Start-time fair queueing of the wire (Goyal, Vin, Cheng, SIGCOMM 1996): each flow, a VF or the PF, gets the same share of
 //! the wire's time whatever the length of its frames, and a flow that has had less than its share lately goes first. Finding
-//! the next flow takes O(log flows). Never touches a frame.
+//! the next flow takes O(log flows). Flows may have weights: then each gets its part of the wire's time. Never touches a frame.
 
 use crate::tournament::Tournament;
+
+/// Virtual time that a byte takes, so that the tags of flows with much weight are exact enough.
+const BYTE: u64 = 16;
 
 /// Start tag and flow of one that waits; the lesser goes first.
 type Tag = (u64, usize);
@@ -11,6 +14,8 @@ type Tag = (u64, usize);
 pub(super) struct FairQueue {
     /// By flow: its finish tag, the byte times that it has sent on the common scale of virtual time.
     finish: Vec<u64>,
+    /// By flow, if they are not all the same.
+    weights: Option<Weights>,
     /// Virtual time: the start tag of the frame that was sent last.
     now: u64,
     waiting: Tournament<Tag>,
@@ -20,16 +25,40 @@ pub(super) struct FairQueue {
     visit: (usize, u64),
 }
 
+struct Weights {
+    of: Vec<u64>,
+    mean: u64,
+}
+
 impl FairQueue {
     /// A queue of so many flows. With a quantum a flow that is visited sends several short frames in a row, so that a visit
     /// is worth its cost; without, flows alternate frame by frame.
     pub(super) fn new(flows: usize, quantum: u64) -> FairQueue {
         FairQueue {
             finish: vec![0; flows],
+            weights: None,
             now: 0,
             waiting: Tournament::new((u64::MAX, usize::MAX), flows),
             quantum,
             visit: (0, 0),
+        }
+    }
+
+    /// Gives each flow a part of the wire's time in the ratio of these weights, none of which is 0; without, all the same.
+    pub(super) fn set_weights(&mut self, weights: Option<Vec<u64>>) {
+        self.weights = weights.map(|of| {
+            let mean = of.iter().sum::<u64>() / of.len().max(1) as u64;
+            Weights { of, mean }
+        });
+    }
+
+    /// Virtual time that the flow's frame takes.
+    #[inline]
+    fn cost(&self, flow: usize, wire_bytes: u64) -> u64 {
+        let bytes = wire_bytes * BYTE;
+        match &self.weights {
+            None => bytes,
+            Some(Weights { of, mean }) => bytes * mean / of.get(flow).copied().unwrap_or(1).max(1),
         }
     }
 
@@ -86,7 +115,7 @@ impl FairQueue {
             .least()
             .map_or(start, |(tag, _)| tag.min(start));
         self.now = self.now.max(least);
-        self.finish[flow] = start + wire_bytes;
+        self.finish[flow] = start + self.cost(flow, wire_bytes);
         if self.visit.0 == flow {
             self.visit.1 = self.visit.1.saturating_sub(wire_bytes);
         }
@@ -101,7 +130,17 @@ mod tests {
 
     /// What each flow has sent after so many visits, if all have frames of these lengths all the time.
     fn shares(lengths: &[u64], quantum: u64, visits: usize) -> Vec<u64> {
+        weighted(lengths, None, quantum, visits)
+    }
+
+    fn weighted(
+        lengths: &[u64],
+        weights: Option<Vec<u64>>,
+        quantum: u64,
+        visits: usize,
+    ) -> Vec<u64> {
         let mut queue = FairQueue::new(lengths.len(), quantum);
+        queue.set_weights(weights);
         let mut sent = vec![0; lengths.len()];
         (0..lengths.len()).for_each(|flow| queue.wait(flow));
         for _ in 0..visits {
@@ -134,6 +173,23 @@ mod tests {
                     let bound = len_a.max(&quantum) + len_b.max(&quantum);
                     prop_assert!(a.abs_diff(*b) <= bound, "{sent:?}");
                 }
+            }
+        }
+    }
+
+    proptest! {
+        /// Under overload each gets its part within 5 %, whatever the length of its frames and of everyone else's.
+        #[test]
+        fn weights_are_kept(
+            flows in prop::collection::vec((84u64..1539, 500u64..5000), 2..20),
+            quantum in prop_oneof![Just(0), Just(1538u64)],
+        ) {
+            let (lengths, weights): (Vec<_>, Vec<_>) = flows.into_iter().unzip();
+            let sent = weighted(&lengths, Some(weights.clone()), quantum, 100_000);
+            let [all, sum] = [&sent, &weights].map(|of| of.iter().sum::<u64>() as f64);
+            for (sent, weight) in sent.iter().zip(&weights) {
+                let got = *sent as f64 / all * sum / *weight as f64;
+                prop_assert!((0.95..1.05).contains(&got), "{got}");
             }
         }
     }

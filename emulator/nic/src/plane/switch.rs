@@ -25,7 +25,7 @@ pub fn switch_paths<A: DerefMut<Target = DirectPlane>>(
     let before = policies.load();
     let after = policies.publish(policy);
     for worker in &mut *workers {
-        worker.nic.adopt(Arc::clone(&after));
+        worker.adopt(Arc::clone(&after));
     }
     hypervisor.model.adopt(Arc::clone(&after));
     for vf in (0..after.vf_count()).map(VfIndex::from) {

@@ -76,6 +76,7 @@ impl DirectPlane {
     /// A new policy is in force: what waits for a flow that is no longer changing goes on, and a marker follows for those that
     /// begin to.
     pub(super) fn adopted(&mut self, now: Nanos) -> usize {
+        self.out.egress.adopt(self.nic.policy());
         let moved = self.release();
         self.send_marker(now);
         moved
