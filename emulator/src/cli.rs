@@ -51,7 +51,7 @@ pub enum Command {
     #[command(after_help = vf_help())]
     Vf {
         /// N SETTING VALUE ... | N mac add|del MAC [vlan VID] | N vlan add|del VID |
-        /// N rss [hkey KEY] [equal N|weight W0 W1 ...|default]; N and VID may be ranges, such as 0-7
+        /// N rss [hkey KEY] [equal N|weight W0 W1 ...|default] | N reset | N request VERB ...; N and VID may be ranges, such as 0-7
         #[arg(required = true, num_args = 1.., trailing_var_arg = true, allow_hyphen_values = true)]
         words: Vec<String>,
     },
@@ -152,8 +152,16 @@ How received flows are spread over the guest's queues ('ethtool -X'): N rss
   weight W0 W1 ...             in these proportions over the first queues
   default                      evenly over the queues that the guest uses
 
+Reset of the function (FLR): N reset
+  Forgets what the driver has asked for and closes its session, so that the front end connects again. What you have set stays.
+
+What the driver asks of its NIC over the mailbox, for guests whose front end answers their control queue itself: N request
+  reset | mac MAC | macvlan [MAC ...] | multicast [MAC ...] | promisc on|off | allmulti on|off | vlan add|del VID | mtu BYTES
+  link | rss                   the answers are printed
+
 Examples:
   vfnic vf 0 set path mediated
+  vfnic vf 0 request promisc on
   vfnic vf 1 set vlan 100 qos 3 spoofchk on
   vfnic link set dev a vf 1 vlan 100 qos 3       as ip-link(8) has it
   vfnic vf 0-7 vlan add 100-119

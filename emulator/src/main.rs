@@ -384,9 +384,17 @@ fn command(ctl: &Path, nic: Option<String>, first: &str, rest: Vec<String>) -> R
     let mut words = vec![first.to_owned()];
     words.extend(rest);
     // What can be known to be wrong without asking is said without a running emulator.
-    vf_model::Command::parse_addressed(&words).map_err(usage)?;
+    let asked = vf_model::Command::parse_addressed(&words).map_err(usage)?;
     let answer = ask(ctl, &Request::Command(NicCommand { nic, words }));
-    done(answer.map_err(failed)?)
+    match (asked.command, answer.map_err(failed)?) {
+        (vf_model::Command::Request { .. }, Response::Done(answers)) => print(
+            &answers
+                .iter()
+                .map(|line| format!("{line}\n"))
+                .collect::<String>(),
+        ),
+        (_, answer) => done(answer),
+    }
 }
 
 /// Says what is worth knowing of what has been done, or why it has not been.

@@ -8,6 +8,7 @@ use vf_packet::Vid;
 
 use crate::fdb::SelfEntry;
 use crate::filter_spec::{FilterId, FilterMatch, FilterPriority, FilterSpec, MatchError};
+use crate::mailbox_words::MailboxRequest;
 use crate::mtu::MTU_VALUES;
 use crate::refusal::Refusal;
 use crate::rss::{RssKey, RssSpread};
@@ -48,6 +49,18 @@ pub enum Command {
         key: Option<RssKey>,
         /// How flows are spread.
         spread: Option<RssSpread>,
+    },
+    /// `vf N request VERB ...`: what its driver asks over the mailbox.
+    Request {
+        /// Whose driver.
+        vfs: VfRange,
+        /// What it asks.
+        request: MailboxRequest,
+    },
+    /// `vf N reset` (FLR): the driver starts anew; what the administrator has said stays.
+    Reset {
+        /// Who is reset.
+        vfs: VfRange,
     },
     /// `link set up|down|mtu N ...`: the NIC's own port.
     SetLink(Vec<LinkSetting>),
@@ -244,6 +257,11 @@ impl<S: AsRef<str>> Words<'_, S> {
                 let vlans = self.vlans()?;
                 Ok(vf_filters(vfs, add, vlans))
             }
+            ("request", _) => {
+                let request = self.mailbox_request()?;
+                Ok(Command::Request { vfs, request })
+            }
+            ("reset", _) => Ok(Command::Reset { vfs }),
             ("rss", _) => {
                 let (key, spread) = self.rss()?;
                 Ok(Command::SetRss { vfs, key, spread })
@@ -287,7 +305,7 @@ impl<S: AsRef<str>> Words<'_, S> {
         }
     }
 
-    fn add_or_del(&mut self) -> Result<bool, Refusal> {
+    pub(crate) fn add_or_del(&mut self) -> Result<bool, Refusal> {
         match self.next("add or del")? {
             "add" => Ok(true),
             "del" => Ok(false),
@@ -310,7 +328,7 @@ impl<S: AsRef<str>> Words<'_, S> {
 fn vf_verbs() -> &'static str {
     static VERBS: LazyLock<String> = LazyLock::new(|| {
         let keys: Vec<_> = SETTING_KEYS.iter().map(|key| key.name).collect();
-        format!("{} or set", ["rss", &keys.join(", ")].join(", "))
+        format!("set, rss, request, reset, {}", keys.join(", "))
     });
     &VERBS
 }
@@ -344,6 +362,8 @@ impl fmt::Display for Command {
                 }
                 spread.iter().try_for_each(|s| write!(f, " {s}"))
             }
+            Command::Request { vfs, request } => write!(f, "vf {vfs} request {request}"),
+            Command::Reset { vfs } => write!(f, "vf {vfs} reset"),
             Command::SetLink(settings) => {
                 f.write_str("link set")?;
                 settings.iter().try_for_each(|setting| match setting {
@@ -474,8 +494,14 @@ mod tests {
                 "vf 256 set trust on",
                 "vf '256': the number of a VF, 0 to 255",
             ),
-            ("vf 0 frob", "vf 'frob': rss, mac, vlan,"),
-            ("vf 0 link_state auto", "did you mean 'state'? rss, mac,"),
+            (
+                "vf 0 frob",
+                "vf 'frob': set, rss, request, reset, mac, vlan,",
+            ),
+            (
+                "vf 0 link_state auto",
+                "did you mean 'state'? set, rss, request,",
+            ),
             ("vf 0 set lnk_state auto", "did you mean 'state'?"),
             ("fliter add", "command 'fliter': did you mean 'filter'?"),
             ("vf 0 state enabled", "did you mean 'enable'?"),
@@ -593,6 +619,21 @@ mod tests {
                 last: VfIndex(a.max(b)),
             })
         };
+        let macs = || proptest::collection::vec(mac(), 0..3);
+        let request = prop_oneof![
+            select(vec![
+                MailboxRequest::Reset,
+                MailboxRequest::Link,
+                MailboxRequest::Rss
+            ]),
+            mac().prop_map(MailboxRequest::Mac),
+            macs().prop_map(MailboxRequest::MacVlan),
+            macs().prop_map(MailboxRequest::Multicast),
+            any::<bool>().prop_map(MailboxRequest::Promisc),
+            any::<bool>().prop_map(MailboxRequest::AllMulti),
+            (vid(), any::<bool>()).prop_map(|(vid, add)| MailboxRequest::Vlan { vid, add }),
+            (68u32..9217).prop_map(|mtu| MailboxRequest::Mtu(crate::mtu::Mtu::new(mtu).unwrap())),
+        ];
         let link = prop_oneof![
             any::<bool>().prop_map(LinkSetting::Up),
             any::<u32>().prop_map(LinkSetting::Mtu),
@@ -608,6 +649,8 @@ mod tests {
             (vfs(), any::<bool>(), filters)
                 .prop_map(|(vfs, add, filters)| vf_filters(vfs, add, filters)),
             proptest::collection::vec(link, 1..3).prop_map(Command::SetLink),
+            (vfs(), request).prop_map(|(vfs, request)| Command::Request { vfs, request }),
+            vfs().prop_map(|vfs| Command::Reset { vfs }),
             select(SwitchMode::ALL.to_vec()).prop_map(Command::SetSwitchMode),
             (mac(), proptest::option::of(vid()), any::<bool>()).prop_map(|(mac, vlan, add)| {
                 let entry = SelfEntry { mac, vlan };

@@ -19,6 +19,8 @@ pub(crate) struct Entry {
     /// What of that is in force.
     pub(crate) rx: RxFilter,
     pub(crate) rss: Rss,
+    /// How often the administrator has reset it.
+    pub(crate) resets: u64,
 }
 
 impl Entry {

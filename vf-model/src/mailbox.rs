@@ -68,6 +68,10 @@ pub enum VfRequest {
         /// Group addresses.
         multicast: Vec<MacAddr>,
     },
+    /// These addresses are all that it has besides its own.
+    Unicast(Vec<MacAddr>),
+    /// These groups are all that it wants.
+    Multicast(Vec<MacAddr>),
     /// It wants frames of this VLAN.
     VlanAdd(Vid),
     /// No longer.
@@ -130,17 +134,13 @@ impl Asked {
             },
             VfRequest::RxMode(mode) => filter.mode = *mode,
             VfRequest::MacTable { unicast, multicast } => {
-                if let Some(mac) = unicast.iter().find(|mac| !mac.is_unicast()) {
-                    return Err(AddrError::NotUnicast(*mac).into());
-                }
-                if let Some(mac) = multicast.iter().find(|mac| !mac.is_multicast()) {
-                    return Err(AddrError::NotMulticast(*mac).into());
-                }
-                filter.unicast = each_once(unicast);
-                filter.multicast = Some(each_once(multicast));
-                self.taken = filter.unicast.clone();
-                self.taken.retain(|mac| taken(*mac));
+                // Both make sense, or nothing has changed.
+                let groups = groups(multicast)?;
+                self.list(stations(unicast)?, taken);
+                self.filter.multicast = Some(groups);
             }
+            VfRequest::Unicast(unicast) => self.list(stations(unicast)?, taken),
+            VfRequest::Multicast(multicast) => filter.multicast = Some(groups(multicast)?),
             VfRequest::VlanAdd(vid) => {
                 let vlans = filter.vlans.get_or_insert_default();
                 if !vlans.contains(vid) {
@@ -154,6 +154,13 @@ impl Asked {
             }
         }
         Ok(self)
+    }
+
+    /// Takes these for all of its further addresses.
+    fn list(&mut self, unicast: Vec<MacAddr>, taken: impl Fn(MacAddr) -> bool) {
+        self.taken = unicast.clone();
+        self.taken.retain(|mac| taken(*mac));
+        self.filter.unicast = unicast;
     }
 
     /// What of it is in force under this policy of a VF of such a NIC.
@@ -201,7 +208,7 @@ impl Asked {
         };
         match request {
             // Those, too, that are more than are remembered.
-            VfRequest::MacTable { unicast, .. } => {
+            VfRequest::MacTable { unicast, .. } | VfRequest::Unicast(unicast) => {
                 let mac = unicast.iter().find(|mac| !granted.has(**mac))?;
                 let why = why_not(*mac, policy, self.taken.contains(mac));
                 Some(why.unwrap_or_else(|| full(ADDRESSES, |room| room.addresses)))
@@ -264,6 +271,22 @@ impl RxFilter {
     /// Whether `mac` is one of the further addresses.
     pub(crate) fn has(&self, mac: MacAddr) -> bool {
         self.unicast.binary_search(&mac).is_ok()
+    }
+}
+
+/// Addresses of stations, as they are listed, each once.
+fn stations(macs: &[MacAddr]) -> Result<Vec<MacAddr>, Refusal> {
+    match macs.iter().find(|mac| !mac.is_unicast()) {
+        Some(mac) => Err(AddrError::NotUnicast(*mac).into()),
+        None => Ok(each_once(macs)),
+    }
+}
+
+/// Addresses of groups, likewise.
+fn groups(macs: &[MacAddr]) -> Result<Vec<MacAddr>, Refusal> {
+    match macs.iter().find(|mac| !mac.is_multicast()) {
+        Some(mac) => Err(AddrError::NotMulticast(*mac).into()),
+        None => Ok(each_once(macs)),
     }
 }
 

@@ -19,6 +19,7 @@ use crate::lack::Answer;
 use crate::learned::{FastEvent, FastKey, Learned, LearnedFilter, LearnedStats};
 use crate::lookup::Lookup;
 use crate::mailbox::{Asked, RxFilter, VfRequest};
+use crate::mailbox_words::MailboxRequest;
 use crate::mtu::Mtu;
 use crate::profile::{Profile, Rows, Silicon, VfRoom};
 use crate::refusal::{Refusal, Refused};
@@ -96,6 +97,7 @@ impl Policy {
                 asked: Asked::default(),
                 rx: RxFilter::default(),
                 rss: rss.clone(),
+                resets: 0,
             })
             .map(Arc::new)
             .collect();
@@ -159,6 +161,12 @@ impl Policy {
     #[must_use]
     pub fn in_force(&self, vf: VfIndex) -> &RxFilter {
         &self.entry(vf).rx
+    }
+
+    /// How often the administrator has reset a VF.
+    #[must_use]
+    pub fn resets(&self, vf: VfIndex) -> u64 {
+        self.entry(vf).resets
     }
 
     /// How much the driver of a VF may have of each kind.
@@ -528,6 +536,49 @@ impl Policy {
         settings.iter().filter(ignored).map(line).collect()
     }
 
+    /// What a NIC of this policy answers to a request of a driver that has made it what it is, a line for each VF; nothing to any
+    /// other command.
+    #[must_use]
+    pub fn answers(&self, command: &Command) -> Vec<String> {
+        let Command::Request { vfs, request } = command else {
+            return Vec::new();
+        };
+        let vfs = vfs.iter().filter(|vf| vf.index() < self.vf_count());
+        vfs.map(|vf| format!("{vf}: {}", self.answer(vf, request)))
+            .collect()
+    }
+
+    fn answer(&self, vf: VfIndex, request: &MailboxRequest) -> String {
+        const LATER: &str = "it is remembered, and in force as soon as that is allowed";
+        let entry = self.entry(vf);
+        let (asked, in_force) = (&entry.asked.filter.mode, &entry.rx.mode);
+        let withheld = match request {
+            MailboxRequest::Link if self.link_up_for(vf) => return "up".to_owned(),
+            MailboxRequest::Link => return "down".to_owned(),
+            MailboxRequest::Rss => {
+                return format!("hkey {} {}", entry.rss.key(), entry.rss.spread());
+            }
+            MailboxRequest::Promisc(_) => asked.promisc && !in_force.promisc,
+            MailboxRequest::AllMulti(_) => asked.allmulti && !in_force.allmulti,
+            _ => false,
+        };
+        if withheld && entry.policy.trust {
+            return "yes, but VFs of this NIC receive only what is for them".to_owned();
+        }
+        if withheld {
+            return format!("yes, but a VF without trust receives only what is for it; {LATER}");
+        }
+        let change = request.change(&entry.asked.filter);
+        let denied = change.and_then(|request| {
+            let (policy, silicon) = (&entry.policy, &self.silicon);
+            entry.asked.denied(&request, &entry.rx, policy, silicon)
+        });
+        match denied {
+            Some(why) => format!("no, not all of it: {why}; {LATER}"),
+            None => "yes".to_owned(),
+        }
+    }
+
     /// Whether what is said about VFs and the link is the same: the two differ in the NIC's filters at most.
     #[must_use]
     pub fn has_same_vfs(&self, other: &Policy) -> bool {
@@ -627,6 +678,17 @@ impl Policy {
                 }
                 self.check_guarantees()?;
                 self.check_mirrors()?;
+            }
+            Command::Request { vfs, request } => {
+                for vf in vfs.iter() {
+                    self.mailbox(vf, request)?;
+                }
+            }
+            Command::Reset { vfs } => {
+                for vf in vfs.iter() {
+                    self.mailbox(vf, &MailboxRequest::Reset)?;
+                    self.entry_mut(vf)?.resets += 1;
+                }
             }
             Command::VfFilterAdd { vfs, filters } => {
                 for vf in vfs.iter() {
@@ -748,6 +810,23 @@ impl Policy {
             self.forget(key, vf);
         }
         meant.is_some()
+    }
+
+    /// Takes a message of a driver.
+    fn mailbox(&mut self, vf: VfIndex, message: &MailboxRequest) -> Result<(), Refusal> {
+        let entry = self.existing(vf)?;
+        let mtu = entry.tx_mtu(self.mtu());
+        match message {
+            MailboxRequest::Rss if !entry.policy.query_rss => return Err(Refusal::QueryRss),
+            MailboxRequest::Mtu(asked) if *asked > mtu => {
+                return Err(Refusal::MtuBeyond { asked: *asked, mtu });
+            }
+            _ => {}
+        }
+        if let Some(request) = message.change(&entry.asked.filter) {
+            self.request(vf, &request)?;
+        }
+        Ok(())
     }
 
     fn request(

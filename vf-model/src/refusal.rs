@@ -7,7 +7,7 @@ use crate::fdb::FdbError;
 use crate::filter_spec::MatchError;
 use crate::filter_table::TableError;
 use crate::lack::Answer;
-use crate::mtu::MtuError;
+use crate::mtu::{Mtu, MtuError};
 use crate::profile::Profile;
 use crate::rss::RssQueues;
 use crate::switch_mode::SwitchMode;
@@ -78,6 +78,17 @@ pub enum Refusal {
     /// A port VLAN for a VF with VLAN filters, or the reverse.
     #[error("a VF has a port VLAN or filters that name VLANs, not both: remove the other first")]
     PortVlanAndFilters,
+    /// A driver wants to read what the administrator does not show it.
+    #[error("the key of the hash and its table are not for the VF to read: set query_rss on")]
+    QueryRss,
+    /// A driver wants longer frames than it may have.
+    #[error("mtu {asked}: the VF has an MTU of {mtu}")]
+    MtuBeyond {
+        /// What it wants.
+        asked: Mtu,
+        /// What it may have.
+        mtu: Mtu,
+    },
     /// A guarantee above the limit.
     #[error("min_tx_rate {min}: the VF has a max_tx_rate of {max}, which is less")]
     RateOrder {

@@ -445,3 +445,72 @@ fn no_more_is_guaranteed_than_there_is() {
     apply(&mut policy, &command("vf 0-5 min_tx_rate 0")).unwrap();
     assert!(policy.with_port_rate(1_000_000).is_ok());
 }
+
+/// The mailbox of an SR-IOV NIC, with the answers of Linux's PF drivers.
+#[test]
+fn what_a_driver_asks_over_the_mailbox() {
+    let mut policy = policy();
+    let mut ask = |policy: &mut Policy, words: &str| {
+        let command = command(words);
+        match apply(policy, &command) {
+            Ok(()) => policy.answers(&command).join("; "),
+            Err(refusal) => format!("refused: {refusal}"),
+        }
+    };
+    let many: Vec<String> = (0..17).map(|i| format!("02:00:00:01:00:{i:02x}")).collect();
+    let many = format!("vf 0 request macvlan {}", many.join(" "));
+    for (words, answer) in [
+        ("vf 0 request link", "vf0: up"),
+        (
+            "vf 0 request rss",
+            "refused: the key of the hash and its table are not for the VF to read: set query_rss on",
+        ),
+        (
+            "vf 0 request promisc on",
+            "vf0: yes, but a VF without trust receives only what is for it; it is remembered, and in force as soon as that is allowed",
+        ),
+        ("vf 0 request mac 02:00:00:00:00:99", "vf0: yes"),
+        ("vf 0 request vlan add 5", "vf0: yes"),
+        ("vf 0 request multicast 01:00:5e:00:00:01", "vf0: yes"),
+        (
+            &many,
+            "vf0: no, not all of it: a VF has at most 16 further addresses (1024 with trust); it is remembered, and in force as \
+             soon as that is allowed",
+        ),
+        (
+            "vf 0 request multicast 02:00:00:00:00:01",
+            "refused: mac 02:00:00:00:00:01: a group's address is needed",
+        ),
+        ("vf 0 set mtu 1400", ""),
+        (
+            "vf 0 request mtu 1500",
+            "refused: mtu 1500: the VF has an MTU of 1400",
+        ),
+        ("vf 0 request mtu 1300", "vf0: yes"),
+        ("vf 0-1 request link", "vf0: up; vf1: up"),
+    ] {
+        let said = ask(&mut policy, words);
+        match answer.starts_with("refused: mac") {
+            true => assert!(said.starts_with("refused: "), "{words}: {said}"),
+            false => assert_eq!(said, answer, "{words}"),
+        }
+    }
+    let vf = VfIndex(0);
+    let in_force = policy.in_force(vf).clone();
+    assert!(!in_force.mode.promisc && in_force.unicast.len() == 16);
+    assert_eq!(in_force.multicast.as_ref().map(Vec::len), Some(1));
+    assert_eq!(
+        (policy.tx_mtu(vf).get(), policy.rx_mtu(vf).get()),
+        (1400, 1300)
+    );
+    assert_eq!(ask(&mut policy, "vf 0 set trust on query_rss on"), "");
+    assert!(policy.in_force(vf).mode.promisc && policy.in_force(vf).unicast.len() == 17);
+    assert!(ask(&mut policy, "vf 0 request rss").starts_with("vf0: hkey 6d:5a:"));
+    assert!(ask(&mut policy, "vf 0 request rss").ends_with(" default"));
+    // A reset forgets what the driver has asked for, and nothing of the administrator's.
+    let said = *policy.vf(vf);
+    assert_eq!(ask(&mut policy, "vf 0 reset"), "");
+    assert_eq!((*policy.vf(vf), policy.resets(vf)), (said, 1));
+    assert_eq!(policy.in_force(vf), &vf_model::RxFilter::default());
+    assert_eq!(policy.rx_mtu(vf).get(), 1400);
+}

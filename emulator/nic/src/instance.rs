@@ -2,13 +2,14 @@
 //! no frame and waits on nothing.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use vf_model::{
     Command, DropReason, FastEvent, Granted, LinkConfig, LinkSetting, MacAddr, Mtu, NicConfig,
     NumberedFilter, Path, Policy, Refusal, RxFilter, VfIndex, VfRequest,
 };
 use vf_vhost::control::{self, Coalescing};
-use vf_vhost::endpoint::{Device, DeviceConfig, Endpoint, SessionEvent};
+use vf_vhost::endpoint::{Device, DeviceConfig, Endpoint, SessionEvent, SessionRefusal};
 use vf_vhost::features::VirtioFeatures;
 use vf_vhost::vring::Vring;
 
@@ -304,6 +305,20 @@ impl NicInstance {
                     ));
                 }
             }
+            if was.resets != is.resets {
+                // A front end that connects again sets everything up anew, as a driver does after a reset of its function.
+                let closed = self.serve(vf, |endpoint, device| {
+                    let connected = endpoint.is_connected();
+                    endpoint.close_session(SessionRefusal::Closed, Instant::now(), device);
+                    connected
+                });
+                if closed == Some(true) {
+                    notes.push(format!(
+                        "{} {vf}: reset by closing its session: its front end has to connect again",
+                        self.settings.name
+                    ));
+                }
+            }
             if was.link_up == is.link_up {
                 continue;
             }
@@ -374,6 +389,7 @@ struct GuestView {
     link_up: bool,
     mac: MacAddr,
     mtu: Mtu,
+    resets: u64,
 }
 
 fn seen_by_guests(policy: &Policy) -> Vec<GuestView> {
@@ -382,6 +398,7 @@ fn seen_by_guests(policy: &Policy) -> Vec<GuestView> {
         link_up: policy.link_up_for(vf),
         mac: policy.vf(vf).mac,
         mtu: policy.told_mtu(vf),
+        resets: policy.resets(vf),
     })
     .collect()
 }

@@ -350,3 +350,28 @@ fn mtus_on_either_path() {
         assert_eq!(emulator.vf(0, 1).mtu, 1500);
     }
 }
+
+/// The front end of a VF that is reset connects again and finds it as its administrator has left it.
+#[test]
+fn a_reset_closes_the_session_and_keeps_what_was_set() {
+    let (emulator, [a0, mut a1, ..]) = bench();
+    command(&emulator, "a vf 0 set trust on mtu 1400");
+    command(&emulator, "a vf 0 request vlan add 5");
+    assert_eq!(emulator.vf(0, 0).asked["vlans"], "5");
+    let sessions = emulator.vf(0, 0).sessions;
+    command(&emulator, "a vf 0 reset");
+    let gone = wait_for("the end of the session", || {
+        let vf = emulator.vf(0, 0);
+        (!vf.connected).then_some(vf)
+    });
+    assert_eq!(gone.rings, 0);
+    drop(a0);
+    let mut a0 = Port::open(&emulator.path("a-vf0.sock"));
+    let vf = emulator.vf(0, 0);
+    assert_eq!(vf.sessions, sessions + 1);
+    assert!(vf.asked.is_empty() && vf.settings["trust"] == "on");
+    assert_eq!(a0.net.config_space().mtu, 1400, "what was set meanwhile");
+    let frame = a1.frame(a0.mac, 1400);
+    a1.send(&frame);
+    a0.gets(&frame);
+}

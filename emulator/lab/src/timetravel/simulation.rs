@@ -420,7 +420,7 @@ impl Simulation {
                     nic: h,
                     policy,
                     said: command.to_string(),
-                    ignored: Vec::new(),
+                    notes: Vec::new(),
                 };
                 self.put_in_force(vec![change])?;
             }

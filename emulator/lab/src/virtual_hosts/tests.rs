@@ -4,11 +4,13 @@ use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::time::Instant;
 
+use proptest::prelude::*;
 use vf_guest::frontend::Frontend;
 use vf_guest::net::{NetConfig, NetDevice, NetHeader, Notify, RxFrame};
 use vf_model::{Judge, LinkConfig, LinkSetting, MacAddr, Profile, VfLinkState, VfSetting};
 use vf_nic::config::{Offloads, SocketRole, VfSettings};
-use vf_nic::control::Observer;
+use vf_nic::control::{Change, Dispatcher, NicCommand, Nics, Observer, Request, Response};
+use vf_nic::instance::NicInstance;
 use vf_nic::watch::{Direction, Port, Seen};
 use vf_vhost::endpoint::Endpoint;
 
@@ -331,5 +333,111 @@ fn a_cable_pulled_at_one_end_takes_the_carrier_at_both() {
         send(&mut world, &mut a[0], 0, 0, &frame(0, beyond));
         run_until(&mut world, Nanos(3_000_000));
         assert_eq!(received(&mut b), [frame(0, beyond)]);
+    }
+}
+
+/// NICs whose commands come into force at once.
+struct Bench(VirtualHosts);
+
+impl Nics for Bench {
+    type Error = std::convert::Infallible;
+
+    fn now(&self) -> Nanos {
+        self.0.now()
+    }
+
+    fn nics(&self) -> impl Iterator<Item = impl Deref<Target = NicInstance>> {
+        self.0.hosts().map(|host| host.borrow())
+    }
+
+    fn change(&mut self, changes: Vec<Change>) -> Result<Vec<String>, Self::Error> {
+        let change = |change: Change| {
+            let mut host = self.0.host(change.nic).borrow_mut();
+            host.set_policy(change.policy)
+        };
+        Ok(changes.into_iter().flat_map(change).collect())
+    }
+}
+
+/// Commands, some right and some wrong, some only sometimes.
+const SAID: &[&str] = &[
+    "vf 0 mac 02:00:00:00:00:77",
+    "vf 0-1 mac 00:00:00:00:00:00",
+    "vf 0 mac 01:00:5e:00:00:01",
+    "vf 0 vlan 100 qos 3 proto 802.1ad",
+    "vf 0-2 vlan 5",
+    "vf 1 vlan 0",
+    "vf 0 qos 3",
+    "vf 0 set trust on spoofchk off state disable",
+    "vf 0 set trust off path nowhere",
+    "vf 0-1 state auto",
+    "vf 1 path mediated",
+    "vf 0-1 path direct",
+    "vf 0 path auto",
+    "vf 1 mirror 0",
+    "vf 0 mirror none",
+    "vf 1 bridge on",
+    "vf 1 bridge off",
+    "vf 0 max_tx_rate 100",
+    "vf 0 rate 0",
+    "vf 0 min_tx_rate 6000",
+    "vf 0-1 min_tx_rate 6000",
+    "vf 0-1 min_tx_rate 0",
+    "vf 0 query_rss on",
+    "vf 0 mtu 1400",
+    "vf 0-1 mtu 67",
+    "vf 1 mtu 0",
+    "link set dev a mtu 9000 up",
+    "link set mtu 10000",
+    "link set down mtu 20",
+    "link set down",
+    "link set hwmode vepa",
+    "link set hwmode hub",
+    "vf 0 vlan add 100-119",
+    "vf 0-1 vlan add 110",
+    "vf 0 vlan del 100-119",
+    "vf 0 mac add 02:00:00:00:00:07 vlan 5",
+    "vf 0-1 mac del 02:00:00:00:00:07 vlan 5",
+    "vf 0 rss equal 2",
+    "vf 0-9 rss equal 2",
+    "vf 1 rss weight 0 0",
+    "vf 0 request promisc on",
+    "vf 0-1 request mac 02:00:00:00:00:55",
+    "vf 0 request rss",
+    "vf 1 request mtu 9000",
+    "vf 0 request vlan add 7",
+    "vf 0 reset",
+    "vf 7 reset",
+    "fdb add 02:00:00:00:00:44 self",
+    "fdb del 02:00:00:00:00:44 self",
+    "filter add flow-type tcp4 dst-ip 10.0.0.1 dst-port 80 vf 1",
+    "filter add flow-type tcp4 dst-ip 10.0.0.1 dst-port 80 vf 9",
+    "filter flush",
+];
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(100))]
+
+    /// What is refused, a command or a batch of them, has changed nothing that anybody can see.
+    #[test]
+    fn a_refused_command_leaves_what_is_shown_as_it_was(
+        batches in prop::collection::vec(prop::collection::vec(prop::sample::select(SAID), 1..4), 1..30),
+    ) {
+        let mut bench = Bench(world(&[nic("a", 0xa, &[Vec::new(), Vec::new()])]));
+        let mut dispatcher = Dispatcher::default();
+        let mut ask = |bench: &mut Bench, request| dispatcher.answer(bench, request).unwrap();
+        for batch in batches {
+            let commands = batch.iter().map(|words| NicCommand {
+                nic: None,
+                words: words.split(' ').map(str::to_owned).collect(),
+            });
+            let commands = commands.collect();
+            let before = serde_json::to_string(&ask(&mut bench, Request::Show)).unwrap();
+            let answer = ask(&mut bench, Request::Batch { commands });
+            let after = serde_json::to_string(&ask(&mut bench, Request::Show)).unwrap();
+            if !matches!(answer, Response::Done(_)) {
+                prop_assert_eq!(before, after, "{:?}", batch);
+            }
+        }
     }
 }

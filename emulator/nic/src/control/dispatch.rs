@@ -39,8 +39,9 @@ pub struct Change {
     pub policy: Policy,
     /// What the administrator said, for the log.
     pub said: String,
-    /// What of that drivers of such NICs take for said and leave as it is, a line each.
-    pub ignored: Vec<String>,
+    /// What is worth knowing of it, a line each: what drivers of such NICs take for said and leave as it is, and what the NIC answers to
+    /// a driver's requests.
+    pub notes: Vec<String>,
 }
 
 /// Answers requests, one after the other.
@@ -115,8 +116,8 @@ fn why(policy: &Policy, words: &[String]) -> Result<Why, String> {
 
 /// Puts changes in force and says what is worth knowing of them.
 fn done<N: Nics>(nics: &mut N, changes: Vec<Change>) -> Result<Response, N::Error> {
-    let ignored = changes.iter().flat_map(|change| change.ignored.clone());
-    let mut notes: Vec<_> = ignored.collect();
+    let known = changes.iter().flat_map(|change| change.notes.clone());
+    let mut notes: Vec<_> = known.collect();
     notes.extend(nics.change(changes)?);
     Ok(Response::Done(notes))
 }
@@ -173,12 +174,17 @@ fn plan<N: Nics>(nics: &N, commands: &[NicCommand]) -> Result<Vec<Change>, Rejec
             continue;
         };
         match nic.policy().with_all(commands) {
-            Ok(policy) => changes.push(Change {
-                nic: n,
-                policy,
-                said: said(commands),
-                ignored: (commands.iter().flat_map(|c| nic.policy().ignored(c))).collect(),
-            }),
+            Ok(policy) => {
+                let before = nic.policy();
+                let ignored = commands.iter().flat_map(|c| before.ignored(c));
+                let answers = commands.iter().flat_map(|c| policy.answers(c));
+                changes.push(Change {
+                    nic: n,
+                    notes: ignored.chain(answers).collect(),
+                    said: said(commands),
+                    policy,
+                });
+            }
             Err(Refused { at, why }) => {
                 let at = places.get(at).copied().unwrap_or_default();
                 if rejected.as_ref().is_none_or(|first| at < first.at) {
