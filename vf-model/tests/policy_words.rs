@@ -450,7 +450,7 @@ fn no_more_is_guaranteed_than_there_is() {
 #[test]
 fn what_a_driver_asks_over_the_mailbox() {
     let mut policy = policy();
-    let mut ask = |policy: &mut Policy, words: &str| {
+    let ask = |policy: &mut Policy, words: &str| {
         let command = command(words);
         match apply(policy, &command) {
             Ok(()) => policy.answers(&command).join("; "),

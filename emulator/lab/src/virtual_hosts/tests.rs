@@ -1,5 +1,6 @@
 //! Hosts on the virtual clock with guests that move raw frames over the real protocol.
 
+use std::ops::Deref;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::time::Instant;

@@ -165,7 +165,7 @@ mod tests {
         // Serde lists them as they are declared, in ticks.
         let (_, declared) = read.split_once("expected one of").unwrap();
         let names: Vec<_> = declared.split('`').skip(1).step_by(2).collect();
-        assert_eq!(names.len(), 6);
+        assert_eq!(names.len(), 7);
         assert!(names.iter().all(|name| known.contains(name)), "{error}");
     }
 }
