@@ -151,7 +151,7 @@ impl Policy {
         if self.is_long(meta) && entry.tx_mtu(self.mtu()).is_exceeded(tags_of(header), meta) {
             return Err(DropReason::MtuExceeded);
         }
-        let (mut header, mut flow) = (*header, flow);
+        let (sent, mut header, mut flow) = (header, *header, flow);
         let (vlan, insert) = match &entry.policy.port_vlan {
             // What only carries a priority is in the port VLAN like what has no tag (IEEE 802.1Q 6.9).
             Some(port) if header.vlan() != Vlan::NONE && !self.silicon().stacks(port) => {
@@ -196,7 +196,7 @@ impl Policy {
         let origin = Origin::Vf(vf);
         let mut reach = self.reach(&header, flow, vlan, origin, probe);
         reach.insert = insert;
-        self.finish(&mut reach, origin, &header, meta, probe);
+        self.finish(&mut reach, origin, sent, meta, probe);
         Ok(reach)
     }
 
