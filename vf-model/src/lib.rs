@@ -99,6 +99,7 @@ mod verdict;
 mod verdict_cache;
 mod vf;
 mod vf_filter;
+mod vf_set;
 mod why;
 mod words;
 
