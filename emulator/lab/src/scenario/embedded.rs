@@ -68,7 +68,7 @@ impl<'a> Embedded<'a> {
                 ..NetConfig::default()
             };
             let config = GuestConfig {
-                mac: nics[on.nic].mac_base.offset(u32::from(on.vf.0)).0,
+                mac: nics[on.nic].vf_mac(on.vf).0,
                 ip: on.address,
                 prefix_len: on.prefix_len,
                 mtu: guest.mtu,

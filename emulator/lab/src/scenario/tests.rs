@@ -532,3 +532,15 @@ fn a_hypervisor_of_which_nothing_is_said_takes_time() {
     // The wire alone takes 1.2 us, each of the two copies of the hypervisor most of one.
     assert!(rtt > 2500, "{rtt} ns");
 }
+
+#[test]
+fn a_guest_has_the_address_that_its_vf_was_given() {
+    let text = PAIR.to_owned()
+        + "[[nic.vf]]\nindex = 0\nmac = '02:00:00:00:00:77'\n\
+           [[job]]\nguest = 'left'\nat = '1ms'\nsend = { to = 'right', bytes = 100000 }\n\
+           [[expect]]\nexit = 'left'\n[[expect]]\ndrops = 'any'\nnic = 'b'\nmax = 0\n";
+    let plan = ScenarioPlan::parse(Path::new("test.toml"), &text, None, None).unwrap();
+    let outcome = run(&plan, Options::default(), |_| {}).unwrap();
+    let failed: Vec<_> = outcome.failed().collect();
+    assert!(failed.is_empty(), "{failed:?}");
+}

@@ -61,6 +61,19 @@ impl NicSettings {
         own.flatten().or(self.mtu).unwrap_or(Mtu::ETHERNET)
     }
 
+    /// The MAC address that a VF starts with.
+    #[must_use]
+    pub fn vf_mac(&self, vf: VfIndex) -> MacAddr {
+        let settings = self.vf.get(vf.index()).map(|vf| &vf.policy[..]);
+        let mut last = settings.unwrap_or_default().iter().rev();
+        let own = last.find_map(|setting| match setting {
+            VfSetting::Mac(mac) => Some(*mac),
+            _ => None,
+        });
+        let own = own.filter(|mac| *mac != MacAddr::default());
+        own.unwrap_or_else(|| self.mac_base.offset(u32::from(vf.0)))
+    }
+
     /// What a worker's thread is called, and its row in `vfnic show workers`.
     #[must_use]
     pub fn worker_name(&self, worker: usize) -> String {
