@@ -58,9 +58,46 @@ impl Nic {
         head: &[u8],
         meta: &FrameMeta,
     ) -> Option<Hop> {
+        // VFs on the other paths do not pay for it.
+        match self.fast.is_in_use() {
+            false => self.again(now, source, head, meta, 0),
+            true => self.again_by_flow(now, source, head, meta),
+        }
+    }
+
+    /// The same of a NIC with VFs on path `auto`.
+    #[inline(never)]
+    fn again_by_flow(
+        &mut self,
+        now: Nanos,
+        source: Source,
+        head: &[u8],
+        meta: &FrameMeta,
+    ) -> Option<Hop> {
+        let lane = self.lane_code(source, head)?;
+        let hop = self.again(now, source, head, meta, lane)?;
+        if lane != 0 {
+            let to = match hop.to {
+                To::Vf(vf) => Some(vf),
+                To::Wire => None,
+            };
+            self.fast.count_fast(source, to, meta.len);
+        }
+        Some(hop)
+    }
+
+    /// Answers from the verdicts that are known; `lane` is what path `auto` knows of the frame's way.
+    #[inline(always)]
+    fn again(
+        &mut self,
+        now: Nanos,
+        source: Source,
+        head: &[u8],
+        meta: &FrameMeta,
+        lane: u16,
+    ) -> Option<Hop> {
         Policy::check_len(meta).ok()?;
         let flow = self.account.policy.flow_actions(source, head);
-        let lane = self.lane_code(source, head)?;
         let key = self.known.key(source, flow, lane, head)?;
         let hop = self.known.hop(&key, meta.longest())?;
         match source {
@@ -72,13 +109,6 @@ impl Nic {
         }
         if hop.to == To::Wire {
             self.wire.count_tx_station(onward_len(hop.insert, meta.len));
-        }
-        if lane != 0 {
-            let to = match hop.to {
-                To::Vf(vf) => Some(vf),
-                To::Wire => None,
-            };
-            self.fast.count_fast(source, to, meta.len);
         }
         Some(hop)
     }
