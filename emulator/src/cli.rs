@@ -323,6 +323,7 @@ pub enum ProfileCommand {
 
 /// How something is shown.
 #[derive(Debug, Args)]
+#[group(skip)] // commands have its name, and clap would have both for a group of options
 pub struct Show {
     /// As JSON
     #[arg(long)]
