@@ -91,6 +91,32 @@ fn full(vfs: u16) -> Nic {
     Nic::new(Arc::new(policy(vfs).with_all(&filters()).unwrap()))
 }
 
+/// All but so many of the filters, and as many on networks of which no frame comes.
+fn with_fields(filters: usize) -> Nic {
+    let mut commands = filters_but(filters);
+    commands.extend((0..filters).map(|n| on_network(n + 1)));
+    Nic::new(Arc::new(policy(2).with_all(&commands).unwrap()))
+}
+
+fn filters_but(fewer: usize) -> Vec<Command> {
+    let mut commands = filters();
+    commands.truncate(commands.len() - fewer);
+    commands
+}
+
+/// So many filters on networks, of which frames come from the first.
+fn met_by_fields(filters: usize) -> Nic {
+    let commands: Vec<Command> = (0..filters).map(on_network).collect();
+    Nic::new(Arc::new(policy(2).with_all(&commands).unwrap()))
+}
+
+fn on_network(n: usize) -> Command {
+    let (a, b) = (10 + n / 256, n % 256);
+    command(&format!(
+        "filter add flow-type ip4 src-ip {a}.{b}.0.0/16 vf 1"
+    ))
+}
+
 fn verdicts(c: &mut Criterion) {
     c.bench_function("header", |b| {
         let head = head(1, 1);
@@ -127,6 +153,21 @@ fn verdicts(c: &mut Criterion) {
         &heads(1638, flow),
     );
     judge(c, "8192 filters, 1 filtered flow", full(2), &heads(1, flow));
+    judge(
+        c,
+        "8192 filters, 1 on other fields that is not met, 20000 flows",
+        with_fields(1),
+        &heads(FLOWS, other),
+    );
+    // The price of a look-up by fields, for few filters and for as many as there can be.
+    for filters in [1, 4096] {
+        judge(
+            c,
+            &format!("{filters} filters on other fields, one met, 20000 flows"),
+            met_by_fields(filters),
+            &heads(FLOWS, other),
+        );
+    }
 }
 
 /// Parse, Toeplitz hash and table.

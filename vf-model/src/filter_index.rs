@@ -28,6 +28,8 @@ pub(crate) struct Index {
     unknown_unicast: Option<FilterAction>,
     /// All others.
     spaces: Arc<Spaces>,
+    /// Whether one of those looks behind the Ethernet header: said here, where every frame looks.
+    looks_at_packets: bool,
     seed: u64,
 }
 
@@ -52,11 +54,18 @@ struct Wide {
 
 /// What the filters of a family say of a frame: the one that matches more goes first.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Actions<'a> {
+pub(crate) struct Actions {
     narrow: Option<FilterAction>,
     wide: Option<FilterAction>,
-    /// The frame's first bytes, if filters on other fields of its packet match it, too: those are asked in turn.
-    more: Option<&'a [u8]>,
+    /// Whether filters on other fields of its packet match it, too: those are asked in turn.
+    more: bool,
+}
+
+/// The same with the first bytes of the frame that it is said of, for the judge.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct FrameActions<'a> {
+    actions: Actions,
+    head: &'a [u8],
 }
 
 /// IPv4 address, port and protocol.
@@ -88,7 +97,16 @@ impl Ports {
     }
 }
 
-impl Actions<'_> {
+impl Actions {
+    /// With the first bytes of the frame that they were said of.
+    #[inline]
+    pub(crate) fn of(self, head: &[u8]) -> FrameActions<'_> {
+        FrameActions {
+            actions: self,
+            head,
+        }
+    }
+
     /// The first that is not passed over.
     #[inline]
     pub(crate) fn first(
@@ -103,7 +121,7 @@ impl Actions<'_> {
     /// A number of at most 20 bits that no actions have by which others receive it; `None` if there is more to be asked.
     #[inline]
     pub(crate) fn code(self) -> Option<u64> {
-        if self.more.is_some() {
+        if self.more {
             return None;
         }
         let code = |action| match action {
@@ -126,6 +144,7 @@ impl Index {
             unknown_multicast: None,
             unknown_unicast: None,
             spaces: Arc::default(),
+            looks_at_packets: false,
             seed,
         }
     }
@@ -141,6 +160,7 @@ impl Index {
             unknown_multicast,
             unknown_unicast,
             spaces,
+            looks_at_packets,
             seed,
         } = self;
         match *matches {
@@ -182,7 +202,11 @@ impl Index {
             }
             FilterMatch::UnknownMulticast => *unknown_multicast = action,
             FilterMatch::UnknownUnicast => *unknown_unicast = action,
-            FilterMatch::Fields(fields) => Arc::make_mut(spaces).set(*seed, &fields, action),
+            FilterMatch::Fields(fields) => {
+                let spaces = Arc::make_mut(spaces);
+                spaces.set(*seed, &fields, action);
+                *looks_at_packets = spaces.looks_at_packets();
+            }
         }
         if v4.is_empty() {
             *ports4 = Ports::default();
@@ -191,14 +215,14 @@ impl Index {
 
     /// What filters on flows say of a frame.
     #[inline]
-    pub(crate) fn flow_actions<'a>(
+    pub(crate) fn flow_actions(
         &self,
-        head: &'a [u8],
+        head: &[u8],
         port_vlan: impl FnOnce() -> Option<VlanTag>,
-    ) -> Actions<'a> {
+    ) -> Actions {
         let actions = self.indexed_flow_actions(head);
-        if self.spaces.looks_at_packets && self.meets_packet(head, port_vlan()) {
-            let more = Some(head);
+        if self.looks_at_packets && self.meets_packet(head, port_vlan()) {
+            let more = true;
             return Actions { more, ..actions };
         }
         actions
@@ -222,7 +246,7 @@ impl Index {
     }
 
     #[inline]
-    fn indexed_flow_actions(&self, head: &[u8]) -> Actions<'static> {
+    fn indexed_flow_actions(&self, head: &[u8]) -> Actions {
         let Index { v4, v6, ports4, .. } = self;
         if v4.is_empty() && v6.is_empty() {
             return Actions::default();
@@ -240,7 +264,7 @@ impl Index {
     pub(crate) fn find(
         &self,
         header: &Header,
-        flow: Actions,
+        flow: FrameActions,
         vlan: Vlan,
         mut takes: impl FnMut(&FilterAction) -> bool,
     ) -> Option<FilterAction> {
@@ -251,7 +275,8 @@ impl Index {
         let by_type = || self.ethertypes.get(&header.ethertype);
         let to_group = header.dst.is_multicast() && !header.dst.is_broadcast();
         let unknown = || self.unknown_multicast.filter(|_| to_group);
-        flow.first(&mut takes)
+        flow.actions
+            .first(&mut takes)
             .or_else(|| by_mac().first(&mut takes))
             .or_else(|| by_type().filter(&mut takes))
             .or_else(|| unknown().filter(&mut takes))
@@ -262,12 +287,13 @@ impl Index {
     fn find_in_turn(
         &self,
         header: &Header,
-        flow: Actions,
+        flow: FrameActions,
         vlan: Vlan,
         mut takes: impl FnMut(&FilterAction) -> bool,
     ) -> Option<FilterAction> {
         let link = FieldWords::of_header(header, vlan);
-        let packet = flow.more.and_then(|head| link.with_packet(head));
+        let more = flow.actions.more.then_some(flow.head);
+        let packet = more.and_then(|head| link.with_packet(head));
         let words = packet.unwrap_or(link);
         let macs = self.macs.get(header.dst.to_u64(), || vlan.to_u16());
         let to_group = header.dst.is_multicast() && !header.dst.is_broadcast();
@@ -275,8 +301,8 @@ impl Index {
         turns.find_map(|turn| {
             let action = match *turn {
                 Turn::Space(at) => self.spaces.get(at, &words, packet.is_some()),
-                Turn::Flow => flow.narrow,
-                Turn::Local => flow.wide,
+                Turn::Flow => flow.actions.narrow,
+                Turn::Local => flow.actions.wide,
                 Turn::MacVlan => macs.narrow,
                 Turn::Mac => macs.wide,
                 Turn::EtherType => self.ethertypes.get(&header.ethertype),
@@ -292,7 +318,7 @@ impl Index {
     }
 
     #[inline(never)]
-    fn any_flow(&self, head: &[u8]) -> Option<Actions<'static>> {
+    fn any_flow(&self, head: &[u8]) -> Option<Actions> {
         let flow = Header::parse(head).ok()?.flow(head)?;
         let (src, dst) = flow.ports?;
         match (flow.dst, flow.src) {
@@ -383,7 +409,7 @@ impl<W: Copy + Hash + Eq, N: Copy + Hash + Eq> Family<W, N> {
     }
 
     #[inline]
-    fn get(&self, key: W, further: impl FnOnce() -> N) -> Actions<'static> {
+    fn get(&self, key: W, further: impl FnOnce() -> N) -> Actions {
         let Some(wide) = self.wide.get(&key) else {
             return Actions::default();
         };
@@ -393,7 +419,7 @@ impl<W: Copy + Hash + Eq, N: Copy + Hash + Eq> Family<W, N> {
                 _ => self.narrow.get(&(key, further())),
             },
             wide: wide.action,
-            more: None,
+            more: false,
         }
     }
 }

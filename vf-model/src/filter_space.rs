@@ -39,13 +39,17 @@ pub(crate) struct Spaces {
     spaces: Vec<Space>,
     /// All kinds of filters, those with an index of their own included.
     turns: Vec<Turn>,
-    /// Whether a filter looks behind the Ethernet header.
-    pub(crate) looks_at_packets: bool,
+    looks_at_packets: bool,
 }
 
 impl Spaces {
     pub(crate) fn is_empty(&self) -> bool {
         self.spaces.is_empty()
+    }
+
+    /// Whether a filter looks behind the Ethernet header.
+    pub(crate) fn looks_at_packets(&self) -> bool {
+        self.looks_at_packets
     }
 
     /// How many combinations are in use.

@@ -9,7 +9,7 @@ use vf_packet::{Header, Vlan, VlanTag};
 
 use crate::cow_map::seed;
 use crate::filter_fields::MatchFlags;
-use crate::filter_index::{Actions, Index};
+use crate::filter_index::{Actions, FrameActions, Index};
 use crate::filter_spec::{
     FilterAction, FilterId, FilterMatch, FilterPriority, FilterSpec, MatchError,
 };
@@ -434,11 +434,11 @@ impl FilterTable {
 
     /// What filters on flows say of a frame, which is in this port VLAN of its sender.
     #[inline]
-    pub(crate) fn flow_actions<'a>(
+    pub(crate) fn flow_actions(
         &self,
-        head: &'a [u8],
+        head: &[u8],
         port_vlan: impl FnOnce() -> Option<VlanTag>,
-    ) -> Actions<'a> {
+    ) -> Actions {
         self.index.flow_actions(head, port_vlan)
     }
 
@@ -448,7 +448,7 @@ impl FilterTable {
     pub(crate) fn find(
         &self,
         header: &Header,
-        flow: Actions,
+        flow: FrameActions,
         vlan: Vlan,
         takes: impl FnMut(&FilterAction) -> bool,
     ) -> Option<FilterAction> {
@@ -468,7 +468,7 @@ impl FilterTable {
     #[inline(never)]
     fn queue_named(&self, vf: VfIndex, head: &[u8]) -> Option<u8> {
         let header = Header::parse(head).ok()?;
-        let flow = self.flow_actions(head, || None);
+        let flow = self.flow_actions(head, || None).of(head);
         let gives = |action: &FilterAction| action.vf() == Some(vf);
         match self.find(&header, flow, header.vlan(), gives)? {
             FilterAction::Queue(_, queue) => Some(queue),
@@ -501,7 +501,7 @@ mod tests {
         let mut head = [dst, [2, 0, 0, 0, 0, 9]].concat();
         head.extend([0x88, 0xb5]);
         let header = Header::parse(&head).unwrap();
-        let flow = table.flow_actions(&head, || None);
+        let flow = table.flow_actions(&head, || None).of(&head);
         let action = table.find(&header, flow, Vlan::NONE, |_| true);
         action.map(|action| action.to_string())
     }
@@ -1042,7 +1042,7 @@ mod tests {
                 head.extend([10, 0, 0, (n % 6) as u8, 0, if n > 20 { 9 } else { 8 }, 0, (n % 5) as u8]);
                 head.resize(64, 0);
                 let header = Header::parse(&head).unwrap();
-                let by_index = table.find(&header, table.flow_actions(&head, || None), vlan, |_| true);
+                let by_index = table.find(&header, table.flow_actions(&head, || None).of(&head), vlan, |_| true);
                 prop_assert_eq!(by_index, table.rows_find(&head, vlan));
             }
             let listed: usize = table.numbered().filter(|filter| filter.id.is_some()).count();

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use vf_packet::{FrameMeta, Header, MacAddr, Vlan};
 
 use crate::bridge::{Bridge, BridgePort};
-use crate::filter_index::Actions;
+use crate::filter_index::FrameActions;
 use crate::judge::{Account, Judge};
 use crate::learned::FastEvent;
 use crate::learner::Learner;
@@ -54,7 +54,7 @@ impl HypervisorModel {
         self.account.take_tokens(now, vf, meta);
         let judged = Policy::parse(head).and_then(|header| {
             let policy = &self.account.policy;
-            let flow = policy.flow_actions(Source::Vf(vf), head);
+            let flow = policy.flow_actions(Source::Vf(vf), head).of(head);
             if policy.lookup().stations.contains(vf) {
                 return Ok((header, self.judge_station(now, vf, &header, flow, meta)?));
             }
@@ -103,7 +103,7 @@ impl HypervisorModel {
         now: Nanos,
         station: VfIndex,
         header: &Header,
-        flow: Actions,
+        flow: FrameActions,
         meta: &FrameMeta,
     ) -> Result<Verdict, DropReason> {
         let policy = &self.account.policy;

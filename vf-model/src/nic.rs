@@ -11,7 +11,7 @@ use vf_packet::{FrameMeta, Header, MacAddr};
 
 use crate::counter::Shared;
 use crate::fast_path::{FastPath, Lane, PublishedFast};
-use crate::filter_index::Actions;
+use crate::filter_index::{Actions, FrameActions};
 use crate::judge::{Account, Judge};
 use crate::learned::{FastEvent, FastKey};
 use crate::policy::Policy;
@@ -174,7 +174,7 @@ impl Nic {
         key: Option<LinkKey>,
     ) -> Verdict {
         let reason = match Policy::parse(head) {
-            Ok(header) => match self.judge(source, &header, flow, head, meta) {
+            Ok(header) => match self.judge(source, &header, flow.of(head), head, meta) {
                 Ok((verdict, unfit)) => {
                     self.count(source, header.dst, &verdict, meta.len);
                     self.learn(source, head, &verdict);
@@ -223,7 +223,7 @@ impl Nic {
         &self,
         source: Source,
         header: &Header,
-        flow: Actions,
+        flow: FrameActions,
         head: &[u8],
         meta: &FrameMeta,
     ) -> Result<(Verdict, Unfit), DropReason> {
@@ -407,7 +407,7 @@ fn reach(
     policy: &Policy,
     source: Source,
     header: &Header,
-    flow: Actions,
+    flow: FrameActions,
     meta: &FrameMeta,
     probe: &mut impl Probe,
 ) -> Result<Reach, DropReason> {
@@ -454,7 +454,7 @@ pub(crate) fn judge(
     policy: &Policy,
     source: Source,
     header: &Header,
-    flow: Actions,
+    flow: FrameActions,
     meta: &FrameMeta,
     probe: &mut impl Probe,
 ) -> Result<Verdict, DropReason> {

@@ -197,7 +197,7 @@ impl Policy {
 
     /// What filters on flows say of a frame from there.
     #[inline]
-    pub(crate) fn flow_actions<'a>(&self, source: Source, head: &'a [u8]) -> Actions<'a> {
+    pub(crate) fn flow_actions(&self, source: Source, head: &[u8]) -> Actions {
         self.filter_table.flow_actions(head, || match source {
             Source::Vf(vf) => self.vf(vf).port_vlan.map(|port| port.tag()),
             Source::Wire => None,

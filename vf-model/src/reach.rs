@@ -2,7 +2,7 @@
 
 use vf_packet::{FrameMeta, Header, MAX_FRAME, MacAddr, Vlan, VlanTag};
 
-use crate::filter_index::Actions;
+use crate::filter_index::FrameActions;
 use crate::filter_spec::{FilterAction, MAC_CONTROL};
 use crate::lookup::Lookup;
 use crate::mtu::Mtu;
@@ -139,7 +139,7 @@ impl Policy {
         &self,
         vf: VfIndex,
         header: &Header,
-        flow: Actions,
+        flow: FrameActions,
         meta: &FrameMeta,
         probe: &mut impl Probe,
     ) -> Result<Reach, DropReason> {
@@ -160,7 +160,7 @@ impl Policy {
             Some(port) => {
                 // With the port VLAN's tag in front, the second of its own tags is where filters look for a type.
                 if header.tags.as_slice().len() == 2 {
-                    flow = Actions::default();
+                    flow = FrameActions::default();
                 }
                 probe.note(|| Step::PortVlan {
                     vf,
@@ -205,7 +205,7 @@ impl Policy {
         &self,
         station: VfIndex,
         header: &Header,
-        flow: Actions,
+        flow: FrameActions,
         meta: &FrameMeta,
         probe: &mut impl Probe,
     ) -> Result<Reach, DropReason> {
@@ -315,7 +315,7 @@ impl Policy {
     pub(crate) fn reach_from_wire(
         &self,
         header: &Header,
-        flow: Actions,
+        flow: FrameActions,
         meta: &FrameMeta,
         probe: &mut impl Probe,
     ) -> Reach {
@@ -353,7 +353,7 @@ impl Policy {
     fn reach(
         &self,
         header: &Header,
-        flow: Actions,
+        flow: FrameActions,
         vlan: Vlan,
         origin: Origin,
         probe: &mut impl Probe,
@@ -394,7 +394,7 @@ impl Policy {
     fn reach_filter(
         &self,
         header: &Header,
-        flow: Actions,
+        flow: FrameActions,
         vlan: Vlan,
         origin: Origin,
         wire: bool,

@@ -393,7 +393,7 @@ impl Policy {
         meta: &FrameMeta,
         steps: &mut Vec<Step>,
     ) -> Result<Verdict, DropReason> {
-        let flow = self.flow_actions(source, head);
+        let flow = self.flow_actions(source, head).of(head);
         let header = Policy::parse(head)?;
         match source {
             Source::Vf(vf) if self.vf(vf).bridge => {
