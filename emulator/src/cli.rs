@@ -305,9 +305,9 @@ pub enum ProfileCommand {
     Show {
         /// Which
         profile: Profile,
-        /// How it is shown.
-        #[command(flatten)]
-        show: Show,
+        /// As JSON
+        #[arg(long)]
+        json: bool,
     },
     /// What two say differently
     Diff {
@@ -315,9 +315,9 @@ pub enum ProfileCommand {
         a: Profile,
         /// The other
         b: Profile,
-        /// How it is shown.
-        #[command(flatten)]
-        show: Show,
+        /// As JSON
+        #[arg(long)]
+        json: bool,
     },
 }
 

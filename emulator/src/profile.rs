@@ -35,9 +35,12 @@ pub(crate) fn say(command: &ProfileCommand) -> Result<(), Failure> {
             };
             print(&all.iter().map(line).collect::<String>())
         }
-        ProfileCommand::Show { profile, show } => {
+        ProfileCommand::Show {
+            profile,
+            json: as_json,
+        } => {
             let facts = profile.facts();
-            if show.json {
+            if *as_json {
                 return print(&json(&facts)?);
             }
             let line =
@@ -45,11 +48,15 @@ pub(crate) fn say(command: &ProfileCommand) -> Result<(), Failure> {
             let lines: String = facts.iter().map(line).collect();
             print(&format!("{profile}: {}\n{lines}", profile.about()))
         }
-        ProfileCommand::Diff { a, b, show } => {
+        ProfileCommand::Diff {
+            a,
+            b,
+            json: as_json,
+        } => {
             let pairs = a.facts().into_iter().zip(b.facts());
             let differ = pairs.filter(|(a, b)| a.value != b.value);
             let differ: Vec<_> = differ.collect();
-            if show.json {
+            if *as_json {
                 let differ = differ.into_iter();
                 let by_name = differ.map(|(a, b)| (a.name, [a.value, b.value]));
                 return print(&json(&by_name.collect::<Difference>())?);
