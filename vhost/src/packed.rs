@@ -184,15 +184,34 @@ impl PackedRing {
             if before == marks {
                 let found = place::find(&marks, habits, self.done);
                 self.lost = found.is_none();
-                let place = found.unwrap_or(self.done);
+                let place = found.map_or(self.done, |found| found.place);
                 (self.seen, self.next, self.done) = (place, place, place);
                 self.published = place;
                 self.called = None;
+                if let Some(missed) = found.and_then(|found| found.missed) {
+                    self.give_back_empty(missed, &marks)?;
+                }
                 return Ok(());
             }
         }
         self.lost = true;
         Ok(())
+    }
+
+    /// Returns a descriptor with nothing in it: what a back end that was killed wrote there, or made of it, nobody knows.
+    fn give_back_empty(&self, place: u32, marks: &[place::Marks]) -> Result<(), RingError> {
+        let outside = RingError::RingOutside;
+        let (index, wrap) = self.split(place);
+        let marks = marks.get(index as usize).ok_or(outside)?;
+        let flags = if wrap { AVAIL_FLAG | USED_FLAG } else { 0 };
+        let word = u64::from(marks.id) << 32 | u64::from(flags) << 48;
+        let offset = index as usize * DESC_SIZE as usize + 8;
+        let table = self.desc.slice_mut(&self.mem)?;
+        let store = |table: &UnmarkedSlice<'_>| {
+            let stored = table.store(offset, word.to_le(), Ordering::Release);
+            stored.ok_or(outside)
+        };
+        table.write_some(store, || offset..offset + 8)
     }
 
     /// What the ring's descriptors say just now.

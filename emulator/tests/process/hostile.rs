@@ -234,7 +234,8 @@ fn a_long_batch_on_memory_that_is_not_there() {
             let mut net = scattered(&n.socket(), stride);
             let mac = net.config_space().mac;
             for _ in 0..200 {
-                let frame = n.witness.frame(mac, 1000);
+                // Three chains of pieces: no more descriptors than a frame may have.
+                let frame = n.witness.frame(mac, 400);
                 n.witness.send(&frame);
             }
             hangs_up(&mut net);

@@ -86,7 +86,7 @@ fn path_auto_learns_its_flows_while_they_run() {
             assert!(counted.slowpath_rx_packets > 0, "{auto:?}");
             assert!(counted.slowpath_tx_packets > 0, "{auto:?}");
             assert!(auto.learned >= 2 && auto.filters >= 2, "{auto:?}");
-            assert_eq!((auto.max_filters, counted.forwarded_macs), (4, 1));
+            assert_eq!(auto.max_filters, 4);
         }
         let shown = emulator.vfnic(&["--nic", "a", "filter", "show"]);
         let shown = String::from_utf8(shown.stdout).unwrap();

@@ -39,11 +39,21 @@ pub(super) struct Habits {
     pub(super) indirect: bool,
 }
 
-/// The place, as [`PackedRing`](super::PackedRing) counts them, where the device goes on; `None` if the ring does not tell.
+/// Where a device goes on in a ring.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Found {
+    /// The place, as [`PackedRing`](super::PackedRing) counts them.
+    pub(super) place: u32,
+    /// A descriptor before it that was not returned although those behind it were: the back end was killed while it returned a
+    /// burst, whose first descriptor comes last. Its driver waits for it before it looks any further.
+    pub(super) missed: Option<u32>,
+}
+
+/// Where the device goes on; `None` if the ring does not tell.
 ///
 /// `ring` has been used before, and its driver does not write to it just now. Of several places that it may be, `given` is taken
 /// if it is one.
-pub(super) fn find(ring: &[Marks], habits: Habits, given: u32) -> Option<u32> {
+pub(super) fn find(ring: &[Marks], habits: Habits, given: u32) -> Option<Found> {
     let size = ring.len();
     let first = ring.first()?.lap();
     // The driver's next descriptor is the first of a lap before; none is where it has just gone round.
@@ -63,12 +73,23 @@ pub(super) fn find(ring: &[Marks], habits: Habits, given: u32) -> Option<u32> {
     let Some(behind) = behind else {
         // None was: all of them are available, or the rest of a chain whose first descriptor the driver has used again.
         if alone && !habits.in_order {
-            return u32::try_from(back(size)).ok();
+            return at_place(back(size));
         }
         let given_may_be = (0..=size).any(|n| back(n) == given as usize);
-        return Some(given).filter(|_| given_may_be);
+        return at_place(given as usize).filter(|_| given_may_be);
     };
     let used = at(back(behind + 1))?;
+    let before = (behind + 1..=size).map(back);
+    let mut open = before.filter(|&place| at(place).is_some_and(|marks| !marks.is_used()));
+    let (missed, more) = (open.next(), open.next());
+    if missed.is_some() && alone && !habits.in_order {
+        return at_place(back(behind))
+            .filter(|_| more.is_none())
+            .map(|found| Found {
+                missed: missed.and_then(|place| u32::try_from(place).ok()),
+                ..found
+            });
+    }
     // The rest of its chain bears its identifier where that ends, and so does the last chain of its batch.
     let batch = habits.in_order && used.flags & WRITE == 0;
     let mut ends = (0..behind)
@@ -81,16 +102,22 @@ pub(super) fn find(ring: &[Marks], habits: Habits, given: u32) -> Option<u32> {
     if ends.peek().is_some() {
         let given_may_be = |place| place == given as usize;
         if given_may_be(back(behind)) || ends.any(|(place, _)| given_may_be(place)) {
-            return Some(given);
+            return at_place(given as usize);
         }
         // Or its driver has used the identifier again, which is so if no chain has a rest.
-        let mut returned = (behind + 1..=size).map(|n| at(back(n)));
-        let all_used = returned.all(|marks| marks.is_some_and(Marks::is_used));
-        if batch || !alone || !all_used {
+        if batch || !alone || missed.is_some() {
             return None;
         }
     }
-    u32::try_from(back(behind)).ok()
+    at_place(back(behind))
+}
+
+fn at_place(place: usize) -> Option<Found> {
+    let place = u32::try_from(place).ok()?;
+    Some(Found {
+        place,
+        missed: None,
+    })
 }
 
 #[cfg(test)]
@@ -199,14 +226,51 @@ mod tests {
                 return Ok(()); // never used
             }
             let place = (world.device % (2 * size)) as u32;
-            let found = find(&world.ring, habits, NOWHERE);
+            let found = find(&world.ring, habits, NOWHERE).map(|found| found.place);
             prop_assert!(found.is_none_or(|found| found == place), "{found:?} {place} {:?}", world.ring);
             // A front end that knows is believed.
-            prop_assert_eq!(find(&world.ring, habits, place), Some(place), "{:?}", world.ring);
+            let told = find(&world.ring, habits, place);
+            prop_assert_eq!(told, at_place(place as usize), "{:?}", world.ring);
             // A Linux driver with indirect tables on a ring of some length.
             if indirect && !in_order {
                 prop_assert_eq!(found, Some(place), "{:?}", world.ring);
             }
+        }
+    }
+
+    /// A back end that was killed when all of a burst were returned but the first.
+    #[test]
+    fn the_first_of_a_burst_is_missed() {
+        let habits = Habits {
+            in_order: false,
+            indirect: true,
+        };
+        for (size, returned) in [(4, 0), (4, 3), (4, 6), (7, 9)] {
+            let mut world = World::new(size);
+            for _ in 0..returned {
+                world.add(1);
+                world.give_back(1, false, 0);
+            }
+            (0..size).for_each(|_| world.add(1));
+            let first = world.device;
+            let as_it_was = world.ring.clone();
+            world.give_back(3, false, WRITE);
+            world.ring[first % size] = as_it_was[first % size];
+            let place = |at: usize| (at % (2 * size)) as u32;
+            let found = Found {
+                place: place(first + 3),
+                missed: Some(place(first)),
+            };
+            assert_eq!(
+                find(&world.ring, habits, NOWHERE),
+                Some(found),
+                "{:?}",
+                world.ring
+            );
+            // Two such stories are none.
+            let second = (first + 1) % size;
+            world.ring[second] = as_it_was[second];
+            assert_eq!(find(&world.ring, habits, NOWHERE), None, "{:?}", world.ring);
         }
     }
 
