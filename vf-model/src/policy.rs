@@ -3,6 +3,7 @@
 //! a new value of it, which shares with the old one all that is the same; whoever refuses one has changed nothing.
 //! Never counts anything and knows nothing of what passes.
 
+mod answers;
 mod auto;
 
 use std::sync::Arc;
@@ -350,65 +351,6 @@ impl Policy {
         policy.carrier = carrier;
         policy.publish(Some(Changed::Vfs));
         Some(policy)
-    }
-
-    /// What a command says that drivers of such NICs take for said and leave as it is: a line each, as their log has it.
-    #[must_use]
-    pub fn ignored(&self, command: &Command) -> Vec<String> {
-        let Command::SetVf { settings, .. } = command else {
-            return Vec::new();
-        };
-        let ignored = |s: &&VfSetting| self.silicon.lack(s, true) == Some(Answer::Ignored);
-        let line = |setting| {
-            format!(
-                "{setting}: not supported by {}, nothing has changed",
-                self.profile()
-            )
-        };
-        settings.iter().filter(ignored).map(line).collect()
-    }
-
-    /// What a NIC of this policy answers to a request of a driver that has made it what it is, a line for each VF; nothing to any
-    /// other command.
-    #[must_use]
-    pub fn answers(&self, command: &Command) -> Vec<String> {
-        let Command::Request { vfs, request } = command else {
-            return Vec::new();
-        };
-        let vfs = vfs.iter().filter(|vf| vf.index() < self.vf_count());
-        vfs.map(|vf| format!("{vf}: {}", self.answer(vf, request)))
-            .collect()
-    }
-
-    fn answer(&self, vf: VfIndex, request: &MailboxRequest) -> String {
-        const LATER: &str = "it is remembered, and in force as soon as that is allowed";
-        let entry = self.entry(vf);
-        let (asked, in_force) = (&entry.asked.filter.mode, &entry.rx.mode);
-        let withheld = match request {
-            MailboxRequest::Link if self.link_up_for(vf) => return "up".to_owned(),
-            MailboxRequest::Link => return "down".to_owned(),
-            MailboxRequest::Rss => {
-                return format!("hkey {} {}", entry.rss.key(), entry.rss.spread());
-            }
-            MailboxRequest::Promisc(_) => asked.promisc && !in_force.promisc,
-            MailboxRequest::AllMulti(_) => asked.allmulti && !in_force.allmulti,
-            _ => false,
-        };
-        if withheld && entry.policy.trust {
-            return "yes, but VFs of this NIC receive only what is for them".to_owned();
-        }
-        if withheld {
-            return format!("yes, but a VF without trust receives only what is for it; {LATER}");
-        }
-        let change = request.change(&entry.asked.filter);
-        let denied = change.and_then(|request| {
-            let (policy, silicon) = (&entry.policy, &self.silicon);
-            entry.asked.denied(&request, &entry.rx, policy, silicon)
-        });
-        match denied {
-            Some(why) => format!("no, not all of it: {why}; {LATER}"),
-            None => "yes".to_owned(),
-        }
     }
 
     /// Whether what is said about VFs and the link is the same: the two differ in the NIC's filters at most.

@@ -21,7 +21,7 @@ use vf_model::{
 
 const VFS: u8 = 4;
 /// How many frames each rule set is tried with.
-const FRAMES: usize = 1000;
+const FRAMES: usize = 10_000;
 const BASE: MacAddr = MacAddr([2, 0, 0, 0, 0, 0]);
 
 /// One host: every frame is carried between the two planes until nobody has it any more.
