@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use vf_packet::{FrameMeta, Header, MacAddr, Vlan};
 
-use crate::bridge::{Bridge, BridgePort};
+use crate::bridge::{Bridge, BridgePort, BridgeSet};
 use crate::filter_index::FrameActions;
 use crate::judge::{Account, Judge};
 use crate::learned::FastEvent;
@@ -21,6 +21,7 @@ use crate::source::Source;
 use crate::stats::DropReason;
 use crate::time::Nanos;
 use crate::verdict::{Onward, Verdict};
+use crate::verdict_cache::{LinkKey, VerdictCache};
 use crate::vf::{VfIndex, VfSet};
 
 /// The model of the mediated path: the bridge, limiters and counters. Judges by the same [`Policy`] as the [`crate::Nic`].
@@ -32,6 +33,8 @@ pub struct HypervisorModel {
     /// what it learns must not depend on the path that a VF's frames take.
     station_bridge: Option<Bridge>,
     learner: Learner,
+    /// What has been said of frames, until the policy changes; not while there are stations, of whom a bridge decides.
+    known: VerdictCache,
 }
 
 impl HypervisorModel {
@@ -43,6 +46,7 @@ impl HypervisorModel {
             bridge: Bridge::new(),
             station_bridge: None,
             learner: Learner::default(),
+            known: VerdictCache::new(),
         };
         hypervisor.adopt(policy);
         hypervisor
@@ -52,6 +56,57 @@ impl HypervisorModel {
     /// it to the NIC, for direct VFs, the wire or both.
     pub fn ingress(&mut self, now: Nanos, vf: VfIndex, head: &[u8], meta: &FrameMeta) -> Verdict {
         self.account.take_tokens(now, vf, meta);
+        let key = self.key(vf, head, meta);
+        if let Some(key) = &key
+            && let Some(&verdict) = self.known.get(key, meta.longest())
+            && let Ok(header) = Header::parse(head)
+        {
+            let vlan = verdict.insert.map_or(header.vlan(), Vlan::of_tag);
+            let tried = self.bridge.forward(now, BridgePort::Vif(vf), vlan, &header);
+            self.count_bridged(tried, &verdict, &header, head);
+            self.count_sent(vf, header.dst, meta.len, &verdict);
+            return verdict;
+        }
+        self.ingress_unknown(now, vf, head, meta, key)
+    }
+
+    /// What a frame is known by, if what is said of it may be kept.
+    #[inline]
+    fn key(&self, vf: VfIndex, head: &[u8], meta: &FrameMeta) -> Option<LinkKey> {
+        if self.station_bridge.is_some() || Policy::check_len(meta).is_err() {
+            return None;
+        }
+        let source = Source::Vf(vf);
+        let flow = self.account.policy.flow_actions(source, head);
+        self.known.key(source, flow, 0, head)
+    }
+
+    #[inline]
+    fn count_bridged(&mut self, tried: BridgeSet, verdict: &Verdict, header: &Header, head: &[u8]) {
+        let auto = verdict.beyond.intersection(self.account.policy.auto());
+        let pf = verdict.wire || verdict.beyond != auto;
+        self.bridge.count(tried, verdict.vfs.union(auto), pf);
+        self.learner.look_at_guest(header, head);
+    }
+
+    #[inline]
+    fn count_sent(&mut self, vf: VfIndex, dst: MacAddr, len: u32, verdict: &Verdict) {
+        self.account.counters[vf.index()].count_tx(dst, len);
+        if verdict.pf {
+            let len = verdict.onward_len(len);
+            self.account.pf.count_tx(dst, len);
+        }
+    }
+
+    #[inline(never)]
+    fn ingress_unknown(
+        &mut self,
+        now: Nanos,
+        vf: VfIndex,
+        head: &[u8],
+        meta: &FrameMeta,
+        key: Option<LinkKey>,
+    ) -> Verdict {
         let judged = Policy::parse(head).and_then(|header| {
             let policy = &self.account.policy;
             let flow = policy.flow_actions(Source::Vf(vf), head).of(head);
@@ -72,19 +127,19 @@ impl HypervisorModel {
                 },
                 verdict => verdict?,
             };
-            let auto = verdict.beyond.intersection(self.account.policy.auto());
-            let pf = verdict.wire || verdict.beyond != auto;
-            self.bridge.count(tried, verdict.vfs.union(auto), pf);
-            self.learner.look_at_guest(&header, head);
+            self.count_bridged(tried, &verdict, &header, head);
+            if let Some(key) = key
+                && reach.unfit.is_empty()
+            {
+                let source = Source::Vf(vf);
+                let longest = self.account.policy.longest_alike(source, &header, &verdict);
+                self.known.put(key, &verdict, longest);
+            }
             Ok((header, verdict))
         });
         match judged {
             Ok((header, verdict)) => {
-                self.account.counters[vf.index()].count_tx(header.dst, meta.len);
-                if verdict.pf {
-                    let len = verdict.onward_len(meta.len);
-                    self.account.pf.count_tx(header.dst, len);
-                }
+                self.count_sent(vf, header.dst, meta.len, &verdict);
                 verdict
             }
             Err(reason) => {
@@ -248,6 +303,9 @@ impl Judge for HypervisorModel {
     }
 
     fn adopt(&mut self, policy: Arc<Policy>) {
+        if !self.account.policy.has_same_verdicts(&policy) {
+            self.known.clear();
+        }
         let stations = policy.lookup().stations;
         let vifs = policy.mediated().difference(stations);
         // The NIC has the rings of VFs on path `auto`, and the bridge ports for their slow path.
