@@ -1572,6 +1572,18 @@ fn a_mirror_shows_what_passes_and_nothing_else() {
     }
 }
 
+/// The hypervisor, too, forgets what it has said of frames when the policy changes.
+#[test]
+fn the_mediated_path_forgets_its_verdicts_with_the_policy() {
+    let mut host = Host::new(&[], &[Path::Mediated; VFS as usize]);
+    let (from, sent) = (Source::Vf(VfIndex(0)), frame(1, 0));
+    for _ in 0..2 {
+        assert_eq!(host.send(from, &sent).vfs.len(), 1);
+    }
+    host.act(&parse("vf 1 set vlan 10").into()).unwrap();
+    assert!(host.send(from, &sent).vfs.is_empty());
+}
+
 /// Whether an explanation says what comes out, and says each of it.
 fn explains(steps: &[Step], outcome: &Outcome) -> bool {
     let gets = steps.iter().filter_map(|step| match step {
