@@ -1,6 +1,5 @@
 //! Wrong words: one line, exit code 2, nothing changed.
 
-use std::collections::BTreeMap;
 use std::process::Output;
 
 use crate::emulator::{BACK_TO_BACK, Emulator, vfnic};
@@ -19,21 +18,27 @@ fn refused(what: &str, output: &Output) -> String {
     line
 }
 
-fn settings(emulator: &Emulator) -> Vec<BTreeMap<String, String>> {
-    let nics = emulator.show().nics;
-    let vfs = nics.into_iter().flat_map(|nic| nic.vfs);
-    vfs.map(|vf| vf.settings).collect()
-}
-
 #[test]
 fn wrong_commands_change_nothing() {
     let emulator = Emulator::with_config(BACK_TO_BACK);
     emulator.does("--nic a vf 1 set vlan 7 qos 3 max_tx_rate 100");
-    let said = settings(&emulator);
+    let said = emulator.settled();
     // As ip-link(8) has it: the same.
     emulator.does("link set dev a vf 1 vlan 7 qos 3 rate 100");
-    assert_eq!(settings(&emulator), said);
-    let before = settings(&emulator);
+    assert_eq!(emulator.settled(), said);
+    // There is something of everything to lose.
+    for words in [
+        "--nic a vf 0 mac add 02:00:00:00:00:99",
+        "--nic a vf 0 vlan add 100-119",
+        "--nic a vf 0 rss weight 3 1",
+        "--nic a vf 0 request promisc on",
+        "--nic a filter add flow-type ether proto 0x88b5 vf 1",
+        "--nic a fdb add 02:00:00:00:00:55 self",
+        "--nic a link set mtu 4000",
+    ] {
+        emulator.does(words);
+    }
+    let before = emulator.settled();
     for (words, says) in [
         ("vf 0 set path direct", "--nic"),
         ("--nic c vf 0 set path mediated", "'c'"),
@@ -68,13 +73,19 @@ fn wrong_commands_change_nothing() {
         ("--nic a vf 0 mtu 67", "an MTU is 68 to 9216 bytes"),
         ("--nic a link set up mtu 9217", "an MTU is 68 to 9216 bytes"),
         ("--nic a link down", "set"),
+        ("--nic a link set down hwmode vepa", "up, down"),
+        ("--nic a vf 0-1 request mtu 5000", "an MTU of 4000"),
+        ("--nic a vf 0-1 request rss", "query_rss"),
+        ("--nic a vf 0-2 reset", "0 to 1"),
+        ("--nic a vf 0 rss weight 0 0", "1 to 16 queues"),
+        ("--nic a fdb add 01:00:5e:00:00:01 self", "unicast"),
+        ("--nic a fdb del 02:00:00:00:00:56 self", "no such"),
     ] {
         let args: Vec<&str> = words.split_whitespace().collect();
         let line = refused(words, &emulator.vfnic(&args));
         assert!(line.contains(says), "{words}: {line}");
+        assert_eq!(emulator.settled(), before, "{words}");
     }
-    assert_eq!(settings(&emulator), before);
-    assert!(emulator.show().nics[0].link.up);
 }
 
 #[test]

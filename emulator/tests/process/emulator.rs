@@ -143,6 +143,22 @@ impl Emulator {
         serde_json::from_slice(&output.stdout).unwrap()
     }
 
+    /// All that `vfnic show --json` prints but what passes by itself: times, and what threads have done meanwhile.
+    pub(crate) fn settled(&self) -> String {
+        let output = self.vfnic(&["show", "--json"]);
+        assert!(output.status.success(), "{output:?}");
+        let mut show: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+        let take = |from: &mut serde_json::Value, keys: &[&str]| {
+            let from = from.as_object_mut().unwrap();
+            keys.iter().for_each(|key| drop(from.remove(*key).unwrap()));
+        };
+        take(&mut show, &["uptime_s", "interval_s"]);
+        for nic in show["nics"].as_array_mut().unwrap() {
+            take(nic, &["worker", "hypervisor", "workers"]);
+        }
+        show.to_string()
+    }
+
     /// One VF of what `vfnic show` says, asked for over the socket.
     pub(crate) fn vf(&self, nic: usize, vf: usize) -> ShowVf {
         match ask(&self.ctl(), &Request::Show).unwrap() {

@@ -375,3 +375,67 @@ fn a_reset_closes_the_session_and_keeps_what_was_set() {
     a1.send(&frame);
     a0.gets(&frame);
 }
+
+/// The mailbox of a VF whose front end answers its control queue itself, with what the PF answers.
+#[test]
+fn requests_over_the_mailbox_are_answered_and_take_effect() {
+    let (emulator, [mut a0, mut a1, mut b0, _]) = bench();
+    let asks = |words: &str| {
+        let words = format!("--nic a vf {words}");
+        let args: Vec<&str> = words.split_whitespace().collect();
+        let output = emulator.vfnic(&args);
+        assert!(output.status.success(), "{words}: {output:?}");
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let says = |words: &str, answer: &str| {
+        let said = asks(words);
+        assert!(said.contains(answer), "{words}: {said}");
+    };
+    says("0 request link", "vf0: up");
+    command(&emulator, "a vf 0 set state disable");
+    says("0-1 request link", "vf0: down\nvf1: up");
+    command(&emulator, "a vf 0 set state auto query_rss on");
+    says("0 request rss", "vf0: hkey 6d:5a:");
+    // A further address, which is the VF's from then on.
+    let other = [0x02, 0, 0, 0, 0, 0x99];
+    for path in ["direct", "mediated"] {
+        all(&emulator, path);
+        says("0 request macvlan 02:00:00:00:00:99", "vf0: yes");
+        for from in [&mut a1, &mut b0] {
+            let frame = from.frame(other, 100);
+            from.send(&frame);
+            a0.gets(&frame);
+        }
+        says("0 request macvlan", "vf0: yes");
+        let frame = a1.frame(other, 100);
+        a1.send(&frame);
+        a0.never_gets(&frame);
+        // Its driver takes no more than this.
+        says("0 request mtu 1000", "vf0: yes");
+        let long = a1.frame(a0.mac, 1015);
+        a1.send(&long);
+        a0.never_gets(&long);
+        assert_eq!(emulator.vf(0, 0).mtu, 1000);
+        says("0 request mtu 1500", "vf0: yes");
+        // It says yes and shows it nothing that is for others, until the VF is trusted.
+        let unknown = [0x02, 0, 0, 0, 0, 0x77];
+        says(
+            "0 request promisc on",
+            "vf0: yes, but a VF without trust receives only what is for it",
+        );
+        let frame = b0.frame(unknown, 100);
+        b0.send(&frame);
+        a0.never_gets(&frame);
+        command(&emulator, "a vf 0 set trust on");
+        let frame = b0.frame(unknown, 100);
+        b0.send(&frame);
+        a0.gets(&frame);
+        command(&emulator, "a vf 0 set trust off");
+        says("0 request promisc off", "vf0: yes");
+    }
+    // What is asked for is the same words as what is shown of it.
+    says("0 request vlan add 5", "vf0: yes");
+    assert_eq!(emulator.vf(0, 0).asked["vlans"], "5");
+    says("0 request reset", "vf0: yes");
+    assert!(emulator.vf(0, 0).asked.is_empty());
+}
