@@ -88,8 +88,12 @@ mod tests {
                 "vf 'frob': set, rss, request, reset, mac",
             ),
             ("--nic", 1, "--nic: the name of a NIC must follow"),
-            ("--nic a # up", 1, "vf, link, fdb or filter must follow"),
-            ("show", 1, "command 'show': vf, link, fdb or filter"),
+            (
+                "--nic a # up",
+                1,
+                "vf, link, bridge, fdb or filter must follow",
+            ),
+            ("show", 1, "command 'show': vf, link, bridge, fdb or filter"),
         ] {
             let (at, why) = Batch::parse(text, None).err().unwrap();
             assert_eq!(at, line, "{text}");

@@ -69,10 +69,18 @@ pub enum Command {
         #[arg(required = true, num_args = 1.., trailing_var_arg = true)]
         words: Vec<String>,
     },
-    /// Tell the NIC's switch of a station behind the PF, in the words of 'bridge fdb', or take that back
-    Fdb {
-        /// add|del MAC [vlan VID] [self]
+    /// Say how the NIC's switch forwards, and tell it of stations behind the PF, in the words of bridge(8)
+    #[command(after_help = BRIDGE_HELP)]
+    Bridge {
+        /// link set dev NIC hwmode veb|vepa|floating [self] | link [show [dev NIC]] |
+        /// fdb add|del MAC dev NIC [vlan VID] [self] | fdb [show [dev NIC]]
         #[arg(required = true, num_args = 1.., trailing_var_arg = true)]
+        words: Vec<String>,
+    },
+    /// The same as 'bridge fdb'
+    Fdb {
+        /// add|del MAC [dev NIC] [vlan VID] [self] | show [dev NIC]
+        #[arg(num_args = 0.., trailing_var_arg = true)]
         words: Vec<String>,
     },
     /// Say what becomes of a frame and why: every decision in order, the receivers, or the reason of the drop
@@ -110,6 +118,18 @@ pub struct Why {
     pub words: Vec<String>,
 }
 
+const BRIDGE_HELP: &str = "\
+A NIC's switch learns nothing: what its VFs send to a station behind the PF, such as a tap on the bridge there ('vf N set
+bridge on'), leaves on the wire until the switch is told of that station. With one NIC, 'dev NIC' need not be said.
+  veb        what is for a VF here goes there and not to the wire
+  vepa       everything goes to the adjacent bridge, which gives back what is for a VF here
+  floating   a VEB without an uplink: VFs reach each other without a link
+
+Examples:
+  vfnic bridge link set dev a hwmode vepa
+  vfnic bridge fdb add 02:00:00:00:00:99 dev a self
+  vfnic bridge fdb show dev a";
+
 const WHY_HELP: &str = "\
 A frame is what is said of it, in any order, or its bytes:
   dst MAC|vfN|broadcast   src MAC|vfN|broadcast
@@ -126,7 +146,7 @@ Examples:
   vfnic why --pcap trace.pcapng --packet 3 from wire";
 
 const BATCH_HELP: &str = "\
-Each line is a vf, filter, fdb or link command without 'vfnic', and may begin with --nic NAME. What follows a # is a comment. If
+Each line is a vf, filter, link, bridge or fdb command without 'vfnic', and may begin with --nic NAME. What follows a # is a comment. If
 one is refused, the line and the reason are said, and nothing is changed.
 
 Example:

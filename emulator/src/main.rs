@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 
 mod batch;
+mod bridge;
 #[cfg(feature = "lab")]
 mod lab;
 mod profile;
@@ -91,7 +92,7 @@ fn carry_out(cli: Cli) -> Result<(), Failure> {
     };
     if !asks {
         return Err(usage(
-            "--nic is for show, vf, filter, fdb, link, why and batch, and --ctl for those and run",
+            "--nic is for show, vf, filter, link, bridge, fdb, why and batch, and --ctl for those and run",
         ));
     }
     match command {
@@ -105,7 +106,18 @@ fn carry_out(cli: Cli) -> Result<(), Failure> {
         cli::Command::Filter { command } => filter(&running(ctl)?, nic, command),
         cli::Command::Link { words } => self::command(&running(ctl)?, nic, "link", words),
         cli::Command::Why(args) => why::ask_why(&running(ctl)?, nic, &args),
-        cli::Command::Fdb { words } => self::command(&running(ctl)?, nic, "fdb", words),
+        cli::Command::Bridge { words } => match bridge::question(&words) {
+            Some(question) => question.ask(&running(ctl)?, nic.as_deref()),
+            None => self::command(&running(ctl)?, nic, "bridge", words),
+        },
+        cli::Command::Fdb { mut words } => {
+            words.insert(0, "fdb".to_owned());
+            carry_out(Cli {
+                ctl,
+                nic,
+                command: cli::Command::Bridge { words },
+            })
+        }
         cli::Command::Profile { command } => profile::say(&command),
         cli::Command::Batch { file } => carry_out_batch(ctl, nic.as_deref(), &file),
     }

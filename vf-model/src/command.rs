@@ -135,21 +135,23 @@ impl Command {
     /// # Errors
     /// As above.
     pub fn parse_addressed<S: AsRef<str>>(words: &[S]) -> Result<Addressed, Refusal> {
-        const COMMANDS: &str = "vf, link, fdb or filter";
+        const COMMANDS: &str = "vf, link, bridge, fdb or filter";
         let mut words = Words::new("command", words);
-        let mut dev = None;
-        let command = match words.next(COMMANDS)? {
-            "vf" => words.vf_command()?,
+        let here = |command| Addressed { dev: None, command };
+        let addressed = match words.next(COMMANDS)? {
+            "vf" => here(words.vf_command()?),
             "link" => {
-                dev = words.link_device()?;
-                words.link_command()?
+                let dev = words.link_device()?;
+                let command = words.link_command()?;
+                Addressed { dev, command }
             }
+            "bridge" => words.bridge_command()?,
             "fdb" => words.fdb_command()?,
-            "filter" => words.filter_command()?,
+            "filter" => here(words.filter_command()?),
             other => return Err(Refusal::word("command", other, COMMANDS)),
         };
         words.end()?;
-        Ok(Addressed { dev, command })
+        Ok(addressed)
     }
 }
 
@@ -184,32 +186,12 @@ impl<S: AsRef<str>> Words<'_, S> {
                 }
                 "vf" if settings.is_empty() => return self.vf_command(),
                 "hwmode" if settings.is_empty() => {
-                    let mode = self.next("veb, vepa, floating or none")?;
-                    return Ok(Command::SetSwitchMode(mode.parse()?));
+                    return Ok(Command::SetSwitchMode(self.switch_mode()?));
                 }
                 other => return Err(Refusal::word("link set", other, SETTINGS)),
             });
         }
         Ok(Command::SetLink(settings))
-    }
-
-    fn fdb_command(&mut self) -> Result<Command, Refusal> {
-        let add = self.add_or_del()?;
-        let mac = self.next("a MAC address")?.parse()?;
-        let mut vlan = None;
-        // In any order, and `self` is what bridge(8) takes for said.
-        while !self.is_done() {
-            match self.next("vlan or self")? {
-                "self" => {}
-                "vlan" => vlan = Some(self.vid()?),
-                other => return Err(Refusal::word("word", other, "vlan or self")),
-            }
-        }
-        let entry = SelfEntry { mac, vlan };
-        Ok(match add {
-            true => Command::FdbAdd(entry),
-            false => Command::FdbDel(entry),
-        })
     }
 
     fn filter_command(&mut self) -> Result<Command, Refusal> {
@@ -487,9 +469,9 @@ mod tests {
     #[test]
     fn a_refusal_says_what_is_allowed() {
         for (text, says) in [
-            ("", "command: vf, link, fdb or filter must follow"),
+            ("", "command: vf, link, bridge, fdb or filter must follow"),
             ("vf", "vf: the number of a VF must follow"),
-            ("eth0", "command 'eth0': vf, link, fdb or filter"),
+            ("eth0", "command 'eth0': vf, link, bridge, fdb or filter"),
             (
                 "vf 256 set trust on",
                 "vf '256': the number of a VF, 0 to 255",
@@ -564,10 +546,6 @@ mod tests {
             (
                 "link set hwmode hub",
                 "hwmode 'hub': veb, vepa, floating or none",
-            ),
-            (
-                "fdb add 02:00:00:00:00:01 master",
-                "word 'master': vlan or self",
             ),
         ] {
             let refusal = parse(text).unwrap_err().to_string();
@@ -684,7 +662,7 @@ mod tests {
         fn any_words_are_a_command_or_one_line(
             words in proptest::collection::vec(
                 prop_oneof![
-                    3 => select(vec!["vf", "link", "filter", "flow-type", "0", "set", "mac", "vlan", "add", "del", "up", "path", "direct"])
+                    3 => select(vec!["vf", "link", "bridge", "fdb", "dev", "filter", "flow-type", "0", "set", "mac", "vlan", "add", "del", "up", "path", "direct"])
                         .prop_map(str::to_owned),
                     1 => any::<String>(),
                 ],

@@ -53,6 +53,7 @@
 #![forbid(unsafe_code)]
 
 mod bridge;
+mod bridge_words;
 mod command;
 mod config;
 mod cost;

@@ -21,6 +21,7 @@ mod restart;
 #[cfg(feature = "lab")]
 mod scenario;
 mod sockets;
+mod switch;
 mod switching;
 mod traffic;
 mod why;

@@ -4,7 +4,9 @@ use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 
 use toml::Spanned;
-use vf_model::{Command, Mtu, Nanos, Policy, Profile, Question, Source, VfIndex, VfRequest};
+use vf_model::{
+    Addressed, Command, Mtu, Nanos, Policy, Profile, Question, Source, VfIndex, VfRequest,
+};
 use vf_nic::config::{Config, Sections, SocketRole, line_of, one_line};
 use vf_nic::instance::initial_policy;
 use vf_nic::uplink::UplinkSpec;
@@ -348,8 +350,18 @@ impl ScenarioPlan {
                 .map(str::to_owned)
                 .collect::<Vec<_>>()
         };
+        let mut named = section.nic;
         let asked = match (section.command, section.vf, section.ask) {
-            (Some(command), None, None) => Request::Command(Command::parse(&words(&command))?),
+            (Some(command), None, None) => {
+                let Addressed { dev, command } = Command::parse_addressed(&words(&command))?;
+                if let (Some(nic), Some(dev)) = (&named, &dev)
+                    && nic != dev
+                {
+                    return Err(value("nic", nic, "its command says another, behind dev"));
+                }
+                named = named.or(dev);
+                Request::Command(command)
+            }
             (None, Some(vf), Some(ask)) => {
                 Request::Driver(VfIndex(vf), VfRequest::parse(&words(&ask))?, ask)
             }
@@ -362,7 +374,7 @@ impl ScenarioPlan {
         Ok(Event {
             name: section.name,
             at: self.within("at", section.at)?,
-            nic: self.nic(section.nic.as_deref())?,
+            nic: self.nic(named.as_deref())?,
             asked,
             answer: String::new(),
             refused: false,

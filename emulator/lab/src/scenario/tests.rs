@@ -95,6 +95,14 @@ fn mistakes_are_refused_in_one_line_that_says_where() {
         ),
         (job, "one of run, send and ping"),
         (
+            "[[event]]\nat = '1ms'\nnic = 'a'\ndo = 'link set dev b down'",
+            "nic = a: its command says another, behind dev",
+        ),
+        (
+            "[[event]]\nat = '1ms'\ndo = 'bridge link set dev c hwmode vepa'",
+            "nic 'c': there are a, b",
+        ),
+        (
             &format!("{job}run = 'ls'"),
             "only Linux guests have a shell",
         ),
