@@ -2,10 +2,10 @@
 
 use std::time::{Duration, Instant};
 
-use vf_guest::net::NetConfig;
+use vf_guest::net::{NetConfig, NetHeader};
 use vf_guest::tcp::GuestConfig;
 
-use crate::emulator::{BACK_TO_BACK, Emulator, back_to_back, drops};
+use crate::emulator::{BACK_TO_BACK, Emulator, back_to_back, drops, wait_for};
 use crate::host::{Host, await_bytes, stream};
 use crate::port::{BROADCAST, Port, pass};
 
@@ -238,4 +238,45 @@ fn paths_agree(workers: usize) {
         unreachable!()
     };
     pass(a, b);
+}
+
+/// On a slow wire a ring full of frames takes seconds.
+#[test]
+fn a_queue_that_waits_for_the_wire_does_not_hold_its_vfs_other_queues() {
+    for workers in [1, 2] {
+        let config = back_to_back(workers) + "rate = '1M'\n";
+        let emulator = Emulator::with_config(&config);
+        let net = NetConfig {
+            queue_pairs: 2,
+            ..NetConfig::default()
+        };
+        // With two workers the port is with the other VF's.
+        let mut sender = Port::open_with(&emulator.path("a-vf1.sock"), &net);
+        let [mut near, far] =
+            ["a-vf0.sock", "b-vf0.sock"].map(|socket| Port::open(&emulator.path(socket)));
+        let send = |port: &mut Port, pair, dst, len| {
+            let frame = port.frame(dst, len);
+            let sent = port.net.send(pair, &NetHeader::default(), &frame).unwrap();
+            port.net.kick();
+            (sent, frame)
+        };
+        // Between the workers there is room for as many as a ring has.
+        for _ in 0..256 * workers - 50 {
+            wait_for("room in the send ring", || {
+                send(&mut sender, 0, far.mac, 1514).0.then_some(())
+            });
+        }
+        for _ in 0..500 {
+            let (sent, frame) = send(&mut sender, 1, near.mac, 60);
+            assert!(sent);
+            near.gets(&frame);
+        }
+        sender.net.tx_room(0).unwrap();
+        let waiting = sender.net.tx_ring(0).queue.outstanding();
+        assert!(
+            waiting > 0,
+            "{workers} workers: nothing waits for the wire any more"
+        );
+        assert_eq!(drops(&emulator.vf(0, 0).total), []);
+    }
 }

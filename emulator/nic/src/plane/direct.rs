@@ -7,12 +7,14 @@ mod fast_path;
 mod from_guests;
 mod from_pf;
 mod from_uplink;
+mod parked;
 mod workers;
 
 use self::fast_path::Waiting;
+use self::parked::ParkedFrames;
 use std::sync::Arc;
 
-use vf_model::{DropReason, Judge, Nanos, Nic, Policy, VfIndex, VfSet, VlanTag};
+use vf_model::{DropReason, Judge, Nanos, Nic, Policy, VfIndex, VfSet};
 use vf_vhost::vring::Vring;
 
 use super::backlog::Backlog;
@@ -39,10 +41,8 @@ pub struct DirectPlane {
     pub nic: Nic,
     policies: PolicySubscriber,
     ports: VfPorts,
-    /// By VF: a frame that has been judged and waits for the wire, the first that its ring has fetched.
-    parked: Vec<Option<Parked>>,
-    /// The VFs that have one.
-    parked_vfs: VfSet,
+    /// Frames of VFs that wait for the wire.
+    parked: ParkedFrames,
     parked_pf: Option<Frame>,
     out: Outside,
     arrivals: Arrivals,
@@ -52,12 +52,6 @@ pub struct DirectPlane {
     waiting: Waiting,
     /// The flow that is first in the next round, a VF or behind the last VF the PF.
     cursor: usize,
-}
-
-struct Parked {
-    /// Index of the ring it came from.
-    ring: u32,
-    insert: Option<VlanTag>,
 }
 
 impl DirectPlane {
@@ -86,8 +80,7 @@ impl DirectPlane {
             nic,
             policies: policies.subscribe(),
             ports: VfPorts::new(vfs, Patience::Granted, pool),
-            parked: std::iter::repeat_with(|| None).take(vfs).collect(),
-            parked_vfs: VfSet::default(),
+            parked: ParkedFrames::new(vfs),
             parked_pf: None,
             out: Outside {
                 egress,
@@ -161,21 +154,15 @@ impl DirectPlane {
         self.parked_pf.is_none() && self.out.pf.has_input()
     }
 
-    /// Whether a frame of `vf` waits for the wire, so that nothing more is taken from it for now.
-    #[must_use]
-    pub fn is_parked(&self, vf: VfIndex) -> bool {
-        self.parked_vfs.contains(vf)
-    }
-
-    /// Whether nothing is taken from `vf` for now, since a frame of it waits.
+    /// Whether nothing is taken from `vf` for now, since a frame of it waits in each of its rings or for its flow.
     #[must_use]
     pub fn is_blocked(&self, vf: VfIndex) -> bool {
-        self.is_parked(vf) || self.waiting.rings.contains(vf)
+        self.parked.stuck().contains(vf) || self.waiting.rings.contains(vf)
     }
 
     /// VFs of which nothing is taken for now.
     fn blocked(&self) -> VfSet {
-        self.parked_vfs.union(self.waiting.rings)
+        self.parked.stuck().union(self.waiting.rings)
     }
 
     /// Handles every frame that the hypervisor and other workers have handed over, even if the wire has to run ahead for it:
@@ -208,11 +195,10 @@ impl DirectPlane {
                 moved += self.ports.rx.load.count_burst(burst);
             } else {
                 let vf = VfIndex::from(flow);
-                moved += self.poll_vf(now, vf);
-                if !self.is_parked(vf) {
-                    // There may be more behind its burst, which waits in turn with the others'.
-                    moved += self.poll_vf(now, vf);
-                }
+                moved += match self.is_remote(vf) {
+                    true => self.poll_remote(now, vf, false),
+                    false => self.poll_parked(now, vf),
+                };
             }
         }
         moved
@@ -226,8 +212,8 @@ impl DirectPlane {
             moved += self.poll_waiting(now);
         }
         // With the port here, those that wait have been served. Without it each VF has a queue of its own to the port.
-        if !self.parked_vfs.is_empty() && matches!(self.out.egress, Egress::Port(_)) {
-            let active = self.ports.active.active().difference(self.parked_vfs);
+        if !self.parked.stuck().is_empty() && matches!(self.out.egress, Egress::Port(_)) {
+            let active = self.ports.active.active().difference(self.parked.stuck());
             let (before, first) = active.split_at(self.cursor);
             for vf in first.iter() {
                 moved += self.poll_vf(now, vf);
@@ -288,17 +274,14 @@ impl DirectPlane {
 impl Rings for DirectPlane {
     fn attach(&mut self, vf: VfIndex, vring: Vring) {
         self.ports.attach(vf, vring);
+        self.parked.note(vf, self.ports.tx[vf.index()].queues.len());
     }
 
     fn detach(&mut self, now: Nanos, vf: VfIndex, ring: u32) -> Option<Vring> {
-        if self.parked[vf.index()]
-            .as_ref()
-            .is_some_and(|parked| parked.ring == ring)
-        {
-            self.unpark(now, vf);
-            self.out.egress.flush(now, &mut self.nic);
-        }
-        self.ports.detach(vf, ring)
+        self.unpark_ring(now, vf, ring);
+        let vring = self.ports.detach(vf, ring);
+        self.parked.note(vf, self.ports.tx[vf.index()].queues.len());
+        vring
     }
 
     fn begin_change(&mut self, vf: VfIndex) {
@@ -354,7 +337,7 @@ impl Plane for DirectPlane {
         self.waiting.next().map(&mut sooner);
         // Without the port, nobody knows when; its worker rings when there is room.
         if matches!(self.out.egress, Egress::Remote(_))
-            && let mut parked = self.parked_vfs.iter()
+            && let mut parked = self.parked.vfs().iter()
             && parked.any(|vf| self.out.egress.may_go(vf.index()))
         {
             sooner(now);
@@ -373,7 +356,9 @@ impl Plane for DirectPlane {
             .from_workers
             .as_ref()
             .is_some_and(PortQueueRx::has_input);
-        work | self.ports.arm(now, &self.nic, self.blocked())
+        let (parked, waiting) = (&self.parked, self.waiting.rings);
+        let held = |vf, ring| waiting.contains(vf) || parked.holds(vf, ring);
+        work | self.ports.arm(now, &self.nic, held)
     }
 
     fn disarm(&mut self) {

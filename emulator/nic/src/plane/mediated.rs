@@ -453,7 +453,7 @@ impl Plane for MediatedPlane {
 
     fn arm(&mut self, now: Nanos) -> bool {
         let work = self.pf.has_input();
-        work | self.ports.arm(now, &self.model, VfSet::default())
+        work | self.ports.arm(now, &self.model, |_, _| false)
     }
 
     fn disarm(&mut self) {

@@ -46,6 +46,22 @@ pub(super) fn insertion(tag: Option<VlanTag>) -> TagEdit {
     tag.map_or(TagEdit::Keep, |t| TagEdit::Insert(t.to_bytes()))
 }
 
+/// What a guest's frame takes on the wire with this tag in front.
+#[inline]
+pub(super) fn on_wire(frame: &TxFrame, insert: Option<VlanTag>) -> OnWire {
+    let mut m = meta(frame.len(), frame.offload());
+    if insert.is_some() {
+        m = vf_model::FrameMeta {
+            len: m.len + 4,
+            gso: m.gso.map(|gso| vf_model::Gso {
+                header_len: gso.header_len + 4,
+                ..gso
+            }),
+        };
+    }
+    OnWire::of(&m)
+}
+
 /// A private copy of a guest's frame, as it goes on to the wire or the PF.
 #[inline]
 pub(super) fn outgoing(
@@ -164,17 +180,7 @@ impl Outside {
         if self.is_unplugged(nic) {
             return true;
         }
-        let mut m = meta(frame.len(), frame.offload());
-        if insert.is_some() {
-            m = vf_model::FrameMeta {
-                len: m.len + 4,
-                gso: m.gso.map(|gso| vf_model::Gso {
-                    header_len: gso.header_len + 4,
-                    ..gso
-                }),
-            };
-        }
-        let on_wire = OnWire::of(&m);
+        let on_wire = on_wire(frame, insert);
         if !self.egress.may_send(vf.index(), on_wire.bytes) {
             self.egress.wait(vf.index());
             return false;

@@ -215,15 +215,21 @@ impl VfPorts {
         next
     }
 
-    /// Asks for kicks, but not of VFs that are `blocked` or beyond their rate: those are looked at again when they may go on.
-    /// True if there is work after all.
-    pub(super) fn arm(&mut self, now: Nanos, model: &impl Judge, blocked: VfSet) -> bool {
+    /// Asks for kicks, but not for rings that are `held` (of a VF, by index) or VFs beyond their rate: those are looked at again
+    /// when they may go on. True if there is work after all.
+    pub(super) fn arm(
+        &mut self,
+        now: Nanos,
+        model: &impl Judge,
+        held: impl Fn(VfIndex, u32) -> bool,
+    ) -> bool {
         let mut work = false;
         for vf in self.active.attached().iter() {
-            let waits = blocked.contains(vf) || model.tx_ready_at(vf, now) > now;
+            let waits = model.tx_ready_at(vf, now) > now;
             let queues = self.tx[vf.index()].queues.iter_mut();
             let mut found = false;
             for slot in queues.filter(|slot| !slot.broken) {
+                let waits = waits || held(vf, slot.queue.vring().index());
                 found |= slot.queue.set_notify(!waits);
             }
             if found {

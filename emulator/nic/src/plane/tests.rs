@@ -540,7 +540,7 @@ fn a_parked_frame_goes_back_to_its_ring_when_another_comes_before_it() {
         bench.vms[0].send_on(1, BEYOND, 60);
     }
     bench.settle();
-    assert!(bench.worker.is_parked(VfIndex(0)));
+    assert!(bench.worker.is_blocked(VfIndex(0)));
     assert_eq!(bench.vms[0].outstanding(1), 1);
     bench.worker.attach(VfIndex(0), ring);
     bench.vms[0].send_on(0, BEYOND, 60);

@@ -63,6 +63,12 @@ impl DirectPlane {
         }
     }
 
+    /// Whether another worker has the rings of a VF, and only its frames for the port come here.
+    #[inline]
+    pub(super) fn is_remote(&self, vf: VfIndex) -> bool {
+        self.from_workers.as_ref().is_some_and(|q| q.serves(vf))
+    }
+
     /// Delivers what other workers have left here, so many frames of each at most; how many.
     pub(super) fn poll_workers(&mut self, limit: usize) -> usize {
         let mut moved = 0;

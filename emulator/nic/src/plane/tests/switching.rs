@@ -129,7 +129,7 @@ fn a_switch_with_full_queues_loses_and_reorders_nothing() {
     use Path::{Direct, Mediated};
     let mut bench = Bench::new(&[Direct, Mediated, Direct], ENDLESS);
     // VF 0 fills the fibre, and one of its frames has to wait.
-    while !bench.worker.is_parked(VfIndex(0)) {
+    while !bench.worker.is_blocked(VfIndex(0)) {
         bench.vms[0].send(BEYOND);
         bench.worker.poll(bench.now);
     }

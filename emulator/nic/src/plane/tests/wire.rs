@@ -46,7 +46,7 @@ fn receivers_are_told_of_a_frame_that_still_waits_for_the_wire() {
     bench.worker.take_notified();
     assert!(bench.vms[0].send(BROADCAST));
     bench.worker.poll(bench.now);
-    assert!(bench.worker.is_parked(VfIndex(0)));
+    assert!(bench.worker.is_blocked(VfIndex(0)));
     assert_eq!(bench.vms[1].receive(), 1);
     assert!(bench.worker.take_notified().rx.contains(VfIndex(1)));
 }
@@ -369,4 +369,136 @@ fn frames_of_a_wire_that_was_looked_at_late_wait_for_buffers_that_a_guest_had_no
         let dropped_now = bench.drops().iter().map(|(_, n)| *n).sum::<u64>();
         assert_eq!(dropped_now - dropped, 12);
     }
+}
+
+/// A guest with so many queue pairs.
+fn with_queues(queue_pairs: u16) -> NetConfig {
+    NetConfig {
+        queue_pairs,
+        ..queue_of(64)
+    }
+}
+
+#[test]
+fn a_queue_that_waits_for_the_wire_holds_none_of_the_others() {
+    // With the port, and with a queue to the worker that has it.
+    for (workers, vf) in [(1, 0), (2, 1)] {
+        let mut bench = Bench::with_workers(workers, &[Path::Direct; 2], Nanos(0), None);
+        (0..2).for_each(|vf| bench.start(vf, &with_queues(2)));
+        let to = 1 - vf;
+        let now = bench.now;
+        while bench.vms[vf].outstanding(0) == 0 {
+            assert!(bench.vms[vf].send_on(0, BEYOND, 1514));
+            bench.worker_of_vf(vf).poll(now);
+            bench.worker.poll(now);
+        }
+        assert!(bench.vms[vf].send_on(0, mac(to), 1514), "behind it");
+        for n in 1..=200 {
+            assert!(bench.vms[vf].send_on(1, mac(to), 60));
+            while bench.worker_of_vf(vf).poll(now) + bench.worker_of_vf(to).poll(now) > 0 {
+                bench.vms[to].receive();
+            }
+            assert_eq!(bench.vms[to].receive(), n, "{workers} workers");
+        }
+        assert_eq!(bench.vms[vf].outstanding(1), 0);
+        let waits = bench.vms[vf].outstanding(0);
+        assert!(waits > 0, "the wire has taken no more meanwhile");
+        // Nothing is left that could be done now, nor is anybody asked for kicks of the ring that waits.
+        assert!(!bench.worker_of_vf(vf).arm(now));
+        bench.vms[vf].send_on(1, mac(to), 60);
+        assert!(bench.worker_of_vf(vf).arm(now), "but of the other");
+        bench.run_until(MS);
+        assert_eq!(bench.vms[to].receive(), 202);
+        assert_eq!(bench.vms[vf].outstanding(0), 0);
+        assert_eq!(bench.drops(), []);
+    }
+}
+
+#[test]
+fn a_vf_has_one_share_of_the_wire_however_many_queues_it_has_and_they_share_it() {
+    for (workers, slack) in [(1, Nanos(0)), (1, Nanos(40_000)), (2, Nanos(40_000))] {
+        let mut bench = Bench::with_workers(workers, &[Path::Direct; 3], slack, None);
+        let queues = [1, 4, 2];
+        for (vf, queues) in queues.into_iter().enumerate() {
+            bench.start(vf, &with_queues(queues));
+        }
+        // Which queue a frame was in is its length.
+        let length = |queue: usize| 500 + queue;
+        for step in 1..=200 {
+            for (vm, queues) in bench.vms.iter_mut().zip(queues) {
+                for queue in 0..usize::from(queues) {
+                    while vm.send_on(queue, BEYOND, length(queue)) {}
+                }
+            }
+            let now = Nanos(step * 10_000);
+            match slack {
+                Nanos(0) => bench.run_until(now),
+                // A worker on the wall clock looks now and then only.
+                _ => {
+                    bench.now = now;
+                    bench.settle();
+                }
+            }
+        }
+        let arrived = bench.arrived.split_off(700);
+        let mut shares: BTreeMap<(MacAddr, usize), Vec<u32>> = BTreeMap::new();
+        for (src, frames) in arrived
+            .chunk_by(|a, b| a.len() == b.len())
+            .flat_map(by_sender_of)
+        {
+            shares.entry(src).or_default().extend(frames);
+        }
+        for (vf, queues) in queues.into_iter().enumerate() {
+            for queue in 0..usize::from(queues) {
+                let numbers = &shares[&(mac(vf), length(queue))];
+                assert!(numbers.is_sorted(), "vf {vf} queue {queue}");
+                let share = numbers.len() * 3 * usize::from(queues);
+                let apart = share.abs_diff(arrived.len());
+                assert!(
+                    apart < arrived.len() / 20,
+                    "vf {vf} queue {queue} of {workers} workers: {share} of {}",
+                    arrived.len()
+                );
+            }
+        }
+    }
+}
+
+/// The numbers of frames of one length, with who sent them.
+fn by_sender_of(frames: &[Vec<u8>]) -> Vec<((MacAddr, usize), Vec<u32>)> {
+    let len = frames.first().map_or(0, Vec::len);
+    let by_sender = by_sender(frames).into_iter();
+    by_sender
+        .map(|(src, numbers)| ((src, len), numbers))
+        .collect()
+}
+
+#[test]
+fn a_ring_that_stops_takes_its_waiting_frame_along_and_leaves_those_of_the_others() {
+    let mut bench = Bench::bare(&[Path::Direct], Nanos(0), None);
+    bench.start(0, &with_queues(3));
+    bench.vms[0].send_on(0, BEYOND, 100);
+    bench.settle();
+    for queue in 0..3 {
+        for _ in 0..2 {
+            bench.vms[0].send_on(queue, BEYOND, 500 + queue);
+        }
+    }
+    bench.settle();
+    assert!(bench.worker.is_blocked(VfIndex(0)));
+    let ring = bench.worker.detach(bench.now, VfIndex(0), 3).unwrap();
+    assert!(bench.worker.is_blocked(VfIndex(0)), "the others still wait");
+    assert_eq!(
+        [0, 1, 2].map(|queue| bench.vms[0].outstanding(queue)),
+        [2, 1, 2]
+    );
+    bench.worker.attach(VfIndex(0), ring);
+    assert!(!bench.worker.is_blocked(VfIndex(0)));
+    bench.run_until(MS);
+    let lengths: Vec<_> = bench.arrived.iter().map(Vec::len).collect();
+    assert_eq!(lengths, [100, 501, 500, 502, 501, 500, 502]);
+    assert_eq!(
+        [0, 1, 2].map(|queue| bench.vms[0].outstanding(queue)),
+        [0; 3]
+    );
 }

@@ -123,7 +123,7 @@ fn a_worker_takes_a_burst_from_each_other_in_turn() {
 #[test]
 fn a_busy_wire_holds_up_the_vfs_of_every_worker_and_drops_nothing() {
     let mut bench = bench(2, 2, Nanos(0));
-    while !bench.others[0].is_parked(VfIndex(1)) {
+    while !bench.others[0].is_blocked(VfIndex(1)) {
         bench.vms[1].send(BEYOND);
         bench.others[0].poll(bench.now);
     }
@@ -227,7 +227,7 @@ fn who_sleeps_is_woken_by_what_is_left_for_it_and_by_room() {
     assert!(!first.arm(now));
     assert!(!second_rung(), "there was room all the time");
 
-    while !second.is_parked(VfIndex(1)) {
+    while !second.is_blocked(VfIndex(1)) {
         bench.vms[1].send(BEYOND);
         second.poll(now);
     }
@@ -241,7 +241,7 @@ fn who_sleeps_is_woken_by_what_is_left_for_it_and_by_room() {
     assert!(second_rung());
     assert_eq!(second.next(free), Some(free), "it must not sleep");
     second.poll(free);
-    assert!(!second.is_parked(VfIndex(1)));
+    assert!(!second.is_blocked(VfIndex(1)));
 }
 
 #[test]
@@ -249,7 +249,7 @@ fn a_switch_with_full_queues_between_workers_loses_and_reorders_nothing() {
     let mut bench = bench(3, 4, ENDLESS);
     bench.command("vf 0 set path mediated");
     // VF 1's worker waits for the port's; one frame has to wait in its ring, and more are behind it.
-    while !bench.worker_of_vf(1).is_parked(VfIndex(1)) {
+    while !bench.worker_of_vf(1).is_blocked(VfIndex(1)) {
         bench.vms[1].send(BEYOND);
         let now = bench.now;
         bench.worker_of_vf(1).poll(now);
@@ -301,7 +301,7 @@ fn a_switch_with_full_queues_between_workers_loses_and_reorders_nothing() {
 fn a_ring_that_stops_leaves_its_waiting_frame_to_the_port() {
     let mut bench = bench(2, 2, ENDLESS);
     let now = bench.now;
-    while !bench.others[0].is_parked(VfIndex(1)) {
+    while !bench.others[0].is_blocked(VfIndex(1)) {
         bench.vms[1].send(BEYOND);
         bench.others[0].poll(now);
     }
