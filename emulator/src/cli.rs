@@ -62,10 +62,11 @@ pub enum Command {
         #[command(subcommand)]
         command: Filter,
     },
-    /// Pull and plug the NIC's cable, so that the NIC at its other end loses the carrier, too; say how its switch forwards and
-    /// its MTU; and what 'ip link' has for VFs
+    /// Pull and plug the NIC's cable, so that the NIC at its other end loses the carrier, too; say how its switch forwards, its
+    /// MTU, and how many VFs it has; and what 'ip link' has for VFs
+    #[command(after_help = LINK_HELP)]
     Link {
-        /// set [dev NIC] [up|down] [mtu BYTES] | set [dev NIC] hwmode veb|vepa|floating | set [dev NIC] vf N ...
+        /// set [dev NIC] [up|down] [mtu BYTES] [numvfs N] | set [dev NIC] hwmode veb|vepa|floating | set [dev NIC] vf N ...
         #[arg(required = true, num_args = 1.., trailing_var_arg = true)]
         words: Vec<String>,
     },
@@ -187,6 +188,16 @@ Examples:
   vfnic vf 0-7 vlan add 100-119
   vfnic vf 1 mac add 02:00:00:00:00:99
   vfnic vf 1 rss weight 3 1";
+
+const LINK_HELP: &str = "\
+numvfs is sriov_numvfs of sysfs: 0, or up to 'vfs' of the configuration (sriov_totalvfs), and from one number to another through 0.
+With the VFs go their sessions, their sockets, all that was set for them, and filters that lead to them, which are named. New ones
+have sockets and default settings.
+
+Examples:
+  vfnic link set dev a down
+  vfnic link set numvfs 0
+  vfnic link set numvfs 4";
 
 /// What to do with a NIC's filters.
 #[derive(Debug, Subcommand)]

@@ -295,8 +295,8 @@ fn guests(server: &Server, ctl: &Path) -> String {
     let mut out = String::new();
     for host in server.hosts() {
         let nic = &host.settings;
-        out += &format!("{}: {} VFs\n", nic.name, nic.vfs);
-        for i in 0..usize::from(nic.vfs) {
+        out += &format!("{}: {} VFs\n", nic.name, nic.num_vfs());
+        for i in 0..usize::from(nic.num_vfs()) {
             let vf = VfIndex::from(i);
             let mac = host.policy().vf(vf).mac;
             let arguments = server::qemu_arguments(nic, vf, mac);

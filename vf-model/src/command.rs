@@ -62,7 +62,7 @@ pub enum Command {
         /// Who is reset.
         vfs: VfRange,
     },
-    /// `link set up|down|mtu N ...`: the NIC's own port.
+    /// `link set up|down|mtu N|numvfs N ...`: the NIC's own port.
     SetLink(Vec<LinkSetting>),
     /// `link set hwmode MODE`: how the NIC's switch forwards.
     SetSwitchMode(SwitchMode),
@@ -106,6 +106,8 @@ pub enum LinkSetting {
     Up(bool),
     /// `mtu BYTES`.
     Mtu(u32),
+    /// `numvfs N`: how many VFs there are (`sriov_numvfs`).
+    NumVfs(u16),
 }
 
 /// A command, and the NIC that its words name: `link set dev NIC ...`.
@@ -166,7 +168,9 @@ impl<S: AsRef<str>> Words<'_, S> {
             Some("dev") => {
                 self.next("dev")?;
             }
-            Some("up" | "down" | "mtu" | "hwmode" | "vf") | None => return Ok(None),
+            Some("up" | "down" | "mtu" | "numvfs" | "sriov_numvfs" | "hwmode" | "vf") | None => {
+                return Ok(None);
+            }
             Some(_) if self.left() == 1 => return Ok(None),
             Some(_) => {}
         }
@@ -174,7 +178,8 @@ impl<S: AsRef<str>> Words<'_, S> {
     }
 
     fn link_command(&mut self) -> Result<Command, Refusal> {
-        const SETTINGS: &str = "up, down, mtu, hwmode or vf";
+        const SETTINGS: &str = "up, down, mtu, numvfs, hwmode or vf";
+        const COUNT: &str = "how many VFs there are to be, or 0 for none";
         let mut settings = Vec::new();
         while settings.is_empty() || !self.is_done() {
             settings.push(match self.next(SETTINGS)? {
@@ -183,6 +188,10 @@ impl<S: AsRef<str>> Words<'_, S> {
                 "mtu" => {
                     let mtu = self.next(MTU_VALUES)?;
                     LinkSetting::Mtu(number("mtu", mtu, MTU_VALUES)?)
+                }
+                "numvfs" => {
+                    let n = self.next(COUNT)?;
+                    LinkSetting::NumVfs(number("numvfs", n, COUNT)?)
                 }
                 "vf" if settings.is_empty() => return self.vf_command(),
                 "hwmode" if settings.is_empty() => {
@@ -352,6 +361,7 @@ impl fmt::Display for Command {
                     LinkSetting::Up(true) => f.write_str(" up"),
                     LinkSetting::Up(false) => f.write_str(" down"),
                     LinkSetting::Mtu(mtu) => write!(f, " mtu {mtu}"),
+                    LinkSetting::NumVfs(n) => write!(f, " numvfs {n}"),
                 })
             }
             Command::SetSwitchMode(mode) => write!(f, "link set hwmode {mode}"),
@@ -498,12 +508,17 @@ mod tests {
                 "vf 0 mtu 70000000000",
                 "mtu '70000000000': 68 to 9216 bytes, 0",
             ),
+            ("link set sriov_numvfs 4", "did you mean 'numvfs'?"),
+            ("link set numvfs -1", "numvfs '-1': how many VFs"),
             ("link set mtu", "mtu: 68 to 9216 bytes must follow"),
             ("link set dev", "dev: the name of a NIC must follow"),
-            ("link set a", "link set 'a': up, down, mtu, hwmode or vf"),
+            (
+                "link set a",
+                "link set 'a': up, down, mtu, numvfs, hwmode or vf",
+            ),
             (
                 "link set a sideways",
-                "link set 'sideways': up, down, mtu, hwmode or vf",
+                "link set 'sideways': up, down, mtu, numvfs, hwmode or vf",
             ),
             ("vf 0 set", "each with a value must follow"),
             ("vf 0 set speed 3", "setting 'speed': mac, vlan, qos,"),
@@ -541,7 +556,7 @@ mod tests {
             ("link up", "link 'up': set"),
             (
                 "link set sideways\n",
-                "link set 'sideways\\n': up, down, mtu, hwmode or vf",
+                "link set 'sideways\\n': up, down, mtu, numvfs, hwmode or vf",
             ),
             (
                 "link set hwmode hub",
@@ -615,6 +630,7 @@ mod tests {
         let link = prop_oneof![
             any::<bool>().prop_map(LinkSetting::Up),
             any::<u32>().prop_map(LinkSetting::Mtu),
+            any::<u16>().prop_map(LinkSetting::NumVfs),
         ];
         let spread = proptest::option::of(prop_oneof![
             Just(RssSpread::InUse),

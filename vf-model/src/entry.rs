@@ -24,6 +24,18 @@ pub(crate) struct Entry {
 }
 
 impl Entry {
+    /// A VF of which nobody has said anything, made with this address.
+    pub(crate) fn new(mac: MacAddr, rss: Rss) -> Entry {
+        Entry {
+            policy: VfPolicy::new(mac),
+            filters: VfFilters::default(),
+            asked: Asked::default(),
+            rx: RxFilter::default(),
+            rss,
+            resets: 0,
+        }
+    }
+
     /// The VF's address.
     #[inline]
     pub(crate) fn mac(&self) -> MacAddr {

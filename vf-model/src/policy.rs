@@ -5,6 +5,7 @@
 
 mod answers;
 mod auto;
+mod num_vfs;
 
 use std::sync::Arc;
 
@@ -21,7 +22,7 @@ use crate::filter_table::{FilterTable, Insert};
 use crate::lack::Answer;
 use crate::learned::Learned;
 use crate::lookup::Lookup;
-use crate::mailbox::{Asked, RxFilter, VfRequest};
+use crate::mailbox::{RxFilter, VfRequest};
 use crate::mailbox_words::MailboxRequest;
 use crate::mtu::Mtu;
 use crate::profile::{Profile, Rows, Silicon, VfRoom};
@@ -40,7 +41,12 @@ pub struct Policy {
     version: u64,
     /// The version that last changed what becomes of a frame with a given header and given actions of flow filters.
     verdicts: u64,
+    /// All that there can be; what is said of those that there are not now is nothing.
     entries: Arc<[Arc<Entry>]>,
+    /// How many VFs there are now, the first ones.
+    num_vfs: usize,
+    /// How often VFs have been made since there was a policy.
+    enabled: u64,
     /// Whether the administrator has the NIC's port up.
     port_up: bool,
     /// Whether the cable in it carries: the port at the other end is up.
@@ -94,20 +100,15 @@ impl Policy {
         let silicon = config.profile.silicon();
         let rss = Rss::new();
         let entries: Arc<[Arc<Entry>]> = (0..vfs)
-            .map(|i| Entry {
-                policy: VfPolicy::new(config.mac_base.offset(i)),
-                filters: VfFilters::default(),
-                asked: Asked::default(),
-                rx: RxFilter::default(),
-                rss: rss.clone(),
-                resets: 0,
-            })
+            .map(|i| Entry::new(config.mac_base.offset(i), rss.clone()))
             .map(Arc::new)
             .collect();
         Policy {
             version: 0,
             verdicts: 0,
             lookup: Lookup::new(&entries, true, Mtu::MAX, &silicon),
+            num_vfs: entries.len(),
+            enabled: 0,
             entries,
             port_up: true,
             carrier: true,
@@ -130,7 +131,7 @@ impl Policy {
         self.version
     }
 
-    /// How many VFs the NIC has.
+    /// How many VFs the NIC can have (`sriov_totalvfs`).
     #[must_use]
     pub fn vf_count(&self) -> usize {
         self.entries.len()
@@ -357,6 +358,7 @@ impl Policy {
     #[must_use]
     pub fn has_same_vfs(&self, other: &Policy) -> bool {
         Arc::ptr_eq(&self.entries, &other.entries)
+            && self.num_vfs == other.num_vfs
             && (self.port_up, self.carrier, self.mtu) == (other.port_up, other.carrier, other.mtu)
             && self.switch_mode == other.switch_mode
             && self.fdb == other.fdb
@@ -377,7 +379,7 @@ impl Policy {
         if changed == Changed::Vfs {
             // VFs on a switch without an uplink do not follow the port.
             let up = self.link_up() || self.switch_mode == SwitchMode::Floating;
-            self.lookup = Lookup::new(&self.entries, up, self.mtu(), &self.silicon);
+            self.lookup = Lookup::new(self.present(), up, self.mtu(), &self.silicon);
             if !self.learned.filters().is_empty() {
                 self.prune();
             }
@@ -434,6 +436,7 @@ impl Policy {
                     match *setting {
                         LinkSetting::Up(up) => self.port_up = up,
                         LinkSetting::Mtu(mtu) => self.mtu = Some(Mtu::new(mtu)?),
+                        LinkSetting::NumVfs(n) => self.set_num_vfs(n)?,
                     }
                 }
             }
@@ -501,7 +504,7 @@ impl Policy {
 
     /// What is guaranteed to VFs has to be there.
     fn check_guarantees(&self) -> Result<(), Refusal> {
-        let guarantees = self.entries.iter().filter_map(|e| e.policy.min_tx_rate);
+        let guarantees = self.present().iter().filter_map(|e| e.policy.min_tx_rate);
         let sum = guarantees.map(|min| u64::from(min.0)).sum();
         let rate = self.port_rate.map(|bps| bps / 1_000_000);
         match rate.filter(|rate| sum > *rate) {
@@ -550,7 +553,7 @@ impl Policy {
     /// A mirrored frame has the tags that the switch saw, so its receiver cannot be one that does not see them; and the switch
     /// knows no stations on the hypervisor's bridge.
     fn check_mirrors(&self) -> Result<(), Refusal> {
-        for (vf, entry) in self.entries.iter().enumerate() {
+        for (vf, entry) in self.present().iter().enumerate() {
             let Some(to) = entry.policy.mirror else {
                 continue;
             };
@@ -587,7 +590,7 @@ impl Policy {
     ) -> Result<(Option<Changed>, Option<Refusal>), Refusal> {
         let entry = self.existing(vf)?;
         let taken = |mac| {
-            let others = self.entries.iter().enumerate();
+            let others = self.present().iter().enumerate();
             let mut others = others.filter(|(i, _)| *i != vf.index());
             others.any(|(_, other)| other.claims(mac))
         };
@@ -621,9 +624,16 @@ impl Policy {
     }
 
     pub(crate) fn existing(&self, vf: VfIndex) -> Result<&Entry, Refusal> {
-        let last = VfIndex::from(self.entries.len() - 1);
-        let entry = self.entries.get(vf.index());
-        entry.map(Arc::as_ref).ok_or(Refusal::NoSuchVf { vf, last })
+        let entry = self.present().get(vf.index());
+        entry
+            .map(Arc::as_ref)
+            .ok_or(match self.num_vfs.checked_sub(1) {
+                Some(last) => Refusal::NoSuchVf {
+                    vf,
+                    last: VfIndex::from(last),
+                },
+                None => Refusal::NoVfs(vf),
+            })
     }
 
     /// What is said about a VF, to be changed: in a copy, if other policies share it.

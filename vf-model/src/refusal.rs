@@ -75,6 +75,29 @@ pub enum Refusal {
         /// The last there is.
         last: VfIndex,
     },
+    /// There are no VFs now.
+    #[error("{0}: this NIC has no VFs now: 'link set numvfs N' makes them")]
+    NoVfs(VfIndex),
+    /// More VFs than the NIC can have.
+    #[error(
+        "numvfs {wanted}: ERANGE, this NIC can have 0 to {total} VFs (vfs in its configuration)"
+    )]
+    TooManyVfs {
+        /// How many there are to be.
+        wanted: u16,
+        /// How many there can be.
+        total: usize,
+    },
+    /// Another number of VFs while there are some.
+    #[error(
+        "numvfs {wanted}: EBUSY, there are {now} VFs already: set numvfs 0 first, which takes them from their guests"
+    )]
+    VfsInUse {
+        /// How many there are to be.
+        wanted: u16,
+        /// How many there are.
+        now: usize,
+    },
     /// A port VLAN for a VF with VLAN filters, or the reverse.
     #[error("a VF has a port VLAN or filters that name VLANs, not both: remove the other first")]
     PortVlanAndFilters,

@@ -31,6 +31,15 @@ pub type Watcher = Box<dyn FnMut(&Seen<'_>)>;
 )]
 pub struct MeasuredCpu;
 
+/// Why VFs do not come and go on the virtual clock.
+pub const NUM_VFS: &str = "numvfs: on the virtual clock VFs have their guests from the start; say vfs or numvfs in the file, or use --clock wall";
+
+/// Whether a NIC has other VFs by one policy than by the one before.
+pub(crate) fn changes_vfs(before: &Policy, after: &Policy) -> bool {
+    let vfs = |policy: &Policy| (policy.num_vfs(), policy.times_enabled());
+    vfs(before) != vfs(after)
+}
+
 /// What the mediated path costs on the virtual clock.
 ///
 /// # Errors

@@ -111,7 +111,9 @@ pub fn initial_policy(settings: &NicSettings) -> Result<Policy, (VfIndex, Refusa
         let refused = |refusal| (VfIndex::default(), refusal);
         policy = policy.with(command).map_err(refused)?;
     }
-    for (i, vf) in settings.vf.iter().enumerate() {
+    // Those of which nothing is said need not be there.
+    let said = settings.vf.iter().enumerate();
+    for (i, vf) in said.filter(|(_, vf)| !vf.policy.is_empty()) {
         let command = Command::SetVf {
             vfs: VfIndex::from(i).into(),
             settings: vf.policy.clone(),
@@ -179,7 +181,12 @@ impl NicInstance {
     /// What the front end of a VF is told about the device.
     #[must_use]
     pub fn device_config(&self, vf: VfIndex) -> DeviceConfig {
-        let policy = self.policy();
+        self.device_config_by(&self.policy(), vf)
+    }
+
+    /// What it is told by this policy, which is to be in force.
+    #[must_use]
+    pub fn device_config_by(&self, policy: &Policy, vf: VfIndex) -> DeviceConfig {
         let name = format!("{} {vf}", self.settings.name);
         let mac = policy.vf(vf).mac.0;
         let mut config = DeviceConfig::new(name, mac, self.settings.queue_pairs);
@@ -290,6 +297,15 @@ impl NicInstance {
         let mut notes = Vec::new();
         for (i, (was, is)) in before.into_iter().zip(after).enumerate() {
             let vf = VfIndex::from(i);
+            let (was, is) = match (was, is) {
+                (Some(was), Some(is)) if was.enabled == is.enabled => (was, is),
+                (Some(_), is) => {
+                    notes.extend(self.take_away(vf, is));
+                    continue;
+                }
+                // Its socket is served by whoever serves the others.
+                (None, _) => continue,
+            };
             if was.mac != is.mac {
                 // A guest that takes its address from us reads it when its driver starts.
                 self.serve(vf, |endpoint, _| endpoint.set_mac(is.mac.0));
@@ -338,6 +354,27 @@ impl NicInstance {
             }
         }
         notes
+    }
+
+    /// Ends the session of a VF that is no more. If another is made in its place, that has its socket.
+    fn take_away(&mut self, vf: VfIndex, another: Option<GuestView>) -> Option<String> {
+        let connected = self.serve(vf, |endpoint, device| {
+            let connected = endpoint.is_connected();
+            endpoint.close_session(SessionRefusal::Closed, Instant::now(), device);
+            if let Some(is) = &another {
+                endpoint.set_mac(is.mac.0);
+                endpoint.set_mtu(is.mtu.get());
+                endpoint.set_link_up(is.link_up);
+            }
+            connected
+        });
+        if another.is_none()
+            && let Some(vf) = self.vfs.get_mut(vf.index())
+        {
+            vf.endpoint = None;
+        }
+        let name = &self.settings.name;
+        (connected == Some(true)).then(|| format!("{name} {vf}: taken from its guest"))
     }
 
     /// The NIC's filters, those that win first.
@@ -390,15 +427,21 @@ struct GuestView {
     mac: MacAddr,
     mtu: Mtu,
     resets: u64,
+    /// How often VFs had been made when it was.
+    enabled: u64,
 }
 
-fn seen_by_guests(policy: &Policy) -> Vec<GuestView> {
+/// By VF; `None` if there is none of this number now.
+fn seen_by_guests(policy: &Policy) -> Vec<Option<GuestView>> {
     let vfs = (0..policy.vf_count()).map(VfIndex::from);
-    vfs.map(|vf| GuestView {
-        link_up: policy.link_up_for(vf),
-        mac: policy.vf(vf).mac,
-        mtu: policy.told_mtu(vf),
-        resets: policy.resets(vf),
+    vfs.map(|vf| {
+        (vf.index() < policy.num_vfs()).then(|| GuestView {
+            link_up: policy.link_up_for(vf),
+            mac: policy.vf(vf).mac,
+            mtu: policy.told_mtu(vf),
+            resets: policy.resets(vf),
+            enabled: policy.times_enabled(),
+        })
     })
     .collect()
 }

@@ -65,7 +65,10 @@ fn wrong_commands_change_nothing() {
         ),
         ("--nic a filter add flow-type tcp4 dst 1 vf 1", "dst-ip"),
         ("--nic a filter del flow-type ether proto 2048", "no such"),
-        ("--nic a link set sideways", "up, down, mtu, hwmode or vf"),
+        (
+            "--nic a link set sideways",
+            "up, down, mtu, numvfs, hwmode or vf",
+        ),
         ("link set dev c vf 0 trust on", "no NIC 'c'"),
         ("--nic b link set dev a vf 0 trust on", "--nic b and dev a"),
         ("--nic a vf 0-2 trust on", "0 to 1"),

@@ -13,6 +13,7 @@ mod host;
 mod hostile;
 mod idle;
 mod logging;
+mod num_vfs;
 mod policy;
 mod port;
 mod protocol;

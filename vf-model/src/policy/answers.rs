@@ -30,7 +30,7 @@ impl Policy {
         let Command::Request { vfs, request } = command else {
             return Vec::new();
         };
-        let vfs = vfs.iter().filter(|vf| vf.index() < self.vf_count());
+        let vfs = vfs.iter().filter(|vf| vf.index() < self.num_vfs());
         vfs.map(|vf| format!("{vf}: {}", self.answer(vf, request)))
             .collect()
     }

@@ -12,6 +12,7 @@ use vf_nic::instance::initial_policy;
 use vf_nic::uplink::UplinkSpec;
 
 use crate::virtual_hosts::cost_model;
+use crate::virtual_hosts::{NUM_VFS, changes_vfs};
 
 use super::error::{LoadError, ScenarioError, value};
 use super::expect;
@@ -195,7 +196,7 @@ impl ScenarioPlan {
         own: &[Interface],
     ) -> Result<Interface, ScenarioError> {
         let nic = self.nic(nic)?;
-        if vf >= self.config.nics[nic].vfs {
+        if vf >= self.config.nics[nic].num_vfs() {
             return Err(value("vf", vf, "the VFs of a NIC are 0 to its vfs - 1"));
         }
         let vf = VfIndex::from(usize::from(vf));
@@ -531,6 +532,9 @@ impl Place<'_> {
                 }
             };
             match done {
+                Ok((after, _)) if changes_vfs(policy, &after) => {
+                    return Err(self.wrong(line, ScenarioError::Needs(NUM_VFS)));
+                }
                 Ok((after, answer)) => (*policy, event.answer) = (after, answer),
                 Err(refusal) if event.name.is_some() => {
                     (event.refused, event.answer) = (true, format!("refused: {refusal}"));

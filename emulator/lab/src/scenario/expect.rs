@@ -257,7 +257,7 @@ fn drops(
 ) -> Result<Figure, ScenarioError> {
     let nic = plan.nic(section.nic.as_deref())?;
     let vf = match section.vf {
-        Some(vf) if vf >= plan.config.nics[nic].vfs => {
+        Some(vf) if vf >= plan.config.nics[nic].num_vfs() => {
             return Err(value("vf", vf, "the VFs of a NIC are 0 to its vfs - 1"));
         }
         vf => vf.map(|vf| VfIndex::from(usize::from(vf))),

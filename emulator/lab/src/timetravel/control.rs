@@ -15,6 +15,7 @@ use vf_vhost::listener::Listener;
 
 use super::error::{SimulationError, system};
 use super::simulation::Simulation;
+use crate::virtual_hosts::{NUM_VFS, changes_vfs};
 
 /// How long a client may wait, unless a guest does not stop.
 const PERIOD: Duration = Duration::from_millis(5);
@@ -96,8 +97,20 @@ impl Nics for Simulation {
         self.world.hosts().map(|host| host.borrow())
     }
 
-    fn change(&mut self, changes: Vec<Change>) -> Result<Vec<String>, SimulationError> {
+    fn change(
+        &mut self,
+        changes: Vec<Change>,
+    ) -> Result<Result<Vec<String>, String>, SimulationError> {
+        let other_vfs = |change: &Change| {
+            changes_vfs(
+                &self.world.host(change.nic).borrow().policy(),
+                &change.policy,
+            )
+        };
+        if changes.iter().any(other_vfs) {
+            return Ok(Err(NUM_VFS.to_owned()));
+        }
         self.meet();
-        self.put_in_force(changes)
+        self.put_in_force(changes).map(Ok)
     }
 }

@@ -162,7 +162,7 @@ impl Simulation {
         )?;
         for host in world.hosts() {
             let mut host = host.borrow_mut();
-            for i in 0..host.vfs.len() {
+            for i in 0..host.policy().num_vfs() {
                 let mut device = host.device_config(VfIndex::from(i));
                 device.protocol_features |= ProtocolFeatures::INBAND_NOTIFICATIONS;
                 device.coalescing.max_usecs =

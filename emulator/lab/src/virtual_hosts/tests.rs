@@ -351,12 +351,12 @@ impl Nics for Bench {
         self.0.hosts().map(|host| host.borrow())
     }
 
-    fn change(&mut self, changes: Vec<Change>) -> Result<Vec<String>, Self::Error> {
+    fn change(&mut self, changes: Vec<Change>) -> Result<Result<Vec<String>, String>, Self::Error> {
         let change = |change: Change| {
             let mut host = self.0.host(change.nic).borrow_mut();
             host.set_policy(change.policy)
         };
-        Ok(changes.into_iter().flat_map(change).collect())
+        Ok(Ok(changes.into_iter().flat_map(change).collect()))
     }
 }
 
@@ -392,6 +392,9 @@ const SAID: &[&str] = &[
     "link set mtu 10000",
     "link set down mtu 20",
     "link set down",
+    "link set numvfs 0",
+    "link set numvfs 2",
+    "link set numvfs 9",
     "link set hwmode vepa",
     "link set hwmode hub",
     "vf 0 vlan add 100-119",

@@ -164,6 +164,20 @@ mod tests {
     }
 
     #[test]
+    fn vfs_and_link_may_be_fewer_and_down_at_the_start() {
+        let config = load(
+            "[[nic]]\nname='a'\nvfs=8\nnumvfs=2\nlink='down'\n[[nic.vf]]\nindex=5\nsocket='five'\n[[nic.vf]]\nindex=1\nvlans=[5]\ntrust=true\n",
+        );
+        let nic = config.unwrap().nics.remove(0);
+        assert_eq!((nic.vfs, nic.num_vfs()), (8, 2));
+        let policy = crate::instance::initial_policy(&nic).unwrap();
+        assert_eq!((policy.num_vfs(), policy.vf_count()), (2, 8));
+        assert!(!policy.port_up());
+        let vf = vf_model::VfIndex(1);
+        assert!(policy.vf(vf).trust && policy.filters(vf).vlans().len() == 1);
+    }
+
+    #[test]
     fn impairments_of_a_wire_are_those_of_both_ends() {
         let nics = "[[nic]]\nname='a'\n[[nic]]\nname='b'\n[[wire]]\nbetween=['a','b']\n";
         let said = |config: Config| {
@@ -218,6 +232,18 @@ mod tests {
                 "a: filters, 'flow-type ether': filter:",
             ),
             ("[[nic]]\nname='a'\nprofile='82599'", "ixgbe"),
+            (
+                "[[nic]]\nname='a'\nnumvfs=3",
+                "a: numvfs: numvfs 3: ERANGE, this NIC can have 0 to 2 VFs",
+            ),
+            (
+                "[[nic]]\nname='a'\nnumvfs=1\nfilters=['flow-type ether proto 2048 vf 1']",
+                "0 to 0",
+            ),
+            (
+                "[[nic]]\nname='a'\nlink='off'",
+                "unknown variant `off`, expected `up` or `down`",
+            ),
             (
                 "[[nic]]\nname='a'\nhwmode='hub'",
                 "a: hwmode: hwmode 'hub': veb, vepa, floating or none",

@@ -6,7 +6,8 @@ use std::path::Path;
 use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 use vf_model::{
-    Command, FilterSpec, MacAddr, Mtu, NicConfig, Policy, Profile, Refusal, VfIndex, VfSetting,
+    Command, FilterSpec, LinkSetting, MacAddr, Mtu, NicConfig, Policy, Profile, Refusal, VfIndex,
+    VfSetting,
 };
 use vf_vhost::features::VirtioFeatures;
 
@@ -20,7 +21,7 @@ use crate::uplink::{NetemSpec, UplinkError, UplinkSpec};
 pub struct NicSettings {
     /// Its name on the command line and in file names.
     pub name: String,
-    /// How many VFs it has.
+    /// How many VFs it can have, and has at the start unless `switch` says otherwise.
     pub vfs: u16,
     /// Threads that the VFs' direct path is shared out to, on this machine's clock; the virtual clock has one.
     pub workers: u16,
@@ -39,8 +40,8 @@ pub struct NicSettings {
     pub netem: Option<NetemSpec>,
     /// Which NIC it is like.
     pub profile: Profile,
-    /// How its switch forwards at the start, the stations behind the PF that it has been told of, and what is said of VFs beside their
-    /// settings: commands that it takes.
+    /// How many VFs there are at the start, whether there is a link, how its switch forwards, the stations behind the PF that it has been
+    /// told of, and what is said of VFs beside their settings: commands that it takes.
     pub switch: Vec<Command>,
     /// The NIC's filters at the start.
     pub filters: Vec<FilterSpec>,
@@ -49,6 +50,19 @@ pub struct NicSettings {
 }
 
 impl NicSettings {
+    /// How many VFs it has at the start.
+    #[must_use]
+    pub fn num_vfs(&self) -> u16 {
+        let set = self.switch.iter().rev().find_map(|command| match command {
+            Command::SetLink(settings) => settings.iter().rev().find_map(|s| match s {
+                LinkSetting::NumVfs(n) => Some(*n),
+                _ => None,
+            }),
+            _ => None,
+        });
+        set.unwrap_or(self.vfs)
+    }
+
     /// The MTU that the driver of a VF is told at the start.
     #[must_use]
     pub fn told_mtu(&self, vf: VfIndex) -> Mtu {
@@ -132,6 +146,8 @@ pub struct NicSection {
     netem: Option<NetemSpec>,
     #[serde(default)]
     pub(super) profile: Profile,
+    numvfs: Option<u16>,
+    link: Option<PortLink>,
     hwmode: Option<String>,
     #[serde(default)]
     fdb: Vec<String>,
@@ -139,6 +155,14 @@ pub struct NicSection {
     filters: Vec<String>,
     #[serde(default)]
     vf: Vec<VfSection>,
+}
+
+/// Whether a NIC's port is up at the start.
+#[derive(Clone, Copy, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum PortLink {
+    Up,
+    Down,
 }
 
 fn default_vfs() -> u16 {
@@ -222,13 +246,22 @@ pub(super) fn check(
         mac_base,
         profile: section.profile,
     };
+    // First of all, as it takes with it what has been said of VFs.
+    let numvfs = section.numvfs.filter(|n| *n != vfs);
+    let numvfs = numvfs.into_iter().flat_map(|n| [0, n]);
+    let numvfs = numvfs.map(|n| ("numvfs", format!("link set numvfs {n}")));
+    let link = section.link.iter().map(|link| match link {
+        PortLink::Up => ("link", "link set up".to_owned()),
+        PortLink::Down => ("link", "link set down".to_owned()),
+    });
     let hwmode = section.hwmode.iter();
     let hwmode = hwmode.map(|mode| ("hwmode", format!("link set hwmode {mode}")));
     let fdb = section.fdb.iter();
     let fdb = fdb.map(|entry| ("fdb", format!("fdb add {entry} self")));
     let of_vfs = section.vf.iter().flat_map(VfSection::commands);
-    let switch = check_commands(&name, nic_config, hwmode.chain(fdb).chain(of_vfs))?;
-    let filters = check_filters(&name, nic_config, section.filters)?;
+    let said = numvfs.chain(link).chain(hwmode).chain(fdb).chain(of_vfs);
+    let (switch, policy) = check_commands(&name, Policy::new(nic_config), said)?;
+    let filters = check_filters(&name, policy, section.filters)?;
     let mut vf: Vec<VfSettings> = (0..vfs)
         .map(|i| VfSettings {
             socket: socket_dir.join(if plain_names {
@@ -275,13 +308,12 @@ pub(super) fn check(
     })
 }
 
-/// What a NIC takes that is said of it in words of commands, each with the key of the file that says it.
+/// What a NIC takes that is said of it in words of commands, each with the key of the file that says it, and what that makes of it.
 fn check_commands(
     name: &str,
-    config: NicConfig,
+    mut policy: Policy,
     said: impl Iterator<Item = (&'static str, String)>,
-) -> Result<Vec<Command>, ConfigError> {
-    let mut policy = Policy::new(config);
+) -> Result<(Vec<Command>, Policy), ConfigError> {
     let mut commands = Vec::new();
     for (key, words) in said {
         let words: Vec<_> = words.split_whitespace().collect();
@@ -296,16 +328,15 @@ fn check_commands(
             refusal,
         })?;
     }
-    Ok(commands)
+    Ok((commands, policy))
 }
 
 /// Filters that a NIC takes one after the other.
 fn check_filters(
     name: &str,
-    config: NicConfig,
+    mut policy: Policy,
     filters: Vec<String>,
 ) -> Result<Vec<FilterSpec>, ConfigError> {
-    let mut policy = Policy::new(config);
     let mut specs = Vec::new();
     for words in filters {
         let taken = words.parse().and_then(|spec| {

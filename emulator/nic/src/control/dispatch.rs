@@ -22,12 +22,12 @@ pub trait Nics {
     /// All NICs, always in the same order.
     fn nics(&self) -> impl Iterator<Item = impl Deref<Target = NicInstance>>;
 
-    /// Puts new policies in force, none of which can be refused any more, and says in a line each what guests cannot be shown
-    /// of them.
+    /// Puts new policies in force, and says in a line each what guests cannot be shown of them. Refused, with all of them as they
+    /// were, is only what the owner alone can know: that VFs cannot have their sockets.
     ///
     /// # Errors
     /// The owner's, when it cannot go on.
-    fn change(&mut self, changes: Vec<Change>) -> Result<Vec<String>, Self::Error>;
+    fn change(&mut self, changes: Vec<Change>) -> Result<Result<Vec<String>, String>, Self::Error>;
 }
 
 /// A new policy for a NIC.
@@ -118,8 +118,13 @@ fn why(policy: &Policy, words: &[String]) -> Result<Why, String> {
 fn done<N: Nics>(nics: &mut N, changes: Vec<Change>) -> Result<Response, N::Error> {
     let known = changes.iter().flat_map(|change| change.notes.clone());
     let mut notes: Vec<_> = known.collect();
-    notes.extend(nics.change(changes)?);
-    Ok(Response::Done(notes))
+    Ok(match nics.change(changes)? {
+        Ok(more) => {
+            notes.extend(more);
+            Response::Done(notes)
+        }
+        Err(why) => Response::Refused(why),
+    })
 }
 
 fn hello(protocol: Option<u32>) -> Response {
@@ -176,7 +181,9 @@ fn plan<N: Nics>(nics: &N, commands: &[NicCommand]) -> Result<Vec<Change>, Rejec
         match nic.policy().with_all(commands) {
             Ok(policy) => {
                 let before = nic.policy();
-                let ignored = commands.iter().flat_map(|c| before.ignored(c));
+                let ignored = commands
+                    .iter()
+                    .flat_map(|c| before.ignored(c).into_iter().chain(before.loses(c)));
                 let answers = commands.iter().flat_map(|c| policy.answers(c));
                 changes.push(Change {
                     nic: n,

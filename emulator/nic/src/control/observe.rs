@@ -75,7 +75,7 @@ fn nic(host: &NicInstance, at: Nanos, seconds: f64, before: &mut Busy) -> ShowNi
     let threads = matches!(host.worker(), PlaneHandle::Thread(_));
     let measured = if threads { "measured" } else { "none" }.to_owned();
     let workers = loads.len() as u64;
-    let vfs = (0..host.vfs.len())
+    let vfs = (0..policy.num_vfs())
         .map(|i| {
             let vf = VfIndex::from(i);
             let [direct, mediated] = [statistics.direct(vf), statistics.mediated(vf)];
@@ -163,6 +163,8 @@ fn nic(host: &NicInstance, at: Nanos, seconds: f64, before: &mut Busy) -> ShowNi
             .iter()
             .map(ToString::to_string)
             .collect(),
+        numvfs: policy.num_vfs() as u64,
+        totalvfs: policy.vf_count() as u64,
         filters: policy.all_filters().len() as u64,
         filter_tables: policy
             .all_filters()

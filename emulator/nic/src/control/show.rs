@@ -58,6 +58,12 @@ pub struct ShowNic {
     /// Stations behind the PF that the switch has been told of, in the words that add them.
     #[serde(default)]
     pub fdb: Vec<String>,
+    /// How many VFs there are (`sriov_numvfs`).
+    #[serde(default)]
+    pub numvfs: u64,
+    /// How many there can be (`sriov_totalvfs`).
+    #[serde(default)]
+    pub totalvfs: u64,
     /// How many filters the NIC has.
     pub filters: u64,
     /// How full its filter tables are.
@@ -431,6 +437,13 @@ impl ShowNic {
         writeln!(f, "    switch           {}", self.hwmode)?;
         for entry in &self.fdb {
             writeln!(f, "    fdb              {entry}")?;
+        }
+        if self.numvfs != self.totalvfs {
+            writeln!(
+                f,
+                "    numvfs           {} of {}",
+                self.numvfs, self.totalvfs
+            )?;
         }
         if self.filters > 0 {
             writeln!(f, "    filters          {}", self.filters)?;

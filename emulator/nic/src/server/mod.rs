@@ -15,7 +15,7 @@ use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token, Waker};
 use rustix::process::{Resource, Rlimit};
-use vf_model::{FastEvent, LinkConfig, Nanos, Refusal, VfIndex};
+use vf_model::{FastEvent, LinkConfig, Nanos, Policy, Refusal, VfIndex};
 use vf_vhost::endpoint::BindError;
 use vf_vhost::endpoint::Endpoint;
 use vf_vhost::listener::Listener;
@@ -239,7 +239,12 @@ impl Server {
                         poll,
                         ..
                     } = self;
-                    let mut nics = OnWallClock { now, hosts };
+                    let registry = poll.registry();
+                    let mut nics = OnWallClock {
+                        now,
+                        hosts,
+                        registry,
+                    };
                     clients.serve(Token(t), poll.registry(), |request| {
                         let Ok(response) = dispatcher.answer(&mut nics, request);
                         response
@@ -348,6 +353,8 @@ impl Reporter {
 struct OnWallClock<'a> {
     now: Nanos,
     hosts: &'a mut [NicInstance],
+    /// Wakes the server when something comes to a socket of a new VF.
+    registry: &'a mio::Registry,
 }
 
 impl Nics for OnWallClock<'_> {
@@ -361,7 +368,16 @@ impl Nics for OnWallClock<'_> {
         self.hosts.iter()
     }
 
-    fn change(&mut self, changes: Vec<Change>) -> Result<Vec<String>, Infallible> {
+    fn change(&mut self, changes: Vec<Change>) -> Result<Result<Vec<String>, String>, Infallible> {
+        let mut sockets = Vec::new();
+        for Change { nic, policy, .. } in &changes {
+            if let Some(host) = self.hosts.get(*nic) {
+                match new_sockets(*nic, host, policy, self.registry) {
+                    Ok(new) => sockets.extend(new.into_iter().map(|(vf, new)| (*nic, vf, new))),
+                    Err(why) => return Ok(Err(format!("{}: {why}", host.settings.name))),
+                }
+            }
+        }
         let mut notes = Vec::new();
         for Change {
             nic, policy, said, ..
@@ -378,7 +394,12 @@ impl Nics for OnWallClock<'_> {
                 }
             }
         }
-        Ok(notes)
+        for (nic, vf, endpoint) in sockets {
+            if let Some(host) = self.hosts.get_mut(nic) {
+                serve_socket(host, vf, endpoint);
+            }
+        }
+        Ok(Ok(notes))
     }
 }
 
@@ -528,11 +549,27 @@ fn uplink(
 
 /// Opens the sockets of a host's VFs.
 fn listen(h: usize, host: &mut NicInstance, registry: &mio::Registry) -> Result<(), RunError> {
-    let now = Instant::now();
-    for i in 0..host.vfs.len() {
+    let policy = host.policy();
+    for (vf, endpoint) in new_sockets(h, host, &policy, registry)? {
+        serve_socket(host, vf, endpoint);
+    }
+    Ok(())
+}
+
+/// Sockets for the VFs that there are by a policy and that have none yet.
+fn new_sockets(
+    h: usize,
+    host: &NicInstance,
+    policy: &Policy,
+    registry: &mio::Registry,
+) -> Result<Vec<(VfIndex, Endpoint)>, RunError> {
+    let vfs = host.vfs.iter().zip(&host.settings.vf).enumerate();
+    let new = vfs
+        .take(policy.num_vfs())
+        .filter(|(_, (vf, _))| vf.endpoint.is_none());
+    new.map(|(i, (_, settings))| {
         let vf = VfIndex::from(i);
-        let device = host.device_config(vf);
-        let settings = &host.settings.vf[i];
+        let device = host.device_config_by(policy, vf);
         let mut endpoint = match settings.role {
             SocketRole::Server => Endpoint::listen(&settings.socket, device)?,
             SocketRole::Client => Endpoint::connect(&settings.socket, device),
@@ -540,10 +577,18 @@ fn listen(h: usize, host: &mut NicInstance, registry: &mio::Registry) -> Result<
         endpoint
             .register(registry, Token(VF + h * VFS + i))
             .map_err(system("epoll"))?;
-        host.vfs[i].endpoint = Some(endpoint);
-        host.serve(vf, |endpoint, device| endpoint.poll(now, device));
+        Ok((vf, endpoint))
+    })
+    .collect()
+}
+
+fn serve_socket(host: &mut NicInstance, vf: VfIndex, endpoint: Endpoint) {
+    if let Some(place) = host.vfs.get_mut(vf.index()) {
+        place.endpoint = Some(endpoint);
     }
-    Ok(())
+    host.serve(vf, |endpoint, device| {
+        endpoint.poll(Instant::now(), device);
+    });
 }
 
 /// Every guest brings half a dozen descriptors and more; the usual soft limit is too low for many VFs.
