@@ -204,20 +204,20 @@ Examples:
 pub enum Filter {
     /// Add a filter
     Add {
-        /// MATCH vf N [loc N] | MATCH action drop [loc N]
+        /// MATCH vf N [loc N] | MATCH action drop [loc N] | egress [vf N] MATCH action drop|pass
         #[arg(required = true, num_args = 1.., trailing_var_arg = true, allow_hyphen_values = true)]
         words: Vec<String>,
     },
     /// Add a filter, in place of one with the same match and priority if there is one
     Replace {
-        /// MATCH vf N | MATCH action drop
+        /// MATCH vf N | MATCH action drop | egress [vf N] MATCH action drop|pass
         #[arg(required = true, num_args = 1.., trailing_var_arg = true, allow_hyphen_values = true)]
         words: Vec<String>,
     },
     /// Delete the filter with this id, or with this match, and of this priority
     #[command(visible_alias = "delete")]
     Del {
-        /// ID | MATCH
+        /// ID | MATCH | egress [vf N] MATCH
         #[arg(required = true, num_args = 1.., trailing_var_arg = true, allow_hyphen_values = true)]
         words: Vec<String>,
     },
@@ -245,6 +245,12 @@ An IP may be a prefix, 10.0.0.0/8. After a MAC or IP, m MASK names the bits that
 that match a frame the one wins that has the first field, of dst-port, src-port, dst-ip, src-ip, l4proto, dst, src, vlan, inner-vlan
 and proto in this order, that the other has not; of the same fields the longer prefix or mask.
 They judge what is received, from the wire or by a VF from another; not what a VF sends to the wire.
+
+With egress in front, as tc and rte_flow call it, a filter judges what VFs send, wherever it goes: action drop, or action pass, after
+which no other egress filter is asked. vf N says whose frames (of all VFs without); such a filter goes before others. The generic
+NIC takes any fields, and what no filter matches passes. siena has a table of source addresses for each VF: egress vf N flow-type
+ether src MAC [vlan VID] action pass, and a VF with one sends nothing else. Other profiles have none.
+
 Each may end with priority hint|auto|manual|required [default: manual]. There is one filter for a match: a higher priority
 takes the place of a lower one, a lower one is refused. What took the place of an auto one gives it back when it is deleted.
 To delete a filter, name the priority that it has.
@@ -257,6 +263,7 @@ their filters that with the lowest id wins.
 Examples:
   vfnic filter add flow-type tcp4 dst-ip 10.0.0.1 dst-port 80 vf 1
   vfnic filter add flow-type ether proto 0x88b5 action drop
+  vfnic filter add egress vf 1 flow-type tcp4 dst-port 25 action drop
   vfnic filter del flow-type tcp4 dst-ip 10.0.0.1 dst-port 80
   vfnic filter delete 5";
 

@@ -4,9 +4,13 @@
 
 use std::net::IpAddr;
 
+use vf_packet::Vlan;
+
+use crate::filter_fields::MatchFlags;
 use crate::filter_spec::{FilterMatch, FilterPriority, Transport};
 use crate::filter_store::{Found, Held, Place, Row, SearchDepth, TableUse};
 use crate::hash_rows::{HashRows, Probe, Spot};
+use crate::vf::VfIndex;
 
 /// Rows of a table, or of a bank of it, of filters on IPv4 flows.
 pub(crate) const IP_ROWS: usize = 8192;
@@ -19,6 +23,7 @@ const DEEPEST_HINT: u16 = 5;
 /// Where the two rows without a hash are among a [`Place`]'s tables.
 const DEFAULTS: u8 = 4;
 const MAC_TABLE: u8 = 3;
+const TX_MAC_TABLE: u8 = 5;
 
 /// What a filter is to the hardware, each with a search limit of its own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,15 +34,28 @@ pub(crate) enum FarchType {
     UdpWild,
     MacFull,
     MacWild,
+    TxMacFull,
+    TxMacWild,
     UnicastDefault,
     MulticastDefault,
 }
 
 /// How many have a search limit.
-const HASHED: usize = 6;
+const HASHED: usize = 8;
 const NAMES: [&str; HASHED] = [
-    "tcp-full", "tcp-wild", "udp-full", "udp-wild", "mac-full", "mac-wild",
+    "tcp-full", "tcp-wild", "udp-full", "udp-wild", "mac-full", "mac-wild", "mac-full", "mac-wild",
 ];
+/// What filters on what VFs send look at.
+pub(crate) const TX_COMBINATIONS: &[MatchFlags] = &[
+    MatchFlags::SENDER
+        .union(MatchFlags::SRC_MAC)
+        .union(MatchFlags::OUTER_VID),
+    MatchFlags::SENDER.union(MatchFlags::SRC_MAC),
+];
+/// Where the transmit queues of VFs begin, and how many each has (siena_sriov.c: EFX_VI_BASE, and vf_max_tx_channels unless it
+/// is told). A filter names the first of them, and is a VF's here: it has no other queue in this table.
+const VF_QUEUES: u32 = 128;
+const QUEUES_A_VF: u32 = 2;
 
 /// The fold of what a filter matches that the hardware hashes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,13 +70,18 @@ impl FarchType {
             FarchType::MacFull => 2,
             FarchType::MacWild => 3,
             FarchType::UnicastDefault | FarchType::MulticastDefault => 4,
+            // Behind all that look at what is received, as the driver's ids have it.
+            FarchType::TxMacFull => 5 + FarchType::MacFull.precedence(),
+            FarchType::TxMacWild => 5 + FarchType::MacWild.precedence(),
         }
     }
 
     /// How much deeper than asked the hardware is told to look, for its pipeline is still at work on what comes before.
     fn pipeline(self) -> u16 {
         match self {
-            FarchType::TcpWild | FarchType::UdpWild | FarchType::MacWild => 3,
+            FarchType::TcpWild | FarchType::UdpWild | FarchType::MacWild | FarchType::TxMacWild => {
+                3
+            }
             _ => 1,
         }
     }
@@ -86,6 +109,13 @@ impl FarchKey {
         let low = u32::from_be_bytes([c, d, e, f]);
         let high = u32::from_be_bytes([0, 0, a, b]);
         FarchKey(u32::from(vid.unwrap_or_default()) ^ low ^ high ^ u32::from(vid.is_none()))
+    }
+
+    /// The key of a filter on the source address of what a VF sends: the same address may be allowed on several queues.
+    fn of_source(vf: VfIndex, mac: [u8; 6], vid: Option<u16>) -> FarchKey {
+        let FarchKey(key) = FarchKey::of_mac(mac, vid);
+        let queue = VF_QUEUES + QUEUES_A_VF * u32::from(vf.0);
+        FarchKey(key ^ queue << 1)
     }
 
     /// A shift register of x^16 + x^3 + 1, all ones at first, that is fed the key's bits, the highest first.
@@ -139,7 +169,17 @@ pub(crate) fn farch_filter(matches: &FilterMatch) -> Option<(FarchType, FarchKey
         FilterMatch::Mac(mac) => (FarchType::MacWild, FarchKey::of_mac(mac.0, None)),
         FilterMatch::UnknownUnicast => (FarchType::UnicastDefault, FarchKey(0)),
         FilterMatch::UnknownMulticast => (FarchType::MulticastDefault, FarchKey(0)),
-        FilterMatch::EtherType(_) | FilterMatch::Fields(_) => return None,
+        FilterMatch::Egress {
+            sender: Some(vf),
+            fields,
+        } if fields.is_plain() && TX_COMBINATIONS.contains(&matches.flags()) => {
+            let vid = fields.vlan.map(Vlan::to_u16);
+            let of = [FarchType::TxMacWild, FarchType::TxMacFull][usize::from(vid.is_some())];
+            (of, FarchKey::of_source(*vf, fields.src?.address().0, vid))
+        }
+        FilterMatch::EtherType(_) | FilterMatch::Fields(_) | FilterMatch::Egress { .. } => {
+            return None;
+        }
     })
 }
 
@@ -149,6 +189,8 @@ pub(crate) struct FarchTables {
     /// Filters on IPv4 flows: Falcon's second bank takes what the first has no room for.
     ip: Vec<HashRows<Row, HASHED>>,
     mac: Option<HashRows<Row, HASHED>>,
+    /// Filters on what VFs send, where there are such on what they receive.
+    tx_mac: Option<HashRows<Row, HASHED>>,
     /// What has no filter of its own: the unicast and the multicast row.
     defaults: [Option<Held>; 2],
 }
@@ -158,6 +200,7 @@ impl FarchTables {
         FarchTables {
             ip: vec![HashRows::new(IP_ROWS); ip_banks],
             mac: mac.then(|| HashRows::new(MAC_ROWS)),
+            tx_mac: mac.then(|| HashRows::new(MAC_ROWS)),
             defaults: [None; 2],
         }
     }
@@ -188,6 +231,10 @@ impl FarchTables {
                 .mac
                 .as_ref()
                 .map_or_else(Found::default, |table| Found::of(MAC_TABLE, search(table))),
+            FarchType::TxMacFull | FarchType::TxMacWild => {
+                let found = |table| Found::of(TX_MAC_TABLE, search(table));
+                self.tx_mac.as_ref().map_or_else(Found::default, found)
+            }
             _ => {
                 let banks = self.ip.iter().enumerate();
                 let banks = banks.map(|(bank, table)| Found::of(bank as u8, search(table)));
@@ -213,6 +260,7 @@ impl FarchTables {
             table => {
                 let table = match table {
                     MAC_TABLE => self.mac.as_mut(),
+                    TX_MAC_TABLE => self.tx_mac.as_mut(),
                     bank => self.ip.get_mut(usize::from(bank)),
                 };
                 if let Some(table) = table {
@@ -225,7 +273,7 @@ impl FarchTables {
     /// The row's number within the table of its kind, the banks one behind the other.
     pub(crate) fn index(&self, place: Place) -> u32 {
         let bank = match place.table {
-            DEFAULTS | MAC_TABLE => 0,
+            DEFAULTS | MAC_TABLE | TX_MAC_TABLE => 0,
             bank => u32::from(bank),
         };
         bank * IP_ROWS as u32 + place.spot.row
@@ -244,6 +292,7 @@ impl FarchTables {
                 bank.get(index % IP_ROWS as u32)?.matches
             }
             2 | 3 => self.mac.as_ref()?.get(index)?.matches,
+            7 | 8 => self.tx_mac.as_ref()?.get(index)?.matches,
             4 => {
                 self.defaults.get(index as usize)?.as_ref()?;
                 [FilterMatch::UnknownUnicast, FilterMatch::UnknownMulticast][index as usize]
@@ -264,6 +313,8 @@ impl FarchTables {
         });
         let mac = self.mac.iter().flat_map(HashRows::iter);
         let mac = mac.map(move |(at, row)| (place(MAC_TABLE, at), row));
+        let tx_mac = self.tx_mac.iter().flat_map(HashRows::iter);
+        let tx_mac = tx_mac.map(move |(at, row)| (place(TX_MAC_TABLE, at), row));
         let both = [FilterMatch::UnknownUnicast, FilterMatch::UnknownMulticast];
         let defaults = self.defaults.iter().zip(both).zip(0..);
         let defaults = defaults.filter_map(move |((held, matches), at)| {
@@ -273,7 +324,7 @@ impl FarchTables {
             };
             Some((place(DEFAULTS, at), row))
         });
-        ip.chain(mac).chain(defaults)
+        ip.chain(mac).chain(defaults).chain(tx_mac)
     }
 
     /// Why there is no room for a filter of this kind: how deep it was looked for.
@@ -326,7 +377,13 @@ impl FarchTables {
             };
             [mac, defaults]
         });
-        ip.chain(mac).collect()
+        let tx_mac = self.tx_mac.iter().map(|table| TableUse {
+            name: "tx-mac",
+            rows: table.rows(),
+            used: table.used(),
+            depths: depths(table, &[FarchType::TxMacFull, FarchType::TxMacWild]),
+        });
+        ip.chain(mac).chain(tx_mac).collect()
     }
 }
 
@@ -338,7 +395,7 @@ mod tests {
     /// Words, key, hash and step of filters, and where they lie first in a table of so many rows and how far apart then.
     /// Computed by hand from the description of the hash in Linux's farch.c, none of them by this code.
     #[rustfmt::skip]
-    const KNOWN: [(&str, u32, u16, u16, u32, u32, u32); 8] = [
+    const KNOWN: [(&str, u32, u16, u16, u32, u32, u32); 12] = [
         ("tcp4 dst-ip 10.0.0.1 dst-port 5001 src-ip 10.0.0.2 src-port 40000", 0x198b_9641, 0x80fe, 0x2c81, 8192, 254, 3201),
         ("tcp4 dst-ip 10.0.0.1 dst-port 5001", 0x1989_0001, 0x4f4a, 0x0001, 8192, 3914, 1),
         ("udp4 dst-ip 10.0.0.1 dst-port 5001 src-ip 10.0.0.2 src-port 40000", 0x198b_9640, 0x80ff, 0x2c7f, 8192, 255, 3199),
@@ -347,10 +404,19 @@ mod tests {
         ("ether dst 00:0f:53:01:02:03", 0x5301_020d, 0x4f8c, 0x0419, 512, 396, 25),
         ("ether dst 00:0f:53:01:02:03 vlan 100", 0x5301_0268, 0x4fe4, 0x04cf, 512, 484, 207),
         ("ether dst 52:54:00:12:34:56", 0x0012_6603, 0x506f, 0xcc05, 512, 111, 5),
+        ("egress vf 0 ether src 00:0f:53:01:02:03", 0x5301_030d, 0x4ea8, 0x0619, 512, 168, 25),
+        ("egress vf 0 ether src 00:0f:53:01:02:03 vlan 100", 0x5301_0368, 0x4ec0, 0x06cf, 512, 192, 207),
+        ("egress vf 3 ether src 52:54:00:12:34:56", 0x0012_670f, 0x5146, 0xce1d, 512, 326, 29),
+        ("egress vf 3 ether src 52:54:00:12:34:56 vlan 4094", 0x0012_68f0, 0x5f7e, 0xd1df, 512, 382, 479),
     ];
 
     fn spec(words: &str) -> FilterSpec {
-        format!("flow-type {words} vf 0").parse().unwrap()
+        match words.rsplit_once("ether src") {
+            Some((egress, src)) => format!("{egress}flow-type ether src{src} action pass"),
+            None => format!("flow-type {words} vf 0"),
+        }
+        .parse()
+        .unwrap()
     }
 
     #[test]

@@ -12,15 +12,18 @@ use vf_packet::{
 };
 
 use crate::filter_spec::{FilterMatch, FlowEnd, MatchError, Transport};
+use crate::vf::VfIndex;
 
 /// The protocol number of SCTP.
 pub(crate) const PROTO_SCTP: u8 = 132;
 
 bitflags! {
     /// The fields that a filter looks at. Their order is the order in which filters win: of two that match a frame the one
-    /// wins that looks at the first field, from [`DST_PORT`](Self::DST_PORT) on, at which the other does not look.
+    /// wins that looks at the first field, from [`SENDER`](Self::SENDER) on, at which the other does not look.
     #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
     pub struct MatchFlags: u16 {
+        /// Which VF sends it.
+        const SENDER = 1 << 12;
         /// Destination port.
         const DST_PORT = 1 << 11;
         /// Source port.
@@ -68,7 +71,8 @@ impl MatchFlags {
 
 impl fmt::Display for MatchFlags {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        const NAMES: [(MatchFlags, &str); 12] = [
+        const NAMES: [(MatchFlags, &str); 13] = [
+            (MatchFlags::SENDER, "vf"),
             (MatchFlags::DST_PORT, "dst-port"),
             (MatchFlags::SRC_PORT, "src-port"),
             (MatchFlags::DST_IP, "dst-ip"),
@@ -120,6 +124,11 @@ impl MacMask {
     #[must_use]
     pub fn has(&self, mac: MacAddr) -> bool {
         MacMask::new(mac, self.mask) == *self
+    }
+
+    /// The address, without the bits that do not matter.
+    pub(crate) fn address(&self) -> MacAddr {
+        self.mac
     }
 
     fn is_exact(&self) -> bool {
@@ -248,8 +257,8 @@ pub struct MatchFields {
     pub dst_port: Option<u16>,
 }
 
-/// The bits of a frame that filters look at: destination and VLAN; source and inner VLAN; type, protocol and ports; source and
-/// destination of an IP packet in two words each.
+/// The bits of a frame that filters look at: destination and VLAN; source and inner VLAN; who sends it, type, protocol and
+/// ports; source and destination of an IP packet in two words each.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct FieldWords(pub(crate) [u64; 7]);
 
@@ -291,6 +300,12 @@ impl FieldWords {
         ])
     }
 
+    /// The same of a frame that this VF sends.
+    pub(crate) fn sent_by(mut self, vf: VfIndex) -> FieldWords {
+        self.0[2] |= u64::from(vf.0) << SENDER_SHIFT;
+        self
+    }
+
     /// The same with the IP packet that follows the header of the frame with these first bytes; `None` if none does.
     pub(crate) fn with_packet(self, head: &[u8]) -> Option<FieldWords> {
         // As deep as the flow of a packet is looked for, so that both paths find the same.
@@ -317,6 +332,9 @@ impl FieldWords {
         Some(words)
     }
 }
+
+/// Where the sender is in its word.
+const SENDER_SHIFT: u32 = 56;
 
 /// Which bits filters look at: those that look at the same are found with one probe. The one that is less wins.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -371,8 +389,13 @@ impl MatchFields {
         macs.iter().flatten().all(MacMask::is_exact) && ips.iter().flatten().all(IpPrefix::is_exact)
     }
 
+    /// Whether no address has a mask, and the VLAN is one of 802.1Q.
+    pub(crate) fn is_plain(&self) -> bool {
+        self.is_exact() && self.vlan.is_none_or(|vlan| !vlan.is_service())
+    }
+
     /// Which bits it looks at, and what they are.
-    pub(crate) fn combination(&self) -> (Combination, FieldWords) {
+    fn combination(&self) -> (Combination, FieldWords) {
         let mac =
             |mac: Option<MacMask>| mac.map_or((0, 0), |mac| (mac.mask.to_u64(), mac.mac.to_u64()));
         let ip = |ip: Option<IpPrefix>| ip.map_or((0, 0), |ip| (ip.mask(), ip.bits()));
@@ -511,7 +534,7 @@ impl FilterMatch {
             ..none
         };
         match self {
-            FilterMatch::Fields(fields) => *fields,
+            FilterMatch::Fields(fields) | FilterMatch::Egress { fields, .. } => *fields,
             FilterMatch::Full {
                 transport,
                 local,
@@ -551,20 +574,39 @@ impl FilterMatch {
             FilterMatch::Mac(_) => MatchFlags::DST_MAC,
             FilterMatch::EtherType(_) => MatchFlags::ETHER_TYPE,
             FilterMatch::Fields(fields) => fields.flags(),
+            FilterMatch::Egress { sender, fields } => {
+                let named = sender.map_or(MatchFlags::empty(), |_| MatchFlags::SENDER);
+                fields.flags().union(named)
+            }
         }
     }
 
-    fn order(&self) -> (Combination, FieldWords) {
-        let (mut combination, words) = self.fields().combination();
+    /// Whether it is about what VFs send.
+    #[must_use]
+    pub fn is_egress(&self) -> bool {
+        matches!(self, FilterMatch::Egress { .. })
+    }
+
+    /// Which bits it looks at, and what they are.
+    pub(crate) fn combination(&self) -> (Combination, FieldWords) {
+        let (mut combination, mut words) = self.fields().combination();
         combination.flags = std::cmp::Reverse(self.flags());
+        if let FilterMatch::Egress {
+            sender: Some(vf), ..
+        } = self
+        {
+            combination.mask = combination.mask.sent_by(VfIndex(u8::MAX));
+            words = words.sent_by(*vf);
+        }
         (combination, words)
     }
 }
 
 impl Ord for FilterMatch {
-    /// Those that win go first.
+    /// Those that win go first, and those on what VFs send, which nothing else wins against, last.
     fn cmp(&self, other: &FilterMatch) -> std::cmp::Ordering {
-        self.order().cmp(&other.order())
+        let order = |matches: &FilterMatch| (matches.is_egress(), matches.combination());
+        order(self).cmp(&order(other))
     }
 }
 

@@ -10,10 +10,11 @@ use std::sync::Arc;
 use vf_packet::{Header, PlainIpv4, Vlan, VlanTag};
 
 use crate::cow_map::CowMap;
-use crate::filter_fields::{FieldWords, MatchFields};
+use crate::filter_fields::FieldWords;
 use crate::filter_space::{Spaces, Turn};
 use crate::filter_spec::{FilterAction, FilterMatch};
 use crate::profile::MAX_COMBINATIONS;
+use crate::vf::VfIndex;
 
 /// The filter in force for each match.
 #[derive(Clone, Debug)]
@@ -26,9 +27,15 @@ pub(crate) struct Index {
     ethertypes: CowMap<u16, FilterAction>,
     unknown_multicast: Option<FilterAction>,
     unknown_unicast: Option<FilterAction>,
-    /// All others.
+    /// All others on what is received.
     spaces: Arc<Spaces>,
-    /// Whether one of those looks behind the Ethernet header: said here, where every frame looks.
+    /// Those on what VFs send.
+    egress: Arc<Spaces>,
+    /// How many of those name a sender.
+    senders: CowMap<VfIndex, u32>,
+    /// Whether there are any; said here, where every frame looks, as is what follows.
+    judges_sent: bool,
+    /// Whether one of those two looks behind the Ethernet header.
     looks_at_packets: bool,
     seed: u64,
 }
@@ -126,7 +133,7 @@ impl Actions {
         }
         let code = |action| match action {
             None => 0,
-            Some(FilterAction::Drop) => 1,
+            Some(FilterAction::Drop | FilterAction::Pass) => 1,
             Some(FilterAction::Vf(vf) | FilterAction::Queue(vf, _)) => 2 + u64::from(vf.0),
         };
         Some(code(self.narrow) << 10 | code(self.wide))
@@ -144,6 +151,9 @@ impl Index {
             unknown_multicast: None,
             unknown_unicast: None,
             spaces: Arc::default(),
+            egress: Arc::default(),
+            senders: CowMap::new(seed),
+            judges_sent: false,
             looks_at_packets: false,
             seed,
         }
@@ -160,6 +170,9 @@ impl Index {
             unknown_multicast,
             unknown_unicast,
             spaces,
+            egress,
+            senders,
+            judges_sent,
             looks_at_packets,
             seed,
         } = self;
@@ -202,12 +215,20 @@ impl Index {
             }
             FilterMatch::UnknownMulticast => *unknown_multicast = action,
             FilterMatch::UnknownUnicast => *unknown_unicast = action,
-            FilterMatch::Fields(fields) => {
-                let spaces = Arc::make_mut(spaces);
-                spaces.set(*seed, &fields, action);
-                *looks_at_packets = spaces.looks_at_packets();
+            FilterMatch::Fields(_) => {
+                Arc::make_mut(spaces).set(*seed, matches, action);
+            }
+            FilterMatch::Egress { sender, .. } => {
+                let was = Arc::make_mut(egress).set(*seed, matches, action);
+                if let Some(vf) = sender {
+                    let named = senders.get(&vf).unwrap_or_default();
+                    let named = named + u32::from(action.is_some()) - u32::from(was);
+                    senders.put(vf, (named > 0).then_some(named));
+                }
+                *judges_sent = !egress.is_empty();
             }
         }
+        *looks_at_packets = spaces.looks_at_packets() || egress.looks_at_packets();
         if v4.is_empty() {
             *ports4 = Ports::default();
         }
@@ -218,10 +239,11 @@ impl Index {
     pub(crate) fn flow_actions(
         &self,
         head: &[u8],
+        sender: Option<VfIndex>,
         port_vlan: impl FnOnce() -> Option<VlanTag>,
     ) -> Actions {
         let actions = self.indexed_flow_actions(head);
-        if self.looks_at_packets && self.meets_packet(head, port_vlan()) {
+        if self.looks_at_packets && self.meets_packet(head, sender, port_vlan()) {
             let more = true;
             return Actions { more, ..actions };
         }
@@ -230,19 +252,57 @@ impl Index {
 
     /// Whether a filter on other fields of a packet matches.
     #[inline(never)]
-    fn meets_packet(&self, head: &[u8], port_vlan: Option<VlanTag>) -> bool {
+    fn meets_packet(
+        &self,
+        head: &[u8],
+        sender: Option<VfIndex>,
+        port_vlan: Option<VlanTag>,
+    ) -> bool {
         let Ok(header) = Header::parse(head) else {
             return false;
         };
         let header = port_vlan.map_or(header, |tag| header.behind(tag));
         let words = FieldWords::of_header(&header, header.vlan());
         let words = words.with_packet(head);
-        words.is_some_and(|words| self.spaces.meets_packet(&words))
+        let Some(words) = words else {
+            return false;
+        };
+        let sent = |vf| self.egress.meets_packet(&words.sent_by(vf));
+        self.spaces.meets_packet(&words) || sender.is_some_and(sent)
     }
 
     /// Whether frames may be looked up by these fields: others are already, or there is room for another turn.
-    pub(crate) fn has_turn_for(&self, fields: &MatchFields) -> bool {
-        self.spaces.len() < MAX_COMBINATIONS || self.spaces.has_combination(fields)
+    pub(crate) fn has_turn_for(&self, matches: &FilterMatch) -> bool {
+        let spaces = match matches.is_egress() {
+            true => &self.egress,
+            false => &self.spaces,
+        };
+        spaces.len() < MAX_COMBINATIONS || spaces.has_combination(matches)
+    }
+
+    /// Whether there are filters on what VFs send.
+    #[inline]
+    pub(crate) fn judges_sent(&self) -> bool {
+        self.judges_sent
+    }
+
+    /// Whether one of them names this sender.
+    pub(crate) fn names_sender(&self, vf: VfIndex) -> bool {
+        self.senders.get(&vf).is_some()
+    }
+
+    /// What the first of them says of a frame that a VF sends in this VLAN.
+    pub(crate) fn find_sent(
+        &self,
+        vf: VfIndex,
+        header: &Header,
+        flow: FrameActions,
+        vlan: Vlan,
+    ) -> Option<FilterAction> {
+        let link = FieldWords::of_header(header, vlan).sent_by(vf);
+        let more = flow.actions.more.then_some(flow.head);
+        let packet = more.and_then(|head| link.with_packet(head));
+        self.egress.find(&packet.unwrap_or(link), packet.is_some())
     }
 
     #[inline]

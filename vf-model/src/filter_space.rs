@@ -3,8 +3,8 @@
 //! there are few, and not with the filters.
 
 use crate::cow_map::CowMap;
-use crate::filter_fields::{Combination, FieldWords, MatchFields, MatchFlags};
-use crate::filter_spec::FilterAction;
+use crate::filter_fields::{Combination, FieldWords, MatchFlags};
+use crate::filter_spec::{FilterAction, FilterMatch};
 
 /// The filters of one combination.
 #[derive(Clone, Debug)]
@@ -61,9 +61,9 @@ impl Spaces {
         &self.turns
     }
 
-    /// Whether a filter on these fields looks at what others look at already.
-    pub(crate) fn has_combination(&self, fields: &MatchFields) -> bool {
-        self.position(&fields.combination().0).is_ok()
+    /// Whether a filter with this match looks at what others look at already.
+    pub(crate) fn has_combination(&self, matches: &FilterMatch) -> bool {
+        self.position(&matches.combination().0).is_ok()
     }
 
     fn position(&self, combination: &Combination) -> Result<usize, usize> {
@@ -71,12 +71,17 @@ impl Spaces {
         spaces.binary_search_by(|space| space.combination.cmp(combination))
     }
 
-    /// Puts in what is said of frames with these fields, or takes it out.
-    pub(crate) fn set(&mut self, seed: u64, fields: &MatchFields, action: Option<FilterAction>) {
-        let (combination, words) = fields.combination();
+    /// Puts in what is said of frames with this match, or takes it out; whether there was something.
+    pub(crate) fn set(
+        &mut self,
+        seed: u64,
+        matches: &FilterMatch,
+        action: Option<FilterAction>,
+    ) -> bool {
+        let (combination, words) = matches.combination();
         let at = match self.position(&combination) {
             Ok(at) => at,
-            Err(_) if action.is_none() => return,
+            Err(_) if action.is_none() => return false,
             Err(at) => {
                 let filters = CowMap::new(seed);
                 let space = Space {
@@ -88,13 +93,15 @@ impl Spaces {
                 at
             }
         };
-        if let Some(space) = self.spaces.get_mut(at) {
-            space.filters.put(words, action);
-            if space.filters.is_empty() {
-                self.spaces.remove(at);
-                self.order();
-            }
+        let Some(space) = self.spaces.get_mut(at) else {
+            return false;
+        };
+        let was = space.filters.put(words, action);
+        if space.filters.is_empty() {
+            self.spaces.remove(at);
+            self.order();
         }
+        was
     }
 
     fn order(&mut self) {
@@ -128,6 +135,12 @@ impl Spaces {
             return None;
         }
         space.filters.get(&words.masked(space.combination.mask()))
+    }
+
+    /// What the first filter of them all says.
+    pub(crate) fn find(&self, words: &FieldWords, is_packet: bool) -> Option<FilterAction> {
+        let mut all = 0..self.spaces.len();
+        all.find_map(|at| self.get(at, words, is_packet))
     }
 
     /// Whether a filter that looks behind the Ethernet header matches a frame with these words.

@@ -1,4 +1,4 @@
-//! A receive filter of the NIC's table: which frames it matches, where they go, and how it ranks. The kinds that real NICs have
+//! A filter of the NIC's table: which frames it matches, what becomes of them, and how it ranks. The kinds that real NICs have
 //! tables for are kinds here; whatever else a filter looks at are fields. Never looks at a frame; that is [`crate::FilterTable`].
 
 use std::fmt;
@@ -20,6 +20,12 @@ pub(crate) const MAC_CONTROL: u16 = 0x8808;
 /// Why no filter can be on such an address.
 pub(crate) const RESERVED: &str =
     "dst 01:80:c2:00:00:00 to 0f never passes a switch, so no filter sees it";
+
+/// Why a filter on what VFs send says neither.
+pub(crate) const EGRESS: &str =
+    "a filter on what VFs send has action drop or action pass, and vf N in it says whose frames";
+/// Why one on what is received does not say so.
+pub(crate) const PASS: &str = "action pass is for egress filters: a received frame that no filter matches goes where its address says";
 
 /// A transport protocol that filters know ports of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -87,14 +93,24 @@ pub enum FilterMatch {
     UnknownUnicast,
     /// These fields, and none of the kinds above: made by [`FilterMatch::of`].
     Fields(MatchFields),
+    /// What VFs send, wherever it goes, instead of what is received: a kind of its own, which no other wins against. The frame is
+    /// looked at as it leaves its VF, in the VLAN that it is in then.
+    Egress {
+        /// Whose frames; those of all VFs if there is none.
+        sender: Option<VfIndex>,
+        /// These fields.
+        fields: MatchFields,
+    },
 }
 
-/// What becomes of a received frame that matches: one that comes from the wire, or that the switch gives to a VF here. A
-/// filter says nothing about what a VF sends to the wire, nor about the wire's copy of a frame to a group.
+/// What becomes of a frame that matches. One that is received comes from the wire, or the switch gives it to a VF here: a
+/// filter on such frames says nothing about what a VF sends to the wire, nor about the wire's copy of a frame to a group.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum FilterAction {
-    /// No VF gets it.
+    /// No VF gets it; of what a VF sends, nobody.
     Drop,
+    /// The VF may send it, whatever filters say that are behind this one in the order in which they win.
+    Pass,
     /// Given to this VF and to no other. The filter is passed over where the VF takes no part in the frame's VLAN, or has
     /// sent the frame itself.
     Vf(VfIndex),
@@ -109,7 +125,7 @@ impl FilterAction {
     #[inline]
     pub fn vf(&self) -> Option<VfIndex> {
         match self {
-            FilterAction::Drop => None,
+            FilterAction::Drop | FilterAction::Pass => None,
             FilterAction::Vf(vf) | FilterAction::Queue(vf, _) => Some(*vf),
         }
     }
@@ -151,6 +167,14 @@ impl FilterSpec {
     /// [`MatchError`] if no frame could match, or if it chooses a queue by what is not to be seen any more where the queue is
     /// chosen.
     pub(crate) fn check(&self) -> Result<(), MatchError> {
+        match (self.matches, self.action) {
+            (FilterMatch::Egress { .. }, FilterAction::Drop | FilterAction::Pass) => {
+                return self.matches.check();
+            }
+            (FilterMatch::Egress { .. }, _) => return Err(MatchError(EGRESS)),
+            (_, FilterAction::Pass) => return Err(MatchError(PASS)),
+            _ => {}
+        }
         let gone = MatchFlags::OUTER_VID
             .union(MatchFlags::INNER_VID)
             .union(MatchFlags::UNKNOWN_UNICAST);
@@ -202,7 +226,7 @@ impl FilterMatch {
             FilterMatch::EtherType(proto) if *proto < MIN_ETHERTYPE => {
                 Err(MatchError("proto is 0x600 or more; less is a length"))
             }
-            FilterMatch::Fields(fields) => fields.check(),
+            FilterMatch::Fields(fields) | FilterMatch::Egress { fields, .. } => fields.check(),
             _ => Ok(()),
         }
     }
@@ -243,6 +267,11 @@ impl fmt::Display for FilterMatch {
             FilterMatch::UnknownMulticast => f.write_str("flow-type ether dst unknown-multicast"),
             FilterMatch::UnknownUnicast => f.write_str("flow-type ether dst unknown-unicast"),
             FilterMatch::Fields(fields) => write_fields(fields, f),
+            FilterMatch::Egress { sender, fields } => {
+                f.write_str("egress ")?;
+                sender.iter().try_for_each(|vf| write!(f, "vf {} ", vf.0))?;
+                write_fields(fields, f)
+            }
         }
     }
 }
@@ -297,6 +326,7 @@ impl fmt::Display for FilterAction {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             FilterAction::Drop => f.write_str("action drop"),
+            FilterAction::Pass => f.write_str("action pass"),
             FilterAction::Vf(vf) => write!(f, "vf {}", vf.0),
             // As ethtool calls a queue.
             FilterAction::Queue(vf, queue) => write!(f, "vf {} action {queue}", vf.0),

@@ -369,7 +369,7 @@ impl Store {
                 }]
             }
             Store::Numbered(rows) => vec![TableUse {
-                name: "rx",
+                name: "all",
                 rows: MAX_TABLE_FILTERS,
                 used: rows.used,
                 depths: Vec::new(),

@@ -80,6 +80,11 @@ pub enum TableError {
         /// What can be.
         possible: &'static [MatchFlags],
     },
+    /// A filter on what VFs send that only says what is not to be sent.
+    #[error(
+        "action drop: a VF of profile {0} sends only what its egress filters let out, once it has one: say action pass"
+    )]
+    AllowsOnly(Profile),
     /// Filters look at as many combinations of fields as they can.
     #[error(
         "filter {matches}: filters look at {MAX_COMBINATIONS} other combinations of fields and masks, as many as there may be; use one of those, or delete all filters of one"
@@ -238,6 +243,10 @@ impl FilterTable {
             priority,
         } = *spec;
         spec.check()?;
+        let allows_only = self.profile.silicon().egress_allows_only;
+        if allows_only && matches.is_egress() && action == FilterAction::Drop {
+            return Err(TableError::AllowsOnly(self.profile));
+        }
         let loc = how.loc.map(|id| self.row(id, &matches)).transpose()?;
         let Found { held, free } = self.store.search(&matches, priority);
         let Some((place, holder)) = held else {
@@ -322,12 +331,17 @@ impl FilterTable {
                 room,
             });
         }
-        match (&matches, silicon.fields) {
-            (FilterMatch::Fields(fields), FieldRoom::Any) if !self.index.has_turn_for(fields) => {
+        let combines = match matches {
+            FilterMatch::Fields(_) => silicon.fields,
+            FilterMatch::Egress { .. } => silicon.egress,
+            _ => FieldRoom::None,
+        };
+        match combines {
+            FieldRoom::Any if !self.index.has_turn_for(&matches) => {
                 return Err(TableError::Combinations { matches });
             }
-            (FilterMatch::Fields(fields), FieldRoom::Listed(possible))
-                if !fields.is_exact() || !possible.contains(&fields.flags()) =>
+            FieldRoom::Listed(possible)
+                if !matches.fields().is_plain() || !possible.contains(&matches.flags()) =>
             {
                 return Err(TableError::Combination {
                     profile: self.profile,
@@ -437,9 +451,32 @@ impl FilterTable {
     pub(crate) fn flow_actions(
         &self,
         head: &[u8],
+        sender: Option<VfIndex>,
         port_vlan: impl FnOnce() -> Option<VlanTag>,
     ) -> Actions {
-        self.index.flow_actions(head, port_vlan)
+        self.index.flow_actions(head, sender, port_vlan)
+    }
+
+    /// Whether there are filters on what VFs send.
+    #[inline]
+    pub(crate) fn judges_sent(&self) -> bool {
+        self.index.judges_sent()
+    }
+
+    /// What the first filter on what VFs send says that matches a frame of this one in `vlan`.
+    pub(crate) fn find_sent(
+        &self,
+        vf: VfIndex,
+        header: &Header,
+        flow: FrameActions,
+        vlan: Vlan,
+    ) -> Option<FilterAction> {
+        self.index.find_sent(vf, header, flow, vlan)
+    }
+
+    /// Whether the VF sends only what a filter lets out: it has one, on a NIC where that means it.
+    pub(crate) fn sends_only_listed(&self, vf: VfIndex) -> bool {
+        self.profile.silicon().egress_allows_only && self.index.names_sender(vf)
     }
 
     /// What the first filter says that matches a frame in `vlan` and is not passed over, filters on flows given and those
@@ -468,7 +505,7 @@ impl FilterTable {
     #[inline(never)]
     fn queue_named(&self, vf: VfIndex, head: &[u8]) -> Option<u8> {
         let header = Header::parse(head).ok()?;
-        let flow = self.flow_actions(head, || None).of(head);
+        let flow = self.flow_actions(head, None, || None).of(head);
         let gives = |action: &FilterAction| action.vf() == Some(vf);
         match self.find(&header, flow, header.vlan(), gives)? {
             FilterAction::Queue(_, queue) => Some(queue),
@@ -501,7 +538,7 @@ mod tests {
         let mut head = [dst, [2, 0, 0, 0, 0, 9]].concat();
         head.extend([0x88, 0xb5]);
         let header = Header::parse(&head).unwrap();
-        let flow = table.flow_actions(&head, || None).of(&head);
+        let flow = table.flow_actions(&head, None, || None).of(&head);
         let action = table.find(&header, flow, Vlan::NONE, |_| true);
         action.map(|action| action.to_string())
     }
@@ -718,9 +755,13 @@ mod tests {
                 "flow-type tcp4 dst-ip 10.0.0.1 dst-port 80 vf 1",
                 "flow-type ether dst 02:00:00:00:00:01 vlan 7 vf 1",
                 "flow-type udp4 dst-ip 10.0.0.1 dst-port 80 src-ip 10.0.0.2 src-port 5 vf 1",
+                "egress vf 1 flow-type ether src 02:00:00:00:00:01 action pass",
+                "egress vf 1 flow-type ether src 02:00:00:00:00:01 vlan 7 action pass",
             ] {
                 let added = add(&mut table, words);
-                assert!(added.is_ok() || profile == Profile::Falcon, "{added:?}");
+                let lacks = profile == Profile::Falcon
+                    || profile == Profile::Ef10 && words.starts_with("egress");
+                assert_eq!(added.is_ok(), !lacks || words.contains("p4"), "{added:?}");
             }
             let all: Vec<_> = table.numbered().collect();
             let ids: Vec<FilterId> = all.iter().map(|filter| filter.id.unwrap()).collect();
@@ -730,7 +771,7 @@ mod tests {
                     ids.iter()
                         .map(|id| id.0)
                         .collect::<std::collections::BTreeSet<_>>(),
-                    (0..5).collect()
+                    (0..7).collect()
                 ),
                 _ => assert!(ids.is_sorted(), "{ids:?}"),
             }
@@ -842,7 +883,7 @@ mod tests {
         for filter in table.iter().collect::<Vec<_>>() {
             table.remove(&filter.matches, filter.priority).unwrap();
         }
-        assert!(table.is_empty() && table.index.has_turn_for(&first.fields()));
+        assert!(table.is_empty() && table.index.has_turn_for(&first));
     }
 
     #[test]
@@ -957,7 +998,7 @@ mod tests {
             head.extend([from.octets(), to.octets()].concat());
             head.extend([remote.port.to_be_bytes(), local.port.to_be_bytes()].concat());
             head.resize(60, 0);
-            self.flow_actions(&head, || None).first(|_| true)
+            self.flow_actions(&head, None, || None).first(|_| true)
         }
 
         /// What the NIC finds in its rows: it probes for what each kind of filter would be that matches, the first kind first.
@@ -1042,7 +1083,7 @@ mod tests {
                 head.extend([10, 0, 0, (n % 6) as u8, 0, if n > 20 { 9 } else { 8 }, 0, (n % 5) as u8]);
                 head.resize(64, 0);
                 let header = Header::parse(&head).unwrap();
-                let by_index = table.find(&header, table.flow_actions(&head, || None).of(&head), vlan, |_| true);
+                let by_index = table.find(&header, table.flow_actions(&head, None, || None).of(&head), vlan, |_| true);
                 prop_assert_eq!(by_index, table.rows_find(&head, vlan));
             }
             let listed: usize = table.numbered().filter(|filter| filter.id.is_some()).count();

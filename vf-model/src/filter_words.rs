@@ -10,7 +10,8 @@ use vf_packet::{
 use crate::command::Command;
 use crate::filter_fields::{IpPrefix, MacMask, MatchFields, PROTO_SCTP};
 use crate::filter_spec::{
-    FilterAction, FilterId, FilterMatch, FilterPriority, FilterSpec, MatchError, PRIORITIES,
+    EGRESS, FilterAction, FilterId, FilterMatch, FilterPriority, FilterSpec, MatchError, PASS,
+    PRIORITIES,
 };
 use crate::refusal::Refusal;
 use crate::vf::VfIndex;
@@ -27,9 +28,12 @@ const UNKNOWN: &str = "a filter on what is unknown has no other field";
 const FAMILY: &str =
     "the addresses of ip4, tcp4, udp4 and sctp4 are IPv4, those of ip6, tcp6, udp6 and sctp6 IPv6";
 const ETYPE: &str = "vlan-etype is the type of the tag of a vlan: say which vlan";
-const ACTION: &str = "drop, or the number of a queue of the VF that vf names";
+const ACTION: &str =
+    "drop, or the number of a queue of the VF that vf names, or with egress drop or pass";
 const BOTH: &str = "action drop gives the frame to nobody: leave out vf";
 const WHOSE: &str = "action N is a queue of a VF: say vf N, too";
+const FLOW_TYPE: &str = "flow-type, or egress in front of it";
+const EGRESS_UNKNOWN: &str = "who is unknown is no question of what VFs send: name another dst";
 const NEW: &str = "a new filter needs vf N or action drop";
 const OLD: &str = "a filter to delete is named by its id, or by what it matches and its priority, without vf, action or loc";
 const NO_LOC: &str = "loc goes with the command filter add only";
@@ -41,12 +45,23 @@ struct Given {
     unknown: Option<FilterMatch>,
     vlan: Option<Vid>,
     vlan_etype: Option<u16>,
+    /// Whether it is about what VFs send.
+    egress: bool,
+    /// Who gets what is received, or sends what is sent.
     vf: Option<VfIndex>,
-    /// A queue; that inside is `None` for nobody's.
-    action: Option<Option<u8>>,
+    action: Option<Said>,
     priority: Option<FilterPriority>,
     /// Which row; that inside is `None` for whichever.
     loc: Option<Option<FilterId>>,
+}
+
+/// What may follow `action`.
+#[derive(Clone, Copy)]
+enum Said {
+    Drop,
+    Pass,
+    /// One of the queues of the VF.
+    Queue(u8),
 }
 
 /// What may follow `flow-type`, as far as it decides what a frame is looked at for.
@@ -111,7 +126,8 @@ impl<S: AsRef<str>> Words<'_, S> {
             return Ok(Command::FilterDelete { id, priority });
         }
         let (matches, given) = self.match_and_rest()?;
-        if given.vf.is_some() || given.action.is_some() || given.loc.is_some() {
+        let gives = given.vf.is_some() && !given.egress;
+        if gives || given.action.is_some() || given.loc.is_some() {
             return Err(MatchError(OLD).into());
         }
         let priority = given.priority.unwrap_or_default();
@@ -129,9 +145,19 @@ impl<S: AsRef<str>> Words<'_, S> {
     }
 
     fn match_and_rest(&mut self) -> Result<(FilterMatch, Given), Refusal> {
+        let mut given = Given::default();
+        // As tc and rte_flow call the two directions.
+        if let Some(direction @ ("ingress" | "egress")) = self.peek() {
+            given.egress = direction == "egress";
+            self.next(FLOW_TYPE)?;
+            if given.egress && self.peek() == Some("vf") {
+                self.next("vf")?;
+                given.vf = Some(self.vf()?);
+            }
+        }
         match self.next("flow-type")? {
             "flow-type" => {}
-            other => return Err(Refusal::word("word", other, "flow-type")),
+            other => return Err(Refusal::word("word", other, FLOW_TYPE)),
         }
         let word = self.next(FLOW_TYPES)?;
         let of = match word {
@@ -152,12 +178,11 @@ impl<S: AsRef<str>> Words<'_, S> {
                 FlowType::Ip { v4, protocol }
             }
         };
-        let given = self.given(of)?;
+        let given = self.given(given, of)?;
         Ok((given.matches(of)?, given))
     }
 
-    fn given(&mut self, of: FlowType) -> Result<Given, Refusal> {
-        let mut given = Given::default();
+    fn given(&mut self, mut given: Given, of: FlowType) -> Result<Given, Refusal> {
         let (ether, keys) = (of == FlowType::Ether, of.keys());
         let ports = keys == PORT_KEYS;
         while !self.is_done() {
@@ -189,8 +214,12 @@ impl<S: AsRef<str>> Words<'_, S> {
                 "vf" => set(&mut given.vf, self.vf()?),
                 "action" => match self.next(ACTION)? {
                     // What ethtool calls it.
-                    "drop" | "-1" => set(&mut given.action, None),
-                    queue => set(&mut given.action, Some(number("action", queue, ACTION)?)),
+                    "drop" | "-1" => set(&mut given.action, Said::Drop),
+                    "pass" => set(&mut given.action, Said::Pass),
+                    queue => {
+                        let queue = number("action", queue, ACTION)?;
+                        set(&mut given.action, Said::Queue(queue))
+                    }
                 },
                 "priority" => set(&mut given.priority, self.next(PRIORITIES)?.parse()?),
                 "loc" => set(&mut given.loc, self.loc()?),
@@ -310,11 +339,15 @@ fn set<T>(slot: &mut Option<T>, value: T) -> bool {
 impl Given {
     fn action(&self) -> Result<FilterAction, MatchError> {
         match (self.vf, self.action) {
-            (None, Some(None)) => Ok(FilterAction::Drop),
+            (_, Some(Said::Pass)) if self.egress => Ok(FilterAction::Pass),
+            (_, Some(Said::Pass)) => Err(MatchError(PASS)),
+            (_, Some(Said::Drop)) if self.egress => Ok(FilterAction::Drop),
+            _ if self.egress => Err(MatchError(EGRESS)),
+            (None, Some(Said::Drop)) => Ok(FilterAction::Drop),
             (Some(vf), None) => Ok(FilterAction::Vf(vf)),
-            (Some(vf), Some(Some(queue))) => Ok(FilterAction::Queue(vf, queue)),
-            (Some(_), Some(None)) => Err(MatchError(BOTH)),
-            (None, Some(Some(_))) => Err(MatchError(WHOSE)),
+            (Some(vf), Some(Said::Queue(queue))) => Ok(FilterAction::Queue(vf, queue)),
+            (Some(_), Some(Said::Drop)) => Err(MatchError(BOTH)),
+            (None, Some(Said::Queue(_))) => Err(MatchError(WHOSE)),
             (None, None) => Err(MatchError(NEW)),
         }
     }
@@ -340,8 +373,13 @@ impl Given {
         }
         match self.unknown {
             Some(_) if !fields.flags().is_empty() => Err(MatchError(UNKNOWN)),
+            Some(_) if self.egress => Err(MatchError(EGRESS_UNKNOWN)),
             Some(unknown) => Ok(unknown),
             None if fields.flags().is_empty() => Err(MatchError(ETHER)),
+            None if self.egress => {
+                let sender = self.vf;
+                Ok(FilterMatch::Egress { sender, fields })
+            }
             None => Ok(FilterMatch::of(fields)),
         }
     }
@@ -411,6 +449,24 @@ mod tests {
                 })
             );
         }
+        // Where the direction and the VF stand does not matter, and what is received is what is meant without one.
+        for (said, shown) in [
+            (
+                "egress flow-type tcp4 dst-port 25 action drop",
+                "egress flow-type tcp4 dst-port 25 action drop",
+            ),
+            (
+                "egress flow-type ether src 02:00:00:00:00:01 action pass vf 1",
+                "egress vf 1 flow-type ether src 02:00:00:00:00:01 action pass",
+            ),
+            (
+                "ingress flow-type ether proto 0x88b5 vf 1",
+                "flow-type ether proto 0x88b5 vf 1",
+            ),
+        ] {
+            let spec: FilterSpec = said.parse().unwrap();
+            assert_eq!(spec.to_string(), format!("{shown} priority manual"));
+        }
         // A line of filter show.
         let shown = format!("{discard}  # id 12106").parse::<FilterSpec>();
         assert_eq!(shown, Ok(discard));
@@ -421,6 +477,30 @@ mod tests {
         for (text, says) in [
             ("filter", "filter: add, replace, del or flush must follow"),
             ("filter add tcp4", "word 'tcp4': flow-type"),
+            (
+                "filter add egress vf 1 flow-type ether proto 2048",
+                "what VFs send has action drop or action pass",
+            ),
+            (
+                "filter add egress flow-type ether proto 2048 action 3",
+                "what VFs send has action drop or action pass",
+            ),
+            (
+                "filter add ingress flow-type ether proto 2048 action pass",
+                "action pass is for egress filters",
+            ),
+            (
+                "filter add egress flow-type ether dst unknown-unicast action drop",
+                "name another dst",
+            ),
+            (
+                "filter add egress vf 1 flow-type ether proto 2048 vf 2 action drop",
+                "key 'vf': each may be given once",
+            ),
+            (
+                "filter add outgoing flow-type ether proto 2048 action drop",
+                "word 'outgoing': flow-type, or egress in front of it",
+            ),
             (
                 "filter add flow-type ah4",
                 "flow-type 'ah4': ether, ip4, tcp4,",
@@ -652,6 +732,12 @@ mod tests {
             mac().prop_map(FilterMatch::Mac),
             any::<u16>().prop_map(FilterMatch::EtherType),
             any_fields().prop_map(FilterMatch::of),
+            (proptest::option::of(any::<u8>()), any_fields()).prop_map(|(vf, fields)| {
+                FilterMatch::Egress {
+                    sender: vf.map(VfIndex),
+                    fields,
+                }
+            }),
             Just(FilterMatch::UnknownMulticast),
             Just(FilterMatch::UnknownUnicast),
         ]
@@ -662,6 +748,8 @@ mod tests {
         fn words_round_trip(matches in any_match(), vf in proptest::option::of(any::<u8>()), rank in 0usize..4) {
             let priority = [FilterPriority::Hint, FilterPriority::Auto, FilterPriority::Manual, FilterPriority::Required][rank];
             let action = match vf.map(VfIndex) {
+                Some(vf) if matches.is_egress() && vf.0 % 2 == 0 => FilterAction::Pass,
+                _ if matches.is_egress() => FilterAction::Drop,
                 None => FilterAction::Drop,
                 Some(vf) if vf.0 % 2 == 0 => FilterAction::Vf(vf),
                 Some(vf) => FilterAction::Queue(vf, vf.0),

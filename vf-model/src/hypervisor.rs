@@ -8,7 +8,7 @@
 
 use std::sync::Arc;
 
-use vf_packet::{FrameMeta, Header, MacAddr, Vlan};
+use vf_packet::{FrameMeta, Header, MacAddr, Vlan, is_vlan_tpid};
 
 use crate::bridge::{Bridge, BridgePort, BridgeSet};
 use crate::filter_index::FrameActions;
@@ -16,7 +16,7 @@ use crate::judge::{Account, Judge};
 use crate::learned::FastEvent;
 use crate::learner::Learner;
 use crate::policy::Policy;
-use crate::reach::{Reach, Unfit};
+use crate::reach::{Reach, Unfit, tags_of};
 use crate::source::Source;
 use crate::stats::DropReason;
 use crate::time::Nanos;
@@ -117,7 +117,8 @@ impl HypervisorModel {
             self.account.count_unfit(&reach.unfit, &self.account.pf);
             let vlan = reach.insert.map_or(header.vlan(), Vlan::of_tag);
             let named = reach.mediated;
-            reach.mediated = self.for_stations(now, vlan, &header, meta, named);
+            let tags = tags_of(&header);
+            reach.mediated = self.for_stations(now, vlan, &header, tags, meta, named);
             let tried = self.bridge.forward(now, BridgePort::Vif(vf), vlan, &header);
             let verdict = match split(&reach, vf) {
                 // It has passed the NIC's rules.
@@ -169,7 +170,7 @@ impl HypervisorModel {
                 reach = reach.nowhere();
             }
             let others = tried.vifs.intersection(policy.lookup().up);
-            let unfit = policy.unfit(others, header, meta);
+            let unfit = policy.unfit(others, tags_of(header), meta);
             reach.unfit.vfs = reach.unfit.vfs.union(unfit);
             reach.mediated = reach.mediated.union(others.difference(unfit));
         }
@@ -184,6 +185,7 @@ impl HypervisorModel {
         now: Nanos,
         vlan: Vlan,
         header: &Header,
+        tags: usize,
         meta: &FrameMeta,
         vifs: VfSet,
     ) -> VfSet {
@@ -196,7 +198,7 @@ impl HypervisorModel {
                     self.account.pf.rx_drops.count(DropReason::NoReceiver);
                 }
                 let unfit = Unfit {
-                    vfs: self.account.policy.unfit(takes, header, meta),
+                    vfs: self.account.policy.unfit(takes, tags, meta),
                     port: false,
                 };
                 self.account.count_unfit(&unfit, &self.account.pf);
@@ -225,7 +227,10 @@ impl HypervisorModel {
             let from = onward.from.filter(|vf| policy.auto().contains(*vf));
             let port = from.map_or(BridgePort::Pf, BridgePort::Vif);
             let tried = self.bridge.forward(now, port, vlan, &header);
-            vifs = self.for_stations(now, vlan, &header, meta, vifs);
+            // As it was sent it had two tags at most, of which a third one in front makes the last look like payload.
+            let hidden = onward.grown && is_vlan_tpid(header.ethertype);
+            let tags = tags_of(&header) + usize::from(hidden);
+            vifs = self.for_stations(now, vlan, &header, tags, meta, vifs);
             let auto = beyond.intersection(policy.auto());
             self.bridge.count(tried, vifs.union(auto), onward.wire);
             match onward.from {

@@ -202,10 +202,12 @@ impl Policy {
     /// What filters on flows say of a frame from there.
     #[inline]
     pub(crate) fn flow_actions(&self, source: Source, head: &[u8]) -> Actions {
-        self.filter_table.flow_actions(head, || match source {
-            Source::Vf(vf) => self.vf(vf).port_vlan.map(|port| port.tag()),
+        let sender = match source {
+            Source::Vf(vf) => Some(vf),
             Source::Wire => None,
-        })
+        };
+        let port_vlan = || self.vf(sender?).port_vlan.map(|port| port.tag());
+        self.filter_table.flow_actions(head, sender, port_vlan)
     }
 
     /// Whether the NIC's own link is up: its port is, and its cable carries.
@@ -491,7 +493,11 @@ impl Policy {
     }
 
     fn insert(&mut self, spec: &FilterSpec, how: Insert) -> Result<Changed, Refusal> {
-        if let Some(vf) = spec.action.vf() {
+        let sender = match spec.matches {
+            FilterMatch::Egress { sender, .. } => sender,
+            _ => None,
+        };
+        for vf in spec.action.vf().into_iter().chain(sender) {
             self.existing(vf)?;
         }
         self.filter_table.insert(spec, how)?;
@@ -649,6 +655,9 @@ fn changed_by(matches: &FilterMatch) -> Changed {
     match Rows::of(matches) {
         Rows::Flows4 | Rows::Flows6 => Changed::Flows,
         Rows::Fields if matches.flags().intersects(MatchFlags::FLOW) => Changed::Flows,
-        Rows::Macs | Rows::EtherTypes | Rows::Unknown | Rows::Fields => Changed::Verdicts,
+        // With the first of a VF something changes for frames that it does not match, too.
+        Rows::Macs | Rows::EtherTypes | Rows::Unknown | Rows::Fields | Rows::Egress => {
+            Changed::Verdicts
+        }
     }
 }

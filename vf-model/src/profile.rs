@@ -70,6 +70,10 @@ pub(crate) struct Silicon {
     pub(crate) refuses_auto_below: bool,
     /// Which fields filters can look at besides those of the kinds.
     pub(crate) fields: FieldRoom,
+    /// Which fields filters can look at of what VFs send.
+    pub(crate) egress: FieldRoom,
+    /// Whether a VF that such a filter names sends nothing but what one of them lets out.
+    pub(crate) egress_allows_only: bool,
     /// Most filters on IPv4 flows and local ends.
     flows4: usize,
     /// Most filters on IPv6 flows and local ends.
@@ -132,11 +136,12 @@ pub(crate) enum Rows {
     EtherTypes,
     Unknown,
     Fields,
+    Egress,
 }
 
 impl Rows {
     /// How many there are.
-    pub(crate) const COUNT: usize = 6;
+    pub(crate) const COUNT: usize = 7;
 
     pub(crate) fn of(matches: &FilterMatch) -> Rows {
         match matches {
@@ -150,6 +155,7 @@ impl Rows {
             FilterMatch::EtherType(_) => Rows::EtherTypes,
             FilterMatch::UnknownMulticast | FilterMatch::UnknownUnicast => Rows::Unknown,
             FilterMatch::Fields(_) => Rows::Fields,
+            FilterMatch::Egress { .. } => Rows::Egress,
         }
     }
 }
@@ -206,6 +212,11 @@ impl Silicon {
                 FieldRoom::Listed(_) => EF10_ROWS,
                 FieldRoom::Any => MAX_TABLE_FILTERS,
             },
+            Rows::Egress => match self.egress {
+                FieldRoom::None => 0,
+                FieldRoom::Listed(_) => farch::MAC_ROWS,
+                FieldRoom::Any => MAX_TABLE_FILTERS,
+            },
         }
     }
 }
@@ -243,6 +254,8 @@ impl Profile {
             table: TableKind::Numbered,
             refuses_auto_below: false,
             fields: FieldRoom::Any,
+            egress: FieldRoom::Any,
+            egress_allows_only: false,
             flows4: ALL,
             flows6: ALL,
             macs: ALL,
@@ -251,6 +264,7 @@ impl Profile {
         };
         let none = Silicon {
             fields: FieldRoom::None,
+            egress: FieldRoom::None,
             flows4: 0,
             flows6: 0,
             macs: 0,
@@ -283,6 +297,8 @@ impl Profile {
                     mac: true,
                 },
                 refuses_auto_below: true,
+                egress: FieldRoom::Listed(farch::TX_COMBINATIONS),
+                egress_allows_only: true,
                 flows4: farch::IP_ROWS,
                 macs: farch::MAC_ROWS,
                 unknown: 2,
@@ -295,6 +311,8 @@ impl Profile {
                 vf_macs: 32,
                 table: TableKind::Ef10,
                 fields: FieldRoom::Listed(EF10_COMBINATIONS),
+                // What its VFs send is checked by their privileges.
+                egress: FieldRoom::None,
                 flows4: EF10_ROWS,
                 flows6: EF10_ROWS,
                 macs: EF10_ROWS,

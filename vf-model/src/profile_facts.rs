@@ -115,6 +115,16 @@ impl Profile {
                 "filters on EtherTypes",
             ),
             fact(
+                "filters_egress",
+                room(Rows::Egress),
+                "filters on what VFs send",
+            ),
+            fact(
+                "egress_allows_only",
+                yes(silicon.egress_allows_only),
+                "a VF that an egress filter names sends only what one of them lets out",
+            ),
+            fact(
                 "filters_unknown",
                 room(Rows::Unknown),
                 "filters on what has no other",

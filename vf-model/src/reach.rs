@@ -98,7 +98,7 @@ impl Unfit {
 
 /// How many tags a frame's MTU does not count.
 #[inline]
-fn tags_of(header: &Header) -> usize {
+pub(crate) fn tags_of(header: &Header) -> usize {
     header.tags.as_slice().len()
 }
 
@@ -193,11 +193,38 @@ impl Policy {
         } else {
             probe.note(|| Step::NoSpoofchk(vf));
         }
+        if self.filter_table().judges_sent() {
+            self.check_sent(vf, &header, flow, vlan, probe)?;
+        }
         let origin = Origin::Vf(vf);
         let mut reach = self.reach(&header, flow, vlan, origin, probe);
         reach.insert = insert;
         self.finish(&mut reach, origin, sent, meta, probe);
         Ok(reach)
+    }
+
+    /// What filters on what VFs send say of a frame.
+    #[inline(never)]
+    fn check_sent(
+        &self,
+        vf: VfIndex,
+        header: &Header,
+        flow: FrameActions,
+        vlan: Vlan,
+        probe: &mut impl Probe,
+    ) -> Result<(), DropReason> {
+        let action = self.filter_table().find_sent(vf, header, flow, vlan);
+        if let Some(action) = action {
+            probe.note(|| Step::Egress { action, rule: None });
+        }
+        match action {
+            Some(FilterAction::Drop) => Err(DropReason::EgressFiltered),
+            None if self.filter_table().sends_only_listed(vf) => {
+                probe.note(|| Step::NotListed(vf));
+                Err(DropReason::EgressFiltered)
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Whom a frame reaches beyond the PF that a station on the hypervisor's bridge sends.
@@ -261,7 +288,8 @@ impl Policy {
         probe: &mut impl Probe,
     ) {
         let reached = reach.direct.union(reach.mediated);
-        let vfs = self.unfit(reached.difference(self.lookup().stations), header, meta);
+        let vfs = reached.difference(self.lookup().stations);
+        let vfs = self.unfit(vfs, tags_of(header), meta);
         let port = reach.wire && self.mtu().is_exceeded(tags_of(header), meta);
         if vfs.is_empty() && !port {
             return;
@@ -274,9 +302,8 @@ impl Policy {
         reach.unfit.port |= port;
     }
 
-    /// Those of `vfs` that are not to get a frame of this length.
-    pub(crate) fn unfit(&self, vfs: VfSet, header: &Header, meta: &FrameMeta) -> VfSet {
-        let tags = tags_of(header);
+    /// Those of `vfs` that are not to get a frame of this length with so many tags.
+    pub(crate) fn unfit(&self, vfs: VfSet, tags: usize, meta: &FrameMeta) -> VfSet {
         let unfit = |vf: &VfIndex| self.rx_mtu(*vf).is_exceeded(tags, meta);
         match self.is_long(meta) {
             true => vfs.iter().filter(unfit).collect(),
@@ -328,7 +355,7 @@ impl Policy {
             && let Some(action) = self.filter_table().unknown_unicast()
         {
             match action {
-                FilterAction::Drop => {
+                FilterAction::Drop | FilterAction::Pass => {
                     probe.note(|| Step::Filter { action, rule: None });
                     reach = self.reach_by(action, origin, false, probe);
                 }
@@ -429,7 +456,7 @@ impl Policy {
             ..self.reach_wire()
         };
         match action {
-            FilterAction::Drop => reach.otherwise = DropReason::Filtered,
+            FilterAction::Drop | FilterAction::Pass => reach.otherwise = DropReason::Filtered,
             FilterAction::Vf(vf) | FilterAction::Queue(vf, _) => {
                 reach.steered = Some(vf);
                 self.give(&mut reach, vf, origin, probe);

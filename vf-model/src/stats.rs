@@ -52,6 +52,8 @@ drop_reasons! {
     ReservedMulticast = "reserved_multicast",
     /// A filter of the NIC's table says so.
     Filtered = "filtered",
+    /// A filter on what VFs send says so, or none of those by which its VF may send lets it out.
+    EgressFiltered = "egress_filtered",
     /// The link is down, the sender's or the only receiver's.
     LinkDown = "link_down",
     /// The cable carries nothing: the port at its other end is down.

@@ -53,6 +53,7 @@ impl Verdict {
             from: self.from,
             // The PF's copy has the tag in it.
             tagging: policy.tagging(None),
+            grown: self.insert.is_some(),
         }
     }
 
@@ -80,6 +81,8 @@ pub struct Onward {
     pub from: Option<VfIndex>,
     /// How the VFs' copies differ.
     pub tagging: Tagging,
+    /// Whether it has grown by its sender's port VLAN's tag.
+    pub grown: bool,
 }
 
 impl Onward {

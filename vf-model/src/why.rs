@@ -71,6 +71,15 @@ pub enum Step {
     },
     /// The sender may use any source address and any VLAN.
     NoSpoofchk(VfIndex),
+    /// A filter on what VFs send matches.
+    Egress {
+        /// What it says.
+        action: FilterAction,
+        /// The filter.
+        rule: Option<NumberedFilter>,
+    },
+    /// The VF sends only what filters let out that name it, and none of them matches.
+    NotListed(VfIndex),
     /// A filter of the NIC's table matches, and decides.
     Filter {
         /// What it says.
@@ -238,6 +247,13 @@ impl fmt::Display for Step {
             Step::NoSpoofchk(vf) => write!(
                 f,
                 "spoofchk of {vf} is off: any source address and VLAN will do"
+            ),
+            Step::Egress { action, rule } => {
+                write!(f, "an egress filter matches: {}", Rule(action, rule))
+            }
+            Step::NotListed(vf) => write!(
+                f,
+                "{vf} has egress filters, and sends only what one of them lets out: none matches"
             ),
             Step::Filter { action, rule } => {
                 write!(f, "a filter matches: {}", Rule(action, rule))
@@ -412,7 +428,7 @@ impl Policy {
     /// judge is asked again with one filter at a time.
     fn name_filters(&self, source: Source, head: &[u8], meta: &FrameMeta, steps: &mut [Step]) {
         let noted = |step: &Step| match step {
-            Step::Filter { action, .. } => Some((*action, true)),
+            Step::Egress { action, .. } | Step::Filter { action, .. } => Some((*action, true)),
             Step::PassedOver { action, .. } => Some((*action, false)),
             _ => None,
         };
@@ -422,7 +438,11 @@ impl Policy {
         };
         let mut alone = self.clone();
         alone.filter_table = self.filter_table().hidden();
-        for filter in self.filter_table().numbered().filter(|f| f.id.is_some()) {
+        // In the order in which they are asked: those on what VFs send first.
+        let in_force = || self.filter_table().numbered().filter(|f| f.id.is_some());
+        let [egress, received] = [true, false]
+            .map(|egress| in_force().filter(move |f| f.spec.matches.is_egress() == egress));
+        for filter in egress.chain(received) {
             if noted(step).is_none_or(|(action, _)| action != filter.spec.action) {
                 continue;
             }
@@ -434,7 +454,10 @@ impl Policy {
             if again.iter().find_map(noted) != noted(step) {
                 continue;
             }
-            if let Step::Filter { rule, .. } | Step::PassedOver { rule, .. } = step {
+            if let Step::Egress { rule, .. }
+            | Step::Filter { rule, .. }
+            | Step::PassedOver { rule, .. } = step
+            {
                 *rule = Some(filter);
             }
             match unnamed.next() {

@@ -511,14 +511,36 @@ fn steered(
         FilterMatch::UnknownMulticast => dst.is_multicast() && !dst.is_broadcast(),
         FilterMatch::UnknownUnicast => unknown_unicast,
         FilterMatch::Fields(fields) => has_fields(&fields, bytes, tag),
+        FilterMatch::Egress { .. } => false,
     };
     let applies = |spec: &FilterSpec| match spec.action {
-        FilterAction::Drop => true,
+        FilterAction::Drop | FilterAction::Pass => true,
         FilterAction::Vf(vf) | FilterAction::Queue(vf, _) => receives(vf),
     };
     specs
         .into_iter()
         .find(|spec| matches(spec) && applies(spec))
+}
+
+/// What the filters on what a VF sends say of a frame with this tag: whether it may leave.
+fn lets_out(policy: &Policy, vf: VfIndex, bytes: &[u8], tag: Option<(u16, u16)>) -> bool {
+    let mut specs: Vec<_> = policy
+        .filter_table()
+        .iter()
+        .filter_map(|spec| match spec.matches {
+            FilterMatch::Egress { sender, fields } => Some((sender, fields, spec)),
+            _ => None,
+        })
+        .collect();
+    specs.sort_by_key(|(sender, _, s)| std::cmp::Reverse((sender.is_some(), rank(s), s.priority)));
+    let named = specs.iter().any(|(sender, ..)| *sender == Some(vf));
+    let first = specs.iter().find(|(sender, fields, _)| {
+        sender.is_none_or(|sender| sender == vf) && has_fields(fields, bytes, tag)
+    });
+    match first {
+        Some((.., spec)) => spec.action == FilterAction::Pass,
+        None => policy.profile() != Profile::Siena || !named,
+    }
 }
 
 /// What the documentation promises, one VF at a time and without any table: who gets which bytes.
@@ -639,6 +661,9 @@ fn promised(host: &Host, source: Source, bytes: &[u8]) -> (BTreeMap<u8, Vec<u8>>
             if sender.spoofchk && !ended && !(has(vf, src, tag) && takes_part(vf, tag)) {
                 return nothing;
             }
+            if !lets_out(policy, vf, &on_the_way, tag) {
+                return nothing;
+            }
         }
         Source::Wire if !port_up || !fits(policy.mtu()) => return nothing,
         Source::Wire => {}
@@ -688,7 +713,7 @@ fn promised(host: &Host, source: Source, bytes: &[u8]) -> (BTreeMap<u8, Vec<u8>>
     let filter = steered(policy, &on_the_way, tag, unknown, takes).filter(|_| received);
     let only = filter.is_some_and(|spec| spec.matches != FilterMatch::UnknownUnicast);
     let to = |vf: VfIndex| match filter.map(|spec| spec.action) {
-        Some(FilterAction::Drop) => false,
+        Some(FilterAction::Drop | FilterAction::Pass) => false,
         Some(FilterAction::Vf(to) | FilterAction::Queue(to, _)) => {
             to == vf || !only && by_switch(vf)
         }
@@ -790,9 +815,19 @@ fn any_filter_command() -> impl Strategy<Value = Command> {
         3 => (0..VFS).prop_map(|vf| format!("vf {vf}")),
         1 => (0..VFS, 0u8..4).prop_map(|(vf, queue)| format!("vf {vf} action {queue}")),
     ];
+    let sender = || prop_oneof![1 => Just("egress".to_owned()), 3 => (0..VFS).prop_map(|vf| format!("egress vf {vf}"))];
+    let source = (any_mac(), select(vec!["", " vlan 10", " vlan 20"]))
+        .prop_map(|(mac, vlan)| format!("flow-type ether src {mac}{vlan}"));
+    let sent = (sender(), prop_oneof![source.boxed(), any_fields()])
+        .prop_map(|(s, m)| format!("{s} {m}"))
+        .boxed();
+    let verdict = select(vec!["pass", "drop"]);
     prop_oneof![
         20 => (matches.clone(), action, priority.clone())
             .prop_map(|(m, a, p)| parse(&format!("filter add {m} {a}{p}"))),
+        6 => (sent.clone(), verdict, priority.clone())
+            .prop_map(|(m, a, p)| parse(&format!("filter add {m} action {a}{p}"))),
+        1 => (sent, priority.clone()).prop_map(|(m, p)| parse(&format!("filter del {m}{p}"))),
         4 => (matches, priority).prop_map(|(m, p)| parse(&format!("filter del {m}{p}"))),
         1 => Just(Command::FlushFilters),
     ]
@@ -1584,6 +1619,88 @@ fn the_mediated_path_forgets_its_verdicts_with_the_policy() {
     assert!(host.send(from, &sent).vfs.is_empty());
 }
 
+/// A station on the PF's bridge is asked for its MTU of the frame as it was sent, whichever path the sender is on: the port VLAN's
+/// tag is none of the frame's length, even where it is a third.
+#[test]
+fn a_station_behind_the_pf_gets_what_fits_it_on_either_path() {
+    let acts = ["link set mtu 68", "vf 0 set vlan 10", "vf 3 set bridge on"];
+    let acts = acts.map(|words| parse(words).into());
+    let mut sent = [MacAddr::BROADCAST.0, BASE.0].concat();
+    sent.extend([0x81, 0, 0, 0, 0x81, 0, 0, 0, 8, 0]);
+    for (len, fits) in [(22 + 68, true), (22 + 69, false)] {
+        sent.resize(len, 0x5a);
+        for path in [Path::Direct, Path::Mediated] {
+            let mut host = Host::new(&acts, &[path]);
+            let outcome = host.send(Source::Vf(VfIndex(0)), &sent);
+            assert_eq!(outcome.vfs.contains_key(&3), fits, "{len} {path:?}");
+        }
+    }
+}
+
+/// A filter on what a VF sends stops it wherever it goes, to a sibling as to the wire, and says nothing about what it receives.
+#[test]
+fn an_egress_filter_judges_what_a_vf_sends_on_either_path() {
+    for path in [Path::Direct, Path::Mediated, Path::Auto] {
+        let mut host = Host::new(&[], &[path; VFS as usize]);
+        for words in [
+            "filter add egress flow-type ip4 l4proto 6 action drop",
+            "filter add egress vf 2 flow-type ether vlan 10 action pass",
+        ] {
+            host.act(&parse(words).into()).unwrap();
+        }
+        for dst in [BASE.offset(1), BASE.offset(77), MacAddr::BROADCAST] {
+            let outcome = host.send(Source::Vf(VfIndex(0)), &flow_frame(dst, BASE));
+            assert_eq!(outcome.drops, [DropReason::EgressFiltered], "{path} {dst}");
+            assert!(outcome.vfs.is_empty() && outcome.wire.is_none());
+            // The filter that names the sender goes first, though it looks at less.
+            let outcome = host.send(Source::Vf(VfIndex(2)), &flow_frame(dst, BASE.offset(2)));
+            assert!(outcome.drops.is_empty(), "{path} {dst}");
+        }
+        let dropped = host.counters(VfIndex(0)).tx_drops;
+        assert_eq!(dropped.get(DropReason::EgressFiltered), 3);
+        let back = flow_frame(BASE, BASE.offset(77));
+        assert!(host.send(Source::Wire, &back).vfs.contains_key(&0));
+    }
+}
+
+/// siena's table of source addresses says what a VF may send, for those that have a row in it.
+#[test]
+fn a_vf_of_siena_with_egress_filters_sends_nothing_else() {
+    for path in [Path::Direct, Path::Mediated] {
+        let mut host = Host::like(Profile::Siena, &[], &[path; VFS as usize]);
+        let drop = "filter add egress vf 0 flow-type ether src 02:00:00:00:00:00 action drop";
+        let refused = host.act(&parse(drop).into()).unwrap_err().to_string();
+        assert!(refused.contains("say action pass"), "{refused}");
+        for words in [
+            "vf 0 set spoofchk off",
+            "filter add egress vf 0 flow-type ether src 02:00:00:00:00:05 action pass",
+        ] {
+            host.act(&parse(words).into()).unwrap();
+        }
+        let mut sent = |vf: u8, src| {
+            let source = Source::Vf(VfIndex(vf));
+            let outcome = host.send(source, &frame(77, src));
+            let why = host
+                .policy
+                .why(source, &frame(77, src), &meta(&frame(77, src), 0));
+            (
+                outcome.drops,
+                why.steps.contains(&Step::NotListed(VfIndex(0))),
+            )
+        };
+        assert_eq!(sent(0, 5), (vec![], false));
+        assert_eq!(sent(0, 0), (vec![DropReason::EgressFiltered], true));
+        assert_eq!(sent(1, 1), (vec![], false), "it has no row");
+        let del = "filter del egress vf 0 flow-type ether src 02:00:00:00:00:05";
+        host.act(&parse(del).into()).unwrap();
+        assert!(
+            host.send(Source::Vf(VfIndex(0)), &frame(77, 0))
+                .drops
+                .is_empty()
+        );
+    }
+}
+
 /// Whether an explanation says what comes out, and says each of it.
 fn explains(steps: &[Step], outcome: &Outcome) -> bool {
     let gets = steps.iter().filter_map(|step| match step {
@@ -1595,9 +1712,9 @@ fn explains(steps: &[Step], outcome: &Outcome) -> bool {
         _ => None,
     });
     let named = steps.iter().all(|step| match step {
-        Step::Filter { action, rule } | Step::PassedOver { action, rule } => {
-            rule.is_some_and(|rule| rule.spec.action == *action)
-        }
+        Step::Egress { action, rule }
+        | Step::Filter { action, rule }
+        | Step::PassedOver { action, rule } => rule.is_some_and(|rule| rule.spec.action == *action),
         _ => true,
     });
     named

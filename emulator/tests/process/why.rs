@@ -121,3 +121,25 @@ fn the_frames_of_a_capture_are_asked_about_one_by_one() {
         );
     }
 }
+
+#[test]
+fn an_egress_filter_is_named_and_can_be_pasted_back() {
+    let emulator = Emulator::start(&["--vfs", "2"]);
+    emulator.does("filter add egress vf 0 flow-type tcp4 dst-port 25 action drop");
+    let why = json(&emulator, "from vf0 dst broadcast tcp dport 25");
+    assert_eq!(why.drop.as_deref(), Some("egress_filtered"));
+    let ctl = emulator.ctl();
+    let show = ["--ctl", ctl.to_str().unwrap(), "filter", "show"];
+    let shown = String::from_utf8(vfnic(&show).stdout).unwrap();
+    let line = shown.trim_end().split("  #").next().unwrap();
+    assert!(
+        why.steps.iter().any(|step| step.contains(line)),
+        "{line}: {why:?}"
+    );
+    emulator.does("filter flush");
+    emulator.does(&format!("filter add {line}"));
+    let again = String::from_utf8(vfnic(&show).stdout).unwrap();
+    assert_eq!(again, shown);
+    let why = json(&emulator, "from vf1 dst broadcast tcp dport 25");
+    assert_eq!(why.drop, None);
+}

@@ -562,8 +562,16 @@ fn drops(c: &ShowCounters) -> String {
 /// Words that are keys and values in turn, as a JSON object.
 #[must_use]
 pub fn words_to_json(words: &str) -> serde_json::Value {
-    let mut words = words.split_whitespace();
     let mut map = serde_json::Map::new();
+    // The one word without a value.
+    let words = match words.strip_prefix("egress ") {
+        Some(rest) => {
+            map.insert("direction".to_owned(), "egress".into());
+            rest
+        }
+        None => words,
+    };
+    let mut words = words.split_whitespace();
     while let (Some(key), Some(value)) = (words.next(), words.next()) {
         let number = value.parse::<u64>().map(serde_json::Value::from);
         map.insert(key.to_owned(), number.unwrap_or_else(|_| value.into()));
@@ -574,6 +582,15 @@ pub fn words_to_json(words: &str) -> serde_json::Value {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_filter_on_what_vfs_send_says_so_in_json() {
+        let words = "egress vf 1 flow-type ether proto 0x0800 action drop priority manual";
+        let json = words_to_json(words);
+        assert_eq!(json["direction"], "egress");
+        assert_eq!((&json["vf"], &json["action"]), (&1.into(), &"drop".into()));
+        assert_eq!(words_to_json("flow-type ether vf 2")["vf"], 2);
+    }
 
     #[test]
     fn busy_time_is_told_in_cycles_a_packet_where_the_counter_is_known() {
