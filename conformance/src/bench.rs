@@ -2,12 +2,16 @@
 //!
 //! Every wait has an end. Frames that the suite did not send itself are passed over.
 
+use std::cell::RefCell;
+use std::io;
+use std::os::unix::net::UnixListener;
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use crate::subject::Subject;
+use crate::subject::{Ended, Process, Subject};
 use crate::verdict::{Failure, Seen, ensure};
 use vf_guest::driver::Format;
-use vf_guest::frontend::{Frontend, FrontendError};
+use vf_guest::frontend::{Frontend, FrontendError, Transcript};
 use vf_guest::message::protocol;
 use vf_guest::net::{NetConfig, NetDevice, NetHeader, RxFrame, feature};
 
@@ -15,6 +19,8 @@ use vf_guest::net::{NetConfig, NetDevice, NetHeader, RxFrame, feature};
 pub const DEADLINE: Duration = Duration::from_secs(2);
 /// How long the suite waits to see that nothing happens.
 pub const QUIET: Duration = Duration::from_millis(60);
+/// Why the suite stops looking at what comes.
+const FLOOD: &str = "frames that nobody sent arrive without end";
 /// EtherType of the suite's frames (IEEE "local experimental").
 const ETHERTYPE: [u8; 2] = [0x88, 0xb5];
 
@@ -29,29 +35,60 @@ pub enum Delivery {
     None,
 }
 
+/// How long the first frame may take after a subject has started.
+const WARMING: Duration = Duration::from_secs(15);
+/// What takes longer than this until frames pass has a data path that learns of rings after it has acknowledged them.
+const AT_ONCE: Duration = Duration::from_millis(30);
+
 /// A subject, probed.
 #[derive(Debug)]
 pub struct Bench {
     subject: Subject,
+    process: RefCell<Option<Process>>,
+    listeners: Vec<(PathBuf, UnixListener)>,
+    transcript: Transcript,
     features: u64,
     protocol: u64,
     delivery: Delivery,
     format: Format,
+    serves_control: bool,
+    passed: bool,
+    settle: Duration,
 }
 
 impl Bench {
-    /// Reads what the subject offers, and finds out where frames arrive.
+    /// Starts the subject, reads what it offers, and finds out where frames arrive, how long after a set-up they do, and
+    /// whether it answers commands on a control queue.
     pub fn new(subject: Subject) -> Result<Bench, Failure> {
+        let mut listeners = Vec::new();
+        for path in [Some(&subject.socket), subject.peer.as_ref()]
+            .into_iter()
+            .flatten()
+        {
+            if subject.listen {
+                let listener = UnixListener::bind(path).map_err(|error| {
+                    io::Error::new(error.kind(), format!("{}: {error}", path.display()))
+                })?;
+                listener.set_nonblocking(true)?;
+                listeners.push((path.clone(), listener));
+            }
+        }
         let mut bench = Bench {
+            process: RefCell::new(Process::start(&subject)?),
+            listeners,
+            transcript: Transcript::default(),
             delivery: if subject.peer.is_some() {
                 Delivery::Peer
             } else {
                 Delivery::Echo
             },
+            settle: subject.settle,
             subject,
             features: 0,
             protocol: 0,
             format: Format::Split,
+            serves_control: false,
+            passed: false,
         };
         let mut frontend = bench.connect()?;
         bench.features = frontend.get_features()?;
@@ -60,20 +97,68 @@ impl Bench {
         }
         drop(frontend);
         // Some sessions do without configuration space; the addresses are known by then.
-        let subject = &mut bench.subject;
-        subject.mac = subject.mac.or(told_mac(&subject.socket)?);
-        if let Some(peer) = &subject.peer {
-            subject.peer_mac = subject.peer_mac.or(told_mac(peer)?);
+        bench.subject.mac = bench.subject.mac.or(bench.told_mac("a")?);
+        if bench.subject.peer.is_some() {
+            bench.subject.peer_mac = bench.subject.peer_mac.or(bench.told_mac("b")?);
         }
-        if bench.delivery == Delivery::Echo {
-            let mut link = bench.link(&NetConfig::default())?;
-            let frame = link.frame(100);
-            link.send(&frame)?;
-            if !link.arrives(&frame, Duration::from_millis(300))? {
-                bench.delivery = Delivery::None;
-            }
-        }
+        bench.warm_up();
+        bench.serves_control = bench.features & feature::CTRL_VQ != 0 && bench.commanded();
         Ok(bench)
+    }
+
+    /// Waits until frames pass, and learns how long after a set-up they do. A port that echoes nothing for a moment echoes
+    /// nothing.
+    fn warm_up(&mut self) {
+        let patience = match self.delivery {
+            Delivery::Peer => WARMING,
+            Delivery::Echo => Duration::from_millis(300),
+            Delivery::None => return,
+        };
+        let Ok(mut link) = self.link(&NetConfig::default()) else {
+            return;
+        };
+        let start = Instant::now();
+        // A subject that takes no frame at all is to be judged for that.
+        self.passed = link.passes(start + patience).unwrap_or(false);
+        let took = start.elapsed();
+        if !self.passed && self.delivery == Delivery::Echo {
+            self.delivery = Delivery::None;
+        }
+        if self.passed && took > AT_ONCE {
+            self.settle = self.settle.max(3 * took);
+        }
+    }
+
+    /// Whether the subject answers a command on a control queue: with most back ends the front end does that.
+    fn commanded(&self) -> bool {
+        let answered = || {
+            let mut link = self.link(&with(feature::CTRL_VQ))?;
+            crate::control::command(link.receiver(), &[0x7f, 0], 0)
+        };
+        answered().is_ok()
+    }
+
+    /// What the suite has found out, as a line for people.
+    pub fn describe(&self) -> String {
+        let frames = match self.delivery {
+            Delivery::Peer if self.passed => "frames arrive at the peer",
+            Delivery::Peer => "no frame arrives at the peer: is it forwarded to --peer-mac?",
+            Delivery::Echo => "frames come back",
+            Delivery::None => "frames arrive nowhere (--peer-socket)",
+        };
+        let control = match (self.features & feature::CTRL_VQ != 0, self.serves_control) {
+            (false, _) => "",
+            (true, true) => ", serves the control queue",
+            (true, false) => ", leaves the control queue to the front end",
+        };
+        let settle = match self.settle.as_millis() {
+            0 => String::new(),
+            ms => format!(", given {ms} ms after each set-up"),
+        };
+        format!(
+            "features {:#x}, protocol features {:#x}; {frames}{settle}{control}",
+            self.features, self.protocol
+        )
     }
 
     /// Features the subject offers.
@@ -89,6 +174,21 @@ impl Bench {
     /// Which format the rings of sessions have.
     pub fn format(&self) -> Format {
         self.format
+    }
+
+    /// Whether the subject answers commands on a control queue.
+    pub fn serves_control(&self) -> bool {
+        self.serves_control
+    }
+
+    /// What was said in all sessions since this was last asked: a line a message.
+    pub fn transcript(&self) -> Vec<String> {
+        self.transcript.take()
+    }
+
+    /// Gives the subject the time it needs until what it has acknowledged is in force.
+    pub fn settle(&self) {
+        std::thread::sleep(self.settle);
     }
 
     /// A configuration with rings of that format.
@@ -116,12 +216,22 @@ impl Bench {
     /// A fresh session, in which nothing but one `GET_FEATURES` was sent. Tries again while the
     /// subject is still busy with the end of the last session.
     pub fn connect(&self) -> Result<Frontend, Failure> {
-        dial(&self.subject.socket)
+        self.dial("a")
     }
 
     /// A connection beside another one, which nobody need answer.
-    pub fn try_connect(&self) -> std::io::Result<Frontend> {
-        Frontend::connect(&self.subject.socket)
+    pub fn try_connect(&self) -> io::Result<Frontend> {
+        self.reach("a")
+    }
+
+    /// Whether the subject answers a fresh connection at once.
+    pub(crate) fn answers(&self) -> bool {
+        let answered = self.reach("a").map_err(FrontendError::from);
+        let answered = answered.and_then(|mut frontend| {
+            frontend.timeout = QUIET;
+            frontend.get_features()
+        });
+        answered.is_ok()
     }
 
     /// A fresh session with protocol features and ownership settled, and the features to
@@ -141,21 +251,25 @@ impl Bench {
     /// A sender on the first port, and a receiver on the second if there is one, else both on the
     /// first with the sender's features.
     pub fn link_of(&self, tx: &NetConfig, rx: &NetConfig) -> Result<Link, Failure> {
-        let rx = match &self.subject.peer {
-            Some(path) => Some(NetDevice::start(dial(path)?, &self.formatted(rx))?),
-            None => None,
-        };
+        let rx = self.receiver(rx)?;
         let tx = NetDevice::start(self.connect()?, &self.formatted(tx))?;
         Ok(self.link_to(tx, rx))
     }
 
     /// A link whose sender was set up by hand.
     pub fn link_from(&self, tx: NetDevice, rx: &NetConfig) -> Result<Link, Failure> {
-        let rx = match &self.subject.peer {
-            Some(path) => Some(NetDevice::start(dial(path)?, &self.formatted(rx))?),
-            None => None,
-        };
+        let rx = self.receiver(rx)?;
         Ok(self.link_to(tx, rx))
+    }
+
+    fn receiver(&self, config: &NetConfig) -> Result<Option<NetDevice>, Failure> {
+        match &self.subject.peer {
+            Some(_) => Ok(Some(NetDevice::start(
+                self.dial("b")?,
+                &self.formatted(config),
+            )?)),
+            None => Ok(None),
+        }
     }
 
     fn link_to(&self, tx: NetDevice, rx: Option<NetDevice>) -> Link {
@@ -165,6 +279,11 @@ impl Bench {
             Some(_) => self.subject.peer_mac.unwrap_or(made_up(2)),
             None => src,
         };
+        self.settle();
+        // A back end may signal a call as soon as it is given one.
+        for call in tx.calls().chain(rx.iter().flat_map(NetDevice::calls)) {
+            call.drain();
+        }
         Link {
             tx,
             rx,
@@ -194,38 +313,101 @@ impl Bench {
     pub fn contained<T>(&self, answer: Result<T, FrontendError>) -> Result<Seen, Failure> {
         let seen = match answer {
             Ok(_) => Seen::Tolerated,
-            Err(FrontendError::Nack { .. } | FrontendError::BadReply { .. }) => Seen::Refused,
+            Err(FrontendError::Nack { .. }) => Seen::Refused,
             Err(FrontendError::Closed) => Seen::Closed,
             Err(other) => return Err(other.into()),
         };
         self.alive()?;
         Ok(seen)
     }
-}
 
-/// The MAC address that the subject's configuration space tells.
-fn told_mac(path: &std::path::Path) -> Result<Option<[u8; 6]>, Failure> {
-    let mut frontend = dial(path)?;
-    let (features, space) = vf_guest::net::negotiate(&mut frontend, &NetConfig::default())?;
-    Ok((features & feature::MAC != 0 && space.mac != [0; 6]).then_some(space.mac))
-}
+    /// The MAC address that the configuration space of a port tells.
+    fn told_mac(&self, port: &str) -> Result<Option<[u8; 6]>, Failure> {
+        let mut frontend = self.dial(port)?;
+        let (features, space) = vf_guest::net::negotiate(&mut frontend, &NetConfig::default())?;
+        Ok((features & feature::MAC != 0 && space.mac != [0; 6]).then_some(space.mac))
+    }
 
-/// Connects, and makes sure that somebody answers.
-fn dial(path: &std::path::Path) -> Result<Frontend, Failure> {
-    let deadline = Instant::now() + DEADLINE;
-    loop {
-        let attempt = Frontend::connect(path).map_err(FrontendError::from);
-        let answered = attempt.and_then(|mut frontend| {
-            frontend.timeout = DEADLINE;
-            frontend.get_features()?;
-            Ok(frontend)
-        });
-        match answered {
-            Ok(frontend) => return Ok(frontend),
-            Err(FrontendError::Timeout) => return Err(FrontendError::Timeout.into()),
-            Err(error) if Instant::now() > deadline => return Err(error.into()),
-            Err(_) => std::thread::sleep(Duration::from_millis(10)),
+    /// Connects port `a` or `b`, or has it come, and makes sure that somebody answers.
+    fn dial(&self, port: &str) -> Result<Frontend, Failure> {
+        let deadline = Instant::now() + DEADLINE;
+        loop {
+            let answered = self.reach(port).map_err(FrontendError::from);
+            let answered = answered.and_then(|mut frontend| {
+                frontend.timeout = DEADLINE;
+                frontend.write_down(&self.transcript, port);
+                frontend.get_features()?;
+                Ok(frontend)
+            });
+            match answered {
+                Ok(frontend) => return Ok(frontend),
+                Err(FrontendError::Timeout) => return Err(FrontendError::Timeout.into()),
+                Err(error) => {
+                    self.revive()?;
+                    if Instant::now() > deadline {
+                        return Err(error.into());
+                    }
+                    std::thread::sleep(Duration::from_millis(10));
+                }
+            }
         }
+    }
+
+    fn reach(&self, port: &str) -> io::Result<Frontend> {
+        let path = match (port, &self.subject.peer) {
+            ("b", Some(peer)) => peer,
+            _ => &self.subject.socket,
+        };
+        match self.listeners.iter().find(|(at, _)| at == path) {
+            Some((_, listener)) => Frontend::from_stream(listener.accept()?.0),
+            None => Frontend::connect(path),
+        }
+    }
+
+    /// Starts a process again that serves one session and has ended by itself. One that serves many and has ended is told.
+    fn revive(&self) -> Result<(), Failure> {
+        let mut process = self.process.borrow_mut();
+        match process.as_mut().map(Process::exited).transpose()?.flatten() {
+            Some(ended) if self.subject.single_session && ended.by_itself() => {
+                *process = None;
+                *process = Process::start(&self.subject)?;
+                Ok(())
+            }
+            Some(ended) => Err(Failure::Ended(ended)),
+            None => Ok(()),
+        }
+    }
+
+    /// How the process that we have started ended, if it has.
+    pub(crate) fn ended(&self) -> Result<Option<Ended>, Failure> {
+        let mut process = self.process.borrow_mut();
+        Ok(process.as_mut().map(Process::exited).transpose()?.flatten())
+    }
+
+    /// Whether the process ends with each session.
+    pub(crate) fn serves_one_session(&self) -> bool {
+        self.subject.single_session
+    }
+
+    /// The process that we have started.
+    pub(crate) fn process_id(&self) -> Option<u32> {
+        self.process.borrow().as_ref().map(Process::id)
+    }
+
+    /// Starts the subject again, if we have started it, and waits until frames pass, as it was in the beginning.
+    pub(crate) fn restart(&self) -> Result<(), Failure> {
+        if self.subject.command.is_empty() {
+            return Ok(());
+        }
+        let mut process = self.process.borrow_mut();
+        *process = None;
+        *process = Process::start(&self.subject)?;
+        drop(process);
+        if self.passed {
+            let mut link = self.link(&NetConfig::default())?;
+            link.passes(Instant::now() + WARMING)?;
+        }
+        Ok(())
     }
 }
 
@@ -249,18 +431,6 @@ impl Link {
     /// The receiving device.
     pub fn receiver(&mut self) -> &mut NetDevice {
         self.rx.as_mut().unwrap_or(&mut self.tx)
-    }
-
-    /// The link in the other direction, if there is a peer.
-    pub fn reversed(self) -> Option<Link> {
-        let rx = self.rx?;
-        Some(Link {
-            tx: rx,
-            rx: Some(self.tx),
-            src: self.dst,
-            dst: self.src,
-            ..self
-        })
     }
 
     /// A new frame of `len` bytes (at least 18) from sender to receiver, unlike any before.
@@ -312,19 +482,34 @@ impl Link {
         }
     }
 
-    /// Sends a frame and waits for it: to be given back, and to arrive where the suite can see it.
+    /// Sends a frame and waits for it: to be given back, and to arrive if the suite sees anything arrive.
     pub fn pass(&mut self, frame: &[u8]) -> Result<(), Failure> {
         self.send(frame)?;
         self.sent()?;
-        self.expect(frame).map(drop)
+        match self.delivery {
+            Delivery::None => Ok(()),
+            Delivery::Peer | Delivery::Echo => self.expect(frame).map(drop),
+        }
     }
 
-    /// Waits for `frame` to arrive and returns the header it came with. On a subject that delivers
-    /// nowhere there is nothing to wait for.
-    pub fn expect(&mut self, frame: &[u8]) -> Result<NetHeader, Failure> {
-        if self.delivery == Delivery::None {
-            return Ok(NetHeader::default());
+    /// Whether one of the frames that are sent until then arrives.
+    fn passes(&mut self, deadline: Instant) -> Result<bool, Failure> {
+        while Instant::now() < deadline {
+            let frame = self.frame(100);
+            self.send(&frame)?;
+            if self.arrives(&frame, Duration::from_millis(20))? {
+                return Ok(true);
+            }
         }
+        Ok(false)
+    }
+
+    /// Waits for `frame` to arrive and returns the header it came with.
+    ///
+    /// # Errors
+    /// [`Failure::Unseen`] with a subject whose frames arrive nowhere.
+    pub fn expect(&mut self, frame: &[u8]) -> Result<NetHeader, Failure> {
+        self.sees()?;
         let arrived = self.arrives(frame, DEADLINE)?;
         ensure(
             arrived,
@@ -333,13 +518,21 @@ impl Link {
         Ok(self.got.hdr)
     }
 
-    /// Whether `frame` arrives within `wait`.
+    fn sees(&self) -> Result<(), Failure> {
+        match self.delivery {
+            Delivery::None => Err(Failure::Unseen),
+            Delivery::Peer | Delivery::Echo => Ok(()),
+        }
+    }
+
+    /// Whether `frame` arrives within `wait`, or soon after among others that do.
     pub fn arrives(&mut self, frame: &[u8], wait: Duration) -> Result<bool, Failure> {
         let deadline = Instant::now() + wait;
         while self.next(deadline)? {
             if self.got.bytes() == frame {
                 return Ok(true);
             }
+            ensure(Instant::now() < deadline + DEADLINE, FLOOD)?;
         }
         Ok(false)
     }
@@ -349,9 +542,10 @@ impl Link {
         let deadline = Instant::now() + wait;
         while self.next(deadline)? {
             let bytes = self.got.bytes();
-            if bytes.len() >= 12 && bytes[6..12] == self.src {
+            if bytes.get(6..12).is_none_or(|src| src == self.src) {
                 return Ok(Some(&self.got));
             }
+            ensure(Instant::now() < deadline + DEADLINE, FLOOD)?;
         }
         Ok(None)
     }
@@ -373,7 +567,11 @@ impl Link {
     }
 
     /// Checks that `frame` does not arrive.
+    ///
+    /// # Errors
+    /// [`Failure::Unseen`] with a subject whose frames arrive nowhere.
     pub fn expect_nothing(&mut self, frame: &[u8]) -> Result<(), Failure> {
+        self.sees()?;
         let arrived = self.arrives(frame, QUIET)?;
         ensure(!arrived, "a frame that must not be forwarded was")
     }

@@ -2,19 +2,27 @@
 //!
 //! A case passes only when it ran: an unmet need is a skip with its reason. For hostile input
 //! there is one criterion, *contained*: the back end lives and a fresh session passes traffic.
-//! Which way it contained the input is recorded and not judged.
+//! Which way it contained the input is recorded and not judged. A case that was not run because an earlier one left nobody there
+//! is *not judged*.
 
 use std::fmt;
+use std::sync::mpsc::{self, RecvTimeoutError, Sender};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use crate::bench::{Bench, Delivery};
-use crate::subject::{Process, Subject};
+use crate::subject;
 use crate::verdict::{Failure, Seen};
 use vf_guest::driver::Format;
 use vf_guest::net::feature;
 
+/// How long a case may take, unless it is said otherwise.
+pub const LIMIT: Duration = Duration::from_secs(60);
+/// How many messages of a failed case are told.
+const TOLD: usize = 8;
+
 /// How binding a case is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, serde::Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Level {
     /// A MUST of a document.
@@ -46,8 +54,37 @@ pub enum Need {
     Delivery,
     /// Frames that are sent arrive at another port.
     Peer,
+    /// Commands on the control queue are answered by the back end, where most leave them to the front end.
+    Control,
     /// The rings have this format.
     Format(Format),
+}
+
+impl Need {
+    /// Whether `bench` can meet it.
+    fn met(self, bench: &Bench) -> bool {
+        match self {
+            Need::Feature(mask, _) => bench.features() & mask == mask,
+            Need::Protocol(mask, _) => bench.protocol_features() & mask == mask,
+            Need::Delivery => bench.delivery() != Delivery::None,
+            Need::Peer => bench.delivery() == Delivery::Peer,
+            Need::Control => bench.serves_control(),
+            Need::Format(format) => bench.format() == format,
+        }
+    }
+}
+
+impl fmt::Display for Need {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Need::Feature(_, name) => write!(f, "the feature {name}"),
+            Need::Protocol(_, name) => write!(f, "the protocol feature {name}"),
+            Need::Delivery => f.write_str("a port where frames arrive: --peer-socket PATH"),
+            Need::Peer => f.write_str("a second port: --peer-socket PATH"),
+            Need::Control => f.write_str("a control queue that the back end serves itself"),
+            Need::Format(format) => write!(f, "{format} rings"),
+        }
+    }
 }
 
 /// One case.
@@ -61,6 +98,10 @@ pub struct Case {
     pub needs: &'static [Need],
     /// Where the requirement comes from: V is virtio, VU the vhost-user document.
     pub source: &'static str,
+    /// What the subject is given.
+    pub sent: &'static str,
+    /// What it has to make of that.
+    pub expected: &'static str,
     /// Runs it.
     pub run: fn(&Bench) -> Result<Seen, Failure>,
 }
@@ -90,10 +131,10 @@ pub enum Outcome {
     Passed(Seen),
     /// It failed.
     Failed(Failure),
-    /// It was not run, for this reason.
+    /// It was not run, because of something that it needs.
     Skipped(String),
-    /// It was not judged: the subject's process was gone afterwards.
-    Exited(std::process::ExitStatus),
+    /// It was run or was to be, and nothing can be said, for this reason.
+    NotJudged(String),
 }
 
 /// A case and how it ended.
@@ -107,18 +148,23 @@ pub struct Finding {
     pub outcome: Outcome,
     /// How long it took.
     pub took: Duration,
+    /// The last messages of its sessions, the first port's called `a` and the second's `b`.
+    pub said: Vec<String>,
 }
 
-/// Runs `cases` one after another against `subject`, telling `each` as they end: with rings of `format`, or else of every
-/// format that is offered. A subject that we started and that has died is started again before the next case.
+/// Runs `cases` one after another on `bench`, telling `each` as they end: with rings of `format`, or else of every
+/// format that is offered. None may take longer than `limit`, if we have started the subject and so can end it. One that has died, or
+/// serves nobody any more, is started again before the next case.
+///
+/// # Errors
+/// [`Failure`] if packed rings are asked for and not offered, or if a subject cannot be started again.
 pub fn run(
-    subject: &Subject,
+    bench: &mut Bench,
     cases: &[&'static Case],
     format: Option<Format>,
+    limit: Duration,
     mut each: impl FnMut(&Finding),
 ) -> Result<Vec<Finding>, Failure> {
-    let mut process = Process::start(subject)?;
-    let mut bench = Bench::new(subject.clone())?;
     let packed = bench.features() & feature::RING_PACKED != 0;
     let formats = match format {
         Some(Format::Packed) if !packed => {
@@ -129,11 +175,12 @@ pub fn run(
         None => vec![Format::Split],
     };
     let mut findings = Vec::new();
+    let mut culprit = None;
     for &format in &formats {
         bench.set_format(format);
         let all = formats.len() == 1;
         for &case in cases.iter().filter(|case| all || case.suits(format)) {
-            let finding = run_one(subject, case, &bench, &mut process)?;
+            let finding = run_one(case, bench, limit, &mut culprit)?;
             each(&finding);
             findings.push(finding);
         }
@@ -141,56 +188,96 @@ pub fn run(
     Ok(findings)
 }
 
+/// Runs one case; `culprit` is the one that has left nobody who answers.
 fn run_one(
-    subject: &Subject,
     case: &'static Case,
     bench: &Bench,
-    process: &mut Option<Process>,
+    limit: Duration,
+    culprit: &mut Option<&'static str>,
 ) -> Result<Finding, Failure> {
     let start = Instant::now();
-    let outcome = match unmet(case, bench) {
-        Some(reason) => Outcome::Skipped(reason),
-        None => {
-            let result = (case.run)(bench);
-            let status = match process {
-                Some(process) => process.exited()?,
-                None => None,
-            };
-            match (status, result) {
-                (Some(status), _) => {
-                    *process = Process::start(subject)?;
-                    Outcome::Exited(status)
-                }
-                (None, Ok(seen)) => Outcome::Passed(seen),
-                (None, Err(failure)) => {
-                    // It may hang: the next case is to be judged for itself.
-                    if process.take().is_some() {
-                        *process = Process::start(subject)?;
-                    }
-                    Outcome::Failed(failure)
-                }
-            }
+    let mut said = Vec::new();
+    let unmet = case.needs.iter().find(|need| !need.met(bench));
+    let outcome = match (unmet, *culprit) {
+        (Some(need), _) => Outcome::Skipped(format!("needs {need}")),
+        (None, Some(culprit)) if !bench.answers() => Outcome::NotJudged(format!(
+            "nobody answers since {culprit}; --start CMD starts the back end again"
+        )),
+        (None, _) => {
+            *culprit = None;
+            judged(case, bench, limit, culprit, &mut said)?
         }
     };
+    said.drain(..said.len().saturating_sub(TOLD));
     Ok(Finding {
         case,
         format: bench.format(),
         outcome,
         took: start.elapsed(),
+        said,
     })
 }
 
-/// The first need of `case` that `bench` cannot meet, as a reason to skip.
-fn unmet(case: &Case, bench: &Bench) -> Option<String> {
-    case.needs.iter().find_map(|need| {
-        let (met, what) = match *need {
-            Need::Feature(mask, name) => (bench.features() & mask == mask, name),
-            Need::Protocol(mask, name) => (bench.protocol_features() & mask == mask, name),
-            Need::Delivery => (bench.delivery() != Delivery::None, "a peer or an echo"),
-            Need::Peer => (bench.delivery() == Delivery::Peer, "a peer"),
-            Need::Format(Format::Split) => (bench.format() == Format::Split, "split rings"),
-            Need::Format(Format::Packed) => (bench.format() == Format::Packed, "packed rings"),
-        };
-        (!met).then(|| format!("needs {what}"))
-    })
+fn judged(
+    case: &'static Case,
+    bench: &Bench,
+    limit: Duration,
+    culprit: &mut Option<&'static str>,
+    said: &mut Vec<String>,
+) -> Result<Outcome, Failure> {
+    bench.transcript();
+    let watchdog = bench.process_id().map(|id| Watchdog::new(id, limit));
+    let result = (case.run)(bench);
+    *said = bench.transcript();
+    let broken_off = watchdog.is_some_and(Watchdog::has_bitten);
+    let ended = bench.ended()?;
+    let failure = match (result, ended) {
+        _ if broken_off => Failure::OutOfTime(limit),
+        (_, Some(ended)) if !bench.serves_one_session() || !ended.by_itself() => {
+            Failure::Ended(ended)
+        }
+        (Ok(seen), _) => return Ok(Outcome::Passed(seen)),
+        (Err(Failure::Unseen), _) => {
+            return Ok(Outcome::Skipped(format!("needs {}", Need::Delivery)));
+        }
+        (Err(Failure::System(error)), _) => {
+            return Ok(Outcome::NotJudged(Failure::System(error).to_string()));
+        }
+        (Err(failure), _) => failure,
+    };
+    // It may hang: the next case is to be judged for itself.
+    if bench.process_id().is_none() {
+        if !bench.answers() {
+            *culprit = Some(case.id);
+        }
+    } else if bench.alive().is_err() {
+        bench.restart()?;
+    }
+    Ok(Outcome::Failed(failure))
+}
+
+/// A thread that ends a subject's processes when a case takes too long, so that nobody waits for them any more.
+struct Watchdog {
+    done: Sender<()>,
+    thread: JoinHandle<bool>,
+}
+
+impl Watchdog {
+    fn new(leader: u32, limit: Duration) -> Watchdog {
+        let (done, waits) = mpsc::channel();
+        let thread = std::thread::spawn(move || {
+            let late = waits.recv_timeout(limit) == Err(RecvTimeoutError::Timeout);
+            if late {
+                subject::kill(leader);
+            }
+            late
+        });
+        Watchdog { done, thread }
+    }
+
+    fn has_bitten(self) -> bool {
+        // Nobody listens any more when it has bitten.
+        let _ = self.done.send(());
+        self.thread.join().unwrap_or(false)
+    }
 }

@@ -8,27 +8,31 @@
 //! - [`subject`]: the back end under test
 //! - [`case`](mod@case), [`cases`], [`verdict`]: what is asked of it, and how that ends
 //! - [`mod@bench`]: what cases are written with
-//! - [`report`]: findings as text and JSON
+//! - [`report`]: findings as text and JSON, and which of them count
 //!
 //! The program `vf-conformance` (feature `cli`) runs the suite, and the load generator [`vf-load`](../vf_load/index.html).
 //!
 //! # Judge a back end
 //!
 //! ```no_run
+//! use vf_conformance::bench::Bench;
+//! use vf_conformance::report::Measure;
 //! use vf_conformance::subject::Subject;
 //! use vf_conformance::{case, cases, report};
 //!
 //! fn main() -> Result<(), Box<dyn std::error::Error>> {
-//!     let subject = Subject {
+//!     let mut bench = Bench::new(Subject {
 //!         socket: "/run/vfnic/nic0-vf0.sock".into(),
 //!         peer: Some("/run/vfnic/nic0-vf1.sock".into()),
 //!         ..Subject::default()
-//!     };
-//!     let rings = cases::matching(&["ring/".to_owned()]);
-//!     let findings = case::run(&subject, &rings, None, |finding| {
-//!         let _ = report::line(finding, &mut std::io::stdout());
 //!     })?;
-//!     std::process::exit(findings.iter().any(report::is_failure).into());
+//!     let rings = cases::matching(&["ring/".to_owned()]);
+//!     let measure = Measure::default();
+//!     let findings = case::run(&mut bench, &rings, None, case::LIMIT, |finding| {
+//!         let _ = report::line(finding, &measure, None, &mut std::io::stdout());
+//!     })?;
+//!     let fails = findings.iter().any(|finding| measure.standing(finding).fails());
+//!     std::process::exit(fails.into());
 //! }
 //! ```
 
@@ -38,6 +42,8 @@ pub mod bench;
 pub mod case;
 pub mod cases;
 mod control;
+#[cfg(feature = "cli")]
+pub mod junit;
 pub mod report;
 pub mod subject;
 pub mod verdict;

@@ -1,73 +1,230 @@
 //! The back end under test: where its sockets are, and its process if we start it.
 //!
-//! Never looks inside: a subject is known by its sockets and its exit status alone.
+//! Never looks inside: a subject is known by its sockets, its exit status and what it last said.
 
-use std::io;
+use std::io::{self, Read, Seek, SeekFrom};
+use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process_group};
+
+/// How long a subject that we start may take to make its sockets.
+const STARTING: Duration = Duration::from_secs(20);
+/// How much of what a process said at last is kept, in bytes.
+const LAST_WORDS: i64 = 400;
 
 /// What to test.
 #[derive(Debug, Clone, Default)]
 pub struct Subject {
-    /// Socket the subject listens on.
+    /// Socket of the first port: the subject listens there, or with `listen` connects to it.
     pub socket: PathBuf,
-    /// Second socket of the same switch: what is sent on one arrives on the other.
+    /// Socket of a second port of the same switch: what is sent on one arrives on the other.
     pub peer: Option<PathBuf>,
     /// MAC address of the first port; else what its configuration space says, else a made-up one.
     pub mac: Option<[u8; 6]>,
     /// MAC address of the second port, likewise.
     pub peer_mac: Option<[u8; 6]>,
-    /// Command that starts the subject; empty: it runs already.
+    /// Program and arguments that start the subject; empty: it runs already.
     pub command: Vec<String>,
+    /// Whether the subject is the client of its sockets, and the suite listens.
+    pub listen: bool,
+    /// Whether the process serves one session and ends with it: then a clean exit is the end of a session and nothing worse.
+    pub single_session: bool,
+    /// How long the subject takes at least until frames pass, after the last message of a set-up.
+    pub settle: Duration,
 }
 
-/// A subject's process, killed when dropped.
+/// How a process of a subject's ended, and what it said at last.
+#[derive(Debug, Clone)]
+pub struct Ended {
+    /// Its exit status.
+    pub status: ExitStatus,
+    /// The last line that it wrote to its standard output or error.
+    pub last_words: String,
+}
+
+impl Ended {
+    /// Whether it ended by itself, and not by a signal.
+    pub fn by_itself(&self) -> bool {
+        self.status.signal().is_none()
+    }
+}
+
+impl std::fmt::Display for Ended {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}", self.status)?;
+        match &self.last_words[..] {
+            "" => Ok(()),
+            words => write!(f, "; it said at last: {words}"),
+        }
+    }
+}
+
+/// A subject's process, killed with all that it has started when dropped.
 #[derive(Debug)]
 pub struct Process {
     child: Child,
+    output: std::fs::File,
 }
 
 impl Process {
-    /// Starts the subject's command, if it has one, and waits until its socket is there.
+    /// Starts the subject's command, if it has one, and waits until its sockets are there.
     pub fn start(subject: &Subject) -> io::Result<Option<Process>> {
         let Some((program, args)) = subject.command.split_first() else {
             return Ok(None);
         };
-        remove(&subject.socket)?;
-        let mut process = Process {
-            child: Command::new(program).args(args).spawn()?,
-        };
-        let deadline = Instant::now() + Duration::from_secs(10);
-        while !subject.socket.exists() {
-            if process.exited()?.is_some() || Instant::now() > deadline {
-                return Err(io::Error::new(
-                    io::ErrorKind::NotFound,
-                    "the subject did not make its socket",
-                ));
+        let sockets: Vec<&Path> = [Some(&subject.socket), subject.peer.as_ref()]
+            .into_iter()
+            .flatten()
+            .map(PathBuf::as_path)
+            .collect();
+        if !subject.listen {
+            for socket in &sockets {
+                remove(socket)?;
             }
-            std::thread::sleep(Duration::from_millis(5));
+        }
+        let output = tempfile::tempfile()?;
+        let child = Command::new(program)
+            .args(args)
+            .stdin(Stdio::null())
+            .stdout(output.try_clone()?)
+            .stderr(output.try_clone()?)
+            .process_group(0)
+            .spawn()
+            .map_err(|error| named(program, &error))?;
+        let mut process = Process { child, output };
+        let deadline = Instant::now() + STARTING;
+        while let Some(missing) = sockets.iter().find(|path| !path.exists())
+            && !subject.listen
+        {
+            let why = match process.exited()? {
+                Some(ended) => format!(
+                    "{program} ended before it made {}: {ended}",
+                    missing.display()
+                ),
+                None if Instant::now() > deadline => {
+                    format!(
+                        "{program} did not make {} within {STARTING:?}",
+                        missing.display()
+                    )
+                }
+                None => {
+                    std::thread::sleep(Duration::from_millis(5));
+                    continue;
+                }
+            };
+            return Err(io::Error::new(io::ErrorKind::NotFound, why));
         }
         Ok(Some(process))
     }
 
-    /// The exit status, if the process is gone.
-    pub fn exited(&mut self) -> io::Result<Option<ExitStatus>> {
-        self.child.try_wait()
+    /// How the process ended, if it is gone.
+    pub fn exited(&mut self) -> io::Result<Option<Ended>> {
+        let Some(status) = self.child.try_wait()? else {
+            return Ok(None);
+        };
+        let last_words = self.last_words().unwrap_or_default();
+        Ok(Some(Ended { status, last_words }))
+    }
+
+    /// The id of the process, which is its group's, too.
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// The last line that is there and is not empty.
+    fn last_words(&mut self) -> io::Result<String> {
+        let end = self.output.seek(SeekFrom::End(0))?;
+        let back = i64::try_from(end).unwrap_or(LAST_WORDS).min(LAST_WORDS);
+        self.output.seek(SeekFrom::End(-back))?;
+        let mut bytes = Vec::new();
+        self.output.read_to_end(&mut bytes)?;
+        let text = String::from_utf8_lossy(&bytes);
+        let line = text
+            .lines()
+            .rev()
+            .map(str::trim)
+            .find(|line| !line.is_empty());
+        Ok(line.unwrap_or_default().to_owned())
+    }
+}
+
+/// Ends the process group that a subject's process leads.
+pub(crate) fn kill(leader: u32) {
+    let pid = i32::try_from(leader).ok().and_then(Pid::from_raw);
+    if let Some(pid) = pid {
+        // Fails only when nobody of it is left.
+        let _ = kill_process_group(pid, Signal::KILL);
     }
 }
 
 impl Drop for Process {
     fn drop(&mut self) {
-        // Fails only when it is gone already.
-        let _ = self.child.kill();
+        kill(self.child.id());
+        // Fails only when somebody else has waited for it.
         let _ = self.child.wait();
     }
 }
 
 fn remove(path: &Path) -> io::Result<()> {
     match std::fs::remove_file(path) {
-        Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e),
+        Err(e) if e.kind() != io::ErrorKind::NotFound => {
+            Err(named(&path.display().to_string(), &e))
+        }
         _ => Ok(()),
+    }
+}
+
+fn named(what: &str, error: &io::Error) -> io::Error {
+    io::Error::new(error.kind(), format!("{what}: {error}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn shell(dir: &tempfile::TempDir, script: &str) -> Subject {
+        Subject {
+            socket: dir.path().join("a.sock"),
+            command: ["sh", "-c", script].map(str::to_owned).into(),
+            ..Subject::default()
+        }
+    }
+
+    #[test]
+    fn a_process_that_ends_says_why() {
+        let dir = tempfile::tempdir().unwrap();
+        let error =
+            Process::start(&shell(&dir, "echo one; echo no memory >&2; exit 3")).unwrap_err();
+        let said = error.to_string();
+        assert!(
+            said.contains("a.sock: exit status: 3; it said at last: no memory"),
+            "{said}"
+        );
+        let mut absent = shell(&dir, "");
+        absent.command = vec!["/nonexistent/backend".into()];
+        let said = Process::start(&absent).unwrap_err().to_string();
+        assert!(said.starts_with("/nonexistent/backend: "), "{said}");
+    }
+
+    #[test]
+    fn what_a_wrapper_started_ends_with_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let script = format!(
+            "sleep 1000 & echo $! > {0}/pid; mv {0}/pid {0}/a.sock; wait",
+            dir.path().display()
+        );
+        let process = Process::start(&shell(&dir, &script)).unwrap().unwrap();
+        let pid = std::fs::read_to_string(dir.path().join("a.sock")).unwrap();
+        drop(process);
+        let state = || std::fs::read_to_string(format!("/proc/{}/stat", pid.trim()));
+        let deadline = Instant::now() + Duration::from_secs(10);
+        // An orphan is gone, or waits for somebody to ask how it ended.
+        while state().is_ok_and(|stat| !stat.contains(" Z ")) {
+            assert!(Instant::now() < deadline, "{:?}", state());
+            std::thread::sleep(Duration::from_millis(5));
+        }
     }
 }

@@ -6,6 +6,8 @@ use std::io;
 use vf_guest::driver::DeviceFault;
 use vf_guest::frontend::FrontendError;
 
+use crate::subject::Ended;
+
 /// How a case was passed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Seen {
@@ -46,12 +48,21 @@ pub enum Failure {
     /// The device broke a rule of the rings.
     #[error("ring: {0}")]
     Ring(#[from] DeviceFault),
-    /// The suite's own machinery failed.
-    #[error("system: {0}")]
+    /// The suite's own machinery failed, which says nothing about the subject.
+    #[error("the suite itself: {0}")]
     System(#[from] io::Error),
     /// After the case the subject did not serve a fresh session.
     #[error("no traffic in a fresh session afterwards: {0}")]
     Dead(#[source] Box<Failure>),
+    /// The subject's process ended.
+    #[error("the back end's process ended: {0}")]
+    Ended(Ended),
+    /// What was to be seen cannot be seen: frames of this subject arrive nowhere.
+    #[error("frames that are sent arrive nowhere that the suite sees")]
+    Unseen,
+    /// The case ran out of time and was broken off.
+    #[error("broken off after {0:?}")]
+    OutOfTime(std::time::Duration),
 }
 
 impl From<rustix::io::Errno> for Failure {

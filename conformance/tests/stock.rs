@@ -3,19 +3,18 @@
 use std::path::Path;
 use std::process::Command;
 
-use vf_conformance::case::Outcome;
+use vf_conformance::bench::Bench;
+use vf_conformance::case::{self, Outcome};
+use vf_conformance::cases;
+use vf_conformance::report::{self, Measure};
 use vf_conformance::subject::Subject;
-use vf_conformance::{case, cases, report};
 
 /// What `examples/stock-backend.rs` says of itself.
 const KNOWN_FAILURES: &[&str] = &[
-    "proto/vring-enable-before-features",
     "proto/start-on-kick",
     "proto/vring-num-not-pow2",
-    "mem/unsorted",
     "ring/no-interrupt-flag",
     "ring/next-out-of-range",
-    "ring/indirect-and-next",
     "ring/avail-jump",
     "ring/avail-backwards",
     "net/tx-disabled-discards",
@@ -44,7 +43,8 @@ fn the_stock_back_end_fails_where_it_is_known_to() {
         ..Subject::default()
     };
     let chosen = cases::matching(&[]);
-    let findings = case::run(&subject, &chosen, None, |_| {}).unwrap();
+    let mut bench = Bench::new(subject).unwrap();
+    let findings = case::run(&mut bench, &chosen, None, case::LIMIT, |_| {}).unwrap();
     let failed: Vec<_> = findings
         .iter()
         .filter(|f| report::is_failure(f))
@@ -56,10 +56,22 @@ fn the_stock_back_end_fails_where_it_is_known_to() {
             assert!(reason.starts_with("needs "), "{reason}");
         }
     }
+    let measure = Measure::default();
     let mut json = Vec::new();
-    report::json(&findings, &mut json).unwrap();
-    let records: serde_json::Value = serde_json::from_slice(&json).unwrap();
-    assert_eq!(records.as_array().unwrap().len(), chosen.len());
+    for finding in &findings {
+        report::json_line(finding, &measure, &mut json).unwrap();
+    }
+    let records: Vec<serde_json::Value> = serde_json::Deserializer::from_slice(&json)
+        .into_iter()
+        .map(Result::unwrap)
+        .collect();
+    assert_eq!(records.len(), chosen.len());
+    let failed = records.iter().filter(|r| r["outcome"] == "fail").count();
+    let must = findings
+        .iter()
+        .filter(|f| measure.standing(f).fails())
+        .count();
+    assert_eq!(failed, must);
 }
 
 #[test]
@@ -75,5 +87,9 @@ fn wrong_usage_and_an_absent_subject_are_told_apart_from_failures() {
         status(&["run", "--socket", "/nonexistent", "no/such-case"]),
         Some(2)
     );
+    assert_eq!(status(&["explain", "ring/order"]), Some(0));
+    assert_eq!(status(&["explain", "ring/ordre"]), Some(2));
+    assert_eq!(status(&["list", "--json", "ring/"]), Some(0));
+    assert_eq!(status(&["run", "--socket", "x", "--start", "'"]), Some(2));
     assert_eq!(status(&["run", "--socket", "x", "--mac", "02:00"]), Some(2));
 }

@@ -119,6 +119,8 @@ struct Connection {
     session: Session,
     /// The kick of the control queue that is registered.
     control_kick: Option<EventFd>,
+    /// The kicks of rings that wait for their first one, which are registered.
+    first_kicks: Vec<EventFd>,
     /// The driver waits for this reply to its kick of this ring.
     kick: Option<(u32, Option<Vec<u8>>)>,
     refused: bool,
@@ -217,9 +219,12 @@ impl Endpoint {
         if self.serve_front_ends(now, dev) {
             self.rearm();
         }
-        // First the kick, then the queue: what comes later will be told.
+        // First the kicks, then the queues: what comes later will be told.
+        self.watch_first_kicks();
+        let kicked = self.start_kicked(now, dev);
+        self.watch_first_kicks();
         self.watch_control();
-        if let Err(why) = self.serve_control(now, dev) {
+        if let Err(why) = kicked.and_then(|()| self.serve_control(now, dev)) {
             self.close(Some(why), now, dev);
             self.rearm();
         }
@@ -373,6 +378,61 @@ impl Endpoint {
         true
     }
 
+    /// Starts the rings that were kicked for the first time. Who does not [`Endpoint::register`] is not told of kicks, and has
+    /// them at once.
+    fn start_kicked(&mut self, now: Instant, dev: &mut dyn Device) -> Result<(), SessionRefusal> {
+        let told = self.registration.is_some();
+        let Some(connection) = &mut self.connection else {
+            return Ok(());
+        };
+        let unkicked = connection.session.unkicked();
+        let kicked: Vec<u32> = unkicked
+            .filter(|(_, kick)| !told || kick.is_pending())
+            .map(|(ring, _)| ring)
+            .collect();
+        for ring in kicked {
+            if let Some(connection) = &mut self.connection {
+                connection.session.kicked(ring);
+            }
+            self.act(now, dev)?;
+        }
+        Ok(())
+    }
+
+    /// Has mio report the first kicks of the rings that wait for them.
+    fn watch_first_kicks(&mut self) {
+        let (Some((registry, token)), Some(connection)) =
+            (&self.registration, &mut self.connection)
+        else {
+            return;
+        };
+        let Connection {
+            session,
+            first_kicks,
+            ..
+        } = connection;
+        let same = |a: &EventFd, b: &EventFd| a.as_raw_fd() == b.as_raw_fd();
+        first_kicks.retain(|kick| {
+            let waits = session.unkicked().any(|(_, unkicked)| same(kick, unkicked));
+            if !waits {
+                unwatch(registry, Some(kick.clone()));
+            }
+            waits
+        });
+        for (_, unkicked) in session.unkicked() {
+            if first_kicks.iter().any(|kick| same(kick, unkicked)) {
+                continue;
+            }
+            match watch(registry, unkicked.as_raw_fd(), *token) {
+                Ok(()) => first_kicks.push(unkicked.clone()),
+                Err(why) => {
+                    let device = self.config.name.as_str();
+                    tracing::warn!(device, %why, "cannot wait for the first kick of a ring");
+                }
+            }
+        }
+    }
+
     fn serve_control(&mut self, now: Instant, dev: &mut dyn Device) -> Result<(), SessionRefusal> {
         let Some(connection) = &mut self.connection else {
             return Ok(());
@@ -501,6 +561,7 @@ impl Endpoint {
                 let session = &mut connection.session;
                 session.receive(&self.config, header, &payload, fds);
                 self.act(now, dev)?;
+                self.start_kicked(now, dev)?;
                 Ok(Received::Message(header, payload, Vec::new()))
             }
             other => Ok(other),
@@ -518,6 +579,9 @@ impl Endpoint {
         };
         if let Some((registry, _)) = &self.registration {
             unwatch(registry, connection.control_kick.take());
+            for kick in connection.first_kicks.drain(..) {
+                unwatch(registry, Some(kick));
+            }
         }
         connection.session.end();
         while let Some(action) = connection.session.poll(&self.config) {
@@ -608,6 +672,7 @@ impl Endpoint {
             channel,
             session,
             control_kick: None,
+            first_kicks: Vec::new(),
             kick: None,
             refused: false,
             turned_away: false,

@@ -12,7 +12,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use rustix::event::EventfdFlags;
+use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, poll};
 use rustix::fs::OFlags;
 use rustix::io::{Errno, ReadWriteFlags};
 use rustix::net::{SendFlags, Shutdown};
@@ -124,6 +124,16 @@ impl EventFd {
             // One that does not block is not interrupted.
             self.blocks.store(true, Ordering::Relaxed);
         }
+    }
+
+    /// Whether something was notified that nobody has taken.
+    pub fn is_pending(&self) -> bool {
+        let mut fds = [PollFd::new(&*self.fd, PollFlags::IN)];
+        let none = Timespec {
+            tv_sec: 0,
+            tv_nsec: 0,
+        };
+        poll(&mut fds, Some(&none)).is_ok_and(|ready| ready > 0)
     }
 
     /// Takes what was notified; `true` if there was anything.

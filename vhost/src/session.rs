@@ -14,9 +14,9 @@
 //! With in-band notifications a kick is a request like any other, but it is answered only when the
 //! ring has been looked at: see [`Action::Kicked`].
 //!
-//! A ring runs once its kick message has come (with a descriptor or without) and its size, its
-//! addresses and the virtio features are known; it need not have been kicked, and it need not be
-//! enabled (vhost-user "Ring states").
+//! A ring runs once it was kicked and its size, its addresses and the virtio features are known; it need not be
+//! enabled (vhost-user "Ring states"). One that comes without a descriptor is polled and runs at once. So does one that goes on
+//! where it was: it has been kicked already, and whoever served it then may have taken the kick along.
 
 #![expect(
     clippy::arithmetic_side_effects,
@@ -142,6 +142,8 @@ struct RingState {
     setup: RingSetup,
     /// The kick message has come since the ring was last stopped.
     started: bool,
+    /// It came with a descriptor, and the ring has not run since.
+    unkicked: bool,
     /// The device has it, or the session if it is the control queue.
     running: bool,
     kick: Option<EventFd>,
@@ -273,6 +275,18 @@ impl Session {
     /// The session cannot go on; [`Session::end`] it.
     pub fn hear_replies(&mut self) -> Result<(), SessionRefusal> {
         self.backend.as_mut().map_or(Ok(()), BackendRequests::hear)
+    }
+
+    /// The rings that wait for their first kick, and what their driver kicks.
+    pub fn unkicked(&self) -> impl Iterator<Item = (u32, &EventFd)> {
+        let rings = (0..).zip(&self.rings);
+        let waiting = rings.filter(|(_, state)| state.awaits_first_kick());
+        waiting.filter_map(|(ring, state)| Some((ring, state.kick.as_ref()?)))
+    }
+
+    /// Notes that a ring was kicked that has waited for that: it starts.
+    pub fn kicked(&mut self, ring: u32) {
+        self.begin(Change::Ring(ring, RingChange::Started), Then::Nothing);
     }
 
     fn in_band(&self) -> bool {

@@ -5,17 +5,20 @@
 //! flags, descriptors nobody expects. Never blocks for longer than its timeout; while it waits it
 //! calls [`Frontend::on_wait`], so that one thread can be both ends.
 
+use std::collections::VecDeque;
 use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::{
-    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
-    SendAncillaryMessage, SendFlags, recvmsg, sendmsg,
+    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
+    SendAncillaryMessage, SendFlags, SocketAddrUnix, SocketFlags, SocketType, recvmsg, sendmsg,
+    socket_with,
 };
 
 use crate::memory::Region;
@@ -45,7 +48,7 @@ pub enum FrontendError {
     #[error("no reply within the timeout")]
     Timeout,
     /// The back end refused a request, with the value it answered.
-    #[error("request {request} refused with {value}")]
+    #[error("{} was refused: answered with {value}, and 0 is success", named(*request))]
     Nack {
         /// Id of the refused request.
         request: u32,
@@ -53,7 +56,7 @@ pub enum FrontendError {
         value: u64,
     },
     /// A reply broke the protocol: wrong id, flags or size.
-    #[error("bad reply to request {request}: {header:?}")]
+    #[error("bad reply to {}: {header:?}", named(*request))]
     BadReply {
         /// Id of the request that was to be answered.
         request: u32,
@@ -85,6 +88,33 @@ pub struct Reply {
     pub fds: Vec<OwnedFd>,
 }
 
+/// What was said in a session, or in several: a line a message, the oldest forgotten first.
+#[derive(Clone, Debug, Default)]
+pub struct Transcript(Arc<Mutex<VecDeque<String>>>);
+
+impl Transcript {
+    /// Most lines that are kept.
+    const LINES: usize = 200;
+
+    /// Takes out what was said since this was last asked.
+    pub fn take(&self) -> Vec<String> {
+        self.with(|lines| lines.drain(..).collect())
+    }
+
+    fn say(&self, line: String) {
+        self.with(|lines| {
+            if lines.len() == Transcript::LINES {
+                lines.pop_front();
+            }
+            lines.push_back(line);
+        });
+    }
+
+    fn with<T>(&self, f: impl FnOnce(&mut VecDeque<String>) -> T) -> T {
+        f(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
 /// Called while a reply is awaited.
 pub type OnWait = Box<dyn FnMut()>;
 
@@ -97,6 +127,8 @@ pub struct Frontend {
     /// lives in the same thread.
     pub on_wait: Option<OnWait>,
     protocol_features: u64,
+    /// Where what is said is written down, and which session it was.
+    transcript: Option<(Transcript, String)>,
 }
 
 impl std::fmt::Debug for Frontend {
@@ -110,8 +142,14 @@ impl std::fmt::Debug for Frontend {
 
 impl Frontend {
     /// Connects to a back end that listens (the back end is the server).
+    ///
+    /// # Errors
+    /// What `connect` says; `WouldBlock` at once when as many wait already as the back end lets wait.
     pub fn connect(path: impl AsRef<Path>) -> io::Result<Frontend> {
-        Frontend::from_stream(UnixStream::connect(path)?)
+        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+        let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+        rustix::net::connect(&socket, &SocketAddrUnix::new(path.as_ref())?)?;
+        Frontend::from_stream(socket.into())
     }
 
     /// Listens on `path` and waits for one back end to connect (the back end is the client). A
@@ -141,7 +179,19 @@ impl Frontend {
             timeout: REPLY_TIMEOUT,
             on_wait: None,
             protocol_features: 0,
+            transcript: None,
         })
+    }
+
+    /// Has what is said from now on written down, as said by session `name`.
+    pub fn write_down(&mut self, transcript: &Transcript, name: &str) {
+        self.transcript = Some((transcript.clone(), name.to_owned()));
+    }
+
+    fn note(&self, what: impl FnOnce() -> String) {
+        if let Some((transcript, name)) = &self.transcript {
+            transcript.say(format!("{name} {}", what()));
+        }
     }
 
     /// The socket.
@@ -158,6 +208,7 @@ impl Frontend {
 
     /// Sends bytes and descriptors as they are, in one `sendmsg` as far as the socket takes them.
     pub fn send_raw(&mut self, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> Result<(), FrontendError> {
+        self.note(|| format!("-> {}", message::describe(bytes, fds.len())));
         let deadline = Instant::now() + self.timeout;
         let mut rest = bytes;
         let mut fds = fds;
@@ -201,6 +252,18 @@ impl Frontend {
 
     /// Waits for the next message of the back end, whatever it is.
     pub fn receive(&mut self) -> Result<Reply, FrontendError> {
+        let came = self.receive_one();
+        self.note(|| match &came {
+            Ok(reply) => {
+                let bytes = [&reply.header.encode()[..], &reply.payload].concat();
+                format!("<- {}", message::describe(&bytes, reply.fds.len()))
+            }
+            Err(error) => format!("<- ({error})"),
+        });
+        came
+    }
+
+    fn receive_one(&mut self) -> Result<Reply, FrontendError> {
         let deadline = Instant::now() + self.timeout;
         let mut fds = Vec::new();
         let mut head = [0; HEADER_LEN];
@@ -501,6 +564,14 @@ impl Frontend {
             }
             _ => Err(FrontendError::BadReply { request, header }),
         }
+    }
+}
+
+/// A request by its name and number.
+fn named(id: u32) -> String {
+    match request::name(id) {
+        Some(name) => format!("{name} (request {id})"),
+        None => format!("request {id}"),
     }
 }
 

@@ -55,6 +55,38 @@ pub mod request {
     pub const ADD_MEM_REG: u32 = 37;
     /// Removes one memory region.
     pub const REM_MEM_REG: u32 = 38;
+
+    /// The document's name of request `id`, without its prefix; `None` of one that it does not have, or that nothing here sends.
+    pub fn name(id: u32) -> Option<&'static str> {
+        Some(match id {
+            GET_FEATURES => "GET_FEATURES",
+            SET_FEATURES => "SET_FEATURES",
+            SET_OWNER => "SET_OWNER",
+            RESET_OWNER => "RESET_OWNER",
+            SET_MEM_TABLE => "SET_MEM_TABLE",
+            SET_LOG_BASE => "SET_LOG_BASE",
+            SET_VRING_NUM => "SET_VRING_NUM",
+            SET_VRING_ADDR => "SET_VRING_ADDR",
+            SET_VRING_BASE => "SET_VRING_BASE",
+            GET_VRING_BASE => "GET_VRING_BASE",
+            SET_VRING_KICK => "SET_VRING_KICK",
+            SET_VRING_CALL => "SET_VRING_CALL",
+            SET_VRING_ERR => "SET_VRING_ERR",
+            GET_PROTOCOL_FEATURES => "GET_PROTOCOL_FEATURES",
+            SET_PROTOCOL_FEATURES => "SET_PROTOCOL_FEATURES",
+            GET_QUEUE_NUM => "GET_QUEUE_NUM",
+            SET_VRING_ENABLE => "SET_VRING_ENABLE",
+            NET_SET_MTU => "NET_SET_MTU",
+            SET_BACKEND_REQ_FD => "SET_BACKEND_REQ_FD",
+            GET_CONFIG => "GET_CONFIG",
+            SET_CONFIG => "SET_CONFIG",
+            RESET_DEVICE => "RESET_DEVICE",
+            GET_MAX_MEM_SLOTS => "GET_MAX_MEM_SLOTS",
+            ADD_MEM_REG => "ADD_MEM_REG",
+            REM_MEM_REG => "REM_MEM_REG",
+            _ => return None,
+        })
+    }
 }
 
 /// Protocol feature bits, as masks (vhost-user "Protocol features").
@@ -171,6 +203,90 @@ pub fn config(offset: u32, size: u32) -> Vec<u8> {
     bytes
 }
 
+/// A message in words: what it is, the numbers in it as far as a few lines of text hold them, and how many descriptors came along.
+/// Any bytes are described.
+pub fn describe(bytes: &[u8], fds: usize) -> String {
+    let Some((head, payload)) = bytes.split_first_chunk::<HEADER_LEN>() else {
+        return format!("{} bytes: {bytes:02x?}", bytes.len());
+    };
+    let header = Header::decode(*head);
+    let mut text = match request::name(header.request) {
+        Some(name) => name.to_owned(),
+        None => format!("request {}", header.request),
+    };
+    let word = |at: usize| {
+        let bytes = payload.get(at..at + 4)?.first_chunk().copied()?;
+        Some(u32::from_le_bytes(bytes))
+    };
+    let long = |at: usize| {
+        let bytes = payload.get(at..at + 8)?.first_chunk().copied()?;
+        Some(u64::from_le_bytes(bytes))
+    };
+    let said = match (
+        header.request,
+        header.flags & FLAG_REPLY != 0,
+        payload.len(),
+    ) {
+        (_, _, 0) => String::new(),
+        (request::SET_VRING_ADDR, _, 40) => {
+            let at = |i| long(i).unwrap_or_default();
+            format!(
+                " ring {} desc {:#x} used {:#x} avail {:#x}",
+                word(0).unwrap_or_default(),
+                at(8),
+                at(16),
+                at(24)
+            )
+        }
+        (request::SET_VRING_KICK | request::SET_VRING_CALL | request::SET_VRING_ERR, false, 8) => {
+            let value = long(0).unwrap_or_default();
+            let polled = if value & VRING_NO_FD != 0 {
+                ", no descriptor"
+            } else {
+                ""
+            };
+            format!(" ring {}{polled}", value & 0xff)
+        }
+        (
+            request::SET_VRING_NUM
+            | request::SET_VRING_BASE
+            | request::GET_VRING_BASE
+            | request::SET_VRING_ENABLE,
+            _,
+            8,
+        ) if header.flags & FLAG_REPLY == 0 || header.request == request::GET_VRING_BASE => {
+            let (ring, value) = (word(0).unwrap_or_default(), word(4).unwrap_or_default());
+            format!(" ring {ring} value {value:#x}")
+        }
+        (_, _, 8) => format!(" {:#x}", long(0).unwrap_or_default()),
+        (_, _, len) => {
+            let first = payload.get(..len.min(40)).unwrap_or_default();
+            let more = if len > 40 { ", ..." } else { "" };
+            format!(" {first:02x?}{more}")
+        }
+    };
+    text += &said;
+    let mut notes = Vec::new();
+    if header.size as usize != payload.len() {
+        notes.push(format!("size {} with {} bytes", header.size, payload.len()));
+    }
+    if header.flags & !(FLAG_REPLY | FLAG_NEED_REPLY) != FLAG_VERSION {
+        notes.push(format!("flags {:#x}", header.flags));
+    }
+    if header.flags & FLAG_NEED_REPLY != 0 {
+        notes.push("need_reply".to_owned());
+    }
+    match fds {
+        0 => {}
+        1 => notes.push("1 descriptor".to_owned()),
+        n => notes.push(format!("{n} descriptors")),
+    }
+    if !notes.is_empty() {
+        text += &format!(" ({})", notes.join(", "));
+    }
+    text
+}
+
 fn words(values: &[u32]) -> Vec<u8> {
     values.iter().flat_map(|v| v.to_le_bytes()).collect()
 }
@@ -201,6 +317,40 @@ mod tests {
         );
         assert_eq!(single_region(&region(0, 1, 2, 3)).len(), 40);
         assert_eq!(config(0, 12).len(), 24);
+    }
+
+    #[test]
+    fn messages_are_told_in_words() {
+        let message = |request, flags, payload: &[u8]| {
+            let size = payload.len() as u32;
+            let flags = FLAG_VERSION | flags;
+            let head = Header {
+                request,
+                flags,
+                size,
+            };
+            [&head.encode()[..], payload].concat()
+        };
+        let num = message(
+            request::SET_VRING_NUM,
+            FLAG_NEED_REPLY,
+            &vring_state(2, 256),
+        );
+        assert_eq!(
+            describe(&num, 0),
+            "SET_VRING_NUM ring 2 value 0x100 (need_reply)"
+        );
+        let refused = message(request::SET_VRING_NUM, FLAG_REPLY, &1u64.to_le_bytes());
+        assert_eq!(describe(&refused, 0), "SET_VRING_NUM 0x1");
+        let kick = message(request::SET_VRING_KICK, 0, &0x101u64.to_le_bytes());
+        assert_eq!(describe(&kick, 0), "SET_VRING_KICK ring 1, no descriptor");
+        let mut lie = message(99, 0, &[7]);
+        lie[8] = 200;
+        assert_eq!(
+            describe(&lie, 2),
+            "request 99 [07] (size 200 with 1 bytes, 2 descriptors)"
+        );
+        assert_eq!(describe(&[1, 2], 0), "2 bytes: [01, 02]");
     }
 
     #[test]

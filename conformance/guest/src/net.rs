@@ -370,8 +370,18 @@ impl NetDevice {
         )
     }
 
-    /// Gives the back end kick and call of ring `index`, which starts it.
+    /// Gives the back end kick and call of ring `index`. The kick has been signalled, as QEMU's always has, so that the ring starts
+    /// at once.
     pub fn start_ring(&self, frontend: &mut Frontend, index: u32) -> Result<(), FrontendError> {
+        if let Some(kick) = &self.ring(index).kick {
+            kick.signal();
+        }
+        self.hand_ring(frontend, index)
+    }
+
+    /// Gives the back end kick and call of ring `index` as they are: unless somebody has signalled the kick, the ring is still
+    /// stopped.
+    pub fn hand_ring(&self, frontend: &mut Frontend, index: u32) -> Result<(), FrontendError> {
         let ring = self.ring(index);
         frontend.set_vring_kick(index, ring.kick.as_ref().map(AsFd::as_fd))?;
         frontend.set_vring_call(index, ring.call.as_ref().map(AsFd::as_fd))

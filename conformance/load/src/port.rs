@@ -375,6 +375,8 @@ fn start_ring<R: Vring>(
     frontend.set_vring_num(index, ring.size().into())?;
     frontend.set_vring_base(index, R::BASE)?;
     frontend.set_vring_addr(index, user(at.desc), user(at.used), user(at.avail))?;
+    // A ring starts when it is kicked.
+    kick.signal();
     frontend.set_vring_kick(index, Some(kick.as_fd()))?;
     // Nobody waits for calls; but some back ends take a ring without one for unfinished.
     frontend.set_vring_call(index, Some(EventFd::new()?.as_fd()))

@@ -9,7 +9,7 @@ use crate::verdict::{Failure, Seen, ensure};
 use vf_guest::driver::{DESC_NEXT, Desc};
 use vf_guest::net::{NetConfig, NetDevice, feature};
 
-const CTRL: Need = Need::Feature(feature::CTRL_VQ, "CTRL_VQ");
+const CTRL: Need = Need::Control;
 const RX: Need = Need::Feature(feature::CTRL_VQ | feature::CTRL_RX, "CTRL_RX");
 const EXTRA: Need = Need::Feature(feature::CTRL_RX | feature::CTRL_RX_EXTRA, "CTRL_RX_EXTRA");
 const VLAN: Need = Need::Feature(feature::CTRL_VQ | feature::CTRL_VLAN, "CTRL_VLAN");
@@ -36,8 +36,10 @@ pub(super) const CASES: &[Case] = &[
     Case {
         id: "control/rx-mode",
         level: Level::Must,
-        needs: &[RX],
+        needs: &[CTRL, RX],
         source: "V 5.1.9.5.1.1",
+        sent: "Promiscuous and all-multicast mode, on and off.",
+        expected: "Obeyed, and a frame passes.",
         run: |bench| {
             let mut link = controlled(bench)?;
             for mode in [0, 1] {
@@ -53,8 +55,10 @@ pub(super) const CASES: &[Case] = &[
     Case {
         id: "control/rx-mode-extra",
         level: Level::Should,
-        needs: &[EXTRA, Need::Peer],
+        needs: &[CTRL, EXTRA, Need::Peer],
         source: "V 5.1.9.5.1.1",
+        sent: "NOUNI, NOMULTI and NOBCAST, on and off.",
+        expected: "Frames of that kind stay away while it is on, and no others.",
         run: |bench| {
             let mut link = controlled(bench)?;
             obeyed(link.receiver(), &mac_table(&[], &[GROUP]))?;
@@ -72,8 +76,10 @@ pub(super) const CASES: &[Case] = &[
     Case {
         id: "control/mac-table",
         level: Level::Must,
-        needs: &[RX, Need::Peer],
+        needs: &[CTRL, RX, Need::Peer],
         source: "V 5.1.9.5.2.1",
+        sent: "MAC_TABLE_SET with an address and a group, then with none.",
+        expected: "Frames to both arrive while they are listed, and only then.",
         run: |bench| {
             let mut link = controlled(bench)?;
             for dst in [OTHER, GROUP] {
@@ -93,8 +99,10 @@ pub(super) const CASES: &[Case] = &[
     Case {
         id: "control/mac-addr",
         level: Level::Must,
-        needs: &[MAC, CONFIG, Need::Peer],
+        needs: &[CTRL, MAC, CONFIG, Need::Peer],
         source: "V 5.1.9.5.2",
+        sent: "MAC_ADDR_SET.",
+        expected: "Frames to the new address arrive, to the old one no more, and configuration space tells it; a new driver finds the first one.",
         run: |bench| {
             let mut link = controlled(bench)?;
             let own = link.dst;
@@ -118,8 +126,10 @@ pub(super) const CASES: &[Case] = &[
     Case {
         id: "control/mac-addr-multicast",
         level: Level::Should,
-        needs: &[MAC],
+        needs: &[CTRL, MAC],
         source: "V 5.1.9.5.2",
+        sent: "MAC_ADDR_SET with a group address and with zeroes.",
+        expected: "Refused.",
         run: |bench| {
             let mut link = controlled(bench)?;
             refused(link.receiver(), &address(GROUP))?;
@@ -132,8 +142,10 @@ pub(super) const CASES: &[Case] = &[
     Case {
         id: "control/vlan",
         level: Level::Must,
-        needs: &[VLAN, Need::Peer],
+        needs: &[CTRL, VLAN, Need::Peer],
         source: "V 5.1.9.5.3.1",
+        sent: "VLAN_ADD and VLAN_DEL.",
+        expected: "With CTRL_VLAN tagged frames arrive in the VLANs that were added; untagged ones always.",
         run: |bench| {
             let mut link = controlled(bench)?;
             gets_tagged(&mut link, 5, false)?;
@@ -154,6 +166,8 @@ pub(super) const CASES: &[Case] = &[
         level: Level::Must,
         needs: &[CTRL, Need::Peer],
         source: "V 5.1.9.5.3.1",
+        sent: "A tagged frame to a driver that did not accept CTRL_VLAN.",
+        expected: "It arrives: the device MUST NOT filter VLANs then.",
         run: |bench| {
             let mut link = bench.link(&with(ALL & !feature::CTRL_VLAN))?;
             gets_tagged(&mut link, 5, true)?;
@@ -163,8 +177,10 @@ pub(super) const CASES: &[Case] = &[
     Case {
         id: "control/queue-pairs",
         level: Level::Must,
-        needs: &[MQ, CONFIG],
+        needs: &[CTRL, MQ, CONFIG],
         source: "V 5.1.9.5.6.2",
+        sent: "VQ_PAIRS_SET with 1, all, and numbers that there are not.",
+        expected: "Obeyed or refused accordingly, and a frame passes.",
         run: |bench| {
             let mut link = controlled(bench)?;
             let device = link.receiver();
@@ -184,8 +200,10 @@ pub(super) const CASES: &[Case] = &[
     Case {
         id: "control/coalescing",
         level: Level::Must,
-        needs: &[COAL],
+        needs: &[CTRL, COAL],
         source: "V 5.1.9.5.8",
+        sent: "NOTF_COAL for each direction, on and off.",
+        expected: "Obeyed; frames pass, later at most.",
         run: |bench| {
             let mut link = controlled(bench)?;
             for (direction, usecs) in [(0, 100), (1, 100), (0, 0), (1, 0)] {
@@ -199,8 +217,10 @@ pub(super) const CASES: &[Case] = &[
     Case {
         id: "control/coalescing-of-a-ring",
         level: Level::Must,
-        needs: &[VQ_COAL],
+        needs: &[CTRL, VQ_COAL],
         source: "V 5.1.9.5.8",
+        sent: "VQ_NOTF_COAL set and read back.",
+        expected: "What was set is read; of a ring that is not there it is refused.",
         run: |bench| {
             let mut link = controlled(bench)?;
             let device = link.receiver();
@@ -220,6 +240,8 @@ pub(super) const CASES: &[Case] = &[
         level: Level::Must,
         needs: &[CTRL],
         source: "V 5.1.9.5",
+        sent: "Classes and commands that there are not.",
+        expected: "VIRTIO_NET_ERR for each.",
         run: |bench| {
             let mut link = controlled(bench)?;
             for bytes in [
@@ -241,6 +263,8 @@ pub(super) const CASES: &[Case] = &[
         level: Level::Must,
         needs: &[CTRL],
         source: "V 5.1.9.5, 3.2.1",
+        sent: "Commands whose features were not accepted.",
+        expected: "VIRTIO_NET_ERR for each.",
         run: |bench| {
             let mut link = bench.link(&with(feature::CTRL_VQ))?;
             for bytes in [
@@ -261,8 +285,10 @@ pub(super) const CASES: &[Case] = &[
     Case {
         id: "control/malformed",
         level: Level::Hard,
-        needs: &[RX],
+        needs: &[CTRL, RX],
         source: "V 5.1.9.5",
+        sent: "Commands that end too soon or count more than they have.",
+        expected: "VIRTIO_NET_ERR for each, and the back end lives.",
         run: |bench| {
             let mut link = controlled(bench)?;
             let mut lie = mac_table(&[OTHER], &[GROUP]);
@@ -288,8 +314,10 @@ pub(super) const CASES: &[Case] = &[
     Case {
         id: "control/huge-mac-table",
         level: Level::Hard,
-        needs: &[RX],
+        needs: &[CTRL, RX],
         source: "V 5.1.9.5.2",
+        sent: "MAC tables of 64 to 9000 addresses.",
+        expected: "An answer, and frames to the own address go on arriving.",
         run: |bench| {
             let mut link = controlled(bench)?;
             for count in [64u32, 1024, 1025, 9000] {
@@ -310,8 +338,10 @@ pub(super) const CASES: &[Case] = &[
     Case {
         id: "control/during-traffic",
         level: Level::Must,
-        needs: &[RX, Need::Delivery],
+        needs: &[CTRL, RX, Need::Delivery],
         source: "V 5.1.9.5",
+        sent: "200 frames with two commands after each.",
+        expected: "Every frame arrives.",
         run: |bench| {
             let mut link = controlled(bench)?;
             for i in 0..200u8 {
@@ -332,6 +362,8 @@ pub(super) const CASES: &[Case] = &[
         level: Level::Hard,
         needs: &[CTRL],
         source: "V 2.7.5.2",
+        sent: "A descriptor chain on the control queue that leads back to its start.",
+        expected: "Contained; frames go on.",
         run: |bench| {
             let mut link = controlled(bench)?;
             let device = link.receiver();

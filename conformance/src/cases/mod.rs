@@ -23,15 +23,20 @@ pub fn all() -> impl Iterator<Item = &'static Case> {
     .flatten()
 }
 
-/// The cases whose id contains one of `filters`; without filters all.
-pub fn matching(filters: &[String]) -> Vec<&'static Case> {
-    let wanted = |case: &&Case| {
-        filters.is_empty()
-            || filters
-                .iter()
-                .any(|filter| case.id.contains(filter.as_str()))
-    };
-    all().filter(wanted).collect()
+/// The cases that one of `patterns` names: a whole id, or a part of ids. Without patterns all.
+pub fn matching(patterns: &[String]) -> Vec<&'static Case> {
+    all()
+        .filter(|case| patterns.is_empty() || patterns.iter().any(|p| names(p, case)))
+        .collect()
+}
+
+/// Whether `pattern` names `case`: a whole id names one case, and anything else those whose id it is a part of.
+pub fn names(pattern: &str, case: &Case) -> bool {
+    if all().any(|case| case.id == pattern) {
+        case.id == pattern
+    } else {
+        case.id.contains(pattern)
+    }
 }
 
 #[cfg(test)]
@@ -49,6 +54,20 @@ mod tests {
     }
 
     #[test]
+    fn each_case_says_what_is_sent_and_expected() {
+        for case in all() {
+            for text in [case.sent, case.expected, case.source] {
+                assert!(text.len() > 3, "{}: {text:?}", case.id);
+            }
+            assert!(
+                case.sent.ends_with('.') && case.expected.ends_with(['.', ')']),
+                "{}",
+                case.id
+            );
+        }
+    }
+
+    #[test]
     fn filters_choose_groups_and_single_cases() {
         let chosen = matching(&["ring/".into(), "net/mrg-spread".into()]);
         assert!(
@@ -58,5 +77,8 @@ mod tests {
         );
         assert!(chosen.len() > 2 && chosen.len() < all().count());
         assert_eq!(matching(&[]).len(), all().count());
+        // The beginning of other ids, too.
+        let one = matching(&["ring/indirect".into()]);
+        assert_eq!(one.len(), 1);
     }
 }

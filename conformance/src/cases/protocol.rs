@@ -20,14 +20,12 @@ pub(super) const CASES: &[Case] = &[
         level: Level::Must,
         needs: &[],
         source: "VU GET_FEATURES",
+        sent: "GET_FEATURES, twice.",
+        expected: "The same answer both times.",
         run: |bench| {
             let mut front = bench.connect()?;
             let first = front.get_features()?;
             ensure(front.get_features()? == first, "two answers differ")?;
-            ensure(
-                first & feature::PROTOCOL_FEATURES != 0,
-                "bit 30 is not offered",
-            )?;
             Ok(Seen::Conforms)
         },
     },
@@ -36,6 +34,8 @@ pub(super) const CASES: &[Case] = &[
         level: Level::Must,
         needs: &[],
         source: "V 6.2 Reserved Feature Bits",
+        sent: "GET_FEATURES.",
+        expected: "VIRTIO_F_VERSION_1 (bit 32) is offered: a device MUST. VIRTIO_F_SR_IOV (bit 37) is not: it is a PCI function's.",
         run: |bench| {
             ensure(
                 bench.features() & feature::VERSION_1 != 0,
@@ -50,6 +50,8 @@ pub(super) const CASES: &[Case] = &[
         level: Level::Must,
         needs: &[],
         source: "V 2.2.2, 5.1.3.1 Feature bit requirements",
+        sent: "GET_FEATURES.",
+        expected: "No segmentation or checksum feature is offered without the one that it requires, such as HOST_TSO4 without CSUM. Features of the control queue are not looked at: the front end offers them.",
         run: |bench| {
             // Each bit, and the bits of which it needs one.
             let table: &[(u32, &[u32])] = &[
@@ -61,10 +63,10 @@ pub(super) const CASES: &[Case] = &[
                 (12, &[0]),
                 (13, &[11, 12]),
                 (14, &[0]),
-                (18, &[17]),
-                (19, &[17]),
-                (21, &[17]),
-                (23, &[17]),
+                (54, &[1]),
+                (55, &[1]),
+                (56, &[0]),
+                (61, &[11, 12]),
             ];
             let has = |bit: &u32| bench.features() >> bit & 1 == 1;
             for (bit, needs) in table {
@@ -78,14 +80,15 @@ pub(super) const CASES: &[Case] = &[
     },
     Case {
         id: "proto/unoffered-bit-refused",
-        level: Level::Must,
+        level: Level::Hard,
         needs: &[F30, ACK],
         source: "V 2.2.2 Feature Bits",
+        sent: "SET_FEATURES with all that is offered and one bit that is not.",
+        expected: "The back end lives. A driver must not do this and no text says what a back end does then; refusing shows the front end its mistake.",
         run: |bench| {
             let (mut front, _) = bench.negotiated(&NetConfig::default())?;
             let stranger = 1 << (!bench.features()).ilog2();
             let answer = front.set_features(bench.features() | stranger);
-            ensure(answer.is_err(), "an unoffered feature was accepted")?;
             drop(front);
             bench.contained(answer)
         },
@@ -95,6 +98,8 @@ pub(super) const CASES: &[Case] = &[
         level: Level::Must,
         needs: &[F30],
         source: "VU GET_PROTOCOL_FEATURES",
+        sent: "GET_PROTOCOL_FEATURES and SET_PROTOCOL_FEATURES, twice, before any SET_FEATURES.",
+        expected: "Both are answered as ever: the document allows them from the moment that bit 30 is offered, and QEMU repeats them for each queue pair.",
         run: |bench| {
             let mut front = bench.connect()?;
             let offered = front.get_protocol_features()?;
@@ -114,6 +119,8 @@ pub(super) const CASES: &[Case] = &[
         level: Level::Should,
         needs: &[F30, Need::Protocol(protocol::MQ, "MQ")],
         source: "VU Multiple queue support",
+        sent: "GET_QUEUE_NUM.",
+        expected: "As many queues as there can be: 1 to 0x8000.",
         run: |bench| {
             let mut front = bench.connect()?;
             front.set_protocol_features(bench.protocol_features() & protocol::MQ)?;
@@ -130,6 +137,8 @@ pub(super) const CASES: &[Case] = &[
         level: Level::Must,
         needs: &[F30, ACK],
         source: "VU REPLY_ACK",
+        sent: "A whole set-up in which each request has need_reply.",
+        expected: "Exactly one acknowledgement for each, with 0, and none left over; a frame passes.",
         run: |bench| {
             // Every request of a set-up waits for its acknowledgement; then none may be left over.
             let mut link = bench.link(&NetConfig::default())?;
@@ -144,6 +153,8 @@ pub(super) const CASES: &[Case] = &[
         level: Level::Must,
         needs: &[F30, ACK],
         source: "VU REPLY_ACK",
+        sent: "GET_FEATURES with need_reply, with REPLY_ACK negotiated.",
+        expected: "One reply, the request's own, and no acknowledgement beside it.",
         run: |bench| {
             let mut front = bench.connect()?;
             front.set_protocol_features(protocol::REPLY_ACK)?;
@@ -155,16 +166,18 @@ pub(super) const CASES: &[Case] = &[
     },
     Case {
         id: "proto/reply-ack-not-negotiated",
-        level: Level::Must,
+        level: Level::Hard,
         needs: &[F30],
         source: "VU REPLY_ACK",
+        sent: "SET_OWNER with need_reply, without REPLY_ACK.",
+        expected: "The back end lives. What it makes of the flag is not said in any text: some answer, some do not.",
         run: |bench| {
             let mut front = bench.connect()?;
             front.set_protocol_features(0)?;
             front.send(request::SET_OWNER, FLAG_NEED_REPLY, &[], &[])?;
-            silent(Some(&mut front))?;
-            front.get_features()?;
-            Ok(Seen::Conforms)
+            let answer = followed_up(&mut front);
+            drop(front);
+            bench.contained(answer)
         },
     },
     Case {
@@ -172,6 +185,8 @@ pub(super) const CASES: &[Case] = &[
         level: Level::Must,
         needs: &[],
         source: "VU Communication",
+        sent: "A whole set-up without REPLY_ACK.",
+        expected: "A frame passes, and the back end says nothing that it was not asked.",
         run: |bench| {
             let mut link = bench.link(&without_ack())?;
             let frame = link.frame(100);
@@ -185,6 +200,8 @@ pub(super) const CASES: &[Case] = &[
         level: Level::Hard,
         needs: &[],
         source: "VU Header",
+        sent: "GET_FEATURES with version 2 in its flags.",
+        expected: "Contained: an error, a closed connection, or an answer.",
         run: |bench| header(bench, request::GET_FEATURES, 0x2),
     },
     Case {
@@ -192,6 +209,8 @@ pub(super) const CASES: &[Case] = &[
         level: Level::Hard,
         needs: &[],
         source: "VU Header",
+        sent: "GET_FEATURES with the reply flag, which only a back end sets.",
+        expected: "Contained.",
         run: |bench| header(bench, request::GET_FEATURES, FLAG_VERSION | FLAG_REPLY),
     },
     Case {
@@ -199,6 +218,8 @@ pub(super) const CASES: &[Case] = &[
         level: Level::Hard,
         needs: &[],
         source: "VU Header",
+        sent: "GET_FEATURES with every reserved flag set.",
+        expected: "Contained.",
         run: |bench| header(bench, request::GET_FEATURES, FLAG_VERSION | 0xffff_fff0),
     },
     Case {
@@ -206,6 +227,8 @@ pub(super) const CASES: &[Case] = &[
         level: Level::Hard,
         needs: &[],
         source: "VU Communication",
+        sent: "Requests 0, 99 and 2^32-1.",
+        expected: "Contained.",
         run: |bench| {
             let mut last = Seen::Tolerated;
             for id in [0, 99, 0xffff_ffff] {
@@ -219,6 +242,8 @@ pub(super) const CASES: &[Case] = &[
         level: Level::Hard,
         needs: &[],
         source: "VU Header",
+        sent: "SET_VRING_NUM with 7 bytes, one too few.",
+        expected: "Contained.",
         run: |bench| payload(bench, request::SET_VRING_NUM, &[0; 7]),
     },
     Case {
@@ -226,6 +251,8 @@ pub(super) const CASES: &[Case] = &[
         level: Level::Hard,
         needs: &[],
         source: "VU Header",
+        sent: "SET_VRING_NUM with 4096 bytes.",
+        expected: "Contained.",
         run: |bench| payload(bench, request::SET_VRING_NUM, &[0; 4096]),
     },
     Case {
@@ -233,6 +260,8 @@ pub(super) const CASES: &[Case] = &[
         level: Level::Hard,
         needs: &[],
         source: "VU Header",
+        sent: "A header that announces 4 GiB.",
+        expected: "The back end serves others; it may wait for the rest as long as it likes, or hang up.",
         run: |bench| {
             let mut front = bench.connect()?;
             let head = Header {
@@ -252,9 +281,11 @@ pub(super) const CASES: &[Case] = &[
     },
     Case {
         id: "proto/split-header",
-        level: Level::Must,
+        level: Level::Hard,
         needs: &[],
         source: "VU Communication (stream semantics)",
+        sent: "The twelve bytes of GET_FEATURES, one at a time.",
+        expected: "The answer that a whole header gets: a Unix stream keeps no boundaries, so a message may come in pieces. Ending the session is containment, too; ending the process is not.",
         run: |bench| {
             let mut front = bench.connect()?;
             let head = Header {
@@ -262,38 +293,55 @@ pub(super) const CASES: &[Case] = &[
                 flags: FLAG_VERSION,
                 size: 0,
             };
+            let mut sent = Ok(());
             for byte in head.encode() {
-                front.send_raw(&[byte], &[])?;
+                sent = sent.and_then(|()| front.send_raw(&[byte], &[]));
                 std::thread::sleep(Duration::from_millis(1));
             }
-            let reply = front.await_reply(request::GET_FEATURES)?;
-            let expected = bench.features().to_le_bytes();
-            ensure(
-                reply.payload == expected,
-                "another answer than to a whole header",
-            )?;
-            Ok(Seen::Conforms)
+            let reply = sent.and_then(|()| front.await_reply(request::GET_FEATURES));
+            if let Ok(reply) = &reply {
+                let expected = bench.features().to_le_bytes();
+                ensure(
+                    reply.payload == expected,
+                    "another answer than to a whole header",
+                )?;
+            }
+            drop(front);
+            bench.contained(reply)
         },
     },
     Case {
         id: "proto/vring-enable-before-features",
-        level: Level::Must,
+        level: Level::Hard,
         needs: &[F30],
         source: "VU SET_VRING_ENABLE; the order of QEMU's netdev",
+        sent: "SET_VRING_ENABLE before SET_FEATURES, as QEMU sends it; then the rest of a set-up.",
+        expected: "Contained, and best of all a frame passes. The document has the request sent only with bit 30 negotiated, so no text binds the back end here.",
         run: |bench| {
             let config = NetConfig::default();
             let (mut front, mut net) = bench.negotiated(&config)?;
-            for index in 0..net.rings() {
-                front.set_vring_enable(index, true)?;
-            }
-            front.set_features(net.features())?;
-            front.set_memory(net.memory().regions())?;
-            for index in 0..net.rings() {
-                net.place_ring(&mut front, index)?;
-                net.start_ring(&mut front, index)?;
+            let mut set_up = || {
+                for index in 0..net.rings() {
+                    front.set_vring_enable(index, true)?;
+                }
+                front.set_features(net.features())?;
+                front.set_memory(net.memory().regions())?;
+                for index in 0..net.rings() {
+                    net.place_ring(&mut front, index)?;
+                    net.start_ring(&mut front, index)?;
+                }
+                Ok(())
+            };
+            let answer = set_up();
+            if answer.is_err() {
+                drop(front);
+                return bench.contained(answer);
             }
             net.adopt(front);
-            traffic(bench, net)
+            match traffic(bench, net) {
+                Ok(seen) => Ok(seen),
+                Err(_) => bench.contained(answer),
+            }
         },
     },
     Case {
@@ -301,6 +349,8 @@ pub(super) const CASES: &[Case] = &[
         level: Level::Must,
         needs: &[],
         source: "VU Ring states; the order of cloud-hypervisor",
+        sent: "A set-up in cloud-hypervisor's order: rings placed and enabled first, kicks last.",
+        expected: "A frame passes: the document ties ENABLE and KICK to no order.",
         run: |bench| {
             let (mut front, mut net) = bench.negotiated(&NetConfig::default())?;
             front.set_features(net.features())?;
@@ -325,13 +375,17 @@ pub(super) const CASES: &[Case] = &[
         level: Level::Must,
         needs: &[F30],
         source: "VU Ring states",
+        sent: "Rings placed and enabled, with a frame in the send ring, and no SET_VRING_KICK.",
+        expected: "Nothing is processed: the rings are stopped. Once they are kicked a frame passes.",
         run: |bench| started_by(bench, false),
     },
     Case {
         id: "proto/start-on-kick",
-        level: Level::Should,
+        level: Level::Must,
         needs: &[F30],
-        source: "VU Ring states; a back end that polls cannot tell",
+        source: "VU Ring states",
+        sent: "A whole set-up with a frame in the send ring, and a kick eventfd that nobody has signalled.",
+        expected: "Nothing is processed before the kick: a ring starts when its kick's descriptor becomes readable, and a stopped ring must not be processed at all.",
         run: |bench| started_by(bench, true),
     },
     Case {
@@ -339,6 +393,8 @@ pub(super) const CASES: &[Case] = &[
         level: Level::Must,
         needs: &[F30],
         source: "VU Ring states; rust-vmm/vhost #247",
+        sent: "Rings placed and kicked, enabled only later.",
+        expected: "A frame passes afterwards: the kick is not lost.",
         run: |bench| {
             let (mut front, mut net) = bench.negotiated(&NetConfig::default())?;
             front.set_features(net.features())?;
@@ -363,6 +419,8 @@ pub(super) const CASES: &[Case] = &[
         level: Level::Must,
         needs: &[],
         source: "VU Ring states",
+        sent: "SET_FEATURES without VHOST_USER_F_PROTOCOL_FEATURES, and no SET_VRING_ENABLE.",
+        expected: "A frame passes: rings start out enabled then.",
         run: |bench| {
             let mut link = bench.link(&crate::bench::without(feature::PROTOCOL_FEATURES))?;
             let frame = link.frame(200);
@@ -375,6 +433,8 @@ pub(super) const CASES: &[Case] = &[
         level: Level::Must,
         needs: &[F30],
         source: "VU Ring states; rust-vmm/vhost #210",
+        sent: "SET_FEATURES once more, the same, on rings that run.",
+        expected: "A frame passes: with bit 30 it enables and disables nothing.",
         run: |bench| {
             let mut link = bench.link(&NetConfig::default())?;
             let features = link.tx.features();
@@ -391,6 +451,8 @@ pub(super) const CASES: &[Case] = &[
         level: Level::Must,
         needs: &[],
         source: "VU GET_VRING_BASE; rust-vmm/vhost #161",
+        sent: "SET_VRING_BASE 0xfff0, 40 frames, GET_VRING_BASE.",
+        expected: "0x0018: the index counted on, 16 bits of it and nothing above.",
         run: |bench| {
             let config = NetConfig {
                 base: 0xfff0,
@@ -414,9 +476,11 @@ pub(super) const CASES: &[Case] = &[
         level: Level::Hard,
         needs: &[F30, ACK],
         source: "VU Vring state description; CVE-2020-10723",
+        sent: "SET_VRING_NUM for rings 32768, 65536 and 2^32-1.",
+        expected: "Refused: such rings are not there. (None may be taken for ring 0.)",
         run: |bench| {
             let mut last = Seen::Tolerated;
-            for index in [256, 65536, u32::MAX] {
+            for index in [32_768, 65_536, u32::MAX] {
                 let (mut front, _) = bench.negotiated(&NetConfig::default())?;
                 let answer = front.set_vring_num(index, 256);
                 ensure(answer.is_err(), format_args!("ring {index} was accepted"))?;
@@ -431,6 +495,8 @@ pub(super) const CASES: &[Case] = &[
         level: Level::Hard,
         needs: &[F30, ACK],
         source: "V 2.7; VU SET_VRING_NUM",
+        sent: "SET_VRING_NUM with 0, 3, 65536 and 2^32-1.",
+        expected: "Refused visibly: a split ring's size is a power of two of at most 32768. To say 0, success, and do something else is the worst.",
         run: |bench| {
             let mut last = Seen::Tolerated;
             for size in [0, 3, 65536, u32::MAX] {
@@ -451,6 +517,8 @@ pub(super) const CASES: &[Case] = &[
         level: Level::Hard,
         needs: &[],
         source: "VU SET_VRING_KICK; CVE-2019-14818",
+        sent: "SET_VRING_KICK that promises a descriptor, without one.",
+        expected: "Contained.",
         run: |bench| {
             let (mut front, _) = bench.negotiated(&NetConfig::default())?;
             let answer = front.set(request::SET_VRING_KICK, &0u64.to_le_bytes(), &[]);
@@ -463,6 +531,8 @@ pub(super) const CASES: &[Case] = &[
         level: Level::Must,
         needs: &[F30, Need::Protocol(protocol::CONFIG, "CONFIG")],
         source: "VU GET_CONFIG",
+        sent: "GET_CONFIG for 1, 6 and all bytes.",
+        expected: "As many bytes as were asked for.",
         run: |bench| {
             let mut front = bench.connect()?;
             front.set_protocol_features(protocol::CONFIG)?;
@@ -481,6 +551,8 @@ pub(super) const CASES: &[Case] = &[
         level: Level::Hard,
         needs: &[F30, Need::Protocol(protocol::CONFIG, "CONFIG")],
         source: "VU GET_CONFIG",
+        sent: "GET_CONFIG behind the end of everything.",
+        expected: "An answer without bytes, a refusal or a closed connection.",
         run: |bench| {
             let mut front = bench.connect()?;
             front.set_protocol_features(protocol::CONFIG)?;
@@ -548,7 +620,7 @@ fn started_by(bench: &Bench, with_fd: bool) -> Result<Seen, Failure> {
     for index in 0..net.rings() {
         net.place_ring(&mut front, index)?;
         if with_fd {
-            net.start_ring(&mut front, index)?;
+            net.hand_ring(&mut front, index)?;
         }
         front.set_vring_enable(index, true)?;
     }

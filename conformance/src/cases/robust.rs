@@ -18,6 +18,8 @@ pub(super) const CASES: &[Case] = &[
         level: Level::Must,
         needs: &[],
         source: "VU; QEMU vhost-user-test reconnect",
+        sent: "20 sessions, each with a frame.",
+        expected: "Each passes.",
         run: |bench| {
             for _ in 0..20 {
                 let mut link = bench.link(&NetConfig::default())?;
@@ -32,6 +34,8 @@ pub(super) const CASES: &[Case] = &[
         level: Level::Must,
         needs: &[Need::Feature(feature::IN_ORDER, "IN_ORDER")],
         source: "VU SET_VRING_BASE; QEMU reconnect",
+        sent: "A session that breaks while a frame is in the send ring, and a new one with the same memory and rings.",
+        expected: "The frame arrives, once.",
         run: |bench| {
             let config = NetConfig::default();
             let mut link = bench.link(&config)?;
@@ -60,6 +64,8 @@ pub(super) const CASES: &[Case] = &[
         level: Level::Hard,
         needs: &[],
         source: "QEMU vhost-user-test reconnect",
+        sent: "Sessions that end after each step of a set-up.",
+        expected: "A fresh session passes traffic.",
         run: |bench| {
             for cut in 0..12 {
                 let front = bench.connect()?;
@@ -75,6 +81,8 @@ pub(super) const CASES: &[Case] = &[
         level: Level::Hard,
         needs: &[],
         source: "VU Header (stream semantics)",
+        sent: "Half a header, and half a payload, and then the end.",
+        expected: "A fresh session passes traffic.",
         run: |bench| {
             // Half a header and half a payload, then the end; and one that stays open meanwhile.
             let mut open = bench.connect()?;
@@ -98,6 +106,8 @@ pub(super) const CASES: &[Case] = &[
         level: Level::Hard,
         needs: &[],
         source: "CVE-2022-0669",
+        sent: "GET_FEATURES with 32 descriptors.",
+        expected: "Contained.",
         run: |bench| {
             let mut front = bench.connect()?;
             let null = std::fs::File::open("/dev/null")?;
@@ -114,6 +124,8 @@ pub(super) const CASES: &[Case] = &[
         level: Level::Hard,
         needs: &[],
         source: "VU SET_VRING_CALL; a full pipe blocks the stock back end",
+        sent: "A full pipe as call descriptor, and frames that want a call.",
+        expected: "Nobody waits for it: the session answers, or is closed.",
         run: |bench| {
             let (_reader, writer) = pipe_with(PipeFlags::CLOEXEC)?;
             fill(&writer)?;
@@ -125,6 +137,8 @@ pub(super) const CASES: &[Case] = &[
         level: Level::Hard,
         needs: &[],
         source: "VU SET_VRING_CALL",
+        sent: "/dev/null as call descriptor.",
+        expected: "Contained.",
         run: |bench| {
             let null = OwnedFd::from(std::fs::File::open("/dev/null")?);
             call_with(bench, &null)
@@ -135,6 +149,8 @@ pub(super) const CASES: &[Case] = &[
         level: Level::Hard,
         needs: &[],
         source: "VU SET_VRING_CALL; eventfd(2)",
+        sent: "A blocking eventfd at its highest value as call descriptor, and frames that want a call.",
+        expected: "Nobody waits for it: the session answers, or is closed.",
         run: |bench| {
             let event = rustix::event::eventfd(0, rustix::event::EventfdFlags::CLOEXEC)?;
             rustix::io::write(&event, &(u64::MAX - 1).to_ne_bytes())?;
@@ -146,6 +162,8 @@ pub(super) const CASES: &[Case] = &[
         level: Level::Hard,
         needs: &[],
         source: "VU SET_VRING_KICK; a closed pipe ends the stock back end's worker",
+        sent: "A pipe without a writer as kick descriptor.",
+        expected: "Contained.",
         run: |bench| {
             let (reader, writer) = pipe_with(PipeFlags::CLOEXEC)?;
             drop(writer);
@@ -157,6 +175,8 @@ pub(super) const CASES: &[Case] = &[
         level: Level::Hard,
         needs: &[],
         source: "VU SET_VRING_KICK",
+        sent: "/dev/null as kick descriptor.",
+        expected: "Contained.",
         run: |bench| {
             let null = OwnedFd::from(std::fs::File::open("/dev/null")?);
             kick_with(bench, &null)
@@ -167,6 +187,8 @@ pub(super) const CASES: &[Case] = &[
         level: Level::Hard,
         needs: &[],
         source: "the stock back end dies of SIGBUS",
+        sent: "A region of 1 GiB in a file of one page, with rings behind its end.",
+        expected: "Contained: a fault on vanished memory must not end the process.",
         run: |bench| {
             // A region of 1 GiB in a file of one page, and rings beyond its end.
             let file = Region::new(region(4096), false)?;
@@ -200,6 +222,8 @@ pub(super) const CASES: &[Case] = &[
         level: Level::Hard,
         needs: &[],
         source: "the stock back end dies of SIGBUS",
+        sent: "A memory file that is cut to nothing while rings run.",
+        expected: "Contained, likewise.",
         run: |bench| {
             let config = NetConfig {
                 seals: false,
@@ -229,6 +253,8 @@ pub(super) const CASES: &[Case] = &[
         level: Level::Hard,
         needs: &[],
         source: "VU Memory region description",
+        sent: "A memory file that cannot be written.",
+        expected: "Contained.",
         run: |bench| {
             let file = Region::new(region(1 << 20), true)?;
             let path = format!("/proc/self/fd/{}", raw(file.fd()));
@@ -247,7 +273,9 @@ pub(super) const CASES: &[Case] = &[
         id: "robust/second-connection",
         level: Level::Hard,
         needs: &[],
-        source: "VU",
+        source: "VU Communication",
+        sent: "A second connection beside one that passes frames.",
+        expected: "The first goes on.",
         run: |bench| {
             let mut link = bench.link(&NetConfig::default())?;
             let second = bench.try_connect();
@@ -266,6 +294,8 @@ pub(super) const CASES: &[Case] = &[
         level: Level::Hard,
         needs: &[],
         source: "CVE-2019-14818",
+        sent: "300 call descriptors, one after the other.",
+        expected: "A frame passes.",
         run: |bench| {
             let mut link = bench.link(&NetConfig::default())?;
             for _ in 0..300 {
@@ -328,7 +358,7 @@ fn call_with(bench: &Bench, fd: &OwnedFd) -> Result<Seen, Failure> {
     bench.contained(answer)
 }
 
-/// Gives `fd` as kick of the send ring; the receive ring of the same session has to work on.
+/// Gives `fd` as kick of the send ring.
 fn kick_with(bench: &Bench, fd: &OwnedFd) -> Result<Seen, Failure> {
     let mut link = bench.link(&NetConfig::default())?;
     let answer = match link.tx.frontend() {
@@ -338,11 +368,7 @@ fn kick_with(bench: &Bench, fd: &OwnedFd) -> Result<Seen, Failure> {
         None => Ok(()),
     };
     std::thread::sleep(QUIET);
-    let back = link.reversed();
-    if let (Ok(()), Some(mut link)) = (&answer, back) {
-        let frame = link.frame(100);
-        link.pass(&frame)?;
-    }
+    drop(link);
     bench.contained(answer)
 }
 

@@ -6,7 +6,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use rustix::pipe::{PipeFlags, pipe_with};
-use vf_conformance::case::{self, Level};
+use vf_conformance::bench::Bench;
+use vf_conformance::case;
 use vf_conformance::subject::Subject;
 use vf_conformance::{cases, report};
 use vf_guest::driver::{DESC_INDIRECT, DESC_NEXT, DESC_WRITE, Desc};
@@ -430,6 +431,7 @@ fn the_conformance_suite_beside_traffic() {
         peer: Some(neighbours.emulator.path("vf4.sock")),
         ..Subject::default()
     };
+    let all = cases::matching(&[]);
     for paths in [["direct"; 2], ["mediated"; 2], ["direct", "mediated"]] {
         for (vf, path) in [1, 4].iter().zip(paths) {
             command(
@@ -437,25 +439,11 @@ fn the_conformance_suite_beside_traffic() {
                 &format!("nic0 vf {vf} set path {path}"),
             );
         }
-        for case in cases::all().filter(|case| case.level != Level::Should) {
-            // The suite's own deadlines are short; on a busy machine a case may need another attempt.
-            let attempts = (0..3).map(|_| case::run(&subject, &[case], None, |_| {}));
-            let passed =
-                |f: &Result<Vec<_>, _>| f.as_ref().is_ok_and(|f| !f.iter().any(report::is_failure));
-            let mut failures = Vec::new();
-            for found in attempts {
-                if passed(&found) {
-                    failures.clear();
-                    break;
-                }
-                failures.push(found);
-            }
-            assert!(
-                failures.is_empty(),
-                "{} on {paths:?}: {failures:?}",
-                case.id
-            );
-        }
+        let mut bench = Bench::new(subject.clone()).unwrap();
+        let findings = case::run(&mut bench, &all, None, case::LIMIT, |_| {}).unwrap();
+        let failed: Vec<_> = findings.iter().filter(|f| report::is_failure(f)).collect();
+        assert!(failed.is_empty(), "on {paths:?}: {failed:#?}");
+        drop(bench);
         neighbours.unharmed("the suite");
     }
 }

@@ -8,7 +8,7 @@
 
 use std::sync::Arc;
 
-use super::{Action, RingState, Session, Then};
+use super::{Action, RingSetup, RingState, Session, Then};
 use crate::coalescing::Coalescing;
 use crate::control::ControlQueue;
 use crate::error::{RingError, SessionRefusal};
@@ -49,7 +49,7 @@ pub(super) enum RingChange {
     Enabled(bool),
     /// The kick message has come, with a descriptor or without.
     Kick(Option<EventFd>),
-    /// It was kicked in band.
+    /// It was kicked, in band or for the first time.
     Started,
     Call(Option<EventFd>),
     Err(Option<EventFd>),
@@ -153,7 +153,7 @@ impl Session {
             }
             Change::Stop(ring) => {
                 if let Some(state) = self.rings.get_mut(ring as usize) {
-                    state.started = false;
+                    (state.started, state.unkicked) = (false, false);
                     state.kick = None;
                     payload = Some([ring.to_ne_bytes(), state.setup.base.to_ne_bytes()].concat());
                 }
@@ -268,7 +268,7 @@ impl Session {
                 state.started &= !vring.is_broken();
             }
             None => {
-                state.started = false;
+                (state.started, state.unkicked) = (false, false);
                 // Chains are returned in order, so the used index says what has been done. A packed ring says nothing.
                 if let Some(index) = self.used_index(ring)
                     && let Some(state) = self.rings.get_mut(ring as usize)
@@ -292,7 +292,11 @@ impl Session {
 
     /// A ring that runs from now on, if all that it needs is there. Otherwise it waits: memory, say, comes region by region.
     fn make(&mut self, ring: u32) -> Option<Vring> {
-        let ready = |state: &&RingState| state.started && !state.running;
+        // What the driver has a control queue for is known from its start on, and a command comes with a kick.
+        let waits = Some(ring) != self.control_ring();
+        let ready = |state: &&RingState| {
+            state.started && !state.running && !(waits && state.awaits_first_kick())
+        };
         let state = self.rings.get(ring as usize).filter(ready)?;
         if self.features.is_none() || state.setup.size == 0 {
             return None;
@@ -301,7 +305,8 @@ impl Session {
         let (kick, call, err) = (state.kick.clone(), state.call.clone(), state.err.clone());
         // It fails only if the memory vanishes meanwhile, which ends the session anyway.
         let vring = Vring::new(config, self.memory.clone(), kick, call, err).ok()?;
-        self.rings.get_mut(ring as usize)?.running = true;
+        let state = self.rings.get_mut(ring as usize)?;
+        (state.running, state.unkicked) = (true, false);
         Some(vring)
     }
 
@@ -345,7 +350,20 @@ impl Session {
     }
 }
 
+impl RingSetup {
+    /// Whether the ring begins at its first entry; of a packed one, on either side.
+    fn is_new(&self) -> bool {
+        const WRAP_COUNTERS: u32 = 0x8000_8000;
+        self.base & !WRAP_COUNTERS == 0
+    }
+}
+
 impl RingState {
+    /// Whether the kick message has come and the kick has not.
+    pub(super) fn awaits_first_kick(&self) -> bool {
+        self.started && self.unkicked && self.setup.is_new()
+    }
+
     fn change(&mut self, change: RingChange) {
         match change {
             RingChange::Size(size) => self.setup.size = size,
@@ -353,10 +371,11 @@ impl RingState {
             RingChange::Base(base) => (self.setup.base, self.setup.told) = (base, true),
             RingChange::Enabled(enabled) => self.setup.enabled = enabled,
             RingChange::Kick(kick) => {
-                self.kick = kick;
+                self.unkicked = kick.is_some() && !self.started;
                 self.started = true;
+                self.kick = kick;
             }
-            RingChange::Started => self.started = true,
+            RingChange::Started => (self.started, self.unkicked) = (true, false),
             RingChange::Call(call) => self.call = call,
             RingChange::Err(err) => self.err = err,
         }

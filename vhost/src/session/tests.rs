@@ -315,7 +315,7 @@ proptest! {
 
     /// Sensible messages do get rings to run: the law above is not about nothing.
     #[test]
-    fn a_ring_that_is_set_up_runs(mut order in Just((0usize..6).collect::<Vec<_>>()).prop_shuffle(), base: u16) {
+    fn a_ring_that_is_set_up_runs(mut order in Just((0usize..6).collect::<Vec<_>>()).prop_shuffle(), base in prop_oneof![Just(0), any::<u16>()]) {
         let config = DeviceConfig::new("vf0", [2, 0, 0, 0, 0, 1], 1);
         let fds = Descriptors::new();
         let mut dev = Rings::default();
@@ -338,6 +338,15 @@ proptest! {
             let handled = dev.hear(&mut session, &config, header, payload, sent);
             prop_assert!(handled.refused.is_none() && handled.closed.is_none());
         }
+        let waiting: Vec<u32> = session.unkicked().map(|(ring, _)| ring).collect();
+        if base == 0 {
+            prop_assert_eq!((dev.running.len(), &waiting[..]), (0, &[1][..]));
+            session.kicked(1);
+            dev.act(&mut session, &config);
+        } else {
+            prop_assert!(waiting.is_empty());
+        }
+        prop_assert_eq!(session.unkicked().count(), 0);
         prop_assert_eq!(dev.running.get(&1).map(Vring::base), Some(base.into()));
         dev.end(&mut session, &config);
     }
@@ -465,6 +474,9 @@ fn a_ring_that_runs_is_stopped_changed_and_started_in_that_order() {
             sent,
         );
     }
+    assert_eq!(dev.running.len(), 0);
+    session.kicked(0);
+    dev.act(&mut session, &config);
     assert_eq!(dev.running.len(), 1);
     // SET_VRING_ENABLE, then GET_VRING_BASE.
     let payload = bytes32(&[0, 1]);
