@@ -8,7 +8,7 @@ use vf_packet::Vid;
 
 use crate::fdb::SelfEntry;
 use crate::filter_spec::{FilterId, FilterMatch, FilterPriority, FilterSpec, MatchError};
-use crate::mailbox_words::MailboxRequest;
+use crate::mailbox::MailboxRequest;
 use crate::mtu::MTU_VALUES;
 use crate::refusal::Refusal;
 use crate::rss::{RssKey, RssSpread};
@@ -384,6 +384,7 @@ impl fmt::Display for Command {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::mailbox::VfRequest;
     use crate::vf::{Mbps, Path, VfLinkState};
     use proptest::prelude::*;
     use proptest::sample::select;
@@ -615,17 +616,25 @@ mod tests {
         let macs = || proptest::collection::vec(mac(), 0..3);
         let request = prop_oneof![
             select(vec![
-                MailboxRequest::Reset,
+                MailboxRequest::Change(VfRequest::Reset {
+                    lists_groups: false,
+                    lists_vlans: true,
+                }),
                 MailboxRequest::Link,
                 MailboxRequest::Rss
             ]),
-            mac().prop_map(MailboxRequest::Mac),
-            macs().prop_map(MailboxRequest::MacVlan),
-            macs().prop_map(MailboxRequest::Multicast),
-            any::<bool>().prop_map(MailboxRequest::Promisc),
-            any::<bool>().prop_map(MailboxRequest::AllMulti),
-            (vid(), any::<bool>()).prop_map(|(vid, add)| MailboxRequest::Vlan { vid, add }),
-            (68u32..9217).prop_map(|mtu| MailboxRequest::Mtu(crate::mtu::Mtu::new(mtu).unwrap())),
+            prop_oneof![
+                mac().prop_map(VfRequest::Mac),
+                macs().prop_map(VfRequest::Unicast),
+                macs().prop_map(VfRequest::Multicast),
+                any::<bool>().prop_map(VfRequest::Promisc),
+                any::<bool>().prop_map(VfRequest::AllMulti),
+                vid().prop_map(VfRequest::VlanAdd),
+                vid().prop_map(VfRequest::VlanDel),
+                proptest::collection::vec(vid(), 0..3).prop_map(VfRequest::Vlans),
+                (68u32..9217).prop_map(|mtu| VfRequest::Mtu(crate::mtu::Mtu::new(mtu).unwrap())),
+            ]
+            .prop_map(MailboxRequest::Change),
         ];
         let link = prop_oneof![
             any::<bool>().prop_map(LinkSetting::Up),

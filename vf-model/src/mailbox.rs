@@ -61,6 +61,10 @@ pub enum VfRequest {
     Mac(MacAddr),
     /// It wants these kinds of frames.
     RxMode(RxMode),
+    /// Of those, it wants everything, or no longer (ixgbe's UPDATE_XCAST_MODE).
+    Promisc(bool),
+    /// Of those, it wants all groups, or no longer (UPDATE_XCAST_MODE).
+    AllMulti(bool),
     /// These addresses are all that it has besides its own, and all groups that it wants.
     MacTable {
         /// Further unicast addresses.
@@ -76,6 +80,19 @@ pub enum VfRequest {
     VlanAdd(Vid),
     /// No longer.
     VlanDel(Vid),
+    /// It wants frames of these VLANs and of no others.
+    Vlans(Vec<Vid>),
+}
+
+/// A message from a VF to its PF, with the answer that it gets. Its `Display` is the words it is parsed from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum MailboxRequest {
+    /// Something to be changed.
+    Change(VfRequest),
+    /// Whether its link is up (ixgbe's GET_LINK_STATE).
+    Link,
+    /// The key and the table of the hash (GET_RSS_KEY, GET_RETA), which the administrator shows with `query_rss on`.
+    Rss,
 }
 
 /// What a driver has asked for since it started, or what of that is in force.
@@ -133,6 +150,8 @@ impl Asked {
                 None => filter.mac = Some(*mac),
             },
             VfRequest::RxMode(mode) => filter.mode = *mode,
+            VfRequest::Promisc(on) => filter.mode.promisc = *on,
+            VfRequest::AllMulti(on) => filter.mode.allmulti = *on,
             VfRequest::MacTable { unicast, multicast } => {
                 // Both make sense, or nothing has changed.
                 let groups = groups(multicast)?;
@@ -151,6 +170,11 @@ impl Asked {
                 if let Some(vlans) = &mut filter.vlans {
                     vlans.retain(|listed| listed != vid);
                 }
+            }
+            VfRequest::Vlans(vlans) => {
+                let mut seen = BTreeSet::new();
+                let new = vlans.iter().copied().filter(|vid| seen.insert(*vid));
+                filter.vlans = Some(new.collect());
             }
         }
         Ok(self)
@@ -220,6 +244,11 @@ impl Asked {
                 let vlans = granted.vlans.as_ref()?;
                 let missing = vlans.binary_search(vid).is_err();
                 missing.then(|| full("VLANs", |room| room.vlans))
+            }
+            VfRequest::Vlans(vlans) => {
+                let next = vlans.iter().map(|vid| VfRequest::VlanAdd(*vid));
+                next.map(|add| self.denied(&add, granted, policy, silicon))
+                    .find_map(|denied| denied)
             }
             _ => None,
         }

@@ -22,8 +22,7 @@ use crate::filter_table::{FilterTable, Insert};
 use crate::lack::Answer;
 use crate::learned::Learned;
 use crate::lookup::Lookup;
-use crate::mailbox::{RxFilter, VfRequest};
-use crate::mailbox_words::MailboxRequest;
+use crate::mailbox::{MailboxRequest, RxFilter, VfRequest};
 use crate::mtu::Mtu;
 use crate::profile::{Profile, Rows, Silicon, VfRoom};
 use crate::refusal::{Refusal, Refused};
@@ -159,6 +158,12 @@ impl Policy {
     #[must_use]
     pub fn asked(&self, vf: VfIndex) -> &RxFilter {
         &self.entry(vf).asked.filter
+    }
+
+    /// The MTU to which the driver of a VF has agreed.
+    #[must_use]
+    pub fn agreed_mtu(&self, vf: VfIndex) -> Option<Mtu> {
+        self.entry(vf).asked.mtu
     }
 
     /// What of that is in force.
@@ -334,6 +339,28 @@ impl Policy {
         Ok(Granted { policy, denied })
     }
 
+    /// The same for all that a driver asks for at once, and why it does not have what it may not have.
+    #[must_use]
+    pub fn with_requests(&self, vf: VfIndex, requests: &[VfRequest]) -> (Policy, Vec<Refusal>) {
+        let mut policy = self.clone();
+        let (mut changed, mut denied) = (None, Vec::new());
+        for request in requests {
+            match policy.request(vf, request) {
+                Ok((change, why)) => {
+                    changed = changed.max(change);
+                    denied.extend(why);
+                }
+                Err(why) => denied.push(why),
+            }
+        }
+        let asked = |policy: &Policy| policy.existing(vf).map(|entry| entry.asked.clone());
+        if asked(self) == asked(&policy) {
+            return (self.clone(), denied);
+        }
+        policy.publish(changed);
+        (policy, denied)
+    }
+
     /// The same for a NIC with a port of this rate in bit/s.
     ///
     /// # Errors
@@ -465,7 +492,12 @@ impl Policy {
             }
             Command::Reset { vfs } => {
                 for vf in vfs.iter() {
-                    self.mailbox(vf, &MailboxRequest::Reset)?;
+                    // Until it lists groups and VLANs it has them all, as a driver without a control queue.
+                    let anew = VfRequest::Reset {
+                        lists_groups: false,
+                        lists_vlans: false,
+                    };
+                    self.request(vf, &anew)?;
                     self.entry_mut(vf)?.resets += 1;
                 }
             }
@@ -577,14 +609,15 @@ impl Policy {
         let entry = self.existing(vf)?;
         let mtu = entry.tx_mtu(self.mtu());
         match message {
-            MailboxRequest::Rss if !entry.policy.query_rss => return Err(Refusal::QueryRss),
-            MailboxRequest::Mtu(asked) if *asked > mtu => {
+            MailboxRequest::Link => {}
+            MailboxRequest::Rss if entry.policy.query_rss => {}
+            MailboxRequest::Rss => return Err(Refusal::QueryRss),
+            MailboxRequest::Change(VfRequest::Mtu(asked)) if *asked > mtu => {
                 return Err(Refusal::MtuBeyond { asked: *asked, mtu });
             }
-            _ => {}
-        }
-        if let Some(request) = message.change(&entry.asked.filter) {
-            self.request(vf, &request)?;
+            MailboxRequest::Change(request) => {
+                self.request(vf, request)?;
+            }
         }
         Ok(())
     }

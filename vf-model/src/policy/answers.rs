@@ -3,7 +3,7 @@
 use super::Policy;
 use crate::command::Command;
 use crate::lack::Answer;
-use crate::mailbox_words::MailboxRequest;
+use crate::mailbox::{MailboxRequest, VfRequest};
 use crate::vf::{VfIndex, VfSetting};
 
 impl Policy {
@@ -39,14 +39,18 @@ impl Policy {
         const LATER: &str = "it is remembered, and in force as soon as that is allowed";
         let entry = self.entry(vf);
         let (asked, in_force) = (&entry.asked.filter.mode, &entry.rx.mode);
-        let withheld = match request {
+        let request = match request {
             MailboxRequest::Link if self.link_up_for(vf) => return "up".to_owned(),
             MailboxRequest::Link => return "down".to_owned(),
             MailboxRequest::Rss => {
                 return format!("hkey {} {}", entry.rss.key(), entry.rss.spread());
             }
-            MailboxRequest::Promisc(_) => asked.promisc && !in_force.promisc,
-            MailboxRequest::AllMulti(_) => asked.allmulti && !in_force.allmulti,
+            MailboxRequest::Change(request) => request,
+        };
+        let withheld = match request {
+            VfRequest::Promisc(_) => asked.promisc && !in_force.promisc,
+            VfRequest::AllMulti(_) => asked.allmulti && !in_force.allmulti,
+            VfRequest::RxMode(_) => asked != in_force,
             _ => false,
         };
         if withheld && entry.policy.trust {
@@ -55,11 +59,8 @@ impl Policy {
         if withheld {
             return format!("yes, but a VF without trust receives only what is for it; {LATER}");
         }
-        let change = request.change(&entry.asked.filter);
-        let denied = change.and_then(|request| {
-            let (policy, silicon) = (&entry.policy, &self.silicon);
-            entry.asked.denied(&request, &entry.rx, policy, silicon)
-        });
+        let (policy, silicon) = (&entry.policy, &self.silicon);
+        let denied = entry.asked.denied(request, &entry.rx, policy, silicon);
         match denied {
             Some(why) => format!("no, not all of it: {why}; {LATER}"),
             None => "yes".to_owned(),

@@ -201,8 +201,8 @@ fn mistakes_are_refused_in_one_line_that_says_where() {
             "do, or vf and ask",
         ),
         (
-            "[[event]]\nat = '1ms'\nnic = 'a'\nvf = 0\nask = 'promisc'",
-            "request 'promisc': reset, mac, mode, table or vlan",
+            "[[event]]\nat = '1ms'\nnic = 'a'\nvf = 0\nask = 'prmisc'",
+            "request 'prmisc': did you mean 'promisc'? reset, mac,",
         ),
         (
             "[[frame]]\nname = 'f'\nat = '1ms'\nnic = 'a'\nsend = 'from wire dst vf0'",
