@@ -7,7 +7,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use vf_model::{MacAddr, Profile, SETTING_KEYS};
-use vf_nic::config::{CpuList, PollMode};
+use vf_nic::config::{CpuList, PollMode, QmpOf};
 
 #[cfg(feature = "lab")]
 pub use lab::{
@@ -177,7 +177,10 @@ Reset of the function (FLR): N reset
   Forgets what the driver has asked for and closes its session, so that the front end connects again. What you have set stays.
 
 What the driver asks of its NIC over the mailbox, for guests whose front end answers their control queue itself: N request
-  reset | mac MAC | macvlan [MAC ...] | multicast [MAC ...] | promisc on|off | allmulti on|off | vlan add|del VID | mtu BYTES
+  reset [groups] [vlans]       starts anew; it will list those
+  mac MAC | macvlan [MAC ...] | multicast [MAC ...] | table [MAC ...]    MAC*N: N addresses that follow each other
+  promisc on|off | allmulti on|off | mode [promisc] [allmulti] [alluni] [nomulti] [nouni] [nobcast]
+  vlan add|del VID | vlans [VID ...] | mtu BYTES
   link | rss                   the answers are printed
 
 Examples:
@@ -288,6 +291,9 @@ pub struct Run {
     /// Where sockets are made [default: $XDG_RUNTIME_DIR/vfnic]
     #[arg(long, value_name = "DIR")]
     pub socket_dir: Option<PathBuf>,
+    /// QMP socket of the QEMU on VF N (of the first NIC): its guest is shown its link there, and what it asks for is heard
+    #[arg(long, value_name = "N=PATH")]
+    pub qmp: Vec<QmpOf>,
     /// MAC address of VF 0; VF i has this plus i (of the first NIC)
     #[arg(long, value_name = "MAC")]
     pub mac_base: Option<MacAddr>,

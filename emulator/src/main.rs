@@ -201,6 +201,7 @@ fn run_nics(args: cli::Run, ctl: Option<PathBuf>) -> Result<(), Failure> {
         socket_dir: args.socket_dir,
         ctl,
         vfs: args.vfs,
+        qmp: args.qmp,
         workers: args.workers,
         mac_base: args.mac_base,
         queue_pairs: args.queue_pairs,

@@ -17,10 +17,13 @@ use crate::clock::Clock;
 use crate::config::NicSettings;
 use crate::ctrl_queue::{self, CommandLimiter};
 use crate::plane::{self, DirectPlane, MediatedPlane, PolicyCell, Rings, Statistics};
+use crate::qmp::Monitor;
 use crate::queue::{PfEnd, Pool, worker_of};
 use crate::thread::PlaneHandle;
 use crate::uplink::Uplink;
 use crate::watch::Direction;
+
+mod monitors;
 
 /// A NIC with everything around it.
 pub struct NicInstance {
@@ -56,6 +59,8 @@ pub struct Vf {
     refused: u64,
     /// How many commands it gives.
     pace: CommandLimiter,
+    /// The monitor of its guest's QEMU, if that is known.
+    pub monitor: Option<Monitor>,
 }
 
 /// The planes of a host, before anybody owns them.
@@ -220,6 +225,7 @@ impl NicInstance {
             fault,
             refused,
             pace,
+            monitor,
         } = vfs.get_mut(vf.index())?;
         let mut device = VfDevice {
             changing: false,
@@ -233,6 +239,7 @@ impl NicInstance {
             fault,
             refused,
             pace,
+            monitor,
             clock,
         };
         Some(serve(endpoint.as_mut()?, &mut device))
@@ -274,7 +281,8 @@ impl NicInstance {
         notes
     }
 
-    fn set_carrier(&mut self, carrier: bool) -> Vec<String> {
+    /// Says to a NIC whether the cable in its port carries. No plane stops for it. A line for each guest that cannot be shown.
+    pub fn set_carrier(&mut self, carrier: bool) -> Vec<String> {
         let before = self.policies.load();
         let Some(policy) = before.with_carrier(carrier) else {
             return Vec::new();
@@ -293,6 +301,7 @@ impl NicInstance {
         if before.has_same_vfs(&policy) {
             return Vec::new();
         }
+        self.set_links(&policy);
         let (before, after) = (seen_by_guests(before), seen_by_guests(&policy));
         let mut notes = Vec::new();
         for (i, (was, is)) in before.into_iter().zip(after).enumerate() {
@@ -341,7 +350,7 @@ impl NicInstance {
             let told = self.serve(vf, |endpoint, _| {
                 endpoint.set_link_up(is.link_up) || !endpoint.is_connected()
             });
-            if told == Some(false) {
+            if told == Some(false) && !self.tells_by_monitor(vf) {
                 let frames = if is.link_up {
                     ""
                 } else {
@@ -353,6 +362,7 @@ impl NicInstance {
                 ));
             }
         }
+        self.take_sockets();
         notes
     }
 
@@ -476,6 +486,7 @@ struct VfDevice<'a> {
     fault: &'a mut Option<String>,
     refused: &'a mut u64,
     pace: &'a mut CommandLimiter,
+    monitor: &'a mut Option<Monitor>,
     clock: &'a Clock,
 }
 
@@ -589,6 +600,9 @@ impl Device for VfDevice<'_> {
                 let device = format!("{} {vf}", self.nic);
                 let features = format_args!("{features:#x}");
                 tracing::info!(device, %features, "driver acknowledged features");
+                if let Some(monitor) = &mut self.monitor {
+                    monitor.look_again();
+                }
             }
             SessionEvent::Controlled { features } => self.forget_driver(features),
             SessionEvent::Mtu(mtu) => {

@@ -49,6 +49,7 @@ pub mod instance;
 pub mod log;
 pub mod panics;
 pub mod plane;
+pub mod qmp;
 pub mod queue;
 pub mod server;
 pub mod thread;

@@ -29,9 +29,8 @@ struct StreamEnd {
 /// The two hosts of an experiment, their settings all but the path.
 pub(super) fn nic_settings(plan: &ExperimentPlan, host: usize, path: Path) -> NicSettings {
     let vf = VfSettings {
-        socket: PathBuf::new(),
-        role: SocketRole::Server,
         policy: vec![VfSetting::Path(path)],
+        ..VfSettings::new(PathBuf::new(), SocketRole::Server)
     };
     NicSettings {
         name: ["a", "b"][host].to_owned(),

@@ -7,7 +7,7 @@ use toml::Spanned;
 use vf_model::{
     Addressed, Command, Mtu, Nanos, Policy, Profile, Question, Source, VfIndex, VfRequest,
 };
-use vf_nic::config::{Config, Sections, SocketRole, line_of, one_line};
+use vf_nic::config::{Config, Sections, line_of, one_line};
 use vf_nic::instance::initial_policy;
 use vf_nic::uplink::UplinkSpec;
 
@@ -462,9 +462,9 @@ fn check_config(config: &Config) -> Result<(), ScenarioError> {
         }
         for (i, vf) in nic.vf.iter().enumerate() {
             let own = Path::new(&format!("{}-vf{i}.sock", nic.name)) == vf.socket;
-            if vf.role == SocketRole::Client || !own {
+            if vf.of_this_machine().is_some() || !own {
                 return Err(ScenarioError::Needs(
-                    "socket, socket_role: a scenario makes its own sockets",
+                    "socket, socket_role, qmp, link_method: a scenario makes its own sockets",
                 ));
             }
         }

@@ -12,7 +12,7 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use vf_model::{Command, Nanos, VfIndex};
-use vf_nic::config::{Config, SocketRole};
+use vf_nic::config::{Config, VfSettings};
 use vf_nic::control::Change;
 use vf_nic::instance::NicInstance;
 use vf_nic::server::ready::make_socket_dir;
@@ -143,8 +143,8 @@ impl Simulation {
             if uplink.is_some_and(UplinkSpec::is_of_this_machine) {
                 return Err(real("an uplink of this machine"));
             }
-            if nic.vf.iter().any(|vf| vf.role == SocketRole::Client) {
-                return Err(real("a guest that listens"));
+            if let Some(what) = nic.vf.iter().find_map(VfSettings::of_this_machine) {
+                return Err(real(what));
             }
             // A guest on this clock has one CPU.
             nic.queue_pairs = 1;

@@ -19,9 +19,8 @@ use super::*;
 
 fn nic(name: &str, mac: u8, vfs: &[Vec<VfSetting>]) -> NicSettings {
     let vf = |policy: &Vec<VfSetting>| VfSettings {
-        socket: PathBuf::new(),
-        role: SocketRole::Server,
         policy: policy.clone(),
+        ..VfSettings::new(PathBuf::new(), SocketRole::Server)
     };
     NicSettings {
         name: name.to_owned(),

@@ -13,6 +13,7 @@ use super::cpu::{CpuList, HypervisorCpu, PollMode};
 use super::error::ConfigError;
 use super::nic::{self, NicSection};
 use super::socket_dir::default_socket_dir;
+use super::vf::QmpOf;
 use super::wire::{self, WireSection};
 use super::{Config, MAX_THREADS};
 use crate::thread::Polling;
@@ -62,6 +63,8 @@ pub struct Overrides {
     pub ctl: Option<PathBuf>,
     /// Number of VFs of the first NIC.
     pub vfs: Option<u16>,
+    /// Monitors of the first NIC's guests.
+    pub qmp: Vec<QmpOf>,
     /// Workers of every NIC.
     pub workers: Option<u16>,
     /// MAC address of VF 0 of the first NIC.
@@ -133,12 +136,21 @@ impl Config {
         if !(1..=MAX_THREADS).contains(&threads) {
             return Err(ConfigError::Threads(threads));
         }
+        let mut config = Config::from_sections(sections, socket_dir, plain_names)?;
+        for QmpOf { vf, path } in &over.qmp {
+            if let Some(first) = config.nics.first_mut() {
+                let (nic, last) = (first.name.clone(), first.vfs - 1);
+                let (index, vf) = (*vf, first.vf.get_mut(usize::from(*vf)));
+                let vf = vf.ok_or(ConfigError::VfIndex { nic, index, last })?;
+                vf.qmp = Some(path.clone());
+            }
+        }
         Ok(Config {
             ctl: over.ctl.clone(),
             poll: over.poll.unwrap_or(file.poll).into(),
             threads,
             cpus: over.cpus.clone().unwrap_or(file.cpus),
-            ..Config::from_sections(sections, socket_dir, plain_names)?
+            ..config
         })
     }
 

@@ -18,7 +18,7 @@ pub use error::ConfigError;
 pub use file::{HypervisorSection, Overrides, Sections, line_of, one_line};
 pub use nic::{NicSection, NicSettings, Offloads, default_queue_pairs};
 pub use socket_dir::{default_socket_dir, temporary_socket_dir};
-pub use vf::{SocketRole, VfSettings};
+pub use vf::{LinkMethod, QmpOf, SocketRole, VfSettings};
 pub use wire::{WireSection, WireSettings, parse_rate};
 
 /// Most VFs a NIC can have.
@@ -292,7 +292,7 @@ mod tests {
             ("[[nic]\nname='a'", "line 1"),
             (
                 "[[nic]]\nname='a'\n[[nic.vf]]\nindex=0\nvlna=3",
-                "line 5: unknown field `vlna`, expected one of index, socket, socket_role, macs, vlans, rss, mac, vlan,",
+                "line 5: unknown field `vlna`, expected one of index, socket, socket_role, qmp, link_method, macs, vlans, rss, mac, vlan,",
             ),
             (
                 "[[nic]]\nname='a'\n[[nic.vf]]\nindex=0\nspoofchk=3",

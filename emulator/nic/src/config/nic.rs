@@ -263,14 +263,13 @@ pub(super) fn check(
     let (switch, policy) = check_commands(&name, Policy::new(nic_config), said)?;
     let filters = check_filters(&name, policy, section.filters)?;
     let mut vf: Vec<VfSettings> = (0..vfs)
-        .map(|i| VfSettings {
-            socket: socket_dir.join(if plain_names {
+        .map(|i| {
+            let socket = if plain_names {
                 format!("vf{i}.sock")
             } else {
                 format!("{name}-vf{i}.sock")
-            }),
-            role: section.socket_role,
-            policy: Vec::new(),
+            };
+            VfSettings::new(socket_dir.join(socket), section.socket_role)
         })
         .collect();
     let mut seen = BTreeSet::new();

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::path::{Path, PathBuf};
+use std::str::FromStr;
 
 use serde::de::{self, DeserializeSeed, Error as _, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer};
@@ -14,8 +15,38 @@ pub struct VfSettings {
     pub socket: PathBuf,
     /// Who listens on it.
     pub role: SocketRole,
+    /// The monitor of the guest's QEMU, if it is known.
+    pub qmp: Option<PathBuf>,
+    /// How `state disable` keeps it from its network.
+    pub link_method: LinkMethod,
     /// What is applied at the start, in the words of `vfnic vf N set`.
     pub policy: Vec<VfSetting>,
+}
+
+impl VfSettings {
+    /// A VF of which nothing is said but its socket.
+    #[must_use]
+    pub fn new(socket: PathBuf, role: SocketRole) -> VfSettings {
+        VfSettings {
+            socket,
+            role,
+            qmp: None,
+            link_method: LinkMethod::default(),
+            policy: Vec::new(),
+        }
+    }
+
+    /// What of it is of a machine with a clock of its own, and not on the virtual clock: a VMM that listens, or one that is watched.
+    #[must_use]
+    pub fn of_this_machine(&self) -> Option<&'static str> {
+        if self.role == SocketRole::Client {
+            Some("a guest that listens")
+        } else if self.qmp.is_some() {
+            Some("qmp, a QEMU's monitor")
+        } else {
+            (self.link_method == LinkMethod::Socket).then_some("a socket that goes")
+        }
+    }
 }
 
 /// Who listens on a VF's socket.
@@ -29,11 +60,49 @@ pub enum SocketRole {
     Client,
 }
 
+/// `N=PATH`: the monitor of the QEMU on VF N, as `--qmp` has it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct QmpOf {
+    /// Which VF, of the first NIC.
+    pub vf: u16,
+    /// The monitor's socket.
+    pub path: PathBuf,
+}
+
+impl FromStr for QmpOf {
+    type Err = &'static str;
+    fn from_str(text: &str) -> Result<QmpOf, &'static str> {
+        const FORM: &str = "the number of a VF and its QEMU's monitor, such as 0=/tmp/qmp0.sock";
+        let (vf, path) = text.split_once('=').ok_or(FORM)?;
+        let vf = vf.parse().map_err(|_| FORM)?;
+        match path {
+            "" => Err(FORM),
+            path => Ok(QmpOf {
+                vf,
+                path: path.into(),
+            }),
+        }
+    }
+}
+
+/// What is done to a VF with `state disable` besides dropping its frames both ways.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LinkMethod {
+    /// Nothing: its guest is told by a front end that takes its configuration from here, or by a QEMU whose monitor is known.
+    #[default]
+    Discard,
+    /// Its socket goes, for as long as it is disabled: QEMU takes its guest's carrier then.
+    Socket,
+}
+
 /// One `[[nic.vf]]` as a file has it: its socket, and the keys of `vfnic vf N set` with their values.
 pub(super) struct VfSection {
     pub(super) index: u16,
     socket: Option<PathBuf>,
     socket_role: Option<SocketRole>,
+    qmp: Option<PathBuf>,
+    link_method: Option<LinkMethod>,
     policy: Vec<VfSetting>,
     macs: Vec<String>,
     vlans: Vec<VlanWord>,
@@ -83,6 +152,8 @@ impl VfSection {
             settings.socket = socket_dir.join(socket);
         }
         settings.role = self.socket_role.unwrap_or(settings.role);
+        settings.qmp = self.qmp.map(|qmp| socket_dir.join(qmp));
+        settings.link_method = self.link_method.unwrap_or_default();
         settings.policy = self.policy;
     }
 }
@@ -100,6 +171,7 @@ impl<'de> Deserialize<'de> for VfSection {
 
             fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<VfSection, A::Error> {
                 let (mut index, mut socket, mut socket_role) = (None, None, None);
+                let (mut qmp, mut link_method) = (None, None);
                 let (mut macs, mut vlans, mut rss) = (Vec::new(), Vec::new(), None);
                 let mut policy = vec![None; SETTING_KEYS.len()];
                 while let Some(key) = map.next_key()? {
@@ -107,6 +179,8 @@ impl<'de> Deserialize<'de> for VfSection {
                         Key::Index => index = Some(map.next_value()?),
                         Key::Socket => socket = Some(map.next_value()?),
                         Key::SocketRole => socket_role = Some(map.next_value()?),
+                        Key::Qmp => qmp = Some(map.next_value()?),
+                        Key::LinkMethod => link_method = Some(map.next_value()?),
                         Key::Macs => macs = map.next_value()?,
                         Key::Vlans => vlans = map.next_value()?,
                         Key::Rss => rss = Some(map.next_value()?),
@@ -119,6 +193,8 @@ impl<'de> Deserialize<'de> for VfSection {
                     index: index.ok_or_else(|| A::Error::missing_field("index"))?,
                     socket,
                     socket_role,
+                    qmp,
+                    link_method,
                     macs,
                     vlans,
                     rss,
@@ -137,6 +213,8 @@ enum Key {
     Index,
     Socket,
     SocketRole,
+    Qmp,
+    LinkMethod,
     Macs,
     Vlans,
     Rss,
@@ -151,6 +229,8 @@ impl<'de> Deserialize<'de> for Key {
             "index" => Key::Index,
             "socket" => Key::Socket,
             "socket_role" => Key::SocketRole,
+            "qmp" => Key::Qmp,
+            "link_method" => Key::LinkMethod,
             "macs" => Key::Macs,
             "vlans" => Key::Vlans,
             "rss" => Key::Rss,
@@ -162,7 +242,7 @@ impl<'de> Deserialize<'de> for Key {
                     let meant = meant.map_or_else(String::new, |key| format!(" (did you mean `{key}`?)"));
                     let known = known.join(", ");
                     D::Error::custom(format!(
-                        "unknown field `{word}`, expected one of index, socket, socket_role, macs, vlans, rss, {known}{meant}"
+                        "unknown field `{word}`, expected one of index, socket, socket_role, qmp, link_method, macs, vlans, rss, {known}{meant}"
                     ))
                 })?)
             }

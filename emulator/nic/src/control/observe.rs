@@ -88,7 +88,7 @@ fn nic(host: &NicInstance, at: Nanos, seconds: f64, before: &mut Busy) -> ShowNi
                 settings: settings(policy.vf(vf)),
                 path: host.path(vf).to_string(),
                 mtu: policy.rx_mtu(vf).get(),
-                state: ShowVfState::new(&policy, vf, &both),
+                state: ShowVfState::new(&policy, vf, &both, host.link_method(vf)),
                 socket: host.settings.vf[i].socket.display().to_string(),
                 connected: endpoint.is_some_and(|e| e.is_connected()),
                 sessions: endpoint.map_or(0, |e| e.sessions()),

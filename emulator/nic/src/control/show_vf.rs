@@ -4,7 +4,7 @@
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
-use vf_model::{Counters, Policy, VfIndex, VfLinkState, Vid};
+use vf_model::{Counters, Policy, VfIndex, Vid};
 
 /// See the module.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -12,8 +12,9 @@ use vf_model::{Counters, Policy, VfIndex, VfLinkState, Vid};
 pub struct ShowVfState {
     /// `up` or `down`: what its link is, where the setting `state` says what it follows.
     pub link: String,
-    /// How a VF with `state disable` is kept from its network. `discard`: its frames are dropped both ways, and its guest is told by
-    /// a front end that takes its configuration from here.
+    /// How a VF without a link is kept from its network. `discard`: its frames are dropped both ways, and its guest is told by a front
+    /// end that takes its configuration from here. `socket`: its socket is gone, too. `qmp`: its QEMU has said that the guest has no
+    /// carrier.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub link_method: Option<String>,
     /// The address that it has: its driver's choice if that is allowed, else the administrator's, else the permanent one.
@@ -70,7 +71,12 @@ pub struct ShowVfStats {
 impl ShowVfState {
     /// What a policy says of a VF that has counted this.
     #[must_use]
-    pub fn new(policy: &Policy, vf: VfIndex, counters: &Counters) -> ShowVfState {
+    pub fn new(
+        policy: &Policy,
+        vf: VfIndex,
+        counters: &Counters,
+        link_method: Option<&str>,
+    ) -> ShowVfState {
         let said = policy.vf(vf);
         let filters = policy.filters(vf);
         let room = policy.room(vf);
@@ -78,10 +84,9 @@ impl ShowVfState {
             None => mac.to_string(),
             Some(vid) => format!("{mac} vlan {vid}"),
         });
-        let disabled = said.state == VfLinkState::Disable;
         ShowVfState {
             link: if policy.link_up_for(vf) { "up" } else { "down" }.to_owned(),
-            link_method: disabled.then(|| "discard".to_owned()),
+            link_method: link_method.map(str::to_owned),
             mac: policy.mac(vf).to_string(),
             permanent_mac: said.permanent_mac.to_string(),
             admin_mac: said.mac_set.then(|| said.mac.to_string()),
@@ -168,7 +173,7 @@ mod tests {
             mac_base: MacAddr([2, 0, 0, 0, 0, 0]),
             profile: Profile::Generic,
         });
-        let fresh = ShowVfState::new(&policy, VfIndex(0), &Counters::default());
+        let fresh = ShowVfState::new(&policy, VfIndex(0), &Counters::default(), None);
         assert_eq!(
             fresh.to_string(),
             "        link up, mac 02:00:00:00:00:00\n"
@@ -182,7 +187,7 @@ mod tests {
             let words: Vec<_> = words.split(' ').collect();
             policy = policy.with(&Command::parse(&words).unwrap()).unwrap();
         }
-        let shown = ShowVfState::new(&policy, VfIndex(0), &Counters::default());
+        let shown = ShowVfState::new(&policy, VfIndex(0), &Counters::default(), Some("discard"));
         assert_eq!(
             shown.to_string(),
             "        link down (discard), mac 02:00:00:00:00:09 (set)\n\

@@ -25,17 +25,22 @@ use crate::config::{Config, HypervisorCpu, NicSettings, SocketRole, WireSettings
 use crate::control::clients::Clients;
 use crate::control::{Change, Dispatcher, Nics};
 use crate::instance::{NicInstance, Planes};
+use crate::qmp::Monitor;
 use crate::queue::{Doorbell, Pool};
 use crate::thread::{DataThread, News, Polling, RingBroken};
-use crate::uplink::{OpenError, Uplink, WireEnd, impaired};
+use crate::uplink::{HostLink, LinkWatch, OpenError, Uplink, UplinkSpec, WireEnd, impaired};
 
 const WAKE: Token = Token(0);
 const SIGNAL: Token = Token(1);
+/// Links of the host's devices.
+const LINKS: Token = Token(2);
 /// Tokens of the control socket and its clients.
-const CTL: std::ops::Range<usize> = 2..1 << 16;
+const CTL: std::ops::Range<usize> = 3..1 << 16;
 /// Tokens of VFs: host times [`VFS`] plus VF, from here.
 const VF: usize = 1 << 16;
 const VFS: usize = 256;
+/// Tokens of their monitors, in the same way.
+const QMP: usize = 1 << 30;
 
 /// How far the wall clock's transmitters may be filled ahead: the time between two rounds of a busy worker.
 const WIRE_SLACK: Nanos = Nanos(30_000);
@@ -122,6 +127,7 @@ fn system(what: &'static str) -> impl Fn(io::Error) -> RunError {
 pub struct Server {
     poll: Poll,
     hosts: Vec<NicInstance>,
+    links: HostLinks,
     clients: Clients,
     dispatcher: Dispatcher,
     broken: Receiver<(usize, RingBroken)>,
@@ -146,6 +152,8 @@ impl Server {
         let reporter = Reporter { to, learn, waker };
         let epoch = Instant::now();
         let mut hosts = build_hosts(&config, epoch, &reporter)?;
+        let mut links = HostLinks::new(&config, poll.registry()).map_err(system("netlink"))?;
+        links.make_alike(&mut hosts);
         for (h, host) in hosts.iter_mut().enumerate() {
             listen(h, host, poll.registry())?;
         }
@@ -155,6 +163,7 @@ impl Server {
         Ok(Server {
             poll,
             hosts,
+            links,
             clients,
             dispatcher: Dispatcher::default(),
             broken,
@@ -210,7 +219,11 @@ impl Server {
             .hosts
             .iter()
             .flat_map(|h| &h.vfs)
-            .filter_map(|vf| vf.endpoint.as_ref()?.next_timer())
+            .flat_map(|vf| {
+                let endpoint = vf.endpoint.as_ref().and_then(Endpoint::next_timer);
+                let monitor = vf.monitor.as_ref().and_then(Monitor::next_timer);
+                endpoint.into_iter().chain(monitor)
+            })
             .chain(self.clients.next_timer())
             .min()
             .map(|at| at.saturating_duration_since(now));
@@ -230,10 +243,15 @@ impl Server {
                     self.hear_of_broken_rings();
                     self.learn();
                 }
+                LINKS => {
+                    self.links.hear();
+                    self.links.make_alike(&mut self.hosts);
+                }
                 Token(t) if CTL.contains(&t) => {
                     let now = self.now();
                     let Server {
                         clients,
+                        links,
                         hosts,
                         dispatcher,
                         poll,
@@ -243,12 +261,19 @@ impl Server {
                     let mut nics = OnWallClock {
                         now,
                         hosts,
+                        links,
                         registry,
                     };
                     clients.serve(Token(t), poll.registry(), |request| {
                         let Ok(response) = dispatcher.answer(&mut nics, request);
                         response
                     });
+                }
+                Token(t) if t >= QMP => {
+                    let vf = VfIndex::from((t - QMP) % VFS);
+                    if let Some(host) = self.hosts.get_mut((t - QMP) / VFS) {
+                        host.hear_monitor(vf, Instant::now());
+                    }
                 }
                 Token(t) => {
                     let vf = VfIndex::from((t - VF) % VFS);
@@ -271,7 +296,7 @@ impl Server {
         }
     }
 
-    /// Serves the sockets that are due for another attempt to connect.
+    /// Serves the sockets and monitors that are due for another attempt to connect.
     fn retry(&mut self) {
         let now = Instant::now();
         for h in 0..self.hosts.len() {
@@ -282,6 +307,13 @@ impl Server {
                     .is_some_and(|at| at <= now)
                 {
                     self.serve(h, VfIndex::from(i));
+                }
+                let monitor = self.hosts[h].vfs[i].monitor.as_ref();
+                if monitor
+                    .and_then(Monitor::next_timer)
+                    .is_some_and(|at| at <= now)
+                {
+                    self.hosts[h].hear_monitor(VfIndex::from(i), now);
                 }
             }
         }
@@ -353,6 +385,7 @@ impl Reporter {
 struct OnWallClock<'a> {
     now: Nanos,
     hosts: &'a mut [NicInstance],
+    links: &'a mut HostLinks,
     /// Wakes the server when something comes to a socket of a new VF.
     registry: &'a mio::Registry,
 }
@@ -399,7 +432,45 @@ impl Nics for OnWallClock<'_> {
                 serve_socket(host, vf, endpoint);
             }
         }
+        self.links.make_alike(self.hosts);
         Ok(Ok(notes))
+    }
+}
+
+/// Devices of the host in the ports of NICs, by NIC.
+#[derive(Default)]
+struct HostLinks {
+    links: Vec<Option<HostLink>>,
+    watch: Option<LinkWatch>,
+}
+
+impl HostLinks {
+    fn new(config: &Config, registry: &mio::Registry) -> io::Result<HostLinks> {
+        let uplinks = config.nics.iter().map(|nic| nic.uplink.as_ref());
+        let links: Vec<_> = uplinks
+            .map(|uplink| uplink.and_then(UplinkSpec::host_link))
+            .collect();
+        let any = links.iter().any(Option::is_some);
+        let watch = any.then(|| LinkWatch::new(registry, LINKS)).transpose()?;
+        Ok(HostLinks { links, watch })
+    }
+
+    fn hear(&self) {
+        if let Some(watch) = &self.watch {
+            watch.drain();
+        }
+    }
+
+    /// The host sees a carrier while a port is up, and a port has one while the host has the device up.
+    fn make_alike(&mut self, hosts: &mut [NicInstance]) {
+        for (host, link) in hosts.iter_mut().zip(&mut self.links) {
+            if let Some(link) = link {
+                link.set_carrier(host.policy().port_up());
+                for note in host.set_carrier(link.is_up()) {
+                    tracing::info!("{note}");
+                }
+            }
+        }
     }
 }
 
@@ -550,6 +621,17 @@ fn uplink(
 /// Opens the sockets of a host's VFs.
 fn listen(h: usize, host: &mut NicInstance, registry: &mio::Registry) -> Result<(), RunError> {
     let policy = host.policy();
+    for i in 0..host.vfs.len() {
+        let vf = VfIndex::from(i);
+        if let Some(path) = host.settings.vf[i].qmp.clone() {
+            let device = format!("{} {vf}", host.settings.name);
+            let mut monitor = Monitor::new(device, path, policy.link_up_for(vf));
+            monitor
+                .register(registry, Token(QMP + h * VFS + i), Instant::now())
+                .map_err(system("epoll"))?;
+            host.vfs[i].monitor = Some(monitor);
+        }
+    }
     for (vf, endpoint) in new_sockets(h, host, &policy, registry)? {
         serve_socket(host, vf, endpoint);
     }
@@ -566,7 +648,8 @@ fn new_sockets(
     let vfs = host.vfs.iter().zip(&host.settings.vf).enumerate();
     let new = vfs
         .take(policy.num_vfs())
-        .filter(|(_, (vf, _))| vf.endpoint.is_none());
+        .filter(|(_, (vf, _))| vf.endpoint.is_none())
+        .filter(|(i, _)| !host.is_without_socket(policy, VfIndex::from(*i)));
     new.map(|(i, (_, settings))| {
         let vf = VfIndex::from(i);
         let device = host.device_config_by(policy, vf);
@@ -611,9 +694,12 @@ pub fn qemu_arguments(nic: &NicSettings, vf: VfIndex, mac: vf_model::MacAddr) ->
         SocketRole::Server => "reconnect-ms=1000",
         SocketRole::Client => "server=on,wait=off",
     };
+    let qmp = settings.qmp.as_ref().map_or_else(String::new, |qmp| {
+        format!(" -qmp unix:{},server=on,wait=off", qmp.display())
+    });
     format!(
         "-m 512M -object memory-backend-memfd,id=mem,size=512M,share=on -machine memory-backend=mem \
          -chardev socket,id=vf,path={socket},{role} -netdev vhost-user,id=net,chardev=vf \
-         -device virtio-net-pci,netdev=net,mac={mac},rx_queue_size=1024"
+         -device virtio-net-pci,netdev=net,mac={mac},rx_queue_size=1024{qmp}"
     )
 }

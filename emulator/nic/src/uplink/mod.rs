@@ -4,6 +4,7 @@
 //! To add one: implement [`Uplink`] in a file of its own and put its `Kind` in `KINDS`. What does something to frames on
 //! their way is an uplink in front of another, as [`impaired`] makes one; where it is not asked for there is nothing.
 
+mod host_link;
 mod netem;
 mod tap;
 mod transmitter;
@@ -19,6 +20,7 @@ use vf_model::{Counter, DropReason, Link, LinkConfig, Nanos, OnWire};
 use self::netem::Netem;
 use crate::queue::{Frame, Pool};
 
+pub use host_link::{HostLink, LinkWatch};
 pub use netem::{NetemError, NetemSpec, Odds, Percent};
 pub use wire::WireEnd;
 
@@ -71,6 +73,13 @@ impl UplinkSpec {
     #[must_use]
     pub fn is_of_this_machine(&self) -> bool {
         self.kind.of_this_machine
+    }
+
+    /// The link to that device, for whoever keeps the two ends of it alike.
+    #[must_use]
+    pub fn host_link(&self) -> Option<HostLink> {
+        let ours = self.is_of_this_machine();
+        ours.then(|| HostLink::new(&self.operand))
     }
 
     /// Opens it. `slack` is how far ahead of now its transmitter may be filled.

@@ -1,6 +1,6 @@
 //! A tap device of the host as the uplink, with its virtio-net header, so that super-frames and partial checksums pass
 //! as they are. What leaves is paced like a wire; from the device any bridge of the host takes over. Needs
-//! `CAP_NET_ADMIN` to open, nothing afterwards. Never blocks.
+//! `CAP_NET_ADMIN` to open, nothing afterwards: its carrier is `host_link`'s. Never blocks.
 
 use std::fmt;
 use std::io::{IoSlice, IoSliceMut};
