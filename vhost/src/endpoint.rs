@@ -159,6 +159,17 @@ impl Endpoint {
         ))
     }
 
+    /// Lets front ends of other users connect ([`Listener::widen`]).
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn widen(&self, mode: u32, group: Option<u32>) -> io::Result<()> {
+        match &self.role {
+            Role::Server(listener) => listener.widen(mode, group),
+            Role::Client(_) | Role::Single(_) => Ok(()),
+        }
+    }
+
     /// Goes to the front end that listens at `path`, now and whenever the session is over.
     pub fn connect(path: impl Into<PathBuf>, config: DeviceConfig) -> Endpoint {
         Endpoint::new(Role::Client(path.into()), config)

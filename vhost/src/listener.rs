@@ -1,16 +1,17 @@
-//! Listening on a socket path with care: a socket that a dead process has left is taken over, and nothing else is ever
-//! removed. Never waits for whoever listens there already, however stuck that process is.
+//! Listening on a socket path with care: a socket that a dead process has left is taken over, nothing else is ever removed, and
+//! from the moment that the socket is there it is for this user only. Never waits for whoever listens there already, however stuck that process is.
 
-use std::fs::{self, File, FileType};
+use std::fs::{self, File, FileType, OpenOptions, Permissions};
 use std::io::{self, ErrorKind};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use rustix::fs::FlockOperation;
+use rustix::fs::{AtFlags, FlockOperation, Gid, Mode, OFlags};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 
@@ -31,8 +32,8 @@ pub struct Listener {
 type FileId = (u64, u64);
 
 impl Listener {
-    /// Listens at `path`. A socket file that nobody listens on any more is replaced. Of two processes that do this at once
-    /// for one path, one succeeds.
+    /// Listens at `path`, for this user and nobody else whatever the umask ([`Listener::widen`]). A socket file that nobody listens on
+    /// any more is replaced. Of two processes that do this at once for one path, one succeeds.
     ///
     /// # Errors
     /// [`BindError`]; what is at `path` is still there then.
@@ -43,10 +44,10 @@ impl Listener {
         };
         // A socket that is bound and does not listen yet looks like one that a dead process has left.
         let _lock = lock_folder(path).map_err(failed)?;
-        let socket = match UnixListener::bind(path) {
+        let socket = match bind_for_this_user(path) {
             Err(error) if error.kind() == ErrorKind::AddrInUse => {
                 remove_stale(path)?;
-                UnixListener::bind(path)
+                bind_for_this_user(path)
             }
             bound => bound,
         }
@@ -70,6 +71,31 @@ impl Listener {
             Err(error) if error.kind() == ErrorKind::WouldBlock => Ok(None),
             Err(error) => Err(error),
         }
+    }
+
+    /// Lets others connect, too: those whom this mode of the socket's file, and this group, if one is given, allow to write to it.
+    ///
+    /// # Errors
+    /// The kernel's, such as a group that this user is not in; or another file is there by now.
+    pub fn widen(&self, mode: u32, group: Option<u32>) -> io::Result<()> {
+        // The file itself, and nothing that somebody has put in its place.
+        let file = OpenOptions::new()
+            .read(true)
+            .custom_flags((OFlags::PATH | OFlags::NOFOLLOW).bits().cast_signed())
+            .open(&self.path)?;
+        let meta = file.metadata()?;
+        if self.file != Some((meta.dev(), meta.ino())) {
+            return Err(io::Error::new(
+                ErrorKind::NotFound,
+                "another file is there by now",
+            ));
+        }
+        if let Some(group) = group {
+            let group = Some(Gid::from_raw(group));
+            rustix::fs::chownat(&file, "", None, group, AtFlags::EMPTY_PATH)?;
+        }
+        let by_descriptor = format!("/proc/self/fd/{}", file.as_raw_fd());
+        fs::set_permissions(by_descriptor, Permissions::from_mode(mode))
     }
 
     /// Where it listens.
@@ -98,6 +124,16 @@ impl AsRawFd for Listener {
     fn as_raw_fd(&self) -> RawFd {
         self.socket.as_raw_fd()
     }
+}
+
+/// Binds with the mode 0600. The umask is the process', so threads that do this take turns.
+fn bind_for_this_user(path: &Path) -> io::Result<UnixListener> {
+    static UMASK: Mutex<()> = Mutex::new(());
+    let _turn = UMASK.lock().unwrap_or_else(PoisonError::into_inner);
+    let before = rustix::process::umask(Mode::RWXG | Mode::RWXO | Mode::XUSR);
+    let bound = UnixListener::bind(path);
+    rustix::process::umask(before);
+    bound
 }
 
 /// Connects to a socket without ever waiting for the one who listens there.
