@@ -236,6 +236,20 @@ impl FilterTable {
         })
     }
 
+    /// Whether software chooses the rows of its filters.
+    pub(crate) fn has_numbered_rows(&self) -> bool {
+        self.store.numbered_rows() > 0
+    }
+
+    /// Whether it has this filter, in force or waiting.
+    pub(crate) fn holds(&self, spec: &FilterSpec) -> bool {
+        let held = self.store.search(&spec.matches, spec.priority).held;
+        held.is_some_and(|(_, held)| {
+            let in_force = (held.action, held.priority) == (spec.action, spec.priority);
+            in_force || held.over_auto == Some(spec.action)
+        })
+    }
+
     pub(crate) fn insert(&mut self, spec: &FilterSpec, how: Insert) -> Result<(), TableError> {
         let FilterSpec {
             matches,

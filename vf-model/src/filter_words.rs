@@ -99,6 +99,21 @@ impl FromStr for FilterSpec {
     }
 }
 
+impl Command {
+    /// `filter add` with these words, which blanks separate; what follows a # is a comment.
+    ///
+    /// # Errors
+    /// [`Refusal`] that names the word at fault.
+    pub fn filter_add(text: &str) -> Result<Command, Refusal> {
+        let text = text.split('#').next().unwrap_or_default();
+        let words: Vec<&str> = text.split_whitespace().collect();
+        Ok(match Words::new("filter", &words).new_filter()? {
+            (spec, None) => Command::FilterInsert(spec),
+            (spec, Some(loc)) => Command::FilterInsertAt { loc, spec },
+        })
+    }
+}
+
 impl<S: AsRef<str>> Words<'_, S> {
     /// A filter to put in, and into which row.
     pub(crate) fn new_filter(&mut self) -> Result<(FilterSpec, Option<FilterId>), Refusal> {

@@ -124,7 +124,7 @@ pub use link::{Departure, Link, LinkConfig};
 pub use mailbox::{MAX_UNTRUSTED_GROUPS, MailboxRequest, RxFilter, RxMode, VfRequest};
 pub use mtu::{Mtu, MtuError};
 pub use nic::Nic;
-pub use policy::{Granted, Policy};
+pub use policy::{Granted, Policy, SavedPolicy, SavedVf};
 pub use profile::{MAX_TABLE_FILTERS, Profile, VfRoom};
 pub use profile_facts::Fact;
 pub use question::Question;

@@ -6,6 +6,7 @@
 mod answers;
 mod auto;
 mod num_vfs;
+mod saved;
 
 use std::sync::Arc;
 
@@ -32,6 +33,8 @@ use crate::stats::DropReason;
 use crate::switch_mode::SwitchMode;
 use crate::vf::{MAX_VFS, Path, VfIndex, VfPolicy, VfSet, VfSetting};
 use crate::vf_filter::VfFilters;
+
+pub use saved::{SavedPolicy, SavedVf};
 
 /// See the module. Each `VfIndex` given to its functions must be below [`Policy::vf_count`], or they panic; only changes
 /// refuse.

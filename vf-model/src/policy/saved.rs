@@ -1,0 +1,195 @@
+//! What the administrator has said about a NIC, as what is to be said to have it again. What drivers have asked for, what path
+//! `auto` has learned and what has been counted is none of it. Every part of a [`Policy`] is named here, so that a new one that is
+//! left out does not compile.
+
+use vf_packet::{MacAddr, Vid};
+
+use super::Policy;
+use crate::entry::Entry;
+use crate::fdb::SelfEntry;
+use crate::filter_table::NumberedFilter;
+use crate::mtu::Mtu;
+use crate::rss::{Rss, RssKey, RssSpread};
+use crate::switch_mode::SwitchMode;
+use crate::vf::{SETTING_KEYS, VfPolicy, VfSetting};
+
+/// What the administrator has said about a NIC; what is as it was at the start is left out.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SavedPolicy {
+    /// How many VFs there are, if not all that there can be.
+    pub num_vfs: Option<usize>,
+    /// Whether its port is up.
+    pub port_up: bool,
+    /// The port's MTU.
+    pub mtu: Option<Mtu>,
+    /// How its switch forwards, if that is not as its family does.
+    pub switch_mode: Option<SwitchMode>,
+    /// Stations behind the PF.
+    pub fdb: Vec<SelfEntry>,
+    /// Its filters, in the words that add them one after the other; into the same rows, where software numbers those.
+    pub filters: Vec<String>,
+    /// Its VFs, in order, with those that there are not now.
+    pub vfs: Vec<SavedVf>,
+}
+
+/// What the administrator has said about a VF.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SavedVf {
+    /// Its settings, in the order in which they depend on each other.
+    pub settings: Vec<VfSetting>,
+    /// Further addresses, each in every VLAN or in one.
+    pub macs: Vec<(MacAddr, Option<Vid>)>,
+    /// VLANs that it takes part in, in order.
+    pub vlans: Vec<Vid>,
+    /// The key of its hash.
+    pub rss_key: Option<RssKey>,
+    /// How its frames are spread over its queues.
+    pub rss_spread: Option<RssSpread>,
+}
+
+impl Policy {
+    /// What the administrator has said.
+    #[must_use]
+    pub fn saved(&self) -> SavedPolicy {
+        let Policy {
+            version: _,
+            verdicts: _,
+            entries,
+            num_vfs,
+            enabled: _,
+            port_up,
+            // The other end of the cable says that, and the port's rate is that of what is plugged in.
+            carrier: _,
+            port_rate: _,
+            mtu,
+            silicon,
+            switch_mode,
+            fdb,
+            filter_table: _,
+            with_learned: _,
+            learned: _,
+            steered: _,
+            lookup: _,
+        } = self;
+        let default_mode = silicon.default_mode();
+        SavedPolicy {
+            num_vfs: Some(*num_vfs).filter(|n| *n != entries.len()),
+            port_up: *port_up,
+            mtu: *mtu,
+            switch_mode: Some(*switch_mode).filter(|mode| *mode != default_mode),
+            fdb: fdb.entries().to_vec(),
+            filters: self.saved_filters(),
+            vfs: entries.iter().map(|entry| entry.saved()).collect(),
+        }
+    }
+
+    /// Filters that have not been learned. One that waits for another with the same match to be deleted comes before that.
+    fn saved_filters(&self) -> Vec<String> {
+        let numbered = self.filter_table.has_numbered_rows();
+        let mut saved = Vec::new();
+        for NumberedFilter { id, spec } in self.all_filters().numbered() {
+            if !self.filter_table.holds(&spec) {
+                continue;
+            }
+            match id {
+                Some(id) if numbered => saved.push(format!("{spec} loc {id}")),
+                Some(_) => saved.push(spec.to_string()),
+                None => saved.insert(saved.len().saturating_sub(1), spec.to_string()),
+            }
+        }
+        saved
+    }
+}
+
+impl Entry {
+    fn saved(&self) -> SavedVf {
+        let Entry {
+            policy,
+            filters,
+            // The driver's.
+            asked: _,
+            rx: _,
+            rss,
+            resets: _,
+        } = self;
+        let default = Rss::new();
+        SavedVf {
+            settings: policy.saved(),
+            macs: filters.macs().to_vec(),
+            vlans: filters.vlans().to_vec(),
+            rss_key: Some(rss.key()).filter(|key| *key != default.key()),
+            rss_spread: Some(rss.spread())
+                .filter(|spread| *spread != default.spread())
+                .cloned(),
+        }
+    }
+}
+
+impl VfPolicy {
+    /// The settings that make it of what nobody has set anything of.
+    fn saved(&self) -> Vec<VfSetting> {
+        let new = VfPolicy::new(self.permanent_mac);
+        let keys = SETTING_KEYS.iter().filter_map(|key| {
+            let setting = key.of(self)?;
+            let said = match setting {
+                VfSetting::Mac(_) => self.mac_set,
+                _ => key.of(&new) != Some(setting),
+            };
+            said.then_some(setting)
+        });
+        keys.collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use proptest::sample::{Index, select};
+
+    use super::*;
+
+    /// Words that may be values: those that keys name, and some that they describe.
+    fn values() -> Vec<String> {
+        let named = SETTING_KEYS.iter().flat_map(|key| {
+            let words = [key.values, key.allowed].map(|words| words.split(['|', ' ', ',']));
+            words.into_iter().flatten()
+        });
+        let more = ["0", "1", "2", "5", "7", "1500", "9000", "02:00:00:00:00:07"];
+        named.chain(more).map(str::to_owned).collect()
+    }
+
+    proptest! {
+        #[test]
+        fn settings_that_are_saved_make_the_same_policy(
+            said in prop::collection::vec((any::<Index>(), select(values())), 0..60),
+        ) {
+            let permanent = MacAddr([2, 0, 0, 0, 0, 1]);
+            let mut policy = VfPolicy::new(permanent);
+            for (key, value) in said {
+                let setting = key.get(SETTING_KEYS).parse(&value);
+                policy = setting.and_then(|setting| policy.with(setting)).unwrap_or(policy);
+            }
+            let saved = policy.saved();
+            let again = saved.iter().try_fold(VfPolicy::new(permanent), |policy, setting| policy.with(*setting));
+            prop_assert_eq!(again, Ok(policy));
+        }
+    }
+
+    #[test]
+    fn every_setting_but_those_of_nothing_is_tried_with_a_value_that_it_takes() {
+        let policy = VfPolicy::new(MacAddr([2, 0, 0, 0, 0, 1]))
+            .with(VfSetting::Vlan(3))
+            .unwrap();
+        for key in SETTING_KEYS {
+            let takes = |value: &String| {
+                let setting = key.parse(value).ok()?;
+                policy.with(setting).ok().filter(|other| *other != policy)
+            };
+            assert!(
+                values().iter().find_map(takes).is_some(),
+                "none of the values changes {}",
+                key.name
+            );
+        }
+    }
+}
