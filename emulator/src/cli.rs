@@ -7,7 +7,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use vf_model::{MacAddr, Profile, SETTING_KEYS};
-use vf_nic::config::{CpuList, PollMode, QmpOf};
+use vf_nic::config::{CpuList, PollMode, QmpOf, SocketMode};
 
 #[cfg(feature = "lab")]
 pub use lab::{
@@ -47,6 +47,9 @@ pub enum Command {
     },
     /// Show settings, counters and utilisation
     Show(ShowAll),
+    /// Print the configuration file that makes the NICs again as they are now, for 'run --config'; what drivers have asked for and what
+    /// path auto has learned is not in it
+    Save,
     /// Change a VF while it runs, in the words of 'ip link set dev PF vf N'
     #[command(after_help = vf_help())]
     Vf {
@@ -294,6 +297,25 @@ pub struct Run {
     /// QMP socket of the QEMU on VF N (of the first NIC): its guest is shown its link there, and what it asks for is heard
     #[arg(long, value_name = "N=PATH")]
     pub qmp: Vec<QmpOf>,
+    /// Where to keep what commands change, for the next start with the same configuration [default: the folder of the sockets, or
+    /// $STATE_DIRECTORY]
+    #[arg(long, value_name = "DIR")]
+    pub state: Option<PathBuf>,
+    /// Start from the configuration, and keep nothing that commands change
+    #[arg(long, conflicts_with = "state")]
+    pub no_state: bool,
+    /// Make a socket for observers, too: who connects there may ask (show, filter show, why, save) and change nothing
+    #[arg(long, value_name = "SOCKET")]
+    pub observe: Option<PathBuf>,
+    /// Group whose members may connect to the sockets of VFs and of observers [default: nobody but this user]
+    #[arg(long, value_name = "NAME")]
+    pub group: Option<String>,
+    /// Mode of these sockets, 0660 or 0666 [default: 0600, with --group 0660]
+    #[arg(long, value_name = "MODE")]
+    pub mode: Option<SocketMode>,
+    /// Group whose members may connect to the control socket, and so change everything
+    #[arg(long, value_name = "NAME")]
+    pub ctl_group: Option<String>,
     /// MAC address of VF 0; VF i has this plus i (of the first NIC)
     #[arg(long, value_name = "MAC")]
     pub mac_base: Option<MacAddr>,

@@ -29,12 +29,13 @@ use vf_model::VfIndex;
 #[cfg(feature = "lab")]
 use vfnic::cli::RunClock;
 use vfnic::cli::{self, Cli, ShowWhat};
-use vfnic::config::{Config, Overrides, default_socket_dir, temporary_socket_dir};
+use vfnic::config::{Config, Overrides, SocketAccess, default_socket_dir, temporary_socket_dir};
 use vfnic::control::show::{self, WorkerCycles};
 use vfnic::control::{NicCommand, Request, Response, ask};
 use vfnic::log::{Log, RateLimit, complain};
 use vfnic::server::ready::{Ready, is_own_dir};
 use vfnic::server::{self, RunError, Server};
+use vfnic::state_file::StateFile;
 
 /// What ends the program other than success: one line, and whose fault it is.
 enum Failure {
@@ -102,6 +103,7 @@ fn carry_out(cli: Cli) -> Result<(), Failure> {
         #[cfg(feature = "lab")]
         cli::Command::Scenario { command } => lab::run_scenario(command),
         cli::Command::Show(args) => show_all(&running(ctl)?, nic.as_deref(), &args),
+        cli::Command::Save => save(&running(ctl)?),
         cli::Command::Vf { words } => self::command(&running(ctl)?, nic, "vf", words),
         cli::Command::Filter { command } => filter(&running(ctl)?, nic, command),
         cli::Command::Link { words } => self::command(&running(ctl)?, nic, "link", words),
@@ -200,6 +202,12 @@ fn run_nics(args: cli::Run, ctl: Option<PathBuf>) -> Result<(), Failure> {
     let over = Overrides {
         socket_dir: args.socket_dir,
         ctl,
+        observe: args.observe,
+        access: SocketAccess {
+            mode: args.mode,
+            group: args.group,
+        },
+        ctl_group: args.ctl_group,
         vfs: args.vfs,
         qmp: args.qmp,
         workers: args.workers,
@@ -218,6 +226,19 @@ fn run_nics(args: cli::Run, ctl: Option<PathBuf>) -> Result<(), Failure> {
                 "--workers, --threads and --cpus are for --clock wall",
             ));
         }
+        if args.state.is_some() || args.no_state {
+            return Err(usage(
+                "--state is for --clock wall: a run on the virtual clock always starts from its configuration",
+            ));
+        }
+        if config.observe.is_some()
+            || config.access != SocketAccess::default()
+            || config.ctl_group.is_some()
+        {
+            return Err(usage(
+                "observe, mode, group and ctl_group are for --clock wall: sockets of the virtual clock are this user's alone",
+            ));
+        }
         return lab::run_virtual(&config, args.virtual_clock, args.ready_fd);
     }
     #[cfg(feature = "lab")]
@@ -227,7 +248,19 @@ fn run_nics(args: cli::Run, ctl: Option<PathBuf>) -> Result<(), Failure> {
     let ctl = config.ctl_socket();
     let signals = signals()?;
     let mut ready = Ready::claim(&config, args.ready_fd).map_err(refused)?;
+    let (state, config) = match args.no_state {
+        true => (None, config),
+        false => {
+            let folder = args.state.or_else(state_directory);
+            let opened = StateFile::open(folder.as_deref(), config);
+            let (state, config) = opened.map_err(usage)?;
+            (Some(state), config)
+        }
+    };
     let mut server = Server::start(config).map_err(refused)?;
+    if let Some(state) = state {
+        server.keep_state(state).map_err(failed)?;
+    }
     server.stop_on(signals).map_err(failed)?;
     ready.announce().map_err(refused)?;
     if !args.quiet {
@@ -237,6 +270,12 @@ fn run_nics(args: cli::Run, ctl: Option<PathBuf>) -> Result<(), Failure> {
     // Before the first socket goes.
     drop(ready);
     outcome
+}
+
+/// Where a service manager has this service keep its state (systemd.exec(5), `StateDirectory=`): the first folder, if it names several.
+fn state_directory() -> Option<PathBuf> {
+    let folders = std::env::var_os("STATE_DIRECTORY")?;
+    std::env::split_paths(&folders).find(|folder| folder.is_absolute())
 }
 
 /// How long the process may take to end in good order when it is told to.
@@ -348,6 +387,14 @@ fn show_all(ctl: &Path, nic: Option<&str>, args: &cli::ShowAll) -> Result<(), Fa
             print(&format!("{json}\n"))
         }
         Response::Show(show) => print(&show.to_string()),
+        Response::Refused(why) => Err(usage(why)),
+        _ => Err(failed("the answer is not to this question")),
+    }
+}
+
+fn save(ctl: &Path) -> Result<(), Failure> {
+    match ask(ctl, &Request::Save).map_err(failed)? {
+        Response::Save(text) => print(&text),
         Response::Refused(why) => Err(usage(why)),
         _ => Err(failed("the answer is not to this question")),
     }

@@ -170,6 +170,12 @@ impl VirtualHosts {
             host.peer = peer;
             hosts.push(host);
         }
+        for wire in wires {
+            if let Ok([near, far]) = hosts.get_disjoint_mut(wire.between) {
+                // No guest is there yet to be told.
+                near.share_carrier(far);
+            }
+        }
         let mut calendar = Calendar::new();
         let mut who = Vec::new();
         let mut join = |device| {

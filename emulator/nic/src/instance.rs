@@ -126,11 +126,12 @@ pub fn initial_policy(settings: &NicSettings) -> Result<Policy, (VfIndex, Refusa
         let refused = |refusal| (VfIndex::from(i), refusal);
         policy = policy.with(&command).map_err(refused)?;
     }
-    for spec in &settings.filters {
-        // One that drops is said of no VF.
-        let vf = spec.action.vf().unwrap_or_default();
-        let command = Command::FilterInsert(*spec);
-        policy = policy.with(&command).map_err(|refusal| (vf, refusal))?;
+    // Last, as some drivers take no rate while there is no link.
+    let down = Command::SetLink(vec![LinkSetting::Up(false)]);
+    let down = (!settings.link_up).then_some(&down);
+    for command in settings.filters.iter().chain(down) {
+        let refused = |refusal| (VfIndex::default(), refusal);
+        policy = policy.with(command).map_err(refused)?;
     }
     Ok(policy)
 }

@@ -52,6 +52,7 @@ pub mod plane;
 pub mod qmp;
 pub mod queue;
 pub mod server;
+pub mod state_file;
 pub mod thread;
 pub mod tournament;
 pub mod uplink;

@@ -6,6 +6,7 @@
 
 mod batch;
 mod blocking;
+mod clients;
 mod commands;
 mod control;
 mod emulator;
@@ -20,6 +21,7 @@ mod port;
 mod protocol;
 mod ready;
 mod restart;
+mod save;
 #[cfg(feature = "lab")]
 mod scenario;
 mod sockets;

@@ -47,7 +47,9 @@ fn a_client_learns_the_version_or_why_it_cannot_go_on() {
     let why = refusal(&unknown);
     assert!(why.contains("`numvfs`"), "{why}");
     assert!(
-        why.ends_with("(requests are hello, show, filters, filter_table, why, command or batch)"),
+        why.ends_with(
+            "(requests are hello, show, filters, filter_table, save, why, command or batch)"
+        ),
         "{why}"
     );
 }

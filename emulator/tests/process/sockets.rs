@@ -210,3 +210,119 @@ fn of_two_starts_at_once_one_runs_and_can_be_reached() {
         loser.refused("the second of two starts");
     }
 }
+
+/// The mode of a socket's file.
+fn mode(path: &Path) -> u32 {
+    fs::symlink_metadata(path).unwrap().mode() & 0o7777
+}
+
+/// `vfnic run` with a umask of 0, by way of a shell.
+fn start_without_umask(dir: &Path, args: &[&str]) -> Start {
+    let child = Command::new("sh")
+        .args(["-c", "umask 0; exec \"$@\"", "sh"])
+        .args([
+            env!("CARGO_BIN_EXE_vfnic"),
+            "run",
+            "--quiet",
+            "--socket-dir",
+        ])
+        .arg(dir)
+        .args(args)
+        .stdin(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    Start(child)
+}
+
+#[test]
+fn sockets_are_this_users_alone_whatever_the_umask() {
+    let dir = tempfile::tempdir().unwrap();
+    let _run = start_without_umask(
+        dir.path(),
+        &["--observe", dir.path().join("eyes").to_str().unwrap()],
+    );
+    let sockets = ["vf0.sock", "vf1.sock", "eyes", "ctl.sock"].map(|name| dir.path().join(name));
+    // From the moment that they are there.
+    let mut seen = 0;
+    wait_for("vfnic answers", || {
+        for path in &sockets {
+            if let Ok(meta) = fs::symlink_metadata(path) {
+                assert_eq!(meta.mode() & 0o7777, 0o600, "{}", path.display());
+                seen += 1;
+            }
+        }
+        ask(&sockets[3], &Request::Show).ok()
+    });
+    assert!(seen >= sockets.len());
+}
+
+#[test]
+fn sockets_are_opened_to_whom_one_says() {
+    let dir = tempfile::tempdir().unwrap();
+    let group = rustix::process::getegid().as_raw().to_string();
+    let eyes = dir.path().join("eyes");
+    let args = [
+        "--group",
+        &group,
+        "--ctl-group",
+        &group,
+        "--observe",
+        eyes.to_str().unwrap(),
+    ];
+    let _run = start_without_umask(dir.path(), &args);
+    let ctl = dir.path().join("ctl.sock");
+    wait_for("vfnic answers", || ask(&ctl, &Request::Show).ok());
+    for name in ["vf0.sock", "eyes", "ctl.sock"] {
+        assert_eq!(mode(&dir.path().join(name)), 0o660, "{name}");
+    }
+    for (args, says) in [
+        (
+            ["--group", "no-such-group"],
+            "group 'no-such-group': there is no such group",
+        ),
+        (
+            ["--mode", "0640"],
+            "'0640' is no mode of a socket: 0600 for its owner",
+        ),
+    ] {
+        let dir = tempfile::tempdir().unwrap();
+        let line = Start::new(dir.path(), &args).refused(says);
+        assert!(line.contains(says), "{line}");
+    }
+}
+
+#[test]
+fn observers_see_everything_and_change_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let eyes = dir.path().join("eyes");
+    let emulator = Emulator::start(&["--observe", eyes.to_str().unwrap(), "--mode", "0666"]);
+    assert_eq!(mode(&eyes), 0o666);
+    assert_eq!(mode(&emulator.ctl()), 0o600);
+    let look = |args: &[&str]| {
+        crate::emulator::vfnic(&[&["--ctl", eyes.to_str().unwrap()], args].concat())
+    };
+    for asked in [
+        &["show"][..],
+        &["filter", "show"],
+        &["save"],
+        &["why", "from", "vf0", "dst", "vf1"],
+    ] {
+        assert!(look(asked).status.success(), "{asked:?}");
+    }
+    let before = emulator.vfnic(&["save"]).stdout;
+    for said in [
+        &["vf", "0", "set", "trust", "on"][..],
+        &["link", "set", "down"],
+        &["filter", "flush"],
+    ] {
+        let output = look(said);
+        let line = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(2), "{said:?}: {line}");
+        assert!(
+            line.contains("for observers") && line.lines().count() == 1,
+            "{line}"
+        );
+    }
+    assert_eq!(emulator.vfnic(&["save"]).stdout, before);
+}

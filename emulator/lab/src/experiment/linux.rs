@@ -6,7 +6,7 @@ use std::path::Path as FilePath;
 use std::time::Duration;
 
 use vf_model::{Nanos, Path};
-use vf_nic::config::{Config, CpuList, HypervisorCpu, NicSettings, WireSettings};
+use vf_nic::config::{Config, CpuList, HypervisorCpu, NicSettings, SocketAccess, WireSettings};
 use vf_nic::thread::Polling;
 use vf_nic::watch::Detail;
 
@@ -86,6 +86,9 @@ pub(super) fn run(
     let config = Config {
         socket_dir: run.to_owned(),
         ctl: None,
+        observe: None,
+        access: SocketAccess::default(),
+        ctl_group: None,
         hypervisor: Some(HypervisorCpu::Model),
         poll: Polling::default(),
         threads: 1,

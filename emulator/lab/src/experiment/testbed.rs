@@ -39,6 +39,7 @@ pub(super) fn nic_settings(plan: &ExperimentPlan, host: usize, path: Path) -> Ni
         mac_base: MacAddr([0x02, 0, 0, 0, [0x0a, 0x0b][host], 0]),
         queue_pairs: 1,
         mtu: Mtu::new(plan.mtu.into()).ok(),
+        link_up: true,
         offloads: plan.offloads,
         uplink: None,
         netem: plan.netem.clone().map(|netem| netem.or_seed(plan.seed)),

@@ -12,7 +12,7 @@ use vf_guest::frontend::Frontend;
 use vf_guest::net::{NetDevice, Notify};
 use vf_guest::tcp::{StreamId, TcpGuest};
 use vf_model::{Nanos, Path};
-use vf_nic::config::{Config, CpuList, HypervisorCpu, NicSettings, WireSettings};
+use vf_nic::config::{Config, CpuList, HypervisorCpu, NicSettings, SocketAccess, WireSettings};
 use vf_nic::server::Server;
 use vf_nic::thread::Polling;
 
@@ -48,6 +48,9 @@ pub(super) fn run(
     let mut server = Server::start(Config {
         socket_dir: dir.path().to_owned(),
         ctl: None,
+        observe: None,
+        access: SocketAccess::default(),
+        ctl_group: None,
         hypervisor: Some(HypervisorCpu::Measured),
         poll: Polling::default(),
         threads: 1,

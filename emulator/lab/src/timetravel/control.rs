@@ -2,11 +2,11 @@
 //! wall time, between two turns; what they ask for happens at the virtual time that it is then.
 
 use std::ops::Deref;
-use std::path::Path;
 use std::time::{Duration, Instant};
 
 use mio::{Events, Poll};
 use vf_model::Nanos;
+use vf_nic::config::Config;
 use vf_nic::control::clients::Clients;
 use vf_nic::control::{Change, Dispatcher, Nics, Response};
 use vf_nic::instance::NicInstance;
@@ -30,16 +30,16 @@ pub(super) struct Control {
 }
 
 impl Control {
-    /// Listens at `path`.
-    pub(super) fn listen(path: &Path) -> Result<Control, SimulationError> {
+    /// Listens where the configuration says.
+    pub(super) fn listen(config: &Config) -> Result<Control, SimulationError> {
         let poll = Poll::new().map_err(system("epoll"))?;
-        let listener = Listener::bind(path).map_err(RunError::Ctl)?;
+        let listener = Listener::bind(&config.ctl_socket()).map_err(RunError::Ctl)?;
         let clients = Clients::new(listener, poll.registry(), 0..1 << 16);
         Ok(Control {
             clients: clients.map_err(system("epoll"))?,
             poll,
             events: Events::with_capacity(64),
-            dispatcher: Dispatcher::default(),
+            dispatcher: Dispatcher::new(config.clone()),
             due: Instant::now(),
         })
     }
@@ -66,11 +66,12 @@ impl Simulation {
         clients.retry(poll.registry());
         for event in &*events {
             clients.serve(event.token(), poll.registry(), |request| {
-                dispatcher.answer(self, request).unwrap_or_else(|error| {
+                let answer = dispatcher.answer(self, request).unwrap_or_else(|error| {
                     let why = error.to_string();
                     outcome = Err(error);
                     Response::Refused(why)
-                })
+                });
+                answer.into()
             });
         }
         self.control = Some(control);

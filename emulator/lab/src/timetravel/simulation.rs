@@ -179,7 +179,7 @@ impl Simulation {
         let owners = world.hosts().map(|host| vec![None; vfs(host)]).collect();
         let door = Listener::bind(&settings.calendar).map_err(SimulationError::Calendar)?;
         Ok(Simulation {
-            control: Some(Control::listen(&config.ctl_socket())?),
+            control: Some(Control::listen(config)?),
             schedule: Schedule::new(settings.guests, settings.shared)
                 .map_err(system("shared memory"))?,
             log: File::options()

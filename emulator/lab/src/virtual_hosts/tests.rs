@@ -9,7 +9,7 @@ use proptest::prelude::*;
 use vf_guest::frontend::Frontend;
 use vf_guest::net::{NetConfig, NetDevice, NetHeader, Notify, RxFrame};
 use vf_model::{Judge, LinkConfig, LinkSetting, MacAddr, Profile, VfLinkState, VfSetting};
-use vf_nic::config::{Offloads, SocketRole, VfSettings};
+use vf_nic::config::{Config, Offloads, Overrides, SocketRole, VfSettings};
 use vf_nic::control::{Change, Dispatcher, NicCommand, Nics, Observer, Request, Response};
 use vf_nic::instance::NicInstance;
 use vf_nic::watch::{Direction, Port, Seen};
@@ -29,6 +29,7 @@ fn nic(name: &str, mac: u8, vfs: &[Vec<VfSetting>]) -> NicSettings {
         mac_base: MacAddr([2, 0, 0, 0, mac, 0]),
         queue_pairs: 1,
         mtu: None,
+        link_up: true,
         offloads: Offloads::default(),
         uplink: None,
         netem: None,
@@ -427,7 +428,7 @@ proptest! {
         batches in prop::collection::vec(prop::collection::vec(prop::sample::select(SAID), 1..4), 1..30),
     ) {
         let mut bench = Bench(world(&[nic("a", 0xa, &[Vec::new(), Vec::new()])]));
-        let mut dispatcher = Dispatcher::default();
+        let mut dispatcher = Dispatcher::new(Config::load(None, &Overrides::default()).unwrap());
         let mut ask = |bench: &mut Bench, request| dispatcher.answer(bench, request).unwrap();
         for batch in batches {
             let commands = batch.iter().map(|words| NicCommand {
@@ -435,9 +436,11 @@ proptest! {
                 words: words.split(' ').map(str::to_owned).collect(),
             });
             let commands = commands.collect();
-            let before = serde_json::to_string(&ask(&mut bench, Request::Show)).unwrap();
+            let seen = [Request::Show, Request::Save];
+            let before = seen.clone().map(|request| ask(&mut bench, request));
             let answer = ask(&mut bench, Request::Batch { commands });
-            let after = serde_json::to_string(&ask(&mut bench, Request::Show)).unwrap();
+            let after = seen.map(|request| ask(&mut bench, request));
+            let [before, after] = [before, after].map(|seen| serde_json::to_string(&seen).unwrap());
             if !matches!(answer, Response::Done(_)) {
                 prop_assert_eq!(before, after, "{:?}", batch);
             }

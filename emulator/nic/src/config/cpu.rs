@@ -1,10 +1,11 @@
 //! How much of the machine's CPUs the data path may have: which ones, how it waits for frames, and whose CPU the mediated
 //! path pays with. Only the words; threads are made elsewhere.
 
+use std::fmt;
 use std::str::FromStr;
 
 use clap::ValueEnum;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use crate::thread::Polling;
 
@@ -12,7 +13,7 @@ use crate::thread::Polling;
 const MAX_CPUS: usize = 1024;
 
 /// The word for how a thread waits for frames, a [`Polling`].
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, ValueEnum)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
 #[serde(rename_all = "snake_case")]
 pub enum PollMode {
     /// Look for work without end: the least latency, for a CPU of its own
@@ -30,6 +31,16 @@ impl From<PollMode> for Polling {
             PollMode::Always => Polling::Always,
             PollMode::Adaptive => Polling::Adaptive,
             PollMode::Never => Polling::Never,
+        }
+    }
+}
+
+impl From<Polling> for PollMode {
+    fn from(polling: Polling) -> PollMode {
+        match polling {
+            Polling::Always => PollMode::Always,
+            Polling::Adaptive => PollMode::Adaptive,
+            Polling::Never => PollMode::Never,
         }
     }
 }
@@ -55,6 +66,17 @@ impl CpuList {
     #[must_use]
     pub fn nth(&self, n: usize) -> Option<usize> {
         self.0.get(n % self.0.len().max(1)).copied()
+    }
+}
+
+impl fmt::Display for CpuList {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut separator = "";
+        self.0.iter().try_for_each(|cpu| {
+            write!(f, "{separator}{cpu}")?;
+            separator = ",";
+            Ok(())
+        })
     }
 }
 
@@ -91,7 +113,7 @@ impl TryFrom<String> for CpuList {
 }
 
 /// Whether the hypervisor's CPU is this machine's or the model's.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum HypervisorCpu {
     /// Real copies on this machine, as fast as they go: the wall clock's default. The virtual clock knows no machine.

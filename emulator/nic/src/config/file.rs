@@ -9,6 +9,7 @@ use serde::Deserialize;
 use toml::Spanned;
 use vf_model::{MacAddr, Profile};
 
+use super::access::{SocketAccess, SocketMode};
 use super::cpu::{CpuList, HypervisorCpu, PollMode};
 use super::error::ConfigError;
 use super::nic::{self, NicSection};
@@ -22,6 +23,11 @@ use crate::thread::Polling;
 #[serde(deny_unknown_fields)]
 struct File {
     socket_dir: Option<PathBuf>,
+    ctl: Option<PathBuf>,
+    observe: Option<PathBuf>,
+    mode: Option<SocketMode>,
+    group: Option<String>,
+    ctl_group: Option<String>,
     #[serde(default)]
     hypervisor: HypervisorSection,
     #[serde(default)]
@@ -61,6 +67,12 @@ pub struct Overrides {
     pub socket_dir: Option<PathBuf>,
     /// The control socket.
     pub ctl: Option<PathBuf>,
+    /// The socket of observers.
+    pub observe: Option<PathBuf>,
+    /// Who may connect to the sockets of VFs and of observers.
+    pub access: SocketAccess,
+    /// Who may connect to the control socket.
+    pub ctl_group: Option<String>,
     /// Number of VFs of the first NIC.
     pub vfs: Option<u16>,
     /// Monitors of the first NIC's guests.
@@ -100,6 +112,14 @@ impl Config {
             source,
         })?;
         Config::from_toml(&text, path, over, false)
+    }
+
+    /// Reads and checks the text of a file at `path`, with nothing said over it.
+    ///
+    /// # Errors
+    /// [`ConfigError`], one line that says what to change.
+    pub(crate) fn of_text(text: &str, path: &Path) -> Result<Config, ConfigError> {
+        Config::from_toml(text, path, &Overrides::default(), false)
     }
 
     pub(super) fn from_toml(
@@ -146,7 +166,13 @@ impl Config {
             }
         }
         Ok(Config {
-            ctl: over.ctl.clone(),
+            ctl: over.ctl.clone().or(file.ctl),
+            observe: over.observe.clone().or(file.observe),
+            access: SocketAccess {
+                mode: over.access.mode.or(file.mode),
+                group: over.access.group.clone().or(file.group),
+            },
+            ctl_group: over.ctl_group.clone().or(file.ctl_group),
             poll: over.poll.unwrap_or(file.poll).into(),
             threads,
             cpus: over.cpus.clone().unwrap_or(file.cpus),
@@ -217,6 +243,9 @@ impl Config {
         Ok(Config {
             socket_dir,
             ctl: None,
+            observe: None,
+            access: SocketAccess::default(),
+            ctl_group: None,
             hypervisor: file.hypervisor.cpu,
             poll: Polling::default(),
             threads: 1,

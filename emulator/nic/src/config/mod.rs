@@ -1,10 +1,12 @@
 //! What a user can say about NICs, VFs, wires and the hypervisor: the TOML file, and the defaults without one.
 //! Everything is checked here; later rooms get a [`Config`] that cannot be wrong. Opens nothing but that file.
 
+mod access;
 mod cpu;
 mod error;
 mod file;
 mod nic;
+mod save;
 mod socket_dir;
 mod vf;
 mod wire;
@@ -13,6 +15,7 @@ use std::path::PathBuf;
 
 use crate::thread::Polling;
 
+pub use access::{SocketAccess, SocketMode, SocketModeError};
 pub use cpu::{CpuList, CpuListError, HypervisorCpu, PollMode};
 pub use error::ConfigError;
 pub use file::{HypervisorSection, Overrides, Sections, line_of, one_line};
@@ -37,6 +40,12 @@ pub struct Config {
     pub socket_dir: PathBuf,
     /// The control socket, if it is not `ctl.sock` there.
     pub ctl: Option<PathBuf>,
+    /// The socket of observers, who may ask and change nothing, if there is one.
+    pub observe: Option<PathBuf>,
+    /// Who may connect to the sockets of VFs and of observers.
+    pub access: SocketAccess,
+    /// The group of administrators, who may connect to the control socket.
+    pub ctl_group: Option<String>,
     /// How the mediated path pays for its work, if that is said; each clock has a default of its own.
     pub hypervisor: Option<HypervisorCpu>,
     /// How workers wait for work.

@@ -6,8 +6,7 @@ use std::path::Path;
 use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 use vf_model::{
-    Command, FilterSpec, LinkSetting, MacAddr, Mtu, NicConfig, Policy, Profile, Refusal, VfIndex,
-    VfSetting,
+    Command, LinkSetting, MacAddr, Mtu, NicConfig, Policy, Profile, Refusal, VfIndex, VfSetting,
 };
 use vf_vhost::features::VirtioFeatures;
 
@@ -32,6 +31,8 @@ pub struct NicSettings {
     /// The MTU of the port and of VFs without one of their own. Without one, guests are told 1500, and frames are as long as the NIC
     /// can have them.
     pub mtu: Option<Mtu>,
+    /// Whether its port is up at the start.
+    pub link_up: bool,
     /// What the NIC does for guests.
     pub offloads: Offloads,
     /// What is plugged into its port, if that is no wire to another NIC.
@@ -40,11 +41,11 @@ pub struct NicSettings {
     pub netem: Option<NetemSpec>,
     /// Which NIC it is like.
     pub profile: Profile,
-    /// How many VFs there are at the start, whether there is a link, how its switch forwards, the stations behind the PF that it has been
+    /// How many VFs there are at the start, how its switch forwards, the stations behind the PF that it has been
     /// told of, and what is said of VFs beside their settings: commands that it takes.
     pub switch: Vec<Command>,
     /// The NIC's filters at the start.
-    pub filters: Vec<FilterSpec>,
+    pub filters: Vec<Command>,
     /// One entry a VF, in order.
     pub vf: Vec<VfSettings>,
 }
@@ -138,6 +139,8 @@ pub struct NicSection {
     pub(super) queue_pairs: u16,
     pub(super) mtu: Option<u32>,
     #[serde(default)]
+    link: PortLink,
+    #[serde(default)]
     offloads: Offloads,
     #[serde(default)]
     socket_role: SocketRole,
@@ -147,7 +150,6 @@ pub struct NicSection {
     #[serde(default)]
     pub(super) profile: Profile,
     numvfs: Option<u16>,
-    link: Option<PortLink>,
     hwmode: Option<String>,
     #[serde(default)]
     fdb: Vec<String>,
@@ -158,9 +160,10 @@ pub struct NicSection {
 }
 
 /// Whether a NIC's port is up at the start.
-#[derive(Clone, Copy, Deserialize)]
+#[derive(Clone, Copy, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "snake_case")]
 enum PortLink {
+    #[default]
     Up,
     Down,
 }
@@ -250,16 +253,12 @@ pub(super) fn check(
     let numvfs = section.numvfs.filter(|n| *n != vfs);
     let numvfs = numvfs.into_iter().flat_map(|n| [0, n]);
     let numvfs = numvfs.map(|n| ("numvfs", format!("link set numvfs {n}")));
-    let link = section.link.iter().map(|link| match link {
-        PortLink::Up => ("link", "link set up".to_owned()),
-        PortLink::Down => ("link", "link set down".to_owned()),
-    });
     let hwmode = section.hwmode.iter();
     let hwmode = hwmode.map(|mode| ("hwmode", format!("link set hwmode {mode}")));
     let fdb = section.fdb.iter();
     let fdb = fdb.map(|entry| ("fdb", format!("fdb add {entry} self")));
     let of_vfs = section.vf.iter().flat_map(VfSection::commands);
-    let said = numvfs.chain(link).chain(hwmode).chain(fdb).chain(of_vfs);
+    let said = numvfs.chain(hwmode).chain(fdb).chain(of_vfs);
     let (switch, policy) = check_commands(&name, Policy::new(nic_config), said)?;
     let filters = check_filters(&name, policy, section.filters)?;
     let mut vf: Vec<VfSettings> = (0..vfs)
@@ -297,6 +296,7 @@ pub(super) fn check(
         mac_base,
         queue_pairs,
         mtu,
+        link_up: section.link == PortLink::Up,
         offloads: section.offloads,
         uplink,
         netem: section.netem,
@@ -335,18 +335,18 @@ fn check_filters(
     name: &str,
     mut policy: Policy,
     filters: Vec<String>,
-) -> Result<Vec<FilterSpec>, ConfigError> {
-    let mut specs = Vec::new();
+) -> Result<Vec<Command>, ConfigError> {
+    let mut commands = Vec::new();
     for words in filters {
-        let taken = words.parse().and_then(|spec| {
-            policy = policy.with(&Command::FilterInsert(spec))?;
-            Ok(spec)
+        let taken = Command::filter_add(&words).and_then(|command| {
+            policy = policy.with(&command)?;
+            Ok(command)
         });
-        specs.push(taken.map_err(|refusal| ConfigError::Filter {
+        commands.push(taken.map_err(|refusal| ConfigError::Filter {
             nic: name.to_owned(),
             words,
             refusal,
         })?);
     }
-    Ok(specs)
+    Ok(commands)
 }

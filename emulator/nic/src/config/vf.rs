@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use serde::de::{self, DeserializeSeed, Error as _, MapAccess, Visitor};
-use serde::{Deserialize, Deserializer};
+use serde::{Deserialize, Deserializer, Serialize};
 use vf_model::{SETTING_KEYS, SettingKey, VfSetting, nearest};
 
 /// One VF.
@@ -50,7 +50,7 @@ impl VfSettings {
 }
 
 /// Who listens on a VF's socket.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum SocketRole {
     /// We do; the VMM connects.
@@ -86,7 +86,7 @@ impl FromStr for QmpOf {
 }
 
 /// What is done to a VF with `state disable` besides dropping its frames both ways.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum LinkMethod {
     /// Nothing: its guest is told by a front end that takes its configuration from here, or by a QEMU whose monitor is known.

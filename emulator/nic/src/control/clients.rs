@@ -31,6 +31,23 @@ pub struct Clients {
     clients: BTreeMap<usize, Client>,
     /// When to try again to accept clients.
     retry_at: Option<Instant>,
+    /// Up to which answers may go.
+    kept: u64,
+}
+
+/// An answer, and when it may go.
+pub struct Answer {
+    /// What is answered.
+    pub response: Response,
+    /// It waits until [`Clients::keep`] has said this or more.
+    pub kept: u64,
+}
+
+impl From<Response> for Answer {
+    /// One that goes at once.
+    fn from(response: Response) -> Answer {
+        Answer { response, kept: 0 }
+    }
 }
 
 struct Client {
@@ -39,6 +56,8 @@ struct Client {
     /// How much of `input` is known to have no end of a line.
     searched: usize,
     output: Vec<u8>,
+    /// What `kept` of [`Clients`] must be for `output` to go.
+    waits_for: u64,
     finished: bool,
     /// When it last had something to say.
     heard: Instant,
@@ -73,6 +92,7 @@ impl Clients {
             tokens,
             clients: BTreeMap::new(),
             retry_at: None,
+            kept: 0,
         })
     }
 
@@ -81,7 +101,7 @@ impl Clients {
         &mut self,
         token: Token,
         registry: &Registry,
-        mut answer: impl FnMut(Request) -> Response,
+        mut answer: impl FnMut(Request) -> Answer,
     ) {
         if token.0 == self.tokens.start {
             self.accept(registry);
@@ -90,13 +110,26 @@ impl Clients {
         let Some(client) = self.clients.get_mut(&token.0) else {
             return;
         };
-        match client.serve(&mut answer).unwrap_or(Left::Over) {
+        match client.serve(&mut answer, self.kept).unwrap_or(Left::Over) {
             Left::Nothing => {}
             // It is told of again, as it can surely be written to.
             Left::More => {
                 let _ = registry.reregister(&mut client.stream, token, INTEREST);
             }
             Left::Over => self.remove(token.0, registry),
+        }
+    }
+
+    /// Lets all answers go that have waited for this or less.
+    pub fn keep(&mut self, kept: u64, registry: &Registry) {
+        if kept == self.kept {
+            return;
+        }
+        self.kept = kept;
+        let waiting = self.clients.iter_mut();
+        for (token, client) in waiting.filter(|(_, client)| client.waits_for > 0) {
+            // It is told of again, as it can surely be written to.
+            let _ = registry.reregister(&mut client.stream, Token(*token), INTEREST);
         }
     }
 
@@ -161,6 +194,7 @@ impl Clients {
                         input: Vec::new(),
                         searched: 0,
                         output: Vec::new(),
+                        waits_for: 0,
                         finished: false,
                         heard: Instant::now(),
                     },
@@ -172,10 +206,14 @@ impl Clients {
 
 impl Client {
     /// Reads no further while an answer waits to be read: a client that does not read costs one answer, not all of them.
-    fn serve(&mut self, answer: &mut impl FnMut(Request) -> Response) -> io::Result<Left> {
+    fn serve(&mut self, answer: &mut impl FnMut(Request) -> Answer, kept: u64) -> io::Result<Left> {
         let mut chunk = [0; 16 << 10];
         let started = Instant::now();
         loop {
+            if self.waits_for > kept {
+                return Ok(Left::Nothing);
+            }
+            self.waits_for = 0;
             while !self.output.is_empty() {
                 match self.stream.write(&self.output) {
                     Ok(n) => drop(self.output.drain(..n)),
@@ -191,9 +229,12 @@ impl Client {
                 }
                 let line: Vec<u8> = self.input.drain(..=self.searched + end).collect();
                 self.searched = 0;
-                let response = Request::parse(&line).map_or_else(Response::Refused, &mut *answer);
+                let refused = |why| Response::Refused(why).into();
+                let Answer { response, kept } =
+                    Request::parse(&line).map_or_else(refused, &mut *answer);
                 serde_json::to_writer(&mut self.output, &response)?;
                 self.output.push(b'\n');
+                self.waits_for = kept;
                 continue;
             }
             self.searched = self.input.len();

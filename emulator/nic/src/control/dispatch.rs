@@ -9,6 +9,7 @@ use vf_model::{Addressed, Command, Nanos, Policy, Question, Refused};
 use super::observe::Observer;
 use super::protocol::{FilterLine, NicCommand, PROTOCOL, Request, Response};
 use super::why::Why;
+use crate::config::Config;
 use crate::instance::NicInstance;
 
 /// The NICs that requests are about, on whichever clock.
@@ -45,12 +46,31 @@ pub struct Change {
 }
 
 /// Answers requests, one after the other.
-#[derive(Default)]
 pub struct Dispatcher {
     observer: Observer,
+    /// What was to be run.
+    config: Config,
 }
 
 impl Dispatcher {
+    /// Answers for NICs of this configuration, in its order.
+    #[must_use]
+    pub fn new(config: Config) -> Dispatcher {
+        Dispatcher {
+            observer: Observer::default(),
+            config,
+        }
+    }
+
+    /// The file that makes the NICs again.
+    ///
+    /// # Errors
+    /// What cannot be written in a file, in one line.
+    pub fn save(&self, nics: &impl Nics) -> Result<String, String> {
+        let policies: Vec<_> = nics.nics().map(|nic| nic.policy().saved()).collect();
+        self.config.saved(&policies)
+    }
+
     /// Carries out a request; nothing has changed if it is refused.
     ///
     /// # Errors
@@ -77,6 +97,9 @@ impl Dispatcher {
                 Ok(n) => Response::FilterTable(filters(nics, n)),
                 Err(why) => Response::Refused(why),
             },
+            Request::Save => self
+                .save(nics)
+                .map_or_else(Response::Refused, Response::Save),
             Request::Why(NicCommand { nic, words }) => {
                 let asked = nic_named(&names(nics), nic.as_deref()).and_then(|n| {
                     let nic = nics.nics().nth(n);

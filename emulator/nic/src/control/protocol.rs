@@ -38,6 +38,8 @@ pub enum Request {
         /// Which NIC; may be left out when there is one.
         nic: Option<String>,
     },
+    /// The configuration file that makes all NICs as they are.
+    Save,
     /// What would become of a frame, and why.
     Why(NicCommand),
     /// An administrator's command for one NIC, in words such as `vf 0 set path mediated`.
@@ -78,6 +80,8 @@ pub enum Response {
     Filters(Vec<String>),
     /// The answer to [`Request::FilterTable`]: those that win first.
     FilterTable(Vec<FilterLine>),
+    /// The answer to [`Request::Save`]: TOML.
+    Save(String),
     /// The answer to [`Request::Why`].
     Why(Why),
     /// Not done, nothing has changed; one line that says why.
@@ -112,8 +116,22 @@ impl From<NumberedFilter> for FilterLine {
 }
 
 impl Request {
+    /// Whether who is only to look may ask this.
+    #[must_use]
+    pub fn is_for_observers(&self) -> bool {
+        match self {
+            Request::Hello { .. }
+            | Request::Show
+            | Request::Filters { .. }
+            | Request::FilterTable { .. }
+            | Request::Save
+            | Request::Why(_) => true,
+            Request::Command(_) | Request::Batch { .. } => false,
+        }
+    }
+
     /// All there are, as a refusal names them.
-    const KNOWN: &str = "hello, show, filters, filter_table, why, command or batch";
+    const KNOWN: &str = "hello, show, filters, filter_table, save, why, command or batch";
 
     /// Reads a line.
     ///
@@ -165,7 +183,7 @@ mod tests {
         // Serde lists them as they are declared, in ticks.
         let (_, declared) = read.split_once("expected one of").unwrap();
         let names: Vec<_> = declared.split('`').skip(1).step_by(2).collect();
-        assert_eq!(names.len(), 7);
+        assert_eq!(names.len(), 8);
         assert!(names.iter().all(|name| known.contains(name)), "{error}");
     }
 }

@@ -1,6 +1,9 @@
 //! `vfnic run`: builds the hosts, serves every VF's socket and the control socket from one thread, and stops cleanly.
 //! Moves no frame itself.
 
+mod access;
+mod build;
+mod host_links;
 pub mod ready;
 
 use std::convert::Infallible;
@@ -8,46 +11,48 @@ use std::io;
 use std::ops::Deref;
 use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixStream;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token, Waker};
 use rustix::process::{Resource, Rlimit};
-use vf_model::{FastEvent, LinkConfig, Nanos, Policy, Refusal, VfIndex};
+use vf_model::{FastEvent, Nanos, Policy, Refusal, VfIndex};
 use vf_vhost::endpoint::BindError;
 use vf_vhost::endpoint::Endpoint;
 use vf_vhost::listener::Listener;
 
+use self::access::Access;
+use self::build::build_hosts;
+use self::host_links::HostLinks;
 use crate::clock::Clock;
-use crate::config::{Config, HypervisorCpu, NicSettings, SocketRole, WireSettings};
-use crate::control::clients::Clients;
-use crate::control::{Change, Dispatcher, Nics};
-use crate::instance::{NicInstance, Planes};
+use crate::config::{Config, NicSettings, SocketAccess, SocketRole};
+use crate::control::clients::{Answer, Clients};
+use crate::control::{Change, Dispatcher, Nics, Response};
+use crate::instance::NicInstance;
 use crate::qmp::Monitor;
-use crate::queue::{Doorbell, Pool};
-use crate::thread::{DataThread, News, Polling, RingBroken};
-use crate::uplink::{HostLink, LinkWatch, OpenError, Uplink, UplinkSpec, WireEnd, impaired};
+use crate::state_file::{StateFile, StateWriter};
+use crate::thread::{News, RingBroken};
+use crate::uplink::OpenError;
 
 const WAKE: Token = Token(0);
 const SIGNAL: Token = Token(1);
 /// Links of the host's devices.
 const LINKS: Token = Token(2);
 /// Tokens of the control socket and its clients.
-const CTL: std::ops::Range<usize> = 3..1 << 16;
+const CTL: std::ops::Range<usize> = 3..1 << 15;
+/// Tokens of the observers' socket and of observers.
+const OBSERVERS: std::ops::Range<usize> = 1 << 15..1 << 16;
 /// Tokens of VFs: host times [`VFS`] plus VF, from here.
 const VF: usize = 1 << 16;
 const VFS: usize = 256;
 /// Tokens of their monitors, in the same way.
 const QMP: usize = 1 << 30;
 
-/// How far the wall clock's transmitters may be filled ahead: the time between two rounds of a busy worker.
-const WIRE_SLACK: Nanos = Nanos(30_000);
 /// What path `auto` could learn from and has not yet. More is lost, and seen again with later frames.
 const EVENTS: usize = 256;
-/// Empty buffers kept for reuse.
-const POOL: usize = 16 * 1024;
 
 /// Why `vfnic run` cannot start or go on.
 #[derive(Debug, thiserror::Error)]
@@ -88,6 +93,22 @@ pub enum RunError {
     /// The control socket cannot be served.
     #[error("control socket: {0}")]
     Ctl(BindError),
+    /// A group that sockets cannot be given.
+    #[error("group '{name}': {why}")]
+    Group {
+        /// Its name.
+        name: String,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// A socket that cannot be opened to others.
+    #[error("cannot open {path} to others: {source} (--group is to be one that this user is in)")]
+    Access {
+        /// The socket.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
     /// An uplink cannot be opened.
     #[error("{0}")]
     Uplink(#[from] OpenError),
@@ -129,11 +150,18 @@ pub struct Server {
     hosts: Vec<NicInstance>,
     links: HostLinks,
     clients: Clients,
+    /// Those who may not change anything.
+    observers: Option<Clients>,
     dispatcher: Dispatcher,
     broken: Receiver<(usize, RingBroken)>,
     events: Receiver<(usize, FastEvent)>,
     signals: Option<UnixStream>,
     epoch: Instant,
+    waker: Arc<Waker>,
+    /// Who may connect to sockets of VFs.
+    access: Access,
+    /// Who writes down what commands change, if somebody does.
+    state: Option<StateWriter>,
 }
 
 impl Server {
@@ -148,29 +176,65 @@ impl Server {
         let waker = Waker::new(poll.registry(), WAKE).map_err(system("eventfd"))?;
         let (to, broken) = unbounded();
         let (learn, events) = bounded(EVENTS);
-        let waker = std::sync::Arc::new(waker);
-        let reporter = Reporter { to, learn, waker };
+        let waker = Arc::new(waker);
+        let reporter = Reporter {
+            to,
+            learn,
+            waker: Arc::clone(&waker),
+        };
         let epoch = Instant::now();
+        let access = Access::of(&config.access)?;
         let mut hosts = build_hosts(&config, epoch, &reporter)?;
-        let mut links = HostLinks::new(&config, poll.registry()).map_err(system("netlink"))?;
+        let mut links =
+            HostLinks::new(&config, poll.registry(), LINKS).map_err(system("netlink"))?;
         links.make_alike(&mut hosts);
         for (h, host) in hosts.iter_mut().enumerate() {
-            listen(h, host, poll.registry())?;
+            let sockets = Sockets {
+                registry: poll.registry(),
+                access,
+            };
+            listen(h, host, sockets)?;
         }
         // Last of all: who can ask is answered, and finds every VF's socket.
-        let listener = Listener::bind(&config.ctl_socket()).map_err(RunError::Ctl)?;
-        let clients = Clients::new(listener, poll.registry(), CTL).map_err(system("epoll"))?;
+        let ask = |path: &Path, access: Access, tokens| {
+            let listener = Listener::bind(path).map_err(RunError::Ctl)?;
+            access.widen(path, |mode, group| listener.widen(mode, group))?;
+            Clients::new(listener, poll.registry(), tokens).map_err(system("epoll"))
+        };
+        let observers = config.observe.as_deref();
+        let observers = observers
+            .map(|path| ask(path, access, OBSERVERS))
+            .transpose()?;
+        let administrators = Access::of(&SocketAccess {
+            mode: None,
+            group: config.ctl_group.clone(),
+        })?;
+        let clients = ask(&config.ctl_socket(), administrators, CTL)?;
         Ok(Server {
             poll,
             hosts,
             links,
             clients,
-            dispatcher: Dispatcher::default(),
+            observers,
+            dispatcher: Dispatcher::new(config),
             broken,
             events,
             signals: None,
             epoch,
+            waker,
+            access,
+            state: None,
         })
+    }
+
+    /// Has what commands change from now on written down before they are answered.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn keep_state(&mut self, file: StateFile) -> Result<(), RunError> {
+        let writer = file.start(Arc::clone(&self.waker));
+        self.state = Some(writer.map_err(system("thread"))?);
+        Ok(())
     }
 
     /// Ends [`Server::run`] when something arrives on `signals`.
@@ -225,6 +289,7 @@ impl Server {
                 endpoint.into_iter().chain(monitor)
             })
             .chain(self.clients.next_timer())
+            .chain(self.observers.as_ref().and_then(Clients::next_timer))
             .min()
             .map(|at| at.saturating_duration_since(now));
         let timeout = match (due, limit) {
@@ -242,6 +307,9 @@ impl Server {
                 WAKE => {
                     self.hear_of_broken_rings();
                     self.learn();
+                    if let Some(state) = &self.state {
+                        self.clients.keep(state.written(), self.poll.registry());
+                    }
                 }
                 LINKS => {
                     self.links.hear();
@@ -255,20 +323,33 @@ impl Server {
                         hosts,
                         dispatcher,
                         poll,
+                        state,
+                        access,
                         ..
                     } = self;
-                    let registry = poll.registry();
                     let mut nics = OnWallClock {
                         now,
                         hosts,
                         links,
-                        registry,
+                        sockets: Sockets {
+                            registry: poll.registry(),
+                            access: *access,
+                        },
+                        changed: false,
                     };
                     clients.serve(Token(t), poll.registry(), |request| {
                         let Ok(response) = dispatcher.answer(&mut nics, request);
-                        response
+                        let mut kept = 0;
+                        if std::mem::take(&mut nics.changed)
+                            && let Some(state) = state
+                        {
+                            let policies = nics.nics().map(|nic| nic.policy()).collect();
+                            kept = state.write(policies);
+                        }
+                        Answer { response, kept }
                     });
                 }
+                Token(t) if OBSERVERS.contains(&t) => self.answer_observers(Token(t)),
                 Token(t) if t >= QMP => {
                     let vf = VfIndex::from((t - QMP) % VFS);
                     if let Some(host) = self.hosts.get_mut((t - QMP) / VFS) {
@@ -282,10 +363,38 @@ impl Server {
             }
         }
         if due.is_some() {
-            self.clients.retry(self.poll.registry());
+            let both = [Some(&mut self.clients), self.observers.as_mut()];
+            for clients in both.into_iter().flatten() {
+                clients.retry(self.poll.registry());
+            }
             self.retry();
         }
         Ok(true)
+    }
+
+    fn answer_observers(&mut self, token: Token) {
+        let now = self.now();
+        let Some(observers) = &mut self.observers else {
+            return;
+        };
+        let mut nics = OnWallClock {
+            now,
+            hosts: &mut self.hosts,
+            links: &mut self.links,
+            sockets: Sockets {
+                registry: self.poll.registry(),
+                access: self.access,
+            },
+            changed: false,
+        };
+        observers.serve(token, self.poll.registry(), |request| {
+            if !request.is_for_observers() {
+                let why = "this socket is for observers, who change nothing: commands go to the control socket (--ctl)";
+                return Response::Refused(why.to_owned()).into();
+            }
+            let Ok(response) = self.dispatcher.answer(&mut nics, request);
+            response.into()
+        });
     }
 
     fn serve(&mut self, h: usize, vf: VfIndex) {
@@ -362,7 +471,7 @@ impl Drop for Server {
 struct Reporter {
     to: Sender<(usize, RingBroken)>,
     learn: Sender<(usize, FastEvent)>,
-    waker: std::sync::Arc<Waker>,
+    waker: Arc<Waker>,
 }
 
 impl Reporter {
@@ -381,13 +490,23 @@ impl Reporter {
     }
 }
 
+/// How sockets of VFs are opened.
+#[derive(Clone, Copy)]
+struct Sockets<'a> {
+    /// Wakes the server when something comes to one.
+    registry: &'a mio::Registry,
+    access: Access,
+}
+
 /// The NICs as requests find them: planes go on by themselves, and take a new policy when they see it.
 struct OnWallClock<'a> {
     now: Nanos,
     hosts: &'a mut [NicInstance],
     links: &'a mut HostLinks,
-    /// Wakes the server when something comes to a socket of a new VF.
-    registry: &'a mio::Registry,
+    /// For new VFs.
+    sockets: Sockets<'a>,
+    /// Whether a command has changed something.
+    changed: bool,
 }
 
 impl Nics for OnWallClock<'_> {
@@ -405,12 +524,13 @@ impl Nics for OnWallClock<'_> {
         let mut sockets = Vec::new();
         for Change { nic, policy, .. } in &changes {
             if let Some(host) = self.hosts.get(*nic) {
-                match new_sockets(*nic, host, policy, self.registry) {
+                match new_sockets(*nic, host, policy, self.sockets) {
                     Ok(new) => sockets.extend(new.into_iter().map(|(vf, new)| (*nic, vf, new))),
                     Err(why) => return Ok(Err(format!("{}: {why}", host.settings.name))),
                 }
             }
         }
+        self.changed = true;
         let mut notes = Vec::new();
         for Change {
             nic, policy, said, ..
@@ -437,189 +557,8 @@ impl Nics for OnWallClock<'_> {
     }
 }
 
-/// Devices of the host in the ports of NICs, by NIC.
-#[derive(Default)]
-struct HostLinks {
-    links: Vec<Option<HostLink>>,
-    watch: Option<LinkWatch>,
-}
-
-impl HostLinks {
-    fn new(config: &Config, registry: &mio::Registry) -> io::Result<HostLinks> {
-        let uplinks = config.nics.iter().map(|nic| nic.uplink.as_ref());
-        let links: Vec<_> = uplinks
-            .map(|uplink| uplink.and_then(UplinkSpec::host_link))
-            .collect();
-        let any = links.iter().any(Option::is_some);
-        let watch = any.then(|| LinkWatch::new(registry, LINKS)).transpose()?;
-        Ok(HostLinks { links, watch })
-    }
-
-    fn hear(&self) {
-        if let Some(watch) = &self.watch {
-            watch.drain();
-        }
-    }
-
-    /// The host sees a carrier while a port is up, and a port has one while the host has the device up.
-    fn make_alike(&mut self, hosts: &mut [NicInstance]) {
-        for (host, link) in hosts.iter_mut().zip(&mut self.links) {
-            if let Some(link) = link {
-                link.set_carrier(host.policy().port_up());
-                for note in host.set_carrier(link.is_up()) {
-                    tracing::info!("{note}");
-                }
-            }
-        }
-    }
-}
-
-/// The data-plane threads before they run, and which of them each worker of each NIC is on.
-struct Threads {
-    threads: Vec<DataThread>,
-}
-
-impl Threads {
-    fn new(config: &Config) -> Result<Threads, RunError> {
-        let workers = config.nics.iter().map(|nic| nic.workers).max();
-        let wanted = usize::from(config.threads.max(workers.unwrap_or(1)));
-        // Two threads that look for frames on one CPU would only keep each other from it.
-        let threads = wanted.min(config.cpus.count().unwrap_or_else(cpus_allowed));
-        if threads < wanted {
-            tracing::info!("{threads} data-plane threads and not {wanted}: there are no more CPUs");
-        }
-        let threads = (0..threads).map(|n| {
-            let mut thread = DataThread::new(format!("dp{n}")).map_err(system("thread"))?;
-            if let Some(cpu) = config.cpus.nth(n) {
-                thread.pin(cpu);
-            }
-            Ok(thread)
-        });
-        let threads = threads.collect::<Result<_, RunError>>()?;
-        Ok(Threads { threads })
-    }
-
-    /// The thread of a NIC's worker: the workers of one NIC are on different threads, and so are NICs as far as there are
-    /// enough.
-    fn of(&self, nic: usize, worker: usize) -> usize {
-        (nic + worker) % self.threads.len()
-    }
-
-    fn bell(&self, nic: usize, worker: usize) -> Doorbell {
-        self.threads[self.of(nic, worker)].bell()
-    }
-}
-
-fn build_hosts(
-    config: &Config,
-    epoch: Instant,
-    reporter: &Reporter,
-) -> Result<Vec<NicInstance>, RunError> {
-    let pool = Pool::new(POOL);
-    let threads = Threads::new(config)?;
-    let mut ends: Vec<Option<WireEnd>> = config.nics.iter().map(|_| None).collect();
-    for wire in &config.wires {
-        let (mut a, mut b) = WireEnd::pair(wire.link, WIRE_SLACK);
-        let between = wire.between;
-        if threads.of(between[0], 0) != threads.of(between[1], 0) {
-            a.set_peer(threads.bell(between[1], 0));
-            b.set_peer(threads.bell(between[0], 0));
-        }
-        ends[between[0]] = Some(a);
-        ends[between[1]] = Some(b);
-    }
-    let cost = match config.hypervisor {
-        None | Some(HypervisorCpu::Measured) => None,
-        Some(HypervisorCpu::Model) => Some(vf_model::CostModel::default()),
-    };
-    // By thread: the planes, and the NIC and the worker of each.
-    let mut planes: Vec<Vec<_>> = threads.threads.iter().map(|_| Vec::new()).collect();
-    let (mut hypervisors, mut policies) = (Vec::new(), Vec::new());
-    for (h, (nic, end)) in config.nics.iter().zip(ends).enumerate() {
-        let made = Planes::new(nic, nic.workers.into(), uplink(h, nic, end)?, &pool, cost);
-        let made = made.map_err(|(vf, refusal)| RunError::Policy {
-            nic: nic.name.clone(),
-            vf,
-            refusal,
-        })?;
-        let thread = DataThread::new(format!("hyp-{}", nic.name)).map_err(system("thread"))?;
-        policies.push(made.policies);
-        let bells: Vec<_> = (0..made.workers.len())
-            .map(|w| threads.bell(h, w))
-            .collect();
-        for (w, mut worker) in made.workers.into_iter().enumerate() {
-            worker.pf_mut().set_peer(thread.bell());
-            worker.set_peers(&bells);
-            planes[threads.of(h, w)].push(((h, w), worker));
-        }
-        let mut hypervisor = made.hypervisor;
-        hypervisor.pf_mut().set_peer(bells[0].clone());
-        // A CPU that software shares is not kept for good by a thread that waits.
-        let polling = match config.poll {
-            Polling::Always => Polling::Adaptive,
-            other => other,
-        };
-        let hosts = vec![h];
-        let owners = thread
-            .spawn(vec![hypervisor], epoch, polling, reporter.of(hosts))
-            .map_err(system("thread"))?;
-        hypervisors.extend(owners);
-    }
-    let mut workers: Vec<Vec<_>> = config.nics.iter().map(|_| Vec::new()).collect();
-    for (thread, planes) in threads.threads.into_iter().zip(planes) {
-        let (places, planes): (Vec<(usize, usize)>, Vec<_>) = planes.into_iter().unzip();
-        let hosts = places.iter().map(|(h, _)| *h).collect();
-        let owners = thread
-            .spawn(planes, epoch, config.poll, reporter.of(hosts))
-            .map_err(system("thread"))?;
-        for ((h, w), owner) in places.into_iter().zip(owners) {
-            workers[h].push((w, owner));
-        }
-    }
-    let owners = workers.into_iter().zip(hypervisors).zip(policies);
-    let hosts = config.nics.iter().zip(owners);
-    let mut hosts: Vec<_> = hosts
-        .map(|(nic, ((mut workers, hypervisor), policies))| {
-            workers.sort_by_key(|(worker, _)| *worker);
-            let workers = workers.into_iter().map(|(_, owner)| owner).collect();
-            NicInstance::new(
-                nic.clone(),
-                workers,
-                hypervisor,
-                policies,
-                Clock::Wall(epoch),
-            )
-        })
-        .collect();
-    for WireSettings { between, .. } in &config.wires {
-        let [a, b] = *between;
-        (hosts[a].peer, hosts[b].peer) = (Some(b), Some(a));
-    }
-    Ok(hosts)
-}
-
-/// How many CPUs this process may run on.
-fn cpus_allowed() -> usize {
-    let allowed = rustix::thread::sched_getaffinity(None);
-    allowed.map_or(1, |cpus| cpus.count().max(1) as usize)
-}
-
-/// What the configuration plugs into the `n`th NIC's port.
-fn uplink(
-    n: usize,
-    nic: &NicSettings,
-    end: Option<WireEnd>,
-) -> Result<Option<Box<dyn Uplink>>, RunError> {
-    let uplink = match (end, &nic.uplink) {
-        (Some(end), _) => Box::new(end),
-        (None, Some(spec)) => spec.open(LinkConfig::default(), WIRE_SLACK)?,
-        (None, None) => return Ok(None),
-    };
-    Ok(Some(impaired(uplink, nic.netem.as_ref(), n, WIRE_SLACK)))
-}
-
 /// Opens the sockets of a host's VFs.
-fn listen(h: usize, host: &mut NicInstance, registry: &mio::Registry) -> Result<(), RunError> {
+fn listen(h: usize, host: &mut NicInstance, sockets: Sockets<'_>) -> Result<(), RunError> {
     let policy = host.policy();
     for i in 0..host.vfs.len() {
         let vf = VfIndex::from(i);
@@ -627,12 +566,12 @@ fn listen(h: usize, host: &mut NicInstance, registry: &mio::Registry) -> Result<
             let device = format!("{} {vf}", host.settings.name);
             let mut monitor = Monitor::new(device, path, policy.link_up_for(vf));
             monitor
-                .register(registry, Token(QMP + h * VFS + i), Instant::now())
+                .register(sockets.registry, Token(QMP + h * VFS + i), Instant::now())
                 .map_err(system("epoll"))?;
             host.vfs[i].monitor = Some(monitor);
         }
     }
-    for (vf, endpoint) in new_sockets(h, host, &policy, registry)? {
+    for (vf, endpoint) in new_sockets(h, host, &policy, sockets)? {
         serve_socket(host, vf, endpoint);
     }
     Ok(())
@@ -643,7 +582,7 @@ fn new_sockets(
     h: usize,
     host: &NicInstance,
     policy: &Policy,
-    registry: &mio::Registry,
+    sockets: Sockets<'_>,
 ) -> Result<Vec<(VfIndex, Endpoint)>, RunError> {
     let vfs = host.vfs.iter().zip(&host.settings.vf).enumerate();
     let new = vfs
@@ -654,11 +593,16 @@ fn new_sockets(
         let vf = VfIndex::from(i);
         let device = host.device_config_by(policy, vf);
         let mut endpoint = match settings.role {
-            SocketRole::Server => Endpoint::listen(&settings.socket, device)?,
+            SocketRole::Server => {
+                let endpoint = Endpoint::listen(&settings.socket, device)?;
+                let widen = |mode, group| endpoint.widen(mode, group);
+                sockets.access.widen(&settings.socket, widen)?;
+                endpoint
+            }
             SocketRole::Client => Endpoint::connect(&settings.socket, device),
         };
         endpoint
-            .register(registry, Token(VF + h * VFS + i))
+            .register(sockets.registry, Token(VF + h * VFS + i))
             .map_err(system("epoll"))?;
         Ok((vf, endpoint))
     })

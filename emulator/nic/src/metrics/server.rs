@@ -1,0 +1,287 @@
+//! Answers scrapes over HTTP, on threads of its own: it asks over the control socket as any other client does, so that no plane waits
+//! for it, and the control thread no longer than for any `show`. A scraper that does not read costs one of a few threads, and not for long.
+
+use std::fmt;
+use std::io::{self, Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::os::fd::AsFd;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags};
+use vf_vhost::endpoint::BindError;
+use vf_vhost::listener::Listener;
+
+use super::page::{Format, page};
+use crate::control::{Request, Response, ask};
+
+/// Scrapes at a time; who comes then is turned away.
+const SCRAPES: usize = 8;
+/// How long a scrape may take, from the connection to the last byte.
+const LIMIT: Duration = Duration::from_secs(10);
+/// The longest head of a request.
+const HEAD: usize = 8 << 10;
+
+/// Where scrapes are answered: `ADDRESS:PORT`, or `unix:PATH`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum MetricsAddress {
+    /// A TCP address, such as `127.0.0.1:9109` or `localhost:9109`.
+    Tcp(String),
+    /// A socket of this machine.
+    Unix(PathBuf),
+}
+
+/// Text that is no address.
+#[derive(Debug, thiserror::Error)]
+#[error("'{0}' is neither ADDRESS:PORT, such as 127.0.0.1:9109, nor unix:PATH")]
+pub struct MetricsAddressError(String);
+
+/// Why scrapes cannot be answered.
+#[derive(Debug, thiserror::Error)]
+pub enum MetricsError {
+    /// The address cannot be listened on.
+    #[error("metrics: cannot listen on {address}: {source}")]
+    Listen {
+        /// The address.
+        address: String,
+        /// Why.
+        source: io::Error,
+    },
+    /// The socket cannot be served.
+    #[error("metrics: {0}")]
+    Unix(#[from] BindError),
+}
+
+impl FromStr for MetricsAddress {
+    type Err = MetricsAddressError;
+    fn from_str(text: &str) -> Result<MetricsAddress, MetricsAddressError> {
+        let port = |text: &str| {
+            let (host, port) = text.rsplit_once(':')?;
+            (!host.is_empty() && port.parse::<u16>().is_ok()).then_some(())
+        };
+        match text.strip_prefix("unix:") {
+            Some(path) if !path.is_empty() => Ok(MetricsAddress::Unix(path.into())),
+            None if port(text).is_some() => Ok(MetricsAddress::Tcp(text.to_owned())),
+            _ => Err(MetricsAddressError(text.escape_debug().take(64).collect())),
+        }
+    }
+}
+
+impl fmt::Display for MetricsAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            MetricsAddress::Tcp(address) => f.write_str(address),
+            MetricsAddress::Unix(path) => write!(f, "unix:{}", path.display()),
+        }
+    }
+}
+
+/// Listens at `address` and answers scrapes with what is said at the control socket, as long as the process lives. A socket's file is
+/// removed with what is returned.
+///
+/// # Errors
+/// [`MetricsError`].
+pub fn serve(address: &MetricsAddress, ctl: &Path) -> Result<Option<Listener>, MetricsError> {
+    let ctl = ctl.to_owned();
+    let failed = |source| MetricsError::Listen {
+        address: address.to_string(),
+        source,
+    };
+    let thread = std::thread::Builder::new().name("metrics".to_owned());
+    match address {
+        MetricsAddress::Tcp(to) => {
+            let listener = TcpListener::bind(to.as_str()).map_err(failed)?;
+            let scrapes = move || {
+                accept(&ctl, || listener.accept().map(|(stream, _)| Stream::Tcp(stream)));
+            };
+            thread.spawn(scrapes).map_err(failed)?;
+            Ok(None)
+        }
+        MetricsAddress::Unix(path) => {
+            let listener = Listener::bind(path)?;
+            // The same socket, without the care for its file.
+            let accepting = listener.as_fd().try_clone_to_owned().map_err(failed)?;
+            let accepting = UnixListener::from(accepting);
+            let scrapes = move || {
+                accept(&ctl, || {
+                    rustix::event::poll(&mut [PollFd::new(&accepting, PollFlags::IN)], None)?;
+                    let (stream, _) = accepting.accept()?;
+                    stream.set_nonblocking(false)?;
+                    Ok(Stream::Unix(stream))
+                });
+            };
+            thread.spawn(scrapes).map_err(failed)?;
+            Ok(Some(listener))
+        }
+    }
+}
+
+fn accept(ctl: &Path, mut next: impl FnMut() -> io::Result<Stream>) {
+    let running = Arc::new(());
+    loop {
+        let Ok(stream) = next() else {
+            // Too many open files, which others may close.
+            std::thread::sleep(Duration::from_millis(100));
+            continue;
+        };
+        if Arc::strong_count(&running) > SCRAPES {
+            continue;
+        }
+        let (ctl, running) = (ctl.to_owned(), Arc::clone(&running));
+        let answer = move || {
+            // Whoever has gone needs no answer.
+            let _ = scrape(stream, &ctl);
+            drop(running);
+        };
+        let thread = std::thread::Builder::new().name("scrape".to_owned());
+        let _ = thread.spawn(answer);
+    }
+}
+
+/// A connection of a scraper, which has so long to end.
+enum Stream {
+    Tcp(TcpStream),
+    Unix(UnixStream),
+}
+
+impl Stream {
+    fn set_timeout(&self, left: Duration) -> io::Result<()> {
+        let left = Some(left);
+        match self {
+            Stream::Tcp(stream) => {
+                stream.set_read_timeout(left)?;
+                stream.set_write_timeout(left)
+            }
+            Stream::Unix(stream) => {
+                stream.set_read_timeout(left)?;
+                stream.set_write_timeout(left)
+            }
+        }
+    }
+
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        match self {
+            Stream::Tcp(stream) => stream.read(into),
+            Stream::Unix(stream) => stream.read(into),
+        }
+    }
+
+    fn write(&mut self, from: &[u8]) -> io::Result<usize> {
+        match self {
+            Stream::Tcp(stream) => stream.write(from),
+            Stream::Unix(stream) => stream.write(from),
+        }
+    }
+}
+
+/// Answers one request, and no other on the same connection.
+fn scrape(mut stream: Stream, ctl: &Path) -> io::Result<()> {
+    let until = Instant::now() + LIMIT;
+    let left = |stream: &Stream| match until.checked_duration_since(Instant::now()) {
+        Some(left) if !left.is_zero() => stream.set_timeout(left),
+        _ => Err(io::ErrorKind::TimedOut.into()),
+    };
+    let mut head = Vec::new();
+    let answer = loop {
+        if let Some(answer) = answer(&head, ctl) {
+            break answer;
+        }
+        left(&stream)?;
+        let mut chunk = [0; 1024];
+        match stream.read(&mut chunk)? {
+            0 => return Ok(()),
+            n => head.extend_from_slice(&chunk[..n]),
+        }
+    };
+    let mut rest = answer.as_bytes();
+    while !rest.is_empty() {
+        left(&stream)?;
+        let written = stream.write(rest)?;
+        rest = &rest[written..];
+    }
+    Ok(())
+}
+
+/// The answer to a request with this head, if that has come to its end.
+fn answer(head: &[u8], ctl: &Path) -> Option<String> {
+    let mut headers = [httparse::EMPTY_HEADER; 64];
+    let mut request = httparse::Request::new(&mut headers);
+    let whole = request.parse(head).map(|status| status.is_complete());
+    Some(match whole {
+        Ok(false) if head.len() < HEAD => return None,
+        Ok(true) => match (request.method, request.path) {
+            (Some(method @ ("GET" | "HEAD")), Some("/metrics")) => {
+                let mut accept = request.headers.iter();
+                let accept = accept.find(|header| header.name.eq_ignore_ascii_case("accept"));
+                let accept = accept.map_or(&b""[..], |header| header.value);
+                let format = match String::from_utf8_lossy(accept).contains("openmetrics-text") {
+                    true => Format::OpenMetrics,
+                    false => Format::Prometheus,
+                };
+                match ask(ctl, &Request::Show) {
+                    Ok(Response::Show(show)) => {
+                        let body = page(*show, format);
+                        let whole = http("200 OK", format.content_type(), &body);
+                        match method {
+                            "HEAD" => whole[..whole.len() - body.len()].to_owned(),
+                            _ => whole,
+                        }
+                    }
+                    _ => http("503 Service Unavailable", TEXT, "vfnic does not answer\n"),
+                }
+            }
+            (Some("GET" | "HEAD"), _) => http("404 Not Found", TEXT, "metrics are at /metrics\n"),
+            _ => http("405 Method Not Allowed", TEXT, "GET /metrics\n"),
+        },
+        _ => http("400 Bad Request", TEXT, "GET /metrics\n"),
+    })
+}
+
+const TEXT: &str = "text/plain; charset=utf-8";
+
+fn http(status: &str, content_type: &str, body: &str) -> String {
+    format!(
+        "HTTP/1.1 {status}\r\nContent-Type: {content_type}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{body}",
+        body.len()
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_are_those_of_tcp_and_of_this_machine() {
+        for (text, address) in [
+            ("127.0.0.1:9109", MetricsAddress::Tcp("127.0.0.1:9109".into())),
+            ("[::1]:9109", MetricsAddress::Tcp("[::1]:9109".into())),
+            ("unix:/run/x", MetricsAddress::Unix("/run/x".into())),
+        ] {
+            assert_eq!(text.parse::<MetricsAddress>().unwrap(), address);
+            assert_eq!(address.to_string(), text);
+        }
+        for wrong in ["", "9109", ":9109", "localhost", "unix:", "localhost:http"] {
+            let error = wrong.parse::<MetricsAddress>().unwrap_err().to_string();
+            assert!(error.contains("such as 127.0.0.1:9109"), "{error}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_scrape_is_answered_without_asking_anybody() {
+        let said = |head: &str| answer(head.as_bytes(), Path::new("/nowhere"));
+        assert_eq!(said("GET /metrics HTTP/1.1\r\nHost: x\r\n"), None);
+        for (head, status) in [
+            ("GET / HTTP/1.1\r\n\r\n", "404"),
+            ("POST /metrics HTTP/1.1\r\n\r\n", "405"),
+            ("\0\0\r\n\r\n", "400"),
+            ("GET /metrics HTTP/1.1\r\n\r\n", "503"),
+        ] {
+            let answer = said(head).unwrap();
+            assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{answer}");
+        }
+        assert!(said(&"x".repeat(HEAD)).unwrap().starts_with("HTTP/1.1 400"));
+    }
+}

@@ -1,0 +1,166 @@
+//! Puts NICs together: their planes, on which threads those run, and what is plugged into their ports. Opens no socket.
+
+use std::time::Instant;
+
+use vf_model::{LinkConfig, Nanos};
+
+use super::{Reporter, RunError, system};
+use crate::clock::Clock;
+use crate::config::{Config, HypervisorCpu, NicSettings, WireSettings};
+use crate::instance::{NicInstance, Planes};
+use crate::queue::{Doorbell, Pool};
+use crate::thread::{DataThread, Polling};
+use crate::uplink::{Uplink, WireEnd, impaired};
+
+/// How far the wall clock's transmitters may be filled ahead: the time between two rounds of a busy worker.
+const WIRE_SLACK: Nanos = Nanos(30_000);
+/// Empty buffers kept for reuse.
+const POOL: usize = 16 * 1024;
+
+/// The data-plane threads before they run, and which of them each worker of each NIC is on.
+struct Threads {
+    threads: Vec<DataThread>,
+}
+
+impl Threads {
+    fn new(config: &Config) -> Result<Threads, RunError> {
+        let workers = config.nics.iter().map(|nic| nic.workers).max();
+        let wanted = usize::from(config.threads.max(workers.unwrap_or(1)));
+        // Two threads that look for frames on one CPU would only keep each other from it.
+        let threads = wanted.min(config.cpus.count().unwrap_or_else(cpus_allowed));
+        if threads < wanted {
+            tracing::info!("{threads} data-plane threads and not {wanted}: there are no more CPUs");
+        }
+        let threads = (0..threads).map(|n| {
+            let mut thread = DataThread::new(format!("dp{n}")).map_err(system("thread"))?;
+            if let Some(cpu) = config.cpus.nth(n) {
+                thread.pin(cpu);
+            }
+            Ok(thread)
+        });
+        let threads = threads.collect::<Result<_, RunError>>()?;
+        Ok(Threads { threads })
+    }
+
+    /// The thread of a NIC's worker: the workers of one NIC are on different threads, and so are NICs as far as there are
+    /// enough.
+    fn of(&self, nic: usize, worker: usize) -> usize {
+        (nic + worker) % self.threads.len()
+    }
+
+    fn bell(&self, nic: usize, worker: usize) -> Doorbell {
+        self.threads[self.of(nic, worker)].bell()
+    }
+}
+
+pub(super) fn build_hosts(
+    config: &Config,
+    epoch: Instant,
+    reporter: &Reporter,
+) -> Result<Vec<NicInstance>, RunError> {
+    let pool = Pool::new(POOL);
+    let threads = Threads::new(config)?;
+    let mut ends: Vec<Option<WireEnd>> = config.nics.iter().map(|_| None).collect();
+    for wire in &config.wires {
+        let (mut a, mut b) = WireEnd::pair(wire.link, WIRE_SLACK);
+        let between = wire.between;
+        if threads.of(between[0], 0) != threads.of(between[1], 0) {
+            a.set_peer(threads.bell(between[1], 0));
+            b.set_peer(threads.bell(between[0], 0));
+        }
+        ends[between[0]] = Some(a);
+        ends[between[1]] = Some(b);
+    }
+    let cost = match config.hypervisor {
+        None | Some(HypervisorCpu::Measured) => None,
+        Some(HypervisorCpu::Model) => Some(vf_model::CostModel::default()),
+    };
+    // By thread: the planes, and the NIC and the worker of each.
+    let mut planes: Vec<Vec<_>> = threads.threads.iter().map(|_| Vec::new()).collect();
+    let (mut hypervisors, mut policies) = (Vec::new(), Vec::new());
+    for (h, (nic, end)) in config.nics.iter().zip(ends).enumerate() {
+        let made = Planes::new(nic, nic.workers.into(), uplink(h, nic, end)?, &pool, cost);
+        let made = made.map_err(|(vf, refusal)| RunError::Policy {
+            nic: nic.name.clone(),
+            vf,
+            refusal,
+        })?;
+        let thread = DataThread::new(format!("hyp-{}", nic.name)).map_err(system("thread"))?;
+        policies.push(made.policies);
+        let bells: Vec<_> = (0..made.workers.len())
+            .map(|w| threads.bell(h, w))
+            .collect();
+        for (w, mut worker) in made.workers.into_iter().enumerate() {
+            worker.pf_mut().set_peer(thread.bell());
+            worker.set_peers(&bells);
+            planes[threads.of(h, w)].push(((h, w), worker));
+        }
+        let mut hypervisor = made.hypervisor;
+        hypervisor.pf_mut().set_peer(bells[0].clone());
+        // A CPU that software shares is not kept for good by a thread that waits.
+        let polling = match config.poll {
+            Polling::Always => Polling::Adaptive,
+            other => other,
+        };
+        let hosts = vec![h];
+        let owners = thread
+            .spawn(vec![hypervisor], epoch, polling, reporter.of(hosts))
+            .map_err(system("thread"))?;
+        hypervisors.extend(owners);
+    }
+    let mut workers: Vec<Vec<_>> = config.nics.iter().map(|_| Vec::new()).collect();
+    for (thread, planes) in threads.threads.into_iter().zip(planes) {
+        let (places, planes): (Vec<(usize, usize)>, Vec<_>) = planes.into_iter().unzip();
+        let hosts = places.iter().map(|(h, _)| *h).collect();
+        let owners = thread
+            .spawn(planes, epoch, config.poll, reporter.of(hosts))
+            .map_err(system("thread"))?;
+        for ((h, w), owner) in places.into_iter().zip(owners) {
+            workers[h].push((w, owner));
+        }
+    }
+    let owners = workers.into_iter().zip(hypervisors).zip(policies);
+    let hosts = config.nics.iter().zip(owners);
+    let mut hosts: Vec<_> = hosts
+        .map(|(nic, ((mut workers, hypervisor), policies))| {
+            workers.sort_by_key(|(worker, _)| *worker);
+            let workers = workers.into_iter().map(|(_, owner)| owner).collect();
+            NicInstance::new(
+                nic.clone(),
+                workers,
+                hypervisor,
+                policies,
+                Clock::Wall(epoch),
+            )
+        })
+        .collect();
+    for WireSettings { between, .. } in &config.wires {
+        let [a, b] = *between;
+        (hosts[a].peer, hosts[b].peer) = (Some(b), Some(a));
+        if let Ok([near, far]) = hosts.get_disjoint_mut([a, b]) {
+            // No guest is there yet to be told.
+            near.share_carrier(far);
+        }
+    }
+    Ok(hosts)
+}
+
+/// How many CPUs this process may run on.
+fn cpus_allowed() -> usize {
+    let allowed = rustix::thread::sched_getaffinity(None);
+    allowed.map_or(1, |cpus| cpus.count().max(1) as usize)
+}
+
+/// What the configuration plugs into the `n`th NIC's port.
+fn uplink(
+    n: usize,
+    nic: &NicSettings,
+    end: Option<WireEnd>,
+) -> Result<Option<Box<dyn Uplink>>, RunError> {
+    let uplink = match (end, &nic.uplink) {
+        (Some(end), _) => Box::new(end),
+        (None, Some(spec)) => spec.open(LinkConfig::default(), WIRE_SLACK)?,
+        (None, None) => return Ok(None),
+    };
+    Ok(Some(impaired(uplink, nic.netem.as_ref(), n, WIRE_SLACK)))
+}
