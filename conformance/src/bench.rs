@@ -8,7 +8,7 @@ use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use crate::subject::{Ended, Process, Subject};
+use crate::subject::{Ended, Process, Resources, Subject};
 use crate::verdict::{Failure, Seen, ensure};
 use vf_guest::driver::Format;
 use vf_guest::frontend::{Frontend, FrontendError, Transcript};
@@ -387,6 +387,12 @@ impl Bench {
     /// Whether the process ends with each session.
     pub(crate) fn serves_one_session(&self) -> bool {
         self.subject.single_session
+    }
+
+    /// What the process that we have started has in use.
+    pub(crate) fn resources(&self) -> Result<Resources, Failure> {
+        let gone = || io::Error::from(io::ErrorKind::NotFound);
+        Ok(Resources::of(self.process_id().ok_or_else(gone)?)?)
     }
 
     /// The process that we have started.

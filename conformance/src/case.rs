@@ -56,6 +56,8 @@ pub enum Need {
     Peer,
     /// Commands on the control queue are answered by the back end, where most leave them to the front end.
     Control,
+    /// We have started the subject, and so can look what it has in use.
+    Process,
     /// The rings have this format.
     Format(Format),
 }
@@ -69,6 +71,7 @@ impl Need {
             Need::Delivery => bench.delivery() != Delivery::None,
             Need::Peer => bench.delivery() == Delivery::Peer,
             Need::Control => bench.serves_control(),
+            Need::Process => bench.process_id().is_some(),
             Need::Format(format) => bench.format() == format,
         }
     }
@@ -82,6 +85,7 @@ impl fmt::Display for Need {
             Need::Delivery => f.write_str("a port where frames arrive: --peer-socket PATH"),
             Need::Peer => f.write_str("a second port: --peer-socket PATH"),
             Need::Control => f.write_str("a control queue that the back end serves itself"),
+            Need::Process => f.write_str("a process that the suite has started: --start CMD"),
             Need::Format(format) => write!(f, "{format} rings"),
         }
     }

@@ -88,13 +88,19 @@ pub(crate) struct Run {
     patterns: Vec<String>,
 }
 
-/// A command, taken apart.
+/// A command as it was said, and taken apart.
 #[derive(Debug, Clone)]
-pub(crate) struct Words(Vec<String>);
+pub(crate) struct Words {
+    said: String,
+    words: Vec<String>,
+}
 
 fn words(text: &str) -> Result<Words, String> {
     match shlex::split(text) {
-        Some(words) if !words.is_empty() => Ok(Words(words)),
+        Some(words) if !words.is_empty() => Ok(Words {
+            said: text.to_owned(),
+            words,
+        }),
         Some(_) => Err("it is empty".into()),
         None => Err("a quote is not closed".into()),
     }
@@ -205,7 +211,7 @@ impl Run {
     fn subject(&self) -> Subject {
         let path = |path: &Path| path.display().to_string();
         let peer = self.peer_socket.as_deref().map(path).unwrap_or_default();
-        let command = self.start.iter().flat_map(|words| &words.0);
+        let command = self.start.iter().flat_map(|start| &start.words);
         Subject {
             command: command
                 .map(|word| {
@@ -234,10 +240,9 @@ impl Run {
         let path = |path: &Path| path.display().to_string();
         option("--socket", Some(path(&self.socket)));
         option("--peer-socket", self.peer_socket.as_deref().map(path));
-        let start = self.start.as_ref();
         option(
             "--start",
-            start.and_then(|words| shlex::try_join(words.0.iter().map(String::as_str)).ok()),
+            self.start.as_ref().map(|start| start.said.clone()),
         );
         for (flag, given) in [
             ("--listen", self.listen),

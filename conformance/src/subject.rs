@@ -62,6 +62,46 @@ impl std::fmt::Display for Ended {
     }
 }
 
+/// What a process has in use, as far as it tells.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Resources {
+    descriptors: usize,
+    mappings: usize,
+    threads: usize,
+}
+
+impl Resources {
+    /// Reads them.
+    pub(crate) fn of(pid: u32) -> io::Result<Resources> {
+        let entries = |what: &str| -> io::Result<usize> {
+            Ok(std::fs::read_dir(format!("/proc/{pid}/{what}"))?.count())
+        };
+        let maps = std::fs::read_to_string(format!("/proc/{pid}/maps"))?;
+        Ok(Resources {
+            descriptors: entries("fd")?,
+            mappings: maps.lines().count(),
+            threads: entries("task")?,
+        })
+    }
+
+    /// Whether there is no more of anything than there was, but for a few mappings of an allocator's.
+    pub(crate) fn fits(&self, before: &Resources) -> bool {
+        self.descriptors <= before.descriptors
+            && self.mappings <= before.mappings + 8
+            && self.threads <= before.threads
+    }
+}
+
+impl std::fmt::Display for Resources {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(
+            f,
+            "{} descriptors, {} mappings, {} threads",
+            self.descriptors, self.mappings, self.threads
+        )
+    }
+}
+
 /// A subject's process, killed with all that it has started when dropped.
 #[derive(Debug)]
 pub struct Process {

@@ -14,7 +14,7 @@ use vm_memory::Bytes;
 use crate::driver::{Buffer, DeviceFault, QueueLayout, RingFeatures, Virtqueue};
 use crate::eventfd::EventFd;
 use crate::frontend::{Frontend, FrontendError};
-use crate::memory::{Allocator, GuestMemory};
+use crate::memory::{Allocator, GUEST_BASE, GuestMemory, RegionLayout, USER_OFFSET};
 use crate::message::protocol;
 
 pub use crate::net_layout::{
@@ -65,6 +65,12 @@ pub struct NetConfig {
     pub forgets: bool,
     /// Whether the memory file is sealed against shrinking.
     pub seals: bool,
+    /// Where guest memory begins in its file, a multiple of a page.
+    pub mmap_offset: u64,
+    /// Whether buffers are in another region than rings, with a hole in between.
+    pub apart: bool,
+    /// Descriptors that a receive buffer is cut into.
+    pub rx_pieces: u32,
 }
 
 impl NetConfig {
@@ -102,6 +108,9 @@ impl Default for NetConfig {
             base: 0,
             forgets: false,
             seals: true,
+            mmap_offset: 0,
+            apart: false,
+            rx_pieces: 1,
         }
     }
 }
@@ -136,20 +145,24 @@ pub struct Ring {
     region: usize,
     offset: usize,
     stride: u32,
+    pieces: u32,
     kicks: u64,
 }
 
 impl Ring {
     fn new(
         mem: &Arc<GuestMemory>,
-        alloc: &mut Allocator,
+        alloc: &mut [Allocator],
         config: &NetConfig,
         features: RingFeatures,
         stride: u32,
     ) -> Result<Ring, FrontendError> {
-        let layout = QueueLayout::alloc(config.queue_size, alloc).ok_or(FrontendError::NoMemory)?;
+        let rings = alloc.first_mut().ok_or(FrontendError::NoMemory)?;
+        let layout = QueueLayout::alloc(config.queue_size, rings);
+        let layout = layout.ok_or(FrontendError::NoMemory)?;
         let len = u64::from(stride) * u64::from(config.queue_size);
-        let buffers = alloc.alloc(len, 64).ok_or(FrontendError::NoMemory)?;
+        let buffers = alloc.last_mut().and_then(|alloc| alloc.alloc(len, 64));
+        let buffers = buffers.ok_or(FrontendError::NoMemory)?;
         let (region, offset) = mem.locate(buffers, len).ok_or(FrontendError::NoMemory)?;
         let queue = Virtqueue::new(mem.clone(), layout, features, config.base)
             .ok_or(FrontendError::NoMemory)?;
@@ -165,6 +178,7 @@ impl Ring {
             region,
             offset,
             stride,
+            pieces: 1,
             kicks: 0,
         })
     }
@@ -251,8 +265,9 @@ impl NetDevice {
         let each = u64::from(rx_len) + u64::from(tx_len) + 2 * 26;
         let control = u64::from(CONTROL_SIZE) * u64::from(COMMAND_ROOM) + 4096;
         let size = rings * each + u64::from(config.queue_pairs) * 1024 + control;
-        let mem = Arc::new(GuestMemory::new(size, config.seals)?);
-        let mut alloc = Allocator::new(mem.regions()[0].layout());
+        let mem = Arc::new(memory(size, config)?);
+        let regions = mem.regions().iter();
+        let mut alloc: Vec<Allocator> = regions.map(|r| Allocator::new(r.layout())).collect();
         let ring_features = RingFeatures {
             packed: features & feature::RING_PACKED != 0,
             event_idx: features & feature::EVENT_IDX != 0,
@@ -290,6 +305,7 @@ impl NetDevice {
             frontend: None,
         };
         for ring in &mut device.rx {
+            ring.pieces = config.rx_pieces;
             refill(ring);
             ring.queue.publish();
         }
@@ -642,9 +658,28 @@ impl NetDevice {
     }
 }
 
+/// Guest memory for so many bytes, as the configuration wants it laid out.
+fn memory(size: u64, config: &NetConfig) -> io::Result<GuestMemory> {
+    let size = size.next_multiple_of(4096);
+    let regions = 1 + u64::from(config.apart);
+    let layouts: Vec<RegionLayout> = (0..regions)
+        .map(|i| RegionLayout {
+            guest_addr: GUEST_BASE + i * 2 * size,
+            // The other way round than guest addresses: who takes one for the other is found out.
+            user_addr: GUEST_BASE + USER_OFFSET + (regions - 1 - i) * 2 * size,
+            size,
+            mmap_offset: config.mmap_offset,
+        })
+        .collect();
+    GuestMemory::with_regions(&layouts, config.seals)
+}
+
 /// Gives every free descriptor of a receive ring its buffer again.
 #[inline]
 fn refill(ring: &mut Ring) {
+    if ring.pieces > 1 {
+        return refill_in_pieces(ring);
+    }
     while let Some(head) = ring.queue.next_head() {
         let buffer = Buffer {
             addr: ring.buffers + u64::from(ring.stride) * u64::from(head),
@@ -652,6 +687,33 @@ fn refill(ring: &mut Ring) {
             writable: true,
         };
         ring.queue.add(&[buffer]);
+    }
+}
+
+/// The same with buffers of several descriptors each, the first of which is shorter than a header.
+#[cold]
+fn refill_in_pieces(ring: &mut Ring) {
+    let rest = (ring.stride - 5) / (ring.pieces - 1);
+    while let Some(head) = ring.queue.next_head() {
+        let start = ring.buffers + u64::from(ring.stride) * u64::from(head);
+        let chain: Vec<Buffer> = (0..ring.pieces)
+            .map(|i| {
+                let from = if i == 0 { 0 } else { 5 + (i - 1) * rest };
+                let to = if i + 1 == ring.pieces {
+                    ring.stride
+                } else {
+                    5 + i * rest
+                };
+                Buffer {
+                    addr: start + u64::from(from),
+                    len: to - from,
+                    writable: true,
+                }
+            })
+            .collect();
+        if ring.queue.add(&chain).is_none() {
+            return;
+        }
     }
 }
 

@@ -30,6 +30,58 @@ pub(super) const CASES: &[Case] = &[
         },
     },
     Case {
+        id: "mem/mmap-offset",
+        level: Level::Must,
+        needs: &[],
+        source: "VU Memory region description",
+        sent: "Guest memory that begins at 8192 in its file; frames.",
+        expected: "Frames pass: the offset is where the region begins in what is mapped.",
+        run: |bench| {
+            laid_out(
+                bench,
+                NetConfig {
+                    mmap_offset: 2 * PAGE,
+                    ..table_only()
+                },
+            )
+        },
+    },
+    Case {
+        id: "mem/two-regions-with-hole",
+        level: Level::Must,
+        needs: &[],
+        source: "VU Memory access",
+        sent: "Rings in one region and buffers in another, with a hole in between; user addresses in the other order.",
+        expected: "Frames pass: ring addresses are user addresses, buffers have guest addresses.",
+        run: |bench| {
+            laid_out(
+                bench,
+                NetConfig {
+                    apart: true,
+                    ..table_only()
+                },
+            )
+        },
+    },
+    Case {
+        id: "mem/two-regions-by-slot",
+        level: Level::Must,
+        needs: &[SLOTS],
+        source: "VU ADD_MEM_REG",
+        sent: "The same regions, each with an ADD_MEM_REG and at an offset in its file.",
+        expected: "Frames pass.",
+        run: |bench| {
+            laid_out(
+                bench,
+                NetConfig {
+                    apart: true,
+                    mmap_offset: PAGE,
+                    ..NetConfig::default()
+                },
+            )
+        },
+    },
+    Case {
         id: "mem/unsorted",
         level: Level::Hard,
         needs: &[],
@@ -181,6 +233,16 @@ fn region(guest_addr: u64, size: u64) -> RegionLayout {
         size,
         mmap_offset: 0,
     }
+}
+
+/// Frames of two lengths with memory that is laid out like this.
+fn laid_out(bench: &Bench, config: NetConfig) -> Result<Seen, Failure> {
+    let mut link = bench.link(&config)?;
+    for len in [60, 1514] {
+        let frame = link.frame(len);
+        link.pass(&frame)?;
+    }
+    Ok(Seen::Conforms)
 }
 
 fn table_only() -> NetConfig {

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use vm_memory::Bytes;
+
 use crate::bench::{Bench, DEADLINE, Delivery, Link, QUIET, with, without};
 use crate::case::{Case, Level, Need};
 use crate::verdict::{Failure, Seen, ensure};
@@ -14,6 +16,13 @@ const F30: Need = Need::Feature(feature::PROTOCOL_FEATURES, "protocol features")
 const MRG: Need = Need::Feature(feature::MRG_RXBUF, "MRG_RXBUF");
 const CSUM: Need = Need::Feature(feature::CSUM, "CSUM");
 const TSO: Need = Need::Feature(feature::HOST_TSO4 | feature::CSUM, "HOST_TSO4");
+
+/// What buffers are full of that nobody may write to.
+const PATTERN: u8 = 0xa5;
+/// Where the TCP flags are in the frames here.
+const TCP_FLAGS: usize = 34 + 13;
+const FIN: u8 = 0x01;
+const PSH: u8 = 0x08;
 
 pub(super) const CASES: &[Case] = &[
     Case {
@@ -152,46 +161,78 @@ pub(super) const CASES: &[Case] = &[
         source: "V 5.1.9.4.1",
         sent: "A super-frame of 10,000 bytes to a driver without GUEST_TSO4.",
         expected: "Segments of at most 1514 bytes with right IP and TCP headers, in order, or nothing; never the super-frame.",
+        run: |bench| cut(bench, &without(NetConfig::CHECKSUM), 0),
+    },
+    Case {
+        id: "net/tso-to-checksum-peer",
+        level: Level::Must,
+        needs: &[Need::Peer, TSO],
+        source: "V 5.1.9.4.1",
+        sent: "A super-frame of 10,000 bytes to a driver with GUEST_CSUM and without GUEST_TSO4.",
+        expected: "Segments of at most 1514 bytes with right IP and TCP headers, in order, or nothing; never the super-frame.",
+        run: |bench| cut(bench, &NetConfig::default(), 0),
+    },
+    Case {
+        id: "net/tso-flags",
+        level: Level::Must,
+        needs: &[Need::Peer, TSO],
+        source: "V 5.1.9.2.2; RFC 9293 3.1",
+        sent: "A super-frame of 10,000 bytes with FIN and PSH set.",
+        expected: "Only the last segment has them: the stream ends there.",
+        run: |bench| cut(bench, &without(NetConfig::CHECKSUM), FIN | PSH),
+    },
+    Case {
+        id: "net/every-length",
+        level: Level::Must,
+        needs: &[Need::Delivery],
+        source: "V 5.1.9.2, 5.1.9.4",
+        sent: "Frames of every length from 1390 to 1514 bytes, and of every seventh from 60 on.",
+        expected: "Each arrives as it was, to the last byte.",
         run: |bench| {
-            let plain = without(NetConfig::CHECKSUM);
-            let mut link = bench.link_of(&with(NetConfig::TSO), &plain)?;
-            let (hdr, frame, payload) = tcp(&link, 10_000, GSO_TCPV4);
-            link.send_with(&hdr, &frame)?;
-            let mut got = Vec::new();
-            while got.len() < payload.len() {
-                let Some(segment) = link.receive(DEADLINE)? else {
-                    break;
-                };
-                let bytes = segment.bytes();
-                ensure(
-                    bytes.len() <= 1514 && segment.hdr.gso_type == GSO_NONE,
-                    format_args!(
-                        "a frame of {} bytes, gso_type {}",
-                        bytes.len(),
-                        segment.hdr.gso_type
-                    ),
-                )?;
-                let tcp = TcpFrame::parse(bytes);
-                let Some(tcp) = tcp.filter(|tcp| tcp.verify(bytes)) else {
-                    return Err(Failure::Wrong("a segment's checksum is wrong".into()));
-                };
-                let seq = u32::from_be_bytes([
-                    bytes[tcp.l4 + 4],
-                    bytes[tcp.l4 + 5],
-                    bytes[tcp.l4 + 6],
-                    bytes[tcp.l4 + 7],
-                ]);
-                ensure(
-                    seq as usize == got.len(),
-                    format_args!("sequence number {seq} after {} bytes", got.len()),
-                )?;
-                got.extend_from_slice(&bytes[tcp.payload..]);
+            let mut link = bench.link(&NetConfig::default())?;
+            for len in (60..1390).step_by(7).chain(1390..=1514) {
+                let frame = link.frame(len);
+                link.pass(&frame)?;
             }
-            if got.is_empty() {
-                // Dropped whole: allowed, a super-frame must only not arrive as one.
-                return Ok(Seen::Tolerated);
+            Ok(Seen::Conforms)
+        },
+    },
+    Case {
+        id: "net/rx-writes-inside",
+        level: Level::Must,
+        needs: &[Need::Delivery],
+        source: "V 2.7.8.2 The Virtqueue Used Ring",
+        sent: "Frames that fill a receive buffer of 256 bytes to its end, beside buffers full of a pattern.",
+        expected: "Not a byte of any buffer changes that was not given back.",
+        run: |bench| {
+            let mut link = bench.link_of(&NetConfig::default(), &small_buffers())?;
+            let receiver = link.receiver();
+            let memory = receiver.memory().clone();
+            let (ring, header) = (receiver.rx_ring(0), 12);
+            let len = ring.buffer_len() as usize;
+            let buffers: Vec<u64> = (0..8).map(|head| ring.buffer_addr(head)).collect();
+            for at in &buffers {
+                let slice = memory.slice(*at, len);
+                let put = slice.is_some_and(|s| s.write_slice(&vec![PATTERN; len], 0).is_ok());
+                ensure(put, "memory of our own cannot be written")?;
             }
-            ensure(got == payload, "the payload changed")?;
+            for frames in 1..=4 {
+                let frame = link.frame(len - header);
+                link.send(&frame)?;
+                link.expect(&frame)?;
+                for (head, at) in buffers.iter().enumerate().skip(frames) {
+                    let mut bytes = vec![0; len];
+                    let slice = memory.slice(*at, len);
+                    let got = slice.is_some_and(|s| s.read_slice(&mut bytes, 0).is_ok());
+                    let wrong = bytes.iter().position(|byte| *byte != PATTERN);
+                    ensure(
+                        got && wrong.is_none(),
+                        format_args!(
+                            "byte {wrong:?} of buffer {head} changed after {frames} frames"
+                        ),
+                    )?;
+                }
+            }
             Ok(Seen::Conforms)
         },
     },
@@ -436,6 +477,65 @@ pub(super) const CASES: &[Case] = &[
         },
     },
 ];
+
+/// Sends a super-frame with these TCP flags besides ACK to a driver that takes none, and puts the segments together.
+fn cut(bench: &Bench, receiver: &NetConfig, tcp_flags: u8) -> Result<Seen, Failure> {
+    let mut link = bench.link_of(&with(NetConfig::TSO), receiver)?;
+    let (hdr, mut frame, payload) = tcp(&link, 10_000, GSO_TCPV4);
+    frame[TCP_FLAGS] |= tcp_flags;
+    link.send_with(&hdr, &frame)?;
+    let mut got = Vec::new();
+    while got.len() < payload.len() {
+        let Some(segment) = link.receive(DEADLINE)? else {
+            break;
+        };
+        let (bytes, hdr) = (segment.bytes(), segment.hdr);
+        ensure(
+            bytes.len() <= 1514 && hdr.gso_type == GSO_NONE,
+            format_args!(
+                "a frame of {} bytes, gso_type {}",
+                bytes.len(),
+                hdr.gso_type
+            ),
+        )?;
+        let Some(tcp) = TcpFrame::parse(bytes) else {
+            return Err(Failure::Wrong("a segment is no TCP frame".into()));
+        };
+        ensure(
+            vf_guest::checksum::sum(&bytes[14..tcp.l4]) == 0xffff,
+            "the checksum of a segment's IPv4 header is wrong",
+        )?;
+        ensure(
+            hdr.flags & HDR_NEEDS_CSUM != 0 || tcp.verify(bytes),
+            "a segment's checksum is wrong",
+        )?;
+        let word = |at: usize| [bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]];
+        let seq = u32::from_be_bytes(word(tcp.l4 + 4)) as usize;
+        ensure(
+            seq == got.len(),
+            format_args!("sequence number {seq} after {} bytes", got.len()),
+        )?;
+        got.extend_from_slice(&bytes[tcp.payload..tcp.l4 + tcp.l4_len]);
+        let wanted = match got.len() < payload.len() {
+            true => 0,
+            false => tcp_flags,
+        };
+        let flags = bytes[TCP_FLAGS] & (FIN | PSH);
+        ensure(
+            flags == wanted,
+            format_args!(
+                "FIN and PSH are {flags:#x} with {} bytes to come",
+                payload.len() - got.len()
+            ),
+        )?;
+    }
+    if got.is_empty() {
+        // Dropped whole: allowed, a super-frame must only not arrive as one.
+        return Ok(Seen::Tolerated);
+    }
+    ensure(got == payload, "the payload changed")?;
+    Ok(Seen::Conforms)
+}
 
 fn small_buffers() -> NetConfig {
     NetConfig {

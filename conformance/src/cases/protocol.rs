@@ -1,5 +1,6 @@
 //! Messages: headers, replies, order, refusals.
 
+use std::os::fd::AsFd;
 use std::time::Duration;
 
 use crate::bench::{Bench, QUIET, without_ack};
@@ -9,7 +10,7 @@ use vf_guest::frontend::{Frontend, FrontendError};
 use vf_guest::message::{
     self, FLAG_NEED_REPLY, FLAG_REPLY, FLAG_VERSION, Header, protocol, request,
 };
-use vf_guest::net::{ConfigSpace, NetConfig, feature};
+use vf_guest::net::{ConfigSpace, NetConfig, NetDevice, feature};
 
 const F30: Need = Need::Feature(feature::PROTOCOL_FEATURES, "protocol features");
 const ACK: Need = Need::Protocol(protocol::REPLY_ACK, "REPLY_ACK");
@@ -472,6 +473,66 @@ pub(super) const CASES: &[Case] = &[
         },
     },
     Case {
+        id: "proto/base-stops-ring",
+        level: Level::Must,
+        needs: &[],
+        source: "VU Ring states; VU GET_VRING_BASE",
+        sent: "GET_VRING_BASE for both rings, then a frame in the send ring, kicked, and one to the receive ring.",
+        expected: "Neither ring is touched any more: a stopped ring must not be processed at all.",
+        run: |bench| {
+            let mut link = bench.link(&NetConfig::default())?;
+            let frame = link.frame(100);
+            link.pass(&frame)?;
+            if let Some(front) = link.tx.frontend() {
+                front.get_vring_base(1)?;
+                front.get_vring_base(0)?;
+            }
+            let given_back = |net: &mut NetDevice| {
+                let tx = net.tx_ring(0).queue.given_back();
+                (tx, net.rx_ring(0).queue.given_back())
+            };
+            let before = given_back(&mut link.tx);
+            let frame = link.frame(100);
+            link.send(&frame)?;
+            // A broadcast of the peer's is for the stopped ring, too.
+            if let Some(peer) = &mut link.rx {
+                peer.send(0, &Default::default(), &[0xff; 60])?;
+                peer.kick();
+            }
+            std::thread::sleep(QUIET);
+            let after = given_back(&mut link.tx);
+            ensure(
+                before == after,
+                format_args!("used indices of the stopped rings went from {before:?} to {after:?}"),
+            )?;
+            Ok(Seen::Conforms)
+        },
+    },
+    Case {
+        id: "proto/reply-ack-more",
+        level: Level::Must,
+        needs: &[F30, ACK],
+        source: "VU REPLY_ACK",
+        sent: "SET_VRING_ERR, RESET_OWNER and, where it is offered, NET_SET_MTU, with need_reply.",
+        expected: "Exactly one acknowledgement for each, and an answer to what is asked afterwards.",
+        run: |bench| {
+            let mut config = NetConfig::default();
+            config.protocol_features |= protocol::NET_MTU;
+            let (mut front, net) = bench.negotiated(&config)?;
+            front.set_features(net.features())?;
+            let event = vf_guest::eventfd::EventFd::new()?;
+            front.set_vring_err(0, Some(event.as_fd()))?;
+            front.set_vring_err(0, None)?;
+            front.set(request::RESET_OWNER, &[], &[])?;
+            if front.protocol_features() & protocol::NET_MTU != 0 {
+                front.set(request::NET_SET_MTU, &1500u64.to_le_bytes(), &[])?;
+            }
+            silent(Some(&mut front))?;
+            front.get_features()?;
+            Ok(Seen::Conforms)
+        },
+    },
+    Case {
         id: "proto/vring-index-high-bits",
         level: Level::Hard,
         needs: &[F30, ACK],
@@ -637,7 +698,7 @@ fn started_by(bench: &Bench, with_fd: bool) -> Result<Seen, Failure> {
 }
 
 /// Whether a device that was set up by hand passes a frame.
-fn traffic(bench: &Bench, net: vf_guest::net::NetDevice) -> Result<Seen, Failure> {
+fn traffic(bench: &Bench, net: NetDevice) -> Result<Seen, Failure> {
     let mut link = bench.link_from(net, &NetConfig::default())?;
     let frame = link.frame(200);
     link.pass(&frame)?;

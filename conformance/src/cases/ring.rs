@@ -1,5 +1,6 @@
 //! Rings of both formats: framing, notification, and descriptor chains that lie.
 
+use std::os::fd::AsFd;
 use std::time::Duration;
 
 use vm_memory::Bytes;
@@ -203,6 +204,31 @@ pub(super) const CASES: &[Case] = &[
         },
     },
     Case {
+        id: "ring/rx-framing-free",
+        level: Level::Must,
+        needs: &[Need::Delivery],
+        source: "V 2.7.4.1 Message Framing",
+        sent: "Frames into receive buffers of 2, 3 and 7 descriptors each, the first of which has 5 bytes; with MRG_RXBUF and without.",
+        expected: "The same frames: a device MUST NOT assume how buffers are cut.",
+        run: |bench| {
+            for off in [0, feature::MRG_RXBUF] {
+                for rx_pieces in [2, 3, 7] {
+                    let config = NetConfig {
+                        rx_pieces,
+                        ..without(off)
+                    };
+                    let mut link = bench.link_of(&without(off), &config)?;
+                    for len in [60, 300, 1514] {
+                        let frame = link.frame(len);
+                        link.send(&frame)?;
+                        link.expect(&frame)?;
+                    }
+                }
+            }
+            Ok(Seen::Conforms)
+        },
+    },
+    Case {
         id: "ring/indirect",
         level: Level::Must,
         needs: &[INDIRECT],
@@ -314,6 +340,64 @@ pub(super) const CASES: &[Case] = &[
                 format_args!("called after frame 1 to 8: {calls:?}"),
             )?;
             Ok(Seen::Conforms)
+        },
+    },
+    Case {
+        id: "ring/packed-event-wrap",
+        level: Level::Should,
+        needs: &[PACKED, EVENT_IDX],
+        source: "V 2.8.14 Event Suppression Structure Format",
+        sent: "260 frames on packed rings of 256 that ask for a call at descriptor 2 of the second lap.",
+        expected: "One call, with frame 259: the wrap counter of the event says which lap is meant.",
+        run: |bench| {
+            let mut link = bench.link(&NetConfig::default())?;
+            link.tx.tx_ring(0).queue.set_interrupt_after(258);
+            let mut calls = Vec::new();
+            for n in 1..=260 {
+                let frame = link.frame(60);
+                link.pass(&frame)?;
+                // Most take no call at all, and a late one is seen with the next frame.
+                let wait = if n % 64 == 3 { 20 } else { 0 };
+                if called_within(&mut link, Duration::from_millis(wait))? {
+                    calls.push(n);
+                }
+            }
+            if called(&mut link)? {
+                calls.push(260);
+            }
+            ensure(
+                calls == [259] || calls == [260],
+                format_args!("called with frames {calls:?}"),
+            )?;
+            Ok(Seen::Conforms)
+        },
+    },
+    Case {
+        id: "ring/error-told",
+        level: Level::Should,
+        needs: &[SPLIT],
+        source: "VU SET_VRING_ERR",
+        sent: "SET_VRING_ERR, and a descriptor chain that leads back to its start.",
+        expected: "If the ring is not processed any more its error eventfd is signalled.",
+        run: |bench| {
+            let mut link = bench.link(&NetConfig::default())?;
+            let event = vf_guest::eventfd::EventFd::new()?;
+            if let Some(front) = link.tx.frontend() {
+                front.set_vring_err(1, Some(event.as_fd()))?;
+            }
+            bench.settle();
+            let frame = link.frame(200);
+            let (at, len) = place(&mut link, &frame)?;
+            let chain = [desc(at, len, DESC_NEXT, 1), desc(at, len, DESC_NEXT, 0)];
+            link.tx.tx_ring(0).queue.lie(&chain);
+            signal(&mut link);
+            let told = event.wait(DEADLINE)?;
+            let seen = finish(bench, link)?;
+            ensure(
+                told || seen != Seen::RingStopped,
+                "the ring stopped, and nobody was told",
+            )?;
+            Ok(seen)
         },
     },
     Case {
@@ -704,9 +788,13 @@ fn signal(link: &mut Link) {
 
 /// Whether the send ring's call was signalled since this was last asked.
 fn called(link: &mut Link) -> Result<bool, Failure> {
+    called_within(link, Duration::from_millis(20))
+}
+
+fn called_within(link: &mut Link, wait: Duration) -> Result<bool, Failure> {
     match &link.tx.tx_ring(0).call {
         Some(call) => {
-            let called = call.wait(Duration::from_millis(20))?;
+            let called = call.wait(wait)?;
             call.drain();
             Ok(called)
         }

@@ -1,12 +1,13 @@
 //! Hostile sessions: descriptors of the wrong kind, memory that shrinks, sessions cut anywhere.
 
 use std::os::fd::{AsFd, OwnedFd};
+use std::time::Instant;
 
 use rustix::pipe::{PipeFlags, pipe_with};
 
-use crate::bench::{Bench, QUIET};
+use crate::bench::{Bench, DEADLINE, QUIET};
 use crate::case::{Case, Level, Need};
-use crate::verdict::{Failure, Seen};
+use crate::verdict::{Failure, Seen, ensure};
 use vf_guest::frontend::FrontendError;
 use vf_guest::memory::{Region, RegionLayout};
 use vf_guest::message::{self, FLAG_VERSION, Header, request};
@@ -290,6 +291,36 @@ pub(super) const CASES: &[Case] = &[
         },
     },
     Case {
+        id: "robust/leaks",
+        level: Level::Hard,
+        needs: &[Need::Process],
+        source: "CVE-2019-14818",
+        sent: "40 sessions, each with a frame, a call descriptor that is replaced, and a memory table sent twice.",
+        expected: "The process has as many descriptors, mappings and threads as before, within 2 s.",
+        run: |bench| {
+            for _ in 0..5 {
+                session(bench)?;
+            }
+            std::thread::sleep(5 * QUIET);
+            let before = bench.resources()?;
+            for _ in 0..40 {
+                session(bench)?;
+            }
+            let deadline = Instant::now() + DEADLINE;
+            loop {
+                let after = bench.resources()?;
+                if after.fits(&before) {
+                    return Ok(Seen::Conforms);
+                }
+                ensure(
+                    Instant::now() < deadline,
+                    format_args!("after 40 sessions: {after}; before: {before}"),
+                )?;
+                std::thread::sleep(QUIET);
+            }
+        },
+    },
+    Case {
         id: "robust/setup-churn",
         level: Level::Hard,
         needs: &[],
@@ -318,6 +349,22 @@ fn region(size: u64) -> RegionLayout {
         size,
         mmap_offset: 0,
     }
+}
+
+/// A session that uses what could be forgotten.
+fn session(bench: &Bench) -> Result<(), Failure> {
+    let mut config = NetConfig::default();
+    config.protocol_features &= !message::protocol::CONFIGURE_MEM_SLOTS;
+    let mut link = bench.link(&config)?;
+    let memory = link.tx.memory().clone();
+    let event = vf_guest::eventfd::EventFd::new()?;
+    if let Some(front) = link.tx.frontend() {
+        front.set_vring_call(1, Some(event.as_fd()))?;
+        front.set_vring_err(1, Some(event.as_fd()))?;
+        front.set_mem_table(memory.regions())?;
+    }
+    let frame = link.frame(500);
+    link.pass(&frame)
 }
 
 fn raw(fd: std::os::fd::BorrowedFd<'_>) -> i32 {

@@ -395,9 +395,10 @@ impl PackedQueue {
 
     /// The event offset and wrap counter for the chain after `count` others since the start, each of one descriptor.
     pub(super) fn event_after(&self, count: u16) -> u16 {
+        let laps = count / self.layout.size;
         let mut position = Position {
             offset: 0,
-            wrap: true,
+            wrap: laps.is_multiple_of(2),
         };
         position.advance(count % self.layout.size, self.layout.size);
         position.bits()
