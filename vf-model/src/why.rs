@@ -197,7 +197,7 @@ impl fmt::Display for Rule {
 }
 
 /// The words for a copy that differs in this way.
-fn edited(edit: TagEdit) -> String {
+pub(crate) fn edited(edit: TagEdit) -> String {
     match edit {
         TagEdit::Keep => "as it was sent".to_owned(),
         TagEdit::Insert(tag) => format!("with the tag {} in front", tag_words(tag)),
@@ -364,12 +364,8 @@ impl Policy {
             Source::Wire => Path::Direct,
         };
         let mut steps = vec![Step::Judge { path, source }];
-        let judged = self.judge_noting(source, head, meta, &mut steps);
+        let verdict = self.verdict(source, head, meta, &mut steps);
         self.name_filters(source, head, meta, &mut steps);
-        let verdict = judged.unwrap_or_else(|reason| Verdict {
-            drop: Some(reason),
-            ..Verdict::default()
-        });
         steps.extend(verdict.drop.map(Step::Dropped));
         let tagging = self.tagging(verdict.insert);
         let vfs = verdict.vfs.union(verdict.beyond);
@@ -402,12 +398,27 @@ impl Policy {
         Explanation { steps, verdict }
     }
 
+    /// What the judge of the path says that the frame takes.
+    pub(crate) fn verdict(
+        &self,
+        source: Source,
+        head: &[u8],
+        meta: &FrameMeta,
+        probe: &mut impl Probe,
+    ) -> Verdict {
+        let judged = self.judge_noting(source, head, meta, probe);
+        judged.unwrap_or_else(|reason| Verdict {
+            drop: Some(reason),
+            ..Verdict::default()
+        })
+    }
+
     fn judge_noting(
         &self,
         source: Source,
         head: &[u8],
         meta: &FrameMeta,
-        steps: &mut Vec<Step>,
+        steps: &mut impl Probe,
     ) -> Result<Verdict, DropReason> {
         let flow = self.flow_actions(source, head).of(head);
         let header = Policy::parse(head)?;

@@ -12,11 +12,11 @@ use proptest::prelude::*;
 use proptest::sample::select;
 use proptest::test_runner::FileFailurePersistence;
 use vf_model::{
-    BridgePort, Command, Counters, DropReason, FilterAction, FilterMatch, FilterSpec, FlowEnd,
-    FrameMeta, Header, Hop, HypervisorModel, Judge, LinkSetting, MAX_FRAME, MacAddr, MatchFields,
-    Mtu, Nanos, Nic, NicConfig, Onward, Path, Policy, Profile, Refusal, RxMode, Source, Step,
-    SwitchMode, TagEdit, To, Transport, Verdict, VfIndex, VfLinkState, VfRequest, VfSetting, Vid,
-    VlanProto, VlanTag,
+    BothPaths, BridgePort, Command, Counters, DropReason, FilterAction, FilterMatch, FilterSpec,
+    FlowEnd, FrameMeta, Header, Hop, HypervisorModel, Judge, LinkSetting, MAX_FRAME, MacAddr,
+    MatchFields, Mtu, Nanos, Nic, NicConfig, Onward, Path, Policy, Profile, Refusal, RxMode,
+    Source, Step, SwitchMode, TagEdit, To, Transport, Verdict, VfIndex, VfLinkState, VfRequest,
+    VfSetting, Vid, VlanProto, VlanTag,
 };
 
 const VFS: u8 = 4;
@@ -1787,6 +1787,11 @@ proptest! {
             other.send(source, &frame);
             let outcome = host.send(source, &frame);
             prop_assert_eq!(&outcome, &other.send(source, &frame));
+            // What `vfnic check paths` asks of frames that pass says so, too.
+            let both = BothPaths::of(&host.policy).unwrap();
+            let said = host.policy.why(source, &frame, &meta(&frame, beyond)).verdict;
+            let differ = both.difference(source, &frame, &meta(&frame, beyond), Some(&said));
+            prop_assert_eq!(differ, None);
             let (vfs, wire) = if meta(&frame, beyond).len > MAX_FRAME {
                 Default::default()
             } else {
