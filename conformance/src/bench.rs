@@ -543,6 +543,44 @@ impl Link {
         Ok(false)
     }
 
+    /// Waits for `frame` on any of the receiver's first `pairs` pairs; on which it arrives.
+    pub fn arrives_on(&mut self, frame: &[u8], pairs: usize) -> Result<usize, Failure> {
+        let deadline = Instant::now() + DEADLINE;
+        let device = self.rx.as_mut().unwrap_or(&mut self.tx);
+        while Instant::now() < deadline {
+            for pair in 0..pairs {
+                while device.recv(pair, &mut self.got)? {
+                    device.kick();
+                    if self.got.bytes() == frame {
+                        return Ok(pair);
+                    }
+                }
+            }
+            std::thread::sleep(Duration::from_micros(50));
+        }
+        let what = "a frame arrived on none of the receiver's pairs";
+        Err(Failure::Wrong(what.into()))
+    }
+
+    /// A frame of the `flow`th of many UDP flows, unlike any before.
+    pub fn frame_of_flow(&mut self, flow: u16) -> Vec<u8> {
+        let mut frame = self.frame(100);
+        let ip = [
+            0x45, 0, 0, 86, 0, 0, 0, 0, 64, 17, 0, 0, 10, 0, 0, 1, 10, 0, 0, 2,
+        ];
+        let udp = [
+            [(flow >> 8) as u8, flow as u8],
+            [0x13, 0x89],
+            [0, 66],
+            [0, 0],
+        ]
+        .concat();
+        // What makes it unlike others goes behind the headers.
+        let serial = self.serial.to_be_bytes();
+        frame.splice(12..46, [&[8, 0][..], &ip, &udp, &serial].concat());
+        frame
+    }
+
     /// The next frame between the two ports that arrives within `wait`.
     pub fn receive(&mut self, wait: Duration) -> Result<Option<&RxFrame>, Failure> {
         let deadline = Instant::now() + wait;

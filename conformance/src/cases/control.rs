@@ -198,6 +198,39 @@ pub(super) const CASES: &[Case] = &[
         },
     },
     Case {
+        id: "control/one-pair-until-asked",
+        level: Level::Must,
+        needs: &[CTRL, MQ, CONFIG, Need::Peer],
+        source: "V 5.1.9.5.6; cloud-hypervisor #8307",
+        sent: "Frames of many flows to a receiver that has two pairs of rings enabled, while its driver has chosen none, both, and one.",
+        expected: "Each arrives, and in the second pair only while both are chosen.",
+        run: |bench| {
+            const PAIRS: usize = 2;
+            let rx = NetConfig {
+                features: NetConfig::default().features | ALL,
+                queue_pairs: PAIRS as u16,
+                ..NetConfig::default()
+            };
+            let mut link = bench.link_of(&NetConfig::default(), &rx)?;
+            // Its front end has enabled both pairs; its driver has chosen none, then both, then one.
+            for chosen in [None, Some(2), Some(1)] {
+                if let Some(pairs) = chosen {
+                    obeyed(link.receiver(), &queue_pairs(pairs))?;
+                }
+                for flow in 0..32 {
+                    let frame = link.frame_of_flow(flow);
+                    link.send(&frame)?;
+                    let pair = link.arrives_on(&frame, PAIRS)?;
+                    ensure(
+                        pair == 0 || chosen == Some(2),
+                        "a frame came in a pair that the driver has not chosen",
+                    )?;
+                }
+            }
+            Ok(Seen::Conforms)
+        },
+    },
+    Case {
         id: "control/coalescing",
         level: Level::Must,
         needs: &[CTRL, COAL],

@@ -261,6 +261,34 @@ pub(super) const CASES: &[Case] = &[
         },
     },
     Case {
+        id: "net/every-pair-served",
+        level: Level::Must,
+        needs: &[Need::Feature(feature::MQ, "MQ"), Need::Peer],
+        source: "VU SET_VRING_ENABLE; microvm.nix #553",
+        sent: "Frames of many flows, in turn from the first and the second pair of rings, without a control queue.",
+        expected: "Each arrives in one of the receiver's two pairs.",
+        run: |bench| {
+            const PAIRS: u16 = 2;
+            let mut link = bench.link(&NetConfig {
+                queue_pairs: PAIRS,
+                ..NetConfig::default()
+            })?;
+            // Whichever the driver of the sender takes, and wherever the device puts it: nothing stays behind.
+            for flow in 0..32 {
+                let frame = link.frame_of_flow(flow);
+                let pair = usize::from(flow % PAIRS);
+                ensure(
+                    link.tx.send(pair, &NetHeader::default(), &frame)?,
+                    "the send ring stays full",
+                )?;
+                link.tx.kick();
+                link.arrives_on(&frame, PAIRS.into())?;
+                link.tx.tx_room(pair)?;
+            }
+            Ok(Seen::Conforms)
+        },
+    },
+    Case {
         id: "net/rx-resume-after-full",
         level: Level::Must,
         needs: &[Need::Delivery],

@@ -430,6 +430,25 @@ pub(super) const CASES: &[Case] = &[
         },
     },
     Case {
+        id: "proto/enable-without-mq",
+        level: Level::Must,
+        needs: &[F30],
+        source: "VU SET_VRING_ENABLE; rust-vmm/vhost #34",
+        sent: "One pair of rings, set up and enabled without MQ among the features of either kind.",
+        expected: "Ring 1 is enabled as ring 0 is, and a frame passes.",
+        run: |bench| {
+            // Two rings are no multiqueue: the second is enabled like the first.
+            let config = crate::bench::without(feature::MQ);
+            let mut link = bench.link(&NetConfig {
+                protocol_features: config.protocol_features & !protocol::MQ,
+                ..config
+            })?;
+            let frame = link.frame(200);
+            link.pass(&frame)?;
+            Ok(Seen::Conforms)
+        },
+    },
+    Case {
         id: "proto/set-features-keeps-rings",
         level: Level::Must,
         needs: &[F30],
