@@ -26,6 +26,7 @@ pub struct EmbeddedGuest {
     pub vf: VfIndex,
     /// Its place in the calendar.
     pub id: ParticipantId,
+    config: NetConfig,
 }
 
 impl EmbeddedGuest {
@@ -42,15 +43,39 @@ impl EmbeddedGuest {
         at: Nanos,
         make: impl FnOnce(NetDevice) -> (TcpGuest, T),
     ) -> Result<(EmbeddedGuest, T), FrontendError> {
-        let net = connect(world.host(host), vf, config)?;
+        let net = NetDevice::start(connect(world.host(host), vf)?, config)?;
         let (guest, made) = make(net);
         let guest = EmbeddedGuest {
             guest,
             host,
             vf,
             id: world.join(at),
+            config: config.clone(),
         };
         Ok((guest, made))
+    }
+
+    /// Loses the connection, as when a back end ends; its rings and what is in them stay as they are.
+    pub fn disconnect(&mut self, world: &mut VirtualHosts) {
+        drop(self.guest.net().take_frontend());
+        // Only a socket that is connected to again needs the time.
+        let now = Instant::now();
+        let mut host = world.host(self.host).borrow_mut();
+        host.serve(self.vf, |endpoint, device| endpoint.poll(now, device));
+        drop(host);
+        world.wake_host(self.host);
+    }
+
+    /// Connects again, and goes on with its rings where they are.
+    ///
+    /// # Errors
+    /// [`FrontendError`]: the device does not do what it should, or what it did before.
+    pub fn connect_again(&mut self, world: &mut VirtualHosts) -> Result<(), FrontendError> {
+        self.disconnect(world);
+        let frontend = connect(world.host(self.host), self.vf)?;
+        self.guest.net().resume(frontend, &self.config)?;
+        world.wake_host(self.host);
+        Ok(())
     }
 
     /// Lets the guest run now.
@@ -66,12 +91,8 @@ impl EmbeddedGuest {
     }
 }
 
-/// Connects a driver to a VF: a socket pair, both ends on this thread.
-fn connect(
-    host: &Rc<RefCell<NicInstance>>,
-    vf: VfIndex,
-    config: &NetConfig,
-) -> Result<NetDevice, FrontendError> {
+/// Connects a front end to a VF: a socket pair, both ends on this thread.
+fn connect(host: &Rc<RefCell<NicInstance>>, vf: VfIndex) -> Result<Frontend, FrontendError> {
     let (ours, theirs) = UnixStream::pair()?;
     let device = host.borrow().device_config(vf);
     let endpoint = Endpoint::from_stream(ours, device);
@@ -85,5 +106,5 @@ fn connect(
             .borrow_mut()
             .serve(vf, |endpoint, device| endpoint.poll(started, device));
     }));
-    NetDevice::start(frontend, config)
+    Ok(frontend)
 }

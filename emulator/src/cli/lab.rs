@@ -86,10 +86,10 @@ impl std::str::FromStr for ProfileWord {
 /// Options of `vfnic scenario run`.
 #[derive(Debug, Args)]
 pub struct ScenarioRun {
-    /// The scenarios: of several, a table says what came out
+    /// The scenarios: of several, a few lines each say what came out
     #[arg(required = true, value_name = "FILE")]
     pub files: Vec<PathBuf>,
-    /// NIC that the first NIC of each is to be like, or all: a table says what each makes of it [default: what the file says]
+    /// NIC that the first NIC of each is to be like, or all: what each makes of it [default: what the file says]
     #[arg(long, value_name = "NAME")]
     pub profile: Option<ProfileWord>,
     /// Write a pcapng file for each VF there

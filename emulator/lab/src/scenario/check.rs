@@ -352,8 +352,9 @@ impl ScenarioPlan {
                 .collect::<Vec<_>>()
         };
         let mut named = section.nic;
-        let asked = match (section.command, section.vf, section.ask) {
-            (Some(command), None, None) => {
+        let front_end = (section.guest, section.front_end);
+        let asked = match (section.command, section.vf, section.ask, front_end) {
+            (Some(command), None, None, (None, None)) => {
                 let Addressed { dev, command } = Command::parse_addressed(&words(&command))?;
                 if let (Some(nic), Some(dev)) = (&named, &dev)
                     && nic != dev
@@ -363,12 +364,24 @@ impl ScenarioPlan {
                 named = named.or(dev);
                 Request::Command(command)
             }
-            (None, Some(vf), Some(ask)) => {
+            (None, Some(vf), Some(ask), (None, None)) => {
                 Request::Driver(VfIndex(vf), VfRequest::parse(&words(&ask))?, ask)
+            }
+            (None, None, None, (Some(guest), Some(does))) => {
+                let names = self.guests.iter().map(|guest| guest.name.as_str());
+                let guest = find("guest", &guest, names)?;
+                let on = self.guests[guest].interfaces.first();
+                let on = on.filter(|_| self.kind == GuestKind::Embedded && named.is_none());
+                let on = on.ok_or(ScenarioError::Needs(
+                    "front_end is of an embedded guest, and its NIC is the guest's",
+                ))?;
+                named = self.config.nics.get(on.nic).map(|nic| nic.name.clone());
+                let vf = on.vf;
+                Request::FrontEnd { guest, vf, does }
             }
             _ => {
                 return Err(ScenarioError::Needs(
-                    "an event has do, or vf and ask: what the driver of that VF asks",
+                    "an event has do; or vf and ask: what the driver of that VF asks; or guest and front_end: what that does",
                 ));
             }
         };
@@ -529,6 +542,15 @@ impl Place<'_> {
                         let denied = granted.denied.map(|why| format!("not all: {why}"));
                         (granted.policy, denied.unwrap_or("granted".to_owned()))
                     })
+                }
+                // Whoever was there has gone, and whoever comes has asked for nothing yet.
+                Request::FrontEnd { vf, .. } => {
+                    let anew = VfRequest::Reset {
+                        lists_groups: false,
+                        lists_vlans: false,
+                    };
+                    let anew = policy.with_request(*vf, &anew);
+                    anew.map(|granted| (granted.policy, "done".to_owned()))
                 }
             };
             match done {

@@ -9,8 +9,8 @@ use vf_model::Profile;
 
 use super::{LoadError, Options, RunError, ScenarioOutcome, ScenarioPlan, run};
 
-/// What came out of several scenarios. Its `Display` is a Markdown table, in which what came out of the NIC that a file names is in
-/// bold, and what is no different is `same`.
+/// What came out of several scenarios. Its `Display` is a few lines for each: what came out of the NIC that the file names, and of NICs
+/// like the others what is different to that, those that are alike together.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Comparison {
     /// The columns; none if each scenario ran with the NIC that it names.
@@ -132,41 +132,80 @@ fn cell(profile: Profile, outcome: &ScenarioOutcome) -> Cell {
 
 impl fmt::Display for Comparison {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let columns: Vec<_> = match self.profiles.as_slice() {
-            [] => vec!["the NIC that it names".to_owned()],
-            profiles => profiles.iter().map(Profile::to_string).collect(),
-        };
-        writeln!(f, "| scenario | {} |", columns.join(" | "))?;
-        writeln!(f, "|---|{}", "---|".repeat(columns.len()))?;
-        for row in &self.rows {
+        for (i, row) in self.rows.iter().enumerate() {
             let name = row.scenario.file_stem().unwrap_or_default();
-            write!(f, "| **{}**: {} |", name.display(), row.about)?;
-            let own = row.cells.iter().find(|cell| cell.profile == row.profile);
-            for cell in &row.cells {
-                let text = cell.to_string().replace('|', "/");
-                match own {
-                    Some(own) if own == cell => write!(f, " **{text}** |")?,
-                    Some(own) if own.said == cell.said && cell.refused.is_none() => {
-                        f.write_str(" same |")?;
-                    }
-                    _ => write!(f, " {text} |")?,
-                }
+            let gap = if i == 0 { "" } else { "\n" };
+            writeln!(f, "{gap}{}: {}", name.display(), row.about)?;
+            for (profiles, items) in row.alike() {
+                paragraph(f, &profiles.join(", "), &items)?;
             }
-            writeln!(f)?;
         }
         Ok(())
     }
 }
 
-impl fmt::Display for Cell {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if let Some(why) = &self.refused {
-            return write!(f, "cannot be: {}", short(why));
+impl Row {
+    /// What came out of which NICs, that of the NIC that the file names first, and then only what is different to it.
+    fn alike(&self) -> Vec<(Vec<String>, Vec<String>)> {
+        let own = self.cells.iter().find(|cell| cell.profile == self.profile);
+        let others = self
+            .cells
+            .iter()
+            .filter(|cell| cell.profile != self.profile);
+        let mut alike: Vec<(Vec<String>, Vec<String>)> = Vec::new();
+        for cell in own.into_iter().chain(others) {
+            let than = own.filter(|own| own.profile != cell.profile);
+            let (profile, items) = (cell.profile.to_string(), cell.items(than));
+            match alike.iter_mut().find(|(_, known)| *known == items) {
+                Some((profiles, _)) => profiles.push(profile),
+                None => alike.push((vec![profile], items)),
+            }
         }
-        let said = self.said.iter();
-        let said = said.map(|Said { figure, got }| format!("{figure}: {}", short(got)));
-        f.write_str(&said.collect::<Vec<_>>().join("; "))
+        alike
     }
+}
+
+impl Cell {
+    /// What was measured, as far as it is another than `than`.
+    fn items(&self, than: Option<&Cell>) -> Vec<String> {
+        if let Some(why) = &self.refused {
+            return vec![format!("cannot be: {}", short(why))];
+        }
+        let known = |said: &Said| than.is_some_and(|than| than.said.contains(said));
+        let said = self.said.iter().filter(|said| !known(said));
+        let items: Vec<_> = said
+            .map(|Said { figure, got }| format!("{figure}: {}", short(got)))
+            .collect();
+        match items.is_empty() {
+            true => vec!["the same".to_owned()],
+            false => items,
+        }
+    }
+}
+
+/// Columns of a terminal that are written.
+const WIDTH: usize = 96;
+/// Those for names.
+const NAMES: usize = 22;
+
+/// Names, and beside them items, as many on a line as it has room for.
+fn paragraph(f: &mut fmt::Formatter<'_>, names: &str, items: &[String]) -> fmt::Result {
+    let beside = " ".repeat(NAMES);
+    let mut line = format!("  {names:<0$}", NAMES - 2);
+    if !line.ends_with(' ') {
+        writeln!(f, "{line}")?;
+        line.clone_from(&beside);
+    }
+    let text = items.join("; ");
+    for word in text.split(' ') {
+        if line.len() > NAMES && line.len() + word.len() > WIDTH {
+            writeln!(f, "{}", line.trim_end())?;
+            line.clone_from(&beside);
+        }
+        line.push_str(word);
+        line.push(' ');
+    }
+    writeln!(f, "{}", line.trim_end())
 }
 
 /// Without what says where to read more, and of a driver's refusal the error.

@@ -8,7 +8,7 @@ use vf_model::{Command, CostModel, Nanos, VfIndex};
 use vf_nic::watch::Detail;
 
 use super::guests::{Ended, Guests, JobEnd, RunError};
-use super::plan::{Amount, ScenarioPlan, Work};
+use super::plan::{Amount, FrontEnd, ScenarioPlan, Work};
 use crate::embedded::EmbeddedGuest;
 use crate::virtual_hosts::{Event, Notification, VirtualHosts, Watcher};
 
@@ -212,6 +212,16 @@ impl Guests for Embedded<'_> {
 
     fn at(&mut self, when: Nanos, nic: usize, command: Command) {
         self.world.at(when, nic, command);
+    }
+
+    fn front_end(&mut self, guest: usize, does: FrontEnd) -> Result<(), RunError> {
+        let player = &mut self.guests[guest];
+        match does {
+            FrontEnd::Disconnect => player.disconnect(&mut self.world),
+            FrontEnd::Connect => player.connect_again(&mut self.world)?,
+        }
+        self.world.wake(player.id, self.world.now());
+        Ok(())
     }
 
     fn run_until(&mut self, until: Nanos) -> Result<(), RunError> {

@@ -5,6 +5,7 @@ use vf_model::{Command, Nanos, Refusal, VfIndex};
 use vf_nic::watch::Detail;
 
 use super::capture::CaptureError;
+use super::plan::FrontEnd;
 use crate::linux::{ImageError, LaunchError};
 use crate::timetravel::SimulationError;
 use crate::virtual_hosts::{VirtualHosts, Watcher};
@@ -56,6 +57,8 @@ pub(super) trait Guests {
     fn watch(&mut self, detail: Detail, watcher: Watcher);
     /// Applies a command at a time.
     fn at(&mut self, when: Nanos, nic: usize, command: Command);
+    /// Has the front end of the guest of this index do something, now.
+    fn front_end(&mut self, guest: usize, does: FrontEnd) -> Result<(), RunError>;
     /// Lets time pass.
     fn run_until(&mut self, until: Nanos) -> Result<(), RunError>;
     /// Ends the guests and says how their jobs went.

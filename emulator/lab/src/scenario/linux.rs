@@ -9,7 +9,7 @@ use vf_model::{Command, Nanos};
 use vf_nic::watch::Detail;
 
 use super::guests::{Ended, Guests, JobEnd, RunError};
-use super::plan::{Amount, GuestPlan, Job, ScenarioPlan, Work};
+use super::plan::{Amount, FrontEnd, GuestPlan, Job, ScenarioPlan, Work};
 use crate::linux::{GuestSpec, Image, Launcher};
 use crate::timetravel::{Settings, Simulation};
 use crate::virtual_hosts::{VirtualHosts, Watcher};
@@ -94,6 +94,10 @@ impl Guests for Linux<'_> {
 
     fn at(&mut self, when: Nanos, nic: usize, command: Command) {
         self.simulation.at(when, nic, command);
+    }
+
+    fn front_end(&mut self, _: usize, _: FrontEnd) -> Result<(), RunError> {
+        Ok(()) // a plan for Linux guests has none
     }
 
     fn run_until(&mut self, until: Nanos) -> Result<(), RunError> {

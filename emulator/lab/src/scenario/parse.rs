@@ -4,7 +4,7 @@ use serde::Deserialize;
 use toml::Spanned;
 use vf_nic::config::{HypervisorSection, NicSection, WireSection};
 
-use super::plan::GuestKind;
+use super::plan::{FrontEnd, GuestKind};
 use vf_nic::duration::Duration;
 
 /// A whole file.
@@ -104,7 +104,7 @@ pub(super) struct FrameSection {
     pub(super) send: String,
 }
 
-/// A command of the administrator, or a request of the driver of a VF.
+/// A command of the administrator, a request of the driver of a VF, or something that a guest's front end does.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct EventSection {
@@ -115,6 +115,8 @@ pub(super) struct EventSection {
     pub(super) command: Option<String>,
     pub(super) vf: Option<u8>,
     pub(super) ask: Option<String>,
+    pub(super) guest: Option<String>,
+    pub(super) front_end: Option<FrontEnd>,
 }
 
 /// What is to come out. Exactly one of the first group is named.

@@ -157,6 +157,25 @@ pub(super) enum Request {
     Command(Command),
     /// By the driver of a VF, and in which words.
     Driver(VfIndex, VfRequest, String),
+    /// Of its socket, by the front end of a guest.
+    FrontEnd {
+        /// Index of the guest.
+        guest: usize,
+        /// The VF that it is on.
+        vf: VfIndex,
+        /// What it does.
+        does: FrontEnd,
+    },
+}
+
+/// What a front end does with its connection; the guest, its memory and its rings stay as they are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum FrontEnd {
+    /// Loses it, as when the back end ends.
+    Disconnect,
+    /// Connects again, and goes on with the rings where they are.
+    Connect,
 }
 
 impl fmt::Display for Request {
@@ -164,6 +183,14 @@ impl fmt::Display for Request {
         match self {
             Request::Command(command) => command.fmt(f),
             Request::Driver(vf, _, words) => write!(f, "the driver of {vf} asks: {words}"),
+            Request::FrontEnd { vf, does, .. } => write!(
+                f,
+                "the front end of {vf} {}",
+                match does {
+                    FrontEnd::Disconnect => "disconnects",
+                    FrontEnd::Connect => "connects",
+                }
+            ),
         }
     }
 }

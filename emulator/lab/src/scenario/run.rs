@@ -85,19 +85,25 @@ pub fn run(
     for event in plan.events.iter().filter(|event| !event.refused) {
         match &event.asked {
             Request::Command(command) => guests.at(event.at, event.nic, command.clone()),
-            Request::Driver(vf, request, _) => asks.push((event.at, event.nic, *vf, request)),
+            Request::Driver(..) | Request::FrontEnd { .. } => asks.push(event),
         }
     }
     let mut asks = asks.into_iter().peekable();
     let mut readings = Vec::new();
     for at in reading_times(plan) {
         guests.run_until(at)?;
-        while let Some((_, nic, vf, request)) = asks.next_if(|ask| ask.0 <= at) {
-            let hosts: Vec<_> = guests.world().hosts().collect();
-            let mut host = hosts[nic].borrow_mut();
-            // The plan has tried it.
-            if let Ok(granted) = host.policy().with_request(vf, request) {
-                host.set_policy(granted.policy);
+        while let Some(ask) = asks.next_if(|ask| ask.at <= at) {
+            match &ask.asked {
+                Request::Command(_) => {} // has been given above
+                Request::Driver(vf, request, _) => {
+                    let hosts: Vec<_> = guests.world().hosts().collect();
+                    let mut host = hosts[ask.nic].borrow_mut();
+                    // The plan has tried it.
+                    if let Ok(granted) = host.policy().with_request(*vf, request) {
+                        host.set_policy(granted.policy);
+                    }
+                }
+                Request::FrontEnd { guest, does, .. } => guests.front_end(*guest, *does)?,
             }
         }
         let mut reading = Reading::take(guests.world(), observer.borrow().traffic.jobs());

@@ -103,6 +103,18 @@ fn mistakes_are_refused_in_one_line_that_says_where() {
             "nic 'c': there are a, b",
         ),
         (
+            "[[event]]\nat = '1ms'\nguest = 'left'",
+            "an event has do; or vf and ask",
+        ),
+        (
+            "[[event]]\nat = '1ms'\nguest = 'middle'\nfront_end = 'connect'",
+            "guest 'middle': there are left, right",
+        ),
+        (
+            "[[event]]\nat = '1ms'\nguest = 'left'\nfront_end = 'sleep'",
+            "unknown variant `sleep`, expected `disconnect` or `connect`",
+        ),
+        (
             &format!("{job}run = 'ls'"),
             "only Linux guests have a shell",
         ),
@@ -198,7 +210,7 @@ fn mistakes_are_refused_in_one_line_that_says_where() {
         ),
         (
             "[[event]]\nat = '1ms'\nnic = 'a'\nask = 'mode promisc'",
-            "do, or vf and ask",
+            "an event has do; or vf and ask",
         ),
         (
             "[[event]]\nat = '1ms'\nnic = 'a'\nvf = 0\nask = 'prmisc'",
