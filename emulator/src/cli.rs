@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use vf_model::{MacAddr, Profile, SETTING_KEYS};
 use vf_nic::config::{CpuList, PollMode, QmpOf, SocketMode};
+use vf_nic::metrics::MetricsAddress;
 
 #[cfg(feature = "lab")]
 pub use lab::{
@@ -20,14 +21,46 @@ pub use lab::{
 #[command(name = "vfnic", version, max_term_width = 100)]
 pub struct Cli {
     /// Control socket of a running vfnic, or of the one to run [default: ctl.sock in the runtime directory, or in --socket-dir]
+    #[arg(long, value_name = "SOCKET")]
+    pub ctl: Option<PathBuf>,
+    /// Which NIC is meant, when there are several
+    #[arg(long, value_name = "NAME")]
+    pub nic: Option<String>,
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// Which NIC of which vfnic a command is for; it may be said in front of the command or behind it.
+#[derive(Clone, Debug, Default, Args)]
+#[group(skip)]
+pub struct Target {
+    /// Control socket of a running vfnic [default: ctl.sock in the runtime directory]
     #[arg(long, global = true, value_name = "SOCKET")]
     pub ctl: Option<PathBuf>,
     /// Which NIC is meant, when there are several
     #[arg(long, global = true, value_name = "NAME")]
     pub nic: Option<String>,
-    /// What to do.
-    #[command(subcommand)]
-    pub command: Command,
+}
+
+impl Command {
+    /// What it is for, if it is for a NIC that runs.
+    #[must_use]
+    pub fn target(&self) -> Option<&Target> {
+        match self {
+            Command::Show(ShowAll { at, .. })
+            | Command::Why(Why { at, .. })
+            | Command::Vf { at, .. }
+            | Command::Filter { at, .. }
+            | Command::Link { at, .. }
+            | Command::Bridge { at, .. }
+            | Command::Fdb { at, .. }
+            | Command::Batch { at, .. } => Some(at),
+            Command::Run(_) | Command::Save { .. } | Command::Profile { .. } => None,
+            #[cfg(feature = "lab")]
+            Command::Experiment(_) | Command::Scenario { .. } => None,
+        }
+    }
 }
 
 /// What to do.
@@ -49,10 +82,17 @@ pub enum Command {
     Show(ShowAll),
     /// Print the configuration file that makes the NICs again as they are now, for 'run --config'; what drivers have asked for and what
     /// path auto has learned is not in it
-    Save,
+    Save {
+        /// Control socket of a running vfnic [default: ctl.sock in the runtime directory]
+        #[arg(long, value_name = "SOCKET")]
+        ctl: Option<PathBuf>,
+    },
     /// Change a VF while it runs, in the words of 'ip link set dev PF vf N'
     #[command(after_help = vf_help())]
     Vf {
+        /// Which NIC.
+        #[command(flatten)]
+        at: Target,
         /// N SETTING VALUE ... | N mac add|del MAC [vlan VID] | N vlan add|del VID |
         /// N rss [hkey KEY] [equal N|weight W0 W1 ...|default] | N reset | N request VERB ...; N and VID may be ranges, such as 0-7
         #[arg(required = true, num_args = 1.., trailing_var_arg = true, allow_hyphen_values = true)]
@@ -61,6 +101,9 @@ pub enum Command {
     /// Give received frames to a VF, or drop them, by what they are, in the words of 'ethtool -N'
     #[command(after_help = FILTER_HELP)]
     Filter {
+        /// Which NIC.
+        #[command(flatten)]
+        at: Target,
         /// What to do with the NIC's filters.
         #[command(subcommand)]
         command: Filter,
@@ -69,6 +112,9 @@ pub enum Command {
     /// MTU, and how many VFs it has; and what 'ip link' has for VFs
     #[command(after_help = LINK_HELP)]
     Link {
+        /// Which NIC.
+        #[command(flatten)]
+        at: Target,
         /// set [dev NIC] [up|down] [mtu BYTES] [numvfs N] | set [dev NIC] hwmode veb|vepa|floating | set [dev NIC] vf N ...
         #[arg(required = true, num_args = 1.., trailing_var_arg = true)]
         words: Vec<String>,
@@ -76,6 +122,9 @@ pub enum Command {
     /// Say how the NIC's switch forwards, and tell it of stations behind the PF, in the words of bridge(8)
     #[command(after_help = BRIDGE_HELP)]
     Bridge {
+        /// Which NIC.
+        #[command(flatten)]
+        at: Target,
         /// link set dev NIC hwmode veb|vepa|floating [self] | link [show [dev NIC]] |
         /// fdb add|del MAC dev NIC [vlan VID] [self] | fdb [show [dev NIC]]
         #[arg(required = true, num_args = 1.., trailing_var_arg = true)]
@@ -83,6 +132,9 @@ pub enum Command {
     },
     /// The same as 'bridge fdb'
     Fdb {
+        /// Which NIC.
+        #[command(flatten)]
+        at: Target,
         /// add|del MAC [dev NIC] [vlan VID] [self] | show [dev NIC]
         #[arg(num_args = 0.., trailing_var_arg = true)]
         words: Vec<String>,
@@ -99,6 +151,9 @@ pub enum Command {
     /// Carry out the commands of a file, a line each, all of them or none: also 'vfnic -batch FILE', as ip(8) has it
     #[command(short_flag = 'b', long_flag = "batch", after_help = BATCH_HELP)]
     Batch {
+        /// Which NIC.
+        #[command(flatten)]
+        at: Target,
         /// The file, or - for standard input
         #[arg(value_name = "FILE")]
         file: PathBuf,
@@ -108,6 +163,9 @@ pub enum Command {
 /// Options of `vfnic why`.
 #[derive(Debug, Args)]
 pub struct Why {
+    /// Which NIC.
+    #[command(flatten)]
+    pub at: Target,
     /// Ask about the frames of a capture, in pcap or pcapng
     #[arg(long, value_name = "FILE")]
     pub pcap: Option<PathBuf>,
@@ -276,6 +334,9 @@ Examples:
 /// Options of `vfnic run`.
 #[derive(Debug, Args)]
 pub struct Run {
+    /// Where to make the control socket [default: ctl.sock in --socket-dir]
+    #[arg(long, value_name = "SOCKET")]
+    pub ctl: Option<PathBuf>,
     /// What to run [default: one NIC with two VFs]
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
@@ -307,7 +368,10 @@ pub struct Run {
     /// Make a socket for observers, too: who connects there may ask (show, filter show, why, save) and change nothing
     #[arg(long, value_name = "SOCKET")]
     pub observe: Option<PathBuf>,
-    /// Group whose members may connect to the sockets of VFs and of observers [default: nobody but this user]
+    /// Answer scrapes of metrics (Prometheus, OpenMetrics) at ADDRESS:PORT or unix:PATH, over HTTP at /metrics
+    #[arg(long, value_name = "ADDRESS")]
+    pub metrics: Option<MetricsAddress>,
+    /// Group whose members may connect to the sockets of VFs, of observers and of scrapers [default: nobody but this user]
     #[arg(long, value_name = "NAME")]
     pub group: Option<String>,
     /// Mode of these sockets, 0660 or 0666 [default: 0600, with --group 0660]
@@ -354,9 +418,15 @@ pub enum ShowWhat {
 /// Options of `vfnic show`.
 #[derive(Debug, Args)]
 pub struct ShowAll {
+    /// Which NIC.
+    #[command(flatten)]
+    pub at: Target,
     /// A part of it only
     #[arg(value_enum)]
     pub what: Option<ShowWhat>,
+    /// As metrics in the OpenMetrics format, as 'run --metrics' serves them
+    #[arg(long, conflicts_with_all = ["json", "what"])]
+    pub openmetrics: bool,
     /// How it is shown.
     #[command(flatten)]
     pub show: Show,

@@ -32,11 +32,11 @@ pub(crate) fn run_virtual(
     };
     let settings = timetravel::Settings {
         calendar: args.calendar.unwrap_or_default(),
-        guests: args.guests.unwrap_or(1),
+        guests: args.wait_for.unwrap_or(1),
         shared: !args.messages,
         until,
         watchdog: Duration::from_secs(args.watchdog),
-        moderation: Nanos(args.moderation),
+        moderation: args.moderation,
         digest: args.digest,
     };
     let report = |e: SimulationError| if e.is_usage() { usage(e) } else { failed(e) };
@@ -154,9 +154,7 @@ fn plan(args: &cli::Experiment) -> Result<ExperimentPlan, Failure> {
             .map_or(defaults.window, |kib| kib as usize * 1024),
         profile: args.profile,
         offloads: args.offloads,
-        moderation: args
-            .moderation
-            .map_or(defaults.moderation, |us| Nanos(1000 * us)),
+        moderation: args.moderation.unwrap_or(defaults.moderation),
         ..defaults
     })
 }

@@ -33,6 +33,7 @@ use vfnic::config::{Config, Overrides, SocketAccess, default_socket_dir, tempora
 use vfnic::control::show::{self, WorkerCycles};
 use vfnic::control::{NicCommand, Request, Response, ask};
 use vfnic::log::{Log, RateLimit, complain};
+use vfnic::metrics::{Format, page};
 use vfnic::server::ready::{Ready, is_own_dir};
 use vfnic::server::{self, RunError, Server};
 use vfnic::state_file::StateFile;
@@ -82,20 +83,19 @@ fn main() -> ExitCode {
 
 fn carry_out(cli: Cli) -> Result<(), Failure> {
     let Cli { ctl, nic, command } = cli;
-    let asks = match &command {
-        cli::Command::Run(_) => nic.is_none(),
-        #[cfg(feature = "lab")]
-        cli::Command::Experiment(_) | cli::Command::Scenario { .. } => {
-            nic.is_none() && ctl.is_none()
+    let (ctl, nic) = match (&command, command.target()) {
+        (_, Some(behind)) => (behind.ctl.clone().or(ctl), behind.nic.clone().or(nic)),
+        (
+            cli::Command::Run(cli::Run { ctl: behind, .. }) | cli::Command::Save { ctl: behind },
+            _,
+        ) if nic.is_none() => (behind.clone().or(ctl), None),
+        (_, None) if nic.is_none() && ctl.is_none() => (None, None),
+        _ => {
+            return Err(usage(
+                "--nic is for show, vf, filter, link, bridge, fdb, why and batch, and --ctl for those, save and run",
+            ));
         }
-        cli::Command::Profile { .. } => nic.is_none() && ctl.is_none(),
-        _ => true,
     };
-    if !asks {
-        return Err(usage(
-            "--nic is for show, vf, filter, link, bridge, fdb, why and batch, and --ctl for those and run",
-        ));
-    }
     match command {
         cli::Command::Run(args) => run(args, ctl),
         #[cfg(feature = "lab")]
@@ -103,25 +103,28 @@ fn carry_out(cli: Cli) -> Result<(), Failure> {
         #[cfg(feature = "lab")]
         cli::Command::Scenario { command } => lab::run_scenario(command),
         cli::Command::Show(args) => show_all(&running(ctl)?, nic.as_deref(), &args),
-        cli::Command::Save => save(&running(ctl)?),
-        cli::Command::Vf { words } => self::command(&running(ctl)?, nic, "vf", words),
-        cli::Command::Filter { command } => filter(&running(ctl)?, nic, command),
-        cli::Command::Link { words } => self::command(&running(ctl)?, nic, "link", words),
+        cli::Command::Save { .. } => save(&running(ctl)?),
+        cli::Command::Vf { words, .. } => self::command(&running(ctl)?, nic, "vf", words),
+        cli::Command::Filter { command, .. } => filter(&running(ctl)?, nic, command),
+        cli::Command::Link { words, .. } => self::command(&running(ctl)?, nic, "link", words),
         cli::Command::Why(args) => why::ask_why(&running(ctl)?, nic, &args),
-        cli::Command::Bridge { words } => match bridge::question(&words) {
+        cli::Command::Bridge { words, .. } => match bridge::question(&words) {
             Some(question) => question.ask(&running(ctl)?, nic.as_deref()),
             None => self::command(&running(ctl)?, nic, "bridge", words),
         },
-        cli::Command::Fdb { mut words } => {
+        cli::Command::Fdb { mut words, .. } => {
             words.insert(0, "fdb".to_owned());
             carry_out(Cli {
                 ctl,
                 nic,
-                command: cli::Command::Bridge { words },
+                command: cli::Command::Bridge {
+                    at: cli::Target::default(),
+                    words,
+                },
             })
         }
         cli::Command::Profile { command } => profile::say(&command),
-        cli::Command::Batch { file } => carry_out_batch(ctl, nic.as_deref(), &file),
+        cli::Command::Batch { file, .. } => carry_out_batch(ctl, nic.as_deref(), &file),
     }
 }
 
@@ -168,7 +171,26 @@ fn misread(error: &clap::Error) -> Option<String> {
         .collect();
     let what = what.join(" ");
     let what = what.strip_prefix("error: ").unwrap_or(&what);
-    Some(format!("{what} ({SEE})"))
+    let meant = meant(error).map_or_else(String::new, |word| format!(": did you mean '{word}'?"));
+    Some(format!("{what}{meant} ({SEE})"))
+}
+
+/// The word that was probably meant.
+fn meant(error: &clap::Error) -> Option<&str> {
+    use clap::error::{ContextKind, ContextValue};
+    let suggested = [
+        ContextKind::SuggestedSubcommand,
+        ContextKind::SuggestedArg,
+        ContextKind::SuggestedValue,
+    ];
+    suggested
+        .into_iter()
+        .find_map(|kind| match error.get(kind)? {
+            ContextValue::String(word) => Some(word.as_str()),
+            // Those that are most alike come last.
+            ContextValue::Strings(words) => words.last().map(String::as_str),
+            _ => None,
+        })
 }
 
 fn run(args: cli::Run, ctl: Option<PathBuf>) -> Result<(), Failure> {
@@ -203,6 +225,7 @@ fn run_nics(args: cli::Run, ctl: Option<PathBuf>) -> Result<(), Failure> {
         socket_dir: args.socket_dir,
         ctl,
         observe: args.observe,
+        metrics: args.metrics,
         access: SocketAccess {
             mode: args.mode,
             group: args.group,
@@ -232,18 +255,19 @@ fn run_nics(args: cli::Run, ctl: Option<PathBuf>) -> Result<(), Failure> {
             ));
         }
         if config.observe.is_some()
+            || config.metrics.is_some()
             || config.access != SocketAccess::default()
             || config.ctl_group.is_some()
         {
             return Err(usage(
-                "observe, mode, group and ctl_group are for --clock wall: sockets of the virtual clock are this user's alone",
+                "observe, metrics, mode, group and ctl_group are for --clock wall: sockets of the virtual clock are this user's alone",
             ));
         }
         return lab::run_virtual(&config, args.virtual_clock, args.ready_fd);
     }
     #[cfg(feature = "lab")]
-    if args.virtual_clock.calendar.is_some() || args.virtual_clock.guests.is_some() {
-        return Err(usage("--calendar and --guests are for --clock virtual"));
+    if args.virtual_clock.calendar.is_some() || args.virtual_clock.wait_for.is_some() {
+        return Err(usage("--calendar and --wait-for are for --clock virtual"));
     }
     let ctl = config.ctl_socket();
     let signals = signals()?;
@@ -386,6 +410,7 @@ fn show_all(ctl: &Path, nic: Option<&str>, args: &cli::ShowAll) -> Result<(), Fa
             let json = serde_json::to_string_pretty(&show).map_err(failed)?;
             print(&format!("{json}\n"))
         }
+        Response::Show(show) if args.openmetrics => print(&page(*show, Format::OpenMetrics)),
         Response::Show(show) => print(&show.to_string()),
         Response::Refused(why) => Err(usage(why)),
         _ => Err(failed("the answer is not to this question")),

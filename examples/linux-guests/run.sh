@@ -117,7 +117,7 @@ simulate() { # FOLDER VFNIC-ARGUMENTS...
         done
         printf '[[wire]]\nbetween = ["a", "b"]\nrate = "%s"\n[hypervisor]\ncpu = "model"\n' "$rate"
     } >nics.toml
-    setsid "${pin[@]}" "$vfnic" run --config nics.toml --clock virtual --calendar calendar --guests $((2 * pairs)) --digest "$@" \
+    setsid "${pin[@]}" "$vfnic" run --config nics.toml --clock virtual --calendar calendar --wait-for $((2 * pairs)) --digest "$@" \
         </dev/null >summary 2>vfnic.log &
     process=$!
     groups+=("$process")

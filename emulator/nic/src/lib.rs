@@ -47,6 +47,7 @@ mod ctrl_queue;
 pub mod duration;
 pub mod instance;
 pub mod log;
+pub mod metrics;
 pub mod panics;
 pub mod plane;
 pub mod qmp;

@@ -5,8 +5,9 @@ use std::path::PathBuf;
 use clap::{Args, Subcommand, ValueEnum};
 use vf_lab::experiment::{MAX_PAIRS, Tool};
 use vf_lab::scenario::GuestKind;
-use vf_model::Profile;
+use vf_model::{Nanos, Profile};
 use vf_nic::config::Offloads;
+use vf_nic::duration::Duration;
 use vf_nic::uplink::NetemSpec;
 
 /// Which clock NICs run on.
@@ -26,18 +27,18 @@ pub struct VirtualClock {
     /// Socket that guests take their time from
     #[arg(long, value_name = "SOCKET", required_if_eq("clock", "virtual"))]
     pub calendar: Option<PathBuf>,
-    /// Number of guests; none starts before all have come
+    /// Number of guests to wait for: none starts before all have come
     #[arg(long, value_name = "N", required_if_eq("clock", "virtual"), value_parser = clap::value_parser!(u16).range(1..=256))]
-    pub guests: Option<u16>,
+    pub wait_for: Option<u16>,
     /// End after so many seconds of virtual time, if guests have not ended before
     #[arg(long, value_name = "SECONDS")]
     pub until: Option<f64>,
     /// Seconds of wall time that a guest may run without a word
     #[arg(long, value_name = "SECONDS", default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..))]
     pub watchdog: u64,
-    /// Least time between two interrupts of a queue, in nanoseconds
-    #[arg(long, value_name = "NS", default_value_t = 20_000)]
-    pub moderation: u64,
+    /// Least time between two interrupts of a VF in one direction, such as 40us
+    #[arg(long, value_name = "TIME", default_value = "20us", value_parser = moderation)]
+    pub moderation: Nanos,
     /// Tell time by messages only, not through shared memory: slower, for comparison
     #[arg(long)]
     pub messages: bool,
@@ -221,9 +222,9 @@ pub struct Experiment {
     /// What guests leave to the NIC
     #[arg(long, value_enum, default_value = "csum")]
     pub offloads: Offloads,
-    /// Least time between two interrupts of a VF, in microseconds [default: 40]
-    #[arg(long, value_name = "US", value_parser = clap::value_parser!(u64).range(..=1_000_000))]
-    pub moderation: Option<u64>,
+    /// Least time between two interrupts of a VF in one direction, such as 100us [default: 40us]
+    #[arg(long, value_name = "TIME", value_parser = moderation)]
+    pub moderation: Option<Nanos>,
     /// Seconds to measure once rates have settled, of virtual or wall time [default: 2; for Linux guests 1]
     #[arg(long, value_name = "S")]
     pub seconds: Option<f64>,
@@ -236,4 +237,13 @@ pub struct Experiment {
     /// Write a page with plots
     #[arg(long, value_name = "FILE.html")]
     pub report: Option<PathBuf>,
+}
+
+/// A time between interrupts, with its unit.
+fn moderation(text: &str) -> Result<Nanos, String> {
+    let Duration(time) = Duration::parse(text).ok_or("a number and ns, us or ms, such as 40us")?;
+    match time <= Nanos(1_000_000_000) {
+        true => Ok(time),
+        false => Err("at most 1s".to_owned()),
+    }
 }

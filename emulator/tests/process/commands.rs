@@ -158,7 +158,7 @@ fn words_that_the_command_line_does_not_have() {
             "virtual",
             "--calendar",
             "x",
-            "--guests",
+            "--wait-for",
             "1",
         ],
         &["experiment", "--mtu", "9"],
@@ -174,6 +174,61 @@ fn words_that_the_command_line_does_not_have() {
     ] {
         refused(&args.join(" "), &vfnic(args));
     }
+}
+
+#[test]
+fn a_word_that_is_nearly_right_gets_the_right_one() {
+    for (args, meant) in [
+        (&["shw"][..], "show"),
+        (&["fliter", "show"], "filter"),
+        (&["filter", "shwo"], "show"),
+        (&["profile", "lst"], "list"),
+        (&["run", "--vf", "3"], "--vfs"),
+        (&["run", "--socketdir", "x"], "--socket-dir"),
+        (&["run", "--poll", "adaptiv"], "adaptive"),
+        (&["show", "worker"], "workers"),
+        (&["vf", "0", "set", "spofchk", "on"], "spoofchk"),
+    ] {
+        let line = refused(&args.join(" "), &vfnic(args));
+        assert!(
+            line.contains(&format!("did you mean '{meant}'?")),
+            "{args:?}: {line}"
+        );
+    }
+}
+
+#[test]
+fn which_nic_is_meant_is_for_commands_that_ask_one() {
+    let emulator = Emulator::with_config(BACK_TO_BACK);
+    let ctl = emulator.ctl();
+    let ctl = ctl.to_str().unwrap();
+    // In front of a command and behind it.
+    for args in [
+        &["--ctl", ctl, "--nic", "b", "show", "--json"][..],
+        &["show", "--nic", "b", "--json", "--ctl", ctl],
+    ] {
+        let show: serde_json::Value = serde_json::from_slice(&vfnic(args).stdout).unwrap();
+        assert_eq!(
+            (&show["nics"][0]["name"], &show["nics"][1]),
+            (&"b".into(), &().into())
+        );
+    }
+    assert!(
+        vfnic(&["filter", "--ctl", ctl, "show", "--nic", "a"])
+            .status
+            .success()
+    );
+    for args in [
+        &["--nic", "a", "profile", "list"][..],
+        &["--ctl", ctl, "profile", "list"],
+        &["--nic", "a", "run"],
+        &["--nic", "a", "--ctl", ctl, "save"],
+    ] {
+        let line = refused(&args.join(" "), &vfnic(args));
+        assert!(line.contains("--nic is for show"), "{line}");
+    }
+    let line = refused("profile", &vfnic(&["profile", "list", "--nic", "a"]));
+    assert!(line.contains("'--nic'"), "{line}");
 }
 
 #[test]

@@ -66,7 +66,7 @@ impl Emulator {
     #[cfg(feature = "lab")]
     pub(crate) fn on_virtual_clock(text: &str) -> Emulator {
         Emulator::with_config_and(text, |dir| {
-            let clock = ["--clock", "virtual", "--guests", "1", "--calendar"].map(str::to_owned);
+            let clock = ["--clock", "virtual", "--wait-for", "1", "--calendar"].map(str::to_owned);
             let calendar = dir.join("calendar").display().to_string();
             clock.into_iter().chain([calendar]).collect()
         })

@@ -15,6 +15,7 @@ mod hostile;
 mod idle;
 mod link_method;
 mod logging;
+mod metrics;
 mod num_vfs;
 mod policy;
 mod port;

@@ -58,7 +58,7 @@ const KINDS: usize = if cfg!(feature = "lab") { 3 } else { 2 };
 /// The three kinds of sockets that a run makes, with the arguments that it takes to make them in a folder.
 fn kinds(dir: &Path) -> [(PathBuf, Vec<String>); 3] {
     let calendar = dir.join("calendar");
-    let clock = ["--clock", "virtual", "--guests", "1", "--calendar"].map(str::to_owned);
+    let clock = ["--clock", "virtual", "--wait-for", "1", "--calendar"].map(str::to_owned);
     let clock = [&clock[..], &[calendar.display().to_string()]].concat();
     [
         (dir.join("vf1.sock"), vec![]),

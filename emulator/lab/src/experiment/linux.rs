@@ -87,6 +87,7 @@ pub(super) fn run(
         socket_dir: run.to_owned(),
         ctl: None,
         observe: None,
+        metrics: None,
         access: SocketAccess::default(),
         ctl_group: None,
         hypervisor: Some(HypervisorCpu::Model),

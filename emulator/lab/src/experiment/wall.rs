@@ -49,6 +49,7 @@ pub(super) fn run(
         socket_dir: dir.path().to_owned(),
         ctl: None,
         observe: None,
+        metrics: None,
         access: SocketAccess::default(),
         ctl_group: None,
         hypervisor: Some(HypervisorCpu::Measured),

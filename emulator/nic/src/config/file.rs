@@ -17,6 +17,7 @@ use super::socket_dir::default_socket_dir;
 use super::vf::QmpOf;
 use super::wire::{self, WireSection};
 use super::{Config, MAX_THREADS};
+use crate::metrics::MetricsAddress;
 use crate::thread::Polling;
 
 #[derive(Deserialize)]
@@ -25,6 +26,7 @@ struct File {
     socket_dir: Option<PathBuf>,
     ctl: Option<PathBuf>,
     observe: Option<PathBuf>,
+    metrics: Option<MetricsAddress>,
     mode: Option<SocketMode>,
     group: Option<String>,
     ctl_group: Option<String>,
@@ -69,7 +71,9 @@ pub struct Overrides {
     pub ctl: Option<PathBuf>,
     /// The socket of observers.
     pub observe: Option<PathBuf>,
-    /// Who may connect to the sockets of VFs and of observers.
+    /// Where scrapes of metrics are answered.
+    pub metrics: Option<MetricsAddress>,
+    /// Who may connect to the sockets of VFs, of observers and of scrapers.
     pub access: SocketAccess,
     /// Who may connect to the control socket.
     pub ctl_group: Option<String>,
@@ -168,6 +172,7 @@ impl Config {
         Ok(Config {
             ctl: over.ctl.clone().or(file.ctl),
             observe: over.observe.clone().or(file.observe),
+            metrics: over.metrics.clone().or(file.metrics),
             access: SocketAccess {
                 mode: over.access.mode.or(file.mode),
                 group: over.access.group.clone().or(file.group),
@@ -244,6 +249,7 @@ impl Config {
             socket_dir,
             ctl: None,
             observe: None,
+            metrics: None,
             access: SocketAccess::default(),
             ctl_group: None,
             hypervisor: file.hypervisor.cpu,

@@ -13,6 +13,7 @@ mod wire;
 
 use std::path::PathBuf;
 
+use crate::metrics::MetricsAddress;
 use crate::thread::Polling;
 
 pub use access::{SocketAccess, SocketMode, SocketModeError};
@@ -42,7 +43,9 @@ pub struct Config {
     pub ctl: Option<PathBuf>,
     /// The socket of observers, who may ask and change nothing, if there is one.
     pub observe: Option<PathBuf>,
-    /// Who may connect to the sockets of VFs and of observers.
+    /// Where scrapes of metrics are answered, if anywhere.
+    pub metrics: Option<MetricsAddress>,
+    /// Who may connect to the sockets of VFs, of observers and of scrapers.
     pub access: SocketAccess,
     /// The group of administrators, who may connect to the control socket.
     pub ctl_group: Option<String>,

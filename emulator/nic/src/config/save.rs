@@ -24,6 +24,8 @@ struct SavedFile<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     observe: Option<&'a Path>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    metrics: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     mode: Option<SocketMode>,
     #[serde(skip_serializing_if = "Option::is_none")]
     group: Option<&'a str>,
@@ -108,6 +110,7 @@ impl Config {
             ctl,
             ctl_group,
             observe,
+            metrics,
             access: SocketAccess { mode, group },
             hypervisor,
             poll,
@@ -122,6 +125,7 @@ impl Config {
             ctl: ctl.as_deref(),
             ctl_group: ctl_group.as_deref(),
             observe: observe.as_deref(),
+            metrics: metrics.as_ref().map(ToString::to_string),
             mode: *mode,
             group: group.as_deref(),
             poll: (*poll).into(),
@@ -358,7 +362,7 @@ mod tests {
     }
 
     /// Everything that can be written in a file and is not said of a NIC.
-    const WHOLE: &str = "socket_dir = '/s'\nctl = '/c/ctl'\nctl_group = 'adm'\nobserve = '/c/eyes'\nmode = '0666'\ngroup = 'kvm'\npoll = 'never'\nthreads = 2\ncpus = '0,2-4'\n\
+    const WHOLE: &str = "socket_dir = '/s'\nctl = '/c/ctl'\nctl_group = 'adm'\nobserve = '/c/eyes'\nmetrics = '127.0.0.1:9109'\nmode = '0666'\ngroup = 'kvm'\npoll = 'never'\nthreads = 2\ncpus = '0,2-4'\n\
         [hypervisor]\ncpu = 'model'\n\
         [[nic]]\nname = 'a'\nvfs = 3\nworkers = 2\nmac_base = '02:00:00:00:0a:00'\nqueue_pairs = 4\noffloads = 'csum'\n\
         [[nic.vf]]\nindex = 0\nsocket = 'other'\nsocket_role = 'client'\n[[nic.vf]]\nindex = 1\nsocket = '/far/away'\nqmp = 'monitor'\nlink_method = 'socket'\n\
@@ -474,6 +478,8 @@ mod tests {
                 .prop_map(|(verb, mac, vlan)| format!("fdb {verb} {mac}{vlan} self")),
             4 => (select(&["add", "replace"][..]), spec(), action(), loc())
                 .prop_map(|(verb, (matches, priority), action, loc)| format!("filter {verb} flow-type {matches} {action}{priority}{loc}")),
+            1 => (vf(), spec(), action(), loc())
+                .prop_map(|(vf, (matches, priority), action, loc)| format!("filter add egress vf {vf} flow-type {matches} {action}{priority}{loc}")),
             2 => spec().prop_map(|(matches, priority)| format!("filter del flow-type {matches}{priority}")),
             1 => (0..9u32).prop_map(|id| format!("filter delete {id}")),
         ]

@@ -78,10 +78,23 @@ impl To<'_> {
             [(vec![("version", version)], 1)],
         )?;
         let up = (Labels::new(), show.uptime_s);
-        self.gauges("vfnic_uptime", "Time since the start", Some(Unit::Seconds), [up])?;
-        let lost = [("written", show.log.lost), ("rate_limited", show.log.left_out)];
+        self.gauges(
+            "vfnic_uptime",
+            "Time since the start",
+            Some(Unit::Seconds),
+            [up],
+        )?;
+        let lost = [
+            ("written", show.log.lost),
+            ("rate_limited", show.log.left_out),
+        ];
         let lost = lost.map(|(why, n)| (vec![("reason", why.to_owned())], n));
-        self.counters("vfnic_log_lines_lost", "Lines that are not in the log", None, lost)
+        self.counters(
+            "vfnic_log_lines_lost",
+            "Lines that are not in the log",
+            None,
+            lost,
+        )
     }
 
     fn ports(&mut self, nics: &[ShowNic]) -> fmt::Result {
@@ -89,10 +102,20 @@ impl To<'_> {
         let up = each().map(|(labels, nic)| (labels, u32::from(nic.link.up)));
         self.gauges("vfnic_port_up", "Whether frames pass the port", None, up)?;
         let carrier = each().map(|(labels, nic)| (labels, u32::from(nic.link.carrier)));
-        self.gauges("vfnic_port_carrier", "Whether the cable carries", None, carrier)?;
+        self.gauges(
+            "vfnic_port_carrier",
+            "Whether the cable carries",
+            None,
+            carrier,
+        )?;
         let speed = each().map(|(labels, nic)| (labels, nic.link.rate_mbps * 125_000));
         let unit = Some(Unit::Bytes);
-        self.gauges("vfnic_port_speed", "Bytes a second that the port can send", unit, speed)?;
+        self.gauges(
+            "vfnic_port_speed",
+            "Bytes a second that the port can send",
+            unit,
+            speed,
+        )?;
         let busy = each().map(|(labels, nic)| (labels, seconds(nic.link.tx_busy_ns)));
         self.counters(
             "vfnic_port_transmit_busy",
@@ -100,7 +123,9 @@ impl To<'_> {
             Some(Unit::Seconds),
             busy,
         )?;
-        let ports: Vec<_> = each().map(|(labels, nic)| (labels, &nic.link.counters)).collect();
+        let ports: Vec<_> = each()
+            .map(|(labels, nic)| (labels, &nic.link.counters))
+            .collect();
         self.traffic("vfnic_port", "port", &ports)?;
         let pfs: Vec<_> = each().map(|(labels, nic)| (labels, &nic.pf)).collect();
         self.traffic("vfnic_pf", "PF, between NIC and hypervisor", &pfs)?;
@@ -108,7 +133,12 @@ impl To<'_> {
             let events = nic.link.xstats.iter();
             events.map(move |(event, n)| (with(&labels, "event", event), *n))
         });
-        self.counters("vfnic_uplink_events", "What the uplink counts beside frames", None, events)
+        self.counters(
+            "vfnic_uplink_events",
+            "What the uplink counts beside frames",
+            None,
+            events,
+        )
     }
 
     fn threads(&mut self, nics: &[ShowNic]) -> fmt::Result {
@@ -120,7 +150,12 @@ impl To<'_> {
         };
         let busy = each().map(|(labels, worker)| (labels, seconds(worker.busy_ns)));
         let unit = Some(Unit::Seconds);
-        self.counters("vfnic_thread_busy", "Time in polls that found work", unit, busy)?;
+        self.counters(
+            "vfnic_thread_busy",
+            "Time in polls that found work",
+            unit,
+            busy,
+        )?;
         let rounds = each().flat_map(|(labels, worker)| {
             let rounds = [("work", worker.rounds), ("idle", worker.idle_rounds)];
             rounds.map(|(found, n)| (with(&labels, "found", found), n))
@@ -129,9 +164,19 @@ impl To<'_> {
         let frames = each().map(|(labels, worker)| (labels, worker.frames));
         self.counters("vfnic_thread_packets", "Frames handled", None, frames)?;
         let wakeups = each().map(|(labels, worker)| (labels, worker.wakeups));
-        self.counters("vfnic_thread_wakeups", "Times woken from sleep", None, wakeups)?;
+        self.counters(
+            "vfnic_thread_wakeups",
+            "Times woken from sleep",
+            None,
+            wakeups,
+        )?;
         let notified = each().map(|(labels, worker)| (labels, worker.notified));
-        self.counters("vfnic_thread_notifications", "Notifications to drivers", None, notified)?;
+        self.counters(
+            "vfnic_thread_notifications",
+            "Notifications to drivers",
+            None,
+            notified,
+        )?;
         let charged = nics.iter().filter(|nic| nic.hypervisor.clock != "none");
         let charged = charged.map(|nic| (of_nic(nic), seconds(nic.hypervisor.busy_ns)));
         self.counters(
@@ -152,19 +197,30 @@ impl To<'_> {
             })
         };
         let rows = tables().map(|(labels, table)| (labels, table.rows));
-        self.gauges("vfnic_filter_table_rows", "Rows of a filter table", None, rows)?;
+        self.gauges(
+            "vfnic_filter_table_rows",
+            "Rows of a filter table",
+            None,
+            rows,
+        )?;
         let used = tables().map(|(labels, table)| (labels, table.used));
         self.gauges("vfnic_filter_table_used_rows", "Rows in use", None, used)?;
         let entries = nics.iter().map(|nic| (of_nic(nic), nic.bridge.entries));
         let help = "Addresses that the hypervisor's bridge knows";
         self.gauges("vfnic_bridge_entries", help, None, entries)?;
         let floods = nics.iter().map(|nic| (of_nic(nic), nic.bridge.floods));
-        self.counters("vfnic_bridge_floods", "Frames that it flooded", None, floods)
+        self.counters(
+            "vfnic_bridge_floods",
+            "Frames that it flooded",
+            None,
+            floods,
+        )
     }
 
     fn vfs(&mut self, nics: &[ShowNic]) -> fmt::Result {
         let each = || {
-            nics.iter().flat_map(|nic| nic.vfs.iter().map(move |vf| (of_vf(nic, vf), vf)))
+            nics.iter()
+                .flat_map(|nic| nic.vfs.iter().map(move |vf| (of_vf(nic, vf), vf)))
         };
         let info = each().map(|(labels, vf)| {
             let labels = with(&labels, "path", &vf.path);
@@ -174,17 +230,40 @@ impl To<'_> {
         let up = each().map(|(labels, vf)| (labels, u32::from(vf.state.link == "up")));
         self.gauges("vfnic_vf_up", "Whether the link of a VF is up", None, up)?;
         let connected = each().map(|(labels, vf)| (labels, u32::from(vf.connected)));
-        self.gauges("vfnic_vf_connected", "Whether a front end is connected", None, connected)?;
+        self.gauges(
+            "vfnic_vf_connected",
+            "Whether a front end is connected",
+            None,
+            connected,
+        )?;
         let sessions = each().map(|(labels, vf)| (labels, vf.sessions));
-        self.counters("vfnic_vf_sessions", "Front ends that have connected", None, sessions)?;
+        self.counters(
+            "vfnic_vf_sessions",
+            "Front ends that have connected",
+            None,
+            sessions,
+        )?;
         let refusals = each().map(|(labels, vf)| (labels, vf.refusals));
-        self.counters("vfnic_vf_refusals", "What a front end was refused", None, refusals)?;
+        self.counters(
+            "vfnic_vf_refusals",
+            "What a front end was refused",
+            None,
+            refusals,
+        )?;
         let groups = each().flat_map(|(labels, vf)| {
             let stats = vf.state.stats;
-            let kinds = [("broadcast", stats.broadcast), ("multicast", stats.multicast)];
+            let kinds = [
+                ("broadcast", stats.broadcast),
+                ("multicast", stats.multicast),
+            ];
             kinds.map(|(kind, n)| (with(&labels, "kind", kind), n))
         });
-        self.counters("vfnic_vf_receive_group_packets", "Frames received to groups", None, groups)?;
+        self.counters(
+            "vfnic_vf_receive_group_packets",
+            "Frames received to groups",
+            None,
+            groups,
+        )?;
         let by_path = each().flat_map(|(labels, vf)| {
             let paths = [("direct", &vf.direct), ("mediated", &vf.mediated)];
             paths.map(|(path, counters)| (with(&labels, "path", path), counters))
@@ -201,18 +280,26 @@ impl To<'_> {
         ];
         for (way, done, [packets, bytes]) in kinds {
             let each = |count: fn(&ShowCounters) -> u64| {
-                all.iter().map(move |(labels, counters)| (labels.clone(), count(counters)))
+                all.iter()
+                    .map(move |(labels, counters)| (labels.clone(), count(counters)))
             };
             let help = format!("Frames {done}: {of}");
             self.counters(&format!("{name}_{way}_packets"), &help, None, each(packets))?;
             let help = format!("Bytes {done} without FCS: {of}");
-            self.counters(&format!("{name}_{way}"), &help, Some(Unit::Bytes), each(bytes))?;
+            self.counters(
+                &format!("{name}_{way}"),
+                &help,
+                Some(Unit::Bytes),
+                each(bytes),
+            )?;
             let drops = all.iter().flat_map(|(labels, counters)| {
                 let drops = match way {
                     "receive" => &counters.rx_drops,
                     _ => &counters.tx_drops,
                 };
-                drops.iter().map(move |(reason, n)| (with(labels, "reason", reason), *n))
+                drops
+                    .iter()
+                    .map(move |(reason, n)| (with(labels, "reason", reason), *n))
             });
             let help = format!("Frames that were to be {done} and did not arrive, by reason: {of}");
             self.counters(&format!("{name}_{way}_drops"), &help, None, drops)?;
@@ -255,11 +342,13 @@ impl To<'_> {
     ) -> fmt::Result {
         let help = format!("{help}.");
         let mut family = self.0.encode_descriptor(name, &help, unit.as_ref(), kind)?;
+        let mut all = all.into_iter().peekable();
+        // A value without labels is the only one.
+        if let Some((_, n)) = all.next_if(|(labels, _)| labels.is_empty()) {
+            return write(family, &n);
+        }
         for (labels, n) in all {
-            match labels.is_empty() {
-                true => write(family.encode_family(&NoLabelSet {})?, &n)?,
-                false => write(family.encode_family(&labels)?, &n)?,
-            }
+            write(family.encode_family(&labels)?, &n)?;
         }
         Ok(())
     }

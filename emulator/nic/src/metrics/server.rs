@@ -12,6 +12,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags};
+use serde::Deserialize;
 use vf_vhost::endpoint::BindError;
 use vf_vhost::listener::Listener;
 
@@ -26,7 +27,8 @@ const LIMIT: Duration = Duration::from_secs(10);
 const HEAD: usize = 8 << 10;
 
 /// Where scrapes are answered: `ADDRESS:PORT`, or `unix:PATH`.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "String")]
 pub enum MetricsAddress {
     /// A TCP address, such as `127.0.0.1:9109` or `localhost:9109`.
     Tcp(String),
@@ -70,6 +72,13 @@ impl FromStr for MetricsAddress {
     }
 }
 
+impl TryFrom<String> for MetricsAddress {
+    type Error = MetricsAddressError;
+    fn try_from(text: String) -> Result<MetricsAddress, MetricsAddressError> {
+        text.parse()
+    }
+}
+
 impl fmt::Display for MetricsAddress {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -95,7 +104,9 @@ pub fn serve(address: &MetricsAddress, ctl: &Path) -> Result<Option<Listener>, M
         MetricsAddress::Tcp(to) => {
             let listener = TcpListener::bind(to.as_str()).map_err(failed)?;
             let scrapes = move || {
-                accept(&ctl, || listener.accept().map(|(stream, _)| Stream::Tcp(stream)));
+                accept(&ctl, || {
+                    listener.accept().map(|(stream, _)| Stream::Tcp(stream))
+                });
             };
             thread.spawn(scrapes).map_err(failed)?;
             Ok(None)
@@ -256,7 +267,10 @@ mod tests {
     #[test]
     fn addresses_are_those_of_tcp_and_of_this_machine() {
         for (text, address) in [
-            ("127.0.0.1:9109", MetricsAddress::Tcp("127.0.0.1:9109".into())),
+            (
+                "127.0.0.1:9109",
+                MetricsAddress::Tcp("127.0.0.1:9109".into()),
+            ),
             ("[::1]:9109", MetricsAddress::Tcp("[::1]:9109".into())),
             ("unix:/run/x", MetricsAddress::Unix("/run/x".into())),
         ] {
@@ -280,7 +294,10 @@ mod tests {
             ("GET /metrics HTTP/1.1\r\n\r\n", "503"),
         ] {
             let answer = said(head).unwrap();
-            assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{answer}");
+            assert!(
+                answer.starts_with(&format!("HTTP/1.1 {status} ")),
+                "{answer}"
+            );
         }
         assert!(said(&"x".repeat(HEAD)).unwrap().starts_with("HTTP/1.1 400"));
     }

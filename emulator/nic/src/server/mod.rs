@@ -32,6 +32,7 @@ use crate::config::{Config, NicSettings, SocketAccess, SocketRole};
 use crate::control::clients::{Answer, Clients};
 use crate::control::{Change, Dispatcher, Nics, Response};
 use crate::instance::NicInstance;
+use crate::metrics::{self, MetricsError};
 use crate::qmp::Monitor;
 use crate::state_file::{StateFile, StateWriter};
 use crate::thread::{News, RingBroken};
@@ -109,6 +110,9 @@ pub enum RunError {
         /// Why.
         source: io::Error,
     },
+    /// Scrapes cannot be answered.
+    #[error("{0}")]
+    Metrics(#[from] MetricsError),
     /// An uplink cannot be opened.
     #[error("{0}")]
     Uplink(#[from] OpenError),
@@ -150,6 +154,8 @@ pub struct Server {
     hosts: Vec<NicInstance>,
     links: HostLinks,
     clients: Clients,
+    /// The socket of scrapers, which goes with this.
+    _metrics: Option<Listener>,
     /// Those who may not change anything.
     observers: Option<Clients>,
     dispatcher: Dispatcher,
@@ -210,11 +216,19 @@ impl Server {
             group: config.ctl_group.clone(),
         })?;
         let clients = ask(&config.ctl_socket(), administrators, CTL)?;
+        let metrics = match &config.metrics {
+            None => None,
+            Some(address) => metrics::serve(address, &config.ctl_socket())?,
+        };
+        if let Some(socket) = &metrics {
+            access.widen(socket.path(), |mode, group| socket.widen(mode, group))?;
+        }
         Ok(Server {
             poll,
             hosts,
             links,
             clients,
+            _metrics: metrics,
             observers,
             dispatcher: Dispatcher::new(config),
             broken,
