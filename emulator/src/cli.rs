@@ -255,7 +255,7 @@ Examples:
 
 const LINK_HELP: &str = "\
 numvfs is sriov_numvfs of sysfs: 0, or up to 'vfs' of the configuration (sriov_totalvfs), and from one number to another through 0.
-With the VFs go their sessions, their sockets, all that was set for them, and filters that lead to them, which are named. New ones
+With the VFs go their sessions, their sockets, all that was set for them, and filters that name them, which are named. New ones
 have sockets and default settings.
 
 Examples:

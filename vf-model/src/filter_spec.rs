@@ -163,6 +163,15 @@ pub struct FilterSpec {
 }
 
 impl FilterSpec {
+    /// The VFs that it names: where it leads, and whose frames it looks at.
+    pub(crate) fn vfs(&self) -> impl Iterator<Item = VfIndex> {
+        let sender = match self.matches {
+            FilterMatch::Egress { sender, .. } => sender,
+            _ => None,
+        };
+        self.action.vf().into_iter().chain(sender)
+    }
+
     /// # Errors
     /// [`MatchError`] if no frame could match, or if it chooses a queue by what is not to be seen any more where the queue is
     /// chosen.

@@ -528,11 +528,7 @@ impl Policy {
     }
 
     fn insert(&mut self, spec: &FilterSpec, how: Insert) -> Result<Changed, Refusal> {
-        let sender = match spec.matches {
-            FilterMatch::Egress { sender, .. } => sender,
-            _ => None,
-        };
-        for vf in spec.action.vf().into_iter().chain(sender) {
+        for vf in spec.vfs() {
             self.existing(vf)?;
         }
         self.filter_table.insert(spec, how)?;

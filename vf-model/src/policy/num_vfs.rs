@@ -2,7 +2,7 @@
 //! number to another by way of none. Never says what becomes of front ends.
 //!
 //! With the VFs goes all that has been said of them, as their PF drivers free it with them (ixgbe, i40e), and so do filters of the
-//! NIC that lead to them: their destination is gone. Linux's ixgbe keeps such a filter in its list and out of the NIC; here it is
+//! NIC that name them: their destination is gone, or their sender. Linux's ixgbe keeps such a filter in its list and out of the NIC; here it is
 //! named to the administrator when it goes.
 
 use std::sync::Arc;
@@ -41,7 +41,7 @@ impl Policy {
             _ if n > total => return Err(Refusal::TooManyVfs { wanted, total }),
             _ if n == now => return Ok(()),
             (0, _) => {
-                let gone: Vec<_> = self.filters_to_vfs().collect();
+                let gone: Vec<_> = self.filters_of_vfs().collect();
                 for spec in gone {
                     self.filter_table.remove(&spec.matches, spec.priority)?;
                     self.change_whole_table(|table| table.remove(&spec.matches, spec.priority));
@@ -69,10 +69,10 @@ impl Policy {
         if !goes {
             return Vec::new();
         }
-        let filters: Vec<_> = self.filters_to_vfs().collect();
+        let filters: Vec<_> = self.filters_of_vfs().collect();
         let named = filters.iter().take(NAMED);
         let mut lines: Vec<_> = named
-            .map(|spec| format!("filter {spec}: gone with the VF that it leads to"))
+            .map(|spec| format!("filter {spec}: gone with the VF that it names"))
             .collect();
         if filters.len() > NAMED {
             lines.push(format!("and {} more filters", filters.len() - NAMED));
@@ -80,11 +80,11 @@ impl Policy {
         lines
     }
 
-    /// Filters of the administrator's that lead to a VF.
-    fn filters_to_vfs(&self) -> impl Iterator<Item = FilterSpec> + '_ {
+    /// Filters of the administrator's that name a VF.
+    fn filters_of_vfs(&self) -> impl Iterator<Item = FilterSpec> + '_ {
         let filters = self.filter_table.numbered();
         let specs = filters.map(|filter| filter.spec);
-        specs.filter(|spec| spec.action.vf().is_some())
+        specs.filter(|spec| spec.vfs().next().is_some())
     }
 }
 
@@ -137,17 +137,31 @@ mod tests {
             "vf 2 rss equal 2",
             "vf 3 request promisc on",
             "filter add flow-type ether proto 0x88b5 vf 3",
+            "filter add flow-type ether proto 0x88b5 vf 1 priority required",
             "filter add flow-type ether proto 0x88b6 action drop",
+            "filter add egress vf 2 flow-type ether proto 0x88b7 action drop",
+            "filter add egress flow-type ether proto 0x88b7 action drop",
+            // The first waits for the second, and goes by itself.
+            "filter add flow-type ether proto 0x88b8 vf 1 priority auto",
+            "filter add flow-type ether proto 0x88b8 action drop",
         ] {
             policy = with(&policy, words).unwrap();
         }
         let goes = Command::SetLink(vec![LinkSetting::NumVfs(0)]);
         let lines = policy.loses(&goes);
-        assert_eq!(lines.len(), 1, "{lines:?}");
-        assert!(lines[0].starts_with("filter flow-type ether proto 0x88b5 vf 3"));
+        assert_eq!(lines.len(), 3, "{lines:?}");
+        let named = |words: &str| lines.iter().any(|line| line.starts_with(words));
+        assert!(
+            named("filter flow-type ether proto 0x88b5 vf 1"),
+            "{lines:?}"
+        );
+        assert!(
+            named("filter egress vf 2 flow-type ether proto 0x88b7"),
+            "{lines:?}"
+        );
         let none = policy.with(&goes).unwrap();
         let left: Vec<_> = none.filter_table().numbered().collect();
-        assert_eq!(left.len(), 1, "the one that names no VF");
+        assert_eq!(left.len(), 3, "those that name no VF: {left:?}");
         // Addresses of VFs that there are not are nobody's.
         let again = with(&none, "link set numvfs 1").unwrap();
         let taken = with(&again, "vf 0 request mac 02:00:00:00:00:02");
