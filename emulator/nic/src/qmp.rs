@@ -18,7 +18,9 @@ const AGAIN: Duration = Duration::from_secs(1);
 /// Least time between two questions for what the driver asks for: one that changes its mind all the time keeps nobody busy.
 const PACE: Duration = Duration::from_millis(20);
 /// Longest line that is taken: an rx-filter of a guest with all VLANs and full tables is a tenth of it.
-const MAX_LINE: usize = 1 << 20;
+const MAX_LINE: usize = 1 << 18;
+/// Most lines that are looked at in one turn: one that never stops talking has its turns as everybody else.
+const LINES: usize = 16;
 
 /// A connection to the monitor of a VF's QEMU, made again and again.
 #[derive(Debug)]
@@ -31,6 +33,7 @@ pub struct Monitor {
     link_up: bool,
     /// Whether it has been taken: QEMU gives it to its guest itself when the VF's socket is opened, and is not told otherwise.
     taken: bool,
+    /// When to connect again, or to look at what may be left of what has come.
     retry_at: Option<Instant>,
     /// What was in the way of the last attempt, if it has been logged.
     complaint: Option<String>,
@@ -40,6 +43,8 @@ pub struct Monitor {
 struct Connection {
     stream: UnixStream,
     line: Vec<u8>,
+    /// How much of it is known to have no end.
+    searched: usize,
     /// What has been asked and not answered: answers come in this order.
     asked: VecDeque<Asked>,
     /// QEMU's name of the VF's NIC, once it is known.
@@ -125,7 +130,7 @@ impl Monitor {
     pub fn next_timer(&self) -> Option<Instant> {
         let connection = self.connection.as_ref();
         let ask = connection.and_then(|c| (c.changed && c.nic.is_some()).then_some(c.ask_from));
-        self.retry_at.or(ask)
+        self.retry_at.into_iter().chain(ask).min()
     }
 
     /// Shows the guest a carrier, or none. One whose front end is not `connected` gets its carrier when that is.
@@ -148,11 +153,16 @@ impl Monitor {
 
     /// Looks at what has come; all that the driver asks for, if QEMU has said that. `mac` tells the VF's NIC from others of the guest.
     pub fn poll(&mut self, now: Instant, mac: MacAddr) -> Option<Vec<VfRequest>> {
-        if self.retry_at.is_some_and(|at| at <= now) {
+        if self.retry_at.take_if(|at| *at <= now).is_some() && self.connection.is_none() {
             self.connect(now);
         }
-        let mut heard = None;
+        let (mut heard, mut lines) = (None, 0);
         while let Some(connection) = &mut self.connection {
+            lines += 1;
+            if lines > LINES {
+                self.retry_at = Some(now);
+                break;
+            }
             let line = match connection.read_line() {
                 Ok(Some(line)) => line,
                 Ok(None) => break,
@@ -198,6 +208,7 @@ impl Monitor {
                 self.connection = Some(Connection {
                     stream,
                     line: Vec::new(),
+                    searched: 0,
                     asked: VecDeque::new(),
                     nic: None,
                     shown: None,
@@ -271,11 +282,14 @@ impl Connection {
     /// The next whole line, if it has come.
     fn read_line(&mut self) -> Result<Option<Vec<u8>>, MonitorError> {
         loop {
-            if let Some(end) = self.line.iter().position(|byte| *byte == b'\n') {
-                let rest = self.line.split_off(end + 1);
+            let new = self.line.iter().skip(self.searched);
+            if let Some(end) = new.copied().position(|byte| byte == b'\n') {
+                let rest = self.line.split_off(self.searched + end + 1);
+                self.searched = 0;
                 return Ok(Some(std::mem::replace(&mut self.line, rest)));
             }
-            if self.line.len() > MAX_LINE {
+            self.searched = self.line.len();
+            if self.searched > MAX_LINE {
                 return Err(MonitorError::NotQmp(format!(
                     "a line of over {MAX_LINE} bytes"
                 )));

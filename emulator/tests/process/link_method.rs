@@ -204,7 +204,21 @@ fn a_monitor_that_does_not_answer_or_says_nonsense_holds_nobody_up() {
         a.send(&frame);
         b.gets(&frame);
     }
+    // One that never stops talking has its turns, as everybody else.
+    let (mut stream, _) = listener.accept().unwrap();
+    let talks = std::thread::spawn(move || {
+        let events = "{\"event\":\"NIC_RX_FILTER_CHANGED\",\"data\":{}}\n".repeat(1000);
+        while stream.write_all(events.as_bytes()).is_ok() {}
+    });
+    for trust in ["on", "off"] {
+        emulator.does(&format!("vf 1 set trust {trust}"));
+        let frame = b.frame(a.mac, 100);
+        b.send(&frame);
+        a.gets(&frame);
+    }
     assert_eq!(link(&emulator, 0), ("up".to_owned(), None));
+    drop((emulator, a, b));
+    talks.join().unwrap();
 }
 
 #[test]
