@@ -268,13 +268,13 @@ Examples:
 pub enum Filter {
     /// Add a filter
     Add {
-        /// MATCH vf N [loc N] | MATCH action drop [loc N] | egress [vf N] MATCH action drop|pass
+        /// MATCH vf N [loc N] | MATCH action drop [loc N] | MATCH mirror N | egress [vf N] MATCH action drop|pass
         #[arg(required = true, num_args = 1.., trailing_var_arg = true, allow_hyphen_values = true)]
         words: Vec<String>,
     },
     /// Add a filter, in place of one with the same match and priority if there is one
     Replace {
-        /// MATCH vf N | MATCH action drop | egress [vf N] MATCH action drop|pass
+        /// MATCH vf N | MATCH action drop | MATCH mirror N | egress [vf N] MATCH action drop|pass
         #[arg(required = true, num_args = 1.., trailing_var_arg = true, allow_hyphen_values = true)]
         words: Vec<String>,
     },
@@ -309,6 +309,8 @@ An IP may be a prefix, 10.0.0.0/8. After a MAC or IP, m MASK names the bits that
 that match a frame the one wins that has the first field, of dst-port, src-port, dst-ip, src-ip, l4proto, dst, src, vlan, inner-vlan
 and proto in this order, that the other has not; of the same fields the longer prefix or mask.
 They judge what is received, from the wire or by a VF from another; not what a VF sends to the wire.
+mirror N in place of vf N gives VF N a copy, besides where the frame goes anyway: the next filter that matches decides that. What is
+dropped is not copied. Only the generic NIC has it.
 
 With egress in front, as tc and rte_flow call it, a filter judges what VFs send, wherever it goes: action drop, or action pass, after
 which no other egress filter is asked. vf N says whose frames (of all VFs without); such a filter goes before others. The generic

@@ -114,18 +114,21 @@ pub enum FilterAction {
     /// Given to this VF and to no other. The filter is passed over where the VF takes no part in the frame's VLAN, or has
     /// sent the frame itself.
     Vf(VfIndex),
+    /// This VF gets a copy, besides where the frame goes anyway: the filter decides nothing, and the next that matches is asked.
+    /// Passed over likewise; what is dropped is not copied.
+    Mirror(VfIndex),
     /// Given to a VF likewise, and to this of the queues that its guest uses, counted from 0; where it uses fewer, the numbers
     /// wrap around.
     Queue(VfIndex, u8),
 }
 
 impl FilterAction {
-    /// The VF that it names, if it names one.
+    /// The VF that a frame goes to by it, if it says one.
     #[must_use]
     #[inline]
     pub fn vf(&self) -> Option<VfIndex> {
         match self {
-            FilterAction::Drop | FilterAction::Pass => None,
+            FilterAction::Drop | FilterAction::Pass | FilterAction::Mirror(_) => None,
             FilterAction::Vf(vf) | FilterAction::Queue(vf, _) => Some(*vf),
         }
     }
@@ -337,6 +340,7 @@ impl fmt::Display for FilterAction {
             FilterAction::Drop => f.write_str("action drop"),
             FilterAction::Pass => f.write_str("action pass"),
             FilterAction::Vf(vf) => write!(f, "vf {}", vf.0),
+            FilterAction::Mirror(vf) => write!(f, "mirror {}", vf.0),
             // As ethtool calls a queue.
             FilterAction::Queue(vf, queue) => write!(f, "vf {} action {queue}", vf.0),
         }

@@ -80,6 +80,16 @@ pub enum TableError {
         /// What can be.
         possible: &'static [MatchFlags],
     },
+    /// No filter of such a NIC does that.
+    #[error(
+        "{action}: no filter of a NIC of profile {profile} does that (see vfnic profile show {profile})"
+    )]
+    NoAction {
+        /// What.
+        action: FilterAction,
+        /// What the NIC is like.
+        profile: Profile,
+    },
     /// A filter on what VFs send that only says what is not to be sent.
     #[error(
         "action drop: a VF of profile {0} sends only what its egress filters let out, once it has one: say action pass"
@@ -260,6 +270,10 @@ impl FilterTable {
         let allows_only = self.profile.silicon().egress_allows_only;
         if allows_only && matches.is_egress() && action == FilterAction::Drop {
             return Err(TableError::AllowsOnly(self.profile));
+        }
+        if matches!(action, FilterAction::Mirror(_)) && !self.profile.silicon().filters_mirror {
+            let profile = self.profile;
+            return Err(TableError::NoAction { action, profile });
         }
         let loc = how.loc.map(|id| self.row(id, &matches)).transpose()?;
         let Found { held, free } = self.store.search(&matches, priority);

@@ -18,9 +18,9 @@ use crate::vf::VfIndex;
 use crate::words::{ParseError, Words, number};
 
 const FLOW_TYPES: &str = "ether, ip4, tcp4, udp4, sctp4, ip6, tcp6, udp6 or sctp6";
-const PORT_KEYS: &str = "src-ip, dst-ip, src-port, dst-port, dst-mac, src-mac, vlan, vlan-etype, inner-vlan, priority, loc, and vf N or action drop for a new filter";
-const IP_KEYS: &str = "src-ip, dst-ip, l4proto, dst-mac, src-mac, vlan, vlan-etype, inner-vlan, priority, loc, and vf N or action drop for a new filter";
-const ETHER_KEYS: &str = "dst, src, proto, vlan, vlan-etype, inner-vlan, priority, loc, and vf N or action drop for a new filter";
+const PORT_KEYS: &str = "src-ip, dst-ip, src-port, dst-port, dst-mac, src-mac, vlan, vlan-etype, inner-vlan, priority, loc, and vf N, mirror N or action drop for a new filter";
+const IP_KEYS: &str = "src-ip, dst-ip, l4proto, dst-mac, src-mac, vlan, vlan-etype, inner-vlan, priority, loc, and vf N, mirror N or action drop for a new filter";
+const ETHER_KEYS: &str = "dst, src, proto, vlan, vlan-etype, inner-vlan, priority, loc, and vf N, mirror N or action drop for a new filter";
 const DST: &str = "a MAC address, unknown-unicast or unknown-multicast";
 const ETHER: &str =
     "a filter of flow-type ether has dst, src, proto, vlan or inner-vlan, or several of them";
@@ -33,9 +33,11 @@ const ACTION: &str =
 const BOTH: &str = "action drop gives the frame to nobody: leave out vf";
 const WHOSE: &str = "action N is a queue of a VF: say vf N, too";
 const FLOW_TYPE: &str = "flow-type, or egress in front of it";
+const COPY: &str =
+    "mirror N copies what is received and decides nothing else: leave out egress, vf and action";
 const EGRESS_UNKNOWN: &str = "who is unknown is no question of what VFs send: name another dst";
-const NEW: &str = "a new filter needs vf N or action drop";
-const OLD: &str = "a filter to delete is named by its id, or by what it matches and its priority, without vf, action or loc";
+const NEW: &str = "a new filter needs vf N or action drop, or mirror N for a copy";
+const OLD: &str = "a filter to delete is named by its id, or by what it matches and its priority, without vf, mirror, action or loc";
 const NO_LOC: &str = "loc goes with the command filter add only";
 
 /// The values that were given.
@@ -50,6 +52,8 @@ struct Given {
     /// Who gets what is received, or sends what is sent.
     vf: Option<VfIndex>,
     action: Option<Said>,
+    /// Who gets a copy.
+    mirror: Option<VfIndex>,
     priority: Option<FilterPriority>,
     /// Which row; that inside is `None` for whichever.
     loc: Option<Option<FilterId>>,
@@ -142,7 +146,7 @@ impl<S: AsRef<str>> Words<'_, S> {
         }
         let (matches, given) = self.match_and_rest()?;
         let gives = given.vf.is_some() && !given.egress;
-        if gives || given.action.is_some() || given.loc.is_some() {
+        if gives || given.action.is_some() || given.mirror.is_some() || given.loc.is_some() {
             return Err(MatchError(OLD).into());
         }
         let priority = given.priority.unwrap_or_default();
@@ -236,6 +240,7 @@ impl<S: AsRef<str>> Words<'_, S> {
                         set(&mut given.action, Said::Queue(queue))
                     }
                 },
+                "mirror" => set(&mut given.mirror, self.vf()?),
                 "priority" => set(&mut given.priority, self.next(PRIORITIES)?.parse()?),
                 "loc" => set(&mut given.loc, self.loc()?),
                 "m" => {
@@ -353,6 +358,12 @@ fn set<T>(slot: &mut Option<T>, value: T) -> bool {
 
 impl Given {
     fn action(&self) -> Result<FilterAction, MatchError> {
+        if let Some(vf) = self.mirror {
+            return match self.egress || self.vf.is_some() || self.action.is_some() {
+                true => Err(MatchError(COPY)),
+                false => Ok(FilterAction::Mirror(vf)),
+            };
+        }
         match (self.vf, self.action) {
             (_, Some(Said::Pass)) if self.egress => Ok(FilterAction::Pass),
             (_, Some(Said::Pass)) => Err(MatchError(PASS)),
@@ -492,6 +503,10 @@ mod tests {
         for (text, says) in [
             ("filter", "filter: add, replace, del or flush must follow"),
             ("filter add tcp4", "word 'tcp4': flow-type"),
+            (
+                "filter add flow-type ether proto 2048 vf 1 mirror 2",
+                "mirror N copies what is received and decides nothing else",
+            ),
             (
                 "filter add egress vf 1 flow-type ether proto 2048",
                 "what VFs send has action drop or action pass",
@@ -766,6 +781,7 @@ mod tests {
                 Some(vf) if matches.is_egress() && vf.0 % 2 == 0 => FilterAction::Pass,
                 _ if matches.is_egress() => FilterAction::Drop,
                 None => FilterAction::Drop,
+                Some(vf) if vf.0 % 3 == 0 => FilterAction::Mirror(vf),
                 Some(vf) if vf.0 % 2 == 0 => FilterAction::Vf(vf),
                 Some(vf) => FilterAction::Queue(vf, vf.0),
             };

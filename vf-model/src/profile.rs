@@ -74,6 +74,8 @@ pub(crate) struct Silicon {
     pub(crate) egress: FieldRoom,
     /// Whether a VF that such a filter names sends nothing but what one of them lets out.
     pub(crate) egress_allows_only: bool,
+    /// Whether a filter can have what it matches copied.
+    pub(crate) filters_mirror: bool,
     /// Most filters on IPv4 flows and local ends.
     flows4: usize,
     /// Most filters on IPv6 flows and local ends.
@@ -256,6 +258,7 @@ impl Profile {
             fields: FieldRoom::Any,
             egress: FieldRoom::Any,
             egress_allows_only: false,
+            filters_mirror: true,
             flows4: ALL,
             flows6: ALL,
             macs: ALL,
@@ -265,6 +268,7 @@ impl Profile {
         let none = Silicon {
             fields: FieldRoom::None,
             egress: FieldRoom::None,
+            filters_mirror: false,
             flows4: 0,
             flows6: 0,
             macs: 0,
@@ -313,6 +317,7 @@ impl Profile {
                 fields: FieldRoom::Listed(EF10_COMBINATIONS),
                 // What its VFs send is checked by their privileges.
                 egress: FieldRoom::None,
+                filters_mirror: false,
                 flows4: EF10_ROWS,
                 flows6: EF10_ROWS,
                 macs: EF10_ROWS,

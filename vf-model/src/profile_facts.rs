@@ -125,6 +125,11 @@ impl Profile {
                 "a VF that an egress filter names sends only what one of them lets out",
             ),
             fact(
+                "filters_mirror",
+                yes(silicon.filters_mirror),
+                "a filter can give a VF a copy",
+            ),
+            fact(
                 "filters_unknown",
                 room(Rows::Unknown),
                 "filters on what has no other",

@@ -30,6 +30,8 @@ pub(crate) struct Reach {
     pub(crate) insert: Option<VlanTag>,
     /// The VF that gets it since a filter of the administrator's says so, and not the frame's address.
     pub(crate) steered: Option<VfIndex>,
+    /// VFs to which filters have it copied, if somebody gets it.
+    pub(crate) copies: VfSet,
     /// Why, if it reaches nobody.
     pub(crate) otherwise: DropReason,
     /// Whom it would reach if it were not too long for them.
@@ -268,7 +270,7 @@ impl Policy {
         if long {
             self.take_unfit(reach, header, meta, probe);
         }
-        if !self.lookup().mirrors.is_empty() {
+        if !self.lookup().mirrors.is_empty() || !reach.copies.is_empty() {
             self.mirror_copies(reach, origin, probe);
             if long {
                 self.take_unfit(reach, header, meta, probe);
@@ -355,6 +357,10 @@ impl Policy {
             && let Some(action) = self.filter_table().unknown_unicast()
         {
             match action {
+                FilterAction::Mirror(vf) if self.entry(vf).receives(vlan) => {
+                    probe.note(|| Step::Copied { action, rule: None });
+                    reach.copies.insert(vf);
+                }
                 FilterAction::Drop | FilterAction::Pass => {
                     probe.note(|| Step::Filter { action, rule: None });
                     reach = self.reach_by(action, origin, false, probe);
@@ -366,7 +372,7 @@ impl Policy {
                     reach.steered = Some(vf);
                     self.give(&mut reach, vf, origin, probe);
                 }
-                FilterAction::Vf(_) | FilterAction::Queue(..) => {
+                FilterAction::Vf(_) | FilterAction::Queue(..) | FilterAction::Mirror(_) => {
                     probe.note(|| Step::PassedOver { action, rule: None });
                 }
             }
@@ -393,13 +399,15 @@ impl Policy {
         // A NIC without a switch does not see what VFs here send each other.
         let switches = self.switch_mode() != SwitchMode::None;
         let filters = !self.filter_table().is_empty() && (from_wire || switches);
+        let mut copies = VfSet::default();
         if filters
             && from_wire
-            && let Some(reach) = self.reach_filter(header, flow, vlan, origin, false, probe)
+            && let Some(reach) =
+                self.reach_filter(header, flow, vlan, origin, false, &mut copies, probe)
         {
-            return reach;
+            return Reach { copies, ..reach };
         }
-        let reach = if header.dst.is_multicast() {
+        let mut reach = if header.dst.is_multicast() {
             self.reach_group(header, vlan, origin, probe)
         } else {
             self.reach_owner(header.dst, vlan, origin, probe)
@@ -408,10 +416,12 @@ impl Policy {
         if filters
             && !from_wire
             && reach.is_received()
-            && let Some(reach) = self.reach_filter(header, flow, vlan, origin, reach.wire, probe)
+            && let Some(filtered) =
+                self.reach_filter(header, flow, vlan, origin, reach.wire, &mut copies, probe)
         {
-            return reach;
+            reach = filtered;
         }
+        reach.copies = copies;
         reach
     }
 
@@ -425,17 +435,25 @@ impl Policy {
         vlan: Vlan,
         origin: Origin,
         wire: bool,
+        copies: &mut VfSet,
         probe: &mut impl Probe,
     ) -> Option<Reach> {
+        let may_get = |vf| origin != Origin::Vf(vf) && self.entry(vf).receives(vlan);
         let action = self.filter_table().find(header, flow, vlan, |action| {
-            let takes = action
-                .vf()
-                .is_none_or(|vf| origin != Origin::Vf(vf) && self.entry(vf).receives(vlan));
+            let action = *action;
+            if let FilterAction::Mirror(vf) = action
+                && may_get(vf)
+            {
+                probe.note(|| Step::Copied { action, rule: None });
+                copies.insert(vf);
+                return false;
+            }
+            let takes = match action {
+                FilterAction::Mirror(_) => false,
+                _ => action.vf().is_none_or(may_get),
+            };
             if !takes {
-                probe.note(|| Step::PassedOver {
-                    action: *action,
-                    rule: None,
-                });
+                probe.note(|| Step::PassedOver { action, rule: None });
             }
             takes
         })?;
@@ -456,7 +474,9 @@ impl Policy {
             ..self.reach_wire()
         };
         match action {
-            FilterAction::Drop | FilterAction::Pass => reach.otherwise = DropReason::Filtered,
+            FilterAction::Drop | FilterAction::Pass | FilterAction::Mirror(_) => {
+                reach.otherwise = DropReason::Filtered;
+            }
             FilterAction::Vf(vf) | FilterAction::Queue(vf, _) => {
                 reach.steered = Some(vf);
                 self.give(&mut reach, vf, origin, probe);
@@ -519,6 +539,7 @@ impl Policy {
             wire: self.uplink_up(),
             insert: None,
             steered: None,
+            copies: VfSet::default(),
             unfit: Unfit::default(),
             otherwise: if self.uplink_up() {
                 DropReason::NoReceiver
@@ -585,12 +606,15 @@ impl Policy {
         }
     }
 
-    /// Adds the VFs to which is copied what others send and receive. What reaches nobody is not mirrored, and what has been mirrored is not mirrored again.
+    /// Adds the VFs to which is copied what others send and receive, or what filters say. What reaches nobody is not mirrored, and what has been mirrored is not mirrored again.
     #[cold]
     fn mirror_copies(&self, reach: &mut Reach, origin: Origin, probe: &mut impl Probe) {
         let received = reach.direct.union(reach.mediated);
         let arrives = reach.wire || !received.is_empty();
-        let mut to = VfSet::default();
+        let mut to = match arrives {
+            true => reach.copies,
+            false => VfSet::default(),
+        };
         for (vf, mirror) in &self.lookup().mirrors {
             if received.contains(*vf) || arrives && origin == Origin::Vf(*vf) {
                 to.insert(*mirror);

@@ -87,6 +87,13 @@ pub enum Step {
         /// The filter.
         rule: Option<NumberedFilter>,
     },
+    /// A filter matches and has it copied to a VF, if somebody gets it; the next one is asked.
+    Copied {
+        /// What it says.
+        action: FilterAction,
+        /// The filter.
+        rule: Option<NumberedFilter>,
+    },
     /// A filter matches and is passed over: its VF has sent the frame, or takes no part in the VLAN.
     PassedOver {
         /// What it says.
@@ -258,6 +265,11 @@ impl fmt::Display for Step {
             Step::Filter { action, rule } => {
                 write!(f, "a filter matches: {}", Rule(action, rule))
             }
+            Step::Copied { action, rule } => write!(
+                f,
+                "a filter matches and has what is delivered copied: {}",
+                Rule(action, rule)
+            ),
             Step::PassedOver { action, rule } => write!(
                 f,
                 "a filter matches and is passed over, as its VF has sent the frame or is not in its VLAN: {}",
@@ -439,7 +451,9 @@ impl Policy {
     /// judge is asked again with one filter at a time.
     fn name_filters(&self, source: Source, head: &[u8], meta: &FrameMeta, steps: &mut [Step]) {
         let noted = |step: &Step| match step {
-            Step::Egress { action, .. } | Step::Filter { action, .. } => Some((*action, true)),
+            Step::Egress { action, .. }
+            | Step::Copied { action, .. }
+            | Step::Filter { action, .. } => Some((*action, true)),
             Step::PassedOver { action, .. } => Some((*action, false)),
             _ => None,
         };
@@ -467,6 +481,7 @@ impl Policy {
             }
             if let Step::Egress { rule, .. }
             | Step::Filter { rule, .. }
+            | Step::Copied { rule, .. }
             | Step::PassedOver { rule, .. } = step
             {
                 *rule = Some(filter);

@@ -482,14 +482,14 @@ fn rank(spec: &FilterSpec) -> (Vec<bool>, Vec<u32>) {
 }
 
 /// Every filter in turn: the first in force that matches a frame with this tag and does not send it to a VF that takes no
-/// part in the frame's VLAN.
+/// part in the frame's VLAN, and whom those before it have it copied to.
 fn steered(
     policy: &Policy,
     bytes: &[u8],
     tag: Option<(u16, u16)>,
     unknown_unicast: bool,
     receives: impl Fn(VfIndex) -> bool,
-) -> Option<FilterSpec> {
+) -> (Option<FilterSpec>, Vec<VfIndex>) {
     let dst = MacAddr(bytes[..6].try_into().unwrap());
     let flow = flow_of(bytes);
     let ethertype = Header::parse(bytes).unwrap().ethertype;
@@ -515,11 +515,18 @@ fn steered(
     };
     let applies = |spec: &FilterSpec| match spec.action {
         FilterAction::Drop | FilterAction::Pass => true,
-        FilterAction::Vf(vf) | FilterAction::Queue(vf, _) => receives(vf),
+        FilterAction::Vf(vf) | FilterAction::Queue(vf, _) | FilterAction::Mirror(vf) => {
+            receives(vf)
+        }
     };
-    specs
-        .into_iter()
-        .find(|spec| matches(spec) && applies(spec))
+    let mut copies = Vec::new();
+    for spec in specs.into_iter().filter(|s| matches(s) && applies(s)) {
+        match spec.action {
+            FilterAction::Mirror(vf) => copies.push(vf),
+            _ => return (Some(spec), copies),
+        }
+    }
+    (None, copies)
 }
 
 /// What the filters on what a VF sends say of a frame with this tag: whether it may leave.
@@ -670,9 +677,22 @@ fn promised(host: &Host, source: Source, bytes: &[u8]) -> (BTreeMap<u8, Vec<u8>>
     }
     let tag = tag_of(&on_the_way);
     let group = dst.is_multicast();
-    let mirrored = |reached: BTreeMap<u8, Vec<u8>>, wire: bool| {
+    let mirrored = |reached: BTreeMap<u8, Vec<u8>>, wire: bool, copies: &[VfIndex]| {
         let mut all = reached.clone();
         let wire = wire && fits(policy.mtu());
+        let copies = copies.iter().filter(|_| wire || !reached.is_empty());
+        for to in copies.filter(|to| source != Source::Vf(**to) && up(**to) && takes_len(**to)) {
+            let hidden = policy.vf(*to).port_vlan.is_some();
+            let copy = edited(
+                &on_the_way,
+                if hidden {
+                    TagEdit::Strip
+                } else {
+                    TagEdit::Keep
+                },
+            );
+            all.insert(to.0, copy);
+        }
         for vf in (0..VFS).map(VfIndex) {
             let passed = reached.contains_key(&vf.0)
                 || source == Source::Vf(vf) && (wire || !reached.is_empty());
@@ -685,7 +705,7 @@ fn promised(host: &Host, source: Source, bytes: &[u8]) -> (BTreeMap<u8, Vec<u8>>
         (all, wire.then(|| on_the_way.clone()))
     };
     if mode == SwitchMode::Vepa && source != Source::Wire {
-        return mirrored(BTreeMap::new(), port_up);
+        return mirrored(BTreeMap::new(), port_up, &[]);
     }
     let all = || (0..VFS).map(VfIndex).filter(|vf| receives(*vf, tag));
     let behind_pf = policy.stations_behind_pf().iter().any(|entry| {
@@ -710,10 +730,13 @@ fn promised(host: &Host, source: Source, bytes: &[u8]) -> (BTreeMap<u8, Vec<u8>>
     let received = from_wire || switched;
     let unknown = from_wire && !group && !known;
     let takes = |vf| receives(vf, tag) && source != Source::Vf(vf);
-    let filter = steered(policy, &on_the_way, tag, unknown, takes).filter(|_| received);
+    let (filter, copies) = match received {
+        true => steered(policy, &on_the_way, tag, unknown, takes),
+        false => (None, Vec::new()),
+    };
     let only = filter.is_some_and(|spec| spec.matches != FilterMatch::UnknownUnicast);
     let to = |vf: VfIndex| match filter.map(|spec| spec.action) {
-        Some(FilterAction::Drop | FilterAction::Pass) => false,
+        Some(FilterAction::Drop | FilterAction::Pass | FilterAction::Mirror(_)) => false,
         Some(FilterAction::Vf(to) | FilterAction::Queue(to, _)) => {
             to == vf || !only && by_switch(vf)
         }
@@ -730,7 +753,7 @@ fn promised(host: &Host, source: Source, bytes: &[u8]) -> (BTreeMap<u8, Vec<u8>>
             (vf.0, copy)
         })
         .collect();
-    mirrored(vfs, wire)
+    mirrored(vfs, wire, &copies)
 }
 
 fn has_no_switch(policy: &Policy) -> bool {
@@ -814,6 +837,7 @@ fn any_filter_command() -> impl Strategy<Value = Command> {
         1 => Just("action drop".to_owned()),
         3 => (0..VFS).prop_map(|vf| format!("vf {vf}")),
         1 => (0..VFS, 0u8..4).prop_map(|(vf, queue)| format!("vf {vf} action {queue}")),
+        1 => (0..VFS).prop_map(|vf| format!("mirror {vf}")),
     ];
     let sender = || prop_oneof![1 => Just("egress".to_owned()), 3 => (0..VFS).prop_map(|vf| format!("egress vf {vf}"))];
     let source = (any_mac(), select(vec!["", " vlan 10", " vlan 20"]))
@@ -1701,6 +1725,46 @@ fn a_vf_of_siena_with_egress_filters_sends_nothing_else() {
     }
 }
 
+/// A filter that mirrors gives a VF a copy of what it matches and decides nothing: the next one does. What that drops is not copied.
+#[test]
+fn a_filter_that_mirrors_decides_nothing_and_copies_nothing_that_is_dropped() {
+    let mirror = "filter add flow-type tcp4 dst-ip 10.0.0.9 dst-port 80 mirror 3";
+    for path in [Path::Direct, Path::Mediated, Path::Auto] {
+        let mut host = Host::new(&[parse(mirror).into()], &[path; VFS as usize]);
+        let mut gets = |host: &mut Host, source, dst, src| {
+            let sent = flow_frame(dst, src);
+            let steps = host.policy.why(source, &sent, &meta(&sent, 0)).steps;
+            let asked = steps.iter().any(|step| matches!(step, Step::Copied { .. }));
+            let outcome = host.send(source, &sent);
+            assert!(explains(&steps, &outcome), "{steps:#?}");
+            (outcome.vfs.into_keys().collect::<Vec<_>>(), asked)
+        };
+        let (wire, sibling) = (Source::Wire, Source::Vf(VfIndex(0)));
+        let [far, to] = [BASE.offset(77), BASE.offset(1)];
+        assert_eq!(gets(&mut host, wire, to, far), (vec![1, 3], true), "{path}");
+        assert_eq!(gets(&mut host, sibling, to, BASE), (vec![1, 3], true));
+        // Nobody here receives what leaves on the wire, and what nobody receives is not copied.
+        assert_eq!(gets(&mut host, sibling, far, BASE), (vec![], false));
+        assert_eq!(gets(&mut host, wire, far, BASE.offset(78)), (vec![], true));
+        // The next filter that matches is asked.
+        host.act(&parse("filter add flow-type ether proto 0x0800 vf 2").into())
+            .unwrap();
+        assert_eq!(gets(&mut host, wire, to, far), (vec![2, 3], true));
+        host.act(&parse("filter replace flow-type ether proto 0x0800 action drop").into())
+            .unwrap();
+        assert_eq!(gets(&mut host, wire, to, far), (vec![], true));
+        // Passed over where its VF is not in the VLAN.
+        host.act(&parse("vf 3 vlan add 20").into()).unwrap();
+        assert_eq!(gets(&mut host, wire, to, far), (vec![], false));
+    }
+    let ef10 = Host::like(Profile::Ef10, &[], &[]).act(&parse(mirror).into());
+    assert!(
+        ef10.unwrap_err()
+            .to_string()
+            .contains("no filter of a NIC of profile ef10 does that")
+    );
+}
+
 /// Whether an explanation says what comes out, and says each of it.
 fn explains(steps: &[Step], outcome: &Outcome) -> bool {
     let gets = steps.iter().filter_map(|step| match step {
@@ -1713,6 +1777,7 @@ fn explains(steps: &[Step], outcome: &Outcome) -> bool {
     });
     let named = steps.iter().all(|step| match step {
         Step::Egress { action, rule }
+        | Step::Copied { action, rule }
         | Step::Filter { action, rule }
         | Step::PassedOver { action, rule } => rule.is_some_and(|rule| rule.spec.action == *action),
         _ => true,
