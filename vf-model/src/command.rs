@@ -621,7 +621,11 @@ mod tests {
                     lists_vlans: true,
                 }),
                 MailboxRequest::Link,
-                MailboxRequest::Rss
+                MailboxRequest::Rss,
+                MailboxRequest::Filter(crate::policy::FilterOp {
+                    add: true,
+                    matches: crate::FilterMatch::UnknownMulticast
+                })
             ]),
             prop_oneof![
                 mac().prop_map(VfRequest::Mac),

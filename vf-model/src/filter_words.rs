@@ -144,13 +144,22 @@ impl<S: AsRef<str>> Words<'_, S> {
             let id = FilterId(id);
             return Ok(Command::FilterDelete { id, priority });
         }
+        let (matches, priority) = self.old_match()?;
+        Ok(Command::FilterRemove { matches, priority })
+    }
+
+    /// What the filter of a driver matches.
+    pub(crate) fn filter_match(&mut self) -> Result<FilterMatch, Refusal> {
+        Ok(self.old_match()?.0)
+    }
+
+    fn old_match(&mut self) -> Result<(FilterMatch, FilterPriority), Refusal> {
         let (matches, given) = self.match_and_rest()?;
         let gives = given.vf.is_some() && !given.egress;
         if gives || given.action.is_some() || given.mirror.is_some() || given.loc.is_some() {
             return Err(MatchError(OLD).into());
         }
-        let priority = given.priority.unwrap_or_default();
-        Ok(Command::FilterRemove { matches, priority })
+        Ok((matches, given.priority.unwrap_or_default()))
     }
 
     pub(crate) fn vf(&mut self) -> Result<VfIndex, ParseError> {

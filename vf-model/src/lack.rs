@@ -99,6 +99,7 @@ pub(crate) const FALCON: &[Lack] = &[
     Lack::new("min_tx_rate", When::Not(NO_RATE), Answer::Eopnotsupp),
     Lack::new("query_rss", When::Is("on"), Answer::Eopnotsupp),
     Lack::new("mirror", When::Not("none"), Answer::Eopnotsupp),
+    Lack::new("privilege", When::Not(""), Answer::Eopnotsupp),
 ];
 
 /// Linux's siena_sriov.c has an address, a VLAN with a priority, and spoofchk.
@@ -110,6 +111,7 @@ pub(crate) const SIENA: &[Lack] = &[
     Lack::new("min_tx_rate", When::Not(NO_RATE), Answer::Eopnotsupp),
     Lack::new("query_rss", When::Is("on"), Answer::Eopnotsupp),
     Lack::new("mirror", When::Not("none"), Answer::Eopnotsupp),
+    Lack::new("privilege", When::Not(""), Answer::Eopnotsupp),
 ];
 
 /// Linux's ef10_sriov.c: no rates, no trust, and no priority of a VLAN.
@@ -130,6 +132,7 @@ pub(crate) const IXGBE: &[Lack] = &[
     Lack::new("max_tx_rate", When::UpTo(10), Answer::Einval),
     Lack::new("max_tx_rate", When::NoLink, Answer::Einval),
     Lack::new("min_tx_rate", When::Not(NO_RATE), Answer::Einval),
+    Lack::new("privilege", When::Not(""), Answer::Eopnotsupp),
 ];
 
 /// Linux's i40e_virtchnl_pf.c.
@@ -137,10 +140,12 @@ pub(crate) const I40E: &[Lack] = &[
     Lack::new("proto", When::Is("802.1ad"), Answer::Eprotonosupport),
     Lack::new("min_tx_rate", When::Not(NO_RATE), Answer::Einval),
     Lack::new("query_rss", When::Is("on"), Answer::Eopnotsupp),
+    Lack::new("privilege", When::Not(""), Answer::Eopnotsupp),
 ];
 
 /// Linux's mlx5 in legacy mode.
 pub(crate) const MLX5_LEGACY: &[Lack] = &[
     Lack::new("query_rss", When::Is("on"), Answer::Eopnotsupp),
     Lack::new("mirror", When::Not("none"), Answer::Eopnotsupp),
+    Lack::new("privilege", When::Not(""), Answer::Eopnotsupp),
 ];

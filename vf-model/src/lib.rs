@@ -84,6 +84,7 @@ mod mtu;
 mod nic;
 mod paths;
 mod policy;
+mod privilege;
 mod profile;
 mod profile_facts;
 mod question;
@@ -126,7 +127,8 @@ pub use mailbox::{MAX_UNTRUSTED_GROUPS, MailboxRequest, RxFilter, RxMode, VfRequ
 pub use mtu::{Mtu, MtuError};
 pub use nic::Nic;
 pub use paths::{BothPaths, PathDifference, Receivers};
-pub use policy::{Granted, Policy, SavedPolicy, SavedVf};
+pub use policy::{FilterOp, Granted, Policy, SavedPolicy, SavedVf};
+pub use privilege::{PrivilegeChange, Privileges};
 pub use profile::{MAX_TABLE_FILTERS, Profile, VfRoom};
 pub use profile_facts::Fact;
 pub use question::Question;

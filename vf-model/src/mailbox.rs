@@ -20,6 +20,8 @@ use serde::Serialize;
 use vf_packet::{AddrError, MacAddr, Vid};
 
 use crate::mtu::Mtu;
+use crate::policy::FilterOp;
+use crate::privilege::Privileges;
 use crate::profile::{Silicon, VfRoom};
 use crate::refusal::Refusal;
 use crate::vf::VfPolicy;
@@ -93,6 +95,8 @@ pub enum MailboxRequest {
     Link,
     /// The key and the table of the hash (GET_RSS_KEY, GET_RETA), which the administrator shows with `query_rss on`.
     Rss,
+    /// A filter of its own (`filter add|del MATCH`, FILTER_OP of EF10).
+    Filter(FilterOp),
 }
 
 /// What a driver has asked for since it started, or what of that is in force.
@@ -198,9 +202,13 @@ impl Asked {
         } = &self.filter;
         let room = silicon.vf_room(policy.trust);
         let mut mode = *mode;
-        mode.promisc &= policy.trust && silicon.promiscuous;
-        mode.alluni &= policy.trust && silicon.promiscuous;
-        mode.allmulti &= policy.trust;
+        let unmatched = policy.may(Privileges::PROMISCUOUS) && silicon.promiscuous;
+        mode.promisc &= unmatched;
+        mode.alluni &= unmatched;
+        mode.allmulti &= policy.may(Privileges::ALL_MULTICAST);
+        mode.nobcast |= !policy.may(Privileges::BROADCAST);
+        let [stations, subscribes] =
+            [Privileges::UNICAST, Privileges::MULTICAST].map(|p| policy.may(p));
         let all_vlans = mode.promisc || policy.port_vlan.is_some();
         let allowed = unicast
             .iter()
@@ -209,10 +217,13 @@ impl Asked {
         let groups = |groups: &Vec<MacAddr>| in_order(groups.iter().copied().take(room.groups));
         let listed = |vlans: &Vec<Vid>| in_order(vlans.iter().copied().take(room.vlans));
         RxFilter {
-            mac: mac.filter(|_| policy.trust || !policy.mac_set),
+            mac: mac.filter(|_| !policy.mac_set || policy.may(Privileges::CHANGE_MAC)),
             mode,
-            unicast: in_order(allowed.take(room.addresses)),
-            multicast: multicast.as_ref().map(groups),
+            unicast: in_order(allowed.take(if stations { room.addresses } else { 0 })),
+            multicast: match subscribes {
+                true => multicast.as_ref().map(groups),
+                false => Some(Vec::new()),
+            },
             vlans: vlans.as_ref().filter(|_| !all_vlans).map(listed),
         }
     }
@@ -263,7 +274,7 @@ impl Asked {
 fn why_not(mac: MacAddr, policy: &VfPolicy, taken: bool) -> Option<Refusal> {
     if policy.trust || mac == policy.mac {
         None
-    } else if policy.mac_set {
+    } else if policy.mac_set && !policy.may(Privileges::CHANGE_MAC) {
         Some(Refusal::MacSet(policy.mac))
     } else {
         taken.then_some(Refusal::MacTaken(mac))

@@ -5,8 +5,11 @@
 
 mod answers;
 mod auto;
+mod filter_op;
 mod num_vfs;
 mod saved;
+
+pub use filter_op::FilterOp;
 
 use std::sync::Arc;
 
@@ -609,6 +612,9 @@ impl Policy {
         let mtu = entry.tx_mtu(self.mtu());
         match message {
             MailboxRequest::Link => {}
+            MailboxRequest::Filter(op) => {
+                self.filter_op(vf, op)?;
+            }
             MailboxRequest::Rss if entry.policy.query_rss => {}
             MailboxRequest::Rss => return Err(Refusal::QueryRss),
             MailboxRequest::Change(VfRequest::Mtu(asked)) if *asked > mtu => {

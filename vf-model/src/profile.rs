@@ -74,6 +74,8 @@ pub(crate) struct Silicon {
     pub(crate) egress: FieldRoom,
     /// Whether a VF that such a filter names sends nothing but what one of them lets out.
     pub(crate) egress_allows_only: bool,
+    /// Whether the driver of a VF can put in filters one by one.
+    pub(crate) filter_op: bool,
     /// Whether a filter can have what it matches copied.
     pub(crate) filters_mirror: bool,
     /// Most filters on IPv4 flows and local ends.
@@ -259,6 +261,7 @@ impl Profile {
             egress: FieldRoom::Any,
             egress_allows_only: false,
             filters_mirror: true,
+            filter_op: true,
             flows4: ALL,
             flows6: ALL,
             macs: ALL,
@@ -269,6 +272,7 @@ impl Profile {
             fields: FieldRoom::None,
             egress: FieldRoom::None,
             filters_mirror: false,
+            filter_op: false,
             flows4: 0,
             flows6: 0,
             macs: 0,

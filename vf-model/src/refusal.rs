@@ -8,6 +8,7 @@ use crate::filter_spec::MatchError;
 use crate::filter_table::TableError;
 use crate::lack::Answer;
 use crate::mtu::{Mtu, MtuError};
+use crate::privilege::Privileges;
 use crate::profile::Profile;
 use crate::rss::RssQueues;
 use crate::switch_mode::SwitchMode;
@@ -131,6 +132,19 @@ pub enum Refusal {
     /// A driver wants another address than the administrator has set.
     #[error("the administrator has set {0}: only a trusted VF can choose its addresses then")]
     MacSet(MacAddr),
+    /// A driver wants a filter that its VF has no privilege for.
+    #[error("EPERM: it has not the privilege {privilege}; vf {} set privilege +{privilege} gives it", vf.0)]
+    Privilege {
+        /// Whose driver.
+        vf: VfIndex,
+        /// What it takes.
+        privilege: Privileges,
+    },
+    /// A driver wants a filter of a NIC whose drivers have other messages for it.
+    #[error(
+        "filter: drivers of {0} have no such message: they send macvlan, multicast, promisc and allmulti"
+    )]
+    NoFilterOp(Profile),
     /// A driver wants the address of another VF.
     #[error("mac {0}: another VF has it; only a trusted VF can have it, too")]
     MacTaken(MacAddr),

