@@ -166,13 +166,17 @@ pub struct FilterSpec {
 }
 
 impl FilterSpec {
-    /// The VFs that it names: where it leads, and whose frames it looks at.
+    /// The VFs that it names: where it leads, whom it copies to, and whose frames it looks at.
     pub(crate) fn vfs(&self) -> impl Iterator<Item = VfIndex> {
+        let copied = match self.action {
+            FilterAction::Mirror(vf) => Some(vf),
+            _ => None,
+        };
         let sender = match self.matches {
             FilterMatch::Egress { sender, .. } => sender,
             _ => None,
         };
-        self.action.vf().into_iter().chain(sender)
+        self.action.vf().into_iter().chain(copied).chain(sender)
     }
 
     /// # Errors

@@ -21,7 +21,7 @@ use crate::entry::Entry;
 use crate::fdb::{Fdb, SelfEntry};
 use crate::filter_fields::MatchFlags;
 use crate::filter_index::Actions;
-use crate::filter_spec::{FilterAction, FilterMatch, FilterSpec};
+use crate::filter_spec::{FilterMatch, FilterSpec};
 use crate::filter_table::{FilterTable, Insert};
 use crate::lack::Answer;
 use crate::learned::Learned;

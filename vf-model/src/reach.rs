@@ -399,34 +399,30 @@ impl Policy {
         // A NIC without a switch does not see what VFs here send each other.
         let switches = self.switch_mode() != SwitchMode::None;
         let filters = !self.filter_table().is_empty() && (from_wire || switches);
-        let mut copies = VfSet::default();
-        if filters
-            && from_wire
-            && let Some(reach) =
-                self.reach_filter(header, flow, vlan, origin, false, &mut copies, probe)
+        let mut reach = Reach {
+            wire: false,
+            ..self.reach_wire()
+        };
+        if filters && from_wire && self.reach_filter(header, flow, vlan, origin, &mut reach, probe)
         {
-            return Reach { copies, ..reach };
+            return reach;
         }
-        let mut reach = if header.dst.is_multicast() {
+        let copies = reach.copies;
+        reach = if header.dst.is_multicast() {
             self.reach_group(header, vlan, origin, probe)
         } else {
             self.reach_owner(header.dst, vlan, origin, probe)
         };
-        // What a VF sends is received only if the switch gives it to VFs here; what leaves on the wire is not.
-        if filters
-            && !from_wire
-            && reach.is_received()
-            && let Some(filtered) =
-                self.reach_filter(header, flow, vlan, origin, reach.wire, &mut copies, probe)
-        {
-            reach = filtered;
-        }
         reach.copies = copies;
+        // What a VF sends is received only if the switch gives it to VFs here; what leaves on the wire is not.
+        if filters && !from_wire && reach.is_received() {
+            self.reach_filter(header, flow, vlan, origin, &mut reach, probe);
+        }
         reach
     }
 
-    /// What the NIC's filters make of a frame that is received. A filter neither gives it back to its sender nor touches the
-    /// copy for the wire, if there is one.
+    /// What the NIC's filters make of a frame that is received; whether one decides. A filter neither gives it back to its sender
+    /// nor touches the copy for the wire, if there is one.
     #[inline(never)]
     fn reach_filter(
         &self,
@@ -434,11 +430,11 @@ impl Policy {
         flow: FrameActions,
         vlan: Vlan,
         origin: Origin,
-        wire: bool,
-        copies: &mut VfSet,
+        reach: &mut Reach,
         probe: &mut impl Probe,
-    ) -> Option<Reach> {
+    ) -> bool {
         let may_get = |vf| origin != Origin::Vf(vf) && self.entry(vf).receives(vlan);
+        let copies = &mut reach.copies;
         let action = self.filter_table().find(header, flow, vlan, |action| {
             let action = *action;
             if let FilterAction::Mirror(vf) = action
@@ -456,9 +452,16 @@ impl Policy {
                 probe.note(|| Step::PassedOver { action, rule: None });
             }
             takes
-        })?;
+        });
+        let Some(action) = action else {
+            return false;
+        };
         probe.note(|| Step::Filter { action, rule: None });
-        Some(self.reach_by(action, origin, wire, probe))
+        *reach = Reach {
+            copies: reach.copies,
+            ..self.reach_by(action, origin, reach.wire, probe)
+        };
+        true
     }
 
     /// What a filter that matches makes of a frame.

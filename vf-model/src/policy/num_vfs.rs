@@ -138,6 +138,7 @@ mod tests {
             "vf 3 request promisc on",
             "filter add flow-type ether proto 0x88b5 vf 3",
             "filter add flow-type ether proto 0x88b5 vf 1 priority required",
+            "filter add flow-type ether proto 0x88b9 mirror 2",
             "filter add flow-type ether proto 0x88b6 action drop",
             "filter add egress vf 2 flow-type ether proto 0x88b7 action drop",
             "filter add egress flow-type ether proto 0x88b7 action drop",
@@ -149,7 +150,7 @@ mod tests {
         }
         let goes = Command::SetLink(vec![LinkSetting::NumVfs(0)]);
         let lines = policy.loses(&goes);
-        assert_eq!(lines.len(), 3, "{lines:?}");
+        assert_eq!(lines.len(), 4, "{lines:?}");
         let named = |words: &str| lines.iter().any(|line| line.starts_with(words));
         assert!(
             named("filter flow-type ether proto 0x88b5 vf 1"),
