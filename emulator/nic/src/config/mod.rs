@@ -123,14 +123,26 @@ mod tests {
     fn every_key_of_vf_set_is_a_key_of_the_file() {
         let mac = "02:00:00:00:00:01";
         let config = load(&format!(
-            "[[nic]]\nname='a'\n[[nic.vf]]\npath='mediated'\nmtu=9000\nquery_rss=true\nmin_tx_rate=4\nmax_tx_rate=5\nstate='disable'\ntrust=true\nspoofchk=false\n\
+            "[[nic]]\nname='a'\n[[nic.vf]]\npath='mediated'\nmtu=9000\nquery_rss=true\nmin_tx_rate=4\nmax_tx_rate=5\nstate='disable'\nprivilege='+PROMISCUOUS'\ntrust=true\nspoofchk=false\n\
              proto='802.1ad'\nqos=3\nvlan=7\nmac='{mac}'\nindex=1\nsocket='s'\nsocket_role='client'\n"
         ));
         let vf = config.unwrap().nics[0].vf[1].clone();
         assert!(vf.socket.ends_with("s") && vf.role == SocketRole::Client);
         let words: Vec<_> = vf.policy.iter().map(VfSetting::words).collect();
         let said = [
-            mac, "7", "3", "802.1ad", "off", "on", "disable", "5", "4", "on", "9000", "mediated",
+            mac,
+            "7",
+            "3",
+            "802.1ad",
+            "off",
+            "on",
+            "+PROMISCUOUS",
+            "disable",
+            "5",
+            "4",
+            "on",
+            "9000",
+            "mediated",
         ];
         let keys = vf_model::SETTING_KEYS.iter().map(|key| key.name);
         let keys = keys.filter(|key| *key != "rate");
