@@ -83,6 +83,7 @@ mod mailbox;
 mod mtu;
 mod nic;
 mod paths;
+mod pcie;
 mod policy;
 mod privilege;
 mod profile;

@@ -12,7 +12,9 @@ use crate::filter_fields::MatchFlags;
 use crate::filter_spec::FilterMatch;
 use crate::filter_store::{EF10_COMBINATIONS, EF10_ROWS};
 use crate::lack::{self, Answer, Lack};
+use crate::link::LinkConfig;
 use crate::mailbox::MAX_UNTRUSTED_GROUPS;
+use crate::pcie::Pcie;
 use crate::switch_mode::SwitchMode;
 use crate::vf::{PortVlan, VfSetting};
 use crate::vf_filter::{MAX_FILTERS, MAX_UNTRUSTED_FILTERS};
@@ -47,6 +49,8 @@ pub enum Profile {
 pub(crate) struct Silicon {
     /// What its switch can be, first what it is until it is told.
     pub(crate) modes: &'static [SwitchMode],
+    /// Its bus.
+    pub(crate) pcie: Pcie,
     /// Settings of a VF that its drivers do not have.
     pub(crate) lacks: &'static [Lack],
     /// Whether a VF whose driver has further addresses may send from any address, while its spoofchk is shown as on.
@@ -240,6 +244,12 @@ impl Profile {
         .into_iter()
     }
 
+    /// What frames from VF to VF take inside it: the rate of its bus, and the latency of a DMA read and a write.
+    #[must_use]
+    pub fn loopback(self) -> LinkConfig {
+        self.silicon().pcie.loopback()
+    }
+
     /// Solarflare's sizes are those of Linux's sfc driver (farch.c, mcdi_filters.c), Intel's flows and ixgbe's addresses and types
     /// only their order of magnitude; where software numbers the rows, no more than [`MAX_TABLE_FILTERS`] of all kinds.
     pub(crate) fn silicon(self) -> Silicon {
@@ -247,6 +257,7 @@ impl Profile {
         const ALL_VLANS: usize = 4094;
         let generic = Silicon {
             modes: &[SwitchMode::Veb, SwitchMode::Vepa, SwitchMode::Floating],
+            pcie: Pcie::Gen3X8,
             lacks: &[],
             addresses_end_spoofchk: false,
             vlan_sets_spoofchk: false,
@@ -284,6 +295,7 @@ impl Profile {
             Profile::Generic => generic,
             Profile::Falcon => Silicon {
                 lacks: lack::FALCON,
+                pcie: Pcie::Gen1X8,
                 modes: &[SwitchMode::None],
                 promiscuous: false,
                 vf_macs: 0,
@@ -297,6 +309,7 @@ impl Profile {
             },
             Profile::Siena => Silicon {
                 lacks: lack::SIENA,
+                pcie: Pcie::Gen2X8,
                 modes: &[SwitchMode::None],
                 promiscuous: false,
                 vf_macs: 0,
@@ -331,6 +344,7 @@ impl Profile {
             // The flow director's table, and what is left of eight filters on types.
             Profile::Ixgbe => Silicon {
                 lacks: lack::IXGBE,
+                pcie: Pcie::Gen2X8,
                 // "to avoid false positives", says ixgbe_set_vf_macvlan_msg.
                 addresses_end_spoofchk: true,
                 modes: &[SwitchMode::Veb, SwitchMode::Vepa],

@@ -58,6 +58,7 @@ impl Profile {
     pub fn facts(self) -> Vec<Fact> {
         let silicon = self.silicon();
         let rooms = [false, true].map(|trust| silicon.vf_room(trust));
+        let loopback = self.loopback();
         let room = |rows| silicon.room(rows).to_string();
         let fact = |name, value, help| Fact { name, value, help };
         vec![
@@ -133,6 +134,21 @@ impl Profile {
                 "filters_unknown",
                 room(Rows::Unknown),
                 "filters on what has no other",
+            ),
+            fact(
+                "pcie",
+                silicon.pcie.to_string(),
+                "its bus, which bounds what passes from VF to VF",
+            ),
+            fact(
+                "loopback_rate",
+                format!("{:.1} Gb/s", loopback.rate_bps as f64 / 1e9),
+                "of frames from VF to VF on the virtual clock",
+            ),
+            fact(
+                "dma_latency",
+                loopback.propagation.to_string(),
+                "of frames from VF to VF on the virtual clock; an order of magnitude (SIGCOMM 2018, Neugebauer et al.)",
             ),
         ]
     }

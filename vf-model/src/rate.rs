@@ -12,6 +12,8 @@ const BURST: Nanos = Nanos(1_000_000);
 #[derive(Clone, Debug)]
 pub struct TokenBucket {
     line: TimeLine,
+    /// When the time of the last frame began, and its bits.
+    last: (Nanos, u64),
 }
 
 impl TokenBucket {
@@ -20,15 +22,19 @@ impl TokenBucket {
     pub fn new(rate: Mbps) -> TokenBucket {
         TokenBucket {
             line: TimeLine::new(rate.bps()),
+            last: (Nanos(0), 0),
         }
     }
 
-    /// The same bucket with another rate: what was taken out has still to flow back.
+    /// The same bucket with another rate: what was taken out has still to flow back, the last frame, which may be a long one that
+    /// overdrew it, at the new rate.
     #[must_use]
     pub(crate) fn with_rate(&self, rate: Mbps) -> TokenBucket {
-        TokenBucket {
-            line: TimeLine::busy_until(rate.bps(), self.line.done_at()),
-        }
+        let (start, bits) = self.last;
+        let mut line = TimeLine::busy_until(rate.bps(), start);
+        line.push(start, bits);
+        let last = self.last;
+        TokenBucket { line, last }
     }
 
     /// The earliest time the next frame may be taken; not after the present if it may be taken now.
@@ -39,7 +45,8 @@ impl TokenBucket {
 
     /// Takes a frame of this many wire bytes out of the bucket.
     pub fn take(&mut self, now: Nanos, wire_bytes: u64) {
-        self.line.push(now, wire_bytes.saturating_mul(8));
+        let bits = wire_bytes.saturating_mul(8);
+        self.last = (self.line.push(now, bits), bits);
     }
 }
 
@@ -63,6 +70,25 @@ mod tests {
             (125_000_000..=125_000_000 + burst + 2 * 1538).contains(&bytes),
             "{bytes}"
         );
+    }
+
+    #[test]
+    fn a_long_frame_at_a_low_rate_does_not_hold_up_a_higher_one() {
+        let mut bucket = TokenBucket::new(Mbps(10));
+        bucket.take(Nanos(0), 65_000);
+        // 52 ms, and a millisecond of that may be owed.
+        assert_eq!(bucket.ready_at(), Nanos(51_000_000));
+        assert_eq!(bucket.with_rate(Mbps(1000)).ready_at(), Nanos(0));
+        assert_eq!(bucket.with_rate(Mbps(100)).ready_at(), Nanos(4_200_000));
+        // Nor does a change fill the bucket: all that was taken before the last frame is still owed.
+        let mut bucket = TokenBucket::new(Mbps(1000));
+        while bucket.ready_at() == Nanos(0) {
+            bucket.take(Nanos(0), 1250);
+        }
+        for rate in [500, 1000, 2000, 1000] {
+            bucket = bucket.with_rate(Mbps(rate));
+        }
+        assert!(bucket.ready_at() >= Nanos(9_000), "{}", bucket.ready_at());
     }
 
     proptest! {

@@ -153,8 +153,12 @@ impl VirtualHosts {
                 (None, None) => None,
             };
             let uplink = uplink.map(|uplink| impaired(uplink, netem, h, Nanos(0)));
-            let planes = Planes::new(nic, 1, uplink, &pool, cost)
+            let mut planes = Planes::new(nic, 1, uplink, &pool, cost)
                 .map_err(|(vf, refusal)| (h, vf, refusal))?;
+            if let Some(loopback) = nic.loopback() {
+                let workers = planes.workers.iter_mut();
+                workers.for_each(|worker| worker.set_loopback(loopback));
+            }
             let mut host = NicInstance::new(
                 nic.clone(),
                 planes

@@ -44,6 +44,8 @@ pub(super) fn nic_settings(plan: &ExperimentPlan, host: usize, path: Path) -> Ni
         uplink: None,
         netem: plan.netem.clone().map(|netem| netem.or_seed(plan.seed)),
         profile: plan.profile,
+        // Nobody sends from VF to VF but to groups, and that is to take what it has always taken: the digests depend on it.
+        loopback: None,
         switch: Vec::new(),
         filters: Vec::new(),
         vf: vec![vf; usize::from(plan.pairs())],

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use vf_guest::net::{NetConfig, NetHeader, Notify};
 use vf_guest::tcp::{GuestConfig, StreamId, TcpGuest};
 use vf_model::{Command, CostModel, Nanos, VfIndex};
+use vf_nic::config::Offloads;
 use vf_nic::watch::Detail;
 
 use super::guests::{Ended, Guests, JobEnd, RunError};
@@ -61,8 +62,8 @@ impl<'a> Embedded<'a> {
                 continue; // a plan's guests have one
             };
             let net = NetConfig {
-                features: (NetConfig::PLAIN | NetConfig::CHECKSUM)
-                    & !nics[on.nic].offloads.withheld().bits(),
+                // The device offers what of it the NIC does for guests.
+                features: NetConfig::PLAIN | NetConfig::CHECKSUM | NetConfig::TSO,
                 mtu: guest.mtu,
                 notify: Notify::Polled,
                 ..NetConfig::default()
@@ -72,6 +73,8 @@ impl<'a> Embedded<'a> {
                 ip: on.address,
                 prefix_len: on.prefix_len,
                 mtu: guest.mtu,
+                tso: nics[on.nic].offloads == Offloads::Tso,
+                csum: nics[on.nic].offloads != Offloads::None,
                 seed: plan
                     .seed
                     .wrapping_mul(0x9e37_79b9_7f4a_7c15)

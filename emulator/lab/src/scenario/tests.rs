@@ -44,6 +44,13 @@ fn parse(sections: &str) -> Result<ScenarioPlan, LoadError> {
     )
 }
 
+/// The same of guests that send segments as the wire has them.
+fn outcome_of_segments(sections: &str, options: Options) -> ScenarioOutcome {
+    let text = PAIR.replace("vfs = 1\n", "vfs = 1\noffloads = 'csum'\n") + sections;
+    let plan = ScenarioPlan::parse(Path::new("test.toml"), &text, None, None).unwrap();
+    run(&plan, options, |_| {}).unwrap()
+}
+
 fn outcome(sections: &str, options: Options) -> ScenarioOutcome {
     run(&parse(sections).unwrap(), options, |_| {}).unwrap()
 }
@@ -306,7 +313,7 @@ fn what_belongs_to_a_wall_clock_is_refused() {
 
 #[test]
 fn a_transfer_is_measured_and_ends() {
-    let outcome = outcome(
+    let outcome = outcome_of_segments(
         "[[job]]\nguest = 'left'\nat = '1ms'\nsend = { to = 'right', bytes = 5_000_000, streams = 2 }\n\
          [[job]]\nname = 'never'\nguest = 'right'\nat = '2ms'\nsend = { to = 'left' }\n\
          [[job]]\nname = 'short'\nguest = 'right'\nat = '2ms'\nsend = { to = 'left', for = '3ms' }\n\
@@ -324,7 +331,7 @@ fn a_transfer_is_measured_and_ends() {
     let failed: Vec<_> = outcome.failed().map(ToString::to_string).collect();
     assert_eq!(
         failed,
-        ["line 65: exit code of never: has not ended, want 0"]
+        ["line 67: exit code of never: has not ended, want 0"]
     );
     let text = text(&outcome);
     assert!(
@@ -462,7 +469,7 @@ fn a_capture_is_read_by_others() {
         out: Some(dir.path().to_owned()),
         ..Options::default()
     };
-    let outcome = outcome(
+    let outcome = outcome_of_segments(
         "[[job]]\nguest = 'left'\nat = '1ms'\nsend = { to = 'right', bytes = 10000 }\n",
         options,
     );
@@ -563,4 +570,79 @@ fn a_guest_has_the_address_that_its_vf_was_given() {
     let outcome = run(&plan, Options::default(), |_| {}).unwrap();
     let failed: Vec<_> = outcome.failed().collect();
     assert!(failed.is_empty(), "{failed:?}");
+}
+
+/// Both guests on NIC a, of which these lines are said.
+fn inside(said: &str, sections: &str) -> ScenarioOutcome {
+    let text = PAIR
+        .replacen("vfs = 1\n", &format!("vfs = 2\n{said}"), 1)
+        .replace("nic = 'b'\naddress", "nic = 'a'\nvf = 1\naddress")
+        + sections;
+    let plan = ScenarioPlan::parse(Path::new("test.toml"), &text, None, None).unwrap();
+    let outcome = run(&plan, Options::default(), |_| {}).unwrap();
+    let failed: Vec<_> = outcome.failed().map(ToString::to_string).collect();
+    assert!(failed.is_empty(), "{said}: {failed:?}");
+    outcome
+}
+
+#[test]
+fn from_vf_to_vf_a_frame_takes_what_the_nics_bus_says() {
+    let ping = "[[job]]\nguest = 'left'\nat = '1ms'\nping = { to = 'right', count = 3 }\n[[expect]]\nexit = 'left'\n";
+    // 98 bytes at PCIe 3.0 x8, PCIe 2.0 x8 and what is said, and the latency behind that.
+    for (said, once) in [
+        ("", 98 * 8 / 63 + 1000),
+        ("profile = 'ixgbe'\n", 98 * 8 / 32 + 1000),
+        (
+            "loopback_rate = '1G'\ndma_latency = '10us'\n",
+            98 * 8 + 10_000,
+        ),
+        ("loopback_rate = '1G'\ndma_latency = '0ns'\n", 98 * 8),
+    ] {
+        let outcome = inside(said, ping);
+        let rtts = &outcome.jobs[0].rtt_ns[1..];
+        for rtt in rtts {
+            assert!(
+                (2 * once..2 * once + 5).contains(rtt),
+                "{said}: {rtt}, {once}"
+            );
+        }
+    }
+    // 1460 of 1514 bytes are payload; the acknowledgements take a little of what is left.
+    inside(
+        "loopback_rate = '10G'\noffloads = 'csum'\n",
+        "[[job]]\nguest = 'left'\nat = '1ms'\nsend = { to = 'right' }\n\
+         [[expect]]\ngoodput = 'left'\nfrom = '5ms'\nmin = '9.35G'\nmax = '9.65G'\n\
+         [[expect]]\ndrops = 'any'\nnic = 'a'\nmax = 0\n",
+    );
+    let text = PAIR.replacen("vfs = 1\n", "vfs = 1\nloopback_rate = 'fast'\n", 1);
+    let error = ScenarioPlan::parse(Path::new("test.toml"), &text, None, None).unwrap_err();
+    assert!(error.to_string().contains("fast"), "{error}");
+}
+
+#[test]
+fn a_guest_leaves_to_its_nic_what_the_nic_does() {
+    let frames = |offloads: &str| {
+        let text = PAIR.replace("vfs = 1\n", &format!("vfs = 1\noffloads = '{offloads}'\n"))
+            + "[[job]]\nguest = 'left'\nat = '1ms'\nsend = { to = 'right', bytes = 2_000_000 }\n[[expect]]\nexit = 'left'\n";
+        let plan = ScenarioPlan::parse(Path::new("test.toml"), &text, None, None).unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        let options = Options {
+            out: Some(dir.path().to_owned()),
+            ..Options::default()
+        };
+        let outcome = run(&plan, options, |_| {}).unwrap();
+        assert_eq!(outcome.failed().count(), 0, "{offloads}");
+        let capture = File::open(&outcome.captures[0].file).unwrap();
+        let mut reader = PcapNgReader::new(capture).unwrap();
+        let mut longest = 0;
+        while let Some(block) = reader.next_block() {
+            if let Block::EnhancedPacket(packet) = block.unwrap().into_owned() {
+                longest = longest.max(packet.original_len);
+            }
+        }
+        longest
+    };
+    assert_eq!(frames("csum"), 1514);
+    assert_eq!(frames("none"), 1514);
+    assert!(frames("tso") > 30_000);
 }

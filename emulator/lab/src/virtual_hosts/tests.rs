@@ -31,6 +31,7 @@ fn nic(name: &str, mac: u8, vfs: &[Vec<VfSetting>]) -> NicSettings {
         mtu: None,
         link_up: true,
         offloads: Offloads::default(),
+        loopback: None,
         uplink: None,
         netem: None,
         profile: Profile::Generic,

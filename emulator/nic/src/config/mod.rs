@@ -20,7 +20,7 @@ pub use access::{SocketAccess, SocketMode, SocketModeError};
 pub use cpu::{CpuList, CpuListError, HypervisorCpu, PollMode};
 pub use error::ConfigError;
 pub use file::{HypervisorSection, Overrides, Sections, line_of, one_line};
-pub use nic::{NicSection, NicSettings, Offloads, default_queue_pairs};
+pub use nic::{LoopbackSettings, NicSection, NicSettings, Offloads, default_queue_pairs};
 pub use socket_dir::{default_socket_dir, temporary_socket_dir};
 pub use vf::{LinkMethod, QmpOf, SocketRole, VfSettings};
 pub use wire::{WireSection, WireSettings, parse_rate};

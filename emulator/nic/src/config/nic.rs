@@ -6,13 +6,16 @@ use std::path::Path;
 use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 use vf_model::{
-    Command, LinkSetting, MacAddr, Mtu, NicConfig, Policy, Profile, Refusal, VfIndex, VfSetting,
+    Command, LinkConfig, LinkSetting, MacAddr, Mtu, Nanos, NicConfig, Policy, Profile, Refusal,
+    VfIndex, VfSetting,
 };
 use vf_vhost::features::VirtioFeatures;
 
 use super::error::ConfigError;
 use super::vf::{SocketRole, VfSection, VfSettings};
+use super::wire::parse_rate;
 use super::{MAX_QUEUE_PAIRS, MAX_VFS, MAX_WORKERS};
+use crate::duration::Duration;
 use crate::uplink::{NetemSpec, UplinkError, UplinkSpec};
 
 /// One NIC.
@@ -41,6 +44,8 @@ pub struct NicSettings {
     pub netem: Option<NetemSpec>,
     /// Which NIC it is like.
     pub profile: Profile,
+    /// What frames from VF to VF take on the virtual clock. Without, they take no time.
+    pub loopback: Option<LoopbackSettings>,
     /// How many VFs there are at the start, how its switch forwards, the stations behind the PF that it has been
     /// told of, and what is said of VFs beside their settings: commands that it takes.
     pub switch: Vec<Command>,
@@ -62,6 +67,16 @@ impl NicSettings {
             _ => None,
         });
         set.unwrap_or(self.vfs)
+    }
+
+    /// What frames from VF to VF take on the virtual clock, if they take time: what is not said is as the profile has it.
+    #[must_use]
+    pub fn loopback(&self) -> Option<LinkConfig> {
+        let usual = self.profile.loopback();
+        self.loopback.map(|said| LinkConfig {
+            rate_bps: said.rate_bps.unwrap_or(usual.rate_bps),
+            propagation: said.latency.unwrap_or(usual.propagation),
+        })
     }
 
     /// The MTU that the driver of a VF is told at the start.
@@ -97,6 +112,22 @@ impl NicSettings {
             // In front, since names of threads are cut off.
             _ => format!("worker{worker}-{}", self.name),
         }
+    }
+}
+
+/// What is said of the time that frames from VF to VF take, where the profile says something else.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct LoopbackSettings {
+    /// Bits a second.
+    pub rate_bps: Option<u64>,
+    /// From the read of a frame to its being in the receiver's memory.
+    pub latency: Option<Nanos>,
+}
+
+impl LoopbackSettings {
+    /// Whether anything is said.
+    pub(crate) fn is_said(&self) -> bool {
+        self.rate_bps.is_some() || self.latency.is_some()
     }
 }
 
@@ -150,6 +181,8 @@ pub struct NicSection {
     #[serde(default)]
     pub(super) profile: Profile,
     numvfs: Option<u16>,
+    loopback_rate: Option<String>,
+    dma_latency: Option<Duration>,
     hwmode: Option<String>,
     #[serde(default)]
     fdb: Vec<String>,
@@ -244,6 +277,11 @@ pub(super) fn check(
             Some(spec.map_err(|e: UplinkError| wrong(e.to_string()))?)
         }
     };
+    let rate = section.loopback_rate.as_deref().map(parse_rate);
+    let loopback = LoopbackSettings {
+        rate_bps: rate.transpose()?,
+        latency: section.dma_latency.map(|latency| latency.0),
+    };
     let nic_config = NicConfig {
         vfs,
         mac_base,
@@ -301,6 +339,7 @@ pub(super) fn check(
         uplink,
         netem: section.netem,
         profile: section.profile,
+        loopback: Some(loopback),
         switch,
         filters,
         vf,

@@ -8,10 +8,11 @@ use serde::ser::SerializeMap;
 use serde::{Serialize, Serializer};
 use vf_model::{LinkConfig, MacAddr, Nanos, SavedPolicy, SavedVf, Vid};
 
-use super::nic::{NicSettings, Offloads};
+use super::nic::{LoopbackSettings, NicSettings, Offloads};
 use super::vf::{LinkMethod, SocketRole, VfSettings};
 use super::wire::WireSettings;
 use super::{Config, HypervisorCpu, PollMode, SocketAccess, SocketMode};
+use crate::duration::Duration;
 
 /// The whole file.
 #[derive(Serialize)]
@@ -56,6 +57,10 @@ struct SavedNic<'a> {
     offloads: Offloads,
     #[serde(skip_serializing_if = "Option::is_none")]
     mtu: Option<u16>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    loopback_rate: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    dma_latency: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     numvfs: Option<usize>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -153,6 +158,7 @@ impl NicSettings {
             uplink,
             netem,
             profile,
+            loopback,
             vf,
             // What they have come to is in the policy.
             mtu: _,
@@ -169,6 +175,7 @@ impl NicSettings {
             filters,
             vfs: of_vfs,
         } = policy.clone();
+        let LoopbackSettings { rate_bps, latency } = loopback.unwrap_or_default();
         let sections = vf.iter().zip(of_vfs).enumerate();
         let sections = sections.map(|(i, (vf, saved))| vf.saved(name, i, socket_dir, saved));
         SavedNic {
@@ -180,6 +187,8 @@ impl NicSettings {
             profile: profile.to_string(),
             offloads: *offloads,
             mtu: mtu.map(|mtu| mtu.get()),
+            loopback_rate: rate_bps.map(|rate| rate.to_string()),
+            dma_latency: latency.map(|latency| Duration(latency).to_string()),
             numvfs: num_vfs,
             link: (!port_up).then_some("down"),
             hwmode: switch_mode.map(|mode| mode.to_string()),

@@ -7,11 +7,14 @@ mod fast_path;
 mod from_guests;
 mod from_pf;
 mod from_uplink;
+pub(super) mod loopback;
 mod parked;
+mod pf_queues;
 mod workers;
 
 use self::fast_path::Waiting;
 use self::parked::ParkedFrames;
+use self::pf_queues::PfQueues;
 use std::sync::Arc;
 
 use vf_model::{DropReason, Judge, Nanos, Nic, Policy, VfIndex, VfSet};
@@ -44,6 +47,8 @@ pub struct DirectPlane {
     /// Frames of VFs that wait for the wire.
     parked: ParkedFrames,
     parked_pf: Option<Frame>,
+    /// Those that wait by VF.
+    pf_queues: PfQueues,
     out: Outside,
     arrivals: Arrivals,
     /// What other workers have for the port, if it is here and there are others.
@@ -82,10 +87,12 @@ impl DirectPlane {
             ports: VfPorts::new(vfs, Patience::Granted, pool),
             parked: ParkedFrames::new(vfs),
             parked_pf: None,
+            pf_queues: PfQueues::new(vfs + 1),
             out: Outside {
                 egress,
                 pf,
                 workers: None,
+                loopback: None,
             },
             arrivals: Arrivals::default(),
             from_workers: None,
@@ -176,7 +183,8 @@ impl DirectPlane {
                 moved += self.poll_remote(now, vf, true);
             }
         }
-        moved += self.poll_pf(now, true);
+        moved += self.drain_sorted(now) + self.poll_pf(now, true);
+        moved += self.poll_loopback(now, true);
         self.send_marker(now);
         self.flush(now);
         // A marker is to come back before anything is in order.
@@ -190,7 +198,9 @@ impl DirectPlane {
             let Some(flow) = self.out.egress.visit_next() else {
                 break;
             };
-            if flow == self.pf_flow() {
+            if self.pf_queues.waits(flow) {
+                moved += self.poll_sorted(now, flow, false);
+            } else if flow == self.pf_flow() {
                 let burst = self.poll_pf(now, false);
                 moved += self.ports.rx.load.count_burst(burst);
             } else {
@@ -314,6 +324,9 @@ impl Plane for DirectPlane {
         if self.out.workers.is_some() {
             moved += self.poll_workers(BURST);
         }
+        if self.out.loopback.is_some() {
+            moved += self.poll_loopback(now, false);
+        }
         let left = self.from_workers.as_mut().map(PortQueueRx::look);
         moved += self.poll_flows(now);
         for vf in left.unwrap_or_default().iter() {
@@ -335,6 +348,8 @@ impl Plane for DirectPlane {
         let ports = self.ports.next(now, &self.nic, self.blocked());
         ports.map(&mut sooner);
         self.waiting.next().map(&mut sooner);
+        let loopback = self.out.loopback.as_ref();
+        loopback.and_then(|l| l.next()).map(&mut sooner);
         // Without the port, nobody knows when; its worker rings when there is room.
         if matches!(self.out.egress, Egress::Remote(_))
             && let mut parked = self.parked.vfs().iter()
@@ -356,8 +371,10 @@ impl Plane for DirectPlane {
             .from_workers
             .as_ref()
             .is_some_and(PortQueueRx::has_input);
-        let (parked, waiting) = (&self.parked, self.waiting.rings);
-        let held = |vf, ring| waiting.contains(vf) || parked.holds(vf, ring);
+        let (parked, out, waiting) = (&self.parked, &self.out, self.waiting.rings);
+        let held = |vf, ring| {
+            waiting.contains(vf) || parked.holds(vf, ring) || out.loopback_holds(vf, ring)
+        };
         work | self.ports.arm(now, &self.nic, held)
     }
 

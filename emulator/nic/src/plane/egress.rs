@@ -72,6 +72,11 @@ impl Egress {
         }
     }
 
+    /// Whether flows have different parts of the port here.
+    pub(super) fn is_weighted(&self) -> bool {
+        matches!(self, Egress::Port(port) if port.queue.is_weighted())
+    }
+
     /// What is plugged in here.
     pub(super) fn uplink(&self) -> Option<&dyn Uplink> {
         match self {
@@ -218,17 +223,15 @@ impl Egress {
 }
 
 /// The rate of each VF and of the PF while all have frames to send, in kb/s; `None` if nothing is guaranteed to any, so that all
-/// have the same. The PF has what is guaranteed to VFs on the mediated path.
+/// have the same. A VF has its own whichever path it takes; the PF's is for stations that are no VFs.
 fn weights(policy: &Policy, rate_bps: u64) -> Option<Vec<u64>> {
     let vfs = (0..policy.vf_count()).map(VfIndex::from);
     let guarantee = |vf| policy.vf(vf).min_tx_rate.map_or(0, |min| min.bps() / 1000);
-    let guarantees: Vec<u64> = vfs.clone().map(guarantee).collect();
+    let guarantees: Vec<u64> = vfs.map(guarantee).collect();
     let sum: u64 = guarantees.iter().sum();
     let flows = guarantees.len() as u64 + 1;
     let spare = ((rate_bps / 1000).saturating_sub(sum) / flows).max(1);
-    let mediated = policy.mediated();
-    let of_pf: u64 = vfs.filter(|vf| mediated.contains(*vf)).map(guarantee).sum();
-    let all = guarantees.into_iter().chain([of_pf]);
+    let all = guarantees.into_iter().chain([0]);
     (sum > 0).then(|| all.map(|guarantee| guarantee + spare).collect())
 }
 
@@ -263,10 +266,10 @@ mod tests {
         let policy = with(&policy, "vf 1 set min_tx_rate 4000");
         let policy = with(&policy, "vf 2 set min_tx_rate 2000 path mediated");
         let rates = weights(&policy, 10_000_000_000).unwrap();
-        assert_eq!(rates, [1_000_000, 5_000_000, 3_000_000, 3_000_000]);
+        assert_eq!(rates, [1_000_000, 5_000_000, 3_000_000, 1_000_000]);
         // All of it promised: the others still move.
         let policy = with(&policy, "vf 1 set min_tx_rate 8000");
         let rates = weights(&policy, 10_000_000_000).unwrap();
-        assert_eq!(rates, [1, 8_000_001, 2_000_001, 2_000_001]);
+        assert_eq!(rates, [1, 8_000_001, 2_000_001, 1]);
     }
 }

@@ -52,6 +52,11 @@ impl FairQueue {
         });
     }
 
+    /// Whether flows have weights.
+    pub(super) fn is_weighted(&self) -> bool {
+        self.weights.is_some()
+    }
+
     /// Virtual time that the flow's frame takes.
     #[inline]
     fn cost(&self, flow: usize, wire_bytes: u64) -> u64 {

@@ -3,15 +3,18 @@
 //! there is one (the 2009 cost model); then the next piece of work starts only when the CPU is free again.
 //! Never reads a clock, never blocks a guest: what does not fit is dropped and counted.
 
+use std::sync::Arc;
+
 use vf_model::{
-    CostModel, CpuBudget, DropReason, HypervisorModel, Judge, Nanos, Onward, Tagging, Verdict,
-    VfIndex, VfSet,
+    CostModel, CpuBudget, DropReason, HypervisorModel, Judge, Nanos, Onward, Policy, Tagging,
+    Verdict, VfIndex, VfSet, wire_bytes,
 };
 use vf_vhost::frame::TagEdit;
 use vf_vhost::rx::BURST_EFFORT;
 use vf_vhost::vring::Vring;
 
 use super::backlog::Backlog;
+use super::guarantees::Guarantees;
 use super::mirror::Mirror;
 use super::policy_cell::{PolicyCell, PolicySubscriber};
 use super::port::{Notified, meta, reason};
@@ -41,6 +44,7 @@ pub struct MediatedPlane {
     pf: PfEnd,
     cpu: Option<Cpu>,
     current: Option<Job>,
+    guarantees: Guarantees,
     /// Whether the last piece of work came from the PF: the next comes from a vif, if one has any.
     last_was_pf: bool,
     /// The vif that is first asked for the next piece of work.
@@ -90,7 +94,10 @@ impl MediatedPlane {
         cost: Option<CostModel>,
     ) -> MediatedPlane {
         let policy = policies.load();
+        let mut guarantees = Guarantees::default();
+        guarantees.adopt(&policy);
         MediatedPlane {
+            guarantees,
             policies: policies.subscribe(),
             ports: VfPorts::new(policy.vf_count(), Patience::Always, pool),
             model: HypervisorModel::new(policy),
@@ -105,6 +112,12 @@ impl MediatedPlane {
             since_flush: 0,
             given_back: VfSet::default(),
         }
+    }
+
+    /// Judges by this policy from now on.
+    pub(super) fn adopt(&mut self, policy: Arc<Policy>) {
+        self.model.adopt(policy);
+        self.guarantees.adopt(self.model.policy());
     }
 
     /// The indices of the rings held for a VF.
@@ -192,12 +205,21 @@ impl MediatedPlane {
         mirror.add(Port::Pf, direction, frame, TagEdit::Keep);
     }
 
-    /// The next frame of a vif that had work lately, the vifs in turn.
+    /// The next frame of a vif that had work lately: those that have had less than is guaranteed to them first, and else the vifs
+    /// in turn.
     fn take_from_vifs(&mut self, now: Nanos) -> Option<Job> {
         self.ports.active.begin_round();
-        let (before, first) = self.ports.active.active().split_at(self.cursor);
-        for vf in first.iter().chain(before.iter()) {
+        let active = self.ports.active.active();
+        let due = self.guarantees.due(now).intersection(active);
+        let (before, first) = active.difference(due).split_at(self.cursor);
+        let (due_before, due_first) = due.split_at(self.cursor);
+        let due_order = due_first.iter().chain(due_before.iter());
+        for vf in due_order.chain(first.iter()).chain(before.iter()) {
             if let Some(frame) = self.take_from_vif(now, vf) {
+                if due.contains(vf) {
+                    let m = meta(frame.len(), &frame.offload);
+                    self.guarantees.take(now, vf, wire_bytes(&m));
+                }
                 self.cursor = vf.index() + 1;
                 self.ports.active.had_work(vf);
                 return Some(Job {
@@ -415,7 +437,9 @@ impl Rings for MediatedPlane {
 impl Plane for MediatedPlane {
     /// As much work as the CPU budget allows.
     fn poll(&mut self, now: Nanos) -> usize {
-        self.policies.update(&mut self.model);
+        if self.policies.update(&mut self.model) {
+            self.guarantees.adopt(self.model.policy());
+        }
         let mut moved = self.ports.rx.drain_backlogs(now, &mut self.model);
         let mut left = ROUND;
         let enough = self.ports.rx.effort + BURST_EFFORT;

@@ -7,6 +7,7 @@ mod backlog;
 mod direct;
 mod egress;
 mod fair_queue;
+mod guarantees;
 mod kicks;
 mod mediated;
 mod mirror;

@@ -7,6 +7,7 @@ use vf_model::{
 use vf_vhost::frame::TagEdit;
 use vf_vhost::tx::{TxFrame, TxQueue};
 
+use super::direct::loopback::{Loopback, Looped};
 use super::egress::Egress;
 use super::port::meta;
 use super::receivers::{FrameSource, Receivers};
@@ -29,6 +30,8 @@ pub(super) struct Outside {
     pub(super) pf: PfEnd,
     /// The way to the other workers of the NIC, if there are any.
     pub(super) workers: Option<CrossQueues>,
+    /// What frames from VF to VF pass, if they take time.
+    pub(super) loopback: Option<Box<Loopback>>,
 }
 
 /// Frames one after the other that go to one queue of one VF and nowhere else.
@@ -96,6 +99,13 @@ impl Outside {
     pub(super) fn foreign(&self, vfs: VfSet) -> VfSet {
         let others = |workers: &CrossQueues| vfs.difference(workers.own());
         self.workers.as_ref().map(others).unwrap_or_default()
+    }
+
+    /// Whether a frame of this ring waits for the NIC's own bus.
+    #[inline]
+    pub(super) fn loopback_holds(&self, vf: VfIndex, ring: u32) -> bool {
+        let loopback = self.loopback.as_ref();
+        loopback.is_some_and(|loopback| loopback.holds(vf, ring))
     }
 
     /// Leaves a frame to the workers that serve these VFs; what does not fit is their drop.
@@ -212,7 +222,16 @@ impl Outside {
             }
             source = FrameSource::Private(&copy);
         }
-        if !verdict.vfs.is_empty() {
+        if let (false, Some(loopback)) = (verdict.vfs.is_empty(), &mut self.loopback) {
+            let looped = Looped {
+                ring: queue.vring().index(),
+                frame: source.copy(&rx.pool),
+                to: verdict.vfs,
+                tagging: nic.tagging(verdict.insert),
+            };
+            rx.load.copies.add(1);
+            loopback.take(now, vf, looped);
+        } else if !verdict.vfs.is_empty() {
             let others = self.foreign(verdict.vfs);
             let own = verdict.vfs.difference(others);
             let tagging = nic.tagging(verdict.insert);

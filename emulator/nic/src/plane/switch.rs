@@ -27,7 +27,7 @@ pub fn switch_paths<A: DerefMut<Target = DirectPlane>>(
     for worker in &mut *workers {
         worker.adopt(Arc::clone(&after));
     }
-    hypervisor.model.adopt(Arc::clone(&after));
+    hypervisor.adopt(Arc::clone(&after));
     for vf in (0..after.vf_count()).map(VfIndex::from) {
         let mediated = after.mediated().contains(vf);
         if before.mediated().contains(vf) != mediated {

@@ -24,6 +24,7 @@ use crate::uplink::{Arrivals, TxFrame, TxRoom, Uplink, WireEnd};
 
 mod auto;
 mod coalescing;
+mod loopback;
 mod switching;
 mod wire;
 mod workers;

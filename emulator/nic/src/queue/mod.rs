@@ -20,6 +20,4 @@ pub(crate) use pf::PF_RING;
 pub use pf::PfEnd;
 pub(crate) use pf::{PF_RING_BYTES, PfFrame, PfItem};
 pub use pool::{Frame, Pool};
-#[cfg(test)]
-pub(crate) use port_queue::VF_QUEUE;
-pub(crate) use port_queue::{PortQueueRx, PortQueueTx, port_queues};
+pub(crate) use port_queue::{PortQueueRx, PortQueueTx, VF_QUEUE, VF_QUEUE_BYTES, port_queues};

@@ -16,7 +16,7 @@ use super::pool::Frame;
 /// Frames of one VF that wait for the port's worker.
 pub(crate) const VF_QUEUE: usize = 256;
 /// The same in bytes.
-const VF_QUEUE_BYTES: u64 = 1 << 20;
+pub(crate) const VF_QUEUE_BYTES: u64 = 1 << 20;
 /// Frames that could not wait, of all VFs of a worker.
 const FORCED: usize = 1024;
 

@@ -79,6 +79,12 @@ pub(super) fn build_hosts(
     let mut planes: Vec<Vec<_>> = threads.threads.iter().map(|_| Vec::new()).collect();
     let (mut hypervisors, mut policies) = (Vec::new(), Vec::new());
     for (h, (nic, end)) in config.nics.iter().zip(ends).enumerate() {
+        if nic.loopback.is_some_and(|said| said.is_said()) {
+            tracing::warn!(
+                "nic {}: loopback_rate and dma_latency are for the virtual clock; on this machine's, frames from VF to VF take its own time",
+                nic.name
+            );
+        }
         let made = Planes::new(nic, nic.workers.into(), uplink(h, nic, end)?, &pool, cost);
         let made = made.map_err(|(vf, refusal)| RunError::Policy {
             nic: nic.name.clone(),

@@ -24,12 +24,12 @@ impl DirectPlane {
         if self.is_blocked(vf) {
             return moved;
         }
-        let parked = self.parked.vfs().contains(vf);
+        let holds = self.parked.vfs().contains(vf) || self.out.loopback.is_some();
         let queues = self.ports.tx[i].queues.len();
         let enough = self.ports.rx.effort + BURST_EFFORT;
         for _ in 0..queues {
             let q = self.ports.tx[i].cursor;
-            if !parked || !self.is_held(vf, q) {
+            if !holds || !self.is_held(vf, q) {
                 let burst = self.poll_queue(now, vf, q, enough);
                 moved += self.ports.rx.load.count_burst(burst);
             }
@@ -58,7 +58,7 @@ impl DirectPlane {
         let queue = &slot.queue;
         let ring = queue.vring().index();
         let (nic, rx, out) = (&mut self.nic, &mut self.ports.rx, &mut self.out);
-        let watched = rx.mirror.is_on();
+        let one_by_one = rx.mirror.is_on() || out.loopback.is_some();
         let auto = nic.has_fast_path() && nic.policy().auto().contains(vf);
         let mut sent = Traffic::default();
         let mut run: Option<Run> = None;
@@ -84,7 +84,8 @@ impl DirectPlane {
             sent.add(frame.len());
             let from = Fetch { vf, queue, frame };
             let m = meta(frame.len(), frame.offload());
-            if !watched && let Some(hop) = nic.ingress_again(now, Source::Vf(vf), frame.head(), &m)
+            if !one_by_one
+                && let Some(hop) = nic.ingress_again(now, Source::Vf(vf), frame.head(), &m)
             {
                 let Hop { to, insert } = hop;
                 match to {
@@ -126,6 +127,9 @@ impl DirectPlane {
                 break;
             }
             done += 1;
+            if out.loopback_holds(vf, ring) {
+                break;
+            }
         }
         if let Some(run) = run {
             out.deliver_run(nic, rx, queue, run, done);

@@ -1,6 +1,6 @@
 //! What the hypervisor hands over through the PF, with the verdict that it was given there. Never judges a frame again.
 
-use vf_model::{Nanos, OnWire, Tagging, Verdict};
+use vf_model::{Nanos, OnWire, Onward, Verdict};
 use vf_vhost::rx::BURST_EFFORT;
 
 use super::super::port::meta;
@@ -42,7 +42,7 @@ impl DirectPlane {
             moved += 1;
             let m = meta(frame.len(), &frame.offload);
             let verdict = self.nic.from_pf(&onward, frame.head(), &m);
-            self.parked_pf = self.dispatch(now, frame, &verdict, onward.tagging, force);
+            self.parked_pf = self.dispatch(now, frame, &verdict, &onward, force);
             if self.parked_pf.is_some() {
                 break;
             }
@@ -57,9 +57,10 @@ impl DirectPlane {
         now: Nanos,
         frame: Frame,
         verdict: &Verdict,
-        tagging: Tagging,
+        onward: &Onward,
         force: bool,
     ) -> Option<Frame> {
+        let tagging = onward.tagging;
         let rx = &mut self.ports.rx;
         let others = self.out.foreign(verdict.vfs);
         if !verdict.vfs.is_empty() {
@@ -73,6 +74,10 @@ impl DirectPlane {
         }
         if !verdict.wire || self.out.is_unplugged(&mut self.nic) {
             rx.pool.give(frame);
+            return None;
+        }
+        if self.sorts_pf() {
+            self.send_sorted(now, onward.from, frame, force);
             return None;
         }
         self.send_or_return(now, frame, force, false)

@@ -116,13 +116,9 @@ impl DirectPlane {
         if self.waiting.rings.contains(vf) {
             return true;
         }
-        let ring = || {
-            self.ports.tx[vf.index()].queues[queue]
-                .queue
-                .vring()
-                .index()
-        };
-        self.parked.vfs.contains(vf) && self.parked.holds(vf, ring())
+        let slot = &self.ports.tx[vf.index()].queues[queue];
+        let ring = slot.queue.vring().index();
+        self.parked.holds(vf, ring) || self.out.loopback_holds(vf, ring)
     }
 
     /// Byte times of the frame of `vf` that is the next to go of those that wait.
