@@ -154,6 +154,7 @@ fn plan(args: &cli::Experiment) -> Result<ExperimentPlan, Failure> {
             .map_or(defaults.window, |kib| kib as usize * 1024),
         profile: args.profile,
         offloads: args.offloads,
+        sensitivity: args.sensitivity,
         moderation: args.moderation.unwrap_or(defaults.moderation),
         ..defaults
     })

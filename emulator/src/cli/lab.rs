@@ -231,6 +231,9 @@ pub struct Experiment {
     /// Receive window of a stream of embedded guests in KiB [default: 256]
     #[arg(long, value_name = "KIB", value_parser = clap::value_parser!(u32).range(4..=16384))]
     pub window: Option<u32>,
+    /// Show how far the mediated figure depends on the two numbers that were fitted: ten more short runs
+    #[arg(long)]
+    pub sensitivity: bool,
     /// Write the figures as JSON
     #[arg(long, value_name = "FILE")]
     pub json: Option<PathBuf>,

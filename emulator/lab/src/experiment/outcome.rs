@@ -28,6 +28,9 @@ pub struct ExperimentOutcome {
     pub original: Original,
     /// What was fitted and to what.
     pub calibration: Calibration,
+    /// How far the mediated figure depends on that, if it was asked.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sensitivity: Option<Sensitivity>,
 }
 
 /// The experiment's parameters.
@@ -234,6 +237,28 @@ impl Original {
         mediated_bottleneck: "Hypervisor CPU",
         direct_bottleneck: "Link (both directions)",
     };
+}
+
+/// What the mediated path carries with other values of the two numbers that were fitted, one at a time.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Sensitivity {
+    /// Seconds that each run measured.
+    pub seconds: f64,
+    /// By interrupt moderation, in microseconds.
+    pub moderation_us: Vec<SensitivityPoint>,
+    /// By the scale of the hypervisor's costs.
+    pub cost_scale: Vec<SensitivityPoint>,
+}
+
+/// One value of a number.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct SensitivityPoint {
+    /// The value.
+    pub value: f64,
+    /// What the mediated path carries with it, both ways.
+    pub total_mbps: f64,
+    /// Whether it is the plan's.
+    pub chosen: bool,
 }
 
 /// The one constant that was fitted.

@@ -81,6 +81,8 @@ pub struct ExperimentPlan {
     pub moderation: Nanos,
     /// The cost of the hypervisor's work.
     pub cost: CostModel,
+    /// Whether to find out how far the mediated figure depends on moderation and cost.
+    pub sensitivity: bool,
 }
 
 impl Default for ExperimentPlan {
@@ -101,6 +103,7 @@ impl Default for ExperimentPlan {
             offloads: Offloads::Csum,
             moderation: Nanos(40_000),
             cost: CostModel::default(),
+            sensitivity: false,
         }
     }
 }

@@ -8,7 +8,9 @@ mod text;
 use self::section::section;
 use vf_nic::config::Offloads;
 
-use super::outcome::{AutoFrames, ExperimentOutcome, PathResult, PlanView};
+use super::outcome::{
+    AutoFrames, ExperimentOutcome, PathResult, PlanView, Sensitivity, SensitivityPoint,
+};
 use super::plan::Tool;
 
 pub use self::text::text;
@@ -328,14 +330,50 @@ fn wire(outcome: &ExperimentOutcome) -> String {
     )
 }
 
-/// The one constant that was fitted.
+/// The constant that was fitted, and how far the result depends on it.
 fn calibration(outcome: &ExperimentOutcome) -> String {
     let calibration = &outcome.calibration;
     format!(
-        "<section>\n<h2>What was calibrated</h2>\n<p>Fitted, not measured: <code>{} = {}</code>, {}</p>\n</section>",
+        "<section>\n<h2>What was calibrated</h2>\n<p>Fitted, not measured: <code>{} = {}</code>, {}</p>\n{}</section>",
         escape(calibration.constant),
         calibration.value,
-        escape(calibration.note)
+        escape(calibration.note),
+        outcome
+            .sensitivity
+            .as_ref()
+            .map(sensitivity)
+            .unwrap_or_default(),
+    )
+}
+
+/// What the mediated path carries with other values of the two fitted numbers, as bars.
+fn sensitivity(sensitivity: &Sensitivity) -> String {
+    let both = [&sensitivity.moderation_us, &sensitivity.cost_scale];
+    let top = both.into_iter().flatten();
+    let top = top.fold(1.0, |top: f64, point| top.max(point.total_mbps));
+    let bars = |points: &[SensitivityPoint], unit: &str| -> String {
+        let bar = |point: &SensitivityPoint| {
+            let (class, mark) = match point.chosen {
+                true => ("mediated-bar", ", as here"),
+                false => ("mediated-2009", ""),
+            };
+            format!(
+                "<div class=\"meter\"><span>{}{unit}{mark}</span><svg viewBox=\"0 0 100 8\" preserveAspectRatio=\"none\" \
+                 aria-hidden=\"true\"><rect class=\"{class}\" width=\"{:.1}\" height=\"8\"/></svg><b>{}</b></div>",
+                point.value,
+                point.total_mbps / top * 100.0,
+                thousands(point.total_mbps)
+            )
+        };
+        points.iter().map(bar).collect()
+    };
+    format!(
+        "<p>How far the mediated figure, in Mb/s, depends on either, with the other as it is here ({} s of embedded guests on the \
+         virtual clock each):</p>\n<div class=\"pair\"><figure><figcaption>Interrupt moderation</figcaption>{}</figure>\
+         <figure><figcaption>Cost scale</figcaption>{}</figure></div>\n",
+        sensitivity.seconds,
+        bars(&sensitivity.moderation_us, " \u{b5}s"),
+        bars(&sensitivity.cost_scale, ""),
     )
 }
 

@@ -140,3 +140,26 @@ fn path_auto_gives_the_direct_figures_after_the_first_packets_of_each_flow() {
     assert!(page.contains("The first packets of each flow, on the slow path"));
     assert!(text(&three).contains("frames straight through a NIC"));
 }
+
+/// The figures that README says, at the moderations that it says them for.
+#[test]
+fn what_was_fitted_is_shown_by_what_comes_out_with_other_values() {
+    let with = short(|p| p.sensitivity = true);
+    let sensitivity = with.sensitivity.as_ref().unwrap();
+    let moderation = &sensitivity.moderation_us;
+    for (us, mbps) in [(20.0, 7008.0), (40.0, 8459.0), (200.0, 10_043.0)] {
+        let point = moderation.iter().find(|point| point.value == us).unwrap();
+        within(point.total_mbps, mbps * 0.97, mbps * 1.03);
+        assert_eq!(point.chosen, us == 40.0);
+    }
+    for points in [moderation, &sensitivity.cost_scale] {
+        assert_eq!(points.iter().filter(|point| point.chosen).count(), 1);
+        assert!(points.iter().map(|point| point.value).is_sorted());
+    }
+    assert!(moderation.iter().map(|point| point.total_mbps).is_sorted());
+    let by_cost = sensitivity.cost_scale.iter().rev();
+    assert!(by_cost.map(|point| point.total_mbps).is_sorted());
+    let without = short(|_| {});
+    assert_eq!(with.results, without.results, "they change nothing else");
+    assert_eq!(without.sensitivity, None);
+}

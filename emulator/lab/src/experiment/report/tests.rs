@@ -88,6 +88,7 @@ fn outcome(plan: PlanView, clock: &str, results: Vec<PathResult>) -> ExperimentO
         plan,
         results,
         original: Original::PUBLISHED,
+        sensitivity: None,
         calibration: Calibration {
             constant: "hypervisor_cost_scale",
             value: 1.0625,
@@ -115,7 +116,19 @@ fn everything() -> ExperimentOutcome {
     wall.cpu_seconds = BTreeMap::from([("worker-0".into(), 1.5), ("hypervisor".into(), 2.25)]);
     let mut results = usual().results;
     results.extend([wall, path(&plan, "direct", "wall", 1320.0, 0.57, 0.0)]);
-    outcome(plan, "both", results)
+    let point = |value, total_mbps, chosen| SensitivityPoint {
+        value,
+        total_mbps,
+        chosen,
+    };
+    ExperimentOutcome {
+        sensitivity: Some(Sensitivity {
+            seconds: 0.1,
+            moderation_us: vec![point(20.0, 7008.0, false), point(40.0, 8461.0, true)],
+            cost_scale: vec![point(0.375, 8461.0, true), point(0.5, 6400.4, false)],
+        }),
+        ..outcome(plan, "both", results)
+    }
 }
 
 /// One way, more streams than 2009 had, one path.
@@ -250,4 +263,27 @@ fn a_run_that_has_not_settled_says_so() {
     outcome.results[1].warm_up_seconds = 5.0;
     let said = "rates had not settled after 5 s";
     assert!(text(&outcome).contains(said) && html(&outcome).contains(said));
+}
+
+#[test]
+fn how_far_the_result_depends_on_what_was_fitted_is_shown_if_it_was_asked() {
+    let page = html(&everything());
+    for said in [
+        "20 \u{b5}s</span>",
+        "<b>7\u{202f}008</b>",
+        "40 \u{b5}s, as here</span>",
+        "<rect class=\"mediated-bar\" width=\"100.0\"",
+        "0.375, as here</span>",
+        "<b>6\u{202f}400</b>",
+    ] {
+        assert!(page.contains(said), "{said}");
+    }
+    assert!(!html(&usual()).contains("How far the mediated figure"));
+    let text = text(&everything());
+    let said: Vec<_> = text.split_whitespace().collect();
+    let said = said.join(" ");
+    assert!(
+        said.contains("by moderation, 7008 at 20 us, 8461 at 40 us; by cost scale, 8461 at 0.375, 6400 at 0.5 (Mb/s, 0.1 s each)"),
+        "{text}"
+    );
 }

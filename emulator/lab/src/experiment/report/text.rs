@@ -1,7 +1,7 @@
 //! The summary on the console: plain text, at most [`WIDTH`] columns, the same for the same outcome.
 
 use super::{auto, busy, is_2009_setup, netem, offloads, ratio, tcp, warm_up, whole};
-use crate::experiment::outcome::{ExperimentOutcome, PathResult};
+use crate::experiment::outcome::{ExperimentOutcome, PathResult, SensitivityPoint};
 
 /// Columns of the console that are used.
 const WIDTH: usize = 100;
@@ -81,6 +81,22 @@ pub fn text(outcome: &ExperimentOutcome) -> String {
             calibration.constant, calibration.value, calibration.note
         ),
     ));
+    if let Some(sensitivity) = &outcome.sensitivity {
+        let list = |points: &[SensitivityPoint], unit: &str| {
+            let points = points.iter();
+            let said = points.map(|p| format!("{:.0} at {}{unit}", p.total_mbps, p.value));
+            said.collect::<Vec<_>>().join(", ")
+        };
+        lines.extend(wrap(
+            "Sensitivity",
+            &format!(
+                "the mediated path carries, by moderation, {}; by cost scale, {} (Mb/s, {} s each)",
+                list(&sensitivity.moderation_us, " us"),
+                list(&sensitivity.cost_scale, ""),
+                sensitivity.seconds
+            ),
+        ));
+    }
     if outcome
         .results
         .iter()
