@@ -192,7 +192,8 @@ impl MacTable {
 pub(crate) struct FastPath {
     /// Whether any VF is on path `auto`.
     in_use: bool,
-    /// Whether the marker comes back here: to the worker with the port. Others send all by way of the hypervisor.
+    /// Whether markers and what comes from the wire come here: to the worker with the port. Others leave to it which way their
+    /// flows take.
     has_port: bool,
     auto: VfSet,
     learned: Learned,
@@ -222,10 +223,25 @@ impl FastPath {
         fast
     }
 
-    /// Has all frames that VFs here send go by way of the hypervisor.
+    /// Leaves to the worker with the port which way flows take that VFs here send.
     pub(crate) fn without_port(&mut self) {
         self.has_port = false;
         self.gates.clear();
+    }
+
+    /// Whether a frame that a VF sends to the wire is left to the worker with the port: one of a flow, which may be on the fast
+    /// path.
+    #[inline]
+    pub(crate) fn is_left_to_port(&self, vf: VfIndex, head: &[u8]) -> bool {
+        let left = !self.has_port && self.auto.contains(vf);
+        left && matches!(FastKey::of_frame(head), Some(FastKey::Flow { .. }))
+    }
+
+    /// Whether a frame was left to the worker with the port, which counts it.
+    #[inline]
+    pub(crate) fn is_counted_by_port(&self, source: Source, verdict: &Verdict) -> bool {
+        let left = |vf| !self.has_port && self.auto.contains(vf);
+        verdict.wire && matches!(source, Source::Vf(vf) if left(vf))
     }
 
     #[inline]
@@ -301,6 +317,7 @@ impl FastPath {
         const OUT: u16 = 1 << 9;
         match source {
             Source::Vf(vf) if !self.auto.contains(vf) => Some(0),
+            Source::Vf(vf) if self.is_left_to_port(vf, head) => None,
             Source::Vf(vf) => match self.lane_out(vf, head) {
                 Lane::Slow => Some(0),
                 Lane::Fast => Some(OUT),
@@ -428,7 +445,13 @@ impl FastPath {
         }
     }
 
-    fn count_fast_tx(&self, vf: VfIndex, len: u32) {
+    pub(crate) fn count_slow_tx(&self, vf: VfIndex) {
+        if let Some(counters) = self.counters(vf) {
+            counters.slowpath_tx_packets.add(1);
+        }
+    }
+
+    pub(crate) fn count_fast_tx(&self, vf: VfIndex, len: u32) {
         if let Some(counters) = self.counters(vf) {
             counters.fastpath_tx_packets.add(1);
             counters.fastpath_tx_bytes.add(len.into());
@@ -447,11 +470,7 @@ impl FastPath {
         match source {
             Source::Vf(vf) if !self.auto.contains(vf) => {}
             Source::Vf(vf) if verdict.wire => self.count_fast_tx(vf, len),
-            Source::Vf(vf) => {
-                if let Some(counters) = self.counters(vf) {
-                    counters.slowpath_tx_packets.add(1);
-                }
-            }
+            Source::Vf(vf) => self.count_slow_tx(vf),
             Source::Wire => {
                 // Those that wait are counted when they go on.
                 let vfs = verdict.vfs.intersection(self.auto);

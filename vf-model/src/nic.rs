@@ -254,7 +254,9 @@ impl Nic {
             return false;
         }
         let here = !reach.direct.is_empty() || !reach.mediated.is_empty();
-        if reach.wire && !here && self.fast.lane_out(vf, head) == Lane::Fast {
+        let straight =
+            self.fast.is_left_to_port(vf, head) || self.fast.lane_out(vf, head) == Lane::Fast;
+        if reach.wire && !here && straight {
             return false;
         }
         let here = std::mem::take(&mut reach.direct);
@@ -285,6 +287,9 @@ impl Nic {
             Source::Vf(vf) => self.account.counters[vf.index()].count_tx(dst, len),
             Source::Wire => self.wire.count_rx(dst, len),
         }
+        if self.fast.is_in_use() && self.fast.is_counted_by_port(source, verdict) {
+            return;
+        }
         let len = verdict.onward_len(len);
         if verdict.pf {
             self.account.pf.count_rx(dst, len);
@@ -304,7 +309,7 @@ impl Nic {
         self.fast.is_in_use()
     }
 
-    /// Has what VFs on path `auto` send here go by way of the hypervisor: for a worker that does not have the port.
+    /// Leaves to the worker with the port which way flows take that VFs on path `auto` send here: for a worker without it.
     pub fn without_port(&mut self) {
         self.fast.without_port();
     }
@@ -314,6 +319,28 @@ impl Nic {
     #[inline]
     pub fn must_wait(&self, vf: VfIndex, head: &[u8]) -> bool {
         self.fast.lane_out(vf, head) == Lane::Wait
+    }
+
+    /// The way of a frame to the wire, as it is there, that a VF of a worker without the port has left to this one; counted unless
+    /// it has to wait.
+    pub fn lane_sent(&mut self, vf: VfIndex, head: &[u8], len: u32) -> Lane {
+        let lane = match self.account.policy.auto().contains(vf) {
+            true => self.fast.lane_out(vf, head),
+            false => return Lane::Fast, // and counted where it was judged
+        };
+        let dst = MacAddr::of_frame(head);
+        match lane {
+            Lane::Fast => {
+                self.wire.count_tx(dst, len);
+                self.fast.count_fast_tx(vf, len);
+            }
+            Lane::Slow => {
+                self.account.pf.count_rx(dst, len);
+                self.fast.count_slow_tx(vf);
+            }
+            Lane::Wait => {}
+        }
+        lane
     }
 
     /// The way of received frames with this key to a VF.

@@ -373,7 +373,7 @@ mod tests {
     /// Everything that can be written in a file and is not said of a NIC.
     const WHOLE: &str = "socket_dir = '/s'\nctl = '/c/ctl'\nctl_group = 'adm'\nobserve = '/c/eyes'\nmetrics = '127.0.0.1:9109'\nmode = '0666'\ngroup = 'kvm'\npoll = 'never'\nthreads = 2\ncpus = '0,2-4'\n\
         [hypervisor]\ncpu = 'model'\n\
-        [[nic]]\nname = 'a'\nvfs = 3\nworkers = 2\nmac_base = '02:00:00:00:0a:00'\nqueue_pairs = 4\noffloads = 'csum'\n\
+        [[nic]]\nname = 'a'\nvfs = 3\nworkers = 2\nmac_base = '02:00:00:00:0a:00'\nqueue_pairs = 4\noffloads = 'csum'\nloopback_rate = '20G'\ndma_latency = '800ns'\n\
         [[nic.vf]]\nindex = 0\nsocket = 'other'\nsocket_role = 'client'\n[[nic.vf]]\nindex = 1\nsocket = '/far/away'\nqmp = 'monitor'\nlink_method = 'socket'\n\
         [[nic]]\nname = 'b'\nsocket_role = 'client'\nprofile = 'i40e'\n[[nic]]\nname = 'c'\nuplink = 'tap t'\nnetem = 'loss 1%'\n\
         [[wire]]\nbetween = ['a', 'b']\nrate = '2.5G'\npropagation_ns = 7\nnetem = 'delay 1ms'\n";

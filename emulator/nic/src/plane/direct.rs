@@ -179,7 +179,8 @@ impl DirectPlane {
         let mut moved = self.poll_workers(usize::MAX);
         if let Some(from_workers) = &mut self.from_workers {
             from_workers.look();
-            for vf in from_workers.waiting().iter() {
+            let held = self.waiting.remote();
+            for vf in from_workers.waiting().union(held).iter() {
                 moved += self.poll_remote(now, vf, true);
             }
         }

@@ -25,8 +25,10 @@ pub(super) struct Waiting {
     /// How many buffers they fill, and how many those of each VF.
     buffers: usize,
     of_vf: Vec<usize>,
-    /// VFs of whose rings the first frame waits.
+    /// VFs of whose rings, or of what another worker has left of them, the first frame waits.
     pub(super) rings: VfSet,
+    /// That frame, of VFs of other workers.
+    remote: Vec<(VfIndex, Frame)>,
     /// When to try to send a marker for which there was no room.
     marker_at: Option<Nanos>,
 }
@@ -64,6 +66,23 @@ impl Waiting {
         if let Some(of_vf) = self.of_vf.get_mut(vf.index()) {
             *of_vf -= given;
         }
+    }
+
+    /// Keeps the first frame of a VF of another worker.
+    pub(super) fn hold_remote(&mut self, vf: VfIndex, frame: Frame) {
+        self.rings.insert(vf);
+        self.remote.push((vf, frame));
+    }
+
+    /// Gives it back.
+    pub(super) fn take_remote(&mut self, vf: VfIndex) -> Option<Frame> {
+        let at = self.remote.iter().position(|(of, _)| *of == vf)?;
+        Some(self.remote.swap_remove(at).1)
+    }
+
+    /// The VFs of which such a frame is kept.
+    pub(super) fn remote(&self) -> VfSet {
+        self.remote.iter().map(|(vf, _)| *vf).collect()
     }
 
     /// When something is to be done.
@@ -104,7 +123,10 @@ impl DirectPlane {
     fn release(&mut self) -> usize {
         while let Some(vf) = self.waiting.rings.pop() {
             // Whether its frame still waits is found out when it is looked at.
-            self.ports.active.had_work(vf);
+            match self.is_remote(vf) {
+                true => self.out.egress.wait(vf.index()),
+                false => self.ports.active.had_work(vf),
+            }
         }
         let mut moved = 0;
         for held in std::mem::take(&mut self.waiting.held) {

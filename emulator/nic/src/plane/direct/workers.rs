@@ -1,7 +1,7 @@
 //! The direct path of a NIC on several threads: a plane each, which hands frames for the others' VFs over to them, and those for
 //! the wire to the one that has the port. Never touches another worker's rings.
 
-use vf_model::{Nanos, OnWire, VfIndex};
+use vf_model::{Judge, Lane, Nanos, OnWire, Onward, VfIndex};
 use vf_vhost::rx::BURST_EFFORT;
 
 use super::super::egress::Egress;
@@ -91,7 +91,8 @@ impl DirectPlane {
         moved
     }
 
-    /// What another worker has left of a VF of its own, as far as it is its turn, or all.
+    /// What another worker has left of a VF of its own, as far as it is its turn, or all but what waits for its flow to change
+    /// paths. What of a VF on path `auto` is not on the fast path goes up to the hypervisor from here.
     pub(super) fn poll_remote(&mut self, now: Nanos, vf: VfIndex, force: bool) -> usize {
         let Some(from_workers) = &mut self.from_workers else {
             return 0;
@@ -99,18 +100,45 @@ impl DirectPlane {
         let flow = vf.index();
         let egress = &mut self.out.egress;
         egress.leave(flow);
+        if self.waiting.rings.contains(vf) {
+            return 0;
+        }
+        let auto = self.nic.has_fast_path() && self.nic.policy().auto().contains(vf);
         let mut moved = 0;
         // The longest frame that does not count as one of several in a visit.
-        while force || moved < BURST && egress.may_send(flow, 1) {
-            let Some(frame) = from_workers.take(vf) else {
+        while force || moved < BURST && self.out.egress.may_send(flow, 1) {
+            let held = self.waiting.take_remote(vf);
+            let Some(frame) = held.or_else(|| from_workers.take(vf)) else {
                 break;
             };
+            if auto {
+                match self.nic.lane_sent(vf, frame.head(), frame.len()) {
+                    Lane::Fast => {}
+                    Lane::Slow => {
+                        let onward = Onward {
+                            wire: true,
+                            from: Some(vf),
+                            tagging: self.nic.tagging(None),
+                            ..Onward::default()
+                        };
+                        let rx = &mut self.ports.rx;
+                        self.out.hand_on(&mut self.nic, rx, frame, onward);
+                        moved += 1;
+                        continue;
+                    }
+                    Lane::Wait => {
+                        self.waiting.hold_remote(vf, frame);
+                        break;
+                    }
+                }
+            }
             let on_wire = OnWire::of(&meta(frame.len(), &frame.offload));
+            let egress = &mut self.out.egress;
             egress.send(now, &mut self.nic, flow, frame, on_wire);
             moved += 1;
         }
-        if from_workers.waiting().contains(vf) {
-            egress.wait(flow);
+        if from_workers.waiting().contains(vf) && !self.waiting.rings.contains(vf) {
+            self.out.egress.wait(flow);
         }
         self.ports.rx.load.count_burst(moved)
     }

@@ -88,6 +88,53 @@ fn a_flow_is_on_the_slow_path_until_it_is_learned_and_its_frames_wait_for_the_ch
     assert_eq!(bench.drops(), []);
 }
 
+/// VF 1 is another worker's than the port, which decides.
+#[test]
+fn what_a_vf_sends_is_on_the_fast_path_whichever_worker_has_it() {
+    let costs = CostModel::default();
+    let mut bench = Bench::like(Profile::Falcon, 2, &[Path::Auto; 2], Nanos(0), Some(costs));
+    bench.start(0, &queue_of(256));
+    bench.start(1, &queue_of(256));
+    let mut sent = [0; 2];
+    for step in 0..100 {
+        for (vf, sent) in sent.iter_mut().enumerate() {
+            // Answers to what is heard, which begins later, and a ping in between.
+            if step > 20 {
+                bench.send_from_far(private(udp(mac(vf), BEYOND, 80, step)));
+            }
+            for _ in 0..3 {
+                let frame = udp(BEYOND, mac(vf), 4000, *sent);
+                *sent += u32::from(bench.vms[vf].send_udp(&frame));
+            }
+            let mut ping = udp(BEYOND, mac(vf), 0, step);
+            ping[23] = 1;
+            assert!(bench.vms[vf].send_udp(&ping));
+        }
+        bench.run_until(Nanos(bench.now.0 + 20_000));
+        bench.vms.iter_mut().for_each(|vm| {
+            vm.receive();
+        });
+    }
+    bench.run_until(LATE);
+    for vf in 0..2 {
+        let counted = fast(&bench, vf);
+        assert_eq!(
+            counted.fastpath_tx_packets + counted.slowpath_tx_packets,
+            400
+        );
+        assert!(counted.fastpath_tx_packets > 200, "{vf}: {counted:?}");
+        assert!(counted.slowpath_tx_packets >= 100 + 60, "{vf}: {counted:?}");
+        let of_flow = bench.arrived.iter().map(|frame| flow(frame));
+        let of_flow = of_flow.filter(|(flow, _)| *flow == (mac(usize::from(vf)), BEYOND, 4000));
+        assert!(
+            of_flow.map(|(_, number)| number).eq(0..300),
+            "in order, and all"
+        );
+    }
+    assert_eq!(bench.sum(Nic::wire_counters).tx_packets, 800, "each once");
+    assert_eq!(bench.drops(), []);
+}
+
 #[test]
 fn frames_wait_in_as_many_buffers_as_the_vf_may_have() {
     let slow = CostModel {
