@@ -55,8 +55,13 @@ impl Command {
             | Command::Link { at, .. }
             | Command::Bridge { at, .. }
             | Command::Fdb { at, .. }
+            | Command::Capture(Capture { at, .. })
+            | Command::Monitor(Monitor { at, .. })
             | Command::Batch { at, .. } => Some(at),
-            Command::Run(_) | Command::Save { .. } | Command::Profile { .. } => None,
+            Command::Run(_)
+            | Command::Save { .. }
+            | Command::Extcap(_)
+            | Command::Profile { .. } => None,
             #[cfg(feature = "lab")]
             Command::Experiment(_) | Command::Scenario { .. } => None,
         }
@@ -142,6 +147,16 @@ pub enum Command {
     /// Say what becomes of a frame and why: every decision in order, the receivers, or the reason of the drop
     #[command(after_help = WHY_HELP)]
     Why(Why),
+    /// Capture frames as they pass a VF, the wire or the PF, or are dropped there, as pcapng: each with its path, queue and receivers,
+    /// each dropped one with the reason and the rule
+    #[command(after_help = CAPTURE_HELP)]
+    Capture(Capture),
+    /// Print what happens to NICs as it happens: guests that come and go, paths, commands, the link; and dropped frames
+    #[command(after_help = MONITOR_HELP)]
+    Monitor(Monitor),
+    /// Stand in Wireshark's list of interfaces (extcap)
+    #[command(after_help = EXTCAP_HELP)]
+    Extcap(Extcap),
     /// Say what NICs of a family can do, and where two families differ
     Profile {
         /// What to say.
@@ -206,6 +221,108 @@ Examples:
   vfnic why from vf0 dst vf1
   vfnic why from vf0 dst 52:54:00:00:00:07 vlan 5 tcp dst-ip 10.0.0.1 dport 80
   vfnic why --pcap trace.pcapng --packet 3 from wire";
+
+/// Options of `vfnic capture`.
+#[derive(Debug, Args)]
+pub struct Capture {
+    /// Which NIC.
+    #[command(flatten)]
+    pub at: Target,
+    /// Where to, a file or - for standard output [default: standard output, unless that is a terminal]
+    #[arg(long, short, value_name = "FILE")]
+    pub write: Option<PathBuf>,
+    /// Dropped frames only
+    #[arg(long)]
+    pub drops: bool,
+    /// Bytes of each frame at most; 0 is all of them
+    #[arg(long, short, value_name = "N", default_value_t = 0)]
+    pub snaplen: u32,
+    /// Ports, vf N, wire or pf, behind the name of their NIC if there are several; and then what frames are to be like: flow-type ...,
+    /// the words of 'filter add'
+    #[arg(required = true, num_args = 1..)]
+    pub words: Vec<String>,
+}
+
+const CAPTURE_HELP: &str = "\
+Ports may be several, of several NICs, and N a range such as 0-3; each is an interface of the capture, such as a-vf0. Directions
+are as the guest sees them, on the wire as the NIC does, at the PF as the hypervisor does. Frames are as they pass the port: what is
+still to be segmented is whole, and checksums may be the receiver's to complete. Commands, switches of paths and guests that come and
+go are comments of the frame that follows. What flow-type ... may say, tells 'vfnic filter --help'.
+
+It ends with Ctrl-C, the file whole. A NIC never waits for a capture: frames that the disk or reader is too slow for are counted, and
+their number is printed at the end and is in the file. Who does not capture pays nothing; a VF that is captured may be slower.
+
+Examples:
+  vfnic capture vf 0 -w vf0.pcapng
+  vfnic capture vf 0 | wireshark -k -i -
+  vfnic capture a vf 0 wire b vf 0 -w both-ends.pcapng
+  vfnic capture vf 0-7 --drops | tshark -r - -T fields -e frame.interface_name -e frame.comment
+  vfnic capture wire --snaplen 128 -w web.pcapng flow-type tcp4 dst-ip 10.0.0.1 dst-port 80";
+
+/// Options of `vfnic monitor`.
+#[derive(Debug, Args)]
+pub struct Monitor {
+    /// Which NIC; all of them if none is said.
+    #[command(flatten)]
+    pub at: Target,
+    /// Dropped frames, too, each with the reason and the rule
+    #[arg(long)]
+    pub drops: bool,
+    /// How it is shown.
+    #[command(flatten)]
+    pub show: Show,
+}
+
+const MONITOR_HELP: &str = "\
+A line each, with the time of day in UTC; with --json an object a line. A reader that is too slow is told how much it has missed.
+What is lost beyond the port, by impairments of the wire, is in 'vfnic show' only.
+
+Example:
+  vfnic monitor --drops";
+
+/// What Wireshark asks.
+#[derive(Debug, Args)]
+pub struct Extcap {
+    /// Control socket of a running vfnic [default: ctl.sock in the runtime directory]
+    #[arg(long, value_name = "SOCKET")]
+    pub ctl: Option<PathBuf>,
+    /// List the interfaces
+    #[arg(long)]
+    pub extcap_interfaces: bool,
+    /// The interface that is meant
+    #[arg(long, value_name = "NAME")]
+    pub extcap_interface: Option<String>,
+    /// Say its link types
+    #[arg(long)]
+    pub extcap_dlts: bool,
+    /// Say its options
+    #[arg(long)]
+    pub extcap_config: bool,
+    /// Capture
+    #[arg(long)]
+    pub capture: bool,
+    /// Where to
+    #[arg(long, value_name = "FILE")]
+    pub fifo: Option<PathBuf>,
+    /// Wireshark's version
+    #[arg(long, value_name = "VERSION")]
+    pub extcap_version: Option<String>,
+    /// A filter in the words of pcap, which is not applied: Wireshark's display filters are for that
+    #[arg(long, value_name = "FILTER")]
+    pub extcap_capture_filter: Option<String>,
+    /// Dropped frames only
+    #[arg(long)]
+    pub drops: bool,
+    /// Bytes of each frame at most; 0 is all of them
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub snaplen: u32,
+}
+
+const EXTCAP_HELP: &str = "\
+Wireshark looks for programs in its extcap folder, which 'tshark -G folders' names; a link to vfnic there is enough:
+  mkdir -p ~/.config/wireshark/extcap
+  ln -s \"$(command -v vfnic)\" ~/.config/wireshark/extcap/vfnic
+The ports of the NICs that run are in the list then, after a look for new interfaces (F5).";
 
 const BATCH_HELP: &str = "\
 Each line is a vf, filter, link, bridge or fdb command without 'vfnic', and may begin with --nic NAME. What follows a # is a comment. If

@@ -27,6 +27,6 @@ pub use vf_lab::{
     calendar, digest, embedded, experiment, linux, scenario, timetravel, virtual_hosts,
 };
 pub use vf_nic::{
-    clock, config, control, instance, log, metrics, panics, plane, queue, server, state_file,
-    thread, tournament, uplink, watch,
+    capture, clock, config, control, instance, log, metrics, panics, plane, queue, server,
+    state_file, thread, tournament, uplink, watch,
 };

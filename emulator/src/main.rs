@@ -4,8 +4,11 @@
 
 mod batch;
 mod bridge;
+mod capture;
+mod extcap;
 #[cfg(feature = "lab")]
 mod lab;
+mod monitor;
 mod profile;
 #[cfg(feature = "lab")]
 mod progress;
@@ -86,13 +89,15 @@ fn carry_out(cli: Cli) -> Result<(), Failure> {
     let (ctl, nic) = match (&command, command.target()) {
         (_, Some(behind)) => (behind.ctl.clone().or(ctl), behind.nic.clone().or(nic)),
         (
-            cli::Command::Run(cli::Run { ctl: behind, .. }) | cli::Command::Save { ctl: behind },
+            cli::Command::Run(cli::Run { ctl: behind, .. })
+            | cli::Command::Save { ctl: behind }
+            | cli::Command::Extcap(cli::Extcap { ctl: behind, .. }),
             _,
         ) if nic.is_none() => (behind.clone().or(ctl), None),
         (_, None) if nic.is_none() && ctl.is_none() => (None, None),
         _ => {
             return Err(usage(
-                "--nic is for show, vf, filter, link, bridge, fdb, why and batch, and --ctl for those, save and run",
+                "--nic is for show, vf, filter, link, bridge, fdb, why, capture, monitor and batch, and --ctl for those, save, extcap and run",
             ));
         }
     };
@@ -107,6 +112,9 @@ fn carry_out(cli: Cli) -> Result<(), Failure> {
         cli::Command::Vf { words, .. } => self::command(&running(ctl)?, nic, "vf", words),
         cli::Command::Filter { command, .. } => filter(&running(ctl)?, nic, command),
         cli::Command::Link { words, .. } => self::command(&running(ctl)?, nic, "link", words),
+        cli::Command::Capture(args) => capture::capture(&running(ctl)?, nic, &args),
+        cli::Command::Monitor(args) => monitor::monitor(&running(ctl)?, nic, &args),
+        cli::Command::Extcap(args) => extcap::extcap(&running(ctl)?, &args),
         cli::Command::Why(args) => why::ask_why(&running(ctl)?, nic, &args),
         cli::Command::Bridge { words, .. } => match bridge::question(&words) {
             Some(question) => question.ask(&running(ctl)?, nic.as_deref()),
@@ -130,10 +138,21 @@ fn carry_out(cli: Cli) -> Result<(), Failure> {
 
 /// The command line, in which `-batch` is one word, as it is to ip(8).
 fn arguments() -> impl Iterator<Item = OsString> {
-    std::env::args_os().map(|arg| match arg == "-batch" {
-        true => "--batch".into(),
-        false => arg,
-    })
+    let mut args: Vec<_> = std::env::args_os().collect();
+    for arg in args.iter_mut().filter(|arg| *arg == "-batch") {
+        *arg = "--batch".into();
+    }
+    // From its extcap folder, Wireshark runs it without a command.
+    if args.get(1).is_some_and(is_of_extcap) {
+        args.insert(1, "extcap".into());
+    }
+    args.into_iter()
+}
+
+/// Whether Wireshark has said it.
+fn is_of_extcap(arg: &OsString) -> bool {
+    let arg = arg.to_string_lossy();
+    arg.starts_with("--extcap-") || arg == "--capture"
 }
 
 /// The control socket of the vfnic that runs.

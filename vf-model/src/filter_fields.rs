@@ -395,7 +395,7 @@ impl MatchFields {
     }
 
     /// Which bits it looks at, and what they are.
-    fn combination(&self) -> (Combination, FieldWords) {
+    pub(crate) fn combination(&self) -> (Combination, FieldWords) {
         let mac =
             |mac: Option<MacMask>| mac.map_or((0, 0), |mac| (mac.mask.to_u64(), mac.mac.to_u64()));
         let ip = |ip: Option<IpPrefix>| ip.map_or((0, 0), |ip| (ip.mask(), ip.bits()));

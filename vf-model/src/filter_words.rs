@@ -38,6 +38,7 @@ const COPY: &str =
 const EGRESS_UNKNOWN: &str = "who is unknown is no question of what VFs send: name another dst";
 const NEW: &str = "a new filter needs vf N or action drop, or mirror N for a copy";
 const OLD: &str = "a filter to delete is named by its id, or by what it matches and its priority, without vf, mirror, action or loc";
+const SEEN: &str = "what a capture is to see is a match alone, of one frame: leave out vf, mirror, action, loc and priority, and what is unknown";
 const NO_LOC: &str = "loc goes with the command filter add only";
 
 /// The values that were given.
@@ -162,6 +163,23 @@ impl<S: AsRef<str>> Words<'_, S> {
         Ok((matches, given.priority.unwrap_or_default()))
     }
 
+    /// What a frame is to be like that is only looked at: a match without anything that is said of a filter.
+    pub(crate) fn match_alone(&mut self) -> Result<MatchFields, Refusal> {
+        let (of, given) = self.type_and_given()?;
+        if given.vf.is_some()
+            || given.action.is_some()
+            || given.loc.is_some()
+            || given.priority.is_some()
+            || given.unknown.is_some()
+            || given.egress
+            || given.mirror.is_some()
+        {
+            return Err(MatchError(SEEN).into());
+        }
+        given.matches(of)?;
+        Ok(given.fields(of)?)
+    }
+
     pub(crate) fn vf(&mut self) -> Result<VfIndex, ParseError> {
         let index = self.next("the number of a VF")?;
         number("vf", index, "the number of a VF, 0 to 255").map(VfIndex)
@@ -173,6 +191,11 @@ impl<S: AsRef<str>> Words<'_, S> {
     }
 
     fn match_and_rest(&mut self) -> Result<(FilterMatch, Given), Refusal> {
+        let (of, given) = self.type_and_given()?;
+        Ok((given.matches(of)?, given))
+    }
+
+    fn type_and_given(&mut self) -> Result<(FlowType, Given), Refusal> {
         let mut given = Given::default();
         // As tc and rte_flow call the two directions.
         if let Some(direction @ ("ingress" | "egress")) = self.peek() {
@@ -207,7 +230,7 @@ impl<S: AsRef<str>> Words<'_, S> {
             }
         };
         let given = self.given(given, of)?;
-        Ok((given.matches(of)?, given))
+        Ok((of, given))
     }
 
     fn given(&mut self, mut given: Given, of: FlowType) -> Result<Given, Refusal> {
@@ -388,6 +411,21 @@ impl Given {
     }
 
     fn matches(&self, of: FlowType) -> Result<FilterMatch, MatchError> {
+        let fields = self.fields(of)?;
+        match self.unknown {
+            Some(_) if !fields.flags().is_empty() => Err(MatchError(UNKNOWN)),
+            Some(_) if self.egress => Err(MatchError(EGRESS_UNKNOWN)),
+            Some(unknown) => Ok(unknown),
+            None if fields.flags().is_empty() => Err(MatchError(ETHER)),
+            None if self.egress => {
+                let sender = self.vf;
+                Ok(FilterMatch::Egress { sender, fields })
+            }
+            None => Ok(FilterMatch::of(fields)),
+        }
+    }
+
+    fn fields(&self, of: FlowType) -> Result<MatchFields, MatchError> {
         let mut fields = self.fields;
         fields.vlan = match (self.vlan, self.vlan_etype) {
             (Some(vid), None) => Some(Vlan::of_vid(vid)),
@@ -406,17 +444,7 @@ impl Given {
             fields.ethertype = Some([ETHERTYPE_IPV6, ETHERTYPE_IPV4][usize::from(v4)]);
             fields.protocol = protocol.or(fields.protocol);
         }
-        match self.unknown {
-            Some(_) if !fields.flags().is_empty() => Err(MatchError(UNKNOWN)),
-            Some(_) if self.egress => Err(MatchError(EGRESS_UNKNOWN)),
-            Some(unknown) => Ok(unknown),
-            None if fields.flags().is_empty() => Err(MatchError(ETHER)),
-            None if self.egress => {
-                let sender = self.vf;
-                Ok(FilterMatch::Egress { sender, fields })
-            }
-            None => Ok(FilterMatch::of(fields)),
-        }
+        Ok(fields)
     }
 }
 

@@ -70,6 +70,7 @@ mod filter_spec;
 mod filter_store;
 mod filter_table;
 mod filter_words;
+mod frame_match;
 mod hash_rows;
 mod hypervisor;
 mod judge;
@@ -119,6 +120,7 @@ pub use filter_spec::{
 };
 pub use filter_store::{SearchDepth, TableUse};
 pub use filter_table::{FilterTable, NumberedFilter, TableError};
+pub use frame_match::FrameMatch;
 pub use hypervisor::HypervisorModel;
 pub use judge::{Account, Judge};
 pub use lack::Answer;

@@ -2,7 +2,7 @@
 
 use std::cell::Cell;
 use std::rc::Rc;
-use std::time::Instant;
+use std::time::{Instant, SystemTime};
 
 use vf_model::Nanos;
 
@@ -24,6 +24,19 @@ impl Clock {
                 Nanos(u64::try_from(epoch.elapsed().as_nanos()).unwrap_or(u64::MAX))
             }
             Clock::Virtual(now) => now.get(),
+        }
+    }
+
+    /// Nanoseconds of UNIX time at which this clock began; those of the virtual clock are counted from 0.
+    #[must_use]
+    pub fn began(&self) -> u64 {
+        match self {
+            Clock::Wall(epoch) => {
+                let unix = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+                let began = unix.unwrap_or_default().saturating_sub(epoch.elapsed());
+                u64::try_from(began.as_nanos()).unwrap_or(u64::MAX)
+            }
+            Clock::Virtual(_) => 0,
         }
     }
 }

@@ -13,12 +13,14 @@ use vf_vhost::endpoint::{Device, DeviceConfig, Endpoint, SessionEvent, SessionRe
 use vf_vhost::features::VirtioFeatures;
 use vf_vhost::vring::Vring;
 
+use crate::capture::event::{Audience, Happening};
+use crate::capture::{Capture, Wanted};
 use crate::clock::Clock;
 use crate::config::NicSettings;
 use crate::ctrl_queue::{self, CommandLimiter};
 use crate::plane::{self, DirectPlane, MediatedPlane, PolicyCell, Rings, Statistics};
 use crate::qmp::Monitor;
-use crate::queue::{PfEnd, Pool, worker_of};
+use crate::queue::{Doorbell, PfEnd, Pool, worker_of};
 use crate::thread::PlaneHandle;
 use crate::uplink::Uplink;
 use crate::watch::Direction;
@@ -42,6 +44,8 @@ pub struct NicInstance {
     /// Index of the NIC at the other end of its wire.
     pub peer: Option<usize>,
     clock: Clock,
+    audience: Audience,
+    pool: Pool,
 }
 
 /// The control side of one VF.
@@ -147,6 +151,7 @@ impl NicInstance {
         clock: Clock,
     ) -> NicInstance {
         let vfs = usize::from(settings.vfs);
+        let pool = hypervisor.borrow().pool().clone();
         let statistics = Statistics {
             workers: workers.iter().map(|a| a.borrow().statistics()).collect(),
             hypervisor: hypervisor.borrow().statistics(),
@@ -160,6 +165,8 @@ impl NicInstance {
             vfs: std::iter::repeat_with(Vf::default).take(vfs).collect(),
             peer: None,
             clock,
+            audience: Audience::default(),
+            pool,
         };
         host.note_paths();
         host
@@ -171,10 +178,53 @@ impl NicInstance {
         self.policies.load()
     }
 
+    /// Captures frames and events of the NIC from now on: what passes after this is seen. `bell` wakes whoever writes them.
+    #[must_use]
+    pub fn capture(&self, wanted: Wanted, bell: Doorbell) -> Arc<Capture> {
+        let capture = Capture::new(wanted, self.vfs.len(), bell, self.pool.clone());
+        for worker in &self.workers {
+            let capture = Arc::clone(&capture);
+            worker.call(move |plane| plane.captures_mut().attach(capture));
+        }
+        let there = Arc::clone(&capture);
+        self.hypervisor
+            .call(move |plane| plane.captures_mut().attach(there));
+        self.audience.add(Arc::clone(&capture));
+        capture
+    }
+
+    /// How many captures there are.
+    #[must_use]
+    pub fn captures(&self) -> usize {
+        self.audience.len()
+    }
+
+    /// Tells those who capture what has happened.
+    pub fn tell(&self, what: impl FnOnce() -> Happening) {
+        self.audience.tell(self.clock.now(), what);
+    }
+
+    /// Nanoseconds of UNIX time at which the NIC's clock began.
+    #[must_use]
+    pub fn began(&self) -> u64 {
+        self.clock.began()
+    }
+
     fn note_paths(&mut self) {
         let policy = self.policies.load();
         for (i, vf) in self.vfs.iter_mut().enumerate() {
             vf.path = policy.vf(VfIndex::from(i)).path;
+        }
+    }
+
+    /// Tells those who capture which VFs have changed paths.
+    fn tell_paths(&self) {
+        let policy = self.policies.load();
+        for (i, vf) in self.vfs.iter().enumerate() {
+            let path = policy.vf(VfIndex::from(i)).path;
+            if path != vf.path {
+                self.tell(|| Happening::Path { vf: i as u8, path });
+            }
         }
     }
 
@@ -217,6 +267,7 @@ impl NicInstance {
             policies,
             vfs,
             clock,
+            audience,
             ..
         } = self;
         let Vf {
@@ -242,6 +293,7 @@ impl NicInstance {
             pace,
             monitor,
             clock,
+            audience,
         };
         Some(serve(endpoint.as_mut()?, &mut device))
     }
@@ -258,6 +310,8 @@ impl NicInstance {
             let mut hypervisor = self.hypervisor.borrow();
             let now = self.clock.now();
             plane::switch_paths(now, &mut workers, &mut hypervisor, &self.policies, policy);
+            // Before a frame goes the new way.
+            self.tell_paths();
         }
         self.note_paths();
         self.show_guests(&before)
@@ -291,6 +345,7 @@ impl NicInstance {
         publish(&self.policies, policy, &self.workers, &self.hypervisor);
         let device = self.settings.name.as_str();
         tracing::info!(device, "{}", if carrier { "carrier" } else { "no carrier" });
+        self.tell(|| Happening::Carrier { up: carrier });
         let notes = self.show_guests(&before);
         let name = &self.settings.name;
         notes.iter().map(|note| format!("{name}: {note}")).collect()
@@ -489,6 +544,7 @@ struct VfDevice<'a> {
     pace: &'a mut CommandLimiter,
     monitor: &'a mut Option<Monitor>,
     clock: &'a Clock,
+    audience: &'a Audience,
 }
 
 impl<'a> VfDevice<'a> {
@@ -593,6 +649,9 @@ impl Device for VfDevice<'_> {
 
     fn session(&mut self, event: SessionEvent<'_>) {
         let vf = self.vf;
+        if let Some(what) = happening(vf, &event) {
+            self.audience.tell(self.clock.now(), || what);
+        }
         match event {
             // The endpoint logs it.
             SessionEvent::Connected => *self.refused = 0,
@@ -624,6 +683,27 @@ impl Device for VfDevice<'_> {
             _ => {}
         }
     }
+}
+
+/// What of a session others are told.
+fn happening(vf: VfIndex, event: &SessionEvent<'_>) -> Option<Happening> {
+    let vf = vf.0;
+    Some(match event {
+        SessionEvent::Connected => Happening::Attached { vf },
+        SessionEvent::Negotiated { features } => Happening::Driver {
+            vf,
+            features: format!("{features:#x}"),
+        },
+        SessionEvent::Refused { what } => Happening::Refused {
+            vf,
+            why: what.to_string(),
+        },
+        SessionEvent::Disconnected { why } => Happening::Left {
+            vf,
+            why: why.map(ToString::to_string),
+        },
+        _ => return None,
+    })
 }
 
 impl Drop for VfDevice<'_> {

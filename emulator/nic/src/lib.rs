@@ -40,6 +40,7 @@
 //! ```
 #![forbid(unsafe_code)]
 
+pub mod capture;
 pub mod clock;
 pub mod config;
 pub mod control;

@@ -6,6 +6,7 @@
 
 mod batch;
 mod blocking;
+mod capture;
 mod clients;
 mod commands;
 mod control;

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use mio::{Events, Poll};
 use vf_model::Nanos;
 use vf_nic::config::Config;
-use vf_nic::control::clients::Clients;
+use vf_nic::control::clients::{Answer, Clients};
 use vf_nic::control::{Change, Dispatcher, Nics, Response};
 use vf_nic::instance::NicInstance;
 use vf_nic::server::RunError;
@@ -66,12 +66,15 @@ impl Simulation {
         clients.retry(poll.registry());
         for event in &*events {
             clients.serve(event.token(), poll.registry(), |request| {
-                let answer = dispatcher.answer(self, request).unwrap_or_else(|error| {
+                let response = dispatcher.answer(self, request).unwrap_or_else(|error| {
                     let why = error.to_string();
                     outcome = Err(error);
                     Response::Refused(why)
                 });
-                answer.into()
+                Answer {
+                    takeover: dispatcher.take_takeover(),
+                    ..response.into()
+                }
             });
         }
         self.control = Some(control);

@@ -121,6 +121,16 @@ impl Connection {
         Ok(answer)
     }
 
+    /// What follows the last answer, when that was [`Response::Stream`]: however long it takes.
+    ///
+    /// # Errors
+    /// [`CtlError`].
+    pub fn into_stream(self) -> Result<BufReader<UnixStream>, CtlError> {
+        let set = self.stream.get_ref().set_read_timeout(None);
+        set.map_err(|source| self.broken(source))?;
+        Ok(self.stream)
+    }
+
     fn broken(&self, source: io::Error) -> CtlError {
         let source = match source.kind() {
             io::ErrorKind::WouldBlock => io::Error::new(

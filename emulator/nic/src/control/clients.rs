@@ -13,6 +13,7 @@ use mio::{Interest, Registry, Token};
 use vf_vhost::listener::Listener;
 
 use super::protocol::{MAX_LINE, Request, Response};
+use super::stream::Takeover;
 
 /// Clients at a time. One more takes the place of the one that has been quiet for longest.
 const MAX_CLIENTS: usize = 64;
@@ -41,12 +42,18 @@ pub struct Answer {
     pub response: Response,
     /// It waits until [`Clients::keep`] has said this or more.
     pub kept: u64,
+    /// What has the client's connection then.
+    pub takeover: Option<Takeover>,
 }
 
 impl From<Response> for Answer {
     /// One that goes at once.
     fn from(response: Response) -> Answer {
-        Answer { response, kept: 0 }
+        Answer {
+            response,
+            kept: 0,
+            takeover: None,
+        }
     }
 }
 
@@ -61,6 +68,8 @@ struct Client {
     finished: bool,
     /// When it last had something to say.
     heard: Instant,
+    /// What is to have its connection when it has been answered.
+    takeover: Option<Takeover>,
 }
 
 /// What is left to do for a client.
@@ -72,6 +81,8 @@ enum Left {
     More,
     /// Nothing for ever.
     Over,
+    /// Its connection is somebody else's.
+    TakenOver,
 }
 
 impl Clients {
@@ -117,6 +128,7 @@ impl Clients {
                 let _ = registry.reregister(&mut client.stream, token, INTEREST);
             }
             Left::Over => self.remove(token.0, registry),
+            Left::TakenOver => self.hand_over(token.0, registry),
         }
     }
 
@@ -149,6 +161,18 @@ impl Clients {
         if let Some(mut gone) = self.clients.remove(&token) {
             // It is closed next, which deregisters it as well.
             let _ = registry.deregister(&mut gone.stream);
+        }
+    }
+
+    fn hand_over(&mut self, token: usize, registry: &Registry) {
+        let Some(mut client) = self.clients.remove(&token) else {
+            return;
+        };
+        let _ = registry.deregister(&mut client.stream);
+        if let Some(takeover) = client.takeover
+            && let Err(error) = takeover(client.stream.into())
+        {
+            tracing::warn!(%error, "a client cannot be given what it has asked for");
         }
     }
 
@@ -197,6 +221,7 @@ impl Clients {
                         waits_for: 0,
                         finished: false,
                         heard: Instant::now(),
+                        takeover: None,
                     },
                 );
             }
@@ -222,6 +247,9 @@ impl Client {
                     Err(e) => return Err(e),
                 }
             }
+            if self.takeover.is_some() {
+                return Ok(Left::TakenOver);
+            }
             let mut unsearched = self.input[self.searched..].iter();
             if let Some(end) = unsearched.position(|b| *b == b'\n') {
                 if started.elapsed() >= TURN {
@@ -230,8 +258,12 @@ impl Client {
                 let line: Vec<u8> = self.input.drain(..=self.searched + end).collect();
                 self.searched = 0;
                 let refused = |why| Response::Refused(why).into();
-                let Answer { response, kept } =
-                    Request::parse(&line).map_or_else(refused, &mut *answer);
+                let Answer {
+                    response,
+                    kept,
+                    takeover,
+                } = Request::parse(&line).map_or_else(refused, &mut *answer);
+                self.takeover = takeover;
                 serde_json::to_writer(&mut self.output, &response)?;
                 self.output.push(b'\n');
                 self.waits_for = kept;

@@ -8,7 +8,9 @@ use vf_model::{Addressed, Command, Nanos, Policy, Question, Refused};
 
 use super::observe::Observer;
 use super::protocol::{FilterLine, NicCommand, PROTOCOL, Request, Response};
+use super::stream::{self, Takeover};
 use super::why::Why;
+use crate::capture::event::Happening;
 use crate::config::Config;
 use crate::instance::NicInstance;
 
@@ -50,6 +52,7 @@ pub struct Dispatcher {
     observer: Observer,
     /// What was to be run.
     config: Config,
+    takeover: Option<Takeover>,
 }
 
 impl Dispatcher {
@@ -59,6 +62,7 @@ impl Dispatcher {
         Dispatcher {
             observer: Observer::default(),
             config,
+            takeover: None,
         }
     }
 
@@ -109,6 +113,17 @@ impl Dispatcher {
                 });
                 asked.map_or_else(Response::Refused, Response::Why)
             }
+            Request::Capture(request) => {
+                let nic = nic_or_any(&names(nics), request.nic.as_deref());
+                self.begin(nic.and_then(|nic| stream::capture(nics, &request, nic)))
+            }
+            Request::Monitor { nic, drops } => {
+                let nic = nic
+                    .as_deref()
+                    .map(|nic| nic_named(&names(nics), Some(nic)))
+                    .transpose();
+                self.begin(nic.and_then(|nic| stream::monitor(nics, nic, drops)))
+            }
             Request::Command(command) => match plan(nics, &[command]) {
                 Ok(changes) => done(nics, changes)?,
                 Err(Rejected { why, .. }) => Response::Refused(why),
@@ -122,6 +137,23 @@ impl Dispatcher {
                 },
             },
         })
+    }
+}
+
+impl Dispatcher {
+    /// What is to have the connection of the client that has been answered last, if anything is.
+    pub fn take_takeover(&mut self) -> Option<Takeover> {
+        self.takeover.take()
+    }
+
+    fn begin(&mut self, begun: Result<(Response, Takeover), String>) -> Response {
+        match begun {
+            Ok((response, takeover)) => {
+                self.takeover = Some(takeover);
+                response
+            }
+            Err(why) => Response::Refused(why),
+        }
     }
 }
 
@@ -141,9 +173,18 @@ fn why(policy: &Policy, words: &[String]) -> Result<Why, String> {
 fn done<N: Nics>(nics: &mut N, changes: Vec<Change>) -> Result<Response, N::Error> {
     let known = changes.iter().flat_map(|change| change.notes.clone());
     let mut notes: Vec<_> = known.collect();
+    let said = changes
+        .iter()
+        .map(|change| (change.nic, change.said.clone()));
+    let said: Vec<_> = said.collect();
     Ok(match nics.change(changes)? {
         Ok(more) => {
             notes.extend(more);
+            for (n, words) in said {
+                if let Some(nic) = nics.nics().nth(n) {
+                    nic.tell(|| Happening::Command { words });
+                }
+            }
             Response::Done(notes)
         }
         Err(why) => Response::Refused(why),
@@ -180,6 +221,14 @@ fn nic_named(names: &[String], nic: Option<&str>) -> Result<usize, String> {
             .iter()
             .position(|name| name == nic)
             .ok_or_else(|| format!("no NIC '{nic}': there is {}", names.join(", "))),
+    }
+}
+
+/// The same where words may name another; `None` if there are several and none is named.
+fn nic_or_any(names: &[String], nic: Option<&str>) -> Result<Option<usize>, String> {
+    match nic {
+        None if names.len() > 1 => Ok(None),
+        nic => nic_named(names, nic).map(Some),
     }
 }
 

@@ -8,9 +8,11 @@ mod observe;
 mod protocol;
 pub mod show;
 pub mod show_vf;
+mod stream;
 pub mod why;
 
 pub use client::{Connection, CtlError, ask};
 pub use dispatch::{Change, Dispatcher, Nics};
 pub use observe::Observer;
-pub use protocol::{MAX_LINE, NicCommand, PROTOCOL, Request, Response};
+pub use protocol::{CaptureRequest, MAX_LINE, NicCommand, PROTOCOL, Request, Response};
+pub use stream::Takeover;

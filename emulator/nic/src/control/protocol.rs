@@ -44,6 +44,16 @@ pub enum Request {
     Why(NicCommand),
     /// An administrator's command for one NIC, in words such as `vf 0 set path mediated`.
     Command(NicCommand),
+    /// Frames as they pass, or are dropped, from now on.
+    Capture(CaptureRequest),
+    /// What happens from now on.
+    Monitor {
+        /// Which NIC; all of them if it is left out.
+        nic: Option<String>,
+        /// Whether dropped frames are told, too.
+        #[serde(default)]
+        drops: bool,
+    },
     /// Several such commands, one after the other: all of them or none.
     Batch {
         /// They may be for different NICs.
@@ -59,6 +69,22 @@ pub struct NicCommand {
     pub nic: Option<String>,
     /// The words.
     pub words: Vec<String>,
+}
+
+/// What is to be captured.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CaptureRequest {
+    /// Which NIC; may be left out when there is one, or when the words name it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub nic: Option<String>,
+    /// `[NIC] vf N|wire|pf ... [flow-type ...]`.
+    pub words: Vec<String>,
+    /// Whether only dropped frames are wanted.
+    #[serde(default)]
+    pub drops: bool,
+    /// Bytes of each frame at most; 0 is all of them.
+    #[serde(default)]
+    pub snaplen: u32,
 }
 
 /// What the emulator answers.
@@ -84,6 +110,10 @@ pub enum Response {
     Save(String),
     /// The answer to [`Request::Why`].
     Why(Why),
+    /// The answer to [`Request::Capture`] and [`Request::Monitor`]: what follows on this connection is no answer any more, but
+    /// pcapng, or JSON objects of which each is a [line](crate::capture::lines::Line), until the client closes its half of the
+    /// connection and is given the rest.
+    Stream,
     /// Not done, nothing has changed; one line that says why.
     Refused(String),
     /// Nothing of a batch is done, since one of its commands is refused.
@@ -125,13 +155,16 @@ impl Request {
             | Request::Filters { .. }
             | Request::FilterTable { .. }
             | Request::Save
-            | Request::Why(_) => true,
-            Request::Command(_) | Request::Batch { .. } => false,
+            | Request::Why(_)
+            | Request::Monitor { .. } => true,
+            // What guests send is for those who administer the NIC.
+            Request::Capture(_) | Request::Command(_) | Request::Batch { .. } => false,
         }
     }
 
     /// All there are, as a refusal names them.
-    const KNOWN: &str = "hello, show, filters, filter_table, save, why, command or batch";
+    const KNOWN: &str =
+        "hello, show, filters, filter_table, save, why, capture, monitor, command or batch";
 
     /// Reads a line.
     ///
@@ -183,7 +216,7 @@ mod tests {
         // Serde lists them as they are declared, in ticks.
         let (_, declared) = read.split_once("expected one of").unwrap();
         let names: Vec<_> = declared.split('`').skip(1).step_by(2).collect();
-        assert_eq!(names.len(), 8);
+        assert_eq!(names.len(), 10);
         assert!(names.iter().all(|name| known.contains(name)), "{error}");
     }
 }

@@ -64,9 +64,9 @@ impl Backlog {
     }
 
     /// Gives all of them up.
-    pub(super) fn drain(&mut self) -> impl Iterator<Item = Frame> {
+    pub(super) fn drain(&mut self) -> impl Iterator<Item = Waiting> {
         (self.stuck, self.bytes) = (None, 0);
-        self.frames.drain(..).map(|waiting| waiting.frame)
+        self.frames.drain(..)
     }
 }
 

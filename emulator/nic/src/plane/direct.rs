@@ -21,6 +21,7 @@ use vf_model::{DropReason, Judge, Nanos, Nic, Policy, VfIndex, VfSet};
 use vf_vhost::vring::Vring;
 
 use super::backlog::Backlog;
+use super::captures::Captures;
 use super::egress::Egress;
 use super::mirror::Mirror;
 use super::outside::Outside;
@@ -155,6 +156,11 @@ impl DirectPlane {
         &mut self.ports.rx.mirror
     }
 
+    /// Who captures frames of the direct path.
+    pub fn captures_mut(&mut self) -> &mut Captures {
+        &mut self.ports.rx.captures
+    }
+
     /// Whether frames from the hypervisor wait that could be handled now.
     #[must_use]
     pub fn has_pf_input(&self) -> bool {
@@ -175,6 +181,7 @@ impl DirectPlane {
     /// Handles every frame that the hypervisor and other workers have handed over, even if the wire has to run ahead for it:
     /// for a switch of paths, which must find the queues empty.
     pub fn drain(&mut self, now: Nanos) -> usize {
+        self.ports.rx.captures.begin_round(now);
         self.out.egress.begin_round(now, &mut self.nic);
         let mut moved = self.poll_workers(usize::MAX);
         if let Some(from_workers) = &mut self.from_workers {
@@ -312,6 +319,7 @@ impl Plane for DirectPlane {
     /// What has arrived from the wire, from the hypervisor and from the guests, each within a budget.
     fn poll(&mut self, now: Nanos) -> usize {
         let adopted = self.policies.update(&mut self.nic);
+        self.ports.rx.captures.begin_round(now);
         self.out.egress.begin_round(now, &mut self.nic);
         let released = match adopted {
             true => self.adopted(now),

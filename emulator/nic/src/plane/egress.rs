@@ -4,12 +4,16 @@
 
 use std::sync::Arc;
 
-use vf_model::{DropReason, Nanos, Nic, OnWire, Policy, VfIndex};
+use vf_model::{DropReason, Judge, Nanos, Nic, OnWire, Policy, VfIndex};
+use vf_vhost::frame::TagEdit;
 
+use super::captures::Passing;
 use super::fair_queue::FairQueue;
+use super::receivers::{FrameSource, Receivers};
 use crate::queue::PortQueueTx;
 use crate::queue::{Frame, Pool};
 use crate::uplink::{Arrivals, TxFrame, TxRoom, Uplink};
+use crate::watch;
 
 /// Frames that are handed to the uplink at a time.
 const BURST: usize = 64;
@@ -148,6 +152,7 @@ impl Egress {
         &mut self,
         now: Nanos,
         nic: &mut Nic,
+        rx: &Receivers,
         flow: usize,
         mut frame: Frame,
         on_wire: OnWire,
@@ -157,6 +162,9 @@ impl Egress {
                 if frame.data.len() < MIN_FRAME {
                     frame.data.resize(MIN_FRAME, 0);
                 }
+                if rx.captures.is_on() {
+                    capture(nic, rx, &frame, None);
+                }
                 port.queue.charge(flow, on_wire.bytes);
                 port.room.take(on_wire.bytes);
                 port.staged.push(TxFrame { frame, on_wire });
@@ -165,7 +173,8 @@ impl Egress {
                 }
             }
             Egress::Remote(queue) => {
-                if queue.send(VfIndex::from(flow), frame).is_err() {
+                if let Err(frame) = queue.send(VfIndex::from(flow), frame) {
+                    capture(nic, rx, &frame, Some(DropReason::WireQueueFull));
                     nic.count_wire_drop(DropReason::WireQueueFull);
                 }
             }
@@ -220,6 +229,20 @@ impl Egress {
             port.uplink.register(registry);
         }
     }
+}
+
+/// Shows a frame that leaves on the wire, or was to, to those who capture that.
+pub(super) fn capture(nic: &Nic, rx: &Receivers, frame: &Frame, drop: Option<DropReason>) {
+    let passing = Passing {
+        port: watch::Port::Wire,
+        direction: watch::Direction::Tx,
+        queue: None,
+        frame: FrameSource::Private(frame),
+        edit: TagEdit::Keep,
+        verdict: None,
+        drop,
+    };
+    rx.captures.see(nic.policy(), &rx.pool, &passing);
 }
 
 /// The rate of each VF and of the PF while all have frames to send, in kb/s; `None` if nothing is guaranteed to any, so that all

@@ -14,10 +14,11 @@ use vf_vhost::rx::BURST_EFFORT;
 use vf_vhost::vring::Vring;
 
 use super::backlog::Backlog;
+use super::captures::{Captures, Passing};
 use super::guarantees::Guarantees;
 use super::mirror::Mirror;
 use super::policy_cell::{PolicyCell, PolicySubscriber};
-use super::port::{Notified, meta, reason};
+use super::port::{Notified, meta, queue_pair, reason};
 use super::ports::{Fetched, VfPorts};
 use super::receivers::{FrameSource, Patience};
 use super::rings::Rings;
@@ -68,8 +69,8 @@ struct Job {
 
 /// Where a frame comes from.
 enum JobSource {
-    /// A mediated guest; it has not been judged yet.
-    Vif(VfIndex),
+    /// A mediated guest, from this queue pair; it has not been judged yet.
+    Vif(VfIndex, u16),
     /// The NIC, which has judged it. What of it is for VFs whose rings it has goes back there: a NIC without a switch leaves
     /// that to the hypervisor, and so does the slow path of VFs on path `auto`.
     Pf(Onward),
@@ -150,7 +151,7 @@ impl MediatedPlane {
             let copies = |copies: usize| cpu.cost.rx_cycles(len) * copies as u64;
             let auto = self.model.policy().auto();
             let cycles = match &job.from {
-                JobSource::Vif(_) => cpu.cost.tx_cycles(len),
+                JobSource::Vif(..) => cpu.cost.tx_cycles(len),
                 // The slow path of a VF costs what the mediated path does, although the NIC has its rings.
                 JobSource::Pf(onward) if onward.from.is_some_and(|vf| auto.contains(vf)) => {
                     cpu.cost.tx_cycles(len) + copies(onward.vfs.len())
@@ -215,7 +216,7 @@ impl MediatedPlane {
         let (due_before, due_first) = due.split_at(self.cursor);
         let due_order = due_first.iter().chain(due_before.iter());
         for vf in due_order.chain(first.iter()).chain(before.iter()) {
-            if let Some(frame) = self.take_from_vif(now, vf) {
+            if let Some((frame, pair)) = self.take_from_vif(now, vf) {
                 if due.contains(vf) {
                     let m = meta(frame.len(), &frame.offload);
                     self.guarantees.take(now, vf, wire_bytes(&m));
@@ -223,7 +224,7 @@ impl MediatedPlane {
                 self.cursor = vf.index() + 1;
                 self.ports.active.had_work(vf);
                 return Some(Job {
-                    from: JobSource::Vif(vf),
+                    from: JobSource::Vif(vf, pair),
                     frame,
                 });
             }
@@ -244,7 +245,8 @@ impl MediatedPlane {
         }
     }
 
-    fn take_from_vif(&mut self, now: Nanos, vf: VfIndex) -> Option<Frame> {
+    /// The next frame of a vif, and the queue pair that it comes from.
+    fn take_from_vif(&mut self, now: Nanos, vf: VfIndex) -> Option<(Frame, u16)> {
         if self.model.tx_ready_at(vf, now) > now {
             return None;
         }
@@ -265,6 +267,10 @@ impl MediatedPlane {
                 self.ports.tx_needs_call.insert(vf);
                 if let Some(fault) = frame.fault() {
                     bad += 1;
+                    let pair = queue_pair(slot.queue.vring().index());
+                    let (rx, policy) = (&self.ports.rx, self.model.policy());
+                    rx.captures
+                        .no_frame(policy, &rx.pool, vf, pair, reason(fault));
                     self.model.count_tx_drop(vf, reason(fault));
                     slot.queue.complete(1);
                     continue;
@@ -278,7 +284,7 @@ impl MediatedPlane {
                 slot.queue.complete(1);
                 rx.mirror
                     .add(Port::Vf(vf), Direction::Tx, &copy, TagEdit::Keep);
-                return Some(copy);
+                return Some((copy, queue_pair(ring)));
             }
         }
         None
@@ -289,8 +295,10 @@ impl MediatedPlane {
         let Job { from, mut frame } = job;
         let m = meta(frame.len(), &frame.offload);
         let decided = match from {
-            JobSource::Vif(vf) => {
+            JobSource::Vif(vf, pair) => {
                 let verdict = self.model.ingress(now, vf, frame.head(), &m);
+                let port = (Port::Vf(vf), Direction::Tx, Some(pair));
+                self.capture(port, &frame, Some(&verdict), verdict.drop);
                 let decided = Decided {
                     tagging: self.model.tagging(verdict.insert),
                     onward: verdict.onward(self.model.policy()),
@@ -306,6 +314,8 @@ impl MediatedPlane {
             }
             JobSource::Pf(onward) => {
                 let verdict = self.model.from_pf(now, &onward, frame.head(), &m);
+                let port = (Port::Pf, Direction::Rx, None);
+                self.capture(port, &frame, Some(&verdict), verdict.drop);
                 Decided {
                     tagging: onward.tagging,
                     onward: onward.back_to(verdict.beyond),
@@ -338,10 +348,37 @@ impl MediatedPlane {
             frame.edit(TagEdit::Insert(tag.to_bytes()));
         }
         if let Err(lost) = self.pf.send(frame, onward) {
-            self.model.count_pf_drop(DropReason::PfQueueFull);
-            rx.pool.give(lost);
+            let reason = DropReason::PfQueueFull;
+            let port = (Port::Pf, Direction::Tx, None);
+            self.capture(port, &lost, None, Some(reason));
+            self.model.count_pf_drop(reason);
+            self.ports.rx.pool.give(lost);
         }
         None
+    }
+
+    /// Shows a frame in the hypervisor's buffer to those who capture this port.
+    #[inline]
+    fn capture(
+        &self,
+        (port, direction, queue): (Port, Direction, Option<u16>),
+        frame: &Frame,
+        verdict: Option<&Verdict>,
+        drop: Option<DropReason>,
+    ) {
+        let rx = &self.ports.rx;
+        if rx.captures.is_on() {
+            let passing = Passing {
+                port,
+                direction,
+                queue,
+                frame: FrameSource::Private(frame),
+                edit: TagEdit::Keep,
+                verdict,
+                drop,
+            };
+            rx.captures.see(self.model.policy(), &rx.pool, &passing);
+        }
     }
 
     /// Publishes what was used and notifies each guest at most once a ring; each notification costs CPU.
@@ -358,6 +395,7 @@ impl MediatedPlane {
     /// Handles every frame the NIC has handed over, whatever it costs: for a switch of paths, which must find the queues
     /// empty. The CPU is charged all the same. More wait for the guests' buffers than usual.
     pub(super) fn drain_pf(&mut self, now: Nanos) -> usize {
+        self.ports.rx.captures.begin_round(now);
         self.ports.rx.at_switch = true;
         let mut moved = self.ports.rx.drain_backlogs(now, &mut self.model);
         while let Some(job) = self.current.take() {
@@ -406,6 +444,17 @@ impl MediatedPlane {
         &mut self.ports.rx.mirror
     }
 
+    /// Where its frame buffers come from.
+    #[must_use]
+    pub fn pool(&self) -> &Pool {
+        &self.ports.rx.pool
+    }
+
+    /// Who captures frames of the mediated path.
+    pub fn captures_mut(&mut self) -> &mut Captures {
+        &mut self.ports.rx.captures
+    }
+
     /// The PF's end, to connect it.
     pub fn pf_mut(&mut self) -> &mut PfEnd {
         &mut self.pf
@@ -440,6 +489,7 @@ impl Plane for MediatedPlane {
         if self.policies.update(&mut self.model) {
             self.guarantees.adopt(self.model.policy());
         }
+        self.ports.rx.captures.begin_round(now);
         let mut moved = self.ports.rx.drain_backlogs(now, &mut self.model);
         let mut left = ROUND;
         let enough = self.ports.rx.effort + BURST_EFFORT;

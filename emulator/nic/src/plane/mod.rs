@@ -4,6 +4,7 @@
 
 mod active_set;
 mod backlog;
+mod captures;
 mod direct;
 mod egress;
 mod fair_queue;
@@ -22,6 +23,7 @@ mod statistics;
 mod switch;
 mod traffic;
 
+pub use captures::Captures;
 pub use direct::DirectPlane;
 pub use mediated::MediatedPlane;
 pub use mirror::Mirror;

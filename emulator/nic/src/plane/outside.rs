@@ -7,9 +7,10 @@ use vf_model::{
 use vf_vhost::frame::TagEdit;
 use vf_vhost::tx::{TxFrame, TxQueue};
 
+use super::captures::Passing;
 use super::direct::loopback::{Loopback, Looped};
 use super::egress::Egress;
-use super::port::meta;
+use super::port::{bytes_of, meta, queue_pair};
 use super::receivers::{FrameSource, Receivers};
 use crate::queue::CrossQueues;
 use crate::queue::Frame;
@@ -81,9 +82,25 @@ pub(super) fn outgoing(
 
 impl Outside {
     /// Whether nothing is plugged into the port; a frame that was to leave there is counted as dropped then.
-    pub(super) fn is_unplugged(&self, nic: &mut Nic) -> bool {
+    pub(super) fn is_unplugged(
+        &self,
+        nic: &mut Nic,
+        rx: &Receivers,
+        frame: FrameSource<'_>,
+        insert: Option<VlanTag>,
+    ) -> bool {
         let unplugged = matches!(self.egress, Egress::Unplugged);
         if unplugged {
+            let passing = Passing {
+                port: Port::Wire,
+                direction: Direction::Tx,
+                queue: None,
+                frame,
+                edit: insertion(insert),
+                verdict: None,
+                drop: Some(DropReason::NoUplink),
+            };
+            rx.captures.see(nic.policy(), &rx.pool, &passing);
             nic.count_wire_drop(DropReason::NoUplink);
         }
         unplugged
@@ -124,6 +141,16 @@ impl Outside {
         rx.load.copies.add(1);
         rx.load.handed_over.add(1);
         for vf in workers.give(copy, vfs, tagging, &rx.pool).iter() {
+            let passing = Passing {
+                port: Port::Vf(vf),
+                direction: Direction::Rx,
+                queue: None,
+                frame: source,
+                edit: bytes_of(tagging.edit(vf)),
+                verdict: None,
+                drop: Some(DropReason::WorkerQueueFull),
+            };
+            rx.captures.see(nic.policy(), &rx.pool, &passing);
             nic.count_rx_drop(vf, DropReason::WorkerQueueFull);
         }
     }
@@ -148,6 +175,16 @@ impl Outside {
         onward: Onward,
     ) {
         if let Err(lost) = self.pf.send(frame, onward) {
+            let passing = Passing {
+                port: Port::Pf,
+                direction: Direction::Rx,
+                queue: None,
+                frame: FrameSource::Private(&lost),
+                edit: TagEdit::Keep,
+                verdict: None,
+                drop: Some(DropReason::HypervisorQueueFull),
+            };
+            rx.captures.see(nic.policy(), &rx.pool, &passing);
             nic.count_pf_drop(DropReason::HypervisorQueueFull);
             rx.pool.give(lost);
         }
@@ -187,7 +224,7 @@ impl Outside {
         insert: Option<VlanTag>,
     ) -> bool {
         let Fetch { vf, queue, frame } = from;
-        if self.is_unplugged(nic) {
+        if self.is_unplugged(nic, rx, FrameSource::Guest(queue, frame), insert) {
             return true;
         }
         let on_wire = on_wire(frame, insert);
@@ -196,7 +233,7 @@ impl Outside {
             return false;
         }
         let copy = outgoing(rx, queue, frame, insert);
-        self.egress.send(now, nic, vf.index(), copy, on_wire);
+        self.egress.send(now, nic, rx, vf.index(), copy, on_wire);
         true
     }
 
@@ -212,7 +249,7 @@ impl Outside {
         let Fetch { vf, queue, frame } = from;
         let mut source = FrameSource::Guest(queue, frame);
         let copy;
-        let watched = rx.mirror.is_on();
+        let watched = rx.mirror.is_on() || rx.captures.wants(Port::Vf(vf));
         if watched || frame.is_scattered() && verdict.vfs.len() > 1 {
             // What is shown is what is delivered, whatever the guest does meanwhile. And pieces are put together once.
             copy = source.copy(&rx.pool);
@@ -221,6 +258,18 @@ impl Outside {
                 mirror.add(Port::Vf(vf), Direction::Tx, &copy, TagEdit::Keep);
             }
             source = FrameSource::Private(&copy);
+        }
+        if rx.captures.is_on() {
+            let passing = Passing {
+                port: Port::Vf(vf),
+                direction: Direction::Tx,
+                queue: Some(queue_pair(queue.vring().index())),
+                frame: source,
+                edit: TagEdit::Keep,
+                verdict: Some(verdict),
+                drop: verdict.drop,
+            };
+            rx.captures.see(nic.policy(), &rx.pool, &passing);
         }
         if let (false, Some(loopback)) = (verdict.vfs.is_empty(), &mut self.loopback) {
             let looped = Looped {

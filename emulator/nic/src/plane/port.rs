@@ -117,6 +117,11 @@ pub(super) struct RxPort {
     effort: u64,
 }
 
+/// The queue pair that a ring with this index is of.
+pub(super) fn queue_pair(index: u32) -> u16 {
+    u16::try_from(index / 2).unwrap_or(u16::MAX)
+}
+
 /// Whether a ring with this index is one of the device-to-driver kind (virtio 5.1.2: receiveq1, transmitq1, ...).
 pub(super) fn is_rx(index: u32) -> bool {
     index.is_multiple_of(2)
@@ -458,6 +463,16 @@ pub(super) enum Delivery {
 }
 
 impl Delivery {
+    /// Why the frame is lost, if it is.
+    pub(super) fn drop(&self) -> Option<DropReason> {
+        match self {
+            Delivery::Done => None,
+            Delivery::Dropped(reason) => Some(*reason),
+            Delivery::Partial(_) => Some(DropReason::NoRxBuffer),
+            Delivery::Broken(..) => Some(DropReason::RingBroken),
+        }
+    }
+
     fn of(outcome: RxOutcome) -> Delivery {
         match outcome {
             RxOutcome::Delivered => Delivery::Done,

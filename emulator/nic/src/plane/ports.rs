@@ -125,6 +125,7 @@ impl VfPorts {
                 for _ in 0..frames {
                     model.count_tx_drop(vf, DropReason::RingDisabled);
                 }
+                self.rx.captures.miss(vf, frames as u64);
                 slot.queue.publish();
                 self.tx_needs_call.insert(vf);
                 Fetched::Discarded(frames)

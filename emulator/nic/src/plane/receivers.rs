@@ -3,7 +3,9 @@
 
 use std::sync::Arc;
 
-use vf_model::{DropReason, Judge, MacAddr, Nanos, TagEdit, Tagging, VfIndex, VfSet, VlanTag};
+use vf_model::{
+    DropReason, Judge, MacAddr, Nanos, Path, TagEdit, Tagging, VfIndex, VfSet, VlanTag,
+};
 use vf_vhost::frame::FrameBuf;
 use vf_vhost::rx::BURST_EFFORT;
 use vf_vhost::tx::{TxFrame, TxQueue};
@@ -11,6 +13,7 @@ use vf_vhost::tx::{TxFrame, TxQueue};
 use super::backlog::{
     BACKLOG_AT_SWITCH, BACKLOG_BYTES, BACKLOGS_BYTES, Backlog, PATIENCE, Waiting,
 };
+use super::captures::{Captures, Passing};
 use super::mirror::Mirror;
 use super::port::{Delivery, RxPort, bytes_of};
 use super::traffic::Traffic;
@@ -55,6 +58,25 @@ impl FrameSource<'_> {
             FrameSource::Private(frame) => pool.copy(frame),
         }
     }
+
+    /// A copy of its first bytes, so many at most.
+    pub(super) fn copy_first(&self, pool: &Pool, most: usize) -> Frame {
+        match self {
+            FrameSource::Guest(..) => {
+                let mut copy = self.copy(pool);
+                copy.data.truncate(most);
+                copy
+            }
+            FrameSource::Private(frame) => {
+                let kept = frame.data.get(..most).unwrap_or(&frame.data);
+                let mut copy = pool.take(kept.len());
+                copy.offload = frame.offload;
+                copy.data.clear();
+                copy.data.extend_from_slice(kept);
+                copy
+            }
+        }
+    }
 }
 
 /// Whose frames wait when there is no buffer for them.
@@ -86,6 +108,7 @@ pub(super) struct Receivers {
     pub(super) load: Arc<LiveLoad>,
     pub(super) pool: Pool,
     pub(super) mirror: Mirror,
+    pub(super) captures: Captures,
 }
 
 impl Receivers {
@@ -103,6 +126,10 @@ impl Receivers {
             load: Arc::default(),
             pool,
             mirror: Mirror::default(),
+            captures: Captures::new(match patience {
+                Patience::Always => Path::Mediated,
+                Patience::Granted => Path::Direct,
+            }),
         }
     }
 
@@ -188,6 +215,15 @@ impl Receivers {
         edit: TagEdit,
         source: FrameSource<'_>,
     ) {
+        if self.captures.wants(Port::Vf(vf))
+            && let FrameSource::Guest(..) = source
+        {
+            // What is shown is what is delivered, whatever the sender does meanwhile.
+            let copy = source.copy(&self.pool);
+            self.deliver(model, vf, edit, FrameSource::Private(&copy));
+            self.pool.give(copy);
+            return;
+        }
         let head = source.head();
         let port = &mut self.ports[vf.index()];
         let queue = port.queue_of(model, vf, head);
@@ -208,6 +244,7 @@ impl Receivers {
                 if let FrameSource::Private(frame) = source {
                     self.mirror.add(Port::Vf(vf), Direction::Rx, frame, tag);
                 }
+                self.capture(model, vf, queue, source, tag, None);
                 self.delivered(model, vf, MacAddr::of_frame(head), len);
             }
             Delivery::Dropped(DropReason::NoRxBuffer) if self.is_patient(vf) => {
@@ -217,8 +254,51 @@ impl Receivers {
                 self.dirty.insert(vf);
                 self.wait(model, vf, edit, source, segments);
             }
-            failed => self.settle(model, vf, failed),
+            failed => {
+                self.capture(model, vf, queue, source, tag, failed.drop());
+                self.settle(model, vf, failed);
+            }
         }
+    }
+
+    /// Shows a frame to a VF to those who capture its port.
+    #[inline]
+    fn capture(
+        &self,
+        model: &impl Judge,
+        vf: VfIndex,
+        queue: u16,
+        frame: FrameSource<'_>,
+        edit: vf_vhost::frame::TagEdit,
+        drop: Option<DropReason>,
+    ) {
+        if self.captures.is_on() {
+            let passing = Passing {
+                port: Port::Vf(vf),
+                direction: Direction::Rx,
+                queue: Some(queue),
+                frame,
+                edit,
+                verdict: None,
+                drop,
+            };
+            self.captures.see(model.policy(), &self.pool, &passing);
+        }
+    }
+
+    /// Shows a frame that waits for buffers of a VF no longer.
+    fn capture_waiting(
+        &self,
+        model: &impl Judge,
+        vf: VfIndex,
+        waiting: &Waiting,
+        drop: Option<DropReason>,
+    ) {
+        let Waiting {
+            frame, edit, queue, ..
+        } = waiting;
+        let source = FrameSource::Private(frame);
+        self.capture(model, vf, *queue, source, *edit, drop);
     }
 
     /// Has a frame wait, of which the VF has so many segments.
@@ -255,7 +335,7 @@ impl Receivers {
         frames: &[TxFrame],
     ) {
         let edit = model.tagging(insert).edit(to);
-        if self.is_patient(to) {
+        if self.is_patient(to) || self.captures.wants(Port::Vf(to)) {
             for frame in frames {
                 self.deliver(model, to, edit, FrameSource::Guest(tx, frame));
             }
@@ -265,12 +345,19 @@ impl Receivers {
         let enough = self.effort + BURST_EFFORT;
         while !frames.is_empty() {
             if self.effort >= enough {
-                self.give_up(model, to, frames.len());
+                let frames = frames.iter().map(|frame| FrameSource::Guest(tx, frame));
+                self.give_up(model, to, queue, edit, frames);
                 break;
             }
             let port = &mut self.ports[to.index()];
             let (traffic, then) = port.deliver_from(queue, tx, frames, edit);
             self.effort += port.take_effort();
+            if let Some(failed) = &then
+                && let Some(frame) = frames.get(traffic.packets as usize)
+            {
+                let frame = FrameSource::Guest(tx, frame);
+                self.capture(model, to, queue, frame, bytes_of(edit), failed.drop());
+            }
             let done = self.delivered_run(model, to, traffic, then);
             frames = frames.get(done..).unwrap_or_default();
         }
@@ -291,8 +378,12 @@ impl Receivers {
         let enough = self.effort + BURST_EFFORT;
         while !frames.is_empty() {
             if self.effort >= enough {
-                self.give_up(model, to, frames.len());
+                let frames = frames.iter().map(|frame| FrameSource::Private(frame));
+                self.give_up(model, to, queue, edit, frames);
                 return;
+            }
+            if self.captures.wants(Port::Vf(to)) {
+                break;
             }
             let port = &mut self.ports[to.index()];
             if !port.backlog.is_empty() {
@@ -317,6 +408,12 @@ impl Receivers {
                 frames = frames.get(done + 1..).unwrap_or_default();
                 break;
             }
+            if let Some(failed) = &then
+                && let Some(frame) = frames.get(traffic.packets as usize)
+            {
+                let frame = FrameSource::Private(frame);
+                self.capture(model, to, queue, frame, bytes_of(edit), failed.drop());
+            }
             let done = self.delivered_run(model, to, traffic, then);
             frames = frames.get(done..).unwrap_or_default();
         }
@@ -327,9 +424,18 @@ impl Receivers {
 
     /// Drops the rest of a burst to a receiver whose buffers take too long to fill.
     #[cold]
-    fn give_up(&mut self, model: &mut impl Judge, to: VfIndex, frames: usize) {
-        for _ in 0..frames {
-            model.count_rx_drop(to, DropReason::RxTooSmall);
+    fn give_up<'a>(
+        &mut self,
+        model: &mut impl Judge,
+        to: VfIndex,
+        queue: u16,
+        edit: TagEdit,
+        frames: impl Iterator<Item = FrameSource<'a>>,
+    ) {
+        let reason = DropReason::RxTooSmall;
+        for frame in frames {
+            self.capture(model, to, queue, frame, bytes_of(edit), Some(reason));
+            model.count_rx_drop(to, reason);
         }
     }
 
@@ -360,6 +466,7 @@ impl Receivers {
         let limit = self.limit(vf);
         let port = &mut self.ports[vf.index()];
         if port.backlog.bytes() + bytes > limit || self.waiting + bytes > BACKLOGS_BYTES {
+            self.capture_waiting(model, vf, &waiting, Some(DropReason::NoRxBuffer));
             self.pool.give(waiting.frame);
             model.count_rx_drop(vf, DropReason::NoRxBuffer);
             return;
@@ -379,17 +486,13 @@ impl Receivers {
 
     /// Counts a frame that was not delivered.
     pub(super) fn settle(&mut self, model: &mut impl Judge, vf: VfIndex, delivery: Delivery) {
+        if let Some(reason) = delivery.drop() {
+            model.count_rx_drop(vf, reason);
+        }
         match delivery {
-            Delivery::Done => {}
-            Delivery::Dropped(reason) => model.count_rx_drop(vf, reason),
-            Delivery::Partial(_) => {
-                self.dirty.insert(vf);
-                model.count_rx_drop(vf, DropReason::NoRxBuffer);
-            }
-            Delivery::Broken(ring, why) => {
-                model.count_rx_drop(vf, DropReason::RingBroken);
-                self.broken.push(RingBroken { vf, ring, why });
-            }
+            Delivery::Done | Delivery::Dropped(_) => {}
+            Delivery::Partial(_) => self.dirty.insert(vf),
+            Delivery::Broken(ring, why) => self.broken.push(RingBroken { vf, ring, why }),
         }
     }
 
@@ -411,6 +514,7 @@ impl Receivers {
                     break;
                 };
                 moved += 1;
+                self.capture_waiting(model, vf, &waiting, delivery.drop());
                 let Waiting {
                     frame, edit, len, ..
                 } = waiting;
@@ -435,9 +539,10 @@ impl Receivers {
 
     /// Gives up the frames that wait for buffers of `vf`; they are counted as its drops.
     pub(super) fn drop_backlog(&mut self, model: &mut impl Judge, vf: VfIndex, reason: DropReason) {
-        for frame in self.take_backlog(vf).drain() {
+        for waiting in self.take_backlog(vf).drain() {
+            self.capture_waiting(model, vf, &waiting, Some(reason));
             model.count_rx_drop(vf, reason);
-            self.pool.give(frame);
+            self.pool.give(waiting.frame);
         }
     }
 

@@ -23,6 +23,7 @@ use crate::thread::*;
 use crate::uplink::{Arrivals, TxFrame, TxRoom, Uplink, WireEnd};
 
 mod auto;
+mod captures;
 mod coalescing;
 mod loopback;
 mod switching;

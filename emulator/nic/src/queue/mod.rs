@@ -14,7 +14,7 @@ pub(crate) use cross_queue::CrossQueues;
 pub(crate) use cross_queue::QUEUE;
 pub use cross_queue::worker_of;
 pub use doorbell::Doorbell;
-pub(crate) use frame_queue::cost;
+pub(crate) use frame_queue::{FrameQueue, cost};
 #[cfg(test)]
 pub(crate) use pf::PF_RING;
 pub use pf::PfEnd;

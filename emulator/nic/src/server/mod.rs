@@ -27,6 +27,7 @@ use vf_vhost::listener::Listener;
 use self::access::Access;
 use self::build::build_hosts;
 use self::host_links::HostLinks;
+use crate::capture::event::Happening;
 use crate::clock::Clock;
 use crate::config::{Config, NicSettings, SocketAccess, SocketRole};
 use crate::control::clients::{Answer, Clients};
@@ -360,7 +361,11 @@ impl Server {
                             let policies = nics.nics().map(|nic| nic.policy()).collect();
                             kept = state.write(policies);
                         }
-                        Answer { response, kept }
+                        Answer {
+                            response,
+                            kept,
+                            takeover: dispatcher.take_takeover(),
+                        }
                     });
                 }
                 Token(t) if OBSERVERS.contains(&t) => self.answer_observers(Token(t)),
@@ -403,11 +408,14 @@ impl Server {
         };
         observers.serve(token, self.poll.registry(), |request| {
             if !request.is_for_observers() {
-                let why = "this socket is for observers, who change nothing: commands go to the control socket (--ctl)";
+                let why = "this socket is for observers, who change nothing and capture nothing: commands go to the control socket (--ctl)";
                 return Response::Refused(why.to_owned()).into();
             }
             let Ok(response) = self.dispatcher.answer(&mut nics, request);
-            response.into()
+            Answer {
+                takeover: self.dispatcher.take_takeover(),
+                ..response.into()
+            }
         });
     }
 
@@ -460,6 +468,12 @@ impl Server {
             if let Some(host) = self.hosts.get(h) {
                 let device = format!("{} {vf}", host.settings.name);
                 tracing::warn!(device, ring, %why, "ring is broken until its driver restarts it");
+                let why = why.to_string();
+                host.tell(|| Happening::RingBroken {
+                    vf: vf.0,
+                    ring,
+                    why,
+                });
             }
             // A session whose memory has vanished ends here.
             self.serve(h, vf);

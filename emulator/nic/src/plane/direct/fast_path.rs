@@ -3,11 +3,14 @@
 
 use std::collections::VecDeque;
 
-use vf_model::{FastKey, Judge, Lane, Nanos, Onward, Tagging, Verdict, VfIndex, VfSet};
+use vf_model::{DropReason, FastKey, Judge, Lane, Nanos, Onward, Tagging, Verdict, VfIndex, VfSet};
 
+use super::super::captures::Passing;
+use super::super::port::bytes_of;
 use super::super::receivers::FrameSource;
 use super::DirectPlane;
 use crate::queue::Frame;
+use crate::watch::{Direction, Port};
 
 /// How soon a marker is sent again that the hypervisor's queue had no room for.
 const AGAIN: Nanos = Nanos(10_000);
@@ -185,6 +188,17 @@ impl DirectPlane {
             others.remove(vf);
             let limit = self.nic.policy().vf(vf).limits.buffers();
             if !self.waiting.take_buffers(vf, frame, limit) {
+                let passing = Passing {
+                    port: Port::Vf(vf),
+                    direction: Direction::Rx,
+                    queue: None,
+                    frame: FrameSource::Private(frame),
+                    edit: bytes_of(tagging.edit(vf)),
+                    verdict: None,
+                    drop: Some(DropReason::FastPathBusy),
+                };
+                let rx = &self.ports.rx;
+                rx.captures.see(self.nic.policy(), &rx.pool, &passing);
                 self.nic.count_busy(vf);
                 continue;
             }

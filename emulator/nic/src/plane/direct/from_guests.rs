@@ -5,11 +5,12 @@ use vf_model::{Hop, Judge, Nanos, Source, To, VfIndex};
 use vf_vhost::rx::BURST_EFFORT;
 
 use super::super::outside::{Fetch, Run};
-use super::super::port::{meta, reason};
+use super::super::port::{meta, queue_pair, reason};
 use super::super::ports::Fetched;
 use super::super::traffic::Traffic;
 use super::parked::Parked;
 use super::{BURST_BYTES, DirectPlane};
+use crate::watch::Port;
 
 impl DirectPlane {
     pub(super) fn poll_vf(&mut self, now: Nanos, vf: VfIndex) -> usize {
@@ -58,7 +59,8 @@ impl DirectPlane {
         let queue = &slot.queue;
         let ring = queue.vring().index();
         let (nic, rx, out) = (&mut self.nic, &mut self.ports.rx, &mut self.out);
-        let one_by_one = rx.mirror.is_on() || out.loopback.is_some();
+        let watched = rx.mirror.is_on() || rx.captures.wants(Port::Vf(vf));
+        let one_by_one = watched || out.loopback.is_some();
         let auto = nic.has_fast_path() && nic.policy().auto().contains(vf);
         let mut sent = Traffic::default();
         let mut run: Option<Run> = None;
@@ -73,6 +75,9 @@ impl DirectPlane {
                 if let Some(run) = run.take() {
                     out.deliver_run(nic, rx, queue, run, done);
                 }
+                let (policy, pair) = (nic.policy(), queue_pair(ring));
+                rx.captures
+                    .no_frame(policy, &rx.pool, vf, pair, reason(fault));
                 nic.count_tx_drop(vf, reason(fault));
                 done += 1;
                 continue;

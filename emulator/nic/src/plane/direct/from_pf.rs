@@ -1,12 +1,15 @@
 //! What the hypervisor hands over through the PF, with the verdict that it was given there. Never judges a frame again.
 
-use vf_model::{Nanos, OnWire, Onward, Verdict};
+use vf_model::{Judge, Nanos, OnWire, Onward, Verdict};
+use vf_vhost::frame::TagEdit;
 use vf_vhost::rx::BURST_EFFORT;
 
+use super::super::captures::Passing;
 use super::super::port::meta;
 use super::super::receivers::FrameSource;
 use super::{BURST, DirectPlane};
 use crate::queue::{Frame, PfFrame, PfItem};
+use crate::watch::{Direction, Port};
 
 impl DirectPlane {
     /// The PF's flow.
@@ -42,6 +45,19 @@ impl DirectPlane {
             moved += 1;
             let m = meta(frame.len(), &frame.offload);
             let verdict = self.nic.from_pf(&onward, frame.head(), &m);
+            if self.ports.rx.captures.is_on() {
+                let passing = Passing {
+                    port: Port::Pf,
+                    direction: Direction::Tx,
+                    queue: None,
+                    frame: FrameSource::Private(&frame),
+                    edit: TagEdit::Keep,
+                    verdict: Some(&verdict),
+                    drop: None,
+                };
+                let rx = &self.ports.rx;
+                rx.captures.see(self.nic.policy(), &rx.pool, &passing);
+            }
             self.parked_pf = self.dispatch(now, frame, &verdict, &onward, force);
             if self.parked_pf.is_some() {
                 break;
@@ -72,7 +88,8 @@ impl DirectPlane {
                     .hand_over(&mut self.nic, rx, source, others, tagging);
             }
         }
-        if !verdict.wire || self.out.is_unplugged(&mut self.nic) {
+        let source = FrameSource::Private(&frame);
+        if !verdict.wire || self.out.is_unplugged(&mut self.nic, rx, source, None) {
             rx.pool.give(frame);
             return None;
         }
@@ -101,7 +118,7 @@ impl DirectPlane {
             egress.wait(pf);
             return Some(frame);
         }
-        egress.send(now, &mut self.nic, pf, frame, on_wire);
+        egress.send(now, &mut self.nic, &self.ports.rx, pf, frame, on_wire);
         None
     }
 }

@@ -1,10 +1,11 @@
 //! What the uplink has brought, judged as coming from the wire. Never waits for a guest's buffers, but for the time by which the
 //! plane itself came late.
 
-use vf_model::{Judge, Nanos, Source, To};
+use vf_model::{Judge, Nanos, Source, To, Verdict};
 use vf_vhost::frame::TagEdit;
 
 use super::super::backlog::BACKLOG_BYTES;
+use super::super::captures::Passing;
 use super::super::outside::{Run, insertion};
 use super::super::port::meta;
 use super::super::receivers::FrameSource;
@@ -41,14 +42,16 @@ impl DirectPlane {
     }
 
     fn deliver_arrivals(&mut self, now: Nanos, frames: &[Frame], late: Option<Nanos>) {
-        let watched = self.ports.rx.mirror.is_on();
+        let rx = &self.ports.rx;
+        let (watched, captured) = (rx.mirror.is_on(), rx.captures.wants(Port::Wire));
         let mut run: Option<Run> = None;
         for (n, frame) in frames.iter().enumerate() {
             let m = meta(frame.len(), &frame.offload);
             if watched {
                 let mirror = &mut self.ports.rx.mirror;
                 mirror.add(Port::Wire, Direction::Rx, frame, TagEdit::Keep);
-            } else if let Some(hop) = self.nic.ingress_again(now, Source::Wire, frame.head(), &m)
+            } else if !captured
+                && let Some(hop) = self.nic.ingress_again(now, Source::Wire, frame.head(), &m)
                 && let To::Vf(to) = hop.to
             {
                 if let Some(late) = late {
@@ -75,6 +78,7 @@ impl DirectPlane {
                 self.deliver_private_run(run, &frames[run.from..n]);
             }
             let verdict = self.nic.ingress(now, Source::Wire, frame.head(), &m);
+            self.capture(frame, &verdict);
             if let Some(late) = late {
                 for vf in verdict.vfs.iter() {
                     let until = now + late.min(LATE_MOST);
@@ -105,6 +109,23 @@ impl DirectPlane {
             self.deliver_private_run(run, &frames[run.from..]);
         }
         self.ports.rx.publish();
+    }
+
+    /// Shows a frame that has come to those who capture what comes.
+    fn capture(&self, frame: &Frame, verdict: &Verdict) {
+        let captures = &self.ports.rx.captures;
+        if captures.is_on() {
+            let passing = Passing {
+                port: Port::Wire,
+                direction: Direction::Rx,
+                queue: None,
+                frame: FrameSource::Private(frame),
+                edit: TagEdit::Keep,
+                verdict: Some(verdict),
+                drop: verdict.drop,
+            };
+            captures.see(self.nic.policy(), &self.ports.rx.pool, &passing);
+        }
     }
 
     /// Delivers frames in private memory that go to one VF.

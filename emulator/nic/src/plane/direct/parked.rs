@@ -146,7 +146,7 @@ impl DirectPlane {
         let on_wire = on_wire(frame, parked.insert);
         let copy = outgoing(&mut self.ports.rx, &slot.queue, frame, parked.insert);
         let egress = &mut self.out.egress;
-        egress.send(now, &mut self.nic, i, copy, on_wire);
+        egress.send(now, &mut self.nic, &self.ports.rx, i, copy, on_wire);
         slot.queue.complete(1);
         slot.queue.publish();
         self.ports.tx_needs_call.insert(vf);

@@ -6,6 +6,7 @@ use std::collections::VecDeque;
 
 use vf_model::{DropReason, Judge, Nanos, OnWire, VfIndex};
 
+use super::super::egress::capture;
 use super::super::port::meta;
 use super::{BURST, DirectPlane};
 use crate::queue::{Frame, VF_QUEUE, VF_QUEUE_BYTES, cost};
@@ -92,12 +93,14 @@ impl DirectPlane {
         let egress = &mut self.out.egress;
         let waits = self.pf_queues.waits(flow) || !egress.may_send(flow, on_wire.bytes);
         if force || !waits {
-            egress.send(now, &mut self.nic, flow, frame, on_wire);
+            egress.send(now, &mut self.nic, &self.ports.rx, flow, frame, on_wire);
             return;
         }
         match self.pf_queues.push(flow, frame) {
             Ok(()) => egress.wait(flow),
             Err(lost) => {
+                let drop = Some(DropReason::WireQueueFull);
+                capture(&self.nic, &self.ports.rx, &lost, drop);
                 self.nic.count_wire_drop(DropReason::WireQueueFull);
                 self.ports.rx.pool.give(lost);
             }
@@ -114,7 +117,7 @@ impl DirectPlane {
             let Some((frame, on_wire)) = self.pf_queues.pop(flow, may_go) else {
                 break;
             };
-            egress.send(now, &mut self.nic, flow, frame, on_wire);
+            egress.send(now, &mut self.nic, &self.ports.rx, flow, frame, on_wire);
             moved += 1;
         }
         if self.pf_queues.waits(flow) {

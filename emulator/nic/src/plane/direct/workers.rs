@@ -134,7 +134,7 @@ impl DirectPlane {
             }
             let on_wire = OnWire::of(&meta(frame.len(), &frame.offload));
             let egress = &mut self.out.egress;
-            egress.send(now, &mut self.nic, flow, frame, on_wire);
+            egress.send(now, &mut self.nic, &self.ports.rx, flow, frame, on_wire);
             moved += 1;
         }
         if from_workers.waiting().contains(vf) && !self.waiting.rings.contains(vf) {

@@ -1,0 +1,251 @@
+//! Captures of a NIC that runs: what somebody wants to see of its frames and events, and the bounded queue in which planes leave
+//! copies for the thread that writes them. A plane never waits for a reader: what does not fit is counted as not captured.
+
+pub mod event;
+pub mod lines;
+mod pcapng;
+mod rule;
+pub mod words;
+pub mod writer;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use vf_model::{
+    DropReason, FrameMatch, FrameMeta, HEAD_LEN, Nanos, Path, Policy, Source, Verdict, VfIndex,
+};
+
+use self::event::Event;
+use crate::queue::{Doorbell, Frame, FrameQueue, Pool, cost};
+use crate::watch::{Direction, Port};
+
+/// Frames and events that wait to be written.
+const QUEUE: usize = 16 * 1024;
+/// The same in bytes.
+const QUEUE_BYTES: u64 = 32 << 20;
+/// What an event counts as against that.
+const EVENT_BYTES: u64 = 256;
+
+/// What a capture wants to see.
+#[derive(Clone, Debug, Default)]
+pub struct Wanted {
+    /// The ports, each once; they are the capture's interfaces, in this order.
+    pub ports: Vec<Port>,
+    /// Whether only frames that are dropped are wanted.
+    pub drops_only: bool,
+    /// Whether events are wanted beside frames.
+    pub events: bool,
+    /// Bytes of each frame at most; 0 is all of them.
+    pub snaplen: u32,
+    /// Only frames like this.
+    pub only: Option<FrameMatch>,
+}
+
+/// A frame as it passed a port, or was dropped there, with what was said of it.
+#[derive(Debug)]
+pub struct Captured {
+    /// When, by the clock of its NIC.
+    pub at: Nanos,
+    /// Where.
+    pub port: Port,
+    /// Which way: as the guest sees it, as the NIC sees its wire, and as the hypervisor sees the PF.
+    pub direction: Direction,
+    /// The path of a VF's frame.
+    pub path: Option<Path>,
+    /// Which of the VF's queue pairs, counted from 0.
+    pub queue: Option<u16>,
+    /// Its bytes as they passed the port, [`Wanted::snaplen`] of them at most, but as many at least as a judge looks at. None of a
+    /// frame that is none.
+    pub frame: Frame,
+    /// How long it is.
+    pub len: u32,
+    /// What was said of it, if it was judged here: where it enters the NIC.
+    pub verdict: Option<Verdict>,
+    /// Why it goes no further, if it does not.
+    pub drop: Option<DropReason>,
+    /// What it was judged by, if it was judged here and dropped.
+    pub policy: Option<Arc<Policy>>,
+}
+
+impl Captured {
+    /// Where it enters the NIC, if it does so here.
+    #[must_use]
+    pub fn source(&self) -> Option<Source> {
+        match (self.port, self.direction) {
+            (Port::Vf(vf), Direction::Tx) => Some(Source::Vf(vf)),
+            (Port::Wire, Direction::Rx) => Some(Source::Wire),
+            _ => None,
+        }
+    }
+
+    /// What a judge needs to know of it beside its first bytes.
+    #[must_use]
+    pub fn meta(&self) -> FrameMeta {
+        FrameMeta {
+            len: self.len,
+            gso: self.frame.offload.gso(),
+        }
+    }
+}
+
+/// What there is to be written.
+#[derive(Debug)]
+pub enum Item {
+    /// A frame.
+    Frame(Captured),
+    /// Something has happened.
+    Event(Event),
+}
+
+/// See the module. Planes and whoever tells of events fill its queue, one thread empties it.
+pub struct Capture {
+    wanted: Wanted,
+    /// The interface of each VF, and behind the last one those of wire and PF.
+    interfaces: Vec<Option<usize>>,
+    queue: FrameQueue<Item>,
+    /// By interface, and behind the last one events.
+    missed: Vec<AtomicU64>,
+    closed: AtomicBool,
+    bell: Doorbell,
+    pool: Pool,
+}
+
+impl Capture {
+    /// A capture of a NIC with so many VFs; `bell` wakes the thread that writes what it sees.
+    #[must_use]
+    pub fn new(wanted: Wanted, vfs: usize, bell: Doorbell, pool: Pool) -> Arc<Capture> {
+        let mut interfaces = vec![None; vfs + 2];
+        for (n, port) in wanted.ports.iter().enumerate() {
+            if let Some(interface) = interfaces.get_mut(place(*port, vfs)) {
+                *interface = Some(n);
+            }
+        }
+        Arc::new(Capture {
+            missed: (0..=wanted.ports.len())
+                .map(|_| AtomicU64::new(0))
+                .collect(),
+            wanted,
+            interfaces,
+            queue: FrameQueue::new(QUEUE, QUEUE_BYTES),
+            closed: AtomicBool::new(false),
+            bell,
+            pool,
+        })
+    }
+
+    /// What it wants to see.
+    #[must_use]
+    pub fn wanted(&self) -> &Wanted {
+        &self.wanted
+    }
+
+    /// Which interface of the capture a port is, if it is one.
+    #[must_use]
+    pub fn interface(&self, port: Port) -> Option<usize> {
+        let vfs = self.interfaces.len() - 2;
+        self.interfaces.get(place(port, vfs)).copied().flatten()
+    }
+
+    /// How many bytes of a frame are kept, those for a judge included.
+    pub(crate) fn kept(&self) -> usize {
+        match self.wanted.snaplen {
+            0 => usize::MAX,
+            most => (most as usize).max(HEAD_LEN),
+        }
+    }
+
+    /// Leaves a frame to be written; it is counted as not captured if too many wait already.
+    pub(crate) fn push(&self, captured: Captured) {
+        let port = captured.port;
+        let wanted = self.wanted.only.as_ref();
+        if wanted.is_some_and(|only| !only.has(captured.frame.head())) {
+            self.pool.give(captured.frame);
+            return;
+        }
+        match self
+            .queue
+            .push(cost(&captured.frame), Item::Frame(captured))
+        {
+            Ok(()) => self.bell.ring(),
+            Err(lost) => {
+                self.miss(port, 1);
+                self.recycle(lost);
+            }
+        }
+    }
+
+    /// Tells of an event, if there is room.
+    pub(crate) fn tell(&self, event: Event) {
+        if !self.wanted.events {
+            return;
+        }
+        match self.queue.push(EVENT_BYTES, Item::Event(event)) {
+            Ok(()) => self.bell.ring(),
+            Err(_) => {
+                if let Some(events) = self.missed.last() {
+                    events.fetch_add(1, Ordering::Relaxed);
+                }
+            }
+        }
+    }
+
+    /// Counts frames of a port that passed unseen.
+    pub(crate) fn miss(&self, port: Port, frames: u64) {
+        let missed = self.interface(port).and_then(|n| self.missed.get(n));
+        if let Some(missed) = missed {
+            missed.fetch_add(frames, Ordering::Relaxed);
+        }
+    }
+
+    /// What is to be written next.
+    #[must_use]
+    pub fn take(&self) -> Option<Item> {
+        self.queue.pop().map(|(item, _)| item)
+    }
+
+    /// Whether nothing is.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.queue.is_empty()
+    }
+
+    /// Takes back the buffer of what has been written.
+    pub fn recycle(&self, item: Item) {
+        if let Item::Frame(captured) = item {
+            self.pool.give(captured.frame);
+        }
+    }
+
+    /// How many frames of each interface have not been captured since the beginning; behind them, how many events.
+    pub fn missed(&self) -> impl Iterator<Item = u64> + '_ {
+        self.missed.iter().map(|n| n.load(Ordering::Relaxed))
+    }
+
+    /// Wants nothing more: planes forget it in their next round.
+    pub fn close(&self) {
+        self.closed.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether nobody writes any more what it sees.
+    #[must_use]
+    pub fn is_closed(&self) -> bool {
+        self.closed.load(Ordering::Relaxed)
+    }
+}
+
+/// The place of a port among all of a NIC with so many VFs.
+fn place(port: Port, vfs: usize) -> usize {
+    match port {
+        Port::Vf(vf) if vf.index() < vfs => vf.index(),
+        Port::Vf(_) => usize::MAX,
+        Port::Wire => vfs,
+        Port::Pf => vfs + 1,
+    }
+}
+
+/// All ports of a NIC with so many VFs.
+#[must_use]
+pub fn all_ports(vfs: usize) -> Vec<Port> {
+    let vfs = (0..vfs).map(|vf| Port::Vf(VfIndex::from(vf)));
+    vfs.chain([Port::Wire, Port::Pf]).collect()
+}

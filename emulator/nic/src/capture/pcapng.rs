@@ -1,0 +1,217 @@
+//! Captures as pcapng (draft-ietf-opsawg-pcapng): an interface a port, each frame with its direction, path, queue and receivers, each
+//! dropped one with the reason and the rule, and what has happened in between as comments of the frame that follows.
+
+use std::borrow::Cow;
+use std::fmt::Write as _;
+use std::io::{self, Write};
+use std::time::Duration;
+
+use pcap_file::pcapng::PcapNgWriter;
+use pcap_file::pcapng::blocks::enhanced_packet::{EnhancedPacketBlock, EnhancedPacketOption};
+use pcap_file::pcapng::blocks::interface_description::{
+    InterfaceDescriptionBlock, InterfaceDescriptionOption,
+};
+use pcap_file::pcapng::blocks::interface_statistics::{
+    InterfaceStatisticsBlock, InterfaceStatisticsOption,
+};
+use pcap_file::pcapng::blocks::section_header::{SectionHeaderBlock, SectionHeaderOption};
+use pcap_file::{DataLink, Endianness, PcapError};
+use vf_model::Verdict;
+
+use super::rule::Rules;
+use super::writer::{Form, Watched};
+use super::{Captured, Item};
+use crate::watch::{Direction, Port};
+
+/// Timestamps count 10^-9 s.
+const NANOSECONDS: u8 = 9;
+/// Direction bits of the flags word of a packet (4.3.1).
+const INBOUND: u32 = 1;
+const OUTBOUND: u32 = 2;
+/// Events that wait for a frame to stand at; of more the first are forgotten.
+const MOST_NOTES: usize = 64;
+
+/// A port's frames in the file.
+#[derive(Default)]
+struct Interface {
+    written: u64,
+    /// Of those that were not captured, how many have been said.
+    missed: u64,
+}
+
+/// See the module.
+pub(super) struct Pcapng<W: Write> {
+    out: PcapNgWriter<W>,
+    interfaces: Vec<Interface>,
+    notes: Vec<String>,
+    rules: Rules,
+    last: u64,
+}
+
+/// The system's own words, where there are any.
+fn reason(error: PcapError) -> io::Error {
+    match error {
+        PcapError::IoError(error) => error,
+        other => io::Error::other(other),
+    }
+}
+
+/// How a port is called.
+pub(super) fn port_name(port: Port) -> String {
+    match port {
+        Port::Vf(vf) => vf.to_string(),
+        Port::Wire => "wire".to_owned(),
+        Port::Pf => "pf".to_owned(),
+    }
+}
+
+impl<W: Write> Pcapng<W> {
+    /// Begins a capture of all that is watched.
+    pub(super) fn begin(out: W, watched: &[Watched]) -> io::Result<Pcapng<W>> {
+        let program = concat!("vfnic ", env!("CARGO_PKG_VERSION"));
+        let section = SectionHeaderBlock {
+            endianness: Endianness::Little,
+            options: vec![SectionHeaderOption::UserApplication(program.into())],
+            ..SectionHeaderBlock::default()
+        };
+        let mut out = PcapNgWriter::with_section_header(out, section).map_err(reason)?;
+        let mut interfaces = Vec::new();
+        for Watched { nic, capture, .. } in watched {
+            let wanted = capture.wanted();
+            for port in &wanted.ports {
+                let port = port_name(*port);
+                let options = vec![
+                    InterfaceDescriptionOption::IfName(format!("{nic}-{port}").into()),
+                    InterfaceDescriptionOption::IfDescription(format!("NIC {nic}, {port}").into()),
+                    InterfaceDescriptionOption::IfTsResol(NANOSECONDS),
+                ];
+                let block = InterfaceDescriptionBlock {
+                    linktype: DataLink::ETHERNET,
+                    snaplen: wanted.snaplen,
+                    options,
+                };
+                out.write_pcapng_block(block).map_err(reason)?;
+                interfaces.push(Interface::default());
+            }
+        }
+        Ok(Pcapng {
+            out,
+            interfaces,
+            notes: Vec::new(),
+            rules: Rules::default(),
+            last: 0,
+        })
+    }
+
+    fn frame(&mut self, first: usize, of: &Watched, frame: &Captured) -> io::Result<()> {
+        let Some(n) = of.capture.interface(frame.port) else {
+            return Ok(());
+        };
+        let interface_id = u32::try_from(first + n).unwrap_or(u32::MAX);
+        let Some(interface) = self.interfaces.get_mut(first + n) else {
+            return Ok(());
+        };
+        let mut options = vec![EnhancedPacketOption::Flags(match frame.direction {
+            Direction::Rx => INBOUND,
+            Direction::Tx => OUTBOUND,
+        })];
+        let missed = of.capture.missed().nth(n).unwrap_or_default();
+        if missed > interface.missed {
+            options.push(EnhancedPacketOption::DropCount(missed - interface.missed));
+            interface.missed = missed;
+        }
+        let comment = |text: String| EnhancedPacketOption::Comment(Cow::Owned(text));
+        options.extend(self.notes.drain(..).map(comment));
+        options.extend(described(frame).map(comment));
+        if let Some(reason) = frame.drop {
+            let why = self.rules.why(frame, reason);
+            options.push(comment(format!("dropped: {reason}. {why}")));
+        }
+        let at = of.began.saturating_add(frame.at.0);
+        self.last = self.last.max(at);
+        let most = match of.capture.wanted().snaplen {
+            0 => usize::MAX,
+            most => most as usize,
+        };
+        let data = &frame.frame.data;
+        let block = EnhancedPacketBlock {
+            interface_id,
+            timestamp: Duration::from_nanos(at),
+            original_len: frame.len,
+            data: Cow::Borrowed(data.get(..most).unwrap_or(data)),
+            options,
+        };
+        self.out.write_pcapng_block(block).map_err(reason)?;
+        interface.written += 1;
+        Ok(())
+    }
+}
+
+impl<W: Write> Form for Pcapng<W> {
+    fn item(&mut self, first: usize, of: &Watched, item: &Item) -> io::Result<()> {
+        match item {
+            Item::Frame(frame) => self.frame(first, of, frame),
+            Item::Event(event) => {
+                if self.notes.len() >= MOST_NOTES {
+                    self.notes.remove(0);
+                }
+                self.notes.push(event.what.to_string());
+                Ok(())
+            }
+        }
+    }
+
+    /// Says of each interface how many frames it has had and how many were not captured; and what has happened since the last frame.
+    fn end(&mut self, watched: &[Watched]) -> io::Result<()> {
+        let missed = watched.iter().flat_map(|of| {
+            let ports = of.capture.wanted().ports.len();
+            of.capture.missed().take(ports)
+        });
+        for (n, (missed, interface)) in (0..).zip(missed.zip(&self.interfaces)) {
+            let notes = self.notes.drain(..);
+            let mut options: Vec<_> = notes
+                .map(|note| InterfaceStatisticsOption::Comment(note.into()))
+                .collect();
+            options.push(InterfaceStatisticsOption::IsbIfRecv(
+                interface.written + missed,
+            ));
+            options.push(InterfaceStatisticsOption::IsbIfDrop(missed));
+            let block = InterfaceStatisticsBlock {
+                interface_id: n,
+                // The upper half goes first (4.6); the crate writes a number as it is.
+                timestamp: self.last.rotate_left(32),
+                options,
+            };
+            self.out.write_pcapng_block(block).map_err(reason)?;
+        }
+        self.flush()
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.out.get_mut().flush()
+    }
+}
+
+/// A frame's path, queue and receivers, as far as it has any.
+fn described(frame: &Captured) -> Option<String> {
+    let mut said = Vec::new();
+    said.extend(frame.path.map(|path| format!("path {path}")));
+    said.extend(frame.queue.map(|queue| format!("queue {queue}")));
+    let to = frame.verdict.as_ref().filter(|_| frame.drop.is_none());
+    said.extend(to.map(receivers));
+    (!said.is_empty()).then(|| said.join(", "))
+}
+
+fn receivers(verdict: &Verdict) -> String {
+    let vfs = verdict.vfs.union(verdict.beyond);
+    let mut to: Vec<_> = vfs.iter().map(|vf| vf.to_string()).collect();
+    if verdict.wire || verdict.wire_beyond {
+        to.push("the wire".to_owned());
+    }
+    let mut said = format!("to {}", to.join(", "));
+    if verdict.pf {
+        // What is not said of it cannot fail to be written into a string.
+        let _ = write!(said, ", over the PF");
+    }
+    said
+}

@@ -1,0 +1,104 @@
+//! Captures and monitors that clients ask for: what becomes of the connection on which they ask. Writes nothing itself.
+
+use std::os::unix::net::UnixStream;
+
+use crate::capture::words::{self, Named};
+use crate::capture::writer::{Watched, Writer, Written};
+use crate::capture::{Wanted, all_ports};
+
+use super::dispatch::Nics;
+use super::protocol::{CaptureRequest, Response};
+
+/// Captures and monitors of a NIC at a time. Each may hold back as much as its reader does not read.
+const MOST: usize = 16;
+
+/// What takes a client's connection when its request has been answered: no more requests are read from it.
+pub type Takeover = Box<dyn FnOnce(UnixStream) -> std::io::Result<()>>;
+
+/// Begins a capture.
+///
+/// # Errors
+/// Why it is refused, on one line.
+pub(super) fn capture(
+    nics: &impl Nics,
+    request: &CaptureRequest,
+    nic: Option<usize>,
+) -> Result<(Response, Takeover), String> {
+    let named: Vec<_> = nics
+        .nics()
+        .map(|nic| Named {
+            name: nic.settings.name.clone(),
+            vfs: nic.settings.vfs.into(),
+        })
+        .collect();
+    let asked = words::parse(&request.words, nic, &named)?;
+    let wanted = asked.ports.into_iter().map(|of| {
+        let wanted = Wanted {
+            ports: of.ports,
+            drops_only: request.drops,
+            events: true,
+            snaplen: request.snaplen,
+            only: asked.only,
+        };
+        (of.nic, wanted)
+    });
+    begin(nics, wanted.collect(), Written::Pcapng)
+}
+
+/// Begins to tell of events, and of drops if they are wanted, of one NIC or of all.
+///
+/// # Errors
+/// Why it is refused, on one line.
+pub(super) fn monitor(
+    nics: &impl Nics,
+    nic: Option<usize>,
+    drops: bool,
+) -> Result<(Response, Takeover), String> {
+    let all = nics.nics().enumerate();
+    let all = all.filter(|(n, _)| nic.is_none_or(|nic| nic == *n));
+    let wanted = all.map(|(n, host)| {
+        let ports = match drops {
+            true => all_ports(host.settings.vfs.into()),
+            false => Vec::new(),
+        };
+        let wanted = Wanted {
+            ports,
+            drops_only: true,
+            events: true,
+            snaplen: 1, // what a judge looks at is kept anyway
+            only: None,
+        };
+        (n, wanted)
+    });
+    begin(nics, wanted.collect(), Written::Lines)
+}
+
+fn begin(
+    nics: &impl Nics,
+    wanted: Vec<(usize, Wanted)>,
+    how: Written,
+) -> Result<(Response, Takeover), String> {
+    let hosts: Vec<_> = nics.nics().collect();
+    let all = wanted.into_iter();
+    let all = all.filter_map(|(n, wanted)| Some((hosts.get(n)?, wanted)));
+    let all: Vec<_> = all.collect();
+    if let Some((full, _)) = all.iter().find(|(host, _)| host.captures() >= MOST) {
+        let name = &full.settings.name;
+        return Err(format!(
+            "{MOST} captures of {name} run already: end one of them"
+        ));
+    }
+    let writer = Writer::new().map_err(|e| format!("cannot capture: {e}"))?;
+    let watched = all
+        .into_iter()
+        .enumerate()
+        .map(|(number, (host, wanted))| Watched {
+            number,
+            nic: host.settings.name.clone(),
+            capture: host.capture(wanted, writer.bell()),
+            began: host.began(),
+        });
+    let watched: Vec<_> = watched.collect();
+    let takeover = move |stream| writer.spawn(watched, stream, how);
+    Ok((Response::Stream, Box::new(takeover)))
+}

@@ -1,0 +1,201 @@
+//! The captures that are attached to a plane: hands them copies of the frames that pass their ports, and of those that are dropped
+//! there. Costs a look at an empty list while there are none, and never waits.
+
+use std::sync::Arc;
+
+use vf_model::{DropReason, Nanos, Path, Policy, Verdict, VfIndex, VfSet};
+use vf_vhost::frame::{FrameBuf, TagEdit};
+
+use super::receivers::FrameSource;
+use crate::capture::{Capture, Captured};
+use crate::queue::Pool;
+use crate::watch::{Direction, Port};
+
+/// See the module.
+pub struct Captures {
+    attached: Vec<Arc<Capture>>,
+    /// Ports of which all frames are wanted.
+    ports: Ports,
+    /// When the plane's round began.
+    now: Nanos,
+    path: Path,
+}
+
+/// Some ports of a NIC.
+#[derive(Clone, Copy, Default)]
+struct Ports {
+    vfs: VfSet,
+    wire: bool,
+    pf: bool,
+}
+
+impl Ports {
+    fn insert(&mut self, port: Port) {
+        match port {
+            Port::Vf(vf) => self.vfs.insert(vf),
+            Port::Wire => self.wire = true,
+            Port::Pf => self.pf = true,
+        }
+    }
+
+    fn contains(&self, port: Port) -> bool {
+        match port {
+            Port::Vf(vf) => self.vfs.contains(vf),
+            Port::Wire => self.wire,
+            Port::Pf => self.pf,
+        }
+    }
+}
+
+/// A frame at a port, and what is known of it there.
+pub(super) struct Passing<'a> {
+    pub(super) port: Port,
+    pub(super) direction: Direction,
+    pub(super) queue: Option<u16>,
+    pub(super) frame: FrameSource<'a>,
+    /// How it is changed on its way through the port.
+    pub(super) edit: TagEdit,
+    /// What was said of it, if it enters here.
+    pub(super) verdict: Option<&'a Verdict>,
+    pub(super) drop: Option<DropReason>,
+}
+
+impl Captures {
+    /// None, of a plane of this path.
+    pub(super) fn new(path: Path) -> Captures {
+        Captures {
+            attached: Vec::new(),
+            ports: Ports::default(),
+            now: Nanos(0),
+            path,
+        }
+    }
+
+    /// Shows `capture` what passes from now on, until it is closed.
+    pub fn attach(&mut self, capture: Arc<Capture>) {
+        self.attached.push(capture);
+        self.note_ports();
+    }
+
+    fn note_ports(&mut self) {
+        self.ports = Ports::default();
+        let all = self.attached.iter().map(|capture| capture.wanted());
+        for wanted in all.filter(|wanted| !wanted.drops_only) {
+            wanted
+                .ports
+                .iter()
+                .for_each(|port| self.ports.insert(*port));
+        }
+    }
+
+    /// Whether there are any.
+    #[inline]
+    pub(super) fn is_on(&self) -> bool {
+        !self.attached.is_empty()
+    }
+
+    /// Whether any wants to see all frames of a port.
+    #[inline]
+    pub(super) fn wants(&self, port: Port) -> bool {
+        self.is_on() && self.ports.contains(port)
+    }
+
+    /// Begins a round of the plane; those that are closed are forgotten.
+    #[inline]
+    pub(super) fn begin_round(&mut self, now: Nanos) {
+        if self.is_on() {
+            self.now = now;
+            if self.attached.iter().any(|capture| capture.is_closed()) {
+                self.attached.retain(|capture| !capture.is_closed());
+                self.note_ports();
+            }
+        }
+    }
+
+    /// Shows a frame to those that want it.
+    #[inline]
+    pub(super) fn see(&self, policy: &Arc<Policy>, pool: &Pool, passing: &Passing<'_>) {
+        if self.is_on() {
+            self.show(policy, pool, passing);
+        }
+    }
+
+    #[cold]
+    fn show(&self, policy: &Arc<Policy>, pool: &Pool, passing: &Passing<'_>) {
+        for capture in &self.attached {
+            let unwanted = passing.drop.is_none() && capture.wanted().drops_only;
+            if unwanted || capture.interface(passing.port).is_none() {
+                continue;
+            }
+            let kept = capture.kept();
+            let mut frame = passing.frame.copy_first(pool, kept.saturating_add(4));
+            let before = frame.data.len();
+            frame.edit(passing.edit);
+            let len = passing
+                .frame
+                .len()
+                .saturating_add_signed(frame.data.len() as i32 - before as i32);
+            frame.data.truncate(kept);
+            capture.push(Captured {
+                at: self.now,
+                port: passing.port,
+                direction: passing.direction,
+                path: self.path_of(passing.port, policy),
+                queue: passing.queue,
+                frame,
+                len,
+                verdict: passing.verdict.copied(),
+                drop: passing.drop,
+                policy: match (passing.verdict, passing.drop) {
+                    (Some(_), Some(_)) => Some(Arc::clone(policy)),
+                    _ => None,
+                },
+            });
+        }
+    }
+
+    /// Frames of a VF that are dropped without anybody having looked at them.
+    #[cold]
+    pub(super) fn miss(&self, vf: VfIndex, frames: u64) {
+        let port = Port::Vf(vf);
+        self.attached
+            .iter()
+            .for_each(|capture| capture.miss(port, frames));
+    }
+
+    /// What a driver of a VF has sent that is no frame.
+    #[cold]
+    pub(super) fn no_frame(
+        &self,
+        policy: &Arc<Policy>,
+        pool: &Pool,
+        vf: VfIndex,
+        queue: u16,
+        drop: DropReason,
+    ) {
+        let empty = FrameBuf::default();
+        self.see(
+            policy,
+            pool,
+            &Passing {
+                port: Port::Vf(vf),
+                direction: Direction::Tx,
+                queue: Some(queue),
+                frame: FrameSource::Private(&empty),
+                edit: TagEdit::Keep,
+                verdict: None,
+                drop: Some(drop),
+            },
+        );
+    }
+
+    fn path_of(&self, port: Port, policy: &Policy) -> Option<Path> {
+        match port {
+            Port::Vf(vf) if self.path == Path::Direct && policy.auto().contains(vf) => {
+                Some(Path::Auto)
+            }
+            Port::Vf(_) => Some(self.path),
+            Port::Wire | Port::Pf => None,
+        }
+    }
+}

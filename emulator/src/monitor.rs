@@ -1,0 +1,48 @@
+//! `vfnic monitor`: prints what a running NIC tells of. Judges nothing.
+
+use std::io::{BufRead, ErrorKind, Write};
+use std::path::Path;
+
+use vfnic::capture::lines::Line;
+use vfnic::cli;
+use vfnic::control::Request;
+
+use crate::{Failure, capture, failed};
+
+/// Prints events, a line each, until the user says stop or the NIC ends.
+pub(crate) fn monitor(ctl: &Path, nic: Option<String>, args: &cli::Monitor) -> Result<(), Failure> {
+    let drops = args.drops;
+    let stream = capture::begin(ctl, &Request::Monitor { nic, drops })?;
+    let mut out = std::io::stdout().lock();
+    for line in stream.lines() {
+        let Ok(line) = line else { break };
+        let shown = match args.show.json {
+            true => line,
+            false => match serde_json::from_str(&line) {
+                Ok(line) => text(&line),
+                // Of a newer vfnic: shown as it is.
+                Err(_) => line,
+            },
+        };
+        match writeln!(out, "{shown}").and_then(|()| out.flush()) {
+            Ok(()) => {}
+            Err(error) if error.kind() == ErrorKind::BrokenPipe => break,
+            Err(error) => return Err(failed(error)),
+        }
+    }
+    Ok(())
+}
+
+/// A line as people read it, with the time of day in UTC.
+fn text(line: &Line) -> String {
+    let micros = (line.time * 1e6) as u64;
+    let second = micros / 1_000_000;
+    let (hours, minutes) = (second / 3600 % 24, second / 60 % 60);
+    format!(
+        "{hours:02}:{minutes:02}:{:02}.{:06} {}: {}",
+        second % 60,
+        micros % 1_000_000,
+        line.nic,
+        line.what
+    )
+}
