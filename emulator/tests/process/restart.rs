@@ -83,6 +83,52 @@ fn traffic_on_packed_rings_resumes_whatever_the_front_end_says_of_them() {
     }
 }
 
+/// What FDio/vpp#1361 and #1885 tell of: a front end remembers what was offered, and its guest goes by it.
+#[test]
+fn a_back_end_that_offers_less_than_before_says_so_and_serves_again_when_it_offers_that() {
+    let config = |offloads: &str| format!("[[nic]]\nname = 'a'\noffloads = '{offloads}'\n");
+    let mut emulator = Emulator::with_config(&config("csum"));
+    let restart_with = |emulator: &mut Emulator, offloads| {
+        emulator.kill();
+        std::fs::write(emulator.path("nic.toml"), config(offloads)).unwrap();
+        emulator.restart();
+    };
+    let [mut a, mut b] = ["a-vf0.sock", "a-vf1.sock"].map(|s| Port::open(&emulator.path(s)));
+    let socket = emulator.path("a-vf0.sock");
+    pass(&mut a, &mut b);
+    let before = a.net.features();
+    restart_with(&mut emulator, "none");
+    let mut frontend = Frontend::connect(&socket).unwrap();
+    let offered = frontend.get_features().unwrap();
+    assert_ne!(offered & before, before);
+    let protocol = frontend.get_protocol_features().unwrap();
+    frontend
+        .set_protocol_features(protocol & NetConfig::default().protocol_features)
+        .unwrap();
+    frontend.set_owner().unwrap();
+    // One that does not look takes what it had.
+    assert!(frontend.set_features(before).is_err());
+    drop(frontend);
+    wait_for("the refusal is counted", || {
+        (emulator.vf(0, 0).refusals == 1).then_some(())
+    });
+    let log = emulator.log();
+    let said: Vec<_> = log.lines().filter(|line| line.contains("WARN")).collect();
+    assert_eq!(said.len(), 1, "{log}");
+    assert!(
+        said[0].contains("a vf0") && said[0].contains("feature"),
+        "{}",
+        said[0]
+    );
+    // What is configured as before offers what it did.
+    restart_with(&mut emulator, "csum");
+    for (port, socket) in [(&mut a, "a-vf0.sock"), (&mut b, "a-vf1.sock")] {
+        let frontend = Frontend::connect(emulator.path(socket)).unwrap();
+        port.net.resume(frontend, &NetConfig::default()).unwrap();
+    }
+    pass(&mut a, &mut b);
+}
+
 #[test]
 fn guests_that_are_killed_come_back() {
     let emulator = Emulator::start(&["--vfs", "4"]);
