@@ -439,7 +439,7 @@ takes the place of a lower one, a lower one is refused. What took the place of a
 To delete a filter, name the priority that it has.
 
 'filter show' says each filter's id, behind the words that add it, and 'show' how full the NIC's tables are. The generic NIC,
-ixgbe and i40e have rows that software numbers: the id is the row, the lowest free one unless loc N chooses it. falcon,
+igb, ixgbe and i40e have rows that software numbers: the id is the row, the lowest free one unless loc N chooses it. falcon,
 siena and ef10 choose the row themselves by a hash, and refuse a filter whose rows are taken, a hint sooner than others; of
 their filters that with the lowest id wins.
 
@@ -505,7 +505,7 @@ pub struct Run {
     /// Queue pairs offered to each guest, which may use fewer [default: 8]
     #[arg(long, value_name = "N")]
     pub queue_pairs: Option<u16>,
-    /// NIC to be like: generic, falcon, siena, ef10, ixgbe, i40e or mlx5-legacy [default: generic]
+    /// NIC to be like: generic, falcon, siena, ef10, igb, ixgbe, i40e or mlx5-legacy [default: generic]
     #[arg(long, value_name = "NAME")]
     pub profile: Option<Profile>,
     /// How workers wait for frames [default: adaptive]

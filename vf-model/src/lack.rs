@@ -125,6 +125,17 @@ pub(crate) const EF10: &[Lack] = &[
     Lack::new("mirror", When::Not("none"), Answer::Eopnotsupp),
 ];
 
+/// Linux's igb_main.c: no operation for a VF's link state, and a rate only while there is a link.
+pub(crate) const IGB: &[Lack] = &[
+    Lack::new("proto", When::Is("802.1ad"), Answer::Eprotonosupport),
+    Lack::new("state", When::Not("auto"), Answer::Eopnotsupp),
+    Lack::new("max_tx_rate", When::NoLink, Answer::Einval),
+    Lack::new("min_tx_rate", When::Not(NO_RATE), Answer::Einval),
+    Lack::new("query_rss", When::Is("on"), Answer::Eopnotsupp),
+    Lack::new("mirror", When::Not("none"), Answer::Eopnotsupp),
+    Lack::new("privilege", When::Not(""), Answer::Eopnotsupp),
+];
+
 /// Linux's ixgbe_sriov.c.
 pub(crate) const IXGBE: &[Lack] = &[
     Lack::new("proto", When::Is("802.1ad"), Answer::Eprotonosupport),

@@ -14,6 +14,8 @@ const DMA_LATENCY: Nanos = Nanos(1_000);
 /// Generation and lanes, as the vendors' product briefs say them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Pcie {
+    /// Of the 82576; an I350's lanes are twice as fast.
+    Gen1X4,
     Gen1X8,
     Gen2X8,
     Gen3X8,
@@ -24,6 +26,7 @@ impl Pcie {
     /// of that is left out, so that it is an upper bound.
     fn rate_bps(self) -> u64 {
         match self {
+            Pcie::Gen1X4 => 8_000_000_000,
             Pcie::Gen1X8 => 16_000_000_000,
             Pcie::Gen2X8 => 32_000_000_000,
             Pcie::Gen3X8 => 8 * 8_000_000_000 / 130 * 128,
@@ -41,6 +44,7 @@ impl Pcie {
 impl fmt::Display for Pcie {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
+            Pcie::Gen1X4 => "1.1 x4",
             Pcie::Gen1X8 => "1.1 x8",
             Pcie::Gen2X8 => "2.0 x8",
             Pcie::Gen3X8 => "3.0 x8",

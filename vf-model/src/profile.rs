@@ -16,7 +16,7 @@ use crate::link::LinkConfig;
 use crate::mailbox::MAX_UNTRUSTED_GROUPS;
 use crate::pcie::Pcie;
 use crate::switch_mode::SwitchMode;
-use crate::vf::{PortVlan, VfSetting};
+use crate::vf::{MAX_VFS, PortVlan, VfSetting};
 use crate::vf_filter::{MAX_FILTERS, MAX_UNTRUSTED_FILTERS};
 use crate::words::ParseError;
 
@@ -36,6 +36,8 @@ pub enum Profile {
     Siena,
     /// Solarflare SFC9100 and X2: a switch, and filters of all kinds.
     Ef10,
+    /// Intel 82576 and I350, as QEMU emulates the former: eight pools, seven of them VFs.
+    Igb,
     /// Intel 82599: no VF receives what has nobody's address.
     Ixgbe,
     /// Intel X710: filters on flows and on addresses.
@@ -51,6 +53,8 @@ pub(crate) struct Silicon {
     pub(crate) modes: &'static [SwitchMode],
     /// Its bus.
     pub(crate) pcie: Pcie,
+    /// Most VFs (`sriov_totalvfs`), where the table of the family says it.
+    pub(crate) vfs: u16,
     /// Settings of a VF that its drivers do not have.
     pub(crate) lacks: &'static [Lack],
     /// Whether a VF whose driver has further addresses may send from any address, while its spoofchk is shown as on.
@@ -230,6 +234,12 @@ impl Silicon {
 }
 
 impl Profile {
+    /// Most VFs that such a NIC has.
+    #[must_use]
+    pub fn max_vfs(self) -> u16 {
+        self.silicon().vfs
+    }
+
     /// Every profile there is.
     pub fn all() -> impl Iterator<Item = Profile> {
         [
@@ -237,6 +247,7 @@ impl Profile {
             Profile::Falcon,
             Profile::Siena,
             Profile::Ef10,
+            Profile::Igb,
             Profile::Ixgbe,
             Profile::I40e,
             Profile::Mlx5Legacy,
@@ -258,6 +269,7 @@ impl Profile {
         let generic = Silicon {
             modes: &[SwitchMode::Veb, SwitchMode::Vepa, SwitchMode::Floating],
             pcie: Pcie::Gen3X8,
+            vfs: MAX_VFS,
             lacks: &[],
             addresses_end_spoofchk: false,
             vlan_sets_spoofchk: false,
@@ -341,6 +353,22 @@ impl Profile {
                 ethertypes: EF10_ROWS,
                 ..generic
             },
+            // The eighth pool is the PF's. Addresses are what is left of 24 rows; groups are the first 30, and VLANs the table's
+            // 32, as with ixgbe; ethtool's rules are on addresses and types (igb.h). Loopback between the pools is always on.
+            Profile::Igb => Silicon {
+                vfs: 7,
+                pcie: Pcie::Gen1X4,
+                lacks: lack::IGB,
+                modes: &[SwitchMode::Veb],
+                promiscuous: false,
+                double_tags: false,
+                vf_macs: 16,
+                vf_groups: [MAX_UNTRUSTED_GROUPS; 2],
+                vf_vlans: [32; 2],
+                macs: 16,
+                ethertypes: 3,
+                ..none
+            },
             // The flow director's table, and what is left of eight filters on types.
             Profile::Ixgbe => Silicon {
                 lacks: lack::IXGBE,
@@ -385,6 +413,7 @@ impl fmt::Display for Profile {
             Profile::Falcon => "falcon",
             Profile::Siena => "siena",
             Profile::Ef10 => "ef10",
+            Profile::Igb => "igb",
             Profile::Ixgbe => "ixgbe",
             Profile::I40e => "i40e",
             Profile::Mlx5Legacy => "mlx5-legacy",
@@ -396,7 +425,7 @@ impl FromStr for Profile {
     type Err = ParseError;
 
     fn from_str(text: &str) -> Result<Profile, ParseError> {
-        const NAMES: &str = "generic, falcon, siena, ef10, ixgbe, i40e or mlx5-legacy";
+        const NAMES: &str = "generic, falcon, siena, ef10, igb, ixgbe, i40e or mlx5-legacy";
         let mut all = Profile::all();
         all.find(|profile| profile.to_string() == text)
             .ok_or_else(|| ParseError::word("profile", text, NAMES))

@@ -45,6 +45,9 @@ impl Profile {
             }
             Profile::Siena => "Solarflare SFC9000: no switch, and one address a VF",
             Profile::Ef10 => "Solarflare SFC9100 and X2: a switch, and filters of all kinds",
+            Profile::Igb => {
+                "Intel 82576 and I350: seven VFs, and no operation for a VF's link state"
+            }
             Profile::Ixgbe => "Intel 82599: no VF receives what is for nobody here",
             Profile::I40e => "Intel X710: filters on flows and on addresses",
             Profile::Mlx5Legacy => {
@@ -62,6 +65,7 @@ impl Profile {
         let room = |rows| silicon.room(rows).to_string();
         let fact = |name, value, help| Fact { name, value, help };
         vec![
+            fact("vfs", silicon.vfs.to_string(), "VFs that it can have"),
             fact(
                 "hwmode",
                 list(silicon.modes),

@@ -588,7 +588,13 @@ fn promised(host: &Host, source: Source, bytes: &[u8]) -> (BTreeMap<u8, Vec<u8>>
         let chosen = asked(vf).mac.filter(|_| chooses(vf));
         chosen.unwrap_or(policy.vf(vf).mac)
     };
-    let discreet = [Profile::Falcon, Profile::Siena, Profile::Ixgbe].contains(&policy.profile());
+    let discreet = [
+        Profile::Falcon,
+        Profile::Siena,
+        Profile::Igb,
+        Profile::Ixgbe,
+    ]
+    .contains(&policy.profile());
     let promisc =
         |vf: VfIndex| asked(vf).mode.promisc && may(vf, Privileges::PROMISCUOUS) && !discreet;
     let receives = |vf: VfIndex, tag: Option<(u16, u16)>| {
@@ -606,6 +612,7 @@ fn promised(host: &Host, source: Source, bytes: &[u8]) -> (BTreeMap<u8, Vec<u8>>
         let room = match policy.profile() {
             Profile::Falcon | Profile::Siena => 0,
             Profile::Ef10 => 32,
+            Profile::Igb => 16,
             _ => 1024,
         };
         let allowed = move |mac: &&MacAddr| {
@@ -630,7 +637,7 @@ fn promised(host: &Host, source: Source, bytes: &[u8]) -> (BTreeMap<u8, Vec<u8>>
         };
     let wants = |vf: VfIndex, dst: MacAddr| {
         let mode = asked(vf).mode;
-        let few = !trusted(vf) || policy.profile() == Profile::Ixgbe;
+        let few = !trusted(vf) || matches!(policy.profile(), Profile::Igb | Profile::Ixgbe);
         let room = if few { 30 } else { 1024 };
         let listed = |groups: &Vec<MacAddr>| groups.iter().take(room).any(|group| *group == dst);
         promisc(vf)
@@ -666,7 +673,8 @@ fn promised(host: &Host, source: Source, bytes: &[u8]) -> (BTreeMap<u8, Vec<u8>>
                 return nothing;
             }
             if let Some(port) = sender.port_vlan {
-                let one_tag = policy.profile() == Profile::Ixgbe && port.proto == VlanProto::Dot1Q;
+                let one_tag = matches!(policy.profile(), Profile::Igb | Profile::Ixgbe)
+                    && port.proto == VlanProto::Dot1Q;
                 if one_tag && tag_of(bytes).is_some_and(|(_, vid)| vid != 0) {
                     return nothing;
                 }
@@ -1234,7 +1242,8 @@ fn the_guests_own_tags_pass_inside_its_port_vlan() {
             continue; // its drivers have no such port VLAN
         };
         let tpid = if proto == "802.1Q" { 0x8100 } else { 0x88a8 };
-        let stacks = profile != Profile::Ixgbe || proto == "802.1ad";
+        let one_tag = matches!(profile, Profile::Igb | Profile::Ixgbe);
+        let stacks = !one_tag || proto == "802.1ad";
         for paths in [[Path::Direct; 4], [Path::Mediated; 4]] {
             let mut host = Host::like(profile, &acts, &paths);
             for own in [

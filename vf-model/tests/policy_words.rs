@@ -294,23 +294,24 @@ fn each_family_refuses_what_its_drivers_refuse() {
     let profiles = Profile::all().map(|profile| profile.to_string());
     assert_eq!(
         profiles.collect::<Vec<_>>().join(" "),
-        "generic falcon siena ef10 ixgbe i40e mlx5-legacy"
+        "generic falcon siena ef10 igb ixgbe i40e mlx5-legacy"
     );
     // In that order: . is yes, i EINVAL, o EOPNOTSUPP, p EPROTONOSUPPORT, - yes without a change.
     for (words, answers) in [
-        ("mac 02:00:00:00:00:77", "......."),
-        ("spoofchk off", "......."),
-        ("vlan 10", ".o....."),
-        ("vlan 10 qos 3", ".o.i..."),
-        ("vlan 10 proto 802.1ad", ".opppp."),
-        ("max_tx_rate 100", ".ooo..."),
-        ("max_tx_rate 0", "......."),
-        ("max_tx_rate 10", ".oooi.."),
-        ("trust on", ".ooo..."),
-        ("state enable", ".oo.-.."),
-        ("state disable", ".oo...."),
-        ("mirror 1", ".ooo..o"),
-        ("mirror none", "......."),
+        ("mac 02:00:00:00:00:77", "........"),
+        ("spoofchk off", "........"),
+        ("vlan 10", ".o......"),
+        ("vlan 10 qos 3", ".o.i...."),
+        ("vlan 10 proto 802.1ad", ".oppppp."),
+        ("max_tx_rate 100", ".ooo...."),
+        ("max_tx_rate 0", "........"),
+        ("max_tx_rate 10", ".ooo.i.."),
+        ("trust on", ".ooo...."),
+        ("state enable", ".oo.o-.."),
+        ("state disable", ".oo.o..."),
+        ("mirror 1", ".oooo..o"),
+        ("mirror none", "........"),
+        ("privilege +PROMISCUOUS", ".oo.oooo"),
     ] {
         for (profile, answer) in Profile::all().zip(answers.chars()) {
             let policy = like(profile);

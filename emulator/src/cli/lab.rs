@@ -213,7 +213,7 @@ pub struct Experiment {
     /// What becomes of frames on the link, both ways, in tc-netem's words: 'delay 100us 20us loss 0.1%'
     #[arg(long, value_name = "WORDS")]
     pub netem: Option<NetemSpec>,
-    /// NICs to be like: generic, falcon, siena, ef10, ixgbe, i40e or mlx5-legacy
+    /// NICs to be like: generic, falcon, siena, ef10, igb, ixgbe, i40e or mlx5-legacy
     #[arg(long, value_name = "NAME", default_value_t)]
     pub profile: Profile,
     /// A third path to run beside mediated and direct

@@ -2,9 +2,9 @@
 
 use std::path::PathBuf;
 
-use vf_model::{MacAddr, MtuError, Refusal};
+use vf_model::{MacAddr, MtuError, Profile, Refusal};
 
-use super::{MAX_QUEUE_PAIRS, MAX_THREADS, MAX_VFS, MAX_WORKERS};
+use super::{MAX_QUEUE_PAIRS, MAX_THREADS, MAX_WORKERS};
 
 /// Why a configuration cannot be used. Each says what to change.
 #[derive(Debug, thiserror::Error)]
@@ -26,12 +26,14 @@ pub enum ConfigError {
         what: String,
     },
     /// A number of VFs out of range.
-    #[error("{nic}: vfs = {vfs}: a NIC has 1 to {MAX_VFS} VFs")]
+    #[error("{nic}: vfs = {vfs}: a NIC of profile {profile} has 1 to {} VFs", profile.max_vfs())]
     VfCount {
         /// The NIC.
         nic: String,
         /// What was asked for.
         vfs: u16,
+        /// What it is like.
+        profile: Profile,
     },
     /// A number of threads out of range.
     #[error("threads = {0}: there are 1 to {MAX_THREADS}")]

@@ -25,8 +25,6 @@ pub use socket_dir::{default_socket_dir, temporary_socket_dir};
 pub use vf::{LinkMethod, QmpOf, SocketRole, VfSettings};
 pub use wire::{WireSection, WireSettings, parse_rate};
 
-/// Most VFs a NIC can have.
-pub const MAX_VFS: u16 = 256;
 /// Most workers a NIC can have.
 pub const MAX_WORKERS: u16 = 16;
 /// Most data-plane threads of the process.
@@ -233,6 +231,10 @@ mod tests {
         for (text, says) in [
             ("", "no [[nic]]"),
             ("[[nic]]\nname='a'\nvfs=0", "1 to 256"),
+            (
+                "[[nic]]\nname='a'\nprofile='igb'\nvfs=8",
+                "a NIC of profile igb has 1 to 7 VFs",
+            ),
             ("[[nic]]\nname='a'\nvfss=1", "vfss"),
             ("[[nic]]\nname='a/b'", "letters"),
             ("[[nic]]\nname='a'\n[[nic]]\nname='a'", "differ"),

@@ -14,7 +14,7 @@ use vf_vhost::features::VirtioFeatures;
 use super::error::ConfigError;
 use super::vf::{SocketRole, VfSection, VfSettings};
 use super::wire::parse_rate;
-use super::{MAX_QUEUE_PAIRS, MAX_VFS, MAX_WORKERS};
+use super::{MAX_QUEUE_PAIRS, MAX_WORKERS};
 use crate::duration::Duration;
 use crate::uplink::{NetemSpec, UplinkError, UplinkSpec};
 
@@ -233,10 +233,12 @@ pub(super) fn check(
         vfs,
         workers,
         queue_pairs,
+        profile,
         ..
     } = section;
-    if !(1..=MAX_VFS).contains(&vfs) {
-        return Err(ConfigError::VfCount { nic: name, vfs });
+    if !(1..=profile.max_vfs()).contains(&vfs) {
+        let nic = name;
+        return Err(ConfigError::VfCount { nic, vfs, profile });
     }
     if !(1..=MAX_WORKERS.min(vfs)).contains(&workers) {
         let nic = name;

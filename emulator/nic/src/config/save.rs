@@ -375,7 +375,7 @@ mod tests {
     fn facts(policy: &Policy) -> String {
         let numbered = matches!(
             policy.profile(),
-            Profile::Generic | Profile::Ixgbe | Profile::I40e
+            Profile::Generic | Profile::Igb | Profile::Ixgbe | Profile::I40e
         );
         let filters = policy.filter_table().numbered();
         let filters: Vec<_> = filters
@@ -519,11 +519,12 @@ mod tests {
         ]
     }
 
-    const PROFILES: [&str; 7] = [
+    const PROFILES: [&str; 8] = [
         "generic",
         "falcon",
         "siena",
         "ef10",
+        "igb",
         "ixgbe",
         "i40e",
         "mlx5-legacy",
