@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, Signal, kill_process_group};
 
 /// How long a subject that we start may take to make its sockets.
-const STARTING: Duration = Duration::from_secs(20);
+const STARTING: Duration = Duration::from_secs(60);
 /// How much of what a process said at last is kept, in bytes.
 const LAST_WORDS: i64 = 400;
 
