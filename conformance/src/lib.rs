@@ -8,6 +8,7 @@
 //! - [`subject`]: the back end under test
 //! - [`case`](mod@case), [`cases`], [`verdict`]: what is asked of it, and how that ends
 //! - [`mod@bench`]: what cases are written with
+//! - [`table`]: several subjects beside each other
 //! - [`report`]: findings as text and JSON, and which of them count
 //!
 //! The program `vf-conformance` (feature `cli`) runs the suite, and the load generator [`vf-load`](../vf_load/index.html).
@@ -46,4 +47,5 @@ mod control;
 pub mod junit;
 pub mod report;
 pub mod subject;
+pub mod table;
 pub mod verdict;

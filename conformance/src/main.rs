@@ -8,10 +8,12 @@
 mod run;
 
 use std::io::{self, Write};
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use vf_conformance::report;
+use vf_conformance::table::{self, Judged};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -52,6 +54,12 @@ enum Command {
         patterns: Vec<String>,
     },
     Run(Box<run::Run>),
+    /// Print a Markdown table of the cases that not all of several subjects pass, from the files of run --json.
+    Table {
+        /// Files of findings, one a subject.
+        #[arg(required = true, value_name = "FILE")]
+        files: Vec<PathBuf>,
+    },
     Bench(Box<vf_load::Bench>),
     Compare(vf_load::Compare),
 }
@@ -109,6 +117,11 @@ fn run(args: Args) -> Result<bool, Box<dyn std::error::Error>> {
                 "\nV: virtio 1.4 (draft), by section; VU: the vhost-user document, by heading. must, should: what they say;\n\
                  hard: input that no text answers, which has to be contained."
             )?;
+            Ok(true)
+        }
+        Command::Table { files } => {
+            let subjects: Result<Vec<_>, _> = files.iter().map(|file| Judged::read(file)).collect();
+            table::write(&subjects?, &mut out)?;
             Ok(true)
         }
         Command::Run(run) => run.run(&mut out),

@@ -15,7 +15,9 @@ pub struct Measure {
 }
 
 /// What a finding is for a run.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, serde::Serialize)]
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, serde::Serialize, serde::Deserialize,
+)]
 #[serde(rename_all = "kebab-case")]
 pub enum Standing {
     /// It passed.
@@ -41,7 +43,7 @@ impl Standing {
     }
 
     /// Its word in a line.
-    fn word(self) -> &'static str {
+    pub(crate) fn word(self) -> &'static str {
         match self {
             Standing::Pass => "pass",
             Standing::Fail => "FAIL",
@@ -110,6 +112,25 @@ impl Measure {
             (Outcome::Skipped(_), _) => Standing::Skip,
             (Outcome::NotJudged(_), _) => Standing::NotJudged,
         }
+    }
+}
+
+/// What a file of findings begins with.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Heading {
+    /// What the subject is called.
+    pub subject: String,
+    /// The suite's version.
+    pub suite: String,
+    /// What the suite found out about the subject.
+    pub found: String,
+}
+
+impl Heading {
+    /// Writes it as a JSON object in a line.
+    pub fn json_line(&self, out: &mut impl Write) -> io::Result<()> {
+        serde_json::to_writer(&mut *out, self)?;
+        writeln!(out)
     }
 }
 

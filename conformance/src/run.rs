@@ -10,7 +10,7 @@ use std::time::Duration;
 use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
 use vf_conformance::bench::Bench;
 use vf_conformance::case::{self, Case, Finding, Level};
-use vf_conformance::report::{self, Measure, Standing};
+use vf_conformance::report::{self, Heading, Measure, Standing};
 use vf_conformance::{cases, junit, subject::Subject};
 use vf_guest::{driver::Format, net};
 
@@ -74,9 +74,12 @@ pub(crate) struct Run {
     /// Run everything this often; a case that does not end alike each time fails the run.
     #[arg(long, default_value_t = 1, value_name = "N")]
     repeat: u32,
-    /// Write the findings as JSON while they are made, an object a line.
+    /// Write the findings as JSON while they are made, an object a line; the first says what was judged.
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
+    /// What the subject is called in files; else its socket.
+    #[arg(long, value_name = "TEXT")]
+    name: Option<String>,
     /// Write the findings as JUnit.
     #[arg(long, value_name = "FILE")]
     junit: Option<PathBuf>,
@@ -164,7 +167,15 @@ impl Run {
         let junit = self.junit.as_deref().map(created).transpose()?;
 
         let mut bench = Bench::new(self.subject())?;
-        writeln!(out, "{}: {}", self.socket.display(), bench.describe())?;
+        let heading = Heading {
+            subject: (self.name.clone()).unwrap_or_else(|| self.socket.display().to_string()),
+            suite: env!("CARGO_PKG_VERSION").to_owned(),
+            found: bench.describe(),
+        };
+        writeln!(out, "{}: {}", heading.subject, heading.found)?;
+        if let Some(file) = &mut json {
+            heading.json_line(file)?;
+        }
         let again = self.again();
         let mut all = Vec::new();
         for _ in 0..self.repeat {
@@ -182,7 +193,7 @@ impl Run {
         report::summary(&all, &measure, out)?;
         let steady = flips(&all, &measure, out)?;
         if let Some(file) = junit {
-            junit::write(&all, &measure, &self.socket.display().to_string(), file)?;
+            junit::write(&all, &measure, &heading.subject, file)?;
         }
         let failed = all.iter().any(|finding| measure.standing(finding).fails());
         Ok(steady && !failed)

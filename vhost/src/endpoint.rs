@@ -17,14 +17,16 @@
 )]
 
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use mio::unix::SourceFd;
-use mio::{Interest, Registry, Token};
+use mio::{Registry, Token};
 
+mod watching;
+
+use self::watching::{unwatch, watch};
 use crate::change_limiter::ChangeLimiter;
 use crate::channel::{Channel, Received};
 use crate::control::{Coalescing, CtrlCommand};
@@ -389,61 +391,6 @@ impl Endpoint {
         true
     }
 
-    /// Starts the rings that were kicked for the first time. Who does not [`Endpoint::register`] is not told of kicks, and has
-    /// them at once.
-    fn start_kicked(&mut self, now: Instant, dev: &mut dyn Device) -> Result<(), SessionRefusal> {
-        let told = self.registration.is_some();
-        let Some(connection) = &mut self.connection else {
-            return Ok(());
-        };
-        let unkicked = connection.session.unkicked();
-        let kicked: Vec<u32> = unkicked
-            .filter(|(_, kick)| !told || kick.is_pending())
-            .map(|(ring, _)| ring)
-            .collect();
-        for ring in kicked {
-            if let Some(connection) = &mut self.connection {
-                connection.session.kicked(ring);
-            }
-            self.act(now, dev)?;
-        }
-        Ok(())
-    }
-
-    /// Has mio report the first kicks of the rings that wait for them.
-    fn watch_first_kicks(&mut self) {
-        let (Some((registry, token)), Some(connection)) =
-            (&self.registration, &mut self.connection)
-        else {
-            return;
-        };
-        let Connection {
-            session,
-            first_kicks,
-            ..
-        } = connection;
-        let same = |a: &EventFd, b: &EventFd| a.as_raw_fd() == b.as_raw_fd();
-        first_kicks.retain(|kick| {
-            let waits = session.unkicked().any(|(_, unkicked)| same(kick, unkicked));
-            if !waits {
-                unwatch(registry, Some(kick.clone()));
-            }
-            waits
-        });
-        for (_, unkicked) in session.unkicked() {
-            if first_kicks.iter().any(|kick| same(kick, unkicked)) {
-                continue;
-            }
-            match watch(registry, unkicked.as_raw_fd(), *token) {
-                Ok(()) => first_kicks.push(unkicked.clone()),
-                Err(why) => {
-                    let device = self.config.name.as_str();
-                    tracing::warn!(device, %why, "cannot wait for the first kick of a ring");
-                }
-            }
-        }
-    }
-
     fn serve_control(&mut self, now: Instant, dev: &mut dyn Device) -> Result<(), SessionRefusal> {
         let Some(connection) = &mut self.connection else {
             return Ok(());
@@ -504,32 +451,6 @@ impl Endpoint {
             }
         }
         Ok(())
-    }
-
-    /// Has mio report the kick of the control queue that runs, and no other.
-    fn watch_control(&mut self) {
-        let (Some((registry, token)), Some(connection)) =
-            (&self.registration, &mut self.connection)
-        else {
-            return;
-        };
-        let kick = connection.session.control_kick();
-        let fd = |kick: &EventFd| kick.as_raw_fd();
-        if kick.map(fd) == connection.control_kick.as_ref().map(fd) {
-            return;
-        }
-        let kick = kick.cloned();
-        unwatch(registry, connection.control_kick.take());
-        match kick
-            .as_ref()
-            .map_or(Ok(()), |kick| watch(registry, fd(kick), *token))
-        {
-            Ok(()) => connection.control_kick = kick,
-            Err(why) => {
-                let device = self.config.name.as_str();
-                tracing::warn!(device, %why, "cannot wait for the control queue");
-            }
-        }
     }
 
     /// Serves the front end, or ends its session; `true` if it may have sent yet more.
@@ -698,40 +619,11 @@ impl Endpoint {
             .as_mut()
             .is_some_and(|connection| connection.session.announce())
     }
-
-    /// Has mio report again what was left undone: it tells of each arrival once.
-    fn rearm(&self) {
-        let Some((registry, token)) = &self.registration else {
-            return;
-        };
-        let listener = match &self.role {
-            Role::Server(listener) => Some(listener.as_raw_fd()),
-            _ => None,
-        };
-        let channel = self
-            .connection
-            .as_ref()
-            .map(|connection| connection.channel.as_raw_fd());
-        for fd in [listener, channel].into_iter().flatten() {
-            let _ = registry.reregister(&mut SourceFd(&fd), *token, Interest::READABLE);
-        }
-    }
 }
 
 /// Has the device know the MTU to which the driver has agreed, if it has.
 fn agree_mtu(session: &Session, config: &DeviceConfig, dev: &mut dyn Device) {
     if let Some(mtu) = session.agreed_mtu(config) {
         dev.session(SessionEvent::Mtu(mtu));
-    }
-}
-
-fn watch(registry: &Registry, fd: RawFd, token: Token) -> io::Result<()> {
-    registry.register(&mut SourceFd(&fd), token, Interest::READABLE)
-}
-
-/// To close it would not do: the front end has the same open file.
-fn unwatch(registry: &Registry, kick: Option<EventFd>) {
-    if let Some(kick) = kick {
-        let _ = registry.deregister(&mut SourceFd(&kick.as_raw_fd()));
     }
 }

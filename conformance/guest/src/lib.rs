@@ -100,4 +100,5 @@ pub mod memory;
 pub mod message;
 pub mod net;
 mod net_layout;
+mod net_ring;
 pub mod tcp;

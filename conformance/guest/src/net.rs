@@ -11,15 +11,18 @@ use std::time::Duration;
 
 use vm_memory::Bytes;
 
-use crate::driver::{Buffer, DeviceFault, QueueLayout, RingFeatures, Virtqueue};
+use crate::driver::{Buffer, DeviceFault, RingFeatures};
 use crate::eventfd::EventFd;
 use crate::frontend::{Frontend, FrontendError};
 use crate::memory::{Allocator, GUEST_BASE, GuestMemory, RegionLayout, USER_OFFSET};
 use crate::message::protocol;
 
+use crate::net_ring::refill;
+
 pub use crate::net_layout::{
     ConfigSpace, GSO_NONE, GSO_TCPV4, HDR_DATA_VALID, HDR_NEEDS_CSUM, NetHeader, feature, parse_mac,
 };
+pub use crate::net_ring::Ring;
 
 /// Length of Ethernet header with room for two tags, in bytes.
 const L2_ROOM: u32 = 14 + 8;
@@ -129,86 +132,6 @@ impl RxFrame {
     #[inline]
     pub fn bytes(&self) -> &[u8] {
         &self.data[..self.len]
-    }
-}
-
-/// One ring with its buffers and descriptors of notification.
-#[derive(Debug)]
-pub struct Ring {
-    /// The virtqueue: for cases that lie.
-    pub queue: Virtqueue,
-    /// What the driver signals, unless polled.
-    pub kick: Option<EventFd>,
-    /// What the device signals, unless polled.
-    pub call: Option<EventFd>,
-    buffers: u64,
-    region: usize,
-    offset: usize,
-    stride: u32,
-    pieces: u32,
-    kicks: u64,
-}
-
-impl Ring {
-    fn new(
-        mem: &Arc<GuestMemory>,
-        alloc: &mut [Allocator],
-        config: &NetConfig,
-        features: RingFeatures,
-        stride: u32,
-    ) -> Result<Ring, FrontendError> {
-        let rings = alloc.first_mut().ok_or(FrontendError::NoMemory)?;
-        let layout = QueueLayout::alloc(config.queue_size, rings);
-        let layout = layout.ok_or(FrontendError::NoMemory)?;
-        let len = u64::from(stride) * u64::from(config.queue_size);
-        let buffers = alloc.last_mut().and_then(|alloc| alloc.alloc(len, 64));
-        let buffers = buffers.ok_or(FrontendError::NoMemory)?;
-        let (region, offset) = mem.locate(buffers, len).ok_or(FrontendError::NoMemory)?;
-        let queue = Virtqueue::new(mem.clone(), layout, features, config.base)
-            .ok_or(FrontendError::NoMemory)?;
-        let event = || match config.notify {
-            Notify::EventFd => EventFd::new().map(Some),
-            Notify::Polled => Ok(None),
-        };
-        Ok(Ring {
-            queue,
-            kick: event()?,
-            call: event()?,
-            buffers,
-            region,
-            offset,
-            stride,
-            pieces: 1,
-            kicks: 0,
-        })
-    }
-
-    /// Guest address of the buffer that belongs to what [`Virtqueue::add`] calls `head`.
-    pub fn buffer_addr(&self, head: u16) -> u64 {
-        self.buffers + u64::from(self.stride) * u64::from(head)
-    }
-
-    /// Bytes a buffer.
-    pub fn buffer_len(&self) -> u32 {
-        self.stride
-    }
-
-    /// Notifications the device asked for so far, given or not.
-    pub fn kicks(&self) -> u64 {
-        self.kicks
-    }
-
-    /// Makes what was added visible to the device and signals the kick if it wants that; whether it does.
-    pub fn notify(&mut self) -> bool {
-        self.queue.publish();
-        let wanted = self.queue.needs_kick();
-        if wanted {
-            self.kicks += 1;
-            if let Some(kick) = &self.kick {
-                kick.signal();
-            }
-        }
-        wanted
     }
 }
 
@@ -672,49 +595,6 @@ fn memory(size: u64, config: &NetConfig) -> io::Result<GuestMemory> {
         })
         .collect();
     GuestMemory::with_regions(&layouts, config.seals)
-}
-
-/// Gives every free descriptor of a receive ring its buffer again.
-#[inline]
-fn refill(ring: &mut Ring) {
-    if ring.pieces > 1 {
-        return refill_in_pieces(ring);
-    }
-    while let Some(head) = ring.queue.next_head() {
-        let buffer = Buffer {
-            addr: ring.buffers + u64::from(ring.stride) * u64::from(head),
-            len: ring.stride,
-            writable: true,
-        };
-        ring.queue.add(&[buffer]);
-    }
-}
-
-/// The same with buffers of several descriptors each, the first of which is shorter than a header.
-#[cold]
-fn refill_in_pieces(ring: &mut Ring) {
-    let rest = (ring.stride - 5) / (ring.pieces - 1);
-    while let Some(head) = ring.queue.next_head() {
-        let start = ring.buffers + u64::from(ring.stride) * u64::from(head);
-        let chain: Vec<Buffer> = (0..ring.pieces)
-            .map(|i| {
-                let from = if i == 0 { 0 } else { 5 + (i - 1) * rest };
-                let to = if i + 1 == ring.pieces {
-                    ring.stride
-                } else {
-                    5 + i * rest
-                };
-                Buffer {
-                    addr: start + u64::from(from),
-                    len: to - from,
-                    writable: true,
-                }
-            })
-            .collect();
-        if ring.queue.add(&chain).is_none() {
-            return;
-        }
-    }
 }
 
 /// Features, protocol features, ownership and configuration space: everything before

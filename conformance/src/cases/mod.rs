@@ -1,10 +1,12 @@
 //! The cases, by group. Ids are for ever: a case that changes its meaning gets a new one.
 
+mod chain;
 mod control;
 mod memory;
 mod net;
 mod protocol;
 mod ring;
+mod ring_states;
 mod robust;
 
 use crate::case::Case;
@@ -13,8 +15,10 @@ use crate::case::Case;
 pub fn all() -> impl Iterator<Item = &'static Case> {
     [
         protocol::CASES,
+        ring_states::CASES,
         memory::CASES,
         ring::CASES,
+        chain::CASES,
         net::CASES,
         control::CASES,
         robust::CASES,

@@ -1,21 +1,20 @@
-//! Rings of both formats: framing, notification, and descriptor chains that lie.
+//! Rings of both formats: framing and notification.
 
 use std::os::fd::AsFd;
 use std::time::Duration;
 
 use vm_memory::Bytes;
 
-use crate::bench::{Bench, DEADLINE, Delivery, Link, QUIET, without};
+use crate::bench::{Bench, DEADLINE, Link, QUIET, without};
 use crate::case::{Case, Level, Need};
+use crate::cases::chain::desc;
 use crate::verdict::{Failure, Seen, ensure};
-use vf_guest::driver::{
-    Buffer, DESC_INDIRECT, DESC_NEXT, DESC_WRITE, Desc, Format, SplitQueue, Virtqueue,
-};
+use vf_guest::driver::{Buffer, DESC_NEXT, Desc, Format, SplitQueue};
 use vf_guest::net::{NetConfig, NetHeader, feature};
 
-const INDIRECT: Need = Need::Feature(feature::INDIRECT_DESC, "INDIRECT_DESC");
+pub(super) const INDIRECT: Need = Need::Feature(feature::INDIRECT_DESC, "INDIRECT_DESC");
 const EVENT_IDX: Need = Need::Feature(feature::EVENT_IDX, "EVENT_IDX");
-const SPLIT: Need = Need::Format(Format::Split);
+pub(super) const SPLIT: Need = Need::Format(Format::Split);
 const PACKED: Need = Need::Format(Format::Packed);
 
 pub(super) const CASES: &[Case] = &[
@@ -442,287 +441,7 @@ pub(super) const CASES: &[Case] = &[
             Ok(Seen::Conforms)
         },
     },
-    Case {
-        id: "ring/chain-loop",
-        level: Level::Hard,
-        needs: &[],
-        source: "V 2.7.5.2; CVE-2019-9547",
-        sent: "A descriptor chain that leads back to its start.",
-        expected: "Contained, and the frame in it is not forwarded.",
-        run: |bench| {
-            nowhere(bench, |queue, at, len| {
-                // A packed ring has no links: a chain that never ends is one that fills it.
-                let descs = match queue {
-                    Virtqueue::Split(_) => 2,
-                    Virtqueue::Packed(_) => queue.room(),
-                };
-                let next = |i| (i + 1) % descs;
-                let chain: Vec<_> = (0..descs)
-                    .map(|i| desc(at, len, DESC_NEXT, next(i)))
-                    .collect();
-                queue.lie(&chain);
-            })
-        },
-    },
-    Case {
-        id: "ring/next-out-of-range",
-        level: Level::Hard,
-        needs: &[SPLIT],
-        source: "V 2.7.5.2",
-        sent: "A descriptor whose next is the size of the ring.",
-        expected: "Contained, and the frame is not forwarded.",
-        run: |bench| {
-            nowhere(bench, |queue, at, len| {
-                queue.lie(&[desc(at, len, DESC_NEXT, queue.layout().size)]);
-            })
-        },
-    },
-    Case {
-        id: "ring/head-out-of-range",
-        level: Level::Hard,
-        needs: &[SPLIT],
-        source: "V 2.7.5.2",
-        sent: "An available head that is the size of the ring.",
-        expected: "Contained, and the frame is not forwarded.",
-        run: |bench| {
-            nowhere(bench, |queue, at, len| {
-                let Some(queue) = queue.as_split() else {
-                    return;
-                };
-                queue.set_desc(0, desc(at, len, 0, 0));
-                offer(queue, &[queue.layout().size]);
-            })
-        },
-    },
-    Case {
-        id: "ring/indirect-in-indirect",
-        level: Level::Hard,
-        needs: &[INDIRECT],
-        source: "V 2.7.5.3.1",
-        sent: "An indirect table whose descriptor is indirect.",
-        expected: "Contained.",
-        run: |bench| {
-            hostile(bench, |queue, at, len| {
-                let (inner, outer) = (at + 2048, at + 3072);
-                queue.write_table(inner, &[desc(at, len, 0, 0)]);
-                queue.write_table(outer, &[desc(inner, 16, DESC_INDIRECT, 0)]);
-                queue.lie(&[desc(outer, 16, DESC_INDIRECT, 0)]);
-            })
-        },
-    },
-    Case {
-        id: "ring/indirect-and-next",
-        level: Level::Hard,
-        needs: &[INDIRECT],
-        source: "V 2.7.5.3.1",
-        sent: "A descriptor with INDIRECT and NEXT.",
-        expected: "Contained.",
-        run: |bench| {
-            hostile(bench, |queue, at, len| {
-                queue.write_table(at + 2048, &[desc(at, len, 0, 0)]);
-                let table = desc(at + 2048, 16, DESC_INDIRECT | DESC_NEXT, 1);
-                queue.lie(&[table, desc(at, 1, 0, 0)]);
-            })
-        },
-    },
-    Case {
-        id: "ring/indirect-len-odd",
-        level: Level::Hard,
-        needs: &[INDIRECT],
-        source: "V 2.7.5.3",
-        sent: "An indirect table of 17 bytes.",
-        expected: "Contained.",
-        run: |bench| {
-            hostile(bench, |queue, at, len| {
-                queue.write_table(at + 2048, &[desc(at, len, 0, 0)]);
-                queue.lie(&[desc(at + 2048, 17, DESC_INDIRECT, 0)]);
-            })
-        },
-    },
-    Case {
-        id: "ring/indirect-bomb",
-        level: Level::Hard,
-        needs: &[INDIRECT],
-        source: "V 2.7.5.3.1",
-        sent: "An indirect table with twice as many descriptors as the ring.",
-        expected: "Contained.",
-        run: |bench| {
-            hostile(bench, |queue, at, _| {
-                let table = at + 2048;
-                let count = 2 * queue.layout().size;
-                let next = |i| if i + 1 < count { DESC_NEXT } else { 0 };
-                let entries: Vec<_> = (0..count).map(|i| desc(at, 1, next(i), i + 1)).collect();
-                queue.write_table(table, &entries);
-                queue.lie(&[desc(table, 16 * u32::from(count), DESC_INDIRECT, 0)]);
-            })
-        },
-    },
-    Case {
-        id: "ring/zero-len-chain",
-        level: Level::Hard,
-        needs: &[],
-        source: "CVE-2016-6490",
-        sent: "A chain of two descriptors of no bytes.",
-        expected: "Contained.",
-        run: |bench| {
-            hostile(bench, |queue, at, _| {
-                queue.lie(&[desc(at, 0, DESC_NEXT, 1), desc(at, 0, 0, 0)]);
-            })
-        },
-    },
-    Case {
-        id: "ring/len-sum-over-4g",
-        level: Level::Hard,
-        needs: &[],
-        source: "V 2.7.5.2; QEMU large_tx",
-        sent: "A chain of five descriptors of 4 GiB each.",
-        expected: "Contained.",
-        run: |bench| {
-            hostile(bench, |queue, at, _| {
-                let next = |i| if i < 4 { DESC_NEXT } else { 0 };
-                queue.lie(&[0, 1, 2, 3, 4].map(|i| desc(at, u32::MAX, next(i), i + 1)));
-            })
-        },
-    },
-    Case {
-        id: "ring/readable-after-writable",
-        level: Level::Hard,
-        needs: &[],
-        source: "V 2.7.4.2",
-        sent: "A chain whose first descriptor is to be written and whose second is to be read.",
-        expected: "Contained.",
-        run: |bench| {
-            hostile(bench, |queue, at, len| {
-                let header = desc(at, 12, DESC_WRITE | DESC_NEXT, 1);
-                queue.lie(&[header, desc(at + 12, len - 12, 0, 0)]);
-            })
-        },
-    },
-    Case {
-        id: "ring/desc-addr-unmapped",
-        level: Level::Hard,
-        needs: &[],
-        source: "CVE-2020-10725",
-        sent: "Descriptors at 0, 1 MiB and the end of the address space, where there is no memory.",
-        expected: "Contained, and no frame comes of it.",
-        run: |bench| {
-            for addr in [0, 1 << 20, u64::MAX - 100] {
-                nowhere(bench, |queue, at, len| {
-                    queue.lie(&[desc(at, len, DESC_NEXT, 1), desc(addr, 100, 0, 0)]);
-                })?;
-            }
-            Ok(Seen::Tolerated)
-        },
-    },
-    Case {
-        id: "ring/buffer-spans-hole",
-        level: Level::Hard,
-        needs: &[],
-        source: "CVE-2018-1059",
-        sent: "A descriptor that begins in memory and ends behind it.",
-        expected: "Contained, and no frame comes of it.",
-        run: |bench| {
-            nowhere(bench, |queue, at, len| {
-                let region = queue.memory().regions()[0].layout();
-                let end = region.guest_addr + region.size;
-                queue.lie(&[desc(at, len, DESC_NEXT, 1), desc(end - 50, 100, 0, 0)]);
-            })
-        },
-    },
-    Case {
-        id: "ring/avail-jump",
-        level: Level::Hard,
-        needs: &[SPLIT],
-        source: "Firecracker #3149",
-        sent: "An available index 5000 ahead in a ring of 256.",
-        expected: "Contained.",
-        run: |bench| {
-            hostile(bench, |queue, at, len| {
-                if let Some(queue) = queue.as_split() {
-                    queue.set_desc(0, desc(at, len, DESC_WRITE, 0));
-                    queue.set_avail_idx(5000);
-                }
-            })
-        },
-    },
-    Case {
-        id: "ring/avail-backwards",
-        level: Level::Hard,
-        needs: &[SPLIT],
-        source: "Firecracker #3149",
-        sent: "An available index that goes back by one.",
-        expected: "Contained.",
-        run: |bench| {
-            hostile(bench, |queue, at, len| {
-                if let Some(queue) = queue.as_split() {
-                    queue.set_desc(0, desc(at, len, DESC_WRITE, 0));
-                    queue.set_avail_idx(0u16.wrapping_sub(1));
-                }
-            })
-        },
-    },
-    Case {
-        id: "ring/duplicate-head",
-        level: Level::Hard,
-        needs: &[],
-        source: "OpenVMM duplicate_descriptor_index_is_fatal",
-        sent: "The same head three times.",
-        expected: "Contained.",
-        run: |bench| {
-            let mut link = bench.link(&NetConfig::default())?;
-            let frame = link.frame(200);
-            let (at, len) = place(&mut link, &frame)?;
-            let queue = &mut link.tx.tx_ring(0).queue;
-            for _ in 0..3 {
-                queue.lie(&[desc(at, len, 0, 0)]);
-            }
-            signal(&mut link);
-            std::thread::sleep(QUIET);
-            finish(bench, link)
-        },
-    },
-    Case {
-        id: "ring/ring-tail-unmapped",
-        level: Level::Hard,
-        needs: &[],
-        source: "V 2.7; VU SET_VRING_ADDR",
-        sent: "SET_VRING_ADDR with a used ring whose end is behind the memory.",
-        expected: "Contained.",
-        run: |bench| {
-            misplaced(bench, |region, user| {
-                let end = user + region;
-                (user, end - 64, user + 8192)
-            })
-        },
-    },
-    Case {
-        id: "ring/ring-unaligned",
-        level: Level::Hard,
-        needs: &[],
-        source: "V 2.7 (alignment)",
-        sent: "SET_VRING_ADDR with addresses off by one.",
-        expected: "Contained.",
-        run: |bench| misplaced(bench, |_, user| (user + 1, user + 8193, user + 16_385)),
-    },
-    Case {
-        id: "ring/rings-overlap",
-        level: Level::Hard,
-        needs: &[],
-        source: "V 2.7",
-        sent: "SET_VRING_ADDR with all three parts in one place.",
-        expected: "Contained.",
-        run: |bench| misplaced(bench, |_, user| (user, user, user)),
-    },
 ];
-
-fn desc(addr: u64, len: u32, flags: u16, next: u16) -> Desc {
-    Desc {
-        addr,
-        len,
-        flags,
-        next,
-    }
-}
 
 /// Frames of several lengths, one after the other.
 fn basic(bench: &Bench) -> Result<Seen, Failure> {
@@ -734,16 +453,8 @@ fn basic(bench: &Bench) -> Result<Seen, Failure> {
     Ok(Seen::Conforms)
 }
 
-/// Makes `heads` available from slot 0 on.
-fn offer(queue: &SplitQueue, heads: &[u16]) {
-    for (slot, head) in (0..).zip(heads) {
-        queue.set_avail_entry(slot, *head);
-    }
-    queue.set_avail_idx(heads.len() as u16);
-}
-
 /// Writes header and frame into the first send buffer: its guest address and length.
-fn place(link: &mut Link, frame: &[u8]) -> Result<(u64, u32), Failure> {
+pub(super) fn place(link: &mut Link, frame: &[u8]) -> Result<(u64, u32), Failure> {
     let header = link.tx.header_len();
     let bytes = [&vec![0; header], frame].concat();
     let at = link.tx.tx_ring(0).buffer_addr(0);
@@ -780,7 +491,7 @@ fn send_cut(link: &mut Link, frame: &[u8], cuts: &[usize], indirect: bool) -> Re
     Ok(())
 }
 
-fn signal(link: &mut Link) {
+pub(super) fn signal(link: &mut Link) {
     if let Some(kick) = &link.tx.tx_ring(0).kick {
         kick.signal();
     }
@@ -815,39 +526,8 @@ fn event_idx(bench: &Bench) -> Result<[bool; 8], Failure> {
     Ok(calls)
 }
 
-/// Lets `lie` describe a frame at a guest address wrongly, kicks, and checks that the subject is alive afterwards. What it made
-/// of the frame is its own business: no text binds a device to anything then.
-fn hostile(bench: &Bench, lie: impl FnOnce(&mut Virtqueue, u64, u32)) -> Result<Seen, Failure> {
-    let link = told(bench, lie)?;
-    std::thread::sleep(QUIET);
-    finish(bench, link)
-}
-
-/// The same of a lie about where the frame is: what comes of it would be made of something else.
-fn nowhere(bench: &Bench, lie: impl FnOnce(&mut Virtqueue, u64, u32)) -> Result<Seen, Failure> {
-    let mut link = told(bench, lie)?;
-    let came = match bench.delivery() {
-        Delivery::None => None,
-        Delivery::Peer | Delivery::Echo => link.receive(QUIET)?.map(|frame| frame.bytes().len()),
-    };
-    ensure(
-        came.is_none(),
-        format_args!("{} bytes were forwarded", came.unwrap_or_default()),
-    )?;
-    finish(bench, link)
-}
-
-fn told(bench: &Bench, lie: impl FnOnce(&mut Virtqueue, u64, u32)) -> Result<Link, Failure> {
-    let mut link = bench.link(&NetConfig::default())?;
-    let frame = link.frame(200);
-    let (at, len) = place(&mut link, &frame)?;
-    lie(&mut link.tx.tx_ring(0).queue, at, len);
-    signal(&mut link);
-    Ok(link)
-}
-
 /// Ends a session with a broken send ring: was the chain given back, or the ring stopped?
-fn finish(bench: &Bench, mut link: Link) -> Result<Seen, Failure> {
+pub(super) fn finish(bench: &Bench, mut link: Link) -> Result<Seen, Failure> {
     let used = link.tx.tx_ring(0).queue.given_back();
     drop(link);
     bench.alive()?;
@@ -856,29 +536,4 @@ fn finish(bench: &Bench, mut link: Link) -> Result<Seen, Failure> {
     } else {
         Seen::Tolerated
     })
-}
-
-/// Starts ring 1 at impossible addresses: `place` gets the region's length and user address, and
-/// answers descriptor table, used ring and available ring.
-fn misplaced(
-    bench: &Bench,
-    place: impl FnOnce(u64, u64) -> (u64, u64, u64),
-) -> Result<Seen, Failure> {
-    let (mut front, net) = bench.negotiated(&NetConfig::default())?;
-    front.set_features(net.features())?;
-    front.set_memory(net.memory().regions())?;
-    let region = net.memory().regions()[0].layout();
-    let (desc, used, avail) = place(region.size, region.user_addr);
-    let answer = front
-        .set_vring_num(1, 256)
-        .and_then(|()| front.set_vring_base(1, 0))
-        .and_then(|()| front.set_vring_addr(1, desc, used, avail))
-        .and_then(|()| net.start_ring(&mut front, 1))
-        .and_then(|()| match net.has(feature::PROTOCOL_FEATURES) {
-            true => front.set_vring_enable(1, true),
-            false => Ok(()),
-        });
-    std::thread::sleep(QUIET);
-    drop(front);
-    bench.contained(answer)
 }

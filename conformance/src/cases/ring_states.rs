@@ -1,0 +1,265 @@
+//! The states of a ring: what starts, stops, enables and disables it, and in which orders (vhost-user "Ring states").
+
+use crate::bench::{Bench, QUIET};
+use crate::case::{Case, Level};
+use crate::cases::protocol::F30;
+use crate::verdict::{Failure, Seen, ensure};
+use vf_guest::message::protocol;
+use vf_guest::net::{NetConfig, NetDevice, feature};
+
+pub(super) const CASES: &[Case] = &[
+    Case {
+        id: "proto/vring-enable-before-features",
+        level: Level::Hard,
+        needs: &[F30],
+        source: "VU SET_VRING_ENABLE; the order of QEMU's netdev",
+        sent: "SET_VRING_ENABLE before SET_FEATURES, as QEMU sends it; then the rest of a set-up.",
+        expected: "Contained, and best of all a frame passes. The document has the request sent only with bit 30 negotiated, so no text binds the back end here.",
+        run: |bench| {
+            let config = NetConfig::default();
+            let (mut front, mut net) = bench.negotiated(&config)?;
+            let mut set_up = || {
+                for index in 0..net.rings() {
+                    front.set_vring_enable(index, true)?;
+                }
+                front.set_features(net.features())?;
+                front.set_memory(net.memory().regions())?;
+                for index in 0..net.rings() {
+                    net.place_ring(&mut front, index)?;
+                    net.start_ring(&mut front, index)?;
+                }
+                Ok(())
+            };
+            let answer = set_up();
+            if answer.is_err() {
+                drop(front);
+                return bench.contained(answer);
+            }
+            net.adopt(front);
+            match traffic(bench, net) {
+                Ok(seen) => Ok(seen),
+                Err(_) => bench.contained(answer),
+            }
+        },
+    },
+    Case {
+        id: "proto/order-kick-last",
+        level: Level::Must,
+        needs: &[],
+        source: "VU Ring states; the order of cloud-hypervisor",
+        sent: "A set-up in cloud-hypervisor's order: rings placed and enabled first, kicks last.",
+        expected: "A frame passes: the document ties ENABLE and KICK to no order.",
+        run: |bench| {
+            let (mut front, mut net) = bench.negotiated(&NetConfig::default())?;
+            front.set_features(net.features())?;
+            front.set_memory(net.memory().regions())?;
+            for index in 0..net.rings() {
+                net.place_ring(&mut front, index)?;
+            }
+            if net.has(feature::PROTOCOL_FEATURES) {
+                for index in 0..net.rings() {
+                    front.set_vring_enable(index, true)?;
+                }
+            }
+            for index in 0..net.rings() {
+                net.start_ring(&mut front, index)?;
+            }
+            net.adopt(front);
+            traffic(bench, net)
+        },
+    },
+    Case {
+        id: "proto/not-before-set-kick",
+        level: Level::Must,
+        needs: &[F30],
+        source: "VU Ring states",
+        sent: "Rings placed and enabled, with a frame in the send ring, and no SET_VRING_KICK.",
+        expected: "Nothing is processed: the rings are stopped. Once they are kicked a frame passes.",
+        run: |bench| started_by(bench, false),
+    },
+    Case {
+        id: "proto/start-on-kick",
+        level: Level::Must,
+        needs: &[F30],
+        source: "VU Ring states",
+        sent: "A whole set-up with a frame in the send ring, and a kick eventfd that nobody has signalled.",
+        expected: "Nothing is processed before the kick: a ring starts when its kick's descriptor becomes readable, and a stopped ring must not be processed at all.",
+        run: |bench| started_by(bench, true),
+    },
+    Case {
+        id: "proto/kick-before-enable",
+        level: Level::Must,
+        needs: &[F30],
+        source: "VU Ring states; rust-vmm/vhost #247",
+        sent: "Rings placed and kicked, enabled only later.",
+        expected: "A frame passes afterwards: the kick is not lost.",
+        run: |bench| {
+            let (mut front, mut net) = bench.negotiated(&NetConfig::default())?;
+            front.set_features(net.features())?;
+            front.set_memory(net.memory().regions())?;
+            for index in 0..net.rings() {
+                net.place_ring(&mut front, index)?;
+                net.start_ring(&mut front, index)?;
+            }
+            net.adopt(front);
+            std::thread::sleep(QUIET);
+            let rings = net.rings();
+            if let Some(front) = net.frontend() {
+                for index in 0..rings {
+                    front.set_vring_enable(index, true)?;
+                }
+            }
+            traffic(bench, net)
+        },
+    },
+    Case {
+        id: "proto/enable-without-f30",
+        level: Level::Must,
+        needs: &[],
+        source: "VU Ring states",
+        sent: "SET_FEATURES without VHOST_USER_F_PROTOCOL_FEATURES, and no SET_VRING_ENABLE.",
+        expected: "A frame passes: rings start out enabled then.",
+        run: |bench| {
+            let mut link = bench.link(&crate::bench::without(feature::PROTOCOL_FEATURES))?;
+            let frame = link.frame(200);
+            link.pass(&frame)?;
+            Ok(Seen::Conforms)
+        },
+    },
+    Case {
+        id: "proto/enable-without-mq",
+        level: Level::Must,
+        needs: &[F30],
+        source: "VU SET_VRING_ENABLE; rust-vmm/vhost #34",
+        sent: "One pair of rings, set up and enabled without MQ among the features of either kind.",
+        expected: "Ring 1 is enabled as ring 0 is, and a frame passes.",
+        run: |bench| {
+            // Two rings are no multiqueue: the second is enabled like the first.
+            let config = crate::bench::without(feature::MQ);
+            let mut link = bench.link(&NetConfig {
+                protocol_features: config.protocol_features & !protocol::MQ,
+                ..config
+            })?;
+            let frame = link.frame(200);
+            link.pass(&frame)?;
+            Ok(Seen::Conforms)
+        },
+    },
+    Case {
+        id: "proto/set-features-keeps-rings",
+        level: Level::Must,
+        needs: &[F30],
+        source: "VU Ring states; rust-vmm/vhost #210",
+        sent: "SET_FEATURES once more, the same, on rings that run.",
+        expected: "A frame passes: with bit 30 it enables and disables nothing.",
+        run: |bench| {
+            let mut link = bench.link(&NetConfig::default())?;
+            let features = link.tx.features();
+            if let Some(front) = link.tx.frontend() {
+                front.set_features(features)?;
+            }
+            let frame = link.frame(200);
+            link.pass(&frame)?;
+            Ok(Seen::Conforms)
+        },
+    },
+    Case {
+        id: "proto/vring-base-roundtrip",
+        level: Level::Must,
+        needs: &[],
+        source: "VU GET_VRING_BASE; rust-vmm/vhost #161",
+        sent: "SET_VRING_BASE 0xfff0, 40 frames, GET_VRING_BASE.",
+        expected: "0x0018: the index counted on, 16 bits of it and nothing above.",
+        run: |bench| {
+            let config = NetConfig {
+                base: 0xfff0,
+                ..NetConfig::default()
+            };
+            let mut link = bench.link(&config)?;
+            for _ in 0..40 {
+                let frame = link.frame(100);
+                link.pass(&frame)?;
+            }
+            let bases = link.tx.stop()?;
+            ensure(
+                bases[1] == u32::from(0xfff0u16.wrapping_add(40)),
+                format_args!("base {:#x} after 40 frames from 0xfff0 on", bases[1]),
+            )?;
+            Ok(Seen::Conforms)
+        },
+    },
+    Case {
+        id: "proto/base-stops-ring",
+        level: Level::Must,
+        needs: &[],
+        source: "VU Ring states; VU GET_VRING_BASE",
+        sent: "GET_VRING_BASE for both rings, then a frame in the send ring, kicked, and one to the receive ring.",
+        expected: "Neither ring is touched any more: a stopped ring must not be processed at all.",
+        run: |bench| {
+            let mut link = bench.link(&NetConfig::default())?;
+            let frame = link.frame(100);
+            link.pass(&frame)?;
+            if let Some(front) = link.tx.frontend() {
+                front.get_vring_base(1)?;
+                front.get_vring_base(0)?;
+            }
+            let given_back = |net: &mut NetDevice| {
+                let tx = net.tx_ring(0).queue.given_back();
+                (tx, net.rx_ring(0).queue.given_back())
+            };
+            let before = given_back(&mut link.tx);
+            let frame = link.frame(100);
+            link.send(&frame)?;
+            // A broadcast of the peer's is for the stopped ring, too.
+            if let Some(peer) = &mut link.rx {
+                peer.send(0, &Default::default(), &[0xff; 60])?;
+                peer.kick();
+            }
+            std::thread::sleep(QUIET);
+            let after = given_back(&mut link.tx);
+            ensure(
+                before == after,
+                format_args!("used indices of the stopped rings went from {before:?} to {after:?}"),
+            )?;
+            Ok(Seen::Conforms)
+        },
+    },
+];
+
+/// Publishes a frame on rings that are enabled and addressed, without (or with) a descriptor to
+/// kick on, and checks that nothing happens before the kick.
+fn started_by(bench: &Bench, with_fd: bool) -> Result<Seen, Failure> {
+    let (mut front, mut net) = bench.negotiated(&NetConfig::default())?;
+    front.set_features(net.features())?;
+    front.set_memory(net.memory().regions())?;
+    net.send(0, &Default::default(), &[0xff; 64])?;
+    net.kick();
+    if let Some(kick) = &net.tx_ring(0).kick {
+        kick.drain();
+    }
+    for index in 0..net.rings() {
+        net.place_ring(&mut front, index)?;
+        if with_fd {
+            net.hand_ring(&mut front, index)?;
+        }
+        front.set_vring_enable(index, true)?;
+    }
+    std::thread::sleep(QUIET);
+    let used = net.tx_ring(0).queue.given_back();
+    ensure(used == 0, "a ring ran before it was started")?;
+    if !with_fd {
+        for index in 0..net.rings() {
+            net.start_ring(&mut front, index)?;
+        }
+    }
+    net.adopt(front);
+    traffic(bench, net)
+}
+
+/// Whether a device that was set up by hand passes a frame.
+fn traffic(bench: &Bench, net: NetDevice) -> Result<Seen, Failure> {
+    let mut link = bench.link_from(net, &NetConfig::default())?;
+    let frame = link.frame(200);
+    link.pass(&frame)?;
+    Ok(Seen::Conforms)
+}
