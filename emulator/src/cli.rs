@@ -57,6 +57,7 @@ impl Command {
             | Command::Fdb { at, .. }
             | Command::Capture(Capture { at, .. })
             | Command::Monitor(Monitor { at, .. })
+            | Command::Check { at, .. }
             | Command::Batch { at, .. } => Some(at),
             Command::Run(_)
             | Command::Save { .. }
@@ -157,6 +158,15 @@ pub enum Command {
     /// Stand in Wireshark's list of interfaces (extcap)
     #[command(after_help = EXTCAP_HELP)]
     Extcap(Extcap),
+    /// Look whether a NIC that runs does what it should
+    Check {
+        /// Which NIC; all of them if none is said.
+        #[command(flatten)]
+        at: Target,
+        /// What to look at.
+        #[command(subcommand)]
+        command: Check,
+    },
     /// Say what NICs of a family can do, and where two families differ
     Profile {
         /// What to say.
@@ -323,6 +333,43 @@ Wireshark looks for programs in its extcap folder, which 'tshark -G folders' nam
   mkdir -p ~/.config/wireshark/extcap
   ln -s \"$(command -v vfnic)\" ~/.config/wireshark/extcap/vfnic
 The ports of the NICs that run are in the list then, after a look for new interfaces (F5).";
+
+/// What to look at of a NIC that runs.
+#[derive(Debug, Subcommand)]
+pub enum Check {
+    /// Judge frames that pass once more, on both paths, and say of which they disagree about who gets what: exit code 1 if of any
+    #[command(after_help = CHECK_PATHS_HELP)]
+    Paths(CheckPaths),
+}
+
+/// Options of `vfnic check paths`.
+#[derive(Debug, Args)]
+pub struct CheckPaths {
+    /// End after so many seconds [default: with Ctrl-C]
+    #[arg(long, value_name = "S", value_parser = seconds)]
+    pub seconds: Option<f64>,
+    /// Frames a second of each VF, and of the wire, at most
+    #[arg(long, value_name = "N", default_value_t = 1000, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    pub rate: u32,
+    /// How it is shown.
+    #[command(flatten)]
+    pub show: Show,
+}
+
+fn seconds(word: &str) -> Result<f64, &'static str> {
+    let seconds = word.parse().ok().filter(|s| (0.0..=1e6).contains(s));
+    seconds.ok_or("a number of seconds, such as 10 or 0.5")
+}
+
+const CHECK_PATHS_HELP: &str = "\
+The direct and the mediated path give the same bytes to the same receivers: that is what makes one of them a stand-in for the other.
+Each frame that is sampled where it enters a NIC is set against what the NIC and what the hypervisor say of it, by the policy by which it
+was judged. A difference is told with all decisions of both. It would be a mistake of vfnic's: please report it. What a bridge on the PF has learned
+('vf N set bridge on') is left out. Who does not check pays nothing.
+
+Examples:
+  vfnic check paths --seconds 10
+  vfnic check paths --rate 1000000 --json";
 
 const BATCH_HELP: &str = "\
 Each line is a vf, filter, link, bridge or fdb command without 'vfnic', and may begin with --nic NAME. What follows a # is a comment. If

@@ -5,6 +5,7 @@
 mod batch;
 mod bridge;
 mod capture;
+mod check;
 mod extcap;
 #[cfg(feature = "lab")]
 mod lab;
@@ -97,7 +98,7 @@ fn carry_out(cli: Cli) -> Result<(), Failure> {
         (_, None) if nic.is_none() && ctl.is_none() => (None, None),
         _ => {
             return Err(usage(
-                "--nic is for show, vf, filter, link, bridge, fdb, why, capture, monitor and batch, and --ctl for those, save, extcap and run",
+                "--nic is for show, vf, filter, link, bridge, fdb, why, capture, monitor, check and batch, and --ctl for those, save, extcap and run",
             ));
         }
     };
@@ -113,6 +114,10 @@ fn carry_out(cli: Cli) -> Result<(), Failure> {
         cli::Command::Filter { command, .. } => filter(&running(ctl)?, nic, command),
         cli::Command::Link { words, .. } => self::command(&running(ctl)?, nic, "link", words),
         cli::Command::Capture(args) => capture::capture(&running(ctl)?, nic, &args),
+        cli::Command::Check {
+            command: cli::Check::Paths(args),
+            ..
+        } => check::paths(&running(ctl)?, nic, &args),
         cli::Command::Monitor(args) => monitor::monitor(&running(ctl)?, nic, &args),
         cli::Command::Extcap(args) => extcap::extcap(&running(ctl)?, &args),
         cli::Command::Why(args) => why::ask_why(&running(ctl)?, nic, &args),

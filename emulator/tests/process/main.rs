@@ -7,6 +7,7 @@
 mod batch;
 mod blocking;
 mod capture;
+mod check;
 mod clients;
 mod commands;
 mod control;

@@ -3,6 +3,7 @@
 
 pub mod event;
 pub mod lines;
+pub mod paths;
 mod pcapng;
 mod rule;
 pub mod words;
@@ -39,6 +40,8 @@ pub struct Wanted {
     pub snaplen: u32,
     /// Only frames like this.
     pub only: Option<FrameMatch>,
+    /// Only frames that are judged at their port, each with the policy that it is judged by, and so many a second of a port at most.
+    pub judged: Option<u32>,
 }
 
 /// A frame as it passed a port, or was dropped there, with what was said of it.
@@ -105,6 +108,8 @@ pub struct Capture {
     queue: FrameQueue<Item>,
     /// By interface, and behind the last one events.
     missed: Vec<AtomicU64>,
+    /// By interface: when the next frame is wanted, if only so many a second are.
+    due: Vec<AtomicU64>,
     closed: AtomicBool,
     bell: Doorbell,
     pool: Pool,
@@ -124,6 +129,7 @@ impl Capture {
             missed: (0..=wanted.ports.len())
                 .map(|_| AtomicU64::new(0))
                 .collect(),
+            due: wanted.ports.iter().map(|_| AtomicU64::new(0)).collect(),
             wanted,
             interfaces,
             queue: FrameQueue::new(QUEUE, QUEUE_BYTES),
@@ -144,6 +150,23 @@ impl Capture {
     pub fn interface(&self, port: Port) -> Option<usize> {
         let vfs = self.interfaces.len() - 2;
         self.interfaces.get(place(port, vfs)).copied().flatten()
+    }
+
+    /// Whether a frame at this port, one of the capture's interfaces, is wanted now. `judged`: it is judged there.
+    pub(crate) fn wants_now(&self, interface: usize, judged: bool, now: Nanos) -> bool {
+        let Some(rate) = self.wanted.judged else {
+            return true;
+        };
+        let Some(due) = self.due.get(interface).filter(|_| judged) else {
+            return false;
+        };
+        // Each port has one thread that shows its frames, or two at a switch of paths: one too many is no harm.
+        let wanted = due.load(Ordering::Relaxed) <= now.0;
+        if wanted {
+            let next = now.0.saturating_add(1_000_000_000 / u64::from(rate.max(1)));
+            due.store(next, Ordering::Relaxed);
+        }
+        wanted
     }
 
     /// How many bytes of a frame are kept, those for a judge included.

@@ -13,6 +13,7 @@ use rustix::io::Errno;
 use rustix::net::{RecvFlags, recv};
 
 use super::lines::Lines;
+use super::paths::Paths;
 use super::pcapng::Pcapng;
 use super::{Capture, Item};
 use crate::queue::Doorbell;
@@ -44,6 +45,8 @@ pub enum Written {
     Pcapng,
     /// Events and drops, a JSON object a line.
     Lines,
+    /// Frames on which the paths do not agree, a JSON object a line.
+    Paths,
 }
 
 /// What a thread writes.
@@ -100,6 +103,7 @@ impl Writer {
         match how {
             Written::Pcapng => self.run(watched, reader, Pcapng::begin(out, watched)?),
             Written::Lines => self.run(watched, reader, Lines::begin(out, watched)),
+            Written::Paths => self.run(watched, reader, Paths::begin(out)),
         }
     }
 

@@ -117,6 +117,13 @@ impl Dispatcher {
                 let nic = nic_or_any(&names(nics), request.nic.as_deref());
                 self.begin(nic.and_then(|nic| stream::capture(nics, &request, nic)))
             }
+            Request::CheckPaths { nic, rate } => {
+                let nic = nic
+                    .as_deref()
+                    .map(|nic| nic_named(&names(nics), Some(nic)))
+                    .transpose();
+                self.begin(nic.and_then(|nic| stream::check_paths(nics, nic, rate)))
+            }
             Request::Monitor { nic, drops } => {
                 let nic = nic
                     .as_deref()

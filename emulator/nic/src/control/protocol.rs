@@ -54,6 +54,13 @@ pub enum Request {
         #[serde(default)]
         drops: bool,
     },
+    /// Frames judged again on both paths as they pass, and where they do not agree.
+    CheckPaths {
+        /// Which NIC; all of them if it is left out.
+        nic: Option<String>,
+        /// How many a second of each port at most.
+        rate: u32,
+    },
     /// Several such commands, one after the other: all of them or none.
     Batch {
         /// They may be for different NICs.
@@ -158,13 +165,15 @@ impl Request {
             | Request::Why(_)
             | Request::Monitor { .. } => true,
             // What guests send is for those who administer the NIC.
-            Request::Capture(_) | Request::Command(_) | Request::Batch { .. } => false,
+            Request::Capture(_)
+            | Request::CheckPaths { .. }
+            | Request::Command(_)
+            | Request::Batch { .. } => false,
         }
     }
 
     /// All there are, as a refusal names them.
-    const KNOWN: &str =
-        "hello, show, filters, filter_table, save, why, capture, monitor, command or batch";
+    const KNOWN: &str = "hello, show, filters, filter_table, save, why, capture, check_paths, monitor, command or batch";
 
     /// Reads a line.
     ///
@@ -216,7 +225,7 @@ mod tests {
         // Serde lists them as they are declared, in ticks.
         let (_, declared) = read.split_once("expected one of").unwrap();
         let names: Vec<_> = declared.split('`').skip(1).step_by(2).collect();
-        assert_eq!(names.len(), 10);
+        assert_eq!(names.len(), 11);
         assert!(names.iter().all(|name| known.contains(name)), "{error}");
     }
 }

@@ -5,6 +5,8 @@ use std::os::unix::net::UnixStream;
 use crate::capture::words::{self, Named};
 use crate::capture::writer::{Watched, Writer, Written};
 use crate::capture::{Wanted, all_ports};
+use crate::watch::Port;
+use vf_model::VfIndex;
 
 use super::dispatch::Nics;
 use super::protocol::{CaptureRequest, Response};
@@ -39,6 +41,7 @@ pub(super) fn capture(
             events: true,
             snaplen: request.snaplen,
             only: asked.only,
+            judged: None,
         };
         (of.nic, wanted)
     });
@@ -67,10 +70,35 @@ pub(super) fn monitor(
             events: true,
             snaplen: 1, // what a judge looks at is kept anyway
             only: None,
+            judged: None,
         };
         (n, wanted)
     });
     begin(nics, wanted.collect(), Written::Lines)
+}
+
+/// Begins to have frames judged again on both paths, of one NIC or of all: so many a second of each port at most.
+///
+/// # Errors
+/// Why it is refused, on one line.
+pub(super) fn check_paths(
+    nics: &impl Nics,
+    nic: Option<usize>,
+    rate: u32,
+) -> Result<(Response, Takeover), String> {
+    let all = nics.nics().enumerate();
+    let all = all.filter(|(n, _)| nic.is_none_or(|nic| nic == *n));
+    let wanted = all.map(|(n, host)| {
+        let vfs = (0..usize::from(host.settings.vfs)).map(VfIndex::from);
+        let wanted = Wanted {
+            ports: vfs.map(Port::Vf).chain([Port::Wire]).collect(),
+            snaplen: 1, // what a judge looks at is kept anyway
+            judged: Some(rate),
+            ..Wanted::default()
+        };
+        (n, wanted)
+    });
+    begin(nics, wanted.collect(), Written::Paths)
 }
 
 fn begin(

@@ -124,7 +124,11 @@ impl Captures {
     fn show(&self, policy: &Arc<Policy>, pool: &Pool, passing: &Passing<'_>) {
         for capture in &self.attached {
             let unwanted = passing.drop.is_none() && capture.wanted().drops_only;
-            if unwanted || capture.interface(passing.port).is_none() {
+            let Some(interface) = capture.interface(passing.port).filter(|_| !unwanted) else {
+                continue;
+            };
+            let judged = passing.verdict.is_some();
+            if !capture.wants_now(interface, judged, self.now) {
                 continue;
             }
             let kept = capture.kept();
@@ -146,8 +150,8 @@ impl Captures {
                 len,
                 verdict: passing.verdict.copied(),
                 drop: passing.drop,
-                policy: match (passing.verdict, passing.drop) {
-                    (Some(_), Some(_)) => Some(Arc::clone(policy)),
+                policy: match (passing.verdict, passing.drop, capture.wanted().judged) {
+                    (Some(_), Some(_), _) | (Some(_), _, Some(_)) => Some(Arc::clone(policy)),
                     _ => None,
                 },
             });
