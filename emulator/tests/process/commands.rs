@@ -291,7 +291,7 @@ fn a_measured_cpu_is_refused_on_the_virtual_clock() {
     )
     .unwrap();
     let (file, dir) = (file.to_str().unwrap(), dir.path().to_str().unwrap());
-    let virtual_clock = ["run", "--clock", "virtual", "--guests", "1"];
+    let virtual_clock = ["run", "--clock", "virtual"];
     let output = vfnic(&[&virtual_clock[..], &["--config", file, "--socket-dir", dir]].concat());
     let line = refused("cpu = 'measured'", &output);
     assert!(line.contains("cpu = \"model\""), "{line}");
