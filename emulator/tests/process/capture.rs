@@ -359,6 +359,13 @@ fn a_dead_reader_costs_itself_only() {
             }
         }
         a.net.kick();
+        // The receiver has room again.
+        wait_for("all of it is sent", || {
+            while b.poll().is_some() {}
+            a.net.tx_room(0).unwrap();
+            (a.net.tx_ring(0).queue.outstanding() == 0).then_some(())
+        });
+        while b.poll().is_some() {}
         pass(&mut a, &mut b);
     }
     let before = emulator.show();
