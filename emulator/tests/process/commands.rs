@@ -279,20 +279,3 @@ fn without_an_emulator_a_command_fails_in_one_line() {
     assert_eq!(line.lines().count(), 1, "{line}");
     assert!(line.contains("vfnic run"), "{line}");
 }
-
-#[cfg(feature = "lab")]
-#[test]
-fn a_measured_cpu_is_refused_on_the_virtual_clock() {
-    let dir = tempfile::tempdir().unwrap();
-    let file = dir.path().join("nic.toml");
-    std::fs::write(
-        &file,
-        "[hypervisor]\ncpu = 'measured'\n[[nic]]\nname = 'a'\n",
-    )
-    .unwrap();
-    let (file, dir) = (file.to_str().unwrap(), dir.path().to_str().unwrap());
-    let virtual_clock = ["run", "--clock", "virtual"];
-    let output = vfnic(&[&virtual_clock[..], &["--config", file, "--socket-dir", dir]].concat());
-    let line = refused("cpu = 'measured'", &output);
-    assert!(line.contains("cpu = \"model\""), "{line}");
-}
