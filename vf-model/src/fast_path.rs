@@ -237,11 +237,10 @@ impl FastPath {
         left && matches!(FastKey::of_frame(head), Some(FastKey::Flow { .. }))
     }
 
-    /// Whether a frame was left to the worker with the port, which counts it.
+    /// Whether what a VF sends to the wire is left to the worker with the port, which counts it.
     #[inline]
-    pub(crate) fn is_counted_by_port(&self, source: Source, verdict: &Verdict) -> bool {
-        let left = |vf| !self.has_port && self.auto.contains(vf);
-        verdict.wire && matches!(source, Source::Vf(vf) if left(vf))
+    pub(crate) fn is_counted_by_port(&self, vf: VfIndex) -> bool {
+        !self.has_port && self.auto.contains(vf)
     }
 
     #[inline]

@@ -287,7 +287,9 @@ impl Nic {
             Source::Vf(vf) => self.account.counters[vf.index()].count_tx(dst, len),
             Source::Wire => self.wire.count_rx(dst, len),
         }
-        if self.fast.is_in_use() && self.fast.is_counted_by_port(source, verdict) {
+        if let (Source::Vf(vf), true) = (source, verdict.wire)
+            && self.leaves_to_port(vf)
+        {
             return;
         }
         let len = verdict.onward_len(len);
@@ -321,14 +323,28 @@ impl Nic {
         self.fast.lane_out(vf, head) == Lane::Wait
     }
 
+    /// Whether what this VF sends to the wire now is for the worker with the port to [decide](Self::lane_sent) and to count.
+    #[must_use]
+    #[inline]
+    pub fn leaves_to_port(&self, vf: VfIndex) -> bool {
+        self.fast.is_in_use() && self.fast.is_counted_by_port(vf)
+    }
+
+    /// Counts a frame for the wire, as it is there, that was left to the worker with the port and has not come to it.
+    pub fn count_wire_tx(&mut self, head: &[u8], len: u32) {
+        self.wire.count_tx(MacAddr::of_frame(head), len);
+    }
+
     /// The way of a frame to the wire, as it is there, that a VF of a worker without the port has left to this one; counted unless
     /// it has to wait.
     pub fn lane_sent(&mut self, vf: VfIndex, head: &[u8], len: u32) -> Lane {
-        let lane = match self.account.policy.auto().contains(vf) {
-            true => self.fast.lane_out(vf, head),
-            false => return Lane::Fast, // and counted where it was judged
-        };
         let dst = MacAddr::of_frame(head);
+        if !self.account.policy.auto().contains(vf) {
+            // It has left path auto meanwhile.
+            self.wire.count_tx(dst, len);
+            return Lane::Fast;
+        }
+        let lane = self.fast.lane_out(vf, head);
         match lane {
             Lane::Fast => {
                 self.wire.count_tx(dst, len);

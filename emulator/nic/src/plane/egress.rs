@@ -11,7 +11,7 @@ use super::captures::Passing;
 use super::fair_queue::FairQueue;
 use super::receivers::{FrameSource, Receivers};
 use crate::queue::PortQueueTx;
-use crate::queue::{Frame, Pool};
+use crate::queue::{ForPort, Frame, Pool};
 use crate::uplink::{Arrivals, TxFrame, TxRoom, Uplink};
 use crate::watch;
 
@@ -154,11 +154,12 @@ impl Egress {
         nic: &mut Nic,
         rx: &Receivers,
         flow: usize,
-        mut frame: Frame,
+        frame: ForPort,
         on_wire: OnWire,
     ) {
         match self {
             Egress::Port(port) => {
+                let ForPort { mut frame, .. } = frame;
                 if frame.data.len() < MIN_FRAME {
                     frame.data.resize(MIN_FRAME, 0);
                 }
@@ -173,7 +174,10 @@ impl Egress {
                 }
             }
             Egress::Remote(queue) => {
-                if let Err(frame) = queue.send(VfIndex::from(flow), frame) {
+                if let Err(ForPort { frame, undecided }) = queue.send(VfIndex::from(flow), frame) {
+                    if undecided {
+                        nic.count_wire_tx(frame.head(), frame.len());
+                    }
                     capture(nic, rx, &frame, Some(DropReason::WireQueueFull));
                     nic.count_wire_drop(DropReason::WireQueueFull);
                 }

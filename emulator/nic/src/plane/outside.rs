@@ -12,9 +12,7 @@ use super::direct::loopback::{Loopback, Looped};
 use super::egress::Egress;
 use super::port::{bytes_of, meta, queue_pair};
 use super::receivers::{FrameSource, Receivers};
-use crate::queue::CrossQueues;
-use crate::queue::Frame;
-use crate::queue::PfEnd;
+use crate::queue::{CrossQueues, ForPort, Frame, PfEnd};
 use crate::watch::{Direction, Port};
 
 /// A frame of a guest, in its memory.
@@ -225,6 +223,9 @@ impl Outside {
     ) -> bool {
         let Fetch { vf, queue, frame } = from;
         if self.is_unplugged(nic, rx, FrameSource::Guest(queue, frame), insert) {
+            if nic.leaves_to_port(vf) {
+                nic.count_wire_tx(frame.head(), frame.len());
+            }
             return true;
         }
         let on_wire = on_wire(frame, insert);
@@ -233,6 +234,10 @@ impl Outside {
             return false;
         }
         let copy = outgoing(rx, queue, frame, insert);
+        let copy = ForPort {
+            frame: copy,
+            undecided: nic.leaves_to_port(vf),
+        };
         self.egress.send(now, nic, rx, vf.index(), copy, on_wire);
         true
     }

@@ -20,4 +20,6 @@ pub(crate) use pf::PF_RING;
 pub use pf::PfEnd;
 pub(crate) use pf::{PF_RING_BYTES, PfFrame, PfItem};
 pub use pool::{Frame, Pool};
-pub(crate) use port_queue::{PortQueueRx, PortQueueTx, VF_QUEUE, VF_QUEUE_BYTES, port_queues};
+pub(crate) use port_queue::{
+    ForPort, PortQueueRx, PortQueueTx, VF_QUEUE, VF_QUEUE_BYTES, port_queues,
+};

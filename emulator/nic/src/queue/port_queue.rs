@@ -20,16 +20,31 @@ pub(crate) const VF_QUEUE_BYTES: u64 = 1 << 20;
 /// Frames that could not wait, of all VFs of a worker.
 const FORCED: usize = 1024;
 
+/// A frame for the port.
+pub(crate) struct ForPort {
+    pub(crate) frame: Frame,
+    /// Its worker has left it to the port's to say which way it takes, and to count it.
+    pub(crate) undecided: bool,
+}
+
+impl From<Frame> for ForPort {
+    /// One that has been decided.
+    fn from(frame: Frame) -> ForPort {
+        let undecided = false;
+        ForPort { frame, undecided }
+    }
+}
+
 /// What all workers of a NIC share.
 struct PortQueues {
     /// By VF; none for those of the port's own worker.
-    queues: Vec<Option<FrameQueue<Frame>>>,
+    queues: Vec<Option<FrameQueue<ForPort>>>,
     /// A bit for each VF whose queue has been filled since the port's worker last looked.
     filled: [AtomicU64; 4],
 }
 
 impl PortQueues {
-    fn of(&self, vf: VfIndex) -> Option<&FrameQueue<Frame>> {
+    fn of(&self, vf: VfIndex) -> Option<&FrameQueue<ForPort>> {
         self.queues.get(vf.index())?.as_ref()
     }
 }
@@ -38,7 +53,7 @@ impl PortQueues {
 pub(crate) struct PortQueueTx {
     queues: Arc<PortQueues>,
     /// What was sent while its queue was full: a change of paths or a ring that stops cannot wait.
-    forced: VecDeque<(VfIndex, Frame)>,
+    forced: VecDeque<(VfIndex, ForPort)>,
     filled: VfSet,
     bell: Option<Doorbell>,
 }
@@ -90,7 +105,7 @@ impl PortQueueTx {
 
     /// Leaves a frame of `vf`, one of this worker's, behind those that it sent before; gives it back if too many could not
     /// wait before it.
-    pub(crate) fn send(&mut self, vf: VfIndex, frame: Frame) -> Result<(), Frame> {
+    pub(crate) fn send(&mut self, vf: VfIndex, frame: ForPort) -> Result<(), ForPort> {
         if self.forced.len() >= FORCED {
             return Err(frame);
         }
@@ -105,7 +120,7 @@ impl PortQueueTx {
             let Some(queue) = self.queues.of(vf) else {
                 continue; // nobody sends for another worker's VF
             };
-            if let Err(frame) = queue.push(cost(&frame), frame) {
+            if let Err(frame) = queue.push(cost(&frame.frame), frame) {
                 self.forced.push_front((vf, frame));
                 return;
             }
@@ -174,7 +189,7 @@ impl PortQueueRx {
     }
 
     /// The next frame of `vf`.
-    pub(crate) fn take(&mut self, vf: VfIndex) -> Option<Frame> {
+    pub(crate) fn take(&mut self, vf: VfIndex) -> Option<ForPort> {
         let queue = self.queues.of(vf)?;
         let Some((frame, full)) = queue.pop() else {
             self.waiting.remove(vf);

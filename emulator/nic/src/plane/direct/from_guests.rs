@@ -62,6 +62,7 @@ impl DirectPlane {
         let watched = rx.mirror.is_on() || rx.captures.wants(Port::Vf(vf));
         let one_by_one = watched || out.loopback.is_some();
         let auto = nic.has_fast_path() && nic.policy().auto().contains(vf);
+        let undecided = nic.leaves_to_port(vf);
         let mut sent = Traffic::default();
         let mut run: Option<Run> = None;
         let mut done = 0;
@@ -114,7 +115,15 @@ impl DirectPlane {
                             out.deliver_run(nic, rx, queue, run, done);
                         }
                         if !out.send(now, nic, rx, from, insert) {
-                            self.parked.park(vf, Parked { ring, insert }, rings);
+                            self.parked.park(
+                                vf,
+                                Parked {
+                                    ring,
+                                    insert,
+                                    undecided,
+                                },
+                                rings,
+                            );
                             break;
                         }
                     }
@@ -128,7 +137,15 @@ impl DirectPlane {
             }
             if !out.forward(now, nic, rx, from, &verdict) {
                 let insert = verdict.insert;
-                self.parked.park(vf, Parked { ring, insert }, rings);
+                self.parked.park(
+                    vf,
+                    Parked {
+                        ring,
+                        insert,
+                        undecided,
+                    },
+                    rings,
+                );
                 break;
             }
             done += 1;

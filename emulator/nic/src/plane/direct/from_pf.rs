@@ -118,7 +118,14 @@ impl DirectPlane {
             egress.wait(pf);
             return Some(frame);
         }
-        egress.send(now, &mut self.nic, &self.ports.rx, pf, frame, on_wire);
+        egress.send(
+            now,
+            &mut self.nic,
+            &self.ports.rx,
+            pf,
+            frame.into(),
+            on_wire,
+        );
         None
     }
 }

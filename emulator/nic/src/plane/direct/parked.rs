@@ -8,6 +8,7 @@ use vf_vhost::rx::BURST_EFFORT;
 
 use super::super::outside::{on_wire, outgoing};
 use super::DirectPlane;
+use crate::queue::ForPort;
 
 /// A frame that has been judged and waits for the wire, the first that its ring has fetched.
 #[derive(Clone, Copy)]
@@ -15,6 +16,8 @@ pub(super) struct Parked {
     /// Index of the ring.
     pub(super) ring: u32,
     pub(super) insert: Option<VlanTag>,
+    /// It is for the worker with the port to say which way it takes.
+    pub(super) undecided: bool,
 }
 
 /// See the module.
@@ -146,6 +149,10 @@ impl DirectPlane {
         let on_wire = on_wire(frame, parked.insert);
         let copy = outgoing(&mut self.ports.rx, &slot.queue, frame, parked.insert);
         let egress = &mut self.out.egress;
+        let copy = ForPort {
+            frame: copy,
+            undecided: parked.undecided,
+        };
         egress.send(now, &mut self.nic, &self.ports.rx, i, copy, on_wire);
         slot.queue.complete(1);
         slot.queue.publish();

@@ -93,7 +93,14 @@ impl DirectPlane {
         let egress = &mut self.out.egress;
         let waits = self.pf_queues.waits(flow) || !egress.may_send(flow, on_wire.bytes);
         if force || !waits {
-            egress.send(now, &mut self.nic, &self.ports.rx, flow, frame, on_wire);
+            egress.send(
+                now,
+                &mut self.nic,
+                &self.ports.rx,
+                flow,
+                frame.into(),
+                on_wire,
+            );
             return;
         }
         match self.pf_queues.push(flow, frame) {
@@ -117,7 +124,14 @@ impl DirectPlane {
             let Some((frame, on_wire)) = self.pf_queues.pop(flow, may_go) else {
                 break;
             };
-            egress.send(now, &mut self.nic, &self.ports.rx, flow, frame, on_wire);
+            egress.send(
+                now,
+                &mut self.nic,
+                &self.ports.rx,
+                flow,
+                frame.into(),
+                on_wire,
+            );
             moved += 1;
         }
         if self.pf_queues.waits(flow) {

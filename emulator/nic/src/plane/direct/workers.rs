@@ -9,7 +9,7 @@ use super::super::policy_cell::PolicyCell;
 use super::super::port::meta;
 use super::super::receivers::FrameSource;
 use super::{BURST, DirectPlane};
-use crate::queue::{CrossQueues, Doorbell, PfEnd, Pool, port_queues};
+use crate::queue::{CrossQueues, Doorbell, ForPort, PfEnd, Pool, port_queues};
 use crate::uplink::Uplink;
 
 impl DirectPlane {
@@ -103,15 +103,19 @@ impl DirectPlane {
         if self.waiting.rings.contains(vf) {
             return 0;
         }
-        let auto = self.nic.has_fast_path() && self.nic.policy().auto().contains(vf);
         let mut moved = 0;
         // The longest frame that does not count as one of several in a visit.
         while force || moved < BURST && self.out.egress.may_send(flow, 1) {
             let held = self.waiting.take_remote(vf);
-            let Some(frame) = held.or_else(|| from_workers.take(vf)) else {
+            let held = held.map(|frame| ForPort {
+                frame,
+                undecided: true,
+            });
+            let Some(left) = held.or_else(|| from_workers.take(vf)) else {
                 break;
             };
-            if auto {
+            let frame = left.frame;
+            if left.undecided {
                 match self.nic.lane_sent(vf, frame.head(), frame.len()) {
                     Lane::Fast => {}
                     Lane::Slow => {
@@ -134,7 +138,14 @@ impl DirectPlane {
             }
             let on_wire = OnWire::of(&meta(frame.len(), &frame.offload));
             let egress = &mut self.out.egress;
-            egress.send(now, &mut self.nic, &self.ports.rx, flow, frame, on_wire);
+            egress.send(
+                now,
+                &mut self.nic,
+                &self.ports.rx,
+                flow,
+                frame.into(),
+                on_wire,
+            );
             moved += 1;
         }
         if from_workers.waiting().contains(vf) && !self.waiting.rings.contains(vf) {

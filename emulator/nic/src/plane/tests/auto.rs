@@ -135,6 +135,28 @@ fn what_a_vf_sends_is_on_the_fast_path_whichever_worker_has_it() {
     assert_eq!(bench.drops(), []);
 }
 
+/// They wait between the worker that has judged them and the one that has the port.
+#[test]
+fn what_waits_for_the_port_while_its_vf_changes_paths_is_counted_once() {
+    for (before, after) in [(Path::Direct, "auto"), (Path::Auto, "direct")] {
+        let mut bench = Bench::with_workers(2, &[before; 2], Nanos(0), None);
+        bench.start(0, &queue_of(64));
+        bench.start(1, &queue_of(64));
+        for number in 0..14 {
+            for vf in 0..2 {
+                let frame = udp(BEYOND, mac(vf), 4000, number);
+                assert!(bench.vms[vf].send_udp(&frame));
+            }
+        }
+        bench.run_until(bench.now + Nanos(100));
+        bench.command(&format!("vf 1 set path {after}"));
+        bench.run_until(LATE);
+        bench.settle();
+        let sent = bench.sum(Nic::wire_counters).tx_packets;
+        assert_eq!((bench.arrived.len(), sent), (28, 28), "to {after}");
+    }
+}
+
 #[test]
 fn frames_wait_in_as_many_buffers_as_the_vf_may_have() {
     let slow = CostModel {
