@@ -280,7 +280,8 @@ impl Session {
     /// The rings that wait for their first kick, and what their driver kicks.
     pub fn unkicked(&self) -> impl Iterator<Item = (u32, &EventFd)> {
         let rings = (0..).zip(&self.rings);
-        let waiting = rings.filter(|(_, state)| state.awaits_first_kick());
+        let packed = self.is_packed();
+        let waiting = rings.filter(move |(_, state)| state.awaits_first_kick(packed));
         waiting.filter_map(|(ring, state)| Some((ring, state.kick.as_ref()?)))
     }
 

@@ -294,8 +294,9 @@ impl Session {
     fn make(&mut self, ring: u32) -> Option<Vring> {
         // What the driver has a control queue for is known from its start on, and a command comes with a kick.
         let waits = Some(ring) != self.control_ring();
+        let packed = self.is_packed();
         let ready = |state: &&RingState| {
-            state.started && !state.running && !(waits && state.awaits_first_kick())
+            state.started && !state.running && !(waits && state.awaits_first_kick(packed))
         };
         let state = self.rings.get(ring as usize).filter(ready)?;
         if self.features.is_none() || state.setup.size == 0 {
@@ -351,17 +352,18 @@ impl Session {
 }
 
 impl RingSetup {
-    /// Whether the ring begins at its first entry; of a packed one, on either side.
-    fn is_new(&self) -> bool {
+    /// Whether the ring begins at its first entry; of a packed one, in any lap.
+    fn is_new(&self, packed: bool) -> bool {
         const WRAP_COUNTERS: u32 = 0x8000_8000;
-        self.base & !WRAP_COUNTERS == 0
+        let lap = if packed { WRAP_COUNTERS } else { 0 };
+        self.base & !lap == 0
     }
 }
 
 impl RingState {
     /// Whether the kick message has come and the kick has not.
-    pub(super) fn awaits_first_kick(&self) -> bool {
-        self.started && self.unkicked && self.setup.is_new()
+    pub(super) fn awaits_first_kick(&self, packed: bool) -> bool {
+        self.started && self.unkicked && self.setup.is_new(packed)
     }
 
     fn change(&mut self, change: RingChange) {
