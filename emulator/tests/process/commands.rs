@@ -238,7 +238,7 @@ fn profiles_are_listed_shown_and_compared() {
         assert_eq!(output.status.code(), Some(0), "{output:?}");
         String::from_utf8(output.stdout).unwrap()
     };
-    assert_eq!(said(&["profile", "list"]).lines().count(), 7);
+    assert_eq!(said(&["profile", "list"]).lines().count(), 8);
     assert!(said(&["profile", "show", "ixgbe"]).contains("min_tx_rate: EINVAL"));
     assert_eq!(said(&["profile", "diff", "ixgbe", "ixgbe"]), "");
     let diff = said(&["profile", "diff", "siena", "ef10", "--json"]);

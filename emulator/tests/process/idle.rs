@@ -42,7 +42,11 @@ fn sixty_four_idle_vfs_cost_nothing() {
         let tasks = std::fs::read_dir(format!("/proc/{}/task", emulator.pid())).unwrap();
         tasks.count()
     };
-    assert_eq!(threads(), 5, "control, log, worker, hypervisor, signals");
+    assert_eq!(
+        threads(),
+        6,
+        "control, log, state, worker, hypervisor, signals"
+    );
     is_idle(&emulator);
 
     // The same with a guest on each, half of them mediated, after some traffic.
@@ -60,9 +64,8 @@ fn sixty_four_idle_vfs_cost_nothing() {
         let (left, right) = ports.split_at_mut(i + 1);
         pass(&mut left[i], &mut right[0]);
     }
-    let expected =
-        "control, log, worker, hypervisor, signals, and who looks after front ends' descriptors";
-    assert_eq!(threads(), 6, "{expected}");
+    let expected = "control, log, state, worker, hypervisor, signals, and who looks after front ends' descriptors";
+    assert_eq!(threads(), 7, "{expected}");
     is_idle(&emulator);
     // And it wakes up again.
     let (left, right) = ports.split_at_mut(VFS - 1);
@@ -136,13 +139,15 @@ fn a_worker_that_polls_always_does_not_sleep() {
 
 #[test]
 fn one_data_plane_thread_for_all_nics_and_a_hypervisor_each() {
-    let names = ["dp0", "hyp-a", "hyp-b", "log", "signals", "vfnic"];
+    let names = ["dp0", "hyp-a", "hyp-b", "log", "signals", "state", "vfnic"];
     has_these_threads(1, &names);
 }
 
 #[test]
 fn as_many_data_plane_threads_as_a_nic_has_workers() {
-    let names = ["dp0", "dp1", "hyp-a", "hyp-b", "log", "signals", "vfnic"];
+    let names = [
+        "dp0", "dp1", "hyp-a", "hyp-b", "log", "signals", "state", "vfnic",
+    ];
     has_these_threads(2, &names);
 }
 
