@@ -112,7 +112,10 @@ fn a_back_end_that_offers_less_than_before_says_so_and_serves_again_when_it_offe
     wait_for("the refusal is counted", || {
         (emulator.vf(0, 0).refusals == 1).then_some(())
     });
-    let log = emulator.log();
+    // It is a thread of its own that writes lines.
+    let log = wait_for("a warning", || {
+        Some(emulator.log()).filter(|log| log.contains("WARN"))
+    });
     let said: Vec<_> = log.lines().filter(|line| line.contains("WARN")).collect();
     assert_eq!(said.len(), 1, "{log}");
     assert!(
