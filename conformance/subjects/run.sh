@@ -3,7 +3,7 @@
 #
 #   conformance/subjects/run.sh [NAME...]     vfnic, stock, testpmd; without a name all
 #
-# Findings go to results/NAME.jsonl beside this script; README.md there has the table as it was made last. What a back end needs is
+# Findings go to results/NAME.jsonl beside this script. What a back end needs is
 # installed with apt-get where that can be (as root); else it is skipped, and the reason is said.
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
