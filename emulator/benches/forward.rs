@@ -120,5 +120,22 @@ fn alone(c: &mut Criterion) {
     forward(c, "alone", 1, &[64]);
 }
 
-criterion_group!(benches, bursts, alone);
+/// A round that finds nothing, beside two VFs that had work lately: the next frame waits for half of it.
+fn idle(c: &mut Criterion) {
+    let mut group = c.benchmark_group("idle");
+    for (name, features) in [("split", VERSION_1), ("packed", VERSION_1 | RING_PACKED)] {
+        group.bench_function(name, |b| {
+            let guests = [Guest::new(features, 64), Guest::new(features, 64)];
+            let mut worker = DirectPlane::new(&policies(), PfEnd::pair().0, None, Pool::new(1024));
+            for (vf, guest) in guests.iter().enumerate() {
+                worker.attach(VfIndex::from(vf), guest.vring(0));
+                worker.attach(VfIndex::from(vf), guest.vring(1));
+            }
+            b.iter(|| worker.poll(Nanos(0)));
+        });
+    }
+    group.finish();
+}
+
+criterion_group!(benches, bursts, alone, idle);
 criterion_main!(benches);

@@ -234,6 +234,7 @@ impl Vring {
 
     /// Whether there are available entries to take; also `true` when the look broke the ring, so
     /// that the caller goes on and meets the error.
+    #[inline]
     pub(crate) fn has_available(&mut self) -> bool {
         if self.is_broken() {
             return false;

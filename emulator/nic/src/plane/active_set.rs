@@ -24,6 +24,8 @@ pub(super) struct ActiveSet {
     active: VfSet,
     /// The same in order: few of them are found sooner in a list.
     list: Vec<VfIndex>,
+    /// An index, and how many of them are below it.
+    below: (usize, usize),
     /// Attached VFs that had none.
     idle: Vec<VfIndex>,
     /// The index in `idle` of the VF that is looked at next.
@@ -94,10 +96,13 @@ impl ActiveSet {
         self.list.get(n).copied()
     }
 
-    /// How many of them have an index below this.
+    /// How many of them have an index below this, which is seldom another than the last time.
     #[inline]
-    pub(super) fn before(&self, index: usize) -> usize {
-        self.list.partition_point(|vf| vf.index() < index)
+    pub(super) fn before(&mut self, index: usize) -> usize {
+        if self.below.0 != index {
+            self.below = (index, self.list.partition_point(|vf| vf.index() < index));
+        }
+        self.below.1
     }
 
     fn sort(&mut self) {
@@ -108,6 +113,7 @@ impl ActiveSet {
         };
         self.list.clear();
         self.list.extend(self.active.iter());
+        self.below = (0, 0);
         let next = self.idle.get(self.turn).copied();
         self.idle.clear();
         self.idle

@@ -231,7 +231,7 @@ impl DirectPlane {
         }
         // With the port here, those that wait have been served. Without it each VF has a queue of its own to the port.
         if !self.parked.stuck().is_empty() && matches!(self.out.egress, Egress::Port(_)) {
-            let active = self.ports.active.active().difference(self.parked.stuck());
+            let active = self.ports.active.active().difference(*self.parked.stuck());
             let (before, first) = active.split_at(self.cursor);
             for vf in first.iter() {
                 moved += self.poll_vf(now, vf);
@@ -338,8 +338,10 @@ impl Plane for DirectPlane {
         }
         let left = self.from_workers.as_mut().map(PortQueueRx::look);
         moved += self.poll_flows(now);
-        for vf in left.unwrap_or_default().iter() {
-            moved += self.poll_vf(now, vf);
+        if let Some(left) = left {
+            for vf in left.iter() {
+                moved += self.poll_vf(now, vf);
+            }
         }
         moved += self.poll_idle(now, moved > 0);
         if self.nic.has_fast_path() {

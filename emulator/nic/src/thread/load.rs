@@ -44,8 +44,11 @@ impl LiveLoad {
     }
 
     /// Counts a visit that found so many frames, and answers how many that were.
+    #[inline]
     pub(crate) fn count_burst(&self, frames: usize) -> usize {
-        self.bursts.add((frames > 0).into());
+        if frames > 0 {
+            self.bursts.add(1);
+        }
         frames
     }
 

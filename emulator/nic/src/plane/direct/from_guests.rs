@@ -19,13 +19,15 @@ impl DirectPlane {
             return self.poll_remote(now, vf, false);
         }
         let mut moved = 0;
-        if self.parked.vfs().contains(vf) {
+        let mut holds = self.parked.vfs().contains(vf);
+        if holds {
             moved += self.poll_parked(now, vf);
+            holds = self.parked.vfs().contains(vf);
         }
         if self.is_blocked(vf) {
             return moved;
         }
-        let holds = self.parked.vfs().contains(vf) || self.out.loopback.is_some();
+        holds |= self.out.loopback.is_some();
         let queues = self.ports.tx[i].queues.len();
         let enough = self.ports.rx.effort + BURST_EFFORT;
         for _ in 0..queues {
@@ -47,12 +49,18 @@ impl DirectPlane {
 
     /// A burst from one transmit ring; ends early when a frame has to wait for the wire, or when deliveries have been `enough`
     /// effort: then the rest waits for the next round, and others have their turn.
+    #[inline]
     pub(super) fn poll_queue(&mut self, now: Nanos, vf: VfIndex, q: usize, enough: u64) -> usize {
+        // Most looks find nothing, and are kept short: the next frame of another VF waits for them.
         match self.ports.fetch(now, &mut self.nic, vf, q) {
-            Fetched::Frames(0) => return 0,
-            Fetched::Frames(_) => {}
-            Fetched::Discarded(frames) => return frames,
+            Fetched::Frames(0) => 0,
+            Fetched::Frames(_) => self.send_fetched(now, vf, q, enough),
+            Fetched::Discarded(frames) => frames,
         }
+    }
+
+    /// What has been fetched from the ring.
+    fn send_fetched(&mut self, now: Nanos, vf: VfIndex, q: usize, enough: u64) -> usize {
         let port = &mut self.ports.tx[vf.index()];
         let rings = port.queues.len();
         let slot = &mut port.queues[q];

@@ -40,13 +40,15 @@ impl ParkedFrames {
     }
 
     /// VFs of which a frame waits.
-    pub(super) fn vfs(&self) -> VfSet {
-        self.vfs
+    #[inline]
+    pub(super) fn vfs(&self) -> &VfSet {
+        &self.vfs
     }
 
     /// VFs that have nothing but rings whose first frame waits.
-    pub(super) fn stuck(&self) -> VfSet {
-        self.stuck
+    #[inline]
+    pub(super) fn stuck(&self) -> &VfSet {
+        &self.stuck
     }
 
     /// Whether the first frame of this ring waits.
