@@ -524,7 +524,7 @@ impl Link {
         Ok(self.got.hdr)
     }
 
-    fn sees(&self) -> Result<(), Failure> {
+    pub(crate) fn sees(&self) -> Result<(), Failure> {
         match self.delivery {
             Delivery::None => Err(Failure::Unseen),
             Delivery::Peer | Delivery::Echo => Ok(()),

@@ -22,11 +22,15 @@ pub const LIMIT: Duration = Duration::from_secs(60);
 const TOLD: usize = 8;
 
 /// How binding a case is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, serde::Serialize)]
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, serde::Serialize, serde::Deserialize,
+)]
 #[serde(rename_all = "lowercase")]
 pub enum Level {
     /// A MUST of a document.
     Must,
+    /// What a document says without MUST or SHOULD.
+    Text,
     /// A SHOULD of a document.
     Should,
     /// Hostile or impossible input: has to be contained.
@@ -37,6 +41,7 @@ impl fmt::Display for Level {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Level::Must => "must",
+            Level::Text => "text",
             Level::Should => "should",
             Level::Hard => "hard",
         })

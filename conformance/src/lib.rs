@@ -9,6 +9,7 @@
 //! - [`case`](mod@case), [`cases`], [`verdict`]: what is asked of it, and how that ends
 //! - [`mod@bench`]: what cases are written with
 //! - [`table`]: several subjects beside each other
+//! - `ledger` (feature `cli`): what the documents ask, and which case judges it
 //! - [`report`]: findings as text and JSON, and which of them count
 //!
 //! The program `vf-conformance` (feature `cli`) runs the suite, and the load generator [`vf-load`](../vf_load/index.html).
@@ -45,6 +46,8 @@ pub mod cases;
 mod control;
 #[cfg(feature = "cli")]
 pub mod junit;
+#[cfg(feature = "cli")]
+pub mod ledger;
 pub mod report;
 pub mod subject;
 pub mod table;

@@ -12,6 +12,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use vf_conformance::ledger::{self, Ledger};
 use vf_conformance::report;
 use vf_conformance::table::{self, Judged};
 
@@ -54,6 +55,12 @@ enum Command {
         patterns: Vec<String>,
     },
     Run(Box<run::Run>),
+    /// Print what virtio and the vhost-user document ask of a net back end, with the cases that judge it, or why none does.
+    Ledger {
+        /// As JSON, an object a line.
+        #[arg(long)]
+        json: bool,
+    },
     /// Print a Markdown table of the cases that not all of several subjects pass, from the files of run --json.
     Table {
         /// Files of findings, one a subject.
@@ -114,9 +121,18 @@ fn run(args: Args) -> Result<bool, Box<dyn std::error::Error>> {
             }
             writeln!(
                 out,
-                "\nV: virtio 1.4 (draft), by section; VU: the vhost-user document, by heading. must, should: what they say;\n\
-                 hard: input that no text answers, which has to be contained."
+                "\nV: virtio 1.4 (draft), by section; VU: the vhost-user document, by heading. must, should: what they say with that word;\n\
+                 text: without it; hard: input that no text answers, which has to be contained."
             )?;
+            Ok(true)
+        }
+        Command::Ledger { json } => {
+            let ledger = Ledger::read()?;
+            if json {
+                ledger::json_lines(&ledger, &mut out)?;
+            } else {
+                ledger::print(&ledger, &mut out)?;
+            }
             Ok(true)
         }
         Command::Table { files } => {

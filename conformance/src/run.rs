@@ -123,8 +123,9 @@ fn formats() -> impl TypedValueParser<Value = Format> {
 
 /// The words for levels.
 fn levels() -> impl TypedValueParser<Value = Level> {
-    PossibleValuesParser::new(["must", "should", "hard"]).map(|word| match &word[..] {
+    PossibleValuesParser::new(["must", "text", "should", "hard"]).map(|word| match &word[..] {
         "must" => Level::Must,
+        "text" => Level::Text,
         "should" => Level::Should,
         _ => Level::Hard,
     })

@@ -15,7 +15,7 @@ const PAGE: u64 = 4096;
 pub(super) const CASES: &[Case] = &[
     Case {
         id: "mem/set-mem-table",
-        level: Level::Must,
+        level: Level::Text,
         needs: &[],
         source: "VU SET_MEM_TABLE",
         sent: "A set-up with SET_MEM_TABLE.",
@@ -31,7 +31,7 @@ pub(super) const CASES: &[Case] = &[
     },
     Case {
         id: "mem/mmap-offset",
-        level: Level::Must,
+        level: Level::Text,
         needs: &[],
         source: "VU Memory region description",
         sent: "Guest memory that begins at 8192 in its file; frames.",
@@ -48,7 +48,7 @@ pub(super) const CASES: &[Case] = &[
     },
     Case {
         id: "mem/two-regions-with-hole",
-        level: Level::Must,
+        level: Level::Text,
         needs: &[],
         source: "VU Memory access",
         sent: "Rings in one region and buffers in another, with a hole in between; user addresses in the other order.",

@@ -1,6 +1,8 @@
 //! The cases, by group. Ids are for ever: a case that changes its meaning gets a new one.
 
 mod chain;
+mod clauses;
+mod clauses_net;
 mod control;
 mod memory;
 mod net;
@@ -20,8 +22,10 @@ pub fn all() -> impl Iterator<Item = &'static Case> {
         ring::CASES,
         chain::CASES,
         net::CASES,
+        clauses_net::CASES,
         control::CASES,
         robust::CASES,
+        clauses::CASES,
     ]
     .into_iter()
     .flatten()

@@ -18,7 +18,7 @@ const ACK: Need = Need::Protocol(protocol::REPLY_ACK, "REPLY_ACK");
 pub(super) const CASES: &[Case] = &[
     Case {
         id: "proto/get-features-idempotent",
-        level: Level::Must,
+        level: Level::Text,
         needs: &[],
         source: "VU GET_FEATURES",
         sent: "GET_FEATURES, twice.",
@@ -117,7 +117,7 @@ pub(super) const CASES: &[Case] = &[
     },
     Case {
         id: "proto/queue-num",
-        level: Level::Should,
+        level: Level::Text,
         needs: &[F30, Need::Protocol(protocol::MQ, "MQ")],
         source: "VU Multiple queue support",
         sent: "GET_QUEUE_NUM.",
@@ -151,7 +151,7 @@ pub(super) const CASES: &[Case] = &[
     },
     Case {
         id: "proto/reply-ack-own-reply",
-        level: Level::Must,
+        level: Level::Text,
         needs: &[F30, ACK],
         source: "VU REPLY_ACK",
         sent: "GET_FEATURES with need_reply, with REPLY_ACK negotiated.",
@@ -183,7 +183,7 @@ pub(super) const CASES: &[Case] = &[
     },
     Case {
         id: "proto/no-ack-session",
-        level: Level::Must,
+        level: Level::Text,
         needs: &[],
         source: "VU Communication",
         sent: "A whole set-up without REPLY_ACK.",

@@ -16,7 +16,7 @@ use vf_guest::net::{NetConfig, NetDevice, NetHeader, feature};
 pub(super) const CASES: &[Case] = &[
     Case {
         id: "robust/reconnect",
-        level: Level::Must,
+        level: Level::Hard,
         needs: &[],
         source: "VU; QEMU vhost-user-test reconnect",
         sent: "20 sessions, each with a frame.",
@@ -32,7 +32,7 @@ pub(super) const CASES: &[Case] = &[
     },
     Case {
         id: "robust/resume",
-        level: Level::Must,
+        level: Level::Text,
         needs: &[Need::Feature(feature::IN_ORDER, "IN_ORDER")],
         source: "VU SET_VRING_BASE; QEMU reconnect",
         sent: "A session that breaks while a frame is in the send ring, and a new one with the same memory and rings.",

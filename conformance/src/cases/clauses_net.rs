@@ -1,0 +1,307 @@
+//! Clauses of the ledger that no other case judges: configuration space, lengths, what a header says.
+
+use crate::bench::{Bench, DEADLINE, Link, with, without};
+use crate::case::{Case, Level, Need};
+use crate::cases::net::tcp;
+use crate::cases::protocol::F30;
+use crate::verdict::{Failure, Seen, ensure};
+use vf_guest::checksum::TcpFrame;
+use vf_guest::message::protocol;
+use vf_guest::net::{
+    GSO_NONE, GSO_TCPV4, HDR_DATA_VALID, HDR_NEEDS_CSUM, NetConfig, NetHeader, feature,
+};
+
+const CONFIG: Need = Need::Protocol(protocol::CONFIG, "CONFIG");
+const MTU: Need = Need::Feature(feature::MTU, "MTU");
+const CSUM: Need = Need::Feature(feature::CSUM, "CSUM");
+const TSO: Need = Need::Feature(feature::HOST_TSO4 | feature::CSUM, "HOST_TSO4");
+const GUEST_TSO: Need = Need::Feature(feature::GUEST_TSO4 | feature::GUEST_CSUM, "GUEST_TSO4");
+/// `VIRTIO_NET_F_SPEED_DUPLEX`, which the guest makes nothing of.
+const SPEED_DUPLEX: u64 = 1 << 63;
+/// `VIRTIO_NET_HDR_F_RSC_INFO`.
+const HDR_RSC_INFO: u8 = 4;
+/// Ethernet, IPv4 and TCP headers of the frames here, in bytes.
+const HEADERS: u16 = 54;
+/// Bytes of an Ethernet header.
+const ETHERNET: usize = 14;
+
+pub(super) const CASES: &[Case] = &[
+    Case {
+        id: "net/config-pairs",
+        level: Level::Must,
+        needs: &[F30, CONFIG, Need::Feature(feature::MQ, "MQ")],
+        source: "V 5.1.4.1, 2.5.2",
+        sent: "GET_CONFIG before SET_FEATURES.",
+        expected: "max_virtqueue_pairs is 1 to 0x8000.",
+        run: |bench| {
+            let pairs = space(bench)?.max_virtqueue_pairs;
+            ensure(
+                (1..=0x8000).contains(&pairs),
+                format_args!("max_virtqueue_pairs is {pairs}"),
+            )?;
+            Ok(Seen::Conforms)
+        },
+    },
+    Case {
+        id: "net/config-mtu-1280",
+        level: Level::Should,
+        needs: &[F30, CONFIG, MTU],
+        source: "V 5.1.4.1",
+        sent: "GET_CONFIG.",
+        expected: "mtu is at least 1280.",
+        run: |bench| {
+            let mtu = space(bench)?.mtu;
+            ensure(mtu >= 1280, format_args!("mtu is {mtu}"))?;
+            Ok(Seen::Conforms)
+        },
+    },
+    Case {
+        id: "net/config-mtu-stays",
+        level: Level::Must,
+        needs: &[F30, CONFIG, MTU],
+        source: "V 5.1.4.1",
+        sent: "GET_CONFIG, SET_FEATURES, frames, and GET_CONFIG again.",
+        expected: "The same mtu: a device MUST NOT modify it.",
+        run: |bench| {
+            const OFFSET: u32 = 10;
+            let mut link = bench.link(&NetConfig::default())?;
+            let before = link.tx.config_space().mtu.to_le_bytes();
+            for _ in 0..3 {
+                let frame = link.frame(400);
+                link.pass(&frame)?;
+                if let Some(front) = link.tx.frontend() {
+                    let after = front.get_config(OFFSET, 2)?;
+                    ensure(
+                        after == before,
+                        format_args!("mtu was {before:02x?} and is {after:02x?}"),
+                    )?;
+                }
+            }
+            Ok(Seen::Conforms)
+        },
+    },
+    Case {
+        id: "net/config-speed-duplex",
+        level: Level::Must,
+        needs: &[F30, CONFIG, Need::Feature(SPEED_DUPLEX, "SPEED_DUPLEX")],
+        source: "V 5.1.4.1",
+        sent: "GET_CONFIG of speed and duplex.",
+        expected: "speed is at most 0x7fffffff or all ones, duplex 0, 1 or 0xff.",
+        run: |bench| {
+            const OFFSET: u32 = 12;
+            let (mut front, _) = bench.negotiated(&with(SPEED_DUPLEX))?;
+            let bytes = front.get_config(OFFSET, 5)?;
+            let Ok([a, b, c, d, duplex]) = <[u8; 5]>::try_from(bytes) else {
+                return Err(Failure::Wrong("speed and duplex cannot be read".into()));
+            };
+            let speed = u32::from_le_bytes([a, b, c, d]);
+            ensure(
+                speed <= 0x7fff_ffff || speed == u32::MAX,
+                format_args!("speed is {speed:#x}"),
+            )?;
+            ensure(
+                [0, 1, 0xff].contains(&duplex),
+                format_args!("duplex is {duplex:#x}"),
+            )?;
+            Ok(Seen::Conforms)
+        },
+    },
+    Case {
+        id: "net/mtu-forward",
+        level: Level::Must,
+        needs: &[F30, CONFIG, MTU, Need::Delivery],
+        source: "V 5.1.4.1",
+        sent: "Frames of up to the mtu that configuration space tells, and their Ethernet header, between drivers that accepted MTU.",
+        expected: "Each arrives whole.",
+        run: |bench| {
+            let mtu = space(bench)?.mtu;
+            let config = NetConfig {
+                mtu,
+                ..NetConfig::default()
+            };
+            let mut link = bench.link(&config)?;
+            let most = usize::from(mtu) + ETHERNET;
+            for len in [most.min(1514), most - 1, most] {
+                let frame = link.frame(len);
+                link.pass(&frame)?;
+            }
+            Ok(Seen::Conforms)
+        },
+    },
+    Case {
+        id: "net/mtu-not-exceeded",
+        level: Level::Must,
+        needs: &[F30, CONFIG, MTU, Need::Peer],
+        source: "V 5.1.4.1",
+        sent: "A frame 100 bytes longer than mtu allows, from a driver that did not accept MTU to one that did.",
+        expected: "It does not arrive.",
+        run: |bench| {
+            let mtu = space(bench)?.mtu;
+            // Room for it on both sides: only the rule keeps it away.
+            let wide = |config| NetConfig {
+                mtu: mtu.saturating_add(200),
+                ..config
+            };
+            let mut link = bench.link_of(&wide(without(feature::MTU)), &wide(with(0)))?;
+            let long = link.frame(usize::from(mtu) + ETHERNET + 100);
+            link.send(&long)?;
+            link.expect_nothing(&long)?;
+            let frame = link.frame(400);
+            link.pass(&frame)?;
+            Ok(Seen::Conforms)
+        },
+    },
+    Case {
+        id: "net/partial-csum-flags",
+        level: Level::Must,
+        needs: &[Need::Peer, CSUM],
+        source: "V 5.1.9.4.1",
+        sent: "A frame with NEEDS_CSUM to a driver without GUEST_CSUM.",
+        expected: "If it arrives, its flags are 0.",
+        run: |bench| {
+            let plain = without(NetConfig::CHECKSUM);
+            let mut link = bench.link_of(&NetConfig::default(), &plain)?;
+            let (hdr, frame, _) = tcp(&link, 1000, GSO_NONE);
+            link.send_with(&hdr, &frame)?;
+            let Some(got) = link.receive(DEADLINE)? else {
+                return Ok(Seen::Tolerated);
+            };
+            ensure(got.hdr.flags == 0, format_args!("flags {}", got.hdr.flags))?;
+            Ok(Seen::Conforms)
+        },
+    },
+    Case {
+        id: "net/data-valid-validated",
+        level: Level::Must,
+        needs: &[
+            Need::Delivery,
+            Need::Feature(feature::GUEST_CSUM, "GUEST_CSUM"),
+        ],
+        source: "V 5.1.9.4.1, 5.1.9.2.2",
+        sent: "A TCP frame with a wrong checksum and without NEEDS_CSUM to a driver with GUEST_CSUM.",
+        expected: "If it arrives, nobody vouches for the checksum: no DATA_VALID, and no NEEDS_CSUM either.",
+        run: |bench| {
+            let mut link = bench.link(&NetConfig::default())?;
+            let (_, mut frame, _) = tcp(&link, 1000, GSO_NONE);
+            frame[50] ^= 0x55;
+            link.send_with(&NetHeader::default(), &frame)?;
+            let Some(got) = link.receive(DEADLINE)? else {
+                return Ok(Seen::Tolerated);
+            };
+            let flags = got.hdr.flags;
+            ensure(
+                flags & (HDR_DATA_VALID | HDR_NEEDS_CSUM) == 0,
+                format_args!("a wrong checksum came with flags {flags}"),
+            )?;
+            Ok(Seen::Conforms)
+        },
+    },
+    Case {
+        id: "net/gso-described",
+        level: Level::Must,
+        needs: &[Need::Peer, TSO, GUEST_TSO],
+        source: "V 5.1.9.4.1",
+        sent: "A super-frame of 10,000 bytes to a driver with GUEST_TSO4.",
+        expected: "What arrives with a gso_type has NEEDS_CSUM and a gso_size, and no RSC_INFO.",
+        run: |bench| {
+            super_frame(bench, |hdr| {
+                ensure(
+                    hdr.flags & HDR_NEEDS_CSUM != 0 && hdr.flags & HDR_RSC_INFO == 0,
+                    format_args!("gso_type {} with flags {:#x}", hdr.gso_type, hdr.flags),
+                )?;
+                ensure(hdr.gso_size > 0, "gso_size is 0")
+            })
+        },
+    },
+    Case {
+        id: "net/gso-hdr-len",
+        level: Level::Should,
+        needs: &[Need::Peer, TSO, GUEST_TSO],
+        source: "V 5.1.9.4.1",
+        sent: "A super-frame of 10,000 bytes to a driver with GUEST_TSO4.",
+        expected: "hdr_len of what arrives with a gso_type covers its 54 bytes of headers.",
+        run: |bench| {
+            super_frame(bench, |hdr| {
+                ensure(
+                    hdr.hdr_len >= HEADERS,
+                    format_args!("hdr_len is {}", hdr.hdr_len),
+                )
+            })
+        },
+    },
+    Case {
+        id: "net/hdr-len-not-relied-on",
+        level: Level::Must,
+        needs: &[Need::Peer, TSO],
+        source: "V 5.1.9.2.2",
+        sent: "Super-frames of 10,000 bytes whose hdr_len is 0, 1, 20 and 0xffff.",
+        expected: "Their payload arrives as it was, in one piece or in segments.",
+        run: |bench| {
+            let mut link = bench.link(&with(NetConfig::TSO))?;
+            for hdr_len in [0, 1, 20, 0xffff] {
+                let (hdr, frame, payload) = tcp(&link, 10_000, GSO_TCPV4);
+                link.send_with(&NetHeader { hdr_len, ..hdr }, &frame)?;
+                let got = arrived(&mut link, payload.len(), |_| Ok(()))?;
+                ensure(
+                    got == payload,
+                    format_args!("with hdr_len {hdr_len} {} bytes of it arrived", got.len()),
+                )?;
+            }
+            Ok(Seen::Conforms)
+        },
+    },
+];
+
+/// What configuration space tells before features are acknowledged.
+fn space(bench: &Bench) -> Result<vf_guest::net::ConfigSpace, Failure> {
+    let mut front = bench.connect()?;
+    Ok(vf_guest::net::negotiate(&mut front, &NetConfig::default())?.1)
+}
+
+/// Sends a super-frame to a driver that takes them, and has the headers looked at that come with a gso_type.
+fn super_frame(
+    bench: &Bench,
+    check: impl Fn(&NetHeader) -> Result<(), Failure>,
+) -> Result<Seen, Failure> {
+    let mut link = bench.link(&with(NetConfig::TSO))?;
+    let (hdr, frame, payload) = tcp(&link, 10_000, GSO_TCPV4);
+    link.send_with(&hdr, &frame)?;
+    let mut whole = false;
+    let got = arrived(&mut link, payload.len(), |hdr| {
+        if hdr.gso_type == GSO_NONE {
+            return Ok(());
+        }
+        whole = true;
+        check(hdr)
+    })?;
+    ensure(got == payload, "the payload changed")?;
+    // In segments: allowed, and then there is nothing to describe.
+    Ok(if whole {
+        Seen::Conforms
+    } else {
+        Seen::Tolerated
+    })
+}
+
+/// The payload of the TCP frames that arrive, until it is as long as that; `look` sees their headers.
+fn arrived(
+    link: &mut Link,
+    len: usize,
+    mut look: impl FnMut(&NetHeader) -> Result<(), Failure>,
+) -> Result<Vec<u8>, Failure> {
+    let mut got = Vec::new();
+    while got.len() < len {
+        let Some(frame) = link.receive(DEADLINE)? else {
+            break;
+        };
+        look(&frame.hdr)?;
+        let bytes = frame.bytes();
+        let payload =
+            TcpFrame::parse(bytes).and_then(|tcp| bytes.get(tcp.payload..tcp.l4 + tcp.l4_len));
+        let Some(payload) = payload else {
+            return Err(Failure::Wrong("what arrived is no TCP frame".into()));
+        };
+        got.extend_from_slice(payload);
+    }
+    Ok(got)
+}
