@@ -39,15 +39,20 @@ pub(crate) fn capture(ctl: &Path, nic: Option<String>, args: &cli::Capture) -> R
     }
 }
 
-/// Has the NIC begin, and end when this process is told to.
-pub(crate) fn begin(ctl: &Path, request: &Request) -> Result<BufReader<UnixStream>, Failure> {
+/// Has the NIC begin.
+pub(crate) fn stream(ctl: &Path, request: &Request) -> Result<BufReader<UnixStream>, Failure> {
     let mut connection = Connection::open(ctl).map_err(failed)?;
     match connection.ask(request).map_err(failed)? {
         Response::Stream => {}
         Response::Refused(why) => return Err(usage(why)),
         _ => return Err(failed("the answer is not to this question")),
     }
-    let stream = connection.into_stream().map_err(failed)?;
+    connection.into_stream().map_err(failed)
+}
+
+/// Has the NIC begin, and end when this process is told to.
+pub(crate) fn begin(ctl: &Path, request: &Request) -> Result<BufReader<UnixStream>, Failure> {
+    let stream = stream(ctl, request)?;
     let end = stream.get_ref().try_clone().map_err(failed)?;
     let mut signals = crate::signals()?;
     let wait = move || {
@@ -64,7 +69,7 @@ pub(crate) fn begin(ctl: &Path, request: &Request) -> Result<BufReader<UnixStrea
 
 /// Where a capture goes.
 pub(crate) struct Out {
-    to: Box<dyn Write>,
+    to: Box<dyn Write + Send>,
     /// The file, if it is one that can be cut.
     file: Option<(PathBuf, File)>,
 }
@@ -154,7 +159,7 @@ pub(crate) fn copy(mut from: BufReader<UnixStream>, out: &mut Out) -> Result<Cou
 
 fn copy_block(
     from: &mut BufReader<UnixStream>,
-    to: &mut dyn Write,
+    to: &mut impl Write,
     block: &mut Vec<u8>,
     counted: &mut Counted,
 ) -> Result<(), Ended> {

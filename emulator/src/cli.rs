@@ -1,18 +1,21 @@
 //! The command line. Says what can be said; does nothing.
 
+mod complete;
 #[cfg(feature = "lab")]
 mod lab;
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap_complete::engine::ArgValueCompleter;
 use vf_model::{MacAddr, Profile, SETTING_KEYS};
 use vf_nic::config::{CpuList, PollMode, QmpOf, SocketMode};
 use vf_nic::metrics::MetricsAddress;
 
 #[cfg(feature = "lab")]
 pub use lab::{
-    ClockChoice, Experiment, GuestsWord, ProfileWord, RunClock, Scenario, ScenarioRun,
+    ClockChoice, Demo, Experiment, GuestsWord, ProfileWord, RunClock, Scenario, ScenarioRun,
     VirtualClock, Which,
 };
 
@@ -39,7 +42,7 @@ pub struct Target {
     #[arg(long, global = true, value_name = "SOCKET")]
     pub ctl: Option<PathBuf>,
     /// Which NIC is meant, when there are several
-    #[arg(long, global = true, value_name = "NAME")]
+    #[arg(long, global = true, value_name = "NAME", add = ArgValueCompleter::new(complete::nics))]
     pub nic: Option<String>,
 }
 
@@ -58,13 +61,18 @@ impl Command {
             | Command::Capture(Capture { at, .. })
             | Command::Monitor(Monitor { at, .. })
             | Command::Check { at, .. }
+            | Command::Guest(Guest { at, .. })
             | Command::Batch { at, .. } => Some(at),
+            #[cfg(feature = "top")]
+            Command::Top(Top { at, .. }) => Some(at),
             Command::Run(_)
             | Command::Save { .. }
             | Command::Extcap(_)
-            | Command::Profile { .. } => None,
+            | Command::Profile { .. }
+            | Command::Man { .. }
+            | Command::Completions { .. } => None,
             #[cfg(feature = "lab")]
-            Command::Experiment(_) | Command::Scenario { .. } => None,
+            Command::Demo(_) | Command::Experiment(_) | Command::Scenario { .. } => None,
         }
     }
 }
@@ -74,6 +82,9 @@ impl Command {
 pub enum Command {
     /// Run NICs until stopped: each VF is a socket for a guest
     Run(Run),
+    /// Have two Linux guests with a prompt each on a NIC, and switch its path while they talk
+    #[cfg(feature = "lab")]
+    Demo(Demo),
     /// Reproduce the 2009 experiment: hypervisor path against direct path on one 10 GbE link
     #[cfg(feature = "lab")]
     Experiment(Experiment),
@@ -84,8 +95,15 @@ pub enum Command {
         #[command(subcommand)]
         command: Scenario,
     },
+    /// Print what to paste to have a guest on a VF: QEMU's command line, libvirt's XML, or what others want
+    #[command(after_help = GUEST_HELP)]
+    Guest(Guest),
     /// Show settings, counters and utilisation
+    #[command(after_help = SHOW_HELP)]
     Show(ShowAll),
+    /// Show what passes NICs and VFs as it does, on a terminal, with keys that change a VF's path and state and capture it
+    #[cfg(feature = "top")]
+    Top(Top),
     /// Print the configuration file that makes the NICs again as they are now, for 'run --config'; what drivers have asked for and what
     /// path auto has learned is not in it
     Save {
@@ -101,7 +119,7 @@ pub enum Command {
         at: Target,
         /// N SETTING VALUE ... | N mac add|del MAC [vlan VID] | N vlan add|del VID |
         /// N rss [hkey KEY] [equal N|weight W0 W1 ...|default] | N reset | N request VERB ...; N and VID may be ranges, such as 0-7
-        #[arg(required = true, num_args = 1.., trailing_var_arg = true, allow_hyphen_values = true)]
+        #[arg(required = true, num_args = 1.., trailing_var_arg = true, allow_hyphen_values = true, add = ArgValueCompleter::new(complete::vf_words))]
         words: Vec<String>,
     },
     /// Give received frames to a VF, or drop them, by what they are, in the words of 'ethtool -N'
@@ -172,6 +190,17 @@ pub enum Command {
         /// What to say.
         #[command(subcommand)]
         command: ProfileCommand,
+    },
+    /// Print what a shell is to read to complete commands: 'source <(vfnic completions bash)'; VFs are those of the NIC that runs
+    Completions {
+        /// Which shell
+        shell: Shell,
+    },
+    /// Write the man pages into a folder, for packages
+    #[command(hide = true)]
+    Man {
+        /// The folder
+        dir: PathBuf,
     },
     /// Carry out the commands of a file, a line each, all of them or none: also 'vfnic -batch FILE', as ip(8) has it
     #[command(short_flag = 'b', long_flag = "batch", after_help = BATCH_HELP)]
@@ -546,7 +575,7 @@ pub struct Run {
     /// Group whose members may connect to the control socket, and so change everything
     #[arg(long, value_name = "NAME")]
     pub ctl_group: Option<String>,
-    /// MAC address of VF 0; VF i has this plus i (of the first NIC)
+    /// MAC address of VF 0; VF i has this plus i (of the first NIC) [default: of this machine and --socket-dir, and printed]
     #[arg(long, value_name = "MAC")]
     pub mac_base: Option<MacAddr>,
     /// Queue pairs offered to each guest, which may use fewer [default: 8]
@@ -561,7 +590,7 @@ pub struct Run {
     /// Write the line 'ready' to this inherited descriptor, a pipe or file, when everything listens
     #[arg(long, value_name = "N")]
     pub ready_fd: Option<u32>,
-    /// Do not print QEMU's arguments for each VF
+    /// Do not print what there is and what to do next
     #[arg(long, short)]
     pub quiet: bool,
     /// Clock to run on
@@ -574,9 +603,73 @@ pub struct Run {
     pub virtual_clock: VirtualClock,
 }
 
-/// What `vfnic show` shows beside the NICs.
+/// A shell that completes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Shell {
+    /// GNU Bash
+    Bash,
+    /// Z shell
+    Zsh,
+    /// fish
+    Fish,
+}
+
+/// Who runs a guest.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum GuestOf {
+    /// QEMU, of the version that is installed here
+    #[default]
+    Qemu,
+    /// libvirt, whose XML it is
+    Libvirt,
+    /// cloud-hypervisor
+    CloudHypervisor,
+    /// crosvm
+    Crosvm,
+    /// User-Mode Linux
+    Uml,
+    /// DPDK's testpmd, with virtio-user
+    Testpmd,
+    /// DPDK in a container
+    Podman,
+}
+
+/// Options of `vfnic guest`.
+#[derive(Debug, Args)]
+pub struct Guest {
+    /// Which NIC.
+    #[command(flatten)]
+    pub at: Target,
+    /// Number of the VF
+    #[arg(value_name = "N", add = ArgValueCompleter::new(complete::vfs))]
+    pub vf: u16,
+    /// Who is to run the guest
+    #[arg(long = "for", value_enum, value_name = "WHAT", default_value_t)]
+    pub of: GuestOf,
+    /// Queue pairs, and CPUs, of the guest
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..))]
+    pub queues: u16,
+}
+
+const GUEST_HELP: &str = "\
+It asks the NIC that runs for the VF's socket, address, MTU and rate, and 'qemu-system-... --version' which words that QEMU takes.
+
+Examples:
+  vfnic guest 0
+  vfnic guest 1 --for libvirt
+  vfnic guest 0 --for qemu --queues 4";
+
+/// What `vfnic show` shows in place of an overview.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum ShowWhat {
+    /// Everything of one VF, or of several: vf N, vf 0-3
+    Vf,
+    /// Everything, also of VFs that nobody uses
+    All,
+    /// What was dropped, by port and reason
+    Drops,
+    /// The filters of every NIC, those that win first
+    Rules,
     /// What each thread that moves frames has done
     Workers,
 }
@@ -590,12 +683,48 @@ pub struct ShowAll {
     /// A part of it only
     #[arg(value_enum)]
     pub what: Option<ShowWhat>,
+    /// Which VF, or which range of them
+    #[arg(value_name = "N", add = ArgValueCompleter::new(complete::vfs))]
+    pub vfs: Option<String>,
+    /// Say what passes in a second instead, every so many seconds
+    #[arg(long, short, value_name = "SECONDS", value_parser = interval, conflicts_with = "openmetrics")]
+    pub watch: Option<Duration>,
     /// As metrics in the OpenMetrics format, as 'run --metrics' serves them
     #[arg(long, conflicts_with_all = ["json", "what"])]
     pub openmetrics: bool,
     /// How it is shown.
     #[command(flatten)]
     pub show: Show,
+}
+
+/// Options of `vfnic top`.
+#[cfg(feature = "top")]
+#[derive(Debug, Args)]
+pub struct Top {
+    /// Which NIC; all of them if none is said.
+    #[command(flatten)]
+    pub at: Target,
+    /// Read the counters every so many seconds
+    #[arg(long, short, value_name = "SECONDS", default_value = "1", value_parser = interval)]
+    pub interval: Duration,
+}
+
+const SHOW_HELP: &str = "\
+Rates count the frames that guests see, without preamble, gap and checksum. With --json the figures are raw; docs/json.md says what each is.
+How often a filter has matched is not counted: what was said of a flow is remembered, and the frames that follow ask no filter.
+
+Examples:
+  vfnic show
+  vfnic show vf 0
+  vfnic show drops
+  vfnic show --watch 1
+  vfnic show --json | jq '.nics[].vfs[].total.rx_packets'";
+
+/// A time between two readings.
+fn interval(word: &str) -> Result<Duration, &'static str> {
+    let seconds = word.parse().ok().filter(|s| (0.1..=86_400.0).contains(s));
+    let seconds = seconds.ok_or("0.1 to 86400 seconds, such as 1 or 0.5")?;
+    Ok(Duration::from_secs_f64(seconds))
 }
 
 /// What to say of profiles.

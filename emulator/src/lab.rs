@@ -65,7 +65,7 @@ pub(crate) fn run_experiment(args: &cli::Experiment) -> Result<(), Failure> {
     let stop = (plan.guests != Guests::Embedded)
         .then(signals)
         .transpose()?;
-    let mut progress = Progress::default();
+    let mut progress = Progress::new();
     let outcome = experiment::run(&plan, clocks, stop.as_ref(), |clock, path, done| {
         progress.show(&format!("{clock} clock, {path}"), done);
     })
@@ -188,7 +188,7 @@ pub(crate) fn run_scenario(command: cli::Scenario) -> Result<(), Failure> {
         image: args.image,
         stop,
     };
-    let mut progress = Progress::default();
+    let mut progress = Progress::new();
     let outcome = scenario::run(&plan, options, |done| progress.show("scenario", done))
         .map_err(|e| if e.is_usage() { usage(e) } else { failed(e) })?;
     drop(progress);

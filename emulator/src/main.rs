@@ -6,13 +6,22 @@ mod batch;
 mod bridge;
 mod capture;
 mod check;
+#[cfg(feature = "lab")]
+mod demo;
 mod extcap;
+mod guest;
 #[cfg(feature = "lab")]
 mod lab;
 mod monitor;
+mod pages;
 mod profile;
 #[cfg(feature = "lab")]
 mod progress;
+mod rates;
+mod show;
+#[cfg(feature = "top")]
+mod top;
+mod units;
 mod why;
 
 use std::ffi::OsString;
@@ -25,21 +34,19 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use batch::Batch;
-use clap::Parser;
+use clap::{CommandFactory, Parser};
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
-use vf_model::VfIndex;
 #[cfg(feature = "lab")]
 use vfnic::cli::RunClock;
-use vfnic::cli::{self, Cli, ShowWhat};
+use vfnic::cli::{self, Cli};
 use vfnic::config::{Config, Overrides, SocketAccess, default_socket_dir, temporary_socket_dir};
-use vfnic::control::show::{self, WorkerCycles};
+use vfnic::control::show::words_to_json;
 use vfnic::control::{NicCommand, Request, Response, ask};
 use vfnic::log::{Log, RateLimit, complain};
-use vfnic::metrics::{Format, page};
 use vfnic::server::ready::{Ready, is_own_dir};
-use vfnic::server::{self, RunError, Server};
+use vfnic::server::{RunError, Server};
 use vfnic::state_file::StateFile;
 
 /// What ends the program other than success: one line, and whose fault it is.
@@ -62,6 +69,8 @@ fn refused(e: RunError) -> Failure {
 
 fn main() -> ExitCode {
     vfnic::panics::end_the_process();
+    // A shell asks what may follow, and is answered.
+    clap_complete::CompleteEnv::with_factory(Cli::command).complete();
     let cli = match Cli::try_parse_from(arguments()) {
         Ok(cli) => cli,
         Err(error) => match misread(&error) {
@@ -98,17 +107,22 @@ fn carry_out(cli: Cli) -> Result<(), Failure> {
         (_, None) if nic.is_none() && ctl.is_none() => (None, None),
         _ => {
             return Err(usage(
-                "--nic is for show, vf, filter, link, bridge, fdb, why, capture, monitor, check and batch, and --ctl for those, save, extcap and run",
+                "--nic is for show, top, guest, vf, filter, link, bridge, fdb, why, capture, monitor, check and batch, and --ctl for those, save, extcap and run",
             ));
         }
     };
     match command {
         cli::Command::Run(args) => run(args, ctl),
         #[cfg(feature = "lab")]
+        cli::Command::Demo(args) => demo::demo(&args),
+        #[cfg(feature = "lab")]
         cli::Command::Experiment(args) => lab::run_experiment(&args),
         #[cfg(feature = "lab")]
         cli::Command::Scenario { command } => lab::run_scenario(command),
-        cli::Command::Show(args) => show_all(&running(ctl)?, nic.as_deref(), &args),
+        cli::Command::Guest(args) => guest::guest(&running(ctl)?, nic.as_deref(), &args),
+        cli::Command::Show(args) => show::show_all(&running(ctl)?, nic.as_deref(), &args),
+        #[cfg(feature = "top")]
+        cli::Command::Top(args) => top::top(&running(ctl)?, nic, &args),
         cli::Command::Save { .. } => save(&running(ctl)?),
         cli::Command::Vf { words, .. } => self::command(&running(ctl)?, nic, "vf", words),
         cli::Command::Filter { command, .. } => filter(&running(ctl)?, nic, command),
@@ -137,6 +151,8 @@ fn carry_out(cli: Cli) -> Result<(), Failure> {
             })
         }
         cli::Command::Profile { command } => profile::say(&command),
+        cli::Command::Man { dir } => pages::man(&dir),
+        cli::Command::Completions { shell } => pages::completions(shell),
         cli::Command::Batch { file, .. } => carry_out_batch(ctl, nic.as_deref(), &file),
     }
 }
@@ -174,10 +190,12 @@ fn running(ctl: Option<PathBuf>) -> Result<PathBuf, Failure> {
 }
 
 /// Where to read what the command line has.
-const SEE: &str = if cfg!(feature = "lab") {
-    "see 'vfnic --help'"
-} else {
-    "see 'vfnic --help'; experiment, scenario and run --clock need a vfnic built with the feature 'lab'"
+const SEE: &str = match (cfg!(feature = "lab"), cfg!(feature = "top")) {
+    (true, true) => "see 'vfnic --help'",
+    (true, false) => "see 'vfnic --help'; top needs a vfnic built with the feature 'top'",
+    (false, _) => {
+        "see 'vfnic --help'; experiment, scenario and run --clock need a vfnic built with the feature 'lab', and top one with 'top'"
+    }
 };
 
 /// What is wrong with the command line, on one line; `None` where help was asked for or is all there is to say.
@@ -245,6 +263,10 @@ fn start_log() -> std::io::Result<Log> {
 }
 
 fn run_nics(args: cli::Run, ctl: Option<PathBuf>) -> Result<(), Failure> {
+    #[cfg(feature = "lab")]
+    let wall = args.clock == RunClock::Wall;
+    #[cfg(not(feature = "lab"))]
+    let wall = true;
     let over = Overrides {
         socket_dir: args.socket_dir,
         ctl,
@@ -259,6 +281,8 @@ fn run_nics(args: cli::Run, ctl: Option<PathBuf>) -> Result<(), Failure> {
         qmp: args.qmp,
         workers: args.workers,
         mac_base: args.mac_base,
+        // On the virtual clock the same run is to be the same everywhere.
+        machine: wall.then(machine_id),
         queue_pairs: args.queue_pairs,
         profile: args.profile,
         poll: args.poll,
@@ -312,12 +336,25 @@ fn run_nics(args: cli::Run, ctl: Option<PathBuf>) -> Result<(), Failure> {
     server.stop_on(signals).map_err(failed)?;
     ready.announce().map_err(refused)?;
     if !args.quiet {
-        print_beside(guests(&server, &ctl)).map_err(failed)?;
+        print_beside(welcome(&server, &ctl)).map_err(failed)?;
     }
     let outcome = server.run().map_err(failed);
     // Before the first socket goes.
     drop(ready);
     outcome
+}
+
+/// This machine's id (machine-id(5)), or its name where it has none.
+fn machine_id() -> String {
+    let files = [
+        "/etc/machine-id",
+        "/var/lib/dbus/machine-id",
+        "/etc/hostname",
+    ];
+    let mut ids = files
+        .iter()
+        .filter_map(|file| std::fs::read_to_string(file).ok());
+    ids.find(|id| !id.trim().is_empty()).unwrap_or_default()
 }
 
 /// Where a service manager has this service keep its state (systemd.exec(5), `StateDirectory=`): the first folder, if it names several.
@@ -371,74 +408,33 @@ fn print_beside(text: String) -> std::io::Result<()> {
     let print = move || match print(&text) {
         Ok(()) => {}
         Err(Failure::Usage(why) | Failure::Failed(why)) => {
-            tracing::warn!("cannot print QEMU's arguments: {why}");
+            tracing::warn!("cannot print what there is: {why}");
         }
     };
     let thread = std::thread::Builder::new().name("print".into());
     thread.spawn(print).map(drop)
 }
 
-/// Where everything is, ready to paste.
-fn guests(server: &Server, ctl: &Path) -> String {
-    let mut out = String::new();
-    for host in server.hosts() {
+/// Two lines: what there is, and what to do next.
+fn welcome(server: &Server, ctl: &Path) -> String {
+    let nics = server.hosts().iter().map(|host| {
         let nic = &host.settings;
-        out += &format!("{}: {} VFs\n", nic.name, nic.num_vfs());
-        for i in 0..usize::from(nic.num_vfs()) {
-            let vf = VfIndex::from(i);
-            let mac = host.policy().vf(vf).mac;
-            let arguments = server::qemu_arguments(nic, vf, mac);
-            out += &format!(
-                "\n# {} {vf}, path {}\n{arguments}\n",
-                nic.name,
-                host.path(vf)
-            );
-        }
-        out += "\n";
-    }
-    out += &format!(
-        "The arguments are QEMU's (before 9.2 write reconnect=1 for reconnect-ms=1000). For N queue pairs add queues=N\n\
-         to -netdev and mq=on,vectors=2N+2 to -device. The memory's size is to be that of -m.\n\
-         Control: vfnic --ctl {ctl} show | vfnic --ctl {ctl} vf 0 set path mediated\n",
-        ctl = ctl.display()
-    );
-    out
-}
-
-fn show_all(ctl: &Path, nic: Option<&str>, args: &cli::ShowAll) -> Result<(), Failure> {
-    let mut response = ask(ctl, &Request::Show).map_err(failed)?;
-    if let (Response::Show(show), Some(nic)) = (&mut response, nic) {
-        let names: Vec<_> = show.nics.iter().map(|nic| nic.name.clone()).collect();
-        show.nics.retain(|shown| shown.name == nic);
-        if show.nics.is_empty() {
-            return Err(usage(format!(
-                "no NIC '{nic}': there is {}",
-                names.join(", ")
-            )));
-        }
-    }
-    match response {
-        Response::Show(show) if args.what == Some(ShowWhat::Workers) => {
-            let hz = show::tsc_hz();
-            let workers: Vec<_> = show.workers().map(|w| WorkerCycles::new(w, hz)).collect();
-            if args.show.json {
-                let json = serde_json::to_string_pretty(&workers).map_err(failed)?;
-                return print(&format!("{json}\n"));
-            }
-            if workers.is_empty() {
-                return print("no threads: on the virtual clock, planes take turns and no time\n");
-            }
-            print(&workers.iter().map(ToString::to_string).collect::<String>())
-        }
-        Response::Show(show) if args.show.json => {
-            let json = serde_json::to_string_pretty(&show).map_err(failed)?;
-            print(&format!("{json}\n"))
-        }
-        Response::Show(show) if args.openmetrics => print(&page(*show, Format::OpenMetrics)),
-        Response::Show(show) => print(&show.to_string()),
-        Response::Refused(why) => Err(usage(why)),
-        _ => Err(failed("the answer is not to this question")),
-    }
+        let folder = nic.vf.first().and_then(|vf| vf.socket.parent());
+        let folder = folder.unwrap_or(Path::new(".")).display();
+        let (name, vfs, base) = (&nic.name, nic.num_vfs(), nic.mac_base);
+        format!("{name}: {vfs} VFs in {folder}, addresses from {base}")
+    });
+    let nics: Vec<_> = nics.collect();
+    let several = if nics.len() > 1 { " --nic NAME" } else { "" };
+    // Said where it would not be found.
+    let ctl = match ctl == default_socket_dir().join("ctl.sock") {
+        true => String::new(),
+        false => format!(" --ctl {}", ctl.display()),
+    };
+    format!(
+        "{}\nnext: vfnic{ctl} guest 0{several} [--for qemu|libvirt|...] prints what starts a guest; vfnic{ctl} show\n",
+        nics.join("; ")
+    )
 }
 
 fn save(ctl: &Path) -> Result<(), Failure> {
@@ -465,7 +461,7 @@ fn show_filters(ctl: &Path, nic: Option<String>, args: &cli::Show) -> Result<(),
     match ask(ctl, &Request::FilterTable { nic }).map_err(failed)? {
         Response::FilterTable(filters) if args.json => {
             let filters = filters.iter().map(|filter| {
-                let mut json = show::words_to_json(&filter.words);
+                let mut json = words_to_json(&filter.words);
                 json["id"] = filter.id.into();
                 json
             });
@@ -542,8 +538,14 @@ fn carry_out_batch(ctl: Option<PathBuf>, nic: Option<&str>, file: &Path) -> Resu
 
 /// Standard output may be a pipe that somebody has read enough of.
 fn print(text: &str) -> Result<(), Failure> {
+    print_on(text).map(drop)
+}
+
+/// The same, for whoever has more to say: whether anybody still reads.
+fn print_on(text: &str) -> Result<bool, Failure> {
     match std::io::stdout().lock().write_all(text.as_bytes()) {
-        Err(e) if e.kind() != std::io::ErrorKind::BrokenPipe => Err(failed(e)),
-        _ => Ok(()),
+        Ok(()) => Ok(true),
+        Err(e) if e.kind() == std::io::ErrorKind::BrokenPipe => Ok(false),
+        Err(e) => Err(failed(e)),
     }
 }

@@ -47,6 +47,20 @@ pub struct VirtualClock {
     pub digest: bool,
 }
 
+/// Options of `vfnic demo`.
+#[derive(Debug, Args)]
+pub struct Demo {
+    /// Build the guests without asking, if there are none yet
+    #[arg(long, short)]
+    pub yes: bool,
+    /// One guest's console at a time, even if there is tmux
+    #[arg(long)]
+    pub no_tmux: bool,
+    /// Folder of the Linux guests' kernel and initramfs [default: what examples/linux-guests/build.sh has built]
+    #[arg(long, value_name = "DIR")]
+    pub image: Option<PathBuf>,
+}
+
 /// What to do with a scenario.
 #[derive(Debug, Subcommand)]
 pub enum Scenario {

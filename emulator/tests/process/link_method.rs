@@ -114,7 +114,8 @@ fn qemu_shows_its_guest_the_link_and_says_what_its_driver_asks_for() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("qmp");
     let listener = monitor(&path);
-    let emulator = Emulator::start(&["--qmp", &format!("0={}", path.display())]);
+    let qmp = format!("0={}", path.display());
+    let emulator = Emulator::start(&["--mac-base", MAC, "--qmp", &qmp]);
     let mut a = Port::open(&emulator.path("vf0.sock"));
     let mut b = Port::open(&emulator.path("vf1.sock"));
     let mut qemu = Qemu::accept(&listener, rx_filter(false, MAC, &[], &[0]));
@@ -184,7 +185,8 @@ fn a_monitor_that_does_not_answer_or_says_nonsense_holds_nobody_up() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("qmp");
     let listener = monitor(&path);
-    let emulator = Emulator::start(&["--qmp", &format!("0={}", path.display())]);
+    let qmp = format!("0={}", path.display());
+    let emulator = Emulator::start(&["--mac-base", MAC, "--qmp", &qmp]);
     let mut a = Port::open(&emulator.path("vf0.sock"));
     let mut b = Port::open(&emulator.path("vf1.sock"));
     let silent = listener.accept().unwrap();

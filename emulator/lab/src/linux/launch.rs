@@ -134,7 +134,7 @@ impl<'a> Launcher<'a> {
             return Err(LaunchError::NoMemory { mib });
         };
         let initramfs = format!("{}.initramfs", spec.name);
-        self.write_initramfs(&initramfs, &spec.script)
+        write_initramfs(self.image, &self.run.join(&initramfs), &spec.script)
             .map_err(failed("its initramfs"))?;
         let file =
             |kind: &str| File::create(self.file(&spec.name, kind)).map_err(failed("its files"));
@@ -174,21 +174,53 @@ impl<'a> Launcher<'a> {
     fn file(&self, guest: &str, kind: &str) -> PathBuf {
         self.run.join(format!("{guest}.{kind}"))
     }
+}
 
-    /// The image's initramfs and behind it an archive with the script.
-    fn write_initramfs(&self, name: &str, script: &str) -> io::Result<()> {
-        let path = self.run.join(name);
-        let len = std::fs::copy(&self.image.initramfs, &path)?;
-        let mut out = File::options().append(true).open(path)?;
-        // An archive begins at a multiple of four.
-        let pad = len.next_multiple_of(4) - len;
-        out.write_all(&[0; 4][..usize::try_from(pad).unwrap_or(0)])?;
-        let size = u32::try_from(script.len()).map_err(|_| io::ErrorKind::FileTooLarge)?;
-        let file = cpio::NewcBuilder::new("script").mode(0o100_755);
-        let mut file = file.write(out, size);
-        file.write_all(script.as_bytes())?;
-        cpio::newc::trailer(file.finish()?)?.flush()
-    }
+/// The command that runs a guest by this machine's clock, with its console on its standard input and output. Its number and seed are of
+/// no use to it; its files are in the folder `run`.
+///
+/// # Errors
+/// [`LaunchError`].
+pub fn on_console(image: &Image, run: &Path, spec: &GuestSpec) -> Result<Command, LaunchError> {
+    let mib = u64::from(spec.memory_mib);
+    let memory = folder_for_memory([Path::new(SHARED_MEMORY), run], mib);
+    let memory = memory.ok_or(LaunchError::NoMemory { mib })?;
+    let initramfs = run.join(format!("{}.initramfs", spec.name));
+    let written = write_initramfs(image, &initramfs, &spec.script);
+    written.map_err(|source| LaunchError::System {
+        guest: spec.name.clone(),
+        what: "its initramfs",
+        source,
+    })?;
+    let mut words = vec![
+        format!("mem={mib}M"),
+        format!("initrd={}", initramfs.display()),
+        format!("uml_dir={}", run.join("uml").display()),
+        "con=null".to_owned(),
+        "con0=fd:0,fd:1".to_owned(),
+        "ssl=null".to_owned(),
+        "quiet".to_owned(),
+        "panic=-1".to_owned(),
+    ];
+    words.extend(words_of_network(spec));
+    words_are_words(spec, &words)?;
+    let mut command = Command::new(&image.kernel);
+    command.args(words).current_dir(run).env("TMPDIR", memory);
+    Ok(command)
+}
+
+/// The image's initramfs and behind it an archive with the script.
+fn write_initramfs(image: &Image, path: &Path, script: &str) -> io::Result<()> {
+    let len = std::fs::copy(&image.initramfs, path)?;
+    let mut out = File::options().append(true).open(path)?;
+    // An archive begins at a multiple of four.
+    let pad = len.next_multiple_of(4) - len;
+    out.write_all(&[0; 4][..usize::try_from(pad).unwrap_or(0)])?;
+    let size = u32::try_from(script.len()).map_err(|_| io::ErrorKind::FileTooLarge)?;
+    let file = cpio::NewcBuilder::new("script").mode(0o100_755);
+    let mut file = file.write(out, size);
+    file.write_all(script.as_bytes())?;
+    cpio::newc::trailer(file.finish()?)?.flush()
 }
 
 /// The first folder on a tmpfs that takes memory of so many MiB that holds programs.
@@ -223,18 +255,31 @@ fn words(spec: &GuestSpec, calendar: &Path, initramfs: &str) -> Result<Vec<Strin
         "quiet".to_owned(),
         "panic=-1".to_owned(),
         format!("time-travel=ext:{id}:{calendar}"),
+    ];
+    words.extend(words_of_network(spec));
+    words_are_words(spec, &words)?;
+    Ok(words)
+}
+
+/// Its NICs and its address.
+fn words_of_network(spec: &GuestSpec) -> impl Iterator<Item = String> {
+    let words = [
         format!("guest.mtu={}", spec.mtu),
         format!("guest.ip={}", spec.address),
     ];
     let sockets = spec.sockets.iter();
-    words.extend(sockets.map(|socket| format!("virtio_uml.device={}:1", socket.display())));
+    let sockets = sockets.map(|socket| format!("virtio_uml.device={}:1", socket.display()));
+    words.into_iter().chain(sockets)
+}
+
+fn words_are_words(spec: &GuestSpec, words: &[String]) -> Result<(), LaunchError> {
     let odd = |c: char| !c.is_ascii_graphic() || c == '"';
     match words.iter().find(|word| word.contains(odd)) {
         Some(word) => Err(LaunchError::Word {
-            guest: name.clone(),
+            guest: spec.name.clone(),
             word: word.clone(),
         }),
-        None => Ok(words),
+        None => Ok(()),
     }
 }
 
@@ -330,9 +375,7 @@ mod tests {
             kernel: base.clone(),
             initramfs: base,
         };
-        let calendar = Path::new("calendar");
-        let launcher = Launcher::new(&image, dir.path(), calendar, 0);
-        launcher.write_initramfs("whole", "echo hello\n").unwrap();
+        write_initramfs(&image, &dir.path().join("whole"), "echo hello\n").unwrap();
         let whole = std::fs::read(dir.path().join("whole")).unwrap();
         assert_eq!(whole[..4], *b"odd\0");
         let mut archive = cpio::NewcReader::new(&whole[4..]).unwrap();

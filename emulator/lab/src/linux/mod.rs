@@ -9,4 +9,4 @@ mod image;
 mod launch;
 
 pub use image::{Image, ImageError};
-pub use launch::{GuestSpec, LaunchError, Launcher, Output};
+pub use launch::{GuestSpec, LaunchError, Launcher, Output, on_console};

@@ -85,6 +85,9 @@ pub struct Overrides {
     pub workers: Option<u16>,
     /// MAC address of VF 0 of the first NIC.
     pub mac_base: Option<MacAddr>,
+    /// This machine's id: addresses of VFs that nobody has chosen are made of it and the socket directory, so that no two NICs on a
+    /// network have the same. Without one they are the same on every machine.
+    pub machine: Option<String>,
     /// Queue pairs of every NIC.
     pub queue_pairs: Option<u16>,
     /// Which NIC every NIC is like.
@@ -150,6 +153,13 @@ impl Config {
             .clone()
             .or(file.socket_dir)
             .unwrap_or_else(default_socket_dir);
+        if let Some(machine) = &over.machine {
+            for (n, nic) in file.nic.iter_mut().enumerate() {
+                let nic = nic.get_mut();
+                nic.mac_base
+                    .get_or_insert_with(|| nic::own_mac_base(machine, &socket_dir, n));
+            }
+        }
         let sections = Sections {
             text,
             hypervisor: file.hypervisor,

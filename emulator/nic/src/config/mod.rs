@@ -118,6 +118,45 @@ mod tests {
     }
 
     #[test]
+    fn addresses_that_nobody_has_chosen_are_the_machines_and_the_folders_own() {
+        let bases = |machine: Option<&str>, dir: &str| {
+            let over = Overrides {
+                socket_dir: Some(dir.into()),
+                machine: machine.map(str::to_owned),
+                ..Overrides::default()
+            };
+            let text = "[[nic]]\nname='a'\n[[nic]]\nname='b'\nmac_base='02:00:00:00:0a:00'\n[[nic]]\nname='c'\n";
+            let config = Config::from_toml(text, Path::new("test.toml"), &over, false);
+            let nics = config.unwrap().nics.into_iter();
+            nics.map(|nic| nic.mac_base.to_string()).collect::<Vec<_>>()
+        };
+        let none = bases(None, "/run/vfnic");
+        assert_eq!(
+            none,
+            [
+                "02:76:66:00:00:00",
+                "02:00:00:00:0a:00",
+                "02:76:66:00:02:00"
+            ]
+        );
+        let here = bases(Some("3d1219c7\n"), "/run/vfnic");
+        assert_eq!(
+            here,
+            bases(Some("3d1219c7"), "/run/vfnic"),
+            "after a restart"
+        );
+        assert_eq!(here[1], "02:00:00:00:0a:00", "chosen");
+        for other in [
+            bases(Some("3d1219c7"), "/run/other"),
+            bases(Some("5e"), "/run/vfnic"),
+        ] {
+            assert_ne!(here[0][..11], other[0][..11]);
+            assert_eq!(here[0][..11], here[2][..11]);
+            assert_ne!(here[0], here[2]);
+        }
+    }
+
+    #[test]
     fn every_key_of_vf_set_is_a_key_of_the_file() {
         let mac = "02:00:00:00:00:01";
         let config = load(&format!(

@@ -10,6 +10,7 @@ use vf_model::{
     VfIndex, VfSetting,
 };
 use vf_vhost::features::VirtioFeatures;
+use xxhash_rust::xxh3::xxh3_64;
 
 use super::error::ConfigError;
 use super::vf::{SocketRole, VfSection, VfSettings};
@@ -219,6 +220,18 @@ pub fn default_queue_pairs() -> u16 {
 fn default_mac_base(n: usize) -> MacAddr {
     let n = u8::try_from(n).unwrap_or(u8::MAX);
     MacAddr([0x02, 0x76, 0x66, 0, n, 0])
+}
+
+/// The same for a NIC of this machine with its sockets in this folder: others have others, and it has the same when it is started again.
+pub(super) fn own_mac_base(machine: &str, socket_dir: &Path, n: usize) -> MacAddr {
+    let folder = std::path::absolute(socket_dir).unwrap_or_else(|_| socket_dir.to_owned());
+    let mut said = machine.trim().as_bytes().to_vec();
+    // Neither has one in it.
+    said.push(0);
+    said.extend(folder.as_os_str().as_encoded_bytes());
+    let [a, b, c, ..] = xxh3_64(&said).to_be_bytes();
+    let n = u8::try_from(n).unwrap_or(u8::MAX);
+    MacAddr([0x02, a, b, c, n, 0])
 }
 
 /// Checks the `n`th NIC of a file; `plain_names` leaves its name out of its sockets' names.

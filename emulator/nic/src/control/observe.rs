@@ -9,10 +9,11 @@ use vf_model::{
 };
 
 use super::show::{
-    Show, ShowAuto, ShowBridge, ShowCounters, ShowCpu, ShowFilterTable, ShowLink, ShowLog, ShowNic,
-    ShowQueue, ShowRss, ShowVf, ShowWorker,
+    SHOW_VERSION, Show, ShowAuto, ShowBridge, ShowCounters, ShowCpu, ShowFilterTable, ShowLink,
+    ShowLog, ShowNic, ShowQueue, ShowRss, ShowVf, ShowWorker,
 };
 use super::show_vf::ShowVfState;
+use crate::config::SocketRole;
 use crate::instance::NicInstance;
 use crate::plane::PairTraffic;
 use crate::thread::{Load, PlaneHandle};
@@ -49,6 +50,7 @@ impl Observer {
             nics.push(nic(&host, at, interval_s, &mut self.busy[h]));
         }
         Show {
+            version: SHOW_VERSION,
             uptime_s: at.0 as f64 / 1e9,
             interval_s,
             log: ShowLog {
@@ -88,8 +90,19 @@ fn nic(host: &NicInstance, at: Nanos, seconds: f64, before: &mut Busy) -> ShowNi
                 settings: settings(policy.vf(vf)),
                 path: host.path(vf).to_string(),
                 mtu: policy.rx_mtu(vf).get(),
+                told_mtu: policy.told_mtu(vf).get(),
                 state: ShowVfState::new(&policy, vf, &both, host.link_method(vf)),
                 socket: host.settings.vf[i].socket.display().to_string(),
+                socket_role: match host.settings.vf[i].role {
+                    SocketRole::Server => "server",
+                    SocketRole::Client => "client",
+                }
+                .to_owned(),
+                qmp: host.settings.vf[i]
+                    .qmp
+                    .as_ref()
+                    .map(|qmp| qmp.display().to_string()),
+                queue_pairs: host.settings.queue_pairs,
                 connected: endpoint.is_some_and(|e| e.is_connected()),
                 sessions: endpoint.map_or(0, |e| e.sessions()),
                 refusals: endpoint.map_or(0, |e| e.refusals()),

@@ -1,17 +1,23 @@
-//! What `vfnic show` says: settings, counters and utilisation of every NIC, as JSON and as text. Only presents; it is
-//! filled in by whoever owns the planes.
+//! What `vfnic show` says: settings, counters and utilisation of every NIC. `docs/json.md` says the same to whoever reads it as JSON.
+//! Only data; it is filled in by whoever owns the planes, and made into text by the program.
 
 use std::collections::BTreeMap;
-use std::fmt::{self, Write as _};
+use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
 use super::show_vf::ShowVfState;
 use vf_model::FastCounters;
 
+/// The version of what follows: within one, keys are only added, and none changes its meaning.
+pub const SHOW_VERSION: u32 = 1;
+
 /// Everything there is to see of a running emulator.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Show {
+    /// [`SHOW_VERSION`].
+    #[serde(default)]
+    pub version: u32,
     /// Seconds since the start.
     pub uptime_s: f64,
     /// Seconds that the utilisations below are averaged over: since the `show` before, or since the start.
@@ -176,11 +182,23 @@ pub struct ShowVf {
     /// The MTU in force for what it receives: its own, the port's, or the one that its driver was told.
     #[serde(default)]
     pub mtu: u16,
+    /// The MTU that its driver is told.
+    #[serde(default)]
+    pub told_mtu: u16,
     /// Addresses, VLANs, link, limits and counters.
     #[serde(flatten)]
     pub state: ShowVfState,
     /// Its socket.
     pub socket: String,
+    /// Who listens there: `server`, the NIC does, or `client`, its guest's VMM does.
+    #[serde(default)]
+    pub socket_role: String,
+    /// The monitor of its guest's QEMU, if it is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub qmp: Option<String>,
+    /// Queue pairs offered to its guest.
+    #[serde(default)]
+    pub queue_pairs: u16,
     /// Whether a front end is connected.
     pub connected: bool,
     /// How many front ends have connected so far.
@@ -292,27 +310,6 @@ impl ShowCounters {
     }
 }
 
-impl fmt::Display for Show {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(
-            f,
-            "up {:.1} s; utilisation over the last {:.1} s",
-            self.uptime_s, self.interval_s
-        )?;
-        let ShowLog { lost, left_out } = self.log;
-        if lost + left_out > 0 {
-            writeln!(
-                f,
-                "log: {lost} lines could not be written, {left_out} were one device's too many"
-            )?;
-        }
-        for nic in &self.nics {
-            nic.text(f)?;
-        }
-        Ok(())
-    }
-}
-
 impl Show {
     /// The threads of all NICs.
     pub fn workers(&self) -> impl Iterator<Item = &ShowWorker> {
@@ -389,174 +386,6 @@ pub fn tsc_hz() -> Option<u64> {
     let ns = quanta::Clock::new().delta_as_nanos(0, TICKS);
     // Without such a counter the crate counts nanoseconds.
     (ns != TICKS).then(|| (TICKS as f64 * 1e9 / ns.max(1) as f64) as u64)
-}
-
-impl fmt::Display for ShowCpu {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.clock.as_str() {
-            "none" => f.write_str("takes no time"),
-            clock => write!(f, "{:.1} % busy ({clock})", 100.0 * self.utilisation),
-        }
-    }
-}
-
-impl ShowNic {
-    fn text(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let link = &self.link;
-        writeln!(
-            f,
-            "\n{}: link {} {} Mb/s, mtu {}, uplink {}, tx {:.1} % busy",
-            self.name,
-            match (link.up, link.carrier) {
-                (true, _) => "up",
-                (false, true) => "down",
-                (false, false) => "down (no carrier)",
-            },
-            link.rate_mbps,
-            link.mtu,
-            self.uplink,
-            100.0 * link.tx_utilisation,
-        )?;
-        writeln!(
-            f,
-            "    worker {}, hypervisor cpu {}",
-            self.worker, self.hypervisor,
-        )?;
-        line(f, "    wire", &link.counters)?;
-        if !link.xstats.is_empty() {
-            let counted = link.xstats.iter().map(|(name, n)| format!("{name} {n}"));
-            let counted: Vec<_> = counted.collect();
-            writeln!(f, "    uplink           {}", counted.join(", "))?;
-        }
-        line(f, "    pf", &self.pf)?;
-        writeln!(
-            f,
-            "    bridge           {} addresses, {} moved, {} frames flooded",
-            self.bridge.entries, self.bridge.moved, self.bridge.floods,
-        )?;
-        writeln!(f, "    switch           {}", self.hwmode)?;
-        for entry in &self.fdb {
-            writeln!(f, "    fdb              {entry}")?;
-        }
-        if self.numvfs != self.totalvfs {
-            writeln!(
-                f,
-                "    numvfs           {} of {}",
-                self.numvfs, self.totalvfs
-            )?;
-        }
-        if self.filters > 0 {
-            writeln!(f, "    filters          {}", self.filters)?;
-            for table in self.filter_tables.iter().filter(|table| table.used > 0) {
-                let (used, rows) = (table.used, table.rows);
-                let full = 100.0 * used as f64 / rows as f64;
-                let table_name = format!("{} table", table.name);
-                write!(
-                    f,
-                    "      {table_name:<15}{used} of {rows} rows ({full:.1} %)"
-                )?;
-                for (kind, depth) in &table.search_depths {
-                    write!(f, ", {kind} {depth} deep")?;
-                }
-                writeln!(f)?;
-            }
-        }
-        for vf in &self.vfs {
-            let settings: Vec<String> = vf
-                .settings
-                .iter()
-                .filter(|(key, _)| *key != "path")
-                .map(|(key, value)| format!("{key} {value}"))
-                .collect();
-            writeln!(
-                f,
-                "    vf {}  path {}  {}  {}",
-                vf.vf,
-                vf.path,
-                if vf.connected { "connected" } else { "waiting" },
-                settings.join(", "),
-            )?;
-            write!(f, "{}", vf.state)?;
-            if !vf.asked.is_empty() {
-                writeln!(f, "        asked    {}", words(&vf.asked))?;
-            }
-            if vf.asked != vf.in_force {
-                writeln!(f, "        in force {}", words(&vf.in_force))?;
-            }
-            if vf.refused > 0 {
-                writeln!(f, "        refused  {} times", vf.refused)?;
-            }
-            if vf.direct != ShowCounters::default() {
-                line(f, "        direct", &vf.direct)?;
-            }
-            if vf.mediated != ShowCounters::default() {
-                line(f, "        mediated", &vf.mediated)?;
-            }
-            if let Some(auto) = &vf.auto {
-                auto.text(f)?;
-            }
-        }
-        Ok(())
-    }
-}
-
-impl ShowAuto {
-    fn text(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let c = &self.counters;
-        writeln!(
-            f,
-            "        fast     rx {:>12} packets {:>15} bytes   tx {:>12} packets {:>15} bytes",
-            c.fastpath_rx_packets, c.fastpath_rx_bytes, c.fastpath_tx_packets, c.fastpath_tx_bytes,
-        )?;
-        writeln!(
-            f,
-            "        slow     rx {:>12} packets {:>21}   tx {:>12} packets",
-            c.slowpath_rx_packets, "", c.slowpath_tx_packets,
-        )?;
-        writeln!(
-            f,
-            "        learned  {} of {} filters, {} of {} groups, {} MACs; {} filters evicted, {} stale; {} frames waited, {} busy",
-            self.filters,
-            self.max_filters,
-            self.mcasts,
-            self.max_mcasts,
-            c.forwarded_macs,
-            self.evicted,
-            self.stale,
-            c.waited,
-            c.busy,
-        )
-    }
-}
-
-fn words(settings: &BTreeMap<String, String>) -> String {
-    let words: Vec<_> = settings.iter().map(|(k, v)| format!("{k} {v}")).collect();
-    match words.as_slice() {
-        [] => "nothing".to_owned(),
-        words => words.join(", "),
-    }
-}
-
-fn line(f: &mut fmt::Formatter<'_>, name: &str, c: &ShowCounters) -> fmt::Result {
-    writeln!(
-        f,
-        "{name:<16} rx {:>12} packets {:>15} bytes   tx {:>12} packets {:>15} bytes{}",
-        c.rx_packets,
-        c.rx_bytes,
-        c.tx_packets,
-        c.tx_bytes,
-        drops(c),
-    )
-}
-
-fn drops(c: &ShowCounters) -> String {
-    let mut text = String::new();
-    for (way, drops) in [("rx", &c.rx_drops), ("tx", &c.tx_drops)] {
-        for (reason, n) in drops {
-            let _ = write!(text, "   {way} dropped {reason} {n}");
-        }
-    }
-    text
 }
 
 /// Words that are keys and values in turn, as a JSON object.

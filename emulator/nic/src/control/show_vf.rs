@@ -1,8 +1,6 @@
 //! What `vfnic show` says of a VF beside its settings: its addresses and VLANs, its link, what its driver may have, and its counters
 //! under the names of the kernel. Only presents.
 
-use std::fmt;
-
 use serde::{Deserialize, Serialize};
 use vf_model::{Counters, Policy, VfIndex, Vid};
 
@@ -111,44 +109,6 @@ impl ShowVfState {
     }
 }
 
-impl fmt::Display for ShowVfState {
-    /// Lines of their own, each for what is worth one.
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let by = match &self.admin_mac {
-            Some(mac) if *mac != self.mac => format!(" (set: {mac})"),
-            Some(_) => " (set)".to_owned(),
-            None if self.mac != self.permanent_mac => {
-                format!(" (permanent: {})", self.permanent_mac)
-            }
-            None => String::new(),
-        };
-        write!(f, "        link {}", self.link)?;
-        if let Some(method) = &self.link_method {
-            write!(f, " ({method})")?;
-        }
-        writeln!(f, ", mac {}{by}", self.mac)?;
-        for (name, words) in [("macs", &self.macs), ("vlans", &self.vlans)] {
-            if !words.is_empty() {
-                writeln!(f, "        {name:<8} {}", words.join(", "))?;
-            }
-        }
-        let ShowVfStats {
-            broadcast,
-            multicast,
-            rx_dropped,
-            tx_dropped,
-            ..
-        } = self.stats;
-        if [broadcast, multicast, rx_dropped, tx_dropped] != [0; 4] {
-            writeln!(
-                f,
-                "        stats    broadcast {broadcast}, multicast {multicast}, rx_dropped {rx_dropped}, tx_dropped {tx_dropped}"
-            )?;
-        }
-        Ok(())
-    }
-}
-
 /// VLANs in the words of `vlan add`, which takes those that follow each other as one.
 fn ranges(vlans: &[Vid]) -> Vec<String> {
     let follows = |a: &Vid, b: &Vid| a.get() + 1 == b.get();
@@ -174,10 +134,8 @@ mod tests {
             profile: Profile::Generic,
         });
         let fresh = ShowVfState::new(&policy, VfIndex(0), &Counters::default(), None);
-        assert_eq!(
-            fresh.to_string(),
-            "        link up, mac 02:00:00:00:00:00\n"
-        );
+        assert_eq!((&*fresh.link, &*fresh.mac), ("up", "02:00:00:00:00:00"));
+        assert!(fresh.macs.is_empty() && fresh.vlans.is_empty());
         for words in [
             "vf 0 mac add 02:00:00:00:00:07 vlan 5",
             "vf 0 vlan add 100-119",
@@ -188,12 +146,9 @@ mod tests {
             policy = policy.with(&Command::parse(&words).unwrap()).unwrap();
         }
         let shown = ShowVfState::new(&policy, VfIndex(0), &Counters::default(), Some("discard"));
-        assert_eq!(
-            shown.to_string(),
-            "        link down (discard), mac 02:00:00:00:00:09 (set)\n\
-             \x20       macs     02:00:00:00:00:07 vlan 5\n\
-             \x20       vlans    7, 100-119\n"
-        );
+        assert_eq!(shown.link, "down");
+        assert_eq!(shown.admin_mac.as_deref(), Some("02:00:00:00:00:09"));
+        assert_eq!(shown.macs, ["02:00:00:00:00:07 vlan 5"]);
         let json = serde_json::to_value(&shown).unwrap();
         assert_eq!(json["permanent_mac"], "02:00:00:00:00:00");
         assert_eq!(json["vlans"], serde_json::json!(["7", "100-119"]));

@@ -29,7 +29,7 @@ use self::build::build_hosts;
 use self::host_links::HostLinks;
 use crate::capture::event::Happening;
 use crate::clock::Clock;
-use crate::config::{Config, NicSettings, SocketAccess, SocketRole};
+use crate::config::{Config, SocketAccess, SocketRole};
 use crate::control::clients::{Answer, Clients};
 use crate::control::{Change, Dispatcher, Nics, Response};
 use crate::instance::NicInstance;
@@ -655,23 +655,4 @@ fn raise_descriptor_limit() {
     };
     // If it is refused, a front end's descriptors will be, one session at a time.
     let _ = rustix::process::setrlimit(Resource::Nofile, wanted);
-}
-
-/// QEMU's arguments for a guest on `vf` with one queue pair, ready to paste.
-#[must_use]
-pub fn qemu_arguments(nic: &NicSettings, vf: VfIndex, mac: vf_model::MacAddr) -> String {
-    let settings = &nic.vf[vf.index()];
-    let socket = settings.socket.display();
-    let role = match settings.role {
-        SocketRole::Server => "reconnect-ms=1000",
-        SocketRole::Client => "server=on,wait=off",
-    };
-    let qmp = settings.qmp.as_ref().map_or_else(String::new, |qmp| {
-        format!(" -qmp unix:{},server=on,wait=off", qmp.display())
-    });
-    format!(
-        "-m 512M -object memory-backend-memfd,id=mem,size=512M,share=on -machine memory-backend=mem \
-         -chardev socket,id=vf,path={socket},{role} -netdev vhost-user,id=net,chardev=vf \
-         -device virtio-net-pci,netdev=net,mac={mac},rx_queue_size=1024{qmp}"
-    )
 }

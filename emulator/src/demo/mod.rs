@@ -1,0 +1,204 @@
+//! `vfnic demo`: a NIC and two Linux guests on it, each with a prompt. Builds the guests if there are none and the user agrees. What it
+//! starts, it ends; it keeps nothing but the guests' kernel and initramfs.
+
+mod consoles;
+mod tmux;
+
+use std::fs::DirBuilder;
+use std::io::{self, IsTerminal, Write};
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process, kill_process_group};
+use vfnic::cli;
+use vfnic::control::{Request, ask};
+use vfnic::linux::{GuestSpec, Image, on_console};
+
+use crate::{Failure, failed, usage};
+
+/// How long a NIC may take to answer, and to end.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Shows two guests until they have powered off or the user has enough.
+pub(crate) fn demo(args: &cli::Demo) -> Result<(), Failure> {
+    if !io::stdin().is_terminal() || !io::stdout().is_terminal() {
+        return Err(usage(
+            "demo is for a terminal, where its guests' prompts are",
+        ));
+    }
+    let image = match Image::find(args.image.as_deref()) {
+        Ok(image) => image,
+        Err(why) if args.image.is_some() => return Err(usage(why)),
+        Err(_) => build_image(args.yes)?,
+    };
+    let folder = Folder::make()?;
+    let nic = Nic::start(&folder.0)?;
+    let guests = ["a", "b"].map(|name| guest(&image, &folder.0, name));
+    let [a, b] = guests;
+    let guests = [a?, b?];
+    match !args.no_tmux && tmux::is_there() {
+        true => tmux::show(&folder.0, &nic, guests),
+        false => consoles::show(&nic, guests),
+    }
+}
+
+/// What the image of the guests is built with, in the checkout that this program was built from.
+const BUILDER: &str = concat!(
+    env!("CARGO_MANIFEST_DIR"),
+    "/../examples/linux-guests/build.sh"
+);
+
+fn build_image(yes: bool) -> Result<Image, Failure> {
+    let builder = Path::new(BUILDER).canonicalize().map_err(|_| {
+        usage(
+            "there are no Linux guests yet, and what builds them, examples/linux-guests/build.sh, is in vfnic's repository: run it there, \
+             or name the folder of linux and initramfs.gz with --image",
+        )
+    })?;
+    let builder = builder.display();
+    println!(
+        "There are no Linux guests yet. {builder}\n\
+         - downloads Debian's packages linux-source-6.12, busybox-static, iperf3, ethtool, iproute2 and tcpdump, and unpacks them\n\
+         - installs flex, bison, bc, patch, xz-utils, gcc and make, if they are missing and it is root who asks\n\
+         - builds a User-Mode Linux kernel, which takes some minutes and, meanwhile, 2.5 GB\n\
+         - and leaves kernel and initramfs, 20 MB, in ~/.cache/vfnic."
+    );
+    if !yes && !agrees("Go on? [y/N] ")? {
+        return Err(usage("nothing was built, downloaded or installed"));
+    }
+    let status = Command::new(BUILDER).status().map_err(failed)?;
+    match status.success() {
+        true => Image::find(None).map_err(failed),
+        false => Err(failed(format!("{builder} has failed, as it says above"))),
+    }
+}
+
+fn agrees(question: &str) -> Result<bool, Failure> {
+    print!("{question}");
+    io::stdout().flush().map_err(failed)?;
+    let mut answer = String::new();
+    io::stdin().read_line(&mut answer).map_err(failed)?;
+    Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
+}
+
+/// The folder of everything, which goes with this.
+struct Folder(PathBuf);
+
+impl Folder {
+    fn make() -> Result<Folder, Failure> {
+        let path = std::env::temp_dir().join(format!("vfnic-demo-{}", std::process::id()));
+        let made = DirBuilder::new().mode(0o700).create(&path);
+        made.map_err(|e| failed(format!("{}: {e}", path.display())))?;
+        Ok(Folder(path))
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        // What is left is in a folder for temporary files.
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+/// The NIC, a process of this program.
+struct Nic {
+    child: Child,
+    program: PathBuf,
+    ctl: PathBuf,
+}
+
+impl Nic {
+    fn start(folder: &Path) -> Result<Nic, Failure> {
+        let program = std::env::current_exe().map_err(failed)?;
+        let dir = folder.join("nic");
+        let log = std::fs::File::create(folder.join("log")).map_err(failed)?;
+        let child = Command::new(&program)
+            .args(["run", "--quiet", "--no-state", "--socket-dir"])
+            .arg(&dir)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(log)
+            .spawn()
+            .map_err(failed)?;
+        let ctl = dir.join("ctl.sock");
+        let mut nic = Nic {
+            child,
+            program,
+            ctl,
+        };
+        let until = Instant::now() + PATIENCE;
+        while ask(&nic.ctl, &Request::Show).is_err() {
+            if nic.child.try_wait().map_err(failed)?.is_some() || Instant::now() > until {
+                let said = std::fs::read_to_string(folder.join("log")).unwrap_or_default();
+                return Err(failed(format!("the NIC does not start: {}", said.trim())));
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        Ok(nic)
+    }
+
+    /// A command of this program for it.
+    fn command(&self, words: &[&str]) -> Command {
+        let mut command = Command::new(&self.program);
+        command.arg("--ctl").arg(&self.ctl).args(words);
+        command
+    }
+}
+
+impl Drop for Nic {
+    fn drop(&mut self) {
+        if let Some(pid) = Pid::from_raw(self.child.id().cast_signed()) {
+            let _ = kill_process(pid, Signal::TERM);
+        }
+        let _ = self.child.wait();
+    }
+}
+
+/// A guest, not yet started.
+struct Guest {
+    name: &'static str,
+    command: Command,
+}
+
+fn guest(image: &Image, folder: &Path, name: &'static str) -> Result<Guest, Failure> {
+    let (n, other) = match name {
+        "a" => (0, "b"),
+        _ => (1, "a"),
+    };
+    let (own, peer) = (n + 1, 2 - n);
+    // Its init runs this with its output elsewhere; a prompt needs a terminal that its shell has to itself.
+    let script = format!(
+        "hostname {name}\n\
+         echo '10.9.0.{own} {name}' >>/etc/hosts; echo '10.9.0.{peer} {other}' >>/etc/hosts\n\
+         iperf3 -s -D\n\
+         cat >/tmp/hello <<'END'\n\
+         \n\
+         Guest {name}: its eth0 is VF {n}. Try:  ping {other}   iperf3 -c {other}   ethtool eth0   exit\n\
+         \n\
+         END\n\
+         export PS1='{name}# ' TERM=${{TERM:-vt100}}\n\
+         setsid sh -c 'exec sh -c \"cat /tmp/hello; exec sh\" </dev/tty0 >/dev/tty0 2>&1'\n"
+    );
+    let spec = GuestSpec {
+        name: name.to_owned(),
+        id: 0,
+        sockets: vec![folder.join(format!("nic/vf{n}.sock"))],
+        mtu: 1500,
+        address: format!("10.9.0.{own}/24"),
+        script,
+        memory_mib: 256,
+        seed: 0,
+    };
+    let command = on_console(image, folder, &spec).map_err(failed)?;
+    Ok(Guest { name, command })
+}
+
+/// Ends a guest at once, with all its helpers.
+fn end_group(leader: u32) {
+    if let Some(pid) = Pid::from_raw(leader.cast_signed()) {
+        // It may have ended.
+        let _ = kill_process_group(pid, Signal::KILL);
+    }
+}

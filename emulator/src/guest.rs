@@ -1,0 +1,487 @@
+//! `vfnic guest`: what to paste to have a guest on a VF. [`recipe`] is a function of the VF, of who runs the guest and of what this machine
+//! has; the rest asks a running NIC and this machine for those. Starts nothing.
+
+use std::fmt::Write as _;
+use std::path::Path;
+use std::process::Command;
+
+use vfnic::cli::{self, GuestOf};
+use vfnic::control::{Request, Response, ask};
+
+use crate::{Failure, failed, print, usage};
+
+/// Prints it.
+pub(crate) fn guest(ctl: &Path, nic: Option<&str>, args: &cli::Guest) -> Result<(), Failure> {
+    let answer = ask(ctl, &Request::Show).map_err(failed)?;
+    let Response::Show(show) = answer else {
+        return Err(failed("the answer is not to this question"));
+    };
+    let names: Vec<_> = show.nics.iter().map(|nic| nic.name.as_str()).collect();
+    let names = names.join(", ");
+    let found = match (nic, show.nics.as_slice()) {
+        (None, [one]) => one,
+        (None, _) => return Err(usage(format!("which NIC? say --nic with one of: {names}"))),
+        (Some(nic), all) => {
+            let found = all.iter().find(|shown| shown.name == nic);
+            found.ok_or_else(|| usage(format!("no NIC '{nic}': there is {names}")))?
+        }
+    };
+    let Some(vf) = found.vfs.iter().find(|vf| vf.vf == args.vf) else {
+        let (name, n) = (&found.name, args.vf);
+        return Err(usage(match found.numvfs {
+            0 => format!("vf{n}: {name} has no VFs now"),
+            vfs => format!("vf{n}: the VFs of {name} are 0 to {}", vfs - 1),
+        }));
+    };
+    let port = Port {
+        socket: vf.socket.clone(),
+        listens: vf.socket_role != "client",
+        mac: vf.state.mac.clone(),
+        mtu: vf.told_mtu,
+        mbps: found.link.rate_mbps,
+        queue_pairs: args.queues,
+        qmp: vf.qmp.clone(),
+    };
+    if args.queues > vf.queue_pairs {
+        return Err(usage(format!(
+            "--queues {}: {} offers {} queue pairs to each guest (run --queue-pairs)",
+            args.queues, found.name, vf.queue_pairs
+        )));
+    }
+    print(&recipe(args.of, &port, &Machine::this()))
+}
+
+/// What a guest has to know of its VF.
+#[derive(Clone, Debug)]
+pub(crate) struct Port {
+    socket: String,
+    /// Whether the NIC listens there; if not, the guest's VMM is to.
+    listens: bool,
+    mac: String,
+    /// What its driver is to be told.
+    mtu: u16,
+    /// The rate of the NIC's port.
+    mbps: u64,
+    /// How many the guest is to use.
+    queue_pairs: u16,
+    /// Where its QEMU's monitor is to listen.
+    qmp: Option<String>,
+}
+
+/// What this machine has.
+#[derive(Clone, Debug)]
+pub(crate) struct Machine {
+    /// The QEMU's program.
+    qemu: String,
+    /// Its version, if it is installed.
+    version: Option<(u32, u32)>,
+    /// Whether this user may use KVM.
+    kvm: bool,
+}
+
+impl Machine {
+    fn this() -> Machine {
+        let qemu = format!("qemu-system-{}", std::env::consts::ARCH);
+        let said = Command::new(&qemu).arg("--version").output();
+        let said = said.map(|output| String::from_utf8_lossy(&output.stdout).into_owned());
+        Machine {
+            version: said.ok().as_deref().and_then(version),
+            qemu,
+            kvm: std::fs::File::options()
+                .read(true)
+                .write(true)
+                .open("/dev/kvm")
+                .is_ok(),
+        }
+    }
+}
+
+/// The numbers of `QEMU emulator version 7.2.22 (Debian 1:7.2+dfsg-7)`.
+fn version(said: &str) -> Option<(u32, u32)> {
+    let (_, numbers) = said.split_once("version ")?;
+    let mut numbers = numbers.split(|c: char| !c.is_ascii_digit());
+    Some((numbers.next()?.parse().ok()?, numbers.next()?.parse().ok()?))
+}
+
+/// The first QEMU that takes milliseconds between two tries to connect.
+const RECONNECT_MS: (u32, u32) = (9, 2);
+/// The first QEMU that starts this device without KVM: those before end with SIGSEGV when they hand its interrupts to a back end.
+const MSIX_WITHOUT_KVM: (u32, u32) = (8, 0);
+
+/// What to paste, and above it as comments what to know.
+pub(crate) fn recipe(of: GuestOf, port: &Port, machine: &Machine) -> String {
+    let mut out = String::new();
+    // Writing to a String does not fail.
+    let _ = match of {
+        GuestOf::Qemu => qemu(&mut out, port, machine),
+        GuestOf::Libvirt => libvirt(&mut out, port),
+        GuestOf::CloudHypervisor => cloud_hypervisor(&mut out, port),
+        GuestOf::Crosvm => crosvm(&mut out, port),
+        GuestOf::Uml => uml(&mut out, port),
+        GuestOf::Testpmd => testpmd(&mut out, &port.socket, port, "dpdk-testpmd"),
+        GuestOf::Podman => podman(&mut out, port),
+    };
+    out
+}
+
+fn qemu(out: &mut String, port: &Port, machine: &Machine) -> std::fmt::Result {
+    let Port { socket, mac, .. } = port;
+    let known = machine.version.is_some();
+    let version = machine.version.unwrap_or((u32::MAX, 0));
+    if !known {
+        writeln!(
+            out,
+            "# {} is not installed here. Before QEMU 9.2 write reconnect=1 for reconnect-ms=1000, and before 8.0,\n\
+             # unless with -accel kvm, add vectors=0 to -device.",
+            machine.qemu
+        )?;
+    }
+    let no_msix = version < MSIX_WITHOUT_KVM;
+    if no_msix {
+        let (major, minor) = version;
+        writeln!(
+            out,
+            "# Without -accel kvm, QEMU {major}.{minor} ends with SIGSEGV unless it has vectors=0; with it, that word may go."
+        )?;
+    } else if machine.kvm {
+        writeln!(
+            out,
+            "# Faster with -accel kvm -cpu host, if the guest is of this machine's kind."
+        )?;
+    }
+    writeln!(
+        out,
+        "# The size of the memory is to be that of -m. Add a disk or a kernel."
+    )?;
+    let role = match (port.listens, version < RECONNECT_MS) {
+        (true, true) => "reconnect=1",
+        (true, false) => "reconnect-ms=1000",
+        (false, _) => "server=on,wait=off",
+    };
+    let (queues, many) = match port.queue_pairs {
+        0 | 1 => (String::new(), String::new()),
+        n if no_msix => (format!(",queues={n}"), ",mq=on".to_owned()),
+        n => (
+            format!(",queues={n}"),
+            format!(",mq=on,vectors={}", 2 * n + 2),
+        ),
+    };
+    let vectors = if no_msix { ",vectors=0" } else { "" };
+    let cpus = match port.queue_pairs {
+        0 | 1 => String::new(),
+        n => format!(" -smp {n}"),
+    };
+    let board = if machine.qemu.ends_with("x86_64") {
+        "q35"
+    } else {
+        "virt"
+    };
+    writeln!(
+        out,
+        "{} -machine {board},memory-backend=mem -m 512M{cpus} \\\n\
+         \x20 -object memory-backend-memfd,id=mem,size=512M,share=on \\\n\
+         \x20 -chardev socket,id=vf,path={socket},{role} \\\n\
+         \x20 -netdev vhost-user,id=net,chardev=vf{queues} \\\n\
+         \x20 -device virtio-net-pci,netdev=net,mac={mac},rx_queue_size=1024,speed={},duplex=full,host_mtu={}{many}{vectors}{}",
+        machine.qemu,
+        port.mbps,
+        port.mtu,
+        if port.qmp.is_some() { " \\" } else { "" },
+    )?;
+    match &port.qmp {
+        Some(qmp) => writeln!(out, "  -qmp unix:{qmp},server=on,wait=off"),
+        None => Ok(()),
+    }
+}
+
+fn libvirt(out: &mut String, port: &Port) -> std::fmt::Result {
+    let Port {
+        socket, mac, mtu, ..
+    } = port;
+    let (mode, reconnect) = match port.listens {
+        true => (
+            "client",
+            "\n    <reconnect enabled='yes' timeout='1'/>\n  </source>",
+        ),
+        false => ("server", "</source>"),
+    };
+    let queues = match port.queue_pairs {
+        0 | 1 => String::new(),
+        n => format!(" queues='{n}'"),
+    };
+    write!(
+        out,
+        "<!-- In <domain>: memory that vfnic can map. -->\n\
+         <memoryBacking>\n\
+         \x20 <source type='memfd'/>\n\
+         \x20 <access mode='shared'/>\n\
+         </memoryBacking>\n\
+         \n\
+         <!-- In <devices>. -->\n\
+         <interface type='vhostuser'>\n\
+         \x20 <mac address='{mac}'/>\n\
+         \x20 <source type='unix' path='{socket}' mode='{mode}'>{reconnect}\n\
+         \x20 <model type='virtio'/>\n\
+         \x20 <driver{queues} rx_queue_size='1024'/>\n\
+         \x20 <mtu size='{mtu}'/>\n\
+         </interface>\n\
+         \n\
+         <!-- qemu:///session needs no more. qemu:///system runs QEMU as another user: let its group in, with the key\n\
+         \x20    group = \"libvirt-qemu\" (Debian; elsewhere \"qemu\") in the file of vfnic run. AppArmor lets a guest connect to the\n\
+         \x20    socket that its XML names; SELinux does not, unless its folder has the label: semanage fcontext -a -t svirt_image_t\n\
+         \x20    'FOLDER(/.*)?' and restorecon -R FOLDER. Without KVM (type='qemu') it takes QEMU 8.0 or newer. -->\n"
+    )
+}
+
+fn cloud_hypervisor(out: &mut String, port: &Port) -> std::fmt::Result {
+    let Port { socket, mac, .. } = port;
+    let role = if port.listens {
+        ""
+    } else {
+        ",vhost_mode=server"
+    };
+    writeln!(
+        out,
+        "# It tries to connect for a minute, and does not connect again later. Add a disk.\n\
+         cloud-hypervisor --cpus boot={} --memory size=512M,shared=on --kernel vmlinux \\\n\
+         \x20 --net vhost_user=true,socket={socket},mac={mac},num_queues={},queue_size=1024{role}",
+        port.queue_pairs.max(1),
+        2 * port.queue_pairs.max(1),
+    )
+}
+
+fn crosvm(out: &mut String, port: &Port) -> std::fmt::Result {
+    if !port.listens {
+        return writeln!(
+            out,
+            "# crosvm connects and does not listen: leave out socket_role = \"client\"."
+        );
+    }
+    writeln!(
+        out,
+        "# Its guest has the VF's address by itself. Add a disk.\n\
+         crosvm run --mem 512 --cpus {} --vhost-user net,socket={} vmlinux",
+        port.queue_pairs.max(1),
+        port.socket
+    )
+}
+
+fn uml(out: &mut String, port: &Port) -> std::fmt::Result {
+    if !port.listens {
+        return writeln!(
+            out,
+            "# User-Mode Linux connects and does not listen: leave out socket_role = \"client\"."
+        );
+    }
+    writeln!(
+        out,
+        "# A kernel with CONFIG_VIRTIO_UML: Debian's package user-mode-linux has linux.uml, examples/linux-guests/build.sh makes one. Its\n\
+         # guest has the VF's address by itself. Its memory is a file, which is to be on a tmpfs that may be executed. Add ubd0=DISK or initrd=FILE.\n\
+         TMPDIR=/dev/shm linux.uml mem=256M virtio_uml.device={}:1",
+        port.socket
+    )
+}
+
+fn testpmd(out: &mut String, socket: &str, port: &Port, program: &str) -> std::fmt::Result {
+    let role = if port.listens { "" } else { ",server=1" };
+    let queues = port.queue_pairs.max(1);
+    writeln!(
+        out,
+        "{program} -l 0,1 --no-huge -m 256 --no-pci --no-shconf --no-telemetry \\\n\
+         \x20 --vdev=net_virtio_user0,path={socket},mac={},queues={queues},queue_size=1024{role} \\\n\
+         \x20 -- -i --total-num-mbufs=16384 --rxq={queues} --txq={queues}",
+        port.mac,
+    )
+}
+
+fn podman(out: &mut String, port: &Port) -> std::fmt::Result {
+    writeln!(
+        out,
+        "# A container with DPDK in it (IMAGE) on the VF, without huge pages and privileges. Rootless podman reaches the socket if vfnic\n\
+         # is the same user's."
+    )?;
+    let (folder, name) = port.socket.rsplit_once('/').unwrap_or((".", &port.socket));
+    let program = format!("podman run --rm -it -v {folder}:/vfnic:z IMAGE \\\n  dpdk-testpmd");
+    testpmd(out, &format!("/vfnic/{name}"), port, &program)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn port() -> Port {
+        Port {
+            socket: "/run/vfnic/vf0.sock".to_owned(),
+            listens: true,
+            mac: "02:00:00:00:00:07".to_owned(),
+            mtu: 9000,
+            mbps: 10_000,
+            queue_pairs: 1,
+            qmp: None,
+        }
+    }
+
+    fn machine(version: Option<(u32, u32)>) -> Machine {
+        Machine {
+            qemu: "qemu-system-x86_64".to_owned(),
+            version,
+            kvm: false,
+        }
+    }
+
+    #[test]
+    fn the_version_is_read_from_what_qemu_says_of_itself() {
+        for (said, is) in [
+            (
+                "QEMU emulator version 7.2.22 (Debian 1:7.2+dfsg-7+deb12u18+b3)\nCopyright",
+                Some((7, 2)),
+            ),
+            ("QEMU emulator version 10.0.2", Some((10, 0))),
+            ("QEMU emulator version 9.2-rc1", Some((9, 2))),
+            ("QEMU emulator version x", None),
+            ("", None),
+        ] {
+            assert_eq!(version(said), is, "{said}");
+        }
+    }
+
+    #[test]
+    fn qemu_is_told_what_its_version_understands() {
+        let has = |version, words: &[&str], not: &[&str]| {
+            let said = recipe(GuestOf::Qemu, &port(), &machine(version));
+            for word in words {
+                assert!(said.contains(word), "{version:?}: {word}\n{said}");
+            }
+            for word in not {
+                assert!(!said.contains(word), "{version:?}: {word}\n{said}");
+            }
+        };
+        has(
+            Some((7, 2)),
+            &[",reconnect=1 ", ",vectors=0\n", "SIGSEGV"],
+            &["reconnect-ms"],
+        );
+        has(
+            Some((8, 0)),
+            &[",reconnect=1 "],
+            &["reconnect-ms", "vectors"],
+        );
+        has(Some((9, 1)), &[",reconnect=1 "], &["reconnect-ms"]);
+        has(
+            Some((9, 2)),
+            &[",reconnect-ms=1000 "],
+            &["reconnect=1", "#  "],
+        );
+        has(Some((10, 0)), &[",reconnect-ms=1000 "], &["vectors"]);
+        has(
+            None,
+            &[
+                ",reconnect-ms=1000 ",
+                "not installed",
+                "reconnect=1",
+                "vectors=0",
+            ],
+            &[],
+        );
+        has(
+            Some((10, 0)),
+            &[
+                "size=512M,share=on",
+                "memory-backend=mem",
+                "path=/run/vfnic/vf0.sock,",
+                "mac=02:00:00:00:00:07",
+                "speed=10000,duplex=full",
+                "host_mtu=9000",
+            ],
+            &["mq=on", "-qmp"],
+        );
+    }
+
+    #[test]
+    fn qemu_with_several_queues_or_a_monitor_or_one_that_listens() {
+        let mut many = port();
+        many.queue_pairs = 4;
+        many.listens = false;
+        many.qmp = Some("/run/qmp0".to_owned());
+        let said = recipe(GuestOf::Qemu, &many, &machine(Some((10, 0))));
+        assert!(said.contains("chardev=vf,queues=4 "), "{said}");
+        assert!(
+            said.contains("mq=on,vectors=10 \\\n  -qmp unix:/run/qmp0,"),
+            "{said}"
+        );
+        assert!(
+            said.contains("server=on,wait=off") && !said.contains("reconnect"),
+            "{said}"
+        );
+        let said = recipe(GuestOf::Qemu, &many, &machine(Some((7, 2))));
+        assert!(
+            said.contains("mq=on,vectors=0 ") && !said.contains("vectors=10"),
+            "{said}"
+        );
+    }
+
+    #[test]
+    fn libvirts_xml_is_whole_and_its_comments_are_comments() {
+        let mut port = port();
+        let said = recipe(GuestOf::Libvirt, &port, &machine(None));
+        for word in [
+            "<interface type='vhostuser'>",
+            "path='/run/vfnic/vf0.sock' mode='client'>",
+            "<reconnect enabled='yes'",
+            "</source>",
+            "<access mode='shared'/>",
+            "<mtu size='9000'/>",
+            "<driver rx_queue_size",
+            "svirt_image_t",
+            "AppArmor",
+        ] {
+            assert!(said.contains(word), "{word}\n{said}");
+        }
+        // Two hyphens are none of XML's comments'.
+        for comment in said.split("<!--").skip(1) {
+            let (inside, _) = comment.split_once("-->").unwrap();
+            assert!(!inside.contains("--"), "{inside}");
+        }
+        (port.listens, port.queue_pairs) = (false, 2);
+        let said = recipe(GuestOf::Libvirt, &port, &machine(None));
+        assert!(
+            said.contains("mode='server'></source>") && said.contains("<driver queues='2' "),
+            "{said}"
+        );
+    }
+
+    #[test]
+    fn the_others_are_told_where_the_socket_is_and_what_their_guest_shares() {
+        let said = |of| recipe(of, &port(), &machine(None));
+        let ch = said(GuestOf::CloudHypervisor);
+        assert!(
+            ch.contains("shared=on") && ch.contains("num_queues=2,"),
+            "{ch}"
+        );
+        assert!(ch.contains("vhost_user=true,socket=/run/vfnic/vf0.sock,mac=02:00:00:00:00:07"));
+        assert!(said(GuestOf::Crosvm).contains("--vhost-user net,socket=/run/vfnic/vf0.sock "));
+        assert!(said(GuestOf::Uml).contains("TMPDIR=/dev/shm linux.uml"));
+        assert!(said(GuestOf::Uml).contains("virtio_uml.device=/run/vfnic/vf0.sock:1\n"));
+        let testpmd = said(GuestOf::Testpmd);
+        assert!(
+            testpmd.contains("path=/run/vfnic/vf0.sock,mac=02:00:00:00:00:07,queues=1,"),
+            "{testpmd}"
+        );
+        let podman = said(GuestOf::Podman);
+        assert!(
+            podman.contains("-v /run/vfnic:/vfnic:z") && podman.contains("path=/vfnic/vf0.sock,"),
+            "{podman}"
+        );
+        let mut listens = port();
+        listens.listens = false;
+        for (of, word) in [
+            (GuestOf::CloudHypervisor, "vhost_mode=server"),
+            (GuestOf::Testpmd, "server=1"),
+            (GuestOf::Crosvm, "socket_role"),
+            (GuestOf::Uml, "socket_role"),
+        ] {
+            let said = recipe(of, &listens, &machine(None));
+            assert!(said.contains(word), "{said}");
+        }
+    }
+}

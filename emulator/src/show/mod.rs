@@ -1,0 +1,296 @@
+//! `vfnic show`: asks a running NIC for its state and presents it, as text for people, as JSON or as metrics.
+
+#[cfg(test)]
+pub(crate) mod sample;
+mod text;
+mod watch;
+
+use std::ops::RangeInclusive;
+use std::path::Path;
+
+use serde_json::Value;
+use vfnic::cli::{self, ShowWhat};
+use vfnic::control::show::{self, Show, WorkerCycles};
+use vfnic::control::{Request, Response, ask};
+use vfnic::metrics::{Format, page};
+
+use crate::{Failure, failed, print, usage};
+
+use text::Detail;
+pub(crate) use text::never_had_a_guest;
+
+/// Shows what was asked for, once or again and again.
+pub(crate) fn show_all(ctl: &Path, nic: Option<&str>, args: &cli::ShowAll) -> Result<(), Failure> {
+    let wanted = Wanted::of(nic, args)?;
+    if let Some(seconds) = args.watch {
+        return watch::watch(ctl, &wanted, seconds, args.show.json);
+    }
+    let show = wanted.ask(ctl)?;
+    let json = args.show.json;
+    match args.what {
+        Some(ShowWhat::Workers) => workers(&show, json),
+        Some(ShowWhat::Drops) => print(&text::drops(&show)),
+        Some(ShowWhat::Rules) => rules(ctl, &show, json),
+        _ if json => print_json(&show),
+        _ if args.openmetrics => print(&page(show, Format::OpenMetrics)),
+        _ => print(&text::text(&show, &wanted.detail)),
+    }
+}
+
+/// Of which NIC and VFs something is wanted, and how much.
+pub(crate) struct Wanted<'a> {
+    nic: Option<&'a str>,
+    detail: Detail,
+}
+
+impl<'a> Wanted<'a> {
+    /// What the words ask for, if they can be had together.
+    fn of(nic: Option<&'a str>, args: &cli::ShowAll) -> Result<Wanted<'a>, Failure> {
+        let detail = match (args.what, args.vfs.as_deref()) {
+            (Some(ShowWhat::Vf), Some(vfs)) => Detail::Vfs(vf_range(vfs)?),
+            (Some(ShowWhat::Vf), None) => {
+                return Err(usage(
+                    "show vf: the number of a VF is missing, such as show vf 0",
+                ));
+            }
+            (_, Some(word)) => {
+                return Err(usage(format!(
+                    "show: '{word}' is too much: a number is for show vf N"
+                )));
+            }
+            (Some(ShowWhat::All), None) => Detail::All,
+            _ => Detail::Overview,
+        };
+        let part = matches!(
+            args.what,
+            Some(ShowWhat::Drops | ShowWhat::Rules | ShowWhat::Workers)
+        );
+        if part && args.watch.is_some() {
+            return Err(usage(
+                "show --watch is of NICs and VFs: show [vf N] --watch 1",
+            ));
+        }
+        if args.what == Some(ShowWhat::Drops) && args.show.json {
+            return Err(usage(
+                "show drops is for people: in show --json they are rx_drops and tx_drops of each port",
+            ));
+        }
+        Ok(Wanted { nic, detail })
+    }
+
+    /// The state of that.
+    fn ask(&self, ctl: &Path) -> Result<Show, Failure> {
+        match ask(ctl, &Request::Show).map_err(failed)? {
+            Response::Show(show) => self.of_all(*show),
+            Response::Refused(why) => Err(usage(why)),
+            _ => Err(failed("the answer is not to this question")),
+        }
+    }
+
+    /// What is wanted of the state of everything.
+    fn of_all(&self, mut show: Show) -> Result<Show, Failure> {
+        if let Some(nic) = self.nic {
+            let names: Vec<_> = show.nics.iter().map(|nic| nic.name.clone()).collect();
+            show.nics.retain(|shown| shown.name == nic);
+            if show.nics.is_empty() {
+                let names = names.join(", ");
+                return Err(usage(format!("no NIC '{nic}': there is {names}")));
+            }
+        }
+        if let Detail::Vfs(vfs) = &self.detail {
+            for nic in &mut show.nics {
+                nic.vfs.retain(|vf| vfs.contains(&vf.vf));
+            }
+            if show.nics.iter().all(|nic| nic.vfs.is_empty()) {
+                let there = show.nics.iter().map(|nic| match nic.numvfs {
+                    0 => format!("{} has none now", nic.name),
+                    n => format!("{} has 0 to {}", nic.name, n - 1),
+                });
+                let there: Vec<_> = there.collect();
+                return Err(usage(format!("show: no such VF: {}", there.join(", "))));
+            }
+        }
+        Ok(show)
+    }
+}
+
+/// `3` or `0-7`.
+pub(crate) fn vf_range(word: &str) -> Result<RangeInclusive<u16>, Failure> {
+    let (first, last) = word.split_once('-').unwrap_or((word, word));
+    match (first.parse(), last.parse()) {
+        (Ok(first), Ok(last)) if first <= last => Ok(first..=last),
+        _ => Err(usage(format!(
+            "vf '{word}': the number of a VF, 0 to 255, or a range such as 0-7"
+        ))),
+    }
+}
+
+fn print_json(value: &impl serde::Serialize) -> Result<(), Failure> {
+    let json = serde_json::to_string_pretty(value).map_err(failed)?;
+    print(&format!("{json}\n"))
+}
+
+fn workers(show: &Show, json: bool) -> Result<(), Failure> {
+    let hz = show::tsc_hz();
+    let workers: Vec<_> = show.workers().map(|w| WorkerCycles::new(w, hz)).collect();
+    if json {
+        return print_json(&workers);
+    }
+    if workers.is_empty() {
+        return print("no threads: on the virtual clock, planes take turns and no time\n");
+    }
+    print(&workers.iter().map(ToString::to_string).collect::<String>())
+}
+
+/// The filters of each NIC, those that win first. How often one has matched is not counted: a verdict is remembered for a flow, and the
+/// frames that follow ask no filter.
+fn rules(ctl: &Path, show: &Show, json: bool) -> Result<(), Failure> {
+    let mut out = String::new();
+    let mut all = Vec::new();
+    for nic in show.nics.iter().filter(|nic| nic.filters > 0) {
+        let name = Some(nic.name.clone());
+        let answer = ask(ctl, &Request::FilterTable { nic: name }).map_err(failed)?;
+        let Response::FilterTable(filters) = answer else {
+            return Err(failed("the answer is not to this question"));
+        };
+        out += &format!("{}:\n", nic.name);
+        for filter in &filters {
+            let id = filter
+                .id
+                .map_or_else(|| "-".to_owned(), |id| id.to_string());
+            out += &format!("{id:>6}  {}\n", filter.words);
+            let mut rule = show::words_to_json(&filter.words);
+            rule["nic"] = Value::from(nic.name.as_str());
+            rule["id"] = filter.id.into();
+            all.push(rule);
+        }
+    }
+    match (json, out.is_empty()) {
+        (true, _) => print_json(&all),
+        (false, true) => print("no filters: vfnic filter add ...\n"),
+        (false, false) => print(&out),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::Parser;
+
+    fn wanted(words: &str) -> Result<Detail, String> {
+        let words = ["vfnic", "show"].into_iter().chain(words.split(' '));
+        let cli = cli::Cli::try_parse_from(words).map_err(|e| e.to_string())?;
+        let cli::Command::Show(args) = cli.command else {
+            return Err("no show".to_owned());
+        };
+        match Wanted::of(None, &args) {
+            Ok(wanted) => Ok(wanted.detail),
+            Err(Failure::Usage(why) | Failure::Failed(why)) => Err(why),
+        }
+    }
+
+    #[test]
+    fn words_say_what_is_wanted_or_what_is_wrong_with_them() {
+        assert_eq!(wanted("all"), Ok(Detail::All));
+        assert_eq!(wanted("--json"), Ok(Detail::Overview));
+        assert_eq!(wanted("vf 3"), Ok(Detail::Vfs(3..=3)));
+        assert_eq!(wanted("vf 0-7 --watch 0.5"), Ok(Detail::Vfs(0..=7)));
+        for (words, says) in [
+            ("vf", "show vf 0"),
+            ("vf 7-0", "'7-0'"),
+            ("vf x", "'x'"),
+            ("all 3", "'3' is too much"),
+            ("drops --watch 1", "of NICs and VFs"),
+            ("drops --json", "rx_drops"),
+            ("--watch 0", "0.1"),
+            ("--watch 1 --openmetrics", "--openmetrics"),
+        ] {
+            let why = wanted(words).unwrap_err();
+            assert!(why.contains(says), "{words}: {why}");
+        }
+    }
+
+    #[test]
+    fn a_vf_or_nic_that_is_not_there_is_said_with_those_that_are() {
+        let nic = Wanted {
+            nic: Some("b"),
+            detail: Detail::Overview,
+        };
+        let vf = Wanted {
+            nic: None,
+            detail: Detail::Vfs(2..=3),
+        };
+        for (wanted, says) in [(nic, "no NIC 'b': there is a"), (vf, "a has 0 to 1")] {
+            match wanted.of_all(sample::show(2)) {
+                Err(Failure::Usage(why)) => assert!(why.contains(says), "{why}"),
+                _ => panic!("{says}"),
+            }
+        }
+    }
+
+    /// The place of every value, such as `nics[].name`. What has the counters of a port says so; maps whose keys are words have one.
+    fn places(value: &Value, at: &str, into: &mut std::collections::BTreeSet<String>) {
+        const WORDS: [&str; 8] = [
+            "settings",
+            "asked",
+            "in_force",
+            "rx_drops",
+            "tx_drops",
+            "xstats",
+            "search_limits",
+            "search_depths",
+        ];
+        match value {
+            Value::Object(map) => {
+                let prefix = match map.contains_key("rx_drops") {
+                    true => "counters".to_owned(),
+                    false => at.to_owned(),
+                };
+                for (key, value) in map {
+                    let place = if prefix.is_empty() {
+                        key.clone()
+                    } else {
+                        format!("{prefix}.{key}")
+                    };
+                    into.insert(place.clone());
+                    if !WORDS.contains(&key.as_str()) {
+                        places(value, &place, into);
+                    }
+                }
+            }
+            Value::Array(all) => all
+                .iter()
+                .for_each(|value| places(value, &format!("{at}[]"), into)),
+            _ => {}
+        }
+    }
+
+    #[test]
+    fn every_key_of_the_json_is_in_its_document_and_no_other() {
+        use vfnic::control::show::{SHOW_VERSION, ShowAuto, ShowFilterTable, ShowQueue};
+        let mut show = sample::show(1);
+        let nic = &mut show.nics[0];
+        nic.filter_tables = vec![ShowFilterTable::default()];
+        let vf = &mut nic.vfs[0];
+        vf.queues = vec![ShowQueue::default()];
+        vf.auto = Some(ShowAuto::default());
+        for word in [
+            &mut vf.qmp,
+            &mut vf.state.link_method,
+            &mut vf.state.admin_mac,
+        ] {
+            *word = Some(String::new());
+        }
+        let mut said = std::collections::BTreeSet::new();
+        places(&serde_json::to_value(&show).unwrap(), "", &mut said);
+
+        let document = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/json.md");
+        let document = std::fs::read_to_string(document).unwrap();
+        let rows = document
+            .lines()
+            .filter_map(|line| line.strip_prefix("| `")?.split('`').next());
+        let documented: std::collections::BTreeSet<_> = rows.map(str::to_owned).collect();
+        assert_eq!(said, documented);
+        assert!(document.contains(&format!("version {SHOW_VERSION}")));
+    }
+}

@@ -1,0 +1,507 @@
+//! What `vfnic show` says, for people: units, 80 columns, and nothing that nobody asks about. Asks nobody.
+
+use std::collections::BTreeMap;
+use std::fmt::{self, Write as _};
+use std::ops::RangeInclusive;
+
+use vf_model::{MacAddr, NicConfig, Policy, Profile, SETTING_KEYS, VfIndex};
+use vfnic::control::show::{Show, ShowAuto, ShowCounters, ShowCpu, ShowLog, ShowNic, ShowVf};
+use vfnic::control::show_vf::ShowVfState;
+
+use crate::units::{bytes, count, percent, uptime};
+
+/// Columns of a terminal as everybody has one.
+const COLUMNS: usize = 80;
+/// Columns of the name of what a line is about.
+const NAME: usize = 9;
+
+/// How much is told.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum Detail {
+    /// Of every NIC, and of VFs that have or had a guest what is not as usual.
+    Overview,
+    /// Everything.
+    All,
+    /// Everything of these VFs.
+    Vfs(RangeInclusive<u16>),
+}
+
+/// Whether nobody has used it so far.
+pub(crate) fn never_had_a_guest(vf: &ShowVf) -> bool {
+    vf.sessions == 0 && vf.total.rx_packets + vf.total.tx_packets == 0
+}
+
+/// The state of every NIC.
+pub(crate) fn text(show: &Show, detail: &Detail) -> String {
+    let mut out = String::new();
+    // Writing to a String does not fail.
+    let _ = write_all(&mut out, show, detail);
+    out
+}
+
+fn write_all(out: &mut String, show: &Show, detail: &Detail) -> fmt::Result {
+    if let Detail::Vfs(vfs) = detail {
+        for nic in &show.nics {
+            for vf in nic.vfs.iter().filter(|vf| vfs.contains(&vf.vf)) {
+                if show.nics.len() > 1 {
+                    write!(out, "{} ", nic.name)?;
+                }
+                whole_vf(out, vf)?;
+            }
+        }
+        return Ok(());
+    }
+    let (up, last) = (uptime(show.uptime_s), show.interval_s);
+    writeln!(out, "up {up}; how busy: over the last {last:.1} s")?;
+    let ShowLog { lost, left_out } = show.log;
+    if lost + left_out > 0 {
+        writeln!(
+            out,
+            "log: {lost} lines could not be written, {left_out} were one device's too many"
+        )?;
+    }
+    for nic in &show.nics {
+        writeln!(out)?;
+        whole_nic(out, nic)?;
+        let usual = usual_settings(&nic.profile);
+        let mut unused = 0;
+        for vf in &nic.vfs {
+            match detail {
+                Detail::Overview if never_had_a_guest(vf) => unused += 1,
+                Detail::Overview => vf_in_short(out, vf, &usual)?,
+                _ => {
+                    write!(out, "  ")?;
+                    whole_vf(out, vf)?;
+                }
+            }
+        }
+        match unused {
+            0 => {}
+            1 => writeln!(out, "  1 VF never had a guest: vfnic show all")?,
+            n => writeln!(out, "  {n} VFs never had a guest: vfnic show all")?,
+        }
+    }
+    Ok(())
+}
+
+fn whole_nic(out: &mut String, nic: &ShowNic) -> fmt::Result {
+    let link = &nic.link;
+    let state = match (link.up, link.carrier) {
+        (true, _) => "up",
+        (false, true) => "down",
+        (false, false) => "down (no carrier)",
+    };
+    let facts = [
+        format!("link {state}"),
+        crate::units::bit_rate(link.rate_mbps as f64 * 1e6),
+        format!("mtu {}", link.mtu),
+        format!("uplink {}", nic.uplink),
+        format!("like {}", nic.profile),
+        format!("switch {}", nic.hwmode),
+    ];
+    wrapped(out, 0, &format!("{}:", nic.name), facts)?;
+    counters(out, 2, "wire", &link.counters)?;
+    if !link.xstats.is_empty() {
+        wrapped(out, 2, "uplink", link.xstats.iter().map(named))?;
+    }
+    counters(out, 2, "pf", &nic.pf)?;
+    let busy = [
+        format!("wire {}", percent(link.tx_utilisation)),
+        format!("direct path {}", cpu(&nic.worker)),
+        format!("hypervisor {}", cpu(&nic.hypervisor)),
+    ];
+    wrapped(out, 2, "busy", busy)?;
+    let bridge = &nic.bridge;
+    let facts = [
+        format!("{} addresses", bridge.entries),
+        format!("{} moved", bridge.moved),
+        format!("{} frames flooded", count(bridge.floods)),
+    ];
+    wrapped(out, 2, "bridge", facts)?;
+    for entry in &nic.fdb {
+        wrapped(out, 2, "fdb", [entry.clone()])?;
+    }
+    if nic.numvfs != nic.totalvfs {
+        wrapped(
+            out,
+            2,
+            "numvfs",
+            [format!("{} of {}", nic.numvfs, nic.totalvfs)],
+        )?;
+    }
+    if nic.filters > 0 {
+        let tables = nic.filter_tables.iter().filter(|table| table.used > 0);
+        let tables = tables.flat_map(|table| {
+            let full = percent(table.used as f64 / table.rows.max(1) as f64);
+            let used = format!(
+                "{} of {} rows of table {} ({full})",
+                table.used, table.rows, table.name
+            );
+            let depths = table.search_depths.iter();
+            let depths = depths.map(|(kind, depth)| format!("{kind} {depth} deep"));
+            std::iter::once(used).chain(depths)
+        });
+        let rules = std::iter::once(format!("{}: vfnic show rules", nic.filters));
+        wrapped(out, 2, "filters", rules.chain(tables))?;
+    }
+    Ok(())
+}
+
+fn cpu(cpu: &ShowCpu) -> String {
+    match cpu.clock.as_str() {
+        "none" => "takes no time".to_owned(),
+        clock => format!("{} ({clock})", percent(cpu.utilisation)),
+    }
+}
+
+/// A VF's line, and others for what is worth one.
+fn vf_in_short(out: &mut String, vf: &ShowVf, usual: &BTreeMap<String, String>) -> fmt::Result {
+    write!(out, "  ")?;
+    heading(out, vf)?;
+    let unusual = vf.settings.iter().filter(|(key, value)| {
+        !["path", "mac"].contains(&key.as_str()) && usual.get(*key) != Some(value)
+    });
+    wrapped(out, 6, "settings", unusual.map(named))?;
+    if vf.asked != vf.in_force {
+        wrapped(out, 6, "asked", words(&vf.asked))?;
+        wrapped(out, 6, "in force", words(&vf.in_force))?;
+    }
+    counters(out, 6, "", &vf.total)
+}
+
+fn whole_vf(out: &mut String, vf: &ShowVf) -> fmt::Result {
+    heading(out, vf)?;
+    // Those are in the heading.
+    let settings = vf.settings.iter();
+    let settings = settings.filter(|(key, _)| !["path", "mac"].contains(&key.as_str()));
+    wrapped(out, 6, "settings", settings.map(named))?;
+    state(out, &vf.state)?;
+    wrapped(out, 6, "mtu", [vf.mtu.to_string()])?;
+    let socket = match vf.connected {
+        true => format!("{} rings started", vf.rings),
+        false => "nobody is connected".to_owned(),
+    };
+    let refused = (vf.refusals > 0).then(|| format!("{} refusals", vf.refusals));
+    let sessions = format!("{} sessions so far", vf.sessions);
+    let socket = [vf.socket.clone(), socket, sessions];
+    wrapped(out, 6, "socket", socket.into_iter().chain(refused))?;
+    wrapped(out, 6, "rss", [vf.rss.spread.clone()])?;
+    if !vf.asked.is_empty() {
+        wrapped(out, 6, "asked", words(&vf.asked))?;
+    }
+    if vf.asked != vf.in_force {
+        wrapped(out, 6, "in force", words(&vf.in_force))?;
+    }
+    if vf.refused > 0 {
+        wrapped(out, 6, "refused", [format!("{} times", vf.refused)])?;
+    }
+    for (name, path) in [("direct", &vf.direct), ("mediated", &vf.mediated)] {
+        if *path != ShowCounters::default() {
+            counters(out, 6, name, path)?;
+        }
+    }
+    if let Some(of_auto) = &vf.auto {
+        auto(out, of_auto)?;
+    }
+    if vf.queues.len() > 1 {
+        for (n, queue) in vf.queues.iter().enumerate() {
+            passed(
+                out,
+                6,
+                &format!("queue {n}"),
+                (queue.rx_packets, queue.rx_bytes),
+                (queue.tx_packets, queue.tx_bytes),
+            )?;
+        }
+    }
+    Ok(())
+}
+
+/// The first line of a VF, from its number on.
+fn heading(out: &mut String, vf: &ShowVf) -> fmt::Result {
+    let method = vf.state.link_method.as_ref();
+    let method = method.map_or_else(String::new, |method| format!(" ({method})"));
+    let guest = if vf.connected { "connected" } else { "waiting" };
+    writeln!(
+        out,
+        "vf {}  {}  {guest}  link {}{method}  {}",
+        vf.vf, vf.path, vf.state.link, vf.state.mac
+    )
+}
+
+fn state(out: &mut String, state: &ShowVfState) -> fmt::Result {
+    let by = match &state.admin_mac {
+        Some(mac) if *mac != state.mac => Some(format!("its driver's choice; {mac} was set")),
+        Some(_) => Some("was set".to_owned()),
+        None if state.mac != state.permanent_mac => Some(format!(
+            "its driver's choice; permanent {}",
+            state.permanent_mac
+        )),
+        None => None,
+    };
+    wrapped(out, 6, "mac", by)?;
+    wrapped(out, 6, "macs", state.macs.iter().cloned())?;
+    wrapped(out, 6, "vlans", state.vlans.iter().cloned())?;
+    let stats = &state.stats;
+    let stats = [
+        ("broadcast", stats.broadcast),
+        ("multicast", stats.multicast),
+        ("rx_dropped", stats.rx_dropped),
+        ("tx_dropped", stats.tx_dropped),
+    ];
+    let stats = stats.into_iter().filter(|(_, n)| *n > 0);
+    wrapped(
+        out,
+        6,
+        "stats",
+        stats.map(|(name, n)| format!("{name} {n}")),
+    )
+}
+
+fn auto(out: &mut String, auto: &ShowAuto) -> fmt::Result {
+    let c = &auto.counters;
+    passed(
+        out,
+        6,
+        "fast",
+        (c.fastpath_rx_packets, c.fastpath_rx_bytes),
+        (c.fastpath_tx_packets, c.fastpath_tx_bytes),
+    )?;
+    let slow = [
+        format!("rx {} packets", count(c.slowpath_rx_packets)),
+        format!("tx {} packets", count(c.slowpath_tx_packets)),
+        format!("{} frames waited", c.waited),
+        format!("{} busy", c.busy),
+    ];
+    wrapped(out, 6, "slow", slow)?;
+    let learned = [
+        format!("{} of {} filters", auto.filters, auto.max_filters),
+        format!("{} of {} groups", auto.mcasts, auto.max_mcasts),
+        format!("{} MACs", c.forwarded_macs),
+        format!("{} filters evicted", auto.evicted),
+        format!("{} stale", auto.stale),
+    ];
+    wrapped(out, 6, "learned", learned)
+}
+
+/// What was dropped at each port, by reason, and how to learn more.
+pub(crate) fn drops(show: &Show) -> String {
+    let mut out = String::new();
+    for nic in &show.nics {
+        let ports = [("wire", &nic.link.counters), ("pf", &nic.pf)];
+        let ports = ports.map(|(name, counters)| (name.to_owned(), counters));
+        let used = nic.vfs.iter().filter(|vf| !never_had_a_guest(vf));
+        let vfs = used.map(|vf| (format!("vf {}", vf.vf), &vf.total));
+        for (port, counters) in ports.into_iter().chain(vfs) {
+            for (way, drops) in [("rx", &counters.rx_drops), ("tx", &counters.tx_drops)] {
+                for (reason, n) in drops.iter().filter(|(_, n)| **n > 0) {
+                    let _ = writeln!(out, "{:<8} {port:<7} {way}  {reason:<24} {n:>12}", nic.name);
+                }
+            }
+        }
+    }
+    match out.is_empty() {
+        true => "nothing was dropped\n".to_owned(),
+        false => out + "for each frame with the rule that made it: vfnic monitor --drops\n",
+    }
+}
+
+/// Frames and bytes both ways, and below them the frames that were dropped.
+fn counters(out: &mut String, indent: usize, name: &str, c: &ShowCounters) -> fmt::Result {
+    passed(
+        out,
+        indent,
+        name,
+        (c.rx_packets, c.rx_bytes),
+        (c.tx_packets, c.tx_bytes),
+    )?;
+    let ways = [("rx", &c.rx_drops), ("tx", &c.tx_drops)];
+    let drops = ways.into_iter().flat_map(|(way, drops)| {
+        let drops = drops.iter().filter(|(_, n)| **n > 0);
+        drops.map(move |(reason, n)| format!("{way} {reason} {n}"))
+    });
+    wrapped(out, indent, "dropped", drops)
+}
+
+fn passed(
+    out: &mut String,
+    indent: usize,
+    name: &str,
+    rx: (u64, u64),
+    tx: (u64, u64),
+) -> fmt::Result {
+    let way = |(packets, of): (u64, u64)| format!("{:>8} packets {:>9}", count(packets), bytes(of));
+    let (rx, tx) = (way(rx), way(tx));
+    writeln!(out, "{:indent$}{name:<NAME$} rx {rx}  tx {tx}", "")
+}
+
+/// Items with commas between them behind a name, on as many lines as they need; none if there are none.
+pub(super) fn wrapped(
+    out: &mut String,
+    indent: usize,
+    name: &str,
+    items: impl IntoIterator<Item = String>,
+) -> fmt::Result {
+    let mut items = items.into_iter();
+    let Some(first) = items.next() else {
+        return Ok(());
+    };
+    let name = match indent {
+        0 => name.to_owned(),
+        _ => format!("{name:<NAME$}"),
+    };
+    let mut line = format!("{:indent$}{name} {first}", "");
+    for item in items {
+        line.push(',');
+        if line.chars().count() + 2 + item.chars().count() > COLUMNS {
+            writeln!(out, "{line}")?;
+            let more = if indent == 0 { 2 } else { indent + NAME };
+            line = " ".repeat(more);
+        }
+        line.push(' ');
+        line += &item;
+    }
+    writeln!(out, "{line}")
+}
+
+fn named<T: fmt::Display>((name, value): (&String, T)) -> String {
+    format!("{name} {value}")
+}
+
+fn words(settings: &BTreeMap<String, String>) -> Vec<String> {
+    match settings.is_empty() {
+        true => vec!["nothing".to_owned()],
+        false => settings.iter().map(named).collect(),
+    }
+}
+
+/// What settings of a VF are if nobody says anything, in the words of `vf N set`.
+fn usual_settings(profile: &str) -> BTreeMap<String, String> {
+    let Ok(profile) = profile.parse::<Profile>() else {
+        return BTreeMap::new();
+    };
+    let policy = Policy::new(NicConfig {
+        vfs: 1,
+        mac_base: MacAddr([2, 0, 0, 0, 0, 0]),
+        profile,
+    });
+    let vf = policy.vf(VfIndex(0));
+    let set = SETTING_KEYS.iter().filter_map(|key| key.of(vf));
+    let words = set.map(|setting| setting.words());
+    words.map(|(key, value)| (key.to_owned(), value)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::show::sample::{counters, show};
+
+    fn narrow(text: &str) -> bool {
+        text.lines().all(|line| line.chars().count() <= COLUMNS)
+    }
+
+    #[test]
+    fn of_many_vfs_those_are_told_of_that_have_a_guest() {
+        let mut show = show(256);
+        show.nics[0].vfs[3].sessions = 1;
+        show.nics[0].vfs[3].connected = true;
+        show.nics[0].vfs[3].total = counters(12_345_678, 1_709_866_938, 7, 420);
+        let said = text(&show, &Detail::Overview);
+        assert_eq!(
+            said,
+            "\
+up 83 s; how busy: over the last 83.4 s
+
+a: link up, 10.0 Gb/s, mtu 9216, uplink none, like generic, switch veb
+  wire      rx        0 packets       0 B  tx        0 packets       0 B
+  pf        rx        0 packets       0 B  tx        0 packets       0 B
+  busy      wire 0.0 %, direct path 12.5 % (measured), hypervisor 0.0 % (model)
+  bridge    0 addresses, 0 moved, 0 frames flooded
+  vf 3  direct  connected  link up  02:00:00:00:00:03
+                rx  12.35 M packets  1.59 GiB  tx        7 packets     420 B
+  255 VFs never had a guest: vfnic show all
+"
+        );
+        assert!(text(&show, &Detail::All).contains("vf 255  direct  waiting"));
+    }
+
+    #[test]
+    fn one_vf_is_told_of_in_full_and_nothing_else() {
+        let mut show = show(3);
+        let vf = &mut show.nics[0].vfs[1];
+        for (key, value) in [("trust", "on"), ("vlan", "7"), ("spoofchk", "off")] {
+            vf.settings.insert(key.to_owned(), value.to_owned());
+        }
+        vf.state.link = "down".to_owned();
+        vf.state.link_method = Some("qmp".to_owned());
+        vf.state.macs = (0..20).map(|n| format!("02:00:00:00:01:{n:02x}")).collect();
+        vf.direct = counters(1, 60, 2, 120);
+        vf.direct.rx_drops.insert("no_rx_buffer".to_owned(), 12);
+        vf.direct.tx_drops.insert("spoofchk".to_owned(), 3);
+        let said = text(&show, &Detail::Vfs(1..=1));
+        assert!(narrow(&said), "{said}");
+        assert!(said.starts_with("vf 1  direct  waiting  link down (qmp)  02:00:00:00:00:01\n"));
+        assert!(
+            said.contains("dropped   rx no_rx_buffer 12, tx spoofchk 3\n"),
+            "{said}"
+        );
+        assert!(said.contains("vlan 7") && !said.contains("vf 2"), "{said}");
+        let all: String = said.split_whitespace().collect();
+        assert!(all.contains("02:00:00:00:01:13"), "{said}");
+    }
+
+    #[test]
+    fn nothing_is_wider_than_a_terminal() {
+        let mut show = show(2);
+        let nic = &mut show.nics[0];
+        nic.uplink = "tap tap0 netem delay 100ms 10ms loss 0.1% duplicate 1%".to_owned();
+        nic.link.counters = counters(u64::MAX / 1_000_000, u64::MAX, 12_345_678_901, u64::MAX);
+        for vf in &mut nic.vfs {
+            vf.sessions = 1;
+            vf.total = nic.link.counters.clone();
+            for reason in [
+                "no_rx_buffer",
+                "rx_filtered",
+                "ring_disabled",
+                "worker_queue_full",
+            ] {
+                vf.total.rx_drops.insert(reason.to_owned(), 123_456_789);
+            }
+        }
+        for detail in [Detail::Overview, Detail::All, Detail::Vfs(0..=1)] {
+            let said = text(&show, &detail);
+            assert!(narrow(&said), "{said}");
+        }
+        assert!(narrow(&drops(&show)));
+    }
+
+    #[test]
+    fn drops_are_told_by_port_and_reason_but_not_those_of_vfs_without_a_guest() {
+        let mut show = show(2);
+        assert_eq!(drops(&show), "nothing was dropped\n");
+        for vf in &mut show.nics[0].vfs {
+            vf.total.rx_drops.insert("ring_disabled".to_owned(), 24);
+        }
+        assert_eq!(drops(&show), "nothing was dropped\n");
+        show.nics[0].vfs[1].sessions = 1;
+        let said = drops(&show);
+        let line = said.lines().next().unwrap();
+        let words: Vec<_> = line.split_whitespace().collect();
+        assert_eq!(words, ["a", "vf", "1", "rx", "ring_disabled", "24"]);
+    }
+
+    #[test]
+    fn settings_are_told_where_they_are_not_as_usual() {
+        let usual = usual_settings("generic");
+        assert_eq!(usual["trust"], "off");
+        let mut show = show(1);
+        let vf = &mut show.nics[0].vfs[0];
+        vf.sessions = 1;
+        vf.settings = usual;
+        assert!(!text(&show, &Detail::Overview).contains("settings"));
+        let settings = &mut show.nics[0].vfs[0].settings;
+        settings.insert("trust".to_owned(), "on".to_owned());
+        let said = text(&show, &Detail::Overview);
+        assert!(said.contains("      settings  trust on\n"), "{said}");
+    }
+}
