@@ -118,7 +118,7 @@ pub enum Command {
         #[command(flatten)]
         at: Target,
         /// N SETTING VALUE ... | N mac add|del MAC [vlan VID] | N vlan add|del VID |
-        /// N rss [hkey KEY] [equal N|weight W0 W1 ...|default] | N reset | N request VERB ...; N and VID may be ranges, such as 0-7
+        /// N rss [hkey KEY] [equal N|weight W0 W1 ...|default] | N rss context new|C ... | N reset | N request VERB ...; N and VID may be ranges, such as 0-7
         #[arg(required = true, num_args = 1.., trailing_var_arg = true, allow_hyphen_values = true, add = ArgValueCompleter::new(complete::vf_words))]
         words: Vec<String>,
     },
@@ -426,6 +426,8 @@ How received flows are spread over the guest's queues ('ethtool -X'): N rss
   equal N                      evenly over the first N queues
   weight W0 W1 ...             in these proportions over the first queues
   default                      evenly over the queues that the guest uses
+  context new [C] [hkey KEY] [equal N|...]    a further table, for filters that say vf N context C
+  context C [hkey KEY] [equal N|...]    changes it;  context C delete    takes it away
 
 Reset of the function (FLR): N reset
   Forgets what the driver has asked for and closes its session, so that the front end connects again. What you have set stays.
@@ -467,7 +469,7 @@ pub enum Filter {
     },
     /// Add a filter, in place of one with the same match and priority if there is one
     Replace {
-        /// MATCH vf N | MATCH action drop | MATCH mirror N | egress [vf N] MATCH action drop|pass
+        /// MATCH vf N [action Q|context C] | MATCH action drop|mediated | MATCH mirror N | egress [vf N] MATCH action drop|pass
         #[arg(required = true, num_args = 1.., trailing_var_arg = true, allow_hyphen_values = true)]
         words: Vec<String>,
     },
@@ -504,6 +506,8 @@ and proto in this order, that the other has not; of the same fields the longer p
 They judge what is received, from the wire or by a VF from another; not what a VF sends to the wire.
 mirror N in place of vf N gives VF N a copy, besides where the frame goes anyway: the next filter that matches decides that. What is
 dropped is not copied. Only the generic NIC has it.
+vf N action Q gives it to queue Q of the guest; vf N context C to one of its queues by the RSS context C of the VF, see 'vfnic vf
+--help'. action mediated says nothing of who gets it: it goes to them by way of the PF and the hypervisor, and to no later filter.
 
 With egress in front, as tc and rte_flow call it, a filter judges what VFs send, wherever it goes: action drop, or action pass, after
 which no other egress filter is asked. vf N says whose frames (of all VFs without); such a filter goes before others. The generic

@@ -492,7 +492,10 @@ fn command(ctl: &Path, nic: Option<String>, first: &str, rest: Vec<String>) -> R
     let asked = vf_model::Command::parse_addressed(&words).map_err(usage)?;
     let answer = ask(ctl, &Request::Command(NicCommand { nic, words }));
     match (asked.command, answer.map_err(failed)?) {
-        (vf_model::Command::Request { .. }, Response::Done(answers)) => print(
+        (
+            vf_model::Command::Request { .. } | vf_model::Command::RssContext { .. },
+            Response::Done(answers),
+        ) => print(
             &answers
                 .iter()
                 .map(|line| format!("{line}\n"))

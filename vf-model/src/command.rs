@@ -12,6 +12,7 @@ use crate::mailbox::MailboxRequest;
 use crate::mtu::MTU_VALUES;
 use crate::refusal::Refusal;
 use crate::rss::{RssKey, RssSpread};
+use crate::rss_context::RssContextOp;
 use crate::switch_mode::SwitchMode;
 use crate::vf::{SETTING_KEYS, SettingKey, VfIndex, VfRange, VfSetting};
 use crate::vf_filter::{VfFilter, VfFilterRange};
@@ -49,6 +50,13 @@ pub enum Command {
         key: Option<RssKey>,
         /// How flows are spread.
         spread: Option<RssSpread>,
+    },
+    /// `vf N rss context new|M ...`: further tables, for filters that name them.
+    RssContext {
+        /// Whose.
+        vfs: VfRange,
+        /// What is done with one.
+        op: RssContextOp,
     },
     /// `vf N request VERB ...`: what its driver asks over the mailbox.
     Request {
@@ -253,6 +261,11 @@ impl<S: AsRef<str>> Words<'_, S> {
                 Ok(Command::Request { vfs, request })
             }
             ("reset", _) => Ok(Command::Reset { vfs }),
+            ("rss", Some("context")) => {
+                self.next("context")?;
+                let op = self.rss_context()?;
+                Ok(Command::RssContext { vfs, op })
+            }
             ("rss", _) => {
                 let (key, spread) = self.rss()?;
                 Ok(Command::SetRss { vfs, key, spread })
@@ -353,6 +366,7 @@ impl fmt::Display for Command {
                 }
                 spread.iter().try_for_each(|s| write!(f, " {s}"))
             }
+            Command::RssContext { vfs, op } => write!(f, "vf {vfs} rss context {op}"),
             Command::Request { vfs, request } => write!(f, "vf {vfs} request {request}"),
             Command::Reset { vfs } => write!(f, "vf {vfs} reset"),
             Command::SetLink(settings) => {
@@ -543,7 +557,7 @@ mod tests {
             ("vf 0 vlan add 10 20", "word '20': nothing more may follow"),
             (
                 "vf 0 rss",
-                "rss: hkey KEY, equal N, weight W0 W1 ... or default must",
+                "rss: hkey KEY, equal N, weight W0 W1 ..., default or context must",
             ),
             (
                 "vf 0 rss hkey 6d:5a",
@@ -624,7 +638,8 @@ mod tests {
                 MailboxRequest::Rss,
                 MailboxRequest::Filter(crate::policy::FilterOp {
                     add: true,
-                    matches: crate::FilterMatch::UnknownMulticast
+                    matches: crate::FilterMatch::UnknownMulticast,
+                    vlan: Some(Vid::new(5).unwrap()),
                 })
             ]),
             prop_oneof![

@@ -5,7 +5,9 @@ use vf_packet::{MacAddr, Vid, Vlan};
 
 use crate::mailbox::{Asked, RxFilter};
 use crate::mtu::Mtu;
+use crate::policy::DriverFilter;
 use crate::rss::Rss;
+use crate::rss_context::RssContexts;
 use crate::vf::VfPolicy;
 use crate::vf_filter::VfFilters;
 
@@ -18,7 +20,11 @@ pub(crate) struct Entry {
     pub(crate) asked: Asked,
     /// What of that is in force.
     pub(crate) rx: RxFilter,
+    /// Filters on packets that its driver has put in.
+    pub(crate) driver_filters: Vec<DriverFilter>,
     pub(crate) rss: Rss,
+    /// Further ones, for filters that name them.
+    pub(crate) rss_contexts: RssContexts,
     /// How often the administrator has reset it.
     pub(crate) resets: u64,
 }
@@ -31,7 +37,9 @@ impl Entry {
             filters: VfFilters::default(),
             asked: Asked::default(),
             rx: RxFilter::default(),
+            driver_filters: Vec::new(),
             rss,
+            rss_contexts: RssContexts::default(),
             resets: 0,
         }
     }

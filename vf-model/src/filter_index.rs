@@ -134,8 +134,11 @@ impl Actions {
         let code = |action| match action {
             None => 0,
             Some(FilterAction::Drop | FilterAction::Pass) => 1,
-            Some(FilterAction::Vf(vf) | FilterAction::Queue(vf, _)) => 2 + u64::from(vf.0),
+            Some(
+                FilterAction::Vf(vf) | FilterAction::Queue(vf, _) | FilterAction::Context(vf, _),
+            ) => 2 + u64::from(vf.0),
             Some(FilterAction::Mirror(vf)) => 258 + u64::from(vf.0),
+            Some(FilterAction::Mediated) => 514,
         };
         Some(code(self.narrow) << 10 | code(self.wide))
     }

@@ -10,6 +10,7 @@ use vf_packet::{ETHERTYPE_IPV4, MacAddr, PROTO_TCP, PROTO_UDP, Vid, Vlan};
 
 use crate::filter_fields::{MatchFields, MatchFlags, PROTO_SCTP};
 use crate::rss::MAX_RSS_QUEUES;
+use crate::rss_context::RssContextId;
 use crate::vf::VfIndex;
 use crate::words::ParseError;
 
@@ -120,6 +121,21 @@ pub enum FilterAction {
     /// Given to a VF likewise, and to this of the queues that its guest uses, counted from 0; where it uses fewer, the numbers
     /// wrap around.
     Queue(VfIndex, u8),
+    /// Given to a VF likewise, and to one of its queues by an RSS context of its own (`FILTER_FLAG_RX_RSS` with a context, in
+    /// Linux's sfc).
+    Context(VfIndex, RssContextId),
+    /// Given to whom it would be without filters, but by way of the PF and the hypervisor, as what no filter of a Falcon knows:
+    /// the rule says which way a frame takes, never who gets it.
+    Mediated,
+}
+
+/// What a filter says of the queue at the VF that it gives a frame to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum QueueChoice {
+    /// This one.
+    Queue(u8),
+    /// One by this RSS context.
+    Context(RssContextId),
 }
 
 impl FilterAction {
@@ -128,8 +144,22 @@ impl FilterAction {
     #[inline]
     pub fn vf(&self) -> Option<VfIndex> {
         match self {
-            FilterAction::Drop | FilterAction::Pass | FilterAction::Mirror(_) => None,
-            FilterAction::Vf(vf) | FilterAction::Queue(vf, _) => Some(*vf),
+            FilterAction::Drop
+            | FilterAction::Pass
+            | FilterAction::Mirror(_)
+            | FilterAction::Mediated => None,
+            FilterAction::Vf(vf) | FilterAction::Queue(vf, _) | FilterAction::Context(vf, _) => {
+                Some(*vf)
+            }
+        }
+    }
+
+    /// What it says of the queue there, if it does.
+    pub(crate) fn queue_choice(&self) -> Option<QueueChoice> {
+        match self {
+            FilterAction::Queue(_, queue) => Some(QueueChoice::Queue(*queue)),
+            FilterAction::Context(_, context) => Some(QueueChoice::Context(*context)),
+            _ => None,
         }
     }
 }
@@ -194,9 +224,10 @@ impl FilterSpec {
         let gone = MatchFlags::OUTER_VID
             .union(MatchFlags::INNER_VID)
             .union(MatchFlags::UNKNOWN_UNICAST);
+        let chooses = self.action.queue_choice().is_some();
         match self.action {
-            FilterAction::Queue(..) if self.matches.flags().intersects(gone) => Err(MatchError(
-                "a filter on a VLAN or on what nobody has chooses no queue: leave out action",
+            _ if chooses && self.matches.flags().intersects(gone) => Err(MatchError(
+                "a filter on a VLAN or on what nobody has chooses no queue: leave out action and context",
             )),
             FilterAction::Queue(_, queue) if u16::from(queue) >= MAX_RSS_QUEUES => {
                 Err(MatchError("action N is a queue, 0 to 15"))
@@ -345,8 +376,10 @@ impl fmt::Display for FilterAction {
             FilterAction::Pass => f.write_str("action pass"),
             FilterAction::Vf(vf) => write!(f, "vf {}", vf.0),
             FilterAction::Mirror(vf) => write!(f, "mirror {}", vf.0),
-            // As ethtool calls a queue.
+            // As ethtool calls a queue, and a context.
             FilterAction::Queue(vf, queue) => write!(f, "vf {} action {queue}", vf.0),
+            FilterAction::Context(vf, context) => write!(f, "vf {} context {context}", vf.0),
+            FilterAction::Mediated => f.write_str("action mediated"),
         }
     }
 }

@@ -11,7 +11,7 @@ use crate::cow_map::seed;
 use crate::filter_fields::MatchFlags;
 use crate::filter_index::{Actions, FrameActions, Index};
 use crate::filter_spec::{
-    FilterAction, FilterId, FilterMatch, FilterPriority, FilterSpec, MatchError,
+    FilterAction, FilterId, FilterMatch, FilterPriority, FilterSpec, MatchError, QueueChoice,
 };
 use crate::filter_store::{Found, Held, Place, Store, TableUse};
 use crate::profile::{FieldRoom, MAX_COMBINATIONS, Profile, Rows, TableKind};
@@ -157,6 +157,8 @@ pub struct FilterTable {
     used: [usize; Rows::COUNT],
     /// Whether a filter chooses a queue, or did since the table was empty.
     chooses_queues: bool,
+    /// Whether a filter has frames go over the PF, or did since the table was empty.
+    hands_up: bool,
     index: Index,
 }
 
@@ -188,6 +190,7 @@ impl FilterTable {
             len: 0,
             used: [0; Rows::COUNT],
             chooses_queues: false,
+            hands_up: false,
             index: Index::new(seed),
         }
     }
@@ -455,9 +458,16 @@ impl FilterTable {
         held: Option<Held>,
     ) {
         self.store.put(place, was_in, matches, held);
-        let chooses = |held: Held| matches!(held.action, FilterAction::Queue(..));
+        let chooses = |held: Held| held.action.queue_choice().is_some();
         self.chooses_queues = self.len > 0 && (self.chooses_queues || held.is_some_and(chooses));
+        let hands_up = |held: Held| held.action == FilterAction::Mediated;
+        self.hands_up = self.len > 0 && (self.hands_up || held.is_some_and(hands_up));
         self.index.set(matches, held.map(|held| held.action));
+    }
+
+    /// Whether frames may go over the PF by one of them: then what takes it out puts frames on the direct path.
+    pub(crate) fn hands_up(&self) -> bool {
+        self.hands_up
     }
 
     /// The same table, in which frames find no filter.
@@ -520,25 +530,25 @@ impl FilterTable {
         self.index.find(header, flow, vlan, takes)
     }
 
-    /// The queue that the filter names which gives a frame to this VF, if it names one.
+    /// What the filter says of the queue which gives a frame to this VF, if it says anything.
     #[inline]
-    pub(crate) fn queue(&self, vf: VfIndex, head: &[u8]) -> Option<u8> {
+    pub(crate) fn queue(&self, vf: VfIndex, head: &[u8]) -> Option<QueueChoice> {
         match self.chooses_queues {
             false => None,
             true => self.queue_named(vf, head),
         }
     }
 
-    /// No filter that names a queue looks at VLANs, so it does not matter which tags the frame has by now.
+    /// No filter that says which queue looks at VLANs, so it does not matter which tags the frame has by now.
     #[inline(never)]
-    fn queue_named(&self, vf: VfIndex, head: &[u8]) -> Option<u8> {
+    fn queue_named(&self, vf: VfIndex, head: &[u8]) -> Option<QueueChoice> {
         let header = Header::parse(head).ok()?;
         let flow = self.flow_actions(head, None, || None).of(head);
-        let gives = |action: &FilterAction| action.vf() == Some(vf);
-        match self.find(&header, flow, header.vlan(), gives)? {
-            FilterAction::Queue(_, queue) => Some(queue),
-            _ => None,
-        }
+        // One that only says which way the frame takes leaves the queue to the VF.
+        let decides =
+            |action: &FilterAction| action.vf() == Some(vf) || *action == FilterAction::Mediated;
+        self.find(&header, flow, header.vlan(), decides)?
+            .queue_choice()
     }
 
     /// What is said about stations that nobody has.

@@ -14,13 +14,14 @@ use crate::filter_spec::{
     PRIORITIES,
 };
 use crate::refusal::Refusal;
+use crate::rss_context::RssContextId;
 use crate::vf::VfIndex;
 use crate::words::{ParseError, Words, number};
 
 const FLOW_TYPES: &str = "ether, ip4, tcp4, udp4, sctp4, ip6, tcp6, udp6 or sctp6";
-const PORT_KEYS: &str = "src-ip, dst-ip, src-port, dst-port, dst-mac, src-mac, vlan, vlan-etype, inner-vlan, priority, loc, and vf N, mirror N or action drop for a new filter";
-const IP_KEYS: &str = "src-ip, dst-ip, l4proto, dst-mac, src-mac, vlan, vlan-etype, inner-vlan, priority, loc, and vf N, mirror N or action drop for a new filter";
-const ETHER_KEYS: &str = "dst, src, proto, vlan, vlan-etype, inner-vlan, priority, loc, and vf N, mirror N or action drop for a new filter";
+const PORT_KEYS: &str = "src-ip, dst-ip, src-port, dst-port, dst-mac, src-mac, vlan, vlan-etype, inner-vlan, priority, loc, and vf N, mirror N, action drop or action mediated for a new filter";
+const IP_KEYS: &str = "src-ip, dst-ip, l4proto, dst-mac, src-mac, vlan, vlan-etype, inner-vlan, priority, loc, and vf N, mirror N, action drop or action mediated for a new filter";
+const ETHER_KEYS: &str = "dst, src, proto, vlan, vlan-etype, inner-vlan, priority, loc, and vf N, mirror N, action drop or action mediated for a new filter";
 const DST: &str = "a MAC address, unknown-unicast or unknown-multicast";
 const ETHER: &str =
     "a filter of flow-type ether has dst, src, proto, vlan or inner-vlan, or several of them";
@@ -29,16 +30,19 @@ const FAMILY: &str =
     "the addresses of ip4, tcp4, udp4 and sctp4 are IPv4, those of ip6, tcp6, udp6 and sctp6 IPv6";
 const ETYPE: &str = "vlan-etype is the type of the tag of a vlan: say which vlan";
 const ACTION: &str =
-    "drop, or the number of a queue of the VF that vf names, or with egress drop or pass";
+    "drop, mediated, or the number of a queue of the VF that vf names, or with egress drop or pass";
 const BOTH: &str = "action drop gives the frame to nobody: leave out vf";
+const SLOW: &str =
+    "action mediated says which way a frame takes, not who gets it: leave out vf and context";
+const CONTEXT: &str =
+    "context N spreads over the queues of a VF: say vf N, too, and leave out action";
 const WHOSE: &str = "action N is a queue of a VF: say vf N, too";
 const FLOW_TYPE: &str = "flow-type, or egress in front of it";
-const COPY: &str =
-    "mirror N copies what is received and decides nothing else: leave out egress, vf and action";
+const COPY: &str = "mirror N copies what is received and decides nothing else: leave out egress, vf, context and action";
 const EGRESS_UNKNOWN: &str = "who is unknown is no question of what VFs send: name another dst";
-const NEW: &str = "a new filter needs vf N or action drop, or mirror N for a copy";
-const OLD: &str = "a filter to delete is named by its id, or by what it matches and its priority, without vf, mirror, action or loc";
-const SEEN: &str = "what a capture is to see is a match alone, of one frame: leave out vf, mirror, action, loc and priority, and what is unknown";
+const NEW: &str = "a new filter needs vf N, action drop or action mediated, or mirror N for a copy";
+const OLD: &str = "a filter to delete is named by its id, or by what it matches and its priority, without vf, mirror, action, context or loc";
+const SEEN: &str = "what a capture is to see is a match alone, of one frame: leave out vf, mirror, action, context, loc and priority, and what is unknown";
 const NO_LOC: &str = "loc goes with the command filter add only";
 
 /// The values that were given.
@@ -53,6 +57,8 @@ struct Given {
     /// Who gets what is received, or sends what is sent.
     vf: Option<VfIndex>,
     action: Option<Said>,
+    /// By which RSS context the VF's queue is chosen.
+    context: Option<RssContextId>,
     /// Who gets a copy.
     mirror: Option<VfIndex>,
     priority: Option<FilterPriority>,
@@ -65,6 +71,7 @@ struct Given {
 enum Said {
     Drop,
     Pass,
+    Mediated,
     /// One of the queues of the VF.
     Queue(u8),
 }
@@ -149,17 +156,21 @@ impl<S: AsRef<str>> Words<'_, S> {
         Ok(Command::FilterRemove { matches, priority })
     }
 
-    /// What the filter of a driver matches.
-    pub(crate) fn filter_match(&mut self) -> Result<FilterMatch, Refusal> {
-        Ok(self.old_match()?.0)
+    /// What the filter of a driver matches; what is unknown may be so in one VLAN, which comes second.
+    pub(crate) fn driver_filter(&mut self) -> Result<(FilterMatch, Option<Vid>), Refusal> {
+        let (of, mut given) = self.type_and_given()?;
+        let vlan = match given.unknown {
+            Some(_) if given.vlan_etype.is_none() => given.vlan.take(),
+            _ => None,
+        };
+        let matches = given.matches(of)?;
+        given.check_old()?;
+        Ok((matches, vlan))
     }
 
     fn old_match(&mut self) -> Result<(FilterMatch, FilterPriority), Refusal> {
         let (matches, given) = self.match_and_rest()?;
-        let gives = given.vf.is_some() && !given.egress;
-        if gives || given.action.is_some() || given.mirror.is_some() || given.loc.is_some() {
-            return Err(MatchError(OLD).into());
-        }
+        given.check_old()?;
         Ok((matches, given.priority.unwrap_or_default()))
     }
 
@@ -168,6 +179,7 @@ impl<S: AsRef<str>> Words<'_, S> {
         let (of, given) = self.type_and_given()?;
         if given.vf.is_some()
             || given.action.is_some()
+            || given.context.is_some()
             || given.loc.is_some()
             || given.priority.is_some()
             || given.unknown.is_some()
@@ -267,11 +279,13 @@ impl<S: AsRef<str>> Words<'_, S> {
                     // What ethtool calls it.
                     "drop" | "-1" => set(&mut given.action, Said::Drop),
                     "pass" => set(&mut given.action, Said::Pass),
+                    "mediated" => set(&mut given.action, Said::Mediated),
                     queue => {
                         let queue = number("action", queue, ACTION)?;
                         set(&mut given.action, Said::Queue(queue))
                     }
                 },
+                "context" => set(&mut given.context, self.context_id()?),
                 "mirror" => set(&mut given.mirror, self.vf()?),
                 "priority" => set(&mut given.priority, self.next(PRIORITIES)?.parse()?),
                 "loc" => set(&mut given.loc, self.loc()?),
@@ -389,11 +403,29 @@ fn set<T>(slot: &mut Option<T>, value: T) -> bool {
 }
 
 impl Given {
+    /// Nothing is said that only a new filter has.
+    fn check_old(&self) -> Result<(), MatchError> {
+        let gives = self.vf.is_some() && !self.egress;
+        let acts = self.action.is_some() || self.context.is_some() || self.mirror.is_some();
+        match gives || acts || self.loc.is_some() {
+            true => Err(MatchError(OLD)),
+            false => Ok(()),
+        }
+    }
+
     fn action(&self) -> Result<FilterAction, MatchError> {
         if let Some(vf) = self.mirror {
-            return match self.egress || self.vf.is_some() || self.action.is_some() {
+            let more = self.vf.is_some() || self.action.is_some() || self.context.is_some();
+            return match self.egress || more {
                 true => Err(MatchError(COPY)),
                 false => Ok(FilterAction::Mirror(vf)),
+            };
+        }
+        if let Some(context) = self.context {
+            return match (self.egress, self.vf, self.action) {
+                (true, ..) => Err(MatchError(EGRESS)),
+                (false, Some(vf), None) => Ok(FilterAction::Context(vf, context)),
+                (false, ..) => Err(MatchError(CONTEXT)),
             };
         }
         match (self.vf, self.action) {
@@ -405,6 +437,8 @@ impl Given {
             (Some(vf), None) => Ok(FilterAction::Vf(vf)),
             (Some(vf), Some(Said::Queue(queue))) => Ok(FilterAction::Queue(vf, queue)),
             (Some(_), Some(Said::Drop)) => Err(MatchError(BOTH)),
+            (None, Some(Said::Mediated)) => Ok(FilterAction::Mediated),
+            (Some(_), Some(Said::Mediated)) => Err(MatchError(SLOW)),
             (None, Some(Said::Queue(_))) => Err(MatchError(WHOSE)),
             (None, None) => Err(MatchError(NEW)),
         }
@@ -486,6 +520,11 @@ mod tests {
                 priority: FilterPriority::Hint,
             })
         );
+        let context = "flow-type tcp4 dst-ip 10.0.0.1 dst-port 1 vf 3 context 2";
+        for shown in [context, "flow-type ether proto 0x0800 action mediated"] {
+            let spec: FilterSpec = shown.parse().unwrap();
+            assert_eq!(spec.to_string(), format!("{shown} priority manual"));
+        }
         let discard = "flow-type ether proto 0x88b5 action -1"
             .parse::<FilterSpec>()
             .unwrap();
@@ -553,6 +592,22 @@ mod tests {
                 "what VFs send has action drop or action pass",
             ),
             (
+                "filter add flow-type ether proto 2048 vf 1 action mediated",
+                "which way a frame takes, not who gets it",
+            ),
+            (
+                "filter add flow-type ether proto 2048 context 1",
+                "say vf N, too, and leave out action",
+            ),
+            (
+                "filter add flow-type ether proto 2048 vf 1 context 1 action 0",
+                "say vf N, too, and leave out action",
+            ),
+            (
+                "filter add egress vf 1 flow-type ether proto 2048 context 1",
+                "what VFs send has action drop or action pass",
+            ),
+            (
                 "filter add ingress flow-type ether proto 2048 action pass",
                 "action pass is for egress filters",
             ),
@@ -610,7 +665,7 @@ mod tests {
             ),
             (
                 "filter add flow-type tcp4 dst-ip 10.0.0.1 dst-port 1",
-                "needs vf N or action drop",
+                "needs vf N, action drop or action mediated",
             ),
             (
                 "filter add flow-type tcp4 dst-port 70000",

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use vf_packet::{FrameMeta, MacAddr, VlanTag, wire_bytes};
 
 use crate::counter::Shared;
+use crate::filter_spec::QueueChoice;
 use crate::policy::Policy;
 use crate::rate::TokenBucket;
 use crate::reach::Unfit;
@@ -125,12 +126,16 @@ pub trait Judge {
         self.policy().rss(vf)
     }
 
-    /// Which of so many queues of a VF a frame goes to that begins with `head`: the one that a filter names, or else as its
-    /// flows are spread.
+    /// Which of so many queues of a VF a frame goes to that begins with `head`: the one that a filter names, or else as the RSS
+    /// context that a filter names spreads flows, or as its flows are spread without.
     #[inline]
     fn queue(&self, vf: VfIndex, head: &[u8], in_use: u16) -> u16 {
         match self.policy().filter_table().queue(vf, head) {
-            Some(queue) => u16::from(queue) % in_use.max(1),
+            Some(QueueChoice::Queue(queue)) => u16::from(queue) % in_use.max(1),
+            Some(QueueChoice::Context(context)) => {
+                let rss = self.policy().rss_contexts(vf).get(context);
+                rss.unwrap_or(self.rss(vf)).queue(head, in_use)
+            }
             None => self.rss(vf).queue(head, in_use),
         }
     }

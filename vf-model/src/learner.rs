@@ -29,10 +29,11 @@ impl Learner {
         self.noted.clear();
     }
 
-    /// Looks at a frame from the wire that the NIC has handed up.
+    /// Looks at a frame from the wire that the NIC has handed up. One that a filter has go this way teaches nothing: a filter that
+    /// were learned from it would take a row and have no effect.
     pub(crate) fn look_at_arrival(&mut self, policy: &Policy, onward: &Onward, head: &[u8]) {
         let vfs = onward.vfs.intersection(policy.auto());
-        if vfs.is_empty() {
+        if vfs.is_empty() || onward.held {
             return;
         }
         let Some(key) = FastKey::of_frame(head) else {

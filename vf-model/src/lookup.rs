@@ -38,9 +38,12 @@ pub(crate) struct Lookup {
     /// VFs that receive broadcast, if they are in its VLAN.
     pub(crate) broadcast: VfSet,
     /// VFs that receive all groups of their VLANs.
-    pub(crate) all_groups: VfSet,
+    all_groups: VfSet,
     /// VFs that receive unicast frames from the wire that no VF has an address for.
-    pub(crate) unmatched: VfSet,
+    unmatched: VfSet,
+    /// VFs that receive all groups of a VLAN, and such frames as in `unmatched`, in that VLAN only; in order.
+    all_groups_in: Arc<[(Vlan, VfSet)]>,
+    unmatched_in: Arc<[(Vlan, VfSet)]>,
     /// Length up to which a frame is too long for nobody here: only longer ones are asked for the MTU of each.
     pub(crate) fits_all: u32,
     /// VFs that receive a VLAN's frames, in order; those in `trunks` are left out.
@@ -131,6 +134,17 @@ impl Lookup {
                 .chain([Vlan::NONE]);
             vlans.for_each(|vlan| members.add(vlan, vf));
         }
+        let unknown_in = |multicast| {
+            let named =
+                numbered().flat_map(|(vf, e)| e.rx.unknown(multicast).map(move |vid| (vf, vid)));
+            let mut named = named.peekable();
+            if named.peek().is_none() {
+                return Arc::default();
+            }
+            let mut members = Members::new();
+            named.for_each(|(vf, vid)| members.add(Vlan::of_vid(vid), vf));
+            members.in_order()
+        };
         let unlimited = |e: &Entry| e.policy.port_vlan.is_none() && e.filters.vlans().is_empty();
         Lookup {
             macs: Arc::new(MacIndex::new(macs)),
@@ -158,6 +172,8 @@ impl Lookup {
             broadcast: set(&|e| e.rx.wants_broadcast()),
             all_groups: set(&|e| e.rx.groups().is_none()),
             unmatched: set(&|e| e.rx.wants_unmatched()),
+            all_groups_in: unknown_in(true),
+            unmatched_in: unknown_in(false),
             fits_all: all()
                 .map(|(_, e)| e.rx_mtu(port_mtu))
                 .fold(port_mtu, Mtu::min)
@@ -173,9 +189,23 @@ impl Lookup {
         } else {
             self.trunks
         };
-        match self.members.binary_search_by_key(&vlan, |m| m.0) {
-            Ok(at) => self.members[at].1.union(trunks),
-            Err(_) => trunks,
-        }
+        of_vlan(&self.members, vlan).union(trunks)
+    }
+
+    /// VFs that receive all groups in this VLAN, if they are in it.
+    pub(crate) fn all_groups(&self, vlan: Vlan) -> VfSet {
+        self.all_groups.union(of_vlan(&self.all_groups_in, vlan))
+    }
+
+    /// VFs that receive unicast frames from the wire in this VLAN that no VF has an address for, if they are in it.
+    pub(crate) fn unmatched(&self, vlan: Vlan) -> VfSet {
+        self.unmatched.union(of_vlan(&self.unmatched_in, vlan))
+    }
+}
+
+fn of_vlan(sets: &[(Vlan, VfSet)], vlan: Vlan) -> VfSet {
+    match sets.binary_search_by_key(&vlan, |(of, _)| *of) {
+        Ok(at) => sets[at].1,
+        Err(_) => VfSet::default(),
     }
 }

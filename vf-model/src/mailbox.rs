@@ -84,6 +84,17 @@ pub enum VfRequest {
     VlanDel(Vid),
     /// It wants frames of these VLANs and of no others.
     Vlans(Vec<Vid>),
+    /// It wants what is unknown in these VLANs, and in no others unless its mode says so.
+    UnknownIn(Vec<UnknownIn>),
+}
+
+/// What nobody has asked for, in one VLAN: what a mismatch filter with an outer VID is on (EF10).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct UnknownIn {
+    /// The 802.1Q VLAN.
+    pub vid: Vid,
+    /// Whether groups are meant, all of them; else stations that no VF has, in frames from the wire.
+    pub multicast: bool,
 }
 
 /// A message from a VF to its PF, with the answer that it gets. Its `Display` is the words it is parsed from.
@@ -99,6 +110,38 @@ pub enum MailboxRequest {
     Filter(FilterOp),
 }
 
+/// Which messages drivers of a family have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Mailbox {
+    /// All of them.
+    All,
+    /// Those of igb, whose mailbox knows no versions of its words (`e1000_mbx.h`): a reset, the VF's own address and further
+    /// ones, groups, all groups, a VLAN, and the length of its frames.
+    Igb,
+}
+
+impl Mailbox {
+    /// Whether this message is among them.
+    pub(crate) fn has(self, message: &MailboxRequest) -> bool {
+        let igb = || {
+            matches!(
+                message,
+                MailboxRequest::Change(
+                    VfRequest::Reset { .. }
+                        | VfRequest::Mac(_)
+                        | VfRequest::Unicast(_)
+                        | VfRequest::Multicast(_)
+                        | VfRequest::AllMulti(_)
+                        | VfRequest::VlanAdd(_)
+                        | VfRequest::VlanDel(_)
+                        | VfRequest::Mtu(_)
+                )
+            )
+        };
+        self == Mailbox::All || igb()
+    }
+}
+
 /// What a driver has asked for since it started, or what of that is in force.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct RxFilter {
@@ -112,6 +155,8 @@ pub struct RxFilter {
     pub multicast: Option<Vec<MacAddr>>,
     /// 802.1Q VLANs, likewise; `None`: all. Other kinds of tags are not filtered.
     pub vlans: Option<Vec<Vid>>,
+    /// What is unknown, by VLAN, likewise.
+    pub unknown_in: Vec<UnknownIn>,
 }
 
 /// All that a driver has asked for since it started, whether it is allowed or not.
@@ -180,6 +225,7 @@ impl Asked {
                 let new = vlans.iter().copied().filter(|vid| seen.insert(*vid));
                 filter.vlans = Some(new.collect());
             }
+            VfRequest::UnknownIn(unknown) => filter.unknown_in.clone_from(unknown),
         }
         Ok(self)
     }
@@ -199,13 +245,21 @@ impl Asked {
             unicast,
             multicast,
             vlans,
+            unknown_in,
         } = &self.filter;
         let room = silicon.vf_room(policy.trust);
         let mut mode = *mode;
         let unmatched = policy.may(Privileges::PROMISCUOUS) && silicon.promiscuous;
         mode.promisc &= unmatched;
         mode.alluni &= unmatched;
-        mode.allmulti &= policy.may(Privileges::ALL_MULTICAST);
+        let all_groups = policy.may(Privileges::ALL_MULTICAST);
+        mode.allmulti &= all_groups;
+        // A VF does not see the VLAN that its port is in, so it has none to name.
+        let names_vlans = policy.port_vlan.is_none();
+        let in_vlan = |unknown: &UnknownIn| match unknown.multicast {
+            true => all_groups && names_vlans,
+            false => unmatched && names_vlans,
+        };
         mode.nobcast |= !policy.may(Privileges::BROADCAST);
         let [stations, subscribes] =
             [Privileges::UNICAST, Privileges::MULTICAST].map(|p| policy.may(p));
@@ -225,6 +279,7 @@ impl Asked {
                 false => Some(Vec::new()),
             },
             vlans: vlans.as_ref().filter(|_| !all_vlans).map(listed),
+            unknown_in: in_order(unknown_in.iter().copied().filter(in_vlan)),
         }
     }
 
@@ -291,6 +346,20 @@ impl RxFilter {
     /// Whether it is for unicast frames that no VF has an address for.
     pub(crate) fn wants_unmatched(&self) -> bool {
         self.mode.promisc || self.mode.alluni && !self.mode.nouni
+    }
+
+    /// The VLANs in which it is for groups that nobody has listed, or for stations that no VF has, besides those in which it is
+    /// for them anyway.
+    pub(crate) fn unknown(&self, multicast: bool) -> impl Iterator<Item = Vid> {
+        let off = match multicast {
+            true => self.mode.nomulti,
+            false => self.mode.nouni,
+        };
+        let of_kind = move |unknown: &&UnknownIn| !off && unknown.multicast == multicast;
+        self.unknown_in
+            .iter()
+            .filter(of_kind)
+            .map(|unknown| unknown.vid)
     }
 
     /// Whether it is for broadcast.

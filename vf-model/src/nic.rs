@@ -444,7 +444,8 @@ impl Nic {
     }
 }
 
-/// Who receives a frame, and what of that is the hypervisor's to do: everything between VFs, if the NIC has no switch.
+/// Who receives a frame, and what of that is the hypervisor's to do: everything between VFs, if the NIC has no switch, and what
+/// a filter has go that way.
 #[inline(always)]
 fn reach(
     policy: &Policy,
@@ -457,17 +458,23 @@ fn reach(
     match source {
         Source::Vf(vf) => {
             let mut reach = policy.reach_from_vf(vf, header, flow, meta, probe)?;
-            if policy.switch_mode() == SwitchMode::None && !reach.direct.is_empty() {
+            let switches = policy.switch_mode() != SwitchMode::None;
+            if !switches && !reach.direct.is_empty() {
                 probe.note(|| Step::NoSwitch);
-                let here = std::mem::take(&mut reach.direct);
-                reach.mediated = reach.mediated.union(here);
+            }
+            if !switches || reach.over_pf {
+                reach.hand_up();
             }
             Ok(reach)
         }
         Source::Wire if !policy.uplink_up() => Err(policy.why_no_link()),
         Source::Wire => {
             policy.check_arrival(header, meta)?;
-            Ok(policy.reach_from_wire(header, flow, meta, probe))
+            let mut reach = policy.reach_from_wire(header, flow, meta, probe);
+            if reach.over_pf {
+                reach.hand_up();
+            }
+            Ok(reach)
         }
     }
 }
@@ -482,6 +489,7 @@ fn settle(source: Source, reach: &Reach, wire_beyond: bool, drop: Option<DropRea
         wire: reach.wire,
         wire_beyond,
         waits: false,
+        held: reach.over_pf,
         insert: reach.insert,
         from: match source {
             Source::Vf(vf) => Some(vf),

@@ -11,13 +11,18 @@ use crate::time::Nanos;
 /// host networking, SIGCOMM 2018), and a write is posted.
 const DMA_LATENCY: Nanos = Nanos(1_000);
 
-/// Generation and lanes, as the vendors' product briefs say them.
+/// Generation and lanes. Where a driver says them, it is named; the others are the vendors' product briefs', from memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Pcie {
-    /// Of the 82576; an I350's lanes are twice as fast.
+    /// Of the 82576; an I350's lanes are twice as fast. From memory.
     Gen1X4,
+    /// Of the SFC4000. From memory.
     Gen1X8,
+    /// Of Siena: "8 lanes of PCIe Gen2" (DPDK's common/sfc_efx/base/siena_nic.c). Of the 82599 from memory; Linux's ixgbe expects 10
+    /// GT/s a port of it, and holds its predecessor alone to 16, which is generation 1 (ixgbe_main.c, `ixgbe_probe`).
     Gen2X8,
+    /// Of Huntington: "a PCIe Gen3, 8 lane connector" (hunt_nic.c there), and of its successors. Linux's i40e warns of anything less
+    /// than eight lanes of 8 GT/s (i40e_main.c). Of ConnectX from memory.
     Gen3X8,
 }
 

@@ -4,37 +4,38 @@
 //! Never counts anything and knows nothing of what passes.
 
 mod answers;
+mod apply;
 mod auto;
+mod driver_filters;
 mod filter_op;
 mod num_vfs;
 mod saved;
 
+pub(crate) use driver_filters::DriverFilter;
 pub use filter_op::FilterOp;
 
 use std::sync::Arc;
 
 use vf_packet::MacAddr;
 
-use crate::command::{Command, LinkSetting};
+use crate::command::Command;
 use crate::config::NicConfig;
 use crate::entry::Entry;
 use crate::fdb::{Fdb, SelfEntry};
-use crate::filter_fields::MatchFlags;
 use crate::filter_index::Actions;
-use crate::filter_spec::{FilterMatch, FilterSpec};
-use crate::filter_table::{FilterTable, Insert};
-use crate::lack::Answer;
+use crate::filter_table::FilterTable;
 use crate::learned::Learned;
 use crate::lookup::Lookup;
-use crate::mailbox::{MailboxRequest, RxFilter, VfRequest};
+use crate::mailbox::{RxFilter, VfRequest};
 use crate::mtu::Mtu;
-use crate::profile::{Profile, Rows, Silicon, VfRoom};
+use crate::profile::{Profile, Silicon, VfRoom};
 use crate::refusal::{Refusal, Refused};
 use crate::rss::Rss;
+use crate::rss_context::RssContexts;
 use crate::source::Source;
 use crate::stats::DropReason;
 use crate::switch_mode::SwitchMode;
-use crate::vf::{MAX_VFS, Path, VfIndex, VfPolicy, VfSet, VfSetting};
+use crate::vf::{MAX_VFS, VfIndex, VfPolicy, VfSet};
 use crate::vf_filter::VfFilters;
 
 pub use saved::{SavedPolicy, SavedVf};
@@ -70,7 +71,8 @@ pub struct Policy {
     /// keep their ids.
     with_learned: Option<FilterTable>,
     learned: Learned,
-    /// How often filters have come that put frames of VFs on path `auto` on the fast path at once.
+    /// How often filters have come or gone that put frames on the direct path at once: those of VFs on path `auto`, and such as
+    /// a filter had go over the PF.
     steered: u64,
     lookup: Lookup,
 }
@@ -103,7 +105,7 @@ impl Policy {
     pub fn new(config: NicConfig) -> Policy {
         let vfs = u32::from(config.vfs.clamp(1, MAX_VFS));
         let silicon = config.profile.silicon();
-        let rss = Rss::new();
+        let rss = Rss::new(silicon.rss_queues);
         let entries: Arc<[Arc<Entry>]> = (0..vfs)
             .map(|i| Entry::new(config.mac_base.offset(i), rss.clone()))
             .map(Arc::new)
@@ -195,6 +197,13 @@ impl Policy {
     #[inline]
     pub fn rss(&self, vf: VfIndex) -> &Rss {
         &self.entry(vf).rss
+    }
+
+    /// The RSS contexts of a VF, which filters name.
+    #[must_use]
+    #[inline]
+    pub fn rss_contexts(&self, vf: VfIndex) -> &RssContexts {
+        &self.entry(vf).rss_contexts
     }
 
     /// Which NIC it is like.
@@ -359,7 +368,10 @@ impl Policy {
                 Err(why) => denied.push(why),
             }
         }
-        let asked = |policy: &Policy| policy.existing(vf).map(|entry| entry.asked.clone());
+        let asked = |policy: &Policy| {
+            let entry = policy.existing(vf);
+            entry.map(|entry| (entry.asked.clone(), entry.driver_filters.clone()))
+        };
         if asked(self) == asked(&policy) {
             return (self.clone(), denied);
         }
@@ -421,237 +433,6 @@ impl Policy {
         }
     }
 
-    fn apply(&mut self, command: &Command) -> Result<Changed, Refusal> {
-        let silicon = self.silicon;
-        match command {
-            Command::FilterInsert(spec) => return self.insert(spec, Insert::default()),
-            Command::FilterReplace(spec) => {
-                let replace = true;
-                let how = Insert {
-                    replace,
-                    ..Insert::default()
-                };
-                return self.insert(spec, how);
-            }
-            Command::FilterInsertAt { loc, spec } => {
-                let loc = Some(*loc);
-                let how = Insert {
-                    loc,
-                    ..Insert::default()
-                };
-                return self.insert(spec, how);
-            }
-            Command::FilterDelete { id, priority } => {
-                let matches = self.all_filters().named(*id, *priority)?;
-                let priority = *priority;
-                return self.apply(&Command::FilterRemove { matches, priority });
-            }
-            Command::FilterRemove { matches, priority } => {
-                if let Err(refused) = self.filter_table.remove(matches, *priority) {
-                    return self
-                        .remove_learned(matches, *priority)
-                        .ok_or(refused.into());
-                }
-                self.change_whole_table(|table| table.remove(matches, *priority));
-                return Ok(changed_by(matches));
-            }
-            Command::SetRss { vfs, key, spread } => {
-                for vf in vfs.iter() {
-                    self.entry_mut(vf)?.rss.set(*key, spread.as_ref())?;
-                }
-                return Ok(Changed::Flows);
-            }
-            Command::FlushFilters => {
-                self.filter_table = FilterTable::new(self.profile());
-                self.forget_all();
-                return Ok(Changed::Verdicts);
-            }
-            Command::SetLink(settings) => {
-                for setting in settings {
-                    match *setting {
-                        LinkSetting::Up(up) => self.port_up = up,
-                        LinkSetting::Mtu(mtu) => self.mtu = Some(Mtu::new(mtu)?),
-                        LinkSetting::NumVfs(n) => self.set_num_vfs(n)?,
-                    }
-                }
-            }
-            Command::SetSwitchMode(mode) => {
-                if !silicon.modes.contains(mode) {
-                    let (mode, profile) = (*mode, self.profile());
-                    return Err(Refusal::SwitchMode { mode, profile });
-                }
-                self.switch_mode = *mode;
-            }
-            Command::FdbAdd(entry) => Arc::make_mut(&mut self.fdb).add(*entry)?,
-            Command::FdbDel(entry) => Arc::make_mut(&mut self.fdb).del(*entry)?,
-            Command::SetVf { vfs, settings } => {
-                for vf in vfs.iter() {
-                    self.set_vf(vf, settings)?;
-                }
-                self.check_guarantees()?;
-                self.check_mirrors()?;
-            }
-            Command::Request { vfs, request } => {
-                for vf in vfs.iter() {
-                    self.mailbox(vf, request)?;
-                }
-            }
-            Command::Reset { vfs } => {
-                for vf in vfs.iter() {
-                    // Until it lists groups and VLANs it has them all, as a driver without a control queue.
-                    let anew = VfRequest::Reset {
-                        lists_groups: false,
-                        lists_vlans: false,
-                    };
-                    self.request(vf, &anew)?;
-                    self.entry_mut(vf)?.resets += 1;
-                }
-            }
-            Command::VfFilterAdd { vfs, filters } => {
-                for vf in vfs.iter() {
-                    let entry = self.entry_mut(vf)?;
-                    for filter in filters.iter() {
-                        entry.filters.add(filter, silicon.vf_macs)?;
-                    }
-                    if entry.policy.port_vlan.is_some() && entry.filters.names_vlan() {
-                        return Err(Refusal::PortVlanAndFilters);
-                    }
-                }
-            }
-            Command::VfFilterDel { vfs, filters } => {
-                for vf in vfs.iter() {
-                    let entry = self.entry_mut(vf)?;
-                    for filter in filters.iter() {
-                        entry.filters.del(filter)?;
-                    }
-                }
-            }
-        }
-        Ok(Changed::Vfs)
-    }
-
-    fn insert(&mut self, spec: &FilterSpec, how: Insert) -> Result<Changed, Refusal> {
-        for vf in spec.vfs() {
-            self.existing(vf)?;
-        }
-        self.filter_table.insert(spec, how)?;
-        self.forget_match(&spec.matches);
-        self.change_whole_table(|table| table.insert(spec, how));
-        let steers = |vf| self.vf(vf).path == Path::Auto;
-        self.steered += u64::from(spec.action.vf().is_some_and(steers));
-        Ok(changed_by(&spec.matches))
-    }
-
-    /// What is guaranteed to VFs has to be there.
-    fn check_guarantees(&self) -> Result<(), Refusal> {
-        let guarantees = self.present().iter().filter_map(|e| e.policy.min_tx_rate);
-        let sum = guarantees.map(|min| u64::from(min.0)).sum();
-        let rate = self.port_rate.map(|bps| bps / 1_000_000);
-        match rate.filter(|rate| sum > *rate) {
-            Some(rate) => Err(Refusal::Guarantees { sum, rate }),
-            None => Ok(()),
-        }
-    }
-
-    fn set_vf(&mut self, vf: VfIndex, settings: &[VfSetting]) -> Result<(), Refusal> {
-        let (silicon, profile, link_up) = (self.silicon, self.profile(), self.link_up());
-        let entry = self.entry_mut(vf)?;
-        let mut policy = entry.policy;
-        for setting in settings {
-            match silicon.lack(setting, link_up) {
-                None => policy = policy.with(*setting)?,
-                Some(Answer::Ignored) => {}
-                Some(answer) => {
-                    let setting = *setting;
-                    return Err(Refusal::Lacking {
-                        setting,
-                        profile,
-                        answer,
-                    });
-                }
-            }
-            if silicon.vlan_sets_spoofchk && matches!(setting, VfSetting::Vlan(1..)) {
-                policy.spoofchk = true;
-            }
-        }
-        if let (Some(min), Some(max)) = (policy.min_tx_rate, policy.max_tx_rate)
-            && min > max
-        {
-            return Err(Refusal::RateOrder { min, max });
-        }
-        if policy.port_vlan.is_some() && entry.filters.names_vlan() {
-            return Err(Refusal::PortVlanAndFilters);
-        }
-        if settings.iter().any(|s| matches!(s, VfSetting::Mac(_))) {
-            entry.asked.filter.mac = None;
-        }
-        entry.policy = policy;
-        entry.rx = entry.asked.granted(&policy, &silicon);
-        Ok(())
-    }
-
-    /// A mirrored frame has the tags that the switch saw, so its receiver cannot be one that does not see them; and the switch
-    /// knows no stations on the hypervisor's bridge.
-    fn check_mirrors(&self) -> Result<(), Refusal> {
-        for (vf, entry) in self.present().iter().enumerate() {
-            let Some(to) = entry.policy.mirror else {
-                continue;
-            };
-            let receiver = self.existing(to)?.policy;
-            let bridge = entry.policy.bridge || receiver.bridge;
-            if to.index() == vf || bridge || receiver.port_vlan.is_some() {
-                return Err(Refusal::Mirror(to));
-            }
-        }
-        Ok(())
-    }
-
-    /// Takes a message of a driver.
-    fn mailbox(&mut self, vf: VfIndex, message: &MailboxRequest) -> Result<(), Refusal> {
-        let entry = self.existing(vf)?;
-        let mtu = entry.tx_mtu(self.mtu());
-        match message {
-            MailboxRequest::Link => {}
-            MailboxRequest::Filter(op) => {
-                self.filter_op(vf, op)?;
-            }
-            MailboxRequest::Rss if entry.policy.query_rss => {}
-            MailboxRequest::Rss => return Err(Refusal::QueryRss),
-            MailboxRequest::Change(VfRequest::Mtu(asked)) if *asked > mtu => {
-                return Err(Refusal::MtuBeyond { asked: *asked, mtu });
-            }
-            MailboxRequest::Change(request) => {
-                self.request(vf, request)?;
-            }
-        }
-        Ok(())
-    }
-
-    fn request(
-        &mut self,
-        vf: VfIndex,
-        request: &VfRequest,
-    ) -> Result<(Option<Changed>, Option<Refusal>), Refusal> {
-        let entry = self.existing(vf)?;
-        let taken = |mac| {
-            let others = self.present().iter().enumerate();
-            let mut others = others.filter(|(i, _)| *i != vf.index());
-            others.any(|(_, other)| other.claims(mac))
-        };
-        let asked = entry.asked.clone().with(request, &entry.policy, taken)?;
-        let silicon = self.silicon;
-        let granted = asked.granted(&entry.policy, &silicon);
-        let denied = asked.denied(request, &granted, &entry.policy, &silicon);
-        if asked == entry.asked {
-            return Ok((None, denied));
-        }
-        let entry = self.entry_mut(vf)?;
-        let same = entry.rx == granted && entry.asked.mtu == asked.mtu;
-        let changed = if same { Changed::Flows } else { Changed::Vfs };
-        (entry.asked, entry.rx) = (asked, granted);
-        Ok((Some(changed), denied))
-    }
-
     #[inline]
     pub(crate) fn entry(&self, vf: VfIndex) -> &Entry {
         &self.entries[vf.index()]
@@ -685,17 +466,5 @@ impl Policy {
         self.existing(vf)?;
         let entries = Arc::make_mut(&mut self.entries);
         Ok(Arc::make_mut(&mut entries[vf.index()]))
-    }
-}
-
-/// What a change of a filter with this match changes.
-fn changed_by(matches: &FilterMatch) -> Changed {
-    match Rows::of(matches) {
-        Rows::Flows4 | Rows::Flows6 => Changed::Flows,
-        Rows::Fields if matches.flags().intersects(MatchFlags::FLOW) => Changed::Flows,
-        // With the first of a VF something changes for frames that it does not match, too.
-        Rows::Macs | Rows::EtherTypes | Rows::Unknown | Rows::Fields | Rows::Egress => {
-            Changed::Verdicts
-        }
     }
 }

@@ -27,6 +27,8 @@ bitflags! {
         const MAC_SPOOFING_TX = 1 << 5;
         /// Another address than the administrator has set.
         const CHANGE_MAC = 1 << 6;
+        /// Filters on packets that name no address of its own: they take frames from others.
+        const INSECURE_FILTERS = 1 << 7;
     }
 }
 
@@ -68,7 +70,7 @@ pub enum PrivilegeChange {
 }
 
 /// What stands for them in help.
-pub(crate) const PRIVILEGE_VALUES: &str = "+NAME,-NAME,... or NAME,... or none, of UNICAST, MULTICAST, BROADCAST, ALL_MULTICAST, PROMISCUOUS, MAC_SPOOFING_TX and CHANGE_MAC";
+pub(crate) const PRIVILEGE_VALUES: &str = "+NAME,-NAME,... or NAME,... or none, of UNICAST, MULTICAST, BROADCAST, ALL_MULTICAST, PROMISCUOUS, MAC_SPOOFING_TX, CHANGE_MAC and INSECURE_FILTERS";
 
 impl PrivilegeChange {
     /// What it makes of privileges.

@@ -13,8 +13,9 @@ use crate::filter_spec::FilterMatch;
 use crate::filter_store::{EF10_COMBINATIONS, EF10_ROWS};
 use crate::lack::{self, Answer, Lack};
 use crate::link::LinkConfig;
-use crate::mailbox::MAX_UNTRUSTED_GROUPS;
+use crate::mailbox::{MAX_UNTRUSTED_GROUPS, Mailbox};
 use crate::pcie::Pcie;
+use crate::rss::MAX_RSS_QUEUES;
 use crate::switch_mode::SwitchMode;
 use crate::vf::{MAX_VFS, PortVlan, VfSetting};
 use crate::vf_filter::{MAX_FILTERS, MAX_UNTRUSTED_FILTERS};
@@ -82,8 +83,14 @@ pub(crate) struct Silicon {
     pub(crate) egress: FieldRoom,
     /// Whether a VF that such a filter names sends nothing but what one of them lets out.
     pub(crate) egress_allows_only: bool,
+    /// Which messages the driver of a VF has.
+    pub(crate) mailbox: Mailbox,
     /// Whether the driver of a VF can put in filters one by one.
     pub(crate) filter_op: bool,
+    /// Whether a VF has RSS contexts, for filters to name.
+    pub(crate) rss_contexts: bool,
+    /// Most queues of a VF that its frames are spread over.
+    pub(crate) rss_queues: u16,
     /// Whether a filter can have what it matches copied.
     pub(crate) filters_mirror: bool,
     /// Most filters on IPv4 flows and local ends.
@@ -283,7 +290,10 @@ impl Profile {
             fields: FieldRoom::Any,
             egress: FieldRoom::Any,
             egress_allows_only: false,
+            rss_contexts: true,
+            rss_queues: MAX_RSS_QUEUES,
             filters_mirror: true,
+            mailbox: Mailbox::All,
             filter_op: true,
             flows4: ALL,
             flows6: ALL,
@@ -294,6 +304,7 @@ impl Profile {
         let none = Silicon {
             fields: FieldRoom::None,
             egress: FieldRoom::None,
+            rss_contexts: false,
             filters_mirror: false,
             filter_op: false,
             flows4: 0,
@@ -360,6 +371,9 @@ impl Profile {
                 pcie: Pcie::Gen1X4,
                 lacks: lack::IGB,
                 modes: &[SwitchMode::Veb],
+                // "82576 supports 2 RSS queues for SR-IOV", says igb_setup_mrqc: sixteen queues in eight pools.
+                rss_queues: 2,
+                mailbox: Mailbox::Igb,
                 promiscuous: false,
                 double_tags: false,
                 vf_macs: 16,

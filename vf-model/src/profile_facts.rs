@@ -2,6 +2,7 @@
 
 use serde::Serialize;
 
+use crate::mailbox::Mailbox;
 use crate::profile::{Profile, Rows};
 
 /// One entry of a profile's table.
@@ -128,6 +129,26 @@ impl Profile {
                 "egress_allows_only",
                 yes(silicon.egress_allows_only),
                 "a VF that an egress filter names sends only what one of them lets out",
+            ),
+            fact(
+                "mailbox",
+                match silicon.mailbox {
+                    Mailbox::All => "all messages".to_owned(),
+                    Mailbox::Igb => {
+                        "reset, mac, macvlan, multicast, allmulti, vlan, mtu".to_owned()
+                    }
+                },
+                "what a VF's driver can ask (vf N request)",
+            ),
+            fact(
+                "rss_contexts",
+                yes(silicon.rss_contexts),
+                "a filter can spread what it gives a VF by a table of its own",
+            ),
+            fact(
+                "rss_queues",
+                silicon.rss_queues.to_string(),
+                "queues of a VF that its frames are spread over",
             ),
             fact(
                 "filters_mirror",

@@ -32,6 +32,8 @@ pub(crate) struct Reach {
     pub(crate) steered: Option<VfIndex>,
     /// VFs to which filters have it copied, if somebody gets it.
     pub(crate) copies: VfSet,
+    /// Whether a filter has it go by way of the hypervisor, to whomever it is for here.
+    pub(crate) over_pf: bool,
     /// Why, if it reaches nobody.
     pub(crate) otherwise: DropReason,
     /// Whom it would reach if it were not too long for them.
@@ -70,6 +72,12 @@ impl Reach {
             unfit: Unfit::default(),
             ..self
         }
+    }
+
+    /// Leaves to the hypervisor all that VFs here receive, those among them whose rings the NIC has.
+    pub(crate) fn hand_up(&mut self) {
+        let here = std::mem::take(&mut self.direct);
+        self.mediated = self.mediated.union(here);
     }
 
     /// Adds those of `vfs` whose link is up.
@@ -365,14 +373,23 @@ impl Policy {
                     probe.note(|| Step::Filter { action, rule: None });
                     reach = self.reach_by(action, origin, false, probe);
                 }
-                FilterAction::Vf(vf) | FilterAction::Queue(vf, _)
+                FilterAction::Mediated => {
+                    probe.note(|| Step::Filter { action, rule: None });
+                    reach.over_pf = true;
+                }
+                FilterAction::Vf(vf)
+                | FilterAction::Queue(vf, _)
+                | FilterAction::Context(vf, _)
                     if self.entry(vf).receives(vlan) =>
                 {
                     probe.note(|| Step::Filter { action, rule: None });
                     reach.steered = Some(vf);
                     self.give(&mut reach, vf, origin, probe);
                 }
-                FilterAction::Vf(_) | FilterAction::Queue(..) | FilterAction::Mirror(_) => {
+                FilterAction::Vf(_)
+                | FilterAction::Queue(..)
+                | FilterAction::Context(..)
+                | FilterAction::Mirror(_) => {
                     probe.note(|| Step::PassedOver { action, rule: None });
                 }
             }
@@ -407,13 +424,15 @@ impl Policy {
         {
             return reach;
         }
-        let copies = reach.copies;
+        let Reach {
+            copies, over_pf, ..
+        } = reach;
         reach = if header.dst.is_multicast() {
             self.reach_group(header, vlan, origin, probe)
         } else {
             self.reach_owner(header.dst, vlan, origin, probe)
         };
-        reach.copies = copies;
+        (reach.copies, reach.over_pf) = (copies, over_pf);
         // What a VF sends is received only if the switch gives it to VFs here; what leaves on the wire is not.
         if filters && !from_wire && reach.is_received() {
             self.reach_filter(header, flow, vlan, origin, &mut reach, probe);
@@ -421,7 +440,7 @@ impl Policy {
         reach
     }
 
-    /// What the NIC's filters make of a frame that is received; whether one decides. A filter neither gives it back to its sender
+    /// What the NIC's filters make of a frame that is received; whether one decides who gets it. A filter neither gives it back to its sender
     /// nor touches the copy for the wire, if there is one.
     #[inline(never)]
     fn reach_filter(
@@ -457,6 +476,10 @@ impl Policy {
             return false;
         };
         probe.note(|| Step::Filter { action, rule: None });
+        if action == FilterAction::Mediated {
+            reach.over_pf = true;
+            return false;
+        }
         *reach = Reach {
             copies: reach.copies,
             ..self.reach_by(action, origin, reach.wire, probe)
@@ -477,10 +500,14 @@ impl Policy {
             ..self.reach_wire()
         };
         match action {
-            FilterAction::Drop | FilterAction::Pass | FilterAction::Mirror(_) => {
+            // Neither a copy nor a way decides who gets it: none of them comes here.
+            FilterAction::Drop
+            | FilterAction::Pass
+            | FilterAction::Mirror(_)
+            | FilterAction::Mediated => {
                 reach.otherwise = DropReason::Filtered;
             }
-            FilterAction::Vf(vf) | FilterAction::Queue(vf, _) => {
+            FilterAction::Vf(vf) | FilterAction::Queue(vf, _) | FilterAction::Context(vf, _) => {
                 reach.steered = Some(vf);
                 self.give(&mut reach, vf, origin, probe);
             }
@@ -503,7 +530,7 @@ impl Policy {
             lookup
                 .groups
                 .get(dst, vlan)
-                .fold(lookup.all_groups, |mut vfs, vf| {
+                .fold(lookup.all_groups(vlan), |mut vfs, vf| {
                     vfs.insert(vf);
                     vfs
                 })
@@ -543,6 +570,7 @@ impl Policy {
             insert: None,
             steered: None,
             copies: VfSet::default(),
+            over_pf: false,
             unfit: Unfit::default(),
             otherwise: if self.uplink_up() {
                 DropReason::NoReceiver
@@ -591,7 +619,7 @@ impl Policy {
         }
         if origin == Origin::Wire && !matched {
             let lookup = self.lookup();
-            let promiscuous = lookup.unmatched.intersection(lookup.members(vlan));
+            let promiscuous = lookup.unmatched(vlan).intersection(lookup.members(vlan));
             probe.note(|| Step::Promiscuous(promiscuous));
             reach.add(lookup, promiscuous, probe);
             self.add_stations(&mut reach, origin, probe);

@@ -11,6 +11,7 @@ use crate::mtu::{Mtu, MtuError};
 use crate::privilege::Privileges;
 use crate::profile::Profile;
 use crate::rss::RssQueues;
+use crate::rss_context::RssContextError;
 use crate::switch_mode::SwitchMode;
 use crate::vf::{Mbps, SettingError, VfIndex, VfSetting};
 use crate::vf_filter::VfFilterError;
@@ -68,6 +69,9 @@ pub enum Refusal {
     /// An indirection table that names no queue or too many.
     #[error(transparent)]
     RssQueues(#[from] RssQueues),
+    /// An RSS context of a VF.
+    #[error(transparent)]
+    RssContext(#[from] RssContextError),
     /// There is no such VF.
     #[error("{vf}: the VFs of this NIC are 0 to {}", last.0)]
     NoSuchVf {
@@ -145,6 +149,22 @@ pub enum Refusal {
         "filter: drivers of {0} have no such message: they send macvlan, multicast, promisc and allmulti"
     )]
     NoFilterOp(Profile),
+    /// The driver of a VF has such a filter (EEXIST).
+    #[error("filter {0}: this filter is there already")]
+    DriverFilterExists(Box<str>),
+    /// It has none (ENOENT).
+    #[error("filter {0}: there is no such filter")]
+    NoDriverFilter(Box<str>),
+    /// It has as many on packets as it can have (EBUSY).
+    #[error(
+        "filter: the VF's driver has {0} on packets, as many as there can be: delete one first"
+    )]
+    DriverFilters(usize),
+    /// A driver sends a message that NICs like this one do not have.
+    #[error(
+        "request: the mailbox of {0} has no such message: reset, mac, macvlan, multicast, allmulti, vlan and mtu"
+    )]
+    NoMessage(Profile),
     /// A driver wants the address of another VF.
     #[error("mac {0}: another VF has it; only a trusted VF can have it, too")]
     MacTaken(MacAddr),

@@ -5,7 +5,7 @@ use std::fmt;
 
 use vf_packet::MacAddr;
 
-use crate::mailbox::{MailboxRequest, RxMode, VfRequest};
+use crate::mailbox::{MailboxRequest, RxMode, UnknownIn, VfRequest};
 use crate::mtu::{MTU_VALUES, Mtu};
 use crate::policy::FilterOp;
 use crate::refusal::Refusal;
@@ -44,8 +44,9 @@ impl<S: AsRef<str>> Words<'_, S> {
             "rss" => MailboxRequest::Rss,
             "filter" => {
                 let add = self.add_or_del()?;
-                let matches = self.filter_match()?;
-                MailboxRequest::Filter(FilterOp { add, matches })
+                let (matches, vlan) = self.driver_filter()?;
+                let op = FilterOp { add, matches, vlan };
+                MailboxRequest::Filter(op)
             }
             verb => match self.vf_request(verb)? {
                 Some(request) => MailboxRequest::Change(request),
@@ -194,7 +195,22 @@ impl fmt::Display for VfRequest {
                 f.write_str("vlans")?;
                 vlans.iter().try_for_each(|vid| write!(f, " {vid}"))
             }
+            // It has no word of its own: it is what filters of the driver have come to.
+            VfRequest::UnknownIn(unknown) => {
+                f.write_str("unknown")?;
+                unknown.iter().try_for_each(|u| write!(f, " {u}"))
+            }
         }
+    }
+}
+
+impl fmt::Display for UnknownIn {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let kind = match self.multicast {
+            true => "unknown-multicast",
+            false => "unknown-unicast",
+        };
+        write!(f, "{kind} vlan {}", self.vid)
     }
 }
 

@@ -35,10 +35,10 @@ pub enum RssSpread {
     Weight(Vec<u16>),
 }
 
-/// An indirection table that names no queue or too many.
+/// An indirection table that names no queue, or one beyond as many as NICs like this one spread flows over.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("rss: flows are spread over 1 to {MAX_RSS_QUEUES} queues")]
-pub struct RssQueues;
+#[error("rss: flows are spread over 1 to {0} queues")]
+pub struct RssQueues(pub u16);
 
 /// Key and indirection table of a VF.
 #[derive(Clone, Debug)]
@@ -46,6 +46,8 @@ pub struct Rss {
     toeplitz: Arc<Toeplitz>,
     spread: RssSpread,
     table: [u8; ENTRIES],
+    /// Most queues that flows are spread over, however many the guest uses.
+    most: u16,
 }
 
 /// What each half byte of the input adds to the hash under one key.
@@ -117,12 +119,13 @@ impl Toeplitz {
 }
 
 impl Rss {
-    /// The default key, evenly over the queues in use.
-    pub(crate) fn new() -> Rss {
+    /// The default key, evenly over the queues in use, `most` of them.
+    pub(crate) fn new(most: u16) -> Rss {
         Rss {
             toeplitz: Arc::new(Toeplitz::new(RssKey::default())),
             spread: RssSpread::InUse,
             table: RssSpread::InUse.table(),
+            most,
         }
     }
 
@@ -148,7 +151,7 @@ impl Rss {
             (Some(entry), RssSpread::InUse) => entry as u16,
             (Some(entry), _) => u16::from(self.table[entry]),
         };
-        queue % in_use.max(1)
+        queue % in_use.min(self.most).max(1)
     }
 
     /// # Errors
@@ -159,7 +162,7 @@ impl Rss {
         spread: Option<&RssSpread>,
     ) -> Result<(), RssQueues> {
         if let Some(spread) = spread {
-            spread.check()?;
+            spread.check(self.most)?;
             self.table = spread.table();
             self.spread = spread.clone();
         }
@@ -171,15 +174,15 @@ impl Rss {
 }
 
 impl RssSpread {
-    fn check(&self) -> Result<(), RssQueues> {
+    fn check(&self, most: u16) -> Result<(), RssQueues> {
         let good = match self {
             RssSpread::InUse => true,
-            RssSpread::Equal(queues) => (1..=MAX_RSS_QUEUES).contains(queues),
+            RssSpread::Equal(queues) => (1..=most).contains(queues),
             RssSpread::Weight(weights) => {
-                weights.len() <= usize::from(MAX_RSS_QUEUES) && weights.iter().any(|w| *w > 0)
+                weights.len() <= usize::from(most) && weights.iter().any(|w| *w > 0)
             }
         };
-        good.then_some(()).ok_or(RssQueues)
+        good.then_some(()).ok_or(RssQueues(most))
     }
 
     fn table(&self) -> [u8; ENTRIES] {
@@ -260,7 +263,7 @@ const KEY: &str = "40 bytes in hexadecimal, separated by colons";
 impl<S: AsRef<str>> Words<'_, S> {
     /// `[hkey KEY] [equal N|weight W0 W1 ...|default]`, as after `ethtool -X DEV`.
     pub(crate) fn rss(&mut self) -> Result<(Option<RssKey>, Option<RssSpread>), ParseError> {
-        const ALL: &str = "hkey KEY, equal N, weight W0 W1 ... or default";
+        const ALL: &str = "hkey KEY, equal N, weight W0 W1 ..., default or context";
         const SPREADS: &str = "equal N, weight W0 W1 ... or default";
         const QUEUES: &str = "1 to 16";
         const WEIGHT: &str = "a whole number for each queue";
@@ -428,7 +431,8 @@ mod tests {
             RssSpread::Weight(vec![0, 0]),
             RssSpread::Weight(vec![1; 17]),
         ] {
-            assert_eq!(bad.check(), Err(RssQueues), "{bad}");
+            let refused = bad.check(MAX_RSS_QUEUES);
+            assert_eq!(refused, Err(RssQueues(MAX_RSS_QUEUES)), "{bad}");
         }
     }
 
@@ -445,7 +449,7 @@ mod tests {
 
     #[test]
     fn flows_spread_over_the_queues_in_use() {
-        let mut rss = Rss::new();
+        let mut rss = Rss::new(MAX_RSS_QUEUES);
         let hits = |rss: &Rss, in_use| {
             let mut hits = [0; 4];
             for port in 0..1000 {
@@ -471,5 +475,9 @@ mod tests {
             .unwrap();
         assert_ne!(rss.queue(&udp4(1), 16), before);
         assert_eq!(rss.queue(&[0xff; 60], 16), 0, "not IP");
+        // A NIC that spreads over two leaves the guest's others alone.
+        let two = Rss::new(2);
+        let [a, b, rest @ ..] = hits(&two, 4);
+        assert!(a > 300 && b > 300 && rest == [0, 0]);
     }
 }

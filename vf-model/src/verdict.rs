@@ -22,6 +22,8 @@ pub struct Verdict {
     /// Whether the copies of some VFs have to wait here, since their flow is changing to the fast path: ask
     /// [`crate::Nic::lane_of`] for whom.
     pub waits: bool,
+    /// Whether a filter has it go over the PF, so that path `auto` learns nothing from it.
+    pub held: bool,
     /// The guest that has sent it, if one of this host has.
     pub from: Option<VfIndex>,
     /// The port VLAN's tag that the PF and the wire must see in front of what the sender gave.
@@ -50,6 +52,7 @@ impl Verdict {
         Onward {
             vfs: self.beyond,
             wire: self.wire_beyond,
+            held: self.held,
             from: self.from,
             // The PF's copy has the tag in it.
             tagging: policy.tagging(None),
@@ -77,6 +80,8 @@ pub struct Onward {
     pub vfs: VfSet,
     /// Whether it goes out on the wire: the NIC's to do, at once or when it is handed back.
     pub wire: bool,
+    /// As in [`Verdict::held`].
+    pub held: bool,
     /// The guest that has sent it, if one of this host has.
     pub from: Option<VfIndex>,
     /// How the VFs' copies differ.

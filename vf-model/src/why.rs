@@ -394,6 +394,7 @@ impl Policy {
             let steered = |step: &Step| matches!(step, Step::Filter { action, .. } if action.vf() == Some(vf));
             let fast = key.is_some_and(|key| self.learned().has(key, vf));
             let fast = source == Source::Wire && (fast || steps.iter().any(steered));
+            let fast = fast && !verdict.held;
             steps.push(Step::AutoReceiver { vf, fast });
         }
         if let Source::Vf(vf) = source

@@ -15,7 +15,7 @@ use vf_model::{
     BothPaths, BridgePort, Command, Counters, DropReason, FilterAction, FilterMatch, FilterOp,
     FilterSpec, FlowEnd, FrameMeta, Header, Hop, HypervisorModel, Judge, LinkSetting, MAX_FRAME,
     MacAddr, MatchFields, Mtu, Nanos, Nic, NicConfig, Onward, Path, Policy, Privileges, Profile,
-    Refusal, RxMode, Source, Step, SwitchMode, TagEdit, To, Transport, Verdict, VfIndex,
+    Refusal, RxMode, Source, Step, SwitchMode, TagEdit, To, Transport, UnknownIn, Verdict, VfIndex,
     VfLinkState, VfRequest, VfSetting, Vid, VlanProto, VlanTag,
 };
 
@@ -281,7 +281,7 @@ impl Host {
         if verdict.pf {
             let auto = !self.policy.auto().is_empty();
             assert!(
-                to == Path::Mediated && (has_no_switch(&self.policy) || auto),
+                to == Path::Mediated && (has_no_switch(&self.policy) || auto || onward.held),
                 "back to where it came from"
             );
             let crossing = Crossing {
@@ -514,10 +514,11 @@ fn steered(
         FilterMatch::Egress { .. } => false,
     };
     let applies = |spec: &FilterSpec| match spec.action {
-        FilterAction::Drop | FilterAction::Pass => true,
-        FilterAction::Vf(vf) | FilterAction::Queue(vf, _) | FilterAction::Mirror(vf) => {
-            receives(vf)
-        }
+        FilterAction::Drop | FilterAction::Pass | FilterAction::Mediated => true,
+        FilterAction::Vf(vf)
+        | FilterAction::Queue(vf, _)
+        | FilterAction::Context(vf, _)
+        | FilterAction::Mirror(vf) => receives(vf),
     };
     let mut copies = Vec::new();
     for spec in specs.into_iter().filter(|s| matches(s) && applies(s)) {
@@ -635,7 +636,11 @@ fn promised(host: &Host, source: Source, bytes: &[u8]) -> (BTreeMap<u8, Vec<u8>>
                     *m == mac && vlan.is_none_or(|v| tag == Some((0x8100, v.get())))
                 })
         };
-    let wants = |vf: VfIndex, dst: MacAddr| {
+    let unknown_in = |vf: VfIndex, tag: Option<(u16, u16)>, multicast: bool| {
+        let named = |u: &UnknownIn| u.multicast == multicast && tag == Some((0x8100, u.vid.get()));
+        policy.vf(vf).port_vlan.is_none() && asked(vf).unknown_in.iter().any(named)
+    };
+    let wants = |vf: VfIndex, dst: MacAddr, tag: Option<(u16, u16)>| {
         let mode = asked(vf).mode;
         let few = !trusted(vf) || matches!(policy.profile(), Profile::Igb | Profile::Ixgbe);
         let room = if few { 30 } else { 1024 };
@@ -644,7 +649,8 @@ fn promised(host: &Host, source: Source, bytes: &[u8]) -> (BTreeMap<u8, Vec<u8>>
             || if dst.is_broadcast() {
                 !mode.nobcast && may(vf, Privileges::BROADCAST)
             } else if dst.is_multicast() {
-                let all = mode.allmulti && may(vf, Privileges::ALL_MULTICAST);
+                let all = mode.allmulti || unknown_in(vf, tag, true);
+                let all = all && may(vf, Privileges::ALL_MULTICAST);
                 let subscribed = may(vf, Privileges::MULTICAST)
                     && asked(vf).multicast.as_ref().is_none_or(listed);
                 !mode.nomulti && (all || subscribed)
@@ -735,13 +741,14 @@ fn promised(host: &Host, source: Source, bytes: &[u8]) -> (BTreeMap<u8, Vec<u8>>
     let may_get = |vf: VfIndex| source != Source::Vf(vf) && up(vf);
     let reflected = |vf| group && from_wire && mode == SwitchMode::Vepa && has(vf, src, tag);
     let by_switch = |vf: VfIndex| {
-        let alluni = asked(vf).mode.alluni && may(vf, Privileges::PROMISCUOUS) && !discreet;
+        let alluni = asked(vf).mode.alluni || unknown_in(vf, tag, false);
+        let alluni = alluni && may(vf, Privileges::PROMISCUOUS) && !discreet;
         let for_it = if group || known {
             group || has(vf, dst, tag)
         } else {
             from_wire && (promisc(vf) || alluni)
         };
-        for_it && wants(vf, dst) && !reflected(vf)
+        for_it && wants(vf, dst, tag) && !reflected(vf)
     };
     // Filters are asked about what the NIC receives: from the wire, or what its switch, if it has one, gives to somebody here.
     let switched = !has_no_switch(policy) && all().any(|vf| by_switch(vf) && may_get(vf));
@@ -755,10 +762,11 @@ fn promised(host: &Host, source: Source, bytes: &[u8]) -> (BTreeMap<u8, Vec<u8>>
     let only = filter.is_some_and(|spec| spec.matches != FilterMatch::UnknownUnicast);
     let to = |vf: VfIndex| match filter.map(|spec| spec.action) {
         Some(FilterAction::Drop | FilterAction::Pass | FilterAction::Mirror(_)) => false,
-        Some(FilterAction::Vf(to) | FilterAction::Queue(to, _)) => {
+        Some(FilterAction::Vf(to) | FilterAction::Queue(to, _) | FilterAction::Context(to, _)) => {
             to == vf || !only && by_switch(vf)
         }
-        None => by_switch(vf),
+        // It says which way, not to whom.
+        Some(FilterAction::Mediated) | None => by_switch(vf),
     };
     let wire = !from_wire && port_up && (group || !known);
     let vfs: BTreeMap<_, _> = all()
@@ -810,6 +818,7 @@ fn any_command() -> impl Strategy<Value = Command> {
         1 => any_mac().prop_map(|m| format!("set mac {m}")),
         3 => select(vec!["on", "off"]).prop_map(|s| format!("set spoofchk {s}")),
         3 => select(vec!["on", "on", "off"]).prop_map(|s| format!("set trust {s}")),
+        1 => select(vec!["new", "1 equal 2", "1 delete"]).prop_map(|op| format!("rss context {op}")),
         2 => select(vec!["+PROMISCUOUS", "+ALL_MULTICAST,-UNICAST", "-MULTICAST,-BROADCAST", "+CHANGE_MAC", "UNICAST,BROADCAST,MAC_SPOOFING_TX"])
             .prop_map(|p| format!("set privilege {p}")),
         2 => select(vec!["auto", "enable", "disable"]).prop_map(|s| format!("set state {s}")),
@@ -857,7 +866,9 @@ fn any_filter_command() -> impl Strategy<Value = Command> {
         1 => Just("action drop".to_owned()),
         3 => (0..VFS).prop_map(|vf| format!("vf {vf}")),
         1 => (0..VFS, 0u8..4).prop_map(|(vf, queue)| format!("vf {vf} action {queue}")),
+        1 => (0..VFS).prop_map(|vf| format!("vf {vf} context 1")),
         1 => (0..VFS).prop_map(|vf| format!("mirror {vf}")),
+        2 => Just("action mediated".to_owned()),
     ];
     let sender = || prop_oneof![1 => Just("egress".to_owned()), 3 => (0..VFS).prop_map(|vf| format!("egress vf {vf}"))];
     let source = (any_mac(), select(vec!["", " vlan 10", " vlan 20"]))
@@ -993,6 +1004,10 @@ fn any_request() -> impl Strategy<Value = VfRequest> {
         }),
         3 => vid().prop_map(VfRequest::VlanAdd),
         1 => vid().prop_map(VfRequest::VlanDel),
+        2 => vec((vid(), any::<bool>()), 0..4).prop_map(|all| {
+            let all = all.into_iter().map(|(vid, multicast)| UnknownIn { vid, multicast });
+            VfRequest::UnknownIn(all.collect())
+        }),
     ]
 }
 
@@ -1788,6 +1803,210 @@ fn a_filter_that_mirrors_decides_nothing_and_copies_nothing_that_is_dropped() {
     );
 }
 
+/// A filter that says which way a frame takes says nothing of who gets it, on any path, and path `auto` learns nothing from what
+/// it has go that way; nor does it count on what it had learned before.
+#[test]
+fn a_filter_that_hands_frames_up_changes_their_way_and_not_their_receivers() {
+    let (vf0, vf1) = (VfIndex(0), VfIndex(1));
+    let words = "flow-type tcp4 dst-ip 10.0.0.9 dst-port 80";
+    for path in [Path::Direct, Path::Mediated, Path::Auto] {
+        for (source, from) in [(Source::Wire, BASE.offset(9)), (Source::Vf(vf0), BASE)] {
+            let frame = flow_frame(BASE.offset(1), from);
+            let mut host = Host::new(&[], &[path; VFS as usize]);
+            let plain = host.send(source, &frame);
+            host.send(source, &frame);
+            let learned = host.policy.learned_by(vf1).count();
+            let fast = path == Path::Auto && source == Source::Wire;
+            assert_eq!(learned, usize::from(fast), "{path} {source:?}");
+            let before = Arc::clone(&host.policy);
+            let hand_up = parse(&format!("filter add {words} action mediated"));
+            host.act(&hand_up.into()).unwrap();
+            assert!(!host.policy.moves_frames(&before), "nothing gets faster");
+            let ingress = |nic: &Nic| {
+                let mut nic = nic.clone();
+                nic.ingress(Nanos(0), source, &frame, &meta(&frame, 0))
+            };
+            if path != Path::Mediated {
+                let verdict = ingress(&host.nic);
+                assert!(verdict.vfs.is_empty() && verdict.pf && !verdict.waits);
+                assert!(verdict.beyond.contains(vf1));
+            }
+            for _ in 0..3 {
+                assert_eq!(host.send(source, &frame), plain, "{path} {source:?}");
+            }
+            // Of this flow nothing is learned while the filter is there.
+            assert_eq!(host.policy.learned_by(vf1).count(), 0);
+            let steps = host.policy.why(source, &frame, &meta(&frame, 0)).steps;
+            let said = |step: &Step| step.to_string().contains("action mediated");
+            if path != Path::Mediated || source == Source::Wire {
+                assert!(steps.iter().any(said), "{steps:#?}");
+            }
+            assert!(
+                !steps
+                    .iter()
+                    .any(|step| matches!(step, Step::AutoReceiver { fast: true, .. }))
+            );
+            // Taken out, it puts the flow on the direct path, behind what is on the other.
+            let before = Arc::clone(&host.policy);
+            host.act(&parse(&format!("filter del {words}")).into())
+                .unwrap();
+            assert!(host.policy.moves_frames(&before));
+            assert_eq!(host.send(source, &frame), plain);
+            if path == Path::Direct {
+                assert!(!ingress(&host.nic).pf);
+            }
+        }
+    }
+    // A flow that has not been seen before the filter came is not learned.
+    let mut host = Host::new(&[], &[Path::Auto; VFS as usize]);
+    let hand_up = parse(&format!("filter add {words} action mediated"));
+    host.act(&hand_up.into()).unwrap();
+    for _ in 0..3 {
+        host.send(Source::Wire, &flow_frame(BASE.offset(1), BASE.offset(9)));
+    }
+    assert_eq!(host.policy.learned_by(vf1).count(), 0);
+}
+
+/// A filter gives a VF frames by a table of queues of its own, and other frames of the VF's go by the VF's own table.
+#[test]
+fn a_filter_spreads_what_it_matches_by_the_context_that_it_names() {
+    let mut host = Host::new(&[], &[Path::Direct; VFS as usize]);
+    let vf1 = VfIndex(1);
+    for words in [
+        "vf 1 rss weight 1",
+        "vf 1 rss context new weight 0 0 1 1",
+        "filter add flow-type tcp4 dst-ip 10.0.0.9 dst-port 80 vf 1 context 1",
+    ] {
+        host.act(&parse(words).into()).unwrap();
+    }
+    let flow = |port: u16, to: u8| {
+        let mut frame = flow_frame(BASE.offset(1), BASE.offset(9));
+        frame[38..40].copy_from_slice(&port.to_be_bytes());
+        frame[41] = to;
+        frame
+    };
+    let queues = |host: &Host, to: u8| -> BTreeSet<u16> {
+        (1000..1100)
+            .map(|port| host.nic.queue(vf1, &flow(port, to), 4))
+            .collect()
+    };
+    assert_eq!(queues(&host, 80), BTreeSet::from([2, 3]));
+    assert_eq!(queues(&host, 81), BTreeSet::from([0]));
+    assert_eq!(
+        host.hypervisor.queue(vf1, &flow(1000, 80), 4),
+        host.nic.queue(vf1, &flow(1000, 80), 4)
+    );
+    // A guest that uses fewer has numbers that wrap around.
+    assert_eq!(host.nic.queue(vf1, &flow(1000, 80), 1), 0);
+    host.act(&parse("vf 1 rss context 1 weight 0 1").into())
+        .unwrap();
+    assert_eq!(queues(&host, 80), BTreeSet::from([1]));
+    let refused =
+        |host: &mut Host, words: &str| host.act(&parse(words).into()).unwrap_err().to_string();
+    assert!(
+        refused(&mut host, "vf 1 rss context 1 delete").contains("in use by filter flow-type tcp4")
+    );
+    host.act(&parse("filter flush").into()).unwrap();
+    host.act(&parse("vf 1 rss context 1 delete").into())
+        .unwrap();
+    let again = "filter add flow-type tcp4 dst-ip 10.0.0.9 dst-port 80 vf 1 context 1";
+    assert!(refused(&mut host, again).contains("context 1: there is none"));
+}
+
+/// EF10: what is unknown is unknown in each VLAN for itself, and a filter of a driver on packets takes frames from others with the
+/// privilege INSECURE_FILTERS only.
+#[test]
+fn a_drivers_filter_on_packets_or_on_what_is_unknown_takes_what_its_privileges_allow() {
+    let mut host = Host::like(Profile::Ef10, &[], &[Path::Direct; VFS as usize]);
+    let vf0 = VfIndex(0);
+    let act = |host: &mut Host, words: &str| host.act(&parse(words).into());
+    act(&mut host, "vf 0 request reset groups").unwrap();
+    let tagged = |vid: u8| {
+        let mut frame = flow_frame(BASE.offset(77), BASE.offset(9));
+        frame[15] = vid;
+        frame
+    };
+    let gets = |host: &mut Host, frame: &[u8]| host.send(Source::Wire, frame).vfs.contains_key(&0);
+    let unknown = "vf 0 request filter add flow-type ether dst unknown-unicast vlan 10";
+    assert!(
+        act(&mut host, unknown)
+            .unwrap_err()
+            .to_string()
+            .contains("EPERM")
+    );
+    act(&mut host, "vf 0 privilege +PROMISCUOUS,+ALL_MULTICAST").unwrap();
+    act(&mut host, unknown).unwrap();
+    assert!(gets(&mut host, &tagged(10)) && !gets(&mut host, &tagged(11)));
+    assert!(
+        act(&mut host, unknown)
+            .unwrap_err()
+            .to_string()
+            .contains("there already")
+    );
+    let group = |vid: u8| {
+        let mut frame = tagged(vid);
+        frame[..6].copy_from_slice(&group(2).0);
+        frame
+    };
+    assert!(!gets(&mut host, &group(10)));
+    act(
+        &mut host,
+        "vf 0 request filter add flow-type ether dst unknown-multicast vlan 10",
+    )
+    .unwrap();
+    assert!(gets(&mut host, &group(10)) && !gets(&mut host, &group(11)));
+    // The privilege goes, and what it allowed with it.
+    act(&mut host, "vf 0 privilege -PROMISCUOUS,-ALL_MULTICAST").unwrap();
+    assert!(!gets(&mut host, &tagged(10)) && !gets(&mut host, &group(10)));
+    act(
+        &mut host,
+        "vf 0 request filter del flow-type ether dst unknown-unicast vlan 10",
+    )
+    .unwrap();
+
+    let theirs = flow_frame(BASE.offset(1), BASE.offset(9));
+    let mine = flow_frame(BASE, BASE.offset(9));
+    let packets = "flow-type tcp4 dst-ip 10.0.0.9 dst-port 80";
+    act(&mut host, &format!("vf 0 request filter add {packets}")).unwrap();
+    assert!(
+        !gets(&mut host, &theirs) && gets(&mut host, &mine),
+        "auto-qualified"
+    );
+    assert_eq!(host.policy.filter_table().len(), 0);
+    act(&mut host, "vf 0 privilege +INSECURE_FILTERS").unwrap();
+    assert!(gets(&mut host, &theirs), "whoever has the address");
+    assert_eq!(
+        host.policy.saved().filters,
+        Vec::<String>::new(),
+        "it is the driver's"
+    );
+    // The administrator's goes before it, and it comes back.
+    act(&mut host, &format!("filter add {packets} vf 2")).unwrap();
+    assert!(!gets(&mut host, &theirs));
+    act(&mut host, &format!("filter del {packets}")).unwrap();
+    assert!(gets(&mut host, &theirs));
+    // Another's driver has no second one, and nobody else's takes it out.
+    act(&mut host, "vf 2 privilege +INSECURE_FILTERS").unwrap();
+    let second = act(&mut host, &format!("vf 2 request filter add {packets}"));
+    assert!(second.unwrap_err().to_string().contains("is there already"));
+    assert!(act(&mut host, &format!("vf 2 request filter del {packets}")).is_err());
+    assert!(gets(&mut host, &theirs));
+    // It goes with its driver.
+    host.act(&Act::Driver(
+        vf0,
+        VfRequest::Reset {
+            lists_groups: true,
+            lists_vlans: false,
+        },
+    ))
+    .unwrap();
+    assert!(!gets(&mut host, &theirs));
+    assert_eq!(host.policy.filter_table().len(), 0);
+    act(&mut host, &format!("vf 0 request filter add {packets}")).unwrap();
+    act(&mut host, "vf 0 privilege -INSECURE_FILTERS").unwrap();
+    assert!(!gets(&mut host, &theirs) && gets(&mut host, &mine));
+}
+
 /// Whether an explanation says what comes out, and says each of it.
 fn explains(steps: &[Step], outcome: &Outcome) -> bool {
     let gets = steps.iter().filter_map(|step| match step {
@@ -2055,9 +2274,9 @@ proptest! {
     #[test]
     fn a_drivers_filter_takes_nothing_that_is_not_addressed_to_its_vf(
         mut acts in vec(any_act(), 0..12),
-        ops in vec((any::<bool>(), prop_oneof![
+        ops in vec((any::<bool>(), select(vec![None, Some(10), Some(20)]), prop_oneof![
             any_mac(), any_mac(), any_group().prop_map(|g| g.to_string()), Just(MacAddr::BROADCAST.to_string()),
-            Just("unknown-unicast".to_owned()), Just("unknown-multicast".to_owned()),
+            Just("unknown-unicast".to_owned()), Just("unknown-multicast".to_owned()), Just("packets".to_owned()),
         ]), 1..6),
         vf in 0..VFS,
         traffic in vec(any_traffic(), 1..8),
@@ -2077,15 +2296,21 @@ proptest! {
         let (lists_groups, lists_vlans) = (true, false);
         acts.push(Act::Driver(driver, VfRequest::Reset { lists_groups, lists_vlans }));
         let mut host = Host::like(profile, &acts, &[]);
-        for (add, dst) in ops {
-            let matches = format!("flow-type ether dst {dst} action drop").parse::<FilterSpec>().unwrap().matches;
+        for (add, vlan, dst) in ops {
+            let unknown = dst.starts_with("unknown");
+            let vlan = vlan.filter(|_| unknown).map(|vid| Vid::new(vid).unwrap());
+            let matches = match dst.as_str() {
+                "packets" => "flow-type tcp4 dst-ip 10.0.0.1 dst-port 80 action drop".to_owned(),
+                dst => format!("flow-type ether dst {dst} action drop"),
+            };
+            let matches = matches.parse::<FilterSpec>().unwrap().matches;
             let mut before = Host::like(profile, &acts, &[]);
             before.adopt(Arc::clone(&host.policy));
-            match host.policy.with_filter_op(driver, &FilterOp { add, matches }) {
+            match host.policy.with_filter_op(driver, &FilterOp { add, matches, vlan }) {
                 Ok(policy) => host.adopt(Arc::new(policy)),
                 Err(_) => continue,
             }
-            prop_assert!(!add || !dst.starts_with("unknown"), "EPERM");
+            prop_assert!(!add || !unknown, "EPERM");
             for (source, frame) in traffic.iter().filter(|(source, _)| *source != Source::Vf(driver)) {
                 let (mut was, mut is) = (before.send(*source, frame), host.send(*source, frame));
                 let [had, has] = [was.vfs.remove(&vf), is.vfs.remove(&vf)];

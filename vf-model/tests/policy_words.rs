@@ -335,6 +335,25 @@ fn each_family_refuses_what_its_drivers_refuse() {
             }
         }
     }
+    // y is yes, and anything else a word of the refusal.
+    for (words, answers) in [
+        ("vf 0 rss context new equal 2", "ynnynnnn"),
+        ("vf 0 rss equal 4", "yyyynyyy"),
+        ("vf 0 request link", "yyyynyyy"),
+        ("vf 0 request promisc on", "yyyynyyy"),
+        ("vf 0 request allmulti on", "yyyyyyyy"),
+        ("vf 0 request vlan add 5", "yyyyyyyy"),
+    ] {
+        for (profile, answer) in Profile::all().zip(answers.chars()) {
+            let said = like(profile).with(&command(words));
+            assert_eq!(said.is_ok(), answer == 'y', "{profile}: {words}: {said:?}");
+            if let Err(why) = said {
+                let why = why.to_string();
+                let names = why.contains("igb has no such") || why.contains("has none:");
+                assert!(names || why.contains("1 to 2 queues"), "{why}");
+            }
+        }
+    }
     let refused = like(Profile::Ef10).with(&command("vf 0 set max_tx_rate 5"));
     assert_eq!(
         refused.unwrap_err().to_string(),

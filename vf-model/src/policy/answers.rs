@@ -4,6 +4,7 @@ use super::Policy;
 use crate::command::Command;
 use crate::lack::Answer;
 use crate::mailbox::{MailboxRequest, VfRequest};
+use crate::rss_context::RssContextOp;
 use crate::vf::{VfIndex, VfSetting};
 
 impl Policy {
@@ -23,16 +24,27 @@ impl Policy {
         settings.iter().filter(ignored).map(line).collect()
     }
 
-    /// What a NIC of this policy answers to a request of a driver that has made it what it is, a line for each VF; nothing to any
-    /// other command.
+    /// What a NIC of this policy answers to a request of a driver that has made it what it is, and to a new RSS context, a line for
+    /// each VF; nothing to any other command.
     #[must_use]
     pub fn answers(&self, command: &Command) -> Vec<String> {
+        if let Command::RssContext { vfs, op } = command {
+            let vfs = vfs.iter().filter(|vf| vf.index() < self.num_vfs());
+            let made = vfs.filter(|_| matches!(op, RssContextOp::New { .. }));
+            return made.map(|vf| self.contexts_line(vf)).collect();
+        }
         let Command::Request { vfs, request } = command else {
             return Vec::new();
         };
         let vfs = vfs.iter().filter(|vf| vf.index() < self.num_vfs());
         vfs.map(|vf| format!("{vf}: {}", self.answer(vf, request)))
             .collect()
+    }
+
+    fn contexts_line(&self, vf: VfIndex) -> String {
+        let ids = self.rss_contexts(vf).iter().map(|(id, _)| id.to_string());
+        let ids: Vec<_> = ids.collect();
+        format!("{vf}: has RSS contexts {} now", ids.join(", "))
     }
 
     fn answer(&self, vf: VfIndex, request: &MailboxRequest) -> String {

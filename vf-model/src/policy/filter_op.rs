@@ -1,42 +1,58 @@
 //! Filters that the driver of a VF puts into a NIC whose firmware does what drivers ask if they have the privilege (Solarflare's
 //! EF10, MC_CMD_FILTER_OP). A filter of a driver gives frames to its own VF: an address of a station is one VF's and no other's
-//! (INSERT), a group any number's (SUBSCRIBE), and what is unknown is a privilege. What it may not have it is refused, for such a
-//! driver asks again; nothing is remembered. With the first group that it subscribes to, a driver no longer gets them all. A driver's filters are what it has asked for by other words, too: see
-//! [`crate::mailbox`].
+//! (INSERT), a group any number's (SUBSCRIBE), and what is unknown is a privilege, in one VLAN as in all. What it may not have it is
+//! refused, for such a driver asks again; nothing is remembered. With the first group that it subscribes to, a driver no longer gets
+//! them all. Such filters are what it has asked for by other words, too: see [`crate::mailbox`]. Filters on other fields of packets
+//! are in [`super::driver_filters`].
 
 use std::fmt;
 
-use vf_packet::MacAddr;
+use vf_packet::Vid;
 
 use super::{Changed, Policy};
 use crate::entry::Entry;
 use crate::filter_spec::{FilterMatch, MatchError};
-use crate::mailbox::VfRequest;
+use crate::mailbox::{UnknownIn, VfRequest};
 use crate::privilege::Privileges;
 use crate::refusal::Refusal;
 use crate::vf::VfIndex;
-use crate::vf_filter::{VfFilter, VfFilterError};
+use crate::vf_filter::VfFilterError;
 
 /// What the driver of a VF wants of the NIC's filters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FilterOp {
     /// Whether the filter is put in, else it is taken out.
     pub add: bool,
-    /// What it matches: an address, or what is unknown.
+    /// What it matches: an address, what is unknown, or fields of packets.
     pub matches: FilterMatch,
+    /// In which VLAN only, where it matches what is unknown: drivers that filter VLANs have one such filter in each.
+    pub vlan: Option<Vid>,
 }
 
 impl fmt::Display for FilterOp {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let verb = if self.add { "add" } else { "del" };
-        write!(f, "{verb} {}", self.matches)
+        write!(f, "{verb} {}", self.matches)?;
+        self.vlan
+            .iter()
+            .try_for_each(|vid| write!(f, " vlan {vid}"))
     }
 }
 
-const KINDS: &str =
-    "a driver's filter has dst MAC, dst unknown-unicast or dst unknown-multicast, and nothing else";
+const KINDS: &str = "a driver's filter has dst MAC, or dst unknown-unicast or dst unknown-multicast, in one vlan perhaps, or fields of IP packets or a proto";
 
 impl FilterOp {
+    /// Whether it looks at fields of packets, and not only at who they are for.
+    fn is_on_packets(&self) -> bool {
+        matches!(
+            self.matches,
+            FilterMatch::Full { .. }
+                | FilterMatch::Local { .. }
+                | FilterMatch::EtherType(_)
+                | FilterMatch::Fields(_)
+        )
+    }
+
     /// The privilege that it takes to have such a filter.
     fn privilege(&self) -> Result<Privileges, MatchError> {
         match self.matches {
@@ -60,9 +76,16 @@ impl FilterOp {
             }
             FilterMatch::Mac(mac) if mac.is_multicast() => {
                 let listed = asked.multicast.as_deref().unwrap_or_default();
-                VfRequest::Multicast(self.changed(mac, listed)?)
+                VfRequest::Multicast(self.listed(&mac, listed)?)
             }
-            FilterMatch::Mac(mac) => VfRequest::Unicast(self.changed(mac, &asked.unicast)?),
+            FilterMatch::Mac(mac) => VfRequest::Unicast(self.listed(&mac, &asked.unicast)?),
+            FilterMatch::UnknownMulticast | FilterMatch::UnknownUnicast
+                if let Some(vid) = self.vlan =>
+            {
+                let multicast = self.matches == FilterMatch::UnknownMulticast;
+                let unknown = UnknownIn { vid, multicast };
+                VfRequest::UnknownIn(self.listed(&unknown, &asked.unknown_in)?)
+            }
             FilterMatch::UnknownMulticast => {
                 mode.allmulti = self.add;
                 VfRequest::RxMode(mode)
@@ -74,13 +97,22 @@ impl FilterOp {
         })
     }
 
-    fn changed(&self, mac: MacAddr, listed: &[MacAddr]) -> Result<Vec<MacAddr>, VfFilterError> {
-        let filter = VfFilter::Mac { mac, vlan: None };
-        match (self.add, listed.contains(&mac)) {
-            (true, true) => Err(VfFilterError::Exists(filter)),
-            (false, false) => Err(VfFilterError::NotFound(filter)),
-            (true, false) => Ok([listed, &[mac]].concat()),
-            (false, true) => Ok(listed.iter().copied().filter(|m| *m != mac).collect()),
+    /// What is listed with this, or without it.
+    pub(super) fn listed<T: Clone + PartialEq>(
+        &self,
+        one: &T,
+        listed: &[T],
+    ) -> Result<Vec<T>, Refusal> {
+        let named = || self.to_string().split_off(4).into();
+        match (self.add, listed.contains(one)) {
+            (true, true) => Err(Refusal::DriverFilterExists(named())),
+            (false, false) => Err(Refusal::NoDriverFilter(named())),
+            (true, false) => Ok([listed, std::slice::from_ref(one)].concat()),
+            (false, true) => Ok(listed
+                .iter()
+                .filter(|other| *other != one)
+                .cloned()
+                .collect()),
         }
     }
 }
@@ -106,6 +138,9 @@ impl Policy {
         let entry = self.existing(vf)?;
         if !self.silicon.filter_op {
             return Err(Refusal::NoFilterOp(self.profile()));
+        }
+        if op.is_on_packets() {
+            return self.driver_filter(vf, op).map(Some);
         }
         let privilege = op.privilege()?;
         let privileged = entry.policy.trust || entry.policy.privileges().contains(privilege);

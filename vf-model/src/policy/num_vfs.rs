@@ -46,7 +46,7 @@ impl Policy {
                     self.filter_table.remove(&spec.matches, spec.priority)?;
                     self.change_whole_table(|table| table.remove(&spec.matches, spec.priority));
                 }
-                let rss = Rss::new();
+                let rss = Rss::new(self.silicon.rss_queues);
                 let fresh = |entry: &Arc<Entry>| {
                     Arc::new(Entry::new(entry.policy.permanent_mac, rss.clone()))
                 };

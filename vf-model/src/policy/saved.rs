@@ -9,7 +9,7 @@ use crate::entry::Entry;
 use crate::fdb::SelfEntry;
 use crate::filter_table::NumberedFilter;
 use crate::mtu::Mtu;
-use crate::rss::{Rss, RssKey, RssSpread};
+use crate::rss::{RssKey, RssSpread};
 use crate::switch_mode::SwitchMode;
 use crate::vf::{SETTING_KEYS, VfPolicy, VfSetting};
 
@@ -45,6 +45,8 @@ pub struct SavedVf {
     pub rss_key: Option<RssKey>,
     /// How its frames are spread over its queues.
     pub rss_spread: Option<RssSpread>,
+    /// Its RSS contexts, in the words that make each after `rss context new`.
+    pub rss_contexts: Vec<String>,
 }
 
 impl Policy {
@@ -83,12 +85,12 @@ impl Policy {
         }
     }
 
-    /// Filters that have not been learned. One that waits for another with the same match to be deleted comes before that.
+    /// Filters that have not been learned, and are no driver's. One that waits for another with the same match to be deleted comes before that.
     fn saved_filters(&self) -> Vec<String> {
         let numbered = self.filter_table.has_numbered_rows();
         let mut saved = Vec::new();
         for NumberedFilter { id, spec } in self.all_filters().numbered() {
-            if !self.filter_table.holds(&spec) {
+            if !self.filter_table.holds(&spec) || self.is_drivers(&spec) {
                 continue;
             }
             match id {
@@ -109,18 +111,20 @@ impl Entry {
             // The driver's.
             asked: _,
             rx: _,
+            driver_filters: _,
             rss,
+            rss_contexts,
             resets: _,
         } = self;
-        let default = Rss::new();
         SavedVf {
             settings: policy.saved(),
             macs: filters.macs().to_vec(),
             vlans: filters.vlans().to_vec(),
-            rss_key: Some(rss.key()).filter(|key| *key != default.key()),
+            rss_key: Some(rss.key()).filter(|key| *key != RssKey::default()),
             rss_spread: Some(rss.spread())
-                .filter(|spread| *spread != default.spread())
+                .filter(|spread| **spread != RssSpread::default())
                 .cloned(),
+            rss_contexts: rss_contexts.saved(),
         }
     }
 }

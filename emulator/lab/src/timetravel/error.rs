@@ -99,7 +99,7 @@ impl SimulationError {
         }
         matches!(
             self,
-            E::Calendar(_) | E::Socket(_) | E::RealTime { .. } | E::Policy { .. }
+            E::Calendar(_) | E::Socket(_) | E::Cpu(_) | E::RealTime { .. } | E::Policy { .. }
         )
     }
 }

@@ -357,7 +357,7 @@ mod tests {
             ("[[nic]\nname='a'", "line 1"),
             (
                 "[[nic]]\nname='a'\n[[nic.vf]]\nindex=0\nvlna=3",
-                "line 5: unknown field `vlna`, expected one of index, socket, socket_role, qmp, link_method, macs, vlans, rss, mac, vlan,",
+                "line 5: unknown field `vlna`, expected one of index, socket, socket_role, qmp, link_method, macs, vlans, rss, rss_contexts, mac, vlan,",
             ),
             (
                 "[[nic]]\nname='a'\n[[nic.vf]]\nindex=0\nspoofchk=3",

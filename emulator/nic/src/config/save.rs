@@ -242,13 +242,15 @@ impl SavedVfSection<'_> {
             vlans,
             rss_key,
             rss_spread,
+            rss_contexts,
         } = &self.saved;
         let as_usual = self.socket.is_none()
             && self.socket_role == SocketRole::default()
             && self.qmp.is_none()
             && self.link_method == LinkMethod::default();
         let nothing = settings.is_empty() && macs.is_empty() && vlans.is_empty();
-        as_usual && nothing && rss_key.is_none() && rss_spread.is_none()
+        let no_rss = rss_key.is_none() && rss_spread.is_none() && rss_contexts.is_empty();
+        as_usual && nothing && no_rss
     }
 }
 
@@ -260,6 +262,7 @@ impl Serialize for SavedVfSection<'_> {
             vlans,
             rss_key,
             rss_spread,
+            rss_contexts,
         } = &self.saved;
         let mut map = to.serialize_map(None)?;
         map.serialize_entry("index", &self.index)?;
@@ -294,6 +297,9 @@ impl Serialize for SavedVfSection<'_> {
         let rss: Vec<_> = rss.collect();
         if !rss.is_empty() {
             map.serialize_entry("rss", &rss.join(" "))?;
+        }
+        if !rss_contexts.is_empty() {
+            map.serialize_entry("rss_contexts", rss_contexts)?;
         }
         map.end()
     }
@@ -384,7 +390,16 @@ mod tests {
         let vfs = (0..policy.vf_count()).map(VfIndex::from).map(|vf| {
             let (filters, rss) = (policy.filters(vf), policy.rss(vf));
             let added = (filters.macs().to_vec(), filters.vlans().to_vec());
-            (*policy.vf(vf), added, rss.key(), rss.spread().clone())
+            let contexts = policy.rss_contexts(vf).iter();
+            let contexts = contexts.map(|(id, rss)| (id, rss.key(), rss.spread().clone()));
+            let contexts: Vec<_> = contexts.collect();
+            (
+                *policy.vf(vf),
+                added,
+                rss.key(),
+                rss.spread().clone(),
+                contexts,
+            )
         });
         let vfs: Vec<_> = vfs.collect();
         let port = (policy.port_up(), policy.mtu(), policy.switch_mode());
@@ -435,6 +450,8 @@ mod tests {
             "vf 0 vlan add 5",
             "vf 0 mac add 02:00:00:00:00:99 vlan 5",
             "vf 0 rss weight 3 1",
+            "vf 0 rss context new equal 2",
+            "filter add flow-type tcp4 dst-ip 10.0.0.1 dst-port 80 vf 0 context 1 loc 9",
             "fdb add 02:00:00:00:00:77 self",
             "filter add flow-type ether proto 0x88b5 action drop loc 7",
             "filter add flow-type ether proto 0x88b6 vf 1 priority auto",
@@ -483,7 +500,19 @@ mod tests {
                 select(&["", " priority hint", " priority auto", " priority required"][..]);
             (matches, priority)
         };
-        let action = || select(&["vf 0", "vf 1", "vf 3", "vf 1 action 2", "action drop"][..]);
+        let action = || {
+            select(
+                &[
+                    "vf 0",
+                    "vf 1",
+                    "vf 3",
+                    "vf 1 action 2",
+                    "vf 1 context 1",
+                    "action drop",
+                    "action mediated",
+                ][..],
+            )
+        };
         let loc = || select(&["", "", " loc 0", " loc 5", " loc 9000"][..]);
         let values = SETTING_KEYS.iter().flat_map(|key| {
             let words = [key.values, key.allowed].map(|words| words.split(['|', ' ', ',']));
@@ -504,6 +533,8 @@ mod tests {
                     let key = key.map(|byte| format!("hkey {} ", vec![format!("{byte:02x}"); 40].join(":")));
                     format!("vf {vf} rss {}{spread}", key.unwrap_or_default())
                 }),
+            1 => (vf(), select(&["new equal 2", "new", "new 3 weight 1 2", "1 equal 4", "1 delete", "9 equal 2"][..]))
+                .prop_map(|(vf, words)| format!("vf {vf} rss context {words}")),
             1 => (vf(), select(&["reset", "request promisc on", "request vlan add 5", "request mac 02:00:00:00:00:55"][..]))
                 .prop_map(|(vf, words)| format!("vf {vf} {words}")),
             1 => select(&["up", "down", "mtu 9000", "mtu 20", "hwmode vepa", "hwmode veb", "hwmode floating", "hwmode none", "numvfs 0", "numvfs 2", "numvfs 3"][..])

@@ -107,6 +107,7 @@ pub(super) struct VfSection {
     macs: Vec<String>,
     vlans: Vec<VlanWord>,
     rss: Option<String>,
+    rss_contexts: Vec<String>,
 }
 
 /// A VLAN of a file: a number, or a range in quotes.
@@ -143,7 +144,11 @@ impl VfSection {
             .rss
             .iter()
             .map(move |rss| ("rss", format!("vf {vf} rss {rss}")));
-        macs.chain(vlans).chain(rss)
+        let contexts = self
+            .rss_contexts
+            .iter()
+            .map(move |context| ("rss_contexts", format!("vf {vf} rss context new {context}")));
+        macs.chain(vlans).chain(rss).chain(contexts)
     }
 
     /// Puts what the file says in the place of what holds otherwise.
@@ -173,6 +178,7 @@ impl<'de> Deserialize<'de> for VfSection {
                 let (mut index, mut socket, mut socket_role) = (None, None, None);
                 let (mut qmp, mut link_method) = (None, None);
                 let (mut macs, mut vlans, mut rss) = (Vec::new(), Vec::new(), None);
+                let mut rss_contexts = Vec::new();
                 let mut policy = vec![None; SETTING_KEYS.len()];
                 while let Some(key) = map.next_key()? {
                     match key {
@@ -184,6 +190,7 @@ impl<'de> Deserialize<'de> for VfSection {
                         Key::Macs => macs = map.next_value()?,
                         Key::Vlans => vlans = map.next_value()?,
                         Key::Rss => rss = Some(map.next_value()?),
+                        Key::RssContexts => rss_contexts = map.next_value()?,
                         Key::Policy(n) => {
                             policy[n] = Some(map.next_value_seed(Value(&SETTING_KEYS[n]))?);
                         }
@@ -198,6 +205,7 @@ impl<'de> Deserialize<'de> for VfSection {
                     macs,
                     vlans,
                     rss,
+                    rss_contexts,
                     // In the order in which they depend on each other, whatever that of the file.
                     policy: policy.into_iter().flatten().collect(),
                 })
@@ -218,6 +226,7 @@ enum Key {
     Macs,
     Vlans,
     Rss,
+    RssContexts,
     /// Its place in [`SETTING_KEYS`].
     Policy(usize),
 }
@@ -234,6 +243,7 @@ impl<'de> Deserialize<'de> for Key {
             "macs" => Key::Macs,
             "vlans" => Key::Vlans,
             "rss" => Key::Rss,
+            "rss_contexts" => Key::RssContexts,
             _ => {
                 let place = SETTING_KEYS.iter().position(|key| key.name == word);
                 Key::Policy(place.ok_or_else(|| {
@@ -242,7 +252,7 @@ impl<'de> Deserialize<'de> for Key {
                     let meant = meant.map_or_else(String::new, |key| format!(" (did you mean `{key}`?)"));
                     let known = known.join(", ");
                     D::Error::custom(format!(
-                        "unknown field `{word}`, expected one of index, socket, socket_role, qmp, link_method, macs, vlans, rss, {known}{meant}"
+                        "unknown field `{word}`, expected one of index, socket, socket_role, qmp, link_method, macs, vlans, rss, rss_contexts, {known}{meant}"
                     ))
                 })?)
             }

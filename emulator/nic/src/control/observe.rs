@@ -10,7 +10,7 @@ use vf_model::{
 
 use super::show::{
     SHOW_VERSION, Show, ShowAuto, ShowBridge, ShowCounters, ShowCpu, ShowFilterTable, ShowLink,
-    ShowLog, ShowNic, ShowQueue, ShowRss, ShowVf, ShowWorker,
+    ShowLog, ShowNic, ShowQueue, ShowRss, ShowRssContext, ShowVf, ShowWorker,
 };
 use super::show_vf::ShowVfState;
 use crate::config::SocketRole;
@@ -62,6 +62,16 @@ impl Observer {
     }
 }
 
+fn rss_contexts(policy: &Policy, vf: VfIndex) -> Vec<ShowRssContext> {
+    let contexts = policy.rss_contexts(vf).iter();
+    let shown = contexts.map(|(id, rss)| ShowRssContext {
+        context: id.into(),
+        hkey: rss.key().to_string(),
+        spread: rss.spread().to_string(),
+    });
+    shown.collect()
+}
+
 fn nic(host: &NicInstance, at: Nanos, seconds: f64, before: &mut Busy) -> ShowNic {
     let policy = host.policy();
     let statistics = &host.statistics;
@@ -110,6 +120,7 @@ fn nic(host: &NicInstance, at: Nanos, seconds: f64, before: &mut Busy) -> ShowNi
                 rss: ShowRss {
                     hkey: policy.rss(vf).key().to_string(),
                     spread: policy.rss(vf).spread().to_string(),
+                    contexts: rss_contexts(&policy, vf),
                 },
                 queues: queues(&statistics.traffic(vf)),
                 asked: rx_filter(policy.asked(vf)),
@@ -306,6 +317,12 @@ fn rx_filter(filter: &RxFilter) -> BTreeMap<String, String> {
         ),
         ("multicast", filter.multicast.as_deref().and_then(list)),
         ("vlans", filter.vlans.as_deref().and_then(list)),
+        (
+            "unknown_in",
+            (!filter.unknown_in.is_empty())
+                .then(|| list(&filter.unknown_in))
+                .flatten(),
+        ),
     ]
     .into_iter()
     .filter_map(|(key, value)| Some((key.to_owned(), value?)))

@@ -257,6 +257,20 @@ pub struct ShowRss {
     pub hkey: String,
     /// `default`, `equal N` or `weight W0 W1 ...`.
     pub spread: String,
+    /// Its contexts, which filters name.
+    #[serde(default)]
+    pub contexts: Vec<ShowRssContext>,
+}
+
+/// An RSS context, in the words of `vfnic vf N rss context`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ShowRssContext {
+    /// Its number.
+    pub context: u64,
+    /// Key of its hash.
+    pub hkey: String,
+    /// As for all frames of the VF.
+    pub spread: String,
 }
 
 /// One queue pair, on both paths together; tx is what was taken from the guest.
@@ -401,9 +415,16 @@ pub fn words_to_json(words: &str) -> serde_json::Value {
         None => words,
     };
     let mut words = words.split_whitespace();
+    let mut masked = "";
     while let (Some(key), Some(value)) = (words.next(), words.next()) {
         let number = value.parse::<u64>().map(serde_json::Value::from);
-        map.insert(key.to_owned(), number.unwrap_or_else(|_| value.into()));
+        // A mask is that of the address before it, of which there may be two.
+        let name = match key {
+            "m" => format!("{masked}-mask"),
+            key => key.to_owned(),
+        };
+        map.insert(name, number.unwrap_or_else(|_| value.into()));
+        masked = key;
     }
     map.into()
 }
@@ -419,6 +440,19 @@ mod tests {
         assert_eq!(json["direction"], "egress");
         assert_eq!((&json["vf"], &json["action"]), (&1.into(), &"drop".into()));
         assert_eq!(words_to_json("flow-type ether vf 2")["vf"], 2);
+    }
+
+    #[test]
+    fn each_mask_of_a_filter_is_in_its_json() {
+        let words = "flow-type ether src 02:00:00:00:00:00 m 00:00:00:00:00:ff dst 06:00:00:00:00:00 m 00:00:00:00:ff:ff vf 2";
+        let json = words_to_json(words);
+        assert_eq!(json["src-mask"], "00:00:00:00:00:ff");
+        assert_eq!(json["dst-mask"], "00:00:00:00:ff:ff");
+        assert_eq!(
+            (&json["dst"], &json["vf"]),
+            (&"06:00:00:00:00:00".into(), &2.into())
+        );
+        assert!(json.get("m").is_none());
     }
 
     #[test]
