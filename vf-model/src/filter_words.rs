@@ -706,7 +706,7 @@ mod tests {
             ),
             (
                 "filter add flow-type ether proto 2048 vf 1 action last",
-                "action 'last': drop, or the number of a queue",
+                "action 'last': drop, mediated, or the number of a queue",
             ),
             ("filter delete 3 vf 1", "word 'vf': priority or nothing"),
             (
