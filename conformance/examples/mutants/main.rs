@@ -181,10 +181,10 @@ impl Copy {
     }
 
     fn look_for(&self, mutant: &Mutant, whole: bool) -> Result<Outcome, String> {
-        if !mutant.test.is_empty() {
-            if let Some(by) = self.test(&mutant.test)? {
-                return Ok(Outcome::Caught(by));
-            }
+        if !mutant.test.is_empty()
+            && let Some(by) = self.test(&mutant.test)?
+        {
+            return Ok(Outcome::Caught(by));
         }
         if mutant.cases.is_empty() {
             return Ok(Outcome::Survived);
