@@ -125,7 +125,7 @@ impl Config {
     ///
     /// # Errors
     /// [`ConfigError`], one line that says what to change.
-    pub(crate) fn of_text(text: &str, path: &Path) -> Result<Config, ConfigError> {
+    pub fn of_text(text: &str, path: &Path) -> Result<Config, ConfigError> {
         Config::from_toml(text, path, &Overrides::default(), false)
     }
 
