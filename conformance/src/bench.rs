@@ -114,13 +114,19 @@ impl Bench {
             Delivery::Echo => Duration::from_millis(300),
             Delivery::None => return,
         };
-        let Ok(mut link) = self.link(&NetConfig::default()) else {
-            return;
+        let passes = || {
+            let mut link = self.link(&NetConfig::default())?;
+            let start = Instant::now();
+            let passed = link.passes(start + patience)?;
+            Ok::<_, Failure>((passed, start.elapsed()))
         };
-        let start = Instant::now();
-        // A subject that takes no frame at all is to be judged for that.
-        self.passed = link.passes(start + patience).unwrap_or(false);
-        let took = start.elapsed();
+        // A subject that takes no frame at all is to be judged for that. What the first set-up takes longer is for once: memory, say.
+        let first = passes();
+        let (passed, took) = match first {
+            Ok((true, took)) if took > AT_ONCE => passes().unwrap_or((true, took)),
+            first => first.unwrap_or_default(),
+        };
+        self.passed = passed;
         if !self.passed && self.delivery == Delivery::Echo {
             self.delivery = Delivery::None;
         }

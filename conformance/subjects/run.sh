@@ -1,16 +1,17 @@
 #!/usr/bin/env bash
-# Judges back ends with vf-conformance, and prints a table of what not all of them pass.
+# Judges back ends with vf-conformance, and writes docs/subjects.md: what not all of them pass.
 #
-#   conformance/subjects/run.sh [NAME...]     vfnic, stock, testpmd; without a name all
+#   conformance/subjects/run.sh [NAME...]     without a name all: vfnic stock testpmd ovs passt cloud-hypervisor bridge
 #
-# Findings go to results/NAME.jsonl beside this script. What a back end needs is
+# Findings go to results/NAME.jsonl beside this script; the page is made of all that are there. What a back end needs is
 # installed with apt-get where that can be (as root); else it is skipped, and the reason is said.
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 root=$(cd "$here/../.." && pwd)
 target=${CARGO_TARGET_DIR:-$root/target}
+all=(vfnic stock testpmd ovs passt cloud-hypervisor bridge)
 names=("$@")
-[ $# -gt 0 ] || names=(vfnic stock testpmd)
+[ $# -gt 0 ] || names=("${all[@]}")
 
 cargo build --release --quiet --manifest-path "$root/Cargo.toml" -p vfnic -p vf-conformance --bins
 cargo build --release --quiet --manifest-path "$root/Cargo.toml" -p vf-conformance --example stock-backend
@@ -18,16 +19,26 @@ suite=$target/release/vf-conformance
 run=$(mktemp -d "${TMPDIR:-/tmp}/vf-subjects.XXXXXX")
 trap 'rm -rf "$run"' EXIT
 mkdir -p "$here/results"
+today=$(date -u +%F)
 
 skip() { echo "skipped: $1, because $2"; }
 
 judge() { # NAME TITLE OPTIONS...
     echo "== $2"
-    "$suite" run --name "$2" --json "$here/results/$1.jsonl" "${@:3}" >"$run/$1.log" || true
+    "$suite" run --name "$2" --json "$here/results/$1.jsonl" --timeout 30 "${@:3}" >"$run/$1.log" || true
     tail -n 3 "$run/$1.log"
 }
 
-today=$(date -u +%F)
+# Whether PROGRAM is there, or comes with a Debian PACKAGE.
+have() { # PROGRAM PACKAGE
+    if ! command -v "$1" >/dev/null && [ -n "$2" ] && [ "$(id -u)" = 0 ]; then
+        { apt-get update -qq && apt-get install -y -qq --no-install-recommends "$2"; } >/dev/null 2>&1 || true
+    fi
+    command -v "$1" >/dev/null
+}
+
+version() { dpkg-query -W -f '${Version}' "$1" 2>/dev/null || echo "of unknown version"; }
+
 for name in "${names[@]}"; do
     case $name in
     vfnic)
@@ -41,21 +52,39 @@ for name in "${names[@]}"; do
             --start "'$target/release/examples/stock-backend' {socket}"
         ;;
     testpmd)
-        if ! command -v dpdk-testpmd >/dev/null && [ "$(id -u)" = 0 ]; then
-            { apt-get update -qq && apt-get install -y -qq dpdk; } >/dev/null 2>&1 || true
-        fi
-        if ! command -v dpdk-testpmd >/dev/null; then
-            skip testpmd "dpdk-testpmd is not installed (apt-get install dpdk)"
-            continue
-        fi
-        title=$(dpkg-query -W -f '${Version}' dpdk 2>/dev/null || true)
-        judge testpmd "DPDK testpmd ${title%%-*} (io), $today" --socket "$run/a.sock" --peer-socket "$run/b.sock" \
+        have dpdk-testpmd dpdk || { skip testpmd "dpdk-testpmd is not installed (apt-get install dpdk)"; continue; }
+        judge testpmd "DPDK testpmd $(version dpdk) (io), $today" --settle 100 --socket "$run/a.sock" --peer-socket "$run/b.sock" \
             --start "'$here/testpmd.sh' {socket} {peer}"
         ;;
+    ovs)
+        switch=/usr/lib/openvswitch-switch-dpdk/ovs-vswitchd-dpdk
+        have $switch openvswitch-switch-dpdk || { skip ovs "it is not installed (apt-get install openvswitch-switch-dpdk)"; continue; }
+        mkdir -p "$run/ovs"
+        judge ovs "Open vSwitch $(version openvswitch-switch-dpdk) with DPDK, $today" \
+            --settle 250 --socket "$run/ovs/a.sock" --peer-socket "$run/ovs/b.sock" --start "'$here/ovs.sh' {socket} {peer}"
+        ;;
+    passt)
+        have passt passt || { skip passt "it is not installed (apt-get install passt)"; continue; }
+        passt --help 2>&1 | grep -q vhost-user || { skip passt "passt $(version passt) has no vhost-user"; continue; }
+        judge passt "passt $(version passt), $today" --single-session --socket "$run/passt.sock" --start "'$here/passt.sh' {socket}"
+        ;;
+    cloud-hypervisor)
+        have vhost_user_net "" || { skip cloud-hypervisor "vhost_user_net is not in PATH (cargo build --release in cloud-hypervisor's vhost_user_net)"; continue; }
+        judge cloud-hypervisor "cloud-hypervisor vhost_user_net, $today" --socket "$run/ch.sock" \
+            --start "'$here/cloud-hypervisor.sh' {socket}"
+        ;;
+    bridge)
+        have vhost-user-bridge "" || { skip bridge "vhost-user-bridge is not in PATH (ninja contrib/... tests/vhost-user-bridge in QEMU's sources)"; continue; }
+        judge bridge "libvhost-user's vhost-user-bridge, $today" --socket "$run/bridge.sock" --start "'$here/bridge.sh' {socket}"
+        ;;
     *)
-        echo "run.sh: there is no subject $name: vfnic, stock, testpmd" >&2
+        echo "run.sh: there is no subject $name: ${all[*]}" >&2
         exit 2
         ;;
     esac
 done
-"$suite" table "$here"/results/*.jsonl
+page=$root/docs/subjects.md
+sed '/^<!-- table -->$/q' "$here/page.md" >"$run/page.md"
+"$suite" table "$here"/results/*.jsonl >>"$run/page.md"
+mv "$run/page.md" "$page"
+echo "docs/subjects.md"

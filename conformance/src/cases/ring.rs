@@ -347,7 +347,7 @@ pub(super) const CASES: &[Case] = &[
         needs: &[PACKED, EVENT_IDX],
         source: "V 2.8.14 Event Suppression Structure Format",
         sent: "260 frames on packed rings of 256 that ask for a call at descriptor 2 of the second lap.",
-        expected: "One call, with frame 259: the wrap counter of the event says which lap is meant.",
+        expected: "A call with frame 259, and none with frame 3: the wrap counter of the event says which lap is meant.",
         run: |bench| {
             let mut link = bench.link(&NetConfig::default())?;
             link.tx.tx_ring(0).queue.set_interrupt_after(258);
@@ -364,11 +364,16 @@ pub(super) const CASES: &[Case] = &[
             if called(&mut link)? {
                 calls.push(260);
             }
+            let any = |frames: [u16; 2]| calls.iter().any(|n| frames.contains(n));
             ensure(
-                calls == [259] || calls == [260],
+                any([259, 260]) && !any([3, 4]),
                 format_args!("called with frames {calls:?}"),
             )?;
-            Ok(Seen::Conforms)
+            // No text forbids another one, such as with the first frame.
+            Ok(match calls.len() {
+                1 => Seen::Conforms,
+                _ => Seen::Tolerated,
+            })
         },
     },
     Case {
