@@ -27,6 +27,7 @@ mod restart;
 mod save;
 #[cfg(feature = "lab")]
 mod scenario;
+mod show;
 mod sockets;
 mod switch;
 mod switching;
