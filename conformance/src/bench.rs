@@ -1,28 +1,29 @@
-//! What cases are written with: sessions to the subject, frames between two ports, waiting.
+//! What cases are written with: sessions to the subject, its administration, what it has in use, waiting.
 //!
 //! Every wait has an end. Frames that the suite did not send itself are passed over.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::io;
 use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use crate::subject::{Ended, Process, Resources, Subject};
+use crate::adapter::{Adapter, Answer};
+use crate::subject::{Ended, Leaves, Process, Resources, Subject};
 use crate::verdict::{Failure, Seen, ensure};
 use vf_guest::driver::Format;
 use vf_guest::frontend::{Frontend, FrontendError, Transcript};
 use vf_guest::message::protocol;
-use vf_guest::net::{NetConfig, NetDevice, NetHeader, RxFrame, feature};
+use vf_guest::net::{NetConfig, NetDevice, feature};
+
+pub use crate::link::Link;
+pub(crate) use crate::link::Onlooker;
 
 /// How long anything that must happen may take.
 pub const DEADLINE: Duration = Duration::from_secs(2);
 /// How long the suite waits to see that nothing happens.
 pub const QUIET: Duration = Duration::from_millis(60);
-/// Why the suite stops looking at what comes.
-const FLOOD: &str = "frames that nobody sent arrive without end";
-/// EtherType of the suite's frames (IEEE "local experimental").
-const ETHERTYPE: [u8; 2] = [0x88, 0xb5];
 
 /// Where frames that are sent can be seen to arrive.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -40,13 +41,33 @@ const WARMING: Duration = Duration::from_secs(15);
 /// What takes longer than this until frames pass has a data path that learns of rings after it has acknowledged them.
 const AT_ONCE: Duration = Duration::from_millis(30);
 
+/// The first port behind sender and receiver.
+const THIRD: usize = 2;
+/// Sessions by which it is learned what an ordinary one leaves behind.
+const ORDINARY: u64 = 4;
+
+/// A port of the subject.
+#[derive(Debug, Clone)]
+struct Port {
+    path: PathBuf,
+    mac: Option<[u8; 6]>,
+    /// Where the suite listens, if the subject is the client.
+    listener: Option<Arc<UnixListener>>,
+}
+
 /// A subject, probed.
 #[derive(Debug)]
 pub struct Bench {
-    subject: Subject,
-    process: RefCell<Option<Process>>,
-    listeners: Vec<(PathBuf, UnixListener)>,
+    subject: Arc<Subject>,
+    process: Arc<Mutex<Option<Process>>>,
+    adapter: RefCell<Option<Adapter>>,
+    ports: Vec<Port>,
+    /// Which of them is the sender's; the peer, if there is one, is the next.
+    first: usize,
     transcript: Transcript,
+    /// Sessions so far, and what each ordinary one leaves behind.
+    sessions: Cell<u64>,
+    leaves: Option<Leaves>,
     features: u64,
     protocol: u64,
     delivery: Delivery,
@@ -60,30 +81,38 @@ impl Bench {
     /// Starts the subject, reads what it offers, and finds out where frames arrive, how long after a set-up they do, and
     /// whether it answers commands on a control queue.
     pub fn new(subject: Subject) -> Result<Bench, Failure> {
-        let mut listeners = Vec::new();
-        for path in [Some(&subject.socket), subject.peer.as_ref()]
-            .into_iter()
-            .flatten()
-        {
+        let mut ports = Vec::new();
+        for path in subject.sockets() {
+            let mut listener = None;
             if subject.listen {
-                let listener = UnixListener::bind(path).map_err(|error| {
+                let bound = UnixListener::bind(path).map_err(|error| {
                     io::Error::new(error.kind(), format!("{}: {error}", path.display()))
                 })?;
-                listener.set_nonblocking(true)?;
-                listeners.push((path.clone(), listener));
+                bound.set_nonblocking(true)?;
+                listener = Some(Arc::new(bound));
             }
+            ports.push(Port {
+                path: path.clone(),
+                mac: None,
+                listener,
+            });
         }
+        let process = Process::start(&subject)?;
         let mut bench = Bench {
-            process: RefCell::new(Process::start(&subject)?),
-            listeners,
+            process: Arc::new(Mutex::new(process)),
+            adapter: RefCell::new(None),
+            ports,
+            first: 0,
             transcript: Transcript::default(),
+            sessions: Cell::new(0),
+            leaves: None,
             delivery: if subject.peer.is_some() {
                 Delivery::Peer
             } else {
                 Delivery::Echo
             },
             settle: subject.settle,
-            subject,
+            subject: Arc::new(subject),
             features: 0,
             protocol: 0,
             format: Format::Split,
@@ -96,14 +125,70 @@ impl Bench {
             bench.protocol = frontend.get_protocol_features()?;
         }
         drop(frontend);
+        if !bench.subject.control.is_empty() {
+            bench.adapter = RefCell::new(Some(Adapter::start(&bench.subject.control)?));
+            bench.administer("reset")?;
+        }
         // Some sessions do without configuration space; the addresses are known by then.
-        bench.subject.mac = bench.subject.mac.or(bench.told_mac("a")?);
-        if bench.subject.peer.is_some() {
-            bench.subject.peer_mac = bench.subject.peer_mac.or(bench.told_mac("b")?);
+        let given = [bench.subject.mac, bench.subject.peer_mac];
+        for n in 0..bench.ports.len() {
+            let given = given.get(n).copied().flatten();
+            bench.ports[n].mac = given.or(bench.told_mac(n)?);
         }
         bench.warm_up();
         bench.serves_control = bench.features & feature::CTRL_VQ != 0 && bench.commanded();
+        bench.leaves = bench.ordinary();
         Ok(bench)
+    }
+
+    /// The same subject, at its `pair`th pair of ports.
+    pub(crate) fn beside(&self, pair: usize) -> Bench {
+        Bench {
+            subject: Arc::clone(&self.subject),
+            process: Arc::clone(&self.process),
+            adapter: RefCell::new(None),
+            ports: self.ports.clone(),
+            first: pair * self.width(),
+            transcript: Transcript::default(),
+            sessions: Cell::new(0),
+            ..*self
+        }
+    }
+
+    /// How many pairs of ports there are, or ports if frames come back where they were sent.
+    pub fn pairs(&self) -> usize {
+        self.ports.len() / self.width()
+    }
+
+    /// How many ports a pair has.
+    fn width(&self) -> usize {
+        1 + usize::from(self.subject.peer.is_some())
+    }
+
+    /// Whether frames pass between the ports of this pair.
+    pub(crate) fn is_served(&self) -> bool {
+        let link = self.link(&NetConfig::default());
+        link.and_then(|mut link| link.passes(Instant::now() + DEADLINE))
+            .unwrap_or(false)
+    }
+
+    /// What an ordinary session leaves behind, if the process can be looked at.
+    fn ordinary(&self) -> Option<Leaves> {
+        let sessions = |count: u64| {
+            for _ in 0..count {
+                let mut link = self.link(&NetConfig::default())?;
+                let frame = link.frame(100);
+                link.pass(&frame)?;
+            }
+            Ok::<_, Failure>(())
+        };
+        self.watched_id().filter(|_| !self.subject.single_session)?;
+        sessions(2).ok()?;
+        let before = self.at_rest().ok()?;
+        sessions(ORDINARY).ok()?;
+        let after = self.at_rest().ok()?;
+        // A link has a session at each end.
+        Some(Leaves::of(&before, &after, ORDINARY * self.width() as u64))
     }
 
     /// Waits until frames pass, and learns how long after a set-up they do. A port that echoes nothing for a moment echoes
@@ -157,12 +242,16 @@ impl Bench {
             (true, true) => ", serves the control queue",
             (true, false) => ", leaves the control queue to the front end",
         };
+        let pairs = match self.pairs() {
+            0 | 1 => String::new(),
+            pairs => format!(", {pairs} pairs of ports"),
+        };
         let settle = match self.settle.as_millis() {
             0 => String::new(),
             ms => format!(", given {ms} ms after each set-up"),
         };
         format!(
-            "features {:#x}, protocol features {:#x}; {frames}{settle}{control}",
+            "features {:#x}, protocol features {:#x}; {frames}{pairs}{settle}{control}",
             self.features, self.protocol
         )
     }
@@ -222,17 +311,30 @@ impl Bench {
     /// A fresh session, in which nothing but one `GET_FEATURES` was sent. Tries again while the
     /// subject is still busy with the end of the last session.
     pub fn connect(&self) -> Result<Frontend, Failure> {
-        self.dial("a")
+        self.dial(0)
+    }
+
+    /// The same on the peer's socket.
+    pub(crate) fn connect_peer(&self) -> Result<Frontend, Failure> {
+        self.dial(1)
+    }
+
+    /// Breaks the sender's session off and puts a fresh one in its place.
+    pub(crate) fn reconnect(&self, link: &mut Link) -> Result<(), Failure> {
+        drop(link.tx.take_frontend());
+        link.tx = NetDevice::start(self.connect()?, &self.formatted(&NetConfig::default()))?;
+        self.settle();
+        Ok(())
     }
 
     /// A connection beside another one, which nobody need answer.
     pub fn try_connect(&self) -> io::Result<Frontend> {
-        self.reach("a")
+        self.reach(0)
     }
 
     /// Whether the subject answers a fresh connection at once.
     pub(crate) fn answers(&self) -> bool {
-        let answered = self.reach("a").map_err(FrontendError::from);
+        let answered = self.reach(0).map_err(FrontendError::from);
         let answered = answered.and_then(|mut frontend| {
             frontend.timeout = QUIET;
             frontend.get_features()
@@ -271,7 +373,7 @@ impl Bench {
     fn receiver(&self, config: &NetConfig) -> Result<Option<NetDevice>, Failure> {
         match &self.subject.peer {
             Some(_) => Ok(Some(NetDevice::start(
-                self.dial("b")?,
+                self.dial(1)?,
                 &self.formatted(config),
             )?)),
             None => Ok(None),
@@ -279,10 +381,9 @@ impl Bench {
     }
 
     fn link_to(&self, tx: NetDevice, rx: Option<NetDevice>) -> Link {
-        let made_up = |last| [0x02, 0, 0, 0, 0xc0, last];
-        let src = self.subject.mac.unwrap_or(made_up(1));
+        let src = self.mac(0);
         let dst = match rx {
-            Some(_) => self.subject.peer_mac.unwrap_or(made_up(2)),
+            Some(_) => self.mac(1),
             None => src,
         };
         self.settle();
@@ -290,15 +391,7 @@ impl Bench {
         for call in tx.calls().chain(rx.iter().flat_map(NetDevice::calls)) {
             call.drain();
         }
-        Link {
-            tx,
-            rx,
-            src,
-            dst,
-            delivery: self.delivery,
-            serial: 0,
-            got: RxFrame::default(),
-        }
+        Link::new(tx, rx, src, dst, self.delivery)
     }
 
     /// Checks that a fresh session passes traffic: the end of every hostile case.
@@ -327,21 +420,41 @@ impl Bench {
         Ok(seen)
     }
 
+    /// The MAC address of a port, counted from the sender's on; a made-up one if nobody has told it.
+    pub(crate) fn mac(&self, port: usize) -> [u8; 6] {
+        let at = self.first + port;
+        let told = self.ports.get(at).and_then(|port| port.mac);
+        told.unwrap_or([0x02, 0, 0, 0, 0xc0, 1 + at as u8])
+    }
+
+    /// A port of neither sender nor receiver, if there is one: a guest of the same switch who looks on.
+    pub(crate) fn onlooker(&self, config: &NetConfig) -> Result<Onlooker, Failure> {
+        let net = NetDevice::start(self.dial(THIRD)?, &self.formatted(config))?;
+        self.settle();
+        Ok(Onlooker::new(net, self.mac(THIRD)))
+    }
+
+    /// Whether there is one.
+    pub(crate) fn has_onlooker(&self) -> bool {
+        self.first + THIRD < self.ports.len()
+    }
+
     /// The MAC address that the configuration space of a port tells.
-    fn told_mac(&self, port: &str) -> Result<Option<[u8; 6]>, Failure> {
+    fn told_mac(&self, port: usize) -> Result<Option<[u8; 6]>, Failure> {
         let mut frontend = self.dial(port)?;
         let (features, space) = vf_guest::net::negotiate(&mut frontend, &NetConfig::default())?;
         Ok((features & feature::MAC != 0 && space.mac != [0; 6]).then_some(space.mac))
     }
 
-    /// Connects port `a` or `b`, or has it come, and makes sure that somebody answers.
-    fn dial(&self, port: &str) -> Result<Frontend, Failure> {
+    /// Connects a port, counted from the sender's on, or has it come, and makes sure that somebody answers.
+    fn dial(&self, port: usize) -> Result<Frontend, Failure> {
         let deadline = Instant::now() + DEADLINE;
+        let letter = char::from(b'a' + ((self.first + port) % 26) as u8);
         loop {
             let answered = self.reach(port).map_err(FrontendError::from);
             let answered = answered.and_then(|mut frontend| {
                 frontend.timeout = DEADLINE;
-                frontend.write_down(&self.transcript, port);
+                frontend.write_down(&self.transcript, &letter.to_string());
                 frontend.get_features()?;
                 Ok(frontend)
             });
@@ -359,20 +472,64 @@ impl Bench {
         }
     }
 
-    fn reach(&self, port: &str) -> io::Result<Frontend> {
-        let path = match (port, &self.subject.peer) {
-            ("b", Some(peer)) => peer,
-            _ => &self.subject.socket,
+    fn reach(&self, port: usize) -> io::Result<Frontend> {
+        let missing = || io::Error::from(io::ErrorKind::NotFound);
+        let port = self.ports.get(self.first + port).ok_or_else(missing)?;
+        let frontend = match &port.listener {
+            Some(listener) => Frontend::from_stream(listener.accept()?.0),
+            None => Frontend::connect(&port.path),
         };
-        match self.listeners.iter().find(|(at, _)| at == path) {
-            Some((_, listener)) => Frontend::from_stream(listener.accept()?.0),
-            None => Frontend::connect(path),
+        self.sessions
+            .set(self.sessions.get() + u64::from(frontend.is_ok()));
+        frontend
+    }
+
+    /// Gives the control adapter an order.
+    ///
+    /// # Errors
+    /// [`Failure::System`] if there is no adapter, or it does not answer as one does.
+    pub fn ask(&self, words: &str) -> Result<Answer, Failure> {
+        let missing = || io::Error::other("there is no control adapter");
+        let mut adapter = self.adapter.borrow_mut();
+        Ok(adapter.as_mut().ok_or_else(missing)?.ask(words)?)
+    }
+
+    /// Gives an order that the subject has to carry out; what was asked for, if anything was.
+    ///
+    /// # Errors
+    /// A refusal is wrong. [`Failure::Unsupported`] if there is no such thing.
+    pub fn administer(&self, words: &str) -> Result<String, Failure> {
+        match self.ask(words)? {
+            Answer::Done(said) => Ok(said),
+            Answer::Unsupported => Err(Failure::Unsupported(words.to_owned())),
+            Answer::Refused(why) => Err(Failure::Wrong(format!("'{words}' was refused: {why}"))),
         }
+    }
+
+    /// Gives an order that the subject has to refuse.
+    ///
+    /// # Errors
+    /// Obedience is wrong. [`Failure::Unsupported`] if there is no such thing.
+    pub fn refuses(&self, words: &str) -> Result<(), Failure> {
+        match self.ask(words)? {
+            Answer::Refused(_) => Ok(()),
+            Answer::Unsupported => Err(Failure::Unsupported(words.to_owned())),
+            Answer::Done(_) => Err(Failure::Wrong(format!("'{words}' was not refused"))),
+        }
+    }
+
+    /// Whether there is a control adapter.
+    pub(crate) fn is_administered(&self) -> bool {
+        self.adapter.borrow().is_some()
+    }
+
+    fn process(&self) -> MutexGuard<'_, Option<Process>> {
+        self.process.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Starts a process again that serves one session and has ended by itself. One that serves many and has ended is told.
     fn revive(&self) -> Result<(), Failure> {
-        let mut process = self.process.borrow_mut();
+        let mut process = self.process();
         match process.as_mut().map(Process::exited).transpose()?.flatten() {
             Some(ended) if self.subject.single_session && ended.by_itself() => {
                 *process = None;
@@ -386,7 +543,7 @@ impl Bench {
 
     /// How the process that we have started ended, if it has.
     pub(crate) fn ended(&self) -> Result<Option<Ended>, Failure> {
-        let mut process = self.process.borrow_mut();
+        let mut process = self.process();
         Ok(process.as_mut().map(Process::exited).transpose()?.flatten())
     }
 
@@ -395,15 +552,60 @@ impl Bench {
         self.subject.single_session
     }
 
-    /// What the process that we have started has in use.
+    /// What the process has in use.
     pub(crate) fn resources(&self) -> Result<Resources, Failure> {
         let gone = || io::Error::from(io::ErrorKind::NotFound);
-        Ok(Resources::of(self.process_id().ok_or_else(gone)?)?)
+        Ok(Resources::of(self.watched_id().ok_or_else(gone)?)?)
     }
 
-    /// The process that we have started.
+    /// The same as soon as it stands still: sessions that have been closed end a little later.
+    pub(crate) fn at_rest(&self) -> Result<Resources, Failure> {
+        let deadline = Instant::now() + DEADLINE;
+        let mut last = self.resources()?;
+        let mut alike = 0;
+        while alike < 3 && Instant::now() < deadline {
+            std::thread::sleep(Duration::from_millis(10));
+            let now = self.resources()?;
+            alike = if now.is_like(&last) { alike + 1 } else { 0 };
+            last = now;
+        }
+        Ok(last)
+    }
+
+    /// Checks that the process gets back to what it had in use when there had been so many sessions.
+    pub(crate) fn gives_back(&self, before: &Resources, sessions: u64) -> Result<(), Failure> {
+        let more = self.sessions().saturating_sub(sessions);
+        let Some(leaves) = &self.leaves else {
+            return Ok(());
+        };
+        let before = before.after(more, leaves);
+        let deadline = Instant::now() + DEADLINE;
+        loop {
+            let after = self.resources()?;
+            if after.fits(&before) {
+                return Ok(());
+            }
+            ensure(
+                Instant::now() < deadline,
+                format_args!("in use afterwards: {after}; before: {before}"),
+            )?;
+            std::thread::sleep(QUIET);
+        }
+    }
+
+    /// Sessions that have been opened so far.
+    pub(crate) fn sessions(&self) -> u64 {
+        self.sessions.get()
+    }
+
+    /// The process that we have started, and may end.
     pub(crate) fn process_id(&self) -> Option<u32> {
-        self.process.borrow().as_ref().map(Process::id)
+        self.process().as_ref().map(Process::id)
+    }
+
+    /// The process that can be looked at.
+    pub(crate) fn watched_id(&self) -> Option<u32> {
+        self.process_id().or(self.subject.pid)
     }
 
     /// Starts the subject again, if we have started it, and waits until frames pass, as it was in the beginning.
@@ -411,219 +613,19 @@ impl Bench {
         if self.subject.command.is_empty() {
             return Ok(());
         }
-        let mut process = self.process.borrow_mut();
+        let mut process = self.process();
         *process = None;
         *process = Process::start(&self.subject)?;
         drop(process);
+        if self.is_administered() {
+            *self.adapter.borrow_mut() = Some(Adapter::start(&self.subject.control)?);
+            self.administer("reset")?;
+        }
         if self.passed {
             let mut link = self.link(&NetConfig::default())?;
             link.passes(Instant::now() + WARMING)?;
         }
         Ok(())
-    }
-}
-
-/// A sender and a receiver.
-#[derive(Debug)]
-pub struct Link {
-    /// The sender; on an echoing subject also the receiver.
-    pub tx: NetDevice,
-    /// The receiver at the peer, if there is one.
-    pub rx: Option<NetDevice>,
-    /// Sender's MAC address.
-    pub src: [u8; 6],
-    /// Receiver's MAC address.
-    pub dst: [u8; 6],
-    delivery: Delivery,
-    serial: u32,
-    got: RxFrame,
-}
-
-impl Link {
-    /// The receiving device.
-    pub fn receiver(&mut self) -> &mut NetDevice {
-        self.rx.as_mut().unwrap_or(&mut self.tx)
-    }
-
-    /// A new frame of `len` bytes (at least 18) from sender to receiver, unlike any before.
-    pub fn frame(&mut self, len: usize) -> Vec<u8> {
-        self.serial += 1;
-        let mut frame = [
-            &self.dst[..],
-            &self.src,
-            &ETHERTYPE,
-            &self.serial.to_be_bytes(),
-        ]
-        .concat();
-        let start = frame.len();
-        frame.extend((start..len).map(|i| (i as u32).wrapping_mul(self.serial + 7) as u8));
-        frame
-    }
-
-    /// Sends a frame without any offload.
-    pub fn send(&mut self, frame: &[u8]) -> Result<(), Failure> {
-        self.send_with(&NetHeader::default(), frame)
-    }
-
-    /// Sends a frame with a header of the case's own.
-    pub fn send_with(&mut self, hdr: &NetHeader, frame: &[u8]) -> Result<(), Failure> {
-        let deadline = Instant::now() + DEADLINE;
-        while !self.tx.send(0, hdr, frame)? {
-            self.tx.kick();
-            ensure(Instant::now() < deadline, "the send ring stays full")?;
-            std::thread::yield_now();
-        }
-        self.tx.kick();
-        Ok(())
-    }
-
-    /// Waits until the device has given back everything that was sent.
-    pub fn sent(&mut self) -> Result<(), Failure> {
-        let deadline = Instant::now() + DEADLINE;
-        loop {
-            self.tx.tx_room(0)?;
-            let left = self.tx.tx_ring(0).queue.outstanding();
-            if left == 0 {
-                return Ok(());
-            }
-            ensure(
-                Instant::now() < deadline,
-                format_args!("{left} sent frames were not given back"),
-            )?;
-            std::thread::sleep(Duration::from_micros(200));
-        }
-    }
-
-    /// Sends a frame and waits for it: to be given back, and to arrive if the suite sees anything arrive.
-    pub fn pass(&mut self, frame: &[u8]) -> Result<(), Failure> {
-        self.send(frame)?;
-        self.sent()?;
-        match self.delivery {
-            Delivery::None => Ok(()),
-            Delivery::Peer | Delivery::Echo => self.expect(frame).map(drop),
-        }
-    }
-
-    /// Whether one of the frames that are sent until then arrives.
-    fn passes(&mut self, deadline: Instant) -> Result<bool, Failure> {
-        while Instant::now() < deadline {
-            let frame = self.frame(100);
-            self.send(&frame)?;
-            if self.arrives(&frame, Duration::from_millis(20))? {
-                return Ok(true);
-            }
-        }
-        Ok(false)
-    }
-
-    /// Waits for `frame` to arrive and returns the header it came with.
-    ///
-    /// # Errors
-    /// [`Failure::Unseen`] with a subject whose frames arrive nowhere.
-    pub fn expect(&mut self, frame: &[u8]) -> Result<NetHeader, Failure> {
-        self.sees()?;
-        let arrived = self.arrives(frame, DEADLINE)?;
-        ensure(
-            arrived,
-            format_args!("a frame of {} bytes did not arrive", frame.len()),
-        )?;
-        Ok(self.got.hdr)
-    }
-
-    pub(crate) fn sees(&self) -> Result<(), Failure> {
-        match self.delivery {
-            Delivery::None => Err(Failure::Unseen),
-            Delivery::Peer | Delivery::Echo => Ok(()),
-        }
-    }
-
-    /// Whether `frame` arrives within `wait`, or soon after among others that do.
-    pub fn arrives(&mut self, frame: &[u8], wait: Duration) -> Result<bool, Failure> {
-        let deadline = Instant::now() + wait;
-        while self.next(deadline)? {
-            if self.got.bytes() == frame {
-                return Ok(true);
-            }
-            ensure(Instant::now() < deadline + DEADLINE, FLOOD)?;
-        }
-        Ok(false)
-    }
-
-    /// Waits for `frame` on any of the receiver's first `pairs` pairs; on which it arrives.
-    pub fn arrives_on(&mut self, frame: &[u8], pairs: usize) -> Result<usize, Failure> {
-        let deadline = Instant::now() + DEADLINE;
-        let device = self.rx.as_mut().unwrap_or(&mut self.tx);
-        while Instant::now() < deadline {
-            for pair in 0..pairs {
-                while device.recv(pair, &mut self.got)? {
-                    device.kick();
-                    if self.got.bytes() == frame {
-                        return Ok(pair);
-                    }
-                }
-            }
-            std::thread::sleep(Duration::from_micros(50));
-        }
-        let what = "a frame arrived on none of the receiver's pairs";
-        Err(Failure::Wrong(what.into()))
-    }
-
-    /// A frame of the `flow`th of many UDP flows, unlike any before.
-    pub fn frame_of_flow(&mut self, flow: u16) -> Vec<u8> {
-        let mut frame = self.frame(100);
-        let ip = [
-            0x45, 0, 0, 86, 0, 0, 0, 0, 64, 17, 0, 0, 10, 0, 0, 1, 10, 0, 0, 2,
-        ];
-        let udp = [
-            [(flow >> 8) as u8, flow as u8],
-            [0x13, 0x89],
-            [0, 66],
-            [0, 0],
-        ]
-        .concat();
-        // What makes it unlike others goes behind the headers.
-        let serial = self.serial.to_be_bytes();
-        frame.splice(12..46, [&[8, 0][..], &ip, &udp, &serial].concat());
-        frame
-    }
-
-    /// The next frame between the two ports that arrives within `wait`.
-    pub fn receive(&mut self, wait: Duration) -> Result<Option<&RxFrame>, Failure> {
-        let deadline = Instant::now() + wait;
-        while self.next(deadline)? {
-            let bytes = self.got.bytes();
-            if bytes.get(6..12).is_none_or(|src| src == self.src) {
-                return Ok(Some(&self.got));
-            }
-            ensure(Instant::now() < deadline + DEADLINE, FLOOD)?;
-        }
-        Ok(None)
-    }
-
-    fn next(&mut self, deadline: Instant) -> Result<bool, Failure> {
-        let device = self.rx.as_mut().unwrap_or(&mut self.tx);
-        loop {
-            if device.recv(0, &mut self.got)? {
-                device.kick();
-                return Ok(true);
-            }
-            if Instant::now() > deadline {
-                return Ok(false);
-            }
-            if !device.arm(false) {
-                device.wait_rx_call(0, Duration::from_millis(2))?;
-            }
-        }
-    }
-
-    /// Checks that `frame` does not arrive.
-    ///
-    /// # Errors
-    /// [`Failure::Unseen`] with a subject whose frames arrive nowhere.
-    pub fn expect_nothing(&mut self, frame: &[u8]) -> Result<(), Failure> {
-        self.sees()?;
-        let arrived = self.arrives(frame, QUIET)?;
-        ensure(!arrived, "a frame that must not be forwarded was")
     }
 }
 

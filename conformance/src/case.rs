@@ -1,4 +1,4 @@
-//! What a case is, and how one is run.
+//! What a case is, and how one can end.
 //!
 //! A case passes only when it ran: an unmet need is a skip with its reason. For hostile input
 //! there is one criterion, *contained*: the back end lives and a fresh session passes traffic.
@@ -6,20 +6,11 @@
 //! is *not judged*.
 
 use std::fmt;
-use std::sync::mpsc::{self, RecvTimeoutError, Sender};
-use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crate::bench::{Bench, Delivery};
-use crate::subject;
 use crate::verdict::{Failure, Seen};
 use vf_guest::driver::Format;
-use vf_guest::net::feature;
-
-/// How long a case may take, unless it is said otherwise.
-pub const LIMIT: Duration = Duration::from_secs(60);
-/// How many messages of a failed case are told.
-const TOLD: usize = 8;
 
 /// How binding a case is.
 #[derive(
@@ -35,6 +26,9 @@ pub enum Level {
     Should,
     /// Hostile or impossible input: has to be contained.
     Hard,
+    /// What the administration of virtual functions, filters and switches promises, by the documentation of drivers and by IEEE
+    /// standards; no document of virtio's binds a back end to it.
+    Model,
 }
 
 impl fmt::Display for Level {
@@ -44,6 +38,7 @@ impl fmt::Display for Level {
             Level::Text => "text",
             Level::Should => "should",
             Level::Hard => "hard",
+            Level::Model => "model",
         })
     }
 }
@@ -61,15 +56,21 @@ pub enum Need {
     Peer,
     /// Commands on the control queue are answered by the back end, where most leave them to the front end.
     Control,
-    /// We have started the subject, and so can look what it has in use.
+    /// We have started the subject, and so may end it.
     Process,
+    /// The subject's process is known, so that we can look what it has in use.
+    Resources,
+    /// There is a control adapter.
+    Administration,
+    /// There is a third port.
+    Onlooker,
     /// The rings have this format.
     Format(Format),
 }
 
 impl Need {
     /// Whether `bench` can meet it.
-    fn met(self, bench: &Bench) -> bool {
+    pub(crate) fn met(self, bench: &Bench) -> bool {
         match self {
             Need::Feature(mask, _) => bench.features() & mask == mask,
             Need::Protocol(mask, _) => bench.protocol_features() & mask == mask,
@@ -77,6 +78,9 @@ impl Need {
             Need::Peer => bench.delivery() == Delivery::Peer,
             Need::Control => bench.serves_control(),
             Need::Process => bench.process_id().is_some(),
+            Need::Resources => bench.watched_id().is_some(),
+            Need::Administration => bench.is_administered(),
+            Need::Onlooker => bench.has_onlooker(),
             Need::Format(format) => bench.format() == format,
         }
     }
@@ -91,6 +95,11 @@ impl fmt::Display for Need {
             Need::Peer => f.write_str("a second port: --peer-socket PATH"),
             Need::Control => f.write_str("a control queue that the back end serves itself"),
             Need::Process => f.write_str("a process that the suite has started: --start CMD"),
+            Need::Resources => f.write_str("a process to look at: --start CMD or --pid PID"),
+            Need::Administration => f.write_str("a control adapter: --control CMD"),
+            Need::Onlooker => {
+                f.write_str("a third port: --socket PATH and --peer-socket PATH once more")
+            }
             Need::Format(format) => write!(f, "{format} rings"),
         }
     }
@@ -116,9 +125,25 @@ pub struct Case {
 }
 
 impl Case {
+    /// Whether it needs this.
+    pub(crate) fn needs(&self, wanted: impl Fn(&Need) -> bool) -> bool {
+        self.needs.iter().any(wanted)
+    }
+
+    /// Whether others may run meanwhile: not if it is about what the whole subject does, or may end it.
+    pub(crate) fn may_share(&self) -> bool {
+        let whole = |need: &Need| {
+            matches!(
+                need,
+                Need::Process | Need::Resources | Need::Administration | Need::Onlooker
+            )
+        };
+        matches!(self.level, Level::Must | Level::Text | Level::Should) && !self.needs(whole)
+    }
+
     /// Whether the case is to be run with rings of this format: once, or if it is about rings and what goes through them,
     /// with each.
-    fn suits(&self, format: Format) -> bool {
+    pub(crate) fn suits(&self, format: Format) -> bool {
         let wanted = self.needs.iter().find_map(|need| match need {
             Need::Format(wanted) => Some(*wanted),
             _ => None,
@@ -159,134 +184,4 @@ pub struct Finding {
     pub took: Duration,
     /// The last messages of its sessions, the first port's called `a` and the second's `b`.
     pub said: Vec<String>,
-}
-
-/// Runs `cases` one after another on `bench`, telling `each` as they end: with rings of `format`, or else of every
-/// format that is offered. None may take longer than `limit`, if we have started the subject and so can end it. One that has died, or
-/// serves nobody any more, is started again before the next case.
-///
-/// # Errors
-/// [`Failure`] if packed rings are asked for and not offered, or if a subject cannot be started again.
-pub fn run(
-    bench: &mut Bench,
-    cases: &[&'static Case],
-    format: Option<Format>,
-    limit: Duration,
-    mut each: impl FnMut(&Finding),
-) -> Result<Vec<Finding>, Failure> {
-    let packed = bench.features() & feature::RING_PACKED != 0;
-    let formats = match format {
-        Some(Format::Packed) if !packed => {
-            return Err(Failure::Wrong("RING_PACKED is not offered".into()));
-        }
-        Some(format) => vec![format],
-        None if packed => vec![Format::Split, Format::Packed],
-        None => vec![Format::Split],
-    };
-    let mut findings = Vec::new();
-    let mut culprit = None;
-    for &format in &formats {
-        bench.set_format(format);
-        let all = formats.len() == 1;
-        for &case in cases.iter().filter(|case| all || case.suits(format)) {
-            let finding = run_one(case, bench, limit, &mut culprit)?;
-            each(&finding);
-            findings.push(finding);
-        }
-    }
-    Ok(findings)
-}
-
-/// Runs one case; `culprit` is the one that has left nobody who answers.
-fn run_one(
-    case: &'static Case,
-    bench: &Bench,
-    limit: Duration,
-    culprit: &mut Option<&'static str>,
-) -> Result<Finding, Failure> {
-    let start = Instant::now();
-    let mut said = Vec::new();
-    let unmet = case.needs.iter().find(|need| !need.met(bench));
-    let outcome = match (unmet, *culprit) {
-        (Some(need), _) => Outcome::Skipped(format!("needs {need}")),
-        (None, Some(culprit)) if !bench.answers() => Outcome::NotJudged(format!(
-            "nobody answers since {culprit}; --start CMD starts the back end again"
-        )),
-        (None, _) => {
-            *culprit = None;
-            judged(case, bench, limit, culprit, &mut said)?
-        }
-    };
-    said.drain(..said.len().saturating_sub(TOLD));
-    Ok(Finding {
-        case,
-        format: bench.format(),
-        outcome,
-        took: start.elapsed(),
-        said,
-    })
-}
-
-fn judged(
-    case: &'static Case,
-    bench: &Bench,
-    limit: Duration,
-    culprit: &mut Option<&'static str>,
-    said: &mut Vec<String>,
-) -> Result<Outcome, Failure> {
-    bench.transcript();
-    let watchdog = bench.process_id().map(|id| Watchdog::new(id, limit));
-    let result = (case.run)(bench);
-    *said = bench.transcript();
-    let broken_off = watchdog.is_some_and(Watchdog::has_bitten);
-    let ended = bench.ended()?;
-    let failure = match (result, ended) {
-        _ if broken_off => Failure::OutOfTime(limit),
-        (_, Some(ended)) if !bench.serves_one_session() || !ended.by_itself() => {
-            Failure::Ended(ended)
-        }
-        (Ok(seen), _) => return Ok(Outcome::Passed(seen)),
-        (Err(Failure::Unseen), _) => {
-            return Ok(Outcome::Skipped(format!("needs {}", Need::Delivery)));
-        }
-        (Err(Failure::System(error)), _) => {
-            return Ok(Outcome::NotJudged(Failure::System(error).to_string()));
-        }
-        (Err(failure), _) => failure,
-    };
-    // It may hang: the next case is to be judged for itself.
-    if bench.process_id().is_none() {
-        if !bench.answers() {
-            *culprit = Some(case.id);
-        }
-    } else if bench.alive().is_err() {
-        bench.restart()?;
-    }
-    Ok(Outcome::Failed(failure))
-}
-
-/// A thread that ends a subject's processes when a case takes too long, so that nobody waits for them any more.
-struct Watchdog {
-    done: Sender<()>,
-    thread: JoinHandle<bool>,
-}
-
-impl Watchdog {
-    fn new(leader: u32, limit: Duration) -> Watchdog {
-        let (done, waits) = mpsc::channel();
-        let thread = std::thread::spawn(move || {
-            let late = waits.recv_timeout(limit) == Err(RecvTimeoutError::Timeout);
-            if late {
-                subject::kill(leader);
-            }
-            late
-        });
-        Watchdog { done, thread }
-    }
-
-    fn has_bitten(self) -> bool {
-        // Nobody listens any more when it has bitten.
-        let _ = self.done.send(());
-        self.thread.join().unwrap_or(false)
-    }
 }

@@ -7,6 +7,8 @@
 //!
 //! - [`subject`]: the back end under test
 //! - [`case`](mod@case), [`cases`], [`verdict`]: what is asked of it, and how that ends
+//! - [`runner`]: how all of that is run
+//! - [`adapter`]: how a subject is administered, for cases about that
 //! - [`mod@bench`]: what cases are written with
 //! - [`table`]: several subjects beside each other
 //! - `ledger` (feature `cli`): what the documents ask, and which case judges it
@@ -20,7 +22,8 @@
 //! use vf_conformance::bench::Bench;
 //! use vf_conformance::report::Measure;
 //! use vf_conformance::subject::Subject;
-//! use vf_conformance::{case, cases, report};
+//! use vf_conformance::runner::{self, Plan};
+//! use vf_conformance::{cases, report};
 //!
 //! fn main() -> Result<(), Box<dyn std::error::Error>> {
 //!     let mut bench = Bench::new(Subject {
@@ -30,7 +33,7 @@
 //!     })?;
 //!     let rings = cases::matching(&["ring/".to_owned()]);
 //!     let measure = Measure::default();
-//!     let findings = case::run(&mut bench, &rings, None, case::LIMIT, |finding| {
+//!     let findings = runner::run(&mut bench, &rings, &Plan::default(), |finding| {
 //!         let _ = report::line(finding, &measure, None, &mut std::io::stdout());
 //!     })?;
 //!     let fails = findings.iter().any(|finding| measure.standing(finding).fails());
@@ -40,6 +43,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod adapter;
 pub mod bench;
 pub mod case;
 pub mod cases;
@@ -48,7 +52,10 @@ mod control;
 pub mod junit;
 #[cfg(feature = "cli")]
 pub mod ledger;
+mod link;
 pub mod report;
+pub mod runner;
 pub mod subject;
 pub mod table;
 pub mod verdict;
+mod victim;

@@ -9,8 +9,9 @@ use std::time::Duration;
 
 use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
 use vf_conformance::bench::Bench;
-use vf_conformance::case::{self, Case, Finding, Level};
+use vf_conformance::case::{Case, Finding, Level};
 use vf_conformance::report::{self, Heading, Measure, Standing};
+use vf_conformance::runner::{self, Plan};
 use vf_conformance::{cases, junit, subject::Subject};
 use vf_guest::{driver::Format, net};
 
@@ -21,6 +22,9 @@ Examples:
   One that is started, and again whenever it dies:
     vf-conformance run --socket /tmp/c/vf0.sock --peer-socket /tmp/c/vf1.sock \\
         --start 'vfnic run --vfs 2 --socket-dir /tmp/c'
+  With a second pair of ports, which is to be served while the first is hostile, and an adapter for VFs, filters and links:
+    vf-conformance run --socket vf0.sock --peer-socket vf1.sock --socket vf2.sock --peer-socket vf3.sock \\
+        --control 'conformance/subjects/vfnic-control --ctl ctl.sock 0 1 2 3'
   All but one group, with the failures that are known, for a build server:
     vf-conformance run --socket a.sock --exclude robust/ --known known.txt --junit out.xml";
 
@@ -28,22 +32,33 @@ Examples:
 #[derive(clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub(crate) struct Run {
-    /// Socket of the port that is judged: the back end listens on it.
+    /// Socket of the port that is judged: the back end listens on it. Said more than once, each with a peer: the others are served while
+    /// the first is hostile, look on, or run cases at the same time (--jobs).
+    #[arg(long, value_name = "PATH", required = true)]
+    socket: Vec<PathBuf>,
+    /// Second socket of the same switch; frames sent on the one must arrive on the other. As often as --socket.
     #[arg(long, value_name = "PATH")]
-    socket: PathBuf,
-    /// Second socket of the same switch; frames sent on the one must arrive on the other.
-    #[arg(long, value_name = "PATH")]
-    peer_socket: Option<PathBuf>,
+    peer_socket: Vec<PathBuf>,
     /// MAC address of the first port, if its configuration space does not tell.
     #[arg(long, value_parser = net::parse_mac, value_name = "MAC")]
     mac: Option<[u8; 6]>,
     /// MAC address of the second port, likewise.
     #[arg(long, value_parser = net::parse_mac, value_name = "MAC")]
     peer_mac: Option<[u8; 6]>,
-    /// Command that starts the back end, quoted as in a shell; {socket} and {peer} in it are the two paths. It is
-    /// started again when a case has ended it. What it says is kept from the findings; its last line is told when it dies.
+    /// Command that starts the back end, quoted as in a shell; {socket} and {peer} in it are the two paths, and {sockets} all of
+    /// them, each socket with its peer behind it. It is started again when a case has ended it. What it says is kept from the findings; its last line is told when it dies.
     #[arg(long, alias = "command", value_name = "CMD", value_parser = words)]
     start: Option<Words>,
+    /// Process of a back end that runs: what it has in use is looked at.
+    #[arg(long, conflicts_with = "start", value_name = "PID")]
+    pid: Option<u32>,
+    /// Command of a control adapter, quoted as in a shell: it gives the back end's VFs addresses, VLANs and rates, adds filters and
+    /// takes links down, as the suite asks. conformance/README.md has its words.
+    #[arg(long, value_name = "CMD", value_parser = words)]
+    control: Option<Words>,
+    /// Run so many cases at a time, each on a socket and peer of its own. Hostile ones, and those about the whole back end, run alone.
+    #[arg(long, default_value_t = 1, value_name = "N")]
+    jobs: usize,
     /// The back end is the client: the suite listens on the sockets.
     #[arg(long)]
     listen: bool,
@@ -54,7 +69,7 @@ pub(crate) struct Run {
     #[arg(long, default_value_t = 0, value_name = "MS")]
     settle: u64,
     /// Break a case off after this long, by ending the back end; only with --start.
-    #[arg(long, default_value_t = case::LIMIT.as_secs(), value_name = "S")]
+    #[arg(long, default_value_t = runner::LIMIT.as_secs(), value_name = "S")]
     timeout: u64,
     /// Only with rings of this format; else with both, where packed ones are offered.
     #[arg(long, value_parser = formats())]
@@ -65,7 +80,7 @@ pub(crate) struct Run {
     /// Leave out cases with this id, or with this in their id.
     #[arg(long, value_name = "PATTERN")]
     exclude: Vec<String>,
-    /// A SHOULD that is not kept fails the run.
+    /// A SHOULD that is not kept fails the run, and so does administration that is not as drivers have it.
     #[arg(long)]
     strict: bool,
     /// Failures that are known, a case a line; the run fails if one of them passes.
@@ -123,11 +138,14 @@ fn formats() -> impl TypedValueParser<Value = Format> {
 
 /// The words for levels.
 fn levels() -> impl TypedValueParser<Value = Level> {
-    PossibleValuesParser::new(["must", "text", "should", "hard"]).map(|word| match &word[..] {
-        "must" => Level::Must,
-        "text" => Level::Text,
-        "should" => Level::Should,
-        _ => Level::Hard,
+    PossibleValuesParser::new(["must", "text", "should", "hard", "model"]).map(|word| {
+        match &word[..] {
+            "must" => Level::Must,
+            "text" => Level::Text,
+            "should" => Level::Should,
+            "model" => Level::Model,
+            _ => Level::Hard,
+        }
     })
 }
 
@@ -167,9 +185,24 @@ impl Run {
         let mut json = self.json.as_deref().map(created).transpose()?;
         let junit = self.junit.as_deref().map(created).transpose()?;
 
-        let mut bench = Bench::new(self.subject())?;
+        let subject = self.subject()?;
+        let name = self.name.clone();
+        let name = name.unwrap_or_else(|| subject.socket.display().to_string());
+        let mut bench = Bench::new(subject)?;
+        let plan = Plan {
+            format: self.ring,
+            limit: Duration::from_secs(self.timeout),
+            jobs: self.jobs,
+        };
+        if self.jobs == 0 || self.jobs > bench.pairs() {
+            let (jobs, pairs) = (self.jobs, bench.pairs());
+            return Err(format!(
+                "--jobs {jobs}, and there are ports for {pairs}: give --socket (and --peer-socket) once a job"
+            )
+            .into());
+        }
         let heading = Heading {
-            subject: (self.name.clone()).unwrap_or_else(|| self.socket.display().to_string()),
+            subject: name,
             suite: env!("CARGO_PKG_VERSION").to_owned(),
             found: bench.describe(),
         };
@@ -181,8 +214,7 @@ impl Run {
         let mut all = Vec::new();
         for _ in 0..self.repeat {
             let mut written = Ok(());
-            let limit = Duration::from_secs(self.timeout);
-            let findings = case::run(&mut bench, &chosen, self.ring, limit, |finding| {
+            let findings = runner::run(&mut bench, &chosen, &plan, |finding| {
                 let told = written.is_ok();
                 if told {
                     written = self.tell(finding, &measure, &again, out, json.as_mut());
@@ -220,25 +252,51 @@ impl Run {
         }
     }
 
-    fn subject(&self) -> Subject {
-        let path = |path: &Path| path.display().to_string();
-        let peer = self.peer_socket.as_deref().map(path).unwrap_or_default();
-        let command = self.start.iter().flat_map(|start| &start.words);
-        Subject {
-            command: command
-                .map(|word| {
-                    word.replace("{socket}", &path(&self.socket))
-                        .replace("{peer}", &peer)
-                })
-                .collect(),
-            socket: self.socket.clone(),
-            peer: self.peer_socket.clone(),
+    /// All sockets in the order of the ports: each with its peer, if there are any.
+    fn sockets(&self) -> Vec<PathBuf> {
+        let mut peers = self.peer_socket.iter();
+        let both = self
+            .socket
+            .iter()
+            .flat_map(|socket| [Some(socket), peers.next()]);
+        both.flatten().cloned().collect()
+    }
+
+    fn subject(&self) -> Result<Subject, String> {
+        let [sockets, peers] = [&self.socket, &self.peer_socket].map(Vec::len);
+        if peers != 0 && peers != sockets {
+            return Err(format!(
+                "--socket is given {sockets} times and --peer-socket {peers}: either each has a peer, or none"
+            ));
+        }
+        let all = self.sockets();
+        let paths: Vec<String> = all.iter().map(|path| path.display().to_string()).collect();
+        let first = |from: &[PathBuf]| from.first().map(|path| path.display().to_string());
+        let [socket, peer] =
+            [first(&self.socket), first(&self.peer_socket)].map(Option::unwrap_or_default);
+        let said = self.start.iter().flat_map(|start| &start.words);
+        let command = said.flat_map(|word| match &word[..] {
+            "{sockets}" => paths.clone(),
+            word => vec![
+                word.replace("{sockets}", &paths.join(" "))
+                    .replace("{socket}", &socket)
+                    .replace("{peer}", &peer),
+            ],
+        });
+        let control = self.control.iter().flat_map(|control| &control.words);
+        Ok(Subject {
+            command: command.collect(),
+            pid: self.pid,
+            control: control.cloned().collect(),
+            socket: self.socket.first().cloned().unwrap_or_default(),
+            peer: self.peer_socket.first().cloned(),
+            others: all.into_iter().skip(1 + peers.min(1)).collect(),
             mac: self.mac,
             peer_mac: self.peer_mac,
             listen: self.listen,
             single_session: self.single_session,
             settle: Duration::from_millis(self.settle),
-        }
+        })
     }
 
     /// The command that runs a case alone, but for its ring format and its id.
@@ -249,13 +307,17 @@ impl Run {
                 words.extend([name.to_owned(), value]);
             }
         };
-        let path = |path: &Path| path.display().to_string();
-        option("--socket", Some(path(&self.socket)));
-        option("--peer-socket", self.peer_socket.as_deref().map(path));
-        option(
-            "--start",
-            self.start.as_ref().map(|start| start.said.clone()),
-        );
+        for (name, paths) in [
+            ("--socket", &self.socket),
+            ("--peer-socket", &self.peer_socket),
+        ] {
+            for path in paths {
+                option(name, Some(path.display().to_string()));
+            }
+        }
+        for (name, words) in [("--start", &self.start), ("--control", &self.control)] {
+            option(name, words.as_ref().map(|words| words.said.clone()));
+        }
         for (flag, given) in [
             ("--listen", self.listen),
             ("--single-session", self.single_session),

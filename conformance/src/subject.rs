@@ -22,12 +22,19 @@ pub struct Subject {
     pub socket: PathBuf,
     /// Socket of a second port of the same switch: what is sent on one arrives on the other.
     pub peer: Option<PathBuf>,
+    /// Sockets of further ports of the same switch, with `peer` two and two as the first ones are: what else is there to be served
+    /// meanwhile, and what [`jobs`](crate::runner::Plan::jobs) run on.
+    pub others: Vec<PathBuf>,
     /// MAC address of the first port; else what its configuration space says, else a made-up one.
     pub mac: Option<[u8; 6]>,
     /// MAC address of the second port, likewise.
     pub peer_mac: Option<[u8; 6]>,
     /// Program and arguments that start the subject; empty: it runs already.
     pub command: Vec<String>,
+    /// Its process, if it runs already: what that has in use is looked at.
+    pub pid: Option<u32>,
+    /// Program and arguments of the control adapter, which administers the subject; empty: there is none.
+    pub control: Vec<String>,
     /// Whether the subject is the client of its sockets, and the suite listens.
     pub listen: bool,
     /// Whether the process serves one session and ends with it: then a clean exit is the end of a session and nothing worse.
@@ -52,6 +59,14 @@ impl Ended {
     }
 }
 
+impl Subject {
+    /// All its sockets, in the order in which a control adapter numbers their ports.
+    pub(crate) fn sockets(&self) -> impl Iterator<Item = &PathBuf> {
+        let first = [Some(&self.socket), self.peer.as_ref()];
+        first.into_iter().flatten().chain(&self.others)
+    }
+}
+
 impl std::fmt::Display for Ended {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{}", self.status)?;
@@ -65,30 +80,82 @@ impl std::fmt::Display for Ended {
 /// What a process has in use, as far as it tells.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Resources {
-    descriptors: usize,
-    mappings: usize,
-    threads: usize,
+    descriptors: u64,
+    mappings: u64,
+    threads: u64,
+    /// Memory of its own, in KiB: not what guests share with it.
+    memory: u64,
 }
+
+/// Mappings that an allocator may make at any time.
+const MAPPINGS: u64 = 8;
+/// Memory of its own that a process may take for good at any time, in KiB: caches, pools.
+const MEMORY: u64 = 64 << 10;
 
 impl Resources {
     /// Reads them.
     pub(crate) fn of(pid: u32) -> io::Result<Resources> {
-        let entries = |what: &str| -> io::Result<usize> {
-            Ok(std::fs::read_dir(format!("/proc/{pid}/{what}"))?.count())
+        let entries = |what: &str| -> io::Result<u64> {
+            Ok(std::fs::read_dir(format!("/proc/{pid}/{what}"))?.count() as u64)
         };
-        let maps = std::fs::read_to_string(format!("/proc/{pid}/maps"))?;
+        let text = |what: &str| std::fs::read_to_string(format!("/proc/{pid}/{what}"));
+        let status = text("status")?;
+        let memory = status.lines().find_map(|line| {
+            let rest = line.strip_prefix("RssAnon:")?;
+            rest.trim().trim_end_matches(" kB").parse().ok()
+        });
         Ok(Resources {
             descriptors: entries("fd")?,
-            mappings: maps.lines().count(),
+            mappings: text("maps")?.lines().count() as u64,
             threads: entries("task")?,
+            memory: memory.unwrap_or_default(),
         })
     }
 
-    /// Whether there is no more of anything than there was, but for a few mappings of an allocator's.
+    /// Whether there is as much of everything but memory.
+    pub(crate) fn is_like(&self, other: &Resources) -> bool {
+        Resources {
+            memory: other.memory,
+            ..*self
+        } == *other
+    }
+
+    /// Whether there is no more of anything than there was, but for what an allocator takes.
     pub(crate) fn fits(&self, before: &Resources) -> bool {
         self.descriptors <= before.descriptors
-            && self.mappings <= before.mappings + 8
+            && self.mappings <= before.mappings + MAPPINGS
             && self.threads <= before.threads
+            && self.memory <= before.memory + MEMORY
+    }
+
+    /// What there may be after so many sessions more, each of which leaves behind as much as an ordinary one.
+    pub(crate) fn after(&self, sessions: u64, leaves: &Leaves) -> Resources {
+        Resources {
+            descriptors: self.descriptors + sessions * leaves.descriptors,
+            mappings: self.mappings + sessions * leaves.mappings,
+            threads: self.threads + sessions * leaves.threads,
+            memory: self.memory,
+        }
+    }
+}
+
+/// What an ordinary session leaves behind.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Leaves {
+    descriptors: u64,
+    mappings: u64,
+    threads: u64,
+}
+
+impl Leaves {
+    /// Of so many sessions; a part of anything counts as one.
+    pub(crate) fn of(before: &Resources, after: &Resources, sessions: u64) -> Leaves {
+        let each = |before: u64, after: u64| after.saturating_sub(before).div_ceil(sessions.max(1));
+        Leaves {
+            descriptors: each(before.descriptors, after.descriptors),
+            mappings: each(before.mappings, after.mappings),
+            threads: each(before.threads, after.threads),
+        }
     }
 }
 
@@ -96,8 +163,8 @@ impl std::fmt::Display for Resources {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(
             f,
-            "{} descriptors, {} mappings, {} threads",
-            self.descriptors, self.mappings, self.threads
+            "{} descriptors, {} mappings, {} threads, {} KiB",
+            self.descriptors, self.mappings, self.threads, self.memory
         )
     }
 }
@@ -115,11 +182,7 @@ impl Process {
         let Some((program, args)) = subject.command.split_first() else {
             return Ok(None);
         };
-        let sockets: Vec<&Path> = [Some(&subject.socket), subject.peer.as_ref()]
-            .into_iter()
-            .flatten()
-            .map(PathBuf::as_path)
-            .collect();
+        let sockets: Vec<&Path> = subject.sockets().map(PathBuf::as_path).collect();
         if !subject.listen {
             for socket in &sockets {
                 remove(socket)?;
@@ -217,7 +280,7 @@ fn remove(path: &Path) -> io::Result<()> {
     }
 }
 
-fn named(what: &str, error: &io::Error) -> io::Error {
+pub(crate) fn named(what: &str, error: &io::Error) -> io::Error {
     io::Error::new(error.kind(), format!("{what}: {error}"))
 }
 
@@ -247,6 +310,30 @@ mod tests {
         absent.command = vec!["/nonexistent/backend".into()];
         let said = Process::start(&absent).unwrap_err().to_string();
         assert!(said.starts_with("/nonexistent/backend: "), "{said}");
+    }
+
+    #[test]
+    fn what_an_ordinary_session_leaves_is_no_news() {
+        let before = Resources {
+            descriptors: 10,
+            mappings: 100,
+            threads: 3,
+            memory: 5000,
+        };
+        let after = Resources {
+            descriptors: 14,
+            ..before
+        };
+        let leaves = Leaves::of(&before, &after, 4);
+        assert!(after.after(3, &leaves).descriptors == 17);
+        assert!(!after.fits(&before));
+        assert!(after.fits(&before.after(4, &leaves)));
+        assert!(!after.fits(&before.after(3, &leaves)));
+        let grown = Resources {
+            memory: before.memory + MEMORY + 1,
+            ..before
+        };
+        assert!(!grown.fits(&before));
     }
 
     #[test]

@@ -57,6 +57,9 @@ pub enum Failure {
     /// The subject's process ended.
     #[error("the back end's process ended: {0}")]
     Ended(Ended),
+    /// The control adapter has no such order.
+    #[error("the control adapter does not support: {0}")]
+    Unsupported(String),
     /// What was to be seen cannot be seen: frames of this subject arrive nowhere.
     #[error("frames that are sent arrive nowhere that the suite sees")]
     Unseen,

@@ -20,7 +20,8 @@ use crate::message::protocol;
 use crate::net_ring::refill;
 
 pub use crate::net_layout::{
-    ConfigSpace, GSO_NONE, GSO_TCPV4, HDR_DATA_VALID, HDR_NEEDS_CSUM, NetHeader, feature, parse_mac,
+    ConfigSpace, GSO_NONE, GSO_TCPV4, GSO_TCPV6, GSO_UDP_L4, HDR_DATA_VALID, HDR_NEEDS_CSUM,
+    NetHeader, feature, parse_mac,
 };
 pub use crate::net_ring::Ring;
 
@@ -74,6 +75,8 @@ pub struct NetConfig {
     pub apart: bool,
     /// Descriptors that a receive buffer is cut into.
     pub rx_pieces: u32,
+    /// Whether they are in an indirect table, which lies behind the buffer.
+    pub rx_indirect: bool,
 }
 
 impl NetConfig {
@@ -114,6 +117,7 @@ impl Default for NetConfig {
             mmap_offset: 0,
             apart: false,
             rx_pieces: 1,
+            rx_indirect: false,
         }
     }
 }
@@ -169,7 +173,7 @@ impl NetDevice {
             10
         };
         let plain = 12 + L2_ROOM + u32::from(config.mtu);
-        let huge = features & feature::GUEST_TSO4 != 0;
+        let huge = features & (feature::GUEST_TSO4 | feature::GUEST_TSO6) != 0;
         let rx_len = config
             .rx_buffer
             .unwrap_or(match (huge, features & feature::MRG_RXBUF != 0) {
@@ -177,12 +181,19 @@ impl NetDevice {
                 (true, true) => 4096,
                 (false, _) => plain,
             });
-        let tx_len = if features & feature::HOST_TSO4 != 0 {
+        let giants = feature::HOST_TSO4 | feature::HOST_TSO6 | feature::HOST_USO;
+        let tx_len = if features & giants != 0 {
             12 + SUPER_FRAME
         } else {
             plain
         };
-        let (rx_len, tx_len) = (rx_len.next_multiple_of(64), tx_len.next_multiple_of(64));
+        let table = if config.rx_indirect {
+            16 * config.rx_pieces
+        } else {
+            0
+        };
+        let rx_len = (rx_len + table).next_multiple_of(64);
+        let tx_len = tx_len.next_multiple_of(64);
 
         let rings = u64::from(config.queue_pairs) * u64::from(config.queue_size);
         let each = u64::from(rx_len) + u64::from(tx_len) + 2 * 26;
@@ -229,6 +240,7 @@ impl NetDevice {
         };
         for ring in &mut device.rx {
             ring.pieces = config.rx_pieces;
+            ring.indirect = config.rx_indirect;
             refill(ring);
             ring.queue.publish();
         }

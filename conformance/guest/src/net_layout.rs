@@ -20,6 +20,8 @@ pub mod feature {
     pub const HOST_TSO4: u64 = 1 << 11;
     /// The device takes TCP/IPv6 super-frames.
     pub const HOST_TSO6: u64 = 1 << 12;
+    /// The device takes UDP super-frames.
+    pub const HOST_USO: u64 = 1 << 56;
     /// A received frame may span several buffers.
     pub const MRG_RXBUF: u64 = 1 << 15;
     /// The device tells its link state.
@@ -66,6 +68,11 @@ pub const HDR_DATA_VALID: u8 = 2;
 pub const GSO_NONE: u8 = 0;
 /// `gso_type`: TCP over IPv4.
 pub const GSO_TCPV4: u8 = 1;
+
+/// `gso_type`: TCP over IPv6.
+pub const GSO_TCPV6: u8 = 4;
+/// `gso_type`: UDP, cut into datagrams.
+pub const GSO_UDP_L4: u8 = 5;
 
 /// A virtio-net header (virtio 5.1.9), in host byte order.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]

@@ -22,6 +22,7 @@ pub struct Ring {
     pub(crate) offset: usize,
     pub(crate) stride: u32,
     pub(crate) pieces: u32,
+    pub(crate) indirect: bool,
     kicks: u64,
 }
 
@@ -55,6 +56,7 @@ impl Ring {
             offset,
             stride,
             pieces: 1,
+            indirect: false,
             kicks: 0,
         })
     }
@@ -91,7 +93,7 @@ impl Ring {
 /// Gives every free descriptor of a receive ring its buffer again.
 #[inline]
 pub(crate) fn refill(ring: &mut Ring) {
-    if ring.pieces > 1 {
+    if ring.pieces > 1 || ring.indirect {
         return refill_in_pieces(ring);
     }
     while let Some(head) = ring.queue.next_head() {
@@ -107,25 +109,30 @@ pub(crate) fn refill(ring: &mut Ring) {
 /// The same with buffers of several descriptors each, the first of which is shorter than a header.
 #[cold]
 fn refill_in_pieces(ring: &mut Ring) {
-    let rest = (ring.stride - 5) / (ring.pieces - 1);
+    let table = if ring.indirect { 16 * ring.pieces } else { 0 };
+    let len = ring.stride - table;
+    let cut = |piece: u32| match piece {
+        0 => 0,
+        last if last == ring.pieces => len,
+        piece => 5 + (piece - 1) * ((len - 5) / (ring.pieces - 1).max(1)),
+    };
     while let Some(head) = ring.queue.next_head() {
         let start = ring.buffers + u64::from(ring.stride) * u64::from(head);
         let chain: Vec<Buffer> = (0..ring.pieces)
-            .map(|i| {
-                let from = if i == 0 { 0 } else { 5 + (i - 1) * rest };
-                let to = if i + 1 == ring.pieces {
-                    ring.stride
-                } else {
-                    5 + i * rest
-                };
-                Buffer {
-                    addr: start + u64::from(from),
-                    len: to - from,
-                    writable: true,
-                }
+            .map(|piece| Buffer {
+                addr: start + u64::from(cut(piece)),
+                len: cut(piece + 1) - cut(piece),
+                writable: true,
             })
             .collect();
-        if ring.queue.add(&chain).is_none() {
+        let added = match ring.indirect {
+            true => {
+                let table = start + u64::from(len);
+                ring.queue.add_indirect(table, &chain)
+            }
+            false => ring.queue.add(&chain),
+        };
+        if added.is_none() {
             return;
         }
     }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::bench::{Bench, DEADLINE, Link, QUIET, with};
+use crate::bench::{Bench, Link, with};
 use crate::case::{Case, Level, Need};
 use crate::control::{OK, coalesce, command, mac_table, obeyed, queue_pairs, refused, vlan};
 use crate::verdict::{Failure, Seen, ensure};
@@ -211,12 +211,7 @@ pub(super) const CASES: &[Case] = &[
         expected: "Each arrives, and in the second pair only while both are chosen.",
         run: |bench| {
             const PAIRS: usize = 2;
-            let rx = NetConfig {
-                features: NetConfig::default().features | ALL,
-                queue_pairs: PAIRS as u16,
-                ..NetConfig::default()
-            };
-            let mut link = bench.link_of(&NetConfig::default(), &rx)?;
+            let mut link = controlled_pairs(bench, PAIRS as u16)?;
             // Its front end has enabled both pairs; its driver has chosen none, then both, then one.
             for chosen in [None, Some(2), Some(1)] {
                 if let Some(pairs) = chosen {
@@ -445,11 +440,21 @@ pub(super) const CASES: &[Case] = &[
 ];
 
 /// A link both ends of which have a control queue with all that the subject offers.
-fn controlled(bench: &Bench) -> Result<Link, Failure> {
+pub(super) fn controlled(bench: &Bench) -> Result<Link, Failure> {
     bench.link(&NetConfig {
         features: NetConfig::default().features | ALL,
         ..NetConfig::default()
     })
+}
+
+/// The same with so many pairs of rings of the receiver's.
+pub(super) fn controlled_pairs(bench: &Bench, pairs: u16) -> Result<Link, Failure> {
+    let rx = NetConfig {
+        features: NetConfig::default().features | ALL,
+        queue_pairs: pairs,
+        ..NetConfig::default()
+    };
+    bench.link_of(&NetConfig::default(), &rx)
 }
 
 /// `VIRTIO_NET_CTRL_MAC_ADDR_SET`.
@@ -474,26 +479,19 @@ fn gets_tagged(link: &mut Link, vid: u16, does: bool) -> Result<(), Failure> {
     })
 }
 
-/// A device may be busy with frames that it judges by what held before the command, so a second frame decides.
+/// Who has been told that a command is obeyed finds it in force: one frame decides.
 fn arrives(link: &mut Link, does: bool, make: impl Fn(&[u8]) -> Vec<u8>) -> Result<(), Failure> {
-    let first = link.frame(100);
-    let first = make(&first);
-    link.send(&first)?;
-    if link.arrives(&first, if does { DEADLINE } else { QUIET })? == does {
-        return Ok(());
-    }
-    let second = link.frame(100);
-    let second = make(&second);
-    link.send(&second)?;
-    if does {
-        link.expect(&second).map(drop)
-    } else {
-        link.expect_nothing(&second)
+    let frame = link.frame(100);
+    let frame = make(&frame);
+    link.send(&frame)?;
+    match does {
+        true => link.expect(&frame).map(drop),
+        false => link.expect_nothing(&frame),
     }
 }
 
 /// Checks the address in configuration space.
-fn told(device: &mut NetDevice, mac: [u8; 6]) -> Result<(), Failure> {
+pub(super) fn told(device: &mut NetDevice, mac: [u8; 6]) -> Result<(), Failure> {
     let Some(frontend) = device.frontend() else {
         return Ok(());
     };

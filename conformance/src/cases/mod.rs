@@ -4,12 +4,20 @@ mod chain;
 mod clauses;
 mod clauses_net;
 mod control;
+mod filter;
+mod life;
 mod memory;
 mod net;
+mod offloads;
+mod paths;
 mod protocol;
 mod ring;
 mod ring_states;
 mod robust;
+mod session;
+mod switching;
+mod traffic;
+mod vf;
 
 use crate::case::Case;
 
@@ -18,14 +26,22 @@ pub fn all() -> impl Iterator<Item = &'static Case> {
     [
         protocol::CASES,
         ring_states::CASES,
+        session::CASES,
         memory::CASES,
         ring::CASES,
         chain::CASES,
         net::CASES,
         clauses_net::CASES,
+        offloads::CASES,
+        traffic::CASES,
         control::CASES,
         robust::CASES,
+        life::CASES,
         clauses::CASES,
+        vf::CASES,
+        filter::CASES,
+        switching::CASES,
+        paths::CASES,
     ]
     .into_iter()
     .flatten()

@@ -293,7 +293,7 @@ pub(super) const CASES: &[Case] = &[
     Case {
         id: "robust/leaks",
         level: Level::Hard,
-        needs: &[Need::Process],
+        needs: &[Need::Resources],
         source: "CVE-2019-14818",
         sent: "40 sessions, each with a frame, a call descriptor that is replaced, and a memory table sent twice.",
         expected: "The process has as many descriptors, mappings and threads as before, within 2 s.",
@@ -382,7 +382,7 @@ fn fill(writer: &OwnedFd) -> Result<(), Failure> {
 }
 
 /// Gives `fd` as call of the send ring and sends frames that want to be called for.
-fn call_with(bench: &Bench, fd: &OwnedFd) -> Result<Seen, Failure> {
+pub(super) fn call_with(bench: &Bench, fd: &OwnedFd) -> Result<Seen, Failure> {
     let mut link = bench.link(&NetConfig::default())?;
     let answer = match link.tx.frontend() {
         Some(front) => front.set_vring_call(1, Some(fd.as_fd())),
@@ -406,7 +406,7 @@ fn call_with(bench: &Bench, fd: &OwnedFd) -> Result<Seen, Failure> {
 }
 
 /// Gives `fd` as kick of the send ring.
-fn kick_with(bench: &Bench, fd: &OwnedFd) -> Result<Seen, Failure> {
+pub(super) fn kick_with(bench: &Bench, fd: &OwnedFd) -> Result<Seen, Failure> {
     let mut link = bench.link(&NetConfig::default())?;
     let answer = match link.tx.frontend() {
         Some(front) => front

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use rustix::pipe::{PipeFlags, pipe_with};
 use vf_conformance::bench::Bench;
-use vf_conformance::case;
+use vf_conformance::runner::{self, Plan};
 use vf_conformance::subject::Subject;
 use vf_conformance::{cases, report};
 use vf_guest::driver::{DESC_INDIRECT, DESC_NEXT, DESC_WRITE, Desc};
@@ -32,7 +32,11 @@ pub(crate) struct Neighbours {
 
 impl Neighbours {
     pub(crate) fn new() -> Neighbours {
-        let emulator = Emulator::start(&["--vfs", "5"]);
+        Neighbours::of(&[])
+    }
+
+    fn of(args: &[&str]) -> Neighbours {
+        let emulator = Emulator::start(&[&["--vfs", "9"], args].concat());
         let hosts = [("vf0.sock", 1), ("vf2.sock", 2)]
             .map(|(socket, n)| Host::start(emulator.path(socket), n));
         let streams = [
@@ -423,27 +427,55 @@ fn any_message_at_any_time() {
     }
 }
 
-#[test]
-fn the_conformance_suite_beside_traffic() {
-    let mut neighbours = Neighbours::new();
+/// The whole suite on VFs 1 and 4 one case after another, and once more with some on VFs 5 and 6 at the same time; VFs 7 and 8, or in the first run 5 and 6, are those
+/// who are to be served meanwhile.
+fn suite(args: &[&str], paths: [[&str; 2]; 2]) {
+    let mut neighbours = Neighbours::of(args);
+    let socket = |n: usize| neighbours.emulator.path(&format!("vf{n}.sock"));
+    let adapter = concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/../conformance/subjects/vfnic-control"
+    );
+    let control = format!(
+        "VFNIC='{}' exec '{adapter}' --ctl '{}' 1 4 5 6 7 8",
+        env!("CARGO_BIN_EXE_vfnic"),
+        neighbours.emulator.ctl().display()
+    );
     let subject = Subject {
-        socket: neighbours.socket(),
-        peer: Some(neighbours.emulator.path("vf4.sock")),
+        socket: socket(1),
+        peer: Some(socket(4)),
+        others: (5..9).map(socket).collect(),
+        pid: Some(neighbours.emulator.pid()),
+        control: vec!["sh".to_owned(), "-c".to_owned(), control],
         ..Subject::default()
     };
     let all = cases::matching(&[]);
-    for paths in [["direct"; 2], ["mediated"; 2], ["direct", "mediated"]] {
-        for (vf, path) in [1, 4].iter().zip(paths) {
+    for (jobs, paths) in (1..).zip(paths) {
+        for (vf, path) in [1, 4, 5, 6].iter().zip(paths.iter().cycle()) {
             command(
                 &neighbours.emulator,
                 &format!("nic0 vf {vf} set path {path}"),
             );
         }
         let mut bench = Bench::new(subject.clone()).unwrap();
-        let findings = case::run(&mut bench, &all, None, case::LIMIT, |_| {}).unwrap();
+        let plan = Plan {
+            jobs,
+            ..Plan::default()
+        };
+        let findings = runner::run(&mut bench, &all, &plan, |_| {}).unwrap();
         let failed: Vec<_> = findings.iter().filter(|f| report::is_failure(f)).collect();
         assert!(failed.is_empty(), "on {paths:?}: {failed:#?}");
         drop(bench);
         neighbours.unharmed("the suite");
     }
+}
+
+#[test]
+fn the_conformance_suite_beside_traffic() {
+    suite(&[], [["direct"; 2], ["mediated"; 2]]);
+}
+
+#[test]
+fn the_conformance_suite_with_two_workers() {
+    suite(&["--workers", "2"], [["direct"; 2], ["direct", "mediated"]]);
 }

@@ -102,6 +102,17 @@ impl DirectPlane {
         }
     }
 
+    /// Judges by the policy that was published last from now on; how many frames go on that waited for it. Asked again behind each look
+    /// into a ring or at the uplink: who has been told that his command is obeyed may send a frame at once, and that is to find the
+    /// command in force, though this round began before it.
+    #[inline]
+    fn look_for_policy(&mut self, now: Nanos) -> usize {
+        match self.policies.update(&mut self.nic) {
+            true => self.adopted(now),
+            false => 0,
+        }
+    }
+
     /// Judges by this policy from now on, and shares the port as it says.
     pub(super) fn adopt(&mut self, policy: Arc<Policy>) {
         self.nic.adopt(policy);
@@ -318,13 +329,9 @@ impl Rings for DirectPlane {
 impl Plane for DirectPlane {
     /// What has arrived from the wire, from the hypervisor and from the guests, each within a budget.
     fn poll(&mut self, now: Nanos) -> usize {
-        let adopted = self.policies.update(&mut self.nic);
         self.ports.rx.captures.begin_round(now);
         self.out.egress.begin_round(now, &mut self.nic);
-        let released = match adopted {
-            true => self.adopted(now),
-            false => 0,
-        };
+        let released = self.look_for_policy(now);
         let arrived = self.poll_uplink(now);
         let mut moved = self.ports.rx.load.count_burst(arrived) + released;
         if !self.ports.rx.patient().is_empty() {

@@ -115,6 +115,14 @@ impl MediatedPlane {
         }
     }
 
+    /// Judges by the policy that was published last from now on.
+    #[inline]
+    fn look_for_policy(&mut self) {
+        if self.policies.update(&mut self.model) {
+            self.guarantees.adopt(self.model.policy());
+        }
+    }
+
     /// Judges by this policy from now on.
     pub(super) fn adopt(&mut self, policy: Arc<Policy>) {
         self.model.adopt(policy);
@@ -296,6 +304,8 @@ impl MediatedPlane {
         let m = meta(frame.len(), &frame.offload);
         let decided = match from {
             JobSource::Vif(vf, pair) => {
+                // It came after the round had begun, perhaps after a command that its sender was told of.
+                self.look_for_policy();
                 let verdict = self.model.ingress(now, vf, frame.head(), &m);
                 let port = (Port::Vf(vf), Direction::Tx, Some(pair));
                 self.capture(port, &frame, Some(&verdict), verdict.drop);
@@ -486,9 +496,7 @@ impl Rings for MediatedPlane {
 impl Plane for MediatedPlane {
     /// As much work as the CPU budget allows.
     fn poll(&mut self, now: Nanos) -> usize {
-        if self.policies.update(&mut self.model) {
-            self.guarantees.adopt(self.model.policy());
-        }
+        self.look_for_policy();
         self.ports.rx.captures.begin_round(now);
         let mut moved = self.ports.rx.drain_backlogs(now, &mut self.model);
         let mut left = ROUND;

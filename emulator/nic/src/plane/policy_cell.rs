@@ -1,5 +1,6 @@
-//! Where the policy of a NIC is published: the control thread puts in a new one, and each plane takes it at the start of its
-//! next round. Nobody waits for anybody, and to find nothing new costs a plane one load.
+//! Where the policy of a NIC is published: the control thread puts in a new one, and each plane takes it behind its next look for
+//! frames: a frame that was sent after a policy was published is judged by that policy, or by a newer one. Nobody waits for anybody, and to find
+//! nothing new costs a plane one load.
 
 use std::sync::Arc;
 
@@ -23,7 +24,7 @@ impl PolicyCell {
         self.0.load_full()
     }
 
-    /// Has all planes judge by this policy from their next round on. Made of the one that is in force: only one thread may
+    /// Has all planes judge what they find from now on by this policy. Made of the one that is in force: only one thread may
     /// make new ones.
     pub fn publish(&self, policy: Policy) -> Arc<Policy> {
         let policy = Arc::new(policy);

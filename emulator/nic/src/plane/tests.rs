@@ -26,6 +26,7 @@ mod auto;
 mod captures;
 mod coalescing;
 mod loopback;
+mod policy;
 mod switching;
 mod wire;
 mod workers;

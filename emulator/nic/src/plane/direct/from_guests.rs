@@ -61,6 +61,7 @@ impl DirectPlane {
 
     /// What has been fetched from the ring.
     fn send_fetched(&mut self, now: Nanos, vf: VfIndex, q: usize, enough: u64) -> usize {
+        let released = self.look_for_policy(now);
         let port = &mut self.ports.tx[vf.index()];
         let rings = port.queues.len();
         let slot = &mut port.queues[q];
@@ -171,6 +172,6 @@ impl DirectPlane {
         if done > 0 {
             self.ports.tx_needs_call.insert(vf);
         }
-        done
+        released + done
     }
 }

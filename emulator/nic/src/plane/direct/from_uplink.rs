@@ -26,6 +26,7 @@ impl DirectPlane {
         if self.arrivals.frames.is_empty() && self.arrivals.dropped.is_empty() {
             return 0;
         }
+        let released = self.look_for_policy(now);
         let mut arrivals = std::mem::take(&mut self.arrivals);
         for reason in arrivals.dropped.drain(..) {
             self.nic.count_wire_drop(reason);
@@ -38,7 +39,7 @@ impl DirectPlane {
             self.ports.rx.pool.give_all(arrivals.frames.drain(..));
         }
         self.arrivals = arrivals;
-        moved
+        released + moved
     }
 
     fn deliver_arrivals(&mut self, now: Nanos, frames: &[Frame], late: Option<Nanos>) {

@@ -1,0 +1,346 @@
+//! How a back end lives on: storms of notifications, memory that changes while it is read, sessions that stand still, the process's own
+//! end.
+
+use std::os::fd::OwnedFd;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
+use rustix::pipe::{PipeFlags, pipe_with};
+use vm_memory::Bytes;
+
+use crate::bench::{Bench, DEADLINE, QUIET};
+use crate::case::{Case, Level, Need};
+use crate::cases::robust::{call_with, kick_with};
+use crate::verdict::{Failure, Seen, ensure};
+use vf_guest::driver::Desc;
+use vf_guest::message::{FLAG_VERSION, Header, request};
+use vf_guest::net::{NetConfig, NetHeader};
+
+/// How long a storm lasts.
+const STORM: Duration = Duration::from_millis(400);
+
+pub(super) const CASES: &[Case] = &[
+    Case {
+        id: "robust/call-fd-readonly",
+        level: Level::Hard,
+        needs: &[],
+        source: "VU SET_VRING_CALL; write(2) EBADF",
+        sent: "The reading end of a pipe as call descriptor, and frames that want a call.",
+        expected: "Contained.",
+        run: |bench| {
+            let (reader, _writer) = pipe_with(PipeFlags::CLOEXEC)?;
+            call_with(bench, &reader)
+        },
+    },
+    Case {
+        id: "robust/call-fd-closed-pipe",
+        level: Level::Hard,
+        needs: &[],
+        source: "VU SET_VRING_CALL; write(2) EPIPE and SIGPIPE",
+        sent: "A pipe without a reader as call descriptor, and frames that want a call.",
+        expected: "Contained: neither EPIPE nor SIGPIPE ends the process.",
+        run: |bench| {
+            let (reader, writer) = pipe_with(PipeFlags::CLOEXEC)?;
+            drop(reader);
+            call_with(bench, &writer)
+        },
+    },
+    Case {
+        id: "robust/kick-fd-socket",
+        level: Level::Hard,
+        needs: &[],
+        source: "VU SET_VRING_KICK",
+        sent: "A socket whose other end is closed as kick descriptor.",
+        expected: "Contained.",
+        run: |bench| {
+            let (ours, theirs) = socketpair(
+                AddressFamily::UNIX,
+                SocketType::STREAM,
+                SocketFlags::CLOEXEC,
+                None,
+            )?;
+            drop(theirs);
+            kick_with(bench, &ours)
+        },
+    },
+    Case {
+        id: "robust/kick-fd-epoll",
+        level: Level::Hard,
+        needs: &[],
+        source: "VU SET_VRING_KICK; epoll(7)",
+        sent: "An epoll instance as kick descriptor.",
+        expected: "Contained.",
+        run: |bench| {
+            let epoll: OwnedFd =
+                rustix::event::epoll::create(rustix::event::epoll::CreateFlags::CLOEXEC)?;
+            kick_with(bench, &epoll)
+        },
+    },
+    Case {
+        id: "robust/kick-storm",
+        level: Level::Hard,
+        needs: &[],
+        source: "V 2.7.10.2 Available Buffer Notification Suppression",
+        sent: "Kicks without an end for 0.4 s on rings in which there is nothing, and frames among them.",
+        expected: "The frames pass.",
+        run: |bench| {
+            let mut link = bench.link(&NetConfig::default())?;
+            let end = Instant::now() + STORM;
+            while Instant::now() < end {
+                if let Some(kick) = &link.tx.tx_ring(0).kick {
+                    (0..500).for_each(|_| kick.signal());
+                }
+                let frame = link.frame(100);
+                link.pass(&frame)?;
+            }
+            drop(link);
+            bench.contained(Ok(()))
+        },
+    },
+    Case {
+        id: "robust/tx-never-ends",
+        level: Level::Hard,
+        needs: &[],
+        source: "CVE-2019-3900",
+        sent: "A send ring that is filled again as fast as it is emptied, for 0.4 s.",
+        expected: "Contained: the back end goes on to serve others, and messages of this session.",
+        run: |bench| {
+            let mut link = bench.link(&NetConfig::default())?;
+            let frame = link.frame(60);
+            let end = Instant::now() + STORM;
+            let mut asked = Instant::now();
+            while Instant::now() < end {
+                while link.tx.send(0, &NetHeader::default(), &frame)? {}
+                link.tx.kick();
+                while link.receive(Duration::ZERO)?.is_some() {}
+                if asked.elapsed() > STORM / 4 {
+                    asked = Instant::now();
+                    if let Some(front) = link.tx.frontend() {
+                        front.get_features()?;
+                    }
+                }
+            }
+            drop(link);
+            bench.contained(Ok(()))
+        },
+    },
+    Case {
+        id: "robust/mutate-while-read",
+        level: Level::Hard,
+        needs: &[],
+        source: "CVE-2020-14375 (time of check to time of use)",
+        sent: "Frames whose descriptor, header and first bytes another thread rewrites all the time, for 0.4 s.",
+        expected: "Contained.",
+        run: mutate,
+    },
+    Case {
+        id: "ring/index-tearing",
+        level: Level::Hard,
+        needs: &[crate::cases::ring::SPLIT],
+        source: "V 2.7.6; CVE-2020-13759",
+        sent: "Available indices that jump to and fro for 0.4 s while the back end reads them.",
+        expected: "Contained.",
+        run: |bench| {
+            let mut link = bench.link(&NetConfig::default())?;
+            let frame = link.frame(200);
+            let (at, len) = crate::cases::ring::place(&mut link, &frame)?;
+            let end = Instant::now() + STORM;
+            let mut n = 0u16;
+            while Instant::now() < end {
+                let ring = link.tx.tx_ring(0);
+                if let Some(queue) = ring.queue.as_split() {
+                    for head in 0..4 {
+                        queue.set_desc(
+                            head,
+                            Desc {
+                                addr: at,
+                                len,
+                                flags: 0,
+                                next: 0,
+                            },
+                        );
+                        queue.set_avail_entry(head, head);
+                    }
+                    for _ in 0..200 {
+                        n = n.wrapping_add(257);
+                        queue.set_avail_idx(n);
+                    }
+                }
+                if let Some(kick) = &ring.kick {
+                    kick.signal();
+                }
+            }
+            drop(link);
+            bench.contained(Ok(()))
+        },
+    },
+    Case {
+        id: "robust/memfd-hole-punch",
+        level: Level::Hard,
+        needs: &[],
+        source: "memory that goes while it is mapped: fallocate(2) FALLOC_FL_PUNCH_HOLE",
+        sent: "A hole in the memory file where rings and buffers are, while they run.",
+        expected: "Contained: all of it reads as zeroes.",
+        run: |bench| {
+            let mut link = bench.link(&NetConfig::default())?;
+            let frame = link.frame(500);
+            link.pass(&frame)?;
+            let region = link.tx.memory().regions()[0].layout();
+            let file = link.tx.memory().regions()[0].dup_fd()?;
+            let kick = link.tx.tx_ring(0).kick.take();
+            let flags =
+                rustix::fs::FallocateFlags::PUNCH_HOLE | rustix::fs::FallocateFlags::KEEP_SIZE;
+            rustix::fs::fallocate(&file, flags, region.mmap_offset, region.size)?;
+            if let Some(kick) = &kick {
+                kick.signal();
+            }
+            std::thread::sleep(QUIET);
+            let answer = match link.tx.frontend() {
+                Some(front) => front.get_features(),
+                None => Ok(0),
+            };
+            drop(link);
+            bench.contained(answer)
+        },
+    },
+    Case {
+        id: "robust/slow-loris",
+        level: Level::Hard,
+        needs: &[Need::Peer],
+        source: "VU Header (stream semantics)",
+        sent: "A message whose bytes come one at a time with pauses in between, on the peer's socket, while a session on the first one is set up.",
+        expected: "The first session is served meanwhile; a fresh one on the peer's is, afterwards.",
+        run: |bench| {
+            let mut slow = bench.connect_peer()?;
+            let header = Header {
+                request: request::GET_FEATURES,
+                flags: FLAG_VERSION,
+                size: 0,
+            }
+            .encode();
+            for byte in &header[..header.len() - 1] {
+                slow.send_raw(&[*byte], &[])?;
+                let start = Instant::now();
+                let mut front = bench.connect()?;
+                front.get_features()?;
+                ensure(
+                    start.elapsed() < DEADLINE / 2,
+                    "a session waits for another one's message",
+                )?;
+            }
+            drop(slow);
+            bench.alive()?;
+            Ok(Seen::Conforms)
+        },
+    },
+    Case {
+        id: "robust/half-open",
+        level: Level::Hard,
+        needs: &[Need::Peer],
+        source: "VU Communication",
+        sent: "A connection to the peer's socket that says nothing for 0.4 s.",
+        expected: "Sessions on the first socket are served meanwhile.",
+        run: |bench| {
+            let silent = bench.connect_peer()?;
+            let end = Instant::now() + STORM;
+            while Instant::now() < end {
+                bench.connect()?.get_features()?;
+                std::thread::sleep(QUIET);
+            }
+            drop(silent);
+            bench.alive()?;
+            Ok(Seen::Conforms)
+        },
+    },
+    Case {
+        id: "robust/reconnect-under-load",
+        level: Level::Hard,
+        needs: &[Need::Peer],
+        source: "VU Communication; DPDK DTS pvp_vhost_user_reconnect",
+        sent: "15 sessions that break off in the middle of 200 frames, and a receiver that stays.",
+        expected: "No frame arrives twice or changed, and each new session passes frames.",
+        run: |bench| {
+            let mut link = bench.link(&NetConfig::default())?;
+            for _ in 0..15 {
+                let frames: Vec<_> = (0..200).map(|_| link.frame(200)).collect();
+                for frame in &frames {
+                    link.tx.send(0, &NetHeader::default(), frame)?;
+                }
+                link.tx.kick();
+                bench.reconnect(&mut link)?;
+                let mut last = None;
+                while let Some(got) = link.receive(Duration::from_millis(5))? {
+                    let n = frames.iter().position(|frame| frame == got.bytes());
+                    ensure(
+                        n.is_some() && n > last,
+                        format_args!("frame {n:?} came after {last:?}"),
+                    )?;
+                    last = n;
+                }
+                let frame = link.frame(300);
+                link.pass(&frame)?;
+            }
+            Ok(Seen::Conforms)
+        },
+    },
+];
+
+fn mutate(bench: &Bench) -> Result<Seen, Failure> {
+    let mut link = bench.link(&NetConfig::default())?;
+    let memory = link.tx.memory().clone();
+    let ring = link.tx.tx_ring(0);
+    let (at, len, table) = (
+        ring.buffer_addr(0),
+        ring.buffer_len(),
+        ring.queue.layout().desc,
+    );
+    let done = AtomicBool::new(false);
+    let result = std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let mut n = 0u64;
+            while !done.load(Ordering::Relaxed) {
+                n = n.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+                let value = n >> 24;
+                // Length and flags of the first descriptors, the header and the frame's first bytes.
+                let places = [
+                    (table + 16 * (value & 3) + 8, value & 0x7_ffff_ffff),
+                    (at + (value & 15), value),
+                    (at + 12 + (value & 63), !value),
+                ];
+                for (place, value) in places {
+                    if let Some(slice) = memory.slice(place, 8) {
+                        // A slice of eight bytes takes eight.
+                        let _ = slice.write_slice(&value.to_ne_bytes(), 0);
+                    }
+                }
+            }
+        });
+        let end = Instant::now() + STORM;
+        let mut send = || {
+            while Instant::now() < end {
+                for _ in 0..8 {
+                    let frame = link.frame(200.min(len as usize - 12));
+                    // Whatever the device gives back, it is the suite that lies here.
+                    if link.tx.send(0, &NetHeader::default(), &frame).is_err() {
+                        return;
+                    }
+                }
+                let ring = link.tx.tx_ring(0);
+                ring.queue.publish();
+                if let Some(kick) = &ring.kick {
+                    kick.signal();
+                }
+                std::thread::sleep(Duration::from_micros(50));
+            }
+        };
+        send();
+        done.store(true, Ordering::Relaxed);
+        match link.tx.frontend() {
+            Some(front) => front.get_features().map(drop),
+            None => Ok(()),
+        }
+    });
+    drop(link);
+    bench.contained(result)
+}

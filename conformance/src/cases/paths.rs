@@ -1,0 +1,176 @@
+//! Direct and mediated path of an emulated NIC, or of a NIC that falls back to software: who receives what is the same on both, and a
+//! change while traffic runs is not seen in it.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use crate::bench::{Bench, DEADLINE, QUIET};
+use crate::case::{Case, Level, Need};
+use crate::cases::filter::Packet;
+use crate::cases::vf::{ADMIN, tagged};
+use crate::verdict::{Failure, Seen, ensure};
+use vf_guest::net::NetConfig;
+
+pub(super) const CASES: &[Case] = &[
+    Case {
+        id: "path/same-result",
+        level: Level::Model,
+        needs: &[ADMIN, Need::Peer],
+        source: "the data path of a switch is no part of what it promises",
+        sent: "The same frames of many kinds on both paths: short, long, tagged, to groups, with foreign addresses, fragments, more than MTU.",
+        expected: "Those that arrive on the one arrive on the other, with the same bytes.",
+        run: same_result,
+    },
+    Case {
+        id: "path/switch-over-no-loss",
+        level: Level::Model,
+        needs: &[ADMIN, Need::Peer],
+        source: "the data path of a switch is no part of what it promises",
+        sent: "Frames all the time, while sender and receiver change paths 12 times.",
+        expected: "Each arrives, once, in its order.",
+        run: switch_over,
+    },
+];
+
+fn same_result(bench: &Bench) -> Result<Seen, Failure> {
+    let mut ends: Vec<Vec<Option<Vec<u8>>>> = Vec::new();
+    for path in ["direct", "mediated"] {
+        for vf in 0..2 {
+            bench.administer(&format!("vf {vf} path {path}"))?;
+        }
+        let mut link = bench.link(&NetConfig::default())?;
+        let mut frames = Vec::new();
+        for len in [18, 59, 60, 61, 500, 1513, 1514] {
+            frames.push(link.frame(len));
+        }
+        for dst in [
+            [0xff; 6],
+            [1, 0, 0x5e, 0, 0, 1],
+            [1, 0x80, 0xc2, 0, 0, 0],
+            [2, 0, 0, 0, 0xc0, 0x55],
+        ] {
+            let mut frame = link.frame(100);
+            frame[..6].copy_from_slice(&dst);
+            frames.push(frame);
+        }
+        let mut foreign = link.frame(100);
+        foreign[6..12].copy_from_slice(&[2, 0, 0, 0, 0xc0, 0x56]);
+        frames.push(foreign);
+        for (kind, tci) in [
+            (0x8100, 0),
+            (0x8100, 5),
+            (0x8100, 0x6fff),
+            (0x88a8, 7),
+            (0x9100, 8),
+        ] {
+            let frame = link.frame(80);
+            frames.push(tagged(&frame, kind, tci));
+        }
+        for packet in [
+            Packet::default(),
+            Packet {
+                offset: 0x2000,
+                ..Packet::default()
+            },
+            Packet {
+                length: Some(20),
+                ..Packet::default()
+            },
+            Packet {
+                protocol: 132,
+                ..Packet::default()
+            },
+        ] {
+            frames.push(packet.frame(&mut link));
+        }
+        let mut came = Vec::new();
+        for frame in &frames {
+            link.send(frame)?;
+            link.sent()?;
+            // What comes is one of ours and was not changed on the way, or it is another's.
+            let arrived = link.arrives(frame, QUIET)?;
+            came.push(arrived.then(|| frame.clone()));
+        }
+        ends.push(came);
+    }
+    for (n, (direct, mediated)) in ends[0].iter().zip(&ends[1]).enumerate() {
+        ensure(
+            direct == mediated,
+            format_args!(
+                "frame {n} arrives on the direct path: {}, on the mediated: {}",
+                direct.is_some(),
+                mediated.is_some()
+            ),
+        )?;
+    }
+    ensure(
+        ends[0].iter().flatten().count() > 5,
+        "hardly any frame arrived on either path",
+    )?;
+    Ok(Seen::Conforms)
+}
+
+fn switch_over(bench: &Bench) -> Result<Seen, Failure> {
+    let done = AtomicBool::new(false);
+    let traffic = bench.beside(0);
+    let (ready, begun) = std::sync::mpsc::channel();
+    std::thread::scope(|scope| {
+        let done = &done;
+        let stream = scope.spawn(move || {
+            let mut link = traffic.link(&NetConfig::default())?;
+            let (mut sent, mut next) = (Vec::new(), 0);
+            let mut quiet = None;
+            loop {
+                let over = done.load(Ordering::Relaxed);
+                // Fewer than there are buffers, so that none has to be dropped.
+                if !over && sent.len() - next < 64 {
+                    let frame = link.frame(200);
+                    link.send(&frame)?;
+                    sent.push(frame);
+                }
+                if sent.len() == 20 {
+                    // Nobody waits any more if the suite has given up.
+                    let _ = ready.send(());
+                }
+                while let Some(got) = link.receive(Duration::from_micros(50))? {
+                    ensure(
+                        sent.get(next).is_some_and(|frame| frame == got.bytes()),
+                        format_args!(
+                            "frame {next} of {} was lost, doubled or overtaken",
+                            sent.len()
+                        ),
+                    )?;
+                    next += 1;
+                }
+                if over {
+                    let since = *quiet.get_or_insert_with(Instant::now);
+                    if next == sent.len() {
+                        return Ok(next);
+                    }
+                    ensure(
+                        since.elapsed() < DEADLINE,
+                        format_args!("{} of {} frames were lost", sent.len() - next, sent.len()),
+                    )?;
+                }
+            }
+        });
+        // Nothing comes if the stream has failed, which it says in the end.
+        let _ = begun.recv_timeout(DEADLINE);
+        let change = || {
+            for turn in 0..12 {
+                let path = ["mediated", "direct"][turn / 2 % 2];
+                bench.administer(&format!("vf {} path {path}", turn % 2))?;
+            }
+            Ok(())
+        };
+        let changed: Result<(), Failure> = change();
+        done.store(true, Ordering::Relaxed);
+        let streamed = stream
+            .join()
+            .unwrap_or_else(|_| Err(Failure::Wrong("the suite's stream broke off".into())));
+        changed?;
+        let frames: usize = streamed?;
+        ensure(frames > 20, format_args!("only {frames} frames in all"))?;
+        Ok(Seen::Conforms)
+    })
+}

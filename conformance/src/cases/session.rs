@@ -1,0 +1,208 @@
+//! Sessions that go on in ways that are seldom seen: descriptors and addresses replaced while rings run, requests that are refused, memory
+//! tables that are odd.
+
+use std::os::fd::AsFd;
+
+use crate::bench::{Delivery, QUIET};
+use crate::case::{Case, Level, Need};
+use crate::cases::protocol::F30;
+use crate::verdict::{Failure, Seen, ensure};
+use vf_guest::eventfd::EventFd;
+use vf_guest::message::{self, protocol, request};
+use vf_guest::net::NetConfig;
+
+const SLOTS: Need = Need::Protocol(protocol::CONFIGURE_MEM_SLOTS, "CONFIGURE_MEM_SLOTS");
+/// `VHOST_USER_PROTOCOL_F_RARP`, and the request that it allows.
+const RARP: Need = Need::Protocol(1 << 2, "RARP");
+const SEND_RARP: u32 = 19;
+
+pub(super) const CASES: &[Case] = &[
+    Case {
+        id: "proto/nack-then",
+        level: Level::Hard,
+        needs: &[],
+        source: "VU Communication; VU REPLY_ACK",
+        sent: "A request that is to be refused (SET_VRING_ADDR where there is no memory), and then the rest of a set-up.",
+        expected: "The session goes on or is closed; a fresh one passes traffic.",
+        run: |bench| {
+            let (mut front, net) = bench.negotiated(&NetConfig::default())?;
+            front.set_features(net.features())?;
+            let refused = front.set_vring_addr(0, 4096, 8192, 12_288);
+            let then = front.get_features();
+            drop(front);
+            bench.contained(refused.and(then))
+        },
+    },
+    Case {
+        id: "proto/kick-fd-unexpected",
+        level: Level::Hard,
+        needs: &[],
+        source: "VU SET_VRING_KICK (bit 8: no descriptor)",
+        sent: "SET_VRING_KICK and SET_VRING_CALL that say they come without a descriptor, and come with one.",
+        expected: "Contained.",
+        run: |bench| {
+            let mut link = bench.link(&NetConfig::default())?;
+            let event = EventFd::new()?;
+            let said = (1u64 | message::VRING_NO_FD).to_le_bytes();
+            let answer = match link.tx.frontend() {
+                Some(front) => front
+                    .set(request::SET_VRING_CALL, &said, &[event.as_fd()])
+                    .and_then(|()| front.set(request::SET_VRING_KICK, &said, &[event.as_fd()]))
+                    .and_then(|()| front.get_features().map(drop)),
+                None => Ok(()),
+            };
+            drop(link);
+            bench.contained(answer)
+        },
+    },
+    Case {
+        id: "proto/set-kick-keeps-enabled",
+        level: Level::Text,
+        needs: &[F30],
+        source: "VU Ring states; rust-vmm/vhost #227",
+        sent: "A new kick and a new call descriptor for a send ring that runs, and frames.",
+        expected: "They pass: neither request enables or disables a ring.",
+        run: |bench| {
+            let mut link = bench.link(&NetConfig::default())?;
+            let frame = link.frame(100);
+            link.pass(&frame)?;
+            for _ in 0..3 {
+                let (kick, call) = (EventFd::new()?, EventFd::new()?);
+                if let Some(front) = link.tx.frontend() {
+                    front.set_vring_call(1, Some(call.as_fd()))?;
+                    front.set_vring_kick(1, Some(kick.as_fd()))?;
+                }
+                bench.settle();
+                let frame = link.frame(100);
+                // The old one is signalled as well: whichever the back end listens to, its ring is enabled.
+                link.send(&frame)?;
+                kick.signal();
+                link.sent()?;
+                if bench.delivery() != Delivery::None {
+                    link.expect(&frame)?;
+                }
+                let ring = link.tx.tx_ring(0);
+                (ring.kick, ring.call) = (Some(kick), Some(call));
+            }
+            Ok(Seen::Conforms)
+        },
+    },
+    Case {
+        id: "proto/addr-while-started",
+        level: Level::Hard,
+        needs: &[],
+        source: "VU Ring states; CVE-2026-5747",
+        sent: "SET_VRING_ADDR and SET_VRING_NUM for a send ring that runs.",
+        expected: "Contained.",
+        run: |bench| {
+            let mut link = bench.link(&NetConfig::default())?;
+            let frame = link.frame(100);
+            link.pass(&frame)?;
+            let at = link.tx.memory().regions()[0].layout().user_addr;
+            let answer = match link.tx.frontend() {
+                Some(front) => front
+                    .set_vring_addr(1, at + 65_536, at + 131_072, at + 98_304)
+                    .and_then(|()| front.set_vring_num(1, 64))
+                    .and_then(|()| front.get_features().map(drop)),
+                None => Ok(()),
+            };
+            std::thread::sleep(QUIET);
+            drop(link);
+            bench.contained(answer)
+        },
+    },
+    Case {
+        id: "mem/count-0",
+        level: Level::Hard,
+        needs: &[],
+        source: "VU SET_MEM_TABLE",
+        sent: "A memory table without regions, on a session that runs.",
+        expected: "Contained.",
+        run: |bench| {
+            let mut link = bench.link(&NetConfig::default())?;
+            let answer = match link.tx.frontend() {
+                Some(front) => front
+                    .set(request::SET_MEM_TABLE, &message::mem_table(&[]), &[])
+                    .and_then(|()| front.get_features().map(drop)),
+                None => Ok(()),
+            };
+            std::thread::sleep(QUIET);
+            drop(link);
+            bench.contained(answer)
+        },
+    },
+    Case {
+        id: "mem/overlap-user",
+        level: Level::Hard,
+        needs: &[],
+        source: "VU Memory region description",
+        sent: "Two regions whose user addresses overlap, and whose guest addresses do not.",
+        expected: "Contained.",
+        run: |bench| {
+            let link = bench.link(&NetConfig::default())?;
+            let file = link.tx.memory().regions()[0].dup_fd()?;
+            drop(link);
+            let (mut front, net) = bench.negotiated(&NetConfig::default())?;
+            front.set_features(net.features())?;
+            let table = message::mem_table(&[
+                message::region(0, 1 << 16, 1 << 40, 0),
+                message::region(1 << 20, 1 << 16, (1 << 40) + 4096, 0),
+            ]);
+            let answer = front.set(
+                request::SET_MEM_TABLE,
+                &table,
+                &[file.as_fd(), file.as_fd()],
+            );
+            drop(front);
+            bench.contained(answer)
+        },
+    },
+    Case {
+        id: "mem/rem-absent",
+        level: Level::Hard,
+        needs: &[SLOTS],
+        source: "VU REM_MEM_REG",
+        sent: "REM_MEM_REG for a region that was never added.",
+        expected: "Contained.",
+        run: |bench| {
+            let mut link = bench.link(&NetConfig::default())?;
+            let gone = message::single_region(&message::region(1 << 44, 4096, 1 << 45, 0));
+            let answer = match link.tx.frontend() {
+                Some(front) => front.set(request::REM_MEM_REG, &gone, &[]),
+                None => Ok(()),
+            };
+            drop(link);
+            bench.contained(answer)
+        },
+    },
+    Case {
+        id: "net/rarp",
+        level: Level::Text,
+        needs: &[RARP, Need::Peer],
+        source: "VU SEND_RARP",
+        sent: "SEND_RARP with an address.",
+        expected: "A broadcast RARP of that address arrives at the peer.",
+        run: |bench| {
+            const MAC: [u8; 6] = [2, 0, 0, 0, 0xc0, 0x77];
+            let config = NetConfig {
+                protocol_features: NetConfig::default().protocol_features | 1 << 2,
+                ..NetConfig::default()
+            };
+            let mut link = bench.link(&config)?;
+            link.src = MAC;
+            if let Some(front) = link.tx.frontend() {
+                front.set(SEND_RARP, &[&MAC[..], &[0, 0]].concat(), &[])?;
+            }
+            let Some(frame) = link.receive(crate::bench::DEADLINE)? else {
+                return Err(Failure::Wrong("no frame from that address arrived".into()));
+            };
+            let bytes = frame.bytes();
+            ensure(
+                bytes.get(..6) == Some(&[0xff; 6][..])
+                    && bytes.get(12..14) == Some(&[0x80, 0x35][..]),
+                format_args!("it is no RARP: {:02x?}", bytes.get(..22)),
+            )?;
+            Ok(Seen::Conforms)
+        },
+    },
+];

@@ -1,0 +1,370 @@
+//! The switch between the ports: who receives what is sent to an address, to a group, to all, in which VLAN; and in which order.
+
+use crate::bench::{Bench, QUIET};
+use crate::case::{Case, Level, Need};
+use crate::cases::control::controlled;
+use crate::cases::vf::{ADMIN, NEW, colons, is_seen, to};
+use crate::control::{mac_table, obeyed};
+use crate::verdict::{Failure, Seen, ensure};
+use vf_guest::net::{NetConfig, NetHeader, feature};
+
+const GROUP: [u8; 6] = [0x01, 0, 0x5e, 0, 0, 0x17];
+const ALL: [u8; 6] = [0xff; 6];
+
+pub(super) const CASES: &[Case] = &[
+    Case {
+        id: "switch/vf-to-vf-mac",
+        level: Level::Model,
+        needs: &[ADMIN, Need::Peer],
+        source: "IEEE 802.1Q-2018 8.8.3; DPDK DTS veb_switch 1",
+        sent: "100 frames of all lengths from one VF to the address of another.",
+        expected: "All 100, as they were.",
+        run: |bench| {
+            let mut link = bench.link(&NetConfig::default())?;
+            for n in 0..100 {
+                let frame = link.frame(60 + n * 14);
+                link.pass(&frame)?;
+            }
+            Ok(Seen::Conforms)
+        },
+    },
+    Case {
+        id: "switch/vf-to-vf-vlan",
+        level: Level::Model,
+        needs: &[ADMIN, Need::Peer],
+        source: "IEEE 802.1Q-2018 8.8.3 (VLAN membership); DPDK DTS veb_switch 2",
+        sent: "Frames and broadcasts between VFs in port VLANs 10 and 20, and 10 and 10.",
+        expected: "None between different VLANs, all in the same one.",
+        run: |bench| {
+            bench.administer("vf 0 vlan 10")?;
+            for (vlan, arrives) in [(20, false), (10, true)] {
+                bench.administer(&format!("vf 1 vlan {vlan}"))?;
+                let mut link = bench.link(&NetConfig::default())?;
+                let own = link.dst;
+                for dst in [own, ALL] {
+                    to(&mut link, dst, arrives)?;
+                }
+            }
+            Ok(Seen::Conforms)
+        },
+    },
+    Case {
+        id: "switch/unknown-unicast-to-uplink",
+        level: Level::Model,
+        needs: &[ADMIN, Need::Peer, Need::Onlooker],
+        source: "IEEE 802.1Qbg Virtual Ethernet Bridge; PCI SR-IOV NICs",
+        sent: "Frames to an address that is nobody's.",
+        expected: "No VF gets them: a VEB knows its stations, and gives the rest to its uplink.",
+        run: |bench| {
+            let mut link = bench.link(&NetConfig::default())?;
+            let mut onlooker = bench.onlooker(&NetConfig::default())?;
+            let mut frame = link.frame(100);
+            frame[..6].copy_from_slice(&NEW);
+            link.send(&frame)?;
+            link.expect_nothing(&frame)?;
+            let seen = onlooker.sees(&frame)?;
+            ensure(seen == 0, "a third VF got a frame to nobody")?;
+            Ok(Seen::Conforms)
+        },
+    },
+    Case {
+        id: "switch/broadcast-once-each",
+        level: Level::Model,
+        needs: &[ADMIN, Need::Peer, Need::Onlooker],
+        source: "IEEE 802.1Q-2018 8.8 (each port of the VLAN once)",
+        sent: "10 broadcasts.",
+        expected: "Each other port gets each once, the sender none.",
+        run: |bench| {
+            let mut link = bench.link(&NetConfig::default())?;
+            let mut onlooker = bench.onlooker(&NetConfig::default())?;
+            for _ in 0..10 {
+                let mut frame = link.frame(100);
+                frame[..6].copy_from_slice(&ALL);
+                link.send(&frame)?;
+                link.expect(&frame)?;
+                let seen = onlooker.sees(&frame)?;
+                ensure(
+                    seen == 1,
+                    format_args!("a third VF got a broadcast {seen} times"),
+                )?;
+                link.expect_nothing(&frame)?;
+                let own = link.returned(QUIET, |came| came == frame)?;
+                ensure(!own, "the sender got its own broadcast")?;
+            }
+            Ok(Seen::Conforms)
+        },
+    },
+    Case {
+        id: "switch/multicast-subscribed",
+        level: Level::Model,
+        needs: &[
+            ADMIN,
+            Need::Control,
+            Need::Feature(feature::CTRL_VQ | feature::CTRL_RX, "CTRL_RX"),
+            Need::Peer,
+            Need::Onlooker,
+        ],
+        source: "V 5.1.9.5.1.1, 5.1.9.5.2.1; IEEE 802.1Q-2018 8.8.2",
+        sent: "Frames to a group that one driver has listed and another one has not.",
+        expected: "The first gets them, the second does not.",
+        run: |bench| {
+            let mut link = controlled(bench)?;
+            let config = NetConfig {
+                features: NetConfig::default().features | feature::CTRL_VQ | feature::CTRL_RX,
+                ..NetConfig::default()
+            };
+            let mut onlooker = bench.onlooker(&config)?;
+            obeyed(link.receiver(), &mac_table(&[], &[GROUP]))?;
+            let mut frame = link.frame(100);
+            frame[..6].copy_from_slice(&GROUP);
+            link.send(&frame)?;
+            link.expect(&frame)?;
+            let seen = onlooker.sees(&frame)?;
+            ensure(seen == 0, "a VF got a group that it has not listed")?;
+            Ok(Seen::Conforms)
+        },
+    },
+    Case {
+        id: "switch/floating-veb",
+        level: Level::Model,
+        needs: &[ADMIN, Need::Peer],
+        source: "Intel X710 floating VEB; DPDK DTS floating_veb",
+        sent: "Frames between VFs of a switch without an uplink, while the port's link is down.",
+        expected: "They arrive.",
+        run: |bench| {
+            bench.administer("switch floating")?;
+            bench.administer("link down")?;
+            let mut link = bench.link(&NetConfig::default())?;
+            for _ in 0..10 {
+                let frame = link.frame(100);
+                link.pass(&frame)?;
+            }
+            Ok(Seen::Conforms)
+        },
+    },
+    Case {
+        id: "switch/learn-move",
+        level: Level::Model,
+        needs: &[ADMIN, Need::Peer, Need::Onlooker],
+        source: "IEEE 802.1Q-2018 8.7 (a station moves)",
+        sent: "Frames to an address that is one VF's and then another's.",
+        expected: "Each arrives where the address is at the time, and nowhere else.",
+        run: |bench| {
+            let mac = colons(NEW);
+            bench.administer(&format!("vf 1 mac {mac}"))?;
+            let mut link = bench.link(&NetConfig::default())?;
+            let mut onlooker = bench.onlooker(&NetConfig::default())?;
+            to(&mut link, NEW, true)?;
+            bench.administer("vf 1 mac 02:00:00:00:c0:53")?;
+            bench.administer(&format!("vf 2 mac {mac}"))?;
+            let mut frame = link.frame(100);
+            frame[..6].copy_from_slice(&NEW);
+            link.send(&frame)?;
+            let seen = onlooker.sees(&frame)?;
+            ensure(
+                seen == 1,
+                format_args!("it came {seen} times where the address is now"),
+            )?;
+            link.expect_nothing(&frame)?;
+            Ok(Seen::Conforms)
+        },
+    },
+    Case {
+        id: "switch/flood-slow-receiver",
+        level: Level::Model,
+        needs: &[ADMIN, Need::Peer, Need::Onlooker],
+        source: "SR-IOV: a port that does not receive holds up nobody",
+        sent: "600 broadcasts to two VFs, one of which never looks at its receive ring.",
+        expected: "The other one gets all of them.",
+        run: |bench| {
+            let mut link = bench.link(&NetConfig::default())?;
+            let slow = bench.onlooker(&NetConfig::default())?;
+            for _ in 0..600 {
+                let mut frame = link.frame(100);
+                frame[..6].copy_from_slice(&ALL);
+                link.send(&frame)?;
+                link.expect(&frame)?;
+            }
+            drop(slow);
+            Ok(Seen::Conforms)
+        },
+    },
+    Case {
+        id: "switch/no-reflection",
+        level: Level::Model,
+        needs: &[ADMIN, Need::Peer],
+        source: "IEEE 802.1Q-2018 8.6.1 (never to the port it came from)",
+        sent: "Frames to all, to a group, to nobody and to the sender itself.",
+        expected: "The sender receives none of them.",
+        run: |bench| {
+            let mut link = bench.link(&NetConfig::default())?;
+            let own = link.src;
+            for dst in [ALL, GROUP, NEW, own] {
+                let mut frame = link.frame(100);
+                frame[..6].copy_from_slice(&dst);
+                link.send(&frame)?;
+                link.sent()?;
+            }
+            let own = link.src;
+            let returned = link.returned(QUIET, |came| came.get(6..12) == Some(&own[..]))?;
+            ensure(!returned, "a frame came back to its sender")?;
+            Ok(Seen::Conforms)
+        },
+    },
+    Case {
+        id: "switch/order-per-flow",
+        level: Level::Model,
+        needs: &[ADMIN, Need::Peer],
+        source: "IEEE 802.1Q-2018 6.5.3 (frames are not reordered)",
+        sent: "400 frames of 8 flows, 50 at a time.",
+        expected: "Each arrives, and those of a flow in their order.",
+        run: order,
+    },
+    Case {
+        id: "link/vf-auto",
+        level: Level::Model,
+        needs: &[ADMIN, Need::Peer],
+        source: "ip-link(8) vf state auto",
+        sent: "Frames between VFs in state auto while the port's link is down, and up again.",
+        expected: "None while it is down: the VFs' links follow it. All when it is up.",
+        run: |bench| in_state(bench, "auto", [false, true]),
+    },
+    Case {
+        id: "link/vf-enable",
+        level: Level::Model,
+        needs: &[ADMIN, Need::Peer],
+        source: "ip-link(8) vf state enable",
+        sent: "Frames between VFs in state enable while the port's link is down, and up again.",
+        expected: "All arrive: the VFs speak with each other whatever the link is.",
+        run: |bench| in_state(bench, "enable", [true, true]),
+    },
+    Case {
+        id: "link/vf-disable",
+        level: Level::Model,
+        needs: &[ADMIN, Need::Peer],
+        source: "ip-link(8) vf state disable",
+        sent: "Frames between VFs in state disable while the port's link is down, and up again.",
+        expected: "None arrive.",
+        run: |bench| in_state(bench, "disable", [false, false]),
+    },
+    Case {
+        id: "link/status-bit",
+        level: Level::Model,
+        needs: &[
+            ADMIN,
+            Need::Feature(feature::STATUS, "STATUS"),
+            Need::Protocol(vf_guest::message::protocol::CONFIG, "CONFIG"),
+        ],
+        source: "V 5.1.4 (status, VIRTIO_NET_S_LINK_UP)",
+        sent: "State disable and enable of a VF, and GET_CONFIG after each.",
+        expected: "Bit 0 of status is 0 and 1.",
+        run: |bench| {
+            for (state, up) in [("disable", 0), ("enable", 1), ("disable", 0)] {
+                bench.administer(&format!("vf 0 state {state}"))?;
+                let mut link = bench.link(&NetConfig::default())?;
+                let space = match link.tx.frontend() {
+                    Some(frontend) => frontend.get_config(6, 2)?,
+                    None => Vec::new(),
+                };
+                let status = space.first().copied().unwrap_or_default();
+                ensure(
+                    status & 1 == up,
+                    format_args!("status is {status:#x} in state {state}"),
+                )?;
+            }
+            Ok(Seen::Conforms)
+        },
+    },
+    Case {
+        id: "link/flap-storm",
+        level: Level::Model,
+        needs: &[ADMIN, Need::Peer],
+        source: "link flaps lose frames, and nothing else",
+        sent: "40 times link down and up, with frames in between.",
+        expected: "A frame passes in the end, and the session lives.",
+        run: |bench| {
+            let mut link = bench.link(&NetConfig::default())?;
+            for _ in 0..40 {
+                for state in ["down", "up"] {
+                    bench.administer(&format!("link {state}"))?;
+                    let frame = link.frame(100);
+                    link.send(&frame)?;
+                }
+            }
+            link.sent()?;
+            let frame = link.frame(100);
+            link.pass(&frame)?;
+            Ok(Seen::Conforms)
+        },
+    },
+    Case {
+        id: "link/down-drains-tx",
+        level: Level::Model,
+        needs: &[ADMIN, Need::Peer],
+        source: "Linux ndo_start_xmit without a carrier; V 5.1.9.2",
+        sent: "200 frames by a VF whose link is down.",
+        expected: "All are given back, and none arrives.",
+        run: |bench| {
+            bench.administer("vf 0 state disable")?;
+            let mut link = bench.link(&NetConfig::default())?;
+            let mut last = Vec::new();
+            for _ in 0..200 {
+                last = link.frame(100);
+                link.send(&last)?;
+            }
+            link.sent()?;
+            link.expect_nothing(&last)?;
+            Ok(Seen::Conforms)
+        },
+    },
+];
+
+/// Frames while the port's link is down and up again, of which those arrive.
+fn in_state(bench: &Bench, state: &str, arrive: [bool; 2]) -> Result<Seen, Failure> {
+    for vf in 0..2 {
+        bench.administer(&format!("vf {vf} state {state}"))?;
+    }
+    let mut link = bench.link(&NetConfig::default())?;
+    for (port, arrives) in ["down", "up"].iter().zip(arrive) {
+        bench.administer(&format!("link {port}"))?;
+        let frame = link.frame(100);
+        link.send(&frame)?;
+        is_seen(&mut link, &frame, arrives)?;
+    }
+    Ok(Seen::Conforms)
+}
+
+fn order(bench: &Bench) -> Result<Seen, Failure> {
+    let mut link = bench.link(&NetConfig::default())?;
+    for _ in 0..8 {
+        let frames: Vec<_> = (0..50).map(|n| link.frame_of_flow(n % 8)).collect();
+        for frame in &frames {
+            ensure(
+                link.tx.send(0, &NetHeader::default(), frame)?,
+                "the send ring is full",
+            )?;
+        }
+        link.tx.kick();
+        let mut next: Vec<Vec<_>> = vec![Vec::new(); 8];
+        for (n, frame) in frames.iter().enumerate().rev() {
+            next[n % 8].push(frame);
+        }
+        for _ in 0..frames.len() {
+            let Some(got) = link.receive(crate::bench::DEADLINE)? else {
+                return Err(Failure::Wrong("a frame of a flow did not arrive".into()));
+            };
+            let flow = next
+                .iter_mut()
+                .find(|flow| flow.last().is_some_and(|f| f.as_slice() == got.bytes()));
+            match flow {
+                Some(flow) => drop(flow.pop()),
+                None => {
+                    return Err(Failure::Wrong(
+                        "a frame came out of its flow's order".into(),
+                    ));
+                }
+            }
+        }
+    }
+    Ok(Seen::Conforms)
+}

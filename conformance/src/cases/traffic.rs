@@ -1,0 +1,324 @@
+//! Traffic as guests make it: many frames both ways, several pairs of rings, drivers of before virtio 1, receivers without buffers.
+
+use std::time::Duration;
+
+use crate::bench::{Bench, DEADLINE, Link, QUIET, without};
+use crate::case::{Case, Level, Need};
+use crate::cases::control::controlled_pairs;
+use crate::cases::ring::INDIRECT;
+use crate::control::{obeyed, queue_pairs};
+use crate::verdict::{Failure, Seen, ensure};
+use vf_guest::driver::{DESC_NEXT, DESC_WRITE, Desc};
+use vf_guest::frontend::FrontendError;
+use vf_guest::net::{NetConfig, NetHeader, RxFrame, feature};
+
+const MRG: Need = Need::Feature(feature::MRG_RXBUF, "MRG_RXBUF");
+const MQ: Need = Need::Feature(feature::CTRL_VQ | feature::MQ, "MQ");
+
+pub(super) const CASES: &[Case] = &[
+    Case {
+        id: "net/load",
+        level: Level::Model,
+        needs: &[Need::Peer],
+        source: "V 5.1.9.2, 5.1.9.4; IEEE 802.1Q-2018 6.5.3 (order), 6.5.2 (loss is rare)",
+        sent: "20,000 frames of 60 to 1514 bytes, at most 64 of which are under way.",
+        expected: "Each arrives as it was, once, in order: there are always buffers for it.",
+        run: |bench| {
+            let mut link = bench.link(&NetConfig::default())?;
+            windowed(&mut link, 20_000)?;
+            Ok(Seen::Conforms)
+        },
+    },
+    Case {
+        id: "net/load-both-ways",
+        level: Level::Model,
+        needs: &[Need::Peer],
+        source: "V 5.1.9.2, 5.1.9.4; IEEE 802.1Q-2018 6.5.2",
+        sent: "4,000 frames each way at a time, at most 32 of which are under way either way.",
+        expected: "Each arrives as it was, once, in order.",
+        run: both_ways,
+    },
+    Case {
+        id: "net/hdr-legacy",
+        level: Level::Text,
+        needs: &[Need::Delivery],
+        source: "V 5.1.9 Legacy Interface: Device Operation; V 2.2.3",
+        sent: "Frames by a driver that accepts neither VERSION_1 nor MRG_RXBUF: its header has 10 bytes.",
+        expected: "They arrive, or SET_FEATURES is refused: a device need not be transitional.",
+        run: |bench| {
+            let legacy = without(feature::VERSION_1 | feature::MRG_RXBUF | feature::IN_ORDER);
+            let mut link = match bench.link(&legacy) {
+                Err(Failure::Session(FrontendError::Nack { .. })) => return Ok(Seen::Refused),
+                Err(Failure::Session(FrontendError::Closed)) => return Ok(Seen::Closed),
+                link => link?,
+            };
+            for len in [60, 61, 700, 1514] {
+                let frame = link.frame(len);
+                link.pass(&frame)?;
+            }
+            Ok(Seen::Conforms)
+        },
+    },
+    Case {
+        id: "ring/rx-indirect",
+        level: Level::Must,
+        needs: &[Need::Delivery, INDIRECT],
+        source: "V 2.7.4.1 Message Framing; V 2.7.5.3, 2.8.7 Indirect Descriptors",
+        sent: "Frames into receive buffers of 1, 3 and 5 descriptors in indirect tables; with MRG_RXBUF and without.",
+        expected: "The same frames.",
+        run: |bench| {
+            for off in [0, feature::MRG_RXBUF] {
+                for rx_pieces in [1, 3, 5] {
+                    let config = NetConfig {
+                        rx_pieces,
+                        rx_indirect: true,
+                        ..without(off)
+                    };
+                    let mut link = bench.link_of(&without(off), &config)?;
+                    for _ in 0..100 {
+                        for len in [60, 300, 1401, 1513] {
+                            let frame = link.frame(len);
+                            link.send(&frame)?;
+                            link.expect(&frame)?;
+                        }
+                    }
+                }
+            }
+            Ok(Seen::Conforms)
+        },
+    },
+    Case {
+        id: "net/rx-starved",
+        level: Level::Hard,
+        needs: &[Need::Peer],
+        source: "CVE-2015-7295",
+        sent: "100 frames to a receiver whose ring holds 4 buffers, of which it posts none again; then it does.",
+        expected: "Contained, and frames arrive again.",
+        run: |bench| {
+            let config = NetConfig {
+                queue_size: 4,
+                ..NetConfig::default()
+            };
+            let mut link = bench.link_of(&NetConfig::default(), &config)?;
+            for _ in 0..100 {
+                let frame = link.frame(1000);
+                link.send(&frame)?;
+            }
+            link.sent()?;
+            while link.receive(Duration::from_millis(20))?.is_some() {}
+            let frame = link.frame(1000);
+            link.pass(&frame)?;
+            drop(link);
+            bench.contained(Ok(()))
+        },
+    },
+    Case {
+        id: "net/rx-without-second-kick",
+        level: Level::Text,
+        needs: &[Need::Delivery],
+        source: "V 5.1.9.3; V 2.7.10.2; rust-vmm/vhost #375",
+        sent: "Frames one by one, more than the ring has descriptors, to a driver that kicks its receive ring as the device asks for it.",
+        expected: "Each arrives: no kick beyond those is needed.",
+        run: |bench| {
+            let config = NetConfig {
+                queue_size: 16,
+                ..NetConfig::default()
+            };
+            let mut link = bench.link(&config)?;
+            for _ in 0..64 {
+                let frame = link.frame(200);
+                link.pass(&frame)?;
+            }
+            Ok(Seen::Conforms)
+        },
+    },
+    Case {
+        id: "net/mrg-last-buffer-unmapped",
+        level: Level::Hard,
+        needs: &[Need::Peer, MRG],
+        source: "CVE-2021-3748, CVE-2022-26353",
+        sent: "A frame for three buffers of a receiver with MRG_RXBUF, the last of which is where there is no memory.",
+        expected: "Contained: no part of it arrives as a frame.",
+        run: |bench| {
+            let config = NetConfig {
+                rx_buffer: Some(256),
+                queue_size: 64,
+                ..NetConfig::default()
+            };
+            let mut link = bench.link_of(&NetConfig::default(), &config)?;
+            let receiver = link.receiver();
+            // Every third buffer of those that are posted anew is nowhere.
+            let ring = receiver.rx_ring(0);
+            if let Some(queue) = ring.queue.as_split() {
+                for head in (2..64).step_by(3) {
+                    queue.set_desc(
+                        head,
+                        Desc {
+                            addr: 1 << 50,
+                            len: 256,
+                            flags: DESC_WRITE,
+                            next: 0,
+                        },
+                    );
+                }
+            }
+            let frame = link.frame(600);
+            link.send(&frame)?;
+            std::thread::sleep(QUIET);
+            drop(link);
+            bench.contained(Ok(()))
+        },
+    },
+    Case {
+        id: "net/rx-chain-to-nowhere",
+        level: Level::Hard,
+        needs: &[Need::Peer],
+        source: "V 2.7.5.2; CVE-2020-10725",
+        sent: "Receive buffers of two descriptors, the second of which is where there is no memory.",
+        expected: "Contained.",
+        run: |bench| {
+            let mut link = bench.link(&NetConfig::default())?;
+            let receiver = link.receiver();
+            let ring = receiver.rx_ring(0);
+            let at = ring.buffer_addr(0);
+            if let Some(queue) = ring.queue.as_split() {
+                for head in (0..256).step_by(2) {
+                    let chain = [
+                        (at, 64, DESC_WRITE | DESC_NEXT, head + 1),
+                        (1 << 50, 2000, DESC_WRITE, 0),
+                    ];
+                    for (n, (addr, len, flags, next)) in (head..).zip(chain) {
+                        queue.set_desc(
+                            n,
+                            Desc {
+                                addr,
+                                len,
+                                flags,
+                                next,
+                            },
+                        );
+                    }
+                }
+            }
+            let frame = link.frame(1000);
+            link.send(&frame)?;
+            std::thread::sleep(QUIET);
+            drop(link);
+            bench.contained(Ok(()))
+        },
+    },
+    Case {
+        id: "control/flow-keeps-its-pair",
+        level: Level::Model,
+        needs: &[Need::Control, MQ, Need::Peer],
+        source: "V 5.1.9.5.6 Automatic receive steering in multiqueue mode; Linux aRFS, RSS",
+        sent: "Frames of 32 flows, four of each in turn, to a driver that has chosen two pairs.",
+        expected: "Those of a flow all come in one pair, so that they keep their order.",
+        run: |bench| {
+            const PAIRS: u16 = 2;
+            let mut link = controlled_pairs(bench, PAIRS)?;
+            obeyed(link.receiver(), &queue_pairs(PAIRS))?;
+            let mut of_flow = [None; 32];
+            for _ in 0..4 {
+                for flow in 0..32 {
+                    let frame = link.frame_of_flow(flow);
+                    link.send(&frame)?;
+                    let pair = link.arrives_on(&frame, PAIRS.into())?;
+                    let kept = *of_flow[usize::from(flow)].get_or_insert(pair);
+                    ensure(
+                        kept == pair,
+                        format_args!("flow {flow} came in pair {kept} and {pair}"),
+                    )?;
+                }
+            }
+            Ok(Seen::Conforms)
+        },
+    },
+];
+
+/// Sends so many frames of all lengths with at most 64 under way, and checks that each arrives in its turn.
+fn windowed(link: &mut Link, count: usize) -> Result<(), Failure> {
+    let mut under_way = std::collections::VecDeque::new();
+    let mut sent = 0;
+    while sent < count || !under_way.is_empty() {
+        let mut added = false;
+        while sent < count && under_way.len() < 64 {
+            let frame = link.frame(60 + sent * 37 % 1455);
+            if !link.tx.send(0, &NetHeader::default(), &frame)? {
+                break;
+            }
+            under_way.push_back(frame);
+            sent += 1;
+            added = true;
+        }
+        if added {
+            link.tx.kick();
+        }
+        let Some(got) = link.receive(DEADLINE)? else {
+            let first = sent - under_way.len();
+            return Err(Failure::Wrong(format!(
+                "frame {first} of {count} did not arrive"
+            )));
+        };
+        let right = under_way
+            .pop_front()
+            .is_some_and(|frame| frame == got.bytes());
+        ensure(
+            right,
+            format_args!(
+                "frame {} of {count} was changed, lost or overtaken",
+                sent - under_way.len() - 1
+            ),
+        )?;
+    }
+    Ok(())
+}
+
+fn both_ways(bench: &Bench) -> Result<Seen, Failure> {
+    const COUNT: usize = 4_000;
+    let mut link = bench.link(&NetConfig::default())?;
+    let macs = [link.src, link.dst];
+    // By direction: what has been sent and has not arrived, and how many have been.
+    let mut under_way: [std::collections::VecDeque<Vec<u8>>; 2] = Default::default();
+    let mut sent = [0; 2];
+    let mut got = RxFrame::default();
+    let mut since = std::time::Instant::now();
+    while sent != [COUNT; 2] || under_way.iter().any(|frames| !frames.is_empty()) {
+        for way in 0..2 {
+            let mut frames = Vec::new();
+            while sent[way] < COUNT && under_way[way].len() < 32 {
+                let mut frame = link.frame(60 + sent[way] * 37 % 1455);
+                frame[..6].copy_from_slice(&macs[1 - way]);
+                frame[6..12].copy_from_slice(&macs[way]);
+                frames.push(frame.clone());
+                under_way[way].push_back(frame);
+                sent[way] += 1;
+            }
+            let sender = match way {
+                0 => &mut link.tx,
+                _ => link.rx.as_mut().ok_or(Failure::Unseen)?,
+            };
+            for frame in &frames {
+                ensure(
+                    sender.send(0, &NetHeader::default(), frame)?,
+                    "a send ring of 256 is full with 32 frames under way",
+                )?;
+            }
+            sender.kick();
+            while sender.recv(0, &mut got)? {
+                let ours = got.bytes().get(6..12) == Some(&macs[1 - way][..]);
+                if !ours {
+                    continue;
+                }
+                let right = under_way[1 - way].pop_front();
+                ensure(
+                    right.is_some_and(|frame| frame == got.bytes()),
+                    "a frame was changed, lost or overtaken",
+                )?;
+                since = std::time::Instant::now();
+            }
+        }
+        ensure(since.elapsed() < DEADLINE, "a frame did not arrive")?;
+    }
+    Ok(Seen::Conforms)
+}

@@ -1,0 +1,134 @@
+//! Which policy a frame is judged by: the one that was in force when its sender sent it, or a newer one.
+
+use std::cell::RefCell;
+use std::fmt;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use vf_model::Link;
+
+use super::*;
+
+/// An address that is nobody's until a command says so.
+const LISTED: MacAddr = MacAddr([2, 0, 0, 0, 0xa, 1]);
+
+fn list(policies: &PolicyCell, listed: bool) {
+    let verb = if listed { "add" } else { "del" };
+    let words = format!("vf 1 mac {verb} {LISTED}");
+    let words: Vec<_> = words.split(' ').collect();
+    let policy = policies.load().with(&Command::parse(&words).unwrap());
+    policies.publish(policy.unwrap());
+}
+
+/// A plane's thread may have begun a round just before a command, and find the frame that was sent after it in that round.
+#[test]
+fn a_frame_that_is_sent_after_a_command_finds_it_in_force() {
+    for path in [Path::Direct, Path::Mediated] {
+        let bench = Bench::without_uplink(&[path; 2]);
+        let (mut worker, mut hypervisor, mut vms) = (bench.worker, bench.hypervisor, bench.vms);
+        let (mut receiver, mut sender) = (vms.pop().unwrap(), vms.pop().unwrap());
+        let done = AtomicBool::new(false);
+        let wrong = std::thread::scope(|scope| {
+            scope.spawn(|| {
+                while !done.load(Ordering::Relaxed) {
+                    worker.poll(LATE);
+                    hypervisor.poll(LATE);
+                }
+            });
+            let wrong = (0..400).filter(|n| {
+                let listed = n % 2 == 0;
+                list(&bench.policies, listed);
+                sender.send(LISTED);
+                while sender.outstanding(0) > 0 {
+                    std::thread::yield_now();
+                }
+                let got = receiver.receive();
+                receiver.got.clear();
+                got != usize::from(listed)
+            });
+            let wrong = wrong.count();
+            done.store(true, Ordering::Relaxed);
+            wrong
+        });
+        assert_eq!(wrong, 0, "of 400 frames on path {path}");
+    }
+}
+
+thread_local! {
+    /// The guest that sends in the middle of a round; an uplink may not hold it, as that can change threads.
+    static SENDER: RefCell<Option<Vm>> = const { RefCell::new(None) };
+}
+
+type Act = Box<dyn FnOnce(&mut Arrivals) + Send>;
+
+/// An uplink that does something in the middle of a round.
+struct Meanwhile {
+    link: Link,
+    act: Option<Act>,
+}
+
+impl fmt::Display for Meanwhile {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("meanwhile")
+    }
+}
+
+impl Uplink for Meanwhile {
+    fn tx_room(&mut self, now: Nanos, _: &Pool, _: &mut dyn FnMut(DropReason)) -> TxRoom {
+        TxRoom::of(&self.link, usize::MAX, now, now)
+    }
+    fn tx_room_at(&mut self) -> Option<Nanos> {
+        None
+    }
+    fn tx_burst(
+        &mut self,
+        _: Nanos,
+        frames: &mut Vec<TxFrame>,
+        _: &Pool,
+        _: &mut dyn FnMut(DropReason),
+    ) {
+        frames.clear();
+    }
+    fn rx_burst(&mut self, _: Nanos, _: usize, _: &Pool, arrivals: &mut Arrivals) {
+        if let Some(act) = self.act.take() {
+            act(arrivals);
+        }
+    }
+    fn next(&mut self) -> Option<Nanos> {
+        None
+    }
+    fn link(&self) -> &Link {
+        &self.link
+    }
+}
+
+#[test]
+fn a_command_in_the_middle_of_a_round_holds_for_what_is_found_behind_it() {
+    let mut bench = Bench::without_uplink(&[Path::Direct; 2]);
+    SENDER.set(Some(bench.vms.remove(0)));
+    let policies = bench.policies.clone();
+    let act: Act = Box::new(move |arrivals| {
+        list(&policies, true);
+        let sent = SENDER.with_borrow_mut(|vm| vm.as_mut().is_some_and(|vm| vm.send(LISTED)));
+        assert!(sent);
+        arrivals.frames.push(private(frame(LISTED, BEYOND, 0, 60)));
+    });
+    let uplink = Meanwhile {
+        link: Link::new(LinkConfig::default()),
+        act: Some(act),
+    };
+    let (nic_end, _hypervisor_end) = PfEnd::pair();
+    let mut plane = DirectPlane::new(
+        &bench.policies,
+        nic_end,
+        Some(Box::new(uplink)),
+        Pool::new(64),
+    );
+    for vf in [VfIndex(0), VfIndex(1)] {
+        for ring in 0..2 {
+            let vring = bench.worker.detach(bench.now, vf, ring).unwrap();
+            plane.attach(vf, vring);
+        }
+    }
+    plane.poll(bench.now);
+    assert_eq!(bench.vms[0].receive(), 2, "one of a VF, one of the wire");
+}
