@@ -105,9 +105,9 @@ impl fmt::Display for Need {
     }
 }
 
-/// One case.
+/// One case, for back ends on a [`Bench`], or for front ends on a stage of theirs.
 #[derive(Debug)]
-pub struct Case {
+pub struct Case<B: 'static = Bench> {
     /// Group and name, for ever.
     pub id: &'static str,
     /// How binding it is.
@@ -121,7 +121,7 @@ pub struct Case {
     /// What it has to make of that.
     pub expected: &'static str,
     /// Runs it.
-    pub run: fn(&Bench) -> Result<Seen, Failure>,
+    pub run: fn(&B) -> Result<Seen, Failure>,
 }
 
 impl Case {
@@ -173,9 +173,9 @@ pub enum Outcome {
 
 /// A case and how it ended.
 #[derive(Debug)]
-pub struct Finding {
+pub struct Finding<B: 'static = Bench> {
     /// The case.
-    pub case: &'static Case,
+    pub case: &'static Case<B>,
     /// Which format the rings had.
     pub format: Format,
     /// Its end.

@@ -11,6 +11,7 @@
 //! - [`adapter`]: how a subject is administered, for cases about that
 //! - [`mod@bench`]: what cases are written with
 //! - [`table`]: several subjects beside each other
+//! - `front_end` (feature `cli`): the other half, front ends judged by a back end of ours
 //! - `ledger` (feature `cli`): what the documents ask, and which case judges it
 //! - [`report`]: findings as text and JSON, and which of them count
 //!
@@ -48,6 +49,8 @@ pub mod bench;
 pub mod case;
 pub mod cases;
 mod control;
+#[cfg(feature = "cli")]
+pub mod front_end;
 #[cfg(feature = "cli")]
 pub mod junit;
 #[cfg(feature = "cli")]

@@ -5,6 +5,7 @@
 
 #![forbid(unsafe_code)]
 
+mod front;
 mod run;
 
 use std::io::{self, Write};
@@ -23,6 +24,8 @@ Examples:
     vf-conformance run --socket a.sock ring/ robust/
   What one case is about:
     vf-conformance explain ring/order
+  A front end that is started for each case:
+    vf-conformance front-end --listen /tmp/f.sock --start 'qemu-system-x86_64 ... path={socket} ...'
   Rates of four frame sizes, and round trips:
     vf-conformance bench --socket a.sock --socket b.sock --cpu 0
     vf-conformance bench --socket a.sock --socket b.sock --cpu 0 --mode pingpong
@@ -55,6 +58,7 @@ enum Command {
         patterns: Vec<String>,
     },
     Run(Box<run::Run>),
+    FrontEnd(front::FrontEnd),
     /// Print what virtio and the vhost-user document ask of a net back end, with the cases that judge it, or why none does.
     Ledger {
         /// As JSON, an object a line.
@@ -127,6 +131,7 @@ fn run(args: Args) -> Result<bool, Box<dyn std::error::Error>> {
             )?;
             Ok(true)
         }
+        Command::FrontEnd(front) => front.run(&mut out),
         Command::Ledger { json } => {
             let ledger = Ledger::read()?;
             if json {

@@ -98,7 +98,7 @@ impl Measure {
     }
 
     /// What `finding` is for the run.
-    pub fn standing(&self, finding: &Finding) -> Standing {
+    pub fn standing<B>(&self, finding: &Finding<B>) -> Standing {
         let ring = finding.format.to_string();
         let known = self.known.iter().any(|(id, only)| {
             id == finding.case.id && only.as_ref().is_none_or(|only| *only == ring)
@@ -158,13 +158,13 @@ pub(crate) fn detail(outcome: &Outcome) -> String {
 }
 
 /// Whether the subject did something else than the case expects, whatever the run is measured by.
-pub fn is_failure(finding: &Finding) -> bool {
+pub fn is_failure<B>(finding: &Finding<B>) -> bool {
     matches!(finding.outcome, Outcome::Failed(_))
 }
 
 /// One line for one finding; of a failure that counts, what was expected and said, and with `again` the command that runs it alone.
-pub fn line(
-    finding: &Finding,
+pub fn line<B>(
+    finding: &Finding<B>,
     measure: &Measure,
     again: Option<&str>,
     out: &mut impl Write,
@@ -197,7 +197,7 @@ pub fn line(
 }
 
 /// The last messages of a finding, a line each.
-pub fn messages(finding: &Finding, out: &mut impl Write) -> io::Result<()> {
+pub fn messages<B>(finding: &Finding<B>, out: &mut impl Write) -> io::Result<()> {
     finding
         .said
         .iter()
@@ -205,7 +205,11 @@ pub fn messages(finding: &Finding, out: &mut impl Write) -> io::Result<()> {
 }
 
 /// How many there are of each kind, and why some were skipped.
-pub fn summary(findings: &[Finding], measure: &Measure, out: &mut impl Write) -> io::Result<()> {
+pub fn summary<B>(
+    findings: &[Finding<B>],
+    measure: &Measure,
+    out: &mut impl Write,
+) -> io::Result<()> {
     let count = |wanted: Standing| {
         let of_kind = findings.iter().filter(|f| measure.standing(f) == wanted);
         of_kind.count()
@@ -241,7 +245,11 @@ pub fn summary(findings: &[Finding], measure: &Measure, out: &mut impl Write) ->
 }
 
 /// One finding as a JSON object in a line.
-pub fn json_line(finding: &Finding, measure: &Measure, out: &mut impl Write) -> io::Result<()> {
+pub fn json_line<B>(
+    finding: &Finding<B>,
+    measure: &Measure,
+    out: &mut impl Write,
+) -> io::Result<()> {
     let failed = is_failure(finding);
     let record = Record {
         id: finding.case.id,
@@ -258,7 +266,7 @@ pub fn json_line(finding: &Finding, measure: &Measure, out: &mut impl Write) -> 
 }
 
 /// What a case is, as a JSON object in a line.
-pub fn json_case(case: &Case, out: &mut impl Write) -> io::Result<()> {
+pub fn json_case<B>(case: &Case<B>, out: &mut impl Write) -> io::Result<()> {
     let needs: Vec<String> = case.needs.iter().map(ToString::to_string).collect();
     let record = serde_json::json!({
         "id": case.id,

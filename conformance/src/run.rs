@@ -110,10 +110,10 @@ pub(crate) struct Run {
 #[derive(Debug, Clone)]
 pub(crate) struct Words {
     said: String,
-    words: Vec<String>,
+    pub(crate) words: Vec<String>,
 }
 
-fn words(text: &str) -> Result<Words, String> {
+pub(crate) fn words(text: &str) -> Result<Words, String> {
     match shlex::split(text) {
         Some(words) if !words.is_empty() => Ok(Words {
             said: text.to_owned(),
