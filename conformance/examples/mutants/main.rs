@@ -226,7 +226,7 @@ impl Copy {
         let vfnic = self.target.join("debug/vfnic");
         let mut suite = Command::new(&self.suite);
         suite
-            .args(["run", "--timeout", "20", "--start"])
+            .args(["run", "--strict", "--timeout", "20", "--start"])
             .arg(format!(
                 "'{}' run --vfs 2 --no-state --socket-dir '{folder}'",
                 vfnic.display()
@@ -237,7 +237,10 @@ impl Copy {
         let Some((succeeded, text)) = limited(&mut suite)? else {
             return Ok(Some("a suite that does not end".to_owned()));
         };
-        let failed = text.lines().filter_map(|line| line.strip_prefix("FAIL "));
+        let failed = text.lines().filter_map(|line| {
+            let fails = line.strip_prefix("FAIL ");
+            fails.or_else(|| line.strip_prefix("warn "))
+        });
         let failed: Vec<_> = failed
             .filter_map(|line| line.split_whitespace().next())
             .collect();

@@ -15,6 +15,7 @@ mod ring;
 mod ring_states;
 mod robust;
 mod session;
+mod set_up_again;
 mod switching;
 mod traffic;
 mod vf;
@@ -27,6 +28,7 @@ pub fn all() -> impl Iterator<Item = &'static Case> {
         protocol::CASES,
         ring_states::CASES,
         session::CASES,
+        set_up_again::CASES,
         memory::CASES,
         ring::CASES,
         chain::CASES,

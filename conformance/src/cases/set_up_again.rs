@@ -1,0 +1,103 @@
+//! What a front end says of a ring once more, or not at all: the state in which a ring begins, and descriptors that take the place of
+//! others (vhost-user "Ring states", SET_VRING_CALL).
+
+use std::os::fd::AsFd;
+use std::time::Duration;
+
+use vf_guest::eventfd::EventFd;
+use vf_guest::message::protocol;
+use vf_guest::net::{NetConfig, feature};
+
+use crate::bench::QUIET;
+use crate::case::{Case, Level, Need};
+use crate::cases::protocol::F30;
+use crate::verdict::{Seen, ensure};
+
+/// How long a call may take.
+const CALLED: Duration = Duration::from_secs(2);
+
+pub(super) const CASES: &[Case] = &[
+    Case {
+        id: "proto/starts-disabled",
+        level: Level::Text,
+        needs: &[F30],
+        source: "VU Ring states",
+        sent: "A whole set-up but for SET_VRING_ENABLE, and a frame; then SET_VRING_ENABLE 1, and another.",
+        expected: "The first frame does not arrive, the second does: with bit 30 negotiated a ring starts out disabled, and what is sent on a disabled ring is discarded.",
+        run: |bench| {
+            let (mut front, mut net) = bench.negotiated(&NetConfig::default())?;
+            front.set_features(net.features())?;
+            front.set_memory(net.memory().regions())?;
+            for index in 0..net.rings() {
+                net.place_ring(&mut front, index)?;
+                net.start_ring(&mut front, index)?;
+            }
+            net.adopt(front);
+            let mut link = bench.link_from(net, &NetConfig::default())?;
+            let frame = link.frame(200);
+            link.send(&frame)?;
+            link.expect_nothing(&frame)?;
+            let rings = link.tx.rings();
+            if let Some(front) = link.tx.frontend() {
+                for index in 0..rings {
+                    front.set_vring_enable(index, true)?;
+                }
+            }
+            bench.settle();
+            let frame = link.frame(300);
+            link.pass(&frame)?;
+            Ok(Seen::Conforms)
+        },
+    },
+    Case {
+        id: "ring/call-fd-replaced",
+        level: Level::Text,
+        needs: &[],
+        source: "VU SET_VRING_CALL",
+        sent: "A frame; then SET_VRING_CALL with another eventfd for the send ring, which wants to be called, and another frame.",
+        expected: "The other eventfd is signalled: it has taken the place of the first, as whenever a guest is told of other interrupts.",
+        run: |bench| {
+            let mut link = bench.link(&NetConfig::default())?;
+            let frame = link.frame(100);
+            link.pass(&frame)?;
+            let call = EventFd::new()?;
+            if let Some(front) = link.tx.frontend() {
+                front.set_vring_call(1, Some(call.as_fd()))?;
+            }
+            std::thread::sleep(QUIET);
+            // Some signal the moment that they have it.
+            call.drain();
+            link.tx.tx_ring(0).queue.arm(1);
+            let frame = link.frame(100);
+            link.pass(&frame)?;
+            ensure(call.wait(CALLED)?, "the eventfd was not signalled")?;
+            Ok(Seen::Conforms)
+        },
+    },
+    Case {
+        id: "proto/queue-num-covers-pairs",
+        level: Level::Text,
+        needs: &[
+            F30,
+            Need::Protocol(protocol::MQ, "MQ"),
+            Need::Protocol(protocol::CONFIG, "CONFIG"),
+            Need::Feature(feature::MQ, "MQ"),
+        ],
+        source: "VU Multiple queue support; V 5.1.4 max_virtqueue_pairs",
+        sent: "GET_QUEUE_NUM, and GET_CONFIG for max_virtqueue_pairs.",
+        expected: "At least as many queues as pairs: whoever takes the number for pairs, and whoever takes it for rings, can have all that the configuration says.",
+        run: |bench| {
+            let (mut front, _) = bench.negotiated(&NetConfig::default())?;
+            let queues = front.get_queue_num()?;
+            let pairs = front.get_config(8, 2)?;
+            let pairs = pairs
+                .first_chunk()
+                .map_or(0, |bytes| u16::from_le_bytes(*bytes));
+            ensure(
+                queues >= u64::from(pairs),
+                format_args!("{queues} queues for {pairs} pairs"),
+            )?;
+            Ok(Seen::Conforms)
+        },
+    },
+];
