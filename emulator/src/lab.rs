@@ -1,14 +1,19 @@
 //! The commands of the laboratory: NICs on the virtual clock, scenarios, experiments.
 
+use std::io::Write;
 use std::path::Path;
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
+use serde::Serialize;
 use vf_model::{LinkConfig, Nanos, Profile};
 use vfnic::cli::{self, ClockChoice, GuestsWord, ProfileWord, Which};
 use vfnic::config::{Config, parse_rate};
+use vfnic::experiment::series::Series;
 use vfnic::experiment::{self, ClockMode, ExperimentPlan, Guests};
 use vfnic::linux::Image;
-use vfnic::scenario::{self, CompareError, GuestKind};
+use vfnic::provenance::Provenance;
+use vfnic::scenario::{self, CompareError, GuestKind, Shipped};
 use vfnic::server::ready::Ready;
 use vfnic::timetravel::{self, Simulation, SimulationError};
 
@@ -55,42 +60,101 @@ pub(crate) fn run_virtual(
 }
 
 pub(crate) fn run_experiment(args: &cli::Experiment) -> Result<(), Failure> {
-    let plan = plan(args)?;
+    let plans = plans(args)?;
     let clocks: &[ClockMode] = match args.clock {
         ClockChoice::Virtual => &[ClockMode::Virtual],
         ClockChoice::Wall => &[ClockMode::Wall],
         ClockChoice::Both => &[ClockMode::Virtual, ClockMode::Wall],
     };
     // Whoever has started guests ends them, too.
-    let stop = (plan.guests != Guests::Embedded)
-        .then(signals)
-        .transpose()?;
-    let mut progress = Progress::new();
-    let outcome = experiment::run(&plan, clocks, stop.as_ref(), |clock, path, done| {
-        progress.show(&format!("{clock} clock, {path}"), done);
-    })
-    .map_err(failed)?;
-    drop(progress);
-    print(&experiment::text(&outcome))?;
+    let stop = plans.iter().any(|plan| plan.guests != Guests::Embedded);
+    let stop = stop.then(signals).transpose()?;
+    let made_by = Provenance::here(env!("CARGO_PKG_VERSION"), option_env!("VFNIC_COMMIT"));
+    let mut series = match plans.as_slice() {
+        [plan] => {
+            let mut progress = Progress::new();
+            let outcome = experiment::run(plan, clocks, stop.as_ref(), |clock, path, done| {
+                progress.show(&format!("{clock} clock, {path}"), done);
+            });
+            Series {
+                made_by: None,
+                runs: vec![outcome.map_err(failed)?],
+            }
+        }
+        plans => {
+            let progress = Mutex::new(Progress::new());
+            let shown = |done: usize| {
+                let mut progress = progress.lock().unwrap_or_else(PoisonError::into_inner);
+                progress.show("runs", done as f64 / plans.len() as f64);
+            };
+            experiment::series::run_all(plans, clocks, stop.as_ref(), shown).map_err(failed)?
+        }
+    };
+    if let [outcome] = series.runs.as_mut_slice() {
+        outcome.made_by = Some(made_by);
+        let outcome = &*outcome;
+        print(&experiment::text(outcome))?;
+        write_all(args, outcome, &experiment::html(outcome))?;
+    } else {
+        series.made_by = Some(made_by);
+        print(&experiment::series_text(&series))?;
+        write_all(args, &series, &experiment::series_html(&series))?;
+    }
+    if let Some(file) = &args.csv {
+        let failed = |e| failed(format!("{}: {e}", file.display()));
+        let mut csv = csv::Writer::from_path(file).map_err(failed)?;
+        series
+            .rows()
+            .iter()
+            .try_for_each(|row| csv.serialize(row))
+            .map_err(failed)?;
+        csv.flush().map_err(|e| failed(e.into()))?;
+    }
+    Ok(())
+}
+
+/// The files that were asked for.
+fn write_all(args: &cli::Experiment, outcome: &impl Serialize, page: &str) -> Result<(), Failure> {
     if let Some(file) = &args.json {
-        let mut json = serde_json::to_string_pretty(&outcome).map_err(failed)?;
+        let mut json = serde_json::to_string_pretty(outcome).map_err(failed)?;
         json.push('\n');
         write(file, &json)?;
     }
     if let Some(file) = &args.report {
-        write(file, &experiment::html(&outcome))?;
+        write(file, page)?;
         print(&format!("\nReport: {}\n", file.display()))?;
     }
     Ok(())
 }
 
-fn plan(args: &cli::Experiment) -> Result<ExperimentPlan, Failure> {
+/// Each setting with each seed.
+fn plans(args: &cli::Experiment) -> Result<Vec<ExperimentPlan>, Failure> {
+    let (plan, streams) = plan(args)?;
+    let mut plans = Vec::new();
+    for (a_to_b, b_to_a) in streams {
+        for mtu in args.mtu.iter().copied() {
+            for n in 0..u64::from(args.repeat) {
+                plans.push(ExperimentPlan {
+                    a_to_b,
+                    b_to_a,
+                    mtu,
+                    seed: plan.seed.wrapping_add(n),
+                    ..plan.clone()
+                });
+            }
+        }
+    }
+    Ok(plans)
+}
+
+/// What all runs have in common, and the streams of each.
+fn plan(args: &cli::Experiment) -> Result<(ExperimentPlan, Vec<(u16, u16)>), Failure> {
     let defaults = ExperimentPlan::default();
     let (mut kind, mut streams) = (None, None);
     for word in &args.guests {
         let first = match word {
             GuestsWord::Kind(which) => kind.replace(*which).is_none(),
-            GuestsWord::Streams(a, b) => streams.replace((*a, *b)).is_none(),
+            GuestsWord::Streams(all) => streams.replace(all.clone()).is_none(),
         };
         if !first {
             return Err(usage("--guests: said twice"));
@@ -126,7 +190,7 @@ fn plan(args: &cli::Experiment) -> Result<ExperimentPlan, Failure> {
             "--seconds {seconds}: 0.01 to 3600 seconds can be measured"
         )));
     }
-    for file in args.json.iter().chain(&args.report) {
+    for file in args.json.iter().chain(&args.report).chain(&args.csv) {
         let dir = file.parent().filter(|d| !d.as_os_str().is_empty());
         if dir.is_some_and(|d| !d.is_dir()) {
             return Err(usage(format!(
@@ -135,14 +199,11 @@ fn plan(args: &cli::Experiment) -> Result<ExperimentPlan, Failure> {
             )));
         }
     }
-    let (a_to_b, b_to_a) = streams.unwrap_or((defaults.a_to_b, defaults.b_to_a));
-    Ok(ExperimentPlan {
+    let streams = streams.unwrap_or_else(|| vec![(defaults.a_to_b, defaults.b_to_a)]);
+    let plan = ExperimentPlan {
         guests,
         auto: args.path.is_some(),
         seed,
-        a_to_b,
-        b_to_a,
-        mtu: args.mtu,
         link: LinkConfig {
             rate_bps: parse_rate(&args.rate).map_err(usage)?,
             ..defaults.link
@@ -157,7 +218,8 @@ fn plan(args: &cli::Experiment) -> Result<ExperimentPlan, Failure> {
         sensitivity: args.sensitivity,
         moderation: args.moderation.unwrap_or(defaults.moderation),
         ..defaults
-    })
+    };
+    Ok((plan, streams))
 }
 
 pub(crate) fn run_scenario(command: cli::Scenario) -> Result<(), Failure> {
@@ -166,6 +228,8 @@ pub(crate) fn run_scenario(command: cli::Scenario) -> Result<(), Failure> {
             let checked = scenario::ScenarioPlan::load(&file, None, None);
             return checked.map(drop).map_err(usage);
         }
+        cli::Scenario::List { json } => return list_scenarios(json),
+        cli::Scenario::New { file, from } => return new_scenario(&file, &from),
         cli::Scenario::Run(args) => args,
     };
     let profile = match (args.profile, args.files.as_slice()) {
@@ -204,6 +268,40 @@ pub(crate) fn run_scenario(command: cli::Scenario) -> Result<(), Failure> {
         true => Ok(()),
         false => Err(Failure::Failed(wrong.join("\nvfnic: "))),
     }
+}
+
+/// Those that come with the program.
+fn list_scenarios(json: bool) -> Result<(), Failure> {
+    let all = Shipped::all();
+    if json {
+        let all = all
+            .iter()
+            .map(|s| serde_json::json!({"name": s.name, "about": s.about()}));
+        let json = serde_json::Value::Array(all.collect());
+        return print(&format!("{json:#}\n"));
+    }
+    let widest = all.iter().map(|s| s.name.len()).max().unwrap_or(0);
+    let lines = all
+        .iter()
+        .map(|s| format!("{:<widest$}  {}\n", s.name, s.about()));
+    print(&lines.collect::<String>())
+}
+
+/// A file of the user's own to begin with.
+fn new_scenario(file: &Path, from: &str) -> Result<(), Failure> {
+    let shipped = Shipped::named(from).ok_or_else(|| {
+        usage(format!(
+            "--from {from}: there is no such scenario; 'vfnic scenario list' shows them"
+        ))
+    })?;
+    let said = |e| failed(format!("{}: {e}", file.display()));
+    let mut new = std::fs::File::create_new(file).map_err(said)?;
+    new.write_all(shipped.text.as_bytes()).map_err(said)?;
+    print(&format!(
+        "{0}: a copy of {1}; run it with 'vfnic scenario run {0}'\n",
+        file.display(),
+        shipped.name
+    ))
 }
 
 /// Several scenarios, or NICs of all families.

@@ -24,7 +24,7 @@ pub mod cli;
 
 #[cfg(feature = "lab")]
 pub use vf_lab::{
-    calendar, digest, embedded, experiment, linux, scenario, timetravel, virtual_hosts,
+    calendar, digest, embedded, experiment, linux, provenance, scenario, timetravel, virtual_hosts,
 };
 pub use vf_nic::{
     capture, clock, config, control, instance, log, metrics, panics, plane, queue, server,

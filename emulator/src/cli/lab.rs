@@ -71,6 +71,20 @@ pub enum Scenario {
         /// The scenario
         file: PathBuf,
     },
+    /// Show the scenarios that come with vfnic: run takes their names, too
+    List {
+        /// As JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Begin a scenario of your own, as a copy of one that comes with vfnic
+    New {
+        /// The file to write, which is not there yet
+        file: PathBuf,
+        /// The scenario to start from
+        #[arg(long, value_name = "NAME", default_value = "path-switch")]
+        from: String,
+    },
 }
 
 /// Which NICs a scenario is run with.
@@ -101,7 +115,7 @@ impl std::str::FromStr for ProfileWord {
 /// Options of `vfnic scenario run`.
 #[derive(Debug, Args)]
 pub struct ScenarioRun {
-    /// The scenarios: of several, a few lines each say what came out
+    /// The scenarios, files or names that 'scenario list' shows: of several, a few lines each say what came out
     #[arg(required = true, value_name = "FILE")]
     pub files: Vec<PathBuf>,
     /// NIC that the first NIC of each is to be like, or all: what each makes of it [default: what the file says]
@@ -166,12 +180,12 @@ impl std::str::FromStr for Which {
 }
 
 /// One word about guests.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum GuestsWord {
     /// Whose TCP it is.
     Kind(GuestKind),
-    /// Streams from A to B and from B to A.
-    Streams(u16, u16),
+    /// Streams from A to B and from B to A; of several each is run.
+    Streams(Vec<(u16, u16)>),
 }
 
 impl std::str::FromStr for GuestsWord {
@@ -181,15 +195,16 @@ impl std::str::FromStr for GuestsWord {
         if let Ok(kind) = GuestKind::from_str(word, false) {
             return Ok(GuestsWord::Kind(kind));
         }
-        let (a, b) = word.split_once('x').unwrap_or((word, word));
-        match (a.parse::<u16>(), b.parse::<u16>()) {
-            (Ok(a), Ok(b)) if (1..=MAX_PAIRS).contains(&a.saturating_add(b)) => {
-                Ok(GuestsWord::Streams(a, b))
+        let streams = word.split(',').map(|word| {
+            let (a, b) = word.split_once('x').unwrap_or((word, word));
+            match (a.parse::<u16>(), b.parse::<u16>()) {
+                (Ok(a), Ok(b)) if (1..=MAX_PAIRS).contains(&a.saturating_add(b)) => Ok((a, b)),
+                _ => Err(format!(
+                    "'linux', 'embedded', or streams each way as AxB, such as 4x4, with at most {MAX_PAIRS} in all and at least one"
+                )),
             }
-            _ => Err(format!(
-                "'linux', 'embedded', or streams each way as AxB, such as 4x4, with at most {MAX_PAIRS} in all and at least one"
-            )),
-        }
+        });
+        streams.collect::<Result<_, _>>().map(GuestsWord::Streams)
     }
 }
 
@@ -209,7 +224,7 @@ pub struct Experiment {
     /// Clock to run on
     #[arg(long, value_enum, default_value_t)]
     pub clock: ClockChoice,
-    /// 'embedded' guests or 'linux', and streams as AxB: A from host A to B, B back; N is NxN [default: embedded:4x4]
+    /// 'embedded' guests or 'linux', and streams as AxB: A from host A to B, B back; N is NxN; of several, such as 1x1,4x4, each is run [default: embedded:4x4]
     #[arg(long, value_name = "WHO:AxB", value_delimiter = ':')]
     pub guests: Vec<GuestsWord>,
     /// Folder of the Linux guests' kernel and initramfs [default: what examples/linux-guests/build.sh has built]
@@ -218,9 +233,12 @@ pub struct Experiment {
     /// What Linux guests run [default: iperf3]
     #[arg(long, value_enum)]
     pub tool: Option<Tool>,
-    /// The guests' MTU
-    #[arg(long, value_name = "BYTES", default_value_t = 1500, value_parser = clap::value_parser!(u16).range(576..=9216))]
-    pub mtu: u16,
+    /// The guests' MTU; of several, such as 1500,4000,9000, each is run
+    #[arg(long, value_name = "BYTES", default_value = "1500", value_delimiter = ',', value_parser = clap::value_parser!(u16).range(576..=9216))]
+    pub mtu: Vec<u16>,
+    /// Run each setting so many times, with this seed, the next one, and so on
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=1000))]
+    pub repeat: u16,
     /// The link's rate
     #[arg(long, value_name = "RATE", default_value = "10G")]
     pub rate: String,
@@ -254,6 +272,9 @@ pub struct Experiment {
     /// Write a page with plots
     #[arg(long, value_name = "FILE.html")]
     pub report: Option<PathBuf>,
+    /// Write a row for each path of each run
+    #[arg(long, value_name = "FILE.csv")]
+    pub csv: Option<PathBuf>,
 }
 
 /// A time between interrupts, with its unit.

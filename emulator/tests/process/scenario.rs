@@ -102,3 +102,79 @@ fn what_cannot_run_is_refused_in_a_line() {
     let output = scenario(dir.path(), &["check"], FILE);
     assert_eq!(output.status.code(), Some(0), "{output:?}");
 }
+
+#[test]
+fn those_that_come_with_it_have_names_and_are_begun_from() {
+    let listed = vfnic(&["scenario", "list"]);
+    let listed = String::from_utf8(listed.stdout).unwrap();
+    assert!(listed.lines().count() > 20, "{listed}");
+    assert!(
+        listed.contains("surprises/03-ipv6-untrusted ") && listed.contains(" IPv6 is dead"),
+        "{listed}"
+    );
+    let check = vfnic(&["scenario", "check", "03-ipv6-untrusted"]);
+    assert!(check.status.success(), "{check:?}");
+
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("mine.toml");
+    let file = file.to_str().unwrap();
+    let new = ["scenario", "new", file, "--from", "link-flap"];
+    assert!(vfnic(&new).status.success());
+    assert!(vfnic(&["scenario", "check", file]).status.success());
+    // What is there is not written over.
+    std::fs::write(file, "until = '1s'").unwrap();
+    assert_eq!(vfnic(&new).status.code(), Some(1));
+    assert_eq!(std::fs::read_to_string(file).unwrap(), "until = '1s'");
+    let unknown = vfnic(&["scenario", "run", "no-such"]);
+    assert_eq!(unknown.status.code(), Some(2));
+    let said = String::from_utf8(unknown.stderr).unwrap();
+    assert!(said.contains("'vfnic scenario list'"), "{said}");
+}
+
+#[test]
+fn an_experiment_of_several_settings_is_a_table_and_a_row_for_each_run() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
+    let (csv, page, json) = (file("s.csv"), file("s.html"), file("s.json"));
+    let run = vfnic(&[
+        "experiment",
+        "--guests",
+        "1x0,1x1",
+        "--mtu",
+        "9000",
+        "--repeat",
+        "2",
+        "--seconds",
+        "0.01",
+        "--csv",
+        &csv,
+        "--report",
+        &page,
+        "--json",
+        &json,
+    ]);
+    assert!(run.status.success(), "{run:?}");
+    let said = String::from_utf8(run.stdout).unwrap();
+    assert!(
+        said.contains("1x0, MTU 9000           2") && said.contains("Made by vfnic"),
+        "{said}"
+    );
+    let rows = std::fs::read_to_string(csv).unwrap();
+    let rows: Vec<Vec<&str>> = rows.lines().map(|row| row.split(',').collect()).collect();
+    let column = |name: &str| rows[0].iter().position(|column| *column == name).unwrap();
+    let seeds: Vec<_> = rows[1..].iter().map(|row| row[column("seed")]).collect();
+    assert_eq!(
+        seeds,
+        [
+            "2009", "2009", "2010", "2010", "2009", "2009", "2010", "2010"
+        ]
+    );
+    let digests: std::collections::BTreeSet<_> =
+        rows[1..].iter().map(|row| row[column("digest")]).collect();
+    assert_eq!(digests.len(), 8, "no two of them are the same run");
+    let page = std::fs::read_to_string(page).unwrap();
+    assert!(page.contains("1 streams A to B, 0 B to A") && page.ends_with("</html>\n"));
+    let json: serde_json::Value =
+        serde_json::from_str(&std::fs::read_to_string(json).unwrap()).unwrap();
+    assert_eq!(json["runs"].as_array().unwrap().len(), 4);
+}

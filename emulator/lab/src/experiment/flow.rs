@@ -159,7 +159,7 @@ impl Received {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use proptest::prelude::*;
     use vf_model::{Gso, HEAD_LEN, Nanos};
@@ -167,7 +167,13 @@ mod tests {
     const RECEIVER: usize = 1;
 
     /// A TCP packet in a frame.
-    fn frame(ports: Ports, seq: u32, flags: u8, options: &[u8], payload: usize) -> Vec<u8> {
+    pub(in crate::experiment) fn frame(
+        ports: Ports,
+        seq: u32,
+        flags: u8,
+        options: &[u8],
+        payload: usize,
+    ) -> Vec<u8> {
         let ip_len = 20 + 20 + options.len() + payload;
         let mut frame = vec![0; 14];
         frame[12] = 8;

@@ -85,6 +85,11 @@ impl Reading {
         self.at
     }
 
+    /// Whether every stream has carried a byte.
+    pub(super) fn all_moved(&self) -> bool {
+        self.received.iter().all(|bytes| *bytes > 0)
+    }
+
     fn seconds_since(&self, start: &Reading) -> f64 {
         (self.at.0 - start.at.0) as f64 / 1e9
     }
@@ -174,19 +179,21 @@ fn summary(plan: &ExperimentPlan, from: &Reading, to: &Reading) -> Summary {
     }
 }
 
-/// The fastest stream over the slowest, of the direction where that is worse.
-fn spread(plan: &ExperimentPlan, streams: &[f64]) -> f64 {
+/// The fastest stream over the slowest, of the direction where that is worse; none if a stream got nothing.
+fn spread(plan: &ExperimentPlan, streams: &[f64]) -> Option<f64> {
     let (there, back) = streams.split_at(usize::from(plan.a_to_b).min(streams.len()));
     let ratio = |s: &[f64]| {
         let max = s.iter().copied().fold(0.0, f64::max);
         let min = s.iter().copied().fold(f64::INFINITY, f64::min);
-        if s.is_empty() || min <= 0.0 {
-            1.0
-        } else {
-            max / min
-        }
+        if s.is_empty() { 1.0 } else { max / min }
     };
-    ratio(there).max(ratio(back))
+    let spread = ratio(there).max(ratio(back));
+    (starved(streams) == 0).then_some(spread)
+}
+
+/// How many streams got nothing.
+fn starved(streams: &[f64]) -> usize {
+    streams.iter().filter(|mbps| **mbps <= 0.0).count()
 }
 
 /// What a path did between the first and the last of `readings`.
@@ -222,6 +229,7 @@ pub(super) fn result(
         b_to_a_mbps: total.b_to_a,
         total_mbps: total.a_to_b + total.b_to_a,
         spread: spread(plan, &total.streams),
+        starved: starved(&total.streams),
         streams: total.streams,
         link_utilisation: total.link_utilisation,
         link: total.link,
@@ -236,6 +244,7 @@ pub(super) fn result(
         cpu_seconds: BTreeMap::new(),
         auto: None,
         samples,
+        timeline: None,
     }
 }
 

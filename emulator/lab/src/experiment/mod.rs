@@ -9,12 +9,14 @@ mod outcome;
 mod plan;
 mod report;
 mod sensitivity;
+pub mod series;
 mod settling;
 mod slow_path;
 mod testbed;
 #[cfg(test)]
 mod tests;
 pub mod theory;
+mod timeline;
 mod wall;
 
 use std::os::unix::net::UnixStream;
@@ -24,10 +26,11 @@ use vf_model::{Nanos, Path, Refusal, VfIndex};
 use vf_nic::server::RunError;
 
 pub use outcome::{
-    AutoFrames, Calibration, ExperimentOutcome, FirstPackets, Original, PathResult, Sensitivity,
-    SensitivityPoint,
+    AutoFrames, Calibration, Depth, ExperimentOutcome, FirstPackets, Lane, Original, PathResult,
+    Sensitivity, SensitivityPoint, Timeline,
 };
 pub use plan::{ExperimentPlan, Guests, MAX_PAIRS, Tool};
+pub use report::series::{html as series_html, text as series_text};
 pub use report::{html, text};
 
 use self::settling::WarmUp;
@@ -135,6 +138,7 @@ pub fn run(
         _ => "both",
     };
     Ok(ExperimentOutcome {
+        made_by: None,
         guests: plan.guests.name().to_owned(),
         clock: clock.to_owned(),
         seed: plan.seed,
@@ -186,6 +190,8 @@ fn run_virtual(
     let clock = ClockMode::Virtual.name();
     Ok(PathResult {
         auto: world.auto_frames(),
+        digest: Some(world.digest()),
+        timeline: Some(world.timeline(plan)),
         ..measure::result(plan, clock, path, warmed_up, &readings)
     })
 }

@@ -8,10 +8,14 @@ use vf_model::Profile;
 use vf_nic::config::Offloads;
 
 use super::plan::Tool;
+use crate::provenance::Provenance;
 
 /// The outcome of `vfnic experiment`.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct ExperimentOutcome {
+    /// What made it, if somebody has said.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub made_by: Option<Provenance>,
     /// `embedded` or `linux`: whose TCP it was.
     pub guests: String,
     /// `virtual`, `wall` or `both`.
@@ -76,9 +80,10 @@ pub struct PathResult {
     pub clock: String,
     /// Seconds from the start of the streams to the measurement: until rates had settled. The hypervisor, or every direction of
     /// the wire that carries data, was used up in two quarters of the least warm-up in a row with rates within 3 %; or rates
-    /// stayed within 1 % in ten of them. A fixed time on the wall clock, where nothing is as steady.
+    /// stayed within 1 % in ten of them. On the wall clock, where nothing is as steady, a fixed time after every stream had moved
+    /// its first byte.
     pub warm_up_seconds: f64,
-    /// Whether they had.
+    /// Whether they had; on the wall clock, whether every stream had moved.
     pub settled: bool,
     /// TCP payload from host A to host B, in 10^6 bit/s.
     pub a_to_b_mbps: f64,
@@ -92,8 +97,11 @@ pub struct PathResult {
     /// those of its own intervals that were over when the measurement was; none if there was none.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub reported: Vec<f64>,
-    /// The fastest stream over the slowest of the same direction, the worse of both directions.
-    pub spread: f64,
+    /// The fastest stream over the slowest of the same direction, the worse of both directions. None if a stream of a direction
+    /// got nothing.
+    pub spread: Option<f64>,
+    /// How many streams got nothing at all.
+    pub starved: usize,
     /// Share of time in which the wire carried a frame, preamble and gap included: the mean of the directions that carry
     /// data.
     pub link_utilisation: f64,
@@ -111,7 +119,8 @@ pub struct PathResult {
     pub timestamps: bool,
     /// Frames that did not arrive, by reason.
     pub drops: BTreeMap<String, u64>,
-    /// A digest of time, place and bytes of every frame from the boot of Linux guests to the end of the measurement.
+    /// A digest of time, place and bytes of every frame from the start of the guests to the end of the measurement; on the
+    /// virtual clock.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub digest: Option<String>,
     /// Seconds of CPU by thread, wall clock only.
@@ -122,6 +131,43 @@ pub struct PathResult {
     pub auto: Option<AutoFrames>,
     /// The run over time.
     pub samples: Vec<Sample>,
+    /// A fraction of a millisecond behind it, frame by frame; of embedded guests on the virtual clock.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub timeline: Option<Timeline>,
+}
+
+/// What passed from host A to host B behind a measurement, and what waited.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Timeline {
+    /// How long it is, in microseconds.
+    pub length_us: f64,
+    /// TCP packets by the place where they were seen, in the order of their way.
+    pub lanes: Vec<Lane>,
+    /// What waited, each microsecond.
+    pub depth: Vec<Depth>,
+}
+
+/// When TCP packets passed a place, in microseconds.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Lane {
+    /// The place.
+    pub place: &'static str,
+    /// Those with payload.
+    pub data_us: Vec<f64>,
+    /// ACKs without.
+    pub ack_us: Vec<f64>,
+}
+
+/// How many frames from A to B waited at a time.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct Depth {
+    /// When, in microseconds.
+    pub at_us: f64,
+    /// On the send rings of host A's guests; not known of super-frames.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rings: Option<u64>,
+    /// Behind those, up to the guests of host B: in hypervisors and NICs, and on the wire.
+    pub inside: u64,
 }
 
 /// What took which path from the first frame to the end of the measurement, over all VFs of both hosts.

@@ -3,6 +3,7 @@
 
 mod chart;
 mod section;
+pub(super) mod series;
 mod text;
 
 use self::section::section;
@@ -12,6 +13,7 @@ use super::outcome::{
     AutoFrames, ExperimentOutcome, PathResult, PlanView, Sensitivity, SensitivityPoint,
 };
 use super::plan::Tool;
+use super::theory;
 
 pub use self::text::text;
 
@@ -139,10 +141,30 @@ fn busy(result: &PathResult) -> String {
 
 /// When the measurement began.
 fn warm_up(result: &PathResult) -> String {
-    match result.settled {
-        true => format!("measured from {} s on", result.warm_up_seconds),
-        false => format!("rates had not settled after {} s", result.warm_up_seconds),
+    let seconds = (result.warm_up_seconds * 1e3).round() / 1e3;
+    match (result.settled, result.clock.as_str()) {
+        (true, _) => format!("measured from {seconds} s on"),
+        (false, "wall") => {
+            format!("not every stream had moved a byte after {seconds} s: this is no comparison")
+        }
+        (false, _) => format!("rates had not settled after {seconds} s"),
     }
+}
+
+/// How evenly streams shared what there was.
+fn spread(result: &PathResult) -> String {
+    match result.spread {
+        Some(spread) => format!("{spread:.3}"),
+        None => format!("{} of {} got nothing", result.starved, result.streams.len()),
+    }
+}
+
+/// With a capital letter.
+fn capital(word: &str) -> String {
+    let mut letters = word.chars();
+    letters.next().map_or_else(String::new, |first| {
+        first.to_uppercase().chain(letters).collect()
+    })
 }
 
 /// A share as text.
@@ -287,6 +309,14 @@ fn setup(outcome: &ExperimentOutcome) -> String {
         ("Clock", outcome.clock.clone()),
         ("Seed", outcome.seed.to_string()),
     ];
+    let digests = outcome.results.iter().filter_map(|result| {
+        let digest = result.digest.as_ref()?;
+        Some((format!("Digest, {}", result.path), digest.clone()))
+    });
+    let made_by = outcome.made_by.as_ref();
+    let made_by = made_by.map(|by| ("Made by".to_owned(), by.to_string()));
+    let facts = facts.map(|(name, fact)| (name.to_owned(), fact));
+    let facts: Vec<_> = facts.into_iter().chain(digests).chain(made_by).collect();
     let facts: String = facts
         .iter()
         .map(|(name, fact)| format!("<div><dt>{name}</dt><dd>{}</dd></div>", escape(fact)))
@@ -387,12 +417,28 @@ fn original(outcome: &ExperimentOutcome) -> String {
     };
     format!(
         "<section>\n<h2>The measurement of 2009</h2>\n<p>{}. {} Mb/s through the hypervisor, {} directly: {:.2} times as much. \
-         {same}</p>\n</section>",
+         {same}{}</p>\n</section>",
         escape(original.source),
         thousands(f64::from(original.mediated_mbps)),
         thousands(f64::from(original.direct_mbps)),
         f64::from(original.direct_mbps) / f64::from(original.mediated_mbps),
+        fewer_acks(outcome),
     )
+}
+
+/// Why 2009's direct figure may stand above what the wire allows here.
+fn fewer_acks(outcome: &ExperimentOutcome) -> String {
+    let (plan, theory) = (&outcome.plan, &outcome.theory);
+    let published = f64::from(outcome.original.direct_mbps);
+    if !is_2009_setup(plan) || published <= theory.total_mbps {
+        return String::new();
+    }
+    theory::segments_per_ack(plan.mtu, theory.timestamps, plan.rate_mbps, published / 2.0).map_or_else(String::new, |least| {
+        format!(
+            " Its direct figure is more than the wire allows with {:.2} segments an ACK: its guests must have sent fewer ACKs, one for {least:.2} segments.",
+            theory.segments_per_ack
+        )
+    })
 }
 
 /// How to get this page again.

@@ -8,12 +8,15 @@ use vf_guest::net::{NetConfig, NetDevice, Notify};
 use vf_guest::tcp::{GuestConfig, StreamId, TcpGuest};
 use vf_model::{MacAddr, Mtu, Nanos, Path, VfIndex, VfSetting};
 use vf_nic::config::{NicSettings, Offloads, SocketRole, VfSettings, WireSettings};
+use vf_nic::watch::Detail;
 
 use super::ExperimentError;
 use super::measure::{Meters, Reading};
-use super::outcome::AutoFrames;
+use super::outcome::{AutoFrames, Timeline};
 use super::plan::ExperimentPlan;
 use super::slow_path::{self, SlowPathLog};
+use super::timeline::{self, FrameLog};
+use crate::digest::Digest;
 use crate::embedded::EmbeddedGuest;
 use crate::virtual_hosts::{Event, Notification};
 
@@ -110,6 +113,7 @@ pub(super) fn mix(seed: u64, n: u64) -> u64 {
 
 /// Two hosts back to back with their guests, at time zero.
 pub(super) struct Testbed {
+    digest: Digest,
     /// What takes the slow path, on path `auto`.
     slow_path: Option<SlowPathLog>,
     world: crate::virtual_hosts::VirtualHosts,
@@ -133,6 +137,8 @@ impl Testbed {
         let mut world =
             crate::virtual_hosts::VirtualHosts::new(&nics, &[wire], Some(plan.cost), notification)
                 .map_err(|(_, vf, refusal)| ExperimentError::Policy(vf, refusal))?;
+        let digest = Digest::default();
+        world.watch(Detail::Head, digest.watcher());
         let slow_path = (path == Path::Auto).then(SlowPathLog::default);
         if let Some(log) = &slow_path {
             world.watch_slow_path(log.watcher());
@@ -153,6 +159,7 @@ impl Testbed {
             }
         }
         Ok(Testbed {
+            digest,
             slow_path,
             world,
             stream_ends,
@@ -201,6 +208,44 @@ impl Testbed {
             slow_path::count(&mut frames, &host.borrow());
         }
         Some(frames)
+    }
+
+    /// The digest of all frames so far.
+    pub(super) fn digest(&self) -> String {
+        format!("{:016x}", self.digest.value())
+    }
+
+    /// A short look at single frames from now on.
+    pub(super) fn timeline(&mut self, plan: &ExperimentPlan) -> Timeline {
+        let log = FrameLog::default();
+        self.world.watch(Detail::Head, log.watcher());
+        let (begin, steps) = timeline::steps(self.world.now());
+        let counts = plan.offloads != Offloads::Tso;
+        let mut rings = Vec::new();
+        for at in steps {
+            self.run_until(at);
+            rings.push((at, counts.then(|| self.on_rings())));
+        }
+        log.timeline(begin, &rings)
+    }
+
+    /// Frames that guests of host A have put on their rings and nobody has taken.
+    fn on_rings(&self) -> u64 {
+        let put = self.talker_of[0].iter().map(|at| {
+            let guest = &self.stream_ends[*at].guest.guest;
+            guest.stats().tx_frames
+        });
+        let put: u64 = put.sum();
+        let taken = self.world.hosts().next().map_or(0, |host| {
+            let host = host.borrow();
+            let vfs = (0..self.talker_of[0].len()).map(VfIndex::from);
+            let of = |vf| [host.statistics.direct(vf), host.statistics.mediated(vf)];
+            let counters = vfs.flat_map(of);
+            counters
+                .map(|c| c.tx_packets + c.tx_drops.iter().map(|(_, n)| n).sum::<u64>())
+                .sum()
+        });
+        put.saturating_sub(taken)
     }
 
     /// Whether every guest is still content with its device.

@@ -64,6 +64,15 @@ fn payload(mtu: u16, headers: f64, rate: f64, ack: f64) -> f64 {
     rate * (mtu - headers).max(0.0) / (wire_bytes(mtu) + ack)
 }
 
+/// How many segments an ACK it takes for each direction to carry so much, if both do and the wire can at all: the inverse of
+/// [`saturated`].
+#[must_use]
+pub fn segments_per_ack(mtu: u16, timestamps: bool, rate: f64, each: f64) -> Option<f64> {
+    let bytes = f64::from(mtu);
+    let room = rate * (bytes - headers(timestamps)) / each - wire_bytes(bytes);
+    (room > 0.0).then(|| wire_bytes(headers(timestamps)) / room)
+}
+
 /// What the wire of this plan allows with the ACK ratio of a run, and with TCP timestamps if it had them. If no ACK was
 /// counted (0 or not a number), one ACK for two segments.
 #[must_use]
@@ -134,6 +143,15 @@ pub fn bottleneck(link: Directions, hypervisor: Hosts, carries_data: (bool, bool
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_acks_of_2009_are_those_with_which_the_wire_carries_its_figure() {
+        let acks = segments_per_ack(1500, false, 10_000.0, 18503.0 / 2.0).unwrap();
+        assert!((2.0..2.2).contains(&acks), "{acks}");
+        let (there, back) = saturated(1500, false, 10_000.0, acks, (true, true));
+        assert!((there + back - 18503.0).abs() < 0.01, "{there} {back}");
+        assert_eq!(segments_per_ack(1500, false, 10_000.0, 9500.0), None);
+    }
 
     fn plan(mtu: u16, a_to_b_streams: u16, b_to_a_streams: u16) -> PlanView {
         PlanView {

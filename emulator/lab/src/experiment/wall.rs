@@ -26,6 +26,9 @@ use super::{ClockMode, ExperimentError, SAMPLES};
 
 /// How long TCP settles. Rates of this clock are never so steady that one could tell.
 const WARM_UP: Nanos = Nanos(500_000_000);
+/// How long streams may take until each has moved a byte: a guest that speaks before its peer's rings are there waits for TCP to
+/// try again, 1 s and then 2.
+const FIRST_BYTES: Duration = Duration::from_secs(8);
 
 /// What a guest's thread lets the others see of one guest.
 #[derive(Default)]
@@ -106,6 +109,13 @@ fn observe(
     threads: &[std::thread::JoinHandle<Result<(), ExperimentError>>],
     progress: &mut impl FnMut(f64),
 ) -> Result<PathResult, ExperimentError> {
+    let ended = || threads.iter().any(std::thread::JoinHandle::is_finished);
+    let begin = Instant::now();
+    let mut settled = false;
+    while !settled && !ended() && begin.elapsed() < FIRST_BYTES {
+        server.step(Some(Duration::from_millis(1)))?;
+        settled = read(plan, server, guests).all_moved();
+    }
     let start = Instant::now();
     let end = WARM_UP.0 + plan.measure.0;
     let mut readings = Vec::new();
@@ -120,7 +130,7 @@ fn observe(
             }
             server.step(Some(left))?;
         }
-        if threads.iter().any(std::thread::JoinHandle::is_finished) {
+        if ended() {
             break; // its error is reported by whoever joins it
         }
         if n == 0 {
@@ -130,8 +140,8 @@ fn observe(
         progress(at as f64 / end as f64);
     }
     let warmed_up = WarmedUp {
-        seconds: WARM_UP.0 as f64 / 1e9,
-        settled: true,
+        seconds: (start - begin).as_secs_f64() + WARM_UP.0 as f64 / 1e9,
+        settled,
     };
     let clock = ClockMode::Wall.name();
     let mut result = measure::result(plan, clock, path, warmed_up, &readings);

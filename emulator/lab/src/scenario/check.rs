@@ -22,6 +22,7 @@ use super::parse::{
 use super::plan::{
     Amount, Event, FramePlan, GuestKind, GuestPlan, Interface, Job, Request, ScenarioPlan, Work,
 };
+use super::shipped::Shipped;
 use vf_nic::duration::Duration;
 
 /// Bytes of each frame that a capture keeps, unless told otherwise: all headers.
@@ -43,11 +44,15 @@ impl ScenarioPlan {
         kind: Option<GuestKind>,
         profile: Option<Profile>,
     ) -> Result<ScenarioPlan, LoadError> {
-        let text = std::fs::read_to_string(path).map_err(|source| LoadError::Read {
-            path: path.to_owned(),
-            source,
-        })?;
-        ScenarioPlan::parse(path, &text, kind, profile)
+        match std::fs::read_to_string(path) {
+            Ok(text) => ScenarioPlan::parse(path, &text, kind, profile),
+            Err(source) => {
+                let shipped = path.to_str().and_then(Shipped::named);
+                let path = path.to_owned();
+                let shipped = shipped.ok_or(LoadError::Read { path, source })?;
+                ScenarioPlan::parse(Path::new(shipped.name), shipped.text, kind, profile)
+            }
+        }
     }
 
     pub(super) fn parse(

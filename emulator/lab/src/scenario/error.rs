@@ -12,7 +12,7 @@ use crate::virtual_hosts::MeasuredCpu;
 #[derive(Debug, thiserror::Error)]
 pub enum LoadError {
     /// The file cannot be read.
-    #[error("cannot read {path}: {source}")]
+    #[error("cannot read {path}: {source}; 'vfnic scenario list' shows those that come with it")]
     Read {
         /// The file.
         path: PathBuf,

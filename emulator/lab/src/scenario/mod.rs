@@ -27,6 +27,7 @@ mod receivers;
 mod record;
 mod report;
 mod run;
+mod shipped;
 #[cfg(test)]
 mod tests;
 mod traffic;
@@ -40,3 +41,4 @@ pub use outcome::{EventOutcome, JobOutcome, NicOutcome, Sample, ScenarioOutcome}
 pub use plan::{GuestKind, ScenarioPlan};
 pub use report::text;
 pub use run::{Options, run};
+pub use shipped::Shipped;

@@ -6,6 +6,7 @@
 //! neither round corners nor titles, so that the page would lose its dark and its paper form and its bars their figures.
 
 use super::escape;
+use crate::experiment::outcome::{Depth, Timeline};
 
 const WIDTH: f64 = 520.0;
 const LEFT: f64 = 42.0;
@@ -85,6 +86,71 @@ pub(super) fn bars(
              <text class=\"ceiling-name\" x=\"{WIDTH}\" y=\"{:.1}\" text-anchor=\"end\">{}</text>",
             at - 6.0,
             escape(&name)
+        );
+    }
+    out + "</svg>"
+}
+
+/// A bar of a small chart, with the range of the runs that it is the mean of.
+pub(super) struct RangedBar {
+    pub(super) value: f64,
+    pub(super) range: (f64, f64),
+    pub(super) class: &'static str,
+    pub(super) tip: String,
+}
+
+/// Groups of bars by name on a scale up to `top`, each with the ceiling of its group.
+pub(super) fn multiple(
+    title: &str,
+    unit: &str,
+    groups: &[(String, Vec<RangedBar>, Option<f64>)],
+    top: f64,
+) -> String {
+    const HEIGHT: f64 = 220.0;
+    const FLOOR: f64 = HEIGHT - 24.0;
+    const ROOF: f64 = 34.0;
+    let y = |value: f64| FLOOR - (FLOOR - ROOF) * value / top;
+    let mut out = open(title, HEIGHT);
+    let step = round_step(top / 4.0);
+    for i in 0..=(top / step) as u32 {
+        let value = step * f64::from(i);
+        out += &grid(y(value), &format!("{value:.0}"), i == 0, WIDTH);
+    }
+    out += &format!(
+        "<text x=\"{WIDTH}\" y=\"14\" text-anchor=\"end\">{}</text>",
+        escape(unit)
+    );
+    let room = (WIDTH - LEFT) / groups.len().max(1) as f64;
+    for (n, (name, bars, ceiling)) in groups.iter().enumerate() {
+        let left = LEFT + room * n as f64;
+        let width = (room * 0.8 / bars.len().max(1) as f64).min(60.0);
+        let first = left + (room - width * bars.len() as f64) / 2.0;
+        for (i, bar) in bars.iter().enumerate() {
+            let x = first + width * i as f64;
+            let (roof, middle) = (y(bar.value), x + width * 0.45);
+            out += &format!(
+                "<rect class=\"{}\" x=\"{x:.1}\" y=\"{roof:.1}\" width=\"{:.1}\" height=\"{:.1}\" rx=\"2\"><title>{}</title></rect>\
+                 <line class=\"base\" x1=\"{middle:.1}\" x2=\"{middle:.1}\" y1=\"{:.1}\" y2=\"{:.1}\"/>",
+                bar.class,
+                width * 0.9,
+                (FLOOR - roof).max(0.0),
+                escape(&bar.tip),
+                y(bar.range.0),
+                y(bar.range.1),
+            );
+        }
+        if let Some(ceiling) = ceiling {
+            let at = y(*ceiling);
+            let (from, to) = (first - 4.0, first + width * bars.len() as f64 + 4.0);
+            out += &format!(
+                "<line class=\"ceiling\" x1=\"{from:.1}\" x2=\"{to:.1}\" y1=\"{at:.1}\" y2=\"{at:.1}\"/>"
+            );
+        }
+        out += &format!(
+            "<text x=\"{:.1}\" y=\"{}\" text-anchor=\"middle\">{}</text>",
+            left + room / 2.0,
+            HEIGHT - 8.0,
+            escape(name)
         );
     }
     out + "</svg>"
@@ -182,6 +248,99 @@ pub(super) fn shares(title: &str, lines: &[Line<'_>]) -> String {
             escape(&line.figure)
         );
     }
+    out + "</svg>"
+}
+
+/// Single packets on their way from A to B, a row a place, and below what waits meanwhile.
+pub(super) fn timeline(title: &str, timeline: &Timeline) -> String {
+    const ROW: f64 = 34.0;
+    const ROOF: f64 = 30.0;
+    const DEPTH: f64 = 96.0;
+    let length = timeline.length_us.max(1.0);
+    let rows = ROOF + ROW * timeline.lanes.len() as f64;
+    let (roof, floor) = (rows + 26.0, rows + 26.0 + DEPTH);
+    let x = |us: f64| LEFT + (WIDTH - LEFT) * us / length;
+    let mut out = open(title, floor + 34.0);
+    for (n, lane) in timeline.lanes.iter().enumerate() {
+        let y = ROOF + ROW * n as f64;
+        out += &format!(
+            "<text x=\"{LEFT}\" y=\"{:.0}\">{}</text>",
+            y + 10.0,
+            escape(lane.place)
+        );
+        for (class, name, times) in [
+            ("link", "data", &lane.data_us),
+            ("hypervisor", "ACKs", &lane.ack_us),
+        ] {
+            let ticks = times.iter().filter(|us| (0.0..=length).contains(*us));
+            let ticks: String = ticks
+                .map(|us| format!("M{:.1} {:.0}v12", x(*us), y + 14.0))
+                .collect();
+            if !ticks.is_empty() {
+                out += &format!(
+                    "<path class=\"tick {class}-line\" d=\"{ticks}\"><title>{name}: {}</title></path>",
+                    times.len()
+                );
+            }
+        }
+    }
+    let all = timeline.depth.iter();
+    let most = all.map(|d| d.inside.max(d.rings.unwrap_or(0))).max();
+    let top = most.unwrap_or(0).max(4) as f64;
+    let y = |frames: f64| floor - (floor - roof) * frames / top;
+    let step = round_step((top / 3.0).max(1.0));
+    for i in 0..=(top / step) as u32 {
+        let frames = step * f64::from(i);
+        out += &grid(y(frames), &format!("{frames:.0}"), i == 0, WIDTH);
+    }
+    let mut at = LEFT;
+    let waits = |place: usize, depth: &Depth| match place {
+        0 => depth.rings,
+        _ => Some(depth.inside),
+    };
+    let lines = [
+        ("mediated", "on the guests' send rings"),
+        ("direct", "behind them, up to B's guests"),
+    ];
+    for (place, (class, name)) in lines.into_iter().enumerate() {
+        let depth = timeline.depth.iter();
+        let points = depth.filter_map(|d| Some((d.at_us, waits(place, d)?)));
+        let path: String = points
+            .map(|(us, frames)| format!("{:.1},{:.1} ", x(us), y(frames as f64)))
+            .collect();
+        if path.is_empty() {
+            continue;
+        }
+        out += &format!(
+            "<polyline class=\"line {class}-line\" points=\"{path}\"/>\
+             <text class=\"{class}-text\" x=\"{at:.0}\" y=\"{:.0}\">{name}</text>",
+            roof - 8.0
+        );
+        at += 170.0;
+    }
+    out += &format!(
+        "<text x=\"{WIDTH}\" y=\"{:.0}\" text-anchor=\"end\">frames</text>",
+        roof - 8.0
+    );
+    let step = round_step(length / 5.0);
+    for i in 0..=(length / step + 1e-9) as u32 {
+        let us = step * f64::from(i);
+        let anchor = if us + step / 2.0 > length {
+            "end"
+        } else {
+            "middle"
+        };
+        out += &format!(
+            "<text x=\"{:.1}\" y=\"{:.0}\" text-anchor=\"{anchor}\">{us:.0}</text>",
+            x(us),
+            floor + 14.0
+        );
+    }
+    out += &format!(
+        "<text x=\"{:.1}\" y=\"{:.0}\" text-anchor=\"middle\">\u{b5}s after the measurement</text>",
+        f64::midpoint(LEFT, WIDTH),
+        floor + 30.0
+    );
     out + "</svg>"
 }
 

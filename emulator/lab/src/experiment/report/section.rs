@@ -2,7 +2,7 @@
 //! different clocks never meet in one.
 
 use super::chart::{self, Bar, Line};
-use super::{auto, escape, is_2009_setup, percent, thousands, warm_up};
+use super::{auto, escape, is_2009_setup, percent, spread, thousands, warm_up};
 use crate::experiment::outcome::{AutoFrames, ExperimentOutcome, PathResult, Sample};
 
 /// All about one clock.
@@ -24,13 +24,17 @@ pub(super) fn section(outcome: &ExperimentOutcome, clock: &str) -> String {
         .filter(|result| result.clock == clock)
         .collect();
     let cards: String = results.iter().map(|result| card(outcome, result)).collect();
-    let over_time: String = results.iter().map(|result| utilisation(result)).collect();
+    let over_time: String = results.iter().map(|result| over_time(result)).collect();
     format!(
         "<section>\n<h2>{}</h2>\n<p class=\"note\">{meaning}</p>\n<div class=\"cards\">{cards}</div>\n\
-         <h3>Each guest's stream</h3>\n{}\n<h3>What was busy, over time</h3>\n<div class=\"pair\">{over_time}</div>\n\
+         <h3>Each guest's stream</h3>\n{}\n<h3>{}</h3>\n<div class=\"pair\">{over_time}</div>\n\
          <h3>All figures</h3>\n{}{}{}</section>\n",
         escape(title),
         streams(outcome, &results),
+        match results.iter().any(|result| result.timeline.is_some()) {
+            true => "From A to B, packet by packet",
+            false => "What was busy, over time",
+        },
         table(outcome, &results),
         leftovers(&results),
         results
@@ -204,7 +208,7 @@ fn pair_of_bars(
 }
 
 /// The classes of a path's bars: of this run, and of 2009.
-fn classes(path: &str) -> [&'static str; 2] {
+pub(super) fn classes(path: &str) -> [&'static str; 2] {
     match path {
         "direct" => ["direct-bar", "direct-2009"],
         "auto" => ["auto-bar", "direct-2009"],
@@ -212,8 +216,17 @@ fn classes(path: &str) -> [&'static str; 2] {
     }
 }
 
-/// Link and hypervisor over time.
-fn utilisation(result: &PathResult) -> String {
+/// Single packets, if they were watched; else link and hypervisor over time.
+fn over_time(result: &PathResult) -> String {
+    let title = match result.path.as_str() {
+        "direct" => "Direct path",
+        "auto" => "Path auto",
+        _ => "Mediated path",
+    };
+    if let Some(timeline) = &result.timeline {
+        let key = "<figcaption><span class=\"link-text\">Data</span>, <span class=\"hypervisor-text\">ACKs</span></figcaption>";
+        return format!("<figure>{}{key}</figure>", chart::timeline(title, timeline));
+    }
     let line = |name, class, of: fn(&Sample) -> f64, mean| Line {
         name,
         class,
@@ -238,11 +251,6 @@ fn utilisation(result: &PathResult) -> String {
             result.hypervisor_cpu,
         ),
     ];
-    let title = match result.path.as_str() {
-        "direct" => "Direct path",
-        "auto" => "Path auto",
-        _ => "Mediated path",
-    };
     format!("<figure>{}</figure>", chart::shares(title, &lines))
 }
 
@@ -299,7 +307,7 @@ fn table(outcome: &ExperimentOutcome, results: &[&PathResult]) -> String {
             )
         }),
         row("", "Fastest / slowest stream", none(), &|r| {
-            (format!("{:.3}", r.spread), spread(published(r).0))
+            (spread(r), spread_of(published(r).0))
         }),
         row("", "Link busy, A to B", none(), &|r| {
             (percent(r.link.a_to_b), none())
@@ -357,7 +365,7 @@ fn first_packets(frames: &AutoFrames) -> String {
 }
 
 /// The fastest over the slowest stream of a direction, the worse of both.
-fn spread(directions: [[u32; 4]; 2]) -> String {
+fn spread_of(directions: [[u32; 4]; 2]) -> String {
     let of = |streams: [u32; 4]| {
         let (slow, fast) = streams
             .into_iter()

@@ -49,7 +49,8 @@ fn path(plan: &PlanView, path: &str, clock: &str, each: f64, link: f64, cpu: f64
         a_to_b_mbps,
         b_to_a_mbps,
         total_mbps: a_to_b_mbps + b_to_a_mbps,
-        spread: 1.022,
+        spread: Some(1.022),
+        starved: 0,
         link_utilisation: link.a_to_b,
         link,
         hypervisor_cpu: cpu,
@@ -76,11 +77,13 @@ fn path(plan: &PlanView, path: &str, clock: &str, each: f64, link: f64, cpu: f64
             })
             .collect(),
         streams,
+        timeline: None,
     }
 }
 
 fn outcome(plan: PlanView, clock: &str, results: Vec<PathResult>) -> ExperimentOutcome {
     ExperimentOutcome {
+        made_by: None,
         guests: "embedded".into(),
         clock: clock.into(),
         seed: 7,

@@ -1,6 +1,9 @@
 //! The summary on the console: plain text, at most [`WIDTH`] columns, the same for the same outcome.
 
-use super::{auto, busy, is_2009_setup, netem, offloads, ratio, tcp, warm_up, whole};
+use super::{
+    auto, busy, capital, fewer_acks, is_2009_setup, netem, offloads, ratio, spread, tcp, warm_up,
+    whole,
+};
 use crate::experiment::outcome::{ExperimentOutcome, PathResult, SensitivityPoint};
 
 /// Columns of the console that are used.
@@ -65,12 +68,13 @@ pub fn text(outcome: &ExperimentOutcome) -> String {
     lines.extend(wrap(
         "2009",
         &format!(
-            "mediated {} Mb/s ({}), direct {} Mb/s ({}). {}.{other}",
+            "mediated {} Mb/s ({}), direct {} Mb/s ({}). {}.{other}{}",
             original.mediated_mbps,
             original.mediated_bottleneck,
             original.direct_mbps,
             original.direct_bottleneck,
-            original.source
+            original.source,
+            fewer_acks(outcome)
         ),
     ));
     let calibration = &outcome.calibration;
@@ -103,6 +107,17 @@ pub fn text(outcome: &ExperimentOutcome) -> String {
         .any(|result| result.clock == "virtual")
     {
         lines.extend(wrap("Clock", "virtual: the same figures on every machine."));
+    }
+    let digests = outcome.results.iter().filter_map(|result| {
+        let digest = result.digest.as_ref()?;
+        Some(format!("{} {digest}", result.path))
+    });
+    let digests: Vec<_> = digests.collect();
+    if !digests.is_empty() {
+        lines.extend(wrap("Digest", &digests.join(", ")));
+    }
+    if let Some(made_by) = &outcome.made_by {
+        lines.extend(wrap("Made by", &made_by.to_string()));
     }
     if outcome.results.iter().any(|result| result.clock == "wall") {
         lines.extend(wrap(
@@ -163,8 +178,8 @@ fn path(outcome: &ExperimentOutcome, result: &PathResult, per_row: usize) -> Vec
         ));
     }
     let spread = format!(
-        "fastest / slowest {:.3}, {:.2} segments an ACK, {}",
-        result.spread,
+        "fastest / slowest {}, {:.2} segments an ACK, {}",
+        spread(result),
         result.segments_per_ack,
         warm_up(result)
     );
@@ -215,12 +230,4 @@ fn wrap(name: &str, text: &str) -> Vec<String> {
     }
     lines.push(line);
     lines
-}
-
-/// With a capital letter.
-fn capital(word: &str) -> String {
-    let mut letters = word.chars();
-    letters.next().map_or_else(String::new, |first| {
-        first.to_uppercase().chain(letters).collect()
-    })
 }
