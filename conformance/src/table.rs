@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::io::{self, Write};
 use std::path::Path;
 
+use crate::case::Level;
 use crate::cases;
 use crate::report::{Heading, Standing};
 
@@ -69,6 +70,20 @@ fn severity(a: Standing, b: Standing) -> Standing {
     if rank(b) > rank(a) { b } else { a }
 }
 
+/// All cases, those for back ends first.
+fn listed() -> impl Iterator<Item = (&'static str, Level)> {
+    let back_ends = cases::all().map(|case| (case.id, case.level));
+    #[cfg(feature = "cli")]
+    let all = back_ends.chain(
+        crate::front_end::CASES
+            .iter()
+            .map(|case| (case.id, case.level)),
+    );
+    #[cfg(not(feature = "cli"))]
+    let all = back_ends;
+    all
+}
+
 /// Writes the table: what each subject is, how many cases ended how, and a row for each case that not all pass.
 pub fn write(subjects: &[Judged], out: &mut impl Write) -> io::Result<()> {
     for Judged { heading, .. } in subjects {
@@ -92,9 +107,9 @@ pub fn write(subjects: &[Judged], out: &mut impl Write) -> io::Result<()> {
         )
     });
     writeln!(out, "| *all* | | | {} |", cells(totals.collect()))?;
-    for case in cases::all() {
+    for (id, level) in listed() {
         for ring in ["split", "packed"] {
-            let key = (case.id.to_owned(), ring.to_owned());
+            let key = (id.to_owned(), ring.to_owned());
             let ends: Vec<_> = subjects.iter().map(|s| s.findings.get(&key)).collect();
             let told = [
                 Standing::Fail,
@@ -112,9 +127,7 @@ pub fn write(subjects: &[Judged], out: &mut impl Write) -> io::Result<()> {
             });
             writeln!(
                 out,
-                "| {} | {} | {ring} | {} |",
-                case.id,
-                case.level,
+                "| {id} | {level} | {ring} | {} |",
                 cells(words.collect())
             )?;
         }

@@ -55,7 +55,7 @@ pub enum Failure {
     #[error("no traffic in a fresh session afterwards: {0}")]
     Dead(#[source] Box<Failure>),
     /// The subject's process ended.
-    #[error("the back end's process ended: {0}")]
+    #[error("its process ended: {0}")]
     Ended(Ended),
     /// The control adapter has no such order.
     #[error("the control adapter does not support: {0}")]

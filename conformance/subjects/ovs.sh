@@ -23,5 +23,6 @@ for port in "$1" "$2"; do
     vsctl add-port "br$$" "$(basename "$port")" -- set interface "$(basename "$port")" type=dpdkvhostuser
 done
 # Learns nothing, and takes no frame back to where it came from: what is sent on one port arrives on the other.
-ovs-ofctl add-flow "$OVS_RUNDIR/br$$.mgmt" actions=flood
-wait
+until ovs-ofctl add-flow "$OVS_RUNDIR/br$$.mgmt" actions=flood 2>/dev/null; do sleep 0.1; done
+# Neither of the two is any use without the other.
+wait -n

@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
-# Judges back ends with vf-conformance, and writes docs/subjects.md: what not all of them pass.
+# Judges back ends and front ends with vf-conformance, and writes docs/subjects.md: what not all of them pass.
 #
-#   conformance/subjects/run.sh [NAME...]     without a name all: vfnic stock testpmd ovs passt cloud-hypervisor bridge
+#   conformance/subjects/run.sh [NAME...]     without a name all: vfnic stock testpmd ovs passt cloud-hypervisor bridge,
+#                                             and of front ends qemu virtio-user
 #
 # Findings go to results/NAME.jsonl beside this script; the page is made of all that are there. What a back end needs is
 # installed with apt-get where that can be (as root); else it is skipped, and the reason is said.
@@ -9,7 +10,7 @@ set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 root=$(cd "$here/../.." && pwd)
 target=${CARGO_TARGET_DIR:-$root/target}
-all=(vfnic stock testpmd ovs passt cloud-hypervisor bridge)
+all=(vfnic stock testpmd ovs passt cloud-hypervisor bridge qemu virtio-user)
 names=("$@")
 [ $# -gt 0 ] || names=("${all[@]}")
 
@@ -18,7 +19,7 @@ cargo build --release --quiet --manifest-path "$root/Cargo.toml" -p vf-conforman
 suite=$target/release/vf-conformance
 run=$(mktemp -d "${TMPDIR:-/tmp}/vf-subjects.XXXXXX")
 trap 'rm -rf "$run"' EXIT
-mkdir -p "$here/results"
+mkdir -p "$here/results/front"
 today=$(date -u +%F)
 
 skip() { echo "skipped: $1, because $2"; }
@@ -26,6 +27,12 @@ skip() { echo "skipped: $1, because $2"; }
 judge() { # NAME TITLE OPTIONS...
     echo "== $2"
     "$suite" run --name "$2" --json "$here/results/$1.jsonl" --timeout 30 "${@:3}" >"$run/$1.log" || true
+    tail -n 3 "$run/$1.log"
+}
+
+front() { # NAME TITLE
+    echo "== $2"
+    "$suite" front-end --name "$2" --json "$here/results/front/$1.jsonl" --listen "$run/$1.sock" --start "'$here/$1.sh' {socket}" >"$run/$1.log" || true
     tail -n 3 "$run/$1.log"
 }
 
@@ -37,7 +44,12 @@ have() { # PROGRAM PACKAGE
     command -v "$1" >/dev/null
 }
 
-version() { dpkg-query -W -f '${Version}' "$1" 2>/dev/null || echo "of unknown version"; }
+# The version of a Debian package, without its epoch.
+version() {
+    local version
+    version=$(dpkg-query -W -f '${Version}' "$1" 2>/dev/null) || version="of unknown version"
+    echo "${version#*:}"
+}
 
 for name in "${names[@]}"; do
     case $name in
@@ -77,6 +89,14 @@ for name in "${names[@]}"; do
         have vhost-user-bridge "" || { skip bridge "vhost-user-bridge is not in PATH (ninja contrib/... tests/vhost-user-bridge in QEMU's sources)"; continue; }
         judge bridge "libvhost-user's vhost-user-bridge, $today" --socket "$run/bridge.sock" --start "'$here/bridge.sh' {socket}"
         ;;
+    qemu)
+        have qemu-system-x86_64 qemu-system-x86 || { skip qemu "it is not installed (apt-get install qemu-system-x86)"; continue; }
+        front qemu "QEMU $(version qemu-system-x86) (iPXE), $today"
+        ;;
+    virtio-user)
+        have dpdk-testpmd dpdk || { skip virtio-user "dpdk-testpmd is not installed (apt-get install dpdk)"; continue; }
+        front virtio-user "DPDK virtio-user $(version dpdk) (testpmd), $today"
+        ;;
     *)
         echo "run.sh: there is no subject $name: ${all[*]}" >&2
         exit 2
@@ -85,6 +105,13 @@ for name in "${names[@]}"; do
 done
 page=$root/docs/subjects.md
 sed '/^<!-- table -->$/q' "$here/page.md" >"$run/page.md"
-"$suite" table "$here"/results/*.jsonl >>"$run/page.md"
+shopt -s nullglob
+for half in back front; do
+    files=("$here"/results/*.jsonl)
+    [ $half = back ] || files=("$here"/results/front/*.jsonl)
+    [ ${#files[@]} -gt 0 ] || continue
+    printf '\n## %s ends\n\n' "${half^}" >>"$run/page.md"
+    "$suite" table "${files[@]}" >>"$run/page.md"
+done
 mv "$run/page.md" "$page"
 echo "docs/subjects.md"
