@@ -1857,9 +1857,9 @@ fn a_filter_that_hands_frames_up_changes_their_way_and_not_their_receivers() {
             }
         }
     }
-    // A flow that has not been seen before the filter came is not learned.
+    // A flow that has not been seen before the filter came is not learned, although a filter on it would have a row.
     let mut host = Host::new(&[], &[Path::Auto; VFS as usize]);
-    let hand_up = parse(&format!("filter add {words} action mediated"));
+    let hand_up = parse("filter add flow-type ether proto 0x800 action mediated");
     host.act(&hand_up.into()).unwrap();
     for _ in 0..3 {
         host.send(Source::Wire, &flow_frame(BASE.offset(1), BASE.offset(9)));
@@ -1896,6 +1896,10 @@ fn a_filter_spreads_what_it_matches_by_the_context_that_it_names() {
         host.hypervisor.queue(vf1, &flow(1000, 80), 4),
         host.nic.queue(vf1, &flow(1000, 80), 4)
     );
+    // A filter that names a queue has that one, whatever the tables say.
+    let one = "filter add flow-type tcp4 dst-ip 10.0.0.9 dst-port 82 vf 1 action 3";
+    host.act(&parse(one).into()).unwrap();
+    assert_eq!(queues(&host, 82), BTreeSet::from([3]));
     // A guest that uses fewer has numbers that wrap around.
     assert_eq!(host.nic.queue(vf1, &flow(1000, 80), 1), 0);
     host.act(&parse("vf 1 rss context 1 weight 0 1").into())
