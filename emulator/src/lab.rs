@@ -69,7 +69,7 @@ pub(crate) fn run_experiment(args: &cli::Experiment) -> Result<(), Failure> {
     // Whoever has started guests ends them, too.
     let stop = plans.iter().any(|plan| plan.guests != Guests::Embedded);
     let stop = stop.then(signals).transpose()?;
-    let made_by = Provenance::here(env!("CARGO_PKG_VERSION"), option_env!("VFNIC_COMMIT"));
+    let made_by = made_by();
     let mut series = match plans.as_slice() {
         [plan] => {
             let mut progress = Progress::new();
@@ -111,6 +111,11 @@ pub(crate) fn run_experiment(args: &cli::Experiment) -> Result<(), Failure> {
         csv.flush().map_err(|e| failed(e.into()))?;
     }
     Ok(())
+}
+
+/// This build on this machine.
+fn made_by() -> Provenance {
+    Provenance::here(env!("CARGO_PKG_VERSION"), option_env!("VFNIC_COMMIT"))
 }
 
 /// The files that were asked for.
@@ -262,6 +267,9 @@ pub(crate) fn run_scenario(command: cli::Scenario) -> Result<(), Failure> {
     } else {
         print(&scenario::text(&outcome))?;
     }
+    if let Some(file) = &args.report {
+        write(file, &scenario::html(&outcome, &made_by()))?;
+    }
     let mut wrong: Vec<String> = outcome.failed().map(ToString::to_string).collect();
     wrong.extend(outcome.faults);
     match wrong.is_empty() {
@@ -308,6 +316,7 @@ fn new_scenario(file: &Path, from: &str) -> Result<(), Failure> {
 fn compare_scenarios(args: &cli::ScenarioRun) -> Result<(), Failure> {
     let single = [
         (args.out.is_some(), "--out"),
+        (args.report.is_some(), "--report"),
         (args.snaplen.is_some(), "--snaplen"),
         (args.guests.is_some(), "--guests"),
         (args.image.is_some(), "--image"),

@@ -42,6 +42,7 @@ pub mod digest;
 pub mod embedded;
 pub mod experiment;
 pub mod linux;
+mod page;
 pub mod provenance;
 pub mod scenario;
 mod segment;

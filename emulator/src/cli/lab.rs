@@ -124,6 +124,9 @@ pub struct ScenarioRun {
     /// Write a pcapng file for each VF there
     #[arg(long, value_name = "DIR")]
     pub out: Option<PathBuf>,
+    /// Write a page with charts, the commands marked
+    #[arg(long, value_name = "FILE.html")]
+    pub report: Option<PathBuf>,
     /// Bytes of each frame that a capture keeps, 0 for all [default: the file's snaplen, or 128]
     #[arg(long, value_name = "BYTES")]
     pub snaplen: Option<u32>,

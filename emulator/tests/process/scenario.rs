@@ -178,3 +178,28 @@ fn an_experiment_of_several_settings_is_a_table_and_a_row_for_each_run() {
         serde_json::from_str(&std::fs::read_to_string(json).unwrap()).unwrap();
     assert_eq!(json["runs"].as_array().unwrap().len(), 4);
 }
+
+#[test]
+fn a_page_says_what_came_of_a_scenario_and_marks_its_commands() {
+    let dir = tempfile::tempdir().unwrap();
+    let page = dir.path().join("page.html");
+    let page = page.to_str().unwrap();
+    let text = format!("{FILE}[[event]]\nat = '1ms'\nnic = 'a'\ncommand = 'vf 0 set <i>'\n");
+    let wrong = scenario(dir.path(), &["run", "--report", page], &text);
+    assert_eq!(wrong.status.code(), Some(2), "{wrong:?}");
+    let text = text.replace("<i>", "trust on");
+    let run = scenario(dir.path(), &["run", "--report", page], &text);
+    assert!(run.status.success(), "{run:?}");
+    let page = std::fs::read_to_string(page).unwrap();
+    assert!(page.contains("<h1>The promise was kept</h1>"), "{page}");
+    assert!(
+        page.contains("<li>1ms, a: <code>vf 0 set trust on</code>"),
+        "{page}"
+    );
+    let marks = page.matches("<line class=\"ceiling\"").count();
+    assert!(
+        marks > 0 && marks == page.matches("<figure>").count(),
+        "{page}"
+    );
+    assert!(page.ends_with("</html>\n"));
+}

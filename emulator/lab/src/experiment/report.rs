@@ -1,12 +1,13 @@
 //! An outcome for people: one page of HTML with its charts inside, and a summary for the console. Every figure is the
 //! outcome's; nothing is measured, fetched or timed here, so the same outcome gives the same bytes.
 
-mod chart;
+mod packets;
 mod section;
 pub(super) mod series;
 mod text;
 
 use self::section::section;
+use crate::page::{document, escape};
 use vf_nic::config::Offloads;
 
 use super::outcome::{
@@ -17,9 +18,6 @@ use super::theory;
 
 pub use self::text::text;
 
-/// What the page looks like.
-const STYLE: &str = include_str!("report/style.css");
-
 /// The page of an outcome: complete in itself, no scripts.
 #[must_use]
 pub fn html(outcome: &ExperimentOutcome) -> String {
@@ -28,19 +26,15 @@ pub fn html(outcome: &ExperimentOutcome) -> String {
         .into_iter()
         .map(|clock| section(outcome, clock))
         .collect();
-    format!(
-        "<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\
-         <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n\
-         <title>vfnic experiment: {headline}</title>\n<style>\n{STYLE}</style>\n</head>\n<body>\n\
-         <header>\n<p class=\"kicker\">vfnic experiment &middot; two hosts, one link, two ways through</p>\n\
-         <h1>{headline}</h1>\n{}\n{}\n</header>\n<main>\n{sections}{}\n{}\n{}\n{}\n</main>\n</body>\n</html>\n",
-        lede(outcome),
-        setup(outcome),
+    let head = format!("{}\n{}", lede(outcome), setup(outcome));
+    let main = format!(
+        "{sections}{}\n{}\n{}\n{}",
         wire(outcome),
         calibration(outcome),
         original(outcome),
         reproduce(outcome),
-    )
+    );
+    document(&headline, "experiment", &head, &main)
 }
 
 /// The clocks of an outcome, in the order they ran.
@@ -190,14 +184,6 @@ fn thousands(value: f64) -> String {
     out
 }
 
-/// Text that HTML and SVG take literally.
-fn escape(text: &str) -> String {
-    text.replace('&', "&amp;")
-        .replace('<', "&lt;")
-        .replace('>', "&gt;")
-        .replace('"', "&quot;")
-}
-
 /// The result in a sentence, from the first clock that ran both paths.
 fn headline(outcome: &ExperimentOutcome) -> String {
     match (ratio(outcome).first(), outcome.results.first()) {
@@ -207,7 +193,7 @@ fn headline(outcome: &ExperimentOutcome) -> String {
         (None, Some(only)) => {
             format!(
                 "The {} path carries {:.2} Gb/s",
-                escape(&only.path),
+                only.path,
                 only.total_mbps / 1e3
             )
         }

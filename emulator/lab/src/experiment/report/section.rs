@@ -1,9 +1,11 @@
 //! The page's section of one clock: its paths at a glance, stream by stream, over time, and in a table. Figures of
 //! different clocks never meet in one.
 
-use super::chart::{self, Bar, Line};
-use super::{auto, escape, is_2009_setup, percent, spread, thousands, warm_up};
+use super::packets;
+use super::{auto, is_2009_setup, percent, spread, thousands, warm_up};
 use crate::experiment::outcome::{AutoFrames, ExperimentOutcome, PathResult, Sample};
+use crate::page::chart::{self, Bar, Line};
+use crate::page::escape;
 
 /// All about one clock.
 pub(super) fn section(outcome: &ExperimentOutcome, clock: &str) -> String {
@@ -225,7 +227,7 @@ fn over_time(result: &PathResult) -> String {
     };
     if let Some(timeline) = &result.timeline {
         let key = "<figcaption><span class=\"link-text\">Data</span>, <span class=\"hypervisor-text\">ACKs</span></figcaption>";
-        return format!("<figure>{}{key}</figure>", chart::timeline(title, timeline));
+        return format!("<figure>{}{key}</figure>", packets::svg(title, timeline));
     }
     let line = |name, class, of: fn(&Sample) -> f64, mean| Line {
         name,

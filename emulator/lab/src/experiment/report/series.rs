@@ -1,8 +1,9 @@
 //! Several runs for people: a table on the console, and a page of small charts of the same scale, one for each number of streams.
 
-use super::chart::{self, RangedBar};
-use super::{STYLE, capital, escape, thousands, whole};
+use super::{capital, thousands, whole};
 use crate::experiment::series::{Figure, Series, Setting};
+use crate::page::chart::{self, RangedBar};
+use crate::page::{document, escape};
 
 /// The rows on the console, with a newline at the end.
 #[must_use]
@@ -106,16 +107,13 @@ pub fn html(series: &Series) -> String {
     let made_by = series.made_by.as_ref();
     let made_by = made_by.map_or_else(String::new, |by| escape(&by.to_string()));
     let title = format!("{} runs of {} settings", series.runs.len(), settings.len());
-    format!(
-        "<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\
-         <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n\
-         <title>vfnic experiment: {title}</title>\n<style>\n{STYLE}</style>\n</head>\n<body>\n\
-         <header>\n<p class=\"kicker\">vfnic experiment &middot; two hosts, one link, two ways through</p>\n<h1>{title}</h1>\n\
-         <p class=\"note\">{made_by}</p></header>\n<main>\n{charts}\
-         <section>\n<h2>All figures</h2>\n<div class=\"scroll\"><table><thead><tr><th>Streams, MTU</th><th>path</th><th>runs</th>\
+    let head = format!("<p class=\"note\">{made_by}</p>");
+    let main = format!(
+        "{charts}<section>\n<h2>All figures</h2>\n<div class=\"scroll\"><table><thead><tr><th>Streams, MTU</th><th>path</th><th>runs</th>\
          <th>Mb/s</th><th>least</th><th>most</th><th>the wire allows</th><th>bound by</th></tr></thead><tbody>{rows}</tbody></table></div>\n\
-         </section>\n</main>\n</body>\n</html>\n"
-    )
+         </section>"
+    );
+    document(&title, "experiment", &head, &main)
 }
 
 /// The charts of one clock, all on one scale.

@@ -1,4 +1,4 @@
-//! The report's charts as SVG text: grouped bars and lines over time. Colours are classes of the page's style sheet, so that
+//! Charts of pages as SVG text: grouped bars and lines over time. Colours are classes of the page's style sheet, so that
 //! one chart serves light, dark and paper; a bar tells its figure when pointed at. Never draws a scale that does not start
 //! at zero.
 //!
@@ -6,25 +6,26 @@
 //! neither round corners nor titles, so that the page would lose its dark and its paper form and its bars their figures.
 
 use super::escape;
-use crate::experiment::outcome::{Depth, Timeline};
 
-const WIDTH: f64 = 520.0;
-const LEFT: f64 = 42.0;
+/// Units of a chart from its left to its right.
+pub(crate) const WIDTH: f64 = 520.0;
+/// Room for the figures of a scale.
+pub(crate) const LEFT: f64 = 42.0;
 
 /// A bar of a group.
-pub(super) struct Bar {
+pub(crate) struct Bar {
     /// Its height.
-    pub(super) value: f64,
+    pub(crate) value: f64,
     /// Its share of the group's width; wide enough ones carry their figure.
-    pub(super) weight: f64,
+    pub(crate) weight: f64,
     /// Its class.
-    pub(super) class: &'static str,
+    pub(crate) class: &'static str,
     /// What it says when pointed at.
-    pub(super) tip: String,
+    pub(crate) tip: String,
 }
 
 /// Groups of bars, numbered from 1, on a scale up to `top`; `ceiling` is a dashed line and its name.
-pub(super) fn bars(
+pub(crate) fn bars(
     title: &str,
     unit: &str,
     groups: &[Vec<Bar>],
@@ -92,15 +93,15 @@ pub(super) fn bars(
 }
 
 /// A bar of a small chart, with the range of the runs that it is the mean of.
-pub(super) struct RangedBar {
-    pub(super) value: f64,
-    pub(super) range: (f64, f64),
-    pub(super) class: &'static str,
-    pub(super) tip: String,
+pub(crate) struct RangedBar {
+    pub(crate) value: f64,
+    pub(crate) range: (f64, f64),
+    pub(crate) class: &'static str,
+    pub(crate) tip: String,
 }
 
 /// Groups of bars by name on a scale up to `top`, each with the ceiling of its group.
-pub(super) fn multiple(
+pub(crate) fn multiple(
     title: &str,
     unit: &str,
     groups: &[(String, Vec<RangedBar>, Option<f64>)],
@@ -157,19 +158,19 @@ pub(super) fn multiple(
 }
 
 /// A line: shares (0 to 1), each the average of the interval that ends at its second.
-pub(super) struct Line<'a> {
+pub(crate) struct Line<'a> {
     /// Its name, at its end.
-    pub(super) name: &'a str,
+    pub(crate) name: &'a str,
     /// The stem of its classes, `-line` and `-fill`.
-    pub(super) class: &'a str,
+    pub(crate) class: &'a str,
     /// Where it ends up, as text.
-    pub(super) figure: String,
+    pub(crate) figure: String,
     /// End of the interval in seconds, and the share.
-    pub(super) points: Vec<(f64, f64)>,
+    pub(crate) points: Vec<(f64, f64)>,
 }
 
 /// Shares over time, in per cent.
-pub(super) fn shares(title: &str, lines: &[Line<'_>]) -> String {
+pub(crate) fn shares(title: &str, lines: &[Line<'_>]) -> String {
     const HEIGHT: f64 = 220.0;
     const FLOOR: f64 = HEIGHT - 34.0;
     const ROOF: f64 = 34.0;
@@ -251,101 +252,84 @@ pub(super) fn shares(title: &str, lines: &[Line<'_>]) -> String {
     out + "</svg>"
 }
 
-/// Single packets on their way from A to B, a row a place, and below what waits meanwhile.
-pub(super) fn timeline(title: &str, timeline: &Timeline) -> String {
-    const ROW: f64 = 34.0;
-    const ROOF: f64 = 30.0;
-    const DEPTH: f64 = 96.0;
-    let length = timeline.length_us.max(1.0);
-    let rows = ROOF + ROW * timeline.lanes.len() as f64;
-    let (roof, floor) = (rows + 26.0, rows + 26.0 + DEPTH);
-    let x = |us: f64| LEFT + (WIDTH - LEFT) * us / length;
-    let mut out = open(title, floor + 34.0);
-    for (n, lane) in timeline.lanes.iter().enumerate() {
-        let y = ROOF + ROW * n as f64;
-        out += &format!(
-            "<text x=\"{LEFT}\" y=\"{:.0}\">{}</text>",
-            y + 10.0,
-            escape(lane.place)
-        );
-        for (class, name, times) in [
-            ("link", "data", &lane.data_us),
-            ("hypervisor", "ACKs", &lane.ack_us),
-        ] {
-            let ticks = times.iter().filter(|us| (0.0..=length).contains(*us));
-            let ticks: String = ticks
-                .map(|us| format!("M{:.1} {:.0}v12", x(*us), y + 14.0))
-                .collect();
-            if !ticks.is_empty() {
-                out += &format!(
-                    "<path class=\"tick {class}-line\" d=\"{ticks}\"><title>{name}: {}</title></path>",
-                    times.len()
-                );
-            }
-        }
-    }
-    let all = timeline.depth.iter();
-    let most = all.map(|d| d.inside.max(d.rings.unwrap_or(0))).max();
-    let top = most.unwrap_or(0).max(4) as f64;
-    let y = |frames: f64| floor - (floor - roof) * frames / top;
-    let step = round_step((top / 3.0).max(1.0));
+/// Rates over time, a line each, with numbered marks for what was done meanwhile.
+pub(crate) fn course(
+    title: &str,
+    unit: &str,
+    lines: &[(String, Vec<(f64, f64)>)],
+    marks: &[f64],
+    end: f64,
+) -> String {
+    const HEIGHT: f64 = 230.0;
+    const FLOOR: f64 = HEIGHT - 34.0;
+    const ROOF: f64 = 44.0;
+    const RIGHT: f64 = WIDTH - 8.0;
+    let end = if end > 0.0 { end } else { 1.0 };
+    let points = lines.iter().flat_map(|(_, points)| points);
+    let top = points.fold(0.0, |top: f64, point| top.max(point.1)) * 1.05;
+    let top = if top > 0.0 { top } else { 1.0 };
+    let x = |second: f64| LEFT + (RIGHT - LEFT) * (second / end).clamp(0.0, 1.0);
+    let y = |value: f64| FLOOR - (FLOOR - ROOF) * value / top;
+    let mut out = open(title, HEIGHT);
+    out += &format!(
+        "<text x=\"{WIDTH}\" y=\"14\" text-anchor=\"end\">{}</text>",
+        escape(unit)
+    );
+    let step = round_step(top / 4.0);
     for i in 0..=(top / step) as u32 {
-        let frames = step * f64::from(i);
-        out += &grid(y(frames), &format!("{frames:.0}"), i == 0, WIDTH);
+        let value = step * f64::from(i);
+        let digits = usize::from(step < 1.0) + usize::from(step < 0.1);
+        out += &grid(y(value), &format!("{value:.digits$}"), i == 0, RIGHT);
     }
-    let mut at = LEFT;
-    let waits = |place: usize, depth: &Depth| match place {
-        0 => depth.rings,
-        _ => Some(depth.inside),
-    };
-    let lines = [
-        ("mediated", "on the guests' send rings"),
-        ("direct", "behind them, up to B's guests"),
-    ];
-    for (place, (class, name)) in lines.into_iter().enumerate() {
-        let depth = timeline.depth.iter();
-        let points = depth.filter_map(|d| Some((d.at_us, waits(place, d)?)));
-        let path: String = points
-            .map(|(us, frames)| format!("{:.1},{:.1} ", x(us), y(frames as f64)))
-            .collect();
-        if path.is_empty() {
-            continue;
+    let step = round_step(end / 5.0);
+    for i in 0..=(end / step + 1e-9) as u32 {
+        let second = step * f64::from(i);
+        let digits = usize::from(step < 1.0) + usize::from(step < 0.1) + usize::from(step < 0.01);
+        out += &format!(
+            "<text x=\"{:.1}\" y=\"{}\" text-anchor=\"middle\">{second:.digits$}</text>",
+            x(second),
+            FLOOR + 15.0
+        );
+    }
+    out += &format!(
+        "<text x=\"{:.1}\" y=\"{}\" text-anchor=\"middle\">seconds</text>",
+        f64::midpoint(LEFT, RIGHT),
+        HEIGHT - 4.0
+    );
+    for (n, at) in marks.iter().enumerate() {
+        out += &format!(
+            "<line class=\"ceiling\" x1=\"{0:.1}\" x2=\"{0:.1}\" y1=\"{1}\" y2=\"{FLOOR}\"/>\
+             <text class=\"ceiling-name\" x=\"{0:.1}\" y=\"{2}\" text-anchor=\"middle\">{3}</text>",
+            x(*at),
+            ROOF - 6.0,
+            ROOF - 10.0,
+            n + 1
+        );
+    }
+    for (n, (name, points)) in lines.iter().enumerate() {
+        let mut from = 0.0;
+        let mut path = String::new();
+        for (second, value) in points {
+            path += &format!("{:.1},{:.1} {:.1},{1:.1} ", x(from), y(*value), x(*second));
+            from = *second;
         }
         out += &format!(
-            "<polyline class=\"line {class}-line\" points=\"{path}\"/>\
-             <text class=\"{class}-text\" x=\"{at:.0}\" y=\"{:.0}\">{name}</text>",
-            roof - 8.0
-        );
-        at += 170.0;
-    }
-    out += &format!(
-        "<text x=\"{WIDTH}\" y=\"{:.0}\" text-anchor=\"end\">frames</text>",
-        roof - 8.0
-    );
-    let step = round_step(length / 5.0);
-    for i in 0..=(length / step + 1e-9) as u32 {
-        let us = step * f64::from(i);
-        let anchor = if us + step / 2.0 > length {
-            "end"
-        } else {
-            "middle"
-        };
-        out += &format!(
-            "<text x=\"{:.1}\" y=\"{:.0}\" text-anchor=\"{anchor}\">{us:.0}</text>",
-            x(us),
-            floor + 14.0
+            "<polyline class=\"line {}-line\" points=\"{path}\"><title>{}</title></polyline>",
+            hue(n),
+            escape(name)
         );
     }
-    out += &format!(
-        "<text x=\"{:.1}\" y=\"{:.0}\" text-anchor=\"middle\">\u{b5}s after the measurement</text>",
-        f64::midpoint(LEFT, WIDTH),
-        floor + 30.0
-    );
     out + "</svg>"
 }
 
+/// The stem of the classes of a page's `n`th line.
+pub(crate) fn hue(n: usize) -> &'static str {
+    const HUES: [&str; 4] = ["direct", "mediated", "link", "hypervisor"];
+    HUES[n % HUES.len()]
+}
+
 /// The start of a chart.
-fn open(title: &str, height: f64) -> String {
+pub(crate) fn open(title: &str, height: f64) -> String {
     let title = escape(title);
     format!(
         "<svg viewBox=\"0 0 {WIDTH} {height}\" role=\"img\" aria-label=\"{title}\">\
@@ -354,7 +338,7 @@ fn open(title: &str, height: f64) -> String {
 }
 
 /// A line of the grid with its figure.
-fn grid(y: f64, figure: &str, base: bool, right: f64) -> String {
+pub(crate) fn grid(y: f64, figure: &str, base: bool, right: f64) -> String {
     let class = if base { "base" } else { "grid" };
     format!(
         "<line class=\"{class}\" x1=\"{LEFT}\" x2=\"{right}\" y1=\"{y:.1}\" y2=\"{y:.1}\"/>\
@@ -365,7 +349,7 @@ fn grid(y: f64, figure: &str, base: bool, right: f64) -> String {
 }
 
 /// The least of 1, 2, 5, 10, ... times a power of ten that is not below `least` (above 0).
-fn round_step(least: f64) -> f64 {
+pub(crate) fn round_step(least: f64) -> f64 {
     let power = 10_f64.powf(least.log10().floor());
     [1.0, 2.0, 5.0]
         .map(|digit| digit * power)
