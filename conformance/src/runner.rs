@@ -219,7 +219,7 @@ impl Runner {
         if let Some(victim) = self
             .victim
             .as_ref()
-            .filter(|_| case.needs(|need| matches!(need, Need::Onlooker)))
+            .filter(|_| case.needs(|need| matches!(need, Need::Onlooker | Need::Process)))
         {
             victim.leave();
         }
@@ -254,7 +254,9 @@ impl Runner {
         said: &mut Vec<String>,
         administered: bool,
     ) -> Result<Attempt, Failure> {
-        let hostile = case.level == Level::Hard;
+        // Whom a case ends itself serves nobody meanwhile.
+        let ends = case.needs(|need| matches!(need, Need::Process));
+        let hostile = case.level == Level::Hard && !ends;
         let mut act = || {
             let before = match hostile && bench.watched_id().is_some() {
                 true => bench.at_rest().ok(),

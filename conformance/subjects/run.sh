@@ -55,8 +55,10 @@ for name in "${names[@]}"; do
     case $name in
     vfnic)
         title=$("$target/release/vfnic" --version)
-        judge vfnic "$title, $today" --socket "$run/vf0.sock" --peer-socket "$run/vf1.sock" \
-            --start "'$target/release/vfnic' run --vfs 2 --no-state --socket-dir '$run'"
+        VFNIC=$target/release/vfnic judge vfnic "$title, $today" --socket "$run/vf0.sock" --peer-socket "$run/vf1.sock" \
+            --socket "$run/vf2.sock" --peer-socket "$run/vf3.sock" \
+            --start "'$target/release/vfnic' run --vfs 4 --no-state --socket-dir '$run'" \
+            --control "'$here/vfnic-control' --ctl '$run/ctl.sock' 0 1 2 3"
         ;;
     stock)
         title=$(sed -n 's/^vhost-user-backend = "\(.*\)"$/\1/p' "$root/conformance/Cargo.toml")

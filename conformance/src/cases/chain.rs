@@ -137,6 +137,50 @@ pub(super) const CASES: &[Case] = &[
         },
     },
     Case {
+        id: "ring/zero-len-desc",
+        level: Level::Hard,
+        needs: &[],
+        source: "CVE-2016-6490",
+        sent: "A frame between whose header and bytes there is a descriptor of no bytes.",
+        expected: "Contained.",
+        run: |bench| {
+            hostile(bench, |queue, at, len| {
+                let (header, nothing) =
+                    (desc(at, 12, DESC_NEXT, 1), desc(at + 12, 0, DESC_NEXT, 2));
+                queue.lie(&[header, nothing, desc(at + 12, len - 12, 0, 0)]);
+            })
+        },
+    },
+    Case {
+        id: "net/header-only",
+        level: Level::Hard,
+        needs: &[],
+        source: "V 5.1.9.2 (a header, and then a packet)",
+        sent: "A header and nothing behind it, and half a header.",
+        expected: "Contained.",
+        run: |bench| {
+            for len in [12, 5] {
+                hostile(bench, |queue, at, _| queue.lie(&[desc(at, len, 0, 0)]))?;
+            }
+            Ok(Seen::Tolerated)
+        },
+    },
+    Case {
+        id: "net/oversize-64k",
+        level: Level::Hard,
+        needs: &[],
+        source: "V 5.1.9.2; IPv4 and IPv6 lengths have 16 bits",
+        sent: "A frame of 72,000 bytes without any offload.",
+        expected: "Contained.",
+        run: |bench| {
+            hostile(bench, |queue, at, _| {
+                let next = |i| if i < 47 { DESC_NEXT } else { 0 };
+                let chain: Vec<_> = (0..48).map(|i| desc(at, 1500, next(i), i + 1)).collect();
+                queue.lie(&chain);
+            })
+        },
+    },
+    Case {
         id: "ring/len-sum-over-4g",
         level: Level::Hard,
         needs: &[],

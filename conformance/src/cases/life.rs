@@ -15,7 +15,7 @@ use crate::cases::robust::{call_with, kick_with};
 use crate::verdict::{Failure, Seen, ensure};
 use vf_guest::driver::Desc;
 use vf_guest::message::{FLAG_VERSION, Header, request};
-use vf_guest::net::{NetConfig, NetHeader};
+use vf_guest::net::{NetConfig, NetHeader, feature};
 
 /// How long a storm lasts.
 const STORM: Duration = Duration::from_millis(400);
@@ -202,6 +202,42 @@ pub(super) const CASES: &[Case] = &[
             };
             drop(link);
             bench.contained(answer)
+        },
+    },
+    Case {
+        id: "robust/backend-kill9",
+        level: Level::Hard,
+        needs: &[
+            Need::Process,
+            Need::Peer,
+            Need::Feature(feature::IN_ORDER, "IN_ORDER"),
+        ],
+        source: "VU SET_VRING_BASE; QEMU reconnect",
+        sent: "SIGKILL for the back end's process, and new sessions with the same memory and rings when it has been started again.",
+        expected: "Frames pass: where a ring goes on is in its memory.",
+        run: |bench| {
+            let config = NetConfig::default();
+            let mut link = bench.link(&config)?;
+            for _ in 0..5 {
+                let frame = link.frame(300);
+                link.pass(&frame)?;
+            }
+            if let Some(id) = bench.process_id() {
+                crate::subject::kill(id);
+            }
+            drop(link.tx.take_frontend());
+            drop(link.receiver().take_frontend());
+            bench.restart()?;
+            if let Some(peer) = &mut link.rx {
+                peer.resume(bench.connect_peer()?, &config)?;
+            }
+            link.tx.resume(bench.connect()?, &config)?;
+            bench.settle();
+            for _ in 0..5 {
+                let frame = link.frame(300);
+                link.pass(&frame)?;
+            }
+            Ok(Seen::Conforms)
         },
     },
     Case {
