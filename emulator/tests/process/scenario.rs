@@ -184,7 +184,7 @@ fn a_page_says_what_came_of_a_scenario_and_marks_its_commands() {
     let dir = tempfile::tempdir().unwrap();
     let page = dir.path().join("page.html");
     let page = page.to_str().unwrap();
-    let text = format!("{FILE}[[event]]\nat = '1ms'\nnic = 'a'\ncommand = 'vf 0 set <i>'\n");
+    let text = format!("{FILE}[[event]]\nat = '1ms'\nnic = 'a'\ndo = 'vf 0 set <i>'\n");
     let wrong = scenario(dir.path(), &["run", "--report", page], &text);
     assert_eq!(wrong.status.code(), Some(2), "{wrong:?}");
     let text = text.replace("<i>", "trust on");
