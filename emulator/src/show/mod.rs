@@ -267,12 +267,19 @@ mod tests {
 
     #[test]
     fn every_key_of_the_json_is_in_its_document_and_no_other() {
-        use vfnic::control::show::{SHOW_VERSION, ShowAuto, ShowFilterTable, ShowQueue};
+        use vfnic::control::show::{
+            SHOW_VERSION, ShowAuto, ShowFilterTable, ShowQueue, ShowRssContext,
+        };
         let mut show = sample::show(1);
         let nic = &mut show.nics[0];
         nic.filter_tables = vec![ShowFilterTable::default()];
         let vf = &mut nic.vfs[0];
         vf.queues = vec![ShowQueue::default()];
+        vf.rss.contexts = vec![ShowRssContext {
+            context: 1,
+            hkey: String::new(),
+            spread: "default".to_owned(),
+        }];
         vf.auto = Some(ShowAuto::default());
         for word in [
             &mut vf.qmp,
@@ -290,7 +297,8 @@ mod tests {
             .lines()
             .filter_map(|line| line.strip_prefix("| `")?.split('`').next());
         let documented: std::collections::BTreeSet<_> = rows.map(str::to_owned).collect();
-        assert_eq!(said, documented);
+        let one_sided: Vec<_> = said.symmetric_difference(&documented).collect();
+        assert!(one_sided.is_empty(), "in one of them only: {one_sided:?}");
         assert!(document.contains(&format!("version {SHOW_VERSION}")));
     }
 }

@@ -185,7 +185,10 @@ fn whole_vf(out: &mut String, vf: &ShowVf) -> fmt::Result {
     let sessions = format!("{} sessions so far", vf.sessions);
     let socket = [vf.socket.clone(), socket, sessions];
     wrapped(out, 6, "socket", socket.into_iter().chain(refused))?;
-    wrapped(out, 6, "rss", [vf.rss.spread.clone()])?;
+    let contexts = vf.rss.contexts.iter();
+    let contexts = contexts.map(|c| format!("context {} {}", c.context, c.spread));
+    let rss = std::iter::once(vf.rss.spread.clone()).chain(contexts);
+    wrapped(out, 6, "rss", rss)?;
     if !vf.asked.is_empty() {
         wrapped(out, 6, "asked", words(&vf.asked))?;
     }
@@ -452,6 +455,13 @@ a: link up, 10.0 Gb/s, mtu 9216, uplink none, like generic, switch veb
 
     #[test]
     fn nothing_is_wider_than_a_terminal() {
+        // Items of every length, so that some line would be one column too long.
+        for length in 1..60 {
+            let mut out = String::new();
+            let items = (0..40).map(|_| "x".repeat(length));
+            wrapped(&mut out, 6, "items", items).unwrap();
+            assert!(narrow(&out), "{out}");
+        }
         let mut show = show(2);
         let nic = &mut show.nics[0];
         nic.uplink = "tap tap0 netem delay 100ms 10ms loss 0.1% duplicate 1%".to_owned();
