@@ -85,7 +85,7 @@ mod tests {
             (
                 "link set up\n\nvf 0 frob",
                 3,
-                "vf 'frob': set, rss, request, reset, mac",
+                "vf 'frob': set, netem, rss, request, reset, mac",
             ),
             ("--nic", 1, "--nic: the name of a NIC must follow"),
             (

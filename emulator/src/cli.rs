@@ -118,6 +118,7 @@ pub enum Command {
         #[command(flatten)]
         at: Target,
         /// N SETTING VALUE ... | N mac add|del MAC [vlan VID] | N vlan add|del VID |
+        /// N set netem [egress|ingress|both] delay TIME ...|none (see 'vfnic link --help') |
         /// N rss [hkey KEY] [equal N|weight W0 W1 ...|default] | N rss context new|C ... | N reset | N request VERB ...; N and VID may be ranges, such as 0-7
         #[arg(required = true, num_args = 1.., trailing_var_arg = true, allow_hyphen_values = true, add = ArgValueCompleter::new(complete::vf_words))]
         words: Vec<String>,
@@ -139,7 +140,8 @@ pub enum Command {
         /// Which NIC.
         #[command(flatten)]
         at: Target,
-        /// set [dev NIC] [up|down] [mtu BYTES] [numvfs N] | set [dev NIC] hwmode veb|vepa|floating | set [dev NIC] vf N ...
+        /// set [dev NIC] [up|down] [carrier on|off] [mtu BYTES] [numvfs N] | set [dev NIC] hwmode veb|vepa|floating |
+        /// set [dev NIC] netem [egress|ingress|both] delay TIME ...|none | set [dev NIC] flap up TIME down TIME|none | set [dev NIC] vf N ...
         #[arg(required = true, num_args = 1.., trailing_var_arg = true)]
         words: Vec<String>,
     },
@@ -314,7 +316,6 @@ pub struct Monitor {
 
 const MONITOR_HELP: &str = "\
 A line each, with the time of day in UTC; with --json an object a line. A reader that is too slow is told how much it has missed.
-What is lost beyond the port, by impairments of the wire, is in 'vfnic show' only.
 
 Example:
   vfnic monitor --drops";
@@ -453,10 +454,24 @@ numvfs is sriov_numvfs of sysfs: 0, or up to 'vfs' of the configuration (sriov_t
 With the VFs go their sessions, their sockets, all that was set for them, and filters that name them, which are named. New ones
 have sockets and default settings.
 
+Impairments of what passes the port, in the words of tc-netem(8), each time all of them: [netem] [egress|ingress|both] WORDS|none
+  delay TIME [JITTER [CORRELATION]] [distribution uniform|normal|pareto|paretonormal]
+  loss [random] PERCENT [CORRELATION] | loss state P13 [P31 [P32 [P23 [P14]]]] | loss gemodel P [R [1-H [1-K]]]
+  duplicate|corrupt PERCENT [CORRELATION] | reorder PERCENT [CORRELATION] [gap N] | rate RATE
+  limit FRAMES | memory_limit SIZE | seed N
+Of what leaves unless ingress or both is said. What is held back when they change or end is not lost. For what a VF sends (egress) and
+gets (ingress): vf N set [netem] ...
+
+'flap' takes the cable out and puts it in again, over and over; 'carrier off' takes it out until 'carrier on'.
+
 Examples:
   vfnic link set dev a down
   vfnic link set numvfs 0
-  vfnic link set numvfs 4";
+  vfnic link set numvfs 4
+  vfnic link set delay 10ms 1ms distribution normal loss 0.1% seed 7
+  vfnic link set both netem none
+  vfnic vf 0 set netem ingress rate 100mbit limit 1000
+  vfnic link set flap up 5s down 200ms";
 
 /// What to do with a NIC's filters.
 #[derive(Debug, Subcommand)]

@@ -2,7 +2,7 @@
 
 use std::cmp::Ordering;
 use std::fmt;
-use std::sync::LazyLock;
+use std::sync::{Arc, LazyLock};
 
 use vf_packet::Vid;
 
@@ -10,6 +10,8 @@ use crate::fdb::SelfEntry;
 use crate::filter_spec::{FilterId, FilterMatch, FilterPriority, FilterSpec, MatchError};
 use crate::mailbox::MailboxRequest;
 use crate::mtu::MTU_VALUES;
+use crate::netem::{Flap, NetemSpec, NetemWay};
+use crate::netem_words::{begins_netem, netem_command};
 use crate::refusal::Refusal;
 use crate::rss::{RssKey, RssSpread};
 use crate::rss_context::RssContextOp;
@@ -72,6 +74,24 @@ pub enum Command {
     },
     /// `link set up|down|mtu N|numvfs N ...`: the NIC's own port.
     SetLink(Vec<LinkSetting>),
+    /// `link set [netem] [egress|ingress|both] delay TIME ...|none`: impairments of what passes the port.
+    SetLinkNetem {
+        /// Of which frames.
+        way: NetemWay,
+        /// What becomes of them; nothing, if there is none.
+        spec: Option<Arc<NetemSpec>>,
+    },
+    /// `vf N set [netem] [egress|ingress|both] delay TIME ...|none`: impairments of what a VF sends and receives.
+    SetVfNetem {
+        /// Of which VFs.
+        vfs: VfRange,
+        /// Of which of their frames.
+        way: NetemWay,
+        /// What becomes of them; nothing, if there is none.
+        spec: Option<Arc<NetemSpec>>,
+    },
+    /// `link set flap up TIME down TIME|none`: the cable comes out of the port and goes in again.
+    SetLinkFlap(Option<Flap>),
     /// `link set hwmode MODE`: how the NIC's switch forwards.
     SetSwitchMode(SwitchMode),
     /// `fdb add MAC [vlan VID] self`: a station behind the PF.
@@ -112,6 +132,8 @@ pub enum Command {
 pub enum LinkSetting {
     /// `up`, `down`: whether there is a link.
     Up(bool),
+    /// `carrier on|off`: whether the cable is in the port.
+    Carrier(bool),
     /// `mtu BYTES`.
     Mtu(u32),
     /// `numvfs N`: how many VFs there are (`sriov_numvfs`).
@@ -176,9 +198,14 @@ impl<S: AsRef<str>> Words<'_, S> {
             Some("dev") => {
                 self.next("dev")?;
             }
-            Some("up" | "down" | "mtu" | "numvfs" | "sriov_numvfs" | "hwmode" | "vf") | None => {
+            Some(
+                "up" | "down" | "carrier" | "mtu" | "numvfs" | "sriov_numvfs" | "hwmode" | "vf"
+                | "flap" | "rate",
+            )
+            | None => {
                 return Ok(None);
             }
+            Some(word) if begins_netem(word) => return Ok(None),
             Some(_) if self.left() == 1 => return Ok(None),
             Some(_) => {}
         }
@@ -186,13 +213,32 @@ impl<S: AsRef<str>> Words<'_, S> {
     }
 
     fn link_command(&mut self) -> Result<Command, Refusal> {
-        const SETTINGS: &str = "up, down, mtu, numvfs, hwmode or vf";
+        const SETTINGS: &str = "up, down, carrier, mtu, numvfs, hwmode, netem, flap or vf";
         const COUNT: &str = "how many VFs there are to be, or 0 for none";
+        match self.peek() {
+            Some(word) if begins_netem(word) || word == "rate" => {
+                let (way, spec) = netem_command(&self.rest())?;
+                return Ok(Command::SetLinkNetem { way, spec });
+            }
+            Some("flap") => {
+                self.next("flap")?;
+                return Ok(Command::SetLinkFlap(match self.rest().as_slice() {
+                    ["none" | "off"] => None,
+                    words => Some(words.join(" ").parse()?),
+                }));
+            }
+            _ => {}
+        }
         let mut settings = Vec::new();
         while settings.is_empty() || !self.is_done() {
             settings.push(match self.next(SETTINGS)? {
                 "up" => LinkSetting::Up(true),
                 "down" => LinkSetting::Up(false),
+                "carrier" => match self.next("on or off")? {
+                    "on" => LinkSetting::Carrier(true),
+                    "off" => LinkSetting::Carrier(false),
+                    other => return Err(Refusal::word("carrier", other, "on or off")),
+                },
                 "mtu" => {
                     let mtu = self.next(MTU_VALUES)?;
                     LinkSetting::Mtu(number("mtu", mtu, MTU_VALUES)?)
@@ -233,8 +279,12 @@ impl<S: AsRef<str>> Words<'_, S> {
 
     fn vf_command(&mut self) -> Result<Command, Refusal> {
         let vfs = self.vfs()?;
+        if self.peek().is_some_and(begins_netem) {
+            return self.vf_netem(vfs);
+        }
         let verb = self.next(vf_verbs())?;
         match (verb, self.peek()) {
+            ("set", Some(word)) if begins_netem(word) => self.vf_netem(vfs),
             ("set", _) => {
                 let key = self.next(SettingKey::names())?;
                 self.settings(vfs, SettingKey::named(key)?)
@@ -276,6 +326,11 @@ impl<S: AsRef<str>> Words<'_, S> {
                 Err(_) => Err(Refusal::word("vf", key, vf_verbs())),
             },
         }
+    }
+
+    fn vf_netem(&mut self, vfs: VfRange) -> Result<Command, Refusal> {
+        let (way, spec) = netem_command(&self.rest())?;
+        Ok(Command::SetVfNetem { vfs, way, spec })
     }
 
     /// `3`, `0-7`.
@@ -332,7 +387,7 @@ impl<S: AsRef<str>> Words<'_, S> {
 fn vf_verbs() -> &'static str {
     static VERBS: LazyLock<String> = LazyLock::new(|| {
         let keys: Vec<_> = SETTING_KEYS.iter().map(|key| key.name).collect();
-        format!("set, rss, request, reset, {}", keys.join(", "))
+        format!("set, netem, rss, request, reset, {}", keys.join(", "))
     });
     &VERBS
 }
@@ -345,12 +400,31 @@ fn vf_filters(vfs: VfRange, add: bool, filters: VfFilterRange) -> Command {
     }
 }
 
+impl Command {
+    /// The same, with impairments whose random numbers begin with `seed` unless it says with what.
+    #[must_use]
+    pub fn or_seed(mut self, seed: u64) -> Command {
+        if let Command::SetLinkNetem { spec, .. } | Command::SetVfNetem { spec, .. } = &mut self {
+            *spec = spec
+                .take()
+                .map(|spec| Arc::new((*spec).clone().or_seed(seed)));
+        }
+        self
+    }
+}
+
 impl fmt::Display for Command {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let filter = |f: &mut fmt::Formatter<'_>, vfs: &VfRange, verb, filters: &VfFilterRange| {
             let words = filters.to_string();
             let (kind, rest) = words.split_once(' ').unwrap_or((&words, ""));
             write!(f, "vf {vfs} {kind} {verb} {rest}")
+        };
+        let netem = |f: &mut fmt::Formatter<'_>, way: &NetemWay, spec: &Option<Arc<NetemSpec>>| {
+            match spec {
+                Some(spec) => write!(f, "set netem {way} {spec}"),
+                None => write!(f, "set netem {way} none"),
+            }
         };
         match self {
             Command::SetVf { vfs, settings } => {
@@ -374,10 +448,22 @@ impl fmt::Display for Command {
                 settings.iter().try_for_each(|setting| match setting {
                     LinkSetting::Up(true) => f.write_str(" up"),
                     LinkSetting::Up(false) => f.write_str(" down"),
+                    LinkSetting::Carrier(true) => f.write_str(" carrier on"),
+                    LinkSetting::Carrier(false) => f.write_str(" carrier off"),
                     LinkSetting::Mtu(mtu) => write!(f, " mtu {mtu}"),
                     LinkSetting::NumVfs(n) => write!(f, " numvfs {n}"),
                 })
             }
+            Command::SetLinkNetem { way, spec } => {
+                f.write_str("link ")?;
+                netem(f, way, spec)
+            }
+            Command::SetVfNetem { vfs, way, spec } => {
+                write!(f, "vf {vfs} ")?;
+                netem(f, way, spec)
+            }
+            Command::SetLinkFlap(Some(flap)) => write!(f, "link set flap {flap}"),
+            Command::SetLinkFlap(None) => f.write_str("link set flap none"),
             Command::SetSwitchMode(mode) => write!(f, "link set hwmode {mode}"),
             Command::FdbAdd(entry) => write!(f, "fdb add {entry}"),
             Command::FdbDel(entry) => write!(f, "fdb del {entry}"),
@@ -458,7 +544,40 @@ mod tests {
             ("vf 1-2 vlan add 100-119", "vf 1-2 vlan add 100-119"),
             ("vf 1 vlan del 7-7", "vf 1 vlan del 7"),
             ("link set mtu 9000 up", "link set mtu 9000 up"),
+            ("link set carrier off", "link set carrier off"),
             ("link set vf 3 mtu 1400", "vf 3 set mtu 1400"),
+            // tc-netem(8)'s words.
+            (
+                "link set delay 10ms 1ms distribution normal loss 0.1%",
+                "link set netem egress delay 10ms 1ms distribution normal loss 0.1%",
+            ),
+            (
+                "link set netem ingress loss gemodel 1% seed 7",
+                "link set netem ingress loss gemodel 1% 99% 100% 0% seed 7",
+            ),
+            (
+                "link set rate 100mbit",
+                "link set netem egress rate 100mbit",
+            ),
+            ("link set netem none", "link set netem egress none"),
+            ("link set both none", "link set netem both none"),
+            (
+                "vf 0-3 set delay 1ms loss 1%",
+                "vf 0-3 set netem egress delay 1ms loss 1%",
+            ),
+            (
+                "vf 0 netem ingress rate 10mbit",
+                "vf 0 set netem ingress rate 10mbit",
+            ),
+            (
+                "link set vf 1 both duplicate 2%",
+                "vf 1 set netem both duplicate 2%",
+            ),
+            (
+                "link set flap up 5s down 200ms",
+                "link set flap up 5s down 200ms",
+            ),
+            ("link set flap none", "link set flap none"),
         ] {
             assert_eq!(parse(said).unwrap().to_string(), means, "{said}");
         }
@@ -476,6 +595,16 @@ mod tests {
             ("link set a down", Some("a"), "link set down"),
             ("link set dev up up", Some("up"), "link set up"),
             ("link set down", None, "link set down"),
+            (
+                "link set a delay 1ms",
+                Some("a"),
+                "link set netem egress delay 1ms",
+            ),
+            (
+                "link set dev delay loss 1%",
+                Some("delay"),
+                "link set netem egress loss 1%",
+            ),
         ] {
             let words: Vec<_> = said.split(' ').collect();
             let addressed = Command::parse_addressed(&words).unwrap();
@@ -503,11 +632,11 @@ mod tests {
             ),
             (
                 "vf 0 frob",
-                "vf 'frob': set, rss, request, reset, mac, vlan,",
+                "vf 'frob': set, netem, rss, request, reset, mac, vlan,",
             ),
             (
                 "vf 0 link_state auto",
-                "did you mean 'state'? set, rss, request,",
+                "did you mean 'state'? set, netem, rss, request,",
             ),
             ("vf 0 set lnk_state auto", "did you mean 'state'?"),
             ("fliter add", "command 'fliter': did you mean 'filter'?"),
@@ -529,11 +658,11 @@ mod tests {
             ("link set dev", "dev: the name of a NIC must follow"),
             (
                 "link set a",
-                "link set 'a': up, down, mtu, numvfs, hwmode or vf",
+                "link set 'a': up, down, carrier, mtu, numvfs, hwmode, netem, flap or vf",
             ),
             (
                 "link set a sideways",
-                "link set 'sideways': up, down, mtu, numvfs, hwmode or vf",
+                "link set 'sideways': up, down, carrier, mtu, numvfs, hwmode, netem, flap or vf",
             ),
             ("vf 0 set", "each with a value must follow"),
             ("vf 0 set speed 3", "setting 'speed': mac, vlan, qos,"),
@@ -571,7 +700,7 @@ mod tests {
             ("link up", "link 'up': set"),
             (
                 "link set sideways\n",
-                "link set 'sideways\\n': up, down, mtu, numvfs, hwmode or vf",
+                "link set 'sideways\\n': up, down, carrier, mtu, numvfs, hwmode, netem, flap or vf",
             ),
             (
                 "link set hwmode hub",

@@ -5,6 +5,7 @@ use vf_packet::{MacAddr, Vid, Vlan};
 
 use crate::mailbox::{Asked, RxFilter};
 use crate::mtu::Mtu;
+use crate::netem::Impairments;
 use crate::policy::DriverFilter;
 use crate::rss::Rss;
 use crate::rss_context::RssContexts;
@@ -25,6 +26,8 @@ pub(crate) struct Entry {
     pub(crate) rss: Rss,
     /// Further ones, for filters that name them.
     pub(crate) rss_contexts: RssContexts,
+    /// What becomes of frames that it sends and receives.
+    pub(crate) netem: Impairments,
     /// How often the administrator has reset it.
     pub(crate) resets: u64,
 }
@@ -40,6 +43,7 @@ impl Entry {
             driver_filters: Vec::new(),
             rss,
             rss_contexts: RssContexts::default(),
+            netem: Impairments::default(),
             resets: 0,
         }
     }

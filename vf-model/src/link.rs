@@ -90,6 +90,19 @@ impl Link {
         }
     }
 
+    /// Goes on with what the other has on it and has counted, and leaves it silent: another wire is behind the same transmitter now.
+    pub fn take_over(&mut self, other: &mut Link) {
+        let silent = Link::new(LinkConfig {
+            rate_bps: other.rate_bps(),
+            propagation: other.propagation,
+        });
+        let taken = std::mem::replace(other, silent);
+        *self = Link {
+            propagation: self.propagation,
+            ..taken
+        };
+    }
+
     /// Time that frames have taken, gaps between frames included.
     #[must_use]
     pub fn busy_time(&self) -> BusyTime {

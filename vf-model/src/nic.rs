@@ -431,6 +431,11 @@ impl Nic {
         self.wire.tx_drops.count(reason);
     }
 
+    /// Counts a frame that has come from the wire and that nobody has judged.
+    pub fn count_wire_rx_drop(&mut self, reason: DropReason) {
+        self.wire.rx_drops.count(reason);
+    }
+
     /// What has gone out on the wire (tx) and come from it (rx).
     #[must_use]
     pub fn wire_counters(&self) -> Counters {

@@ -28,6 +28,7 @@ use crate::learned::Learned;
 use crate::lookup::Lookup;
 use crate::mailbox::{RxFilter, VfRequest};
 use crate::mtu::Mtu;
+use crate::netem::{Flap, Impairments};
 use crate::profile::{Profile, Silicon, VfRoom};
 use crate::refusal::{Refusal, Refused};
 use crate::rss::Rss;
@@ -57,6 +58,12 @@ pub struct Policy {
     port_up: bool,
     /// Whether the cable in it carries: the port at the other end is up.
     carrier: bool,
+    /// How the cable comes out of the port and goes in again, if it does.
+    flap: Option<Flap>,
+    /// Whether it is out now.
+    unplugged: bool,
+    /// What becomes of frames that pass the port.
+    netem: Impairments,
     /// The port's MTU, if the administrator has set one.
     mtu: Option<Mtu>,
     /// The port's rate in bit/s, where that is known: no more is guaranteed to VFs.
@@ -119,6 +126,9 @@ impl Policy {
             entries,
             port_up: true,
             carrier: true,
+            flap: None,
+            unplugged: false,
+            netem: Impairments::default(),
             mtu: None,
             port_rate: None,
             switch_mode: silicon.default_mode(),
@@ -234,7 +244,7 @@ impl Policy {
     #[must_use]
     #[inline]
     pub fn link_up(&self) -> bool {
-        self.port_up && self.carrier
+        self.port_up && self.carrier()
     }
 
     /// Whether the administrator has the NIC's port up.
@@ -246,7 +256,37 @@ impl Policy {
     /// Whether the cable in the port carries.
     #[must_use]
     pub fn carrier(&self) -> bool {
-        self.carrier
+        self.carrier && !self.unplugged
+    }
+
+    /// Whether the administrator, or a flapping link, has the cable out of the port.
+    #[must_use]
+    pub fn is_cable_out(&self) -> bool {
+        self.unplugged
+    }
+
+    /// Whether the port at the other end of the cable sees a carrier.
+    #[must_use]
+    pub fn shows_carrier(&self) -> bool {
+        self.port_up && !self.unplugged
+    }
+
+    /// How the cable comes out of the port and goes in again, if it does.
+    #[must_use]
+    pub fn flap(&self) -> Option<Flap> {
+        self.flap
+    }
+
+    /// What becomes of frames that pass the port.
+    #[must_use]
+    pub fn netem(&self) -> &Impairments {
+        &self.netem
+    }
+
+    /// What becomes of frames that a VF sends and receives.
+    #[must_use]
+    pub fn vf_netem(&self, vf: VfIndex) -> &Impairments {
+        &self.entry(vf).netem
     }
 
     /// The port's MTU: the most that the NIC can do, unless the administrator has set one.
@@ -407,6 +447,8 @@ impl Policy {
         Arc::ptr_eq(&self.entries, &other.entries)
             && self.num_vfs == other.num_vfs
             && (self.port_up, self.carrier, self.mtu) == (other.port_up, other.carrier, other.mtu)
+            && self.unplugged == other.unplugged
+            && self.netem == other.netem
             && self.switch_mode == other.switch_mode
             && self.fdb == other.fdb
     }

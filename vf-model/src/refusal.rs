@@ -8,6 +8,7 @@ use crate::filter_spec::MatchError;
 use crate::filter_table::TableError;
 use crate::lack::Answer;
 use crate::mtu::{Mtu, MtuError};
+use crate::netem_words::NetemError;
 use crate::privilege::Privileges;
 use crate::profile::Profile;
 use crate::rss::RssQueues;
@@ -42,6 +43,9 @@ pub enum Refusal {
     /// A filter of the NIC's table.
     #[error(transparent)]
     Table(Box<TableError>),
+    /// Words that say no impairments.
+    #[error(transparent)]
+    Netem(Box<NetemError>),
     /// An entry of the switch's table.
     #[error(transparent)]
     Fdb(#[from] FdbError),
@@ -191,6 +195,12 @@ fn listed(modes: &[SwitchMode]) -> String {
 impl From<TableError> for Refusal {
     fn from(refused: TableError) -> Refusal {
         Refusal::Table(Box::new(refused))
+    }
+}
+
+impl From<NetemError> for Refusal {
+    fn from(error: NetemError) -> Refusal {
+        Refusal::Netem(Box::new(error))
     }
 }
 

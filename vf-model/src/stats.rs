@@ -82,9 +82,11 @@ drop_reasons! {
     NoUplink = "no_uplink",
     /// The wire holds no more.
     WireQueueFull = "wire_queue_full",
-    /// Lost on the wire, as the impairments of the port want it.
+    /// What has come through a tunnel is not of it: another host's, another network's, or no frame.
+    NotOfTunnel = "not_of_tunnel",
+    /// Lost, as the impairments of the port or of the VF want it.
     NetemLoss = "netem_loss",
-    /// More is held back by the impairments of the port than they may hold.
+    /// More is held back by the impairments of the port or of the VF than they may hold.
     NetemLimit = "netem_limit",
     /// The receiver's worker takes no more from another worker of the NIC.
     WorkerQueueFull = "worker_queue_full",

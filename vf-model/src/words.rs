@@ -115,6 +115,11 @@ impl<'a, S: AsRef<str>> Words<'a, S> {
         Ok(word)
     }
 
+    /// All that are left.
+    pub(crate) fn rest(&mut self) -> Vec<&'a str> {
+        self.rest.by_ref().map(S::as_ref).collect()
+    }
+
     /// # Errors
     /// [`ParseError`] unless all words have been read.
     pub(crate) fn end(&mut self) -> Result<(), ParseError> {

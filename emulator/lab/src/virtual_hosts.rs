@@ -13,7 +13,7 @@ use vf_nic::instance::{NicInstance, Planes};
 use vf_nic::plane::{Gap, Mirror, Moderation, Notified};
 use vf_nic::queue::Pool;
 use vf_nic::thread::{News, Plane, PlaneHandle, RingBroken};
-use vf_nic::uplink::{Uplink, WireEnd, impaired};
+use vf_nic::uplink::{Uplink, WireEnd};
 use vf_nic::watch::{Detail, Direction, Seen};
 
 use crate::calendar::{Calendar, Class, ParticipantId};
@@ -145,16 +145,15 @@ impl VirtualHosts {
         let mut hosts = Vec::new();
         for (h, (nic, end)) in nics.iter().zip(ends).enumerate() {
             let peer = end.as_ref().map(|(_, peer)| *peer);
-            let netem = nic.netem.as_ref();
             let uplink = match (end, &nic.uplink) {
                 (Some((end, _)), _) => Some(Box::new(end) as Box<dyn Uplink>),
                 // Whoever has read the file has refused devices of this machine, and nothing else can fail.
                 (None, Some(spec)) => spec.open(LinkConfig::default(), Nanos(0)).ok(),
                 (None, None) => None,
             };
-            let uplink = uplink.map(|uplink| impaired(uplink, netem, h, Nanos(0)));
             let mut planes = Planes::new(nic, 1, uplink, &pool, cost)
                 .map_err(|(vf, refusal)| (h, vf, refusal))?;
+            planes.set_place(h, Nanos(0));
             if let Some(loopback) = nic.loopback() {
                 let workers = planes.workers.iter_mut();
                 workers.for_each(|worker| worker.set_loopback(loopback));
@@ -190,6 +189,7 @@ impl VirtualHosts {
         let administrator = join(Who::Administrator);
         let workers: Vec<_> = (0..nics.len()).map(|h| join(Who::Nic(h))).collect();
         let hypervisors: Vec<_> = (0..nics.len()).map(|h| join(Who::Hypervisor(h))).collect();
+        let flaps = hosts.iter().filter_map(NicInstance::flap_at).min();
         let mut seats = Vec::new();
         for (h, host) in hosts.into_iter().enumerate() {
             let interrupts = (0..host.vfs.len()).map(|i| {
@@ -205,6 +205,7 @@ impl VirtualHosts {
                 host: Rc::new(RefCell::new(host)),
             });
         }
+        calendar.set(administrator, flaps);
         Ok(VirtualHosts {
             calendar,
             now,
@@ -290,6 +291,9 @@ impl VirtualHosts {
             notes.extend(near.borrow_mut().share_carrier(&mut far.borrow_mut()));
             self.wake_host(peer);
         }
+        let flap = self.host(h).borrow().flap_at();
+        flap.into_iter()
+            .for_each(|at| self.calendar.wake(self.administrator, at));
         notes
     }
 
@@ -347,11 +351,14 @@ impl VirtualHosts {
             self.now.set(now);
             match self.who[id.index()] {
                 Who::Administrator => {
-                    let due = self.commands.pop_first();
-                    if let Some(((next, _), _)) = self.commands.first_key_value() {
-                        self.calendar.wake(id, *next);
-                    }
-                    if let Some((_, (host, command))) = due {
+                    let due = self.due_command(now);
+                    let next = self.commands.keys().next().map(|(next, _)| *next);
+                    let flaps = self.hosts().filter_map(|host| host.borrow().flap_at());
+                    let next = flaps.chain(next).min();
+                    // After what is due now there may be more.
+                    let next = due.as_ref().map(|_| now).or(next);
+                    self.calendar.set(id, next);
+                    if let Some((host, command)) = due {
                         return Some(Event::Command { host, command });
                     }
                 }
@@ -387,6 +394,17 @@ impl VirtualHosts {
             _ => host.packets(vf, direction),
         };
         (gap, packets)
+    }
+
+    /// The next command for this time, and of which host: what has been given, and then what has a cable come and go.
+    fn due_command(&mut self, now: Nanos) -> Option<(usize, Command)> {
+        if let Some(first) = self.commands.first_entry()
+            && first.key().0 <= now
+        {
+            return Some(first.remove());
+        }
+        let mut hosts = self.hosts().enumerate();
+        hosts.find_map(|(h, host)| Some((h, host.borrow().flap_due()?)))
     }
 
     /// Moves the clock to `at` when nobody wants to run before it.

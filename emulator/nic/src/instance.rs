@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use vf_model::{
-    Command, DropReason, FastEvent, Granted, LinkConfig, LinkSetting, MacAddr, Mtu, NicConfig,
-    NumberedFilter, Path, Policy, Refusal, RxFilter, VfIndex, VfRequest,
+    Command, DropReason, FastEvent, Flap, Granted, LinkConfig, LinkSetting, MacAddr, Mtu, Nanos,
+    NicConfig, NumberedFilter, Path, Policy, Refusal, RxFilter, VfIndex, VfRequest,
 };
 use vf_vhost::control::{self, Coalescing};
 use vf_vhost::endpoint::{Device, DeviceConfig, Endpoint, SessionEvent, SessionRefusal};
@@ -43,6 +43,8 @@ pub struct NicInstance {
     pub vfs: Vec<Vf>,
     /// Index of the NIC at the other end of its wire.
     pub peer: Option<usize>,
+    /// Since when the cable comes and goes, and how, if it does.
+    flapping: Option<(Nanos, Flap)>,
     clock: Clock,
     audience: Audience,
     pool: Pool,
@@ -103,6 +105,16 @@ impl Planes {
     }
 }
 
+impl Planes {
+    /// Which NIC of its process it is, so that the same seed gives each other impairments; `slack` is how far ahead of now its
+    /// transmitter may be filled.
+    pub fn set_place(&mut self, nic: usize, slack: Nanos) {
+        let workers = self.workers.iter_mut();
+        workers.for_each(|worker| worker.set_place(nic, slack));
+        self.hypervisor.set_place(nic);
+    }
+}
+
 /// What a NIC's configuration says of its VFs and filters.
 ///
 /// # Errors
@@ -116,7 +128,12 @@ pub fn initial_policy(settings: &NicSettings) -> Result<Policy, (VfIndex, Refusa
     let mut policy = Policy::new(config);
     let mtu = settings.mtu.map(|mtu| LinkSetting::Mtu(mtu.get().into()));
     let mtu = mtu.map(|mtu| Command::SetLink(vec![mtu]));
-    for command in mtu.iter().chain(&settings.switch) {
+    let netem = settings.netem.iter().map(|(way, spec)| {
+        let spec = Some(Arc::clone(spec));
+        Command::SetLinkNetem { way, spec }
+    });
+    let netem: Vec<_> = netem.collect();
+    for command in mtu.iter().chain(&netem).chain(&settings.switch) {
         let refused = |refusal| (VfIndex::default(), refusal);
         policy = policy.with(command).map_err(refused)?;
     }
@@ -131,9 +148,11 @@ pub fn initial_policy(settings: &NicSettings) -> Result<Policy, (VfIndex, Refusa
         policy = policy.with(&command).map_err(refused)?;
     }
     // Last, as some drivers take no rate while there is no link.
-    let down = Command::SetLink(vec![LinkSetting::Up(false)]);
-    let down = (!settings.link_up).then_some(&down);
-    for command in settings.filters.iter().chain(down) {
+    let down = (!settings.link_up).then_some(LinkSetting::Up(false));
+    let out = settings.cable_out.then_some(LinkSetting::Carrier(false));
+    let link: Vec<_> = down.into_iter().chain(out).collect();
+    let link = (!link.is_empty()).then_some(Command::SetLink(link));
+    for command in settings.filters.iter().chain(&link) {
         let refused = |refusal| (VfIndex::default(), refusal);
         policy = policy.with(command).map_err(refused)?;
     }
@@ -164,11 +183,13 @@ impl NicInstance {
             statistics,
             vfs: std::iter::repeat_with(Vf::default).take(vfs).collect(),
             peer: None,
+            flapping: None,
             clock,
             audience: Audience::default(),
             pool,
         };
         host.note_paths();
+        host.note_flap();
         host
     }
 
@@ -314,7 +335,33 @@ impl NicInstance {
             self.tell_paths();
         }
         self.note_paths();
+        self.note_flap();
         self.show_guests(&before)
+    }
+
+    /// Begins with how the cable is to come and go, if that has changed.
+    fn note_flap(&mut self) {
+        let flap = self.policies.load().flap();
+        if flap != self.flapping.map(|(_, flap)| flap) {
+            self.flapping = flap.map(|flap| (self.clock.now(), flap));
+        }
+    }
+
+    /// When the cable next comes out of the port or goes in again.
+    #[must_use]
+    pub fn flap_at(&self) -> Option<Nanos> {
+        let (began, flap) = self.flapping?;
+        let (_, change) = flap.at(self.clock.now().saturating_sub(began));
+        Some(began + change)
+    }
+
+    /// What makes the cable be in the port or out of it as it is to be now, if it is not.
+    #[must_use]
+    pub fn flap_due(&self) -> Option<Command> {
+        let (began, flap) = self.flapping?;
+        let (out, _) = flap.at(self.clock.now().saturating_sub(began));
+        let due = out != self.policies.load().is_cable_out();
+        due.then(|| Command::SetLink(vec![LinkSetting::Carrier(!out)]))
     }
 
     /// Lets path `auto` learn from what planes have seen; whether it has.
@@ -331,8 +378,8 @@ impl NicInstance {
     /// Says to a NIC and its peer at the other end of the wire whether the cable between them carries: whether the port at
     /// the other end is up. No plane stops for it. A line for each guest that cannot be shown.
     pub fn share_carrier(&mut self, peer: &mut NicInstance) -> Vec<String> {
-        let mut notes = peer.set_carrier(self.policy().port_up());
-        notes.extend(self.set_carrier(peer.policy().port_up()));
+        let mut notes = peer.set_carrier(self.policy().shows_carrier());
+        notes.extend(self.set_carrier(peer.policy().shows_carrier()));
         notes
     }
 

@@ -8,6 +8,7 @@
 //! - [`instance`]: a NIC with its hypervisor and its VFs' sockets
 //! - [`plane`]: what moves frames, the direct and the mediated path
 //! - [`uplink`]: what is plugged into a NIC's port
+//! - `netem`: impairments of what passes a port
 //! - [`watch`]: the frames that pass a host on the virtual clock
 //! - [`clock`]: where a host gets its time from, and [`duration`] how a user writes one
 //! - [`tournament`]: the least of many keys in one step
@@ -45,10 +46,10 @@ pub mod clock;
 pub mod config;
 pub mod control;
 mod ctrl_queue;
-pub mod duration;
 pub mod instance;
 pub mod log;
 pub mod metrics;
+mod netem;
 pub mod panics;
 pub mod plane;
 pub mod qmp;
@@ -59,3 +60,5 @@ pub mod thread;
 pub mod tournament;
 pub mod uplink;
 pub mod watch;
+
+pub use vf_model::duration;

@@ -5,10 +5,10 @@ use std::path::PathBuf;
 use clap::{Args, Subcommand, ValueEnum};
 use vf_lab::experiment::{MAX_PAIRS, Tool};
 use vf_lab::scenario::GuestKind;
+use vf_model::NetemSpec;
 use vf_model::{Nanos, Profile};
 use vf_nic::config::Offloads;
 use vf_nic::duration::Duration;
-use vf_nic::uplink::NetemSpec;
 
 /// Which clock NICs run on.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]

@@ -104,6 +104,10 @@ fn whole_nic(out: &mut String, nic: &ShowNic) -> fmt::Result {
     if !link.xstats.is_empty() {
         wrapped(out, 2, "uplink", link.xstats.iter().map(named))?;
     }
+    // What impairs frames that leave is said behind the uplink.
+    let netem = nic.netem.iter().filter(|(way, _)| *way != "egress");
+    wrapped(out, 2, "netem", netem.map(named))?;
+    wrapped(out, 2, "flap", nic.flap.clone())?;
     counters(out, 2, "pf", &nic.pf)?;
     let busy = [
         format!("wire {}", percent(link.tx_utilisation)),
@@ -162,6 +166,7 @@ fn vf_in_short(out: &mut String, vf: &ShowVf, usual: &BTreeMap<String, String>) 
         !["path", "mac"].contains(&key.as_str()) && usual.get(*key) != Some(value)
     });
     wrapped(out, 6, "settings", unusual.map(named))?;
+    wrapped(out, 6, "netem", vf.netem.iter().map(named))?;
     if vf.asked != vf.in_force {
         wrapped(out, 6, "asked", words(&vf.asked))?;
         wrapped(out, 6, "in force", words(&vf.in_force))?;
@@ -175,6 +180,7 @@ fn whole_vf(out: &mut String, vf: &ShowVf) -> fmt::Result {
     let settings = vf.settings.iter();
     let settings = settings.filter(|(key, _)| !["path", "mac"].contains(&key.as_str()));
     wrapped(out, 6, "settings", settings.map(named))?;
+    wrapped(out, 6, "netem", vf.netem.iter().map(named))?;
     state(out, &vf.state)?;
     wrapped(out, 6, "mtu", [vf.mtu.to_string()])?;
     let socket = match vf.connected {

@@ -15,6 +15,7 @@ mod emulator;
 mod host;
 mod hostile;
 mod idle;
+mod impairments;
 mod link_method;
 mod logging;
 mod metrics;

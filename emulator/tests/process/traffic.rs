@@ -280,3 +280,68 @@ fn a_queue_that_waits_for_the_wire_does_not_hold_its_vfs_other_queues() {
         assert_eq!(drops(&emulator.vf(0, 0).total), []);
     }
 }
+
+/// A TCP stream each way between guests of two NICs with these uplinks.
+fn streams_arrive_over(uplinks: [&str; 2]) {
+    let nic = |name: &str, uplink| format!("[[nic]]\nname = '{name}'\nuplink = '{uplink}'\n");
+    let config = nic("a", uplinks[0]) + &nic("b", uplinks[1]);
+    let emulator = Emulator::with_config(&config);
+    for tso in [false, true] {
+        streams_arrive(&emulator, ["a-vf0.sock", "b-vf0.sock"], tso, 1);
+    }
+    let wire = emulator.show().nics.remove(0).link.counters;
+    assert!(wire.tx_bytes > BYTES && wire.rx_bytes > BYTES, "{wire:?}");
+}
+
+#[test]
+fn tcp_arrives_whole_through_a_vxlan_tunnel() {
+    let port = 30_000 + std::process::id() % 20_000;
+    for (a, b) in [("127.0.0.1", "127.0.0.2"), ("::1", "::1")] {
+        // This host has one IPv6 address, so there the ends are told apart by their ports.
+        let end = |local: &str, remote: &str, n: u32| match local {
+            "::1" => format!(
+                "vxlan id 42 local ::1 dstport {} remote [::1]:{}",
+                port + n,
+                port + 1 - n
+            ),
+            _ => format!("vxlan id 42 local {local} dstport {port} remote {remote}"),
+        };
+        if a == "::1" && std::net::UdpSocket::bind("[::1]:0").is_err() {
+            println!("skipped: VXLAN over IPv6, because this host has no ::1");
+            continue;
+        }
+        streams_arrive_over([&end(a, b, 0), &end(b, a, 1)]);
+    }
+}
+
+#[test]
+fn tcp_arrives_whole_over_macvtap_devices_on_two_ends_of_a_cable() {
+    let ip = |words: &str| {
+        let ip = std::process::Command::new("ip")
+            .args(words.split(' '))
+            .output();
+        ip.is_ok_and(|output| output.status.success())
+    };
+    let id = std::process::id() % 100_000;
+    let [a, b, up_a, up_b] = ["va", "vb", "ua", "ub"].map(|name| format!("{name}{id}"));
+    let made = ip(&format!("link add {a} type veth peer name {b}"))
+        && ip(&format!(
+            "link add link {a} name {up_a} type macvtap mode passthru"
+        ))
+        && ip(&format!(
+            "link add link {b} name {up_b} type macvtap mode passthru"
+        ))
+        && [&a, &b, &up_a, &up_b]
+            .iter()
+            .all(|name| ip(&format!("link set {name} mtu 9000 up")));
+    let result = made.then(|| {
+        std::panic::catch_unwind(|| {
+            streams_arrive_over([&format!("macvtap {up_a}"), &format!("macvtap {up_b}")]);
+        })
+    });
+    ip(&format!("link del {a}"));
+    match result {
+        None => println!("skipped: macvtap devices, because 'ip' cannot make them here"),
+        Some(result) => result.unwrap(),
+    }
+}

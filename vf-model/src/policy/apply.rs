@@ -72,10 +72,26 @@ impl Policy {
                 for setting in settings {
                     match *setting {
                         LinkSetting::Up(up) => self.port_up = up,
+                        LinkSetting::Carrier(on) => self.unplugged = !on,
                         LinkSetting::Mtu(mtu) => self.mtu = Some(Mtu::new(mtu)?),
                         LinkSetting::NumVfs(n) => self.set_num_vfs(n)?,
                     }
                 }
+            }
+            Command::SetLinkNetem { way, spec } => {
+                self.netem.set(*way, spec.as_ref());
+                return Ok(Changed::Flows);
+            }
+            Command::SetVfNetem { vfs, way, spec } => {
+                for vf in vfs.iter() {
+                    self.entry_mut(vf)?.netem.set(*way, spec.as_ref());
+                }
+                return Ok(Changed::Flows);
+            }
+            Command::SetLinkFlap(flap) => {
+                // It begins with the cable in the port, and ends so.
+                self.unplugged &= self.flap.is_none() && flap.is_none();
+                self.flap = *flap;
             }
             Command::SetSwitchMode(mode) => {
                 if !silicon.modes.contains(mode) {

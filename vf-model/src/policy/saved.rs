@@ -9,6 +9,7 @@ use crate::entry::Entry;
 use crate::fdb::SelfEntry;
 use crate::filter_table::NumberedFilter;
 use crate::mtu::Mtu;
+use crate::netem::{Flap, Impairments};
 use crate::rss::{RssKey, RssSpread};
 use crate::switch_mode::SwitchMode;
 use crate::vf::{SETTING_KEYS, VfPolicy, VfSetting};
@@ -22,6 +23,12 @@ pub struct SavedPolicy {
     pub port_up: bool,
     /// The port's MTU.
     pub mtu: Option<Mtu>,
+    /// What becomes of frames that pass its port.
+    pub netem: Impairments,
+    /// Whether its cable is out. Where in its time a flapping link is, is not kept.
+    pub cable_out: bool,
+    /// How its cable comes out and goes in again, if it does.
+    pub flap: Option<Flap>,
     /// How its switch forwards, if that is not as its family does.
     pub switch_mode: Option<SwitchMode>,
     /// Stations behind the PF.
@@ -37,6 +44,8 @@ pub struct SavedPolicy {
 pub struct SavedVf {
     /// Its settings, in the order in which they depend on each other.
     pub settings: Vec<VfSetting>,
+    /// What becomes of frames that it sends and receives.
+    pub netem: Impairments,
     /// Further addresses, each in every VLAN or in one.
     pub macs: Vec<(MacAddr, Option<Vid>)>,
     /// VLANs that it takes part in, in order.
@@ -63,6 +72,9 @@ impl Policy {
             // The other end of the cable says that, and the port's rate is that of what is plugged in.
             carrier: _,
             port_rate: _,
+            unplugged,
+            flap,
+            netem,
             mtu,
             silicon,
             switch_mode,
@@ -78,6 +90,9 @@ impl Policy {
             num_vfs: Some(*num_vfs).filter(|n| *n != entries.len()),
             port_up: *port_up,
             mtu: *mtu,
+            netem: netem.clone(),
+            cable_out: *unplugged && flap.is_none(),
+            flap: *flap,
             switch_mode: Some(*switch_mode).filter(|mode| *mode != default_mode),
             fdb: fdb.entries().to_vec(),
             filters: self.saved_filters(),
@@ -114,10 +129,12 @@ impl Entry {
             driver_filters: _,
             rss,
             rss_contexts,
+            netem,
             resets: _,
         } = self;
         SavedVf {
             settings: policy.saved(),
+            netem: netem.clone(),
             macs: filters.macs().to_vec(),
             vlans: filters.vlans().to_vec(),
             rss_key: Some(rss.key()).filter(|key| *key != RssKey::default()),

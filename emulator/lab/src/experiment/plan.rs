@@ -2,9 +2,8 @@
 
 use clap::ValueEnum;
 use serde::Serialize;
-use vf_model::{CostModel, LinkConfig, Nanos, Profile};
+use vf_model::{CostModel, LinkConfig, Nanos, NetemSpec, Profile};
 use vf_nic::config::Offloads;
-use vf_nic::uplink::NetemSpec;
 
 use super::outcome::PlanView;
 use crate::linux::Image;

@@ -3,10 +3,11 @@
 
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use vf_guest::net::{NetConfig, NetDevice, Notify};
 use vf_guest::tcp::{GuestConfig, StreamId, TcpGuest};
-use vf_model::{MacAddr, Mtu, Nanos, Path, VfIndex, VfSetting};
+use vf_model::{Impairments, MacAddr, Mtu, Nanos, Path, VfIndex, VfSetting};
 use vf_nic::config::{NicSettings, Offloads, SocketRole, VfSettings, WireSettings};
 use vf_nic::watch::Detail;
 
@@ -43,9 +44,16 @@ pub(super) fn nic_settings(plan: &ExperimentPlan, host: usize, path: Path) -> Ni
         queue_pairs: 1,
         mtu: Mtu::new(plan.mtu.into()).ok(),
         link_up: true,
+        cable_out: false,
         offloads: plan.offloads,
         uplink: None,
-        netem: plan.netem.clone().map(|netem| netem.or_seed(plan.seed)),
+        netem: Impairments {
+            egress: plan
+                .netem
+                .clone()
+                .map(|netem| Arc::new(netem.or_seed(plan.seed))),
+            ingress: None,
+        },
         profile: plan.profile,
         // Nobody sends from VF to VF but to groups, and that is to take what it has always taken: the digests depend on it.
         loopback: None,

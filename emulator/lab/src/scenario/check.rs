@@ -2,6 +2,7 @@
 
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use toml::Spanned;
 use vf_model::{
@@ -98,7 +99,13 @@ impl ScenarioPlan {
         });
         let policies = policies.collect::<Result<Vec<_>, _>>()?;
         for nic in &mut config.nics {
-            nic.netem = nic.netem.take().map(|netem| netem.or_seed(seed));
+            for spec in [&mut nic.netem.egress, &mut nic.netem.ingress] {
+                *spec = spec
+                    .take()
+                    .map(|spec| Arc::new((*spec).clone().or_seed(seed)));
+            }
+            let commands = std::mem::take(&mut nic.switch).into_iter();
+            nic.switch = commands.map(|command| command.or_seed(seed)).collect();
         }
         let until = file.until.0;
         if until == Nanos(0) {
@@ -367,7 +374,7 @@ impl ScenarioPlan {
                     return Err(value("nic", nic, "its command says another, behind dev"));
                 }
                 named = named.or(dev);
-                Request::Command(command)
+                Request::Command(command.or_seed(self.seed))
             }
             (None, Some(vf), Some(ask), (None, None)) => {
                 Request::Driver(VfIndex(vf), VfRequest::parse(&words(&ask))?, ask)

@@ -114,7 +114,7 @@ pub enum ConfigError {
         /// What is wrong with it.
         refusal: Refusal,
     },
-    /// An uplink beside another, or impairments of none.
+    /// An uplink beside another.
     #[error("{nic}: {why}")]
     Uplink {
         /// The NIC.

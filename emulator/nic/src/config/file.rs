@@ -221,7 +221,6 @@ impl Config {
         let mut names = BTreeSet::new();
         let mut sockets = BTreeSet::new();
         let mut nics = Vec::new();
-        let mut places = Vec::new();
         for (n, section) in file.nic.into_iter().enumerate() {
             let at = locate(section.span());
             let section = section.into_inner();
@@ -239,7 +238,6 @@ impl Config {
                 }
             }
             nics.push(nic);
-            places.push(at);
         }
         let mut used = BTreeSet::new();
         let wires = file.wire.into_iter().map(|section| {
@@ -247,14 +245,6 @@ impl Config {
             wire::check(section.into_inner(), &mut nics, &mut used).map_err(at)
         });
         let wires = wires.collect::<Result<_, _>>()?;
-        for (n, (nic, at)) in nics.iter().zip(&places).enumerate() {
-            if nic.netem.is_some() && nic.uplink.is_none() && !used.contains(&n) {
-                return Err(at(ConfigError::Uplink {
-                    nic: nic.name.clone(),
-                    why: "netem is for what leaves the port, and nothing is plugged in there: a [[wire]], or an uplink".to_owned(),
-                }));
-            }
-        }
         Ok(Config {
             socket_dir,
             ctl: None,

@@ -242,7 +242,7 @@ mod tests {
     fn impairments_of_a_wire_are_those_of_both_ends() {
         let nics = "[[nic]]\nname='a'\n[[nic]]\nname='b'\n[[wire]]\nbetween=['a','b']\n";
         let said = |config: Config| {
-            let netems = config.nics.into_iter().map(|nic| nic.netem);
+            let netems = config.nics.into_iter().map(|nic| nic.netem.egress);
             netems
                 .map(|netem| netem.map(|spec| spec.to_string()))
                 .collect::<Vec<_>>()
@@ -331,16 +331,12 @@ mod tests {
             ),
             (
                 "[[nic]]\nname='a'\nuplink='tun tun0'",
-                "an uplink is 'tap NAME' or 'hairpin'",
+                "an uplink is 'tap NAME' or 'macvtap NAME' or 'vxlan id VNI remote ADDR ...' or 'hairpin'",
             ),
             ("[[nic]]\nname='a'\nuplink='tap'", "an uplink is 'tap NAME'"),
             (
                 "[[nic]]\nname='a'\nuplink='tap t'\ntap='t'",
                 "a NIC has one",
-            ),
-            (
-                "[[nic]]\nname='a'\nnetem='loss 1%'",
-                "nothing is plugged in",
             ),
             (
                 "[[nic]]\nname='a'\ntap='t'\nnetem='los 1%'",
@@ -357,7 +353,7 @@ mod tests {
             ("[[nic]\nname='a'", "line 1"),
             (
                 "[[nic]]\nname='a'\n[[nic.vf]]\nindex=0\nvlna=3",
-                "line 5: unknown field `vlna`, expected one of index, socket, socket_role, qmp, link_method, macs, vlans, rss, rss_contexts, mac, vlan,",
+                "line 5: unknown field `vlna`, expected one of index, socket, socket_role, qmp, link_method, macs, vlans, rss, rss_contexts, netem, netem_ingress, mac, vlan,",
             ),
             (
                 "[[nic]]\nname='a'\n[[nic.vf]]\nindex=0\nspoofchk=3",

@@ -2,12 +2,13 @@
 
 use std::collections::BTreeSet;
 use std::path::Path;
+use std::sync::Arc;
 
 use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 use vf_model::{
-    Command, LinkConfig, LinkSetting, MacAddr, Mtu, Nanos, NicConfig, Policy, Profile, Refusal,
-    VfIndex, VfSetting,
+    Command, Impairments, LinkConfig, LinkSetting, MacAddr, Mtu, Nanos, NetemSpec, NicConfig,
+    Policy, Profile, Refusal, VfIndex, VfSetting,
 };
 use vf_vhost::features::VirtioFeatures;
 use xxhash_rust::xxh3::xxh3_64;
@@ -17,7 +18,7 @@ use super::vf::{SocketRole, VfSection, VfSettings};
 use super::wire::parse_rate;
 use super::{MAX_QUEUE_PAIRS, MAX_WORKERS};
 use crate::duration::Duration;
-use crate::uplink::{NetemSpec, UplinkError, UplinkSpec};
+use crate::uplink::{UplinkError, UplinkSpec};
 
 /// One NIC.
 #[derive(Clone, Debug)]
@@ -37,12 +38,14 @@ pub struct NicSettings {
     pub mtu: Option<Mtu>,
     /// Whether its port is up at the start.
     pub link_up: bool,
+    /// Whether its cable is out of it at the start.
+    pub cable_out: bool,
     /// What the NIC does for guests.
     pub offloads: Offloads,
     /// What is plugged into its port, if that is no wire to another NIC.
     pub uplink: Option<UplinkSpec>,
-    /// What becomes of the frames that leave its port.
-    pub netem: Option<NetemSpec>,
+    /// What becomes of the frames that pass its port.
+    pub netem: Impairments,
     /// Which NIC it is like.
     pub profile: Profile,
     /// What frames from VF to VF take on the virtual clock. Without, they take no time.
@@ -179,6 +182,9 @@ pub struct NicSection {
     uplink: Option<UplinkSpec>,
     tap: Option<String>,
     netem: Option<NetemSpec>,
+    netem_ingress: Option<NetemSpec>,
+    flap: Option<String>,
+    carrier: Option<bool>,
     #[serde(default)]
     pub(super) profile: Profile,
     numvfs: Option<u16>,
@@ -310,8 +316,10 @@ pub(super) fn check(
     let hwmode = hwmode.map(|mode| ("hwmode", format!("link set hwmode {mode}")));
     let fdb = section.fdb.iter();
     let fdb = fdb.map(|entry| ("fdb", format!("fdb add {entry} self")));
+    let flap = section.flap.iter();
+    let flap = flap.map(|flap| ("flap", format!("link set flap {flap}")));
     let of_vfs = section.vf.iter().flat_map(VfSection::commands);
-    let said = numvfs.chain(hwmode).chain(fdb).chain(of_vfs);
+    let said = numvfs.chain(hwmode).chain(flap).chain(fdb).chain(of_vfs);
     let (switch, policy) = check_commands(&name, Policy::new(nic_config), said)?;
     let filters = check_filters(&name, policy, section.filters)?;
     let mut vf: Vec<VfSettings> = (0..vfs)
@@ -350,9 +358,13 @@ pub(super) fn check(
         queue_pairs,
         mtu,
         link_up: section.link == PortLink::Up,
+        cable_out: section.carrier == Some(false),
         offloads: section.offloads,
         uplink,
-        netem: section.netem,
+        netem: Impairments {
+            egress: section.netem.map(Arc::new),
+            ingress: section.netem_ingress.map(Arc::new),
+        },
         profile: section.profile,
         loopback: Some(loopback),
         switch,

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use serde::ser::SerializeMap;
 use serde::{Serialize, Serializer};
-use vf_model::{LinkConfig, MacAddr, Nanos, SavedPolicy, SavedVf, Vid};
+use vf_model::{Impairments, LinkConfig, MacAddr, Nanos, SavedPolicy, SavedVf, Vid};
 
 use super::nic::{LoopbackSettings, NicSettings, Offloads};
 use super::vf::{LinkMethod, SocketRole, VfSettings};
@@ -71,6 +71,12 @@ struct SavedNic<'a> {
     uplink: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     netem: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    netem_ingress: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    flap: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    carrier: Option<bool>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     fdb: Vec<String>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
@@ -156,13 +162,14 @@ impl NicSettings {
             queue_pairs,
             offloads,
             uplink,
-            netem,
             profile,
             loopback,
             vf,
             // What they have come to is in the policy.
             mtu: _,
             link_up: _,
+            cable_out: _,
+            netem: _,
             switch: _,
             filters: _,
         } = self;
@@ -170,6 +177,9 @@ impl NicSettings {
             num_vfs,
             port_up,
             mtu,
+            netem,
+            cable_out,
+            flap,
             switch_mode,
             fdb,
             filters,
@@ -193,7 +203,10 @@ impl NicSettings {
             link: (!port_up).then_some("down"),
             hwmode: switch_mode.map(|mode| mode.to_string()),
             uplink: uplink.as_ref().map(ToString::to_string),
-            netem: netem.as_ref().map(ToString::to_string),
+            netem: netem.egress.map(|spec| spec.to_string()),
+            netem_ingress: netem.ingress.map(|spec| spec.to_string()),
+            flap: flap.map(|flap| flap.to_string()),
+            carrier: cable_out.then_some(false),
             // The key says `self`.
             fdb: fdb
                 .iter()
@@ -238,6 +251,7 @@ impl SavedVfSection<'_> {
     fn is_default(&self) -> bool {
         let SavedVf {
             settings,
+            netem,
             macs,
             vlans,
             rss_key,
@@ -248,7 +262,7 @@ impl SavedVfSection<'_> {
             && self.socket_role == SocketRole::default()
             && self.qmp.is_none()
             && self.link_method == LinkMethod::default();
-        let nothing = settings.is_empty() && macs.is_empty() && vlans.is_empty();
+        let nothing = settings.is_empty() && netem.is_none() && macs.is_empty() && vlans.is_empty();
         let no_rss = rss_key.is_none() && rss_spread.is_none() && rss_contexts.is_empty();
         as_usual && nothing && no_rss
     }
@@ -258,6 +272,7 @@ impl Serialize for SavedVfSection<'_> {
     fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
         let SavedVf {
             settings,
+            netem: Impairments { egress, ingress },
             macs,
             vlans,
             rss_key,
@@ -300,6 +315,11 @@ impl Serialize for SavedVfSection<'_> {
         }
         if !rss_contexts.is_empty() {
             map.serialize_entry("rss_contexts", rss_contexts)?;
+        }
+        for (key, spec) in [("netem", egress), ("netem_ingress", ingress)] {
+            if let Some(spec) = spec {
+                map.serialize_entry(key, &spec.to_string())?;
+            }
         }
         map.end()
     }
@@ -393,16 +413,21 @@ mod tests {
             let contexts = policy.rss_contexts(vf).iter();
             let contexts = contexts.map(|(id, rss)| (id, rss.key(), rss.spread().clone()));
             let contexts: Vec<_> = contexts.collect();
+            let netem = policy.vf_netem(vf).clone();
             (
                 *policy.vf(vf),
                 added,
                 rss.key(),
                 rss.spread().clone(),
                 contexts,
+                netem,
             )
         });
         let vfs: Vec<_> = vfs.collect();
-        let port = (policy.port_up(), policy.mtu(), policy.switch_mode());
+        // Where in its time a flapping link is, is nothing that anybody has said.
+        let cable_out = policy.is_cable_out() && policy.flap().is_none();
+        let passes = (policy.netem(), policy.flap(), cable_out);
+        let port = (policy.port_up(), policy.mtu(), policy.switch_mode(), passes);
         let stations = policy.stations_behind_pf();
         format!(
             "{port:?} {} {stations:?} {filters:?} {vfs:?}",
@@ -415,7 +440,7 @@ mod tests {
         [hypervisor]\ncpu = 'model'\n\
         [[nic]]\nname = 'a'\nvfs = 3\nworkers = 2\nmac_base = '02:00:00:00:0a:00'\nqueue_pairs = 4\noffloads = 'csum'\nloopback_rate = '20G'\ndma_latency = '800ns'\n\
         [[nic.vf]]\nindex = 0\nsocket = 'other'\nsocket_role = 'client'\n[[nic.vf]]\nindex = 1\nsocket = '/far/away'\nqmp = 'monitor'\nlink_method = 'socket'\n\
-        [[nic]]\nname = 'b'\nsocket_role = 'client'\nprofile = 'i40e'\n[[nic]]\nname = 'c'\nuplink = 'tap t'\nnetem = 'loss 1%'\n\
+        [[nic]]\nname = 'b'\nsocket_role = 'client'\nprofile = 'i40e'\n[[nic]]\nname = 'c'\nuplink = 'tap t'\nnetem = 'loss 1%'\nnetem_ingress = 'delay 2ms'\nflap = 'up 1s down 2s'\n\
         [[wire]]\nbetween = ['a', 'b']\nrate = '2.5G'\npropagation_ns = 7\nnetem = 'delay 1ms'\n";
 
     #[test]
@@ -452,6 +477,7 @@ mod tests {
             "vf 0 rss weight 3 1",
             "vf 0 rss context new equal 2",
             "filter add flow-type tcp4 dst-ip 10.0.0.1 dst-port 80 vf 0 context 1 loc 9",
+            "vf 1 set ingress delay 10ms 1ms loss 0.1% seed 7",
             "fdb add 02:00:00:00:00:77 self",
             "filter add flow-type ether proto 0x88b5 action drop loc 7",
             "filter add flow-type ether proto 0x88b6 vf 1 priority auto",
@@ -500,6 +526,21 @@ mod tests {
                 select(&["", " priority hint", " priority auto", " priority required"][..]);
             (matches, priority)
         };
+        let netem = || {
+            select(
+                &[
+                    "delay 10ms 1ms 25% distribution normal",
+                    "loss 0%",
+                    "loss gemodel 1% 10% 70%",
+                    "loss state 1% 2% seed 7",
+                    "netem none",
+                    "duplicate 1% corrupt 0.0000001% limit 10",
+                    "delay 1ms reorder 0% gap 5 memory_limit 1mb",
+                    "netem rate 1.5mbit",
+                    "delay 0ms",
+                ][..],
+            )
+        };
         let action = || {
             select(
                 &[
@@ -539,6 +580,11 @@ mod tests {
                 .prop_map(|(vf, words)| format!("vf {vf} {words}")),
             1 => select(&["up", "down", "mtu 9000", "mtu 20", "hwmode vepa", "hwmode veb", "hwmode floating", "hwmode none", "numvfs 0", "numvfs 2", "numvfs 3"][..])
                 .prop_map(|words| format!("link set {words}")),
+            1 => (select(&["link set", "vf 0 set", "vf 1-2 set"][..]), select(&["", " ingress", " both", " netem egress"][..]), netem())
+                .prop_map(|(what, way, words)| format!("{what}{way} {words}")),
+            1 => select(&["carrier on", "carrier off"][..]).prop_map(|words| format!("link set {words}")),
+            1 => select(&["up 5s down 200ms", "up 1ms down 1h", "up 1s", "none"][..])
+                .prop_map(|words| format!("link set flap {words}")),
             1 => (select(&["add", "del"][..]), mac(), select(&["", " vlan 5"][..]))
                 .prop_map(|(verb, mac, vlan)| format!("fdb {verb} {mac}{vlan} self")),
             4 => (select(&["add", "replace"][..]), spec(), action(), loc())

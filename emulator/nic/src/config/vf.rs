@@ -108,6 +108,8 @@ pub(super) struct VfSection {
     vlans: Vec<VlanWord>,
     rss: Option<String>,
     rss_contexts: Vec<String>,
+    netem: Option<String>,
+    netem_ingress: Option<String>,
 }
 
 /// A VLAN of a file: a number, or a range in quotes.
@@ -148,7 +150,14 @@ impl VfSection {
             .rss_contexts
             .iter()
             .map(move |context| ("rss_contexts", format!("vf {vf} rss context new {context}")));
-        macs.chain(vlans).chain(rss).chain(contexts)
+        let netem = |key, way, said: &Option<String>| {
+            let said = said.as_ref();
+            said.map(|said| (key, format!("vf {vf} set netem {way} {said}")))
+        };
+        let egress = netem("netem", "egress", &self.netem);
+        let ingress = netem("netem_ingress", "ingress", &self.netem_ingress);
+        let netem = egress.into_iter().chain(ingress);
+        macs.chain(vlans).chain(rss).chain(contexts).chain(netem)
     }
 
     /// Puts what the file says in the place of what holds otherwise.
@@ -179,6 +188,7 @@ impl<'de> Deserialize<'de> for VfSection {
                 let (mut qmp, mut link_method) = (None, None);
                 let (mut macs, mut vlans, mut rss) = (Vec::new(), Vec::new(), None);
                 let mut rss_contexts = Vec::new();
+                let (mut netem, mut netem_ingress) = (None, None);
                 let mut policy = vec![None; SETTING_KEYS.len()];
                 while let Some(key) = map.next_key()? {
                     match key {
@@ -191,6 +201,8 @@ impl<'de> Deserialize<'de> for VfSection {
                         Key::Vlans => vlans = map.next_value()?,
                         Key::Rss => rss = Some(map.next_value()?),
                         Key::RssContexts => rss_contexts = map.next_value()?,
+                        Key::Netem => netem = Some(map.next_value()?),
+                        Key::NetemIngress => netem_ingress = Some(map.next_value()?),
                         Key::Policy(n) => {
                             policy[n] = Some(map.next_value_seed(Value(&SETTING_KEYS[n]))?);
                         }
@@ -206,6 +218,8 @@ impl<'de> Deserialize<'de> for VfSection {
                     vlans,
                     rss,
                     rss_contexts,
+                    netem,
+                    netem_ingress,
                     // In the order in which they depend on each other, whatever that of the file.
                     policy: policy.into_iter().flatten().collect(),
                 })
@@ -227,6 +241,8 @@ enum Key {
     Vlans,
     Rss,
     RssContexts,
+    Netem,
+    NetemIngress,
     /// Its place in [`SETTING_KEYS`].
     Policy(usize),
 }
@@ -244,6 +260,8 @@ impl<'de> Deserialize<'de> for Key {
             "vlans" => Key::Vlans,
             "rss" => Key::Rss,
             "rss_contexts" => Key::RssContexts,
+            "netem" => Key::Netem,
+            "netem_ingress" => Key::NetemIngress,
             _ => {
                 let place = SETTING_KEYS.iter().position(|key| key.name == word);
                 Key::Policy(place.ok_or_else(|| {
@@ -252,7 +270,7 @@ impl<'de> Deserialize<'de> for Key {
                     let meant = meant.map_or_else(String::new, |key| format!(" (did you mean `{key}`?)"));
                     let known = known.join(", ");
                     D::Error::custom(format!(
-                        "unknown field `{word}`, expected one of index, socket, socket_role, qmp, link_method, macs, vlans, rss, rss_contexts, {known}{meant}"
+                        "unknown field `{word}`, expected one of index, socket, socket_role, qmp, link_method, macs, vlans, rss, rss_contexts, netem, netem_ingress, {known}{meant}"
                     ))
                 })?)
             }

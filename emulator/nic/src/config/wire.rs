@@ -1,13 +1,13 @@
 //! `[[wire]]`: a cable between two NICs, and rates. Knows no other uplink.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use serde::Deserialize;
-use vf_model::{LinkConfig, Nanos};
+use vf_model::{LinkConfig, Nanos, NetemSpec};
 
 use super::error::ConfigError;
 use super::nic::NicSettings;
-use crate::uplink::NetemSpec;
 
 /// A wire between two NICs.
 #[derive(Clone, Debug)]
@@ -50,6 +50,7 @@ pub(super) fn check(
     if !used.insert(i) || !used.insert(j) {
         return Err(wrong("a NIC has one port, so one wire"));
     }
+    let netem = section.netem.map(Arc::new);
     for end in [i, j] {
         let nic = &mut nics[end];
         if nic.uplink.is_some() {
@@ -57,12 +58,13 @@ pub(super) fn check(
                 "a NIC has one port: a wire or another uplink, not both",
             ));
         }
-        if section.netem.is_some() && nic.netem.is_some() {
+        if netem.is_some() && nic.netem.egress.is_some() {
             return Err(wrong(
                 "netem of a wire is that of both its NICs, and one of them has its own: leave one of them out",
             ));
         }
-        nic.netem = nic.netem.take().or(section.netem.clone());
+        let egress = &mut nic.netem.egress;
+        *egress = egress.take().or_else(|| netem.clone());
     }
     let mut link = LinkConfig::default();
     if let Some(rate) = &section.rate {

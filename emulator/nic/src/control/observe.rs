@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::ops::Deref;
 
 use vf_model::{
-    Counters, FastCounters, FastKey, Nanos, Policy, RxFilter, SETTING_KEYS, SearchDepth, TableUse,
-    VfIndex, VfPolicy,
+    Counters, FastCounters, FastKey, Impairments, Nanos, Policy, RxFilter, SETTING_KEYS,
+    SearchDepth, TableUse, VfIndex, VfPolicy,
 };
 
 use super::show::{
@@ -17,6 +17,7 @@ use crate::config::SocketRole;
 use crate::instance::NicInstance;
 use crate::plane::PairTraffic;
 use crate::thread::{Load, PlaneHandle};
+use crate::uplink::Statistic;
 
 /// Remembers the reading before, to say what happened since.
 #[derive(Default)]
@@ -117,6 +118,7 @@ fn nic(host: &NicInstance, at: Nanos, seconds: f64, before: &mut Busy) -> ShowNi
                 sessions: endpoint.map_or(0, |e| e.sessions()),
                 refusals: endpoint.map_or(0, |e| e.refusals()),
                 rings: host.rings(vf),
+                netem: netem(policy.vf_netem(vf)),
                 rss: ShowRss {
                     hkey: policy.rss(vf).key().to_string(),
                     spread: policy.rss(vf).spread().to_string(),
@@ -136,11 +138,21 @@ fn nic(host: &NicInstance, at: Nanos, seconds: f64, before: &mut Busy) -> ShowNi
     let bridge = statistics.hypervisor.bridge(at);
     let uplink = statistics.uplink();
     let xstats = uplink.map_or(&[][..], |uplink| &uplink.others);
-    let xstats = xstats.iter().map(|(name, n)| ((*name).to_owned(), n.get()));
-    let uplink = uplink.map(|uplink| uplink.name.clone());
+    // What impairments count is of interest while there are some, or have been.
+    let counts = |(name, n): &&Statistic| {
+        !crate::netem::Counters::NAMES.contains(name) || n.get() > 0 || !policy.netem().is_none()
+    };
+    let xstats = xstats.iter().filter(counts);
+    let xstats = xstats.map(|(name, n)| ((*name).to_owned(), n.get()));
+    let uplink = uplink.map(|uplink| match &policy.netem().egress {
+        Some(spec) => format!("{} netem {spec}", uplink.name),
+        None => uplink.name.clone(),
+    });
     let show = ShowNic {
         name: host.settings.name.clone(),
         uplink: uplink.unwrap_or_else(|| "none".to_owned()),
+        netem: netem(policy.netem()),
+        flap: policy.flap().map(|flap| flap.to_string()),
         link: ShowLink {
             up: policy.link_up(),
             carrier: policy.carrier(),
@@ -201,6 +213,13 @@ fn nic(host: &NicInstance, at: Nanos, seconds: f64, before: &mut Busy) -> ShowNi
     };
     *before = now;
     show
+}
+
+/// In the words that set them, by direction.
+fn netem(impairments: &Impairments) -> BTreeMap<String, String> {
+    let each = impairments.iter();
+    each.map(|(way, spec)| (way.to_string(), spec.to_string()))
+        .collect()
 }
 
 /// What of a VF took which path flow by flow, if any did.

@@ -46,6 +46,12 @@ pub struct ShowNic {
     /// What is plugged into its port: `none`, `wire` or the name of a tap device, and behind it `netem` with the impairments
     /// in front of it, if there are any.
     pub uplink: String,
+    /// Impairments of what leaves (`egress`) and of what comes (`ingress`), in the words that set them.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub netem: BTreeMap<String, String>,
+    /// How its cable comes out of the port and goes in again, if it does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub flap: Option<String>,
     /// Its port.
     pub link: ShowLink,
     /// The direct path's workers: their time in all, and how busy they are on average.
@@ -207,6 +213,9 @@ pub struct ShowVf {
     pub refusals: u64,
     /// Started rings.
     pub rings: u16,
+    /// Impairments of what the guest sends (`egress`) and of what it is given (`ingress`), in the words that set them.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub netem: BTreeMap<String, String>,
     /// How received flows are spread over queues.
     pub rss: ShowRss,
     /// Each queue pair that has been used.

@@ -7,14 +7,17 @@ mod fast_path;
 mod from_guests;
 mod from_pf;
 mod from_uplink;
+mod impaired;
 pub(super) mod loopback;
 mod parked;
 mod pf_queues;
 mod workers;
 
 use self::fast_path::Waiting;
+use self::impaired::Stuck;
 use self::parked::ParkedFrames;
 use self::pf_queues::PfQueues;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use vf_model::{DropReason, Judge, Nanos, Nic, Policy, VfIndex, VfSet};
@@ -27,10 +30,11 @@ use super::mirror::Mirror;
 use super::outside::Outside;
 use super::policy_cell::{PolicyCell, PolicySubscriber};
 use super::port::Notified;
-use super::ports::VfPorts;
+use super::ports::{Held, VfPorts};
 use super::receivers::Patience;
 use super::rings::Rings;
-use super::statistics::{DirectStatistics, UplinkStatistics};
+use super::statistics::DirectStatistics;
+use crate::netem::Place;
 use crate::queue::{CrossQueues, Frame, PfEnd, Pool, PortQueueRx};
 use crate::thread::{LiveLoad, News, Plane};
 use crate::uplink::{Arrivals, Uplink};
@@ -56,6 +60,8 @@ pub struct DirectPlane {
     from_workers: Option<PortQueueRx>,
     /// Frames of VFs on path `auto` that wait until their flow has changed to the fast path.
     waiting: Waiting,
+    /// Frames of impaired VFs that have been judged and wait for the wire.
+    stuck: BTreeMap<VfIndex, Stuck>,
     /// The flow that is first in the next round, a VF or behind the last VF the PF.
     cursor: usize,
 }
@@ -82,10 +88,12 @@ impl DirectPlane {
         let nic = Nic::new(policies.load());
         egress.adopt(nic.policy());
         let vfs = nic.policy().vf_count();
+        let mut ports = VfPorts::new(vfs, Patience::Granted, pool);
+        ports.adopt(nic.policy());
         DirectPlane {
             nic,
             policies: policies.subscribe(),
-            ports: VfPorts::new(vfs, Patience::Granted, pool),
+            ports,
             parked: ParkedFrames::new(vfs),
             parked_pf: None,
             pf_queues: PfQueues::new(vfs + 1),
@@ -98,6 +106,7 @@ impl DirectPlane {
             arrivals: Arrivals::default(),
             from_workers: None,
             waiting: Waiting::default(),
+            stuck: BTreeMap::new(),
             cursor: 0,
         }
     }
@@ -113,10 +122,29 @@ impl DirectPlane {
         }
     }
 
+    /// Which NIC of its process it is, so that the same seed gives each other impairments; `slack` is how far ahead of now the port's
+    /// transmitter may be filled.
+    pub fn set_place(&mut self, nic: usize, slack: Nanos) {
+        let place = Place { nic, port: 0 };
+        self.out.egress.set_place(place, slack);
+        self.ports.set_nic(nic);
+    }
+
     /// Judges by this policy from now on, and shares the port as it says.
     pub(super) fn adopt(&mut self, policy: Arc<Policy>) {
         self.nic.adopt(policy);
         self.out.egress.adopt(self.nic.policy());
+        self.ports.adopt(self.nic.policy());
+    }
+
+    /// What is held back of what a VF sends and receives, to be given with its rings to whoever gets those.
+    pub(super) fn take_impaired(&mut self, vf: VfIndex) -> Held {
+        self.ports.take_impaired(vf)
+    }
+
+    /// The same, from who had them.
+    pub(super) fn give_impaired(&mut self, vf: VfIndex, held: Held) {
+        self.ports.give_impaired(vf, held);
     }
 
     /// What waits for buffers of `vf` now that its path becomes direct.
@@ -147,7 +175,7 @@ impl DirectPlane {
             plane: self.ports.statistics(&self.nic),
             wire: self.nic.published_wire(),
             fast: self.nic.published_fast(),
-            uplink: self.out.egress.uplink().map(UplinkStatistics::of),
+            uplink: self.out.egress.statistics(),
         }
     }
 
@@ -192,8 +220,10 @@ impl DirectPlane {
     /// Handles every frame that the hypervisor and other workers have handed over, even if the wire has to run ahead for it:
     /// for a switch of paths, which must find the queues empty.
     pub fn drain(&mut self, now: Nanos) -> usize {
-        self.ports.rx.captures.begin_round(now);
-        self.out.egress.begin_round(now, &mut self.nic);
+        self.ports.rx.begin_round(now);
+        self.out
+            .egress
+            .begin_round(now, &mut self.nic, &self.ports.rx);
         let mut moved = self.poll_workers(usize::MAX);
         if let Some(from_workers) = &mut self.from_workers {
             from_workers.look();
@@ -202,7 +232,7 @@ impl DirectPlane {
                 moved += self.poll_remote(now, vf, true);
             }
         }
-        moved += self.drain_sorted(now) + self.poll_pf(now, true);
+        moved += self.drain_stuck(now) + self.drain_sorted(now) + self.poll_pf(now, true);
         moved += self.poll_loopback(now, true);
         self.send_marker(now);
         self.flush(now);
@@ -219,6 +249,8 @@ impl DirectPlane {
             };
             if self.pf_queues.waits(flow) {
                 moved += self.poll_sorted(now, flow, false);
+            } else if self.is_stuck(flow) {
+                moved += self.poll_stuck(now, VfIndex::from(flow), false);
             } else if flow == self.pf_flow() {
                 let burst = self.poll_pf(now, false);
                 moved += self.ports.rx.load.count_burst(burst);
@@ -292,7 +324,7 @@ impl DirectPlane {
     /// Publishes what else was used in this round, and notifies each driver at most once a ring, later if it wants that.
     fn flush(&mut self, now: Nanos) {
         self.ports.rx.publish();
-        self.out.egress.flush(now, &mut self.nic);
+        self.out.egress.flush(now, &mut self.nic, &self.ports.rx);
         if let Some(workers) = &mut self.out.workers {
             workers.tell();
         }
@@ -329,8 +361,10 @@ impl Rings for DirectPlane {
 impl Plane for DirectPlane {
     /// What has arrived from the wire, from the hypervisor and from the guests, each within a budget.
     fn poll(&mut self, now: Nanos) -> usize {
-        self.ports.rx.captures.begin_round(now);
-        self.out.egress.begin_round(now, &mut self.nic);
+        self.ports.rx.begin_round(now);
+        self.out
+            .egress
+            .begin_round(now, &mut self.nic, &self.ports.rx);
         let released = self.look_for_policy(now);
         let arrived = self.poll_uplink(now);
         let mut moved = self.ports.rx.load.count_burst(arrived) + released;
@@ -342,6 +376,9 @@ impl Plane for DirectPlane {
         }
         if self.out.loopback.is_some() {
             moved += self.poll_loopback(now, false);
+        }
+        if !self.ports.impaired.vfs().is_empty() {
+            moved += self.poll_impaired(now);
         }
         let left = self.from_workers.as_mut().map(PortQueueRx::look);
         moved += self.poll_flows(now);
@@ -370,7 +407,7 @@ impl Plane for DirectPlane {
         loopback.and_then(|l| l.next()).map(&mut sooner);
         // Without the port, nobody knows when; its worker rings when there is room.
         if matches!(self.out.egress, Egress::Remote(_))
-            && let mut parked = self.parked.vfs().iter()
+            && let mut parked = self.parked.vfs().iter().chain(self.stuck.keys().copied())
             && parked.any(|vf| self.out.egress.may_go(vf.index()))
         {
             sooner(now);
@@ -390,8 +427,14 @@ impl Plane for DirectPlane {
             .as_ref()
             .is_some_and(PortQueueRx::has_input);
         let (parked, out, waiting) = (&self.parked, &self.out, self.waiting.rings);
+        let impaired = &self.ports.impaired;
+        let due = impaired.vfs().iter().filter(|vf| impaired.waits(*vf));
+        let behind: VfSet = due.chain(self.stuck.keys().copied()).collect();
         let held = |vf, ring| {
-            waiting.contains(vf) || parked.holds(vf, ring) || out.loopback_holds(vf, ring)
+            waiting.contains(vf)
+                || behind.contains(vf)
+                || parked.holds(vf, ring)
+                || out.loopback_holds(vf, ring)
         };
         work | self.ports.arm(now, &self.nic, held)
     }

@@ -4,15 +4,17 @@
 
 use std::sync::Arc;
 
-use vf_model::{DropReason, Judge, Nanos, Nic, OnWire, Policy, VfIndex};
-use vf_vhost::frame::TagEdit;
+use vf_model::{DropReason, Impairments, Judge, Nanos, Nic, OnWire, Policy, VfIndex};
+use vf_vhost::frame::{FrameBuf, TagEdit};
 
 use super::captures::Passing;
 use super::fair_queue::FairQueue;
 use super::receivers::{FrameSource, Receivers};
+use super::statistics::UplinkStatistics;
+use crate::netem::{Counters, NetemQueue, Place};
 use crate::queue::PortQueueTx;
-use crate::queue::{ForPort, Frame, Pool};
-use crate::uplink::{Arrivals, TxFrame, TxRoom, Uplink};
+use crate::queue::{ForPort, Pool};
+use crate::uplink::{Arrivals, Netem, TxFrame, TxRoom, Uplink};
 use crate::watch;
 
 /// Frames that are handed to the uplink at a time.
@@ -35,6 +37,15 @@ pub(super) enum Egress {
 /// The port and its scheduler.
 pub(super) struct Port {
     uplink: Box<dyn Uplink>,
+    /// Impairs what is sent, while anything does.
+    netem: Option<Box<Netem>>,
+    /// The same of what comes.
+    ingress: Option<Box<NetemQueue<()>>>,
+    /// What those have done.
+    impaired: Counters,
+    place: Place,
+    /// How far ahead of now the transmitter may be filled.
+    slack: Nanos,
     queue: FairQueue,
     room: TxRoom,
     staged: Vec<TxFrame>,
@@ -51,9 +62,14 @@ impl Egress {
         };
         // On the virtual clock a transmitter is never filled ahead, and VFs alternate frame by frame.
         // Nothing has been sent that could be lost.
-        let ahead = uplink.tx_room(Nanos(0), pool, &mut |_| {}).wire_bytes > 1;
+        let ahead = uplink.tx_room(Nanos(0), pool, &mut |_, _| {}).wire_bytes > 1;
         Egress::Port(Box::new(Port {
             uplink,
+            netem: None,
+            ingress: None,
+            impaired: Counters::default(),
+            place: Place::default(),
+            slack: Nanos(0),
             queue: FairQueue::new(vfs + 1, if ahead { QUANTUM } else { 0 }),
             room: TxRoom::default(),
             staged: Vec::with_capacity(BURST),
@@ -71,6 +87,7 @@ impl Egress {
                 .is_none_or(|last| !last.has_same_vfs(policy))
         {
             port.policy = Some(Arc::clone(policy));
+            port.impair(policy.netem());
             let rate = port.uplink.link().rate_bps();
             port.queue.set_weights(weights(policy, rate));
         }
@@ -81,19 +98,44 @@ impl Egress {
         matches!(self, Egress::Port(port) if port.queue.is_weighted())
     }
 
-    /// What is plugged in here.
-    pub(super) fn uplink(&self) -> Option<&dyn Uplink> {
+    /// Where impairments of the port have their random numbers from, and how far ahead of now its transmitter may be filled.
+    pub(super) fn set_place(&mut self, place: Place, slack: Nanos) {
+        if let Egress::Port(port) = self {
+            (port.place, port.slack) = (place, slack);
+            // Nothing has passed yet.
+            port.unimpair();
+            port.ingress = None;
+            if let Some(policy) = port.policy.clone() {
+                port.impair(policy.netem());
+            }
+        }
+    }
+
+    /// What the port counts, if it is here.
+    pub(super) fn statistics(&self) -> Option<UplinkStatistics> {
         match self {
-            Egress::Port(port) => Some(&*port.uplink),
+            Egress::Port(port) => {
+                let link = port.netem.as_ref().map(|netem| netem.link());
+                let mut statistics = UplinkStatistics::of(&*port.uplink, link);
+                statistics.others.extend(port.impaired.statistics());
+                Some(statistics)
+            }
             Egress::Unplugged | Egress::Remote(_) => None,
         }
     }
 
     /// Begins a round at `now`.
-    pub(super) fn begin_round(&mut self, now: Nanos, nic: &mut Nic) {
+    pub(super) fn begin_round(&mut self, now: Nanos, nic: &mut Nic, rx: &Receivers) {
         if let Egress::Port(port) = self {
-            let mut lost = |reason| nic.count_wire_drop(reason);
-            port.room = port.uplink.tx_room(now, &port.pool, &mut lost);
+            let mut lost = |reason, frame: &FrameBuf| lose(nic, rx, reason, frame);
+            let uplink = &mut *port.uplink;
+            port.room = match &mut port.netem {
+                None => uplink.tx_room(now, &port.pool, &mut lost),
+                Some(netem) => netem.tx_room(uplink, now, &port.pool, &mut lost),
+            };
+            if port.netem.as_ref().is_some_and(|netem| netem.is_over()) {
+                port.unimpair();
+            }
         }
     }
 
@@ -170,7 +212,7 @@ impl Egress {
                 port.room.take(on_wire.bytes);
                 port.staged.push(TxFrame { frame, on_wire });
                 if port.staged.len() >= BURST {
-                    port.flush(now, nic);
+                    port.flush(now, nic, rx);
                 }
             }
             Egress::Remote(queue) => {
@@ -188,9 +230,9 @@ impl Egress {
     }
 
     /// Hands over what has been sent, and tells who has to be told.
-    pub(super) fn flush(&mut self, now: Nanos, nic: &mut Nic) {
+    pub(super) fn flush(&mut self, now: Nanos, nic: &mut Nic, rx: &Receivers) {
         match self {
-            Egress::Port(port) => port.flush(now, nic),
+            Egress::Port(port) => port.flush(now, nic, rx),
             Egress::Remote(queue) => queue.tell(),
             Egress::Unplugged => {}
         }
@@ -200,6 +242,12 @@ impl Egress {
     pub(super) fn receive(&mut self, now: Nanos, limit: usize, arrivals: &mut Arrivals) {
         if let Egress::Port(port) = self {
             port.uplink.rx_burst(now, limit, &port.pool, arrivals);
+            if let Some(ingress) = &mut port.ingress {
+                pass(ingress, now, limit, &port.pool, arrivals);
+                if ingress.is_over() {
+                    port.ingress = None;
+                }
+            }
         }
     }
 
@@ -207,10 +255,21 @@ impl Egress {
     pub(super) fn next(&mut self) -> Option<Nanos> {
         match self {
             Egress::Port(port) => {
-                let work = port.uplink.next();
+                let uplink = &mut *port.uplink;
                 let waits = port.queue.is_anyone_waiting();
-                let room = waits.then(|| port.uplink.tx_room_at()).flatten();
-                work.into_iter().chain(room).min()
+                let (work, room) = match &mut port.netem {
+                    None => (uplink.next(), waits.then(|| uplink.tx_room_at())),
+                    Some(netem) => (netem.next(uplink), waits.then(|| netem.tx_room_at(uplink))),
+                };
+                let room = room.flatten();
+                let come = port
+                    .ingress
+                    .as_ref()
+                    .and_then(|ingress| match ingress.first() {
+                        Some(_) => Some(Nanos(0)), // there was no room for it in the last round
+                        None => ingress.next(),
+                    });
+                work.into_iter().chain(room).chain(come).min()
             }
             Egress::Remote(queue) => {
                 queue.tell(); // the port's worker has rung because there is room, or something else happens
@@ -224,6 +283,9 @@ impl Egress {
     pub(super) fn slept(&mut self) {
         if let Egress::Port(port) = self {
             port.uplink.slept();
+            if let Some(netem) = &mut port.netem {
+                netem.slept();
+            }
         }
     }
 
@@ -236,7 +298,7 @@ impl Egress {
 }
 
 /// Shows a frame that leaves on the wire, or was to, to those who capture that.
-pub(super) fn capture(nic: &Nic, rx: &Receivers, frame: &Frame, drop: Option<DropReason>) {
+pub(super) fn capture(nic: &Nic, rx: &Receivers, frame: &FrameBuf, drop: Option<DropReason>) {
     let passing = Passing {
         port: watch::Port::Wire,
         direction: watch::Direction::Tx,
@@ -262,13 +324,77 @@ fn weights(policy: &Policy, rate_bps: u64) -> Option<Vec<u64>> {
     (sum > 0).then(|| all.map(|guarantee| guarantee + spare).collect())
 }
 
+/// Impairs what has come by now, and gives what is due of it, so many frames at most.
+fn pass(
+    ingress: &mut NetemQueue<()>,
+    now: Nanos,
+    limit: usize,
+    pool: &Pool,
+    arrivals: &mut Arrivals,
+) {
+    let Arrivals {
+        frames,
+        since,
+        dropped,
+    } = arrivals;
+    // What is held back is not late.
+    let start = since.take().unwrap_or(now);
+    let mut lose = |why, frame| dropped.push((why, frame));
+    for frame in frames.drain(..) {
+        ingress.put_any(start, frame, (), |_| (), pool, &mut lose);
+    }
+    ingress.look(now);
+    while frames.len() < limit
+        && let Some((frame, ())) = ingress.pop()
+    {
+        frames.push(frame);
+    }
+}
+
+/// A frame that was to go out on the wire goes nowhere.
+#[cold]
+fn lose(nic: &mut Nic, rx: &Receivers, reason: DropReason, frame: &FrameBuf) {
+    capture(nic, rx, frame, Some(reason));
+    nic.count_wire_drop(reason);
+}
+
 impl Port {
     #[inline]
-    fn flush(&mut self, now: Nanos, nic: &mut Nic) {
+    fn flush(&mut self, now: Nanos, nic: &mut Nic, rx: &Receivers) {
         if !self.staged.is_empty() {
-            let mut lost = |reason| nic.count_wire_drop(reason);
-            self.uplink
-                .tx_burst(now, &mut self.staged, &self.pool, &mut lost);
+            let mut lost = |reason, frame: &FrameBuf| lose(nic, rx, reason, frame);
+            let (uplink, staged) = (&mut *self.uplink, &mut self.staged);
+            match &mut self.netem {
+                None => uplink.tx_burst(now, staged, &self.pool, &mut lost),
+                Some(netem) => netem.tx_burst(uplink, now, staged, &self.pool, &mut lost),
+            }
+        }
+    }
+
+    /// Impairs what passes as it is said from now on. What is held back is not lost.
+    fn impair(&mut self, said: &Impairments) {
+        match (&mut self.netem, &said.egress) {
+            (None, None) => {}
+            (Some(netem), spec) => netem.change(spec.as_ref()),
+            (none, Some(spec)) => {
+                let (spec, counters) = (Arc::clone(spec), self.impaired.clone());
+                let uplink = &mut *self.uplink;
+                let netem = Netem::new(uplink, spec, self.place, self.slack, counters);
+                *none = Some(Box::new(netem));
+            }
+        }
+        let place = Place {
+            port: self.place.port + 1,
+            ..self.place
+        };
+        let come = &mut self.ingress;
+        NetemQueue::adapt(come, said.ingress.as_ref(), place, &self.impaired);
+    }
+
+    /// What is sent is impaired no longer, and nothing is held back.
+    fn unimpair(&mut self) {
+        if let Some(mut netem) = self.netem.take() {
+            netem.leave(&mut *self.uplink);
         }
     }
 }

@@ -19,7 +19,7 @@ use super::guarantees::Guarantees;
 use super::mirror::Mirror;
 use super::policy_cell::{PolicyCell, PolicySubscriber};
 use super::port::{Notified, meta, queue_pair, reason};
-use super::ports::{Fetched, VfPorts};
+use super::ports::{Fetched, Held, VfPorts};
 use super::receivers::{FrameSource, Patience};
 use super::rings::Rings;
 use super::statistics::MediatedStatistics;
@@ -97,10 +97,12 @@ impl MediatedPlane {
         let policy = policies.load();
         let mut guarantees = Guarantees::default();
         guarantees.adopt(&policy);
+        let mut ports = VfPorts::new(policy.vf_count(), Patience::Always, pool);
+        ports.adopt(&policy);
         MediatedPlane {
             guarantees,
             policies: policies.subscribe(),
-            ports: VfPorts::new(policy.vf_count(), Patience::Always, pool),
+            ports,
             model: HypervisorModel::new(policy),
             pf,
             cpu: cost.map(|cost| Cpu {
@@ -119,14 +121,34 @@ impl MediatedPlane {
     #[inline]
     fn look_for_policy(&mut self) {
         if self.policies.update(&mut self.model) {
-            self.guarantees.adopt(self.model.policy());
+            self.adopted();
         }
     }
 
     /// Judges by this policy from now on.
     pub(super) fn adopt(&mut self, policy: Arc<Policy>) {
         self.model.adopt(policy);
+        self.adopted();
+    }
+
+    fn adopted(&mut self) {
         self.guarantees.adopt(self.model.policy());
+        self.ports.adopt(self.model.policy());
+    }
+
+    /// Which NIC of its process it is, so that the same seed gives each other impairments.
+    pub fn set_place(&mut self, nic: usize) {
+        self.ports.set_nic(nic);
+    }
+
+    /// What is held back of what a VF sends and receives, to be given with its rings to whoever gets those.
+    pub(super) fn take_impaired(&mut self, vf: VfIndex) -> Held {
+        self.ports.take_impaired(vf)
+    }
+
+    /// The same, from who had them.
+    pub(super) fn give_impaired(&mut self, vf: VfIndex, held: Held) {
+        self.ports.give_impaired(vf, held);
     }
 
     /// The indices of the rings held for a VF.
@@ -253,10 +275,48 @@ impl MediatedPlane {
         }
     }
 
+    /// Has vifs be asked that have something due of what is held back.
+    fn find_due(&mut self, now: Nanos) {
+        let vfs = *self.ports.impaired.vfs();
+        for vf in vfs.iter() {
+            let queue = self.ports.impaired.of(vf);
+            let due = queue.and_then(|queue| {
+                queue.look(now);
+                queue.first().map(|_| ())
+            });
+            if due.is_some() {
+                self.ports.active.had_work(vf);
+            }
+            self.ports.impaired.end(vf);
+        }
+    }
+
+    /// The next frame that is due of what an impaired vif has sent.
+    fn take_impaired_from(&mut self, now: Nanos, vf: VfIndex) -> Option<(Frame, u16)> {
+        let queues = match self.ports.impaired.waits(vf) {
+            true => 0, // more is left to its guest for now
+            false => self.ports.tx[vf.index()].queues.len(),
+        };
+        for q in 0..queues {
+            if let Fetched::Frames(1..) = self.ports.fetch(now, &mut self.model, vf, q) {
+                self.ports.impair(now, &mut self.model, vf, q);
+            }
+        }
+        let queue = self.ports.impaired.of(vf)?;
+        queue.look(now);
+        let (frame, ring) = queue.pop()?;
+        let mirror = &mut self.ports.rx.mirror;
+        mirror.add(Port::Vf(vf), Direction::Tx, &frame, TagEdit::Keep);
+        Some((frame, queue_pair(ring)))
+    }
+
     /// The next frame of a vif, and the queue pair that it comes from.
     fn take_from_vif(&mut self, now: Nanos, vf: VfIndex) -> Option<(Frame, u16)> {
         if self.model.tx_ready_at(vf, now) > now {
             return None;
+        }
+        if self.ports.impaired.vfs().contains(vf) {
+            return self.take_impaired_from(now, vf);
         }
         let queues = self.ports.tx[vf.index()].queues.len();
         let mut bad = 0;
@@ -405,7 +465,7 @@ impl MediatedPlane {
     /// Handles every frame the NIC has handed over, whatever it costs: for a switch of paths, which must find the queues
     /// empty. The CPU is charged all the same. More wait for the guests' buffers than usual.
     pub(super) fn drain_pf(&mut self, now: Nanos) -> usize {
-        self.ports.rx.captures.begin_round(now);
+        self.ports.rx.begin_round(now);
         self.ports.rx.at_switch = true;
         let mut moved = self.ports.rx.drain_backlogs(now, &mut self.model);
         while let Some(job) = self.current.take() {
@@ -497,7 +557,10 @@ impl Plane for MediatedPlane {
     /// As much work as the CPU budget allows.
     fn poll(&mut self, now: Nanos) -> usize {
         self.look_for_policy();
-        self.ports.rx.captures.begin_round(now);
+        self.ports.rx.begin_round(now);
+        if !self.ports.impaired.vfs().is_empty() {
+            self.find_due(now);
+        }
         let mut moved = self.ports.rx.drain_backlogs(now, &mut self.model);
         let mut left = ROUND;
         let enough = self.ports.rx.effort + BURST_EFFORT;

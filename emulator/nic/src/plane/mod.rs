@@ -9,6 +9,7 @@ mod direct;
 mod egress;
 mod fair_queue;
 mod guarantees;
+mod impaired;
 mod kicks;
 mod mediated;
 mod mirror;

@@ -113,6 +113,8 @@ pub(super) struct RxPort {
     pub(super) patient_until: Nanos,
     /// Whether its front end changes its rings just now, some of which may be gone for a moment.
     pub(super) changing: bool,
+    /// Whether what it is to get is impaired.
+    pub(super) impaired: bool,
     /// What deliveries have cost beyond what any may, and nobody has looked at.
     effort: u64,
 }
@@ -236,7 +238,8 @@ impl RxPort {
 
     /// Whether nothing waits, nor will.
     pub(super) fn is_content(&self) -> bool {
-        self.backlog.is_empty() && self.patient_bytes == 0 && !self.changing
+        let waits = !self.backlog.is_empty() || self.patient_bytes > 0;
+        !waits && !self.changing && !self.impaired
     }
 
     /// Why no ring of the VF can receive.

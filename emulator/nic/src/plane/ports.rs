@@ -3,23 +3,33 @@
 
 use std::sync::Arc;
 
-use vf_model::{DropReason, Judge, Nanos, VfIndex, VfSet};
+use vf_model::{DropReason, Judge, Nanos, Policy, VfIndex, VfSet};
+use vf_vhost::frame::TagEdit;
 use vf_vhost::ring::{Fence, RingError};
 use vf_vhost::vring::Vring;
 
 use super::active_set::ActiveSet;
+use super::captures::Passing;
+use super::impaired::VfNetem;
 use super::kicks::Kicks;
-use super::port::{HeldBack, Notified, TxPort, is_rx};
-use super::receivers::{Patience, Receivers};
+use super::port::{HeldBack, Notified, TxPort, is_rx, queue_pair, reason};
+use super::receivers::{FrameSource, Patience, Receivers};
 use super::statistics::PlaneStatistics;
-use crate::queue::Pool;
+use super::traffic::Traffic;
+use crate::netem::NetemQueue;
+use crate::queue::{Frame, Pool};
 use crate::thread::RingBroken;
+use crate::watch::{Direction, Port};
 
 /// See the module.
 pub(super) struct VfPorts {
     /// The transmit rings, by VF.
     pub(super) tx: Vec<TxPort>,
     pub(super) rx: Receivers,
+    /// What is held back of what VFs send, each frame with the index of its ring.
+    pub(super) impaired: VfNetem<u32>,
+    /// By which it is impaired.
+    policy: Option<Arc<Policy>>,
     pub(super) active: ActiveSet,
     /// VFs of whose transmit rings something was used and their driver has not been told.
     pub(super) tx_needs_call: VfSet,
@@ -27,6 +37,12 @@ pub(super) struct VfPorts {
     notified: Notified,
     kicks: Kicks,
 }
+
+/// What is held back of what a VF sends, and of what it is to get.
+pub(super) type Held = (
+    Option<Box<NetemQueue<u32>>>,
+    Option<Box<NetemQueue<vf_model::TagEdit>>>,
+);
 
 /// What there was in a transmit ring.
 pub(super) enum Fetched {
@@ -41,12 +57,102 @@ impl VfPorts {
         VfPorts {
             tx: std::iter::repeat_with(TxPort::default).take(vfs).collect(),
             rx: Receivers::new(vfs, patience, pool),
+            impaired: VfNetem::of_sent(vfs),
+            policy: None,
             active: ActiveSet::default(),
             tx_needs_call: VfSet::default(),
             held: HeldBack::default(),
             notified: Notified::default(),
             kicks: Kicks::default(),
         }
+    }
+
+    /// Which NIC of its process it is.
+    pub(super) fn set_nic(&mut self, nic: usize) {
+        self.impaired.set_nic(nic);
+        self.rx.set_nic(nic);
+        if let Some(policy) = self.policy.take() {
+            // Nothing has passed yet: what is impaired begins with the numbers of that NIC.
+            for vf in (0..self.tx.len()).map(VfIndex::from) {
+                self.impaired.take(vf);
+                self.rx.take_impaired(vf);
+            }
+            self.adopt(&policy);
+        }
+    }
+
+    /// Impairs what passes VFs as a policy says.
+    pub(super) fn adopt(&mut self, policy: &Arc<Policy>) {
+        let same = |last: &Arc<Policy>| last.has_same_vfs(policy);
+        if !self.policy.as_ref().is_some_and(same) {
+            self.impaired.adopt(policy);
+            self.rx.adopt(policy);
+            self.policy = Some(Arc::clone(policy));
+        }
+    }
+
+    /// What is held back of a VF, to be given with its rings to whoever gets those.
+    pub(super) fn take_impaired(&mut self, vf: VfIndex) -> Held {
+        (self.impaired.take(vf), self.rx.take_impaired(vf))
+    }
+
+    /// The same, from who had them.
+    pub(super) fn give_impaired(&mut self, vf: VfIndex, (sent, received): Held) {
+        self.impaired.give(vf, sent);
+        self.rx.give_impaired(vf, received);
+    }
+
+    /// Takes the frames that have been fetched from a transmit ring of an impaired VF; how many.
+    pub(super) fn impair(
+        &mut self,
+        now: Nanos,
+        model: &mut impl Judge,
+        vf: VfIndex,
+        q: usize,
+    ) -> usize {
+        let (Some(held), Some(slot)) =
+            (self.impaired.of(vf), self.tx[vf.index()].queues.get_mut(q))
+        else {
+            return 0;
+        };
+        let ring = slot.queue.vring().index();
+        let (rx, pair) = (&mut self.rx, queue_pair(ring));
+        let (mut taken, mut done) = (Traffic::default(), 0);
+        for frame in slot.queue.fetched() {
+            done += 1;
+            if let Some(fault) = frame.fault() {
+                let fault = reason(fault);
+                rx.captures
+                    .no_frame(model.policy(), &rx.pool, vf, pair, fault);
+                model.count_tx_drop(vf, fault);
+                continue;
+            }
+            taken.add(frame.len());
+            rx.load.copies.add(1);
+            let copy = FrameSource::Guest(&slot.queue, frame).copy(&rx.pool);
+            let mut lose = |why, frame: Frame| {
+                let passing = Passing {
+                    port: Port::Vf(vf),
+                    direction: Direction::Tx,
+                    queue: Some(pair),
+                    frame: FrameSource::Private(&frame),
+                    edit: TagEdit::Keep,
+                    verdict: None,
+                    drop: Some(why),
+                };
+                rx.captures.see(model.policy(), &rx.pool, &passing);
+                model.count_tx_drop(vf, why);
+                rx.pool.give(frame);
+            };
+            held.put_any(now, copy, ring, |_| ring, &rx.pool, &mut lose);
+        }
+        slot.queue.complete(done);
+        slot.queue.publish();
+        self.tx[vf.index()].traffic.add(ring, taken);
+        if done > 0 {
+            self.tx_needs_call.insert(vf);
+        }
+        done
     }
 
     /// Takes over a ring.
@@ -201,6 +307,8 @@ impl VfPorts {
                 next = Some(next.map_or(at, |n| n.min(at)));
             }
         };
+        self.impaired.next().map(&mut sooner);
+        self.rx.impaired_next().map(&mut sooner);
         for vf in self.rx.patient().iter() {
             self.rx.ports[vf.index()].backlog.due().map(&mut sooner);
         }

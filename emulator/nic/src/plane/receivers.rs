@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use vf_model::{
-    DropReason, Judge, MacAddr, Nanos, Path, TagEdit, Tagging, VfIndex, VfSet, VlanTag,
+    DropReason, Judge, MacAddr, Nanos, Path, Policy, TagEdit, Tagging, VfIndex, VfSet, VlanTag,
 };
 use vf_vhost::frame::FrameBuf;
 use vf_vhost::rx::BURST_EFFORT;
@@ -14,14 +14,19 @@ use super::backlog::{
     BACKLOG_AT_SWITCH, BACKLOG_BYTES, BACKLOGS_BYTES, Backlog, PATIENCE, Waiting,
 };
 use super::captures::{Captures, Passing};
+use super::impaired::VfNetem;
 use super::mirror::Mirror;
 use super::port::{Delivery, RxPort, bytes_of};
 use super::traffic::Traffic;
+use crate::netem::NetemQueue;
 use crate::queue::cost;
 use crate::queue::{Frame, Pool};
 use crate::thread::LiveLoad;
 use crate::thread::RingBroken;
 use crate::watch::{Direction, Port};
+
+/// Frames that an impaired VF is given in a round at most.
+const BURST: usize = 256;
 
 /// A frame, wherever it is.
 #[derive(Clone, Copy)]
@@ -109,6 +114,10 @@ pub(super) struct Receivers {
     pub(super) pool: Pool,
     pub(super) mirror: Mirror,
     pub(super) captures: Captures,
+    /// What is held back of what VFs are to get, each frame with how it is changed for its VF.
+    impaired: VfNetem<TagEdit>,
+    /// When the plane's round began.
+    now: Nanos,
 }
 
 impl Receivers {
@@ -130,7 +139,56 @@ impl Receivers {
                 Patience::Always => Path::Mediated,
                 Patience::Granted => Path::Direct,
             }),
+            impaired: VfNetem::of_received(vfs),
+            now: Nanos(0),
         }
+    }
+
+    /// Begins a round of the plane.
+    #[inline]
+    pub(super) fn begin_round(&mut self, now: Nanos) {
+        self.now = now;
+        self.captures.begin_round(now);
+    }
+
+    /// Which NIC of its process it is.
+    pub(super) fn set_nic(&mut self, nic: usize) {
+        self.impaired.set_nic(nic);
+    }
+
+    /// Impairs what VFs are to get as a policy says.
+    pub(super) fn adopt(&mut self, policy: &Policy) {
+        self.impaired.adopt(policy);
+        for vf in (0..self.ports.len()).map(VfIndex::from) {
+            self.note_impaired(vf);
+        }
+    }
+
+    /// Frames of impaired VFs go one by one, as those of which some wait for buffers.
+    fn note_impaired(&mut self, vf: VfIndex) {
+        let impaired = self.impaired.vfs().contains(vf);
+        self.ports[vf.index()].impaired = impaired;
+        if impaired {
+            self.patient.insert(vf);
+        }
+    }
+
+    /// What is held back of what `vf` is to get, for whoever gets its rings.
+    pub(super) fn take_impaired(&mut self, vf: VfIndex) -> Option<Box<NetemQueue<TagEdit>>> {
+        let taken = self.impaired.take(vf);
+        self.note_impaired(vf);
+        taken
+    }
+
+    /// The same, from who had them.
+    pub(super) fn give_impaired(&mut self, vf: VfIndex, queue: Option<Box<NetemQueue<TagEdit>>>) {
+        self.impaired.give(vf, queue);
+        self.note_impaired(vf);
+    }
+
+    /// When something is due that is held back.
+    pub(super) fn impaired_next(&self) -> Option<Nanos> {
+        self.impaired.next()
     }
 
     /// Whether frames of a VF without buffers wait, or might.
@@ -160,8 +218,10 @@ impl Receivers {
 
     /// What of that still waits.
     pub(super) fn take_backlog(&mut self, vf: VfIndex) -> Backlog {
-        self.patient.remove(vf);
         let port = &mut self.ports[vf.index()];
+        if !port.impaired {
+            self.patient.remove(vf);
+        }
         (port.patient_until, port.patient_bytes) = (Nanos(0), 0);
         let backlog = std::mem::take(&mut port.backlog);
         self.waiting -= backlog.bytes();
@@ -215,12 +275,77 @@ impl Receivers {
         edit: TagEdit,
         source: FrameSource<'_>,
     ) {
+        if self.ports[vf.index()].impaired {
+            return self.impair(model, vf, edit, source);
+        }
+        self.deliver_now(model, vf, edit, source);
+    }
+
+    /// Holds back a frame to an impaired VF, unless something else becomes of it.
+    #[cold]
+    fn impair(
+        &mut self,
+        model: &mut impl Judge,
+        vf: VfIndex,
+        edit: TagEdit,
+        source: FrameSource<'_>,
+    ) {
+        let frame = source.copy(&self.pool);
+        self.load.copies.add(1);
+        let mut lost = Vec::new();
+        if let Some(queue) = self.impaired.of(vf) {
+            let mut lose = |why, frame| lost.push((why, frame));
+            queue.put_any(self.now, frame, edit, |_| edit, &self.pool, &mut lose);
+        }
+        for (why, frame) in lost {
+            let queue = self.ports[vf.index()].queue_of(model, vf, frame.head());
+            let source = FrameSource::Private(&frame);
+            self.capture(model, vf, queue, source, bytes_of(edit), Some(why));
+            model.count_rx_drop(vf, why);
+            self.pool.give(frame);
+        }
+    }
+
+    /// Gives impaired VFs what is due to them by now; how many frames.
+    fn release(&mut self, model: &mut impl Judge) -> usize {
+        let mut moved = 0;
+        let vfs = *self.impaired.vfs();
+        for vf in vfs.iter() {
+            let enough = self.effort + BURST_EFFORT;
+            if let Some(queue) = self.impaired.of(vf) {
+                queue.look(self.now);
+            }
+            for _ in 0..BURST {
+                if self.effort >= enough {
+                    break;
+                }
+                let due = self.impaired.of(vf).and_then(NetemQueue::pop);
+                let Some((frame, edit)) = due else { break };
+                self.deliver_now(model, vf, edit, FrameSource::Private(&frame));
+                self.pool.give(frame);
+                moved += 1;
+            }
+            if self.impaired.end(vf) {
+                self.note_impaired(vf);
+            }
+        }
+        moved
+    }
+
+    #[inline]
+    fn deliver_now(
+        &mut self,
+        model: &mut impl Judge,
+        vf: VfIndex,
+        edit: TagEdit,
+        source: FrameSource<'_>,
+    ) {
         if self.captures.wants(Port::Vf(vf))
             && let FrameSource::Guest(..) = source
         {
             // What is shown is what is delivered, whatever the sender does meanwhile.
             let copy = source.copy(&self.pool);
-            self.deliver(model, vf, edit, FrameSource::Private(&copy));
+            self.deliver_now(model, vf, edit, FrameSource::Private(&copy));
             self.pool.give(copy);
             return;
         }
@@ -386,7 +511,7 @@ impl Receivers {
                 break;
             }
             let port = &mut self.ports[to.index()];
-            if !port.backlog.is_empty() {
+            if port.impaired || !port.backlog.is_empty() {
                 break;
             }
             let (traffic, then) = port.deliver_all(queue, frames, edit);
@@ -499,6 +624,9 @@ impl Receivers {
     /// Gives guests what waits for their buffers; how many frames no longer wait.
     pub(super) fn drain_backlogs(&mut self, now: Nanos, model: &mut impl Judge) -> usize {
         let mut moved = 0;
+        if !self.impaired.vfs().is_empty() {
+            moved += self.release(model);
+        }
         for vf in self.patient.iter() {
             let port = &mut self.ports[vf.index()];
             if now >= port.patient_until {

@@ -8,8 +8,8 @@
 use std::sync::Arc;
 
 use vf_model::{
-    BridgeStats, BusyTime, Counters, DropReason, FastCounters, LinkConfig, Nanos, PublishedBridge,
-    PublishedCounters, PublishedFast, PublishedPort, VfIndex,
+    BridgeStats, BusyTime, Counters, DropReason, FastCounters, Link, LinkConfig, Nanos,
+    PublishedBridge, PublishedCounters, PublishedFast, PublishedPort, VfIndex,
 };
 
 use super::traffic::{PairTraffic, PerQueue};
@@ -86,11 +86,13 @@ pub struct UplinkStatistics {
 }
 
 impl UplinkStatistics {
-    pub(super) fn of(uplink: &dyn Uplink) -> UplinkStatistics {
+    /// What is in front of an uplink has the transmitter of the port.
+    pub(super) fn of(uplink: &dyn Uplink, in_front: Option<&Link>) -> UplinkStatistics {
+        let link = in_front.unwrap_or(uplink.link());
         UplinkStatistics {
             name: uplink.to_string(),
-            rate_bps: uplink.link().rate_bps(),
-            busy: uplink.link().busy_time(),
+            rate_bps: link.rate_bps(),
+            busy: link.busy_time(),
             others: uplink.statistics(),
         }
     }

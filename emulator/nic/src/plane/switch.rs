@@ -74,6 +74,7 @@ fn move_rings(
         hypervisor.model.take_limit(vf, &worker.nic);
         let backlog = worker.take_backlog(vf);
         hypervisor.give_backlog(now, vf, backlog);
+        hypervisor.give_impaired(vf, worker.take_impaired(vf));
     } else {
         for ring in hypervisor.rings(vf) {
             if let Some(vring) = hypervisor.detach(now, vf, ring) {
@@ -82,5 +83,6 @@ fn move_rings(
         }
         worker.nic.take_limit(vf, &hypervisor.model);
         worker.give_backlog(now, vf, hypervisor.take_backlog(vf));
+        worker.give_impaired(vf, hypervisor.take_impaired(vf));
     }
 }

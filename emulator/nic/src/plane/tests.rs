@@ -25,6 +25,7 @@ use crate::uplink::{Arrivals, TxFrame, TxRoom, Uplink, WireEnd};
 mod auto;
 mod captures;
 mod coalescing;
+mod impaired;
 mod loopback;
 mod policy;
 mod switching;
@@ -63,14 +64,14 @@ fn private(data: Vec<u8>) -> Frame {
 fn send(end: &mut WireEnd, now: Nanos, frame: Frame) {
     let on_wire = OnWire::of(&meta(frame.len(), &frame.offload));
     let mut frames = vec![TxFrame { frame, on_wire }];
-    end.tx_burst(now, &mut frames, &Pool::new(1), &mut |reason| {
+    end.tx_burst(now, &mut frames, &Pool::new(1), &mut |reason, _| {
         panic!("{reason}")
     });
 }
 
 /// How much a wire takes.
 fn tx_room(end: &mut WireEnd, now: Nanos) -> TxRoom {
-    end.tx_room(now, &Pool::new(1), &mut |reason| panic!("{reason}"))
+    end.tx_room(now, &Pool::new(1), &mut |reason, _| panic!("{reason}"))
 }
 
 /// All that has arrived.

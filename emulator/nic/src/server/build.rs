@@ -10,7 +10,7 @@ use crate::config::{Config, HypervisorCpu, NicSettings, WireSettings};
 use crate::instance::{NicInstance, Planes};
 use crate::queue::{Doorbell, Pool};
 use crate::thread::{DataThread, Polling};
-use crate::uplink::{Uplink, WireEnd, impaired};
+use crate::uplink::{Uplink, WireEnd};
 
 /// How far the wall clock's transmitters may be filled ahead: the time between two rounds of a busy worker.
 const WIRE_SLACK: Nanos = Nanos(30_000);
@@ -85,12 +85,13 @@ pub(super) fn build_hosts(
                 nic.name
             );
         }
-        let made = Planes::new(nic, nic.workers.into(), uplink(h, nic, end)?, &pool, cost);
-        let made = made.map_err(|(vf, refusal)| RunError::Policy {
+        let made = Planes::new(nic, nic.workers.into(), uplink(nic, end)?, &pool, cost);
+        let mut made = made.map_err(|(vf, refusal)| RunError::Policy {
             nic: nic.name.clone(),
             vf,
             refusal,
         })?;
+        made.set_place(h, WIRE_SLACK);
         let thread = DataThread::new(format!("hyp-{}", nic.name)).map_err(system("thread"))?;
         policies.push(made.policies);
         let bells: Vec<_> = (0..made.workers.len())
@@ -157,16 +158,11 @@ fn cpus_allowed() -> usize {
     allowed.map_or(1, |cpus| cpus.count().max(1) as usize)
 }
 
-/// What the configuration plugs into the `n`th NIC's port.
-fn uplink(
-    n: usize,
-    nic: &NicSettings,
-    end: Option<WireEnd>,
-) -> Result<Option<Box<dyn Uplink>>, RunError> {
-    let uplink = match (end, &nic.uplink) {
-        (Some(end), _) => Box::new(end),
-        (None, Some(spec)) => spec.open(LinkConfig::default(), WIRE_SLACK)?,
-        (None, None) => return Ok(None),
-    };
-    Ok(Some(impaired(uplink, nic.netem.as_ref(), n, WIRE_SLACK)))
+/// What the configuration plugs into a NIC's port.
+fn uplink(nic: &NicSettings, end: Option<WireEnd>) -> Result<Option<Box<dyn Uplink>>, RunError> {
+    Ok(match (end, &nic.uplink) {
+        (Some(end), _) => Some(Box::new(end)),
+        (None, Some(spec)) => Some(spec.open(LinkConfig::default(), WIRE_SLACK)?),
+        (None, None) => None,
+    })
 }

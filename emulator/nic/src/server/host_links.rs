@@ -36,7 +36,7 @@ impl HostLinks {
     pub(super) fn make_alike(&mut self, hosts: &mut [NicInstance]) {
         for (host, link) in hosts.iter_mut().zip(&mut self.links) {
             if let Some(link) = link {
-                link.set_carrier(host.policy().port_up());
+                link.set_carrier(host.policy().shows_carrier());
                 for note in host.set_carrier(link.is_up()) {
                     tracing::info!("{note}");
                 }

@@ -305,6 +305,7 @@ impl Server {
             })
             .chain(self.clients.next_timer())
             .chain(self.observers.as_ref().and_then(Clients::next_timer))
+            .chain(self.next_flap())
             .min()
             .map(|at| at.saturating_duration_since(now));
         let timeout = match (due, limit) {
@@ -387,8 +388,35 @@ impl Server {
                 clients.retry(self.poll.registry());
             }
             self.retry();
+            self.flap();
         }
         Ok(true)
+    }
+
+    /// When the next cable comes out of its port or goes in again.
+    fn next_flap(&self) -> Option<Instant> {
+        let next = self.hosts.iter().filter_map(NicInstance::flap_at).min()?;
+        Some(self.epoch + Duration::from_nanos(next.0))
+    }
+
+    /// Takes cables out and puts them in that are to be so now.
+    fn flap(&mut self) {
+        for h in 0..self.hosts.len() {
+            let Some(host) = self.hosts.get_mut(h) else {
+                continue;
+            };
+            let policy = host.flap_due().map(|command| host.policy().with(&command));
+            let Some(Ok(policy)) = policy else { continue };
+            let up = policy.carrier();
+            host.set_policy(policy);
+            host.tell(|| Happening::Carrier { up });
+            if let Some(peer) = host.peer
+                && let Ok([near, far]) = self.hosts.get_disjoint_mut([h, peer])
+            {
+                near.share_carrier(far);
+            }
+            self.links.make_alike(&mut self.hosts);
+        }
     }
 
     fn answer_observers(&mut self, token: Token) {

@@ -1,13 +1,17 @@
-//! What is plugged into a NIC's port: a wire to another NIC or to a bridge that reflects, a tap device of the host. An uplink takes and brings frames in
+//! What is plugged into a NIC's port: a wire to another NIC or to a bridge that reflects, a tap or macvtap device of the host, a tunnel to other
+//! hosts. An uplink takes and brings frames in
 //! bursts and says when it can take more; it judges no frame, knows no VF, and never waits.
 //!
 //! To add one: implement [`Uplink`] in a file of its own and put its `Kind` in `KINDS`. What does something to frames on
-//! their way is an uplink in front of another, as [`impaired`] makes one; where it is not asked for there is nothing.
+//! their way stands in front of an uplink, as `netem` does; where it is not asked for there is nothing.
 
 mod host_link;
+mod macvtap;
 mod netem;
+mod plain;
 mod tap;
 mod transmitter;
+mod vxlan;
 mod wire;
 
 use std::fmt;
@@ -16,16 +20,17 @@ use std::sync::Arc;
 
 use serde::Deserialize;
 use vf_model::{Counter, DropReason, Link, LinkConfig, Nanos, OnWire};
+use vf_vhost::frame::FrameBuf;
 
-use self::netem::Netem;
 use crate::queue::{Frame, Pool};
 
 pub use host_link::{HostLink, LinkWatch};
-pub use netem::{NetemError, NetemSpec, Odds, Percent};
+pub(crate) use netem::Netem;
+pub(crate) use plain::{finish, segments};
 pub use wire::WireEnd;
 
 /// The kinds of uplink that can be opened by name.
-const KINDS: &[Kind] = &[tap::KIND, wire::HAIRPIN];
+const KINDS: &[Kind] = &[tap::KIND, macvtap::KIND, vxlan::KIND, wire::HAIRPIN];
 
 /// A kind of uplink.
 #[derive(Debug)]
@@ -36,6 +41,10 @@ struct Kind {
     operand: &'static str,
     /// Whether it is a device of this machine, which has no virtual time.
     of_this_machine: bool,
+    /// Whether its operand names a network device, whose link and the NIC's are kept alike.
+    is_device: bool,
+    /// What is wrong with what follows the word, if anything is.
+    check: fn(&str) -> Result<(), String>,
     /// Opens one, which sends at this rate and may be filled so far ahead of now.
     open: fn(&str, LinkConfig, Nanos) -> Opened,
 }
@@ -62,10 +71,23 @@ pub struct UplinkSpec {
 
 /// Words that name no uplink.
 #[derive(Clone, Debug, thiserror::Error)]
-#[error("uplink '{text}': an uplink is {kinds}")]
-pub struct UplinkError {
-    text: String,
-    kinds: String,
+pub enum UplinkError {
+    /// No kind of uplink is called so, or something is missing behind its name.
+    #[error("uplink '{text}': an uplink is {kinds}")]
+    Kind {
+        /// The words.
+        text: String,
+        /// All kinds.
+        kinds: String,
+    },
+    /// What follows the name of a kind.
+    #[error("uplink {kind}: {why}")]
+    Operand {
+        /// Which kind.
+        kind: &'static str,
+        /// What is wrong.
+        why: String,
+    },
 }
 
 impl UplinkSpec {
@@ -78,7 +100,7 @@ impl UplinkSpec {
     /// The link to that device, for whoever keeps the two ends of it alike.
     #[must_use]
     pub fn host_link(&self) -> Option<HostLink> {
-        let ours = self.is_of_this_machine();
+        let ours = self.kind.is_device;
         ours.then(|| HostLink::new(&self.operand))
     }
 
@@ -97,16 +119,20 @@ impl FromStr for UplinkSpec {
         let (word, operand) = text.trim().split_once(' ').unwrap_or((text.trim(), ""));
         let kind = KINDS.iter().find(|kind| kind.word == word);
         match kind.filter(|kind| kind.operand.is_empty() == operand.trim().is_empty()) {
-            Some(kind) => Ok(UplinkSpec {
-                kind,
-                operand: operand.trim().to_owned(),
-            }),
+            Some(kind) => {
+                let operand = operand.trim().to_owned();
+                (kind.check)(&operand).map_err(|why| UplinkError::Operand {
+                    kind: kind.word,
+                    why,
+                })?;
+                Ok(UplinkSpec { kind, operand })
+            }
             None => {
                 let kinds = KINDS
                     .iter()
                     .map(|kind| format!("'{}'", named(kind, kind.operand)));
                 let kinds: Vec<_> = kinds.collect();
-                Err(UplinkError {
+                Err(UplinkError::Kind {
                     text: text.escape_debug().to_string(),
                     kinds: kinds.join(" or "),
                 })
@@ -130,21 +156,6 @@ impl fmt::Display for UplinkSpec {
 
 fn named(kind: &Kind, operand: &str) -> String {
     format!("{} {operand}", kind.word).trim_end().to_owned()
-}
-
-/// `uplink`, and in front of it what impairs the frames that are sent to it, if anything does. `port` tells apart ports whose
-/// impairments have the same seed; `slack` is how far ahead of now a transmitter may be filled.
-#[must_use]
-pub fn impaired(
-    uplink: Box<dyn Uplink>,
-    netem: Option<&NetemSpec>,
-    port: usize,
-    slack: Nanos,
-) -> Box<dyn Uplink> {
-    match netem {
-        Some(spec) => Box::new(Netem::new(uplink, spec.clone(), port, slack)),
-        None => uplink,
-    }
 }
 
 /// Token of whatever an uplink registers: it does not matter what it was, the plane looks at everything after a sleep.
@@ -210,31 +221,28 @@ pub struct Arrivals {
     pub frames: Vec<Frame>,
     /// When the first of them arrived, if the uplink knows better than the reader.
     pub since: Option<Nanos>,
-    /// Why others cannot be taken, one entry each.
-    pub dropped: Vec<DropReason>,
+    /// Others that are dropped, and why.
+    pub dropped: Vec<(DropReason, Frame)>,
 }
 
 /// A number that an uplink counts beside what every port counts, with its name (`ethtool -S`, DPDK's xstats).
 pub type Statistic = (&'static str, Arc<Counter>);
 
+/// Is told of each frame that cannot be sent, and why.
+pub type Lost<'a> = dyn FnMut(DropReason, &FrameBuf) + 'a;
+
 /// The far side of a NIC's port. All methods return at once.
 pub trait Uplink: fmt::Display + Send {
     /// How much may be sent now. What has been held back until now is on its way first; `lost` is called for each frame of
     /// that which cannot be sent.
-    fn tx_room(&mut self, now: Nanos, pool: &Pool, lost: &mut dyn FnMut(DropReason)) -> TxRoom;
+    fn tx_room(&mut self, now: Nanos, pool: &Pool, lost: &mut Lost<'_>) -> TxRoom;
 
     /// When there will be room again, if that is known; the uplink wakes its plane's thread otherwise.
     fn tx_room_at(&mut self) -> Option<Nanos>;
 
     /// Takes all of `frames`, in order; calls `lost` for each that cannot be sent. More than there is room for is given by a
     /// change of paths and by a ring that stops, whose frames cannot wait.
-    fn tx_burst(
-        &mut self,
-        now: Nanos,
-        frames: &mut Vec<TxFrame>,
-        pool: &Pool,
-        lost: &mut dyn FnMut(DropReason),
-    );
+    fn tx_burst(&mut self, now: Nanos, frames: &mut Vec<TxFrame>, pool: &Pool, lost: &mut Lost<'_>);
 
     /// Adds up to `limit` frames that have arrived by `now`.
     fn rx_burst(&mut self, now: Nanos, limit: usize, pool: &Pool, arrivals: &mut Arrivals);
@@ -251,6 +259,9 @@ pub trait Uplink: fmt::Display + Send {
 
     /// The transmitter, for its rate and its counters.
     fn link(&self) -> &Link;
+
+    /// The same, for whoever is put in front and goes on where it is.
+    fn link_mut(&mut self) -> &mut Link;
 
     /// What else it counts.
     fn statistics(&self) -> Vec<Statistic> {

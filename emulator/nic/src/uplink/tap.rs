@@ -4,7 +4,7 @@
 
 use std::fmt;
 use std::io::{IoSlice, IoSliceMut};
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsFd, AsRawFd};
 
 use mio::unix::SourceFd;
 use mio::{Interest, Registry};
@@ -13,7 +13,7 @@ use vf_model::{DropReason, Link, LinkConfig, Nanos};
 use vf_vhost::features::VirtioFeatures;
 use vf_vhost::net_hdr::{MAX_FRAME, NetHdr};
 
-use super::{ARRIVAL, Arrivals, Kind, OpenError, TxFrame, TxRoom, Uplink};
+use super::{ARRIVAL, Arrivals, Kind, Lost, OpenError, TxFrame, TxRoom, Uplink};
 use crate::queue::Pool;
 
 /// The virtio-net header as a tap device uses it (no `num_buffers`).
@@ -26,8 +26,15 @@ pub(super) const KIND: Kind = Kind {
     word: "tap",
     operand: "NAME",
     of_this_machine: true,
-    open: |name, config, slack| match Tap::open(name, config, slack) {
-        Ok(tap) => Ok(Box::new(tap)),
+    is_device: true,
+    check: |_| Ok(()),
+    open: |name, config, slack| match open(name) {
+        Ok(device) => Ok(Box::new(Tap::of(
+            format!("tap {name}"),
+            device,
+            config,
+            slack,
+        ))),
         Err(source) => Err(OpenError {
             uplink: format!("tap {name}"),
             source,
@@ -38,32 +45,38 @@ pub(super) const KIND: Kind = Kind {
     },
 };
 
-/// An open tap device.
-struct Tap {
+/// An open tap device, or what reads and writes as one.
+pub(super) struct Tap<D> {
+    /// What it is, and which.
     name: String,
-    device: SyncDevice,
+    device: D,
     link: Link,
     slack: Nanos,
     /// One frame of the largest size.
     scratch: Vec<u8>,
 }
 
-impl Tap {
-    /// Opens (and if need be creates) the tap device `name` and sets it up.
-    fn open(name: &str, config: LinkConfig, slack: Nanos) -> std::io::Result<Tap> {
-        let device = DeviceBuilder::new()
-            .name(name)
-            .layer(Layer::L2)
-            .offload(true)
-            .build_sync()?;
-        device.set_nonblocking(true)?;
-        Ok(Tap {
-            name: name.to_owned(),
+/// Opens (and if need be creates) the tap device `name` and sets it up.
+fn open(name: &str) -> std::io::Result<SyncDevice> {
+    let device = DeviceBuilder::new()
+        .name(name)
+        .layer(Layer::L2)
+        .offload(true)
+        .build_sync()?;
+    device.set_nonblocking(true)?;
+    Ok(device)
+}
+
+impl<D: AsFd> Tap<D> {
+    /// A device that is open, does not block, and has virtio-net headers.
+    pub(super) fn of(name: String, device: D, config: LinkConfig, slack: Nanos) -> Tap<D> {
+        Tap {
+            name,
             device,
             link: Link::new(config),
             slack,
             scratch: vec![0; MAX_FRAME as usize],
-        })
+        }
     }
 
     /// Reads one frame.
@@ -86,16 +99,15 @@ impl Tap {
             }
             // UDP segmentation, which kernels since 6.2 hand over once TCP's has been asked for: we cannot do it.
             Err(_) => {
-                pool.give(frame);
-                arrivals.dropped.push(DropReason::BadHeader);
+                arrivals.dropped.push((DropReason::BadHeader, frame));
             }
         }
         Some(())
     }
 }
 
-impl Uplink for Tap {
-    fn tx_room(&mut self, now: Nanos, _pool: &Pool, _lost: &mut dyn FnMut(DropReason)) -> TxRoom {
+impl<D: AsFd + Send> Uplink for Tap<D> {
+    fn tx_room(&mut self, now: Nanos, _pool: &Pool, _lost: &mut Lost<'_>) -> TxRoom {
         TxRoom::of(&self.link, usize::MAX, now, now + self.slack)
     }
 
@@ -108,7 +120,7 @@ impl Uplink for Tap {
         now: Nanos,
         frames: &mut Vec<TxFrame>,
         pool: &Pool,
-        lost: &mut dyn FnMut(DropReason),
+        lost: &mut Lost<'_>,
     ) {
         for TxFrame { frame, on_wire } in frames.drain(..) {
             let header = NetHdr::from(&frame.offload).to_bytes(0);
@@ -118,11 +130,11 @@ impl Uplink for Tap {
                 Ok(_) => {
                     self.link.put(now, on_wire);
                 }
-                Err(rustix::io::Errno::AGAIN) => lost(DropReason::WireQueueFull),
+                Err(rustix::io::Errno::AGAIN) => lost(DropReason::WireQueueFull, &frame),
                 // The device is down.
-                Err(rustix::io::Errno::IO) => lost(DropReason::NoCarrier),
+                Err(rustix::io::Errno::IO) => lost(DropReason::NoCarrier, &frame),
                 // It is gone.
-                Err(_) => lost(DropReason::NoUplink),
+                Err(_) => lost(DropReason::NoUplink, &frame),
             }
             pool.give(frame);
         }
@@ -141,7 +153,7 @@ impl Uplink for Tap {
     }
 
     fn register(&self, registry: &Registry) {
-        let fd = self.device.as_raw_fd();
+        let fd = self.device.as_fd().as_raw_fd();
         if let Err(error) = registry.register(&mut SourceFd(&fd), ARRIVAL, Interest::READABLE) {
             tracing::warn!(%error, "cannot wait for the tap device");
         }
@@ -150,10 +162,14 @@ impl Uplink for Tap {
     fn link(&self) -> &Link {
         &self.link
     }
+
+    fn link_mut(&mut self) -> &mut Link {
+        &mut self.link
+    }
 }
 
-impl fmt::Display for Tap {
+impl<D> fmt::Display for Tap<D> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "tap {}", self.name)
+        f.write_str(&self.name)
     }
 }

@@ -66,6 +66,15 @@ impl Transmitter {
     pub(super) fn link(&self) -> &Link {
         &self.link
     }
+
+    pub(super) fn link_mut(&mut self) -> &mut Link {
+        &mut self.link
+    }
+
+    /// Goes on where this link is, which is another's from now on.
+    pub(super) fn take_over(&mut self, link: &mut Link) {
+        self.link.take_over(link);
+    }
 }
 
 /// How late the thread of a transmitter has been while there were frames to send.

@@ -10,7 +10,7 @@ use rtrb::{Consumer, Producer, RingBuffer};
 use vf_model::{DropReason, Link, LinkConfig, Nanos};
 
 use super::transmitter::Transmitter;
-use super::{Arrivals, Kind, TxFrame, TxRoom, Uplink};
+use super::{Arrivals, Kind, Lost, TxFrame, TxRoom, Uplink};
 use crate::queue::{Doorbell, Frame, Pool, cost};
 
 /// Frames that may be on their way in one direction: more than 10 GbE holds in any sensible propagation delay.
@@ -26,6 +26,8 @@ pub(super) const HAIRPIN: Kind = Kind {
     word: "hairpin",
     operand: "",
     of_this_machine: false,
+    is_device: false,
+    check: |_| Ok(()),
     open: |_, config, slack| Ok(Box::new(WireEnd::hairpin(config, slack))),
 };
 
@@ -162,7 +164,7 @@ impl WireEnd {
 }
 
 impl Uplink for WireEnd {
-    fn tx_room(&mut self, now: Nanos, _pool: &Pool, _lost: &mut dyn FnMut(DropReason)) -> TxRoom {
+    fn tx_room(&mut self, now: Nanos, _pool: &Pool, _lost: &mut Lost<'_>) -> TxRoom {
         let frames = self.room();
         self.transmitter.room(now, frames)
     }
@@ -176,14 +178,14 @@ impl Uplink for WireEnd {
         now: Nanos,
         frames: &mut Vec<TxFrame>,
         pool: &Pool,
-        lost: &mut dyn FnMut(DropReason),
+        lost: &mut Lost<'_>,
     ) {
         let start = self.transmitter.start(now);
         for TxFrame { frame, on_wire } in frames.drain(..) {
             if self.sent - self.taken > IN_FLIGHT_BYTES + FORCED_BYTES {
                 self.taken = self.out_shared.taken.load(Ordering::Acquire);
                 if self.sent - self.taken > IN_FLIGHT_BYTES + FORCED_BYTES {
-                    lost(DropReason::WireQueueFull);
+                    lost(DropReason::WireQueueFull, &frame);
                     pool.give(frame);
                     continue;
                 }
@@ -242,6 +244,10 @@ impl Uplink for WireEnd {
 
     fn link(&self) -> &Link {
         self.transmitter.link()
+    }
+
+    fn link_mut(&mut self) -> &mut Link {
+        self.transmitter.link_mut()
     }
 }
 

@@ -99,6 +99,7 @@ impl DirectPlane {
     /// begin to.
     pub(super) fn adopted(&mut self, now: Nanos) -> usize {
         self.out.egress.adopt(self.nic.policy());
+        self.ports.adopt(self.nic.policy());
         let moved = self.release();
         self.send_marker(now);
         moved

@@ -62,6 +62,9 @@ impl DirectPlane {
     /// What has been fetched from the ring.
     fn send_fetched(&mut self, now: Nanos, vf: VfIndex, q: usize, enough: u64) -> usize {
         let released = self.look_for_policy(now);
+        if self.ports.impaired.vfs().contains(vf) {
+            return released + self.impair(now, vf, q);
+        }
         let port = &mut self.ports.tx[vf.index()];
         let rings = port.queues.len();
         let slot = &mut port.queues[q];

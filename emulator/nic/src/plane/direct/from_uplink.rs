@@ -1,7 +1,7 @@
 //! What the uplink has brought, judged as coming from the wire. Never waits for a guest's buffers, but for the time by which the
 //! plane itself came late.
 
-use vf_model::{Judge, Nanos, Source, To, Verdict};
+use vf_model::{DropReason, Judge, Nanos, Source, To, Verdict};
 use vf_vhost::frame::TagEdit;
 
 use super::super::backlog::BACKLOG_BYTES;
@@ -28,8 +28,10 @@ impl DirectPlane {
         }
         let released = self.look_for_policy(now);
         let mut arrivals = std::mem::take(&mut self.arrivals);
-        for reason in arrivals.dropped.drain(..) {
-            self.nic.count_wire_drop(reason);
+        for (reason, frame) in arrivals.dropped.drain(..) {
+            self.capture(&frame, None, Some(reason));
+            self.nic.count_wire_rx_drop(reason);
+            self.ports.rx.pool.give(frame);
         }
         let moved = arrivals.frames.len();
         if moved > 0 {
@@ -79,7 +81,7 @@ impl DirectPlane {
                 self.deliver_private_run(run, &frames[run.from..n]);
             }
             let verdict = self.nic.ingress(now, Source::Wire, frame.head(), &m);
-            self.capture(frame, &verdict);
+            self.capture(frame, Some(&verdict), verdict.drop);
             if let Some(late) = late {
                 for vf in verdict.vfs.iter() {
                     let until = now + late.min(LATE_MOST);
@@ -113,7 +115,7 @@ impl DirectPlane {
     }
 
     /// Shows a frame that has come to those who capture what comes.
-    fn capture(&self, frame: &Frame, verdict: &Verdict) {
+    fn capture(&self, frame: &Frame, verdict: Option<&Verdict>, drop: Option<DropReason>) {
         let captures = &self.ports.rx.captures;
         if captures.is_on() {
             let passing = Passing {
@@ -122,8 +124,8 @@ impl DirectPlane {
                 queue: None,
                 frame: FrameSource::Private(frame),
                 edit: TagEdit::Keep,
-                verdict: Some(verdict),
-                drop: verdict.drop,
+                verdict,
+                drop,
             };
             captures.see(self.nic.policy(), &self.ports.rx.pool, &passing);
         }

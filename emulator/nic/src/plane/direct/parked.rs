@@ -110,7 +110,7 @@ impl DirectPlane {
                 break;
             }
         }
-        if self.parked.vfs.contains(vf) {
+        if self.parked.vfs.contains(vf) || self.is_stuck(flow) {
             self.out.egress.wait(flow);
         }
         moved
@@ -169,9 +169,9 @@ impl DirectPlane {
             return;
         };
         self.unpark(now, vf, at);
-        if !self.parked.vfs.contains(vf) {
+        if !self.parked.vfs.contains(vf) && !self.is_stuck(vf.index()) {
             self.out.egress.leave(vf.index());
         }
-        self.out.egress.flush(now, &mut self.nic);
+        self.out.egress.flush(now, &mut self.nic, &self.ports.rx);
     }
 }

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use vf_model::Link;
 
 use super::*;
+use crate::uplink::Lost;
 
 /// An address that is nobody's until a command says so.
 const LISTED: MacAddr = MacAddr([2, 0, 0, 0, 0xa, 1]);
@@ -73,19 +74,13 @@ impl fmt::Display for Meanwhile {
 }
 
 impl Uplink for Meanwhile {
-    fn tx_room(&mut self, now: Nanos, _: &Pool, _: &mut dyn FnMut(DropReason)) -> TxRoom {
+    fn tx_room(&mut self, now: Nanos, _: &Pool, _: &mut Lost<'_>) -> TxRoom {
         TxRoom::of(&self.link, usize::MAX, now, now)
     }
     fn tx_room_at(&mut self) -> Option<Nanos> {
         None
     }
-    fn tx_burst(
-        &mut self,
-        _: Nanos,
-        frames: &mut Vec<TxFrame>,
-        _: &Pool,
-        _: &mut dyn FnMut(DropReason),
-    ) {
+    fn tx_burst(&mut self, _: Nanos, frames: &mut Vec<TxFrame>, _: &Pool, _: &mut Lost<'_>) {
         frames.clear();
     }
     fn rx_burst(&mut self, _: Nanos, _: usize, _: &Pool, arrivals: &mut Arrivals) {
@@ -98,6 +93,9 @@ impl Uplink for Meanwhile {
     }
     fn link(&self) -> &Link {
         &self.link
+    }
+    fn link_mut(&mut self) -> &mut Link {
+        &mut self.link
     }
 }
 

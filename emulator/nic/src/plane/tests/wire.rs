@@ -226,7 +226,7 @@ fn what_cannot_wait_is_bounded_in_bytes_and_the_rest_is_lost_by_name() {
             frame: frame.clone(),
             on_wire,
         }];
-        near.tx_burst(Nanos(0), &mut frames, &Pool::new(1), &mut |why| {
+        near.tx_burst(Nanos(0), &mut frames, &Pool::new(1), &mut |why, _| {
             lost.push(why)
         });
     }
@@ -298,7 +298,9 @@ fn a_thread_that_comes_late_makes_up_for_it_and_for_no_more() {
             });
         }
         sent += frames.len();
-        near.tx_burst(now, &mut frames, &Pool::new(1), &mut |why| panic!("{why}"));
+        near.tx_burst(now, &mut frames, &Pool::new(1), &mut |why, _| {
+            panic!("{why}")
+        });
         sent
     };
     let mut arrived = 0;

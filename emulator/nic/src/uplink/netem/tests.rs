@@ -5,8 +5,11 @@ use std::collections::BTreeMap;
 use proptest::prelude::*;
 use vf_vhost::frame::FrameBuf;
 
-use super::super::{WireEnd, impaired};
+use super::super::{Arrivals, WireEnd};
 use super::*;
+use vf_model::{DropReason, FrameMeta};
+use vf_packet::checksum::complete;
+use vf_packet::{Offload, PartialChecksum};
 
 /// One that takes so many frames at a time and refuses every tenth, as a tap device does whose host is slow.
 struct Slow {
@@ -16,23 +19,17 @@ struct Slow {
 }
 
 impl Uplink for Slow {
-    fn tx_room(&mut self, now: Nanos, _: &Pool, _: &mut dyn FnMut(DropReason)) -> TxRoom {
+    fn tx_room(&mut self, now: Nanos, _: &Pool, _: &mut Lost<'_>) -> TxRoom {
         TxRoom::of(&self.link, usize::MAX, now, now)
     }
     fn tx_room_at(&mut self) -> Option<Nanos> {
         Some(self.link.free_at())
     }
-    fn tx_burst(
-        &mut self,
-        now: Nanos,
-        frames: &mut Vec<TxFrame>,
-        _: &Pool,
-        lost: &mut dyn FnMut(DropReason),
-    ) {
+    fn tx_burst(&mut self, now: Nanos, frames: &mut Vec<TxFrame>, _: &Pool, lost: &mut Lost<'_>) {
         for TxFrame { frame, on_wire } in frames.drain(..) {
             self.handed += 1;
             if self.handed.is_multiple_of(10) {
-                lost(DropReason::WireQueueFull);
+                lost(DropReason::WireQueueFull, &frame);
                 continue;
             }
             self.link.put(now, on_wire);
@@ -49,17 +46,60 @@ impl Uplink for Slow {
     fn link(&self) -> &Link {
         &self.link
     }
+    fn link_mut(&mut self) -> &mut Link {
+        &mut self.link
+    }
 }
 
-impl fmt::Display for Slow {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+/// An uplink and what impairs it, if anything does.
+struct Impaired {
+    netem: Option<Netem>,
+    uplink: Box<dyn Uplink>,
+    counters: Counters,
+}
+
+impl Impaired {
+    fn tx_room(&mut self, now: Nanos, pool: &Pool, lost: &mut Lost<'_>) -> TxRoom {
+        match &mut self.netem {
+            Some(netem) => netem.tx_room(&mut *self.uplink, now, pool, lost),
+            None => self.uplink.tx_room(now, pool, lost),
+        }
+    }
+    fn tx_room_at(&mut self) -> Option<Nanos> {
+        match &mut self.netem {
+            Some(netem) => netem.tx_room_at(&mut *self.uplink),
+            None => self.uplink.tx_room_at(),
+        }
+    }
+    fn tx_burst(
+        &mut self,
+        now: Nanos,
+        frames: &mut Vec<TxFrame>,
+        pool: &Pool,
+        lost: &mut Lost<'_>,
+    ) {
+        match &mut self.netem {
+            Some(netem) => netem.tx_burst(&mut *self.uplink, now, frames, pool, lost),
+            None => self.uplink.tx_burst(now, frames, pool, lost),
+        }
+    }
+    fn next(&mut self) -> Option<Nanos> {
+        match &mut self.netem {
+            Some(netem) => netem.next(&mut *self.uplink),
+            None => self.uplink.next(),
+        }
+    }
+}
+
+impl std::fmt::Display for Slow {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("slow")
     }
 }
 
 /// A port that sends, and what came of it.
 struct Bench {
-    port: Box<dyn Uplink>,
+    port: Impaired,
     /// The other end, if it is a wire.
     far: Option<WireEnd>,
     pool: Pool,
@@ -88,10 +128,24 @@ impl Bench {
         )
     }
 
-    fn new(near: Box<dyn Uplink>, far: Option<WireEnd>, words: &str) -> Bench {
-        let spec = (!words.is_empty()).then(|| words.parse::<NetemSpec>().unwrap());
+    fn new(mut uplink: Box<dyn Uplink>, far: Option<WireEnd>, words: &str) -> Bench {
+        let spec = (!words.is_empty()).then(|| Arc::new(words.parse::<NetemSpec>().unwrap()));
+        let counters = Counters::default();
+        let netem = spec.map(|spec| {
+            Netem::new(
+                &mut *uplink,
+                spec,
+                Place::default(),
+                Nanos(0),
+                counters.clone(),
+            )
+        });
         Bench {
-            port: impaired(near, spec.as_ref(), 0, Nanos(0)),
+            port: Impaired {
+                netem,
+                uplink,
+                counters,
+            },
             far,
             pool: Pool::new(64),
             now: Nanos(0),
@@ -103,7 +157,8 @@ impl Bench {
     /// Gives the port what it has to do at this time, and takes what has arrived.
     fn look(&mut self, mut frames: Vec<TxFrame>) {
         let dropped = &mut self.dropped;
-        let mut lost = |reason: DropReason| *dropped.entry(reason.name()).or_default() += 1;
+        let mut lost =
+            |reason: DropReason, _: &FrameBuf| *dropped.entry(reason.name()).or_default() += 1;
         self.port.tx_room(self.now, &self.pool, &mut lost);
         if !frames.is_empty() {
             self.port
@@ -115,6 +170,7 @@ impl Bench {
             Some(far) => far.rx_burst(self.now, usize::MAX, &self.pool, &mut arrivals),
             None => self
                 .port
+                .uplink
                 .rx_burst(self.now, usize::MAX, &self.pool, &mut arrivals),
         }
         let now = self.now;
@@ -146,7 +202,7 @@ impl Bench {
     fn send_all(&mut self, frames: impl Iterator<Item = Frame>) {
         for frame in frames {
             loop {
-                let room = self.port.tx_room(self.now, &self.pool, &mut |_| {});
+                let room = self.port.tx_room(self.now, &self.pool, &mut |_, _| {});
                 if room.any() {
                     break;
                 }
@@ -160,7 +216,7 @@ impl Bench {
     }
 
     fn statistic(&self, name: &str) -> u64 {
-        let all = self.port.statistics();
+        let all = self.port.counters.statistics();
         all.iter().find(|(n, _)| *n == name).unwrap().1.get()
     }
 
@@ -239,12 +295,20 @@ fn the_same_seed_does_the_same_and_another_does_not() {
     assert_eq!(times(&format!("{words} 1"), 500), first);
     assert_ne!(times(&format!("{words} 2"), 500), first);
     // Ports differ though they say the same.
-    let port = |n| {
-        let (near, _far) = WireEnd::pair(LinkConfig::default(), Nanos(0));
-        let mut port = Netem::new(Box::new(near), "loss 50%".parse().unwrap(), n, Nanos(0));
-        (0..64).map(|_| port.loss.happens()).collect::<Vec<_>>()
+    let of_port = |nic| {
+        let (mut near, mut far) = WireEnd::pair(LinkConfig::default(), Nanos(0));
+        let spec = Arc::new("loss 50%".parse().unwrap());
+        let place = Place { nic, port: 0 };
+        let mut netem = Netem::new(&mut near, spec, place, Nanos(0), Counters::default());
+        let pool = Pool::new(1);
+        let mut frames = (0..64).map(|n| sent(numbered(n, 60))).collect();
+        netem.tx_burst(&mut near, Nanos(0), &mut frames, &pool, &mut |_, _| {});
+        netem.tx_room(&mut near, Nanos(1_000_000), &pool, &mut |_, _| {});
+        let mut arrivals = Arrivals::default();
+        far.rx_burst(Nanos(2_000_000), 64, &pool, &mut arrivals);
+        arrivals.frames.iter().map(number).collect::<Vec<_>>()
     };
-    assert_ne!(port(0), port(1));
+    assert_ne!(of_port(0), of_port(1));
 }
 
 #[test]
@@ -415,9 +479,37 @@ fn what_is_held_back_is_bounded_in_frames_and_in_memory() {
 }
 
 #[test]
-fn it_says_what_it_is() {
-    let bench = Bench::over_wire("loss 1% seed 7");
-    assert_eq!(bench.port.to_string(), "wire netem loss 1% seed 7");
+fn impairments_come_and_go_and_the_link_goes_on_where_it_is() {
+    let mut bench = Bench::over_wire("");
+    let busy = bench.port.uplink.link().busy_time();
+    bench.look((0..10).map(|n| sent(numbered(n, 1514))).collect());
+    let spec = Arc::new("delay 50us".parse().unwrap());
+    let counters = Counters::default();
+    let uplink = &mut *bench.port.uplink;
+    bench.port.netem = Some(Netem::new(
+        uplink,
+        spec,
+        Place::default(),
+        Nanos(0),
+        counters,
+    ));
+    bench.look((10..20).map(|n| sent(numbered(n, 1514))).collect());
+    bench.pass(Nanos(40_000));
+    let held = bench.arrived.len();
+    assert!(held < 20, "{held}");
+    let netem = bench.port.netem.as_mut().unwrap();
+    netem.change(None);
+    assert!(!netem.is_over());
+    bench.look((20..30).map(|n| sent(numbered(n, 1514))).collect());
+    bench.pass(Nanos(1_000_000));
+    assert_eq!(bench.numbers(), (0..30).collect::<Vec<_>>());
+    let mut netem = bench.port.netem.take().unwrap();
+    assert!(netem.is_over());
+    netem.leave(&mut *bench.port.uplink);
+    // Whoever reads the time that the port has spent sending has all of it.
+    assert_eq!(busy.until(bench.now), Nanos(30 * 1538 * 8 / 10));
+    bench.look(vec![sent(numbered(30, 1514))]);
+    assert_eq!(busy.until(Nanos(2_000_000)), Nanos(31 * 1538 * 8 / 10));
 }
 
 proptest! {

@@ -3,8 +3,8 @@
 
 use std::fmt;
 
+use crate::time::Nanos;
 use serde::{Deserialize, Deserializer};
-use vf_model::Nanos;
 
 const UNITS: [(&str, u64); 4] = [
     ("ns", 1),

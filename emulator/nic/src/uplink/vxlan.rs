@@ -1,0 +1,498 @@
+//! A VXLAN tunnel to other hosts as the uplink (RFC 7348): each frame travels in a UDP datagram, to the host behind which its receiver
+//! has been heard, else to all. The hosts are listed, and nobody else is listened to; a frame of one is never passed on to another.
+//! Needs no privileges. Never cuts a datagram into pieces: a frame that is too long for the way there is dropped.
+
+mod header;
+
+use std::collections::HashMap;
+use std::fmt;
+use std::io::{self, IoSlice};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::os::fd::AsRawFd;
+
+use mio::unix::SourceFd;
+use mio::{Interest, Registry};
+use rustix::io::Errno;
+use rustix::net::sockopt::{
+    Ipv4PathMtuDiscovery, Ipv6PathMtuDiscovery, set_ip_mtu_discover, set_ipv6_mtu_discover,
+};
+use rustix::net::{SendAncillaryBuffer, SendFlags, sendmsg_addr};
+use std::sync::Arc;
+use vf_model::{Counter, DropReason, Link, LinkConfig, MacAddr, Nanos};
+
+use self::header::{Vni, unwrap, wrap};
+use super::plain::{finish, segments};
+use super::{ARRIVAL, Arrivals, Kind, Lost, OpenError, Statistic, TxFrame, TxRoom, Uplink};
+use crate::queue::{Frame, Pool};
+
+/// The port of VXLAN (RFC 7348 5).
+const PORT: u16 = 4789;
+/// How long it is remembered behind which host a station is, as on Linux (ageing of vxlan, 300 s).
+const AGEING: Nanos = Nanos(300_000_000_000);
+/// Stations that are remembered at a time.
+const STATIONS: usize = 8192;
+/// Hosts at the other ends.
+const MOST_REMOTES: usize = 64;
+/// The longest datagram.
+const LONGEST: usize = 65_535;
+/// What the words are.
+const FORM: &str =
+    "id VNI remote ADDR[:PORT] [remote ...] [local ADDR] [dstport PORT] [nolearning]";
+
+/// `vxlan id VNI remote ADDR ...`.
+pub(super) const KIND: Kind = Kind {
+    word: "vxlan",
+    operand: "id VNI remote ADDR ...",
+    of_this_machine: true,
+    is_device: false,
+    check: |words| Settings::parse(words).map(drop),
+    open: |words, config, slack| {
+        match Vxlan::open(words, config, slack) {
+        Ok(vxlan) => Ok(Box::new(vxlan)),
+        Err(source) => Err(OpenError {
+            uplink: format!("vxlan {words}"),
+            source,
+            help: "local is an address of this host, and dstport a UDP port that nobody else has there; a kernel's vxlan device takes 4789, too".to_owned(),
+        }),
+    }
+    },
+};
+
+/// What the words say.
+#[derive(Debug, PartialEq, Eq)]
+struct Settings {
+    vni: Vni,
+    local: IpAddr,
+    port: u16,
+    remotes: Vec<SocketAddr>,
+    learning: bool,
+}
+
+impl Settings {
+    /// Reads the words of ip-link(8)'s vxlan, as far as they are known here.
+    fn parse(text: &str) -> Result<Settings, String> {
+        let (mut vni, mut local, mut port) = (None, None::<IpAddr>, PORT);
+        let (mut remotes, mut learning) = (Vec::new(), true);
+        let mut words = text.split_whitespace();
+        while let Some(word) = words.next() {
+            if let "learning" | "nolearning" = word {
+                learning = word == "learning";
+                continue;
+            }
+            let value = words.next().unwrap_or_default();
+            let wrong = |wants: &str| format!("{word} '{}': {wants}", value.escape_debug());
+            match word {
+                "id" | "vni" => {
+                    let id = value.parse().ok().and_then(Vni::new);
+                    vni = Some(id.ok_or_else(|| wrong("a VNI, 0 to 16777215"))?);
+                }
+                "local" => {
+                    local = Some(
+                        value
+                            .parse()
+                            .map_err(|_| wrong("an IP address of this host"))?,
+                    )
+                }
+                "dstport" => port = value.parse().map_err(|_| wrong("a UDP port"))?,
+                "remote" => remotes.push(value.to_owned()),
+                _ => return Err(format!("'{}': it is {FORM}", word.escape_debug())),
+            }
+        }
+        let vni = vni.ok_or_else(|| format!("no VNI: it is {FORM}"))?;
+        let wrong = |remote: &str| {
+            format!(
+                "remote '{}': the IP address of another host, with its port behind it if that is not dstport",
+                remote.escape_debug()
+            )
+        };
+        let remotes = remotes.iter().map(|remote| {
+            let address = remote.parse().map(|ip| SocketAddr::new(ip, port));
+            let address = address.or_else(|_| remote.parse::<SocketAddr>());
+            address.map_err(|_| wrong(remote))
+        });
+        let remotes = remotes.collect::<Result<Vec<SocketAddr>, _>>()?;
+        let Some(first) = remotes.first() else {
+            return Err(format!("no remote host: it is {FORM}"));
+        };
+        if remotes.len() > MOST_REMOTES {
+            return Err(format!("{} remotes: {MOST_REMOTES} at most", remotes.len()));
+        }
+        let v6 = first.is_ipv6();
+        let local = local.unwrap_or(match v6 {
+            true => Ipv6Addr::UNSPECIFIED.into(),
+            false => Ipv4Addr::UNSPECIFIED.into(),
+        });
+        if remotes.iter().any(|remote| remote.is_ipv6() != v6) || local.is_ipv6() != v6 {
+            return Err("remote and local: all of them IPv4, or all IPv6".to_owned());
+        }
+        Ok(Settings {
+            vni,
+            local,
+            port,
+            remotes,
+            learning,
+        })
+    }
+}
+
+/// What is not taken of what comes.
+#[derive(Default)]
+struct Counters {
+    /// From a host that is none of those listed.
+    strangers: Arc<Counter>,
+    /// No VXLAN header in front, or no VNI in it.
+    bad_header: Arc<Counter>,
+    /// Of another network.
+    other_vni: Arc<Counter>,
+}
+
+/// An open tunnel.
+struct Vxlan {
+    words: String,
+    settings: Settings,
+    socket: UdpSocket,
+    /// Behind which of the hosts a station is, and when it was heard there.
+    stations: HashMap<MacAddr, (usize, Nanos)>,
+    link: Link,
+    slack: Nanos,
+    scratch: Vec<u8>,
+    counters: Counters,
+}
+
+impl Vxlan {
+    fn open(words: &str, config: LinkConfig, slack: Nanos) -> io::Result<Vxlan> {
+        let settings = Settings::parse(words).map_err(io::Error::other)?;
+        let socket = UdpSocket::bind((settings.local, settings.port))?;
+        socket.set_nonblocking(true)?;
+        // RFC 7348 4.3: VTEPs must not fragment.
+        match settings.local {
+            IpAddr::V4(_) => set_ip_mtu_discover(&socket, Ipv4PathMtuDiscovery::DO)?,
+            IpAddr::V6(_) => set_ipv6_mtu_discover(&socket, Ipv6PathMtuDiscovery::DO)?,
+        }
+        // As much as bursts need, if the system allows it.
+        let _ = rustix::net::sockopt::set_socket_recv_buffer_size(&socket, 4 << 20);
+        let _ = rustix::net::sockopt::set_socket_send_buffer_size(&socket, 4 << 20);
+        Ok(Vxlan {
+            words: words.to_owned(),
+            settings,
+            socket,
+            stations: HashMap::new(),
+            link: Link::new(config),
+            slack,
+            scratch: vec![0; LONGEST],
+            counters: Counters::default(),
+        })
+    }
+
+    /// The hosts that are to have a frame: one, if it is known behind which its receiver is.
+    fn remotes(&self, now: Nanos, frame: &Frame) -> &[SocketAddr] {
+        let remotes = &self.settings.remotes;
+        let heard = self.stations.get(&MacAddr::of_frame(&frame.data));
+        let fresh = heard.filter(|(_, at)| now.saturating_sub(*at) < AGEING);
+        let one = fresh.and_then(|(host, _)| remotes.get(*host..=*host));
+        one.unwrap_or(remotes)
+    }
+
+    /// Sends a frame that is as it is on a wire; why not, if it cannot be.
+    fn send(&self, now: Nanos, frame: &Frame) -> Result<(), DropReason> {
+        let header = wrap(self.settings.vni);
+        let parts = [IoSlice::new(&header), IoSlice::new(&frame.data)];
+        let mut done = Ok(());
+        for remote in self.remotes(now, frame) {
+            let mut control = SendAncillaryBuffer::default();
+            let flags = SendFlags::DONTWAIT;
+            done = match sendmsg_addr(&self.socket, remote, &parts, &mut control, flags) {
+                Ok(_) => done,
+                Err(Errno::AGAIN | Errno::NOBUFS) => Err(DropReason::WireQueueFull),
+                Err(Errno::MSGSIZE) => Err(DropReason::MtuExceeded),
+                // No way there, or its host has said that nobody listens.
+                Err(_) => Err(DropReason::NoCarrier),
+            };
+        }
+        done
+    }
+
+    /// What a datagram brings: the frame's bytes, or why it is not taken.
+    fn take(&mut self, now: Nanos, from: SocketAddr, len: usize) -> Option<&[u8]> {
+        // Others may send from any port: it is meant to differ from flow to flow (RFC 7348 5).
+        let mut remotes = self.settings.remotes.iter();
+        let Some(host) = remotes.position(|remote| remote.ip() == from.ip()) else {
+            self.counters.strangers.add(1);
+            return None;
+        };
+        let data = self.scratch.get(..len)?;
+        let Some((vni, frame)) = unwrap(data) else {
+            self.counters.bad_header.add(1);
+            return None;
+        };
+        if vni != self.settings.vni {
+            self.counters.other_vni.add(1);
+            return None;
+        }
+        let source = frame.get(6..12).and_then(|mac| mac.try_into().ok());
+        let source = source.map(MacAddr).filter(|mac| !mac.is_multicast());
+        if let Some(source) = source.filter(|_| self.settings.learning) {
+            if self.stations.len() >= STATIONS {
+                self.stations
+                    .retain(|_, (_, at)| now.saturating_sub(*at) < AGEING);
+            }
+            if self.stations.len() < STATIONS || self.stations.contains_key(&source) {
+                self.stations.insert(source, (host, now));
+            }
+        }
+        Some(frame)
+    }
+}
+
+impl Uplink for Vxlan {
+    fn tx_room(&mut self, now: Nanos, _pool: &Pool, _lost: &mut Lost<'_>) -> TxRoom {
+        TxRoom::of(&self.link, usize::MAX, now, now + self.slack)
+    }
+
+    fn tx_room_at(&mut self) -> Option<Nanos> {
+        Some(self.link.free_at().saturating_sub(self.slack))
+    }
+
+    fn tx_burst(
+        &mut self,
+        now: Nanos,
+        frames: &mut Vec<TxFrame>,
+        pool: &Pool,
+        lost: &mut Lost<'_>,
+    ) {
+        for TxFrame { frame, on_wire } in frames.drain(..) {
+            self.link.put(now, on_wire);
+            segments(frame, pool, |mut frame, _| {
+                let sent = match finish(&mut frame) {
+                    true => self.send(now, &frame),
+                    false => Err(DropReason::BadHeader),
+                };
+                if let Err(why) = sent {
+                    lost(why, &frame);
+                }
+                pool.give(frame);
+            });
+        }
+    }
+
+    fn rx_burst(&mut self, now: Nanos, limit: usize, pool: &Pool, arrivals: &mut Arrivals) {
+        for _ in 0..limit {
+            let (len, from) = match self.socket.recv_from(&mut self.scratch) {
+                Ok(datagram) => datagram,
+                // What ICMP has said of something that was sent is told once.
+                Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => continue,
+                Err(_) => return,
+            };
+            let taken = self.take(now, from, len);
+            let data = taken.unwrap_or_default();
+            let mut frame = pool.take(data.len());
+            frame.offload = Default::default();
+            frame.data.clear();
+            frame.data.extend_from_slice(data);
+            match frame.data.is_empty() {
+                true => arrivals.dropped.push((DropReason::NotOfTunnel, frame)),
+                false => arrivals.frames.push(frame),
+            }
+        }
+    }
+
+    fn next(&mut self) -> Option<Nanos> {
+        None
+    }
+
+    fn register(&self, registry: &Registry) {
+        let fd = self.socket.as_raw_fd();
+        if let Err(error) = registry.register(&mut SourceFd(&fd), ARRIVAL, Interest::READABLE) {
+            tracing::warn!(%error, "cannot wait for the tunnel's datagrams");
+        }
+    }
+
+    fn link(&self) -> &Link {
+        &self.link
+    }
+
+    fn link_mut(&mut self) -> &mut Link {
+        &mut self.link
+    }
+
+    fn statistics(&self) -> Vec<Statistic> {
+        let Counters {
+            strangers,
+            bad_header,
+            other_vni,
+        } = &self.counters;
+        let all = [
+            ("vxlan_strangers", strangers),
+            ("vxlan_bad_header", bad_header),
+            ("vxlan_other_vni", other_vni),
+        ];
+        all.map(|(name, counter)| (name, Arc::clone(counter)))
+            .into()
+    }
+}
+
+impl fmt::Display for Vxlan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "vxlan {}", self.words)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use vf_model::{FrameMeta, OnWire};
+    use vf_vhost::frame::FrameBuf;
+
+    use super::*;
+
+    #[test]
+    fn words_are_those_of_ip_link() {
+        let said = Settings::parse(
+            "id 42 remote 10.0.0.2 remote 10.0.0.3:5000 local 10.0.0.1 nolearning dstport 8472",
+        )
+        .unwrap();
+        let want = Settings {
+            vni: Vni::new(42).unwrap(),
+            local: "10.0.0.1".parse().unwrap(),
+            port: 8472,
+            remotes: vec![
+                "10.0.0.2:8472".parse().unwrap(),
+                "10.0.0.3:5000".parse().unwrap(),
+            ],
+            learning: false,
+        };
+        assert_eq!(said, want);
+        let said = Settings::parse("id 1 remote 2001:db8::1").unwrap();
+        assert_eq!(said.remotes, ["[2001:db8::1]:4789".parse().unwrap()]);
+        assert_eq!(said.local, IpAddr::V6(Ipv6Addr::UNSPECIFIED));
+        for (wrong, says) in [
+            ("", "no VNI"),
+            ("id 42", "no remote host"),
+            ("id 16777216 remote 10.0.0.2", "id '16777216': a VNI"),
+            ("id 42 remote host", "remote 'host': the IP address"),
+            ("id 42 remote 10.0.0.2 remote ::1", "all of them IPv4"),
+            ("id 42 remote 10.0.0.2 local ::1", "all of them IPv4"),
+            ("id 42 group 239.1.1.1", "'group': it is id VNI"),
+            (
+                "id 42 remote 10.0.0.2 dstport 99999",
+                "dstport '99999': a UDP port",
+            ),
+        ] {
+            let said = Settings::parse(wrong).unwrap_err();
+            assert!(said.contains(says), "{wrong}: {said}");
+        }
+    }
+
+    /// Ends of a tunnel between hosts that are this one, each at an address of its own.
+    fn ends(addresses: &[&str]) -> Vec<Vxlan> {
+        // A port that nobody has.
+        let free = UdpSocket::bind((addresses[0], 0)).unwrap();
+        let port = free.local_addr().unwrap().port();
+        drop(free);
+        let end = |local: &&str| {
+            let others = addresses.iter().filter(|other| *other != local);
+            let remotes: Vec<_> = others.map(|other| format!("remote {other}")).collect();
+            let words = format!("id 42 local {local} dstport {port} {}", remotes.join(" "));
+            Vxlan::open(&words, LinkConfig::default(), Nanos(0)).unwrap()
+        };
+        addresses.iter().map(end).collect()
+    }
+
+    fn frame(to: u8, from: u8, len: usize) -> Frame {
+        let mut data = vec![2, 0, 0, 0, 0, to, 2, 0, 0, 0, 0, from, 0x88, 0xb5];
+        data.resize(len, 7);
+        Box::new(FrameBuf {
+            data,
+            ..FrameBuf::default()
+        })
+    }
+
+    fn send(end: &mut Vxlan, frame: Frame) -> Vec<DropReason> {
+        let meta = FrameMeta {
+            len: frame.len(),
+            gso: None,
+        };
+        let on_wire = OnWire::of(&meta);
+        let mut lost = Vec::new();
+        let mut frames = vec![TxFrame { frame, on_wire }];
+        end.tx_burst(Nanos(0), &mut frames, &Pool::new(4), &mut |why, _| {
+            lost.push(why)
+        });
+        lost
+    }
+
+    /// What has come: the senders of frames, and how many are dropped. UDP within a host is there when it has been sent.
+    fn got(end: &mut Vxlan) -> (Vec<u8>, usize) {
+        let mut arrivals = Arrivals::default();
+        end.rx_burst(Nanos(1), 64, &Pool::new(4), &mut arrivals);
+        let senders = arrivals.frames.iter().map(|frame| frame.data[11]);
+        (senders.collect(), arrivals.dropped.len())
+    }
+
+    #[test]
+    fn a_frame_goes_to_all_hosts_until_its_receiver_has_been_heard() {
+        for addresses in [&["127.0.0.1", "127.0.0.2", "127.0.0.3"][..], &["::1"]] {
+            if addresses.len() == 1 {
+                continue; // this host has one such address only
+            }
+            let mut ends = ends(addresses);
+            assert_eq!(send(&mut ends[0], frame(9, 1, 60)), []);
+            assert_eq!(
+                [1, 2].map(|n| got(&mut ends[n])),
+                [(vec![1], 0), (vec![1], 0)]
+            );
+            // The answer goes where the question came from, and from then on the next question, too.
+            send(&mut ends[2], frame(1, 9, 60));
+            assert_eq!(
+                [0, 1].map(|n| got(&mut ends[n])),
+                [(vec![9], 0), (vec![], 0)]
+            );
+            send(&mut ends[0], frame(9, 1, 1000));
+            assert_eq!(
+                [1, 2].map(|n| got(&mut ends[n])),
+                [(vec![], 0), (vec![1], 0)]
+            );
+            // Until it is forgotten.
+            let sent = frame(9, 1, 60);
+            assert_eq!(ends[0].remotes(AGEING, &sent).len(), 1);
+            assert_eq!(ends[0].remotes(AGEING + Nanos(2), &sent).len(), 2);
+        }
+    }
+
+    #[test]
+    fn what_is_not_of_the_tunnel_is_dropped_and_counted() {
+        let mut ends = ends(&["127.0.0.1", "127.0.0.2"]);
+        let to = ends[0].socket.local_addr().unwrap();
+        let counted = |end: &Vxlan| {
+            let all = end.statistics();
+            all.iter().map(|(_, n)| n.get()).collect::<Vec<_>>()
+        };
+        let stranger = UdpSocket::bind("127.0.0.3:0").unwrap();
+        let whole = [&wrap(Vni::new(42).unwrap())[..], &frame(1, 2, 60).data].concat();
+        stranger.send_to(&whole, to).unwrap();
+        assert_eq!(got(&mut ends[0]), (vec![], 1));
+        assert_eq!(counted(&ends[0]), [1, 0, 0]);
+        let friend = UdpSocket::bind("127.0.0.2:0").unwrap();
+        let mut no_vni = whole.clone();
+        no_vni[0] = 0;
+        let other = [&wrap(Vni::new(43).unwrap())[..], &frame(1, 2, 60).data].concat();
+        for wrong in [&no_vni[..], &whole[..7], &[], &other] {
+            friend.send_to(wrong, to).unwrap();
+        }
+        assert_eq!(got(&mut ends[0]), (vec![], 4));
+        assert_eq!(counted(&ends[0]), [1, 3, 1]);
+        friend.send_to(&whole, to).unwrap();
+        assert_eq!(got(&mut ends[0]), (vec![2], 0));
+    }
+
+    #[test]
+    fn a_frame_that_is_too_long_is_dropped_and_not_cut() {
+        let mut ends = ends(&["127.0.0.1", "127.0.0.2"]);
+        // The loopback device has an MTU of 65536.
+        assert_eq!(
+            send(&mut ends[0], frame(9, 1, 65_530)),
+            [DropReason::MtuExceeded]
+        );
+        assert_eq!(send(&mut ends[0], frame(9, 1, 9_000)), []);
+        assert_eq!(got(&mut ends[1]), (vec![1], 0));
+    }
+}
