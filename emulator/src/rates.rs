@@ -3,7 +3,9 @@
 
 use std::collections::BTreeMap;
 
-use vfnic::control::show::{Show, ShowCounters, ShowCpu, ShowNic, ShowQueue, ShowVf};
+#[cfg(feature = "top")]
+use vfnic::control::show::ShowQueue;
+use vfnic::control::show::{Show, ShowCounters, ShowCpu, ShowNic, ShowVf};
 
 /// What has passed a port in a second, on average between two readings.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -107,6 +109,7 @@ impl<'a> NicBetween<'a> {
     }
 
     /// What passed each queue pair of one of its VFs.
+    #[cfg(feature = "top")]
     pub(crate) fn queues(&self, vf: &ShowVf) -> Vec<Rates> {
         let before = self
             .before
@@ -132,6 +135,7 @@ impl<'a> NicBetween<'a> {
     }
 
     /// Share of the time in which a thread worked, and the packets that it handled in a second.
+    #[cfg(feature = "top")]
     pub(crate) fn thread(&self, name: &str) -> (f64, f64) {
         let named = |nic: &'a ShowNic| nic.workers.iter().find(|worker| worker.name == name);
         let of = |nic: Option<&'a ShowNic>| {
@@ -159,6 +163,7 @@ impl<'a> NicBetween<'a> {
     }
 }
 
+#[cfg(feature = "top")]
 fn of_queue(queue: ShowQueue) -> ShowCounters {
     let ShowQueue {
         rx_packets,

@@ -359,8 +359,9 @@ impl Policy {
         let (vlan, origin) = (header.vlan(), Origin::Wire);
         probe.note(|| Step::InVlan(vlan));
         let mut reach = self.reach(header, flow, vlan, origin, probe);
-        // What nobody has would leave on the wire.
+        // What nobody has would leave on the wire. A frame that a filter hands up has met one: it is no mismatch.
         if reach.wire
+            && !reach.over_pf
             && !header.dst.is_multicast()
             && let Some(action) = self.filter_table().unknown_unicast()
         {

@@ -2069,6 +2069,31 @@ proptest! {
     }
 }
 
+#[test]
+fn what_a_filter_hands_up_is_no_mismatch() {
+    let unknown = "filter add flow-type ether dst unknown-unicast vf 0";
+    let handed_up = "filter add flow-type udp4 dst-ip 10.0.0.1 dst-port 80 action mediated";
+    let frame = |port: u8| {
+        let udp = [
+            8, 0, 69, 0, 0, 40, 0, 0, 0, 0, 64, 17, 0, 0, 10, 0, 0, 3, 10, 0, 0, 1, 0, 81, 0, port,
+        ];
+        let mut frame = [&[2, 0, 0, 0, 0, 5, 2, 0, 0, 0, 0, 4][..], &udp].concat();
+        frame.resize(60, 0);
+        frame
+    };
+    for path in [Path::Direct, Path::Mediated] {
+        let mut host = Host::new(
+            &[parse(unknown).into(), parse(handed_up).into()],
+            &[path; VFS as usize],
+        );
+        assert!(host.send(Source::Wire, &frame(80)).vfs.is_empty(), "{path}");
+        assert!(
+            host.send(Source::Wire, &frame(81)).vfs.contains_key(&0),
+            "{path}"
+        );
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig {
         cases: 2000,
