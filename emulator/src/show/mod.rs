@@ -273,7 +273,11 @@ mod tests {
         let mut show = sample::show(1);
         let nic = &mut show.nics[0];
         nic.filter_tables = vec![ShowFilterTable::default()];
+        let impaired = ["egress", "ingress"].map(|way| (way.to_owned(), String::new()));
+        nic.netem = impaired.clone().into();
+        nic.flap = Some(String::new());
         let vf = &mut nic.vfs[0];
+        vf.netem = impaired.into();
         vf.queues = vec![ShowQueue::default()];
         vf.rss.contexts = vec![ShowRssContext {
             context: 1,
