@@ -70,6 +70,8 @@ impl Neighbours {
         assert!(self.emulator.lives(), "{what}: the process has ended");
         self.pass_traffic();
         let mut port = Port::open(&self.socket());
+        // What others have sent to everybody meanwhile has filled its ring.
+        while self.witness.poll().is_some() {}
         pass(&mut port, &mut self.witness);
         for vf in [0, 2, 3] {
             let vf = self.emulator.vf(0, vf);
