@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use std::path::Path;
 use std::process::Command;
 
-use vfnic::cli::{self, GuestOf};
+use vfnic::cli::{self, Functions, GuestOf};
 use vfnic::control::{Request, Response, ask};
 
 use crate::{Failure, failed, print, usage};
@@ -26,29 +26,48 @@ pub(crate) fn guest(ctl: &Path, nic: Option<&str>, args: &cli::Guest) -> Result<
             found.ok_or_else(|| usage(format!("no NIC '{nic}': there is {names}")))?
         }
     };
-    let Some(vf) = found.vfs.iter().find(|vf| vf.vf == args.vf) else {
-        let (name, n) = (&found.name, args.vf);
-        return Err(usage(match found.numvfs {
-            0 => format!("vf{n}: {name} has no VFs now"),
-            vfs => format!("vf{n}: the VFs of {name} are 0 to {}", vfs - 1),
-        }));
+    let port = |n: u16| {
+        let Some(vf) = found.vfs.iter().find(|vf| vf.vf == n) else {
+            let name = &found.name;
+            return Err(usage(match found.numvfs {
+                0 => format!("vf{n}: {name} has no VFs now"),
+                vfs => format!("vf{n}: the VFs of {name} are 0 to {}", vfs - 1),
+            }));
+        };
+        if args.queues > vf.queue_pairs {
+            return Err(usage(format!(
+                "--queues {}: {} offers {} queue pairs to each guest (run --queue-pairs)",
+                args.queues, found.name, vf.queue_pairs
+            )));
+        }
+        Ok(Port {
+            socket: vf.socket.clone(),
+            listens: vf.socket_role != "client",
+            mac: vf.state.mac.clone(),
+            mtu: vf.told_mtu,
+            mbps: found.link.rate_mbps,
+            queue_pairs: args.queues,
+            qmp: vf.qmp.clone(),
+        })
     };
-    let port = Port {
-        socket: vf.socket.clone(),
-        listens: vf.socket_role != "client",
-        mac: vf.state.mac.clone(),
-        mtu: vf.told_mtu,
-        mbps: found.link.rate_mbps,
-        queue_pairs: args.queues,
-        qmp: vf.qmp.clone(),
-    };
-    if args.queues > vf.queue_pairs {
-        return Err(usage(format!(
-            "--queues {}: {} offers {} queue pairs to each guest (run --queue-pairs)",
-            args.queues, found.name, vf.queue_pairs
-        )));
+    let machine = Machine::this();
+    match (args.functions, args.of, args.sriov) {
+        (Functions::Vf(_), _, true) => Err(usage(
+            "--sriov: a guest that makes VFs has a PF: say pf+N for the number of the VF",
+        )),
+        (Functions::Vf(n), ..) => print(&recipe(args.of, &port(n)?, &machine)),
+        (Functions::PfAndVfs(vfs), GuestOf::Qemu, true) => {
+            let pf = port(0)?;
+            let vfs: Result<Vec<Port>, Failure> = (1..=vfs).map(port).collect();
+            print(&sriov(&pf, &vfs?, &machine))
+        }
+        (Functions::PfAndVfs(_), GuestOf::Qemu, false) => Err(usage(
+            "pf+N: a PF and its VFs in one guest are a NIC with SR-IOV: add --sriov",
+        )),
+        (Functions::PfAndVfs(_), ..) => Err(usage(
+            "pf+N: of these, only QEMU has virtual NICs with SR-IOV: say --for qemu",
+        )),
     }
-    print(&recipe(args.of, &port, &Machine::this()))
 }
 
 /// What a guest has to know of its VF.
@@ -192,6 +211,82 @@ fn qemu(out: &mut String, port: &Port, machine: &Machine) -> std::fmt::Result {
         Some(qmp) => writeln!(out, "  -qmp unix:{qmp},server=on,wait=off"),
         None => Ok(()),
     }
+}
+
+/// The first QEMU whose virtio-net devices can be a PF and its VFs.
+const SRIOV: (u32, u32) = (10, 1);
+
+/// What to paste for a guest that has a PF and its VFs, each a VF of the NIC.
+fn sriov(pf: &Port, vfs: &[Port], machine: &Machine) -> String {
+    let mut out = String::new();
+    // Writing to a String does not fail.
+    let _ = sriov_into(&mut out, pf, vfs, machine);
+    out
+}
+
+fn sriov_into(
+    out: &mut String,
+    pf: &Port,
+    vfs: &[Port],
+    machine: &Machine,
+) -> std::fmt::Result {
+    match machine.version {
+        Some((major, minor)) if (major, minor) < SRIOV => writeln!(
+            out,
+            "# Takes QEMU 10.1 or newer; {} here is {major}.{minor}. examples/sriov-in-guest fetches one beside the system.",
+            machine.qemu
+        )?,
+        Some(_) => {}
+        None => writeln!(out, "# Takes QEMU 10.1 or newer.")?,
+    }
+    writeln!(
+        out,
+        "# One NIC in one guest: echo {} > /sys/bus/pci/devices/0000:01:00.0/sriov_numvfs there makes its VFs. They are administered\n\
+         # here: 'vfnic vf N set' is for VF N, and VF 0 is the guest's PF. Add a disk or a kernel.",
+        vfs.len()
+    )?;
+    writeln!(
+        out,
+        "{} -machine q35,memory-backend=mem -m 512M \\\n\
+         \x20 -object memory-backend-memfd,id=mem,size=512M,share=on \\",
+        machine.qemu
+    )?;
+    for (n, port) in std::iter::once(pf).chain(vfs).enumerate() {
+        let role = match port.listens {
+            true => "reconnect-ms=1000",
+            false => "server=on,wait=off",
+        };
+        let (socket, queues) = (&port.socket, port.queue_pairs.max(1));
+        writeln!(
+            out,
+            "  -chardev socket,id=c{n},path={socket},{role} -netdev vhost-user,id=n{n},chardev=c{n},queues={queues} \\"
+        )?;
+    }
+    writeln!(
+        out,
+        "  -device pcie-root-port,id=rp0,bus=pcie.0,chassis=1,slot=1 \\"
+    )?;
+    // QEMU takes the VFs before their PF.
+    for (n, port) in vfs.iter().enumerate().map(|(n, port)| (n + 1, port)).rev() {
+        let function = sriov_function(n, port);
+        writeln!(out, "  -device {function},sriov-pf=pf0 \\")?;
+    }
+    writeln!(out, "  -device {},id=pf0", sriov_function(0, pf))
+}
+
+/// Function `n` of the NIC; those behind the seventh have a device number of their own (PCIe "ARI").
+fn sriov_function(n: usize, port: &Port) -> String {
+    let many = match port.queue_pairs {
+        0 | 1 => String::new(),
+        pairs => format!(",mq=on,vectors={}", 2 * pairs + 2),
+    };
+    format!(
+        "virtio-net-pci,bus=rp0,addr={:#x}.{:#x},netdev=n{n},mac={},rx_queue_size=1024,romfile=,host_mtu={}{many}",
+        n / 8,
+        n % 8,
+        port.mac,
+        port.mtu
+    )
 }
 
 fn libvirt(out: &mut String, port: &Port) -> std::fmt::Result {
@@ -418,6 +513,27 @@ mod tests {
             said.contains("mq=on,vectors=0 ") && !said.contains("vectors=10"),
             "{said}"
         );
+    }
+
+    #[test]
+    fn a_pf_comes_behind_its_vfs_and_each_function_has_its_socket() {
+        let vfs: Vec<_> = (1..=9)
+            .map(|n| {
+                let mut vf = port();
+                vf.socket = format!("/run/vfnic/vf{n}.sock");
+                vf.mac = format!("02:00:00:00:00:{n:02x}");
+                vf
+            })
+            .collect();
+        let said = sriov(&port(), &vfs, &machine(Some((11, 1))));
+        let at = |word: &str| said.find(word).unwrap_or_else(|| panic!("{word}\n{said}"));
+        assert!(at("addr=0x1.0x1,netdev=n9,mac=02:00:00:00:00:09") < at("addr=0x0.0x1,netdev=n1,"));
+        assert!(at("addr=0x0.0x1,netdev=n1,") < at("addr=0x0.0x0,netdev=n0,"));
+        at("id=c9,path=/run/vfnic/vf9.sock,reconnect-ms=1000 ");
+        assert_eq!(said.matches("sriov-pf=pf0").count(), 9);
+        assert!(said.ends_with(",id=pf0\n") && !said.contains("10.1"), "{said}");
+        let said = sriov(&port(), &vfs, &machine(Some((7, 2))));
+        assert!(said.contains("QEMU 10.1 or newer; qemu-system-x86_64 here is 7.2"));
     }
 
     #[test]

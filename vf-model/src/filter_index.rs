@@ -37,6 +37,8 @@ pub(crate) struct Index {
     judges_sent: bool,
     /// Whether one of those two looks behind the Ethernet header.
     looks_at_packets: bool,
+    /// Whether any filter does.
+    looks_at_flows: bool,
     seed: u64,
 }
 
@@ -159,6 +161,7 @@ impl Index {
             senders: CowMap::new(seed),
             judges_sent: false,
             looks_at_packets: false,
+            looks_at_flows: false,
             seed,
         }
     }
@@ -178,6 +181,7 @@ impl Index {
             senders,
             judges_sent,
             looks_at_packets,
+            looks_at_flows,
             seed,
         } = self;
         match *matches {
@@ -233,14 +237,27 @@ impl Index {
             }
         }
         *looks_at_packets = spaces.looks_at_packets() || egress.looks_at_packets();
+        *looks_at_flows = *looks_at_packets || !v4.is_empty() || !v6.is_empty();
         if v4.is_empty() {
             *ports4 = Ports::default();
         }
     }
 
     /// What filters on flows say of a frame.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn flow_actions(
+        &self,
+        head: &[u8],
+        sender: Option<VfIndex>,
+        port_vlan: impl FnOnce() -> Option<VlanTag>,
+    ) -> Actions {
+        match self.looks_at_flows {
+            false => Actions::default(),
+            true => self.look_at_flow(head, sender, port_vlan),
+        }
+    }
+
+    fn look_at_flow(
         &self,
         head: &[u8],
         sender: Option<VfIndex>,

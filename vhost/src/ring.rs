@@ -424,6 +424,7 @@ impl DeviceQueue for Ring {
         either!(self, ring => ring.set_ahead(what));
     }
 
+    #[inline]
     fn memory(&self) -> &GuestMemory {
         either!(self, ring => ring.memory())
     }
@@ -436,10 +437,12 @@ impl DeviceQueue for Ring {
         either!(self, ring => ring.base())
     }
 
+    #[inline]
     fn has_seen(&self) -> bool {
         either!(self, ring => ring.has_seen())
     }
 
+    #[inline]
     fn reload(&mut self) -> Result<bool, RingError> {
         either!(self, ring => ring.reload())
     }
@@ -474,6 +477,7 @@ impl DeviceQueue for Ring {
         either!(self, ring => ring.walk(chain, writable, out))
     }
 
+    #[inline]
     fn walked(&self) -> u64 {
         either!(self, ring => ring.walked())
     }
@@ -496,10 +500,12 @@ impl DeviceQueue for Ring {
         either!(self, ring => ring.rewind());
     }
 
+    #[inline]
     fn has_pending(&self) -> bool {
         either!(self, ring => ring.has_pending())
     }
 
+    #[inline]
     fn publish(&mut self) -> Result<(), RingError> {
         either!(self, ring => ring.publish())
     }
@@ -512,6 +518,7 @@ impl DeviceQueue for Ring {
         either!(self, ring => ring.is_lost())
     }
 
+    #[inline]
     fn wants_call(&mut self, fence: &Fence) -> Result<bool, RingError> {
         either!(self, ring => ring.wants_call(fence))
     }

@@ -9,12 +9,15 @@ accelerator=tcg # of QEMU; choose_guests may find that kvm works
 uml_preload=    # a library that the UML kernel needs on this host, if any
 
 # What a test may want different about a QEMU guest; set before guest_boot.
+qemu=qemu-system-x86_64 # the program
+qemu_memory=256M
+qemu_arguments=()       # further ones
 qemu_queues=1           # queue pairs, each with a virtual CPU
 qemu_listens=no         # QEMU owns the socket and vfnic connects
 qemu_reboots=no         # a reboot in the guest restarts it; else it ends QEMU
 qemu_device_options=    # ",host_tso4=off,..."
 
-qemu_version() { qemu-system-x86_64 --version | sed -n 's/.*version \([0-9]*\)\.\([0-9]*\).*/\1 \2/p'; }
+qemu_version() { "$qemu" --version | sed -n 's/.*version \([0-9]*\)\.\([0-9]*\).*/\1 \2/p'; }
 
 # NAME [SOCKET MAC]: starts a guest, with a NIC when a socket is named. Does not wait.
 find_memory() { # A kernel's memory is a file, and a NIC takes none on a disk: in /dev/shm, unless that is as small as in a container.
@@ -71,12 +74,12 @@ boot_qemu() {
     [[ $qemu_reboots == yes ]] || arguments+=(-no-reboot)
     # shellcheck disable=SC2016 # expanded by the inner shell
     exec setsid bash -c 'cat <>"$1" >"$2" & shift 2; exec "$@"' two-hosts-guest "$run/$name.agent.out" "$run/$name.replies" \
-        qemu-system-x86_64 -name "$name" -nodefaults -no-user-config -display none \
-        -machine "q35,hpet=off,memory-backend=memory" -accel "$accelerator" -cpu "$cpu" -smp "$qemu_queues" -m 256 \
-        -object memory-backend-memfd,id=memory,size=256M,share=on \
+        "$qemu" -name "$name" -nodefaults -no-user-config -display none \
+        -machine "q35,hpet=off,memory-backend=memory" -accel "$accelerator" -cpu "$cpu" -smp "$qemu_queues" -m "$qemu_memory" \
+        -object memory-backend-memfd,id=memory,size=$qemu_memory,share=on \
         -serial "file:$run/$name.kernel" -chardev "pipe,id=agent,path=$run/$name.agent" -serial chardev:agent \
         -kernel "$kernel" -initrd "$initramfs" \
-        -append "console=ttyS0 quiet panic=-1 mitigations=off nokaslr no_timer_check tsc=reliable" "${arguments[@]}"
+        -append "console=ttyS0 quiet panic=-1 mitigations=off nokaslr no_timer_check tsc=reliable" "${arguments[@]}" "${qemu_arguments[@]}"
 }
 
 guest_alive() { kill -0 "${guest_group[$1]}" 2>/dev/null; }

@@ -1,6 +1,10 @@
 # shellcheck shell=bash disable=SC2154,SC2034 # variables of the script that includes this
 # The guest: a distribution kernel and an initramfs of busybox, iperf3, the virtio modules and guest/init.
-# Reads: here, cache, guests, tool. Provides: build_image; sets kernel (file), initramfs (file), release (of the kernel).
+# Reads: here, cache, guests, tool. Provides: guest_programs, guest_modules, guest_kernel (what an example may want besides), build_image; sets kernel (file), initramfs (file), release (of the kernel).
+
+guest_programs=()                         # further programs in the guest
+guest_modules=(virtio_pci virtio_net)     # its drivers
+guest_kernel=linux-image-cloud-amd64      # of QEMU's guests; linux-image-amd64 has drivers of real hardware, too
 
 # Unpacks the kernel of the chosen kind of guest; sets kernel, module_root, release.
 unpack_kernel() {
@@ -11,8 +15,8 @@ unpack_kernel() {
         ;;
     qemu)
         open_package_index "a kernel"
-        package=$(apt-cache "${apt_options[@]}" depends linux-image-cloud-amd64 | awk '/Depends: linux-image/ { print $2; exit }')
-        : "${package:=linux-image-cloud-amd64}"
+        package=$(apt-cache "${apt_options[@]}" depends "$guest_kernel" | awk '/Depends: linux-image/ { print $2; exit }')
+        : "${package:=$guest_kernel}"
         ;;
     esac
     folder=$(unpack_package "$package") || { note "cannot get the package $package"; return 1; }
@@ -44,7 +48,7 @@ add_program() { # ROOT FILE: the program and the libraries that it is linked wit
 add_modules() { # ROOT: the drivers, uncompressed, and the order to load them in
     local root=$1 file name
     mkdir -p "$root/modules"
-    for name in virtio_pci virtio_net af_packet; do
+    for name in "${guest_modules[@]}" af_packet; do
         modprobe -d "$module_root" -S "$release" --show-depends "$name" 2>/dev/null | awk '$1 == "insmod" { print $2 }' || true
     done | awk '!seen[$0]++' | while read -r file; do
         name=$(basename "$file")
@@ -59,13 +63,14 @@ add_modules() { # ROOT: the drivers, uncompressed, and the order to load them in
 }
 
 build_image() {
-    local programs=("$(type -P iperf3)") folder key root file
+    local programs=("$(type -P iperf3)") folder key root file program
+    for program in "${guest_programs[@]}"; do programs+=("$(type -P "$program")"); done
     unpack_kernel || return 1
     if [[ $tool == netperf ]]; then
         folder=$(unpack_package netperf) || fail "netperf is not to be had (Debian: component non-free); use --tool iperf3"
         programs+=("$folder/usr/bin/netperf" "$folder/usr/bin/netserver")
     fi
-    key=$(cat "$here/guest/init" "$here/lib/image.sh" "$(type -P busybox)" "${programs[@]}" <(echo "$kernel") | sha256sum | cut -c 1-16)
+    key=$(cat "$here/guest/init" "$here/lib/image.sh" "$(type -P busybox)" "${programs[@]}" <(echo "$kernel ${guest_modules[*]}") | sha256sum | cut -c 1-16)
     initramfs=$cache/initramfs-$key.gz
     [[ -f $initramfs ]] && return
     root=$(mktemp -d "$cache/root.XXXXXX")

@@ -1,10 +1,10 @@
 # shellcheck shell=bash disable=SC2154,SC2034 # variables of the script that includes this
 # What the example needs from the distribution: programs are installed (as root), everything that only goes into a guest is
 # downloaded and unpacked. Uses a package index of its own, so the system's sources and index stay as they are.
-# Reads: cache, guests, tool. Provides: need_programs, unpack_package, fail, note (and last_note).
+# Reads: cache, guests, tool, qemu, guest_programs. Provides: need_programs, unpack_package, fail, note (and last_note).
 
 fail() { # MESSAGE: what is missing, in one line; nothing can be done about it here
-    printf 'two-hosts: %s\n' "$1" >&2
+    printf '%s: %s\n' "$(basename "$(dirname "$(realpath "$0")")")" "$1" >&2
     exit 2
 }
 
@@ -93,9 +93,9 @@ install_qemu() {
 # Makes sure that every program is there: installs what is missing when run as root, else says so and exits 2.
 need_programs() {
     local -A package_of=([busybox]=busybox-static [cpio]=cpio [iperf3]=iperf3 [jq]=jq [modprobe]=kmod [xz]=xz-utils
-        [qemu-system-x86_64]=qemu-system-x86)
-    local wanted=(busybox cpio iperf3 jq modprobe xz) missing=() program
-    [[ $guests == qemu ]] && wanted+=(qemu-system-x86_64)
+        [qemu-system-x86_64]=qemu-system-x86 [ip]=iproute2 [lspci]=pciutils [ethtool]=ethtool)
+    local wanted=(busybox cpio iperf3 jq modprobe xz "${guest_programs[@]}") missing=() program
+    [[ $guests == qemu && $qemu != */* ]] && wanted+=("$qemu")
     PATH=$PATH:/usr/sbin:/sbin
     for program in "${wanted[@]}"; do
         type -P "$program" >/dev/null || missing+=("${package_of[$program]}")

@@ -103,6 +103,7 @@ impl FairQueue {
 
     /// Whether a flow that does not wait may send a frame of so many byte times now: no flow that waits comes before it, or the
     /// frame belongs to its visit.
+    #[inline]
     pub(super) fn may_send(&self, flow: usize, wire_bytes: u64) -> bool {
         let Some(first) = self.waiting.least() else {
             return true;
@@ -112,6 +113,7 @@ impl FairQueue {
     }
 
     /// A frame of the flow that occupies the wire for so many byte times is sent.
+    #[inline]
     pub(super) fn charge(&mut self, flow: usize, wire_bytes: u64) {
         let start = self.finish[flow].max(self.now);
         // A visit may take a flow ahead of those that wait; time does not follow it there, or they would lose their share.

@@ -296,7 +296,8 @@ impl RxPort {
         self.deliver_burst(queue, lens, |to| to.deliver_all(frames, bytes_of(edit)))
     }
 
-    #[inline]
+    /// Inline, so that a result of several words is not put together in memory: a core waits for such a whole.
+    #[inline(always)]
     fn deliver_burst(
         &mut self,
         queue: u16,
