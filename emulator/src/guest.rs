@@ -224,12 +224,7 @@ fn sriov(pf: &Port, vfs: &[Port], machine: &Machine) -> String {
     out
 }
 
-fn sriov_into(
-    out: &mut String,
-    pf: &Port,
-    vfs: &[Port],
-    machine: &Machine,
-) -> std::fmt::Result {
+fn sriov_into(out: &mut String, pf: &Port, vfs: &[Port], machine: &Machine) -> std::fmt::Result {
     match machine.version {
         Some((major, minor)) if (major, minor) < SRIOV => writeln!(
             out,
@@ -531,7 +526,10 @@ mod tests {
         assert!(at("addr=0x0.0x1,netdev=n1,") < at("addr=0x0.0x0,netdev=n0,"));
         at("id=c9,path=/run/vfnic/vf9.sock,reconnect-ms=1000 ");
         assert_eq!(said.matches("sriov-pf=pf0").count(), 9);
-        assert!(said.ends_with(",id=pf0\n") && !said.contains("10.1"), "{said}");
+        assert!(
+            said.ends_with(",id=pf0\n") && !said.contains("10.1"),
+            "{said}"
+        );
         let said = sriov(&port(), &vfs, &machine(Some((7, 2))));
         assert!(said.contains("QEMU 10.1 or newer; qemu-system-x86_64 here is 7.2"));
     }
