@@ -439,6 +439,8 @@ What the driver asks of its NIC over the mailbox, for guests whose front end ans
   mac MAC | macvlan [MAC ...] | multicast [MAC ...] | table [MAC ...]    MAC*N: N addresses that follow each other
   promisc on|off | allmulti on|off | mode [promisc] [allmulti] [alluni] [nomulti] [nouni] [nobcast]
   vlan add|del VID | vlans [VID ...] | mtu BYTES
+  filter add|del flow-type ...  of profiles generic and ef10, a filter of its driver: dst MAC, dst unknown-unicast|unknown-multicast, or fields
+                               of packets, which may end with action drop or action N (a queue) for what the VF receives
   link | rss                   the answers are printed
 
 Examples:
@@ -537,7 +539,7 @@ To delete a filter, name the priority that it has.
 'filter show' says each filter's id, behind the words that add it, and 'show' how full the NIC's tables are. The generic NIC,
 igb, ixgbe and i40e have rows that software numbers: the id is the row, the lowest free one unless loc N chooses it. falcon,
 siena and ef10 choose the row themselves by a hash, and refuse a filter whose rows are taken, a hint sooner than others; of
-their filters that with the lowest id wins.
+their filters that with the lowest id wins. Behind them are those that drivers have for what their VFs receive, as comments.
 
 Examples:
   vfnic filter add flow-type tcp4 dst-ip 10.0.0.1 dst-port 80 vf 1

@@ -463,6 +463,9 @@ fn show_filters(ctl: &Path, nic: Option<String>, args: &cli::Show) -> Result<(),
             let filters = filters.iter().map(|filter| {
                 let mut json = words_to_json(&filter.words);
                 json["id"] = filter.id.into();
+                if let Some(vf) = filter.driver {
+                    json["driver"] = vf.into();
+                }
                 json
             });
             let filters: Vec<_> = filters.collect();
@@ -471,13 +474,19 @@ fn show_filters(ctl: &Path, nic: Option<String>, args: &cli::Show) -> Result<(),
         }
         Response::FilterTable(filters) => {
             // The words that add it, and behind them what a shell and a batch take for a comment.
-            let lines = filters.iter().map(|filter| match filter.id {
-                Some(id) => format!("{}  # id {id}\n", filter.words),
-                None => format!(
-                    "{}  # waits for the one above to be deleted\n",
-                    filter.words
-                ),
-            });
+            let lines = filters
+                .iter()
+                .map(|filter| match (filter.id, filter.driver) {
+                    (Some(id), _) => format!("{}  # id {id}\n", filter.words),
+                    (None, Some(vf)) => format!(
+                        "# vf {vf}: its driver has {} for what the VF receives\n",
+                        filter.words
+                    ),
+                    (None, None) => format!(
+                        "{}  # waits for the one above to be deleted\n",
+                        filter.words
+                    ),
+                });
             print(&lines.collect::<String>())
         }
         Response::Refused(why) => Err(usage(why)),

@@ -769,6 +769,19 @@ mod tests {
                     add: true,
                     matches: crate::FilterMatch::UnknownMulticast,
                     vlan: Some(Vid::new(5).unwrap()),
+                    action: crate::policy::DriverAction::Receive,
+                }),
+                MailboxRequest::Filter(crate::policy::FilterOp {
+                    add: true,
+                    matches: crate::FilterMatch::EtherType(0x88b5),
+                    vlan: None,
+                    action: crate::policy::DriverAction::Queue(3),
+                }),
+                MailboxRequest::Filter(crate::policy::FilterOp {
+                    add: true,
+                    matches: crate::FilterMatch::EtherType(0x88b5),
+                    vlan: None,
+                    action: crate::policy::DriverAction::Drop,
                 })
             ]),
             prop_oneof![

@@ -1,8 +1,11 @@
 //! All that has been said about one VF, by the administrator and by its driver, and what of it is in force. Never judges a
 //! frame.
 
-use vf_packet::{MacAddr, Vid, Vlan};
+use vf_packet::{Header, MacAddr, Vid, Vlan};
 
+use crate::filter_fields::FieldWords;
+use crate::filter_space::Spaces;
+use crate::filter_spec::FilterAction;
 use crate::mailbox::{Asked, RxFilter};
 use crate::mtu::Mtu;
 use crate::netem::Impairments;
@@ -23,6 +26,8 @@ pub(crate) struct Entry {
     pub(crate) rx: RxFilter,
     /// Filters on packets that its driver has put in.
     pub(crate) driver_filters: Vec<DriverFilter>,
+    /// Those of them that are for frames which it receives anyway, to be looked up.
+    pub(crate) own_filters: Spaces,
     pub(crate) rss: Rss,
     /// Further ones, for filters that name them.
     pub(crate) rss_contexts: RssContexts,
@@ -41,6 +46,7 @@ impl Entry {
             asked: Asked::default(),
             rx: RxFilter::default(),
             driver_filters: Vec::new(),
+            own_filters: Spaces::default(),
             rss,
             rss_contexts: RssContexts::default(),
             netem: Impairments::default(),
@@ -65,6 +71,22 @@ impl Entry {
     pub(crate) fn rx_mtu(&self, port: Mtu) -> Mtu {
         let mtu = self.tx_mtu(port);
         self.asked.mtu.map_or(mtu, |agreed| mtu.min(agreed))
+    }
+
+    /// What the first of its driver's own filters says of a frame that it receives.
+    pub(crate) fn own_action(
+        &self,
+        header: &Header,
+        vlan: Vlan,
+        head: &[u8],
+    ) -> Option<FilterAction> {
+        let link = FieldWords::of_header(header, vlan);
+        let packet = match self.own_filters.looks_at_packets() {
+            true => link.with_packet(head),
+            false => None,
+        };
+        let words = packet.unwrap_or(link);
+        self.own_filters.find(&words, packet.is_some())
     }
 
     /// Whether `mac` is one of the further addresses in this VLAN.

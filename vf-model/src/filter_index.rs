@@ -106,6 +106,13 @@ impl Ports {
     }
 }
 
+impl<'a> FrameActions<'a> {
+    /// The first bytes of the frame.
+    pub(crate) fn head(&self) -> &'a [u8] {
+        self.head
+    }
+}
+
 impl Actions {
     /// With the first bytes of the frame that they were said of.
     #[inline]

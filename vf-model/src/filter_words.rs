@@ -13,6 +13,7 @@ use crate::filter_spec::{
     EGRESS, FilterAction, FilterId, FilterMatch, FilterPriority, FilterSpec, MatchError, PASS,
     PRIORITIES,
 };
+use crate::policy::{DriverAction, FilterOp};
 use crate::refusal::Refusal;
 use crate::rss_context::RssContextId;
 use crate::vf::VfIndex;
@@ -43,6 +44,8 @@ const EGRESS_UNKNOWN: &str = "who is unknown is no question of what VFs send: na
 const NEW: &str = "a new filter needs vf N, action drop or action mediated, or mirror N for a copy";
 const OLD: &str = "a filter to delete is named by its id, or by what it matches and its priority, without vf, mirror, action, context or loc";
 const SEEN: &str = "what a capture is to see is a match alone, of one frame: leave out vf, mirror, action, context, loc and priority, and what is unknown";
+const DRIVER: &str =
+    "the filter of a driver has action drop, or action N for a queue of its VF, or none";
 const NO_LOC: &str = "loc goes with the command filter add only";
 
 /// The values that were given.
@@ -156,16 +159,27 @@ impl<S: AsRef<str>> Words<'_, S> {
         Ok(Command::FilterRemove { matches, priority })
     }
 
-    /// What the filter of a driver matches; what is unknown may be so in one VLAN, which comes second.
-    pub(crate) fn driver_filter(&mut self) -> Result<(FilterMatch, Option<Vid>), Refusal> {
+    /// The filter of a driver, to be put in or taken out; what is unknown may be so in one VLAN.
+    pub(crate) fn driver_filter(&mut self, add: bool) -> Result<FilterOp, Refusal> {
         let (of, mut given) = self.type_and_given()?;
         let vlan = match given.unknown {
             Some(_) if given.vlan_etype.is_none() => given.vlan.take(),
             _ => None,
         };
         let matches = given.matches(of)?;
+        let action = match given.action.take_if(|_| add) {
+            None => DriverAction::Receive,
+            Some(Said::Drop) => DriverAction::Drop,
+            Some(Said::Queue(queue)) => DriverAction::Queue(queue),
+            Some(Said::Pass | Said::Mediated) => return Err(MatchError(DRIVER).into()),
+        };
         given.check_old()?;
-        Ok((matches, vlan))
+        Ok(FilterOp {
+            add,
+            matches,
+            vlan,
+            action,
+        })
     }
 
     fn old_match(&mut self) -> Result<(FilterMatch, FilterPriority), Refusal> {

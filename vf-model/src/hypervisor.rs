@@ -199,7 +199,7 @@ impl HypervisorModel {
                 }
                 let unfit = Unfit {
                     vfs: self.account.policy.unfit(takes, tags, meta),
-                    port: false,
+                    ..Unfit::default()
                 };
                 self.account.count_unfit(&unfit, &self.account.pf);
                 vifs.difference(named).union(takes.difference(unfit.vfs))

@@ -70,7 +70,7 @@ impl Account {
     }
 
     /// Counts copies that are too long for those who would have got them, each with whose MTU it exceeds; the port's on the wire
-    /// or, in the hypervisor, on the PF.
+    /// or, in the hypervisor, on the PF. Those that drivers drop count with them.
     #[inline]
     pub(crate) fn count_unfit(&self, unfit: &Unfit, port: &LiveCounters) {
         if unfit.is_empty() {
@@ -79,6 +79,10 @@ impl Account {
         for vf in unfit.vfs.iter() {
             let counters = &self.counters[vf.index()];
             counters.rx_drops.count(DropReason::MtuExceeded);
+        }
+        for vf in unfit.dropped.iter() {
+            let counters = &self.counters[vf.index()];
+            counters.rx_drops.count(DropReason::Filtered);
         }
         if unfit.port {
             port.tx_drops.count(DropReason::MtuExceeded);
@@ -126,11 +130,11 @@ pub trait Judge {
         self.policy().rss(vf)
     }
 
-    /// Which of so many queues of a VF a frame goes to that begins with `head`: the one that a filter names, or else as the RSS
-    /// context that a filter names spreads flows, or as its flows are spread without.
+    /// Which of so many queues of a VF a frame goes to that begins with `head`: the one that a filter names, the administrator's or
+    /// else the driver's, or as the RSS context that a filter names spreads flows, or as its flows are spread without.
     #[inline]
     fn queue(&self, vf: VfIndex, head: &[u8], in_use: u16) -> u16 {
-        match self.policy().filter_table().queue(vf, head) {
+        match self.policy().queue_choice(vf, head) {
             Some(QueueChoice::Queue(queue)) => u16::from(queue) % in_use.max(1),
             Some(QueueChoice::Context(context)) => {
                 let rss = self.policy().rss_contexts(vf).get(context);

@@ -136,7 +136,7 @@ pub use netem::{Distribution, Flap, Impairments, Loss, NetemSpec, NetemWay, Odds
 pub use netem_words::NetemError;
 pub use nic::Nic;
 pub use paths::{BothPaths, PathDifference, Receivers};
-pub use policy::{FilterOp, Granted, Policy, SavedPolicy, SavedVf};
+pub use policy::{DriverAction, DriverFilter, FilterOp, Granted, Policy, SavedPolicy, SavedVf};
 pub use privilege::{PrivilegeChange, Privileges};
 pub use profile::{MAX_TABLE_FILTERS, Profile, VfRoom};
 pub use profile_facts::Fact;

@@ -29,6 +29,8 @@ pub(crate) struct Lookup {
     pub(crate) mirrors: Vec<(VfIndex, VfIndex)>,
     /// VFs whose path is `auto`.
     pub(crate) auto: VfSet,
+    /// VFs whose drivers have filters on what they receive.
+    pub(crate) own_filters: VfSet,
     /// VFs whose link is up.
     pub(crate) up: VfSet,
     /// VFs that receive untagged frames and those of every customer VLAN.
@@ -158,6 +160,7 @@ impl Lookup {
             stations,
             mirrors: mirrors.collect(),
             auto: set(&|e| e.policy.path == Path::Auto),
+            own_filters: set(&|e| !e.own_filters.is_empty()),
             up: all()
                 .filter(|(_, e)| match e.policy.state {
                     // The bridge's ports do not follow that of the NIC.

@@ -11,18 +11,19 @@ mod filter_op;
 mod num_vfs;
 mod saved;
 
-pub(crate) use driver_filters::DriverFilter;
-pub use filter_op::FilterOp;
+pub use driver_filters::DriverFilter;
+pub use filter_op::{DriverAction, FilterOp};
 
 use std::sync::Arc;
 
-use vf_packet::MacAddr;
+use vf_packet::{Header, MacAddr};
 
 use crate::command::Command;
 use crate::config::NicConfig;
 use crate::entry::Entry;
 use crate::fdb::{Fdb, SelfEntry};
 use crate::filter_index::Actions;
+use crate::filter_spec::QueueChoice;
 use crate::filter_table::FilterTable;
 use crate::learned::Learned;
 use crate::lookup::Lookup;
@@ -227,6 +228,24 @@ impl Policy {
     #[inline]
     pub fn filter_table(&self) -> &FilterTable {
         &self.filter_table
+    }
+
+    /// What filters say of the queue of this VF that a frame goes to.
+    #[inline]
+    pub(crate) fn queue_choice(&self, vf: VfIndex, head: &[u8]) -> Option<QueueChoice> {
+        let named = self.filter_table.queue(vf, head);
+        match self.lookup.own_filters.contains(vf) {
+            false => named,
+            true => named.or_else(|| self.own_queue(vf, head)),
+        }
+    }
+
+    /// What the filters of its driver say of it. None of those looks at VLANs.
+    #[cold]
+    fn own_queue(&self, vf: VfIndex, head: &[u8]) -> Option<QueueChoice> {
+        let header = Header::parse(head).ok()?;
+        let action = self.entry(vf).own_action(&header, header.vlan(), head)?;
+        action.queue_choice()
     }
 
     /// What filters on flows say of a frame from there.

@@ -268,6 +268,17 @@ impl Profile {
         self.silicon().pcie.loopback()
     }
 
+    /// Which fields a filter of a VF's driver can look at together, if its messages name such filters one by one; what wins comes first.
+    #[must_use]
+    pub fn driver_matches(self) -> Vec<MatchFlags> {
+        let silicon = self.silicon();
+        let with_vlan = |flags: &MatchFlags| {
+            flags.intersects(MatchFlags::MAC_VLAN.difference(MatchFlags::DST_MAC))
+        };
+        let all = EF10_COMBINATIONS.iter().filter(|flags| !with_vlan(flags));
+        all.copied().filter(|_| silicon.filter_op).collect()
+    }
+
     /// Solarflare's sizes are those of Linux's sfc driver (farch.c, mcdi_filters.c), Intel's flows and ixgbe's addresses and types
     /// only their order of magnitude; where software numbers the rows, no more than [`MAX_TABLE_FILTERS`] of all kinds.
     pub(crate) fn silicon(self) -> Silicon {

@@ -51,15 +51,19 @@ impl Reach {
         !self.is_received() && !self.wire
     }
 
-    /// Why nobody gets it, if it is too long for all whom it reaches; they count it.
+    /// Why nobody gets it, if it is too long for all whom it reaches or their drivers drop it; they count it.
     ///
     /// # Errors
     /// Why it reaches nobody, if it does not; it is the sender's drop.
     pub(crate) fn drop(&self) -> Result<Option<DropReason>, DropReason> {
-        match (self.is_nowhere(), self.unfit.is_empty()) {
+        let Unfit {
+            vfs, port, dropped, ..
+        } = self.unfit;
+        match (self.is_nowhere(), !vfs.is_empty() || port) {
             (false, _) => Ok(None),
-            (true, false) => Ok(Some(DropReason::MtuExceeded)),
-            (true, true) => Err(self.otherwise),
+            (true, true) => Ok(Some(DropReason::MtuExceeded)),
+            (true, false) if !dropped.is_empty() => Ok(Some(DropReason::Filtered)),
+            (true, false) => Err(self.otherwise),
         }
     }
 
@@ -92,17 +96,23 @@ impl Reach {
     }
 }
 
-/// Who does not get a frame that it reaches, as it is too long for the MTU there.
+/// Who does not get a frame that it reaches: as it is too long for the MTU there, or as their drivers have filters that drop it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Unfit {
+    /// VFs for which it is too long.
     pub(crate) vfs: VfSet,
+    /// Whether it is too long for the port.
     pub(crate) port: bool,
+    /// VFs whose drivers drop it.
+    pub(crate) dropped: VfSet,
+    /// Whether drivers were asked at all: another frame with the same header may fare otherwise.
+    pub(crate) asked: bool,
 }
 
 impl Unfit {
     #[inline]
     pub(crate) fn is_empty(&self) -> bool {
-        !self.port && self.vfs.is_empty()
+        !self.port && self.vfs.is_empty() && !self.asked
     }
 }
 
@@ -210,6 +220,7 @@ impl Policy {
         let mut reach = self.reach(&header, flow, vlan, origin, probe);
         reach.insert = insert;
         self.finish(&mut reach, origin, sent, meta, probe);
+        self.ask_drivers(&mut reach, &header, flow, vlan, probe);
         Ok(reach)
     }
 
@@ -255,7 +266,46 @@ impl Policy {
         }
         let mut reach = self.reach(header, flow, header.vlan(), Origin::Pf, probe);
         self.finish(&mut reach, Origin::Pf, header, meta, probe);
+        self.ask_drivers(&mut reach, header, flow, header.vlan(), probe);
         Ok(reach)
+    }
+
+    /// Leaves out those whose drivers have filters that drop what they receive, copies of what others do included. Stations on the
+    /// hypervisor's bridge have none, for the NIC knows nothing of them.
+    #[inline(always)]
+    fn ask_drivers(
+        &self,
+        reach: &mut Reach,
+        header: &Header,
+        flow: FrameActions,
+        vlan: Vlan,
+        probe: &mut impl Probe,
+    ) {
+        if !self.lookup().own_filters.is_empty() {
+            self.take_dropped(reach, header, flow, vlan, probe);
+        }
+    }
+
+    #[inline(never)]
+    fn take_dropped(
+        &self,
+        reach: &mut Reach,
+        header: &Header,
+        flow: FrameActions,
+        vlan: Vlan,
+        probe: &mut impl Probe,
+    ) {
+        let reached = reach.direct.union(reach.mediated);
+        for vf in reached.intersection(self.lookup().own_filters).iter() {
+            reach.unfit.asked = true;
+            let action = self.entry(vf).own_action(header, vlan, flow.head());
+            if action == Some(FilterAction::Drop) {
+                probe.note(|| Step::DriverDrops(vf));
+                reach.direct.remove(vf);
+                reach.mediated.remove(vf);
+                reach.unfit.dropped.insert(vf);
+            }
+        }
     }
 
     /// Whether a frame has to be asked for MTUs.
@@ -397,6 +447,7 @@ impl Policy {
         }
         reach.wire = false;
         self.finish(&mut reach, origin, header, meta, probe);
+        self.ask_drivers(&mut reach, header, flow, vlan, probe);
         reach
     }
 

@@ -7,7 +7,6 @@ use vf_packet::MacAddr;
 
 use crate::mailbox::{MailboxRequest, RxMode, UnknownIn, VfRequest};
 use crate::mtu::{MTU_VALUES, Mtu};
-use crate::policy::FilterOp;
 use crate::refusal::Refusal;
 use crate::words::{ParseError, Words, number};
 
@@ -44,9 +43,7 @@ impl<S: AsRef<str>> Words<'_, S> {
             "rss" => MailboxRequest::Rss,
             "filter" => {
                 let add = self.add_or_del()?;
-                let (matches, vlan) = self.driver_filter()?;
-                let op = FilterOp { add, matches, vlan };
-                MailboxRequest::Filter(op)
+                MailboxRequest::Filter(self.driver_filter(add)?)
             }
             verb => match self.vf_request(verb)? {
                 Some(request) => MailboxRequest::Change(request),

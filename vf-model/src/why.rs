@@ -117,6 +117,8 @@ pub enum Step {
     },
     /// The driver of the VF has switched off what is for its own address.
     Unwanted(VfIndex),
+    /// The driver of the VF has a filter that drops it.
+    DriverDrops(VfIndex),
     /// It is the sender itself, which gets nothing back.
     OwnFrame(VfIndex),
     /// VFs that would get it, and whose link is down.
@@ -284,6 +286,7 @@ impl fmt::Display for Step {
                 f,
                 "the driver of {vf} does not want what is for its own address"
             ),
+            Step::DriverDrops(vf) => write!(f, "a filter of the driver of {vf} drops it"),
             Step::OwnFrame(vf) => write!(f, "{vf} has sent it and does not get it back"),
             Step::LinkDown(vfs) => write!(f, "link down: {}", Names(vfs)),
             Step::Gets { vf, path, edit } => {

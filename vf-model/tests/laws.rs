@@ -12,11 +12,11 @@ use proptest::prelude::*;
 use proptest::sample::select;
 use proptest::test_runner::FileFailurePersistence;
 use vf_model::{
-    BothPaths, BridgePort, Command, Counters, DropReason, FilterAction, FilterMatch, FilterOp,
-    FilterSpec, FlowEnd, FrameMeta, Header, Hop, HypervisorModel, Judge, LinkSetting, MAX_FRAME,
-    MacAddr, MatchFields, Mtu, Nanos, Nic, NicConfig, Onward, Path, Policy, Privileges, Profile,
-    Refusal, RxMode, Source, Step, SwitchMode, TagEdit, To, Transport, UnknownIn, Verdict, VfIndex,
-    VfLinkState, VfRequest, VfSetting, Vid, VlanProto, VlanTag,
+    BothPaths, BridgePort, Command, Counters, DriverAction, DropReason, FilterAction, FilterMatch,
+    FilterOp, FilterSpec, FlowEnd, FrameMeta, Header, Hop, HypervisorModel, Judge, LinkSetting,
+    MAX_FRAME, MacAddr, MatchFields, Mtu, Nanos, Nic, NicConfig, Onward, Path, Policy, Privileges,
+    Profile, Refusal, RxMode, Source, Step, SwitchMode, TagEdit, To, Transport, UnknownIn, Verdict,
+    VfIndex, VfLinkState, VfRequest, VfSetting, Vid, VlanProto, VlanTag,
 };
 
 const VFS: u8 = 4;
@@ -966,6 +966,14 @@ fn group(i: u32) -> MacAddr {
 
 fn any_group() -> impl Strategy<Value = MacAddr> {
     (0u32..3).prop_map(group)
+}
+
+fn any_driver_action() -> impl Strategy<Value = DriverAction> {
+    select(vec![
+        DriverAction::Receive,
+        DriverAction::Drop,
+        DriverAction::Queue(1),
+    ])
 }
 
 /// Numbers below `of`, some of them and in any order.
@@ -2011,6 +2019,83 @@ fn a_drivers_filter_on_packets_or_on_what_is_unknown_takes_what_its_privileges_a
     assert!(!gets(&mut host, &theirs) && gets(&mut host, &mine));
 }
 
+/// `ethtool -N ... action -1` and `action N` in a guest: of what its VF receives, and of nobody else's.
+#[test]
+fn a_driver_without_privileges_drops_and_steers_what_is_for_its_vf() {
+    let mut host = Host::like(Profile::Ef10, &[], &[Path::Direct; VFS as usize]);
+    let act = |host: &mut Host, words: &str| host.act(&parse(words).into());
+    let (mine, theirs) = (
+        flow_frame(BASE, BASE.offset(9)),
+        flow_frame(BASE.offset(1), BASE.offset(9)),
+    );
+    let packets = "flow-type tcp4 dst-ip 10.0.0.9 dst-port 80";
+    assert!(host.send(Source::Wire, &mine).vfs.contains_key(&0));
+    act(
+        &mut host,
+        &format!("vf 0 request filter add {packets} action -1"),
+    )
+    .unwrap();
+    let outcome = host.send(Source::Wire, &mine);
+    assert!(outcome.vfs.is_empty());
+    assert_eq!(outcome.drops, [DropReason::Filtered]);
+    assert_eq!(
+        host.counters(VfIndex(0)).rx_drops.get(DropReason::Filtered),
+        1
+    );
+    assert!(host.send(Source::Wire, &theirs).vfs.contains_key(&1));
+    // What has no port 80 passes, however often the other kind was asked for.
+    let mut other = mine.clone();
+    let at = other.len() - 1;
+    let port = other.windows(2).rposition(|w| w == [0, 80]).unwrap_or(at);
+    other[port + 1] = 81;
+    assert!(host.send(Source::Wire, &other).vfs.contains_key(&0));
+    assert!(host.send(Source::Wire, &mine).vfs.is_empty());
+    // By address and by type, too.
+    act(
+        &mut host,
+        "vf 0 request filter add flow-type ether dst 02:00:00:00:00:00 action drop",
+    )
+    .unwrap();
+    assert!(host.send(Source::Wire, &other).vfs.is_empty());
+    act(
+        &mut host,
+        "vf 0 request filter del flow-type ether dst 02:00:00:00:00:00",
+    )
+    .unwrap();
+    assert!(host.send(Source::Wire, &other).vfs.contains_key(&0));
+    act(&mut host, &format!("vf 0 request filter del {packets}")).unwrap();
+    assert!(host.send(Source::Wire, &mine).vfs.contains_key(&0));
+
+    let queue = |host: &Host, frame: &[u8]| host.nic.queue(VfIndex(0), frame, 4);
+    for wanted in 0..4 {
+        act(
+            &mut host,
+            &format!("vf 0 request filter add {packets} action {wanted}"),
+        )
+        .unwrap();
+        assert_eq!(queue(&host, &mine), wanted);
+        // The administrator's word goes first.
+        act(&mut host, &format!("filter add {packets} vf 0 action 3")).unwrap();
+        assert_eq!(queue(&host, &mine), 3);
+        act(&mut host, &format!("filter del {packets}")).unwrap();
+        act(&mut host, &format!("vf 0 request filter del {packets}")).unwrap();
+    }
+    let refused = |host: &mut Host, words: &str| act(host, words).unwrap_err().to_string();
+    let unknown = "vf 0 request filter add flow-type ether dst unknown-unicast action drop";
+    assert!(refused(&mut host, unknown).contains("leave out action"));
+    let many = "vf 0 request filter add flow-type ip4 dst-ip 10.0.0.0/8 action drop";
+    assert!(refused(&mut host, many).contains("without masks"));
+    // It goes with its driver.
+    act(
+        &mut host,
+        &format!("vf 0 request filter add {packets} action drop"),
+    )
+    .unwrap();
+    act(&mut host, "vf 0 request reset").unwrap();
+    assert!(host.send(Source::Wire, &mine).vfs.contains_key(&0));
+    assert!(host.policy.driver_filters(VfIndex(0)).is_empty());
+}
+
 /// Whether an explanation says what comes out, and says each of it.
 fn explains(steps: &[Step], outcome: &Outcome) -> bool {
     let gets = steps.iter().filter_map(|step| match step {
@@ -2303,7 +2388,7 @@ proptest! {
     #[test]
     fn a_drivers_filter_takes_nothing_that_is_not_addressed_to_its_vf(
         mut acts in vec(any_act(), 0..12),
-        ops in vec((any::<bool>(), select(vec![None, Some(10), Some(20)]), prop_oneof![
+        ops in vec((any::<bool>(), any_driver_action(), select(vec![None, Some(10), Some(20)]), prop_oneof![
             any_mac(), any_mac(), any_group().prop_map(|g| g.to_string()), Just(MacAddr::BROADCAST.to_string()),
             Just("unknown-unicast".to_owned()), Just("unknown-multicast".to_owned()), Just("packets".to_owned()),
         ]), 1..6),
@@ -2325,7 +2410,7 @@ proptest! {
         let (lists_groups, lists_vlans) = (true, false);
         acts.push(Act::Driver(driver, VfRequest::Reset { lists_groups, lists_vlans }));
         let mut host = Host::like(profile, &acts, &[]);
-        for (add, vlan, dst) in ops {
+        for (add, action, vlan, dst) in ops {
             let unknown = dst.starts_with("unknown");
             let vlan = vlan.filter(|_| unknown).map(|vid| Vid::new(vid).unwrap());
             let matches = match dst.as_str() {
@@ -2335,7 +2420,7 @@ proptest! {
             let matches = matches.parse::<FilterSpec>().unwrap().matches;
             let mut before = Host::like(profile, &acts, &[]);
             before.adopt(Arc::clone(&host.policy));
-            match host.policy.with_filter_op(driver, &FilterOp { add, matches, vlan }) {
+            match host.policy.with_filter_op(driver, &FilterOp { add, matches, vlan, action }) {
                 Ok(policy) => host.adopt(Arc::new(policy)),
                 Err(_) => continue,
             }
@@ -2347,7 +2432,10 @@ proptest! {
                 let named = to.to_string() == dst;
                 // In VEPA mode what comes back from the adjacent bridge is its own.
                 let own = MacAddr(frame[6..12].try_into().unwrap()).to_string() == dst;
-                prop_assert!(named || own || had == has, "it has asked for {dst}");
+                // What it drops, or dropped until now, is the only difference that a filter makes to frames that are for it anyway.
+                let dropped = if add { has.is_none() } else { had.is_none() };
+                let drops = dropped && (!add || action == DriverAction::Drop);
+                prop_assert!(named || own || drops || had == has, "it has asked for {dst}");
                 let others = (0..VFS).map(VfIndex).filter(|w| *w != driver);
                 let mut others = others.filter(|w| host.policy.mac(*w) == to || host.policy.in_force(*w).unicast.contains(&to)
                     || host.policy.filters(*w).macs().iter().any(|(m, _)| *m == to));
@@ -2357,6 +2445,60 @@ proptest! {
                     prop_assert_eq!((was.vfs, was.wire), (is.vfs, is.wire));
                 }
             }
+        }
+    }
+
+    /// What drivers drop or have in one of their queues they do on either path, and it is counted there; nobody else notices.
+    #[test]
+    fn golden_rule_holds_for_filters_of_drivers(
+        acts in vec(any_act(), 0..8),
+        ops in vec((0..VFS, any_fields(), any_driver_action()), 1..8),
+        paths in any_paths(),
+        other_paths in any_paths(),
+        traffic in vec(any_traffic(), 1..12),
+        profile in select(vec![Profile::Ef10, Profile::Generic]),
+    ) {
+        let mut host = Host::like(profile, &acts, &paths);
+        let mut other = Host::like(profile, &acts, &other_paths);
+        for host in [&mut host, &mut other] {
+            for (vf, fields, action) in &ops {
+                let spec: Result<FilterSpec, _> = format!("{fields} action drop").parse();
+                let Ok(FilterSpec { matches, .. }) = spec else { continue };
+                // An address is one that the VF has from then on.
+                if matches!(matches, FilterMatch::Mac(_)) && *action == DriverAction::Receive {
+                    continue;
+                }
+                let op = FilterOp { add: true, matches, vlan: None, action: *action };
+                if let Ok(policy) = host.policy.with_filter_op(VfIndex(*vf), &op) {
+                    host.adopt(Arc::new(policy));
+                }
+            }
+        }
+        let mut without = Host::like(profile, &acts, &paths);
+        for (source, frame) in traffic {
+            for host in [&mut host, &mut other, &mut without] {
+                host.send(source, &frame);
+            }
+            let outcome = host.send(source, &frame);
+            prop_assert_eq!(&outcome, &other.send(source, &frame));
+            let both = BothPaths::of(&host.policy).unwrap();
+            let why = host.policy.why(source, &frame, &meta(&frame, 0));
+            prop_assert_eq!(both.difference(source, &frame, &meta(&frame, 0), Some(&why.verdict)), None);
+            let dropped = why.steps.iter().filter_map(|step| match step {
+                Step::DriverDrops(vf) => Some(vf.0),
+                _ => None,
+            });
+            let dropped: BTreeSet<u8> = dropped.collect();
+            // In the table they are as those of the administrator are.
+            let in_table = (0..VFS).any(|vf| host.policy.driver_filters(VfIndex(vf)).iter().any(|f| f.is_in_table()));
+            if !in_table {
+                let mut expected = without.send(source, &frame);
+                expected.vfs.retain(|vf, _| !dropped.contains(vf));
+                prop_assert_eq!((outcome.vfs, outcome.wire), (expected.vfs, expected.wire));
+            }
+        }
+        for vf in (0..VFS).map(VfIndex) {
+            prop_assert_eq!(host.counters(vf), other.counters(vf));
         }
     }
 

@@ -1,13 +1,18 @@
-//! Filters on fields of packets that the driver of a VF puts into a NIC such as EF10, as ef_vi and Onload do in a guest. With the
-//! privilege INSECURE_FILTERS such a filter lies in the NIC's table and takes frames to whichever address. Without it the firmware
-//! adds the VF's own address to what it matches ("Filter will be auto-qualified with vPort MAC address", says Solarflare's driver
-//! for ESXi): then it gives the VF what it has anyway, and has no row here. The administrator's filters go before it, and it comes
-//! back when they go: it has the priority auto. Never judges a frame.
+//! Filters on fields of packets that the driver of a VF puts into a NIC such as EF10, as ef_vi and Onload do in a guest, and `ethtool
+//! -N`. With the privilege INSECURE_FILTERS such a filter lies in the NIC's table and takes frames to whichever address. Without it the
+//! firmware adds the VF's own address to what it matches ("Filter will be auto-qualified with vPort MAC address", says Solarflare's driver
+//! for ESXi): then it is asked when it is known that the VF receives a frame, and says in which queue, or that it is dropped.
+//! The administrator's filters go before those in the table, which come back when they go: they have the priority auto.
 
-use super::{Changed, FilterOp, Policy};
-use crate::filter_spec::{FilterAction, FilterMatch, FilterPriority, FilterSpec};
-use crate::filter_table::Insert;
+use std::fmt;
+
+use super::{Changed, DriverAction, FilterOp, Policy};
+use crate::cow_map::seed;
+use crate::entry::Entry;
+use crate::filter_spec::{FilterMatch, FilterPriority, FilterSpec};
+use crate::filter_table::{Insert, TableError};
 use crate::privilege::Privileges;
+use crate::profile::FieldRoom;
 use crate::refusal::Refusal;
 use crate::vf::VfIndex;
 
@@ -16,13 +21,55 @@ const MAX_DRIVER_FILTERS: usize = 64;
 
 /// A filter of a driver.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct DriverFilter {
+pub struct DriverFilter {
     matches: FilterMatch,
+    action: DriverAction,
     /// Whether it lies in the NIC's table.
     in_table: bool,
 }
 
+impl DriverFilter {
+    /// What it matches.
+    #[must_use]
+    pub fn matches(&self) -> FilterMatch {
+        self.matches
+    }
+
+    /// What becomes of that.
+    #[must_use]
+    pub fn action(&self) -> DriverAction {
+        self.action
+    }
+
+    /// Whether it lies in the NIC's table, for frames to whichever address; else it is for those that its VF receives anyway.
+    #[must_use]
+    pub fn is_in_table(&self) -> bool {
+        self.in_table
+    }
+
+    fn spec(&self, vf: VfIndex) -> FilterSpec {
+        FilterSpec {
+            matches: self.matches,
+            action: self.action.of(vf),
+            priority: FilterPriority::Auto,
+        }
+    }
+}
+
+impl fmt::Display for DriverFilter {
+    /// What it matches, and what becomes of that.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}{}", self.matches, self.action)
+    }
+}
+
 impl Policy {
+    /// Filters on packets that the driver of a VF has put in, in the order in which it did.
+    #[must_use]
+    pub fn driver_filters(&self, vf: VfIndex) -> &[DriverFilter] {
+        &self.entry(vf).driver_filters
+    }
+
     /// Puts in a filter on packets of a driver or takes it out.
     pub(super) fn driver_filter(&mut self, vf: VfIndex, op: &FilterOp) -> Result<Changed, Refusal> {
         let matches = op.matches;
@@ -36,12 +83,19 @@ impl Policy {
         if known.len() >= MAX_DRIVER_FILTERS {
             return Err(Refusal::DriverFilters(MAX_DRIVER_FILTERS));
         }
-        let in_table = self.may_take_any(vf);
-        let changed = match in_table {
-            true => self.insert(&driver_spec(vf, matches), Insert::default())?,
-            false => Changed::Flows,
+        let filter = DriverFilter {
+            matches,
+            action: op.action,
+            in_table: self.may_take_any(vf),
         };
-        let filter = DriverFilter { matches, in_table };
+        filter.spec(vf).check()?;
+        let changed = match filter.in_table {
+            true => self.insert(&filter.spec(vf), Insert::default())?,
+            false => {
+                self.check_combination(&matches)?;
+                self.set_own(vf, &filter, true)?
+            }
+        };
         self.entry_mut(vf)?.driver_filters.push(filter);
         Ok(changed)
     }
@@ -55,9 +109,11 @@ impl Policy {
         let mut changed = Changed::Flows;
         let all = self.existing(vf)?.driver_filters.clone();
         for filter in all.iter().filter(|filter| meant(&filter.matches)) {
-            if filter.in_table {
-                changed = changed.max(self.remove_filter(&filter.matches, FilterPriority::Auto)?);
-            }
+            let done = match filter.in_table {
+                true => self.remove_filter(&filter.matches, FilterPriority::Auto)?,
+                false => self.set_own(vf, filter, false)?,
+            };
+            changed = changed.max(done);
         }
         if !all.is_empty() {
             let filters = &mut self.entry_mut(vf)?.driver_filters;
@@ -71,25 +127,60 @@ impl Policy {
     pub(super) fn settle_driver_filters(&mut self, vf: VfIndex) -> Result<(), Refusal> {
         let may = self.may_take_any(vf);
         let all = self.existing(vf)?.driver_filters.clone();
-        let settled: Vec<_> = all
-            .iter()
-            .map(|filter| {
-                let DriverFilter { matches, in_table } = *filter;
-                let in_table = match (in_table, may) {
-                    (false, true) => {
-                        let spec = driver_spec(vf, matches);
-                        self.insert(&spec, Insert::default()).is_ok()
-                    }
-                    (true, false) => self.remove_filter(&matches, FilterPriority::Auto).is_err(),
-                    (same, _) => same,
-                };
-                DriverFilter { matches, in_table }
-            })
-            .collect();
+        let mut settled = all.clone();
+        for filter in &mut settled {
+            if filter.in_table == may {
+                continue;
+            }
+            // There may be no room for it, and the administrator may have taken it out.
+            let moved = match may {
+                true => self.insert(&filter.spec(vf), Insert::default()),
+                false => self.remove_filter(&filter.matches, FilterPriority::Auto),
+            };
+            if moved.is_ok() {
+                self.set_own(vf, filter, !may)?;
+                filter.in_table = may;
+            }
+        }
         if settled != all {
             self.entry_mut(vf)?.driver_filters = settled;
         }
         Ok(())
+    }
+
+    /// Has a filter asked that does not lie in the table, or no longer.
+    fn set_own(
+        &mut self,
+        vf: VfIndex,
+        filter: &DriverFilter,
+        on: bool,
+    ) -> Result<Changed, Refusal> {
+        let action = on.then(|| filter.action.of(vf));
+        let entry = self.entry_mut(vf)?;
+        entry.own_filters.set(seed(), &filter.matches, action);
+        let any = !entry.own_filters.is_empty();
+        match any {
+            true => self.lookup.own_filters.insert(vf),
+            false => self.lookup.own_filters.remove(vf),
+        }
+        // What has been said of frames that it now matches no longer holds.
+        Ok(Changed::Verdicts)
+    }
+
+    /// The NIC looks at these fields together.
+    fn check_combination(&self, matches: &FilterMatch) -> Result<(), TableError> {
+        match self.silicon.fields {
+            FieldRoom::Listed(possible)
+                if !matches.fields().is_plain() || !possible.contains(&matches.flags()) =>
+            {
+                Err(TableError::Combination {
+                    profile: self.profile(),
+                    matches: *matches,
+                    possible,
+                })
+            }
+            _ => Ok(()),
+        }
     }
 
     /// The filters of drivers with this match have gone from the table with whatever took them out.
@@ -106,23 +197,19 @@ impl Policy {
 
     /// Whether a filter of the table is a driver's, and none of what the administrator has said.
     pub(super) fn is_drivers(&self, spec: &FilterSpec) -> bool {
-        let own = |filter: &DriverFilter| filter.in_table && filter.matches == spec.matches;
+        let has = |vf: VfIndex, entry: &Entry| {
+            let mut filters = entry.driver_filters.iter();
+            filters.any(|filter| filter.in_table && filter.spec(vf) == *spec)
+        };
+        let of = |vf| self.existing(vf).is_ok_and(|entry| has(vf, entry));
         spec.priority == FilterPriority::Auto
-            && spec.action.vf().is_some_and(|vf| {
-                self.existing(vf)
-                    .is_ok_and(|entry| entry.driver_filters.iter().any(own))
-            })
+            && match spec.action.vf() {
+                Some(vf) => of(vf),
+                None => (0..self.num_vfs()).map(VfIndex::from).any(of),
+            }
     }
 
     fn may_take_any(&self, vf: VfIndex) -> bool {
         self.vf(vf).may(Privileges::INSECURE_FILTERS)
-    }
-}
-
-fn driver_spec(vf: VfIndex, matches: FilterMatch) -> FilterSpec {
-    FilterSpec {
-        matches,
-        action: FilterAction::Vf(vf),
-        priority: FilterPriority::Auto,
     }
 }

@@ -2,8 +2,8 @@
 //! EF10, MC_CMD_FILTER_OP). A filter of a driver gives frames to its own VF: an address of a station is one VF's and no other's
 //! (INSERT), a group any number's (SUBSCRIBE), and what is unknown is a privilege, in one VLAN as in all. What it may not have it is
 //! refused, for such a driver asks again; nothing is remembered. With the first group that it subscribes to, a driver no longer gets
-//! them all. Such filters are what it has asked for by other words, too: see [`crate::mailbox`]. Filters on other fields of packets
-//! are in [`super::driver_filters`].
+//! them all. Such filters are what it has asked for by other words, too: see [`crate::mailbox`]. Filters on other fields of packets,
+//! and those that drop, are in [`super::driver_filters`].
 
 use std::fmt;
 
@@ -11,7 +11,7 @@ use vf_packet::Vid;
 
 use super::{Changed, Policy};
 use crate::entry::Entry;
-use crate::filter_spec::{FilterMatch, MatchError};
+use crate::filter_spec::{FilterAction, FilterMatch, MatchError};
 use crate::mailbox::{UnknownIn, VfRequest};
 use crate::privilege::Privileges;
 use crate::refusal::Refusal;
@@ -27,6 +27,42 @@ pub struct FilterOp {
     pub matches: FilterMatch,
     /// In which VLAN only, where it matches what is unknown: drivers that filter VLANs have one such filter in each.
     pub vlan: Option<Vid>,
+    /// What becomes of what it matches; of no meaning when it is taken out.
+    pub action: DriverAction,
+}
+
+/// What becomes of what the filter of a driver matches.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum DriverAction {
+    /// Its VF receives it, in a queue as its frames are spread.
+    #[default]
+    Receive,
+    /// Its VF receives it, in this of its queues.
+    Queue(u8),
+    /// Its VF does not receive it (`ethtool -N ... action -1`).
+    Drop,
+}
+
+impl DriverAction {
+    /// What a filter of the NIC's table says for a driver of this VF.
+    pub(super) fn of(self, vf: VfIndex) -> FilterAction {
+        match self {
+            DriverAction::Receive => FilterAction::Vf(vf),
+            DriverAction::Queue(queue) => FilterAction::Queue(vf, queue),
+            DriverAction::Drop => FilterAction::Drop,
+        }
+    }
+}
+
+impl fmt::Display for DriverAction {
+    /// The words behind the match, with a blank in front.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            DriverAction::Receive => Ok(()),
+            DriverAction::Queue(queue) => write!(f, " action {queue}"),
+            DriverAction::Drop => f.write_str(" action drop"),
+        }
+    }
 }
 
 impl fmt::Display for FilterOp {
@@ -35,22 +71,32 @@ impl fmt::Display for FilterOp {
         write!(f, "{verb} {}", self.matches)?;
         self.vlan
             .iter()
-            .try_for_each(|vid| write!(f, " vlan {vid}"))
+            .try_for_each(|vid| write!(f, " vlan {vid}"))?;
+        match self.add {
+            true => self.action.fmt(f),
+            false => Ok(()),
+        }
     }
 }
 
 const KINDS: &str = "a driver's filter has dst MAC, or dst unknown-unicast or dst unknown-multicast, in one vlan perhaps, or fields of IP packets or a proto";
 
+const UNKNOWN: &str = "a driver's filter on what is unknown gives it to its VF: leave out action";
+
 impl FilterOp {
-    /// Whether it looks at fields of packets, and not only at who they are for.
-    fn is_on_packets(&self) -> bool {
-        matches!(
-            self.matches,
+    /// Whether it is one of those that are looked at when it is known who a frame is for, and says no more than what becomes of it.
+    #[must_use]
+    pub fn is_on_packets(&self) -> bool {
+        match self.matches {
             FilterMatch::Full { .. }
-                | FilterMatch::Local { .. }
-                | FilterMatch::EtherType(_)
-                | FilterMatch::Fields(_)
-        )
+            | FilterMatch::Local { .. }
+            | FilterMatch::EtherType(_)
+            | FilterMatch::Fields(_) => true,
+            FilterMatch::Mac(_) | FilterMatch::MacVlan { .. } => {
+                self.add && self.action != DriverAction::Receive
+            }
+            _ => false,
+        }
     }
 
     /// The privilege that it takes to have such a filter.
@@ -103,7 +149,15 @@ impl FilterOp {
         one: &T,
         listed: &[T],
     ) -> Result<Vec<T>, Refusal> {
-        let named = || self.to_string().split_off(4).into();
+        let named = || {
+            FilterOp {
+                add: false,
+                ..*self
+            }
+            .to_string()
+            .split_off(4)
+            .into()
+        };
         match (self.add, listed.contains(one)) {
             (true, true) => Err(Refusal::DriverFilterExists(named())),
             (false, false) => Err(Refusal::NoDriverFilter(named())),
@@ -139,8 +193,13 @@ impl Policy {
         if !self.silicon.filter_op {
             return Err(Refusal::NoFilterOp(self.profile()));
         }
-        if op.is_on_packets() {
+        let listed = entry.driver_filters.iter();
+        let removes_one = !op.add && listed.clone().any(|filter| filter.matches() == op.matches);
+        if op.is_on_packets() || removes_one {
             return self.driver_filter(vf, op).map(Some);
+        }
+        if op.add && op.action != DriverAction::Receive {
+            return Err(MatchError(UNKNOWN).into());
         }
         let privilege = op.privilege()?;
         let privileged = entry.policy.trust || entry.policy.privileges().contains(privilege);

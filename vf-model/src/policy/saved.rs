@@ -127,6 +127,7 @@ impl Entry {
             asked: _,
             rx: _,
             driver_filters: _,
+            own_filters: _,
             rss,
             rss_contexts,
             netem,

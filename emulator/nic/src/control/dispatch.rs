@@ -98,7 +98,13 @@ impl Dispatcher {
                 Err(why) => Response::Refused(why),
             },
             Request::FilterTable { nic } => match nic_named(&names(nics), nic.as_deref()) {
-                Ok(n) => Response::FilterTable(filters(nics, n)),
+                Ok(n) => {
+                    let mut table = filters(nics, n);
+                    if let Some(nic) = nics.nics().nth(n) {
+                        table.extend(FilterLine::of_drivers(&nic.policy()));
+                    }
+                    Response::FilterTable(table)
+                }
                 Err(why) => Response::Refused(why),
             },
             Request::Save => self

@@ -6,7 +6,7 @@
 //! [`Request::Hello`].
 
 use serde::{Deserialize, Serialize};
-use vf_model::NumberedFilter;
+use vf_model::{NumberedFilter, Policy, VfIndex};
 
 use super::show::Show;
 use super::why::Why;
@@ -137,10 +137,14 @@ pub enum Response {
 /// A filter of a NIC.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FilterLine {
-    /// What `filter delete` takes; none for one of priority auto that waits until another with the same match is deleted.
+    /// What `filter delete` takes; none for one of priority auto that waits until another with the same match is deleted, and for one of
+    /// a driver.
     pub id: Option<u32>,
     /// The words that add it.
     pub words: String,
+    /// The VF whose driver has it for frames that the VF receives; it is not in the NIC's table.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub driver: Option<u8>,
 }
 
 impl From<NumberedFilter> for FilterLine {
@@ -148,7 +152,24 @@ impl From<NumberedFilter> for FilterLine {
         FilterLine {
             id: filter.id.map(|id| id.0),
             words: filter.spec.to_string(),
+            driver: None,
         }
+    }
+}
+
+impl FilterLine {
+    /// Those that drivers have for frames which their VFs receive.
+    pub(super) fn of_drivers(policy: &Policy) -> impl Iterator<Item = FilterLine> {
+        let vfs = (0..policy.num_vfs()).map(VfIndex::from);
+        vfs.flat_map(|vf| {
+            let own = policy.driver_filters(vf).iter();
+            let own = own.filter(|filter| !filter.is_in_table());
+            own.map(move |filter| FilterLine {
+                id: None,
+                words: filter.to_string(),
+                driver: Some(vf.0),
+            })
+        })
     }
 }
 
