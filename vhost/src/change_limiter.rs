@@ -15,7 +15,7 @@ const AT_ONCE: u32 = 2048;
 
 /// A leaky bucket of the changes that one socket has asked for, over all its sessions.
 #[derive(Debug, Default)]
-pub(crate) struct ChangeLimiter {
+pub struct ChangeLimiter {
     /// When the bucket is empty again.
     empty_at: Option<Instant>,
     held_back: Option<Instant>,
@@ -23,20 +23,20 @@ pub(crate) struct ChangeLimiter {
 
 impl ChangeLimiter {
     /// Counts a change, which is made in any case.
-    pub(crate) fn count(&mut self, now: Instant) {
+    pub fn count(&mut self, now: Instant) {
         let from = self.empty_at.map_or(now, |at| at.max(now));
         self.empty_at = Some(from + EVERY);
     }
 
     /// Whether nothing more of the front end is to be served for the time being.
-    pub(crate) fn holds_back(&mut self, now: Instant) -> bool {
+    pub fn holds_back(&mut self, now: Instant) -> bool {
         let until = self.empty_at.and_then(|at| at.checked_sub(EVERY * AT_ONCE));
         self.held_back = until.filter(|&until| now < until);
         self.held_back.is_some()
     }
 
     /// When to ask again, if the last answer was that it is held back.
-    pub(crate) fn held_back(&self) -> Option<Instant> {
+    pub fn held_back(&self) -> Option<Instant> {
         self.held_back
     }
 }

@@ -21,13 +21,43 @@ use rustix::net::{
 
 use crate::descriptor;
 use crate::error::SessionRefusal;
-use crate::message::{HEADER_LEN, Header, MAX_FDS, MAX_PAYLOAD};
+use crate::message::{HEADER_LEN, Header, MAX_FDS, Malformed};
+
+/// Bytes that are read at a time.
+const MAX_READ: usize = 4096;
+
+/// What all messages of a protocol begin with.
+pub trait Head: Copy {
+    /// An array of its bytes.
+    type Bytes: for<'a> TryFrom<&'a [u8]>;
+
+    /// Reads it.
+    ///
+    /// # Errors
+    /// It begins no message, or one that is longer than any that is read.
+    fn parse(bytes: Self::Bytes) -> Result<Self, Malformed>;
+
+    /// How many bytes of the message follow.
+    fn payload_len(&self) -> usize;
+}
+
+impl Head for Header {
+    type Bytes = [u8; HEADER_LEN];
+
+    fn parse(bytes: [u8; HEADER_LEN]) -> Result<Header, Malformed> {
+        Header::parse(bytes)
+    }
+
+    fn payload_len(&self) -> usize {
+        self.size as usize
+    }
+}
 
 /// What came out of a [`Channel`].
 #[derive(Debug)]
-pub(crate) enum Received {
+pub enum Received<H> {
     /// A whole message.
-    Message(Header, Vec<u8>, Vec<OwnedFd>),
+    Message(H, Vec<u8>, Vec<OwnedFd>),
     /// Nothing more for now.
     Nothing,
     /// The other side is gone.
@@ -36,16 +66,20 @@ pub(crate) enum Received {
 
 /// See the module.
 #[derive(Debug)]
-pub(crate) struct Channel {
+pub struct Channel<H> {
     stream: UnixStream,
     /// The message so far, header included.
     bytes: Vec<u8>,
-    header: Option<Header>,
+    header: Option<H>,
     fds: Vec<OwnedFd>,
 }
 
-impl Channel {
-    pub(crate) fn new(stream: UnixStream) -> io::Result<Channel> {
+impl<H: Head> Channel<H> {
+    /// What is sent on `stream`.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn new(stream: UnixStream) -> io::Result<Channel<H>> {
         stream.set_nonblocking(true)?;
         Ok(Channel {
             stream,
@@ -59,10 +93,11 @@ impl Channel {
     ///
     /// # Errors
     /// What came is no message, or the socket failed; there is no going on.
-    pub(crate) fn receive(&mut self) -> Result<Received, SessionRefusal> {
+    pub fn receive(&mut self) -> Result<Received<H>, SessionRefusal> {
+        let head = size_of::<H::Bytes>();
         loop {
-            let payload = self.header.map_or(0, |header| header.size as usize);
-            let missing = (HEADER_LEN + payload).saturating_sub(self.bytes.len());
+            let payload = self.header.map_or(0, |header| header.payload_len());
+            let missing = (head + payload).saturating_sub(self.bytes.len());
             if missing > 0 {
                 match self.read(missing)? {
                     Some(0) => return Ok(Received::HungUp),
@@ -75,7 +110,7 @@ impl Channel {
                 }
             }
             if let Some(header) = self.header.take() {
-                let payload = self.bytes.split_off(HEADER_LEN);
+                let payload = self.bytes.split_off(head);
                 self.bytes.clear();
                 return Ok(Received::Message(
                     header,
@@ -83,16 +118,16 @@ impl Channel {
                     std::mem::take(&mut self.fds),
                 ));
             }
-            if let Some(head) = self.bytes.first_chunk() {
-                self.header = Some(Header::parse(*head)?);
+            if let Ok(head) = H::Bytes::try_from(&self.bytes) {
+                self.header = Some(H::parse(head)?);
             }
         }
     }
 
     /// Reads at most `missing` bytes; `None` if there are none, 0 at the end of the stream.
     fn read(&mut self, missing: usize) -> Result<Option<usize>, SessionRefusal> {
-        let mut bytes = [0; MAX_PAYLOAD];
-        let Some(bytes) = bytes.get_mut(..missing.min(MAX_PAYLOAD)) else {
+        let mut bytes = [0; MAX_READ];
+        let Some(bytes) = bytes.get_mut(..missing.min(MAX_READ)) else {
             return Ok(None);
         };
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_FDS))];
@@ -128,7 +163,10 @@ impl Channel {
 
     /// Sends all of `bytes`, or gives up at once. A front end that has hung up does not matter:
     /// [`Channel::receive`] finds out.
-    pub(crate) fn send(&self, bytes: &[u8]) -> Result<(), SessionRefusal> {
+    ///
+    /// # Errors
+    /// The other side does not read, or the socket failed.
+    pub fn send(&self, bytes: &[u8]) -> Result<(), SessionRefusal> {
         match send(
             &self.stream,
             bytes,
@@ -142,13 +180,13 @@ impl Channel {
     }
 }
 
-impl AsRawFd for Channel {
+impl<H> AsRawFd for Channel<H> {
     fn as_raw_fd(&self) -> RawFd {
         self.stream.as_raw_fd()
     }
 }
 
-impl AsFd for Channel {
+impl<H> AsFd for Channel<H> {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.stream.as_fd()
     }

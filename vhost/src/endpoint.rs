@@ -34,6 +34,7 @@ pub use crate::error::{BindError, SessionRefusal};
 use crate::eventfd::EventFd;
 use crate::features::VirtioFeatures;
 use crate::listener::{self, Listener};
+use crate::message::Header;
 pub use crate::session::DeviceConfig;
 use crate::session::{Action, Session};
 use crate::vring::Vring;
@@ -117,7 +118,7 @@ enum Role {
 
 #[derive(Debug)]
 struct Connection {
-    channel: Channel,
+    channel: Channel<Header>,
     session: Session,
     /// The kick of the control queue that is registered.
     control_kick: Option<EventFd>,
@@ -479,7 +480,7 @@ impl Endpoint {
         &mut self,
         now: Instant,
         dev: &mut dyn Device,
-    ) -> Result<Received, SessionRefusal> {
+    ) -> Result<Received<Header>, SessionRefusal> {
         let Some(connection) = &mut self.connection else {
             return Ok(Received::Nothing);
         };
@@ -587,7 +588,7 @@ impl Endpoint {
         }
     }
 
-    fn watched(&self, stream: UnixStream) -> io::Result<Channel> {
+    fn watched(&self, stream: UnixStream) -> io::Result<Channel<Header>> {
         let channel = Channel::new(stream)?;
         if let Some((registry, token)) = &self.registration {
             watch(registry, channel.as_raw_fd(), *token)?;
@@ -595,7 +596,7 @@ impl Endpoint {
         Ok(channel)
     }
 
-    fn begin(&mut self, channel: Channel, dev: &mut dyn Device) {
+    fn begin(&mut self, channel: Channel<Header>, dev: &mut dyn Device) {
         self.sessions += 1;
         self.waiting = false;
         self.config.mtu = self.mtu;

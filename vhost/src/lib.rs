@@ -113,8 +113,8 @@
 )]
 
 mod backend;
-mod change_limiter;
-mod channel;
+pub mod change_limiter;
+pub mod channel;
 mod coalescing;
 mod config;
 pub mod control;

@@ -84,6 +84,9 @@ pub enum Malformed {
     /// A payload longer than [`MAX_PAYLOAD`].
     #[error("a payload of {0} bytes")]
     TooLong(u32),
+    /// A message that does not hold its header, or that is longer than any that is read.
+    #[error("a message of {0} bytes")]
+    Size(u32),
     /// A payload that is too short or too long for its request.
     #[error("request {request} with a payload of {len} bytes")]
     PayloadLen {
