@@ -27,7 +27,7 @@ use crate::filter_spec::QueueChoice;
 use crate::filter_table::FilterTable;
 use crate::learned::Learned;
 use crate::lookup::Lookup;
-use crate::mailbox::{RxFilter, VfRequest};
+use crate::mailbox::{MailboxRequest, RxFilter, VfRequest};
 use crate::mtu::Mtu;
 use crate::netem::{Flap, Impairments};
 use crate::profile::{Profile, Silicon, VfRoom};
@@ -409,6 +409,17 @@ impl Policy {
     pub fn with_request(&self, vf: VfIndex, request: &VfRequest) -> Result<Granted, Refusal> {
         let mut policy = self.clone();
         let (changed, denied) = policy.request(vf, request)?;
+        policy.publish(changed);
+        Ok(Granted { policy, denied })
+    }
+
+    /// The same for a message over the mailbox, of which a NIC of this family has some and not others.
+    ///
+    /// # Errors
+    /// [`Refusal`], of such a message as well.
+    pub fn with_message(&self, vf: VfIndex, message: &MailboxRequest) -> Result<Granted, Refusal> {
+        let mut policy = self.clone();
+        let (changed, denied) = policy.mailbox(vf, message)?;
         policy.publish(changed);
         Ok(Granted { policy, denied })
     }

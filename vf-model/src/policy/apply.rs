@@ -268,28 +268,27 @@ impl Policy {
         Ok(())
     }
 
-    /// Takes a message of a driver.
-    fn mailbox(&mut self, vf: VfIndex, message: &MailboxRequest) -> Result<(), Refusal> {
+    /// Takes a message of a driver; what it has changed, and why that is not all.
+    pub(super) fn mailbox(
+        &mut self,
+        vf: VfIndex,
+        message: &MailboxRequest,
+    ) -> Result<(Option<Changed>, Option<Refusal>), Refusal> {
         let entry = self.existing(vf)?;
         let mtu = entry.tx_mtu(self.mtu());
         match message {
             message if !self.silicon.mailbox.has(message) => {
-                return Err(Refusal::NoMessage(self.profile()));
+                Err(Refusal::NoMessage(self.profile()))
             }
-            MailboxRequest::Link => {}
-            MailboxRequest::Filter(op) => {
-                self.filter_op(vf, op)?;
-            }
-            MailboxRequest::Rss if entry.policy.query_rss => {}
-            MailboxRequest::Rss => return Err(Refusal::QueryRss),
+            MailboxRequest::Link => Ok((None, None)),
+            MailboxRequest::Filter(op) => Ok((self.filter_op(vf, op)?, None)),
+            MailboxRequest::Rss if entry.policy.query_rss => Ok((None, None)),
+            MailboxRequest::Rss => Err(Refusal::QueryRss),
             MailboxRequest::Change(VfRequest::Mtu(asked)) if *asked > mtu => {
-                return Err(Refusal::MtuBeyond { asked: *asked, mtu });
+                Err(Refusal::MtuBeyond { asked: *asked, mtu })
             }
-            MailboxRequest::Change(request) => {
-                self.request(vf, request)?;
-            }
+            MailboxRequest::Change(request) => self.request(vf, request),
         }
-        Ok(())
     }
 
     pub(super) fn request(

@@ -2,7 +2,8 @@
 //!
 //! A [`Function`](function::Function) is the model of one family of virtual function: its registers and what they do. There are two,
 //! [`ixgbevf`] and [`ef10`]. What it asks of the NIC that it is a part of, it asks its [`Host`](function::Host). Everything that is
-//! alike in all PCI functions is here once: interrupts are [`Vectors`](msix::Vectors).
+//! alike in all PCI functions is here once: configuration space ([`config_space`]), interrupts ([`msix`]), and both with a function between
+//! them in a [`Slot`](slot::Slot). By [`vfio_user`] a hypervisor reaches it.
 //!
 //! Nothing that a guest's driver or its hypervisor does makes this crate panic, block or touch memory that it was not given, and no
 //! decision about a frame is made here.
@@ -18,7 +19,10 @@
     )
 )]
 
+pub mod config_space;
 pub mod ef10;
 pub mod function;
 pub mod ixgbevf;
 pub mod msix;
+pub mod slot;
+pub mod vfio_user;

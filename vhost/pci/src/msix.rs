@@ -81,6 +81,13 @@ impl Vectors {
         }
     }
 
+    /// Forgets what is pending: the function was reset.
+    pub fn forget_pending(&self) {
+        for vector in &self.0 {
+            vector.pending.store(false, Ordering::Relaxed);
+        }
+    }
+
     /// Whether a vector was raised while it was masked: its bit in the pending bit array.
     #[must_use]
     pub fn is_pending(&self, vector: u16) -> bool {

@@ -1,0 +1,228 @@
+use std::os::fd::OwnedFd;
+
+use rustix::fs::MemfdFlags;
+use vf_model::{Counters, MacAddr, MailboxRequest, NicConfig, Policy, Profile, VfIndex};
+use vf_vhost::eventfd::EventFd;
+use vf_vhost::memory::RegionSpec;
+use vf_vhost::vring::Vring;
+
+use super::*;
+use crate::config_space::tests::IDENTITY;
+use crate::function::NotGranted;
+
+/// A NIC that grants what it grants and has no data plane.
+pub(crate) struct NoNic(Policy);
+
+impl Default for NoNic {
+    fn default() -> NoNic {
+        NoNic(Policy::new(NicConfig {
+            vfs: 1,
+            mac_base: MacAddr([2, 0, 0, 0, 0, 0]),
+            profile: Profile::Generic,
+        }))
+    }
+}
+
+impl Host for NoNic {
+    fn start_queues(&mut self, _: Vec<Vring>) {}
+
+    fn stop_queues(&mut self, queues: &[u32]) -> Vec<Option<Vring>> {
+        queues.iter().map(|_| None).collect()
+    }
+
+    fn request(&mut self, request: &MailboxRequest) -> Result<(), NotGranted> {
+        if let MailboxRequest::Change(request) = request {
+            self.0 = self.0.with_request(self.vf(), request)?.policy;
+        }
+        Ok(())
+    }
+
+    fn policy(&self) -> Arc<Policy> {
+        Arc::new(self.0.clone())
+    }
+
+    fn vf(&self) -> VfIndex {
+        VfIndex::default()
+    }
+
+    fn speed_mbps(&self) -> u32 {
+        10_000
+    }
+
+    fn counters(&self) -> Counters {
+        Counters::default()
+    }
+}
+
+/// A function that keeps what is written into one register and remembers what happened to it.
+#[derive(Debug, Default)]
+pub(crate) struct Register {
+    pub(crate) value: u64,
+    pub(crate) resets: usize,
+    pub(crate) environments: Vec<Environment>,
+}
+
+impl Function for Register {
+    fn identity(&self) -> &'static Identity {
+        &IDENTITY
+    }
+
+    fn read(&mut self, bar: u8, offset: u64, data: &mut [u8], _: &mut dyn Host) {
+        assert_ne!((bar, offset), (3, 0), "the MSI-X table is not ours");
+        let value = (self.value | offset << 32).to_le_bytes();
+        data.copy_from_slice(&value[..data.len()]);
+    }
+
+    fn write(&mut self, bar: u8, offset: u64, data: &[u8], _: &mut dyn Host) {
+        assert_ne!((bar, offset), (3, 0), "the MSI-X table is not ours");
+        let mut value = [0; 8];
+        value[..data.len()].copy_from_slice(data);
+        self.value = u64::from_le_bytes(value);
+        // Its one doorbell.
+        if let Some(environment) = self.environments.last() {
+            environment.vectors.raise(1);
+        }
+    }
+
+    fn reset(&mut self, _: &mut dyn Host) {
+        self.value = 0;
+        self.resets += 1;
+    }
+
+    fn set_environment(&mut self, environment: Environment, _: &mut dyn Host) {
+        self.environments.push(environment);
+    }
+
+    fn changed(&mut self, _: &mut dyn Host) {}
+}
+
+pub(crate) fn memfd(size: u64) -> OwnedFd {
+    let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
+    let fd = rustix::fs::memfd_create("guest", flags).unwrap();
+    rustix::fs::ftruncate(&fd, size).unwrap();
+    fd
+}
+
+fn memory() -> Arc<GuestMemory> {
+    let spec = RegionSpec {
+        guest_addr: 0,
+        size: 0x1000,
+        user_addr: 0,
+        mmap_offset: 0,
+    };
+    GuestMemory::map(vec![(spec, memfd(0x1000))]).unwrap()
+}
+
+const COMMAND: usize = 4;
+/// Device control of the PCI Express capability; its reset bit is in the byte behind.
+const DEVICE_CONTROL: usize = 0x78;
+
+fn read<const N: usize>(slot: &mut Slot, bar: u8, at: u64) -> Result<[u8; N], BadAccess> {
+    let mut data = [0; N];
+    slot.read_bar(bar, at, &mut data, &mut NoNic::default())?;
+    Ok(data)
+}
+
+fn write(slot: &mut Slot, bar: u8, at: u64, data: &[u8]) -> Result<(), BadAccess> {
+    slot.write_bar(bar, at, data, &mut NoNic::default())
+}
+
+/// Powered on, memory space on.
+fn slot() -> Slot {
+    let mut slot = Slot::new(Box::new(Register::default()));
+    slot.power_on(&mut NoNic::default());
+    slot.write_config(COMMAND, &[2, 0], &mut NoNic::default());
+    slot
+}
+
+#[test]
+fn accesses_are_of_registers_in_a_bar() {
+    let mut slot = slot();
+    write(&mut slot, 0, 0x10, &7u32.to_le_bytes()).unwrap();
+    assert_eq!(
+        read(&mut slot, 0, 0xfff8),
+        Ok([7, 0, 0, 0, 0xf8, 0xff, 0, 0])
+    );
+    assert_eq!(read(&mut slot, 3, 0x3fff), Ok([7]));
+    for (bar, at) in [(0, 0x1_0000), (0, u64::MAX), (3, 0x4000), (1, 0), (9, 0)] {
+        assert_eq!(read::<1>(&mut slot, bar, at), Err(BadAccess::Outside));
+        assert_eq!(write(&mut slot, bar, at, &[1]), Err(BadAccess::Outside));
+    }
+    assert_eq!(read::<8>(&mut slot, 3, 0x3ffc), Err(BadAccess::Outside));
+    for width in [
+        read::<3>(&mut slot, 0, 0).map(drop),
+        read::<0>(&mut slot, 0, 0).map(drop),
+        read::<16>(&mut slot, 0, 0).map(drop),
+        read::<4>(&mut slot, 0, 2).map(drop),
+        read::<4096>(&mut slot, 0, 0).map(drop),
+        write(&mut slot, 0, 4, &[0; 8]),
+    ] {
+        assert!(matches!(width, Err(BadAccess::Width { .. })), "{width:?}");
+    }
+    // Nothing answers in a BAR as long as memory space is off, or the function sleeps.
+    slot.write_config(COMMAND, &[0, 0], &mut NoNic::default());
+    write(&mut slot, 0, 0, &[9]).unwrap();
+    assert_eq!(read(&mut slot, 0, 0), Ok([0xff; 4]));
+    assert_eq!(read(&mut slot, 3, 0), Ok([0xff; 4]));
+    slot.write_config(COMMAND, &[2, 0], &mut NoNic::default());
+    assert_eq!(read(&mut slot, 0, 0), Ok([7, 0, 0, 0]));
+}
+
+#[test]
+fn the_msix_table_and_the_pending_bits_are_not_the_functions() {
+    let mut slot = slot();
+    assert_eq!(read(&mut slot, 3, 12), Ok(1u32.to_le_bytes()), "masked");
+    write(&mut slot, 3, 16, &0xfee0_0000u64.to_le_bytes()).unwrap();
+    write(&mut slot, 3, 24, &0x41u32.to_le_bytes()).unwrap();
+    assert_eq!(read(&mut slot, 3, 16), Ok(0xfee0_0000u64.to_le_bytes()));
+    assert_eq!(read(&mut slot, 3, 24), Ok([0x41, 0, 0, 0, 1, 0, 0, 0]));
+    // Vector 1, which leads nowhere.
+    write(&mut slot, 0, 0, &[1]).unwrap();
+    assert_eq!(read(&mut slot, 3, 0x2000), Ok(2u64.to_le_bytes()));
+    write(&mut slot, 3, 0x2000, &[0; 8]).unwrap();
+    assert_eq!(read(&mut slot, 3, 0x2000), Ok([2]));
+    let call = EventFd::new().unwrap();
+    slot.vectors().set(1, Some(call.clone()));
+    assert!(call.drain());
+    assert_eq!(read(&mut slot, 3, 0x2000), Ok([0; 8]));
+}
+
+#[test]
+fn a_function_reaches_memory_as_long_as_it_is_bus_master() {
+    let host = &mut NoNic::default();
+    let mut slot = slot();
+    let given = |slot: &Slot| slot.given.clone();
+    let memory = memory();
+    slot.set_memory(Arc::clone(&memory), host);
+    assert!(given(&slot).is_none());
+    slot.write_config(COMMAND, &[6], host);
+    assert!(Arc::ptr_eq(&given(&slot).unwrap(), &memory));
+    slot.write_config(COMMAND + 8, &[0xff; 4], host);
+    slot.write_config(COMMAND, &[6], host);
+    for off in [(COMMAND, 2), (0x44, 3)] {
+        slot.write_config(off.0, &[off.1], host);
+        assert!(given(&slot).is_none());
+        slot.write_config(COMMAND, &[6], host);
+        slot.write_config(0x44, &[0], host);
+        assert!(given(&slot).is_some());
+    }
+    slot.set_memory(Arc::default(), host);
+    assert!(given(&slot).is_none(), "there is none");
+    slot.set_memory(Arc::clone(&memory), host);
+    // A function-level reset, by one byte.
+    slot.write_config(DEVICE_CONTROL + 1, &[0x80], host);
+    assert!(given(&slot).is_none() && !slot.is_bus_master());
+    slot.write_config(COMMAND, &[6], host);
+    assert!(
+        given(&slot).is_some(),
+        "it is its guest's memory all the same"
+    );
+    slot.power_on(host);
+    slot.write_config(COMMAND, &[6], host);
+    assert!(given(&slot).is_none());
+    // The function hears of what has changed, and of nothing else.
+    let seen = format!("{:?}", slot.function);
+    assert_eq!(seen.matches("Environment {").count(), 11, "{seen}");
+    assert_eq!(seen.matches("memory: None").count(), 6, "{seen}");
+    assert!(seen.contains("resets: 3"), "{seen}");
+}

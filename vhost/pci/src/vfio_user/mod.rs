@@ -1,0 +1,8 @@
+//! vfio-user: the protocol by which a hypervisor (QEMU, cloud-hypervisor) hands a PCI function of another process to its guest
+//! ("vfio-user Protocol Specification" in QEMU's documents). We are its server.
+//!
+//! [`message`] is the words, [`session`] what they mean, [`endpoint`] a socket with one session at a time.
+
+pub mod endpoint;
+pub mod message;
+pub mod session;
