@@ -1,8 +1,8 @@
 //! What a queue of buffers is to a device, whatever its format: chains are taken, walked, returned and published.
 //!
-//! The split and the packed virtqueue are two; the descriptor ring of a hardware NIC, with its head and its tail, is a third, and the
-//! test body that all of them pass (`tests`) has the simplest there is. Who uses a queue knows one type, so nothing is
-//! dispatched for each frame but by [`Ring`](crate::ring::Ring), which knows both virtqueues.
+//! The split and the packed virtqueue are two; the descriptor ring of a hardware NIC, with its head and its tail, is a third. All
+//! of them pass one test body (`tests`). Who uses a queue knows one type, so nothing is
+//! dispatched for each frame but by [`Ring`](crate::ring::Ring), which knows all three.
 
 use crate::error::RingError;
 use crate::memory::GuestMemory;

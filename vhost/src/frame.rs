@@ -67,7 +67,7 @@ pub enum TagEdit {
 }
 
 /// Offset of the EtherType, or of the outermost VLAN tag.
-const TAG_AT: usize = 12;
+pub(crate) const TAG_AT: usize = 12;
 
 impl TagEdit {
     /// Bytes by which the frame grows, for a frame that starts with `head`.

@@ -125,6 +125,7 @@ pub mod error;
 pub mod eventfd;
 pub mod features;
 pub mod frame;
+pub mod hardware;
 mod limits;
 pub mod listener;
 pub mod memory;

@@ -1,8 +1,8 @@
-//! A virtqueue as the device sees it, split (virtio 2.7) or packed (virtio 2.8): chains are taken,
-//! walked and returned, and whoever does that need not know which of the two it is.
+//! A queue as the device sees it: a virtqueue, split (virtio 2.7) or packed (virtio 2.8), or the descriptor ring of a hardware NIC.
+//! Chains are taken, walked and returned, and whoever does that need not know which of them it is.
 //!
-//! Here is what both formats share, and the choice between them; how each lies in memory is in
-//! `split` and `packed`. Never looks at what is in the buffers.
+//! Here is what the formats share, and the choice between them; how each lies in memory is in
+//! `split`, `packed` and [`hardware`](crate::hardware). Never looks at what is in the buffers.
 
 #![expect(
     clippy::arithmetic_side_effects,
@@ -21,6 +21,7 @@ use virtio_bindings::virtio_ring as vr;
 use crate::device_queue::DeviceQueue;
 pub use crate::error::RingError;
 use crate::features::VirtioFeatures;
+use crate::hardware::HardwareRing;
 use crate::memory::{GuestMemory, GuestSlice, Pinned, Window};
 use crate::packed::PackedRing;
 use crate::split::SplitRing;
@@ -377,19 +378,21 @@ impl RingAddresses {
     }
 }
 
-/// A ring of the format that its driver negotiated.
+/// A ring of the format that its driver negotiated, or that its NIC has.
 #[derive(Debug)]
 pub(crate) enum Ring {
     Split(SplitRing),
     Packed(PackedRing),
+    Hardware(Box<HardwareRing>),
 }
 
-/// The same call of either.
+/// The same call of any of them.
 macro_rules! either {
     ($ring:expr, $inner:ident => $call:expr) => {
         match $ring {
             Ring::Split($inner) => $call,
             Ring::Packed($inner) => $call,
+            Ring::Hardware($inner) => $call,
         }
     };
 }
@@ -410,10 +413,19 @@ impl Ring {
         }
     }
 
+    /// The descriptor ring of a hardware NIC, if it is one.
+    #[inline]
+    pub(crate) fn hardware(&mut self) -> Option<&mut HardwareRing> {
+        match self {
+            Ring::Hardware(ring) => Some(ring),
+            Ring::Split(_) | Ring::Packed(_) => None,
+        }
+    }
+
     /// Has a packed ring look for itself where it goes on if `base` may be no more than what a front end says of a new one.
     pub(crate) fn look_for_place(&mut self, base: u32) -> Result<(), RingError> {
         match self {
-            Ring::Split(_) => Ok(()),
+            Ring::Split(_) | Ring::Hardware(_) => Ok(()),
             Ring::Packed(ring) => ring.look_for_place(base),
         }
     }

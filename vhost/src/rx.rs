@@ -21,10 +21,11 @@ use crate::device_queue::DeviceQueue;
 use crate::error::RingError;
 use crate::features::VirtioFeatures;
 use crate::frame::{FrameBuf, TagEdit};
+use crate::hardware::{DescriptorFormat, RX_PREFIX_MAX, RxNote, rx_note};
 pub use crate::limits::BURST_EFFORT;
 use crate::limits::{EFFORTLESS, FRAME_DESCRIPTORS, HEAD_MAX, SEGMENTS_MAX};
 use crate::memory::{GuestMemory, GuestSlice, GuestSliceMut, UnmarkedSlice};
-use crate::net_hdr::{NetHdr, acceptable, header_len};
+use crate::net_hdr::{NetHdr, acceptable};
 use crate::ring::{AHEAD, Fence, Prefetch, Segment, Token, UsedElem};
 use crate::tx::{TxFrame, TxQueue};
 use crate::vring::Vring;
@@ -62,12 +63,15 @@ pub struct RxQueue {
     /// The region a buffer was last found in.
     hint: usize,
     effort: u64,
+    /// Whether the checksums of what is written now have been made here.
+    checked: bool,
 }
 
 /// A frame that may be written as it is.
 trait PlainFrame {
     fn offload(&self) -> &Offload;
     fn len(&self) -> u32;
+    fn head(&self) -> &[u8];
 }
 
 impl PlainFrame for TxFrame {
@@ -79,6 +83,10 @@ impl PlainFrame for TxFrame {
     fn len(&self) -> u32 {
         TxFrame::len(self)
     }
+    #[inline]
+    fn head(&self) -> &[u8] {
+        TxFrame::head(self)
+    }
 }
 
 impl PlainFrame for Box<FrameBuf> {
@@ -89,6 +97,10 @@ impl PlainFrame for Box<FrameBuf> {
     #[inline]
     fn len(&self) -> u32 {
         FrameBuf::len(self)
+    }
+    #[inline]
+    fn head(&self) -> &[u8] {
+        FrameBuf::head(self)
     }
 }
 
@@ -102,16 +114,18 @@ impl RxQueue {
     /// The receive queue on `vring`.
     pub fn new(mut vring: Vring) -> RxQueue {
         let features = vring.features();
-        vring.ring.set_ahead(Prefetch::Write(header_len(features)));
+        let header_len = vring.header_len();
+        vring.ring.set_ahead(Prefetch::Write(header_len));
         RxQueue {
             vring,
-            header_len: header_len(features),
+            header_len,
             mergeable: features.contains(VirtioFeatures::MRG_RXBUF),
             chains: Vec::new(),
             segments: Vec::new(),
             scratch: FrameBuf::default(),
             hint: 0,
             effort: 0,
+            checked: false,
         }
     }
 
@@ -228,6 +242,9 @@ impl RxQueue {
         frames: &[F],
         mut write: impl FnMut(&F, &UnmarkedSlice<'_>) -> Result<(), RingError>,
     ) -> Result<usize, RingError> {
+        if self.vring.ring.hardware().is_some() {
+            return self.put_plain_noted(frames, write);
+        }
         let features = self.vring.features();
         let (memory, chains) = self.vring.ring.upcoming()?;
         let mut to = memory.window(self.hint);
@@ -256,6 +273,52 @@ impl RxQueue {
         self.vring.ring.advance(n);
         self.vring.ring.push_all_used(used[..n].iter().copied());
         self.vring.ring.prepare()?;
+        Ok(n)
+    }
+
+    /// The same into a hardware ring, of frames that are not changed on the way.
+    fn put_plain_noted<F: PlainFrame>(
+        &mut self,
+        frames: &[F],
+        mut write: impl FnMut(&F, &UnmarkedSlice<'_>) -> Result<(), RingError>,
+    ) -> Result<usize, RingError> {
+        let Some(ring) = self.vring.ring.hardware() else {
+            return Ok(0);
+        };
+        let (memory, chains, format) = ring.upcoming_of()?;
+        let strips = format.strips_tags();
+        let mut to = memory.window(self.hint);
+        let mut used = [((Token::default(), 0), RxNote::default()); AHEAD];
+        let mut n = 0;
+        for ((frame, chain), used) in frames.iter().zip(chains).zip(&mut used) {
+            let total = self.header_len + frame.len() as usize;
+            let Some((buffer, token)) = chain.plain(true, total) else {
+                break;
+            };
+            let stripped = strips && rx_note::strip(TagEdit::Keep, frame.head()).1.is_some();
+            if stripped || !frame.offload().is_none() {
+                break;
+            }
+            let note = RxNote::of(frame.head(), false, None);
+            let buffer = to
+                .slice_mut(buffer.gpa, total)
+                .ok_or(RingError::BufferOutside)?;
+            buffer.write(|to| {
+                if self.header_len > 0 {
+                    to.copy_from(&format.rx_prefix(frame.len(), &note)[..self.header_len]);
+                }
+                let body = to.offset(self.header_len);
+                write(frame, &body.ok_or(RingError::BufferOutside)?)
+            })?;
+            *used = ((token, total as u32), note);
+            n += 1;
+        }
+        self.hint = to.region();
+        ring.advance(n);
+        for (chain, note) in used[..n].iter() {
+            ring.push_received(std::slice::from_ref(chain), *note);
+        }
+        ring.prepare()?;
         Ok(n)
     }
 
@@ -338,6 +401,18 @@ impl RxQueue {
         edit: TagEdit,
         done: u32,
     ) -> Result<RxOutcome, RingError> {
+        self.checked = true;
+        let outcome = self.finish(frame, edit, done);
+        self.checked = false;
+        outcome
+    }
+
+    fn finish(
+        &mut self,
+        frame: &mut FrameBuf,
+        edit: TagEdit,
+        done: u32,
+    ) -> Result<RxOutcome, RingError> {
         let Some(gso) = frame.offload.gso() else {
             if let Some(PartialChecksum { start, offset }) = frame.offload.checksum()
                 && checksum::complete(&mut frame.data, start, offset).is_err()
@@ -392,13 +467,17 @@ impl RxQueue {
         len: usize,
         edit: TagEdit,
     ) -> Result<RxOutcome, RingError> {
+        if let Some(ring) = self.vring.ring.hardware() {
+            let (edit, note) = note(ring.format(), head, edit, self.checked);
+            return self.put_noted(head, rest, len, edit, note);
+        }
         let delta = edit.delta(head);
         let total = (self.header_len + len).saturating_add_signed(isize::from(delta));
         let offload = offload.moved(delta);
         let (memory, chains) = self.vring.ring.upcoming()?;
         let Some((buffer, token)) = chains.first().and_then(|chain| chain.plain(true, total))
         else {
-            return self.put_over_chains(offload, head, rest, total, edit);
+            return self.put_over_chains(offload, head, rest, total, edit, RxNote::default());
         };
         let to = memory
             .slice_mut_hint(buffer.gpa, total, &mut self.hint)
@@ -417,6 +496,21 @@ impl RxQueue {
         Ok(RxOutcome::Delivered)
     }
 
+    /// Writes one frame into a hardware ring, and what is said of it.
+    fn put_noted(
+        &mut self,
+        head: &[u8],
+        rest: Rest<'_>,
+        len: usize,
+        edit: TagEdit,
+        note: RxNote,
+    ) -> Result<RxOutcome, RingError> {
+        let delta = isize::from(edit.delta(head));
+        let total = (self.header_len + len).saturating_add_signed(delta);
+        // What it does not take has been done before.
+        self.put_over_chains(Offload::default(), head, rest, total, edit, note)
+    }
+
     /// As [`put`](Self::put) over as many chains and buffers as it takes.
     #[inline(never)]
     fn put_over_chains(
@@ -426,6 +520,7 @@ impl RxQueue {
         rest: Rest<'_>,
         total: usize,
         edit: TagEdit,
+        note: RxNote,
     ) -> Result<RxOutcome, RingError> {
         let before = self.vring.ring.walked();
         let outcome = self.reserve(total)?;
@@ -434,7 +529,18 @@ impl RxQueue {
         if outcome != RxOutcome::Delivered {
             return Ok(outcome);
         }
-        let hdr = NetHdr::from(&offload).to_bytes(self.chains.len() as u16);
+        let mut hdr = [0; RX_PREFIX_MAX];
+        match self.vring.ring.hardware() {
+            Some(ring) => {
+                hdr = ring
+                    .format()
+                    .rx_prefix((total - self.header_len) as u32, &note)
+            }
+            None => {
+                let net = NetHdr::from(&offload).to_bytes(self.chains.len() as u16);
+                hdr[..net.len()].copy_from_slice(&net);
+            }
+        }
         let mut writer = Writer {
             memory: self.vring.ring.memory(),
             segments: &self.segments,
@@ -451,6 +557,10 @@ impl RxQueue {
                 writer.write(frame.more_headers())?;
                 frame.for_rest(&mut tx.window(), |piece| writer.copy(piece))?;
             }
+        }
+        if let Some(ring) = self.vring.ring.hardware() {
+            ring.push_received(&self.chains, note);
+            return Ok(RxOutcome::Delivered);
         }
         for &(chain, written) in &self.chains {
             self.vring.ring.push_used(chain, written);
@@ -520,6 +630,20 @@ impl RxQueue {
     pub fn has_room(&mut self) -> bool {
         self.vring.enabled() && self.vring.has_available()
     }
+}
+
+/// What is said of a frame that a hardware ring gets, and how it is changed for that.
+fn note(
+    format: &dyn DescriptorFormat,
+    head: &[u8],
+    edit: TagEdit,
+    checked: bool,
+) -> (TagEdit, RxNote) {
+    let (edit, vlan) = match format.strips_tags() {
+        true => rx_note::strip(edit, head),
+        false => (edit, None),
+    };
+    (edit, RxNote::of(head, checked, vlan))
 }
 
 /// Writes the virtio-net header of a frame in one buffer. In words: no call for so few bytes. Most of a header is there from

@@ -19,10 +19,11 @@ use vf_packet::Offload;
 use crate::device_queue::DeviceQueue;
 use crate::error::{FrameFault, RingError};
 use crate::features::VirtioFeatures;
-use crate::frame::FrameBuf;
+use crate::frame::{FrameBuf, TAG_AT};
+use crate::hardware::TxRequest;
 use crate::limits::{EFFORTLESS, FETCH_DESCRIPTORS, HEAD_MAX, HEADERS_MAX, MAX_FRAME, MIN_FRAME};
 use crate::memory::{GuestMemory, GuestSlice, UnmarkedSlice, Window};
-use crate::net_hdr::{NetHdr, header_len};
+use crate::net_hdr::NetHdr;
 use crate::ring::{AHEAD, Chain, Fence, Prefetch, Segment, Token, UsedElem};
 use crate::vring::Vring;
 
@@ -186,7 +187,20 @@ impl TxFrame {
         let head_len = usize::from(self.head_len);
         let mut copied = [0; 12 + HEAD_MAX];
         let n = header_len + head_len;
-        let mut to = &mut copied[..n];
+        self.take_pieces(memory, pieces, &mut copied[..n])?;
+        self.head[..head_len].copy_from_slice(&copied[header_len..n]);
+        let mut hdr = [0; 10];
+        hdr.copy_from_slice(&copied[..10]);
+        self.judge(&NetHdr::from_bytes(&hdr), features, memory)
+    }
+
+    /// Copies the first bytes of a frame's pieces to `to`, which is not longer than they are, and notes where the others are.
+    fn take_pieces(
+        &mut self,
+        memory: &GuestMemory,
+        pieces: &[Segment],
+        mut to: &mut [u8],
+    ) -> Result<(), RingError> {
         self.more.clear();
         for piece in pieces {
             let take = (piece.len as usize).min(to.len());
@@ -202,10 +216,56 @@ impl TxFrame {
             });
         }
         self.rest_len = 0;
-        self.head[..head_len].copy_from_slice(&copied[header_len..n]);
-        let mut hdr = [0; 10];
-        hdr.copy_from_slice(&copied[..10]);
-        self.judge(&NetHdr::from_bytes(&hdr), features, memory)
+        Ok(())
+    }
+
+    /// Takes over the pieces of a frame without a header, `total` bytes in all: what is asked for it, descriptors have said.
+    fn fill_requested(
+        &mut self,
+        memory: &GuestMemory,
+        pieces: &[Segment],
+        total: u64,
+        request: &TxRequest,
+    ) -> Result<(), RingError> {
+        let tag = request.tag();
+        let tag_len = tag.map_or(0, |tag| tag.len());
+        // A tag makes no frame of what is too short for one.
+        if !self.measure(total) || !self.measure(total + tag_len as u64) {
+            return Ok(());
+        }
+        let mut head = [0; HEAD_MAX];
+        let n = usize::from(self.head_len) - tag_len;
+        self.take_pieces(memory, pieces, &mut head[..n])?;
+        self.head = head;
+        self.offload = Offload::default();
+        if let Some(tag) = tag {
+            self.head.copy_within(TAG_AT..n, TAG_AT + tag.len());
+            self.head[TAG_AT..TAG_AT + tag.len()].copy_from_slice(&tag);
+        }
+        if request.is_none() {
+            return Ok(());
+        }
+        let head_len = usize::from(self.head_len);
+        match request.apply(&mut self.head[..head_len], self.len) {
+            Ok(offload) => self.offload = offload,
+            Err(FrameFault::HeadersTooLong) => return self.apply_long(request, memory),
+            Err(fault) => self.fault = Some(fault),
+        }
+        Ok(())
+    }
+
+    /// Does what is asked for a super-frame whose headers go on behind its head, on a private copy of all of them.
+    #[cold]
+    fn apply_long(&mut self, request: &TxRequest, memory: &GuestMemory) -> Result<(), RingError> {
+        let (mut headers, filled) = self.copy_headers(memory)?;
+        match request.apply(&mut headers[..filled], self.len) {
+            Ok(offload) => {
+                self.head.copy_from_slice(&headers[..HEAD_MAX]);
+                self.keep_headers(&headers, offload);
+            }
+            Err(fault) => self.fault = Some(fault),
+        }
+        Ok(())
     }
 
     /// Notes the length of a frame, and whether there can be one of that length.
@@ -252,6 +312,16 @@ impl TxFrame {
         features: VirtioFeatures,
         memory: &GuestMemory,
     ) -> Result<(), RingError> {
+        let (headers, filled) = self.copy_headers(memory)?;
+        match hdr.check(features, &headers[..filled], self.len) {
+            Ok(offload) => self.keep_headers(&headers, offload),
+            Err(fault) => self.fault = Some(fault),
+        }
+        Ok(())
+    }
+
+    /// The first bytes of the frame, more of them than its head has, and how many there are.
+    fn copy_headers(&self, memory: &GuestMemory) -> Result<([u8; HEADERS_MAX], usize), RingError> {
         let mut headers = [0; HEADERS_MAX];
         headers[..HEAD_MAX].copy_from_slice(&self.head);
         let mut filled = HEAD_MAX;
@@ -261,16 +331,15 @@ impl TxFrame {
             filled += n;
             Ok(())
         })?;
-        match hdr.check(features, &headers[..filled], self.len) {
-            Ok(offload) => {
-                let long = self.long.get_or_insert_with(|| Box::new([0; _]));
-                long.copy_from_slice(&headers[HEAD_MAX..]);
-                self.offload = offload;
-                self.skip(self.more_headers().len() as u32);
-            }
-            Err(fault) => self.fault = Some(fault),
-        }
-        Ok(())
+        Ok((headers, filled))
+    }
+
+    /// Keeps the headers of a super-frame that go on behind its head.
+    fn keep_headers(&mut self, headers: &[u8; HEADERS_MAX], offload: Offload) {
+        let long = self.long.get_or_insert_with(|| Box::new([0; _]));
+        long.copy_from_slice(&headers[HEAD_MAX..]);
+        self.offload = offload;
+        self.skip(self.more_headers().len() as u32);
     }
 
     /// Leaves out the first bytes of what is in guest memory.
@@ -328,7 +397,7 @@ pub struct TxQueue {
 impl TxQueue {
     /// The transmit queue on `vring`.
     pub fn new(mut vring: Vring) -> TxQueue {
-        let header_len = header_len(vring.features());
+        let header_len = vring.header_len();
         vring.ring.set_ahead(Prefetch::Read(header_len + HEAD_MAX));
         TxQueue {
             header_len,
@@ -401,6 +470,9 @@ impl TxQueue {
 
     fn try_fetch(&mut self) -> Result<(), RingError> {
         let enough = self.vring.ring.walked() + FETCH_DESCRIPTORS;
+        if self.vring.ring.hardware().is_some() {
+            return self.fetch_requested(enough);
+        }
         loop {
             if !self.fetch_plain()? {
                 return Ok(());
@@ -459,6 +531,27 @@ impl TxQueue {
             self.end += 1;
         }
         Ok(())
+    }
+
+    /// Takes chains off a hardware ring, until `enough` descriptors have been walked.
+    fn fetch_requested(&mut self, enough: u64) -> Result<(), RingError> {
+        let Some(ring) = self.vring.ring.hardware() else {
+            return Ok(());
+        };
+        for frame in &mut self.frames[self.end..] {
+            let Some(chain) = ring.take()? else {
+                break;
+            };
+            self.pieces.clear();
+            let total = ring.walk(chain, false, &mut self.pieces)?;
+            frame.chain = chain.token;
+            frame.fill_requested(ring.memory(), &self.pieces, total, &ring.request())?;
+            self.end += 1;
+            if !ring.has_seen() || ring.walked() >= enough {
+                break;
+            }
+        }
+        ring.prepare()
     }
 
     /// Throws away what a disabled ring holds once its driver has kicked it, and says how many frames that were

@@ -1,5 +1,5 @@
-//! A vring: the device's end of one virtqueue with its memory and its notifications, as the
-//! protocol half hands it over. Whoever holds it is the only one who touches the ring.
+//! A vring: the device's end of one virtqueue, or of a hardware NIC's descriptor ring, with its memory and its notifications, as the
+//! protocol half or a register model hands it over. Whoever holds it is the only one who touches the ring.
 //!
 //! Never reads a kick by itself and never looks into buffers; [`TxQueue`](crate::tx::TxQueue) and
 //! [`RxQueue`](crate::rx::RxQueue) do the work.
@@ -11,7 +11,9 @@ use crate::device_queue::DeviceQueue;
 use crate::error::RingError;
 use crate::eventfd::EventFd;
 use crate::features::VirtioFeatures;
+use crate::hardware::{DescriptorFormat, Doorbell, HardwareConfig, HardwareRing};
 use crate::memory::GuestMemory;
+use crate::net_hdr::header_len;
 use crate::ring::{Fence, Ring, RingAddresses};
 
 /// What the front end said about one ring.
@@ -97,6 +99,51 @@ impl Vring {
         })
     }
 
+    /// The descriptor ring of a hardware NIC, running and enabled: it is stopped by taking it away. Its `doorbell` is where its
+    /// driver's tail comes from, and what is signalled when there is a new one.
+    ///
+    /// # Errors
+    /// The size or the base makes no sense, or the descriptors are misaligned or not where memory is.
+    pub fn hardware(
+        config: &HardwareConfig,
+        mem: Arc<GuestMemory>,
+        format: Box<dyn DescriptorFormat>,
+        doorbell: Arc<Doorbell>,
+    ) -> Result<Vring, RingError> {
+        let kick = Some(doorbell.kick().clone());
+        let ring = HardwareRing::new(config, mem, format, doorbell)?;
+        Ok(Vring {
+            ring: Ring::Hardware(Box::new(ring)),
+            index: config.index,
+            // It takes a frame over several descriptors; what else is left to a driver, its own ring says.
+            features: VirtioFeatures::MRG_RXBUF,
+            enabled: true,
+            coalescing: Coalescing::default(),
+            kick,
+            call: None,
+            err: None,
+            fault: None,
+            needs_call: false,
+        })
+    }
+
+    /// A stopped hardware ring after its driver's memory has changed, with all that its descriptors have said; a virtqueue stays
+    /// where it is. What has broken a ring is forgotten.
+    ///
+    /// # Errors
+    /// The descriptors are not there any more.
+    pub fn remapped(self, mem: Arc<GuestMemory>) -> Result<Vring, RingError> {
+        let Ring::Hardware(ring) = self.ring else {
+            return Ok(self);
+        };
+        let ring = Ring::Hardware(Box::new(ring.remapped(mem)?));
+        Ok(Vring {
+            ring,
+            fault: None,
+            ..self
+        })
+    }
+
     /// Number of the ring in its device.
     pub fn index(&self) -> u32 {
         self.index
@@ -119,7 +166,24 @@ impl Vring {
 
     /// How long the driver lets calls be held back: for whoever calls to heed.
     pub fn coalescing(&self) -> Coalescing {
-        self.coalescing
+        match &self.ring {
+            Ring::Hardware(ring) => ring.format().coalescing(),
+            Ring::Split(_) | Ring::Packed(_) => self.coalescing,
+        }
+    }
+
+    /// Whether its driver is told from here of what was used, and not by whoever asks.
+    pub fn calls(&self) -> bool {
+        self.call.is_some() || matches!(self.ring, Ring::Hardware(_))
+    }
+
+    /// Bytes in front of each frame in its buffers: the virtio-net header, or the prefix of a hardware NIC.
+    pub(crate) fn header_len(&self) -> usize {
+        match &self.ring {
+            Ring::Hardware(_) if !self.index.is_multiple_of(2) => 0,
+            Ring::Hardware(ring) => ring.format().rx_prefix_len(),
+            Ring::Split(_) | Ring::Packed(_) => header_len(self.features),
+        }
     }
 
     /// Whether something has been published that the driver has not been asked about.

@@ -1,14 +1,14 @@
 //! What holds for every queue, whatever its format: chains come out and go back once, and a queue that is stopped goes on where
-//! it was. Split and packed virtqueues pass it, and a plain descriptor ring.
+//! it was. Split and packed virtqueues pass it, and the descriptor ring of a hardware NIC.
 
 use std::collections::VecDeque;
 
 use proptest::prelude::*;
 
 use super::*;
+use crate::ring::Ring;
 use crate::ring::driver::*;
 use crate::ring::tests::{AT, asked};
-use crate::ring::{Ring, UsedElem};
 
 mod descriptor_ring;
 
@@ -243,10 +243,10 @@ proptest! {
     fn of_a_descriptor_ring(
         steps in prop::collection::vec(step(), 1..300),
         writable: bool,
-        size in prop::sample::select(vec![2u16, 5, 8, 64]),
+        (size, parts) in prop::sample::select(vec![(2u16, 1u16), (5, 1), (8, 2), (64, 1), (96, 3)]),
         base: u16,
     ) {
         let base = base % size;
-        chains_come_out_and_go_back(Guest::new(size, writable, base), base.into(), steps)?;
+        chains_come_out_and_go_back(Guest::new(size, parts, writable, base), base.into(), steps)?;
     }
 }

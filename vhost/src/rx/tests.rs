@@ -5,6 +5,7 @@ use vf_packet::TcpLayout;
 use vf_packet::testing::verify;
 
 use super::*;
+use crate::net_hdr::header_len;
 use crate::net_hdr::tests::{routed_super_frame, super_frame};
 use crate::ring::driver::{
     AVAIL, BASE, DESC, Driver, EVENT_IDX, F_WRITE, HEAP, IN_ORDER, INDIRECT_DESC, NONE, REGION,

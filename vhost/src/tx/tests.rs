@@ -4,6 +4,7 @@ use crate::eventfd::EventFd;
 use proptest::prelude::*;
 
 use super::*;
+use crate::net_hdr::header_len;
 use crate::net_hdr::tests::routed_super_frame;
 use crate::ring::driver::{
     AVAIL, BASE, DESC, Driver, EVENT_IDX, F_NEXT, F_WRITE, HEAP, IN_ORDER, INDIRECT_DESC, NONE,

@@ -417,7 +417,7 @@ impl<Q: Queue> Slot<Q> {
         load: &LiveLoad,
     ) -> Result<bool, Nanos> {
         let vring = self.queue.vring();
-        let moderated = vring.coalescing().max_usecs > 0 && vring.call_fd().is_some();
+        let moderated = vring.calls() && vring.coalescing().max_usecs > 0;
         if moderated && vring.needs_call() {
             let due = self.line.due(now, vring.coalescing().into(), packets);
             if due > now {

@@ -1,0 +1,690 @@
+//! The descriptor ring of a hardware NIC as the device sees it: an array of descriptors of which those from head to tail are the
+//! device's. The driver writes its tail to a register; what it is told of completions by, and how a descriptor looks, is its
+//! family's business, a [`DescriptorFormat`].
+//!
+//! Written once here: head and tail, descriptors read once each and in batches, frames of several descriptors, what comes back when
+//! a ring is stopped. A frame's offloads are not in its buffer, as a virtio-net header is: descriptors ask for them, and a
+//! [`TxRequest`] says what they ask for. Never looks at what is in the buffers, and knows no register but head and tail.
+
+#![expect(
+    clippy::arithmetic_side_effects,
+    reason = "bounded by the sizes of rings, regions and frames"
+)]
+#![expect(
+    clippy::cast_possible_truncation,
+    reason = "cut to the width that the format has, or bounded before"
+)]
+#![expect(clippy::indexing_slicing, reason = "bounds are checked just before")]
+
+mod doorbell;
+mod request;
+pub(crate) mod rx_note;
+
+use std::fmt::Debug;
+use std::sync::Arc;
+use std::sync::atomic::{Ordering, fence};
+
+use vm_memory::AtomicAccess;
+
+pub use self::doorbell::Doorbell;
+pub use self::request::{Checksum, Headers, TxRequest};
+pub use self::rx_note::{Network, RxNote, Transport};
+use crate::coalescing::Coalescing;
+use crate::device_queue::DeviceQueue;
+use crate::error::RingError;
+use crate::memory::{GuestMemory, GuestSliceMut, Pinned};
+use crate::ring::{
+    AHEAD, CHAIN_MAX, Chain, Descriptor, Fence, Gather, Mark, NEXT, Prefetch, Segment, Token,
+    UsedElem, WRITE, check_memory, look_ahead, part,
+};
+
+/// What descriptors have left for those behind them, in words of the format's own; zero in a new ring.
+pub type TxState = [u64; 4];
+
+/// The longest prefix that a NIC writes in front of a received frame.
+pub const RX_PREFIX_MAX: usize = 16;
+
+/// The most bytes of a descriptor.
+const ENTRY_MAX: usize = 16;
+
+/// In [`Token::descs`]: the driver asks to be told that this chain is done. There are never so many descriptors.
+const REPORT: u16 = 1 << 15;
+
+/// How the descriptors of a family look, and how its drivers are told of completions. An object belongs to one ring.
+pub trait DescriptorFormat: Debug + Send {
+    /// Bytes of a descriptor: 8 or 16.
+    fn descriptor_size(&self) -> usize;
+
+    /// What a descriptor says, its second word 0 if it has only 8 bytes. Only what it leaves for those behind it goes to `state`,
+    /// which a ring takes back when it goes back. Of a receive ring, each descriptor is the [last](Decoded::Buffer).
+    fn decode(&self, raw: [u64; 2], state: &mut TxState) -> Decoded;
+
+    /// What is asked for the frame that begins with this buffer of a transmit ring.
+    fn request(&self, raw: [u64; 2], state: &mut TxState) -> TxRequest;
+
+    /// Bytes that are written in front of each received frame, at most [`RX_PREFIX_MAX`].
+    fn rx_prefix_len(&self) -> usize;
+
+    /// Those bytes for a frame of `len` bytes.
+    fn rx_prefix(&self, len: u32, note: &RxNote) -> [u8; RX_PREFIX_MAX];
+
+    /// Whether the 802.1Q tag of a received frame is taken out and told in its [`RxNote`].
+    fn strips_tags(&self) -> bool;
+
+    /// Tells the driver what is done, in order, but for the interrupt. The buffers have been written.
+    ///
+    /// # Errors
+    /// Where it is to be written is no memory.
+    fn complete(
+        &mut self,
+        table: &DescriptorTable<'_>,
+        done: &[Completion],
+    ) -> Result<(), RingError>;
+
+    /// Interrupts the driver for what was [completed](Self::complete), unless it does not want that now; whether it did.
+    fn raise(&mut self) -> bool;
+
+    /// How long interrupts are held back, as the driver has it now.
+    fn coalescing(&self) -> Coalescing;
+}
+
+/// One descriptor.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Decoded {
+    /// A buffer.
+    Buffer {
+        /// Guest-physical address.
+        gpa: u64,
+        /// Bytes; 0: the descriptor stands for nothing, and is completed all the same.
+        len: u32,
+        /// Whether the frame ends with it.
+        last: bool,
+        /// Whether its driver wants to be told that it is done: of a frame, what its last descriptor says.
+        report: bool,
+    },
+    /// Something about the frames behind it.
+    Context,
+}
+
+/// A chain of descriptors that the device is done with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Completion {
+    /// Its first descriptor.
+    pub first: u16,
+    /// How many there are, those without a buffer among them.
+    pub descriptors: u16,
+    /// What [`Decoded::Buffer`] said.
+    pub report: bool,
+    /// Bytes written, the prefix among them; 0 on a transmit ring.
+    pub len: u32,
+    /// Whether a received frame ends here.
+    pub last: bool,
+    /// What is to be said of the received frame; the same of all its descriptors.
+    pub note: RxNote,
+}
+
+/// Where the descriptors are, for a format that completes them there.
+#[derive(Debug)]
+pub struct DescriptorTable<'a> {
+    mem: &'a GuestMemory,
+    parts: &'a [Pinned],
+    first: GuestSliceMut<'a>,
+    size: u16,
+    entry: usize,
+}
+
+impl DescriptorTable<'_> {
+    /// Writes a number into descriptor `index` at `offset` of it, in one atomic access.
+    ///
+    /// # Errors
+    /// There is no such place, or it is not aligned.
+    pub fn store<T: AtomicAccess>(
+        &self,
+        index: u16,
+        offset: usize,
+        value: T,
+        order: Ordering,
+    ) -> Result<(), RingError> {
+        let per_part = usize::from(self.size) / self.parts.len();
+        let index = usize::from(index);
+        let place = index % per_part * self.entry + offset;
+        let stored = match index / per_part {
+            0 => self.first.store(place, value, order),
+            part => {
+                let part = self.parts.get(part).ok_or(RingError::RingOutside)?;
+                part.slice_mut(self.mem)?.store(place, value, order)
+            }
+        };
+        stored.ok_or(RingError::RingOutside)
+    }
+
+    /// The descriptor `n` behind `index`.
+    #[must_use]
+    pub fn after(&self, index: u16, n: u16) -> u16 {
+        after(self.size, index, n)
+    }
+}
+
+/// Where a ring is, and where it begins.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HardwareConfig {
+    /// Number of the ring in its device: even receive, odd transmit.
+    pub index: u32,
+    /// Descriptors, at most 32768. One less can be in use: a full ring would look like an empty one.
+    pub size: u16,
+    /// Guest addresses of the descriptors: of all of them, or of several parts of the same size.
+    pub tables: Vec<u64>,
+    /// The first descriptor that the device has not completed.
+    pub base: u16,
+}
+
+/// The ring proper; see the module.
+#[derive(Debug)]
+pub(crate) struct HardwareRing {
+    mem: Arc<GuestMemory>,
+    parts: Vec<Pinned>,
+    /// Bytes of a descriptor.
+    entry: usize,
+    size: u16,
+    /// Whether the device writes the buffers: a ring is for one direction.
+    writable: bool,
+    format: Box<dyn DescriptorFormat>,
+    doorbell: Arc<Doorbell>,
+    /// The region a data buffer was last found in.
+    hint: usize,
+    /// Descriptors walked.
+    walked: u64,
+    /// What will be done with buffers as soon as they are taken.
+    buffers: Prefetch,
+    /// The tail as last read.
+    seen: u16,
+    /// The first descriptor that was not decoded, and what those before it have left for it.
+    scan: u16,
+    state: TxState,
+    /// By the descriptor that a chain begins with: what the state was before it. Empty on a receive ring, which has none.
+    states: Vec<TxState>,
+    /// The next descriptor to take.
+    next: u16,
+    /// Those before this one have been returned, if not yet published.
+    done: u16,
+    /// Chains taken and returned, counted.
+    taken: u16,
+    returned: u16,
+    pending: Vec<Completion>,
+    /// Chains that were decoded; those before `ahead_at` have been taken.
+    ahead: [Chain; AHEAD],
+    ahead_rest: [Rest; AHEAD],
+    ahead_at: usize,
+    ahead_len: usize,
+    /// What chains have behind their first buffer, those that were decoded and the one that has not ended.
+    rest: Vec<Descriptor>,
+    /// The chain that has not ended.
+    partial: Option<Partial>,
+}
+
+/// What there is of a chain besides its first buffer.
+#[derive(Debug, Clone, Copy, Default)]
+struct Rest {
+    from: u32,
+    to: u32,
+    request: TxRequest,
+}
+
+/// A chain whose end has not been made available yet.
+#[derive(Debug, Clone, Copy)]
+struct Partial {
+    first: u16,
+    descs: u16,
+    buffer: Option<Descriptor>,
+    request: TxRequest,
+    /// Where in [`HardwareRing::rest`] its further buffers begin.
+    from: usize,
+}
+
+impl HardwareRing {
+    pub(crate) fn new(
+        config: &HardwareConfig,
+        mem: Arc<GuestMemory>,
+        format: Box<dyn DescriptorFormat>,
+        doorbell: Arc<Doorbell>,
+    ) -> Result<HardwareRing, RingError> {
+        let HardwareConfig {
+            index,
+            size,
+            ref tables,
+            base,
+        } = *config;
+        let entry = format.descriptor_size();
+        let whole = !tables.is_empty() && usize::from(size).is_multiple_of(tables.len());
+        if size == 0 || size > 1 << 15 || !whole || entry > ENTRY_MAX {
+            return Err(RingError::Size(size));
+        }
+        if base >= size {
+            return Err(RingError::DescOutOfRange(base));
+        }
+        let parts = pin(
+            &mem,
+            tables,
+            usize::from(size) / tables.len() * entry,
+            entry,
+        )?;
+        let writable = index.is_multiple_of(2);
+        Ok(HardwareRing {
+            mem,
+            parts,
+            entry,
+            size,
+            writable,
+            format,
+            doorbell,
+            hint: 0,
+            walked: 0,
+            buffers: Prefetch::Nothing,
+            seen: base,
+            scan: base,
+            state: TxState::default(),
+            states: match writable {
+                true => Vec::new(),
+                false => vec![TxState::default(); usize::from(size)],
+            },
+            next: base,
+            done: base,
+            taken: 0,
+            returned: 0,
+            pending: Vec::with_capacity(usize::from(size).min(1024)),
+            ahead: [Chain::default(); AHEAD],
+            ahead_rest: [Rest::default(); AHEAD],
+            ahead_at: 0,
+            ahead_len: 0,
+            rest: Vec::new(),
+            partial: None,
+        })
+    }
+
+    /// The same ring where its driver's memory is now. Nothing is taken from it at the moment.
+    pub(crate) fn remapped(mut self, mem: Arc<GuestMemory>) -> Result<HardwareRing, RingError> {
+        let tables: Vec<u64> = self.parts.iter().map(Pinned::gpa).collect();
+        let bytes = usize::from(self.size) / tables.len() * self.entry;
+        self.parts = pin(&mem, &tables, bytes, self.entry)?;
+        (self.mem, self.hint) = (mem, 0);
+        Ok(self)
+    }
+
+    /// What is asked for the frame whose chain was taken last.
+    pub(crate) fn request(&self) -> TxRequest {
+        self.last_taken().request
+    }
+
+    /// As [`upcoming`](DeviceQueue::upcoming), and the format of the ring.
+    #[inline]
+    pub(crate) fn upcoming_of(
+        &mut self,
+    ) -> Result<(&GuestMemory, &[Chain], &dyn DescriptorFormat), RingError> {
+        check_memory(&self.mem)?;
+        if self.has_seen() || self.reload()? {
+            self.prepare()?;
+        }
+        let chains = self.ahead.get(self.ahead_at..self.ahead_len);
+        Ok((&self.mem, chains.unwrap_or_default(), &*self.format))
+    }
+
+    pub(crate) fn format(&self) -> &dyn DescriptorFormat {
+        &*self.format
+    }
+
+    /// Returns the oldest chains, over which one received frame has been written.
+    #[inline]
+    pub(crate) fn push_received(&mut self, chains: &[(Token, u32)], note: RxNote) {
+        for (i, &(token, len)) in chains.iter().enumerate() {
+            self.push(token, len, i + 1 == chains.len(), note);
+        }
+    }
+
+    #[inline]
+    fn push(&mut self, token: Token, len: u32, last: bool, note: RxNote) {
+        let descriptors = token.descs & !REPORT;
+        self.pending.push(Completion {
+            first: token.id,
+            descriptors,
+            report: token.descs & REPORT != 0,
+            len,
+            last,
+            note,
+        });
+        self.done = self.after(self.done, descriptors);
+        self.returned = self.returned.wrapping_add(1);
+    }
+
+    fn last_taken(&self) -> Rest {
+        let at = self.ahead_at.checked_sub(1);
+        let rest = at.and_then(|at| self.ahead_rest.get(at));
+        rest.copied().unwrap_or_default()
+    }
+
+    fn distance(&self, from: u16, to: u16) -> u16 {
+        if to >= from {
+            to - from
+        } else {
+            to + self.size - from
+        }
+    }
+
+    fn after(&self, at: u16, n: u16) -> u16 {
+        after(self.size, at, n)
+    }
+
+    /// Decodes descriptors that were seen, up to as many chains as fit. A chain that does not end yet is kept: nothing is read twice.
+    fn decode_ahead(&mut self) -> Result<(), RingError> {
+        let kept = self.partial.map_or(self.rest.len(), |partial| partial.from);
+        self.rest.drain(..kept);
+        if let Some(partial) = &mut self.partial {
+            partial.from = 0;
+        }
+        (self.ahead_at, self.ahead_len) = (0, 0);
+        let mut raw = [0; AHEAD * ENTRY_MAX];
+        'seen: while self.scan != self.seen && self.ahead_len < AHEAD {
+            let n = self.read(&mut raw)?;
+            for raw in raw[..n * self.entry].chunks_exact(self.entry) {
+                if self.ahead_len == AHEAD {
+                    break;
+                }
+                match self.decode(raw) {
+                    // First those that came before: it will be met again.
+                    Err(_) if self.ahead_len > 0 => break 'seen,
+                    decoded => decoded?,
+                }
+            }
+        }
+        let mut window = self.mem.window(self.hint);
+        look_ahead(&mut window, &mut self.ahead[..self.ahead_len], self.buffers);
+        self.hint = window.region();
+        Ok(())
+    }
+
+    /// Copies descriptors from `scan` on; how many.
+    fn read(&self, raw: &mut [u8]) -> Result<usize, RingError> {
+        let per_part = usize::from(self.size) / self.parts.len();
+        let scan = usize::from(self.scan);
+        let at = scan % per_part;
+        let seen = usize::from(self.distance(self.scan, self.seen));
+        let n = seen.min(AHEAD).min(per_part - at);
+        let part = self.parts.get(scan / per_part);
+        let table = part.ok_or(RingError::RingOutside)?.slice()?;
+        let descs = table.subslice(at * self.entry, n * self.entry);
+        let (raw, _) = raw.split_at_mut(n * self.entry);
+        descs.ok_or(RingError::RingOutside)?.copy_to(raw);
+        Ok(n)
+    }
+
+    /// Decodes the descriptor at `scan`.
+    fn decode(&mut self, raw: &[u8]) -> Result<(), RingError> {
+        let word = |bytes: Option<&[u8; 8]>| u64::from_le_bytes(bytes.copied().unwrap_or_default());
+        let raw = [
+            word(raw.first_chunk()),
+            word(raw.get(8..).and_then(<[u8]>::first_chunk)),
+        ];
+        let mut partial = match self.partial.take() {
+            Some(partial) => partial,
+            None => {
+                if let Some(state) = self.states.get_mut(usize::from(self.scan)) {
+                    *state = self.state;
+                }
+                Partial {
+                    first: self.scan,
+                    descs: 0,
+                    buffer: None,
+                    request: TxRequest::default(),
+                    from: self.rest.len(),
+                }
+            }
+        };
+        if partial.descs == CHAIN_MAX {
+            self.partial = Some(partial);
+            return Err(RingError::ChainTooLong);
+        }
+        partial.descs += 1;
+        self.scan = self.after(self.scan, 1);
+        let Decoded::Buffer {
+            gpa,
+            len,
+            last,
+            report,
+        } = self.format.decode(raw, &mut self.state)
+        else {
+            self.partial = Some(partial);
+            return Ok(());
+        };
+        let desc = Descriptor {
+            gpa,
+            len,
+            flags: if self.writable { WRITE } else { 0 },
+            next: 0,
+        };
+        match &mut partial.buffer {
+            Some(first) => {
+                first.flags |= NEXT;
+                self.rest.push(desc);
+            }
+            none => {
+                *none = Some(desc);
+                if !self.writable {
+                    partial.request = self.format.request(raw, &mut self.state);
+                }
+            }
+        }
+        if !last {
+            self.partial = Some(partial);
+            return Ok(());
+        }
+        let token = Token {
+            id: partial.first,
+            descs: partial.descs | if report { REPORT } else { 0 },
+        };
+        self.ahead[self.ahead_len] = Chain::new(token, partial.buffer.unwrap_or_default());
+        self.ahead_rest[self.ahead_len] = Rest {
+            from: partial.from as u32,
+            to: self.rest.len() as u32,
+            request: partial.request,
+        };
+        self.ahead_len += 1;
+        Ok(())
+    }
+
+    /// Untakes the last `n` chains, of which the first begins at `next`.
+    fn untake(&mut self, n: u16, next: u16) {
+        self.taken = self.taken.wrapping_sub(n);
+        self.next = next;
+        if let Some(at) = self.ahead_at.checked_sub(n.into()) {
+            self.ahead_at = at;
+            return;
+        }
+        (self.ahead_at, self.ahead_len) = (0, 0);
+        self.partial = None;
+        self.rest.clear();
+        self.scan = next;
+        let state = self.states.get(usize::from(next));
+        self.state = state.copied().unwrap_or_default();
+    }
+}
+
+fn after(size: u16, at: u16, n: u16) -> u16 {
+    // Both are at most 32768.
+    ((u32::from(at) + u32::from(n)) % u32::from(size)) as u16
+}
+
+/// The parts of a ring, each of so many bytes.
+fn pin(
+    mem: &GuestMemory,
+    tables: &[u64],
+    bytes: usize,
+    entry: usize,
+) -> Result<Vec<Pinned>, RingError> {
+    let pin = |&gpa: &u64| {
+        let pinned = part(mem, gpa, bytes)?;
+        let aligned = pinned.slice()?.load::<u64>(0, Ordering::Relaxed).is_some();
+        if !aligned || !gpa.is_multiple_of(entry as u64) {
+            return Err(RingError::Misaligned);
+        }
+        Ok(pinned)
+    };
+    tables.iter().map(pin).collect()
+}
+
+impl DeviceQueue for HardwareRing {
+    fn set_ahead(&mut self, what: Prefetch) {
+        self.buffers = what;
+    }
+
+    fn memory(&self) -> &GuestMemory {
+        &self.mem
+    }
+
+    fn size(&self) -> u16 {
+        self.size
+    }
+
+    fn base(&self) -> u32 {
+        self.done.into()
+    }
+
+    /// What a chain that has not ended has come to is not among it: nobody can take that.
+    fn has_seen(&self) -> bool {
+        self.ahead_at < self.ahead_len || self.scan != self.seen
+    }
+
+    fn reload(&mut self) -> Result<bool, RingError> {
+        check_memory(&self.mem)?;
+        let (from, tail) = (self.seen, self.doorbell.tail());
+        let to = u16::try_from(tail).unwrap_or(u16::MAX);
+        let ahead = self.distance(self.done, to.min(self.size));
+        if to >= self.size || ahead < self.distance(self.done, from) {
+            return Err(RingError::AvailJump { from, to });
+        }
+        self.seen = to;
+        Ok(to != from)
+    }
+
+    #[inline]
+    fn upcoming(&mut self) -> Result<(&GuestMemory, &[Chain]), RingError> {
+        let (memory, chains, _) = self.upcoming_of()?;
+        Ok((memory, chains))
+    }
+
+    #[inline]
+    fn prepare(&mut self) -> Result<(), RingError> {
+        if self.ahead_at < self.ahead_len || self.scan == self.seen {
+            return Ok(());
+        }
+        self.decode_ahead()
+    }
+
+    #[inline]
+    fn advance(&mut self, n: usize) {
+        let to = (self.ahead_at + n).min(self.ahead_len);
+        for at in self.ahead_at..to {
+            let descs = self.ahead[at].token.descs & !REPORT;
+            self.next = self.after(self.next, descs);
+        }
+        self.ahead_at = to;
+        self.taken = self.taken.wrapping_add(n as u16);
+    }
+
+    fn walk(
+        &mut self,
+        chain: Chain,
+        writable: bool,
+        out: &mut Vec<Segment>,
+    ) -> Result<u64, RingError> {
+        let Rest { from, to, .. } = self.last_taken();
+        let rest = self.rest.get(from as usize..to as usize);
+        let mut gather = Gather::new(
+            &self.mem,
+            &mut self.hint,
+            &mut self.walked,
+            self.size,
+            writable,
+            out,
+        );
+        for desc in std::iter::once(&chain.first).chain(rest.unwrap_or_default()) {
+            gather.push(*desc)?;
+        }
+        Ok(gather.total)
+    }
+
+    fn walked(&self) -> u64 {
+        self.walked
+    }
+
+    #[inline]
+    fn push_all_used(&mut self, chains: impl Iterator<Item = UsedElem>) {
+        for chain in chains {
+            let token = Token {
+                id: chain.id(),
+                descs: chain.descs(),
+            };
+            self.push(token, chain.len(), true, RxNote::default());
+        }
+    }
+
+    fn mark(&self) -> Mark {
+        Mark {
+            taken: self.taken,
+            returned: self.returned,
+            next: self.next.into(),
+            done: self.done.into(),
+            pending: self.pending.len(),
+        }
+    }
+
+    fn rollback(&mut self, mark: Mark) {
+        self.untake(self.taken.wrapping_sub(mark.taken), mark.next as u16);
+        (self.returned, self.done) = (mark.returned, mark.done as u16);
+        self.pending.truncate(mark.pending);
+    }
+
+    fn rewind(&mut self) {
+        self.untake(self.taken.wrapping_sub(self.returned), self.done);
+    }
+
+    fn has_pending(&self) -> bool {
+        !self.pending.is_empty()
+    }
+
+    fn publish(&mut self) -> Result<(), RingError> {
+        let first = self.parts.first().ok_or(RingError::RingOutside)?;
+        let table = DescriptorTable {
+            mem: &self.mem,
+            parts: &self.parts,
+            first: first.slice_mut(&self.mem)?,
+            size: self.size,
+            entry: self.entry,
+        };
+        self.format.complete(&table, &self.pending)?;
+        self.pending.clear();
+        self.doorbell.set_head(self.done);
+        Ok(())
+    }
+
+    fn is_resumed(&self) -> bool {
+        false
+    }
+
+    fn wants_call(&mut self, _: &Fence) -> Result<bool, RingError> {
+        Ok(self.format.raise())
+    }
+
+    fn set_notify(&mut self, on: bool) -> Result<bool, RingError> {
+        self.doorbell.want(on);
+        if !on {
+            return Ok(false);
+        }
+        // The wish must be out before the tail is read again; who rings does the opposite.
+        fence(Ordering::SeqCst);
+        self.reload()
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod plain;
+#[cfg(test)]
+mod tests;
