@@ -1,0 +1,353 @@
+//! FILTER_OP: the filters that a driver puts into its NIC one by one, as bytes, as the model's words, and by the handles that their driver
+//! knows them by. Which of them a VF may have is for the model to say.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use vf_model::{
+    DriverAction, FilterMatch, FilterOp, IpPrefix, MacAddr, MacMask, MatchFields, MatchFlags, Vid,
+};
+use vf_packet::{ETHERTYPE_IPV4, ETHERTYPE_IPV6, Vlan};
+
+use super::mcdi::{McError, Payload};
+
+/// What is to be done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Operation {
+    /// A filter is put in. Whether others may have one with this match follows from the match.
+    Insert(FilterOp),
+    /// The filter with this handle is taken out.
+    Remove(u64),
+    /// What becomes of what the filter with this handle matches is another thing.
+    Replace(u64, DriverAction),
+}
+
+/// Offsets in a request. Unlike all else in MCDI the values of a match are in the order of the wire.
+mod at {
+    pub(super) const OPERATION: usize = 0;
+    pub(super) const HANDLE: usize = 4;
+    pub(super) const PORT: usize = 12;
+    pub(super) const FIELDS: usize = 16;
+    pub(super) const DESTINATION: usize = 20;
+    pub(super) const QUEUE: usize = 24;
+    pub(super) const MODE: usize = 28;
+    pub(super) const SRC_MAC: usize = 44;
+    pub(super) const SRC_PORT: usize = 50;
+    pub(super) const DST_MAC: usize = 52;
+    pub(super) const DST_PORT: usize = 58;
+    pub(super) const ETHER_TYPE: usize = 60;
+    pub(super) const INNER_VLAN: usize = 62;
+    pub(super) const OUTER_VLAN: usize = 64;
+    pub(super) const IP_PROTO: usize = 66;
+    pub(super) const SRC_IP: usize = 76;
+    pub(super) const DST_IP: usize = 92;
+}
+
+const UNKNOWN_MULTICAST: u32 = 1 << 30;
+const UNKNOWN_UNICAST: u32 = 1 << 31;
+
+/// The bit that says that a field is looked at.
+const BITS: [(MatchFlags, u32); 12] = [
+    (MatchFlags::SRC_IP, 1),
+    (MatchFlags::DST_IP, 1 << 1),
+    (MatchFlags::SRC_MAC, 1 << 2),
+    (MatchFlags::SRC_PORT, 1 << 3),
+    (MatchFlags::DST_MAC, 1 << 4),
+    (MatchFlags::DST_PORT, 1 << 5),
+    (MatchFlags::ETHER_TYPE, 1 << 6),
+    (MatchFlags::INNER_VID, 1 << 7),
+    (MatchFlags::OUTER_VID, 1 << 8),
+    (MatchFlags::IP_PROTO, 1 << 9),
+    (MatchFlags::UNKNOWN_MULTICAST, UNKNOWN_MULTICAST),
+    (MatchFlags::UNKNOWN_UNICAST, UNKNOWN_UNICAST),
+];
+
+/// These fields as a request has them.
+pub(crate) fn field_bits(flags: MatchFlags) -> u32 {
+    let bits = BITS.iter().filter(|(flag, _)| flags.contains(*flag));
+    bits.fold(0, |all, (_, bit)| all | bit)
+}
+
+/// Reads a request of the port with this number.
+///
+/// # Errors
+/// EINVAL, or ENOTSUP of what no filter of a VF can be: a copy to the controller, fields that nobody looks at.
+pub(crate) fn parse(payload: &Payload<'_>, port: u32) -> Result<Operation, McError> {
+    let handle = || payload.u64(at::HANDLE);
+    match payload.u32(at::OPERATION)? {
+        0 | 2 => {
+            if payload.u32(at::PORT)? != port {
+                return Err(McError::NO_EVB_PORT);
+            }
+            let (matches, vlan) = matches(payload)?;
+            let address = matches!(
+                matches,
+                FilterMatch::Mac(_) | FilterMatch::UnknownMulticast | FilterMatch::UnknownUnicast
+            );
+            let action = match action(payload)? {
+                // What is for the VF's addresses goes to its queues as its flows are spread.
+                DriverAction::Queue(_) if address => DriverAction::Receive,
+                action => action,
+            };
+            Ok(Operation::Insert(FilterOp {
+                add: true,
+                matches,
+                vlan,
+                action,
+            }))
+        }
+        1 | 3 => Ok(Operation::Remove(handle()?)),
+        4 => Ok(Operation::Replace(handle()?, action(payload)?)),
+        _ => Err(McError::EINVAL),
+    }
+}
+
+fn action(payload: &Payload<'_>) -> Result<DriverAction, McError> {
+    const DROP: u32 = 0;
+    const HOST: u32 = 1;
+    const SPREAD: u32 = 1;
+    match payload.u32(at::DESTINATION)? {
+        DROP => Ok(DriverAction::Drop),
+        HOST if payload.u32(at::MODE)? == SPREAD => Ok(DriverAction::Receive),
+        HOST => {
+            let queue = u8::try_from(payload.u32(at::QUEUE)?);
+            queue.map(DriverAction::Queue).map_err(|_| McError::EINVAL)
+        }
+        _ => Err(McError::ENOTSUP),
+    }
+}
+
+fn matches(payload: &Payload<'_>) -> Result<(FilterMatch, Option<Vid>), McError> {
+    let wanted = payload.u32(at::FIELDS)?;
+    if BITS.iter().fold(wanted, |left, (_, bit)| left & !bit) != 0 {
+        return Err(McError::ENOTSUP);
+    }
+    let has = |flag: MatchFlags| wanted & field_bits(flag) != 0;
+    let be16 = |flag, at| match has(flag) {
+        true => Ok(Some(u16::from_be_bytes(payload.bytes(at)?))),
+        false => Ok(None),
+    };
+    let mac = |flag, at| match has(flag) {
+        true => Ok(Some(MacMask::exact(MacAddr(payload.bytes(at)?)))),
+        false => Ok(None),
+    };
+    let vid = |flag, at| {
+        let vid = be16(flag, at)?.map(Vid::new);
+        vid.transpose().map_err(|_| McError::EINVAL)
+    };
+    let outer = vid(MatchFlags::OUTER_VID, at::OUTER_VLAN)?;
+    for (bit, unknown) in [
+        (UNKNOWN_MULTICAST, FilterMatch::UnknownMulticast),
+        (UNKNOWN_UNICAST, FilterMatch::UnknownUnicast),
+    ] {
+        if wanted & bit != 0 {
+            let others = wanted & !bit & !field_bits(MatchFlags::OUTER_VID);
+            return match others {
+                0 => Ok((unknown, outer)),
+                _ => Err(McError::ENOTSUP),
+            };
+        }
+    }
+    let ethertype = be16(MatchFlags::ETHER_TYPE, at::ETHER_TYPE)?;
+    let ip = |flag, at| {
+        if !has(flag) {
+            return Ok(None);
+        }
+        let bytes: [u8; 16] = payload.bytes(at)?;
+        let ip = match (ethertype, bytes) {
+            (Some(ETHERTYPE_IPV4), [a, b, c, d, ..]) => IpAddr::from([a, b, c, d]),
+            (Some(ETHERTYPE_IPV6), bytes) => IpAddr::from(bytes),
+            _ => return Err(McError::EINVAL),
+        };
+        Ok(Some(IpPrefix::exact(ip)))
+    };
+    let protocol = match has(MatchFlags::IP_PROTO) {
+        true => payload.bytes::<1>(at::IP_PROTO)?.first().copied(),
+        false => None,
+    };
+    let fields = MatchFields {
+        dst: mac(MatchFlags::DST_MAC, at::DST_MAC)?,
+        src: mac(MatchFlags::SRC_MAC, at::SRC_MAC)?,
+        vlan: outer.map(Vlan::of_vid),
+        inner_vlan: vid(MatchFlags::INNER_VID, at::INNER_VLAN)?,
+        ethertype,
+        protocol,
+        src_ip: ip(MatchFlags::SRC_IP, at::SRC_IP)?,
+        dst_ip: ip(MatchFlags::DST_IP, at::DST_IP)?,
+        src_port: be16(MatchFlags::SRC_PORT, at::SRC_PORT)?,
+        dst_port: be16(MatchFlags::DST_PORT, at::DST_PORT)?,
+    };
+    match wanted {
+        0 => Err(McError::EINVAL),
+        _ => Ok((FilterMatch::of(fields), None)),
+    }
+}
+
+/// A filter that a driver has put in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Installed {
+    pub(crate) op: FilterOp,
+    /// Whether the NIC was asked for it; it has that on the VF's own address without.
+    pub(crate) asked: bool,
+}
+
+/// The filters of a driver by their handles.
+#[derive(Debug, Default)]
+pub(crate) struct Filters {
+    all: BTreeMap<u64, Installed>,
+    made: u64,
+}
+
+impl Filters {
+    /// Names a filter that has been put in.
+    pub(crate) fn add(&mut self, filter: Installed) -> u64 {
+        // A handle is none of those before.
+        self.made = self.made.wrapping_add(1);
+        self.all.insert(self.made, filter);
+        self.made
+    }
+
+    /// The filter with this handle.
+    pub(crate) fn get(&self, handle: u64) -> Option<Installed> {
+        self.all.get(&handle).copied()
+    }
+
+    /// Whether there is one with the match of this one.
+    pub(crate) fn has(&self, op: &FilterOp) -> bool {
+        let mut all = self.all.values();
+        all.any(|filter| (filter.op.matches, filter.op.vlan) == (op.matches, op.vlan))
+    }
+
+    /// What becomes of what it matches is this from now on.
+    pub(crate) fn set_action(&mut self, handle: u64, action: DriverAction) {
+        if let Some(filter) = self.all.get_mut(&handle) {
+            filter.op.action = action;
+        }
+    }
+
+    /// All of them are gone. Their handles are not used again.
+    pub(crate) fn clear(&mut self) {
+        self.all.clear();
+    }
+
+    /// It is gone.
+    pub(crate) fn remove(&mut self, handle: u64) {
+        self.all.remove(&handle);
+    }
+
+    /// Whether there are none.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.all.is_empty()
+    }
+
+    /// Whether one of them has its VF receive unicast frames by their address.
+    pub(crate) fn wants_unicast(&self) -> bool {
+        self.all.values().any(|filter| match filter.op.matches {
+            FilterMatch::Mac(mac) => mac.is_unicast() && filter.op.action == DriverAction::Receive,
+            FilterMatch::UnknownUnicast => true,
+            _ => false,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const PORT: u32 = 0x0100_0000;
+
+    fn insert(fields: u32, values: &[(usize, &[u8])]) -> Vec<u8> {
+        let mut bytes = vec![0; 108];
+        bytes[at::PORT..][..4].copy_from_slice(&PORT.to_le_bytes());
+        bytes[at::FIELDS..][..4].copy_from_slice(&fields.to_le_bytes());
+        for (at, value) in values {
+            bytes[*at..][..value.len()].copy_from_slice(value);
+        }
+        bytes
+    }
+
+    fn shown(bytes: &[u8]) -> String {
+        match parse(&Payload(bytes), PORT) {
+            Ok(Operation::Insert(op)) => op.to_string(),
+            other => format!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn a_request_is_what_ethtool_said() {
+        let flow = [
+            (at::SRC_IP, &[10, 9, 3, 1][..]),
+            (at::DST_IP, &[10, 9, 3, 9]),
+            (at::SRC_PORT, &[0, 53]),
+            (at::DST_PORT, &[0x14, 0xe9]),
+            (at::ETHER_TYPE, &[8, 0]),
+            (at::IP_PROTO, &[17]),
+        ];
+        assert_eq!(
+            shown(&insert(0x26b, &flow)),
+            "add flow-type udp4 src-ip 10.9.3.1 dst-ip 10.9.3.9 src-port 53 dst-port 5353 action drop"
+        );
+        let to_queue = [(at::DESTINATION, &[1][..]), (at::QUEUE, &[3])];
+        let local = [&flow[1..2], &flow[3..], &to_queue].concat();
+        assert_eq!(
+            shown(&insert(0x262, &local)),
+            "add flow-type udp4 dst-ip 10.9.3.9 dst-port 5353 action 3"
+        );
+        let mac = [(at::DST_MAC, &[2, 0, 0, 0, 0, 7][..])];
+        let own = [&mac[..], &to_queue].concat();
+        assert_eq!(
+            shown(&insert(0x10, &own)),
+            "add flow-type ether dst 02:00:00:00:00:07"
+        );
+        let spread = [(at::DESTINATION, &[1][..]), (at::MODE, &[1])];
+        let vlan = [&spread[..], &[(at::OUTER_VLAN, &[0, 5])]].concat();
+        assert_eq!(
+            shown(&insert(1 << 31 | 0x100, &vlan)),
+            "add flow-type ether dst unknown-unicast vlan 5"
+        );
+    }
+
+    #[test]
+    fn what_makes_no_sense_is_refused() {
+        let of = |fields, values: &[(usize, &[u8])]| shown(&insert(fields, values));
+        assert_eq!(of(0, &[]), "Err(McError(22))", "matches everything");
+        assert_eq!(of(1 << 20, &[]), "Err(McError(95))");
+        assert_eq!(of(1 << 30 | 2, &[]), "Err(McError(95))");
+        assert_eq!(of(0x2, &[]), "Err(McError(22))", "which IP?");
+        assert_eq!(of(0x100, &[]), "Err(McError(22))", "VLAN 0");
+        assert_eq!(of(0x10, &[(at::DESTINATION, &[2])]), "Err(McError(95))");
+        assert_eq!(of(0x10, &[(at::PORT, &[1])]), "Err(McError(4098))");
+        let queue = [(at::DESTINATION, &[1][..]), (at::QUEUE, &[0, 1])];
+        assert_eq!(of(0x10, &queue), "Err(McError(22))");
+        assert_eq!(shown(&insert(0x10, &[])[..50]), "Err(McError(22))");
+        assert_eq!(shown(&[9, 0, 0, 0]), "Err(McError(22))");
+        assert_eq!(shown(&[1, 0, 0, 0, 9]), "Err(McError(22))");
+    }
+
+    #[test]
+    fn handles_are_not_used_again() {
+        let mut filters = Filters::default();
+        let Ok(Operation::Insert(op)) = parse(&Payload(&insert(0x10, &[])), PORT) else {
+            panic!()
+        };
+        let filter = Installed { op, asked: true };
+        let first = filters.add(filter);
+        assert!(filters.has(&op));
+        filters.set_action(first, DriverAction::Receive);
+        assert!(!filters.wants_unicast(), "00:00:00:00:00:00 is no station");
+        filters.remove(first);
+        assert!(filters.is_empty() && filters.get(first).is_none());
+        assert_ne!(filters.add(filter), first);
+        filters.clear();
+        assert!(filters.is_empty() && filters.add(filter) > first + 1);
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_read(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+            let _ = parse(&Payload(&bytes), PORT);
+        }
+    }
+}

@@ -1,0 +1,973 @@
+//! A driver of an EF10 VF in plain Rust, which does what Linux's sfc does, and a NIC whose rings the tests have in hand.
+
+use std::collections::BTreeMap;
+
+use proptest::prelude::*;
+use vf_model::{
+    Command as Administer, Counters, DropReason, FrameMeta, Judge, MailboxRequest, Nanos, Nic,
+    NicConfig, Policy, Profile, Source, VfIndex, VfRequest,
+};
+use vf_vhost::frame::{FrameBuf, TagEdit};
+use vf_vhost::memory::{GuestMemory, RegionSpec};
+use vf_vhost::rx::{RxOutcome, RxQueue};
+use vf_vhost::tx::TxQueue;
+
+use super::command::Command;
+use super::*;
+use crate::function::NotGranted;
+use crate::msix::Vectors;
+
+const PORT: u32 = 0x0100_0000;
+const MEMORY: u64 = 1 << 22;
+/// Where the driver has things.
+const REQUEST: u64 = 0x1000;
+const STATS: u64 = 0x3000;
+const EVENTS: u64 = 0x1_0000;
+const RECEIVE: u64 = 0x2_0000;
+const TRANSMIT: u64 = 0x3_0000;
+const RECEIVE_BUFFERS: u64 = 0x10_0000;
+const TRANSMIT_BUFFERS: u64 = 0x20_0000;
+const SIZE: u32 = 512;
+const RECEIVE_BUFFER: u64 = 2048;
+const MAC: [u8; 6] = [2, 0, 0, 0, 0, 0];
+const OPTION: u64 = 1 << 63;
+const GOES_ON: u64 = 1 << 62;
+
+/// A NIC of four VFs; the function is the first.
+struct Bench {
+    policy: Arc<Policy>,
+    receive: BTreeMap<u32, RxQueue>,
+    transmit: BTreeMap<u32, TxQueue>,
+    /// What the driver asked for, in words.
+    asked: Vec<String>,
+    /// Whether it is not heard.
+    is_deaf: bool,
+    counters: Counters,
+}
+
+impl Bench {
+    fn new(profile: Profile) -> Bench {
+        let mac_base = vf_model::MacAddr(MAC);
+        let config = NicConfig {
+            vfs: 4,
+            mac_base,
+            profile,
+        };
+        Bench {
+            policy: Arc::new(Policy::new(config)),
+            receive: BTreeMap::new(),
+            transmit: BTreeMap::new(),
+            asked: Vec::new(),
+            is_deaf: false,
+            counters: Counters::default(),
+        }
+    }
+
+    fn admin(&mut self, words: &str) {
+        let words: Vec<&str> = words.split(' ').collect();
+        let command = Administer::parse(&words).unwrap();
+        self.policy = Arc::new(self.policy.with(&command).unwrap());
+    }
+
+    /// Who receives this frame from the wire.
+    fn receivers(&self, frame: &[u8]) -> Vec<u8> {
+        let mut nic = Nic::new(Arc::clone(&self.policy));
+        let meta = FrameMeta {
+            len: frame.len() as u32,
+            gso: None,
+        };
+        let verdict = nic.ingress(Nanos(0), Source::Wire, frame, &meta);
+        verdict.vfs.iter().map(|vf| vf.0).collect()
+    }
+}
+
+impl Host for Bench {
+    fn start_queues(&mut self, queues: Vec<Vring>) {
+        for vring in queues {
+            let index = vring.index();
+            let old = match index % 2 {
+                0 => self.receive.insert(index, RxQueue::new(vring)).is_some(),
+                _ => self.transmit.insert(index, TxQueue::new(vring)).is_some(),
+            };
+            assert!(!old, "ring {index} runs already");
+        }
+    }
+
+    fn stop_queues(&mut self, queues: &[u32]) -> Vec<Option<Vring>> {
+        let stop = |index: &u32| match index % 2 {
+            0 => self.receive.remove(index).map(RxQueue::into_vring),
+            _ => self.transmit.remove(index).map(TxQueue::into_vring),
+        };
+        queues.iter().map(stop).collect()
+    }
+
+    fn request(&mut self, request: &MailboxRequest) -> Result<(), NotGranted> {
+        if self.is_deaf {
+            return Err(NotGranted::TooMany);
+        }
+        self.asked.push(request.to_string());
+        let vf = self.vf();
+        match request {
+            MailboxRequest::Change(request) => {
+                let granted = self.policy.with_request(vf, request)?;
+                self.policy = Arc::new(granted.policy);
+                granted.denied.map_or(Ok(()), |why| Err(why.into()))
+            }
+            MailboxRequest::Filter(op) => {
+                self.policy = Arc::new(self.policy.with_filter_op(vf, op)?);
+                Ok(())
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn policy(&self) -> Arc<Policy> {
+        Arc::clone(&self.policy)
+    }
+
+    fn vf(&self) -> VfIndex {
+        VfIndex(0)
+    }
+
+    fn speed_mbps(&self) -> u32 {
+        10_000
+    }
+
+    fn counters(&self) -> Counters {
+        self.counters.clone()
+    }
+}
+
+/// A field of a payload.
+fn put(payload: &mut [u8], at: usize, value: u32) {
+    payload[at..at + 4].copy_from_slice(&value.to_le_bytes());
+}
+
+fn words(len: usize, fields: &[(usize, u32)]) -> Vec<u8> {
+    let mut payload = vec![0; len];
+    fields
+        .iter()
+        .for_each(|(at, value)| put(&mut payload, *at, *value));
+    payload
+}
+
+fn word(bytes: &[u8], at: usize) -> u32 {
+    u32::from_le_bytes(bytes[at..at + 4].try_into().unwrap())
+}
+
+fn memory() -> Arc<GuestMemory> {
+    let fd = rustix::fs::memfd_create("guest", rustix::fs::MemfdFlags::CLOEXEC).unwrap();
+    rustix::fs::ftruncate(&fd, MEMORY).unwrap();
+    let spec = RegionSpec {
+        guest_addr: 0,
+        size: MEMORY,
+        user_addr: 0,
+        mmap_offset: 0,
+    };
+    GuestMemory::map(vec![(spec, fd)]).unwrap()
+}
+
+/// A driver and its VF.
+struct Driver {
+    function: Ef10,
+    bench: Bench,
+    memory: Arc<GuestMemory>,
+    sequence: u32,
+    event: u64,
+    sent: u64,
+    posted: u64,
+    taken: u64,
+}
+
+impl Driver {
+    fn new(bench: Bench) -> Driver {
+        let memory = memory();
+        let mut driver = Driver {
+            function: Ef10::new(),
+            bench,
+            memory: Arc::clone(&memory),
+            sequence: 0,
+            event: 0,
+            sent: 0,
+            posted: 0,
+            taken: 0,
+        };
+        driver.set_memory(Some(memory));
+        driver.function.reset(&mut driver.bench);
+        driver
+    }
+
+    /// A driver whose interface is up: what Linux does from probe to open.
+    fn up(bench: Bench) -> Driver {
+        let mut driver = Driver::new(bench);
+        driver.probe();
+        driver.open();
+        driver
+    }
+
+    fn set_memory(&mut self, memory: Option<Arc<GuestMemory>>) {
+        let vectors = match self.function.environment.vectors.len() {
+            0 => Arc::new(Vectors::new(IDENTITY.msix.vectors)),
+            _ => Arc::clone(&self.function.environment.vectors),
+        };
+        let environment = Environment { memory, vectors };
+        self.function.set_environment(environment, &mut self.bench);
+    }
+
+    fn write(&mut self, offset: u64, value: u32) {
+        self.function
+            .write(0, offset, &value.to_le_bytes(), &mut self.bench);
+    }
+
+    fn read(&mut self, offset: u64) -> u32 {
+        let mut data = [0; 4];
+        self.function.read(0, offset, &mut data, &mut self.bench);
+        u32::from_le_bytes(data)
+    }
+
+    fn poke(&self, at: u64, bytes: &[u8]) {
+        self.memory
+            .slice_mut(at, bytes.len())
+            .unwrap()
+            .copy_from(bytes);
+    }
+
+    fn peek(&self, at: u64, len: usize) -> Vec<u8> {
+        let mut bytes = vec![0; len];
+        self.memory.slice(at, len).unwrap().copy_to(&mut bytes);
+        bytes
+    }
+
+    /// Asks the controller in a message of version 2.
+    fn ask(&mut self, command: Command, payload: &[u8]) -> Result<Vec<u8>, u32> {
+        self.sequence = (self.sequence + 1) & 0xf;
+        let first = 0x7f | 1 << 7 | self.sequence << 16;
+        let second = u32::from(command.0) | (payload.len() as u32) << 16;
+        self.poke(REQUEST, &first.to_le_bytes());
+        self.poke(REQUEST + 4, &second.to_le_bytes());
+        self.poke(REQUEST + 8, payload);
+        self.write(0x200, 0);
+        self.write(0x204, REQUEST as u32);
+        let header = self.peek(REQUEST, 8);
+        let (first, second) = (word(&header, 0), word(&header, 4));
+        assert!(first & 1 << 23 != 0, "no answer to {command}");
+        assert_eq!(first >> 16 & 0xf, self.sequence);
+        assert_eq!(second & 0x7fff, u32::from(command.0));
+        let answer = self.peek(REQUEST + 8, (second >> 16) as usize);
+        match first & 1 << 22 {
+            0 => Ok(answer),
+            _ => Err(word(&answer, 0)),
+        }
+    }
+
+    fn probe(&mut self) {
+        assert_eq!(self.read(0x10), 0xb007_0000);
+        self.write(0x204, 1);
+        let no_fails = self
+            .ask(Command::GET_ASSERTS, &words(4, &[(0, 1)]))
+            .unwrap();
+        assert_eq!((no_fails.len(), word(&no_fails, 0)), (140, 1));
+        let attach = words(12, &[(0, 1), (4, 1), (8, u32::MAX)]);
+        assert_eq!(self.ask(Command::DRV_ATTACH, &attach).unwrap(), [0; 8]);
+        self.ask(Command::ENTITY_RESET, &words(4, &[(0, 1)]))
+            .unwrap();
+        self.ask(Command::LOG_CTRL, &words(8, &[(0, 2)])).unwrap();
+        assert_eq!(self.ask(Command::GET_FUNCTION_INFO, &[]).unwrap(), [0; 8]);
+        let capabilities = self.ask(Command::GET_CAPABILITIES, &[]).unwrap();
+        assert!(capabilities.len() == 72 && word(&capabilities, 0) & 1 << 23 != 0);
+        self.ask(Command::GET_PORT_ASSIGNMENT, &[]).unwrap();
+        let port = PORT.to_le_bytes();
+        let macs = self.ask(Command::VPORT_GET_MAC_ADDRESSES, &port).unwrap();
+        assert_eq!((word(&macs, 0), &macs[4..]), (1, &MAC[..]));
+        self.ask(Command::GET_WORKAROUNDS, &[]).unwrap();
+        assert_eq!(
+            self.ask(Command::GET_EVQ_TMR_PROPERTIES, &[])
+                .unwrap()
+                .len(),
+            36
+        );
+        assert_eq!(self.ask(Command::SENSOR_INFO, &[]), Err(1));
+        assert_eq!(self.ask(Command::PTP, &words(4, &[(0, 1)])), Err(1));
+        let interfaces = self
+            .ask(Command::ALLOC_VIS, &words(8, &[(0, 4), (4, 64)]))
+            .unwrap();
+        assert_eq!((word(&interfaces, 0), word(&interfaces, 4)), (8, 0));
+        self.ask(Command::GET_PHY_CFG, &[]).unwrap();
+        assert_eq!(
+            self.ask(Command::GET_LOOPBACK_MODES, &[]).unwrap().len(),
+            40
+        );
+        let link = self.ask(Command::GET_LINK, &[]).unwrap();
+        assert_eq!((word(&link, 8), word(&link, 16) & 1), (10_000, 1));
+        let adaptor = words(30, &[(0, PORT)]);
+        self.ask(Command::VADAPTOR_ALLOC, &adaptor).unwrap();
+        let matches = self
+            .ask(Command::GET_PARSER_DISP_INFO, &words(4, &[(0, 1)]))
+            .unwrap();
+        assert_eq!(matches.len(), 8 + 4 * word(&matches, 4) as usize);
+        self.ask(Command::SET_LINK, &words(16, &[(0, 0x80)]))
+            .unwrap();
+        self.ask(Command::SET_MAC, &words(28, &[(0, 1544), (4, 0)]))
+            .unwrap();
+    }
+
+    fn open(&mut self) {
+        self.poke(EVENTS, &[0xff; 4096]);
+        let events = words(
+            44,
+            &[(0, SIZE), (4, 0), (16, 1), (24, 0), (36, EVENTS as u32)],
+        );
+        self.ask(Command::INIT_EVQ, &events).unwrap();
+        assert_eq!(self.events(), [5 << 60 | 2 << 56]);
+        let transmit = words(
+            36,
+            &[
+                (0, SIZE),
+                (8, 1),
+                (12, 0),
+                (16, 1 << 12),
+                (24, PORT),
+                (28, TRANSMIT as u32),
+            ],
+        );
+        self.ask(Command::INIT_TXQ, &transmit).unwrap();
+        // No-op that clears what a former user has pushed: both checksums are wanted.
+        self.push_transmit(&[OPTION | 3]);
+        let receive = words(
+            36,
+            &[
+                (0, SIZE),
+                (8, 0),
+                (12, 0),
+                (16, 1 << 8),
+                (24, PORT),
+                (28, RECEIVE as u32),
+            ],
+        );
+        self.ask(Command::INIT_RXQ, &receive).unwrap();
+        self.post(64);
+        self.filter(0x10, 0, &[(52, &MAC)]).unwrap();
+        self.filter(0x10, 2, &[(52, &[0xff; 6])]).unwrap();
+    }
+
+    /// Inserts or subscribes to what has these fields, for the host.
+    fn filter(
+        &mut self,
+        fields: u32,
+        operation: u32,
+        values: &[(usize, &[u8])],
+    ) -> Result<u64, u32> {
+        self.filter_to(1, fields, operation, values)
+    }
+
+    fn filter_to(
+        &mut self,
+        destination: u32,
+        fields: u32,
+        operation: u32,
+        values: &[(usize, &[u8])],
+    ) -> Result<u64, u32> {
+        let mut payload = words(
+            108,
+            &[
+                (0, operation),
+                (12, PORT),
+                (16, fields),
+                (20, destination),
+                (40, u32::MAX),
+            ],
+        );
+        for (at, value) in values {
+            payload[*at..][..value.len()].copy_from_slice(value);
+        }
+        let answer = self.ask(Command::FILTER_OP, &payload)?;
+        Ok(u64::from_le_bytes(answer[4..12].try_into().unwrap()))
+    }
+
+    fn remove(&mut self, handle: u64) -> Result<Vec<u8>, u32> {
+        let mut payload = words(108, &[(0, 1), (12, PORT)]);
+        payload[4..12].copy_from_slice(&handle.to_le_bytes());
+        self.ask(Command::FILTER_OP, &payload)
+    }
+
+    /// Takes all events that there are, as a driver does: each becomes ones again.
+    fn events(&mut self) -> Vec<u64> {
+        let mut events = Vec::new();
+        loop {
+            let at = EVENTS + 8 * self.event;
+            let event = u64::from_le_bytes(self.peek(at, 8).try_into().unwrap());
+            if event == u64::MAX {
+                return events;
+            }
+            self.poke(at, &[0xff; 8]);
+            self.event = (self.event + 1) % u64::from(SIZE);
+            events.push(event);
+        }
+    }
+
+    fn arm(&mut self) {
+        self.write(0x400, self.event as u32);
+    }
+
+    fn interrupted(&self) -> bool {
+        self.function.environment.vectors.take_pending(0)
+    }
+
+    /// Puts descriptors into the transmit ring and rings the doorbell.
+    fn push_transmit(&mut self, descriptors: &[u64]) {
+        for descriptor in descriptors {
+            let at = TRANSMIT + 8 * (self.sent % u64::from(SIZE));
+            self.poke(at, &descriptor.to_le_bytes());
+            self.sent += 1;
+        }
+        // A descriptor and the tail behind it, 8 bytes each.
+        let tail = (self.sent % u64::from(SIZE)).to_le_bytes();
+        self.function.write(0, 0xa10, &[0; 8], &mut self.bench);
+        self.function.write(0, 0xa18, &tail, &mut self.bench);
+    }
+
+    /// Sends a frame in so many pieces, with these options in front.
+    fn send(&mut self, options: &[u64], frame: &[u8], pieces: usize) {
+        let mut descriptors = options.to_vec();
+        let mut at = TRANSMIT_BUFFERS;
+        let piece = frame.len().div_ceil(pieces);
+        let last = frame.chunks(piece).count() - 1;
+        for (i, bytes) in frame.chunks(piece).enumerate() {
+            self.poke(at, bytes);
+            let more = if i == last { 0 } else { GOES_ON };
+            descriptors.push(more | (bytes.len() as u64) << 48 | at);
+            at += bytes.len() as u64;
+        }
+        self.push_transmit(&descriptors);
+    }
+
+    /// Makes so many more receive buffers available.
+    fn post(&mut self, n: u64) {
+        for _ in 0..n {
+            let slot = self.posted % u64::from(SIZE);
+            let descriptor = RECEIVE_BUFFER << 48 | (RECEIVE_BUFFERS + slot * RECEIVE_BUFFER);
+            self.poke(RECEIVE + 8 * slot, &descriptor.to_le_bytes());
+            self.posted += 1;
+        }
+        self.write(0x830, (self.posted % u64::from(SIZE)) as u32);
+    }
+
+    /// The frame that these events tell of, its prefix first.
+    fn received(&mut self, events: &[u64]) -> Vec<u8> {
+        let mut frame = Vec::new();
+        for event in events {
+            assert_eq!(event >> 60, 0, "{event:#x} is of a received frame");
+            let slot = self.taken % u64::from(SIZE);
+            self.taken += 1;
+            assert_eq!(event >> 48 & 0xf, self.taken & 0xf);
+            let bytes = (event & 0x3fff) as usize;
+            frame.extend(self.peek(RECEIVE_BUFFERS + slot * RECEIVE_BUFFER, bytes));
+            let goes_on = event >> 14 & 1 == 1;
+            assert_eq!(goes_on, Some(event) != events.last());
+        }
+        frame
+    }
+
+    /// The frames that the VF has sent, with what is left to be done to them.
+    fn on_its_way(&mut self) -> Vec<FrameBuf> {
+        let ring = self.bench.transmit.get_mut(&1).unwrap();
+        let n = ring.fetch().unwrap();
+        let mut frames = Vec::new();
+        for frame in ring.fetched() {
+            assert_eq!(frame.fault(), None);
+            let mut out = FrameBuf::default();
+            ring.copy_to(frame, &mut out);
+            frames.push(out);
+        }
+        ring.complete(n);
+        ring.flush();
+        frames
+    }
+
+    /// Gives the VF a frame.
+    fn deliver(&mut self, frame: &[u8]) -> RxOutcome {
+        let frame = FrameBuf {
+            data: frame.to_vec(),
+            ..FrameBuf::default()
+        };
+        let ring = self.bench.receive.get_mut(&0).unwrap();
+        let outcome = ring.deliver(&frame, TagEdit::Keep).unwrap();
+        ring.flush();
+        outcome
+    }
+}
+
+/// A frame of a TCP packet, whose checksums are as they may be.
+fn tcp(dst: [u8; 6], to: [u8; 4], port: u8, payload: usize) -> Vec<u8> {
+    let mut frame = [&dst[..], &[2, 0, 0, 0, 0, 9], &[8, 0]].concat();
+    let len = (40 + payload) as u16;
+    frame.extend([0x45, 0]);
+    frame.extend(len.to_be_bytes());
+    frame.extend([0, 0, 0x40, 0, 64, 6, 0, 0, 10, 0, 0, 1]);
+    frame.extend(to);
+    frame.extend([
+        0x12, 0x34, 0, port, 0, 0, 0, 1, 0, 0, 0, 2, 0x50, 0x10, 1, 0, 0, 0, 0, 0,
+    ]);
+    frame.extend((0..payload).map(|i| i as u8));
+    frame
+}
+
+#[test]
+fn a_driver_probes_opens_and_closes_as_linux_does() {
+    let mut driver = Driver::up(Bench::new(Profile::Ef10));
+    assert_eq!(
+        driver.bench.asked,
+        [
+            // Power-on, and the reset that a probe begins with.
+            "reset groups",
+            "mode nouni nobcast",
+            "reset groups",
+            "mode nouni nobcast",
+            "mtu 1522",
+            "mode nobcast",
+            "filter add flow-type ether dst ff:ff:ff:ff:ff:ff",
+        ]
+    );
+    let mode = driver.bench.policy.in_force(VfIndex(0)).mode;
+    assert!(!mode.nouni && !mode.nobcast);
+    // What a user asks for that a VF does not have.
+    for privileged in [
+        Command::NVRAM_TYPES,
+        Command::SET_ID_LED,
+        Command::WORKAROUND,
+    ] {
+        assert_eq!(driver.ask(privileged, &[0; 8]), Err(1), "{privileged}");
+    }
+    assert_eq!(driver.ask(Command(0x7ff), &[]), Err(38));
+    let version = driver.ask(Command::GET_VERSION, &[]).unwrap();
+    assert_eq!(version[24..], [6, 0, 2, 0, 7, 0, 0xe8, 3]);
+    // Down and up again.
+    for (fini, events) in [(Command::FINI_RXQ, 0x10), (Command::FINI_TXQ, 0xc)] {
+        driver.ask(fini, &[0; 4]).unwrap();
+        let flushed = 12 << 60 | events << 44;
+        assert_eq!(driver.events(), [flushed, flushed | 1 << 12], "{fini}");
+        assert_eq!(driver.ask(fini, &[0; 4]), Err(114), "twice");
+    }
+    assert!(driver.bench.receive.is_empty() && driver.bench.transmit.is_empty());
+    assert_eq!(driver.ask(Command::FREE_VIS, &[]), Err(0x101a));
+    driver.ask(Command::FINI_EVQ, &[0; 4]).unwrap();
+    driver.ask(Command::FREE_VIS, &[]).unwrap();
+    driver
+        .ask(Command::VADAPTOR_FREE, &PORT.to_le_bytes())
+        .unwrap();
+    let detach = words(12, &[(0, 0), (4, 1)]);
+    assert_eq!(
+        word(&driver.ask(Command::DRV_ATTACH, &detach).unwrap(), 0),
+        1
+    );
+}
+
+#[test]
+fn a_frame_leaves_with_its_checksums_and_its_completion_interrupts() {
+    let mut driver = Driver::up(Bench::new(Profile::Ef10));
+    driver.events();
+    driver.arm();
+    let frame = tcp([2, 0, 0, 0, 0, 1], [10, 0, 0, 2], 80, 400);
+    driver.send(&[], &frame, 3);
+    let sent = driver.on_its_way();
+    assert_eq!(sent.len(), 1);
+    let FrameBuf { mut data, offload } = sent[0].clone();
+    let checksum = offload.checksum().unwrap();
+    vf_packet::checksum::complete(&mut data, checksum.start, checksum.offset).unwrap();
+    assert_eq!(vf_packet::testing::verify(&data).payload, 54);
+    assert_eq!(data.len(), frame.len());
+    assert_eq!(data[54..], frame[54..]);
+    // Up to the last of option and three pieces, of the queue that its driver calls 1.
+    assert_eq!(driver.events(), [2 << 60 | 1 << 16 | 3]);
+    assert!(driver.interrupted());
+    // Without options for checksums the frame is as it is.
+    driver.send(&[OPTION], &frame, 1);
+    let sent = driver.on_its_way();
+    assert_eq!((&sent[0].data, sent[0].offload.is_none()), (&frame, true));
+    assert!(!driver.interrupted(), "not armed");
+    driver.arm();
+    assert!(
+        driver.interrupted(),
+        "there is something that it has not read"
+    );
+}
+
+#[test]
+fn tso_v2_makes_the_next_frame_a_super_frame_and_no_other() {
+    let mut driver = Driver::up(Bench::new(Profile::Ef10));
+    let mut frame = tcp([2, 0, 0, 0, 0, 1], [10, 0, 0, 2], 80, 4000);
+    // As Linux leaves it: no length, no checksum.
+    frame[16..18].fill(0);
+    let tso = [
+        OPTION | 7 << 60 | 2 << 56 | 1,
+        OPTION | 7 << 60 | 3 << 56 | 1448 << 32,
+    ];
+    driver.send(&tso, &frame, 2);
+    driver.send(&[], &tcp([2, 0, 0, 0, 0, 1], [10, 0, 0, 2], 80, 10), 1);
+    let sent = driver.on_its_way();
+    let segmentation = sent[0].offload.segmentation().unwrap();
+    assert_eq!(
+        (segmentation.gso.size, segmentation.gso.header_len),
+        (1448, 54)
+    );
+    assert_eq!(sent[0].data[16..18], (4040u16).to_be_bytes());
+    assert_eq!(sent[1].offload.segmentation(), None);
+}
+
+#[test]
+fn a_received_frame_has_a_prefix_and_goes_over_as_many_buffers_as_it_takes() {
+    let mut driver = Driver::up(Bench::new(Profile::Ef10));
+    driver.events();
+    driver.arm();
+    for len in [60, 2034, 2035, 5000] {
+        let frame: Vec<u8> = (0..len).map(|i| i as u8).collect();
+        assert_eq!(driver.deliver(&frame), RxOutcome::Delivered);
+        let events = driver.events();
+        assert_eq!(events.len(), (14 + frame.len()).div_ceil(2048));
+        let received = driver.received(&events);
+        assert_eq!(received[..8], [0; 8], "no hash, no tags");
+        assert_eq!(received[8..10], (len as u16).to_le_bytes());
+        assert_eq!(received[14..], frame);
+    }
+    assert!(driver.interrupted());
+    let frame = tcp(MAC, [10, 0, 0, 2], 80, 10);
+    driver.deliver(&frame);
+    let events = driver.events();
+    assert_eq!(
+        events[0] >> 42 & 0x3f,
+        1,
+        "IPv4, of which nobody has looked at the checksums"
+    );
+    driver.received(&events);
+    // So many buffers as there were, less what has been used.
+    let mut delivered = 0;
+    while driver.deliver(&frame) == RxOutcome::Delivered {
+        delivered += 1;
+    }
+    assert_eq!(delivered, 64 - (1 + 1 + 2 + 3 + 1));
+    // The hardware takes eight at a time.
+    driver.post(7);
+    assert_eq!(driver.deliver(&frame), RxOutcome::NoBuffer);
+    driver.post(1);
+    assert_eq!(driver.deliver(&frame), RxOutcome::Delivered);
+}
+
+#[test]
+fn filters_are_obeyed_and_take_nothing_without_privilege() {
+    let mut driver = Driver::up(Bench::new(Profile::Ef10));
+    let (mine, dns) = (
+        tcp(MAC, [10, 0, 0, 2], 80, 0),
+        tcp(MAC, [10, 0, 0, 2], 53, 0),
+    );
+    let theirs = tcp([2, 0, 0, 0, 0, 1], [10, 0, 0, 2], 53, 0);
+    let group = tcp([1, 0, 0x5e, 0, 0, 9], [10, 0, 0, 2], 53, 0);
+    let gets = |driver: &Driver, frame: &[u8]| driver.bench.receivers(frame).contains(&0);
+    assert!(gets(&driver, &mine) && gets(&driver, &dns) && !gets(&driver, &group));
+    // ethtool -N ... action -1
+    let flow: [(usize, &[u8]); 4] = [
+        (92, &[10, 0, 0, 2]),
+        (58, &[0, 53]),
+        (60, &[8, 0]),
+        (66, &[6]),
+    ];
+    let handle = driver.filter_to(0, 0x262, 0, &flow).unwrap();
+    assert!(gets(&driver, &mine) && !gets(&driver, &dns));
+    assert_eq!(driver.bench.receivers(&theirs), [1]);
+    assert_eq!(driver.filter_to(0, 0x262, 0, &flow), Err(6), "EEXIST");
+    driver.remove(handle).unwrap();
+    assert_eq!(driver.remove(handle), Err(2), "ENOENT");
+    assert!(gets(&driver, &dns));
+    // To a queue, and then to another: REPLACE.
+    let to_queue: [(usize, &[u8]); 5] = [flow[0], flow[1], flow[2], flow[3], (24, &[2])];
+    let handle = driver.filter_to(1, 0x262, 0, &to_queue).unwrap();
+    let queue =
+        |driver: &Driver| Nic::new(Arc::clone(&driver.bench.policy)).queue(VfIndex(0), &dns, 4);
+    assert_eq!(queue(&driver), 2);
+    let mut replace = words(108, &[(0, 4), (12, PORT), (20, 1), (24, 1)]);
+    replace[4..12].copy_from_slice(&handle.to_le_bytes());
+    driver.ask(Command::FILTER_OP, &replace).unwrap();
+    assert_eq!(queue(&driver), 1);
+
+    // A group that it subscribes to, and all groups, which is a privilege.
+    driver
+        .filter(0x10, 2, &[(52, &[1, 0, 0x5e, 0, 0, 9])])
+        .unwrap();
+    assert!(gets(&driver, &group));
+    assert_eq!(driver.filter(1 << 30, 2, &[]), Err(1), "UNKNOWN_MCAST_DST");
+    assert_eq!(driver.filter(1 << 31, 0, &[]), Err(1), "UNKNOWN_UCAST_DST");
+    assert_eq!(
+        driver.filter(0x10, 0, &[(52, &[2, 0, 0, 0, 0, 1])]),
+        Err(1),
+        "another's address"
+    );
+    assert_eq!(driver.bench.receivers(&theirs), [1]);
+    driver
+        .bench
+        .admin("vf 0 privilege +ALL_MULTICAST,+PROMISCUOUS");
+    let mask = driver.ask(Command::PRIVILEGE_MASK, &[0; 8]).unwrap();
+    assert_eq!(word(&mask, 0), 0x40 | 0x80 | 0x100 | 0x200 | 0x400);
+    let promiscuous = driver.filter(1 << 31, 0, &[]).unwrap();
+    let stranger = tcp([2, 0, 0, 0, 7, 7], [10, 0, 0, 2], 53, 0);
+    assert!(gets(&driver, &stranger));
+    driver.remove(promiscuous).unwrap();
+    assert!(!gets(&driver, &stranger));
+    // Not its own, and not to be given.
+    assert_eq!(
+        driver.ask(Command::PRIVILEGE_MASK, &words(8, &[(0, 1 << 16)])),
+        Err(1)
+    );
+    assert_eq!(
+        driver.ask(Command::PRIVILEGE_MASK, &words(8, &[(4, 1 << 31)])),
+        Err(1)
+    );
+    // With a driver's reset all of them go, and what is for its address with them.
+    driver.ask(Command::ENTITY_RESET, &[0; 4]).unwrap();
+    assert!(!gets(&driver, &mine) && !gets(&driver, &group));
+    assert!(driver.bench.policy.driver_filters(VfIndex(0)).is_empty());
+}
+
+#[test]
+fn an_address_changes_without_filters_and_as_far_as_the_administrator_lets_it() {
+    let mut driver = Driver::up(Bench::new(Profile::Ef10));
+    let mut set = words(10, &[(0, PORT)]);
+    set[4..].copy_from_slice(&[2, 0, 0, 0, 5, 5]);
+    let mut without = Driver::new(Bench::new(Profile::Ef10));
+    without.probe();
+    without.ask(Command::VADAPTOR_SET_MAC, &set).unwrap();
+    assert_eq!(driver.ask(Command::VADAPTOR_SET_MAC, &set), Err(0x1014));
+    driver
+        .ask(Command::VADAPTOR_FREE, &PORT.to_le_bytes())
+        .unwrap();
+    let frees = words(30, &[(0, PORT), (8, 2)]);
+    assert_eq!(driver.ask(Command::VADAPTOR_SET_MAC, &set), Err(0x1001));
+    driver.ask(Command::VADAPTOR_ALLOC, &frees).unwrap();
+    driver.ask(Command::VADAPTOR_SET_MAC, &set).unwrap();
+    let mac = driver
+        .ask(Command::VADAPTOR_GET_MAC, &PORT.to_le_bytes())
+        .unwrap();
+    assert_eq!(mac, [2, 0, 0, 0, 5, 5]);
+    driver.bench.admin("vf 0 mac 02:00:00:00:06:06");
+    assert_eq!(driver.ask(Command::VADAPTOR_SET_MAC, &set), Err(1), "EPERM");
+    let macs = driver
+        .ask(Command::VPORT_GET_MAC_ADDRESSES, &PORT.to_le_bytes())
+        .unwrap();
+    assert_eq!(macs[4..], [2, 0, 0, 0, 6, 6]);
+}
+
+#[test]
+fn the_link_and_a_reset_by_the_administrator_are_told() {
+    let mut driver = Driver::up(Bench::new(Profile::Ef10));
+    driver.events();
+    driver.arm();
+    driver.bench.admin("vf 0 state disable");
+    driver.function.changed(&mut driver.bench);
+    let down = driver.events();
+    assert_eq!(down, [12 << 60 | 4 << 44 | 2 << 24 | 3 << 16]);
+    assert!(driver.interrupted());
+    driver.function.changed(&mut driver.bench);
+    assert!(driver.events().is_empty(), "nothing new");
+    driver.bench.admin("vf 0 state auto");
+    driver.function.changed(&mut driver.bench);
+    assert_eq!(driver.events(), [12 << 60 | 4 << 44 | 3 << 24 | 3 << 16]);
+
+    driver.bench.admin("vf 0 reset");
+    driver.function.changed(&mut driver.bench);
+    assert_eq!(driver.events(), [12 << 60 | 0x15 << 44 | 1]);
+    assert_eq!(driver.read(0x10), 0xb007_0001);
+    assert!(driver.bench.receive.is_empty() && driver.bench.transmit.is_empty());
+    // The driver comes back by itself.
+    (driver.event, driver.sent, driver.posted, driver.taken) = (0, 0, 0, 0);
+    driver
+        .ask(Command::ALLOC_VIS, &words(8, &[(0, 1), (4, 8)]))
+        .unwrap();
+    driver
+        .ask(Command::VADAPTOR_ALLOC, &words(30, &[(0, PORT)]))
+        .unwrap();
+    driver.open();
+    driver.deliver(&[0; 60]);
+    let events = driver.events();
+    assert_eq!(driver.received(&events).len(), 74);
+    // The same as its slot does it; a driver that resets its function itself is told nothing.
+    driver.bench.admin("vf 0 reset");
+    driver.function.reset(&mut driver.bench);
+    driver.function.changed(&mut driver.bench);
+    assert_eq!(driver.events(), [12 << 60 | 0x15 << 44 | 2]);
+    driver.function.reset(&mut driver.bench);
+    assert_eq!(driver.read(0x10), 0xb007_0002);
+}
+
+#[test]
+fn rings_go_on_in_another_memory_and_wait_while_there_is_none() {
+    let mut driver = Driver::up(Bench::new(Profile::Ef10));
+    driver.deliver(&[1; 60]);
+    let before = driver.events();
+    driver.received(&before);
+    // No bus master: nothing runs.
+    driver.set_memory(None);
+    assert!(driver.bench.receive.is_empty() && driver.bench.transmit.is_empty());
+    // What a hypervisor that maps its memory anew does: the same bytes at the same place.
+    let old = std::mem::replace(&mut driver.memory, memory());
+    let mut bytes = vec![0; MEMORY as usize];
+    old.slice(0, bytes.len()).unwrap().copy_to(&mut bytes);
+    driver.poke(0, &bytes);
+    driver.set_memory(Some(Arc::clone(&driver.memory)));
+    driver.deliver(&[2; 60]);
+    let events = driver.events();
+    assert_eq!(driver.received(&events)[14..], [2; 60]);
+    driver.send(&[], &[3; 60], 1);
+    assert_eq!(driver.on_its_way()[0].data, [3; 60]);
+    // Memory that ends before the rings do: they are broken, and can be made anew.
+    driver.function.reset(&mut driver.bench);
+    assert!(driver.bench.receive.is_empty());
+}
+
+#[test]
+fn counters_are_written_where_the_driver_wants_them() {
+    let mut driver = Driver::up(Bench::new(Profile::Ef10));
+    driver.bench.counters.rx_packets = 7;
+    let mut request = words(20, &[(0, STATS as u32), (8, 1), (12, 97 * 8)]);
+    driver.ask(Command::MAC_STATS, &request).unwrap();
+    let reading = driver.peek(STATS, 97 * 8);
+    assert_eq!((word(&reading, 0), word(&reading, 8 * 0x60)), (1, 1));
+    assert_eq!(word(&reading, 8 * 0x4c), 7);
+    // Outside, periodically, and in the answer.
+    request[4] = 1;
+    assert_eq!(driver.ask(Command::MAC_STATS, &request), Err(22));
+    assert_eq!(
+        driver.ask(Command::MAC_STATS, &words(20, &[(8, 0xc)])),
+        Err(95)
+    );
+    assert_eq!(
+        driver.ask(Command::MAC_STATS, &[0; 20]).unwrap().len(),
+        97 * 8
+    );
+    let _ = DropReason::NoRxBuffer;
+}
+
+#[test]
+fn a_nic_that_does_not_hear_now_is_asked_again() {
+    let mut driver = Driver::up(Bench::new(Profile::Ef10));
+    let mine = tcp(MAC, [10, 0, 0, 2], 80, 0);
+    assert_eq!(driver.bench.receivers(&mine), [0]);
+    driver.bench.is_deaf = true;
+    driver.function.reset(&mut driver.bench);
+    assert_eq!(
+        driver.ask(Command::VADAPTOR_ALLOC, &words(30, &[(0, PORT)])),
+        Ok(Vec::new())
+    );
+    assert_eq!(driver.filter(0x10, 0, &[(52, &MAC)]), Err(11), "EAGAIN");
+    driver.bench.is_deaf = false;
+    driver.bench.asked.clear();
+    driver.filter(0x10, 0, &[(52, &MAC)]).unwrap();
+    assert_eq!(
+        driver.bench.asked,
+        ["reset groups", "mode nouni nobcast", "mode nobcast"]
+    );
+}
+
+#[test]
+fn moderation_is_told_to_the_plane_that_heeds_it() {
+    let mut driver = Driver::up(Bench::new(Profile::Ef10));
+    let held = |driver: &Driver| driver.bench.receive[&0].vring().coalescing().max_usecs;
+    assert_eq!(held(&driver), 0);
+    driver.write(0x420, 3 << 14 | 60);
+    assert_eq!(held(&driver), 60);
+    let answer = driver
+        .ask(Command::SET_EVQ_TMR, &words(16, &[(4, 20_999), (12, 3)]))
+        .unwrap();
+    assert_eq!((held(&driver), word(&answer, 0)), (20, 20_000));
+    driver.write(0x420, 60);
+    assert_eq!(held(&driver), 0, "another mode");
+}
+
+/// What a driver does that lies.
+#[derive(Clone, Debug)]
+enum Lie {
+    Ask(u16, Vec<u8>),
+    Header(u32, u32),
+    Write(u64, u32),
+    Descriptors(bool, Vec<u64>),
+    Move,
+    Reset,
+    Frame(u16),
+}
+
+fn any_lie() -> impl Strategy<Value = Lie> {
+    let known = (0u16..0x130).prop_flat_map(|command| {
+        let small = prop_oneof![
+            0u32..10,
+            Just(PORT),
+            Just(512),
+            Just(EVENTS as u32),
+            any::<u32>()
+        ];
+        proptest::collection::vec(small, 0..140).prop_map(move |words| {
+            let bytes = words.iter().flat_map(|word| word.to_le_bytes()).collect();
+            Lie::Ask(command, bytes)
+        })
+    });
+    let interface = 0u64..9;
+    let register = proptest::sample::select(vec![
+        0, 0x10, 0x200, 0x204, 0x400, 0x420, 0x830, 0xa10, 0xa18,
+    ]);
+    prop_oneof![
+        6 => known,
+        1 => any::<(u32, u32)>().prop_map(|(first, second)| Lie::Header(first, second)),
+        3 => (interface, register, any::<u32>()).prop_map(|(of, at, value)| Lie::Write(of * 8192 + at, value)),
+        3 => (any::<bool>(), proptest::collection::vec(any::<u64>(), 1..40)).prop_map(|(rx, all)| Lie::Descriptors(rx, all)),
+        1 => Just(Lie::Move),
+        1 => Just(Lie::Reset),
+        2 => (0u16..9000).prop_map(Lie::Frame),
+    ]
+}
+
+proptest! {
+    /// Whatever a driver asks for, writes into registers and leaves in its rings, nothing panics, all of it ends, and requests have an answer
+    /// or are none.
+    #[test]
+    fn a_driver_that_lies_hurts_nobody(lies in proptest::collection::vec(any_lie(), 0..40), up in any::<bool>()) {
+        let bench = Bench::new(Profile::Ef10);
+        let mut driver = if up { Driver::up(bench) } else { Driver::new(bench) };
+        for lie in lies {
+            match lie {
+                Lie::Ask(command, payload) => {
+                    let payload = payload.get(..560).unwrap_or(&payload);
+                    let _ = driver.ask(Command(command), payload);
+                }
+                Lie::Header(first, second) => {
+                    driver.poke(REQUEST, &first.to_le_bytes());
+                    driver.poke(REQUEST + 4, &second.to_le_bytes());
+                    driver.write(0x200, 0);
+                    driver.write(0x204, REQUEST as u32);
+                }
+                Lie::Write(offset, value) => driver.write(offset, value),
+                Lie::Descriptors(receive, all) => {
+                    for (i, descriptor) in all.iter().enumerate() {
+                        let at = if receive { RECEIVE } else { TRANSMIT };
+                        driver.poke(at + 8 * i as u64, &descriptor.to_le_bytes());
+                    }
+                    driver.write(if receive { 0x830 } else { 0xa18 }, all.len() as u32);
+                }
+                Lie::Move => {
+                    driver.set_memory(None);
+                    driver.set_memory(Some(Arc::clone(&driver.memory)));
+                }
+                Lie::Reset => driver.function.reset(&mut driver.bench),
+                Lie::Frame(len) => {
+                    let frame = FrameBuf { data: vec![0; usize::from(len).max(14)], ..FrameBuf::default() };
+                    for ring in driver.bench.receive.values_mut() {
+                        let _ = ring.deliver(&frame, TagEdit::Keep);
+                        ring.flush();
+                    }
+                    for ring in driver.bench.transmit.values_mut() {
+                        let n = ring.fetch().unwrap_or(0);
+                        ring.complete(n);
+                        ring.flush();
+                    }
+                }
+            }
+        }
+        prop_assert!(driver.bench.receive.len() <= 8 && driver.bench.transmit.len() <= 8);
+        let _ = VfRequest::Promisc(true);
+    }
+}
