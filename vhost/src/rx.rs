@@ -21,7 +21,7 @@ use crate::device_queue::DeviceQueue;
 use crate::error::RingError;
 use crate::features::VirtioFeatures;
 use crate::frame::{FrameBuf, TagEdit};
-use crate::hardware::{DescriptorFormat, RX_PREFIX_MAX, RxNote, rx_note};
+use crate::hardware::{RX_PREFIX_MAX, RxNote};
 pub use crate::limits::BURST_EFFORT;
 use crate::limits::{EFFORTLESS, FRAME_DESCRIPTORS, HEAD_MAX, SEGMENTS_MAX};
 use crate::memory::{GuestMemory, GuestSlice, GuestSliceMut, UnmarkedSlice};
@@ -29,6 +29,8 @@ use crate::net_hdr::{NetHdr, acceptable};
 use crate::ring::{AHEAD, Fence, Prefetch, Segment, Token, UsedElem};
 use crate::tx::{TxFrame, TxQueue};
 use crate::vring::Vring;
+
+mod noted;
 
 /// What became of a frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -276,52 +278,6 @@ impl RxQueue {
         Ok(n)
     }
 
-    /// The same into a hardware ring, of frames that are not changed on the way.
-    fn put_plain_noted<F: PlainFrame>(
-        &mut self,
-        frames: &[F],
-        mut write: impl FnMut(&F, &UnmarkedSlice<'_>) -> Result<(), RingError>,
-    ) -> Result<usize, RingError> {
-        let Some(ring) = self.vring.ring.hardware() else {
-            return Ok(0);
-        };
-        let (memory, chains, format) = ring.upcoming_of()?;
-        let strips = format.strips_tags();
-        let mut to = memory.window(self.hint);
-        let mut used = [((Token::default(), 0), RxNote::default()); AHEAD];
-        let mut n = 0;
-        for ((frame, chain), used) in frames.iter().zip(chains).zip(&mut used) {
-            let total = self.header_len + frame.len() as usize;
-            let Some((buffer, token)) = chain.plain(true, total) else {
-                break;
-            };
-            let stripped = strips && rx_note::strip(TagEdit::Keep, frame.head()).1.is_some();
-            if stripped || !frame.offload().is_none() {
-                break;
-            }
-            let note = RxNote::of(frame.head(), false, None);
-            let buffer = to
-                .slice_mut(buffer.gpa, total)
-                .ok_or(RingError::BufferOutside)?;
-            buffer.write(|to| {
-                if self.header_len > 0 {
-                    to.copy_from(&format.rx_prefix(frame.len(), &note)[..self.header_len]);
-                }
-                let body = to.offset(self.header_len);
-                write(frame, &body.ok_or(RingError::BufferOutside)?)
-            })?;
-            *used = ((token, total as u32), note);
-            n += 1;
-        }
-        self.hint = to.region();
-        ring.advance(n);
-        for (chain, note) in used[..n].iter() {
-            ring.push_received(std::slice::from_ref(chain), *note);
-        }
-        ring.prepare()?;
-        Ok(n)
-    }
-
     /// Writes a frame from `tx`'s memory, whatever that takes.
     #[inline(never)]
     fn deliver_one(
@@ -468,7 +424,7 @@ impl RxQueue {
         edit: TagEdit,
     ) -> Result<RxOutcome, RingError> {
         if let Some(ring) = self.vring.ring.hardware() {
-            let (edit, note) = note(ring.format(), head, edit, self.checked);
+            let (edit, note) = noted::note(ring.format(), head, edit, self.checked);
             return self.put_noted(head, rest, len, edit, note);
         }
         let delta = edit.delta(head);
@@ -494,21 +450,6 @@ impl RxQueue {
         self.vring.ring.advance(1);
         self.vring.ring.push_used(token, total as u32);
         Ok(RxOutcome::Delivered)
-    }
-
-    /// Writes one frame into a hardware ring, and what is said of it.
-    fn put_noted(
-        &mut self,
-        head: &[u8],
-        rest: Rest<'_>,
-        len: usize,
-        edit: TagEdit,
-        note: RxNote,
-    ) -> Result<RxOutcome, RingError> {
-        let delta = isize::from(edit.delta(head));
-        let total = (self.header_len + len).saturating_add_signed(delta);
-        // What it does not take has been done before.
-        self.put_over_chains(Offload::default(), head, rest, total, edit, note)
     }
 
     /// As [`put`](Self::put) over as many chains and buffers as it takes.
@@ -630,20 +571,6 @@ impl RxQueue {
     pub fn has_room(&mut self) -> bool {
         self.vring.enabled() && self.vring.has_available()
     }
-}
-
-/// What is said of a frame that a hardware ring gets, and how it is changed for that.
-fn note(
-    format: &dyn DescriptorFormat,
-    head: &[u8],
-    edit: TagEdit,
-    checked: bool,
-) -> (TagEdit, RxNote) {
-    let (edit, vlan) = match format.strips_tags() {
-        true => rx_note::strip(edit, head),
-        false => (edit, None),
-    };
-    (edit, RxNote::of(head, checked, vlan))
 }
 
 /// Writes the virtio-net header of a frame in one buffer. In words: no call for so few bytes. Most of a header is there from

@@ -1,0 +1,98 @@
+//! The receive ring of a hardware NIC: frames as they go behind its prefix, and what is said of each of them.
+
+#![expect(
+    clippy::arithmetic_side_effects,
+    reason = "bounded by the sizes of rings, regions and frames"
+)]
+#![expect(
+    clippy::cast_possible_truncation,
+    reason = "cut to the width that the format has, or bounded before"
+)]
+#![expect(clippy::indexing_slicing, reason = "bounds are checked just before")]
+
+use vf_packet::Offload;
+
+use super::{PlainFrame, Rest, RxOutcome, RxQueue};
+use crate::device_queue::DeviceQueue;
+use crate::error::RingError;
+use crate::frame::TagEdit;
+use crate::hardware::{DescriptorFormat, RxNote, rx_note};
+use crate::memory::UnmarkedSlice;
+use crate::ring::{AHEAD, Token};
+
+impl RxQueue {
+    /// The same into a hardware ring, of frames that are not changed on the way.
+    pub(super) fn put_plain_noted<F: PlainFrame>(
+        &mut self,
+        frames: &[F],
+        mut write: impl FnMut(&F, &UnmarkedSlice<'_>) -> Result<(), RingError>,
+    ) -> Result<usize, RingError> {
+        let Some(ring) = self.vring.ring.hardware() else {
+            return Ok(0);
+        };
+        let (memory, chains, format) = ring.upcoming_of()?;
+        let strips = format.strips_tags();
+        let mut to = memory.window(self.hint);
+        let mut used = [((Token::default(), 0), RxNote::default()); AHEAD];
+        let mut n = 0;
+        for ((frame, chain), used) in frames.iter().zip(chains).zip(&mut used) {
+            let total = self.header_len + frame.len() as usize;
+            let Some((buffer, token)) = chain.plain(true, total) else {
+                break;
+            };
+            let stripped = strips && rx_note::strip(TagEdit::Keep, frame.head()).1.is_some();
+            if stripped || !frame.offload().is_none() {
+                break;
+            }
+            let note = RxNote::of(frame.head(), false, None);
+            let buffer = to
+                .slice_mut(buffer.gpa, total)
+                .ok_or(RingError::BufferOutside)?;
+            buffer.write(|to| {
+                if self.header_len > 0 {
+                    to.copy_from(&format.rx_prefix(frame.len(), &note)[..self.header_len]);
+                }
+                let body = to.offset(self.header_len);
+                write(frame, &body.ok_or(RingError::BufferOutside)?)
+            })?;
+            *used = ((token, total as u32), note);
+            n += 1;
+        }
+        self.hint = to.region();
+        ring.advance(n);
+        for (chain, note) in used[..n].iter() {
+            ring.push_received(std::slice::from_ref(chain), *note);
+        }
+        ring.prepare()?;
+        Ok(n)
+    }
+
+    /// Writes one frame into a hardware ring, and what is said of it.
+    pub(super) fn put_noted(
+        &mut self,
+        head: &[u8],
+        rest: Rest<'_>,
+        len: usize,
+        edit: TagEdit,
+        note: RxNote,
+    ) -> Result<RxOutcome, RingError> {
+        let delta = isize::from(edit.delta(head));
+        let total = (self.header_len + len).saturating_add_signed(delta);
+        // What it does not take has been done before.
+        self.put_over_chains(Offload::default(), head, rest, total, edit, note)
+    }
+}
+
+/// What is said of a frame that a hardware ring gets, and how it is changed for that.
+pub(super) fn note(
+    format: &dyn DescriptorFormat,
+    head: &[u8],
+    edit: TagEdit,
+    checked: bool,
+) -> (TagEdit, RxNote) {
+    let (edit, vlan) = match format.strips_tags() {
+        true => rx_note::strip(edit, head),
+        false => (edit, None),
+    };
+    (edit, RxNote::of(head, checked, vlan))
+}
