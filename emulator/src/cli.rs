@@ -437,6 +437,7 @@ Reset of the function (FLR): N reset
 What the driver asks of its NIC over the mailbox, for guests whose front end answers their control queue itself: N request
   reset [groups] [vlans]       starts anew; it will list those
   mac MAC | macvlan [MAC ...] | multicast [MAC ...] | table [MAC ...]    MAC*N: N addresses that follow each other
+  hashes [HEX ...]    bits 36 to 47 of groups, by which Intel's drivers list them
   promisc on|off | allmulti on|off | mode [promisc] [allmulti] [alluni] [nomulti] [nouni] [nobcast]
   vlan add|del VID | vlans [VID ...] | mtu BYTES
   filter add|del flow-type ...  of profiles generic and ef10, a filter of its driver: dst MAC, dst unknown-unicast|unknown-multicast, or fields

@@ -788,6 +788,8 @@ mod tests {
                 mac().prop_map(VfRequest::Mac),
                 macs().prop_map(VfRequest::Unicast),
                 macs().prop_map(VfRequest::Multicast),
+                proptest::collection::vec(any::<u16>().prop_map(crate::GroupHash::new), 0..4)
+                    .prop_map(VfRequest::GroupHashes),
                 any::<bool>().prop_map(VfRequest::Promisc),
                 any::<bool>().prop_map(VfRequest::AllMulti),
                 vid().prop_map(VfRequest::VlanAdd),

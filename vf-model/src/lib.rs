@@ -130,7 +130,9 @@ pub use judge::{Account, Judge};
 pub use lack::Answer;
 pub use learned::{AutoLimits, FastEvent, FastKey, LearnedStats};
 pub use link::{Departure, Link, LinkConfig};
-pub use mailbox::{MAX_UNTRUSTED_GROUPS, MailboxRequest, RxFilter, RxMode, UnknownIn, VfRequest};
+pub use mailbox::{
+    GroupHash, MAX_UNTRUSTED_GROUPS, MailboxRequest, RxFilter, RxMode, UnknownIn, VfRequest,
+};
 pub use mtu::{Mtu, MtuError};
 pub use netem::{Distribution, Flap, Impairments, Loss, NetemSpec, NetemWay, Odds, Percent};
 pub use netem_words::NetemError;

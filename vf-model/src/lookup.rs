@@ -1,12 +1,14 @@
 //! What a frame is looked up in: who has an address, who is in a VLAN, whose link is up. Derived from what has been said
 //! about each VF, and made anew when that changes. Never changes once it is made, never allocates while looking up.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use vf_packet::Vlan;
+use vf_packet::{MacAddr, Vlan};
 
 use crate::entry::Entry;
 use crate::mac_index::MacIndex;
+use crate::mailbox::GroupHash;
 use crate::mtu::Mtu;
 use crate::profile::Silicon;
 use crate::vf::{Path, VfIndex, VfLinkState, VfSet};
@@ -17,6 +19,8 @@ pub(crate) struct Lookup {
     pub(crate) macs: Arc<MacIndex>,
     /// VFs that have listed a group.
     pub(crate) groups: Arc<MacIndex>,
+    /// VFs that have listed a hash of groups, in order.
+    group_hashes: Arc<[(GroupHash, VfSet)]>,
     /// VFs whose source address and VLAN are checked.
     pub(crate) spoofchk: VfSet,
     /// VFs in a port VLAN, which see no tag of it.
@@ -109,6 +113,12 @@ impl Lookup {
             let listed = e.rx.groups().unwrap_or_default().iter();
             listed.map(move |mac| (*mac, None, vf))
         });
+        let mut group_hashes = BTreeMap::<GroupHash, VfSet>::new();
+        for (vf, e) in numbered() {
+            for hash in e.rx.group_hashes() {
+                group_hashes.entry(*hash).or_default().insert(vf);
+            }
+        }
         let set = |pick: &dyn Fn(&Entry) -> bool| {
             let picked = numbered().filter(|(_, e)| pick(e));
             picked.map(|(vf, _)| vf).collect::<VfSet>()
@@ -151,6 +161,7 @@ impl Lookup {
         Lookup {
             macs: Arc::new(MacIndex::new(macs)),
             groups: Arc::new(MacIndex::new(groups)),
+            group_hashes: group_hashes.into_iter().collect(),
             spoofchk: set(&|e| {
                 let ended = silicon.addresses_end_spoofchk && !e.rx.unicast.is_empty();
                 e.policy.spoofchk && !ended
@@ -192,22 +203,35 @@ impl Lookup {
         } else {
             self.trunks
         };
-        of_vlan(&self.members, vlan).union(trunks)
+        of_key(&self.members, vlan).union(trunks)
+    }
+
+    /// VFs that receive this group in this VLAN, if they are in it.
+    pub(crate) fn group(&self, group: MacAddr, vlan: Vlan) -> VfSet {
+        let mut vfs = self.all_groups(vlan);
+        let listed = self.groups.get(group, vlan);
+        listed.for_each(|vf| {
+            vfs.insert(vf);
+        });
+        match self.group_hashes.is_empty() {
+            true => vfs,
+            false => vfs.union(of_key(&self.group_hashes, GroupHash::of(group))),
+        }
     }
 
     /// VFs that receive all groups in this VLAN, if they are in it.
     pub(crate) fn all_groups(&self, vlan: Vlan) -> VfSet {
-        self.all_groups.union(of_vlan(&self.all_groups_in, vlan))
+        self.all_groups.union(of_key(&self.all_groups_in, vlan))
     }
 
     /// VFs that receive unicast frames from the wire in this VLAN that no VF has an address for, if they are in it.
     pub(crate) fn unmatched(&self, vlan: Vlan) -> VfSet {
-        self.unmatched.union(of_vlan(&self.unmatched_in, vlan))
+        self.unmatched.union(of_key(&self.unmatched_in, vlan))
     }
 }
 
-fn of_vlan(sets: &[(Vlan, VfSet)], vlan: Vlan) -> VfSet {
-    match sets.binary_search_by_key(&vlan, |(of, _)| *of) {
+fn of_key<K: Copy + Ord>(sets: &[(K, VfSet)], key: K) -> VfSet {
+    match sets.binary_search_by_key(&key, |(of, _)| *of) {
         Ok(at) => sets[at].1,
         Err(_) => VfSet::default(),
     }

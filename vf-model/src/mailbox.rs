@@ -78,6 +78,8 @@ pub enum VfRequest {
     Unicast(Vec<MacAddr>),
     /// These groups are all that it wants.
     Multicast(Vec<MacAddr>),
+    /// Groups with these hashes are all that it wants (SET_MULTICAST of ixgbe and igb).
+    GroupHashes(Vec<GroupHash>),
     /// It wants frames of this VLAN.
     VlanAdd(Vid),
     /// No longer.
@@ -95,6 +97,32 @@ pub struct UnknownIn {
     pub vid: Vid,
     /// Whether groups are meant, all of them; else stations that no VF has, in frames from the wire.
     pub multicast: bool,
+}
+
+/// What an Intel NIC knows a group by: bits 36 to 47 of its address, so that many groups have the same.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+pub struct GroupHash(u16);
+
+impl GroupHash {
+    /// The lowest 12 bits.
+    #[must_use]
+    pub fn new(bits: u16) -> GroupHash {
+        GroupHash(bits & 0xfff)
+    }
+
+    /// That of this group.
+    #[must_use]
+    #[inline]
+    pub fn of(group: MacAddr) -> GroupHash {
+        let [.., high, low] = group.0;
+        GroupHash(u16::from(low) << 4 | u16::from(high) >> 4)
+    }
+
+    /// As a number.
+    #[must_use]
+    pub fn get(self) -> u16 {
+        self.0
+    }
 }
 
 /// A message from a VF to its PF, with the answer that it gets. Its `Display` is the words it is parsed from.
@@ -131,6 +159,7 @@ impl Mailbox {
                         | VfRequest::Mac(_)
                         | VfRequest::Unicast(_)
                         | VfRequest::Multicast(_)
+                        | VfRequest::GroupHashes(_)
                         | VfRequest::AllMulti(_)
                         | VfRequest::VlanAdd(_)
                         | VfRequest::VlanDel(_)
@@ -153,6 +182,8 @@ pub struct RxFilter {
     pub unicast: Vec<MacAddr>,
     /// Groups, likewise; `None`: all.
     pub multicast: Option<Vec<MacAddr>>,
+    /// Hashes of further groups, likewise.
+    pub group_hashes: Vec<GroupHash>,
     /// 802.1Q VLANs, likewise; `None`: all. Other kinds of tags are not filtered.
     pub vlans: Option<Vec<Vid>>,
     /// What is unknown, by VLAN, likewise.
@@ -209,6 +240,7 @@ impl Asked {
             }
             VfRequest::Unicast(unicast) => self.list(stations(unicast)?, taken),
             VfRequest::Multicast(multicast) => filter.multicast = Some(groups(multicast)?),
+            VfRequest::GroupHashes(hashes) => filter.group_hashes = each_once(hashes),
             VfRequest::VlanAdd(vid) => {
                 let vlans = filter.vlans.get_or_insert_default();
                 if !vlans.contains(vid) {
@@ -244,6 +276,7 @@ impl Asked {
             mode,
             unicast,
             multicast,
+            group_hashes,
             vlans,
             unknown_in,
         } = &self.filter;
@@ -269,6 +302,7 @@ impl Asked {
             .copied()
             .filter(|mac| self.allows(*mac, policy));
         let groups = |groups: &Vec<MacAddr>| in_order(groups.iter().copied().take(room.groups));
+        let hashes = if subscribes { room.groups } else { 0 };
         let listed = |vlans: &Vec<Vid>| in_order(vlans.iter().copied().take(room.vlans));
         RxFilter {
             mac: mac.filter(|_| !policy.mac_set || policy.may(Privileges::CHANGE_MAC)),
@@ -278,6 +312,7 @@ impl Asked {
                 true => multicast.as_ref().map(groups),
                 false => Some(Vec::new()),
             },
+            group_hashes: in_order(group_hashes.iter().copied().take(hashes)),
             vlans: vlans.as_ref().filter(|_| !all_vlans).map(listed),
             unknown_in: in_order(unknown_in.iter().copied().filter(in_vlan)),
         }
@@ -377,6 +412,21 @@ impl RxFilter {
         }
     }
 
+    /// Which hashes of groups it is for besides.
+    pub(crate) fn group_hashes(&self) -> &[GroupHash] {
+        match self.mode {
+            RxMode { nomulti: true, .. } => &[],
+            _ => &self.group_hashes,
+        }
+    }
+
+    /// Whether this group is among those that its driver has listed, and not only among all.
+    pub(crate) fn lists(&self, group: MacAddr) -> bool {
+        let by_hash = || self.group_hashes().binary_search(&GroupHash::of(group));
+        let groups = self.groups();
+        groups.is_some_and(|groups| groups.contains(&group) || by_hash().is_ok())
+    }
+
     /// Whether `mac` is one of the further addresses.
     pub(crate) fn has(&self, mac: MacAddr) -> bool {
         self.unicast.binary_search(&mac).is_ok()
@@ -399,10 +449,10 @@ fn groups(macs: &[MacAddr]) -> Result<Vec<MacAddr>, Refusal> {
     }
 }
 
-/// The addresses as they are listed, each once, and no more than a VF can ever have.
-fn each_once(macs: &[MacAddr]) -> Vec<MacAddr> {
+/// Addresses or hashes as they are listed, each once, and no more than a VF can ever have.
+fn each_once<T: Copy + Ord>(listed: &[T]) -> Vec<T> {
     let mut seen = BTreeSet::new();
-    let new = macs.iter().copied().filter(|mac| seen.insert(*mac));
+    let new = listed.iter().copied().filter(|one| seen.insert(*one));
     new.take(MAX_FILTERS).collect()
 }
 

@@ -579,13 +579,7 @@ impl Policy {
         let listening = if dst.is_broadcast() {
             lookup.broadcast
         } else {
-            lookup
-                .groups
-                .get(dst, vlan)
-                .fold(lookup.all_groups(vlan), |mut vfs, vf| {
-                    vfs.insert(vf);
-                    vfs
-                })
+            lookup.group(dst, vlan)
         };
         let members = listening.intersection(lookup.members(vlan));
         probe.note(|| Step::Group {

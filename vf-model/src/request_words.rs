@@ -5,22 +5,23 @@ use std::fmt;
 
 use vf_packet::MacAddr;
 
-use crate::mailbox::{MailboxRequest, RxMode, UnknownIn, VfRequest};
+use crate::mailbox::{GroupHash, MailboxRequest, RxMode, UnknownIn, VfRequest};
 use crate::mtu::{MTU_VALUES, Mtu};
 use crate::refusal::Refusal;
 use crate::words::{ParseError, Words, number};
 
 const CHANGES: &str =
-    "reset, mac, macvlan, multicast, table, promisc, allmulti, mode, vlan, vlans or mtu";
-const MESSAGES: &str = "reset, mac, macvlan, multicast, table, promisc, allmulti, mode, vlan, vlans, mtu, filter, link or rss";
+    "reset, mac, macvlan, multicast, hashes, table, promisc, allmulti, mode, vlan, vlans or mtu";
+const MESSAGES: &str = "reset, mac, macvlan, multicast, hashes, table, promisc, allmulti, mode, vlan, vlans, mtu, filter, link or rss";
 const MODES: &str = "promisc, allmulti, alluni, nomulti, nouni or nobcast";
 const ADDRESS: &str = "a MAC address, or the first of N that follow each other as MAC*N";
+const HASH: &str = "a hash of groups, 0x000 to 0xfff";
 /// Most addresses that a list can have: more than any NIC has room for.
 const MAX_TABLE: u32 = 4096;
 
 impl VfRequest {
     /// Reads what is asked for: `reset [groups] [vlans]` (it will list those), `mac MAC`, `macvlan [MAC ...]`, `multicast [MAC ...]`,
-    /// `table [MAC ...]`, `promisc on|off`, `allmulti on|off`, `mode [promisc] [allmulti] ...`, `vlan add|del VID`, `vlans [VID ...]`
+    /// `hashes [HEX ...]` (bits 36 to 47 of groups), `table [MAC ...]`, `promisc on|off`, `allmulti on|off`, `mode [promisc] [allmulti] ...`, `vlan add|del VID`, `vlans [VID ...]`
     /// or `mtu BYTES`; of addresses that follow each other `MAC*N` are as many.
     ///
     /// # Errors
@@ -59,6 +60,7 @@ impl<S: AsRef<str>> Words<'_, S> {
             "mac" => VfRequest::Mac(self.next("a MAC address")?.parse()?),
             "macvlan" => VfRequest::Unicast(self.macs()?),
             "multicast" => VfRequest::Multicast(self.macs()?),
+            "hashes" => VfRequest::GroupHashes(self.hashes()?),
             "table" => {
                 let all = self.macs()?.into_iter();
                 let (multicast, unicast) = all.partition(|mac: &MacAddr| mac.is_multicast());
@@ -111,6 +113,19 @@ impl<S: AsRef<str>> Words<'_, S> {
             }
         }
         Ok(mode)
+    }
+
+    fn hashes(&mut self) -> Result<Vec<GroupHash>, Refusal> {
+        let mut all = Vec::new();
+        while !self.is_done() {
+            let word = self.next(HASH)?;
+            let hex = word.strip_prefix("0x").unwrap_or(word);
+            match u16::from_str_radix(hex, 16) {
+                Ok(bits) if bits <= 0xfff => all.push(GroupHash::new(bits)),
+                _ => return Err(Refusal::word("hashes", word, HASH)),
+            }
+        }
+        Ok(all)
     }
 
     fn macs(&mut self) -> Result<Vec<MacAddr>, Refusal> {
@@ -186,6 +201,10 @@ impl fmt::Display for VfRequest {
             VfRequest::MacTable { unicast, multicast } => list(f, "table", [unicast, multicast]),
             VfRequest::Unicast(macs) => list(f, "macvlan", [macs, &[]]),
             VfRequest::Multicast(groups) => list(f, "multicast", [groups, &[]]),
+            VfRequest::GroupHashes(hashes) => {
+                f.write_str("hashes")?;
+                hashes.iter().try_for_each(|hash| write!(f, " {hash}"))
+            }
             VfRequest::VlanAdd(vid) => write!(f, "vlan add {vid}"),
             VfRequest::VlanDel(vid) => write!(f, "vlan del {vid}"),
             VfRequest::Vlans(vlans) => {
@@ -198,6 +217,12 @@ impl fmt::Display for VfRequest {
                 unknown.iter().try_for_each(|u| write!(f, " {u}"))
             }
         }
+    }
+}
+
+impl fmt::Display for GroupHash {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:#05x}", self.get())
     }
 }
 
@@ -253,6 +278,7 @@ mod tests {
             "vlans",
             "vlans 5 4094",
             "promisc off",
+            "hashes 0x001 0xfff",
         ] {
             assert_eq!(parse(same).unwrap().to_string(), same);
         }
@@ -262,6 +288,7 @@ mod tests {
             // Questions change nothing.
             ("link", "request 'link': "),
             ("mode up", "mode 'up': promisc, allmulti"),
+            ("hashes 0x1000", "hashes '0x1000': "),
             ("mac", "mac: a MAC address must follow"),
             ("vlan add 4095", "vlan 4095: VLANs are 1 to 4094"),
             ("table 02:00:00:00:00:01*5000", "at most 4096"),

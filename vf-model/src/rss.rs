@@ -145,11 +145,17 @@ impl Rss {
     #[must_use]
     pub fn queue(&self, head: &[u8], in_use: u16) -> u16 {
         let flow = Header::parse(head).ok().and_then(|h| h.flow(head));
-        let entry = flow.map(|flow| self.toeplitz.hash_flow(&flow) as usize % ENTRIES);
-        let queue = match (entry, &self.spread) {
-            (None, _) => 0,
-            (Some(entry), RssSpread::InUse) => entry as u16,
-            (Some(entry), _) => u16::from(self.table[entry]),
+        let entry = flow.map(|flow| self.toeplitz.hash_flow(&flow) as u16);
+        entry.map_or(0, |entry| self.entry(entry, in_use))
+    }
+
+    /// Which of so many queues an entry of the table names, of 128 that go round.
+    #[must_use]
+    pub fn entry(&self, entry: u16, in_use: u16) -> u16 {
+        let entry = entry % ENTRIES as u16;
+        let queue = match &self.spread {
+            RssSpread::InUse => entry,
+            _ => u16::from(self.table[usize::from(entry)]),
         };
         queue % in_use.min(self.most).max(1)
     }

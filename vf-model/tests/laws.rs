@@ -13,10 +13,10 @@ use proptest::sample::select;
 use proptest::test_runner::FileFailurePersistence;
 use vf_model::{
     BothPaths, BridgePort, Command, Counters, DriverAction, DropReason, FilterAction, FilterMatch,
-    FilterOp, FilterSpec, FlowEnd, FrameMeta, Header, Hop, HypervisorModel, Judge, LinkSetting,
-    MAX_FRAME, MacAddr, MatchFields, Mtu, Nanos, Nic, NicConfig, Onward, Path, Policy, Privileges,
-    Profile, Refusal, RxMode, Source, Step, SwitchMode, TagEdit, To, Transport, UnknownIn, Verdict,
-    VfIndex, VfLinkState, VfRequest, VfSetting, Vid, VlanProto, VlanTag,
+    FilterOp, FilterSpec, FlowEnd, FrameMeta, GroupHash, Header, Hop, HypervisorModel, Judge,
+    LinkSetting, MAX_FRAME, MacAddr, MatchFields, Mtu, Nanos, Nic, NicConfig, Onward, Path, Policy,
+    Privileges, Profile, Refusal, RxMode, Source, Step, SwitchMode, TagEdit, To, Transport,
+    UnknownIn, Verdict, VfIndex, VfLinkState, VfRequest, VfSetting, Vid, VlanProto, VlanTag,
 };
 
 const VFS: u8 = 4;
@@ -640,6 +640,17 @@ fn promised(host: &Host, source: Source, bytes: &[u8]) -> (BTreeMap<u8, Vec<u8>>
         let named = |u: &UnknownIn| u.multicast == multicast && tag == Some((0x8100, u.vid.get()));
         policy.vf(vf).port_vlan.is_none() && asked(vf).unknown_in.iter().any(named)
     };
+    let hashed = |vf: VfIndex, dst: MacAddr, room: usize| {
+        // Bits 36 to 47, the last byte's first.
+        let bits = dst
+            .0
+            .iter()
+            .rev()
+            .fold(0u64, |all, byte| all << 8 | u64::from(*byte))
+            >> 36;
+        let hashes = asked(vf).group_hashes.iter().take(room);
+        hashes.into_iter().any(|hash| u64::from(hash.get()) == bits)
+    };
     let wants = |vf: VfIndex, dst: MacAddr, tag: Option<(u16, u16)>| {
         let mode = asked(vf).mode;
         let few = !trusted(vf) || matches!(policy.profile(), Profile::Igb | Profile::Ixgbe);
@@ -652,7 +663,7 @@ fn promised(host: &Host, source: Source, bytes: &[u8]) -> (BTreeMap<u8, Vec<u8>>
                 let all = mode.allmulti || unknown_in(vf, tag, true);
                 let all = all && may(vf, Privileges::ALL_MULTICAST);
                 let subscribed = may(vf, Privileges::MULTICAST)
-                    && asked(vf).multicast.as_ref().is_none_or(listed);
+                    && (asked(vf).multicast.as_ref().is_none_or(listed) || hashed(vf, dst, room));
                 !mode.nomulti && (all || subscribed)
             } else {
                 !mode.nouni
@@ -1010,6 +1021,7 @@ fn any_request() -> impl Strategy<Value = VfRequest> {
                 multicast: groups.into_iter().map(group).collect(),
             }
         }),
+        2 => vec(any_group().prop_map(GroupHash::of), 0..40).prop_map(VfRequest::GroupHashes),
         3 => vid().prop_map(VfRequest::VlanAdd),
         1 => vid().prop_map(VfRequest::VlanDel),
         2 => vec((vid(), any::<bool>()), 0..4).prop_map(|all| {

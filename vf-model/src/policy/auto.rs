@@ -61,10 +61,7 @@ impl Policy {
         let fast = self.auto().contains(vf) && self.link_up_for(vf) && self.link_up();
         let listed = match key {
             FastKey::Flow { .. } => true,
-            FastKey::Group(mac) => {
-                let groups = self.entry(vf).rx.groups();
-                groups.is_some_and(|groups| groups.contains(&mac))
-            }
+            FastKey::Group(mac) => self.entry(vf).rx.lists(mac),
         };
         fast && listed
     }

@@ -335,6 +335,12 @@ fn rx_filter(filter: &RxFilter) -> BTreeMap<String, String> {
                 .flatten(),
         ),
         ("multicast", filter.multicast.as_deref().and_then(list)),
+        (
+            "group_hashes",
+            (!filter.group_hashes.is_empty())
+                .then(|| list(&filter.group_hashes))
+                .flatten(),
+        ),
         ("vlans", filter.vlans.as_deref().and_then(list)),
         (
             "unknown_in",
