@@ -16,6 +16,7 @@
 //! - [`eventfd`]: kicks and calls
 //! - [`driver`]: the driver's end of one virtqueue, split or packed
 //! - [`net`]: a virtio-net driver over a session
+//! - [`ixgbevf`]: a driver of an 82599 virtual function
 //! - [`checksum`]: the Internet checksum, and where TCP lies in a frame
 //! - [`tcp`]: a TCP/IP host (smoltcp) on one net device
 //! - [`loopback`], [`cable`]: the other end in the same process, to try a driver or a guest without a back end
@@ -95,6 +96,7 @@ pub mod checksum;
 pub mod driver;
 pub mod eventfd;
 pub mod frontend;
+pub mod ixgbevf;
 pub mod loopback;
 pub mod memory;
 pub mod message;

@@ -1,1 +1,313 @@
-//! The virtual function of Intel's 82599 (PCI ID 8086:10ed).
+//! The virtual function of Intel's 82599 (8086:10ed) as its drivers know it: registers, the mailbox to the PF, advanced descriptors.
+//! Linux's `ixgbevf` and DPDK's `net_ixgbe_vf` drive it.
+//!
+//! Numbers are those of DPDK's `base/ixgbe_vf.h`, `ixgbe_mbx.h` and `ixgbe_type.h` and of the 82599's data sheet (331520), behaviour
+//! that of the data sheet and, at the PF's end of the mailbox, of Linux's `ixgbe`. Never judges a frame and decides nothing about the
+//! VF: that is the [`Host`]'s.
+
+mod descriptor;
+mod interrupts;
+mod mailbox;
+mod queue;
+mod regs;
+
+use std::sync::Arc;
+
+use vf_vhost::vring::Vring;
+
+use self::interrupts::Interrupts;
+use self::mailbox::{Mailbox, Raised};
+use self::queue::{Direction, Queue};
+use crate::function::{Bar, Environment, Function, Host, Identity, MsixLayout};
+
+/// Interrupt vectors.
+const VECTORS: u8 = 3;
+/// Queue pairs that there are registers for.
+const QUEUE_PAIRS: u16 = 8;
+
+static IDENTITY: Identity = Identity {
+    vendor: 0x8086,
+    device: 0x10ed,
+    subsystem_vendor: 0x8086,
+    subsystem: 0x000c,
+    revision: 1,
+    class: 0x02_0000,
+    bars: &[
+        Bar {
+            index: 0,
+            size: 0x4000,
+            prefetchable: false,
+        },
+        Bar {
+            index: 3,
+            size: 0x4000,
+            prefetchable: false,
+        },
+    ],
+    msix: MsixLayout {
+        vectors: VECTORS as u16,
+        bar: 3,
+        table: 0,
+        pba: 0x2000,
+    },
+};
+
+/// The virtual function; see the module.
+#[derive(Debug)]
+pub struct Ixgbevf {
+    environment: Environment,
+    interrupts: Arc<Interrupts>,
+    mailbox: Mailbox,
+    /// Receive and transmit queue of each pair.
+    queues: Vec<[Queue; 2]>,
+    /// Header split and RSS of the VF, which has neither: a driver finds what it wrote.
+    psrtype: u32,
+}
+
+impl Ixgbevf {
+    /// A VF with so many queue pairs, 1 to 8, as after power-on.
+    #[must_use]
+    pub fn new(queue_pairs: u16) -> Ixgbevf {
+        let queue_pairs = queue_pairs.clamp(1, QUEUE_PAIRS);
+        let queues = (0..queue_pairs).map(|pair| Direction::BOTH.map(|way| Queue::new(pair, way)));
+        Ixgbevf {
+            environment: Environment::default(),
+            interrupts: Arc::new(Interrupts::new()),
+            mailbox: Mailbox::new(queue_pairs),
+            queues: queues.collect(),
+            psrtype: 0,
+        }
+    }
+
+    fn read_register(&mut self, offset: u64, host: &mut dyn Host) -> u32 {
+        if let Some((queue, register)) = self.queue_register(offset) {
+            return queue.read(register);
+        }
+        match offset {
+            regs::VFSTATUS => regs::STATUS_GIO_MASTER_ENABLE,
+            regs::VFLINKS => links(host),
+            regs::VTEICR => self.interrupts.take_causes(),
+            regs::VTEIMS => self.interrupts.mask(),
+            regs::VTEIAC => self.interrupts.auto_clear(),
+            regs::VTEIAM => self.interrupts.auto_mask(),
+            regs::VTIVAR..regs::VTIVAR_END | regs::VTIVAR_MISC => {
+                self.interrupts.allocation(ivar_at(offset))
+            }
+            regs::VTEITR..regs::VTEITR_END => self.interrupts.interval(nth(offset, regs::VTEITR)),
+            regs::VFMBMEM..regs::VFMBMEM_END => self.mailbox.word(nth(offset, regs::VFMBMEM)),
+            regs::VFMAILBOX => self.mailbox.take_status(),
+            regs::VFPSRTYPE => self.psrtype,
+            regs::VFGPRC..=regs::VFMPRC | regs::VFGPTC..=regs::VFGOTC_MSB => {
+                statistic(offset, host)
+            }
+            _ => 0,
+        }
+    }
+
+    fn write_register(&mut self, offset: u64, value: u32, host: &mut dyn Host) {
+        if self.queue_register(offset).is_some() {
+            self.write_queue(offset, value, host);
+            return;
+        }
+        match offset {
+            regs::VFCTRL if value & regs::CTRL_RST != 0 => self.reset(host),
+            regs::VTEICR => self.interrupts.clear(value),
+            regs::VTEICS => self.interrupts.set(value),
+            regs::VTEIMS => self.interrupts.enable(value),
+            regs::VTEIMC => self.interrupts.disable(value),
+            regs::VTEIAC => self.interrupts.set_auto_clear(value),
+            regs::VTEIAM => self.interrupts.set_auto_mask(value),
+            regs::VTIVAR..regs::VTIVAR_END | regs::VTIVAR_MISC => {
+                self.interrupts.allocate(ivar_at(offset), value);
+            }
+            regs::VTEITR..regs::VTEITR_END => {
+                self.interrupts
+                    .set_interval(nth(offset, regs::VTEITR), value);
+            }
+            regs::VFMBMEM..regs::VFMBMEM_END => {
+                self.mailbox.set_word(nth(offset, regs::VFMBMEM), value);
+            }
+            regs::VFMAILBOX => {
+                let raised = self.mailbox.control(value, host);
+                self.tell(raised);
+            }
+            regs::VFPSRTYPE => self.psrtype = value & regs::PSRTYPE_WRITABLE,
+            _ => {}
+        }
+    }
+
+    /// Interrupts the driver for what is new in the mailbox.
+    fn tell(&self, raised: Raised) {
+        if raised == Raised::Yes {
+            self.interrupts.raise_misc();
+        }
+    }
+
+    /// The queue that a register belongs to, and which of its registers it is.
+    fn queue_register(&mut self, offset: u64) -> Option<(&mut Queue, u64)> {
+        let (first, way) = match offset {
+            regs::RX_QUEUES..regs::RX_QUEUES_END => (regs::RX_QUEUES, Direction::Receive),
+            regs::TX_QUEUES..regs::TX_QUEUES_END => (regs::TX_QUEUES, Direction::Transmit),
+            _ => return None,
+        };
+        let offset = offset.checked_sub(first)?;
+        let register = offset % regs::QUEUE_STRIDE;
+        // The statistics are between the registers of the first queue.
+        if !Queue::has(way, register) {
+            return None;
+        }
+        let pair = usize::try_from(offset / regs::QUEUE_STRIDE).ok()?;
+        let queue = self.queues.get_mut(pair)?.get_mut(way.index())?;
+        Some((queue, register))
+    }
+
+    fn write_queue(&mut self, offset: u64, value: u32, host: &mut dyn Host) {
+        let interrupts = Arc::clone(&self.interrupts);
+        let memory = self.environment.memory.clone();
+        let Some((queue, register)) = self.queue_register(offset) else {
+            return;
+        };
+        queue.write(register, value);
+        if queue.wants_to_stop() {
+            let stopped = host.stop_queues(&[queue.index()]);
+            queue.stopped();
+            drop(stopped);
+        }
+        if let Some(vring) = queue.start(memory, &interrupts) {
+            host.start_queues(vec![vring]);
+        }
+    }
+
+    fn stop_all(&mut self, host: &mut dyn Host) -> Vec<(u32, Option<Vring>)> {
+        let running = self.queues.iter_mut().flatten().filter(|q| q.is_running());
+        let running: Vec<u32> = running.map(|queue| queue.index()).collect();
+        if running.is_empty() {
+            return Vec::new();
+        }
+        let stopped = host.stop_queues(&running);
+        running.into_iter().zip(stopped).collect()
+    }
+}
+
+impl Function for Ixgbevf {
+    fn identity(&self) -> &'static Identity {
+        &IDENTITY
+    }
+
+    fn read(&mut self, bar: u8, offset: u64, data: &mut [u8], host: &mut dyn Host) {
+        data.fill(0);
+        if bar != 0 {
+            return;
+        }
+        // A part of a register reads as that part of it, and two registers as both.
+        let mut done: usize = 0;
+        while done < data.len() {
+            let at = offset.saturating_add(done as u64);
+            let bytes = self.read_register(at & !3, host).to_le_bytes();
+            let skip = usize::try_from(at & 3).unwrap_or_default();
+            let part = bytes.get(skip..).unwrap_or_default();
+            let to = data.get_mut(done..).unwrap_or_default();
+            let n = part.len().min(to.len());
+            to.iter_mut().zip(part).for_each(|(to, from)| *to = *from);
+            done = done.saturating_add(n);
+        }
+    }
+
+    fn write(&mut self, bar: u8, offset: u64, data: &[u8], host: &mut dyn Host) {
+        if bar != 0 {
+            return;
+        }
+        // The hardware takes whole registers only.
+        let (words, _) = data.as_chunks::<4>();
+        for (word, at) in words.iter().zip((offset..).step_by(4)) {
+            self.write_register(at, u32::from_le_bytes(*word), host);
+        }
+    }
+
+    fn reset(&mut self, host: &mut dyn Host) {
+        drop(self.stop_all(host));
+        for queue in self.queues.iter_mut().flatten() {
+            queue.reset();
+        }
+        self.interrupts.reset();
+        self.psrtype = 0;
+        self.mailbox.reset(host);
+    }
+
+    fn set_environment(&mut self, environment: Environment, host: &mut dyn Host) {
+        self.interrupts.connect(Arc::clone(&environment.vectors));
+        let stopped = self.stop_all(host);
+        self.environment = environment;
+        let memory = &self.environment.memory;
+        let mut running = Vec::new();
+        for (index, vring) in stopped {
+            let mut queues = self.queues.iter_mut().flatten();
+            let Some(queue) = queues.find(|queue| queue.index() == index) else {
+                continue;
+            };
+            queue.stopped();
+            let moved = vring.zip(memory.clone());
+            if let Some((vring, memory)) = moved
+                && let Ok(vring) = vring.remapped(memory)
+            {
+                queue.started();
+                running.push(vring);
+            }
+        }
+        // Those that could not run before.
+        for queue in self.queues.iter_mut().flatten() {
+            running.extend(queue.start(memory.clone(), &self.interrupts));
+        }
+        if !running.is_empty() {
+            host.start_queues(running);
+        }
+    }
+
+    fn changed(&mut self, host: &mut dyn Host) {
+        let raised = self.mailbox.changed(host);
+        self.tell(raised);
+    }
+}
+
+/// The link as its register shows it.
+fn links(host: &dyn Host) -> u32 {
+    let up = host.policy().link_up_for(host.vf());
+    let speed = match host.speed_mbps() {
+        10_000.. => regs::LINKS_SPEED_10G,
+        1000.. => regs::LINKS_SPEED_1G,
+        _ => regs::LINKS_SPEED_100M,
+    };
+    if up { regs::LINKS_UP | speed } else { speed }
+}
+
+/// A statistics register. They count on over resets, 32 bits of frames and 36 bits of bytes, and go round.
+fn statistic(offset: u64, host: &dyn Host) -> u32 {
+    let counters = host.counters();
+    let count = match offset {
+        regs::VFGPRC => counters.rx_packets,
+        regs::VFGORC_LSB => counters.rx_bytes,
+        regs::VFGORC_MSB => counters.rx_bytes >> 32 & 0xf,
+        regs::VFMPRC => counters.rx_multicast,
+        regs::VFGPTC => counters.tx_packets,
+        regs::VFGOTC_LSB => counters.tx_bytes,
+        regs::VFGOTC_MSB => counters.tx_bytes >> 32 & 0xf,
+        _ => 0,
+    };
+    u32::try_from(count & u64::from(u32::MAX)).unwrap_or_default()
+}
+
+/// Which of the registers from `first` on it is.
+fn nth(offset: u64, first: u64) -> usize {
+    usize::try_from(offset.saturating_sub(first) / 4).unwrap_or(usize::MAX)
+}
+
+/// Which of the registers of interrupt allocation it is.
+fn ivar_at(offset: u64) -> usize {
+    match offset {
+        regs::VTIVAR_MISC => interrupts::MISC,
+        _ => nth(offset, regs::VTIVAR),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,365 @@
+//! Advanced descriptors (82599 data sheet 7.1.6 and 7.2.3.2), 16 bytes each: what a driver writes, and what the NIC writes back.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use vf_vhost::control::Coalescing;
+use vf_vhost::hardware::{
+    Checksum, Completion, Decoded, DescriptorFormat, DescriptorTable, Headers, Network,
+    RX_PREFIX_MAX, RxNote, Transport, TxRequest, TxState,
+};
+use vf_vhost::ring::RingError;
+
+use super::interrupts::Interrupts;
+
+const DESCRIPTOR: usize = 16;
+/// Where the status is that a transmit descriptor gets back.
+const TX_STATUS: usize = 12;
+const DONE: u32 = 1;
+
+/// Bits of the second word's first half of a transmit descriptor.
+const TX_END: u32 = 1 << 24;
+const TX_REPORT: u32 = 1 << 27;
+const TX_ADVANCED: u32 = 1 << 29;
+const TX_TAG: u32 = 1 << 30;
+const TX_SEGMENT: u32 = 1 << 31;
+const TX_CONTEXT: u32 = 2;
+/// Of its second half.
+const TX_IP_CHECKSUM: u32 = 1 << 8;
+const TX_CHECKSUM: u32 = 1 << 9;
+
+/// Bits of what a received frame is written back with.
+const RX_END: u32 = 1 << 1;
+const RX_TAG: u32 = 1 << 3;
+const RX_CHECKED: u32 = 1 << 5;
+const RX_IP_CHECKED: u32 = 1 << 6;
+const RX_IPV4: u64 = 1 << 4;
+const RX_IPV6: u64 = 1 << 6;
+const RX_TCP: u64 = 1 << 8;
+const RX_UDP: u64 = 1 << 9;
+
+/// The lower and the upper half of a word.
+fn halves(word: u64) -> (u32, u32) {
+    let [a, b, c, d, e, f, g, h] = word.to_le_bytes();
+    let half = u32::from_le_bytes;
+    (half([a, b, c, d]), half([e, f, g, h]))
+}
+
+/// The bits of a mask of at most 16 from bit `at` on.
+fn bits(word: u32, at: u32, mask: u16) -> u16 {
+    u16::try_from(word >> at & u32::from(mask)).unwrap_or_default()
+}
+
+/// Descriptors of a transmit queue.
+#[derive(Debug)]
+pub(super) struct TxFormat {
+    pub(super) pair: u16,
+    pub(super) interrupts: Arc<Interrupts>,
+    /// Whether something was written back since the last interrupt.
+    reported: bool,
+}
+
+impl TxFormat {
+    pub(super) fn new(pair: u16, interrupts: Arc<Interrupts>) -> TxFormat {
+        TxFormat {
+            pair,
+            interrupts,
+            reported: false,
+        }
+    }
+}
+
+impl DescriptorFormat for TxFormat {
+    fn descriptor_size(&self) -> usize {
+        DESCRIPTOR
+    }
+
+    /// The queue has two contexts, each two words of the state.
+    fn decode(&self, [first, second]: [u64; 2], state: &mut TxState) -> Decoded {
+        let (command, rest) = halves(second);
+        if command & TX_ADVANCED != 0 && command >> 20 & 0xf == TX_CONTEXT {
+            let [low, high] = context(state, rest);
+            (*low, *high) = (first, second);
+            return Decoded::Context;
+        }
+        Decoded::Buffer {
+            gpa: first,
+            len: command & 0xffff,
+            last: command & TX_END != 0,
+            report: command & TX_REPORT != 0,
+        }
+    }
+
+    fn request(&self, [_, second]: [u64; 2], state: &mut TxState) -> TxRequest {
+        let (command, options) = halves(second);
+        let none = TxRequest::default();
+        if command & TX_ADVANCED == 0 {
+            let vlan = (command & TX_TAG != 0).then_some(bits(options, 16, u16::MAX));
+            return TxRequest { vlan, ..none };
+        }
+        let wanted = options & (TX_IP_CHECKSUM | TX_CHECKSUM);
+        if wanted == 0 && command & (TX_TAG | TX_SEGMENT) == 0 {
+            return none;
+        }
+        let [low, high] = context(state, options);
+        let ((lengths, _), (kind, sizes)) = (halves(*low), halves(*high));
+        let segment = (command & TX_SEGMENT != 0).then_some(bits(sizes, 16, u16::MAX));
+        let of = match kind >> 11 & 3 {
+            0 => Transport::Udp,
+            1 => Transport::Tcp,
+            _ => Transport::Other,
+        };
+        let checksum = match options & TX_CHECKSUM {
+            0 => Checksum::None,
+            _ => Checksum::Of(of),
+        };
+        let headers = Headers {
+            link: bits(lengths, 9, 0x7f),
+            network: bits(lengths, 0, 0x1ff),
+            transport: bits(sizes, 8, 0xff),
+        };
+        TxRequest {
+            vlan: (command & TX_TAG != 0).then_some(bits(lengths, 16, u16::MAX)),
+            ip_checksum: options & TX_IP_CHECKSUM != 0,
+            checksum,
+            segment,
+            headers: (wanted != 0 || segment.is_some()).then_some(headers),
+        }
+    }
+
+    fn rx_prefix_len(&self) -> usize {
+        0
+    }
+
+    fn rx_prefix(&self, _: u32, _: &RxNote) -> [u8; RX_PREFIX_MAX] {
+        [0; RX_PREFIX_MAX]
+    }
+
+    fn strips_tags(&self) -> bool {
+        false
+    }
+
+    fn complete(
+        &mut self,
+        table: &DescriptorTable<'_>,
+        done: &[Completion],
+    ) -> Result<(), RingError> {
+        for chain in done.iter().filter(|chain| chain.report) {
+            let last = table.after(chain.first, chain.descriptors.saturating_sub(1));
+            table.store(last, TX_STATUS, DONE.to_le(), Ordering::Release)?;
+            self.reported = true;
+        }
+        Ok(())
+    }
+
+    fn raise(&mut self) -> bool {
+        std::mem::take(&mut self.reported) && self.interrupts.raise(self.pair, true)
+    }
+
+    fn coalescing(&self) -> Coalescing {
+        self.interrupts.coalescing(self.pair, true)
+    }
+}
+
+/// The context that a descriptor refers to by its index.
+fn context(state: &mut TxState, options: u32) -> [&mut u64; 2] {
+    let [first_low, first_high, second_low, second_high] = state;
+    match options >> 4 & 1 {
+        0 => [first_low, first_high],
+        _ => [second_low, second_high],
+    }
+}
+
+/// Descriptors of a receive queue.
+#[derive(Debug)]
+pub(super) struct RxFormat {
+    pub(super) pair: u16,
+    pub(super) interrupts: Arc<Interrupts>,
+    /// Bytes of each buffer.
+    pub(super) buffer: u32,
+    /// Whether tags are taken out.
+    pub(super) strips: Arc<AtomicBool>,
+}
+
+impl DescriptorFormat for RxFormat {
+    fn descriptor_size(&self) -> usize {
+        DESCRIPTOR
+    }
+
+    fn decode(&self, [gpa, _]: [u64; 2], _: &mut TxState) -> Decoded {
+        Decoded::Buffer {
+            gpa,
+            len: self.buffer,
+            last: true,
+            report: true,
+        }
+    }
+
+    fn request(&self, _: [u64; 2], _: &mut TxState) -> TxRequest {
+        TxRequest::default()
+    }
+
+    fn rx_prefix_len(&self) -> usize {
+        0
+    }
+
+    fn rx_prefix(&self, _: u32, _: &RxNote) -> [u8; RX_PREFIX_MAX] {
+        [0; RX_PREFIX_MAX]
+    }
+
+    fn strips_tags(&self) -> bool {
+        self.strips.load(Ordering::Relaxed)
+    }
+
+    fn complete(
+        &mut self,
+        table: &DescriptorTable<'_>,
+        done: &[Completion],
+    ) -> Result<(), RingError> {
+        for chain in done {
+            let (kind, status) = said(&chain.note);
+            let end = if chain.last { RX_END } else { 0 };
+            let status = u64::from(status | end | DONE);
+            let vlan = u64::from(chain.note.vlan.unwrap_or_default());
+            // The buffers are not longer than 31 KiB.
+            let rest = status | u64::from(chain.len & 0xffff) << 32 | vlan << 48;
+            table.store(chain.first, 0, kind.to_le(), Ordering::Relaxed)?;
+            table.store(chain.first, 8, rest.to_le(), Ordering::Release)?;
+        }
+        Ok(())
+    }
+
+    fn raise(&mut self) -> bool {
+        self.interrupts.raise(self.pair, false)
+    }
+
+    fn coalescing(&self) -> Coalescing {
+        self.interrupts.coalescing(self.pair, false)
+    }
+}
+
+/// The kind of a packet and the status, as far as it is about the packet. What nobody has checked is left to the driver.
+fn said(note: &RxNote) -> (u64, u32) {
+    let network = match note.network {
+        Network::Other => 0,
+        Network::Ipv4 => RX_IPV4,
+        Network::Ipv6 => RX_IPV6,
+    };
+    let transport = match note.transport {
+        Transport::Other => 0,
+        Transport::Tcp => RX_TCP,
+        Transport::Udp => RX_UDP,
+    };
+    let mut status = if note.vlan.is_some() { RX_TAG } else { 0 };
+    if note.checked {
+        status |= match note.network {
+            Network::Ipv4 => RX_IP_CHECKED | RX_CHECKED,
+            _ => RX_CHECKED,
+        };
+    }
+    (network | transport, status)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn tx() -> TxFormat {
+        TxFormat::new(0, Arc::new(Interrupts::new()))
+    }
+
+    fn data(command: u32, options: u32) -> [u64; 2] {
+        [0x1000, u64::from(command) | u64::from(options) << 32]
+    }
+
+    /// A context with VLAN 0x2005, MACLEN 14, IPLEN 20, IPv4, an MSS and L4LEN.
+    fn context(kind: u32, mss: u32, l4: u32, index: u32) -> [u64; 2] {
+        let lengths = 0x2005 << 16 | 14 << 9 | 20;
+        let kind = kind | TX_CONTEXT << 20 | TX_ADVANCED;
+        let sizes = mss << 16 | l4 << 8 | index << 4;
+        [lengths, u64::from(kind) | u64::from(sizes) << 32]
+    }
+
+    const IPV4: u32 = 1 << 10;
+    const TCP: u32 = 1 << 11;
+    const SCTP: u32 = 1 << 12;
+    const DATA: u32 = 3 << 20 | TX_ADVANCED;
+
+    #[test]
+    fn a_buffer_says_where_it_is_and_whether_its_frame_ends() {
+        let mut state = TxState::default();
+        let mut decode = |command| tx().decode(data(command, 0), &mut state);
+        let buffer = |len, last, report| Decoded::Buffer {
+            gpa: 0x1000,
+            len,
+            last,
+            report,
+        };
+        assert_eq!(decode(DATA | 0x1_2345), buffer(0x2345, false, false));
+        assert_eq!(decode(DATA | TX_END | 60), buffer(60, true, false));
+        let both = TX_END | TX_REPORT;
+        assert_eq!(decode(DATA | both | 60), buffer(60, true, true));
+        assert_eq!(decode(both | 60), buffer(60, true, true), "legacy");
+        assert_eq!(state, TxState::default());
+    }
+
+    #[test]
+    fn what_is_asked_is_in_the_context_that_a_frame_names() {
+        let mut state = TxState::default();
+        for raw in [context(IPV4 | TCP, 1448, 32, 0), context(0, 0, 8, 1)] {
+            assert_eq!(tx().decode(raw, &mut state), Decoded::Context);
+        }
+        let mut ask = |command, options| tx().request(data(command, options), &mut state);
+        assert_eq!(ask(DATA | 60, 0), TxRequest::default());
+        let headers = Some(Headers {
+            link: 14,
+            network: 20,
+            transport: 32,
+        });
+        let tso = TxRequest {
+            vlan: None,
+            ip_checksum: true,
+            checksum: Checksum::Of(Transport::Tcp),
+            segment: Some(1448),
+            headers,
+        };
+        let both = TX_IP_CHECKSUM | TX_CHECKSUM;
+        assert_eq!(ask(DATA | TX_SEGMENT, both), tso);
+        let tag = ask(DATA | TX_TAG, 0);
+        assert_eq!((tag.vlan, tag.headers), (Some(0x2005), None));
+        let udp = ask(DATA, TX_CHECKSUM | 1 << 4);
+        assert_eq!(udp.checksum, Checksum::Of(Transport::Udp));
+        assert_eq!(udp.headers.unwrap().transport, 8);
+        let legacy = ask(TX_TAG, 7 << 16);
+        assert_eq!(legacy.vlan, Some(7));
+
+        tx().decode(context(SCTP, 0, 0, 0), &mut state);
+        let sctp = tx().request(data(DATA, TX_CHECKSUM), &mut state);
+        assert_eq!(sctp.checksum, Checksum::Of(Transport::Other));
+    }
+
+    #[test]
+    fn what_is_said_of_a_frame() {
+        let note = RxNote {
+            network: Network::Ipv4,
+            transport: Transport::Tcp,
+            checked: true,
+            vlan: None,
+        };
+        assert_eq!(said(&note), (0x110, 0x60));
+        let note = RxNote {
+            network: Network::Ipv6,
+            transport: Transport::Udp,
+            vlan: Some(0),
+            ..note
+        };
+        assert_eq!(said(&note), (0x240, 0x28));
+        let nobody = RxNote {
+            checked: false,
+            vlan: None,
+            ..note
+        };
+        assert_eq!(said(&nobody), (0x240, 0));
+        assert_eq!(said(&RxNote::default()), (0, 0));
+    }
+}

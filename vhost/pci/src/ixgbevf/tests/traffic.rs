@@ -1,0 +1,186 @@
+//! Frames through the rings, with a driver at either end.
+
+use vf_guest::ixgbevf::Ask;
+use vf_packet::testing::{super_frame, verify};
+use vf_packet::{TcpLayout, checksum};
+
+use super::*;
+
+fn pair() -> (Guest, Guest, Driver, Driver) {
+    let (mut guest, mut peer) = (Guest::new(0), Guest::new(1));
+    let (driver, other) = (guest.start(), peer.start());
+    assert_eq!((guest.running(), peer.running()), (vec![0, 1], vec![0, 1]));
+    (guest, peer, driver, other)
+}
+
+#[test]
+fn frames_go_both_ways_and_all_descriptors_come_back() {
+    let (mut guest, mut peer, mut driver, mut other) = pair();
+    assert_eq!(driver.mac, guest.nic.policy.mac(VfIndex(0)).0);
+    for round in 0..600 {
+        let frame: Vec<u8> = (0..60 + round * 7).map(|i| (i + round) as u8).collect();
+        assert!(driver.send(&frame, &Ask::default()));
+        driver.kick(&mut guest);
+        assert_eq!(carry(&mut guest, &mut peer), 1);
+        let got = other.recv(&mut peer).unwrap();
+        assert_eq!((got.checked, got.vlan), (false, None));
+        assert_eq!(got.bytes, frame);
+        assert_eq!(driver.reap() as usize, frame.len().div_ceil(2048));
+        assert!(other.send(&frame, &Ask::default()));
+        other.kick(&mut peer);
+        assert_eq!(carry(&mut peer, &mut guest), 1);
+        assert_eq!(driver.recv(&mut guest).unwrap().bytes, frame);
+    }
+}
+
+#[test]
+fn a_burst_fills_the_ring_and_what_finds_no_buffer_is_lost() {
+    let (mut guest, mut peer, mut driver, mut other) = pair();
+    for round in 0..10 {
+        let mut sent = 0u32;
+        while driver.send(&sent.to_be_bytes().repeat(16), &Ask::default()) {
+            sent += 1;
+        }
+        assert_eq!(sent, 255, "round {round}");
+        driver.kick(&mut guest);
+        assert_eq!(carry(&mut guest, &mut peer), 255);
+        let more = driver.send(&[9; 64], &Ask::default());
+        driver.kick(&mut guest);
+        assert!(
+            more && carry(&mut guest, &mut peer) == 0,
+            "no buffer is left"
+        );
+        for n in 0..255u32 {
+            let got = other.recv(&mut peer).unwrap().bytes;
+            assert_eq!(got, n.to_be_bytes().repeat(16));
+        }
+        assert_eq!(other.recv(&mut peer), None);
+        assert_eq!(driver.reap(), 1);
+    }
+}
+
+/// What Linux asks for a frame with these headers.
+fn ask(frame: &[u8], mss: Option<u16>) -> Ask {
+    let layout = TcpLayout::parse(frame).unwrap();
+    Ask {
+        vlan: None,
+        checksum: Some((layout.ip as u8, (layout.tcp - layout.ip) as u8, 6)),
+        cut: mss.map(|mss| (mss, (layout.payload - layout.tcp) as u8)),
+        v4: !layout.v6,
+    }
+}
+
+#[test]
+fn checksums_are_made_and_said_to_be_right() {
+    let (mut guest, mut peer, mut driver, mut other) = pair();
+    for v6 in [false, true] {
+        let frame = super_frame(v6, 0, 1000);
+        assert!(driver.send(&frame, &ask(&frame, None)));
+        driver.kick(&mut guest);
+        assert_eq!(carry(&mut guest, &mut peer), 1);
+        let got = other.recv(&mut peer).unwrap();
+        assert!(got.checked);
+        let _ = verify(&got.bytes);
+        assert_eq!(driver.reap(), 2, "the context, too");
+    }
+    // Checked by nobody, and sent as it is.
+    let mut frame = super_frame(false, 0, 1000);
+    checksum::complete(&mut frame, 34, 16).unwrap();
+    assert!(driver.send(&frame, &Ask::default()));
+    driver.kick(&mut guest);
+    carry(&mut guest, &mut peer);
+    let got = other.recv(&mut peer).unwrap();
+    assert_eq!((got.checked, got.bytes), (false, frame));
+}
+
+#[test]
+fn a_super_frame_arrives_as_its_segments() {
+    let (mut guest, mut peer, mut driver, mut other) = pair();
+    for (v6, payload) in [(false, 60_000), (true, 20_000), (false, 100)] {
+        let mut frame = super_frame(v6, 0, payload);
+        // The lengths are the NIC's business.
+        let at = if v6 { 18 } else { 16 };
+        frame[at..at + 2].fill(0);
+        assert!(driver.send(&frame, &ask(&frame, Some(1448))));
+        driver.kick(&mut guest);
+        assert_eq!(carry(&mut guest, &mut peer), 1);
+        let whole = TcpLayout::parse(&frame).unwrap();
+        let mut again = Vec::new();
+        while let Some(got) = other.recv(&mut peer) {
+            assert!(got.checked);
+            let layout = verify(&got.bytes);
+            assert!(got.bytes.len() - layout.payload <= 1448);
+            again.extend_from_slice(&got.bytes[layout.payload..]);
+        }
+        assert_eq!(again, frame[whole.payload..]);
+    }
+}
+
+#[test]
+fn a_tag_is_put_in_by_one_and_taken_out_by_the_other() {
+    let (mut guest, mut peer, mut driver, mut other) = pair();
+    let frame = super_frame(false, 0, 100);
+    let tagged = super_frame(false, 1, 100);
+    let plain = Ask {
+        vlan: Some(100),
+        ..Ask::default()
+    };
+    let with_checksum = Ask {
+        vlan: Some(100),
+        ..ask(&frame, None)
+    };
+    let mut complete = frame.clone();
+    checksum::complete(&mut complete, 34, 16).unwrap();
+    for (sent, ask, vlan, got) in [
+        (&frame, plain, Some(100), &frame),
+        (&tagged, Ask::default(), Some(100), &frame),
+        (&frame, with_checksum, Some(100), &complete),
+    ] {
+        assert!(driver.send(sent, &ask));
+        driver.kick(&mut guest);
+        assert_eq!(carry(&mut guest, &mut peer), 1);
+        let received = other.recv(&mut peer).unwrap();
+        assert_eq!(received.vlan, vlan);
+        // The IP header's checksum is asked for, too.
+        let mut got = got.clone();
+        if ask.checksum.is_some() {
+            got[24..26].copy_from_slice(&received.bytes[24..26]);
+            let _ = verify(&received.bytes);
+        }
+        assert_eq!(received.bytes, got);
+    }
+    // Whoever does not want that gets the tag.
+    let control = guest.read(reg::RX + reg::CONTROL) & !vf_guest::ixgbevf::VLAN_MODE;
+    peer.write(reg::RX + reg::CONTROL, control);
+    assert!(driver.send(&frame, &plain));
+    driver.kick(&mut guest);
+    assert_eq!(carry(&mut guest, &mut peer), 1);
+    let received = other.recv(&mut peer).unwrap();
+    assert_eq!((received.vlan, received.bytes), (None, tagged));
+}
+
+#[test]
+fn interrupts_come_for_what_was_reported_and_not_twice() {
+    let (mut guest, mut peer, mut driver, mut other) = pair();
+    let (_, _) = (guest.interrupted(), peer.interrupted());
+    assert!(driver.send(&[1; 60], &Ask::default()));
+    driver.kick(&mut guest);
+    carry(&mut guest, &mut peer);
+    assert_eq!(guest.interrupted(), [true, false, false]);
+    assert_eq!(peer.interrupted(), [true, false, false]);
+    // Both have masked themselves until their driver has looked.
+    assert!(driver.send(&[1; 60], &Ask::default()));
+    driver.kick(&mut guest);
+    carry(&mut guest, &mut peer);
+    assert_eq!(
+        (guest.interrupted(), peer.interrupted()),
+        ([false; 3], [false; 3])
+    );
+    while other.recv(&mut peer).is_some() {}
+    peer.write(reg::VTEIMS, 3);
+    assert_eq!(peer.interrupted(), [true, false, false], "for the second");
+    guest.write(reg::VTEITR, 200);
+    let tx = guest.nic.tx.values().next().unwrap();
+    assert_eq!(tx.vring().coalescing().max_usecs, 50);
+    assert!(tx.vring().calls());
+}
