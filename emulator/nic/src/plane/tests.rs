@@ -25,6 +25,7 @@ use crate::uplink::{Arrivals, TxFrame, TxRoom, Uplink, WireEnd};
 mod auto;
 mod captures;
 mod coalescing;
+mod hardware;
 mod impaired;
 mod loopback;
 mod policy;

@@ -1,0 +1,437 @@
+//! VFs of either kind on one NIC: some have virtqueues, some are 82599 VFs with descriptor rings. To the planes they are the same.
+
+use vf_guest::ixgbevf::{Ask, Ixgbevf as Driver, Registers};
+use vf_guest::memory::Allocator;
+use vf_model::MailboxRequest;
+use vf_packet::TcpLayout;
+use vf_packet::testing::{super_frame as tcp_frame, verify};
+use vf_pci::function::{Environment, Function, Host, NotGranted};
+use vf_pci::ixgbevf::Ixgbevf;
+use vf_pci::msix::Vectors;
+
+use super::*;
+
+/// The NIC as a function sees it.
+struct Seat {
+    policies: PolicyCell,
+    vf: VfIndex,
+    started: Vec<Vring>,
+}
+
+impl Host for Seat {
+    fn start_queues(&mut self, queues: Vec<Vring>) {
+        self.started.extend(queues);
+    }
+
+    fn stop_queues(&mut self, queues: &[u32]) -> Vec<Option<Vring>> {
+        queues.iter().map(|_| None).collect()
+    }
+
+    fn request(&mut self, request: &MailboxRequest) -> Result<(), NotGranted> {
+        let granted = self.policy().with_message(self.vf, request)?;
+        self.policies.publish(granted.policy);
+        granted.denied.map_or(Ok(()), |why| Err(why.into()))
+    }
+
+    fn policy(&self) -> Arc<Policy> {
+        self.policies.load()
+    }
+
+    fn vf(&self) -> VfIndex {
+        self.vf
+    }
+
+    fn speed_mbps(&self) -> u32 {
+        10_000
+    }
+
+    fn counters(&self) -> Counters {
+        Counters::default()
+    }
+}
+
+struct Bar {
+    function: Ixgbevf,
+    seat: Seat,
+}
+
+impl Registers for Bar {
+    fn read(&mut self, offset: u64) -> u32 {
+        let mut data = [0; 4];
+        self.function.read(0, offset, &mut data, &mut self.seat);
+        u32::from_le_bytes(data)
+    }
+
+    fn write(&mut self, offset: u64, value: u32) {
+        let data = value.to_le_bytes();
+        self.function.write(0, offset, &data, &mut self.seat);
+    }
+}
+
+/// A guest with such a VF.
+struct Intel {
+    bar: Bar,
+    driver: Driver,
+    vectors: Arc<Vectors>,
+}
+
+impl Intel {
+    /// Starts its driver and attaches its rings.
+    fn start(bench: &mut Bench, vf: usize) -> Intel {
+        let memory = Arc::new(vf_guest::memory::GuestMemory::new(2 << 20, true).unwrap());
+        let region = &memory.regions()[0];
+        let layout = region.layout();
+        let spec = RegionSpec {
+            guest_addr: layout.guest_addr,
+            size: layout.size,
+            user_addr: layout.user_addr,
+            mmap_offset: layout.mmap_offset,
+        };
+        let dma = GuestMemory::map(vec![(spec, region.dup_fd().unwrap())]).unwrap();
+        let mut bar = Bar {
+            function: Ixgbevf::new(1),
+            seat: Seat {
+                policies: bench.policies.clone(),
+                vf: VfIndex::from(vf),
+                started: Vec::new(),
+            },
+        };
+        let vectors = Arc::new(Vectors::new(3));
+        let environment = Environment {
+            memory: Some(dma),
+            vectors: Arc::clone(&vectors),
+        };
+        bar.function.set_environment(environment, &mut bar.seat);
+        let mut alloc = Allocator::new(layout);
+        let mut driver = Driver::start(&mut bar, &memory, &mut alloc).unwrap();
+        assert_eq!(driver.mac, mac(vf).0);
+        // Groups and broadcast, and VLAN 100.
+        driver.ask(&mut bar, &[0xc, 1]).unwrap();
+        driver.ask(&mut bar, &[4 | 1 << 16, 100]).unwrap();
+        for vring in bar.seat.started.drain(..) {
+            bench.attach(vf, vring);
+        }
+        Intel {
+            bar,
+            driver,
+            vectors,
+        }
+    }
+
+    fn send(&mut self, frame: &[u8], ask: &Ask) {
+        assert!(self.driver.send(frame, ask));
+        self.driver.kick(&mut self.bar);
+    }
+
+    /// Frames as they were before a tag was taken out of them.
+    fn receive(&mut self) -> Vec<Vec<u8>> {
+        let received = std::iter::from_fn(|| self.driver.recv(&mut self.bar));
+        let whole = received.map(|mut got| {
+            if let Some(vlan) = got.vlan {
+                let [high, low] = vlan.to_be_bytes();
+                got.bytes.splice(12..12, [0x81, 0, high, low]);
+            }
+            got.bytes
+        });
+        whole.collect()
+    }
+}
+
+const INTELS: usize = 2;
+const VFS: usize = 4;
+
+/// Two guests of either kind: VFs 0 and 1 are Intel's, 2 has all offloads of virtio, 3 none.
+struct Mixed {
+    bench: Bench,
+    intels: Vec<Intel>,
+}
+
+impl Mixed {
+    fn new(path: Path) -> Mixed {
+        let mut bench = Bench::bare(&[path; VFS], ENDLESS, None);
+        let intels = (0..INTELS).map(|vf| Intel::start(&mut bench, vf)).collect();
+        // The first places are not used.
+        for vf in 0..VFS {
+            let features = match vf {
+                // With super-frames whose TCP headers have CWR set (VIRTIO_NET_F_GUEST_ECN).
+                2 => NetConfig::PLAIN | NetConfig::CHECKSUM | NetConfig::TSO | 1 << 9,
+                _ => NetConfig::PLAIN,
+            };
+            let config = NetConfig {
+                features,
+                ..queue_of(256)
+            };
+            let mut vm = Vm::new(vf, &config);
+            if vf >= INTELS {
+                for index in 0..vm.net.rings() {
+                    bench.attach(vf, vm.vring(index, true));
+                }
+            }
+            bench.vms.push(vm);
+        }
+        Mixed { bench, intels }
+    }
+
+    /// What each has received since, and what has left on the wire.
+    fn receive(&mut self) -> Vec<Vec<Vec<u8>>> {
+        let mut all: Vec<_> = self.intels.iter_mut().map(Intel::receive).collect();
+        for vm in &mut self.bench.vms[INTELS..] {
+            vm.receive();
+            all.push(std::mem::take(&mut vm.got));
+        }
+        all.push(std::mem::take(&mut self.bench.arrived));
+        all
+    }
+
+    fn send(&mut self, sending: &Sending) {
+        let frame = sending.frame();
+        match sending.from {
+            vf @ ..INTELS => self.intels[vf].send(&frame, &sending.ask(&frame)),
+            vf @ ..VFS => {
+                let net = &mut self.bench.vms[vf].net;
+                assert!(net.send(0, &sending.header(&frame), &frame).unwrap());
+                net.kick();
+            }
+            _ => self.bench.send_from_far(private(frame)),
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Kind {
+    /// Nothing is left to the NIC.
+    Whole,
+    /// The checksum is, if whoever sends can leave it.
+    Checksum,
+    /// The frame is cut into segments of so many bytes.
+    Cut(u16),
+}
+
+#[derive(Clone, Debug)]
+struct Sending {
+    /// A VF, or the far end of the wire.
+    from: usize,
+    /// A VF, everybody, or somebody on the wire.
+    to: usize,
+    kind: Kind,
+    payload: usize,
+    tagged: bool,
+}
+
+impl Sending {
+    /// What the sender has no offload for is whole.
+    fn kind(&self) -> Kind {
+        match self.from {
+            ..3 => self.kind,
+            _ => Kind::Whole,
+        }
+    }
+
+    fn frame(&self) -> Vec<u8> {
+        let payload = match self.kind() {
+            Kind::Cut(_) => self.payload * 10,
+            _ => self.payload,
+        };
+        let mut frame = tcp_frame(false, usize::from(self.tagged), payload);
+        let to = match self.to {
+            vf @ ..VFS => mac(vf),
+            VFS => BROADCAST,
+            _ => BEYOND,
+        };
+        let from = if self.from < VFS {
+            mac(self.from)
+        } else {
+            BEYOND
+        };
+        frame[..6].copy_from_slice(&to.0);
+        frame[6..12].copy_from_slice(&from.0);
+        frame
+    }
+
+    fn ask(&self, frame: &[u8]) -> Ask {
+        let layout = TcpLayout::parse(frame).unwrap();
+        let checksum = Some((layout.ip as u8, (layout.tcp - layout.ip) as u8, 6));
+        let cut = |mss| (mss, (layout.payload - layout.tcp) as u8);
+        match self.kind() {
+            Kind::Whole => Ask::default(),
+            Kind::Checksum => Ask {
+                checksum,
+                v4: true,
+                ..Ask::default()
+            },
+            Kind::Cut(mss) => Ask {
+                checksum,
+                cut: Some(cut(mss)),
+                v4: true,
+                ..Ask::default()
+            },
+        }
+    }
+
+    fn header(&self, frame: &[u8]) -> NetHeader {
+        let layout = TcpLayout::parse(frame).unwrap();
+        let checksum = NetHeader {
+            flags: 1,
+            csum_start: layout.tcp as u16,
+            csum_offset: 16,
+            ..NetHeader::default()
+        };
+        match self.kind() {
+            Kind::Whole => NetHeader::default(),
+            Kind::Checksum => checksum,
+            Kind::Cut(mss) => NetHeader {
+                // No ECN was negotiated; the device does not look at the flag in the frame.
+                gso_type: 1,
+                gso_size: mss,
+                hdr_len: layout.payload as u16,
+                ..checksum
+            },
+        }
+    }
+}
+
+fn sending() -> impl Strategy<Value = Sending> {
+    let kind = prop_oneof![
+        Just(Kind::Whole),
+        Just(Kind::Checksum),
+        (500u16..1400).prop_map(Kind::Cut),
+    ];
+    (0..VFS + 1, 0..VFS + 2, kind, 0usize..1300, any::<bool>()).prop_map(
+        |(from, to, kind, payload, tagged)| Sending {
+            from,
+            to,
+            kind,
+            payload,
+            tagged,
+        },
+    )
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    /// The golden rule, whatever rings the VFs have.
+    #[test]
+    fn both_paths_give_the_same_bytes_to_the_same_receivers(
+        sendings in prop::collection::vec(sending(), 1..30),
+    ) {
+        let mut paths = [Path::Direct, Path::Mediated].map(Mixed::new);
+        let mut received = 0;
+        for (n, sending) in sendings.iter().enumerate() {
+            let [direct, mediated] = paths.each_mut().map(|mixed| {
+                mixed.send(sending);
+                mixed.bench.run_until(Nanos((n as u64 + 1) * MS.0));
+                mixed.receive()
+            });
+            received += direct.iter().flatten().count();
+            prop_assert_eq!(&direct, &mediated, "{:?}", sending);
+            // What an Intel VF gets is whole, whatever was sent.
+            let cut = matches!(sending.kind(), Kind::Cut(_));
+            for frame in direct[..INTELS].iter().flatten().filter(|_| cut) {
+                let _ = verify(frame);
+            }
+        }
+        let drops = paths.each_ref().map(|mixed| mixed.bench.drops().iter().map(|d| d.1).sum::<u64>());
+        prop_assert!(received > 0 || drops[0] > 0 || sendings.iter().all(|s| s.from == s.to || s.from == VFS));
+    }
+}
+
+#[test]
+fn a_super_frame_goes_whole_to_whoever_takes_it_and_in_segments_to_the_others() {
+    for path in [Path::Direct, Path::Mediated] {
+        let mut mixed = Mixed::new(path);
+        for (n, (from, to)) in [(0, 2), (0, 1), (2, 0), (0, 3)].into_iter().enumerate() {
+            let sending = Sending {
+                from,
+                to,
+                kind: Kind::Cut(1000),
+                payload: 1200,
+                tagged: false,
+            };
+            mixed.send(&sending);
+            mixed.bench.run_until(Nanos((n as u64 + 1) * MS.0));
+            let mut got = mixed.receive().swap_remove(to);
+            assert_eq!(got.len(), if to == 2 { 1 } else { 12 }, "{from} to {to}");
+            let frame = sending.frame();
+            let payload = TcpLayout::parse(&frame).unwrap().payload;
+            if to == 2 {
+                // Its IP header is that of one long packet; its checksum is the receiver's business.
+                let whole = got.remove(0);
+                assert_eq!(whole[16..18], ((frame.len() - 14) as u16).to_be_bytes());
+                assert_eq!(whole[payload..], frame[payload..]);
+                continue;
+            }
+            let parts = got.iter().flat_map(|segment| {
+                let layout = verify(segment);
+                segment[layout.payload..].to_vec()
+            });
+            assert_eq!(parts.collect::<Vec<_>>(), frame[payload..]);
+        }
+    }
+}
+
+#[test]
+fn a_switch_of_paths_under_load_loses_nothing_and_keeps_what_descriptors_have_said() {
+    let mut mixed = Mixed::new(Path::Direct);
+    let plain = Ask::default();
+    let tagged = Ask {
+        vlan: Some(100),
+        ..plain
+    };
+    let mut number = 0u32;
+    for round in 1..40u64 {
+        for _ in 0..20 {
+            let data = frame(mac(1), mac(0), number, 60 + (number % 900) as usize);
+            let ask = if number.is_multiple_of(3) {
+                &tagged
+            } else {
+                &plain
+            };
+            mixed.intels[0].send(&data, ask);
+            number += 1;
+        }
+        // In the middle of what waits.
+        if round % 2 == 0 {
+            mixed.bench.worker.poll(mixed.bench.now);
+        }
+        let path = if round % 2 == 0 { "direct" } else { "mediated" };
+        mixed.bench.command(&format!("vf 0 set path {path}"));
+        mixed.bench.command(&format!("vf 1 set path {path}"));
+        mixed.bench.run_until(Nanos(round * MS.0));
+        let got = mixed.receive().swap_remove(1);
+        let numbers = got.iter().map(|frame| {
+            let tag = if frame[12..14] == [0x81, 0] { 4 } else { 0 };
+            let number = u32::from_be_bytes(frame[14 + tag..18 + tag].try_into().unwrap());
+            assert_eq!(tag > 0, number % 3 == 0);
+            assert_eq!(frame.len(), 60 + tag + (number % 900) as usize);
+            number
+        });
+        assert_eq!(
+            numbers.collect::<Vec<_>>(),
+            (number - 20..number).collect::<Vec<_>>()
+        );
+    }
+    assert_eq!(mixed.bench.drops(), []);
+}
+
+#[test]
+fn interrupts_are_held_back_as_long_as_the_driver_wants() {
+    let mut mixed = Mixed::new(Path::Direct);
+    mixed.bench.now = MS;
+    mixed.intels[1]
+        .bar
+        .write(vf_guest::ixgbevf::reg::VTEITR, 200);
+    let mut raised = Vec::new();
+    for step in 0..100u64 {
+        mixed.bench.now = MS + Nanos(step * 1000);
+        let data = frame(mac(1), mac(0), step as u32, 60);
+        mixed.intels[0].send(&data, &Ask::default());
+        mixed.bench.settle();
+        if mixed.intels[1].vectors.take_pending(0) {
+            raised.push(step);
+            mixed.intels[1].receive();
+            mixed.intels[1].bar.write(vf_guest::ixgbevf::reg::VTEIMS, 3);
+        }
+    }
+    assert_eq!(raised, [0, 50], "50 us between two");
+}
