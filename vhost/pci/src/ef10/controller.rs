@@ -72,12 +72,12 @@ impl Ef10 {
             Command::GET_PARSER_DISP_INFO => parser(payload, host),
             Command::VADAPTOR_ALLOC => self.adaptor_alloc(payload),
             Command::VADAPTOR_FREE => {
-                self.adaptor(payload)?;
+                port(payload)?;
                 self.adaptor = None;
                 Ok(Reply::default())
             }
             Command::VADAPTOR_QUERY => {
-                self.adaptor(payload)?;
+                port(payload)?;
                 Ok(Reply::zeros(12).u32(8, 1))
             }
             Command::EVB_PORT_QUERY => {
@@ -85,7 +85,7 @@ impl Ef10 {
                 Ok(Reply::zeros(8).u32(4, 1))
             }
             Command::VADAPTOR_GET_MAC => {
-                self.adaptor(payload)?;
+                port(payload)?;
                 Ok(Reply::zeros(6).bytes(0, &mac_of(host).0))
             }
             Command::VADAPTOR_SET_MAC => self.adaptor_set_mac(payload, host),
@@ -168,11 +168,6 @@ impl Ef10 {
         Ok(Reply::default())
     }
 
-    fn adaptor(&self, payload: &Payload<'_>) -> Result<Adaptor, McError> {
-        port(payload)?;
-        self.adaptor.ok_or(McError::NO_VADAPTOR)
-    }
-
     fn adaptor_alloc(&mut self, payload: &Payload<'_>) -> Result<Reply, McError> {
         const SETS_MAC_UNDER_FILTERS: u32 = 1 << 1;
         port(payload)?;
@@ -192,7 +187,8 @@ impl Ef10 {
         payload: &Payload<'_>,
         host: &mut dyn Host,
     ) -> Result<Reply, McError> {
-        let adaptor = self.adaptor(payload)?;
+        port(payload)?;
+        let adaptor = self.adaptor.unwrap_or_default();
         let mac = MacAddr(payload.bytes(4)?);
         if !self.filters.is_empty() && !adaptor.sets_mac_under_filters {
             return Err(McError::FILTERS_PRESENT);
@@ -206,9 +202,6 @@ impl Ef10 {
 
     fn filter_op(&mut self, payload: &Payload<'_>, host: &mut dyn Host) -> Result<Reply, McError> {
         let operation = filter::parse(payload, PORT)?;
-        if self.adaptor.is_none() {
-            return Err(McError::NO_VADAPTOR);
-        }
         self.settle(host)?;
         let handle = match operation {
             Operation::Insert(op) => self.insert(op, host)?,

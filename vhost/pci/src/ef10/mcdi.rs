@@ -49,8 +49,6 @@ impl McError {
     pub(crate) const ENOSYS: McError = McError(38);
     pub(crate) const ENOTSUP: McError = McError(95);
     pub(crate) const EALREADY: McError = McError(114);
-    /// The port has no adaptor: it is to be made first.
-    pub(crate) const NO_VADAPTOR: McError = McError(0x1001);
     /// The function has no port of this number.
     pub(crate) const NO_EVB_PORT: McError = McError(0x1002);
     /// The interfaces have queues.

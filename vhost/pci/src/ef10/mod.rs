@@ -83,6 +83,7 @@ pub struct Ef10 {
     link_v2: bool,
     /// Virtual interfaces that it has.
     interfaces: u32,
+    /// The adaptor that the driver has made; there is one without.
     adaptor: Option<Adaptor>,
     filters: Filters,
     rss: rss::Contexts,
@@ -96,8 +97,9 @@ pub struct Ef10 {
     waiting: Vec<Vring>,
 }
 
-/// The adaptor on a function's port, which has filters and queues.
-#[derive(Clone, Copy, Debug)]
+/// The adaptor on a function's port, which has filters and queues. The firmware makes one itself as long as the driver has not: after a reset,
+/// Linux's sfc frees that one and goes on.
+#[derive(Clone, Copy, Debug, Default)]
 struct Adaptor {
     /// Whether its address may change while there are filters.
     sets_mac_under_filters: bool,

@@ -178,9 +178,6 @@ impl Ef10 {
         if there.contains_key(&instance) {
             return Err(McError::EEXIST);
         }
-        if self.adaptor.is_none() {
-            return Err(McError::NO_VADAPTOR);
-        }
         Ok(Init {
             instance,
             size: u16::try_from(size).map_err(|_| McError::EINVAL)?,

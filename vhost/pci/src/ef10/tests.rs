@@ -749,7 +749,11 @@ fn an_address_changes_without_filters_and_as_far_as_the_administrator_lets_it() 
         .ask(Command::VADAPTOR_FREE, &PORT.to_le_bytes())
         .unwrap();
     let frees = words(30, &[(0, PORT), (8, 2)]);
-    assert_eq!(driver.ask(Command::VADAPTOR_SET_MAC, &set), Err(0x1001));
+    assert_eq!(
+        driver.ask(Command::VADAPTOR_SET_MAC, &set),
+        Err(0x1014),
+        "of that which is there by itself"
+    );
     driver.ask(Command::VADAPTOR_ALLOC, &frees).unwrap();
     driver.ask(Command::VADAPTOR_SET_MAC, &set).unwrap();
     let mac = driver
@@ -791,7 +795,7 @@ fn the_link_and_a_reset_by_the_administrator_are_told() {
         .ask(Command::ALLOC_VIS, &words(8, &[(0, 1), (4, 8)]))
         .unwrap();
     driver
-        .ask(Command::VADAPTOR_ALLOC, &words(30, &[(0, PORT)]))
+        .ask(Command::VADAPTOR_FREE, &PORT.to_le_bytes())
         .unwrap();
     driver.open();
     driver.deliver(&[0; 60]);
