@@ -11,7 +11,7 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::engine::ArgValueCompleter;
 use vf_model::{MacAddr, Profile, SETTING_KEYS};
-use vf_nic::config::{CpuList, PollMode, QmpOf, SocketMode};
+use vf_nic::config::{CpuList, DeviceKind, PollMode, QmpOf, SocketMode};
 use vf_nic::metrics::MetricsAddress;
 
 #[cfg(feature = "lab")]
@@ -604,6 +604,9 @@ pub struct Run {
     /// Queue pairs offered to each guest, which may use fewer [default: 8]
     #[arg(long, value_name = "N")]
     pub queue_pairs: Option<u16>,
+    /// What a guest finds on each VF: virtio, or VFs of hardware, for the driver that is named [default: virtio]
+    #[arg(long, value_enum, value_name = "DRIVER")]
+    pub device: Option<DeviceKind>,
     /// NIC to be like: generic, falcon, siena, ef10, igb, ixgbe, i40e or mlx5-legacy [default: generic]
     #[arg(long, value_name = "NAME")]
     pub profile: Option<Profile>,

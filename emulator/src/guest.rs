@@ -10,6 +10,8 @@ use vfnic::control::{Request, Response, ask};
 
 use crate::{Failure, failed, print, usage};
 
+mod hardware;
+
 /// Prints it.
 pub(crate) fn guest(ctl: &Path, nic: Option<&str>, args: &cli::Guest) -> Result<(), Failure> {
     let answer = ask(ctl, &Request::Show).map_err(failed)?;
@@ -42,6 +44,7 @@ pub(crate) fn guest(ctl: &Path, nic: Option<&str>, args: &cli::Guest) -> Result<
         }
         Ok(Port {
             socket: vf.socket.clone(),
+            device: vf.device.clone(),
             listens: vf.socket_role != "client",
             mac: vf.state.mac.clone(),
             mtu: vf.told_mtu,
@@ -58,8 +61,17 @@ pub(crate) fn guest(ctl: &Path, nic: Option<&str>, args: &cli::Guest) -> Result<
         (Functions::Vf(n), ..) => print(&recipe(args.of, &port(n)?, &machine)),
         (Functions::PfAndVfs(vfs), GuestOf::Qemu, true) => {
             let pf = port(0)?;
-            let vfs: Result<Vec<Port>, Failure> = (1..=vfs).map(port).collect();
-            print(&sriov(&pf, &vfs?, &machine))
+            let vfs = (1..=vfs).map(port).collect::<Result<Vec<_>, _>>()?;
+            if let Some(other) = std::iter::once(&pf)
+                .chain(&vfs)
+                .find(|port| port.is_hardware())
+            {
+                return Err(usage(format!(
+                    "--sriov: only virtio has a PF and VFs in QEMU, and {} is device {}",
+                    other.socket, other.device
+                )));
+            }
+            print(&sriov(&pf, &vfs, &machine))
         }
         (Functions::PfAndVfs(_), GuestOf::Qemu, false) => Err(usage(
             "pf+N: a PF and its VFs in one guest are a NIC with SR-IOV: add --sriov",
@@ -74,6 +86,8 @@ pub(crate) fn guest(ctl: &Path, nic: Option<&str>, args: &cli::Guest) -> Result<
 #[derive(Clone, Debug)]
 pub(crate) struct Port {
     socket: String,
+    /// What its guest finds there.
+    device: String,
     /// Whether the NIC listens there; if not, the guest's VMM is to.
     listens: bool,
     mac: String,
@@ -85,6 +99,13 @@ pub(crate) struct Port {
     queue_pairs: u16,
     /// Where its QEMU's monitor is to listen.
     qmp: Option<String>,
+}
+
+impl Port {
+    /// Whether its guest needs a driver of hardware.
+    fn is_hardware(&self) -> bool {
+        !["", "virtio"].contains(&self.device.as_str())
+    }
 }
 
 /// What this machine has.
@@ -130,6 +151,10 @@ const MSIX_WITHOUT_KVM: (u32, u32) = (8, 0);
 /// What to paste, and above it as comments what to know.
 pub(crate) fn recipe(of: GuestOf, port: &Port, machine: &Machine) -> String {
     let mut out = String::new();
+    if port.is_hardware() {
+        let _ = hardware::recipe(&mut out, of, port, machine);
+        return out;
+    }
     // Writing to a String does not fail.
     let _ = match of {
         GuestOf::Qemu => qemu(&mut out, port, machine),
@@ -402,6 +427,7 @@ mod tests {
     fn port() -> Port {
         Port {
             socket: "/run/vfnic/vf0.sock".to_owned(),
+            device: "virtio".to_owned(),
             listens: true,
             mac: "02:00:00:00:00:07".to_owned(),
             mtu: 9000,
@@ -532,6 +558,36 @@ mod tests {
         );
         let said = sriov(&port(), &vfs, &machine(Some((7, 2))));
         assert!(said.contains("QEMU 10.1 or newer; qemu-system-x86_64 here is 7.2"));
+    }
+
+    #[test]
+    fn a_vf_that_is_hardware_is_connected_by_vfio_user() {
+        let mut hardware = port();
+        hardware.device = "sfc".to_owned();
+        hardware.socket = "/run/it's/vf0.sock".to_owned();
+        let said = |of, version| recipe(of, &hardware, &machine(version));
+        let qemu = said(GuestOf::Qemu, Some((10, 1)));
+        let device = r#"'{"bus":"vf","driver":"vfio-user-pci","socket":{"path":"/run/it'\''s/vf0.sock","type":"unix"}}'"#;
+        assert!(qemu.contains(device), "{qemu}");
+        assert!(
+            qemu.contains("share=on") && qemu.contains("pcie-root-port,id=vf"),
+            "{qemu}"
+        );
+        assert!(!qemu.contains("10.1") && !qemu.contains("mac="), "{qemu}");
+        for old in [Some((10, 0)), Some((7, 2)), None] {
+            assert!(said(GuestOf::Qemu, old).contains("10.1 or newer"));
+        }
+        let ch = said(GuestOf::CloudHypervisor, None);
+        assert!(ch.contains("--user-device socket="), "{ch}");
+        for of in [
+            GuestOf::Uml,
+            GuestOf::Testpmd,
+            GuestOf::Podman,
+            GuestOf::Crosvm,
+            GuestOf::Libvirt,
+        ] {
+            assert!(said(of, None).contains("device virtio"), "{of:?}");
+        }
     }
 
     #[test]

@@ -284,6 +284,7 @@ fn run_nics(args: cli::Run, ctl: Option<PathBuf>) -> Result<(), Failure> {
         // On the virtual clock the same run is to be the same everywhere.
         machine: wall.then(machine_id),
         queue_pairs: args.queue_pairs,
+        device: args.device,
         profile: args.profile,
         poll: args.poll,
         threads: args.threads,

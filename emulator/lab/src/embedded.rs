@@ -98,7 +98,7 @@ fn connect(host: &Rc<RefCell<NicInstance>>, vf: VfIndex) -> Result<Frontend, Fro
     let endpoint = Endpoint::from_stream(ours, device);
     // Only a socket that is connected to again needs the time.
     let started = Instant::now();
-    host.borrow_mut().vfs[vf.index()].endpoint = Some(endpoint);
+    host.borrow_mut().vfs[vf.index()].socket = Some(endpoint.into());
     let mut frontend = Frontend::from_stream(theirs)?;
     let pumped = Rc::clone(host);
     frontend.on_wait = Some(Box::new(move || {

@@ -268,7 +268,7 @@ mod tests {
     #[test]
     fn every_key_of_the_json_is_in_its_document_and_no_other() {
         use vfnic::control::show::{
-            SHOW_VERSION, ShowAuto, ShowFilterTable, ShowQueue, ShowRssContext,
+            SHOW_VERSION, ShowAuto, ShowFilterTable, ShowFunction, ShowQueue, ShowRssContext,
         };
         let mut show = sample::show(1);
         let nic = &mut show.nics[0];
@@ -285,6 +285,7 @@ mod tests {
             spread: "default".to_owned(),
         }];
         vf.auto = Some(ShowAuto::default());
+        vf.function = Some(ShowFunction::default());
         for word in [
             &mut vf.qmp,
             &mut vf.state.link_method,

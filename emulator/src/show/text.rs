@@ -166,6 +166,7 @@ fn vf_in_short(out: &mut String, vf: &ShowVf, usual: &BTreeMap<String, String>) 
         !["path", "mac"].contains(&key.as_str()) && usual.get(*key) != Some(value)
     });
     wrapped(out, 6, "settings", unusual.map(named))?;
+    device(out, vf)?;
     wrapped(out, 6, "netem", vf.netem.iter().map(named))?;
     if vf.asked != vf.in_force {
         wrapped(out, 6, "asked", words(&vf.asked))?;
@@ -174,12 +175,31 @@ fn vf_in_short(out: &mut String, vf: &ShowVf, usual: &BTreeMap<String, String>) 
     counters(out, 6, "", &vf.total)
 }
 
+/// What a guest finds there, if that is hardware, and what is known of its driver.
+fn device(out: &mut String, vf: &ShowVf) -> fmt::Result {
+    let Some(function) = &vf.function else {
+        return Ok(());
+    };
+    let driver = match function.driver {
+        true => "a driver has it",
+        false => "no driver has it",
+    };
+    let said = [
+        vf.device.clone(),
+        driver.to_owned(),
+        format!("{} requests", function.requests),
+        format!("{} interrupts", function.interrupts),
+    ];
+    wrapped(out, 6, "device", said)
+}
+
 fn whole_vf(out: &mut String, vf: &ShowVf) -> fmt::Result {
     heading(out, vf)?;
     // Those are in the heading.
     let settings = vf.settings.iter();
     let settings = settings.filter(|(key, _)| !["path", "mac"].contains(&key.as_str()));
     wrapped(out, 6, "settings", settings.map(named))?;
+    device(out, vf)?;
     wrapped(out, 6, "netem", vf.netem.iter().map(named))?;
     state(out, &vf.state)?;
     wrapped(out, 6, "mtu", [vf.mtu.to_string()])?;

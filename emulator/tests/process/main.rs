@@ -12,6 +12,7 @@ mod clients;
 mod commands;
 mod control;
 mod emulator;
+mod hardware;
 mod host;
 mod hostile;
 mod idle;

@@ -93,7 +93,7 @@ pub trait Function: Debug + Send {
 
 /// What a function asks of the NIC that it is a virtual function of.
 pub trait Host {
-    /// These queues may run from now on, over an even index a receive queue, over an odd one a transmit queue: queue pair q has 2q and 2q+1, as
+    /// These queues run when this returns, over an even index a receive queue, over an odd one a transmit queue: queue pair q has 2q and 2q+1, as
     /// with vhost-user. None of them is running.
     fn start_queues(&mut self, queues: Vec<Vring>);
 

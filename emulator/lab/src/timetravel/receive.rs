@@ -77,7 +77,7 @@ impl Simulation {
                 if self.turn.is_some() && owner.is_some() && *owner != self.turn {
                     continue;
                 }
-                if let Some(endpoint) = &vf.endpoint {
+                if let Some(endpoint) = vf.endpoint() {
                     let vf = VfIndex::from(i);
                     let reply = endpoint.awaited_reply();
                     voices.extend(reply.map(|fd| (EventSource::Reply(h, vf), fd)));
@@ -269,7 +269,7 @@ impl Simulation {
         let (connected, fault) = {
             let mut host = self.world.host(h).borrow_mut();
             let vf = &mut host.vfs[vf.index()];
-            let endpoint = vf.endpoint.as_ref();
+            let endpoint = vf.endpoint();
             let connected = endpoint.is_some_and(Endpoint::is_connected);
             (connected, vf.fault.take())
         };

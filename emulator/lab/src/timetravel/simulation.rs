@@ -168,7 +168,7 @@ impl Simulation {
                 device.coalescing.max_usecs =
                     u32::try_from(settings.moderation.0 / 1000).unwrap_or(u32::MAX);
                 let endpoint = Endpoint::listen(&host.settings.vf[i].socket, device)?;
-                host.vfs[i].endpoint = Some(endpoint);
+                host.vfs[i].socket = Some(endpoint.into());
             }
         }
         let digest = settings.digest.then(Digest::default);
@@ -465,7 +465,7 @@ impl Simulation {
 
     fn endpoint(&self, h: usize, vf: VfIndex, ask: impl FnOnce(&mut Endpoint) -> bool) -> bool {
         let mut host = self.world.host(h).borrow_mut();
-        host.vfs[vf.index()].endpoint.as_mut().is_some_and(ask)
+        host.vfs[vf.index()].endpoint_mut().is_some_and(ask)
     }
 
     /// When guest `g` has to stop by itself.

@@ -68,7 +68,7 @@ fn connect(world: &VirtualHosts, h: usize, vf: usize) -> NetDevice {
     let (ours, theirs) = UnixStream::pair().unwrap();
     let (host, vf) = (Rc::clone(world.host(h)), VfIndex::from(vf));
     let device = host.borrow().device_config(vf);
-    host.borrow_mut().vfs[vf.index()].endpoint = Some(Endpoint::from_stream(ours, device));
+    host.borrow_mut().vfs[vf.index()].socket = Some(Endpoint::from_stream(ours, device).into());
     let mut frontend = Frontend::from_stream(theirs).unwrap();
     let now = Instant::now();
     frontend.on_wait = Some(Box::new(move || {

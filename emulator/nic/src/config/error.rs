@@ -114,6 +114,16 @@ pub enum ConfigError {
         /// What is wrong with it.
         refusal: Refusal,
     },
+    /// A device that such a VF cannot be.
+    #[error("{nic} vf{index}: {why}")]
+    Device {
+        /// The NIC.
+        nic: String,
+        /// Which VF.
+        index: usize,
+        /// What is wrong with it.
+        why: String,
+    },
     /// An uplink beside another.
     #[error("{nic}: {why}")]
     Uplink {

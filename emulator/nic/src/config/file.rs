@@ -11,6 +11,7 @@ use vf_model::{MacAddr, Profile};
 
 use super::access::{SocketAccess, SocketMode};
 use super::cpu::{CpuList, HypervisorCpu, PollMode};
+use super::device::DeviceKind;
 use super::error::ConfigError;
 use super::nic::{self, NicSection};
 use super::socket_dir::default_socket_dir;
@@ -90,6 +91,8 @@ pub struct Overrides {
     pub machine: Option<String>,
     /// Queue pairs of every NIC.
     pub queue_pairs: Option<u16>,
+    /// What a guest finds on each VF of which nothing else is said.
+    pub device: Option<DeviceKind>,
     /// Which NIC every NIC is like.
     pub profile: Option<Profile>,
     /// How workers wait for work.
@@ -146,6 +149,7 @@ impl Config {
         for nic in file.nic.iter_mut().map(Spanned::get_mut) {
             nic.workers = over.workers.unwrap_or(nic.workers);
             nic.queue_pairs = over.queue_pairs.unwrap_or(nic.queue_pairs);
+            nic.device = over.device.unwrap_or(nic.device);
             nic.profile = over.profile.unwrap_or(nic.profile);
         }
         let socket_dir = over
@@ -174,9 +178,15 @@ impl Config {
         for QmpOf { vf, path } in &over.qmp {
             if let Some(first) = config.nics.first_mut() {
                 let (nic, last) = (first.name.clone(), first.vfs - 1);
-                let (index, vf) = (*vf, first.vf.get_mut(usize::from(*vf)));
-                let vf = vf.ok_or(ConfigError::VfIndex { nic, index, last })?;
+                let (index, found) = (*vf, first.vf.get_mut(usize::from(*vf)));
+                let vf = found.ok_or(ConfigError::VfIndex { nic, index, last })?;
                 vf.qmp = Some(path.clone());
+                let checked = vf.check_device(first.profile, first.offloads);
+                checked.map_err(|why| ConfigError::Device {
+                    nic: first.name.clone(),
+                    index: index.into(),
+                    why,
+                })?;
             }
         }
         Ok(Config {

@@ -3,6 +3,7 @@
 
 mod access;
 mod cpu;
+mod device;
 mod error;
 mod file;
 mod nic;
@@ -18,6 +19,7 @@ use crate::thread::Polling;
 
 pub use access::{SocketAccess, SocketMode, SocketModeError};
 pub use cpu::{CpuList, CpuListError, HypervisorCpu, PollMode};
+pub use device::DeviceKind;
 pub use error::ConfigError;
 pub use file::{HypervisorSection, Overrides, Sections, line_of, one_line};
 pub use nic::{LoopbackSettings, NicSection, NicSettings, Offloads, default_queue_pairs};
@@ -353,7 +355,7 @@ mod tests {
             ("[[nic]\nname='a'", "line 1"),
             (
                 "[[nic]]\nname='a'\n[[nic.vf]]\nindex=0\nvlna=3",
-                "line 5: unknown field `vlna`, expected one of index, socket, socket_role, qmp, link_method, macs, vlans, rss, rss_contexts, netem, netem_ingress, mac, vlan,",
+                "line 5: unknown field `vlna`, expected one of index, socket, socket_role, device, qmp, link_method, macs, vlans, rss, rss_contexts, netem, netem_ingress, mac, vlan,",
             ),
             (
                 "[[nic]]\nname='a'\n[[nic.vf]]\nindex=0\nspoofchk=3",

@@ -13,6 +13,7 @@ use vf_model::{
 use vf_vhost::features::VirtioFeatures;
 use xxhash_rust::xxh3::xxh3_64;
 
+use super::device::DeviceKind;
 use super::error::ConfigError;
 use super::vf::{SocketRole, VfSection, VfSettings};
 use super::wire::parse_rate;
@@ -179,6 +180,8 @@ pub struct NicSection {
     offloads: Offloads,
     #[serde(default)]
     socket_role: SocketRole,
+    #[serde(default)]
+    pub(super) device: DeviceKind,
     uplink: Option<UplinkSpec>,
     tap: Option<String>,
     netem: Option<NetemSpec>,
@@ -329,7 +332,10 @@ pub(super) fn check(
             } else {
                 format!("{name}-vf{i}.sock")
             };
-            VfSettings::new(socket_dir.join(socket), section.socket_role)
+            VfSettings {
+                device: section.device,
+                ..VfSettings::new(socket_dir.join(socket), section.socket_role)
+            }
         })
         .collect();
     let mut seen = BTreeSet::new();
@@ -349,6 +355,14 @@ pub(super) fn check(
             });
         }
         s.apply(settings, socket_dir);
+    }
+    for (index, vf) in vf.iter().enumerate() {
+        let checked = vf.check_device(profile, section.offloads);
+        checked.map_err(|why| ConfigError::Device {
+            nic: name.clone(),
+            index,
+            why,
+        })?;
     }
     Ok(NicSettings {
         name,

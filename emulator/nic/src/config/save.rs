@@ -8,6 +8,7 @@ use serde::ser::SerializeMap;
 use serde::{Serialize, Serializer};
 use vf_model::{Impairments, LinkConfig, MacAddr, Nanos, SavedPolicy, SavedVf, Vid};
 
+use super::device::DeviceKind;
 use super::nic::{LoopbackSettings, NicSettings, Offloads};
 use super::vf::{LinkMethod, SocketRole, VfSettings};
 use super::wire::WireSettings;
@@ -89,6 +90,7 @@ struct SavedVfSection<'a> {
     index: usize,
     socket: Option<Cow<'a, Path>>,
     socket_role: SocketRole,
+    device: DeviceKind,
     qmp: Option<&'a Path>,
     link_method: LinkMethod,
     saved: SavedVf,
@@ -229,6 +231,7 @@ impl VfSettings {
         let VfSettings {
             socket,
             role,
+            device,
             qmp,
             link_method,
             policy: _,
@@ -239,6 +242,7 @@ impl VfSettings {
             index,
             socket: (*socket != usual).then_some(within.into()),
             socket_role: *role,
+            device: *device,
             qmp: qmp.as_deref(),
             link_method: *link_method,
             saved,
@@ -260,6 +264,7 @@ impl SavedVfSection<'_> {
         } = &self.saved;
         let as_usual = self.socket.is_none()
             && self.socket_role == SocketRole::default()
+            && self.device == DeviceKind::default()
             && self.qmp.is_none()
             && self.link_method == LinkMethod::default();
         let nothing = settings.is_empty() && netem.is_none() && macs.is_empty() && vlans.is_empty();
@@ -286,6 +291,9 @@ impl Serialize for SavedVfSection<'_> {
         }
         if self.socket_role != SocketRole::default() {
             map.serialize_entry("socket_role", &self.socket_role)?;
+        }
+        if self.device != DeviceKind::default() {
+            map.serialize_entry("device", &self.device)?;
         }
         if let Some(qmp) = self.qmp {
             map.serialize_entry("qmp", qmp)?;

@@ -8,6 +8,8 @@ use serde::de::{self, DeserializeSeed, Error as _, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
 use vf_model::{SETTING_KEYS, SettingKey, VfSetting, nearest};
 
+use super::device::DeviceKind;
+
 /// One VF.
 #[derive(Clone, Debug)]
 pub struct VfSettings {
@@ -15,6 +17,8 @@ pub struct VfSettings {
     pub socket: PathBuf,
     /// Who listens on it.
     pub role: SocketRole,
+    /// What a guest finds there.
+    pub device: DeviceKind,
     /// The monitor of the guest's QEMU, if it is known.
     pub qmp: Option<PathBuf>,
     /// How `state disable` keeps it from its network.
@@ -30,6 +34,7 @@ impl VfSettings {
         VfSettings {
             socket,
             role,
+            device: DeviceKind::default(),
             qmp: None,
             link_method: LinkMethod::default(),
             policy: Vec::new(),
@@ -39,7 +44,9 @@ impl VfSettings {
     /// What of it is of a machine with a clock of its own, and not on the virtual clock: a VMM that listens, or one that is watched.
     #[must_use]
     pub fn of_this_machine(&self) -> Option<&'static str> {
-        if self.role == SocketRole::Client {
+        if self.device != DeviceKind::Virtio {
+            Some("a device whose registers QEMU brings")
+        } else if self.role == SocketRole::Client {
             Some("a guest that listens")
         } else if self.qmp.is_some() {
             Some("qmp, a QEMU's monitor")
@@ -101,6 +108,7 @@ pub(super) struct VfSection {
     pub(super) index: u16,
     socket: Option<PathBuf>,
     socket_role: Option<SocketRole>,
+    device: Option<DeviceKind>,
     qmp: Option<PathBuf>,
     link_method: Option<LinkMethod>,
     policy: Vec<VfSetting>,
@@ -166,6 +174,7 @@ impl VfSection {
             settings.socket = socket_dir.join(socket);
         }
         settings.role = self.socket_role.unwrap_or(settings.role);
+        settings.device = self.device.unwrap_or(settings.device);
         settings.qmp = self.qmp.map(|qmp| socket_dir.join(qmp));
         settings.link_method = self.link_method.unwrap_or_default();
         settings.policy = self.policy;
@@ -185,7 +194,7 @@ impl<'de> Deserialize<'de> for VfSection {
 
             fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<VfSection, A::Error> {
                 let (mut index, mut socket, mut socket_role) = (None, None, None);
-                let (mut qmp, mut link_method) = (None, None);
+                let (mut device, mut qmp, mut link_method) = (None, None, None);
                 let (mut macs, mut vlans, mut rss) = (Vec::new(), Vec::new(), None);
                 let mut rss_contexts = Vec::new();
                 let (mut netem, mut netem_ingress) = (None, None);
@@ -195,6 +204,7 @@ impl<'de> Deserialize<'de> for VfSection {
                         Key::Index => index = Some(map.next_value()?),
                         Key::Socket => socket = Some(map.next_value()?),
                         Key::SocketRole => socket_role = Some(map.next_value()?),
+                        Key::Device => device = Some(map.next_value()?),
                         Key::Qmp => qmp = Some(map.next_value()?),
                         Key::LinkMethod => link_method = Some(map.next_value()?),
                         Key::Macs => macs = map.next_value()?,
@@ -212,6 +222,7 @@ impl<'de> Deserialize<'de> for VfSection {
                     index: index.ok_or_else(|| A::Error::missing_field("index"))?,
                     socket,
                     socket_role,
+                    device,
                     qmp,
                     link_method,
                     macs,
@@ -235,6 +246,7 @@ enum Key {
     Index,
     Socket,
     SocketRole,
+    Device,
     Qmp,
     LinkMethod,
     Macs,
@@ -254,6 +266,7 @@ impl<'de> Deserialize<'de> for Key {
             "index" => Key::Index,
             "socket" => Key::Socket,
             "socket_role" => Key::SocketRole,
+            "device" => Key::Device,
             "qmp" => Key::Qmp,
             "link_method" => Key::LinkMethod,
             "macs" => Key::Macs,
@@ -270,7 +283,7 @@ impl<'de> Deserialize<'de> for Key {
                     let meant = meant.map_or_else(String::new, |key| format!(" (did you mean `{key}`?)"));
                     let known = known.join(", ");
                     D::Error::custom(format!(
-                        "unknown field `{word}`, expected one of index, socket, socket_role, qmp, link_method, macs, vlans, rss, rss_contexts, netem, netem_ingress, {known}{meant}"
+                        "unknown field `{word}`, expected one of index, socket, socket_role, device, qmp, link_method, macs, vlans, rss, rss_contexts, netem, netem_ingress, {known}{meant}"
                     ))
                 })?)
             }

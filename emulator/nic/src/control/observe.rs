@@ -9,12 +9,12 @@ use vf_model::{
 };
 
 use super::show::{
-    SHOW_VERSION, Show, ShowAuto, ShowBridge, ShowCounters, ShowCpu, ShowFilterTable, ShowLink,
-    ShowLog, ShowNic, ShowQueue, ShowRss, ShowRssContext, ShowVf, ShowWorker,
+    SHOW_VERSION, Show, ShowAuto, ShowBridge, ShowCounters, ShowCpu, ShowFilterTable, ShowFunction,
+    ShowLink, ShowLog, ShowNic, ShowQueue, ShowRss, ShowRssContext, ShowVf, ShowWorker,
 };
 use super::show_vf::ShowVfState;
 use crate::config::SocketRole;
-use crate::instance::NicInstance;
+use crate::instance::{NicInstance, VfSocket};
 use crate::plane::PairTraffic;
 use crate::thread::{Load, PlaneHandle};
 use crate::uplink::Statistic;
@@ -95,7 +95,7 @@ fn nic(host: &NicInstance, at: Nanos, seconds: f64, before: &mut Busy) -> ShowNi
             let mut both = direct.clone();
             both += &mediated;
             let (direct, mediated) = (counters(&direct), counters(&mediated));
-            let endpoint = host.vfs[i].endpoint.as_ref();
+            let socket = host.vfs[i].socket.as_ref();
             ShowVf {
                 vf: u16::try_from(i).unwrap_or(u16::MAX),
                 settings: settings(policy.vf(vf)),
@@ -109,14 +109,20 @@ fn nic(host: &NicInstance, at: Nanos, seconds: f64, before: &mut Busy) -> ShowNi
                     SocketRole::Client => "client",
                 }
                 .to_owned(),
+                device: host.settings.vf[i].device.to_string(),
+                function: host.vfs[i].function().map(|endpoint| ShowFunction {
+                    driver: endpoint.slot().is_bus_master(),
+                    requests: host.requests(vf),
+                    interrupts: endpoint.slot().vectors().raised(),
+                }),
                 qmp: host.settings.vf[i]
                     .qmp
                     .as_ref()
                     .map(|qmp| qmp.display().to_string()),
                 queue_pairs: host.settings.queue_pairs,
-                connected: endpoint.is_some_and(|e| e.is_connected()),
-                sessions: endpoint.map_or(0, |e| e.sessions()),
-                refusals: endpoint.map_or(0, |e| e.refusals()),
+                connected: socket.is_some_and(VfSocket::is_connected),
+                sessions: socket.map_or(0, VfSocket::sessions),
+                refusals: socket.map_or(0, VfSocket::refusals),
                 rings: host.rings(vf),
                 netem: netem(policy.vf_netem(vf)),
                 rss: ShowRss {

@@ -199,6 +199,12 @@ pub struct ShowVf {
     /// Who listens there: `server`, the NIC does, or `client`, its guest's VMM does.
     #[serde(default)]
     pub socket_role: String,
+    /// What a guest finds there: `virtio`, `ixgbevf` or `sfc`.
+    #[serde(default)]
+    pub device: String,
+    /// What is known of its driver by the registers of such hardware.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub function: Option<ShowFunction>,
     /// The monitor of its guest's QEMU, if it is known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub qmp: Option<String>,
@@ -235,6 +241,17 @@ pub struct ShowVf {
     /// What took which path flow by flow, if the VF is or has been on path `auto`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub auto: Option<ShowAuto>,
+}
+
+/// A VF with registers.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ShowFunction {
+    /// Whether a driver has it: it may reach memory.
+    pub driver: bool,
+    /// What its driver asked for, since its client connected.
+    pub requests: u64,
+    /// Interrupts, since vfnic started.
+    pub interrupts: u64,
 }
 
 /// A VF on path `auto`.

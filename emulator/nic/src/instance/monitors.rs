@@ -4,10 +4,10 @@
 use std::time::Instant;
 
 use vf_model::{Policy, VfIndex, VfLinkState, VfRequest};
-use vf_vhost::endpoint::SessionRefusal;
+use vf_vhost::endpoint::Endpoint;
 use vf_vhost::features::VirtioFeatures;
 
-use super::{NicInstance, publish};
+use super::{NicInstance, VfSocket, publish};
 use crate::config::LinkMethod;
 use crate::qmp::Monitor;
 
@@ -46,11 +46,9 @@ impl NicInstance {
             if !self.is_without_socket(&policy, vf) {
                 continue;
             }
-            self.serve(vf, |endpoint, device| {
-                endpoint.close_session(SessionRefusal::Closed, Instant::now(), device);
-            });
+            self.close_session(vf);
             if let Some(place) = self.vfs.get_mut(vf.index()) {
-                place.endpoint = None;
+                place.socket = None;
             }
         }
     }
@@ -59,7 +57,7 @@ impl NicInstance {
     pub(super) fn set_links(&mut self, policy: &Policy) {
         for (i, place) in self.vfs.iter_mut().enumerate() {
             if let Some(monitor) = &mut place.monitor {
-                let connected = place.endpoint.as_ref().is_some_and(|e| e.is_connected());
+                let connected = place.socket.as_ref().is_some_and(VfSocket::is_connected);
                 monitor.set_link(policy.link_up_for(VfIndex::from(i)), connected);
             }
         }
@@ -86,7 +84,7 @@ impl NicInstance {
         let Some(mut requests) = monitor.and_then(|m| m.poll(now, before.vf(vf).mac)) else {
             return;
         };
-        let features = place.endpoint.as_ref().and_then(|e| e.features());
+        let features = place.endpoint().and_then(Endpoint::features);
         if features.is_none_or(|features| features.contains(VirtioFeatures::CTRL_VQ)) {
             return;
         }

@@ -20,6 +20,7 @@ use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token, Waker};
 use rustix::process::{Resource, Rlimit};
 use vf_model::{FastEvent, Nanos, Policy, Refusal, VfIndex};
+use vf_pci::vfio_user;
 use vf_vhost::endpoint::BindError;
 use vf_vhost::endpoint::Endpoint;
 use vf_vhost::listener::Listener;
@@ -32,7 +33,7 @@ use crate::clock::Clock;
 use crate::config::{Config, SocketAccess, SocketRole};
 use crate::control::clients::{Answer, Clients};
 use crate::control::{Change, Dispatcher, Nics, Response};
-use crate::instance::NicInstance;
+use crate::instance::{NicInstance, VfSocket};
 use crate::metrics::{self, MetricsError};
 use crate::qmp::Monitor;
 use crate::state_file::{StateFile, StateWriter};
@@ -299,7 +300,7 @@ impl Server {
             .iter()
             .flat_map(|h| &h.vfs)
             .flat_map(|vf| {
-                let endpoint = vf.endpoint.as_ref().and_then(Endpoint::next_timer);
+                let endpoint = vf.socket.as_ref().and_then(VfSocket::next_timer);
                 let monitor = vf.monitor.as_ref().and_then(Monitor::next_timer);
                 endpoint.into_iter().chain(monitor)
             })
@@ -449,9 +450,7 @@ impl Server {
 
     fn serve(&mut self, h: usize, vf: VfIndex) {
         if let Some(host) = self.hosts.get_mut(h) {
-            host.serve(vf, |endpoint, device| {
-                endpoint.poll(Instant::now(), device);
-            });
+            host.poll(vf, Instant::now());
         }
     }
 
@@ -460,9 +459,9 @@ impl Server {
         let now = Instant::now();
         for h in 0..self.hosts.len() {
             for i in 0..self.hosts[h].vfs.len() {
-                let endpoint = self.hosts[h].vfs[i].endpoint.as_ref();
-                if endpoint
-                    .and_then(Endpoint::next_timer)
+                let socket = self.hosts[h].vfs[i].socket.as_ref();
+                if socket
+                    .and_then(VfSocket::next_timer)
                     .is_some_and(|at| at <= now)
                 {
                     self.serve(h, VfIndex::from(i));
@@ -511,12 +510,9 @@ impl Server {
 
 impl Drop for Server {
     fn drop(&mut self) {
-        let now = Instant::now();
         for host in &mut self.hosts {
             for i in 0..host.vfs.len() {
-                host.serve(VfIndex::from(i), |endpoint, device| {
-                    endpoint.close_session(vf_vhost::endpoint::SessionRefusal::Closed, now, device);
-                });
+                host.close_session(VfIndex::from(i));
             }
         }
     }
@@ -603,9 +599,9 @@ impl Nics for OnWallClock<'_> {
                 }
             }
         }
-        for (nic, vf, endpoint) in sockets {
+        for (nic, vf, socket) in sockets {
             if let Some(host) = self.hosts.get_mut(nic) {
-                serve_socket(host, vf, endpoint);
+                serve_socket(host, vf, socket);
             }
         }
         self.links.make_alike(self.hosts);
@@ -627,8 +623,8 @@ fn listen(h: usize, host: &mut NicInstance, sockets: Sockets<'_>) -> Result<(), 
             host.vfs[i].monitor = Some(monitor);
         }
     }
-    for (vf, endpoint) in new_sockets(h, host, &policy, sockets)? {
-        serve_socket(host, vf, endpoint);
+    for (vf, socket) in new_sockets(h, host, &policy, sockets)? {
+        serve_socket(host, vf, socket);
     }
     Ok(())
 }
@@ -639,39 +635,47 @@ fn new_sockets(
     host: &NicInstance,
     policy: &Policy,
     sockets: Sockets<'_>,
-) -> Result<Vec<(VfIndex, Endpoint)>, RunError> {
+) -> Result<Vec<(VfIndex, VfSocket)>, RunError> {
     let vfs = host.vfs.iter().zip(&host.settings.vf).enumerate();
     let new = vfs
         .take(policy.num_vfs())
-        .filter(|(_, (vf, _))| vf.endpoint.is_none())
+        .filter(|(_, (vf, _))| vf.socket.is_none())
         .filter(|(i, _)| !host.is_without_socket(policy, VfIndex::from(*i)));
     new.map(|(i, (_, settings))| {
         let vf = VfIndex::from(i);
         let device = host.device_config_by(policy, vf);
-        let mut endpoint = match settings.role {
-            SocketRole::Server => {
-                let endpoint = Endpoint::listen(&settings.socket, device)?;
+        let path = &settings.socket;
+        let mut socket: VfSocket = match (
+            settings.role,
+            settings.device.function(host.settings.queue_pairs),
+        ) {
+            (SocketRole::Client, _) => Endpoint::connect(path, device).into(),
+            (SocketRole::Server, None) => {
+                let endpoint = Endpoint::listen(path, device)?;
                 let widen = |mode, group| endpoint.widen(mode, group);
-                sockets.access.widen(&settings.socket, widen)?;
-                endpoint
+                sockets.access.widen(path, widen)?;
+                endpoint.into()
             }
-            SocketRole::Client => Endpoint::connect(&settings.socket, device),
+            (SocketRole::Server, Some(function)) => {
+                let endpoint = vfio_user::endpoint::Endpoint::listen(path, device.name, function)?;
+                let widen = |mode, group| endpoint.widen(mode, group);
+                sockets.access.widen(path, widen)?;
+                endpoint.into()
+            }
         };
-        endpoint
+        socket
             .register(sockets.registry, Token(VF + h * VFS + i))
             .map_err(system("epoll"))?;
-        Ok((vf, endpoint))
+        Ok((vf, socket))
     })
     .collect()
 }
 
-fn serve_socket(host: &mut NicInstance, vf: VfIndex, endpoint: Endpoint) {
+fn serve_socket(host: &mut NicInstance, vf: VfIndex, socket: VfSocket) {
     if let Some(place) = host.vfs.get_mut(vf.index()) {
-        place.endpoint = Some(endpoint);
+        place.socket = Some(socket);
     }
-    host.serve(vf, |endpoint, device| {
-        endpoint.poll(Instant::now(), device);
-    });
+    host.poll(vf, Instant::now());
 }
 
 /// Every guest brings half a dozen descriptors and more; the usual soft limit is too low for many VFs.

@@ -253,6 +253,8 @@ impl Endpoint {
         let Some(connection) = &mut self.connection else {
             return Ok(Received::Nothing);
         };
+        // Whoever has its queues may have found out that its memory has vanished.
+        connection.session.check_shared(&self.slot)?;
         let (header, payload, fds) = match connection.channel.receive()? {
             Received::Message(header, payload, fds) => (header, payload, fds),
             Received::Nothing => return Ok(Received::Nothing),

@@ -16,8 +16,8 @@ pub const MAX_DATA: usize = 4096;
 /// Bytes of the longest payload that is read: a REGION_WRITE with all the data that it may have.
 pub const MAX_PAYLOAD: usize = 16 + MAX_DATA;
 
-/// Descriptors that a message may carry (`max_msg_fds`).
-pub const MAX_FDS: usize = 32;
+/// Descriptors that a message may carry (`max_msg_fds`). QEMU 11.1 hangs up on whoever takes more than these.
+pub const MAX_FDS: usize = 16;
 
 /// Kinds of interrupts that VFIO knows of a PCI function; MSI-X is one of them.
 pub const IRQ_INDEXES: u32 = 5;

@@ -175,7 +175,7 @@ fn a_client_introduces_itself_once_and_first() {
     let json: serde_json::Value =
         serde_json::from_slice(reply[4..].strip_suffix(&[0]).unwrap()).unwrap();
     assert_eq!(json["capabilities"]["max_data_xfer_size"], 4096);
-    assert_eq!(json["capabilities"]["max_msg_fds"], 32);
+    assert_eq!(json["capabilities"]["max_msg_fds"], 16);
     assert_eq!(json["capabilities"]["write_multiple"], true);
     assert!(client.session.is_agreed());
     assert_eq!(client.send(1, &[0, 0, 1, 0], vec![]), Err(EINVAL), "once");

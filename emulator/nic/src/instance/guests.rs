@@ -1,0 +1,128 @@
+//! What guests are shown of their VFs, and that it has changed, as far as they can be told. Changes nothing of what holds.
+
+use vf_model::{MacAddr, Mtu, Policy, VfIndex};
+
+use super::NicInstance;
+
+impl NicInstance {
+    /// Shows guests what has changed since `before` of what they can read of their VFs; a line for each that cannot be shown.
+    pub(super) fn show_guests(&mut self, before: &Policy) -> Vec<String> {
+        let policy = self.policies.load();
+        if before.has_same_vfs(&policy) {
+            return Vec::new();
+        }
+        self.set_links(&policy);
+        let (before, after) = (seen_by_guests(before), seen_by_guests(&policy));
+        let mut notes = Vec::new();
+        for (i, (was, is)) in before.into_iter().zip(after).enumerate() {
+            let vf = VfIndex::from(i);
+            let (was, is) = match (was, is) {
+                (Some(was), Some(is)) if was.enabled == is.enabled => (was, is),
+                (Some(_), is) => {
+                    notes.extend(self.take_away(vf, is));
+                    continue;
+                }
+                // Its socket is served by whoever serves the others.
+                (None, _) => continue,
+            };
+            // A driver of hardware is told by its registers.
+            let told = self.serve_function(vf, |endpoint, device| match was.resets == is.resets {
+                true => endpoint.changed(device),
+                false => endpoint.reset(device),
+            });
+            if told.is_some() {
+                continue;
+            }
+            if was.mac != is.mac {
+                // A guest that takes its address from us reads it when its driver starts.
+                self.serve(vf, |endpoint, _| endpoint.set_mac(is.mac.0));
+            }
+            if was.mtu != is.mtu {
+                let told = self.serve(vf, |endpoint, _| endpoint.set_mtu(is.mtu.get()));
+                if told == Some(false) {
+                    notes.push(format!(
+                        "{} {vf}: its driver was told an MTU when its front end connected, and another takes effect there when that connects \
+                         again; what is longer than {} is dropped and counted",
+                        self.settings.name,
+                        policy.tx_mtu(vf),
+                    ));
+                }
+            }
+            if was.resets != is.resets {
+                // A front end that connects again sets everything up anew, as a driver does after a reset of its function.
+                let connected = self.is_connected(vf);
+                self.close_session(vf);
+                if connected {
+                    notes.push(format!(
+                        "{} {vf}: reset by closing its session: its front end has to connect again",
+                        self.settings.name
+                    ));
+                }
+            }
+            if was.link_up == is.link_up {
+                continue;
+            }
+            let told = self.serve(vf, |endpoint, _| {
+                endpoint.set_link_up(is.link_up) || !endpoint.is_connected()
+            });
+            if told == Some(false) && !self.tells_by_monitor(vf) {
+                let frames = if is.link_up {
+                    ""
+                } else {
+                    "; its frames are dropped and counted"
+                };
+                notes.push(format!(
+                    "{} {vf}: the front end takes no configuration from a back end, so the guest's carrier stays as it is{frames}",
+                    self.settings.name
+                ));
+            }
+        }
+        self.take_sockets();
+        notes
+    }
+
+    /// Ends the session of a VF that is no more. If another is made in its place, that has its socket.
+    fn take_away(&mut self, vf: VfIndex, another: Option<GuestView>) -> Option<String> {
+        let connected = self.is_connected(vf);
+        self.close_session(vf);
+        if let Some(is) = &another {
+            self.serve(vf, |endpoint, _| {
+                endpoint.set_mac(is.mac.0);
+                endpoint.set_mtu(is.mtu.get());
+                endpoint.set_link_up(is.link_up);
+            });
+        }
+        if another.is_none()
+            && let Some(vf) = self.vfs.get_mut(vf.index())
+        {
+            vf.socket = None;
+        }
+        let name = &self.settings.name;
+        connected.then(|| format!("{name} {vf}: taken from its guest"))
+    }
+}
+
+/// What a guest can read of its VF in configuration space.
+struct GuestView {
+    link_up: bool,
+    mac: MacAddr,
+    mtu: Mtu,
+    resets: u64,
+    /// How often VFs had been made when it was.
+    enabled: u64,
+}
+
+/// By VF; `None` if there is none of this number now.
+fn seen_by_guests(policy: &Policy) -> Vec<Option<GuestView>> {
+    let vfs = (0..policy.vf_count()).map(VfIndex::from);
+    vfs.map(|vf| {
+        (vf.index() < policy.num_vfs()).then(|| GuestView {
+            link_up: policy.link_up_for(vf),
+            mac: policy.vf(vf).mac,
+            mtu: policy.told_mtu(vf),
+            resets: policy.resets(vf),
+            enabled: policy.times_enabled(),
+        })
+    })
+    .collect()
+}
