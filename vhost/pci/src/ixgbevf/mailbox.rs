@@ -122,6 +122,8 @@ pub(super) struct Mailbox {
     /// Whether the VF has been reset since the PF wanted it to be: before, it is asked for nothing else.
     clear_to_send: bool,
     api: Api,
+    /// The address that the driver has chosen. The PF keeps it when the driver starts anew.
+    mac: Option<MacAddr>,
     /// The addresses that it has listed one by one.
     unicast: Vec<MacAddr>,
     told: Told,
@@ -139,6 +141,7 @@ impl Mailbox {
             queue_pairs,
             clear_to_send: false,
             api: Api::V10,
+            mac: None,
             unicast: Vec::new(),
             told: Told::default(),
             unread: false,
@@ -146,13 +149,22 @@ impl Mailbox {
         }
     }
 
-    /// The function has been reset, and the PF sees it.
+    /// The driver has reset the function, and the PF sees it.
     pub(super) fn reset(&mut self, host: &mut dyn Host) {
-        *self = Mailbox::new(self.queue_pairs);
+        *self = Mailbox {
+            mac: self.mac,
+            ..Mailbox::new(self.queue_pairs)
+        };
         self.forget(host);
     }
 
-    /// Forgets all that the driver has asked for.
+    /// The function is as after power-on.
+    pub(super) fn power_on(&mut self, host: &mut dyn Host) {
+        self.mac = None;
+        self.reset(host);
+    }
+
+    /// Forgets all that the driver has asked for, but for its address.
     fn forget(&mut self, host: &mut dyn Host) {
         self.api = Api::V10;
         self.unicast.clear();
@@ -163,6 +175,10 @@ impl Mailbox {
         };
         // One that gives too many commands keeps what it has, and asks for the same again.
         let _ = host.request(&MailboxRequest::Change(reset));
+        if let Some(mac) = self.mac {
+            // If it may no longer have that, it is told which one it has.
+            let _ = change(host, VfRequest::Mac(mac));
+        }
     }
 
     /// A word of the message.
@@ -270,7 +286,10 @@ impl Mailbox {
         let mac = mac_of([second, third]);
         match first & 0xffff {
             API_NEGOTIATE => self.api = Api::of(second).ok_or(Nack)?,
-            SET_MAC_ADDR => change(host, VfRequest::Mac(mac))?,
+            SET_MAC_ADDR => {
+                change(host, VfRequest::Mac(mac))?;
+                self.mac = Some(mac);
+            }
             SET_MULTICAST => {
                 let hashes = self.hashes(info);
                 change(host, VfRequest::GroupHashes(hashes))?;

@@ -110,7 +110,10 @@ impl Ixgbevf {
             return;
         }
         match offset {
-            regs::VFCTRL if value & regs::CTRL_RST != 0 => self.reset(host),
+            regs::VFCTRL if value & regs::CTRL_RST != 0 => {
+                self.reset_registers(host);
+                self.mailbox.reset(host);
+            }
             regs::VTEICR => self.interrupts.clear(value),
             regs::VTEICS => self.interrupts.set(value),
             regs::VTEIMS => self.interrupts.enable(value),
@@ -178,6 +181,16 @@ impl Ixgbevf {
         }
     }
 
+    /// Everything but the mailbox.
+    fn reset_registers(&mut self, host: &mut dyn Host) {
+        drop(self.stop_all(host));
+        for queue in self.queues.iter_mut().flatten() {
+            queue.reset();
+        }
+        self.interrupts.reset();
+        self.psrtype = 0;
+    }
+
     fn stop_all(&mut self, host: &mut dyn Host) -> Vec<(u32, Option<Vring>)> {
         let running = self.queues.iter_mut().flatten().filter(|q| q.is_running());
         let running: Vec<u32> = running.map(|queue| queue.index()).collect();
@@ -225,13 +238,8 @@ impl Function for Ixgbevf {
     }
 
     fn reset(&mut self, host: &mut dyn Host) {
-        drop(self.stop_all(host));
-        for queue in self.queues.iter_mut().flatten() {
-            queue.reset();
-        }
-        self.interrupts.reset();
-        self.psrtype = 0;
-        self.mailbox.reset(host);
+        self.reset_registers(host);
+        self.mailbox.power_on(host);
     }
 
     fn set_environment(&mut self, environment: Environment, host: &mut dyn Host) {

@@ -111,11 +111,15 @@ fn an_address_that_the_administrator_has_set_stays() {
     driver.ask(&mut guest, &[2, low, high]).unwrap();
     assert_eq!(guest.nic.policy.mac(vf), MacAddr([2, 0, 0, 0, 0, 0x77]));
     driver.reset(&mut guest).unwrap();
-    assert_eq!(
-        driver.mac,
-        [2, 0, 0, 0, 0, 0x55],
-        "the administrator's again"
-    );
+    assert_eq!(driver.mac, [2, 0, 0, 0, 0, 0x77], "the PF keeps it");
+    guest.administer("vf 0 trust off");
+    driver.reset(&mut guest).unwrap();
+    assert_eq!(driver.mac, [2, 0, 0, 0, 0, 0x55], "it may not have it");
+    guest.administer("vf 0 trust on");
+    driver.ask(&mut guest, &[2, low, high]).unwrap();
+    guest.function.reset(&mut guest.nic);
+    driver.reset(&mut guest).unwrap();
+    assert_eq!(driver.mac, [2, 0, 0, 0, 0, 0x55], "another guest may come");
 }
 
 #[test]

@@ -163,6 +163,20 @@ fn a_tag_is_put_in_by_one_and_taken_out_by_the_other() {
 fn interrupts_come_for_what_was_reported_and_not_twice() {
     let (mut guest, mut peer, mut driver, mut other) = pair();
     let (_, _) = (guest.interrupted(), peer.interrupted());
+    // Nobody wants to know of this one.
+    let buffer = driver.tx.buffer(200);
+    let unreported = 3 << 20 | 1 << 29 | 1 << 24 | 60;
+    driver.tx.write(0, [buffer, unreported]);
+    guest.write(reg::TX + reg::TAIL, 1);
+    assert_eq!(carry(&mut guest, &mut peer), 1);
+    assert_eq!((guest.interrupted(), driver.reap()), ([false; 3], 0));
+    assert_eq!(guest.read(reg::TX + reg::HEAD), 1);
+    while other.recv(&mut peer).is_some() {}
+    guest.write(reg::TX + reg::CONTROL, 0);
+    driver.reset(&mut guest).unwrap();
+    driver.open(&mut guest).unwrap();
+    peer.interrupted();
+    peer.write(reg::VTEIMS, 3);
     assert!(driver.send(&[1; 60], &Ask::default()));
     driver.kick(&mut guest);
     carry(&mut guest, &mut peer);
