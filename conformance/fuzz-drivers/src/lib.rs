@@ -21,12 +21,13 @@ pub mod net_header;
 pub mod rings;
 pub mod session;
 pub mod time_travel;
+pub mod vfio_user;
 
 /// A driver: any bytes in, a panic if a rule is broken.
 pub type Driver = fn(&[u8]);
 
 /// All there are, by the names of their fuzz targets.
-pub const ALL: [(&str, Driver); 9] = [
+pub const ALL: [(&str, Driver); 10] = [
     ("session", session::drive),
     ("split_walk", rings::drive_split),
     ("packed_walk", rings::drive_packed),
@@ -36,4 +37,5 @@ pub const ALL: [(&str, Driver); 9] = [
     ("control_words", control_words::drive),
     ("config_file", config_file::drive),
     ("time_travel", time_travel::drive),
+    ("vfio_user", vfio_user::drive),
 ];

@@ -45,6 +45,7 @@ drivers! {
     control_words: drivers::control_words::drive;
     config_file: drivers::config_file::drive;
     time_travel: drivers::time_travel::drive;
+    vfio_user: drivers::vfio_user::drive;
 }
 
 /// What fuzzers have found: inputs that reach much, and those that once broke a rule.
