@@ -8,7 +8,7 @@ use std::time::Duration;
 use serde::Serialize;
 use vf_model::{LinkConfig, Nanos, Profile};
 use vfnic::cli::{self, ClockChoice, GuestsWord, ProfileWord, Which};
-use vfnic::config::{Config, parse_rate};
+use vfnic::config::{Config, DeviceKind, parse_rate};
 use vfnic::experiment::series::Series;
 use vfnic::experiment::{self, ClockMode, ExperimentPlan, Guests};
 use vfnic::linux::Image;
@@ -188,6 +188,18 @@ fn plan(args: &cli::Experiment) -> Result<(ExperimentPlan, Vec<(u16, u16)>), Fai
             tool: args.tool.unwrap_or_default(),
         },
     };
+    match &guests {
+        Guests::Embedded if args.device != DeviceKind::Virtio => {
+            return Err(usage(format!(
+                "--device {}: embedded guests have a driver of virtio-net only: add --guests linux",
+                args.device
+            )));
+        }
+        Guests::Embedded => {}
+        Guests::Linux { image, .. } => {
+            image.kernel_for(args.device).map_err(usage)?;
+        }
+    }
     let linux = guests != Guests::Embedded;
     let seconds = args.seconds.unwrap_or(if linux { 1.0 } else { 2.0 });
     if !(0.01..=3600.0).contains(&seconds) {
@@ -220,6 +232,7 @@ fn plan(args: &cli::Experiment) -> Result<(ExperimentPlan, Vec<(u16, u16)>), Fai
             .map_or(defaults.window, |kib| kib as usize * 1024),
         profile: args.profile,
         offloads: args.offloads,
+        device: args.device,
         sensitivity: args.sensitivity,
         moderation: args.moderation.unwrap_or(defaults.moderation),
         ..defaults

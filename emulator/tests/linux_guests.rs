@@ -7,13 +7,13 @@
 #![allow(clippy::unwrap_used)]
 
 use std::cell::RefCell;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Output};
 use std::rc::Rc;
 use std::time::Duration;
 
 use vf_model::Nanos;
-use vfnic::config::{Config, Overrides};
+use vfnic::config::{Config, DeviceKind, Overrides};
 use vfnic::linux::{GuestSpec, Image, Launcher};
 use vfnic::timetravel::{Settings, Simulation, Summary};
 use vfnic::virtual_hosts::Watcher;
@@ -44,6 +44,8 @@ struct Run<'a> {
     nics: &'a str,
     /// Of each guest, in the order of its interfaces.
     sockets: [&'a [&'a str]; 2],
+    /// What each guest finds there.
+    devices: [DeviceKind; 2],
     scripts: [&'a str; 2],
     shared: bool,
     watchdog: Duration,
@@ -59,6 +61,7 @@ impl<'a> Run<'a> {
         Run {
             nics: NICS,
             sockets: [&["a-vf0.sock"], &["b-vf0.sock"]],
+            devices: [DeviceKind::Virtio; 2],
             scripts,
             shared: true,
             watchdog: Duration::from_secs(60),
@@ -102,11 +105,11 @@ impl<'a> Run<'a> {
         }
         let launcher = Launcher::new(image, run, Path::new("calendar"), 512);
         let guests = ["a", "b"].into_iter().zip(self.sockets).zip(self.scripts);
-        for (id, ((name, sockets), script)) in (1..).zip(guests) {
+        for (id, (((name, sockets), script), device)) in (1..).zip(guests.zip(self.devices)) {
             let spec = GuestSpec {
                 name: name.into(),
                 id,
-                sockets: sockets.iter().map(PathBuf::from).collect(),
+                nics: sockets.iter().map(|at| (device, at.into())).collect(),
                 mtu: 1500,
                 address: format!("10.0.0.{id}/24"),
                 script: script.into(),
@@ -181,6 +184,60 @@ fn a_stream_is_the_same_twice_and_by_messages() {
     assert_eq!(essence(&first), essence(&second));
     // A guest is told how far it may go in either way, so it is run as often.
     assert_eq!(essence(&first), essence(&by_messages));
+}
+
+/// The drivers of Solarflare and Intel, which Linux has, on registers that are ours.
+const DRIVERS: &str = "\
+[[nic]]
+name = 'a'
+vfs = 2
+device = 'sfc'
+[[nic]]
+name = 'b'
+vfs = 2
+device = 'ixgbevf'
+[[wire]]
+between = ['a', 'b']
+propagation_ns = 1000
+";
+
+#[test]
+fn drivers_of_real_hardware_reach_each_other_and_the_same_twice() {
+    let Some(image) = image() else { return };
+    if let Err(missing) = image.kernel_for(DeviceKind::Sfc) {
+        println!("skipped: drivers of real hardware, because there is {missing}");
+        return;
+    }
+    // Carrier, a stream, the guest's own filter on what it sends, and the carrier again after the NIC's driver has started anew.
+    let sfc = "ethtool -i eth0; ethtool eth0; iperf3 -s -1\n\
+               ethtool -N eth0 flow-type udp4 dst-ip 10.0.0.1 dst-port 9 action -1; sleep 2; ethtool -n eth0";
+    let ixgbevf = "ethtool -i eth0; ethtool eth0; sleep 1; iperf3 -c 10.0.0.1 -n 16M -f k\n\
+                   ip link set eth0 down; ip link set eth0 up; sleep 0.5; ping -c 2 -i 0.2 10.0.0.1";
+    let once = || {
+        let mut run = Run::new([sfc, ixgbevf]);
+        run.nics = DRIVERS;
+        run.devices = [DeviceKind::Sfc, DeviceKind::Ixgbevf];
+        let (outputs, summary) = run.simulate(&image, Nanos(0));
+        (printed(outputs, &summary), summary)
+    };
+    let ([a, b], first) = once();
+    for (printed, driver) in [(&a, "driver: sfc"), (&b, "driver: ixgbevf")] {
+        for word in [driver, "Speed: 10000Mb/s", "Link detected: yes"] {
+            assert!(printed.contains(word), "{word}\n{printed}");
+        }
+    }
+    assert!(
+        a.contains("Dest port: 9") && a.contains("Action: Drop"),
+        "{a}"
+    );
+    let received = b.lines().find(|line| line.ends_with("receiver"));
+    let kbps = received.and_then(|line| line.split_whitespace().rev().nth(2));
+    let kbps: f64 = kbps.unwrap().parse().unwrap();
+    assert!((9.0e6..=9.42e6).contains(&kbps), "{b}");
+    assert!(b.contains("2 packets received"), "{b}");
+    let (_, second) = once();
+    let essence = |of: &Summary| (of.digest, of.virtual_time, of.runs);
+    assert_eq!(essence(&first), essence(&second));
 }
 
 /// Two VFs of one NIC and one of another, in the same guest.

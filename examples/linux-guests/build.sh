@@ -1,6 +1,6 @@
 #!/bin/bash
-# Builds the guests: a User-Mode Linux kernel whose clock comes from outside, from the distribution's linux-source package,
-# and their initramfs. Prints the folder of both. What has been built for the same files before is taken from the cache.
+# Builds the guests: a User-Mode Linux kernel whose clock comes from outside, from the distribution's linux-source package, another one
+# that has a PCI bus and the drivers of real NICs besides, and their initramfs. Prints the folder of all three. What has been built for the same files before is taken from the cache.
 #   build.sh
 # Needs apt and its lists, and installed or as root: flex bison bc patch xz-utils gcc make. 2.5 GB while it builds.
 # Without apt the guests' programs are this machine's: busybox (static), iperf3, cpio; ethtool, ip, tc, ss, tcpdump, netperf.
@@ -47,8 +47,9 @@ unpack_programs() { # INTO PACKAGE...: with all that they depend on
     mv "$into.new" "$into"
 }
 
-build_kernel() { # INTO
-    local into=$1 work
+# Those of the two that are not there yet; what both have in common is compiled once.
+build_kernels() { # KERNEL PCI_KERNEL
+    local work
     need flex flex bison bison bc bc patch patch xz xz-utils gcc gcc make make
     work=$(mktemp -d "$cache/kernel.XXXXXX")
     # shellcheck disable=SC2064 # the folder is known now
@@ -63,23 +64,31 @@ build_kernel() { # INTO
         for change in "$here"/kernel/*.patch; do patch --quiet -d "$package" -p1 <"$change"; done
         # The kernel puts its version, build time included, into its pool of random numbers.
         export KBUILD_BUILD_TIMESTAMP='2026-01-01' KBUILD_BUILD_USER=vfnic KBUILD_BUILD_HOST=vfnic KBUILD_BUILD_VERSION=1
-        {
-            make -s -C "$package" ARCH=um O="$work/build" allnoconfig KCONFIG_ALLCONFIG="$here/kernel/config" &&
-                make -s -C "$package" ARCH=um O="$work/build" -j"$(nproc)" linux
-        } >build.log 2>&1 || fail 1 "the kernel does not build: $(tail -n 1 build.log)"
-        strip -o "$into.new" build/linux
+        cp "$here/kernel/config" config
+        cat config "$here/kernel/config-pci" | grep -v '^CONFIG_ETHERNET=n' >config-pci
+        [[ -x $1 ]] || make_kernel config "$1"
+        [[ -x $2 ]] || make_kernel config-pci "$2"
     ) || exit
-    mv "$into.new" "$into"
     rm -rf "$work"
     trap - EXIT
+}
+
+make_kernel() { # CONFIG INTO
+    {
+        make -s -C "$package" ARCH=um O="$work/build" allnoconfig KCONFIG_ALLCONFIG="$work/$1" &&
+            make -s -C "$package" ARCH=um O="$work/build" -j"$(nproc)" linux
+    } >>build.log 2>&1 || fail 1 "the kernel does not build: $(tail -n 1 build.log)"
+    strip -o "$2.new" build/linux
+    mv "$2.new" "$2"
 }
 
 mkdir -p "$cache"
 key() { cat "$@" | sha256sum | cut -c 1-16; }
 kernel=$cache/linux-kernel-$(key "$here"/kernel/config "$here"/kernel/*.patch <(echo "$package"))
-if [[ ! -x $kernel ]]; then
-    echo "building a kernel, which takes a few minutes" >&2
-    build_kernel "$kernel"
+pci_kernel=$cache/linux-kernel-$(key "$here"/kernel/config "$here"/kernel/config-pci "$here"/kernel/*.patch <(echo "$package"))
+if [[ ! -x $kernel || ! -x $pci_kernel ]]; then
+    echo "building kernels, which takes a few minutes" >&2
+    build_kernels "$kernel" "$pci_kernel"
 fi
 programs=
 if type -P apt-get dpkg >/dev/null; then
@@ -90,9 +99,10 @@ if type -P apt-get dpkg >/dev/null; then
     [[ -d $programs ]] || unpack_programs "$programs" "${wanted[@]}"
 fi
 "$here/image.sh" "$cache/initramfs.$$" ${programs:+"$programs"}
-folder=$cache/linux-guests-$(key "$kernel" "$cache/initramfs.$$")
+folder=$cache/linux-guests-$(key "$kernel" "$pci_kernel" "$cache/initramfs.$$")
 mkdir -p "$folder"
 mv "$cache/initramfs.$$" "$folder/initramfs.gz"
 ln -f "$kernel" "$folder/linux"
+ln -f "$pci_kernel" "$folder/linux-pci"
 ln -sfn "$folder" "$cache/linux-guests-built" # where vfnic looks
 echo "$folder"

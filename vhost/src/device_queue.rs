@@ -4,6 +4,8 @@
 //! of them pass one test body (`tests`). Who uses a queue knows one type, so nothing is
 //! dispatched for each frame but by [`Ring`](crate::ring::Ring), which knows all three.
 
+use std::sync::Arc;
+
 use crate::error::RingError;
 use crate::memory::GuestMemory;
 use crate::ring::{Chain, Fence, Mark, Prefetch, Segment, Token, UsedElem};
@@ -14,7 +16,7 @@ pub(crate) trait DeviceQueue {
     fn set_ahead(&mut self, what: Prefetch);
 
     /// The memory that its buffers are in.
-    fn memory(&self) -> &GuestMemory;
+    fn memory(&self) -> &Arc<GuestMemory>;
 
     /// Descriptors.
     fn size(&self) -> u16;

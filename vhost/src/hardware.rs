@@ -535,7 +535,7 @@ impl DeviceQueue for HardwareRing {
         self.buffers = what;
     }
 
-    fn memory(&self) -> &GuestMemory {
+    fn memory(&self) -> &Arc<GuestMemory> {
         &self.mem
     }
 

@@ -130,6 +130,7 @@ mod limits;
 pub mod listener;
 pub mod memory;
 pub mod message;
+pub mod message_queue;
 pub mod net_hdr;
 mod packed;
 mod raw;

@@ -372,7 +372,7 @@ impl DeviceQueue for PackedRing {
         self.buffers = what;
     }
 
-    fn memory(&self) -> &GuestMemory {
+    fn memory(&self) -> &Arc<GuestMemory> {
         &self.mem
     }
 

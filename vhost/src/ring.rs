@@ -437,7 +437,7 @@ impl DeviceQueue for Ring {
     }
 
     #[inline]
-    fn memory(&self) -> &GuestMemory {
+    fn memory(&self) -> &Arc<GuestMemory> {
         either!(self, ring => ring.memory())
     }
 

@@ -178,7 +178,7 @@ impl DeviceQueue for SplitRing {
         self.buffers = what;
     }
 
-    fn memory(&self) -> &GuestMemory {
+    fn memory(&self) -> &Arc<GuestMemory> {
         &self.mem
     }
 

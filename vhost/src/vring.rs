@@ -191,6 +191,11 @@ impl Vring {
         self.needs_call
     }
 
+    /// The memory of whoever made it.
+    pub fn memory(&self) -> &Arc<GuestMemory> {
+        self.ring.memory()
+    }
+
     /// Virtio feature bits that the driver acknowledged.
     pub fn features(&self) -> VirtioFeatures {
         self.features

@@ -8,7 +8,7 @@ use std::rc::Rc;
 
 use vf_model::{Command, CostModel, FastEvent, LinkConfig, Nanos, Path, Policy, Refusal, VfIndex};
 use vf_nic::clock::Clock;
-use vf_nic::config::{HypervisorCpu, NicSettings, WireSettings};
+use vf_nic::config::{DeviceKind, HypervisorCpu, NicSettings, WireSettings};
 use vf_nic::instance::{NicInstance, Planes};
 use vf_nic::plane::{Gap, Mirror, Moderation, Notified};
 use vf_nic::queue::Pool;
@@ -300,6 +300,7 @@ impl VirtualHosts {
     /// Something about a host has changed otherwise than by itself: it looks at everything as soon as it is its turn.
     pub fn wake_host(&mut self, h: usize) {
         let now = self.now();
+        self.interrupt_by_functions(now, h);
         self.calendar.wake(self.seats[h].worker, now);
         self.calendar.wake(self.seats[h].hypervisor, now);
     }
@@ -503,13 +504,37 @@ impl VirtualHosts {
 
     /// Interrupts guests, each no sooner than its moderation allows.
     fn interrupt(&mut self, now: Nanos, h: usize, notified: Notified) {
+        self.interrupt_by_functions(now, h);
         let Notified { rx, tx } = notified;
         for (direction, vfs) in [(Direction::Rx, rx), (Direction::Tx, tx)] {
             for vf in vfs.iter() {
+                if self.has_function(h, vf) {
+                    continue;
+                }
                 let (gap, packets) = self.moderation(h, vf, direction);
                 let interrupt = &self.seats[h].interrupts[vf.index()][direction as usize];
                 let due = interrupt.line.due(now, gap, packets);
                 self.calendar.wake(interrupt.id, due);
+            }
+        }
+    }
+}
+
+impl VirtualHosts {
+    /// Whether a guest has a PCI function on the VF: its registers say when it is interrupted.
+    fn has_function(&self, h: usize, vf: VfIndex) -> bool {
+        let host = self.seats[h].host.borrow();
+        let settings = host.settings.vf.get(vf.index());
+        settings.is_some_and(|vf| vf.device != DeviceKind::Virtio)
+    }
+
+    /// Interrupts guests as functions say.
+    fn interrupt_by_functions(&mut self, now: Nanos, h: usize) {
+        let seat = &self.seats[h];
+        let host = seat.host.borrow();
+        for (i, [interrupt, _]) in seat.interrupts.iter().enumerate() {
+            if host.wants_call(VfIndex::from(i)) {
+                self.calendar.wake(interrupt.id, now);
             }
         }
     }

@@ -6,8 +6,6 @@ use std::sync::Arc;
 use vf_model::{
     Command, FastEvent, Flap, LinkSetting, Nanos, NumberedFilter, Path, Policy, VfIndex,
 };
-use vf_pci::vfio_user;
-use vf_pci::vfio_user::endpoint::Attendant;
 use vf_vhost::control::Coalescing;
 use vf_vhost::endpoint::{Device, DeviceConfig, Endpoint};
 
@@ -200,20 +198,7 @@ impl NicInstance {
         let (socket, mut device) = self.attended(vf)?;
         match socket {
             VfSocket::VhostUser(endpoint) => Some(serve(endpoint, &mut device)),
-            VfSocket::VfioUser(_) => None,
-        }
-    }
-
-    /// Lets `serve` run the socket of a VF that is a PCI function, with the NIC behind it.
-    pub fn serve_function<R>(
-        &mut self,
-        vf: VfIndex,
-        serve: impl FnOnce(&mut vfio_user::endpoint::Endpoint, &mut dyn Attendant) -> R,
-    ) -> Option<R> {
-        let (socket, mut device) = self.attended(vf)?;
-        match socket {
-            VfSocket::VhostUser(_) => None,
-            VfSocket::VfioUser(endpoint) => Some(serve(endpoint, &mut device)),
+            VfSocket::VfioUser(_) | VfSocket::Pcidev(_) => None,
         }
     }
 

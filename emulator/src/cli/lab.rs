@@ -7,7 +7,7 @@ use vf_lab::experiment::{MAX_PAIRS, Tool};
 use vf_lab::scenario::GuestKind;
 use vf_model::NetemSpec;
 use vf_model::{Nanos, Profile};
-use vf_nic::config::Offloads;
+use vf_nic::config::{DeviceKind, Offloads};
 use vf_nic::duration::Duration;
 
 /// Which clock NICs run on.
@@ -257,6 +257,9 @@ pub struct Experiment {
     /// What guests leave to the NIC
     #[arg(long, value_enum, default_value = "csum")]
     pub offloads: Offloads,
+    /// What Linux guests find on their VF, by the name of its driver
+    #[arg(long, value_enum, value_name = "DRIVER", default_value_t)]
+    pub device: DeviceKind,
     /// Least time between two interrupts of a VF in one direction, such as 100us [default: 40us]
     #[arg(long, value_name = "TIME", value_parser = moderation)]
     pub moderation: Option<Nanos>,

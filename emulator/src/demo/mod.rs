@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 use vfnic::cli;
+use vfnic::config::DeviceKind;
 use vfnic::control::{Request, ask};
 use vfnic::linux::{GuestSpec, Image, on_console};
 
@@ -184,7 +185,7 @@ fn guest(image: &Image, folder: &Path, name: &'static str) -> Result<Guest, Fail
     let spec = GuestSpec {
         name: name.to_owned(),
         id: 0,
-        sockets: vec![folder.join(format!("nic/vf{n}.sock"))],
+        nics: vec![(DeviceKind::Virtio, folder.join(format!("nic/vf{n}.sock")))],
         mtu: 1500,
         address: format!("10.9.0.{own}/24"),
         script,

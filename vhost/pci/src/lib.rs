@@ -24,5 +24,6 @@ pub mod ef10;
 pub mod function;
 pub mod ixgbevf;
 pub mod msix;
+pub mod pcidev;
 pub mod slot;
 pub mod vfio_user;

@@ -121,6 +121,18 @@ impl Slot {
         self.function.changed(host);
     }
 
+    /// Where an interrupt of this vector goes, address and data as the driver has written them into the table; `None` while it goes
+    /// nowhere: MSI-X is off, or the vector is masked, or all are.
+    #[must_use]
+    pub fn msix_message(&self, vector: u16) -> Option<(u64, u32)> {
+        let at = usize::from(vector).checked_mul(16)?;
+        let entry: &[u8; 16] = self.table.get(at..)?.first_chunk()?;
+        let (address, rest) = entry.split_first_chunk::<8>()?;
+        let (data, control) = rest.split_first_chunk::<4>()?;
+        let leads = self.config.interrupts() && control.first()? & 1 == 0;
+        leads.then(|| (u64::from_le_bytes(*address), u32::from_le_bytes(*data)))
+    }
+
     /// Reads configuration space.
     pub fn read_config(&self, offset: usize, data: &mut [u8]) {
         self.config.read(offset, data);

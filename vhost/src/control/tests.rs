@@ -107,7 +107,7 @@ fn without_room_for_an_answer_there_is_none() {
 #[test]
 fn a_disabled_queue_refuses() {
     let (mut driver, mut queue) = world(NONE);
-    queue.vring.set_enabled(false);
+    queue.queue.vring.set_enabled(false);
     ask(&mut driver, &[4, 0, 1, 0], &[2], 9);
     assert_eq!(queue.next(), Ok(Some(Asked::Nothing)));
 }

@@ -6,7 +6,9 @@ use std::path::Path as FilePath;
 use std::time::Duration;
 
 use vf_model::{Nanos, Path};
-use vf_nic::config::{Config, CpuList, HypervisorCpu, NicSettings, SocketAccess, WireSettings};
+use vf_nic::config::{
+    Config, CpuList, DeviceKind, HypervisorCpu, NicSettings, Offloads, SocketAccess, WireSettings,
+};
 use vf_nic::thread::Polling;
 use vf_nic::watch::Detail;
 
@@ -148,7 +150,7 @@ fn spec(plan: &ExperimentPlan, tool: Tool, seat: Seat) -> GuestSpec {
     GuestSpec {
         name: seat.name(),
         id: seat.id(),
-        sockets: vec![socket(seat).into()],
+        nics: vec![(plan.device, socket(seat).into())],
         mtu: plan.mtu,
         address: format!("{}/24", seat.address()),
         script: script(plan, tool, seat),
@@ -175,8 +177,27 @@ fn script(plan: &ExperimentPlan, tool: Tool, seat: Seat) -> String {
         format!("sleep {}.{:09}\n", at / 1_000_000_000, at % 1_000_000_000)
     };
     format!(
-        "type {program} >/dev/null 2>&1 || {{ echo 'the image has no {program}'; exit 127; }}\n{start}exec {job}\n"
+        "{}type {program} >/dev/null 2>&1 || {{ echo 'the image has no {program}'; exit 127; }}\n{start}exec {job}\n",
+        driver_settings(plan)
     )
+}
+
+/// What a guest tells a driver of real hardware, which is told nothing by the NIC: what it is to leave to that, and how far apart
+/// interrupts are to be.
+fn driver_settings(plan: &ExperimentPlan) -> String {
+    let usecs = plan.moderation.0 / 1000;
+    let moderation = match plan.device {
+        DeviceKind::Virtio => return String::new(),
+        // One vector is for both directions.
+        DeviceKind::Ixgbevf => format!("rx-usecs {usecs}"),
+        DeviceKind::Sfc => format!("adaptive-rx off rx-usecs {usecs} tx-usecs {usecs}"),
+    };
+    let offloads = match plan.offloads {
+        Offloads::Tso => "tso on",
+        Offloads::Csum => "tso off",
+        Offloads::None => "tso off tx off rx off",
+    };
+    format!("ethtool -K eth0 {offloads}\nethtool -C eth0 {moderation}\n")
 }
 
 /// A simulation that is measured.

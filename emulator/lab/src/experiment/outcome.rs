@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 use vf_model::Profile;
-use vf_nic::config::Offloads;
+use vf_nic::config::{DeviceKind, Offloads};
 
 use super::plan::Tool;
 use crate::provenance::Provenance;
@@ -67,6 +67,8 @@ pub struct PlanView {
     pub profile: Profile,
     /// What guests leave to the NIC.
     pub offloads: Offloads,
+    /// What guests find on their VF, by the name of its driver.
+    pub device: DeviceKind,
     /// Least time between two interrupts of a VF, in nanoseconds.
     pub interrupt_moderation_ns: u64,
 }

@@ -3,7 +3,7 @@
 use clap::ValueEnum;
 use serde::Serialize;
 use vf_model::{CostModel, LinkConfig, Nanos, NetemSpec, Profile};
-use vf_nic::config::Offloads;
+use vf_nic::config::{DeviceKind, Offloads};
 
 use super::outcome::PlanView;
 use crate::linux::Image;
@@ -76,6 +76,8 @@ pub struct ExperimentPlan {
     pub profile: Profile,
     /// What guests leave to the NIC.
     pub offloads: Offloads,
+    /// What Linux guests find on their VF.
+    pub device: DeviceKind,
     /// Least time between two interrupts of a VF.
     pub moderation: Nanos,
     /// The cost of the hypervisor's work.
@@ -100,6 +102,7 @@ impl Default for ExperimentPlan {
             window: 256 * 1024,
             profile: Profile::Generic,
             offloads: Offloads::Csum,
+            device: DeviceKind::Virtio,
             moderation: Nanos(40_000),
             cost: CostModel::default(),
             sensitivity: false,
@@ -133,6 +136,7 @@ impl ExperimentPlan {
             window: matches!(self.guests, Guests::Embedded).then_some(self.window),
             profile: self.profile,
             offloads: self.offloads,
+            device: self.device,
             interrupt_moderation_ns: self.moderation.0,
         }
     }

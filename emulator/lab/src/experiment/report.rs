@@ -8,7 +8,7 @@ mod text;
 
 use self::section::section;
 use crate::page::{document, escape};
-use vf_nic::config::Offloads;
+use vf_nic::config::{DeviceKind, Offloads};
 
 use super::outcome::{
     AutoFrames, ExperimentOutcome, PathResult, PlanView, Sensitivity, SensitivityPoint,
@@ -244,6 +244,15 @@ fn tcp(plan: &PlanView) -> String {
     }
 }
 
+/// What guests find on their VF.
+fn device(plan: &PlanView) -> &'static str {
+    match plan.device {
+        DeviceKind::Virtio => "virtio-net",
+        DeviceKind::Ixgbevf => "Intel 82599 VFs (driver ixgbevf)",
+        DeviceKind::Sfc => "Solarflare SFC9120 VFs (driver sfc)",
+    }
+}
+
 /// What guests leave to the NIC.
 fn offloads(plan: &PlanView) -> &'static str {
     match plan.offloads {
@@ -280,6 +289,7 @@ fn setup(outcome: &ExperimentOutcome) -> String {
         ("MTU", format!("{} B", thousands(f64::from(plan.mtu)))),
         ("TCP", tcp(plan)),
         ("NICs like", plan.profile.to_string()),
+        ("Guests' NICs", device(plan).to_owned()),
         ("Left to the NIC", offloads(plan).to_owned()),
         (
             "Interrupts",

@@ -34,6 +34,7 @@ struct StreamEnd {
 pub(super) fn nic_settings(plan: &ExperimentPlan, host: usize, path: Path) -> NicSettings {
     let vf = VfSettings {
         policy: vec![VfSetting::Path(path)],
+        device: plan.device,
         ..VfSettings::new(PathBuf::new(), SocketRole::Server)
     };
     NicSettings {

@@ -167,6 +167,7 @@ mod tests {
             window: Some(1 << 18),
             profile: vf_model::Profile::Generic,
             offloads: vf_nic::config::Offloads::Csum,
+            device: vf_nic::config::DeviceKind::Virtio,
             interrupt_moderation_ns: 0,
         }
     }

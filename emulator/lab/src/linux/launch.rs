@@ -11,7 +11,9 @@ use std::process::{Child, Command, Stdio};
 use rustix::fs::{FsWord, StatVfsMountFlags, statfs, statvfs};
 use rustix::thread::{CpuSet, sched_getcpu, sched_setaffinity};
 
-use super::Image;
+use vf_nic::config::DeviceKind;
+
+use super::{Image, ImageError};
 
 /// One guest.
 #[derive(Clone, Debug)]
@@ -20,8 +22,8 @@ pub struct GuestSpec {
     pub name: String,
     /// Its number on the calendar: the lower is first when two want to run at the same time.
     pub id: u64,
-    /// The sockets of its NICs, eth0 first, relative to the run's folder.
-    pub sockets: Vec<PathBuf>,
+    /// Its NICs, eth0 first: what each is, and its socket, relative to the run's folder.
+    pub nics: Vec<(DeviceKind, PathBuf)>,
     /// MTU of its NICs.
     pub mtu: u16,
     /// IP address and prefix length of eth0, such as `10.0.0.1/24`.
@@ -32,6 +34,15 @@ pub struct GuestSpec {
     pub memory_mib: u32,
     /// All its random numbers come from this.
     pub seed: u64,
+}
+
+impl GuestSpec {
+    /// What its kernel is to have a driver for: that of the first of its NICs that is no virtio device, if there is one.
+    fn device(&self) -> DeviceKind {
+        let mut devices = self.nics.iter().map(|(device, _)| *device);
+        let hardware = devices.find(|device| *device != DeviceKind::Virtio);
+        hardware.unwrap_or_default()
+    }
 }
 
 /// Why a guest cannot be started.
@@ -55,6 +66,9 @@ pub enum LaunchError {
         /// Why not.
         source: io::Error,
     },
+    /// There is no kernel with a driver of its NIC.
+    #[error(transparent)]
+    Image(#[from] ImageError),
     /// A NIC takes no guest memory on a disk.
     #[error(
         "no tmpfs has room for {mib} MiB of guests' memory: make /dev/shm larger (mount -o remount,size={mib}M /dev/shm), or set \
@@ -134,7 +148,7 @@ impl<'a> Launcher<'a> {
             return Err(LaunchError::NoMemory { mib });
         };
         let initramfs = format!("{}.initramfs", spec.name);
-        write_initramfs(self.image, &self.run.join(&initramfs), &spec.script)
+        write_initramfs(self.image, &self.run.join(&initramfs), spec)
             .map_err(failed("its initramfs"))?;
         let file =
             |kind: &str| File::create(self.file(&spec.name, kind)).map_err(failed("its files"));
@@ -143,7 +157,7 @@ impl<'a> Launcher<'a> {
         let mut command = Command::new("/usr/bin/setarch");
         command
             .arg("-R")
-            .arg(&self.image.kernel)
+            .arg(self.image.kernel_for(spec.device())?)
             .args(words(spec, self.calendar, &initramfs)?)
             .current_dir(self.run)
             .env_clear()
@@ -186,7 +200,7 @@ pub fn on_console(image: &Image, run: &Path, spec: &GuestSpec) -> Result<Command
     let memory = folder_for_memory([Path::new(SHARED_MEMORY), run], mib);
     let memory = memory.ok_or(LaunchError::NoMemory { mib })?;
     let initramfs = run.join(format!("{}.initramfs", spec.name));
-    let written = write_initramfs(image, &initramfs, &spec.script);
+    let written = write_initramfs(image, &initramfs, spec);
     written.map_err(|source| LaunchError::System {
         guest: spec.name.clone(),
         what: "its initramfs",
@@ -204,13 +218,21 @@ pub fn on_console(image: &Image, run: &Path, spec: &GuestSpec) -> Result<Command
     ];
     words.extend(words_of_network(spec));
     words_are_words(spec, &words)?;
-    let mut command = Command::new(&image.kernel);
+    let mut command = Command::new(image.kernel_for(spec.device())?);
     command.args(words).current_dir(run).env("TMPDIR", memory);
     Ok(command)
 }
 
+/// What comes behind the script of a guest with PCI devices: User-Mode Linux removes those after it has shut them down, which drivers of
+/// real NICs do not expect.
+const UNBIND: &str = "code=$?\nfor nic in /sys/bus/pci/drivers/*/0000:*; do echo \"${nic##*/}\" >\"${nic%/*}/unbind\"; done\nexit $code\n";
+
 /// The image's initramfs and behind it an archive with the script.
-fn write_initramfs(image: &Image, path: &Path, script: &str) -> io::Result<()> {
+fn write_initramfs(image: &Image, path: &Path, spec: &GuestSpec) -> io::Result<()> {
+    let script = match spec.device() {
+        DeviceKind::Virtio => spec.script.clone(),
+        DeviceKind::Ixgbevf | DeviceKind::Sfc => format!("(\n{}\n)\n{UNBIND}", spec.script),
+    };
     let len = std::fs::copy(&image.initramfs, path)?;
     let mut out = File::options().append(true).open(path)?;
     // An archive begins at a multiple of four.
@@ -261,15 +283,25 @@ fn words(spec: &GuestSpec, calendar: &Path, initramfs: &str) -> Result<Vec<Strin
     Ok(words)
 }
 
+/// The number of network devices (virtio 5).
+const VIRTIO_NET: u16 = 1;
+/// The number of PCI devices, as the guests' kernel has it (CONFIG_UML_PCI_OVER_VIRTIO_DEVICE_ID).
+const PCI_BUS: u16 = 4660;
+
 /// Its NICs and its address.
 fn words_of_network(spec: &GuestSpec) -> impl Iterator<Item = String> {
     let words = [
         format!("guest.mtu={}", spec.mtu),
         format!("guest.ip={}", spec.address),
     ];
-    let sockets = spec.sockets.iter();
-    let sockets = sockets.map(|socket| format!("virtio_uml.device={}:1", socket.display()));
-    words.into_iter().chain(sockets)
+    let nics = spec.nics.iter().map(|(device, socket)| {
+        let id = match device {
+            DeviceKind::Virtio => VIRTIO_NET,
+            DeviceKind::Ixgbevf | DeviceKind::Sfc => PCI_BUS,
+        };
+        format!("virtio_uml.device={}:{id}", socket.display())
+    });
+    words.into_iter().chain(nics)
 }
 
 fn words_are_words(spec: &GuestSpec, words: &[String]) -> Result<(), LaunchError> {
@@ -306,7 +338,10 @@ mod tests {
         GuestSpec {
             name: "a0".into(),
             id: 1,
-            sockets: vec!["a0.sock".into(), "a1.sock".into()],
+            nics: vec![
+                (DeviceKind::Virtio, "a0.sock".into()),
+                (DeviceKind::Sfc, "a1.sock".into()),
+            ],
             mtu: 1500,
             address: "10.0.0.1/24".into(),
             script: "echo hello\n".into(),
@@ -321,6 +356,8 @@ mod tests {
         assert!(words.contains(&"time-travel=ext:1:calendar".to_owned()));
         let nics = words.iter().filter(|word| word.starts_with("virtio_uml."));
         assert_eq!(nics.count(), 2);
+        assert!(words.contains(&"virtio_uml.device=a0.sock:1".to_owned()));
+        assert!(words.contains(&"virtio_uml.device=a1.sock:4660".to_owned()));
         assert!(words.iter().all(|word| !word.contains("/tmp")));
     }
 
@@ -373,15 +410,24 @@ mod tests {
         std::fs::write(&base, "odd").unwrap();
         let image = Image {
             kernel: base.clone(),
+            pci_kernel: None,
             initramfs: base,
         };
-        write_initramfs(&image, &dir.path().join("whole"), "echo hello\n").unwrap();
-        let whole = std::fs::read(dir.path().join("whole")).unwrap();
-        assert_eq!(whole[..4], *b"odd\0");
-        let mut archive = cpio::NewcReader::new(&whole[4..]).unwrap();
-        assert_eq!(archive.entry().name(), "script");
-        let mut script = String::new();
-        io::Read::read_to_string(&mut archive, &mut script).unwrap();
-        assert_eq!(script, "echo hello\n");
+        let script_of = |spec: &GuestSpec| {
+            write_initramfs(&image, &dir.path().join("whole"), spec).unwrap();
+            let whole = std::fs::read(dir.path().join("whole")).unwrap();
+            assert_eq!(whole[..4], *b"odd\0");
+            let mut archive = cpio::NewcReader::new(&whole[4..]).unwrap();
+            assert_eq!(archive.entry().name(), "script");
+            let mut script = String::new();
+            io::Read::read_to_string(&mut archive, &mut script).unwrap();
+            script
+        };
+        let mut spec = spec();
+        let hardware = script_of(&spec);
+        assert!(hardware.contains("\necho hello\n") && hardware.contains("/unbind"));
+        spec.nics
+            .retain(|(device, _)| *device == DeviceKind::Virtio);
+        assert_eq!(script_of(&spec), "echo hello\n");
     }
 }

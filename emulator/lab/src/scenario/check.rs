@@ -8,7 +8,7 @@ use toml::Spanned;
 use vf_model::{
     Addressed, Command, Mtu, Nanos, Policy, Profile, Question, Source, VfIndex, VfRequest,
 };
-use vf_nic::config::{Config, Sections, line_of, one_line};
+use vf_nic::config::{Config, DeviceKind, Sections, line_of, one_line};
 use vf_nic::instance::initial_policy;
 use vf_nic::uplink::UplinkSpec;
 
@@ -212,6 +212,12 @@ impl ScenarioPlan {
             return Err(value("vf", vf, "the VFs of a NIC are 0 to its vfs - 1"));
         }
         let vf = VfIndex::from(usize::from(vf));
+        let settings = &self.config.nics[nic].vf[vf.index()];
+        if settings.device != DeviceKind::Virtio && self.kind == GuestKind::Embedded {
+            return Err(ScenarioError::Needs(
+                "device: embedded guests have a driver of virtio-net only: guests = \"linux\"",
+            ));
+        }
         let wrong = || value("address", format!("\"{address}\""), "such as 10.0.0.1/24");
         let (ip, prefix_len) = address.split_once('/').ok_or_else(wrong)?;
         let address: Ipv4Addr = ip.parse().map_err(|_| wrong())?;

@@ -1,7 +1,7 @@
 //! A scenario's guests played by Linux kernels: jobs become a shell script for each guest, which waits for each job's time
 //! and says what came of it. The output of a job that has not ended at the end is lost where the job still holds it.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
 use tempfile::TempDir;
@@ -126,9 +126,10 @@ impl Guests for Linux<'_> {
 }
 
 fn spec(plan: &ScenarioPlan, g: usize, guest: &GuestPlan) -> GuestSpec {
-    let sockets = guest.interfaces.iter().map(|on| {
+    let nics = guest.interfaces.iter().map(|on| {
         let nic = &plan.config.nics[on.nic];
-        nic.vf[on.vf.index()].socket.clone()
+        let vf = &nic.vf[on.vf.index()];
+        (vf.device, vf.socket.clone())
     });
     let address = guest
         .interfaces
@@ -137,7 +138,7 @@ fn spec(plan: &ScenarioPlan, g: usize, guest: &GuestPlan) -> GuestSpec {
     GuestSpec {
         name: guest.name.clone(),
         id: g as u64 + 1,
-        sockets: sockets.collect::<Vec<PathBuf>>(),
+        nics: nics.collect(),
         mtu: guest.mtu,
         address: address.unwrap_or_default(),
         script: script(plan, g),
@@ -242,6 +243,7 @@ fn tell_apart(text: &str, jobs: &mut [JobEnd]) {
 mod tests {
     use super::*;
     use crate::scenario::GuestKind;
+    use vf_nic::config::DeviceKind;
 
     #[test]
     fn a_shell_gets_each_job_as_one_word() {
@@ -259,8 +261,8 @@ mod tests {
         assert!(script.contains(quoted), "{script}");
         let spec = spec(&plan, 0, &plan.guests[0]);
         assert_eq!(
-            spec.sockets,
-            [Path::new("a-vf0.sock"), Path::new("a-vf1.sock")]
+            spec.nics,
+            ["a-vf0.sock", "a-vf1.sock"].map(|socket| (DeviceKind::Virtio, socket.into()))
         );
     }
 

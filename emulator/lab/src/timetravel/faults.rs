@@ -3,7 +3,6 @@
 use std::time::Instant;
 
 use vf_model::VfIndex;
-use vf_vhost::endpoint::SessionRefusal;
 
 use super::error::SimulationError;
 use super::guests::{LinuxGuest, State};
@@ -124,9 +123,7 @@ impl Simulation {
     fn close(&mut self, h: usize, vf: VfIndex) {
         self.owners[h][vf.index()] = None;
         let mut host = self.world.host(h).borrow_mut();
-        host.serve(vf, |endpoint, device| {
-            endpoint.close_session(SessionRefusal::Closed, Instant::now(), device);
-        });
+        host.close_session(vf);
         self.touched.push(h);
     }
 

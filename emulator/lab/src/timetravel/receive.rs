@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec};
 use vf_model::{Nanos, VfIndex};
-use vf_vhost::endpoint::Endpoint;
+use vf_nic::instance::VfSocket;
 
 use super::error::{SimulationError, system};
 use super::guests::{FromGuest, LinuxGuest, State};
@@ -77,11 +77,11 @@ impl Simulation {
                 if self.turn.is_some() && owner.is_some() && *owner != self.turn {
                     continue;
                 }
-                if let Some(endpoint) = vf.endpoint() {
+                if let Some(socket) = &vf.socket {
                     let vf = VfIndex::from(i);
-                    let reply = endpoint.awaited_reply();
+                    let reply = socket.awaited_reply();
                     voices.extend(reply.map(|fd| (EventSource::Reply(h, vf), fd)));
-                    voices.extend(endpoint.socket().map(|fd| (EventSource::Vf(h, vf), fd)));
+                    voices.extend(socket.socket().map(|fd| (EventSource::Vf(h, vf), fd)));
                 }
             }
         }
@@ -197,11 +197,10 @@ impl Simulation {
         let (kicked, changed) = {
             let mut host = self.world.host(h).borrow_mut();
             let rings = host.rings(vf);
-            let kicked = host.serve(vf, |endpoint, device| {
-                endpoint.poll(now, device);
-                endpoint.kick().is_some()
-            });
-            (kicked == Some(true), host.rings(vf) != rings)
+            host.poll(vf, now);
+            let socket = host.vfs[vf.index()].socket.as_ref();
+            let kicked = socket.is_some_and(VfSocket::is_kicked);
+            (kicked, host.rings(vf) != rings)
         };
         if changed {
             self.touched.push(h);
@@ -214,6 +213,7 @@ impl Simulation {
             self.hear_time(g);
         }
         self.kicks += 1;
+        self.world.host(h).borrow_mut().obey_kick(vf);
         self.world.kicked(h, vf);
         self.kicks_taken.push((h, vf));
         if !self.lower_limit() {
@@ -240,17 +240,13 @@ impl Simulation {
     fn acknowledge_kicks(&mut self) {
         for (h, vf) in self.kicks_taken.drain(..) {
             let mut host = self.world.host(h).borrow_mut();
-            host.serve(vf, |endpoint, device| {
-                endpoint.acknowledge_kick(Instant::now(), device)
-            });
+            host.acknowledge_kick(vf, Instant::now());
         }
     }
 
     fn hear_reply(&mut self, h: usize, vf: VfIndex) {
         let mut host = self.world.host(h).borrow_mut();
-        host.serve(vf, |endpoint, device| {
-            endpoint.hear_replies(Instant::now(), device);
-        });
+        host.hear_replies(vf, Instant::now());
         drop(host);
         self.note_session(h, vf);
     }
@@ -269,8 +265,8 @@ impl Simulation {
         let (connected, fault) = {
             let mut host = self.world.host(h).borrow_mut();
             let vf = &mut host.vfs[vf.index()];
-            let endpoint = vf.endpoint();
-            let connected = endpoint.is_some_and(Endpoint::is_connected);
+            let socket = vf.socket.as_ref();
+            let connected = socket.is_some_and(VfSocket::is_connected);
             (connected, vf.fault.take())
         };
         let who = *owner;

@@ -14,12 +14,10 @@ use std::time::{Duration, Instant};
 use vf_model::{Command, Nanos, VfIndex};
 use vf_nic::config::{Config, VfSettings};
 use vf_nic::control::Change;
-use vf_nic::instance::NicInstance;
+use vf_nic::instance::{NicInstance, VfSocket};
 use vf_nic::server::ready::make_socket_dir;
 use vf_nic::uplink::UplinkSpec;
 use vf_nic::watch::{Detail, Direction};
-use vf_vhost::endpoint::Endpoint;
-use vf_vhost::features::ProtocolFeatures;
 use vf_vhost::listener::Listener;
 
 use super::children::Children;
@@ -164,11 +162,10 @@ impl Simulation {
             let mut host = host.borrow_mut();
             for i in 0..host.policy().num_vfs() {
                 let mut device = host.device_config(VfIndex::from(i));
-                device.protocol_features |= ProtocolFeatures::INBAND_NOTIFICATIONS;
                 device.coalescing.max_usecs =
                     u32::try_from(settings.moderation.0 / 1000).unwrap_or(u32::MAX);
-                let endpoint = Endpoint::listen(&host.settings.vf[i].socket, device)?;
-                host.vfs[i].socket = Some(endpoint.into());
+                let socket = VfSocket::in_band(&host.settings.vf[i], device)?;
+                host.vfs[i].socket = Some(socket);
             }
         }
         let digest = settings.digest.then(Digest::default);
@@ -391,7 +388,8 @@ impl Simulation {
         self.schedule.stop(self.world.now());
         // A guest on this clock has one pair of queues.
         let ring = direction as u32;
-        if self.endpoint(h, vf, |endpoint| endpoint.call(ring)) {
+        let called = self.world.host(h).borrow_mut().call(vf, ring);
+        if called {
             self.interrupts += 1;
             self.await_reply(h, vf)?;
         }
@@ -403,7 +401,7 @@ impl Simulation {
     fn await_reply(&mut self, h: usize, vf: VfIndex) -> Result<(), SimulationError> {
         self.interrupted = Some((h, vf));
         self.turn = self.owners[h][vf.index()];
-        while self.endpoint(h, vf, |endpoint| endpoint.awaits_reply()) {
+        while self.awaits_reply(h, vf) {
             self.pump()?;
         }
         self.turn = None;
@@ -463,9 +461,10 @@ impl Simulation {
         Ok(notes)
     }
 
-    fn endpoint(&self, h: usize, vf: VfIndex, ask: impl FnOnce(&mut Endpoint) -> bool) -> bool {
-        let mut host = self.world.host(h).borrow_mut();
-        host.vfs[vf.index()].endpoint_mut().is_some_and(ask)
+    fn awaits_reply(&self, h: usize, vf: VfIndex) -> bool {
+        let host = self.world.host(h).borrow();
+        let socket = host.vfs[vf.index()].socket.as_ref();
+        socket.is_some_and(VfSocket::awaits_reply)
     }
 
     /// When guest `g` has to stop by itself.

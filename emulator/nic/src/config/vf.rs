@@ -44,9 +44,7 @@ impl VfSettings {
     /// What of it is of a machine with a clock of its own, and not on the virtual clock: a VMM that listens, or one that is watched.
     #[must_use]
     pub fn of_this_machine(&self) -> Option<&'static str> {
-        if self.device != DeviceKind::Virtio {
-            Some("a device whose registers QEMU brings")
-        } else if self.role == SocketRole::Client {
+        if self.role == SocketRole::Client {
             Some("a guest that listens")
         } else if self.qmp.is_some() {
             Some("qmp, a QEMU's monitor")

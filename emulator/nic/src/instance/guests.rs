@@ -26,11 +26,7 @@ impl NicInstance {
                 (None, _) => continue,
             };
             // A driver of hardware is told by its registers.
-            let told = self.serve_function(vf, |endpoint, device| match was.resets == is.resets {
-                true => endpoint.changed(device),
-                false => endpoint.reset(device),
-            });
-            if told.is_some() {
+            if self.tell_function(vf, was.resets != is.resets) {
                 continue;
             }
             if was.mac != is.mac {

@@ -9,6 +9,7 @@ use vf_model::{
     VfRequest,
 };
 use vf_pci::function::{Host, NotGranted};
+use vf_pci::pcidev;
 use vf_pci::vfio_user::endpoint::{Attendant, EndReason, SessionEvent as FunctionEvent};
 use vf_vhost::control::CtrlCommand;
 use vf_vhost::endpoint::{Device, SessionEvent, SessionRefusal};
@@ -312,5 +313,11 @@ impl Drop for VfDevice<'_> {
             let vf = self.vf;
             self.post(move |plane| plane.end_change(vf));
         }
+    }
+}
+
+impl pcidev::endpoint::Attendant for VfDevice<'_> {
+    fn session(&mut self, event: SessionEvent<'_>) {
+        Device::session(self, event);
     }
 }

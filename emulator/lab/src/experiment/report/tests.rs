@@ -20,6 +20,7 @@ fn plan() -> PlanView {
         window: Some(256 * 1024),
         profile: vf_model::Profile::Generic,
         offloads: Offloads::Csum,
+        device: vf_nic::config::DeviceKind::Virtio,
         interrupt_moderation_ns: 20_000,
     }
 }

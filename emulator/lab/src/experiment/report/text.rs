@@ -1,8 +1,8 @@
 //! The summary on the console: plain text, at most [`WIDTH`] columns, the same for the same outcome.
 
 use super::{
-    auto, busy, capital, fewer_acks, is_2009_setup, netem, offloads, ratio, spread, tcp, warm_up,
-    whole,
+    auto, busy, capital, device, fewer_acks, is_2009_setup, netem, offloads, ratio, spread, tcp,
+    warm_up, whole,
 };
 use crate::experiment::outcome::{ExperimentOutcome, PathResult, SensitivityPoint};
 
@@ -18,7 +18,7 @@ pub fn text(outcome: &ExperimentOutcome) -> String {
     let mut lines = wrap(
         "Plan",
         &format!(
-            "{} streams A to B, {} B to A, MTU {}, link {} Gb/s{}, TCP {}, NICs like {}, left to them: {}; {} s measured once rates have settled, seed {}.",
+            "{} streams A to B, {} B to A, MTU {}, link {} Gb/s{}, TCP {}, NICs like {}, guests have {}, left to them: {}; {} s measured once rates have settled, seed {}.",
             plan.a_to_b_streams,
             plan.b_to_a_streams,
             plan.mtu,
@@ -26,6 +26,7 @@ pub fn text(outcome: &ExperimentOutcome) -> String {
             netem(plan),
             tcp(plan),
             plan.profile,
+            device(plan),
             offloads(plan),
             plan.seconds,
             outcome.seed
