@@ -284,13 +284,13 @@ impl Ef10 {
                     lists_vlans: false,
                 },
             )?;
-            self.is_new_told = true;
             let mode = RxMode {
                 nouni: true,
                 nobcast: true,
                 ..RxMode::default()
             };
             ask(host, VfRequest::RxMode(mode))?;
+            self.is_new_told = true;
         }
         let nouni = !self.filters.wants_unicast();
         let mode = host.policy().asked(host.vf()).mode;

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use proptest::prelude::*;
 use vf_model::{
     Command as Administer, Counters, FrameMeta, Judge, MailboxRequest, Nanos, Nic, NicConfig,
-    Policy, Profile, Source, VfIndex,
+    Policy, Profile, Source, VfIndex, VfRequest,
 };
 use vf_vhost::frame::{FrameBuf, TagEdit};
 use vf_vhost::memory::{GuestMemory, RegionSpec};
@@ -102,7 +102,9 @@ impl Host for Bench {
     }
 
     fn request(&mut self, request: &MailboxRequest) -> Result<(), NotGranted> {
-        if self.is_deaf {
+        // That a driver is gone is always heard.
+        let reset = matches!(request, MailboxRequest::Change(VfRequest::Reset { .. }));
+        if self.is_deaf && !reset {
             return Err(NotGranted::TooMany);
         }
         self.asked.push(request.to_string());
@@ -870,11 +872,16 @@ fn a_nic_that_does_not_hear_now_is_asked_again() {
     );
     assert_eq!(driver.filter(0x10, 0, &[(52, &MAC)]), Err(11), "EAGAIN");
     driver.bench.is_deaf = false;
+    let broadcast = tcp([0xff; 6], [10, 0, 0, 2], 80, 0);
     driver.bench.asked.clear();
     driver.filter(0x10, 0, &[(52, &MAC)]).unwrap();
     assert_eq!(
         driver.bench.asked,
         ["reset groups", "mode nouni nobcast", "mode nobcast"]
+    );
+    assert!(
+        !driver.bench.receivers(&broadcast).contains(&0),
+        "it has no filter on that"
     );
 }
 
