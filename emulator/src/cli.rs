@@ -1,12 +1,12 @@
 //! The command line. Says what can be said; does nothing.
 
 mod complete;
+mod guest;
 #[cfg(feature = "lab")]
 mod lab;
+mod show;
 
 use std::path::PathBuf;
-use std::str::FromStr;
-use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::engine::ArgValueCompleter;
@@ -14,11 +14,17 @@ use vf_model::{MacAddr, Profile, SETTING_KEYS};
 use vf_nic::config::{CpuList, DeviceKind, PollMode, QmpOf, SocketMode};
 use vf_nic::metrics::MetricsAddress;
 
+use guest::GUEST_HELP;
+pub use guest::{Functions, Guest, GuestOf};
 #[cfg(feature = "lab")]
 pub use lab::{
     ClockChoice, Demo, Experiment, GuestsWord, ProfileWord, RunClock, Scenario, ScenarioRun,
     VirtualClock, Which,
 };
+use show::SHOW_HELP;
+#[cfg(feature = "top")]
+pub use show::Top;
+pub use show::{ShowAll, ShowWhat};
 
 /// A 10 GbE NIC in software: each virtual function (VF) is a vhost-user socket for an unmodified guest.
 #[derive(Debug, Parser)]
@@ -638,150 +644,6 @@ pub enum Shell {
     Zsh,
     /// fish
     Fish,
-}
-
-/// Who runs a guest.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
-pub enum GuestOf {
-    /// QEMU, of the version that is installed here
-    #[default]
-    Qemu,
-    /// libvirt, whose XML it is
-    Libvirt,
-    /// cloud-hypervisor
-    CloudHypervisor,
-    /// crosvm
-    Crosvm,
-    /// User-Mode Linux
-    Uml,
-    /// DPDK's testpmd, with virtio-user
-    Testpmd,
-    /// DPDK in a container
-    Podman,
-}
-
-/// What of a NIC a guest is to have.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Functions {
-    /// This VF.
-    Vf(u16),
-    /// VF 0 as a PF, and so many VFs after it as its VFs.
-    PfAndVfs(u16),
-}
-
-impl FromStr for Functions {
-    type Err = String;
-
-    fn from_str(word: &str) -> Result<Functions, String> {
-        let number = |word: &str| {
-            word.parse()
-                .map_err(|_| "say the number of a VF, or pf+N".to_owned())
-        };
-        match word.strip_prefix("pf+") {
-            None => number(word).map(Functions::Vf),
-            Some(vfs) => match number(vfs)? {
-                0 => Err("a PF without VFs is VF 0: say 0".to_owned()),
-                vfs => Ok(Functions::PfAndVfs(vfs)),
-            },
-        }
-    }
-}
-
-/// Options of `vfnic guest`.
-#[derive(Debug, Args)]
-pub struct Guest {
-    /// Which NIC.
-    #[command(flatten)]
-    pub at: Target,
-    /// Number of the VF, or pf+N: a PF with N VFs, all in one guest
-    #[arg(value_name = "N", add = ArgValueCompleter::new(complete::vfs))]
-    pub functions: Functions,
-    /// Who is to run the guest
-    #[arg(long = "for", value_enum, value_name = "WHAT", default_value_t)]
-    pub of: GuestOf,
-    /// Of pf+N: as one NIC with SR-IOV, whose guest makes VFs (QEMU 10.1)
-    #[arg(long)]
-    pub sriov: bool,
-    /// Queue pairs, and CPUs, of the guest
-    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..))]
-    pub queues: u16,
-}
-
-const GUEST_HELP: &str = "\
-It asks the NIC that runs for the VF's socket, address, MTU and rate, and 'qemu-system-... --version' which words that QEMU takes.
-
-Examples:
-  vfnic guest 0
-  vfnic guest 1 --for libvirt
-  vfnic guest 0 --for qemu --queues 4
-  vfnic guest pf+2 --for qemu --sriov";
-
-/// What `vfnic show` shows in place of an overview.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum ShowWhat {
-    /// Everything of one VF, or of several: vf N, vf 0-3
-    Vf,
-    /// Everything, also of VFs that nobody uses
-    All,
-    /// What was dropped, by port and reason
-    Drops,
-    /// The filters of every NIC, those that win first
-    Rules,
-    /// What each thread that moves frames has done
-    Workers,
-}
-
-/// Options of `vfnic show`.
-#[derive(Debug, Args)]
-pub struct ShowAll {
-    /// Which NIC.
-    #[command(flatten)]
-    pub at: Target,
-    /// A part of it only
-    #[arg(value_enum)]
-    pub what: Option<ShowWhat>,
-    /// Which VF, or which range of them
-    #[arg(value_name = "N", add = ArgValueCompleter::new(complete::vfs))]
-    pub vfs: Option<String>,
-    /// Say what passes in a second instead, every so many seconds
-    #[arg(long, short, value_name = "SECONDS", value_parser = interval, conflicts_with = "openmetrics")]
-    pub watch: Option<Duration>,
-    /// As metrics in the OpenMetrics format, as 'run --metrics' serves them
-    #[arg(long, conflicts_with_all = ["json", "what"])]
-    pub openmetrics: bool,
-    /// How it is shown.
-    #[command(flatten)]
-    pub show: Show,
-}
-
-/// Options of `vfnic top`.
-#[cfg(feature = "top")]
-#[derive(Debug, Args)]
-pub struct Top {
-    /// Which NIC; all of them if none is said.
-    #[command(flatten)]
-    pub at: Target,
-    /// Read the counters every so many seconds
-    #[arg(long, short, value_name = "SECONDS", default_value = "1", value_parser = interval)]
-    pub interval: Duration,
-}
-
-const SHOW_HELP: &str = "\
-Rates count the frames that guests see, without preamble, gap and checksum. With --json the figures are raw; docs/json.md says what each is.
-How often a filter has matched is not counted: what was said of a flow is remembered, and the frames that follow ask no filter.
-
-Examples:
-  vfnic show
-  vfnic show vf 0
-  vfnic show drops
-  vfnic show --watch 1
-  vfnic show --json | jq '.nics[].vfs[].total.rx_packets'";
-
-/// A time between two readings.
-fn interval(word: &str) -> Result<Duration, &'static str> {
-    let seconds = word.parse().ok().filter(|s| (0.1..=86_400.0).contains(s));
-    let seconds = seconds.ok_or("0.1 to 86400 seconds, such as 1 or 0.5")?;
-    Ok(Duration::from_secs_f64(seconds))
 }
 
 /// What to say of profiles.
