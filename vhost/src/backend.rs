@@ -7,8 +7,9 @@ use std::collections::VecDeque;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::io::Errno;
-use rustix::net::{RecvFlags, SendFlags};
+use rustix::net::SendFlags;
 
+use crate::closer::{Aside, Closer};
 use crate::descriptor;
 use crate::error::SessionRefusal;
 use crate::eventfd::EventFdError;
@@ -17,7 +18,8 @@ use crate::message::{self, ACK_LEN};
 /// See the module.
 #[derive(Debug)]
 pub(crate) struct BackendRequests {
-    fd: OwnedFd,
+    fd: Aside<OwnedFd>,
+    closer: Closer,
     /// Numbers of the requests that have not been answered, oldest first.
     awaited: VecDeque<u32>,
     /// The reply so far.
@@ -30,8 +32,11 @@ impl BackendRequests {
         if !descriptor::is_empty_pair_end(&fd) {
             return Err(EventFdError::NotAPair.into());
         }
+        // What the front end puts into it, or has put there when it is closed, is closed aside.
+        let closer = Closer::default();
         Ok(BackendRequests {
-            fd,
+            fd: Aside::new(fd, &closer),
+            closer,
             awaited: VecDeque::new(),
             bytes: Vec::new(),
         })
@@ -42,7 +47,7 @@ impl BackendRequests {
     pub(crate) fn send(&mut self, request: u32, payload: &[u8], need_reply: bool) -> bool {
         let message = message::backend_request(request, payload, need_reply);
         let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
-        let sent = rustix::net::send(&self.fd, &message, flags) == Ok(message.len());
+        let sent = rustix::net::send(&*self.fd, &message, flags) == Ok(message.len());
         if sent && need_reply {
             self.awaited.push_back(request);
         }
@@ -62,14 +67,13 @@ impl BackendRequests {
         while let Some(&request) = self.awaited.front() {
             let mut bytes = [0; ACK_LEN];
             let (room, _) = bytes.split_at_mut(ACK_LEN.saturating_sub(self.bytes.len()));
-            match rustix::net::recv(&self.fd, &mut *room, RecvFlags::DONTWAIT) {
-                Ok((_, 0)) | Err(Errno::CONNRESET) => {
+            match self.closer.read(&*self.fd, room) {
+                Ok(0) | Err(Errno::CONNRESET) => {
                     // Nobody will answer; the session's own socket says what that means.
                     self.awaited.clear();
                     return Ok(());
                 }
-                Ok((_, got)) => self.bytes.extend(room.iter().take(got)),
-                Err(Errno::INTR) => {}
+                Ok(got) => self.bytes.extend(room.iter().take(got)),
                 Err(Errno::AGAIN) => return Ok(()),
                 Err(errno) => return Err(SessionRefusal::Socket(errno.into())),
             }
@@ -82,7 +86,7 @@ impl BackendRequests {
             }
         }
         // What nobody asked for would stay there, and the descriptors with it.
-        if descriptor::is_empty(&self.fd) {
+        if descriptor::is_empty(&*self.fd) {
             Ok(())
         } else {
             Err(SessionRefusal::NotAsked)

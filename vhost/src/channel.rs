@@ -1,24 +1,24 @@
 //! A stream socket as a sequence of messages with their descriptors.
 //!
 //! Never blocks and never reads beyond the message it is in, so that descriptors stay with the
-//! message they came with. Half a message is kept until the rest comes. Knows headers, not
-//! requests.
+//! message they came with. Half a message is kept until the rest comes. Whoever is given a descriptor may
+//! drop it: what may make that wait is closed aside, and something as useless stands for it. Knows headers,
+//! not requests.
 
 #![expect(
     clippy::arithmetic_side_effects,
     reason = "bounded by the longest message"
 )]
 
-use std::io::{self, IoSliceMut};
-use std::mem::MaybeUninit;
+use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
 
 use rustix::io::Errno;
-use rustix::net::{
-    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendFlags, recvmsg, send,
-};
+use rustix::net::{SendFlags, Shutdown, send, shutdown};
+use rustix::pipe::PipeFlags;
 
+use crate::closer::{Aside, Closer};
 use crate::descriptor;
 use crate::error::SessionRefusal;
 use crate::message::{HEADER_LEN, Header, MAX_FDS, Malformed};
@@ -67,25 +67,32 @@ pub enum Received<H> {
 /// See the module.
 #[derive(Debug)]
 pub struct Channel<H> {
-    stream: UnixStream,
+    stream: Aside<UnixStream>,
     /// The message so far, header included.
     bytes: Vec<u8>,
     header: Option<H>,
     fds: Vec<OwnedFd>,
+    /// The sockets among the descriptors of this message, or of the last one, once more: whoever drops one of those then is
+    /// not the last who has it, and closes nothing that was put into it.
+    sockets: Vec<Aside<OwnedFd>>,
+    closer: Closer,
 }
 
 impl<H: Head> Channel<H> {
-    /// What is sent on `stream`.
+    /// What is sent on `stream`, of which `closer` closes what may make that wait.
     ///
     /// # Errors
     /// The kernel's.
-    pub fn new(stream: UnixStream) -> io::Result<Channel<H>> {
+    pub fn new(stream: UnixStream, closer: &Closer) -> io::Result<Channel<H>> {
+        let stream = Aside::new(stream, closer);
         stream.set_nonblocking(true)?;
         Ok(Channel {
             stream,
             bytes: Vec::new(),
             header: None,
             fds: Vec::new(),
+            sockets: Vec::new(),
+            closer: closer.clone(),
         })
     }
 
@@ -95,6 +102,9 @@ impl<H: Head> Channel<H> {
     /// What came is no message, or the socket failed; there is no going on.
     pub fn receive(&mut self) -> Result<Received<H>, SessionRefusal> {
         let head = size_of::<H::Bytes>();
+        if self.bytes.is_empty() {
+            self.sockets.clear();
+        }
         loop {
             let payload = self.header.map_or(0, |header| header.payload_len());
             let missing = (head + payload).saturating_sub(self.bytes.len());
@@ -130,35 +140,47 @@ impl<H: Head> Channel<H> {
         let Some(bytes) = bytes.get_mut(..missing.min(MAX_READ)) else {
             return Ok(None);
         };
-        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_FDS))];
-        let mut control = RecvAncillaryBuffer::new(&mut space);
-        let got = loop {
-            let mut iov = [IoSliceMut::new(bytes)];
-            match recvmsg(
-                &self.stream,
-                &mut iov,
-                &mut control,
-                RecvFlags::CMSG_CLOEXEC,
-            ) {
-                Ok(got) => break got,
-                Err(Errno::INTR) => {}
-                Err(Errno::AGAIN) => return Ok(None),
-                // The front end died with replies unread.
-                Err(Errno::CONNRESET) => return Ok(Some(0)),
-                Err(errno) => return Err(SessionRefusal::Socket(errno.into())),
-            }
-        };
-        for message in control.drain() {
-            if let RecvAncillaryMessage::ScmRights(fds) = message {
-                self.fds.extend(fds);
-            }
+        let mut fds = Vec::new();
+        let got = Closer::receive(&*self.stream, bytes, &mut fds);
+        for fd in fds {
+            self.keep(fd)?;
         }
-        if got.flags.contains(ReturnFlags::CTRUNC) || self.fds.len() > MAX_FDS {
+        let got = match got {
+            Ok(got) => got,
+            Err(Errno::AGAIN) => return Ok(None),
+            // The front end died with replies unread.
+            Err(Errno::CONNRESET) => return Ok(Some(0)),
+            Err(errno) => return Err(SessionRefusal::Socket(errno.into())),
+        };
+        if self.fds.len() > MAX_FDS {
             return Err(SessionRefusal::TooManyDescriptors);
         }
         self.bytes
-            .extend_from_slice(bytes.get(..got.bytes).unwrap_or(&[]));
-        Ok(Some(got.bytes))
+            .extend_from_slice(bytes.get(..got).unwrap_or(&[]));
+        Ok(Some(got))
+    }
+
+    /// Keeps a descriptor for the message that it came with.
+    fn keep(&mut self, fd: OwnedFd) -> Result<(), SessionRefusal> {
+        if descriptor::closes_at_once(&fd) {
+            self.fds.push(fd);
+            return Ok(());
+        }
+        let is_socket = descriptor::is_unix_socket(&fd);
+        // What closes it is there before anything can fail.
+        let fd = Aside::new(fd, &self.closer);
+        let given = match is_socket {
+            true => fd.try_clone(),
+            // Nothing that a front end may give us is a pipe either.
+            false => rustix::pipe::pipe_with(PipeFlags::CLOEXEC)
+                .map(|(pipe, _)| pipe)
+                .map_err(Into::into),
+        };
+        self.fds.push(given?);
+        if is_socket {
+            self.sockets.push(fd);
+        }
+        Ok(())
     }
 
     /// Sends all of `bytes`, or gives up at once. A front end that has hung up does not matter:
@@ -168,7 +190,7 @@ impl<H: Head> Channel<H> {
     /// The other side does not read, or the socket failed.
     pub fn send(&self, bytes: &[u8]) -> Result<(), SessionRefusal> {
         match send(
-            &self.stream,
+            &*self.stream,
             bytes,
             SendFlags::DONTWAIT | SendFlags::NOSIGNAL,
         ) {
@@ -177,6 +199,13 @@ impl<H: Head> Channel<H> {
             Err(Errno::PIPE | Errno::CONNRESET) => Ok(()),
             Err(errno) => Err(SessionRefusal::Socket(errno.into())),
         }
+    }
+}
+
+impl<H> Drop for Channel<H> {
+    /// The front end sees it at once, whenever the socket is closed.
+    fn drop(&mut self) {
+        let _ = shutdown(&*self.stream, Shutdown::Both);
     }
 }
 

@@ -22,6 +22,7 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use mio::unix::SourceFd;
 use mio::{Registry, Token};
 
 mod watching;
@@ -29,6 +30,7 @@ mod watching;
 use self::watching::{unwatch, watch};
 use crate::change_limiter::ChangeLimiter;
 use crate::channel::{Channel, Received};
+use crate::closer::{Aside, Closer};
 use crate::control::{Coalescing, CtrlCommand};
 pub use crate::error::{BindError, SessionRefusal};
 use crate::eventfd::EventFd;
@@ -45,6 +47,10 @@ const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::fro
 /// How long the next front end has to wait after one that has held up a thread, which takes a hundredth of a second: others
 /// use that thread, too.
 const AFTER_BLOCKING: Duration = Duration::from_secs(1);
+
+/// Descriptors that front ends have sent and that have not been closed yet, at most, when the next one is served: as many as
+/// one message has, if it is the longest one.
+const UNCLOSED: usize = 256;
 
 /// Messages served at a time, and front ends looked at in one [`Endpoint::poll`]: other devices
 /// share the thread.
@@ -139,7 +145,9 @@ pub struct Endpoint {
     role: Role,
     connection: Option<Connection>,
     /// A front end that connected while another was served.
-    successor: Option<UnixStream>,
+    successor: Option<Aside<UnixStream>>,
+    /// Closes what front ends have sent.
+    closer: Closer,
     registration: Option<(Registry, Token)>,
     retry_at: Option<Instant>,
     changes: ChangeLimiter,
@@ -190,6 +198,7 @@ impl Endpoint {
             role,
             connection: None,
             successor: None,
+            closer: Closer::default(),
             registration: None,
             retry_at: None,
             changes: ChangeLimiter::default(),
@@ -512,6 +521,7 @@ impl Endpoint {
         };
         if let Some((registry, _)) = &self.registration {
             unwatch(registry, connection.control_kick.take());
+            let _ = registry.deregister(&mut SourceFd(&connection.channel.as_raw_fd()));
             for kick in connection.first_kicks.drain(..) {
                 unwatch(registry, Some(kick));
             }
@@ -554,11 +564,16 @@ impl Endpoint {
                 tracing::warn!(device, "a second front end was turned away");
             }
             if let Role::Server(listener) = &self.role {
-                self.successor = listener.accept().unwrap_or(None);
+                let next = listener.accept().unwrap_or(None);
+                self.successor = next.map(|stream| Aside::new(stream, &self.closer));
             }
             return self.successor.is_some();
         }
         if self.retry_at.is_some_and(|at| now < at) {
+            return false;
+        }
+        if self.closer.pending() > UNCLOSED {
+            self.retry_at = Some(now + AFTER_BLOCKING);
             return false;
         }
         self.retry_at = None;
@@ -566,7 +581,7 @@ impl Endpoint {
             Role::Server(listener) => self
                 .successor
                 .take()
-                .map_or_else(|| listener.accept(), |stream| Ok(Some(stream))),
+                .map_or_else(|| listener.accept(), |next| Ok(Some(next.into_inner()))),
             Role::Client(path) => listener::connect(path).map(Some),
             Role::Single(stream) => Ok(stream.take()),
         };
@@ -589,7 +604,7 @@ impl Endpoint {
     }
 
     fn watched(&self, stream: UnixStream) -> io::Result<Channel<Header>> {
-        let channel = Channel::new(stream)?;
+        let channel = Channel::new(stream, &self.closer)?;
         if let Some((registry, token)) = &self.registration {
             watch(registry, channel.as_raw_fd(), *token)?;
         }

@@ -115,6 +115,7 @@
 mod backend;
 pub mod change_limiter;
 pub mod channel;
+pub mod closer;
 mod coalescing;
 mod config;
 pub mod control;

@@ -15,6 +15,7 @@ use rustix::fs::{AtFlags, FlockOperation, Gid, Mode, OFlags};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 
+use crate::closer::{Aside, Closer};
 use crate::error::BindError;
 
 /// How long another process may be at work in the same folder; a few system calls are all that it does there.
@@ -23,7 +24,8 @@ const LOCK_LIMIT: Duration = Duration::from_secs(2);
 /// A listening stream socket that never blocks. Its file is removed with it, unless the file there is another one by then.
 #[derive(Debug)]
 pub struct Listener {
-    socket: UnixListener,
+    /// Those who have connected and were not accepted may have sent something.
+    socket: Aside<UnixListener>,
     path: PathBuf,
     file: Option<FileId>,
 }
@@ -55,7 +57,7 @@ impl Listener {
         let file = file_id(path);
         socket.set_nonblocking(true).map_err(failed)?;
         Ok(Listener {
-            socket,
+            socket: Aside::new(socket, &Closer::default()),
             path: path.to_owned(),
             file,
         })

@@ -31,6 +31,7 @@ pub use self::dirty_log::{DirtyLog, LOG_PAGE};
 pub(crate) use self::slice::UnmarkedSlice;
 pub use self::slice::{GuestSlice, GuestSliceMut};
 use crate::error::RingError;
+use crate::raw::core_dump;
 use crate::raw::sigbus::{Guard, any_faulted};
 
 /// Regions one guest memory may have.
@@ -450,6 +451,7 @@ impl Mapping {
         let len = usize::try_from(len).map_err(|_| MemoryError::Wraps)?;
         let file = FileOffset::new(File::from(fd), offset - lead);
         let mmap = MmapRegion::<()>::from_file(file, len)?;
+        core_dump::exclude(mmap.as_ptr().addr(), len);
         let guard = Guard::register(mmap.as_ptr().addr(), len, page as usize)
             .ok_or(MemoryError::Unguarded)?;
         Ok(Mapping {
@@ -600,6 +602,20 @@ mod tests {
         assert_eq!(mem.user_to_guest(0x7000_0010, 0x1ff1), None);
         assert_eq!(mem.user_to_guest(0x6000_0000, u64::MAX), None);
         assert_eq!(mem.user_to_guest(0x6000_1000, 0), None);
+    }
+
+    #[test]
+    fn no_core_dump_has_guest_memory() {
+        const SIZE: u64 = 0x12_3000;
+        let _mem = GuestMemory::map(vec![(spec(0, SIZE, 0, 0), memfd(SIZE))]).unwrap();
+        // "dd": MADV_DONTDUMP (proc_pid_smaps(5)).
+        let smaps = std::fs::read_to_string("/proc/self/smaps").unwrap();
+        let ours = smaps.split("VmFlags:").zip(smaps.split("VmFlags:").skip(1));
+        let size = format!("Size: {:>18} kB", SIZE / 1024);
+        let ours = ours.filter(|(mapping, _)| mapping.contains(&format!("\n{size}\n")));
+        let ours: Vec<_> = ours.filter_map(|(_, flags)| flags.lines().next()).collect();
+        assert!(!ours.is_empty(), "{smaps}");
+        assert!(ours.iter().all(|flags| flags.contains(" dd")), "{ours:?}");
     }
 
     #[test]

@@ -2,5 +2,6 @@
 #![allow(unsafe_code)]
 
 pub(crate) mod copy;
+pub(crate) mod core_dump;
 pub(crate) mod interrupt;
 pub(crate) mod sigbus;

@@ -3,15 +3,17 @@
 //! whoever polls its socket. Grants nothing.
 
 use std::collections::VecDeque;
-use std::io::{self, Read, Write};
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use mio::net::UnixStream;
 use mio::{Interest, Registry, Token};
+use rustix::io::Errno;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use vf_model::{MacAddr, RxMode, VfRequest, Vid};
+use vf_vhost::closer::{Aside, Closer};
 
 /// Time between two attempts to connect.
 const AGAIN: Duration = Duration::from_secs(1);
@@ -29,6 +31,8 @@ pub struct Monitor {
     path: PathBuf,
     registration: Option<(Registry, Token)>,
     connection: Option<Connection>,
+    /// Closes what a monitor has sent that is no line: descriptors.
+    closer: Closer,
     /// The carrier that the guest is to see.
     link_up: bool,
     /// Whether it has been taken: QEMU gives it to its guest itself when the VF's socket is opened, and is not told otherwise.
@@ -41,7 +45,8 @@ pub struct Monitor {
 
 #[derive(Debug)]
 struct Connection {
-    stream: UnixStream,
+    closer: Closer,
+    stream: Aside<UnixStream>,
     line: Vec<u8>,
     /// How much of it is known to have no end.
     searched: usize,
@@ -88,6 +93,7 @@ impl Monitor {
             path,
             registration: None,
             connection: None,
+            closer: Closer::default(),
             link_up,
             taken: false,
             retry_at: None,
@@ -206,7 +212,8 @@ impl Monitor {
         match stream {
             Ok(stream) => {
                 self.connection = Some(Connection {
-                    stream,
+                    closer: self.closer.clone(),
+                    stream: Aside::new(stream, &self.closer),
                     line: Vec::new(),
                     searched: 0,
                     asked: VecDeque::new(),
@@ -295,12 +302,11 @@ impl Connection {
                 )));
             }
             let mut bytes = [0; 4096];
-            match self.stream.read(&mut bytes) {
+            match self.closer.read(&*self.stream, &mut bytes) {
                 Ok(0) => return Err(MonitorError::HungUp),
                 Ok(n) => self.line.extend(bytes.iter().take(n)),
-                Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Ok(None),
-                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-                Err(e) => return Err(e.into()),
+                Err(Errno::AGAIN) => return Ok(None),
+                Err(errno) => return Err(MonitorError::Io(errno.into())),
             }
         }
     }

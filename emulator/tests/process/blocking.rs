@@ -1,7 +1,9 @@
-//! Front ends that would have vfnic wait for them for ever: descriptors that block, and descriptors by which a session
-//! would never be seen to end. Everybody else goes on, the VF is free again, and SIGTERM ends the process.
+//! Front ends that would have vfnic wait for them for ever: descriptors that block, or whose closing does, and descriptors by
+//! which a session would never be seen to end. Everybody else goes on, the VF is free again, and SIGTERM ends the process.
 
-use std::os::fd::AsFd;
+use std::io::Write;
+use std::net::{TcpListener, TcpStream};
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::Duration;
@@ -273,4 +275,106 @@ fn a_front_end_cannot_keep_its_own_connection_open() {
     frontend.send_raw(&head.encode(), &[end.as_fd()]).unwrap();
     drop((frontend, end));
     pass(&mut Port::open(&socket), &mut witness);
+}
+
+/// A socket whose last `close` waits for an hour, as its peer reads nothing of what is in it. That has to be kept.
+fn lingering() -> (OwnedFd, (TcpListener, TcpStream)) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let mut socket = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+    let (peer, _) = listener.accept().unwrap();
+    let hour = Some(Duration::from_secs(3600));
+    rustix::net::sockopt::set_socket_linger(&socket, hour).unwrap();
+    socket.set_nonblocking(true).unwrap();
+    while socket.write(&[0; 1 << 16]).is_ok() {}
+    (socket.into(), (listener, peer))
+}
+
+/// Puts a descriptor into a socket, whatever is at the other end, which has the last one then.
+fn put(socket: &UnixStream, bytes: &[u8], fd: OwnedFd) {
+    let mut parcel = Frontend::from_stream(socket.try_clone().unwrap()).unwrap();
+    parcel.send_raw(bytes, &[fd.as_fd()]).unwrap();
+}
+
+#[test]
+fn descriptors_that_take_an_hour_to_close_hold_nobody_up() {
+    let dir = tempfile::tempdir().unwrap();
+    let observers = dir.path().join("observers");
+    let observe = observers.to_str().unwrap();
+    let mut emulator = Emulator::start(&["--vfs", "3", "--observe", observe]);
+    let mut peers = Vec::new();
+    let mut lingering = || {
+        let (fd, peer) = lingering();
+        peers.push(peer);
+        fd
+    };
+    let head = |request, size| {
+        let flags = FLAG_VERSION;
+        Header {
+            request,
+            flags,
+            size,
+        }
+        .encode()
+    };
+    let socket = emulator.path("vf1.sock");
+    let call = [&head(request::SET_VRING_CALL, 8)[..], &[0; 8]].concat();
+    let memory = [
+        &head(request::SET_MEM_TABLE, 40)[..],
+        &1u64.to_le_bytes(),
+        &[0; 32],
+    ]
+    .concat();
+    for (what, message) in [("a call", &call), ("memory", &memory)] {
+        put(negotiated(&socket).stream(), message, lingering());
+        emulator.show();
+        // Where it is the socket that is sent in which that waits.
+        let (sent, own) = UnixStream::pair().unwrap();
+        put(&own, b"x", lingering());
+        put(negotiated(&socket).stream(), message, sent.into());
+        emulator.show();
+        assert!(emulator.lives(), "{what}");
+    }
+    // As an answer to nothing, on the socket for answers.
+    let (sent, own) = UnixStream::pair().unwrap();
+    let mut frontend = negotiated(&socket);
+    let backend = head(request::SET_BACKEND_REQ_FD, 0);
+    frontend.send_raw(&backend, &[sent.as_fd()]).unwrap();
+    drop(sent);
+    frontend.get_features().unwrap();
+    put(&own, b"x", lingering());
+    drop((frontend, own));
+    emulator.show();
+    // Behind what ends the session, so that nobody reads it.
+    let mut frontend = negotiated(&socket);
+    let endless = head(request::SET_VRING_CALL, u32::MAX);
+    frontend.send_raw(&endless, &[]).unwrap();
+    let stream = frontend.stream().try_clone().unwrap();
+    let fd = lingering();
+    let mut parcel = Frontend::from_stream(stream).unwrap();
+    // It fails if the session has ended already.
+    let _ = parcel.send_raw(b"x", &[fd.as_fd()]);
+    drop((frontend, parcel, fd));
+    emulator.show();
+    // More of them than a message may have.
+    let mut frontend = negotiated(&socket);
+    let many: Vec<OwnedFd> = (0..100).map(|_| lingering()).collect();
+    let all: Vec<_> = many.iter().map(AsFd::as_fd).collect();
+    frontend.send_raw(&call, &all).unwrap();
+    drop(all);
+    drop((many, frontend));
+    emulator.show();
+    // From one who is turned away, and from clients.
+    let held = negotiated(&socket);
+    for path in [&socket, &emulator.ctl(), &observers] {
+        let stream = UnixStream::connect(path).unwrap();
+        put(&stream, b"x", lingering());
+        emulator.show();
+        drop(stream);
+        emulator.show();
+    }
+    drop(held);
+    let [mut a, mut b] = ["vf0.sock", "vf1.sock"].map(|name| Port::open(&emulator.path(name)));
+    pass(&mut a, &mut b);
+    emulator.terminate("descriptors that take an hour to close");
+    emulator.restart();
 }

@@ -2,7 +2,8 @@
 //! long: VFs and other clients have their turn in between.
 
 use std::collections::BTreeMap;
-use std::io::{self, Read, Write};
+use std::io::{self, Write};
+use std::net::Shutdown;
 use std::ops::Range;
 use std::os::fd::AsRawFd;
 use std::time::{Duration, Instant};
@@ -10,6 +11,8 @@ use std::time::{Duration, Instant};
 use mio::net::UnixStream;
 use mio::unix::SourceFd;
 use mio::{Interest, Registry, Token};
+use rustix::io::Errno;
+use vf_vhost::closer::{Aside, Closer};
 use vf_vhost::listener::Listener;
 
 use super::protocol::{MAX_LINE, Request, Response};
@@ -22,6 +25,9 @@ const TURN: Duration = Duration::from_micros(500);
 /// How long to wait before trying again to accept a client, when the process has too many open files.
 const RETRY: Duration = Duration::from_millis(100);
 
+/// What clients have sent and is not closed yet, at most, when one more is accepted.
+const UNCLOSED: usize = 256;
+
 const INTEREST: Interest = Interest::READABLE.add(Interest::WRITABLE);
 
 /// The listening socket and everybody connected to it.
@@ -30,6 +36,8 @@ pub struct Clients {
     tokens: Range<usize>,
     next_token: usize,
     clients: BTreeMap<usize, Client>,
+    /// Closes what they have sent that is no request: descriptors.
+    closer: Closer,
     /// When to try again to accept clients.
     retry_at: Option<Instant>,
     /// Up to which answers may go.
@@ -58,7 +66,8 @@ impl From<Response> for Answer {
 }
 
 struct Client {
-    stream: UnixStream,
+    stream: Aside<UnixStream>,
+    closer: Closer,
     input: Vec<u8>,
     /// How much of `input` is known to have no end of a line.
     searched: usize,
@@ -102,6 +111,7 @@ impl Clients {
             next_token: tokens.start + 1,
             tokens,
             clients: BTreeMap::new(),
+            closer: Closer::default(),
             retry_at: None,
             kept: 0,
         })
@@ -125,7 +135,7 @@ impl Clients {
             Left::Nothing => {}
             // It is told of again, as it can surely be written to.
             Left::More => {
-                let _ = registry.reregister(&mut client.stream, token, INTEREST);
+                let _ = registry.reregister(&mut *client.stream, token, INTEREST);
             }
             Left::Over => self.remove(token.0, registry),
             Left::TakenOver => self.hand_over(token.0, registry),
@@ -141,7 +151,7 @@ impl Clients {
         let waiting = self.clients.iter_mut();
         for (token, client) in waiting.filter(|(_, client)| client.waits_for > 0) {
             // It is told of again, as it can surely be written to.
-            let _ = registry.reregister(&mut client.stream, Token(*token), INTEREST);
+            let _ = registry.reregister(&mut *client.stream, Token(*token), INTEREST);
         }
     }
 
@@ -159,8 +169,9 @@ impl Clients {
 
     fn remove(&mut self, token: usize, registry: &Registry) {
         if let Some(mut gone) = self.clients.remove(&token) {
-            // It is closed next, which deregisters it as well.
-            let _ = registry.deregister(&mut gone.stream);
+            let _ = registry.deregister(&mut *gone.stream);
+            // The client sees it at once, whenever it is closed.
+            let _ = gone.stream.shutdown(Shutdown::Both);
         }
     }
 
@@ -168,9 +179,9 @@ impl Clients {
         let Some(mut client) = self.clients.remove(&token) else {
             return;
         };
-        let _ = registry.deregister(&mut client.stream);
+        let _ = registry.deregister(&mut *client.stream);
         if let Some(takeover) = client.takeover
-            && let Err(error) = takeover(client.stream.into())
+            && let Err(error) = takeover(client.stream.into_inner().into())
         {
             tracing::warn!(%error, "a client cannot be given what it has asked for");
         }
@@ -178,6 +189,10 @@ impl Clients {
 
     fn accept(&mut self, registry: &Registry) {
         loop {
+            if self.closer.pending() > UNCLOSED {
+                self.retry_at = Some(Instant::now() + RETRY);
+                return;
+            }
             let stream = match self.listener.accept() {
                 Ok(Some(stream)) => stream,
                 Ok(None) => return,
@@ -195,7 +210,7 @@ impl Clients {
             {
                 self.remove(quiet, registry);
             }
-            let mut stream = UnixStream::from_std(stream);
+            let mut stream = Aside::new(UnixStream::from_std(stream), &self.closer);
             // There are fewer clients than tokens, so one is free.
             while self.clients.contains_key(&self.next_token) || self.next_token >= self.tokens.end
             {
@@ -208,13 +223,14 @@ impl Clients {
             let token = self.next_token;
             self.next_token += 1;
             if registry
-                .register(&mut stream, Token(token), INTEREST)
+                .register(&mut *stream, Token(token), INTEREST)
                 .is_ok()
             {
                 self.clients.insert(
                     token,
                     Client {
                         stream,
+                        closer: self.closer.clone(),
                         input: Vec::new(),
                         searched: 0,
                         output: Vec::new(),
@@ -276,15 +292,14 @@ impl Client {
             if self.input.len() > MAX_LINE {
                 return Err(io::ErrorKind::InvalidData.into());
             }
-            match self.stream.read(&mut chunk) {
+            match self.closer.read(&*self.stream, &mut chunk) {
                 Ok(0) => self.finished = true,
                 Ok(n) => {
                     self.heard = Instant::now();
                     self.input.extend_from_slice(&chunk[..n]);
                 }
-                Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Ok(Left::Nothing),
-                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-                Err(e) => return Err(e),
+                Err(Errno::AGAIN) => return Ok(Left::Nothing),
+                Err(errno) => return Err(errno.into()),
             }
         }
     }

@@ -17,6 +17,7 @@ use thiserror::Error;
 use vf_model::{Counters, MailboxRequest, Policy, VfIndex};
 use vf_vhost::change_limiter::ChangeLimiter;
 use vf_vhost::channel::{Channel, Received};
+use vf_vhost::closer::{Aside, Closer};
 pub use vf_vhost::error::{BindError, SessionRefusal};
 use vf_vhost::listener::Listener;
 use vf_vhost::vring::Vring;
@@ -28,6 +29,9 @@ use crate::slot::Slot;
 
 /// How long the next client has to wait after one that has held up a thread, or after a failure to accept one.
 const PAUSE: Duration = Duration::from_secs(1);
+
+/// Descriptors that clients have sent and that have not been closed yet, at most, when the next one is served.
+const UNCLOSED: usize = 256;
 
 /// Messages served at a time, and clients looked at in one [`Endpoint::poll`]: other devices share the thread.
 const BUDGET: usize = 128;
@@ -85,7 +89,9 @@ pub struct Endpoint {
     listener: Listener,
     connection: Option<Connection>,
     /// A client that connected while another was served.
-    successor: Option<UnixStream>,
+    successor: Option<Aside<UnixStream>>,
+    /// Closes what clients have sent.
+    closer: Closer,
     registration: Option<(Registry, Token)>,
     retry_at: Option<Instant>,
     changes: ChangeLimiter,
@@ -109,6 +115,7 @@ impl Endpoint {
             listener: Listener::bind(path)?,
             connection: None,
             successor: None,
+            closer: Closer::default(),
             registration: None,
             retry_at: None,
             changes: ChangeLimiter::default(),
@@ -340,15 +347,20 @@ impl Endpoint {
                 let device = self.name.as_str();
                 tracing::warn!(device, "a second client was turned away");
             }
-            self.successor = self.listener.accept().unwrap_or(None);
+            let next = self.listener.accept().unwrap_or(None);
+            self.successor = next.map(|stream| Aside::new(stream, &self.closer));
             return self.successor.is_some();
         }
         if self.retry_at.is_some_and(|at| now < at) {
             return false;
         }
+        if self.closer.pending() > UNCLOSED {
+            self.retry_at = Some(after(now));
+            return false;
+        }
         self.retry_at = None;
         let next = self.successor.take();
-        let found = next.map_or_else(|| self.listener.accept(), |stream| Ok(Some(stream)));
+        let found = next.map_or_else(|| self.listener.accept(), |next| Ok(Some(next.into_inner())));
         match found.and_then(|stream| stream.map(|stream| self.watched(stream)).transpose()) {
             Ok(None) => false,
             Ok(Some(channel)) => {
@@ -364,7 +376,7 @@ impl Endpoint {
     }
 
     fn watched(&self, stream: UnixStream) -> io::Result<Channel<Header>> {
-        let channel = Channel::new(stream)?;
+        let channel = Channel::new(stream, &self.closer)?;
         if let Some((registry, token)) = &self.registration {
             let fd = channel.as_raw_fd();
             registry.register(&mut SourceFd(&fd), *token, Interest::READABLE)?;
