@@ -123,11 +123,12 @@ impl Outside {
         loopback.is_some_and(|loopback| loopback.holds(vf, ring))
     }
 
-    /// Leaves a frame to the workers that serve these VFs; what does not fit is their drop.
+    /// Leaves a frame, of a VF or from outside, to the workers that serve these VFs; what does not fit is their drop.
     pub(super) fn hand_over(
         &mut self,
         nic: &mut Nic,
         rx: &mut Receivers,
+        from: Option<VfIndex>,
         source: FrameSource<'_>,
         vfs: VfSet,
         tagging: Tagging,
@@ -138,7 +139,7 @@ impl Outside {
         let copy = source.copy(&rx.pool);
         rx.load.copies.add(1);
         rx.load.handed_over.add(1);
-        for vf in workers.give(copy, vfs, tagging, &rx.pool).iter() {
+        for vf in workers.give(from, copy, vfs, tagging, &rx.pool).iter() {
             let passing = Passing {
                 port: Port::Vf(vf),
                 direction: Direction::Rx,
@@ -188,13 +189,13 @@ impl Outside {
         }
     }
 
-    /// Delivers the fetched frames from the run's first up to `end`.
+    /// Delivers the frames that were fetched from a VF's queue, from the run's first up to `end`.
     #[inline]
     pub(super) fn deliver_run(
         &mut self,
         nic: &mut Nic,
         rx: &mut Receivers,
-        queue: &TxQueue,
+        (from, queue): (VfIndex, &TxQueue),
         run: Run,
         end: usize,
     ) {
@@ -204,7 +205,7 @@ impl Outside {
             let tagging = nic.tagging(run.insert);
             for frame in frames {
                 let source = FrameSource::Guest(queue, frame);
-                self.hand_over(nic, rx, source, to, tagging);
+                self.hand_over(nic, rx, Some(from), source, to, tagging);
             }
             return;
         }
@@ -291,7 +292,7 @@ impl Outside {
             let tagging = nic.tagging(verdict.insert);
             rx.deliver_to_vfs(nic, own, tagging, source);
             if !others.is_empty() {
-                self.hand_over(nic, rx, source, others, tagging);
+                self.hand_over(nic, rx, Some(vf), source, others, tagging);
             }
         }
         if verdict.pf {

@@ -1,7 +1,11 @@
 //! Frames that change workers within a NIC: one bounded, lock-free queue from each worker to each other one. Carries what a
 //! worker needs to deliver a frame that another has judged; never judges, never delivers, and keeps the order of what one
 //! worker hands to another.
+//!
+//! Whoever sends may have as much in such a queue as is still free in it: one that floods leaves half of it to others, two leave
+//! a third, and who sends now and then always finds room (a dynamic threshold, as shared-memory switches have).
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 use vf_model::{Tagging, VfIndex, VfSet};
@@ -10,10 +14,12 @@ use super::doorbell::Doorbell;
 use super::frame_queue::{FrameQueue, cost};
 use super::pool::{Frame, Pool};
 
-/// Frames that wait between two workers in one direction, as many as a large ring has.
-pub(crate) const QUEUE: usize = 1024;
+/// Frames that wait between two workers in one direction: a sender that is alone has as many there as a large ring has.
+pub(crate) const QUEUE: usize = 2048;
 /// The same in bytes.
-const QUEUE_BYTES: u64 = 4 << 20;
+const QUEUE_BYTES: u64 = 8 << 20;
+/// Those who send: VFs, and behind them the port and the PF, which are one.
+const SENDERS: usize = 257;
 
 /// Which of so many workers serves a VF: all its rings have one owner.
 #[must_use]
@@ -46,8 +52,61 @@ struct Peer {
     out: Queue,
     inward: Queue,
     bell: Option<Doorbell>,
+    shares: Shares,
     /// Whether it has not been told yet of what was left for it.
     untold: bool,
+}
+
+/// How much of a queue is whose, as the one worker knows it that fills it: what was in it when it last looked, and what it has
+/// put there since.
+struct Shares {
+    /// Senders of what is in the queue and what it costs, first in, first out.
+    order: VecDeque<(usize, u64)>,
+    /// Frames and bytes, by sender.
+    of: Box<[(usize, u64); SENDERS]>,
+    bytes: u64,
+}
+
+impl Shares {
+    fn new() -> Shares {
+        Shares {
+            order: VecDeque::with_capacity(QUEUE),
+            of: Box::new([(0, 0); SENDERS]),
+            bytes: 0,
+        }
+    }
+
+    /// Whether a sender has less than what is free.
+    fn allow(&mut self, sender: usize, queue: &FrameQueue<CrossFrame>) -> bool {
+        if self.has_room(sender) {
+            return true;
+        }
+        // A good part of it may be gone.
+        let there = queue.len();
+        while self.order.len() > there {
+            let Some((sender, cost)) = self.order.pop_front() else {
+                break;
+            };
+            if let Some((frames, bytes)) = self.of.get_mut(sender) {
+                (*frames, *bytes) = (*frames - 1, *bytes - cost);
+            }
+            self.bytes -= cost;
+        }
+        self.has_room(sender)
+    }
+
+    fn has_room(&self, sender: usize) -> bool {
+        let (frames, bytes) = self.of.get(sender).copied().unwrap_or_default();
+        frames < QUEUE - self.order.len() && bytes < QUEUE_BYTES.saturating_sub(self.bytes)
+    }
+
+    fn add(&mut self, sender: usize, cost: u64) {
+        if let Some((frames, bytes)) = self.of.get_mut(sender) {
+            (*frames, *bytes) = (*frames + 1, *bytes + cost);
+            self.order.push_back((sender, cost));
+            self.bytes += cost;
+        }
+    }
 }
 
 impl CrossQueues {
@@ -72,6 +131,7 @@ impl CrossQueues {
                     out: Arc::clone(&queues[me][peer]),
                     inward: Arc::clone(&queues[peer][me]),
                     bell: None,
+                    shares: Shares::new(),
                     untold: false,
                 })
                 .collect(),
@@ -98,14 +158,16 @@ impl CrossQueues {
     }
 
     /// Leaves a frame to the workers of these VFs, none of them served here; those who do not get it since their worker takes
-    /// no more.
+    /// no more of whoever has sent it: a VF, or else the port or the PF.
     pub(crate) fn give(
         &mut self,
+        from: Option<VfIndex>,
         frame: Frame,
         vfs: VfSet,
         tagging: Tagging,
         pool: &Pool,
     ) -> VfSet {
+        let sender = from.map_or(SENDERS - 1, VfIndex::index);
         let (mut frame, mut left, mut lost) = (frame, vfs, VfSet::default());
         for peer in &mut self.peers {
             let vfs = left.intersection(peer.vfs);
@@ -124,8 +186,16 @@ impl CrossQueues {
                 vfs,
                 tagging,
             };
-            match peer.out.push(cost(&crossing.frame), crossing) {
-                Ok(()) => peer.untold = true,
+            let cost = cost(&crossing.frame);
+            let pushed = match peer.shares.allow(sender, &peer.out) {
+                true => peer.out.push(cost, crossing),
+                false => Err(crossing),
+            };
+            match pushed {
+                Ok(()) => {
+                    peer.shares.add(sender, cost);
+                    peer.untold = true;
+                }
                 Err(crossing) => {
                     pool.give(crossing.frame);
                     lost = lost.union(vfs);

@@ -164,7 +164,8 @@ impl DirectPlane {
         }
         let source = FrameSource::Private(&frame);
         if self.out.is_foreign(vf) {
-            self.out.hand_over(&mut self.nic, rx, source, vfs, tagging);
+            self.out
+                .hand_over(&mut self.nic, rx, None, source, vfs, tagging);
         } else {
             rx.deliver_to_vfs(&mut self.nic, vfs, tagging, source);
         }

@@ -86,7 +86,7 @@ impl DirectPlane {
             if let Some(fault) = frame.fault() {
                 // What was fetched before it goes; nothing behind it is taken for its neighbour.
                 if let Some(run) = run.take() {
-                    out.deliver_run(nic, rx, queue, run, done);
+                    out.deliver_run(nic, rx, (vf, queue), run, done);
                 }
                 let (policy, pair) = (nic.policy(), queue_pair(ring));
                 rx.captures
@@ -112,7 +112,7 @@ impl DirectPlane {
                         if run.is_none_or(|run| (run.to, run.insert, run.queue) != (to, insert, at))
                         {
                             if let Some(run) = run {
-                                out.deliver_run(nic, rx, queue, run, done);
+                                out.deliver_run(nic, rx, (vf, queue), run, done);
                             }
                             run = Some(Run {
                                 to,
@@ -124,7 +124,7 @@ impl DirectPlane {
                     }
                     To::Wire => {
                         if let Some(run) = run.take() {
-                            out.deliver_run(nic, rx, queue, run, done);
+                            out.deliver_run(nic, rx, (vf, queue), run, done);
                         }
                         if !out.send(now, nic, rx, from, insert) {
                             self.parked.park(
@@ -145,7 +145,7 @@ impl DirectPlane {
             }
             let verdict = nic.ingress(now, Source::Vf(vf), frame.head(), &m);
             if let Some(run) = run.take() {
-                out.deliver_run(nic, rx, queue, run, done);
+                out.deliver_run(nic, rx, (vf, queue), run, done);
             }
             if !out.forward(now, nic, rx, from, &verdict) {
                 let insert = verdict.insert;
@@ -166,7 +166,7 @@ impl DirectPlane {
             }
         }
         if let Some(run) = run {
-            out.deliver_run(nic, rx, queue, run, done);
+            out.deliver_run(nic, rx, (vf, queue), run, done);
         }
         port.traffic.add(ring, sent);
         rx.publish();

@@ -85,7 +85,7 @@ impl DirectPlane {
             rx.deliver_to_vfs(&mut self.nic, own, tagging, source);
             if !others.is_empty() {
                 self.out
-                    .hand_over(&mut self.nic, rx, source, others, tagging);
+                    .hand_over(&mut self.nic, rx, onward.from, source, others, tagging);
             }
         }
         let source = FrameSource::Private(&frame);

@@ -100,7 +100,7 @@ impl DirectPlane {
             rx.deliver_to_vfs(&mut self.nic, own, tagging, source);
             if !others.is_empty() {
                 self.out
-                    .hand_over(&mut self.nic, rx, source, others, tagging);
+                    .hand_over(&mut self.nic, rx, None, source, others, tagging);
             }
             if verdict.pf {
                 let mut copy = rx.pool.copy(frame);
@@ -139,7 +139,8 @@ impl DirectPlane {
             let tagging = self.nic.tagging(run.insert);
             for frame in frames {
                 let source = FrameSource::Private(frame);
-                self.out.hand_over(&mut self.nic, rx, source, to, tagging);
+                self.out
+                    .hand_over(&mut self.nic, rx, None, source, to, tagging);
             }
             return;
         }

@@ -146,7 +146,7 @@ impl DirectPlane {
             let others = out.foreign(verdict.vfs);
             rx.deliver_to_vfs(nic, verdict.vfs.difference(others), tagging, source);
             if !others.is_empty() {
-                out.hand_over(nic, rx, source, others, tagging);
+                out.hand_over(nic, rx, Some(vf), source, others, tagging);
             }
         }
         if verdict.pf {

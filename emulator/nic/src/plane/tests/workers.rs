@@ -81,7 +81,7 @@ fn a_group_frame_reaches_everybody_on_every_worker_once() {
 fn what_a_worker_cannot_take_is_the_receivers_drop() {
     let mut bench = bench(2, 2, ENDLESS);
     let more = 100;
-    while bench.vms[0].sent < (QUEUE + more) as u32 {
+    while bench.vms[0].sent < (QUEUE / 2 + more) as u32 {
         bench.vms[0].send(mac(1));
         bench.worker.poll(bench.now); // the other worker is busy with something else
     }
@@ -91,12 +91,54 @@ fn what_a_worker_cannot_take_is_the_receivers_drop() {
     let drops = bench.counters(1).rx_drops;
     assert_eq!(drops.get(DropReason::WorkerQueueFull), more as u64);
     assert_eq!(bench.vms[0].outstanding(0), 0, "the sender is not held up");
-    while bench.vms[1].receive() < QUEUE {
+    while bench.vms[1].receive() < QUEUE / 2 {
         assert!(bench.others[0].poll(bench.now) > 0);
     }
     bench.settle();
-    assert_eq!(by_sender(&bench.vms[1].got)[&mac(0)], count(QUEUE));
+    assert_eq!(by_sender(&bench.vms[1].got)[&mac(0)], count(QUEUE / 2));
     assert_eq!(bench.drops(), dropped);
+}
+
+#[test]
+fn a_neighbour_that_floods_leaves_others_room_between_workers() {
+    let mut bench = bench(2, 6, ENDLESS);
+    // VFs 0, 2 and 4 are the first worker's; the other one is busy with something else.
+    let send = |bench: &mut Bench, from: usize, to: usize| {
+        bench.vms[from].send(mac(to));
+        while bench.worker.poll(bench.now) > 0 {}
+    };
+    for _ in 0..2 * QUEUE {
+        send(&mut bench, 0, 1);
+        send(&mut bench, 2, 1);
+    }
+    let victims = QUEUE / 8;
+    for _ in 0..victims {
+        send(&mut bench, 4, 3);
+    }
+    let lost = |bench: &Bench, vf| bench.counters(vf).rx_drops.get(DropReason::WorkerQueueFull);
+    assert!(lost(&bench, 1) > 0, "there is no room for all of that");
+    assert_eq!(lost(&bench, 3), 0);
+    let arrive = |bench: &mut Bench| {
+        while bench.others[0].poll(bench.now) > 0 {
+            bench.vms[1].receive();
+            bench.vms[3].receive();
+        }
+        [1, 3].map(|vf| by_sender(&bench.vms[vf].got))
+    };
+    let [flooded, spared] = arrive(&mut bench);
+    assert_eq!(spared[&mac(4)], count(victims));
+    let of = |from| flooded[&mac(from)].len();
+    assert!(of(0).abs_diff(of(2)) <= 1, "{} and {}", of(0), of(2));
+    assert!((QUEUE / 3 - 1..QUEUE / 2).contains(&of(0)), "{}", of(0));
+    // What is empty is all anybody's again.
+    for _ in 0..QUEUE / 2 {
+        send(&mut bench, 2, 1);
+    }
+    let before = lost(&bench, 1);
+    let [again, _] = arrive(&mut bench);
+    assert_eq!(again[&mac(2)].len(), of(2) + QUEUE / 2);
+    assert_eq!(lost(&bench, 1), before);
+    assert_eq!(bench.drops(), [(DropReason::WorkerQueueFull, before)]);
 }
 
 #[test]
