@@ -485,7 +485,7 @@ impl fmt::Display for Command {
 mod tests {
     use super::*;
     use crate::mailbox::VfRequest;
-    use crate::vf::{Mbps, Path, VfLinkState};
+    use crate::vf::{FloodRate, Mbps, Path, VfLinkState};
     use proptest::prelude::*;
     use proptest::sample::select;
     use vf_packet::{MacAddr, Vid, VlanProto};
@@ -730,6 +730,7 @@ mod tests {
             .prop_map(VfSetting::State),
             any::<u32>().prop_map(|r| VfSetting::MaxTxRate(Mbps(r))),
             any::<u32>().prop_map(|r| VfSetting::MinTxRate(Mbps(r))),
+            any::<u32>().prop_map(|r| VfSetting::StormControl(FloodRate(r))),
             any::<bool>().prop_map(VfSetting::QueryRss),
             any::<u32>().prop_map(VfSetting::Mtu),
             select(vec![Path::Direct, Path::Mediated, Path::Auto]).prop_map(VfSetting::Path),

@@ -61,6 +61,9 @@ impl HypervisorModel {
             && let Some(&verdict) = self.known.get(key, meta.longest())
             && let Ok(header) = Header::parse(head)
         {
+            if self.account.is_storm(now, vf, head, &verdict) {
+                return self.dropped(vf, DropReason::StormControl);
+            }
             let vlan = verdict.insert.map_or(header.vlan(), Vlan::of_tag);
             let tried = self.bridge.forward(now, BridgePort::Vif(vf), vlan, &header);
             self.count_bridged(tried, &verdict, &header, head);
@@ -139,17 +142,22 @@ impl HypervisorModel {
             Ok((header, verdict))
         });
         match judged {
+            Ok((_, verdict)) if self.account.is_storm(now, vf, head, &verdict) => {
+                self.dropped(vf, DropReason::StormControl)
+            }
             Ok((header, verdict)) => {
                 self.count_sent(vf, header.dst, meta.len, &verdict);
                 verdict
             }
-            Err(reason) => {
-                self.count_tx_drop(vf, reason);
-                Verdict {
-                    drop: Some(reason),
-                    ..Verdict::default()
-                }
-            }
+            Err(reason) => self.dropped(vf, reason),
+        }
+    }
+
+    fn dropped(&mut self, vf: VfIndex, reason: DropReason) -> Verdict {
+        self.count_tx_drop(vf, reason);
+        Verdict {
+            drop: Some(reason),
+            ..Verdict::default()
         }
     }
 

@@ -3,17 +3,17 @@
 
 use std::sync::Arc;
 
-use vf_packet::{FrameMeta, MacAddr, VlanTag, wire_bytes};
+use vf_packet::{FrameMeta, Header, MacAddr, Vlan, VlanTag, wire_bytes};
 
 use crate::counter::Shared;
 use crate::filter_spec::QueueChoice;
 use crate::policy::Policy;
-use crate::rate::TokenBucket;
+use crate::rate::{StormControl, TokenBucket};
 use crate::reach::Unfit;
 use crate::rss::Rss;
 use crate::stats::{Counters, DropReason, LiveCounters, PublishedCounters, PublishedPort};
 use crate::time::Nanos;
-use crate::verdict::Tagging;
+use crate::verdict::{Tagging, Verdict};
 use crate::vf::VfIndex;
 
 /// A plane's own share of its NIC's state.
@@ -21,6 +21,7 @@ use crate::vf::VfIndex;
 pub struct Account {
     pub(crate) policy: Arc<Policy>,
     limiters: Vec<Option<TokenBucket>>,
+    storms: Vec<StormControl>,
     pub(crate) counters: Shared<[LiveCounters]>,
     pub(crate) pf: Shared<LiveCounters>,
 }
@@ -29,6 +30,7 @@ impl Account {
     pub(crate) fn new(policy: Arc<Policy>) -> Account {
         let vfs = policy.vf_count();
         Account {
+            storms: vec![StormControl::default(); vfs],
             limiters: (0..vfs).map(|vf| limiter(&policy, vf.into())).collect(),
             counters: (0..vfs).map(|_| LiveCounters::default()).collect(),
             pf: Shared::default(),
@@ -67,6 +69,43 @@ impl Account {
         if let Some(bucket) = &mut self.limiters[vf.index()] {
             bucket.take(now, wire_bytes(meta));
         }
+    }
+
+    /// Whether a frame that a VF sends is to be dropped since it has had too many flooded of late: broadcasts that reach others
+    /// here, and frames to groups that do though none of them has listed the group.
+    #[inline]
+    pub(crate) fn is_storm(
+        &mut self,
+        now: Nanos,
+        vf: VfIndex,
+        head: &[u8],
+        verdict: &Verdict,
+    ) -> bool {
+        MacAddr::of_frame(head).is_multicast() && self.is_storm_of_groups(now, vf, head, verdict)
+    }
+
+    #[inline(never)]
+    fn is_storm_of_groups(
+        &mut self,
+        now: Nanos,
+        vf: VfIndex,
+        head: &[u8],
+        verdict: &Verdict,
+    ) -> bool {
+        let lookup = self.policy.lookup();
+        let Some(pps) = self.policy.vf(vf).storm_control.limit() else {
+            return false;
+        };
+        let Ok(header) = Header::parse(head) else {
+            return false;
+        };
+        let vlan = verdict.insert.map_or(header.vlan(), Vlan::of_tag);
+        let here = verdict.vfs.union(verdict.beyond);
+        let is_known = || lookup.groups.get(header.dst, vlan).next().is_some();
+        if here.is_empty() || !header.dst.is_broadcast() && is_known() {
+            return false;
+        }
+        !self.storms[vf.index()].allows(now, pps)
     }
 
     /// Counts copies that are too long for those who would have got them, each with whose MTU it exceeds; the port's on the wire
@@ -113,6 +152,7 @@ pub trait Judge {
     {
         let limit = &from.account().limiters[vf.index()];
         self.account_mut().limiters[vf.index()].clone_from(limit);
+        self.account_mut().storms[vf.index()] = from.account().storms[vf.index()];
     }
 
     /// Counts a frame that was to go over the PF to the other plane and did not; it is among those handed over.

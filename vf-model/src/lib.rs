@@ -153,8 +153,8 @@ pub use switch_mode::SwitchMode;
 pub use time::{BusyTime, Nanos};
 pub use verdict::{Hop, Onward, TagEdit, Tagging, To, Verdict};
 pub use vf::{
-    MAX_VFS, Mbps, Path, PortVlan, SETTING_KEYS, SettingError, SettingKey, VfIndex, VfLinkState,
-    VfPolicy, VfRange, VfSet, VfSetting,
+    FloodRate, MAX_VFS, Mbps, Path, PortVlan, SETTING_KEYS, SettingError, SettingKey, VfIndex,
+    VfLinkState, VfPolicy, VfRange, VfSet, VfSetting,
 };
 pub use vf_filter::{
     MAX_FILTERS, MAX_UNTRUSTED_FILTERS, VfFilter, VfFilterError, VfFilterRange, VfFilters,

@@ -141,10 +141,30 @@ impl Nic {
         if let Some(key) = &known
             && let Some(&verdict) = self.known.get(key, meta.longest())
         {
+            if self.is_storm(now, source, head, &verdict) {
+                return self.dropped(source, DropReason::StormControl);
+            }
             self.count(source, MacAddr::of_frame(head), &verdict, meta.len);
             return verdict;
         }
-        self.ingress_unknown(source, flow, head, meta, known)
+        self.ingress_unknown(now, source, flow, head, meta, known)
+    }
+
+    /// Whether a VF has had too many frames flooded.
+    #[inline]
+    fn is_storm(&mut self, now: Nanos, source: Source, head: &[u8], verdict: &Verdict) -> bool {
+        match source {
+            Source::Vf(vf) => self.account.is_storm(now, vf, head, verdict),
+            Source::Wire => false,
+        }
+    }
+
+    fn dropped(&mut self, source: Source, reason: DropReason) -> Verdict {
+        self.count_unjudged(source, reason);
+        Verdict {
+            drop: Some(reason),
+            ..Verdict::default()
+        }
     }
 
     /// Counts a frame that the hypervisor has handed over, and says where it goes: where its verdict said.
@@ -167,6 +187,7 @@ impl Nic {
     #[inline(never)]
     fn ingress_unknown(
         &mut self,
+        now: Nanos,
         source: Source,
         flow: Actions,
         head: &[u8],
@@ -175,6 +196,9 @@ impl Nic {
     ) -> Verdict {
         let reason = match Policy::parse(head) {
             Ok(header) => match self.judge(source, &header, flow.of(head), head, meta) {
+                Ok((verdict, _)) if self.is_storm(now, source, head, &verdict) => {
+                    return self.dropped(source, DropReason::StormControl);
+                }
                 Ok((verdict, unfit)) => {
                     self.count(source, header.dst, &verdict, meta.len);
                     self.learn(source, head, &verdict);
@@ -195,11 +219,7 @@ impl Nic {
             },
             Err(reason) => reason,
         };
-        self.count_unjudged(source, reason);
-        Verdict {
-            drop: Some(reason),
-            ..Verdict::default()
-        }
+        self.dropped(source, reason)
     }
 
     #[inline]

@@ -1,5 +1,5 @@
-//! The limit on what a VF sends: a token bucket that says when the next frame may be taken. Never drops; who asks holds the
-//! frame back.
+//! The limits on what a VF sends: a token bucket that says when the next frame may be taken, whose owner holds it back, and storm
+//! control, which says that a frame is one too many. Never drops one.
 
 use crate::time::{Nanos, TimeLine};
 use crate::vf::Mbps;
@@ -50,6 +50,29 @@ impl TokenBucket {
     }
 }
 
+/// How many frames in a row storm control lets pass: those of so much of a second.
+const STORM: Nanos = Nanos(100_000_000);
+
+/// Storm control of one VF: how many of its frames are flooded, a token bucket of a tenth of a second.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct StormControl {
+    /// When the bucket is full again.
+    full_at: Nanos,
+}
+
+impl StormControl {
+    /// Whether one more is not too many, at so many frames a second.
+    pub(crate) fn allows(&mut self, now: Nanos, pps: u32) -> bool {
+        let interval = 1_000_000_000 / u64::from(pps.max(1));
+        let full_at = self.full_at.max(now);
+        let allowed = full_at.0 - now.0 <= STORM.0.max(interval) - interval;
+        if allowed {
+            self.full_at = full_at + Nanos(interval);
+        }
+        allowed
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -89,6 +112,20 @@ mod tests {
             bucket = bucket.with_rate(Mbps(rate));
         }
         assert!(bucket.ready_at() >= Nanos(9_000), "{}", bucket.ready_at());
+    }
+
+    #[test]
+    fn storm_control_passes_so_many_a_second_and_a_tenth_of_that_at_once() {
+        for pps in [1, 10, 1000, 100_000] {
+            let mut storm = StormControl::default();
+            let at_once = (0..200_000).filter(|_| storm.allows(Nanos(7), pps)).count();
+            assert_eq!(at_once, (pps / 10).max(1) as usize);
+            let mut passed = 0;
+            for us in 0..2_000_000 {
+                passed += u32::from(storm.allows(Nanos(7 + us * 1000), pps));
+            }
+            assert!((2 * pps - 1..=2 * pps).contains(&passed), "{pps}: {passed}");
+        }
     }
 
     proptest! {

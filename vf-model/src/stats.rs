@@ -60,6 +60,8 @@ drop_reasons! {
     NoCarrier = "no_carrier",
     /// The sender or the only receiver is disabled by the administrator.
     VfDisabled = "vf_disabled",
+    /// One broadcast, or frame to a group that no VF has asked for, more than its VF may have flooded in a second.
+    StormControl = "storm_control",
     /// Nobody to give it to.
     NoReceiver = "no_receiver",
     /// The driver's virtio header makes no sense.

@@ -55,6 +55,23 @@ impl Mbps {
     }
 }
 
+/// How many frames a second of a VF are flooded to others of its host, broadcasts and those to groups that none of them has
+/// listed; 0 is no limit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct FloodRate(pub u32);
+
+impl FloodRate {
+    /// Far more than guests have to say to everybody, and far less than a thread can copy.
+    pub const DEFAULT: FloodRate = FloodRate(100_000);
+
+    /// The limit, if there is one.
+    #[must_use]
+    pub fn limit(self) -> Option<u32> {
+        (self.0 > 0).then_some(self.0)
+    }
+}
+
 /// The VLAN a VF is in without knowing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
 pub struct PortVlan {
@@ -104,6 +121,8 @@ pub struct VfPolicy {
     pub max_tx_rate: Option<Mbps>,
     /// What of the port's rate it has at least while it has frames to send.
     pub min_tx_rate: Option<Mbps>,
+    /// How many of its frames are flooded.
+    pub storm_control: FloodRate,
     /// Whether its driver may read how its frames are spread over its queues, and the key of that.
     pub query_rss: bool,
     /// Its MTU, if that is not the NIC's.
@@ -134,6 +153,7 @@ impl VfPolicy {
             state: VfLinkState::Auto,
             max_tx_rate: None,
             min_tx_rate: None,
+            storm_control: FloodRate::DEFAULT,
             query_rss: false,
             mtu: None,
             path: Path::Direct,
@@ -168,6 +188,8 @@ pub enum VfSetting {
     MaxTxRate(Mbps),
     /// `min_tx_rate MBPS`; 0 promises nothing.
     MinTxRate(Mbps),
+    /// `storm_control PPS`; 0 is no limit.
+    StormControl(FloodRate),
     /// `query_rss on|off`.
     QueryRss(bool),
     /// `mtu BYTES`; 0 is the NIC's.
@@ -277,6 +299,7 @@ impl VfPolicy {
             VfSetting::MaxTxRate(rate) => self.max_tx_rate = Some(rate),
             VfSetting::MinTxRate(Mbps(0)) => self.min_tx_rate = None,
             VfSetting::MinTxRate(rate) => self.min_tx_rate = Some(rate),
+            VfSetting::StormControl(rate) => self.storm_control = rate,
             VfSetting::QueryRss(on) => self.query_rss = on,
             VfSetting::Mtu(0) => self.mtu = None,
             VfSetting::Mtu(mtu) => self.mtu = Some(Mtu::new(mtu)?),
@@ -416,6 +439,17 @@ pub static SETTING_KEYS: &[SettingKey] = &[
             Ok(VfSetting::MinTxRate(Mbps(rate)))
         },
         of: |policy| Some(VfSetting::MinTxRate(policy.min_tx_rate?)),
+    },
+    SettingKey {
+        name: "storm_control",
+        values: "PPS",
+        help: "broadcasts, and frames to groups that no VF has listed, that others get of it in a second; 100000 unless set, 0: no limit",
+        allowed: "frames a second, 0 for no limit",
+        parse: |word| {
+            let rate = number("storm_control", word, "frames a second, 0 for no limit")?;
+            Ok(VfSetting::StormControl(FloodRate(rate)))
+        },
+        of: |policy| Some(VfSetting::StormControl(policy.storm_control)),
     },
     SettingKey {
         name: "query_rss",
@@ -569,6 +603,7 @@ impl VfSetting {
             VfSetting::State(state) => ("state", state.to_string()),
             VfSetting::MaxTxRate(rate) => ("max_tx_rate", rate.to_string()),
             VfSetting::MinTxRate(rate) => ("min_tx_rate", rate.to_string()),
+            VfSetting::StormControl(FloodRate(pps)) => ("storm_control", pps.to_string()),
             VfSetting::QueryRss(on) => ("query_rss", on_off(on)),
             VfSetting::Mtu(mtu) => ("mtu", mtu.to_string()),
             VfSetting::Path(path) => ("path", path.to_string()),
@@ -664,6 +699,7 @@ mod tests {
             VfSetting::Proto(VlanProto::Dot1ad),
             VfSetting::MaxTxRate(Mbps(7)),
             VfSetting::MinTxRate(Mbps(3)),
+            VfSetting::StormControl(FloodRate(500)),
             VfSetting::QueryRss(true),
             VfSetting::Privilege("+PROMISCUOUS,-UNICAST,+MAC_SPOOFING_TX".parse().unwrap()),
             VfSetting::Mtu(9000),

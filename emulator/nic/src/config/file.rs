@@ -301,8 +301,7 @@ pub fn one_line(text: &str, error: &toml::de::Error) -> String {
 }
 
 /// The line of the byte at `at`, counted from 1.
-#[must_use]
-pub fn line_of(text: &str, at: usize) -> usize {
+fn line_of(text: &str, at: usize) -> usize {
     let before = text.as_bytes().get(..at).unwrap_or(text.as_bytes());
     before.iter().filter(|byte| **byte == b'\n').count() + 1
 }

@@ -21,7 +21,7 @@ pub use access::{SocketAccess, SocketMode, SocketModeError};
 pub use cpu::{CpuList, CpuListError, HypervisorCpu, PollMode};
 pub use device::DeviceKind;
 pub use error::ConfigError;
-pub use file::{HypervisorSection, Overrides, Sections, line_of, one_line};
+pub use file::{HypervisorSection, Overrides, Sections, one_line};
 pub use nic::{LoopbackSettings, NicSection, NicSettings, Offloads, default_queue_pairs};
 pub use socket_dir::{default_socket_dir, temporary_socket_dir};
 pub use vf::{LinkMethod, QmpOf, SocketRole, VfSettings};
@@ -162,7 +162,7 @@ mod tests {
     fn every_key_of_vf_set_is_a_key_of_the_file() {
         let mac = "02:00:00:00:00:01";
         let config = load(&format!(
-            "[[nic]]\nname='a'\n[[nic.vf]]\npath='mediated'\nmtu=9000\nquery_rss=true\nmin_tx_rate=4\nmax_tx_rate=5\nstate='disable'\nprivilege='+PROMISCUOUS'\ntrust=true\nspoofchk=false\n\
+            "[[nic]]\nname='a'\n[[nic.vf]]\npath='mediated'\nmtu=9000\nquery_rss=true\nstorm_control=500\nmin_tx_rate=4\nmax_tx_rate=5\nstate='disable'\nprivilege='+PROMISCUOUS'\ntrust=true\nspoofchk=false\n\
              proto='802.1ad'\nqos=3\nvlan=7\nmac='{mac}'\nindex=1\nsocket='s'\nsocket_role='client'\n"
         ));
         let vf = config.unwrap().nics[0].vf[1].clone();
@@ -179,6 +179,7 @@ mod tests {
             "disable",
             "5",
             "4",
+            "500",
             "on",
             "9000",
             "mediated",

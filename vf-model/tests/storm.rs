@@ -1,0 +1,119 @@
+//! Storm control: how many frames of a VF are flooded to others, on either path, and what does not count.
+
+// Helpers of tests, too, may unwrap.
+#![allow(clippy::unwrap_used)]
+
+use std::sync::Arc;
+
+use vf_model::{
+    Command, DropReason, FrameMeta, HypervisorModel, Judge, MacAddr, Nanos, Nic, NicConfig, Policy,
+    Profile, Source, Verdict, VfIndex,
+};
+
+const BROADCAST: [u8; 6] = [0xff; 6];
+const GROUP: [u8; 6] = [0x01, 0, 0x5e, 1, 2, 3];
+
+fn command(words: &str) -> Command {
+    Command::parse(&words.split_whitespace().collect::<Vec<_>>()).unwrap()
+}
+
+/// What VF 0 has passed of so many frames at a time.
+struct Plane {
+    direct: Nic,
+    mediated: HypervisorModel,
+    policy: Policy,
+}
+
+impl Plane {
+    fn new(words: &[&str]) -> Plane {
+        let policy = Policy::new(NicConfig {
+            vfs: 4,
+            mac_base: MacAddr([2, 0, 0, 0, 0, 0]),
+            profile: Profile::default(),
+        });
+        let commands: Vec<_> = words.iter().map(|words| command(words)).collect();
+        let policy = policy.with_all(&commands).unwrap();
+        let shared = Arc::new(policy.clone());
+        Plane {
+            direct: Nic::new(Arc::clone(&shared)),
+            mediated: HypervisorModel::new(shared),
+            policy,
+        }
+    }
+
+    fn set(&mut self, words: &str) {
+        self.policy = self.policy.with(&command(words)).unwrap();
+        let shared = Arc::new(self.policy.clone());
+        self.direct.adopt(Arc::clone(&shared));
+        self.mediated.adopt(shared);
+    }
+
+    /// How many of `frames` pass, on both paths alike.
+    fn passes(&mut self, now: Nanos, to: [u8; 6], frames: usize) -> usize {
+        let mut frame = [to, [2, 0, 0, 0, 0, 0]].concat();
+        frame.extend([0x88, 0xb5]);
+        frame.resize(60, 0);
+        let meta = FrameMeta { len: 60, gso: None };
+        let vf = VfIndex(0);
+        let passed = |verdict: &Verdict| verdict.drop != Some(DropReason::StormControl);
+        let direct = (0..frames).filter(|_| {
+            let source = Source::Vf(vf);
+            let again = self.direct.ingress_again(now, source, &frame, &meta);
+            again.is_some() || passed(&self.direct.ingress(now, source, &frame, &meta))
+        });
+        let direct = direct.count();
+        let mediated =
+            (0..frames).filter(|_| passed(&self.mediated.ingress(now, vf, &frame, &meta)));
+        assert_eq!(mediated.count(), direct);
+        direct
+    }
+
+    fn dropped(&self) -> u64 {
+        let vf = VfIndex(0);
+        let [direct, mediated] = [self.direct.counters(vf), self.mediated.counters(vf)];
+        let of = |drops: &vf_model::Drops| drops.get(DropReason::StormControl);
+        assert_eq!(of(&direct.tx_drops), of(&mediated.tx_drops));
+        of(&direct.tx_drops)
+    }
+}
+
+#[test]
+fn a_vf_has_so_many_frames_flooded_and_those_beyond_are_its_drops() {
+    let mut plane = Plane::new(&["vf 0 set storm_control 1000"]);
+    assert_eq!(plane.passes(Nanos(0), BROADCAST, 300), 100);
+    assert_eq!(plane.dropped(), 200);
+    // A hundredth of a second is ten frames.
+    assert_eq!(plane.passes(Nanos(10_000_000), BROADCAST, 300), 10);
+    // Frames to stations are none of them.
+    assert_eq!(
+        plane.passes(Nanos(10_000_000), [2, 0, 0, 0, 0, 1], 300),
+        300
+    );
+    // What passed before the limit was changed is still held against it.
+    plane.set("vf 0 set storm_control 2000");
+    assert!(plane.passes(Nanos(10_000_000), BROADCAST, 300) <= 100);
+    plane.set("vf 0 set storm_control 0");
+    assert_eq!(plane.passes(Nanos(10_000_000), BROADCAST, 300), 300);
+}
+
+#[test]
+fn groups_count_when_nobody_has_listed_them_and_somebody_gets_them() {
+    let mut plane = Plane::new(&["vf 0 set storm_control 1000"]);
+    for vf in 1..4 {
+        plane.set(&format!("vf {vf} request reset groups"));
+    }
+    // Nobody here gets it: it goes to the wire.
+    assert_eq!(plane.passes(Nanos(0), GROUP, 300), 300);
+    plane.set("vf 1 set trust on");
+    plane.set("vf 1 request allmulti on");
+    assert_eq!(plane.passes(Nanos(0), GROUP, 300), 100);
+    plane.set("vf 2 request multicast 01:00:5e:01:02:03");
+    assert_eq!(plane.passes(Nanos(0), GROUP, 300), 300);
+}
+
+#[test]
+fn nobody_who_behaves_meets_the_limit_that_there_is_unless_set() {
+    let mut plane = Plane::new(&[]);
+    assert_eq!(plane.passes(Nanos(0), BROADCAST, 10_000), 10_000);
+    assert_eq!(plane.passes(Nanos(0), BROADCAST, 1), 0);
+}
