@@ -1,5 +1,6 @@
 //! From the sections of a file to a [`ScenarioPlan`]: resolves names, and refuses what cannot be done before anything runs.
 
+use std::collections::HashMap;
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -8,7 +9,7 @@ use toml::Spanned;
 use vf_model::{
     Addressed, Command, Mtu, Nanos, Policy, Profile, Question, Source, VfIndex, VfRequest,
 };
-use vf_nic::config::{Config, DeviceKind, Sections, line_of, one_line};
+use vf_nic::config::{Config, DeviceKind, Sections, one_line};
 use vf_nic::instance::initial_policy;
 use vf_nic::uplink::UplinkSpec;
 
@@ -21,7 +22,8 @@ use super::parse::{
     EventSection, File, FrameSection, GuestSection, JobSection, PingSection, SendSection,
 };
 use super::plan::{
-    Amount, Event, FramePlan, GuestKind, GuestPlan, Interface, Job, Request, ScenarioPlan, Work,
+    Amount, Event, FramePlan, GuestKind, GuestPlan, Interface, Job, Names, Request, ScenarioPlan,
+    Work,
 };
 use super::shipped::Shipped;
 use vf_nic::duration::Duration;
@@ -129,18 +131,23 @@ impl ScenarioPlan {
             frames: Vec::new(),
             events: Vec::new(),
             expectations: Vec::new(),
+            names: Names::default(),
         };
-        let place = Place { path, text };
+        let place = Place::new(path, text);
         for section in file.guest {
             let guest = place.check(section, |s| plan.guest(s))?;
             plan.guests.push(guest);
         }
         for section in file.job {
             let job = place.check(section, |s| plan.job(s))?;
+            plan.names.jobs.insert(job.name.clone(), plan.jobs.len());
             plan.jobs.push(job);
         }
         for section in file.frame {
             let frame = place.check(section, |s| plan.frame(s, &policies))?;
+            plan.names
+                .frames
+                .insert(frame.name.clone(), plan.frames.len());
             plan.frames.push(frame);
         }
         place.events(&mut plan, file.event, policies)?;
@@ -249,7 +256,7 @@ impl ScenarioPlan {
     fn job(&self, section: JobSection) -> Result<Job, ScenarioError> {
         let guest = self.guest_named("guest", &section.guest)?;
         let name = section.name.unwrap_or(section.guest);
-        if self.jobs.iter().any(|job| job.name == name) {
+        if self.names.jobs.contains_key(&name) {
             return Err(ScenarioError::Twice {
                 what: "job",
                 name,
@@ -339,7 +346,7 @@ impl ScenarioPlan {
             ));
         }
         let name = section.name;
-        if self.frames.iter().any(|frame| frame.name == name) {
+        if self.names.frames.contains_key(&name) {
             return Err(ScenarioError::Twice {
                 what: "frame",
                 name,
@@ -415,14 +422,12 @@ impl ScenarioPlan {
 
     pub(super) fn frame_named(&self, name: &str) -> Result<usize, ScenarioError> {
         let names = self.frames.iter().map(|frame| frame.name.as_str());
-        find("reaches", name, names)
+        known("reaches", name, &self.names.frames, names)
     }
 
     pub(super) fn event_named(&self, name: &str) -> Result<usize, ScenarioError> {
-        let events = self.events.iter().enumerate();
-        let mut named = events.filter_map(|(i, event)| Some((i, event.name.as_deref()?)));
-        let at = find("answer", name, named.clone().map(|(_, name)| name))?;
-        Ok(named.nth(at).map_or(0, |(event, _)| event))
+        let names = self.events.iter().filter_map(|event| event.name.as_deref());
+        known("answer", name, &self.names.events, names)
     }
 
     pub(super) fn within(&self, key: &'static str, time: Duration) -> Result<Nanos, ScenarioError> {
@@ -455,8 +460,20 @@ impl ScenarioPlan {
     }
 
     pub(super) fn job_named(&self, key: &'static str, name: &str) -> Result<usize, ScenarioError> {
-        find(key, name, self.jobs.iter().map(|job| job.name.as_str()))
+        let names = self.jobs.iter().map(|job| job.name.as_str());
+        known(key, name, &self.names.jobs, names)
     }
+}
+
+/// As [`find`], of names that may be many.
+fn known<'a>(
+    what: &'static str,
+    name: &str,
+    numbers: &HashMap<String, usize>,
+    names: impl Iterator<Item = &'a str> + Clone,
+) -> Result<usize, ScenarioError> {
+    let number = numbers.get(name).copied();
+    number.map_or_else(|| find(what, name, names), Ok)
 }
 
 fn find<'a>(
@@ -506,12 +523,21 @@ fn check_config(config: &Config) -> Result<(), ScenarioError> {
 /// Where sections are, for whoever has to mend them.
 struct Place<'a> {
     path: &'a Path,
-    text: &'a str,
+    /// Where the lines of the file end.
+    ends: Vec<usize>,
 }
 
 impl Place<'_> {
+    fn new<'a>(path: &'a Path, text: &str) -> Place<'a> {
+        let ends = text.bytes().enumerate().filter(|(_, byte)| *byte == b'\n');
+        let ends = ends.map(|(at, _)| at).collect();
+        Place { path, ends }
+    }
+
+    /// Counted from 1.
     fn line<T>(&self, section: &Spanned<T>) -> usize {
-        line_of(self.text, section.span().start)
+        let start = section.span().start;
+        self.ends.partition_point(|end| *end < start) + 1
     }
 
     fn check<T, R>(
@@ -580,6 +606,10 @@ impl Place<'_> {
                     (event.refused, event.answer) = (true, format!("refused: {refusal}"));
                 }
                 Err(refusal) => return Err(self.wrong(line, refusal.into())),
+            }
+            if let Some(name) = &event.name {
+                let names = &mut plan.names.events;
+                names.entry(name.clone()).or_insert(plan.events.len());
             }
             plan.events.push(event);
         }

@@ -1,5 +1,6 @@
 //! What a scenario file asks for, with every name resolved. A [`ScenarioPlan`] cannot be wrong.
 
+use std::collections::HashMap;
 use std::fmt;
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
@@ -55,6 +56,15 @@ pub struct ScenarioPlan {
     /// In the order in which they are applied.
     pub(super) events: Vec<Event>,
     pub(super) expectations: Vec<Expectation>,
+    pub(super) names: Names,
+}
+
+/// Which of them a name is.
+#[derive(Debug, Default)]
+pub(super) struct Names {
+    pub(super) jobs: HashMap<String, usize>,
+    pub(super) frames: HashMap<String, usize>,
+    pub(super) events: HashMap<String, usize>,
 }
 
 /// A guest.
