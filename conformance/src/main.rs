@@ -5,6 +5,7 @@
 
 #![forbid(unsafe_code)]
 
+mod abuse;
 mod front;
 mod run;
 
@@ -59,6 +60,7 @@ enum Command {
     },
     Run(Box<run::Run>),
     FrontEnd(front::FrontEnd),
+    Abuse(abuse::Abuse),
     /// Print what virtio and the vhost-user document ask of a net back end, with the cases that judge it, or why none does.
     Ledger {
         /// As JSON, an object a line.
@@ -132,6 +134,7 @@ fn run(args: Args) -> Result<bool, Box<dyn std::error::Error>> {
             Ok(true)
         }
         Command::FrontEnd(front) => front.run(&mut out),
+        Command::Abuse(abuse) => Ok(abuse.run(&mut out)?),
         Command::Ledger { json } => {
             let ledger = Ledger::read()?;
             if json {
