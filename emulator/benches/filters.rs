@@ -19,6 +19,7 @@ use vf_model::{
 use vfnic::config::{Config, Overrides};
 use vfnic::control::{Connection, NicCommand, Request, Response};
 use vfnic::plane::PolicyCell;
+use vfnic::sandbox::Sandbox;
 use vfnic::server::Server;
 
 const MAC_BASE: MacAddr = MacAddr([2, 0, 0, 0, 0, 0]);
@@ -164,7 +165,7 @@ fn socket(c: &mut Criterion) {
     let (ctl, stopped) = (config.ctl_socket(), Arc::clone(&stop));
     let (ready, started) = std::sync::mpsc::channel();
     let server = std::thread::spawn(move || {
-        let mut server = Server::start(config).unwrap();
+        let mut server = Server::start(config, Sandbox::Off).unwrap();
         ready.send(()).unwrap();
         while !stopped.load(Ordering::Relaxed) {
             server.step(Some(Duration::from_millis(10))).unwrap();

@@ -589,6 +589,10 @@ pub struct Run {
     /// Start from the configuration, and keep nothing that commands change
     #[arg(long, conflicts_with = "state")]
     pub no_state: bool,
+    /// Keep all privileges, files and system calls that this user has. Without this, each thread gives up what it does not need once
+    /// everything is open (on the wall clock)
+    #[arg(long)]
+    pub no_sandbox: bool,
     /// Make a socket for observers, too: who connects there may ask (show, filter show, why, save) and change nothing
     #[arg(long, value_name = "SOCKET")]
     pub observe: Option<PathBuf>,

@@ -45,6 +45,7 @@ use vfnic::config::{Config, Overrides, SocketAccess, default_socket_dir, tempora
 use vfnic::control::show::words_to_json;
 use vfnic::control::{NicCommand, Request, Response, ask};
 use vfnic::log::{Log, RateLimit, complain};
+use vfnic::sandbox::{Needs, Role, Sandbox};
 use vfnic::server::ready::{Ready, is_own_dir};
 use vfnic::server::{RunError, Server};
 use vfnic::state_file::StateFile;
@@ -236,18 +237,26 @@ fn meant(error: &clap::Error) -> Option<&str> {
 }
 
 fn run(args: cli::Run, ctl: Option<PathBuf>) -> Result<(), Failure> {
-    let log = start_log().map_err(failed)?;
-    let outcome = run_nics(args, ctl);
+    #[cfg(feature = "lab")]
+    let wall = args.clock == RunClock::Wall;
+    #[cfg(not(feature = "lab"))]
+    let wall = true;
+    let sandbox = match wall && !args.no_sandbox {
+        true => Sandbox::On,
+        false => Sandbox::Off,
+    };
+    let log = start_log(sandbox).map_err(failed)?;
+    let outcome = run_nics(args, ctl, wall, sandbox);
     log.flush();
     outcome
 }
 
 /// Has all that is logged from now on written to standard error.
-fn start_log() -> std::io::Result<Log> {
+fn start_log(sandbox: Sandbox) -> std::io::Result<Log> {
     let stderr = std::io::stderr();
     let ansi = stderr.is_terminal();
     // A descriptor of its own: whoever is to say something else there waits for no lock that a line of the log has.
-    let log = Log::start(File::from(stderr.as_fd().try_clone_to_owned()?))?;
+    let log = Log::start(File::from(stderr.as_fd().try_clone_to_owned()?), sandbox)?;
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
     let lines = tracing_subscriber::fmt::layer()
         .with_target(false)
@@ -262,11 +271,12 @@ fn start_log() -> std::io::Result<Log> {
     Ok(log)
 }
 
-fn run_nics(args: cli::Run, ctl: Option<PathBuf>) -> Result<(), Failure> {
-    #[cfg(feature = "lab")]
-    let wall = args.clock == RunClock::Wall;
-    #[cfg(not(feature = "lab"))]
-    let wall = true;
+fn run_nics(
+    args: cli::Run,
+    ctl: Option<PathBuf>,
+    wall: bool,
+    sandbox: Sandbox,
+) -> Result<(), Failure> {
     let over = Overrides {
         socket_dir: args.socket_dir,
         ctl,
@@ -292,7 +302,12 @@ fn run_nics(args: cli::Run, ctl: Option<PathBuf>) -> Result<(), Failure> {
     };
     let config = Config::load(args.config.as_deref(), &over).map_err(usage)?;
     #[cfg(feature = "lab")]
-    if args.clock == RunClock::Virtual {
+    if !wall {
+        if args.no_sandbox {
+            return Err(usage(
+                "--no-sandbox is for --clock wall: there is no sandbox on the virtual clock",
+            ));
+        }
         if args.workers.is_some() || over.threads.is_some() || over.cpus.is_some() {
             return Err(usage(
                 "--workers, --threads and --cpus are for --clock wall",
@@ -319,18 +334,26 @@ fn run_nics(args: cli::Run, ctl: Option<PathBuf>) -> Result<(), Failure> {
         return Err(usage("--calendar and --wait-for are for --clock virtual"));
     }
     let ctl = config.ctl_socket();
-    let signals = signals()?;
+    let signals = signals_in(sandbox)?;
     let mut ready = Ready::claim(&config, args.ready_fd).map_err(refused)?;
+    let folder = args.state.or_else(state_directory);
     let (state, config) = match args.no_state {
         true => (None, config),
         false => {
-            let folder = args.state.or_else(state_directory);
             let opened = StateFile::open(folder.as_deref(), config);
             let (state, config) = opened.map_err(usage)?;
             (Some(state), config)
         }
     };
-    let mut server = Server::start(config).map_err(refused)?;
+    let needs = Needs::of(&config, folder.as_deref());
+    let mut server = Server::start(config, sandbox).map_err(refused)?;
+    // Nothing of a guest has been looked at yet, and what is started from here on goes along.
+    sandbox.confine(Role::Control(&needs));
+    if sandbox == Sandbox::Off {
+        tracing::warn!(
+            "--no-sandbox: a bug that a guest finds would have all that this user has, not the guests' memory only"
+        );
+    }
     if let Some(state) = state {
         server.keep_state(state).map_err(failed)?;
     }
@@ -370,6 +393,11 @@ const GRACE: Duration = Duration::from_secs(10);
 /// Something arrives here when the user says stop, or closes the terminal. If that is not heard in time, or the user says it
 /// again, the process ends all the same.
 fn signals() -> Result<UnixStream, Failure> {
+    signals_in(Sandbox::Off)
+}
+
+/// The same, where the thread that waits for them is in the sandbox.
+fn signals_in(sandbox: Sandbox) -> Result<UnixStream, Failure> {
     use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
     let (mut caught, on_signal) = UnixStream::pair().map_err(failed)?;
     // Under nohup(1) a closed terminal is to change nothing.
@@ -380,6 +408,7 @@ fn signals() -> Result<UnixStream, Failure> {
     }
     let (signals, mut forward) = UnixStream::pair().map_err(failed)?;
     let wait = move || {
+        sandbox.confine(Role::Quiet);
         let mut byte = [0];
         if caught.read_exact(&mut byte).is_err() {
             return;

@@ -13,6 +13,7 @@
 //! - [`clock`]: where a host gets its time from, and [`duration`] how a user writes one
 //! - [`tournament`]: the least of many keys in one step
 //! - [`log`]: the log, for which nobody waits
+//! - [`sandbox`]: what each thread may do, and nothing else
 //! - [`panics`]: the end of a process with a bug
 //!
 //! # Serve a NIC
@@ -23,6 +24,7 @@
 //! use std::time::Duration;
 //!
 //! use vf_nic::config::{Config, Overrides};
+//! use vf_nic::sandbox::Sandbox;
 //! use vf_nic::server::Server;
 //!
 //! fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -32,7 +34,7 @@
 //!         vfs: Some(2),
 //!         ..Overrides::default()
 //!     };
-//!     let mut server = Server::start(Config::load(None, &overrides)?)?;
+//!     let mut server = Server::start(Config::load(None, &overrides)?, Sandbox::Off)?;
 //!     assert!(dir.path().join("vf1.sock").exists());
 //!     // `Server::run` serves until a signal says stop; here it is once.
 //!     server.step(Some(Duration::from_millis(1)))?;
@@ -54,6 +56,7 @@ pub mod panics;
 pub mod plane;
 pub mod qmp;
 pub mod queue;
+pub mod sandbox;
 pub mod server;
 pub mod state_file;
 pub mod thread;

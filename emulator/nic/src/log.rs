@@ -17,6 +17,8 @@ use tracing::{Event, Level, Subscriber};
 use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::layer::{Context, Layer};
 
+use crate::sandbox::{Role, Sandbox};
+
 /// Lines that may wait to be written.
 const QUEUE: usize = 1024;
 /// Bytes of a line that are kept.
@@ -53,11 +55,11 @@ pub struct Log {
 }
 
 impl Log {
-    /// Starts the thread that writes lines to `out`.
+    /// Starts the thread that writes lines to `out`, in the sandbox if it is on.
     ///
     /// # Errors
     /// When the system gives no thread.
-    pub fn start(out: impl Write + AsFd + Send + 'static) -> io::Result<Log> {
+    pub fn start(out: impl Write + AsFd + Send + 'static, sandbox: Sandbox) -> io::Result<Log> {
         let (queue, lines) = sync_channel(QUEUE);
         let log = Log {
             queue,
@@ -67,7 +69,10 @@ impl Log {
         let (done, told) = (Arc::clone(&log.done), lost());
         std::thread::Builder::new()
             .name("log".into())
-            .spawn(move || write_lines(out, &lines, &done, told))?;
+            .spawn(move || {
+                sandbox.confine(Role::Quiet);
+                write_lines(out, &lines, &done, told);
+            })?;
         Ok(log)
     }
 
@@ -311,7 +316,7 @@ mod tests {
     #[test]
     fn a_pipe_that_nobody_reads_holds_nobody_up_and_says_later_what_was_lost() {
         let (mut reader, writer) = io::pipe().unwrap();
-        let mut log = Log::start(writer).unwrap();
+        let mut log = Log::start(writer, Sandbox::Off).unwrap();
         let before = lost();
         let started = Instant::now();
         for n in 0..10_000 {
@@ -349,7 +354,7 @@ mod tests {
     #[test]
     fn lines_are_cut_where_they_become_too_long() {
         let (mut reader, writer) = io::pipe().unwrap();
-        let mut log = Log::start(writer).unwrap();
+        let mut log = Log::start(writer, Sandbox::Off).unwrap();
         log.write_all(&[b'x'; 1 << 20]).unwrap();
         drop(log);
         let mut text = String::new();

@@ -12,6 +12,7 @@ mod clients;
 mod commands;
 mod control;
 mod emulator;
+mod exhaustion;
 mod hardware;
 mod host;
 mod hostile;
@@ -26,6 +27,7 @@ mod port;
 mod protocol;
 mod ready;
 mod restart;
+mod sandbox;
 mod save;
 #[cfg(feature = "lab")]
 mod scenario;

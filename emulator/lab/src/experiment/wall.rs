@@ -13,6 +13,7 @@ use vf_guest::net::{NetDevice, Notify};
 use vf_guest::tcp::{StreamId, TcpGuest};
 use vf_model::{Nanos, Path};
 use vf_nic::config::{Config, CpuList, HypervisorCpu, NicSettings, SocketAccess, WireSettings};
+use vf_nic::sandbox::Sandbox;
 use vf_nic::server::Server;
 use vf_nic::thread::Polling;
 
@@ -48,7 +49,7 @@ pub(super) fn run(
         .tempdir()
         .map_err(ExperimentError::Folder)?;
     let nics = [0, 1].map(|h| with_sockets(nic_settings(plan, h, path), dir.path()));
-    let mut server = Server::start(Config {
+    let config = Config {
         socket_dir: dir.path().to_owned(),
         ctl: None,
         observe: None,
@@ -64,7 +65,9 @@ pub(super) fn run(
             between: [0, 1],
             link: plan.link,
         }],
-    })?;
+    };
+    // Its guests are in this process, too.
+    let mut server = Server::start(config, Sandbox::Off)?;
     let stop = Arc::new(AtomicBool::new(false));
     let mut threads = Vec::new();
     let mut shared = Vec::new();

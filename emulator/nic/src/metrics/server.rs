@@ -18,6 +18,7 @@ use vf_vhost::listener::Listener;
 
 use super::page::{Format, page};
 use crate::control::{Request, Response, ask};
+use crate::sandbox::{Role, Sandbox};
 
 /// Scrapes at a time; who comes then is turned away.
 const SCRAPES: usize = 8;
@@ -93,7 +94,11 @@ impl fmt::Display for MetricsAddress {
 ///
 /// # Errors
 /// [`MetricsError`].
-pub fn serve(address: &MetricsAddress, ctl: &Path) -> Result<Option<Listener>, MetricsError> {
+pub fn serve(
+    address: &MetricsAddress,
+    ctl: &Path,
+    sandbox: Sandbox,
+) -> Result<Option<Listener>, MetricsError> {
     let ctl = ctl.to_owned();
     let failed = |source| MetricsError::Listen {
         address: address.to_string(),
@@ -104,6 +109,7 @@ pub fn serve(address: &MetricsAddress, ctl: &Path) -> Result<Option<Listener>, M
         MetricsAddress::Tcp(to) => {
             let listener = TcpListener::bind(to.as_str()).map_err(failed)?;
             let scrapes = move || {
+                sandbox.confine(Role::Scrapes);
                 accept(&ctl, || {
                     listener.accept().map(|(stream, _)| Stream::Tcp(stream))
                 });
@@ -117,6 +123,7 @@ pub fn serve(address: &MetricsAddress, ctl: &Path) -> Result<Option<Listener>, M
             let accepting = listener.as_fd().try_clone_to_owned().map_err(failed)?;
             let accepting = UnixListener::from(accepting);
             let scrapes = move || {
+                sandbox.confine(Role::Scrapes);
                 accept(&ctl, || {
                     rustix::event::poll(&mut [PollFd::new(&accepting, PollFlags::IN)], None)?;
                     let (stream, _) = accepting.accept()?;

@@ -9,6 +9,7 @@ use crate::clock::Clock;
 use crate::config::{Config, HypervisorCpu, NicSettings, WireSettings};
 use crate::instance::{NicInstance, Planes};
 use crate::queue::{Doorbell, Pool};
+use crate::sandbox::Sandbox;
 use crate::thread::{DataThread, Polling};
 use crate::uplink::{Uplink, WireEnd};
 
@@ -23,7 +24,7 @@ struct Threads {
 }
 
 impl Threads {
-    fn new(config: &Config) -> Result<Threads, RunError> {
+    fn new(config: &Config, sandbox: Sandbox) -> Result<Threads, RunError> {
         let workers = config.nics.iter().map(|nic| nic.workers).max();
         let wanted = usize::from(config.threads.max(workers.unwrap_or(1)));
         // Two threads that look for frames on one CPU would only keep each other from it.
@@ -33,6 +34,7 @@ impl Threads {
         }
         let threads = (0..threads).map(|n| {
             let mut thread = DataThread::new(format!("dp{n}")).map_err(system("thread"))?;
+            thread.confine(sandbox);
             if let Some(cpu) = config.cpus.nth(n) {
                 thread.pin(cpu);
             }
@@ -57,9 +59,10 @@ pub(super) fn build_hosts(
     config: &Config,
     epoch: Instant,
     reporter: &Reporter,
+    sandbox: Sandbox,
 ) -> Result<Vec<NicInstance>, RunError> {
     let pool = Pool::new(POOL);
-    let threads = Threads::new(config)?;
+    let threads = Threads::new(config, sandbox)?;
     let mut ends: Vec<Option<WireEnd>> = config.nics.iter().map(|_| None).collect();
     for wire in &config.wires {
         let (mut a, mut b) = WireEnd::pair(wire.link, WIRE_SLACK);
@@ -92,7 +95,9 @@ pub(super) fn build_hosts(
             refusal,
         })?;
         made.set_place(h, WIRE_SLACK);
-        let thread = DataThread::new(format!("hyp-{}", nic.name)).map_err(system("thread"))?;
+        let thread = DataThread::new(format!("hyp-{}", nic.name));
+        let mut thread = thread.map_err(system("thread"))?;
+        thread.confine(sandbox);
         policies.push(made.policies);
         let bells: Vec<_> = (0..made.workers.len())
             .map(|w| threads.bell(h, w))

@@ -5,6 +5,7 @@ mod access;
 mod build;
 mod host_links;
 pub mod ready;
+mod share;
 
 use std::convert::Infallible;
 use std::io;
@@ -28,6 +29,7 @@ use vf_vhost::listener::Listener;
 use self::access::Access;
 use self::build::build_hosts;
 use self::host_links::HostLinks;
+use self::share::TimeShare;
 use crate::capture::event::Happening;
 use crate::clock::Clock;
 use crate::config::{Config, SocketAccess, SocketRole};
@@ -36,6 +38,7 @@ use crate::control::{Change, Dispatcher, Nics, Response};
 use crate::instance::{NicInstance, VfSocket};
 use crate::metrics::{self, MetricsError};
 use crate::qmp::Monitor;
+use crate::sandbox::Sandbox;
 use crate::state_file::{StateFile, StateWriter};
 use crate::thread::{News, RingBroken};
 use crate::uplink::OpenError;
@@ -154,6 +157,8 @@ fn system(what: &'static str) -> impl Fn(io::Error) -> RunError {
 pub struct Server {
     poll: Poll,
     hosts: Vec<NicInstance>,
+    /// What VFs have had of this thread, by host and VF.
+    shares: Vec<Vec<VfTurns>>,
     links: HostLinks,
     clients: Clients,
     /// The socket of scrapers, which goes with this.
@@ -173,11 +178,12 @@ pub struct Server {
 }
 
 impl Server {
-    /// Builds everything the configuration asks for and listens.
+    /// Builds everything the configuration asks for and listens. Threads that are started for that are in the `sandbox` if it is
+    /// on; the caller's own is to [go there](Sandbox::confine) before it [runs](Server::run) this.
     ///
     /// # Errors
     /// [`RunError`]; what had been made is removed again.
-    pub fn start(config: Config) -> Result<Server, RunError> {
+    pub fn start(config: Config, sandbox: Sandbox) -> Result<Server, RunError> {
         raise_descriptor_limit();
         ready::make_socket_dir(&config.socket_dir)?;
         let poll = Poll::new().map_err(system("epoll"))?;
@@ -192,7 +198,7 @@ impl Server {
         };
         let epoch = Instant::now();
         let access = Access::of(&config.access)?;
-        let mut hosts = build_hosts(&config, epoch, &reporter)?;
+        let mut hosts = build_hosts(&config, epoch, &reporter, sandbox)?;
         let mut links =
             HostLinks::new(&config, poll.registry(), LINKS).map_err(system("netlink"))?;
         links.make_alike(&mut hosts);
@@ -220,13 +226,15 @@ impl Server {
         let clients = ask(&config.ctl_socket(), administrators, CTL)?;
         let metrics = match &config.metrics {
             None => None,
-            Some(address) => metrics::serve(address, &config.ctl_socket())?,
+            Some(address) => metrics::serve(address, &config.ctl_socket(), sandbox)?,
         };
         if let Some(socket) = &metrics {
             access.widen(socket.path(), |mode, group| socket.widen(mode, group))?;
         }
+        let turns = |host: &NicInstance| vec![VfTurns::default(); host.vfs.len()];
         Ok(Server {
             poll,
+            shares: hosts.iter().map(turns).collect(),
             hosts,
             links,
             clients,
@@ -295,14 +303,12 @@ impl Server {
     /// The system's.
     pub fn step(&mut self, limit: Option<Duration>) -> Result<bool, RunError> {
         let now = Instant::now();
-        let due = self
-            .hosts
-            .iter()
-            .flat_map(|h| &h.vfs)
-            .flat_map(|vf| {
-                let endpoint = vf.socket.as_ref().and_then(VfSocket::next_timer);
+        let vfs = self.hosts.iter().map(|host| &host.vfs).zip(&self.shares);
+        let due = vfs
+            .flat_map(|(vfs, turns)| vfs.iter().zip(turns))
+            .flat_map(|(vf, turns)| {
                 let monitor = vf.monitor.as_ref().and_then(Monitor::next_timer);
-                endpoint.into_iter().chain(monitor)
+                turns.next(vf.socket.as_ref()).into_iter().chain(monitor)
             })
             .chain(self.clients.next_timer())
             .chain(self.observers.as_ref().and_then(Clients::next_timer))
@@ -448,10 +454,21 @@ impl Server {
         });
     }
 
+    /// Serves the socket of a VF, now or when it is its turn.
     fn serve(&mut self, h: usize, vf: VfIndex) {
-        if let Some(host) = self.hosts.get_mut(h) {
-            host.poll(vf, Instant::now());
+        let turns = self.shares.get_mut(h);
+        let turns = turns.and_then(|vfs| vfs.get_mut(vf.index()));
+        let (Some(host), Some(turns)) = (self.hosts.get_mut(h), turns) else {
+            return;
+        };
+        let began = Instant::now();
+        turns.waits_until = turns.share.waits_until(began);
+        if turns.waits_until.is_some() {
+            return;
         }
+        host.poll(vf, began);
+        let ended = Instant::now();
+        turns.share.count(ended, ended - began);
     }
 
     /// Serves the sockets and monitors that are due for another attempt to connect.
@@ -460,10 +477,7 @@ impl Server {
         for h in 0..self.hosts.len() {
             for i in 0..self.hosts[h].vfs.len() {
                 let socket = self.hosts[h].vfs[i].socket.as_ref();
-                if socket
-                    .and_then(VfSocket::next_timer)
-                    .is_some_and(|at| at <= now)
-                {
+                if self.shares[h][i].next(socket).is_some_and(|at| at <= now) {
                     self.serve(h, VfIndex::from(i));
                 }
                 let monitor = self.hosts[h].vfs[i].monitor.as_ref();
@@ -539,6 +553,22 @@ impl Reporter {
             };
             let _ = waker.wake();
         }
+    }
+}
+
+/// A VF's turns on the control thread.
+#[derive(Clone, Copy, Default)]
+struct VfTurns {
+    share: TimeShare,
+    /// When it has another one, if something has come that waits for that.
+    waits_until: Option<Instant>,
+}
+
+impl VfTurns {
+    /// When to serve the VF's socket though nothing comes.
+    fn next(&self, socket: Option<&VfSocket>) -> Option<Instant> {
+        let timer = || socket.and_then(VfSocket::next_timer);
+        self.waits_until.or_else(timer)
     }
 }
 

@@ -25,6 +25,7 @@ use vf_model::Nanos;
 
 use crate::panics::EndsProcess;
 use crate::queue::Doorbell;
+use crate::sandbox::{Role, Sandbox};
 use busy_poll::BusyPoll;
 use handle::{Job, Lent, Request, ThreadHandle};
 
@@ -44,6 +45,7 @@ pub struct DataThread {
     timer: OwnedFd,
     bell: Doorbell,
     cpu: Option<usize>,
+    sandbox: Sandbox,
 }
 
 impl DataThread {
@@ -68,12 +70,18 @@ impl DataThread {
             timer,
             bell,
             cpu: None,
+            sandbox: Sandbox::Off,
         })
     }
 
     /// Has the thread run on this CPU only.
     pub fn pin(&mut self, cpu: usize) {
         self.cpu = Some(cpu);
+    }
+
+    /// Has the thread go into the jail of those that move frames, before it polls anything.
+    pub fn confine(&mut self, sandbox: Sandbox) {
+        self.sandbox = sandbox;
     }
 
     /// What wakes the thread.
@@ -100,6 +108,7 @@ impl DataThread {
             timer,
             bell,
             cpu,
+            sandbox,
         } = self;
         let (requests, inbox) = unbounded();
         let mut slots = Vec::new();
@@ -128,6 +137,7 @@ impl DataThread {
             if let Some(cpu) = cpu {
                 pin_to(cpu);
             }
+            sandbox.confine(Role::Data);
             run.run(&on_news);
         })?;
         let thread = ThreadHandle::new(requests, bell, thread);

@@ -97,11 +97,16 @@ impl UplinkSpec {
         self.kind.of_this_machine
     }
 
+    /// The network device of the host that it is the other end of, if the two have one link.
+    #[must_use]
+    pub fn host_device(&self) -> Option<&str> {
+        self.kind.is_device.then_some(self.operand.as_str())
+    }
+
     /// The link to that device, for whoever keeps the two ends of it alike.
     #[must_use]
     pub fn host_link(&self) -> Option<HostLink> {
-        let ours = self.kind.is_device;
-        ours.then(|| HostLink::new(&self.operand))
+        self.host_device().map(HostLink::new)
     }
 
     /// Opens it. `slack` is how far ahead of now its transmitter may be filled.
