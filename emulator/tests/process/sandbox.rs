@@ -62,7 +62,9 @@ fn without_a_sandbox_the_log_says_so() {
     if here.contains("Seccomp:\t0") {
         assert!(filtered.iter().all(|(_, mode)| mode == "0"), "{filtered:?}");
     }
-    assert!(emulator.log().contains("--no-sandbox"));
+    wait_for("the log says so", || {
+        emulator.log().contains("--no-sandbox").then_some(())
+    });
 }
 
 #[test]

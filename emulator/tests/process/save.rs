@@ -145,13 +145,15 @@ fn a_disk_that_takes_nothing_is_complained_of_once() {
     let emulator = Emulator::start(&["--state", folder.to_str().unwrap()]);
     emulator.does("vf 0 set vlan 7");
     assert!(folder.join("state.toml").exists());
-    fs::remove_dir_all(&folder).unwrap();
+    // One that is made anew would not be the one that the sandbox leaves to vfnic.
+    let away = state.path().join("away");
+    fs::rename(&folder, &away).unwrap();
     for vlan in 8..12 {
         emulator.does(&format!("vf 0 set vlan {vlan}"));
     }
     let log = emulator.log();
     assert_eq!(log.matches("the NICs run on").count(), 1, "{log}");
-    fs::create_dir(&folder).unwrap();
+    fs::rename(&away, &folder).unwrap();
     emulator.does("vf 0 set vlan 12");
     let text = fs::read_to_string(folder.join("state.toml")).unwrap();
     assert!(text.contains("vlan = 12"), "{text}");

@@ -184,8 +184,8 @@ fn a_confined_thread() {
     };
     for (what, attempt) in own.iter().chain(OF_ALL) {
         match attempt(&folder) {
-            Ok(()) => println!("own: {what}: done"),
-            Err(error) => println!("own: {what}: {error}"),
+            Ok(()) => println!("allowed: {what}: done"),
+            Err(error) => println!("allowed: {what}: {error}"),
         }
     }
     if !matches!(role, Role::Control(_)) {
@@ -232,7 +232,7 @@ fn each_thread_can_do_what_it_is_for_and_nothing_else() {
             refused += 1;
         }
         assert!(refused + 4 >= FORBIDDEN.len(), "{role}: {child:?}");
-        let own: Vec<_> = lines("own: ").collect();
+        let own: Vec<_> = lines("allowed: ").collect();
         for (_, line) in &own {
             assert!(line.ends_with(": done"), "{role}: {line}");
         }

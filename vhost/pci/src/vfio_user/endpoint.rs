@@ -360,7 +360,10 @@ impl Endpoint {
         }
         self.retry_at = None;
         let next = self.successor.take();
-        let found = next.map_or_else(|| self.listener.accept(), |next| Ok(Some(next.into_inner())));
+        let found = next.map_or_else(
+            || self.listener.accept(),
+            |next| Ok(Some(next.into_inner())),
+        );
         match found.and_then(|stream| stream.map(|stream| self.watched(stream)).transpose()) {
             Ok(None) => false,
             Ok(Some(channel)) => {
