@@ -289,10 +289,21 @@ fn lingering() -> (OwnedFd, (TcpListener, TcpStream)) {
     (socket.into(), (listener, peer))
 }
 
-/// Puts a descriptor into a socket, whatever is at the other end, which has the last one then.
-fn put(socket: &UnixStream, bytes: &[u8], fd: OwnedFd) {
+/// Puts descriptors into a socket while vfnic stands still, so that it is the last one to have them.
+fn put(emulator: &Emulator, socket: &UnixStream, bytes: &[u8], fds: Vec<OwnedFd>) {
+    let pid = rustix::process::Pid::from_raw(emulator.pid().cast_signed()).unwrap();
+    let signal = |signal| rustix::process::kill_process(pid, signal).unwrap();
     let mut parcel = Frontend::from_stream(socket.try_clone().unwrap()).unwrap();
-    parcel.send_raw(bytes, &[fd.as_fd()]).unwrap();
+    signal(rustix::process::Signal::STOP);
+    let borrowed: Vec<_> = fds.iter().map(AsFd::as_fd).collect();
+    let sent = parcel.send_raw(bytes, &borrowed);
+    drop(borrowed);
+    match sent {
+        Ok(()) => drop(fds),
+        // The session has ended already, and these are the last ones.
+        Err(_) => drop(std::thread::spawn(move || drop(fds))),
+    }
+    signal(rustix::process::Signal::CONT);
 }
 
 #[test]
@@ -325,12 +336,22 @@ fn descriptors_that_take_an_hour_to_close_hold_nobody_up() {
     ]
     .concat();
     for (what, message) in [("a call", &call), ("memory", &memory)] {
-        put(negotiated(&socket).stream(), message, lingering());
+        put(
+            &emulator,
+            negotiated(&socket).stream(),
+            message,
+            vec![lingering()],
+        );
         emulator.show();
         // Where it is the socket that is sent in which that waits.
         let (sent, own) = UnixStream::pair().unwrap();
-        put(&own, b"x", lingering());
-        put(negotiated(&socket).stream(), message, sent.into());
+        put(&emulator, &own, b"x", vec![lingering()]);
+        put(
+            &emulator,
+            negotiated(&socket).stream(),
+            message,
+            vec![sent.into()],
+        );
         emulator.show();
         assert!(emulator.lives(), "{what}");
     }
@@ -341,39 +362,29 @@ fn descriptors_that_take_an_hour_to_close_hold_nobody_up() {
     frontend.send_raw(&backend, &[sent.as_fd()]).unwrap();
     drop(sent);
     frontend.get_features().unwrap();
-    put(&own, b"x", lingering());
+    put(&emulator, &own, b"x", vec![lingering()]);
     drop((frontend, own));
     emulator.show();
     // Behind what ends the session, so that nobody reads it.
     let mut frontend = negotiated(&socket);
     let endless = head(request::SET_VRING_CALL, u32::MAX);
     frontend.send_raw(&endless, &[]).unwrap();
-    let stream = frontend.stream().try_clone().unwrap();
-    let fd = lingering();
-    let mut parcel = Frontend::from_stream(stream).unwrap();
-    // It fails if the session has ended already.
-    let _ = parcel.send_raw(b"x", &[fd.as_fd()]);
-    std::thread::spawn(move || drop(fd));
-    drop((frontend, parcel));
+    put(&emulator, frontend.stream(), b"x", vec![lingering()]);
+    drop(frontend);
     emulator.show();
     // More of them than a message may have.
-    let mut frontend = negotiated(&socket);
-    let many: Vec<OwnedFd> = (0..40).map(|_| lingering()).collect();
-    let (first, then) = many.split_at(20);
-    for (bytes, fds) in [(&call[..4], first), (&call[4..], then)] {
-        let fds: Vec<_> = fds.iter().map(AsFd::as_fd).collect();
-        // It fails if the session has ended already.
-        let _ = frontend.send_raw(bytes, &fds);
+    let frontend = negotiated(&socket);
+    for bytes in [&call[..4], &call[4..]] {
+        let many = (0..20).map(|_| lingering()).collect();
+        put(&emulator, frontend.stream(), bytes, many);
     }
-    // Those that vfnic has not got are closed in a thread of their own here, too.
-    std::thread::spawn(move || drop(many));
     drop(frontend);
     emulator.show();
     // From one who is turned away, and from clients.
     let held = negotiated(&socket);
     for path in [&socket, &emulator.ctl(), &observers] {
         let stream = UnixStream::connect(path).unwrap();
-        put(&stream, b"x", lingering());
+        put(&emulator, &stream, b"x", vec![lingering()]);
         emulator.show();
         drop(stream);
         emulator.show();
