@@ -115,7 +115,9 @@ impl Abuse {
                     while ring.queue.pop_used().is_ok_and(|used| used.is_some()) {}
                     while ring.queue.add(&chain).is_some() {}
                     ring.queue.publish();
-                    ring.kick.as_ref().inspect(|kick| drop(kick.signal()));
+                    if let Some(kick) = &ring.kick {
+                        kick.signal();
+                    }
                 }
             }
             Kind::Broadcast => {
