@@ -407,6 +407,17 @@ fn regions_are_read_and_written() {
             assert_eq!(client.write(region, offset, &data), Err(EINVAL));
         }
     }
+    // Said before there is room for it.
+    for count in [0, 4097, u32::MAX] {
+        let (offset, region) = (0, 7);
+        let access = head(&Access {
+            offset,
+            region,
+            count,
+        });
+        let refused = client.try_send(9, 0, &access, vec![]).unwrap().refused;
+        assert!(matches!(refused, Some(CommandRefusal::Count(n)) if n == count));
+    }
     // A count that is not what has come.
     for count in [0, 3, 5, u32::MAX] {
         let access = Access {
