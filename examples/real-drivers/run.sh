@@ -165,7 +165,7 @@ pair() { # DEVICE DEVICE
     nic_start || { note "vfnic does not start: $(tail -n 3 "$run/vfnic.log")"; return 1; }
     for vf in 0 1; do start_guest "$vf" || return 1; done
     for vf in 0 1; do
-        guest_ready "g$vf" 90 || { note "guest $vf does not boot, see $run/g$vf.kernel and g$vf.errors"; return 1; }
+        guest_ready "g$vf" 240 || { note "guest $vf does not boot, see $run/g$vf.kernel and g$vf.errors"; return 1; }
         up "g$vf" "$vf" || { note "guest $vf has no network device"; return 1; }
     done
     for vf in 0 1; do

@@ -99,7 +99,7 @@ main() {
     guest_arguments || broken "vfnic does not say how to start QEMU" || return
     note "booting a guest with a PF and $vfs VFs ($accelerator)"
     guest_boot guest
-    guest_ready guest 60 || broken "the guest does not boot, see $run/guest.kernel and guest.errors" || return
+    guest_ready guest 240 || broken "the guest does not boot, see $run/guest.kernel and guest.errors" || return
 
     inside "lspci -nnvv -s 01:00.0 2>/dev/null | grep -E '^01|SR-IOV|Total VFs'" || return
     inside "echo $vfs > $device/sriov_numvfs" || return
