@@ -9,7 +9,7 @@ use crate::counter::Shared;
 use crate::filter_spec::QueueChoice;
 use crate::policy::Policy;
 use crate::rate::{StormControl, TokenBucket};
-use crate::reach::Unfit;
+use crate::reach_len::Unfit;
 use crate::rss::Rss;
 use crate::stats::{Counters, DropReason, LiveCounters, PublishedCounters, PublishedPort};
 use crate::time::Nanos;

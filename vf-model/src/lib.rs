@@ -95,6 +95,7 @@ mod profile_facts;
 mod question;
 mod rate;
 mod reach;
+mod reach_len;
 mod refusal;
 mod request_words;
 mod rss;
