@@ -296,13 +296,11 @@ fn put(emulator: &Emulator, socket: &UnixStream, bytes: &[u8], fds: Vec<OwnedFd>
     let mut parcel = Frontend::from_stream(socket.try_clone().unwrap()).unwrap();
     signal(rustix::process::Signal::STOP);
     let borrowed: Vec<_> = fds.iter().map(AsFd::as_fd).collect();
-    let sent = parcel.send_raw(bytes, &borrowed);
+    // It fails if the session has ended already.
+    let _ = parcel.send_raw(bytes, &borrowed);
     drop(borrowed);
-    match sent {
-        Ok(()) => drop(fds),
-        // The session has ended already, and these are the last ones.
-        Err(_) => drop(std::thread::spawn(move || drop(fds))),
-    }
+    // These are the last ones if it has, or if vfnic was not stopped in time.
+    std::thread::spawn(move || drop(fds));
     signal(rustix::process::Signal::CONT);
 }
 
