@@ -130,8 +130,10 @@ impl<'a> VfDevice<'a> {
 
 impl Device for VfDevice<'_> {
     fn start_rings(&mut self, rings: Vec<Vring>) {
+        // A driver that reads that a queue is enabled may have frames in it at once; and one whose command has chosen how many it
+        // uses is to have the next frame where all that follow are.
         let start = self.starting(rings);
-        self.post(start);
+        self.call(start);
     }
 
     fn stop_rings(&mut self, rings: &[u32]) -> Vec<Option<Vring>> {
@@ -202,9 +204,7 @@ impl Device for VfDevice<'_> {
 
 impl Host for VfDevice<'_> {
     fn start_queues(&mut self, queues: Vec<Vring>) {
-        // A driver that reads that a queue is enabled may have frames in it at once.
-        let start = self.starting(queues);
-        self.call(start);
+        self.start_rings(queues);
     }
 
     fn stop_queues(&mut self, queues: &[u32]) -> Vec<Option<Vring>> {
