@@ -6,6 +6,7 @@ mod build;
 mod host_links;
 pub mod ready;
 mod share;
+mod sockets;
 
 use std::convert::Infallible;
 use std::io;
@@ -20,19 +21,18 @@ use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token, Waker};
 use rustix::process::{Resource, Rlimit};
-use vf_model::{FastEvent, Nanos, Policy, Refusal, VfIndex};
-use vf_pci::vfio_user;
+use vf_model::{FastEvent, Nanos, Refusal, VfIndex};
 use vf_vhost::endpoint::BindError;
-use vf_vhost::endpoint::Endpoint;
 use vf_vhost::listener::Listener;
 
 use self::access::Access;
 use self::build::build_hosts;
 use self::host_links::HostLinks;
 use self::share::TimeShare;
+use self::sockets::{Sockets, listen, new_sockets, serve_socket};
 use crate::capture::event::Happening;
 use crate::clock::Clock;
-use crate::config::{Config, SocketAccess, SocketRole};
+use crate::config::{Config, SocketAccess};
 use crate::control::clients::{Answer, Clients};
 use crate::control::{Change, Dispatcher, Nics, Response};
 use crate::instance::{NicInstance, VfSocket};
@@ -572,14 +572,6 @@ impl VfTurns {
     }
 }
 
-/// How sockets of VFs are opened.
-#[derive(Clone, Copy)]
-struct Sockets<'a> {
-    /// Wakes the server when something comes to one.
-    registry: &'a mio::Registry,
-    access: Access,
-}
-
 /// The NICs as requests find them: planes go on by themselves, and take a new policy when they see it.
 struct OnWallClock<'a> {
     now: Nanos,
@@ -637,75 +629,6 @@ impl Nics for OnWallClock<'_> {
         self.links.make_alike(self.hosts);
         Ok(Ok(notes))
     }
-}
-
-/// Opens the sockets of a host's VFs.
-fn listen(h: usize, host: &mut NicInstance, sockets: Sockets<'_>) -> Result<(), RunError> {
-    let policy = host.policy();
-    for i in 0..host.vfs.len() {
-        let vf = VfIndex::from(i);
-        if let Some(path) = host.settings.vf[i].qmp.clone() {
-            let device = format!("{} {vf}", host.settings.name);
-            let mut monitor = Monitor::new(device, path, policy.link_up_for(vf));
-            monitor
-                .register(sockets.registry, Token(QMP + h * VFS + i), Instant::now())
-                .map_err(system("epoll"))?;
-            host.vfs[i].monitor = Some(monitor);
-        }
-    }
-    for (vf, socket) in new_sockets(h, host, &policy, sockets)? {
-        serve_socket(host, vf, socket);
-    }
-    Ok(())
-}
-
-/// Sockets for the VFs that there are by a policy and that have none yet.
-fn new_sockets(
-    h: usize,
-    host: &NicInstance,
-    policy: &Policy,
-    sockets: Sockets<'_>,
-) -> Result<Vec<(VfIndex, VfSocket)>, RunError> {
-    let vfs = host.vfs.iter().zip(&host.settings.vf).enumerate();
-    let new = vfs
-        .take(policy.num_vfs())
-        .filter(|(_, (vf, _))| vf.socket.is_none())
-        .filter(|(i, _)| !host.is_without_socket(policy, VfIndex::from(*i)));
-    new.map(|(i, (_, settings))| {
-        let vf = VfIndex::from(i);
-        let device = host.device_config_by(policy, vf);
-        let path = &settings.socket;
-        let mut socket: VfSocket = match (
-            settings.role,
-            settings.device.function(host.settings.queue_pairs),
-        ) {
-            (SocketRole::Client, _) => Endpoint::connect(path, device).into(),
-            (SocketRole::Server, None) => {
-                let endpoint = Endpoint::listen(path, device)?;
-                let widen = |mode, group| endpoint.widen(mode, group);
-                sockets.access.widen(path, widen)?;
-                endpoint.into()
-            }
-            (SocketRole::Server, Some(function)) => {
-                let endpoint = vfio_user::endpoint::Endpoint::listen(path, device.name, function)?;
-                let widen = |mode, group| endpoint.widen(mode, group);
-                sockets.access.widen(path, widen)?;
-                endpoint.into()
-            }
-        };
-        socket
-            .register(sockets.registry, Token(VF + h * VFS + i))
-            .map_err(system("epoll"))?;
-        Ok((vf, socket))
-    })
-    .collect()
-}
-
-fn serve_socket(host: &mut NicInstance, vf: VfIndex, socket: VfSocket) {
-    if let Some(place) = host.vfs.get_mut(vf.index()) {
-        place.socket = Some(socket);
-    }
-    host.poll(vf, Instant::now());
 }
 
 /// Every guest brings half a dozen descriptors and more; the usual soft limit is too low for many VFs.
