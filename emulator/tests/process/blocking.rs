@@ -295,12 +295,23 @@ fn put(emulator: &Emulator, socket: &UnixStream, bytes: &[u8], fds: Vec<OwnedFd>
     let signal = |signal| rustix::process::kill_process(pid, signal).unwrap();
     let mut parcel = Frontend::from_stream(socket.try_clone().unwrap()).unwrap();
     signal(rustix::process::Signal::STOP);
+    wait_for("vfnic stands still", || {
+        let mut tasks = std::fs::read_dir(format!("/proc/{}/task", emulator.pid())).ok()?;
+        let stands = |task: std::io::Result<std::fs::DirEntry>| {
+            let stat = std::fs::read_to_string(task.unwrap().path().join("stat"));
+            // A thread that has ended meanwhile stands still, too.
+            stat.is_ok_and(|stat| stat.contains(") T ")).then_some(())
+        };
+        tasks.all(|task| stands(task).is_some()).then_some(())
+    });
     let borrowed: Vec<_> = fds.iter().map(AsFd::as_fd).collect();
-    // It fails if the session has ended already.
-    let _ = parcel.send_raw(bytes, &borrowed);
-    drop(borrowed);
-    // These are the last ones if it has, or if vfnic was not stopped in time.
-    std::thread::spawn(move || drop(fds));
+    if parcel.send_raw(bytes, &borrowed).is_err() {
+        // The session has ended already, and these are the last ones.
+        for fd in &fds {
+            let _ = rustix::net::sockopt::set_socket_linger(fd, None);
+        }
+    }
+    drop(fds);
     signal(rustix::process::Signal::CONT);
 }
 
