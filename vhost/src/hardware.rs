@@ -62,14 +62,20 @@ pub trait DescriptorFormat: Debug + Send {
     /// What is asked for the frame that begins with this buffer of a transmit ring.
     fn request(&self, raw: [u64; 2], state: &mut TxState) -> TxRequest;
 
-    /// Bytes that are written in front of each received frame, at most [`RX_PREFIX_MAX`].
-    fn rx_prefix_len(&self) -> usize;
+    /// Bytes that are written in front of each received frame, at most [`RX_PREFIX_MAX`]; none unless a format says so.
+    fn rx_prefix_len(&self) -> usize {
+        0
+    }
 
     /// Those bytes for a frame of `len` bytes.
-    fn rx_prefix(&self, len: u32, note: &RxNote) -> [u8; RX_PREFIX_MAX];
+    fn rx_prefix(&self, _len: u32, _note: &RxNote) -> [u8; RX_PREFIX_MAX] {
+        [0; RX_PREFIX_MAX]
+    }
 
     /// Whether the 802.1Q tag of a received frame is taken out and told in its [`RxNote`].
-    fn strips_tags(&self) -> bool;
+    fn strips_tags(&self) -> bool {
+        false
+    }
 
     /// Tells the driver what is done, in order, but for the interrupt. The buffers have been written.
     ///

@@ -110,10 +110,6 @@ impl DescriptorFormat for ReceiveFormat {
         prefix
     }
 
-    fn strips_tags(&self) -> bool {
-        false
-    }
-
     fn complete(
         &mut self,
         table: &DescriptorTable<'_>,
@@ -190,18 +186,6 @@ impl DescriptorFormat for TransmitFormat {
             segment: segment.filter(|size| *size > 0),
             ..TxRequest::default()
         }
-    }
-
-    fn rx_prefix_len(&self) -> usize {
-        0
-    }
-
-    fn rx_prefix(&self, _: u32, _: &RxNote) -> [u8; RX_PREFIX_MAX] {
-        [0; RX_PREFIX_MAX]
-    }
-
-    fn strips_tags(&self) -> bool {
-        false
     }
 
     /// One event for all: it names the last descriptor.

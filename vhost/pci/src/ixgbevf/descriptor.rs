@@ -5,8 +5,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use vf_vhost::control::Coalescing;
 use vf_vhost::hardware::{
-    Checksum, Completion, Decoded, DescriptorFormat, DescriptorTable, Headers, Network,
-    RX_PREFIX_MAX, RxNote, Transport, TxRequest, TxState,
+    Checksum, Completion, Decoded, DescriptorFormat, DescriptorTable, Headers, Network, RxNote,
+    Transport, TxRequest, TxState,
 };
 use vf_vhost::ring::RingError;
 
@@ -127,18 +127,6 @@ impl DescriptorFormat for TxFormat {
         }
     }
 
-    fn rx_prefix_len(&self) -> usize {
-        0
-    }
-
-    fn rx_prefix(&self, _: u32, _: &RxNote) -> [u8; RX_PREFIX_MAX] {
-        [0; RX_PREFIX_MAX]
-    }
-
-    fn strips_tags(&self) -> bool {
-        false
-    }
-
     fn complete(
         &mut self,
         table: &DescriptorTable<'_>,
@@ -197,14 +185,6 @@ impl DescriptorFormat for RxFormat {
 
     fn request(&self, _: [u64; 2], _: &mut TxState) -> TxRequest {
         TxRequest::default()
-    }
-
-    fn rx_prefix_len(&self) -> usize {
-        0
-    }
-
-    fn rx_prefix(&self, _: u32, _: &RxNote) -> [u8; RX_PREFIX_MAX] {
-        [0; RX_PREFIX_MAX]
     }
 
     fn strips_tags(&self) -> bool {

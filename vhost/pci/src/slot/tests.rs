@@ -1,3 +1,5 @@
+//! A slot with a function that remembers what happened to it, and a NIC without a data plane, which other tests here use, too.
+
 use std::os::fd::OwnedFd;
 
 use rustix::fs::MemfdFlags;

@@ -1,3 +1,5 @@
+//! The socket under a client that others have made (the crate `vfio_user`), and under some that say what none would.
+
 use std::io::{Read, Write};
 use std::os::fd::AsFd;
 use std::path::PathBuf;

@@ -1,3 +1,5 @@
+//! Messages in, replies out: what a client may ask for, and what it may not. No socket.
+
 use proptest::prelude::*;
 use vf_vhost::eventfd::EventFd;
 
