@@ -180,6 +180,8 @@ pub struct Session {
     pending: Option<Pending>,
     /// The driver's command that is being decided.
     asked: Option<Asked>,
+    /// Whether the driver's command was obeyed, which it is told when all that comes of the command is done.
+    obeyed: Option<bool>,
     /// The control queue is being looked at.
     serving: Option<Serving>,
 }
@@ -203,6 +205,7 @@ impl Session {
             actions: VecDeque::new(),
             pending: None,
             asked: None,
+            obeyed: None,
             serving: None,
         }
     }
@@ -332,7 +335,9 @@ impl Session {
             if action.is_some() || self.pending.is_some() || self.asked.is_some() {
                 return action;
             }
-            if !self.serve_next(config) {
+            if let Some(obeyed) = self.obeyed.take() {
+                self.answer_command(obeyed, &[]);
+            } else if !self.serve_next(config) {
                 return None;
             }
         }
@@ -351,7 +356,7 @@ impl Session {
                 }
             }
         }
-        (self.pending, self.asked, self.serving) = (None, None, None);
+        (self.pending, self.asked, self.obeyed, self.serving) = (None, None, None, None);
         self.begin(Change::End, Then::Nothing);
     }
 

@@ -211,7 +211,10 @@ impl Session {
                 self.actions.push_back(Action::Controlled(features));
                 return self.carry_on(*then, result);
             }
-            Then::Obeyed(obeyed) => return self.answer_command(obeyed, &[]),
+            Then::Obeyed(obeyed) => {
+                self.obeyed = Some(obeyed);
+                return;
+            }
             Then::Reply {
                 request,
                 need_reply,

@@ -8,6 +8,7 @@ use rustix::fs::MemfdFlags;
 
 use super::*;
 use crate::features::VirtioFeatures;
+use crate::ring::driver::Driver;
 
 const GUEST: u64 = 0x4000_0000;
 const USER: u64 = 0x7f00_0000_0000;
@@ -503,4 +504,28 @@ fn a_ring_that_runs_is_stopped_changed_and_started_in_that_order() {
     assert_eq!(reply, message::reply(11, &bytes32(&[0, 0])));
     assert!(session.poll(&config).is_none());
     dev.end(&mut session, &config);
+}
+
+/// A driver that is told that it has two pairs gets frames in both, so both run by then.
+#[test]
+fn a_command_is_answered_when_what_comes_of_it_is_done() {
+    let config = DeviceConfig::new("vf0", [2, 0, 0, 0, 0, 1], 2);
+    let mut session = Session::new(&config);
+    let mut driver = Driver::new(16, VirtioFeatures::MQ | VirtioFeatures::VERSION_1, 0);
+    session.control = Some(ControlQueue::new(driver.vring(4)));
+    session.rings[2].running = true;
+    driver.send(&[4, 0, 2, 0], &[2], 9);
+    session.pairs_used = Some(1);
+    session.serve_control();
+    assert!(matches!(session.poll(&config), Some(Action::Allow)));
+    session.decided(true);
+    assert!(matches!(session.poll(&config), Some(Action::Stop(rings)) if rings == [2]));
+    session.stopped(vec![Some(driver.vring(2))]);
+    session
+        .actions
+        .push_back(Action::Start(vec![driver.vring(2)]));
+    assert!(matches!(session.poll(&config), Some(Action::Start(_))));
+    assert!(driver.used().is_empty(), "answered before the ring runs");
+    assert!(session.poll(&config).is_none());
+    assert_eq!(driver.used().len(), 1);
 }
