@@ -31,8 +31,8 @@ use crate::error::RingError;
 use crate::features::VirtioFeatures;
 use crate::memory::{GuestMemory, GuestSlice, Pinned, UnmarkedSlice};
 use crate::ring::{
-    AHEAD, CHAIN_MAX, Chain, DESC_SIZE, Descriptor, Fence, Gather, INDIRECT, Mark, NEXT, Prefetch,
-    RingAddresses, Segment, Token, UsedElem, WRITE, check_memory, look_ahead, part,
+    AHEAD, CACHE_LINE, CHAIN_MAX, Chain, DESC_SIZE, Descriptor, Fence, Gather, INDIRECT, Mark,
+    NEXT, Prefetch, RingAddresses, Segment, Token, UsedElem, WRITE, check_memory, look_ahead, part,
 };
 
 const AVAIL_FLAG: u16 = 1 << vr::VRING_PACKED_DESC_F_AVAIL;
@@ -268,12 +268,24 @@ impl PackedRing {
             let id = first.next;
             *chain = Chain::new(Token { id, descs: 1 }, first);
         }
+        self.will_return(&table, first..first + n as u32);
         self.ahead_at = at;
         self.ahead_len = n as u32;
         let mut window = self.mem.window(self.hint);
         look_ahead(&mut window, &mut self.ahead[..n], self.buffers);
         self.hint = window.region();
         Ok(())
+    }
+
+    /// Asks for the lines of descriptors that were just read, to be written: the driver's core has them, too, and a store
+    /// that waits for it holds up those behind it.
+    #[inline]
+    fn will_return(&self, table: &GuestSlice<'_>, descs: Range<u32>) {
+        for desc in descs.step_by(CACHE_LINE / DESC_SIZE as usize) {
+            if let Some(line) = table.offset(desc as usize * DESC_SIZE as usize) {
+                line.will_write();
+            }
+        }
     }
 
     /// Where in the ring the used descriptors are for what is pending; all of it if they go round its end.

@@ -59,7 +59,7 @@ pub(crate) const DESC_SIZE: u64 = 16;
 pub(crate) const NEXT: u16 = vr::VRING_DESC_F_NEXT as u16;
 pub(crate) const WRITE: u16 = vr::VRING_DESC_F_WRITE as u16;
 pub(crate) const INDIRECT: u16 = vr::VRING_DESC_F_INDIRECT as u16;
-const CACHE_LINE: usize = 64;
+pub(crate) const CACHE_LINE: usize = 64;
 
 /// What a chain is returned by.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
