@@ -264,6 +264,7 @@ impl Index {
         }
     }
 
+    #[inline(never)]
     fn look_at_flow(
         &self,
         head: &[u8],

@@ -485,7 +485,7 @@ impl FilterTable {
     }
 
     /// What filters on flows say of a frame, which is in this port VLAN of its sender.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn flow_actions(
         &self,
         head: &[u8],

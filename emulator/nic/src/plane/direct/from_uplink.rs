@@ -57,16 +57,16 @@ impl DirectPlane {
                 && let Some(hop) = self.nic.ingress_again(now, Source::Wire, frame.head(), &m)
                 && let To::Vf(to) = hop.to
             {
-                if let Some(late) = late {
-                    let until = now + late.min(LATE_MOST);
-                    self.ports.rx.grant(to, BACKLOG_BYTES, until);
-                }
                 let port = &self.ports.rx.ports[to.index()];
                 let queue = port.queue_of(&self.nic, to, frame.head());
                 let insert = hop.insert;
                 if run.is_none_or(|run| (run.to, run.insert, run.queue) != (to, insert, queue)) {
                     if let Some(run) = run.take() {
                         self.deliver_private_run(run, &frames[run.from..n]);
+                    }
+                    if let Some(late) = late {
+                        let until = now + late.min(LATE_MOST);
+                        self.ports.rx.grant(to, BACKLOG_BYTES, until);
                     }
                     run = Some(Run {
                         to,
