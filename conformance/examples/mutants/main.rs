@@ -1,8 +1,8 @@
 //! `cargo run -p vf-conformance --example mutants`: does the suite bite? Puts each error of `conformance/mutants` into a copy of
 //! this tree, one at a time, builds `vfnic` there and has the cases judge it that should fail; or runs the test that should, where
-//! none of them reaches the code. What nothing catches is a case that is missing.
+//! no case reaches the code or can judge it. What nothing catches is a case that is missing.
 //!
-//! Exit status: 0 all were caught, 1 some were not, 2 one could not be tried.
+//! Exit status: 0 all were caught, 1 some were not, 2 one could not be tried, or the tree fails as it is.
 
 #![forbid(unsafe_code)]
 
@@ -82,6 +82,7 @@ fn run(args: &Args) -> Result<ExitCode, String> {
     }
     let work = args.work.clone();
     let copy = Copy::new(&work.unwrap_or_else(|| table::top().join("target/mutants")))?;
+    copy.passes_as_it_is(&mutants)?;
     let (mut survived, mut broken) = (0, 0);
     for mutant in &mutants {
         let began = Instant::now();
@@ -149,6 +150,20 @@ impl Copy {
         Ok(copy)
     }
 
+    /// Nothing is caught by what fails anyway.
+    fn passes_as_it_is(&self, mutants: &[Mutant]) -> Result<(), String> {
+        let mut cases: Vec<String> = mutants.iter().flat_map(|m| m.cases.clone()).collect();
+        cases.sort_unstable();
+        cases.dedup();
+        if cases.is_empty() {
+            return Ok(());
+        }
+        match self.judge(&cases)? {
+            None => Ok(()),
+            Some(by) => Err(format!("the tree as it is does not pass: {by}")),
+        }
+    }
+
     fn build(&self, what: &[&str]) -> Result<(), String> {
         let mut cargo = self.cargo("build");
         cargo.arg("--quiet").args(what);
@@ -181,20 +196,19 @@ impl Copy {
     }
 
     fn look_for(&self, mutant: &Mutant, whole: bool) -> Result<Outcome, String> {
-        if !mutant.test.is_empty()
-            && let Some(by) = self.test(&mutant.test)?
-        {
-            return Ok(Outcome::Caught(by));
+        let mut caught = None;
+        if !mutant.cases.is_empty() || whole {
+            self.build(&["-p", "vfnic", "--bin", "vfnic", "--no-default-features"])?;
         }
-        if mutant.cases.is_empty() {
-            return Ok(Outcome::Survived);
+        if !mutant.cases.is_empty() {
+            caught = self.judge(&mutant.cases)?;
         }
-        self.build(&["-p", "vfnic", "--bin", "vfnic", "--no-default-features"])?;
-        let mut caught = self.judge(&mutant.cases)?;
+        if caught.is_none() && !mutant.test.is_empty() {
+            caught = self.test(&mutant.test)?;
+        }
         if caught.is_none() && whole {
-            caught = self
-                .judge(&[])?
-                .map(|by| format!("{by}, which was not expected to"));
+            let by = self.judge(&[])?;
+            caught = by.map(|by| format!("{by}, which was not expected to"));
         }
         Ok(caught.map_or(Outcome::Survived, Outcome::Caught))
     }
@@ -224,16 +238,25 @@ impl Copy {
         let run = tempfile::tempdir().map_err(|e| e.to_string())?;
         let folder = run.path().display();
         let vfnic = self.target.join("debug/vfnic");
+        let adapter = self.tree.join("conformance/subjects/vfnic-control");
         let mut suite = Command::new(&self.suite);
         suite
-            .args(["run", "--strict", "--timeout", "20", "--start"])
+            .env("VFNIC", &vfnic)
+            .args(["run", "--strict", "--timeout", "20"])
+            .arg("--start")
             .arg(format!(
-                "'{}' run --vfs 2 --no-state --socket-dir '{folder}'",
+                "'{}' run --vfs 4 --no-state --socket-dir '{folder}'",
                 vfnic.display()
             ))
-            .args(["--socket", &format!("{folder}/vf0.sock")])
-            .args(["--peer-socket", &format!("{folder}/vf1.sock")])
-            .args(cases);
+            .arg("--control")
+            .arg(format!(
+                "'{}' --ctl '{folder}/ctl.sock' 0 1 2 3",
+                adapter.display()
+            ));
+        for (socket, vf) in ["--socket", "--peer-socket"].iter().cycle().zip(0..4) {
+            suite.arg(socket).arg(format!("{folder}/vf{vf}.sock"));
+        }
+        suite.args(cases);
         let Some((succeeded, text)) = limited(&mut suite)? else {
             return Ok(Some("a suite that does not end".to_owned()));
         };
