@@ -41,6 +41,9 @@ const WARMING: Duration = Duration::from_secs(15);
 /// What takes longer than this until frames pass has a data path that learns of rings after it has acknowledged them.
 const AT_ONCE: Duration = Duration::from_millis(30);
 
+/// How much longer a fresh session may take after hostile input than it does otherwise.
+const STALL: Duration = Duration::from_millis(500);
+
 /// The first port behind sender and receiver.
 const THIRD: usize = 2;
 /// Sessions by which it is learned what an ordinary one leaves behind.
@@ -68,6 +71,9 @@ pub struct Bench {
     /// Sessions so far, and what each ordinary one leaves behind.
     sessions: Cell<u64>,
     leaves: Option<Leaves>,
+    /// How long a fresh session took at most until its frames had passed, in the beginning and since that was last asked.
+    usual: Duration,
+    slowest: Cell<Duration>,
     features: u64,
     protocol: u64,
     delivery: Delivery,
@@ -106,6 +112,8 @@ impl Bench {
             transcript: Transcript::default(),
             sessions: Cell::new(0),
             leaves: None,
+            usual: Duration::ZERO,
+            slowest: Cell::default(),
             delivery: if subject.peer.is_some() {
                 Delivery::Peer
             } else {
@@ -138,6 +146,9 @@ impl Bench {
         bench.warm_up();
         bench.serves_control = bench.features & feature::CTRL_VQ != 0 && bench.commanded();
         bench.leaves = bench.ordinary();
+        // One that passes no frames is to be judged for that by the cases.
+        let _ = bench.alive().and_then(|()| bench.alive());
+        bench.usual = bench.slowest.take();
         Ok(bench)
     }
 
@@ -151,6 +162,7 @@ impl Bench {
             first: pair * self.width(),
             transcript: Transcript::default(),
             sessions: Cell::new(0),
+            slowest: Cell::default(),
             ..*self
         }
     }
@@ -404,7 +416,23 @@ impl Bench {
             }
             Ok(())
         };
-        check().map_err(|failure| Failure::Dead(Box::new(failure)))
+        let start = Instant::now();
+        check().map_err(|failure| Failure::Dead(Box::new(failure)))?;
+        self.slowest.set(self.slowest.get().max(start.elapsed()));
+        Ok(())
+    }
+
+    /// What there is to complain of if fresh sessions have taken far longer than they do until their frames passed, since this was
+    /// last asked.
+    pub(crate) fn stalled(&self) -> Option<String> {
+        let slowest = self.slowest.take();
+        (slowest > STALL + 4 * self.usual).then(|| {
+            format!(
+                "a fresh session took {} ms until its frames passed, and {} before",
+                slowest.as_millis(),
+                self.usual.as_millis()
+            )
+        })
     }
 
     /// Judges an answer to hostile input, then checks that the subject is alive. Silence where an

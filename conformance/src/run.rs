@@ -318,6 +318,9 @@ impl Run {
         for (name, words) in [("--start", &self.start), ("--control", &self.control)] {
             option(name, words.as_ref().map(|words| words.said.clone()));
         }
+        option("--pid", self.pid.map(|pid| pid.to_string()));
+        let settle = Some(self.settle).filter(|ms| *ms > 0);
+        option("--settle", settle.map(|ms| ms.to_string()));
         for (flag, given) in [
             ("--listen", self.listen),
             ("--single-session", self.single_session),

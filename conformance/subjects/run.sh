@@ -2,7 +2,7 @@
 # Judges back ends and front ends with vf-conformance, and writes docs/subjects.md: what not all of them pass.
 #
 #   conformance/subjects/run.sh [NAME...]     without a name all: vfnic stock testpmd ovs passt cloud-hypervisor bridge,
-#                                             and of front ends qemu virtio-user
+#                                             and of front ends qemu newer-qemu uml virtio-user
 #
 # Findings go to results/NAME.jsonl beside this script; the page is made of all that are there. What a back end needs is
 # installed with apt-get where that can be (as root); else it is skipped, and the reason is said.
@@ -10,7 +10,7 @@ set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 root=$(cd "$here/../.." && pwd)
 target=${CARGO_TARGET_DIR:-$root/target}
-all=(vfnic stock testpmd ovs passt cloud-hypervisor bridge qemu virtio-user)
+all=(vfnic stock testpmd ovs passt cloud-hypervisor bridge qemu newer-qemu uml virtio-user)
 names=("$@")
 [ $# -gt 0 ] || names=("${all[@]}")
 
@@ -21,6 +21,7 @@ run=$(mktemp -d "${TMPDIR:-/tmp}/vf-subjects.XXXXXX")
 trap 'rm -rf "$run"' EXIT
 mkdir -p "$here/results/front"
 today=$(date -u +%F)
+cache=${XDG_CACHE_HOME:-$HOME/.cache}/vfnic
 
 skip() { echo "skipped: $1, because $2"; }
 
@@ -32,7 +33,7 @@ judge() { # NAME TITLE OPTIONS...
 
 front() { # NAME TITLE
     echo "== $2"
-    "$suite" front-end --name "$2" --json "$here/results/front/$1.jsonl" --listen "$run/$1.sock" --start "'$here/$1.sh' {socket}" >"$run/$1.log" || true
+    "$suite" front-end --name "$2" --json "$here/results/front/$1.jsonl" --listen "$run/$1.sock" --start "'$here/${script:-$1}.sh' {socket}" >"$run/$1.log" || true
     tail -n 3 "$run/$1.log"
 }
 
@@ -94,6 +95,17 @@ for name in "${names[@]}"; do
     qemu)
         have qemu-system-x86_64 qemu-system-x86 || { skip qemu "it is not installed (apt-get install qemu-system-x86)"; continue; }
         front qemu "QEMU $(version qemu-system-x86) (iPXE), $today"
+        ;;
+    newer-qemu)
+        newer=$cache/newer-qemu/qemu-system-x86_64
+        [ -x "$newer" ] || { skip newer-qemu "it has not been unpacked (examples/real-drivers/run.sh does)"; continue; }
+        title=$("$newer" --version | sed -n 's/^QEMU emulator version \([^ ]*\).*/\1/p')
+        QEMU=$newer script=qemu front newer-qemu "QEMU $title (iPXE), $today"
+        ;;
+    uml)
+        [ -x "$cache/linux-guests-built/linux" ] || { skip uml "there is no kernel (examples/linux-guests/build.sh)"; continue; }
+        title=$("$cache/linux-guests-built/linux" --version)
+        front uml "User-Mode Linux $title, $today"
         ;;
     virtio-user)
         have dpdk-testpmd dpdk || { skip virtio-user "dpdk-testpmd is not installed (apt-get install dpdk)"; continue; }

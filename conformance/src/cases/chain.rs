@@ -35,11 +35,15 @@ pub(super) const CASES: &[Case] = &[
         level: Level::Hard,
         needs: &[SPLIT],
         source: "V 2.7.5.2",
-        sent: "A descriptor whose next is the size of the ring.",
+        sent: "A descriptor whose next is the size of the ring, and one whose next is far behind the table, where something like a descriptor lies.",
         expected: "Contained, and the frame is not forwarded.",
         run: |bench| {
             nowhere(bench, |queue, at, len| {
                 queue.lie(&[desc(at, len, DESC_NEXT, queue.layout().size)]);
+            })?;
+            nowhere(bench, |queue, at, len| {
+                let behind = behind_table(queue, at, desc(at + 12, len - 12, 0, 0));
+                queue.lie(&[desc(at, 12, DESC_NEXT, behind)]);
             })
         },
     },
@@ -48,16 +52,21 @@ pub(super) const CASES: &[Case] = &[
         level: Level::Hard,
         needs: &[SPLIT],
         source: "V 2.7.5.2",
-        sent: "An available head that is the size of the ring.",
+        sent: "An available head that is the size of the ring, and one that is far behind the table, where something like a descriptor lies.",
         expected: "Contained, and the frame is not forwarded.",
         run: |bench| {
-            nowhere(bench, |queue, at, len| {
-                let Some(queue) = queue.as_split() else {
-                    return;
-                };
-                queue.set_desc(0, desc(at, len, 0, 0));
-                offer(queue, &[queue.layout().size]);
-            })
+            for far in [false, true] {
+                nowhere(bench, |queue, at, len| {
+                    let frame = desc(at, len, 0, 0);
+                    let behind = behind_table(queue, at, frame);
+                    let head = if far { behind } else { queue.layout().size };
+                    if let Some(queue) = queue.as_split() {
+                        queue.set_desc(0, frame);
+                        offer(queue, &[head]);
+                    }
+                })?;
+            }
+            Ok(Seen::Tolerated)
         },
     },
     Case {
@@ -332,6 +341,13 @@ pub(super) fn desc(addr: u64, len: u32, flags: u16, next: u16) -> Desc {
         flags,
         next,
     }
+}
+
+/// Writes what looks like a descriptor into the buffer at `at`; which one it would be if the table went on until there.
+fn behind_table(queue: &Virtqueue, at: u64, desc: Desc) -> u16 {
+    let place = at + 1024;
+    queue.write_table(place, &[desc]);
+    ((place - queue.layout().desc) / 16) as u16
 }
 
 /// Makes `heads` available from slot 0 on.

@@ -107,6 +107,31 @@ pub(super) const CASES: &[Case] = &[
         },
     },
     Case {
+        id: "link/speed-stable-while-up",
+        level: Level::Should,
+        needs: &[F30, CONFIG, Need::Feature(SPEED_DUPLEX, "SPEED_DUPLEX")],
+        source: "V 5.1.4.1",
+        sent: "GET_CONFIG of speed and duplex before and after frames.",
+        expected: "The same: a device SHOULD NOT change either while the link is up.",
+        run: |bench| {
+            let mut link = bench.link(&with(SPEED_DUPLEX))?;
+            let mut told = Vec::new();
+            for _ in 0..3 {
+                let frame = link.frame(400);
+                link.pass(&frame)?;
+                if let Some(front) = link.tx.frontend() {
+                    told.push(front.get_config(12, 5)?);
+                }
+            }
+            told.dedup();
+            ensure(
+                told.len() < 2,
+                format_args!("speed and duplex were {told:02x?}"),
+            )?;
+            Ok(Seen::Conforms)
+        },
+    },
+    Case {
         id: "net/mtu-forward",
         level: Level::Must,
         needs: &[F30, CONFIG, MTU, Need::Delivery],

@@ -337,7 +337,7 @@ pub(super) const CASES: &[Case] = &[
                 ..Packet::default()
             }
             .frame(&mut link);
-            let frame = crate::cases::vf::tagged(&inner, 0x88a8, 9);
+            let frame = tagged(&inner, 0x88a8, 9);
             link.send(&frame)?;
             link.expect_nothing(&frame)?;
             Ok(Seen::Conforms)

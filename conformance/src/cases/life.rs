@@ -1,12 +1,13 @@
 //! How a back end lives on: storms of notifications, memory that changes while it is read, sessions that stand still, the process's own
 //! end.
 
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 use rustix::pipe::{PipeFlags, pipe_with};
+use rustix::process::{Pid, Resource, Rlimit, getrlimit, prlimit};
 use vm_memory::Bytes;
 
 use crate::bench::{Bench, DEADLINE, QUIET};
@@ -14,8 +15,9 @@ use crate::case::{Case, Level, Need};
 use crate::cases::robust::{call_with, kick_with};
 use crate::verdict::{Failure, Seen, ensure};
 use vf_guest::driver::Desc;
+use vf_guest::frontend::FrontendError;
 use vf_guest::message::{FLAG_VERSION, Header, request};
-use vf_guest::net::{NetConfig, NetHeader, feature};
+use vf_guest::net::{NetConfig, NetDevice, NetHeader, feature};
 
 /// How long a storm lasts.
 const STORM: Duration = Duration::from_millis(400);
@@ -238,6 +240,79 @@ pub(super) const CASES: &[Case] = &[
                 link.pass(&frame)?;
             }
             Ok(Seen::Conforms)
+        },
+    },
+    Case {
+        id: "robust/fd-exhaustion",
+        level: Level::Hard,
+        needs: &[Need::Process],
+        source: "accept(2), recvmsg(2) EMFILE",
+        sent: "Sessions while the process may open no more than 0 to 3 descriptors (RLIMIT_NOFILE), and then again as many as ever.",
+        expected: "Contained: they fail, the process lives, and a fresh session passes traffic.",
+        run: |bench| {
+            let id = bench.process_id().and_then(|id| i32::try_from(id).ok());
+            let Some(pid) = id.and_then(Pid::from_raw) else {
+                return Ok(Seen::Tolerated);
+            };
+            let open = std::fs::read_dir(format!("/proc/{}/fd", pid.as_raw_nonzero()))?.count();
+            for more in [0, 1, 3] {
+                let few = Rlimit {
+                    current: Some((open + more) as u64),
+                    ..getrlimit(Resource::Nofile)
+                };
+                let as_ever = prlimit(Some(pid), Resource::Nofile, few)?;
+                let answered = bench.try_connect().map_err(FrontendError::from);
+                let config = NetConfig::default();
+                let session = answered.and_then(|mut front| {
+                    front.timeout = QUIET;
+                    NetDevice::start(front, &config)
+                });
+                prlimit(Some(pid), Resource::Nofile, as_ever)?;
+                // Whether it had enough of them is its own business.
+                drop(session);
+            }
+            bench.contained(Ok(()))
+        },
+    },
+    Case {
+        id: "robust/inflight-absurd-queues",
+        level: Level::Hard,
+        needs: &[],
+        source: "VU Inflight I/O tracking; CVE-2021-3839",
+        sent: "GET_INFLIGHT_FD for 65,535 queues of 65,535 entries, and SET_INFLIGHT_FD with an area that ends behind 2^64 and a file of one page.",
+        expected: "Contained.",
+        run: |bench| {
+            const GET_INFLIGHT_FD: u32 = 31;
+            const SET_INFLIGHT_FD: u32 = 32;
+            let inflight = |size: u64, offset: u64| {
+                let counts = [0xff; 4];
+                [
+                    &size.to_le_bytes()[..],
+                    &offset.to_le_bytes(),
+                    &counts,
+                    &[0; 4],
+                ]
+                .concat()
+            };
+            let mut last = Seen::Tolerated;
+            for (id, payload) in [
+                (GET_INFLIGHT_FD, inflight(0, 0)),
+                (SET_INFLIGHT_FD, inflight(u64::MAX - 4095, 8192)),
+                (SET_INFLIGHT_FD, inflight(1 << 40, 0)),
+            ] {
+                let (mut front, net) = bench.negotiated(&NetConfig::default())?;
+                let file = net.memory().regions()[0].dup_fd()?;
+                let fds = [file.as_fd()];
+                let fds = if id == GET_INFLIGHT_FD { &[][..] } else { &fds };
+                front.send(id, 0, &payload, fds)?;
+                let answer = match front.readable(QUIET)? {
+                    true => front.receive().map(drop),
+                    false => front.get_features().map(drop),
+                };
+                drop(front);
+                last = bench.contained(answer)?;
+            }
+            Ok(last)
         },
     },
     Case {

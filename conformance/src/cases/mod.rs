@@ -8,8 +8,10 @@ mod filter;
 mod life;
 mod memory;
 mod net;
+mod notifications;
 mod offloads;
 mod paths;
+mod places;
 mod protocol;
 mod ring;
 mod ring_states;
@@ -31,6 +33,8 @@ pub fn all() -> impl Iterator<Item = &'static Case> {
         set_up_again::CASES,
         memory::CASES,
         ring::CASES,
+        notifications::CASES,
+        places::CASES,
         chain::CASES,
         net::CASES,
         clauses_net::CASES,

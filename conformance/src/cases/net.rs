@@ -133,15 +133,21 @@ pub(super) const CASES: &[Case] = &[
         needs: &[Need::Delivery, CSUM],
         source: "V 5.1.9.4.1",
         sent: "A frame with NEEDS_CSUM to a driver with GUEST_CSUM.",
-        expected: "Still marked and as it was, or complete.",
+        expected: "Still marked, with the same csum_start and csum_offset, and as it was, or complete.",
         run: |bench| {
             let mut link = bench.link(&NetConfig::default())?;
             let (hdr, frame, payload) = tcp(&link, 1000, GSO_NONE);
             link.send_with(&hdr, &frame)?;
-            let (flags, got) = next(&mut link)?;
+            let sent = hdr;
+            let Some(came) = link.receive(DEADLINE)? else {
+                return Err(Failure::Wrong("the frame did not arrive".into()));
+            };
+            let (hdr, got) = (came.hdr, came.bytes().to_vec());
+            let flags = hdr.flags;
             let tcp = TcpFrame::parse(&got);
             let right = tcp.is_some_and(|tcp| tcp.verify(&got));
-            let partial = flags & HDR_NEEDS_CSUM != 0 && got == frame;
+            let place = (hdr.csum_start, hdr.csum_offset) == (sent.csum_start, sent.csum_offset);
+            let partial = flags & HDR_NEEDS_CSUM != 0 && place && got == frame;
             ensure(
                 right || partial,
                 format_args!("flags {flags}, and the checksum is neither partial nor right"),
@@ -415,7 +421,7 @@ pub(super) const CASES: &[Case] = &[
         needs: &[CSUM],
         source: "V 5.1.9.2.2; CVE-2024-11614",
         sent: "Frames with NEEDS_CSUM and offsets outside the frame.",
-        expected: "Contained.",
+        expected: "Contained; nothing arrives whose header says the same.",
         run: |bench| {
             for (csum_start, csum_offset) in [(0xffff, 16), (199, 0), (34, 0xffff), (0, 0)] {
                 bad_header(
@@ -589,6 +595,13 @@ fn bad_header(bench: &Bench, hdr: NetHeader, payload: usize) -> Result<Seen, Fai
         ensure(
             len <= 1514 || bench.delivery() != Delivery::Peer,
             format_args!("{len} bytes arrived, gso_type {gso_type}"),
+        )?;
+        // Who hands a checksum on to be completed says where it is.
+        let field = usize::from(came.hdr.csum_start) + usize::from(came.hdr.csum_offset) + 2;
+        let partial = came.hdr.flags & HDR_NEEDS_CSUM != 0;
+        ensure(
+            !partial || field <= len || bench.delivery() != Delivery::Peer,
+            format_args!("{len} bytes arrived whose checksum ends at byte {field}"),
         )?;
     }
     drop(link);

@@ -12,7 +12,17 @@ const CSUM: Need = Need::Feature(feature::CSUM, "CSUM");
 const TSO4: Need = Need::Feature(feature::HOST_TSO4 | feature::CSUM, "HOST_TSO4");
 const TSO6: Need = Need::Feature(feature::HOST_TSO6 | feature::CSUM, "HOST_TSO6");
 const USO: Need = Need::Feature(feature::HOST_USO | feature::CSUM, "HOST_USO");
+const TAKES_TSO6: Need = Need::Feature(feature::GUEST_TSO6 | feature::GUEST_CSUM, "GUEST_TSO6");
 const TAKES_TSO4: Need = Need::Feature(feature::GUEST_TSO4 | feature::GUEST_CSUM, "GUEST_TSO4");
+/// `VIRTIO_NET_F_GUEST_ECN` and `VIRTIO_NET_F_HOST_ECN`, and what says of a super-frame that it has CWR.
+const GUEST_ECN: u64 = 1 << 9;
+const HOST_ECN: u64 = 1 << 13;
+const GSO_ECN: u8 = 0x80;
+const ECN: Need = Need::Feature(HOST_ECN, "HOST_ECN");
+const TAKES_ECN: Need = Need::Feature(GUEST_ECN, "GUEST_ECN");
+/// Where the flags of TCP over IPv4 are, and CWR of them.
+const TCP_FLAGS: usize = L2 + 20 + 13;
+const CWR: u8 = 0x80;
 const TCP: u8 = 6;
 const UDP: u8 = 17;
 /// Payload of a segment.
@@ -49,6 +59,118 @@ pub(super) const CASES: &[Case] = &[
                 }
             }
             Ok(Seen::Conforms)
+        },
+    },
+    Case {
+        id: "net/csum-zero-udp",
+        level: Level::Should,
+        needs: &[Need::Peer, CSUM],
+        source: "V 5.1.9.4.1; RFC 768, RFC 8200 8.1",
+        sent: "UDP packets over IPv4 and IPv6 with NEEDS_CSUM whose checksum turns out to be 0, to a driver without GUEST_CSUM.",
+        expected: "It is sent as 0xffff: 0 says that there is none, and a packet over IPv6 with 0 is dropped by whoever gets it.",
+        run: |bench| {
+            let plain = without(NetConfig::CHECKSUM);
+            let mut link = bench.link_of(&NetConfig::default(), &plain)?;
+            for v6 in [false, true] {
+                let (hdr, mut frame) = packet(&link, v6, UDP, 64, 0);
+                let (end, l4) = (frame.len(), usize::from(hdr.csum_start));
+                // The last word of the payload is what is missing to all ones.
+                frame[end - 2..].fill(0);
+                let missing = !vf_guest::checksum::sum(&frame[l4..]);
+                frame[end - 2..].copy_from_slice(&missing.to_be_bytes());
+                link.send_with(&hdr, &frame)?;
+                let what = format!("IPv6: {v6}");
+                let (_, got) = next(&mut link, &what)?;
+                let checksum = got.get(l4 + 6..l4 + 8).unwrap_or_default();
+                ensure(
+                    checksum == [0xff; 2] && is_right(&got),
+                    format_args!("{what}: its checksum is {checksum:02x?}"),
+                )?;
+            }
+            Ok(Seen::Conforms)
+        },
+    },
+    Case {
+        id: "net/tso-ids",
+        level: Level::Text,
+        needs: &[Need::Peer, TSO4],
+        source: "V 5.1.9.2; RFC 6864 4.3",
+        sent: "A super-frame of TCP over IPv4 without \"don't fragment\", to a driver without GUEST_TSO4.",
+        expected: "No two segments have the same identification: they may be fragmented on their way, and fragments of two packets must not be taken for one's.",
+        run: |bench| {
+            let mut link = bench.link_of(&with(NetConfig::TSO), &without(NetConfig::CHECKSUM))?;
+            let (hdr, mut frame) = packet(&link, false, TCP, 11_000, MSS);
+            // Flags and offset.
+            frame[L2 + 6] = 0;
+            ip_sum(&mut frame);
+            let mut ids = Vec::new();
+            segments(&mut link, &hdr, &frame, 11_000, |segment, _| {
+                ids.extend(segment.get(L2 + 4..L2 + 6).map(<[u8]>::to_vec));
+                Ok(())
+            })?;
+            let count = ids.len();
+            ids.sort_unstable();
+            ids.dedup();
+            ensure(
+                ids.len() == count,
+                format_args!("{count} segments have {} identifications", ids.len()),
+            )?;
+            Ok(if count == 0 {
+                Seen::Tolerated
+            } else {
+                Seen::Conforms
+            })
+        },
+    },
+    Case {
+        id: "net/tso-ecn",
+        level: Level::Text,
+        needs: &[Need::Peer, TSO4, ECN],
+        source: "V 5.1.9.2; RFC 3168 6.1.2",
+        sent: "A super-frame with CWR and GSO_ECN to a driver without GUEST_TSO4.",
+        expected: "Of the segments the first has CWR and no other: it says once that the sender has slowed down.",
+        run: |bench| {
+            let mut at = 0;
+            with_cwr(bench, &without(NetConfig::CHECKSUM), |segment, _| {
+                let cwr = has_cwr(segment);
+                at += 1;
+                ensure(
+                    cwr == (at == 1),
+                    format_args!("segment {at} has CWR: {cwr}"),
+                )
+            })
+        },
+    },
+    Case {
+        id: "net/ecn-described",
+        level: Level::Must,
+        needs: &[Need::Peer, TSO4, TAKES_TSO4, ECN, TAKES_ECN],
+        source: "V 5.1.9.4.1",
+        sent: "A super-frame with CWR and GSO_ECN to a driver with GUEST_TSO4 and GUEST_ECN.",
+        expected: "What arrives to be segmented and has CWR has GSO_ECN in gso_type.",
+        run: |bench| {
+            with_cwr(bench, &with(NetConfig::TSO | GUEST_ECN), |segment, hdr| {
+                ensure(
+                    hdr.gso_type == GSO_NONE || !has_cwr(segment) || hdr.gso_type & GSO_ECN != 0,
+                    format_args!("gso_type is {:#x}", hdr.gso_type),
+                )
+            })
+        },
+    },
+    Case {
+        id: "net/ecn-to-plain-peer",
+        level: Level::Should,
+        needs: &[Need::Peer, TSO4, TAKES_TSO4, ECN],
+        source: "V 5.1.9.4.1",
+        sent: "A super-frame with CWR and GSO_ECN to a driver with GUEST_TSO4 and without GUEST_ECN.",
+        expected: "Nothing with CWR arrives that is still to be segmented.",
+        run: |bench| {
+            with_cwr(bench, &with(NetConfig::TSO), |segment, hdr| {
+                ensure(
+                    hdr.gso_type == GSO_NONE || !has_cwr(segment),
+                    format_args!("{} bytes with gso_type {:#x}", segment.len(), hdr.gso_type),
+                )
+            })
         },
     },
     Case {
@@ -103,45 +225,187 @@ pub(super) const CASES: &[Case] = &[
         source: "V 5.1.9.4.1",
         sent: "Super-frames of up to 65,000 bytes to a driver with GUEST_TSO4, with MRG_RXBUF and without.",
         expected: "Whole and marked as such, or in segments with right headers; the payload without a gap.",
+        run: |bench| whole(bench, false),
+    },
+    Case {
+        id: "net/tso6-to-tso6-peer",
+        level: Level::Must,
+        needs: &[Need::Peer, TSO6, TAKES_TSO6],
+        source: "V 5.1.9.4.1",
+        sent: "Super-frames of up to 65,000 bytes over IPv6 to a driver with GUEST_TSO6, with MRG_RXBUF and without.",
+        expected: "Whole and marked as such, or in segments with right headers; the payload without a gap.",
+        run: |bench| whole(bench, true),
+    },
+    Case {
+        id: "net/tso-options",
+        level: Level::Must,
+        needs: &[Need::Peer, TSO4],
+        source: "V 5.1.9.2.2, 5.1.9.4.1; RFC 7323 3.2",
+        sent: "A super-frame whose TCP header has options, as nearly all have (timestamps), to a driver without GUEST_TSO4.",
+        expected: "Segments of at most gso_size that have the options, each with right headers, or nothing.",
         run: |bench| {
-            for off in [0, feature::MRG_RXBUF] {
-                let config = NetConfig {
-                    features: with(NetConfig::TSO).features & !off,
-                    ..NetConfig::default()
-                };
-                let mut link = bench.link(&config)?;
-                for len in [MSS + 1, 20_000, 65_000] {
-                    let (hdr, frame) = packet(&link, false, TCP, len, MSS);
-                    link.send_with(&hdr, &frame)?;
-                    let payload = &frame[frame.len() - len..];
-                    let mut got = Vec::new();
-                    while got.len() < len {
-                        let Some(came) = link.receive(DEADLINE)? else {
-                            break;
-                        };
-                        let (bytes, hdr) = (came.bytes(), came.hdr);
-                        ensure(
-                            bytes.len() <= 1514 || hdr.gso_type == GSO_TCPV4 && hdr.gso_size > 0,
-                            format_args!("{} bytes with gso_type {}", bytes.len(), hdr.gso_type),
-                        )?;
-                        ensure(
-                            is_right(bytes) || hdr.flags & HDR_NEEDS_CSUM != 0,
-                            "a wrong checksum, which is not marked as partial",
-                        )?;
-                        got.extend_from_slice(
-                            bytes.get(L2 + 20 + TCP_HEADER..).unwrap_or_default(),
-                        );
-                    }
-                    ensure(
-                        got == payload,
-                        format_args!("{} of {len} bytes arrived as they were", got.len()),
-                    )?;
-                }
-            }
-            Ok(Seen::Conforms)
+            const OPTIONS: [u8; 12] = [1, 1, 8, 10, 0xaa, 1, 2, 3, 0xbb, 4, 5, 6];
+            const AT: usize = L2 + 20 + TCP_HEADER;
+            let mut link = bench.link_of(&with(NetConfig::TSO), &without(NetConfig::CHECKSUM))?;
+            let (hdr, mut frame) = packet(&link, false, TCP, 11_000, MSS);
+            frame.splice(AT..AT, OPTIONS);
+            frame[AT - TCP_HEADER + 12] = 0x80;
+            let total = (frame.len() - L2) as u16;
+            frame[L2 + 2..L2 + 4].copy_from_slice(&total.to_be_bytes());
+            ip_sum(&mut frame);
+            let partial = pseudo(&frame, L2 + 20).to_be_bytes();
+            frame[L2 + 36..L2 + 38].copy_from_slice(&partial);
+            let hdr = NetHeader {
+                hdr_len: hdr.hdr_len + 12,
+                ..hdr
+            };
+            let got = segments(&mut link, &hdr, &frame, 11_000, |segment, _| {
+                let options = segment.get(AT..AT + 12);
+                ensure(
+                    options == Some(&OPTIONS[..]) && is_right(segment),
+                    format_args!("a segment of {} bytes: {options:02x?}", segment.len()),
+                )?;
+                ensure(
+                    segment.len() <= AT + 12 + MSS,
+                    format_args!("a segment of {} bytes", segment.len()),
+                )
+            })?;
+            all_or_nothing(got)
+        },
+    },
+    Case {
+        id: "net/tso-tagged",
+        level: Level::Must,
+        needs: &[Need::Peer, TSO4],
+        source: "V 5.1.9.2.2, 5.1.9.4.1; IEEE 802.1Q-2018 9.3",
+        sent: "A super-frame behind a VLAN tag to a driver without GUEST_TSO4.",
+        expected: "Segments of at most gso_size behind the same tag, each with right headers, or nothing.",
+        run: |bench| {
+            const TAG: [u8; 4] = [0x81, 0, 0x60, 5];
+            let mut link = bench.link_of(&with(NetConfig::TSO), &without(NetConfig::CHECKSUM))?;
+            let (hdr, mut frame) = packet(&link, false, TCP, 11_000, MSS);
+            frame.splice(12..12, TAG);
+            let hdr = NetHeader {
+                hdr_len: hdr.hdr_len + 4,
+                csum_start: hdr.csum_start + 4,
+                ..hdr
+            };
+            let got = segments(&mut link, &hdr, &frame, 11_000, |segment, _| {
+                let tag = segment.get(12..16);
+                let mut inner = segment.to_vec();
+                inner.drain(12..segment.len().min(16));
+                ensure(
+                    tag == Some(&TAG[..]) && is_right(&inner),
+                    format_args!(
+                        "a segment of {} bytes with the tag {tag:02x?}",
+                        segment.len()
+                    ),
+                )
+            })?;
+            all_or_nothing(got)
         },
     },
 ];
+
+/// Sends super-frames to a driver that takes them, and checks what comes of them.
+fn whole(bench: &Bench, v6: bool) -> Result<Seen, Failure> {
+    let (features, gso, l4) = match v6 {
+        true => (feature::HOST_TSO6 | feature::GUEST_TSO6, GSO_TCPV6, L2 + 40),
+        false => (NetConfig::TSO, GSO_TCPV4, L2 + 20),
+    };
+    for off in [0, feature::MRG_RXBUF] {
+        let config = NetConfig {
+            features: with(features).features & !off,
+            ..NetConfig::default()
+        };
+        let mut link = bench.link(&config)?;
+        for len in [MSS + 1, 20_000, 65_000] {
+            let (hdr, frame) = packet(&link, v6, TCP, len, MSS);
+            let mut got = Vec::new();
+            segments(&mut link, &hdr, &frame, len, |bytes, hdr| {
+                let size = hdr.gso_size;
+                ensure(
+                    bytes.len() <= 1514
+                        || hdr.gso_type == gso && (1..=MSS).contains(&usize::from(size)),
+                    format_args!(
+                        "{} bytes with gso_type {}, gso_size {size}",
+                        bytes.len(),
+                        hdr.gso_type
+                    ),
+                )?;
+                let at = (usize::from(hdr.csum_start), hdr.csum_offset);
+                ensure(
+                    is_right(bytes) || hdr.flags & HDR_NEEDS_CSUM != 0 && at == (l4, 16),
+                    "a wrong checksum, which is not marked as partial",
+                )?;
+                got.extend_from_slice(bytes.get(l4 + TCP_HEADER..).unwrap_or_default());
+                Ok(())
+            })?;
+            ensure(
+                got == frame[frame.len() - len..],
+                format_args!("{} of {len} bytes arrived as they were", got.len()),
+            )?;
+        }
+    }
+    Ok(Seen::Conforms)
+}
+
+/// A super-frame of 11,000 bytes that a driver does not take is cut or dropped whole.
+fn all_or_nothing(got: usize) -> Result<Seen, Failure> {
+    match got {
+        0 => Ok(Seen::Tolerated),
+        11_000 => Ok(Seen::Conforms),
+        some => Err(Failure::Wrong(format!("{some} of 11000 bytes arrived"))),
+    }
+}
+
+/// Makes the checksum of an IPv4 header right.
+fn ip_sum(frame: &mut [u8]) {
+    frame[L2 + 10..L2 + 12].fill(0);
+    let sum = !vf_guest::checksum::sum(&frame[L2..L2 + 20]);
+    frame[L2 + 10..L2 + 12].copy_from_slice(&sum.to_be_bytes());
+}
+
+/// Sends a TCP super-frame and has what comes of it looked at, until its whole payload is there or nothing more comes.
+fn segments(
+    link: &mut Link,
+    hdr: &NetHeader,
+    frame: &[u8],
+    len: usize,
+    mut look: impl FnMut(&[u8], &NetHeader) -> Result<(), Failure>,
+) -> Result<usize, Failure> {
+    link.send_with(hdr, frame)?;
+    let headers = frame.len() - len;
+    let mut got = 0;
+    while got < len {
+        let Some(segment) = link.receive(DEADLINE)? else {
+            break;
+        };
+        look(segment.bytes(), &segment.hdr)?;
+        got += segment.bytes().len().saturating_sub(headers);
+    }
+    Ok(got)
+}
+
+/// The same of one with CWR.
+fn with_cwr(
+    bench: &Bench,
+    receiver: &NetConfig,
+    look: impl FnMut(&[u8], &NetHeader) -> Result<(), Failure>,
+) -> Result<Seen, Failure> {
+    let mut link = bench.link_of(&with(NetConfig::TSO | HOST_ECN), receiver)?;
+    let (hdr, mut frame) = packet(&link, false, TCP, 11_000, MSS);
+    frame[TCP_FLAGS] |= CWR;
+    let hdr = NetHeader {
+        gso_type: hdr.gso_type | GSO_ECN,
+        ..hdr
+    };
+    all_or_nothing(segments(&mut link, &hdr, &frame, 11_000, look)?)
+}
+
+fn has_cwr(frame: &[u8]) -> bool {
+    frame.get(TCP_FLAGS).is_some_and(|flags| flags & CWR != 0)
+}
 
 /// Sends a super-frame to a driver that takes none and checks what comes of it.
 fn cut(bench: &Bench, features: u64, v6: bool, protocol: u8, len: usize) -> Result<(), Failure> {

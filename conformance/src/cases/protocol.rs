@@ -166,6 +166,45 @@ pub(super) const CASES: &[Case] = &[
         },
     },
     Case {
+        id: "proto/reply-ack-unasked",
+        level: Level::Text,
+        needs: &[F30, ACK],
+        source: "VU REPLY_ACK",
+        sent: "SET_OWNER without need_reply, with REPLY_ACK negotiated.",
+        expected: "No acknowledgement: the front end says which requests are to have one.",
+        run: |bench| {
+            let mut front = bench.connect()?;
+            front.set_protocol_features(protocol::REPLY_ACK)?;
+            front.send(request::SET_OWNER, 0, &[], &[])?;
+            silent(Some(&mut front))?;
+            front.get_features()?;
+            Ok(Seen::Conforms)
+        },
+    },
+    Case {
+        id: "proto/unknown-not-done",
+        level: Level::Text,
+        needs: &[F30, ACK],
+        source: "VU REPLY_ACK",
+        sent: "Request 999, which there is not, with need_reply.",
+        expected: "Anything but an acknowledgement with 0, which says that it was carried out.",
+        run: |bench| {
+            let mut front = bench.connect()?;
+            front.set_protocol_features(protocol::REPLY_ACK)?;
+            front.send(999, FLAG_NEED_REPLY, &[], &[])?;
+            let answer = match front.readable(QUIET)? {
+                true => front.await_ack(999),
+                false => return Ok(Seen::Tolerated),
+            };
+            match answer {
+                Ok(()) => Err(Failure::Wrong("it was acknowledged as done".into())),
+                Err(FrontendError::Nack { .. }) => Ok(Seen::Refused),
+                Err(FrontendError::Closed) => Ok(Seen::Closed),
+                Err(other) => Err(other.into()),
+            }
+        },
+    },
+    Case {
         id: "proto/reply-ack-not-negotiated",
         level: Level::Hard,
         needs: &[F30],
@@ -427,6 +466,14 @@ pub(super) const CASES: &[Case] = &[
                 &[],
             )?;
             let answer = front.await_reply(request::GET_CONFIG);
+            if let Ok(reply) = &answer {
+                // Offset, length and flags come before the bytes themselves.
+                let len = reply.payload.len();
+                ensure(
+                    len == 0 || len == 12 + 8,
+                    format_args!("a reply of {len} bytes, neither an error nor what was asked for"),
+                )?;
+            }
             drop(front);
             bench.contained(answer)
         },

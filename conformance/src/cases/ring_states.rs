@@ -1,7 +1,7 @@
 //! The states of a ring: what starts, stops, enables and disables it, and in which orders (vhost-user "Ring states").
 
 use crate::bench::{Bench, QUIET};
-use crate::case::{Case, Level};
+use crate::case::{Case, Level, Need};
 use crate::cases::protocol::F30;
 use crate::verdict::{Failure, Seen, ensure};
 use vf_guest::message::protocol;
@@ -189,6 +189,68 @@ pub(super) const CASES: &[Case] = &[
         },
     },
     Case {
+        id: "proto/base-of-receive-ring",
+        level: Level::Text,
+        needs: &[Need::Delivery],
+        source: "VU GET_VRING_BASE",
+        sent: "40 frames to a receive ring that begins at 0xfff0 and is full of buffers, and GET_VRING_BASE for it.",
+        expected: "The used index, 0x0018: buffers that were not used are still to be processed, whether the back end has looked at them or not.",
+        run: |bench| {
+            let config = NetConfig {
+                base: 0xfff0,
+                ..NetConfig::default()
+            };
+            let mut link = bench.link(&config)?;
+            for _ in 0..40 {
+                let frame = link.frame(100);
+                link.pass(&frame)?;
+            }
+            let receiver = link.receiver();
+            let base = match receiver.frontend() {
+                Some(front) => front.get_vring_base(0)?,
+                None => 0,
+            };
+            // Others may have sent something as well.
+            let used = receiver.rx_ring(0).queue.given_back();
+            ensure(
+                base == u32::from(used),
+                format_args!("base {base:#x}, and the used index is {used:#x}"),
+            )?;
+            Ok(Seen::Conforms)
+        },
+    },
+    Case {
+        id: "proto/base-of-every-ring",
+        level: Level::Text,
+        needs: &[Need::Feature(feature::MQ, "MQ"), Need::Peer],
+        source: "VU GET_VRING_BASE",
+        sent: "3 frames in the send ring of the first pair and 5 in that of the second, and GET_VRING_BASE for each ring of sender and receiver.",
+        expected: "3 and 5 of the sender's, and of the receiver's as many as came in each.",
+        run: |bench| {
+            let mut link = bench.link(&NetConfig {
+                queue_pairs: 2,
+                ..NetConfig::default()
+            })?;
+            let mut came = [0; 2];
+            for n in 0..8 {
+                let frame = link.frame_of_flow(n);
+                let pair = usize::from(n >= 3);
+                link.tx.send(pair, &Default::default(), &frame)?;
+                link.tx.kick();
+                came[link.arrives_on(&frame, 2)?] += 1;
+            }
+            let sent = link.tx.stop()?;
+            let got = link.receiver().stop()?;
+            ensure(
+                [sent[1], sent[3]] == [3, 5] && [got[0], got[2]] == came,
+                format_args!(
+                    "{sent:?} of the sender's rings and {got:?} of the receiver's, in which {came:?} came"
+                ),
+            )?;
+            Ok(Seen::Conforms)
+        },
+    },
+    Case {
         id: "proto/base-stops-ring",
         level: Level::Must,
         needs: &[],
@@ -203,10 +265,6 @@ pub(super) const CASES: &[Case] = &[
                 front.get_vring_base(1)?;
                 front.get_vring_base(0)?;
             }
-            let given_back = |net: &mut NetDevice| {
-                let tx = net.tx_ring(0).queue.given_back();
-                (tx, net.rx_ring(0).queue.given_back())
-            };
             let before = given_back(&mut link.tx);
             let frame = link.frame(100);
             link.send(&frame)?;
@@ -225,6 +283,12 @@ pub(super) const CASES: &[Case] = &[
         },
     },
 ];
+
+/// What stands still for the first pair's rings as long as neither is touched.
+pub(super) fn given_back(net: &mut NetDevice) -> (u16, u16) {
+    let tx = net.tx_ring(0).queue.given_back();
+    (tx, net.rx_ring(0).queue.given_back())
+}
 
 /// Publishes a frame on rings that are enabled and addressed, without (or with) a descriptor to
 /// kick on, and checks that nothing happens before the kick.

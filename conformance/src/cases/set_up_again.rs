@@ -5,12 +5,13 @@ use std::os::fd::AsFd;
 use std::time::Duration;
 
 use vf_guest::eventfd::EventFd;
-use vf_guest::message::protocol;
-use vf_guest::net::{NetConfig, feature};
+use vf_guest::message::{protocol, request};
+use vf_guest::net::{NetConfig, NetHeader, feature};
 
 use crate::bench::QUIET;
 use crate::case::{Case, Level, Need};
 use crate::cases::protocol::F30;
+use crate::cases::ring_states::given_back;
 use crate::verdict::{Seen, ensure};
 
 /// How long a call may take.
@@ -50,6 +51,38 @@ pub(super) const CASES: &[Case] = &[
         },
     },
     Case {
+        id: "proto/reset-stops",
+        level: Level::Text,
+        needs: &[F30, Need::Protocol(protocol::RESET_DEVICE, "RESET_DEVICE")],
+        source: "VU RESET_DEVICE",
+        sent: "RESET_DEVICE while rings run, then a frame in the send ring, kicked, and a broadcast for the receive ring.",
+        expected: "Neither ring is touched: all rings are disabled and all state is as in the beginning.",
+        run: |bench| {
+            let mut config = NetConfig::default();
+            config.protocol_features |= protocol::RESET_DEVICE;
+            let mut link = bench.link(&config)?;
+            let frame = link.frame(100);
+            link.pass(&frame)?;
+            if let Some(front) = link.tx.frontend() {
+                front.set(request::RESET_DEVICE, &[], &[])?;
+            }
+            let before = given_back(&mut link.tx);
+            let frame = link.frame(100);
+            link.send(&frame)?;
+            if let Some(peer) = &mut link.rx {
+                peer.send(0, &NetHeader::default(), &[0xff; 60])?;
+                peer.kick();
+            }
+            std::thread::sleep(QUIET);
+            let after = given_back(&mut link.tx);
+            ensure(
+                before == after,
+                format_args!("used indices of the rings went from {before:?} to {after:?}"),
+            )?;
+            Ok(Seen::Conforms)
+        },
+    },
+    Case {
         id: "ring/call-fd-replaced",
         level: Level::Text,
         needs: &[],
@@ -71,6 +104,37 @@ pub(super) const CASES: &[Case] = &[
             let frame = link.frame(100);
             link.pass(&frame)?;
             ensure(call.wait(CALLED)?, "the eventfd was not signalled")?;
+            Ok(Seen::Conforms)
+        },
+    },
+    Case {
+        id: "ring/call-fd-taken-away",
+        level: Level::Text,
+        needs: &[],
+        source: "VU SET_VRING_CALL",
+        sent: "A frame; then SET_VRING_CALL without a descriptor for the send ring, which wants to be called, and another frame.",
+        expected: "The frame passes, and the eventfd of before is not signalled any more: the driver polls now.",
+        run: |bench| {
+            let mut link = bench.link(&NetConfig::default())?;
+            let frame = link.frame(100);
+            link.pass(&frame)?;
+            if let Some(front) = link.tx.frontend() {
+                front.set_vring_call(1, None)?;
+            }
+            bench.settle();
+            std::thread::sleep(QUIET);
+            let ring = link.tx.tx_ring(0);
+            if let Some(call) = &ring.call {
+                call.drain();
+            }
+            ring.queue.arm(1);
+            let frame = link.frame(100);
+            link.pass(&frame)?;
+            let called = match &link.tx.tx_ring(0).call {
+                Some(call) => call.wait(QUIET)?,
+                None => false,
+            };
+            ensure(!called, "the eventfd of before was signalled")?;
             Ok(Seen::Conforms)
         },
     },

@@ -1,11 +1,16 @@
 //! The switch between the ports: who receives what is sent to an address, to a group, to all, in which VLAN; and in which order.
 
+use std::os::fd::AsFd;
+use std::os::unix::net::UnixStream;
+
 use crate::bench::{Bench, QUIET};
 use crate::case::{Case, Level, Need};
 use crate::cases::control::controlled;
 use crate::cases::vf::{ADMIN, NEW, colons, is_seen, to};
 use crate::control::{mac_table, obeyed};
 use crate::verdict::{Failure, Seen, ensure};
+use vf_guest::frontend::Frontend;
+use vf_guest::message::{FLAG_NEED_REPLY, FLAG_REPLY, protocol, request};
 use vf_guest::net::{NetConfig, NetHeader, feature};
 
 const GROUP: [u8; 6] = [0x01, 0, 0x5e, 0, 0, 0x17];
@@ -253,7 +258,7 @@ pub(super) const CASES: &[Case] = &[
         needs: &[
             ADMIN,
             Need::Feature(feature::STATUS, "STATUS"),
-            Need::Protocol(vf_guest::message::protocol::CONFIG, "CONFIG"),
+            Need::Protocol(protocol::CONFIG, "CONFIG"),
         ],
         source: "V 5.1.4 (status, VIRTIO_NET_S_LINK_UP)",
         sent: "State disable and enable of a VF, and GET_CONFIG after each.",
@@ -270,6 +275,56 @@ pub(super) const CASES: &[Case] = &[
                 ensure(
                     status & 1 == up,
                     format_args!("status is {status:#x} in state {state}"),
+                )?;
+            }
+            Ok(Seen::Conforms)
+        },
+    },
+    Case {
+        id: "link/config-change-msg",
+        level: Level::Model,
+        needs: &[
+            ADMIN,
+            Need::Feature(feature::STATUS, "STATUS"),
+            Need::Protocol(protocol::CONFIG, "CONFIG"),
+            Need::Protocol(protocol::BACKEND_REQ, "BACKEND_REQ"),
+        ],
+        source: "VU BACKEND_CONFIG_CHANGE_MSG; V 5.1.4 (status)",
+        sent: "SET_BACKEND_REQ_FD, and state disable and enable of a VF whose rings run.",
+        expected: "BACKEND_CONFIG_CHANGE_MSG after each, once, and GET_CONFIG tells the new status then.",
+        run: |bench| {
+            const CHANGED: u32 = 2;
+            let mut config = NetConfig::default();
+            config.protocol_features |= protocol::BACKEND_REQ;
+            let mut link = bench.link(&config)?;
+            let frame = link.frame(100);
+            link.send(&frame)?;
+            link.sent()?;
+            let (ours, theirs) = UnixStream::pair()?;
+            let gone = || Failure::Wrong("there is no session".into());
+            let front = link.tx.frontend().ok_or_else(gone)?;
+            front.set(request::SET_BACKEND_REQ_FD, &[], &[theirs.as_fd()])?;
+            drop(theirs);
+            let mut requests = Frontend::from_stream(ours)?;
+            for (state, up) in [("disable", 0), ("enable", 1)] {
+                bench.administer(&format!("vf 0 state {state}"))?;
+                let header = requests.receive()?.header;
+                ensure(
+                    header.request == CHANGED,
+                    format_args!("request {} of the back end's", header.request),
+                )?;
+                if header.flags & FLAG_NEED_REPLY != 0 {
+                    requests.send(CHANGED, FLAG_REPLY, &[0; 8], &[])?;
+                }
+                let front = link.tx.frontend().ok_or_else(gone)?;
+                let status = front.get_config(6, 2)?.first().copied().unwrap_or_default();
+                ensure(
+                    status & 1 == up,
+                    format_args!("status is {status:#x} in state {state}"),
+                )?;
+                ensure(
+                    !requests.readable(QUIET)?,
+                    "another request of the back end's came",
                 )?;
             }
             Ok(Seen::Conforms)

@@ -1,10 +1,11 @@
 //! Traffic as guests make it: many frames both ways, several pairs of rings, drivers of before virtio 1, receivers without buffers.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::bench::{Bench, DEADLINE, Link, QUIET, without};
 use crate::case::{Case, Level, Need};
 use crate::cases::control::controlled_pairs;
+use crate::cases::protocol::F30;
 use crate::cases::ring::INDIRECT;
 use crate::control::{obeyed, queue_pairs};
 use crate::verdict::{Failure, Seen, ensure};
@@ -37,6 +38,57 @@ pub(super) const CASES: &[Case] = &[
         sent: "4,000 frames each way at a time, at most 32 of which are under way either way.",
         expected: "Each arrives as it was, once, in order.",
         run: both_ways,
+    },
+    Case {
+        id: "net/second-pair-disabled",
+        level: Level::Must,
+        needs: &[F30, Need::Feature(feature::MQ, "MQ"), Need::Peer],
+        source: "VU Ring states",
+        sent: "Frames in the send rings of two pairs, the second of which is disabled and then enabled again.",
+        expected: "Those of the first pair pass all the time, that of the disabled ring is given back and not forwarded, and those after it pass.",
+        run: |bench| {
+            const RING: u32 = 3;
+            let mut link = bench.link(&NetConfig {
+                queue_pairs: 2,
+                ..NetConfig::default()
+            })?;
+            let sent = |link: &mut Link, pair: usize, passes: bool| {
+                let frame = link.frame_of_flow(pair as u16);
+                link.tx.send(pair, &NetHeader::default(), &frame)?;
+                link.tx.kick();
+                if passes {
+                    link.arrives_on(&frame, 2)?;
+                }
+                let deadline = Instant::now() + DEADLINE;
+                while link.tx.tx_ring(pair).queue.outstanding() > 0 {
+                    link.tx.tx_room(pair)?;
+                    ensure(
+                        Instant::now() < deadline,
+                        format_args!("a frame of pair {pair} was not given back"),
+                    )?;
+                }
+                Ok::<_, Failure>(frame)
+            };
+            let enable = |link: &mut Link, enable: bool| {
+                if let Some(front) = link.tx.frontend() {
+                    front.set_vring_enable(RING, enable)?;
+                }
+                bench.settle();
+                Ok::<_, Failure>(())
+            };
+            sent(&mut link, 1, true)?;
+            enable(&mut link, false)?;
+            let discarded = sent(&mut link, 1, false)?;
+            sent(&mut link, 0, true)?;
+            enable(&mut link, true)?;
+            std::thread::sleep(QUIET);
+            ensure(
+                link.arrives_on(&discarded, 2).is_err(),
+                "a frame that was sent on a disabled ring was forwarded",
+            )?;
+            sent(&mut link, 1, true)?;
+            Ok(Seen::Conforms)
+        },
     },
     Case {
         id: "net/hdr-legacy",
@@ -282,7 +334,7 @@ fn both_ways(bench: &Bench) -> Result<Seen, Failure> {
     let mut under_way: [std::collections::VecDeque<Vec<u8>>; 2] = Default::default();
     let mut sent = [0; 2];
     let mut got = RxFrame::default();
-    let mut since = std::time::Instant::now();
+    let mut since = Instant::now();
     while sent != [COUNT; 2] || under_way.iter().any(|frames| !frames.is_empty()) {
         for way in 0..2 {
             let mut frames = Vec::new();
@@ -315,7 +367,7 @@ fn both_ways(bench: &Bench) -> Result<Seen, Failure> {
                     right.is_some_and(|frame| frame == got.bytes()),
                     "a frame was changed, lost or overtaken",
                 )?;
-                since = std::time::Instant::now();
+                since = Instant::now();
             }
         }
         ensure(since.elapsed() < DEADLINE, "a frame did not arrive")?;

@@ -196,6 +196,24 @@ pub(super) const CASES: &[Case] = &[
         },
     },
     Case {
+        id: "vf/trust-gates-allmulti",
+        level: Level::Model,
+        needs: &[ADMIN, Need::Control, CTRL_RX, Need::Peer],
+        source: "ip-link(8) trust; Linux ixgbe (IXGBEVF_XCAST_MODE_ALLMULTI needs trust)",
+        sent: "All-multicast mode of a VF that is not trusted, and of one that is, and frames to a group that it has not listed.",
+        expected: "They arrive with trust alone.",
+        run: |bench| {
+            const GROUP: [u8; 6] = [0x01, 0, 0x5e, 0, 0, 0x17];
+            for (trust, arrives) in [("off", false), ("on", true)] {
+                bench.administer(&format!("vf 1 trust {trust}"))?;
+                let mut link = controlled(bench)?;
+                command(link.receiver(), &[0, 1, 1], 0)?;
+                to(&mut link, GROUP, arrives)?;
+            }
+            Ok(Seen::Conforms)
+        },
+    },
+    Case {
         id: "vf/reset-forgets-guest-keeps-admin",
         level: Level::Model,
         needs: &[ADMIN, Need::Control, CTRL_RX, CONFIG, Need::Peer],
