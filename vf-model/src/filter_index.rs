@@ -258,10 +258,16 @@ impl Index {
         sender: Option<VfIndex>,
         port_vlan: impl FnOnce() -> Option<VlanTag>,
     ) -> Actions {
-        match self.looks_at_flows {
-            false => Actions::default(),
-            true => self.look_at_flow(head, sender, port_vlan),
+        if !self.looks_at_flows || !self.looks_at_packets && self.is_unnamed(head) {
+            return Actions::default();
         }
+        self.look_at_flow(head, sender, port_vlan)
+    }
+
+    /// Whether it is to a local port that no filter names, as nearly all are.
+    #[inline(always)]
+    fn is_unnamed(&self, head: &[u8]) -> bool {
+        matches!(plain_flow4(head, &self.ports4), Plain::Unnamed)
     }
 
     #[inline(never)]
@@ -439,7 +445,7 @@ enum Plain {
 }
 
 /// The flow of a whole IPv4 packet of TCP or UDP without options behind at most one tag: of nearly all there are.
-#[inline]
+#[inline(always)]
 fn plain_flow4(head: &[u8], named: &Ports) -> Plain {
     let Some(packet) = PlainIpv4::of_frame(head) else {
         return Plain::No;

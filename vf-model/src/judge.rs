@@ -184,6 +184,12 @@ pub trait Judge {
         }
     }
 
+    /// Whether a VF has a rate limit, so that [`tx_ready_at`](Self::tx_ready_at) is to be asked.
+    #[inline]
+    fn is_limited(&self, vf: VfIndex) -> bool {
+        self.account().limiters[vf.index()].is_some()
+    }
+
     /// When the next frame of a VF may be taken from its ring: not after `now` if it may be taken now.
     #[inline]
     fn tx_ready_at(&self, vf: VfIndex, now: Nanos) -> Nanos {

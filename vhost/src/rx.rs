@@ -24,7 +24,7 @@ use crate::frame::{FrameBuf, TagEdit};
 use crate::hardware::{RX_PREFIX_MAX, RxNote};
 pub use crate::limits::BURST_EFFORT;
 use crate::limits::{EFFORTLESS, FRAME_DESCRIPTORS, HEAD_MAX, SEGMENTS_MAX};
-use crate::memory::{GuestMemory, GuestSlice, GuestSliceMut, UnmarkedSlice};
+use crate::memory::{GuestMemory, GuestSlice, GuestSliceMut, UnmarkedSlice, Window};
 use crate::net_hdr::{NetHdr, acceptable};
 use crate::ring::{AHEAD, Fence, Prefetch, Segment, Token, UsedElem};
 use crate::tx::{TxFrame, TxQueue};
@@ -71,12 +71,17 @@ pub struct RxQueue {
 
 /// A frame that may be written as it is.
 trait PlainFrame {
+    /// Where it is written from.
+    type From<'a>;
     fn offload(&self) -> &Offload;
     fn len(&self) -> u32;
     fn head(&self) -> &[u8];
+    /// Writes it to what is behind the virtio-net header, exactly as long as the frame.
+    fn write(&self, from: &mut Self::From<'_>, to: &UnmarkedSlice<'_>) -> Result<(), RingError>;
 }
 
 impl PlainFrame for TxFrame {
+    type From<'a> = Window<'a>;
     #[inline]
     fn offload(&self) -> &Offload {
         TxFrame::offload(self)
@@ -89,9 +94,14 @@ impl PlainFrame for TxFrame {
     fn head(&self) -> &[u8] {
         TxFrame::head(self)
     }
+    #[inline(always)]
+    fn write(&self, from: &mut Window<'_>, to: &UnmarkedSlice<'_>) -> Result<(), RingError> {
+        self.write_plain(from, to)
+    }
 }
 
 impl PlainFrame for Box<FrameBuf> {
+    type From<'a> = ();
     #[inline]
     fn offload(&self) -> &Offload {
         &self.offload
@@ -103,6 +113,11 @@ impl PlainFrame for Box<FrameBuf> {
     #[inline]
     fn head(&self) -> &[u8] {
         FrameBuf::head(self)
+    }
+    #[inline(always)]
+    fn write(&self, (): &mut (), to: &UnmarkedSlice<'_>) -> Result<(), RingError> {
+        to.copy_from(&self.data);
+        Ok(())
     }
 }
 
@@ -166,7 +181,7 @@ impl RxQueue {
             edit,
             |ring, done| {
                 let frames = frames.get(done..).unwrap_or_default();
-                ring.put_plain(frames, |frame, body| frame.write_plain(&mut from, body))
+                ring.put_plain(frames, &mut from)
             },
             |ring, n| match frames.get(n) {
                 Some(frame) => ring.deliver_one(tx, frame, edit),
@@ -188,10 +203,7 @@ impl RxQueue {
             edit,
             |ring, done| {
                 let frames = frames.get(done..).unwrap_or_default();
-                ring.put_plain(frames, |frame, body| {
-                    body.copy_from(&frame.data);
-                    Ok(())
-                })
+                ring.put_plain(frames, &mut ())
             },
             |ring, n| match frames.get(n) {
                 Some(frame) => ring.deliver_private(frame, edit, 0),
@@ -236,16 +248,15 @@ impl RxQueue {
         Ok((done, None))
     }
 
-    /// Writes frames as they are into chains that are one buffer, as long as there are such chains; how many. `write` fills
-    /// what is behind the virtio-net header, exactly as long as the frame.
+    /// Writes frames as they are into chains that are one buffer, as long as there are such chains; how many.
     #[inline]
     fn put_plain<F: PlainFrame>(
         &mut self,
         frames: &[F],
-        mut write: impl FnMut(&F, &UnmarkedSlice<'_>) -> Result<(), RingError>,
+        from: &mut F::From<'_>,
     ) -> Result<usize, RingError> {
         if self.vring.ring.hardware().is_some() {
-            return self.put_plain_noted(frames, write);
+            return self.put_plain_noted(frames, from);
         }
         let features = self.vring.features();
         let (memory, chains) = self.vring.ring.upcoming()?;
@@ -266,7 +277,7 @@ impl RxQueue {
             buffer.write(|to| {
                 write_hdr(to, frame.offload(), self.header_len)?;
                 let body = to.offset(self.header_len);
-                write(frame, &body.ok_or(RingError::BufferOutside)?)
+                frame.write(from, &body.ok_or(RingError::BufferOutside)?)
             })?;
             *used = UsedElem::new(token, total as u32);
             n += 1;

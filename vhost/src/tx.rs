@@ -116,8 +116,9 @@ impl TxFrame {
         self.len
     }
 
-    /// Writes the frame to `body`, which is exactly as long: its head from here, the rest from the sender's memory.
-    #[inline]
+    /// Writes the frame to `body`, which is exactly as long: its head from here, the rest from the sender's memory. Always
+    /// inline: there is one for each kind of ring, and a call costs as much as a short frame's copy.
+    #[inline(always)]
     pub(crate) fn write_plain(
         &self,
         from: &mut Window<'_>,

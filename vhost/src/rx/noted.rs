@@ -17,7 +17,6 @@ use crate::device_queue::DeviceQueue;
 use crate::error::RingError;
 use crate::frame::TagEdit;
 use crate::hardware::{DescriptorFormat, RxNote, rx_note};
-use crate::memory::UnmarkedSlice;
 use crate::ring::{AHEAD, Token};
 
 impl RxQueue {
@@ -25,7 +24,7 @@ impl RxQueue {
     pub(super) fn put_plain_noted<F: PlainFrame>(
         &mut self,
         frames: &[F],
-        mut write: impl FnMut(&F, &UnmarkedSlice<'_>) -> Result<(), RingError>,
+        from: &mut F::From<'_>,
     ) -> Result<usize, RingError> {
         let Some(ring) = self.vring.ring.hardware() else {
             return Ok(0);
@@ -53,7 +52,7 @@ impl RxQueue {
                     to.copy_from(&format.rx_prefix(frame.len(), &note)[..self.header_len]);
                 }
                 let body = to.offset(self.header_len);
-                write(frame, &body.ok_or(RingError::BufferOutside)?)
+                frame.write(from, &body.ok_or(RingError::BufferOutside)?)
             })?;
             *used = ((token, total as u32), note);
             n += 1;

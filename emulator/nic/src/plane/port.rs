@@ -189,19 +189,18 @@ impl RxPort {
         call(&mut self.queues, &self.traffic, now, fence, load)
     }
 
-    /// Over how many queues flows are spread: those that the driver has enabled.
-    #[inline]
-    pub(super) fn in_use(&self) -> u16 {
+    /// Which of the queues in use a frame to `vf`, whose port this is, belongs in. Always inline: most have one.
+    #[inline(always)]
+    pub(super) fn queue_of(&self, model: &impl Judge, vf: VfIndex, head: &[u8]) -> u16 {
         match self.queues.len() {
-            0 | 1 => 1,
-            _ => self.queues.iter().filter(|s| usable(s)).count() as u16,
+            0 | 1 => 0,
+            _ => self.queue_of_several(model, vf, head),
         }
     }
 
-    /// Which of them a frame to `vf`, whose port this is, belongs in.
-    #[inline]
-    pub(super) fn queue_of(&self, model: &impl Judge, vf: VfIndex, head: &[u8]) -> u16 {
-        match self.in_use() {
+    /// The same where flows are spread over the queues that the driver has enabled.
+    fn queue_of_several(&self, model: &impl Judge, vf: VfIndex, head: &[u8]) -> u16 {
+        match self.queues.iter().filter(|s| usable(s)).count() as u16 {
             0 | 1 => 0,
             in_use => model.queue(vf, head, in_use),
         }

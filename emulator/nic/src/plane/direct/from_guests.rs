@@ -75,12 +75,13 @@ impl DirectPlane {
         let one_by_one = watched || out.loopback.is_some();
         let auto = nic.has_fast_path() && nic.policy().auto().contains(vf);
         let undecided = nic.leaves_to_port(vf);
+        let limited = nic.is_limited(vf);
         let mut sent = Traffic::default();
         let mut run: Option<Run> = None;
         let mut done = 0;
         for frame in queue.fetched() {
             let spent = sent.bytes >= BURST_BYTES || rx.effort >= enough;
-            if spent || nic.tx_ready_at(vf, now) > now {
+            if spent || limited && nic.tx_ready_at(vf, now) > now {
                 break;
             }
             if let Some(fault) = frame.fault() {
