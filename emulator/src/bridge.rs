@@ -1,8 +1,9 @@
-//! `vfnic bridge link show` and `vfnic bridge fdb show`: what `bridge`(8) says of a NIC's switch. Changes nothing.
+//! `vfnic link show`, `vfnic bridge link show` and `vfnic bridge fdb show`: what `ip`(8) says of a NIC and its VFs, and `bridge`(8) of
+//! its switch. Changes nothing.
 
 use std::path::Path;
 
-use vfnic::control::show::{Show, ShowNic};
+use vfnic::control::show::{Show, ShowNic, ShowVf};
 use vfnic::control::{Request, Response, ask};
 
 use crate::{Failure, failed, print, usage};
@@ -15,12 +16,13 @@ pub(crate) fn question(words: &[String]) -> Option<Question<'_>> {
         ["fdb", rest @ ..] => (fdb, rest),
         _ => return None,
     };
-    let dev = match rest {
-        [] | ["show"] => None,
-        ["show", "dev", nic] | ["show", nic] => Some(*nic),
-        _ => return None,
-    };
-    Some(Question { say, dev })
+    Question::of(say, rest)
+}
+
+/// The same of these words behind `link`.
+pub(crate) fn question_of_link(words: &[String]) -> Option<Question<'_>> {
+    let words: Vec<&str> = words.iter().map(String::as_str).collect();
+    Question::of(ip_link, &words)
 }
 
 pub(crate) struct Question<'a> {
@@ -28,7 +30,16 @@ pub(crate) struct Question<'a> {
     dev: Option<&'a str>,
 }
 
-impl Question<'_> {
+impl<'a> Question<'a> {
+    fn of(say: fn(&ShowNic) -> String, words: &[&'a str]) -> Option<Question<'a>> {
+        let dev = match words {
+            [] | ["show"] => None,
+            ["show", "dev", nic] | ["show", nic] => Some(*nic),
+            _ => return None,
+        };
+        Some(Question { say, dev })
+    }
+
     /// Asks the vfnic that runs.
     pub(crate) fn ask(&self, ctl: &Path, nic: Option<&str>) -> Result<(), Failure> {
         match ask(ctl, &Request::Show).map_err(failed)? {
@@ -64,6 +75,40 @@ fn link(nic: &ShowNic) -> String {
     format!("{name}: {state} mtu {mtu} hwmode {mode}\n")
 }
 
+fn ip_link(nic: &ShowNic) -> String {
+    let (state, mtu) = (if nic.link.up { "UP" } else { "DOWN" }, nic.link.mtu);
+    let port = format!("{}: mtu {mtu} state {state}\n", nic.name);
+    let lines = nic.vfs.iter().map(ip_link_vf);
+    std::iter::once(port).chain(lines).collect()
+}
+
+/// A VF's settings as `ip link` words them: what is not set is not said, but for what is on or off.
+fn ip_link_vf(vf: &ShowVf) -> String {
+    let said = |key: &str| vf.settings.get(key).map_or("", String::as_str);
+    let set = |key: &str| Some(said(key)).filter(|value| !matches!(*value, "" | "0"));
+    let mut line = format!("    vf {:<5} link/ether {}", vf.vf, said("mac"));
+    if let Some(vid) = set("vlan") {
+        line += &format!(", vlan {vid}");
+        let qos = set("qos").map(|qos| format!(", qos {qos}"));
+        line += &qos.unwrap_or_default();
+        let proto = set("proto").filter(|proto| *proto != "802.1Q");
+        line += &proto.map_or(String::new(), |proto| format!(", vlan protocol {proto}"));
+    }
+    for rate in ["max_tx_rate", "min_tx_rate"] {
+        line += &set(rate).map_or(String::new(), |mbps| format!(", {rate} {mbps}Mbps"));
+    }
+    let rest = [
+        ("spoof checking", "spoofchk"),
+        ("link-state", "state"),
+        ("trust", "trust"),
+        ("query_rss", "query_rss"),
+    ];
+    for (name, key) in rest {
+        line += &format!(", {name} {}", said(key));
+    }
+    line + "\n"
+}
+
 /// A line an entry, which can be put behind `bridge fdb add` and `bridge fdb del`.
 fn fdb(nic: &ShowNic) -> String {
     let lines = nic.fdb.iter().map(|entry| {
@@ -71,4 +116,43 @@ fn fdb(nic: &ShowNic) -> String {
         format!("{mac} dev {} {rest} permanent\n", nic.name)
     });
     lines.collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_vf_is_said_as_ip_says_it() {
+        let mut show = crate::show::sample::show(2);
+        let nic = &mut show.nics[0];
+        for (key, value) in [
+            ("mac", "02:00:00:00:00:01"),
+            ("vlan", "100"),
+            ("qos", "3"),
+            ("proto", "802.1ad"),
+            ("max_tx_rate", "50"),
+            ("min_tx_rate", "0"),
+            ("spoofchk", "on"),
+            ("state", "auto"),
+            ("trust", "off"),
+            ("query_rss", "off"),
+        ] {
+            nic.vfs[0].settings.insert(key.to_owned(), value.to_owned());
+        }
+        let words = ["show".to_owned(), "a".to_owned()];
+        let said = question_of_link(&words).unwrap().answer(&show, None);
+        let said = said.unwrap_or_default();
+        let mut lines = said.lines();
+        assert_eq!(lines.next(), Some("a: mtu 9216 state UP"));
+        assert_eq!(
+            lines.next(),
+            Some(
+                "    vf 0     link/ether 02:00:00:00:00:01, vlan 100, qos 3, vlan protocol 802.1ad, max_tx_rate 50Mbps, \
+                 spoof checking on, link-state auto, trust off, query_rss off"
+            )
+        );
+        assert_eq!(lines.count(), 1);
+        assert!(question_of_link(&["set".to_owned(), "up".to_owned()]).is_none());
+    }
 }

@@ -127,7 +127,7 @@ pub enum Command {
         /// N SETTING VALUE ... | N mac add|del MAC [vlan VID] | N vlan add|del VID |
         /// N set netem [egress|ingress|both] delay TIME ...|none (see 'vfnic link --help') |
         /// N rss [hkey KEY] [equal N|weight W0 W1 ...|default] | N rss context new|C ... | N reset | N request VERB ...; N and VID may be ranges, such as 0-7
-        #[arg(required = true, num_args = 1.., trailing_var_arg = true, allow_hyphen_values = true, add = ArgValueCompleter::new(complete::vf_words))]
+        #[arg(required = true, num_args = 1.., allow_negative_numbers = true, add = ArgValueCompleter::new(complete::vf_words))]
         words: Vec<String>,
     },
     /// Give received frames to a VF, or drop them, by what they are, in the words of 'ethtool -N'
@@ -148,8 +148,9 @@ pub enum Command {
         #[command(flatten)]
         at: Target,
         /// set [dev NIC] [up|down] [carrier on|off] [mtu BYTES] [numvfs N] | set [dev NIC] hwmode veb|vepa|floating |
-        /// set [dev NIC] netem [egress|ingress|both] delay TIME ...|none | set [dev NIC] flap up TIME down TIME|none | set [dev NIC] vf N ...
-        #[arg(required = true, num_args = 1.., trailing_var_arg = true)]
+        /// set [dev NIC] netem [egress|ingress|both] delay TIME ...|none | set [dev NIC] flap up TIME down TIME|none | set [dev NIC] vf N ... |
+        /// show [dev NIC]
+        #[arg(num_args = 0..)]
         words: Vec<String>,
     },
     /// Say how the NIC's switch forwards, and tell it of stations behind the PF, in the words of bridge(8)
@@ -160,7 +161,7 @@ pub enum Command {
         at: Target,
         /// link set dev NIC hwmode veb|vepa|floating [self] | link [show [dev NIC]] |
         /// fdb add|del MAC dev NIC [vlan VID] [self] | fdb [show [dev NIC]]
-        #[arg(required = true, num_args = 1.., trailing_var_arg = true)]
+        #[arg(required = true, num_args = 1..)]
         words: Vec<String>,
     },
     /// The same as 'bridge fdb'
@@ -169,7 +170,7 @@ pub enum Command {
         #[command(flatten)]
         at: Target,
         /// add|del MAC [dev NIC] [vlan VID] [self] | show [dev NIC]
-        #[arg(num_args = 0.., trailing_var_arg = true)]
+        #[arg(num_args = 0..)]
         words: Vec<String>,
     },
     /// Say what becomes of a frame and why: every decision in order, the receivers, or the reason of the drop
@@ -489,20 +490,20 @@ pub enum Filter {
     /// Add a filter
     Add {
         /// MATCH vf N [loc N] | MATCH action drop [loc N] | MATCH mirror N | egress [vf N] MATCH action drop|pass
-        #[arg(required = true, num_args = 1.., trailing_var_arg = true, allow_hyphen_values = true)]
+        #[arg(required = true, num_args = 1.., allow_negative_numbers = true)]
         words: Vec<String>,
     },
     /// Add a filter, in place of one with the same match and priority if there is one
     Replace {
         /// MATCH vf N [action Q|context C] | MATCH action drop|mediated | MATCH mirror N | egress [vf N] MATCH action drop|pass
-        #[arg(required = true, num_args = 1.., trailing_var_arg = true, allow_hyphen_values = true)]
+        #[arg(required = true, num_args = 1.., allow_negative_numbers = true)]
         words: Vec<String>,
     },
     /// Delete the filter with this id, or with this match, and of this priority
     #[command(visible_alias = "delete")]
     Del {
         /// ID | MATCH | egress [vf N] MATCH
-        #[arg(required = true, num_args = 1.., trailing_var_arg = true, allow_hyphen_values = true)]
+        #[arg(required = true, num_args = 1.., allow_negative_numbers = true)]
         words: Vec<String>,
     },
     /// Delete all filters
@@ -682,4 +683,53 @@ pub struct Show {
     /// As JSON
     #[arg(long)]
     pub json: bool,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(line: &str) -> Result<Cli, clap::Error> {
+        Cli::try_parse_from(line.split(' '))
+    }
+
+    #[test]
+    fn what_a_command_is_for_may_be_said_behind_its_words() {
+        for (line, words) in [
+            ("vfnic vf 0 set vlan 5 --nic a", "0 set vlan 5"),
+            ("vfnic --nic a link set mtu 1500", "set mtu 1500"),
+            ("vfnic link set --nic=a up", "set up"),
+        ] {
+            let cli = parse(line).unwrap();
+            let nic = cli.command.target().and_then(|at| at.nic.as_deref());
+            assert_eq!(nic.or(cli.nic.as_deref()), Some("a"), "{line}");
+            let (Command::Vf { words: said, .. } | Command::Link { words: said, .. }) = cli.command
+            else {
+                panic!("{line}");
+            };
+            assert_eq!(said.join(" "), words);
+        }
+        let cli = parse("vfnic filter add flow-type tcp4 dst-port 80 action -1 --nic a").unwrap();
+        let Command::Filter {
+            command: Filter::Add { words },
+            at,
+        } = cli.command
+        else {
+            panic!("no filter");
+        };
+        assert_eq!(words.last().map(String::as_str), Some("-1"));
+        assert_eq!(at.nic.as_deref(), Some("a"));
+    }
+
+    #[test]
+    fn help_behind_words_is_help() {
+        for line in [
+            "vfnic link set --help",
+            "vfnic vf 0 set --help",
+            "vfnic fdb add -h",
+        ] {
+            let kind = parse(line).unwrap_err().kind();
+            assert_eq!(kind, clap::error::ErrorKind::DisplayHelp, "{line}");
+        }
+    }
 }

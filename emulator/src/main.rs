@@ -127,7 +127,10 @@ fn carry_out(cli: Cli) -> Result<(), Failure> {
         cli::Command::Save { .. } => save(&running(ctl)?),
         cli::Command::Vf { words, .. } => self::command(&running(ctl)?, nic, "vf", words),
         cli::Command::Filter { command, .. } => filter(&running(ctl)?, nic, command),
-        cli::Command::Link { words, .. } => self::command(&running(ctl)?, nic, "link", words),
+        cli::Command::Link { words, .. } => match bridge::question_of_link(&words) {
+            Some(question) => question.ask(&running(ctl)?, nic.as_deref()),
+            None => self::command(&running(ctl)?, nic, "link", words),
+        },
         cli::Command::Capture(args) => capture::capture(&running(ctl)?, nic, &args),
         cli::Command::Check {
             command: cli::Check::Paths(args),
