@@ -8,7 +8,7 @@ use std::net::IpAddr;
 use bitflags::bitflags;
 use vf_packet::{
     ETHERTYPE_IPV4, ETHERTYPE_IPV6, HEAD_LEN, Header, IpHeader, MacAddr, PROTO_TCP, PROTO_UDP, Vid,
-    Vlan, be16,
+    Vlan,
 };
 
 use crate::filter_spec::{FilterMatch, FlowEnd, MatchError, Transport};
@@ -324,9 +324,10 @@ impl FieldWords {
                 (at(8)?, at(24)?)
             }
         };
-        let has_ports = !ip.fragment && matches!(ip.protocol, PROTO_TCP | PROTO_UDP | PROTO_SCTP);
-        let port = |at| be16(packet, ip.transport + at).filter(|_| has_ports);
-        let ports = port(0).zip(port(2)).unwrap_or_default();
+        let ports = match ip.protocol {
+            PROTO_TCP | PROTO_UDP | PROTO_SCTP => ip.ports(packet).unwrap_or_default(),
+            _ => (0, 0),
+        };
         let mut words = self.with_ips(src, dst);
         words.0[2] |= u64::from(ip.protocol) << 32 | u64::from(ports.0) << 16 | u64::from(ports.1);
         Some(words)

@@ -24,11 +24,13 @@ pub enum TableError {
     #[error(transparent)]
     Match(#[from] MatchError),
     /// The NIC has a filter with this match and priority (EEXIST).
-    #[error("filter {0} priority {1}: is there already, delete it first or say filter replace")]
+    #[error(
+        "filter {0} priority {1}: EEXIST, it is there already: delete it first or say filter replace"
+    )]
     Exists(FilterMatch, FilterPriority),
     /// The NIC has a filter with this match of a higher priority (EPERM).
     #[error(
-        "filter {matches} priority {priority}: one of priority {holder} is there, which a lower one does not replace"
+        "filter {matches} priority {priority}: EPERM, one of priority {holder} is there, which a lower one does not replace"
     )]
     Held {
         /// Its match.
@@ -39,10 +41,12 @@ pub enum TableError {
         priority: FilterPriority,
     },
     /// The NIC has no filter with this match (ENOENT).
-    #[error("filter {0} priority {1}: there is no such filter")]
+    #[error("filter {0} priority {1}: ENOENT, there is no such filter")]
     NotFound(FilterMatch, FilterPriority),
     /// The NIC has a filter with this match, but of another priority (ENOENT).
-    #[error("filter {matches} priority {priority}: the one that is there has priority {holder}")]
+    #[error(
+        "filter {matches} priority {priority}: ENOENT, the one that is there has priority {holder}"
+    )]
     OtherPriority {
         /// Its match.
         matches: FilterMatch,
@@ -52,7 +56,7 @@ pub enum TableError {
         priority: FilterPriority,
     },
     /// No filter of the NIC has this id.
-    #[error("filter {0}: no filter has this id; filter show says them")]
+    #[error("filter {0}: ENOENT, no filter has this id; filter show says them")]
     NoSuchId(FilterId),
     /// The NIC chooses the rows of its filters itself, or has fewer rows.
     #[error("loc {id}: {}", match rows {
@@ -112,14 +116,14 @@ pub enum TableError {
         there: FilterMatch,
     },
     /// No room for another filter (EBUSY).
-    #[error("the filter table is full: {room} filters, delete one first")]
+    #[error("EBUSY, the filter table is full: {room} filters, delete one first")]
     Full {
         /// How many filters the table holds.
         room: usize,
     },
     /// None of the rows is free in which the NIC would find the filter (EBUSY).
     #[error(
-        "the filter table is full for filter {matches} priority {priority}: {used} of {rows} rows are used, among them the first {depth} that it could lie in; delete some first{}",
+        "EBUSY, the filter table is full for filter {matches} priority {priority}: {used} of {rows} rows are used, among them the first {depth} that it could lie in; delete some first{}",
         match priority { FilterPriority::Hint => ", or give it another priority: a hint is not looked far for", _ => "" }
     )]
     NoRow {
@@ -597,12 +601,12 @@ mod tests {
             let of = |vf, priority| format!("{MATCH} vf {vf} priority {priority}");
             for (vf, priority, says) in [
                 (1, "hint", ""),
-                (2, "hint", "is there already"),
+                (2, "hint", "EEXIST"),
                 (2, "manual", ""),
-                (3, "hint", "one of priority manual is there"),
-                (3, "manual", "is there already"),
+                (3, "hint", "EPERM, one of priority manual is there"),
+                (3, "manual", "EEXIST"),
                 (4, "required", ""),
-                (5, "manual", "one of priority required is there"),
+                (5, "manual", "EPERM, one of priority required is there"),
             ] {
                 let was = found(&table, [2, 0, 0, 0, 0, 1]);
                 let refused = add(&mut table, &of(vf, priority)).err().unwrap_or_default();
@@ -1145,14 +1149,14 @@ mod tests {
             .unwrap_err();
         assert_eq!(
             full.to_string(),
-            "the filter table is full: 8192 filters, delete one first"
+            "EBUSY, the filter table is full: 8192 filters, delete one first"
         );
         let again = table
             .insert(&nth(7), Insert::default())
             .unwrap_err()
             .to_string();
         assert!(
-            again.contains("dst 02:00:00:00:00:07 priority manual: is there already"),
+            again.contains("dst 02:00:00:00:00:07 priority manual: EEXIST, it is there already"),
             "{again}"
         );
         table

@@ -26,6 +26,19 @@ pub(crate) enum When {
     UpTo(u32),
     /// Any number but 0, while the NIC has no link.
     NoLink,
+    /// More Mb/s than the port has.
+    BeyondPort,
+    /// Any number but 0, on a port of another rate than so many Mb/s.
+    NotAt(u64),
+}
+
+/// What there is to know of a NIC's port.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct PortState {
+    /// Whether it has a link.
+    pub(crate) link_up: bool,
+    /// Its rate in Mb/s, if that is known.
+    pub(crate) mbps: Option<u64>,
 }
 
 /// What a driver answers to a setting that it does not have.
@@ -58,7 +71,7 @@ impl Lack {
     }
 
     /// Whether this setting is it.
-    pub(crate) fn is(&self, setting: &VfSetting, link_up: bool) -> bool {
+    pub(crate) fn is(&self, setting: &VfSetting, port: PortState) -> bool {
         let (key, value) = setting.words();
         let number = value.parse::<u32>().unwrap_or(0);
         key == self.key
@@ -66,7 +79,9 @@ impl Lack {
                 When::Is(word) => value == word,
                 When::Not(word) => value != word,
                 When::UpTo(most) => (1..=most).contains(&number),
-                When::NoLink => number > 0 && !link_up,
+                When::NoLink => number > 0 && !port.link_up,
+                When::BeyondPort => port.mbps.is_some_and(|mbps| u64::from(number) > mbps),
+                When::NotAt(rate) => number > 0 && port.mbps.is_some_and(|mbps| mbps != rate),
             }
     }
 }
@@ -78,6 +93,8 @@ impl fmt::Display for Lack {
             When::Not(_) => f.write_str(self.key)?,
             When::UpTo(most) => write!(f, "{} 1 to {most}", self.key)?,
             When::NoLink => write!(f, "{} without a link", self.key)?,
+            When::BeyondPort => write!(f, "{} beyond the port's rate", self.key)?,
+            When::NotAt(rate) => write!(f, "{} on a port of other than {rate} Mb/s", self.key)?,
         }
         write!(f, ": {}", self.answer)
     }
@@ -125,23 +142,26 @@ pub(crate) const EF10: &[Lack] = &[
     Lack::new("mirror", When::Not("none"), Answer::Eopnotsupp),
 ];
 
-/// Linux's igb_main.c: no operation for a VF's link state, and a rate only while there is a link.
+/// Linux's igb_main.c: no operation for a VF's link state, and a rate only while there is a link, and up to its speed.
 pub(crate) const IGB: &[Lack] = &[
     Lack::new("proto", When::Is("802.1ad"), Answer::Eprotonosupport),
     Lack::new("state", When::Not("auto"), Answer::Eopnotsupp),
     Lack::new("max_tx_rate", When::NoLink, Answer::Einval),
+    Lack::new("max_tx_rate", When::BeyondPort, Answer::Einval),
     Lack::new("min_tx_rate", When::Not(NO_RATE), Answer::Einval),
     Lack::new("query_rss", When::Is("on"), Answer::Eopnotsupp),
     Lack::new("mirror", When::Not("none"), Answer::Eopnotsupp),
     Lack::new("privilege", When::Not(""), Answer::Eopnotsupp),
 ];
 
-/// Linux's ixgbe_sriov.c.
+/// Linux's ixgbe_sriov.c: a rate only while there is a link of 10 Gb/s.
 pub(crate) const IXGBE: &[Lack] = &[
     Lack::new("proto", When::Is("802.1ad"), Answer::Eprotonosupport),
     Lack::new("state", When::Is("enable"), Answer::Ignored),
     Lack::new("max_tx_rate", When::UpTo(10), Answer::Einval),
     Lack::new("max_tx_rate", When::NoLink, Answer::Einval),
+    Lack::new("max_tx_rate", When::NotAt(10_000), Answer::Einval),
+    Lack::new("max_tx_rate", When::BeyondPort, Answer::Einval),
     Lack::new("min_tx_rate", When::Not(NO_RATE), Answer::Einval),
     Lack::new("privilege", When::Not(""), Answer::Eopnotsupp),
 ];
@@ -149,6 +169,7 @@ pub(crate) const IXGBE: &[Lack] = &[
 /// Linux's i40e_virtchnl_pf.c.
 pub(crate) const I40E: &[Lack] = &[
     Lack::new("proto", When::Is("802.1ad"), Answer::Eprotonosupport),
+    Lack::new("max_tx_rate", When::BeyondPort, Answer::Einval),
     Lack::new("min_tx_rate", When::Not(NO_RATE), Answer::Einval),
     Lack::new("query_rss", When::Is("on"), Answer::Eopnotsupp),
     Lack::new("privilege", When::Not(""), Answer::Eopnotsupp),

@@ -4,7 +4,8 @@
 //! - An address that the administrator has set stays, unless the VF is trusted (ixgbe, i40e refuse); so does one that
 //!   another VF has (mlx5 did). Further addresses likewise, and at most [`crate::MAX_UNTRUSTED_FILTERS`] (i40e).
 //! - Of a table of addresses and of a list of VLANs that is in force which may be, in the order in which the driver gave them
-//!   (ixgbe keeps the first 30 groups); one address too many takes nothing from the others, and nothing from the groups.
+//!   (ixgbe keeps the first 30 groups); one address too many takes nothing from the others, and nothing from the groups unless
+//!   both lie in one table (i40e).
 //! - A VF in a port VLAN cannot choose VLANs (ixgbe, i40e refuse), but those that it sees inside, where the NIC puts one tag
 //!   in front of another; inside, all pass.
 //! - Modes that show a VF more than its share are granted without trust, but not in force (i40e, ice and mlx5 say yes and
@@ -25,7 +26,7 @@ use crate::privilege::Privileges;
 use crate::profile::{Silicon, VfRoom};
 use crate::refusal::Refusal;
 use crate::vf::VfPolicy;
-use crate::vf_filter::{ADDRESSES, MAX_FILTERS, VfFilterError};
+use crate::vf_filter::{ADDRESSES, ADDRESSES_AND_GROUPS, MAX_FILTERS, VfFilterError};
 
 /// Most groups that a VF without `trust` can list, as many as ixgbe allows.
 pub const MAX_UNTRUSTED_GROUPS: usize = 30;
@@ -301,13 +302,16 @@ impl Asked {
             .iter()
             .copied()
             .filter(|mac| self.allows(*mac, policy));
-        let groups = |groups: &Vec<MacAddr>| in_order(groups.iter().copied().take(room.groups));
+        let unicast = in_order(allowed.take(if stations { room.addresses } else { 0 }));
+        let left = room.addresses_and_groups.saturating_sub(unicast.len());
+        let left = left.min(room.groups);
+        let groups = |groups: &Vec<MacAddr>| in_order(groups.iter().copied().take(left));
         let hashes = if subscribes { room.groups } else { 0 };
         let listed = |vlans: &Vec<Vid>| in_order(vlans.iter().copied().take(room.vlans));
         RxFilter {
             mac: mac.filter(|_| !policy.mac_set || policy.may(Privileges::CHANGE_MAC)),
             mode,
-            unicast: in_order(allowed.take(if stations { room.addresses } else { 0 })),
+            unicast,
             multicast: match subscribes {
                 true => multicast.as_ref().map(groups),
                 false => Some(Vec::new()),
@@ -319,7 +323,7 @@ impl Asked {
     }
 
     /// Why a request was not granted as a whole, given what is in force now: what its driver is to be told. Groups too many
-    /// are no reason, as with ixgbe, nor are modes.
+    /// are no reason, as with ixgbe, unless they share their room with addresses, as with i40e; nor are modes.
     pub(crate) fn denied(
         &self,
         request: &VfRequest,
@@ -331,13 +335,26 @@ impl Asked {
             let (room, trusted) = (silicon.vf_room(policy.trust), silicon.vf_room(true));
             VfFilterError::full(kind, of(&room), of(&trusted)).into()
         };
+        // Those, too, that are more than are remembered.
+        let no_address = |unicast: &[MacAddr]| {
+            let mac = unicast.iter().find(|mac| !granted.has(**mac))?;
+            let why = why_not(*mac, policy, self.taken.contains(mac));
+            Some(why.unwrap_or_else(|| full(ADDRESSES, |room| room.addresses)))
+        };
+        let room = silicon.vf_room(policy.trust);
+        let share_room = room.addresses_and_groups < room.addresses + room.groups;
+        let no_group = |groups: &[MacAddr]| {
+            let in_force = granted.multicast.as_ref().filter(|_| share_room)?;
+            let missing = |group| in_force.binary_search(group).is_err();
+            let missing = groups.iter().any(missing);
+            missing.then(|| full(ADDRESSES_AND_GROUPS, |room| room.addresses_and_groups))
+        };
         match request {
-            // Those, too, that are more than are remembered.
-            VfRequest::MacTable { unicast, .. } | VfRequest::Unicast(unicast) => {
-                let mac = unicast.iter().find(|mac| !granted.has(**mac))?;
-                let why = why_not(*mac, policy, self.taken.contains(mac));
-                Some(why.unwrap_or_else(|| full(ADDRESSES, |room| room.addresses)))
+            VfRequest::MacTable { unicast, multicast } => {
+                no_address(unicast).or_else(|| no_group(multicast))
             }
+            VfRequest::Unicast(unicast) => no_address(unicast),
+            VfRequest::Multicast(groups) => no_group(groups),
             VfRequest::VlanAdd(vid) => {
                 if let Some(port) = &policy.port_vlan {
                     return (!silicon.stacks(port)).then_some(Refusal::PortVlan);

@@ -11,18 +11,19 @@ use crate::time::Nanos;
 /// host networking, SIGCOMM 2018), and a write is posted.
 const DMA_LATENCY: Nanos = Nanos(1_000);
 
-/// Generation and lanes. Where a driver says them, it is named; the others are the vendors' product briefs', from memory.
+/// Generation and lanes, of the families' first chips; where a later one of a family has more, the first is meant.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Pcie {
-    /// Of the 82576; an I350's lanes are twice as fast. From memory.
+    /// Of the 82576: "PCIe v2.0 (2.5 GT/s) x4" (Intel's 82576EB datasheet, revision 2.7, product features). Generation 1's rate
+    /// in a link of generation 2; an I350's lanes are twice as fast.
     Gen1X4,
-    /// Of the SFC4000. From memory.
+    /// Of the SFC4000. From memory: no data sheet of it was found.
     Gen1X8,
-    /// Of Siena: "8 lanes of PCIe Gen2" (DPDK's common/sfc_efx/base/siena_nic.c). Of the 82599 from memory; Linux's ixgbe expects 10
-    /// GT/s a port of it, and holds its predecessor alone to 16, which is generation 1 (ixgbe_main.c, `ixgbe_probe`).
+    /// Of Siena: "8 lanes of PCIe Gen2" (DPDK's common/sfc_efx/base/siena_nic.c). Of the 82599: "PCIe Base Specification 2.0 (2.5GT/s)
+    /// or (5GT/s)", x8 at most (Intel's 82599 datasheet, 331520-001, product features).
     Gen2X8,
     /// Of Huntington: "a PCIe Gen3, 8 lane connector" (hunt_nic.c there), and of its successors. Linux's i40e warns of anything less
-    /// than eight lanes of 8 GT/s (i40e_main.c). Of ConnectX from memory.
+    /// than eight lanes of 8 GT/s (i40e_main.c). Of ConnectX-4 Lx: 8.0 GT/s, x8 (NVIDIA's manual of the card, "PCI Express Interface").
     Gen3X8,
 }
 

@@ -79,8 +79,8 @@ pub struct Policy {
     /// keep their ids.
     with_learned: Option<FilterTable>,
     learned: Learned,
-    /// How often filters have come or gone that put frames on the direct path at once: those of VFs on path `auto`, and such as
-    /// a filter had go over the PF.
+    /// How often frames may have come to the direct path at once: by filters of VFs on path `auto`, and by what changes whether a filter has
+    /// them go over the PF.
     steered: u64,
     lookup: Lookup,
 }
@@ -452,10 +452,11 @@ impl Policy {
     /// The same for a NIC with a port of this rate in bit/s.
     ///
     /// # Errors
-    /// [`Refusal::Guarantees`] if more than that is guaranteed to VFs.
+    /// [`Refusal::Guarantees`] if more than that is guaranteed to VFs, [`Refusal::Lacking`] if drivers have no such limit on it.
     pub fn with_port_rate(mut self, bps: u64) -> Result<Policy, Refusal> {
         self.port_rate = Some(bps);
         self.check_guarantees()?;
+        self.check_rates()?;
         Ok(self)
     }
 
@@ -496,6 +497,8 @@ impl Policy {
             self.verdicts = self.version;
         }
         if changed == Changed::Vfs {
+            // Another VLAN or address, and a filter no longer has a flow go over the PF: what has gone that way comes first.
+            self.steered += u64::from(self.filter_table.hands_up());
             // VFs on a switch without an uplink do not follow the port.
             let up = self.link_up() || self.switch_mode == SwitchMode::Floating;
             self.lookup = Lookup::new(self.present(), up, self.mtu(), &self.silicon);

@@ -11,7 +11,7 @@ use crate::farch;
 use crate::filter_fields::MatchFlags;
 use crate::filter_spec::FilterMatch;
 use crate::filter_store::{EF10_COMBINATIONS, EF10_ROWS};
-use crate::lack::{self, Answer, Lack};
+use crate::lack::{self, Answer, Lack, PortState};
 use crate::link::LinkConfig;
 use crate::mailbox::{MAX_UNTRUSTED_GROUPS, Mailbox};
 use crate::pcie::Pcie;
@@ -62,6 +62,10 @@ pub(crate) struct Silicon {
     pub(crate) addresses_end_spoofchk: bool,
     /// Whether a port VLAN switches spoofchk on.
     pub(crate) vlan_sets_spoofchk: bool,
+    /// Whether its drivers take VLAN 4095 for a port VLAN, which IEEE 802.1Q reserves.
+    pub(crate) vlan_4095: bool,
+    /// Whether spoofchk lets a VF whose driver lists VLANs send in those only.
+    pub(crate) spoofchk_by_list: bool,
     /// Whether a VF can receive frames from the wire that are for nobody here.
     pub(crate) promiscuous: bool,
     /// Most addresses besides its own that a VF can have.
@@ -71,6 +75,8 @@ pub(crate) struct Silicon {
     double_tags: bool,
     /// Most groups that its driver can list without `trust`, and with.
     vf_groups: [usize; 2],
+    /// Most further addresses and groups together, likewise.
+    vf_addresses_and_groups: [usize; 2],
     /// Most VLANs that its driver can list, likewise.
     vf_vlans: [usize; 2],
     /// Where its filters lie.
@@ -112,6 +118,8 @@ pub struct VfRoom {
     pub addresses: usize,
     /// Groups.
     pub groups: usize,
+    /// Both together.
+    pub addresses_and_groups: usize,
     /// 802.1Q VLANs.
     pub vlans: usize,
 }
@@ -192,8 +200,8 @@ impl Silicon {
     }
 
     /// What its driver answers to a setting that it does not have.
-    pub(crate) fn lack(&self, setting: &VfSetting, link_up: bool) -> Option<Answer> {
-        let lack = self.lacks.iter().find(|lack| lack.is(setting, link_up));
+    pub(crate) fn lack(&self, setting: &VfSetting, port: PortState) -> Option<Answer> {
+        let lack = self.lacks.iter().find(|lack| lack.is(setting, port));
         lack.map(|lack| lack.answer)
     }
 
@@ -211,9 +219,13 @@ impl Silicon {
     pub(crate) fn vf_room(&self, trust: bool) -> VfRoom {
         let trust = trust && self.has_trust();
         let addresses = [MAX_UNTRUSTED_FILTERS, MAX_FILTERS][usize::from(trust)];
+        let addresses = addresses.min(self.vf_macs);
+        let groups = self.vf_groups[usize::from(trust)];
+        let both = self.vf_addresses_and_groups[usize::from(trust)];
         VfRoom {
-            addresses: addresses.min(self.vf_macs),
-            groups: self.vf_groups[usize::from(trust)],
+            addresses,
+            groups,
+            addresses_and_groups: both.min(addresses + groups),
             vlans: self.vf_vlans[usize::from(trust)],
         }
     }
@@ -291,10 +303,16 @@ impl Profile {
             lacks: &[],
             addresses_end_spoofchk: false,
             vlan_sets_spoofchk: false,
+            vlan_4095: false,
+            spoofchk_by_list: false,
             promiscuous: true,
             vf_macs: MAX_FILTERS,
             double_tags: true,
             vf_groups: [MAX_UNTRUSTED_GROUPS, MAX_FILTERS],
+            vf_addresses_and_groups: [
+                MAX_UNTRUSTED_FILTERS + MAX_UNTRUSTED_GROUPS,
+                2 * MAX_FILTERS,
+            ],
             vf_vlans: [MAX_UNTRUSTED_FILTERS, ALL_VLANS],
             table: TableKind::Numbered,
             refuses_auto_below: false,
@@ -360,6 +378,8 @@ impl Profile {
                 ..none
             },
             Profile::Ef10 => Silicon {
+                // Of an adapter (Solarflare's user guide, SF-103837-CD).
+                vfs: 240,
                 lacks: lack::EF10,
                 // Its firmware's interface marks VEPA obsolete.
                 modes: &[SwitchMode::Veb],
@@ -385,6 +405,8 @@ impl Profile {
                 // "82576 supports 2 RSS queues for SR-IOV", says igb_setup_mrqc: sixteen queues in eight pools.
                 rss_queues: 2,
                 mailbox: Mailbox::Igb,
+                vlan_4095: true,
+                spoofchk_by_list: true,
                 promiscuous: false,
                 double_tags: false,
                 vf_macs: 16,
@@ -396,10 +418,14 @@ impl Profile {
             },
             // The flow director's table, and what is left of eight filters on types.
             Profile::Ixgbe => Silicon {
+                // One of its 64 pools is the PF's (IXGBE_MAX_VFS_DRV_LIMIT).
+                vfs: 63,
                 lacks: lack::IXGBE,
                 pcie: Pcie::Gen2X8,
                 // "to avoid false positives", says ixgbe_set_vf_macvlan_msg.
                 addresses_end_spoofchk: true,
+                vlan_4095: true,
+                spoofchk_by_list: true,
                 modes: &[SwitchMode::Veb, SwitchMode::Vepa],
                 promiscuous: false,
                 // Its check of types knows no tag behind the one that it puts in itself.
@@ -412,8 +438,15 @@ impl Profile {
                 ethertypes: 5,
                 ..none
             },
+            // 18 filters on addresses for a VF without trust, groups among them, less its own and broadcast (i40e_virtchnl_pf.c).
             Profile::I40e => Silicon {
+                // Of a device (I40E_MAX_VF_COUNT).
+                vfs: 128,
                 lacks: lack::I40E,
+                vlan_4095: true,
+                spoofchk_by_list: true,
+                vf_groups: [MAX_UNTRUSTED_FILTERS, MAX_FILTERS],
+                vf_addresses_and_groups: [MAX_UNTRUSTED_FILTERS, MAX_FILTERS],
                 flows4: ALL,
                 flows6: ALL,
                 macs: 3072,

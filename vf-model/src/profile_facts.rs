@@ -93,6 +93,16 @@ impl Profile {
                 "a port VLAN switches spoofchk on",
             ),
             fact(
+                "vlan_4095",
+                yes(silicon.vlan_4095),
+                "drivers take VLAN 4095 for a port VLAN, which IEEE 802.1Q reserves",
+            ),
+            fact(
+                "spoofchk_by_list",
+                yes(silicon.spoofchk_by_list),
+                "spoofchk lets a VF whose driver lists VLANs send in those only",
+            ),
+            fact(
                 "double_tags",
                 yes(silicon.double_tags()),
                 "a VF in an 802.1Q port VLAN can send tagged frames",
@@ -106,6 +116,11 @@ impl Profile {
                 "vf_groups",
                 by_trust(rooms.map(|room| room.groups)),
                 "groups that a VF's driver can list",
+            ),
+            fact(
+                "vf_macs_and_groups",
+                by_trust(rooms.map(|room| room.addresses_and_groups)),
+                "both together",
             ),
             fact(
                 "vf_vlans",

@@ -164,7 +164,11 @@ impl Policy {
                 });
                 return Err(DropReason::SpoofedMac);
             }
-            if !entry.takes_part(vlan) {
+            let asks_list = self.silicon().spoofchk_by_list;
+            let in_vlan = entry.takes_part(vlan) && (!asks_list || entry.receives(vlan));
+            if !in_vlan {
+                let unlisted = entry.takes_part(vlan);
+                probe.note(|| Step::NotItsVlan { vf, unlisted });
                 return Err(DropReason::VlanFiltered);
             }
             probe.note(|| Step::Spoofchk {

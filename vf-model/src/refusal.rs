@@ -76,6 +76,16 @@ pub enum Refusal {
     /// An RSS context of a VF.
     #[error(transparent)]
     RssContext(#[from] RssContextError),
+    /// A queue that no VF of NICs like this one has.
+    #[error("action {queue}: EINVAL, the queues of a VF of {profile} are 0 to {last}")]
+    Queue {
+        /// The queue.
+        queue: u8,
+        /// Which NIC it is like.
+        profile: Profile,
+        /// The last that a VF can have.
+        last: u16,
+    },
     /// There is no such VF.
     #[error("{vf}: the VFs of this NIC are 0 to {}", last.0)]
     NoSuchVf {

@@ -269,8 +269,13 @@ impl VfPolicy {
             VfSetting::Mac(mac) => (self.mac, self.mac_set) = (mac, true),
             VfSetting::Vlan(0) => self.port_vlan = None,
             VfSetting::Vlan(vid) => {
+                let reserved = vid == Vid::RESERVED.get();
                 self.port_vlan = Some(PortVlan {
-                    vid: Vid::new(vid)?,
+                    vid: if reserved {
+                        Vid::RESERVED
+                    } else {
+                        Vid::new(vid)?
+                    },
                     qos: 0,
                     proto: VlanProto::Dot1Q,
                 });
@@ -736,7 +741,7 @@ mod tests {
     fn settings_are_checked() {
         let policy = VfPolicy::new(MacAddr([2, 0, 0, 0, 0, 1]));
         let refused = |setting| policy.with(setting).unwrap_err();
-        assert_eq!(refused(VfSetting::Vlan(4095)), AddrError::Vlan(4095).into());
+        assert_eq!(refused(VfSetting::Vlan(4096)), AddrError::Vlan(4096).into());
         assert_eq!(refused(VfSetting::Qos(3)), SettingError::NoPortVlan);
         assert_eq!(refused(VfSetting::Qos(8)), SettingError::Qos(8));
         assert_eq!(

@@ -11,6 +11,8 @@ pub const MAX_UNTRUSTED_FILTERS: usize = 16;
 pub const MAX_FILTERS: usize = 1024;
 /// What a refusal calls further addresses.
 pub(crate) const ADDRESSES: &str = "further addresses";
+/// And what it calls them where groups are among them.
+pub(crate) const ADDRESSES_AND_GROUPS: &str = "further addresses and groups together";
 
 /// One receive filter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

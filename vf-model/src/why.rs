@@ -69,6 +69,13 @@ pub enum Step {
         /// The one that it should be.
         own: MacAddr,
     },
+    /// The sender's address is its own, and the VLAN is not.
+    NotItsVlan {
+        /// The sender.
+        vf: VfIndex,
+        /// Whether the administrator allows it and its driver has not listed it.
+        unlisted: bool,
+    },
     /// The sender may use any source address and any VLAN.
     NoSpoofchk(VfIndex),
     /// A filter on what VFs send matches.
@@ -252,6 +259,13 @@ impl fmt::Display for Step {
             }
             Step::Spoofed { vf, src, own } => {
                 write!(f, "spoofchk: {src} is no address of {vf}, which has {own}")
+            }
+            Step::NotItsVlan { vf, unlisted } => {
+                let why = match unlisted {
+                    true => "its driver has listed others",
+                    false => "its VLANs are others (vlan add)",
+                };
+                write!(f, "spoofchk: {vf} may not send in this VLAN: {why}")
             }
             Step::NoSpoofchk(vf) => write!(
                 f,

@@ -303,6 +303,7 @@ fn each_family_refuses_what_its_drivers_refuse() {
         ("spoofchk off", "........"),
         ("vlan 10", ".o......"),
         ("vlan 10 qos 3", ".o.i...."),
+        ("vlan 4096", "aoaaaaaa"),
         ("vlan 10 proto 802.1ad", ".oppppp."),
         ("max_tx_rate 100", ".ooo...."),
         ("max_tx_rate 0", "........"),
@@ -322,6 +323,10 @@ fn each_family_refuses_what_its_drivers_refuse() {
                 'i' => Some(Answer::Einval),
                 'o' => Some(Answer::Eopnotsupp),
                 'p' => Some(Answer::Eprotonosupport),
+                'a' => {
+                    assert!(matches!(said, Err(Refusal::Setting(SettingError::Addr(_)))));
+                    continue;
+                }
                 _ => None,
             };
             match (&said, want) {
@@ -365,6 +370,124 @@ fn each_family_refuses_what_its_drivers_refuse() {
         .with(&command("link set down"))
         .unwrap();
     assert!(down.with(&command("vf 0 set max_tx_rate 100")).is_err());
+}
+
+/// The range checks of Linux's drivers end at 4095, which IEEE 802.1Q reserves: it is done, and said so.
+#[test]
+fn vlan_4095_is_taken_by_those_whose_drivers_take_it_with_a_warning() {
+    let words = command("vf 0 set vlan 4095");
+    for (profile, takes) in Profile::all().zip("nnnnyyyn".chars()) {
+        let policy = like(profile);
+        match policy.with(&words) {
+            Ok(after) => {
+                assert_eq!(takes, 'y', "{profile}");
+                assert_eq!(after.vf(VfIndex(0)).port_vlan.unwrap().tag().vid(), 4095);
+                let says = policy.ignored(&words).join("");
+                assert!(says.contains("reserves it"), "{profile}: {says}");
+            }
+            Err(why) => assert_eq!(takes, 'n', "{profile}: {why}"),
+        }
+    }
+}
+
+/// What a port cannot carry no driver of Intel's promises, and ixgbe limits on a port of 10 Gb/s only.
+#[test]
+fn a_rate_is_one_that_the_port_has() {
+    for (mbps, words, answers) in [
+        (10_000, "max_tx_rate 10000", "........"),
+        (10_000, "max_tx_rate 10001", ".ooonnn."),
+        (25_000, "max_tx_rate 10001", ".ooo.n.."),
+        (25_000, "max_tx_rate 100", ".ooo.n.."),
+        (1_000, "max_tx_rate 0", "........"),
+    ] {
+        for (profile, answer) in Profile::all().zip(answers.chars()) {
+            let words = format!("vf 1 set {words}");
+            let bare = like(profile);
+            let refused_before = bare.with(&command(&words)).is_err();
+            if answer == '.' && refused_before {
+                assert!(["falcon", "siena", "ef10"].contains(&&*profile.to_string()));
+                continue; // it limits nothing
+            }
+            let port = bare.clone().with_port_rate(mbps * 1_000_000).unwrap();
+            let said = port.with(&command(&words));
+            assert_eq!(said.is_ok(), answer == '.', "{profile}: {words}: {said:?}");
+            // The other way round it is the same.
+            if let (false, Ok(before)) = (refused_before, bare.with(&command(&words))) {
+                let plugged = before.with_port_rate(mbps * 1_000_000);
+                assert_eq!(plugged.is_ok(), answer == '.', "{profile}: {words}");
+            }
+        }
+    }
+}
+
+/// i40e: 18 filters on addresses without trust, its own and broadcast among them; what is one too many is refused and not in force.
+#[test]
+fn addresses_and_groups_share_their_room_on_i40e() {
+    let list = |n: u32, m: u32| {
+        let macs = (0..n).map(|i| MacAddr([2, 0, 0, 1, 0, 0]).offset(i).to_string());
+        let groups = (0..m).map(|i| MacAddr([1, 0, 0x5e, 0, 0, 0]).offset(i).to_string());
+        let all: Vec<_> = macs.chain(groups).collect();
+        command(&format!("vf 0 request table {}", all.join(" ")))
+    };
+    for (profile, trust, asked, in_force, says) in [
+        (Profile::I40e, "off", (10, 6), (10, 6), "yes"),
+        (
+            Profile::I40e,
+            "off",
+            (10, 7),
+            (10, 6),
+            "at most 16 further addresses and groups together (1024 with trust)",
+        ),
+        (
+            Profile::I40e,
+            "off",
+            (17, 3),
+            (16, 0),
+            "at most 16 further addresses (1024 with trust)",
+        ),
+        (Profile::I40e, "on", (17, 40), (17, 40), "yes"),
+        (Profile::Ixgbe, "off", (16, 31), (16, 30), "yes"),
+        (Profile::Mlx5Legacy, "off", (16, 30), (16, 30), "yes"),
+    ] {
+        let what = format!("{profile} {trust} {asked:?}");
+        let policy = like(profile)
+            .with(&command(&format!("vf 0 set trust {trust}")))
+            .unwrap();
+        let asks = list(asked.0, asked.1);
+        let policy = policy.with(&asks).unwrap();
+        let rx = policy.in_force(VfIndex(0));
+        let groups = rx.multicast.as_ref().map_or(0, Vec::len) as u32;
+        assert_eq!((rx.unicast.len() as u32, groups), in_force, "{what}");
+        let said = policy.answers(&asks).join("");
+        assert!(said.contains(says), "{what}: {said}");
+        // With trust the rest is in force, as after the reset that drivers do then.
+        let trusted = policy.with(&command("vf 0 set trust on")).unwrap();
+        let rx = trusted.in_force(VfIndex(0));
+        assert_eq!(rx.unicast.len() as u32, asked.0, "{what}");
+    }
+}
+
+/// The queues of a VF are as many as its family gives it.
+#[test]
+fn a_filter_names_a_queue_that_a_vf_of_the_family_has() {
+    for (profile, queue, says) in [
+        (Profile::Igb, 1, None),
+        (
+            Profile::Igb,
+            2,
+            Some("action 2: EINVAL, the queues of a VF of igb are 0 to 1"),
+        ),
+        (Profile::Ixgbe, 15, None),
+        (Profile::Ixgbe, 16, Some("action N is a queue, 0 to 15")),
+    ] {
+        let words = format!("filter add flow-type ether proto 0x88b5 vf 1 action {queue}");
+        let said = like(profile).with(&command(&words));
+        let why = said.err().map(|why| why.to_string());
+        match says {
+            None => assert_eq!(why, None, "{profile} {queue}"),
+            Some(says) => assert!(why.unwrap().contains(says), "{profile} {queue}"),
+        }
+    }
 }
 
 /// danm-cni/danm#246.

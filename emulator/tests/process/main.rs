@@ -26,6 +26,7 @@ mod policy;
 mod port;
 mod protocol;
 mod ready;
+mod refused;
 mod restart;
 mod sandbox;
 mod save;

@@ -20,8 +20,7 @@ pub struct FlowKey {
     pub dst: IpAddr,
     /// The protocol behind the IP header and its extensions.
     pub protocol: u8,
-    /// Source and destination port of TCP and UDP. Fragments have none, for all must go the same way although only the
-    /// first knows.
+    /// Source and destination port of TCP and UDP, if it [has some](IpHeader::ports).
     pub ports: Option<(u16, u16)>,
 }
 
@@ -42,15 +41,13 @@ impl Header {
             let dst: [u8; 4] = *packet.get(16..)?.first_chunk()?;
             (IpAddr::from(src), IpAddr::from(dst))
         };
-        let has_ports = !ip.fragment && matches!(ip.protocol, PROTO_TCP | PROTO_UDP);
-        let port = |at| be16(packet, ip.transport + at);
         Some(FlowKey {
             src,
             dst,
             protocol: ip.protocol,
-            ports: match has_ports {
-                true => port(0).zip(port(2)),
-                false => None,
+            ports: match ip.protocol {
+                PROTO_TCP | PROTO_UDP => ip.ports(packet),
+                _ => None,
             },
         })
     }
@@ -89,12 +86,13 @@ impl<'a> PlainIpv4<'a> {
         u16::from_be_bytes([self.0[20], self.0[21]])
     }
 
-    /// Whether it has ports: it is TCP's or UDP's, and no fragment.
+    /// Whether it has ports: it is TCP's or UDP's, no fragment, and does not end before them.
     #[inline]
     #[must_use]
     pub fn has_ports(self) -> bool {
         let whole = u16::from_be_bytes([self.0[6], self.0[7]]) & 0x3fff == 0;
-        whole && matches!(self.0[9], PROTO_TCP | PROTO_UDP)
+        let ends_before = matches!(u16::from_be_bytes([self.0[2], self.0[3]]), 1..24);
+        whole && !ends_before && matches!(self.0[9], PROTO_TCP | PROTO_UDP)
     }
 
     /// The protocol.
@@ -188,6 +186,25 @@ mod tests {
     fn only_tcp_and_udp_have_ports_and_only_whole_ones() {
         let whole = udp4([0, 0]);
         assert_eq!(flow(&whole[..37]).ports, None);
+        // What is behind the length that a packet states is padding; a super-frame's may be zero.
+        for (v6, at, fixed) in [(false, 17, 20), (true, 19, 0)] {
+            for (length, has) in [
+                (fixed, v6),
+                (fixed + 3, false),
+                (fixed + 4, true),
+                (0, true),
+            ] {
+                let mut padded = if v6 { udp6(&[], 17) } else { udp4([0, 0]) };
+                padded[at] = length;
+                let ports = Some((0x1234, 0x5678)).filter(|_| has);
+                assert_eq!(flow(&padded).ports, ports, "{v6} {length}");
+                let plain = PlainIpv4::of_frame(&padded);
+                assert!(
+                    plain.is_none_or(|plain| plain.has_ports() == has),
+                    "{length}"
+                );
+            }
+        }
         let mut icmp = whole.clone();
         icmp[23] = 1;
         assert_eq!(flow(&icmp).ports, None);

@@ -1,7 +1,7 @@
-//! An IPv4 or IPv6 header with all that follows it up to the transport header. Never reads what is behind that.
+//! An IPv4 or IPv6 header with all that follows it up to the transport header. Never reads what is behind that but its ports.
 //!
-//! The length that the header states decides nothing: a super-frame's may be zero or a lie (virtio 5.1.9.2.2 has the device
-//! know it from the frame), and a super-frame and its segments are one flow.
+//! The length that the header states decides nothing but whether there are ports: a super-frame's may be zero (virtio 5.1.9.2.2
+//! has the device know it from the frame), and a super-frame and its segments are one flow.
 
 use crate::be16;
 
@@ -39,6 +39,8 @@ pub struct IpHeader {
     pub final_dst: Option<usize>,
     /// Whether an authentication header (RFC 4302) vouches for the bytes, so that no other may be made of them.
     pub authenticated: bool,
+    /// Where the packet ends by the length that it states; `None` if it states none.
+    end: Option<usize>,
 }
 
 impl IpHeader {
@@ -53,6 +55,25 @@ impl IpHeader {
             _ => None,
         }
     }
+
+    /// Source and destination port of a packet of TCP, UDP or SCTP. A fragment has none, for all must go the same way although only the
+    /// first knows, and neither has a packet that ends before them: what is behind its end is padding.
+    #[inline]
+    #[must_use]
+    pub fn ports(&self, packet: &[u8]) -> Option<(u16, u16)> {
+        let ends_before = self.end.is_some_and(|end| end < self.transport + 4);
+        if self.fragment || ends_before {
+            return None;
+        }
+        be16(packet, self.transport).zip(be16(packet, self.transport + 2))
+    }
+}
+
+/// Where a packet ends that says so.
+#[inline]
+fn end(fixed: usize, stated: [u8; 2]) -> Option<usize> {
+    let stated = usize::from(u16::from_be_bytes(stated));
+    (stated > 0).then_some(fixed + stated)
 }
 
 #[inline]
@@ -67,6 +88,7 @@ fn ipv4(packet: &[u8]) -> Option<IpHeader> {
         fragment: u16::from_be_bytes([header[6], header[7]]) & 0x3fff != 0,
         final_dst: Some(16),
         authenticated: header[9] == AUTHENTICATION,
+        end: end(0, [header[2], header[3]]),
     })
 }
 
@@ -83,6 +105,7 @@ fn ipv6(packet: &[u8]) -> Option<IpHeader> {
         fragment: false,
         final_dst: Some(24),
         authenticated: false,
+        end: end(40, [header[4], header[5]]),
     };
     for _ in 0..MAX_EXTENSIONS {
         let Some(&[next, length, ..]) = packet.get(ip.transport..) else {

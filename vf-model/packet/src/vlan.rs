@@ -16,12 +16,15 @@ pub const fn is_vlan_tpid(ethertype: u16) -> bool {
     matches!(ethertype, 0x8100 | 0x88a8 | 0x9100)
 }
 
-/// A VLAN id that traffic can be put into: 1 to 4094.
+/// A VLAN id that traffic can be put into: 1 to 4094, or [`Vid::RESERVED`] where that is named.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(transparent)]
 pub struct Vid(u16);
 
 impl Vid {
+    /// The id that IEEE 802.1Q 9.6 keeps back, which many drivers take for a port VLAN all the same.
+    pub const RESERVED: Vid = Vid(4095);
+
     /// # Errors
     /// [`AddrError::Vlan`] unless `vid` is 1 to 4094: 0 means no VLAN and 4095 is reserved (IEEE 802.1Q 9.6).
     pub fn new(vid: u16) -> Result<Vid, AddrError> {
@@ -35,7 +38,7 @@ impl Vid {
     /// The number.
     #[must_use]
     #[inline]
-    pub fn get(self) -> u16 {
+    pub const fn get(self) -> u16 {
         self.0
     }
 }

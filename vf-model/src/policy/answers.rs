@@ -1,27 +1,43 @@
 //! What a policy says about a command that has made it: to the administrator, and to the driver of a VF. Changes nothing.
 
+use vf_packet::Vid;
+
 use super::Policy;
 use crate::command::Command;
-use crate::lack::Answer;
+use crate::lack::{Answer, PortState};
 use crate::mailbox::{MailboxRequest, VfRequest};
 use crate::rss_context::RssContextOp;
 use crate::vf::{VfIndex, VfSetting};
 
 impl Policy {
-    /// What a command says that drivers of such NICs take for said and leave as it is: a line each, as their log has it.
+    /// What a command says that drivers of such NICs take for said and leave as it is, or do although others would not: a line each, as
+    /// their log might have it.
     #[must_use]
     pub fn ignored(&self, command: &Command) -> Vec<String> {
         let Command::SetVf { settings, .. } = command else {
             return Vec::new();
         };
-        let ignored = |s: &&VfSetting| self.silicon.lack(s, true) == Some(Answer::Ignored);
+        let reserved = settings.contains(&VfSetting::Vlan(Vid::RESERVED.get()));
+        let reserved = reserved.then(|| {
+            format!(
+                "vlan {}: done, as drivers of {} do, but IEEE 802.1Q reserves it: switches may drop its frames",
+                Vid::RESERVED,
+                self.profile()
+            )
+        });
+        let port = PortState {
+            link_up: true,
+            mbps: None,
+        };
+        let ignored = |s: &&VfSetting| self.silicon.lack(s, port) == Some(Answer::Ignored);
         let line = |setting| {
             format!(
                 "{setting}: not supported by {}, nothing has changed",
                 self.profile()
             )
         };
-        settings.iter().filter(ignored).map(line).collect()
+        let ignored = settings.iter().filter(ignored).map(line);
+        ignored.chain(reserved).collect()
     }
 
     /// What a NIC of this policy answers to a request of a driver that has made it what it is, and to a new RSS context, a line for

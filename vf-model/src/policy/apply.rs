@@ -3,18 +3,23 @@
 
 use std::sync::Arc;
 
+use vf_packet::{AddrError, Vid};
+
 use super::{Changed, Policy};
 use crate::command::{Command, LinkSetting};
 use crate::filter_fields::MatchFlags;
 use crate::filter_spec::{FilterAction, FilterMatch, FilterPriority, FilterSpec};
 use crate::filter_table::{FilterTable, Insert};
-use crate::lack::Answer;
+use crate::lack::{Answer, PortState};
 use crate::mailbox::{MailboxRequest, VfRequest};
 use crate::mtu::Mtu;
 use crate::profile::Rows;
 use crate::refusal::Refusal;
 use crate::rss_context::{RssContextError, RssContextId, RssContextOp};
-use crate::vf::{Path, VfIndex, VfSetting};
+use crate::vf::{Path, SettingError, VfIndex, VfSetting};
+
+/// A port VLAN that not all drivers take.
+const RESERVED: VfSetting = VfSetting::Vlan(Vid::RESERVED.get());
 
 impl Policy {
     pub(super) fn apply(&mut self, command: &Command) -> Result<Changed, Refusal> {
@@ -153,6 +158,17 @@ impl Policy {
         for vf in spec.vfs() {
             self.existing(vf)?;
         }
+        let queues = self.silicon.rss_queues;
+        if let FilterAction::Queue(_, queue) = spec.action
+            && u16::from(queue) >= queues
+        {
+            let (profile, last) = (self.profile(), queues.saturating_sub(1));
+            return Err(Refusal::Queue {
+                queue,
+                profile,
+                last,
+            });
+        }
         if let FilterAction::Context(vf, id) = spec.action
             && self.existing(vf)?.rss_contexts.get(id).is_none()
         {
@@ -189,7 +205,6 @@ impl Policy {
         filters.find(|spec| spec.action == FilterAction::Context(vf, id))
     }
 
-    /// What is guaranteed to VFs has to be there.
     /// Takes a filter out of the table, a learned one perhaps.
     pub(super) fn remove_filter(
         &mut self,
@@ -205,10 +220,39 @@ impl Policy {
         Ok(changed_by(matches))
     }
 
+    fn port_state(&self) -> PortState {
+        PortState {
+            link_up: self.link_up(),
+            mbps: self.port_rate.map(|bps| bps / 1_000_000),
+        }
+    }
+
+    /// What is limited to a rate has a driver that can do that on a port of this one.
+    pub(super) fn check_rates(&self) -> Result<(), Refusal> {
+        let rates = self.present().iter().filter_map(|e| e.policy.max_tx_rate);
+        // A link that is down at the start comes up later.
+        let port = PortState {
+            link_up: true,
+            ..self.port_state()
+        };
+        for setting in rates.map(VfSetting::MaxTxRate) {
+            if let Some(answer) = self.silicon.lack(&setting, port) {
+                let profile = self.profile();
+                return Err(Refusal::Lacking {
+                    setting,
+                    profile,
+                    answer,
+                });
+            }
+        }
+        Ok(())
+    }
+
+    /// What is guaranteed to VFs has to be there.
     pub(super) fn check_guarantees(&self) -> Result<(), Refusal> {
         let guarantees = self.present().iter().filter_map(|e| e.policy.min_tx_rate);
         let sum = guarantees.map(|min| u64::from(min.0)).sum();
-        let rate = self.port_rate.map(|bps| bps / 1_000_000);
+        let rate = self.port_state().mbps;
         match rate.filter(|rate| sum > *rate) {
             Some(rate) => Err(Refusal::Guarantees { sum, rate }),
             None => Ok(()),
@@ -216,11 +260,14 @@ impl Policy {
     }
 
     fn set_vf(&mut self, vf: VfIndex, settings: &[VfSetting]) -> Result<(), Refusal> {
-        let (silicon, profile, link_up) = (self.silicon, self.profile(), self.link_up());
+        let (silicon, profile, port) = (self.silicon, self.profile(), self.port_state());
         let entry = self.entry_mut(vf)?;
         let mut policy = entry.policy;
         for setting in settings {
-            match silicon.lack(setting, link_up) {
+            match silicon.lack(setting, port) {
+                None if *setting == RESERVED && !silicon.vlan_4095 => {
+                    return Err(SettingError::from(AddrError::Vlan(Vid::RESERVED.get())).into());
+                }
                 None => policy = policy.with(*setting)?,
                 Some(Answer::Ignored) => {}
                 Some(answer) => {

@@ -13,6 +13,7 @@ use crate::entry::Entry;
 use crate::filter_spec::FilterSpec;
 use crate::refusal::Refusal;
 use crate::rss::Rss;
+use crate::vf::VfIndex;
 
 /// Most filters that are named one by one when they go with their VFs.
 const NAMED: usize = 16;
@@ -41,6 +42,9 @@ impl Policy {
             _ if n > total => return Err(Refusal::TooManyVfs { wanted, total }),
             _ if n == now => return Ok(()),
             (0, _) => {
+                for vf in (0..now).map(VfIndex::from) {
+                    self.drop_driver_filters(vf, |_| true)?;
+                }
                 let gone: Vec<_> = self.filters_of_vfs().collect();
                 for spec in gone {
                     self.filter_table.remove(&spec.matches, spec.priority)?;
@@ -84,7 +88,7 @@ impl Policy {
     fn filters_of_vfs(&self) -> impl Iterator<Item = FilterSpec> + '_ {
         let filters = self.filter_table.numbered();
         let specs = filters.map(|filter| filter.spec);
-        specs.filter(|spec| spec.vfs().next().is_some())
+        specs.filter(|spec| spec.vfs().next().is_some() && !self.is_drivers(spec))
     }
 }
 
@@ -93,7 +97,6 @@ mod tests {
     use super::*;
     use crate::config::NicConfig;
     use crate::profile::Profile;
-    use crate::vf::VfIndex;
     use vf_packet::MacAddr;
 
     fn with(policy: &Policy, words: &str) -> Result<Policy, Refusal> {
@@ -125,6 +128,32 @@ mod tests {
         assert_eq!((two.num_vfs(), two.times_enabled()), (2, 1));
         assert!(said(&two, "vf 2 trust on").contains("0 to 1"));
         assert!(!two.link_up_for(VfIndex(2)) && two.link_up_for(VfIndex(1)));
+    }
+
+    /// One that drops names no VF.
+    #[test]
+    fn with_the_vfs_go_the_filters_of_their_drivers() {
+        let mut policy = four();
+        for words in [
+            "vf 1 privilege +INSECURE_FILTERS",
+            "vf 1 request filter add flow-type tcp4 dst-ip 10.0.0.1 dst-port 80 action drop",
+            "vf 1 request filter add flow-type tcp4 dst-ip 10.0.0.1 dst-port 81",
+            "filter add flow-type tcp4 dst-ip 10.0.0.1 dst-port 81 action drop",
+        ] {
+            policy = with(&policy, words).unwrap();
+        }
+        assert_eq!(
+            policy.loses(&Command::SetLink(vec![LinkSetting::NumVfs(0)])),
+            [""; 0]
+        );
+        let none = with(&policy, "link set numvfs 0").unwrap();
+        let left: Vec<_> = none
+            .filter_table()
+            .iter()
+            .map(|spec| spec.to_string())
+            .collect();
+        assert_eq!(left.len(), 1, "the administrator's: {left:?}");
+        assert_eq!(none.saved().filters.len(), 1);
     }
 
     #[test]

@@ -1,0 +1,157 @@
+//! What the switch of the NIC does with tags, with its modes, and with copies.
+
+use vf_model::{DropReason, Header, MacAddr, Path, Profile, Source, SwitchMode, VfIndex};
+
+use crate::any::{frame, parse};
+use crate::host::{Act, Host, Outcome};
+
+/// A guest in a port VLAN has a world of VLANs of its own inside it: 802.1ad on every NIC, and double 802.1Q where the family
+/// does it. A tag that carries a priority only is in the port VLAN like no tag at all.
+#[test]
+fn the_guests_own_tags_pass_inside_its_port_vlan() {
+    let tags_of = |bytes: &[u8]| {
+        let header = Header::parse(bytes).unwrap();
+        header
+            .tags
+            .as_slice()
+            .iter()
+            .map(|tag| (tag.tpid, tag.vid()))
+            .collect::<Vec<_>>()
+    };
+    for (profile, proto) in
+        Profile::all().flat_map(|p| ["802.1Q", "802.1ad"].map(|proto| (p, proto)))
+    {
+        let ports = (0..2).map(|vf| parse(&format!("vf {vf} set vlan 100 proto {proto}")).into());
+        let acts: Vec<Act> = ports.collect();
+        let Ok(()) = Host::like(profile, &[], &[]).act(&acts[0]) else {
+            continue; // its drivers have no such port VLAN
+        };
+        let tpid = if proto == "802.1Q" { 0x8100 } else { 0x88a8 };
+        let one_tag = matches!(profile, Profile::Igb | Profile::Ixgbe);
+        let stacks = !one_tag || proto == "802.1ad";
+        for paths in [[Path::Direct; 4], [Path::Mediated; 4]] {
+            let mut host = Host::like(profile, &acts, &paths);
+            for own in [
+                None,
+                Some((0u16, 5u16)),
+                Some((30, 0)),
+                Some((100, 0)),
+                Some((200, 3)),
+            ] {
+                let mut sent = frame(0, 0);
+                sent[..6].copy_from_slice(&MacAddr::BROADCAST.0);
+                if let Some((vid, priority)) = own {
+                    let [a, b] = (priority << 13 | vid).to_be_bytes();
+                    sent.splice(12..12, [0x81, 0, a, b]);
+                }
+                let what = format!("{profile} {proto} {own:?}");
+                let inside = tags_of(&sent);
+                let passes = stacks || own.is_none_or(|(vid, _)| vid == 0);
+                let outcome = host.send(Source::Vf(VfIndex(0)), &sent);
+                if !passes {
+                    assert_eq!(outcome.drops, [DropReason::TaggedOnPortVlan], "{what}");
+                    continue;
+                }
+                // The sibling in the port VLAN gets what was sent, the wire and the trunks see the tag in front.
+                let on_wire = outcome.wire.unwrap();
+                assert_eq!(outcome.vfs[&1], sent, "{what}");
+                assert_eq!(outcome.vfs[&2], on_wire, "{what}");
+                assert_eq!(
+                    tags_of(&on_wire),
+                    [&[(tpid, 100)], &inside[..]].concat(),
+                    "{what}"
+                );
+                // And back.
+                let outcome = host.send(Source::Wire, &on_wire);
+                assert_eq!(outcome.vfs[&0], sent, "{what}");
+            }
+        }
+    }
+}
+
+#[test]
+fn hwmode_decides_what_passes_the_port() {
+    for (mode, link, from_vf, from_wire) in [
+        ("veb", "up", (true, false), true),
+        ("veb", "down", (false, false), false),
+        ("vepa", "up", (false, true), true),
+        ("vepa", "down", (false, false), false),
+        ("floating", "up", (true, false), false),
+        ("floating", "down", (true, false), false),
+    ] {
+        for paths in [[Path::Direct; 4], [Path::Mediated; 4]] {
+            let words = [
+                format!("link set hwmode {mode}"),
+                format!("link set {link}"),
+            ];
+            let acts: Vec<Act> = words.iter().map(|words| parse(words).into()).collect();
+            let mut host = Host::new(&acts, &paths);
+            let sent = host.send(Source::Vf(VfIndex(0)), &frame(1, 0));
+            let what = format!("{mode} {link} {paths:?}");
+            assert_eq!(
+                (!sent.vfs.is_empty(), sent.wire.is_some()),
+                from_vf,
+                "{what}"
+            );
+            let came = host.send(Source::Wire, &frame(1, 9));
+            assert_eq!(!came.vfs.is_empty(), from_wire, "{what}");
+        }
+    }
+    let host = |profile| Host::like(profile, &[], &[]);
+    let refused = host(Profile::Ixgbe).act(&parse("link set hwmode floating").into());
+    let says = refused.unwrap_err().to_string();
+    assert!(
+        says.starts_with("hwmode floating: ixgbe has veb, vepa"),
+        "{says}"
+    );
+    assert!(
+        host(Profile::Siena)
+            .act(&parse("link set hwmode veb").into())
+            .is_err()
+    );
+    assert_eq!(host(Profile::Siena).policy.switch_mode(), SwitchMode::None);
+}
+
+#[test]
+fn what_the_adjacent_bridge_reflects_is_kept_from_its_sender() {
+    let mut broadcast = frame(0, 0);
+    broadcast[..6].copy_from_slice(&MacAddr::BROADCAST.0);
+    for (mode, heard) in [("vepa", vec![1, 2, 3]), ("veb", vec![0, 1, 2, 3])] {
+        let mode = parse(&format!("link set hwmode {mode}"));
+        let mut host = Host::new(&[mode.into()], &[]);
+        let reflected = host.send(Source::Wire, &broadcast);
+        assert_eq!(reflected.vfs.into_keys().collect::<Vec<_>>(), heard);
+    }
+}
+
+/// C.2 #14: what is dropped where it is sent, or reaches nobody, is not mirrored.
+#[test]
+fn a_mirror_shows_what_passes_and_nothing_else() {
+    for paths in [[Path::Direct; 4], [Path::Mediated; 4]] {
+        let mut host = Host::new(&[parse("vf 0 set mirror 3").into()], &paths);
+        let seen = |outcome: &Outcome| outcome.vfs.contains_key(&3);
+        assert!(seen(&host.send(Source::Vf(VfIndex(0)), &frame(1, 0))));
+        assert!(seen(&host.send(Source::Vf(VfIndex(1)), &frame(0, 1))));
+        assert!(seen(&host.send(Source::Wire, &frame(0, 9))));
+        assert!(!seen(&host.send(Source::Vf(VfIndex(1)), &frame(2, 1))));
+        assert!(
+            !seen(&host.send(Source::Vf(VfIndex(0)), &frame(1, 9))),
+            "spoofed"
+        );
+        host.act(&parse("link set down").into()).unwrap();
+        host.act(&parse("vf 0 set state enable").into()).unwrap();
+        host.act(&parse("vf 3 set state enable").into()).unwrap();
+        assert!(
+            !seen(&host.send(Source::Vf(VfIndex(0)), &frame(77, 0))),
+            "nowhere"
+        );
+        for wrong in [
+            "vf 0 set mirror 0",
+            "vf 0 set mirror 9",
+            "vf 3 set vlan 10",
+            "vf 3 set bridge on",
+        ] {
+            assert!(host.act(&parse(wrong).into()).is_err(), "{wrong}");
+        }
+    }
+}
