@@ -55,7 +55,7 @@ pub fn nearest<'a>(got: &str, words: impl Iterator<Item = &'a str>) -> Option<&'
     let got: String = got.chars().take(64).flat_map(char::to_lowercase).collect();
     let likeness = |word: &str| {
         let word = word.to_lowercase();
-        if got.split(['_', '-']).any(|part| part == word) || got.len() > 2 && word.starts_with(&got)
+        if got.split('_').any(|part| part == word) || got.len() > 2 && word.starts_with(&got)
         {
             return 1.0;
         }
@@ -154,7 +154,6 @@ mod tests {
         const KEYS: &str = "mac, vlan, spoofchk, state, max_tx_rate or path, each with a value";
         for (got, meant) in [
             ("link_state", Some("state")),
-            ("link-state", Some("state")),
             ("max-tx-rate", Some("max_tx_rate")),
             ("vlna", Some("vlan")),
             ("VLAN", Some("vlan")),

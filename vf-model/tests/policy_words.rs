@@ -478,7 +478,11 @@ fn a_filter_names_a_queue_that_a_vf_of_the_family_has() {
             Some("action 2: EINVAL, the queues of a VF of igb are 0 to 1"),
         ),
         (Profile::Ixgbe, 15, None),
-        (Profile::Ixgbe, 16, Some("action N is a queue, 0 to 15")),
+        (
+            Profile::Ixgbe,
+            16,
+            Some("action 16: EINVAL, the queues of a VF of ixgbe are 0 to 15"),
+        ),
     ] {
         let words = format!("filter add flow-type ether proto 0x88b5 vf 1 action {queue}");
         let said = like(profile).with(&command(&words));
