@@ -55,8 +55,7 @@ pub fn nearest<'a>(got: &str, words: impl Iterator<Item = &'a str>) -> Option<&'
     let got: String = got.chars().take(64).flat_map(char::to_lowercase).collect();
     let likeness = |word: &str| {
         let word = word.to_lowercase();
-        if got.split('_').any(|part| part == word) || got.len() > 2 && word.starts_with(&got)
-        {
+        if got.split('_').any(|part| part == word) || got.len() > 2 && word.starts_with(&got) {
             return 1.0;
         }
         strsim::normalized_damerau_levenshtein(&got, &word)
