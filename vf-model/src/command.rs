@@ -18,7 +18,7 @@ use crate::rss_context::RssContextOp;
 use crate::switch_mode::SwitchMode;
 use crate::vf::{SETTING_KEYS, SettingKey, VfIndex, VfRange, VfSetting};
 use crate::vf_filter::{VfFilter, VfFilterRange};
-use crate::words::{Words, number};
+use crate::words::{Words, allowed_words, nearest, number};
 
 /// A change to a NIC. Its `Display` is the words it is parsed from.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -187,6 +187,9 @@ impl Command {
     }
 }
 
+/// What `link set` can set.
+const LINK_SETTINGS: &str = "up, down, carrier, mtu, numvfs, hwmode, netem, flap or vf";
+
 impl<S: AsRef<str>> Words<'_, S> {
     /// `set`, and which NIC is meant: with `dev` in front, or without if more follows, as in ip-link(8).
     fn link_device(&mut self) -> Result<Option<String>, Refusal> {
@@ -194,26 +197,34 @@ impl<S: AsRef<str>> Words<'_, S> {
             "set" => {}
             other => return Err(Refusal::word("link", other, "set")),
         }
-        match self.peek() {
-            Some("dev") => {
+        let is_setting = |word: &str| {
+            matches!(
+                word,
+                "up" | "down"
+                    | "carrier"
+                    | "mtu"
+                    | "numvfs"
+                    | "sriov_numvfs"
+                    | "hwmode"
+                    | "vf"
+                    | "flap"
+                    | "rate"
+            ) || begins_netem(word)
+        };
+        let is_nearly_setting = |word| nearest(word, allowed_words(LINK_SETTINGS)).is_some();
+        match (self.peek(), self.peek_second()) {
+            (Some("dev"), _) => {
                 self.next("dev")?;
             }
-            Some(
-                "up" | "down" | "carrier" | "mtu" | "numvfs" | "sriov_numvfs" | "hwmode" | "vf"
-                | "flap" | "rate",
-            )
-            | None => {
-                return Ok(None);
-            }
-            Some(word) if begins_netem(word) => return Ok(None),
-            Some(_) if self.left() == 1 => return Ok(None),
-            Some(_) => {}
+            // What is nearly a setting is meant for one, unless one follows.
+            (Some(word), Some(next))
+                if !is_setting(word) && (is_setting(next) || !is_nearly_setting(word)) => {}
+            _ => return Ok(None),
         }
         Ok(Some(self.next("the name of a NIC")?.to_owned()))
     }
 
     fn link_command(&mut self) -> Result<Command, Refusal> {
-        const SETTINGS: &str = "up, down, carrier, mtu, numvfs, hwmode, netem, flap or vf";
         const COUNT: &str = "how many VFs there are to be, or 0 for none";
         match self.peek() {
             Some(word) if begins_netem(word) || word == "rate" => {
@@ -231,7 +242,7 @@ impl<S: AsRef<str>> Words<'_, S> {
         }
         let mut settings = Vec::new();
         while settings.is_empty() || !self.is_done() {
-            settings.push(match self.next(SETTINGS)? {
+            settings.push(match self.next(LINK_SETTINGS)? {
                 "up" => LinkSetting::Up(true),
                 "down" => LinkSetting::Up(false),
                 "carrier" => match self.next("on or off")? {
@@ -251,7 +262,7 @@ impl<S: AsRef<str>> Words<'_, S> {
                 "hwmode" if settings.is_empty() => {
                     return Ok(Command::SetSwitchMode(self.switch_mode()?));
                 }
-                other => return Err(Refusal::word("link set", other, SETTINGS)),
+                other => return Err(Refusal::word("link set", other, LINK_SETTINGS)),
             });
         }
         Ok(Command::SetLink(settings))
@@ -653,6 +664,8 @@ mod tests {
                 "mtu '70000000000': 68 to 9216 bytes, 0",
             ),
             ("link set sriov_numvfs 4", "did you mean 'numvfs'?"),
+            ("link set mtuu 1500", "link set 'mtuu': did you mean 'mtu'?"),
+            ("link set donw", "link set 'donw': did you mean 'down'?"),
             ("link set numvfs -1", "numvfs '-1': how many VFs"),
             ("link set mtu", "mtu: 68 to 9216 bytes must follow"),
             ("link set dev", "dev: the name of a NIC must follow"),

@@ -233,7 +233,7 @@ impl FromStr for Flap {
 
     /// `up TIME down TIME`.
     fn from_str(text: &str) -> Result<Flap, NetemError> {
-        const WANTS: &str = "it is 'up TIME down TIME', each 1ms to an hour, or 'none'";
+        const WANTS: &str = "it is 'up TIME down TIME', each 1ms to 3600s, or 'none'";
         let time = |text: &str| Duration::parse(text).map(|Duration(time)| time);
         let time = |text: &str| time(text).filter(|time| *time >= LEAST_FLAP);
         let words: Vec<_> = text.split_whitespace().collect();

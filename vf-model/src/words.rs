@@ -42,7 +42,7 @@ fn did_you_mean(got: &str, allowed: &'static str) -> String {
 }
 
 /// The words in what is allowed, as a refusal has it: `add, del or flush`. What has several words there describes one.
-fn allowed_words(allowed: &'static str) -> impl Iterator<Item = &'static str> {
+pub(crate) fn allowed_words(allowed: &'static str) -> impl Iterator<Item = &'static str> {
     let all = allowed.split(", ").flat_map(|part| part.split(" or "));
     all.filter(|word| !word.is_empty() && !word.contains(' '))
 }
@@ -55,7 +55,9 @@ pub fn nearest<'a>(got: &str, words: impl Iterator<Item = &'a str>) -> Option<&'
     let got: String = got.chars().take(64).flat_map(char::to_lowercase).collect();
     let likeness = |word: &str| {
         let word = word.to_lowercase();
-        if got.split('_').any(|part| part == word) || got.len() > 2 && word.starts_with(&got) {
+        let around = got.split('_').any(|part| part == word);
+        let behind = word.len() > 3 && got.ends_with(&word);
+        if around || behind || got.len() > 2 && word.starts_with(&got) {
             return 1.0;
         }
         strsim::normalized_damerau_levenshtein(&got, &word)
@@ -90,11 +92,6 @@ impl<'a, S: AsRef<str>> Words<'a, S> {
         }
     }
 
-    /// How many are left.
-    pub(crate) fn left(&self) -> usize {
-        self.rest.len()
-    }
-
     pub(crate) fn is_done(&self) -> bool {
         self.rest.len() == 0
     }
@@ -113,6 +110,11 @@ impl<'a, S: AsRef<str>> Words<'a, S> {
         };
         self.last = on_a_line(word);
         Ok(word)
+    }
+
+    /// The word behind the next.
+    pub(crate) fn peek_second(&self) -> Option<&'a str> {
+        self.rest.as_slice().get(1).map(S::as_ref)
     }
 
     /// All that are left.
@@ -153,6 +155,7 @@ mod tests {
         const KEYS: &str = "mac, vlan, spoofchk, state, max_tx_rate or path, each with a value";
         for (got, meant) in [
             ("link_state", Some("state")),
+            ("linkstate", Some("state")),
             ("max-tx-rate", Some("max_tx_rate")),
             ("vlna", Some("vlan")),
             ("VLAN", Some("vlan")),
