@@ -126,8 +126,16 @@ impl Stage {
             while self.listener.accept().is_ok() {}
             *self.process.borrow_mut() = Process::start(&self.subject)?;
         }
-        let came = self.again(config, rules)?;
-        came.ok_or_else(|| Failure::Wrong(format!("no front end came within {:?}", self.patience)))
+        if let Some(session) = self.again(config, rules)? {
+            return Ok(session);
+        }
+        let mut process = self.process.borrow_mut();
+        Err(
+            match process.as_mut().map(Process::exited).transpose()?.flatten() {
+                Some(ended) => Failure::Ended(ended),
+                None => Failure::Wrong(format!("no front end came within {:?}", self.patience)),
+            },
+        )
     }
 
     /// The front end that comes by itself, if it does.

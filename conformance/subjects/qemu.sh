@@ -4,6 +4,10 @@
 #
 #   qemu.sh SOCKET
 set -euo pipefail
-exec "${QEMU:-qemu-system-x86_64}" -display none -nodefaults -machine q35 -m 256 \
+qemu=${QEMU:-qemu-system-x86_64}
+# From QEMU 9.2 on it is said in milliseconds.
+again=reconnect-ms=1000
+"$qemu" --version | grep -Eq 'version ([0-8]\.|9\.[01])' && again=reconnect=1
+exec "$qemu" -display none -nodefaults -machine q35 -m 256 \
     -object memory-backend-memfd,id=m,size=256M,share=on -numa node,memdev=m \
-    -chardev "socket,id=c,path=$1,reconnect=1" -netdev vhost-user,id=n,chardev=c -device virtio-net-pci,netdev=n,bootindex=0
+    -chardev "socket,id=c,path=$1,$again" -netdev vhost-user,id=n,chardev=c -device virtio-net-pci,netdev=n,bootindex=0

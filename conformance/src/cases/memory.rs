@@ -2,9 +2,12 @@
 
 use std::os::fd::AsFd;
 
-use crate::bench::Bench;
+use vm_memory::Bytes;
+
+use crate::bench::{Bench, Link};
 use crate::case::{Case, Level, Need};
 use crate::verdict::{Failure, Seen, ensure};
+use vf_guest::driver::Buffer;
 use vf_guest::memory::{GUEST_BASE, GuestMemory, RegionLayout};
 use vf_guest::message::{self, protocol, request};
 use vf_guest::net::NetConfig;
@@ -139,6 +142,46 @@ pub(super) const CASES: &[Case] = &[
             }
             let frame = link.frame(300);
             link.pass(&frame)?;
+            Ok(Seen::Conforms)
+        },
+    },
+    Case {
+        id: "mem/removed-is-gone",
+        level: Level::Must,
+        needs: &[SLOTS, Need::Delivery],
+        source: "VU REM_MEM_REG",
+        sent: "A frame in a region that was added while rings run, and another one there when the region has been removed.",
+        expected: "The first arrives, the second does not: the region is unmapped.",
+        run: |bench| {
+            let mut link = bench.link(&NetConfig::default())?;
+            let at = GUEST_BASE + (1 << 40);
+            let extra = GuestMemory::with_regions(&[region(at, PAGE)], true)?;
+            let send = |link: &mut Link| {
+                let frame = link.frame(300);
+                let bytes = [&vec![0; link.tx.header_len()][..], &frame].concat();
+                let slice = extra.slice(at, bytes.len());
+                let written = slice.is_some_and(|slice| slice.write_slice(&bytes, 0).is_ok());
+                ensure(written, "memory of our own cannot be written")?;
+                let buffer = Buffer {
+                    addr: at,
+                    len: bytes.len() as u32,
+                    writable: false,
+                };
+                let added = link.tx.tx_ring(0).queue.add(&[buffer]);
+                ensure(added.is_some(), "the chain does not fit the ring")?;
+                link.tx.kick();
+                Ok::<_, Failure>(frame)
+            };
+            if let Some(front) = link.tx.frontend() {
+                front.add_mem_region(&extra.regions()[0])?;
+            }
+            let frame = send(&mut link)?;
+            link.expect(&frame)?;
+            if let Some(front) = link.tx.frontend() {
+                front.remove_mem_region(&extra.regions()[0])?;
+            }
+            let frame = send(&mut link)?;
+            link.expect_nothing(&frame)?;
             Ok(Seen::Conforms)
         },
     },

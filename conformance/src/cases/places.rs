@@ -1,6 +1,5 @@
 //! Where rings and buffers lie in guest memory, and where a ring goes on that others have used before.
 
-use std::os::fd::BorrowedFd;
 use std::time::{Duration, Instant};
 
 use vm_memory::Bytes;
@@ -12,7 +11,6 @@ use crate::cases::ring::SPLIT;
 use crate::verdict::{Failure, Seen, ensure};
 use vf_guest::driver::{Buffer, DESC_NEXT, DESC_WRITE, Desc, Format};
 use vf_guest::frontend::{Frontend, FrontendError};
-use vf_guest::memory::Region;
 use vf_guest::message::{self, protocol, request};
 use vf_guest::net::{NetConfig, NetDevice, NetHeader, feature};
 
@@ -254,7 +252,7 @@ pub(super) const CASES: &[Case] = &[
         level: Level::Text,
         needs: &[],
         source: "VU SET_MEM_TABLE",
-        sent: "Rings in one region and buffers in another, SET_MEM_TABLE with the higher one first, and frames.",
+        sent: "Rings in one region and buffers in four that meet, SET_MEM_TABLE with the highest first, and frames.",
         expected: "They pass, or the table is refused: no order is asked for, and what is accepted is to be used.",
         run: |bench| {
             let config = NetConfig {
@@ -264,12 +262,22 @@ pub(super) const CASES: &[Case] = &[
             let (mut front, mut net) = bench.negotiated(&config)?;
             front.set_features(net.features())?;
             let memory = net.memory().clone();
-            let reversed = || memory.regions().iter().rev();
-            let entries: Vec<Vec<u8>> = reversed()
-                .map(Region::layout)
-                .map(|at| message::region(at.guest_addr, at.size, at.user_addr, at.mmap_offset))
-                .collect();
-            let fds: Vec<BorrowedFd<'_>> = reversed().map(Region::fd).collect();
+            let (mut entries, mut fds) = (Vec::new(), Vec::new());
+            for (region, parts) in memory.regions().iter().zip([1, 4]) {
+                let all = region.layout();
+                let each = (all.size / parts).next_multiple_of(PAGE);
+                for start in (0..all.size).step_by(each as usize) {
+                    entries.push(message::region(
+                        all.guest_addr + start,
+                        each.min(all.size - start),
+                        all.user_addr + start,
+                        all.mmap_offset + start,
+                    ));
+                    fds.push(region.fd());
+                }
+            }
+            entries.reverse();
+            fds.reverse();
             match front.set(request::SET_MEM_TABLE, &message::mem_table(&entries), &fds) {
                 Err(FrontendError::Nack { .. }) => return Ok(Seen::Refused),
                 Err(FrontendError::Closed) => return Ok(Seen::Closed),

@@ -47,13 +47,27 @@ pub(super) const CASES: &[Case] = &[
                 drop(link.tx.take_frontend());
                 let frame = link.frame(500);
                 link.tx.send(0, &NetHeader::default(), &frame)?;
-                // Published, not kicked: the ring of the new session starts only once it is
-                // enabled, and nothing may be discarded before.
+                // Enabled before it is kicked: what is in a ring that runs and is disabled is to be discarded.
                 link.tx.tx_ring(0).queue.publish();
                 if let Some(kick) = &link.tx.tx_ring(0).kick {
                     kick.drain();
                 }
-                link.tx.resume(bench.connect()?, &config)?;
+                let mut front = bench.connect()?;
+                let same = NetConfig {
+                    features: link.tx.features(),
+                    ..config.clone()
+                };
+                vf_guest::net::negotiate(&mut front, &same)?;
+                front.set_features(same.features)?;
+                front.set_memory(link.tx.memory().regions())?;
+                for index in 0..link.tx.rings() {
+                    link.tx.place_ring(&mut front, index)?;
+                    if link.tx.has(feature::PROTOCOL_FEATURES) {
+                        front.set_vring_enable(index, true)?;
+                    }
+                    link.tx.start_ring(&mut front, index)?;
+                }
+                link.tx.adopt(front);
                 link.sent()?;
                 link.expect(&frame)?;
             }

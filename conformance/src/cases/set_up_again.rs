@@ -55,30 +55,41 @@ pub(super) const CASES: &[Case] = &[
         level: Level::Text,
         needs: &[F30, Need::Protocol(protocol::RESET_DEVICE, "RESET_DEVICE")],
         source: "VU RESET_DEVICE",
-        sent: "RESET_DEVICE while rings run, then a frame in the send ring, kicked, and a broadcast for the receive ring.",
-        expected: "Neither ring is touched: all rings are disabled and all state is as in the beginning.",
+        sent: "RESET_DEVICE while rings run, then a frame in the send ring, kicked, and a broadcast for the receive ring; the same after SET_FEATURES.",
+        expected: "Neither ring is touched: all rings are disabled and all state is as in the beginning, so that they have to be set up again.",
         run: |bench| {
             let mut config = NetConfig::default();
             config.protocol_features |= protocol::RESET_DEVICE;
             let mut link = bench.link(&config)?;
             let frame = link.frame(100);
             link.pass(&frame)?;
-            if let Some(front) = link.tx.frontend() {
-                front.set(request::RESET_DEVICE, &[], &[])?;
-            }
+            let features = link.tx.features();
             let before = given_back(&mut link.tx);
-            let frame = link.frame(100);
-            link.send(&frame)?;
-            if let Some(peer) = &mut link.rx {
-                peer.send(0, &NetHeader::default(), &[0xff; 60])?;
-                peer.kick();
+            for request in [request::RESET_DEVICE, request::SET_FEATURES] {
+                if let Some(front) = link.tx.frontend() {
+                    match request {
+                        request::RESET_DEVICE => front.set(request, &[], &[])?,
+                        _ => front.set_features(features)?,
+                    }
+                }
+                let frame = link.frame(100);
+                link.tx.send(0, &NetHeader::default(), &frame)?;
+                if let Some(peer) = &mut link.rx {
+                    peer.send(0, &NetHeader::default(), &[0xff; 60])?;
+                    peer.kick();
+                }
+                let ring = link.tx.tx_ring(0);
+                ring.queue.publish();
+                if let Some(kick) = &ring.kick {
+                    kick.signal();
+                }
+                std::thread::sleep(QUIET);
+                let after = given_back(&mut link.tx);
+                ensure(
+                    before == after,
+                    format_args!("used indices of the rings went from {before:?} to {after:?}"),
+                )?;
             }
-            std::thread::sleep(QUIET);
-            let after = given_back(&mut link.tx);
-            ensure(
-                before == after,
-                format_args!("used indices of the rings went from {before:?} to {after:?}"),
-            )?;
             Ok(Seen::Conforms)
         },
     },

@@ -200,8 +200,8 @@ pub(super) const CASES: &[Case] = &[
         level: Level::Model,
         needs: &[ADMIN, Need::Control, CTRL_RX, Need::Peer],
         source: "ip-link(8) trust; Linux ixgbe (IXGBEVF_XCAST_MODE_ALLMULTI needs trust)",
-        sent: "All-multicast mode of a VF that is not trusted, and of one that is, and frames to a group that it has not listed.",
-        expected: "They arrive with trust alone.",
+        sent: "All-multicast mode of a VF that is not trusted, and of one that is, which then leaves it, and frames to a group that it has not listed.",
+        expected: "They arrive with trust alone, and only in that mode.",
         run: |bench| {
             const GROUP: [u8; 6] = [0x01, 0, 0x5e, 0, 0, 0x17];
             for (trust, arrives) in [("off", false), ("on", true)] {
@@ -209,6 +209,8 @@ pub(super) const CASES: &[Case] = &[
                 let mut link = controlled(bench)?;
                 command(link.receiver(), &[0, 1, 1], 0)?;
                 to(&mut link, GROUP, arrives)?;
+                obeyed(link.receiver(), &[0, 1, 0])?;
+                to(&mut link, GROUP, false)?;
             }
             Ok(Seen::Conforms)
         },
