@@ -14,6 +14,7 @@ use super::distance::{pin, round_trip};
 use super::frame::{HEAD, MAX_FLOWS};
 use super::generator::Generator;
 use super::packed::Packed;
+use super::page;
 use super::plan::{Layout, LoadPlan, Mode, Touch};
 use super::plot;
 use super::port::{Port, PortConfig, PortError};
@@ -191,6 +192,9 @@ pub struct Bench {
     /// Draw them, as SVG
     #[arg(long, value_name = "FILE", help_heading = "Results")]
     plot: Option<PathBuf>,
+    /// Write a page with all that is printed and drawn, as HTML
+    #[arg(long, value_name = "FILE", help_heading = "Results")]
+    report: Option<PathBuf>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -227,7 +231,7 @@ impl Bench {
     pub fn run(&self, out: &mut impl Write) -> Result<(), BenchError> {
         self.check().map_err(BenchError::Usage)?;
         // What cannot be kept is told before it is measured.
-        for file in [&self.json, &self.plot].into_iter().flatten() {
+        for file in [&self.json, &self.plot, &self.report].into_iter().flatten() {
             let opened = OpenOptions::new().create(true).append(true).open(file);
             opened.map_err(|error| BenchError::Output {
                 file: file.clone(),
@@ -557,6 +561,14 @@ impl Bench {
             plot::draw(record, file).map_err(|error| BenchError::Output {
                 file: file.clone(),
                 error,
+            })?;
+        }
+        if let Some(file) = &self.report {
+            let page = page::html(record, &headline(record));
+            let written = page.and_then(|page| Ok(std::fs::write(file, page)?));
+            written.map_err(|error| BenchError::Output {
+                file: file.clone(),
+                error: error.to_string(),
             })?;
         }
         Ok(())

@@ -41,6 +41,7 @@ mod distance;
 mod frame;
 mod generator;
 mod packed;
+mod page;
 mod plan;
 mod plot;
 mod port;

@@ -33,24 +33,34 @@ type Drawn = Result<(), String>;
 
 /// Writes an SVG file with a panel for rates and one for latencies, whichever there are.
 pub(super) fn draw(record: &Record, file: &Path) -> Drawn {
+    std::fs::write(file, svg(record)?).map_err(text)
+}
+
+/// The same as text.
+pub(super) fn svg(record: &Record) -> Result<String, String> {
     let rates = Rates::of(record);
     let latencies = latencies(record);
     let panels = usize::from(!rates.bars.is_empty()) + usize::from(!latencies.is_empty());
     if panels == 0 {
         return Err("there is nothing to draw: no frame has arrived".into());
     }
-    let all = SVGBackend::new(file, (SIZE.0, SIZE.1 * panels as u32)).into_drawing_area();
-    all.fill(&WHITE).map_err(text)?;
-    let mut areas = all.split_evenly((panels, 1)).into_iter();
-    if !rates.bars.is_empty()
-        && let Some(area) = areas.next()
+    let mut svg = String::new();
+    let size = (SIZE.0, SIZE.1 * panels as u32);
     {
-        rates.draw(record, &area)?;
+        let all = SVGBackend::with_string(&mut svg, size).into_drawing_area();
+        all.fill(&WHITE).map_err(text)?;
+        let mut areas = all.split_evenly((panels, 1)).into_iter();
+        if !rates.bars.is_empty()
+            && let Some(area) = areas.next()
+        {
+            rates.draw(record, &area)?;
+        }
+        if let Some(area) = areas.next() {
+            draw_latencies(record, &latencies, &area)?;
+        }
+        all.present().map_err(text)?;
     }
-    if let Some(area) = areas.next() {
-        draw_latencies(record, &latencies, &area)?;
-    }
-    all.present().map_err(text)
+    Ok(svg)
 }
 
 fn text(error: impl std::fmt::Display) -> String {
@@ -293,6 +303,16 @@ mod tests {
             "99.9 %",
         ] {
             assert!(svg.lines().any(|line| line.trim() == text), "{text}");
+        }
+        let page = super::super::page::html(&record(&runs), "2 ports <of> it").unwrap();
+        for text in [
+            "<h1>a switch</h1>",
+            "2 ports &lt;of&gt; it",
+            "14.750",
+            "14.75 g",
+            "round trip",
+        ] {
+            assert!(page.contains(text), "{text}: {page}");
         }
         let nothing = draw(&record(&[]), &file).unwrap_err();
         assert!(nothing.contains("nothing to draw"), "{nothing}");
