@@ -69,7 +69,7 @@ pub(crate) fn run_experiment(args: &cli::Experiment) -> Result<(), Failure> {
     // Whoever has started guests ends them, too.
     let stop = plans.iter().any(|plan| plan.guests != Guests::Embedded);
     let stop = stop.then(signals).transpose()?;
-    let made_by = made_by();
+    let made_by = made_by(clocks.contains(&ClockMode::Wall));
     let mut series = match plans.as_slice() {
         [plan] => {
             let mut progress = Progress::new();
@@ -113,9 +113,13 @@ pub(crate) fn run_experiment(args: &cli::Experiment) -> Result<(), Failure> {
     Ok(())
 }
 
-/// This build on this machine.
-fn made_by() -> Provenance {
-    Provenance::here(env!("CARGO_PKG_VERSION"), option_env!("VFNIC_COMMIT"))
+/// This build on this machine, and how busy that is if what it makes takes the time of the wall clock.
+fn made_by(wall_clock: bool) -> Provenance {
+    Provenance::here(
+        env!("CARGO_PKG_VERSION"),
+        option_env!("VFNIC_COMMIT"),
+        wall_clock,
+    )
 }
 
 /// The files that were asked for.
@@ -281,7 +285,7 @@ pub(crate) fn run_scenario(command: cli::Scenario) -> Result<(), Failure> {
         print(&scenario::text(&outcome))?;
     }
     if let Some(file) = &args.report {
-        write(file, &scenario::html(&outcome, &made_by()))?;
+        write(file, &scenario::html(&outcome, &made_by(false)))?;
     }
     let mut wrong: Vec<String> = outcome.failed().map(ToString::to_string).collect();
     wrong.extend(outcome.faults);

@@ -13,17 +13,19 @@ pub struct Provenance {
     pub commit: Option<String>,
     /// The CPU, how many, and the kernel.
     pub machine: String,
-    /// How many threads wanted a CPU, on average over the last minute, when this was read.
+    /// How many threads wanted a CPU, on average over the last minute, when this was read; left out where time is virtual, so that two equal runs
+    /// have equal outcomes.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub load: Option<f64>,
 }
 
 impl Provenance {
-    /// This machine as it is now, and this build.
+    /// This machine, how busy it is now if that tells in the outcome, and this build.
     #[must_use]
-    pub fn here(version: &str, commit: Option<&str>) -> Provenance {
+    pub fn here(version: &str, commit: Option<&str>, wall_clock: bool) -> Provenance {
         let cpuinfo = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-        let load = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
+        let load = wall_clock.then(|| std::fs::read_to_string("/proc/loadavg"));
+        let load = load.and_then(Result::ok).unwrap_or_default();
         let cpus = std::thread::available_parallelism().map_or(1, usize::from);
         let uname = rustix::system::uname();
         Provenance {
@@ -70,7 +72,8 @@ mod tests {
             "A CPU: fast"
         );
         assert_eq!(cpu(""), "unknown CPU");
-        let here = Provenance::here("1.2.3", Some("abc"));
+        let here = Provenance::here("1.2.3", Some("abc"), false);
+        assert_eq!(here.load, None);
         let text = here.to_string();
         assert!(text.starts_with("vfnic 1.2.3 (abc) on "), "{text}");
         assert!(text.contains("Linux"), "{text}");
