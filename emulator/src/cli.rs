@@ -4,6 +4,7 @@ mod complete;
 mod guest;
 #[cfg(feature = "lab")]
 mod lab;
+mod netns;
 mod show;
 
 use std::path::PathBuf;
@@ -21,6 +22,8 @@ pub use lab::{
     ClockChoice, Demo, Experiment, GuestsWord, ProfileWord, RunClock, Scenario, ScenarioRun,
     VirtualClock, Which,
 };
+use netns::NETNS_HELP;
+pub use netns::Netns;
 use show::SHOW_HELP;
 #[cfg(feature = "top")]
 pub use show::Top;
@@ -69,6 +72,7 @@ impl Command {
             | Command::Monitor(Monitor { at, .. })
             | Command::Check { at, .. }
             | Command::Guest(Guest { at, .. })
+            | Command::Netns { at, .. }
             | Command::Batch { at, .. } => Some(at),
             #[cfg(feature = "top")]
             Command::Top(Top { at, .. }) => Some(at),
@@ -105,6 +109,16 @@ pub enum Command {
     /// Print what to paste to have a guest on a VF: QEMU's command line, libvirt's XML, or what others want
     #[command(after_help = GUEST_HELP)]
     Guest(Guest),
+    /// Have a network namespace on a VF, as a container is, in place of a VM: a network device there is the VF
+    #[command(after_help = NETNS_HELP)]
+    Netns {
+        /// Which NIC.
+        #[command(flatten)]
+        at: Target,
+        /// What to do.
+        #[command(subcommand)]
+        command: Netns,
+    },
     /// Show settings, counters and utilisation
     #[command(after_help = SHOW_HELP)]
     Show(ShowAll),

@@ -28,5 +28,5 @@ pub use vf_lab::{
 };
 pub use vf_nic::{
     capture, clock, config, control, instance, log, metrics, panics, plane, queue, sandbox, server,
-    state_file, thread, tournament, uplink, watch,
+    state_file, tap_port, thread, tournament, uplink, watch,
 };

@@ -13,6 +13,7 @@ mod guest;
 #[cfg(feature = "lab")]
 mod lab;
 mod monitor;
+mod netns;
 mod pages;
 mod profile;
 #[cfg(feature = "lab")]
@@ -108,7 +109,7 @@ fn carry_out(cli: Cli) -> Result<(), Failure> {
         (_, None) if nic.is_none() && ctl.is_none() => (None, None),
         _ => {
             return Err(usage(
-                "--nic is for show, top, guest, vf, filter, link, bridge, fdb, why, capture, monitor, check and batch, and --ctl for those, save, extcap and run",
+                "--nic is for show, top, guest, netns, vf, filter, link, bridge, fdb, why, capture, monitor, check and batch, and --ctl for those, save, extcap and run",
             ));
         }
     };
@@ -124,6 +125,9 @@ fn carry_out(cli: Cli) -> Result<(), Failure> {
         cli::Command::Show(args) => show::show_all(&running(ctl)?, nic.as_deref(), &args),
         #[cfg(feature = "top")]
         cli::Command::Top(args) => top::top(&running(ctl)?, nic, &args),
+        cli::Command::Netns { command, .. } => {
+            netns::netns(&running(ctl)?, nic.as_deref(), &command)
+        }
         cli::Command::Save { .. } => save(&running(ctl)?),
         cli::Command::Vf { words, .. } => self::command(&running(ctl)?, nic, "vf", words),
         cli::Command::Filter { command, .. } => filter(&running(ctl)?, nic, command),

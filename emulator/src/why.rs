@@ -1,14 +1,10 @@
 //! `vfnic why`: asks a running NIC about one frame, or about those of a capture. Judges nothing itself.
 
-use std::fs::File;
-use std::io::Read;
 use std::path::Path;
 
-use pcap_file::PcapError;
-use pcap_file::pcap::PcapReader;
-use pcap_file::pcapng::{Block, PcapNgReader};
 use serde::Serialize;
 use vf_model::HEAD_LEN;
+use vfnic::capture::read::read;
 use vfnic::cli;
 use vfnic::control::why::Why;
 use vfnic::control::{NicCommand, Request, Response, ask};
@@ -24,13 +20,12 @@ pub(crate) fn ask_why(ctl: &Path, nic: Option<String>, args: &cli::Why) -> Resul
             false => why.to_string(),
         });
     };
-    let said = |e: String| usage(format!("{}: {e}", file.display()));
-    let frames = File::open(file).map_err(|e| said(e.to_string()))?;
-    let frames = read(frames).map_err(|e| said(e.to_string()))?;
+    let frames = read(file).map_err(usage)?;
     if let Some(n) = args.packet
         && !(1..=frames.len()).contains(&n)
     {
-        return Err(said(format!("there are {} packets in it", frames.len())));
+        let (file, packets) = (file.display(), frames.len());
+        return Err(usage(format!("{file}: there are {packets} packets in it")));
     }
     let asked = frames.iter().enumerate().map(|(i, frame)| (i + 1, frame));
     for (n, frame) in asked.filter(|(n, _)| args.packet.is_none_or(|packet| packet == *n)) {
@@ -70,41 +65,4 @@ struct Packet {
     packet: usize,
     #[serde(flatten)]
     why: Why,
-}
-
-/// A frame of a capture: what is there of it, and how long it was.
-struct Captured {
-    bytes: Vec<u8>,
-    len: u32,
-}
-
-/// The frames of a capture of either format.
-fn read(mut file: impl Read) -> Result<Vec<Captured>, PcapError> {
-    let mut bytes = Vec::new();
-    file.read_to_end(&mut bytes).map_err(PcapError::IoError)?;
-    let mut frames = Vec::new();
-    if bytes.starts_with(&[0x0a, 0x0d, 0x0d, 0x0a]) {
-        let mut blocks = PcapNgReader::new(bytes.as_slice())?;
-        while let Some(block) = blocks.next_block() {
-            let (data, len) = match block? {
-                Block::EnhancedPacket(packet) => (packet.data, packet.original_len),
-                Block::SimplePacket(packet) => (packet.data, packet.original_len),
-                _ => continue,
-            };
-            frames.push(Captured {
-                bytes: data.into_owned(),
-                len,
-            });
-        }
-    } else {
-        let mut packets = PcapReader::new(bytes.as_slice())?;
-        while let Some(packet) = packets.next_packet() {
-            let packet = packet?;
-            frames.push(Captured {
-                len: packet.orig_len,
-                bytes: packet.data.into_owned(),
-            });
-        }
-    }
-    Ok(frames)
 }

@@ -77,7 +77,7 @@ impl Closer {
     ///
     /// # Errors
     /// The kernel's, `AGAIN` if there is nothing to be read.
-    pub(crate) fn receive(
+    pub fn receive(
         socket: impl AsFd,
         bytes: &mut [u8],
         fds: &mut Vec<OwnedFd>,

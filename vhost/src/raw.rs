@@ -4,4 +4,6 @@
 pub(crate) mod copy;
 pub(crate) mod core_dump;
 pub(crate) mod interrupt;
+pub(crate) mod packet;
 pub(crate) mod sigbus;
+pub(crate) mod tap;

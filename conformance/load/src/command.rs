@@ -565,7 +565,7 @@ impl Bench {
         }
         if let Some(file) = &self.report {
             let page = page::html(record, &headline(record));
-            let written = page.and_then(|page| Ok(std::fs::write(file, page)?));
+            let written = page.and_then(|page| std::fs::write(file, page));
             written.map_err(|error| BenchError::Output {
                 file: file.clone(),
                 error: error.to_string(),

@@ -20,6 +20,7 @@ use crate::ctrl_queue::CommandLimiter;
 use crate::plane::{self, DirectPlane, MediatedPlane, PolicyCell, Statistics};
 use crate::qmp::Monitor;
 use crate::queue::{Doorbell, Pool};
+use crate::tap_port::TapPort;
 use crate::thread::PlaneHandle;
 use crate::watch::Direction;
 
@@ -27,6 +28,7 @@ mod guests;
 mod monitors;
 mod planes;
 mod socket;
+mod taps;
 mod vf_device;
 
 /// A NIC with everything around it.
@@ -57,6 +59,8 @@ pub struct NicInstance {
 pub struct Vf {
     /// Its socket, once it is served.
     pub socket: Option<VfSocket>,
+    /// The tap that is on it in place of a VM, if one is.
+    tap: Option<TapPort>,
     /// Which plane its rings are with.
     path: Path,
     /// Started rings.
@@ -217,6 +221,7 @@ impl NicInstance {
         } = self;
         let Vf {
             socket,
+            tap: _,
             path,
             rings,
             fault,

@@ -8,6 +8,7 @@
 //! - [`instance`]: a NIC with its hypervisor and its VFs' sockets
 //! - [`plane`]: what moves frames, the direct and the mediated path
 //! - [`uplink`]: what is plugged into a NIC's port
+//! - [`tap_port`]: a network device of the host on a VF, in place of a VM
 //! - `netem`: impairments of what passes a port
 //! - [`watch`]: the frames that pass a host on the virtual clock
 //! - [`clock`]: where a host gets its time from, and [`duration`] how a user writes one
@@ -59,6 +60,7 @@ pub mod queue;
 pub mod sandbox;
 pub mod server;
 pub mod state_file;
+pub mod tap_port;
 pub mod thread;
 pub mod tournament;
 pub mod uplink;

@@ -159,8 +159,12 @@ impl StateFile {
         let mut failing = false;
         while let Ok(state) = states.recv() {
             // Of several that have come meanwhile, the last one.
-            let State { asked, policies } = states.try_iter().last().unwrap_or(state);
-            let text = text_of(&self.started_with, &policies);
+            let State {
+                asked,
+                config,
+                policies,
+            } = states.try_iter().last().unwrap_or(state);
+            let text = text_of(&self.started_with, &config, &policies);
             let kept = text.and_then(|text| {
                 if text != last {
                     self.replace(&text)?;
@@ -207,6 +211,7 @@ impl StateFile {
 /// What holds after so many changes.
 struct State {
     asked: u64,
+    config: Arc<Config>,
     policies: Vec<Arc<Policy>>,
 }
 
@@ -221,10 +226,11 @@ pub struct StateWriter {
 
 impl StateWriter {
     /// Has this be written, and says how [`StateWriter::written`] will say that it is.
-    pub fn write(&mut self, policies: Vec<Arc<Policy>>) -> u64 {
+    pub fn write(&mut self, config: Arc<Config>, policies: Vec<Arc<Policy>>) -> u64 {
         self.asked += 1;
         let state = State {
             asked: self.asked,
+            config,
             policies,
         };
         match self.to.as_ref().map(|to| to.send(state)) {
@@ -297,9 +303,9 @@ fn initial(config: &Config) -> Option<String> {
     config.saved(&policies?).ok()
 }
 
-fn text_of(started_with: &Config, policies: &[Arc<Policy>]) -> io::Result<String> {
+fn text_of(started_with: &Config, config: &Config, policies: &[Arc<Policy>]) -> io::Result<String> {
     let saved: Vec<_> = policies.iter().map(|policy| policy.saved()).collect();
-    let settings = started_with.saved(&saved).map_err(io::Error::other)?;
+    let settings = config.saved(&saved).map_err(io::Error::other)?;
     let before = initial(started_with).unwrap_or_default();
     let before: String = before
         .lines()
@@ -339,7 +345,7 @@ mod tests {
 
     fn keep(dir: &Path, config: &Config, words: &[&str]) {
         let (file, _) = StateFile::open(None, config.clone()).unwrap();
-        let text = text_of(&file.started_with, &after(config, words)).unwrap();
+        let text = text_of(&file.started_with, config, &after(config, words)).unwrap();
         file.replace(&text).unwrap();
         assert!(dir.join(FILE).exists());
     }

@@ -203,6 +203,10 @@ fn whole_vf(out: &mut String, vf: &ShowVf) -> fmt::Result {
     wrapped(out, 6, "netem", vf.netem.iter().map(named))?;
     state(out, &vf.state)?;
     wrapped(out, 6, "mtu", [vf.mtu.to_string()])?;
+    if let Some(tap) = &vf.tap {
+        let netns = vf.netns.as_ref().map(|netns| format!("in netns {netns}"));
+        wrapped(out, 6, "tap", [tap.clone()].into_iter().chain(netns))?;
+    }
     let socket = match vf.connected {
         true => format!("{} rings started", vf.rings),
         false => "nobody is connected".to_owned(),

@@ -21,6 +21,7 @@ mod impairments;
 mod link_method;
 mod logging;
 mod metrics;
+mod netns;
 mod num_vfs;
 mod policy;
 mod port;

@@ -314,8 +314,8 @@ fn tcp_arrives_whole_through_a_vxlan_tunnel() {
     }
 }
 
-#[test]
-fn tcp_arrives_whole_over_macvtap_devices_on_two_ends_of_a_cable() {
+/// Runs this with both ends of a cable, a pair of veth devices, unless there can be none.
+fn on_a_cable(what: &str, job: impl FnOnce([&str; 2], &dyn Fn(&str) -> bool)) {
     let ip = |words: &str| {
         let ip = std::process::Command::new("ip")
             .args(words.split(' '))
@@ -323,25 +323,83 @@ fn tcp_arrives_whole_over_macvtap_devices_on_two_ends_of_a_cable() {
         ip.is_ok_and(|output| output.status.success())
     };
     let id = std::process::id() % 100_000;
-    let [a, b, up_a, up_b] = ["va", "vb", "ua", "ub"].map(|name| format!("{name}{id}"));
-    let made = ip(&format!("link add {a} type veth peer name {b}"))
-        && ip(&format!(
-            "link add link {a} name {up_a} type macvtap mode passthru"
-        ))
-        && ip(&format!(
-            "link add link {b} name {up_b} type macvtap mode passthru"
-        ))
-        && [&a, &b, &up_a, &up_b]
-            .iter()
-            .all(|name| ip(&format!("link set {name} mtu 9000 up")));
-    let result = made.then(|| {
-        std::panic::catch_unwind(|| {
-            streams_arrive_over([&format!("macvtap {up_a}"), &format!("macvtap {up_b}")]);
-        })
-    });
+    let [a, b] = ["a", "b"].map(|end| format!("{what:.2}{end}{id}"));
+    if !ip(&format!("link add {a} type veth peer name {b}")) {
+        println!("skipped: {what}, because 'ip' cannot make veth devices here");
+        return;
+    }
+    let up = |name: &String| ip(&format!("link set {name} mtu 9000 up"));
+    let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+        assert!(up(&a) && up(&b));
+        job([&a, &b], &ip);
+    }));
     ip(&format!("link del {a}"));
-    match result {
-        None => println!("skipped: macvtap devices, because 'ip' cannot make them here"),
-        Some(result) => result.unwrap(),
+    result.unwrap();
+}
+
+#[test]
+fn tcp_arrives_whole_over_macvtap_devices_on_two_ends_of_a_cable() {
+    on_a_cable("macvtap devices", |ends, ip| {
+        let made = ends.map(|end| {
+            let made = ip(&format!(
+                "link add link {end} name {end}t type macvtap mode passthru"
+            ));
+            (made && ip(&format!("link set {end}t mtu 9000 up"))).then(|| format!("macvtap {end}t"))
+        });
+        match made {
+            [Some(a), Some(b)] => streams_arrive_over([&a, &b]),
+            _ => println!("skipped: macvtap devices, because 'ip' cannot make them here"),
+        }
+    });
+}
+
+#[test]
+fn tcp_arrives_whole_over_packet_sockets_on_two_ends_of_a_cable() {
+    on_a_cable("packet sockets", |[a, b], _| {
+        streams_arrive_over([&format!("packet {a}"), &format!("packet {b}")]);
+    });
+}
+
+#[test]
+fn tags_pass_a_packet_socket_as_they_are() {
+    on_a_cable("tags of a packet socket", |[a, b], _| {
+        let emulator = Emulator::with_config(&format!(
+            "[[nic]]\nname = 'a'\nuplink = 'packet {a}'\n[[nic]]\nname = 'b'\nuplink = 'packet {b}'\n"
+        ));
+        let [mut from, mut to] =
+            ["a-vf0.sock", "b-vf0.sock"].map(|socket| Port::open(&emulator.path(socket)));
+        for tags in [&[0x81, 0, 0, 5][..], &[0x88, 0xa8, 0x60, 7, 0x81, 0, 0, 9]] {
+            let mut frame = from.frame(to.mac, 200);
+            frame.splice(12..12, tags.iter().copied());
+            from.send(&frame);
+            to.gets(&frame);
+        }
+    });
+}
+
+/// A NIC's port as a front end of another NIC's VF, and of nobody for a while.
+#[test]
+fn tcp_arrives_whole_over_a_vhost_user_back_end() {
+    let mut there = Emulator::start(&["--vfs", "2"]);
+    for vf in 0..2 {
+        there.does(&format!("vf {vf} mac add 02:00:00:00:0{}:00", vf + 1));
+    }
+    let config = |name: &str, vf: u8, mac: u8| {
+        let socket = there.path(&format!("vf{vf}.sock"));
+        let socket = socket.display();
+        format!(
+            "[[nic]]\nname = '{name}'\nmac_base = '02:00:00:00:0{mac}:00'\nuplink = 'vhost-user {socket}'\n"
+        )
+    };
+    let here = Emulator::with_config(&(config("a", 0, 1) + &config("b", 1, 2)));
+    for again in [false, true] {
+        if again {
+            there.kill();
+            there.restart();
+        }
+        wait_for("both sessions", || {
+            (there.vf(0, 0).rings == 2 && there.vf(0, 1).rings == 2).then_some(())
+        });
+        streams_arrive(&here, ["a-vf0.sock", "b-vf0.sock"], true, 1);
     }
 }

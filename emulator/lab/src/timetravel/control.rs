@@ -65,7 +65,7 @@ impl Simulation {
         let _ = poll.poll(events, Some(Duration::ZERO));
         clients.retry(poll.registry());
         for event in &*events {
-            clients.serve(event.token(), poll.registry(), |request| {
+            clients.serve(event.token(), poll.registry(), |request, _| {
                 let response = dispatcher.answer(self, request).unwrap_or_else(|error| {
                     let why = error.to_string();
                     outcome = Err(error);

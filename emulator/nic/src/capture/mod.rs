@@ -5,6 +5,7 @@ pub mod event;
 pub mod lines;
 pub mod paths;
 mod pcapng;
+pub mod read;
 mod rule;
 pub mod words;
 pub mod writer;

@@ -334,7 +334,7 @@ mod tests {
             ),
             (
                 "[[nic]]\nname='a'\nuplink='tun tun0'",
-                "an uplink is 'tap NAME' or 'macvtap NAME' or 'vxlan id VNI remote ADDR ...' or 'hairpin'",
+                "an uplink is 'tap NAME' or 'macvtap NAME' or 'packet NAME' or 'vxlan id VNI remote ADDR ...' or 'vhost-user SOCKET' or 'pcap FILE [delay TIME] [repeat]' or 'hairpin'",
             ),
             ("[[nic]]\nname='a'\nuplink='tap'", "an uplink is 'tap NAME'"),
             (
@@ -356,7 +356,19 @@ mod tests {
             ("[[nic]\nname='a'", "line 1"),
             (
                 "[[nic]]\nname='a'\n[[nic.vf]]\nindex=0\nvlna=3",
-                "line 5: unknown field `vlna`, expected one of index, socket, socket_role, device, qmp, link_method, macs, vlans, rss, rss_contexts, netem, netem_ingress, mac, vlan,",
+                "line 5: unknown field `vlna`, expected one of index, socket, socket_role, device, qmp, link_method, tap, netns, macs, vlans, rss, rss_contexts, netem, netem_ingress, mac, vlan,",
+            ),
+            (
+                "[[nic]]\nname='a'\n[[nic.vf]]\nindex=0\nnetns='blue'",
+                "a vf0: netns = \"blue\" is where a tap is: say tap = \"eth0\", too",
+            ),
+            (
+                "[[nic]]\nname='a'\n[[nic.vf]]\nindex=0\ntap='eth0'\ndevice='sfc'",
+                "a vf0: device = \"sfc\" is for a VM",
+            ),
+            (
+                "[[nic]]\nname='a'\n[[nic.vf]]\nindex=0\ntap='a/b'",
+                "a vf0: tap = \"a/b\": a name of 1 to 15 letters",
             ),
             (
                 "[[nic]]\nname='a'\n[[nic.vf]]\nindex=0\nspoofchk=3",

@@ -354,7 +354,21 @@ pub(super) fn check(
                 last: vfs - 1,
             });
         }
+        let index = usize::from(s.index);
+        let lonely = s.netns.as_ref().filter(|_| s.tap.is_none());
+        let lonely = lonely
+            .map(|netns| format!("netns = \"{netns}\" is where a tap is: say tap = \"eth0\", too"));
         s.apply(settings, socket_dir);
+        let checked = match (lonely, &settings.tap) {
+            (Some(why), _) => Err(why),
+            (None, Some(tap)) => tap.check().and_then(|()| settings.check_tap()),
+            (None, None) => Ok(()),
+        };
+        checked.map_err(|why| ConfigError::Device {
+            nic: name.clone(),
+            index,
+            why,
+        })?;
     }
     for (index, vf) in vf.iter().enumerate() {
         let checked = vf.check_device(profile, section.offloads);

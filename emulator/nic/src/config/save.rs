@@ -14,6 +14,7 @@ use super::vf::{LinkMethod, SocketRole, VfSettings};
 use super::wire::WireSettings;
 use super::{Config, HypervisorCpu, PollMode, SocketAccess, SocketMode};
 use crate::duration::Duration;
+use crate::tap_port::TapDevice;
 
 /// The whole file.
 #[derive(Serialize)]
@@ -93,6 +94,7 @@ struct SavedVfSection<'a> {
     device: DeviceKind,
     qmp: Option<&'a Path>,
     link_method: LinkMethod,
+    tap: Option<&'a TapDevice>,
     saved: SavedVf,
 }
 
@@ -234,6 +236,7 @@ impl VfSettings {
             device,
             qmp,
             link_method,
+            tap,
             policy: _,
         } = self;
         let usual = socket_dir.join(format!("{nic}-vf{index}.sock"));
@@ -245,6 +248,7 @@ impl VfSettings {
             device: *device,
             qmp: qmp.as_deref(),
             link_method: *link_method,
+            tap: tap.as_ref(),
             saved,
         }
     }
@@ -266,7 +270,8 @@ impl SavedVfSection<'_> {
             && self.socket_role == SocketRole::default()
             && self.device == DeviceKind::default()
             && self.qmp.is_none()
-            && self.link_method == LinkMethod::default();
+            && self.link_method == LinkMethod::default()
+            && self.tap.is_none();
         let nothing = settings.is_empty() && netem.is_none() && macs.is_empty() && vlans.is_empty();
         let no_rss = rss_key.is_none() && rss_spread.is_none() && rss_contexts.is_empty();
         as_usual && nothing && no_rss
@@ -300,6 +305,12 @@ impl Serialize for SavedVfSection<'_> {
         }
         if self.link_method != LinkMethod::default() {
             map.serialize_entry("link_method", &self.link_method)?;
+        }
+        if let Some(TapDevice { name, netns }) = self.tap {
+            map.serialize_entry("tap", name)?;
+            if let Some(netns) = netns {
+                map.serialize_entry("netns", netns)?;
+            }
         }
         for setting in settings {
             let (key, word) = setting.words();

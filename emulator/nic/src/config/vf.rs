@@ -9,6 +9,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 use vf_model::{SETTING_KEYS, SettingKey, VfSetting, nearest};
 
 use super::device::DeviceKind;
+use crate::tap_port::TapDevice;
 
 /// One VF.
 #[derive(Clone, Debug)]
@@ -23,6 +24,8 @@ pub struct VfSettings {
     pub qmp: Option<PathBuf>,
     /// How `state disable` keeps it from its network.
     pub link_method: LinkMethod,
+    /// The network device of the host that is on it in place of a VM, if one is.
+    pub tap: Option<TapDevice>,
     /// What is applied at the start, in the words of `vfnic vf N set`.
     pub policy: Vec<VfSetting>,
 }
@@ -37,7 +40,20 @@ impl VfSettings {
             device: DeviceKind::default(),
             qmp: None,
             link_method: LinkMethod::default(),
+            tap: None,
             policy: Vec::new(),
+        }
+    }
+
+    /// What keeps a tap from being on it.
+    ///
+    /// # Errors
+    /// In one line.
+    pub fn check_tap(&self) -> Result<(), String> {
+        match (self.role, self.device) {
+            (SocketRole::Client, _) => Err("socket_role = \"client\" is for a VMM that listens, and a tap is a guest that connects".to_owned()),
+            (_, DeviceKind::Virtio) => Ok(()),
+            (_, device) => Err(format!("device = \"{device}\" is for a VM, and a tap on a VF is a guest with virtio")),
         }
     }
 
@@ -48,6 +64,8 @@ impl VfSettings {
             Some("a guest that listens")
         } else if self.qmp.is_some() {
             Some("qmp, a QEMU's monitor")
+        } else if self.tap.is_some() {
+            Some("a tap device")
         } else {
             (self.link_method == LinkMethod::Socket).then_some("a socket that goes")
         }
@@ -109,6 +127,8 @@ pub(super) struct VfSection {
     device: Option<DeviceKind>,
     qmp: Option<PathBuf>,
     link_method: Option<LinkMethod>,
+    pub(super) tap: Option<String>,
+    pub(super) netns: Option<String>,
     policy: Vec<VfSetting>,
     macs: Vec<String>,
     vlans: Vec<VlanWord>,
@@ -175,6 +195,8 @@ impl VfSection {
         settings.device = self.device.unwrap_or(settings.device);
         settings.qmp = self.qmp.map(|qmp| socket_dir.join(qmp));
         settings.link_method = self.link_method.unwrap_or_default();
+        let netns = self.netns;
+        settings.tap = self.tap.map(|name| TapDevice { name, netns });
         settings.policy = self.policy;
     }
 }
@@ -193,6 +215,7 @@ impl<'de> Deserialize<'de> for VfSection {
             fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<VfSection, A::Error> {
                 let (mut index, mut socket, mut socket_role) = (None, None, None);
                 let (mut device, mut qmp, mut link_method) = (None, None, None);
+                let (mut tap, mut netns) = (None, None);
                 let (mut macs, mut vlans, mut rss) = (Vec::new(), Vec::new(), None);
                 let mut rss_contexts = Vec::new();
                 let (mut netem, mut netem_ingress) = (None, None);
@@ -205,6 +228,8 @@ impl<'de> Deserialize<'de> for VfSection {
                         Key::Device => device = Some(map.next_value()?),
                         Key::Qmp => qmp = Some(map.next_value()?),
                         Key::LinkMethod => link_method = Some(map.next_value()?),
+                        Key::Tap => tap = Some(map.next_value()?),
+                        Key::Netns => netns = Some(map.next_value()?),
                         Key::Macs => macs = map.next_value()?,
                         Key::Vlans => vlans = map.next_value()?,
                         Key::Rss => rss = Some(map.next_value()?),
@@ -223,6 +248,8 @@ impl<'de> Deserialize<'de> for VfSection {
                     device,
                     qmp,
                     link_method,
+                    tap,
+                    netns,
                     macs,
                     vlans,
                     rss,
@@ -247,6 +274,8 @@ enum Key {
     Device,
     Qmp,
     LinkMethod,
+    Tap,
+    Netns,
     Macs,
     Vlans,
     Rss,
@@ -267,6 +296,8 @@ impl<'de> Deserialize<'de> for Key {
             "device" => Key::Device,
             "qmp" => Key::Qmp,
             "link_method" => Key::LinkMethod,
+            "tap" => Key::Tap,
+            "netns" => Key::Netns,
             "macs" => Key::Macs,
             "vlans" => Key::Vlans,
             "rss" => Key::Rss,
@@ -281,7 +312,7 @@ impl<'de> Deserialize<'de> for Key {
                     let meant = meant.map_or_else(String::new, |key| format!(" (did you mean `{key}`?)"));
                     let known = known.join(", ");
                     D::Error::custom(format!(
-                        "unknown field `{word}`, expected one of index, socket, socket_role, device, qmp, link_method, macs, vlans, rss, rss_contexts, netem, netem_ingress, {known}{meant}"
+                        "unknown field `{word}`, expected one of index, socket, socket_role, device, qmp, link_method, tap, netns, macs, vlans, rss, rss_contexts, netem, netem_ingress, {known}{meant}"
                     ))
                 })?)
             }

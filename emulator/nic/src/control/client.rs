@@ -1,9 +1,13 @@
 //! The client's side of the control socket. Waits for an answer, but not for good.
 
-use std::io::{self, BufRead, BufReader, Write};
+use std::io::{self, BufRead, BufReader, IoSlice, Write};
+use std::mem::MaybeUninit;
+use std::os::fd::BorrowedFd;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::Duration;
+
+use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
 
 use super::protocol::{MAX_LINE, PROTOCOL, Request, Response};
 
@@ -100,19 +104,45 @@ impl Connection {
     /// # Errors
     /// [`CtlError`]; a refusal is an answer, not an error.
     pub fn ask(&mut self, request: &Request) -> Result<Response, CtlError> {
+        self.ask_with(request, None)
+    }
+
+    /// The same with a descriptor that goes along.
+    ///
+    /// # Errors
+    /// As of [`Connection::ask`].
+    pub fn ask_with(
+        &mut self,
+        request: &Request,
+        fd: Option<BorrowedFd<'_>>,
+    ) -> Result<Response, CtlError> {
         let line = serde_json::to_string(request).map_err(|e| self.broken(e.into()))?;
         if line.len() > MAX_LINE {
             return Err(CtlError::TooLong(line.len()));
         }
-        let answer = self.exchange(&line).map_err(|source| self.broken(source))?;
+        let answer = self
+            .exchange(&line, fd)
+            .map_err(|source| self.broken(source))?;
         serde_json::from_str(&answer).map_err(|_| CtlError::Protocol {
             socket: self.socket.clone(),
         })
     }
 
-    fn exchange(&mut self, line: &str) -> io::Result<String> {
+    fn exchange(&mut self, line: &str, fd: Option<BorrowedFd<'_>>) -> io::Result<String> {
         self.stream.get_mut().write_all(line.as_bytes())?;
-        self.stream.get_mut().write_all(b"\n")?;
+        // The descriptor comes with the line whose end it comes with.
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+        let mut control = SendAncillaryBuffer::new(&mut space);
+        if let Some(fd) = &fd {
+            control.push(SendAncillaryMessage::ScmRights(std::slice::from_ref(fd)));
+        }
+        let end = [IoSlice::new(b"\n")];
+        sendmsg(
+            self.stream.get_ref(),
+            &end,
+            &mut control,
+            SendFlags::NOSIGNAL,
+        )?;
         let mut answer = String::new();
         if self.stream.read_line(&mut answer)? == 0 {
             let what = "it has closed the connection";

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::io::{self, Write};
 use std::net::Shutdown;
 use std::ops::Range;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use mio::net::UnixStream;
@@ -36,7 +36,7 @@ pub struct Clients {
     tokens: Range<usize>,
     next_token: usize,
     clients: BTreeMap<usize, Client>,
-    /// Closes what they have sent that is no request: descriptors.
+    /// Closes the descriptors that they have sent.
     closer: Closer,
     /// When to try again to accept clients.
     retry_at: Option<Instant>,
@@ -71,6 +71,8 @@ struct Client {
     input: Vec<u8>,
     /// How much of `input` is known to have no end of a line.
     searched: usize,
+    /// The descriptor that has come with what is in `input`: of several, the last one.
+    brought: Option<Aside<OwnedFd>>,
     output: Vec<u8>,
     /// What `kept` of [`Clients`] must be for `output` to go.
     waits_for: u64,
@@ -122,7 +124,7 @@ impl Clients {
         &mut self,
         token: Token,
         registry: &Registry,
-        mut answer: impl FnMut(Request) -> Answer,
+        mut answer: impl FnMut(Request, Option<Aside<OwnedFd>>) -> Answer,
     ) {
         if token.0 == self.tokens.start {
             self.accept(registry);
@@ -233,6 +235,7 @@ impl Clients {
                         closer: self.closer.clone(),
                         input: Vec::new(),
                         searched: 0,
+                        brought: None,
                         output: Vec::new(),
                         waits_for: 0,
                         finished: false,
@@ -247,7 +250,11 @@ impl Clients {
 
 impl Client {
     /// Reads no further while an answer waits to be read: a client that does not read costs one answer, not all of them.
-    fn serve(&mut self, answer: &mut impl FnMut(Request) -> Answer, kept: u64) -> io::Result<Left> {
+    fn serve(
+        &mut self,
+        answer: &mut impl FnMut(Request, Option<Aside<OwnedFd>>) -> Answer,
+        kept: u64,
+    ) -> io::Result<Left> {
         let mut chunk = [0; 16 << 10];
         let started = Instant::now();
         loop {
@@ -273,12 +280,15 @@ impl Client {
                 }
                 let line: Vec<u8> = self.input.drain(..=self.searched + end).collect();
                 self.searched = 0;
-                let refused = |why| Response::Refused(why).into();
+                let brought = self.brought.take();
                 let Answer {
                     response,
                     kept,
                     takeover,
-                } = Request::parse(&line).map_or_else(refused, &mut *answer);
+                } = match Request::parse(&line) {
+                    Ok(request) => answer(request, brought),
+                    Err(why) => Response::Refused(why).into(),
+                };
                 self.takeover = takeover;
                 serde_json::to_writer(&mut self.output, &response)?;
                 self.output.push(b'\n');
@@ -292,7 +302,12 @@ impl Client {
             if self.input.len() > MAX_LINE {
                 return Err(io::ErrorKind::InvalidData.into());
             }
-            match self.closer.read(&*self.stream, &mut chunk) {
+            let mut fds = Vec::new();
+            let got = Closer::receive(&*self.stream, &mut chunk, &mut fds);
+            for fd in fds {
+                self.brought = Some(Aside::new(fd, &self.closer));
+            }
+            match got {
                 Ok(0) => self.finished = true,
                 Ok(n) => {
                     self.heard = Instant::now();

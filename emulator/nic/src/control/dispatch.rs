@@ -3,16 +3,18 @@
 
 use std::collections::BTreeMap;
 use std::ops::Deref;
+use std::sync::Arc;
 
-use vf_model::{Addressed, Command, Nanos, Policy, Question, Refused};
+use vf_model::{Addressed, Command, Nanos, Policy, Question, Refused, VfIndex};
 
 use super::observe::Observer;
-use super::protocol::{FilterLine, NicCommand, PROTOCOL, Request, Response};
+use super::protocol::{AttachTap, FilterLine, NicCommand, PROTOCOL, Request, Response};
 use super::stream::{self, Takeover};
 use super::why::Why;
 use crate::capture::event::Happening;
 use crate::config::Config;
 use crate::instance::NicInstance;
+use crate::tap_port::TapDevice;
 
 /// The NICs that requests are about, on whichever clock.
 pub trait Nics {
@@ -31,6 +33,23 @@ pub trait Nics {
     /// # Errors
     /// The owner's, when it cannot go on.
     fn change(&mut self, changes: Vec<Change>) -> Result<Result<Vec<String>, String>, Self::Error>;
+
+    /// Puts the tap whose descriptor has come with the request on a VF, or takes the one away that is there. Refused, with all as it was,
+    /// where the time is not this machine's.
+    ///
+    /// # Errors
+    /// Why it is refused, on one line.
+    fn set_tap(
+        &mut self,
+        _nic: usize,
+        _vf: VfIndex,
+        _tap: Option<TapDevice>,
+    ) -> Result<(), String> {
+        Err(
+            "a tap is of this machine, which has no virtual time: it is for run --clock wall"
+                .to_owned(),
+        )
+    }
 }
 
 /// A new policy for a NIC.
@@ -50,8 +69,8 @@ pub struct Change {
 /// Answers requests, one after the other.
 pub struct Dispatcher {
     observer: Observer,
-    /// What was to be run.
-    config: Config,
+    /// What was to be run, and the taps that requests have put on VFs since.
+    config: Arc<Config>,
     takeover: Option<Takeover>,
 }
 
@@ -61,9 +80,15 @@ impl Dispatcher {
     pub fn new(config: Config) -> Dispatcher {
         Dispatcher {
             observer: Observer::default(),
-            config,
+            config: Arc::new(config),
             takeover: None,
         }
+    }
+
+    /// What is run now, but for what is said by policies.
+    #[must_use]
+    pub fn config(&self) -> Arc<Config> {
+        Arc::clone(&self.config)
     }
 
     /// The file that makes the NICs again.
@@ -141,6 +166,13 @@ impl Dispatcher {
                 Ok(changes) => done(nics, changes)?,
                 Err(Rejected { why, .. }) => Response::Refused(why),
             },
+            Request::AttachTap(AttachTap {
+                nic,
+                vf,
+                tap: name,
+                netns,
+            }) => self.set_tap(nics, nic.as_deref(), vf, Some(TapDevice { name, netns })),
+            Request::DetachTap { nic, vf } => self.set_tap(nics, nic.as_deref(), vf, None),
             Request::Batch { mut commands } => match plan(nics, &commands) {
                 Ok(changes) => done(nics, changes)?,
                 Err(Rejected { at, why }) => Response::RefusedAt {
@@ -157,6 +189,41 @@ impl Dispatcher {
     /// What is to have the connection of the client that has been answered last, if anything is.
     pub fn take_takeover(&mut self) -> Option<Takeover> {
         self.takeover.take()
+    }
+
+    fn set_tap(
+        &mut self,
+        nics: &mut impl Nics,
+        nic: Option<&str>,
+        vf: u16,
+        tap: Option<TapDevice>,
+    ) -> Response {
+        let words = match &tap {
+            Some(tap) => format!("vf {vf}: {tap}"),
+            None => format!("vf {vf}: no tap"),
+        };
+        let set = nic_named(&names(nics), nic).and_then(|n| {
+            let nic = Arc::make_mut(&mut self.config).nics.get_mut(n);
+            let settings = nic.and_then(|nic| nic.vf.get_mut(usize::from(vf)));
+            let settings = settings.ok_or_else(|| format!("vf {vf}: there is none"))?;
+            match (&tap, &settings.tap) {
+                (Some(tap), _) => tap.check().and_then(|()| settings.check_tap())?,
+                (None, None) => return Err(format!("vf {vf}: no tap is on it")),
+                (None, Some(_)) => {}
+            }
+            nics.set_tap(n, VfIndex::from(usize::from(vf)), tap.clone())?;
+            settings.tap = tap;
+            Ok(n)
+        });
+        match set {
+            Ok(n) => {
+                if let Some(nic) = nics.nics().nth(n) {
+                    nic.tell(|| Happening::Command { words });
+                }
+                Response::Done(Vec::new())
+            }
+            Err(why) => Response::Refused(why),
+        }
     }
 
     fn begin(&mut self, begun: Result<(Response, Takeover), String>) -> Response {

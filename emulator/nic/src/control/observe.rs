@@ -96,6 +96,7 @@ fn nic(host: &NicInstance, at: Nanos, seconds: f64, before: &mut Busy) -> ShowNi
             both += &mediated;
             let (direct, mediated) = (counters(&direct), counters(&mediated));
             let socket = host.vfs[i].socket.as_ref();
+            let tap = host.settings.vf[i].tap.as_ref();
             ShowVf {
                 vf: u16::try_from(i).unwrap_or(u16::MAX),
                 settings: settings(policy.vf(vf)),
@@ -119,6 +120,8 @@ fn nic(host: &NicInstance, at: Nanos, seconds: f64, before: &mut Busy) -> ShowNi
                     .qmp
                     .as_ref()
                     .map(|qmp| qmp.display().to_string()),
+                tap: tap.map(|tap| tap.name.clone()),
+                netns: tap.and_then(|tap| tap.netns.clone()),
                 queue_pairs: host.settings.queue_pairs,
                 connected: socket.is_some_and(VfSocket::is_connected),
                 sessions: socket.map_or(0, VfSocket::sessions),

@@ -61,6 +61,15 @@ pub enum Request {
         /// How many a second of each port at most.
         rate: u32,
     },
+    /// A tap on a VF in place of a VM. Its descriptor comes along with the line (unix(7), `SCM_RIGHTS`): whoever asks has opened it.
+    AttachTap(AttachTap),
+    /// No tap on a VF any more.
+    DetachTap {
+        /// Which NIC; may be left out when there is one.
+        nic: Option<String>,
+        /// Which VF.
+        vf: u16,
+    },
     /// Several such commands, one after the other: all of them or none.
     Batch {
         /// They may be for different NICs.
@@ -76,6 +85,21 @@ pub struct NicCommand {
     pub nic: Option<String>,
     /// The words.
     pub words: Vec<String>,
+}
+
+/// Which tap is to be on which VF.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AttachTap {
+    /// Which NIC; may be left out when there is one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub nic: Option<String>,
+    /// Which VF.
+    pub vf: u16,
+    /// The name of the device.
+    pub tap: String,
+    /// The namespace that it is in, as `ip netns` names it, or a path; the host's own if it is left out.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub netns: Option<String>,
 }
 
 /// What is to be captured.
@@ -189,12 +213,14 @@ impl Request {
             Request::Capture(_)
             | Request::CheckPaths { .. }
             | Request::Command(_)
+            | Request::AttachTap(_)
+            | Request::DetachTap { .. }
             | Request::Batch { .. } => false,
         }
     }
 
     /// All there are, as a refusal names them.
-    const KNOWN: &str = "hello, show, filters, filter_table, save, why, capture, check_paths, monitor, command or batch";
+    const KNOWN: &str = "hello, show, filters, filter_table, save, why, capture, check_paths, monitor, command, attach_tap, detach_tap or batch";
 
     /// Reads a line.
     ///
@@ -246,7 +272,7 @@ mod tests {
         // Serde lists them as they are declared, in ticks.
         let (_, declared) = read.split_once("expected one of").unwrap();
         let names: Vec<_> = declared.split('`').skip(1).step_by(2).collect();
-        assert_eq!(names.len(), 11);
+        assert_eq!(names.len(), 13);
         assert!(names.iter().all(|name| known.contains(name)), "{error}");
     }
 }

@@ -208,6 +208,12 @@ pub struct ShowVf {
     /// The monitor of its guest's QEMU, if it is known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub qmp: Option<String>,
+    /// The network device of the host that is on it in place of a VM, if one is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tap: Option<String>,
+    /// The network namespace that this is in, if it is another than vfnic's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub netns: Option<String>,
     /// Queue pairs offered to its guest.
     #[serde(default)]
     pub queue_pairs: u16,

@@ -86,6 +86,16 @@ const SERVE: &[i64] = &[
     libc::SYS_shutdown,
 ];
 
+/// To be a front end.
+const CONNECT: &[i64] = &[
+    libc::SYS_connect,
+    libc::SYS_eventfd2,
+    libc::SYS_ftruncate,
+    libc::SYS_lseek,
+    libc::SYS_memfd_create,
+    libc::SYS_socketpair,
+];
+
 /// What a front end or a command may make necessary: sockets of VFs, descriptors, files of ours.
 const MANAGE: &[i64] = &[
     libc::SYS_bind,
@@ -177,6 +187,7 @@ fn rules(role: Role<'_>) -> Result<Rules, seccompiler::Error> {
         Role::Quiet => &[COMMON, TALK],
         Role::Data => &[COMMON, TALK, WAIT],
         Role::Scrapes => &[COMMON, TALK, SERVE],
+        Role::Tap => &[COMMON, TALK, CONNECT],
         Role::Control(_) => &[COMMON, TALK, WAIT, SERVE, MANAGE],
     };
     let mut rules: Rules = sets
@@ -198,11 +209,21 @@ fn rules(role: Role<'_>) -> Result<Rules, seccompiler::Error> {
             vec![masked(0, thread | NAMESPACES, thread)?],
         );
         rules.insert(libc::SYS_prctl, vec![is(0, libc::PR_SET_NAME as u64)?]);
+    }
+    if matches!(role, Role::Scrapes | Role::Tap | Role::Control(_)) {
         rules.insert(libc::SYS_socket, vec![is(0, libc::AF_UNIX as u64)?]);
         // None of a terminal, which could be made to type.
-        let of_sockets = [libc::FIONBIO, libc::FIONREAD].map(|request| is(1, request));
-        let of_sockets = of_sockets.into_iter().collect::<Result<_, _>>()?;
-        rules.insert(libc::SYS_ioctl, of_sockets);
+        let mut requests = vec![libc::FIONBIO, libc::FIONREAD];
+        if matches!(role, Role::Tap | Role::Control(_)) {
+            // Of a tap, by a descriptor that is open. Of a socket, the last one takes a privilege.
+            requests.extend([
+                libc::TUNSETOFFLOAD,
+                libc::TUNSETCARRIER,
+                libc::SIOCSIFHWADDR,
+            ]);
+        }
+        let requests = requests.into_iter().map(|request| is(1, request));
+        rules.insert(libc::SYS_ioctl, requests.collect::<Result<_, _>>()?);
     }
     Ok(rules)
 }

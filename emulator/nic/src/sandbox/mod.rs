@@ -35,6 +35,8 @@ pub enum Role<'a> {
     Quiet,
     /// It answers scrapes, and asks over the control socket.
     Scrapes,
+    /// It is a guest on a VF with a tap: it connects to the VF's socket, shares memory of its own, and shows its host a carrier.
+    Tap,
     /// It serves sockets, and starts threads that write what others want to have written.
     Control(&'a Needs),
 }

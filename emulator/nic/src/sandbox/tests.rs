@@ -142,6 +142,26 @@ const OF_CONTROL: &[(&str, Attempt)] = &[
     }),
 ];
 
+/// What the thread of a tap on a VF does.
+const OF_TAP: &[(&str, Attempt)] = &[
+    ("connect to a VF's socket", |folder| {
+        UnixStream::connect(folder.join("there.sock")).map(drop)
+    }),
+    ("have a guest's memory and queues", |_| {
+        let config = vf_guest::net::NetConfig::default();
+        let guest = vf_guest::net::NetDevice::detached(config.features, &config);
+        guest.map(drop).map_err(io::Error::other)
+    }),
+    ("tell a tap of its link", |_| {
+        let none = vf_guest::eventfd::EventFd::new()?;
+        // It is asked, and is none.
+        match vf_vhost::tap::set_carrier(&none, true) {
+            Err(error) if error.raw_os_error() == Some(nix::libc::ENOTTY) => Ok(()),
+            other => other,
+        }
+    }),
+];
+
 /// What every thread does.
 const OF_ALL: &[(&str, Attempt)] = &[
     ("have memory", |_| {
@@ -172,6 +192,7 @@ fn a_confined_thread() {
         "data" => Role::Data,
         "quiet" => Role::Quiet,
         "scrapes" => Role::Scrapes,
+        "tap" => Role::Tap,
         _ => Role::Control(&needs),
     };
     Sandbox::On.confine(role);
@@ -183,6 +204,7 @@ fn a_confined_thread() {
     }
     let own = match role {
         Role::Control(_) => OF_CONTROL,
+        Role::Tap => OF_TAP,
         _ => &[],
     };
     for (what, attempt) in own.iter().chain(OF_ALL) {
@@ -204,7 +226,7 @@ fn a_confined_thread() {
 
 #[test]
 fn each_thread_can_do_what_it_is_for_and_nothing_else() {
-    for role in ["data", "quiet", "scrapes", "control"] {
+    for role in ["data", "quiet", "scrapes", "tap", "control"] {
         let parent = tempfile::tempdir().unwrap();
         let folder = parent.path().join("folder");
         fs::create_dir(&folder).unwrap();

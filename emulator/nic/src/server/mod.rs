@@ -7,11 +7,12 @@ mod host_links;
 pub mod ready;
 mod share;
 mod sockets;
+mod taps;
 
 use std::convert::Infallible;
 use std::io;
 use std::ops::Deref;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -22,6 +23,7 @@ use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token, Waker};
 use rustix::process::{Resource, Rlimit};
 use vf_model::{FastEvent, Nanos, Refusal, VfIndex};
+use vf_vhost::closer::Aside;
 use vf_vhost::endpoint::BindError;
 use vf_vhost::listener::Listener;
 
@@ -30,6 +32,7 @@ use self::build::build_hosts;
 use self::host_links::HostLinks;
 use self::share::TimeShare;
 use self::sockets::{Sockets, listen, new_sockets, serve_socket};
+use self::taps::open_taps;
 use crate::capture::event::Happening;
 use crate::clock::Clock;
 use crate::config::{Config, SocketAccess};
@@ -40,6 +43,7 @@ use crate::metrics::{self, MetricsError};
 use crate::qmp::Monitor;
 use crate::sandbox::Sandbox;
 use crate::state_file::{StateFile, StateWriter};
+use crate::tap_port::TapDevice;
 use crate::thread::{News, RingBroken};
 use crate::uplink::OpenError;
 
@@ -121,6 +125,16 @@ pub enum RunError {
     /// An uplink cannot be opened.
     #[error("{0}")]
     Uplink(#[from] OpenError),
+    /// A tap for a VF cannot be opened, or not be put there.
+    #[error("{nic} {vf}: {why}")]
+    Tap {
+        /// The NIC.
+        nic: String,
+        /// The VF.
+        vf: VfIndex,
+        /// Why.
+        why: String,
+    },
     /// An initial setting is refused.
     #[error("{nic} {vf}: {refusal}")]
     Policy {
@@ -208,6 +222,7 @@ impl Server {
                 access,
             };
             listen(h, host, sockets)?;
+            open_taps(host, sandbox)?;
         }
         // Last of all: who can ask is answered, and finds every VF's socket.
         let ask = |path: &Path, access: Access, tokens| {
@@ -359,15 +374,17 @@ impl Server {
                             access: *access,
                         },
                         changed: false,
+                        brought: None,
                     };
-                    clients.serve(Token(t), poll.registry(), |request| {
+                    clients.serve(Token(t), poll.registry(), |request, brought| {
+                        nics.brought = brought;
                         let Ok(response) = dispatcher.answer(&mut nics, request);
                         let mut kept = 0;
                         if std::mem::take(&mut nics.changed)
                             && let Some(state) = state
                         {
                             let policies = nics.nics().map(|nic| nic.policy()).collect();
-                            kept = state.write(policies);
+                            kept = state.write(dispatcher.config(), policies);
                         }
                         Answer {
                             response,
@@ -440,8 +457,9 @@ impl Server {
                 access: self.access,
             },
             changed: false,
+            brought: None,
         };
-        observers.serve(token, self.poll.registry(), |request| {
+        observers.serve(token, self.poll.registry(), |request, _| {
             if !request.is_for_observers() {
                 let why = "this socket is for observers, who change nothing and capture nothing: commands go to the control socket (--ctl)";
                 return Response::Refused(why.to_owned()).into();
@@ -581,6 +599,8 @@ struct OnWallClock<'a> {
     sockets: Sockets<'a>,
     /// Whether a command has changed something.
     changed: bool,
+    /// The descriptor that has come with the request.
+    brought: Option<Aside<OwnedFd>>,
 }
 
 impl Nics for OnWallClock<'_> {
@@ -628,6 +648,21 @@ impl Nics for OnWallClock<'_> {
         }
         self.links.make_alike(self.hosts);
         Ok(Ok(notes))
+    }
+
+    fn set_tap(&mut self, nic: usize, vf: VfIndex, tap: Option<TapDevice>) -> Result<(), String> {
+        let host = self.hosts.get_mut(nic).ok_or("there is no such NIC")?;
+        match tap {
+            Some(tap) => {
+                let brought = self.brought.take();
+                let brought = brought.ok_or("no descriptor of a tap device has come along")?;
+                // The thread is started by this one, and so in its sandbox.
+                host.attach_tap(vf, tap, brought.into_inner(), Sandbox::Off)?;
+            }
+            None => host.detach_tap(vf),
+        }
+        self.changed = true;
+        Ok(())
     }
 }
 

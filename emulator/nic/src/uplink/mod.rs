@@ -1,5 +1,5 @@
-//! What is plugged into a NIC's port: a wire to another NIC or to a bridge that reflects, a tap or macvtap device of the host, a tunnel to other
-//! hosts. An uplink takes and brings frames in
+//! What is plugged into a NIC's port: a wire to another NIC or to a bridge that reflects, a network device of the host, a tunnel to other
+//! hosts, a vhost-user back end, a capture. An uplink takes and brings frames in
 //! bursts and says when it can take more; it judges no frame, knows no VF, and never waits.
 //!
 //! To add one: implement [`Uplink`] in a file of its own and put its `Kind` in `KINDS`. What does something to frames on
@@ -8,9 +8,12 @@
 mod host_link;
 mod macvtap;
 mod netem;
+mod packet;
 mod plain;
+mod replay;
 mod tap;
 mod transmitter;
+mod vhost_user;
 mod vxlan;
 mod wire;
 
@@ -27,10 +30,19 @@ use crate::queue::{Frame, Pool};
 pub use host_link::{HostLink, LinkWatch};
 pub(crate) use netem::Netem;
 pub(crate) use plain::{finish, segments};
+pub(crate) use tap::open as open_tap;
 pub use wire::WireEnd;
 
 /// The kinds of uplink that can be opened by name.
-const KINDS: &[Kind] = &[tap::KIND, macvtap::KIND, vxlan::KIND, wire::HAIRPIN];
+const KINDS: &[Kind] = &[
+    tap::KIND,
+    macvtap::KIND,
+    packet::KIND,
+    vxlan::KIND,
+    vhost_user::KIND,
+    replay::KIND,
+    wire::HAIRPIN,
+];
 
 /// A kind of uplink.
 #[derive(Debug)]

@@ -1,23 +1,32 @@
 //! A tap device of the host as the uplink, with its virtio-net header, so that super-frames and partial checksums pass
 //! as they are. What leaves is paced like a wire; from the device any bridge of the host takes over. Needs
-//! `CAP_NET_ADMIN` to open, nothing afterwards: its carrier is `host_link`'s. Never blocks.
+//! `CAP_NET_ADMIN` to open, nothing afterwards: its carrier is `host_link`'s. Never blocks. What else reads and writes frames with such headers
+//! goes the same way.
 
 use std::fmt;
+use std::fs::File;
 use std::io::{IoSlice, IoSliceMut};
 use std::os::fd::{AsFd, AsRawFd};
+use std::sync::Arc;
 
 use mio::unix::SourceFd;
 use mio::{Interest, Registry};
+use rustix::io::Errno;
 use tun_rs::{DeviceBuilder, Layer, SyncDevice};
-use vf_model::{DropReason, Link, LinkConfig, Nanos};
+use vf_model::{Counter, DropReason, Link, LinkConfig, Nanos};
 use vf_vhost::features::VirtioFeatures;
 use vf_vhost::net_hdr::{MAX_FRAME, NetHdr};
+use vf_vhost::packet_socket::Received;
 
-use super::{ARRIVAL, Arrivals, Kind, Lost, OpenError, TxFrame, TxRoom, Uplink};
+use super::{ARRIVAL, Arrivals, Kind, Lost, OpenError, Statistic, TxFrame, TxRoom, Uplink};
 use crate::queue::Pool;
 
 /// The virtio-net header as a tap device uses it (no `num_buffers`).
-const HEADER: usize = 10;
+pub(super) const HEADER: usize = 10;
+/// Both addresses of a frame, behind which its tags are.
+const ADDRESSES: usize = 12;
+/// A VLAN tag.
+const TAG: u16 = 4;
 /// Every offload that is asked of the device, so every header it may hand over.
 const FEATURES: VirtioFeatures = VirtioFeatures::all();
 
@@ -45,6 +54,32 @@ pub(super) const KIND: Kind = Kind {
     },
 };
 
+/// What frames with a virtio-net header in front are read from and written to.
+pub(super) trait HeaderDevice: AsFd + Send {
+    /// Reads one, without waiting.
+    fn receive(&self, header: &mut [u8; HEADER], frame: &mut [u8]) -> Result<Received, Errno> {
+        let mut parts = [IoSliceMut::new(header), IoSliceMut::new(frame)];
+        let len = rustix::io::readv(self, &mut parts)?;
+        Ok(Received {
+            // Nothing at all is what is left when the other end has gone.
+            len: len.checked_sub(HEADER).ok_or(Errno::PIPE)?,
+            tag: None,
+            lost: 0,
+        })
+    }
+
+    /// Writes one, without waiting.
+    fn send(&self, header: &[u8; HEADER], frame: &[u8]) -> Result<(), Errno> {
+        let parts = [IoSlice::new(header), IoSlice::new(frame)];
+        rustix::io::writev(self, &parts).map(drop)
+    }
+}
+
+impl HeaderDevice for SyncDevice {}
+
+/// A macvtap device.
+impl HeaderDevice for File {}
+
 /// An open tap device, or what reads and writes as one.
 pub(super) struct Tap<D> {
     /// What it is, and which.
@@ -54,20 +89,24 @@ pub(super) struct Tap<D> {
     slack: Nanos,
     /// One frame of the largest size.
     scratch: Vec<u8>,
+    /// Frames for which the host had no room.
+    missed: Arc<Counter>,
 }
 
-/// Opens (and if need be creates) the tap device `name` and sets it up.
-fn open(name: &str) -> std::io::Result<SyncDevice> {
+/// Opens (and if need be creates) the tap device `name`, with a virtio-net header.
+pub(crate) fn open(name: &str) -> std::io::Result<SyncDevice> {
     let device = DeviceBuilder::new()
         .name(name)
         .layer(Layer::L2)
         .offload(true)
         .build_sync()?;
+    // Not super-frames of UDP, which it has asked for.
+    vf_vhost::tap::set_offloads(&device)?;
     device.set_nonblocking(true)?;
     Ok(device)
 }
 
-impl<D: AsFd> Tap<D> {
+impl<D: HeaderDevice> Tap<D> {
     /// A device that is open, does not block, and has virtio-net headers.
     pub(super) fn of(name: String, device: D, config: LinkConfig, slack: Nanos) -> Tap<D> {
         Tap {
@@ -76,28 +115,38 @@ impl<D: AsFd> Tap<D> {
             link: Link::new(config),
             slack,
             scratch: vec![0; MAX_FRAME as usize],
+            missed: Arc::default(),
         }
     }
 
-    /// Reads one frame.
+    /// Takes one frame, if there is one.
     fn receive(&mut self, pool: &Pool, arrivals: &mut Arrivals) -> Option<()> {
         let mut header = [0; HEADER];
-        let mut parts = [
-            IoSliceMut::new(&mut header),
-            IoSliceMut::new(&mut self.scratch),
-        ];
-        let len = rustix::io::readv(&self.device, &mut parts).ok()?;
-        let data = self.scratch.get(..len.checked_sub(HEADER)?)?;
-        let mut frame = pool.take(data.len());
+        let Received { len, tag, lost } = loop {
+            match self.device.receive(&mut header, &mut self.scratch) {
+                Ok(received) => break received,
+                // One that no header is for: of a tunnel that is still to be cut.
+                Err(Errno::INVAL) => self.missed.add(1),
+                Err(_) => return None,
+            }
+        };
+        self.missed.add(lost.into());
+        let (addresses, rest) = self.scratch.get(..len)?.split_at(len.min(ADDRESSES));
+        let mut frame = pool.take(len);
         frame.data.clear();
-        frame.data.extend_from_slice(data);
-        let hdr = NetHdr::from_bytes(&header);
+        frame.data.extend_from_slice(addresses);
+        let mut hdr = NetHdr::from_bytes(&header);
+        if let Some(tag) = tag {
+            let tag = tag.map(u16::to_be_bytes);
+            frame.data.extend_from_slice(tag.as_flattened());
+            hdr.csum_start = hdr.csum_start.saturating_add(TAG);
+        }
+        frame.data.extend_from_slice(rest);
         match hdr.check(FEATURES, frame.head(), frame.len()) {
             Ok(checked) => {
                 frame.offload = checked;
                 arrivals.frames.push(frame);
             }
-            // UDP segmentation, which kernels since 6.2 hand over once TCP's has been asked for: we cannot do it.
             Err(_) => {
                 arrivals.dropped.push((DropReason::BadHeader, frame));
             }
@@ -106,7 +155,7 @@ impl<D: AsFd> Tap<D> {
     }
 }
 
-impl<D: AsFd + Send> Uplink for Tap<D> {
+impl<D: HeaderDevice> Uplink for Tap<D> {
     fn tx_room(&mut self, now: Nanos, _pool: &Pool, _lost: &mut Lost<'_>) -> TxRoom {
         TxRoom::of(&self.link, usize::MAX, now, now + self.slack)
     }
@@ -124,15 +173,15 @@ impl<D: AsFd + Send> Uplink for Tap<D> {
     ) {
         for TxFrame { frame, on_wire } in frames.drain(..) {
             let header = NetHdr::from(&frame.offload).to_bytes(0);
-            let (header, _) = header.split_at(HEADER);
-            let parts = [IoSlice::new(header), IoSlice::new(&frame.data)];
-            match rustix::io::writev(&self.device, &parts) {
-                Ok(_) => {
+            let header = header.first_chunk().copied().unwrap_or_default();
+            match self.device.send(&header, &frame.data) {
+                Ok(()) => {
                     self.link.put(now, on_wire);
                 }
-                Err(rustix::io::Errno::AGAIN) => lost(DropReason::WireQueueFull, &frame),
+                Err(Errno::AGAIN | Errno::NOBUFS) => lost(DropReason::WireQueueFull, &frame),
                 // The device is down.
-                Err(rustix::io::Errno::IO) => lost(DropReason::NoCarrier, &frame),
+                Err(Errno::IO | Errno::NETDOWN) => lost(DropReason::NoCarrier, &frame),
+                Err(Errno::MSGSIZE) => lost(DropReason::MtuExceeded, &frame),
                 // It is gone.
                 Err(_) => lost(DropReason::NoUplink, &frame),
             }
@@ -155,7 +204,7 @@ impl<D: AsFd + Send> Uplink for Tap<D> {
     fn register(&self, registry: &Registry) {
         let fd = self.device.as_fd().as_raw_fd();
         if let Err(error) = registry.register(&mut SourceFd(&fd), ARRIVAL, Interest::READABLE) {
-            tracing::warn!(%error, "cannot wait for the tap device");
+            tracing::warn!(%error, "cannot wait for the device");
         }
     }
 
@@ -165,6 +214,10 @@ impl<D: AsFd + Send> Uplink for Tap<D> {
 
     fn link_mut(&mut self) -> &mut Link {
         &mut self.link
+    }
+
+    fn statistics(&self) -> Vec<Statistic> {
+        vec![("rx_missed", Arc::clone(&self.missed))]
     }
 }
 

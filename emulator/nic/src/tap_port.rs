@@ -1,0 +1,467 @@
+//! A network device of the host on a VF, where else a VMM would be: a tap, in the host's network namespace or another, whose frames
+//! take a front end's way. It is a guest to the NIC, whatever that does with it: it connects to the VF's socket, has
+//! virtqueues in memory of its own, and a thread that copies between them and the tap. Its device has the VF's address, and a carrier while the
+//! VF has a link and the NIC is there.
+//!
+//! Opens devices, for which it takes `CAP_NET_ADMIN` there (and `CAP_SYS_ADMIN` to get there); what follows takes no privileges. Judges nothing and
+//! counts nothing: the NIC does, as of any guest.
+//!
+//! The same thread serves a NIC's port that is the front end of somebody else's back end (`uplink/vhost_user`): then the frames are those of the
+//! port, which come and go by a pair of sockets as they would by a tap.
+
+use std::convert::Infallible;
+use std::fs::File;
+use std::io::{self, IoSlice, IoSliceMut};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+use vf_guest::driver::DeviceFault;
+use vf_guest::frontend::{Frontend, FrontendError};
+use vf_guest::message::{protocol, request};
+use vf_guest::net::{ConfigSpace, NetConfig, NetDevice, NetHeader, RxFrame, feature};
+use vf_model::{MacAddr, Mtu};
+use vf_vhost::features::VirtioFeatures;
+use vf_vhost::net_hdr::{MAX_FRAME, NetHdr};
+use vf_vhost::tap;
+
+use crate::queue::Pool;
+use crate::sandbox::{Role, Sandbox};
+use crate::uplink::{finish, open_tap, segments};
+
+/// Where `ip netns` has namespaces (ip-netns(8)).
+const NAMESPACES: &str = "/run/netns";
+/// The virtio-net header as a tap has it (no `num_buffers`).
+const HEADER: usize = 10;
+/// Frames of one direction before the other one has its turn.
+const BURST: usize = 64;
+/// What a back end has to take for frames to pass as they are.
+const AS_THEY_ARE: u64 = feature::CSUM | feature::HOST_TSO4 | feature::HOST_TSO6;
+/// How long until another attempt at a session.
+const RETRY: Duration = Duration::from_millis(100);
+
+/// A device by its name, and the network namespace that it is in.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TapDevice {
+    /// Its name there.
+    pub name: String,
+    /// The name that `ip netns` has for the namespace, or the path of a file of it; the host's own if there is none.
+    pub netns: Option<String>,
+}
+
+impl std::fmt::Display for TapDevice {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match &self.netns {
+            Some(netns) => write!(f, "tap {} in netns {netns}", self.name),
+            None => write!(f, "tap {}", self.name),
+        }
+    }
+}
+
+/// A device that cannot be opened.
+#[derive(Debug, thiserror::Error)]
+#[error("{device}: {why}{help}")]
+pub struct OpenTapError {
+    device: TapDevice,
+    why: io::Error,
+    help: &'static str,
+}
+
+impl TapDevice {
+    /// Whether its name can be one.
+    ///
+    /// # Errors
+    /// Why not, in one line.
+    pub fn check(&self) -> Result<(), String> {
+        let name = &self.name;
+        let free = |byte: u8| byte.is_ascii_graphic() && !b"/:%".contains(&byte);
+        match name.len() {
+            1..=15 if name.bytes().all(free) && ![".", ".."].contains(&&**name) => Ok(()),
+            _ => Err(format!(
+                "tap = \"{}\": a name of 1 to 15 letters, digits and signs but / and :",
+                name.escape_debug()
+            )),
+        }
+    }
+
+    /// Opens it, and makes it if it is not there: with this address, this MTU and a virtio-net header, and down.
+    ///
+    /// # Errors
+    /// [`OpenTapError`], in one line.
+    pub fn open(&self, mac: MacAddr, mtu: Mtu) -> Result<OwnedFd, OpenTapError> {
+        let failed = |help| {
+            move |why| OpenTapError {
+                device: self.clone(),
+                why,
+                help,
+            }
+        };
+        let netns = self.netns.as_deref().map(|netns| {
+            let path = Path::new(NAMESPACES).join(netns);
+            File::open(path).map_err(failed(
+                " (a namespace is one that 'ip netns add' makes, or the path of another, such as /proc/PID/ns/net)",
+            ))
+        });
+        let netns = netns.transpose()?;
+        let open = || {
+            if let Some(netns) = &netns {
+                move_into_link_name_space(netns.as_fd(), Some(LinkNameSpaceType::Network))?;
+            }
+            let device = open_tap(&self.name)?;
+            tap::set_mac(&device, mac.0)?;
+            if device.mtu()? != mtu.get() {
+                device.set_mtu(mtu.get())?;
+            }
+            device.as_fd().try_clone_to_owned()
+        };
+        // A thread is in another namespace for good.
+        let opened = thread::scope(|scope| scope.spawn(open).join());
+        let opened = opened.unwrap_or_else(|_| Err(io::Error::other("opening it has failed")));
+        opened.map_err(failed(
+            " (it takes CAP_NET_ADMIN and CAP_SYS_ADMIN, so root, and nobody else may have it open)",
+        ))
+    }
+}
+
+/// A tap on a VF, until this is dropped.
+#[derive(Debug)]
+pub struct TapPort {
+    /// Its thread ends when the other end of this hangs up.
+    _alive: UnixStream,
+    thread: JoinHandle<()>,
+}
+
+impl TapPort {
+    /// Puts a device that is open on the VF with this socket. `on` says which VF that is, in the log. Its thread goes into the `sandbox`, unless it
+    /// is there already as whoever starts it is.
+    ///
+    /// # Errors
+    /// The system's: it is no tap device, or there are too many descriptors or threads.
+    pub fn start(
+        tap: OwnedFd,
+        socket: PathBuf,
+        on: String,
+        sandbox: Sandbox,
+    ) -> io::Result<TapPort> {
+        tap::set_offloads(&tap)?;
+        rustix::io::ioctl_fionbio(&tap, true)?;
+        let (alive, thread) = Port::start(tap, Device::Tap, socket, on, sandbox)?;
+        Ok(TapPort {
+            _alive: alive,
+            thread,
+        })
+    }
+
+    /// Whether its device is there still: it goes with its namespace.
+    #[must_use]
+    pub fn is_there(&self) -> bool {
+        !self.thread.is_finished()
+    }
+}
+
+/// Why a session is over.
+#[derive(Debug, thiserror::Error)]
+enum Over {
+    #[error("it is taken away")]
+    Stopped,
+    #[error("its device is gone: {0}")]
+    Gone(Errno),
+    #[error("{0}")]
+    Session(#[from] FrontendError),
+    #[error("{0}")]
+    Device(#[from] DeviceFault),
+}
+
+impl From<io::Error> for Over {
+    fn from(error: io::Error) -> Over {
+        Over::Session(error.into())
+    }
+}
+
+/// Whose frames they are.
+pub(crate) enum Device {
+    /// A tap's: it is shown the VF's link and address.
+    Tap,
+    /// A NIC's port: it is told whether there is a back end.
+    Port(Arc<AtomicBool>),
+}
+
+/// What the thread has.
+pub(crate) struct Port {
+    /// Where frames are read and written, each with its virtio-net header.
+    frames: OwnedFd,
+    device: Device,
+    socket: PathBuf,
+    alive: UnixStream,
+    on: String,
+    /// A frame of the host.
+    frame: Vec<u8>,
+    /// One for the host.
+    received: RxFrame,
+    pool: Pool,
+}
+
+/// What there is while the NIC is there.
+struct Session {
+    guest: NetDevice,
+    /// To hear that it is over.
+    socket: UnixStream,
+    /// Where the NIC says that the device's configuration has changed.
+    news: UnixStream,
+}
+
+impl Port {
+    /// Starts the thread, which ends when what is returned is dropped.
+    pub(crate) fn start(
+        frames: OwnedFd,
+        device: Device,
+        socket: PathBuf,
+        on: String,
+        sandbox: Sandbox,
+    ) -> io::Result<(UnixStream, JoinHandle<()>)> {
+        let (ours, alive) = UnixStream::pair()?;
+        let name = match device {
+            Device::Tap => "tap",
+            Device::Port(_) => "vhost-user",
+        };
+        let port = Port {
+            frames,
+            device,
+            socket,
+            alive,
+            on,
+            frame: vec![0; MAX_FRAME as usize],
+            received: RxFrame::default(),
+            pool: Pool::new(BURST),
+        };
+        let thread = thread::Builder::new().name(name.to_owned());
+        let thread = thread.spawn(move || {
+            sandbox.confine(Role::Tap);
+            port.run();
+        })?;
+        Ok((ours, thread))
+    }
+
+    fn run(mut self) {
+        let device = self.on.clone();
+        loop {
+            let over = self.connect().and_then(|mut session| {
+                tracing::info!(device, "its other end is there");
+                self.move_frames(&mut session)
+            });
+            // It fails if the device is gone, which is found out.
+            let _ = self.set_carrier(false);
+            match over {
+                Err(Over::Stopped) => return,
+                Err(why @ Over::Gone(_)) => {
+                    tracing::warn!(device, %why, "its other end is gone for good");
+                    return;
+                }
+                Err(why) => tracing::debug!(device, %why, "its other end is not there for now"),
+                Ok(never) => match never {},
+            }
+            let mut stopped = [PollFd::new(&self.alive, PollFlags::IN)];
+            if wait(&mut stopped, Some(RETRY)).unwrap_or(true) {
+                return;
+            }
+        }
+    }
+
+    fn connect(&mut self) -> Result<Session, Over> {
+        let config = NetConfig {
+            features: (NetConfig::PLAIN | NetConfig::CHECKSUM | NetConfig::TSO) & !feature::MQ
+                | feature::HOST_TSO6
+                | feature::GUEST_TSO6,
+            protocol_features: NetConfig::default().protocol_features | protocol::BACKEND_REQ,
+            mtu: Mtu::MAX.get(),
+            // A super-frame takes one buffer, not sixteen: as many as there are may come before the thread has its turn.
+            rx_buffer: Some(12 + MAX_FRAME),
+            ..NetConfig::default()
+        };
+        let mut guest = NetDevice::start(Frontend::connect(&self.socket)?, &config)?;
+        let (news, theirs) = UnixStream::pair()?;
+        news.set_nonblocking(true)?;
+        let frontend = guest.frontend().ok_or(FrontendError::Closed)?;
+        if frontend.protocol_features() & protocol::BACKEND_REQ != 0 {
+            frontend.set(request::SET_BACKEND_REQ_FD, &[], &[theirs.as_fd()])?;
+        }
+        let socket = frontend.stream().try_clone()?;
+        self.follow(&mut guest)?;
+        Ok(Session {
+            guest,
+            socket,
+            news,
+        })
+    }
+
+    /// Makes the device as the VF is: its address, its link.
+    fn follow(&self, guest: &mut NetDevice) -> Result<(), Over> {
+        let tells = guest.has(feature::STATUS);
+        let frontend = guest.frontend().ok_or(FrontendError::Closed)?;
+        if frontend.protocol_features() & protocol::CONFIG == 0 {
+            return self.set_carrier(true);
+        }
+        let bytes = frontend.get_config(0, ConfigSpace::LEN as u32)?;
+        let ConfigSpace { mac, status, .. } = ConfigSpace::decode(&bytes).unwrap_or_default();
+        if let Device::Tap = self.device {
+            tap::set_mac(&self.frames, mac).map_err(gone)?;
+        }
+        self.set_carrier(!tells || status & 1 != 0)
+    }
+
+    fn set_carrier(&self, up: bool) -> Result<(), Over> {
+        match &self.device {
+            Device::Tap => tap::set_carrier(&self.frames, up).map_err(gone),
+            Device::Port(there) => {
+                there.store(up, Ordering::Release);
+                Ok(())
+            }
+        }
+    }
+
+    /// Moves frames both ways until something ends that.
+    fn move_frames(&mut self, session: &mut Session) -> Result<Infallible, Over> {
+        loop {
+            let guest = &mut session.guest;
+            let moved = self.give_host(guest)? + self.take_host(guest)?;
+            guest.kick();
+            let full = guest.tx_room(0)? == 0;
+            let busy = moved > 0 || guest.arm(full);
+            self.look(session, busy, full)?;
+        }
+    }
+
+    /// Gives the host what has come for it; how many frames.
+    fn give_host(&mut self, guest: &mut NetDevice) -> Result<usize, Over> {
+        for n in 0..BURST {
+            if !guest.recv(0, &mut self.received)? {
+                return Ok(n);
+            }
+            let header = self.received.hdr.encode();
+            let (header, _) = header.split_at(HEADER);
+            let parts = [IoSlice::new(header), IoSlice::new(self.received.bytes())];
+            match rustix::io::writev(&self.frames, &parts) {
+                // The host has the device down, or takes no such frame; it counts that.
+                Ok(_) | Err(Errno::AGAIN | Errno::IO | Errno::INVAL | Errno::NOMEM) => {}
+                Err(errno) => return Err(Over::Gone(errno)),
+            }
+        }
+        Ok(BURST)
+    }
+
+    /// Sends what the host wants to have sent, as far as there is room; how many frames.
+    fn take_host(&mut self, guest: &mut NetDevice) -> Result<usize, Over> {
+        let room = usize::from(guest.tx_room(0)?).min(BURST);
+        for n in 0..room {
+            let mut header = [0; 12];
+            let (of_tap, _) = header.split_at_mut(HEADER);
+            let mut parts = [IoSliceMut::new(of_tap), IoSliceMut::new(&mut self.frame)];
+            let len = match rustix::io::readv(&self.frames, &mut parts) {
+                Ok(0) => return Err(Over::Gone(Errno::PIPE)),
+                Ok(len) => len.saturating_sub(HEADER),
+                Err(Errno::AGAIN | Errno::INTR) => return Ok(n),
+                Err(errno) => return Err(Over::Gone(errno)),
+            };
+            let frame = self.frame.get(..len).unwrap_or_default();
+            match guest.has(AS_THEY_ARE) {
+                true => drop(guest.send(0, &NetHeader::decode(&header), frame)?),
+                false => finished(frame, header, &self.pool, |frame| {
+                    guest.send(0, &NetHeader::default(), frame).map(drop)
+                })?,
+            }
+        }
+        Ok(room)
+    }
+
+    /// Hears what else there is, and sleeps until there is something unless it is `busy`. If the ring is `full`, what the host sends is not it.
+    fn look(&self, session: &mut Session, busy: bool, full: bool) -> Result<(), Over> {
+        let Session {
+            guest,
+            socket,
+            news,
+        } = session;
+        let tap = if full {
+            PollFlags::empty()
+        } else {
+            PollFlags::IN
+        };
+        let mut fds: Vec<_> = [self.alive.as_fd(), socket.as_fd(), news.as_fd()]
+            .into_iter()
+            .chain(guest.calls().map(AsFd::as_fd))
+            .map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN))
+            .collect();
+        fds.push(PollFd::new(&self.frames, tap));
+        wait(&mut fds, busy.then_some(Duration::ZERO))?;
+        let mut heard = fds.iter().map(|fd| !fd.revents().is_empty());
+        let [stopped, over, changed] = [(); 3].map(|()| heard.next().unwrap_or_default());
+        for (call, _) in guest.calls().zip(heard).filter(|(_, heard)| *heard) {
+            call.drain();
+        }
+        drop(fds);
+        if stopped {
+            return Err(Over::Stopped);
+        }
+        if over {
+            return Err(FrontendError::Closed.into());
+        }
+        if changed {
+            // What it says is always the same.
+            let mut bytes = [0; 256];
+            while rustix::io::read(&*news, &mut bytes).is_ok_and(|len| len > 0) {}
+            self.follow(guest)?;
+        }
+        Ok(())
+    }
+}
+
+fn gone(error: io::Error) -> Over {
+    Over::Gone(Errno::from_io_error(&error).unwrap_or(Errno::BADFD))
+}
+
+/// A frame as a wire has it, for who takes it only so: in pieces, with checksums.
+fn finished(
+    data: &[u8],
+    header: [u8; 12],
+    pool: &Pool,
+    mut send: impl FnMut(&[u8]) -> Result<(), DeviceFault>,
+) -> Result<(), DeviceFault> {
+    let mut frame = pool.take(data.len());
+    frame.data.clear();
+    frame.data.extend_from_slice(data);
+    let hdr = header.first_chunk().map(NetHdr::from_bytes);
+    let offload = hdr
+        .unwrap_or_default()
+        .check(VirtioFeatures::all(), frame.head(), frame.len());
+    let Ok(offload) = offload else {
+        return Ok(()); // it comes from a kernel or a NIC, and is none
+    };
+    frame.offload = offload;
+    let mut sent = Ok(());
+    segments(frame, pool, |mut segment, _| {
+        if sent.is_ok() && finish(&mut segment) {
+            sent = send(&segment.data);
+        }
+        pool.give(segment);
+    });
+    sent
+}
+
+/// Waits until one of these has something, or for so long; whether one has.
+fn wait(fds: &mut [PollFd<'_>], long: Option<Duration>) -> io::Result<bool> {
+    let long = long.map(|long| Timespec {
+        tv_sec: long.as_secs().cast_signed(),
+        tv_nsec: long.subsec_nanos().into(),
+    });
+    match poll(fds, long.as_ref()) {
+        Ok(ready) => Ok(ready > 0),
+        Err(Errno::INTR) => Ok(false),
+        Err(errno) => Err(errno.into()),
+    }
+}

@@ -1,0 +1,249 @@
+//! A capture played into the port, each frame as long after the first as it was seen then. What is sent goes nowhere, at the rate of the link. The
+//! file is read when the uplink is opened, and whole.
+
+use std::fmt;
+use std::path::Path;
+
+use vf_model::duration::Duration;
+use vf_model::{Link, LinkConfig, Nanos};
+use vf_vhost::net_hdr::MAX_FRAME;
+
+use super::{Arrivals, Kind, Lost, OpenError, TxFrame, TxRoom, Uplink};
+use crate::capture::read::read;
+use crate::queue::Pool;
+
+/// How long after its last frame a capture begins anew that is repeated.
+const PAUSE: Nanos = Nanos(1_000);
+
+/// `pcap FILE`.
+pub(super) const KIND: Kind = Kind {
+    word: "pcap",
+    operand: "FILE [delay TIME] [repeat]",
+    of_this_machine: false,
+    is_device: false,
+    check: |words| read(Path::new(Settings::parse(words)?.file)).map(drop),
+    open: |words, config, slack| {
+        let replay = Replay::open(words, config, slack).map_err(|why| OpenError {
+            uplink: format!("pcap {words}"),
+            source: std::io::Error::other(why),
+            help: "it is a file that 'vfnic capture', tcpdump or Wireshark has written".to_owned(),
+        })?;
+        Ok(Box::new(replay))
+    },
+};
+
+/// What the words say.
+#[derive(Debug, PartialEq, Eq)]
+struct Settings<'a> {
+    file: &'a str,
+    delay: Nanos,
+    repeat: bool,
+}
+
+impl Settings<'_> {
+    /// What stands behind the file is read from the end, as the file may have spaces in its name.
+    fn parse(words: &str) -> Result<Settings<'_>, String> {
+        let (words, repeat) = match words.strip_suffix(" repeat") {
+            Some(words) => (words.trim_end(), true),
+            None => (words, false),
+        };
+        let (file, delay) = match words.rsplit_once(" delay ") {
+            Some((file, delay)) => {
+                let wrong = || {
+                    format!(
+                        "delay '{}': a time such as 2s or 100ms",
+                        delay.escape_debug()
+                    )
+                };
+                let delay = Duration::parse(delay.trim()).ok_or_else(wrong)?;
+                (file.trim_end(), delay.0)
+            }
+            None => (words, Nanos(0)),
+        };
+        Ok(Settings {
+            file,
+            delay,
+            repeat,
+        })
+    }
+}
+
+/// A capture that is played.
+struct Replay {
+    words: String,
+    /// Each frame and when it comes, counted from the beginning.
+    frames: Vec<(Nanos, Vec<u8>)>,
+    /// The next one.
+    next: usize,
+    delay: Nanos,
+    repeat: bool,
+    /// When it has begun.
+    began: Option<Nanos>,
+    link: Link,
+    slack: Nanos,
+}
+
+impl Replay {
+    fn open(words: &str, config: LinkConfig, slack: Nanos) -> Result<Replay, String> {
+        let Settings {
+            file,
+            delay,
+            repeat,
+        } = Settings::parse(words)?;
+        let captured = read(Path::new(file))?;
+        let first = captured.iter().map(|frame| frame.at).min().unwrap_or(0);
+        let mut frames = Vec::with_capacity(captured.len());
+        for (n, mut frame) in captured.into_iter().enumerate() {
+            if u64::from(frame.len) > u64::from(MAX_FRAME) {
+                return Err(format!("its frame {} has {} bytes", n + 1, frame.len));
+            }
+            // What the capture has cut off is zeros.
+            let len = frame.bytes.len().max(frame.len as usize);
+            frame.bytes.resize(len, 0);
+            frames.push((Nanos(frame.at - first), frame.bytes));
+        }
+        // Those of several interfaces may be out of order.
+        frames.sort_by_key(|(at, _)| *at);
+        Ok(Replay {
+            words: words.to_owned(),
+            frames,
+            next: 0,
+            delay,
+            repeat,
+            began: None,
+            link: Link::new(config),
+            slack,
+        })
+    }
+
+    /// When the next frame comes, if it has begun.
+    fn due(&self) -> Option<Nanos> {
+        let (at, _) = self.frames.get(self.next)?;
+        Some(self.began? + *at)
+    }
+}
+
+impl Uplink for Replay {
+    fn tx_room(&mut self, now: Nanos, _pool: &Pool, _lost: &mut Lost<'_>) -> TxRoom {
+        TxRoom::of(&self.link, usize::MAX, now, now + self.slack)
+    }
+
+    fn tx_room_at(&mut self) -> Option<Nanos> {
+        Some(self.link.free_at().saturating_sub(self.slack))
+    }
+
+    fn tx_burst(
+        &mut self,
+        now: Nanos,
+        frames: &mut Vec<TxFrame>,
+        pool: &Pool,
+        _lost: &mut Lost<'_>,
+    ) {
+        for TxFrame { frame, on_wire } in frames.drain(..) {
+            self.link.put(now, on_wire);
+            pool.give(frame);
+        }
+    }
+
+    fn rx_burst(&mut self, now: Nanos, limit: usize, pool: &Pool, arrivals: &mut Arrivals) {
+        self.began.get_or_insert(now + self.delay);
+        for _ in 0..limit {
+            let Some(due) = self.due().filter(|due| *due <= now) else {
+                return;
+            };
+            let (_, bytes) = &self.frames[self.next];
+            let mut frame = pool.take(bytes.len());
+            frame.offload = Default::default();
+            frame.data.clear();
+            frame.data.extend_from_slice(bytes);
+            arrivals.frames.push(frame);
+            self.next += 1;
+            if self.repeat && self.next == self.frames.len() {
+                self.next = 0;
+                self.began = Some(due + PAUSE);
+            }
+        }
+    }
+
+    fn next(&mut self) -> Option<Nanos> {
+        match self.began {
+            // As soon as it can.
+            None if !self.frames.is_empty() => Some(Nanos(0)),
+            _ => self.due(),
+        }
+    }
+
+    fn link(&self) -> &Link {
+        &self.link
+    }
+
+    fn link_mut(&mut self) -> &mut Link {
+        &mut self.link
+    }
+}
+
+impl fmt::Display for Replay {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "pcap {}", self.words)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::File;
+
+    use pcap_file::pcap::{PcapPacket, PcapWriter};
+
+    use super::*;
+
+    #[test]
+    fn each_frame_comes_as_long_after_the_first_as_it_was_seen_then() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a capture.pcap");
+        let mut writer = PcapWriter::new(File::create(&path).unwrap()).unwrap();
+        for (at, len, byte) in [(5_000_000, 60, 1), (5_000_010, 1514, 2), (5_000_025, 60, 3)] {
+            let bytes = [byte; 60];
+            let at = std::time::Duration::from_micros(at);
+            writer
+                .write_packet(&PcapPacket::new(at, len, &bytes))
+                .unwrap();
+        }
+        drop(writer);
+        let words = format!("{} delay 1us repeat", path.display());
+        let open = |words: &str| Replay::open(words, LinkConfig::default(), Nanos(0)).unwrap();
+        let mut replay = open(&words);
+        let pool = Pool::new(16);
+        let mut came = Vec::new();
+        let mut now = Nanos(100);
+        while came.len() < 7 {
+            let mut arrivals = Arrivals::default();
+            replay.rx_burst(now, 1, &pool, &mut arrivals);
+            came.extend(
+                arrivals
+                    .frames
+                    .iter()
+                    .map(|frame| (now.0, frame.data.len(), frame.data[0])),
+            );
+            now = replay.next().unwrap().max(now);
+        }
+        assert_eq!(
+            came,
+            [
+                (1_100, 60, 1),
+                (11_100, 1514, 2),
+                (26_100, 60, 3),
+                (27_100, 60, 1),
+                (37_100, 1514, 2),
+                (52_100, 60, 3),
+                (53_100, 60, 1)
+            ]
+        );
+        // Once, it ends.
+        let mut once = open(&path.display().to_string());
+        let mut arrivals = Arrivals::default();
+        once.rx_burst(Nanos(0), 8, &pool, &mut arrivals);
+        once.rx_burst(Nanos(1_000_000), 8, &pool, &mut arrivals);
+        assert_eq!((arrivals.frames.len(), once.next()), (3, None));
+        assert!(Settings::parse("x delay soon").is_err());
+    }
+}

@@ -1,0 +1,87 @@
+//! A vhost-user back end as the uplink: a port of Open vSwitch or VPP, passt, another vfnic's VF. The NIC's port is its front end, by a thread that
+//! has the virtqueues, as one of a tap on a VF has them (`tap_port`), and begins sessions, over and over: while there is none the port has
+//! nobody at its other end. Frames go between the two as to a tap.
+
+use std::io::{self, IoSlice};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use rustix::io::Errno;
+use rustix::net::{AddressFamily, SocketFlags, SocketType};
+
+use super::tap::{HEADER, HeaderDevice, Tap};
+use super::{Kind, OpenError};
+use crate::sandbox::Sandbox;
+use crate::tap_port::{Device, Port};
+
+/// Frames that may be on their way in one direction, in bytes.
+const BUFFER: usize = 4 << 20;
+
+/// `vhost-user SOCKET`.
+pub(super) const KIND: Kind = Kind {
+    word: "vhost-user",
+    operand: "SOCKET",
+    of_this_machine: true,
+    is_device: false,
+    check: |_| Ok(()),
+    open: |path, config, slack| {
+        let name = format!("vhost-user {path}");
+        let back_end = BackEnd::open(path.into(), name.clone()).map_err(|source| OpenError {
+            uplink: name.clone(),
+            source,
+            help: "the process has no room for another thread or descriptor".to_owned(),
+        })?;
+        Ok(Box::new(Tap::of(name, back_end, config, slack)))
+    },
+};
+
+/// The way to the thread, and whether there is a back end behind it.
+struct BackEnd {
+    frames: OwnedFd,
+    is_there: Arc<AtomicBool>,
+    /// The thread ends with this.
+    _alive: UnixStream,
+}
+
+impl BackEnd {
+    fn open(path: PathBuf, name: String) -> io::Result<BackEnd> {
+        let (ours, theirs) = rustix::net::socketpair(
+            AddressFamily::UNIX,
+            SocketType::SEQPACKET,
+            SocketFlags::CLOEXEC | SocketFlags::NONBLOCK,
+            None,
+        )?;
+        for end in [&ours, &theirs] {
+            // As much as the system allows.
+            let _ = rustix::net::sockopt::set_socket_send_buffer_size(end, BUFFER);
+        }
+        let is_there = Arc::new(AtomicBool::new(false));
+        let device = Device::Port(Arc::clone(&is_there));
+        // It needs nothing else, whatever others may.
+        let (alive, _) = Port::start(theirs, device, path, name, Sandbox::On)?;
+        Ok(BackEnd {
+            frames: ours,
+            is_there,
+            _alive: alive,
+        })
+    }
+}
+
+impl AsFd for BackEnd {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.frames.as_fd()
+    }
+}
+
+impl HeaderDevice for BackEnd {
+    fn send(&self, header: &[u8; HEADER], frame: &[u8]) -> Result<(), Errno> {
+        if !self.is_there.load(Ordering::Acquire) {
+            return Err(Errno::NETDOWN);
+        }
+        let parts = [IoSlice::new(header), IoSlice::new(frame)];
+        rustix::io::writev(self, &parts).map(drop)
+    }
+}

@@ -1,0 +1,177 @@
+//! Network namespaces on VFs, by taps: TCP between two of them, with the segmentation offload of their kernel, as between VMs.
+
+use std::fs::File;
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::os::fd::AsFd;
+use std::process::Command;
+use std::thread;
+
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+
+use crate::emulator::{Emulator, wait_for};
+
+/// A namespace, until this is dropped.
+struct Netns(String);
+
+impl Netns {
+    /// `None`, said, where none can be made.
+    fn new(letter: char) -> Option<Netns> {
+        let name = format!("vfnic{}{letter}", std::process::id());
+        let ip = Command::new("ip").args(["netns", "add", &name]).output();
+        if ip.is_ok_and(|out| out.status.success()) && File::open("/dev/net/tun").is_ok() {
+            return Some(Netns(name));
+        }
+        println!(
+            "skipped: namespaces on VFs, because 'ip netns add' or /dev/net/tun is not to be had here"
+        );
+        None
+    }
+
+    /// `ip -n NAME` with these words; what it prints if it succeeds.
+    fn ip(&self, words: &str) -> Option<String> {
+        let ip = Command::new("ip")
+            .args(["-n", &self.0])
+            .args(words.split(' '))
+            .output()
+            .unwrap();
+        let said = String::from_utf8(ip.stdout).unwrap();
+        ip.status.success().then_some(said)
+    }
+
+    fn device(&self) -> String {
+        self.ip("link show dev eth0").unwrap_or_default()
+    }
+
+    /// Gives its device an address and has it up with a carrier.
+    fn up(&self, address: &str) {
+        self.ip(&format!("address add {address}/24 dev eth0"))
+            .unwrap();
+        self.ip("link set eth0 up").unwrap();
+        self.has_carrier(true);
+    }
+
+    fn has_carrier(&self, carrier: bool) {
+        wait_for("the carrier", || {
+            (self.device().contains("LOWER_UP") == carrier).then_some(())
+        });
+    }
+
+    /// Has a thread of its own do this in there.
+    fn run<T: Send + 'static>(
+        &self,
+        job: impl FnOnce() -> T + Send + 'static,
+    ) -> thread::JoinHandle<T> {
+        let netns = File::open(format!("/run/netns/{}", self.0)).unwrap();
+        thread::spawn(move || {
+            move_into_link_name_space(netns.as_fd(), Some(LinkNameSpaceType::Network)).unwrap();
+            job()
+        })
+    }
+}
+
+impl Drop for Netns {
+    fn drop(&mut self) {
+        let _ = Command::new("ip").args(["netns", "del", &self.0]).output();
+    }
+}
+
+/// Four megabytes that are not all alike.
+fn payload() -> Vec<u8> {
+    (0..4_000_000_u32)
+        .map(|i| (i.wrapping_mul(i) >> 7) as u8)
+        .collect()
+}
+
+/// A stream from one namespace to the other arrives as it was sent.
+fn tcp_passes(from: &Netns, to: &Netns, address: &'static str) {
+    let listener = to.run(move || TcpListener::bind((address, 5001)).unwrap());
+    let listener = listener.join().unwrap();
+    let receive = thread::spawn(move || {
+        let mut got = Vec::new();
+        listener.accept().unwrap().0.read_to_end(&mut got).unwrap();
+        got
+    });
+    let send = from.run(move || {
+        let mut stream = TcpStream::connect((address, 5001)).unwrap();
+        stream.write_all(&payload()).unwrap();
+    });
+    send.join().unwrap();
+    assert!(receive.join().unwrap() == payload());
+}
+
+#[test]
+fn namespaces_on_vfs_are_guests_as_any_others() {
+    let (Some(a), Some(b)) = (Netns::new('a'), Netns::new('b')) else {
+        return;
+    };
+    let mut emulator = Emulator::start(&[]);
+    emulator.does(&format!("netns add {} vf 0", a.0));
+    emulator.does(&format!("netns add {} vf 1", b.0));
+    let mac = emulator.vf(0, 0).state.mac;
+    wait_for("the address of the VF", || {
+        a.device().contains(&mac).then_some(())
+    });
+    a.up("10.9.0.1");
+    b.up("10.9.0.2");
+    for path in ["direct", "mediated"] {
+        for vf in 0..2 {
+            emulator.does(&format!("vf {vf} set path {path}"));
+        }
+        let before = emulator.vf(0, 0);
+        tcp_passes(&a, &b, "10.9.0.2");
+        let after = emulator.vf(0, 0);
+        let counted = |vf: &vfnic::control::show::ShowVf| match path {
+            "direct" => vf.direct.tx_bytes,
+            _ => vf.mediated.tx_bytes,
+        };
+        assert!(counted(&after) - counted(&before) >= 4_000_000, "{path}");
+        // Their kernels leave segmentation to the NIC.
+        let frames = after.total.tx_packets - before.total.tx_packets;
+        assert!(frames < 2000, "{frames}");
+    }
+
+    // Policy is a VF's.
+    emulator.does("vf 0 set state disable");
+    a.has_carrier(false);
+    emulator.does("vf 0 set state auto");
+    a.has_carrier(true);
+    let refused = emulator.vfnic(&["netns", "add", &b.0, "vf", "0", "name", "eth1"]);
+    let why = String::from_utf8(refused.stderr).unwrap();
+    assert!(why.contains("is to be taken away first"), "{why}");
+    assert!(b.ip("link show dev eth1").is_none());
+
+    // What is kept is made again, by a vfnic that may.
+    let listed = emulator.vfnic(&["netns", "list"]);
+    let listed = String::from_utf8(listed.stdout).unwrap();
+    assert!(
+        listed.contains(&format!("{}  nic0 vf 0  eth0\n", a.0)),
+        "{listed}"
+    );
+    emulator.kill();
+    assert_eq!((a.device(), b.device()), (String::new(), String::new()));
+    emulator.restart();
+    let saved = emulator.vfnic(&["save"]);
+    let saved = String::from_utf8(saved.stdout).unwrap();
+    assert!(
+        saved.contains(&format!("tap = \"eth0\"\nnetns = \"{}\"\n", a.0)),
+        "{saved}"
+    );
+    a.up("10.9.0.1");
+    b.up("10.9.0.2");
+    tcp_passes(&b, &a, "10.9.0.1");
+
+    emulator.does(&format!("netns delete {}", a.0));
+    wait_for("the device goes", || a.device().is_empty().then_some(()));
+    assert!(!emulator.vf(0, 0).connected);
+    // A device keeps its namespace in being when that has no name any more.
+    let gone = b.0.clone();
+    drop(b);
+    assert!(emulator.vf(0, 1).connected);
+    emulator.does(&format!("netns delete {gone} vf 1"));
+    assert!(!emulator.vf(0, 1).connected);
+    emulator.does(&format!("netns add {} vf 1", a.0));
+    wait_for("another one is on it", || {
+        emulator.vf(0, 1).connected.then_some(())
+    });
+}
