@@ -79,6 +79,8 @@ pub struct Policy {
     /// keep their ids.
     with_learned: Option<FilterTable>,
     learned: Learned,
+    /// VFs whose guests are being migrated.
+    migrating: VfSet,
     /// How often frames may have come to the direct path at once: by filters of VFs on path `auto`, and by what changes whether a filter has
     /// them go over the PF.
     steered: u64,
@@ -138,6 +140,7 @@ impl Policy {
             filter_table: FilterTable::new(config.profile),
             with_learned: None,
             learned: Learned::new(vfs as usize, config.mac_base.to_u64()),
+            migrating: VfSet::default(),
             steered: 0,
         }
     }

@@ -540,6 +540,32 @@ fn without_a_link_all_is_forgotten_and_learned_again_with_one() {
 }
 
 #[test]
+fn a_guest_that_is_migrated_takes_the_slow_path_until_it_is_not() {
+    let mut host = Host::new(policy(Profile::Falcon, AUTO));
+    let migrating = |host: &mut Host, is| {
+        host.policy = Arc::new(host.policy.with_migrating(VfIndex(0), is).unwrap());
+        assert!(host.policy.with_migrating(VfIndex(0), is).is_none());
+        host.settle();
+    };
+    for n in 0..2 {
+        host.wire(&udp(0, REMOTE, 80, n));
+        host.wire(&udp(1, REMOTE, 80, n));
+    }
+    assert_eq!((host.learned(0), host.learned(1), host.fast), (1, 1, 2));
+    migrating(&mut host, true);
+    for n in 2..5 {
+        host.wire(&udp(0, REMOTE, 80, n));
+    }
+    assert_eq!((host.learned(0), host.learned(1), host.fast), (0, 1, 2));
+    migrating(&mut host, false);
+    for n in 5..7 {
+        host.wire(&udp(0, REMOTE, 80, n));
+    }
+    assert_eq!((host.learned(0), host.fast), (1, 3));
+    assert_eq!(host.arrived[&((REMOTE, 0, 80), 0)], [0, 1, 2, 3, 4, 5, 6]);
+}
+
+#[test]
 fn the_administrators_filters_go_first_and_a_full_table_leaves_flows_slow() {
     let mut host = Host::new(policy(Profile::Falcon, AUTO));
     // Steered by hand: fast at once, and to whom it says.

@@ -79,6 +79,11 @@ pub enum SessionEvent<'a> {
     Mtu(u16),
     /// The front end has reset the device; its rings have been stopped.
     Reset,
+    /// Whether what the device writes is logged from now on: the guest is being migrated. Past, too, with
+    /// [`SessionEvent::Disconnected`].
+    Logging(bool),
+    /// The guest with this station address has migrated to here, and others are to know of it (vhost-user SEND_RARP).
+    Announce([u8; 6]),
     /// A request was refused; the session goes on unless [`SessionEvent::Disconnected`] follows.
     Refused {
         /// Why.
@@ -377,6 +382,12 @@ impl Endpoint {
         self.connection.as_ref()?.session.features()
     }
 
+    /// Bytes of guest memory that the front end has shared.
+    pub fn guest_memory(&self) -> u64 {
+        let connection = self.connection.as_ref();
+        connection.map_or(0, |connection| connection.session.memory().bytes())
+    }
+
     /// Sessions begun so far.
     pub fn sessions(&self) -> u64 {
         self.sessions
@@ -443,6 +454,11 @@ impl Endpoint {
                 }
                 Action::Mtu => agree_mtu(session, &self.config, dev),
                 Action::Reset => dev.session(SessionEvent::Reset),
+                Action::Logging(on) => {
+                    tracing::info!(device, on, "dirty log");
+                    dev.session(SessionEvent::Logging(on));
+                }
+                Action::Announce(mac) => dev.session(SessionEvent::Announce(mac)),
                 Action::ControlBroken(why) => {
                     tracing::warn!(device, %why, "broken control queue");
                 }

@@ -9,7 +9,7 @@ use virtio_bindings::virtio_net as net;
 use virtio_bindings::virtio_ring as ring;
 
 bitflags! {
-    /// Virtio feature bits (virtio 2.2, 5.1.3, 6), and the one that vhost-user adds. Bits without a name here stay what they
+    /// Virtio feature bits (virtio 2.2, 5.1.3, 6), and the two that vhost-user adds. Bits without a name here stay what they
     /// are.
     #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
     pub struct VirtioFeatures: u64 {
@@ -55,6 +55,8 @@ bitflags! {
         const INDIRECT_DESC = 1 << ring::VIRTIO_RING_F_INDIRECT_DESC;
         /// Either side says at which entry it wants to be notified.
         const EVENT_IDX = 1 << ring::VIRTIO_RING_F_EVENT_IDX;
+        /// `VHOST_F_LOG_ALL`: the device marks what it writes in a dirty log. A front end's word, not a driver's.
+        const LOG_ALL = 1 << 26;
         /// `VHOST_USER_F_PROTOCOL_FEATURES`: there are protocol features, and rings start disabled.
         const PROTOCOL_FEATURES = 1 << 30;
         /// Not legacy.
@@ -88,6 +90,7 @@ impl VirtioFeatures {
     /// What every device offers; [`VirtioFeatures::offered`] adds what depends on its configuration.
     const BASE: VirtioFeatures = Self::CHECKSUM
         .union(Self::SEGMENTATION)
+        .union(Self::LOG_ALL)
         .union(Self::PROTOCOL_FEATURES)
         .union(Self::VERSION_1)
         .union(Self::ANY_LAYOUT)
@@ -124,6 +127,10 @@ bitflags! {
     pub struct ProtocolFeatures: u64 {
         /// More than one queue pair over one socket.
         const MQ = 1 << 0;
+        /// The dirty log of a migration is shared memory.
+        const LOG_SHMFD = 1 << 1;
+        /// The back end announces a guest that has migrated and does not do it itself.
+        const RARP = 1 << 2;
         /// A request may ask whether it succeeded.
         const REPLY_ACK = 1 << 3;
         /// The front end says which MTU the guest has.
@@ -154,7 +161,6 @@ mod tests {
             ("HOST_UFO", net::VIRTIO_NET_F_HOST_UFO),
             ("RSS", net::VIRTIO_NET_F_RSS),
             ("GUEST_ANNOUNCE", net::VIRTIO_NET_F_GUEST_ANNOUNCE),
-            ("LOG_ALL", 26),
             ("ACCESS_PLATFORM", config::VIRTIO_F_ACCESS_PLATFORM),
             ("SR_IOV", config::VIRTIO_F_SR_IOV),
         ] {

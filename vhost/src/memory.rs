@@ -307,17 +307,29 @@ impl GuestMemory {
         })
     }
 
+    /// Bytes of all regions.
+    pub fn bytes(&self) -> u64 {
+        self.regions.iter().map(|region| region.size).sum()
+    }
+
     /// How many regions there are.
     pub fn regions(&self) -> usize {
         self.regions.len()
     }
 
     /// A page of a region has vanished, and the whole region reads as zeros since: what the rings say is no
-    /// longer what the guest wrote, so they must stop. To be asked once a burst, before anything is taken.
+    /// longer what the guest wrote, so they must stop; or one of the log, so that what is written is not known to all who
+    /// have to know. To be asked once a burst, before anything is taken.
     #[inline]
     pub fn faulted(&self) -> bool {
+        any_faulted() && self.has_faulted()
+    }
+
+    #[cold]
+    fn has_faulted(&self) -> bool {
         let mut regions = self.regions.iter();
-        any_faulted() && regions.any(|region| region.mapping.guard.faulted())
+        regions.any(|region| region.mapping.guard.faulted())
+            || self.log.as_ref().is_some_and(|log| log.faulted())
     }
 
     /// Some file behind a region is not sealed against shrinking (`F_SEAL_SHRINK`).
@@ -729,6 +741,18 @@ mod tests {
         hostile.slice_mut(0x2000, 4).unwrap().copy_from(b"lost");
         other.slice_mut(0, 4).unwrap().copy_from(b"fine");
         assert!(!other.faulted());
+    }
+
+    #[test]
+    fn a_log_that_shrinks_is_not_trusted_any_more() {
+        let fd = memfd(0x1000);
+        let log = DirtyLog::map(fd.try_clone().unwrap(), 0x1000, 0).unwrap();
+        let mem = GuestMemory::map(vec![(spec(0, 0x1000, 0, 0), memfd(0x1000))]).unwrap();
+        let mem = mem.with_log(Some(Arc::new(log)));
+        rustix::fs::ftruncate(&fd, 0).unwrap();
+        assert!(!mem.faulted());
+        mem.slice_mut(0, 1).unwrap().copy_from(b"x");
+        assert!(mem.faulted());
     }
 
     /// Mappings of this process that lie in `[start, start + len)`.

@@ -49,6 +49,8 @@ mod code {
     pub(super) const SET_OWNER: u32 = 3;
     pub(super) const RESET_OWNER: u32 = 4;
     pub(super) const SET_MEM_TABLE: u32 = 5;
+    pub(super) const SET_LOG_BASE: u32 = 6;
+    pub(super) const SET_LOG_FD: u32 = 7;
     pub(super) const SET_VRING_NUM: u32 = 8;
     pub(super) const SET_VRING_ADDR: u32 = 9;
     pub(super) const SET_VRING_BASE: u32 = 10;
@@ -60,6 +62,7 @@ mod code {
     pub(super) const SET_PROTOCOL_FEATURES: u32 = 16;
     pub(super) const GET_QUEUE_NUM: u32 = 17;
     pub(super) const SET_VRING_ENABLE: u32 = 18;
+    pub(super) const SEND_RARP: u32 = 19;
     pub(super) const NET_SET_MTU: u32 = 20;
     pub(super) const SET_BACKEND_REQ_FD: u32 = 21;
     pub(super) const GET_CONFIG: u32 = 24;
@@ -205,6 +208,11 @@ pub enum FrontendRequest {
     SetOwner,
     ResetOwner,
     SetMemTable(Vec<RegionSpec>),
+    SetLogBase {
+        size: u64,
+        offset: u64,
+    },
+    SetLogFd,
     SetVringNum {
         ring: u32,
         num: u32,
@@ -239,6 +247,7 @@ pub enum FrontendRequest {
         ring: u32,
         enable: bool,
     },
+    SendRarp([u8; 6]),
     NetSetMtu(u64),
     SetBackendReqFd,
     GetConfig(ConfigRange),
@@ -255,6 +264,12 @@ pub enum FrontendRequest {
 }
 
 impl FrontendRequest {
+    /// Number of [`FrontendRequest::SetLogBase`].
+    pub(crate) const SET_LOG_BASE: u32 = code::SET_LOG_BASE;
+
+    /// Number of [`FrontendRequest::SendRarp`].
+    pub(crate) const SEND_RARP: u32 = code::SEND_RARP;
+
     /// Number of [`FrontendRequest::VringKick`].
     pub(crate) const VRING_KICK: u32 = code::VRING_KICK;
 
@@ -263,6 +278,7 @@ impl FrontendRequest {
         matches!(
             request,
             code::GET_FEATURES
+                | code::SET_LOG_BASE
                 | code::GET_VRING_BASE
                 | code::GET_PROTOCOL_FEATURES
                 | code::GET_QUEUE_NUM
@@ -294,6 +310,7 @@ impl FrontendRequest {
             code::GET_FEATURES => return Ok(FrontendRequest::GetFeatures),
             code::SET_OWNER => return Ok(FrontendRequest::SetOwner),
             code::RESET_OWNER => return Ok(FrontendRequest::ResetOwner),
+            code::SET_LOG_FD => return Ok(FrontendRequest::SetLogFd),
             code::GET_PROTOCOL_FEATURES => return Ok(FrontendRequest::GetProtocolFeatures),
             code::GET_QUEUE_NUM => return Ok(FrontendRequest::GetQueueNum),
             code::SET_BACKEND_REQ_FD => return Ok(FrontendRequest::SetBackendReqFd),
@@ -301,6 +318,8 @@ impl FrontendRequest {
             code::GET_MAX_MEM_SLOTS => return Ok(FrontendRequest::GetMaxMemSlots),
             code::SET_FEATURES => fields.u64().map(FrontendRequest::SetFeatures),
             code::SET_PROTOCOL_FEATURES => fields.u64().map(FrontendRequest::SetProtocolFeatures),
+            code::SET_LOG_BASE => fields.log_base(),
+            code::SEND_RARP => fields.mac().map(FrontendRequest::SendRarp),
             code::NET_SET_MTU => fields.u64().map(FrontendRequest::NetSetMtu),
             code::SET_VRING_NUM => fields
                 .state()
@@ -366,6 +385,17 @@ impl Fields<'_> {
         Some((self.u32()?, self.u32()?))
     }
 
+    fn log_base(&mut self) -> Option<FrontendRequest> {
+        let (size, offset) = (self.u64()?, self.u64()?);
+        Some(FrontendRequest::SetLogBase { size, offset })
+    }
+
+    /// A station address, in a number's first bytes as they are in memory.
+    fn mac(&mut self) -> Option<[u8; 6]> {
+        let bytes = self.u64()?.to_ne_bytes();
+        bytes.first_chunk().copied()
+    }
+
     fn region(&mut self) -> Option<RegionSpec> {
         Some(RegionSpec {
             guest_addr: self.u64()?,
@@ -381,6 +411,7 @@ impl Fields<'_> {
     }
 
     fn addr(&mut self) -> Option<FrontendRequest> {
+        // The used ring is logged where the memory map has it: without an IOMMU that is the address for the log.
         let (ring, _flags) = self.state()?;
         let (desc, used, avail) = (self.u64()?, self.u64()?, self.u64()?);
         let _log = self.u64()?;
@@ -493,6 +524,14 @@ mod tests {
     }
 
     #[test]
+    fn a_station_address_is_in_the_first_bytes_of_a_number() {
+        assert_eq!(
+            FrontendRequest::parse(19, &[2, 0, 0, 0, 0, 7, 0, 0]),
+            Ok(FrontendRequest::SendRarp([2, 0, 0, 0, 0, 7]))
+        );
+    }
+
+    #[test]
     fn the_ring_number_is_one_byte() {
         let parse = |bits: u64| FrontendRequest::parse(12, &bits.to_ne_bytes());
         assert_eq!(
@@ -517,7 +556,8 @@ mod tests {
         #[test]
         fn sizes_are_exact(request in 1u32..41, payload in prop::collection::vec(any::<u8>(), 0..100)) {
             let size = match request {
-                2 | 8 | 10..=14 | 16 | 18 | 20 => 8,
+                2 | 8 | 10..=14 | 16 | 18..=20 => 8,
+                6 => 16,
                 9 | 37 | 38 => 40,
                 _ => return Ok(()),
             };

@@ -42,7 +42,7 @@ use crate::error::RingError;
 pub use crate::error::SessionRefusal;
 use crate::eventfd::{EventFd, EventFdError};
 use crate::features::{ProtocolFeatures, VirtioFeatures};
-use crate::memory::{GuestMemory, MAX_REGIONS};
+use crate::memory::{DirtyLog, GuestMemory, MAX_REGIONS};
 use crate::message::{self, ConfigRange, FrontendRequest, Header, VringAddr};
 use crate::packed;
 use crate::vring::Vring;
@@ -71,6 +71,10 @@ pub enum Action {
     Mtu,
     /// The front end has reset the device; its rings have been stopped.
     Reset,
+    /// Whether what the device writes is logged from now on: the guest is being migrated.
+    Logging(bool),
+    /// Have others know that the guest with this station address is here now, as it does not tell them itself.
+    Announce([u8; 6]),
     /// Do what the driver asks for, and say to [`Session::decided`] whether it has it; if not, nothing has changed.
     CtrlCommand(CtrlCommand),
     /// Say to [`Session::decided`] whether the driver may give one more command that has rings stopped for a moment: others'
@@ -168,7 +172,12 @@ pub struct Session {
     mtu: Option<u16>,
     /// The control queue while it runs.
     control: Option<ControlQueue>,
+    /// With the log, if what is written there is logged.
     memory: Arc<GuestMemory>,
+    log: Option<Arc<DirtyLog>>,
+    /// Whether the front end wants it used.
+    logging: bool,
+    /// Without [`VirtioFeatures::LOG_ALL`].
     features: Option<VirtioFeatures>,
     protocol: ProtocolFeatures,
     backend: Option<BackendRequests>,
@@ -198,6 +207,8 @@ impl Session {
             mtu: None,
             control: None,
             memory: Arc::default(),
+            log: None,
+            logging: false,
             features: None,
             protocol: ProtocolFeatures::empty(),
             backend: None,
@@ -386,7 +397,13 @@ impl Session {
                 if !unknown.is_empty() {
                     return Err(SessionRefusal::Features(unknown));
                 }
-                Change::Features(bits)
+                let logging = bits.contains(VirtioFeatures::LOG_ALL);
+                let bits = bits - VirtioFeatures::LOG_ALL;
+                // The driver has nothing to do with a migration that begins or ends.
+                match self.features == Some(bits) && (logging || self.logging) {
+                    true => Change::Logging(logging),
+                    false => Change::Features(bits, logging),
+                }
             }
             FrontendRequest::SetProtocolFeatures(bits) => {
                 let unknown = bits & !config.protocol_features.bits();
@@ -405,6 +422,28 @@ impl Session {
             }
             FrontendRequest::AddMemReg(spec) => {
                 Change::Memory(self.memory.with_region(spec, one(fds)?)?)
+            }
+            FrontendRequest::SetLogBase { size, offset }
+                if self.protocol.contains(ProtocolFeatures::LOG_SHMFD) =>
+            {
+                Change::Log(Arc::new(DirtyLog::map(one(fds)?, size, offset)?))
+            }
+            // An address of the front end's own.
+            FrontendRequest::SetLogBase { .. } => {
+                return Err(SessionRefusal::Unknown(FrontendRequest::SET_LOG_BASE));
+            }
+            FrontendRequest::SetLogFd => {
+                // It may be signalled when something is logged. No front end waits for that, as it looks at the log when it sends
+                // pages; a signal for each write is dear.
+                EventFd::to_signal(one(fds)?)?;
+                return Ok(Served::Done);
+            }
+            FrontendRequest::SendRarp(mac) if self.protocol.contains(ProtocolFeatures::RARP) => {
+                self.actions.push_back(Action::Announce(mac));
+                return Ok(Served::Done);
+            }
+            FrontendRequest::SendRarp(_) => {
+                return Err(SessionRefusal::Unknown(FrontendRequest::SEND_RARP));
             }
             FrontendRequest::RemMemReg(spec) => Change::Memory(self.memory.without_region(&spec)?),
             FrontendRequest::SetVringNum { ring, num } => {

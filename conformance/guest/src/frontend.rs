@@ -478,6 +478,18 @@ impl Frontend {
         self.set(request::REM_MEM_REG, &payload, &[])
     }
 
+    /// `SET_LOG_BASE`, which has a reply when the log is shared memory.
+    pub fn set_log_base(
+        &mut self,
+        fd: impl AsFd,
+        size: u64,
+        offset: u64,
+    ) -> Result<(), FrontendError> {
+        let request = request::SET_LOG_BASE;
+        self.send(request, 0, &message::log(size, offset), &[fd.as_fd()])?;
+        self.await_reply(request).map(drop)
+    }
+
     /// `SET_VRING_NUM`.
     pub fn set_vring_num(&mut self, index: u32, size: u32) -> Result<(), FrontendError> {
         self.set(

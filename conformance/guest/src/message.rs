@@ -174,6 +174,11 @@ pub fn vring_addr(index: u32, desc: u64, used: u64, avail: u64) -> Vec<u8> {
     bytes
 }
 
+/// Payload of `SET_LOG_BASE`: size of the log and its offset in the file.
+pub fn log(size: u64, offset: u64) -> Vec<u8> {
+    [size.to_le_bytes(), offset.to_le_bytes()].concat()
+}
+
 /// One region as memory messages carry it: guest address, size, user address, offset in the file.
 pub fn region(guest_addr: u64, size: u64, user_addr: u64, mmap_offset: u64) -> Vec<u8> {
     [guest_addr, size, user_addr, mmap_offset]

@@ -42,6 +42,8 @@ pub mod feature {
     pub const NOTF_COAL: u64 = 1 << 53;
     /// There is more than one queue pair.
     pub const MQ: u64 = 1 << 22;
+    /// vhost: what the device writes is marked in the dirty log.
+    pub const LOG_ALL: u64 = 1 << 26;
     /// Chains may be laid out in any way (legacy).
     pub const ANY_LAYOUT: u64 = 1 << 27;
     /// Indirect descriptors.

@@ -7,6 +7,7 @@ mod control;
 mod filter;
 mod life;
 mod memory;
+mod migration;
 mod net;
 mod notifications;
 mod offloads;
@@ -32,6 +33,7 @@ pub fn all() -> impl Iterator<Item = &'static Case> {
         session::CASES,
         set_up_again::CASES,
         memory::CASES,
+        migration::CASES,
         ring::CASES,
         notifications::CASES,
         places::CASES,

@@ -180,18 +180,18 @@ pub(super) const CASES: &[Case] = &[
         level: Level::Text,
         needs: &[RARP, Need::Peer],
         source: "VU SEND_RARP",
-        sent: "SEND_RARP with an address.",
+        sent: "SEND_RARP with the guest's address.",
         expected: "A broadcast RARP of that address arrives at the peer.",
         run: |bench| {
-            const MAC: [u8; 6] = [2, 0, 0, 0, 0xc0, 0x77];
             let config = NetConfig {
                 protocol_features: NetConfig::default().protocol_features | 1 << 2,
                 ..NetConfig::default()
             };
             let mut link = bench.link(&config)?;
-            link.src = MAC;
+            // A switch may let a guest send from its own address only.
+            let mac = link.src;
             if let Some(front) = link.tx.frontend() {
-                front.set(SEND_RARP, &[&MAC[..], &[0, 0]].concat(), &[])?;
+                front.set(SEND_RARP, &[&mac[..], &[0, 0]].concat(), &[])?;
             }
             let Some(frame) = link.receive(crate::bench::DEADLINE)? else {
                 return Err(Failure::Wrong("no frame from that address arrived".into()));

@@ -10,6 +10,7 @@ mod flow;
 mod ip;
 mod mac;
 mod offload;
+pub mod rarp;
 mod segment;
 mod tcp;
 #[cfg(any(test, feature = "testing"))]

@@ -58,7 +58,10 @@ impl Policy {
 
     /// Whether a learned filter is of use.
     fn may_have(&self, vf: VfIndex, key: FastKey) -> bool {
-        let fast = self.auto().contains(vf) && self.link_up_for(vf) && self.link_up();
+        let fast = self.auto().contains(vf)
+            && !self.migrating.contains(vf)
+            && self.link_up_for(vf)
+            && self.link_up();
         let listed = match key {
             FastKey::Flow { .. } => true,
             FastKey::Group(mac) => self.entry(vf).rx.lists(mac),
@@ -84,6 +87,23 @@ impl Policy {
         if policy.learned.is_same(&self.learned) {
             return None;
         }
+        policy.publish(Some(Changed::Flows));
+        Some(policy)
+    }
+
+    /// What it becomes when the migration of a VF's guest begins or is over; `None` if that is nothing new. All flows of one on path
+    /// `auto` take the slow path meanwhile.
+    #[must_use]
+    pub fn with_migrating(&self, vf: VfIndex, migrating: bool) -> Option<Policy> {
+        if self.migrating.contains(vf) == migrating {
+            return None;
+        }
+        let mut policy = self.clone();
+        match migrating {
+            true => policy.migrating.insert(vf),
+            false => policy.migrating.remove(vf),
+        }
+        policy.prune();
         policy.publish(Some(Changed::Flows));
         Some(policy)
     }

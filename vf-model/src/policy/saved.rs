@@ -82,6 +82,7 @@ impl Policy {
             filter_table: _,
             with_learned: _,
             learned: _,
+            migrating: _,
             steered: _,
             lookup: _,
         } = self;

@@ -12,6 +12,9 @@ use super::{Mapping, MemoryError};
 /// Bytes of guest memory that one bit stands for, whatever size the pages of this machine have (`VHOST_LOG_PAGE`).
 pub const LOG_PAGE: u64 = 4096;
 
+/// Bytes of the longest log, which has a bit for each page of 48-bit guest addresses.
+const LONGEST: u64 = 1 << 33;
+
 /// A shared bitmap of written pages: page `n` is bit `n % 8` of byte `n / 8`.
 #[derive(Debug)]
 pub struct DirtyLog {
@@ -29,9 +32,17 @@ impl DirtyLog {
         if size == 0 {
             return Err(MemoryError::Empty);
         }
+        if size > LONGEST {
+            return Err(MemoryError::TooBig);
+        }
         let mapping = Mapping::map(fd, offset, size)?;
         let pages = size.saturating_mul(8);
         Ok(DirtyLog { mapping, pages })
+    }
+
+    /// Whether bits are lost, since the log's file has shrunk.
+    pub(super) fn faulted(&self) -> bool {
+        self.mapping.guard.faulted()
     }
 
     /// Marks the pages of the `len` bytes at `gpa`, which have been written. Of a page that the log has no bit for the
@@ -97,7 +108,7 @@ mod tests {
 
     #[test]
     fn a_log_that_is_not_in_its_file_is_refused() {
-        for (size, offset) in [(0, 0), (17, 0), (9, 8), (1, u64::MAX)] {
+        for (size, offset) in [(0, 0), (17, 0), (9, 8), (1, u64::MAX), (u64::MAX, 1)] {
             let fd = rustix::fs::memfd_create("log", rustix::fs::MemfdFlags::CLOEXEC).unwrap();
             rustix::fs::ftruncate(&fd, 16).unwrap();
             assert!(

@@ -14,7 +14,7 @@ use crate::control::ControlQueue;
 use crate::error::{RingError, SessionRefusal};
 use crate::eventfd::EventFd;
 use crate::features::{ProtocolFeatures, VirtioFeatures};
-use crate::memory::GuestMemory;
+use crate::memory::{DirtyLog, GuestMemory};
 use crate::message::{self, FrontendRequest, VringAddr};
 use crate::ring::RingAddresses;
 use crate::vring::{Vring, VringConfig};
@@ -22,8 +22,12 @@ use crate::vring::{Vring, VringConfig};
 /// A change, checked.
 #[derive(Debug)]
 pub(super) enum Change {
-    /// The driver acknowledged these virtio features.
-    Features(VirtioFeatures),
+    /// The driver acknowledged these virtio features; and whether the front end wants writes logged.
+    Features(VirtioFeatures, bool),
+    /// Whether it does, of a driver that goes on.
+    Logging(bool),
+    /// What they are logged in.
+    Log(Arc<DirtyLog>),
     /// RESET_DEVICE: rings and virtio features as at the start; the front end stays the owner.
     Reset,
     /// The guest has this memory.
@@ -120,7 +124,13 @@ impl Session {
                 let changes = |ring: &u32| self.coalescing(*ring) != Some(*coalescing);
                 rings.iter().copied().filter(changes).collect()
             }
-            Change::Features(_) | Change::Reset | Change::Memory(_) | Change::End => all.collect(),
+            Change::Log(_) if !self.logging => Vec::new(),
+            Change::Features(..)
+            | Change::Logging(_)
+            | Change::Log(_)
+            | Change::Reset
+            | Change::Memory(_)
+            | Change::End => all.collect(),
         }
     }
 
@@ -129,7 +139,7 @@ impl Session {
         let rings = self.concerned(&change);
         let mut payload = None;
         match change {
-            Change::Features(bits) => {
+            Change::Features(bits, logging) => {
                 self.features = Some(bits);
                 self.forget_driver();
                 if !bits.contains(VirtioFeatures::PROTOCOL_FEATURES) {
@@ -138,6 +148,13 @@ impl Session {
                     }
                 }
                 self.actions.push_back(Action::Negotiated(bits));
+                self.log_writes(logging);
+            }
+            Change::Logging(logging) => self.log_writes(logging),
+            Change::Log(log) => {
+                self.log = Some(log);
+                self.log_writes(self.logging);
+                payload = Some(0u64.to_ne_bytes().to_vec());
             }
             Change::Reset => {
                 self.rings.fill_with(RingState::default);
@@ -145,7 +162,10 @@ impl Session {
                 self.forget_driver();
                 self.actions.push_back(Action::Reset);
             }
-            Change::Memory(memory) => self.memory = memory,
+            Change::Memory(memory) => {
+                self.memory = memory;
+                self.log_writes(self.logging);
+            }
             Change::Ring(ring, change) => {
                 if let Some(state) = self.rings.get_mut(ring as usize) {
                     state.change(change);
@@ -169,6 +189,7 @@ impl Session {
             Change::End => {
                 self.rings.clear();
                 self.memory = Arc::default();
+                (self.log, self.logging) = (None, false);
                 self.features = None;
                 self.backend = None;
             }
@@ -178,6 +199,16 @@ impl Session {
             self.begin(Change::Pairs(1), Then::Controlled(Box::new(then)));
         } else {
             self.carry_on(then, Ok(payload));
+        }
+    }
+
+    /// Has what is written to guest memory logged from now on, if there is a log, or not.
+    fn log_writes(&mut self, logging: bool) {
+        if logging || self.logging {
+            self.memory = self.memory.with_log(self.log.clone().filter(|_| logging));
+        }
+        if std::mem::replace(&mut self.logging, logging) != logging {
+            self.actions.push_back(Action::Logging(logging));
         }
     }
 
@@ -246,7 +277,11 @@ impl Session {
                     None => self.actions.extend(reply.map(Action::Reply)),
                 }
             }
-            Err(refusal) if ack && !FrontendRequest::has_reply(request) => {
+            Err(refusal)
+                if ack
+                    && (matches!(refusal, SessionRefusal::Unknown(_))
+                        || !FrontendRequest::has_reply(request)) =>
+            {
                 let reply = reply(&1u64.to_ne_bytes());
                 self.actions.push_back(Action::Reply(reply));
                 self.actions.push_back(Action::Refused(request, refusal));

@@ -160,6 +160,7 @@ fn sensible() -> impl Strategy<Value = Message> {
     let offered = VirtioFeatures::offered(2).bits();
     let bits = prop_oneof![
         Just(offered),
+        Just(offered & !VirtioFeatures::LOG_ALL.bits()),
         Just(offered & !(1 << 30)),
         Just(offered & !VirtioFeatures::MQ.bits()),
         Just(offered & !VirtioFeatures::CTRL_VQ.bits()),
@@ -198,7 +199,13 @@ fn sensible() -> impl Strategy<Value = Message> {
                 kinds,
             )
         });
-    let codes = vec![1u32, 3, 4, 15, 17, 21, 34, 36, 99];
+    let log = (
+        prop_oneof![Just(0x1000u64), any::<u64>()],
+        0u64..3,
+        memory.clone(),
+    );
+    let log = log.prop_map(|(size, at, memory)| (6, 0, bytes64(&[size, at << 10]), memory));
+    let codes = vec![1u32, 3, 4, 7, 15, 17, 21, 34, 36, 99];
     prop_oneof![
         1 => bits.prop_map(|bits| (2, 0, bytes64(&[bits]), vec![])),
         1 => protocol.prop_map(|bits| (16, 0, bytes64(&[bits]), vec![])),
@@ -210,6 +217,7 @@ fn sensible() -> impl Strategy<Value = Message> {
         2 => addr,
         3 => notification,
         1 => table,
+        1 => log,
         2 => (37u32..39, region, memory).prop_map(|(code, region, memory)| {
             (code, 0, [vec![0; 8], bytes64(&region)].concat(), memory)
         }),
@@ -237,11 +245,13 @@ fn snapshot(session: &Session) -> impl PartialEq + std::fmt::Debug + use<> {
         .iter()
         .map(|ring| (ring.setup, ring.started, ring.running));
     let memory = Arc::as_ptr(&session.memory).addr();
+    let log = session.log.as_ref().map(|log| Arc::as_ptr(log).addr());
     (
         rings.collect::<Vec<_>>(),
         session.features,
         session.protocol.bits(),
         memory,
+        (log, session.logging),
     )
 }
 
@@ -261,6 +271,7 @@ fn check(session: &Session, dev: &Rings) -> Result<(), TestCaseError> {
             let receives = index.is_multiple_of(2) && !is_control;
             prop_assert_eq!(vring.enabled(), ring.setup.enabled && (used || !receives));
             prop_assert_eq!(Some(vring.features()), session.features);
+            prop_assert!(Arc::ptr_eq(vring.memory(), &session.memory));
             prop_assert_eq!(vring.size(), ring.setup.size);
             prop_assert_eq!(vring.kick_fd().is_some(), ring.kick.is_some());
         }
@@ -303,7 +314,8 @@ proptest! {
                 continue;
             }
             let ack = header.need_reply() && session.protocol.contains(ProtocolFeatures::REPLY_ACK);
-            prop_assert_eq!(reply.is_some(), ack || FrontendRequest::has_reply(request));
+            let unknown = matches!(refused, Some(SessionRefusal::Unknown(_)));
+            prop_assert_eq!(reply.is_some(), ack || !unknown && FrontendRequest::has_reply(request));
             if let Some(reply) = reply {
                 prop_assert_eq!(&reply[..8], &bytes32(&[request, 5])[..]);
                 let size = reply.len() as u32 - 12;
@@ -528,4 +540,116 @@ fn a_command_is_answered_when_what_comes_of_it_is_done() {
     assert!(driver.used().is_empty(), "answered before the ring runs");
     assert!(session.poll(&config).is_none());
     assert_eq!(driver.used().len(), 1);
+}
+
+/// A session with a ring that runs, and a way to tell it more.
+struct Running {
+    config: DeviceConfig,
+    dev: Rings,
+    session: Session,
+}
+
+impl Running {
+    const RING: u32 = 1;
+
+    fn new() -> Running {
+        let config = DeviceConfig::new("vf0", [2, 0, 0, 0, 0, 1], 1);
+        let mut running = Running {
+            session: Session::new(&config),
+            dev: Rings::default(),
+            config,
+        };
+        let fds = Descriptors::new();
+        let addr = [USER, USER + 0x1800, USER + 0x1000, u64::MAX];
+        let protocol = running.config.protocol_features.bits();
+        running.tell(16, &bytes64(&[protocol]), None);
+        running.tell(2, &bytes64(&[running.features()]), None);
+        running.give_memory();
+        running.tell(8, &bytes32(&[1, 64]), None);
+        running.tell(9, &[bytes32(&[1, 0]), bytes64(&addr)].concat(), None);
+        running.tell(12, &bytes64(&[1]), Some(fds.get(Kind::EventFd)));
+        running.session.kicked(Running::RING);
+        running.dev.act(&mut running.session, &running.config);
+        assert!(running.dev.running.contains_key(&Running::RING));
+        running
+    }
+
+    fn features(&self) -> u64 {
+        let offered = self.config.features;
+        (offered - VirtioFeatures::RING_PACKED - VirtioFeatures::LOG_ALL).bits()
+    }
+
+    fn tell(&mut self, request: u32, payload: &[u8], fd: Option<OwnedFd>) -> Handled {
+        let (flags, size) = (9, payload.len() as u32);
+        let header = Header {
+            request,
+            flags,
+            size,
+        };
+        let fds = fd.into_iter().collect();
+        let (session, config) = (&mut self.session, &self.config);
+        self.dev.hear(session, config, header, payload, fds)
+    }
+
+    fn give_memory(&mut self) {
+        let fd = Descriptors::new().get(Kind::Memory);
+        let table = [bytes32(&[1, 0]), bytes64(&[GUEST, SIZE, USER, 0])].concat();
+        assert!(self.tell(5, &table, Some(fd)).closed.is_none());
+    }
+
+    /// Whether a write to the memory of the ring shows in this log.
+    fn logs_in(&self, log: &OwnedFd) -> bool {
+        const AT: u64 = GUEST / crate::memory::LOG_PAGE / 8;
+        rustix::io::pwrite(log, &[0], AT).unwrap();
+        let memory = self.dev.running[&Running::RING].memory();
+        memory.slice_mut(GUEST, 1).unwrap().copy_from(&[1]);
+        let mut byte = [0];
+        rustix::io::pread(log, &mut byte, AT).unwrap();
+        byte == [1]
+    }
+}
+
+#[test]
+fn what_is_written_is_logged_while_the_front_end_wants_that() {
+    const LEN: u64 = (GUEST + SIZE) / crate::memory::LOG_PAGE / 8 + 1;
+    let make = || {
+        let log = rustix::fs::memfd_create("log", MemfdFlags::CLOEXEC).unwrap();
+        rustix::fs::ftruncate(&log, LEN).unwrap();
+        log
+    };
+    let (first, second) = (make(), make());
+    let mut it = Running::new();
+    it.session.mac = Some([2, 0, 0, 0, 0, 9]);
+    let with_log = it.features() | VirtioFeatures::LOG_ALL.bits();
+    let base = |it: &mut Running, log: &OwnedFd| {
+        let fd = log.try_clone().unwrap();
+        let answer = it.tell(6, &bytes64(&[LEN, 0]), Some(fd)).reply;
+        assert_eq!(answer.unwrap()[12..], [0; 8], "its own reply, and no other");
+    };
+
+    base(&mut it, &first);
+    assert!(!it.logs_in(&first) && it.dev.stops == 0);
+    it.tell(2, &bytes64(&[with_log]), None);
+    assert!(it.logs_in(&first) && it.dev.stops == 1);
+    // Once more for another queue pair; what a driver has asked for has nothing to do with it.
+    it.tell(2, &bytes64(&[with_log]), None);
+    assert!(it.logs_in(&first) && it.session.mac.is_some());
+    it.give_memory();
+    assert!(it.logs_in(&first));
+    base(&mut it, &second);
+    assert!(it.logs_in(&second) && !it.logs_in(&first));
+    it.tell(2, &bytes64(&[it.features()]), None);
+    assert!(!it.logs_in(&second) && it.session.mac.is_some());
+    assert_eq!(it.session.features().unwrap().bits(), it.features());
+}
+
+#[test]
+fn a_log_of_a_front_end_that_cannot_share_it_is_not_served() {
+    let mut it = Running::new();
+    it.tell(16, &bytes64(&[1 << 3]), None);
+    for (request, payload) in [(6, bytes64(&[8, 0])), (19, bytes64(&[2]))] {
+        let handled = it.tell(request, &payload, None);
+        assert_eq!(handled.reply.unwrap()[12..], 1u64.to_ne_bytes());
+        assert!(matches!(handled.refused, Some(SessionRefusal::Unknown(_))));
+    }
 }

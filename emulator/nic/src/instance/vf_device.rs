@@ -5,9 +5,10 @@ use std::fmt::Display;
 use std::sync::Arc;
 
 use vf_model::{
-    Counters, DropReason, Granted, MailboxRequest, Mtu, Path, Policy, Refusal, RxFilter, VfIndex,
-    VfRequest,
+    Counters, DropReason, Granted, MacAddr, MailboxRequest, Mtu, Path, Policy, Refusal, RxFilter,
+    VfIndex, VfRequest,
 };
+use vf_packet::rarp;
 use vf_pci::function::{Host, NotGranted};
 use vf_pci::pcidev;
 use vf_pci::vfio_user::endpoint::{Attendant, EndReason, SessionEvent as FunctionEvent};
@@ -113,8 +114,16 @@ impl<'a> VfDevice<'a> {
     fn left(&mut self, fault: Option<String>) {
         let vf = self.vf;
         *self.fault = fault;
+        self.note_migration(false);
         self.forget_driver(VirtioFeatures::empty());
         self.post(move |plane| plane.drop_backlog(vf, DropReason::RingDisabled));
+    }
+
+    /// The migration of the guest begins, or is over. Nothing waits for that: a flow goes back to the slow path at any time.
+    fn note_migration(&self, migrating: bool) {
+        if let Some(policy) = self.policies.load().with_migrating(self.vf, migrating) {
+            publish(self.policies, policy, self.workers, self.hypervisor);
+        }
     }
 
     /// Forgets what a driver asked for. The next one has these `features`, if it has a control queue.
@@ -191,6 +200,11 @@ impl Device for VfDevice<'_> {
                 }
             }
             SessionEvent::Reset => self.forget_driver(VirtioFeatures::empty()),
+            SessionEvent::Logging(on) => self.note_migration(on),
+            SessionEvent::Announce(mac) => {
+                let (now, frame) = (self.clock.now(), rarp::announcement(MacAddr(mac)));
+                self.post(move |plane| plane.send(now, vf, &frame));
+            }
             SessionEvent::Disconnected { why } => {
                 use SessionRefusal as R;
                 let fault = why.filter(|why| !matches!(why, R::Closed | R::Socket(_)));

@@ -29,7 +29,7 @@ use super::egress::Egress;
 use super::mirror::Mirror;
 use super::outside::Outside;
 use super::policy_cell::{PolicyCell, PolicySubscriber};
-use super::port::Notified;
+use super::port::{FIRST_TX_RING, Notified};
 use super::ports::{Held, VfPorts};
 use super::receivers::Patience;
 use super::rings::Rings;
@@ -355,6 +355,20 @@ impl Rings for DirectPlane {
 
     fn drop_backlog(&mut self, vf: VfIndex, reason: DropReason) {
         self.ports.rx.drop_backlog(&mut self.nic, vf, reason);
+    }
+
+    fn send(&mut self, now: Nanos, vf: VfIndex, frame: &[u8]) {
+        self.look_for_policy(now);
+        self.ports.rx.begin_round(now);
+        self.out
+            .egress
+            .begin_round(now, &mut self.nic, &self.ports.rx);
+        let frame = self.ports.rx.pool.frame(frame);
+        // One that waits for the wire has gone, and so will this one have.
+        self.poll_stuck(now, vf, true);
+        self.send_on(now, vf, FIRST_TX_RING, frame);
+        self.poll_stuck(now, vf, true);
+        self.flush(now);
     }
 }
 

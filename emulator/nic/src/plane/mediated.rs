@@ -18,7 +18,7 @@ use super::captures::{Captures, Passing};
 use super::guarantees::Guarantees;
 use super::mirror::Mirror;
 use super::policy_cell::{PolicyCell, PolicySubscriber};
-use super::port::{Notified, meta, queue_pair, reason};
+use super::port::{FIRST_TX_RING, Notified, meta, queue_pair, reason};
 use super::ports::{Fetched, Held, VfPorts};
 use super::receivers::{FrameSource, Patience};
 use super::rings::Rings;
@@ -550,6 +550,17 @@ impl Rings for MediatedPlane {
 
     fn drop_backlog(&mut self, vf: VfIndex, reason: DropReason) {
         self.ports.rx.drop_backlog(&mut self.model, vf, reason);
+    }
+
+    fn send(&mut self, now: Nanos, vf: VfIndex, frame: &[u8]) {
+        self.ports.rx.begin_round(now);
+        let frame = self.ports.rx.pool.frame(frame);
+        let from = JobSource::Vif(vf, queue_pair(FIRST_TX_RING));
+        let mut job = Some(Job { from, frame });
+        while let Some(next) = job {
+            job = self.finish(now, next);
+        }
+        self.flush(now);
     }
 }
 

@@ -124,6 +124,9 @@ pub(super) fn queue_pair(index: u32) -> u16 {
     u16::try_from(index / 2).unwrap_or(u16::MAX)
 }
 
+/// A VF's first ring of the driver-to-device kind.
+pub(super) const FIRST_TX_RING: u32 = 1;
+
 /// Whether a ring with this index is one of the device-to-driver kind (virtio 5.1.2: receiveq1, transmitq1, ...).
 pub(super) fn is_rx(index: u32) -> bool {
     index.is_multiple_of(2)

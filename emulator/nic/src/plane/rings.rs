@@ -16,4 +16,6 @@ pub trait Rings {
     fn end_change(&mut self, vf: VfIndex);
     /// Gives up the frames that wait for buffers of `vf`; they are counted as its drops.
     fn drop_backlog(&mut self, vf: VfIndex, reason: DropReason);
+    /// Sends a frame on behalf of the guest of `vf`: it is judged as if that had sent it, and waits for nothing.
+    fn send(&mut self, now: Nanos, vf: VfIndex, frame: &[u8]);
 }

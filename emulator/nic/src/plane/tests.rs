@@ -22,6 +22,7 @@ use crate::queue::*;
 use crate::thread::*;
 use crate::uplink::{Arrivals, TxFrame, TxRoom, Uplink, WireEnd};
 
+mod announced;
 mod auto;
 mod captures;
 mod coalescing;

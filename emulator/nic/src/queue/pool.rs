@@ -5,6 +5,7 @@ use std::cell::RefCell;
 use std::sync::Arc;
 
 use crossbeam_queue::ArrayQueue;
+use vf_packet::Offload;
 use vf_vhost::frame::FrameBuf;
 
 /// A frame in private memory, where it stays while it moves between queues.
@@ -56,6 +57,16 @@ impl Pool {
             local.pop().or_else(|| self.refill(&mut local))
         });
         local.ok().flatten().unwrap_or_default()
+    }
+
+    /// A frame with these bytes, of which nothing is left to do.
+    #[must_use]
+    pub fn frame(&self, bytes: &[u8]) -> Frame {
+        let mut frame = self.take(bytes.len());
+        frame.offload = Offload::default();
+        frame.data.clear();
+        frame.data.extend_from_slice(bytes);
+        frame
     }
 
     #[cold]

@@ -113,8 +113,8 @@ impl DirectPlane {
         moved
     }
 
-    /// A frame of an impaired VF is where it would have been taken from its ring otherwise.
-    fn send_on(&mut self, now: Nanos, vf: VfIndex, ring: u32, mut frame: Frame) {
+    /// A frame of a VF that is in no ring any more is where it would have been taken from its ring otherwise.
+    pub(super) fn send_on(&mut self, now: Nanos, vf: VfIndex, ring: u32, mut frame: Frame) {
         let m = meta(frame.len(), &frame.offload);
         let verdict = self.nic.ingress(now, Source::Vf(vf), frame.head(), &m);
         let (nic, rx, out) = (&mut self.nic, &mut self.ports.rx, &mut self.out);
