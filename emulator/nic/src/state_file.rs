@@ -174,9 +174,17 @@ impl StateFile {
             });
             let path = self.path.display();
             match (&kept, failing) {
-                (Err(error), false) => tracing::error!(
-                    "{path}: {error}: the NICs run on, and what commands change is lost with this process"
-                ),
+                (Err(error), false) => {
+                    let help = match error.kind() {
+                        ErrorKind::PermissionDenied => {
+                            " (a folder that was removed and made again is closed to the sandbox: restart vfnic)"
+                        }
+                        _ => "",
+                    };
+                    tracing::error!(
+                        "{path}: {error}{help}: the NICs run on, and what commands change is lost with this process"
+                    );
+                }
                 (Ok(()), true) => tracing::info!("{path}: what commands change is kept again"),
                 _ => {}
             }

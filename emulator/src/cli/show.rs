@@ -20,6 +20,8 @@ pub enum ShowWhat {
     Rules,
     /// What each thread that moves frames has done
     Workers,
+    /// The memory of the process, and that of guests
+    Memory,
 }
 
 /// Options of `vfnic show`.

@@ -29,6 +29,7 @@ pub(crate) fn show_all(ctl: &Path, nic: Option<&str>, args: &cli::ShowAll) -> Re
     let json = args.show.json;
     match args.what {
         Some(ShowWhat::Workers) => workers(&show, json),
+        Some(ShowWhat::Memory) if !json => print(&text::memory(&show)),
         Some(ShowWhat::Drops) => print(&text::drops(&show)),
         Some(ShowWhat::Rules) => rules(ctl, &show, json),
         _ if json => print_json(&show),
@@ -63,7 +64,7 @@ impl<'a> Wanted<'a> {
         };
         let part = matches!(
             args.what,
-            Some(ShowWhat::Drops | ShowWhat::Rules | ShowWhat::Workers)
+            Some(ShowWhat::Drops | ShowWhat::Rules | ShowWhat::Workers | ShowWhat::Memory)
         );
         if part && args.watch.is_some() {
             return Err(usage(
@@ -268,9 +269,11 @@ mod tests {
     #[test]
     fn every_key_of_the_json_is_in_its_document_and_no_other() {
         use vfnic::control::show::{
-            SHOW_VERSION, ShowAuto, ShowFilterTable, ShowFunction, ShowQueue, ShowRssContext,
+            SHOW_VERSION, ShowAuto, ShowFilterTable, ShowFunction, ShowMemory, ShowQueue,
+            ShowRssContext,
         };
         let mut show = sample::show(1);
+        show.memory = Some(ShowMemory::default());
         let nic = &mut show.nics[0];
         nic.filter_tables = vec![ShowFilterTable::default()];
         let impaired = ["egress", "ingress"].map(|way| (way.to_owned(), String::new()));

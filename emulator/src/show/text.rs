@@ -39,6 +39,36 @@ pub(crate) fn text(show: &Show, detail: &Detail) -> String {
     out
 }
 
+/// Memory of the process, and what guests share with it.
+pub(super) fn memory(show: &Show) -> String {
+    let vfs = || show.nics.iter().flat_map(|nic| &nic.vfs);
+    let guests = vfs().filter(|vf| vf.guest_memory > 0).count() as u64;
+    let mut out = String::new();
+    if let Some(memory) = show.memory {
+        out += &format!("of its own    {:>9}", bytes(memory.own));
+        match memory.own.checked_div(guests) {
+            Some(each) => out += &format!("  {} a guest\n", bytes(each)),
+            None => out += "\n",
+        }
+        out += &format!("shared        {:>9}\n", bytes(memory.shared));
+    }
+    out += &format!(
+        "guests have   {:>9}  of which {guests} share it\n",
+        bytes(vfs().map(|vf| vf.guest_memory).sum())
+    );
+    for nic in &show.nics {
+        for vf in nic.vfs.iter().filter(|vf| vf.guest_memory > 0) {
+            out += &format!(
+                "{} vf {:<3} {:>9}\n",
+                nic.name,
+                vf.vf,
+                bytes(vf.guest_memory)
+            );
+        }
+    }
+    out
+}
+
 fn write_all(out: &mut String, show: &Show, detail: &Detail) -> fmt::Result {
     if let Detail::Vfs(vfs) = detail {
         for nic in &show.nics {

@@ -1,6 +1,8 @@
 //! Makes what the planes count into what `vfnic show` says. Asks no plane for anything, and changes nothing.
 
 use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{Read, Seek};
 use std::ops::Deref;
 
 use vf_model::{
@@ -10,7 +12,7 @@ use vf_model::{
 
 use super::show::{
     SHOW_VERSION, Show, ShowAuto, ShowBridge, ShowCounters, ShowCpu, ShowFilterTable, ShowFunction,
-    ShowLink, ShowLog, ShowNic, ShowQueue, ShowRss, ShowRssContext, ShowVf, ShowWorker,
+    ShowLink, ShowLog, ShowMemory, ShowNic, ShowQueue, ShowRss, ShowRssContext, ShowVf, ShowWorker,
 };
 use super::show_vf::ShowVfState;
 use crate::config::SocketRole;
@@ -20,10 +22,21 @@ use crate::thread::{Load, PlaneHandle};
 use crate::uplink::Statistic;
 
 /// Remembers the reading before, to say what happened since.
-#[derive(Default)]
 pub struct Observer {
     last: Nanos,
     busy: Vec<Busy>,
+    /// What the kernel says of the process's memory (proc_pid_statm(5)), open since before the sandbox.
+    statm: Option<File>,
+}
+
+impl Default for Observer {
+    fn default() -> Observer {
+        Observer {
+            last: Nanos(0),
+            busy: Vec::new(),
+            statm: File::open("/proc/self/statm").ok(),
+        }
+    }
 }
 
 /// Nanoseconds of work so far.
@@ -44,10 +57,12 @@ impl Observer {
         let interval_s = at.saturating_sub(self.last).0 as f64 / 1e9;
         self.last = at;
         let mut nics = Vec::new();
+        let mut threads = false;
         for (h, host) in hosts.enumerate() {
             if self.busy.len() <= h {
                 self.busy.push(Busy::default());
             }
+            threads |= matches!(host.worker(), PlaneHandle::Thread(_));
             nics.push(nic(&host, at, interval_s, &mut self.busy[h]));
         }
         Show {
@@ -58,8 +73,23 @@ impl Observer {
                 lost: crate::log::lost(),
                 left_out: crate::log::left_out(),
             },
+            memory: threads.then(|| self.memory()).flatten(),
             nics,
         }
+    }
+
+    fn memory(&mut self) -> Option<ShowMemory> {
+        let file = self.statm.as_mut()?;
+        let mut text = String::new();
+        file.rewind().ok()?;
+        file.read_to_string(&mut text).ok()?;
+        let mut pages = text.split(' ').skip(1).map(str::parse::<u64>);
+        let (resident, shared) = (pages.next()?.ok()?, pages.next()?.ok()?);
+        let page = rustix::param::page_size() as u64;
+        Some(ShowMemory {
+            own: resident.saturating_sub(shared) * page,
+            shared: shared * page,
+        })
     }
 }
 
@@ -127,6 +157,9 @@ fn nic(host: &NicInstance, at: Nanos, seconds: f64, before: &mut Busy) -> ShowNi
                 sessions: socket.map_or(0, VfSocket::sessions),
                 refusals: socket.map_or(0, VfSocket::refusals),
                 rings: host.rings(vf),
+                guest_memory: host.vfs[i]
+                    .endpoint()
+                    .map_or(0, |endpoint| endpoint.guest_memory()),
                 netem: netem(policy.vf_netem(vf)),
                 rss: ShowRss {
                     hkey: policy.rss(vf).key().to_string(),

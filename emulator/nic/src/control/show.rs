@@ -25,8 +25,20 @@ pub struct Show {
     /// What is missing in the log.
     #[serde(default)]
     pub log: ShowLog,
+    /// What memory the process has, on the wall clock.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub memory: Option<ShowMemory>,
     /// Every NIC.
     pub nics: Vec<ShowNic>,
+}
+
+/// Memory of the process, in bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ShowMemory {
+    /// Resident, and shared with nobody: buffers, tables, stacks.
+    pub own: u64,
+    /// Resident, and shared with guests, or a file.
+    pub shared: u64,
 }
 
 /// Lines that are not in the log, since the start.
@@ -225,6 +237,9 @@ pub struct ShowVf {
     pub refusals: u64,
     /// Started rings.
     pub rings: u16,
+    /// Bytes of its guest's memory that a front end of vhost-user has shared.
+    #[serde(default)]
+    pub guest_memory: u64,
     /// Impairments of what the guest sends (`egress`) and of what it is given (`ingress`), in the words that set them.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub netem: BTreeMap<String, String>,
