@@ -6,7 +6,7 @@ set -euo pipefail
 cd "$(dirname "$(realpath "${BASH_SOURCE[0]}")")/../.."
 unset CARGO_TARGET_DIR # the list of what goes in names files below target
 cargo deb --version >/dev/null 2>&1 || { echo "deb.sh: needs cargo-deb (cargo install --locked cargo-deb)" >&2; exit 2; }
-cargo build --locked --quiet --release -p vfnic
+examples/packages/build.sh >/dev/null
 rm -rf target/deb
 mkdir -p target/deb/man
 target/release/vfnic man target/deb/man
