@@ -18,6 +18,7 @@ mod host;
 mod hostile;
 mod idle;
 mod impairments;
+mod kills;
 mod link_method;
 mod logging;
 mod metrics;
@@ -34,6 +35,7 @@ mod save;
 #[cfg(feature = "lab")]
 mod scenario;
 mod show;
+mod soak;
 mod sockets;
 mod switch;
 mod switching;
