@@ -46,6 +46,7 @@ pub(crate) fn guest(ctl: &Path, nic: Option<&str>, args: &cli::Guest) -> Result<
             socket: vf.socket.clone(),
             device: vf.device.clone(),
             listens: vf.socket_role != "client",
+            uml: vf.socket_role == "uml",
             mac: vf.state.mac.clone(),
             mtu: vf.told_mtu,
             mbps: found.link.rate_mbps,
@@ -90,6 +91,8 @@ pub(crate) struct Port {
     device: String,
     /// Whether the NIC listens there; if not, the guest's VMM is to.
     listens: bool,
+    /// Whether it speaks to kernels of User-Mode Linux only, if the VF is hardware.
+    uml: bool,
     mac: String,
     /// What its driver is to be told.
     mtu: u16,
@@ -429,6 +432,7 @@ mod tests {
             socket: "/run/vfnic/vf0.sock".to_owned(),
             device: "virtio".to_owned(),
             listens: true,
+            uml: false,
             mac: "02:00:00:00:00:07".to_owned(),
             mtu: 9000,
             mbps: 10_000,
@@ -580,7 +584,6 @@ mod tests {
         let ch = said(GuestOf::CloudHypervisor, None);
         assert!(ch.contains("--user-device socket="), "{ch}");
         for of in [
-            GuestOf::Uml,
             GuestOf::Testpmd,
             GuestOf::Podman,
             GuestOf::Crosvm,
@@ -588,6 +591,22 @@ mod tests {
         ] {
             assert!(said(of, None).contains("device virtio"), "{of:?}");
         }
+        let uml = said(GuestOf::Uml, None);
+        assert!(uml.contains("socket_role = \"uml\""), "{uml}");
+        let (ours, version) = (
+            Port {
+                uml: true,
+                ..hardware.clone()
+            },
+            None,
+        );
+        let uml = recipe(GuestOf::Uml, &ours, &machine(version));
+        assert!(
+            uml.contains("virtio_uml.device=/run/it's/vf0.sock:4660\n"),
+            "{uml}"
+        );
+        let qemu = recipe(GuestOf::Qemu, &ours, &machine(Some((10, 1))));
+        assert!(qemu.contains("leave out socket_role"), "{qemu}");
     }
 
     #[test]

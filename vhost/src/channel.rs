@@ -10,12 +10,15 @@
     reason = "bounded by the longest message"
 )]
 
-use std::io;
+use std::io::{self, IoSlice};
+use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
 
 use rustix::io::Errno;
-use rustix::net::{SendFlags, Shutdown, send, shutdown};
+use rustix::net::{
+    SendAncillaryBuffer, SendAncillaryMessage, SendFlags, Shutdown, sendmsg, shutdown,
+};
 use rustix::pipe::PipeFlags;
 
 use crate::closer::{Aside, Closer};
@@ -189,9 +192,28 @@ impl<H: Head> Channel<H> {
     /// # Errors
     /// The other side does not read, or the socket failed.
     pub fn send(&self, bytes: &[u8]) -> Result<(), SessionRefusal> {
-        match send(
+        self.send_with(bytes, None)
+    }
+
+    /// The same, and a file with it.
+    ///
+    /// # Errors
+    /// As of [`Channel::send`].
+    pub fn send_with(
+        &self,
+        bytes: &[u8],
+        file: Option<BorrowedFd<'_>>,
+    ) -> Result<(), SessionRefusal> {
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+        let mut control = SendAncillaryBuffer::new(&mut space);
+        if let Some(file) = &file {
+            // There is room for one.
+            control.push(SendAncillaryMessage::ScmRights(std::slice::from_ref(file)));
+        }
+        match sendmsg(
             &*self.stream,
-            bytes,
+            &[IoSlice::new(bytes)],
+            &mut control,
             SendFlags::DONTWAIT | SendFlags::NOSIGNAL,
         ) {
             Ok(sent) if sent == bytes.len() => Ok(()),

@@ -17,159 +17,33 @@
 #![expect(clippy::indexing_slicing, reason = "bounds are checked just before")]
 
 mod doorbell;
+mod format;
 mod request;
 pub(crate) mod rx_note;
 
-use std::fmt::Debug;
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{Ordering, fence};
 
-use vm_memory::AtomicAccess;
-
-pub use self::doorbell::Doorbell;
+pub use self::doorbell::{Doorbell, DoorbellPage};
+pub use self::format::{
+    Completion, Decoded, DescriptorFormat, DescriptorTable, RX_PREFIX_MAX, TxState,
+};
 pub use self::request::{Checksum, Headers, TxRequest};
 pub use self::rx_note::{Network, RxNote, Transport};
-use crate::coalescing::Coalescing;
 use crate::device_queue::DeviceQueue;
 use crate::error::RingError;
-use crate::memory::{GuestMemory, GuestSliceMut, Pinned};
+use crate::memory::{GuestMemory, Pinned};
 use crate::ring::{
     AHEAD, CHAIN_MAX, Chain, Descriptor, Fence, Gather, Mark, NEXT, Prefetch, Segment, Token,
     UsedElem, WRITE, check_memory, look_ahead, part,
 };
-
-/// What descriptors have left for those behind them, in words of the format's own; zero in a new ring.
-pub type TxState = [u64; 4];
-
-/// The longest prefix that a NIC writes in front of a received frame.
-pub const RX_PREFIX_MAX: usize = 16;
 
 /// The most bytes of a descriptor.
 const ENTRY_MAX: usize = 16;
 
 /// In [`Token::descs`]: the driver asks to be told that this chain is done. There are never so many descriptors.
 const REPORT: u16 = 1 << 15;
-
-/// How the descriptors of a family look, and how its drivers are told of completions. An object belongs to one ring.
-pub trait DescriptorFormat: Debug + Send {
-    /// Bytes of a descriptor: 8 or 16.
-    fn descriptor_size(&self) -> usize;
-
-    /// What a descriptor says, its second word 0 if it has only 8 bytes. Only what it leaves for those behind it goes to `state`,
-    /// which a ring takes back when it goes back. Of a receive ring, each descriptor is the [last](Decoded::Buffer).
-    fn decode(&self, raw: [u64; 2], state: &mut TxState) -> Decoded;
-
-    /// What is asked for the frame that begins with this buffer of a transmit ring.
-    fn request(&self, raw: [u64; 2], state: &mut TxState) -> TxRequest;
-
-    /// Bytes that are written in front of each received frame, at most [`RX_PREFIX_MAX`]; none unless a format says so.
-    fn rx_prefix_len(&self) -> usize {
-        0
-    }
-
-    /// Those bytes for a frame of `len` bytes.
-    fn rx_prefix(&self, _len: u32, _note: &RxNote) -> [u8; RX_PREFIX_MAX] {
-        [0; RX_PREFIX_MAX]
-    }
-
-    /// Whether the 802.1Q tag of a received frame is taken out and told in its [`RxNote`].
-    fn strips_tags(&self) -> bool {
-        false
-    }
-
-    /// Tells the driver what is done, in order, but for the interrupt. The buffers have been written.
-    ///
-    /// # Errors
-    /// Where it is to be written is no memory.
-    fn complete(
-        &mut self,
-        table: &DescriptorTable<'_>,
-        done: &[Completion],
-    ) -> Result<(), RingError>;
-
-    /// Interrupts the driver for what was [completed](Self::complete), unless it does not want that now; whether it did.
-    fn raise(&mut self) -> bool;
-
-    /// How long interrupts are held back, as the driver has it now.
-    fn coalescing(&self) -> Coalescing;
-}
-
-/// One descriptor.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Decoded {
-    /// A buffer.
-    Buffer {
-        /// Guest-physical address.
-        gpa: u64,
-        /// Bytes; 0: the descriptor stands for nothing, and is completed all the same.
-        len: u32,
-        /// Whether the frame ends with it.
-        last: bool,
-        /// Whether its driver wants to be told that it is done: of a frame, what its last descriptor says.
-        report: bool,
-    },
-    /// Something about the frames behind it.
-    Context,
-}
-
-/// A chain of descriptors that the device is done with.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Completion {
-    /// Its first descriptor.
-    pub first: u16,
-    /// How many there are, those without a buffer among them.
-    pub descriptors: u16,
-    /// What [`Decoded::Buffer`] said.
-    pub report: bool,
-    /// Bytes written, the prefix among them; 0 on a transmit ring.
-    pub len: u32,
-    /// Whether a received frame ends here.
-    pub last: bool,
-    /// What is to be said of the received frame; the same of all its descriptors.
-    pub note: RxNote,
-}
-
-/// Where the descriptors are, for a format that completes them there.
-#[derive(Debug)]
-pub struct DescriptorTable<'a> {
-    mem: &'a GuestMemory,
-    parts: &'a [Pinned],
-    first: GuestSliceMut<'a>,
-    size: u16,
-    entry: usize,
-}
-
-impl DescriptorTable<'_> {
-    /// Writes a number into descriptor `index` at `offset` of it, in one atomic access.
-    ///
-    /// # Errors
-    /// There is no such place, or it is not aligned.
-    pub fn store<T: AtomicAccess>(
-        &self,
-        index: u16,
-        offset: usize,
-        value: T,
-        order: Ordering,
-    ) -> Result<(), RingError> {
-        let per_part = usize::from(self.size) / self.parts.len();
-        let index = usize::from(index);
-        let place = index % per_part * self.entry + offset;
-        let stored = match index / per_part {
-            0 => self.first.store(place, value, order),
-            part => {
-                let part = self.parts.get(part).ok_or(RingError::RingOutside)?;
-                part.slice_mut(self.mem)?.store(place, value, order)
-            }
-        };
-        stored.ok_or(RingError::RingOutside)
-    }
-
-    /// The descriptor `n` behind `index`.
-    #[must_use]
-    pub fn after(&self, index: u16, n: u16) -> u16 {
-        after(self.size, index, n)
-    }
-}
 
 /// Where a ring is, and where it begins.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -230,10 +104,10 @@ pub(crate) struct HardwareRing {
 
 /// What there is of a chain besides its first buffer.
 #[derive(Debug, Clone, Copy, Default)]
-struct Rest {
+pub(crate) struct Rest {
     from: u32,
     to: u32,
-    request: TxRequest,
+    pub(crate) request: TxRequest,
 }
 
 /// A chain whose end has not been made available yet.
@@ -326,12 +200,33 @@ impl HardwareRing {
     pub(crate) fn upcoming_of(
         &mut self,
     ) -> Result<(&GuestMemory, &[Chain], &dyn DescriptorFormat), RingError> {
+        let ready = self.ready()?;
+        let chains = self.ahead.get(ready).unwrap_or_default();
+        Ok((&self.mem, chains, &*self.format))
+    }
+
+    /// As [`upcoming`](DeviceQueue::upcoming), and of each chain what is asked for its frame.
+    #[inline]
+    pub(crate) fn upcoming_requests(
+        &mut self,
+    ) -> Result<(&GuestMemory, &[Chain], &[Rest]), RingError> {
+        let ready = self.ready()?;
+        let chains = self.ahead.get(ready.clone()).unwrap_or_default();
+        let rest = self.ahead_rest.get(ready).unwrap_or_default();
+        Ok((&self.mem, chains, rest))
+    }
+
+    /// Which of the chains ahead may be taken now.
+    #[inline]
+    fn ready(&mut self) -> Result<Range<usize>, RingError> {
         check_memory(&self.mem)?;
+        if !self.doorbell.is_open() {
+            return Ok(0..0);
+        }
         if self.has_seen() || self.reload()? {
             self.prepare()?;
         }
-        let chains = self.ahead.get(self.ahead_at..self.ahead_len);
-        Ok((&self.mem, chains.unwrap_or_default(), &*self.format))
+        Ok(self.ahead_at..self.ahead_len)
     }
 
     pub(crate) fn format(&self) -> &dyn DescriptorFormat {

@@ -23,7 +23,7 @@ use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
-use rustix::fs::SealFlags;
+use rustix::fs::{MemfdFlags, SealFlags};
 use thiserror::Error;
 use vm_memory::{FileOffset, MmapRegion, VolatileMemory, VolatileSlice};
 
@@ -153,6 +153,26 @@ impl GuestMemory {
             regions: mapped,
             log: None,
         }))
+    }
+
+    /// Memory of our own, at guest address 0, and the file by which others may map it, which can neither shrink nor grow.
+    ///
+    /// # Errors
+    /// As for [`GuestMemory::map`].
+    pub fn of_our_own(size: u64) -> Result<(Arc<GuestMemory>, OwnedFd), MemoryError> {
+        let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
+        let file = rustix::fs::memfd_create("doorbells", flags)?;
+        rustix::fs::ftruncate(&file, size)?;
+        let seals = SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL;
+        rustix::fs::fcntl_add_seals(&file, seals)?;
+        let spec = RegionSpec {
+            guest_addr: 0,
+            size,
+            user_addr: 0,
+            mmap_offset: 0,
+        };
+        let mapped = rustix::io::fcntl_dupfd_cloexec(&file, 3)?;
+        Ok((GuestMemory::map(vec![(spec, mapped)])?, file))
     }
 
     /// The same memory and one region more (vhost-user ADD_MEM_REG). A region that is there already, addresses and size
@@ -548,7 +568,6 @@ fn overlaps(ranges: &mut [(u64, u64)]) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use rustix::fs::MemfdFlags;
 
     fn memfd(size: u64) -> OwnedFd {
         let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;

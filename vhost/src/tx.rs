@@ -14,13 +14,14 @@
 )]
 #![expect(clippy::indexing_slicing, reason = "bounds are checked just before")]
 
+mod requested;
+
 use vf_packet::Offload;
 
 use crate::device_queue::DeviceQueue;
 use crate::error::{FrameFault, RingError};
 use crate::features::VirtioFeatures;
-use crate::frame::{FrameBuf, TAG_AT};
-use crate::hardware::TxRequest;
+use crate::frame::FrameBuf;
 use crate::limits::{EFFORTLESS, FETCH_DESCRIPTORS, HEAD_MAX, HEADERS_MAX, MAX_FRAME, MIN_FRAME};
 use crate::memory::{GuestMemory, GuestSlice, UnmarkedSlice, Window};
 use crate::net_hdr::NetHdr;
@@ -217,55 +218,6 @@ impl TxFrame {
             });
         }
         self.rest_len = 0;
-        Ok(())
-    }
-
-    /// Takes over the pieces of a frame without a header, `total` bytes in all: what is asked for it, descriptors have said.
-    fn fill_requested(
-        &mut self,
-        memory: &GuestMemory,
-        pieces: &[Segment],
-        total: u64,
-        request: &TxRequest,
-    ) -> Result<(), RingError> {
-        let tag = request.tag();
-        let tag_len = tag.map_or(0, |tag| tag.len());
-        // A tag makes no frame of what is too short for one.
-        if !self.measure(total) || !self.measure(total + tag_len as u64) {
-            return Ok(());
-        }
-        let mut head = [0; HEAD_MAX];
-        let n = usize::from(self.head_len) - tag_len;
-        self.take_pieces(memory, pieces, &mut head[..n])?;
-        self.head = head;
-        self.offload = Offload::default();
-        if let Some(tag) = tag {
-            self.head.copy_within(TAG_AT..n, TAG_AT + tag.len());
-            self.head[TAG_AT..TAG_AT + tag.len()].copy_from_slice(&tag);
-        }
-        if request.is_none() {
-            return Ok(());
-        }
-        let head_len = usize::from(self.head_len);
-        match request.apply(&mut self.head[..head_len], self.len) {
-            Ok(offload) => self.offload = offload,
-            Err(FrameFault::HeadersTooLong) => return self.apply_long(request, memory),
-            Err(fault) => self.fault = Some(fault),
-        }
-        Ok(())
-    }
-
-    /// Does what is asked for a super-frame whose headers go on behind its head, on a private copy of all of them.
-    #[cold]
-    fn apply_long(&mut self, request: &TxRequest, memory: &GuestMemory) -> Result<(), RingError> {
-        let (mut headers, filled) = self.copy_headers(memory)?;
-        match request.apply(&mut headers[..filled], self.len) {
-            Ok(offload) => {
-                self.head.copy_from_slice(&headers[..HEAD_MAX]);
-                self.keep_headers(&headers, offload);
-            }
-            Err(fault) => self.fault = Some(fault),
-        }
         Ok(())
     }
 
@@ -532,27 +484,6 @@ impl TxQueue {
             self.end += 1;
         }
         Ok(())
-    }
-
-    /// Takes chains off a hardware ring, until `enough` descriptors have been walked.
-    fn fetch_requested(&mut self, enough: u64) -> Result<(), RingError> {
-        let Some(ring) = self.vring.ring.hardware() else {
-            return Ok(());
-        };
-        for frame in &mut self.frames[self.end..] {
-            let Some(chain) = ring.take()? else {
-                break;
-            };
-            self.pieces.clear();
-            let total = ring.walk(chain, false, &mut self.pieces)?;
-            frame.chain = chain.token;
-            frame.fill_requested(ring.memory(), &self.pieces, total, &ring.request())?;
-            self.end += 1;
-            if !ring.has_seen() || ring.walked() >= enough {
-                break;
-            }
-        }
-        ring.prepare()
     }
 
     /// Throws away what a disabled ring holds once its driver has kicked it, and says how many frames that were

@@ -12,6 +12,20 @@ const VFIO_USER: (u32, u32) = (10, 1);
 pub(super) fn recipe(out: &mut String, of: GuestOf, port: &Port, machine: &Machine) -> Result {
     let Port { socket, device, .. } = port;
     match of {
+        GuestOf::Uml if port.uml => writeln!(
+            out,
+            "# A kernel with CONFIG_UML_PCI_OVER_VIRTIO and the driver {device}: examples/linux-guests/build.sh makes one, linux-pci. Its memory is a\n\
+             # file, which is to be on a tmpfs that may be executed. Add ubd0=DISK or initrd=FILE. Unbind the driver before it powers off.\n\
+             TMPDIR=/dev/shm linux-pci mem=256M virtio_uml.device={socket}:4660",
+        ),
+        GuestOf::Uml => writeln!(
+            out,
+            "# The VF's socket speaks vfio-user: say socket_role = \"uml\" of it in a file for vfnic run --config."
+        ),
+        _ if port.uml => writeln!(
+            out,
+            "# The VF's socket is for User-Mode Linux: leave out socket_role = \"uml\"."
+        ),
         GuestOf::Qemu => qemu(out, port, machine),
         GuestOf::CloudHypervisor => writeln!(
             out,
@@ -24,7 +38,7 @@ pub(super) fn recipe(out: &mut String, of: GuestOf, port: &Port, machine: &Machi
             out,
             "<!-- libvirt has no word for vfio-user: use what 'vfnic guest N' prints for QEMU, or start vfnic with device virtio. -->"
         ),
-        GuestOf::Crosvm | GuestOf::Uml | GuestOf::Testpmd | GuestOf::Podman => writeln!(
+        GuestOf::Crosvm | GuestOf::Testpmd | GuestOf::Podman => writeln!(
             out,
             "# It takes virtio, and this VF is a device for the driver {device}: start vfnic with device virtio."
         ),

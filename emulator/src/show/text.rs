@@ -217,6 +217,7 @@ fn device(out: &mut String, vf: &ShowVf) -> fmt::Result {
     let said = [
         vf.device.clone(),
         driver.to_owned(),
+        format!("{} messages", function.messages),
         format!("{} requests", function.requests),
         format!("{} interrupts", function.interrupts),
     ];

@@ -1,11 +1,12 @@
 //! A PCI function as its transport sees it, and the NIC as the function sees it. Knows no transport and no register.
 
 use std::fmt::Debug;
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use thiserror::Error;
 use vf_model::{Counters, MailboxRequest, Policy, Refusal, VfIndex};
-use vf_vhost::memory::GuestMemory;
+use vf_vhost::memory::{GuestMemory, MemoryError};
 use vf_vhost::vring::Vring;
 
 use crate::msix::Vectors;
@@ -64,6 +65,19 @@ pub struct Environment {
     pub vectors: Arc<Vectors>,
 }
 
+/// Pages of a BAR that a hypervisor may map for its guest.
+#[derive(Clone, Debug)]
+pub struct SharedPages {
+    /// The BAR.
+    pub bar: u8,
+    /// Where in it they begin.
+    pub offset: u64,
+    /// Bytes.
+    pub size: u64,
+    /// A file that is as long as the BAR.
+    pub file: Arc<OwnedFd>,
+}
+
 /// The registers of a PCI function and what they do: the model of one family of virtual function.
 ///
 /// A new one is as after power-on. All of it runs on one thread; what the data plane shares with it (rings, tail registers, vectors)
@@ -85,6 +99,21 @@ pub trait Function: Debug + Send {
     /// Has this to work with from now on. Queues that use another memory are stopped and started again in this one, before the other is
     /// unmapped.
     fn set_environment(&mut self, environment: Environment, host: &mut dyn Host);
+
+    /// How often the driver has spoken to its NIC so far, by whatever such functions have: a mailbox, a controller.
+    fn messages(&self) -> u64;
+
+    /// Makes the pages that a driver may write without a message, and in which the function [looks](Self::look) at what it has written: new ones
+    /// for each guest. None, unless a family has registers that go together in pages.
+    ///
+    /// # Errors
+    /// There is no memory for them, or no descriptor.
+    fn share(&mut self) -> Result<Option<SharedPages>, MemoryError> {
+        Ok(None)
+    }
+
+    /// Does what the driver has written into the pages that it shares.
+    fn look(&mut self, _host: &mut dyn Host) {}
 
     /// The NIC is another one for its driver from now on: link, address, MTU, privileges, whatever [`Host::policy`] says. Tells the driver
     /// as the hardware does, if there is anything to tell.

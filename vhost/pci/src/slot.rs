@@ -10,10 +10,10 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use thiserror::Error;
-use vf_vhost::memory::GuestMemory;
+use vf_vhost::memory::{GuestMemory, MemoryError};
 
 use crate::config_space::ConfigSpace;
-use crate::function::{Environment, Function, Host, Identity};
+use crate::function::{Environment, Function, Host, Identity, SharedPages};
 use crate::msix::Vectors;
 
 /// An access that there is no answer to.
@@ -45,6 +45,8 @@ pub struct Slot {
     memory: Arc<GuestMemory>,
     /// The memory that the function has been given: none, unless it is a bus master.
     given: Option<Arc<GuestMemory>>,
+    /// Pages that the driver writes without a message.
+    shared: Option<SharedPages>,
 }
 
 impl Slot {
@@ -58,6 +60,7 @@ impl Slot {
             vectors: Arc::new(Vectors::new(identity.msix.vectors)),
             memory: Arc::default(),
             given: None,
+            shared: None,
             function,
         }
     }
@@ -67,13 +70,43 @@ impl Slot {
     pub fn power_on(&mut self, host: &mut dyn Host) {
         self.vectors.clear();
         self.memory = Arc::default();
+        self.shared = None;
         self.reset(host);
+    }
+
+    /// Lets the driver write registers without a message, as far as the function has such; nobody else has the pages of this guest. Somebody
+    /// has to [look](Self::look) at them.
+    ///
+    /// # Errors
+    /// There is no memory for the pages, or no descriptor.
+    pub fn share(&mut self) -> Result<(), MemoryError> {
+        self.shared = self.function.share()?;
+        Ok(())
+    }
+
+    /// What the driver may map.
+    #[must_use]
+    pub fn shared(&self) -> Option<&SharedPages> {
+        self.shared.as_ref()
+    }
+
+    /// Does what the driver has written without a message.
+    pub fn look(&mut self, host: &mut dyn Host) {
+        if self.shared.is_some() {
+            self.function.look(host);
+        }
     }
 
     /// What the function is.
     #[must_use]
     pub fn identity(&self) -> &'static Identity {
         self.function.identity()
+    }
+
+    /// How often its driver has spoken to its NIC so far.
+    #[must_use]
+    pub fn messages(&self) -> u64 {
+        self.function.messages()
     }
 
     /// Its interrupts.

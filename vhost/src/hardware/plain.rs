@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::*;
+use crate::coalescing::Coalescing;
 
 /// The frame ends with this descriptor.
 pub(crate) const END: u32 = 1;

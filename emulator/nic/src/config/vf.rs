@@ -81,6 +81,8 @@ pub enum SocketRole {
     Server,
     /// The VMM does (`server=on` on QEMU's chardev); we connect, for ever.
     Client,
+    /// We do, for kernels of User-Mode Linux: to them a VF that is hardware is on a PCI bus of virtio, and not behind vfio-user.
+    Uml,
 }
 
 /// `N=PATH`: the monitor of the QEMU on VF N, as `--qmp` has it.

@@ -138,13 +138,15 @@ fn nic(host: &NicInstance, at: Nanos, seconds: f64, before: &mut Busy) -> ShowNi
                 socket_role: match host.settings.vf[i].role {
                     SocketRole::Server => "server",
                     SocketRole::Client => "client",
+                    SocketRole::Uml => "uml",
                 }
                 .to_owned(),
                 device: host.settings.vf[i].device.to_string(),
-                function: host.vfs[i].function().map(|endpoint| ShowFunction {
-                    driver: endpoint.slot().is_bus_master(),
+                function: socket.and_then(VfSocket::slot).map(|slot| ShowFunction {
+                    driver: slot.is_bus_master(),
+                    messages: slot.messages(),
                     requests: host.requests(vf),
-                    interrupts: endpoint.slot().vectors().raised(),
+                    interrupts: slot.vectors().raised(),
                 }),
                 qmp: host.settings.vf[i]
                     .qmp

@@ -208,7 +208,7 @@ pub struct ShowVf {
     pub state: ShowVfState,
     /// Its socket.
     pub socket: String,
-    /// Who listens there: `server`, the NIC does, or `client`, its guest's VMM does.
+    /// Who listens there: `server`, the NIC does, `uml`, it does for User-Mode Linux, or `client`, its guest's VMM does.
     #[serde(default)]
     pub socket_role: String,
     /// What a guest finds there: `virtio`, `ixgbevf` or `sfc`.
@@ -269,7 +269,10 @@ pub struct ShowVf {
 pub struct ShowFunction {
     /// Whether a driver has it: it may reach memory.
     pub driver: bool,
-    /// What its driver asked for, since its client connected.
+    /// How often its driver has spoken to its NIC since vfnic started: by the mailbox of an `ixgbevf`, by MCDI of an `sfc`.
+    #[serde(default)]
+    pub messages: u64,
+    /// What of that was for the NIC's policy, since its client connected.
     pub requests: u64,
     /// Interrupts, since vfnic started.
     pub interrupts: u64,

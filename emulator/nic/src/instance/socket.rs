@@ -7,6 +7,7 @@ use std::time::Instant;
 
 use mio::{Registry, Token};
 use vf_model::VfIndex;
+use vf_pci::slot::Slot;
 use vf_pci::{pcidev, vfio_user};
 use vf_vhost::endpoint::{BindError, DeviceConfig, Endpoint, SessionRefusal};
 use vf_vhost::features::ProtocolFeatures;
@@ -77,6 +78,16 @@ impl VfSocket {
             VfSocket::VhostUser(endpoint) => endpoint.sessions(),
             VfSocket::VfioUser(endpoint) => endpoint.sessions(),
             VfSocket::Pcidev(endpoint) => endpoint.sessions(),
+        }
+    }
+
+    /// The function behind it, if the VF is hardware to its guest.
+    #[must_use]
+    pub fn slot(&self) -> Option<&Slot> {
+        match self {
+            VfSocket::VhostUser(_) => None,
+            VfSocket::VfioUser(endpoint) => Some(endpoint.slot()),
+            VfSocket::Pcidev(endpoint) => Some(endpoint.slot()),
         }
     }
 
@@ -164,15 +175,6 @@ impl Vf {
     pub fn endpoint_mut(&mut self) -> Option<&mut Endpoint> {
         match &mut self.socket {
             Some(VfSocket::VhostUser(endpoint)) => Some(endpoint),
-            _ => None,
-        }
-    }
-
-    /// Its socket, if that is for clients of vfio-user.
-    #[must_use]
-    pub fn function(&self) -> Option<&vfio_user::endpoint::Endpoint> {
-        match &self.socket {
-            Some(VfSocket::VfioUser(endpoint)) => Some(endpoint),
             _ => None,
         }
     }

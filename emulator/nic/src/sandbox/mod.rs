@@ -56,7 +56,7 @@ impl Needs {
     #[must_use]
     pub fn of(config: &Config, state: Option<&Path>) -> Needs {
         let vfs = config.nics.iter().flat_map(|nic| &nic.vf);
-        let served = vfs.filter(|vf| vf.role == SocketRole::Server);
+        let served = vfs.filter(|vf| vf.role != SocketRole::Client);
         let metrics = match &config.metrics {
             Some(MetricsAddress::Unix(path)) => Some(path),
             _ => None,

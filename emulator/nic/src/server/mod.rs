@@ -44,7 +44,7 @@ use crate::qmp::Monitor;
 use crate::sandbox::Sandbox;
 use crate::state_file::{StateFile, StateWriter};
 use crate::tap_port::TapDevice;
-use crate::thread::{News, RingBroken};
+use crate::thread::{News, Polling, RingBroken};
 use crate::uplink::OpenError;
 
 const WAKE: Token = Token(0);
@@ -187,6 +187,8 @@ pub struct Server {
     waker: Arc<Waker>,
     /// Who may connect to sockets of VFs.
     access: Access,
+    /// How workers wait for frames.
+    polling: Polling,
     /// Who writes down what commands change, if somebody does.
     state: Option<StateWriter>,
 }
@@ -212,6 +214,7 @@ impl Server {
         };
         let epoch = Instant::now();
         let access = Access::of(&config.access)?;
+        let polling = config.poll;
         let mut hosts = build_hosts(&config, epoch, &reporter, sandbox)?;
         let mut links =
             HostLinks::new(&config, poll.registry(), LINKS).map_err(system("netlink"))?;
@@ -220,6 +223,7 @@ impl Server {
             let sockets = Sockets {
                 registry: poll.registry(),
                 access,
+                polling,
             };
             listen(h, host, sockets)?;
             open_taps(host, sandbox)?;
@@ -262,6 +266,7 @@ impl Server {
             epoch,
             waker,
             access,
+            polling,
             state: None,
         })
     }
@@ -363,6 +368,7 @@ impl Server {
                         poll,
                         state,
                         access,
+                        polling,
                         ..
                     } = self;
                     let mut nics = OnWallClock {
@@ -372,6 +378,7 @@ impl Server {
                         sockets: Sockets {
                             registry: poll.registry(),
                             access: *access,
+                            polling: *polling,
                         },
                         changed: false,
                         brought: None,
@@ -455,6 +462,7 @@ impl Server {
             sockets: Sockets {
                 registry: self.poll.registry(),
                 access: self.access,
+                polling: self.polling,
             },
             changed: false,
             brought: None,

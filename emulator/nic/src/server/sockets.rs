@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use mio::Token;
 use vf_model::{Policy, VfIndex};
-use vf_pci::vfio_user;
+use vf_pci::{pcidev, vfio_user};
 use vf_vhost::endpoint::Endpoint;
 
 use super::access::Access;
@@ -12,6 +12,7 @@ use super::{QMP, RunError, VF, VFS, system};
 use crate::config::SocketRole;
 use crate::instance::{NicInstance, VfSocket};
 use crate::qmp::Monitor;
+use crate::thread::Polling;
 
 /// How sockets of VFs are opened.
 #[derive(Clone, Copy)]
@@ -19,6 +20,8 @@ pub(super) struct Sockets<'a> {
     /// Wakes the server when something comes to one.
     pub(super) registry: &'a mio::Registry,
     pub(super) access: Access,
+    /// How the threads wait that will have the rings.
+    pub(super) polling: Polling,
 }
 
 /// Opens the sockets of a host's VFs.
@@ -66,17 +69,28 @@ pub(super) fn new_sockets(
             settings.device.function(host.settings.queue_pairs),
         ) {
             (SocketRole::Client, _) => Endpoint::connect(path, device).into(),
-            (SocketRole::Server, None) => {
+            (SocketRole::Server | SocketRole::Uml, None) => {
                 let endpoint = Endpoint::listen(path, device)?;
                 let widen = |mode, group| endpoint.widen(mode, group);
                 sockets.access.widen(path, widen)?;
                 endpoint.into()
             }
             (SocketRole::Server, Some(function)) => {
-                let endpoint = vfio_user::endpoint::Endpoint::listen(path, device.name, function)?;
+                let mut endpoint =
+                    vfio_user::endpoint::Endpoint::listen(path, device.name, function)?;
+                if sockets.polling == Polling::Always {
+                    endpoint.share_registers();
+                }
                 let widen = |mode, group| endpoint.widen(mode, group);
                 sockets.access.widen(path, widen)?;
                 endpoint.into()
+            }
+            (SocketRole::Uml, Some(function)) => {
+                let endpoint =
+                    pcidev::endpoint::Endpoint::listen(path, device.name, function, false)?;
+                let widen = |mode, group| endpoint.widen(mode, group);
+                sockets.access.widen(path, widen)?;
+                VfSocket::Pcidev(Box::new(endpoint))
             }
         };
         socket

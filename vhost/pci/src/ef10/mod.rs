@@ -95,6 +95,8 @@ pub struct Ef10 {
     transmit: BTreeMap<u32, FrameQueue>,
     /// Rings that have no memory now.
     waiting: Vec<Vring>,
+    /// Requests so far.
+    messages: u64,
 }
 
 /// The adaptor on a function's port, which has filters and queues. The firmware makes one itself as long as the driver has not: after a reset,
@@ -126,6 +128,7 @@ impl Ef10 {
             Register::DoorbellHigh => self.doorbell = value,
             Register::DoorbellLow => {
                 let address = u64::from(self.doorbell) << 32 | u64::from(value);
+                self.messages = self.messages.saturating_add(1);
                 self.request(address, host);
             }
             Register::EventRead(of) => self.event_read(of, value & 0x7fff),
@@ -241,6 +244,10 @@ impl Function for Ef10 {
         if !same {
             self.move_queues(host);
         }
+    }
+
+    fn messages(&self) -> u64 {
+        self.messages
     }
 
     fn changed(&mut self, host: &mut dyn Host) {

@@ -11,7 +11,7 @@ use crate::function::Host;
 const WORDS: usize = 16;
 
 /// Bits of VFMAILBOX.
-const REQUEST: u32 = 1;
+pub(super) const REQUEST: u32 = 1;
 const ACK: u32 = 1 << 1;
 /// The VF has the buffer.
 const VF_USES: u32 = 1 << 2;

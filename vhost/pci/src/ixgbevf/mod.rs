@@ -12,18 +12,35 @@ mod queue;
 mod regs;
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
+use vf_vhost::memory::{GuestMemory, MemoryError};
 use vf_vhost::vring::Vring;
 
 use self::interrupts::Interrupts;
 use self::mailbox::{Mailbox, Raised};
 use self::queue::{Direction, Queue};
-use crate::function::{Bar, Environment, Function, Host, Identity, MsixLayout};
+use crate::function::{Bar, Environment, Function, Host, Identity, MsixLayout, SharedPages};
 
 /// Interrupt vectors.
 const VECTORS: u8 = 3;
 /// Queue pairs that there are registers for.
 const QUEUE_PAIRS: u16 = 8;
+
+/// Bytes of the first BAR.
+const BAR_SIZE: u64 = 0x4000;
+/// Bytes of its pages with the registers of queues, from [`regs::RX_QUEUES`] on; in those before and behind them are no such registers.
+const SHARED: u64 = 0x2000;
+/// What is counted, in these pages.
+const STATISTICS: [u64; 7] = [
+    regs::VFGPRC,
+    regs::VFGORC_LSB,
+    regs::VFGORC_MSB,
+    regs::VFMPRC,
+    regs::VFGPTC,
+    regs::VFGOTC_LSB,
+    regs::VFGOTC_MSB,
+];
 
 static IDENTITY: Identity = Identity {
     vendor: 0x8086,
@@ -35,7 +52,7 @@ static IDENTITY: Identity = Identity {
     bars: &[
         Bar {
             index: 0,
-            size: 0x4000,
+            size: BAR_SIZE,
             prefetchable: false,
         },
         Bar {
@@ -62,6 +79,10 @@ pub struct Ixgbevf {
     queues: Vec<[Queue; 2]>,
     /// Header split and RSS of the VF, which has neither: a driver finds what it wrote.
     psrtype: u32,
+    /// How often its driver has asked the PF.
+    messages: u64,
+    /// The first BAR, if the driver writes registers of queues there without a message.
+    bar: Option<Arc<GuestMemory>>,
 }
 
 impl Ixgbevf {
@@ -76,6 +97,8 @@ impl Ixgbevf {
             mailbox: Mailbox::new(queue_pairs),
             queues: queues.collect(),
             psrtype: 0,
+            messages: 0,
+            bar: None,
         }
     }
 
@@ -131,6 +154,9 @@ impl Ixgbevf {
                 self.mailbox.set_word(nth(offset, regs::VFMBMEM), value);
             }
             regs::VFMAILBOX => {
+                self.messages = self
+                    .messages
+                    .saturating_add((value & mailbox::REQUEST).into());
                 let raised = self.mailbox.control(value, host);
                 self.tell(raised);
             }
@@ -170,15 +196,9 @@ impl Ixgbevf {
         let Some((queue, register)) = self.queue_register(offset) else {
             return;
         };
+        queue.show(register, value);
         queue.write(register, value);
-        if queue.wants_to_stop() {
-            let stopped = host.stop_queues(&[queue.index()]);
-            queue.stopped();
-            drop(stopped);
-        }
-        if let Some(vring) = queue.start(memory, &interrupts) {
-            host.start_queues(vec![vring]);
-        }
+        settle(queue, memory, &interrupts, host);
     }
 
     /// Everything but the mailbox.
@@ -254,6 +274,7 @@ impl Function for Ixgbevf {
                 continue;
             };
             queue.stopped();
+            queue.show_head();
             let moved = vring.zip(memory.clone());
             if let Some((vring, memory)) = moved
                 && let Ok(vring) = vring.remapped(memory)
@@ -271,9 +292,62 @@ impl Function for Ixgbevf {
         }
     }
 
+    fn messages(&self) -> u64 {
+        self.messages
+    }
+
+    fn share(&mut self) -> Result<Option<SharedPages>, MemoryError> {
+        let (bar, file) = GuestMemory::of_our_own(BAR_SIZE)?;
+        for queue in self.queues.iter_mut().flatten() {
+            queue.share(&bar);
+        }
+        self.bar = Some(bar);
+        Ok(Some(SharedPages {
+            bar: 0,
+            offset: regs::RX_QUEUES,
+            size: SHARED,
+            file: Arc::new(file),
+        }))
+    }
+
+    fn look(&mut self, host: &mut dyn Host) {
+        let memory = &self.environment.memory;
+        for queue in self.queues.iter_mut().flatten() {
+            queue.look();
+            settle(queue, memory.clone(), &self.interrupts, host);
+        }
+        // The statistics are between the registers of the first queues.
+        let Some(bar) = &self.bar else { return };
+        for at in STATISTICS {
+            if let Some(register) = bar.slice_mut(at, 4) {
+                // There is room for it.
+                let _ = register.store(0, statistic(at, host).to_le(), Ordering::Relaxed);
+            }
+        }
+    }
+
     fn changed(&mut self, host: &mut dyn Host) {
         let raised = self.mailbox.changed(host);
         self.tell(raised);
+    }
+}
+
+/// Stops or starts a queue, as its registers say.
+fn settle(
+    queue: &mut Queue,
+    memory: Option<Arc<GuestMemory>>,
+    interrupts: &Arc<Interrupts>,
+    host: &mut dyn Host,
+) {
+    if queue.wants_to_stop() {
+        let stopped = host.stop_queues(&[queue.index()]);
+        queue.stopped();
+        drop(stopped);
+        // What its driver has written meanwhile.
+        queue.look();
+    }
+    if let Some(vring) = queue.start(memory, interrupts) {
+        host.start_queues(vec![vring]);
     }
 }
 

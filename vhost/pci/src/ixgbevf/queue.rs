@@ -1,9 +1,10 @@
 //! One queue: its registers, and the ring that it is while it is enabled. Knows no other queue and moves no frame.
 
+use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use vf_vhost::hardware::{DescriptorFormat, Doorbell, HardwareConfig};
+use vf_vhost::hardware::{DescriptorFormat, Doorbell, DoorbellPage, HardwareConfig};
 use vf_vhost::memory::GuestMemory;
 use vf_vhost::vring::Vring;
 
@@ -51,6 +52,8 @@ pub(super) struct Queue {
     doorbell: Option<Arc<Doorbell>>,
     strips: Arc<AtomicBool>,
     running: bool,
+    /// The BAR, if the driver writes these registers there and sends no message.
+    page: Option<Arc<GuestMemory>>,
 }
 
 impl Queue {
@@ -68,6 +71,7 @@ impl Queue {
             doorbell: None,
             strips: Arc::default(),
             running: false,
+            page: None,
         }
     }
 
@@ -75,8 +79,73 @@ impl Queue {
     pub(super) fn reset(&mut self) {
         *self = Queue {
             doorbell: self.doorbell.take(),
+            page: self.page.take(),
             ..Queue::new(self.pair, self.way)
         };
+        for register in self.registers() {
+            self.show(register, 0);
+        }
+    }
+
+    /// The driver writes the registers into this BAR from now on. The queue does not run.
+    pub(super) fn share(&mut self, bar: &Arc<GuestMemory>) {
+        self.page = Some(Arc::clone(bar));
+        self.doorbell = None;
+    }
+
+    /// Where its registers are in the BAR.
+    fn at(&self) -> u64 {
+        let first = match self.way {
+            Direction::Receive => regs::RX_QUEUES,
+            Direction::Transmit => regs::TX_QUEUES,
+        };
+        first.saturating_add(regs::QUEUE_STRIDE.saturating_mul(self.pair.into()))
+    }
+
+    /// Those that it has.
+    fn registers(&self) -> impl Iterator<Item = u64> + use<> {
+        let way = self.way;
+        let all = (0..regs::QUEUE_STRIDE).step_by(4);
+        all.filter(move |register| Queue::has(way, *register))
+    }
+
+    /// Has the driver find this in a register that it reads without a message.
+    pub(super) fn show(&self, register: u64, value: u32) {
+        let at = self.at().saturating_add(register);
+        if let Some(slice) = self.page.as_ref().and_then(|page| page.slice_mut(at, 4)) {
+            // There is room for it.
+            let _ = slice.store(0, value.to_le(), Ordering::Release);
+        }
+    }
+
+    fn shared(&self, register: u64) -> Option<u32> {
+        let at = self.at().saturating_add(register);
+        let slice = self.page.as_ref()?.slice(at, 4)?;
+        slice.load(0, Ordering::Acquire).map(u32::from_le)
+    }
+
+    /// Takes what the driver has written without a message. The control register comes last, and what the driver has written before that is
+    /// there by then, because it is looked at first.
+    pub(super) fn look(&mut self) {
+        let Some(control) = self.shared(regs::CONTROL) else {
+            return;
+        };
+        for register in self.registers().filter(|at| *at != regs::CONTROL) {
+            if let Some(value) = self.shared(register) {
+                self.write(register, value);
+            }
+        }
+        self.write(regs::CONTROL, control);
+        // Of one that the driver has disabled, and enabled again perhaps, the head is what the driver has written.
+        if self.running && !self.wants_to_stop() {
+            self.show_head();
+        }
+    }
+
+    /// Has the driver find how far the ring has come.
+    pub(super) fn show_head(&self) {
+        let head = self.rings().map_or(self.head, |bell| bell.head());
+        self.show(regs::HEAD, head);
     }
 
     /// Its number as a ring.
@@ -161,7 +230,8 @@ impl Queue {
     }
 
     pub(super) fn wants_to_stop(&self) -> bool {
-        self.running && !self.is_enabled()
+        let closed = self.rings().is_some_and(|bell| bell.has_closed());
+        self.running && (closed || !self.is_enabled())
     }
 
     /// The ring has been taken back.
@@ -196,7 +266,7 @@ impl Queue {
         let bell = match &self.doorbell {
             Some(bell) => Arc::clone(bell),
             // Without descriptors for files, it cannot be enabled.
-            None => Arc::new(Doorbell::new().ok()?),
+            None => Arc::new(self.new_doorbell().ok()?),
         };
         bell.set_head(config.base);
         bell.set_tail(self.tail);
@@ -205,6 +275,17 @@ impl Queue {
         let vring = Vring::hardware(&config, memory, format, bell).ok()?;
         self.running = true;
         Some(vring)
+    }
+
+    fn new_doorbell(&self) -> io::Result<Doorbell> {
+        let offset = |register| usize::try_from(register).unwrap_or(usize::MAX);
+        let enable = (offset(regs::CONTROL), regs::CONTROL_ENABLE);
+        let (at, len) = (self.at(), offset(regs::QUEUE_STRIDE));
+        let page = self.page.as_ref();
+        match page.and_then(|bar| DoorbellPage::new(bar, at, len, offset(regs::TAIL), enable)) {
+            Some(page) => Doorbell::in_page(page),
+            None => Doorbell::new(),
+        }
     }
 
     fn format(&mut self, interrupts: &Arc<Interrupts>) -> Box<dyn DescriptorFormat> {

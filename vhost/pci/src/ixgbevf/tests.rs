@@ -2,6 +2,7 @@
 
 mod hostile;
 mod mailbox;
+mod page;
 mod traffic;
 
 use std::collections::BTreeMap;

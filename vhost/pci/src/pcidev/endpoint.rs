@@ -253,6 +253,12 @@ impl Endpoint {
         });
     }
 
+    /// The function and what is around it.
+    #[must_use]
+    pub fn slot(&self) -> &Slot {
+        &self.device.slot
+    }
+
     /// Whether a guest is served.
     #[must_use]
     pub fn is_connected(&self) -> bool {

@@ -95,6 +95,10 @@ impl Function for Register {
         self.environments.push(environment);
     }
 
+    fn messages(&self) -> u64 {
+        0
+    }
+
     fn changed(&mut self, _: &mut dyn Host) {}
 }
 

@@ -6,7 +6,7 @@
 //! died is never in the way of its successor.
 
 use std::io;
-use std::os::fd::{AsRawFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, RawFd};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -32,6 +32,9 @@ const PAUSE: Duration = Duration::from_secs(1);
 
 /// Descriptors that clients have sent and that have not been closed yet, at most, when the next one is served.
 const UNCLOSED: usize = 256;
+
+/// How often registers are looked at that drivers write without a message: a queue that is enabled there starts so much later at most.
+const LOOK: Duration = Duration::from_millis(1);
 
 /// Messages served at a time, and clients looked at in one [`Endpoint::poll`]: other devices share the thread.
 const BUDGET: usize = 128;
@@ -97,6 +100,10 @@ pub struct Endpoint {
     changes: ChangeLimiter,
     sessions: u64,
     refusals: u64,
+    /// Whether drivers may map registers.
+    shares: bool,
+    /// When to look at those of this driver, if it may.
+    look_at: Option<Instant>,
 }
 
 impl Endpoint {
@@ -121,7 +128,15 @@ impl Endpoint {
             changes: ChangeLimiter::default(),
             sessions: 0,
             refusals: 0,
+            shares: false,
+            look_at: None,
         })
+    }
+
+    /// Lets the drivers that come write registers without a message, tails of rings among them, if the function has such registers. Whoever has
+    /// its queues is not woken by them then, so this is for one who never sleeps.
+    pub fn share_registers(&mut self) {
+        self.shares = true;
     }
 
     /// Lets clients of other users connect ([`Listener::widen`]).
@@ -156,7 +171,7 @@ impl Endpoint {
     pub fn next_timer(&self) -> Option<Instant> {
         match self.connection {
             None => self.retry_at,
-            Some(_) => self.changes.held_back(),
+            Some(_) => self.changes.held_back().or(self.look_at),
         }
     }
 
@@ -164,6 +179,15 @@ impl Endpoint {
     pub fn poll(&mut self, now: Instant, host: &mut dyn Attendant) {
         if self.serve_clients(now, host) {
             self.rearm();
+        }
+        if self.look_at.is_some_and(|at| at <= now) && !self.changes.holds_back(now) {
+            let mut counted = Counted {
+                host,
+                changes: &mut self.changes,
+                now,
+            };
+            self.slot.look(&mut counted);
+            self.look_at = now.checked_add(LOOK);
         }
     }
 
@@ -277,8 +301,11 @@ impl Endpoint {
         };
         let session = &mut connection.session;
         let slot = &mut self.slot;
-        let Outcome { reply, refused } =
-            session.receive(&header, &payload, fds, slot, &mut counted)?;
+        let Outcome {
+            reply,
+            file,
+            refused,
+        } = session.receive(&header, &payload, fds, slot, &mut counted)?;
         if let Some(what) = refused {
             self.refusals = self.refusals.saturating_add(1);
             let device = self.name.as_str();
@@ -290,7 +317,8 @@ impl Endpoint {
             host.session(SessionEvent::Refused { what: &what });
         }
         if let Some(reply) = reply {
-            connection.channel.send(&reply)?;
+            let file = file.as_ref().map(|file| file.as_fd());
+            connection.channel.send_with(&reply, file)?;
         }
         let unshared = slot.is_bus_master() && connection.session.shares_nothing();
         if unshared && !std::mem::replace(&mut connection.said_unshared, true) {
@@ -320,6 +348,7 @@ impl Endpoint {
             .map(Into::into)
             .or(why);
         self.slot.power_on(host);
+        self.look_at = None;
         let blocked = matches!(why, Some(EndReason::Session(SessionEnd::Blocks)));
         self.retry_at = blocked.then(|| after(now));
         let device = self.name.as_str();
@@ -367,7 +396,7 @@ impl Endpoint {
         match found.and_then(|stream| stream.map(|stream| self.watched(stream)).transpose()) {
             Ok(None) => false,
             Ok(Some(channel)) => {
-                self.begin(channel, host);
+                self.begin(channel, now, host);
                 true
             }
             Err(why) => {
@@ -387,7 +416,7 @@ impl Endpoint {
         Ok(channel)
     }
 
-    fn begin(&mut self, channel: Channel<Header>, host: &mut dyn Attendant) {
+    fn begin(&mut self, channel: Channel<Header>, now: Instant, host: &mut dyn Attendant) {
         self.sessions = self.sessions.saturating_add(1);
         self.connection = Some(Connection {
             channel,
@@ -397,8 +426,15 @@ impl Endpoint {
             said_unshared: false,
         });
         self.slot.power_on(host);
-        tracing::info!(device = self.name.as_str(), "client connected");
+        let device = self.name.as_str();
+        tracing::info!(device, "client connected");
         host.session(SessionEvent::Connected);
+        if self.shares {
+            match self.slot.share() {
+                Ok(()) => self.look_at = self.slot.shared().and(now.checked_add(LOOK)),
+                Err(why) => tracing::warn!(device, %why, "this client's doorbells are messages"),
+            }
+        }
     }
 
     /// Has mio report again what was left undone: it tells of each arrival once.

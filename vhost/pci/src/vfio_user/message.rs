@@ -243,8 +243,13 @@ pub enum Command<'a> {
     DmaUnmap(DmaUnmap),
     /// VFIO_USER_DEVICE_GET_INFO.
     GetInfo,
-    /// VFIO_USER_DEVICE_GET_REGION_INFO, of this region.
-    GetRegionInfo(u32),
+    /// VFIO_USER_DEVICE_GET_REGION_INFO.
+    GetRegionInfo {
+        /// Of this region.
+        region: u32,
+        /// Bytes that the answer may have.
+        room: u32,
+    },
     /// VFIO_USER_DEVICE_GET_IRQ_INFO, of this kind.
     GetIrqInfo(u32),
     /// VFIO_USER_DEVICE_SET_IRQS.
@@ -287,8 +292,12 @@ impl<'a> Command<'a> {
             code::DMA_MAP => fields.dma_map(),
             code::DMA_UNMAP => fields.dma_unmap(),
             code::DEVICE_GET_INFO => fields.info(4).map(|_| Command::GetInfo),
-            code::DEVICE_GET_REGION_INFO => fields.info(8).map(Command::GetRegionInfo),
-            code::DEVICE_GET_IRQ_INFO => fields.info(4).map(Command::GetIrqInfo),
+            code::DEVICE_GET_REGION_INFO => fields
+                .info(8)
+                .map(|(region, room)| Command::GetRegionInfo { region, room }),
+            code::DEVICE_GET_IRQ_INFO => {
+                fields.info(4).map(|(index, _)| Command::GetIrqInfo(index))
+            }
             code::DEVICE_SET_IRQS => fields.set_irqs(),
             code::REGION_READ => fields.access().map(Command::Read),
             code::REGION_WRITE => fields.write(),
@@ -360,8 +369,9 @@ impl<'a> Fields<'a> {
         Some(Command::DmaUnmap(unmap))
     }
 
-    /// A question about the device, a region or a kind of interrupt, of as many words as the answer has; the index of the latter.
-    fn info(&mut self, words: u32) -> Option<u32> {
+    /// A question about the device, a region or a kind of interrupt, of as many words as the answer has at least; the index of the latter, and for how
+    /// many bytes of an answer there is room.
+    fn info(&mut self, words: u32) -> Option<(u32, u32)> {
         let room = self.u32()?;
         let _flags = self.u32()?;
         let index = self.u32()?;
@@ -370,7 +380,7 @@ impl<'a> Fields<'a> {
         }
         // Some clients send more, or nothing, behind what is asked.
         self.rest();
-        (room >= words.saturating_mul(4)).then_some(index)
+        (room >= words.saturating_mul(4)).then_some((index, room))
     }
 
     fn set_irqs(&mut self) -> Option<Command<'a>> {

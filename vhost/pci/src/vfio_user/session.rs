@@ -20,7 +20,7 @@ use super::message::{
     MAX_FDS, MSIX_IRQ, NotUnderstood, REGIONS, SetIrqs, ShortWrite,
 };
 use crate::config_space::CONFIG_SIZE;
-use crate::function::Host;
+use crate::function::{Host, SharedPages};
 use crate::slot::{BadAccess, Slot};
 
 /// Ranges of memory that a client may have mapped at a time (`max_dma_maps`), those included that are only noted.
@@ -33,6 +33,12 @@ const VERSION: (u16, u16) = (0, 1);
 const DEVICE_FLAGS: u32 = 3;
 /// VFIO_REGION_INFO_FLAG_READ and VFIO_REGION_INFO_FLAG_WRITE.
 const REGION_FLAGS: u32 = 3;
+/// VFIO_REGION_INFO_FLAG_MMAP and VFIO_REGION_INFO_FLAG_CAPS.
+const MAPPABLE: u32 = 4 | 8;
+/// VFIO_REGION_INFO_CAP_SPARSE_MMAP: only these parts of the region are to be mapped.
+const SPARSE_MMAP: u16 = 1;
+/// Bytes of what is said of a region with one such part.
+const MAPPABLE_INFO: u32 = 64;
 /// VFIO_IRQ_INFO_EVENTFD; vectors come and go one by one.
 const IRQ_FLAGS: u32 = 1;
 
@@ -147,6 +153,8 @@ pub enum SessionEnd {
 pub struct Outcome {
     /// What is to be sent.
     pub reply: Option<Vec<u8>>,
+    /// The file that goes with it.
+    pub file: Option<Arc<OwnedFd>>,
     /// Why it was not obeyed, if it was not.
     pub refused: Option<CommandRefusal>,
 }
@@ -245,13 +253,15 @@ impl Session {
         host: &mut dyn Host,
     ) -> Result<Outcome, SessionEnd> {
         self.check_shared(slot)?;
+        slot.look(host);
         let command = Command::parse(header, payload);
+        let mut file = None;
         let done = match command {
             Ok(Command::Version { major, minor, data }) if !self.agreed => {
                 Ok(self.version(major, minor, data)?)
             }
             _ if !self.agreed => return Err(SessionEnd::NoVersion(header.command)),
-            Ok(command) => self.obey(command, fds, slot, host),
+            Ok(command) => self.obey(command, fds, &mut file, slot, host),
             Err(why) => Err(why.into()),
         };
         let (reply, refused) = match done {
@@ -259,7 +269,11 @@ impl Session {
             Err(why) => (header.error(why.errno()), Some(why)),
         };
         let reply = header.wants_reply.then_some(reply);
-        Ok(Outcome { reply, refused })
+        Ok(Outcome {
+            reply,
+            file,
+            refused,
+        })
     }
 
     fn version(&mut self, major: u16, minor: u16, data: &[u8]) -> Result<Vec<u8>, SessionEnd> {
@@ -287,11 +301,12 @@ impl Session {
         Ok(reply)
     }
 
-    /// Does what a command says; the payload of its reply.
+    /// Does what a command says; the payload of its reply, and the `file` that goes with that.
     fn obey(
         &mut self,
         command: Command<'_>,
         fds: Vec<OwnedFd>,
+        file: &mut Option<Arc<OwnedFd>>,
         slot: &mut Slot,
         host: &mut dyn Host,
     ) -> Result<Vec<u8>, CommandRefusal> {
@@ -300,7 +315,11 @@ impl Session {
             Command::DmaMap(map) => self.map(map, fds, slot, host).map(|()| Vec::new()),
             Command::DmaUnmap(unmap) => self.unmap(unmap, slot, host),
             Command::GetInfo => Ok(words([16, DEVICE_FLAGS, REGIONS, IRQ_INDEXES])),
-            Command::GetRegionInfo(region) => region_info(region, slot),
+            Command::GetRegionInfo { region, room } => {
+                let (info, pages) = region_info(region, room, slot)?;
+                *file = pages.map(|pages| Arc::clone(&pages.file));
+                Ok(info)
+            }
             Command::GetIrqInfo(index) => irq_info(index, slot),
             Command::SetIrqs(irqs) => self.set_irqs(irqs, fds, slot).map(|()| Vec::new()),
             Command::Read(access) => read(access, slot, host),
@@ -485,7 +504,12 @@ fn head(access: &Access) -> Vec<u8> {
     head
 }
 
-fn region_info(region: u32, slot: &Slot) -> Result<Vec<u8>, CommandRefusal> {
+/// What there is to say of a region, and the pages of it that the client may map, if there is room to say which those are.
+fn region_info(
+    region: u32,
+    room: u32,
+    slot: &Slot,
+) -> Result<(Vec<u8>, Option<&SharedPages>), CommandRefusal> {
     if region >= REGIONS {
         return Err(CommandRefusal::NoSuchRegion(region));
     }
@@ -495,11 +519,24 @@ fn region_info(region: u32, slot: &Slot) -> Result<Vec<u8>, CommandRefusal> {
         CONFIG_REGION => CONFIG_SIZE as u64,
         _ => bar.map_or(0, |bar| bar.size),
     };
-    let flags = if size == 0 { 0 } else { REGION_FLAGS };
-    let mut reply = words([32, flags, region, 0]);
+    let shared = slot.shared().filter(|pages| u32::from(pages.bar) == region);
+    let (len, flags, capabilities) = match (size, shared) {
+        (0, _) => (32, 0, 0),
+        (_, None) => (32, REGION_FLAGS, 0),
+        (_, Some(_)) => (MAPPABLE_INFO, REGION_FLAGS | MAPPABLE, 32),
+    };
+    let mut reply = words([len, flags, region, capabilities]);
     reply.extend(size.to_ne_bytes());
     reply.extend(0u64.to_ne_bytes());
-    Ok(reply)
+    let told = shared.filter(|_| room >= len);
+    if let Some(pages) = told {
+        // The capability and its version, no other behind it, one area.
+        reply.extend([SPARSE_MMAP, 1].into_iter().flat_map(u16::to_ne_bytes));
+        reply.extend(words([0, 1, 0]));
+        reply.extend(pages.offset.to_ne_bytes());
+        reply.extend(pages.size.to_ne_bytes());
+    }
+    Ok((reply, told))
 }
 
 fn irq_info(index: u32, slot: &Slot) -> Result<Vec<u8>, CommandRefusal> {

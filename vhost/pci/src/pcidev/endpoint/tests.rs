@@ -68,6 +68,10 @@ impl Function for Bell {
         self.environment = environment;
     }
 
+    fn messages(&self) -> u64 {
+        0
+    }
+
     fn changed(&mut self, _: &mut dyn Host) {}
 }
 

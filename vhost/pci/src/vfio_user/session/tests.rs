@@ -230,6 +230,31 @@ fn a_client_is_told_what_the_device_is() {
 }
 
 #[test]
+fn a_client_is_told_what_it_may_map() {
+    let mut client = Client {
+        slot: Slot::new(Box::new(crate::ixgbevf::Ixgbevf::new(1))),
+        ..Client::new()
+    };
+    client.slot.power_on(&mut client.host);
+    client.slot.share().unwrap();
+    client.send(1, &[0, 0, 1, 0], Vec::new()).unwrap();
+    let mut ask = |region, room| {
+        let question = words([room, 0, region, 0, 0, 0, 0, 0]);
+        let outcome = client.try_send(5, 0, &question, Vec::new()).unwrap();
+        let reply = outcome.reply.unwrap().split_off(HEADER_LEN);
+        (reply, outcome.file.is_some())
+    };
+    let info = words([64, 15, 0, 32, 0x4000, 0, 0, 0]);
+    assert_eq!(ask(0, 32), (info.clone(), false), "no room for more");
+    let area = words([0x1_0001, 0, 1, 0, 0x1000, 0, 0x2000, 0]);
+    assert_eq!(ask(0, 64), ([info, area].concat(), true));
+    let other = words([32, 3, 3, 0, 0x4000, 0, 0, 0]);
+    assert_eq!(ask(3, 64), (other, false));
+    client.slot.power_on(&mut client.host);
+    assert!(client.slot.shared().is_none(), "they go with the client");
+}
+
+#[test]
 fn memory_is_mapped_and_unmapped_as_it_was_mapped() {
     let mut client = Client::agreed();
     client.map(0, 0x10000, 3, Some(memfd(0x10000))).unwrap();

@@ -1,0 +1,140 @@
+//! The transmit ring of a hardware NIC: what is asked for a frame is in its descriptors, and not in front of it.
+
+#![expect(
+    clippy::arithmetic_side_effects,
+    reason = "bounded by the sizes of rings, regions and frames"
+)]
+#![expect(
+    clippy::cast_possible_truncation,
+    reason = "cut to the width that the format has, or bounded before"
+)]
+#![expect(clippy::indexing_slicing, reason = "bounds are checked just before")]
+
+use vf_packet::Offload;
+
+use super::{BURST, TxFrame, TxQueue};
+use crate::device_queue::DeviceQueue;
+use crate::error::{FrameFault, RingError};
+use crate::frame::TAG_AT;
+use crate::hardware::TxRequest;
+use crate::limits::{HEAD_MAX, MIN_FRAME};
+use crate::memory::{GuestMemory, GuestSlice};
+use crate::ring::Segment;
+
+impl TxQueue {
+    /// Takes chains off a hardware ring, until `enough` descriptors have been walked.
+    pub(super) fn fetch_requested(&mut self, enough: u64) -> Result<(), RingError> {
+        let Some(ring) = self.vring.ring.hardware() else {
+            return Ok(());
+        };
+        loop {
+            // Those that are one buffer and ask for nothing, up to the first that is not.
+            let (memory, chains, rest) = ring.upcoming_requests()?;
+            if chains.is_empty() {
+                return Ok(());
+            }
+            let mut window = memory.window(self.hint);
+            let mut n = 0;
+            let frames = self.frames[self.end..].iter_mut();
+            for ((frame, chain), rest) in frames.zip(chains).zip(rest) {
+                let plain = chain.plain(false, MIN_FRAME as usize);
+                let Some((piece, token)) = plain.filter(|_| rest.request.is_none()) else {
+                    break;
+                };
+                let Some(buffer) = window.slice(piece.gpa, piece.len as usize) else {
+                    break;
+                };
+                frame.chain = token;
+                frame.fill_as_it_is(&buffer, piece.gpa)?;
+                n += 1;
+            }
+            self.hint = window.region();
+            self.end += n;
+            ring.advance(n);
+            // What has come since the ring was looked at can wait: to look is to wait for a cache line.
+            if self.end == BURST || self.end > 0 && !ring.has_seen() {
+                return ring.prepare();
+            }
+            let Some(chain) = ring.take()? else {
+                return Ok(());
+            };
+            self.pieces.clear();
+            let total = ring.walk(chain, false, &mut self.pieces)?;
+            if let Some(frame) = self.frames.get_mut(self.end) {
+                frame.chain = chain.token;
+                frame.fill_requested(ring.memory(), &self.pieces, total, &ring.request())?;
+                self.end += 1;
+            }
+            if ring.walked() >= enough {
+                return ring.prepare();
+            }
+        }
+    }
+}
+
+impl TxFrame {
+    /// Takes over the buffer of a frame for which nothing is asked.
+    #[inline]
+    fn fill_as_it_is(&mut self, buffer: &GuestSlice<'_>, gpa: u64) -> Result<(), RingError> {
+        if !self.measure(buffer.len() as u64) {
+            return Ok(());
+        }
+        let n = usize::from(self.head_len);
+        self.rest_gpa = gpa + n as u64;
+        self.rest_len = (buffer.len() - n) as u32;
+        self.more.clear();
+        let head = buffer.subslice(0, n).ok_or(RingError::BufferOutside)?;
+        head.copy_to_head(&mut self.head);
+        self.offload = Offload::default();
+        Ok(())
+    }
+
+    /// Takes over the pieces of a frame without a header, `total` bytes in all: what is asked for it, descriptors have said.
+    fn fill_requested(
+        &mut self,
+        memory: &GuestMemory,
+        pieces: &[Segment],
+        total: u64,
+        request: &TxRequest,
+    ) -> Result<(), RingError> {
+        let tag = request.tag();
+        let tag_len = tag.map_or(0, |tag| tag.len());
+        // A tag makes no frame of what is too short for one.
+        if !self.measure(total) || !self.measure(total + tag_len as u64) {
+            return Ok(());
+        }
+        let mut head = [0; HEAD_MAX];
+        let n = usize::from(self.head_len) - tag_len;
+        self.take_pieces(memory, pieces, &mut head[..n])?;
+        self.head = head;
+        self.offload = Offload::default();
+        if let Some(tag) = tag {
+            self.head.copy_within(TAG_AT..n, TAG_AT + tag.len());
+            self.head[TAG_AT..TAG_AT + tag.len()].copy_from_slice(&tag);
+        }
+        if request.is_none() {
+            return Ok(());
+        }
+        let head_len = usize::from(self.head_len);
+        match request.apply(&mut self.head[..head_len], self.len) {
+            Ok(offload) => self.offload = offload,
+            Err(FrameFault::HeadersTooLong) => return self.apply_long(request, memory),
+            Err(fault) => self.fault = Some(fault),
+        }
+        Ok(())
+    }
+
+    /// Does what is asked for a super-frame whose headers go on behind its head, on a private copy of all of them.
+    #[cold]
+    fn apply_long(&mut self, request: &TxRequest, memory: &GuestMemory) -> Result<(), RingError> {
+        let (mut headers, filled) = self.copy_headers(memory)?;
+        match request.apply(&mut headers[..filled], self.len) {
+            Ok(offload) => {
+                self.head.copy_from_slice(&headers[..HEAD_MAX]);
+                self.keep_headers(&headers, offload);
+            }
+            Err(fault) => self.fault = Some(fault),
+        }
+        Ok(())
+    }
+}
