@@ -189,22 +189,36 @@ impl Ring {
     }
 
     fn set_up(&self, registers: &mut impl Registers, control: u32) -> Result<(), DriverError> {
-        let at = self.registers;
-        for (register, value) in [
-            (reg::CONTROL, 0),
-            (reg::BASE_LOW, self.base as u32),
-            (reg::BASE_HIGH, (self.base >> 32) as u32),
-            (reg::LENGTH, 16 * u32::from(SIZE)),
-            (reg::HEAD, 0),
-            (reg::TAIL, 0),
-            (reg::CONTROL, control | QUEUE_ENABLE),
-        ] {
-            registers.write(at + register, value);
-        }
-        match registers.read(at + reg::CONTROL) & QUEUE_ENABLE {
-            0 => Err(DriverError::NotEnabled(at)),
-            _ => Ok(()),
-        }
+        enable(registers, self.registers, self.base, SIZE, control)
+    }
+}
+
+/// Enables the queue whose registers are at `at`, with its descriptors at the guest address `base`, all of them the driver's; `control` is what
+/// is written beside [`QUEUE_ENABLE`].
+///
+/// # Errors
+/// The function does not behave.
+pub fn enable(
+    registers: &mut impl Registers,
+    at: u64,
+    base: u64,
+    size: u16,
+    control: u32,
+) -> Result<(), DriverError> {
+    for (register, value) in [
+        (reg::CONTROL, 0),
+        (reg::BASE_LOW, base as u32),
+        (reg::BASE_HIGH, (base >> 32) as u32),
+        (reg::LENGTH, 16 * u32::from(size)),
+        (reg::HEAD, 0),
+        (reg::TAIL, 0),
+        (reg::CONTROL, control | QUEUE_ENABLE),
+    ] {
+        registers.write(at + register, value);
+    }
+    match registers.read(at + reg::CONTROL) & QUEUE_ENABLE {
+        0 => Err(DriverError::NotEnabled(at)),
+        _ => Ok(()),
     }
 }
 
@@ -230,6 +244,54 @@ pub struct Received {
     pub checked: bool,
     /// The tag that was taken out.
     pub vlan: Option<u16>,
+}
+
+/// Resets the function, greets the PF and agrees on version 1.3 of the mailbox; the address that the PF gives.
+///
+/// # Errors
+/// The function does not behave.
+pub fn reset(registers: &mut impl Registers) -> Result<[u8; 6], DriverError> {
+    registers.write(reg::VFCTRL, 1 << 26);
+    if registers.read(reg::VFMAILBOX) & RESET_DONE == 0 {
+        return Err(DriverError::NotReset);
+    }
+    let answer = message(registers, &[1])?;
+    if answer[0] != 1 | SUCCESS {
+        return Err(DriverError::Refused(answer[0]));
+    }
+    let mut mac = [0; 6];
+    mac[..4].copy_from_slice(&answer[1].to_le_bytes());
+    mac[4..].copy_from_slice(&answer[2].to_le_bytes()[..2]);
+    ask(registers, &[8, 4])?;
+    Ok(mac)
+}
+
+fn message(registers: &mut impl Registers, message: &[u32]) -> Result<[u32; 16], DriverError> {
+    registers.write(reg::VFMAILBOX, VF_USES);
+    for (word, at) in message.iter().zip((reg::VFMBMEM..).step_by(4)) {
+        registers.write(at, *word);
+    }
+    registers.write(reg::VFMAILBOX, REQUEST);
+    let status = registers.read(reg::VFMAILBOX);
+    if status & (PF_STATUS | PF_ACK) != PF_STATUS | PF_ACK {
+        return Err(DriverError::NoAnswer(message[0]));
+    }
+    Ok(answer(registers))
+}
+
+fn answer(registers: &mut impl Registers) -> [u32; 16] {
+    let mut at = (reg::VFMBMEM..).step_by(4);
+    let answer = std::array::from_fn(|_| registers.read(at.next().unwrap_or_default()));
+    registers.write(reg::VFMAILBOX, ACK);
+    answer
+}
+
+fn ask(registers: &mut impl Registers, message: &[u32]) -> Result<[u32; 16], DriverError> {
+    let answer = self::message(registers, message)?;
+    match answer[0] {
+        yes if yes == message[0] | SUCCESS | CLEAR_TO_SEND => Ok(answer),
+        no => Err(DriverError::Refused(no)),
+    }
 }
 
 /// The driver; see the module.
@@ -271,17 +333,7 @@ impl Ixgbevf {
     /// # Errors
     /// The function does not behave.
     pub fn reset(&mut self, registers: &mut impl Registers) -> Result<(), DriverError> {
-        registers.write(reg::VFCTRL, 1 << 26);
-        if registers.read(reg::VFMAILBOX) & RESET_DONE == 0 {
-            return Err(DriverError::NotReset);
-        }
-        let answer = self.message(registers, &[1])?;
-        if answer[0] != 1 | SUCCESS {
-            return Err(DriverError::Refused(answer[0]));
-        }
-        self.mac[..4].copy_from_slice(&answer[1].to_le_bytes());
-        self.mac[4..].copy_from_slice(&answer[2].to_le_bytes()[..2]);
-        self.ask(registers, &[8, 4])?;
+        self.mac = reset(registers)?;
         Ok(())
     }
 
@@ -319,29 +371,13 @@ impl Ixgbevf {
         registers: &mut impl Registers,
         message: &[u32],
     ) -> Result<[u32; 16], DriverError> {
-        registers.write(reg::VFMAILBOX, VF_USES);
-        for (word, at) in message.iter().zip((reg::VFMBMEM..).step_by(4)) {
-            registers.write(at, *word);
-        }
-        registers.write(reg::VFMAILBOX, REQUEST);
-        let status = registers.read(reg::VFMAILBOX);
-        if status & (PF_STATUS | PF_ACK) != PF_STATUS | PF_ACK {
-            return Err(DriverError::NoAnswer(message[0]));
-        }
-        Ok(Ixgbevf::answer(registers))
-    }
-
-    fn answer(registers: &mut impl Registers) -> [u32; 16] {
-        let mut at = (reg::VFMBMEM..).step_by(4);
-        let answer = std::array::from_fn(|_| registers.read(at.next().unwrap_or_default()));
-        registers.write(reg::VFMAILBOX, ACK);
-        answer
+        self::message(registers, message)
     }
 
     /// What the PF has said without being asked.
     pub fn news(&mut self, registers: &mut impl Registers) -> Option<u32> {
         let news = registers.read(reg::VFMAILBOX) & PF_STATUS != 0;
-        news.then(|| Ixgbevf::answer(registers)[0])
+        news.then(|| answer(registers)[0])
     }
 
     /// The same, if the PF says yes.
@@ -353,11 +389,7 @@ impl Ixgbevf {
         registers: &mut impl Registers,
         message: &[u32],
     ) -> Result<[u32; 16], DriverError> {
-        let answer = self.message(registers, message)?;
-        match answer[0] {
-            yes if yes == message[0] | SUCCESS | CLEAR_TO_SEND => Ok(answer),
-            no => Err(DriverError::Refused(no)),
-        }
+        ask(registers, message)
     }
 
     /// Puts a frame into the transmit ring; the tail is written by [`kick`](Self::kick). False if there is no room.

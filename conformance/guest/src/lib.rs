@@ -17,6 +17,7 @@
 //! - [`driver`]: the driver's end of one virtqueue, split or packed
 //! - [`net`]: a virtio-net driver over a session
 //! - [`ixgbevf`]: a driver of an 82599 virtual function
+//! - [`pci`], [`pcidev`]: such a function over vfio-user, and on the bus of a User-Mode Linux kernel
 //! - [`checksum`]: the Internet checksum, and where TCP lies in a frame
 //! - [`tcp`]: a TCP/IP host (smoltcp) on one net device
 //! - [`loopback`], [`cable`]: the other end in the same process, to try a driver or a guest without a back end
@@ -103,4 +104,6 @@ pub mod message;
 pub mod net;
 mod net_layout;
 mod net_ring;
+pub mod pci;
+pub mod pcidev;
 pub mod tcp;

@@ -13,6 +13,7 @@ use super::counter::Counted;
 use super::distance::{pin, round_trip};
 use super::frame::{HEAD, MAX_FLOWS};
 use super::generator::Generator;
+use super::intel::{Intel, LONGEST};
 use super::packed::Packed;
 use super::page;
 use super::plan::{Layout, LoadPlan, Mode, Touch};
@@ -22,9 +23,10 @@ use super::record::{Record, Run};
 use super::search::Search;
 use super::split::Split;
 use super::table;
-use super::vring::Vring;
+use super::vring::{Virtqueue, Vring};
 use super::wire;
 use vf_guest::frontend::Frontend;
+use vf_guest::pci::PciFunction;
 
 /// Longest frame in bytes.
 const LONGEST_FRAME: usize = 16_384;
@@ -107,6 +109,9 @@ pub struct Bench {
     /// Kind of virtqueue
     #[arg(long, value_enum, default_value = "split", help_heading = "Rings")]
     ring: Ring,
+    /// What the ports are to their guests; ixgbevf: over vfio-user, from a back end that maps doorbells (vfnic: --poll always)
+    #[arg(long, value_enum, default_value = "virtio", help_heading = "Rings")]
+    device: Device,
     /// Features, as DPDK's virtio-user names them
     #[arg(long, value_enum, default_value = "vec", help_heading = "Rings")]
     layout: Layout,
@@ -205,6 +210,14 @@ enum Ring {
     Packed,
 }
 
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Device {
+    /// virtio-net, over vhost-user.
+    Virtio,
+    /// A VF of Intel's 82599, over vfio-user.
+    Ixgbevf,
+}
+
 /// A rate with `k` or `M`.
 fn rate(text: &str) -> Result<f64, String> {
     let (number, factor) = match text.strip_suffix('M') {
@@ -238,10 +251,22 @@ impl Bench {
                 error: error.to_string(),
             })?;
         }
-        match self.ring {
-            Ring::Split => self.run_on::<Split>(out),
-            Ring::Packed => self.run_on::<Packed>(out),
+        match (self.device, self.ring) {
+            (Device::Virtio, Ring::Split) => self.run_on::<Split>(out, Bench::virtio),
+            (Device::Virtio, Ring::Packed) => self.run_on::<Packed>(out, Bench::virtio),
+            (Device::Ixgbevf, _) => self.run_on::<Intel>(out, Bench::ixgbevf),
         }
+    }
+
+    fn virtio<R: Virtqueue>(&self, i: usize, config: &PortConfig) -> Result<Port<R>, BenchError> {
+        let frontend = self.connect(&self.socket[i])?;
+        Port::start(frontend, config).map_err(self.broken(i))
+    }
+
+    fn ixgbevf(&self, i: usize, config: &PortConfig) -> Result<Port<Intel>, BenchError> {
+        let function = PciFunction::connect(&self.socket[i]).map_err(PortError::from);
+        let port = function.and_then(|function| Port::start_function(function, config));
+        port.map_err(self.broken(i))
     }
 
     /// What is wrong with the options.
@@ -277,6 +302,21 @@ impl Bench {
             return Err(format!(
                 "--size {size}: frames have {HEAD} to {LONGEST_FRAME} bytes"
             ));
+        }
+        if self.device == Device::Ixgbevf {
+            let longest = self.size.iter().max().filter(|size| **size > LONGEST);
+            if let Some(size) = longest {
+                return Err(format!(
+                    "--size {size}: with --device ixgbevf at most {LONGEST} bytes"
+                ));
+            }
+            if self.queues > 1 || self.listen {
+                return Err("--device ixgbevf: without --queues and --listen".into());
+            }
+            // The length of a ring has so many bits.
+            if self.queue_size > 4096 {
+                return Err("--queue-size: with --device ixgbevf at most 4096".into());
+            }
         }
         if !self.queue_size.is_power_of_two() || !(8..=32768).contains(&self.queue_size) {
             return Err(format!(
@@ -326,7 +366,11 @@ impl Bench {
         }
     }
 
-    fn run_on<R: Vring>(&self, out: &mut impl Write) -> Result<(), BenchError> {
+    fn run_on<R: Vring>(
+        &self,
+        out: &mut impl Write,
+        start: impl Fn(&Bench, usize, &PortConfig) -> Result<Port<R>, BenchError>,
+    ) -> Result<(), BenchError> {
         let beside = self.beside.as_deref().map(Beside::new).transpose();
         let beside = beside.map_err(not_beside)?;
         if let Some(cpu) = self.cpu {
@@ -335,16 +379,13 @@ impl Bench {
         let mut before = self.line_ns()?;
         let config = PortConfig {
             in_order: self.layout.in_order(),
-            mergeable: self.layout.mergeable(),
+            mergeable: self.device == Device::Virtio && self.layout.mergeable(),
             pairs: self.queues,
             queue_size: self.queue_size,
             frame: self.size.iter().copied().max().unwrap_or(HEAD) + 4,
         };
-        let mut ports = Vec::new();
-        for (i, socket) in self.socket.iter().enumerate() {
-            let port = Port::<R>::start(self.connect(socket)?, &config).map_err(self.broken(i))?;
-            ports.push(port);
-        }
+        let ports = (0..self.socket.len()).map(|i| start(self, i, &config));
+        let ports = ports.collect::<Result<Vec<_>, _>>()?;
         let macs = ports.iter().enumerate().map(|(i, port)| {
             let told = self.mac.get(i).copied().or(port.told_mac());
             told.unwrap_or([2, 0x10, 0, 0, 0, (i + 1) as u8])
@@ -531,7 +572,10 @@ impl Bench {
             search: self.searched(),
             ports: self.socket.len(),
             active: self.active.unwrap_or(self.socket.len()),
-            ring: format!("{}-{}", value(&self.ring), value(&self.layout)),
+            ring: match self.device {
+                Device::Virtio => format!("{}-{}", value(&self.ring), value(&self.layout)),
+                Device::Ixgbevf => value(&self.device),
+            },
             queue_size: self.queue_size,
             queues: self.queues,
             burst: self.burst,

@@ -1,4 +1,4 @@
-//! A load generator for vhost-user net back ends, on one thread.
+//! A load generator for vhost-user net back ends, and VFs of hardware beside them, on one thread.
 //!
 //! It plays a guest on any number of ports, sends and receives frames as fast as it goes or at a rate, keeps account of each
 //! frame by the number in it, and tells which side was the bottleneck. It never judges what it measures; [`Compare`] sets
@@ -40,6 +40,7 @@ mod counter;
 mod distance;
 mod frame;
 mod generator;
+mod intel;
 mod packed;
 mod page;
 mod plan;

@@ -2,8 +2,9 @@
 
 use std::sync::atomic::Ordering;
 
-use super::vring::{Areas, BURST, Buffers, Mem, Used, Vring};
+use super::vring::{Areas, BURST, Buffers, Mem, Used, VIRTIO_NET_HEADER, Virtqueue, Vring};
 use vf_guest::driver::{DESC_WRITE, DeviceFault};
+use vf_guest::eventfd::EventFd;
 use vf_guest::memory::{Allocator, GUEST_BASE};
 
 const AVAIL: u16 = 1 << 7;
@@ -65,10 +66,18 @@ impl Packed {
     }
 }
 
-impl Vring for Packed {
+impl Virtqueue for Packed {
     const PACKED: bool = true;
     /// Index 0 and wrap counter 1 for both directions (vhost-user "A vring state description").
     const BASE: u32 = 0x8000_8000;
+
+    fn areas(&self) -> Areas {
+        self.areas
+    }
+}
+
+impl Vring for Packed {
+    const HEADER: usize = VIRTIO_NET_HEADER;
 
     fn new(
         mem: Mem<'_>,
@@ -100,10 +109,6 @@ impl Vring for Packed {
 
     fn size(&self) -> u16 {
         self.size
-    }
-
-    fn areas(&self) -> Areas {
-        self.areas
     }
 
     #[inline]
@@ -199,9 +204,11 @@ impl Vring for Packed {
     }
 
     #[inline]
-    fn wants_kick(&self, mem: Mem<'_>) -> bool {
+    fn notify(&self, mem: Mem<'_>, kick: &EventFd) {
         let flags = mem.shared(self.areas.used + 2).load(Ordering::Relaxed);
-        u16::from_le(flags) & 3 != DISABLE
+        if u16::from_le(flags) & 3 != DISABLE {
+            kick.signal();
+        }
     }
 }
 

@@ -1,23 +1,21 @@
-//! One vhost-user port of the load generator: session, memory, queues, and frames in bursts.
+//! One port of the load generator: session, memory, queues, and frames in bursts.
 
 use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::frame::{HEAD, TAG_AT, Tag};
-use super::vring::{BURST, Buffers, Mem, Used, Vring};
+use super::vring::{BURST, Buffers, Mem, Used, Virtqueue, Vring};
 use vf_guest::driver::DeviceFault;
 use vf_guest::eventfd::EventFd;
 use vf_guest::frontend::{Frontend, FrontendError};
+use vf_guest::ixgbevf::DriverError;
 use vf_guest::memory::{Allocator, GUEST_BASE, GuestMemory, USER_OFFSET};
 use vf_guest::message::protocol;
 use vf_guest::net::{NetConfig, feature, negotiate};
+use vf_guest::pci::{FunctionError, PciFunction};
 
-/// Bytes of a virtio-net header in front of each frame (virtio 5.1.6).
-const HEADER: usize = 12;
-/// Where the header lies in a buffer, so that the frame behind it starts with a cache line.
-const HEADER_AT: usize = 64 - HEADER;
-/// Where the frame lies in a buffer.
+/// Where the frame lies in a buffer: with a cache line. What is in front of it ends there.
 const FRAME_AT: usize = 64;
 /// Offset of `num_buffers` in the header.
 const NUM_BUFFERS: usize = 10;
@@ -48,6 +46,22 @@ pub(crate) enum PortError {
     Memory(std::io::Error),
     #[error("the back end breaks the ring: {0}")]
     Fault(#[from] DeviceFault),
+    #[error(transparent)]
+    Function(#[from] FunctionError),
+    #[error(transparent)]
+    Driver(DriverError),
+    #[error("the function has no link")]
+    NoLink,
+    #[error(
+        "its doorbells are messages, and a message a burst is what would be measured: start vfnic with --poll always"
+    )]
+    NoDoorbellPage,
+}
+
+/// What keeps a port attached.
+pub(crate) enum Session {
+    VhostUser(Box<Frontend>),
+    Function(Box<PciFunction>),
 }
 
 struct Pair<R> {
@@ -73,10 +87,10 @@ pub(crate) struct Port<R> {
     mergeable: bool,
     scratch: Vec<u8>,
     told_mac: Option<[u8; 6]>,
-    frontend: Option<Frontend>,
+    session: Option<Session>,
 }
 
-impl<R: Vring> Port<R> {
+impl<R: Virtqueue> Port<R> {
     /// Negotiates, shares memory and starts all queues.
     pub(crate) fn start(mut frontend: Frontend, config: &PortConfig) -> Result<Port<R>, PortError> {
         let (in_order, merge) = (feature::IN_ORDER, feature::MRG_RXBUF);
@@ -107,63 +121,6 @@ impl<R: Vring> Port<R> {
         Ok(port)
     }
 
-    /// Memory and queues with their receive buffers, without a session.
-    pub(crate) fn detached(config: &PortConfig) -> Result<Port<R>, PortError> {
-        // An odd number of cache lines, so that equal places in many buffers do not meet in the
-        // same sets of a cache.
-        let lines = (FRAME_AT + config.frame.max(1984)).div_ceil(64);
-        let stride = 64 * (lines | 1);
-        let size = u64::from(config.queue_size);
-        let each = size * (stride as u64 + 32) + 8192;
-        let total = 2 * u64::from(config.pairs) * each;
-        let (memory, huge) = match GuestMemory::huge(total) {
-            Ok(memory) => (memory, true),
-            Err(_) => (
-                GuestMemory::new(total, true).map_err(PortError::Memory)?,
-                false,
-            ),
-        };
-        let mem = Mem(memory.regions()[0].mapping());
-        let mut alloc = Allocator::new(memory.regions()[0].layout());
-        let mut queue = |writable| -> Option<(R, usize)> {
-            let addr = alloc.alloc(size * stride as u64, 4096)?;
-            let buffers = Buffers {
-                addr: addr + HEADER_AT as u64,
-                stride: stride as u32,
-                writable,
-            };
-            let ring = R::new(mem, &mut alloc, config.queue_size, config.in_order, buffers)?;
-            Some((ring, (addr - GUEST_BASE) as usize))
-        };
-        let mut pairs = Vec::new();
-        for _ in 0..config.pairs {
-            let (mut rx, rx_buffers) = queue(true).ok_or(FrontendError::NoMemory)?;
-            let (tx, tx_buffers) = queue(false).ok_or(FrontendError::NoMemory)?;
-            rx.make_available(mem, config.queue_size, (stride - HEADER_AT) as u32);
-            pairs.push(Pair {
-                rx,
-                tx,
-                rx_buffers,
-                tx_buffers,
-                rx_kick: EventFd::new().map_err(FrontendError::Io)?,
-                tx_kick: EventFd::new().map_err(FrontendError::Io)?,
-                rx_news: false,
-                tx_news: false,
-                merged: 0,
-            });
-        }
-        Ok(Port {
-            mem: Arc::new(memory),
-            huge,
-            pairs,
-            stride,
-            mergeable: config.mergeable,
-            scratch: Vec::new(),
-            told_mac: None,
-            frontend: None,
-        })
-    }
-
     fn run(&mut self, mut frontend: Frontend, features: u64) -> Result<(), FrontendError> {
         frontend.set_features(features)?;
         frontend.set_memory(self.mem.regions())?;
@@ -185,8 +142,87 @@ impl<R: Vring> Port<R> {
             pair.rx_kick.signal();
             pair.tx_kick.signal();
         }
-        self.frontend = Some(frontend);
+        self.session = Some(Session::VhostUser(Box::new(frontend)));
         Ok(())
+    }
+}
+
+impl<R: Vring> Port<R> {
+    /// Where what is in front of a frame lies in a buffer.
+    const HEADER_AT: usize = FRAME_AT - R::HEADER;
+
+    /// Memory and queues with their receive buffers, without a session.
+    pub(crate) fn detached(config: &PortConfig) -> Result<Port<R>, PortError> {
+        // An odd number of cache lines, so that equal places in many buffers do not meet in the
+        // same sets of a cache.
+        let lines = (FRAME_AT + config.frame.max(1984)).div_ceil(64);
+        let stride = 64 * (lines | 1);
+        let size = u64::from(config.queue_size);
+        let each = size * (stride as u64 + 32) + 8192;
+        let total = 2 * u64::from(config.pairs) * each;
+        let (memory, huge) = match GuestMemory::huge(total) {
+            Ok(memory) => (memory, true),
+            Err(_) => (
+                GuestMemory::new(total, true).map_err(PortError::Memory)?,
+                false,
+            ),
+        };
+        let mem = Mem(memory.regions()[0].mapping());
+        let mut alloc = Allocator::new(memory.regions()[0].layout());
+        let mut queue = |writable| -> Option<(R, usize)> {
+            let addr = alloc.alloc(size * stride as u64, 4096)?;
+            let buffers = Buffers {
+                addr: addr + Self::HEADER_AT as u64,
+                stride: stride as u32,
+                writable,
+            };
+            let ring = R::new(mem, &mut alloc, config.queue_size, config.in_order, buffers)?;
+            Some((ring, (addr - GUEST_BASE) as usize))
+        };
+        let mut pairs = Vec::new();
+        for _ in 0..config.pairs {
+            let (mut rx, rx_buffers) = queue(true).ok_or(FrontendError::NoMemory)?;
+            let (tx, tx_buffers) = queue(false).ok_or(FrontendError::NoMemory)?;
+            let room = rx.room();
+            rx.make_available(mem, room, (stride - Self::HEADER_AT) as u32);
+            pairs.push(Pair {
+                rx,
+                tx,
+                rx_buffers,
+                tx_buffers,
+                rx_kick: EventFd::new().map_err(FrontendError::Io)?,
+                tx_kick: EventFd::new().map_err(FrontendError::Io)?,
+                rx_news: false,
+                tx_news: false,
+                merged: 0,
+            });
+        }
+        Ok(Port {
+            mem: Arc::new(memory),
+            huge,
+            pairs,
+            stride,
+            mergeable: config.mergeable,
+            scratch: Vec::new(),
+            told_mac: None,
+            session: None,
+        })
+    }
+
+    /// The guest's memory.
+    pub(crate) fn memory(&self) -> &Arc<GuestMemory> {
+        &self.mem
+    }
+
+    /// The first pair of rings: the one that receives and the one that sends.
+    pub(crate) fn rings(&mut self) -> (&mut R, &mut R) {
+        let pair = &mut self.pairs[0];
+        (&mut pair.rx, &mut pair.tx)
+    }
+
+    /// Its session is this from now on, and its address what that told.
+    pub(crate) fn joined(&mut self, session: Session, told_mac: Option<[u8; 6]>) {
+        (self.session, self.told_mac) = (Some(session), told_mac);
     }
 
     /// Whether guest memory is huge pages.
@@ -246,7 +282,7 @@ impl<R: Vring> Port<R> {
                 mem.bytes(at + HEAD, filling.len()).copy_from(filling);
             }
         }
-        pair.tx.make_available(mem, n, (HEADER + len) as u32);
+        pair.tx.make_available(mem, n, (R::HEADER + len) as u32);
         pair.tx_news = true;
         Ok(n)
     }
@@ -285,13 +321,13 @@ impl<R: Vring> Port<R> {
                     pair.merged -= 1;
                     continue;
                 }
-                let header = mem.shorts(frame_at(used) - HEADER + NUM_BUFFERS, 1);
+                let header = mem.shorts(frame_at(used) - R::HEADER + NUM_BUFFERS, 1);
                 let num_buffers = u16::from_le(header.load(0));
                 let fault = DeviceFault::MergedBuffers { num_buffers };
                 pair.merged = num_buffers.checked_sub(1).ok_or(fault)?;
             }
             let short = DeviceFault::ShortHeader { len: used.len };
-            let len = used.len.checked_sub(HEADER as u32).ok_or(short)?;
+            let len = used.len.checked_sub(R::HEADER as u32).ok_or(short)?;
             let Some(touch) = touch else {
                 seen(Arrival {
                     len,
@@ -317,7 +353,7 @@ impl<R: Vring> Port<R> {
             seen(Arrival { len, tag, intact });
         }
         pair.rx
-            .make_available(mem, n, (self.stride - HEADER_AT) as u32);
+            .make_available(mem, n, (self.stride - Self::HEADER_AT) as u32);
         pair.rx_news = true;
         Ok(n)
     }
@@ -328,19 +364,22 @@ impl<R: Vring> Port<R> {
     pub(crate) fn kick(&mut self) {
         let mem = Mem(self.mem.regions()[0].mapping());
         for pair in &mut self.pairs {
-            if std::mem::take(&mut pair.tx_news) && pair.tx.wants_kick(mem) {
-                pair.tx_kick.signal();
+            if std::mem::take(&mut pair.tx_news) {
+                pair.tx.notify(mem, &pair.tx_kick);
             }
-            if std::mem::take(&mut pair.rx_news) && pair.rx.wants_kick(mem) {
-                pair.rx_kick.signal();
+            if std::mem::take(&mut pair.rx_news) {
+                pair.rx.notify(mem, &pair.rx_kick);
             }
         }
     }
 
     /// Whether the back end has hung up.
     pub(crate) fn closed(&mut self) -> bool {
-        let session = self.frontend.as_mut();
-        session.is_some_and(|session| session.readable(Duration::ZERO).unwrap_or(true))
+        match &mut self.session {
+            Some(Session::VhostUser(session)) => session.readable(Duration::ZERO).unwrap_or(true),
+            Some(Session::Function(function)) => function.is_gone(),
+            None => false,
+        }
     }
 }
 
@@ -364,7 +403,7 @@ pub(crate) struct Touched<'a> {
     pub(crate) filling: Option<&'a [u8]>,
 }
 
-fn start_ring<R: Vring>(
+fn start_ring<R: Virtqueue>(
     frontend: &mut Frontend,
     index: u32,
     ring: &R,
@@ -386,6 +425,7 @@ fn start_ring<R: Vring>(
 pub(super) mod tests {
     use super::*;
     use crate::split::Split;
+    use crate::vring::VIRTIO_NET_HEADER as HEADER;
     use vf_guest::driver::{QueueLayout, RingFeatures};
     use vf_guest::loopback::DeviceRing;
     use vm_memory::Bytes;

@@ -2,8 +2,9 @@
 
 use std::sync::atomic::Ordering;
 
-use super::vring::{Areas, BURST, Buffers, Mem, Used, Vring};
+use super::vring::{Areas, BURST, Buffers, Mem, Used, VIRTIO_NET_HEADER, Virtqueue, Vring};
 use vf_guest::driver::{DESC_WRITE, DeviceFault};
+use vf_guest::eventfd::EventFd;
 use vf_guest::memory::{Allocator, GUEST_BASE};
 
 const NO_INTERRUPT: u16 = 1;
@@ -46,9 +47,17 @@ impl Split {
     }
 }
 
-impl Vring for Split {
+impl Virtqueue for Split {
     const PACKED: bool = false;
     const BASE: u32 = 0;
+
+    fn areas(&self) -> Areas {
+        self.areas
+    }
+}
+
+impl Vring for Split {
+    const HEADER: usize = VIRTIO_NET_HEADER;
 
     fn new(
         mem: Mem<'_>,
@@ -83,10 +92,6 @@ impl Vring for Split {
 
     fn size(&self) -> u16 {
         self.size
-    }
-
-    fn areas(&self) -> Areas {
-        self.areas
     }
 
     #[inline]
@@ -165,9 +170,11 @@ impl Vring for Split {
     }
 
     #[inline]
-    fn wants_kick(&self, mem: Mem<'_>) -> bool {
+    fn notify(&self, mem: Mem<'_>, kick: &EventFd) {
         let flags = mem.shared(self.areas.used).load(Ordering::Relaxed);
-        u16::from_le(flags) & NO_NOTIFY == 0
+        if u16::from_le(flags) & NO_NOTIFY == 0 {
+            kick.signal();
+        }
     }
 }
 

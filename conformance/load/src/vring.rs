@@ -1,4 +1,4 @@
-//! What the load generator asks of a virtqueue, split or packed.
+//! What the load generator asks of a ring: a virtqueue, split or packed, or the descriptor ring of a hardware NIC.
 //!
 //! Lean where the suite's [`vf_guest::driver`] is general: a chain is one descriptor, a buffer has a
 //! fixed place, work is done a burst at a time, and nothing is allocated. What a device must not
@@ -9,12 +9,16 @@ use std::sync::atomic::{AtomicU16, AtomicU64};
 use vm_memory::{VolatileArrayRef, VolatileMemory, VolatileSlice};
 
 use vf_guest::driver::DeviceFault;
+use vf_guest::eventfd::EventFd;
 use vf_guest::memory::Allocator;
 
 /// Most buffers that are taken out of a queue at once.
 pub(crate) const BURST: usize = 64;
 
 const INSIDE: &str = "the allocator placed it inside the region";
+
+/// Bytes of a virtio-net header in front of each frame (virtio 5.1.6).
+pub(crate) const VIRTIO_NET_HEADER: usize = 12;
 
 /// Guest memory of one region, by offset. Whatever is asked for was placed by an allocator;
 /// anything outside would be a mistake of this crate, and panics.
@@ -90,13 +94,22 @@ pub(crate) struct Areas {
     pub(crate) used: usize,
 }
 
-/// The driver's end of one virtqueue.
-pub(crate) trait Vring: Sized {
+/// What vhost-user has to be told of a virtqueue.
+pub(crate) trait Virtqueue: Vring {
     /// Whether the ring is packed (`VIRTIO_F_RING_PACKED`).
     const PACKED: bool;
 
     /// `SET_VRING_BASE` of a new queue.
     const BASE: u32;
+
+    /// Where it lies.
+    fn areas(&self) -> Areas;
+}
+
+/// The driver's end of one ring.
+pub(crate) trait Vring: Sized {
+    /// Bytes in front of each frame in a buffer.
+    const HEADER: usize;
 
     /// Places an empty queue of `size` descriptors, a power of two; `None` when there is no room.
     /// The device is asked for no notifications.
@@ -110,9 +123,6 @@ pub(crate) trait Vring: Sized {
 
     /// Descriptors it has.
     fn size(&self) -> u16;
-
-    /// Where it lies.
-    fn areas(&self) -> Areas;
 
     /// Buffers the device does not hold, as far as was looked.
     fn room(&self) -> u16;
@@ -130,7 +140,7 @@ pub(crate) trait Vring: Sized {
     /// Takes back all that the device has used, when its order and lengths do not matter.
     fn reclaim(&mut self, mem: Mem<'_>) -> Result<(), DeviceFault>;
 
-    /// Whether the device wants to be told about what was made available; a full fence lies between
+    /// Tells the device about what was made available, if it wants to be told; a full fence lies between
     /// that and this.
-    fn wants_kick(&self, mem: Mem<'_>) -> bool;
+    fn notify(&self, mem: Mem<'_>, kick: &EventFd);
 }
