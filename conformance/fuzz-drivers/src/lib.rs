@@ -18,6 +18,7 @@ pub mod control_words;
 mod guest;
 pub mod judge;
 pub mod net_header;
+pub mod pcidev;
 pub mod rings;
 pub mod session;
 pub mod time_travel;
@@ -27,7 +28,7 @@ pub mod vfio_user;
 pub type Driver = fn(&[u8]);
 
 /// All there are, by the names of their fuzz targets.
-pub const ALL: [(&str, Driver); 10] = [
+pub const ALL: [(&str, Driver); 11] = [
     ("session", session::drive),
     ("split_walk", rings::drive_split),
     ("packed_walk", rings::drive_packed),
@@ -38,4 +39,5 @@ pub const ALL: [(&str, Driver); 10] = [
     ("config_file", config_file::drive),
     ("time_travel", time_travel::drive),
     ("vfio_user", vfio_user::drive),
+    ("pcidev", pcidev::drive),
 ];

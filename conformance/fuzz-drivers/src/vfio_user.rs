@@ -41,7 +41,7 @@ impl Queue {
 }
 
 /// The NIC: what of its queues runs, and what has been asked of it.
-struct Nic {
+pub(crate) struct Nic {
     running: BTreeMap<u32, Queue>,
     policy: Policy,
 }
@@ -87,9 +87,32 @@ impl Host for Nic {
     }
 }
 
+/// A function of either family.
+pub(crate) fn function(bytes: &mut Bytes<'_>) -> Box<dyn Function> {
+    match bytes.below(2) {
+        0 => Box::new(Ixgbevf::new(PAIRS)),
+        _ => Box::new(Ef10::new()),
+    }
+}
+
 impl Nic {
+    pub(crate) fn new() -> Nic {
+        Nic {
+            running: BTreeMap::new(),
+            policy: Policy::new(NicConfig {
+                vfs: 2,
+                mac_base: MacAddr([2, 0, 0, 0, 0, 0]),
+                profile: Profile::Generic,
+            }),
+        }
+    }
+
+    pub(crate) fn has_no_queues(&self) -> bool {
+        self.running.is_empty()
+    }
+
     /// A turn of the data plane: what is sent is received again, as far as there is room.
-    fn turn(&mut self) {
+    pub(crate) fn turn(&mut self) {
         let mut sent: Vec<(u32, TxQueue)> = Vec::new();
         let queues: Vec<u32> = self.running.keys().copied().collect();
         for index in queues.into_iter().filter(|index| index % 2 == 1) {
@@ -119,21 +142,14 @@ impl Nic {
 /// See the module.
 pub fn drive(data: &[u8]) {
     let mut bytes = Bytes::new(data);
-    let function: Box<dyn Function> = match bytes.below(2) {
-        0 => Box::new(Ixgbevf::new(PAIRS)),
-        _ => Box::new(Ef10::new()),
-    };
-    let mut slot = Slot::new(function);
-    let mut nic = Nic {
-        running: BTreeMap::new(),
-        policy: Policy::new(NicConfig {
-            vfs: 2,
-            mac_base: MacAddr([2, 0, 0, 0, 0, 0]),
-            profile: Profile::Generic,
-        }),
-    };
+    let mut slot = Slot::new(function(&mut bytes));
+    let mut nic = Nic::new();
     let mut session = Session::default();
     slot.power_on(&mut nic);
+    // The last byte, so that the others mean what they did in the inputs that are kept.
+    if data.last().is_some_and(|last| last & 1 == 1) {
+        slot.share().unwrap();
+    }
     guest::with(|guest| {
         guest.write(0, &[0; SIZE]);
         let mut send = |slot: &mut Slot, nic: &mut Nic, command, posted, payload: &[u8], fds| {
@@ -168,7 +184,15 @@ pub fn drive(data: &[u8]) {
                     continue;
                 }
                 2 => {
-                    slot.changed(&mut nic);
+                    match slot.shared() {
+                        // Registers without a message, if the driver has them mapped.
+                        Some(pages) => {
+                            let at = pages.offset + (u64::from(bytes.u16()) & 0x10fc);
+                            let value = number(&mut bytes).to_le_bytes();
+                            rustix::io::pwrite(&pages.file, &value[..4], at).unwrap();
+                        }
+                        None => slot.changed(&mut nic),
+                    }
                     continue;
                 }
                 3 => message(&mut bytes, guest),
@@ -182,7 +206,7 @@ pub fn drive(data: &[u8]) {
         }
     });
     slot.power_on(&mut nic);
-    assert!(nic.running.is_empty(), "a queue of nobody runs");
+    assert!(nic.has_no_queues(), "a queue of nobody runs");
 }
 
 fn header(command: u16, posted: bool, payload: usize) -> Header {

@@ -9,7 +9,7 @@ use vf_fuzz_drivers as drivers;
 fn cases(name: &str) -> u32 {
     match name {
         "time_travel" => 40,
-        "config_file" | "control_words" | "session" => 200,
+        "config_file" | "control_words" | "pcidev" | "session" => 200,
         _ => 400,
     }
 }
@@ -46,6 +46,7 @@ drivers! {
     config_file: drivers::config_file::drive;
     time_travel: drivers::time_travel::drive;
     vfio_user: drivers::vfio_user::drive;
+    pcidev: drivers::pcidev::drive;
 }
 
 /// What fuzzers have found: inputs that reach much, and those that once broke a rule.

@@ -1,212 +1,118 @@
-//! VFs that are hardware to their guests: a client of vfio-user that others have made, and behind it a driver of Intel's 82599 VF as small as
-//! one can be. What such a driver gets and sends is what guests with virtio send and get.
+//! VFs that are hardware to their guests: a client of vfio-user that others have made, and behind it a driver of Intel's 82599 VF. What such a
+//! driver gets and sends is what guests with virtio send and get.
 
-use std::fs::File;
-use std::os::fd::AsRawFd;
-use std::os::unix::fs::FileExt;
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use rustix::fs::MemfdFlags;
-use vf_vhost::eventfd::EventFd;
+use vf_guest::eventfd::EventFd;
+use vf_guest::frontend::Frontend;
+use vf_guest::ixgbevf::{Ask, Ixgbevf, Registers, reg};
+use vf_guest::memory::{Allocator, GuestMemory};
+use vf_guest::pci::{CONFIG, PciFunction};
+use vf_guest::pcidev::{Bus, CFG_READ, CFG_WRITE, MMIO_WRITE};
 use vfio_user::Client;
 
 use crate::emulator::{DEADLINE, Emulator, vfnic, wait_for};
-use crate::port::{BROADCAST, Port};
-
-const CONFIG: u32 = 7;
-const MSIX: u32 = 2;
-const RING: u64 = 64;
-const SLOT: u64 = 2048;
-/// Where in the guest's memory the rings and the buffers are.
-const RX: u64 = 0x1000;
-const TX: u64 = 0x2000;
-const RX_BUFFERS: u64 = 0x10_0000;
-const TX_BUFFERS: u64 = 0x20_0000;
-const MEMORY: u64 = 0x40_0000;
-
-const VFCTRL: u64 = 0x0;
-const VFLINKS: u64 = 0x10;
-const VTEIMS: u64 = 0x108;
-const VTIVAR: u64 = 0x120;
-const VFMBMEM: u64 = 0x200;
-const VFMAILBOX: u64 = 0x2fc;
-
-const REQ: u32 = 1;
-const ACK: u32 = 1 << 1;
-const VFU: u32 = 1 << 2;
-const PFSTS: u32 = 1 << 4;
-const RSTD: u32 = 1 << 7;
-const ENABLE: u32 = 1 << 25;
+use crate::port::{BROADCAST, ETHERTYPE, Port};
 
 /// A guest with an Intel VF and its driver.
-struct Ixgbevf {
-    client: Client,
-    memory: File,
+pub(crate) struct Intel<R = PciFunction> {
+    pub(crate) function: R,
+    memory: Arc<GuestMemory>,
+    driver: Ixgbevf,
+    /// Signalled by its first vector.
     call: EventFd,
-    mac: [u8; 6],
-    /// Descriptors that have been used.
-    sent: u64,
-    received: u64,
     serial: u32,
 }
 
-impl Ixgbevf {
+impl Intel {
     /// Sets everything up, as the driver of Linux does.
-    fn probe(socket: &Path) -> Ixgbevf {
-        let client = wait_for("a session", || Client::new(socket).ok());
-        let memory = rustix::fs::memfd_create("guest", MemfdFlags::CLOEXEC).unwrap();
-        rustix::fs::ftruncate(&memory, MEMORY).unwrap();
-        let mut guest = Ixgbevf {
-            client,
-            memory: memory.into(),
-            call: EventFd::new().unwrap(),
-            mac: [0; 6],
-            sent: 0,
-            received: 0,
-            serial: 0,
-        };
+    pub(crate) fn probe(socket: &Path) -> Intel {
+        let mut function = wait_for("a session", || PciFunction::connect(socket).ok());
         let mut id = [0; 4];
-        guest.client.region_read(CONFIG, 0, &mut id).unwrap();
+        function.client().region_read(CONFIG, 0, &mut id).unwrap();
         assert_eq!(id, [0x86, 0x80, 0xed, 0x10]);
-        guest.client.region_write(CONFIG, 4, &[6, 4]).unwrap();
-        let file = guest.memory.as_raw_fd();
-        guest.client.dma_map(0, 0, MEMORY, file).unwrap();
-        let call = guest.call.as_raw_fd();
-        guest.client.set_irqs(MSIX, 0x24, 0, 1, &[call]).unwrap();
-        guest.write(VFCTRL, 1 << 26);
-        wait_for("the reset is done", || {
-            (guest.read(VFMAILBOX) & RSTD != 0).then_some(())
-        });
-        let reset = guest.asks(&[1]);
-        assert_eq!(reset[0] & 0xc000_ffff, 0x8000_0001, "ACK");
-        let mac = [reset[1].to_le_bytes(), reset[2].to_le_bytes()].concat();
-        guest.mac.copy_from_slice(&mac[..6]);
-        // API 1.1, of which every PF driver knows.
-        assert_eq!(guest.asks(&[8, 2])[0] & 0xc000_ffff, 0x8000_0008);
-        assert_ne!(guest.read(VFLINKS) & 1 << 30, 0, "link");
-        guest.start_rings();
-        guest
+        let memory = Arc::new(GuestMemory::new(4 << 20, false).unwrap());
+        function.start(&memory).unwrap();
+        let call = EventFd::new().unwrap();
+        function.interrupt(0, &call).unwrap();
+        let alloc = Allocator::new(memory.regions()[0].layout());
+        Intel::start(function, memory, alloc, call)
     }
+}
 
-    fn read(&mut self, register: u64) -> u32 {
-        let mut value = [0; 4];
-        self.client.region_read(0, register, &mut value).unwrap();
-        u32::from_le_bytes(value)
+/// A kernel of User-Mode Linux with one on its bus.
+fn uml(socket: &Path) -> Intel<Bus> {
+    let frontend = wait_for("a session", || Frontend::connect(socket).ok());
+    let memory = Arc::new(GuestMemory::new(4 << 20, true).unwrap());
+    let mut alloc = Allocator::new(memory.regions()[0].layout());
+    let mut bus = Bus::start(frontend, &memory, &mut alloc).unwrap();
+    let id = bus.read_by(CFG_READ, 0, 0, 4).unwrap();
+    assert_eq!(id, [0x86, 0x80, 0xed, 0x10]);
+    bus.write_by(CFG_WRITE, 0, 4, &[6, 0]).unwrap();
+    // The first vector: its address, its data, not masked; and MSI-X, wherever the capability is.
+    for (at, word) in [(0, 0x1000u32), (4, 0), (8, 77), (12, 0)] {
+        bus.write_by(MMIO_WRITE, 3, at, &word.to_le_bytes())
+            .unwrap();
     }
-
-    fn write(&mut self, register: u64, value: u32) {
-        let value = value.to_le_bytes();
-        self.client.region_write(0, register, &value).unwrap();
-    }
-
-    /// A message to the PF, and its answer.
-    fn asks(&mut self, message: &[u32]) -> [u32; 4] {
-        self.write(VFMAILBOX, VFU);
-        for (at, word) in message.iter().enumerate() {
-            self.write(VFMBMEM + 4 * at as u64, *word);
+    let mut at = 0x34;
+    let capability = loop {
+        at = u64::from(bus.read_by(CFG_READ, 0, at, 1).unwrap()[0]);
+        match bus.read_by(CFG_READ, 0, at, 1).unwrap()[0] {
+            0x11 => break at,
+            _ => at += 1,
         }
-        self.write(VFMAILBOX, REQ);
-        wait_for("the PF answers", || {
-            (self.read(VFMAILBOX) & PFSTS != 0).then_some(())
-        });
-        let answer = [0, 1, 2, 3].map(|at| self.read(VFMBMEM + 4 * at));
-        self.write(VFMAILBOX, ACK);
-        answer
+    };
+    bus.write_by(CFG_WRITE, 0, capability + 2, &[0, 0x80])
+        .unwrap();
+    Intel::start(bus, memory, alloc, EventFd::new().unwrap())
+}
+
+impl<R: Registers> Intel<R> {
+    fn start(
+        mut function: R,
+        memory: Arc<GuestMemory>,
+        mut alloc: Allocator,
+        call: EventFd,
+    ) -> Intel<R> {
+        let driver = Ixgbevf::start(&mut function, &memory, &mut alloc).unwrap();
+        assert_ne!(function.read(reg::VFLINKS) & 1 << 30, 0, "link");
+        Intel {
+            function,
+            memory,
+            driver,
+            call,
+            serial: 0,
+        }
     }
 
-    fn start_rings(&mut self) {
-        for at in 0..RING {
-            self.give(at);
-        }
-        for (base, ring) in [(0x1000, RX), (0x2000, TX)] {
-            self.write(base, ring as u32);
-            self.write(base + 4, 0);
-            self.write(base + 8, (16 * RING) as u32);
-            self.write(base + 0x10, 0);
-            self.write(base + 0x18, 0);
-        }
-        // Buffers of 2 KiB, advanced descriptors of one buffer each.
-        self.write(0x1014, 1 << 25 | 2);
-        self.write(VTIVAR, 0x8080);
-        self.write(VTEIMS, 1);
-        for base in [0x2028, 0x1028] {
-            self.write(base, ENABLE);
-            let enabled = self.read(base) & ENABLE;
-            assert_ne!(enabled, 0, "{base:#x}");
-        }
-        self.write(0x1018, RING as u32 - 1);
-    }
-
-    /// Makes a receive descriptor of a buffer.
-    fn give(&mut self, at: u64) {
-        let mut descriptor = [0; 16];
-        descriptor[..8].copy_from_slice(&(RX_BUFFERS + SLOT * at).to_le_bytes());
-        self.memory.write_all_at(&descriptor, RX + 16 * at).unwrap();
+    fn link_is_up(&mut self) -> bool {
+        self.function.read(reg::VFLINKS) & 1 << 30 != 0
     }
 
     fn frame(&mut self, dst: [u8; 6], len: usize) -> Vec<u8> {
         self.serial += 1;
-        let mut frame = [
-            &dst[..],
-            &self.mac,
-            &[0x88, 0xb5],
-            &self.serial.to_be_bytes(),
-        ]
-        .concat();
+        let serial = self.serial.to_be_bytes();
+        let mut frame = [&dst[..], &self.driver.mac, &ETHERTYPE, &serial].concat();
         frame.extend((frame.len()..len).map(|i| (i * 7) as u8));
         frame
     }
 
-    fn send(&mut self, frame: &[u8]) {
-        let at = self.sent % RING;
-        let buffer = TX_BUFFERS + SLOT * at;
-        self.memory.write_all_at(frame, buffer).unwrap();
-        // Data of an advanced descriptor, the whole frame, with FCS, and to be reported.
-        let command = 3 << 20 | 1 << 24 | 1 << 25 | 1 << 27 | 1 << 29 | frame.len() as u32;
-        let length = (frame.len() as u32) << 14;
-        let words = [command, length].map(u32::to_le_bytes).concat();
-        let descriptor = [buffer.to_le_bytes().to_vec(), words].concat();
-        self.memory.write_all_at(&descriptor, TX + 16 * at).unwrap();
-        self.sent += 1;
-        self.write(0x2018, (self.sent % RING) as u32);
-        let done = || {
-            let mut status = [0; 4];
-            self.memory
-                .read_exact_at(&mut status, TX + 16 * at + 12)
-                .unwrap();
-            (status[0] & 1 != 0).then_some(())
-        };
-        wait_for("a descriptor is done", done);
-    }
-
-    /// The next frame, if there is one now.
-    fn poll(&mut self) -> Option<Vec<u8>> {
-        let at = self.received % RING;
-        let mut written = [0; 16];
-        self.memory
-            .read_exact_at(&mut written, RX + 16 * at)
-            .unwrap();
-        if written[8] & 1 == 0 {
-            return None;
-        }
-        assert_eq!(written[8] & 3, 3, "a whole frame");
-        let len = u16::from_le_bytes([written[12], written[13]]);
-        let mut frame = vec![0; len.into()];
-        self.memory
-            .read_exact_at(&mut frame, RX_BUFFERS + SLOT * at)
-            .unwrap();
-        self.give(at);
-        self.received += 1;
-        self.write(0x1018, ((self.received + RING - 1) % RING) as u32);
-        Some(frame)
+    pub(crate) fn send(&mut self, frame: &[u8]) {
+        assert!(self.driver.send(frame, &Ask::default()));
+        self.driver.kick(&mut self.function);
+        wait_for("a descriptor is done", || {
+            (self.driver.reap() > 0).then_some(())
+        });
     }
 
     fn gets_within(&mut self, frame: &[u8], wait: Duration) -> bool {
         let deadline = Instant::now() + wait;
         while Instant::now() < deadline {
-            match self.poll() {
-                Some(got) if got == frame => return true,
+            match self.driver.recv(&mut self.function) {
+                Some(got) if got.bytes == frame => return true,
                 Some(_) => {}
                 None => std::thread::sleep(Duration::from_millis(1)),
             }
@@ -215,8 +121,21 @@ impl Ixgbevf {
     }
 
     #[track_caller]
-    fn gets(&mut self, frame: &[u8]) {
+    pub(crate) fn gets(&mut self, frame: &[u8]) {
         assert!(self.gets_within(frame, DEADLINE), "{} bytes", frame.len());
+    }
+
+    /// Frames go to such a guest and come from it.
+    #[track_caller]
+    pub(crate) fn pass(&mut self, other: &mut Port) {
+        for len in [60, 61, 1000, 1514] {
+            let frame = self.frame(other.mac, len);
+            self.send(&frame);
+            other.gets(&frame);
+            let frame = other.frame(self.driver.mac, len);
+            other.send(&frame);
+            self.gets(&frame);
+        }
     }
 }
 
@@ -233,32 +152,20 @@ device = 'ixgbevf'
 #[test]
 fn frames_pass_between_hardware_and_virtio_on_both_paths() {
     let emulator = Emulator::with_config(MIXED);
-    let mut intel = Ixgbevf::probe(&emulator.path("a-vf0.sock"));
+    let mut intel = Intel::probe(&emulator.path("a-vf0.sock"));
     let mut virtio = Port::open(&emulator.path("a-vf1.sock"));
     for path in ["direct", "mediated", "direct"] {
         emulator.does(&format!("vf 0 set path {path}"));
         emulator.does(&format!("vf 1 set path {path}"));
-        for len in [60, 61, 1000, 1514] {
-            let frame = intel.frame(virtio.mac, len);
-            intel.send(&frame);
-            virtio.gets(&frame);
-            let frame = virtio.frame(intel.mac, len);
-            virtio.send(&frame);
-            intel.gets(&frame);
-        }
+        intel.pass(&mut virtio);
         let frame = virtio.frame(BROADCAST, 100);
         virtio.send(&frame);
         intel.gets(&frame);
-        assert!(intel.call.drain(), "it is interrupted");
-        intel.write(VTEIMS, 1);
+        assert!(intel.call.drain() > 0, "it is interrupted");
+        intel.function.write(reg::VTEIMS, 1);
         // More than a ring has.
-        for _ in 0..3 * RING {
-            let frame = intel.frame(virtio.mac, 200);
-            intel.send(&frame);
-            virtio.gets(&frame);
-            let frame = virtio.frame(intel.mac, 300);
-            virtio.send(&frame);
-            intel.gets(&frame);
+        for _ in 0..200 {
+            intel.pass(&mut virtio);
         }
     }
     let vf = emulator.vf(0, 0);
@@ -268,6 +175,7 @@ fn frames_pass_between_hardware_and_virtio_on_both_paths() {
     );
     let function = vf.function.unwrap();
     assert!(function.driver && function.requests >= 2 && function.interrupts > 0);
+    assert_eq!(function.messages, 2, "reset, and the version");
     assert_eq!(emulator.vf(0, 1).device, "virtio");
     assert!(emulator.vf(0, 1).function.is_none());
     let said = String::from_utf8(emulator.vfnic(&["show", "vf", "0"]).stdout).unwrap();
@@ -285,13 +193,93 @@ fn frames_pass_between_hardware_and_virtio_on_both_paths() {
     assert_eq!(emulator.vf(0, 0).total.tx_drops["spoofed_mac"], 1);
     // It is told of its link.
     emulator.does("vf 0 set state disable");
-    wait_for("the link goes", || {
-        (intel.read(VFLINKS) & 1 << 30 == 0).then_some(())
-    });
+    wait_for("the link goes", || (!intel.link_is_up()).then_some(()));
     emulator.does("vf 0 set state auto");
-    wait_for("the link comes", || {
-        (intel.read(VFLINKS) & 1 << 30 != 0).then_some(())
-    });
+    wait_for("the link comes", || intel.link_is_up().then_some(()));
+}
+
+#[test]
+fn a_driver_rings_in_a_page_that_workers_look_at_if_they_never_sleep() {
+    let emulator = Emulator::with_config(&format!("poll = 'always'\n{MIXED}"));
+    let mut virtio = Port::open(&emulator.path("a-vf1.sock"));
+    let mut before = None;
+    for _ in 0..3 {
+        let mut intel = Intel::probe(&emulator.path("a-vf0.sock"));
+        let page = Arc::clone(intel.function.page().expect("its registers are mapped"));
+        for path in ["direct", "mediated", "direct"] {
+            emulator.does(&format!("vf 0 set path {path}"));
+            for _ in 0..100 {
+                intel.pass(&mut virtio);
+            }
+        }
+        // Nothing is done in memory that the driver has taken back.
+        let control = page.register(reg::RX + reg::CONTROL).unwrap();
+        let enabled = control.swap(0, Ordering::SeqCst);
+        wait_for("the queue stops", || {
+            (emulator.vf(0, 0).rings == 1).then_some(())
+        });
+        let frame = virtio.frame(intel.driver.mac, 100);
+        virtio.send(&frame);
+        assert!(!intel.gets_within(&frame, Duration::from_millis(50)));
+        for queue in [reg::RX, reg::TX] {
+            page.register(queue + reg::CONTROL)
+                .unwrap()
+                .store(0, Ordering::SeqCst);
+        }
+        intel.driver.open(&mut intel.function).unwrap();
+        assert_eq!(control.load(Ordering::SeqCst) & enabled, enabled);
+        wait_for("both queues run", || {
+            (emulator.vf(0, 0).rings == 2).then_some(())
+        });
+        intel.pass(&mut virtio);
+        // The page of the guest before is nobody's.
+        if let Some(before) = before.replace(page) {
+            let tail = before.register(reg::TX + reg::TAIL).unwrap();
+            tail.store(0xffff, Ordering::SeqCst);
+            before
+                .register(reg::TX + reg::CONTROL)
+                .unwrap()
+                .store(0, Ordering::SeqCst);
+            intel.pass(&mut virtio);
+        }
+    }
+}
+
+#[test]
+fn a_kernel_of_user_mode_linux_has_the_same_by_this_machines_clock() {
+    let uml_of_it = MIXED.replace("'ixgbevf'", "'ixgbevf'\nsocket_role = 'uml'");
+    let emulator = Emulator::with_config(&uml_of_it);
+    let mut virtio = Port::open(&emulator.path("a-vf1.sock"));
+    for _ in 0..2 {
+        let mut intel = uml(&emulator.path("a-vf0.sock"));
+        for path in ["direct", "mediated"] {
+            emulator.does(&format!("vf 0 set path {path}"));
+            for _ in 0..20 {
+                intel.pass(&mut virtio);
+            }
+        }
+        intel.function.listen();
+        intel.function.write(reg::VTEIMS, 1);
+        let frame = virtio.frame(intel.driver.mac, 100);
+        virtio.send(&frame);
+        let interrupt = wait_for("an interrupt", || intel.function.interrupt());
+        assert_eq!(interrupt, (0x1000, 77));
+        intel.gets(&frame);
+        emulator.does("vf 0 set state disable");
+        wait_for("the link goes", || (!intel.link_is_up()).then_some(()));
+        emulator.does("vf 0 set state auto");
+        let vf = emulator.vf(0, 0);
+        assert_eq!((vf.socket_role.as_str(), vf.rings), ("uml", 2));
+        assert!(vf.function.unwrap().driver);
+        drop(intel);
+        wait_for("its rings are stopped", || {
+            (emulator.vf(0, 0).rings == 0).then_some(())
+        });
+    }
+    let guest = String::from_utf8(emulator.vfnic(&["guest", "0", "--for", "uml"]).stdout).unwrap();
+    assert!(guest.contains("a-vf0.sock:4660\n"), "{guest}");
+    let saved = String::from_utf8(emulator.vfnic(&["save"]).stdout).unwrap();
+    assert!(saved.contains("socket_role = \"uml\""), "{saved}");
 }
 
 #[test]
@@ -299,8 +287,8 @@ fn a_guest_that_is_gone_leaves_its_vf_to_the_next() {
     let emulator = Emulator::with_config(MIXED);
     let mut virtio = Port::open(&emulator.path("a-vf1.sock"));
     for _ in 0..3 {
-        let mut intel = Ixgbevf::probe(&emulator.path("a-vf0.sock"));
-        let frame = virtio.frame(intel.mac, 100);
+        let mut intel = Intel::probe(&emulator.path("a-vf0.sock"));
+        let frame = virtio.frame(intel.driver.mac, 100);
         virtio.send(&frame);
         intel.gets(&frame);
         drop(intel);
@@ -312,11 +300,11 @@ fn a_guest_that_is_gone_leaves_its_vf_to_the_next() {
     assert_eq!((vf.sessions, vf.connected), (3, false));
     assert!(!vf.function.unwrap().driver);
     // Memory that goes while the rings run, and with it everything in there.
-    let mut intel = Ixgbevf::probe(&emulator.path("a-vf0.sock"));
-    rustix::fs::ftruncate(&intel.memory, 0).unwrap();
-    let frame = virtio.frame(intel.mac, 100);
+    let mut intel = Intel::probe(&emulator.path("a-vf0.sock"));
+    rustix::fs::ftruncate(intel.memory.regions()[0].fd(), 0).unwrap();
+    let frame = virtio.frame(intel.driver.mac, 100);
     virtio.send(&frame);
-    let _ = intel.client.region_write(0, 0x2018, &[1, 0, 0, 0]);
+    intel.function.write(reg::TX + reg::TAIL, 1);
     wait_for("the session ends", || {
         (!emulator.vf(0, 0).connected).then_some(())
     });
@@ -325,8 +313,8 @@ fn a_guest_that_is_gone_leaves_its_vf_to_the_next() {
         "{}",
         emulator.log()
     );
-    let mut intel = Ixgbevf::probe(&emulator.path("a-vf0.sock"));
-    let frame = virtio.frame(intel.mac, 100);
+    let mut intel = Intel::probe(&emulator.path("a-vf0.sock"));
+    let frame = virtio.frame(intel.driver.mac, 100);
     virtio.send(&frame);
     intel.gets(&frame);
 }

@@ -14,6 +14,7 @@ mod control;
 mod emulator;
 mod exhaustion;
 mod hardware;
+mod hardware_hostile;
 mod host;
 mod hostile;
 mod idle;
