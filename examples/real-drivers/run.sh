@@ -16,6 +16,8 @@ Gets QEMU 10.1 or newer beside the system where there is none (no root needed fo
                    (default 'sfc,sfc ixgbevf,ixgbevf sfc,virtio')
   --path PATH      direct or mediated (default direct)
   --times N        how often links go down and up and drivers are unbound and bound (default 3)
+  --kernel KERNEL  of the guests: a Debian package, from backports if it is not in this release, or a folder into which such packages
+                   were unpacked with dpkg -x (default linux-image-amd64)
   --vfnic PROGRAM  use this binary; default: build this checkout with cargo
   --qemu PROGRAM   use this QEMU
   --out DIR        keep logs there
@@ -30,6 +32,7 @@ here=$(realpath "$(dirname "$(realpath "${BASH_SOURCE[0]}")")/../two-hosts") # w
 cache=${XDG_CACHE_HOME:-${HOME:-/tmp}/.cache}/vfnic
 guests=qemu tool=iperf3 vfnic=${VFNIC:-} out='' keep=no asked='' path=direct times=3
 pairs=('sfc,sfc' 'ixgbevf,ixgbevf' 'sfc,virtio')
+asked_kernel=linux-image-amd64
 
 for part in packages image guest newer-qemu nic session; do
     # shellcheck source=/dev/null
@@ -40,7 +43,7 @@ while (($#)); do
     case $1 in
     --help) usage; exit 0 ;;
     --keep) keep=yes; shift; continue ;;
-    --devices | --path | --times | --vfnic | --qemu | --out) (($# > 1)) || fail "$1 needs a value" ;;
+    --devices | --path | --times | --kernel | --vfnic | --qemu | --out) (($# > 1)) || fail "$1 needs a value" ;;
     *) fail "unknown option $1 (see --help)" ;;
     esac
     case $1=$2 in
@@ -52,6 +55,8 @@ while (($#)); do
         ;;
     --path=direct | --path=mediated) path=$2 ;;
     --times=[1-9] | --times=[1-9][0-9] | --times=100) times=$2 ;;
+    --kernel=*/*) asked_kernel=$(realpath -m "$2") ;;
+    --kernel=?*) asked_kernel=$2 ;;
     --vfnic=?*) vfnic=$(realpath -m "$2") ;;
     --qemu=?*) asked=$2 ;;
     --out=?*) out=$2 ;;
@@ -129,6 +134,25 @@ hardware() { # GUEST VF DEVICE PEER
     in_guest "$guest" "grep -q 'result is PASS' /tmp/test"
     checked $? "$device: ethtool -t"
     until_true 20 reaches "$guest" "$peer"
+    in_guest "$guest" "ethtool -S \$nic | grep -Eq '(rx_packets|port_rx_packets|rx_good): *[1-9]'"
+    checked $? "$device: ethtool -S counts what it received"
+    in_guest "$guest" "ethtool -C \$nic rx-usecs 40 && ethtool -c \$nic | grep -q 'rx-usecs: *40'"
+    checked $? "$device: ethtool -C rx-usecs 40"
+    in_guest "$guest" "ethtool -l \$nic | grep -q Combined && ethtool -x \$nic >/tmp/x 2>&1; cat /tmp/x" >"$run/x"
+    checked $? "$device: ethtool -l; ethtool -x: $(head -n 1 "$run/x")"
+    in_guest "$guest" "ip link set \$nic promisc on && ip link set \$nic promisc off"
+    checked $? "$device: promisc on and off"
+    for n in 0 1; do
+        in_guest "g$n" "ip link add link \$nic name v7 type vlan id 7 && ip addr add 10.9.7.$((n + 1))/24 dev v7 && ip link set v7 up"
+    done
+    until_true 20 reaches "$guest" "10.9.7.$((2 - vf))"
+    checked $? "$device: ping in a VLAN"
+    for n in 0 1; do in_guest "g$n" "ip link del v7"; done
+    in_guest "$guest" "ip link set \$nic down; ip link set \$nic address 02:00:00:00:77:0$vf && ip link set \$nic up" &&
+        outside show vf "$vf" --json | grep -qi "02:00:00:00:77:0$vf"
+    checked $? "$device: another address, which 'vfnic show' has"
+    until_true 20 reaches "$guest" "$peer"
+    checked $? "$device: ping with it"
     in_guest "$guest" "ip link set \$nic mtu 4000 && ip link set \$nic mtu 1500"
     checked $? "$device: MTU 4000 and back"
     before=0
@@ -202,7 +226,7 @@ main() {
     else
         at_least 10.1 || unpack_newer_qemu 10.1
     fi
-    guest_kernel=linux-image-amd64
+    guest_kernel=$asked_kernel
     guest_modules=(virtio_pci virtio_net sfc ixgbevf)
     guest_programs=(ip lspci ethtool)
     need_programs

@@ -4,7 +4,7 @@
 
 guest_programs=()                         # further programs in the guest
 guest_modules=(virtio_pci virtio_net)     # its drivers
-guest_kernel=linux-image-cloud-amd64      # of QEMU's guests; linux-image-amd64 has drivers of real hardware, too
+guest_kernel=linux-image-cloud-amd64      # of QEMU's guests, a package or a folder with one unpacked; linux-image-amd64 has drivers of real hardware, too
 
 # Unpacks the kernel of the chosen kind of guest; sets kernel, module_root, release.
 unpack_kernel() {
@@ -14,18 +14,18 @@ unpack_kernel() {
         package=user-mode-linux
         ;;
     qemu)
-        open_package_index "a kernel"
-        package=$(apt-cache "${apt_options[@]}" depends "$guest_kernel" | awk '/Depends: linux-image/ { print $2; exit }')
+        [[ $guest_kernel == */* ]] || open_package_index "a kernel"
+        package=$(apt-cache "${apt_options[@]}" depends "$guest_kernel" 2>/dev/null | awk '/Depends: linux-image/ { print $2; exit }')
         : "${package:=$guest_kernel}"
         ;;
     esac
-    folder=$(unpack_package "$package") || { note "cannot get the package $package"; return 1; }
+    [[ $package == */* ]] && folder=$package || folder=$(unpack_package "$package") || { note "cannot get the package $package"; return 1; }
     if [[ $guests == uml ]]; then
         kernel=$folder/usr/bin/linux.uml
         modules=$folder/usr/lib/uml/modules
     else
         kernel=$(echo "$folder"/boot/vmlinuz-*)
-        modules=$folder/lib/modules
+        modules=$(find "$folder/lib/modules" "$folder/usr/lib/modules" -maxdepth 0 2>/dev/null | head -n 1)
     fi
     release=$(basename "$modules"/*)
     # modprobe looks for lib/modules below a folder of our choice.
