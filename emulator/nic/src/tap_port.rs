@@ -44,6 +44,8 @@ const HEADER: usize = 10;
 const BURST: usize = 64;
 /// What a back end has to take for frames to pass as they are.
 const AS_THEY_ARE: u64 = feature::CSUM | feature::HOST_TSO4 | feature::HOST_TSO6;
+/// Pieces of a super-frame whose segments are not shorter than TCP's default (RFC 9293 3.7.1): 536 bytes.
+const PIECES: usize = 128;
 /// How long until another attempt at a session.
 const RETRY: Duration = Duration::from_millis(100);
 
@@ -332,7 +334,7 @@ impl Port {
             let guest = &mut session.guest;
             let moved = self.give_host(guest)? + self.take_host(guest)?;
             guest.kick();
-            let full = guest.tx_room(0)? == 0;
+            let full = frames_fit(guest)? == 0;
             let busy = moved > 0 || guest.arm(full);
             self.look(session, busy, full)?;
         }
@@ -358,7 +360,7 @@ impl Port {
 
     /// Sends what the host wants to have sent, as far as there is room; how many frames.
     fn take_host(&mut self, guest: &mut NetDevice) -> Result<usize, Over> {
-        let room = usize::from(guest.tx_room(0)?).min(BURST);
+        let room = frames_fit(guest)?;
         for n in 0..room {
             let mut header = [0; 12];
             let (of_tap, _) = header.split_at_mut(HEADER);
@@ -419,6 +421,12 @@ impl Port {
         }
         Ok(())
     }
+}
+
+/// How many frames of the host there is room for: of those that are to be cut, in all their pieces.
+fn frames_fit(guest: &mut NetDevice) -> Result<usize, DeviceFault> {
+    let pieces = if guest.has(AS_THEY_ARE) { 1 } else { PIECES };
+    Ok((usize::from(guest.tx_room(0)?) / pieces).min(BURST))
 }
 
 fn gone(error: io::Error) -> Over {
