@@ -2,6 +2,7 @@
 //! served. Never judges; says for how long none arrived at most, and how late this thread itself was.
 
 use std::sync::mpsc::{self, Receiver, Sender, TryRecvError};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use crate::bench::{Bench, DEADLINE, Link};
@@ -18,8 +19,10 @@ const STALL: Duration = Duration::from_millis(500);
 /// The thread, for as long as this is kept.
 #[derive(Debug)]
 pub(crate) struct Victim {
-    orders: Sender<Order>,
+    /// Goes before the thread is waited for, which ends with it.
+    orders: Option<Sender<Order>>,
     said: Receiver<Said>,
+    thread: Option<JoinHandle<()>>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -65,7 +68,7 @@ impl Victim {
     pub(crate) fn start(bench: Bench) -> Victim {
         let (orders, inbox) = mpsc::channel();
         let (tell, said) = mpsc::channel();
-        std::thread::spawn(move || {
+        let thread = std::thread::spawn(move || {
             let mut link = None;
             // Ends with whoever gives the orders.
             while let Ok(order) = inbox.recv() {
@@ -89,16 +92,26 @@ impl Victim {
                 }
             }
         });
-        Victim { orders, said }
+        Victim {
+            orders: Some(orders),
+            said,
+            thread: Some(thread),
+        }
+    }
+
+    /// Whether the thread is there to hear it.
+    fn order(&self, order: Order) -> bool {
+        let orders = self.orders.as_ref();
+        orders.is_some_and(|orders| orders.send(order).is_ok())
     }
 
     /// Does something while frames go between the victim's ports; no report if the thread is gone.
     pub(crate) fn during<R>(&self, act: impl FnOnce() -> R) -> (R, Option<Report>) {
         // A thread that is gone says nothing.
-        let _ = self.orders.send(Order::Begin);
+        self.order(Order::Begin);
         let _ = self.said.recv();
         let result = act();
-        let _ = self.orders.send(Order::End);
+        self.order(Order::End);
         let report = match self.said.recv() {
             Ok(Said::Over(report)) => Some(report),
             _ => None,
@@ -108,8 +121,19 @@ impl Victim {
 
     /// Closes its sessions: somebody else wants the ports, or the subject has been started anew.
     pub(crate) fn leave(&self) {
-        if self.orders.send(Order::Leave).is_ok() {
+        if self.order(Order::Leave) {
             let _ = self.said.recv();
+        }
+    }
+}
+
+/// Its thread has a part in the subject's process, which ends with whoever has that last: not with the suite's own process.
+impl Drop for Victim {
+    fn drop(&mut self) {
+        self.orders = None;
+        if let Some(thread) = self.thread.take() {
+            // One that has panicked is gone as well.
+            let _ = thread.join();
         }
     }
 }

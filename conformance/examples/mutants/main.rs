@@ -8,6 +8,7 @@
 
 mod table;
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -130,6 +131,11 @@ impl Copy {
         ]);
         let listed = git.output().map_err(|e| format!("git: {e}"))?;
         let listed = String::from_utf8_lossy(&listed.stdout).into_owned();
+        let known: BTreeSet<PathBuf> = listed
+            .split('\0')
+            .map(|name| copy.tree.join(name))
+            .collect();
+        tidy(&copy.tree, &known).map_err(|e| format!("{}: {e}", copy.tree.display()))?;
         for name in listed.split('\0').filter(|name| !name.is_empty()) {
             let (from, to) = (top.join(name), copy.tree.join(name));
             let Ok(bytes) = fs::read(&from) else {
@@ -280,6 +286,22 @@ impl Copy {
             }
         }
     }
+}
+
+/// Removes files of last time that are not known any more.
+fn tidy(folder: &Path, known: &BTreeSet<PathBuf>) -> std::io::Result<()> {
+    if !folder.exists() {
+        return Ok(());
+    }
+    for entry in fs::read_dir(folder)? {
+        let path = entry?.path();
+        if path.is_dir() {
+            tidy(&path, known)?;
+        } else if !known.contains(&path) {
+            fs::remove_file(&path)?;
+        }
+    }
+    Ok(())
 }
 
 /// Whether a command succeeded and what it said; `None` if it does not end in time.
