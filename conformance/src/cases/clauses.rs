@@ -310,7 +310,7 @@ pub(super) const CASES: &[Case] = &[
             };
             let spare = Region::new(layout, true)?;
             let entry = message::region(layout.guest_addr, layout.size, layout.user_addr, 0);
-            let before = bench.resources()?;
+            let before = bench.at_rest()?;
             let mut seen = Seen::Tolerated;
             for _ in 0..20 {
                 front.add_mem_region(&spare)?;
@@ -325,7 +325,7 @@ pub(super) const CASES: &[Case] = &[
                     Err(other) => return Err(other.into()),
                 }
             }
-            let after = bench.resources()?;
+            let after = bench.at_rest()?;
             ensure(
                 after.fits(&before),
                 format_args!("{after} in use after 20 of them, {before} before"),

@@ -291,6 +291,8 @@ mod tests {
         vf.function = Some(ShowFunction::default());
         for word in [
             &mut vf.qmp,
+            &mut vf.tap,
+            &mut vf.netns,
             &mut vf.state.link_method,
             &mut vf.state.admin_mac,
         ] {

@@ -152,7 +152,9 @@ impl Emulator {
             let from = from.as_object_mut().unwrap();
             keys.iter().for_each(|key| drop(from.remove(*key).unwrap()));
         };
-        take(&mut show, &["uptime_s", "interval_s", "memory"]);
+        take(&mut show, &["uptime_s", "interval_s"]);
+        // On the wall clock only.
+        drop(show.as_object_mut().unwrap().remove("memory"));
         for nic in show["nics"].as_array_mut().unwrap() {
             take(nic, &["worker", "hypervisor", "workers"]);
         }

@@ -146,7 +146,8 @@ mod tests {
     }
 
     fn udp6(extensions: &[u8], first: u8) -> Vec<u8> {
-        let mut packet = vec![0x60, 0, 0, 0, 0, 8, first, 64];
+        let length = extensions.len() as u8 + 8;
+        let mut packet = vec![0x60, 0, 0, 0, 0, length, first, 64];
         packet.extend([0xfe, 0x80, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1]);
         packet.extend([0xfe, 0x80, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 2]);
         packet.extend(extensions);

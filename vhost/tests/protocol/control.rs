@@ -167,7 +167,7 @@ fn the_driver_says_how_many_pairs_it_uses() {
     assert_eq!(w.get_base(RING), u32::from(driver.avail));
     w.tell(
         SET_FEATURES,
-        &u64s(&[w.endpoint.config().features.bits() & !PACKED]),
+        &u64s(&[w.endpoint.config().features.bits() & !(PACKED | LOG_ALL)]),
         &[],
     );
     start_control(&mut w, &driver);
@@ -194,7 +194,8 @@ fn the_driver_says_how_many_pairs_it_uses() {
 #[test]
 fn without_the_feature_it_is_a_ring_like_others() {
     let (mut w, _driver) = world();
-    let bits = w.endpoint.config().features.bits() & !PACKED & !VirtioFeatures::CTRL_VQ.bits();
+    let bits =
+        w.endpoint.config().features.bits() & !(PACKED | LOG_ALL) & !VirtioFeatures::CTRL_VQ.bits();
     w.tell(SET_FEATURES, &u64s(&[bits]), &[]);
     assert_eq!(w.running(), [0, 1, 2, 3, RING]);
     // Without MQ there is one pair, and the control queue is behind that.
@@ -342,7 +343,9 @@ fn what_is_not_the_sessions_is_the_devices() {
 #[test]
 fn commands_that_were_not_negotiated_are_refused() {
     let (mut w, mut driver) = world();
-    let without = w.endpoint.config().features.bits() & !PACKED & !VirtioFeatures::CTRL_VLAN.bits();
+    let without = w.endpoint.config().features.bits()
+        & !(PACKED | LOG_ALL)
+        & !VirtioFeatures::CTRL_VLAN.bits();
     w.tell(SET_FEATURES, &u64s(&[without]), &[]);
     for (command, answer) in [(&[2, 0, 5, 0][..], 1), (&[0, 0, 1], 0)] {
         driver.put_with(command, 1);
@@ -410,7 +413,7 @@ fn how_long_calls_are_held_back_is_kept_for_whoever_holds_them() {
     driver.put_with(&[6, 2, RING as u8, 0, 0, 0, 3, 0, 0, 0, 4, 0, 0, 0], 1);
     w.poll();
     assert_eq!((driver.answer(), said(&w)[4]), (1, None));
-    let split = w.endpoint.config().features.bits() & !PACKED;
+    let split = w.endpoint.config().features.bits() & !(PACKED | LOG_ALL);
     w.tell(SET_FEATURES, &u64s(&[split]), &[]);
     assert_eq!(said(&w), [None; 5]);
 }

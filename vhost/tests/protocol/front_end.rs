@@ -18,6 +18,8 @@ pub(crate) const GET_FEATURES: u32 = 1;
 pub(crate) const SET_FEATURES: u32 = 2;
 /// `VIRTIO_F_RING_PACKED`, for which few front ends ask.
 pub(crate) const PACKED: u64 = 1 << 34;
+/// `VHOST_F_LOG_ALL`, which is for the time of a migration.
+pub(crate) const LOG_ALL: u64 = 1 << 26;
 pub(crate) const SET_OWNER: u32 = 3;
 pub(crate) const RESET_OWNER: u32 = 4;
 pub(crate) const SET_MEM_TABLE: u32 = 5;
@@ -231,7 +233,7 @@ impl World {
 
     /// Features, with split rings, and one region of memory, as most front ends do it.
     pub(crate) fn negotiate(&mut self) -> OwnedFd {
-        self.negotiate_with(self.endpoint.config().features.bits() & !PACKED)
+        self.negotiate_with(self.endpoint.config().features.bits() & !(PACKED | LOG_ALL))
     }
 
     pub(crate) fn negotiate_with(&mut self, bits: u64) -> OwnedFd {

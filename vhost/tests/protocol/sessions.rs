@@ -23,7 +23,7 @@ fn qemu_10() {
     let (_ours, theirs) = UnixStream::pair().unwrap();
     assert_eq!(w.acked(SET_BACKEND_REQ_FD, &[], &[theirs.as_fd()]), 0);
     w.tell(SET_OWNER, &[], &[]);
-    let features = w.ask_u64(GET_FEATURES) & !PACKED;
+    let features = w.ask_u64(GET_FEATURES) & !(PACKED | LOG_ALL);
     for ring in 0..2 {
         let fds = [eventfd(), eventfd()];
         w.tell(SET_VRING_CALL, &u64s(&[ring]), &[fds[0].as_fd()]);
@@ -75,7 +75,7 @@ fn qemu_10() {
 fn user_mode_linux() {
     let mut w = World::new(device(1));
     w.tell(SET_OWNER, &[], &[]);
-    let features = w.ask_u64(GET_FEATURES) & !PACKED;
+    let features = w.ask_u64(GET_FEATURES) & !(PACKED | LOG_ALL);
     let protocol = w.ask_u64(GET_PROTOCOL_FEATURES) & 0x4228;
     assert_eq!(protocol, 0x228);
     w.tell(SET_PROTOCOL_FEATURES, &u64s(&[protocol]), &[]);
@@ -122,7 +122,7 @@ fn user_mode_linux() {
 fn dpdk_virtio_user() {
     let mut w = World::new(device(2));
     w.tell(SET_OWNER, &[], &[]);
-    let features = w.ask_u64(GET_FEATURES) & !PACKED;
+    let features = w.ask_u64(GET_FEATURES) & !(PACKED | LOG_ALL);
     let protocol = w.ask_u64(GET_PROTOCOL_FEATURES) & 0x9;
     w.tell(SET_PROTOCOL_FEATURES, &u64s(&[protocol]), &[]);
     assert_eq!(w.ask_u64(GET_QUEUE_NUM), 5);
@@ -170,7 +170,7 @@ fn polled_rings_have_no_descriptors() {
 #[test]
 fn without_protocol_features_rings_are_enabled_at_once() {
     let mut w = World::new(device(1));
-    let bits = w.endpoint.config().features.bits() & !PACKED & !(1 << 30);
+    let bits = w.endpoint.config().features.bits() & !(PACKED | LOG_ALL) & !(1 << 30);
     w.negotiate_with(bits);
     w.place_ring(0, 0);
     w.kick_ring(0);
@@ -184,7 +184,7 @@ fn features_and_kicks_leave_enabling_alone() {
     w.tell(SET_VRING_ENABLE, &u32s(&[0, 1]), &[]);
     w.place_ring(0, 0);
     w.kick_ring(0);
-    let features = w.endpoint.config().features.bits() & !PACKED;
+    let features = w.endpoint.config().features.bits() & !(PACKED | LOG_ALL);
     assert_eq!(
         w.acked(SET_FEATURES, &u64s(&[features & !(1 << 29)]), &[]),
         0
@@ -207,7 +207,7 @@ fn any_order_starts_the_ring_with_the_last_piece() {
     assert!(w.running().is_empty());
     w.tell(
         SET_FEATURES,
-        &u64s(&[w.endpoint.config().features.bits() & !PACKED]),
+        &u64s(&[w.endpoint.config().features.bits() & !(PACKED | LOG_ALL)]),
         &[],
     );
     assert_eq!(w.running(), [0]);
@@ -249,7 +249,7 @@ fn resets() {
     assert_eq!(w.get_base(0), 0);
     w.tell(
         SET_FEATURES,
-        &u64s(&[w.endpoint.config().features.bits() & !PACKED]),
+        &u64s(&[w.endpoint.config().features.bits() & !(PACKED | LOG_ALL)]),
         &[],
     );
     w.place_ring(0, 9);

@@ -1,8 +1,6 @@
 //! Both socket roles: who connects, who may, and what comes after.
 
-use std::fs;
 use std::io::{Read, Write};
-use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -167,7 +165,7 @@ fn a_client_goes_back_for_ever() {
             (true, None)
         );
         let (stream, _) = listener.accept().unwrap();
-        let features = u64s(&[endpoint.config().features.bits() & !PACKED]);
+        let features = u64s(&[endpoint.config().features.bits() & !(PACKED | LOG_ALL)]);
         (&stream)
             .write_all(&message(SET_FEATURES, 0, &features))
             .unwrap();
@@ -225,32 +223,4 @@ fn mio_tells_when_to_poll() {
     }
     guest.join().unwrap();
     assert_eq!(endpoint.sessions(), 2);
-}
-
-#[test]
-fn a_socket_is_this_users_alone_until_it_is_widened() {
-    let dir = tempfile::tempdir().unwrap();
-    let path = dir.path().join("vf0");
-    let mode = || fs::symlink_metadata(&path).unwrap().permissions().mode() & 0o7777;
-    // Of the whole process; others that are made meanwhile are as open as the folder, which is this user's.
-    let before = rustix::process::umask(rustix::fs::Mode::empty());
-    let listener = Listener::bind(&path).unwrap();
-    assert_eq!(mode(), 0o600);
-    assert_eq!(
-        rustix::process::umask(before),
-        rustix::fs::Mode::empty(),
-        "the umask is as it was"
-    );
-    let group = rustix::process::getegid().as_raw();
-    listener.widen(0o660, Some(group)).unwrap();
-    assert_eq!(mode(), 0o660);
-    // Never what somebody has put there.
-    let precious = dir.path().join("precious");
-    fs::write(&precious, "kept").unwrap();
-    fs::set_permissions(&precious, fs::Permissions::from_mode(0o600)).unwrap();
-    fs::remove_file(&path).unwrap();
-    std::os::unix::fs::symlink(&precious, &path).unwrap();
-    listener.widen(0o666, None).unwrap_err();
-    let kept = fs::metadata(&precious).unwrap().permissions().mode();
-    assert_eq!(kept & 0o777, 0o600);
 }
