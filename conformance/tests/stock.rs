@@ -36,9 +36,9 @@ const KNOWN_FAILURES: &[&str] = &[
     "proto/reset-owner-harmless",
 ];
 
-/// It may go on listening to the old kick descriptor when it is given a new one, and then leaves a frame (rust-vmm/vhost #227): not in
-/// every run.
-const SOMETIMES: &str = "proto/set-kick-keeps-enabled";
+/// What it fails not in every run: it may go on listening to the old kick descriptor when it is given a new one, and then leaves a
+/// frame (rust-vmm/vhost #227); and it ends where it has no descriptor for its next session, if that is when they are few.
+const SOMETIMES: [&str; 2] = ["proto/set-kick-keeps-enabled", "robust/fd-exhaustion"];
 
 fn program() -> &'static str {
     env!("CARGO_BIN_EXE_vf-conformance")
@@ -64,7 +64,7 @@ fn the_stock_back_end_fails_where_it_is_known_to() {
         .iter()
         .filter(|f| report::is_failure(f))
         .map(|f| f.case.id)
-        .filter(|id| *id != SOMETIMES)
+        .filter(|id| !SOMETIMES.contains(id))
         .collect();
     assert_eq!(failed, KNOWN_FAILURES);
     for finding in &findings {
