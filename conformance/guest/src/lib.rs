@@ -92,6 +92,7 @@
 
 #![forbid(unsafe_code)]
 
+#[cfg(feature = "tcp")]
 pub mod cable;
 pub mod checksum;
 pub mod driver;
@@ -104,6 +105,8 @@ pub mod message;
 pub mod net;
 mod net_layout;
 mod net_ring;
+#[cfg(feature = "vfio-user")]
 pub mod pci;
 pub mod pcidev;
+#[cfg(feature = "tcp")]
 pub mod tcp;
