@@ -244,6 +244,10 @@ proptest! {
                 // What it drops, or dropped until now, is the only difference that a filter makes to frames that are for it anyway.
                 let dropped = if add { has.is_none() } else { had.is_none() };
                 let drops = dropped && (!add || action == DriverAction::Drop);
+                // A filter that goes before one that drops gives the VF its own frames back.
+                let why = before.policy.why(*source, frame, &meta(frame, 0));
+                let gives_back = why.steps.iter().any(|step| matches!(step, Step::DriverDrops(vf) if *vf == driver));
+                let drops = drops || had.is_none() && gives_back;
                 prop_assert!(named || own || drops || had == has, "it has asked for {dst}");
                 let others = (0..VFS).map(VfIndex).filter(|w| *w != driver);
                 let mut others = others.filter(|w| host.policy.mac(*w) == to || host.policy.in_force(*w).unicast.contains(&to)
@@ -298,5 +302,24 @@ proptest! {
         for vf in (0..VFS).map(VfIndex) {
             prop_assert_eq!(host.counters(vf), other.counters(vf));
         }
+    }
+}
+
+/// A driver that drops what is for its address and wants one flow of it nevertheless has that.
+#[test]
+fn a_drivers_filter_on_packets_goes_before_its_drop_of_an_address() {
+    let mut host = Host::like(Profile::Ef10, &[], &[Path::Direct; VFS as usize]);
+    let mine = flow_frame(BASE, BASE.offset(9));
+    for (words, gets) in [
+        ("ether dst 02:00:00:00:00:00 action drop", false),
+        ("tcp4 dst-ip 10.0.0.9 dst-port 80 action 1", true),
+    ] {
+        let words = format!("vf 0 request filter add flow-type {words}");
+        host.act(&parse(&words).into()).unwrap();
+        assert_eq!(
+            host.send(Source::Wire, &mine).vfs.contains_key(&0),
+            gets,
+            "{words}"
+        );
     }
 }
