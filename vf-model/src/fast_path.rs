@@ -105,6 +105,26 @@ impl PublishedFast {
             .map(LiveFast::read)
             .unwrap_or_default()
     }
+
+    /// Goes on from what another process has counted of a VF. Only before the NIC counts anything.
+    pub fn go_on_from(&self, vf: VfIndex, counted: &FastCounters) {
+        let Some(counters) = self.0.get(vf.index()) else {
+            return;
+        };
+        for (counter, n) in [
+            (&counters.fastpath_tx_packets, counted.fastpath_tx_packets),
+            (&counters.fastpath_tx_bytes, counted.fastpath_tx_bytes),
+            (&counters.fastpath_rx_packets, counted.fastpath_rx_packets),
+            (&counters.fastpath_rx_bytes, counted.fastpath_rx_bytes),
+            (&counters.slowpath_tx_packets, counted.slowpath_tx_packets),
+            (&counters.slowpath_rx_packets, counted.slowpath_rx_packets),
+            (&counters.waited, counted.waited),
+            (&counters.busy, counted.busy),
+            (&counters.forwarded_macs, counted.forwarded_macs),
+        ] {
+            counter.set(n);
+        }
+    }
 }
 
 /// The markers on their way through the hypervisor: one at a time.

@@ -1,11 +1,13 @@
 //! Counters of a VF, of the PF and of the wire, and the reasons why frames are dropped. A model counts where others can read
 //! it at any time. Never decides anything.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::ops::AddAssign;
 use std::sync::Arc;
 
 use serde::ser::{Serialize, SerializeMap, Serializer};
+use serde::{Deserialize, Deserializer};
 use vf_packet::MacAddr;
 
 use crate::counter::Counter;
@@ -146,6 +148,11 @@ impl Drops<Counter> {
     fn read(&self) -> Drops {
         Drops(std::array::from_fn(|reason| self.0[reason].get()))
     }
+
+    fn go_on_from(&self, counted: &Drops) {
+        let both = self.0.iter().zip(counted.0);
+        both.for_each(|(counter, n)| counter.set(n));
+    }
 }
 
 impl Serialize for Drops {
@@ -158,10 +165,22 @@ impl Serialize for Drops {
     }
 }
 
+impl<'de> Deserialize<'de> for Drops {
+    /// A reason that there is not, of another version, is left out.
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Drops, D::Error> {
+        let map = BTreeMap::<String, u64>::deserialize(deserializer)?;
+        let of = |reason: DropReason| map.get(reason.name()).copied().unwrap_or_default();
+        Ok(Drops(std::array::from_fn(|at| of(ALL[at]))))
+    }
+}
+
 /// What has passed one port, in the view of whoever is attached to it: tx is what the guest sends, or the hypervisor over
 /// the PF, or the NIC onto the wire. A super-frame is one packet.
-#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize)]
-#[serde(bound(serialize = "N: Serialize, Drops<N>: Serialize"))]
+#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize, Deserialize)]
+#[serde(bound(
+    serialize = "N: Serialize, Drops<N>: Serialize",
+    deserialize = "N: Deserialize<'de>, Drops<N>: Deserialize<'de>"
+))]
 pub struct Counters<N = u64> {
     /// Frames received.
     pub rx_packets: N,
@@ -237,6 +256,23 @@ impl LiveCounters {
             tx_drops: self.tx_drops.read(),
         }
     }
+
+    fn go_on_from(&self, counted: &Counters) {
+        for (counter, n) in [
+            (&self.rx_packets, counted.rx_packets),
+            (&self.rx_bytes, counted.rx_bytes),
+            (&self.rx_multicast, counted.rx_multicast),
+            (&self.rx_broadcast, counted.rx_broadcast),
+            (&self.tx_packets, counted.tx_packets),
+            (&self.tx_bytes, counted.tx_bytes),
+            (&self.tx_multicast, counted.tx_multicast),
+            (&self.tx_broadcast, counted.tx_broadcast),
+        ] {
+            counter.set(n);
+        }
+        self.rx_drops.go_on_from(&counted.rx_drops);
+        self.tx_drops.go_on_from(&counted.tx_drops);
+    }
 }
 
 /// The counters of one port, for any thread to read while they are counted. Each is exact; between two of them the owner
@@ -249,6 +285,11 @@ impl PublishedPort {
     #[must_use]
     pub fn read(&self) -> Counters {
         self.0.read()
+    }
+
+    /// Goes on from what another process has counted. Only before its owner counts anything.
+    pub fn go_on_from(&self, counted: &Counters) {
+        self.0.go_on_from(counted);
     }
 }
 
@@ -266,6 +307,13 @@ impl PublishedCounters {
     pub fn vf(&self, vf: VfIndex) -> Counters {
         let vf = self.vfs.get(vf.index());
         vf.map(Counters::read).unwrap_or_default()
+    }
+
+    /// As [`PublishedPort::go_on_from`], of a VF.
+    pub fn go_on_from(&self, vf: VfIndex, counted: &Counters) {
+        if let Some(counters) = self.vfs.get(vf.index()) {
+            counters.go_on_from(counted);
+        }
     }
 }
 
@@ -327,5 +375,12 @@ mod tests {
         );
         assert_eq!(json["rx_drops"], serde_json::json!({ "no_rx_buffer": 2 }));
         assert_eq!(json["tx_drops"], serde_json::json!({}));
+        // Another process goes on from there.
+        let read: Counters = serde_json::from_value(json).unwrap();
+        let others = LiveCounters::default();
+        others.go_on_from(&read);
+        others.rx_drops.count(DropReason::NoRxBuffer);
+        sum.rx_drops.0[DropReason::NoRxBuffer as usize] += 1;
+        assert_eq!((others.read(), read.rx_packets), (sum, 6));
     }
 }

@@ -1,13 +1,15 @@
 //! What a driver has left to the device to do to a frame, in nobody's format: a virtio-net header says it, and the descriptors of
 //! hardware NICs do. Never judges: who makes one of it has checked it against the frame.
 
+use serde::{Deserialize, Serialize};
+
 use crate::Gso;
 
 /// What is still to be done to a frame. By default nothing.
 ///
 /// One flat value whose flags are read first, not two options: those are copied with tag and content in one, and a core that has
 /// just written them separately waits for that (ARCHITECTURE.md, Performance).
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Offload {
     flags: u8,
     start: u16,

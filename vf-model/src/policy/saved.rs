@@ -8,11 +8,12 @@ use super::Policy;
 use crate::entry::Entry;
 use crate::fdb::SelfEntry;
 use crate::filter_table::NumberedFilter;
+use crate::mailbox::{RxFilter, VfRequest};
 use crate::mtu::Mtu;
 use crate::netem::{Flap, Impairments};
 use crate::rss::{RssKey, RssSpread};
 use crate::switch_mode::SwitchMode;
-use crate::vf::{SETTING_KEYS, VfPolicy, VfSetting};
+use crate::vf::{SETTING_KEYS, VfIndex, VfPolicy, VfSetting};
 
 /// What the administrator has said about a NIC; what is as it was at the start is left out.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -99,6 +100,35 @@ impl Policy {
             filters: self.saved_filters(),
             vfs: entries.iter().map(|entry| entry.saved()).collect(),
         }
+    }
+
+    /// What the driver of a VF has asked for, as what it would ask for to have that again; filters of its own are left out.
+    #[must_use]
+    pub fn saved_requests(&self, vf: VfIndex) -> Vec<VfRequest> {
+        let RxFilter {
+            mac,
+            mode,
+            unicast,
+            multicast,
+            group_hashes,
+            vlans,
+            unknown_in: _, // filters of its own have come to that
+        } = self.asked(vf).clone();
+        let reset = VfRequest::Reset {
+            lists_groups: multicast.is_some(),
+            lists_vlans: vlans.is_some(),
+        };
+        let said = [
+            Some(reset),
+            self.agreed_mtu(vf).map(VfRequest::Mtu),
+            mac.map(VfRequest::Mac),
+            Some(VfRequest::RxMode(mode)),
+            Some(VfRequest::Unicast(unicast)),
+            multicast.map(VfRequest::Multicast),
+            Some(VfRequest::GroupHashes(group_hashes)),
+            vlans.map(VfRequest::Vlans),
+        ];
+        said.into_iter().flatten().collect()
     }
 
     /// Filters that have not been learned, and are no driver's. One that waits for another with the same match to be deleted comes before that.
@@ -195,6 +225,48 @@ mod tests {
             let saved = policy.saved();
             let again = saved.iter().try_fold(VfPolicy::new(permanent), |policy, setting| policy.with(*setting));
             prop_assert_eq!(again, Ok(policy));
+        }
+    }
+
+    #[test]
+    fn what_a_driver_has_asked_for_is_asked_for_again() {
+        let policy = Policy::new(crate::NicConfig {
+            vfs: 2,
+            mac_base: MacAddr([2, 0, 0, 0, 0, 0]),
+            profile: crate::Profile::Generic,
+        });
+        let vf = VfIndex::from(1);
+        let asked = [
+            "reset groups vlans",
+            "mtu 1400",
+            "mac 02:00:00:00:00:77",
+            "mode promisc nobcast",
+            "macvlan 02:00:00:00:00:78 02:00:00:00:00:79",
+            "multicast 01:00:5e:00:00:01",
+            "hashes 0x123",
+            "vlans 5 7",
+        ];
+        for said in [&asked[..0], &asked[..1], &asked[..4], &asked[..]] {
+            let read = |words: &String| {
+                let words: Vec<_> = words.split(' ').collect();
+                VfRequest::parse(&words).unwrap()
+            };
+            let said: Vec<_> = said
+                .iter()
+                .map(|words| read(&(*words).to_owned()))
+                .collect();
+            let (after, _) = policy.with_requests(vf, &said);
+            // In words, as they go to another version.
+            let words: Vec<_> = after
+                .saved_requests(vf)
+                .iter()
+                .map(ToString::to_string)
+                .collect();
+            let again: Vec<_> = words.iter().map(read).collect();
+            let (again, _) = policy.with_requests(vf, &again);
+            assert_eq!(again.asked(vf), after.asked(vf));
+            assert_eq!(again.agreed_mtu(vf), after.agreed_mtu(vf));
+            assert_eq!(again.in_force(vf), after.in_force(vf));
         }
     }
 
