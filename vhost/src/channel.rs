@@ -79,6 +79,8 @@ pub struct Channel<H> {
     /// not the last who has it, and closes nothing that was put into it.
     sockets: Vec<Aside<OwnedFd>>,
     closer: Closer,
+    /// Another process still has the stream, and goes on with it if this one does not.
+    lent: bool,
 }
 
 impl<H: Head> Channel<H> {
@@ -96,7 +98,37 @@ impl<H: Head> Channel<H> {
             fds: Vec::new(),
             sockets: Vec::new(),
             closer: closer.clone(),
+            lent: false,
         })
+    }
+
+    /// A channel that goes on where another process has [saved](Channel::save) it, which has it until it is [ours](Channel::own).
+    ///
+    /// # Errors
+    /// As of [`Channel::new`]; or what was saved begins no message.
+    pub(crate) fn restore(
+        stream: UnixStream,
+        bytes: Vec<u8>,
+        fds: Vec<OwnedFd>,
+        closer: &Closer,
+    ) -> Result<Channel<H>, SessionRefusal> {
+        let mut channel = Channel::new(stream, closer).map_err(SessionRefusal::Socket)?;
+        let head = bytes.get(..size_of::<H::Bytes>());
+        let head = head.and_then(|head| H::Bytes::try_from(head).ok());
+        channel.header = head.map(H::parse).transpose()?;
+        (channel.bytes, channel.fds) = (bytes, fds);
+        channel.lent = true;
+        Ok(channel)
+    }
+
+    /// The stream is this process' from now on.
+    pub(crate) fn own(&mut self) {
+        self.lent = false;
+    }
+
+    /// The message so far, and the descriptors that have come with it.
+    pub(crate) fn save(&self) -> (&[u8], &[OwnedFd]) {
+        (&self.bytes, &self.fds)
     }
 
     /// The next message, if all of it has come.
@@ -227,7 +259,9 @@ impl<H: Head> Channel<H> {
 impl<H> Drop for Channel<H> {
     /// The front end sees it at once, whenever the socket is closed.
     fn drop(&mut self) {
-        let _ = shutdown(&*self.stream, Shutdown::Both);
+        if !self.lent {
+            let _ = shutdown(&*self.stream, Shutdown::Both);
+        }
     }
 }
 

@@ -1,7 +1,7 @@
 //! How long notifications of used buffers are held back, and the bytes that say so. Knows neither who says it nor who heeds it.
 
 /// How long the next notification of used buffers may be held back (virtio 5.1.6.5.7).
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Coalescing {
     /// Microseconds since the last one; 0: not at all.
     pub max_usecs: u32,

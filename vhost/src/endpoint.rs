@@ -25,8 +25,10 @@ use std::time::{Duration, Instant};
 use mio::unix::SourceFd;
 use mio::{Registry, Token};
 
+mod handover;
 mod watching;
 
+pub use self::handover::SavedEndpoint;
 use self::watching::{unwatch, watch};
 use crate::change_limiter::ChangeLimiter;
 use crate::channel::{Channel, Received};
@@ -37,8 +39,8 @@ use crate::eventfd::EventFd;
 use crate::features::VirtioFeatures;
 use crate::listener::{self, Listener};
 use crate::message::Header;
-pub use crate::session::DeviceConfig;
 use crate::session::{Action, Session};
+pub use crate::session::{Descriptors, DeviceConfig};
 use crate::vring::Vring;
 
 /// First and greatest time between two attempts to connect.

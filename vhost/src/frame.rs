@@ -55,7 +55,7 @@ impl FrameBuf {
 
 /// What happens to the VLAN tag at offset 12 when a frame is written to a receiver. The caller
 /// knows from the frame's header that there is a tag to strip.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub enum TagEdit {
     /// The frame stays as it is.
     #[default]

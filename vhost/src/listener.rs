@@ -3,7 +3,7 @@
 
 use std::fs::{self, File, FileType, OpenOptions, Permissions};
 use std::io::{self, ErrorKind};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -61,6 +61,25 @@ impl Listener {
             path: path.to_owned(),
             file,
         })
+    }
+
+    /// Goes on with a socket that another process listens on at `path`, whose file it is until it is [ours](Listener::own).
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn adopt(socket: OwnedFd, path: &Path) -> io::Result<Listener> {
+        let socket = UnixListener::from(socket);
+        socket.set_nonblocking(true)?;
+        Ok(Listener {
+            socket: Aside::new(socket, &Closer::default()),
+            path: path.to_owned(),
+            file: None,
+        })
+    }
+
+    /// The file is this process' from now on, and removed with this.
+    pub fn own(&mut self) {
+        self.file = file_id(&self.path);
     }
 
     /// The next connection, if one is waiting.

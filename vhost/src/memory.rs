@@ -17,6 +17,7 @@
 #![expect(clippy::indexing_slicing, reason = "bounds are checked just before")]
 
 mod dirty_log;
+mod handover;
 mod slice;
 
 use std::fs::File;
@@ -24,10 +25,13 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use rustix::fs::{MemfdFlags, SealFlags};
+use serde::{Deserialize, Serialize};
 use thiserror::Error;
 use vm_memory::{FileOffset, MmapRegion, VolatileMemory, VolatileSlice};
 
+pub(crate) use self::dirty_log::SavedLog;
 pub use self::dirty_log::{DirtyLog, LOG_PAGE};
+pub(crate) use self::handover::SavedRegion;
 pub(crate) use self::slice::UnmarkedSlice;
 pub use self::slice::{GuestSlice, GuestSliceMut};
 use crate::error::RingError;
@@ -43,7 +47,7 @@ pub const MAX_TOTAL: u64 = 1 << 40;
 const HUGETLBFS: u64 = 0x9584_58f6;
 
 /// One region as a front end describes it (vhost-user "Memory region description").
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RegionSpec {
     /// First guest physical address.
     pub guest_addr: u64,

@@ -178,7 +178,7 @@ fn message(request: u32, flags: u32, payload: &[u8]) -> Vec<u8> {
 }
 
 /// Where a ring is, in the front end's own addresses.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct VringAddr {
     /// The descriptor table.
     pub desc: u64,

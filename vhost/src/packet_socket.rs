@@ -90,6 +90,13 @@ impl PacketSocket {
     }
 }
 
+impl From<OwnedFd> for PacketSocket {
+    /// One that another process has opened.
+    fn from(socket: OwnedFd) -> PacketSocket {
+        PacketSocket(socket)
+    }
+}
+
 impl AsFd for PacketSocket {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.0.as_fd()

@@ -29,6 +29,7 @@
 
 mod change;
 mod control;
+mod handover;
 
 use std::collections::VecDeque;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -49,6 +50,8 @@ use crate::vring::Vring;
 
 use self::change::{Change, Pending, RingChange};
 use self::control::Serving;
+pub(crate) use self::handover::next;
+pub use self::handover::{Descriptors, SavedSession};
 
 /// Entries of the largest ring (virtio 2.7).
 const MAX_RING: usize = 32768;
@@ -193,6 +196,8 @@ pub struct Session {
     obeyed: Option<bool>,
     /// The control queue is being looked at.
     serving: Option<Serving>,
+    /// No ring runs: another process is to go on with the session.
+    paused: bool,
 }
 
 impl Session {
@@ -218,6 +223,7 @@ impl Session {
             asked: None,
             obeyed: None,
             serving: None,
+            paused: false,
         }
     }
 

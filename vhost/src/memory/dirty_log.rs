@@ -2,9 +2,11 @@
 //!
 //! The front end shares it (`SET_LOG_BASE`) and takes bits out of it while the device puts bits in. Never read here.
 
-use std::os::fd::OwnedFd;
+use std::os::fd::{BorrowedFd, OwnedFd};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 
+use serde::{Deserialize, Serialize};
 use vm_memory::VolatileMemory;
 
 use super::{Mapping, MemoryError};
@@ -23,6 +25,13 @@ pub struct DirtyLog {
     pages: u64,
 }
 
+/// Where a log is in its file.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct SavedLog {
+    size: u64,
+    offset: u64,
+}
+
 impl DirtyLog {
     /// Maps the `size` bytes of a log at `offset` of a file, as `SET_LOG_BASE` describes it.
     ///
@@ -38,6 +47,19 @@ impl DirtyLog {
         let mapping = Mapping::map(fd, offset, size)?;
         let pages = size.saturating_mul(8);
         Ok(DirtyLog { mapping, pages })
+    }
+
+    /// Where it is, and its file in `files`.
+    pub(crate) fn save<'a>(&'a self, files: &mut Vec<BorrowedFd<'a>>) -> Option<SavedLog> {
+        let (file, offset) = self.mapping.file()?;
+        files.push(file);
+        let size = self.pages / 8;
+        Some(SavedLog { size, offset })
+    }
+
+    /// Maps it again.
+    pub(crate) fn restore(saved: &SavedLog, file: OwnedFd) -> Result<Arc<DirtyLog>, MemoryError> {
+        DirtyLog::map(file, saved.size, saved.offset).map(Arc::new)
     }
 
     /// Whether bits are lost, since the log's file has shrunk.

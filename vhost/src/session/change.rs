@@ -40,6 +40,8 @@ pub(super) enum Change {
     Pairs(u16),
     /// Calls of these rings are held back for so long.
     Coalesce(Vec<u32>, Coalescing),
+    /// Whether no ring runs until further notice.
+    Paused(bool),
     /// Nothing of the session is left.
     End,
 }
@@ -130,6 +132,7 @@ impl Session {
             | Change::Log(_)
             | Change::Reset
             | Change::Memory(_)
+            | Change::Paused(_)
             | Change::End => all.collect(),
         }
     }
@@ -186,6 +189,7 @@ impl Session {
                     }
                 }
             }
+            Change::Paused(paused) => self.paused = paused,
             Change::End => {
                 self.rings.clear();
                 self.memory = Arc::default();
@@ -337,7 +341,7 @@ impl Session {
             state.started && !state.running && !(waits && state.awaits_first_kick(packed))
         };
         let state = self.rings.get(ring as usize).filter(ready)?;
-        if self.features.is_none() || state.setup.size == 0 {
+        if self.features.is_none() || state.setup.size == 0 || self.paused {
             return None;
         }
         let config = self.locate(ring, &state.setup).ok()?;

@@ -317,7 +317,7 @@ fn what_is_not_the_sessions_is_the_devices() {
             driver.put_with(bytes, 1);
             w.poll();
             assert_eq!(w.rings.commands.pop().as_ref(), Some(command));
-            assert_eq!(driver.answer(), refuse.into());
+            assert_eq!(driver.answer(), u8::from(refuse));
         }
         // A new address shows where the driver reads it (virtio 5.1.4).
         let own = w.endpoint.config().mac;

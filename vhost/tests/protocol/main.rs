@@ -5,6 +5,7 @@
 
 mod control;
 mod front_end;
+mod handover;
 mod hostile;
 mod in_band;
 mod sessions;
