@@ -22,16 +22,19 @@ const IFF_UP: u32 = 1;
 #[derive(Debug)]
 pub struct HostLink {
     name: String,
+    /// Its number, if the host says that: another device of the same name is another one.
+    index: Option<String>,
     /// The carrier that it shows, if it has taken it.
     carrier: Option<bool>,
     complained: bool,
 }
 
 impl HostLink {
-    /// The link to the device of this name.
+    /// The link to the device of this name, which is open.
     pub(super) fn new(name: &str) -> HostLink {
         HostLink {
             name: name.to_owned(),
+            index: index_of(name),
             carrier: None,
             complained: false,
         }
@@ -55,9 +58,12 @@ impl HostLink {
         }
     }
 
-    /// Whether the host has the device up. One that cannot be asked is, as far as anybody knows.
+    /// Whether the host has the device, and has it up. One that could never be asked is, as far as anybody knows.
     #[must_use]
     pub fn is_up(&self) -> bool {
+        if self.index.is_some() && index_of(&self.name) != self.index {
+            return false;
+        }
         let flags = fs::read_to_string(format!("/sys/class/net/{}/flags", self.name));
         let flags = flags.ok().and_then(|flags| {
             let hex = flags.trim().strip_prefix("0x")?;
@@ -65,6 +71,10 @@ impl HostLink {
         });
         flags.is_none_or(|flags| flags & IFF_UP != 0)
     }
+}
+
+fn index_of(name: &str) -> Option<String> {
+    fs::read_to_string(format!("/sys/class/net/{name}/ifindex")).ok()
 }
 
 /// Hears that something about a link of the host has changed, not what.
