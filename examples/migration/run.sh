@@ -59,6 +59,8 @@ done
 guest_mac=02:00:00:00:0c:01     # goes with the guest
 nobody=02:00:00:00:0c:ff        # of a VF whose guest is elsewhere
 peer_mac=$(nic_mac a 1)
+# Guests send to each other and to nobody else, so that each frame has one receiver.
+quiet='echo 1 >/proc/sys/net/ipv6/conf/all/disable_ipv6'
 declare -A monitor=() reader=() # of each guest
 
 broken() { # WHAT
@@ -151,8 +153,8 @@ main() {
     boot g0 a "$guest_mac" 0
     boot peer a "$peer_mac" 1
     for n in g0 peer; do guest_ready "$n" 240 || broken "$n does not boot, see $run/$n.kernel" || return; done
-    run_in g0 20 "ip addr add 10.9.3.1/24 dev eth0; ip link set eth0 up; iperf3 --server --daemon" || broken "no network in the guest" || return
-    run_in peer 20 "ip addr add 10.9.3.2/24 dev eth0; ip link set eth0 up" || return
+    run_in g0 20 "$quiet; ip addr add 10.9.3.1/24 dev eth0; ip link set eth0 up; arp -s 10.9.3.2 $peer_mac; iperf3 --server --daemon" || broken "no network in the guest" || return
+    run_in peer 20 "$quiet; ip addr add 10.9.3.2/24 dev eth0; ip link set eth0 up; arp -s 10.9.3.1 $guest_mac" || return
     for n in {1..20}; do run_in peer 5 "ping -c 1 -W 1 10.9.3.1" >/dev/null && break; done
     ((n < 20)) || broken "the guests do not reach each other" || return
     start_in peer "ping -i 0.05 10.9.3.1"
@@ -179,7 +181,8 @@ main() {
     run_in "$to" 10 "dmesg | grep -E 'BUG:|WARNING:|NETDEV WATCHDOG' && exit 1; exit 0" || broken "the guest complains" || code=1
     guest_kill_all
     sleep 1
-    nic_accounts_for_all_frames || code=1
+    # But for what announces a guest that has moved: QEMU asks for it five times, and two other VFs may get it.
+    copies=$((10 * times)) nic_accounts_for_all_frames || code=1
     note "${accounts:-}"
     grep -E ' WARN | ERROR ' "$run/vfnic.log" && { broken "vfnic complains"; code=1; }
     nic_stop || broken "vfnic did not end on SIGTERM" || return
