@@ -81,6 +81,7 @@ impl Command {
             Command::Top(Top { at, .. }) => Some(at),
             Command::Run(_)
             | Command::Save { .. }
+            | Command::Upgrade(_)
             | Command::Extcap(_)
             | Command::Profile { .. }
             | Command::Man { .. }
@@ -135,6 +136,9 @@ pub enum Command {
         #[arg(long, value_name = "SOCKET")]
         ctl: Option<PathBuf>,
     },
+    /// Have another version go on where the vfnic that runs is, with its guests' sessions and frames
+    #[command(after_help = UPGRADE_HELP)]
+    Upgrade(Upgrade),
     /// Change a VF while it runs, in the words of 'ip link set dev PF vf N'
     #[command(after_help = vf_help())]
     Vf {
@@ -575,6 +579,9 @@ pub struct Run {
     /// Do not print what there is and what to do next
     #[arg(long, short)]
     pub quiet: bool,
+    /// Go on where the vfnic at --ctl is, with all that it runs: what 'vfnic upgrade' starts
+    #[arg(long, hide = true, requires = "ctl")]
+    pub take_over: bool,
     /// Clock to run on
     #[cfg(feature = "lab")]
     #[arg(long, value_enum, default_value_t)]
@@ -584,6 +591,31 @@ pub struct Run {
     #[command(flatten)]
     pub virtual_clock: VirtualClock,
 }
+
+/// Options of `vfnic upgrade`.
+#[derive(Debug, Args)]
+pub struct Upgrade {
+    /// Control socket of a running vfnic [default: ctl.sock in the runtime directory]
+    #[arg(long, value_name = "SOCKET")]
+    pub ctl: Option<PathBuf>,
+    /// Have the new process keep all privileges, as 'run --no-sandbox' has
+    #[arg(long)]
+    pub no_sandbox: bool,
+    /// The program that is to go on [default: this one]
+    #[arg(value_name = "PROGRAM")]
+    pub program: Option<PathBuf>,
+}
+
+const UPGRADE_HELP: &str = "\
+The new process is given everything: sockets, sessions of front ends, guests' memory and rings, frames that wait, settings and
+counters. No front end has to connect again, and no frame is lost; guests stand still for some milliseconds. It runs in the
+background, with the standard error of this command, and the old one ends. A service manager is told (sd_notify(3), MAINPID).
+If anything cannot be handed over (a tap in place of a VM, devices of hardware, uplinks vxlan, vhost-user and pcap), or not to that version, the line says so and the old
+process goes on as if nothing had been asked. Clients of the control socket, and captures, connect again.
+
+Examples:
+  vfnic upgrade                       the version of this command
+  vfnic upgrade /opt/vfnic-0.2/vfnic  another one";
 
 /// A shell that completes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]

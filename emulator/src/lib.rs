@@ -27,6 +27,6 @@ pub use vf_lab::{
     calendar, digest, embedded, experiment, linux, provenance, scenario, timetravel, virtual_hosts,
 };
 pub use vf_nic::{
-    capture, clock, config, control, instance, log, metrics, panics, plane, queue, sandbox, server,
-    state_file, tap_port, thread, tournament, uplink, watch,
+    capture, clock, config, control, handover, instance, log, metrics, panics, plane, queue,
+    sandbox, server, state_file, tap_port, thread, tournament, uplink, watch,
 };

@@ -23,6 +23,7 @@ mod show;
 #[cfg(feature = "top")]
 mod top;
 mod units;
+mod upgrade;
 mod why;
 
 use std::ffi::OsString;
@@ -48,7 +49,7 @@ use vfnic::control::{NicCommand, Request, Response, ask};
 use vfnic::log::{Log, RateLimit, complain};
 use vfnic::sandbox::{Needs, Role, Sandbox};
 use vfnic::server::ready::{Ready, is_own_dir};
-use vfnic::server::{RunError, Server};
+use vfnic::server::{Belongings, RunError, Server};
 use vfnic::state_file::StateFile;
 
 /// What ends the program other than success: one line, and whose fault it is.
@@ -103,13 +104,14 @@ fn carry_out(cli: Cli) -> Result<(), Failure> {
         (
             cli::Command::Run(cli::Run { ctl: behind, .. })
             | cli::Command::Save { ctl: behind }
+            | cli::Command::Upgrade(cli::Upgrade { ctl: behind, .. })
             | cli::Command::Extcap(cli::Extcap { ctl: behind, .. }),
             _,
         ) if nic.is_none() => (behind.clone().or(ctl), None),
         (_, None) if nic.is_none() && ctl.is_none() => (None, None),
         _ => {
             return Err(usage(
-                "--nic is for show, top, guest, netns, vf, filter, link, bridge, fdb, why, capture, monitor, check and batch, and --ctl for those, save, extcap and run",
+                "--nic is for show, top, guest, netns, vf, filter, link, bridge, fdb, why, capture, monitor, check and batch, and --ctl for those, save, upgrade, extcap and run",
             ));
         }
     };
@@ -129,6 +131,7 @@ fn carry_out(cli: Cli) -> Result<(), Failure> {
             netns::netns(&running(ctl)?, nic.as_deref(), &command)
         }
         cli::Command::Save { .. } => save(&running(ctl)?),
+        cli::Command::Upgrade(args) => upgrade::upgrade(&running(ctl)?, &args),
         cli::Command::Vf { words, .. } => self::command(&running(ctl)?, nic, "vf", words),
         cli::Command::Filter { command, .. } => filter(&running(ctl)?, nic, command),
         cli::Command::Link { words, .. } => match bridge::question_of_link(&words) {
@@ -253,7 +256,10 @@ fn run(args: cli::Run, ctl: Option<PathBuf>) -> Result<(), Failure> {
         false => Sandbox::Off,
     };
     let log = start_log(sandbox).map_err(failed)?;
-    let outcome = run_nics(args, ctl, wall, sandbox);
+    let outcome = match args.take_over {
+        true => upgrade::take_over(&args, ctl, sandbox),
+        false => run_nics(args, ctl, wall, sandbox),
+    };
     log.flush();
     outcome
 }
@@ -361,17 +367,38 @@ fn run_nics(
             "--no-sandbox: a bug that a guest finds would have all that this user has, not the guests' memory only"
         );
     }
-    if let Some(state) = state {
-        server.keep_state(state).map_err(failed)?;
-    }
-    server.stop_on(signals).map_err(failed)?;
     ready.announce().map_err(refused)?;
+    keep(&mut server, &ready, state)?;
+    server.stop_on(signals).map_err(failed)?;
     if !args.quiet {
         print_beside(welcome(&server, &ctl)).map_err(failed)?;
     }
+    serve(server, ready)
+}
+
+/// Has a server keep its state, and what else it is to hand over some day.
+fn keep(server: &mut Server, ready: &Ready, state: Option<StateFile>) -> Result<(), Failure> {
+    if let Some(ready) = ready.file().map_err(failed)? {
+        let state = state.as_ref().map(StateFile::save).transpose();
+        let state = state.map_err(failed)?;
+        server.keep_ready(Belongings { ready, state });
+    }
+    match state {
+        Some(state) => server.keep_state(state).map_err(failed),
+        None => Ok(()),
+    }
+}
+
+/// Serves until it is time to stop, or until another process has everything.
+fn serve(mut server: Server, ready: Ready) -> Result<(), Failure> {
     let outcome = server.run().map_err(failed);
-    // Before the first socket goes.
-    drop(ready);
+    if server.has_handed_over() {
+        // What would be removed or closed is the other process' now.
+        std::mem::forget((server, ready));
+    } else {
+        // Before the first socket goes.
+        drop(ready);
+    }
     outcome
 }
 

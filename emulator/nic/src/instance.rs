@@ -25,6 +25,7 @@ use crate::thread::PlaneHandle;
 use crate::watch::Direction;
 
 mod guests;
+mod handover;
 mod monitors;
 mod planes;
 mod socket;

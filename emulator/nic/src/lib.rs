@@ -14,6 +14,7 @@
 //! - [`clock`]: where a host gets its time from, and [`duration`] how a user writes one
 //! - [`tournament`]: the least of many keys in one step
 //! - [`log`]: the log, for which nobody waits
+//! - [`handover`]: what another process needs to go on where this one is
 //! - [`sandbox`]: what each thread may do, and nothing else
 //! - [`panics`]: the end of a process with a bug
 //!
@@ -49,6 +50,7 @@ pub mod clock;
 pub mod config;
 pub mod control;
 mod ctrl_queue;
+pub mod handover;
 pub mod instance;
 pub mod log;
 pub mod metrics;

@@ -4,6 +4,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, ErrorKind, Read, Write};
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -17,10 +18,13 @@ use vf_model::Policy;
 use xxhash_rust::xxh3::xxh3_64;
 
 use crate::config::{Config, ConfigError};
+use crate::handover::SavedState;
 use crate::instance::initial_policy;
 
 /// Its name in its folder.
 const FILE: &str = "state.toml";
+/// What is locked in a folder of its own.
+const LOCK: &str = "state.lock";
 /// What it begins with, before the hash of all that follows.
 const MAGIC: &str = "# vfnic state 1 ";
 /// What stands between the settings and the configuration that they were made from.
@@ -65,14 +69,14 @@ pub struct StateFile {
     path: PathBuf,
     /// What the process was told to start with.
     started_with: Config,
-    _lock: Option<Lock>,
+    lock: Option<Lock>,
 }
 
 /// A locked file in a folder that is not the socket directory, which is locked otherwise.
 #[derive(Debug)]
 struct Lock {
     path: PathBuf,
-    _file: File,
+    file: File,
 }
 
 impl Drop for Lock {
@@ -97,7 +101,7 @@ impl StateFile {
         let file = StateFile {
             path: path.clone(),
             started_with: config.clone(),
-            _lock: lock,
+            lock,
         };
         let Some(text) = read(&path).map_err(failed)? else {
             return Ok((file, config));
@@ -134,6 +138,39 @@ impl StateFile {
             "going on with {shown}, which commands have made of the configuration (--no-state starts from that)"
         );
         Ok((file, Config::of_text(settings, &path)?))
+    }
+
+    /// The file of a process that hands it over, with all that is locked there.
+    #[must_use]
+    pub fn adopt(
+        folder: Option<&Path>,
+        socket_dir: &Path,
+        started_with: Config,
+        lock: Option<OwnedFd>,
+    ) -> StateFile {
+        let lock = folder.zip(lock).map(|(folder, file)| Lock {
+            path: folder.join(LOCK),
+            file: file.into(),
+        });
+        StateFile {
+            path: folder.unwrap_or(socket_dir).join(FILE),
+            started_with,
+            lock,
+        }
+    }
+
+    /// What another process has to know to go on with it, and the lock on its folder.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn save(&self) -> io::Result<(SavedState, Option<OwnedFd>)> {
+        let lock = self.lock.as_ref();
+        let fd = lock.map(|lock| lock.file.try_clone().map(OwnedFd::from));
+        let state = SavedState {
+            folder: lock.and_then(|lock| lock.path.parent().map(Path::to_owned)),
+            started_with: initial(&self.started_with).unwrap_or_default(),
+        };
+        Ok((state, fd.transpose()?))
     }
 
     /// Has a thread write what it is told to; `waker` wakes whoever waits for that.
@@ -248,6 +285,12 @@ impl StateWriter {
         }
     }
 
+    /// Whether something is not written yet.
+    #[must_use]
+    pub fn is_behind(&self) -> bool {
+        self.written() < self.asked
+    }
+
     /// Up to which all has been written, or could not be.
     #[must_use]
     pub fn written(&self) -> u64 {
@@ -266,7 +309,7 @@ impl Drop for StateWriter {
 
 /// Locks a folder for one process, and makes it if it is not there.
 fn lock(folder: &Path) -> Result<Lock, StateError> {
-    let path = folder.join("state.lock");
+    let path = folder.join(LOCK);
     let failed = |source| StateError::Io {
         path: folder.to_owned(),
         source,
@@ -281,7 +324,7 @@ fn lock(folder: &Path) -> Result<Lock, StateError> {
         .clone();
     let file = open.open(&path).map_err(failed)?;
     match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
-        Ok(()) => Ok(Lock { path, _file: file }),
+        Ok(()) => Ok(Lock { path, file }),
         Err(rustix::io::Errno::WOULDBLOCK) => Err(StateError::InUse(folder.to_owned())),
         Err(error) => Err(failed(error.into())),
     }

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
+use rustix::process::Pid;
 use tempfile::TempDir;
 use vfnic::control::show::{Show, ShowCounters, ShowVf};
 use vfnic::control::{Request, Response, ask};
@@ -44,6 +45,8 @@ pub(crate) struct Emulator {
     dir: TempDir,
     args: Vec<String>,
     child: Child,
+    /// The process that goes on where the child was.
+    successor: Option<Pid>,
 }
 
 impl Emulator {
@@ -52,7 +55,12 @@ impl Emulator {
         let dir = tempfile::tempdir().unwrap();
         let args: Vec<String> = args.iter().map(ToString::to_string).collect();
         let child = spawn(dir.path(), &args);
-        let emulator = Emulator { dir, args, child };
+        let emulator = Emulator {
+            dir,
+            args,
+            child,
+            successor: None,
+        };
         emulator.wait_until_it_answers();
         emulator
     }
@@ -79,7 +87,12 @@ impl Emulator {
         let file = ["--config".to_owned(), file.display().to_string()];
         let args: Vec<String> = file.into_iter().chain(args(dir.path())).collect();
         let child = spawn(dir.path(), &args);
-        let emulator = Emulator { dir, args, child };
+        let emulator = Emulator {
+            dir,
+            args,
+            child,
+            successor: None,
+        };
         emulator.wait_until_it_answers();
         emulator
     }
@@ -90,14 +103,57 @@ impl Emulator {
 
     /// SIGKILL.
     pub(crate) fn kill(&mut self) {
-        self.child.kill().unwrap();
-        self.child.wait().unwrap();
+        match self.successor {
+            None => {
+                self.child.kill().unwrap();
+                self.child.wait().unwrap();
+            }
+            Some(pid) => {
+                rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
+                wait_for("its end", || (!is_alive(pid)).then_some(()));
+            }
+        }
+    }
+
+    /// Has the same program go on where this process is.
+    pub(crate) fn upgrade(&mut self) {
+        let before = self.process();
+        let output = self.try_to_upgrade(&[]);
+        assert!(output.status.success(), "{output:?}\n{}", self.log());
+        let pid = fs::read_to_string(self.path("ready")).unwrap();
+        let pid = Pid::from_raw(pid.trim().parse().unwrap());
+        assert_ne!(pid, Some(before));
+        wait_for("the end of the one before", || {
+            let lives = match self.successor {
+                None => self.child.try_wait().unwrap().is_none(),
+                Some(pid) => is_alive(pid),
+            };
+            (!lives).then_some(())
+        });
+        self.successor = pid;
+    }
+
+    /// What `vfnic upgrade` says; what the new process says goes to the log.
+    pub(crate) fn try_to_upgrade(&self, args: &[&str]) -> Output {
+        Command::new(env!("CARGO_BIN_EXE_vfnic"))
+            .arg("upgrade")
+            .arg("--ctl")
+            .arg(self.ctl())
+            .args(args)
+            .env_remove("RUST_LOG")
+            .stderr(log_file(self.dir.path()))
+            .output()
+            .unwrap()
+    }
+
+    fn process(&self) -> Pid {
+        let child = Pid::from_raw(self.child.id().cast_signed());
+        self.successor.or(child).unwrap()
     }
 
     /// SIGTERM, which must end it.
     pub(crate) fn terminate(&mut self, after: &str) {
-        let pid = rustix::process::Pid::from_raw(self.pid().cast_signed()).unwrap();
-        rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+        rustix::process::kill_process(self.process(), rustix::process::Signal::TERM).unwrap();
         let deadline = Instant::now() + DEADLINE;
         while self.lives() {
             assert!(Instant::now() < deadline, "SIGTERM ignored after {after}");
@@ -108,6 +164,7 @@ impl Emulator {
     /// The same again, after [`Emulator::kill`] or [`Emulator::terminate`].
     pub(crate) fn restart(&mut self) {
         self.child = spawn(self.dir.path(), &self.args);
+        self.successor = None;
         self.wait_until_it_answers();
     }
 
@@ -121,7 +178,7 @@ impl Emulator {
     }
 
     pub(crate) fn pid(&self) -> u32 {
-        self.child.id()
+        self.process().as_raw_nonzero().get().cast_unsigned()
     }
 
     /// Runs a command of the real tool against this emulator.
@@ -176,7 +233,10 @@ impl Emulator {
 
     /// Whether the process is there.
     pub(crate) fn lives(&mut self) -> bool {
-        self.child.try_wait().unwrap().is_none()
+        match self.successor {
+            None => self.child.try_wait().unwrap().is_none(),
+            Some(pid) => is_alive(pid),
+        }
     }
 }
 
@@ -184,6 +244,7 @@ impl Drop for Emulator {
     fn drop(&mut self) {
         let lived = self.lives();
         // It may have ended already, which is what the assertion below is about.
+        let _ = rustix::process::kill_process(self.process(), rustix::process::Signal::KILL);
         let _ = self.child.kill();
         let _ = self.child.wait();
         if std::thread::panicking() {
@@ -195,20 +256,27 @@ impl Drop for Emulator {
 }
 
 fn spawn(dir: &Path, args: &[String]) -> Child {
-    let log = File::options()
-        .create(true)
-        .append(true)
-        .open(dir.join("log"))
-        .unwrap();
     Command::new(env!("CARGO_BIN_EXE_vfnic"))
         .args(["run", "--quiet", "--socket-dir"])
         .arg(dir)
         .args(args)
         .env_remove("RUST_LOG")
         .stdin(Stdio::null())
-        .stderr(log)
+        .stderr(log_file(dir))
         .spawn()
         .unwrap()
+}
+
+fn log_file(dir: &Path) -> File {
+    let log = File::options().create(true).append(true).clone();
+    log.open(dir.join("log")).unwrap()
+}
+
+/// Whether a process that is no child is there, and has not ended.
+fn is_alive(pid: Pid) -> bool {
+    let stat = fs::read_to_string(format!("/proc/{}/stat", pid.as_raw_nonzero()));
+    let state = |stat: &str| stat.rsplit(") ").next()?.chars().next();
+    stat.is_ok_and(|stat| !matches!(state(&stat), None | Some('Z' | 'X')))
 }
 
 /// Runs the tool to its end.

@@ -42,4 +42,5 @@ mod switch;
 mod switching;
 mod tap;
 mod traffic;
+mod upgrade;
 mod why;

@@ -48,7 +48,7 @@ fn a_client_learns_the_version_or_why_it_cannot_go_on() {
     assert!(why.contains("`numvfs`"), "{why}");
     assert!(
         why.ends_with(
-            "(requests are hello, show, filters, filter_table, save, why, capture, check_paths, monitor, command, attach_tap, detach_tap or batch)"
+            "(requests are hello, show, filters, filter_table, save, why, capture, check_paths, monitor, command, attach_tap, detach_tap, hand_over or batch)"
         ),
         "{why}"
     );

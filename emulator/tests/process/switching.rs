@@ -89,12 +89,12 @@ fn survives_many_switches(workers: usize, sockets: [&str; 2]) {
 
 /// Sends numbered frames from the first port to the others while `each` runs between bursts: to each in turn, and every
 /// eighth to all. Never more under way than a ring holds, so that nothing may be dropped.
-struct Numbered {
+pub(crate) struct Numbered {
     ports: Vec<Port>,
     /// How often each receiver got each frame, and how often it should.
     got: Vec<BTreeMap<u32, (u32, u32)>>,
     under_way: usize,
-    out_of_order: u64,
+    pub(crate) out_of_order: u64,
 }
 
 /// Frames that are sent and not yet received, at most: half a ring.
@@ -148,7 +148,7 @@ impl Numbered {
     }
 
     /// Sends `frames`, in bursts as the window allows, and receives them all.
-    fn run(&mut self, first: u32, frames: u32) {
+    pub(crate) fn run(&mut self, first: u32, frames: u32) {
         let deadline = Instant::now() + DEADLINE;
         let mut next = first;
         while next < first + frames || self.under_way > 0 {
@@ -166,7 +166,7 @@ impl Numbered {
     }
 
     /// Asserts that every frame came to everybody it was for exactly once.
-    fn check(&mut self) {
+    pub(crate) fn check(&mut self) {
         std::thread::sleep(Duration::from_millis(30));
         self.receive();
         for (port, got) in self.got.iter().enumerate() {
@@ -186,8 +186,14 @@ impl Numbered {
 }
 
 fn ports(emulator: &Emulator) -> Numbered {
+    ports_with(emulator, NetConfig::default().features)
+}
+
+/// All four of two NICs back to back, with drivers that have these features.
+pub(crate) fn ports_with(emulator: &Emulator, features: u64) -> Numbered {
     let config = NetConfig {
         queue_size: 256,
+        features,
         ..NetConfig::default()
     };
     let names = ["a-vf0.sock", "a-vf1.sock", "b-vf0.sock", "b-vf1.sock"];

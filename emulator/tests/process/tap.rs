@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use crate::emulator::{Emulator, wait_for};
 
@@ -29,7 +30,8 @@ fn a_tap_and_its_nic_have_one_link() {
         return;
     }
     let name = format!("vfnic{}", std::process::id() % 100_000);
-    let emulator = Emulator::with_config(&format!("[[nic]]\nname = 'a'\nuplink = 'tap {name}'\n"));
+    let mut emulator =
+        Emulator::with_config(&format!("[[nic]]\nname = 'a'\nuplink = 'tap {name}'\n"));
     let device: PathBuf = Path::new("/sys/class/net").join(&name);
     // A device that is down has no carrier to read.
     let carrier = || fs::read_to_string(device.join("carrier")).unwrap_or_default();
@@ -41,21 +43,21 @@ fn a_tap_and_its_nic_have_one_link() {
         let flags = flags() & !1 | u32::from(up);
         fs::write(device.join("flags"), format!("{flags:#x}")).unwrap();
     };
-    let seen_here = |up: bool| {
+    let seen_here = |emulator: &Emulator, up: bool| {
         wait_for("the NIC sees the host's end", || {
             let nic = emulator.show().nics.remove(0);
             let link = nic.vfs[0].state.link.clone();
             (nic.link.carrier == up && link == if up { "up" } else { "down" }).then_some(())
         });
     };
-    seen_here(true);
+    seen_here(&emulator, true);
     assert_eq!(carrier().trim(), "1");
     emulator.does("link set down");
     assert_eq!(carrier().trim(), "0");
     emulator.does("link set up");
     assert_eq!(carrier().trim(), "1");
     set_up(false);
-    seen_here(false);
+    seen_here(&emulator, false);
     // What the device cannot be told now it is told when it is up.
     emulator.does("link set down");
     set_up(true);
@@ -64,5 +66,45 @@ fn a_tap_and_its_nic_have_one_link() {
     });
     emulator.does("link set up");
     assert_eq!(carrier().trim(), "1");
-    seen_here(true);
+    seen_here(&emulator, true);
+    // It is the same device to another process that goes on.
+    let index = || fs::read_to_string(device.join("ifindex")).unwrap();
+    let before = index();
+    emulator.upgrade();
+    assert_eq!(index(), before);
+    emulator.does("link set down");
+    assert_eq!(carrier().trim(), "0");
+    emulator.does("link set up");
+    assert_eq!(carrier().trim(), "1");
+    seen_here(&emulator, true);
+}
+
+#[test]
+fn a_tap_that_is_gone_is_a_link_that_is_down() {
+    let ip = || Command::new("ip").arg("-V").output();
+    let missing = missing().or_else(|| ip().is_err().then_some("there is no ip"));
+    if let Some(missing) = missing {
+        println!("skipped: a tap device that is deleted, because {missing}");
+        return;
+    }
+    let name = format!("vfgone{}", std::process::id() % 100_000);
+    let emulator = Emulator::with_config(&format!("[[nic]]\nname = 'a'\nuplink = 'tap {name}'\n"));
+    let sees = |up: bool| {
+        wait_for("the NIC sees its end", || {
+            (emulator.show().nics.remove(0).link.carrier == up).then_some(())
+        });
+    };
+    let ip = |args: &str| {
+        let output = Command::new("ip").args(args.split(' ')).output().unwrap();
+        assert!(output.status.success(), "ip {args}: {output:?}");
+    };
+    sees(true);
+    ip(&format!("link del {name}"));
+    sees(false);
+    // Another one of the same name is another one.
+    ip(&format!("tuntap add dev {name} mode tap"));
+    ip(&format!("link set {name} up"));
+    std::thread::sleep(std::time::Duration::from_millis(100));
+    sees(false);
+    ip(&format!("link del {name}"));
 }

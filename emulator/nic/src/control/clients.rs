@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::io::{self, Write};
 use std::net::Shutdown;
 use std::ops::Range;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use mio::net::UnixStream;
@@ -117,6 +117,17 @@ impl Clients {
             retry_at: None,
             kept: 0,
         })
+    }
+
+    /// The socket that listens.
+    #[must_use]
+    pub fn socket(&self) -> BorrowedFd<'_> {
+        self.listener.as_fd()
+    }
+
+    /// The socket is this process' from now on ([`Listener::own`]).
+    pub fn own(&mut self) {
+        self.listener.own();
     }
 
     /// Serves what `token` stands for.

@@ -13,6 +13,7 @@ use super::stream::{self, Takeover};
 use super::why::Why;
 use crate::capture::event::Happening;
 use crate::config::Config;
+use crate::handover::{FORMAT, OTHER_FORMAT};
 use crate::instance::NicInstance;
 use crate::tap_port::TapDevice;
 
@@ -47,6 +48,18 @@ pub trait Nics {
     ) -> Result<(), String> {
         Err(
             "a tap is of this machine, which has no virtual time: it is for run --clock wall"
+                .to_owned(),
+        )
+    }
+
+    /// Begins to hand everything over to the process whose end of a socket pair has come with the request. Refused, with all as it was,
+    /// is what cannot be handed over.
+    ///
+    /// # Errors
+    /// Why it is refused, on one line.
+    fn hand_over(&mut self) -> Result<(), String> {
+        Err(
+            "guests of the virtual clock cannot be handed over: that is for run --clock wall"
                 .to_owned(),
         )
     }
@@ -173,6 +186,11 @@ impl Dispatcher {
                 netns,
             }) => self.set_tap(nics, nic.as_deref(), vf, Some(TapDevice { name, netns })),
             Request::DetachTap { nic, vf } => self.set_tap(nics, nic.as_deref(), vf, None),
+            Request::HandOver { format: FORMAT } => match nics.hand_over() {
+                Ok(()) => Response::Done(Vec::new()),
+                Err(why) => Response::Refused(why),
+            },
+            Request::HandOver { .. } => Response::Refused(OTHER_FORMAT.to_owned()),
             Request::Batch { mut commands } => match plan(nics, &commands) {
                 Ok(changes) => done(nics, changes)?,
                 Err(Rejected { at, why }) => Response::RefusedAt {

@@ -70,6 +70,12 @@ pub enum Request {
         /// Which VF.
         vf: u16,
     },
+    /// Everything, for another process to go on where this one is ([`handover`](crate::handover)). An end of a socket pair comes along
+    /// with the line, on which it is sent.
+    HandOver {
+        /// In which format.
+        format: u32,
+    },
     /// Several such commands, one after the other: all of them or none.
     Batch {
         /// They may be for different NICs.
@@ -215,12 +221,13 @@ impl Request {
             | Request::Command(_)
             | Request::AttachTap(_)
             | Request::DetachTap { .. }
+            | Request::HandOver { .. }
             | Request::Batch { .. } => false,
         }
     }
 
     /// All there are, as a refusal names them.
-    const KNOWN: &str = "hello, show, filters, filter_table, save, why, capture, check_paths, monitor, command, attach_tap, detach_tap or batch";
+    const KNOWN: &str = "hello, show, filters, filter_table, save, why, capture, check_paths, monitor, command, attach_tap, detach_tap, hand_over or batch";
 
     /// Reads a line.
     ///
@@ -272,7 +279,7 @@ mod tests {
         // Serde lists them as they are declared, in ticks.
         let (_, declared) = read.split_once("expected one of").unwrap();
         let names: Vec<_> = declared.split('`').skip(1).step_by(2).collect();
-        assert_eq!(names.len(), 13);
+        assert_eq!(names.len(), 14);
         assert!(names.iter().all(|name| known.contains(name)), "{error}");
     }
 }

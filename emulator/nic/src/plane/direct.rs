@@ -18,6 +18,7 @@ use self::impaired::Stuck;
 use self::parked::ParkedFrames;
 use self::pf_queues::PfQueues;
 use std::collections::BTreeMap;
+use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 
 use vf_model::{DropReason, Judge, Nanos, Nic, Policy, VfIndex, VfSet};
@@ -238,6 +239,26 @@ impl DirectPlane {
         self.flush(now);
         // A marker is to come back before anything is in order.
         moved + usize::from(self.nic.is_marker_due())
+    }
+
+    /// Leaves what comes from outside the process where another one finds it, or takes it again.
+    pub(super) fn set_deaf(&mut self, deaf: bool) {
+        self.out.egress.set_deaf(deaf);
+    }
+
+    /// What another process needs to go on with what is plugged into the port, if that is here.
+    pub(super) fn uplink(&self) -> Option<BorrowedFd<'_>> {
+        self.out.egress.descriptor()
+    }
+
+    /// Whether frames are here that go on by themselves: those that wait for a guest's buffers do not.
+    pub(super) fn is_under_way(&mut self) -> bool {
+        self.nic.is_marker_due()
+            || self.has_pf_input()
+            || self.parked_pf.is_some()
+            || !self.stuck.is_empty()
+            || self.ports.holds_back()
+            || self.out.egress.next().is_some()
     }
 
     /// Serves the flows that wait for the wire, in the order of their shares.

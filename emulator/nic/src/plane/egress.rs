@@ -2,6 +2,7 @@
 //! for a worker without the port the queues to the one that has it. Frames wait in their rings, not here; they leave in
 //! bursts. Never judges a frame.
 
+use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 
 use vf_model::{DropReason, Impairments, Judge, Nanos, Nic, OnWire, Policy, VfIndex};
@@ -52,6 +53,8 @@ pub(super) struct Port {
     pool: Pool,
     /// By which it is shared.
     policy: Option<Arc<Policy>>,
+    /// What comes is left where it is.
+    is_deaf: bool,
 }
 
 impl Egress {
@@ -75,6 +78,7 @@ impl Egress {
             staged: Vec::with_capacity(BURST),
             pool: pool.clone(),
             policy: None,
+            is_deaf: false,
         }))
     }
 
@@ -241,13 +245,30 @@ impl Egress {
     /// Adds what has arrived.
     pub(super) fn receive(&mut self, now: Nanos, limit: usize, arrivals: &mut Arrivals) {
         if let Egress::Port(port) = self {
-            port.uplink.rx_burst(now, limit, &port.pool, arrivals);
+            if !port.is_deaf {
+                port.uplink.rx_burst(now, limit, &port.pool, arrivals);
+            }
             if let Some(ingress) = &mut port.ingress {
                 pass(ingress, now, limit, &port.pool, arrivals);
                 if ingress.is_over() {
                     port.ingress = None;
                 }
             }
+        }
+    }
+
+    /// Leaves what comes from outside the process where another one finds it, or takes it again.
+    pub(super) fn set_deaf(&mut self, deaf: bool) {
+        if let Egress::Port(port) = self {
+            port.is_deaf = deaf && port.uplink.descriptor().is_some();
+        }
+    }
+
+    /// What another process needs to go on with what is plugged in, if that is known.
+    pub(super) fn descriptor(&self) -> Option<BorrowedFd<'_>> {
+        match self {
+            Egress::Port(port) => port.uplink.descriptor(),
+            Egress::Unplugged | Egress::Remote(_) => None,
         }
     }
 

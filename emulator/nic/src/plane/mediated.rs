@@ -157,6 +157,21 @@ impl MediatedPlane {
         self.ports.rings(vf)
     }
 
+    /// Whether frames are here that go on by themselves: those that wait for a guest's buffers do not.
+    pub(super) fn is_under_way(&self) -> bool {
+        self.current.is_some() || self.pf.has_input() || self.ports.holds_back()
+    }
+
+    /// How many VFs there can be.
+    pub(super) fn policy_vfs(&self) -> usize {
+        self.model.policy().vf_count()
+    }
+
+    /// Whether a VF is on the mediated path.
+    pub(super) fn is_mediated(&self, vf: VfIndex) -> bool {
+        self.model.policy().mediated().contains(vf)
+    }
+
     fn busy_until(&self) -> Nanos {
         self.cpu
             .as_ref()

@@ -9,6 +9,7 @@ mod direct;
 mod egress;
 mod fair_queue;
 mod guarantees;
+mod hold;
 mod impaired;
 mod kicks;
 mod mediated;
@@ -26,6 +27,7 @@ mod traffic;
 
 pub use captures::Captures;
 pub use direct::DirectPlane;
+pub use hold::{HeldPlanes, SavedFrame, WaitingFrame};
 pub use mediated::MediatedPlane;
 pub use mirror::Mirror;
 pub use moderation::{Gap, Moderation};
@@ -33,7 +35,8 @@ pub use policy_cell::{PolicyCell, PolicySubscriber};
 pub use port::Notified;
 pub use rings::Rings;
 pub use statistics::{
-    DirectStatistics, MediatedStatistics, PlaneStatistics, Statistics, UplinkStatistics,
+    DirectStatistics, MediatedStatistics, PlaneStatistics, SavedStatistics, Statistics,
+    UplinkStatistics,
 };
 pub use switch::switch_paths;
 pub use traffic::{PairTraffic, Traffic};

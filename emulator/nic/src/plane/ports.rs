@@ -366,6 +366,11 @@ impl VfPorts {
         }
     }
 
+    /// Whether frames of impaired VFs are held back.
+    pub(super) fn holds_back(&self) -> bool {
+        self.impaired.next().is_some() || self.rx.impaired_next().is_some()
+    }
+
     /// Waits for kicks through `registry` from now on.
     pub(super) fn connect(&mut self, registry: mio::Registry) {
         self.kicks.connect(registry);

@@ -7,6 +7,7 @@
 
 use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
 use vf_model::{
     BridgeStats, BusyTime, Counters, DropReason, FastCounters, Link, LinkConfig, Nanos,
     PublishedBridge, PublishedCounters, PublishedFast, PublishedPort, VfIndex,
@@ -125,6 +126,24 @@ impl MediatedStatistics {
     }
 }
 
+/// What has been counted of a NIC, for another process to go on from. Times are not in it: they are of a process.
+#[derive(Debug, Default, Serialize, Deserialize)]
+pub struct SavedStatistics {
+    wire: Counters,
+    /// The PF, as the NIC has seen it, and as the hypervisor has.
+    pf: [Counters; 2],
+    vfs: Vec<SavedVfStatistics>,
+}
+
+#[derive(Debug, Default, Serialize, Deserialize)]
+struct SavedVfStatistics {
+    direct: Counters,
+    mediated: Counters,
+    fast: FastCounters,
+    /// By queue pair, on the direct path and on the mediated one.
+    traffic: [Vec<PairTraffic>; 2],
+}
+
 /// What all planes of a NIC count.
 #[derive(Clone, Debug)]
 pub struct Statistics {
@@ -186,6 +205,51 @@ impl Statistics {
             direct.unwrap_or_default(),
             self.hypervisor.plane.traffic(vf),
         ]
+    }
+
+    /// All that is gone on from.
+    #[must_use]
+    pub fn save(&self) -> SavedStatistics {
+        let vfs = (0..self.hypervisor.plane.traffic.len()).map(VfIndex::from);
+        let vfs = vfs.map(|vf| SavedVfStatistics {
+            direct: self.direct(vf),
+            mediated: self.mediated(vf),
+            fast: self.fast_path(vf),
+            traffic: self.traffic(vf),
+        });
+        SavedStatistics {
+            wire: self.wire(),
+            pf: [self.pf(), self.hypervisor.plane.pf()],
+            vfs: vfs.collect(),
+        }
+    }
+
+    /// Goes on from there. Only before any plane counts anything.
+    pub fn go_on_from(&self, saved: &SavedStatistics) {
+        let hypervisor = &self.hypervisor.plane;
+        let [pf, beyond] = &saved.pf;
+        hypervisor.model.pf.go_on_from(beyond);
+        if let Some(first) = self.workers.first() {
+            first.wire.go_on_from(&saved.wire);
+            first.plane.model.pf.go_on_from(pf);
+        }
+        for (i, saved) in saved.vfs.iter().enumerate() {
+            let vf = VfIndex::from(i);
+            hypervisor.model.go_on_from(vf, &saved.mediated);
+            let [direct, mediated] = &saved.traffic;
+            let count = |plane: &PlaneStatistics, pairs: &[PairTraffic]| {
+                if let Some([rx, tx]) = plane.traffic.get(i) {
+                    rx.go_on_from(pairs, |pair| pair.rx);
+                    tx.go_on_from(pairs, |pair| pair.tx);
+                }
+            };
+            count(hypervisor, mediated);
+            if let Some(worker) = self.workers.get(worker_of(vf, self.workers.len())) {
+                worker.plane.model.go_on_from(vf, &saved.direct);
+                worker.fast.go_on_from(vf, &saved.fast);
+                count(&worker.plane, direct);
+            }
+        }
     }
 
     /// What is plugged into the port.

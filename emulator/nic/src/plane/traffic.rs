@@ -1,11 +1,12 @@
 //! What has passed each queue of a VF, also while its rings come and go. Never touches a ring.
 
+use serde::{Deserialize, Serialize};
 use vf_model::Counter;
 
 use crate::config::MAX_QUEUE_PAIRS;
 
 /// Frames that passed one ring; a super-frame is one.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Traffic<N = u64> {
     /// How many.
     pub packets: N,
@@ -14,7 +15,7 @@ pub struct Traffic<N = u64> {
 }
 
 /// Frames that passed the two rings of one queue pair.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PairTraffic {
     /// Frames the guest received.
     pub rx: Traffic,
@@ -64,6 +65,16 @@ impl PerQueue {
     #[inline]
     pub(super) fn packets(&self, ring: u32) -> u64 {
         self.queue(ring).packets.get()
+    }
+
+    /// Goes on from what another process has counted: in the one direction, or the other.
+    pub(super) fn go_on_from(&self, pairs: &[PairTraffic], of: fn(&PairTraffic) -> Traffic) {
+        self.pairs.set(pairs.len() as u64);
+        for (queue, pair) in self.queues.iter().zip(pairs) {
+            let Traffic { packets, bytes } = of(pair);
+            queue.packets.set(packets);
+            queue.bytes.set(bytes);
+        }
     }
 
     /// Those of both directions, for each pair that has had a ring.

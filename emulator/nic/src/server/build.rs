@@ -7,6 +7,7 @@ use vf_model::{LinkConfig, Nanos};
 use super::{Reporter, RunError, system};
 use crate::clock::Clock;
 use crate::config::{Config, HypervisorCpu, NicSettings, WireSettings};
+use crate::handover::Taken;
 use crate::instance::{NicInstance, Planes};
 use crate::queue::{Doorbell, Pool};
 use crate::sandbox::Sandbox;
@@ -60,6 +61,7 @@ pub(super) fn build_hosts(
     epoch: Instant,
     reporter: &Reporter,
     sandbox: Sandbox,
+    mut taken: Option<&mut Taken>,
 ) -> Result<Vec<NicInstance>, RunError> {
     let pool = Pool::new(POOL);
     let threads = Threads::new(config, sandbox)?;
@@ -88,7 +90,13 @@ pub(super) fn build_hosts(
                 nic.name
             );
         }
-        let made = Planes::new(nic, nic.workers.into(), uplink(nic, end)?, &pool, cost);
+        let made = Planes::new(
+            nic,
+            nic.workers.into(),
+            uplink(nic, end, taken.as_deref_mut())?,
+            &pool,
+            cost,
+        );
         let mut made = made.map_err(|(vf, refusal)| RunError::Policy {
             nic: nic.name.clone(),
             vf,
@@ -163,11 +171,23 @@ fn cpus_allowed() -> usize {
     allowed.map_or(1, |cpus| cpus.count().max(1) as usize)
 }
 
-/// What the configuration plugs into a NIC's port.
-fn uplink(nic: &NicSettings, end: Option<WireEnd>) -> Result<Option<Box<dyn Uplink>>, RunError> {
-    Ok(match (end, &nic.uplink) {
-        (Some(end), _) => Some(Box::new(end)),
-        (None, Some(spec)) => Some(spec.open(LinkConfig::default(), WIRE_SLACK)?),
-        (None, None) => None,
-    })
+/// What the configuration plugs into a NIC's port, or another process has had there.
+fn uplink(
+    nic: &NicSettings,
+    end: Option<WireEnd>,
+    taken: Option<&mut Taken>,
+) -> Result<Option<Box<dyn Uplink>>, RunError> {
+    let spec = match (end, &nic.uplink) {
+        (Some(end), _) => return Ok(Some(Box::new(end))),
+        (None, Some(spec)) => spec,
+        (None, None) => return Ok(None),
+    };
+    let config = LinkConfig::default();
+    match taken.filter(|_| spec.is_a_descriptor()) {
+        Some(taken) => {
+            let fd = taken.descriptor().map_err(system("uplink"))?;
+            Ok(spec.adopt(fd, config, WIRE_SLACK))
+        }
+        None => Ok(Some(spec.open(config, WIRE_SLACK)?)),
+    }
 }

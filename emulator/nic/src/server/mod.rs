@@ -3,6 +3,8 @@
 
 mod access;
 mod build;
+mod error;
+mod handover;
 mod host_links;
 pub mod ready;
 mod share;
@@ -14,7 +16,7 @@ use std::io;
 use std::ops::Deref;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -22,13 +24,16 @@ use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token, Waker};
 use rustix::process::{Resource, Rlimit};
-use vf_model::{FastEvent, Nanos, Refusal, VfIndex};
+use vf_model::{FastEvent, Nanos, VfIndex};
 use vf_vhost::closer::Aside;
-use vf_vhost::endpoint::BindError;
 use vf_vhost::listener::Listener;
 
 use self::access::Access;
 use self::build::build_hosts;
+pub use self::error::RunError;
+use self::error::system;
+pub use self::handover::Belongings;
+use self::handover::restore;
 use self::host_links::HostLinks;
 use self::share::TimeShare;
 use self::sockets::{Sockets, listen, new_sockets, serve_socket};
@@ -38,14 +43,14 @@ use crate::clock::Clock;
 use crate::config::{Config, SocketAccess};
 use crate::control::clients::{Answer, Clients};
 use crate::control::{Change, Dispatcher, Nics, Response};
+use crate::handover::Taken;
 use crate::instance::{NicInstance, VfSocket};
-use crate::metrics::{self, MetricsError};
+use crate::metrics;
 use crate::qmp::Monitor;
 use crate::sandbox::Sandbox;
 use crate::state_file::{StateFile, StateWriter};
 use crate::tap_port::TapDevice;
 use crate::thread::{News, Polling, RingBroken};
-use crate::uplink::OpenError;
 
 const WAKE: Token = Token(0);
 const SIGNAL: Token = Token(1);
@@ -63,109 +68,6 @@ const QMP: usize = 1 << 30;
 
 /// What path `auto` could learn from and has not yet. More is lost, and seen again with later frames.
 const EVENTS: usize = 256;
-
-/// Why `vfnic run` cannot start or go on.
-#[derive(Debug, thiserror::Error)]
-pub enum RunError {
-    /// The socket directory cannot be made.
-    #[error("cannot make the socket directory {path}: {source}")]
-    SocketDir {
-        /// The directory.
-        path: PathBuf,
-        /// Why.
-        source: io::Error,
-    },
-    /// Somebody else could make sockets in the directory.
-    #[error("{0} is another user's, or open to others: remove it, or choose another --socket-dir")]
-    ForeignDir(PathBuf),
-    /// Another process has its sockets there.
-    #[error("another vfnic serves {0}; stop that one or choose another --socket-dir")]
-    DirInUse(PathBuf),
-    /// The file that says that all is ready cannot be made.
-    #[error("{path}: {source}")]
-    Ready {
-        /// The file.
-        path: PathBuf,
-        /// Why.
-        source: io::Error,
-    },
-    /// Nothing can be written to the descriptor of `--ready-fd`.
-    #[error("--ready-fd {fd}: {source} (it is to be a pipe or a file that vfnic inherits)")]
-    ReadyFd {
-        /// Its number.
-        fd: u32,
-        /// Why.
-        source: io::Error,
-    },
-    /// A VF's socket cannot be served.
-    #[error("{0}")]
-    Socket(#[from] BindError),
-    /// The control socket cannot be served.
-    #[error("control socket: {0}")]
-    Ctl(BindError),
-    /// A group that sockets cannot be given.
-    #[error("group '{name}': {why}")]
-    Group {
-        /// Its name.
-        name: String,
-        /// What is wrong with it.
-        why: String,
-    },
-    /// A socket that cannot be opened to others.
-    #[error("cannot open {path} to others: {source} (--group is to be one that this user is in)")]
-    Access {
-        /// The socket.
-        path: PathBuf,
-        /// Why.
-        source: io::Error,
-    },
-    /// Scrapes cannot be answered.
-    #[error("{0}")]
-    Metrics(#[from] MetricsError),
-    /// An uplink cannot be opened.
-    #[error("{0}")]
-    Uplink(#[from] OpenError),
-    /// A tap for a VF cannot be opened, or not be put there.
-    #[error("{nic} {vf}: {why}")]
-    Tap {
-        /// The NIC.
-        nic: String,
-        /// The VF.
-        vf: VfIndex,
-        /// Why.
-        why: String,
-    },
-    /// An initial setting is refused.
-    #[error("{nic} {vf}: {refusal}")]
-    Policy {
-        /// The NIC.
-        nic: String,
-        /// The VF.
-        vf: VfIndex,
-        /// Why.
-        refusal: Refusal,
-    },
-    /// The system refuses something basic.
-    #[error("{what}: {source}")]
-    System {
-        /// What was tried.
-        what: &'static str,
-        /// Why.
-        source: io::Error,
-    },
-}
-
-impl RunError {
-    /// Whether the user's words are at fault rather than the machine.
-    #[must_use]
-    pub fn is_usage(&self) -> bool {
-        !matches!(self, RunError::System { .. })
-    }
-}
-
-fn system(what: &'static str) -> impl Fn(io::Error) -> RunError {
-    move |source| RunError::System { what, source }
-}
 
 /// A running set of NICs.
 pub struct Server {
@@ -191,6 +93,10 @@ pub struct Server {
     polling: Polling,
     /// Who writes down what commands change, if somebody does.
     state: Option<StateWriter>,
+    /// Without that nothing is handed over.
+    belongings: Option<Belongings>,
+    /// Who has everything now.
+    successor: Option<UnixStream>,
 }
 
 impl Server {
@@ -200,6 +106,14 @@ impl Server {
     /// # Errors
     /// [`RunError`]; what had been made is removed again.
     pub fn start(config: Config, sandbox: Sandbox) -> Result<Server, RunError> {
+        Server::begin(config, sandbox, None)
+    }
+
+    fn begin(
+        config: Config,
+        sandbox: Sandbox,
+        mut taken: Option<&mut Taken>,
+    ) -> Result<Server, RunError> {
         raise_descriptor_limit();
         ready::make_socket_dir(&config.socket_dir)?;
         let poll = Poll::new().map_err(system("epoll"))?;
@@ -215,7 +129,7 @@ impl Server {
         let epoch = Instant::now();
         let access = Access::of(&config.access)?;
         let polling = config.poll;
-        let mut hosts = build_hosts(&config, epoch, &reporter, sandbox)?;
+        let mut hosts = build_hosts(&config, epoch, &reporter, sandbox, taken.as_deref_mut())?;
         let mut links =
             HostLinks::new(&config, poll.registry(), LINKS).map_err(system("netlink"))?;
         links.make_alike(&mut hosts);
@@ -225,13 +139,26 @@ impl Server {
                 access,
                 polling,
             };
+            if let Some(taken) = taken.as_deref_mut() {
+                restore(h, host, taken, sockets)?;
+            }
             listen(h, host, sockets)?;
             open_taps(host, sandbox)?;
         }
         // Last of all: who can ask is answered, and finds every VF's socket.
-        let ask = |path: &Path, access: Access, tokens| {
-            let listener = Listener::bind(path).map_err(RunError::Ctl)?;
-            access.widen(path, |mode, group| listener.widen(mode, group))?;
+        let mut ask = |path: &Path, access: Access, tokens| {
+            let listener = match taken.as_deref_mut() {
+                Some(taken) => {
+                    let socket = taken.descriptor();
+                    let listener = socket.and_then(|socket| Listener::adopt(socket, path));
+                    listener.map_err(system("control socket"))?
+                }
+                None => {
+                    let listener = Listener::bind(path).map_err(RunError::Ctl)?;
+                    access.widen(path, |mode, group| listener.widen(mode, group))?;
+                    listener
+                }
+            };
             Clients::new(listener, poll.registry(), tokens).map_err(system("epoll"))
         };
         let observers = config.observe.as_deref();
@@ -243,13 +170,11 @@ impl Server {
             group: config.ctl_group.clone(),
         })?;
         let clients = ask(&config.ctl_socket(), administrators, CTL)?;
-        let metrics = match &config.metrics {
-            None => None,
-            Some(address) => metrics::serve(address, &config.ctl_socket(), sandbox)?,
+        let metrics = match taken {
+            // The process before this one has the address.
+            Some(_) => None,
+            None => open_metrics(&config, access, sandbox)?,
         };
-        if let Some(socket) = &metrics {
-            access.widen(socket.path(), |mode, group| socket.widen(mode, group))?;
-        }
         let turns = |host: &NicInstance| vec![VfTurns::default(); host.vfs.len()];
         Ok(Server {
             poll,
@@ -268,6 +193,8 @@ impl Server {
             access,
             polling,
             state: None,
+            belongings: None,
+            successor: None,
         })
     }
 
@@ -313,6 +240,7 @@ impl Server {
     /// # Errors
     /// The system's.
     pub fn run(&mut self) -> Result<(), RunError> {
+        self.look_at_all();
         while self.step(None)? {}
         Ok(())
     }
@@ -382,6 +310,7 @@ impl Server {
                         },
                         changed: false,
                         brought: None,
+                        wants_all: None,
                     };
                     clients.serve(Token(t), poll.registry(), |request, brought| {
                         nics.brought = brought;
@@ -399,6 +328,11 @@ impl Server {
                             takeover: dispatcher.take_takeover(),
                         }
                     });
+                    if let Some(successor) = nics.wants_all.take()
+                        && self.hand_over(successor)
+                    {
+                        return Ok(false);
+                    }
                 }
                 Token(t) if OBSERVERS.contains(&t) => self.answer_observers(Token(t)),
                 Token(t) if t >= QMP => {
@@ -466,6 +400,7 @@ impl Server {
             },
             changed: false,
             brought: None,
+            wants_all: None,
         };
         observers.serve(token, self.poll.registry(), |request, _| {
             if !request.is_for_observers() {
@@ -609,6 +544,8 @@ struct OnWallClock<'a> {
     changed: bool,
     /// The descriptor that has come with the request.
     brought: Option<Aside<OwnedFd>>,
+    /// Who is to have everything.
+    wants_all: Option<UnixStream>,
 }
 
 impl Nics for OnWallClock<'_> {
@@ -672,6 +609,40 @@ impl Nics for OnWallClock<'_> {
         self.changed = true;
         Ok(())
     }
+
+    fn hand_over(&mut self) -> Result<(), String> {
+        let brought = self.brought.take();
+        let brought = brought.ok_or("no socket has come along on which it could be sent")?;
+        // Who may change settings has not got guests' memory.
+        let peer = rustix::net::sockopt::socket_peercred(&*brought);
+        let uid = peer.map_err(|error| error.to_string())?.uid;
+        if !uid.is_root() && uid != rustix::process::geteuid() {
+            return Err("only its own user and root can go on where it is".to_owned());
+        }
+        if let Some(what) = self.hosts.iter().find_map(NicInstance::keeps_back) {
+            return Err(format!(
+                "{what} cannot be handed over to another process: restart this one"
+            ));
+        }
+        self.wants_all = Some(brought.into_inner().into());
+        Ok(())
+    }
+}
+
+/// Answers scrapes, if the configuration says where.
+fn open_metrics(
+    config: &Config,
+    access: Access,
+    sandbox: Sandbox,
+) -> Result<Option<Listener>, RunError> {
+    let Some(address) = &config.metrics else {
+        return Ok(None);
+    };
+    let socket = metrics::serve(address, &config.ctl_socket(), sandbox)?;
+    if let Some(socket) = &socket {
+        access.widen(socket.path(), |mode, group| socket.widen(mode, group))?;
+    }
+    Ok(socket)
 }
 
 /// Every guest brings half a dozen descriptors and more; the usual soft limit is too low for many VFs.

@@ -2,7 +2,8 @@
 //! and a descriptor that whoever has started the process has left open for that.
 
 use std::fs::{self, File, OpenOptions, Permissions};
-use std::io::{self, ErrorKind, Read, Write};
+use std::io::{self, ErrorKind, Read, Seek, SeekFrom, Write};
+use std::os::fd::OwnedFd;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
@@ -38,23 +39,58 @@ impl Ready {
     pub fn claim(config: &Config, fd: Option<u32>) -> Result<Ready, RunError> {
         let made_dir = !config.socket_dir.exists();
         make_socket_dir(&config.socket_dir)?;
-        let fd = fd.map(|fd| {
-            // A descriptor of our own for the same file; it never waits for a reader.
-            let options = OpenOptions::new()
-                .append(true)
-                .custom_flags(NONBLOCK)
-                .clone();
-            let opened = options.open(format!("/proc/self/fd/{fd}"));
-            opened.map_err(|source| RunError::ReadyFd { fd, source })
-        });
         let ready = Ready {
             path: config.socket_dir.join(FILE),
-            fd: fd.transpose()?,
+            fd: fd.map(open_inherited).transpose()?,
             made_dir,
             file: None,
         };
         ready.remove_stale()?;
         Ok(ready)
+    }
+
+    /// The claim of another process, which hands it over with the file that it has locked.
+    #[must_use]
+    pub fn adopt(config: &Config, file: OwnedFd) -> Ready {
+        Ready {
+            path: config.socket_dir.join(FILE),
+            fd: None,
+            made_dir: false,
+            file: Some(file.into()),
+        }
+    }
+
+    /// The same for another process, once it has been announced.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn file(&self) -> io::Result<Option<OwnedFd>> {
+        let file = self.file.as_ref().map(File::try_clone).transpose()?;
+        Ok(file.map(OwnedFd::from))
+    }
+
+    /// Says that this process goes on where the one before it was, to whoever wants to know.
+    ///
+    /// # Errors
+    /// [`RunError`], if that cannot be said.
+    pub fn announce_successor(&mut self, fd: Option<u32>) -> Result<(), RunError> {
+        let pid = std::process::id();
+        let failed = |source| RunError::Ready {
+            path: self.path.clone(),
+            source,
+        };
+        if let Some(file) = &mut self.file {
+            file.set_len(0)
+                .and_then(|()| file.seek(SeekFrom::Start(0)))
+                .and_then(|_| writeln!(file, "{pid}"))
+                .map_err(failed)?;
+        }
+        // Before the other process ends, or the manager takes the service for ended.
+        notify(&format!("MAINPID={pid}\nREADY=1\n"));
+        if let Some(mut fd) = fd.map(open_inherited).transpose()? {
+            tell(&mut fd);
+        }
+        Ok(())
     }
 
     /// Says that everything listens, to whoever wants to know.
@@ -72,10 +108,8 @@ impl Ready {
         let _ = rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive);
         writeln!(file, "{}", std::process::id()).map_err(failed)?;
         self.file = Some(file);
-        if let Some(mut fd) = self.fd.take()
-            && let Err(error) = fd.write_all(b"ready\n")
-        {
-            tracing::warn!(%error, "nobody reads from the descriptor of --ready-fd");
+        if let Some(mut fd) = self.fd.take() {
+            tell(&mut fd);
         }
         notify("READY=1\n");
         Ok(())
@@ -130,6 +164,22 @@ impl Drop for Ready {
         if id(file.metadata()) == id(fs::symlink_metadata(&self.path)) {
             let _ = fs::remove_file(&self.path);
         }
+    }
+}
+
+/// A descriptor of our own for an inherited file; it never waits for a reader.
+fn open_inherited(fd: u32) -> Result<File, RunError> {
+    let options = OpenOptions::new()
+        .append(true)
+        .custom_flags(NONBLOCK)
+        .clone();
+    let opened = options.open(format!("/proc/self/fd/{fd}"));
+    opened.map_err(|source| RunError::ReadyFd { fd, source })
+}
+
+fn tell(fd: &mut File) {
+    if let Err(error) = fd.write_all(b"ready\n") {
+        tracing::warn!(%error, "nobody reads from the descriptor of --ready-fd");
     }
 }
 

@@ -36,6 +36,10 @@ pub(super) const KIND: Kind = Kind {
             slack,
         )))
     },
+    adopt: Some(|name, fd, config, slack| {
+        let name = format!("macvtap {name}");
+        Box::new(Tap::of(name, std::fs::File::from(fd), config, slack))
+    }),
 };
 
 /// Its character device, which has the number of its interface in its name.

@@ -18,6 +18,7 @@ mod vxlan;
 mod wire;
 
 use std::fmt;
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::str::FromStr;
 use std::sync::Arc;
 
@@ -59,7 +60,12 @@ struct Kind {
     check: fn(&str) -> Result<(), String>,
     /// Opens one, which sends at this rate and may be filled so far ahead of now.
     open: fn(&str, LinkConfig, Nanos) -> Opened,
+    /// Goes on with one by the descriptor that another process has of it, if nothing else is to be known of it.
+    adopt: Option<Adopt>,
 }
+
+/// What makes an uplink of a descriptor.
+type Adopt = fn(&str, OwnedFd, LinkConfig, Nanos) -> Box<dyn Uplink>;
 
 /// An uplink, or why there is none.
 type Opened = Result<Box<dyn Uplink>, OpenError>;
@@ -127,6 +133,24 @@ impl UplinkSpec {
     /// [`OpenError`], in one line.
     pub fn open(&self, config: LinkConfig, slack: Nanos) -> Opened {
         (self.kind.open)(&self.operand, config, slack)
+    }
+
+    /// Whether a descriptor is all that another process needs to go on with it.
+    #[must_use]
+    pub fn is_a_descriptor(&self) -> bool {
+        self.kind.adopt.is_some()
+    }
+
+    /// Whether another process has the same by opening it: nothing would be missed of what it holds.
+    #[must_use]
+    pub fn holds_nothing(&self) -> bool {
+        self.kind.word == wire::HAIRPIN.word
+    }
+
+    /// Goes on with one by that descriptor.
+    #[must_use]
+    pub fn adopt(&self, fd: OwnedFd, config: LinkConfig, slack: Nanos) -> Option<Box<dyn Uplink>> {
+        Some((self.kind.adopt?)(&self.operand, fd, config, slack))
     }
 }
 
@@ -273,6 +297,11 @@ pub trait Uplink: fmt::Display + Send {
 
     /// Lets `registry` wake its poller, by `ARRIVAL`'s token, when something arrives from outside the process.
     fn register(&self, _registry: &mio::Registry) {}
+
+    /// What another process needs to go on with it, if a descriptor is all; what has come and is not taken waits there.
+    fn descriptor(&self) -> Option<BorrowedFd<'_>> {
+        None
+    }
 
     /// The transmitter, for its rate and its counters.
     fn link(&self) -> &Link;

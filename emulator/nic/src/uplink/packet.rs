@@ -24,6 +24,10 @@ pub(super) const KIND: Kind = Kind {
         let name = format!("packet {name}");
         Ok(Box::new(Tap::of(name, socket, config, slack)))
     },
+    adopt: Some(|name, fd, config, slack| {
+        let name = format!("packet {name}");
+        Box::new(Tap::of(name, PacketSocket::from(fd), config, slack))
+    }),
 };
 
 fn open(name: &str) -> std::io::Result<PacketSocket> {

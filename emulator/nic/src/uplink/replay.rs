@@ -30,6 +30,7 @@ pub(super) const KIND: Kind = Kind {
         })?;
         Ok(Box::new(replay))
     },
+    adopt: None,
 };
 
 /// What the words say.

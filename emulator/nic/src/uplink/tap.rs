@@ -6,7 +6,7 @@
 use std::fmt;
 use std::fs::File;
 use std::io::{IoSlice, IoSliceMut};
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::sync::Arc;
 
 use mio::unix::SourceFd;
@@ -52,6 +52,10 @@ pub(super) const KIND: Kind = Kind {
             ),
         }),
     },
+    adopt: Some(|name, fd, config, slack| {
+        let name = format!("tap {name}");
+        Box::new(Tap::of(name, File::from(fd), config, slack))
+    }),
 };
 
 /// What frames with a virtio-net header in front are read from and written to.
@@ -77,7 +81,7 @@ pub(super) trait HeaderDevice: AsFd + Send {
 
 impl HeaderDevice for SyncDevice {}
 
-/// A macvtap device.
+/// A macvtap device, or any that another process has opened.
 impl HeaderDevice for File {}
 
 /// An open tap device, or what reads and writes as one.
@@ -195,6 +199,10 @@ impl<D: HeaderDevice> Uplink for Tap<D> {
                 return;
             }
         }
+    }
+
+    fn descriptor(&self) -> Option<BorrowedFd<'_>> {
+        Some(self.device.as_fd())
     }
 
     fn next(&mut self) -> Option<Nanos> {

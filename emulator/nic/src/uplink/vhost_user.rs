@@ -36,6 +36,7 @@ pub(super) const KIND: Kind = Kind {
         })?;
         Ok(Box::new(Tap::of(name, back_end, config, slack)))
     },
+    adopt: None,
 };
 
 /// The way to the thread, and whether there is a back end behind it.

@@ -56,6 +56,7 @@ pub(super) const KIND: Kind = Kind {
         }),
     }
     },
+    adopt: None,
 };
 
 /// What the words say.

@@ -29,6 +29,7 @@ pub(super) const HAIRPIN: Kind = Kind {
     is_device: false,
     check: |_| Ok(()),
     open: |_, config, slack| Ok(Box::new(WireEnd::hairpin(config, slack))),
+    adopt: None,
 };
 
 struct InFlight {

@@ -1,0 +1,280 @@
+//! Another process goes on where `vfnic` is, under traffic, and guests notice nothing: the same sessions, every frame once. Five upgrades
+//! of each kind unless `VFNIC_UPGRADES` says how many.
+
+use std::io::{Read, Write};
+use std::os::fd::AsFd;
+use std::os::unix::net::UnixStream;
+use std::time::Duration;
+
+use vf_guest::net::{NetConfig, feature};
+use vfnic::control::{Connection, Request, Response, ask};
+use vfnic::handover::FORMAT;
+
+use crate::control::command;
+use crate::emulator::{BACK_TO_BACK, DEADLINE, Emulator, back_to_back, drops, wait_for};
+use crate::host::{Host, await_progress, stream};
+use crate::port::Port;
+use crate::switching::ports_with;
+
+const PACKED: u64 = NetConfig::PLAIN | NetConfig::CHECKSUM | feature::RING_PACKED;
+const SPLIT: u64 = NetConfig::PLAIN | NetConfig::CHECKSUM;
+const VFS: [&str; 4] = ["a vf 0", "a vf 1", "b vf 0", "b vf 1"];
+
+fn upgrades() -> usize {
+    std::env::var("VFNIC_UPGRADES").map_or(5, |n| n.parse().unwrap())
+}
+
+/// `disturb` is done again and again while frames pass; each is to come to everybody it is for exactly once, in order.
+fn nothing_is_lost(
+    file: &str,
+    path: &str,
+    features: u64,
+    mut disturb: impl FnMut(&mut Emulator) + Send,
+) {
+    let mut emulator = Emulator::with_config(file);
+    for vf in VFS {
+        command(&emulator, &format!("{vf} set path {path}"));
+    }
+    let mut traffic = ports_with(&emulator, features);
+    traffic.run(0, 1000);
+    let mut sent = 1000;
+    std::thread::scope(|scope| {
+        let disturber = scope.spawn(|| {
+            for _ in 0..upgrades() {
+                disturb(&mut emulator);
+                std::thread::sleep(Duration::from_millis(20));
+            }
+        });
+        while !disturber.is_finished() {
+            traffic.run(sent, 1000);
+            sent += 1000;
+        }
+        disturber.join().unwrap();
+    });
+    traffic.run(sent, 1000);
+    sent += 1000;
+    traffic.check();
+    assert_eq!(traffic.out_of_order, 0);
+    let show = emulator.show();
+    for nic in &show.nics {
+        for vf in &nic.vfs {
+            assert_eq!(drops(&vf.total), [], "{} vf {}", nic.name, vf.vf);
+            assert_eq!((vf.sessions, vf.refusals), (1, 0));
+            assert!(vf.connected && vf.path == path);
+        }
+    }
+    // What was counted before is counted still.
+    assert_eq!(show.nics[0].vfs[0].total.tx_packets, u64::from(sent));
+    assert_eq!(show.nics[0].vfs[0].queues[0].tx_packets, u64::from(sent));
+}
+
+#[test]
+fn upgrades_under_load_lose_and_double_nothing_on_the_direct_path() {
+    nothing_is_lost(BACK_TO_BACK, "direct", SPLIT, Emulator::upgrade);
+    nothing_is_lost(&back_to_back(2), "direct", PACKED, Emulator::upgrade);
+}
+
+#[test]
+fn upgrades_under_load_lose_and_double_nothing_on_the_mediated_path() {
+    nothing_is_lost(&back_to_back(2), "mediated", SPLIT, Emulator::upgrade);
+    nothing_is_lost(BACK_TO_BACK, "mediated", PACKED, Emulator::upgrade);
+}
+
+#[test]
+fn upgrades_under_load_lose_and_double_nothing_on_path_auto() {
+    nothing_is_lost(BACK_TO_BACK, "auto", SPLIT, Emulator::upgrade);
+}
+
+#[test]
+fn a_tcp_connection_survives_upgrades() {
+    let mut emulator = Emulator::with_config(BACK_TO_BACK);
+    let a = Host::start(emulator.path("a-vf0.sock"), 1);
+    let b = Host::start(emulator.path("b-vf0.sock"), 2);
+    let there = stream(&a, &b, 5001, None);
+    let back = stream(&b, &a, 5002, None);
+    for path in ["direct", "mediated", "auto"] {
+        command(&emulator, &format!("a vf 0 set path {path}"));
+        await_progress(&b, there);
+        emulator.upgrade();
+        await_progress(&b, there);
+        await_progress(&a, back);
+    }
+    assert!(a.with(|guest| guest.established()));
+    assert!(b.with(|guest| guest.established()));
+}
+
+/// All that `show` says but for what is of a process: its times, and what its hypervisor's bridge has learned.
+fn shown(emulator: &Emulator) -> serde_json::Value {
+    let mut show: serde_json::Value = serde_json::from_str(&emulator.settled()).unwrap();
+    for nic in show["nics"].as_array_mut().unwrap() {
+        nic.as_object_mut().unwrap().remove("bridge").unwrap();
+        let link = nic["link"].as_object_mut().unwrap();
+        for time in ["tx_utilisation", "tx_busy_ns"] {
+            link.remove(time).unwrap();
+        }
+    }
+    show
+}
+
+fn saved(emulator: &Emulator) -> String {
+    let output = emulator.vfnic(&["save"]);
+    assert!(output.status.success(), "{output:?}");
+    String::from_utf8(output.stdout).unwrap()
+}
+
+#[test]
+fn settings_counters_and_what_drivers_have_asked_for_go_on() {
+    let mut emulator = Emulator::with_config(BACK_TO_BACK);
+    let mut from = Port::open(&emulator.path("a-vf0.sock"));
+    let mut to = Port::open(&emulator.path("b-vf0.sock"));
+    for words in [
+        "a vf 0 set trust on spoofchk off",
+        "a vf 1 set path mediated rate 100",
+        "a filter add flow-type ether proto 5000 action drop",
+        "b vf 1 set path auto",
+        "b link set mtu 9000",
+        "a vf 0 request mode promisc",
+        "a vf 0 request table 02:00:00:00:00:77 01:00:5e:00:00:01",
+        "a vf 0 request vlans 5 7",
+    ] {
+        command(&emulator, words);
+    }
+    for _ in 0..3 {
+        let frame = from.frame(to.mac, 100);
+        from.send(&frame);
+        assert!(to.gets_within(&frame, DEADLINE));
+    }
+    let nobody = from.frame([2, 0, 0, 0, 0, 0x99], 100);
+    from.send(&nobody);
+    wait_for("the drop", || {
+        let nics = emulator.show().nics;
+        let all = nics.iter().map(|nic| &nic.link.counters);
+        let vfs = nics.iter().flat_map(|nic| &nic.vfs).map(|vf| &vf.total);
+        let dropped = all.chain(vfs).flat_map(drops).next();
+        dropped.map(|_| ())
+    });
+    let before = (shown(&emulator), saved(&emulator));
+    emulator.upgrade();
+    assert_eq!((shown(&emulator), saved(&emulator)), before);
+    emulator.upgrade();
+    assert_eq!((shown(&emulator), saved(&emulator)), before);
+    let frame = from.frame(to.mac, 100);
+    from.send(&frame);
+    assert!(to.gets_within(&frame, DEADLINE));
+    // What commands change is kept as ever, and found by whoever starts with the same file.
+    command(&emulator, "b vf 1 set vlan 9");
+    let last = saved(&emulator);
+    drop((from, to));
+    emulator.terminate("an upgrade");
+    assert!(!emulator.path("a-vf0.sock").exists() && !emulator.path("ready").exists());
+    emulator.restart();
+    assert_eq!(saved(&emulator), last);
+}
+
+#[test]
+fn sockets_without_front_ends_and_sockets_of_commands_go_on() {
+    let dir = tempfile::tempdir().unwrap();
+    let [metrics, observe] = ["metrics", "observe"].map(|name| dir.path().join(name));
+    let address = format!("unix:{}", metrics.display());
+    let observers = observe.to_str().unwrap();
+    let mut emulator = Emulator::start(&["--metrics", &address, "--observe", observers]);
+    emulator.upgrade();
+    wait_for("scrapes", || UnixStream::connect(&metrics).ok());
+    assert!(matches!(
+        ask(&observe, &Request::Save),
+        Ok(Response::Save(_))
+    ));
+    let mut a = Port::open(&emulator.path("vf0.sock"));
+    emulator.upgrade();
+    let mut b = Port::open(&emulator.path("vf1.sock"));
+    let frame = a.frame(b.mac, 100);
+    a.send(&frame);
+    assert!(b.gets_within(&frame, DEADLINE));
+    assert_eq!(emulator.vf(0, 0).sessions, 1);
+}
+
+#[test]
+fn what_waits_for_buffers_goes_along() {
+    let mut emulator = Emulator::with_config(BACK_TO_BACK);
+    for vf in VFS {
+        command(&emulator, &format!("{vf} set path mediated"));
+    }
+    let few = NetConfig {
+        queue_size: 8,
+        ..NetConfig::default()
+    };
+    let mut from = Port::open(&emulator.path("a-vf0.sock"));
+    let mut to = Port::open_with(&emulator.path("b-vf0.sock"), &few);
+    let frames: Vec<_> = (0..100).map(|n| from.frame(to.mac, 60 + 14 * n)).collect();
+    frames.iter().for_each(|frame| from.send(frame));
+    wait_for("all are with the receiver's hypervisor", || {
+        let sent = emulator.show().nics[1].link.counters.rx_packets;
+        (sent == 100).then_some(())
+    });
+    emulator.upgrade();
+    emulator.upgrade();
+    for frame in &frames {
+        let got = wait_for("each of them in turn", || to.poll().map(<[u8]>::to_vec));
+        assert_eq!(&got, frame);
+    }
+    assert_eq!(drops(&emulator.vf(1, 0).total), []);
+}
+
+/// Asks for everything as a new process does, and goes no further than `until`.
+fn asks_and_gives_up(emulator: &Emulator, until: impl FnOnce(&mut UnixStream)) {
+    let (mut ours, theirs) = UnixStream::pair().unwrap();
+    let mut connection = Connection::open(&emulator.ctl()).unwrap();
+    let request = Request::HandOver { format: FORMAT };
+    let answer = connection.ask_with(&request, Some(theirs.as_fd())).unwrap();
+    assert!(matches!(answer, Response::Done(_)), "{answer:?}");
+    drop(theirs);
+    until(&mut ours);
+}
+
+#[test]
+fn whoever_cannot_go_on_costs_guests_nothing() {
+    let mut n = 0;
+    nothing_is_lost(BACK_TO_BACK, "direct", SPLIT, |emulator| {
+        n += 1;
+        asks_and_gives_up(emulator, |ours| match n % 3 {
+            // It ends at once, in the middle of what it is sent, and with a word.
+            0 => {}
+            1 => ours.read_exact(&mut [0; 30]).unwrap(),
+            _ => ours.write_all(b"no room\n").unwrap(),
+        });
+        let output = emulator.try_to_upgrade(&["/bin/false"]);
+        assert_eq!(output.status.code(), Some(1), "{output:?}");
+    });
+    let mut n = 0;
+    nothing_is_lost(BACK_TO_BACK, "mediated", PACKED, |emulator| {
+        n += 1;
+        asks_and_gives_up(emulator, |ours| match n % 2 {
+            0 => {}
+            _ => ours.write_all(b"no room\n").unwrap(),
+        });
+    });
+}
+
+#[test]
+fn what_cannot_be_handed_over_is_refused_before_anything_stops() {
+    let mut emulator = Emulator::start(&["--device", "ixgbevf"]);
+    let before = shown(&emulator);
+    let output = emulator.try_to_upgrade(&[]);
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    let log = emulator.log();
+    let line = log
+        .lines()
+        .find(|line| line.contains("handed over"))
+        .unwrap();
+    assert!(
+        line.contains("vf 0: device of hardware cannot be handed over"),
+        "{line}"
+    );
+    assert_eq!(shown(&emulator), before);
+    assert!(emulator.lives());
+    // Nor to a process that would not understand it.
+    let mut connection = Connection::open(&emulator.ctl()).unwrap();
+    let request = Request::HandOver { format: FORMAT + 1 };
+    let answer = connection.ask(&request).unwrap();
+    assert!(matches!(answer, Response::Refused(_)), "{answer:?}");
+}
