@@ -295,42 +295,43 @@ pub(crate) fn any_frame() -> impl Strategy<Value = Vec<u8>> {
     })
 }
 
-/// A type and what it announces: a flow, a fragment of one, or nothing known.
+/// A type and what it announces: a flow, a fragment of one, an address, a pause, or nothing known.
 pub(crate) fn any_packet() -> impl Strategy<Value = Vec<u8>> {
     let ends = || (1u8..4, 1u8..4, 80u16..82, 80u16..82);
     let protocol = || select(vec![6u8, 6, 17, 1, 132]);
-    let v4 = (ends(), protocol(), any::<bool>()).prop_map(|((src, dst, from, to), l4, whole)| {
-        let mut packet = vec![
-            8,
-            0,
-            0x45,
-            0,
-            0,
-            40,
-            0,
-            0,
-            u8::from(!whole) << 5,
-            0,
-            64,
-            l4,
-            0,
-            0,
-        ];
-        packet.extend([10, 0, 0, src, 10, 0, 0, dst]);
-        packet.extend(from.to_be_bytes());
-        packet.extend(to.to_be_bytes());
-        packet
-    });
-    let v6 = (ends(), protocol()).prop_map(|((src, dst, from, to), l4)| {
-        let mut packet = vec![0x86, 0xdd, 0x60, 0, 0, 0, 0, 20, l4, 64];
+    // Both may have something between their fixed header and the transport's: a word of options, a header with padding.
+    let v4 =
+        (ends(), protocol(), any::<bool>(), any::<bool>()).prop_map(|(ends, l4, whole, more)| {
+            let (src, dst, from, to) = ends;
+            let mut packet = vec![8, 0, 0x45 + u8::from(more), 0, 0, 40, 0, 0];
+            packet.extend([u8::from(!whole) << 5, 0, 64, l4, 0, 0]);
+            packet.extend([10, 0, 0, src, 10, 0, 0, dst]);
+            packet.extend(more.then_some([1; 4]).into_iter().flatten());
+            packet.extend(from.to_be_bytes());
+            packet.extend(to.to_be_bytes());
+            packet
+        });
+    let v6 = (ends(), protocol(), any::<bool>()).prop_map(|((src, dst, from, to), l4, more)| {
+        let first = if more { 0 } else { l4 };
+        let mut packet = vec![0x86, 0xdd, 0x60, 0, 0, 0, 0, 28, first, 64];
         for last in [src, dst] {
             packet.extend([0xfd, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, last]);
         }
+        let hop_by_hop = [l4, 0, 1, 4, 0, 0, 0, 0];
+        packet.extend(more.then_some(hop_by_hop).into_iter().flatten());
         packet.extend(from.to_be_bytes());
         packet.extend(to.to_be_bytes());
         packet
     });
-    prop_oneof![2 => Just(vec![8, 0]), 3 => v4, 1 => v6]
+    // Of a gratuitous one both ends are the same.
+    let arp = (0..VFS, 1u8..4, 1u8..4).prop_map(|(vf, sender, target)| {
+        let mac = BASE.offset(vf.into()).0;
+        let mut packet = vec![8, 6, 0, 1, 8, 0, 6, 4, 0, 2];
+        packet.extend([&mac[..], &[10, 0, 0, sender], &mac, &[10, 0, 0, target]].concat());
+        packet
+    });
+    let pause = Just(vec![0x88, 0x08, 0, 1, 0xff, 0xff]);
+    prop_oneof![4 => Just(vec![8, 0]), 8 => v4, 4 => v6, 2 => arp, 1 => pause]
 }
 
 /// Time between frames; bridges forget after 300 s.

@@ -81,11 +81,13 @@ proptest! {
         other_paths in any_paths(),
         traffic in vec((any_gap(), proptest::option::weighted(0.2, any_paths()), any_traffic()), 1..16),
         beyond in select(vec![0, 0, 20, 24, 28, 32, MAX_FRAME - 64, MAX_FRAME - 60, MAX_FRAME - 59]),
+        cut in proptest::option::weighted(0.3, select(vec![18, 22, 26])),
         profile in select(Profile::all().collect::<Vec<_>>()),
     ) {
         let mut host = Host::like(profile, &acts, &paths);
         let mut other = Host::like(profile, &acts, &other_paths);
         (host.beyond, other.beyond) = (beyond, beyond);
+        (host.cut, other.cut) = (cut, cut);
         for (gap, switched, (source, frame)) in traffic {
             host.now += gap;
             other.now = host.now;
@@ -97,10 +99,11 @@ proptest! {
             prop_assert_eq!(&outcome, &other.send(source, &frame));
             // What `vfnic check paths` asks of frames that pass says so, too.
             let both = BothPaths::of(&host.policy).unwrap();
-            let said = host.policy.why(source, &frame, &meta(&frame, beyond)).verdict;
-            let differ = both.difference(source, &frame, &meta(&frame, beyond), Some(&said));
+            let meta = host.meta(&frame);
+            let said = host.policy.why(source, &frame, &meta).verdict;
+            let differ = both.difference(source, &frame, &meta, Some(&said));
             prop_assert_eq!(differ, None);
-            let (vfs, wire) = if meta(&frame, beyond).len > MAX_FRAME {
+            let (vfs, wire) = if meta.longest() > MAX_FRAME {
                 Default::default()
             } else {
                 promised(&host, source, &frame)

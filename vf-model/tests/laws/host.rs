@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use vf_model::{
-    Command, Counters, DriverAction, DropReason, FilterMatch, FilterOp, FilterSpec, FrameMeta,
+    Command, Counters, DriverAction, DropReason, FilterMatch, FilterOp, FilterSpec, FrameMeta, Gso,
     HypervisorModel, Judge, MacAddr, Mtu, Nanos, Nic, NicConfig, Onward, Path, Policy, Profile,
     Refusal, Source, TagEdit, Verdict, VfIndex, VfRequest, VfSetting, VlanTag,
 };
@@ -21,6 +21,8 @@ pub(crate) struct Host {
     pub(crate) now: Nanos,
     /// Bytes of each frame that the model is not shown.
     pub(crate) beyond: u32,
+    /// Of super-frames, whose headers are all that it is shown: how many of those bytes each segment has.
+    pub(crate) cut: Option<u16>,
     /// Addresses that a driver has listed and that another VF had then.
     pub(crate) taken: BTreeSet<(VfIndex, MacAddr)>,
     /// MTUs to which drivers have agreed.
@@ -106,6 +108,7 @@ impl Host {
             policy,
             now: Nanos(0),
             beyond: 0,
+            cut: None,
             taken: BTreeSet::new(),
             agreed: BTreeMap::new(),
         };
@@ -114,6 +117,16 @@ impl Host {
         }
         host.set_paths(paths);
         host
+    }
+
+    /// What is said of a frame.
+    pub(crate) fn meta(&self, bytes: &[u8]) -> FrameMeta {
+        let header_len = bytes.len() as u16;
+        let gso = self.cut.map(|size| Gso { header_len, size });
+        FrameMeta {
+            gso,
+            ..meta(bytes, self.beyond)
+        }
     }
 
     pub(crate) fn set_paths(&mut self, paths: &[Path]) {
@@ -238,7 +251,7 @@ impl Host {
     /// A frame on the plane where it enters the host; what of it crosses the PF.
     pub(crate) fn enter(&mut self, source: Source, bytes: &[u8]) -> (Outcome, Option<Crossing>) {
         let mut outcome = Outcome::default();
-        let meta = meta(bytes, self.beyond);
+        let meta = self.meta(bytes);
         let crossing = match source {
             Source::Vf(vf) if self.policy.vf(vf).path == Path::Mediated => {
                 let verdict = self.hypervisor.ingress(self.now, vf, bytes, &meta);
@@ -285,7 +298,7 @@ impl Host {
     /// A frame that comes over the PF.
     pub(crate) fn cross(&mut self, crossing: Crossing, outcome: &mut Outcome) {
         let Crossing { to, onward, bytes } = crossing;
-        let meta = meta(&bytes, self.beyond);
+        let meta = self.meta(&bytes);
         let verdict = match to {
             Path::Mediated => self.hypervisor.from_pf(self.now, &onward, &bytes, &meta),
             _ => self.nic.from_pf(&onward, &bytes, &meta),

@@ -41,14 +41,18 @@ pub(crate) fn packet_of(bytes: &[u8]) -> Option<Packet> {
             .then(|| (word(l4), word(l4 + 2)))
     };
     match (word(at), bytes[ip]) {
-        (0x800, 0x45) => {
+        (0x800, 0x45 | 0x46) => {
             let (protocol, whole) = (bytes[ip + 9], word(ip + 6) & 0x3fff == 0);
-            let ports = ports(protocol, ip + 20).filter(|_| whole);
+            let l4 = ip + usize::from(bytes[ip] & 0xf) * 4;
+            let ports = ports(protocol, l4).filter(|_| whole);
             Some((protocol, v4(ip + 12), v4(ip + 16), ports))
         }
         (0x86dd, 0x60) => {
-            let protocol = bytes[ip + 6];
-            Some((protocol, v6(ip + 8), v6(ip + 24), ports(protocol, ip + 40)))
+            let (protocol, l4) = match bytes[ip + 6] {
+                0 => (bytes[ip + 40], ip + 48),
+                protocol => (protocol, ip + 40),
+            };
+            Some((protocol, v6(ip + 8), v6(ip + 24), ports(protocol, l4)))
         }
         _ => None,
     }
@@ -253,7 +257,8 @@ pub(crate) fn promised(
         }
         _ => None,
     };
-    if dst.is_reserved() {
+    let header = Header::parse(bytes).unwrap();
+    if dst.is_reserved() || header.ethertype == 0x8808 {
         return nothing;
     }
     let mut on_the_way = bytes.to_vec();
@@ -374,10 +379,10 @@ pub(crate) fn promised(
         VfLinkState::Enable => true,
         VfLinkState::Disable => false,
     };
-    // An MTU counts what is behind the Ethernet header and its tags, which are two at most.
-    let header = Header::parse(bytes).unwrap();
+    // An MTU counts what is behind the Ethernet header and its tags, which are two at most, and of a super-frame a segment.
     let tags = header.tags.as_slice().len() as u32;
-    let payload = bytes.len() as u32 + host.beyond - 14 - 4 * tags;
+    let segment = host.cut.map_or(u32::MAX, u32::from);
+    let payload = bytes.len() as u32 + host.beyond.min(segment) - 14 - 4 * tags;
     let fits = |mtu: Mtu| mtu == Mtu::MAX || payload <= u32::from(mtu.get());
     let sends = |vf: VfIndex| policy.vf(vf).mtu.unwrap_or(policy.mtu());
     let takes_len = |vf: VfIndex| fits(sends(vf)) && host.agreed.get(&vf).is_none_or(|m| fits(*m));

@@ -2,7 +2,7 @@
 
 use proptest::collection::vec;
 use proptest::prelude::*;
-use vf_model::{DropReason, MacAddr, Path, Profile, Source, VfIndex, VfRequest, Vid};
+use vf_model::{DropReason, Header, Path, Profile, Source, VfIndex, VfRequest, Vid};
 
 use crate::any::{any_act, any_frame, any_paths, frame, parse};
 use crate::host::{Act, Host, meta};
@@ -110,7 +110,8 @@ proptest! {
         prop_assume!(!own);
         let outcome = host.send(Source::Vf(vf), &frame);
         prop_assert!(outcome.vfs.is_empty() && outcome.wire.is_none());
-        let reserved = MacAddr(frame[..6].try_into().unwrap()).is_reserved();
+        let header = Header::parse(&frame).unwrap();
+        let reserved = header.dst.is_reserved() || header.ethertype == 0x8808;
         let why = if reserved { DropReason::ReservedMulticast } else { DropReason::SpoofedMac };
         prop_assert_eq!(outcome.drops, [why]);
     }

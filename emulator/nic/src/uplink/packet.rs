@@ -1,6 +1,8 @@
 //! A network device of the host as the uplink by a packet socket (AF_PACKET): the host keeps the device, and the NIC sees all that comes there and
-//! sends there. Super-frames and partial checksums pass as they are. Reads and writes as a tap does, a frame a call: the ring of TPACKET_V3 would save
-//! calls, but knows no virtio-net header, and the kernel would cut every super-frame for it.
+//! sends there. Super-frames and partial checksums pass as they are. Reads and writes as a tap does, a frame a call. A ring of TPACKET_V3 would save
+//! calls, but hands frames over a block at a time: a lone one waits for a timer of a millisecond. AF_XDP knows no virtio-net header, so
+//! what a kernel leaves to others to do (all that comes from a veth or a tap) does not pass it; a socket sees one queue of the device, by a BPF
+//! program that somebody has to load.
 
 use rustix::io::Errno;
 use vf_vhost::packet_socket::{PacketSocket, Received};
