@@ -35,8 +35,8 @@ use crate::device_queue::DeviceQueue;
 use crate::error::RingError;
 use crate::memory::{GuestMemory, Pinned};
 use crate::ring::{
-    AHEAD, CHAIN_MAX, Chain, Descriptor, Fence, Gather, Mark, NEXT, Prefetch, Segment, Token,
-    UsedElem, WRITE, check_memory, look_ahead, part,
+    AHEAD, CHAIN_MAX, Chain, Descriptor, Fence, Gather, Mark, Prefetch, Segment, Token, UsedElem,
+    WRITE, check_memory, look_ahead, part,
 };
 
 /// The most bytes of a descriptor.
@@ -237,18 +237,19 @@ impl HardwareRing {
     #[inline]
     pub(crate) fn push_received(&mut self, chains: &[(Token, u32)], note: RxNote) {
         for (i, &(token, len)) in chains.iter().enumerate() {
-            self.push(token, len, i + 1 == chains.len(), note);
+            self.push(UsedElem::new(token, len), i + 1 == chains.len(), note);
         }
     }
 
+    /// Returns the oldest chain, with which a received frame ends or goes on.
     #[inline]
-    fn push(&mut self, token: Token, len: u32, last: bool, note: RxNote) {
-        let descriptors = token.descs & !REPORT;
+    pub(crate) fn push(&mut self, chain: UsedElem, last: bool, note: RxNote) {
+        let descriptors = chain.descs() & !REPORT;
         self.pending.push(Completion {
-            first: token.id,
+            first: chain.id(),
             descriptors,
-            report: token.descs & REPORT != 0,
-            len,
+            report: chain.descs() & REPORT != 0,
+            len: chain.len(),
             last,
             note,
         });
@@ -320,75 +321,94 @@ impl HardwareRing {
     /// Decodes the descriptor at `scan`.
     fn decode(&mut self, raw: &[u8]) -> Result<(), RingError> {
         let word = |bytes: Option<&[u8; 8]>| u64::from_le_bytes(bytes.copied().unwrap_or_default());
-        let raw = [
-            word(raw.first_chunk()),
-            word(raw.get(8..).and_then(<[u8]>::first_chunk)),
-        ];
-        let mut partial = match self.partial.take() {
-            Some(partial) => partial,
-            None => {
-                if let Some(state) = self.states.get_mut(usize::from(self.scan)) {
-                    *state = self.state;
-                }
-                Partial {
-                    first: self.scan,
-                    descs: 0,
-                    buffer: None,
-                    request: TxRequest::default(),
-                    from: self.rest.len(),
-                }
-            }
+        let low = word(raw.first_chunk());
+        let high = word(raw.get(8..).and_then(<[u8]>::first_chunk));
+        let first = match &self.partial {
+            Some(Partial {
+                descs: CHAIN_MAX, ..
+            }) => return Err(RingError::ChainTooLong),
+            Some(_) => false,
+            None => true,
         };
-        if partial.descs == CHAIN_MAX {
-            self.partial = Some(partial);
-            return Err(RingError::ChainTooLong);
+        let at = self.scan;
+        if first && let Some(state) = self.states.get_mut(usize::from(at)) {
+            *state = self.state;
         }
+        self.scan = self.after(at, 1);
+        match self.format.decode(low, high, &mut self.state) {
+            // Most chains are this: nothing is put together that is copied as a whole then, and would wait for its parts.
+            Decoded::Buffer {
+                gpa,
+                len,
+                last: true,
+                report,
+                asks: false,
+            } if first => {
+                let (token, rest) = (token(at, 1, report), self.rest.len());
+                self.keep(token, self.buffer(gpa, len), rest, TxRequest::default());
+            }
+            decoded => self.decode_piece(at, [low, high], decoded),
+        }
+        Ok(())
+    }
+
+    /// One descriptor of several, or one that asks for something.
+    fn decode_piece(&mut self, at: u16, raw: [u64; 2], decoded: Decoded) {
+        let mut partial = self.partial.take().unwrap_or(Partial {
+            first: at,
+            descs: 0,
+            buffer: None,
+            request: TxRequest::default(),
+            from: self.rest.len(),
+        });
         partial.descs += 1;
-        self.scan = self.after(self.scan, 1);
         let Decoded::Buffer {
             gpa,
             len,
             last,
             report,
-        } = self.format.decode(raw, &mut self.state)
+            asks,
+        } = decoded
         else {
             self.partial = Some(partial);
-            return Ok(());
+            return;
         };
-        let desc = Descriptor {
-            gpa,
-            len,
-            flags: if self.writable { WRITE } else { 0 },
-            next: 0,
-        };
+        let desc = self.buffer(gpa, len);
         match &mut partial.buffer {
             Some(first) => {
-                first.flags |= NEXT;
+                *first = first.and_next();
                 self.rest.push(desc);
             }
             none => {
                 *none = Some(desc);
-                if !self.writable {
+                if asks {
                     partial.request = self.format.request(raw, &mut self.state);
                 }
             }
         }
         if !last {
             self.partial = Some(partial);
-            return Ok(());
+            return;
         }
-        let token = Token {
-            id: partial.first,
-            descs: partial.descs | if report { REPORT } else { 0 },
-        };
-        self.ahead[self.ahead_len] = Chain::new(token, partial.buffer.unwrap_or_default());
+        let token = token(partial.first, partial.descs, report);
+        let first = partial.buffer.unwrap_or_default();
+        self.keep(token, first, partial.from, partial.request);
+    }
+
+    fn buffer(&self, gpa: u64, len: u32) -> Descriptor {
+        let flags = if self.writable { WRITE } else { 0 };
+        Descriptor::new(gpa, len, flags)
+    }
+
+    /// Keeps a chain that was decoded, whose further buffers are in [`HardwareRing::rest`] from there on.
+    fn keep(&mut self, token: Token, first: Descriptor, from: usize, request: TxRequest) {
+        self.ahead[self.ahead_len] = Chain::new(token, first);
         self.ahead_rest[self.ahead_len] = Rest {
-            from: partial.from as u32,
+            from: from as u32,
             to: self.rest.len() as u32,
-            request: partial.request,
+            request,
         };
         self.ahead_len += 1;
-        Ok(())
     }
 
     /// Untakes the last `n` chains, of which the first begins at `next`.
@@ -408,9 +428,20 @@ impl HardwareRing {
     }
 }
 
+/// What a chain is returned by that begins there and has so many descriptors.
+fn token(id: u16, descs: u16, report: bool) -> Token {
+    let report = if report { REPORT } else { 0 };
+    Token {
+        id,
+        descs: descs | report,
+    }
+}
+
+/// The descriptor `n` behind `at` in a ring that has so many at least. Nothing is divided: this is asked several times a frame.
 fn after(size: u16, at: u16, n: u16) -> u16 {
-    // Both are at most 32768.
-    ((u32::from(at) + u32::from(n)) % u32::from(size)) as u16
+    // All are at most 32768.
+    let (to, size) = (u32::from(at) + u32::from(n), u32::from(size));
+    (if to < size { to } else { to - size }) as u16
 }
 
 /// The parts of a ring, each of so many bytes.
@@ -519,11 +550,7 @@ impl DeviceQueue for HardwareRing {
     #[inline]
     fn push_all_used(&mut self, chains: impl Iterator<Item = UsedElem>) {
         for chain in chains {
-            let token = Token {
-                id: chain.id(),
-                descs: chain.descs(),
-            };
-            self.push(token, chain.len(), true, RxNote::default());
+            self.push(chain, true, RxNote::default());
         }
     }
 

@@ -486,7 +486,7 @@ impl RxQueue {
             Some(ring) => {
                 hdr = ring
                     .format()
-                    .rx_prefix((total - self.header_len) as u32, &note)
+                    .rx_prefix((total - self.header_len) as u32, note)
             }
             None => {
                 let net = NetHdr::from(&offload).to_bytes(self.chains.len() as u16);

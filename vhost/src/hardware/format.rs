@@ -26,11 +26,12 @@ pub trait DescriptorFormat: Debug + Send {
     /// Bytes of a descriptor: 8 or 16.
     fn descriptor_size(&self) -> usize;
 
-    /// What a descriptor says, its second word 0 if it has only 8 bytes. Only what it leaves for those behind it goes to `state`,
+    /// What a descriptor says, its second word 0 if it has only 8 bytes. In two words: a core would wait for an array that was just put
+    /// together. Only what it leaves for those behind it goes to `state`,
     /// which a ring takes back when it goes back. Of a receive ring, each descriptor is the [last](Decoded::Buffer).
-    fn decode(&self, raw: [u64; 2], state: &mut TxState) -> Decoded;
+    fn decode(&self, first: u64, second: u64, state: &mut TxState) -> Decoded;
 
-    /// What is asked for the frame that begins with this buffer of a transmit ring.
+    /// What is asked for the frame that begins with this buffer of a transmit ring, if it [asks](Decoded::Buffer) for anything.
     fn request(&self, raw: [u64; 2], state: &mut TxState) -> TxRequest;
 
     /// Bytes that are written in front of each received frame, at most [`RX_PREFIX_MAX`]; none unless a format says so.
@@ -39,7 +40,7 @@ pub trait DescriptorFormat: Debug + Send {
     }
 
     /// Those bytes for a frame of `len` bytes.
-    fn rx_prefix(&self, _len: u32, _note: &RxNote) -> [u8; RX_PREFIX_MAX] {
+    fn rx_prefix(&self, _len: u32, _note: RxNote) -> [u8; RX_PREFIX_MAX] {
         [0; RX_PREFIX_MAX]
     }
 
@@ -78,6 +79,8 @@ pub enum Decoded {
         last: bool,
         /// Whether its driver wants to be told that it is done: of a frame, what its last descriptor says.
         report: bool,
+        /// Whether something is [asked](DescriptorFormat::request) for a frame that begins with it.
+        asks: bool,
     },
     /// Something about the frames behind it.
     Context,
@@ -115,6 +118,7 @@ impl DescriptorTable<'_> {
     ///
     /// # Errors
     /// There is no such place, or it is not aligned.
+    #[inline]
     pub fn store<T: AtomicAccess>(
         &self,
         index: u16,
@@ -122,15 +126,16 @@ impl DescriptorTable<'_> {
         value: T,
         order: Ordering,
     ) -> Result<(), RingError> {
-        let per_part = usize::from(self.size) / self.parts.len();
         let index = usize::from(index);
-        let place = index % per_part * self.entry + offset;
-        let stored = match index / per_part {
-            0 => self.first.store(place, value, order),
-            part => {
-                let part = self.parts.get(part).ok_or(RingError::RingOutside)?;
-                part.slice_mut(self.mem)?.store(place, value, order)
-            }
+        // Most rings are in one piece, and nothing is divided there.
+        let stored = if let [_] = self.parts {
+            self.first.store(index * self.entry + offset, value, order)
+        } else {
+            let per_part = usize::from(self.size) / self.parts.len();
+            let part = self.parts.get(index / per_part);
+            let part = part.ok_or(RingError::RingOutside)?;
+            let place = index % per_part * self.entry + offset;
+            part.slice_mut(self.mem)?.store(place, value, order)
         };
         stored.ok_or(RingError::RingOutside)
     }

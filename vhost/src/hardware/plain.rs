@@ -40,7 +40,7 @@ impl DescriptorFormat for PlainFormat {
         16
     }
 
-    fn decode(&self, [gpa, rest]: [u64; 2], state: &mut TxState) -> Decoded {
+    fn decode(&self, gpa: u64, rest: u64, state: &mut TxState) -> Decoded {
         let flags = (rest >> 32) as u32;
         if flags & TAG != 0 {
             state[0] = gpa;
@@ -51,6 +51,7 @@ impl DescriptorFormat for PlainFormat {
             len: rest as u32,
             last: flags & END != 0,
             report: flags & REPORTED != 0,
+            asks: state[0] as u16 > 0 || flags & CUT != 0,
         }
     }
 
@@ -67,7 +68,7 @@ impl DescriptorFormat for PlainFormat {
         self.prefix
     }
 
-    fn rx_prefix(&self, len: u32, _: &RxNote) -> [u8; RX_PREFIX_MAX] {
+    fn rx_prefix(&self, len: u32, _: RxNote) -> [u8; RX_PREFIX_MAX] {
         let mut prefix = [0xee; RX_PREFIX_MAX];
         prefix[..4].copy_from_slice(&len.to_le_bytes());
         prefix

@@ -1,20 +1,82 @@
 //! What a NIC says of a received frame beside its bytes. Read from the frame's private head.
 
+use std::fmt;
+
 use vf_packet::{Header, IpHeader, PROTO_TCP, PROTO_UDP};
 
 use crate::frame::TagEdit;
 
-/// See the module.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct RxNote {
+/// See the module. One word: a core that has put a whole together of parts cannot read it before all that it wrote earlier has
+/// reached memory, the payload of frames among it.
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
+pub struct RxNote(u32);
+
+/// Of the word: the tag's control information is below, whether there is one, whether checksums are right, and the two kinds.
+const TAGGED: u32 = 1 << 16;
+const CHECKED: u32 = 1 << 17;
+const NETWORK: u32 = 18;
+const TRANSPORT: u32 = 20;
+
+impl RxNote {
+    /// The version of IP, what is in the packet, whether the checksums of both are known to be right (if not, nobody has looked), and
+    /// the control information of an 802.1Q tag that was taken out of the frame.
+    #[must_use]
+    #[inline]
+    pub fn new(network: Network, transport: Transport, checked: bool, vlan: Option<u16>) -> RxNote {
+        let kinds = (network as u32) << NETWORK | (transport as u32) << TRANSPORT;
+        let checked = if checked { CHECKED } else { 0 };
+        let vlan = vlan.map_or(0, |vlan| TAGGED | u32::from(vlan));
+        RxNote(kinds | checked | vlan)
+    }
+
     /// The version of IP.
-    pub network: Network,
+    #[must_use]
+    #[inline]
+    pub fn network(self) -> Network {
+        match self.0 >> NETWORK & 3 {
+            1 => Network::Ipv4,
+            2 => Network::Ipv6,
+            _ => Network::Other,
+        }
+    }
+
     /// What is in the packet.
-    pub transport: Transport,
+    #[must_use]
+    #[inline]
+    pub fn transport(self) -> Transport {
+        match self.0 >> TRANSPORT & 3 {
+            1 => Transport::Tcp,
+            2 => Transport::Udp,
+            _ => Transport::Other,
+        }
+    }
+
     /// Whether the checksums of both are known to be right. If not, nobody has looked.
-    pub checked: bool,
+    #[must_use]
+    #[inline]
+    pub fn checked(self) -> bool {
+        self.0 & CHECKED != 0
+    }
+
     /// The control information of an 802.1Q tag that was taken out of the frame.
-    pub vlan: Option<u16>,
+    #[must_use]
+    #[inline]
+    pub fn vlan(self) -> Option<u16> {
+        u16::try_from(self.0 & 0xffff)
+            .ok()
+            .filter(|_| self.0 & TAGGED != 0)
+    }
+}
+
+impl fmt::Debug for RxNote {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RxNote")
+            .field("network", &self.network())
+            .field("transport", &self.transport())
+            .field("checked", &self.checked())
+            .field("vlan", &self.vlan())
+            .finish()
+    }
 }
 
 /// A version of IP.
@@ -47,27 +109,22 @@ impl RxNote {
     /// What there is to say of a frame that starts with `head`, whose checksums are `checked` or not.
     #[must_use]
     pub(crate) fn of(head: &[u8], checked: bool, vlan: Option<u16>) -> RxNote {
-        let mut note = RxNote {
-            checked,
-            vlan,
-            ..RxNote::default()
-        };
-        let Ok(link) = Header::parse(head) else {
-            return note;
-        };
-        let packet = head.get(usize::from(link.l3_offset)..).unwrap_or_default();
-        let Some(ip) = IpHeader::parse(link.ethertype, packet) else {
-            return note;
-        };
-        note.network = if ip.v6 { Network::Ipv6 } else { Network::Ipv4 };
-        note.transport = match ip.protocol {
-            _ if ip.fragment => Transport::Other,
-            PROTO_TCP => Transport::Tcp,
-            PROTO_UDP => Transport::Udp,
-            _ => Transport::Other,
-        };
-        note
+        let (network, transport) = kinds(head).unwrap_or_default();
+        RxNote::new(network, transport, checked, vlan)
     }
+}
+
+fn kinds(head: &[u8]) -> Option<(Network, Transport)> {
+    let link = Header::parse(head).ok()?;
+    let ip = IpHeader::parse(link.ethertype, head.get(usize::from(link.l3_offset)..)?)?;
+    let network = if ip.v6 { Network::Ipv6 } else { Network::Ipv4 };
+    let transport = match ip.protocol {
+        _ if ip.fragment => Transport::Other,
+        PROTO_TCP => Transport::Tcp,
+        PROTO_UDP => Transport::Udp,
+        _ => Transport::Other,
+    };
+    Some((network, transport))
 }
 
 /// What becomes of the edit of a frame that starts with `head` if the tag that it then has is taken out, and that tag. One behind a
@@ -88,6 +145,23 @@ pub(crate) fn strip(edit: TagEdit, head: &[u8]) -> (TagEdit, Option<u16>) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_note_says_what_it_was_made_of() {
+        let networks = [Network::Other, Network::Ipv4, Network::Ipv6];
+        let transports = [Transport::Other, Transport::Tcp, Transport::Udp];
+        for (network, transport) in networks.into_iter().zip(transports.into_iter().rev()) {
+            for checked in [false, true] {
+                for vlan in [None, Some(0), Some(1), Some(u16::MAX)] {
+                    let note = RxNote::new(network, transport, checked, vlan);
+                    let said = (note.network(), note.transport());
+                    assert_eq!(said, (network, transport));
+                    assert_eq!((note.checked(), note.vlan()), (checked, vlan));
+                }
+            }
+        }
+        assert_eq!(RxNote::default(), RxNote::of(&[], false, None));
+    }
 
     #[test]
     fn a_tag_is_told_once() {

@@ -462,15 +462,15 @@ fn a_burst_is_as_one_by_one() {
         let mut expected = sent.data.clone();
         if *sent.data == tagged {
             expected.drain(12..16);
-            assert_eq!(note.vlan, Some(100));
+            assert_eq!(note.vlan(), Some(100));
         }
         assert_eq!(got[14..], expected);
         assert_eq!(got[..4], (expected.len() as u32).to_le_bytes());
-        assert!(!note.checked);
+        assert!(!note.checked());
     }
     let kinds: Vec<_> = done
         .iter()
-        .map(|d| (d.note.network, d.note.transport))
+        .map(|d| (d.note.network(), d.note.transport()))
         .collect();
     assert_eq!(kinds[0], (Network::Ipv4, Transport::Tcp));
     assert_eq!(kinds[1], (Network::Ipv6, Transport::Tcp));
@@ -512,8 +512,8 @@ fn what_a_hardware_ring_does_not_take_is_finished_and_said_to_be_right() {
     let done = std::mem::take(&mut *guest.notes.lock().unwrap());
     assert_eq!(done.len(), 4);
     for (done, &gpa) in done.iter().zip(&buffers) {
-        assert!(done.last && done.note.checked);
-        assert_eq!(done.note.vlan, Some(100));
+        assert!(done.last && done.note.checked());
+        assert_eq!(done.note.vlan(), Some(100));
         let mut frame = received(&guest, gpa, done.len as usize);
         if let (layout, 3) = (TcpLayout::parse(&frame).unwrap(), done.first) {
             // A plain frame keeps the IP header that its driver has made.
@@ -524,7 +524,7 @@ fn what_a_hardware_ring_does_not_take_is_finished_and_said_to_be_right() {
     // The next one, which needs nothing, has been looked at by nobody.
     queue.deliver(&frame(bytes(60)), TagEdit::Keep).unwrap();
     queue.flush();
-    assert!(!guest.notes.lock().unwrap()[0].note.checked);
+    assert!(!guest.notes.lock().unwrap()[0].note.checked());
 }
 
 fn put_ip(header: &mut [u8]) {

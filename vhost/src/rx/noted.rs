@@ -17,7 +17,7 @@ use crate::device_queue::DeviceQueue;
 use crate::error::RingError;
 use crate::frame::TagEdit;
 use crate::hardware::{DescriptorFormat, RxNote, rx_note};
-use crate::ring::{AHEAD, Token};
+use crate::ring::{AHEAD, UsedElem};
 
 impl RxQueue {
     /// The same into a hardware ring, of frames that are not changed on the way.
@@ -32,7 +32,7 @@ impl RxQueue {
         let (memory, chains, format) = ring.upcoming_of()?;
         let strips = format.strips_tags();
         let mut to = memory.window(self.hint);
-        let mut used = [((Token::default(), 0), RxNote::default()); AHEAD];
+        let mut used = [(UsedElem::default(), RxNote::default()); AHEAD];
         let mut n = 0;
         for ((frame, chain), used) in frames.iter().zip(chains).zip(&mut used) {
             let total = self.header_len + frame.len() as usize;
@@ -49,18 +49,18 @@ impl RxQueue {
                 .ok_or(RingError::BufferOutside)?;
             buffer.write(|to| {
                 if self.header_len > 0 {
-                    to.copy_from(&format.rx_prefix(frame.len(), &note)[..self.header_len]);
+                    to.copy_from(&format.rx_prefix(frame.len(), note)[..self.header_len]);
                 }
                 let body = to.offset(self.header_len);
                 frame.write(from, &body.ok_or(RingError::BufferOutside)?)
             })?;
-            *used = ((token, total as u32), note);
+            *used = (UsedElem::new(token, total as u32), note);
             n += 1;
         }
         self.hint = to.region();
         ring.advance(n);
-        for (chain, note) in used[..n].iter() {
-            ring.push_received(std::slice::from_ref(chain), *note);
+        for &(chain, note) in &used[..n] {
+            ring.push(chain, true, note);
         }
         ring.prepare()?;
         Ok(n)

@@ -85,12 +85,13 @@ impl DescriptorFormat for ReceiveFormat {
         DESCRIPTOR
     }
 
-    fn decode(&self, [raw, _]: [u64; 2], _: &mut TxState) -> Decoded {
+    fn decode(&self, raw: u64, _: u64, _: &mut TxState) -> Decoded {
         Decoded::Buffer {
             gpa: raw & ADDRESS,
             len: (raw >> 48 & 0x3fff) as u32,
             last: true,
             report: true,
+            asks: false,
         }
     }
 
@@ -103,7 +104,7 @@ impl DescriptorFormat for ReceiveFormat {
     }
 
     /// The hash, two tags that were taken out, the length and a part of the time: of these only the length.
-    fn rx_prefix(&self, len: u32, _: &RxNote) -> [u8; RX_PREFIX_MAX] {
+    fn rx_prefix(&self, len: u32, _: RxNote) -> [u8; RX_PREFIX_MAX] {
         let mut prefix = [0; RX_PREFIX_MAX];
         let len = u16::try_from(len).unwrap_or(u16::MAX).to_le_bytes();
         [prefix[8], prefix[9]] = len;
@@ -121,15 +122,15 @@ impl DescriptorFormat for ReceiveFormat {
                 next: table.after(chain.first, chain.descriptors),
                 bytes: chain.len,
                 goes_on: !chain.last,
-                network: match chain.note.network {
+                network: match chain.note.network() {
                     Network::Other => 0,
                     Network::Ipv4 => 1,
                     Network::Ipv6 => 2,
                 },
                 // A driver takes the checksums of these for verified.
-                transport: match chain.note.transport {
-                    Transport::Tcp if chain.note.checked => 1,
-                    Transport::Udp if chain.note.checked => 2,
+                transport: match chain.note.transport() {
+                    Transport::Tcp if chain.note.checked() => 1,
+                    Transport::Udp if chain.note.checked() => 2,
                     _ => 0,
                 },
             })
@@ -151,14 +152,16 @@ impl DescriptorFormat for TransmitFormat {
         DESCRIPTOR
     }
 
-    fn decode(&self, [raw, _]: [u64; 2], state: &mut TxState) -> Decoded {
+    fn decode(&self, raw: u64, _: u64, state: &mut TxState) -> Decoded {
         let [checksums, segment, ..] = state;
         if raw & IS_OPTION == 0 {
+            let of_state = self.checksums.of_state(*checksums);
             return Decoded::Buffer {
                 gpa: raw & ADDRESS,
                 len: (raw >> 48 & 0x3fff) as u32,
                 last: raw & GOES_ON == 0,
                 report: true,
+                asks: *segment > 0 || of_state != Checksums::default(),
             };
         }
         match raw >> OPTION & 7 {
