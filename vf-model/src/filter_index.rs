@@ -114,6 +114,9 @@ impl<'a> FrameActions<'a> {
 }
 
 impl Actions {
+    /// The [code](Actions::code) where nothing is said.
+    pub(crate) const SILENT: u64 = 0;
+
     /// With the first bytes of the frame that they were said of.
     #[inline]
     pub(crate) fn of(self, head: &[u8]) -> FrameActions<'_> {
@@ -258,10 +261,16 @@ impl Index {
         sender: Option<VfIndex>,
         port_vlan: impl FnOnce() -> Option<VlanTag>,
     ) -> Actions {
-        if !self.looks_at_flows || !self.looks_at_packets && self.is_unnamed(head) {
-            return Actions::default();
+        match self.is_silent(head) {
+            true => Actions::default(),
+            false => self.look_at_flow(head, sender, port_vlan),
         }
-        self.look_at_flow(head, sender, port_vlan)
+    }
+
+    /// Whether filters on flows say nothing of a frame for sure.
+    #[inline(always)]
+    pub(crate) fn is_silent(&self, head: &[u8]) -> bool {
+        !self.looks_at_flows || !self.looks_at_packets && self.is_unnamed(head)
     }
 
     /// Whether it is to a local port that no filter names, as nearly all are.

@@ -499,6 +499,12 @@ impl FilterTable {
         self.index.flow_actions(head, sender, port_vlan)
     }
 
+    /// Whether they say nothing for sure.
+    #[inline(always)]
+    pub(crate) fn is_silent(&self, head: &[u8]) -> bool {
+        self.index.is_silent(head)
+    }
+
     /// Whether there are filters on what VFs send.
     #[inline]
     pub(crate) fn judges_sent(&self) -> bool {

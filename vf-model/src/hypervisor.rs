@@ -81,7 +81,7 @@ impl HypervisorModel {
             return None;
         }
         let source = Source::Vf(vf);
-        let flow = self.account.policy.flow_actions(source, head);
+        let flow = self.account.policy.flow_code(source, head)?;
         self.known.key(source, flow, 0, head)
     }
 

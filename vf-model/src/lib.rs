@@ -152,7 +152,7 @@ pub use source::Source;
 pub use stats::{Counters, DropReason, Drops, PublishedCounters, PublishedPort};
 pub use switch_mode::SwitchMode;
 pub use time::{BusyTime, Nanos};
-pub use verdict::{Hop, Onward, TagEdit, Tagging, To, Verdict};
+pub use verdict::{Again, Hop, Onward, TagEdit, Tagging, To, Verdict};
 pub use vf::{
     FloodRate, MAX_VFS, Mbps, Path, PortVlan, SETTING_KEYS, SettingError, SettingKey, VfIndex,
     VfLinkState, VfPolicy, VfRange, VfSet, VfSetting,

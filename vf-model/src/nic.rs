@@ -16,12 +16,12 @@ use crate::judge::{Account, Judge};
 use crate::learned::{FastEvent, FastKey};
 use crate::policy::Policy;
 use crate::reach::Reach;
-use crate::reach_len::Unfit;
+use crate::reach_len::{MAX_SUPER_FRAME, Unfit};
 use crate::source::Source;
 use crate::stats::{Counters, DropReason, LiveCounters, PublishedPort};
 use crate::switch_mode::SwitchMode;
 use crate::time::Nanos;
-use crate::verdict::{Hop, Onward, To, Verdict, onward_len};
+use crate::verdict::{Again, Onward, To, Verdict, onward_len};
 use crate::verdict_cache::{LinkKey, VerdictCache};
 use crate::vf::VfIndex;
 use crate::why::{Probe, Step};
@@ -58,7 +58,7 @@ impl Nic {
         source: Source,
         head: &[u8],
         meta: &FrameMeta,
-    ) -> Option<Hop> {
+    ) -> Option<Again> {
         // VFs on the other paths do not pay for it.
         match self.fast.is_in_use() {
             false => self.again(now, source, head, meta, 0),
@@ -74,17 +74,17 @@ impl Nic {
         source: Source,
         head: &[u8],
         meta: &FrameMeta,
-    ) -> Option<Hop> {
+    ) -> Option<Again> {
         let lane = self.lane_code(source, head)?;
-        let hop = self.again(now, source, head, meta, lane)?;
+        let again = self.again(now, source, head, meta, lane)?;
         if lane != 0 {
-            let to = match hop.to {
+            let to = match again.hop.to {
                 To::Vf(vf) => Some(vf),
                 To::Wire => None,
             };
             self.fast.count_fast(source, to, meta.len);
         }
-        Some(hop)
+        Some(again)
     }
 
     /// Answers from the verdicts that are known; `lane` is what path `auto` knows of the frame's way.
@@ -96,11 +96,15 @@ impl Nic {
         head: &[u8],
         meta: &FrameMeta,
         lane: u16,
-    ) -> Option<Hop> {
-        Policy::check_len(meta).ok()?;
-        let flow = self.account.policy.flow_actions(source, head);
+    ) -> Option<Again> {
+        // Nothing is known of frames longer than any may be, but for super-frames as a whole.
+        if meta.len > MAX_SUPER_FRAME {
+            return None;
+        }
+        let flow = self.account.policy.flow_code(source, head)?;
         let key = self.known.key(source, flow, lane, head)?;
-        let hop = self.known.hop(&key, meta.longest())?;
+        let again = self.known.hop(&key, meta.longest())?;
+        let hop = again.hop;
         match source {
             Source::Vf(vf) => {
                 self.account.take_tokens(now, vf, meta);
@@ -111,7 +115,7 @@ impl Nic {
         if hop.to == To::Wire {
             self.wire.count_tx_station(onward_len(hop.insert, meta.len));
         }
-        Some(hop)
+        Some(again)
     }
 
     /// What path `auto` knows of a frame's way, as a number; `None` if that is changing.
@@ -137,7 +141,8 @@ impl Nic {
         }
         let flow = self.account.policy.flow_actions(source, head);
         let lane = self.lane_code(source, head);
-        let known = lane.and_then(|lane| self.known.key(source, flow, lane, head));
+        let known = lane.zip(flow.code());
+        let known = known.and_then(|(lane, flow)| self.known.key(source, flow, lane, head));
         let known = known.filter(|_| Policy::check_len(meta).is_ok());
         if let Some(key) = &known
             && let Some(&verdict) = self.known.get(key, meta.longest())

@@ -262,6 +262,20 @@ impl Policy {
         self.filter_table.flow_actions(head, sender, port_vlan)
     }
 
+    /// The same as a number: see [`Actions::code`]. Most frames are meant by no filter, and theirs is not worked out.
+    #[inline(always)]
+    pub(crate) fn flow_code(&self, source: Source, head: &[u8]) -> Option<u64> {
+        match self.filter_table.is_silent(head) {
+            true => Some(Actions::SILENT),
+            false => self.code_of_flow(source, head),
+        }
+    }
+
+    #[inline(never)]
+    fn code_of_flow(&self, source: Source, head: &[u8]) -> Option<u64> {
+        self.flow_actions(source, head).code()
+    }
+
     /// Whether the NIC's own link is up: its port is, and its cable carries.
     #[must_use]
     #[inline]

@@ -13,7 +13,7 @@ use crate::vf::{VfIndex, VfSet};
 use crate::why::{Probe, Step};
 
 /// Longest super-frame that a virtio header can describe, with room for tags.
-const MAX_SUPER_FRAME: u32 = 65_535 + 14 + 8;
+pub(crate) const MAX_SUPER_FRAME: u32 = 65_535 + 14 + 8;
 
 /// Who does not get a frame that it reaches: as it is too long for the MTU there, or as their drivers have filters that drop it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -123,7 +123,8 @@ impl Policy {
         let port = (verdict.wire || verdict.wire_beyond).then(|| self.mtu());
         let vfs = verdict.vfs.union(verdict.beyond).iter();
         let receivers = vfs.map(|vf| self.rx_mtu(vf)).chain(port);
-        receivers.fold(sender, Mtu::min).longest(tags_of(header))
+        let longest = receivers.fold(sender, Mtu::min).longest(tags_of(header));
+        longest.min(MAX_FRAME)
     }
 
     /// What holds for a frame where it comes from the wire.

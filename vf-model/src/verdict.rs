@@ -140,6 +140,15 @@ pub struct Hop {
     pub insert: Option<VlanTag>,
 }
 
+/// What is known of a frame by one that came before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Again {
+    /// Its way.
+    pub hop: Hop,
+    /// Whether it is the way of the last frame of which this was said, too.
+    pub repeated: bool,
+}
+
 /// How a receiver's copy differs from what the sender gave.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TagEdit {

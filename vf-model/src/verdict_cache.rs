@@ -2,9 +2,8 @@
 //! it: all that a verdict depends on while the policy is the same but for filters on flows, up to the length that an MTU sets. Direct-mapped and of a fixed size:
 //! what collides is judged again. Holds verdicts on unicast to one receiver only, never drops.
 
-use crate::filter_index::Actions;
 use crate::source::Source;
-use crate::verdict::{Hop, Verdict};
+use crate::verdict::{Again, Hop, Verdict};
 
 /// A power of two.
 const SLOTS: usize = 4096;
@@ -43,7 +42,7 @@ pub(crate) struct VerdictCache {
 
 impl LinkKey {
     #[inline]
-    fn new(source: Source, flow: Actions, lane: u16, head: &[u8]) -> Option<LinkKey> {
+    fn new(source: Source, flow: u64, lane: u16, head: &[u8]) -> Option<LinkKey> {
         let word = |at: usize| {
             let bytes = head.get(at..)?.first_chunk()?;
             Some(u64::from_le_bytes(*bytes))
@@ -57,7 +56,6 @@ impl LinkKey {
                 false => tags & 0xffff_ffff,
             })?,
         };
-        let flow = flow.code()?;
         Some(LinkKey {
             addresses: [dst, src & 0xffff_ffff_ffff | u64::from(lane) << 48],
             tags,
@@ -100,16 +98,10 @@ impl VerdictCache {
         }
     }
 
-    /// The key of a frame with these first bytes; `None` if they are too few to tell. `lane` is what path `auto` knows of its
-    /// way.
+    /// The key of a frame with these first bytes; `None` if they are too few to tell. `flow` is the code of what filters say of it,
+    /// `lane` what path `auto` knows of its way.
     #[inline]
-    pub(crate) fn key(
-        &self,
-        source: Source,
-        flow: Actions,
-        lane: u16,
-        head: &[u8],
-    ) -> Option<LinkKey> {
+    pub(crate) fn key(&self, source: Source, flow: u64, lane: u16, head: &[u8]) -> Option<LinkKey> {
         LinkKey::new(source, flow, lane, head).map(|key| LinkKey {
             source: key.source | self.epoch,
             ..key
@@ -118,13 +110,15 @@ impl VerdictCache {
 
     /// Where a frame of this length goes that has one receiver.
     #[inline]
-    pub(crate) fn hop(&mut self, key: &LinkKey, len: u32) -> Option<Hop> {
-        if self.last.0 != *key {
+    pub(crate) fn hop(&mut self, key: &LinkKey, len: u32) -> Option<Again> {
+        let repeated = self.last.0 == *key;
+        if !repeated {
             let slot = self.slots.get(key.slot()).filter(|slot| slot.key == *key)?;
             self.last = (*key, slot.hop, slot.longest);
         }
         let (_, hop, longest) = self.last;
-        hop.filter(|_| len <= longest)
+        let hop = hop.filter(|_| len <= longest)?;
+        Some(Again { hop, repeated })
     }
 
     #[inline]

@@ -11,8 +11,8 @@ use proptest::prelude::*;
 use proptest::sample::select;
 use proptest::test_runner::FileFailurePersistence;
 use vf_model::{
-    Command, FastEvent, FastKey, FrameMeta, HypervisorModel, Judge, Lane, MacAddr, Nanos, Nic,
-    NicConfig, Onward, Policy, Profile, RxMode, Source, Verdict, VfIndex, VfRequest,
+    Again, Command, FastEvent, FastKey, FrameMeta, HypervisorModel, Judge, Lane, MacAddr, Nanos,
+    Nic, NicConfig, Onward, Policy, Profile, RxMode, Source, Verdict, VfIndex, VfRequest,
 };
 
 const VFS: u8 = 4;
@@ -166,7 +166,7 @@ impl Host {
             .nic
             .ingress_again(Nanos(0), source, frame, &meta(frame))
         {
-            Some(hop) => {
+            Some(Again { hop, .. }) => {
                 let mut verdict = Verdict::default();
                 match hop.to {
                     vf_model::To::Vf(vf) => verdict.vfs.insert(vf),

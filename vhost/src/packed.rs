@@ -265,7 +265,7 @@ impl PackedRing {
         for (chain, index) in self.ahead[..n].iter_mut().zip(first..) {
             let first = Descriptor::read_packed(&table, index as usize * DESC_SIZE as usize)
                 .ok_or(RingError::RingOutside)?;
-            let id = first.next;
+            let id = first.next();
             *chain = Chain::new(Token { id, descs: 1 }, first);
         }
         self.will_return(&table, first..first + n as u32);
@@ -429,11 +429,11 @@ impl DeviceQueue for PackedRing {
         let mut chain = self.read(self.next)?;
         let mut at = self.after(self.next, 1);
         self.rest.clear();
-        if chain.first.flags & NEXT != 0 {
+        if chain.first.flags() & NEXT != 0 {
             let held = self.distance(self.done, self.next);
             let most = (u32::from(self.size) - held).min(CHAIN_MAX.into());
             let mut last = chain.first;
-            while last.flags & NEXT != 0 {
+            while last.flags() & NEXT != 0 {
                 chain.token.descs += 1;
                 if u32::from(chain.token.descs) > most {
                     return Err(RingError::ChainTooLong);
@@ -442,7 +442,7 @@ impl DeviceQueue for PackedRing {
                 self.rest.push(last);
                 at = self.after(at, 1);
             }
-            chain.token.id = last.next;
+            chain.token.id = last.next();
             // That the first one is available says so of the others.
             if self.distance(self.next, self.seen) < chain.token.descs.into() {
                 self.seen = at;
@@ -496,7 +496,7 @@ impl DeviceQueue for PackedRing {
             out,
         );
         for desc in std::iter::once(&chain.first).chain(&self.rest) {
-            if desc.flags & INDIRECT == 0 {
+            if desc.flags() & INDIRECT == 0 {
                 gather.push(*desc)?;
                 continue;
             }
@@ -513,7 +513,7 @@ impl DeviceQueue for PackedRing {
                     .slice_hint(at, DESC_SIZE as usize, &mut hint)
                     .and_then(|entry| Descriptor::read_packed(&entry, 0))
                     .ok_or(RingError::BadIndirectTable)?;
-                if entry.flags & INDIRECT != 0 {
+                if entry.flags() & INDIRECT != 0 {
                     return Err(RingError::BadIndirect);
                 }
                 gather.push(entry)?;

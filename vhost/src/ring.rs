@@ -61,6 +61,10 @@ pub(crate) const WRITE: u16 = vr::VRING_DESC_F_WRITE as u16;
 pub(crate) const INDIRECT: u16 = vr::VRING_DESC_F_INDIRECT as u16;
 pub(crate) const CACHE_LINE: usize = 64;
 
+/// Where the flags of a descriptor are in its second word, and the next entry.
+const FLAGS: u32 = 32;
+const NEXT_ENTRY: u32 = 48;
+
 /// What a chain is returned by.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Token {
@@ -106,45 +110,58 @@ pub(crate) struct Chain {
     inside: bool,
 }
 
-/// One entry of a descriptor table (virtio 2.7.5, 2.8.13).
+/// One entry of a descriptor table (virtio 2.7.5, 2.8.13), in two words as it is read: taken apart by who asks.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Descriptor {
     pub(crate) gpa: u64,
-    pub(crate) len: u32,
-    pub(crate) flags: u16,
-    /// The next entry; in a packed ring the buffer identifier.
-    pub(crate) next: u16,
+    /// Length, flags and the next entry; in a packed ring that is the buffer identifier.
+    rest: u64,
 }
 
 impl Descriptor {
+    #[inline]
+    pub(crate) fn new(gpa: u64, len: u32, flags: u16) -> Descriptor {
+        let rest = u64::from(len) | u64::from(flags) << FLAGS;
+        Descriptor { gpa, rest }
+    }
+
     /// The entry at `offset` of a split ring's table, each of its two words read once.
     #[inline]
     pub(crate) fn read(table: &GuestSlice<'_>, offset: usize) -> Option<Descriptor> {
-        let low = table.read::<u64>(offset)?;
+        let gpa = u64::from_le(table.read::<u64>(offset)?);
         let rest = u64::from_le(table.read::<u64>(offset + 8)?);
-        Some(Descriptor {
-            gpa: u64::from_le(low),
-            len: rest as u32,
-            flags: (rest >> 32) as u16,
-            next: (rest >> 48) as u16,
-        })
+        Some(Descriptor { gpa, rest })
     }
 
     /// The same of a packed ring, whose last two fields are the other way around.
     #[inline]
     pub(crate) fn read_packed(table: &GuestSlice<'_>, offset: usize) -> Option<Descriptor> {
-        let Descriptor {
-            gpa,
-            len,
-            flags,
-            next,
-        } = Descriptor::read(table, offset)?;
-        Some(Descriptor {
-            gpa,
-            len,
-            flags: next,
-            next: flags,
-        })
+        let Descriptor { gpa, rest } = Descriptor::read(table, offset)?;
+        let (len, last) = (rest & u64::from(u32::MAX), (rest >> FLAGS) as u32);
+        let rest = len | u64::from(last.rotate_left(16)) << FLAGS;
+        Some(Descriptor { gpa, rest })
+    }
+
+    #[inline]
+    pub(crate) fn len(self) -> u32 {
+        self.rest as u32
+    }
+
+    #[inline]
+    pub(crate) fn flags(self) -> u16 {
+        (self.rest >> FLAGS) as u16
+    }
+
+    #[inline]
+    pub(crate) fn next(self) -> u16 {
+        (self.rest >> NEXT_ENTRY) as u16
+    }
+
+    /// The same that goes on with another one.
+    #[inline]
+    pub(crate) fn and_next(self) -> Descriptor {
+        let rest = self.rest | u64::from(NEXT) << FLAGS;
+        Descriptor { rest, ..self }
     }
 }
 
@@ -161,9 +178,7 @@ impl Chain {
     /// chains are. Returned in parts, since a core waits for a whole that it has just put together.
     #[inline]
     pub(crate) fn plain(&self, writable: bool, least: usize) -> Option<(Segment, Token)> {
-        let Descriptor {
-            gpa, len, flags, ..
-        } = self.first;
+        let (gpa, len, flags) = (self.first.gpa, self.first.len(), self.first.flags());
         let kind = if writable { WRITE } else { 0 };
         let plain = self.inside
             && flags & (NEXT | INDIRECT | WRITE) == kind
@@ -189,7 +204,7 @@ pub(crate) enum Prefetch {
 #[inline]
 pub(crate) fn look_ahead(window: &mut Window<'_>, chains: &mut [Chain], ahead: Prefetch) {
     for chain in chains {
-        let Some(buffer) = window.slice(chain.first.gpa, chain.first.len as usize) else {
+        let Some(buffer) = window.slice(chain.first.gpa, chain.first.len() as usize) else {
             continue;
         };
         chain.inside = true;
@@ -223,10 +238,13 @@ pub(crate) fn expect(window: &mut Window<'_>, buffer: Segment, ahead: Prefetch) 
 
 #[inline]
 fn will_read(buffer: &GuestSlice<'_>, bytes: usize) {
-    for offset in (0..bytes.min(buffer.len())).step_by(CACHE_LINE) {
-        if let Some(line) = buffer.offset(offset) {
-            line.will_read();
-        }
+    let bytes = bytes.min(buffer.len());
+    let mut offset = 0;
+    while offset < bytes
+        && let Some(line) = buffer.offset(offset)
+    {
+        line.will_read();
+        offset += CACHE_LINE;
     }
 }
 
@@ -287,9 +305,7 @@ impl<'a> Gather<'a> {
     /// The next buffer of the chain.
     #[inline]
     pub(crate) fn push(&mut self, desc: Descriptor) -> Result<(), RingError> {
-        let Descriptor {
-            gpa, len, flags, ..
-        } = desc;
+        let (gpa, len, flags) = (desc.gpa, desc.len(), desc.flags());
         self.left = self.left.checked_sub(1).ok_or(RingError::ChainTooLong)?;
         *self.walked += 1;
         let is_writable = flags & WRITE != 0;
@@ -326,12 +342,12 @@ impl<'a> Gather<'a> {
         *hint = *self.hint;
         let inside = self
             .mem
-            .slice_hint(desc.gpa, desc.len as usize, hint)
+            .slice_hint(desc.gpa, desc.len() as usize, hint)
             .is_some();
-        if desc.len == 0 || !u64::from(desc.len).is_multiple_of(DESC_SIZE) || !inside {
+        if desc.len() == 0 || !u64::from(desc.len()).is_multiple_of(DESC_SIZE) || !inside {
             return Err(RingError::BadIndirectTable);
         }
-        Ok(desc.len / DESC_SIZE as u32)
+        Ok(desc.len() / DESC_SIZE as u32)
     }
 }
 

@@ -162,7 +162,7 @@ impl SplitRing {
         if few {
             for chain in &self.ahead[..n] {
                 if let Some(lately) = self.lately.get_mut(usize::from(chain.token.id)) {
-                    let Descriptor { gpa, len, .. } = chain.first;
+                    let (gpa, len) = (chain.first.gpa, chain.first.len());
                     *lately = Segment { gpa, len };
                 }
             }
@@ -277,8 +277,8 @@ impl DeviceQueue for SplitRing {
                     .and_then(|entry| Descriptor::read(&entry, 0))
                     .ok_or(RingError::RingOutside)?,
             };
-            if desc.flags & INDIRECT != 0 {
-                if !self.indirect || in_table || desc.flags & NEXT != 0 {
+            if desc.flags() & INDIRECT != 0 {
+                if !self.indirect || in_table || desc.flags() & NEXT != 0 {
                     return Err(RingError::BadIndirect);
                 }
                 entries = gather.table(desc, &mut table_hint)?;
@@ -286,10 +286,10 @@ impl DeviceQueue for SplitRing {
                 continue;
             }
             gather.push(desc)?;
-            if desc.flags & NEXT == 0 {
+            if desc.flags() & NEXT == 0 {
                 return Ok(gather.total);
             }
-            index = desc.next;
+            index = desc.next();
         }
     }
 

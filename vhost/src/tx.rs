@@ -162,12 +162,20 @@ impl TxFrame {
         self.rest_gpa = gpa + at as u64;
         self.rest_len = (len - n) as u32;
         self.more.clear();
-        let low = buffer.read(0).ok_or(outside)?;
+        let low = u64::from_le(buffer.read(0).ok_or(outside)?);
         let high = buffer.read(8).ok_or(outside)?;
         let head = buffer.subslice(header_len, n).ok_or(outside)?;
         head.copy_to_head(&mut self.head);
-        let hdr = NetHdr::from_words(u64::from_le(low), u16::from_le(high));
-        self.judge(&hdr, features, memory)
+        // Written where it stays: a result would be put together elsewhere first.
+        self.offload = Offload::default();
+        if NetHdr::word_asks_nothing(low) {
+            return Ok(());
+        }
+        self.judge(
+            &NetHdr::from_words(low, u16::from_le(high)),
+            features,
+            memory,
+        )
     }
 
     /// Takes over a chain of pieces with `total` bytes in all.
@@ -236,18 +244,14 @@ impl TxFrame {
         self.fault.is_none()
     }
 
-    #[inline]
+    /// Judges what a header asks for.
     fn judge(
         &mut self,
         hdr: &NetHdr,
         features: VirtioFeatures,
         memory: &GuestMemory,
     ) -> Result<(), RingError> {
-        // What most headers say. Written where it stays: a result would be put together elsewhere first.
         self.offload = Offload::default();
-        if hdr.asks_nothing() {
-            return Ok(());
-        }
         match hdr.check(features, self.head(), self.len) {
             Ok(offload) => self.offload = offload,
             Err(FrameFault::HeadersTooLong) => return self.judge_long(hdr, features, memory),
@@ -317,6 +321,9 @@ impl TxFrame {
         memory: &mut Window<'_>,
         mut f: impl FnMut(GuestSlice<'_>) -> Result<(), RingError>,
     ) -> Result<(), RingError> {
+        if self.rest_len == 0 && self.more.is_empty() {
+            return Ok(());
+        }
         let first = Segment {
             gpa: self.rest_gpa,
             len: self.rest_len,

@@ -13,7 +13,8 @@ use crate::mac::on_a_line;
 #[inline]
 #[must_use]
 pub const fn is_vlan_tpid(ethertype: u16) -> bool {
-    matches!(ethertype, 0x8100 | 0x88a8 | 0x9100)
+    // IPv4 is below all of them.
+    ethertype >= 0x8100 && matches!(ethertype, 0x8100 | 0x88a8 | 0x9100)
 }
 
 /// A VLAN id that traffic can be put into: 1 to 4094, or [`Vid::RESERVED`] where that is named.

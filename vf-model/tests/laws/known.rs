@@ -22,6 +22,7 @@ fn a_train_of_frames_is_known_by_its_first() {
     let again = |host: &mut Host, frame: &[u8]| {
         host.nic
             .ingress_again(host.now, Source::Vf(vf), frame, &meta)
+            .map(|again| again.hop)
     };
     let hop = |to| Some(Hop { to, insert: None });
     assert_eq!(again(&mut host, &frame), None, "not before it was judged");
@@ -85,7 +86,8 @@ proptest! {
                 Source::Vf(vf) => Some(vf),
                 Source::Wire => None,
             };
-            let verdict = match host.nic.ingress_again(host.now, source, frame, &meta) {
+            let again = host.nic.ingress_again(host.now, source, frame, &meta);
+            let verdict = match again.map(|again| again.hop) {
                 Some(Hop { to: To::Vf(to), insert }) => Verdict {
                     vfs: [to].into_iter().collect(),
                     insert,

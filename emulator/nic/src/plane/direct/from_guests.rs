@@ -78,6 +78,7 @@ impl DirectPlane {
         let limited = nic.is_limited(vf);
         let mut sent = Traffic::default();
         let mut run: Option<Run> = None;
+        let mut one_queue = false;
         let mut done = 0;
         for frame in queue.fetched() {
             let spent = sent.bytes >= BURST_BYTES || rx.effort >= enough;
@@ -101,15 +102,18 @@ impl DirectPlane {
                 break;
             }
             sent.add(frame.len());
-            let from = Fetch { vf, queue, frame };
             let m = meta(frame.len(), frame.offload());
             if !one_by_one
-                && let Some(hop) = nic.ingress_again(now, Source::Vf(vf), frame.head(), &m)
+                && let Some(again) = nic.ingress_again(now, Source::Vf(vf), frame.head(), &m)
             {
-                let Hop { to, insert } = hop;
+                let Hop { to, insert } = again.hop;
                 match to {
+                    // To the same VF as the frame before it, which has one queue: the run goes on.
+                    To::Vf(_) if again.repeated && one_queue && run.is_some() => {}
                     To::Vf(to) => {
-                        let at = rx.ports[to.index()].queue_of(nic, to, frame.head());
+                        let port = &rx.ports[to.index()];
+                        let at = port.queue_of(nic, to, frame.head());
+                        one_queue = port.queues.len() <= 1;
                         if run.is_none_or(|run| (run.to, run.insert, run.queue) != (to, insert, at))
                         {
                             if let Some(run) = run {
@@ -127,7 +131,7 @@ impl DirectPlane {
                         if let Some(run) = run.take() {
                             out.deliver_run(nic, rx, (vf, queue), run, done);
                         }
-                        if !out.send(now, nic, rx, from, insert) {
+                        if !out.send(now, nic, rx, Fetch { vf, queue, frame }, insert) {
                             self.parked.park(
                                 vf,
                                 Parked {
@@ -148,7 +152,7 @@ impl DirectPlane {
             if let Some(run) = run.take() {
                 out.deliver_run(nic, rx, (vf, queue), run, done);
             }
-            if !out.forward(now, nic, rx, from, &verdict) {
+            if !out.forward(now, nic, rx, Fetch { vf, queue, frame }, &verdict) {
                 let insert = verdict.insert;
                 self.parked.park(
                     vf,

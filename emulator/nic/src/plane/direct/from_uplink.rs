@@ -54,12 +54,12 @@ impl DirectPlane {
                 let mirror = &mut self.ports.rx.mirror;
                 mirror.add(Port::Wire, Direction::Rx, frame, TagEdit::Keep);
             } else if !captured
-                && let Some(hop) = self.nic.ingress_again(now, Source::Wire, frame.head(), &m)
-                && let To::Vf(to) = hop.to
+                && let Some(again) = self.nic.ingress_again(now, Source::Wire, frame.head(), &m)
+                && let To::Vf(to) = again.hop.to
             {
                 let port = &self.ports.rx.ports[to.index()];
                 let queue = port.queue_of(&self.nic, to, frame.head());
-                let insert = hop.insert;
+                let insert = again.hop.insert;
                 if run.is_none_or(|run| (run.to, run.insert, run.queue) != (to, insert, queue)) {
                     if let Some(run) = run.take() {
                         self.deliver_private_run(run, &frames[run.from..n]);
