@@ -4,12 +4,11 @@
 //! back end's control socket, and the adapter no case.
 
 use std::io::{self, BufRead, BufReader, Write};
-use std::os::unix::process::CommandExt;
-use std::process::{Child, ChildStdin, Command, Stdio};
+use std::process::{ChildStdin, Command, Stdio};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 use std::time::Duration;
 
-use crate::subject::{kill, named};
+use crate::group::Group;
 
 /// How long an answer may take.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -40,7 +39,7 @@ impl Answer {
 /// A running adapter, ended with all that it has started when dropped.
 #[derive(Debug)]
 pub struct Adapter {
-    child: Child,
+    _group: Group,
     orders: ChildStdin,
     answers: Receiver<io::Result<String>>,
 }
@@ -54,13 +53,10 @@ impl Adapter {
         let (program, args) = command
             .split_first()
             .ok_or_else(|| io::Error::from(io::ErrorKind::InvalidInput))?;
-        let mut child = Command::new(program)
-            .args(args)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .process_group(0)
-            .spawn()
-            .map_err(|error| named(program, &error))?;
+        let mut command = Command::new(program);
+        command.args(args).stdin(Stdio::piped());
+        let mut group = Group::spawn(command.stdout(Stdio::piped()))?;
+        let child = group.child();
         let missing = || io::Error::from(io::ErrorKind::BrokenPipe);
         let orders = child.stdin.take().ok_or_else(missing)?;
         let said = child.stdout.take().ok_or_else(missing)?;
@@ -74,7 +70,7 @@ impl Adapter {
             }
         });
         Ok(Adapter {
-            child,
+            _group: group,
             orders,
             answers,
         })
@@ -94,14 +90,6 @@ impl Adapter {
         };
         Answer::parse(line.trim())
             .ok_or_else(|| failed(&format!("says '{line}', which is no answer")))
-    }
-}
-
-impl Drop for Adapter {
-    fn drop(&mut self) {
-        kill(self.child.id());
-        // Fails only when somebody else has waited for it.
-        let _ = self.child.wait();
     }
 }
 

@@ -51,6 +51,7 @@ pub mod cases;
 mod control;
 #[cfg(feature = "cli")]
 pub mod front_end;
+pub mod group;
 #[cfg(feature = "cli")]
 pub mod junit;
 #[cfg(feature = "cli")]

@@ -12,6 +12,7 @@ mod run;
 use std::io::{self, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::{Parser, Subcommand};
 use vf_conformance::ledger::{self, Ledger};
@@ -78,7 +79,9 @@ enum Command {
 }
 
 fn main() -> ExitCode {
-    match run(Args::parse()) {
+    let args = Args::parse();
+    let stopped = vf_conformance::group::end_with_this_process(Duration::ZERO);
+    match stopped.map_err(Box::from).and_then(|()| run(args)) {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::from(1),
         Err(error) => {

@@ -9,9 +9,11 @@ use std::sync::{Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use rustix::process::Signal;
+
 use crate::bench::Bench;
 use crate::case::{Case, Finding, Level, Need, Outcome};
-use crate::subject;
+use crate::group;
 use crate::verdict::{Failure, Seen};
 use crate::victim::Victim;
 use vf_guest::driver::Format;
@@ -379,7 +381,7 @@ impl Watchdog {
         let thread = std::thread::spawn(move || {
             let late = waits.recv_timeout(limit) == Err(RecvTimeoutError::Timeout);
             if late {
-                subject::kill(leader);
+                group::signal(leader, Signal::KILL);
             }
             late
         });

@@ -3,12 +3,12 @@
 //! Never looks inside: a subject is known by its sockets, its exit status and what it last said.
 
 use std::io::{self, Read, Seek, SeekFrom};
-use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
-use rustix::process::{Pid, Signal, kill_process_group};
+use crate::group::Group;
 
 /// How long a subject that we start may take to make its sockets.
 const STARTING: Duration = Duration::from_secs(60);
@@ -172,7 +172,7 @@ impl std::fmt::Display for Resources {
 /// A subject's process, killed with all that it has started when dropped.
 #[derive(Debug)]
 pub struct Process {
-    child: Child,
+    group: Group,
     output: std::fs::File,
 }
 
@@ -189,15 +189,14 @@ impl Process {
             }
         }
         let output = tempfile::tempfile()?;
-        let child = Command::new(program)
+        let mut command = Command::new(program);
+        command
             .args(args)
             .stdin(Stdio::null())
             .stdout(output.try_clone()?)
-            .stderr(output.try_clone()?)
-            .process_group(0)
-            .spawn()
-            .map_err(|error| named(program, &error))?;
-        let mut process = Process { child, output };
+            .stderr(output.try_clone()?);
+        let group = Group::spawn(&mut command)?;
+        let mut process = Process { group, output };
         let deadline = Instant::now() + STARTING;
         while let Some(missing) = sockets.iter().find(|path| !path.exists())
             && !subject.listen
@@ -225,7 +224,7 @@ impl Process {
 
     /// How the process ended, if it is gone.
     pub fn exited(&mut self) -> io::Result<Option<Ended>> {
-        let Some(status) = self.child.try_wait()? else {
+        let Some(status) = self.group.exited()? else {
             return Ok(None);
         };
         let last_words = self.last_words().unwrap_or_default();
@@ -234,7 +233,7 @@ impl Process {
 
     /// The id of the process, which is its group's, too.
     pub fn id(&self) -> u32 {
-        self.child.id()
+        self.group.id()
     }
 
     /// The last line that is there and is not empty.
@@ -254,34 +253,14 @@ impl Process {
     }
 }
 
-/// Ends the process group that a subject's process leads.
-pub(crate) fn kill(leader: u32) {
-    let pid = i32::try_from(leader).ok().and_then(Pid::from_raw);
-    if let Some(pid) = pid {
-        // Fails only when nobody of it is left.
-        let _ = kill_process_group(pid, Signal::KILL);
-    }
-}
-
-impl Drop for Process {
-    fn drop(&mut self) {
-        kill(self.child.id());
-        // Fails only when somebody else has waited for it.
-        let _ = self.child.wait();
-    }
-}
-
 fn remove(path: &Path) -> io::Result<()> {
     match std::fs::remove_file(path) {
         Err(e) if e.kind() != io::ErrorKind::NotFound => {
-            Err(named(&path.display().to_string(), &e))
+            let path = path.display();
+            Err(io::Error::new(e.kind(), format!("{path}: {e}")))
         }
         _ => Ok(()),
     }
-}
-
-pub(crate) fn named(what: &str, error: &io::Error) -> io::Error {
-    io::Error::new(error.kind(), format!("{what}: {error}"))
 }
 
 #[cfg(test)]

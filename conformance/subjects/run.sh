@@ -4,6 +4,7 @@
 #   conformance/subjects/run.sh [NAME...]     without a name all: vfnic stock testpmd ovs passt cloud-hypervisor bridge,
 #                                             and of front ends qemu newer-qemu uml virtio-user
 #
+# BRIDGE_VERSION and CLOUD_HYPERVISOR_VERSION say what those programs are, which do not say it themselves.
 # Findings go to results/NAME.jsonl beside this script; the page is made of all that are there. What a back end needs is
 # installed with apt-get where that can be (as root); else it is skipped, and the reason is said.
 set -euo pipefail
@@ -80,17 +81,18 @@ for name in "${names[@]}"; do
         ;;
     passt)
         have passt passt || { skip passt "it is not installed (apt-get install passt)"; continue; }
-        passt --help 2>&1 | grep -q vhost-user || { skip passt "passt $(version passt) has no vhost-user"; continue; }
-        judge passt "passt $(version passt), $today" --single-session --socket "$run/passt.sock" --start "'$here/passt.sh' {socket}"
+        title=$(passt --version | head -n 1)
+        passt --help 2>&1 | grep -q vhost-user || { skip passt "$title has no vhost-user"; continue; }
+        judge passt "$title, $today" --single-session --socket "$run/passt.sock" --start "'$here/passt.sh' {socket}"
         ;;
     cloud-hypervisor)
         have vhost_user_net "" || { skip cloud-hypervisor "vhost_user_net is not in PATH (cargo build --release in cloud-hypervisor's vhost_user_net)"; continue; }
-        judge cloud-hypervisor "cloud-hypervisor vhost_user_net, $today" --socket "$run/ch.sock" \
+        judge cloud-hypervisor "cloud-hypervisor vhost_user_net${CLOUD_HYPERVISOR_VERSION:+ ($CLOUD_HYPERVISOR_VERSION)}, $today" --socket "$run/ch.sock" \
             --start "'$here/cloud-hypervisor.sh' {socket}"
         ;;
     bridge)
         have vhost-user-bridge "" || { skip bridge "vhost-user-bridge is not in PATH (ninja contrib/... tests/vhost-user-bridge in QEMU's sources)"; continue; }
-        judge bridge "libvhost-user's vhost-user-bridge, $today" --socket "$run/bridge.sock" --start "'$here/bridge.sh' {socket}"
+        judge bridge "libvhost-user's vhost-user-bridge${BRIDGE_VERSION:+ ($BRIDGE_VERSION)}, $today" --single-session --socket "$run/bridge.sock" --start "'$here/bridge.sh' {socket}"
         ;;
     qemu)
         have qemu-system-x86_64 qemu-system-x86 || { skip qemu "it is not installed (apt-get install qemu-system-x86)"; continue; }

@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used)]
 
+#[path = "../examples/mutants/schemata.rs"]
+mod schemata;
 #[path = "../examples/mutants/table.rs"]
 mod table;
 

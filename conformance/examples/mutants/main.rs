@@ -1,26 +1,29 @@
-//! `cargo run -p vf-conformance --example mutants`: does the suite bite? Puts each error of `conformance/mutants` into a copy of
-//! this tree, one at a time, builds `vfnic` there and has the cases judge it that should fail; or runs the test that should, where
-//! no case reaches the code or can judge it. What nothing catches is a case that is missing.
+//! `cargo run -p vf-conformance --example mutants`: does the suite bite? Puts all errors of `conformance/mutants` into a copy of
+//! this tree, builds that once, and has `vfnic` play one after the other while the cases judge it that should fail; or runs the test
+//! that should, where no case reaches the code or can judge it. What nothing catches is a case that is missing.
 //!
 //! Exit status: 0 all were caught, 1 some were not, 2 one could not be tried, or the tree fails as it is.
 
 #![forbid(unsafe_code)]
 
+mod schemata;
 mod table;
 
-use std::collections::BTreeSet;
-use std::fs;
-use std::os::unix::process::CommandExt;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::{self, File};
+use std::io::{Read, Seek, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
 use std::time::{Duration, Instant};
 
 use clap::Parser;
-use rustix::process::{Pid, Signal, kill_process_group};
 use table::Mutant;
+use vf_conformance::group::{self, Group};
 
-/// How long a mutant may keep those busy that are to catch it; one that has everybody wait is caught.
+/// How long a mutant may keep those busy that are to catch it, and a build this machine; a mutant that has everybody wait is caught.
 const LIMIT: Duration = Duration::from_secs(600);
+/// How long the suite may take to end its subject, when this is stopped.
+const PATIENCE: Duration = Duration::from_secs(1);
 
 /// Try whether the suite and the tests catch errors that are put into the tree on purpose
 #[derive(Parser)]
@@ -30,9 +33,9 @@ struct Args {
     /// Say which there are, and what has to catch them.
     #[arg(long)]
     list: bool,
-    /// Where the cases that should have failed have not, run the whole suite.
+    /// Leave out those that a run before this one, which was stopped or is to be mended, has seen caught.
     #[arg(long)]
-    whole: bool,
+    go_on: bool,
     /// Where the copy of the tree and what is built of it are [default: target/mutants].
     #[arg(long)]
     work: Option<PathBuf>,
@@ -47,12 +50,10 @@ enum Outcome {
     Broken(String),
 }
 
-/// A copy of the tree with what is built of it.
+/// A copy of the tree with all mutants in it, and what is built of it.
 struct Copy {
     tree: PathBuf,
     target: PathBuf,
-    /// The suite of the tree as it is.
-    suite: PathBuf,
 }
 
 fn main() -> ExitCode {
@@ -66,8 +67,9 @@ fn main() -> ExitCode {
 }
 
 fn run(args: &Args) -> Result<ExitCode, String> {
-    let mut mutants = table::all()?;
+    let all = table::all()?;
     let meant = |mutant: &Mutant| args.patterns.iter().any(|p| mutant.id().contains(p));
+    let mut mutants: Vec<&Mutant> = all.iter().collect();
     mutants.retain(|mutant| args.patterns.is_empty() || meant(mutant));
     if args.list {
         for mutant in &mutants {
@@ -81,22 +83,41 @@ fn run(args: &Args) -> Result<ExitCode, String> {
         }
         return Ok(ExitCode::SUCCESS);
     }
+    group::end_with_this_process(PATIENCE).map_err(|e| format!("signals: {e}"))?;
     let work = args.work.clone();
-    let copy = Copy::new(&work.unwrap_or_else(|| table::top().join("target/mutants")))?;
+    let work = work.unwrap_or_else(|| table::top().join("target/mutants"));
+    fs::create_dir_all(&work).map_err(|e| format!("{}: {e}", work.display()))?;
+    let caught = work.join("caught");
+    if args.go_on {
+        let before = fs::read_to_string(&caught).unwrap_or_default();
+        mutants.retain(|mutant| !before.lines().any(|id| id == mutant.id()));
+    }
+    let mut caught = File::options()
+        .create(true)
+        .write(true)
+        .append(args.go_on)
+        .truncate(!args.go_on)
+        .open(&caught)
+        .map_err(|e| format!("{}: {e}", caught.display()))?;
+    let copy = Copy::new(&work, &all)?;
     copy.passes_as_it_is(&mutants)?;
     let (mut survived, mut broken) = (0, 0);
     for mutant in &mutants {
         let began = Instant::now();
-        let outcome = copy
-            .try_out(mutant, args.whole)
-            .unwrap_or_else(Outcome::Broken);
+        let outcome = copy.try_out(mutant).unwrap_or_else(Outcome::Broken);
         let (word, by) = match &outcome {
             Outcome::Caught(by) => ("caught", by.as_str()),
             Outcome::Survived => ("SURVIVED", mutant.about.as_str()),
             Outcome::Broken(why) => ("BROKEN", why.as_str()),
         };
-        survived += usize::from(matches!(outcome, Outcome::Survived));
-        broken += usize::from(matches!(outcome, Outcome::Broken(_)));
+        match outcome {
+            Outcome::Caught(_) => {
+                let kept = writeln!(caught, "{}", mutant.id());
+                kept.map_err(|e| format!("what was caught: {e}"))?;
+            }
+            Outcome::Survived => survived += 1,
+            Outcome::Broken(_) => broken += 1,
+        }
         let seconds = began.elapsed().as_secs();
         println!("{word:<9} {:<32} {seconds:>4} s  {by}", mutant.id());
     }
@@ -113,12 +134,11 @@ fn run(args: &Args) -> Result<ExitCode, String> {
 }
 
 impl Copy {
-    /// Copies what git knows of the tree, leaves alone what is the same as last time, and builds it.
-    fn new(work: &Path) -> Result<Copy, String> {
+    /// Copies what git knows of the tree, with the mutants in it, leaves alone what is the same as last time, and builds it.
+    fn new(work: &Path, mutants: &[Mutant]) -> Result<Copy, String> {
         let copy = Copy {
             tree: work.join("tree"),
             target: work.join("build"),
-            suite: work.join("vf-conformance"),
         };
         let top = table::top();
         let mut git = Command::new("git");
@@ -136,35 +156,53 @@ impl Copy {
             .map(|name| copy.tree.join(name))
             .collect();
         tidy(&copy.tree, &known).map_err(|e| format!("{}: {e}", copy.tree.display()))?;
+        let mut in_file: BTreeMap<&Path, Vec<&Mutant>> = BTreeMap::new();
+        for mutant in mutants {
+            in_file.entry(&mutant.file).or_default().push(mutant);
+        }
+        let roots: BTreeSet<PathBuf> = in_file.keys().filter_map(|file| root_of(file)).collect();
         for name in listed.split('\0').filter(|name| !name.is_empty()) {
             let (from, to) = (top.join(name), copy.tree.join(name));
-            let Ok(bytes) = fs::read(&from) else {
+            if let Ok(target) = fs::read_link(&from) {
+                link(&target, &to).map_err(|e| format!("{}: {e}", to.display()))?;
+                continue;
+            }
+            let Ok(mut bytes) = fs::read(&from) else {
                 continue; // deleted, and git has not been told
             };
+            if let Some(mutants) = in_file.get(Path::new(name)) {
+                let text = String::from_utf8_lossy(&bytes);
+                for mutant in mutants {
+                    mutant.apply(&text)?;
+                }
+                bytes = schemata::weave(&text, mutants).into_bytes();
+            }
+            if roots.contains(Path::new(name)) {
+                bytes.extend(schemata::ROOT.as_bytes());
+            }
             if fs::read(&to).is_ok_and(|there| there == bytes) {
                 continue;
             }
             let folder = to.parent().unwrap_or(&copy.tree);
             fs::create_dir_all(folder)
-                .and_then(|()| fs::copy(&from, &to).map(drop))
+                .and_then(|()| fs::copy(&from, &to))
+                .and_then(|_| fs::write(&to, bytes))
                 .map_err(|e| format!("{}: {e}", to.display()))?;
         }
         copy.build(&["-p", "vf-conformance", "--bin", "vf-conformance"])?;
-        copy.build(&["-p", "vfnic", "--bin", "vfnic", "--no-default-features"])?;
-        let built = copy.target.join("debug/vf-conformance");
-        fs::copy(built, &copy.suite).map_err(|e| format!("the suite: {e}"))?;
+        copy.build(VFNIC)?;
         Ok(copy)
     }
 
     /// Nothing is caught by what fails anyway.
-    fn passes_as_it_is(&self, mutants: &[Mutant]) -> Result<(), String> {
+    fn passes_as_it_is(&self, mutants: &[&Mutant]) -> Result<(), String> {
         let mut cases: Vec<String> = mutants.iter().flat_map(|m| m.cases.clone()).collect();
         cases.sort_unstable();
         cases.dedup();
         if cases.is_empty() {
             return Ok(());
         }
-        match self.judge(&cases)? {
+        match self.judge(&cases, "none")? {
             None => Ok(()),
             Some(by) => Err(format!("the tree as it is does not pass: {by}")),
         }
@@ -172,66 +210,101 @@ impl Copy {
 
     fn build(&self, what: &[&str]) -> Result<(), String> {
         let mut cargo = self.cargo("build");
-        cargo.arg("--quiet").args(what);
-        let built = cargo.output().map_err(|e| format!("cargo: {e}"))?;
-        match built.status.success() {
-            true => Ok(()),
-            false => Err(format!("does not build: {}", first_error(&built.stderr))),
+        match limited(cargo.args(what))? {
+            Some((true, _)) => Ok(()),
+            Some((false, text)) => Err(self.does_not_build(&text)),
+            None => Err("the build does not end".to_owned()),
         }
     }
 
+    /// Cargo without what would only take time: nobody looks at these programs with a debugger.
     fn cargo(&self, verb: &str) -> Command {
         let mut cargo = Command::new(env!("CARGO"));
         cargo
             .current_dir(&self.tree)
             .env("CARGO_TARGET_DIR", &self.target)
-            .args([verb, "--locked"])
+            .env("CARGO_PROFILE_DEV_DEBUG", "0")
+            .args([verb, "--quiet", "--locked"])
             .stdin(Stdio::null());
         cargo
     }
 
-    /// Puts the error in, has it looked for, and takes it out again.
-    fn try_out(&self, mutant: &Mutant, whole: bool) -> Result<Outcome, String> {
+    /// What the compiler has to say, and of which mutant.
+    fn does_not_build(&self, said: &str) -> String {
+        let mut lines = said.lines();
+        let error = lines.find(|line| line.starts_with("error"));
+        let place = lines.find_map(|line| line.trim_start().strip_prefix("--> "));
+        let mut parts = place.unwrap_or_default().split(':');
+        let file = self.tree.join(parts.next().unwrap_or_default());
+        let line = parts.next().and_then(|line| line.parse().ok());
+        let woven = fs::read_to_string(file).unwrap_or_default();
+        let mutant = schemata::at_line(&woven, line.unwrap_or_default());
+        format!(
+            "does not build, perhaps for {}: {} ({})",
+            mutant.unwrap_or("no mutant"),
+            error.unwrap_or("cargo says no more"),
+            place.unwrap_or("nowhere")
+        )
+    }
+
+    /// Has the mutant looked for. One that is in no function that could be doubled is put in, and taken out again.
+    fn try_out(&self, mutant: &Mutant) -> Result<Outcome, String> {
         let file = self.tree.join(&mutant.file);
         let said = |e: std::io::Error| format!("{}: {e}", file.display());
         let text = fs::read_to_string(&file).map_err(said)?;
+        let mark = format!("\"{}\"", mutant.id());
+        if text.contains(&mark) {
+            return self.look_for(mutant);
+        }
         fs::write(&file, mutant.apply(&text)?).map_err(said)?;
-        let outcome = self.look_for(mutant, whole);
+        let outcome = match mutant.cases.is_empty() {
+            true => Ok(()),
+            false => self.build(VFNIC),
+        }
+        .and_then(|()| self.look_for(mutant));
         fs::write(&file, text).map_err(said)?;
+        if !mutant.cases.is_empty() {
+            self.build(VFNIC)?;
+        }
         outcome
     }
 
-    fn look_for(&self, mutant: &Mutant, whole: bool) -> Result<Outcome, String> {
+    fn look_for(&self, mutant: &Mutant) -> Result<Outcome, String> {
         let mut caught = None;
-        if !mutant.cases.is_empty() || whole {
-            self.build(&["-p", "vfnic", "--bin", "vfnic", "--no-default-features"])?;
-        }
         if !mutant.cases.is_empty() {
-            caught = self.judge(&mutant.cases)?;
+            caught = self.judge(&mutant.cases, &mutant.id())?;
         }
         if caught.is_none() && !mutant.test.is_empty() {
-            caught = self.test(&mutant.test)?;
-        }
-        if caught.is_none() && whole {
-            let by = self.judge(&[])?;
-            caught = by.map(|by| format!("{by}, which was not expected to"));
+            caught = self.test(&mutant.test, &mutant.id())?;
         }
         Ok(caught.map_or(Outcome::Survived, Outcome::Caught))
     }
 
     /// The tests that fail, if any does.
-    fn test(&self, args: &[String]) -> Result<Option<String>, String> {
+    fn test(&self, args: &[String], mutant: &str) -> Result<Option<String>, String> {
         let mut cargo = self.cargo("test");
         // What proptest finds is no new case of this tree.
-        cargo.env("PROPTEST_FAILURE_PERSISTENCE", "off").args(args);
+        cargo
+            .env("PROPTEST_FAILURE_PERSISTENCE", "off")
+            .env(schemata::CHOICE, mutant)
+            .args(args);
         let Some((succeeded, text)) = limited(&mut cargo)? else {
             return Ok(Some("a test that does not end".to_owned()));
         };
         if text.contains("error: could not compile") {
-            return Err(format!("does not build: {}", first_error(text.as_bytes())));
+            return Err(self.does_not_build(&text));
         }
-        let failed = text.lines().filter(|line| line.ends_with("... FAILED"));
-        let failed: Vec<_> = failed.filter_map(|line| line.split(' ').nth(1)).collect();
+        if !text
+            .lines()
+            .any(|line| line.starts_with("running ") && line != "running 0 tests")
+        {
+            return Err(format!("no test is called so: {}", args.join(" ")));
+        }
+        let mut names = text.lines().skip_while(|line| *line != "failures:");
+        let failed: Vec<_> = names
+            .by_ref()
+            .filter_map(|line| line.strip_prefix("---- ")?.split(' ').next())
+            .collect();
         match (succeeded, failed.split_first()) {
             (true, _) => Ok(None),
             (false, Some((first, more))) => Ok(Some(and_more(first, more.len()))),
@@ -240,23 +313,24 @@ impl Copy {
     }
 
     /// The cases that fail, if any does.
-    fn judge(&self, cases: &[String]) -> Result<Option<String>, String> {
+    fn judge(&self, cases: &[String], mutant: &str) -> Result<Option<String>, String> {
         let run = tempfile::tempdir().map_err(|e| e.to_string())?;
         let folder = run.path().display();
         let vfnic = self.target.join("debug/vfnic");
         let adapter = self.tree.join("conformance/subjects/vfnic-control");
-        let mut suite = Command::new(&self.suite);
+        let choice = format!("env '{}={mutant}'", schemata::CHOICE);
+        let mut suite = Command::new(self.target.join("debug/vf-conformance"));
         suite
             .env("VFNIC", &vfnic)
             .args(["run", "--strict", "--timeout", "20"])
             .arg("--start")
             .arg(format!(
-                "'{}' run --vfs 4 --no-state --socket-dir '{folder}'",
+                "{choice} '{}' run --vfs 4 --no-state --socket-dir '{folder}'",
                 vfnic.display()
             ))
             .arg("--control")
             .arg(format!(
-                "'{}' --ctl '{folder}/ctl.sock' 0 1 2 3",
+                "{choice} '{}' --ctl '{folder}/ctl.sock' 0 1 2 3",
                 adapter.display()
             ));
         for (socket, vf) in ["--socket", "--peer-socket"].iter().cycle().zip(0..4) {
@@ -288,14 +362,33 @@ impl Copy {
     }
 }
 
+/// What is judged: the product without its laboratory.
+const VFNIC: &[&str] = &["-p", "vfnic", "--bin", "vfnic", "--no-default-features"];
+
+/// The root of the library that a file is a part of.
+fn root_of(file: &Path) -> Option<PathBuf> {
+    let inside = |folder: &&Path| table::top().join(folder).join("Cargo.toml").exists();
+    Some(file.ancestors().skip(1).find(inside)?.join("src/lib.rs"))
+}
+
+/// Makes a symbolic link unless it is there.
+fn link(target: &Path, at: &Path) -> std::io::Result<()> {
+    if fs::read_link(at).is_ok_and(|there| there == target) {
+        return Ok(());
+    }
+    fs::create_dir_all(at.parent().unwrap_or(at))?;
+    std::os::unix::fs::symlink(target, at)
+}
+
 /// Removes files of last time that are not known any more.
 fn tidy(folder: &Path, known: &BTreeSet<PathBuf>) -> std::io::Result<()> {
     if !folder.exists() {
         return Ok(());
     }
     for entry in fs::read_dir(folder)? {
-        let path = entry?.path();
-        if path.is_dir() {
+        let entry = entry?;
+        let path = entry.path();
+        if entry.file_type()?.is_dir() {
             tidy(&path, known)?;
         } else if !known.contains(&path) {
             fs::remove_file(&path)?;
@@ -306,34 +399,24 @@ fn tidy(folder: &Path, known: &BTreeSet<PathBuf>) -> std::io::Result<()> {
 
 /// Whether a command succeeded and what it said; `None` if it does not end in time.
 fn limited(command: &mut Command) -> Result<Option<(bool, String)>, String> {
-    let output = tempfile::tempfile().map_err(|e| e.to_string())?;
-    let both = || output.try_clone().map_err(|e| e.to_string());
-    let mut child = command
-        .stdout(both()?)
-        .stderr(both()?)
-        .process_group(0)
-        .spawn()
-        .map_err(|e| e.to_string())?;
+    let said = |e: std::io::Error| e.to_string();
+    let mut output = tempfile::tempfile().map_err(said)?;
+    command.stdout(output.try_clone().map_err(said)?);
+    command.stderr(output.try_clone().map_err(said)?);
+    let mut group = Group::spawn(command).map_err(said)?;
     let began = Instant::now();
-    loop {
-        if let Some(status) = child.try_wait().map_err(|e| e.to_string())? {
-            use std::io::{Read, Seek};
-            let mut output = output;
-            let mut text = Vec::new();
-            output.rewind().map_err(|e| e.to_string())?;
-            output.read_to_end(&mut text).map_err(|e| e.to_string())?;
-            let text = String::from_utf8_lossy(&text).into_owned();
-            return Ok(Some((status.success(), text)));
+    let status = loop {
+        match group.exited().map_err(said)? {
+            Some(status) => break status,
+            None if began.elapsed() > LIMIT => return Ok(None),
+            None => std::thread::sleep(Duration::from_millis(20)),
         }
-        if began.elapsed() > LIMIT {
-            if let Some(group) = i32::try_from(child.id()).ok().and_then(Pid::from_raw) {
-                let _ = kill_process_group(group, Signal::KILL);
-            }
-            let _ = child.wait();
-            return Ok(None);
-        }
-        std::thread::sleep(Duration::from_millis(50));
-    }
+    };
+    let mut text = Vec::new();
+    output.rewind().map_err(said)?;
+    output.read_to_end(&mut text).map_err(said)?;
+    let text = String::from_utf8_lossy(&text).into_owned();
+    Ok(Some((status.success(), text)))
 }
 
 fn and_more(first: &str, more: usize) -> String {
@@ -341,10 +424,4 @@ fn and_more(first: &str, more: usize) -> String {
         0 => first.to_owned(),
         more => format!("{first} and {more} more"),
     }
-}
-
-fn first_error(said: &[u8]) -> String {
-    let text = String::from_utf8_lossy(said);
-    let error = text.lines().find(|line| line.starts_with("error"));
-    error.unwrap_or("cargo says no more").to_owned()
 }

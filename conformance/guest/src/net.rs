@@ -334,8 +334,9 @@ impl NetDevice {
     /// stopped.
     pub fn hand_ring(&self, frontend: &mut Frontend, index: u32) -> Result<(), FrontendError> {
         let ring = self.ring(index);
-        frontend.set_vring_kick(index, ring.kick.as_ref().map(AsFd::as_fd))?;
-        frontend.set_vring_call(index, ring.call.as_ref().map(AsFd::as_fd))
+        // In this order: a kick that has been signalled starts the ring, and whoever has no call then has nobody to tell.
+        frontend.set_vring_call(index, ring.call.as_ref().map(AsFd::as_fd))?;
+        frontend.set_vring_kick(index, ring.kick.as_ref().map(AsFd::as_fd))
     }
 
     /// Keeps a session whose rings were started by hand, and kicks every ring once.

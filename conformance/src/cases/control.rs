@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::bench::{Bench, Link, QUIET, with};
+use crate::bench::{Bench, DEADLINE, Link, QUIET, with};
 use crate::case::{Case, Level, Need};
 use crate::control::{OK, coalesce, command, mac_table, obeyed, queue_pairs, refused, vlan};
 use crate::verdict::{Failure, Seen, ensure};
@@ -346,6 +346,31 @@ pub(super) const CASES: &[Case] = &[
             std::thread::sleep(QUIET);
             let called = link.receiver().wait_rx_call(0, Duration::ZERO)?;
             ensure(!called, "the driver was called")?;
+            Ok(Seen::Conforms)
+        },
+    },
+    Case {
+        id: "control/coalescing-ends",
+        level: Level::Text,
+        needs: &[CTRL, COAL, Need::Peer],
+        source: "V 5.1.9.5.10.1",
+        sent: "NOTF_COAL_RX_SET with 1000 packets and 20 ms, and pairs of frames, the second one right after the call for the first.",
+        expected: "A call for the second one, too, when the time is up: it is held back and not forgotten.",
+        run: |bench| {
+            let config = NetConfig::default();
+            let mut link = bench.link(&NetConfig {
+                features: (config.features | ALL) & !feature::EVENT_IDX,
+                ..config
+            })?;
+            obeyed(link.receiver(), &coalesce(1, None, 1000, 20_000))?;
+            link.receiver().rx_ring(0).queue.set_interrupts(true);
+            for n in 0..8 {
+                let frame = link.frame(100);
+                link.send(&frame)?;
+                let called = link.receiver().wait_rx_call(0, DEADLINE)?;
+                ensure(called, format_args!("no call for frame {n}"))?;
+                link.expect(&frame)?;
+            }
             Ok(Seen::Conforms)
         },
     },

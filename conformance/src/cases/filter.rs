@@ -1,6 +1,6 @@
 //! Filters on what a port receives, in the words of `ethtool -N`: what they match, which of several wins, what is refused.
 
-use crate::bench::{Bench, Link};
+use crate::bench::{Bench, Link, QUIET};
 use crate::case::{Case, Level, Need};
 use crate::cases::vf::{ADMIN, colons, is_seen, plain, tagged};
 use crate::verdict::{Failure, Seen, ensure};
@@ -176,7 +176,7 @@ pub(super) const CASES: &[Case] = &[
                 }
                 let frame = Packet::default().frame(&mut link);
                 link.send(&frame)?;
-                ends.push(link.arrives(&frame, crate::bench::QUIET)?);
+                ends.push(link.arrives(&frame, QUIET)?);
                 for filter in filters {
                     bench.administer(&format!("filter del {filter}"))?;
                 }
@@ -344,6 +344,27 @@ pub(super) const CASES: &[Case] = &[
         },
     },
     Case {
+        id: "filter/back-to-sender",
+        level: Level::Model,
+        needs: &[ADMIN, Need::Peer],
+        source: "IEEE 802.1Q-2018 8.6.1 (never back to the port of reception)",
+        sent: "A filter that gives packets to the VF that sends them to another.",
+        expected: "They do not come back to it.",
+        run: |bench| {
+            let mut link = bench.link(&NetConfig::default())?;
+            let filter = "flow-type udp4 dst-ip 10.0.0.2 dst-port 80";
+            bench.administer(&format!("filter add {filter} vf 0"))?;
+            let frame = Packet::default().frame(&mut link);
+            link.send(&frame)?;
+            link.sent()?;
+            let came = link.returned(QUIET, |came| came == frame)?;
+            ensure(!came, "the sender received what it had sent")?;
+            bench.administer(&format!("filter del {filter}"))?;
+            sees(&mut link, &Packet::default(), true, filter)?;
+            Ok(Seen::Conforms)
+        },
+    },
+    Case {
         id: "filter/change-under-traffic",
         level: Level::Model,
         needs: &[ADMIN, Need::Peer, Need::Onlooker],
@@ -364,10 +385,7 @@ pub(super) const CASES: &[Case] = &[
                         link.arrives(&frame, crate::bench::DEADLINE)?,
                         onlooker.sees(&frame)?,
                     ),
-                    _ => (
-                        link.arrives(&frame, crate::bench::QUIET)?,
-                        onlooker.sees(&frame)?,
-                    ),
+                    _ => (link.arrives(&frame, QUIET)?, onlooker.sees(&frame)?),
                 };
                 ensure(
                     there == (vf == 1) && here == usize::from(vf == 2),
@@ -458,11 +476,7 @@ fn dropping(bench: &Bench, filter: &str) -> Result<(), Failure> {
 fn sees(link: &mut Link, packet: &Packet, does: bool, filter: &str) -> Result<(), Failure> {
     let frame = packet.frame(link);
     link.send(&frame)?;
-    let wait = if does {
-        crate::bench::DEADLINE
-    } else {
-        crate::bench::QUIET
-    };
+    let wait = if does { crate::bench::DEADLINE } else { QUIET };
     let seen = link.arrives(&frame, wait)?;
     ensure(
         seen == does,

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 use rustix::pipe::{PipeFlags, pipe_with};
-use rustix::process::{Pid, Resource, Rlimit, getrlimit, prlimit};
+use rustix::process::{Pid, Resource, Rlimit, Signal, getrlimit, prlimit};
 use vm_memory::Bytes;
 
 use crate::bench::{Bench, DEADLINE, QUIET};
@@ -225,7 +225,7 @@ pub(super) const CASES: &[Case] = &[
                 link.pass(&frame)?;
             }
             if let Some(id) = bench.process_id() {
-                crate::subject::kill(id);
+                crate::group::signal(id, Signal::KILL);
             }
             drop(link.tx.take_frontend());
             drop(link.receiver().take_frontend());

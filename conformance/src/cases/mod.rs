@@ -19,6 +19,7 @@ mod ring_states;
 mod robust;
 mod session;
 mod set_up_again;
+mod shapes;
 mod switching;
 mod traffic;
 mod vf;
@@ -42,6 +43,7 @@ pub fn all() -> impl Iterator<Item = &'static Case> {
         clauses_net::CASES,
         offloads::CASES,
         traffic::CASES,
+        shapes::CASES,
         control::CASES,
         robust::CASES,
         life::CASES,

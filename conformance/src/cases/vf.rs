@@ -5,9 +5,11 @@ use std::time::{Duration, Instant};
 use crate::bench::{Bench, DEADLINE, Link, QUIET};
 use crate::case::{Case, Level, Need};
 use crate::cases::control::{controlled, told};
+use crate::cases::net::tcp;
 use crate::control::{OK, command, mac_table, obeyed};
 use crate::verdict::{Failure, Seen, ensure};
-use vf_guest::net::{NetConfig, NetHeader, feature};
+use vf_guest::checksum::TcpFrame;
+use vf_guest::net::{GSO_NONE, HDR_NEEDS_CSUM, NetConfig, NetHeader, feature};
 
 pub(super) const ADMIN: Need = Need::Administration;
 const CTRL_MAC: Need = Need::Feature(feature::CTRL_VQ | feature::CTRL_MAC_ADDR, "CTRL_MAC_ADDR");
@@ -177,6 +179,40 @@ pub(super) const CASES: &[Case] = &[
                     format_args!("of VLAN {vid}: came without its tag: {came}"),
                 )?;
             }
+            Ok(Seen::Conforms)
+        },
+    },
+    Case {
+        id: "vf/port-vlan-partial-csum",
+        level: Level::Model,
+        needs: &[
+            ADMIN,
+            Need::Peer,
+            Need::Feature(feature::CSUM | feature::GUEST_CSUM, "CSUM"),
+        ],
+        source: "ip-link(8) vf vlan; V 5.1.9.4.1",
+        sent: "A frame with NEEDS_CSUM from a VF in port VLAN 100 to one without, which accepted GUEST_CSUM.",
+        expected: "It arrives tagged, its checksum complete, or partial and where the tag has moved it to.",
+        run: |bench| {
+            bench.administer("vf 0 vlan 100")?;
+            let mut link = bench.link(&NetConfig::default())?;
+            let (sent, frame, _) = tcp(&link, 1000, GSO_NONE);
+            link.send_with(&sent, &frame)?;
+            let came = link.receive(DEADLINE)?;
+            let came = came.ok_or_else(|| Failure::Wrong("the frame did not arrive".into()))?;
+            let hdr = came.hdr;
+            let mut inner = came.bytes().to_vec();
+            ensure(inner.len() == frame.len() + 4, "it came without a tag")?;
+            inner.drain(12..16);
+            let complete = TcpFrame::parse(&inner).is_some_and(|tcp| tcp.verify(&inner));
+            let place = (hdr.csum_start, hdr.csum_offset);
+            let partial = hdr.flags & HDR_NEEDS_CSUM != 0
+                && place == (sent.csum_start + 4, sent.csum_offset)
+                && inner == frame;
+            ensure(
+                complete || partial,
+                format_args!("flags {}, checksum of {place:?}", hdr.flags),
+            )?;
             Ok(Seen::Conforms)
         },
     },

@@ -24,6 +24,7 @@ use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token, Waker};
 use rustix::process::{Resource, Rlimit};
+use rustix::time::{ClockId, clock_gettime};
 use vf_model::{FastEvent, Nanos, VfIndex};
 use vf_vhost::closer::Aside;
 use vf_vhost::listener::Listener;
@@ -427,9 +428,10 @@ impl Server {
         if turns.waits_until.is_some() {
             return;
         }
+        let before = thread_time();
         host.poll(vf, began);
-        let ended = Instant::now();
-        turns.share.count(ended, ended - began);
+        let took = thread_time().saturating_sub(before);
+        turns.share.count(Instant::now(), took);
     }
 
     /// Serves the sockets and monitors that are due for another attempt to connect.
@@ -643,6 +645,13 @@ fn open_metrics(
         access.widen(socket.path(), |mode, group| socket.widen(mode, group))?;
     }
     Ok(socket)
+}
+
+/// For how long this thread has run: what the host gave to others in the middle of a VF's turn is not the VF's.
+fn thread_time() -> Duration {
+    clock_gettime(ClockId::ThreadCPUTime)
+        .try_into()
+        .unwrap_or_default()
 }
 
 /// Every guest brings half a dozen descriptors and more; the usual soft limit is too low for many VFs.
