@@ -38,7 +38,14 @@ impl FrameBuf {
     }
 
     /// Puts a tag into the frame or takes it out, and moves what is counted from its first byte.
+    #[inline]
     pub fn edit(&mut self, edit: TagEdit) {
+        if edit != TagEdit::Keep {
+            self.change_tag(edit);
+        }
+    }
+
+    fn change_tag(&mut self, edit: TagEdit) {
         let delta = edit.delta(&self.data);
         match edit {
             TagEdit::Insert(tag) if delta > 0 => {

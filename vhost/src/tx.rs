@@ -551,6 +551,9 @@ impl TxQueue {
         let head = frame.head();
         let (to, rest) = out.data.split_at_mut(head.len().min(frame.len() as usize));
         to.copy_from_slice(head);
+        if rest.is_empty() {
+            return;
+        }
         let headers = frame.more_headers();
         let (to, mut rest) = rest.split_at_mut(headers.len().min(rest.len()));
         to.copy_from_slice(headers);
