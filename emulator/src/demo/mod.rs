@@ -13,12 +13,14 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 use vfnic::cli;
-use vfnic::config::DeviceKind;
+use vfnic::config::{DeviceKind, default_socket_dir};
 use vfnic::control::{Request, ask};
 use vfnic::linux::{GuestSpec, Image, on_console};
 
 use crate::{Failure, failed, usage};
 
+/// The control socket among a NIC's.
+const CTL: &str = "ctl.sock";
 /// How long a NIC may take to answer, and to end.
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -36,7 +38,7 @@ pub(crate) fn demo(args: &cli::Demo) -> Result<(), Failure> {
     };
     let folder = Folder::make()?;
     let nic = Nic::start(&folder.0)?;
-    let guests = ["a", "b"].map(|name| guest(&image, &folder.0, name));
+    let guests = ["a", "b"].map(|name| guest(&image, &folder.0, &nic, name));
     let [a, b] = guests;
     let guests = [a?, b?];
     match !args.no_tmux && tmux::is_there() {
@@ -107,27 +109,37 @@ impl Drop for Folder {
 struct Nic {
     child: Child,
     program: PathBuf,
+    sockets: PathBuf,
     ctl: PathBuf,
+    /// Whether commands find it by themselves.
+    is_usual: bool,
 }
 
 impl Nic {
     fn start(folder: &Path) -> Result<Nic, Failure> {
         let program = std::env::current_exe().map_err(failed)?;
-        let dir = folder.join("nic");
+        // Where commands in other terminals look, unless somebody else's NIC is there.
+        let usual = default_socket_dir();
+        let is_usual = !usual.join(CTL).exists();
+        let sockets = if is_usual { usual } else { folder.join("nic") };
         let log = std::fs::File::create(folder.join("log")).map_err(failed)?;
-        let child = Command::new(&program)
-            .args(["run", "--quiet", "--no-state", "--socket-dir"])
-            .arg(&dir)
+        let mut run = Command::new(&program);
+        run.args(["run", "--quiet", "--no-state"]);
+        if !is_usual {
+            run.arg("--socket-dir").arg(&sockets);
+        }
+        let child = run
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(log)
             .spawn()
             .map_err(failed)?;
-        let ctl = dir.join("ctl.sock");
         let mut nic = Nic {
             child,
             program,
-            ctl,
+            ctl: sockets.join(CTL),
+            sockets,
+            is_usual,
         };
         let until = Instant::now() + PATIENCE;
         while ask(&nic.ctl, &Request::Show).is_err() {
@@ -146,6 +158,14 @@ impl Nic {
         command.arg("--ctl").arg(&self.ctl).args(words);
         command
     }
+
+    /// How a command for it begins that is typed in another terminal.
+    fn typed(&self) -> String {
+        match self.is_usual {
+            true => "vfnic".to_owned(),
+            false => format!("vfnic --ctl {}", self.ctl.display()),
+        }
+    }
 }
 
 impl Drop for Nic {
@@ -163,7 +183,7 @@ struct Guest {
     command: Command,
 }
 
-fn guest(image: &Image, folder: &Path, name: &'static str) -> Result<Guest, Failure> {
+fn guest(image: &Image, folder: &Path, nic: &Nic, name: &'static str) -> Result<Guest, Failure> {
     let (n, other) = match name {
         "a" => (0, "b"),
         _ => (1, "a"),
@@ -185,7 +205,7 @@ fn guest(image: &Image, folder: &Path, name: &'static str) -> Result<Guest, Fail
     let spec = GuestSpec {
         name: name.to_owned(),
         id: 0,
-        nics: vec![(DeviceKind::Virtio, folder.join(format!("nic/vf{n}.sock")))],
+        nics: vec![(DeviceKind::Virtio, nic.sockets.join(format!("vf{n}.sock")))],
         mtu: 1500,
         address: format!("10.9.0.{own}/24"),
         script,

@@ -52,9 +52,11 @@ pub(super) fn show(folder: &Path, nic: &Nic, guests: [Guest; 2]) -> Result<(), F
     }
     commands.push(set("status-left", ""));
     commands.push(set("status-right", ""));
+    let keys = "F2 direct   F3 mediated   F4 auto   F6 other pane   F10 end";
+    let typed = nic.typed();
     commands.push(set(
         "window-status-current-format",
-        " F2 direct   F3 mediated   F4 auto   F6 other pane   F10 end ",
+        &format!(" {keys}   in another terminal: {typed} capture vf 0"),
     ));
     commands.push(set("mouse", "on"));
     for (key, path) in KEYS {
