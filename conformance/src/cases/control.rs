@@ -53,6 +53,27 @@ pub(super) const CASES: &[Case] = &[
         },
     },
     Case {
+        id: "control/without-mq",
+        level: Level::Text,
+        needs: &[CTRL, RX],
+        source: "V 5.1.2 Virtqueues",
+        sent: "Promiscuous mode, on and off, by a driver that has not accepted MQ: its control queue is the third ring.",
+        expected: "Obeyed, and a frame passes.",
+        run: |bench| {
+            let config = NetConfig::default();
+            let mut link = bench.link(&NetConfig {
+                features: (config.features | ALL) & !feature::MQ,
+                ..config
+            })?;
+            for on in [1, 0] {
+                obeyed(link.receiver(), &[0, 0, on])?;
+            }
+            let frame = link.frame(100);
+            link.pass(&frame)?;
+            Ok(Seen::Conforms)
+        },
+    },
+    Case {
         id: "control/rx-mode-extra",
         level: Level::Should,
         needs: &[CTRL, EXTRA, Need::Peer],

@@ -70,6 +70,20 @@ fn commands_are_read_and_answered() {
 }
 
 #[test]
+fn of_a_command_longer_than_any_nothing_is_read() {
+    let (mut driver, mut queue) = world(NONE);
+    for (len, read) in [
+        (command::MAX_LEN, command::MAX_LEN),
+        (command::MAX_LEN + 1, 0),
+    ] {
+        ask(&mut driver, &vec![4; len], &[], 9);
+        assert_eq!(queue.next(), Ok(Some(Asked::Nothing)));
+        assert_eq!(queue.queue.message().len(), read);
+        queue.answer(false, &[]).unwrap();
+    }
+}
+
+#[test]
 fn the_driver_is_told_and_asked_to_tell() {
     let (mut driver, mut queue) = world(EVENT_IDX);
     driver.set_used_event(0xfffe);
