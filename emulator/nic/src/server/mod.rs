@@ -618,8 +618,12 @@ impl Nics for OnWallClock<'_> {
         // Who may change settings has not got guests' memory.
         let peer = rustix::net::sockopt::socket_peercred(&*brought);
         let uid = peer.map_err(|error| error.to_string())?.uid;
-        if !uid.is_root() && uid != rustix::process::geteuid() {
-            return Err("only its own user and root can go on where it is".to_owned());
+        let own = rustix::process::geteuid();
+        if uid != own {
+            // Not root either: whoever goes on would be root from then on.
+            return Err(format!(
+                "only its own user can go on where it is: run this as user {own}"
+            ));
         }
         if let Some(what) = self.hosts.iter().find_map(NicInstance::keeps_back) {
             return Err(format!(
