@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags};
 use serde::Deserialize;
+use vf_vhost::closer::{Aside, Closer};
 use vf_vhost::endpoint::BindError;
 use vf_vhost::listener::Listener;
 
@@ -24,6 +25,8 @@ use crate::sandbox::{Role, Sandbox};
 const SCRAPES: usize = 8;
 /// How long a scrape may take, from the connection to the last byte.
 const LIMIT: Duration = Duration::from_secs(10);
+/// What scrapers have sent and nobody has closed yet, at most, when one more is accepted.
+const UNCLOSED: usize = 256;
 /// The longest head of a request.
 const HEAD: usize = 8 << 10;
 
@@ -110,7 +113,7 @@ pub fn serve(
             let listener = TcpListener::bind(to.as_str()).map_err(failed)?;
             let scrapes = move || {
                 sandbox.confine(Role::Scrapes);
-                accept(&ctl, || {
+                accept(&ctl, |_| {
                     listener.accept().map(|(stream, _)| Stream::Tcp(stream))
                 });
             };
@@ -124,11 +127,14 @@ pub fn serve(
             let accepting = UnixListener::from(accepting);
             let scrapes = move || {
                 sandbox.confine(Role::Scrapes);
-                accept(&ctl, || {
+                accept(&ctl, |closer| {
                     rustix::event::poll(&mut [PollFd::new(&accepting, PollFlags::IN)], None)?;
+                    if closer.pending() > UNCLOSED {
+                        return Err(io::ErrorKind::QuotaExceeded.into());
+                    }
                     let (stream, _) = accepting.accept()?;
                     stream.set_nonblocking(false)?;
-                    Ok(Stream::Unix(stream))
+                    Ok(Stream::Unix(Aside::new(stream, closer), closer.clone()))
                 });
             };
             thread.spawn(scrapes).map_err(failed)?;
@@ -137,11 +143,12 @@ pub fn serve(
     }
 }
 
-fn accept(ctl: &Path, mut next: impl FnMut() -> io::Result<Stream>) {
+fn accept(ctl: &Path, mut next: impl FnMut(&Closer) -> io::Result<Stream>) {
     let running = Arc::new(());
+    let closer = Closer::default();
     loop {
-        let Ok(stream) = next() else {
-            // Too many open files, which others may close.
+        let Ok(stream) = next(&closer) else {
+            // Too many open files, which others may close, or too many that nobody can close.
             std::thread::sleep(Duration::from_millis(100));
             continue;
         };
@@ -162,7 +169,8 @@ fn accept(ctl: &Path, mut next: impl FnMut() -> io::Result<Stream>) {
 /// A connection of a scraper, which has so long to end.
 enum Stream {
     Tcp(TcpStream),
-    Unix(UnixStream),
+    /// Descriptors that come on it are closed where nobody waits for that.
+    Unix(Aside<UnixStream>, Closer),
 }
 
 impl Stream {
@@ -173,24 +181,26 @@ impl Stream {
                 stream.set_read_timeout(left)?;
                 stream.set_write_timeout(left)
             }
-            Stream::Unix(stream) => {
-                stream.set_read_timeout(left)?;
-                stream.set_write_timeout(left)
-            }
+            Stream::Unix(stream, _) => stream.set_write_timeout(left),
         }
     }
 
-    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+    /// Waits for so long at most.
+    fn read(&mut self, into: &mut [u8], left: Duration) -> io::Result<usize> {
         match self {
             Stream::Tcp(stream) => stream.read(into),
-            Stream::Unix(stream) => stream.read(into),
+            Stream::Unix(stream, closer) => {
+                let left = left.try_into().map_err(io::Error::other)?;
+                rustix::event::poll(&mut [PollFd::new(&**stream, PollFlags::IN)], Some(&left))?;
+                Ok(closer.read(&**stream, into)?)
+            }
         }
     }
 
     fn write(&mut self, from: &[u8]) -> io::Result<usize> {
         match self {
             Stream::Tcp(stream) => stream.write(from),
-            Stream::Unix(stream) => stream.write(from),
+            Stream::Unix(stream, _) => stream.write(from),
         }
     }
 }
@@ -199,7 +209,7 @@ impl Stream {
 fn scrape(mut stream: Stream, ctl: &Path) -> io::Result<()> {
     let until = Instant::now() + LIMIT;
     let left = |stream: &Stream| match until.checked_duration_since(Instant::now()) {
-        Some(left) if !left.is_zero() => stream.set_timeout(left),
+        Some(left) if !left.is_zero() => stream.set_timeout(left).map(|()| left),
         _ => Err(io::ErrorKind::TimedOut.into()),
     };
     let mut head = Vec::new();
@@ -207,9 +217,9 @@ fn scrape(mut stream: Stream, ctl: &Path) -> io::Result<()> {
         if let Some(answer) = answer(&head, ctl) {
             break answer;
         }
-        left(&stream)?;
+        let left = left(&stream)?;
         let mut chunk = [0; 1024];
-        match stream.read(&mut chunk)? {
+        match stream.read(&mut chunk, left)? {
             0 => return Ok(()),
             n => head.extend_from_slice(&chunk[..n]),
         }
