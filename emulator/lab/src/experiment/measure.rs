@@ -106,7 +106,9 @@ impl Reading {
 
     fn share(&self, start: &Reading, of: impl Fn(&Reading) -> &Vec<u64>) -> [f64; 2] {
         let ns = self.ns_since(start).max(1) as f64;
-        [0, 1].map(|h| of(self)[h].saturating_sub(of(start)[h]) as f64 / ns)
+        let at =
+            |reading: &Reading, host: usize| of(reading).get(host).copied().unwrap_or_default();
+        [0, 1].map(|host| at(self, host).saturating_sub(at(start, host)) as f64 / ns)
     }
 }
 

@@ -82,3 +82,44 @@ impl<'a> WarmUp<'a> {
         (full && within(2, NEAR)) || within(LEVEL, SAME)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::experiment::measure::Meters;
+
+    /// How many steps a warm-up of one stream has that receives so many bytes in each, and whether it has settled then.
+    fn warm_up(bytes: impl Fn(usize) -> u64) -> (usize, bool) {
+        let plan = ExperimentPlan {
+            a_to_b: 1,
+            b_to_a: 0,
+            ..ExperimentPlan::default()
+        };
+        let reading = |at: Nanos, received: u64| {
+            let mut meters = Meters::new(at);
+            meters.pair(received, 0, 0);
+            meters.reading()
+        };
+        let mut warm_up = WarmUp::new(&plan, reading(Nanos(0), 0));
+        let (mut steps, mut received) = (0, 0);
+        loop {
+            match warm_up.next() {
+                Ok(at) => {
+                    received += bytes(steps);
+                    steps += 1;
+                    warm_up.look(reading(at, received));
+                }
+                Err(ended) => return (steps, ended.settled),
+            }
+        }
+    }
+
+    #[test]
+    fn a_run_has_settled_when_it_gets_no_faster() {
+        assert_eq!(warm_up(|_| 1000), (LEVEL, true));
+        // As in slow start: twice as fast in each of eight steps.
+        assert_eq!(warm_up(|step| 1000 << step.min(8)), (8 + LEVEL, true));
+        let neither = |step: usize| 1000 + 100 * (step as u64 % 2);
+        assert_eq!(warm_up(neither), (MOST, false));
+    }
+}
