@@ -486,4 +486,21 @@ mod tests {
             "reset; mac 52:54:00:98:2d:e3; mode; macvlan"
         );
     }
+
+    #[test]
+    fn of_what_a_monitor_says_so_many_lines_are_heard_at_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("qmp");
+        let listener = std::os::unix::net::UnixListener::bind(&path).unwrap();
+        let (mut monitor, now) = (Monitor::new("vf0".to_owned(), path, true), Instant::now());
+        monitor.connect(now);
+        let (mut qemu, _) = listener.accept().unwrap();
+        let event = "{\"event\":\"RTC_CHANGE\"}\n";
+        qemu.write_all(event.repeat(2 * LINES).as_bytes()).unwrap();
+        for more in [true, true, false] {
+            assert_eq!(monitor.poll(now, MacAddr([2, 0, 0, 0, 0, 1])), None);
+            assert_eq!(monitor.next_timer(), more.then_some(now));
+        }
+        assert!(monitor.connection.is_some());
+    }
 }

@@ -88,6 +88,40 @@ fn a_flow_is_on_the_slow_path_until_it_is_learned_and_its_frames_wait_for_the_ch
     assert_eq!(bench.drops(), []);
 }
 
+/// With the hypervisor there are always frames of the flow, which the next ones would overtake on the fast path.
+#[test]
+fn what_a_vf_sends_waits_in_its_ring_while_its_flow_changes() {
+    const ON_THEIR_WAY: usize = 100;
+    let mut bench = Bench::like(
+        Profile::Falcon,
+        1,
+        &[Path::Auto],
+        Nanos(0),
+        Some(ROUND_COST),
+    );
+    bench.start(0, &queue_of(256));
+    let (mut sent, mut waited) = (0, 0);
+    for step in 0..2000 {
+        if step % 100 == 99 {
+            bench.send_from_far(private(udp(mac(0), BEYOND, 80, step)));
+        }
+        while sent as usize - bench.arrived.len() < ON_THEIR_WAY {
+            assert!(bench.vms[0].send_udp(&udp(BEYOND, mac(0), 4000, sent)));
+            sent += 1;
+        }
+        bench.run_until(Nanos(bench.now.0 + 1000));
+        waited = waited.max(bench.vms[0].outstanding(0));
+        bench.vms[0].receive();
+    }
+    bench.run_until(LATE);
+    let counted = fast(&bench, 0);
+    assert!(counted.slowpath_tx_packets > 100, "{counted:?}");
+    assert!(counted.fastpath_tx_packets > 100, "{counted:?}");
+    assert!(usize::from(waited) > ON_THEIR_WAY / 2, "{waited}");
+    assert!(bench.arrived.iter().map(|frame| flow(frame).1).eq(0..sent));
+    assert_eq!(bench.drops(), []);
+}
+
 /// VF 1 is another worker's than the port, which decides.
 #[test]
 fn what_a_vf_sends_is_on_the_fast_path_whichever_worker_has_it() {
