@@ -65,19 +65,24 @@ pub(super) const CASES: &[Case] = &[
         level: Level::Must,
         needs: &[Need::Delivery, MRG],
         source: "V 5.1.9.4.1",
-        sent: "Frames into buffers of 256 bytes with MRG_RXBUF.",
+        sent: "Frames into buffers of 256 bytes with MRG_RXBUF, with IN_ORDER and without.",
         expected: "As few buffers as hold it, num_buffers of them.",
         run: |bench| {
-            let mut link = bench.link(&small_buffers())?;
-            for len in [60, 244, 245, 500, 1514] {
-                let frame = link.frame(len);
-                link.send(&frame)?;
-                let hdr = link.expect(&frame)?;
-                let least = (len + 12).div_ceil(256) as u16;
-                ensure(
-                    hdr.num_buffers == least,
-                    format_args!("{} buffers for {len} bytes", hdr.num_buffers),
-                )?;
+            // In order, a driver may take for granted what it is told of the buffers before the last.
+            for off in [0, feature::IN_ORDER] {
+                let mut config = small_buffers();
+                config.features &= !off;
+                let mut link = bench.link(&config)?;
+                for len in [60, 244, 245, 500, 1514] {
+                    let frame = link.frame(len);
+                    link.send(&frame)?;
+                    let hdr = link.expect(&frame)?;
+                    let least = (len + 12).div_ceil(256) as u16;
+                    ensure(
+                        hdr.num_buffers == least,
+                        format_args!("{} buffers for {len} bytes", hdr.num_buffers),
+                    )?;
+                }
             }
             Ok(Seen::Conforms)
         },
