@@ -347,7 +347,10 @@ mod tests {
             lines[0],
             "FAIL  ring/order                           split  must   it did not"
         );
-        assert_eq!(lines[1], "sent:     200 frames, kicked once.");
+        assert_eq!(
+            lines[1],
+            "sent:     200 frames, kicked once; with IN_ORDER and without."
+        );
         assert!(lines[2].starts_with("expected: All arrive in their order. [V 6.2"));
         assert_eq!(lines[3], "a -> GET_FEATURES");
         assert_eq!(

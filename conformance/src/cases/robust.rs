@@ -312,7 +312,7 @@ pub(super) const CASES: &[Case] = &[
         level: Level::Hard,
         needs: &[Need::Resources],
         source: "CVE-2019-14818",
-        sent: "Up to 40 sessions, as many as there is time for, each with a frame, a call descriptor that is replaced, and a memory table sent twice.",
+        sent: "Up to 40 sessions, as many as there is time for, each with a frame, kick and call descriptors that are replaced, and a memory table sent twice.",
         expected: "The process has as many descriptors, mappings and threads as before, within 2 s.",
         run: |bench| {
             for _ in 0..5 {
@@ -379,7 +379,11 @@ fn session(bench: &Bench) -> Result<(), Failure> {
     let mut link = bench.link(&config)?;
     let memory = link.tx.memory().clone();
     let event = vf_guest::eventfd::EventFd::new()?;
+    let kick = link.tx.tx_ring(0).kick.as_ref();
+    let kick = kick.map(|kick| kick.as_fd().try_clone_to_owned());
+    let kick = kick.transpose()?;
     if let Some(front) = link.tx.frontend() {
+        front.set_vring_kick(1, kick.as_ref().map(AsFd::as_fd))?;
         front.set_vring_call(1, Some(event.as_fd()))?;
         front.set_vring_err(1, Some(event.as_fd()))?;
         front.set_mem_table(memory.regions())?;

@@ -143,6 +143,47 @@ pub(super) const CASES: &[Case] = &[
         },
     },
     Case {
+        id: "mem/slots-unsorted",
+        level: Level::Must,
+        needs: &[Need::Protocol(
+            protocol::CONFIGURE_MEM_SLOTS,
+            "CONFIGURE_MEM_SLOTS",
+        )],
+        source: "VU ADD_MEM_REG",
+        sent: "Rings in one region and buffers in four that meet, each with an ADD_MEM_REG, the highest first.",
+        expected: "Frames pass: each region is added to those that there are.",
+        run: |bench| {
+            let config = NetConfig {
+                apart: true,
+                ..NetConfig::default()
+            };
+            let (mut front, mut net) = bench.negotiated(&config)?;
+            front.set_features(net.features())?;
+            let memory = net.memory().clone();
+            for (region, parts) in memory.regions().iter().zip([1, 4]).rev() {
+                let all = region.layout();
+                let each = (all.size / parts).next_multiple_of(4096);
+                for start in (0..parts).rev().map(|part| part * each) {
+                    let part = message::region(
+                        all.guest_addr + start,
+                        each.min(all.size - start),
+                        all.user_addr + start,
+                        all.mmap_offset + start,
+                    );
+                    let part = message::single_region(&part);
+                    front.set(request::ADD_MEM_REG, &part, &[region.fd()])?;
+                }
+            }
+            started(&mut net, front)?;
+            let mut link = bench.link_from(net, &NetConfig::default())?;
+            for len in [60, 1514] {
+                let frame = link.frame(len);
+                link.pass(&frame)?;
+            }
+            Ok(Seen::Conforms)
+        },
+    },
+    Case {
         id: "mem/mmap-offset-odd",
         level: Level::Text,
         needs: &[],
