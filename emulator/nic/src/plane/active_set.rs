@@ -22,6 +22,8 @@ pub(super) struct ActiveSet {
     round: u32,
     /// VFs that had work in either period.
     active: VfSet,
+    /// What was attached when they were last sorted.
+    sorted: VfSet,
     /// The same in order: few of them are found sooner in a list.
     list: Vec<VfIndex>,
     /// An index, and how many of them are below it.
@@ -107,10 +109,15 @@ impl ActiveSet {
 
     fn sort(&mut self) {
         self.stale = false;
-        self.active = match self.sparse {
+        let active = match self.sparse {
             true => self.attached.intersection(self.busy.union(self.before)),
             false => self.attached,
         };
+        // A period often ends as it began, and the idle may be many.
+        if active == self.active && self.attached == self.sorted {
+            return;
+        }
+        (self.active, self.sorted) = (active, self.attached);
         self.list.clear();
         self.list.extend(self.active.iter());
         self.below = (0, 0);
