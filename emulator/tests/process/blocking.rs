@@ -278,7 +278,7 @@ fn a_front_end_cannot_keep_its_own_connection_open() {
 }
 
 /// A socket whose last `close` waits for an hour, as its peer reads nothing of what is in it. That has to be kept.
-pub(crate) fn lingering() -> (OwnedFd, (TcpListener, TcpStream)) {
+fn lingering() -> (OwnedFd, (TcpListener, TcpStream)) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let mut socket = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
     let (peer, _) = listener.accept().unwrap();
@@ -290,7 +290,7 @@ pub(crate) fn lingering() -> (OwnedFd, (TcpListener, TcpStream)) {
 }
 
 /// Puts descriptors into a socket while vfnic stands still, so that it is the last one to have them.
-pub(crate) fn put(emulator: &Emulator, socket: &UnixStream, bytes: &[u8], fds: Vec<OwnedFd>) {
+fn put(emulator: &Emulator, socket: &UnixStream, bytes: &[u8], fds: Vec<OwnedFd>) {
     let pid = rustix::process::Pid::from_raw(emulator.pid().cast_signed()).unwrap();
     let signal = |signal| rustix::process::kill_process(pid, signal).unwrap();
     let mut parcel = Frontend::from_stream(socket.try_clone().unwrap()).unwrap();

@@ -6,7 +6,6 @@ use std::os::unix::net::UnixStream;
 
 use tempfile::TempDir;
 
-use crate::blocking::{lingering, put};
 use crate::emulator::{BACK_TO_BACK, Emulator, vfnic};
 use crate::port::{Port, pass};
 
@@ -152,26 +151,6 @@ fn scrapers_that_do_not_read_cost_themselves_only() {
         scraped.emulator.show();
     }
     drop(stuck);
-}
-
-#[test]
-fn what_scrapers_send_along_is_closed_where_nobody_waits() {
-    let scraped = Scraped::start();
-    let mut peers = Vec::new();
-    // More than are answered at a time.
-    for _ in 0..10 {
-        let (fd, peer) = lingering();
-        peers.push(peer);
-        let stream = scraped.connect();
-        put(
-            &scraped.emulator,
-            &stream,
-            b"GET /metrics HTTP/1.1\r\n",
-            vec![fd],
-        );
-    }
-    let (head, _) = scraped.scrape("*/*");
-    assert!(head.starts_with("HTTP/1.1 200 "), "{head}");
 }
 
 #[test]
