@@ -28,7 +28,6 @@ const KNOWN_FAILURES: &[&str] = &[
     "robust/memfd-truncate",
     // A descriptor a session.
     "robust/leaks",
-    "ring/index-tearing",
     "robust/memfd-hole-punch",
     // What is sent on a disabled ring is kept.
     "proto/enabled-is-kept",
@@ -37,8 +36,13 @@ const KNOWN_FAILURES: &[&str] = &[
 ];
 
 /// What it fails not in every run: it may go on listening to the old kick descriptor when it is given a new one, and then leaves a
-/// frame (rust-vmm/vhost #227); and it ends where it has no descriptor for its next session, if that is when they are few.
-const SOMETIMES: [&str; 2] = ["proto/set-kick-keeps-enabled", "robust/fd-exhaustion"];
+/// frame (rust-vmm/vhost #227); it ends where it has no descriptor for its next session, if that is when they are few; and it
+/// ends at an available index that jumps, if it sees one of those that come and go.
+const SOMETIMES: [&str; 3] = [
+    "proto/set-kick-keeps-enabled",
+    "robust/fd-exhaustion",
+    "ring/index-tearing",
+];
 
 fn program() -> &'static str {
     env!("CARGO_BIN_EXE_vf-conformance")
