@@ -50,6 +50,9 @@ pub struct MediatedPlane {
     last_was_pf: bool,
     /// The vif that is first asked for the next piece of work.
     cursor: usize,
+    /// Vifs that had nothing when they were asked in this round. They are not asked again in it, so that a frame of a busy one does
+    /// not cost a look at each of those that are active and quiet.
+    exhausted: VfSet,
     since_flush: usize,
     /// VFs on path `auto` that were given frames by way of the NIC since then: to tell them costs as much as other guests.
     given_back: VfSet,
@@ -112,6 +115,7 @@ impl MediatedPlane {
             current: None,
             last_was_pf: false,
             cursor: 0,
+            exhausted: VfSet::default(),
             since_flush: 0,
             given_back: VfSet::default(),
         }
@@ -255,7 +259,7 @@ impl MediatedPlane {
     /// in turn.
     fn take_from_vifs(&mut self, now: Nanos) -> Option<Job> {
         self.ports.active.begin_round();
-        let active = self.ports.active.active();
+        let active = self.ports.active.active().difference(self.exhausted);
         let due = self.guarantees.due(now).intersection(active);
         let (before, first) = active.difference(due).split_at(self.cursor);
         let (due_before, due_first) = due.split_at(self.cursor);
@@ -273,6 +277,7 @@ impl MediatedPlane {
                     frame,
                 });
             }
+            self.exhausted.insert(vf);
         }
         None
     }
@@ -587,6 +592,7 @@ impl Plane for MediatedPlane {
         if !self.ports.impaired.vfs().is_empty() {
             self.find_due(now);
         }
+        self.exhausted = VfSet::default();
         let mut moved = self.ports.rx.drain_backlogs(now, &mut self.model);
         let mut left = ROUND;
         let enough = self.ports.rx.effort + BURST_EFFORT;
