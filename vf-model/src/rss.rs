@@ -144,9 +144,15 @@ impl Rss {
     /// Which of so many queues a frame goes to that begins with `head`; what is not IP goes to the first.
     #[must_use]
     pub fn queue(&self, head: &[u8], in_use: u16) -> u16 {
-        let flow = Header::parse(head).ok().and_then(|h| h.flow(head));
-        let entry = flow.map(|flow| self.toeplitz.hash_flow(&flow) as u16);
-        entry.map_or(0, |entry| self.entry(entry, in_use))
+        let hash = self.hash(head);
+        hash.map_or(0, |(hash, _)| self.entry(hash as u16, in_use))
+    }
+
+    /// The hash of a frame that begins with `head`, and the flow that it is of; none of what is not IP.
+    #[must_use]
+    pub fn hash(&self, head: &[u8]) -> Option<(u32, FlowKey)> {
+        let flow = Header::parse(head).ok().and_then(|h| h.flow(head))?;
+        Some((self.toeplitz.hash_flow(&flow), flow))
     }
 
     /// Which of so many queues an entry of the table names, of 128 that go round.

@@ -30,7 +30,7 @@ pub use self::format::{
     Completion, Decoded, DescriptorFormat, DescriptorTable, RX_PREFIX_MAX, TxState,
 };
 pub use self::request::{Checksum, Headers, TxRequest};
-pub use self::rx_note::{Network, RxNote, Transport};
+pub use self::rx_note::{Network, RxHash, RxNote, Transport};
 use crate::device_queue::DeviceQueue;
 use crate::error::RingError;
 use crate::memory::{GuestMemory, Pinned};

@@ -244,6 +244,8 @@ pub struct Received {
     pub checked: bool,
     /// The tag that was taken out.
     pub vlan: Option<u16>,
+    /// The hash of its flow, behind its kind: 1, 3, 7 and 8 are of ports, too (82599 data sheet 7.1.2.8).
+    pub hash: Option<(u8, u32)>,
 }
 
 /// Resets the function, greets the PF and agrees on version 1.3 of the mailbox; the address that the PF gives.
@@ -464,7 +466,7 @@ impl Ixgbevf {
     pub fn recv(&mut self, registers: &mut impl Registers) -> Option<Received> {
         loop {
             let at = self.rx.oldest;
-            let [_, rest] = self.rx.read(at);
+            let [first, rest] = self.rx.read(at);
             let status = rest as u32;
             if status & DONE == 0 {
                 return None;
@@ -484,6 +486,8 @@ impl Ixgbevf {
                 let mut received = std::mem::take(&mut self.received);
                 received.checked = status & 0x20 != 0;
                 received.vlan = (status & 8 != 0).then_some((rest >> 48) as u16);
+                let kind = (first & 0xf) as u8;
+                received.hash = (kind != 0).then_some((kind, (first >> 32) as u32));
                 return Some(received);
             }
         }

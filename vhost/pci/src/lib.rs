@@ -21,6 +21,7 @@
 
 pub mod config_space;
 pub mod ef10;
+mod flow_hash;
 pub mod function;
 pub mod ixgbevf;
 pub mod msix;

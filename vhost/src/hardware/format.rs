@@ -10,7 +10,7 @@ use std::sync::atomic::Ordering;
 
 use vm_memory::AtomicAccess;
 
-use super::{RxNote, TxRequest, after};
+use super::{RxHash, RxNote, TxRequest, after};
 use crate::coalescing::Coalescing;
 use crate::error::RingError;
 use crate::memory::{GuestMemory, GuestSliceMut, Pinned};
@@ -47,6 +47,16 @@ pub trait DescriptorFormat: Debug + Send {
     /// Whether the 802.1Q tag of a received frame is taken out and told in its [`RxNote`].
     fn strips_tags(&self) -> bool {
         false
+    }
+
+    /// Whether the hash of its flow is told of a received frame.
+    fn hashes(&self) -> bool {
+        false
+    }
+
+    /// That hash of a frame that begins with these bytes; none of a frame that is not IP. Asked only if it [is told](Self::hashes).
+    fn hash(&self, _head: &[u8]) -> Option<RxHash> {
+        None
     }
 
     /// Tells the driver what is done, in order, but for the interrupt. The buffers have been written.

@@ -9,13 +9,17 @@ use crate::frame::TagEdit;
 /// See the module. One word: a core that has put a whole together of parts cannot read it before all that it wrote earlier has
 /// reached memory, the payload of frames among it.
 #[derive(Clone, Copy, Default, PartialEq, Eq)]
-pub struct RxNote(u32);
+pub struct RxNote(u64);
 
-/// Of the word: the tag's control information is below, whether there is one, whether checksums are right, and the two kinds.
-const TAGGED: u32 = 1 << 16;
-const CHECKED: u32 = 1 << 17;
+/// Of the word: the tag's control information is below, whether there is one, whether checksums are right, the two kinds, whether
+/// there is a hash and ports are in it; the hash is its upper half.
+const TAGGED: u64 = 1 << 16;
+const CHECKED: u64 = 1 << 17;
 const NETWORK: u32 = 18;
 const TRANSPORT: u32 = 20;
+const HASHED: u64 = 1 << 22;
+const PORTS: u64 = 1 << 23;
+const HASH: u32 = 32;
 
 impl RxNote {
     /// The version of IP, what is in the packet, whether the checksums of both are known to be right (if not, nobody has looked), and
@@ -23,10 +27,31 @@ impl RxNote {
     #[must_use]
     #[inline]
     pub fn new(network: Network, transport: Transport, checked: bool, vlan: Option<u16>) -> RxNote {
-        let kinds = (network as u32) << NETWORK | (transport as u32) << TRANSPORT;
+        let kinds = (network as u64) << NETWORK | (transport as u64) << TRANSPORT;
         let checked = if checked { CHECKED } else { 0 };
-        let vlan = vlan.map_or(0, |vlan| TAGGED | u32::from(vlan));
+        let vlan = vlan.map_or(0, |vlan| TAGGED | u64::from(vlan));
         RxNote(kinds | checked | vlan)
+    }
+
+    /// The same note, and the hash of the frame's flow if there is one.
+    #[must_use]
+    #[inline]
+    pub fn with_hash(self, hash: Option<RxHash>) -> RxNote {
+        let Some(RxHash { value, ports }) = hash else {
+            return self;
+        };
+        let ports = if ports { PORTS } else { 0 };
+        RxNote(self.0 | HASHED | ports | u64::from(value) << HASH)
+    }
+
+    /// The hash of its flow, if the NIC makes one and the frame is IP.
+    #[must_use]
+    #[inline]
+    pub fn hash(self) -> Option<RxHash> {
+        (self.0 & HASHED != 0).then_some(RxHash {
+            value: (self.0 >> HASH) as u32,
+            ports: self.0 & PORTS != 0,
+        })
     }
 
     /// The version of IP.
@@ -75,8 +100,18 @@ impl fmt::Debug for RxNote {
             .field("transport", &self.transport())
             .field("checked", &self.checked())
             .field("vlan", &self.vlan())
+            .field("hash", &self.hash())
             .finish()
     }
+}
+
+/// The hash by which flows are spread over queues (RSS).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RxHash {
+    /// The hash.
+    pub value: u32,
+    /// Whether it is of the ports as well as of the addresses.
+    pub ports: bool,
 }
 
 /// A version of IP.
@@ -153,10 +188,14 @@ mod tests {
         for (network, transport) in networks.into_iter().zip(transports.into_iter().rev()) {
             for checked in [false, true] {
                 for vlan in [None, Some(0), Some(1), Some(u16::MAX)] {
-                    let note = RxNote::new(network, transport, checked, vlan);
-                    let said = (note.network(), note.transport());
-                    assert_eq!(said, (network, transport));
-                    assert_eq!((note.checked(), note.vlan()), (checked, vlan));
+                    for (hash, ports) in [(None, false), (Some(0), true), (Some(u32::MAX), false)] {
+                        let hash = hash.map(|value| RxHash { value, ports });
+                        let note = RxNote::new(network, transport, checked, vlan).with_hash(hash);
+                        let said = (note.network(), note.transport());
+                        assert_eq!(said, (network, transport));
+                        assert_eq!((note.checked(), note.vlan()), (checked, vlan));
+                        assert_eq!(note.hash(), hash);
+                    }
                 }
             }
         }

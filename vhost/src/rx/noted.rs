@@ -30,7 +30,7 @@ impl RxQueue {
             return Ok(0);
         };
         let (memory, chains, format) = ring.upcoming_of()?;
-        let strips = format.strips_tags();
+        let (strips, hashes) = (format.strips_tags(), format.hashes());
         let mut to = memory.window(self.hint);
         let mut used = [(UsedElem::default(), RxNote::default()); AHEAD];
         let mut n = 0;
@@ -43,7 +43,10 @@ impl RxQueue {
             if stripped || !frame.offload().is_none() {
                 break;
             }
-            let note = RxNote::of(frame.head(), false, None);
+            let mut note = RxNote::of(frame.head(), false, None);
+            if hashes {
+                note = note.with_hash(format.hash(frame.head()));
+            }
             let buffer = to
                 .slice_mut(buffer.gpa, total)
                 .ok_or(RingError::BufferOutside)?;
@@ -93,5 +96,6 @@ pub(super) fn note(
         true => rx_note::strip(edit, head),
         false => (edit, None),
     };
-    (edit, RxNote::of(head, checked, vlan))
+    let hash = format.hashes().then(|| format.hash(head)).flatten();
+    (edit, RxNote::of(head, checked, vlan).with_hash(hash))
 }

@@ -96,9 +96,15 @@ impl Ef10 {
             Command::FILTER_OP => self.filter_op(payload, host),
             Command::RSS_CONTEXT_ALLOC => {
                 port(payload)?;
-                self.rss.alloc(payload)
+                let reply = self.rss.alloc(payload);
+                self.tell_hash(host);
+                reply
             }
-            Command::RSS_CONTEXT_FREE => self.rss.free(payload),
+            Command::RSS_CONTEXT_FREE => {
+                let reply = self.rss.free(payload);
+                self.tell_hash(host);
+                reply
+            }
             Command::RSS_CONTEXT_SET_KEY
             | Command::RSS_CONTEXT_SET_TABLE
             | Command::RSS_CONTEXT_SET_FLAGS => self.rss.set(payload),

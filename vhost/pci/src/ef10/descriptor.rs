@@ -7,10 +7,11 @@ use vf_vhost::control::Coalescing;
 use vf_vhost::error::RingError;
 use vf_vhost::hardware::{
     Checksum, Completion, Decoded, DescriptorFormat, DescriptorTable, Network, RX_PREFIX_MAX,
-    RxNote, Transport, TxRequest, TxState,
+    RxHash, RxNote, Transport, TxRequest, TxState,
 };
 
 use super::event::{Event, EventQueue, Received};
+use crate::flow_hash::FlowHash;
 
 /// Bytes of a descriptor.
 pub(crate) const DESCRIPTOR: usize = 8;
@@ -40,6 +41,8 @@ pub(crate) struct ReceiveFormat {
     pub(crate) label: u32,
     /// Whether each frame has a prefix.
     pub(crate) prefix: bool,
+    /// What is in the prefix.
+    pub(crate) flow_hash: Arc<FlowHash>,
 }
 
 /// The descriptors of a transmit ring.
@@ -103,12 +106,22 @@ impl DescriptorFormat for ReceiveFormat {
         if self.prefix { PREFIX } else { 0 }
     }
 
-    /// The hash, two tags that were taken out, the length and a part of the time: of these only the length.
-    fn rx_prefix(&self, len: u32, _: RxNote) -> [u8; RX_PREFIX_MAX] {
+    /// The hash, two tags that were taken out, the length and a part of the time: of these the hash, 0 if there is none, and the length.
+    fn rx_prefix(&self, len: u32, note: RxNote) -> [u8; RX_PREFIX_MAX] {
         let mut prefix = [0; RX_PREFIX_MAX];
+        let hash = note.hash().map_or(0, |hash| hash.value).to_le_bytes();
+        [prefix[0], prefix[1], prefix[2], prefix[3]] = hash;
         let len = u16::try_from(len).unwrap_or(u16::MAX).to_le_bytes();
         [prefix[8], prefix[9]] = len;
         prefix
+    }
+
+    fn hashes(&self) -> bool {
+        self.prefix && self.flow_hash.is_told()
+    }
+
+    fn hash(&self, head: &[u8]) -> Option<RxHash> {
+        self.flow_hash.of(head)
     }
 
     fn complete(

@@ -31,6 +31,7 @@ use self::filter::Filters;
 use self::mcdi::{ALIGNMENT, MAX_PAYLOAD, McError, Payload, Request};
 use self::queues::FrameQueue;
 use self::regs::{INTERFACES, Register, WINDOW};
+use crate::flow_hash::FlowHash;
 use crate::function::{Bar, Environment, Function, Host, Identity, MsixLayout};
 
 /// The BAR with the registers.
@@ -87,6 +88,8 @@ pub struct Ef10 {
     adaptor: Option<Adaptor>,
     filters: Filters,
     rss: rss::Contexts,
+    /// Told while the driver has a context: without one, flows are not spread.
+    flow_hash: Arc<FlowHash>,
     readings: stats::Readings,
     /// Whether the NIC knows that this driver is a new one.
     is_new_told: bool,
@@ -192,12 +195,18 @@ impl Ef10 {
         true
     }
 
+    /// Has rings tell the hash that the NIC spreads flows by, or none.
+    fn tell_hash(&self, host: &dyn Host) {
+        self.flow_hash.set(!self.rss.is_empty(), host);
+    }
+
     /// Stops everything and forgets what the driver has made, here and in the NIC.
     fn forget(&mut self, host: &mut dyn Host) {
         self.forget_queues(host);
         self.adaptor = None;
         self.filters.clear();
         self.rss = rss::Contexts::default();
+        self.tell_hash(host);
         self.is_new_told = false;
         // If the NIC does not hear it now, it does before the next request.
         let _ = self.settle(host);
@@ -254,6 +263,7 @@ impl Function for Ef10 {
         if self.notice_reset(host) {
             self.forget(host);
         }
+        self.tell_hash(host);
         let link = link_of(host);
         if self.link != link {
             self.link = link;

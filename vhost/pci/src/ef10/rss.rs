@@ -11,8 +11,8 @@ const TABLE: usize = 128;
 const MAX_QUEUES: u32 = 64;
 /// Most contexts of a VF.
 const MAX_CONTEXTS: usize = 16;
-/// What is hashed: addresses, and ports of TCP.
-const FLAGS: u32 = 0xf | 0x33f << 8 | 0x33f << 20;
+/// What is hashed: addresses, and ports of TCP and UDP.
+const FLAGS: u32 = 0xf | 0x3ff << 8 | 0x3ff << 20;
 
 /// The contexts of a driver: how many queues each spreads over.
 #[derive(Debug, Default)]
@@ -22,6 +22,11 @@ pub(crate) struct Contexts {
 }
 
 impl Contexts {
+    /// Whether the driver has none.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.all.is_empty()
+    }
+
     /// RSS_CONTEXT_ALLOC.
     pub(crate) fn alloc(&mut self, payload: &Payload<'_>) -> Result<Reply, McError> {
         const EXCLUSIVE: u32 = 0;

@@ -665,6 +665,40 @@ fn a_received_frame_has_a_prefix_and_goes_over_as_many_buffers_as_it_takes() {
 }
 
 #[test]
+fn the_hash_of_a_flow_is_in_the_prefix_while_there_is_a_context() {
+    let mut driver = Driver::up(Bench::new(Profile::Ef10));
+    driver.events();
+    // Of Microsoft's verification suite.
+    let mut frame = tcp(MAC, [161, 142, 100, 80], 0, 10);
+    frame[26..30].copy_from_slice(&[66, 9, 149, 187]);
+    frame[34..38].copy_from_slice(&[0x0a, 0xea, 0x06, 0xe6]);
+    let hash = |driver: &mut Driver, frame: &[u8]| {
+        assert_eq!(driver.deliver(frame), RxOutcome::Delivered);
+        let events = driver.events();
+        word(&driver.received(&events), 0)
+    };
+    assert_eq!(hash(&mut driver, &frame), 0);
+    let shared = words(12, &[(0, PORT), (4, 1), (8, 4)]);
+    let context = driver.ask(Command::RSS_CONTEXT_ALLOC, &shared).unwrap();
+    assert_eq!(hash(&mut driver, &frame), 0x51cc_c178);
+    assert_eq!(hash(&mut driver, &[0; 60]), 0, "no IP");
+    driver
+        .bench
+        .admin(&format!("vf 0 rss hkey {}", ["01"; 40].join(":")));
+    driver.function.changed(&mut driver.bench);
+    let another = hash(&mut driver, &frame);
+    assert!(![0, 0x51cc_c178].contains(&another), "{another:#x}");
+    driver.ask(Command::RSS_CONTEXT_FREE, &context).unwrap();
+    assert_eq!(hash(&mut driver, &frame), 0);
+    driver.ask(Command::RSS_CONTEXT_ALLOC, &shared).unwrap();
+    assert_eq!(hash(&mut driver, &frame), another);
+    driver
+        .ask(Command::ENTITY_RESET, &words(4, &[(0, 1)]))
+        .unwrap();
+    assert!(!driver.function.flow_hash.is_told(), "the next driver");
+}
+
+#[test]
 fn filters_are_obeyed_and_take_nothing_without_privilege() {
     let mut driver = Driver::up(Bench::new(Profile::Ef10));
     let (mine, dns) = (

@@ -5,12 +5,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use vf_vhost::control::Coalescing;
 use vf_vhost::hardware::{
-    Checksum, Completion, Decoded, DescriptorFormat, DescriptorTable, Headers, Network, RxNote,
-    Transport, TxRequest, TxState,
+    Checksum, Completion, Decoded, DescriptorFormat, DescriptorTable, Headers, Network, RxHash,
+    RxNote, Transport, TxRequest, TxState,
 };
 use vf_vhost::ring::RingError;
 
 use super::interrupts::Interrupts;
+use crate::flow_hash::FlowHash;
 
 const DESCRIPTOR: usize = 16;
 /// Where the status is that a transmit descriptor gets back.
@@ -37,6 +38,13 @@ const RX_IPV4: u64 = 1 << 4;
 const RX_IPV6: u64 = 1 << 6;
 const RX_TCP: u64 = 1 << 8;
 const RX_UDP: u64 = 1 << 9;
+/// What the hash of a received frame is of; 0 if it has none.
+const HASH_TCP_IPV4: u64 = 1;
+const HASH_IPV4: u64 = 2;
+const HASH_TCP_IPV6: u64 = 3;
+const HASH_IPV6: u64 = 5;
+const HASH_UDP_IPV4: u64 = 7;
+const HASH_UDP_IPV6: u64 = 8;
 
 /// The lower and the upper half of a word.
 fn halves(word: u64) -> (u32, u32) {
@@ -170,6 +178,7 @@ pub(super) struct RxFormat {
     pub(super) buffer: u32,
     /// Whether tags are taken out.
     pub(super) strips: Arc<AtomicBool>,
+    pub(super) flow_hash: Arc<FlowHash>,
 }
 
 impl DescriptorFormat for RxFormat {
@@ -193,6 +202,14 @@ impl DescriptorFormat for RxFormat {
 
     fn strips_tags(&self) -> bool {
         self.strips.load(Ordering::Relaxed)
+    }
+
+    fn hashes(&self) -> bool {
+        self.flow_hash.is_told()
+    }
+
+    fn hash(&self, head: &[u8]) -> Option<RxHash> {
+        self.flow_hash.of(head)
     }
 
     fn complete(
@@ -223,7 +240,8 @@ impl DescriptorFormat for RxFormat {
     }
 }
 
-/// The kind of a packet and the status, as far as it is about the packet. What nobody has checked is left to the driver.
+/// The kind of a packet with its hash in the upper half, and the status, as far as it is about the packet. What nobody has checked is
+/// left to the driver.
 fn said(note: RxNote) -> (u64, u32) {
     let network = match note.network() {
         Network::Other => 0,
@@ -242,7 +260,23 @@ fn said(note: RxNote) -> (u64, u32) {
             _ => RX_CHECKED,
         };
     }
-    (network | transport, status)
+    (network | transport | hash(note), status)
+}
+
+/// What is said of the hash of a packet's flow (7.1.2.8): its kind, and in the upper half the hash.
+fn hash(note: RxNote) -> u64 {
+    let Some(RxHash { value, ports }) = note.hash() else {
+        return 0;
+    };
+    let kind = match (note.network(), note.transport()) {
+        (Network::Ipv6, Transport::Tcp) if ports => HASH_TCP_IPV6,
+        (Network::Ipv6, Transport::Udp) if ports => HASH_UDP_IPV6,
+        (Network::Ipv6, _) => HASH_IPV6,
+        (_, Transport::Tcp) if ports => HASH_TCP_IPV4,
+        (_, Transport::Udp) if ports => HASH_UDP_IPV4,
+        (_, _) => HASH_IPV4,
+    };
+    kind | u64::from(value) << 32
 }
 
 #[cfg(test)]
@@ -334,6 +368,18 @@ mod tests {
             said(RxNote::new(network, transport, checked, vlan))
         };
         let (v4, v6) = (Network::Ipv4, Network::Ipv6);
+        let hashed = |network, transport, ports| {
+            let note = RxNote::new(network, transport, false, None);
+            let value = 0x51cc_c178;
+            self::said(note.with_hash(Some(RxHash { value, ports }))).0
+        };
+        assert_eq!(hashed(v4, Transport::Tcp, true), 0x51cc_c178_0000_0111);
+        assert_eq!(hashed(v4, Transport::Tcp, false), 0x51cc_c178_0000_0112);
+        assert_eq!(hashed(v4, Transport::Udp, true), 0x51cc_c178_0000_0217);
+        assert_eq!(hashed(v4, Transport::Other, false), 0x51cc_c178_0000_0012);
+        assert_eq!(hashed(v6, Transport::Tcp, true), 0x51cc_c178_0000_0143);
+        assert_eq!(hashed(v6, Transport::Udp, true), 0x51cc_c178_0000_0248);
+        assert_eq!(hashed(v6, Transport::Other, false), 0x51cc_c178_0000_0045);
         assert_eq!(said(v4, Transport::Tcp, true, None), (0x110, 0x60));
         assert_eq!(said(v6, Transport::Udp, true, Some(0)), (0x240, 0x28));
         assert_eq!(said(v6, Transport::Udp, false, None), (0x240, 0));

@@ -20,6 +20,7 @@ use vf_vhost::vring::Vring;
 use self::interrupts::Interrupts;
 use self::mailbox::{Mailbox, Raised};
 use self::queue::{Direction, Queue};
+use crate::flow_hash::FlowHash;
 use crate::function::{Bar, Environment, Function, Host, Identity, MsixLayout, SharedPages};
 
 /// Interrupt vectors.
@@ -77,6 +78,8 @@ pub struct Ixgbevf {
     mailbox: Mailbox,
     /// Receive and transmit queue of each pair.
     queues: Vec<[Queue; 2]>,
+    /// Told if there are queues to spread flows over: the PF enables RSS in pools of several queues.
+    flow_hash: Arc<FlowHash>,
     /// Header split and RSS of the VF, which has neither: a driver finds what it wrote.
     psrtype: u32,
     /// How often its driver has asked the PF.
@@ -90,12 +93,15 @@ impl Ixgbevf {
     #[must_use]
     pub fn new(queue_pairs: u16) -> Ixgbevf {
         let queue_pairs = queue_pairs.clamp(1, QUEUE_PAIRS);
-        let queues = (0..queue_pairs).map(|pair| Direction::BOTH.map(|way| Queue::new(pair, way)));
+        let flow_hash = Arc::new(FlowHash::default());
+        let queue = |pair, way| Queue::new(pair, way, Arc::clone(&flow_hash));
+        let queues = (0..queue_pairs).map(|pair| Direction::BOTH.map(|way| queue(pair, way)));
         Ixgbevf {
             environment: Environment::default(),
             interrupts: Arc::new(Interrupts::new()),
             mailbox: Mailbox::new(queue_pairs),
             queues: queues.collect(),
+            flow_hash,
             psrtype: 0,
             messages: 0,
             bar: None,
@@ -208,6 +214,7 @@ impl Ixgbevf {
             queue.reset();
         }
         self.interrupts.reset();
+        self.flow_hash.set(self.queues.len() > 1, host);
         self.psrtype = 0;
     }
 
@@ -327,6 +334,7 @@ impl Function for Ixgbevf {
     }
 
     fn changed(&mut self, host: &mut dyn Host) {
+        self.flow_hash.set(self.queues.len() > 1, host);
         let raised = self.mailbox.changed(host);
         self.tell(raised);
     }

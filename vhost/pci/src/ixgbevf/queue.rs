@@ -11,6 +11,7 @@ use vf_vhost::vring::Vring;
 use super::descriptor::{RxFormat, TxFormat};
 use super::interrupts::Interrupts;
 use super::regs;
+use crate::flow_hash::FlowHash;
 
 /// Bytes of a descriptor.
 const DESCRIPTOR: u32 = 16;
@@ -51,13 +52,14 @@ pub(super) struct Queue {
     /// Head and tail once it was enabled.
     doorbell: Option<Arc<Doorbell>>,
     strips: Arc<AtomicBool>,
+    flow_hash: Arc<FlowHash>,
     running: bool,
     /// The BAR, if the driver writes these registers there and sends no message.
     page: Option<Arc<GuestMemory>>,
 }
 
 impl Queue {
-    pub(super) fn new(pair: u16, way: Direction) -> Queue {
+    pub(super) fn new(pair: u16, way: Direction, flow_hash: Arc<FlowHash>) -> Queue {
         Queue {
             pair,
             way,
@@ -70,6 +72,7 @@ impl Queue {
             stored: [0; 3],
             doorbell: None,
             strips: Arc::default(),
+            flow_hash,
             running: false,
             page: None,
         }
@@ -80,7 +83,7 @@ impl Queue {
         *self = Queue {
             doorbell: self.doorbell.take(),
             page: self.page.take(),
-            ..Queue::new(self.pair, self.way)
+            ..Queue::new(self.pair, self.way, Arc::clone(&self.flow_hash))
         };
         for register in self.registers() {
             self.show(register, 0);
@@ -300,6 +303,7 @@ impl Queue {
                     // No buffer has no bytes.
                     buffer: kib.max(1).saturating_mul(1024),
                     strips: Arc::clone(&self.strips),
+                    flow_hash: Arc::clone(&self.flow_hash),
                 })
             }
         }

@@ -159,6 +159,71 @@ fn a_tag_is_put_in_by_one_and_taken_out_by_the_other() {
     assert_eq!((received.vlan, received.bytes), (None, tagged));
 }
 
+/// A TCP segment with addresses and ports of Microsoft's verification suite, whose hash is 0x51ccc178, without ports 0x323e8fc2.
+fn known_flow(v6: bool, payload: usize) -> Vec<u8> {
+    let mut frame = super_frame(v6, 0, payload);
+    if !v6 {
+        frame[26..34].copy_from_slice(&[66, 9, 149, 187, 161, 142, 100, 80]);
+        frame[34..38].copy_from_slice(&[0x0a, 0xea, 0x06, 0xe6]);
+    }
+    frame
+}
+
+#[test]
+fn the_hash_by_which_flows_are_spread_is_told_of_each_frame() {
+    let (mut guest, mut peer, mut driver, mut other) = pair();
+    let mut hash = |peer: &mut Guest, frame: &[u8], ask: &Ask| {
+        assert!(driver.send(frame, ask));
+        driver.kick(&mut guest);
+        assert_eq!(carry(&mut guest, peer), 1);
+        let mut hashes = Vec::new();
+        while let Some(got) = other.recv(peer) {
+            hashes.push(got.hash);
+        }
+        hashes
+    };
+    let none = Ask::default();
+    let tcp = known_flow(false, 100);
+    assert_eq!(hash(&mut peer, &tcp, &none), [Some((1, 0x51cc_c178))]);
+    let tagged = Ask {
+        vlan: Some(100),
+        ..none
+    };
+    assert_eq!(hash(&mut peer, &tcp, &tagged), [Some((1, 0x51cc_c178))]);
+    let mut fragment = tcp.clone();
+    fragment[20] = 0x20;
+    assert_eq!(hash(&mut peer, &fragment, &none), [Some((2, 0x323e_8fc2))]);
+    let long = known_flow(false, 4000);
+    let segments = hash(&mut peer, &long, &ask(&long, Some(1448)));
+    assert_eq!(segments, [Some((1, 0x51cc_c178)); 3]);
+    let v6 = known_flow(true, 100);
+    let [Some((3, before))] = hash(&mut peer, &v6, &none)[..] else {
+        panic!("no hash of TCP over IPv6");
+    };
+    assert_eq!(hash(&mut peer, &[0; 60], &none), [None], "no IP");
+
+    // Another key holds at once.
+    let key = ["01"; 40].join(":");
+    peer.administer(&format!("vf 1 rss hkey {key}"));
+    let [Some((3, after))] = hash(&mut peer, &v6, &none)[..] else {
+        panic!("no hash of TCP over IPv6");
+    };
+    assert_ne!(before, after);
+}
+
+#[test]
+fn a_function_with_one_queue_pair_tells_no_hash() {
+    let (mut guest, mut peer) = (Guest::new(0), Guest::new(1));
+    peer.function = Ixgbevf::new(1);
+    let dma = peer.dma();
+    peer.map(Some(dma));
+    let (mut driver, mut other) = (guest.start(), peer.start());
+    assert!(driver.send(&known_flow(false, 100), &Ask::default()));
+    driver.kick(&mut guest);
+    assert_eq!(carry(&mut guest, &mut peer), 1);
+    assert_eq!(other.recv(&mut peer).unwrap().hash, None);
+}
+
 #[test]
 fn interrupts_come_for_what_was_reported_and_not_twice() {
     let (mut guest, mut peer, mut driver, mut other) = pair();
