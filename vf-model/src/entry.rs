@@ -4,8 +4,8 @@
 use vf_packet::{Header, MacAddr, Vid, Vlan};
 
 use crate::filter_fields::FieldWords;
+use crate::filter_index::Rule;
 use crate::filter_space::Spaces;
-use crate::filter_spec::FilterAction;
 use crate::mailbox::{Asked, RxFilter};
 use crate::mtu::Mtu;
 use crate::netem::Impairments;
@@ -73,13 +73,8 @@ impl Entry {
         self.asked.mtu.map_or(mtu, |agreed| mtu.min(agreed))
     }
 
-    /// What the first of its driver's own filters says of a frame that it receives.
-    pub(crate) fn own_action(
-        &self,
-        header: &Header,
-        vlan: Vlan,
-        head: &[u8],
-    ) -> Option<FilterAction> {
+    /// The first of its driver's own filters that matches a frame which it receives.
+    pub(crate) fn own_rule(&self, header: &Header, vlan: Vlan, head: &[u8]) -> Option<Rule> {
         let link = FieldWords::of_header(header, vlan);
         let packet = match self.own_filters.looks_at_packets() {
             true => link.with_packet(head),

@@ -13,8 +13,17 @@ use crate::cow_map::CowMap;
 use crate::filter_fields::FieldWords;
 use crate::filter_space::{Spaces, Turn};
 use crate::filter_spec::{FilterAction, FilterMatch};
+use crate::hits::CounterId;
 use crate::profile::MAX_COMBINATIONS;
 use crate::vf::VfIndex;
+
+/// What frames find of a filter.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Rule {
+    pub(crate) action: FilterAction,
+    /// Where the frames are counted that it decides on.
+    pub(crate) counter: CounterId,
+}
 
 /// The filter in force for each match.
 #[derive(Clone, Debug)]
@@ -24,9 +33,9 @@ pub(crate) struct Index {
     ports4: Ports,
     v6: Family<Local6, End6>,
     macs: Family<u64, u16>,
-    ethertypes: CowMap<u16, FilterAction>,
-    unknown_multicast: Option<FilterAction>,
-    unknown_unicast: Option<FilterAction>,
+    ethertypes: CowMap<u16, Rule>,
+    unknown_multicast: Option<Rule>,
+    unknown_unicast: Option<Rule>,
     /// All others on what is received.
     spaces: Arc<Spaces>,
     /// Those on what VFs send.
@@ -46,7 +55,7 @@ pub(crate) struct Index {
 #[derive(Clone, Debug)]
 struct Family<W, N> {
     wide: CowMap<W, Wide>,
-    narrow: CowMap<(W, N), FilterAction>,
+    narrow: CowMap<(W, N), Rule>,
 }
 
 /// A set of ports, a bit for each; empty until the first is put in. It only ever saves a probe: a port stays in it until no
@@ -56,7 +65,7 @@ struct Ports(Arc<[u64]>);
 
 #[derive(Clone, Copy, Debug, Default)]
 struct Wide {
-    action: Option<FilterAction>,
+    rule: Option<Rule>,
     /// How many filters go on from here.
     narrower: u32,
 }
@@ -64,8 +73,8 @@ struct Wide {
 /// What the filters of a family say of a frame: the one that matches more goes first.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Actions {
-    narrow: Option<FilterAction>,
-    wide: Option<FilterAction>,
+    narrow: Option<Rule>,
+    wide: Option<Rule>,
     /// Whether filters on other fields of its packet match it, too: those are asked in turn.
     more: bool,
 }
@@ -114,9 +123,6 @@ impl<'a> FrameActions<'a> {
 }
 
 impl Actions {
-    /// The [code](Actions::code) where nothing is said.
-    pub(crate) const SILENT: u64 = 0;
-
     /// With the first bytes of the frame that they were said of.
     #[inline]
     pub(crate) fn of(self, head: &[u8]) -> FrameActions<'_> {
@@ -128,13 +134,18 @@ impl Actions {
 
     /// The first that is not passed over.
     #[inline]
-    pub(crate) fn first(
-        self,
-        mut takes: impl FnMut(&FilterAction) -> bool,
-    ) -> Option<FilterAction> {
+    pub(crate) fn first(self, mut takes: impl FnMut(&Rule) -> bool) -> Option<Rule> {
         self.narrow
             .filter(&mut takes)
             .or_else(|| self.wide.filter(&mut takes))
+    }
+
+    /// The filter that matches more, or the one that matches less.
+    pub(crate) fn rule(&self, narrow: bool) -> Option<&Rule> {
+        match narrow {
+            true => self.narrow.as_ref(),
+            false => self.wide.as_ref(),
+        }
     }
 
     /// A number of at most 20 bits that no actions have by which others receive it; `None` if there is more to be asked.
@@ -143,7 +154,7 @@ impl Actions {
         if self.more {
             return None;
         }
-        let code = |action| match action {
+        let code = |rule: Option<Rule>| match rule.map(|rule| rule.action) {
             None => 0,
             Some(FilterAction::Drop | FilterAction::Pass) => 1,
             Some(
@@ -177,7 +188,7 @@ impl Index {
     }
 
     /// Puts in what is said of frames with this match now, or takes it out.
-    pub(crate) fn set(&mut self, matches: &FilterMatch, action: Option<FilterAction>) {
+    pub(crate) fn set(&mut self, matches: &FilterMatch, rule: Option<Rule>) {
         let Index {
             v4,
             ports4,
@@ -203,44 +214,40 @@ impl Index {
                 (IpAddr::V4(l), IpAddr::V4(r)) => {
                     ports4.insert(local.port);
                     let wide = local4(l.to_bits(), local.port, transport.protocol());
-                    v4.set_narrow(wide, end4(r.to_bits(), remote.port), action);
+                    v4.set_narrow(wide, end4(r.to_bits(), remote.port), rule);
                 }
                 (IpAddr::V6(l), IpAddr::V6(r)) => {
                     let wide = local6(l.to_bits(), local.port, transport.protocol());
-                    v6.set_narrow(wide, (r.to_bits(), remote.port), action);
+                    v6.set_narrow(wide, (r.to_bits(), remote.port), rule);
                 }
                 _ => {} // refused by the check of the match
             },
             FilterMatch::Local { transport, local } => match local.ip {
                 IpAddr::V4(ip) => {
                     ports4.insert(local.port);
-                    v4.set(
-                        local4(ip.to_bits(), local.port, transport.protocol()),
-                        action,
-                    );
+                    v4.set(local4(ip.to_bits(), local.port, transport.protocol()), rule);
                 }
-                IpAddr::V6(ip) => v6.set(
-                    local6(ip.to_bits(), local.port, transport.protocol()),
-                    action,
-                ),
+                IpAddr::V6(ip) => {
+                    v6.set(local6(ip.to_bits(), local.port, transport.protocol()), rule)
+                }
             },
             FilterMatch::MacVlan { mac, vid } => {
-                macs.set_narrow(mac.to_u64(), Vlan::of_vid(vid).to_u16(), action);
+                macs.set_narrow(mac.to_u64(), Vlan::of_vid(vid).to_u16(), rule);
             }
-            FilterMatch::Mac(mac) => macs.set(mac.to_u64(), action),
+            FilterMatch::Mac(mac) => macs.set(mac.to_u64(), rule),
             FilterMatch::EtherType(proto) => {
-                ethertypes.put(proto, action);
+                ethertypes.put(proto, rule);
             }
-            FilterMatch::UnknownMulticast => *unknown_multicast = action,
-            FilterMatch::UnknownUnicast => *unknown_unicast = action,
+            FilterMatch::UnknownMulticast => *unknown_multicast = rule,
+            FilterMatch::UnknownUnicast => *unknown_unicast = rule,
             FilterMatch::Fields(_) => {
-                Arc::make_mut(spaces).set(*seed, matches, action);
+                Arc::make_mut(spaces).set(*seed, matches, rule);
             }
             FilterMatch::Egress { sender, .. } => {
-                let was = Arc::make_mut(egress).set(*seed, matches, action);
+                let was = Arc::make_mut(egress).set(*seed, matches, rule);
                 if let Some(vf) = sender {
                     let named = senders.get(&vf).unwrap_or_default();
-                    let named = named + u32::from(action.is_some()) - u32::from(was);
+                    let named = named + u32::from(rule.is_some()) - u32::from(was);
                     senders.put(vf, (named > 0).then_some(named));
                 }
                 *judges_sent = !egress.is_empty();
@@ -342,7 +349,7 @@ impl Index {
         header: &Header,
         flow: FrameActions,
         vlan: Vlan,
-    ) -> Option<FilterAction> {
+    ) -> Option<Rule> {
         let link = FieldWords::of_header(header, vlan).sent_by(vf);
         let more = flow.actions.more.then_some(flow.head);
         let packet = more.and_then(|head| link.with_packet(head));
@@ -370,8 +377,8 @@ impl Index {
         header: &Header,
         flow: FrameActions,
         vlan: Vlan,
-        mut takes: impl FnMut(&FilterAction) -> bool,
-    ) -> Option<FilterAction> {
+        mut takes: impl FnMut(&Rule) -> bool,
+    ) -> Option<Rule> {
         if !self.spaces.is_empty() {
             return self.find_in_turn(header, flow, vlan, takes);
         }
@@ -393,8 +400,8 @@ impl Index {
         header: &Header,
         flow: FrameActions,
         vlan: Vlan,
-        mut takes: impl FnMut(&FilterAction) -> bool,
-    ) -> Option<FilterAction> {
+        mut takes: impl FnMut(&Rule) -> bool,
+    ) -> Option<Rule> {
         let link = FieldWords::of_header(header, vlan);
         let more = flow.actions.more.then_some(flow.head);
         let packet = more.and_then(|head| link.with_packet(head));
@@ -403,7 +410,7 @@ impl Index {
         let to_group = header.dst.is_multicast() && !header.dst.is_broadcast();
         let mut turns = self.spaces.turns().iter();
         turns.find_map(|turn| {
-            let action = match *turn {
+            let rule = match *turn {
                 Turn::Space(at) => self.spaces.get(at, &words, packet.is_some()),
                 Turn::Flow => flow.actions.narrow,
                 Turn::Local => flow.actions.wide,
@@ -412,12 +419,12 @@ impl Index {
                 Turn::EtherType => self.ethertypes.get(&header.ethertype),
                 Turn::UnknownMulticast => self.unknown_multicast.filter(|_| to_group),
             };
-            action.filter(&mut takes)
+            rule.filter(&mut takes)
         })
     }
 
     /// What is said about stations that nobody has.
-    pub(crate) fn unknown_unicast(&self) -> Option<FilterAction> {
+    pub(crate) fn unknown_unicast(&self) -> Option<Rule> {
         self.unknown_unicast
     }
 
@@ -494,21 +501,21 @@ impl<W: Copy + Hash + Eq, N: Copy + Hash + Eq> Family<W, N> {
         self.wide.is_empty()
     }
 
-    fn set(&mut self, key: W, action: Option<FilterAction>) {
-        self.change(key, |wide| wide.action = action);
+    fn set(&mut self, key: W, rule: Option<Rule>) {
+        self.change(key, |wide| wide.rule = rule);
     }
 
-    fn set_narrow(&mut self, key: W, further: N, action: Option<FilterAction>) {
-        let was = self.narrow.put((key, further), action);
+    fn set_narrow(&mut self, key: W, further: N, rule: Option<Rule>) {
+        let was = self.narrow.put((key, further), rule);
         self.change(key, |wide| {
-            wide.narrower = wide.narrower + u32::from(action.is_some()) - u32::from(was);
+            wide.narrower = wide.narrower + u32::from(rule.is_some()) - u32::from(was);
         });
     }
 
     fn change(&mut self, key: W, change: impl FnOnce(&mut Wide)) {
         let mut wide = self.wide.get(&key).unwrap_or_default();
         change(&mut wide);
-        let empty = wide.action.is_none() && wide.narrower == 0;
+        let empty = wide.rule.is_none() && wide.narrower == 0;
         self.wide.put(key, (!empty).then_some(wide));
     }
 
@@ -522,7 +529,7 @@ impl<W: Copy + Hash + Eq, N: Copy + Hash + Eq> Family<W, N> {
                 0 => None,
                 _ => self.narrow.get(&(key, further())),
             },
-            wide: wide.action,
+            wide: wide.rule,
             more: false,
         }
     }

@@ -4,13 +4,14 @@
 
 use crate::cow_map::CowMap;
 use crate::filter_fields::{Combination, FieldWords, MatchFlags};
-use crate::filter_spec::{FilterAction, FilterMatch};
+use crate::filter_index::Rule;
+use crate::filter_spec::FilterMatch;
 
 /// The filters of one combination.
 #[derive(Clone, Debug)]
 struct Space {
     combination: Combination,
-    filters: CowMap<FieldWords, FilterAction>,
+    filters: CowMap<FieldWords, Rule>,
 }
 
 /// Which filters are asked next.
@@ -72,16 +73,11 @@ impl Spaces {
     }
 
     /// Puts in what is said of frames with this match, or takes it out; whether there was something.
-    pub(crate) fn set(
-        &mut self,
-        seed: u64,
-        matches: &FilterMatch,
-        action: Option<FilterAction>,
-    ) -> bool {
+    pub(crate) fn set(&mut self, seed: u64, matches: &FilterMatch, rule: Option<Rule>) -> bool {
         let (combination, words) = matches.combination();
         let at = match self.position(&combination) {
             Ok(at) => at,
-            Err(_) if action.is_none() => return false,
+            Err(_) if rule.is_none() => return false,
             Err(at) => {
                 let filters = CowMap::new(seed);
                 let space = Space {
@@ -96,7 +92,7 @@ impl Spaces {
         let Some(space) = self.spaces.get_mut(at) else {
             return false;
         };
-        let was = space.filters.put(words, action);
+        let was = space.filters.put(words, rule);
         if space.filters.is_empty() {
             self.spaces.remove(at);
             self.order();
@@ -124,12 +120,7 @@ impl Spaces {
     }
 
     /// What the filter of one combination says of a frame with these words, which holds an IP packet or does not.
-    pub(crate) fn get(
-        &self,
-        at: usize,
-        words: &FieldWords,
-        is_packet: bool,
-    ) -> Option<FilterAction> {
+    pub(crate) fn get(&self, at: usize, words: &FieldWords, is_packet: bool) -> Option<Rule> {
         let space = self.spaces.get(at)?;
         if space.looks_at_packets() && !is_packet {
             return None;
@@ -138,7 +129,7 @@ impl Spaces {
     }
 
     /// What the first filter of them all says.
-    pub(crate) fn find(&self, words: &FieldWords, is_packet: bool) -> Option<FilterAction> {
+    pub(crate) fn find(&self, words: &FieldWords, is_packet: bool) -> Option<Rule> {
         let mut all = 0..self.spaces.len();
         all.find_map(|at| self.get(at, words, is_packet))
     }

@@ -3,13 +3,14 @@
 //! looking for a row.
 
 use std::hash::{Hash, Hasher};
-use std::sync::Arc;
 
 use crate::cow_map::{CowMap, Fold};
 use crate::farch::{FarchTables, farch_filter};
 use crate::filter_fields::MatchFlags;
 use crate::filter_spec::{FilterAction, FilterId, FilterMatch, FilterPriority};
 use crate::hash_rows::{HashRows, Probe, Search, Spot};
+use crate::hits::CounterId;
+use crate::number_set::NumberSet;
 use crate::profile::{MAX_TABLE_FILTERS, TableKind};
 
 /// Rows of the table that Linux's sfc driver keeps of an EF10 NIC's filters (mcdi_filters.c).
@@ -24,6 +25,8 @@ pub(crate) struct Held {
     pub(crate) priority: FilterPriority,
     /// What a filter of priority auto said whose place this one has taken: it comes back when this one goes.
     pub(crate) over_auto: Option<FilterAction>,
+    /// Where the frames are counted that it decides on.
+    pub(crate) counter: CounterId,
 }
 
 /// A filter in its row.
@@ -125,10 +128,7 @@ pub(crate) enum Store {
 pub(crate) struct NumberedRows {
     by_match: CowMap<FilterMatch, (Held, u32)>,
     used: usize,
-    /// A bit for each row that is in use.
-    taken: Arc<[u64]>,
-    /// No row before it is free.
-    lowest: usize,
+    rows: NumberSet,
 }
 
 impl NumberedRows {
@@ -136,34 +136,14 @@ impl NumberedRows {
         NumberedRows {
             by_match: CowMap::new(seed),
             used: 0,
-            taken: vec![0; MAX_TABLE_FILTERS / 64].into(),
-            lowest: 0,
+            rows: NumberSet::new(MAX_TABLE_FILTERS),
         }
-    }
-
-    fn is_taken(&self, row: u32) -> bool {
-        let word = self.taken.get(row as usize / 64);
-        word.is_some_and(|word| word >> (row % 64) & 1 == 1)
-    }
-
-    /// The free row of the lowest number.
-    fn free(&self) -> Option<u32> {
-        let words = self.taken.get(self.lowest / 64..)?.iter();
-        let mut words = words.zip(self.lowest / 64..);
-        let (word, at) = words.find(|(word, _)| **word != u64::MAX)?;
-        Some(64 * at as u32 + word.trailing_ones())
     }
 
     fn put(&mut self, row: u32, matches: &FilterMatch, held: Option<Held>) {
         let was = self.by_match.put(*matches, held.map(|held| (held, row)));
         self.used = self.used + usize::from(held.is_some()) - usize::from(was);
-        if let Some(word) = Arc::make_mut(&mut self.taken).get_mut(row as usize / 64) {
-            *word = *word & !(1 << (row % 64)) | u64::from(held.is_some()) << (row % 64);
-        }
-        match held {
-            None => self.lowest = self.lowest.min(row as usize),
-            Some(_) => self.lowest = self.free().map_or(MAX_TABLE_FILTERS, |row| row as usize),
-        }
+        self.rows.set(row, held.is_some());
     }
 }
 
@@ -229,6 +209,7 @@ impl Store {
             Store::Numbered(rows) => match rows.by_match.get(matches) {
                 Some((held, row)) => Found::held(numbered(row), held),
                 None => rows
+                    .rows
                     .free()
                     .map_or_else(Found::default, |row| Found::free(numbered(row))),
             },
@@ -314,7 +295,7 @@ impl Store {
                 let row = rows.get(row)?;
                 (ef10_precedence(&row.matches) == precedence).then_some(row.matches)
             }
-            Store::Numbered(rows) if rows.is_taken(id.0) => {
+            Store::Numbered(rows) if rows.rows.is_taken(id.0) => {
                 let mut all = rows.by_match.iter();
                 all.find_map(|(matches, (_, row))| (*row == id.0).then_some(*matches))
             }

@@ -9,11 +9,13 @@ use vf_packet::{Header, Vlan, VlanTag};
 
 use crate::cow_map::seed;
 use crate::filter_fields::MatchFlags;
-use crate::filter_index::{Actions, FrameActions, Index};
+use crate::filter_index::{Actions, FrameActions, Index, Rule};
 use crate::filter_spec::{
     FilterAction, FilterId, FilterMatch, FilterPriority, FilterSpec, MatchError, QueueChoice,
 };
-use crate::filter_store::{Found, Held, Place, Store, TableUse};
+use crate::filter_store::{Found, Held, Place, Row, Store, TableUse};
+use crate::hits::{CounterId, next_generation};
+use crate::number_set::NumberSet;
 use crate::profile::{FieldRoom, MAX_COMBINATIONS, Profile, Rows, TableKind};
 use crate::vf::VfIndex;
 
@@ -163,6 +165,9 @@ pub struct FilterTable {
     chooses_queues: bool,
     /// Whether a filter has frames go over the PF, or did since the table was empty.
     hands_up: bool,
+    /// Places in which filters are counted, and the last generation of them.
+    counters: NumberSet,
+    generation: u32,
     index: Index,
 }
 
@@ -188,14 +193,26 @@ impl FilterTable {
     /// The empty table of a NIC.
     pub(crate) fn new(profile: Profile) -> FilterTable {
         let seed = seed();
+        let store = Store::new(profile.silicon().table, seed);
+        let rows = store.uses().iter().map(|table| table.rows).sum();
         FilterTable {
             profile,
-            store: Store::new(profile.silicon().table, seed),
+            store,
             len: 0,
             used: [0; Rows::COUNT],
             chooses_queues: false,
             hands_up: false,
+            counters: NumberSet::new(rows),
+            generation: 0,
             index: Index::new(seed),
+        }
+    }
+
+    /// The same without filters.
+    pub(crate) fn emptied(&self) -> FilterTable {
+        FilterTable {
+            generation: self.generation,
+            ..FilterTable::new(self.profile)
         }
     }
 
@@ -231,26 +248,63 @@ impl FilterTable {
     /// The same with their ids.
     pub fn numbered(&self) -> impl Iterator<Item = NumberedFilter> + use<> {
         let rows = self.store.rows().into_iter();
-        let mut rows: Vec<_> = rows
-            .map(|(place, row)| (row.matches, self.store.id(&row.matches, place), row.held))
-            .collect();
-        rows.sort_unstable_by_key(|(matches, id, _)| (*matches, *id));
-        rows.into_iter().flat_map(|(matches, id, held)| {
-            let spec = |action, priority| FilterSpec {
-                matches,
-                action,
-                priority,
-            };
-            let in_force = NumberedFilter {
-                id: Some(id),
-                spec: spec(held.action, held.priority),
-            };
-            let waits = held.over_auto.map(|action| NumberedFilter {
+        let rows = rows.map(|(place, row)| (self.in_force(place, &row), row.held.over_auto));
+        let mut rows: Vec<_> = rows.collect();
+        rows.sort_unstable_by_key(|(filter, _)| (filter.spec.matches, filter.id));
+        rows.into_iter().flat_map(|(in_force, over_auto)| {
+            let waits = over_auto.map(|action| NumberedFilter {
                 id: None,
-                spec: spec(action, FilterPriority::Auto),
+                spec: FilterSpec {
+                    matches: in_force.spec.matches,
+                    action,
+                    priority: FilterPriority::Auto,
+                },
             });
             std::iter::once(in_force).chain(waits)
         })
+    }
+
+    fn in_force(&self, place: Place, row: &Row) -> NumberedFilter {
+        let Row { matches, held } = *row;
+        NumberedFilter {
+            id: Some(self.store.id(&matches, place)),
+            spec: FilterSpec {
+                matches,
+                action: held.action,
+                priority: held.priority,
+            },
+        }
+    }
+
+    /// The filter whose frames are counted there.
+    pub(crate) fn counted(&self, counter: CounterId) -> Option<NumberedFilter> {
+        let mut rows = self.store.rows().into_iter();
+        let is_it = |(_, row): &(Place, Row)| row.held.counter == counter;
+        rows.find(is_it)
+            .map(|(place, row)| self.in_force(place, &row))
+    }
+
+    /// Where the frames are counted that this filter decides on, if it is in force.
+    pub(crate) fn counter(&self, spec: &FilterSpec) -> Option<CounterId> {
+        let (_, held) = self.store.search(&spec.matches, spec.priority).held?;
+        let in_force = (held.action, held.priority) == (spec.action, spec.priority);
+        in_force.then_some(held.counter)
+    }
+
+    /// A place for the frames of a filter that comes into force, in place of the one that was perhaps.
+    fn count_anew(&mut self, was: Option<CounterId>) -> CounterId {
+        self.count_no_more(was);
+        let Some(place) = self.counters.free() else {
+            return CounterId::NONE;
+        };
+        self.counters.set(place, true);
+        CounterId::of_table(place, next_generation(&mut self.generation))
+    }
+
+    fn count_no_more(&mut self, was: Option<CounterId>) {
+        if let Some(was) = was.filter(|was| *was != CounterId::NONE) {
+            self.counters.set(was.place().into(), false);
+        }
     }
 
     /// Whether software chooses the rows of its filters.
@@ -288,11 +342,11 @@ impl FilterTable {
             let place = self.room_for(spec, loc.or(free))?;
             self.len += 1;
             self.used[Rows::of(&matches) as usize] += 1;
-            let over_auto = None;
             let held = Held {
                 action,
                 priority,
-                over_auto,
+                over_auto: None,
+                counter: self.count_anew(None),
             };
             self.set(place, None, &matches, Some(held));
             return Ok(());
@@ -301,6 +355,7 @@ impl FilterTable {
             action,
             priority,
             over_auto: holder.over_auto,
+            counter: holder.counter,
         };
         match priority.cmp(&holder.priority) {
             // It does not come in the way of one that was given: it waits, where the driver has it wait.
@@ -328,6 +383,9 @@ impl FilterTable {
                 held.over_auto = Some(holder.action);
             }
             Ordering::Equal | Ordering::Greater => {}
+        }
+        if priority >= holder.priority {
+            held.counter = self.count_anew(Some(holder.counter));
         }
         self.set(
             loc.or(free).unwrap_or(place),
@@ -426,9 +484,11 @@ impl FilterTable {
                 action,
                 priority: FilterPriority::Auto,
                 over_auto: None,
+                counter: self.count_anew(Some(holder.counter)),
             }),
         };
         if left.is_none() {
+            self.count_no_more(Some(holder.counter));
             self.len -= 1;
             self.used[Rows::of(matches) as usize] -= 1;
         }
@@ -466,26 +526,16 @@ impl FilterTable {
         self.chooses_queues = self.len > 0 && (self.chooses_queues || held.is_some_and(chooses));
         let hands_up = |held: Held| held.action == FilterAction::Mediated;
         self.hands_up = self.len > 0 && (self.hands_up || held.is_some_and(hands_up));
-        self.index.set(matches, held.map(|held| held.action));
+        let rule = |held: Held| Rule {
+            action: held.action,
+            counter: held.counter,
+        };
+        self.index.set(matches, held.map(rule));
     }
 
     /// Whether frames may go over the PF by one of them: then what takes it out puts frames on the direct path.
     pub(crate) fn hands_up(&self) -> bool {
         self.hands_up
-    }
-
-    /// The same table, in which frames find no filter.
-    pub(crate) fn hidden(&self) -> FilterTable {
-        FilterTable {
-            index: Index::new(seed()),
-            ..self.clone()
-        }
-    }
-
-    /// Has frames find this filter, or find it no longer; in a [`hidden`](Self::hidden) table.
-    pub(crate) fn reveal(&mut self, spec: &FilterSpec, revealed: bool) {
-        let action = revealed.then_some(spec.action);
-        self.index.set(&spec.matches, action);
     }
 
     /// What filters on flows say of a frame, which is in this port VLAN of its sender.
@@ -518,7 +568,7 @@ impl FilterTable {
         header: &Header,
         flow: FrameActions,
         vlan: Vlan,
-    ) -> Option<FilterAction> {
+    ) -> Option<Rule> {
         self.index.find_sent(vf, header, flow, vlan)
     }
 
@@ -535,8 +585,8 @@ impl FilterTable {
         header: &Header,
         flow: FrameActions,
         vlan: Vlan,
-        takes: impl FnMut(&FilterAction) -> bool,
-    ) -> Option<FilterAction> {
+        takes: impl FnMut(&Rule) -> bool,
+    ) -> Option<Rule> {
         self.index.find(header, flow, vlan, takes)
     }
 
@@ -556,13 +606,13 @@ impl FilterTable {
         let flow = self.flow_actions(head, None, || None).of(head);
         // One that only says which way the frame takes leaves the queue to the VF.
         let decides =
-            |action: &FilterAction| action.vf() == Some(vf) || *action == FilterAction::Mediated;
-        self.find(&header, flow, header.vlan(), decides)?
-            .queue_choice()
+            |rule: &Rule| rule.action.vf() == Some(vf) || rule.action == FilterAction::Mediated;
+        let rule = self.find(&header, flow, header.vlan(), decides)?;
+        rule.action.queue_choice()
     }
 
     /// What is said about stations that nobody has.
-    pub(crate) fn unknown_unicast(&self) -> Option<FilterAction> {
+    pub(crate) fn unknown_unicast(&self) -> Option<Rule> {
         self.index.unknown_unicast()
     }
 }
@@ -587,8 +637,8 @@ mod tests {
         head.extend([0x88, 0xb5]);
         let header = Header::parse(&head).unwrap();
         let flow = table.flow_actions(&head, None, || None).of(&head);
-        let action = table.find(&header, flow, Vlan::NONE, |_| true);
-        action.map(|action| action.to_string())
+        let rule = table.find(&header, flow, Vlan::NONE, |_| true);
+        rule.map(|rule| rule.action.to_string())
     }
 
     fn add(table: &mut FilterTable, words: &str) -> Result<(), String> {
@@ -1046,7 +1096,8 @@ mod tests {
             head.extend([from.octets(), to.octets()].concat());
             head.extend([remote.port.to_be_bytes(), local.port.to_be_bytes()].concat());
             head.resize(60, 0);
-            self.flow_actions(&head, None, || None).first(|_| true)
+            let flow = self.flow_actions(&head, None, || None);
+            flow.first(|_| true).map(|rule| rule.action)
         }
 
         /// What the NIC finds in its rows: it probes for what each kind of filter would be that matches, the first kind first.
@@ -1132,7 +1183,7 @@ mod tests {
                 head.resize(64, 0);
                 let header = Header::parse(&head).unwrap();
                 let by_index = table.find(&header, table.flow_actions(&head, None, || None).of(&head), vlan, |_| true);
-                prop_assert_eq!(by_index, table.rows_find(&head, vlan));
+                prop_assert_eq!(by_index.map(|rule| rule.action), table.rows_find(&head, vlan));
             }
             let listed: usize = table.numbered().filter(|filter| filter.id.is_some()).count();
             prop_assert_eq!(listed, table.len());

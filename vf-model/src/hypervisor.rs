@@ -11,7 +11,8 @@ use std::sync::Arc;
 use vf_packet::{FrameMeta, Header, MacAddr, Vlan, is_vlan_tpid};
 
 use crate::bridge::{Bridge, BridgePort, BridgeSet};
-use crate::filter_index::FrameActions;
+use crate::filter_index::{Actions, FrameActions};
+use crate::hits::CountHits;
 use crate::judge::{Account, Judge};
 use crate::learned::FastEvent;
 use crate::learner::Learner;
@@ -57,11 +58,15 @@ impl HypervisorModel {
     /// it to the NIC, for direct VFs, the wire or both.
     pub fn ingress(&mut self, now: Nanos, vf: VfIndex, head: &[u8], meta: &FrameMeta) -> Verdict {
         self.account.take_tokens(now, vf, meta);
-        let key = self.key(vf, head, meta);
+        let flow = self.account.policy.flow_actions(Source::Vf(vf), head);
+        let key = self.key(vf, &flow, head, meta);
         if let Some(key) = &key
-            && let Some(&verdict) = self.known.get(key, meta.longest())
+            && let Some((&verdict, hits)) = self.known.get(key, meta.longest())
             && let Ok(header) = Header::parse(head)
         {
+            if !hits.is_empty() {
+                self.account.hits.count_again(hits, &flow);
+            }
             if self.account.is_storm(now, vf, head, &verdict) {
                 return self.dropped(vf, DropReason::StormControl);
             }
@@ -71,18 +76,16 @@ impl HypervisorModel {
             self.count_sent(vf, header.dst, meta.len, &verdict);
             return verdict;
         }
-        self.ingress_unknown(now, vf, head, meta, key)
+        self.ingress_unknown(now, vf, flow, head, meta, key)
     }
 
     /// What a frame is known by, if what is said of it may be kept.
     #[inline]
-    fn key(&self, vf: VfIndex, head: &[u8], meta: &FrameMeta) -> Option<LinkKey> {
+    fn key(&self, vf: VfIndex, flow: &Actions, head: &[u8], meta: &FrameMeta) -> Option<LinkKey> {
         if self.station_bridge.is_some() || Policy::check_len(meta).is_err() {
             return None;
         }
-        let source = Source::Vf(vf);
-        let flow = self.account.policy.flow_code(source, head)?;
-        self.known.key(source, flow, 0, head)
+        self.known.key(Source::Vf(vf), flow.code()?, 0, head)
     }
 
     #[inline]
@@ -107,17 +110,20 @@ impl HypervisorModel {
         &mut self,
         now: Nanos,
         vf: VfIndex,
+        flow: Actions,
         head: &[u8],
         meta: &FrameMeta,
         key: Option<LinkKey>,
     ) -> Verdict {
         let judged = Policy::parse(head).and_then(|header| {
             let policy = &self.account.policy;
-            let flow = policy.flow_actions(Source::Vf(vf), head).of(head);
+            let said = flow.of(head);
             if policy.lookup().stations.contains(vf) {
-                return Ok((header, self.judge_station(now, vf, &header, flow, meta)?));
+                return Ok((header, self.judge_station(now, vf, &header, said, meta)?));
             }
-            let mut reach = policy.reach_from_vf(vf, &header, flow, meta, &mut ())?;
+            let mut hits = CountHits::in_these(&self.account.hits);
+            let mut reach = policy.reach_from_vf(vf, &header, said, meta, &mut hits)?;
+            let hits = hits.to_keep(&flow);
             self.account.count_unfit(&reach.unfit, &self.account.pf);
             let vlan = reach.insert.map_or(header.vlan(), Vlan::of_tag);
             let named = reach.mediated;
@@ -133,12 +139,12 @@ impl HypervisorModel {
                 verdict => verdict?,
             };
             self.count_bridged(tried, &verdict, &header, head);
-            if let Some(key) = key
+            if let (Some(key), Some(hits)) = (key, hits)
                 && reach.unfit.is_empty()
             {
                 let source = Source::Vf(vf);
                 let longest = self.account.policy.longest_alike(source, &header, &verdict);
-                self.known.put(key, &verdict, longest);
+                self.known.put(key, &verdict, longest, hits);
             }
             Ok((header, verdict))
         });
@@ -172,7 +178,8 @@ impl HypervisorModel {
         meta: &FrameMeta,
     ) -> Result<Verdict, DropReason> {
         let policy = &self.account.policy;
-        let mut reach = policy.reach_from_station(station, header, flow, meta, &mut ())?;
+        let mut hits = CountHits::in_these(&self.account.hits);
+        let mut reach = policy.reach_from_station(station, header, flow, meta, &mut hits)?;
         if let Some(bridge) = &mut self.station_bridge {
             let tried = bridge.forward(now, BridgePort::Vif(station), header.vlan(), header);
             if !tried.pf {

@@ -7,6 +7,7 @@ use vf_packet::{FrameMeta, Header, MacAddr, Vlan, VlanTag, wire_bytes};
 
 use crate::counter::Shared;
 use crate::filter_spec::QueueChoice;
+use crate::hits::{HitCounters, PublishedHits};
 use crate::policy::Policy;
 use crate::rate::{StormControl, TokenBucket};
 use crate::reach_len::Unfit;
@@ -24,6 +25,7 @@ pub struct Account {
     storms: Vec<StormControl>,
     pub(crate) counters: Shared<[LiveCounters]>,
     pub(crate) pf: Shared<LiveCounters>,
+    pub(crate) hits: Shared<HitCounters>,
 }
 
 impl Account {
@@ -34,6 +36,7 @@ impl Account {
             limiters: (0..vfs).map(|vf| limiter(&policy, vf.into())).collect(),
             counters: (0..vfs).map(|_| LiveCounters::default()).collect(),
             pf: Shared::default(),
+            hits: Shared::new(HitCounters::new()),
             policy,
         }
     }
@@ -241,12 +244,13 @@ pub trait Judge {
         self.account().pf.read()
     }
 
-    /// Both, for others to read while this plane counts on.
+    /// All of it, with the frames that each filter has decided on, for others to read while this plane counts on.
     #[must_use]
     fn published(&self) -> PublishedCounters {
         PublishedCounters {
             vfs: self.account().counters.reader(),
             pf: PublishedPort(self.account().pf.reader()),
+            hits: PublishedHits(self.account().hits.reader()),
         }
     }
 }

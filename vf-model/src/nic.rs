@@ -12,6 +12,7 @@ use vf_packet::{FrameMeta, Header, MacAddr};
 use crate::counter::Shared;
 use crate::fast_path::{FastPath, Lane, PublishedFast};
 use crate::filter_index::{Actions, FrameActions};
+use crate::hits::{CountHits, KeptHits};
 use crate::judge::{Account, Judge};
 use crate::learned::{FastEvent, FastKey};
 use crate::policy::Policy;
@@ -101,10 +102,42 @@ impl Nic {
         if meta.len > MAX_SUPER_FRAME {
             return None;
         }
-        let flow = self.account.policy.flow_code(source, head)?;
-        let key = self.known.key(source, flow, lane, head)?;
+        match self.account.policy.is_silent(head) {
+            true => self.again_said(now, source, &Actions::default(), head, meta, lane),
+            false => self.again_named(now, source, head, meta, lane),
+        }
+    }
+
+    /// The same of a frame that filters on flows may say something of.
+    #[inline(never)]
+    fn again_named(
+        &mut self,
+        now: Nanos,
+        source: Source,
+        head: &[u8],
+        meta: &FrameMeta,
+        lane: u16,
+    ) -> Option<Again> {
+        let flow = self.account.policy.flow_actions(source, head);
+        self.again_said(now, source, &flow, head, meta, lane)
+    }
+
+    #[inline(always)]
+    fn again_said(
+        &mut self,
+        now: Nanos,
+        source: Source,
+        flow: &Actions,
+        head: &[u8],
+        meta: &FrameMeta,
+        lane: u16,
+    ) -> Option<Again> {
+        let key = self.known.key(source, flow.code()?, lane, head)?;
         let again = self.known.hop(&key, meta.longest())?;
         let hop = again.hop;
+        if !self.known.hits().is_empty() {
+            self.account.hits.count_again(self.known.hits(), flow);
+        }
         match source {
             Source::Vf(vf) => {
                 self.account.take_tokens(now, vf, meta);
@@ -145,8 +178,11 @@ impl Nic {
         let known = known.and_then(|(lane, flow)| self.known.key(source, flow, lane, head));
         let known = known.filter(|_| Policy::check_len(meta).is_ok());
         if let Some(key) = &known
-            && let Some(&verdict) = self.known.get(key, meta.longest())
+            && let Some((&verdict, hits)) = self.known.get(key, meta.longest())
         {
+            if !hits.is_empty() {
+                self.account.hits.count_again(hits, &flow);
+            }
             if self.is_storm(now, source, head, &verdict) {
                 return self.dropped(source, DropReason::StormControl);
             }
@@ -201,20 +237,20 @@ impl Nic {
         key: Option<LinkKey>,
     ) -> Verdict {
         let reason = match Policy::parse(head) {
-            Ok(header) => match self.judge(source, &header, flow.of(head), head, meta) {
-                Ok((verdict, _)) if self.is_storm(now, source, head, &verdict) => {
+            Ok(header) => match self.judge(source, &header, flow, head, meta) {
+                Ok((verdict, ..)) if self.is_storm(now, source, head, &verdict) => {
                     return self.dropped(source, DropReason::StormControl);
                 }
-                Ok((verdict, unfit)) => {
+                Ok((verdict, unfit, hits)) => {
                     self.count(source, header.dst, &verdict, meta.len);
                     self.learn(source, head, &verdict);
                     if !unfit.is_empty() {
                         // Shorter ones reach more.
                         self.account.count_unfit(&unfit, &self.wire);
-                    } else if let Some(key) = key {
+                    } else if let (Some(key), Some(hits)) = (key, hits) {
                         let policy = &self.account.policy;
                         let longest = policy.longest_alike(source, &header, &verdict);
-                        self.known.put(key, &verdict, longest);
+                        self.known.put(key, &verdict, longest, hits);
                     }
                     return verdict;
                 }
@@ -243,18 +279,19 @@ impl Nic {
         }
     }
 
-    /// The verdict on a frame, and who does not get it for its length.
+    /// The verdict on a frame, who does not get it for its length, and the filters that have decided so, if they can be kept with it.
     #[inline(always)]
     fn judge(
         &self,
         source: Source,
         header: &Header,
-        flow: FrameActions,
+        flow: Actions,
         head: &[u8],
         meta: &FrameMeta,
-    ) -> Result<(Verdict, Unfit), DropReason> {
+    ) -> Result<(Verdict, Unfit, Option<KeptHits>), DropReason> {
         let policy = &self.account.policy;
-        let mut reach = reach(policy, source, header, flow, meta, &mut ())?;
+        let mut hits = CountHits::in_these(&self.account.hits);
+        let mut reach = reach(policy, source, header, flow.of(head), meta, &mut hits)?;
         let drop = reach.drop()?;
         let mut waits = false;
         let wire_beyond = match source {
@@ -266,7 +303,8 @@ impl Nic {
             }
         };
         let verdict = settle(source, &reach, wire_beyond, drop);
-        Ok((Verdict { waits, ..verdict }, reach.unfit))
+        let verdict = Verdict { waits, ..verdict };
+        Ok((verdict, reach.unfit, hits.to_keep(&flow)))
     }
 
     /// Leaves to the hypervisor what VFs on path `auto` receive from others of this host, and what they send but to a

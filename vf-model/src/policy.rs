@@ -81,6 +81,8 @@ pub struct Policy {
     learned: Learned,
     /// VFs whose guests are being migrated.
     migrating: VfSet,
+    /// The last generation of counters of drivers' own filters.
+    own_counters: u32,
     /// How often frames may have come to the direct path at once: by filters of VFs on path `auto`, and by what changes whether a filter has
     /// them go over the PF.
     steered: u64,
@@ -141,6 +143,7 @@ impl Policy {
             with_learned: None,
             learned: Learned::new(vfs as usize, config.mac_base.to_u64()),
             migrating: VfSet::default(),
+            own_counters: 0,
             steered: 0,
         }
     }
@@ -247,8 +250,8 @@ impl Policy {
     #[cold]
     fn own_queue(&self, vf: VfIndex, head: &[u8]) -> Option<QueueChoice> {
         let header = Header::parse(head).ok()?;
-        let action = self.entry(vf).own_action(&header, header.vlan(), head)?;
-        action.queue_choice()
+        let rule = self.entry(vf).own_rule(&header, header.vlan(), head)?;
+        rule.action.queue_choice()
     }
 
     /// What filters on flows say of a frame from there. Always inline: where there are none, it is one look.
@@ -262,18 +265,10 @@ impl Policy {
         self.filter_table.flow_actions(head, sender, port_vlan)
     }
 
-    /// The same as a number: see [`Actions::code`]. Most frames are meant by no filter, and theirs is not worked out.
+    /// Whether filters on flows say nothing of a frame for sure, as of most: then what they say is not worked out.
     #[inline(always)]
-    pub(crate) fn flow_code(&self, source: Source, head: &[u8]) -> Option<u64> {
-        match self.filter_table.is_silent(head) {
-            true => Some(Actions::SILENT),
-            false => self.code_of_flow(source, head),
-        }
-    }
-
-    #[inline(never)]
-    fn code_of_flow(&self, source: Source, head: &[u8]) -> Option<u64> {
-        self.flow_actions(source, head).code()
+    pub(crate) fn is_silent(&self, head: &[u8]) -> bool {
+        self.filter_table.is_silent(head)
     }
 
     /// Whether the NIC's own link is up: its port is, and its cable carries.

@@ -11,7 +11,7 @@ use crate::stats::DropReason;
 use crate::switch_mode::SwitchMode;
 use crate::verdict::Tagging;
 use crate::vf::{Path, VfIndex, VfLinkState, VfSet};
-use crate::why::{Probe, Step};
+use crate::why::{Met, Probe, Step};
 
 /// Who receives a frame, whichever path each of them takes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -199,11 +199,11 @@ impl Policy {
         vlan: Vlan,
         probe: &mut impl Probe,
     ) -> Result<(), DropReason> {
-        let action = self.filter_table().find_sent(vf, header, flow, vlan);
-        if let Some(action) = action {
-            probe.note(|| Step::Egress { action, rule: None });
+        let rule = self.filter_table().find_sent(vf, header, flow, vlan);
+        if let Some(rule) = &rule {
+            probe.filter(rule, Met::Egress);
         }
-        match action {
+        match rule.map(|rule| rule.action) {
             Some(FilterAction::Drop) => Err(DropReason::EgressFiltered),
             None if self.filter_table().sends_only_listed(vf) => {
                 probe.note(|| Step::NotListed(vf));
@@ -263,9 +263,11 @@ impl Policy {
         let reached = reach.direct.union(reach.mediated);
         for vf in reached.intersection(self.lookup().own_filters).iter() {
             reach.unfit.asked = true;
-            let action = self.entry(vf).own_action(header, vlan, flow.head());
-            if action == Some(FilterAction::Drop) {
-                probe.note(|| Step::DriverDrops(vf));
+            let Some(rule) = self.entry(vf).own_rule(header, vlan, flow.head()) else {
+                continue;
+            };
+            probe.filter(&rule, Met::Driver(vf));
+            if rule.action == FilterAction::Drop {
                 reach.direct.remove(vf);
                 reach.mediated.remove(vf);
                 reach.unfit.dropped.insert(vf);
@@ -289,19 +291,20 @@ impl Policy {
         if reach.wire
             && !reach.over_pf
             && !header.dst.is_multicast()
-            && let Some(action) = self.filter_table().unknown_unicast()
+            && let Some(rule) = self.filter_table().unknown_unicast()
         {
+            let action = rule.action;
             match action {
                 FilterAction::Mirror(vf) if self.entry(vf).receives(vlan) => {
-                    probe.note(|| Step::Copied { action, rule: None });
+                    probe.filter(&rule, Met::Copied);
                     reach.copies.insert(vf);
                 }
                 FilterAction::Drop | FilterAction::Pass => {
-                    probe.note(|| Step::Filter { action, rule: None });
+                    probe.filter(&rule, Met::Filter);
                     reach = self.reach_by(action, origin, false, probe);
                 }
                 FilterAction::Mediated => {
-                    probe.note(|| Step::Filter { action, rule: None });
+                    probe.filter(&rule, Met::Filter);
                     reach.over_pf = true;
                 }
                 FilterAction::Vf(vf)
@@ -309,7 +312,7 @@ impl Policy {
                 | FilterAction::Context(vf, _)
                     if self.entry(vf).receives(vlan) =>
                 {
-                    probe.note(|| Step::Filter { action, rule: None });
+                    probe.filter(&rule, Met::Filter);
                     reach.steered = Some(vf);
                     self.give(&mut reach, vf, origin, probe);
                 }
@@ -317,7 +320,7 @@ impl Policy {
                 | FilterAction::Queue(..)
                 | FilterAction::Context(..)
                 | FilterAction::Mirror(_) => {
-                    probe.note(|| Step::PassedOver { action, rule: None });
+                    probe.filter(&rule, Met::PassedOver);
                 }
             }
         }
@@ -382,28 +385,28 @@ impl Policy {
     ) -> bool {
         let may_get = |vf| origin != Origin::Vf(vf) && self.entry(vf).receives(vlan);
         let copies = &mut reach.copies;
-        let action = self.filter_table().find(header, flow, vlan, |action| {
-            let action = *action;
-            if let FilterAction::Mirror(vf) = action
+        let rule = self.filter_table().find(header, flow, vlan, |rule| {
+            if let FilterAction::Mirror(vf) = rule.action
                 && may_get(vf)
             {
-                probe.note(|| Step::Copied { action, rule: None });
+                probe.filter(rule, Met::Copied);
                 copies.insert(vf);
                 return false;
             }
-            let takes = match action {
+            let takes = match rule.action {
                 FilterAction::Mirror(_) => false,
-                _ => action.vf().is_none_or(may_get),
+                action => action.vf().is_none_or(may_get),
             };
             if !takes {
-                probe.note(|| Step::PassedOver { action, rule: None });
+                probe.filter(rule, Met::PassedOver);
             }
             takes
         });
-        let Some(action) = action else {
+        let Some(rule) = rule else {
             return false;
         };
-        probe.note(|| Step::Filter { action, rule: None });
+        probe.filter(&rule, Met::Filter);
+        let action = rule.action;
         if action == FilterAction::Mediated {
             reach.over_pf = true;
             return false;

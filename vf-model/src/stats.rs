@@ -11,6 +11,7 @@ use serde::{Deserialize, Deserializer};
 use vf_packet::MacAddr;
 
 use crate::counter::Counter;
+use crate::hits::PublishedHits;
 use crate::vf::VfIndex;
 
 macro_rules! drop_reasons {
@@ -299,6 +300,8 @@ pub struct PublishedCounters {
     pub(crate) vfs: Arc<[LiveCounters]>,
     /// Those of the PF.
     pub pf: PublishedPort,
+    /// Frames that each filter has decided on.
+    pub hits: PublishedHits,
 }
 
 impl PublishedCounters {

@@ -2,6 +2,7 @@
 //! it: all that a verdict depends on while the policy is the same but for filters on flows, up to the length that an MTU sets. Direct-mapped and of a fixed size:
 //! what collides is judged again. Holds verdicts on unicast to one receiver only, never drops.
 
+use crate::hits::KeptHits;
 use crate::source::Source;
 use crate::verdict::{Again, Hop, Verdict};
 
@@ -28,6 +29,17 @@ struct Slot {
     /// Length of the longest frame of which it is said.
     longest: u32,
     verdict: Verdict,
+    /// The filters that have decided so.
+    hits: KeptHits,
+}
+
+/// The last way that was asked for.
+#[derive(Clone, Copy, Debug, Default)]
+struct Last {
+    key: LinkKey,
+    hop: Option<Hop>,
+    longest: u32,
+    hits: KeptHits,
 }
 
 /// The cache; empty slots have the key of a frame from nowhere.
@@ -37,7 +49,7 @@ pub(crate) struct VerdictCache {
     /// Part of every key: what was kept in an earlier one is not found.
     epoch: u64,
     /// The last that was asked for its hop: frames come in trains.
-    last: (LinkKey, Option<Hop>, u32),
+    last: Last,
 }
 
 impl LinkKey {
@@ -86,7 +98,7 @@ impl VerdictCache {
         VerdictCache {
             slots: vec![Slot::default(); SLOTS],
             epoch: 0,
-            last: Default::default(),
+            last: Last::default(),
         }
     }
 
@@ -111,24 +123,35 @@ impl VerdictCache {
     /// Where a frame of this length goes that has one receiver.
     #[inline]
     pub(crate) fn hop(&mut self, key: &LinkKey, len: u32) -> Option<Again> {
-        let repeated = self.last.0 == *key;
+        let repeated = self.last.key == *key;
         if !repeated {
             let slot = self.slots.get(key.slot()).filter(|slot| slot.key == *key)?;
-            self.last = (*key, slot.hop, slot.longest);
+            self.last = Last {
+                key: *key,
+                hop: slot.hop,
+                longest: slot.longest,
+                hits: slot.hits,
+            };
         }
-        let (_, hop, longest) = self.last;
+        let Last { hop, longest, .. } = self.last;
         let hop = hop.filter(|_| len <= longest)?;
         Some(Again { hop, repeated })
     }
 
+    /// The filters that have decided on the way that was found last.
     #[inline]
-    pub(crate) fn get(&self, key: &LinkKey, len: u32) -> Option<&Verdict> {
+    pub(crate) fn hits(&self) -> &KeptHits {
+        &self.last.hits
+    }
+
+    #[inline]
+    pub(crate) fn get(&self, key: &LinkKey, len: u32) -> Option<(&Verdict, &KeptHits)> {
         let slot = self.slots.get(key.slot()).filter(|slot| slot.key == *key)?;
-        (len <= slot.longest).then_some(&slot.verdict)
+        (len <= slot.longest).then_some((&slot.verdict, &slot.hits))
     }
 
     /// Keeps a verdict on frames up to this length, if it is of the kind that is kept.
-    pub(crate) fn put(&mut self, key: LinkKey, verdict: &Verdict, longest: u32) {
+    pub(crate) fn put(&mut self, key: LinkKey, verdict: &Verdict, longest: u32, hits: KeptHits) {
         let to_group = key.addresses[0] & 1 == 1;
         let to_many = verdict.vfs.len() + verdict.beyond.len() > 1;
         if to_group || to_many || verdict.drop.is_some() {
@@ -140,6 +163,7 @@ impl VerdictCache {
                 hop: verdict.hop(),
                 longest,
                 verdict: *verdict,
+                hits,
             };
         }
     }

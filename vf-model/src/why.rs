@@ -5,6 +5,7 @@ use std::fmt;
 
 use vf_packet::{FrameMeta, MacAddr, Vlan, VlanTag};
 
+use crate::filter_index::Rule;
 use crate::filter_spec::FilterAction;
 use crate::filter_table::NumberedFilter;
 use crate::learned::FastKey;
@@ -19,16 +20,56 @@ use crate::{hypervisor, nic};
 pub(crate) trait Probe {
     /// A decision, put together only if somebody wants to know.
     fn note(&mut self, step: impl FnOnce() -> Step);
+
+    /// A filter matches.
+    fn filter(&mut self, rule: &Rule, met: Met);
+}
+
+/// What a filter that matches has to do with a frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Met {
+    /// It judges what a VF sends.
+    Egress,
+    /// It decides who gets it, or which way.
+    Filter,
+    /// It has it copied.
+    Copied,
+    /// It is passed over.
+    PassedOver,
+    /// It is one of the driver of this VF, which would get it otherwise.
+    Driver(VfIndex),
 }
 
 impl Probe for () {
     #[inline(always)]
     fn note(&mut self, _: impl FnOnce() -> Step) {}
+
+    #[inline(always)]
+    fn filter(&mut self, _: &Rule, _: Met) {}
 }
 
-impl Probe for Vec<Step> {
+/// Who wants to know all of it.
+struct Notes<'a> {
+    policy: &'a Policy,
+    steps: Vec<Step>,
+}
+
+impl Probe for Notes<'_> {
     fn note(&mut self, step: impl FnOnce() -> Step) {
-        self.push(step());
+        self.steps.push(step());
+    }
+
+    fn filter(&mut self, rule: &Rule, met: Met) {
+        let action = rule.action;
+        let rule = self.policy.filter_table().counted(rule.counter);
+        self.steps.push(match met {
+            Met::Egress => Step::Egress { action, rule },
+            Met::Filter => Step::Filter { action, rule },
+            Met::Copied => Step::Copied { action, rule },
+            Met::PassedOver => Step::PassedOver { action, rule },
+            Met::Driver(vf) if action == FilterAction::Drop => Step::DriverDrops(vf),
+            Met::Driver(vf) => Step::DriverTakes(vf),
+        });
     }
 }
 
@@ -126,6 +167,8 @@ pub enum Step {
     Unwanted(VfIndex),
     /// The driver of the VF has a filter that drops it.
     DriverDrops(VfIndex),
+    /// The driver of the VF has a filter that matches, and may say in which of its queues it is received.
+    DriverTakes(VfIndex),
     /// It is the sender itself, which gets nothing back.
     OwnFrame(VfIndex),
     /// VFs that would get it, and whose link is down.
@@ -200,9 +243,9 @@ impl fmt::Display for Names {
 }
 
 /// A filter, or what it says if it is not known.
-struct Rule(FilterAction, Option<NumberedFilter>);
+struct Named(FilterAction, Option<NumberedFilter>);
 
-impl fmt::Display for Rule {
+impl fmt::Display for Named {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.1 {
             None => write!(f, "{}", self.0),
@@ -272,24 +315,24 @@ impl fmt::Display for Step {
                 "spoofchk of {vf} is off: any source address and VLAN will do"
             ),
             Step::Egress { action, rule } => {
-                write!(f, "an egress filter matches: {}", Rule(action, rule))
+                write!(f, "an egress filter matches: {}", Named(action, rule))
             }
             Step::NotListed(vf) => write!(
                 f,
                 "{vf} has egress filters, and sends only what one of them lets out: none matches"
             ),
             Step::Filter { action, rule } => {
-                write!(f, "a filter matches: {}", Rule(action, rule))
+                write!(f, "a filter matches: {}", Named(action, rule))
             }
             Step::Copied { action, rule } => write!(
                 f,
                 "a filter matches and has what is delivered copied: {}",
-                Rule(action, rule)
+                Named(action, rule)
             ),
             Step::PassedOver { action, rule } => write!(
                 f,
                 "a filter matches and is passed over, as its VF has sent the frame or is not in its VLAN: {}",
-                Rule(action, rule)
+                Named(action, rule)
             ),
             Step::Owner { vf, dst } => write!(f, "{dst} is an address of {vf}"),
             Step::OwnerElsewhere { vf, .. } => write!(
@@ -301,6 +344,7 @@ impl fmt::Display for Step {
                 "the driver of {vf} does not want what is for its own address"
             ),
             Step::DriverDrops(vf) => write!(f, "a filter of the driver of {vf} drops it"),
+            Step::DriverTakes(vf) => write!(f, "a filter of the driver of {vf} matches"),
             Step::OwnFrame(vf) => write!(f, "{vf} has sent it and does not get it back"),
             Step::LinkDown(vfs) => write!(f, "link down: {}", Names(vfs)),
             Step::Gets { vf, path, edit } => {
@@ -392,9 +436,12 @@ impl Policy {
             Source::Vf(vf) => self.vf(vf).path,
             Source::Wire => Path::Direct,
         };
-        let mut steps = vec![Step::Judge { path, source }];
-        let verdict = self.verdict(source, head, meta, &mut steps);
-        self.name_filters(source, head, meta, &mut steps);
+        let mut notes = Notes {
+            policy: self,
+            steps: vec![Step::Judge { path, source }],
+        };
+        let verdict = self.verdict(source, head, meta, &mut notes);
+        let mut steps = notes.steps;
         steps.extend(verdict.drop.map(Step::Dropped));
         let tagging = self.tagging(verdict.insert);
         let vfs = verdict.vfs.union(verdict.beyond);
@@ -448,66 +495,20 @@ impl Policy {
         source: Source,
         head: &[u8],
         meta: &FrameMeta,
-        steps: &mut impl Probe,
+        probe: &mut impl Probe,
     ) -> Result<Verdict, DropReason> {
         let flow = self.flow_actions(source, head).of(head);
         let header = Policy::parse(head)?;
         match source {
             Source::Vf(vf) if self.vf(vf).bridge => {
-                let reach = self.reach_from_station(vf, &header, flow, meta, steps)?;
+                let reach = self.reach_from_station(vf, &header, flow, meta, probe)?;
                 hypervisor::split(&reach, vf)
             }
             Source::Vf(vf) if self.vf(vf).path == Path::Mediated => {
-                let reach = self.reach_from_vf(vf, &header, flow, meta, steps)?;
+                let reach = self.reach_from_vf(vf, &header, flow, meta, probe)?;
                 hypervisor::split(&reach, vf)
             }
-            _ => nic::judge(self, source, &header, flow, meta, steps),
-        }
-    }
-
-    /// Names the filters that decisions are noted of. What frames find in the table is what is said, not who says it: so the
-    /// judge is asked again with one filter at a time.
-    fn name_filters(&self, source: Source, head: &[u8], meta: &FrameMeta, steps: &mut [Step]) {
-        let noted = |step: &Step| match step {
-            Step::Egress { action, .. }
-            | Step::Copied { action, .. }
-            | Step::Filter { action, .. } => Some((*action, true)),
-            Step::PassedOver { action, .. } => Some((*action, false)),
-            _ => None,
-        };
-        let mut unnamed = steps.iter_mut().filter(|step| noted(step).is_some());
-        let Some(mut step) = unnamed.next() else {
-            return;
-        };
-        let mut alone = self.clone();
-        alone.filter_table = self.filter_table().hidden();
-        // In the order in which they are asked: those on what VFs send first.
-        let in_force = || self.filter_table().numbered().filter(|f| f.id.is_some());
-        let [egress, received] = [true, false]
-            .map(|egress| in_force().filter(move |f| f.spec.matches.is_egress() == egress));
-        for filter in egress.chain(received) {
-            if noted(step).is_none_or(|(action, _)| action != filter.spec.action) {
-                continue;
-            }
-            alone.filter_table.reveal(&filter.spec, true);
-            let mut again = Vec::new();
-            // Who gets it then is not what is asked.
-            let _ = alone.judge_noting(source, head, meta, &mut again);
-            alone.filter_table.reveal(&filter.spec, false);
-            if again.iter().find_map(noted) != noted(step) {
-                continue;
-            }
-            if let Step::Egress { rule, .. }
-            | Step::Filter { rule, .. }
-            | Step::Copied { rule, .. }
-            | Step::PassedOver { rule, .. } = step
-            {
-                *rule = Some(filter);
-            }
-            match unnamed.next() {
-                Some(next) => step = next,
-                None => return,
-            }
+            _ => nic::judge(self, source, &header, flow, meta, probe),
         }
     }
 }

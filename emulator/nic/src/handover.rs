@@ -9,6 +9,7 @@
 //!
 //! Whoever ends in between leaves guests as whoever is killed does. Never decides who may ask, nor what is refused.
 
+use std::collections::BTreeMap;
 use std::io::{self, BufRead, BufReader, IoSlice, IoSliceMut, Read, Write};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -63,6 +64,9 @@ pub struct SavedState {
 #[derive(Debug, Serialize, Deserialize)]
 pub struct SavedNic {
     pub(crate) statistics: SavedStatistics,
+    /// Frames that each of its filters has decided on, by the words of the filter.
+    #[serde(default)]
+    pub(crate) hits: BTreeMap<String, u64>,
     pub(crate) vfs: Vec<SavedVf>,
     /// Frames that wait for guests' buffers, in order; their bytes are those of all NICs, one after the other.
     pub(crate) waiting: Vec<SavedFrame>,

@@ -4,7 +4,8 @@
 use std::sync::Arc;
 
 use vf_model::{
-    Command, FastEvent, Flap, LinkSetting, Nanos, NumberedFilter, Path, Policy, VfIndex,
+    Command, DriverFilter, FastEvent, Flap, LinkSetting, Nanos, NumberedFilter, Path, Policy,
+    VfIndex,
 };
 use vf_vhost::control::Coalescing;
 use vf_vhost::endpoint::{Device, DeviceConfig, Endpoint};
@@ -326,10 +327,32 @@ impl NicInstance {
         notes.iter().map(|note| format!("{name}: {note}")).collect()
     }
 
-    /// The NIC's filters, those that win first.
+    /// The NIC's filters, those that win first, with the frames that each has decided on.
     #[must_use]
-    pub fn filters(&self) -> Vec<NumberedFilter> {
-        self.policies.load().all_filters().numbered().collect()
+    pub fn filters(&self) -> Vec<(NumberedFilter, Option<u64>)> {
+        let policy = self.policies.load();
+        let filters = policy.all_filters().numbered();
+        let hits = |filter: &NumberedFilter| {
+            let counter = policy.filter_counter(filter)?;
+            Some(self.statistics.hits(counter))
+        };
+        filters.map(|filter| (filter, hits(&filter))).collect()
+    }
+
+    /// Filters that drivers have for frames which their VFs receive, and that lie in no table of the NIC, likewise.
+    #[must_use]
+    pub fn driver_filters(&self) -> Vec<(VfIndex, DriverFilter, Option<u64>)> {
+        let policy = self.policies.load();
+        let mut all = Vec::new();
+        for vf in (0..policy.num_vfs()).map(VfIndex::from) {
+            let own = policy.driver_filters(vf).iter();
+            for filter in own.filter(|filter| !filter.is_in_table()) {
+                let counter = policy.driver_filter_counter(vf, filter);
+                let hits = counter.map(|counter| self.statistics.hits(counter));
+                all.push((vf, *filter, hits));
+            }
+        }
+        all
     }
 
     /// How long the driver of a VF wants calls of a ring to be held back, if it has said.

@@ -11,7 +11,7 @@ use std::path::Path;
 use serde_json::Value;
 use vfnic::cli::{self, ShowWhat};
 use vfnic::control::show::{self, Show, WorkerCycles};
-use vfnic::control::{Request, Response, ask};
+use vfnic::control::{FilterLine, Request, Response, ask};
 use vfnic::metrics::{Format, page};
 
 use crate::{Failure, failed, print, usage};
@@ -143,34 +143,36 @@ fn workers(show: &Show, json: bool) -> Result<(), Failure> {
     print(&workers.iter().map(ToString::to_string).collect::<String>())
 }
 
-/// The filters of each NIC, those that win first. How often one has matched is not counted: a verdict is remembered for a flow, and the
-/// frames that follow ask no filter.
+/// The filters of each NIC, those that win first, with the frames that each has decided on.
 fn rules(ctl: &Path, show: &Show, json: bool) -> Result<(), Failure> {
     let mut out = String::new();
     let mut all = Vec::new();
-    for nic in show.nics.iter().filter(|nic| nic.filters > 0) {
+    for nic in &show.nics {
         let name = Some(nic.name.clone());
         let answer = ask(ctl, &Request::FilterTable { nic: name }).map_err(failed)?;
         let Response::FilterTable(filters) = answer else {
             return Err(failed("the answer is not to this question"));
         };
-        out += &format!("{}:\n", nic.name);
-        for filter in &filters {
-            let id = filter
-                .id
-                .map_or_else(|| "-".to_owned(), |id| id.to_string());
-            out += &format!("{id:>6}  {}\n", filter.words);
-            let mut rule = show::words_to_json(&filter.words);
-            rule["nic"] = Value::from(nic.name.as_str());
-            rule["id"] = filter.id.into();
-            all.push(rule);
-        }
+        out += &text::rules(&nic.name, &filters);
+        all.extend(filters.iter().map(|filter| rule(&nic.name, filter)));
     }
     match (json, out.is_empty()) {
         (true, _) => print_json(&all),
         (false, true) => print("no filters: vfnic filter add ...\n"),
         (false, false) => print(&out),
     }
+}
+
+/// A filter as JSON: its words, and what is not among them.
+fn rule(nic: &str, filter: &FilterLine) -> Value {
+    let mut rule = show::words_to_json(&filter.words);
+    rule["nic"] = nic.into();
+    rule["id"] = filter.id.into();
+    rule["hits"] = filter.hits.into();
+    if let Some(vf) = filter.driver {
+        rule["driver"] = vf.into();
+    }
+    rule
 }
 
 #[cfg(test)]
@@ -303,6 +305,14 @@ mod tests {
 
         let document = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/json.md");
         let document = std::fs::read_to_string(document).unwrap();
+        // A filter is no part of it, and has a list of its own.
+        let line = FilterLine {
+            id: None,
+            words: String::new(),
+            driver: Some(0),
+            hits: None,
+        };
+        places(&rule("a", &line), "rules[]", &mut said);
         let rows = document
             .lines()
             .filter_map(|line| line.strip_prefix("| `")?.split('`').next());

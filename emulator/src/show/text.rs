@@ -5,6 +5,7 @@ use std::fmt::{self, Write as _};
 use std::ops::RangeInclusive;
 
 use vf_model::{MacAddr, NicConfig, Policy, Profile, SETTING_KEYS, VfIndex};
+use vfnic::control::FilterLine;
 use vfnic::control::show::{Show, ShowAuto, ShowCounters, ShowCpu, ShowLog, ShowNic, ShowVf};
 use vfnic::control::show_vf::ShowVfState;
 
@@ -453,6 +454,33 @@ fn usual_settings(profile: &str) -> BTreeMap<String, String> {
     let set = SETTING_KEYS.iter().filter_map(|key| key.of(vf));
     let words = set.map(|setting| setting.words());
     words.map(|(key, value)| (key.to_owned(), value)).collect()
+}
+
+/// The filters of a NIC, those that win first; nothing if it has none.
+pub(crate) fn rules(nic: &str, filters: &[FilterLine]) -> String {
+    if filters.is_empty() {
+        return String::new();
+    }
+    let mut out = format!("{nic}:\n{:>8} {:>12}  filter\n", "id", "hits");
+    for FilterLine {
+        id,
+        words,
+        driver,
+        hits,
+    } in filters
+    {
+        let (id, note) = match (id, driver) {
+            (Some(id), _) => (id.to_string(), ""),
+            (None, Some(vf)) => (
+                format!("vf {vf}"),
+                "  # its driver's, for what the VF receives",
+            ),
+            (None, None) => ("-".to_owned(), "  # waits for the one above to be deleted"),
+        };
+        let hits = hits.map_or_else(|| "-".to_owned(), |hits| hits.to_string());
+        out += &format!("{id:>8} {hits:>12}  {words}{note}\n");
+    }
+    out
 }
 
 #[cfg(test)]

@@ -36,7 +36,9 @@ fn show_is_for_people_and_its_json_for_programs() {
     assert_eq!(said(&emulator, "show drops"), "nothing was dropped\n");
     let rules = said(&emulator, "show rules");
     assert!(
-        rules.starts_with("a:\n     0  flow-type ether proto 0x88b5"),
+        rules.starts_with(
+            "a:\n      id         hits  filter\n       0            0  flow-type ether proto 0x88b5"
+        ),
         "{rules}"
     );
     let json: serde_json::Value =
@@ -46,8 +48,8 @@ fn show_is_for_people_and_its_json_for_programs() {
     let rules: serde_json::Value =
         serde_json::from_str(&said(&emulator, "show rules --json")).unwrap();
     assert_eq!(
-        (&rules[0]["nic"], &rules[0]["id"]),
-        (&"a".into(), &0.into())
+        (&rules[0]["nic"], &rules[0]["id"], &rules[0]["hits"]),
+        (&"a".into(), &0.into(), &0.into())
     );
     assert!(refused(&emulator, "show vf 2").contains("a has 0 to 1"));
 }

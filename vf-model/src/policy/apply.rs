@@ -9,7 +9,7 @@ use super::{Changed, Policy};
 use crate::command::{Command, LinkSetting};
 use crate::filter_fields::MatchFlags;
 use crate::filter_spec::{FilterAction, FilterMatch, FilterPriority, FilterSpec};
-use crate::filter_table::{FilterTable, Insert};
+use crate::filter_table::Insert;
 use crate::lack::{Answer, PortState};
 use crate::mailbox::{MailboxRequest, VfRequest};
 use crate::mtu::Mtu;
@@ -69,7 +69,7 @@ impl Policy {
             Command::FlushFilters => {
                 self.steered += u64::from(self.filter_table.hands_up());
                 self.forget_driver_filters(|_| true);
-                self.filter_table = FilterTable::new(self.profile());
+                self.filter_table = self.filter_table.emptied();
                 self.forget_all();
                 return Ok(Changed::Verdicts);
             }

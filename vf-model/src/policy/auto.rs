@@ -5,7 +5,8 @@ use vf_packet::MacAddr;
 
 use super::{Changed, Policy};
 use crate::filter_spec::{FilterMatch, FilterPriority};
-use crate::filter_table::{FilterTable, Insert, TableError};
+use crate::filter_table::{FilterTable, Insert, NumberedFilter, TableError};
+use crate::hits::CounterId;
 use crate::learned::{FastEvent, FastKey, Learned, LearnedFilter, LearnedStats};
 use crate::vf::{VfIndex, VfSet};
 
@@ -14,6 +15,14 @@ impl Policy {
     #[must_use]
     pub fn all_filters(&self) -> &FilterTable {
         self.with_learned.as_ref().unwrap_or(&self.filter_table)
+    }
+
+    /// Where the frames are counted that a filter of the NIC decides on. None are of one that waits, and none of a learned one, which
+    /// decides nothing but the way.
+    #[must_use]
+    pub fn filter_counter(&self, filter: &NumberedFilter) -> Option<CounterId> {
+        filter.id?;
+        self.filter_table.counter(&filter.spec)
     }
 
     /// VFs on path `auto`.

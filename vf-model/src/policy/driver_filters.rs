@@ -9,15 +9,17 @@ use std::fmt;
 use super::{Changed, DriverAction, FilterOp, Policy};
 use crate::cow_map::seed;
 use crate::entry::Entry;
+use crate::filter_index::Rule;
 use crate::filter_spec::{FilterMatch, FilterPriority, FilterSpec};
 use crate::filter_table::{Insert, TableError};
+use crate::hits::{CounterId, PLACES_A_DRIVER, next_generation};
 use crate::privilege::Privileges;
 use crate::profile::FieldRoom;
 use crate::refusal::Refusal;
 use crate::vf::VfIndex;
 
 /// Most of a VF: it does not fill the NIC's table.
-const MAX_DRIVER_FILTERS: usize = 64;
+const MAX_DRIVER_FILTERS: usize = PLACES_A_DRIVER as usize;
 
 /// A filter of a driver.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,6 +28,8 @@ pub struct DriverFilter {
     action: DriverAction,
     /// Whether it lies in the NIC's table.
     in_table: bool,
+    /// Where its frames are counted while it does not.
+    counter: CounterId,
 }
 
 impl DriverFilter {
@@ -45,6 +49,13 @@ impl DriverFilter {
     #[must_use]
     pub fn is_in_table(&self) -> bool {
         self.in_table
+    }
+
+    fn rule(&self, vf: VfIndex) -> Rule {
+        Rule {
+            action: self.action.of(vf),
+            counter: self.counter,
+        }
     }
 
     fn spec(&self, vf: VfIndex) -> FilterSpec {
@@ -70,6 +81,15 @@ impl Policy {
         &self.entry(vf).driver_filters
     }
 
+    /// Where the frames are counted that a filter of the driver of a VF decides on, wherever it lies.
+    #[must_use]
+    pub fn driver_filter_counter(&self, vf: VfIndex, filter: &DriverFilter) -> Option<CounterId> {
+        match filter.in_table {
+            true => self.filter_table.counter(&filter.spec(vf)),
+            false => Some(filter.counter),
+        }
+    }
+
     /// Puts in a filter on packets of a driver or takes it out.
     pub(super) fn driver_filter(&mut self, vf: VfIndex, op: &FilterOp) -> Result<Changed, Refusal> {
         let matches = op.matches;
@@ -83,10 +103,16 @@ impl Policy {
         if known.len() >= MAX_DRIVER_FILTERS {
             return Err(Refusal::DriverFilters(MAX_DRIVER_FILTERS));
         }
+        let taken: Vec<_> = listed.iter().map(|filter| filter.counter.place()).collect();
+        let place = (0..PLACES_A_DRIVER).find(|place| !taken.contains(place));
+        let generation = next_generation(&mut self.own_counters);
         let filter = DriverFilter {
             matches,
             action: op.action,
             in_table: self.may_take_any(vf),
+            counter: place.map_or(CounterId::NONE, |place| {
+                CounterId::of_driver(vf.0, place, generation)
+            }),
         };
         filter.spec(vf).check()?;
         let changed = match filter.in_table {
@@ -155,9 +181,9 @@ impl Policy {
         filter: &DriverFilter,
         on: bool,
     ) -> Result<Changed, Refusal> {
-        let action = on.then(|| filter.action.of(vf));
+        let rule = on.then(|| filter.rule(vf));
         let entry = self.entry_mut(vf)?;
-        entry.own_filters.set(seed(), &filter.matches, action);
+        entry.own_filters.set(seed(), &filter.matches, rule);
         let any = !entry.own_filters.is_empty();
         match any {
             true => self.lookup.own_filters.insert(vf),

@@ -84,6 +84,7 @@ impl Policy {
             with_learned: _,
             learned: _,
             migrating: _,
+            own_counters: _,
             steered: _,
             lookup: _,
         } = self;

@@ -105,6 +105,12 @@ proptest! {
             prop_assert_eq!(verdict, forgetful.ingress(host.now, source, frame, &meta));
             prop_assert_eq!(host.nic.wire_counters(), forgetful.wire_counters());
             prop_assert_eq!(host.nic.pf_counters(), forgetful.pf_counters());
+            let hits = |nic: &Nic| -> Vec<_> {
+                let counted = host.policy.filter_table().numbered();
+                let counted = counted.filter_map(|filter| host.policy.filter_counter(&filter));
+                counted.map(|counter| nic.published().hits.read(counter)).collect()
+            };
+            prop_assert_eq!(hits(&host.nic), hits(&forgetful));
             for vf in (0..VFS).map(VfIndex) {
                 prop_assert_eq!(host.nic.counters(vf), forgetful.counters(vf));
             }

@@ -12,6 +12,7 @@ mod bridge;
 mod drivers;
 mod filters;
 mod golden;
+mod hits;
 mod host;
 mod known;
 mod policy;

@@ -139,7 +139,10 @@ impl Dispatcher {
                 Ok(n) => {
                     let mut table = filters(nics, n);
                     if let Some(nic) = nics.nics().nth(n) {
-                        table.extend(FilterLine::of_drivers(&nic.policy()));
+                        let own = nic.driver_filters().into_iter();
+                        table.extend(
+                            own.map(|(vf, filter, hits)| FilterLine::of_driver(vf, &filter, hits)),
+                        );
                     }
                     Response::FilterTable(table)
                 }

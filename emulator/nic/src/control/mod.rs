@@ -14,5 +14,7 @@ pub mod why;
 pub use client::{Connection, CtlError, ask};
 pub use dispatch::{Change, Dispatcher, Nics};
 pub use observe::Observer;
-pub use protocol::{AttachTap, CaptureRequest, MAX_LINE, NicCommand, PROTOCOL, Request, Response};
+pub use protocol::{
+    AttachTap, CaptureRequest, FilterLine, MAX_LINE, NicCommand, PROTOCOL, Request, Response,
+};
 pub use stream::Takeover;

@@ -6,7 +6,7 @@
 //! [`Request::Hello`].
 
 use serde::{Deserialize, Serialize};
-use vf_model::{NumberedFilter, Policy, VfIndex};
+use vf_model::{DriverFilter, NumberedFilter, VfIndex};
 
 use super::show::Show;
 use super::why::Why;
@@ -175,31 +175,31 @@ pub struct FilterLine {
     /// The VF whose driver has it for frames that the VF receives; it is not in the NIC's table.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub driver: Option<u8>,
+    /// Frames that it has decided on, on either path; none of one that waits, and of one that path `auto` has learned.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hits: Option<u64>,
 }
 
-impl From<NumberedFilter> for FilterLine {
-    fn from(filter: NumberedFilter) -> FilterLine {
+impl From<(NumberedFilter, Option<u64>)> for FilterLine {
+    fn from((filter, hits): (NumberedFilter, Option<u64>)) -> FilterLine {
         FilterLine {
             id: filter.id.map(|id| id.0),
             words: filter.spec.to_string(),
             driver: None,
+            hits,
         }
     }
 }
 
 impl FilterLine {
-    /// Those that drivers have for frames which their VFs receive.
-    pub(super) fn of_drivers(policy: &Policy) -> impl Iterator<Item = FilterLine> {
-        let vfs = (0..policy.num_vfs()).map(VfIndex::from);
-        vfs.flat_map(|vf| {
-            let own = policy.driver_filters(vf).iter();
-            let own = own.filter(|filter| !filter.is_in_table());
-            own.map(move |filter| FilterLine {
-                id: None,
-                words: filter.to_string(),
-                driver: Some(vf.0),
-            })
-        })
+    /// One that the driver of a VF has for frames which that receives.
+    pub(super) fn of_driver(vf: VfIndex, filter: &DriverFilter, hits: Option<u64>) -> FilterLine {
+        FilterLine {
+            id: None,
+            words: filter.to_string(),
+            driver: Some(vf.0),
+            hits,
+        }
     }
 }
 

@@ -126,6 +126,12 @@ impl NicInstance {
         SavedNic {
             vfs: vfs.collect(),
             statistics: self.statistics.save(),
+            hits: self
+                .filters()
+                .into_iter()
+                .filter_map(|(filter, hits)| Some((filter.spec.to_string(), hits?)))
+                .filter(|(_, hits)| *hits > 0)
+                .collect(),
             waiting: waiting.iter().map(|frame| frame.save(bytes)).collect(),
         }
     }
@@ -147,6 +153,12 @@ impl NicInstance {
             let requests = requests.map_err(|refusal| refusal.to_string())?;
             // What it may not have now it might not have had before either.
             (policy, _) = policy.with_requests(VfIndex::from(i), &requests);
+        }
+        for filter in policy.filter_table().numbered() {
+            let hits = saved.hits.get(&filter.spec.to_string());
+            if let (Some(hits), Some(counter)) = (hits, policy.filter_counter(&filter)) {
+                self.statistics.hits_go_on_from(counter, *hits);
+            }
         }
         publish(&self.policies, policy, &self.workers, &self.hypervisor);
         Ok(())

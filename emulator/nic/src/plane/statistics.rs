@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use vf_model::{
-    BridgeStats, BusyTime, Counters, DropReason, FastCounters, Link, LinkConfig, Nanos,
+    BridgeStats, BusyTime, CounterId, Counters, DropReason, FastCounters, Link, LinkConfig, Nanos,
     PublishedBridge, PublishedCounters, PublishedFast, PublishedPort, VfIndex,
 };
 
@@ -205,6 +205,21 @@ impl Statistics {
             direct.unwrap_or_default(),
             self.hypervisor.plane.traffic(vf),
         ]
+    }
+
+    /// Frames that a filter has decided on, on either path.
+    #[must_use]
+    pub fn hits(&self, counter: CounterId) -> u64 {
+        let workers = self.workers.iter().map(|worker| &worker.plane);
+        let planes = workers.chain([&self.hypervisor.plane]);
+        planes.map(|plane| plane.model.hits.read(counter)).sum()
+    }
+
+    /// Goes on from the frames that a filter has decided on in another process. Only before any plane counts anything.
+    pub fn hits_go_on_from(&self, counter: CounterId, frames: u64) {
+        if let Some(first) = self.workers.first() {
+            first.plane.model.hits.go_on_from(counter, frames);
+        }
     }
 
     /// All that is gone on from.
