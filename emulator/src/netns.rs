@@ -88,19 +88,17 @@ fn add(connection: &mut Connection, nic: Option<&str>, words: &[String]) -> Resu
         netns: Some(words.netns.to_owned()),
     };
     device.check().map_err(usage)?;
-    let opened = device.open(mac(said)?, Mtu::new(said.told_mtu.into()).map_err(failed)?);
-    let opened = opened.map_err(failed)?;
+    let mtu = Mtu::new(said.told_mtu.into()).map_err(failed)?;
+    let queues = device.open(mac(said)?, mtu, said.queue_pairs);
+    let queues = queues.map_err(failed)?;
+    let queues: Vec<_> = queues.iter().map(AsFd::as_fd).collect();
     let request = Request::AttachTap(AttachTap {
         nic: Some(found.name.clone()),
         vf,
         tap: device.name,
         netns: device.netns,
     });
-    done(
-        connection
-            .ask_with(&request, Some(opened.as_fd()))
-            .map_err(failed)?,
-    )
+    done(connection.ask_with(&request, &queues).map_err(failed)?)
 }
 
 fn mac(vf: &ShowVf) -> Result<MacAddr, Failure> {

@@ -132,7 +132,7 @@ impl Taken {
             other => other.into(),
         })?;
         let request = Request::HandOver { format: FORMAT };
-        match connection.ask_with(&request, Some(theirs.as_fd()))? {
+        match connection.ask_with(&request, &[theirs.as_fd()])? {
             Response::Done(_) => {}
             Response::Refused(why) if why == OTHER_FORMAT || is_unknown(&why) => {
                 return Err(TakeOverError::OtherVersion);

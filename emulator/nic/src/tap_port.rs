@@ -34,7 +34,7 @@ use vf_vhost::tap;
 
 use crate::queue::Pool;
 use crate::sandbox::{Role, Sandbox};
-use crate::uplink::{finish, open_tap, segments};
+use crate::uplink::{finish, open_queues, segments};
 
 /// Where `ip netns` has namespaces (ip-netns(8)).
 const NAMESPACES: &str = "/run/netns";
@@ -93,11 +93,12 @@ impl TapDevice {
         }
     }
 
-    /// Opens it, and makes it if it is not there: with this address, this MTU and a virtio-net header, and down.
+    /// Opens it, and makes it if it is not there: with this address, this MTU, so many queues and a virtio-net header, and down. Its queues; one
+    /// if it was there already and has no more.
     ///
     /// # Errors
     /// [`OpenTapError`], in one line.
-    pub fn open(&self, mac: MacAddr, mtu: Mtu) -> Result<OwnedFd, OpenTapError> {
+    pub fn open(&self, mac: MacAddr, mtu: Mtu, queues: u16) -> Result<Vec<OwnedFd>, OpenTapError> {
         let failed = |help| {
             move |why| OpenTapError {
                 device: self.clone(),
@@ -116,12 +117,17 @@ impl TapDevice {
             if let Some(netns) = &netns {
                 move_into_link_name_space(netns.as_fd(), Some(LinkNameSpaceType::Network))?;
             }
-            let device = open_tap(&self.name)?;
-            tap::set_mac(&device, mac.0)?;
-            if device.mtu()? != mtu.get() {
-                device.set_mtu(mtu.get())?;
+            let queues = open_queues(&self.name, queues)?;
+            if let [device, ..] = &queues[..] {
+                tap::set_mac(device, mac.0)?;
+                if device.mtu()? != mtu.get() {
+                    device.set_mtu(mtu.get())?;
+                }
             }
-            device.as_fd().try_clone_to_owned()
+            let queues = queues.iter();
+            queues
+                .map(|queue| queue.as_fd().try_clone_to_owned())
+                .collect()
         };
         // A thread is in another namespace for good.
         let opened = thread::scope(|scope| scope.spawn(open).join());
@@ -141,20 +147,22 @@ pub struct TapPort {
 }
 
 impl TapPort {
-    /// Puts a device that is open on the VF with this socket. `on` says which VF that is, in the log. Its thread goes into the `sandbox`, unless it
-    /// is there already as whoever starts it is.
+    /// Puts a device whose queues are open on the VF with this socket. `on` says which VF that is, in the log. Its thread goes into the `sandbox`,
+    /// unless it is there already as whoever starts it is.
     ///
     /// # Errors
     /// The system's: it is no tap device, or there are too many descriptors or threads.
     pub fn start(
-        tap: OwnedFd,
+        queues: Vec<OwnedFd>,
         socket: PathBuf,
         on: String,
         sandbox: Sandbox,
     ) -> io::Result<TapPort> {
-        tap::set_offloads(&tap)?;
-        rustix::io::ioctl_fionbio(&tap, true)?;
-        let (alive, thread) = Port::start(tap, Device::Tap, socket, on, sandbox)?;
+        for queue in &queues {
+            tap::set_offloads(queue)?;
+            rustix::io::ioctl_fionbio(queue, true)?;
+        }
+        let (alive, thread) = Port::start(queues, Device::Tap, socket, on, sandbox)?;
         Ok(TapPort {
             _alive: alive,
             thread,
@@ -197,8 +205,8 @@ pub(crate) enum Device {
 
 /// What the thread has.
 pub(crate) struct Port {
-    /// Where frames are read and written, each with its virtio-net header.
-    frames: OwnedFd,
+    /// Where frames are read and written, each with its virtio-net header: one at least, and a queue pair of the VF for each.
+    queues: Vec<Queue>,
     device: Device,
     socket: PathBuf,
     alive: UnixStream,
@@ -208,6 +216,13 @@ pub(crate) struct Port {
     /// One for the host.
     received: RxFrame,
     pool: Pool,
+}
+
+/// A queue of the device.
+struct Queue {
+    frames: OwnedFd,
+    /// Whether the host may have put a frame there since it was found empty.
+    is_ready: bool,
 }
 
 /// What there is while the NIC is there.
@@ -222,19 +237,26 @@ struct Session {
 impl Port {
     /// Starts the thread, which ends when what is returned is dropped.
     pub(crate) fn start(
-        frames: OwnedFd,
+        queues: Vec<OwnedFd>,
         device: Device,
         socket: PathBuf,
         on: String,
         sandbox: Sandbox,
     ) -> io::Result<(UnixStream, JoinHandle<()>)> {
+        if queues.is_empty() {
+            return Err(io::ErrorKind::InvalidInput.into());
+        }
         let (ours, alive) = UnixStream::pair()?;
         let name = match device {
             Device::Tap => "tap",
             Device::Port(_) => "vhost-user",
         };
-        let port = Port {
+        let queues = queues.into_iter().map(|frames| Queue {
             frames,
+            is_ready: true,
+        });
+        let port = Port {
+            queues: queues.collect(),
             device,
             socket,
             alive,
@@ -277,10 +299,16 @@ impl Port {
     }
 
     fn connect(&mut self) -> Result<Session, Over> {
+        let pairs = u16::try_from(self.queues.len()).unwrap_or(u16::MAX);
+        let several = if pairs > 1 { feature::MQ } else { 0 };
         let config = NetConfig {
             features: (NetConfig::PLAIN | NetConfig::CHECKSUM | NetConfig::TSO) & !feature::MQ
+                | several
                 | feature::HOST_TSO6
                 | feature::GUEST_TSO6,
+            queue_pairs: pairs,
+            // Their buffers take no more memory than those of four pairs.
+            queue_size: (1024 / pairs.next_power_of_two()).clamp(64, 256),
             protocol_features: NetConfig::default().protocol_features | protocol::BACKEND_REQ,
             mtu: Mtu::MAX.get(),
             // A super-frame takes one buffer, not sixteen: as many as there are may come before the thread has its turn.
@@ -312,15 +340,19 @@ impl Port {
         }
         let bytes = frontend.get_config(0, ConfigSpace::LEN as u32)?;
         let ConfigSpace { mac, status, .. } = ConfigSpace::decode(&bytes).unwrap_or_default();
-        if let Device::Tap = self.device {
-            tap::set_mac(&self.frames, mac).map_err(gone)?;
+        if let (Device::Tap, Some(queue)) = (&self.device, self.queues.first()) {
+            tap::set_mac(&queue.frames, mac).map_err(gone)?;
         }
         self.set_carrier(!tells || status & 1 != 0)
     }
 
     fn set_carrier(&self, up: bool) -> Result<(), Over> {
         match &self.device {
-            Device::Tap => tap::set_carrier(&self.frames, up).map_err(gone),
+            // Any of its queues will do.
+            Device::Tap => match self.queues.first() {
+                Some(queue) => tap::set_carrier(&queue.frames, up).map_err(gone),
+                None => Ok(()),
+            },
             Device::Port(there) => {
                 there.store(up, Ordering::Release);
                 Ok(())
@@ -332,24 +364,33 @@ impl Port {
     fn move_frames(&mut self, session: &mut Session) -> Result<Infallible, Over> {
         loop {
             let guest = &mut session.guest;
-            let moved = self.give_host(guest)? + self.take_host(guest)?;
+            let mut moved = 0;
+            for pair in 0..self.queues.len() {
+                moved += self.give_host(guest, pair)? + self.take_host(guest, pair)?;
+            }
             guest.kick();
-            let full = frames_fit(guest)? == 0;
+            let mut full = false;
+            for pair in 0..self.queues.len() {
+                full |= frames_fit(guest, pair)? == 0;
+            }
             let busy = moved > 0 || guest.arm(full);
-            self.look(session, busy, full)?;
+            self.look(session, busy)?;
         }
     }
 
-    /// Gives the host what has come for it; how many frames.
-    fn give_host(&mut self, guest: &mut NetDevice) -> Result<usize, Over> {
+    /// Gives the host what has come for it on a queue pair; how many frames.
+    fn give_host(&mut self, guest: &mut NetDevice, pair: usize) -> Result<usize, Over> {
+        let Some(queue) = self.queues.get(pair) else {
+            return Ok(0);
+        };
         for n in 0..BURST {
-            if !guest.recv(0, &mut self.received)? {
+            if !guest.recv(pair, &mut self.received)? {
                 return Ok(n);
             }
             let header = self.received.hdr.encode();
             let (header, _) = header.split_at(HEADER);
             let parts = [IoSlice::new(header), IoSlice::new(self.received.bytes())];
-            match rustix::io::writev(&self.frames, &parts) {
+            match rustix::io::writev(&queue.frames, &parts) {
                 // The host has the device down, or takes no such frame; it counts that.
                 Ok(_) | Err(Errno::AGAIN | Errno::IO | Errno::INVAL | Errno::NOMEM) => {}
                 Err(errno) => return Err(Over::Gone(errno)),
@@ -358,55 +399,71 @@ impl Port {
         Ok(BURST)
     }
 
-    /// Sends what the host wants to have sent, as far as there is room; how many frames.
-    fn take_host(&mut self, guest: &mut NetDevice) -> Result<usize, Over> {
-        let room = frames_fit(guest)?;
+    /// Sends what the host wants to have sent by a queue, as far as there is room on its pair; how many frames.
+    fn take_host(&mut self, guest: &mut NetDevice, pair: usize) -> Result<usize, Over> {
+        let Some(queue) = self.queues.get_mut(pair).filter(|queue| queue.is_ready) else {
+            return Ok(0);
+        };
+        let room = frames_fit(guest, pair)?;
         for n in 0..room {
             let mut header = [0; 12];
             let (of_tap, _) = header.split_at_mut(HEADER);
             let mut parts = [IoSliceMut::new(of_tap), IoSliceMut::new(&mut self.frame)];
-            let len = match rustix::io::readv(&self.frames, &mut parts) {
+            let len = match rustix::io::readv(&queue.frames, &mut parts) {
                 Ok(0) => return Err(Over::Gone(Errno::PIPE)),
                 Ok(len) => len.saturating_sub(HEADER),
-                Err(Errno::AGAIN | Errno::INTR) => return Ok(n),
+                Err(Errno::AGAIN | Errno::INTR) => {
+                    queue.is_ready = false;
+                    return Ok(n);
+                }
                 Err(errno) => return Err(Over::Gone(errno)),
             };
             let frame = self.frame.get(..len).unwrap_or_default();
             match guest.has(AS_THEY_ARE) {
-                true => drop(guest.send(0, &NetHeader::decode(&header), frame)?),
+                true => drop(guest.send(pair, &NetHeader::decode(&header), frame)?),
                 false => finished(frame, header, &self.pool, |frame| {
-                    guest.send(0, &NetHeader::default(), frame).map(drop)
+                    guest.send(pair, &NetHeader::default(), frame).map(drop)
                 })?,
             }
         }
         Ok(room)
     }
 
-    /// Hears what else there is, and sleeps until there is something unless it is `busy`. If the ring is `full`, what the host sends is not it.
-    fn look(&self, session: &mut Session, busy: bool, full: bool) -> Result<(), Over> {
+    /// Hears what else there is, and sleeps until there is something unless it is `busy`. What the host sends by a queue whose ring is full is
+    /// none of it.
+    fn look(&mut self, session: &mut Session, busy: bool) -> Result<(), Over> {
         let Session {
             guest,
             socket,
             news,
         } = session;
-        let tap = if full {
-            PollFlags::empty()
-        } else {
-            PollFlags::IN
-        };
-        let mut fds: Vec<_> = [self.alive.as_fd(), socket.as_fd(), news.as_fd()]
-            .into_iter()
-            .chain(guest.calls().map(AsFd::as_fd))
-            .map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN))
-            .collect();
-        fds.push(PollFd::new(&self.frames, tap));
+        let mut taps = Vec::with_capacity(self.queues.len());
+        for (pair, queue) in self.queues.iter().enumerate() {
+            let room = frames_fit(guest, pair)? > 0;
+            let events = if room {
+                PollFlags::IN
+            } else {
+                PollFlags::empty()
+            };
+            taps.push(PollFd::new(&queue.frames, events));
+        }
+        let first = taps.len();
+        let others = [self.alive.as_fd(), socket.as_fd(), news.as_fd()];
+        let others = others.into_iter().chain(guest.calls().map(AsFd::as_fd));
+        let mut fds = taps;
+        fds.extend(others.map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)));
         wait(&mut fds, busy.then_some(Duration::ZERO))?;
-        let mut heard = fds.iter().map(|fd| !fd.revents().is_empty());
-        let [stopped, over, changed] = [(); 3].map(|()| heard.next().unwrap_or_default());
-        for (call, _) in guest.calls().zip(heard).filter(|(_, heard)| *heard) {
+        let heard: Vec<_> = fds.iter().map(|fd| !fd.revents().is_empty()).collect();
+        drop(fds);
+        let (taps, others) = heard.split_at(first);
+        for (queue, ready) in self.queues.iter_mut().zip(taps) {
+            queue.is_ready |= ready;
+        }
+        let mut others = others.iter().copied();
+        let [stopped, over, changed] = [(); 3].map(|()| others.next().unwrap_or_default());
+        for (call, _) in guest.calls().zip(others).filter(|(_, heard)| *heard) {
             call.drain();
         }
-        drop(fds);
         if stopped {
             return Err(Over::Stopped);
         }
@@ -423,10 +480,10 @@ impl Port {
     }
 }
 
-/// How many frames of the host there is room for: of those that are to be cut, in all their pieces.
-fn frames_fit(guest: &mut NetDevice) -> Result<usize, DeviceFault> {
+/// How many frames of the host there is room for on a queue pair: of those that are to be cut, in all their pieces.
+fn frames_fit(guest: &mut NetDevice, pair: usize) -> Result<usize, DeviceFault> {
     let pieces = if guest.has(AS_THEY_ARE) { 1 } else { PIECES };
-    Ok((usize::from(guest.tx_room(0)?) / pieces).min(BURST))
+    Ok((usize::from(guest.tx_room(pair)?) / pieces).min(BURST))
 }
 
 fn gone(error: io::Error) -> Over {

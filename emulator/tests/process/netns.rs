@@ -131,6 +131,27 @@ fn namespaces_on_vfs_are_guests_as_any_others() {
         assert!(frames < 2000, "{frames}");
     }
 
+    // A queue of the device is a queue pair of the VF: four streams find more than one of the eight.
+    let queues = "-d link show dev eth0";
+    assert!(
+        a.ip(queues).unwrap().contains("numqueues 8"),
+        "{:?}",
+        a.ip(queues)
+    );
+    for _ in 0..4 {
+        tcp_passes(&a, &b, "10.9.0.2");
+    }
+    let used = emulator.vf(0, 0).queues;
+    assert!(
+        used.iter().filter(|pair| pair.tx_packets > 0).count() > 1,
+        "{used:?}"
+    );
+    let used = emulator.vf(0, 1).queues;
+    assert!(
+        used.iter().filter(|pair| pair.rx_packets > 0).count() > 1,
+        "{used:?}"
+    );
+
     // Policy is a VF's.
     emulator.does("vf 0 set state disable");
     a.has_carrier(false);

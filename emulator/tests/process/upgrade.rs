@@ -225,7 +225,7 @@ fn asks_and_gives_up(emulator: &Emulator, until: impl FnOnce(&mut UnixStream)) {
     let (mut ours, theirs) = UnixStream::pair().unwrap();
     let mut connection = Connection::open(&emulator.ctl()).unwrap();
     let request = Request::HandOver { format: FORMAT };
-    let answer = connection.ask_with(&request, Some(theirs.as_fd())).unwrap();
+    let answer = connection.ask_with(&request, &[theirs.as_fd()]).unwrap();
     assert!(matches!(answer, Response::Done(_)), "{answer:?}");
     drop(theirs);
     until(&mut ours);

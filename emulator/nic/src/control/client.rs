@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
 
-use super::protocol::{MAX_LINE, PROTOCOL, Request, Response};
+use super::protocol::{MAX_LINE, MOST_BROUGHT, PROTOCOL, Request, Response};
 
 /// How long an answer may take. On the virtual clock a guest that does not stop holds it up.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -104,37 +104,37 @@ impl Connection {
     /// # Errors
     /// [`CtlError`]; a refusal is an answer, not an error.
     pub fn ask(&mut self, request: &Request) -> Result<Response, CtlError> {
-        self.ask_with(request, None)
+        self.ask_with(request, &[])
     }
 
-    /// The same with a descriptor that goes along.
+    /// The same with descriptors that go along, no more than a device has queues.
     ///
     /// # Errors
     /// As of [`Connection::ask`].
     pub fn ask_with(
         &mut self,
         request: &Request,
-        fd: Option<BorrowedFd<'_>>,
+        fds: &[BorrowedFd<'_>],
     ) -> Result<Response, CtlError> {
         let line = serde_json::to_string(request).map_err(|e| self.broken(e.into()))?;
         if line.len() > MAX_LINE {
             return Err(CtlError::TooLong(line.len()));
         }
         let answer = self
-            .exchange(&line, fd)
+            .exchange(&line, fds)
             .map_err(|source| self.broken(source))?;
         serde_json::from_str(&answer).map_err(|_| CtlError::Protocol {
             socket: self.socket.clone(),
         })
     }
 
-    fn exchange(&mut self, line: &str, fd: Option<BorrowedFd<'_>>) -> io::Result<String> {
+    fn exchange(&mut self, line: &str, fds: &[BorrowedFd<'_>]) -> io::Result<String> {
         self.stream.get_mut().write_all(line.as_bytes())?;
-        // The descriptor comes with the line whose end it comes with.
-        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+        // Descriptors come with the line whose end they come with.
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MOST_BROUGHT))];
         let mut control = SendAncillaryBuffer::new(&mut space);
-        if let Some(fd) = &fd {
-            control.push(SendAncillaryMessage::ScmRights(std::slice::from_ref(fd)));
+        if !fds.is_empty() && !control.push(SendAncillaryMessage::ScmRights(fds)) {
+            return Err(io::ErrorKind::InvalidInput.into());
         }
         let end = [IoSlice::new(b"\n")];
         sendmsg(

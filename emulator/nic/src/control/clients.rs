@@ -1,7 +1,7 @@
 //! The control socket: one line in, one line out, for any number of clients. Never waits for a client, and serves none for
 //! long: VFs and other clients have their turn in between.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::io::{self, Write};
 use std::net::Shutdown;
 use std::ops::Range;
@@ -15,7 +15,7 @@ use rustix::io::Errno;
 use vf_vhost::closer::{Aside, Closer};
 use vf_vhost::listener::Listener;
 
-use super::protocol::{MAX_LINE, Request, Response};
+use super::protocol::{MAX_LINE, MOST_BROUGHT, Request, Response};
 use super::stream::Takeover;
 
 /// Clients at a time. One more takes the place of the one that has been quiet for longest.
@@ -71,8 +71,8 @@ struct Client {
     input: Vec<u8>,
     /// How much of `input` is known to have no end of a line.
     searched: usize,
-    /// The descriptor that has come with what is in `input`: of several, the last one.
-    brought: Option<Aside<OwnedFd>>,
+    /// The descriptors that have come with what is in `input`: of more than any request is about, the last ones.
+    brought: VecDeque<Aside<OwnedFd>>,
     output: Vec<u8>,
     /// What `kept` of [`Clients`] must be for `output` to go.
     waits_for: u64,
@@ -135,7 +135,7 @@ impl Clients {
         &mut self,
         token: Token,
         registry: &Registry,
-        mut answer: impl FnMut(Request, Option<Aside<OwnedFd>>) -> Answer,
+        mut answer: impl FnMut(Request, Vec<Aside<OwnedFd>>) -> Answer,
     ) {
         if token.0 == self.tokens.start {
             self.accept(registry);
@@ -246,7 +246,7 @@ impl Clients {
                         closer: self.closer.clone(),
                         input: Vec::new(),
                         searched: 0,
-                        brought: None,
+                        brought: VecDeque::new(),
                         output: Vec::new(),
                         waits_for: 0,
                         finished: false,
@@ -263,7 +263,7 @@ impl Client {
     /// Reads no further while an answer waits to be read: a client that does not read costs one answer, not all of them.
     fn serve(
         &mut self,
-        answer: &mut impl FnMut(Request, Option<Aside<OwnedFd>>) -> Answer,
+        answer: &mut impl FnMut(Request, Vec<Aside<OwnedFd>>) -> Answer,
         kept: u64,
     ) -> io::Result<Left> {
         let mut chunk = [0; 16 << 10];
@@ -291,7 +291,7 @@ impl Client {
                 }
                 let line: Vec<u8> = self.input.drain(..=self.searched + end).collect();
                 self.searched = 0;
-                let brought = self.brought.take();
+                let brought = std::mem::take(&mut self.brought).into();
                 let Answer {
                     response,
                     kept,
@@ -316,7 +316,10 @@ impl Client {
             let mut fds = Vec::new();
             let got = Closer::receive(&*self.stream, &mut chunk, &mut fds);
             for fd in fds {
-                self.brought = Some(Aside::new(fd, &self.closer));
+                if self.brought.len() >= MOST_BROUGHT {
+                    self.brought.pop_front();
+                }
+                self.brought.push_back(Aside::new(fd, &self.closer));
             }
             match got {
                 Ok(0) => self.finished = true,

@@ -10,12 +10,16 @@ use vf_model::{DriverFilter, NumberedFilter, VfIndex};
 
 use super::show::Show;
 use super::why::Why;
+use crate::config::MAX_QUEUE_PAIRS;
 
 /// The version of the protocol that this vfnic speaks.
 pub const PROTOCOL: u32 = 1;
 
 /// Longest request, in bytes: a batch that fills the largest filter table several times.
 pub const MAX_LINE: usize = 4 << 20;
+
+/// Most descriptors that come along with a request: a tap device has as many queues at most as a VF has queue pairs.
+pub(crate) const MOST_BROUGHT: usize = MAX_QUEUE_PAIRS as usize;
 
 /// What a client asks.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -61,7 +65,8 @@ pub enum Request {
         /// How many a second of each port at most.
         rate: u32,
     },
-    /// A tap on a VF in place of a VM. Its descriptor comes along with the line (unix(7), `SCM_RIGHTS`): whoever asks has opened it.
+    /// A tap on a VF in place of a VM. A descriptor of each of its queues comes along with the line (unix(7), `SCM_RIGHTS`): whoever asks has
+    /// opened it.
     AttachTap(AttachTap),
     /// No tap on a VF any more.
     DetachTap {

@@ -9,7 +9,7 @@ use crate::sandbox::Sandbox;
 use crate::tap_port::{TapDevice, TapPort};
 
 impl NicInstance {
-    /// Puts a tap on a VF that nobody is on.
+    /// Puts a tap with these queues on a VF that nobody is on. More than the VF has are closed.
     ///
     /// # Errors
     /// Why it is refused, on one line; all is as it was then.
@@ -17,7 +17,7 @@ impl NicInstance {
         &mut self,
         vf: VfIndex,
         tap: TapDevice,
-        opened: OwnedFd,
+        queues: Vec<OwnedFd>,
         sandbox: Sandbox,
     ) -> Result<(), String> {
         if let Some((place, settings)) = self
@@ -40,7 +40,9 @@ impl NicInstance {
             .get_mut(vf.index())
             .zip(self.settings.vf.get_mut(vf.index()))
             .ok_or_else(|| format!("{vf}: there is none"))?;
-        let port = TapPort::start(opened, settings.socket.clone(), on, sandbox);
+        let mut queues = queues;
+        queues.truncate(self.settings.queue_pairs.into());
+        let port = TapPort::start(queues, settings.socket.clone(), on, sandbox);
         place.tap = Some(port.map_err(|why| format!("{vf}: {tap}: {why}"))?);
         settings.tap = Some(tap);
         Ok(())

@@ -310,7 +310,7 @@ impl Server {
                             polling: *polling,
                         },
                         changed: false,
-                        brought: None,
+                        brought: Vec::new(),
                         wants_all: None,
                     };
                     clients.serve(Token(t), poll.registry(), |request, brought| {
@@ -400,7 +400,7 @@ impl Server {
                 polling: self.polling,
             },
             changed: false,
-            brought: None,
+            brought: Vec::new(),
             wants_all: None,
         };
         observers.serve(token, self.poll.registry(), |request, _| {
@@ -544,8 +544,8 @@ struct OnWallClock<'a> {
     sockets: Sockets<'a>,
     /// Whether a command has changed something.
     changed: bool,
-    /// The descriptor that has come with the request.
-    brought: Option<Aside<OwnedFd>>,
+    /// Descriptors that have come with the request.
+    brought: Vec<Aside<OwnedFd>>,
     /// Who is to have everything.
     wants_all: Option<UnixStream>,
 }
@@ -601,10 +601,13 @@ impl Nics for OnWallClock<'_> {
         let host = self.hosts.get_mut(nic).ok_or("there is no such NIC")?;
         match tap {
             Some(tap) => {
-                let brought = self.brought.take();
-                let brought = brought.ok_or("no descriptor of a tap device has come along")?;
+                let queues = std::mem::take(&mut self.brought).into_iter();
+                let queues: Vec<_> = queues.map(Aside::into_inner).collect();
+                if queues.is_empty() {
+                    return Err("no descriptor of a tap device has come along".to_owned());
+                }
                 // The thread is started by this one, and so in its sandbox.
-                host.attach_tap(vf, tap, brought.into_inner(), Sandbox::Off)?;
+                host.attach_tap(vf, tap, queues, Sandbox::Off)?;
             }
             None => host.detach_tap(vf),
         }
@@ -613,7 +616,7 @@ impl Nics for OnWallClock<'_> {
     }
 
     fn hand_over(&mut self) -> Result<(), String> {
-        let brought = self.brought.take();
+        let brought = self.brought.pop();
         let brought = brought.ok_or("no socket has come along on which it could be sent")?;
         // Who may change settings has not got guests' memory.
         let peer = rustix::net::sockopt::socket_peercred(&*brought);

@@ -14,9 +14,13 @@ pub(super) fn open_taps(host: &mut NicInstance, sandbox: Sandbox) -> Result<(), 
             continue;
         };
         let policy = host.policy();
-        let opened = tap.open(policy.vf(vf).mac, policy.told_mtu(vf));
+        let opened = tap.open(
+            policy.vf(vf).mac,
+            policy.told_mtu(vf),
+            host.settings.queue_pairs,
+        );
         let opened = opened.map_err(|error| error.to_string());
-        let there = opened.and_then(|fd| host.attach_tap(vf, tap.clone(), fd, sandbox));
+        let there = opened.and_then(|queues| host.attach_tap(vf, tap.clone(), queues, sandbox));
         let nic = host.settings.name.clone();
         match (there, &tap.netns) {
             (Ok(()), _) => {}

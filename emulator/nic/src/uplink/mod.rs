@@ -31,7 +31,7 @@ use crate::queue::{Frame, Pool};
 pub use host_link::{HostLink, LinkWatch};
 pub(crate) use netem::Netem;
 pub(crate) use plain::{finish, segments};
-pub(crate) use tap::open as open_tap;
+pub(crate) use tap::open_queues;
 pub use wire::WireEnd;
 
 /// The kinds of uplink that can be opened by name.

@@ -60,6 +60,9 @@ pub(super) const KIND: Kind = Kind {
 
 /// What frames with a virtio-net header in front are read from and written to.
 pub(super) trait HeaderDevice: AsFd + Send {
+    /// Whether frames can be lost on the way here, and that is told.
+    const TELLS_LOSS: bool = true;
+
     /// Reads one, without waiting.
     fn receive(&self, header: &mut [u8; HEADER], frame: &mut [u8]) -> Result<Received, Errno> {
         let mut parts = [IoSliceMut::new(header), IoSliceMut::new(frame)];
@@ -98,16 +101,45 @@ pub(super) struct Tap<D> {
 }
 
 /// Opens (and if need be creates) the tap device `name`, with a virtio-net header.
-pub(crate) fn open(name: &str) -> std::io::Result<SyncDevice> {
+fn open(name: &str) -> std::io::Result<SyncDevice> {
+    open_with(name, false)
+}
+
+fn open_with(name: &str, multi_queue: bool) -> std::io::Result<SyncDevice> {
     let device = DeviceBuilder::new()
         .name(name)
         .layer(Layer::L2)
         .offload(true)
+        .multi_queue(multi_queue)
         .build_sync()?;
-    // Not super-frames of UDP, which it has asked for.
-    vf_vhost::tap::set_offloads(&device)?;
-    device.set_nonblocking(true)?;
+    prepare(&device)?;
     Ok(device)
+}
+
+fn prepare(queue: &SyncDevice) -> std::io::Result<()> {
+    // Not super-frames of UDP, which it has asked for.
+    vf_vhost::tap::set_offloads(queue)?;
+    queue.set_nonblocking(true)
+}
+
+/// Opens it with so many queues (`IFF_MULTI_QUEUE`). A device that is there already and was made without `multi_queue` has one.
+pub(crate) fn open_queues(name: &str, queues: u16) -> std::io::Result<Vec<SyncDevice>> {
+    if queues <= 1 {
+        return Ok(vec![open(name)?]);
+    }
+    let first = match open_with(name, true) {
+        Err(error) if error.raw_os_error() == Some(Errno::INVAL.raw_os_error()) => {
+            return Ok(vec![open(name)?]);
+        }
+        first => first?,
+    };
+    let mut all = vec![first];
+    while all.len() < queues.into() {
+        let another = all[0].try_clone()?;
+        prepare(&another)?;
+        all.push(another);
+    }
+    Ok(all)
 }
 
 impl<D: HeaderDevice> Tap<D> {
@@ -225,7 +257,10 @@ impl<D: HeaderDevice> Uplink for Tap<D> {
     }
 
     fn statistics(&self) -> Vec<Statistic> {
-        vec![("rx_missed", Arc::clone(&self.missed))]
+        match D::TELLS_LOSS {
+            true => vec![("rx_missed", Arc::clone(&self.missed))],
+            false => Vec::new(),
+        }
     }
 }
 

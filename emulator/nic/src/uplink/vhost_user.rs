@@ -62,7 +62,7 @@ impl BackEnd {
         let is_there = Arc::new(AtomicBool::new(false));
         let device = Device::Port(Arc::clone(&is_there));
         // It needs nothing else, whatever others may.
-        let (alive, _) = Port::start(theirs, device, path, name, Sandbox::On)?;
+        let (alive, _) = Port::start(vec![theirs], device, path, name, Sandbox::On)?;
         Ok(BackEnd {
             frames: ours,
             is_there,
@@ -78,6 +78,9 @@ impl AsFd for BackEnd {
 }
 
 impl HeaderDevice for BackEnd {
+    /// What is too much waits with the back end.
+    const TELLS_LOSS: bool = false;
+
     fn send(&self, header: &[u8; HEADER], frame: &[u8]) -> Result<(), Errno> {
         if !self.is_there.load(Ordering::Acquire) {
             return Err(Errno::NETDOWN);
