@@ -3,12 +3,13 @@
 
 use std::fmt;
 use std::path::Path;
+use std::sync::Arc;
 
 use vf_model::duration::Duration;
-use vf_model::{Link, LinkConfig, Nanos};
+use vf_model::{Counter, Link, LinkConfig, Nanos};
 use vf_vhost::net_hdr::MAX_FRAME;
 
-use super::{Arrivals, Kind, Lost, OpenError, TxFrame, TxRoom, Uplink};
+use super::{Arrivals, Kind, Lost, OpenError, Statistic, TxFrame, TxRoom, Uplink};
 use crate::capture::read::read;
 use crate::queue::Pool;
 
@@ -82,6 +83,8 @@ struct Replay {
     began: Option<Nanos>,
     link: Link,
     slack: Nanos,
+    /// Frames that have come.
+    replayed: Arc<Counter>,
 }
 
 impl Replay {
@@ -114,6 +117,7 @@ impl Replay {
             began: None,
             link: Link::new(config),
             slack,
+            replayed: Arc::default(),
         })
     }
 
@@ -159,10 +163,13 @@ impl Uplink for Replay {
             frame.data.extend_from_slice(bytes);
             arrivals.frames.push(frame);
             self.next += 1;
-            if self.repeat && self.next == self.frames.len() {
-                self.next = 0;
-                self.began = Some(due + PAUSE);
+            if self.next == self.frames.len() {
+                match self.repeat {
+                    true => (self.next, self.began) = (0, Some(due + PAUSE)),
+                    false => tracing::info!("{self}: all {} frames have come", self.next),
+                }
             }
+            self.replayed.add(1);
         }
     }
 
@@ -172,6 +179,10 @@ impl Uplink for Replay {
             None if !self.frames.is_empty() => Some(Nanos(0)),
             _ => self.due(),
         }
+    }
+
+    fn statistics(&self) -> Vec<Statistic> {
+        vec![("rx_replayed", Arc::clone(&self.replayed))]
     }
 
     fn link(&self) -> &Link {
@@ -245,6 +256,7 @@ mod tests {
         once.rx_burst(Nanos(0), 8, &pool, &mut arrivals);
         once.rx_burst(Nanos(1_000_000), 8, &pool, &mut arrivals);
         assert_eq!((arrivals.frames.len(), once.next()), (3, None));
+        assert_eq!(once.replayed.get(), 3);
         assert!(Settings::parse("x delay soon").is_err());
     }
 }
