@@ -75,6 +75,47 @@ pub(crate) fn command(
     Ok((said, result))
 }
 
+/// Sends a command so many times with one kick behind all of them, and waits until each is answered.
+pub(crate) fn at_once(device: &mut NetDevice, command: &[u8], times: u16) -> Result<(), Failure> {
+    let memory = device.memory().clone();
+    let missing = || Failure::Wrong("there is no control queue".into());
+    let ring = device.control_ring().ok_or_else(missing)?;
+    for _ in 0..times {
+        let head = ring.queue.next_head().ok_or_else(missing)?;
+        let at = ring.buffer_addr(head);
+        let slice = memory.slice(at, command.len());
+        let put = slice.is_some_and(|slice| slice.write_slice(command, 0).is_ok());
+        ensure(put, "the command does not fit")?;
+        let (len, answer) = (command.len() as u32, at + 64);
+        let readable = Buffer {
+            addr: at,
+            len,
+            writable: false,
+        };
+        let writable = Buffer {
+            addr: answer,
+            len: 1,
+            writable: true,
+        };
+        let added = ring.queue.add(&[readable, writable]);
+        added.ok_or_else(missing)?;
+    }
+    ring.notify();
+    let deadline = Instant::now() + DEADLINE;
+    let mut answered = 0;
+    while answered < times {
+        match ring.queue.pop_used()? {
+            Some(_) => answered += 1,
+            None => {
+                let said = format_args!("{answered} of {times} commands were answered");
+                ensure(Instant::now() < deadline, said)?;
+                std::thread::sleep(Duration::from_micros(50));
+            }
+        }
+    }
+    Ok(())
+}
+
 /// Sends a command that the device has to obey.
 pub(crate) fn obeyed(device: &mut NetDevice, bytes: &[u8]) -> Result<(), Failure> {
     let (said, _) = command(device, bytes, 0)?;

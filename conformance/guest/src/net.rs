@@ -27,8 +27,6 @@ pub use crate::net_ring::Ring;
 
 /// Length of Ethernet header with room for two tags, in bytes.
 const L2_ROOM: u32 = 14 + 8;
-/// Descriptors of the control queue.
-const CONTROL_SIZE: u16 = 16;
 /// Room for a command and its answer, in bytes.
 const COMMAND_ROOM: u32 = 64 << 10;
 /// The base of a packed ring that is new, on both sides.
@@ -57,6 +55,8 @@ pub struct NetConfig {
     pub queue_pairs: u16,
     /// Descriptors a ring, of a split ring a power of two.
     pub queue_size: u16,
+    /// Descriptors of the control queue, likewise.
+    pub control_size: u16,
     /// IP MTU the buffers are made for.
     pub mtu: u16,
     /// Bytes a receive buffer, header included; `None`: whatever the features need.
@@ -108,6 +108,7 @@ impl Default for NetConfig {
                 | protocol::CONFIGURE_MEM_SLOTS,
             queue_pairs: 1,
             queue_size: 256,
+            control_size: 16,
             mtu: 1500,
             rx_buffer: None,
             notify: Notify::EventFd,
@@ -197,7 +198,7 @@ impl NetDevice {
 
         let rings = u64::from(config.queue_pairs) * u64::from(config.queue_size);
         let each = u64::from(rx_len) + u64::from(tx_len) + 2 * 26;
-        let control = u64::from(CONTROL_SIZE) * u64::from(COMMAND_ROOM) + 4096;
+        let control = u64::from(config.control_size) * u64::from(COMMAND_ROOM + 26) + 4096;
         let size = rings * each + u64::from(config.queue_pairs) * 1024 + control;
         let mem = Arc::new(memory(size, config)?);
         let regions = mem.regions().iter();
@@ -215,7 +216,7 @@ impl NetDevice {
             tx.push(make(tx_len)?);
         }
         let control = NetConfig {
-            queue_size: CONTROL_SIZE,
+            queue_size: config.control_size,
             ..config.clone()
         };
         let control = match features & feature::CTRL_VQ {

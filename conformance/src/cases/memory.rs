@@ -8,7 +8,7 @@ use crate::bench::{Bench, Link};
 use crate::case::{Case, Level, Need};
 use crate::verdict::{Failure, Seen, ensure};
 use vf_guest::driver::Buffer;
-use vf_guest::memory::{GUEST_BASE, GuestMemory, RegionLayout};
+use vf_guest::memory::{GUEST_BASE, GuestMemory, Region, RegionLayout};
 use vf_guest::message::{self, protocol, request};
 use vf_guest::net::NetConfig;
 
@@ -182,6 +182,28 @@ pub(super) const CASES: &[Case] = &[
             }
             let frame = send(&mut link)?;
             link.expect_nothing(&frame)?;
+            Ok(Seen::Conforms)
+        },
+    },
+    Case {
+        id: "mem/slots-all-there",
+        level: Level::Text,
+        needs: &[SLOTS],
+        source: "VU GET_MAX_MEM_SLOTS, ADD_MEM_REG",
+        sent: "ADD_MEM_REG with regions of a page until there are as many as GET_MAX_MEM_SLOTS says, 256 at most.",
+        expected: "Each is taken.",
+        run: |bench| {
+            let (mut front, net) = bench.negotiated(&NetConfig::default())?;
+            front.set_features(net.features())?;
+            let slots = front.get_u64(request::GET_MAX_MEM_SLOTS)?;
+            for slot in 0..slots.min(256) {
+                let at = GUEST_BASE + slot * 2 * PAGE;
+                let answer = front.add_mem_region(&Region::new(region(at, PAGE), true)?);
+                ensure(
+                    answer.is_ok(),
+                    format_args!("region {slot} of {slots} was refused: {answer:?}"),
+                )?;
+            }
             Ok(Seen::Conforms)
         },
     },

@@ -3,6 +3,7 @@
 mod chain;
 mod clauses;
 mod clauses_net;
+mod coalescing;
 mod control;
 mod filter;
 mod life;
@@ -45,6 +46,7 @@ pub fn all() -> impl Iterator<Item = &'static Case> {
         traffic::CASES,
         shapes::CASES,
         control::CASES,
+        coalescing::CASES,
         robust::CASES,
         life::CASES,
         clauses::CASES,

@@ -1,0 +1,185 @@
+//! How long calls may be held back, as a driver says on the control queue.
+
+use std::time::Duration;
+
+use super::control::{ALL, controlled};
+use crate::bench::{DEADLINE, QUIET};
+use crate::case::{Case, Level, Need};
+use crate::control::{OK, coalesce, command, obeyed, refused};
+use crate::verdict::{Failure, Seen, ensure};
+use vf_guest::net::{NetConfig, NetDevice, feature};
+
+const CTRL: Need = Need::Control;
+const COAL: Need = Need::Feature(feature::CTRL_VQ | feature::NOTF_COAL, "NOTF_COAL");
+const VQ_COAL: Need = Need::Feature(feature::CTRL_VQ | feature::VQ_NOTF_COAL, "VQ_NOTF_COAL");
+
+pub(super) const CASES: &[Case] = &[
+    Case {
+        id: "control/coalescing",
+        level: Level::Text,
+        needs: &[CTRL, COAL],
+        source: "V 5.1.9.5.10",
+        sent: "NOTF_COAL for each direction, on and off.",
+        expected: "Obeyed; frames pass, later at most.",
+        run: |bench| {
+            let mut link = controlled(bench)?;
+            for (direction, usecs) in [(0, 100), (1, 100), (0, 0), (1, 0)] {
+                obeyed(link.receiver(), &coalesce(direction, None, 8, usecs))?;
+                let frame = link.frame(100);
+                link.pass(&frame)?;
+            }
+            Ok(Seen::Conforms)
+        },
+    },
+    Case {
+        id: "control/coalescing-of-a-ring",
+        level: Level::Must,
+        needs: &[CTRL, VQ_COAL],
+        source: "V 5.1.9.5.10.6",
+        sent: "VQ_NOTF_COAL set and read back.",
+        expected: "What was set is read; of a ring that is not there it is refused.",
+        run: |bench| {
+            let mut link = controlled(bench)?;
+            let device = link.receiver();
+            obeyed(device, &coalesce(2, Some(1), 3, 40))?;
+            let now = held(device, 1)?;
+            ensure(now == [3, 40], format_args!("VQ_GET said {now:?}"))?;
+            refused(device, &coalesce(2, Some(0x7fff), 3, 40))?;
+            Ok(Seen::Conforms)
+        },
+    },
+    Case {
+        id: "control/coalescing-by-direction",
+        level: Level::Text,
+        needs: &[CTRL, COAL, VQ_COAL],
+        source: "V 5.1.9.5.10",
+        sent: "NOTF_COAL_RX_SET and TX_SET, and VQ_GET of a receive and a send ring after each.",
+        expected: "Each holds for all rings of its direction, and those of the other one keep theirs.",
+        run: |bench| {
+            let mut link = controlled(bench)?;
+            let device = link.receiver();
+            let before = held(device, 1)?;
+            obeyed(device, &coalesce(1, None, 3, 40))?;
+            said_of(device, [[3, 40], before])?;
+            obeyed(device, &coalesce(0, None, 5, 60))?;
+            said_of(device, [[3, 40], [5, 60]])?;
+            Ok(Seen::Conforms)
+        },
+    },
+    Case {
+        id: "control/coalescing-reserved",
+        level: Level::Must,
+        needs: &[CTRL, VQ_COAL],
+        source: "V 5.1.9.5.10.6",
+        sent: "VQ_NOTF_COAL whose reserved field is not 0.",
+        expected: "Obeyed as ever: the device MUST ignore it.",
+        run: |bench| {
+            let mut link = controlled(bench)?;
+            let device = link.receiver();
+            let mut bytes = coalesce(2, Some(1), 7, 80);
+            bytes[4..6].fill(0xff);
+            obeyed(device, &bytes)?;
+            let now = held(device, 1)?;
+            ensure(now == [7, 80], format_args!("VQ_GET said {now:?}"))?;
+            Ok(Seen::Conforms)
+        },
+    },
+    Case {
+        id: "control/coalescing-new-driver",
+        level: Level::Must,
+        needs: &[CTRL, VQ_COAL],
+        source: "V 5.1.9.5.10.6",
+        sent: "VQ_NOTF_COAL for both rings, the end of the session, and VQ_GET in a new one.",
+        expected: "0 packets and 0 microseconds: a reset sets all of it to 0.",
+        run: |bench| {
+            let mut link = controlled(bench)?;
+            for ring in [0, 1] {
+                obeyed(link.receiver(), &coalesce(2, Some(ring), 7, 80))?;
+            }
+            drop(link);
+            let mut link = controlled(bench)?;
+            said_of(link.receiver(), [[0; 2]; 2])?;
+            Ok(Seen::Conforms)
+        },
+    },
+    Case {
+        id: "control/coalescing-suppressed",
+        level: Level::Should,
+        needs: &[CTRL, COAL, Need::Peer],
+        source: "V 5.1.9.5.10.6",
+        sent: "NOTF_COAL_RX_SET with 2 packets and 100 microseconds, and 8 frames to a driver that wants no notifications (NO_INTERRUPT).",
+        expected: "No call: a device SHOULD NOT notify then, although coalescing would.",
+        run: |bench| {
+            let config = NetConfig::default();
+            let mut link = bench.link(&NetConfig {
+                features: (config.features | ALL) & !feature::EVENT_IDX,
+                ..config
+            })?;
+            obeyed(link.receiver(), &coalesce(1, None, 2, 100))?;
+            let ring = link.receiver().rx_ring(0);
+            ring.queue.set_interrupts(false);
+            std::thread::sleep(QUIET);
+            if let Some(call) = &ring.call {
+                call.drain();
+            }
+            for _ in 0..8 {
+                let frame = link.frame(100);
+                link.send(&frame)?;
+            }
+            link.sent()?;
+            std::thread::sleep(QUIET);
+            let called = link.receiver().wait_rx_call(0, Duration::ZERO)?;
+            ensure(!called, "the driver was called")?;
+            Ok(Seen::Conforms)
+        },
+    },
+    Case {
+        id: "control/coalescing-ends",
+        level: Level::Text,
+        needs: &[CTRL, COAL, Need::Peer],
+        source: "V 5.1.9.5.10.1",
+        sent: "NOTF_COAL_RX_SET with 1000 packets and 20 ms, and pairs of frames, the second one right after the call for the first.",
+        expected: "A call for the second one, too, when the time is up: it is held back and not forgotten.",
+        run: |bench| {
+            let config = NetConfig::default();
+            let mut link = bench.link(&NetConfig {
+                features: (config.features | ALL) & !feature::EVENT_IDX,
+                ..config
+            })?;
+            obeyed(link.receiver(), &coalesce(1, None, 1000, 20_000))?;
+            link.receiver().rx_ring(0).queue.set_interrupts(true);
+            for n in 0..8 {
+                let frame = link.frame(100);
+                link.send(&frame)?;
+                let called = link.receiver().wait_rx_call(0, DEADLINE)?;
+                ensure(called, format_args!("no call for frame {n}"))?;
+                link.expect(&frame)?;
+            }
+            Ok(Seen::Conforms)
+        },
+    },
+];
+
+/// Packets and microseconds of a ring, by `VIRTIO_NET_CTRL_NOTF_COAL_VQ_GET`.
+fn held(device: &mut NetDevice, ring: u8) -> Result<[u32; 2], Failure> {
+    let (said, held) = command(device, &[6, 3, ring, 0, 0, 0], 8)?;
+    ensure(said == OK, "VQ_GET was refused")?;
+    let mut words = held
+        .as_chunks()
+        .0
+        .iter()
+        .map(|word| u32::from_le_bytes(*word));
+    Ok([(); 2].map(|()| words.next().unwrap_or_default()))
+}
+
+/// Checks that of the first pair's rings.
+fn said_of(device: &mut NetDevice, expected: [[u32; 2]; 2]) -> Result<(), Failure> {
+    for (ring, expected) in (0..).zip(expected) {
+        let now = held(device, ring)?;
+        ensure(
+            now == expected,
+            format_args!("VQ_GET of ring {ring} said {now:?}, not {expected:?}"),
+        )?;
+    }
+    Ok(())
+}
