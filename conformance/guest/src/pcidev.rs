@@ -1,5 +1,5 @@
 //! The PCI bus of a User-Mode Linux kernel: what its driver `virt-pci` says to a device over vhost-user (`virtio_pcidev`, in Linux's
-//! `include/uapi/linux/virtio_pcidev.h`), and what it is told. It says anything: [`Bus::say`] takes any bytes.
+//! `include/uapi/linux/virtio_pcidev.h`), and what it is told. It says anything: [`Queues::say`] takes any bytes. A [`Bus`] has a session for its queues.
 
 use std::os::fd::AsFd;
 use std::sync::Arc;
@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use vm_memory::Bytes;
 
-use crate::driver::{Buffer, QueueLayout, RingFeatures, Used, Virtqueue};
+use crate::driver::{Buffer, DeviceFault, QueueLayout, RingFeatures, Used, Virtqueue};
 use crate::eventfd::EventFd;
 use crate::frontend::{Frontend, FrontendError};
 use crate::ixgbevf::Registers;
@@ -35,78 +35,41 @@ const FEATURES: u64 = 1 << 32 | 1 << 30;
 /// How long a message is waited for.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// See the module.
+/// The two queues of a device on the bus as the kernel has them, and the buffers of what it says.
 #[derive(Debug)]
-pub struct Bus {
-    /// The session; its `on_wait` runs a device that lives in the same thread.
-    pub frontend: Frontend,
+pub struct Queues {
     memory: Arc<GuestMemory>,
     commands: Virtqueue,
     interrupts: Virtqueue,
     message: u64,
     answer: u64,
     interrupt: u64,
-    /// Kick and call of the commands, then of the interrupts.
-    fds: [EventFd; 4],
 }
 
-impl Bus {
-    /// Sets the session and both queues up, as the kernel does.
-    ///
-    /// # Errors
-    /// The session's, or the memory is used up.
-    pub fn start(
-        mut frontend: Frontend,
-        memory: &Arc<GuestMemory>,
-        alloc: &mut Allocator,
-    ) -> Result<Bus, FrontendError> {
-        let none = || FrontendError::NoMemory;
+impl Queues {
+    /// Empty queues; `None` if the memory is used up.
+    pub fn new(memory: &Arc<GuestMemory>, alloc: &mut Allocator) -> Option<Queues> {
         let mut queue = || {
             let layout = QueueLayout::alloc(SIZE, alloc)?;
             Virtqueue::new(Arc::clone(memory), layout, RingFeatures::default(), 0)
         };
-        let commands = queue().ok_or_else(none)?;
-        let interrupts = queue().ok_or_else(none)?;
-        let mut place = |len| alloc.alloc(len, 64).ok_or_else(none);
-        let (message, answer) = (place(LONGEST)?, place(LONGEST)?);
-        let interrupt = place(INTERRUPT)?;
-        let event = || EventFd::new().map_err(FrontendError::Io);
-        let fds = [event()?, event()?, event()?, event()?];
-
-        frontend.get_features()?;
-        frontend.set_owner()?;
-        frontend.set_protocol_features(REPLY_ACK)?;
-        frontend.set_features(FEATURES)?;
-        frontend.set_memory(memory.regions())?;
-        for ((index, queue), fds) in (0..).zip([&commands, &interrupts]).zip(fds.chunks(2)) {
-            let layout = queue.layout();
-            let user = |addr| memory.user_addr(addr).ok_or_else(none);
-            frontend.set_vring_num(index, SIZE.into())?;
-            frontend.set_vring_base(index, 0)?;
-            let (desc, used) = (user(layout.desc)?, user(layout.used)?);
-            frontend.set_vring_addr(index, desc, used, user(layout.avail)?)?;
-            // A ring starts when it is kicked.
-            fds[0].signal();
-            frontend.set_vring_kick(index, Some(fds[0].as_fd()))?;
-            frontend.set_vring_call(index, Some(fds[1].as_fd()))?;
-            frontend.set_vring_enable(index, true)?;
-        }
-        frontend.get_features()?;
-        Ok(Bus {
-            frontend,
+        Some(Queues {
             memory: Arc::clone(memory),
-            commands,
-            interrupts,
-            message,
-            answer,
-            interrupt,
-            fds,
+            commands: queue()?,
+            interrupts: queue()?,
+            message: alloc.alloc(LONGEST, 64)?,
+            answer: alloc.alloc(LONGEST, 64)?,
+            interrupt: alloc.alloc(INTERRUPT, 64)?,
         })
     }
 
-    /// Says this with so much room for an answer, at most [`LONGEST`] bytes each, and waits until it comes back; `None`
-    /// if it does not, or the device breaks the ring.
-    pub fn say(&mut self, bytes: &[u8], room: u32) -> Option<Used> {
+    /// Where they lie: the queue of commands, and that of interrupts.
+    pub fn layouts(&self) -> [QueueLayout; 2] {
+        [self.commands.layout(), self.interrupts.layout()]
+    }
+
+    /// Says this with so much room for an answer, at most [`LONGEST`] bytes each; `None` if there is no room for it.
+    pub fn say(&mut self, bytes: &[u8], room: u32) -> Option<()> {
         self.memory
             .slice(self.message, bytes.len())?
             .copy_from(bytes);
@@ -127,19 +90,15 @@ impl Bus {
         };
         self.commands.add(chain)?;
         self.commands.publish();
-        self.fds[0].signal();
-        let deadline = Instant::now() + PATIENCE;
-        while Instant::now() < deadline {
-            if let Some(used) = self.commands.pop_used().ok()? {
-                return Some(used);
-            }
-            match &mut self.frontend.on_wait {
-                Some(device) => device(),
-                None => drop(self.fds[1].wait(Duration::from_millis(10))),
-            }
-            self.fds[1].drain();
-        }
-        None
+        Some(())
+    }
+
+    /// What has come back of what was said, if it has.
+    ///
+    /// # Errors
+    /// The device breaks the ring.
+    pub fn said(&mut self) -> Result<Option<Used>, DeviceFault> {
+        self.commands.pop_used()
     }
 
     /// What was answered last.
@@ -148,17 +107,6 @@ impl Bus {
         let slice = self.memory.slice(self.answer, len);
         let read = slice.and_then(|slice| slice.read_slice(&mut bytes, 0).ok());
         read.map_or_else(Vec::new, |()| bytes)
-    }
-
-    /// Reads so many bytes, by this kind of access.
-    pub fn read_by(&mut self, op: u8, bar: u8, offset: u64, len: u32) -> Option<Vec<u8>> {
-        let used = self.say(&message(op, bar, offset, len, &[]), len)?;
-        (used.len == len).then(|| self.answer(len as usize))
-    }
-
-    /// Writes these bytes, by this kind of access.
-    pub fn write_by(&mut self, op: u8, bar: u8, offset: u64, data: &[u8]) -> Option<Used> {
-        self.say(&message(op, bar, offset, data.len() as u32, data), 0)
     }
 
     /// Gives a buffer for an interrupt.
@@ -170,7 +118,6 @@ impl Bus {
         };
         self.interrupts.add(&[buffer]);
         self.interrupts.publish();
-        self.fds[2].signal();
     }
 
     /// The next interrupt, if there is one: the address and the data that the driver has put into the MSI-X table.
@@ -184,6 +131,98 @@ impl Bus {
         let whole = u64::from(used.len) == INTERRUPT;
         let data = u32::from_le_bytes(*data.first_chunk()?);
         whole.then_some((u64::from_le_bytes(*address), data))
+    }
+}
+
+/// See the module.
+#[derive(Debug)]
+pub struct Bus {
+    /// The session; its `on_wait` runs a device that lives in the same thread.
+    pub frontend: Frontend,
+    queues: Queues,
+    /// Kick and call of the commands, then of the interrupts.
+    fds: [EventFd; 4],
+}
+
+impl Bus {
+    /// Sets the session and both queues up, as the kernel does.
+    ///
+    /// # Errors
+    /// The session's, or the memory is used up.
+    pub fn start(
+        mut frontend: Frontend,
+        memory: &Arc<GuestMemory>,
+        alloc: &mut Allocator,
+    ) -> Result<Bus, FrontendError> {
+        let none = || FrontendError::NoMemory;
+        let queues = Queues::new(memory, alloc).ok_or_else(none)?;
+        let event = || EventFd::new().map_err(FrontendError::Io);
+        let fds = [event()?, event()?, event()?, event()?];
+
+        frontend.get_features()?;
+        frontend.set_owner()?;
+        frontend.set_protocol_features(REPLY_ACK)?;
+        frontend.set_features(FEATURES)?;
+        frontend.set_memory(memory.regions())?;
+        for ((index, layout), fds) in (0..).zip(queues.layouts()).zip(fds.chunks(2)) {
+            let user = |addr| memory.user_addr(addr).ok_or_else(none);
+            frontend.set_vring_num(index, SIZE.into())?;
+            frontend.set_vring_base(index, 0)?;
+            let (desc, used) = (user(layout.desc)?, user(layout.used)?);
+            frontend.set_vring_addr(index, desc, used, user(layout.avail)?)?;
+            // A ring starts when it is kicked.
+            fds[0].signal();
+            frontend.set_vring_kick(index, Some(fds[0].as_fd()))?;
+            frontend.set_vring_call(index, Some(fds[1].as_fd()))?;
+            frontend.set_vring_enable(index, true)?;
+        }
+        frontend.get_features()?;
+        Ok(Bus {
+            frontend,
+            queues,
+            fds,
+        })
+    }
+
+    /// Says this with so much room for an answer, at most [`LONGEST`] bytes each, and waits until it comes back; `None`
+    /// if it does not, or the device breaks the ring.
+    pub fn say(&mut self, bytes: &[u8], room: u32) -> Option<Used> {
+        self.queues.say(bytes, room)?;
+        self.fds[0].signal();
+        let deadline = Instant::now() + PATIENCE;
+        while Instant::now() < deadline {
+            if let Some(used) = self.queues.said().ok()? {
+                return Some(used);
+            }
+            match &mut self.frontend.on_wait {
+                Some(device) => device(),
+                None => drop(self.fds[1].wait(Duration::from_millis(10))),
+            }
+            self.fds[1].drain();
+        }
+        None
+    }
+
+    /// Reads so many bytes, by this kind of access.
+    pub fn read_by(&mut self, op: u8, bar: u8, offset: u64, len: u32) -> Option<Vec<u8>> {
+        let used = self.say(&message(op, bar, offset, len, &[]), len)?;
+        (used.len == len).then(|| self.queues.answer(len as usize))
+    }
+
+    /// Writes these bytes, by this kind of access.
+    pub fn write_by(&mut self, op: u8, bar: u8, offset: u64, data: &[u8]) -> Option<Used> {
+        self.say(&message(op, bar, offset, data.len() as u32, data), 0)
+    }
+
+    /// Gives a buffer for an interrupt.
+    pub fn listen(&mut self) {
+        self.queues.listen();
+        self.fds[2].signal();
+    }
+
+    /// The next interrupt, if there is one: the address and the data that the driver has put into the MSI-X table.
+    pub fn interrupt(&mut self) -> Option<(u64, u32)> {
+        self.queues.interrupt()
     }
 }
 

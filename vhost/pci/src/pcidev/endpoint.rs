@@ -17,23 +17,11 @@ pub use vf_vhost::error::{BindError, SessionRefusal};
 use vf_vhost::eventfd::EventFd;
 use vf_vhost::features::{ProtocolFeatures, VirtioFeatures};
 use vf_vhost::message_queue::MessageQueue;
-use vf_vhost::ring::RingError;
 use vf_vhost::vring::Vring;
 
-use super::message::{Access, Command, MAX_LEN, Space, msi, piece};
+use super::device::{COMMANDS, INTERRUPTS, Pcidev, UNCALLED};
 use crate::function::{Function, Host};
 use crate::slot::Slot;
-
-/// The queue of the kernel's accesses.
-const COMMANDS: u32 = 0;
-/// The queue of the device's interrupts.
-const INTERRUPTS: u32 = 1;
-
-/// Writes after which the kernel is called so that it takes their buffers back, a part of the 256 that it has.
-const UNCALLED: u32 = 64;
-
-/// Messages that are obeyed at a time: other devices share the thread.
-const BUDGET: u32 = 256;
 
 /// The NIC behind a socket: what the function asks it, and who hears what happens.
 pub trait Attendant: Host {
@@ -51,23 +39,6 @@ pub struct Endpoint {
     registration: Option<(Registry, Token)>,
     /// The kicks that are registered.
     kicks: Vec<EventFd>,
-}
-
-/// What is behind the session.
-#[derive(Debug)]
-struct Pcidev {
-    slot: Slot,
-    commands: Option<MessageQueue>,
-    interrupts: Option<MessageQueue>,
-    /// What vectors lead to, where a thread waits for them; else they are looked at in turn.
-    bells: Vec<EventFd>,
-    /// Vectors that were raised and are not told yet, by number.
-    raised: Vec<bool>,
-    /// Writes since the kernel was last called.
-    uncalled: u32,
-    /// Whether messages were left for the next time.
-    more: bool,
-    answer: Vec<u8>,
 }
 
 /// The device as its session sees it.
@@ -97,20 +68,9 @@ impl Endpoint {
         if in_band {
             config.protocol_features |= ProtocolFeatures::INBAND_NOTIFICATIONS;
         }
-        let slot = Slot::new(function);
-        let vectors = slot.vectors().len();
         Ok(Endpoint {
             vhost: vf_vhost::endpoint::Endpoint::listen(path, config)?,
-            device: Pcidev {
-                slot,
-                commands: None,
-                interrupts: None,
-                bells: Vec::new(),
-                raised: vec![false; vectors],
-                uncalled: 0,
-                more: false,
-                answer: Vec::new(),
-            },
+            device: Pcidev::new(function),
             in_band,
             registration: None,
             kicks: Vec::new(),
@@ -181,8 +141,7 @@ impl Endpoint {
 
     /// Tells the kernel of interrupts and calls it; it is to be heard until it has [answered](Self::awaits_reply) if calls are messages.
     pub fn call(&mut self) {
-        self.device.collect();
-        match self.device.tell() {
+        match self.device.interrupt() {
             Ok(true) => {
                 self.vhost.call(INTERRUPTS);
             }
@@ -312,180 +271,19 @@ impl Endpoint {
     }
 }
 
-impl Pcidev {
-    /// Vectors lead to where a thread waits, if one does.
-    fn connect_vectors(&self) {
-        for (vector, bell) in (0..).zip(&self.bells) {
-            self.slot.vectors().set(vector, Some(bell.clone()));
-        }
-    }
-
-    /// As after power-on: without a guest.
-    fn power_on(&mut self, nic: &mut dyn Host) {
-        self.slot.power_on(nic);
-        self.raised.fill(false);
-        self.connect_vectors();
-    }
-
-    fn obey(&mut self, nic: &mut dyn Host) -> Result<(), RingError> {
-        let Pcidev {
-            slot,
-            commands: Some(commands),
-            uncalled,
-            more,
-            answer,
-            ..
-        } = self
-        else {
-            return Ok(());
-        };
-        *more = false;
-        for n in 0.. {
-            if n == BUDGET {
-                *more = true;
-                break;
-            }
-            if !commands.take(MAX_LEN)? {
-                break;
-            }
-            answer.clear();
-            match Command::parse(commands.message()) {
-                Some(command) => execute(slot, command, answer, nic),
-                None => tracing::debug!("a message of a PCI bus that is none"),
-            }
-            commands.answer(answer)?;
-            // What the kernel waits for, it looks for by itself, and sees what went before.
-            *uncalled = match commands.room() {
-                0 => uncalled.saturating_add(1),
-                _ => 0,
-            };
-        }
-        Ok(())
-    }
-
-    /// Whether a vector has been raised of which the kernel can be told.
-    fn has_interrupt(&self) -> bool {
-        let vectors = self.slot.vectors();
-        let mut noted = (0..).zip(&self.raised);
-        noted.any(|(n, &noted)| {
-            (noted || vectors.is_pending(n)) && self.slot.msix_message(n).is_some()
-        })
-    }
-
-    /// Notes which vectors have been raised.
-    fn collect(&mut self) {
-        let vectors = Arc::clone(self.slot.vectors());
-        for (n, raised) in (0..).zip(&mut self.raised) {
-            *raised |= vectors.take_pending(n);
-        }
-        for (bell, raised) in self.bells.iter().zip(&mut self.raised) {
-            *raised |= bell.drain();
-        }
-    }
-
-    /// Writes a message for each vector that has been raised and leads somewhere; whether the kernel is to be called for that.
-    fn tell(&mut self) -> Result<bool, RingError> {
-        let Pcidev {
-            slot,
-            interrupts: Some(queue),
-            raised,
-            ..
-        } = self
-        else {
-            return Ok(false);
-        };
-        let mut told = false;
-        for (n, raised) in (0..).zip(raised) {
-            let Some((address, data)) = slot.msix_message(n).filter(|_| *raised) else {
-                continue;
-            };
-            if !queue.take(0)? {
-                // It is told when the kernel has given a buffer.
-                break;
-            }
-            queue.answer(&msi(address, data))?;
-            (*raised, told) = (false, true);
-        }
-        Ok(told && queue.call()?)
-    }
-}
-
-/// Does what the kernel wants, and answers what it reads. What there is no answer to reads as ones.
-fn execute(slot: &mut Slot, command: Command<'_>, answer: &mut Vec<u8>, nic: &mut dyn Host) {
-    let Command {
-        space,
-        offset,
-        access,
-    } = command;
-    let (len, data) = match access {
-        Access::Read(len) => {
-            answer.resize(len, 0xff);
-            (len, None)
-        }
-        Access::Write(data) => (data.len(), Some(data)),
-        Access::Fill(_, len) => (len, None),
-    };
-    let fill = match access {
-        Access::Fill(byte, _) => Some([byte; 8]),
-        Access::Read(_) | Access::Write(_) => None,
-    };
-    let mut done = 0;
-    while done < len {
-        let at = offset.wrapping_add(done as u64);
-        let n = piece(at, len.saturating_sub(done));
-        let end = done.saturating_add(n);
-        let written = match (&fill, data) {
-            (Some(bytes), _) => bytes.get(..n),
-            (None, Some(data)) => data.get(done..end),
-            (None, None) => None,
-        };
-        match (space, written, answer.get_mut(done..end)) {
-            (Space::Config, Some(bytes), _) => slot.write_config(index(at), bytes, nic),
-            (Space::Config, None, Some(read)) => slot.read_config(index(at), read),
-            (Space::Bar(bar), Some(bytes), _) => {
-                // A write that goes nowhere is lost, as on a bus.
-                let _ = slot.write_bar(bar, at, bytes, nic);
-            }
-            (Space::Bar(bar), None, Some(read)) => {
-                if slot.read_bar(bar, at, read, nic).is_err() {
-                    read.fill(0xff);
-                }
-            }
-            (_, None, None) => {}
-        }
-        done = end;
-    }
-}
-
-/// An offset in configuration space; outside of it, if it does not fit.
-fn index(offset: u64) -> usize {
-    usize::try_from(offset).unwrap_or(usize::MAX)
-}
-
 impl Device for Attended<'_> {
     fn start_rings(&mut self, rings: Vec<Vring>) {
         for ring in rings {
             let memory = Arc::clone(ring.memory());
             self.device.slot.set_memory(memory, self.nic);
-            match ring.index() {
-                COMMANDS => self.device.commands = Some(MessageQueue::new(ring)),
-                INTERRUPTS => self.device.interrupts = Some(MessageQueue::new(ring)),
-                _ => {}
-            }
+            self.device.start(ring);
         }
     }
 
     fn stop_rings(&mut self, rings: &[u32]) -> Vec<Option<Vring>> {
         // The guest's memory may go with its rings.
         self.device.slot.set_memory(Arc::default(), self.nic);
-        let stop = |ring: &u32| {
-            let queue = match *ring {
-                COMMANDS => self.device.commands.take(),
-                INTERRUPTS => self.device.interrupts.take(),
-                _ => None,
-            };
-            queue.map(MessageQueue::into_vring)
-        };
+        let stop = |ring: &u32| self.device.stop(*ring);
         rings.iter().map(stop).collect()
     }
 
