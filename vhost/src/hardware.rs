@@ -27,16 +27,16 @@ use std::sync::atomic::{Ordering, fence};
 
 pub use self::doorbell::{Doorbell, DoorbellPage};
 pub use self::format::{
-    Completion, Decoded, DescriptorFormat, DescriptorTable, RX_PREFIX_MAX, TxState,
+    Completion, Decoded, DescriptorFormat, DescriptorTable, PLAIN_REPORT, RX_PREFIX_MAX, TxState,
 };
 pub use self::request::{Checksum, Headers, TxRequest};
 pub use self::rx_note::{Network, RxHash, RxNote, Transport};
 use crate::device_queue::DeviceQueue;
 use crate::error::RingError;
-use crate::memory::{GuestMemory, Pinned};
+use crate::memory::{GuestMemory, GuestSlice, Pinned};
 use crate::ring::{
-    AHEAD, CHAIN_MAX, Chain, Descriptor, Fence, Gather, Mark, Prefetch, Segment, Token, UsedElem,
-    WRITE, check_memory, look_ahead, part,
+    AHEAD, CACHE_LINE, CHAIN_MAX, Chain, Descriptor, Fence, Gather, Mark, Prefetch, Segment, Token,
+    UsedElem, WRITE, check_memory, look_ahead, part,
 };
 
 /// The most bytes of a descriptor.
@@ -81,18 +81,22 @@ pub(crate) struct HardwareRing {
     /// The first descriptor that was not decoded, and what those before it have left for it.
     scan: u16,
     state: TxState,
-    /// By the descriptor that a chain begins with: what the state was before it. Empty on a receive ring, which has none.
+    /// By the descriptor that a chain begins with: what the state was before it. Empty as long as no descriptor has left anything.
     states: Vec<TxState>,
     /// The next descriptor to take.
     next: u16,
     /// Those before this one have been returned, if not yet published.
     done: u16,
+    /// The same, when it was last published.
+    published: u16,
     /// Chains taken and returned, counted.
     taken: u16,
     returned: u16,
     pending: Vec<Completion>,
     /// Chains that were decoded; those before `ahead_at` have been taken.
     ahead: [Chain; AHEAD],
+    /// Whether there is more to the chain than its first buffer; what, is in the next.
+    ahead_more: [bool; AHEAD],
     ahead_rest: [Rest; AHEAD],
     ahead_at: usize,
     ahead_len: usize,
@@ -100,6 +104,25 @@ pub(crate) struct HardwareRing {
     rest: Vec<Descriptor>,
     /// The chain that has not ended.
     partial: Option<Partial>,
+}
+
+/// Where it is said what has been written to chains.
+pub(crate) struct Received<'a>(&'a mut Vec<Completion>);
+
+impl Received<'_> {
+    /// The next chain has a frame of so many bytes, of which this is said.
+    #[inline]
+    pub(crate) fn push(&mut self, token: Token, len: u32, note: RxNote) {
+        if token.descs & REPORT != 0 {
+            self.0.push(Completion {
+                first: token.id,
+                descriptors: token.descs & !REPORT,
+                len,
+                last: true,
+                note,
+            });
+        }
+    }
 }
 
 /// What there is of a chain besides its first buffer.
@@ -163,16 +186,15 @@ impl HardwareRing {
             seen: base,
             scan: base,
             state: TxState::default(),
-            states: match writable {
-                true => Vec::new(),
-                false => vec![TxState::default(); usize::from(size)],
-            },
+            states: Vec::new(),
             next: base,
             done: base,
+            published: base,
             taken: 0,
             returned: 0,
             pending: Vec::with_capacity(usize::from(size).min(1024)),
             ahead: [Chain::default(); AHEAD],
+            ahead_more: [false; AHEAD],
             ahead_rest: [Rest::default(); AHEAD],
             ahead_at: 0,
             ahead_len: 0,
@@ -195,25 +217,35 @@ impl HardwareRing {
         self.last_taken().request
     }
 
-    /// As [`upcoming`](DeviceQueue::upcoming), and the format of the ring.
+    /// As [`upcoming`](DeviceQueue::upcoming), the format of the ring, and where to say of the first chains what has been written to them;
+    /// how many those were is to be [said](Self::received) then.
     #[inline]
     pub(crate) fn upcoming_of(
         &mut self,
-    ) -> Result<(&GuestMemory, &[Chain], &dyn DescriptorFormat), RingError> {
+    ) -> Result<(&GuestMemory, &[Chain], &dyn DescriptorFormat, Received<'_>), RingError> {
         let ready = self.ready()?;
         let chains = self.ahead.get(ready).unwrap_or_default();
-        Ok((&self.mem, chains, &*self.format))
+        let received = Received(&mut self.pending);
+        Ok((&self.mem, chains, &*self.format, received))
     }
 
-    /// As [`upcoming`](DeviceQueue::upcoming), and of each chain what is asked for its frame.
+    /// Takes and returns the first `n` chains, each a frame.
+    #[inline]
+    pub(crate) fn received(&mut self, n: usize) {
+        debug_assert_eq!(self.taken, self.returned, "nothing else is taken");
+        self.advance(n);
+        (self.done, self.returned) = (self.next, self.taken);
+    }
+
+    /// As [`upcoming`](DeviceQueue::upcoming), and of each chain whether there is more to it than one buffer.
     #[inline]
     pub(crate) fn upcoming_requests(
         &mut self,
-    ) -> Result<(&GuestMemory, &[Chain], &[Rest]), RingError> {
+    ) -> Result<(&GuestMemory, &[Chain], &[bool]), RingError> {
         let ready = self.ready()?;
         let chains = self.ahead.get(ready.clone()).unwrap_or_default();
-        let rest = self.ahead_rest.get(ready).unwrap_or_default();
-        Ok((&self.mem, chains, rest))
+        let more = self.ahead_more.get(ready).unwrap_or_default();
+        Ok((&self.mem, chains, more))
     }
 
     /// Which of the chains ahead may be taken now.
@@ -233,32 +265,46 @@ impl HardwareRing {
         &*self.format
     }
 
+    pub(crate) fn format_mut(&mut self) -> &mut dyn DescriptorFormat {
+        &mut *self.format
+    }
+
     /// Returns the oldest chains, over which one received frame has been written.
     #[inline]
     pub(crate) fn push_received(&mut self, chains: &[(Token, u32)], note: RxNote) {
-        for (i, &(token, len)) in chains.iter().enumerate() {
-            self.push(UsedElem::new(token, len), i + 1 == chains.len(), note);
-        }
+        let last = chains.len();
+        self.push_each(chains.iter().zip(1..).map(|(&(token, len), n)| {
+            let chain = UsedElem::new(token, len);
+            (chain, n == last, note)
+        }));
     }
 
-    /// Returns the oldest chain, with which a received frame ends or goes on.
+    /// Returns the oldest chains: each with whether a received frame ends there, and what is said of it. Those of which their driver does not
+    /// want to be told are done with those behind them.
     #[inline]
-    pub(crate) fn push(&mut self, chain: UsedElem, last: bool, note: RxNote) {
-        let descriptors = chain.descs() & !REPORT;
-        self.pending.push(Completion {
-            first: chain.id(),
-            descriptors,
-            report: chain.descs() & REPORT != 0,
-            len: chain.len(),
-            last,
-            note,
-        });
-        self.done = self.after(self.done, descriptors);
-        self.returned = self.returned.wrapping_add(1);
+    pub(crate) fn push_each(&mut self, chains: impl Iterator<Item = (UsedElem, bool, RxNote)>) {
+        let (mut all, mut count) = (0, 0);
+        for (chain, last, note) in chains {
+            let descriptors = chain.descs() & !REPORT;
+            all += descriptors;
+            count += 1;
+            if chain.descs() & REPORT != 0 {
+                self.pending.push(Completion {
+                    first: chain.id(),
+                    descriptors,
+                    len: chain.len(),
+                    last,
+                    note,
+                });
+            }
+        }
+        self.done = self.after(self.done, all);
+        self.returned = self.returned.wrapping_add(count);
     }
 
     fn last_taken(&self) -> Rest {
         let at = self.ahead_at.checked_sub(1);
+        let at = at.filter(|at| self.ahead_more.get(*at) == Some(&true));
         let rest = at.and_then(|at| self.ahead_rest.get(at));
         rest.copied().unwrap_or_default()
     }
@@ -283,18 +329,22 @@ impl HardwareRing {
             partial.from = 0;
         }
         (self.ahead_at, self.ahead_len) = (0, 0);
-        let mut raw = [0; AHEAD * ENTRY_MAX];
+        let mut words = [[0; 2]; AHEAD];
         'seen: while self.scan != self.seen && self.ahead_len < AHEAD {
-            let n = self.read(&mut raw)?;
-            for raw in raw[..n * self.entry].chunks_exact(self.entry) {
-                if self.ahead_len == AHEAD {
-                    break;
+            let n = self.read(&mut words)?;
+            let mut at = 0;
+            while at < n && self.ahead_len < AHEAD {
+                let plain = self.decode_plain(&mut words[at..n]);
+                at += plain;
+                if plain > 0 {
+                    continue;
                 }
-                match self.decode(raw) {
+                match self.decode(words[at]) {
                     // First those that came before: it will be met again.
                     Err(_) if self.ahead_len > 0 => break 'seen,
                     decoded => decoded?,
                 }
+                at += 1;
             }
         }
         let mut window = self.mem.window(self.hint);
@@ -303,8 +353,8 @@ impl HardwareRing {
         Ok(())
     }
 
-    /// Copies descriptors from `scan` on; how many.
-    fn read(&self, raw: &mut [u8]) -> Result<usize, RingError> {
+    /// Reads descriptors from `scan` on; how many.
+    fn read(&self, words: &mut [[u64; 2]; AHEAD]) -> Result<usize, RingError> {
         let per_part = usize::from(self.size) / self.parts.len();
         let scan = usize::from(self.scan);
         let at = scan % per_part;
@@ -313,16 +363,69 @@ impl HardwareRing {
         let part = self.parts.get(scan / per_part);
         let table = part.ok_or(RingError::RingOutside)?.slice()?;
         let descs = table.subslice(at * self.entry, n * self.entry);
-        let (raw, _) = raw.split_at_mut(n * self.entry);
-        descs.ok_or(RingError::RingOutside)?.copy_to(raw);
+        let descs = descs.ok_or(RingError::RingOutside)?;
+        let mut raw = [0; AHEAD * ENTRY_MAX];
+        descs.copy_to(&mut raw[..n * self.entry]);
+        if let ENTRY_MAX = self.entry {
+            let (raw, _) = raw[..n * ENTRY_MAX].as_chunks::<ENTRY_MAX>();
+            for (words, raw) in words.iter_mut().zip(raw) {
+                let raw = u128::from_le_bytes(*raw);
+                *words = [raw as u64, (raw >> 64) as u64];
+            }
+        } else {
+            let (raw, _) = raw[..n * 8].as_chunks::<8>();
+            for (words, raw) in words.iter_mut().zip(raw) {
+                *words = [u64::from_le_bytes(*raw), 0];
+            }
+        }
+        if self.writable {
+            let next = (at + n).min(per_part)..(at + seen.min(2 * AHEAD)).min(per_part);
+            self.will_complete(&table, next);
+        }
         Ok(n)
     }
 
+    /// Asks for the lines of descriptors that will be read next, to be written: the driver's core has them, and each of a receive
+    /// ring is written back, by a store that would hold up those behind it.
+    #[inline]
+    fn will_complete(&self, table: &GuestSlice<'_>, descs: Range<usize>) {
+        for desc in descs.step_by(CACHE_LINE / self.entry) {
+            if let Some(line) = table.offset(desc * self.entry) {
+                line.will_write();
+            }
+        }
+    }
+
+    /// Decodes descriptors from `scan` on as long as each is a frame of its own for which nothing is asked; how many. Most are this.
+    #[inline]
+    fn decode_plain(&mut self, words: &mut [[u64; 2]]) -> usize {
+        if self.partial.is_some() {
+            return 0;
+        }
+        let (from, flags) = (self.ahead_len, self.flags());
+        let room = words.len().min(AHEAD - from);
+        let n = self.format.decode_plain(&mut words[..room], &self.state);
+        let mut at = self.scan;
+        let ahead = self.ahead[from..].iter_mut();
+        for (chain, &[gpa, said]) in ahead.zip(&words[..n]) {
+            let report = said & PLAIN_REPORT != 0;
+            let first = Descriptor::new(gpa, said as u32, flags);
+            *chain = Chain::new(token(at, 1, report), first);
+            at = after(self.size, at, 1);
+        }
+        self.ahead_more[from..from + n].fill(false);
+        if !self.states.is_empty() {
+            for i in 0..n as u16 {
+                let at = self.after(self.scan, i);
+                self.states[usize::from(at)] = self.state;
+            }
+        }
+        (self.scan, self.ahead_len) = (at, from + n);
+        n
+    }
+
     /// Decodes the descriptor at `scan`.
-    fn decode(&mut self, raw: &[u8]) -> Result<(), RingError> {
-        let word = |bytes: Option<&[u8; 8]>| u64::from_le_bytes(bytes.copied().unwrap_or_default());
-        let low = word(raw.first_chunk());
-        let high = word(raw.get(8..).and_then(<[u8]>::first_chunk));
+    fn decode(&mut self, words: [u64; 2]) -> Result<(), RingError> {
         let first = match &self.partial {
             Some(Partial {
                 descs: CHAIN_MAX, ..
@@ -331,24 +434,17 @@ impl HardwareRing {
             None => true,
         };
         let at = self.scan;
+        let before = self.state;
+        let decoded = self.format.decode(words[0], words[1], &mut self.state);
+        if self.states.is_empty() && self.state != before {
+            // The first that leaves something: nothing was left for any before it.
+            self.states = vec![before; usize::from(self.size)];
+        }
         if first && let Some(state) = self.states.get_mut(usize::from(at)) {
-            *state = self.state;
+            *state = before;
         }
         self.scan = self.after(at, 1);
-        match self.format.decode(low, high, &mut self.state) {
-            // Most chains are this: nothing is put together that is copied as a whole then, and would wait for its parts.
-            Decoded::Buffer {
-                gpa,
-                len,
-                last: true,
-                report,
-                asks: false,
-            } if first => {
-                let (token, rest) = (token(at, 1, report), self.rest.len());
-                self.keep(token, self.buffer(gpa, len), rest, TxRequest::default());
-            }
-            decoded => self.decode_piece(at, [low, high], decoded),
-        }
+        self.decode_piece(at, words, decoded);
         Ok(())
     }
 
@@ -373,7 +469,7 @@ impl HardwareRing {
             self.partial = Some(partial);
             return;
         };
-        let desc = self.buffer(gpa, len);
+        let desc = Descriptor::new(gpa, len, self.flags());
         match &mut partial.buffer {
             Some(first) => {
                 *first = first.and_next();
@@ -395,14 +491,14 @@ impl HardwareRing {
         self.keep(token, first, partial.from, partial.request);
     }
 
-    fn buffer(&self, gpa: u64, len: u32) -> Descriptor {
-        let flags = if self.writable { WRITE } else { 0 };
-        Descriptor::new(gpa, len, flags)
+    fn flags(&self) -> u16 {
+        if self.writable { WRITE } else { 0 }
     }
 
     /// Keeps a chain that was decoded, whose further buffers are in [`HardwareRing::rest`] from there on.
     fn keep(&mut self, token: Token, first: Descriptor, from: usize, request: TxRequest) {
         self.ahead[self.ahead_len] = Chain::new(token, first);
+        self.ahead_more[self.ahead_len] = true;
         self.ahead_rest[self.ahead_len] = Rest {
             from: from as u32,
             to: self.rest.len() as u32,
@@ -498,7 +594,7 @@ impl DeviceQueue for HardwareRing {
 
     #[inline]
     fn upcoming(&mut self) -> Result<(&GuestMemory, &[Chain]), RingError> {
-        let (memory, chains, _) = self.upcoming_of()?;
+        let (memory, chains, ..) = self.upcoming_of()?;
         Ok((memory, chains))
     }
 
@@ -513,10 +609,9 @@ impl DeviceQueue for HardwareRing {
     #[inline]
     fn advance(&mut self, n: usize) {
         let to = (self.ahead_at + n).min(self.ahead_len);
-        for at in self.ahead_at..to {
-            let descs = self.ahead[at].token.descs & !REPORT;
-            self.next = self.after(self.next, descs);
-        }
+        let chains = self.ahead[self.ahead_at..to].iter();
+        let all = chains.map(|chain| chain.token.descs & !REPORT).sum();
+        self.next = self.after(self.next, all);
         self.ahead_at = to;
         self.taken = self.taken.wrapping_add(n as u16);
     }
@@ -549,9 +644,7 @@ impl DeviceQueue for HardwareRing {
 
     #[inline]
     fn push_all_used(&mut self, chains: impl Iterator<Item = UsedElem>) {
-        for chain in chains {
-            self.push(chain, true, RxNote::default());
-        }
+        self.push_each(chains.map(|chain| (chain, true, RxNote::default())));
     }
 
     fn mark(&self) -> Mark {
@@ -575,7 +668,7 @@ impl DeviceQueue for HardwareRing {
     }
 
     fn has_pending(&self) -> bool {
-        !self.pending.is_empty()
+        self.done != self.published
     }
 
     fn publish(&mut self) -> Result<(), RingError> {
@@ -589,6 +682,7 @@ impl DeviceQueue for HardwareRing {
         };
         self.format.complete(&table, &self.pending)?;
         self.pending.clear();
+        self.published = self.done;
         self.doorbell.set_head(self.done);
         Ok(())
     }

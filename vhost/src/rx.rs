@@ -435,7 +435,7 @@ impl RxQueue {
         edit: TagEdit,
     ) -> Result<RxOutcome, RingError> {
         if let Some(ring) = self.vring.ring.hardware() {
-            let (edit, note) = noted::note(ring.format(), head, edit, self.checked);
+            let (edit, note) = noted::note(ring.format_mut(), head, edit, self.checked);
             return self.put_noted(head, rest, len, edit, note);
         }
         let delta = edit.delta(head);

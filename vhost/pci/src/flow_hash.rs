@@ -19,15 +19,32 @@ impl FlowHash {
         self.0.store(rss);
     }
 
-    /// Whether one is told.
-    pub(crate) fn is_told(&self) -> bool {
-        self.0.load().is_some()
+    /// What a ring knows of it.
+    pub(crate) fn of_ring(self: &Arc<FlowHash>) -> RingHash {
+        RingHash {
+            function: Arc::clone(self),
+            now: None,
+        }
+    }
+}
+
+/// What a ring knows of its function's.
+#[derive(Debug)]
+pub(crate) struct RingHash {
+    function: Arc<FlowHash>,
+    now: Option<Arc<Rss>>,
+}
+
+impl RingHash {
+    /// Looks what is told from now on; whether any hash is.
+    pub(crate) fn update(&mut self) -> bool {
+        self.now = self.function.0.load_full();
+        self.now.is_some()
     }
 
     /// That of a frame that begins with `head`; none of what is not IP.
     pub(crate) fn of(&self, head: &[u8]) -> Option<RxHash> {
-        let rss = self.0.load();
-        let (value, flow) = rss.as_ref()?.hash(head)?;
+        let (value, flow) = self.now.as_ref()?.hash(head)?;
         Some(RxHash {
             value,
             ports: flow.ports.is_some(),

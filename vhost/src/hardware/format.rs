@@ -18,6 +18,9 @@ use crate::memory::{GuestMemory, GuestSliceMut, Pinned};
 /// What descriptors have left for those behind them, in words of the format's own; zero in a new ring.
 pub type TxState = [u64; 4];
 
+/// Of a descriptor that was [decoded](DescriptorFormat::decode_plain): its driver wants to be told that it is done.
+pub const PLAIN_REPORT: u64 = 1 << 32;
+
 /// The longest prefix that a NIC writes in front of a received frame.
 pub const RX_PREFIX_MAX: usize = 16;
 
@@ -30,6 +33,32 @@ pub trait DescriptorFormat: Debug + Send {
     /// together. Only what it leaves for those behind it goes to `state`,
     /// which a ring takes back when it goes back. Of a receive ring, each descriptor is the [last](Decoded::Buffer).
     fn decode(&self, first: u64, second: u64, state: &mut TxState) -> Decoded;
+
+    /// [Decodes](Self::decode) descriptors as long as each is a frame in one buffer, asks for nothing and leaves nothing to those behind it:
+    /// puts the address in place of the first word, and length and [`PLAIN_REPORT`] in place of the second. How many those are.
+    fn decode_plain(&self, descriptors: &mut [[u64; 2]], state: &TxState) -> usize {
+        let mut n = 0;
+        for words in descriptors {
+            let mut then = *state;
+            let Decoded::Buffer {
+                gpa,
+                len,
+                last: true,
+                report,
+                asks: false,
+            } = self.decode(words[0], words[1], &mut then)
+            else {
+                break;
+            };
+            if then != *state {
+                break;
+            }
+            let report = if report { PLAIN_REPORT } else { 0 };
+            *words = [gpa, u64::from(len) | report];
+            n += 1;
+        }
+        n
+    }
 
     /// What is asked for the frame that begins with this buffer of a transmit ring, if it [asks](Decoded::Buffer) for anything.
     fn request(&self, raw: [u64; 2], state: &mut TxState) -> TxRequest;
@@ -49,8 +78,8 @@ pub trait DescriptorFormat: Debug + Send {
         false
     }
 
-    /// Whether the hash of its flow is told of a received frame.
-    fn hashes(&self) -> bool {
+    /// Whether the hash of its flow is told of the next received frames.
+    fn hashes(&mut self) -> bool {
         false
     }
 
@@ -96,15 +125,13 @@ pub enum Decoded {
     Context,
 }
 
-/// A chain of descriptors that the device is done with.
+/// A chain of descriptors that the device is done with, and of which its driver wants to be [told](Decoded::Buffer).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Completion {
     /// Its first descriptor.
     pub first: u16,
     /// How many there are, those without a buffer among them.
     pub descriptors: u16,
-    /// What [`Decoded::Buffer`] said.
-    pub report: bool,
     /// Bytes written, the prefix among them; 0 on a transmit ring.
     pub len: u32,
     /// Whether a received frame ends here.
@@ -128,7 +155,7 @@ impl DescriptorTable<'_> {
     ///
     /// # Errors
     /// There is no such place, or it is not aligned.
-    #[inline]
+    #[inline(always)]
     pub fn store<T: AtomicAccess>(
         &self,
         index: u16,

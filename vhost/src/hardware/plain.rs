@@ -14,8 +14,8 @@ pub(crate) const DONE: u32 = 2;
 pub(crate) const TAG: u32 = 4;
 /// Its frame is to be cut; the size of a segment is in the upper half of the flags.
 pub(crate) const CUT: u32 = 8;
-/// The last descriptor is to be reported.
-pub(crate) const REPORTED: u32 = 16;
+/// Its driver does not want to be told of it.
+pub(crate) const UNREPORTED: u32 = 16;
 
 /// What goes into the memory of a descriptor.
 pub(crate) fn descriptor(gpa: u64, len: u32, flags: u32) -> [u8; 16] {
@@ -50,7 +50,7 @@ impl DescriptorFormat for PlainFormat {
             gpa,
             len: rest as u32,
             last: flags & END != 0,
-            report: flags & REPORTED != 0,
+            report: flags & UNREPORTED == 0,
             asks: state[0] as u16 > 0 || flags & CUT != 0,
         }
     }

@@ -121,6 +121,20 @@ fn faults(queue: &mut TxQueue) -> Vec<Option<FrameFault>> {
 }
 
 #[test]
+fn of_what_nobody_wants_to_be_told_only_the_head_tells() {
+    let mut guest = Guest::new(8);
+    let mut queue = guest.tx();
+    for (told, flags) in [(false, UNREPORTED), (true, 0), (false, UNREPORTED)] {
+        let at = guest.at;
+        guest.send(&bytes(60), &[], flags);
+        assert_eq!(copy(&mut queue).data, bytes(60));
+        queue.flush();
+        assert_eq!(guest.flags(at) & DONE != 0, told);
+        assert_eq!(guest.doorbell.head(), u32::from(guest.at));
+    }
+}
+
+#[test]
 fn frames_come_out_whole_and_their_descriptors_go_back() {
     let mut guest = Guest::new(8);
     let mut queue = guest.tx();

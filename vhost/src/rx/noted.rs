@@ -17,7 +17,6 @@ use crate::device_queue::DeviceQueue;
 use crate::error::RingError;
 use crate::frame::TagEdit;
 use crate::hardware::{DescriptorFormat, RxNote, rx_note};
-use crate::ring::{AHEAD, UsedElem};
 
 impl RxQueue {
     /// The same into a hardware ring, of frames that are not changed on the way.
@@ -29,41 +28,47 @@ impl RxQueue {
         let Some(ring) = self.vring.ring.hardware() else {
             return Ok(0);
         };
-        let (memory, chains, format) = ring.upcoming_of()?;
-        let (strips, hashes) = (format.strips_tags(), format.hashes());
+        let hashes = ring.format_mut().hashes();
+        let (memory, chains, format, mut received) = ring.upcoming_of()?;
+        let strips = format.strips_tags();
+        let header_len = self.header_len;
         let mut to = memory.window(self.hint);
-        let mut used = [(UsedElem::default(), RxNote::default()); AHEAD];
-        let mut n = 0;
-        for ((frame, chain), used) in frames.iter().zip(chains).zip(&mut used) {
-            let total = self.header_len + frame.len() as usize;
+        let (mut n, mut failed) = (0, None);
+        for (frame, chain) in frames.iter().zip(chains) {
+            let total = header_len + frame.len() as usize;
             let Some((buffer, token)) = chain.plain(true, total) else {
                 break;
             };
-            let stripped = strips && rx_note::strip(TagEdit::Keep, frame.head()).1.is_some();
+            let head = frame.head();
+            let stripped = strips && rx_note::strip(TagEdit::Keep, head).1.is_some();
             if stripped || !frame.offload().is_none() {
                 break;
             }
-            let mut note = RxNote::of(frame.head(), false, None);
+            let mut note = RxNote::of(head, false, None);
             if hashes {
-                note = note.with_hash(format.hash(frame.head()));
+                note = note.with_hash(format.hash(head));
             }
-            let buffer = to
-                .slice_mut(buffer.gpa, total)
-                .ok_or(RingError::BufferOutside)?;
-            buffer.write(|to| {
-                if self.header_len > 0 {
-                    to.copy_from(&format.rx_prefix(frame.len(), note)[..self.header_len]);
+            let Some(buffer) = to.slice_mut(buffer.gpa, total) else {
+                break; // the long way says what is wrong
+            };
+            let written = buffer.write(|to| {
+                if header_len > 0 {
+                    to.copy_from(&format.rx_prefix(frame.len(), note)[..header_len]);
                 }
-                let body = to.offset(self.header_len);
+                let body = to.offset(header_len);
                 frame.write(from, &body.ok_or(RingError::BufferOutside)?)
-            })?;
-            *used = (UsedElem::new(token, total as u32), note);
+            });
+            if let Err(why) = written {
+                failed = Some(why);
+                break;
+            }
+            received.push(token, total as u32, note);
             n += 1;
         }
         self.hint = to.region();
-        ring.advance(n);
-        for &(chain, note) in &used[..n] {
-            ring.push(chain, true, note);
+        ring.received(n);
+        if let Some(why) = failed {
+            return Err(why);
         }
         ring.prepare()?;
         Ok(n)
@@ -87,7 +92,7 @@ impl RxQueue {
 
 /// What is said of a frame that a hardware ring gets, and how it is changed for that.
 pub(super) fn note(
-    format: &dyn DescriptorFormat,
+    format: &mut dyn DescriptorFormat,
     head: &[u8],
     edit: TagEdit,
     checked: bool,

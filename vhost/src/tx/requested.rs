@@ -29,16 +29,16 @@ impl TxQueue {
         };
         loop {
             // Those that are one buffer and ask for nothing, up to the first that is not.
-            let (memory, chains, rest) = ring.upcoming_requests()?;
+            let (memory, chains, more) = ring.upcoming_requests()?;
             if chains.is_empty() {
                 return Ok(());
             }
             let mut window = memory.window(self.hint);
             let mut n = 0;
             let frames = self.frames[self.end..].iter_mut();
-            for ((frame, chain), rest) in frames.zip(chains).zip(rest) {
+            for ((frame, chain), more) in frames.zip(chains).zip(more) {
                 let plain = chain.plain(false, MIN_FRAME as usize);
-                let Some((piece, token)) = plain.filter(|_| rest.request.is_none()) else {
+                let Some((piece, token)) = plain.filter(|_| !more) else {
                     break;
                 };
                 let Some(buffer) = window.slice(piece.gpa, piece.len as usize) else {

@@ -11,7 +11,7 @@ use vf_vhost::hardware::{
 };
 
 use super::event::{Event, EventQueue, Received};
-use crate::flow_hash::FlowHash;
+use crate::flow_hash::RingHash;
 
 /// Bytes of a descriptor.
 pub(crate) const DESCRIPTOR: usize = 8;
@@ -42,7 +42,7 @@ pub(crate) struct ReceiveFormat {
     /// Whether each frame has a prefix.
     pub(crate) prefix: bool,
     /// What is in the prefix.
-    pub(crate) flow_hash: Arc<FlowHash>,
+    pub(crate) flow_hash: RingHash,
 }
 
 /// The descriptors of a transmit ring.
@@ -116,8 +116,8 @@ impl DescriptorFormat for ReceiveFormat {
         prefix
     }
 
-    fn hashes(&self) -> bool {
-        self.prefix && self.flow_hash.is_told()
+    fn hashes(&mut self) -> bool {
+        self.prefix && self.flow_hash.update()
     }
 
     fn hash(&self, head: &[u8]) -> Option<RxHash> {

@@ -229,7 +229,7 @@ impl Ef10 {
             events: Arc::clone(&init.events),
             label: init.label,
             prefix: init.flags & PREFIX != 0,
-            flow_hash: Arc::clone(&self.flow_hash),
+            flow_hash: self.flow_hash.of_ring(),
         });
         let queue = self.start(Direction::Receive, init, format, host)?;
         self.receive.insert(instance, queue);

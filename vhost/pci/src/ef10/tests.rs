@@ -695,7 +695,10 @@ fn the_hash_of_a_flow_is_in_the_prefix_while_there_is_a_context() {
     driver
         .ask(Command::ENTITY_RESET, &words(4, &[(0, 1)]))
         .unwrap();
-    assert!(!driver.function.flow_hash.is_told(), "the next driver");
+    assert!(
+        !driver.function.flow_hash.of_ring().update(),
+        "the next driver"
+    );
 }
 
 #[test]

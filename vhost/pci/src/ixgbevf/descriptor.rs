@@ -11,7 +11,7 @@ use vf_vhost::hardware::{
 use vf_vhost::ring::RingError;
 
 use super::interrupts::Interrupts;
-use crate::flow_hash::FlowHash;
+use crate::flow_hash::RingHash;
 
 const DESCRIPTOR: usize = 16;
 /// Where the status is that a transmit descriptor gets back.
@@ -143,7 +143,7 @@ impl DescriptorFormat for TxFormat {
         table: &DescriptorTable<'_>,
         done: &[Completion],
     ) -> Result<(), RingError> {
-        for chain in done.iter().filter(|chain| chain.report) {
+        for chain in done {
             let last = table.after(chain.first, chain.descriptors.saturating_sub(1));
             table.store(last, TX_STATUS, DONE.to_le(), Ordering::Release)?;
             self.reported = true;
@@ -178,7 +178,7 @@ pub(super) struct RxFormat {
     pub(super) buffer: u32,
     /// Whether tags are taken out.
     pub(super) strips: Arc<AtomicBool>,
-    pub(super) flow_hash: Arc<FlowHash>,
+    pub(super) flow_hash: RingHash,
 }
 
 impl DescriptorFormat for RxFormat {
@@ -204,8 +204,8 @@ impl DescriptorFormat for RxFormat {
         self.strips.load(Ordering::Relaxed)
     }
 
-    fn hashes(&self) -> bool {
-        self.flow_hash.is_told()
+    fn hashes(&mut self) -> bool {
+        self.flow_hash.update()
     }
 
     fn hash(&self, head: &[u8]) -> Option<RxHash> {
@@ -218,11 +218,17 @@ impl DescriptorFormat for RxFormat {
         done: &[Completion],
     ) -> Result<(), RingError> {
         // In their order, whatever it costs: DPDK's driver reads several from the last on, and counts those that are done.
+        // Frames of a burst are often alike.
+        let mut note = RxNote::default();
+        let (mut kind, mut status) = said(note);
         for chain in done {
-            let (kind, status) = said(chain.note);
+            if chain.note != note {
+                note = chain.note;
+                (kind, status) = said(note);
+            }
             let end = if chain.last { RX_END } else { 0 };
             let status = u64::from(status | end | DONE);
-            let vlan = u64::from(chain.note.vlan().unwrap_or_default());
+            let vlan = u64::from(note.vlan().unwrap_or_default());
             // The buffers are not longer than 31 KiB.
             let rest = status | u64::from(chain.len & 0xffff) << 32 | vlan << 48;
             table.store(chain.first, 0, kind.to_le(), Ordering::Relaxed)?;

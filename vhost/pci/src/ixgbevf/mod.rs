@@ -166,7 +166,10 @@ impl Ixgbevf {
                 let raised = self.mailbox.control(value, host);
                 self.tell(raised);
             }
-            regs::VFPSRTYPE => self.psrtype = value & regs::PSRTYPE_WRITABLE,
+            regs::VFPSRTYPE => {
+                self.psrtype = value & regs::PSRTYPE_WRITABLE;
+                self.tell_hash(host);
+            }
             _ => {}
         }
     }
@@ -214,8 +217,14 @@ impl Ixgbevf {
             queue.reset();
         }
         self.interrupts.reset();
-        self.flow_hash.set(self.queues.len() > 1, host);
         self.psrtype = 0;
+        self.tell_hash(host);
+    }
+
+    /// Has rings tell the hash that spreads flows, if the driver has turned that on (8.2.3.8.11, RQPL: 0 is no RSS).
+    fn tell_hash(&self, host: &dyn Host) {
+        let spread = self.psrtype & regs::PSRTYPE_QUEUES != 0;
+        self.flow_hash.set(spread && self.queues.len() > 1, host);
     }
 
     fn stop_all(&mut self, host: &mut dyn Host) -> Vec<(u32, Option<Vring>)> {
@@ -334,7 +343,7 @@ impl Function for Ixgbevf {
     }
 
     fn changed(&mut self, host: &mut dyn Host) {
-        self.flow_hash.set(self.queues.len() > 1, host);
+        self.tell_hash(host);
         let raised = self.mailbox.changed(host);
         self.tell(raised);
     }

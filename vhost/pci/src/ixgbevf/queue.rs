@@ -303,7 +303,7 @@ impl Queue {
                     // No buffer has no bytes.
                     buffer: kib.max(1).saturating_mul(1024),
                     strips: Arc::clone(&self.strips),
-                    flow_hash: Arc::clone(&self.flow_hash),
+                    flow_hash: self.flow_hash.of_ring(),
                 })
             }
         }

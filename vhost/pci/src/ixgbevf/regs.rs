@@ -34,6 +34,8 @@ pub(super) const VFMAILBOX: u64 = 0x2fc;
 
 pub(super) const VFPSRTYPE: u64 = 0x300;
 pub(super) const PSRTYPE_WRITABLE: u32 = 0xe007_3f72;
+/// Bits of a queue's number that the redirection table gives.
+pub(super) const PSRTYPE_QUEUES: u32 = 7 << 29;
 
 /// Registers of the queues, so many bytes each.
 pub(super) const RX_QUEUES: u64 = 0x1000;

@@ -184,6 +184,8 @@ fn the_hash_by_which_flows_are_spread_is_told_of_each_frame() {
     };
     let none = Ask::default();
     let tcp = known_flow(false, 100);
+    assert_eq!(hash(&mut peer, &tcp, &none), [None], "without RSS");
+    peer.write(regs::VFPSRTYPE, 1 << 29);
     assert_eq!(hash(&mut peer, &tcp, &none), [Some((1, 0x51cc_c178))]);
     let tagged = Ask {
         vlan: Some(100),
