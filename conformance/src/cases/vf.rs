@@ -279,25 +279,27 @@ pub(super) const CASES: &[Case] = &[
         needs: &[ADMIN, Need::Peer],
         source: "ip-link(8) vf max_tx_rate",
         sent: "Frames of 1514 bytes for a second, as fast as they are taken, by a VF that may send 10 Mb/s.",
-        expected: "Not more than 10 Mb/s arrive behind the first burst, within 5 %, and at least a quarter of that.",
+        expected: "Not more than 10 Mb/s arrive behind the first burst, within 5 %, and in one second of five at least a quarter of that.",
         run: |bench| {
             const RATE: f64 = 10e6;
             bench.administer("vf 0 rate 10")?;
             let mut link = bench.link(&NetConfig::default())?;
-            let (bytes, took) = flood(&mut link, Duration::from_secs(1))?;
             // What a token bucket holds at first, and what the last frame had begun.
             let burst = 64.0 * 1538.0 * 8.0;
-            let bits = (bytes * 8) as f64;
-            let most = RATE * took.as_secs_f64() * 1.05 + burst;
-            ensure(
-                bits <= most,
-                format_args!("{:.0} Mb in {took:?}", bits / 1e6),
-            )?;
-            ensure(
-                bits >= RATE / 4.0 * took.as_secs_f64(),
-                format_args!("only {:.0} Mb in {took:?}", bits / 1e6),
-            )?;
-            Ok(Seen::Conforms)
+            let mut said = String::new();
+            // A machine that has others to serve may have no time for a back end, for a second.
+            for _ in 0..5 {
+                let (bytes, took) = flood(&mut link, Duration::from_secs(1))?;
+                let bits = (bytes * 8) as f64;
+                said = format!("{:.0} Mb in {took:?}", bits / 1e6);
+                ensure(bits <= RATE * took.as_secs_f64() * 1.05 + burst, &said)?;
+                if bits >= RATE / 4.0 * took.as_secs_f64() {
+                    return Ok(Seen::Conforms);
+                }
+            }
+            Err(Failure::Wrong(format!(
+                "only {said}, the last of five times"
+            )))
         },
     },
     Case {
