@@ -16,7 +16,7 @@
 //! - [`eventfd`]: kicks and calls
 //! - [`driver`]: the driver's end of one virtqueue, split or packed
 //! - [`net`]: a virtio-net driver over a session
-//! - [`ixgbevf`]: a driver of an 82599 virtual function
+//! - [`ixgbevf`], [`sfc`]: drivers of an 82599 and of an EF10 virtual function
 //! - [`pci`], [`pcidev`]: such a function over vfio-user, and on the bus of a User-Mode Linux kernel
 //! - [`checksum`]: the Internet checksum, and where TCP lies in a frame
 //! - [`tcp`]: a TCP/IP host (smoltcp) on one net device
@@ -108,5 +108,6 @@ mod net_ring;
 #[cfg(feature = "vfio-user")]
 pub mod pci;
 pub mod pcidev;
+pub mod sfc;
 #[cfg(feature = "tcp")]
 pub mod tcp;
