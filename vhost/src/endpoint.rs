@@ -26,9 +26,11 @@ use mio::unix::SourceFd;
 use mio::{Registry, Token};
 
 mod handover;
+mod rest;
 mod watching;
 
 pub use self::handover::SavedEndpoint;
+use self::rest::Rest;
 use self::watching::{unwatch, watch};
 use crate::change_limiter::ChangeLimiter;
 use crate::channel::{Channel, Received};
@@ -46,9 +48,8 @@ use crate::vring::Vring;
 /// First and greatest time between two attempts to connect.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(1));
 
-/// How long the next front end has to wait after one that has held up a thread, which takes a hundredth of a second: others
-/// use that thread, too.
-const AFTER_BLOCKING: Duration = Duration::from_secs(1);
+/// How long the next front end has to wait while descriptors of those before it are being closed.
+const WHILE_CLOSING: Duration = Duration::from_secs(1);
 
 /// Descriptors that front ends have sent and that have not been closed yet, at most, when the next one is served: as many as
 /// one message has, if it is the longest one.
@@ -157,6 +158,8 @@ pub struct Endpoint {
     closer: Closer,
     registration: Option<(Registry, Token)>,
     retry_at: Option<Instant>,
+    /// After front ends that have held up a thread: others use that, too.
+    rest: Rest,
     changes: ChangeLimiter,
     backoff: Duration,
     waiting: bool,
@@ -208,6 +211,7 @@ impl Endpoint {
             closer: Closer::default(),
             registration: None,
             retry_at: None,
+            rest: Rest::default(),
             changes: ChangeLimiter::default(),
             backoff: BACKOFF.0,
             waiting: false,
@@ -553,7 +557,7 @@ impl Endpoint {
         // However it ended: whoever had its rings until now may have been held up.
         let why = connection.session.check_shared().err().or(why);
         self.retry_at = match (&why, &self.role) {
-            (Some(SessionRefusal::Blocks), _) => Some(now + AFTER_BLOCKING),
+            (Some(SessionRefusal::Blocks), _) => Some(self.rest.until(now)),
             (_, Role::Client(_)) => Some(now + self.backoff),
             _ => None,
         };
@@ -591,7 +595,7 @@ impl Endpoint {
             return false;
         }
         if self.closer.pending() > UNCLOSED {
-            self.retry_at = Some(now + AFTER_BLOCKING);
+            self.retry_at = Some(now + WHILE_CLOSING);
             return false;
         }
         self.retry_at = None;
