@@ -609,13 +609,13 @@ pub struct Upgrade {
 const UPGRADE_HELP: &str = "\
 The new process is given everything: sockets, sessions of front ends, guests' memory and rings,
 frames that wait, settings and counters. No front end has to connect again, and no frame is lost;
-guests stand still meanwhile, while frames that are on their way go on for a second at most. It
-runs in the background, with the standard error of this command, and the old one ends. A service
-manager is told (sd_notify(3), MAINPID).
+guests stand still meanwhile, while frames that are on their way go on for a second at most; the
+log says for how long. It runs in the background, with the standard error of this command, and
+the old one ends. A service manager is told (sd_notify(3), MAINPID).
 
-If anything cannot be handed over (a tap in place of a VM, devices of hardware, uplinks vxlan,
-vhost-user and pcap), or not to that version, the line says so and the old process goes on as if
-nothing had been asked. Clients of the control socket, and captures, connect again.
+If anything cannot be handed over (a tap in place of a VM, devices of hardware, an uplink
+vhost-user), or not to that version, the line says so and the old process goes on as if nothing
+had been asked. Clients of the control socket, and captures, connect again.
 
 Examples:
   vfnic upgrade                       the version of this command

@@ -27,9 +27,10 @@ use vf_vhost::endpoint::SavedEndpoint;
 use crate::config::{Config, ConfigError};
 use crate::control::{Connection, CtlError, Request, Response};
 use crate::plane::{SavedFrame, SavedStatistics};
+use crate::uplink::Position;
 
 /// The format of what is handed over. Another number when a process that does not know a part of it would do something wrong without.
-pub const FORMAT: u32 = 1;
+pub const FORMAT: u32 = 2;
 
 /// How long either side waits for the other. Guests stand still meanwhile.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -49,6 +50,8 @@ pub struct Document {
     pub state: Option<SavedState>,
     /// In the order of the configuration.
     pub nics: Vec<SavedNic>,
+    /// Since when guests stand still, by the clock that all processes share (`CLOCK_MONOTONIC`).
+    pub still_since: Duration,
 }
 
 /// Where what commands change is kept.
@@ -67,6 +70,8 @@ pub struct SavedNic {
     /// Frames that each of its filters has decided on, by the words of the filter.
     #[serde(default)]
     pub(crate) hits: BTreeMap<String, u64>,
+    /// How far what is plugged into its port has come with what it plays.
+    pub(crate) position: Option<Position>,
     pub(crate) vfs: Vec<SavedVf>,
     /// Frames that wait for guests' buffers, in order; their bytes are those of all NICs, one after the other.
     pub(crate) waiting: Vec<SavedFrame>,
@@ -189,6 +194,12 @@ impl Taken {
     }
 }
 
+/// The clock that all processes of this machine share.
+pub(crate) fn monotonic() -> Duration {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+    now.try_into().unwrap_or_default()
+}
+
 /// Whether a process says that it does not know the request.
 fn is_unknown(why: &str) -> bool {
     why.starts_with("not a request of version")
@@ -303,6 +314,7 @@ mod tests {
             config: "x".repeat(1 << 20),
             state: None,
             nics: Vec::new(),
+            still_since: Duration::ZERO,
         };
         let frames = vec![7; 300_000];
         let pipes: Vec<_> = (0..300).map(|_| rustix::pipe::pipe().unwrap()).collect();
@@ -331,6 +343,7 @@ mod tests {
             config: String::new(),
             state: None,
             nics: Vec::new(),
+            still_since: Duration::ZERO,
         };
         for (says, why) in [
             (&b"no\x1b room\n"[..], "no\\u{1b} room"),

@@ -117,9 +117,14 @@ impl Emulator {
 
     /// Has the same program go on where this process is.
     pub(crate) fn upgrade(&mut self) {
-        let before = self.process();
         let output = self.try_to_upgrade(&[]);
         assert!(output.status.success(), "{output:?}\n{}", self.log());
+        self.follow();
+    }
+
+    /// Another process has gone on where this one is.
+    pub(crate) fn follow(&mut self) {
+        let before = self.process();
         let pid = fs::read_to_string(self.path("ready")).unwrap();
         let pid = Pid::from_raw(pid.trim().parse().unwrap());
         assert_ne!(pid, Some(before));
@@ -135,15 +140,19 @@ impl Emulator {
 
     /// What `vfnic upgrade` says; what the new process says goes to the log.
     pub(crate) fn try_to_upgrade(&self, args: &[&str]) -> Output {
-        Command::new(env!("CARGO_BIN_EXE_vfnic"))
+        self.upgrade_command().args(args).output().unwrap()
+    }
+
+    /// `vfnic upgrade`, which is not started yet.
+    pub(crate) fn upgrade_command(&self) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_vfnic"));
+        command
             .arg("upgrade")
             .arg("--ctl")
             .arg(self.ctl())
-            .args(args)
             .env_remove("RUST_LOG")
-            .stderr(log_file(self.dir.path()))
-            .output()
-            .unwrap()
+            .stderr(log_file(self.dir.path()));
+        command
     }
 
     fn process(&self) -> Pid {

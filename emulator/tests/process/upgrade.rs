@@ -1,11 +1,14 @@
 //! Another process goes on where `vfnic` is, under traffic, and guests notice nothing: the same sessions, every frame once. Five upgrades
 //! of each kind unless `VFNIC_UPGRADES` says how many.
 
+use std::fs::File;
 use std::io::{Read, Write};
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
+use std::process::Stdio;
 use std::time::Duration;
 
+use pcap_file::pcap::{PcapPacket, PcapWriter};
 use vf_guest::net::{NetConfig, feature};
 use vfnic::control::{Connection, Request, Response, ask};
 use vfnic::handover::FORMAT;
@@ -83,6 +86,147 @@ fn upgrades_under_load_lose_and_double_nothing_on_the_mediated_path() {
 #[test]
 fn upgrades_under_load_lose_and_double_nothing_on_path_auto() {
     nothing_is_lost(BACK_TO_BACK, "auto", SPLIT, Emulator::upgrade);
+}
+
+/// How long guests stood still, as each process that has gone on says.
+fn stood_still(emulator: &Emulator) -> Vec<String> {
+    let log = emulator.log();
+    let said = log.lines().filter_map(|line| {
+        let (_, stood) = line.split_once("guests stood still for ")?;
+        Some(stood.to_owned())
+    });
+    said.collect()
+}
+
+#[test]
+fn whoever_goes_on_says_how_long_guests_stood_still() {
+    let mut emulator = Emulator::with_config(BACK_TO_BACK);
+    let _guests = VFS.map(|vf| Port::open(&emulator.path(&(vf.replace(" vf ", "-vf") + ".sock"))));
+    for n in 1..=upgrades() {
+        emulator.upgrade();
+        assert_eq!(stood_still(&emulator).len(), n, "{}", emulator.log());
+    }
+    println!(
+        "guests of two NICs stood still for {}",
+        stood_still(&emulator).join(", ")
+    );
+}
+
+#[test]
+fn the_service_manager_is_told_of_a_process_that_is_its_own_child() {
+    let mut emulator = Emulator::with_config(BACK_TO_BACK);
+    let path = emulator.path("manager");
+    let manager = std::os::unix::net::UnixDatagram::bind(&path).unwrap();
+    manager.set_read_timeout(Some(DEADLINE)).unwrap();
+    let mut command = emulator.upgrade_command();
+    let command = command.env("NOTIFY_SOCKET", &path).stdout(Stdio::null());
+    let mut upgrade = command.spawn().unwrap();
+    let mut said = [0; 256];
+    let len = manager.recv(&mut said).unwrap();
+    let said = std::str::from_utf8(&said[..len]).unwrap();
+    let pid = said
+        .strip_prefix("MAINPID=")
+        .unwrap()
+        .lines()
+        .next()
+        .unwrap();
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let parent = status.lines().find_map(|line| line.strip_prefix("PPid:"));
+    // systemd kills what it is told of then and is not its own, as it could not wait for its end.
+    assert_ne!(parent.unwrap().trim(), upgrade.id().to_string());
+    assert!(upgrade.wait().unwrap().success());
+    emulator.follow();
+}
+
+/// Frames pass from one NIC to another with what is plugged into their ports, however often another process goes on.
+fn passes_through_upgrades(uplinks: [&str; 2]) {
+    let nic = |name: &str, uplink| format!("[[nic]]\nname = '{name}'\nuplink = '{uplink}'\n");
+    let config = nic("a", uplinks[0]) + &nic("b", uplinks[1]);
+    let mut emulator = Emulator::with_config(&config);
+    let a = Host::start(emulator.path("a-vf0.sock"), 1);
+    let b = Host::start(emulator.path("b-vf0.sock"), 2);
+    let stream = stream(&a, &b, 5001, None);
+    let before = emulator.show().nics[0].link.counters.tx_packets;
+    for _ in 0..upgrades() {
+        await_progress(&b, stream);
+        emulator.upgrade();
+        await_progress(&b, stream);
+    }
+    assert!(b.with(|guest| guest.established()));
+    let show = emulator.show();
+    assert!(show.nics[0].link.counters.tx_packets > before);
+    for nic in &show.nics {
+        assert_eq!(nic.vfs[0].sessions, 1);
+    }
+}
+
+#[test]
+fn a_tunnel_goes_on_with_its_socket() {
+    let port = 20_000 + std::process::id() % 10_000;
+    let end = |local, remote| format!("vxlan id 7 local {local} dstport {port} remote {remote}");
+    let [a, b] = [("127.0.0.3", "127.0.0.4"), ("127.0.0.4", "127.0.0.3")];
+    passes_through_upgrades([&end(a.0, a.1), &end(b.0, b.1)]);
+}
+
+#[test]
+fn a_tunnels_own_counters_go_on() {
+    let port = 20_000 + std::process::id() % 10_000;
+    let mut emulator = Emulator::with_config(&format!(
+        "[[nic]]\nname = 'a'\nuplink = 'vxlan id 7 local 127.0.0.5 dstport {port} remote 127.0.0.6'\n"
+    ));
+    let stranger = std::net::UdpSocket::bind("127.0.0.7:0").unwrap();
+    stranger
+        .send_to(&[0; 60], ("127.0.0.5", port as u16))
+        .unwrap();
+    let heard = |emulator: &Emulator| {
+        let nic: serde_json::Value = serde_json::from_str(&emulator.settled()).unwrap();
+        nic["nics"][0]["link"]
+            .to_string()
+            .contains("\"vxlan_strangers\":1")
+    };
+    wait_for("the stranger's datagram", || heard(&emulator).then_some(()));
+    emulator.upgrade();
+    assert!(heard(&emulator), "{}", emulator.settled());
+}
+
+#[test]
+fn a_capture_that_is_played_goes_on_where_it_was() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("all.pcap");
+    let mut writer = PcapWriter::new(File::create(&path).unwrap()).unwrap();
+    // Two hundred frames, each of its own length, 5 ms apart.
+    let frames: Vec<Vec<u8>> = (0..200_usize)
+        .map(|n| {
+            let header = [&[0xff; 6][..], &[2, 0, 0, 0, 0, 0x55], &[0x88, 0xb5]].concat();
+            header
+                .into_iter()
+                .chain(std::iter::repeat_n(n as u8, 46 + n))
+                .collect()
+        })
+        .collect();
+    for (n, frame) in frames.iter().enumerate() {
+        let at = Duration::from_millis(5 * n as u64);
+        let packet = PcapPacket::new(at, frame.len() as u32, frame);
+        writer.write_packet(&packet).unwrap();
+    }
+    drop(writer);
+    let words = format!("pcap {} delay 2s", path.display());
+    let mut emulator = Emulator::with_config(&format!("[[nic]]\nname = 'a'\nuplink = '{words}'\n"));
+    let mut to = Port::open(&emulator.path("a-vf0.sock"));
+    // Before it has begun, and while it is under way.
+    emulator.upgrade();
+    for (n, frame) in frames.iter().enumerate() {
+        let got = wait_for("each frame in turn", || to.poll().map(<[u8]>::to_vec));
+        assert_eq!(&got, frame, "frame {n}");
+        if n % 60 == 30 {
+            emulator.upgrade();
+        }
+    }
+    assert_eq!(emulator.vf(0, 0).total.rx_packets, 200);
+    // It does not begin again.
+    emulator.upgrade();
+    std::thread::sleep(Duration::from_millis(100));
+    assert_eq!(to.poll(), None);
 }
 
 #[test]

@@ -49,8 +49,7 @@ impl NicInstance {
     pub fn keeps_back(&self) -> Option<String> {
         let name = &self.settings.name;
         if let Some(uplink) = &self.settings.uplink
-            && !uplink.is_a_descriptor()
-            && !uplink.holds_nothing()
+            && !uplink.can_be_handed_over()
         {
             return Some(format!("{name}: uplink {uplink}"));
         }
@@ -125,6 +124,7 @@ impl NicInstance {
         });
         SavedNic {
             vfs: vfs.collect(),
+            position: None,
             statistics: self.statistics.save(),
             hits: self
                 .filters()

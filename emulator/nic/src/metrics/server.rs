@@ -279,6 +279,12 @@ fn http(status: &str, content_type: &str, body: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::io::IoSlice;
+    use std::mem::MaybeUninit;
+    use std::os::fd::OwnedFd;
+
+    use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
+
     use super::*;
 
     #[test]
@@ -317,5 +323,39 @@ mod tests {
             );
         }
         assert!(said(&"x".repeat(HEAD)).unwrap().starts_with("HTTP/1.1 400"));
+    }
+
+    /// A socket whose last close waits for an hour, and who keeps its peer from reading.
+    fn lingering() -> (OwnedFd, (TcpListener, TcpStream)) {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let mut socket = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (peer, _) = listener.accept().unwrap();
+        let hour = Some(Duration::from_secs(3600));
+        rustix::net::sockopt::set_socket_linger(&socket, hour).unwrap();
+        socket.set_nonblocking(true).unwrap();
+        while socket.write(&[0; 1 << 16]).is_ok() {}
+        (socket.into(), (listener, peer))
+    }
+
+    #[test]
+    fn what_scrapers_send_along_keeps_no_thread_that_answers() {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        let (fd, _peer) = lingering();
+        let fds = [fd.as_fd()];
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+        let mut control = SendAncillaryBuffer::new(&mut space);
+        assert!(control.push(SendAncillaryMessage::ScmRights(&fds)));
+        let head = [IoSlice::new(b"GET / HTTP/1.1\r\n\r\n")];
+        sendmsg(&theirs, &head, &mut control, SendFlags::empty()).unwrap();
+        drop(fd);
+        let closer = Closer::default();
+        let stream = Stream::Unix(Aside::new(ours, &closer), closer);
+        let (done, answered) = std::sync::mpsc::channel();
+        std::thread::spawn(move || done.send(scrape(stream, Path::new("/nowhere")).is_ok()));
+        // Not in an hour.
+        assert_eq!(answered.recv_timeout(Duration::from_secs(30)), Ok(true));
+        let mut answer = String::new();
+        (&theirs).read_to_string(&mut answer).unwrap();
+        assert!(answer.starts_with("HTTP/1.1 404"), "{answer}");
     }
 }

@@ -38,7 +38,7 @@ use super::statistics::DirectStatistics;
 use crate::netem::Place;
 use crate::queue::{CrossQueues, Frame, PfEnd, Pool, PortQueueRx};
 use crate::thread::{LiveLoad, News, Plane};
-use crate::uplink::{Arrivals, Uplink};
+use crate::uplink::{Arrivals, Position, Uplink};
 
 /// Frames taken from one queue before the next one gets its turn, or bytes: super-frames are long.
 const BURST: usize = 32;
@@ -242,8 +242,13 @@ impl DirectPlane {
     }
 
     /// Leaves what comes from outside the process where another one finds it, or takes it again.
-    pub(super) fn set_deaf(&mut self, deaf: bool) {
-        self.out.egress.set_deaf(deaf);
+    pub(super) fn set_deaf(&mut self, now: Nanos, deaf: bool) {
+        self.out.egress.set_deaf(now, deaf);
+    }
+
+    /// How far what is plugged into the port has come, if that is here and plays something.
+    pub(super) fn position(&self, now: Nanos) -> Option<Position> {
+        self.out.egress.position(now)
     }
 
     /// What another process needs to go on with what is plugged into the port, if that is here.

@@ -15,7 +15,7 @@ use super::statistics::UplinkStatistics;
 use crate::netem::{Counters, NetemQueue, Place};
 use crate::queue::PortQueueTx;
 use crate::queue::{ForPort, Pool};
-use crate::uplink::{Arrivals, Netem, TxFrame, TxRoom, Uplink};
+use crate::uplink::{Arrivals, Netem, Position, TxFrame, TxRoom, Uplink};
 use crate::watch;
 
 /// Frames that are handed to the uplink at a time.
@@ -258,9 +258,11 @@ impl Egress {
     }
 
     /// Leaves what comes from outside the process where another one finds it, or takes it again.
-    pub(super) fn set_deaf(&mut self, deaf: bool) {
+    pub(super) fn set_deaf(&mut self, now: Nanos, deaf: bool) {
         if let Egress::Port(port) = self {
-            port.is_deaf = deaf && port.uplink.descriptor().is_some();
+            let uplink = &port.uplink;
+            let can_wait = uplink.descriptor().is_some() || uplink.position(now).is_some();
+            port.is_deaf = deaf && can_wait;
         }
     }
 
@@ -272,14 +274,24 @@ impl Egress {
         }
     }
 
+    /// How far what is plugged in has come with what it plays, if it does.
+    pub(super) fn position(&self, now: Nanos) -> Option<Position> {
+        match self {
+            Egress::Port(port) => port.uplink.position(now),
+            Egress::Unplugged | Egress::Remote(_) => None,
+        }
+    }
+
     /// When the uplink has something to do, if that is known.
     pub(super) fn next(&mut self) -> Option<Nanos> {
         match self {
             Egress::Port(port) => {
                 let uplink = &mut *port.uplink;
                 let waits = port.queue.is_anyone_waiting();
-                let (work, room) = match &mut port.netem {
-                    None => (uplink.next(), waits.then(|| uplink.tx_room_at())),
+                // What comes when nobody takes it is not to be waited for.
+                let work = (!port.is_deaf).then(|| uplink.next()).flatten();
+                let (held, room) = match &mut port.netem {
+                    None => (None, waits.then(|| uplink.tx_room_at())),
                     Some(netem) => (netem.next(uplink), waits.then(|| netem.tx_room_at(uplink))),
                 };
                 let room = room.flatten();
@@ -290,7 +302,7 @@ impl Egress {
                         Some(_) => Some(Nanos(0)), // there was no room for it in the last round
                         None => ingress.next(),
                     });
-                work.into_iter().chain(room).chain(come).min()
+                work.into_iter().chain(held).chain(room).chain(come).min()
             }
             Egress::Remote(queue) => {
                 queue.tell(); // the port's worker has rung because there is room, or something else happens

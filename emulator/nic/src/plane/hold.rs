@@ -20,6 +20,7 @@ use super::port::is_rx;
 use super::rings::Rings;
 use crate::queue::{Pool, worker_of};
 use crate::thread::Plane;
+use crate::uplink::Position;
 
 /// All planes of a NIC.
 pub struct HeldPlanes<A, H> {
@@ -101,7 +102,7 @@ where
     pub fn detach(&mut self, now: Nanos, receiving: bool) -> Vec<(VfIndex, Vring)> {
         self.workers
             .iter_mut()
-            .for_each(|worker| worker.set_deaf(true));
+            .for_each(|worker| worker.set_deaf(now, true));
         let mut taken = Vec::new();
         let mut take = |plane: &mut dyn Rings, vf, rings: Vec<u32>| {
             let rings = rings.into_iter().filter(|ring| is_rx(*ring) == receiving);
@@ -126,6 +127,11 @@ where
     pub fn uplink(&self) -> io::Result<Option<OwnedFd>> {
         let uplink = self.workers.iter().find_map(|worker| worker.uplink());
         uplink.map(|fd| fd.try_clone_to_owned()).transpose()
+    }
+
+    /// How far what is plugged into the port has come with what it plays, if it does.
+    pub fn position(&self, now: Nanos) -> Option<Position> {
+        self.workers.iter().find_map(|worker| worker.position(now))
     }
 
     /// Has frames go on that are on their way; whether any has, or will later.
@@ -159,7 +165,7 @@ where
     pub fn attach(&mut self, now: Nanos, rings: Vec<(VfIndex, Vring)>, waiting: Vec<WaitingFrame>) {
         self.workers
             .iter_mut()
-            .for_each(|worker| worker.set_deaf(false));
+            .for_each(|worker| worker.set_deaf(now, false));
         for (vf, vring) in rings {
             match self.hypervisor.is_mediated(vf) {
                 true => self.hypervisor.attach(vf, vring),

@@ -133,6 +133,8 @@ pub struct SavedStatistics {
     /// The PF, as the NIC has seen it, and as the hypervisor has.
     pf: [Counters; 2],
     vfs: Vec<SavedVfStatistics>,
+    /// What else is counted of what is plugged into the port.
+    uplink: Vec<(String, u64)>,
 }
 
 #[derive(Debug, Default, Serialize, Deserialize)]
@@ -232,7 +234,10 @@ impl Statistics {
             fast: self.fast_path(vf),
             traffic: self.traffic(vf),
         });
+        let others = self.uplink().map_or(&[][..], |uplink| &uplink.others);
+        let others = others.iter().map(|(name, n)| (name.to_string(), n.get()));
         SavedStatistics {
+            uplink: others.collect(),
             wire: self.wire(),
             pf: [self.pf(), self.hypervisor.plane.pf()],
             vfs: vfs.collect(),
@@ -247,6 +252,13 @@ impl Statistics {
         if let Some(first) = self.workers.first() {
             first.wire.go_on_from(&saved.wire);
             first.plane.model.pf.go_on_from(pf);
+        }
+        let others = self.uplink().map_or(&[][..], |uplink| &uplink.others);
+        for (name, counter) in others {
+            let mut of_before = saved.uplink.iter();
+            if let Some((_, n)) = of_before.find(|(before, _)| before == name) {
+                counter.set(*n);
+            }
         }
         for (i, saved) in saved.vfs.iter().enumerate() {
             let vf = VfIndex::from(i);

@@ -93,7 +93,7 @@ pub(super) fn build_hosts(
         let made = Planes::new(
             nic,
             nic.workers.into(),
-            uplink(nic, end, taken.as_deref_mut())?,
+            uplink(h, nic, end, taken.as_deref_mut())?,
             &pool,
             cost,
         );
@@ -173,6 +173,7 @@ fn cpus_allowed() -> usize {
 
 /// What the configuration plugs into a NIC's port, or another process has had there.
 fn uplink(
+    h: usize,
     nic: &NicSettings,
     end: Option<WireEnd>,
     taken: Option<&mut Taken>,
@@ -183,11 +184,12 @@ fn uplink(
         (None, None) => return Ok(None),
     };
     let config = LinkConfig::default();
-    match taken.filter(|_| spec.is_a_descriptor()) {
+    let opened = match taken {
         Some(taken) => {
-            let fd = taken.descriptor().map_err(system("uplink"))?;
-            Ok(spec.adopt(fd, config, WIRE_SLACK))
+            let position = taken.document.nics.get(h).and_then(|nic| nic.position);
+            spec.go_on(|| taken.descriptor(), position, config, WIRE_SLACK)
         }
-        None => Ok(Some(spec.open(config, WIRE_SLACK)?)),
-    }
+        None => spec.open(config, WIRE_SLACK),
+    };
+    Ok(Some(opened?))
 }

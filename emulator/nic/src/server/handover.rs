@@ -17,6 +17,7 @@ use crate::handover::{self, Document, SavedState, Taken};
 use crate::instance::NicInstance;
 use crate::plane::WaitingFrame;
 use crate::sandbox::Sandbox;
+use crate::uplink::Position;
 
 /// How long frames may be on their way when everything is to stand still: on a wire it is some microseconds.
 const SETTLES: Duration = Duration::from_secs(1);
@@ -27,8 +28,12 @@ const WRITTEN: Duration = Duration::from_secs(2);
 
 /// What stands still.
 struct Still {
+    /// Since when.
+    since: Duration,
     /// The frames that wait for guests, by NIC.
     waiting: Vec<Vec<WaitingFrame>>,
+    /// How far what is plugged into ports has come, by NIC.
+    positions: Vec<Option<Position>>,
     /// What is plugged into ports, of those NICs where that is a descriptor.
     uplinks: Vec<OwnedFd>,
 }
@@ -68,6 +73,8 @@ impl Server {
         let waiting = nics.map(|(host, saved)| host.restore_waiting(saved, &mut bytes));
         let waiting = waiting.collect();
         self.resume(waiting);
+        let stood = handover::monotonic().saturating_sub(taken.document.still_since);
+        tracing::info!("goes on where another process was; guests stood still for {stood:.1?}");
     }
 
     /// Goes on with what can only be done when the process before this one has ended, and looks at what guests have said meanwhile.
@@ -144,6 +151,7 @@ impl Server {
     fn pause(&mut self) -> Result<Still, String> {
         let clock = Clock::Wall(self.epoch);
         let end = Instant::now() + SETTLES;
+        let since = handover::monotonic();
         let mut planes: Vec<_> = self.hosts.iter().map(NicInstance::hold).collect();
         let taken = planes.iter_mut().map(|nic| nic.detach(clock.now(), false));
         let mut rings: Vec<Vec<(VfIndex, Vring)>> = taken.collect();
@@ -169,6 +177,8 @@ impl Server {
             }
             return Err(why);
         }
+        let positions = planes.iter().map(|nic| nic.position(clock.now()));
+        let positions = positions.collect();
         let mut waiting = Vec::new();
         for (nic, rings) in planes.iter_mut().zip(&mut rings) {
             rings.extend(nic.detach(clock.now(), true));
@@ -179,7 +189,12 @@ impl Server {
             host.pause(rings);
         }
         let uplinks = uplinks.unwrap_or_default();
-        Ok(Still { waiting, uplinks })
+        Ok(Still {
+            since,
+            waiting,
+            positions,
+            uplinks,
+        })
     }
 
     /// Has all sessions go on, and gives planes their rings at once: nobody sends to a guest that is not there yet.
@@ -210,8 +225,12 @@ impl Server {
         fds.extend(lock.map(AsFd::as_fd));
         fds.extend(still.uplinks.iter().map(AsFd::as_fd));
         let mut bytes = Vec::new();
-        let nics = self.hosts.iter().zip(&still.waiting);
-        let nics = nics.map(|(host, waiting)| host.save(waiting, &mut bytes, &mut fds));
+        let nics = self.hosts.iter().zip(&still.waiting).zip(&still.positions);
+        let nics = nics.map(|((host, waiting), position)| {
+            let mut nic = host.save(waiting, &mut bytes, &mut fds);
+            nic.position = *position;
+            nic
+        });
         let nics = nics.collect();
         fds.extend(self.observers.as_ref().map(|observers| observers.socket()));
         fds.push(self.clients.socket());
@@ -219,6 +238,7 @@ impl Server {
             config,
             state: state.as_ref().map(|(state, _)| state.clone()),
             nics,
+            still_since: still.since,
         };
         handover::send(successor, &document, &bytes, &fds)
     }

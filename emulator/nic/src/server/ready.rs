@@ -9,14 +9,18 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use rustix::fs::{FlockOperation, OFlags};
+use rustix::process::{Pid, getppid};
 
 use super::RunError;
 use crate::config::{Config, temporary_socket_dir};
 
 /// Name of the file.
 const FILE: &str = "ready";
+/// How long `vfnic upgrade` may take to end when it has been told that all is ready.
+const STARTER_ENDS: Duration = Duration::from_secs(1);
 
 /// The folder of a run's sockets, and the claim of this process on the file there that says when everything listens. The
 /// file is removed with it.
@@ -85,11 +89,15 @@ impl Ready {
                 .and_then(|_| writeln!(file, "{pid}"))
                 .map_err(failed)?;
         }
-        // Before the other process ends, or the manager takes the service for ended.
-        notify(&format!("MAINPID={pid}\nREADY=1\n"));
+        let starter = getppid();
         if let Some(mut fd) = fd.map(open_inherited).transpose()? {
             tell(&mut fd);
         }
+        if has_manager() {
+            wait_for_end(starter);
+        }
+        // Before the other process ends, or the manager takes the service for ended.
+        notify(&format!("MAINPID={pid}\nREADY=1\n"));
         Ok(())
     }
 
@@ -186,9 +194,25 @@ fn tell(fd: &mut File) {
 const NONBLOCK: i32 = OFlags::NONBLOCK.bits() as i32;
 const NOFOLLOW: i32 = OFlags::NOFOLLOW.bits() as i32;
 
-/// Tells the service manager, if there is one (sd_notify(3)). It may be gone, which is its own affair.
+/// Where the service manager listens (sd_notify(3)).
+const MANAGER: &str = "NOTIFY_SOCKET";
+
+fn has_manager() -> bool {
+    std::env::var_os(MANAGER).is_some()
+}
+
+/// Waits until whoever has started this process has ended, so that it is a child of the manager's: of a process that is another one's systemd
+/// would not wait for the end, and kill it at once instead. Whoever starts one by hand may not end.
+fn wait_for_end(starter: Option<Pid>) {
+    let end = Instant::now() + STARTER_ENDS;
+    while getppid() == starter && Instant::now() < end {
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
+/// Tells the service manager, if there is one. It may be gone, which is its own affair.
 fn notify(state: &str) {
-    let Some(name) = std::env::var_os("NOTIFY_SOCKET") else {
+    let Some(name) = std::env::var_os(MANAGER) else {
         return;
     };
     let address = match name.as_bytes() {

@@ -3,7 +3,7 @@
 //! sent what its virtio-net header says. In mode passthru the device below takes all addresses, and what is sent does not come back.
 //! Reads and writes as a tap does.
 
-use std::fs::OpenOptions;
+use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
@@ -11,7 +11,7 @@ use std::path::Path;
 use rustix::fs::OFlags;
 
 use super::tap::Tap;
-use super::{Kind, OpenError};
+use super::{HandOver, Kind, OpenError};
 
 /// `macvtap NAME`.
 pub(super) const KIND: Kind = Kind {
@@ -36,14 +36,14 @@ pub(super) const KIND: Kind = Kind {
             slack,
         )))
     },
-    adopt: Some(|name, fd, config, slack| {
+    hand_over: HandOver::Descriptor(|name, fd, config, slack| {
         let name = format!("macvtap {name}");
-        Box::new(Tap::of(name, std::fs::File::from(fd), config, slack))
+        Ok(Box::new(Tap::of(name, File::from(fd), config, slack)))
     }),
 };
 
 /// Its character device, which has the number of its interface in its name.
-fn open(name: &str) -> io::Result<std::fs::File> {
+fn open(name: &str) -> io::Result<File> {
     let device = Path::new("/sys/class/net").join(name);
     // No other kind of interface has this.
     if !device.join("macvtap").exists() {

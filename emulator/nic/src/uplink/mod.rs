@@ -22,7 +22,7 @@ use std::os::fd::{BorrowedFd, OwnedFd};
 use std::str::FromStr;
 use std::sync::Arc;
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use vf_model::{Counter, DropReason, Link, LinkConfig, Nanos, OnWire};
 use vf_vhost::frame::FrameBuf;
 
@@ -60,12 +60,31 @@ struct Kind {
     check: fn(&str) -> Result<(), String>,
     /// Opens one, which sends at this rate and may be filled so far ahead of now.
     open: fn(&str, LinkConfig, Nanos) -> Opened,
-    /// Goes on with one by the descriptor that another process has of it, if nothing else is to be known of it.
-    adopt: Option<Adopt>,
+    /// How another process goes on with one.
+    hand_over: HandOver,
 }
 
-/// What makes an uplink of a descriptor.
-type Adopt = fn(&str, OwnedFd, LinkConfig, Nanos) -> Box<dyn Uplink>;
+/// What another process needs to go on with an uplink, and how it does.
+#[derive(Clone, Copy, Debug)]
+enum HandOver {
+    /// It cannot.
+    Refused,
+    /// It has the same by opening it: nothing would be missed of what it holds.
+    Anew,
+    /// The descriptor is all.
+    Descriptor(fn(&str, OwnedFd, LinkConfig, Nanos) -> Opened),
+    /// How far it has come, beside the words.
+    Position(fn(&str, Position, LinkConfig, Nanos) -> Opened),
+}
+
+/// How far an uplink has come with what it plays.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Position {
+    /// The frame that comes next.
+    pub next: usize,
+    /// How long until it does.
+    pub comes_in: Nanos,
+}
 
 /// An uplink, or why there is none.
 type Opened = Result<Box<dyn Uplink>, OpenError>;
@@ -135,22 +154,38 @@ impl UplinkSpec {
         (self.kind.open)(&self.operand, config, slack)
     }
 
-    /// Whether a descriptor is all that another process needs to go on with it.
+    /// Whether another process can go on with it.
     #[must_use]
-    pub fn is_a_descriptor(&self) -> bool {
-        self.kind.adopt.is_some()
+    pub fn can_be_handed_over(&self) -> bool {
+        !matches!(self.kind.hand_over, HandOver::Refused)
     }
 
-    /// Whether another process has the same by opening it: nothing would be missed of what it holds.
-    #[must_use]
-    pub fn holds_nothing(&self) -> bool {
-        self.kind.word == wire::HAIRPIN.word
-    }
-
-    /// Goes on with one by that descriptor.
-    #[must_use]
-    pub fn adopt(&self, fd: OwnedFd, config: LinkConfig, slack: Nanos) -> Option<Box<dyn Uplink>> {
-        Some((self.kind.adopt?)(&self.operand, fd, config, slack))
+    /// Goes on with one that another process has had: `descriptor` is asked for the one that has been handed over if it
+    /// takes one, and `position` is how far it has come, if it comes far.
+    ///
+    /// # Errors
+    /// [`OpenError`], in one line.
+    pub fn go_on(
+        &self,
+        descriptor: impl FnOnce() -> std::io::Result<OwnedFd>,
+        position: Option<Position>,
+        config: LinkConfig,
+        slack: Nanos,
+    ) -> Opened {
+        match (self.kind.hand_over, position) {
+            (HandOver::Descriptor(adopt), _) => {
+                let fd = descriptor().map_err(|source| OpenError {
+                    uplink: self.to_string(),
+                    source,
+                    help: "the process that had it has not handed it over".to_owned(),
+                })?;
+                adopt(&self.operand, fd, config, slack)
+            }
+            (HandOver::Position(go_on), Some(position)) => {
+                go_on(&self.operand, position, config, slack)
+            }
+            _ => self.open(config, slack),
+        }
     }
 }
 
@@ -300,6 +335,11 @@ pub trait Uplink: fmt::Display + Send {
 
     /// What another process needs to go on with it, if a descriptor is all; what has come and is not taken waits there.
     fn descriptor(&self) -> Option<BorrowedFd<'_>> {
+        None
+    }
+
+    /// How far it has come with what it plays, if it does: what is not taken comes later.
+    fn position(&self, _now: Nanos) -> Option<Position> {
         None
     }
 

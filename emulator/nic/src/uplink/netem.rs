@@ -139,12 +139,12 @@ impl Netem {
         self.release(uplink, now, pool, lost);
     }
 
+    /// When something of what is held back goes on.
     pub(crate) fn next(&mut self, uplink: &mut dyn Uplink) -> Option<Nanos> {
-        let own = match self.queue.first() {
+        match self.queue.first() {
             None => self.queue.next(),
             Some(_) => uplink.tx_room_at(),
-        };
-        uplink.next().into_iter().chain(own).min()
+        }
     }
 
     pub(crate) fn slept(&mut self) {

@@ -8,7 +8,7 @@ use rustix::io::Errno;
 use vf_vhost::packet_socket::{PacketSocket, Received};
 
 use super::tap::{HeaderDevice, Tap};
-use super::{Kind, OpenError};
+use super::{HandOver, Kind, OpenError};
 
 /// `packet NAME`.
 pub(super) const KIND: Kind = Kind {
@@ -26,9 +26,14 @@ pub(super) const KIND: Kind = Kind {
         let name = format!("packet {name}");
         Ok(Box::new(Tap::of(name, socket, config, slack)))
     },
-    adopt: Some(|name, fd, config, slack| {
+    hand_over: HandOver::Descriptor(|name, fd, config, slack| {
         let name = format!("packet {name}");
-        Box::new(Tap::of(name, PacketSocket::from(fd), config, slack))
+        Ok(Box::new(Tap::of(
+            name,
+            PacketSocket::from(fd),
+            config,
+            slack,
+        )))
     }),
 };
 

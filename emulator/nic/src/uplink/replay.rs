@@ -9,7 +9,9 @@ use vf_model::duration::Duration;
 use vf_model::{Counter, Link, LinkConfig, Nanos};
 use vf_vhost::net_hdr::MAX_FRAME;
 
-use super::{Arrivals, Kind, Lost, OpenError, Statistic, TxFrame, TxRoom, Uplink};
+use super::{
+    Arrivals, HandOver, Kind, Lost, OpenError, Position, Statistic, TxFrame, TxRoom, Uplink,
+};
 use crate::capture::read::read;
 use crate::queue::Pool;
 
@@ -23,16 +25,21 @@ pub(super) const KIND: Kind = Kind {
     of_this_machine: false,
     is_device: false,
     check: |words| read(Path::new(Settings::parse(words)?.file)).map(drop),
-    open: |words, config, slack| {
-        let replay = Replay::open(words, config, slack).map_err(|why| OpenError {
-            uplink: format!("pcap {words}"),
-            source: std::io::Error::other(why),
-            help: "it is a file that 'vfnic capture', tcpdump or Wireshark has written".to_owned(),
-        })?;
+    open: |words, config, slack| Ok(Box::new(open(words, config, slack)?)),
+    hand_over: HandOver::Position(|words, position, config, slack| {
+        let mut replay = open(words, config, slack)?;
+        replay.go_on(position);
         Ok(Box::new(replay))
-    },
-    adopt: None,
+    }),
 };
+
+fn open(words: &str, config: LinkConfig, slack: Nanos) -> Result<Replay, OpenError> {
+    Replay::open(words, config, slack).map_err(|why| OpenError {
+        uplink: format!("pcap {words}"),
+        source: std::io::Error::other(why),
+        help: "it is a file that 'vfnic capture', tcpdump or Wireshark has written".to_owned(),
+    })
+}
 
 /// What the words say.
 #[derive(Debug, PartialEq, Eq)]
@@ -79,8 +86,10 @@ struct Replay {
     next: usize,
     delay: Nanos,
     repeat: bool,
-    /// When it has begun.
-    began: Option<Nanos>,
+    /// When that one comes, once it has begun.
+    due: Option<Nanos>,
+    /// How far another process has come with it, if one has played it before.
+    taken: Option<Position>,
     link: Link,
     slack: Nanos,
     /// Frames that have come.
@@ -114,17 +123,42 @@ impl Replay {
             next: 0,
             delay,
             repeat,
-            began: None,
+            due: None,
+            taken: None,
             link: Link::new(config),
             slack,
             replayed: Arc::default(),
         })
     }
 
-    /// When the next frame comes, if it has begun.
-    fn due(&self) -> Option<Nanos> {
-        let (at, _) = self.frames.get(self.next)?;
-        Some(self.began? + *at)
+    /// Goes on where another process has been, if the file is as long as it was: else from its beginning, or not at all.
+    fn go_on(&mut self, position: Position) {
+        let is_there = position.next < self.frames.len() || !self.repeat;
+        self.taken = Some(position).filter(|_| is_there);
+    }
+
+    /// When the next frame comes: it has begun by now.
+    fn begin(&mut self, now: Nanos) -> Nanos {
+        if let Some(Position { next, comes_in }) = self.taken.take() {
+            self.next = next;
+            self.due = Some(now + comes_in);
+        }
+        *self.due.get_or_insert(now + self.delay)
+    }
+
+    /// One has come at `due`, and there is another one.
+    fn step(&mut self, due: Nanos) {
+        let at = |n: usize| self.frames.get(n).map(|(at, _)| *at);
+        let (was, is) = (at(self.next), at(self.next + 1));
+        self.next += 1;
+        self.due = match (was, is) {
+            (Some(was), Some(is)) => Some(due + is.saturating_sub(was)),
+            _ if self.repeat => {
+                self.next = 0;
+                Some(due + PAUSE)
+            }
+            _ => Some(due),
+        };
     }
 }
 
@@ -151,34 +185,37 @@ impl Uplink for Replay {
     }
 
     fn rx_burst(&mut self, now: Nanos, limit: usize, pool: &Pool, arrivals: &mut Arrivals) {
-        self.began.get_or_insert(now + self.delay);
         for _ in 0..limit {
-            let Some(due) = self.due().filter(|due| *due <= now) else {
+            let due = self.begin(now);
+            let Some((_, bytes)) = self.frames.get(self.next).filter(|_| due <= now) else {
                 return;
             };
-            let (_, bytes) = &self.frames[self.next];
             let mut frame = pool.take(bytes.len());
             frame.offload = Default::default();
             frame.data.clear();
             frame.data.extend_from_slice(bytes);
             arrivals.frames.push(frame);
-            self.next += 1;
+            self.step(due);
             if self.next == self.frames.len() {
-                match self.repeat {
-                    true => (self.next, self.began) = (0, Some(due + PAUSE)),
-                    false => tracing::info!("{self}: all {} frames have come", self.next),
-                }
+                tracing::info!("{self}: all {} frames have come", self.next);
             }
             self.replayed.add(1);
         }
     }
 
     fn next(&mut self) -> Option<Nanos> {
-        match self.began {
-            // As soon as it can.
-            None if !self.frames.is_empty() => Some(Nanos(0)),
-            _ => self.due(),
-        }
+        self.frames.get(self.next)?;
+        // It begins as soon as it can.
+        Some(self.due.unwrap_or(Nanos(0)))
+    }
+
+    fn position(&self, now: Nanos) -> Option<Position> {
+        let due = self.due.unwrap_or(now + self.delay);
+        let here = Position {
+            next: self.next,
+            comes_in: due.saturating_sub(now),
+        };
+        Some(self.taken.unwrap_or(here))
     }
 
     fn statistics(&self) -> Vec<Statistic> {

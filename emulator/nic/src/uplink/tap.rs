@@ -18,7 +18,9 @@ use vf_vhost::features::VirtioFeatures;
 use vf_vhost::net_hdr::{MAX_FRAME, NetHdr};
 use vf_vhost::packet_socket::Received;
 
-use super::{ARRIVAL, Arrivals, Kind, Lost, OpenError, Statistic, TxFrame, TxRoom, Uplink};
+use super::{
+    ARRIVAL, Arrivals, HandOver, Kind, Lost, OpenError, Statistic, TxFrame, TxRoom, Uplink,
+};
 use crate::queue::Pool;
 
 /// The virtio-net header as a tap device uses it (no `num_buffers`).
@@ -52,9 +54,9 @@ pub(super) const KIND: Kind = Kind {
             ),
         }),
     },
-    adopt: Some(|name, fd, config, slack| {
+    hand_over: HandOver::Descriptor(|name, fd, config, slack| {
         let name = format!("tap {name}");
-        Box::new(Tap::of(name, File::from(fd), config, slack))
+        Ok(Box::new(Tap::of(name, File::from(fd), config, slack)))
     }),
 };
 

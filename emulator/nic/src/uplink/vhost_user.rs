@@ -13,7 +13,7 @@ use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
 
 use super::tap::{HEADER, HeaderDevice, Tap};
-use super::{Kind, OpenError};
+use super::{HandOver, Kind, OpenError};
 use crate::sandbox::Sandbox;
 use crate::tap_port::{Device, Port};
 
@@ -36,7 +36,8 @@ pub(super) const KIND: Kind = Kind {
         })?;
         Ok(Box::new(Tap::of(name, back_end, config, slack)))
     },
-    adopt: None,
+    // Its virtqueues are this process' memory, and frames are in them.
+    hand_over: HandOver::Refused,
 };
 
 /// The way to the thread, and whether there is a back end behind it.

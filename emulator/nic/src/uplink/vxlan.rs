@@ -8,7 +8,7 @@ use std::collections::HashMap;
 use std::fmt;
 use std::io::{self, IoSlice};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 
 use mio::unix::SourceFd;
 use mio::{Interest, Registry};
@@ -22,7 +22,9 @@ use vf_model::{Counter, DropReason, Link, LinkConfig, MacAddr, Nanos};
 
 use self::header::{Vni, unwrap, wrap};
 use super::plain::{finish, segments};
-use super::{ARRIVAL, Arrivals, Kind, Lost, OpenError, Statistic, TxFrame, TxRoom, Uplink};
+use super::{
+    ARRIVAL, Arrivals, HandOver, Kind, Lost, OpenError, Opened, Statistic, TxFrame, TxRoom, Uplink,
+};
 use crate::queue::{Frame, Pool};
 
 /// The port of VXLAN (RFC 7348 5).
@@ -46,8 +48,15 @@ pub(super) const KIND: Kind = Kind {
     of_this_machine: true,
     is_device: false,
     check: |words| Settings::parse(words).map(drop),
-    open: |words, config, slack| {
-        match Vxlan::open(words, config, slack) {
+    open: |words, config, slack| opened(words, Vxlan::open(words, config, slack)),
+    // Behind which host a station is, is learned again.
+    hand_over: HandOver::Descriptor(|words, fd, config, slack| {
+        opened(words, Vxlan::of(words, fd.into(), config, slack))
+    }),
+};
+
+fn opened(words: &str, vxlan: io::Result<Vxlan>) -> Opened {
+    match vxlan {
         Ok(vxlan) => Ok(Box::new(vxlan)),
         Err(source) => Err(OpenError {
             uplink: format!("vxlan {words}"),
@@ -55,9 +64,7 @@ pub(super) const KIND: Kind = Kind {
             help: "local is an address of this host, and dstport a UDP port that nobody else has there; a kernel's vxlan device takes 4789, too".to_owned(),
         }),
     }
-    },
-    adopt: None,
-};
+}
 
 /// What the words say.
 #[derive(Debug, PartialEq, Eq)]
@@ -173,9 +180,14 @@ impl Vxlan {
         // As much as bursts need, if the system allows it.
         let _ = rustix::net::sockopt::set_socket_recv_buffer_size(&socket, 4 << 20);
         let _ = rustix::net::sockopt::set_socket_send_buffer_size(&socket, 4 << 20);
+        Vxlan::of(words, socket, config, slack)
+    }
+
+    /// A tunnel by its socket, which is as it is to be.
+    fn of(words: &str, socket: UdpSocket, config: LinkConfig, slack: Nanos) -> io::Result<Vxlan> {
         Ok(Vxlan {
             words: words.to_owned(),
-            settings,
+            settings: Settings::parse(words).map_err(io::Error::other)?,
             socket,
             stations: HashMap::new(),
             link: Link::new(config),
@@ -295,6 +307,10 @@ impl Uplink for Vxlan {
                 false => arrivals.frames.push(frame),
             }
         }
+    }
+
+    fn descriptor(&self) -> Option<BorrowedFd<'_>> {
+        Some(self.socket.as_fd())
     }
 
     fn next(&mut self) -> Option<Nanos> {

@@ -10,7 +10,7 @@ use rtrb::{Consumer, Producer, RingBuffer};
 use vf_model::{DropReason, Link, LinkConfig, Nanos};
 
 use super::transmitter::Transmitter;
-use super::{Arrivals, Kind, Lost, TxFrame, TxRoom, Uplink};
+use super::{Arrivals, HandOver, Kind, Lost, TxFrame, TxRoom, Uplink};
 use crate::queue::{Doorbell, Frame, Pool, cost};
 
 /// Frames that may be on their way in one direction: more than 10 GbE holds in any sensible propagation delay.
@@ -29,7 +29,7 @@ pub(super) const HAIRPIN: Kind = Kind {
     is_device: false,
     check: |_| Ok(()),
     open: |_, config, slack| Ok(Box::new(WireEnd::hairpin(config, slack))),
-    adopt: None,
+    hand_over: HandOver::Anew,
 };
 
 struct InFlight {

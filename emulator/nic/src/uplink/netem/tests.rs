@@ -84,10 +84,11 @@ impl Impaired {
         }
     }
     fn next(&mut self) -> Option<Nanos> {
-        match &mut self.netem {
+        let held = match &mut self.netem {
             Some(netem) => netem.next(&mut *self.uplink),
-            None => self.uplink.next(),
-        }
+            None => None,
+        };
+        self.uplink.next().into_iter().chain(held).min()
     }
 }
 
