@@ -57,6 +57,7 @@ while (($#)); do
 done
 
 guest_mac=02:00:00:00:0c:01     # goes with the guest
+patience=60                     # seconds that anything may take, on a machine that does something else
 nobody=02:00:00:00:0c:ff        # of a VF whose guest is elsewhere
 peer_mac=$(nic_mac a 1)
 # Guests send to each other and to nobody else, so that each frame has one receiver.
@@ -111,7 +112,7 @@ set_mac() { nic_control --nic "$1" vf 0 set mac "$2" >/dev/null; } # NIC MAC
 
 # The guest is stopped when its address moves from one NIC to the other: as with hardware, that is the administrator's to do.
 migrate() { # FROM TO NIC OTHER
-    local from=$1 to=$2 nic=$3 other=$4 until=$((SECONDS + 10)) uri="unix:$run/$2.migration"
+    local from=$1 to=$2 nic=$3 other=$4 until=$((SECONDS + patience)) uri="unix:$run/$2.migration"
     local events='{"capability": "events", "state": true}' pause='{"capability": "pause-before-switchover", "state": true}'
     boot "$to" "$other" "$guest_mac" 0 -incoming defer
     ask "$to" migrate-set-capabilities "{\"capabilities\": [$events]}"
@@ -120,17 +121,17 @@ migrate() { # FROM TO NIC OTHER
         guest_alive "$to" && ((SECONDS < until)) || broken "QEMU does not connect to NIC $other: $(tail -n 2 "$run/$to.errors")" || return
         sleep 0.05
     done
-    says "$to" '"status": "setup"' 10 || broken "QEMU does not wait for a guest: $(tail -n 2 "$run/$to.qmp")" || return
+    says "$to" '"status": "setup"' $patience || broken "QEMU does not wait for a guest: $(tail -n 2 "$run/$to.qmp")" || return
     ask "$from" migrate-set-capabilities "{\"capabilities\": [$events, $pause]}"
     ask "$from" migrate-set-parameters '{"max-bandwidth": 4294967296}'
     ask "$from" migrate "{\"uri\": \"$uri\"}"
-    says "$from" '"status": "pre-switchover"' 120 || broken "the migration does not come to its end: $(tail -n 2 "$run/$from.qmp")" || return
+    says "$from" '"status": "pre-switchover"' $((2 * patience)) || broken "the migration does not come to its end: $(tail -n 2 "$run/$from.qmp")" || return
     set_mac "$nic" "$nobody" && set_mac "$other" "$guest_mac" || return
     ask "$from" migrate-continue '{"state": "pre-switchover"}'
-    says "$to" '"event": "RESUME"' 30 || broken "the guest does not go on: $(tail -n 2 "$run/$to.qmp" "$run/$to.errors")" || return
-    says "$from" '"status": "completed"' 10 || broken "QEMU does not say that it is done" || return
+    says "$to" '"event": "RESUME"' $patience || broken "the guest does not go on: $(tail -n 2 "$run/$to.qmp" "$run/$to.errors")" || return
+    says "$from" '"status": "completed"' $patience || broken "QEMU does not say that it is done" || return
     ask "$from" query-migrate
-    says "$from" '"downtime"' 10 || return
+    says "$from" '"downtime"' $patience || return
     end "$from"
 }
 
@@ -139,13 +140,15 @@ pings() { reply_so_far peer "$ping_job" | sed -n 's/.*seq=\([0-9]*\).*/\1/p' | s
     NR > 1 && $1 > last + 1 { lost += $1 - last - 1 } { last = $1 } END { printf "%d %d\n", last, lost }'; }
 
 main() {
-    local n nic=a other=b from to downtime lost before=0 code=0
+    local n nic=a other=b from to downtime lost said before=0 code=0
     open_session
     find_vfnic
     guest_kernel=linux-image-cloud-amd64
     need_programs
     build_image || fail "cannot build the guest"
     choose_accelerator
+    read -r n _ < <(qemu_version)
+    [[ $accelerator == tcg ]] && ((n < 9)) && note "QEMU before 9.0 loses what a guest without KVM writes while it migrates, whatever its NIC: see README.md"
     nic_configure ''
     nic_start || broken "vfnic does not start: $(tail -n 3 "$run/vfnic.log")" || return
     for n in 0 1; do nic_path "$n" "$path" || return; done
@@ -178,7 +181,8 @@ main() {
     reply_so_far peer "$stream_job" | grep -E 'Mbits|Kbits|  0.00 bits' >"$run/stream"
     awk '{ for (i = 1; i < NF; i++) if ($(i + 1) ~ /bits\/sec/) { n++; if ($i + 0 == 0) still++ } }
         END { printf "TCP: %d seconds, %d of them with nothing\n", n, still }' "$run/stream"
-    run_in "$to" 10 "dmesg | grep -E 'BUG:|WARNING:|NETDEV WATCHDOG' && exit 1; exit 0" || broken "the guest complains" || code=1
+    said=$(run_in "$to" 120 "dmesg | grep -E 'BUG:|WARNING:|NETDEV WATCHDOG'; true") || broken "the guest does not answer any more" || code=1
+    [[ -z $said ]] || broken "the guest complains: $said" || code=1
     guest_kill_all
     sleep 1
     # But for what announces a guest that has moved: QEMU asks for it five times, and two other VFs may get it.
@@ -190,7 +194,7 @@ main() {
 }
 
 goes_on() { # more pings are answered than a moment ago
-    local until=$((SECONDS + 20)) first now
+    local until=$((SECONDS + patience)) first now
     read -r first _ < <(pings)
     while :; do
         sleep 0.2

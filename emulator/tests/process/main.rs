@@ -4,6 +4,7 @@
 // All of it is test code; what is not a `#[test]` itself only serves one.
 #![allow(clippy::unwrap_used)]
 
+mod attack;
 mod batch;
 mod blocking;
 mod capture;
@@ -19,6 +20,7 @@ mod host;
 mod hostile;
 mod idle;
 mod impairments;
+mod in_use;
 mod kills;
 mod link_method;
 mod logging;
@@ -28,6 +30,7 @@ mod num_vfs;
 mod policy;
 mod port;
 mod protocol;
+mod random;
 mod ready;
 mod refused;
 mod restart;

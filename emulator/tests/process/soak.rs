@@ -5,7 +5,6 @@
 //! A few seconds, or `VFNIC_SOAK_SECONDS`; the same choices for the same `VFNIC_SOAK_SEED`, which is printed.
 
 use std::collections::BTreeMap;
-use std::fs;
 use std::time::{Duration, Instant};
 
 use vf_guest::frontend::Frontend;
@@ -13,7 +12,9 @@ use vf_guest::net::{NetConfig, NetHeader, RxFrame, feature};
 use vfnic::control::{NicCommand, Request, Response, ask};
 
 use crate::emulator::{Emulator, wait_for};
+use crate::in_use::{InUse, resident};
 use crate::port::{ETHERTYPE, try_start};
+use crate::random::Random;
 
 const VFS: usize = 64;
 /// How much more memory the process may have than at the first rest, in kB.
@@ -21,34 +22,10 @@ const SLACK: u64 = 24 << 10;
 /// Choices between two rests.
 const CHOICES: usize = 4000;
 
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, n: usize) -> usize {
-        self.0 = self
-            .0
-            .wrapping_mul(6_364_136_223_846_793_005)
-            .wrapping_add(1_442_695_040_888_963_407);
-        ((self.0 >> 33) % n as u64) as usize
-    }
-
-    fn of<T: Copy>(&mut self, all: &[T]) -> T {
-        all[self.below(all.len())]
-    }
-}
-
 /// A guest, and how many frames it has put on its ring.
 struct Guest {
     net: vf_guest::net::NetDevice,
     offered: u64,
-}
-
-/// What the process has in use.
-#[derive(Clone, Debug, PartialEq)]
-struct InUse {
-    descriptors: usize,
-    threads: usize,
-    mappings: usize,
 }
 
 struct Soak {
@@ -239,29 +216,7 @@ impl Soak {
         );
         // A thread that closes what a front end has sent stays a fifth of a second for more.
         std::thread::sleep(Duration::from_secs(1));
-        self.in_use()
-    }
-
-    fn in_use(&self) -> InUse {
-        let proc = |what: &str| format!("/proc/{}/{what}", self.emulator.pid());
-        let count = |what| fs::read_dir(proc(what)).unwrap().count();
-        let maps = fs::read_to_string(proc("maps")).unwrap();
-        InUse {
-            descriptors: count("fd"),
-            threads: count("task"),
-            // Guests' memory; what the allocator maps is in the memory that is counted.
-            mappings: maps.lines().filter(|line| line.contains("memfd:")).count(),
-        }
-    }
-
-    /// Resident memory, in kB.
-    fn resident(&self) -> u64 {
-        let status = fs::read_to_string(format!("/proc/{}/status", self.emulator.pid())).unwrap();
-        let rss = status
-            .lines()
-            .find_map(|line| line.strip_prefix("VmRSS:"))
-            .unwrap();
-        rss.trim().trim_end_matches(" kB").parse().unwrap()
+        InUse::of(self.emulator.pid())
     }
 }
 
@@ -281,13 +236,14 @@ fn a_storm_of_everything_leaves_the_books_closed_and_nothing_behind() {
             soak.choose();
         }
         let now = soak.rest();
-        let (in_use, resident) = first.get_or_insert_with(|| (now.clone(), soak.resident()));
+        let (in_use, memory) =
+            first.get_or_insert_with(|| (now.clone(), resident(soak.emulator.pid())));
         if now != *in_use {
             wait_for("as much in use as at the first rest", || {
-                (soak.in_use() == *in_use).then_some(())
+                (InUse::of(soak.emulator.pid()) == *in_use).then_some(())
             });
         }
-        let grown = soak.resident().saturating_sub(*resident);
+        let grown = resident(soak.emulator.pid()).saturating_sub(*memory);
         assert!(grown < SLACK, "{grown} kB more than at the first rest");
     }
 }
