@@ -242,7 +242,7 @@ impl DirectPlane {
     }
 
     /// Leaves what comes from outside the process where another one finds it, or takes it again.
-    pub(super) fn set_deaf(&mut self, now: Nanos, deaf: bool) {
+    pub(crate) fn set_deaf(&mut self, now: Nanos, deaf: bool) {
         self.out.egress.set_deaf(now, deaf);
     }
 

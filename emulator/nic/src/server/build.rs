@@ -103,6 +103,12 @@ pub(super) fn build_hosts(
             refusal,
         })?;
         made.set_place(h, WIRE_SLACK);
+        // What comes from outside the process waits there until guests have their rings, or stays the other process'.
+        if taken.is_some() {
+            for worker in &mut made.workers {
+                worker.set_deaf(Nanos(0), true);
+            }
+        }
         let thread = DataThread::new(format!("hyp-{}", nic.name));
         let mut thread = thread.map_err(system("thread"))?;
         thread.confine(sandbox);
