@@ -1,8 +1,9 @@
 # shellcheck shell=bash disable=SC2154,SC2034 # variables of the script that includes this
 # The guest: a distribution kernel and an initramfs of busybox, iperf3, the virtio modules and guest/init.
-# Reads: here, cache, guests, tool. Provides: guest_programs, guest_modules, guest_kernel (what an example may want besides), build_image; sets kernel (file), initramfs (file), release (of the kernel).
+# Reads: here, cache, guests, tool. Provides: guest_programs, guest_files, guest_modules, guest_kernel (what an example may want besides), build_image; sets kernel (file), initramfs (file), release (of the kernel).
 
 guest_programs=()                         # further programs in the guest
+guest_files=()                            # and files at their own places, with the libraries that they are linked with
 guest_modules=(virtio_pci virtio_net)     # its drivers
 guest_kernel=linux-image-cloud-amd64      # of QEMU's guests, a package or a folder with one unpacked; linux-image-amd64 has drivers of real hardware, too
 
@@ -38,11 +39,22 @@ unpack_kernel() {
 }
 
 add_program() { # ROOT FILE: the program and the libraries that it is linked with
+    install -D "$(realpath "$2")" "$1/usr/bin/$(basename "$2")"
+    add_libraries "$1" "$2"
+}
+
+add_libraries() { # ROOT FILE: those that it is linked with
     local root=$1 file=$2 library
-    install -D "$(realpath "$file")" "$root/usr/bin/$(basename "$file")"
     { ldd "$file" 2>/dev/null || true; } | grep -o '/[^ ]*' | while read -r library; do
-        install -D "$(realpath "$library")" "$root$library"
+        add_file "$root" "$library"
     done
+}
+
+add_file() { # ROOT FILE: where it really is, and its name as a link to that: two copies of a library would be two libraries
+    local real
+    real=$(realpath "$2")
+    [[ -f $1$real ]] || install -D "$real" "$1$real"
+    [[ $real == "$2" ]] || { mkdir -p "$1$(dirname "$2")" && ln -sfn "$real" "$1$2"; }
 }
 
 add_modules() { # ROOT: the drivers, uncompressed, and the order to load them in
@@ -70,7 +82,7 @@ build_image() {
         folder=$(unpack_package netperf) || fail "netperf is not to be had (Debian: component non-free); use --tool iperf3"
         programs+=("$folder/usr/bin/netperf" "$folder/usr/bin/netserver")
     fi
-    key=$(cat "$here/guest/init" "$here/lib/image.sh" "$(type -P busybox)" "${programs[@]}" <(echo "$kernel ${guest_modules[*]}") | sha256sum | cut -c 1-16)
+    key=$(cat "$here/guest/init" "$here/lib/image.sh" "$(type -P busybox)" "${programs[@]}" "${guest_files[@]}" <(echo "$kernel ${guest_modules[*]}") | sha256sum | cut -c 1-16)
     initramfs=$cache/initramfs-$key.gz
     [[ -f $initramfs ]] && return
     root=$(mktemp -d "$cache/root.XXXXXX")
@@ -78,6 +90,10 @@ build_image() {
     cp "$(type -P busybox)" "$root/bin/busybox"
     install -m 755 "$here/guest/init" "$root/init"
     for file in "${programs[@]}"; do add_program "$root" "$file"; done
+    for file in "${guest_files[@]}"; do
+        add_file "$root" "$file"
+        add_libraries "$root" "$file"
+    done
     add_modules "$root"
     echo '127.0.0.1 localhost' >"$root/etc/hosts"
     echo 'hosts: files' >"$root/etc/nsswitch.conf"
