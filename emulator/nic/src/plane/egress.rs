@@ -193,7 +193,7 @@ impl Egress {
     }
 
     /// Sends a frame, at the latest at the end of the round. The port fills a short one up, as IEEE 802.3 wants it.
-    #[inline]
+    #[inline(always)]
     pub(super) fn send(
         &mut self,
         now: Nanos,

@@ -213,7 +213,7 @@ impl Outside {
     }
 
     /// Sends a guest's frame to the wire; false if it has to wait for that.
-    #[inline]
+    #[inline(always)]
     pub(super) fn send(
         &mut self,
         now: Nanos,
