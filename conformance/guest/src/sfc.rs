@@ -28,6 +28,8 @@ pub mod reg {
     pub const RX_TAIL: u64 = 0x830;
     /// The end of the transmit descriptors.
     pub const TX_TAIL: u64 = 0xa18;
+    /// Bytes of an interface's window.
+    pub const WINDOW: u64 = 8192;
 }
 
 /// Requests to the controller (MCDI).
@@ -36,6 +38,8 @@ pub mod command {
     pub const DRV_ATTACH: u16 = 0x1c;
     /// Forget what the last one has made.
     pub const ENTITY_RESET: u16 = 0x20;
+    /// The longest frame.
+    pub const SET_MAC: u16 = 0x2c;
     /// An event queue.
     pub const INIT_EVQ: u16 = 0x80;
     /// A receive ring.
@@ -46,6 +50,8 @@ pub mod command {
     pub const FILTER_OP: u16 = 0x8a;
     /// Interfaces.
     pub const ALLOC_VIS: u16 = 0x8b;
+    /// A spread of flows over queues.
+    pub const RSS_CONTEXT_ALLOC: u16 = 0x9e;
     /// The function's address.
     pub const VPORT_GET_MAC_ADDRESSES: u16 = 0xaa;
 }
@@ -143,6 +149,8 @@ pub struct Sfc {
     /// The frame that has not ended, and those that have.
     partial: Vec<u8>,
     received: VecDeque<Received>,
+    /// Events of the controller, in order.
+    news: VecDeque<u64>,
     reaped: u16,
 }
 
@@ -169,6 +177,7 @@ impl Sfc {
             checksums: None,
             partial: Vec::new(),
             received: VecDeque::new(),
+            news: VecDeque::new(),
             reaped: 0,
         };
         driver.attach(registers)?;
@@ -353,6 +362,27 @@ impl Sfc {
         self.received.pop_front()
     }
 
+    /// What the controller has said without being asked.
+    pub fn news(&mut self) -> Option<u64> {
+        self.look();
+        self.news.pop_front()
+    }
+
+    /// Where its requests are in the guest's memory.
+    pub fn request(&self) -> u64 {
+        self.request
+    }
+
+    /// Where its events are.
+    pub fn events(&self) -> u64 {
+        self.events
+    }
+
+    /// Wants an interrupt for the next event.
+    pub fn arm(&mut self, registers: &mut impl Registers) {
+        registers.write(reg::EVENT_READ, self.event.into());
+    }
+
     /// Takes all events that there are.
     fn look(&mut self) {
         loop {
@@ -372,6 +402,7 @@ impl Sfc {
                     self.reaped += (oldest + SIZE - self.tx.oldest) % SIZE;
                     self.tx.oldest = oldest;
                 }
+                12 => self.news.push_back(event),
                 _ => {}
             }
         }

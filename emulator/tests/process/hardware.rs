@@ -44,7 +44,7 @@ impl Intel {
 }
 
 /// A kernel of User-Mode Linux with one on its bus.
-fn uml(socket: &Path) -> Intel<Bus> {
+pub(crate) fn uml(socket: &Path) -> Intel<Bus> {
     let frontend = wait_for("a session", || Frontend::connect(socket).ok());
     let memory = Arc::new(GuestMemory::new(4 << 20, true).unwrap());
     let mut alloc = Allocator::new(memory.regions()[0].layout());

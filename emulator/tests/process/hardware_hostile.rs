@@ -18,7 +18,7 @@ use crate::emulator::{Emulator, wait_for};
 use crate::hardware::Intel;
 use crate::port::{Port, pass};
 
-const NIC: &str = "\
+pub(crate) const NIC: &str = "\
 [[nic]]
 name = 'a'
 vfs = 4
@@ -30,25 +30,29 @@ index = 1
 device = 'sfc'
 ";
 
-const DMA_MAP: u16 = 2;
-const SET_IRQS: u16 = 8;
-const READ: u16 = 9;
-const WRITE: u16 = 10;
-const WRITE_MULTI: u16 = 15;
+pub(crate) const DMA_MAP: u16 = 2;
+pub(crate) const SET_IRQS: u16 = 8;
+pub(crate) const READ: u16 = 9;
+pub(crate) const WRITE: u16 = 10;
+pub(crate) const WRITE_MULTI: u16 = 15;
 const POSTED: u32 = 1 << 4;
 
 /// How long floods last.
 const FLOOD: Duration = Duration::from_millis(300);
 
 /// A NIC with VFs of hardware, and two others.
-struct Beside {
-    emulator: Emulator,
+pub(crate) struct Beside {
+    pub(crate) emulator: Emulator,
     victims: [Port; 2],
 }
 
 impl Beside {
-    fn new(words: &str) -> Beside {
-        let emulator = Emulator::with_config(&format!("{words}{NIC}"));
+    pub(crate) fn new(words: &str) -> Beside {
+        Beside::with_nic(words, NIC)
+    }
+
+    pub(crate) fn with_nic(words: &str, nic: &str) -> Beside {
+        let emulator = Emulator::with_config(&format!("{words}{nic}"));
         let victims = ["a-vf2.sock", "a-vf3.sock"].map(|name| Port::open(&emulator.path(name)));
         Beside { emulator, victims }
     }
@@ -57,25 +61,34 @@ impl Beside {
         Intel::probe(&self.emulator.path("a-vf0.sock"))
     }
 
-    fn raw(&self, vf: usize) -> Raw {
+    pub(crate) fn victims(&mut self) -> &mut [Port; 2] {
+        &mut self.victims
+    }
+
+    pub(crate) fn raw(&self, vf: usize) -> Raw {
         Raw::agreed(&self.emulator.path(&format!("a-vf{vf}.sock")))
     }
 
     /// The others pass frames.
     #[track_caller]
-    fn pass(&mut self) {
+    pub(crate) fn pass(&mut self) {
         let [a, b] = &mut self.victims;
         pass(a, b);
     }
 
     /// They do, and nothing was said about them; and both functions can be had again.
     #[track_caller]
-    fn unharmed(&mut self, what: &str) {
-        assert!(self.emulator.lives(), "{what}: the process has ended");
-        self.pass();
+    pub(crate) fn unharmed(&mut self, what: &str) {
+        self.others_noticed_nothing(what);
         self.intel().pass(&mut self.victims[0]);
         let solarflare = self.emulator.path("a-vf1.sock");
         wait_for("a session", || Client::new(&solarflare).ok());
+    }
+
+    #[track_caller]
+    pub(crate) fn others_noticed_nothing(&mut self, what: &str) {
+        assert!(self.emulator.lives(), "{what}: the process has ended");
+        self.pass();
         for vf in [2, 3] {
             let vf = self.emulator.vf(0, vf);
             assert_eq!((vf.sessions, vf.refusals), (1, 0), "{what}: {vf:?}");
@@ -100,10 +113,17 @@ impl Beside {
 }
 
 /// A client that says anything.
-struct Raw(UnixStream);
+pub(crate) struct Raw(UnixStream);
 
 impl Raw {
     fn agreed(socket: &Path) -> Raw {
+        let mut raw = Raw::silent(socket);
+        assert_eq!(raw.asks(1, &[0, 0, 1, 0], &[]), Some(0));
+        raw
+    }
+
+    /// One that has not said which version it speaks.
+    pub(crate) fn silent(socket: &Path) -> Raw {
         let stream = wait_for("a socket", || UnixStream::connect(socket).ok());
         stream
             .set_read_timeout(Some(Duration::from_secs(20)))
@@ -111,9 +131,11 @@ impl Raw {
         stream
             .set_write_timeout(Some(Duration::from_secs(1)))
             .unwrap();
-        let mut raw = Raw(stream);
-        assert_eq!(raw.asks(1, &[0, 0, 1, 0], &[]), Some(0));
-        raw
+        Raw(stream)
+    }
+
+    pub(crate) fn stream(&self) -> &UnixStream {
+        &self.0
     }
 
     /// A BAR that answers and reaches this memory.
@@ -128,7 +150,12 @@ impl Raw {
     }
 
     /// Says it and answers the error that comes back, or nothing if the session ends.
-    fn asks(&mut self, command: u16, payload: &[u8], fds: &[BorrowedFd<'_>]) -> Option<u32> {
+    pub(crate) fn asks(
+        &mut self,
+        command: u16,
+        payload: &[u8],
+        fds: &[BorrowedFd<'_>],
+    ) -> Option<u32> {
         let size = payload.len() as u32 + 16;
         let message = [&head(command, size, 0), payload].concat();
         self.says(&message, fds)?;
@@ -141,7 +168,7 @@ impl Raw {
         Some(if flags & 1 << 5 == 0 { 0 } else { error })
     }
 
-    fn says(&mut self, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> Option<()> {
+    pub(crate) fn says(&mut self, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> Option<()> {
         let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(32))];
         let mut control = SendAncillaryBuffer::new(&mut space);
         if !fds.is_empty() {
@@ -153,7 +180,7 @@ impl Raw {
     }
 
     /// Writes registers and waits for nothing; as much as the socket takes.
-    fn posts(&mut self, bar: u32, writes: &[(u64, u32)]) {
+    pub(crate) fn posts(&mut self, bar: u32, writes: &[(u64, u32)]) {
         let messages = writes.iter().flat_map(|(offset, value)| {
             let payload = write(bar, *offset, &value.to_le_bytes());
             [
@@ -184,7 +211,7 @@ impl Raw {
     }
 }
 
-fn head(command: u16, size: u32, flags: u32) -> [u8; 16] {
+pub(crate) fn head(command: u16, size: u32, flags: u32) -> [u8; 16] {
     let mut head = [0; 16];
     head[2..4].copy_from_slice(&command.to_ne_bytes());
     head[4..8].copy_from_slice(&size.to_ne_bytes());
@@ -192,19 +219,19 @@ fn head(command: u16, size: u32, flags: u32) -> [u8; 16] {
     head
 }
 
-fn words(words: &[u32]) -> Vec<u8> {
+pub(crate) fn words(words: &[u32]) -> Vec<u8> {
     words.iter().flat_map(|word| word.to_ne_bytes()).collect()
 }
 
-fn access(offset: u64, region: u32, count: u32) -> Vec<u8> {
+pub(crate) fn access(offset: u64, region: u32, count: u32) -> Vec<u8> {
     [&offset.to_ne_bytes()[..], &words(&[region, count])].concat()
 }
 
-fn write(region: u32, offset: u64, data: &[u8]) -> Vec<u8> {
+pub(crate) fn write(region: u32, offset: u64, data: &[u8]) -> Vec<u8> {
     [&access(offset, region, data.len() as u32)[..], data].concat()
 }
 
-fn map(address: u64, size: u64) -> Vec<u8> {
+pub(crate) fn map(address: u64, size: u64) -> Vec<u8> {
     let numbers = [0, address, size].map(u64::to_ne_bytes);
     [&words(&[32, 3])[..], numbers.as_flattened()].concat()
 }

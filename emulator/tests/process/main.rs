@@ -15,6 +15,7 @@ mod control;
 mod emulator;
 mod exhaustion;
 mod hardware;
+mod hardware_attacks;
 mod hardware_hostile;
 mod host;
 mod hostile;
