@@ -78,7 +78,7 @@ pub struct Ixgbevf {
     mailbox: Mailbox,
     /// Receive and transmit queue of each pair.
     queues: Vec<[Queue; 2]>,
-    /// Told if there are queues to spread flows over: the PF enables RSS in pools of several queues.
+    /// Told if there are queues to spread flows over and the driver has turned RSS on.
     flow_hash: Arc<FlowHash>,
     /// Header split and RSS of the VF, which has neither: a driver finds what it wrote.
     psrtype: u32,
