@@ -390,9 +390,7 @@ impl HardwareRing {
     #[inline]
     fn will_complete(&self, table: &GuestSlice<'_>, descs: Range<usize>) {
         for desc in descs.step_by(CACHE_LINE / self.entry) {
-            if let Some(line) = table.offset(desc * self.entry) {
-                line.will_write();
-            }
+            table.will_write(desc * self.entry);
         }
     }
 

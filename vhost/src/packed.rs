@@ -252,27 +252,41 @@ impl PackedRing {
         chain.copied().ok_or(RingError::RingOutside)
     }
 
-    /// Reads the descriptor at `at`, and those behind it that were seen, up to the end of the ring.
+    /// Reads the descriptor at `at`, and those behind it that are available, up to the end of the ring. What the driver has made
+    /// available since the ring was looked at is seen now.
     fn read_ahead(&mut self, at: u32) -> Result<(), RingError> {
-        let (first, _) = self.split(at);
+        let (first, wrap) = self.split(at);
         let ahead = self.distance(at, self.seen);
+        let to_end = u32::from(self.size) - first;
         // A chain may go on behind what was seen; that is more than a lap from there to here.
-        let seen = if ahead > self.size.into() { 0 } else { ahead };
-        let n = seen
-            .clamp(1, AHEAD as u32)
-            .min(u32::from(self.size) - first) as usize;
+        let (known, most) = if ahead > self.size.into() {
+            (1, 1)
+        } else {
+            // What the device holds cannot be available, whatever it says.
+            let room = u32::from(self.size) - self.distance(self.done, at);
+            (ahead.max(1), room.min(AHEAD as u32).min(to_end))
+        };
+        let available = available(wrap);
         let table = self.desc.slice()?;
-        for (chain, index) in self.ahead[..n].iter_mut().zip(first..) {
-            let first = Descriptor::read_packed(&table, index as usize * DESC_SIZE as usize)
-                .ok_or(RingError::RingOutside)?;
-            let id = first.next();
-            *chain = Chain::new(Token { id, descs: 1 }, first);
+        let mut n = 0;
+        for (chain, index) in self.ahead[..most.max(1) as usize].iter_mut().zip(first..) {
+            let offset = index as usize * DESC_SIZE as usize;
+            let desc = Descriptor::load_packed(&table, offset).ok_or(RingError::RingOutside)?;
+            if n >= known && desc.flags() & (AVAIL_FLAG | USED_FLAG) != available {
+                break;
+            }
+            let id = desc.next();
+            *chain = Chain::new(Token { id, descs: 1 }, desc);
+            n += 1;
         }
-        self.will_return(&table, first..first + n as u32);
+        if n > known {
+            self.seen = self.after(at, n);
+        }
+        self.will_return(&table, first..first + n);
         self.ahead_at = at;
-        self.ahead_len = n as u32;
+        self.ahead_len = n;
         let mut window = self.mem.window(self.hint);
-        look_ahead(&mut window, &mut self.ahead[..n], self.buffers);
+        look_ahead(&mut window, &mut self.ahead[..n as usize], self.buffers);
         self.hint = window.region();
         Ok(())
     }
@@ -282,9 +296,7 @@ impl PackedRing {
     #[inline]
     fn will_return(&self, table: &GuestSlice<'_>, descs: Range<u32>) {
         for desc in descs.step_by(CACHE_LINE / DESC_SIZE as usize) {
-            if let Some(line) = table.offset(desc as usize * DESC_SIZE as usize) {
-                line.will_write();
-            }
+            table.will_write(desc as usize * DESC_SIZE as usize);
         }
     }
 
@@ -403,20 +415,20 @@ impl DeviceQueue for PackedRing {
 
     fn reload(&mut self) -> Result<bool, RingError> {
         check_memory(&self.mem)?;
-        let (first, wrap) = self.split(self.seen);
-        let available = if wrap { AVAIL_FLAG } else { USED_FLAG };
         // What the device holds cannot be available, whatever it says.
-        let room = u32::from(self.size) - self.distance(self.done, self.seen);
-        let end = first + room.min(AHEAD as u32).min(u32::from(self.size) - first);
-        let table = self.desc.slice()?;
-        let mut index = first;
-        while index < end && load_flags(&table, index)? & (AVAIL_FLAG | USED_FLAG) == available {
-            index += 1;
+        if self.distance(self.done, self.seen) >= self.size.into() {
+            return Ok(false);
         }
-        // Acquire: what the driver wrote before it made these available is visible after.
+        let (index, wrap) = self.split(self.seen);
+        let flags = load_flags(&self.desc.slice()?, index)?;
+        if flags & (AVAIL_FLAG | USED_FLAG) != available(wrap) {
+            return Ok(false);
+        }
+        // Acquire: what the driver wrote before it made this one available is visible after. Those behind it are seen as they are
+        // read.
         fence(Ordering::Acquire);
-        self.seen = self.after(self.seen, index - first);
-        Ok(index != first)
+        self.seen = self.after(self.seen, 1);
+        Ok(true)
     }
 
     /// [`walk`](Self::walk) knows the last one only.
@@ -624,6 +636,12 @@ pub(crate) fn side_of(base: u32, size: u16) -> Result<(u16, bool), RingError> {
         return Err(RingError::DescOutOfRange(offset));
     }
     Ok((offset, side & WRAP != 0))
+}
+
+/// What the two flags of an available descriptor are in a lap with this wrap counter.
+#[inline]
+fn available(wrap: bool) -> u16 {
+    if wrap { AVAIL_FLAG } else { USED_FLAG }
 }
 
 /// The flags of a descriptor of the ring.

@@ -137,9 +137,23 @@ impl Descriptor {
     #[inline]
     pub(crate) fn read_packed(table: &GuestSlice<'_>, offset: usize) -> Option<Descriptor> {
         let Descriptor { gpa, rest } = Descriptor::read(table, offset)?;
+        Some(Descriptor::from_packed(gpa, rest))
+    }
+
+    /// The same of an entry that may be about to become available: with the flags that it is read with, everything is visible that the
+    /// driver wrote before them. `None` also where it is not aligned.
+    #[inline]
+    pub(crate) fn load_packed(table: &GuestSlice<'_>, offset: usize) -> Option<Descriptor> {
+        let rest = u64::from_le(table.load::<u64>(offset + 8, Ordering::Acquire)?);
+        let gpa = u64::from_le(table.read::<u64>(offset)?);
+        Some(Descriptor::from_packed(gpa, rest))
+    }
+
+    #[inline]
+    fn from_packed(gpa: u64, rest: u64) -> Descriptor {
         let (len, last) = (rest & u64::from(u32::MAX), (rest >> FLAGS) as u32);
         let rest = len | u64::from(last.rotate_left(16)) << FLAGS;
-        Some(Descriptor { gpa, rest })
+        Descriptor { gpa, rest }
     }
 
     #[inline]
@@ -210,17 +224,15 @@ pub(crate) fn look_ahead(window: &mut Window<'_>, chains: &mut [Chain], ahead: P
         chain.inside = true;
         match ahead {
             Prefetch::Nothing => {}
-            Prefetch::Read(bytes) => will_read(&buffer, bytes),
+            Prefetch::Read(bytes) => buffer.will_read(bytes),
             Prefetch::Write(header) => {
                 if chain.first.gpa as usize % CACHE_LINE + header < CACHE_LINE {
-                    buffer.will_write();
+                    buffer.will_write(0);
                 } else {
                     // Nothing but header, which is often there already.
-                    buffer.will_read();
+                    buffer.will_read(1);
                 }
-                if let Some(next) = buffer.offset(CACHE_LINE) {
-                    next.will_write();
-                }
+                buffer.will_write(CACHE_LINE);
             }
         }
     }
@@ -232,19 +244,7 @@ pub(crate) fn expect(window: &mut Window<'_>, buffer: Segment, ahead: Prefetch) 
     if let Prefetch::Read(bytes) = ahead
         && let Some(buffer) = window.slice(buffer.gpa, buffer.len as usize)
     {
-        will_read(&buffer, bytes);
-    }
-}
-
-#[inline]
-fn will_read(buffer: &GuestSlice<'_>, bytes: usize) {
-    let bytes = bytes.min(buffer.len());
-    let mut offset = 0;
-    while offset < bytes
-        && let Some(line) = buffer.offset(offset)
-    {
-        line.will_read();
-        offset += CACHE_LINE;
+        buffer.will_read(bytes);
     }
 }
 

@@ -72,16 +72,16 @@ impl<'a> GuestSlice<'a> {
         copy::read(&self.0, to);
     }
 
-    /// Says that the first bytes are going to be read.
+    /// Says that the first `bytes` are going to be read, or as many as there are.
     #[inline]
-    pub(crate) fn will_read(&self) {
-        copy::will_read(&self.0);
+    pub(crate) fn will_read(&self, bytes: usize) {
+        copy::will_read(&self.0, bytes);
     }
 
-    /// Says that the first bytes are going to be written, by whoever gets them as a [`GuestSliceMut`].
+    /// Says that the cache line `at` bytes behind the first is going to be written, by whoever gets it as a [`GuestSliceMut`].
     #[inline]
-    pub(crate) fn will_write(&self) {
-        copy::will_write(&self.0);
+    pub(crate) fn will_write(&self, at: usize) {
+        copy::will_write(&self.0, at);
     }
 }
 

@@ -14,6 +14,7 @@ use std::sync::atomic::{Ordering, compiler_fence};
 use vm_memory::VolatileSlice;
 
 use crate::limits::HEAD_MAX;
+use crate::ring::CACHE_LINE;
 
 /// Copies guest memory, as much as fits, to the beginning of `to`. A byte in the middle may be read twice while it is copied;
 /// afterwards there is only the copy, and nothing is read again.
@@ -91,30 +92,39 @@ unsafe fn piece<const N: usize>(from: *const u8, to: *mut u8, at: usize) {
     }
 }
 
-/// Says that guest memory from `at` on is going to be read: the first bytes of a burst's buffers then come from the other
-/// CPU at the same time and not one after the other.
+/// Says that the first `bytes` of guest memory are going to be read, or as many as there are: those of a burst's buffers then come
+/// from the other CPU at the same time and not one after the other.
 #[inline]
-pub(crate) fn will_read(at: &VolatileSlice<'_, ()>) {
+pub(crate) fn will_read(from: &VolatileSlice<'_, ()>, bytes: usize) {
     #[cfg(target_arch = "x86_64")]
     {
         use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
-        // SAFETY: a prefetch reads nothing and faults nowhere.
-        unsafe { _mm_prefetch::<_MM_HINT_T0>(at.ptr_guard().as_ptr().cast()) };
+        let bytes = bytes.min(from.len());
+        let mut at = 0;
+        while at < bytes {
+            let line = from.ptr_guard().as_ptr().wrapping_add(at);
+            // SAFETY: a prefetch reads nothing and faults nowhere.
+            unsafe { _mm_prefetch::<_MM_HINT_T0>(line.cast()) };
+            at += CACHE_LINE;
+        }
     }
     #[cfg(not(target_arch = "x86_64"))]
-    let _ = at;
+    let _ = (from, bytes);
 }
 
-/// Says that guest memory from `at` on is going to be written.
+/// Says that the cache line `at` bytes behind the first of guest memory is going to be written, if it is there.
 #[inline]
-pub(crate) fn will_write(at: &VolatileSlice<'_, ()>) {
+pub(crate) fn will_write(to: &VolatileSlice<'_, ()>, at: usize) {
     #[cfg(target_arch = "x86_64")]
-    // SAFETY: a prefetch writes nothing and faults nowhere; processors without this one take it for no operation.
-    unsafe {
-        std::arch::asm!("prefetchw [{}]", in(reg) at.ptr_guard_mut().as_ptr(), options(nostack, preserves_flags));
+    if at < to.len() {
+        let line = to.ptr_guard_mut().as_ptr().wrapping_add(at);
+        // SAFETY: a prefetch writes nothing and faults nowhere; processors without this one take it for no operation.
+        unsafe {
+            std::arch::asm!("prefetchw [{}]", in(reg) line, options(nostack, preserves_flags));
+        }
     }
     #[cfg(not(target_arch = "x86_64"))]
-    let _ = at;
+    let _ = (to, at);
 }
 
 #[cfg(test)]
