@@ -26,11 +26,9 @@ use mio::unix::SourceFd;
 use mio::{Registry, Token};
 
 mod handover;
-mod rest;
 mod watching;
 
 pub use self::handover::SavedEndpoint;
-use self::rest::Rest;
 use self::watching::{unwatch, watch};
 use crate::change_limiter::ChangeLimiter;
 use crate::channel::{Channel, Received};
@@ -41,6 +39,7 @@ use crate::eventfd::EventFd;
 use crate::features::VirtioFeatures;
 use crate::listener::{self, Listener};
 use crate::message::Header;
+use crate::rest::Rest;
 use crate::session::{Action, Session};
 pub use crate::session::{Descriptors, DeviceConfig};
 use crate::vring::Vring;

@@ -136,6 +136,7 @@ pub mod net_hdr;
 mod packed;
 pub mod packet_socket;
 mod raw;
+pub mod rest;
 pub mod ring;
 pub mod rx;
 pub mod session;

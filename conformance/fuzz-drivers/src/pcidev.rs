@@ -92,7 +92,7 @@ impl World {
 
     fn say(&mut self, says: &[u8], room: u32) {
         self.queues.say(says, room).expect("a message too many");
-        self.device.obey(&mut self.nic).unwrap();
+        while self.device.obey(&mut self.nic).unwrap() {}
         self.device.interrupt().unwrap();
         // It is checked that no more was written than there is room for.
         let used = self.queues.said().unwrap();

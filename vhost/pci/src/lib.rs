@@ -20,6 +20,7 @@
 )]
 
 pub mod config_space;
+mod counted;
 pub mod ef10;
 mod flow_hash;
 pub mod function;

@@ -80,6 +80,7 @@ impl Slot {
     /// # Errors
     /// There is no memory for the pages, or no descriptor.
     pub fn share(&mut self) -> Result<(), MemoryError> {
+        self.shared = None;
         self.shared = self.function.share()?;
         Ok(())
     }

@@ -230,6 +230,9 @@ impl Ef10 {
         if self.filters.has(&op) {
             return Err(McError::EEXIST);
         }
+        if self.filters.is_full() {
+            return Err(McError::ENOSPC);
+        }
         let own = FilterMatch::Mac(mac_of(host));
         let asked = op.matches != own || op.action != DriverAction::Receive;
         if asked {

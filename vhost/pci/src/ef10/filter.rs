@@ -191,6 +191,10 @@ pub(crate) struct Installed {
     pub(crate) asked: bool,
 }
 
+/// Filters of one driver. The NIC bounds those that it is asked for; those on addresses that the VF has had, one after the other, are here
+/// only.
+pub(super) const MOST: usize = 2048;
+
 /// The filters of a driver by their handles.
 #[derive(Debug, Default)]
 pub(crate) struct Filters {
@@ -233,6 +237,11 @@ impl Filters {
     /// It is gone.
     pub(crate) fn remove(&mut self, handle: u64) {
         self.all.remove(&handle);
+    }
+
+    /// Whether there are as many as there may be.
+    pub(crate) fn is_full(&self) -> bool {
+        self.all.len() >= MOST
     }
 
     /// Whether there are none.

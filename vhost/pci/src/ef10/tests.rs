@@ -808,6 +808,26 @@ fn an_address_changes_without_filters_and_as_far_as_the_administrator_lets_it() 
 }
 
 #[test]
+fn filters_on_addresses_that_a_vf_has_had_do_not_pile_up() {
+    let mut driver = Driver::new(Bench::new(Profile::Ef10));
+    driver.probe();
+    let port = PORT.to_le_bytes();
+    driver.ask(Command::VADAPTOR_FREE, &port).unwrap();
+    let under_filters = words(30, &[(0, PORT), (8, 2)]);
+    driver.ask(Command::VADAPTOR_ALLOC, &under_filters).unwrap();
+    let inserted = (0..u16::MAX).find_map(|n| {
+        let [high, low] = n.to_be_bytes();
+        let mac = [2, 0, 0, 5, high, low];
+        let mut set = words(10, &[(0, PORT)]);
+        set[4..].copy_from_slice(&mac);
+        driver.ask(Command::VADAPTOR_SET_MAC, &set).unwrap();
+        let refused = driver.filter(0x10, 0, &[(52, &mac)]).err()?;
+        Some((usize::from(n), refused))
+    });
+    assert_eq!(inserted, Some((super::filter::MOST, 28)), "ENOSPC");
+}
+
+#[test]
 fn the_link_and_a_reset_by_the_administrator_are_told() {
     let mut driver = Driver::up(Bench::new(Profile::Ef10));
     driver.events();

@@ -313,9 +313,14 @@ impl Function for Ixgbevf {
     }
 
     fn share(&mut self) -> Result<Option<SharedPages>, MemoryError> {
+        // Whatever comes of this: whoever was here before may have the other ones mapped still.
+        self.bar = None;
+        for queue in self.queues.iter_mut().flatten() {
+            queue.share(None);
+        }
         let (bar, file) = GuestMemory::of_our_own(BAR_SIZE)?;
         for queue in self.queues.iter_mut().flatten() {
-            queue.share(&bar);
+            queue.share(Some(&bar));
         }
         self.bar = Some(bar);
         Ok(Some(SharedPages {

@@ -90,9 +90,9 @@ impl Queue {
         }
     }
 
-    /// The driver writes the registers into this BAR from now on. The queue does not run.
-    pub(super) fn share(&mut self, bar: &Arc<GuestMemory>) {
-        self.page = Some(Arc::clone(bar));
+    /// The driver writes the registers into this BAR from now on, or into none. The queue does not run.
+    pub(super) fn share(&mut self, bar: Option<&Arc<GuestMemory>>) {
+        self.page = bar.cloned();
         self.doorbell = None;
     }
 
@@ -134,8 +134,11 @@ impl Queue {
             return;
         };
         for register in self.registers().filter(|at| *at != regs::CONTROL) {
-            if let Some(value) = self.shared(register) {
-                self.write(register, value);
+            match self.shared(register) {
+                // Whoever has the queue knows.
+                Some(tail) if register == regs::TAIL && tail == self.tail => {}
+                Some(value) => self.write(register, value),
+                None => {}
             }
         }
         self.write(regs::CONTROL, control);

@@ -20,9 +20,6 @@ pub const INTERRUPTS: u32 = 1;
 /// Writes after which the kernel is called so that it takes their buffers back, a part of the 256 that it has.
 pub(super) const UNCALLED: u32 = 64;
 
-/// Messages that are obeyed at a time: other devices share the thread.
-const BUDGET: u32 = 256;
-
 /// See the module.
 #[derive(Debug)]
 pub struct Pcidev {
@@ -35,8 +32,6 @@ pub struct Pcidev {
     pub(super) raised: Vec<bool>,
     /// Writes since the kernel was last called.
     pub(super) uncalled: u32,
-    /// Whether messages were left for the next time.
-    pub(super) more: bool,
     answer: Vec<u8>,
 }
 
@@ -53,7 +48,6 @@ impl Pcidev {
             bells: Vec::new(),
             raised: vec![false; vectors],
             uncalled: 0,
-            more: false,
             answer: Vec::new(),
         }
     }
@@ -96,44 +90,29 @@ impl Pcidev {
         self.connect_vectors();
     }
 
-    /// Obeys what the kernel asks for by now. The function may have other queues then.
+    /// Obeys the next message of the kernel; whether there was one. The function may have other queues then.
     ///
     /// # Errors
     /// The kernel has broken the queue.
-    pub fn obey(&mut self, nic: &mut dyn Host) -> Result<(), RingError> {
-        let Pcidev {
-            slot,
-            commands: Some(commands),
-            uncalled,
-            more,
-            answer,
-            ..
-        } = self
-        else {
-            return Ok(());
+    pub fn obey(&mut self, nic: &mut dyn Host) -> Result<bool, RingError> {
+        let Some(commands) = &mut self.commands else {
+            return Ok(false);
         };
-        *more = false;
-        for n in 0.. {
-            if n == BUDGET {
-                *more = true;
-                break;
-            }
-            if !commands.take(MAX_LEN)? {
-                break;
-            }
-            answer.clear();
-            match Command::parse(commands.message()) {
-                Some(command) => execute(slot, command, answer, nic),
-                None => tracing::debug!("a message of a PCI bus that is none"),
-            }
-            commands.answer(answer)?;
-            // What the kernel waits for, it looks for by itself, and sees what went before.
-            *uncalled = match commands.room() {
-                0 => uncalled.saturating_add(1),
-                _ => 0,
-            };
+        if !commands.take(MAX_LEN)? {
+            return Ok(false);
         }
-        Ok(())
+        self.answer.clear();
+        match Command::parse(commands.message()) {
+            Some(command) => execute(&mut self.slot, command, &mut self.answer, nic),
+            None => tracing::debug!("a message of a PCI bus that is none"),
+        }
+        commands.answer(&self.answer)?;
+        // What the kernel waits for, it looks for by itself, and sees what went before.
+        self.uncalled = match commands.room() {
+            0 => self.uncalled.saturating_add(1),
+            _ => 0,
+        };
+        Ok(true)
     }
 
     /// Whether a vector has been raised of which the kernel can be told.

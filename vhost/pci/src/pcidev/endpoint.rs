@@ -11,17 +11,23 @@ use std::time::Instant;
 
 use mio::unix::SourceFd;
 use mio::{Interest, Registry, Token};
+use vf_vhost::change_limiter::ChangeLimiter;
 use vf_vhost::control::CtrlCommand;
 use vf_vhost::endpoint::{Device, DeviceConfig, SessionEvent};
 pub use vf_vhost::error::{BindError, SessionRefusal};
 use vf_vhost::eventfd::EventFd;
 use vf_vhost::features::{ProtocolFeatures, VirtioFeatures};
 use vf_vhost::message_queue::MessageQueue;
+use vf_vhost::ring::RingError;
 use vf_vhost::vring::Vring;
 
 use super::device::{COMMANDS, INTERRUPTS, Pcidev, UNCALLED};
+use crate::counted::Counted;
 use crate::function::{Function, Host};
 use crate::slot::Slot;
+
+/// Messages that are obeyed at a time: other devices share the thread.
+const BUDGET: u32 = 256;
 
 /// The NIC behind a socket: what the function asks it, and who hears what happens.
 pub trait Attendant: Host {
@@ -32,11 +38,16 @@ pub trait Attendant: Host {
 /// See the module. [`Endpoint::close_session`] before dropping it, or the NIC keeps the queues.
 #[derive(Debug)]
 pub struct Endpoint {
+    /// Who it is, in log lines.
+    name: String,
     vhost: vf_vhost::endpoint::Endpoint,
     device: Pcidev,
     /// Whether kicks and calls are messages.
     in_band: bool,
     registration: Option<(Registry, Token)>,
+    /// Whether messages were left for the next time.
+    more: bool,
+    changes: ChangeLimiter,
     /// The kicks that are registered.
     kicks: Vec<EventFd>,
 }
@@ -60,7 +71,7 @@ impl Endpoint {
         function: Box<dyn Function>,
         in_band: bool,
     ) -> Result<Endpoint, BindError> {
-        let mut config = DeviceConfig::new(name, [0; 6], 1);
+        let mut config = DeviceConfig::new(name.clone(), [0; 6], 1);
         // Feature bits of a network device would be taken for those of this one.
         config.features = VirtioFeatures::VERSION_1
             | VirtioFeatures::INDIRECT_DESC
@@ -69,10 +80,13 @@ impl Endpoint {
             config.protocol_features |= ProtocolFeatures::INBAND_NOTIFICATIONS;
         }
         Ok(Endpoint {
+            name,
             vhost: vf_vhost::endpoint::Endpoint::listen(path, config)?,
             device: Pcidev::new(function),
             in_band,
             registration: None,
+            more: false,
+            changes: ChangeLimiter::default(),
             kicks: Vec::new(),
         })
     }
@@ -106,10 +120,11 @@ impl Endpoint {
     /// When to [`Endpoint::poll`] even if no event comes.
     #[must_use]
     pub fn next_timer(&self) -> Option<Instant> {
-        if self.device.more {
+        if self.more {
             return Some(Instant::now());
         }
-        self.vhost.next_timer()
+        let timers = [self.vhost.next_timer(), self.changes.held_back()];
+        timers.into_iter().flatten().min()
     }
 
     /// Serves the guest: its session, what its kernel accesses, and the function's interrupts.
@@ -120,16 +135,32 @@ impl Endpoint {
             for kick in &self.kicks {
                 kick.drain();
             }
-            self.obey(nic);
+            self.obey_in_turn(now, nic);
             self.call();
         }
     }
 
-    /// Obeys what the kernel asks for by now. The function may have other queues then.
+    /// Obeys what the kernel asks for by now, as much as others can wait for.
+    fn obey_in_turn(&mut self, now: Instant, nic: &mut dyn Attendant) {
+        self.more = true;
+        for _ in 0..BUDGET {
+            let held_back = self.changes.holds_back(now);
+            let host = &mut *nic;
+            let changes = &mut self.changes;
+            let mut counted = Counted { host, changes, now };
+            if held_back || !obey_one(&mut self.device, &self.name, &mut counted) {
+                self.more = false;
+                break;
+            }
+        }
+    }
+
+    /// Obeys all that the kernel asks for by now, where it waits for it to be done and time with it. The function may have other queues then.
     pub fn obey(&mut self, nic: &mut dyn Attendant) {
-        let nic: &mut dyn Host = nic;
-        if let Err(why) = self.device.obey(nic) {
-            tracing::warn!(%why, "broken queue of a PCI device");
+        for _ in 0..BUDGET {
+            if !obey_one(&mut self.device, &self.name, nic) {
+                break;
+            }
         }
     }
 
@@ -146,7 +177,7 @@ impl Endpoint {
                 self.vhost.call(INTERRUPTS);
             }
             Ok(false) => {}
-            Err(why) => tracing::warn!(%why, "broken queue of a PCI device"),
+            Err(why) => broken(&self.name, &why),
         }
         // Behind a call fd, the queue says by itself whether the kernel wants to know.
         let called = match self.in_band {
@@ -263,12 +294,24 @@ impl Endpoint {
                 let fd = kick.as_raw_fd();
                 if let Err(why) = registry.register(&mut SourceFd(&fd), *token, Interest::READABLE)
                 {
-                    tracing::warn!(%why, "cannot wait for a kick");
+                    tracing::warn!(device = self.name.as_str(), %why, "cannot wait for a kick");
                 }
             }
         }
         self.kicks = kicks;
     }
+}
+
+/// Obeys the next message of the kernel; whether there was one.
+fn obey_one(device: &mut Pcidev, name: &str, nic: &mut dyn Host) -> bool {
+    device.obey(nic).unwrap_or_else(|why| {
+        broken(name, &why);
+        false
+    })
+}
+
+fn broken(device: &str, why: &RingError) {
+    tracing::warn!(device, %why, "broken queue of a PCI device");
 }
 
 impl Device for Attended<'_> {

@@ -14,20 +14,20 @@ use std::time::{Duration, Instant};
 use mio::unix::SourceFd;
 use mio::{Interest, Registry, Token};
 use thiserror::Error;
-use vf_model::{Counters, MailboxRequest, Policy, VfIndex};
 use vf_vhost::change_limiter::ChangeLimiter;
 use vf_vhost::channel::{Channel, Received};
 use vf_vhost::closer::{Aside, Closer};
 pub use vf_vhost::error::{BindError, SessionRefusal};
 use vf_vhost::listener::Listener;
-use vf_vhost::vring::Vring;
+use vf_vhost::rest::Rest;
 
 use super::message::{Header, MAX_FDS};
 use super::session::{CommandRefusal, Outcome, Session, SessionEnd};
-use crate::function::{Function, Host, NotGranted};
+use crate::counted::Counted;
+use crate::function::{Function, Host};
 use crate::slot::Slot;
 
-/// How long the next client has to wait after one that has held up a thread, or after a failure to accept one.
+/// How long the next client has to wait after a failure to accept one.
 const PAUSE: Duration = Duration::from_secs(1);
 
 /// Descriptors that clients have sent and that have not been closed yet, at most, when the next one is served.
@@ -97,6 +97,8 @@ pub struct Endpoint {
     closer: Closer,
     registration: Option<(Registry, Token)>,
     retry_at: Option<Instant>,
+    /// How long nobody is served after a client that has held up a thread.
+    rest: Rest,
     changes: ChangeLimiter,
     sessions: u64,
     refusals: u64,
@@ -125,6 +127,7 @@ impl Endpoint {
             closer: Closer::default(),
             registration: None,
             retry_at: None,
+            rest: Rest::default(),
             changes: ChangeLimiter::default(),
             sessions: 0,
             refusals: 0,
@@ -350,7 +353,7 @@ impl Endpoint {
         self.slot.power_on(host);
         self.look_at = None;
         let blocked = matches!(why, Some(EndReason::Session(SessionEnd::Blocks)));
-        self.retry_at = blocked.then(|| after(now));
+        self.retry_at = blocked.then(|| self.rest.until(now));
         let device = self.name.as_str();
         match &why {
             None => tracing::info!(device, "client hung up"),
@@ -450,45 +453,6 @@ impl Endpoint {
 /// When to try again what cannot be done now.
 fn after(now: Instant) -> Instant {
     now.checked_add(PAUSE).unwrap_or(now)
-}
-
-/// A NIC that is asked to start and stop queues so often and no more: others' wait for that.
-struct Counted<'a> {
-    host: &'a mut dyn Attendant,
-    changes: &'a mut ChangeLimiter,
-    now: Instant,
-}
-
-impl Host for Counted<'_> {
-    fn start_queues(&mut self, queues: Vec<Vring>) {
-        self.changes.count(self.now);
-        self.host.start_queues(queues);
-    }
-
-    fn stop_queues(&mut self, queues: &[u32]) -> Vec<Option<Vring>> {
-        self.changes.count(self.now);
-        self.host.stop_queues(queues)
-    }
-
-    fn request(&mut self, request: &MailboxRequest) -> Result<(), NotGranted> {
-        self.host.request(request)
-    }
-
-    fn policy(&self) -> std::sync::Arc<Policy> {
-        self.host.policy()
-    }
-
-    fn vf(&self) -> VfIndex {
-        self.host.vf()
-    }
-
-    fn speed_mbps(&self) -> u32 {
-        self.host.speed_mbps()
-    }
-
-    fn counters(&self) -> Counters {
-        self.host.counters()
-    }
 }
 
 #[cfg(test)]

@@ -4,6 +4,7 @@ use std::cell::RefCell;
 use std::os::fd::AsFd;
 use std::rc::Rc;
 use std::sync::Mutex;
+use std::time::Duration;
 
 use tempfile::TempDir;
 use vf_guest::driver::{Buffer, QueueLayout, RingFeatures, Virtqueue};
@@ -24,6 +25,9 @@ const MMIO_WRITE: u8 = 4;
 const MMIO_MEMSET: u8 = 5;
 /// Where a write interrupts.
 const BELL: u64 = 0x40;
+
+/// Where a write stops a queue.
+const STOP: u64 = 0x48;
 
 /// What has happened to the function behind the socket.
 #[derive(Debug, Default)]
@@ -50,7 +54,11 @@ impl Function for Bell {
         data.copy_from_slice(&self.value[at..at + data.len()]);
     }
 
-    fn write(&mut self, _: u8, offset: u64, data: &[u8], _: &mut dyn Host) {
+    fn write(&mut self, _: u8, offset: u64, data: &[u8], host: &mut dyn Host) {
+        if offset == STOP {
+            host.stop_queues(&[0]);
+            return;
+        }
         if offset == BELL {
             self.environment.vectors.raise(data[0].into());
             return;
@@ -383,6 +391,44 @@ fn a_function_is_as_after_power_on_when_its_guest_has_gone() {
     assert!(!endpoint.borrow().is_connected());
     let seen = seen.lock().unwrap();
     assert!(seen.resets > resets && !seen.has_memory);
+}
+
+/// Each stop takes the thread of the data plane, and others' queues with it.
+#[test]
+fn a_kernel_that_stops_queues_again_and_again_is_obeyed_less_and_less_often() {
+    let mut kernel = Kernel::start();
+    let events = mio::Poll::new().unwrap();
+    let mut endpoint = kernel.endpoint.borrow_mut();
+    endpoint.register(events.registry(), Token(0)).unwrap();
+    let message = Kernel::message(MMIO_WRITE, 0, STOP, 1, &[1]);
+    let to = kernel.memory.slice(kernel.message, message.len()).unwrap();
+    to.copy_from(&message);
+    let stop = Buffer {
+        addr: kernel.message,
+        len: message.len() as u32,
+        writable: false,
+    };
+    let mut nic = Witness::default();
+    let mut obeyed_at = |now: Instant| {
+        let mut obeyed = 0;
+        for _ in 0..40 {
+            while kernel.commands.add(&[stop]).is_some() {}
+            kernel.commands.publish();
+            endpoint.poll(now, &mut nic);
+            while kernel.commands.pop_used().unwrap().is_some() {
+                obeyed += 1;
+            }
+        }
+        (obeyed, endpoint.next_timer())
+    };
+    let start = Instant::now();
+    let (obeyed, again) = obeyed_at(start);
+    // As many as a guest needs that comes up some times, at once, and then one a millisecond.
+    assert!((2000..2100).contains(&obeyed), "{obeyed}");
+    let again = again.unwrap();
+    assert!(start < again && again <= start + Duration::from_millis(1));
+    let (obeyed, _) = obeyed_at(start + Duration::from_millis(500));
+    assert!((490..510).contains(&obeyed), "{obeyed}");
 }
 
 /// Linux 6.12 says "Adapter removed" otherwise: its 256 buffers were all under way.

@@ -9,10 +9,13 @@ use std::thread::JoinHandle;
 use mio::{Events, Poll};
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags};
 use tempfile::TempDir;
+use vf_model::{Counters, MailboxRequest, Policy, VfIndex};
 use vf_vhost::eventfd::EventFd;
+use vf_vhost::vring::Vring;
 use vfio_user::Client;
 
 use super::*;
+use crate::function::NotGranted;
 use crate::slot::tests::{NoNic, Register, memfd};
 
 /// What happened, in a word.

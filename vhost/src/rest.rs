@@ -17,14 +17,14 @@ const FORGIVEN: Duration = Duration::from_secs(300);
 
 /// What came of the waits so far.
 #[derive(Debug, Default)]
-pub(super) struct Rest {
+pub struct Rest {
     /// The rest after the last wait, and when that was.
     last: Option<(Duration, Instant)>,
 }
 
 impl Rest {
     /// A front end has made a thread wait: until when the next one has to.
-    pub(super) fn until(&mut self, now: Instant) -> Instant {
+    pub fn until(&mut self, now: Instant) -> Instant {
         let long = match self.last {
             Some((long, at)) if now < at + FORGIVEN => (2 * long).min(LONGEST),
             _ => FIRST,
