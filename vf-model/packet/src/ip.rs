@@ -39,8 +39,8 @@ pub struct IpHeader {
     pub final_dst: Option<usize>,
     /// Whether an authentication header (RFC 4302) vouches for the bytes, so that no other may be made of them.
     pub authenticated: bool,
-    /// Where the packet ends by the length that it states; `None` if it states none.
-    end: Option<usize>,
+    /// Where the packet ends by the length that it states; `None` if it states none. What is behind it is padding.
+    pub end: Option<usize>,
 }
 
 impl IpHeader {

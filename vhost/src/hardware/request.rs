@@ -200,7 +200,10 @@ fn found_checksum(headers: &mut [u8], len: u32) -> Result<Option<PartialChecksum
         return Ok(None);
     };
     let field = start + usize::from(offset);
-    let Some(length) = (len as usize).checked_sub(start) else {
+    // A frame may have been padded to the least length.
+    let stated = header.end.map(|end| ip + end);
+    let end = stated.filter(|end| (start..len as usize).contains(end));
+    let Some(length) = end.unwrap_or(len as usize).checked_sub(start) else {
         return Err(FrameFault::ChecksumOutside);
     };
     let addresses = ip + if header.v6 { dst + 16 } else { 20 };
@@ -397,6 +400,26 @@ mod tests {
         assert_eq!(refuse(sctp, len), Err(FrameFault::NotNegotiated));
         let arp = [0xff; 60];
         assert_eq!(found.apply(&mut arp.clone(), 60), Ok(Offload::default()));
+    }
+
+    #[test]
+    fn padding_is_not_of_the_packet_that_a_checksum_is_of() {
+        for v6 in [false, true] {
+            let whole = super_frame(v6, 0, 5);
+            let mut padded = whole.clone();
+            padded.resize(whole.len() + 20, 0);
+            let field = TcpLayout::parse(&whole).unwrap().tcp + 16;
+            padded[field..field + 2].fill(0x77);
+            let len = padded.len() as u32;
+            let found = TxRequest {
+                ip_checksum: !v6,
+                checksum: Checksum::Any,
+                ..TxRequest::default()
+            };
+            let partial = found.apply(&mut padded, len).unwrap().checksum().unwrap();
+            checksum::complete(&mut padded, partial.start, partial.offset).unwrap();
+            let _ = verify(&padded[..whole.len()]);
+        }
     }
 
     proptest! {
