@@ -36,6 +36,19 @@ impl VfRequest {
     }
 }
 
+impl MailboxRequest {
+    /// Reads a message: what [`VfRequest::parse`] reads, `link`, `rss`, or `filter add|del MATCH`.
+    ///
+    /// # Errors
+    /// As of [`VfRequest::parse`].
+    pub fn parse<S: AsRef<str>>(words: &[S]) -> Result<MailboxRequest, Refusal> {
+        let mut words = Words::new("request", words);
+        let message = words.mailbox_request()?;
+        words.end()?;
+        Ok(message)
+    }
+}
+
 impl<S: AsRef<str>> Words<'_, S> {
     /// All words that follow.
     pub(crate) fn mailbox_request(&mut self) -> Result<MailboxRequest, Refusal> {

@@ -4,11 +4,12 @@
 
 use vf_packet::{MacAddr, Vid};
 
-use super::Policy;
+use super::{DriverAction, FilterOp, Policy};
 use crate::entry::Entry;
 use crate::fdb::SelfEntry;
+use crate::filter_spec::FilterMatch;
 use crate::filter_table::NumberedFilter;
-use crate::mailbox::{RxFilter, VfRequest};
+use crate::mailbox::{MailboxRequest, RxFilter, UnknownIn, VfRequest};
 use crate::mtu::Mtu;
 use crate::netem::{Flap, Impairments};
 use crate::rss::{RssKey, RssSpread};
@@ -130,6 +131,31 @@ impl Policy {
             vlans.map(VfRequest::Vlans),
         ];
         said.into_iter().flatten().collect()
+    }
+
+    /// The filters of its own that the driver of a VF has, as what it would ask for to have them again after
+    /// [the others](Self::saved_requests).
+    #[must_use]
+    pub fn saved_driver_filters(&self, vf: VfIndex) -> Vec<MailboxRequest> {
+        let unknown = self.asked(vf).unknown_in.iter().map(|unknown| {
+            let UnknownIn { vid, multicast } = *unknown;
+            let matches = match multicast {
+                true => FilterMatch::UnknownMulticast,
+                false => FilterMatch::UnknownUnicast,
+            };
+            (matches, Some(vid), DriverAction::Receive)
+        });
+        let on_packets = self.driver_filters(vf).iter();
+        let on_packets = on_packets.map(|filter| (filter.matches(), None, filter.action()));
+        let filter = |(matches, vlan, action)| {
+            MailboxRequest::Filter(FilterOp {
+                add: true,
+                matches,
+                vlan,
+                action,
+            })
+        };
+        unknown.chain(on_packets).map(filter).collect()
     }
 
     /// Filters that have not been learned, and are no driver's. One that waits for another with the same match to be deleted comes before that.
@@ -269,6 +295,44 @@ mod tests {
             assert_eq!(again.agreed_mtu(vf), after.agreed_mtu(vf));
             assert_eq!(again.in_force(vf), after.in_force(vf));
         }
+    }
+
+    #[test]
+    fn filters_that_a_driver_has_put_in_are_put_in_again() {
+        let policy = Policy::new(crate::NicConfig {
+            vfs: 2,
+            mac_base: MacAddr([2, 0, 0, 0, 0, 0]),
+            profile: crate::Profile::Ef10,
+        });
+        let vf = VfIndex::from(1);
+        let words = "vf 1 privilege +ALL_MULTICAST,+PROMISCUOUS".split(' ');
+        let may = crate::Command::parse(&words.collect::<Vec<_>>()).unwrap();
+        let policy = policy.with(&may).unwrap();
+        let read = |words: &str| {
+            let words: Vec<_> = words.split(' ').collect();
+            MailboxRequest::parse(&words).unwrap()
+        };
+        let put_in =
+            |policy: &Policy, words: &str| policy.with_message(vf, &read(words)).unwrap().policy;
+        let after = [
+            "filter add flow-type ether dst unknown-unicast vlan 7",
+            "filter add flow-type ether dst unknown-multicast vlan 8",
+            "filter add flow-type tcp4 dst-ip 10.0.0.2 dst-port 80 action 1",
+            "filter add flow-type udp4 dst-ip 10.0.0.2 dst-port 53 action drop",
+        ]
+        .iter()
+        .fold(policy.clone(), |policy, words| put_in(&policy, words));
+        let words: Vec<_> = after
+            .saved_driver_filters(vf)
+            .iter()
+            .map(ToString::to_string)
+            .collect();
+        assert_eq!(words.len(), 4, "{words:?}");
+        let again = words
+            .iter()
+            .fold(policy, |policy, words| put_in(&policy, words));
+        assert_eq!(again.asked(vf), after.asked(vf));
+        assert_eq!(again.driver_filters(vf), after.driver_filters(vf));
     }
 
     #[test]

@@ -4,7 +4,7 @@
 use std::os::fd::BorrowedFd;
 use std::time::Instant;
 
-use vf_model::{VfIndex, VfRequest};
+use vf_model::{MailboxRequest, VfIndex};
 use vf_vhost::control::CtrlCommand;
 use vf_vhost::endpoint::{Device, Endpoint, SessionEvent, SessionRefusal};
 use vf_vhost::vring::Vring;
@@ -114,10 +114,13 @@ impl NicInstance {
     ) -> SavedNic {
         let policy = self.policy();
         let vfs = self.vfs.iter().enumerate().map(|(i, vf)| {
-            let requests = policy.saved_requests(VfIndex::from(i));
+            let of = VfIndex::from(i);
+            let requests = policy.saved_requests(of).into_iter();
+            let requests = requests.map(MailboxRequest::Change);
+            let asked = requests.chain(policy.saved_driver_filters(of));
             SavedVf {
                 socket: vf.endpoint().map(|endpoint| endpoint.save(fds)),
-                asked: requests.iter().map(ToString::to_string).collect(),
+                asked: asked.map(|request| request.to_string()).collect(),
                 refused: vf.refused,
                 fault: vf.fault.clone(),
             }
@@ -145,14 +148,22 @@ impl NicInstance {
         let mut policy = (*self.policy()).clone();
         for (i, (vf, saved)) in self.vfs.iter_mut().zip(&saved.vfs).enumerate() {
             (vf.refused, vf.fault) = (saved.refused, saved.fault.clone());
-            let requests = saved.asked.iter().map(|words| {
+            let (mut requests, mut filters) = (Vec::new(), Vec::new());
+            for words in &saved.asked {
                 let words: Vec<_> = words.split_whitespace().collect();
-                VfRequest::parse(&words)
-            });
-            let requests: Result<Vec<_>, _> = requests.collect();
-            let requests = requests.map_err(|refusal| refusal.to_string())?;
+                match MailboxRequest::parse(&words).map_err(|refusal| refusal.to_string())? {
+                    MailboxRequest::Change(request) => requests.push(request),
+                    message => filters.push(message),
+                }
+            }
+            let vf = VfIndex::from(i);
             // What it may not have now it might not have had before either.
-            (policy, _) = policy.with_requests(VfIndex::from(i), &requests);
+            (policy, _) = policy.with_requests(vf, &requests);
+            for filter in &filters {
+                if let Ok(granted) = policy.with_message(vf, filter) {
+                    policy = granted.policy;
+                }
+            }
         }
         for filter in policy.filter_table().numbered() {
             let hits = saved.hits.get(&filter.spec.to_string());
