@@ -53,13 +53,13 @@ pub(crate) fn is_empty(fd: impl AsFd) -> bool {
 /// Whether it can be held however long the front end takes for the rest of a message: it holds nothing else in its turn.
 pub(crate) fn holds_nothing(fd: impl AsFd) -> bool {
     let fd = fd.as_fd();
-    let is_file = || {
-        // A file whose server is a process of the front end's is not asked.
-        let flags = AtFlags::EMPTY_PATH | AtFlags::STATX_DONT_SYNC;
-        let stat = rustix::fs::statx(fd, "", flags, StatxFlags::TYPE);
-        stat.is_ok_and(|stat| {
-            FileType::from_raw_mode(stat.stx_mode.into()) == FileType::RegularFile
-        })
-    };
+    let is_file = || file_type(fd) == Some(FileType::RegularFile);
     is_eventfd(fd).unwrap_or(false) || is_empty_pair_end(fd) || is_file()
+}
+
+/// What kind of file it is. One whose server is a process of whoever sent it is not asked.
+pub(crate) fn file_type(fd: impl AsFd) -> Option<FileType> {
+    let flags = AtFlags::EMPTY_PATH | AtFlags::STATX_DONT_SYNC;
+    let stat = rustix::fs::statx(fd, "", flags, StatxFlags::TYPE).ok()?;
+    Some(FileType::from_raw_mode(stat.stx_mode.into()))
 }

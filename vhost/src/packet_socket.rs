@@ -1,6 +1,7 @@
 //! A packet socket on a network device of the host (packet(7)) whose frames have virtio-net headers, so that super-frames and partial checksums
 //! pass as they are. It sees all that the device receives, whoever it is for, and nothing that the host sends. Judges nothing.
 
+use std::cell::Cell;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
@@ -20,13 +21,16 @@ const VNET_HDR: c_int = 15;
 const IGNORE_OUTGOING: c_int = 23;
 const PROMISCUOUS: u16 = 1;
 /// Bits of `tp_status`.
-const LOSING: u32 = 1 << 2;
 const VLAN_VALID: u32 = 1 << 4;
 const VLAN_TPID_VALID: u32 = 1 << 6;
 
 /// See the module.
 #[derive(Debug)]
-pub struct PacketSocket(OwnedFd);
+pub struct PacketSocket {
+    fd: OwnedFd,
+    /// How many frames had found no room when the last one came; `None` where another process has counted them.
+    dropped: Cell<Option<u32>>,
+}
 
 /// What a frame is that has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,20 +55,25 @@ impl PacketSocket {
         let socket = rustix::net::socket_with(AddressFamily::PACKET, SocketType::RAW, flags, None)?;
         let fd = socket.as_fd();
         for option in [VNET_HDR, AUXDATA, IGNORE_OUTGOING] {
-            packet::set_option(fd, option, &c_int::from(true))?;
+            packet::set_option(fd, libc::SOL_PACKET, option, &c_int::from(true))?;
         }
+        let tells_loss = c_int::from(true);
+        packet::set_option(fd, libc::SOL_SOCKET, libc::SO_RXQ_OVFL, &tells_loss)?;
         let promiscuous = Membership {
             interface,
             kind: PROMISCUOUS,
             address_len: 0,
             address: [0; 8],
         };
-        packet::set_option(fd, ADD_MEMBERSHIP, &promiscuous)?;
+        packet::set_option(fd, libc::SOL_PACKET, ADD_MEMBERSHIP, &promiscuous)?;
         // The first takes a privilege.
         let _ = rustix::net::sockopt::set_socket_recv_buffer_size_force(fd, BUFFER)
             .or_else(|_| rustix::net::sockopt::set_socket_recv_buffer_size(fd, BUFFER));
         packet::bind(fd, interface)?;
-        Ok(PacketSocket(socket))
+        Ok(PacketSocket {
+            fd: socket,
+            dropped: Cell::new(Some(0)),
+        })
     }
 
     /// Takes the next frame, without waiting.
@@ -72,8 +81,7 @@ impl PacketSocket {
     /// # Errors
     /// The kernel's: there is none, or what is left to others to do to it has no virtio-net header.
     pub fn receive(&self, header: &mut [u8; HEADER], frame: &mut [u8]) -> io::Result<Received> {
-        let (len, aux) = packet::receive(self.0.as_fd(), header, frame)?;
-        let aux = aux.unwrap_or_default();
+        let (len, packet::Said { aux, dropped }) = packet::receive(self.as_fd(), header, frame)?;
         let said = |bit| aux.status & bit != 0;
         let tpid = match said(VLAN_TPID_VALID) {
             true => aux.vlan_tpid,
@@ -82,10 +90,10 @@ impl PacketSocket {
         Ok(Received {
             len: len.saturating_sub(HEADER).min(frame.len()),
             tag: said(VLAN_VALID).then_some([tpid, aux.vlan_tci]),
-            lost: match said(LOSING) {
-                true => packet::drops(self.0.as_fd()).unwrap_or_default(),
-                false => 0,
-            },
+            lost: dropped.map_or(0, |now| match self.dropped.replace(Some(now)) {
+                Some(before) => now.wrapping_sub(before),
+                None => 0,
+            }),
         })
     }
 }
@@ -93,12 +101,15 @@ impl PacketSocket {
 impl From<OwnedFd> for PacketSocket {
     /// One that another process has opened.
     fn from(socket: OwnedFd) -> PacketSocket {
-        PacketSocket(socket)
+        PacketSocket {
+            fd: socket,
+            dropped: Cell::new(None),
+        }
     }
 }
 
 impl AsFd for PacketSocket {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.0.as_fd()
+        self.fd.as_fd()
     }
 }

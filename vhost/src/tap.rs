@@ -4,7 +4,16 @@
 use std::io;
 use std::os::fd::AsFd;
 
+use rustix::fs::FileType;
+
+use crate::descriptor::file_type;
 use crate::raw::tap;
+
+/// Whether a descriptor that somebody has sent is one of a device, as a tap's is: what is asked of another file, a server of the sender's may
+/// answer when it likes, or never.
+pub fn is_device(fd: impl AsFd) -> bool {
+    file_type(fd) == Some(FileType::CharacterDevice)
+}
 
 /// Has the kernel leave to the device's user what a virtio device can do about checksums and TCP segments, and nothing else: it
 /// cuts super-frames of UDP itself.
@@ -39,6 +48,8 @@ mod tests {
     #[test]
     fn what_is_no_tap_device_is_told_apart() {
         let file = std::fs::File::open("/dev/null").unwrap();
+        assert!(is_device(&file));
+        assert!(!is_device(std::fs::File::open("/proc/self/exe").unwrap()));
         for done in [
             set_offloads(&file),
             set_carrier(&file, true),

@@ -215,6 +215,8 @@ pub(crate) struct Port {
     frame: Vec<u8>,
     /// One for the host.
     received: RxFrame,
+    /// Whether that one waits for room: a NIC's port, unlike a tap, takes all that it is given.
+    is_held: bool,
     pool: Pool,
 }
 
@@ -263,6 +265,7 @@ impl Port {
             on,
             frame: vec![0; MAX_FRAME as usize],
             received: RxFrame::default(),
+            is_held: false,
             pool: Pool::new(BURST),
         };
         let thread = thread::Builder::new().name(name.to_owned());
@@ -341,7 +344,7 @@ impl Port {
         let bytes = frontend.get_config(0, ConfigSpace::LEN as u32)?;
         let ConfigSpace { mac, status, .. } = ConfigSpace::decode(&bytes).unwrap_or_default();
         if let (Device::Tap, Some(queue)) = (&self.device, self.queues.first()) {
-            tap::set_mac(&queue.frames, mac).map_err(gone)?;
+            self.done(tap::set_mac(&queue.frames, mac))?;
         }
         self.set_carrier(!tells || status & 1 != 0)
     }
@@ -350,11 +353,23 @@ impl Port {
         match &self.device {
             // Any of its queues will do.
             Device::Tap => match self.queues.first() {
-                Some(queue) => tap::set_carrier(&queue.frames, up).map_err(gone),
+                Some(queue) => self.done(tap::set_carrier(&queue.frames, up)),
                 None => Ok(()),
             },
             Device::Port(there) => {
                 there.store(up, Ordering::Release);
+                Ok(())
+            }
+        }
+    }
+
+    /// Hears what the kernel says of something that its device was to become: it may be gone, or not be so.
+    fn done(&self, said: io::Result<()>) -> Result<(), Over> {
+        let Err(why) = said else { return Ok(()) };
+        match Errno::from_io_error(&why) {
+            Some(errno @ (Errno::BADFD | Errno::NODEV)) => Err(Over::Gone(errno)),
+            _ => {
+                tracing::warn!(device = self.on.as_str(), %why, "its device does not follow the VF");
                 Ok(())
             }
         }
@@ -384,15 +399,27 @@ impl Port {
             return Ok(0);
         };
         for n in 0..BURST {
-            if !guest.recv(pair, &mut self.received)? {
+            if !std::mem::take(&mut self.is_held) && !guest.recv(pair, &mut self.received)? {
                 return Ok(n);
             }
             let header = self.received.hdr.encode();
             let (header, _) = header.split_at(HEADER);
             let parts = [IoSlice::new(header), IoSlice::new(self.received.bytes())];
             match rustix::io::writev(&queue.frames, &parts) {
-                // The host has the device down, or takes no such frame; it counts that.
-                Ok(_) | Err(Errno::AGAIN | Errno::IO | Errno::INVAL | Errno::NOMEM) => {}
+                Err(Errno::AGAIN) if matches!(self.device, Device::Port(_)) => {
+                    self.is_held = true;
+                    return Ok(n);
+                }
+                // The host has the device down, has no memory or takes no such frame; it counts that.
+                Ok(_)
+                | Err(
+                    Errno::AGAIN
+                    | Errno::IO
+                    | Errno::INVAL
+                    | Errno::MSGSIZE
+                    | Errno::NOBUFS
+                    | Errno::NOMEM,
+                ) => {}
                 Err(errno) => return Err(Over::Gone(errno)),
             }
         }
@@ -416,6 +443,8 @@ impl Port {
                     queue.is_ready = false;
                     return Ok(n);
                 }
+                // It was one that no header is for: of a tunnel that is still to be cut.
+                Err(Errno::INVAL) => continue,
                 Err(errno) => return Err(Over::Gone(errno)),
             };
             let frame = self.frame.get(..len).unwrap_or_default();
@@ -440,11 +469,9 @@ impl Port {
         let mut taps = Vec::with_capacity(self.queues.len());
         for (pair, queue) in self.queues.iter().enumerate() {
             let room = frames_fit(guest, pair)? > 0;
-            let events = if room {
-                PollFlags::IN
-            } else {
-                PollFlags::empty()
-            };
+            let mut events = PollFlags::empty();
+            events.set(PollFlags::IN, room);
+            events.set(PollFlags::OUT, self.is_held);
             taps.push(PollFd::new(&queue.frames, events));
         }
         let first = taps.len();
@@ -484,10 +511,6 @@ impl Port {
 fn frames_fit(guest: &mut NetDevice, pair: usize) -> Result<usize, DeviceFault> {
     let pieces = if guest.has(AS_THEY_ARE) { 1 } else { PIECES };
     Ok((usize::from(guest.tx_room(pair)?) / pieces).min(BURST))
-}
-
-fn gone(error: io::Error) -> Over {
-    Over::Gone(Errno::from_io_error(&error).unwrap_or(Errno::BADFD))
 }
 
 /// A frame as a wire has it, for who takes it only so: in pieces, with checksums.

@@ -1,9 +1,13 @@
 //! VF to VF traffic on both paths, within a NIC and across the wire.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use rustix::process::{Pid, setpriority_process};
+use rustix::thread::{CpuSet, sched_setaffinity};
 use vf_guest::net::{NetConfig, NetHeader};
 use vf_guest::tcp::GuestConfig;
+use vf_vhost::packet_socket::PacketSocket;
 
 use crate::emulator::{BACK_TO_BACK, Emulator, back_to_back, drops, wait_for};
 use crate::host::{Host, await_bytes, stream};
@@ -402,4 +406,94 @@ fn tcp_arrives_whole_over_a_vhost_user_back_end() {
         });
         streams_arrive(&here, ["a-vf0.sock", "b-vf0.sock"], true, 1);
     }
+}
+
+/// The thread that is the back end's front end is faster than who reads what it has.
+#[test]
+fn what_a_vhost_user_back_end_sends_is_not_lost_on_the_way_to_the_port() {
+    const MAC: [u8; 6] = [2, 0, 0, 0, 1, 0];
+    let there = Emulator::start(&["--vfs", "2"]);
+    there.does("vf 0 mac add 02:00:00:00:01:00");
+    let socket = there.path("vf0.sock");
+    let here = Emulator::with_config(&format!(
+        "[[nic]]\nname = 'a'\nuplink = 'vhost-user {}'\n",
+        socket.display()
+    ));
+    wait_for("the session", || (there.vf(0, 0).rings == 2).then_some(()));
+    // Who reads has to wait for its turn behind a thread that has all of them.
+    let mut first = CpuSet::new();
+    first.set(0);
+    for task in std::fs::read_dir(format!("/proc/{}/task", here.pid())).unwrap() {
+        let task = task.unwrap();
+        let name = std::fs::read_to_string(task.path().join("comm")).unwrap();
+        if name.trim() != "vhost-user" {
+            let id = task.file_name().into_string().unwrap().parse().unwrap();
+            sched_setaffinity(Pid::from_raw(id), &first).unwrap();
+            setpriority_process(Pid::from_raw(id), 19).unwrap();
+        }
+    }
+    let over = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            sched_setaffinity(None, &first).unwrap();
+            while !over.load(Ordering::Relaxed) {
+                std::hint::spin_loop();
+            }
+        });
+        let mut sender = Port::open(&there.path("vf1.sock"));
+        let frame = sender.frame(MAC, 1514);
+        let end = Instant::now() + Duration::from_millis(300);
+        while Instant::now() < end {
+            while sender.offer(&frame) {}
+            sender.net.kick();
+            // Its ring takes them again once they have gone.
+            std::thread::sleep(Duration::from_micros(200));
+        }
+        over.store(true, Ordering::Relaxed);
+    });
+    // Nobody here has such an address, so they end at the port.
+    wait_for("what the back end has given", || {
+        let given = there.vf(0, 0).total.rx_packets;
+        let link = here.show().nics.remove(0).link.counters;
+        let came: u64 = drops(&link).iter().map(|(_, n)| n).sum();
+        (given > 1000 && came + link.rx_packets == given).then_some(())
+    });
+}
+
+/// While a NIC stands still, its host has room for so many frames.
+#[test]
+fn what_a_packet_socket_has_no_room_for_is_counted() {
+    on_a_cable("packet sockets", |[a, b], _| {
+        let emulator =
+            Emulator::with_config(&format!("[[nic]]\nname = 'a'\nuplink = 'packet {a}'\n"));
+        let index = std::fs::read_to_string(format!("/sys/class/net/{b}/ifindex")).unwrap();
+        let cable = PacketSocket::open(index.trim().parse().unwrap()).unwrap();
+        let pid = Pid::from_raw(emulator.pid().cast_signed()).unwrap();
+        let signal = |signal| rustix::process::kill_process(pid, signal).unwrap();
+        signal(rustix::process::Signal::STOP);
+        // A virtio-net header of zeros is in front.
+        let mut frame = vec![0; 10];
+        frame.extend([2, 0, 0, 0, 9, 9, 2, 0, 0, 0, 8, 8, 0x88, 0xb5]);
+        frame.resize(10 + 1500, 7);
+        let mut sent = 0;
+        let mut send = || {
+            wait_for("room on the cable", || {
+                rustix::io::write(&cable, &frame).ok()
+            });
+            sent += 1;
+            sent
+        };
+        for _ in 0..10_000 {
+            send();
+        }
+        signal(rustix::process::Signal::CONT);
+        // The count comes along with the next frame that finds room. What the host has sent by itself is seen, too.
+        wait_for("all of them", || {
+            let sent = send();
+            let link = emulator.show().nics.remove(0).link;
+            let seen: u64 = drops(&link.counters).iter().map(|(_, n)| n).sum();
+            let missed = link.xstats["rx_missed"];
+            (missed > 0 && seen + link.counters.rx_packets + missed >= sent).then_some(())
+        });
+    });
 }

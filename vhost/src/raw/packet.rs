@@ -38,9 +38,10 @@ pub(crate) trait Value: Sized {}
 impl Value for c_int {}
 impl Value for Membership {}
 
-/// Sets an option of level `SOL_PACKET`.
+/// Sets an option of this level, `SOL_PACKET` or `SOL_SOCKET`.
 pub(crate) fn set_option(
     socket: BorrowedFd<'_>,
+    level: c_int,
     name: c_int,
     value: &impl Value,
 ) -> io::Result<()> {
@@ -48,29 +49,9 @@ pub(crate) fn set_option(
     // SAFETY: the kernel reads as many bytes as the value has, which has no padding, and keeps no pointer.
     let done = unsafe {
         let value = std::ptr::from_ref(value).cast();
-        libc::setsockopt(socket.as_raw_fd(), libc::SOL_PACKET, name, value, len)
+        libc::setsockopt(socket.as_raw_fd(), level, name, value, len)
     };
     outcome(done.try_into()).map(drop)
-}
-
-/// How many frames have not found room since this was last asked (`PACKET_STATISTICS`).
-pub(crate) fn drops(socket: BorrowedFd<'_>) -> io::Result<u32> {
-    const STATISTICS: c_int = 6;
-    let mut packets_and_drops = [0_u32; 2];
-    let mut len = size_of_val(&packets_and_drops) as libc::socklen_t;
-    // SAFETY: the kernel writes at most as many bytes as the array has, any of which are numbers.
-    let done = unsafe {
-        let value = (&raw mut packets_and_drops).cast();
-        libc::getsockopt(
-            socket.as_raw_fd(),
-            libc::SOL_PACKET,
-            STATISTICS,
-            value,
-            &raw mut len,
-        )
-    };
-    let [_, drops] = packets_and_drops;
-    outcome(done.try_into()).map(|_| drops)
 }
 
 /// Binds it to an interface: all that passes there comes from now on.
@@ -86,18 +67,26 @@ pub(crate) fn bind(socket: BorrowedFd<'_>, interface: c_int) -> io::Result<()> {
     outcome(done.try_into()).map(drop)
 }
 
+/// What is said of a frame beside its bytes.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Said {
+    pub(crate) aux: Aux,
+    /// How many frames had found no room when it came, since the socket is there (`SO_RXQ_OVFL`), if there were any.
+    pub(crate) dropped: Option<u32>,
+}
+
 /// Takes a frame with its header, without waiting: how many bytes, and what is said of it.
 pub(crate) fn receive(
     socket: BorrowedFd<'_>,
     header: &mut [u8],
     frame: &mut [u8],
-) -> io::Result<(usize, Option<Aux>)> {
+) -> io::Result<(usize, Said)> {
     const AUXDATA: c_int = 8;
     let mut parts = [header, frame].map(|part| libc::iovec {
         iov_base: part.as_mut_ptr().cast(),
         iov_len: part.len(),
     });
-    // More than one message of that kind has, aligned as such messages are.
+    // More than both messages take, aligned as such messages are.
     let mut control = [0_u64; 8];
     // SAFETY: all of its fields are numbers and pointers, for which zero is one.
     let mut message: libc::msghdr = unsafe { mem::zeroed() };
@@ -108,16 +97,33 @@ pub(crate) fn receive(
     // SAFETY: the parts and the control buffer are as long as is said, are borrowed for the call, and the kernel keeps no pointer.
     let got = unsafe { libc::recvmsg(socket.as_raw_fd(), &raw mut message, libc::MSG_DONTWAIT) };
     let len = outcome(got.try_into())?;
+    let mut said = Said::default();
     // SAFETY: the kernel has left a well-formed list of messages in the control buffer, or none.
-    let first = unsafe { libc::CMSG_FIRSTHDR(&raw const message).as_ref() };
-    let aux = first.and_then(|first| {
-        // SAFETY: it is arithmetic with a length.
-        let whole = first.cmsg_len >= unsafe { libc::CMSG_LEN(size_of::<Aux>() as _) } as _;
-        let is_aux = first.cmsg_level == libc::SOL_PACKET && first.cmsg_type == AUXDATA && whole;
-        // SAFETY: the message has so many bytes behind its header, and any of them are an `Aux`.
-        is_aux.then(|| unsafe { libc::CMSG_DATA(first).cast::<Aux>().read_unaligned() })
-    });
-    Ok((len, aux))
+    let mut next = unsafe { libc::CMSG_FIRSTHDR(&raw const message) };
+    // SAFETY: each of them is in the control buffer, which lives until the end.
+    while let Some(control) = unsafe { next.as_ref() } {
+        match (control.cmsg_level, control.cmsg_type) {
+            (libc::SOL_PACKET, AUXDATA) => said.aux = data(control).unwrap_or_default(),
+            (libc::SOL_SOCKET, libc::SO_RXQ_OVFL) => said.dropped = data(control),
+            _ => {}
+        }
+        // SAFETY: as above; the last one is followed by none.
+        next = unsafe { libc::CMSG_NXTHDR(&raw const message, control) };
+    }
+    Ok((len, said))
+}
+
+/// What any bytes of a control message may be.
+trait Data: Copy {}
+impl Data for Aux {}
+impl Data for u32 {}
+
+/// What a control message of the kernel's holds, if it is as long.
+fn data<T: Data>(control: &libc::cmsghdr) -> Option<T> {
+    // SAFETY: it is arithmetic with a length.
+    let whole = control.cmsg_len >= unsafe { libc::CMSG_LEN(size_of::<T>() as _) } as _;
+    // SAFETY: the message has so many bytes behind its header, and any of them are a `T`.
+    whole.then(|| unsafe { libc::CMSG_DATA(control).cast::<T>().read_unaligned() })
 }
 
 /// What was done, unless the number was negative.

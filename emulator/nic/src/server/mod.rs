@@ -28,6 +28,7 @@ use rustix::time::{ClockId, clock_gettime};
 use vf_model::{FastEvent, Nanos, VfIndex};
 use vf_vhost::closer::Aside;
 use vf_vhost::listener::Listener;
+use vf_vhost::tap;
 
 use self::access::Access;
 use self::build::build_hosts;
@@ -601,11 +602,11 @@ impl Nics for OnWallClock<'_> {
         let host = self.hosts.get_mut(nic).ok_or("there is no such NIC")?;
         match tap {
             Some(tap) => {
-                let queues = std::mem::take(&mut self.brought).into_iter();
-                let queues: Vec<_> = queues.map(Aside::into_inner).collect();
-                if queues.is_empty() {
+                let queues = std::mem::take(&mut self.brought);
+                if queues.is_empty() || !queues.iter().all(|queue| tap::is_device(&**queue)) {
                     return Err("no descriptor of a tap device has come along".to_owned());
                 }
+                let queues = queues.into_iter().map(Aside::into_inner).collect();
                 // The thread is started by this one, and so in its sandbox.
                 host.attach_tap(vf, tap, queues, Sandbox::Off)?;
             }

@@ -157,16 +157,18 @@ impl<D: HeaderDevice> Tap<D> {
         }
     }
 
-    /// Takes one frame, if there is one.
+    /// Takes one frame, if there is one, or leaves it out.
     fn receive(&mut self, pool: &Pool, arrivals: &mut Arrivals) -> Option<()> {
         let mut header = [0; HEADER];
-        let Received { len, tag, lost } = loop {
-            match self.device.receive(&mut header, &mut self.scratch) {
-                Ok(received) => break received,
-                // One that no header is for: of a tunnel that is still to be cut.
-                Err(Errno::INVAL) => self.missed.add(1),
-                Err(_) => return None,
+        let received = self.device.receive(&mut header, &mut self.scratch);
+        let Received { len, tag, lost } = match received {
+            Ok(received) => received,
+            // One that no header is for: of a tunnel that is still to be cut.
+            Err(Errno::INVAL) => {
+                self.missed.add(1);
+                return Some(());
             }
+            Err(_) => return None,
         };
         self.missed.add(lost.into());
         let (addresses, rest) = self.scratch.get(..len)?.split_at(len.min(ADDRESSES));

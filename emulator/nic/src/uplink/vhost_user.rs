@@ -79,7 +79,7 @@ impl AsFd for BackEnd {
 }
 
 impl HeaderDevice for BackEnd {
-    /// What is too much waits with the back end.
+    /// What is too much waits with the thread, and behind that with the back end.
     const TELLS_LOSS: bool = false;
 
     fn send(&self, header: &[u8; HEADER], frame: &[u8]) -> Result<(), Errno> {
