@@ -188,14 +188,14 @@ impl Command {
 }
 
 /// What `link set` can set.
-const LINK_SETTINGS: &str = "up, down, carrier, mtu, numvfs, hwmode, netem, flap or vf";
+const LINK_SETTINGS: &str = "up, down, carrier, mtu, numvfs, hwmode, flap, vf, netem, delay, loss, duplicate, corrupt, reorder or rate";
 
 impl<S: AsRef<str>> Words<'_, S> {
     /// `set`, and which NIC is meant: with `dev` in front, or without if more follows, as in ip-link(8).
     fn link_device(&mut self) -> Result<Option<String>, Refusal> {
         match self.next("set")? {
             "set" => {}
-            other => return Err(Refusal::word("link", other, "set")),
+            other => return Err(Refusal::word("link", other, "set or show")),
         }
         let is_setting = |word: &str| {
             matches!(
@@ -300,7 +300,7 @@ impl<S: AsRef<str>> Words<'_, S> {
                 let key = self.next(SettingKey::names())?;
                 self.settings(vfs, SettingKey::named(key)?)
             }
-            ("mac", Some("add" | "del")) => {
+            ("mac", Some("add" | "del" | "delete")) => {
                 let add = self.add_or_del()?;
                 let mac = self.next("a MAC address")?.parse()?;
                 let vlan = match self.is_done() {
@@ -312,11 +312,22 @@ impl<S: AsRef<str>> Words<'_, S> {
                 };
                 Ok(vf_filters(vfs, add, VfFilter::Mac { mac, vlan }.into()))
             }
-            ("vlan", Some("add" | "del")) => {
+            ("vlan", Some("add" | "del" | "delete")) => {
                 let add = self.add_or_del()?;
                 let vlans = self.vlans()?;
                 Ok(vf_filters(vfs, add, vlans))
             }
+            // What is nearly one of these, with more behind it, is none of the setting's values.
+            ("mac", Some(word)) if self.is_nearly_add_or_del(word) => Err(Refusal::word(
+                "mac",
+                word,
+                "add, del or the VF's MAC address",
+            )),
+            ("vlan", Some(word)) if self.is_nearly_add_or_del(word) => Err(Refusal::word(
+                "vlan",
+                word,
+                "add, del or the number of the VF's port VLAN",
+            )),
             ("request", _) => {
                 let request = self.mailbox_request()?;
                 Ok(Command::Request { vfs, request })
@@ -378,9 +389,14 @@ impl<S: AsRef<str>> Words<'_, S> {
     pub(crate) fn add_or_del(&mut self) -> Result<bool, Refusal> {
         match self.next("add or del")? {
             "add" => Ok(true),
-            "del" => Ok(false),
+            // The words of ip(8) and of bridge(8).
+            "del" | "delete" => Ok(false),
             other => Err(Refusal::word("word", other, "add or del")),
         }
+    }
+
+    fn is_nearly_add_or_del(&self, word: &str) -> bool {
+        self.peek_second().is_some() && nearest(word, ["add", "del"].into_iter()).is_some()
     }
 
     /// The value of this key, and more keys with theirs.
@@ -554,6 +570,7 @@ mod tests {
             ("vf 0-0 state auto", "vf 0 set state auto"),
             ("vf 1-2 vlan add 100-119", "vf 1-2 vlan add 100-119"),
             ("vf 1 vlan del 7-7", "vf 1 vlan del 7"),
+            ("vf 1 vlan delete 7", "vf 1 vlan del 7"),
             ("link set mtu 9000 up", "link set mtu 9000 up"),
             ("link set carrier off", "link set carrier off"),
             ("link set vf 3 mtu 1400", "vf 3 set mtu 1400"),
@@ -569,6 +586,10 @@ mod tests {
             (
                 "link set rate 100mbit",
                 "link set netem egress rate 100mbit",
+            ),
+            (
+                "link set delay 10ms jitter 1ms 25% loss gilbert 1% 20%",
+                "link set netem egress delay 10ms 1ms 25% loss gemodel 1% 20% 100% 0%",
             ),
             ("link set netem none", "link set netem egress none"),
             ("link set both none", "link set netem both none"),
@@ -671,11 +692,11 @@ mod tests {
             ("link set dev", "dev: the name of a NIC must follow"),
             (
                 "link set a",
-                "link set 'a': up, down, carrier, mtu, numvfs, hwmode, netem, flap or vf",
+                "link set 'a': up, down, carrier, mtu, numvfs, hwmode, flap, vf, netem, delay,",
             ),
             (
                 "link set a sideways",
-                "link set 'sideways': up, down, carrier, mtu, numvfs, hwmode, netem, flap or vf",
+                "link set 'sideways': up, down, carrier, mtu, numvfs, hwmode, flap, vf, netem, delay,",
             ),
             ("vf 0 set", "each with a value must follow"),
             ("vf 0 set speed 3", "setting 'speed': mac, vlan, qos,"),
@@ -710,10 +731,35 @@ mod tests {
                 "weight 'x': a whole number for each queue",
             ),
             ("vf 0 rss equal 2 3", "word '3': nothing more may follow"),
-            ("link up", "link 'up': set"),
+            ("link up", "link 'up': set or show"),
+            ("link shw", "link 'shw': did you mean 'show'? set or show"),
+            (
+                "link set dellay 10ms",
+                "link set 'dellay': did you mean 'delay'? up, down,",
+            ),
+            (
+                "link set dev nic0 dellay 10ms",
+                "link set 'dellay': did you mean 'delay'?",
+            ),
+            (
+                "link set dev a los 1%",
+                "link set 'los': did you mean 'loss'?",
+            ),
+            (
+                "vf 0 mac ad 02:00:00:00:00:99",
+                "mac 'ad': did you mean 'add'? add, del or the VF's MAC address",
+            ),
+            (
+                "vf 0 vlan dle 5",
+                "vlan 'dle': did you mean 'del'? add, del or the number",
+            ),
+            (
+                "vf 0 rss eqal 4",
+                "rss 'eqal': did you mean 'equal'? hkey KEY,",
+            ),
             (
                 "link set sideways\n",
-                "link set 'sideways\\n': up, down, carrier, mtu, numvfs, hwmode, netem, flap or vf",
+                "link set 'sideways\\n': up, down, carrier, mtu, numvfs, hwmode, flap, vf, netem, delay,",
             ),
             (
                 "link set hwmode hub",

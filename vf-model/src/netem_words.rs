@@ -82,6 +82,7 @@ const WORDS: [&str; 10] = [
 
 const TIME: &str = "a number with s, ms, us or ns, such as 10ms, at most an hour";
 const PERCENT: &str = "0% to 100%, such as 0.1%";
+const LOSS: &str = "0% to 100%, such as 0.1%, or 'state' or 'gemodel' and what belongs behind it";
 
 /// The words, one after the other.
 struct Words<'a>(Peekable<SplitWhitespace<'a>>);
@@ -133,7 +134,9 @@ impl<'a> Words<'a> {
                 p14: self.another_or(word, Percent::default())?,
             });
         }
-        if self.0.next_if_eq(&"gemodel").is_some() {
+        // Without a loss in the good state it is Gilbert's model, which Elliott's contains.
+        let elliott = |word: &&str| matches!(*word, "gemodel" | "gilbert");
+        if self.0.next_if(elliott).is_some() {
             let p = self.value(word, PERCENT, Percent::parse)?;
             return Ok(Loss::GeModel {
                 p,
@@ -144,7 +147,11 @@ impl<'a> Words<'a> {
         }
         // tc's word for this kind of loss.
         self.0.next_if_eq(&"random");
-        Ok(Loss::Random(self.odds(word)?))
+        let probability = self.value(word, LOSS, Percent::parse)?;
+        Ok(Loss::Random(Odds {
+            probability,
+            correlation: self.another(word, PERCENT, Percent::parse)?,
+        }))
     }
 
     fn odds(&mut self, word: &'static str) -> Result<Odds, NetemError> {
@@ -270,7 +277,10 @@ impl FromStr for NetemSpec {
             match word {
                 "delay" => {
                     spec.delay = words.value(word, TIME, time)?;
-                    spec.jitter = words.another(word, TIME, time)?;
+                    spec.jitter = match words.0.next_if_eq(&"jitter") {
+                        Some(_) => words.value("jitter", TIME, time)?,
+                        None => words.another(word, TIME, time)?,
+                    };
                     spec.delay_correlation = words.another(word, PERCENT, Percent::parse)?;
                     if words.0.next_if_eq(&"distribution").is_some() {
                         let one = |text: &str| {
@@ -386,7 +396,11 @@ mod tests {
             ("loss 0.00000001%", "0% to 100%"),
             ("loss gemodel", "loss '': 0% to 100%"),
             ("loss state 1% 2% 3% 4% 5% 6%", "'6%' is not one of"),
-            ("loss gilbert 1%", "loss 'gilbert': 0% to 100%"),
+            (
+                "loss gmodel 1%",
+                "loss 'gmodel': 0% to 100%, such as 0.1%, or 'state' or 'gemodel'",
+            ),
+            ("delay 10ms jitter", "jitter '': a number with s, ms"),
             ("reorder 25%", "needs a delay"),
             ("delay 1ms gap 5", "needs a reorder"),
             ("limit 0", "1 to 16777216"),
@@ -409,6 +423,8 @@ mod tests {
             ),
             ("loss state 2%", "loss state 2% 98% 0% 100% 0%"),
             ("loss random 1%", "loss 1%"),
+            ("loss gilbert 1% 10%", "loss gemodel 1% 10% 100% 0%"),
+            ("delay 5ms jitter 1ms 25%", "delay 5ms 1ms 25%"),
             ("delay 5ms 0ms 25%", "delay 5ms"),
             ("delay 5ms 1ms distribution uniform", "delay 5ms 1ms"),
             ("rate 1.5gbit limit 1000", "rate 1500mbit limit 1000"),

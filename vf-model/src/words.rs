@@ -41,10 +41,15 @@ fn did_you_mean(got: &str, allowed: &'static str) -> String {
     meant.map_or_else(String::new, |word| format!("did you mean '{word}'? "))
 }
 
-/// The words in what is allowed, as a refusal has it: `add, del or flush`. What has several words there describes one.
+/// The words in what is allowed, as a refusal has it: `add, del or equal N`, where values are in capitals. What has several words otherwise
+/// describes one.
 pub(crate) fn allowed_words(allowed: &'static str) -> impl Iterator<Item = &'static str> {
     let all = allowed.split(", ").flat_map(|part| part.split(" or "));
-    all.filter(|word| !word.is_empty() && !word.contains(' '))
+    all.filter_map(|part| {
+        let (word, values) = part.split_once(' ').unwrap_or((part, ""));
+        let is_word = !word.is_empty() && !values.contains(|c: char| c.is_ascii_lowercase());
+        is_word.then_some(word)
+    })
 }
 
 /// The word that was probably meant, if one is likelier than all others: one with a few letters wrong, one whose beginning was
@@ -173,6 +178,8 @@ mod tests {
         }
         let said = ParseError::word("setting", "vlna", KEYS).to_string();
         assert_eq!(said, format!("setting 'vlna': did you mean 'vlan'? {KEYS}"));
+        let all: Vec<_> = allowed_words("hkey KEY, weight W0 W1 ... or a MAC address").collect();
+        assert_eq!(all, ["hkey", "weight"]);
         // A number is no word, nor is what only describes one.
         let said = ParseError::word("vlan", "4095", "1 to 4094, or 0 for none").to_string();
         assert_eq!(said, "vlan '4095': 1 to 4094, or 0 for none");
