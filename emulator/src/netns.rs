@@ -88,6 +88,17 @@ fn add(connection: &mut Connection, nic: Option<&str>, words: &[String]) -> Resu
         netns: Some(words.netns.to_owned()),
     };
     device.check().map_err(usage)?;
+    // Before it is opened and has this VF's address.
+    if let Some((of, there, _)) = taps(&show, None).find(|(of, there, tap)| {
+        *tap == device.name
+            && there.netns == device.netns
+            && (*of, there.vf) != (found.name.as_str(), vf)
+    }) {
+        return Err(usage(format!(
+            "{device} is on {of} vf {} already: say name DEVICE for another one",
+            there.vf
+        )));
+    }
     let mtu = Mtu::new(said.told_mtu.into()).map_err(failed)?;
     let queues = device.open(mac(said)?, mtu, said.queue_pairs);
     let queues = queues.map_err(failed)?;

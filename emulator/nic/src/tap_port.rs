@@ -94,7 +94,7 @@ impl TapDevice {
     }
 
     /// Opens it, and makes it if it is not there: with this address, this MTU, so many queues and a virtio-net header, and down. Its queues; one
-    /// if it was there already and has no more.
+    /// if it was there already and has no more. Nobody else may have it open.
     ///
     /// # Errors
     /// [`OpenTapError`], in one line.
@@ -132,9 +132,12 @@ impl TapDevice {
         // A thread is in another namespace for good.
         let opened = thread::scope(|scope| scope.spawn(open).join());
         let opened = opened.unwrap_or_else(|_| Err(io::Error::other("opening it has failed")));
-        opened.map_err(failed(
-            " (it takes CAP_NET_ADMIN and CAP_SYS_ADMIN, so root, and nobody else may have it open)",
-        ))
+        opened.map_err(|why| match why.kind() {
+            io::ErrorKind::ResourceBusy => failed(
+                " (it is on a VF already, or another program has it open: say another name)",
+            )(why),
+            _ => failed(" (it takes CAP_NET_ADMIN and CAP_SYS_ADMIN, so root)")(why),
+        })
     }
 }
 

@@ -1,6 +1,6 @@
 //! Network namespaces on VFs, by taps: TCP between two of them, with the segmentation offload of their kernel, as between VMs.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::os::fd::AsFd;
@@ -9,7 +9,9 @@ use std::thread;
 
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
-use crate::emulator::{Emulator, wait_for};
+use vfnic::control::{AttachTap, Connection, Request, Response};
+
+use crate::emulator::{Emulator, vfnic, wait_for};
 
 /// A namespace, until this is dropped.
 struct Netns(String);
@@ -109,9 +111,16 @@ fn namespaces_on_vfs_are_guests_as_any_others() {
     emulator.does(&format!("netns add {} vf 0", a.0));
     emulator.does(&format!("netns add {} vf 1", b.0));
     let mac = emulator.vf(0, 0).state.mac;
-    wait_for("the address of the VF", || {
-        a.device().contains(&mac).then_some(())
-    });
+    assert!(a.device().contains(&mac), "{}", a.device());
+    // Down, so that its kernel has sent nothing and given it no address of its own by another one.
+    assert!(
+        a.device().contains("<BROADCAST,MULTICAST>"),
+        "{}",
+        a.device()
+    );
+    let addresses = a.ip("address show dev eth0").unwrap();
+    assert!(!addresses.contains("inet"), "{addresses}");
+    assert_eq!(emulator.vf(0, 0).total.tx_packets, 0);
     a.up("10.9.0.1");
     b.up("10.9.0.2");
     for path in ["direct", "mediated"] {
@@ -195,4 +204,77 @@ fn namespaces_on_vfs_are_guests_as_any_others() {
     wait_for("another one is on it", || {
         emulator.vf(0, 1).connected.then_some(())
     });
+}
+
+/// A device with several queues opens for anybody who may, as often as they like, and gives each opener a part of its frames.
+#[test]
+fn a_tap_is_on_one_vf() {
+    let Some(a) = Netns::new('s') else {
+        return;
+    };
+    let (emulator, another) = (Emulator::start(&[]), Emulator::start(&[]));
+    let refused = |emulator: &Emulator, words: &str, says: &str| {
+        let words: Vec<_> = words.split(' ').collect();
+        let out = emulator.vfnic(&words);
+        let why = String::from_utf8(out.stderr).unwrap();
+        assert!(!out.status.success(), "{words:?}");
+        assert!(why.contains(says), "{words:?}: {why}");
+        assert_eq!(why.lines().count(), 1, "{why}");
+    };
+    emulator.does(&format!("netns add {} vf 0", a.0));
+    let device = a.ip("-d link show dev eth0").unwrap();
+    assert!(device.contains("numqueues 8"), "{device}");
+
+    refused(
+        &emulator,
+        &format!("netns add {} vf 1", a.0),
+        &format!("tap eth0 in netns {} is on nic0 vf 0 already", a.0),
+    );
+    // The same namespace by another name, and another process.
+    let taken = "it is on a VF already, or another program has it open";
+    refused(
+        &emulator,
+        &format!("netns add /run/netns/{} vf 1", a.0),
+        taken,
+    );
+    refused(&another, &format!("netns add {} vf 1", a.0), taken);
+    // Who has it open and asks the server.
+    let null = File::open("/dev/null").unwrap();
+    let asked = Request::AttachTap(AttachTap {
+        nic: None,
+        vf: 1,
+        tap: "eth0".to_owned(),
+        netns: Some(a.0.clone()),
+    });
+    let mut connection = Connection::open(&emulator.ctl()).unwrap();
+    let answer = connection.ask_with(&asked, &[null.as_fd()]).unwrap();
+    let Response::Refused(why) = answer else {
+        panic!("{answer:?}");
+    };
+    assert!(why.contains("is on nic0 vf 0 already"), "{why}");
+
+    let unchanged = a.ip("-d link show dev eth0").unwrap();
+    assert_eq!(unchanged, device);
+    emulator.does(&format!("netns add {} vf 1 name eth1", a.0));
+
+    // One that is there and that nobody has open is taken as it is.
+    emulator.does(&format!("netns delete {}", a.0));
+    wait_for("the device goes", || a.device().is_empty().then_some(()));
+    a.ip("tuntap add dev eth0 mode tap vnet_hdr multi_queue")
+        .unwrap();
+    a.ip("link set eth0 up").unwrap();
+    emulator.does(&format!("netns add {} vf 1", a.0));
+    a.has_carrier(true);
+}
+
+#[test]
+fn a_file_puts_a_tap_on_one_vf() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("nic.toml");
+    let text = "[[nic]]\nname='a'\n[[nic.vf]]\nindex=0\ntap='t'\n[[nic.vf]]\nindex=1\ntap='t'\n";
+    fs::write(&file, text).unwrap();
+    let out = vfnic(&["run", "--config", file.to_str().unwrap()]);
+    let why = String::from_utf8(out.stderr).unwrap();
+    assert_eq!(out.status.code(), Some(2), "{why}");
+    assert!(why.contains("a vf1: tap t is on a vf 0 already"), "{why}");
 }

@@ -148,12 +148,41 @@ pub enum ConfigError {
     /// Two VFs on one socket.
     #[error("socket {0} is used twice")]
     Socket(PathBuf),
+    /// What is wrong with what a file says.
+    #[error("{path}: {source}")]
+    InFile {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        source: Box<ConfigError>,
+    },
     /// What is wrong with a section of the file.
     #[error("line {line}: {source}")]
     Section {
-        /// Where the section begins.
+        /// Where that is said, or where the section begins.
         line: usize,
         /// What is wrong.
         source: Box<ConfigError>,
     },
+}
+
+impl ConfigError {
+    /// The key of a section that it is about, if it is about one.
+    pub(super) fn key(&self) -> Option<&'static str> {
+        Some(match self {
+            ConfigError::VfCount { .. } => "vfs",
+            ConfigError::Workers { .. } => "workers",
+            ConfigError::QueuePairs { .. } => "queue_pairs",
+            ConfigError::Mtu { .. } => "mtu",
+            ConfigError::MacBase { .. } => "mac_base",
+            ConfigError::Name(_) => "name",
+            ConfigError::Filter { .. } => "filters",
+            // Other keys of such words are those of its VFs.
+            ConfigError::Switch {
+                key: key @ ("numvfs" | "hwmode" | "flap" | "fdb"),
+                ..
+            } => key,
+            _ => return None,
+        })
+    }
 }

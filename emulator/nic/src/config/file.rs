@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 use toml::Spanned;
-use vf_model::{MacAddr, Profile};
+use vf_model::{MacAddr, Profile, nearest};
 
 use super::access::{SocketAccess, SocketMode};
 use super::cpu::{CpuList, HypervisorCpu, PollMode};
@@ -17,7 +17,7 @@ use super::nic::{self, NicSection};
 use super::socket_dir::default_socket_dir;
 use super::vf::QmpOf;
 use super::wire::{self, WireSection};
-use super::{Config, MAX_THREADS};
+use super::{Config, MAX_THREADS, check_tap_is_free};
 use crate::metrics::MetricsAddress;
 use crate::thread::Polling;
 
@@ -174,7 +174,17 @@ impl Config {
         if !(1..=MAX_THREADS).contains(&threads) {
             return Err(ConfigError::Threads(threads));
         }
-        let mut config = Config::from_sections(sections, socket_dir, plain_names)?;
+        let mut config =
+            Config::from_sections(sections, socket_dir, plain_names).map_err(|source| {
+                match plain_names {
+                    // There is no file.
+                    true => source,
+                    false => ConfigError::InFile {
+                        path: path.to_owned(),
+                        source: Box::new(source),
+                    },
+                }
+            })?;
         for QmpOf { vf, path } in &over.qmp {
             if let Some(first) = config.nics.first_mut() {
                 let (nic, last) = (first.name.clone(), first.vfs - 1);
@@ -218,12 +228,11 @@ impl Config {
             return Err(ConfigError::NoNic);
         }
         let locate = |span: Range<usize>| {
-            let line = line_of(file.text, span.start);
-            move |source| match plain_names {
+            move |source: ConfigError| match plain_names {
                 // There is no file.
                 true => source,
                 false => ConfigError::Section {
-                    line,
+                    line: line_of_key(file.text, span.start, source.key()),
                     source: Box::new(source),
                 },
             }
@@ -248,6 +257,18 @@ impl Config {
                 }
             }
             nics.push(nic);
+            // The last first, so that it is the second of two that is refused.
+            let taps = nics[n].vf.iter().enumerate().rev();
+            let taps = taps.filter_map(|(i, vf)| Some((i, vf.tap.as_ref()?)));
+            for (index, tap) in taps {
+                check_tap_is_free(&nics, tap, (n, index)).map_err(|why| {
+                    at(ConfigError::Device {
+                        nic: nics[n].name.clone(),
+                        index,
+                        why,
+                    })
+                })?;
+            }
         }
         let mut used = BTreeSet::new();
         let wires = file.wire.into_iter().map(|section| {
@@ -292,12 +313,36 @@ pub fn one_line(text: &str, error: &toml::de::Error) -> String {
     let what = error.message().replace('\n', "; ");
     // TOML's name for one of several words.
     let what = what.replace("wanted string or table", "wanted a word in quotes");
+    let meant = did_you_mean(&what).unwrap_or_default();
     match error.span() {
         Some(span) => {
-            format!("line {}: {what}", line_of(text, span.start))
+            format!("line {}: {what}{meant}", line_of(text, span.start))
         }
-        None => what,
+        None => what + &meant,
     }
+}
+
+/// `did you mean`, where TOML says which keys there are and one of them is near to the one that it does not know.
+fn did_you_mean(what: &str) -> Option<String> {
+    let (word, known) = what.strip_prefix("unknown field `")?.split_once('`')?;
+    // The words in ticks.
+    let known = known.split('`').skip(1).step_by(2);
+    nearest(word, known).map(|meant| format!(" (did you mean `{meant}`?)"))
+}
+
+/// The line of a key in the section that begins at `at`, or where that begins.
+fn line_of_key(text: &str, at: usize, key: Option<&str>) -> usize {
+    let begin = line_of(text, at);
+    let is_key = |line: &str| {
+        let rest = key.and_then(|key| line.trim_start().strip_prefix(key));
+        rest.is_some_and(|rest| rest.trim_start().starts_with('='))
+    };
+    let mut section = text.lines().skip(begin);
+    let place = section
+        .by_ref()
+        .take_while(|line| !line.trim_start().starts_with('['))
+        .position(is_key);
+    place.map_or(begin, |place| begin + place + 1)
 }
 
 /// The line of the byte at `at`, counted from 1.

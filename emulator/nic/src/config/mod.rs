@@ -15,7 +15,9 @@ mod wire;
 use std::path::PathBuf;
 
 use crate::metrics::MetricsAddress;
+use crate::tap_port::TapDevice;
 use crate::thread::Polling;
+use crate::uplink::UplinkSpec;
 
 pub use access::{SocketAccess, SocketMode, SocketModeError};
 pub use cpu::{CpuList, CpuListError, HypervisorCpu, PollMode};
@@ -70,6 +72,39 @@ impl Config {
         let default = || self.socket_dir.join("ctl.sock");
         self.ctl.clone().unwrap_or_else(default)
     }
+
+    /// That no uplink is this device, and no VF but this one of this NIC (by their places) has it.
+    ///
+    /// # Errors
+    /// Who has it, on one line.
+    pub fn check_tap_is_free(&self, tap: &TapDevice, to: (usize, usize)) -> Result<(), String> {
+        check_tap_is_free(&self.nics, tap, to)
+    }
+}
+
+fn check_tap_is_free(
+    nics: &[NicSettings],
+    tap: &TapDevice,
+    to: (usize, usize),
+) -> Result<(), String> {
+    for (n, nic) in nics.iter().enumerate() {
+        let uplink = nic.uplink.as_ref().and_then(UplinkSpec::host_device);
+        if uplink == Some(tap.name.as_str()) && tap.netns.is_none() {
+            return Err(format!(
+                "{tap} is the uplink of {}: say another name",
+                nic.name
+            ));
+        }
+        let mut vfs = nic.vf.iter().enumerate();
+        let other = vfs.find(|(i, vf)| (n, *i) != to && vf.tap.as_ref() == Some(tap));
+        if let Some((i, _)) = other {
+            let nic = &nic.name;
+            return Err(format!(
+                "{tap} is on {nic} vf {i} already: say another name"
+            ));
+        }
+    }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -355,6 +390,29 @@ mod tests {
             ),
             ("[[nic]\nname='a'", "line 1"),
             (
+                "socket-dir='x'",
+                "line 1: unknown field `socket-dir`, expected one of `socket_dir`, `ctl`,",
+            ),
+            ("thread=2\n[[nic]]\nname='a'", "(did you mean `threads`?)"),
+            ("[[nic]]\nname='a'\nvf=3", "line 3"),
+            ("[[nic]]\nname='a'\nworker=3", "(did you mean `workers`?)"),
+            (
+                "[[nic]]\nname='a'\n[[wire]]\nbetwen=['a','b']",
+                "(did you mean `between`?)",
+            ),
+            (
+                "[[nic]]\nname='a'\nvfs=300",
+                "test.toml: line 3: a: vfs = 300: a NIC of profile generic has 1 to 256 VFs",
+            ),
+            (
+                "[[nic]]\nname='a'\n[[nic]]\nname='b'\n# few\n workers =  3\n[[nic.vf]]\nindex=0",
+                "test.toml: line 6: b: workers = 3",
+            ),
+            (
+                "[[nic]]\nname='a'\nprofile='igb'\nvfs=8",
+                "test.toml: line 4: a: vfs = 8",
+            ),
+            (
                 "[[nic]]\nname='a'\n[[nic.vf]]\nindex=0\nvlna=3",
                 "line 5: unknown field `vlna`, expected one of index, socket, socket_role, device, qmp, link_method, tap, netns, macs, vlans, rss, rss_contexts, netem, netem_ingress, mac, vlan,",
             ),
@@ -369,6 +427,18 @@ mod tests {
             (
                 "[[nic]]\nname='a'\n[[nic.vf]]\nindex=0\ntap='a/b'",
                 "a vf0: tap = \"a/b\": a name of 1 to 15 letters",
+            ),
+            (
+                "[[nic]]\nname='a'\n[[nic]]\nname='b'\n[[nic.vf]]\nindex=0\ntap='t'\nnetns='n'\n[[nic.vf]]\nindex=1\ntap='t'\nnetns='n'",
+                "line 3: b vf1: tap t in netns n is on b vf 0 already: say another name",
+            ),
+            (
+                "[[nic]]\nname='a'\n[[nic.vf]]\nindex=1\ntap='t'\n[[nic]]\nname='b'\n[[nic.vf]]\nindex=1\ntap='t'",
+                "line 6: b vf1: tap t is on a vf 1 already: say another name",
+            ),
+            (
+                "[[nic]]\nname='a'\nuplink='tap t'\n[[nic.vf]]\nindex=0\ntap='t'",
+                "line 1: a vf0: tap t is the uplink of a: say another name",
             ),
             (
                 "[[nic]]\nname='a'\n[[nic.vf]]\nindex=0\nspoofchk=3",

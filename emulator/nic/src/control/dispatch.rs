@@ -224,6 +224,9 @@ impl Dispatcher {
             None => format!("vf {vf}: no tap"),
         };
         let set = nic_named(&names(nics), nic).and_then(|n| {
+            if let Some(tap) = &tap {
+                self.config.check_tap_is_free(tap, (n, vf.into()))?;
+            }
             let nic = Arc::make_mut(&mut self.config).nics.get_mut(n);
             let settings = nic.and_then(|nic| nic.vf.get_mut(usize::from(vf)));
             let settings = settings.ok_or_else(|| format!("vf {vf}: there is none"))?;

@@ -12,6 +12,7 @@ mod packet;
 mod plain;
 mod replay;
 mod tap;
+mod tap_queues;
 mod transmitter;
 mod vhost_user;
 mod vxlan;

@@ -18,6 +18,7 @@ use vf_vhost::features::VirtioFeatures;
 use vf_vhost::net_hdr::{MAX_FRAME, NetHdr};
 use vf_vhost::packet_socket::Received;
 
+use super::tap_queues::queues_in_use;
 use super::{
     ARRIVAL, Arrivals, HandOver, Kind, Lost, OpenError, Statistic, TxFrame, TxRoom, Uplink,
 };
@@ -39,7 +40,7 @@ pub(super) const KIND: Kind = Kind {
     of_this_machine: true,
     is_device: true,
     check: |_| Ok(()),
-    open: |name, config, slack| match open(name) {
+    open: |name, config, slack| match open_uplink(name) {
         Ok(device) => Ok(Box::new(Tap::of(
             format!("tap {name}"),
             device,
@@ -107,15 +108,27 @@ fn open(name: &str) -> std::io::Result<SyncDevice> {
     open_with(name, false)
 }
 
+/// The same; up or down as it was, and down if it is made.
 fn open_with(name: &str, multi_queue: bool) -> std::io::Result<SyncDevice> {
     let device = DeviceBuilder::new()
         .name(name)
         .layer(Layer::L2)
         .offload(true)
         .multi_queue(multi_queue)
+        .inherit_enable_state()
         .build_sync()?;
     prepare(&device)?;
     Ok(device)
+}
+
+/// Opens it for the port of a NIC, and has it up, as a cable's other end is: the administrator of the bridge that it is put on need not. A user
+/// whose own device it is may open it and not do that, and has it as it is.
+fn open_uplink(name: &str) -> std::io::Result<SyncDevice> {
+    let device = open(name)?;
+    match device.enabled(true) {
+        Err(why) if why.kind() != std::io::ErrorKind::PermissionDenied => Err(why),
+        _ => Ok(device),
+    }
 }
 
 fn prepare(queue: &SyncDevice) -> std::io::Result<()> {
@@ -124,10 +137,14 @@ fn prepare(queue: &SyncDevice) -> std::io::Result<()> {
     queue.set_nonblocking(true)
 }
 
-/// Opens it with so many queues (`IFF_MULTI_QUEUE`). A device that is there already and was made without `multi_queue` has one.
+/// Opens it with so many queues (`IFF_MULTI_QUEUE`). A device that is there already and was made without `multi_queue` has one. One that
+/// somebody else has open is refused as busy, as the kernel refuses one without several queues.
 pub(crate) fn open_queues(name: &str, queues: u16) -> std::io::Result<Vec<SyncDevice>> {
     if queues <= 1 {
         return Ok(vec![open(name)?]);
+    }
+    if queues_in_use(name)? > 0 {
+        return Err(Errno::BUSY.into());
     }
     let first = match open_with(name, true) {
         Err(error) if error.raw_os_error() == Some(Errno::INVAL.raw_os_error()) => {
