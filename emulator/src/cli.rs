@@ -5,6 +5,7 @@ mod filter;
 mod guest;
 #[cfg(feature = "lab")]
 mod lab;
+mod line;
 mod netns;
 mod show;
 
@@ -25,6 +26,7 @@ pub use lab::{
     ClockChoice, Demo, Experiment, GuestsWord, ProfileWord, RunClock, Scenario, ScenarioRun,
     VirtualClock, Which,
 };
+pub use line::{Line, joined};
 use netns::NETNS_HELP;
 pub use netns::Netns;
 use show::SHOW_HELP;
@@ -171,7 +173,7 @@ pub enum Command {
         /// set [dev NIC] [up|down] [carrier on|off] [mtu BYTES] [numvfs N] | set [dev NIC] hwmode veb|vepa|floating |
         /// set [dev NIC] netem [egress|ingress|both] delay TIME ...|none | set [dev NIC] flap up TIME down TIME|none | set [dev NIC] vf N ... |
         /// show [dev NIC]
-        #[arg(num_args = 0..)]
+        #[arg(num_args = 0.., add = ArgValueCompleter::new(complete::link_words))]
         words: Vec<String>,
     },
     /// Say how the NIC's switch forwards, and tell it of stations behind the PF, in the words of bridge(8)
@@ -266,7 +268,7 @@ pub struct Why {
 }
 
 const BRIDGE_HELP: &str = "\
-A NIC's switch learns nothing: what its VFs send to a station behind the PF, such as a tap on the bridge there ('vf N set
+A NIC's switch learns nothing: what its VFs send to a station behind the PF, such as a tap on the bridge there ('vf N set \
 bridge on'), leaves on the wire until the switch is told of that station. With one NIC, 'dev NIC' need not be said.
   veb        what is for a VF here goes there and not to the wire
   vepa       everything goes to the adjacent bridge, which gives back what is for a VF here
@@ -284,7 +286,7 @@ A frame is what is said of it, in any order, or its bytes:
   type TYPE | tcp|udp [sport PORT] [dport PORT]   src-ip IP   dst-ip IP
   len BYTES   gso BYTES
   hex BYTES [len BYTES] [gso BYTES]
-What is left out is as plain as can be: the sender's own address, no tag, 60 bytes. It is the rules in force
+What is left out is as plain as can be: the sender's own address, no tag, 60 bytes. It is the rules in force \
 that are asked: no frame is sent, nothing is counted. A limit on a sender's rate is left out: it makes frames wait.
 
 Examples:
@@ -309,17 +311,17 @@ pub struct Capture {
     pub snaplen: u32,
     /// Ports, vf N, wire or pf, behind the name of their NIC if there are several; and then what frames are to be like: flow-type ...,
     /// the words of 'filter add'
-    #[arg(required = true, num_args = 1..)]
+    #[arg(required = true, num_args = 1.., add = ArgValueCompleter::new(complete::capture_words))]
     pub words: Vec<String>,
 }
 
 const CAPTURE_HELP: &str = "\
-Ports may be several, of several NICs, and N a range such as 0-3; each is an interface of the capture, such as a-vf0. Directions
-are as the guest sees them, on the wire as the NIC does, at the PF as the hypervisor does. Frames are as they pass the port: what is
-still to be segmented is whole, and checksums may be the receiver's to complete. Commands, switches of paths and guests that come and
+Ports may be several, of several NICs, and N a range such as 0-3; each is an interface of the capture, such as a-vf0. Directions \
+are as the guest sees them, on the wire as the NIC does, at the PF as the hypervisor does. Frames are as they pass the port: what is \
+still to be segmented is whole, and checksums may be the receiver's to complete. Commands, switches of paths and guests that come and \
 go are comments of the frame that follows. What flow-type ... may say, tells 'vfnic filter --help'.
 
-It ends with Ctrl-C, the file whole. A NIC never waits for a capture: frames that the disk or reader is too slow for are counted, and
+It ends with Ctrl-C, the file whole. A NIC never waits for a capture: frames that the disk or reader is too slow for are counted, and \
 their number is printed at the end and is in the file. Who does not capture pays nothing; a VF that is captured may be slower.
 
 Examples:
@@ -421,9 +423,9 @@ fn seconds(word: &str) -> Result<f64, &'static str> {
 }
 
 const CHECK_PATHS_HELP: &str = "\
-The direct and the mediated path give the same bytes to the same receivers: that is what makes one of them a stand-in for the other.
-Each frame that is sampled where it enters a NIC is set against what the NIC and what the hypervisor say of it, by the policy by which it
-was judged. A difference is told with all decisions of both. It would be a mistake of vfnic's: please report it. What a bridge on the PF has learned
+The direct and the mediated path give the same bytes to the same receivers: that is what makes one of them a stand-in for the other. \
+Each frame that is sampled where it enters a NIC is set against what the NIC and what the hypervisor say of it, by the policy by which it \
+was judged. A difference is told with all decisions of both. It would be a mistake of vfnic's: please report it. What a bridge on the PF has learned \
 ('vf N set bridge on') is left out. Who does not check pays nothing.
 
 Examples:
@@ -431,7 +433,7 @@ Examples:
   vfnic check paths --rate 1000000 --json";
 
 const BATCH_HELP: &str = "\
-Each line is a vf, filter, link, bridge or fdb command without 'vfnic', and may begin with --nic NAME. What follows a # is a comment. If
+Each line is a vf, filter, link, bridge or fdb command without 'vfnic', and may begin with --nic NAME. What follows a # is a comment. If \
 one is refused, the line and the reason are said, and nothing is changed.
 
 Example:
@@ -464,12 +466,15 @@ Reset of the function (FLR): N reset
 
 What the driver asks of its NIC over the mailbox, for guests whose front end answers their control queue itself: N request
   reset [groups] [vlans]       starts anew; it will list those
-  mac MAC | macvlan [MAC ...] | multicast [MAC ...] | table [MAC ...]    MAC*N: N addresses that follow each other
+  mac MAC | macvlan [MAC ...] | multicast [MAC ...] | table [MAC ...]
+                               MAC*N: N addresses that follow each other
   hashes [HEX ...]    bits 36 to 47 of groups, by which Intel's drivers list them
   promisc on|off | allmulti on|off | mode [promisc] [allmulti] [alluni] [nomulti] [nouni] [nobcast]
   vlan add|del VID | vlans [VID ...] | mtu BYTES
-  filter add|del flow-type ...  of profiles generic and ef10, a filter of its driver: dst MAC, dst unknown-unicast|unknown-multicast, or fields
-                               of packets, which may end with action drop or action N (a queue) for what the VF receives
+  filter add|del flow-type ...  of its driver (generic, ef10): dst MAC, dst
+                               unknown-unicast|unknown-multicast, or fields of
+                               packets, which may end with action drop or
+                               action N (a queue) for what the VF receives
   link | rss                   the answers are printed
 
 Examples:
@@ -482,16 +487,17 @@ Examples:
   vfnic vf 1 rss weight 3 1";
 
 const LINK_HELP: &str = "\
-numvfs is sriov_numvfs of sysfs: 0, or up to 'vfs' of the configuration (sriov_totalvfs), and from one number to another through 0.
-With the VFs go their sessions, their sockets, all that was set for them, and filters that name them, which are named. New ones
+numvfs is sriov_numvfs of sysfs: 0, or up to 'vfs' of the configuration (sriov_totalvfs), and from one number to another through 0. \
+With the VFs go their sessions, their sockets, all that was set for them, and filters that name them, which are named. New ones \
 have sockets and default settings.
 
 Impairments of what passes the port, in the words of tc-netem(8), each time all of them: [netem] [egress|ingress|both] WORDS|none
   delay TIME [JITTER [CORRELATION]] [distribution uniform|normal|pareto|paretonormal]
-  loss [random] PERCENT [CORRELATION] | loss state P13 [P31 [P32 [P23 [P14]]]] | loss gemodel P [R [1-H [1-K]]]
+  loss [random] PERCENT [CORRELATION] | loss state P13 [P31 [P32 [P23 [P14]]]]
+  loss gemodel P [R [1-H [1-K]]]
   duplicate|corrupt PERCENT [CORRELATION] | reorder PERCENT [CORRELATION] [gap N] | rate RATE
   limit FRAMES | memory_limit SIZE | seed N
-Of what leaves unless ingress or both is said. What is held back when they change or end is not lost. For what a VF sends (egress) and
+Of what leaves unless ingress or both is said. What is held back when they change or end is not lost. For what a VF sends (egress) and \
 gets (ingress): vf N set [netem] ...
 
 'flap' takes the cable out and puts it in again, over and over; 'carrier off' takes it out until 'carrier on'.
@@ -543,7 +549,7 @@ pub struct Run {
     /// everything is open (on the wall clock)
     #[arg(long)]
     pub no_sandbox: bool,
-    /// Make a socket for observers, too: who connects there may ask (show, filter show, why, save) and change nothing
+    /// Make a socket for observers, too: who connects there may ask (show, filter show, why, save, monitor) and change nothing
     #[arg(long, value_name = "SOCKET")]
     pub observe: Option<PathBuf>,
     /// Answer scrapes of metrics (Prometheus, OpenMetrics) at ADDRESS:PORT or unix:PATH, over HTTP at /metrics
@@ -568,7 +574,7 @@ pub struct Run {
     #[arg(long, value_enum, value_name = "DRIVER")]
     pub device: Option<DeviceKind>,
     /// NIC to be like: generic, falcon, siena, ef10, igb, ixgbe, i40e or mlx5-legacy [default: generic]
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", add = ArgValueCompleter::new(complete::profiles))]
     pub profile: Option<Profile>,
     /// How workers wait for frames [default: adaptive]
     #[arg(long, value_enum, value_name = "HOW")]
@@ -607,14 +613,14 @@ pub struct Upgrade {
 }
 
 const UPGRADE_HELP: &str = "\
-The new process is given everything: sockets, sessions of front ends, guests' memory and rings,
-frames that wait, settings and counters. No front end has to connect again, and no frame is lost;
-guests stand still meanwhile, while frames that are on their way go on for a second at most; the
-log says for how long. It runs in the background, with the standard error of this command, and
+The new process is given everything: sockets, sessions of front ends, guests' memory and rings, \
+frames that wait, settings and counters. No front end has to connect again, and no frame is lost; \
+guests stand still meanwhile, while frames that are on their way go on for a second at most; the \
+log says for how long. It runs in the background, with the standard error of this command, and \
 the old one ends. A service manager is told (sd_notify(3), MAINPID).
 
-If anything cannot be handed over (a tap in place of a VM, devices of hardware, an uplink
-vhost-user), or not to that version, the line says so and the old process goes on as if nothing
+If anything cannot be handed over (a tap in place of a VM, devices of hardware, an uplink \
+vhost-user), or not to that version, the line says so and the old process goes on as if nothing \
 had been asked. Clients of the control socket, and captures, connect again.
 
 Examples:
@@ -640,6 +646,7 @@ pub enum ProfileCommand {
     /// Everything that one says
     Show {
         /// Which
+        #[arg(add = ArgValueCompleter::new(complete::profiles))]
         profile: Profile,
         /// As JSON
         #[arg(long)]
@@ -648,8 +655,10 @@ pub enum ProfileCommand {
     /// What two say differently
     Diff {
         /// One
+        #[arg(add = ArgValueCompleter::new(complete::profiles))]
         a: Profile,
         /// The other
+        #[arg(add = ArgValueCompleter::new(complete::profiles))]
         b: Profile,
         /// As JSON
         #[arg(long)]
@@ -668,6 +677,8 @@ pub struct Show {
 
 #[cfg(test)]
 mod tests {
+    use clap::CommandFactory;
+
     use super::*;
 
     fn parse(line: &str) -> Result<Cli, clap::Error> {
@@ -711,6 +722,68 @@ mod tests {
         ] {
             let kind = parse(line).unwrap_err().kind();
             assert_eq!(kind, clap::error::ErrorKind::DisplayHelp, "{line}");
+        }
+    }
+
+    /// Every command and what is under it.
+    fn each(command: &clap::Command, into: &mut Vec<clap::Command>) {
+        into.push(command.clone());
+        command.get_subcommands().for_each(|sub| each(sub, into));
+    }
+
+    /// A paragraph is one line of the source, which clap breaks where the terminal ends. Lines of tables and examples are indented.
+    #[test]
+    fn no_line_of_help_ends_before_the_terminal_does() {
+        let mut program = Cli::command();
+        program.build();
+        let mut all = Vec::new();
+        each(&program, &mut all);
+        assert!(all.len() > 30, "{}", all.len());
+        for width in [80, 100] {
+            for command in &all {
+                let help = command.clone().term_width(width).max_term_width(width);
+                let help = help.clone().render_long_help().to_string();
+                let lines: Vec<_> = help.lines().collect();
+                for pair in lines.windows(2) {
+                    let [line, next] = pair else { continue };
+                    let is_text = |line: &str| !line.is_empty() && !line.starts_with(' ');
+                    if !is_text(line) || !is_text(next) {
+                        continue;
+                    }
+                    // Its first word would have fitted.
+                    let word = next.split(' ').next().unwrap_or_default();
+                    let fits = line.chars().count() + 1 + word.chars().count() <= width;
+                    let name = command.get_name();
+                    assert!(
+                        !fits,
+                        "{name} --help at {width}: '{line}' ends before '{next}'"
+                    );
+                }
+            }
+        }
+    }
+
+    /// A terminal has 80 columns: a row of a table that is longer, and that the source goes on with on another line, would be broken twice.
+    #[test]
+    fn rows_of_help_that_go_on_are_not_broken_by_clap_as_well() {
+        let mut all = Vec::new();
+        each(&Cli::command(), &mut all);
+        for command in &all {
+            let help = command
+                .get_after_help()
+                .map(ToString::to_string)
+                .unwrap_or_default();
+            let lines: Vec<_> = help.lines().collect();
+            let indent = |line: &str| line.len() - line.trim_start().len();
+            for pair in lines.windows(2) {
+                let [line, next] = pair else { continue };
+                let goes_on = indent(line) > 0 && indent(next) > indent(line) + 2;
+                assert!(
+                    !goes_on || line.chars().count() <= 80,
+                    "{}: {line}",
+                    command.get_name()
+                );
+            }
         }
     }
 }

@@ -315,8 +315,10 @@ fn list_scenarios(json: bool) -> Result<(), Failure> {
 /// A file of the user's own to begin with.
 fn new_scenario(file: &Path, from: &str) -> Result<(), Failure> {
     let shipped = Shipped::named(from).ok_or_else(|| {
+        let meant = Shipped::nearest(from);
+        let meant = meant.map_or_else(String::new, |name| format!(": did you mean '{name}'?"));
         usage(format!(
-            "--from {from}: there is no such scenario; 'vfnic scenario list' shows them"
+            "--from {from}: there is no such scenario{meant}; 'vfnic scenario list' shows them"
         ))
     })?;
     let said = |e| failed(format!("{}: {e}", file.display()));

@@ -73,10 +73,14 @@ fn refused(e: RunError) -> Failure {
 fn main() -> ExitCode {
     vfnic::panics::end_the_process();
     // A shell asks what may follow, and is answered.
-    clap_complete::CompleteEnv::with_factory(Cli::command).complete();
+    match complete() {
+        Ok(true) => return ExitCode::SUCCESS,
+        Ok(false) => {}
+        Err(error) => error.exit(),
+    }
     let cli = match Cli::try_parse_from(arguments()) {
         Ok(cli) => cli,
-        Err(error) => match misread(&error) {
+        Err(error) => match misread(&error, arguments()) {
             Some(line) => {
                 complain(&line);
                 return ExitCode::from(2);
@@ -95,6 +99,16 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// Answers a shell, if it is one that asks.
+fn complete() -> clap::error::Result<bool> {
+    let said = std::env::args_os();
+    let completer = clap_complete::CompleteEnv::with_factory(Cli::command);
+    let said: Vec<_> = said
+        .map(|word| word.to_string_lossy().into_owned())
+        .collect();
+    completer.try_complete(cli::joined(said), std::env::current_dir().ok().as_deref())
 }
 
 fn carry_out(cli: Cli) -> Result<(), Failure> {
@@ -200,17 +214,17 @@ fn running(ctl: Option<PathBuf>) -> Result<PathBuf, Failure> {
     Ok(dir.join("ctl.sock"))
 }
 
-/// Where to read what the command line has.
-const SEE: &str = match (cfg!(feature = "lab"), cfg!(feature = "top")) {
-    (true, true) => "see 'vfnic --help'",
-    (true, false) => "see 'vfnic --help'; top needs a vfnic built with the feature 'top'",
+/// What is behind where to read what the command line has: what this program was built without.
+const WITHOUT: &str = match (cfg!(feature = "lab"), cfg!(feature = "top")) {
+    (true, true) => "",
+    (true, false) => "; top needs a vfnic built with the feature 'top'",
     (false, _) => {
-        "see 'vfnic --help'; experiment, scenario and run --clock need a vfnic built with the feature 'lab', and top one with 'top'"
+        "; experiment, scenario and run --clock need a vfnic built with the feature 'lab', and top one with 'top'"
     }
 };
 
 /// What is wrong with the command line, on one line; `None` where help was asked for or is all there is to say.
-fn misread(error: &clap::Error) -> Option<String> {
+fn misread(error: &clap::Error, args: impl Iterator<Item = OsString>) -> Option<String> {
     use clap::error::ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand;
     if !error.use_stderr() || error.kind() == DisplayHelpOnMissingArgumentOrSubcommand {
         return None;
@@ -225,8 +239,28 @@ fn misread(error: &clap::Error) -> Option<String> {
     let what = what.join(" ");
     let what = what.strip_prefix("error: ").unwrap_or(&what);
     let meant = meant(error).map_or_else(String::new, |word| format!(": did you mean '{word}'?"));
-    Some(format!("{what}{meant} ({SEE})"))
+    let number = STD_NUMBERS.into_iter().find(|(std, _)| what.ends_with(std));
+    let what = match number {
+        Some((std, ours)) => what.replace(std, ours),
+        None => what.to_owned(),
+    };
+    let args: Vec<_> = args.map(|arg| arg.to_string_lossy().into_owned()).collect();
+    let program = Cli::command();
+    let line = cli::Line::of(&args, &program);
+    let (command, _) = line.command(&program);
+    Some(format!("{what}{meant} (see '{command} --help'{WITHOUT})"))
 }
+
+/// What the standard library says of text that is no number, and what a user is told.
+const STD_NUMBERS: [(&str, &str); 4] = [
+    ("invalid digit found in string", "a whole number is wanted"),
+    (
+        "cannot parse integer from empty string",
+        "a whole number is wanted",
+    ),
+    ("invalid float literal", "a number is wanted"),
+    ("cannot parse float from empty string", "a number is wanted"),
+];
 
 /// The word that was probably meant.
 fn meant(error: &clap::Error) -> Option<&str> {
@@ -527,6 +561,7 @@ fn show_filters(ctl: &Path, nic: Option<String>, args: &cli::Show) -> Result<(),
             let filters = filters.iter().map(|filter| {
                 let mut json = words_to_json(&filter.words);
                 json["id"] = filter.id.into();
+                json["hits"] = filter.hits.into();
                 if let Some(vf) = filter.driver {
                     json["driver"] = vf.into();
                 }

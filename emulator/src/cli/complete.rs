@@ -1,49 +1,133 @@
 //! What a shell is offered for words that the command line has no list of: VFs of the NIC that runs, settings and their values. Where nobody
 //! answers there is nothing to offer.
 
-use std::ffi::{OsStr, OsString};
+use std::collections::BTreeMap;
+use std::ffi::OsStr;
+use std::fs;
 
+use clap::CommandFactory;
 use clap_complete::engine::CompletionCandidate;
-use vf_model::SETTING_KEYS;
+#[cfg(feature = "lab")]
+use clap_complete::engine::{PathCompleter, ValueCompleter};
+use vf_model::{Profile, SETTING_KEYS};
 use vf_nic::config::default_socket_dir;
-use vf_nic::control::show::Show;
 use vf_nic::control::{Request, Response, ask};
+
+use super::{Cli, Line, joined};
+
+/// Words, each with what it is, if that is worth saying.
+type Offer = Vec<(String, String)>;
+
+/// A NIC that runs.
+#[derive(Clone)]
+struct Nic {
+    name: String,
+    /// Its VFs, each with its address.
+    vfs: Vec<(u16, String)>,
+}
+
+/// Asks for those that are meant.
+type Running<'a> = &'a dyn Fn() -> Vec<Nic>;
 
 /// For the words of `vf`.
 pub(crate) fn vf_words(current: &OsStr) -> Vec<CompletionCandidate> {
-    candidates(&after("vf"), current, running)
+    behind_the_command(current, of_vf)
+}
+
+/// For the words of `link`.
+pub(crate) fn link_words(current: &OsStr) -> Vec<CompletionCandidate> {
+    behind_the_command(current, of_link)
+}
+
+/// For the words of `filter add`, `replace` and `del`.
+pub(crate) fn filter_words(current: &OsStr) -> Vec<CompletionCandidate> {
+    behind_the_command(current, of_filter)
+}
+
+/// For the words of `capture`.
+pub(crate) fn capture_words(current: &OsStr) -> Vec<CompletionCandidate> {
+    behind_the_command(current, of_capture)
+}
+
+/// For the words of `netns add` and `netns delete`.
+pub(crate) fn netns_words(current: &OsStr) -> Vec<CompletionCandidate> {
+    behind_the_command(current, of_netns)
 }
 
 /// The number of a VF.
 pub(crate) fn vfs(current: &OsStr) -> Vec<CompletionCandidate> {
-    candidates(&[], current, running)
+    offer(vfs_of(&|| running(&line())), current)
 }
 
 /// The name of a NIC.
 pub(crate) fn nics(current: &OsStr) -> Vec<CompletionCandidate> {
-    let names = running().nics.into_iter().map(|nic| nic.name);
-    offer(names.map(|name| (name, String::new())), current)
+    let asked = Line {
+        nic: None,
+        ..line()
+    };
+    offer(nics_of(&|| running(&asked)), current)
 }
 
-/// What may come behind words that follow `vf`.
-fn candidates(
-    before: &[String],
+/// The name of a profile.
+pub(crate) fn profiles(current: &OsStr) -> Vec<CompletionCandidate> {
+    let names = Profile::all().map(|profile| profile.to_string());
+    offer(names.map(plain).collect(), current)
+}
+
+/// The name of a scenario that comes with the program, or a file.
+#[cfg(feature = "lab")]
+pub(crate) fn scenarios(current: &OsStr) -> Vec<CompletionCandidate> {
+    let all = vf_lab::scenario::Shipped::all().into_iter();
+    let names = all.map(|shipped| (shipped.name.to_owned(), shipped.about()));
+    let mut offered = offer(names.collect(), current);
+    offered.extend(PathCompleter::file().complete(current));
+    offered
+}
+
+/// What may come behind the words that follow the command.
+fn behind_the_command(
     current: &OsStr,
-    running: impl Fn() -> Show,
+    of: fn(&[&str], Running<'_>) -> Offer,
 ) -> Vec<CompletionCandidate> {
-    let before: Vec<_> = before.iter().map(String::as_str).collect();
-    let words: Vec<(String, String)> = match before.as_slice() {
-        [] => {
-            let vfs = running().nics.into_iter().flat_map(|nic| nic.vfs);
-            let vfs = vfs.map(|vf| (vf.vf.to_string(), vf.state.mac));
-            vfs.collect()
+    let line = line();
+    let program = Cli::command();
+    let (_, behind) = line.command(&program);
+    let behind: Vec<_> = behind.iter().map(String::as_str).collect();
+    offer(of(&behind, &|| running(&line)), current)
+}
+
+fn plain(word: impl Into<String>) -> (String, String) {
+    (word.into(), String::new())
+}
+
+fn words(all: &[&str]) -> Offer {
+    all.iter().copied().map(plain).collect()
+}
+
+fn vfs_of(running: Running<'_>) -> Offer {
+    let mut vfs = BTreeMap::new();
+    for (vf, mac) in running().into_iter().flat_map(|nic| nic.vfs) {
+        // One of several NICs has no address to go by.
+        let address = vfs.entry(vf).or_insert_with(|| mac.clone());
+        if *address != mac {
+            address.clear();
         }
-        [_] => ["set", "mac", "vlan", "rss", "reset", "request"]
-            .map(|word| (word.to_owned(), String::new()))
-            .into(),
-        [_, "mac" | "vlan"] => ["add", "del"]
-            .map(|word| (word.to_owned(), String::new()))
-            .into(),
+    }
+    vfs.into_iter()
+        .map(|(vf, mac)| (vf.to_string(), mac))
+        .collect()
+}
+
+fn nics_of(running: Running<'_>) -> Offer {
+    let nics = running().into_iter();
+    nics.map(|nic| plain(nic.name)).collect()
+}
+
+fn of_vf(before: &[&str], running: Running<'_>) -> Offer {
+    match before {
+        [] => vfs_of(running),
+        [_] => words(&["set", "mac", "vlan", "rss", "reset", "request"]),
+        [_, "mac" | "vlan"] => words(&["add", "del"]),
         [_, "set", said @ ..] => match said.chunks(2).next_back() {
             Some([key]) => values(key),
             _ => {
@@ -54,26 +138,124 @@ fn candidates(
             }
         },
         _ => Vec::new(),
-    };
-    offer(words.into_iter(), current)
+    }
+}
+
+fn of_link(before: &[&str], running: Running<'_>) -> Offer {
+    const SETTINGS: [&str; 14] = [
+        "up",
+        "down",
+        "carrier",
+        "mtu",
+        "numvfs",
+        "hwmode",
+        "flap",
+        "vf",
+        "netem",
+        "delay",
+        "loss",
+        "duplicate",
+        "corrupt",
+        "rate",
+    ];
+    match before {
+        [] => words(&["set", "show"]),
+        [.., "dev"] => nics_of(running),
+        ["show"] => words(&["dev"]),
+        ["set"] => [words(&["dev"]), words(&SETTINGS)].concat(),
+        ["set", "dev", _] => words(&SETTINGS),
+        ["set", "dev", _, "vf", of_vf @ ..] | ["set", "vf", of_vf @ ..] => {
+            self::of_vf(of_vf, running)
+        }
+        [.., "carrier"] => words(&["on", "off"]),
+        [.., "hwmode"] => words(&["veb", "vepa", "floating", "none"]),
+        [.., "netem"] => words(&["egress", "ingress", "both", "none", "delay", "loss", "rate"]),
+        _ => Vec::new(),
+    }
+}
+
+fn of_filter(before: &[&str], running: Running<'_>) -> Offer {
+    match before {
+        [] => words(&["flow-type", "egress"]),
+        [.., "vf" | "mirror"] => vfs_of(running),
+        [.., "flow-type"] => words(&[
+            "ether", "ip4", "tcp4", "udp4", "sctp4", "ip6", "tcp6", "udp6", "sctp6",
+        ]),
+        [.., "action"] => words(&["drop", "pass", "mediated"]),
+        [.., "priority"] => words(&["hint", "auto", "manual", "required"]),
+        [.., "dst"] => words(&["unknown-multicast", "unknown-unicast"]),
+        ["egress"] => words(&["vf", "flow-type"]),
+        ["egress", "vf", _] => words(&["flow-type"]),
+        // Only where a word and not the value of another may come: those of a flow type are in pairs.
+        _ => match before.iter().position(|word| *word == "flow-type") {
+            Some(at) if (before.len() - at).is_multiple_of(2) => {
+                let fields: &[&str] = match before.get(at + 1) {
+                    Some(&"ether") => &["dst", "src", "proto"],
+                    Some(&("ip4" | "ip6")) => &["src-ip", "dst-ip", "l4proto"],
+                    _ => &["src-ip", "dst-ip", "src-port", "dst-port"],
+                };
+                let rest = ["vlan", "vf", "action", "mirror", "priority", "loc"];
+                words(&[fields, &rest].concat())
+            }
+            _ => Vec::new(),
+        },
+    }
+}
+
+fn of_capture(before: &[&str], running: Running<'_>) -> Offer {
+    if let Some(at) = before.iter().position(|word| *word == "flow-type") {
+        return of_filter(before.get(at..).unwrap_or_default(), running);
+    }
+    match before {
+        // Of the NIC that is named in front of it, if one is.
+        [.., "vf"] => {
+            let all = running();
+            let named = |word: &&str| all.iter().find(|nic| nic.name == **word);
+            match before.iter().rev().find_map(named) {
+                Some(nic) => vfs_of(&|| vec![nic.clone()]),
+                None => vfs_of(&|| all.clone()),
+            }
+        }
+        _ => {
+            let mut all = words(&["vf", "wire", "pf"]);
+            all.extend(nics_of(running));
+            if !before.is_empty() {
+                all.push(plain("flow-type"));
+            }
+            all
+        }
+    }
+}
+
+fn of_netns(before: &[&str], running: Running<'_>) -> Offer {
+    match before {
+        [] => {
+            let all = fs::read_dir("/run/netns").into_iter().flatten().flatten();
+            all.map(|entry| plain(entry.file_name().to_string_lossy()))
+                .collect()
+        }
+        [_, .., "vf"] => vfs_of(running),
+        [_] => words(&["vf"]),
+        [_, "vf", _] => words(&["name"]),
+        _ => Vec::new(),
+    }
 }
 
 /// Values of a setting, where they are words and not of a kind.
-fn values(key: &str) -> Vec<(String, String)> {
+fn values(key: &str) -> Offer {
     let key = SETTING_KEYS.iter().find(|known| known.name == key);
     let values = key.map_or("", |key| key.values).split('|');
     let words = values.filter(|value| {
         !value.contains(|c: char| c.is_ascii_uppercase()) || value.starts_with("802")
     });
-    words.map(|word| (word.to_owned(), String::new())).collect()
+    words.map(plain).collect()
 }
 
-fn offer(
-    words: impl Iterator<Item = (String, String)>,
-    current: &OsStr,
-) -> Vec<CompletionCandidate> {
+fn offer(words: Offer, current: &OsStr) -> Vec<CompletionCandidate> {
     let begun = current.to_string_lossy();
-    let words = words.filter(|(word, _)| !word.is_empty() && word.starts_with(&*begun));
+    let words = words
+        .into_iter()
+        .filter(|(word, _)| !word.is_empty() && word.starts_with(&*begun));
     words
         .map(|(word, help)| {
             let help = (!help.is_empty()).then(|| help.into());
@@ -82,42 +264,60 @@ fn offer(
         .collect()
 }
 
-/// What a running NIC says; nothing if there is none.
-fn running() -> Show {
-    let args: Vec<OsString> = std::env::args_os().collect();
-    let said = args.iter().position(|arg| arg == "--ctl");
-    let said = said.and_then(|at| args.get(at + 1));
-    let ctl = said.map_or_else(|| default_socket_dir().join("ctl.sock"), Into::into);
-    match ask(&ctl, &Request::Show) {
-        Ok(Response::Show(show)) => *show,
-        _ => Show::default(),
-    }
+/// What the NIC that is meant says, or all that run; nothing if there is none.
+fn running(line: &Line) -> Vec<Nic> {
+    let ctl = line.ctl.clone();
+    let ctl = ctl.unwrap_or_else(|| default_socket_dir().join("ctl.sock"));
+    let Ok(Response::Show(show)) = ask(&ctl, &Request::Show) else {
+        return Vec::new();
+    };
+    let is_meant = |name: &str| line.nic.as_deref().is_none_or(|meant| meant == name);
+    let nics = show.nics.into_iter().filter(|nic| is_meant(&nic.name));
+    let nics = nics.map(|nic| Nic {
+        name: nic.name,
+        vfs: nic
+            .vfs
+            .into_iter()
+            .map(|vf| (vf.vf, vf.state.mac))
+            .collect(),
+    });
+    nics.collect()
 }
 
-/// The words between `first` and the one that is completed, of the command line that a shell hands over behind `--`.
-fn after(first: &str) -> Vec<String> {
-    let line = std::env::args_os().skip_while(|arg| arg != "--").skip(1);
-    let line: Vec<_> = line
-        .map(|word| word.to_string_lossy().into_owned())
-        .collect();
+/// What stands in front of the word that is completed, of the command line that a shell hands over behind `--`.
+fn line() -> Line {
+    let said = std::env::args_os().skip_while(|arg| arg != "--").skip(1);
+    let said = said.map(|word| word.to_string_lossy().into_owned());
+    let said = joined(said.collect());
     let index = std::env::var("_CLAP_COMPLETE_INDEX").ok();
     let index = index.and_then(|index| index.parse().ok());
     let end = index
-        .unwrap_or(line.len().saturating_sub(1))
-        .min(line.len());
-    let before = line.get(..end).unwrap_or_default();
-    let begin = before.iter().position(|word| word == first);
-    let begin = begin.map_or(end, |at| at + 1);
-    before.get(begin..).unwrap_or_default().to_vec()
+        .unwrap_or(said.len().saturating_sub(1))
+        .min(said.len());
+    Line::of(said.get(..end).unwrap_or_default(), &Cli::command())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn offered(before: &str, current: &str) -> Vec<String> {
-        let before: Vec<_> = before.split_whitespace().map(str::to_owned).collect();
-        let all = candidates(&before, OsStr::new(current), Show::default);
+    /// `a` with VFs 0 and 1, `b` with VF 0.
+    fn two_nics() -> Vec<Nic> {
+        let nic = |name: &str, vfs: u16| Nic {
+            name: name.to_owned(),
+            vfs: (0..vfs).map(|vf| (vf, String::new())).collect(),
+        };
+        vec![nic("a", 2), nic("b", 1)]
+    }
+
+    fn offered(
+        of: fn(&[&str], Running<'_>) -> Offer,
+        nics: fn() -> Vec<Nic>,
+        before: &str,
+        current: &str,
+    ) -> Vec<String> {
+        let before: Vec<_> = before.split_whitespace().collect();
+        let all = offer(of(&before, &nics), OsStr::new(current));
         let words = all
             .iter()
             .map(|c| c.get_value().to_string_lossy().into_owned());
@@ -126,15 +326,53 @@ mod tests {
 
     #[test]
     fn what_may_follow_in_a_command_for_a_vf() {
-        assert_eq!(offered("", ""), [""; 0], "nobody answers");
-        assert_eq!(offered("0", "re"), ["reset", "request"]);
-        assert_eq!(offered("0 set", "tr"), ["trust"]);
-        assert_eq!(offered("0-7 set trust on", "tr"), [""; 0], "said already");
-        assert_eq!(offered("0 set trust on", "spo"), ["spoofchk"]);
-        assert_eq!(offered("0 set path", ""), ["direct", "mediated", "auto"]);
-        assert_eq!(offered("0 set trust on proto", "802.1Q"), ["802.1Q"]);
-        assert_eq!(offered("0 set vlan", ""), [""; 0], "a number");
-        assert_eq!(offered("0 vlan", ""), ["add", "del"]);
-        assert_eq!(offered("0 reset", ""), [""; 0]);
+        let nobody = |before, current| offered(of_vf, Vec::new, before, current);
+        assert_eq!(nobody("", ""), [""; 0], "nobody answers");
+        assert_eq!(nobody("0", "re"), ["reset", "request"]);
+        assert_eq!(nobody("0 set", "tr"), ["trust"]);
+        assert_eq!(nobody("0-7 set trust on", "tr"), [""; 0], "said already");
+        assert_eq!(nobody("0 set trust on", "spo"), ["spoofchk"]);
+        assert_eq!(nobody("0 set path", ""), ["direct", "mediated", "auto"]);
+        assert_eq!(nobody("0 set trust on proto", "802.1Q"), ["802.1Q"]);
+        assert_eq!(nobody("0 set vlan", ""), [""; 0], "a number");
+        assert_eq!(nobody("0 vlan", ""), ["add", "del"]);
+        assert_eq!(nobody("0 reset", ""), [""; 0]);
+    }
+
+    #[test]
+    fn what_may_follow_in_other_commands() {
+        let link = |before, current| offered(of_link, two_nics, before, current);
+        assert_eq!(link("", ""), ["set", "show"]);
+        assert_eq!(link("set", "de"), ["dev", "delay"]);
+        assert_eq!(link("set dev", ""), ["a", "b"]);
+        assert_eq!(link("set dev a", "fl"), ["flap"]);
+        assert_eq!(link("set vf 0 set", "tr"), ["trust"]);
+        assert_eq!(link("set hwmode", "ve"), ["veb", "vepa"]);
+
+        let capture = |before, current| offered(of_capture, two_nics, before, current);
+        assert_eq!(capture("", ""), ["vf", "wire", "pf", "a", "b"]);
+        assert_eq!(capture("a vf", ""), ["0", "1"]);
+        assert_eq!(capture("a vf 0 wire b vf", ""), ["0"]);
+        assert_eq!(capture("wire", "flow"), ["flow-type"]);
+        assert_eq!(
+            capture("wire flow-type tcp4", "dst"),
+            ["dst-ip", "dst-port"]
+        );
+
+        let filter = |before, current| offered(of_filter, two_nics, before, current);
+        assert_eq!(filter("", ""), ["flow-type", "egress"]);
+        assert_eq!(filter("flow-type", "t"), ["tcp4", "tcp6"]);
+        assert_eq!(
+            filter("flow-type ether dst", "unknown-u"),
+            ["unknown-unicast"]
+        );
+        assert_eq!(filter("flow-type ether proto", ""), [""; 0], "a number");
+        assert_eq!(filter("flow-type ether proto 0x88b5", "v"), ["vlan", "vf"]);
+        assert_eq!(filter("flow-type tcp4 action", "d"), ["drop"]);
+
+        let netns = |before, current| offered(of_netns, two_nics, before, current);
+        assert_eq!(netns("blue", ""), ["vf"]);
+        assert_eq!(netns("blue vf", "1"), ["1"]);
+        assert_eq!(netns("blue vf 0", ""), ["name"]);
     }
 }

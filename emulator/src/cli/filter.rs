@@ -1,8 +1,9 @@
 //! The command line of `vfnic filter`.
 
 use clap::Subcommand;
+use clap_complete::engine::ArgValueCompleter;
 
-use super::Show;
+use super::{Show, complete};
 
 /// What to do with a NIC's filters.
 #[derive(Debug, Subcommand)]
@@ -10,20 +11,20 @@ pub enum Filter {
     /// Add a filter
     Add {
         /// MATCH vf N [loc N] | MATCH action drop [loc N] | MATCH mirror N | egress [vf N] MATCH action drop|pass
-        #[arg(required = true, num_args = 1.., allow_negative_numbers = true)]
+        #[arg(required = true, num_args = 1.., allow_negative_numbers = true, add = ArgValueCompleter::new(complete::filter_words))]
         words: Vec<String>,
     },
     /// Add a filter, in place of one with the same match and priority if there is one
     Replace {
         /// MATCH vf N [action Q|context C] | MATCH action drop|mediated | MATCH mirror N | egress [vf N] MATCH action drop|pass
-        #[arg(required = true, num_args = 1.., allow_negative_numbers = true)]
+        #[arg(required = true, num_args = 1.., allow_negative_numbers = true, add = ArgValueCompleter::new(complete::filter_words))]
         words: Vec<String>,
     },
     /// Delete the filter with this id, or with this match, and of this priority
     #[command(visible_alias = "delete")]
     Del {
         /// ID | MATCH | egress [vf N] MATCH
-        #[arg(required = true, num_args = 1.., allow_negative_numbers = true)]
+        #[arg(required = true, num_args = 1.., allow_negative_numbers = true, add = ArgValueCompleter::new(complete::filter_words))]
         words: Vec<String>,
     },
     /// Delete all filters
@@ -46,27 +47,29 @@ The generic NIC takes any fields together, ef10 some more (its refusal says whic
   flow-type ip4|ip6 [src-ip IP] [dst-ip IP] [l4proto N] [dst-mac MAC] [src-mac MAC]
   flow-type tcp4|udp4|sctp4|tcp6|udp6|sctp6 [src-ip IP] [dst-ip IP] [src-port PORT] [dst-port PORT] [dst-mac MAC] [src-mac MAC]
   each with [vlan VID [vlan-etype 0x88a8]] [inner-vlan VID]
-An IP may be a prefix, 10.0.0.0/8. After a MAC or IP, m MASK names the bits that do not matter, as ethtool has it. Of two filters
-that match a frame the one wins that has the first field, of dst-port, src-port, dst-ip, src-ip, l4proto, dst, src, vlan, inner-vlan
-and proto in this order, that the other has not; of the same fields the longer prefix or mask.
+An IP may be a prefix, 10.0.0.0/8. After a MAC or IP, m MASK names the bits that do not matter, as ethtool has it. Of two filters \
+that match a frame the one wins that has the first field, of dst-port, src-port, dst-ip, src-ip, l4proto, dst, src, vlan, inner-vlan \
+and proto in this order, that the other has not; of the same fields the longer prefix or mask. \
 They judge what is received, from the wire or by a VF from another; not what a VF sends to the wire.
-mirror N in place of vf N gives VF N a copy, besides where the frame goes anyway: the next filter that matches decides that. What is
+
+mirror N in place of vf N gives VF N a copy, besides where the frame goes anyway: the next filter that matches decides that. What is \
 dropped is not copied. Only the generic NIC has it.
-vf N action Q gives it to queue Q of the guest; vf N context C to one of its queues by the RSS context C of the VF, see 'vfnic vf
+
+vf N action Q gives it to queue Q of the guest; vf N context C to one of its queues by the RSS context C of the VF, see 'vfnic vf \
 --help'. action mediated says nothing of who gets it: it goes to them by way of the PF and the hypervisor, and to no later filter.
 
-With egress in front, as tc and rte_flow call it, a filter judges what VFs send, wherever it goes: action drop, or action pass, after
-which no other egress filter is asked. vf N says whose frames (of all VFs without); such a filter goes before others. The generic
-NIC takes any fields, and what no filter matches passes. siena has a table of source addresses for each VF: egress vf N flow-type
+With egress in front, as tc and rte_flow call it, a filter judges what VFs send, wherever it goes: action drop, or action pass, after \
+which no other egress filter is asked. vf N says whose frames (of all VFs without); such a filter goes before others. The generic \
+NIC takes any fields, and what no filter matches passes. siena has a table of source addresses for each VF: egress vf N flow-type \
 ether src MAC [vlan VID] action pass, and a VF with one sends nothing else. Other profiles have none.
 
-Each may end with priority hint|auto|manual|required [default: manual]. There is one filter for a match: a higher priority
-takes the place of a lower one, a lower one is refused. What took the place of an auto one gives it back when it is deleted.
+Each may end with priority hint|auto|manual|required [default: manual]. There is one filter for a match: a higher priority \
+takes the place of a lower one, a lower one is refused. What took the place of an auto one gives it back when it is deleted. \
 To delete a filter, name the priority that it has.
 
-'filter show' says each filter's id, behind the words that add it, and 'show' how full the NIC's tables are. The generic NIC,
-igb, ixgbe and i40e have rows that software numbers: the id is the row, the lowest free one unless loc N chooses it. falcon,
-siena and ef10 choose the row themselves by a hash, and refuse a filter whose rows are taken, a hint sooner than others; of
+'filter show' says each filter's id, behind the words that add it, and 'show' how full the NIC's tables are. The generic NIC, \
+igb, ixgbe and i40e have rows that software numbers: the id is the row, the lowest free one unless loc N chooses it. falcon, \
+siena and ef10 choose the row themselves by a hash, and refuse a filter whose rows are taken, a hint sooner than others; of \
 their filters that with the lowest id wins. Behind them are those that drivers have for what their VFs receive, as comments.
 
 Examples:

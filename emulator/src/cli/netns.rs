@@ -1,6 +1,9 @@
 //! The words of `vfnic netns`.
 
 use clap::Subcommand;
+use clap_complete::engine::ArgValueCompleter;
+
+use super::complete;
 
 /// What to do with namespaces.
 #[derive(Debug, Subcommand)]
@@ -8,14 +11,14 @@ pub enum Netns {
     /// Make a network device in a namespace that is a VF
     Add {
         /// NS vf N [name DEVICE] [default: eth0]
-        #[arg(required = true, num_args = 1.., trailing_var_arg = true)]
+        #[arg(required = true, num_args = 1.., trailing_var_arg = true, add = ArgValueCompleter::new(complete::netns_words))]
         words: Vec<String>,
     },
     /// Take it away
     #[command(visible_alias = "del")]
     Delete {
         /// NS [vf N]
-        #[arg(required = true, num_args = 1.., trailing_var_arg = true)]
+        #[arg(required = true, num_args = 1.., trailing_var_arg = true, add = ArgValueCompleter::new(complete::netns_words))]
         words: Vec<String>,
     },
     /// Show which namespaces are on which VFs
@@ -25,9 +28,10 @@ pub enum Netns {
 
 pub(super) const NETNS_HELP: &str = "\
 NS is a namespace that 'ip netns add' has made, or the path of another, such as /proc/PID/ns/net or /run/netns/cni-...
-The device is a tap with the VF's address and MTU, super-frames and checksums left to the NIC, and a carrier while the VF has a link and vfnic
-runs. Policy, filters, both paths, captures and counters are as for a VM. It is made down and without an address, and goes when it is deleted or vfnic
-ends. To make it takes CAP_NET_ADMIN and CAP_SYS_ADMIN (root); the vfnic that runs needs neither. In a file it is tap = \"eth0\" and netns =
+
+The device is a tap with the VF's address and MTU, super-frames and checksums left to the NIC, and a carrier while the VF has a link and vfnic \
+runs. Policy, filters, both paths, captures and counters are as for a VM. It is made down and without an address, and goes when it is deleted or vfnic \
+ends. To make it takes CAP_NET_ADMIN and CAP_SYS_ADMIN (root); the vfnic that runs needs neither. In a file it is tap = \"eth0\" and netns = \
 \"NS\" of a [[nic.vf]], and then vfnic makes it at its start.
 
 Examples:

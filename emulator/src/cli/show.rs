@@ -60,8 +60,8 @@ pub struct Top {
 }
 
 pub(super) const SHOW_HELP: &str = "\
-Rates count the frames that guests see, without preamble, gap and checksum. With --json the figures are raw; docs/json.md says what each is.
-How often a filter has matched is not counted: what was said of a flow is remembered, and the frames that follow ask no filter.
+Rates count the frames that guests see, without preamble, gap and checksum. With --json the figures are raw; docs/json.md says what each is. \
+How many frames each filter has decided on, 'show rules' says.
 
 Examples:
   vfnic show

@@ -140,7 +140,7 @@ fn workers(show: &Show, json: bool) -> Result<(), Failure> {
     if workers.is_empty() {
         return print("no threads: on the virtual clock, planes take turns and no time\n");
     }
-    print(&workers.iter().map(ToString::to_string).collect::<String>())
+    print(&text::workers(&workers))
 }
 
 /// The filters of each NIC, those that win first, with the frames that each has decided on.
@@ -179,6 +179,8 @@ fn rule(nic: &str, filter: &FilterLine) -> Value {
 mod tests {
     use super::*;
     use clap::Parser;
+    use vfnic::capture::event::Happening;
+    use vfnic::capture::lines::Line;
 
     fn wanted(words: &str) -> Result<Detail, String> {
         let words = ["vfnic", "show"].into_iter().chain(words.split(' '));
@@ -268,6 +270,39 @@ mod tests {
         }
     }
 
+    /// One of each kind of event, after the other.
+    fn after(what: Option<&Happening>) -> Option<Happening> {
+        let (vf, why) = (0, String::new());
+        Some(match what {
+            None => Happening::Command { words: why },
+            Some(Happening::Command { .. }) => Happening::Path {
+                vf,
+                path: vf_model::Path::Direct,
+            },
+            Some(Happening::Path { .. }) => Happening::Carrier { up: true },
+            Some(Happening::Carrier { .. }) => Happening::Attached { vf },
+            Some(Happening::Attached { .. }) => Happening::Driver { vf, features: why },
+            Some(Happening::Driver { .. }) => Happening::Left { vf, why: None },
+            Some(Happening::Left { .. }) => Happening::Refused { vf, why },
+            Some(Happening::Refused { .. }) => Happening::Drop {
+                port: String::new(),
+                direction: String::new(),
+                reason: String::new(),
+                why,
+                src: None,
+                dst: None,
+                ethertype: None,
+                len: 0,
+            },
+            Some(Happening::Drop { .. }) => Happening::Missed {
+                drops: 0,
+                events: 0,
+            },
+            Some(Happening::Missed { .. }) => Happening::RingBroken { vf, ring: 0, why },
+            Some(Happening::RingBroken { .. }) => return None,
+        })
+    }
+
     #[test]
     fn every_key_of_the_json_is_in_its_document_and_no_other() {
         use vfnic::control::show::{
@@ -313,6 +348,20 @@ mod tests {
             hits: None,
         };
         places(&rule("a", &line), "rules[]", &mut said);
+        // Nor is an event, of which there are several kinds.
+        let mut last = None;
+        while let Some(what) = after(last.as_ref()) {
+            let line = Line {
+                time: 0.0,
+                nic: String::new(),
+                what: what.clone(),
+            };
+            let line = serde_json::to_value(line).unwrap();
+            let name = line["event"].as_str().unwrap();
+            assert!(document.contains(&format!("`{name}`")), "{name}");
+            places(&line, "events", &mut said);
+            last = Some(what);
+        }
         let rows = document
             .lines()
             .filter_map(|line| line.strip_prefix("| `")?.split('`').next());

@@ -6,7 +6,9 @@ use std::ops::RangeInclusive;
 
 use vf_model::{MacAddr, NicConfig, Policy, Profile, SETTING_KEYS, VfIndex};
 use vfnic::control::FilterLine;
-use vfnic::control::show::{Show, ShowAuto, ShowCounters, ShowCpu, ShowLog, ShowNic, ShowVf};
+use vfnic::control::show::{
+    Show, ShowAuto, ShowCounters, ShowCpu, ShowLog, ShowNic, ShowVf, WorkerCycles,
+};
 use vfnic::control::show_vf::ShowVfState;
 
 use crate::units::{bytes, count, percent, uptime};
@@ -456,6 +458,39 @@ fn usual_settings(profile: &str) -> BTreeMap<String, String> {
     words.map(|(key, value)| (key.to_owned(), value)).collect()
 }
 
+/// What each thread has done.
+pub(super) fn workers(workers: &[WorkerCycles<'_>]) -> String {
+    let mut out = String::new();
+    for cycles in workers {
+        let worker = cycles.worker;
+        let each = |of: u64, n: u64| of as f64 / n.max(1) as f64;
+        let mut time = format!("{:.1} ns", each(worker.busy_ns, worker.frames));
+        if let (Some(ticks), Some(hz)) = (cycles.cycles_per_packet, cycles.tsc_hz) {
+            time += &format!(" = {ticks:.0} cycles at {} MHz", hz / 1_000_000);
+        }
+        let facts = [
+            format!("{} packets", worker.frames),
+            format!("{time} each"),
+            format!("{:.2} copies each", each(worker.copies, worker.frames)),
+            format!(
+                "{} busy polls of {:.1} packets in {:.1} bursts of {:.1}",
+                worker.rounds,
+                each(worker.frames, worker.rounds),
+                each(worker.bursts, worker.rounds),
+                each(worker.frames, worker.bursts),
+            ),
+            format!("{} idle polls", worker.idle_rounds),
+            format!("{} handed over", worker.handed_over),
+            format!("{} wake-ups", worker.wakeups),
+            format!("{} notifications sent", worker.notified),
+            format!("{} suppressed", worker.suppressed),
+        ];
+        // Writing to a String does not fail.
+        let _ = wrapped(&mut out, 0, &format!("{}:", worker.name), facts);
+    }
+    out
+}
+
 /// The filters of a NIC, those that win first; nothing if it has none.
 pub(crate) fn rules(nic: &str, filters: &[FilterLine]) -> String {
     if filters.is_empty() {
@@ -487,6 +522,7 @@ pub(crate) fn rules(nic: &str, filters: &[FilterLine]) -> String {
 mod tests {
     use super::*;
     use crate::show::sample::{counters, show};
+    use vfnic::control::show::ShowWorker;
 
     fn narrow(text: &str) -> bool {
         text.lines().all(|line| line.chars().count() <= COLUMNS)
@@ -572,6 +608,49 @@ a: link up, 10.0 Gb/s, mtu 9216, uplink none, like generic, switch veb
             assert!(narrow(&said), "{said}");
         }
         assert!(narrow(&drops(&show)));
+        let worker = ShowWorker {
+            name: "worker15-a-nic-with-a-long-name".to_owned(),
+            busy_ns: 12_345_678_901_234_567,
+            frames: 12_345_678_901_234,
+            bursts: 2_345_678_901_234,
+            rounds: 1_345_678_901_234,
+            idle_rounds: 12_345_678_901_234,
+            copies: 24_345_678_901_234,
+            handed_over: 12_345_678_901_234,
+            wakeups: 12_345_678_901_234,
+            notified: 12_345_678_901_234,
+            suppressed: 12_345_678_901_234,
+        };
+        let said = workers(&[WorkerCycles::new(&worker, Some(2_600_000_000))]);
+        assert!(narrow(&said), "{said}");
+    }
+
+    #[test]
+    fn a_worker_is_told_of_in_ratios_and_in_cycles_where_the_counter_is_known() {
+        let worker = ShowWorker {
+            name: "worker-a".to_owned(),
+            busy_ns: 1000,
+            frames: 20,
+            bursts: 10,
+            rounds: 5,
+            copies: 20,
+            ..ShowWorker::default()
+        };
+        let said = workers(&[
+            WorkerCycles::new(&worker, Some(2_600_000_000)),
+            WorkerCycles::new(&worker, None),
+        ]);
+        assert_eq!(
+            said,
+            "\
+worker-a: 20 packets, 50.0 ns = 130 cycles at 2600 MHz each, 1.00 copies each,
+   5 busy polls of 4.0 packets in 2.0 bursts of 2.0, 0 idle polls,
+   0 handed over, 0 wake-ups, 0 notifications sent, 0 suppressed
+worker-a: 20 packets, 50.0 ns each, 1.00 copies each,
+   5 busy polls of 4.0 packets in 2.0 bursts of 2.0, 0 idle polls,
+   0 handed over, 0 wake-ups, 0 notifications sent, 0 suppressed
+"
+        );
     }
 
     #[test]

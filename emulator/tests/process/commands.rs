@@ -67,7 +67,7 @@ fn wrong_commands_change_nothing() {
         ("--nic a filter del flow-type ether proto 2048", "no such"),
         (
             "--nic a link set sideways",
-            "up, down, carrier, mtu, numvfs, hwmode, netem, flap or vf",
+            "up, down, carrier, mtu, numvfs, hwmode, flap, vf, netem, delay,",
         ),
         ("link set dev c vf 0 trust on", "no NIC 'c'"),
         ("--nic b link set dev a vf 0 trust on", "--nic b and dev a"),
@@ -188,12 +188,49 @@ fn a_word_that_is_nearly_right_gets_the_right_one() {
         (&["run", "--poll", "adaptiv"], "adaptive"),
         (&["show", "worker"], "workers"),
         (&["vf", "0", "set", "spofchk", "on"], "spoofchk"),
+        (&["link", "set", "dellay", "10ms"], "delay"),
+        (&["vf", "0", "rss", "eqal", "4"], "equal"),
+        #[cfg(feature = "lab")]
+        (&["scenario", "run", "path-swich"], "path-switch"),
+        #[cfg(feature = "lab")]
+        (
+            &["scenario", "check", "surprises/03-ipv6-untrustd"],
+            "surprises/03-ipv6-untrusted",
+        ),
+        #[cfg(feature = "lab")]
+        (
+            &["scenario", "new", "x.toml", "--from", "link-flpa"],
+            "link-flap",
+        ),
     ] {
         let line = refused(&args.join(" "), &vfnic(args));
         assert!(
             line.contains(&format!("did you mean '{meant}'?")),
             "{args:?}: {line}"
         );
+    }
+}
+
+#[test]
+fn a_wrong_word_is_told_with_the_help_of_its_command() {
+    for (words, says) in [
+        ("capture", "(see 'vfnic capture --help'"),
+        (
+            "--nic show capture vf 0 --snaplen x",
+            "'--snaplen <N>': a whole number is wanted (see 'vfnic capture --help'",
+        ),
+        ("profile show 82599", "(see 'vfnic profile show --help'"),
+        ("profile lst", "(see 'vfnic profile --help'"),
+        ("shw", "(see 'vfnic --help'"),
+        (
+            "run --vfs many",
+            "a whole number is wanted (see 'vfnic run --help'",
+        ),
+        ("check paths --ratee 1", "(see 'vfnic check paths --help'"),
+    ] {
+        let args: Vec<&str> = words.split(' ').collect();
+        let line = refused(words, &vfnic(&args));
+        assert!(line.contains(says), "{words}: {line}");
     }
 }
 

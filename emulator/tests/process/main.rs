@@ -11,6 +11,7 @@ mod capture;
 mod check;
 mod clients;
 mod commands;
+mod completions;
 mod control;
 mod emulator;
 mod exhaustion;

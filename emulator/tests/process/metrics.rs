@@ -132,6 +132,19 @@ fn a_page_is_as_the_formats_have_it() {
     assert_eq!(self::series(&shown, true), series);
 }
 
+/// Else a trusted guest could make as many as it likes.
+#[test]
+fn an_address_that_a_driver_chooses_makes_no_new_series() {
+    let scraped = Scraped::start();
+    let emulator = &scraped.emulator;
+    emulator.does("--nic a vf 0 set trust on");
+    let (_, before) = scraped.scrape("*/*");
+    emulator.does("--nic a vf 0 request mac 02:00:00:00:00:99");
+    assert_eq!(emulator.vf(0, 0).state.mac, "02:00:00:00:00:99");
+    let (_, after) = scraped.scrape("*/*");
+    assert_eq!(series(&after, false), series(&before, false));
+}
+
 #[test]
 fn scrapers_that_do_not_read_cost_themselves_only() {
     let scraped = Scraped::start();

@@ -50,9 +50,13 @@ impl ScenarioPlan {
         match std::fs::read_to_string(path) {
             Ok(text) => ScenarioPlan::parse(path, &text, kind, profile),
             Err(source) => {
-                let shipped = path.to_str().and_then(Shipped::named);
-                let path = path.to_owned();
-                let shipped = shipped.ok_or(LoadError::Read { path, source })?;
+                let name = path.to_str();
+                let shipped = name.and_then(Shipped::named);
+                let shipped = shipped.ok_or_else(|| LoadError::Read {
+                    path: path.to_owned(),
+                    source,
+                    meant: name.and_then(Shipped::nearest),
+                })?;
                 ScenarioPlan::parse(Path::new(shipped.name), shipped.text, kind, profile)
             }
         }

@@ -12,12 +12,17 @@ use crate::virtual_hosts::MeasuredCpu;
 #[derive(Debug, thiserror::Error)]
 pub enum LoadError {
     /// The file cannot be read.
-    #[error("cannot read {path}: {source}; 'vfnic scenario list' shows those that come with it")]
+    #[error(
+        "cannot read {path}: {source}{}; 'vfnic scenario list' shows those that come with it",
+        meant.map_or_else(String::new, |name| format!(": did you mean '{name}'?"))
+    )]
     Read {
         /// The file.
         path: PathBuf,
         /// Why.
         source: std::io::Error,
+        /// The one of those that come with it which was probably meant.
+        meant: Option<&'static str>,
     },
     /// The file is not TOML, or says something unknown.
     #[error("{path}: {what}")]

@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use include_dir::{Dir, include_dir};
+use vf_model::nearest;
 
 use super::plan::ScenarioPlan;
 
@@ -42,6 +43,21 @@ impl Shipped {
         all.find(|shipped| shipped.name == name || short(shipped))
     }
 
+    /// The name that was probably meant.
+    #[must_use]
+    pub fn nearest(name: &str) -> Option<&'static str> {
+        let all = Shipped::all();
+        let short = all.iter().filter_map(|shipped| {
+            let (_, short) = shipped.name.split_once('/')?;
+            Some((short, shipped.name))
+        });
+        let names = all.iter().map(|shipped| (shipped.name, shipped.name));
+        let names: Vec<_> = names.chain(short).collect();
+        let meant = nearest(name, names.iter().map(|(said, _)| *said))?;
+        let meant = names.into_iter().find(|(said, _)| *said == meant);
+        meant.map(|(_, name)| name)
+    }
+
     /// What it shows, in a line.
     #[must_use]
     pub fn about(&self) -> String {
@@ -66,5 +82,12 @@ mod tests {
         let short = Shipped::named("03-ipv6-untrusted").unwrap();
         assert_eq!(short.name, "surprises/03-ipv6-untrusted");
         assert_eq!(Shipped::named("no-such"), None);
+        for (said, meant) in [
+            ("path-swich", Some("path-switch")),
+            ("03-ipv6-untrustd", Some("surprises/03-ipv6-untrusted")),
+            ("x.toml", None),
+        ] {
+            assert_eq!(Shipped::nearest(said), meant, "{said}");
+        }
     }
 }

@@ -287,4 +287,39 @@ mod tests {
         assert_eq!(names.len(), 14);
         assert!(names.iter().all(|name| known.contains(name)), "{error}");
     }
+
+    #[test]
+    fn the_page_of_the_protocol_has_every_request_and_no_other() {
+        let page = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/control.md");
+        let page = std::fs::read_to_string(page).unwrap();
+        // `"show"` or `{"why":...}` in the first column.
+        let rows = page.lines().filter_map(|line| {
+            let request = line.strip_prefix("| `")?;
+            request.trim_start_matches('{').split('"').nth(1)
+        });
+        let mut documented: Vec<_> = rows.collect();
+        let known = Request::KNOWN.replace(" or ", ", ");
+        let mut known: Vec<_> = known.split(", ").collect();
+        documented.sort_unstable();
+        known.sort_unstable();
+        assert_eq!(documented, known);
+        let of_observers = page.split("who connects there may ask ").nth(1).unwrap();
+        let of_observers = of_observers.split("which tells").next().unwrap();
+        for request in [
+            Request::Hello { protocol: None },
+            Request::Show,
+            Request::Filters { nic: None },
+            Request::FilterTable { nic: None },
+            Request::Save,
+            Request::Monitor {
+                nic: None,
+                drops: false,
+            },
+        ] {
+            assert!(request.is_for_observers());
+            let json = serde_json::to_string(&request).unwrap();
+            let name = json.split('"').nth(1).unwrap();
+            assert!(of_observers.contains(&format!("`{name}`")), "{name}");
+        }
+    }
 }

@@ -2,7 +2,6 @@
 //! Only data; it is filled in by whoever owns the planes, and made into text by the program.
 
 use std::collections::BTreeMap;
-use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
@@ -411,38 +410,6 @@ impl<'a> WorkerCycles<'a> {
     }
 }
 
-impl fmt::Display for WorkerCycles<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let worker = self.worker;
-        let each = |of: u64, n: u64| of as f64 / n.max(1) as f64;
-        write!(
-            f,
-            "{}: {} packets, {:.1} ns",
-            worker.name,
-            worker.frames,
-            each(worker.busy_ns, worker.frames),
-        )?;
-        if let (Some(cycles), Some(hz)) = (self.cycles_per_packet, self.tsc_hz) {
-            write!(f, " = {cycles:.0} cycles at {} MHz", hz / 1_000_000)?;
-        }
-        writeln!(
-            f,
-            " and {:.2} copies each; {} busy polls of {:.1} packets in {:.1} bursts of {:.1}, {} idle polls; \
-             {} handed over; {} wake-ups; {} notifications sent, {} suppressed",
-            each(worker.copies, worker.frames),
-            worker.rounds,
-            each(worker.frames, worker.rounds),
-            each(worker.bursts, worker.rounds),
-            each(worker.frames, worker.bursts),
-            worker.idle_rounds,
-            worker.handed_over,
-            worker.wakeups,
-            worker.notified,
-            worker.suppressed,
-        )
-    }
-}
-
 /// Ticks of the time-stamp counter a second, measured; none where it does not run at one rate.
 #[must_use]
 pub fn tsc_hz() -> Option<u64> {
@@ -516,11 +483,6 @@ mod tests {
         let known = WorkerCycles::new(&worker, Some(2_600_000_000));
         assert_eq!(known.busy_cycles, Some(2600));
         assert_eq!(known.cycles_per_packet, Some(130.0));
-        assert!(
-            known
-                .to_string()
-                .contains("50.0 ns = 130 cycles at 2600 MHz")
-        );
         let json = serde_json::to_value(known).unwrap();
         assert_eq!(
             (&json["frames"], &json["busy_cycles"]),
@@ -529,7 +491,7 @@ mod tests {
 
         let unknown = WorkerCycles::new(&worker, None);
         assert_eq!(unknown.busy_cycles, None);
-        assert!(!unknown.to_string().contains("cycles"));
+        assert_eq!(unknown.cycles_per_packet, None);
         let idle = ShowWorker::default();
         assert_eq!(WorkerCycles::new(&idle, Some(1)).cycles_per_packet, None);
     }

@@ -222,11 +222,17 @@ impl To<'_> {
             nics.iter()
                 .flat_map(|nic| nic.vfs.iter().map(move |vf| (of_vf(nic, vf), vf)))
         };
+        // Not the address that it has now: a driver may choose as many as it likes, and each would be a series for good.
         let info = each().map(|(labels, vf)| {
             let labels = with(&labels, "path", &vf.path);
-            (with(&labels, "mac", &vf.state.mac), 1)
+            (with(&labels, "mac", &vf.state.permanent_mac), 1)
         });
-        self.gauges("vfnic_vf_info", "Path and address of a VF", None, info)?;
+        self.gauges(
+            "vfnic_vf_info",
+            "Path and permanent address of a VF",
+            None,
+            info,
+        )?;
         let up = each().map(|(labels, vf)| (labels, u32::from(vf.state.link == "up")));
         self.gauges("vfnic_vf_up", "Whether the link of a VF is up", None, up)?;
         let connected = each().map(|(labels, vf)| (labels, u32::from(vf.connected)));
