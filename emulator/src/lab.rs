@@ -122,6 +122,26 @@ fn made_by(wall_clock: bool) -> Provenance {
     )
 }
 
+/// What came out on the virtual clock, and what it was made by.
+#[derive(Serialize)]
+struct Made<'a, T> {
+    made_by: Provenance,
+    #[serde(flatten)]
+    outcome: &'a T,
+}
+
+impl<T: Serialize> Made<'_, T> {
+    fn here(outcome: &T) -> Made<'_, T> {
+        let made_by = made_by(false);
+        Made { made_by, outcome }
+    }
+
+    fn json(&self) -> Result<String, Failure> {
+        let json = serde_json::to_string_pretty(self).map_err(failed)?;
+        Ok(json + "\n")
+    }
+}
+
 /// The files that were asked for.
 fn write_all(args: &cli::Experiment, outcome: &impl Serialize, page: &str) -> Result<(), Failure> {
     if let Some(file) = &args.json {
@@ -279,8 +299,7 @@ pub(crate) fn run_scenario(command: cli::Scenario) -> Result<(), Failure> {
         .map_err(|e| if e.is_usage() { usage(e) } else { failed(e) })?;
     drop(progress);
     if args.json {
-        let json = serde_json::to_string_pretty(&outcome).map_err(failed)?;
-        print(&format!("{json}\n"))?;
+        print(&Made::here(&outcome).json()?)?;
     } else {
         print(&scenario::text(&outcome))?;
     }
@@ -356,8 +375,7 @@ fn compare_scenarios(args: &cli::ScenarioRun) -> Result<(), Failure> {
     })?;
     match args.json {
         true => {
-            let json = serde_json::to_string_pretty(&compared).map_err(failed)?;
-            print(&format!("{json}\n"))?;
+            print(&Made::here(&compared).json()?)?;
         }
         false => print(&compared.to_string())?,
     }

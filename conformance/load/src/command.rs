@@ -19,7 +19,7 @@ use super::page;
 use super::plan::{Layout, LoadPlan, Mode, Touch};
 use super::plot;
 use super::port::{Port, PortConfig, PortError};
-use super::record::{Record, Run};
+use super::record::{Record, Run, made_by};
 use super::search::Search;
 use super::split::Split;
 use super::table;
@@ -568,6 +568,7 @@ impl Bench {
     fn record(&self, huge: bool) -> Record {
         Record {
             part: self.part.clone(),
+            made_by: made_by(),
             label: self.label.clone(),
             search: self.searched(),
             ports: self.socket.len(),

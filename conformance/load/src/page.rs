@@ -33,9 +33,9 @@ pub(super) fn html(record: &Record, headline: &str) -> io::Result<String> {
         "<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\
          <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n\
          <title>vf-conformance bench: {title}</title>\n<style>\n{STYLE}\n</style>\n</head>\n<body>\n\
-         <h1>{title}</h1>\n<p>{}; vf-conformance {}</p>\n{picture}\n<pre>\n{printed}</pre>\n</body>\n</html>\n",
+         <h1>{title}</h1>\n<p>{}</p>\n<p>Made by {}</p>\n{picture}\n<pre>\n{printed}</pre>\n</body>\n</html>\n",
         escape(headline),
-        env!("CARGO_PKG_VERSION"),
+        escape(&record.made_by),
     ))
 }
 

@@ -17,6 +17,9 @@ pub(super) struct Record {
     /// The part of a larger measurement that this is; may be empty.
     #[serde(default)]
     pub(super) part: String,
+    /// Which program measured, on what machine, and how many threads wanted a CPU there over the last minute before.
+    #[serde(default)]
+    pub(super) made_by: String,
     /// The user's name for the back end.
     pub(super) label: String,
     /// Which rate was searched, `NDR` or `PDR N %`; otherwise the rates are what was reached flat out or as offered.
@@ -42,6 +45,24 @@ pub(super) struct Record {
     /// Nanoseconds that a cache line took to the back end's CPU and back, before and after the runs of each size.
     pub(super) line_ns: Vec<u64>,
     pub(super) runs: Vec<Run>,
+}
+
+/// This program on this machine, and its load now.
+pub(super) fn made_by() -> String {
+    let cpuinfo = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let model = cpuinfo.lines().find_map(|line| {
+        let (key, name) = line.split_once(':')?;
+        (key.trim() == "model name").then(|| name.trim())
+    });
+    let cpus = std::thread::available_parallelism().map_or(1, usize::from);
+    let load = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
+    format!(
+        "vf-conformance {} on {}, {cpus} CPUs, Linux {}, load {}",
+        env!("CARGO_PKG_VERSION"),
+        model.unwrap_or("unknown CPU"),
+        rustix::system::uname().release().to_string_lossy(),
+        load.split(' ').next().unwrap_or("unknown"),
+    )
 }
 
 /// One run.
