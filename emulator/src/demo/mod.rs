@@ -4,13 +4,14 @@
 mod consoles;
 mod tmux;
 
-use std::fs::DirBuilder;
+use std::fs::{DirBuilder, OpenOptions};
 use std::io::{self, IsTerminal, Write};
-use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use include_dir::{Dir, include_dir};
 use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 use vfnic::cli;
 use vfnic::config::{DeviceKind, default_socket_dir};
@@ -47,35 +48,48 @@ pub(crate) fn demo(args: &cli::Demo) -> Result<(), Failure> {
     }
 }
 
-/// What the image of the guests is built with, in the checkout that this program was built from.
-const BUILDER: &str = concat!(
-    env!("CARGO_MANIFEST_DIR"),
-    "/../examples/linux-guests/build.sh"
-);
+/// What the image of the guests is built with: a link to `examples/linux-guests`, so that the package has it, too.
+static BUILDER: Dir<'_> = include_dir!("$CARGO_MANIFEST_DIR/linux-guests");
 
 fn build_image(yes: bool) -> Result<Image, Failure> {
-    let builder = Path::new(BUILDER).canonicalize().map_err(|_| {
-        usage(
-            "there are no Linux guests yet, and what builds them, examples/linux-guests/build.sh, is in vfnic's repository: run it there, \
-             or name the folder of linux and initramfs.gz with --image",
-        )
-    })?;
-    let builder = builder.display();
     println!(
-        "There are no Linux guests yet. {builder}\n\
+        "There are no Linux guests yet. What builds them, examples/linux-guests/build.sh of vfnic's repository, comes with this program. It\n\
          - downloads Debian's packages linux-source-6.12, busybox-static, iperf3, ethtool, iproute2 and tcpdump, and unpacks them\n\
          - installs flex, bison, bc, patch, xz-utils, gcc and make, if they are missing and it is root who asks\n\
          - builds a User-Mode Linux kernel, which takes some minutes and, meanwhile, 2.5 GB\n\
          - and leaves kernel and initramfs, 20 MB, in ~/.cache/vfnic."
     );
     if !yes && !agrees("Go on? [y/N] ")? {
-        return Err(usage("nothing was built, downloaded or installed"));
+        return Err(usage(
+            "nothing was built, downloaded or installed; --image names a folder that has linux and initramfs.gz",
+        ));
     }
-    let status = Command::new(BUILDER).status().map_err(failed)?;
-    match status.success() {
+    let folder = Folder::make()?;
+    unpack(&BUILDER, &folder.0).map_err(failed)?;
+    let builder = folder.0.join("build.sh");
+    match Command::new(builder).status().map_err(failed)?.success() {
         true => Image::find(None).map_err(failed),
-        false => Err(failed(format!("{builder} has failed, as it says above"))),
+        false => Err(failed("building them has failed, as it says above")),
     }
+}
+
+/// Writes the files of a folder, each of which may be run.
+fn unpack(from: &Dir<'_>, to: &Path) -> io::Result<()> {
+    for file in from.files() {
+        let name = file.path().file_name().unwrap_or_default();
+        OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .mode(0o700)
+            .open(to.join(name))?
+            .write_all(file.contents())?;
+    }
+    for folder in from.dirs() {
+        let to = to.join(folder.path().file_name().unwrap_or_default());
+        DirBuilder::new().mode(0o700).create(&to)?;
+        unpack(folder, &to)?;
+    }
+    Ok(())
 }
 
 fn agrees(question: &str) -> Result<bool, Failure> {
@@ -221,5 +235,28 @@ fn end_group(leader: u32) {
     if let Some(pid) = Pid::from_raw(leader.cast_signed()) {
         // It may have ended.
         let _ = kill_process_group(pid, Signal::KILL);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    #[test]
+    fn what_builds_the_guests_comes_along_and_runs() {
+        let folder = tempfile::tempdir().unwrap();
+        unpack(&BUILDER, folder.path()).unwrap();
+        let builder = std::fs::metadata(folder.path().join("build.sh")).unwrap();
+        assert_eq!(builder.permissions().mode() & 0o777, 0o700);
+        for file in [
+            "image.sh",
+            "guest/init",
+            "kernel/config",
+            "kernel/seed.patch",
+        ] {
+            assert!(folder.path().join(file).exists(), "{file}");
+        }
     }
 }
