@@ -4,6 +4,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use vfnic::control::{Request, ask};
+
 use crate::emulator::{Emulator, wait_for};
 
 /// Why no tap device can be made here, if none can.
@@ -107,4 +109,49 @@ fn a_tap_that_is_gone_is_a_link_that_is_down() {
     std::thread::sleep(std::time::Duration::from_millis(100));
     sees(false);
     ip(&format!("link del {name}"));
+}
+
+/// As the error line says: a device that the administrator has made for a user. Nobody but the administrator may bring it up.
+#[test]
+fn a_tap_that_is_there_is_opened_without_privileges_and_left_as_it_is() {
+    let has = |program: &str| Command::new(program).arg("-V").output().is_ok();
+    let tools = has("ip") && has("setpriv");
+    let missing = missing().or((!tools).then_some("there is no ip or setpriv"));
+    if let Some(missing) = missing {
+        println!("skipped: a tap device of a user, because {missing}");
+        return;
+    }
+    let name = format!("vfuser{}", std::process::id() % 100_000);
+    let ip = |args: &str| {
+        let output = Command::new("ip").args(args.split(' ')).output().unwrap();
+        assert!(output.status.success(), "ip {args}: {output:?}");
+        String::from_utf8(output.stdout).unwrap()
+    };
+    ip(&format!("tuntap add dev {name} mode tap vnet_hdr"));
+    let dir = tempfile::tempdir().unwrap();
+    let (config, ctl) = (dir.path().join("nic.toml"), dir.path().join("ctl.sock"));
+    fs::write(
+        &config,
+        format!("[[nic]]\nname = 'a'\nuplink = 'tap {name}'\n"),
+    )
+    .unwrap();
+    let mut child = Command::new("setpriv")
+        .args(["--bounding-set", "-net_admin", "--inh-caps", "-net_admin"])
+        .arg(env!("CARGO_BIN_EXE_vfnic"))
+        .args(["run", "--quiet", "--no-state", "--config"])
+        .arg(&config)
+        .arg("--socket-dir")
+        .arg(dir.path())
+        .spawn()
+        .unwrap();
+    wait_for("vfnic answers", || {
+        let ended = child.try_wait().unwrap();
+        assert!(ended.is_none(), "{ended:?}");
+        ask(&ctl, &Request::Show).ok()
+    });
+    let device = ip(&format!("link show dev {name}"));
+    child.kill().unwrap();
+    child.wait().unwrap();
+    ip(&format!("link del {name}"));
+    assert!(device.contains("<BROADCAST,MULTICAST>"), "{device}");
 }
