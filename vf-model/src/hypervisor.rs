@@ -67,7 +67,7 @@ impl HypervisorModel {
             if !hits.is_empty() {
                 self.account.hits.count_again(hits, &flow);
             }
-            if self.account.is_storm(now, vf, head, &verdict) {
+            if self.account.is_storm(now, vf, head, meta, &verdict) {
                 return self.dropped(vf, DropReason::StormControl);
             }
             let vlan = verdict.insert.map_or(header.vlan(), Vlan::of_tag);
@@ -149,7 +149,7 @@ impl HypervisorModel {
             Ok((header, verdict))
         });
         match judged {
-            Ok((_, verdict)) if self.account.is_storm(now, vf, head, &verdict) => {
+            Ok((_, verdict)) if self.account.is_storm(now, vf, head, meta, &verdict) => {
                 self.dropped(vf, DropReason::StormControl)
             }
             Ok((header, verdict)) => {

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use vf_packet::{FrameMeta, Header, MacAddr, Vlan, VlanTag, wire_bytes};
+use vf_packet::{FrameMeta, Header, MacAddr, OnWire, Vlan, VlanTag, wire_bytes};
 
 use crate::counter::Shared;
 use crate::filter_spec::QueueChoice;
@@ -82,9 +82,11 @@ impl Account {
         now: Nanos,
         vf: VfIndex,
         head: &[u8],
+        meta: &FrameMeta,
         verdict: &Verdict,
     ) -> bool {
-        MacAddr::of_frame(head).is_multicast() && self.is_storm_of_groups(now, vf, head, verdict)
+        MacAddr::of_frame(head).is_multicast()
+            && self.is_storm_of_groups(now, vf, head, meta, verdict)
     }
 
     #[inline(never)]
@@ -93,6 +95,7 @@ impl Account {
         now: Nanos,
         vf: VfIndex,
         head: &[u8],
+        meta: &FrameMeta,
         verdict: &Verdict,
     ) -> bool {
         let lookup = self.policy.lookup();
@@ -108,7 +111,9 @@ impl Account {
         if here.is_empty() || !header.dst.is_broadcast() && is_known() {
             return false;
         }
-        !self.storms[vf.index()].allows(now, pps)
+        // Each receiver that takes no super-frames gets all of its segments.
+        let segments = OnWire::of(meta).segments;
+        !self.storms[vf.index()].allows(now, pps, segments)
     }
 
     /// Counts copies that are too long for those who would have got them, each with whose MTU it exceeds; the port's on the wire

@@ -183,7 +183,7 @@ impl Nic {
             if !hits.is_empty() {
                 self.account.hits.count_again(hits, &flow);
             }
-            if self.is_storm(now, source, head, &verdict) {
+            if self.is_storm(now, source, head, meta, &verdict) {
                 return self.dropped(source, DropReason::StormControl);
             }
             self.count(source, MacAddr::of_frame(head), &verdict, meta.len);
@@ -194,9 +194,16 @@ impl Nic {
 
     /// Whether a VF has had too many frames flooded.
     #[inline]
-    fn is_storm(&mut self, now: Nanos, source: Source, head: &[u8], verdict: &Verdict) -> bool {
+    fn is_storm(
+        &mut self,
+        now: Nanos,
+        source: Source,
+        head: &[u8],
+        meta: &FrameMeta,
+        verdict: &Verdict,
+    ) -> bool {
         match source {
-            Source::Vf(vf) => self.account.is_storm(now, vf, head, verdict),
+            Source::Vf(vf) => self.account.is_storm(now, vf, head, meta, verdict),
             Source::Wire => false,
         }
     }
@@ -238,7 +245,7 @@ impl Nic {
     ) -> Verdict {
         let reason = match Policy::parse(head) {
             Ok(header) => match self.judge(source, &header, flow, head, meta) {
-                Ok((verdict, ..)) if self.is_storm(now, source, head, &verdict) => {
+                Ok((verdict, ..)) if self.is_storm(now, source, head, meta, &verdict) => {
                     return self.dropped(source, DropReason::StormControl);
                 }
                 Ok((verdict, unfit, hits)) => {

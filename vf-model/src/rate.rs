@@ -61,13 +61,14 @@ pub(crate) struct StormControl {
 }
 
 impl StormControl {
-    /// Whether one more is not too many, at so many frames a second.
-    pub(crate) fn allows(&mut self, now: Nanos, pps: u32) -> bool {
+    /// Whether one more is not too many, at so many frames a second. It may be several at once, the segments of a super-frame; the first decides
+    /// for all of them, and what is too much is owed.
+    pub(crate) fn allows(&mut self, now: Nanos, pps: u32, segments: u64) -> bool {
         let interval = 1_000_000_000 / u64::from(pps.max(1));
         let full_at = self.full_at.max(now);
         let allowed = full_at.0 - now.0 <= STORM.0.max(interval) - interval;
         if allowed {
-            self.full_at = full_at + Nanos(interval);
+            self.full_at = full_at + Nanos(interval.saturating_mul(segments.max(1)));
         }
         allowed
     }
@@ -118,11 +119,13 @@ mod tests {
     fn storm_control_passes_so_many_a_second_and_a_tenth_of_that_at_once() {
         for pps in [1, 10, 1000, 100_000] {
             let mut storm = StormControl::default();
-            let at_once = (0..200_000).filter(|_| storm.allows(Nanos(7), pps)).count();
+            let at_once = (0..200_000)
+                .filter(|_| storm.allows(Nanos(7), pps, 1))
+                .count();
             assert_eq!(at_once, (pps / 10).max(1) as usize);
             let mut passed = 0;
             for us in 0..2_000_000 {
-                passed += u32::from(storm.allows(Nanos(7 + us * 1000), pps));
+                passed += u32::from(storm.allows(Nanos(7 + us * 1000), pps, 1));
             }
             assert!((2 * pps - 1..=2 * pps).contains(&passed), "{pps}: {passed}");
         }

@@ -6,8 +6,8 @@
 use std::sync::Arc;
 
 use vf_model::{
-    Command, DropReason, FrameMeta, HypervisorModel, Judge, MacAddr, Nanos, Nic, NicConfig, Policy,
-    Profile, Source, Verdict, VfIndex,
+    Command, DropReason, FrameMeta, Gso, HypervisorModel, Judge, MacAddr, Nanos, Nic, NicConfig,
+    Policy, Profile, Source, Verdict, VfIndex,
 };
 
 const BROADCAST: [u8; 6] = [0xff; 6];
@@ -50,10 +50,13 @@ impl Plane {
 
     /// How many of `frames` pass, on both paths alike.
     fn passes(&mut self, now: Nanos, to: [u8; 6], frames: usize) -> usize {
+        self.passes_of(now, to, frames, FrameMeta { len: 60, gso: None })
+    }
+
+    fn passes_of(&mut self, now: Nanos, to: [u8; 6], frames: usize, meta: FrameMeta) -> usize {
         let mut frame = [to, [2, 0, 0, 0, 0, 0]].concat();
         frame.extend([0x88, 0xb5]);
         frame.resize(60, 0);
-        let meta = FrameMeta { len: 60, gso: None };
         let vf = VfIndex(0);
         let passed = |verdict: &Verdict| verdict.drop != Some(DropReason::StormControl);
         let direct = (0..frames).filter(|_| {
@@ -75,6 +78,33 @@ impl Plane {
         assert_eq!(of(&direct.tx_drops), of(&mediated.tx_drops));
         of(&direct.tx_drops)
     }
+}
+
+/// One of 64 KiB is 2030 frames for each receiver that takes no super-frames.
+#[test]
+fn a_super_frame_counts_as_its_segments() {
+    let mut plane = Plane::new(&["vf 0 set storm_control 1000"]);
+    let size = 100;
+    let gso = Some(Gso {
+        header_len: 54,
+        size,
+    });
+    let meta = FrameMeta {
+        len: 54 + 20 * u32::from(size),
+        gso,
+    };
+    // A hundred at once.
+    assert_eq!(plane.passes_of(Nanos(0), BROADCAST, 300, meta), 5);
+    // And one that is more than there is room for: then the next has to wait as long as all of it takes.
+    let meta = FrameMeta {
+        len: 54 + 500 * u32::from(size),
+        gso,
+    };
+    let later = Nanos(1_000_000_000);
+    assert_eq!(plane.passes_of(later, BROADCAST, 300, meta), 1);
+    let passes = |plane: &mut Plane, after: u64| plane.passes(later + Nanos(after), BROADCAST, 1);
+    assert_eq!(passes(&mut plane, 400_000_000), 0);
+    assert_eq!(passes(&mut plane, 402_000_000), 1);
 }
 
 #[test]
