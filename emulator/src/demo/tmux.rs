@@ -52,7 +52,7 @@ pub(super) fn show(folder: &Path, nic: &Nic, guests: [Guest; 2]) -> Result<(), F
     }
     commands.push(set("status-left", ""));
     commands.push(set("status-right", ""));
-    let keys = "F2 direct   F3 mediated   F4 auto   F6 other pane   F10 end";
+    let keys = "F2 direct   F3 mediated   F4 auto   F6 other guest   F10 end";
     let typed = nic.typed();
     commands.push(set(
         "window-status-current-format",
@@ -65,9 +65,19 @@ pub(super) fn show(folder: &Path, nic: &Nic, guests: [Guest; 2]) -> Result<(), F
         commands.push(bind.map(str::to_owned).to_vec());
     }
     commands.push(
-        ["bind-key", "-n", "F6", "select-pane", "-t", ":.+"]
-            .map(str::to_owned)
-            .to_vec(),
+        // Not that of top, whose keys change VFs.
+        [
+            "bind-key",
+            "-n",
+            "F6",
+            "if-shell",
+            "-F",
+            "#{==:#{pane_index},0}",
+            "select-pane -t :.1",
+            "select-pane -t :.0",
+        ]
+        .map(str::to_owned)
+        .to_vec(),
     );
     commands.push(
         ["bind-key", "-n", "F10", "kill-session"]
