@@ -3,7 +3,7 @@
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use rustix::pipe::{PipeFlags, pipe_with};
 use vf_conformance::bench::Bench;
@@ -79,25 +79,18 @@ impl Neighbours {
         }
     }
 
-    /// Runs `attack` on VF 1 on both paths; each must leave a line about VF 1 in the log.
-    pub(crate) fn suffer(&mut self, what: &str, attack: impl Fn(&mut Neighbours)) {
+    /// Runs `attack` on VF 1 on both paths; each must leave a line about VF 1 in the log. What it returns, a session perhaps, is kept until then: a thread
+    /// that has no CPU for a while must have time to see it.
+    pub(crate) fn suffer<T>(&mut self, what: &str, attack: impl Fn(&mut Neighbours) -> T) {
         for path in ["direct", "mediated"] {
             command(&self.emulator, &format!("nic0 vf 1 set path {path}"));
             let before = complaints(&self.emulator).len();
-            let mut said = Vec::new();
-            // A worker that has had no CPU while it lasted has seen nothing of it.
-            for _ in 0..10 {
-                attack(self);
-                let until = Instant::now() + Duration::from_secs(2);
-                while said.is_empty() && Instant::now() < until {
-                    std::thread::sleep(Duration::from_millis(5));
-                    said = complaints(&self.emulator).split_off(before);
-                }
-                if !said.is_empty() {
-                    break;
-                }
-            }
-            assert!(!said.is_empty(), "no line in the log about: {what}");
+            let kept = attack(self);
+            let said = wait_for(&format!("a line in the log about: {what}"), || {
+                let said = complaints(&self.emulator).split_off(before);
+                (!said.is_empty()).then_some(said)
+            });
+            drop(kept);
             self.unharmed(what);
             assert!(
                 said.iter().all(|line| line.contains("vf1")),
@@ -356,6 +349,7 @@ fn chains_that_make_no_sense() {
             net.frontend().unwrap().get_features().unwrap();
             std::thread::sleep(Duration::from_millis(20));
             assert_eq!(net.tx_ring(0).queue.given_back(), 0, "{what}");
+            net
         });
     }
     neighbours.suffer("an available index far ahead", |n| {
@@ -363,7 +357,7 @@ fn chains_that_make_no_sense() {
         let ring = net.tx_ring(0);
         ring.queue.as_split().unwrap().set_avail_idx(30_000);
         ring.kick.as_ref().unwrap().signal();
-        std::thread::sleep(Duration::from_millis(20));
+        net
     });
     neighbours.suffer("receive buffers that cannot be written", |n| {
         let mut net = start(&n.socket(), &NetConfig::default());
@@ -375,7 +369,7 @@ fn chains_that_make_no_sense() {
         }
         let frame = n.witness.frame(mac, 1000);
         n.witness.send(&frame);
-        std::thread::sleep(Duration::from_millis(20));
+        net
     });
 }
 

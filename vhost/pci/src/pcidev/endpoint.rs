@@ -140,7 +140,7 @@ impl Endpoint {
         }
     }
 
-    /// Obeys what the kernel asks for by now, as much as others can wait for.
+    /// Obeys what the kernel asks for by now, up to [`BUDGET`] messages, and none while too many changes of queues hold it back.
     fn obey_in_turn(&mut self, now: Instant, nic: &mut dyn Attendant) {
         self.more = true;
         for _ in 0..BUDGET {
@@ -155,7 +155,8 @@ impl Endpoint {
         }
     }
 
-    /// Obeys all that the kernel asks for by now, where it waits for it to be done and time with it. The function may have other queues then.
+    /// Obeys what the kernel asks for by now on the virtual clock, which stands still until that is done: nobody else waits for changes of its
+    /// queues, which are not limited. The function may have other queues then.
     pub fn obey(&mut self, nic: &mut dyn Attendant) {
         for _ in 0..BUDGET {
             if !obey_one(&mut self.device, &self.name, nic) {
