@@ -96,6 +96,12 @@ pub trait Function: Debug + Send {
     /// here and in the NIC; keeps its [`Environment`].
     fn reset(&mut self, host: &mut dyn Host);
 
+    /// Starts anew because the administrator of the NIC has it so, and tells the driver, who goes on with what it has set up of its interrupts.
+    fn restart(&mut self, host: &mut dyn Host) {
+        self.reset(host);
+        self.changed(host);
+    }
+
     /// Has this to work with from now on. Queues that use another memory are stopped and started again in this one, before the other is
     /// unmapped.
     fn set_environment(&mut self, environment: Environment, host: &mut dyn Host);

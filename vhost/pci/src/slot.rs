@@ -150,9 +150,9 @@ impl Slot {
 
     /// Resets what is behind the registers, as an administrator of the NIC does, and leaves configuration space to the guest.
     pub fn restart(&mut self, host: &mut dyn Host) {
-        self.function.reset(host);
+        // What it is told of this is for the driver, even if it has masked it.
         self.vectors.forget_pending();
-        self.function.changed(host);
+        self.function.restart(host);
     }
 
     /// Where an interrupt of this vector goes, address and data as the driver has written them into the table; `None` while it goes

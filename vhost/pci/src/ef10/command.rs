@@ -24,6 +24,7 @@ macro_rules! commands {
 }
 
 commands! {
+    GET_BOOT_STATUS = 0x05,
     GET_ASSERTS = 0x06,
     LOG_CTRL = 0x07,
     GET_VERSION = 0x08,
@@ -87,7 +88,9 @@ commands! {
     VPORT_DEL_MAC_ADDRESS = 0xa9,
     VPORT_GET_MAC_ADDRESSES = 0xaa,
     GET_CLOCK = 0xac,
+    GET_PF_COUNT = 0xb6,
     GET_PORT_ASSIGNMENT = 0xb8,
+    SET_TLP_PROCESSING_GLOBALS = 0xbd,
     GET_CAPABILITIES = 0xbe,
     GET_RXDP_CONFIG = 0xc2,
     RSS_CONTEXT_SET_FLAGS = 0xe1,
@@ -106,7 +109,8 @@ impl Command {
     pub(crate) fn is_privileged(self) -> bool {
         matches!(
             self,
-            Command::PTP
+            Command::GET_BOOT_STATUS
+                | Command::PTP
                 | Command::GET_BOARD_CFG
                 | Command::START_BIST
                 | Command::SET_ID_LED
@@ -115,7 +119,6 @@ impl Command {
                 | Command::REBOOT
                 | Command::SENSOR_INFO
                 | Command::READ_SENSORS
-                | Command::WORKAROUND
                 | Command::GET_PHY_MEDIA_INFO
                 | Command::NVRAM_METADATA
                 | Command::GET_MAC_ADDRESSES
@@ -131,6 +134,7 @@ impl Command {
                 | Command::VPORT_DEL_MAC_ADDRESS
                 | Command::VPORT_RECONFIGURE
                 | Command::EVB_PORT_ASSIGN
+                | Command::SET_TLP_PROCESSING_GLOBALS
                 | Command::ENABLE_OFFLINE_BIST
         )
     }

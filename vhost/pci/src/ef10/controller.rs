@@ -17,6 +17,8 @@ use crate::function::{Host, NotGranted};
 const PORT: u32 = 0x0100_0000;
 /// What the controller says it runs.
 const FIRMWARE: [u16; 4] = [6, 2, 7, 1000];
+/// The number of the workaround by which a frame to a group is for all that want it, whichever filter says so (BUG26807).
+const GROUPS_CHAIN: u32 = 6;
 /// 10 Gb/s, as the PHY's capabilities have it.
 const CAPABLE_10G: u32 = 1 << 7;
 /// Nanoseconds of one count of an event queue's timer, and the most counts.
@@ -48,6 +50,7 @@ impl Ef10 {
             }
             Command::GET_FUNCTION_INFO => Ok(Reply::zeros(8).u32(4, host.vf().0.into())),
             Command::GET_PORT_ASSIGNMENT => Ok(Reply::zeros(4)),
+            Command::GET_PF_COUNT => Ok(Reply::zeros(1).bytes(0, &[1])),
             Command::GET_CAPABILITIES => Ok(capabilities()),
             Command::GET_RXDP_CONFIG => Ok(Reply::zeros(4)),
             Command::GET_CLOCK => Ok(Reply::zeros(8).u32(0, 800).u32(4, 800)),
@@ -58,10 +61,14 @@ impl Ef10 {
             Command::SET_MAC => set_mac(payload, host),
             Command::MAC_STATS => self.mac_stats(payload, host),
             Command::GET_WORKAROUNDS => {
-                // Groups chain: a frame to a group is for all that want it, whichever filter says so.
-                const BUG26807: u32 = 1 << 6;
-                Ok(Reply::zeros(8).u32(0, BUG26807).u32(4, BUG26807))
+                let groups_chain = 1 << GROUPS_CHAIN;
+                Ok(Reply::zeros(8).u32(0, groups_chain).u32(4, groups_chain))
             }
+            // It is on already, and there are no others. A driver takes EPERM for "on", too.
+            Command::WORKAROUND => match payload.u32(0)? {
+                GROUPS_CHAIN => Ok(Reply::zeros(4)),
+                _ => Err(McError::ENOENT),
+            },
             Command::GET_EVQ_TMR_PROPERTIES => Ok(timers()),
             Command::PRIVILEGE_MASK => privileges(payload, host),
             Command::TRIGGER_INTERRUPT => {
@@ -442,7 +449,8 @@ fn timers() -> Reply {
         .u32(32, 1)
 }
 
-/// A frame of this length is to pass, and so is one that is shorter.
+/// A frame of this length is to pass, and so is one that is shorter. DPDK's driver asks for a length of 0 before it knows one, and goes on only if
+/// that is not the VF's to say.
 fn set_mac(payload: &Payload<'_>, host: &mut dyn Host) -> Result<Reply, McError> {
     const CHANGES_MTU: u32 = 1;
     let longest = payload.u32(0)?;
@@ -460,7 +468,7 @@ fn set_mac(payload: &Payload<'_>, host: &mut dyn Host) -> Result<Reply, McError>
     if wanted > most.saturating_add(SLACK) {
         return Err(McError::EPERM);
     }
-    let mtu = Mtu::new(wanted.min(most)).map_err(|_| McError::EINVAL)?;
+    let mtu = Mtu::new(wanted.min(most)).map_err(|_| McError::EPERM)?;
     if policy.agreed_mtu(vf) != Some(mtu) {
         ask(host, VfRequest::Mtu(mtu))?;
     }

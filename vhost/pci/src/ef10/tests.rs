@@ -546,7 +546,7 @@ fn a_driver_probes_opens_and_closes_as_linux_does() {
     for privileged in [
         Command::NVRAM_TYPES,
         Command::SET_ID_LED,
-        Command::WORKAROUND,
+        Command::GET_BOOT_STATUS,
     ] {
         assert_eq!(driver.ask(privileged, &[0; 8]), Err(1), "{privileged}");
     }
@@ -572,6 +572,38 @@ fn a_driver_probes_opens_and_closes_as_linux_does() {
         word(&driver.ask(Command::DRV_ATTACH, &detach).unwrap(), 0),
         1
     );
+}
+
+#[test]
+fn what_dpdk_asks_beyond_linux_is_answered_so_that_it_goes_on() {
+    let mut driver = Driver::up(Bench::new(Profile::Ef10));
+    assert_eq!(driver.ask(Command::GET_PF_COUNT, &[]), Ok(vec![1]));
+    for privileged in [
+        Command::GET_BOOT_STATUS,
+        Command::SET_TLP_PROCESSING_GLOBALS,
+    ] {
+        assert_eq!(driver.ask(privileged, &[0; 8]), Err(1), "{privileged}");
+    }
+    let get_desc_addr_info = Command(0x1b7);
+    assert_eq!(driver.ask(get_desc_addr_info, &[]), Err(38), "ENOSYS");
+    // Of 2 (BUG35388) it would take EPERM for "on", and prime event queues by the doorbell of transmit queues.
+    for (kind, answer) in (1..8).map(|kind| (kind, if kind == 6 { Ok(vec![0; 4]) } else { Err(2) }))
+    {
+        let on = words(8, &[(0, kind), (4, 1)]);
+        assert_eq!(driver.ask(Command::WORKAROUND, &on), answer, "{kind}");
+    }
+}
+
+#[test]
+fn a_mac_that_is_to_pass_no_frame_is_not_for_a_vf_to_have() {
+    let mut driver = Driver::up(Bench::new(Profile::Ef10));
+    let agreed = |driver: &Driver| driver.bench.policy.agreed_mtu(VfIndex(0));
+    let before = agreed(&driver);
+    assert!(before.is_some());
+    // As net_sfc starts a port: it goes on with EPERM, and gives up with anything else.
+    assert_eq!(driver.ask(Command::SET_MAC, &[0; 28]), Err(1));
+    assert_eq!(agreed(&driver), before);
+    assert_eq!(driver.ask(Command::SET_MAC, &[0; 20]), Err(22), "too short");
 }
 
 #[test]

@@ -14,6 +14,7 @@ mod regs;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use vf_model::Counters;
 use vf_vhost::memory::{GuestMemory, MemoryError};
 use vf_vhost::vring::Vring;
 
@@ -84,6 +85,8 @@ pub struct Ixgbevf {
     psrtype: u32,
     /// How often its driver has asked the PF.
     messages: u64,
+    /// The upper halves of the counters of bytes, received and sent, whose lower half was read last.
+    octets: [Option<u32>; 2],
     /// The first BAR, if the driver writes registers of queues there without a message.
     bar: Option<Arc<GuestMemory>>,
 }
@@ -104,6 +107,7 @@ impl Ixgbevf {
             flow_hash,
             psrtype: 0,
             messages: 0,
+            octets: [None; 2],
             bar: None,
         }
     }
@@ -127,7 +131,7 @@ impl Ixgbevf {
             regs::VFMAILBOX => self.mailbox.take_status(),
             regs::VFPSRTYPE => self.psrtype,
             regs::VFGPRC..=regs::VFMPRC | regs::VFGPTC..=regs::VFGOTC_MSB => {
-                statistic(offset, host)
+                self.statistic(offset, host)
             }
             _ => 0,
         }
@@ -174,6 +178,22 @@ impl Ixgbevf {
         }
     }
 
+    /// A statistics register as the driver reads it: the upper half of what has two is of the moment at which the lower one was read, or
+    /// now if that was not before.
+    fn statistic(&mut self, offset: u64, host: &dyn Host) -> u32 {
+        let counters = host.counters();
+        for (upper, (low, high)) in self.octets.iter_mut().zip(OCTETS) {
+            if offset == low {
+                *upper = Some(statistic(high, &counters));
+            } else if offset == high
+                && let Some(upper) = upper.take()
+            {
+                return upper;
+            }
+        }
+        statistic(offset, &counters)
+    }
+
     /// Interrupts the driver for what is new in the mailbox.
     fn tell(&self, raised: Raised) {
         if raised == Raised::Yes {
@@ -212,11 +232,15 @@ impl Ixgbevf {
 
     /// Everything but the mailbox.
     fn reset_registers(&mut self, host: &mut dyn Host) {
+        self.reset_queues(host);
+        self.interrupts.reset();
+    }
+
+    fn reset_queues(&mut self, host: &mut dyn Host) {
         drop(self.stop_all(host));
         for queue in self.queues.iter_mut().flatten() {
             queue.reset();
         }
-        self.interrupts.reset();
         self.psrtype = 0;
         self.tell_hash(host);
     }
@@ -276,6 +300,12 @@ impl Function for Ixgbevf {
     fn reset(&mut self, host: &mut dyn Host) {
         self.reset_registers(host);
         self.mailbox.power_on(host);
+    }
+
+    /// The driver finds out by the mailbox, and by an interrupt: both are as it has left them. When it has, it resets the rest itself.
+    fn restart(&mut self, host: &mut dyn Host) {
+        self.reset_queues(host);
+        self.changed(host);
     }
 
     fn set_environment(&mut self, environment: Environment, host: &mut dyn Host) {
@@ -339,10 +369,11 @@ impl Function for Ixgbevf {
         }
         // The statistics are between the registers of the first queues.
         let Some(bar) = &self.bar else { return };
+        let counters = host.counters();
         for at in STATISTICS {
             if let Some(register) = bar.slice_mut(at, 4) {
                 // There is room for it.
-                let _ = register.store(0, statistic(at, host).to_le(), Ordering::Relaxed);
+                let _ = register.store(0, statistic(at, &counters).to_le(), Ordering::Relaxed);
             }
         }
     }
@@ -384,9 +415,14 @@ fn links(host: &dyn Host) -> u32 {
     if up { regs::LINKS_UP | speed } else { speed }
 }
 
+/// The lower 32 of the 36 bits that bytes are counted in, and the register with the others.
+const OCTETS: [(u64, u64); 2] = [
+    (regs::VFGORC_LSB, regs::VFGORC_MSB),
+    (regs::VFGOTC_LSB, regs::VFGOTC_MSB),
+];
+
 /// A statistics register. They count on over resets, 32 bits of frames and 36 bits of bytes, and go round.
-fn statistic(offset: u64, host: &dyn Host) -> u32 {
-    let counters = host.counters();
+fn statistic(offset: u64, counters: &Counters) -> u32 {
     let count = match offset {
         regs::VFGPRC => counters.rx_packets,
         regs::VFGORC_LSB => counters.rx_bytes,

@@ -11,6 +11,7 @@ use vf_vhost::vring::Vring;
 use super::*;
 use crate::config_space::tests::IDENTITY;
 use crate::function::NotGranted;
+use crate::ixgbevf::Ixgbevf;
 
 /// A NIC that grants what it grants and has no data plane.
 pub(crate) struct NoNic(Policy);
@@ -89,6 +90,10 @@ impl Function for Register {
     fn reset(&mut self, _: &mut dyn Host) {
         self.value = 0;
         self.resets += 1;
+        // It tells its driver, as far as it has one.
+        if let Some(environment) = self.environments.last() {
+            environment.vectors.raise(2);
+        }
     }
 
     fn set_environment(&mut self, environment: Environment, _: &mut dyn Host) {
@@ -191,6 +196,56 @@ fn the_msix_table_and_the_pending_bits_are_not_the_functions() {
     slot.vectors().set(1, Some(call.clone()));
     assert!(call.drain());
     assert_eq!(read(&mut slot, 3, 0x2000), Ok([0; 8]));
+}
+
+#[test]
+fn what_a_driver_is_told_of_a_restart_is_pending_and_what_was_before_is_not() {
+    let mut slot = slot();
+    // Vector 1, by its doorbell.
+    write(&mut slot, 0, 0, &[1]).unwrap();
+    slot.restart(&mut NoNic::default());
+    assert_eq!(read(&mut slot, 3, 0x2000), Ok([4]));
+    // Of a function-level reset it is told nothing: it is the one who wants it.
+    slot.reset(&mut NoNic::default());
+    assert!(!slot.vectors().is_pending(2));
+}
+
+#[test]
+fn the_driver_of_an_ixgbevf_is_interrupted_when_its_vf_is_reset() {
+    use vf_guest::ixgbevf::reg;
+    let host = &mut NoNic::default();
+    let mut slot = Slot::new(Box::new(Ixgbevf::new(1)));
+    slot.power_on(host);
+    slot.write_config(COMMAND, &[6, 0], host);
+    let put = |slot: &mut Slot, host: &mut NoNic, at, value: u32| {
+        slot.write_bar(0, at, &value.to_le_bytes(), host).unwrap();
+    };
+    let get = |slot: &mut Slot, host: &mut NoNic, at| {
+        let mut data = [0; 4];
+        slot.read_bar(0, at, &mut data, host).unwrap();
+        u32::from_le_bytes(data)
+    };
+    // All that is no queue goes to vector 1; a greeting, and its answer read.
+    let set_up = [
+        (reg::VTIVAR_MISC, 0x81),
+        (reg::VTEIMS, 7),
+        (reg::VFMBMEM, 1),
+        (reg::VFMAILBOX, 1),
+        (reg::VFMAILBOX, 2),
+    ];
+    for (at, value) in set_up {
+        put(&mut slot, host, at, value);
+    }
+    assert_eq!(get(&mut slot, host, reg::VFMBMEM), 1 | 1 << 31);
+    assert!(slot.vectors().take_pending(1));
+    let reset = vf_model::Command::parse(&["vf", "0", "reset"]).unwrap();
+    host.0 = host.0.with(&reset).unwrap();
+    slot.restart(host);
+    // As DPDK's driver wants it, which compares the whole word.
+    assert_eq!(get(&mut slot, host, reg::VFMBMEM), 0x100);
+    assert!(slot.vectors().take_pending(1));
+    let kept = [reg::VTIVAR_MISC, reg::VTEIMS].map(|at| get(&mut slot, host, at));
+    assert_eq!(kept, [0x81, 7]);
 }
 
 #[test]
