@@ -323,9 +323,7 @@ fn the_halves_of_a_counter_of_bytes_are_of_one_moment() {
     let mut both = [0; 8];
     let nic = &mut guest.nic;
     nic.looks.set(0);
-    guest
-        .function
-        .read(0, regs::VFGORC_LSB, &mut both, nic);
+    guest.function.read(0, regs::VFGORC_LSB, &mut both, nic);
     assert_eq!(u64::from_le_bytes(both), u64::from(u32::MAX) - 3);
 }
 
