@@ -23,6 +23,7 @@ const KNOWN_FAILURES: &[&str] = &[
     "ring/avail-backwards",
     "net/tx-disabled-discards",
     "net/rx-disabled-silent",
+    "net/tx-disabled-discards-all",
     // Its header has twelve bytes whatever was negotiated.
     "net/hdr-legacy",
     "robust/pipe-as-call-fd",

@@ -1,12 +1,13 @@
 //! Clauses of the ledger that no other case judges: configuration space, lengths, what a header says.
 
-use crate::bench::{Bench, DEADLINE, Link, with, without};
+use crate::bench::{Bench, DEADLINE, Link, QUIET, with, without};
 use crate::case::{Case, Level, Need};
+use crate::cases::clauses::started;
 use crate::cases::net::tcp;
 use crate::cases::protocol::F30;
 use crate::verdict::{Failure, Seen, ensure};
 use vf_guest::checksum::TcpFrame;
-use vf_guest::message::protocol;
+use vf_guest::message::{protocol, request};
 use vf_guest::net::{
     GSO_NONE, GSO_TCPV4, HDR_DATA_VALID, HDR_NEEDS_CSUM, NetConfig, NetHeader, feature,
 };
@@ -270,6 +271,47 @@ pub(super) const CASES: &[Case] = &[
                 ensure(
                     got == payload,
                     format_args!("with hdr_len {hdr_len} {} bytes of it arrived", got.len()),
+                )?;
+            }
+            Ok(Seen::Conforms)
+        },
+    },
+    Case {
+        id: "net/set-mtu-heeded",
+        level: Level::Text,
+        needs: &[
+            F30,
+            MTU,
+            Need::Protocol(protocol::NET_MTU, "NET_MTU"),
+            Need::Peer,
+        ],
+        source: "VU NET_SET_MTU; V 5.1.4.1",
+        sent: "NET_SET_MTU 1300 before a driver accepts MTU, and frames of 1314 and 1500 bytes to it.",
+        expected: "The first arrives and the second does not: that is the mtu which the driver has been told.",
+        run: |bench| {
+            const TOLD: u16 = 1300;
+            let mut config = NetConfig::default();
+            config.protocol_features |= protocol::NET_MTU;
+            let (mut front, mut net) = bench.negotiated(&config)?;
+            front.set(request::NET_SET_MTU, &u64::from(TOLD).to_ne_bytes(), &[])?;
+            front.set_features(net.features())?;
+            front.set_memory(net.memory().regions())?;
+            started(&mut net, front)?;
+            let mut link = bench.link_from(net, &without(feature::MTU))?;
+            let (src, dst) = (link.dst, link.src);
+            for (len, arrives) in [(usize::from(TOLD) + ETHERNET, true), (1500, false)] {
+                let mut frame = link.frame(len);
+                frame[..6].copy_from_slice(&dst);
+                frame[6..12].copy_from_slice(&src);
+                if let Some(peer) = &mut link.rx {
+                    peer.send(0, &NetHeader::default(), &frame)?;
+                    peer.kick();
+                }
+                let wait = if arrives { DEADLINE } else { QUIET };
+                let came = link.returned(wait, |came| came == frame)?;
+                ensure(
+                    came == arrives,
+                    format_args!("a frame of {len} bytes came: {came}"),
                 )?;
             }
             Ok(Seen::Conforms)

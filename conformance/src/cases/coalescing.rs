@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::control::{ALL, controlled};
 use crate::bench::{DEADLINE, QUIET};
 use crate::case::{Case, Level, Need};
-use crate::control::{OK, coalesce, command, obeyed, refused};
+use crate::control::{ERR, OK, coalesce, command, obeyed, refused};
 use crate::verdict::{Failure, Seen, ensure};
 use vf_guest::net::{NetConfig, NetDevice, feature};
 
@@ -154,6 +154,64 @@ pub(super) const CASES: &[Case] = &[
                 let called = link.receiver().wait_rx_call(0, DEADLINE)?;
                 ensure(called, format_args!("no call for frame {n}"))?;
                 link.expect(&frame)?;
+            }
+            Ok(Seen::Conforms)
+        },
+    },
+    Case {
+        id: "control/coalescing-packets",
+        level: Level::Text,
+        needs: &[CTRL, COAL, Need::Peer],
+        source: "V 5.1.9.5.10",
+        sent: "NOTF_COAL_RX_SET with 4 packets and a minute, and three times 8 frames.",
+        expected: "A call for each 8 of them within 2 s: so many packets are the most that come before a notification, however long the time is.",
+        run: |bench| {
+            let config = NetConfig::default();
+            let mut link = bench.link(&NetConfig {
+                features: (config.features | ALL) & !feature::EVENT_IDX,
+                ..config
+            })?;
+            obeyed(link.receiver(), &coalesce(1, None, 4, 60_000_000))?;
+            link.receiver().rx_ring(0).queue.set_interrupts(true);
+            for turn in 0..3 {
+                let frames: Vec<Vec<u8>> = (0..8).map(|_| link.frame(100)).collect();
+                for frame in &frames {
+                    link.send(frame)?;
+                }
+                let called = link.receiver().wait_rx_call(0, DEADLINE)?;
+                ensure(
+                    called,
+                    format_args!("no call for frames {} to {}", 8 * turn, 8 * turn + 7),
+                )?;
+                for frame in &frames {
+                    link.expect(frame)?;
+                }
+                for call in link.receiver().calls() {
+                    call.drain();
+                }
+            }
+            Ok(Seen::Conforms)
+        },
+    },
+    Case {
+        id: "control/coalescing-of-nobody",
+        level: Level::Must,
+        needs: &[CTRL, VQ_COAL],
+        source: "V 5.1.9.5.10.6",
+        sent: "VQ_SET and VQ_GET of the control queue's own ring and of rings that there are not.",
+        expected: "VIRTIO_NET_ERR for each: none of them is a receive or send ring that is enabled.",
+        run: |bench| {
+            let mut link = controlled(bench)?;
+            let device = link.receiver();
+            let control = device.control_index() as u16;
+            for ring in [control, 0x1234, 0xffff] {
+                refused(device, &coalesce(2, Some(ring), 7, 80))?;
+                let [low, high] = ring.to_le_bytes();
+                let (said, _) = command(device, &[6, 3, low, high, 0, 0], 8)?;
+                ensure(
+                    said == ERR,
+                    format_args!("VQ_GET of ring {ring:#x} was not refused"),
+                )?;
             }
             Ok(Seen::Conforms)
         },

@@ -9,6 +9,7 @@ use crate::control::{
 };
 use crate::verdict::{Failure, Seen, ensure};
 use vf_guest::driver::{DESC_NEXT, Desc};
+use vf_guest::message::{protocol, request};
 use vf_guest::net::{NetConfig, NetDevice, feature};
 
 const CTRL: Need = Need::Control;
@@ -491,6 +492,42 @@ pub(super) const CASES: &[Case] = &[
             bench.contained(answer)
         },
     },
+    Case {
+        id: "control/vlan-groups",
+        level: Level::Should,
+        needs: &[CTRL, VLAN, Need::Peer],
+        source: "V 5.1.9.5.3.1",
+        sent: "Broadcasts tagged 5 and 6 to a driver that has added VLAN 5.",
+        expected: "That of 5 arrives, that of 6 does not: a VLAN that is not in the table should be filtered, whoever the frame is for.",
+        run: |bench| {
+            let mut link = controlled(bench)?;
+            obeyed(link.receiver(), &vlan(true, 5))?;
+            for (vid, does) in [(5, true), (6, false)] {
+                arrives(&mut link, does, |frame| {
+                    let tag = [0x81, 0, 0, vid];
+                    [&BROADCAST[..], &frame[6..12], &tag, &frame[12..]].concat()
+                })?;
+            }
+            Ok(Seen::Conforms)
+        },
+    },
+    Case {
+        id: "control/reset-forgets",
+        level: Level::Must,
+        needs: &[
+            CTRL,
+            RX,
+            VLAN,
+            MQ,
+            CONFIG,
+            Need::Peer,
+            Need::Protocol(protocol::RESET_DEVICE, "RESET_DEVICE"),
+        ],
+        source: "VU RESET_DEVICE; V 2.4.1, 5.1.9.5.2.1, 5.1.9.5.3.1, 5.1.9.5.6",
+        sent: "A MAC table, a VLAN and two pairs of one driver, GET_VRING_BASE of all rings, RESET_DEVICE, and a set-up in the same session with rings that go on.",
+        expected: "The driver receives neither those addresses nor that VLAN, and on the first pair only: a reset takes back what was asked for.",
+        run: reset_forgets,
+    },
 ];
 
 /// A link both ends of which have a control queue with all that the subject offers.
@@ -554,4 +591,65 @@ pub(super) fn told(device: &mut NetDevice, mac: [u8; 6]) -> Result<(), Failure> 
         space == mac,
         format_args!("configuration space says {space:02x?}, not {mac:02x?}"),
     )
+}
+
+/// A guest that starts again while its front end goes on.
+fn reset_forgets(bench: &Bench) -> Result<Seen, Failure> {
+    const PAIRS: usize = 2;
+    let config = NetConfig::default();
+    let optional = protocol::CONFIGURE_MEM_SLOTS | protocol::RESET_DEVICE;
+    let receiver = NetConfig {
+        features: config.features | ALL,
+        protocol_features: config.protocol_features ^ optional,
+        queue_pairs: PAIRS as u16,
+        ..config.clone()
+    };
+    let mut link = bench.link_of(&config, &receiver)?;
+    let device = link.receiver();
+    obeyed(device, &mac_table(&[OTHER], &[GROUP]))?;
+    obeyed(device, &vlan(true, 5))?;
+    obeyed(device, &queue_pairs(PAIRS as u16))?;
+    for dst in [OTHER, GROUP] {
+        gets(&mut link, dst, true)?;
+    }
+    gets_tagged(&mut link, 5, true)?;
+
+    let device = link.receiver();
+    let gone = || Failure::Wrong("there is no session".into());
+    let mut front = device.take_frontend().ok_or_else(gone)?;
+    let rings: Vec<u32> = (0..device.rings())
+        .chain([device.control_index()])
+        .collect();
+    for ring in &rings {
+        front.get_vring_base(*ring)?;
+    }
+    front.set(request::RESET_DEVICE, &[], &[])?;
+    front.set_features(device.features())?;
+    front.set_mem_table(device.memory().regions())?;
+    for ring in &rings {
+        device.place_ring(&mut front, *ring)?;
+        device.start_ring(&mut front, *ring)?;
+    }
+    for ring in &rings {
+        front.set_vring_enable(*ring, true)?;
+    }
+    device.adopt(front);
+    bench.settle();
+
+    // Like Linux it begins with its tables.
+    obeyed(link.receiver(), &mac_table(&[], &[]))?;
+    for dst in [OTHER, GROUP] {
+        gets(&mut link, dst, false)?;
+    }
+    gets_tagged(&mut link, 5, false)?;
+    for flow in 0..32 {
+        let frame = link.frame_of_flow(flow);
+        link.send(&frame)?;
+        let pair = link.arrives_on(&frame, PAIRS)?;
+        ensure(
+            pair == 0,
+            "a frame came in a pair that the driver has not chosen",
+        )?;
+    }
+    Ok(Seen::Conforms)
 }

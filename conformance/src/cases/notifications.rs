@@ -2,8 +2,10 @@
 
 use std::time::{Duration, Instant};
 
-use crate::bench::{DEADLINE, Link, without};
+use crate::bench::{DEADLINE, Link, QUIET, without};
 use crate::case::{Case, Level, Need};
+use crate::cases::control::ALL;
+use crate::control::refused;
 use crate::verdict::{Failure, Seen, ensure};
 use vf_guest::net::{NetConfig, NetDevice, NetHeader, Ring, feature};
 
@@ -79,6 +81,39 @@ pub(super) const CASES: &[Case] = &[
                     format_args!("no call for the receive ring of pair {came}"),
                 )?;
                 link.tx.tx_room(pair)?;
+            }
+            Ok(Seen::Conforms)
+        },
+    },
+    Case {
+        id: "control/answer-is-called",
+        level: Level::Must,
+        needs: &[Need::Control],
+        source: "V 2.7.7.2 Used Buffer Notification Suppression",
+        sent: "A command by a driver that asks to be called when it is answered; with EVENT_IDX and without.",
+        expected: "A call for the control queue: a device MUST notify when the used index passes the one that was asked for, or when flags is 0.",
+        run: |bench| {
+            for off in [0, feature::EVENT_IDX] {
+                let config = without(off);
+                let features = config.features | ALL;
+                let mut link = bench.link(&NetConfig { features, ..config })?;
+                // What is signalled while a ring is set up says nothing of the command.
+                std::thread::sleep(QUIET);
+                for _ in 0..3 {
+                    if let Some(ring) = link.receiver().control_ring() {
+                        if let Some(call) = &ring.call {
+                            call.drain();
+                        }
+                        ring.queue.arm(1);
+                    }
+                    // Of a class that there is not: it is answered all the same.
+                    refused(link.receiver(), &[0x7f, 0])?;
+                    let called = link.receiver().control_ring().map(|ring| called(ring));
+                    ensure(
+                        called.transpose()?.unwrap_or_default(),
+                        "no call for a command that was answered",
+                    )?;
+                }
             }
             Ok(Seen::Conforms)
         },

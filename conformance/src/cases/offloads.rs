@@ -219,6 +219,35 @@ pub(super) const CASES: &[Case] = &[
         },
     },
     Case {
+        id: "net/tso-each-alone",
+        level: Level::Text,
+        needs: &[Need::Peer, TSO4, TSO6],
+        source: "V 5.1.3.1, 5.1.9.2",
+        sent: "A super-frame over IPv4 by a driver with HOST_TSO4 alone, one over IPv6 by one with HOST_TSO6 alone, and both by one with both, to a driver that takes neither.",
+        expected: "What arrives in segments with both arrives with the one alone, too: neither feature needs the other.",
+        run: |bench| {
+            const LEN: usize = 11_000;
+            let both = feature::HOST_TSO4 | feature::HOST_TSO6;
+            let mut seen = Seen::Tolerated;
+            for (v6, alone) in [(false, feature::HOST_TSO4), (true, feature::HOST_TSO6)] {
+                let arrives = |features: u64| {
+                    let mut link = bench.link_of(&with(features), &without(NetConfig::CHECKSUM))?;
+                    let (hdr, frame) = packet(&link, v6, TCP, LEN, MSS);
+                    segments(&mut link, &hdr, &frame, LEN, |_, _| Ok(()))
+                };
+                if arrives(both)? == LEN {
+                    seen = Seen::Conforms;
+                    let got = arrives(alone)?;
+                    ensure(
+                        got == LEN,
+                        format_args!("IPv6: {v6}: {got} of {LEN} bytes arrived with one feature"),
+                    )?;
+                }
+            }
+            Ok(seen)
+        },
+    },
+    Case {
         id: "net/tso-to-tso-peer",
         level: Level::Must,
         needs: &[Need::Peer, TSO4, TAKES_TSO4],
@@ -300,6 +329,72 @@ pub(super) const CASES: &[Case] = &[
                         "a segment of {} bytes with the tag {tag:02x?}",
                         segment.len()
                     ),
+                )
+            })?;
+            all_or_nothing(got)
+        },
+    },
+    Case {
+        id: "net/tso-kind-not-taken",
+        level: Level::Must,
+        needs: &[Need::Peer, TSO4, TSO6, TAKES_TSO4, TAKES_TSO6],
+        source: "V 5.1.9.4.1",
+        sent: "A super-frame over IPv6 to a driver with GUEST_TSO4 alone, and one over IPv4 to a driver with GUEST_TSO6 alone.",
+        expected: "Segments, or nothing: a device MUST NOT use the gso_type that was not accepted.",
+        run: |bench| {
+            const LEN: usize = 11_000;
+            let mut seen = Seen::Conforms;
+            for (v6, taken) in [(true, feature::GUEST_TSO4), (false, feature::GUEST_TSO6)] {
+                let sender = with(feature::HOST_TSO4 | feature::HOST_TSO6);
+                let mut link = bench.link_of(&sender, &with(taken))?;
+                let (hdr, frame) = packet(&link, v6, TCP, LEN, MSS);
+                let got = segments(&mut link, &hdr, &frame, LEN, |bytes, hdr| {
+                    ensure(
+                        hdr.gso_type == GSO_NONE,
+                        format_args!("{} bytes with gso_type {}", bytes.len(), hdr.gso_type),
+                    )
+                })?;
+                if got != LEN {
+                    seen = all_or_nothing(got)?;
+                }
+            }
+            Ok(seen)
+        },
+    },
+    Case {
+        id: "net/tso-ip-options",
+        level: Level::Must,
+        needs: &[Need::Peer, TSO4],
+        source: "V 5.1.9.2.2, 5.1.9.4.1; RFC 791 3.1",
+        sent: "A super-frame whose IPv4 header has options (router alert), to a driver without GUEST_TSO4.",
+        expected: "Segments of at most gso_size that have the options, each with right headers, or nothing.",
+        run: |bench| {
+            const OPTIONS: [u8; 4] = [0x94, 4, 0, 0];
+            const AT: usize = L2 + 20;
+            let mut link = bench.link_of(&with(NetConfig::TSO), &without(NetConfig::CHECKSUM))?;
+            let (hdr, mut frame) = packet(&link, false, TCP, 11_000, MSS);
+            frame.splice(AT..AT, OPTIONS);
+            frame[L2] = 0x46;
+            let total = (frame.len() - L2) as u16;
+            frame[L2 + 2..L2 + 4].copy_from_slice(&total.to_be_bytes());
+            frame[L2 + 10..L2 + 12].fill(0);
+            let sum = !vf_guest::checksum::sum(&frame[L2..AT + 4]);
+            frame[L2 + 10..L2 + 12].copy_from_slice(&sum.to_be_bytes());
+            let hdr = NetHeader {
+                hdr_len: hdr.hdr_len + 4,
+                csum_start: hdr.csum_start + 4,
+                ..hdr
+            };
+            let got = segments(&mut link, &hdr, &frame, 11_000, |segment, _| {
+                let header = segment.get(L2..AT + 4).unwrap_or_default();
+                // The sum over a header that has its own sum in it is all ones.
+                ensure(
+                    header.ends_with(&OPTIONS) && vf_guest::checksum::sum(header) == 0xffff,
+                    format_args!("a segment's IPv4 header is {header:02x?}"),
+                )?;
+                ensure(
+                    segment.len() <= AT + 4 + TCP_HEADER + MSS,
+                    format_args!("a segment of {} bytes", segment.len()),
                 )
             })?;
             all_or_nothing(got)

@@ -30,6 +30,24 @@ pub(super) const CASES: &[Case] = &[
         expected: "Each arrives, once, in its order.",
         run: switch_over,
     },
+    Case {
+        id: "path/switch-over-limited",
+        level: Level::Model,
+        needs: &[ADMIN, Need::Peer],
+        source: "the data path of a switch is no part of what it promises; ip-link(8) vf max_tx_rate: a limit, no loss",
+        sent: "40 frames of 1514 bytes at once from a VF that may send 1 Mb/s, which then changes its path four times.",
+        expected: "Each arrives, once, in its order, and is given back: what waits for its turn changes the path, too.",
+        run: switch_over_limited,
+    },
+    Case {
+        id: "path/waits-in-order",
+        level: Level::Model,
+        needs: &[ADMIN, Need::Peer],
+        source: "IEEE 802.1Q-2018 6.5.3 (order)",
+        sent: "On both paths, 200 times four frames to a receiver with four buffers, which looks at them later than they come and now and then.",
+        expected: "Those that arrive do so in the order in which they were sent: none overtakes those that wait for a buffer.",
+        run: waits_in_order,
+    },
 ];
 
 fn same_result(bench: &Bench) -> Result<Seen, Failure> {
@@ -173,4 +191,73 @@ fn switch_over(bench: &Bench) -> Result<Seen, Failure> {
         ensure(frames > 20, format_args!("only {frames} frames in all"))?;
         Ok(Seen::Conforms)
     })
+}
+
+fn switch_over_limited(bench: &Bench) -> Result<Seen, Failure> {
+    bench.administer("vf 0 rate 1")?;
+    let mut link = bench.link(&NetConfig::default())?;
+    let frames: Vec<Vec<u8>> = (0..40).map(|_| link.frame(1514)).collect();
+    for frame in &frames {
+        link.send(frame)?;
+    }
+    for path in ["mediated", "direct", "mediated", "direct"] {
+        // Three frames' time of the half second that all of them take.
+        std::thread::sleep(Duration::from_millis(36));
+        bench.administer(&format!("vf 0 path {path}"))?;
+    }
+    for (n, frame) in frames.iter().enumerate() {
+        let got = link.receive(DEADLINE)?;
+        ensure(
+            got.is_some_and(|got| got.bytes() == frame),
+            format_args!("frame {n} of 40 was lost, doubled or overtaken"),
+        )?;
+    }
+    link.sent()?;
+    Ok(Seen::Conforms)
+}
+
+fn waits_in_order(bench: &Bench) -> Result<Seen, Failure> {
+    for path in ["mediated", "direct"] {
+        for vf in 0..2 {
+            bench.administer(&format!("vf {vf} path {path}"))?;
+        }
+        let receiver = NetConfig {
+            queue_size: 4,
+            ..NetConfig::default()
+        };
+        let mut link = bench.link_of(&NetConfig::default(), &receiver)?;
+        let (mut sent, mut next) = (Vec::new(), 0);
+        for turn in 0..200 {
+            for _ in 0..4 {
+                let frame = link.frame(200);
+                link.send(&frame)?;
+                sent.push(frame);
+            }
+            let wait = match turn {
+                199 => QUIET,
+                _ => Duration::ZERO,
+            };
+            // Now one of what has come, now three.
+            for _ in 0..if turn == 199 {
+                usize::MAX
+            } else {
+                1 + turn % 2 * 2
+            } {
+                let Some(got) = link.receive(wait)? else {
+                    break;
+                };
+                let later = sent.iter().skip(next);
+                let at = later.clone().position(|frame| frame == got.bytes());
+                let at = at.ok_or_else(|| {
+                    Failure::Wrong(format!("a frame was overtaken or doubled on path {path}"))
+                })?;
+                next += at + 1;
+            }
+        }
+        ensure(
+            next > 100,
+            format_args!("only {next} frames on path {path}"),
+        )?;
+    }
+    Ok(Seen::Conforms)
 }

@@ -449,6 +449,58 @@ pub(super) const CASES: &[Case] = &[
         expected: "The used ring's flags are 0 all the time: the device MUST set them so.",
         run: |bench| used_flags(bench, 0, 0),
     },
+    Case {
+        id: "ring/packed-chains-round-end",
+        level: Level::Must,
+        needs: &[PACKED],
+        source: "V 2.8.15 The Virtqueue Descriptor Table (packed), 2.8.1 Driver and Device Ring Wrap Counters",
+        sent: "40 frames, one after the other, as chains of 2 and of 3 descriptors on packed rings of 5, 7 and 8, where many a chain begins before the end of the ring and ends behind it.",
+        expected: "Each arrives, once: what is behind a chain in the next lap is not available yet.",
+        run: |bench| {
+            for queue_size in [5, 7, 8] {
+                let sender = NetConfig {
+                    queue_size,
+                    ..NetConfig::default()
+                };
+                let mut link = bench.link_of(&sender, &NetConfig::default())?;
+                for n in 0..40 {
+                    let frame = link.frame(100 + n);
+                    let cuts: &[usize] = if n % 8 < 4 { &[12] } else { &[12, 50] };
+                    send_cut(&mut link, &frame, cuts, false)?;
+                    link.sent()?;
+                    link.expect(&frame)?;
+                }
+                let last = link.frame(100);
+                link.pass(&last)?;
+            }
+            Ok(Seen::Conforms)
+        },
+    },
+    Case {
+        id: "ring/chain-as-long-as-ring",
+        level: Level::Must,
+        needs: &[],
+        source: "V 2.7.4.1, 2.8.9 Message Framing; V 2.7.5.2 (a chain may be as long as the ring)",
+        sent: "10 frames, each cut into as many descriptors as the ring has, 16.",
+        expected: "The same frames: a device MUST NOT assume how buffers are cut.",
+        run: |bench| {
+            let sender = NetConfig {
+                queue_size: 16,
+                ..NetConfig::default()
+            };
+            let mut link = bench.link_of(&sender, &NetConfig::default())?;
+            let cuts: Vec<usize> = (1..16).map(|piece| piece * 19).collect();
+            for n in 0..10 {
+                let frame = link.frame(300 + n);
+                send_cut(&mut link, &frame, &cuts, false)?;
+                link.sent()?;
+                if link.sees().is_ok() {
+                    link.expect(&frame)?;
+                }
+            }
+            Ok(Seen::Conforms)
+        },
+    },
 ];
 
 /// Sends 200 frames with one kick, and checks that they arrive in their order and are given back.

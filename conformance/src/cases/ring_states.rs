@@ -1,11 +1,14 @@
 //! The states of a ring: what starts, stops, enables and disables it, and in which orders (vhost-user "Ring states").
 
+use std::time::Duration;
+
 use crate::bench::{Bench, QUIET};
 use crate::case::{Case, Level, Need};
+use crate::cases::clauses::stopped;
 use crate::cases::protocol::F30;
 use crate::verdict::{Failure, Seen, ensure};
 use vf_guest::message::protocol;
-use vf_guest::net::{NetConfig, NetDevice, feature};
+use vf_guest::net::{NetConfig, NetDevice, NetHeader, feature};
 
 pub(super) const CASES: &[Case] = &[
     Case {
@@ -279,6 +282,49 @@ pub(super) const CASES: &[Case] = &[
                 before == after,
                 format_args!("used indices of the stopped rings went from {before:?} to {after:?}"),
             )?;
+            Ok(Seen::Conforms)
+        },
+    },
+    Case {
+        id: "proto/unkicked-is-kept",
+        level: Level::Text,
+        needs: &[F30, Need::Delivery],
+        source: "VU Ring states",
+        sent: "A session whose rings have stopped, a frame that is put into the send ring and not kicked for, SET_VRING_KICK while the ring is disabled, 300 ms, SET_VRING_ENABLE, and a kick.",
+        expected: "The frame arrives: a ring starts when it is kicked, and what is in one that has not started is not discarded.",
+        run: |bench| {
+            let mut link = bench.link(&NetConfig::default())?;
+            for _ in 0..2 {
+                let frame = link.frame(300);
+                link.pass(&frame)?;
+                let mut front = stopped(&mut link)?;
+                let rings = link.tx.rings();
+                for index in 0..rings {
+                    front.set_vring_enable(index, false)?;
+                }
+                let frame = link.frame(400);
+                link.tx.send(0, &NetHeader::default(), &frame)?;
+                let ring = link.tx.tx_ring(0);
+                ring.queue.publish();
+                if let Some(kick) = &ring.kick {
+                    kick.drain();
+                }
+                for index in 0..rings {
+                    link.tx.place_ring(&mut front, index)?;
+                    link.tx.hand_ring(&mut front, index)?;
+                }
+                std::thread::sleep(Duration::from_millis(300));
+                for index in 0..rings {
+                    front.set_vring_enable(index, true)?;
+                }
+                link.tx.adopt(front);
+                bench.settle();
+                if let Some(kick) = &link.tx.tx_ring(0).kick {
+                    kick.signal();
+                }
+                link.sent()?;
+                link.expect(&frame)?;
+            }
             Ok(Seen::Conforms)
         },
     },

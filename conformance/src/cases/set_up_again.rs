@@ -4,12 +4,14 @@
 use std::os::fd::AsFd;
 use std::time::Duration;
 
+use vf_guest::driver::Format;
 use vf_guest::eventfd::EventFd;
 use vf_guest::message::{protocol, request};
 use vf_guest::net::{NetConfig, NetHeader, feature};
 
 use crate::bench::QUIET;
 use crate::case::{Case, Level, Need};
+use crate::cases::clauses::{started, stopped};
 use crate::cases::protocol::F30;
 use crate::cases::ring_states::given_back;
 use crate::verdict::{Seen, ensure};
@@ -172,6 +174,39 @@ pub(super) const CASES: &[Case] = &[
                 queues >= u64::from(pairs),
                 format_args!("{queues} queues for {pairs} pairs"),
             )?;
+            Ok(Seen::Conforms)
+        },
+    },
+    Case {
+        id: "ring/packed-base-second-lap",
+        level: Level::Text,
+        needs: &[F30, Need::Format(Format::Packed), Need::Delivery],
+        source: "VU Virtio vring state (packed virtqueues)",
+        sent: "As many frames as a packed ring has descriptors, SET_VRING_ENABLE 0 and 1, and as many frames again; the same with GET_VRING_BASE and a new start.",
+        expected: "They pass: index 0 with a wrap counter of 0 is where the second lap begins, not the first.",
+        run: |bench| {
+            const SIZE: u16 = 64;
+            let config = NetConfig {
+                queue_size: SIZE,
+                ..NetConfig::default()
+            };
+            let mut link = bench.link(&config)?;
+            for stops in [false, false, true, true, true] {
+                for _ in 0..SIZE {
+                    let frame = link.frame(100);
+                    link.pass(&frame)?;
+                }
+                if stops {
+                    let front = stopped(&mut link)?;
+                    started(&mut link.tx, front)?;
+                } else if let Some(front) = link.tx.frontend() {
+                    front.set_vring_enable(1, false)?;
+                    front.set_vring_enable(1, true)?;
+                }
+                bench.settle();
+            }
+            let frame = link.frame(100);
+            link.pass(&frame)?;
             Ok(Seen::Conforms)
         },
     },

@@ -11,7 +11,7 @@ use crate::verdict::{Failure, Seen, ensure};
 use vf_guest::driver::Format;
 use vf_guest::frontend::FrontendError;
 use vf_guest::message::{self, protocol, request};
-use vf_guest::net::{GSO_NONE, NetConfig, NetDevice, feature};
+use vf_guest::net::{GSO_NONE, NetConfig, NetDevice, NetHeader, feature};
 
 const MRG: Need = Need::Feature(feature::MRG_RXBUF, "MRG_RXBUF");
 
@@ -220,6 +220,34 @@ pub(super) const CASES: &[Case] = &[
             for len in [60, 1514] {
                 let frame = link.frame(len);
                 link.pass(&frame)?;
+            }
+            Ok(Seen::Conforms)
+        },
+    },
+    Case {
+        id: "ring/every-descriptor",
+        level: Level::Text,
+        needs: &[Need::Delivery],
+        source: "V 2.7, 2.7.8, 2.8 (any descriptor may be the head of a chain)",
+        sent: "Rings of 1024 full of frames with one kick behind them, twice; without IN_ORDER, so that each is given back by its own name.",
+        expected: "Each is given back and arrives.",
+        run: |bench| {
+            let config = NetConfig {
+                queue_size: 1024,
+                ..without(feature::IN_ORDER)
+            };
+            let mut link = bench.link(&config)?;
+            for _ in 0..2 {
+                let frames: Vec<Vec<u8>> = (0..1024).map(|_| link.frame(60)).collect();
+                for frame in &frames {
+                    let room = link.tx.send(0, &NetHeader::default(), frame)?;
+                    ensure(room, "the send ring is full too soon")?;
+                }
+                link.tx.kick();
+                for frame in &frames {
+                    link.expect(frame)?;
+                }
+                link.sent()?;
             }
             Ok(Seen::Conforms)
         },

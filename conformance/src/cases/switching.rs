@@ -372,6 +372,48 @@ pub(super) const CASES: &[Case] = &[
             Ok(Seen::Conforms)
         },
     },
+    Case {
+        id: "link/disabled-receives-nothing",
+        level: Level::Model,
+        needs: &[ADMIN, Need::Peer],
+        source: "ip-link(8) vf state disable",
+        sent: "A frame to the address of a VF in state disable, one to a group and a broadcast, from a VF whose link is up; and once more in state enable.",
+        expected: "None arrive, and then those to its address and to all do.",
+        run: |bench| {
+            let mut link = bench.link(&NetConfig::default())?;
+            let own = link.dst;
+            bench.administer("vf 1 state disable")?;
+            for dst in [own, GROUP, ALL] {
+                to(&mut link, dst, false)?;
+            }
+            bench.administer("vf 1 state enable")?;
+            for dst in [own, ALL] {
+                to(&mut link, dst, true)?;
+            }
+            Ok(Seen::Conforms)
+        },
+    },
+    Case {
+        id: "switch/reserved-not-forwarded",
+        level: Level::Model,
+        needs: &[ADMIN, Need::Peer],
+        source: "IEEE 802.1Q-2018 8.6.3 (reserved addresses); IEEE 802.3-2022 31 (MAC Control)",
+        sent: "Frames to 01-80-C2-00-00-00, -01, -02, -03 and -0E, and a MAC Control frame (EtherType 0x8808) to the address of the other VF.",
+        expected: "None arrive: they are for the neighbour on a link, such as PAUSE, and no bridge relays them.",
+        run: |bench| {
+            let mut link = bench.link(&NetConfig::default())?;
+            for last in [0, 1, 2, 3, 0xe] {
+                to(&mut link, [0x01, 0x80, 0xc2, 0, 0, last], false)?;
+            }
+            let mut pause = link.frame(60);
+            pause[12..16].copy_from_slice(&[0x88, 0x08, 0, 1]);
+            link.send(&pause)?;
+            link.expect_nothing(&pause)?;
+            let frame = link.frame(60);
+            link.pass(&frame)?;
+            Ok(Seen::Conforms)
+        },
+    },
 ];
 
 /// Frames while the port's link is down and up again, of which those arrive.

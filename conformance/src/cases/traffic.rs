@@ -2,16 +2,17 @@
 
 use std::time::{Duration, Instant};
 
-use crate::bench::{Bench, DEADLINE, Link, QUIET, without};
+use crate::bench::{Bench, DEADLINE, Link, QUIET, with, without};
 use crate::case::{Case, Level, Need};
 use crate::cases::control::controlled_pairs;
+use crate::cases::net::tcp;
 use crate::cases::protocol::F30;
 use crate::cases::ring::INDIRECT;
 use crate::control::{obeyed, queue_pairs};
 use crate::verdict::{Failure, Seen, ensure};
 use vf_guest::driver::{DESC_NEXT, DESC_WRITE, Desc};
 use vf_guest::frontend::FrontendError;
-use vf_guest::net::{NetConfig, NetHeader, RxFrame, feature};
+use vf_guest::net::{GSO_TCPV4, NetConfig, NetHeader, RxFrame, feature};
 
 const MRG: Need = Need::Feature(feature::MRG_RXBUF, "MRG_RXBUF");
 const MQ: Need = Need::Feature(feature::CTRL_VQ | feature::MQ, "MQ");
@@ -96,6 +97,37 @@ pub(super) const CASES: &[Case] = &[
         },
     },
     Case {
+        id: "net/tx-disabled-discards-all",
+        level: Level::Must,
+        needs: &[F30],
+        source: "VU Ring states",
+        sent: "20 frames with one kick in a send ring that is disabled.",
+        expected: "All are given back, and none is forwarded: a back end must process and discard what is sent, not only the first of it.",
+        run: |bench| {
+            let mut link = bench.link(&NetConfig::default())?;
+            let enable = |link: &mut Link, enable: bool| {
+                if let Some(front) = link.tx.frontend() {
+                    front.set_vring_enable(1, enable)?;
+                }
+                bench.settle();
+                Ok::<_, Failure>(())
+            };
+            enable(&mut link, false)?;
+            let mut last = Vec::new();
+            for _ in 0..20 {
+                last = link.frame(100);
+                link.tx.send(0, &NetHeader::default(), &last)?;
+            }
+            link.tx.kick();
+            link.sent()?;
+            enable(&mut link, true)?;
+            link.expect_nothing(&last)?;
+            let frame = link.frame(100);
+            link.pass(&frame)?;
+            Ok(Seen::Conforms)
+        },
+    },
+    Case {
         id: "net/hdr-legacy",
         level: Level::Text,
         needs: &[Need::Delivery],
@@ -112,6 +144,33 @@ pub(super) const CASES: &[Case] = &[
             for len in [60, 61, 700, 1514] {
                 let frame = link.frame(len);
                 link.pass(&frame)?;
+            }
+            Ok(Seen::Conforms)
+        },
+    },
+    Case {
+        id: "net/hdr-legacy-mrg",
+        level: Level::Text,
+        needs: &[Need::Delivery, MRG],
+        source: "V 5.1.9 Legacy Interface: Device Operation; V 2.2.3",
+        sent: "Frames by a driver that accepts MRG_RXBUF and not VERSION_1: its header has 12 bytes all the same.",
+        expected: "They arrive, in one buffer and over several, or SET_FEATURES is refused: a device need not be transitional.",
+        run: |bench| {
+            let legacy = without(feature::VERSION_1 | feature::IN_ORDER);
+            for rx_buffer in [None, Some(512)] {
+                let legacy = NetConfig {
+                    rx_buffer,
+                    ..legacy.clone()
+                };
+                let mut link = match bench.link(&legacy) {
+                    Err(Failure::Session(FrontendError::Nack { .. })) => return Ok(Seen::Refused),
+                    Err(Failure::Session(FrontendError::Closed)) => return Ok(Seen::Closed),
+                    link => link?,
+                };
+                for len in [60, 61, 700, 1514] {
+                    let frame = link.frame(len);
+                    link.pass(&frame)?;
+                }
             }
             Ok(Seen::Conforms)
         },
@@ -287,6 +346,33 @@ pub(super) const CASES: &[Case] = &[
                         format_args!("flow {flow} came in pair {kept} and {pair}"),
                     )?;
                 }
+            }
+            Ok(Seen::Conforms)
+        },
+    },
+    Case {
+        id: "net/tso-into-few-buffers",
+        level: Level::Text,
+        needs: &[
+            Need::Peer,
+            Need::Feature(feature::HOST_TSO4 | feature::CSUM, "HOST_TSO4"),
+        ],
+        source: "V 5.1.9.2, 5.1.9.4; V 2.7.8",
+        sent: "Super-frames of 30 segments to a driver without GUEST_TSO4 that has posted eight buffers and looks at them later.",
+        expected: "Once it has taken those that have come, frames pass: no buffer is kept that was filled.",
+        run: |bench| {
+            let receiver = NetConfig {
+                queue_size: 8,
+                ..NetConfig::default()
+            };
+            let mut link = bench.link_of(&with(NetConfig::TSO), &receiver)?;
+            for _ in 0..3 {
+                let (hdr, frame, _) = tcp(&link, 30_000, GSO_TCPV4);
+                link.send_with(&hdr, &frame)?;
+                link.sent()?;
+                while link.receive(QUIET)?.is_some() {}
+                let frame = link.frame(1000);
+                link.pass(&frame)?;
             }
             Ok(Seen::Conforms)
         },

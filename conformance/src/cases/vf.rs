@@ -432,6 +432,56 @@ pub(super) const CASES: &[Case] = &[
             }
         },
     },
+    Case {
+        id: "vf/port-vlan-priority-tag",
+        level: Level::Model,
+        needs: &[ADMIN, Need::Peer],
+        source: "IEEE 802.1Q-2018 6.9 (what only carries a priority is in the port's VLAN); ip-link(8) vf vlan",
+        sent: "A frame with a tag of VLAN 0 and priority 5, from one VF in port VLAN 100 to another.",
+        expected: "It arrives, with that tag or without.",
+        run: |bench| {
+            for vf in 0..2 {
+                bench.administer(&format!("vf {vf} vlan 100"))?;
+            }
+            let mut link = bench.link(&NetConfig::default())?;
+            let plain = link.frame(100);
+            let sent = tagged(&plain, 0x8100, 5 << 13);
+            link.send(&sent)?;
+            let came = link.receive(DEADLINE)?;
+            let came = came.ok_or_else(|| Failure::Wrong("the frame did not arrive".into()))?;
+            ensure(
+                came.bytes() == sent || came.bytes() == plain,
+                format_args!("it came as {:02x?}", came.bytes().get(12..20)),
+            )?;
+            Ok(Seen::Conforms)
+        },
+    },
+    Case {
+        id: "vf/port-vlan-over-buffers",
+        level: Level::Model,
+        needs: &[
+            ADMIN,
+            Need::Peer,
+            Need::Feature(feature::MRG_RXBUF, "MRG_RXBUF"),
+        ],
+        source: "ip-link(8) vf vlan, qos; V 5.1.9.4.1",
+        sent: "Frames from a VF in port VLAN 100 to one without, whose receive buffers have 64 bytes.",
+        expected: "They arrive tagged, as they do in one buffer.",
+        run: |bench| {
+            bench.administer("vf 0 vlan 100 qos 3")?;
+            let receiver = NetConfig {
+                rx_buffer: Some(64),
+                ..NetConfig::default()
+            };
+            let mut link = bench.link_of(&NetConfig::default(), &receiver)?;
+            for len in [60, 500, 1514] {
+                let frame = link.frame(len);
+                link.send(&frame)?;
+                link.expect(&tagged(&frame, 0x8100, 3 << 13 | 100))?;
+            }
+            Ok(Seen::Conforms)
+        },
+    },
 ];
 
 /// A frame from sender to receiver passes.
