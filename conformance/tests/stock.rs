@@ -17,6 +17,7 @@ use vf_conformance::subject::Subject;
 const KNOWN_FAILURES: &[&str] = &[
     "proto/vring-num-not-pow2",
     "proto/start-on-kick",
+    "proto/polled-rings",
     "ring/no-interrupt-flag",
     "ring/next-out-of-range",
     "ring/avail-jump",

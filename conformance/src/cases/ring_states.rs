@@ -8,7 +8,7 @@ use crate::cases::clauses::stopped;
 use crate::cases::protocol::F30;
 use crate::verdict::{Failure, Seen, ensure};
 use vf_guest::message::protocol;
-use vf_guest::net::{NetConfig, NetDevice, NetHeader, feature};
+use vf_guest::net::{NetConfig, NetDevice, NetHeader, Notify, feature};
 
 pub(super) const CASES: &[Case] = &[
     Case {
@@ -324,6 +324,26 @@ pub(super) const CASES: &[Case] = &[
                 }
                 link.sent()?;
                 link.expect(&frame)?;
+            }
+            Ok(Seen::Conforms)
+        },
+    },
+    Case {
+        id: "proto/polled-rings",
+        level: Level::Should,
+        needs: &[],
+        source: "VU SET_VRING_KICK (invalid FD flag)",
+        sent: "A set-up whose SET_VRING_KICK has bit 8 set and no descriptor, and frames that nobody kicks for.",
+        expected: "They pass: a back end should poll then instead of waiting for the kick.",
+        run: |bench| {
+            let polled = NetConfig {
+                notify: Notify::Polled,
+                ..NetConfig::default()
+            };
+            let mut link = bench.link_of(&polled, &NetConfig::default())?;
+            for len in [60, 500, 1514] {
+                let frame = link.frame(len);
+                link.pass(&frame)?;
             }
             Ok(Seen::Conforms)
         },

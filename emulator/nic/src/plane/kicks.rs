@@ -3,23 +3,41 @@
 use mio::unix::SourceFd;
 use mio::{Interest, Registry};
 use std::os::fd::{AsFd, AsRawFd};
+use vf_model::Nanos;
 use vf_vhost::vring::Vring;
 
 use crate::uplink::ARRIVAL;
 
+/// How often rings without a kick descriptor are looked at by a plane that sleeps.
+pub(super) const POLLED: Nanos = Nanos(200_000);
+
 /// Where kicks are waited for; nowhere on the virtual clock.
 #[derive(Default)]
-pub(super) struct Kicks(Option<Registry>);
+pub(super) struct Kicks {
+    registry: Option<Registry>,
+    /// Rings whose drivers have nothing to kick with.
+    polled: usize,
+}
 
 impl Kicks {
     /// Waits through this registry from now on.
     pub(super) fn connect(&mut self, registry: Registry) {
-        self.0 = Some(registry);
+        self.registry = Some(registry);
+    }
+
+    /// Whether there are rings of which nobody says when there is something in them, so that whoever sleeps is to look now and
+    /// then (vhost-user SET_VRING_KICK: polling is used without a descriptor). On the virtual clock the calendar looks.
+    pub(super) fn must_poll(&self) -> bool {
+        self.polled > 0 && self.registry.is_some()
     }
 
     /// Starts to wait for the ring's kicks.
-    pub(super) fn add(&self, vring: &Vring) {
-        let (Some(registry), Some(kick)) = (&self.0, vring.kick_fd()) else {
+    pub(super) fn add(&mut self, vring: &Vring) {
+        let Some(kick) = vring.kick_fd() else {
+            self.polled += 1;
+            return;
+        };
+        let Some(registry) = &self.registry else {
             return;
         };
         let fd = kick.as_fd().as_raw_fd();
@@ -29,8 +47,12 @@ impl Kicks {
     }
 
     /// Stops waiting, before the descriptor may be closed by somebody else.
-    pub(super) fn remove(&self, vring: &Vring) {
-        let (Some(registry), Some(kick)) = (&self.0, vring.kick_fd()) else {
+    pub(super) fn remove(&mut self, vring: &Vring) {
+        let Some(kick) = vring.kick_fd() else {
+            self.polled = self.polled.saturating_sub(1);
+            return;
+        };
+        let Some(registry) = &self.registry else {
             return;
         };
         let fd = kick.as_fd().as_raw_fd();

@@ -11,7 +11,7 @@ use vf_vhost::vring::Vring;
 use super::active_set::ActiveSet;
 use super::captures::Passing;
 use super::impaired::VfNetem;
-use super::kicks::Kicks;
+use super::kicks::{Kicks, POLLED};
 use super::port::{HeldBack, Notified, TxPort, is_rx, queue_pair, reason};
 use super::receivers::{FrameSource, Patience, Receivers};
 use super::statistics::PlaneStatistics;
@@ -307,6 +307,9 @@ impl VfPorts {
                 next = Some(next.map_or(at, |n| n.min(at)));
             }
         };
+        if self.kicks.must_poll() {
+            sooner(now + POLLED);
+        }
         self.impaired.next().map(&mut sooner);
         self.rx.impaired_next().map(&mut sooner);
         for vf in self.rx.patient().iter() {
