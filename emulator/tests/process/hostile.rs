@@ -79,8 +79,8 @@ impl Neighbours {
         }
     }
 
-    /// Runs `attack` on VF 1 on both paths; each must leave a line about VF 1 in the log. What it returns, a session perhaps, is kept until then: a thread
-    /// that has no CPU for a while must have time to see it.
+    /// Runs `attack` on VF 1 on both paths; each must leave a line about VF 1 in the log. What it returns, a session perhaps, is
+    /// kept until then: a thread that has no CPU for a while must have time to see it.
     pub(crate) fn suffer<T>(&mut self, what: &str, attack: impl Fn(&mut Neighbours) -> T) {
         for path in ["direct", "mediated"] {
             command(&self.emulator, &format!("nic0 vf 1 set path {path}"));

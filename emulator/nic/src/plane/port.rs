@@ -150,16 +150,12 @@ impl TxPort {
         call(&mut self.queues, &self.traffic, now, fence, load)
     }
 
-    /// Gives the ring up.
-    pub(super) fn detach(&mut self, index: u32) -> Option<Vring> {
-        let at = self
-            .queues
-            .iter()
-            .position(|s| s.queue.vring().index() == index)?;
+    /// Gives the ring up, and says whether it was known to be broken.
+    pub(super) fn detach(&mut self, index: u32) -> Option<(Vring, bool)> {
         self.cursor = 0;
-        let mut slot = self.queues.remove(at);
+        let mut slot = take(&mut self.queues, index)?;
         slot.queue.flush();
-        Some(slot.queue.into_vring())
+        Some((slot.queue.into_vring(), slot.broken))
     }
 }
 
@@ -176,15 +172,11 @@ impl RxPort {
         self.queues.insert(at, Slot::new(queue, broken));
     }
 
-    /// Gives the ring up.
-    pub(super) fn detach(&mut self, index: u32) -> Option<Vring> {
-        let at = self
-            .queues
-            .iter()
-            .position(|s| s.queue.vring().index() == index)?;
-        let mut slot = self.queues.remove(at);
+    /// Gives the ring up, and says whether it was known to be broken.
+    pub(super) fn detach(&mut self, index: u32) -> Option<(Vring, bool)> {
+        let mut slot = take(&mut self.queues, index)?;
         slot.queue.flush();
-        Some(slot.queue.into_vring())
+        Some((slot.queue.into_vring(), slot.broken))
     }
 
     /// Tells the driver what it has received, unless that is to wait.
@@ -391,6 +383,14 @@ fn call<Q: Queue>(
         }
     }
     calls
+}
+
+/// Takes out the ring with this index.
+fn take<Q: Queue>(queues: &mut Vec<Slot<Q>>, index: u32) -> Option<Slot<Q>> {
+    let at = queues
+        .iter()
+        .position(|s| s.queue.vring().index() == index)?;
+    Some(queues.remove(at))
 }
 
 fn usable(slot: &Slot<RxQueue>) -> bool {

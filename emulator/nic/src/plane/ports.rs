@@ -178,11 +178,15 @@ impl VfPorts {
 
     /// Gives a ring up; afterwards nobody here touches it.
     pub(super) fn detach(&mut self, vf: VfIndex, ring: u32) -> Option<Vring> {
-        let vring = if is_rx(ring) {
+        let (vring, known) = if is_rx(ring) {
             self.rx.ports[vf.index()].detach(ring)
         } else {
             self.tx[vf.index()].detach(ring)
         }?;
+        // A look whether there is work can break a ring, and this can come before the work that would have met the error.
+        if let Some(why) = vring.fault().filter(|_| !known) {
+            self.rx.broken.push(RingBroken { vf, ring, why });
+        }
         self.kicks.remove(&vring);
         if self.tx[vf.index()].queues.is_empty() {
             self.active.detach(vf);

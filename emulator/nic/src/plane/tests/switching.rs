@@ -308,3 +308,34 @@ fn a_guest_with_few_buffers_gets_the_segments_of_a_super_frame_that_fit() {
         assert_eq!(got, sent);
     }
 }
+
+#[test]
+fn a_ring_that_is_given_up_before_its_error_was_met_is_told_of_once() {
+    for path in [Path::Direct, Path::Mediated] {
+        let mut bench = Bench::bare(&[path], Nanos(0), None);
+        bench.start(0, &queue_of(16));
+        bench.settle();
+        let queue = &bench.vms[0].net.tx_ring(0).queue;
+        queue.as_split().unwrap().set_avail_idx(30_000);
+        // What a plane does before it sleeps is a look at the ring.
+        assert_ne!(bench.worker.arm(bench.now), bench.hypervisor.arm(bench.now));
+        let now = bench.now;
+        let mut told = Vec::new();
+        for _ in 0..2 {
+            bench.with_rings(path, |plane| {
+                let vring = plane.detach(now, VfIndex(0), 1).unwrap();
+                assert!(vring.is_broken(), "{path:?}");
+                plane.attach(VfIndex(0), vring);
+            });
+            bench.worker.poll(now);
+            bench.hypervisor.poll(now);
+            told.extend(bench.worker.take_news());
+            told.extend(bench.hypervisor.take_news());
+        }
+        let told = told.iter().map(|news| match news {
+            News::Broken(broken) => (broken.vf, broken.ring),
+            News::Fast(_) => panic!("{path:?}: no frame has passed"),
+        });
+        assert_eq!(told.collect::<Vec<_>>(), [(VfIndex(0), 1)], "{path:?}");
+    }
+}
