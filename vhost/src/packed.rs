@@ -77,7 +77,7 @@ pub(crate) struct PackedRing {
     /// Where the driver looks for the next used descriptor.
     published: u32,
     /// What that was when the driver was last asked whether it wants to be called; `None` where somebody else has published
-    /// before, who may have died before that.
+    /// before, who may have died before that, or where that is two laps ago or more: then it is called, whatever it wants.
     called: Option<u32>,
     /// Chains taken and returned, counted.
     taken: u16,
@@ -574,8 +574,11 @@ impl DeviceQueue for PackedRing {
 
     fn publish(&mut self) -> Result<(), RingError> {
         let table = self.desc.slice_mut(&self.mem)?;
-        self.published =
-            table.write_some(|table| self.write_used(table), || self.pending_bytes())?;
+        let new = table.write_some(|table| self.write_used(table), || self.pending_bytes())?;
+        let before = std::mem::replace(&mut self.published, new);
+        self.called = self
+            .called
+            .filter(|&called| self.distance(called, new) >= self.distance(called, before));
         self.pending.clear();
         Ok(())
     }

@@ -56,7 +56,8 @@ pub(crate) struct SplitRing {
     /// The used index as the driver sees it.
     published: u16,
     /// What it was when the driver was last asked whether it wants to be called; `None` where somebody else has published
-    /// before, who may have died before that.
+    /// before, who may have died before that, or where 65,536 chains have been published since: then it is called, whatever it
+    /// wants.
     called: Option<u16>,
     /// Used elements not yet published, as they will be in memory.
     pending: Vec<[u8; 8]>,
@@ -344,7 +345,10 @@ impl DeviceQueue for SplitRing {
         }
         let new = self.published.wrapping_add(self.pending.len() as u16);
         self.pending.clear();
-        self.published = new;
+        let before = std::mem::replace(&mut self.published, new);
+        self.called = self
+            .called
+            .filter(|&called| new.wrapping_sub(called) >= before.wrapping_sub(called));
         // Release: whoever sees the index sees the elements and the buffers.
         used.store(2, new, Ordering::Release).ok_or(outside)
     }

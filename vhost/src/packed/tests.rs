@@ -299,6 +299,26 @@ fn in_order_a_batch_that_was_only_read_is_one_descriptor() {
 }
 
 #[test]
+fn laps_that_nobody_was_asked_about_are_told() {
+    let (mut driver, mut ring) = world(EVENT_IDX, 0);
+    ring.wants_call(&Fence::after_publishing()).unwrap();
+    // The driver has used all up to the last descriptor of the second lap, and sleeps until that is used.
+    driver.set_driver_event(SIZE - 1, 2);
+    for n in 0..2 * SIZE {
+        driver.offer_packed(&[((HEAP, 8, 0), n % SIZE)]);
+        let chain = ring.take().unwrap().unwrap();
+        ring.push_used(chain.token, 0);
+        ring.publish().unwrap();
+    }
+    assert_eq!(ring.wants_call(&Fence::after_publishing()), Ok(true));
+    assert_eq!(
+        ring.wants_call(&Fence::after_publishing()),
+        Ok(false),
+        "told"
+    );
+}
+
+#[test]
 fn a_burst_that_passes_the_event_is_told() {
     const WRAP: u16 = 1 << 15;
     for (side, flags, wanted) in [

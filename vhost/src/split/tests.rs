@@ -283,6 +283,22 @@ fn a_burst_that_passes_the_event_is_told() {
     }
 }
 
+#[test]
+fn an_index_that_went_round_since_the_driver_was_asked_is_told() {
+    let driver = Driver::new(8, EVENT_IDX, 0);
+    let mut ring = ring(&driver, 8, 0, EVENT_IDX);
+    ring.wants_call(&Fence::after_publishing()).unwrap();
+    driver.set_used_event(u16::MAX);
+    for n in 0..1 << 16 {
+        let id = (n % 8) as u16;
+        ring.push_used(Token { id, descs: 1 }, 0);
+        ring.publish().unwrap();
+    }
+    assert_eq!(ring.wants_call(&Fence::after_publishing()), Ok(true));
+    let told = ring.wants_call(&Fence::after_publishing());
+    assert_eq!(told, Ok(false));
+}
+
 proptest! {
     /// The arithmetic of virtio 2.7.10.1 against counting.
     #[test]
