@@ -1,5 +1,5 @@
-//! How often a front end may have its rings stopped and started: that takes the thread which runs them, and others' rings with
-//! them, some microseconds each time. Never reads a clock.
+//! How often a front end may have its rings stopped and started, its MTU agreed or its guest announced: that takes the thread which
+//! runs its rings, and others' with them, some microseconds each time. Never reads a clock.
 
 #![expect(
     clippy::arithmetic_side_effects,

@@ -457,13 +457,19 @@ impl Endpoint {
                     dev.session(SessionEvent::Controlled { features });
                     agree_mtu(session, &self.config, dev);
                 }
-                Action::Mtu => agree_mtu(session, &self.config, dev),
+                Action::Mtu => {
+                    self.changes.count(now);
+                    agree_mtu(session, &self.config, dev);
+                }
                 Action::Reset => dev.session(SessionEvent::Reset),
                 Action::Logging(on) => {
                     tracing::info!(device, on, "dirty log");
                     dev.session(SessionEvent::Logging(on));
                 }
-                Action::Announce(mac) => dev.session(SessionEvent::Announce(mac)),
+                Action::Announce(mac) => {
+                    self.changes.count(now);
+                    dev.session(SessionEvent::Announce(mac));
+                }
                 Action::ControlBroken(why) => {
                     tracing::warn!(device, %why, "broken control queue");
                 }

@@ -34,6 +34,7 @@ pub(crate) const GET_PROTOCOL_FEATURES: u32 = 15;
 pub(crate) const SET_PROTOCOL_FEATURES: u32 = 16;
 pub(crate) const GET_QUEUE_NUM: u32 = 17;
 pub(crate) const SET_VRING_ENABLE: u32 = 18;
+pub(crate) const SEND_RARP: u32 = 19;
 pub(crate) const NET_SET_MTU: u32 = 20;
 pub(crate) const SET_BACKEND_REQ_FD: u32 = 21;
 pub(crate) const GET_CONFIG: u32 = 24;
@@ -99,6 +100,7 @@ impl Device for Rings {
             SessionEvent::Negotiated { features } => format!("features {features:#x}"),
             SessionEvent::Controlled { .. } => "controlled".to_owned(),
             SessionEvent::Mtu(mtu) => format!("mtu {mtu}"),
+            SessionEvent::Announce(_) => "announced".to_owned(),
             SessionEvent::Reset => "reset".to_owned(),
             _ => "connected".to_owned(),
         });

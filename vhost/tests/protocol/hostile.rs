@@ -344,3 +344,33 @@ fn a_sigbus_of_our_own_still_kills() {
         .unwrap();
     assert_eq!(child.signal(), Some(7));
 }
+
+/// Each of these has threads work that serve others, and no answer is waited for.
+#[test]
+fn what_others_work_for_is_held_back_when_it_is_much() {
+    let mac = u64s(&[0x0100_0000_0002]);
+    let [small, great] = [u64s(&[1400]), u64s(&[1500])];
+    for (request, payloads, event) in [
+        (SEND_RARP, [&mac, &mac], "announced"),
+        (NET_SET_MTU, [&small, &great], "mtu"),
+    ] {
+        let mut w = World::new(device(1));
+        w.negotiate();
+        let now = std::time::Instant::now();
+        let heard = |w: &World| {
+            let events = w.rings.events.iter();
+            events.filter(|said| said.starts_with(event)).count()
+        };
+        for n in 0..2200 {
+            send_raw(&w.stream, &message(request, 0, payloads[n % 2]), &[]);
+            w.endpoint.poll(now, &mut w.rings);
+        }
+        assert!((2000..2100).contains(&heard(&w)), "{event} {}", heard(&w));
+        // The rest is heard in time.
+        let later = now + std::time::Duration::from_secs(1);
+        for _ in 0..10 {
+            w.endpoint.poll(later, &mut w.rings);
+        }
+        assert!(heard(&w) >= 2200, "{event} {}", heard(&w));
+    }
+}
