@@ -6,6 +6,8 @@ use crate::tournament::Tournament;
 
 /// Virtual time that a byte takes, so that the tags of flows with much weight are exact enough.
 const BYTE: u64 = 16;
+/// Virtual time begins anew when it is this late: a flow of little weight takes much of it, and 64 bits are minutes then.
+const LATE: u64 = 1 << 62;
 
 /// Start tag and flow of one that waits; the lesser goes first.
 type Tag = (u64, usize);
@@ -122,9 +124,26 @@ impl FairQueue {
             .least()
             .map_or(start, |(tag, _)| tag.min(start));
         self.now = self.now.max(least);
+        if self.now > LATE {
+            self.begin_anew();
+        }
+        let start = self.finish[flow].max(self.now);
         self.finish[flow] = start + self.cost(flow, wire_bytes);
         if self.visit.0 == flow {
             self.visit.1 = self.visit.1.saturating_sub(wire_bytes);
+        }
+    }
+
+    /// Calls this moment of virtual time 0. A flow that has finished before has as much as one that finishes now.
+    #[cold]
+    fn begin_anew(&mut self) {
+        let now = std::mem::take(&mut self.now);
+        for (flow, finish) in self.finish.iter_mut().enumerate() {
+            *finish = finish.saturating_sub(now);
+            let (tag, of) = self.waiting.get(flow);
+            if of == flow {
+                self.waiting.set(flow, (tag.saturating_sub(now), flow));
+            }
         }
     }
 }
@@ -182,6 +201,25 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn a_guarantee_holds_however_long_another_flow_had_the_wire() {
+        let mut queue = FairQueue::new(2, 0);
+        queue.set_weights(Some(vec![1, 10_000_000]));
+        // What a 10G wire sends in some minutes, to the end of 64 bits of virtual time, and frames beyond that.
+        (0..214).for_each(|_| queue.charge(0, 1 << 30));
+        (0..1_000_000).for_each(|_| queue.charge(0, 1538));
+        (0..2).for_each(|flow| queue.wait(flow));
+        let mut sent = [0; 2];
+        for _ in 0..1000 {
+            let flow = queue.next().unwrap();
+            queue.leave(flow);
+            queue.charge(flow, 1538);
+            sent[flow] += 1;
+            queue.wait(flow);
+        }
+        assert!(sent[1] >= 999, "{sent:?}");
     }
 
     proptest! {
