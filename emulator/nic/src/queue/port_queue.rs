@@ -2,7 +2,7 @@
 //! for the wire get their share wherever they are served. A VF whose queue is full keeps its frame; what cannot wait is kept
 //! here, up to a bound. Never judges a frame.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -13,12 +13,10 @@ use super::doorbell::Doorbell;
 use super::frame_queue::{FrameQueue, cost};
 use super::pool::Frame;
 
-/// Frames of one VF that wait for the port's worker.
+/// Frames of one VF that wait for the port's worker; as many more are kept that could not wait.
 pub(crate) const VF_QUEUE: usize = 256;
 /// The same in bytes.
 pub(crate) const VF_QUEUE_BYTES: u64 = 1 << 20;
-/// Frames that could not wait, of all VFs of a worker.
-const FORCED: usize = 1024;
 
 /// A frame for the port.
 pub(crate) struct ForPort {
@@ -52,10 +50,17 @@ impl PortQueues {
 /// The end of a worker without the port.
 pub(crate) struct PortQueueTx {
     queues: Arc<PortQueues>,
-    /// What was sent while its queue was full: a change of paths or a ring that stops cannot wait.
-    forced: VecDeque<(VfIndex, ForPort)>,
+    /// What was sent while its VF's queue was full, by VF: a change of paths or a ring that stops cannot wait.
+    forced: BTreeMap<VfIndex, Forced>,
     filled: VfSet,
     bell: Option<Doorbell>,
+}
+
+/// Frames of a VF that are behind a full queue.
+#[derive(Default)]
+struct Forced {
+    frames: VecDeque<ForPort>,
+    bytes: u64,
 }
 
 /// The end of the worker that has the port.
@@ -79,7 +84,7 @@ pub(crate) fn port_queues(vfs: usize, workers: usize) -> (PortQueueRx, Vec<PortQ
     });
     let others = (1..workers).map(|_| PortQueueTx {
         queues: Arc::clone(&queues),
-        forced: VecDeque::new(),
+        forced: BTreeMap::new(),
         filled: VfSet::default(),
         bell: None,
     });
@@ -100,32 +105,54 @@ impl PortQueueTx {
 
     /// Whether a frame of `vf` left now would be taken.
     pub(crate) fn can_send(&self, vf: VfIndex) -> bool {
-        self.forced.is_empty() && self.queues.of(vf).is_some_and(|queue| !queue.is_full())
+        let behind = !self.forced.is_empty() && self.forced.contains_key(&vf);
+        !behind && self.queues.of(vf).is_some_and(|queue| !queue.is_full())
     }
 
-    /// Leaves a frame of `vf`, one of this worker's, behind those that it sent before; gives it back if too many could not
-    /// wait before it.
+    /// Leaves a frame of `vf`, one of this worker's, behind those that it sent before; gives it back if too many of them could
+    /// not wait before it.
     pub(crate) fn send(&mut self, vf: VfIndex, frame: ForPort) -> Result<(), ForPort> {
-        if self.forced.len() >= FORCED {
+        let Some(queue) = self.queues.of(vf) else {
+            return Ok(()); // nobody sends for another worker's VF
+        };
+        let cost = cost(&frame.frame);
+        let mut frame = frame;
+        if self.forced.is_empty() || !self.forced.contains_key(&vf) {
+            frame = match queue.push(cost, frame) {
+                Ok(()) => {
+                    self.filled.insert(vf);
+                    return Ok(());
+                }
+                Err(frame) => frame,
+            };
+        }
+        let forced = self.forced.entry(vf).or_default();
+        if forced.frames.len() >= VF_QUEUE || forced.bytes >= VF_QUEUE_BYTES {
             return Err(frame);
         }
-        self.forced.push_back((vf, frame));
-        self.fill();
+        forced.bytes += cost;
+        forced.frames.push_back(frame);
         Ok(())
     }
 
-    /// Puts what was sent into the queues, as much as they hold.
+    /// Puts what waits behind full queues into them, as much as they hold. A VF whose queue is full holds up none but itself.
     pub(crate) fn fill(&mut self) {
-        while let Some((vf, frame)) = self.forced.pop_front() {
-            let Some(queue) = self.queues.of(vf) else {
-                continue; // nobody sends for another worker's VF
+        let (queues, filled) = (&self.queues, &mut self.filled);
+        self.forced.retain(|&vf, forced| {
+            let Some(queue) = queues.of(vf) else {
+                return false;
             };
-            if let Err(frame) = queue.push(cost(&frame.frame), frame) {
-                self.forced.push_front((vf, frame));
-                return;
+            while let Some(frame) = forced.frames.pop_front() {
+                let cost = cost(&frame.frame);
+                if let Err(frame) = queue.push(cost, frame) {
+                    forced.frames.push_front(frame);
+                    return true;
+                }
+                forced.bytes -= cost;
+                filled.insert(vf);
             }
-            self.filled.insert(vf);
-        }
+            false
+        });
     }
 
     /// Tells the port's worker of what has been left since the last call.
@@ -199,5 +226,47 @@ impl PortQueueRx {
             bell.ring(); // its worker may go on
         }
         Some(frame)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use vf_model::Offload;
+    use vf_vhost::frame::FrameBuf;
+
+    use super::*;
+
+    fn frame() -> ForPort {
+        let (offload, data) = (Offload::default(), vec![0; 60]);
+        Frame::from(FrameBuf { offload, data }).into()
+    }
+
+    #[test]
+    fn a_vf_whose_queue_is_full_holds_up_none_but_itself() {
+        let (mut rx, mut others) = port_queues(4, 2);
+        let tx = &mut others[0];
+        let [busy, other] = [VfIndex(1), VfIndex(3)];
+        for _ in 0..VF_QUEUE {
+            assert!(tx.send(busy, frame()).is_ok());
+        }
+        assert!(!tx.can_send(busy));
+        for _ in 0..VF_QUEUE {
+            assert!(tx.send(busy, frame()).is_ok(), "what cannot wait");
+        }
+        assert!(tx.send(busy, frame()).is_err(), "too much");
+        assert!(tx.can_send(other));
+        assert!(tx.send(other, frame()).is_ok());
+        tx.tell();
+        assert_eq!(rx.look().iter().collect::<Vec<_>>(), [busy, other]);
+        assert!(rx.take(other).is_some());
+        // In order: what has waited comes before what is sent now.
+        assert!(rx.take(busy).is_some());
+        assert!(!tx.can_send(busy));
+        for _ in 1..2 * VF_QUEUE {
+            tx.fill();
+            assert!(rx.take(busy).is_some());
+        }
+        assert!(rx.take(busy).is_none());
+        assert!(tx.can_send(busy));
     }
 }
