@@ -55,6 +55,8 @@ pub struct Vring {
     call: Option<EventFd>,
     err: Option<EventFd>,
     fault: Option<RingError>,
+    /// Whether somebody has been told of the fault.
+    told: bool,
     /// Something has been published, and the driver has not been asked whether it wants to be told.
     needs_call: bool,
 }
@@ -88,6 +90,7 @@ impl Vring {
             // A back end that was killed may have published and not called.
             needs_call: ring.is_resumed(),
             fault: ring.is_lost().then_some(RingError::Lost),
+            told: false,
             ring,
             index: config.index,
             features: config.features,
@@ -123,6 +126,7 @@ impl Vring {
             call: None,
             err: None,
             fault: None,
+            told: false,
             needs_call: false,
         })
     }
@@ -140,6 +144,7 @@ impl Vring {
         Ok(Vring {
             ring,
             fault: None,
+            told: false,
             ..self
         })
     }
@@ -224,6 +229,12 @@ impl Vring {
     /// Why the ring is broken, if it is.
     pub fn fault(&self) -> Option<RingError> {
         self.fault
+    }
+
+    /// Why the ring is broken, the first time that it is asked.
+    pub fn news(&mut self) -> Option<RingError> {
+        self.fault
+            .filter(|_| !std::mem::replace(&mut self.told, true))
     }
 
     /// Whether the driver broke the ring: it does nothing any more.

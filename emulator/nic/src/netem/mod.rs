@@ -161,7 +161,7 @@ impl<T: Copy> NetemQueue<T> {
     }
 
     /// Whether nothing is here.
-    fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.held.is_empty() && self.due.is_empty()
     }
 

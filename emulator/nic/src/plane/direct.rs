@@ -456,7 +456,8 @@ impl Plane for DirectPlane {
     }
 
     fn arm(&mut self, now: Nanos) -> bool {
-        let mut work = self.has_pf_input();
+        // One that was published since the last round, when this thread did not look asleep, woke nobody.
+        let mut work = self.has_pf_input() | self.policies.has_new(&self.nic);
         work |= self
             .out
             .workers

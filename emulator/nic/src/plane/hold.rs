@@ -19,7 +19,7 @@ use super::mediated::MediatedPlane;
 use super::port::is_rx;
 use super::rings::Rings;
 use crate::queue::{Pool, worker_of};
-use crate::thread::Plane;
+use crate::thread::{News, Plane, RingBroken};
 use crate::uplink::Position;
 
 /// All planes of a NIC.
@@ -143,6 +143,18 @@ where
         moved += self.hypervisor.poll(now);
         let mut workers = self.workers.iter_mut();
         moved > 0 || workers.any(|worker| worker.is_under_way()) || self.hypervisor.is_under_way()
+    }
+
+    /// Rings found broken since their threads last told of any.
+    pub fn take_broken(&mut self) -> Vec<RingBroken> {
+        let workers = self.workers.iter_mut();
+        let mut news: Vec<News> = workers.flat_map(|worker| worker.take_news()).collect();
+        news.extend(self.hypervisor.take_news());
+        let broken = news.into_iter().filter_map(|news| match news {
+            News::Broken(broken) => Some(broken),
+            News::Fast(_) => None,
+        });
+        broken.collect()
     }
 
     /// What waits for buffers, in the order in which each VF is to have it.

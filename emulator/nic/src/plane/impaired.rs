@@ -81,6 +81,17 @@ impl<T: Copy> VfNetem<T> {
         queue.is_some_and(|queue| queue.first().is_some())
     }
 
+    /// The VFs of which something is due, and waits for something else.
+    pub(super) fn waiting(&self) -> VfSet {
+        self.vfs.iter().filter(|vf| self.waits(*vf)).collect()
+    }
+
+    /// Whether there is nothing of any VF, held back or due.
+    pub(super) fn is_empty(&self) -> bool {
+        let queues = self.vfs.iter().filter_map(|vf| self.queues.get(vf.index()));
+        queues.flatten().all(|queue| queue.is_empty())
+    }
+
     /// Forgets the queue of a VF that has nothing to do any more; whether it has.
     pub(super) fn end(&mut self, vf: VfIndex) -> bool {
         let Some(queue) = self.queues.get_mut(vf.index()) else {

@@ -259,7 +259,12 @@ impl MediatedPlane {
     /// in turn.
     fn take_from_vifs(&mut self, now: Nanos) -> Option<Job> {
         self.ports.active.begin_round();
-        let active = self.ports.active.active().difference(self.exhausted);
+        let mut active = self.ports.active.active();
+        if !self.ports.impaired.vfs().is_empty() {
+            // What was held back goes on though the rings that it came from are gone.
+            active = active.union(self.ports.impaired.waiting());
+        }
+        let active = active.difference(self.exhausted);
         let due = self.guarantees.due(now).intersection(active);
         let (before, first) = active.difference(due).split_at(self.cursor);
         let (due_before, due_first) = due.split_at(self.cursor);
@@ -629,7 +634,8 @@ impl Plane for MediatedPlane {
     }
 
     fn arm(&mut self, now: Nanos) -> bool {
-        let work = self.pf.has_input();
+        // One that was published since the last round, when this thread did not look asleep, woke nobody.
+        let work = self.pf.has_input() | self.policies.has_new(&self.model);
         work | self.ports.arm(now, &self.model, |_, _| false)
     }
 

@@ -53,4 +53,9 @@ impl PolicySubscriber {
         }
         new
     }
+
+    /// Whether a policy was published that the plane's model does not judge by yet.
+    pub fn has_new(&mut self, model: &impl Judge) -> bool {
+        !Arc::ptr_eq(self.0.load(), model.policy())
+    }
 }

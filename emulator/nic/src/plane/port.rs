@@ -75,6 +75,8 @@ pub(super) struct Calls {
     pub(super) made: u64,
     /// When the first is due that the driver wants later.
     pub(super) due: Option<Nanos>,
+    /// Whether a ring turned out to be broken.
+    pub(super) broken: bool,
 }
 
 /// VFs whose drivers want to be told later of what has been published.
@@ -381,6 +383,7 @@ fn call<Q: Queue>(
             Ok(called) => calls.made += u64::from(called),
             Err(due) => calls.due = Some(calls.due.map_or(due, |first| first.min(due))),
         }
+        calls.broken |= slot.queue.vring().is_broken();
     }
     calls
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use vf_model::{DropReason, Judge, Nanos, Policy, VfIndex, VfSet};
 use vf_vhost::frame::TagEdit;
-use vf_vhost::ring::{Fence, RingError};
+use vf_vhost::ring::Fence;
 use vf_vhost::vring::Vring;
 
 use super::active_set::ActiveSet;
@@ -156,9 +156,9 @@ impl VfPorts {
     }
 
     /// Takes over a ring.
-    pub(super) fn attach(&mut self, vf: VfIndex, vring: Vring) {
+    pub(super) fn attach(&mut self, vf: VfIndex, mut vring: Vring) {
         self.kicks.add(&vring);
-        if let Some(why @ RingError::Lost) = vring.fault() {
+        if let Some(why) = vring.news() {
             let ring = vring.index();
             self.rx.broken.push(RingBroken { vf, ring, why });
         }
@@ -178,13 +178,13 @@ impl VfPorts {
 
     /// Gives a ring up; afterwards nobody here touches it.
     pub(super) fn detach(&mut self, vf: VfIndex, ring: u32) -> Option<Vring> {
-        let (vring, known) = if is_rx(ring) {
+        let (mut vring, known) = if is_rx(ring) {
             self.rx.ports[vf.index()].detach(ring)
         } else {
             self.tx[vf.index()].detach(ring)
         }?;
         // A look whether there is work can break a ring, and this can come before the work that would have met the error.
-        if let Some(why) = vring.fault().filter(|_| !known) {
+        if let Some(why) = vring.news().filter(|_| !known) {
             self.rx.broken.push(RingBroken { vf, ring, why });
         }
         self.kicks.remove(&vring);
@@ -283,6 +283,9 @@ impl VfPorts {
         while let Some(vf) = self.rx.needs_call.pop() {
             let calls = self.rx.ports[vf.index()].call(now, &fence, &self.rx.load);
             made += calls.made;
+            if calls.broken {
+                self.note_broken(vf);
+            }
             if self.held.note(vf, |held| &mut held.rx, calls) {
                 self.notified.rx.insert(vf);
             }
@@ -290,11 +293,32 @@ impl VfPorts {
         while let Some(vf) = self.tx_needs_call.pop() {
             let calls = self.tx[vf.index()].call(now, &fence, &self.rx.load);
             made += calls.made;
+            if calls.broken {
+                self.note_broken(vf);
+            }
             if self.held.note(vf, |held| &mut held.tx, calls) {
                 self.notified.tx.insert(vf);
             }
         }
         made
+    }
+
+    /// Notes which rings of a VF turned out to be broken when its driver was shown what was used of them.
+    #[cold]
+    fn note_broken(&mut self, vf: VfIndex) {
+        let broken = &mut self.rx.broken;
+        let mut note = |slot: &mut bool, vring: &Vring| {
+            if let Some(why) = vring.fault().filter(|_| !std::mem::replace(slot, true)) {
+                let ring = vring.index();
+                broken.push(RingBroken { vf, ring, why });
+            }
+        };
+        for slot in &mut self.rx.ports[vf.index()].queues {
+            note(&mut slot.broken, slot.queue.vring());
+        }
+        for slot in &mut self.tx[vf.index()].queues {
+            note(&mut slot.broken, slot.queue.vring());
+        }
     }
 
     /// The drivers that have been, or would have been, notified since the last call.
@@ -327,6 +351,10 @@ impl VfPorts {
             if !blocked.contains(vf) {
                 sooner(model.tx_ready_at(vf, now));
             }
+        }
+        // What is due of a VF that has no ring any more waits for its rate, too.
+        for vf in self.impaired.waiting().difference(blocked).iter() {
+            sooner(model.tx_ready_at(vf, now));
         }
         next
     }
@@ -375,7 +403,7 @@ impl VfPorts {
 
     /// Whether frames of impaired VFs are held back.
     pub(super) fn holds_back(&self) -> bool {
-        self.impaired.next().is_some() || self.rx.impaired_next().is_some()
+        !self.impaired.is_empty() || self.rx.holds_back()
     }
 
     /// Waits for kicks through `registry` from now on.

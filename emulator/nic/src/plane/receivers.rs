@@ -191,6 +191,11 @@ impl Receivers {
         self.impaired.next()
     }
 
+    /// Whether frames to impaired VFs are held back.
+    pub(super) fn holds_back(&self) -> bool {
+        !self.impaired.is_empty()
+    }
+
     /// Whether frames of a VF without buffers wait, or might.
     #[inline]
     pub(super) fn is_patient(&self, vf: VfIndex) -> bool {
@@ -460,14 +465,13 @@ impl Receivers {
         frames: &[TxFrame],
     ) {
         let edit = model.tagging(insert).edit(to);
+        let enough = self.effort + BURST_EFFORT;
         if self.is_patient(to) || self.captures.wants(Port::Vf(to)) {
-            for frame in frames {
-                self.deliver(model, to, edit, FrameSource::Guest(tx, frame));
-            }
+            let frames = frames.iter().map(|frame| FrameSource::Guest(tx, frame));
+            self.deliver_each(model, to, queue, edit, frames, enough);
             return;
         }
         let mut frames = frames;
-        let enough = self.effort + BURST_EFFORT;
         while !frames.is_empty() {
             if self.effort >= enough {
                 let frames = frames.iter().map(|frame| FrameSource::Guest(tx, frame));
@@ -542,9 +546,26 @@ impl Receivers {
             let done = self.delivered_run(model, to, traffic, then);
             frames = frames.get(done..).unwrap_or_default();
         }
-        for frame in frames {
-            self.deliver(model, to, edit, FrameSource::Private(frame));
+        let frames = frames.iter().map(|frame| FrameSource::Private(frame));
+        self.deliver_each(model, to, queue, edit, frames, enough);
+    }
+
+    /// Delivers the frames of a burst one by one, until the receiver has cost `enough`.
+    fn deliver_each<'a>(
+        &mut self,
+        model: &mut impl Judge,
+        to: VfIndex,
+        queue: u16,
+        edit: TagEdit,
+        mut frames: impl Iterator<Item = FrameSource<'a>>,
+        enough: u64,
+    ) {
+        while self.effort < enough
+            && let Some(frame) = frames.next()
+        {
+            self.deliver(model, to, edit, frame);
         }
+        self.give_up(model, to, queue, edit, frames);
     }
 
     /// Drops the rest of a burst to a receiver whose buffers take too long to fill.

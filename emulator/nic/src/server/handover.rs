@@ -120,6 +120,8 @@ impl Server {
     }
 
     fn try_to_hand_over(&mut self, successor: &UnixStream) -> Result<(), String> {
+        // Nobody hears of them later.
+        self.hear_of_broken_rings();
         self.wait_for_state()?;
         let policies = self.hosts.iter().map(|host| host.policy().saved());
         let policies: Vec<_> = policies.collect();
@@ -184,7 +186,13 @@ impl Server {
             rings.extend(nic.detach(clock.now(), true));
             waiting.push(nic.take_waiting());
         }
+        let broken: Vec<_> = planes.iter_mut().map(|nic| nic.take_broken()).collect();
         drop(planes);
+        for (h, broken) in broken.into_iter().enumerate() {
+            broken
+                .iter()
+                .for_each(|broken| self.tell_of_broken(h, broken));
+        }
         for (host, rings) in self.hosts.iter_mut().zip(rings) {
             host.pause(rings);
         }

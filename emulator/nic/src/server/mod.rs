@@ -469,19 +469,23 @@ impl Server {
 
     fn hear_of_broken_rings(&mut self) {
         while let Ok((h, broken)) = self.broken.try_recv() {
-            let RingBroken { vf, ring, why } = broken;
-            if let Some(host) = self.hosts.get(h) {
-                let device = format!("{} {vf}", host.settings.name);
-                tracing::warn!(device, ring, %why, "ring is broken until its driver restarts it");
-                let why = why.to_string();
-                host.tell(|| Happening::RingBroken {
-                    vf: vf.0,
-                    ring,
-                    why,
-                });
-            }
+            self.tell_of_broken(h, &broken);
             // A session whose memory has vanished ends here.
-            self.serve(h, vf);
+            self.serve(h, broken.vf);
+        }
+    }
+
+    fn tell_of_broken(&self, h: usize, broken: &RingBroken) {
+        let RingBroken { vf, ring, why } = *broken;
+        if let Some(host) = self.hosts.get(h) {
+            let device = format!("{} {vf}", host.settings.name);
+            tracing::warn!(device, ring, %why, "ring is broken until its driver restarts it");
+            let why = why.to_string();
+            host.tell(|| Happening::RingBroken {
+                vf: vf.0,
+                ring,
+                why,
+            });
         }
     }
 }

@@ -82,6 +82,35 @@ fn what_is_held_back_comes_when_it_is_due() {
 }
 
 #[test]
+fn what_is_held_back_goes_on_though_the_ring_that_it_came_from_is_gone() {
+    for path in PATHS {
+        // A rate that a frame of 1500 bytes takes 12 ms of, or a delay.
+        for words in ["vf 0 set delay 5ms", "vf 0 set max_tx_rate 1"] {
+            let mut bench = Bench::new(&[path; 2], Nanos(0));
+            bench.command("vf 0 set delay 1ms");
+            bench.command(words);
+            for _ in 0..5 {
+                bench.vms[0].send_on(0, mac(1), 1500);
+            }
+            bench.run_until(Nanos(2_000_000));
+            assert_eq!(bench.vms[0].outstanding(0), 0, "all are out of the ring");
+            let now = bench.now;
+            bench.with_rings(path, |plane| {
+                plane.detach(now, VfIndex(0), 1).unwrap();
+            });
+            let under_way = match path {
+                Path::Mediated => bench.hypervisor.is_under_way(),
+                _ => bench.worker.is_under_way(),
+            };
+            assert!(under_way, "{path} {words}: no other process has them");
+            bench.run_until(LATE);
+            assert_eq!(bench.vms[1].receive(), 5, "{path} {words}");
+            assert!(!bench.hypervisor.is_under_way() && !bench.worker.is_under_way());
+        }
+    }
+}
+
+#[test]
 fn a_port_is_impaired_in_each_direction_while_it_is_said() {
     let mut bench = Bench::new(&[Path::Direct], Nanos(0));
     let mut number = 0;

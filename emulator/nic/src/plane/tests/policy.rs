@@ -54,6 +54,19 @@ fn a_frame_that_is_sent_after_a_command_finds_it_in_force() {
     }
 }
 
+/// A thread that goes to sleep has looked for a policy before it said so, and one that comes in between rings no bell.
+#[test]
+fn no_plane_sleeps_over_a_new_policy() {
+    let mut bench = Bench::without_uplink(&[Path::Direct, Path::Mediated]);
+    bench.settle();
+    let now = bench.now;
+    assert!(!bench.worker.arm(now) && !bench.hypervisor.arm(now));
+    bench.command("vf 0 set max_tx_rate 5");
+    assert!(bench.worker.arm(now) && bench.hypervisor.arm(now));
+    bench.settle();
+    assert!(!bench.worker.arm(now) && !bench.hypervisor.arm(now));
+}
+
 thread_local! {
     /// The guest that sends in the middle of a round; an uplink may not hold it, as that can change threads.
     static SENDER: RefCell<Option<Vm>> = const { RefCell::new(None) };

@@ -339,3 +339,29 @@ fn a_ring_that_is_given_up_before_its_error_was_met_is_told_of_once() {
         assert_eq!(told.collect::<Vec<_>>(), [(VfIndex(0), 1)], "{path:?}");
     }
 }
+
+#[test]
+fn a_ring_that_breaks_when_planes_are_held_is_told_of_by_who_holds_them() {
+    let mut bench = Bench::bare(&[Path::Direct, Path::Mediated], Nanos(0), None);
+    (0..2).for_each(|vf| bench.start(vf, &queue_of(16)));
+    bench.settle();
+    for vm in &mut bench.vms {
+        let queue = &vm.net.tx_ring(0).queue;
+        queue.as_split().unwrap().set_avail_idx(30_000);
+    }
+    let now = bench.now;
+    assert!(bench.worker.arm(now) && bench.hypervisor.arm(now));
+    let mut planes = HeldPlanes {
+        workers: vec![&mut bench.worker],
+        hypervisor: &mut bench.hypervisor,
+    };
+    let rings = planes.detach(now, false);
+    assert!(rings.iter().all(|(_, vring)| vring.is_broken()));
+    let broken = planes.take_broken();
+    let of: Vec<_> = broken
+        .iter()
+        .map(|broken| (broken.vf, broken.ring))
+        .collect();
+    assert_eq!(of, [(VfIndex(0), 1), (VfIndex(1), 1)]);
+    assert!(planes.take_broken().is_empty());
+}

@@ -250,6 +250,7 @@ fn who_sleeps_is_woken_by_what_is_left_for_it_and_by_room() {
     let bells = [first, second];
     bench.worker.set_peers(&bells);
     bench.others[0].set_peers(&bells);
+    bench.settle();
     let now = bench.now;
     let (first, second) = (&mut bench.worker, &mut bench.others[0]);
     assert!(!first.arm(now) && !second.arm(now));
