@@ -227,7 +227,7 @@ pub fn enable(
 pub struct Ask {
     /// A tag's control information.
     pub vlan: Option<u16>,
-    /// Bytes of Ethernet and IP header, if the checksum of what is behind is asked for: 6 for TCP, 17 for UDP.
+    /// Bytes of Ethernet and IP header, if the checksum of what is behind is asked for: 6 for TCP, 17 for UDP, 132 for SCTP.
     pub checksum: Option<(u8, u8, u8)>,
     /// Payload of a segment and bytes of the TCP header, if it is to be cut.
     pub cut: Option<(u16, u8)>,
@@ -409,8 +409,12 @@ impl Ixgbevf {
             let (mss, transport) = ask.cut.unwrap_or_default();
             let vlan = u64::from(ask.vlan.unwrap_or_default());
             let lengths = vlan << 16 | u64::from(link) << 9 | u64::from(network);
-            let tcp = if protocol == 6 { 1 << 11 } else { 0 };
-            let kind = CONTEXT | tcp | if ask.v4 { 1 << 10 } else { 0 };
+            let transport_kind = match protocol {
+                6 => 1 << 11,
+                132 => 2 << 11,
+                _ => 0,
+            };
+            let kind = CONTEXT | transport_kind | if ask.v4 { 1 << 10 } else { 0 };
             let sizes = u64::from(mss) << 48 | u64::from(transport) << 40;
             self.put_tx([lengths, u64::from(kind) | sizes]);
             if ask.vlan.is_some() {

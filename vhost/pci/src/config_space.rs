@@ -169,9 +169,14 @@ impl ConfigSpace {
     /// Writes what can be written; whether a function-level reset was asked for, which is the caller's to do.
     #[must_use]
     pub fn write(&mut self, offset: usize, data: &[u8]) -> bool {
+        let power = self.word(POWER_CONTROL);
         let places = self.bytes.iter_mut().zip(self.writable.iter());
         for ((to, writable), from) in places.skip(offset).zip(data) {
             *to = *to & !writable | from & writable;
+        }
+        // There is no D1 and no D2: such a write changes nothing (PCI PM 1.2, 3.2.4).
+        if matches!(self.word(POWER_CONTROL) & POWER_STATE, 1 | 2) {
+            self.put(POWER_CONTROL, &power.to_le_bytes());
         }
         let high = (DEVICE_CONTROL + 1).checked_sub(offset);
         let high = high.and_then(|at| data.get(at));
@@ -335,6 +340,11 @@ pub(crate) mod tests {
         assert!(!space.answers() && !space.is_bus_master() && space.interrupts());
         write(&mut space, power + 4, 0);
         assert!(space.answers(), "what is set up outlives D3hot");
+        for (write, then) in [(1, 0), (2, 0), (3, 3), (1, 3), (2, 3), (0, 0)] {
+            assert!(!space.write(POWER_CONTROL, &[write]));
+            let state = word(&space, POWER_CONTROL) & POWER_STATE;
+            assert_eq!(state, then, "there is neither D1 nor D2");
+        }
         space.reset();
         assert!(!space.answers() && !space.is_bus_master() && !space.interrupts());
     }

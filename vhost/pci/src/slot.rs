@@ -142,6 +142,7 @@ impl Slot {
     /// Resets the function, as its driver or the hypervisor wants (PCIe 6.6.2).
     pub fn reset(&mut self, host: &mut dyn Host) {
         self.config.reset();
+        self.vectors.set_may_write(false);
         self.table = masked(self.identity());
         self.function.reset(host);
         self.vectors.forget_pending();
@@ -156,14 +157,15 @@ impl Slot {
     }
 
     /// Where an interrupt of this vector goes, address and data as the driver has written them into the table; `None` while it goes
-    /// nowhere: MSI-X is off, or the vector is masked, or all are.
+    /// nowhere: MSI-X is off, the vector is masked, or all are, or the function is no bus master.
     #[must_use]
     pub fn msix_message(&self, vector: u16) -> Option<(u64, u32)> {
         let at = usize::from(vector).checked_mul(16)?;
         let entry: &[u8; 16] = self.table.get(at..)?.first_chunk()?;
         let (address, rest) = entry.split_first_chunk::<8>()?;
         let (data, control) = rest.split_first_chunk::<4>()?;
-        let leads = self.config.interrupts() && control.first()? & 1 == 0;
+        let on = self.config.interrupts() && self.config.is_bus_master();
+        let leads = on && control.first()? & 1 == 0;
         leads.then(|| (u64::from_le_bytes(*address), u32::from_le_bytes(*data)))
     }
 
@@ -177,6 +179,7 @@ impl Slot {
         if self.config.write(offset, data) {
             self.reset(host);
         } else {
+            self.vectors.set_may_write(self.config.is_bus_master());
             self.give(host);
         }
     }

@@ -78,6 +78,11 @@ pub trait DescriptorFormat: Debug + Send {
         false
     }
 
+    /// Whether it is told of a received frame how many tags it has, and whether the checksum of an IPv4 header is wrong for which nobody vouches.
+    fn checks_headers(&self) -> bool {
+        false
+    }
+
     /// Whether the hash of its flow is told of the next received frames.
     fn hashes(&mut self) -> bool {
         false

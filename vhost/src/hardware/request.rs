@@ -84,7 +84,8 @@ impl TxRequest {
             self.sum_up_ip_header(headers)?;
         }
         let checksum = match self.checksum {
-            Checksum::None => return Ok(Offload::default()),
+            // A checksum of all that is in the frame is made where all of it is.
+            Checksum::None | Checksum::Of(Transport::Sctp) => return Ok(Offload::default()),
             Checksum::Of(transport) => Some(self.given_checksum(transport)?),
             Checksum::Any => found_checksum(headers, len)?,
         };
@@ -102,6 +103,13 @@ impl TxRequest {
         let tag = if self.vlan.is_some() { TAG } else { 0 };
         let ip = usize::from(headers.link) + tag;
         Some((ip, ip + usize::from(headers.network)))
+    }
+
+    /// Where the SCTP packet begins whose CRC32c (RFC 9260 6.8) is asked for.
+    pub(crate) fn sctp(&self) -> Option<usize> {
+        let asked = self.checksum == Checksum::Of(Transport::Sctp) && self.segment.is_none();
+        let (_, start) = self.given().filter(|_| asked)?;
+        Some(start)
     }
 
     fn sum_up_ip_header(&self, headers: &mut [u8]) -> Result<(), FrameFault> {
@@ -176,7 +184,7 @@ fn field_of(transport: Transport) -> Option<u16> {
     match transport {
         Transport::Tcp => Some(16),
         Transport::Udp => Some(6),
-        Transport::Other => None,
+        Transport::Sctp | Transport::Other => None,
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use vf_packet::checksum::Sum;
 use vf_packet::{Header, IpHeader, PROTO_TCP, PROTO_UDP};
 
 use crate::frame::TagEdit;
@@ -12,13 +13,15 @@ use crate::frame::TagEdit;
 pub struct RxNote(u64);
 
 /// Of the word: the tag's control information is below, whether there is one, whether checksums are right, the two kinds, whether
-/// there is a hash and ports are in it; the hash is its upper half.
+/// there is a hash and ports are in it, how many tags there are and whether an IPv4 header is wrong; the hash is its upper half.
 const TAGGED: u64 = 1 << 16;
 const CHECKED: u64 = 1 << 17;
 const NETWORK: u32 = 18;
 const TRANSPORT: u32 = 20;
 const HASHED: u64 = 1 << 22;
 const PORTS: u64 = 1 << 23;
+const TAGS: u32 = 24;
+const BAD_IP: u64 = 1 << 26;
 const HASH: u32 = 32;
 
 impl RxNote {
@@ -72,6 +75,7 @@ impl RxNote {
         match self.0 >> TRANSPORT & 3 {
             1 => Transport::Tcp,
             2 => Transport::Udp,
+            3 => Transport::Sctp,
             _ => Transport::Other,
         }
     }
@@ -81,6 +85,20 @@ impl RxNote {
     #[inline]
     pub fn checked(self) -> bool {
         self.0 & CHECKED != 0
+    }
+
+    /// VLAN tags in front of the packet, 2 at most, if its [headers are looked at](super::DescriptorFormat::checks_headers).
+    #[must_use]
+    #[inline]
+    pub fn tags(self) -> u8 {
+        (self.0 >> TAGS & 3) as u8
+    }
+
+    /// Whether the packet has an IPv4 header whose checksum is wrong, if its [headers are looked at](super::DescriptorFormat::checks_headers).
+    #[must_use]
+    #[inline]
+    pub fn has_bad_ip_checksum(self) -> bool {
+        self.0 & BAD_IP != 0
     }
 
     /// The control information of an 802.1Q tag that was taken out of the frame.
@@ -101,6 +119,8 @@ impl fmt::Debug for RxNote {
             .field("checked", &self.checked())
             .field("vlan", &self.vlan())
             .field("hash", &self.hash())
+            .field("tags", &self.tags())
+            .field("has_bad_ip_checksum", &self.has_bad_ip_checksum())
             .finish()
     }
 }
@@ -136,9 +156,13 @@ pub enum Transport {
     Tcp,
     /// UDP.
     Udp,
+    /// SCTP.
+    Sctp,
 }
 
 const TPID: [u8; 2] = [0x81, 0];
+/// The protocol number of SCTP.
+const PROTO_SCTP: u8 = 132;
 
 impl RxNote {
     /// What there is to say of a frame that starts with `head`, whose checksums are `checked` or not.
@@ -147,6 +171,31 @@ impl RxNote {
         let (network, transport) = kinds(head).unwrap_or_default();
         RxNote::new(network, transport, checked, vlan)
     }
+
+    /// The same note, and what there is to say of the headers of the frame, which starts with `head` and gets this edit.
+    #[must_use]
+    pub(crate) fn with_headers(self, head: &[u8], edit: TagEdit) -> RxNote {
+        let Ok(link) = Header::parse(head) else {
+            return self;
+        };
+        let tags = link.tags.as_slice().len();
+        let tags = match edit {
+            TagEdit::Insert(_) => tags.saturating_add(1).min(2),
+            TagEdit::Strip => tags.saturating_sub(1),
+            _ => tags,
+        };
+        let unchecked = self.network() == Network::Ipv4 && !self.checked();
+        let packet = head.get(usize::from(link.l3_offset)..);
+        let bad = unchecked && !packet.is_some_and(is_summed_up);
+        RxNote(self.0 | (tags as u64) << TAGS | if bad { BAD_IP } else { 0 })
+    }
+}
+
+/// Whether the checksum of the IPv4 header that a packet begins with is right.
+fn is_summed_up(packet: &[u8]) -> bool {
+    let words = packet.first().map_or(0, |first| usize::from(first & 0xf));
+    let header = packet.get(..words.saturating_mul(4)).filter(|_| words >= 5);
+    header.is_some_and(|header| Sum::default().with(header).checksum() == 0)
 }
 
 fn kinds(head: &[u8]) -> Option<(Network, Transport)> {
@@ -157,6 +206,7 @@ fn kinds(head: &[u8]) -> Option<(Network, Transport)> {
         _ if ip.fragment => Transport::Other,
         PROTO_TCP => Transport::Tcp,
         PROTO_UDP => Transport::Udp,
+        PROTO_SCTP => Transport::Sctp,
         _ => Transport::Other,
     };
     Some((network, transport))
@@ -184,8 +234,8 @@ mod tests {
     #[test]
     fn a_note_says_what_it_was_made_of() {
         let networks = [Network::Other, Network::Ipv4, Network::Ipv6];
-        let transports = [Transport::Other, Transport::Tcp, Transport::Udp];
-        for (network, transport) in networks.into_iter().zip(transports.into_iter().rev()) {
+        let transports = [Transport::Sctp, Transport::Udp, Transport::Tcp];
+        for (network, transport) in networks.into_iter().zip(transports) {
             for checked in [false, true] {
                 for vlan in [None, Some(0), Some(1), Some(u16::MAX)] {
                     for (hash, ports) in [(None, false), (Some(0), true), (Some(u32::MAX), false)] {
@@ -200,6 +250,41 @@ mod tests {
             }
         }
         assert_eq!(RxNote::default(), RxNote::of(&[], false, None));
+    }
+
+    #[test]
+    fn what_is_said_of_headers_is_what_they_are() {
+        let ip = [
+            0x45, 0, 0, 20, 0, 0, 0, 0, 64, 17, 0x66, 0xd7, 10, 0, 0, 1, 10, 0, 0, 2,
+        ];
+        let frame = |tags: usize| {
+            let mut frame = vec![0; 12];
+            frame.extend([0x81, 0, 0, 5].repeat(tags));
+            frame.extend([8, 0]);
+            frame.extend(ip);
+            frame
+        };
+        let insert = TagEdit::Insert([0x81, 0, 0, 7]);
+        for (tags, edit, then) in [
+            (0, TagEdit::Keep, 0),
+            (1, TagEdit::Keep, 1),
+            (2, TagEdit::Keep, 2),
+            (0, insert, 1),
+            (2, insert, 2),
+            (1, TagEdit::Strip, 0),
+        ] {
+            let mut head = frame(tags);
+            let said = |head: &[u8], checked| {
+                let note = RxNote::of(head, checked, None).with_headers(head, edit);
+                (note.tags(), note.has_bad_ip_checksum())
+            };
+            assert_eq!(said(&head, false), (then, false), "{tags} {edit:?}");
+            *head.last_mut().unwrap() = 3;
+            assert_eq!(said(&head, false), (then, true));
+            assert_eq!(said(&head, true), (then, false), "somebody vouches for it");
+        }
+        let none = RxNote::default();
+        assert_eq!(none.with_headers(&[0; 9], TagEdit::Keep), none);
     }
 
     #[test]

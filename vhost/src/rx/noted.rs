@@ -30,7 +30,7 @@ impl RxQueue {
         };
         let hashes = ring.format_mut().hashes();
         let (memory, chains, format, mut received) = ring.upcoming_of()?;
-        let strips = format.strips_tags();
+        let (strips, checks) = (format.strips_tags(), format.checks_headers());
         let header_len = self.header_len;
         let mut to = memory.window(self.hint);
         let (mut n, mut failed) = (0, None);
@@ -47,6 +47,9 @@ impl RxQueue {
             let mut note = RxNote::of(head, false, None);
             if hashes {
                 note = note.with_hash(format.hash(head));
+            }
+            if checks {
+                note = note.with_headers(head, TagEdit::Keep);
             }
             let Some(buffer) = to.slice_mut(buffer.gpa, total) else {
                 break; // the long way says what is wrong
@@ -102,5 +105,10 @@ pub(super) fn note(
         false => (edit, None),
     };
     let hash = format.hashes().then(|| format.hash(head)).flatten();
-    (edit, RxNote::of(head, checked, vlan).with_hash(hash))
+    let note = RxNote::of(head, checked, vlan).with_hash(hash);
+    let note = match format.checks_headers() {
+        true => note.with_headers(head, edit),
+        false => note,
+    };
+    (edit, note)
 }

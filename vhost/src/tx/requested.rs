@@ -10,6 +10,7 @@
 )]
 #![expect(clippy::indexing_slicing, reason = "bounds are checked just before")]
 
+use crc::{CRC_32_ISCSI, Crc};
 use vf_packet::Offload;
 
 use super::{BURST, TxFrame, TxQueue};
@@ -20,6 +21,10 @@ use crate::hardware::TxRequest;
 use crate::limits::{HEAD_MAX, MIN_FRAME};
 use crate::memory::{GuestMemory, GuestSlice};
 use crate::ring::Segment;
+
+static CRC32C: Crc<u32> = Crc::<u32>::new(&CRC_32_ISCSI);
+/// Where the checksum is in an SCTP header.
+const SCTP_CHECKSUM: usize = 8;
 
 impl TxQueue {
     /// Takes chains off a hardware ring, until `enough` descriptors have been walked.
@@ -121,6 +126,37 @@ impl TxFrame {
             Err(FrameFault::HeadersTooLong) => return self.apply_long(request, memory),
             Err(fault) => self.fault = Some(fault),
         }
+        match request.sctp() {
+            Some(start) if self.fault.is_none() => self.sum_up_sctp(start, memory),
+            _ => Ok(()),
+        }
+    }
+
+    /// Puts the CRC32c of the SCTP packet that begins there into its header. It is of what the driver's memory holds now, as a NIC reads it.
+    #[cold]
+    fn sum_up_sctp(&mut self, start: usize, memory: &GuestMemory) -> Result<(), RingError> {
+        let head_len = usize::from(self.head_len);
+        let field = start + SCTP_CHECKSUM..start + SCTP_CHECKSUM + 4;
+        if field.end > head_len {
+            self.fault = Some(FrameFault::ChecksumOutside);
+            return Ok(());
+        }
+        self.head[field.clone()].fill(0);
+        let mut digest = CRC32C.digest();
+        digest.update(&self.head[start..head_len]);
+        let mut copy = [0; 2048];
+        self.for_rest(&mut memory.window(0), |piece| {
+            let mut at = 0;
+            while at < piece.len() {
+                let n = (piece.len() - at).min(copy.len());
+                let part = piece.subslice(at, n).ok_or(RingError::BufferOutside)?;
+                part.copy_to(&mut copy[..n]);
+                digest.update(&copy[..n]);
+                at += n;
+            }
+            Ok(())
+        })?;
+        self.head[field].copy_from_slice(&digest.finalize().to_le_bytes());
         Ok(())
     }
 

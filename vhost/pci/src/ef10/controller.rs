@@ -58,7 +58,10 @@ impl Ef10 {
             Command::GET_PHY_STATE => Ok(Reply::zeros(4).u32(0, 1)),
             Command::GET_LOOPBACK_MODES => Ok(Reply::zeros(40)),
             Command::GET_LINK => Ok(link(link_of(host))),
-            Command::SET_MAC => set_mac(payload, host),
+            Command::SET_MAC => {
+                self.settle(host)?;
+                set_mac(payload, host)
+            }
             Command::MAC_STATS => self.mac_stats(payload, host),
             Command::GET_WORKAROUNDS => {
                 let groups_chain = 1 << GROUPS_CHAIN;
@@ -217,7 +220,7 @@ impl Ef10 {
         let operation = filter::parse(payload, PORT)?;
         self.settle(host)?;
         let handle = match operation {
-            Operation::Insert(op) => self.insert(op, host)?,
+            Operation::Insert { filter, again } => self.insert(filter, again, host)?,
             Operation::Remove(handle) => {
                 self.remove(handle, host)?;
                 handle
@@ -233,24 +236,39 @@ impl Ef10 {
         Ok(reply.bytes(4, &handle.to_le_bytes()))
     }
 
-    fn insert(&mut self, op: FilterOp, host: &mut dyn Host) -> Result<u64, McError> {
-        if self.filters.has(&op) {
-            return Err(McError::EEXIST);
-        }
+    fn insert(&mut self, op: FilterOp, again: bool, host: &mut dyn Host) -> Result<u64, McError> {
+        let filter = self.meant(op, host);
         if self.filters.is_full() {
             return Err(McError::ENOSPC);
         }
-        let own = FilterMatch::Mac(mac_of(host));
-        let asked = op.matches != own || op.action != DriverAction::Receive;
-        if asked {
-            ask_filter(host, op)?;
+        match self.filters.alike(&op) {
+            // The NIC has it once.
+            Some(alike) if again && alike == filter && !is_station(&op.matches) => {}
+            Some(_) => return Err(McError::EEXIST),
+            None if filter.asked => ask_filter(host, filter.op)?,
+            None => {}
         }
-        Ok(self.filters.add(Installed { op, asked }))
+        Ok(self.filters.add(filter))
+    }
+
+    /// What the NIC has by a filter, and whether it is asked for that. What is for the VF's addresses goes to its queues as its flows are spread,
+    /// unless what is for its own is for one of several.
+    fn meant(&self, op: FilterOp, host: &dyn Host) -> Installed {
+        let is_own = op.matches == FilterMatch::Mac(mac_of(host));
+        let spread = filter::is_address(&op.matches) && !(is_own && self.receive.len() > 1);
+        let action = match op.action {
+            DriverAction::Queue(_) if spread => DriverAction::Receive,
+            action => action,
+        };
+        Installed {
+            op: FilterOp { action, ..op },
+            asked: !is_own || action != DriverAction::Receive,
+        }
     }
 
     fn remove(&mut self, handle: u64, host: &mut dyn Host) -> Result<(), McError> {
         let filter = self.filters.get(handle).ok_or(McError::ENOENT)?;
-        if filter.asked {
+        if filter.asked && !self.filters.is_there_again(handle, &filter.op) {
             let add = false;
             match ask_filter(host, FilterOp { add, ..filter.op }) {
                 // The administrator has taken it out.
@@ -268,22 +286,33 @@ impl Ef10 {
         action: DriverAction,
         host: &mut dyn Host,
     ) -> Result<(), McError> {
-        let Installed { op, asked } = self.filters.get(handle).ok_or(McError::ENOENT)?;
-        let address = op.action == DriverAction::Receive && !op.is_on_packets();
-        if op.action == action || address && action != DriverAction::Drop {
+        let was = self.filters.get(handle).ok_or(McError::ENOENT)?;
+        let is = self.meant(FilterOp { action, ..was.op }, host);
+        if was.op.action == is.op.action {
             return Ok(());
         }
-        if !asked || address {
+        let is_address = was.asked && !was.op.is_on_packets();
+        if is_address || action == DriverAction::Drop && !was.asked {
             return Err(McError::ENOTSUP);
         }
-        ask_filter(host, FilterOp { add: false, ..op })?;
-        if let Err(error) = ask_filter(host, FilterOp { action, ..op }) {
-            if ask_filter(host, op).is_err() {
+        if was.asked {
+            ask_filter(
+                host,
+                FilterOp {
+                    add: false,
+                    ..was.op
+                },
+            )?;
+        }
+        if is.asked
+            && let Err(error) = ask_filter(host, is.op)
+        {
+            if was.asked && ask_filter(host, was.op).is_err() {
                 self.filters.remove(handle);
             }
             return Err(error);
         }
-        self.filters.set_action(handle, action);
+        self.filters.set(handle, is);
         Ok(())
     }
 
@@ -325,6 +354,15 @@ fn ask(host: &mut dyn Host, request: VfRequest) -> Result<(), McError> {
 fn ask_filter(host: &mut dyn Host, op: FilterOp) -> Result<(), McError> {
     let asked = host.request(&MailboxRequest::Filter(op));
     asked.map_err(|why| error_of(&why))
+}
+
+/// Whether it is one station's address, which is one VF's.
+fn is_station(matches: &FilterMatch) -> bool {
+    match matches {
+        FilterMatch::Mac(mac) => mac.is_unicast(),
+        FilterMatch::UnknownMulticast => false,
+        _ => true,
+    }
 }
 
 /// The number that a refusal has for drivers.

@@ -116,6 +116,10 @@ impl DescriptorFormat for ReceiveFormat {
         prefix
     }
 
+    fn checks_headers(&self) -> bool {
+        true
+    }
+
     fn hashes(&mut self) -> bool {
         self.prefix && self.flow_hash.update()
     }
@@ -135,6 +139,8 @@ impl DescriptorFormat for ReceiveFormat {
                 next: table.after(chain.first, chain.descriptors),
                 bytes: chain.len,
                 goes_on: !chain.last,
+                tags: chain.note.tags(),
+                bad_ip_checksum: chain.note.has_bad_ip_checksum(),
                 network: match chain.note.network() {
                     Network::Other => 0,
                     Network::Ipv4 => 1,

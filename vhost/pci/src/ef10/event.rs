@@ -59,6 +59,10 @@ pub(crate) struct Received {
     pub(crate) bytes: u32,
     /// Whether the frame goes on in the next.
     pub(crate) goes_on: bool,
+    /// VLAN tags in front of it, 2 at most.
+    pub(crate) tags: u8,
+    /// Whether the checksum of its IPv4 header is wrong.
+    pub(crate) bad_ip_checksum: bool,
     /// The kind of packet: 1 IPv4, 2 IPv6, 0 another.
     pub(crate) network: u8,
     /// What is in it, if its checksums are right: 1 TCP, 2 UDP, 0 another.
@@ -87,6 +91,8 @@ impl Event {
                 | u64::from(received.next & 0xf) << 48
                 | u64::from(received.transport & 7) << 45
                 | u64::from(received.network & 7) << 42
+                | u64::from(received.tags & 7) << 39
+                | u64::from(received.bad_ip_checksum) << 25
                 | u64::from(received.label & 0x1f) << 16
                 | u64::from(received.goes_on) << 14
                 | u64::from(received.bytes & 0x3fff),
@@ -224,8 +230,8 @@ impl EventQueue {
     pub(crate) fn push(&self, events: impl Iterator<Item = Event>) -> Result<(), RingError> {
         let mut inner = self.lock();
         for event in events {
-            inner.unraised = true;
             inner.push(event)?;
+            inner.unraised = true;
         }
         Ok(())
     }

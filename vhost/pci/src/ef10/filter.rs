@@ -14,8 +14,12 @@ use super::mcdi::{McError, Payload};
 /// What is to be done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Operation {
-    /// A filter is put in. Whether others may have one with this match follows from the match.
-    Insert(FilterOp),
+    /// A filter is put in.
+    Insert {
+        filter: FilterOp,
+        /// Whether it may be put in again, with another handle: SUBSCRIBE. Whether other VFs may have one with this match follows from the match.
+        again: bool,
+    },
     /// The filter with this handle is taken out.
     Remove(u64),
     /// What becomes of what the filter with this handle matches is another thing.
@@ -75,31 +79,33 @@ pub(crate) fn field_bits(flags: MatchFlags) -> u32 {
 pub(crate) fn parse(payload: &Payload<'_>, port: u32) -> Result<Operation, McError> {
     let handle = || payload.u64(at::HANDLE);
     match payload.u32(at::OPERATION)? {
-        0 | 2 => {
+        operation @ (0 | 2) => {
             if payload.u32(at::PORT)? != port {
                 return Err(McError::NO_EVB_PORT);
             }
             let (matches, vlan) = matches(payload)?;
-            let address = matches!(
-                matches,
-                FilterMatch::Mac(_) | FilterMatch::UnknownMulticast | FilterMatch::UnknownUnicast
-            );
-            let action = match action(payload)? {
-                // What is for the VF's addresses goes to its queues as its flows are spread.
-                DriverAction::Queue(_) if address => DriverAction::Receive,
-                action => action,
-            };
-            Ok(Operation::Insert(FilterOp {
-                add: true,
-                matches,
-                vlan,
-                action,
-            }))
+            Ok(Operation::Insert {
+                filter: FilterOp {
+                    add: true,
+                    matches,
+                    vlan,
+                    action: action(payload)?,
+                },
+                again: operation == 2,
+            })
         }
         1 | 3 => Ok(Operation::Remove(handle()?)),
         4 => Ok(Operation::Replace(handle()?, action(payload)?)),
         _ => Err(McError::EINVAL),
     }
+}
+
+/// Whether it is by such filters that a VF has addresses.
+pub(super) fn is_address(matches: &FilterMatch) -> bool {
+    matches!(
+        matches,
+        FilterMatch::Mac(_) | FilterMatch::UnknownMulticast | FilterMatch::UnknownUnicast
+    )
 }
 
 fn action(payload: &Payload<'_>) -> Result<DriverAction, McError> {
@@ -135,6 +141,10 @@ fn matches(payload: &Payload<'_>) -> Result<(FilterMatch, Option<Vid>), McError>
         let vid = be16(flag, at)?.map(Vid::new);
         vid.transpose().map_err(|_| McError::EINVAL)
     };
+    if be16(MatchFlags::OUTER_VID, at::OUTER_VLAN)? == Some(0) {
+        // Only frames without a tag: there are no such filters.
+        return Err(McError::ENOTSUP);
+    }
     let outer = vid(MatchFlags::OUTER_VID, at::OUTER_VLAN)?;
     for (bit, unknown) in [
         (UNKNOWN_MULTICAST, FilterMatch::UnknownMulticast),
@@ -216,16 +226,23 @@ impl Filters {
         self.all.get(&handle).copied()
     }
 
-    /// Whether there is one with the match of this one.
-    pub(crate) fn has(&self, op: &FilterOp) -> bool {
+    /// One with the match of this one, if there is one.
+    pub(crate) fn alike(&self, op: &FilterOp) -> Option<Installed> {
         let mut all = self.all.values();
-        all.any(|filter| (filter.op.matches, filter.op.vlan) == (op.matches, op.vlan))
+        let alike = all.find(|filter| (filter.op.matches, filter.op.vlan) == (op.matches, op.vlan));
+        alike.copied()
     }
 
-    /// What becomes of what it matches is this from now on.
-    pub(crate) fn set_action(&mut self, handle: u64, action: DriverAction) {
-        if let Some(filter) = self.all.get_mut(&handle) {
-            filter.op.action = action;
+    /// Whether there is another one with the match of this one, which has this handle.
+    pub(crate) fn is_there_again(&self, handle: u64, op: &FilterOp) -> bool {
+        let mut others = self.all.iter().filter(|(other, _)| **other != handle);
+        others.any(|(_, filter)| (filter.op.matches, filter.op.vlan) == (op.matches, op.vlan))
+    }
+
+    /// It is this one from now on.
+    pub(crate) fn set(&mut self, handle: u64, filter: Installed) {
+        if let Some(place) = self.all.get_mut(&handle) {
+            *place = filter;
         }
     }
 
@@ -252,7 +269,7 @@ impl Filters {
     /// Whether one of them has its VF receive unicast frames by their address.
     pub(crate) fn wants_unicast(&self) -> bool {
         self.all.values().any(|filter| match filter.op.matches {
-            FilterMatch::Mac(mac) => mac.is_unicast() && filter.op.action == DriverAction::Receive,
+            FilterMatch::Mac(mac) => mac.is_unicast() && filter.op.action != DriverAction::Drop,
             FilterMatch::UnknownUnicast => true,
             _ => false,
         })
@@ -279,7 +296,7 @@ mod tests {
 
     fn shown(bytes: &[u8]) -> String {
         match parse(&Payload(bytes), PORT) {
-            Ok(Operation::Insert(op)) => op.to_string(),
+            Ok(Operation::Insert { filter, .. }) => filter.to_string(),
             other => format!("{other:?}"),
         }
     }
@@ -308,7 +325,7 @@ mod tests {
         let own = [&mac[..], &to_queue].concat();
         assert_eq!(
             shown(&insert(0x10, &own)),
-            "add flow-type ether dst 02:00:00:00:00:07"
+            "add flow-type ether dst 02:00:00:00:00:07 action 3"
         );
         let spread = [(at::DESTINATION, &[1][..]), (at::MODE, &[1])];
         let vlan = [&spread[..], &[(at::OUTER_VLAN, &[0, 5])]].concat();
@@ -325,7 +342,8 @@ mod tests {
         assert_eq!(of(1 << 20, &[]), "Err(McError(95))");
         assert_eq!(of(1 << 30 | 2, &[]), "Err(McError(95))");
         assert_eq!(of(0x2, &[]), "Err(McError(22))", "which IP?");
-        assert_eq!(of(0x100, &[]), "Err(McError(22))", "VLAN 0");
+        assert_eq!(of(0x100, &[]), "Err(McError(95))", "VLAN 0");
+        assert_eq!(of(0x80, &[]), "Err(McError(22))", "inner VLAN 0");
         assert_eq!(of(0x10, &[(at::DESTINATION, &[2])]), "Err(McError(95))");
         assert_eq!(of(0x10, &[(at::PORT, &[1])]), "Err(McError(4098))");
         let queue = [(at::DESTINATION, &[1][..]), (at::QUEUE, &[0, 1])];
@@ -338,13 +356,16 @@ mod tests {
     #[test]
     fn handles_are_not_used_again() {
         let mut filters = Filters::default();
-        let Ok(Operation::Insert(op)) = parse(&Payload(&insert(0x10, &[])), PORT) else {
+        let Ok(Operation::Insert { filter: op, .. }) = parse(&Payload(&insert(0x10, &[])), PORT)
+        else {
             panic!()
         };
         let filter = Installed { op, asked: true };
         let first = filters.add(filter);
-        assert!(filters.has(&op));
-        filters.set_action(first, DriverAction::Receive);
+        assert_eq!(filters.alike(&op), Some(filter));
+        let action = DriverAction::Receive;
+        let op = FilterOp { action, ..op };
+        filters.set(first, Installed { op, ..filter });
         assert!(!filters.wants_unicast(), "00:00:00:00:00:00 is no station");
         filters.remove(first);
         assert!(filters.is_empty() && filters.get(first).is_none());

@@ -774,6 +774,14 @@ fn filters_are_obeyed_and_take_nothing_without_privilege() {
         .filter(0x10, 2, &[(52, &[1, 0, 0x5e, 0, 0, 9])])
         .unwrap();
     assert!(gets(&driver, &group));
+    // As one of several recipients; of an address there is one.
+    let nine: [(usize, &[u8]); 1] = [(52, &[1, 0, 0x5e, 0, 0, 9])];
+    assert_eq!(driver.filter(0x10, 0, &nine), Err(6), "INSERT");
+    let again = driver.filter(0x10, 2, &nine).unwrap();
+    driver.remove(again).unwrap();
+    assert!(gets(&driver, &group), "there is the first still");
+    let mine_again = driver.filter(0x10, 2, &[(52, &MAC)]);
+    assert_eq!(mine_again, Err(6), "EEXIST");
     assert_eq!(driver.filter(1 << 30, 2, &[]), Err(1), "UNKNOWN_MCAST_DST");
     assert_eq!(driver.filter(1 << 31, 0, &[]), Err(1), "UNKNOWN_UCAST_DST");
     assert_eq!(
@@ -805,6 +813,82 @@ fn filters_are_obeyed_and_take_nothing_without_privilege() {
     driver.ask(Command::ENTITY_RESET, &[0; 4]).unwrap();
     assert!(!gets(&driver, &mine) && !gets(&driver, &group));
     assert!(driver.bench.policy.driver_filters(VfIndex(0)).is_empty());
+}
+
+#[test]
+fn what_is_for_a_vfs_own_address_goes_to_the_queue_that_its_filter_names() {
+    let mine = tcp(MAC, [10, 0, 0, 2], 80, 0);
+    let queue = |driver: &Driver, port| {
+        let mut frame = mine.clone();
+        frame[37] = port;
+        Nic::new(Arc::clone(&driver.bench.policy)).queue(VfIndex(0), &frame, 2)
+    };
+    let mut driver = Driver::new(Bench::new(Profile::Ef10));
+    driver.probe();
+    driver.open();
+    // Another receive ring.
+    let receive = words(
+        36,
+        &[
+            (0, SIZE),
+            (8, 1),
+            (12, 1),
+            (16, 1 << 8),
+            (24, PORT),
+            (28, RECEIVE as u32 + 0x8000),
+        ],
+    );
+    driver.ask(Command::INIT_RXQ, &receive).unwrap();
+    let spread = (0..50).map(|port| queue(&driver, port)).max();
+    assert_eq!(
+        spread,
+        Some(1),
+        "by the first filter, which was there before"
+    );
+    driver.bench.asked.clear();
+    // REPLACE, and a filter that is put in anew.
+    let mut replace = words(108, &[(0, 4), (12, PORT), (20, 1), (24, 1)]);
+    replace[4] = 1;
+    driver.ask(Command::FILTER_OP, &replace).unwrap();
+    assert_eq!(driver.remove(1).err(), None);
+    assert!(driver.bench.receivers(&mine).is_empty());
+    let first = [(52, &MAC[..]), (24, &[1])];
+    let handle = driver.filter(0x10, 0, &first).unwrap();
+    assert!((0..50).all(|port| queue(&driver, port) == 1));
+    assert_eq!(driver.bench.receivers(&mine), [0]);
+    assert_eq!(driver.filter(0x10, 0, &first), Err(6), "EEXIST");
+    // Spread again.
+    replace[4..12].copy_from_slice(&handle.to_le_bytes());
+    put(&mut replace, 28, 1);
+    driver.ask(Command::FILTER_OP, &replace).unwrap();
+    assert!(driver.bench.policy.driver_filters(VfIndex(0)).is_empty());
+    assert!((0..50).any(|port| queue(&driver, port) == 0));
+    assert_eq!(driver.bench.receivers(&mine), [0]);
+}
+
+#[test]
+fn an_event_of_a_received_frame_has_its_tags_and_a_wrong_ip_checksum() {
+    let mut driver = Driver::up(Bench::new(Profile::Ef10));
+    driver.events();
+    // (event >> 39 & 7, event >> 25 & 1) of a frame of the tests, whose checksum is 0.
+    let mut wrong = tcp(MAC, [10, 0, 0, 2], 80, 10);
+    let mut right = wrong.clone();
+    let sum = vf_packet::checksum::Sum::default().with(&right[14..34]);
+    right[24..26].copy_from_slice(&sum.checksum().to_be_bytes());
+    for tags in 0..3 {
+        for (frame, bad) in [(&wrong, 1), (&right, 0)] {
+            driver.deliver(frame);
+            let events = driver.events();
+            assert_eq!(events.len(), 1);
+            let said = (events[0] >> 39 & 7, events[0] >> 25 & 1);
+            assert_eq!(said, (tags, bad));
+            assert_eq!(events[0] >> 42 & 7, 1, "IPv4");
+            driver.received(&events);
+        }
+        for frame in [&mut wrong, &mut right] {
+            frame.splice(12..12, [0x81, 0, 0, 5]);
+        }
+    }
 }
 
 #[test]
@@ -902,6 +986,25 @@ fn the_link_and_a_reset_by_the_administrator_are_told() {
 }
 
 #[test]
+fn what_could_not_be_written_holds_up_no_interrupt() {
+    let vectors = Arc::new(Vectors::new(1));
+    let config = super::event::EventQueueConfig {
+        size: 16,
+        pages: vec![EVENTS],
+        vector: Some(0),
+        armed: false,
+        hold_off_us: 0,
+    };
+    let queue = EventQueue::new(config, None, Arc::clone(&vectors));
+    assert!(queue.push(std::iter::once(Event::sent(0, 1))).is_err());
+    queue.set_memory(Some(memory()));
+    queue.tell(Event::rebooted(1));
+    assert!(!vectors.is_pending(0), "not armed");
+    queue.set_read(0);
+    assert!(vectors.take_pending(0));
+}
+
+#[test]
 fn rings_go_on_in_another_memory_and_wait_while_there_is_none() {
     let mut driver = Driver::up(Bench::new(Profile::Ef10));
     driver.deliver(&[1; 60]);
@@ -971,6 +1074,17 @@ fn a_nic_that_does_not_hear_now_is_asked_again() {
     assert!(
         !driver.bench.receivers(&broadcast).contains(&0),
         "it has no filter on that"
+    );
+    // Whatever it begins with.
+    driver.bench.is_deaf = true;
+    driver.function.reset(&mut driver.bench);
+    driver.bench.is_deaf = false;
+    driver.bench.asked.clear();
+    let longer = words(28, &[(0, 1022), (4, 0)]);
+    driver.ask(Command::SET_MAC, &longer).unwrap();
+    assert_eq!(
+        driver.bench.asked,
+        ["reset groups", "mode nouni nobcast", "mtu 1000"]
     );
 }
 

@@ -38,6 +38,7 @@ const RX_IPV4: u64 = 1 << 4;
 const RX_IPV6: u64 = 1 << 6;
 const RX_TCP: u64 = 1 << 8;
 const RX_UDP: u64 = 1 << 9;
+const RX_SCTP: u64 = 1 << 10;
 /// What the hash of a received frame is of; 0 if it has none.
 const HASH_TCP_IPV4: u64 = 1;
 const HASH_IPV4: u64 = 2;
@@ -118,6 +119,7 @@ impl DescriptorFormat for TxFormat {
         let of = match kind >> 11 & 3 {
             0 => Transport::Udp,
             1 => Transport::Tcp,
+            2 => Transport::Sctp,
             _ => Transport::Other,
         };
         let checksum = match options & TX_CHECKSUM {
@@ -258,6 +260,7 @@ fn said(note: RxNote) -> (u64, u32) {
         Transport::Other => 0,
         Transport::Tcp => RX_TCP,
         Transport::Udp => RX_UDP,
+        Transport::Sctp => RX_SCTP,
     };
     let mut status = if note.vlan().is_some() { RX_TAG } else { 0 };
     if note.checked() {
@@ -365,7 +368,7 @@ mod tests {
         let [first, second] = context(SCTP, 0, 0, 0);
         tx().decode(first, second, &mut state);
         let sctp = tx().request(data(DATA, TX_CHECKSUM), &mut state);
-        assert_eq!(sctp.checksum, Checksum::Of(Transport::Other));
+        assert_eq!(sctp.checksum, Checksum::Of(Transport::Sctp));
     }
 
     #[test]
@@ -389,6 +392,7 @@ mod tests {
         assert_eq!(said(v4, Transport::Tcp, true, None), (0x110, 0x60));
         assert_eq!(said(v6, Transport::Udp, true, Some(0)), (0x240, 0x28));
         assert_eq!(said(v6, Transport::Udp, false, None), (0x240, 0));
+        assert_eq!(said(v4, Transport::Sctp, false, None), (0x410, 0));
         assert_eq!(said(Network::Other, Transport::Other, false, None), (0, 0));
     }
 }

@@ -1,8 +1,6 @@
 //! A function on the PCI bus of User-Mode Linux: its slot, and the two queues by which the kernel reaches it and is interrupted. Knows no
 //! socket and no session.
 
-use std::sync::Arc;
-
 use vf_vhost::eventfd::EventFd;
 use vf_vhost::message_queue::MessageQueue;
 use vf_vhost::ring::RingError;
@@ -26,10 +24,8 @@ pub struct Pcidev {
     pub(super) slot: Slot,
     pub(super) commands: Option<MessageQueue>,
     pub(super) interrupts: Option<MessageQueue>,
-    /// What vectors lead to, where a thread waits for them; else they are looked at in turn.
+    /// What wakes the thread that waits for vectors, if one does; else they are looked at in turn.
     pub(super) bells: Vec<EventFd>,
-    /// Vectors that were raised and are not told yet, by number.
-    pub(super) raised: Vec<bool>,
     /// Writes since the kernel was last called.
     pub(super) uncalled: u32,
     answer: Vec<u8>,
@@ -39,14 +35,11 @@ impl Pcidev {
     /// A device with this function, and without a guest.
     #[must_use]
     pub fn new(function: Box<dyn Function>) -> Pcidev {
-        let slot = Slot::new(function);
-        let vectors = slot.vectors().len();
         Pcidev {
-            slot,
+            slot: Slot::new(function),
             commands: None,
             interrupts: None,
             bells: Vec::new(),
-            raised: vec![false; vectors],
             uncalled: 0,
             answer: Vec::new(),
         }
@@ -76,17 +69,16 @@ impl Pcidev {
         queue.map(MessageQueue::into_vring)
     }
 
-    /// Vectors lead to where a thread waits, if one does.
+    /// Vectors wake the thread that waits for them, if one does.
     pub(super) fn connect_vectors(&self) {
         for (vector, bell) in (0..).zip(&self.bells) {
-            self.slot.vectors().set(vector, Some(bell.clone()));
+            self.slot.vectors().wake(vector, bell.clone());
         }
     }
 
     /// As after power-on: without a guest.
     pub(super) fn power_on(&mut self, nic: &mut dyn Host) {
         self.slot.power_on(nic);
-        self.raised.fill(false);
         self.connect_vectors();
     }
 
@@ -118,21 +110,8 @@ impl Pcidev {
     /// Whether a vector has been raised of which the kernel can be told.
     pub(super) fn has_interrupt(&self) -> bool {
         let vectors = self.slot.vectors();
-        let mut noted = (0..).zip(&self.raised);
-        noted.any(|(n, &noted)| {
-            (noted || vectors.is_pending(n)) && self.slot.msix_message(n).is_some()
-        })
-    }
-
-    /// Notes which vectors have been raised.
-    fn collect(&mut self) {
-        let vectors = Arc::clone(self.slot.vectors());
-        for (n, raised) in (0..).zip(&mut self.raised) {
-            *raised |= vectors.take_pending(n);
-        }
-        for (bell, raised) in self.bells.iter().zip(&mut self.raised) {
-            *raised |= bell.drain();
-        }
+        let mut all = 0..self.slot.identity().msix.vectors;
+        all.any(|n| vectors.is_pending(n) && self.slot.msix_message(n).is_some())
     }
 
     /// Writes a message for each vector that has been raised and leads somewhere; whether the kernel is to be called for that.
@@ -140,27 +119,32 @@ impl Pcidev {
     /// # Errors
     /// The kernel has broken the queue.
     pub fn interrupt(&mut self) -> Result<bool, RingError> {
-        self.collect();
+        // Whoever raises one after this wakes the thread again.
+        for bell in &self.bells {
+            bell.drain();
+        }
         let Pcidev {
             slot,
             interrupts: Some(queue),
-            raised,
             ..
         } = self
         else {
             return Ok(false);
         };
         let mut told = false;
-        for (n, raised) in (0..).zip(raised) {
-            let Some((address, data)) = slot.msix_message(n).filter(|_| *raised) else {
+        for n in 0..slot.identity().msix.vectors {
+            let raised = slot.vectors().is_pending(n);
+            let Some((address, data)) = slot.msix_message(n).filter(|_| raised) else {
                 continue;
             };
             if !queue.take(0)? {
                 // It is told when the kernel has given a buffer.
                 break;
             }
+            // What is raised from here on is another one.
+            slot.vectors().take_pending(n);
             queue.answer(&msi(address, data))?;
-            (*raised, told) = (false, true);
+            told = true;
         }
         Ok(told && queue.call()?)
     }

@@ -106,7 +106,7 @@ impl Endpoint {
     /// The process or the system has too many open files.
     pub fn register(&mut self, registry: &Registry, token: Token) -> io::Result<()> {
         self.vhost.register(registry, token)?;
-        let bells = (0..self.device.raised.len()).map(|_| EventFd::new());
+        let bells = (0..self.slot().vectors().len()).map(|_| EventFd::new());
         self.device.bells = bells.collect::<Result<_, _>>()?;
         for bell in &self.device.bells {
             let fd = bell.as_raw_fd();

@@ -125,6 +125,7 @@ fn memory() -> Arc<GuestMemory> {
 }
 
 const COMMAND: usize = 4;
+const MSIX_CONTROL: usize = 0x52;
 /// Device control of the PCI Express capability; its reset bit is in the byte behind.
 const DEVICE_CONTROL: usize = 0x78;
 
@@ -194,8 +195,24 @@ fn the_msix_table_and_the_pending_bits_are_not_the_functions() {
     assert_eq!(read(&mut slot, 3, 0x2000), Ok([2]));
     let call = EventFd::new().unwrap();
     slot.vectors().set(1, Some(call.clone()));
+    assert!(!call.drain(), "it is no bus master");
+    assert_eq!(read(&mut slot, 3, 0x2000), Ok([2]));
+    slot.write_config(COMMAND, &[6, 0], &mut NoNic::default());
     assert!(call.drain());
     assert_eq!(read(&mut slot, 3, 0x2000), Ok([0; 8]));
+}
+
+#[test]
+fn an_interrupt_is_a_write_of_a_bus_master() {
+    let host = &mut NoNic::default();
+    let mut slot = slot();
+    write(&mut slot, 3, 16, &0xfee0_0000u64.to_le_bytes()).unwrap();
+    write(&mut slot, 3, 24, &0x41u64.to_le_bytes()).unwrap();
+    slot.write_config(MSIX_CONTROL + 1, &[0x80], host);
+    assert_eq!(slot.msix_message(1), None);
+    slot.write_config(COMMAND, &[6, 0], host);
+    assert_eq!(slot.msix_message(1), Some((0xfee0_0000, 0x41)));
+    assert_eq!(slot.msix_message(0), None, "masked");
 }
 
 #[test]

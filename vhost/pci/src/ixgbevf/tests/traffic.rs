@@ -93,6 +93,49 @@ fn checksums_are_made_and_said_to_be_right() {
     assert_eq!((got.checked, got.bytes), (false, frame));
 }
 
+/// The definition, a bit at a time.
+fn crc32c(bytes: &[u8]) -> u32 {
+    let bit = |crc: u32| crc >> 1 ^ if crc & 1 == 1 { 0x82f6_3b78 } else { 0 };
+    let byte = |crc, byte: &u8| (0..8).fold(crc ^ u32::from(*byte), |crc, _| bit(crc));
+    !bytes.iter().fold(u32::MAX, byte)
+}
+
+#[test]
+fn an_sctp_packet_leaves_with_its_crc() {
+    assert_eq!(crc32c(b"123456789"), 0xe306_9283);
+    let (mut guest, mut peer, mut driver, mut other) = pair();
+    for (payload, tag) in [(4, None), (100, Some(5)), (1400, None), (7000, None)] {
+        let mut frame = super_frame(false, 0, payload);
+        frame[23] = 132;
+        let ask = Ask {
+            vlan: tag,
+            checksum: Some((14, 20, 132)),
+            v4: true,
+            ..Ask::default()
+        };
+        assert!(driver.send(&frame, &ask));
+        driver.kick(&mut guest);
+        assert_eq!(carry(&mut guest, &mut peer), 1, "{payload}");
+        let got = other.recv(&mut peer).unwrap();
+        assert!(!got.checked, "that is the driver's");
+        assert_eq!(got.vlan, tag);
+        let mut packet = got.bytes[34..].to_vec();
+        let crc: [u8; 4] = packet[8..12].try_into().unwrap();
+        packet[8..12].fill(0);
+        assert_eq!(u32::from_le_bytes(crc), crc32c(&packet), "{payload}");
+        assert_eq!(packet[12..], frame[46..]);
+    }
+    // There is no room for a checksum.
+    let frame = super_frame(false, 0, 4);
+    let ask = Ask {
+        checksum: Some((14, 60, 132)),
+        ..Ask::default()
+    };
+    assert!(driver.send(&frame, &ask));
+    driver.kick(&mut guest);
+    assert_eq!(carry(&mut guest, &mut peer), 0);
+}
+
 #[test]
 fn a_super_frame_arrives_as_its_segments() {
     let (mut guest, mut peer, mut driver, mut other) = pair();

@@ -367,12 +367,40 @@ fn interrupts_are_messages_as_the_table_has_them() {
     kernel.listen();
     kernel.write(MMIO_WRITE, 0, BELL, &[1]);
     assert_eq!(kernel.interrupt(), None, "it is masked");
+    let layout = IDENTITY.msix;
+    let pending = |kernel: &mut Kernel| kernel.read(MMIO_READ, layout.bar, layout.pba.into(), 1);
+    assert_eq!(pending(&mut kernel), [2]);
     kernel.vector(1, 0xfee0_0000_1000, 0x4022, false);
     assert_eq!(kernel.interrupt(), msi(0x4022));
+    assert_eq!(pending(&mut kernel), [0]);
     // No such vector.
     kernel.listen();
     kernel.write(MMIO_WRITE, 0, BELL, &[200]);
     assert_eq!(kernel.interrupt(), None);
+}
+
+#[test]
+fn what_a_thread_was_woken_for_before_a_reset_is_nobodys_interrupt() {
+    let mut kernel = Kernel::start();
+    let events = mio::Poll::new().unwrap();
+    let registered = kernel
+        .endpoint
+        .borrow_mut()
+        .register(events.registry(), Token(0));
+    registered.unwrap();
+    kernel.vector(1, 0xfee0_0000_1000, 0x4021, true);
+    kernel.msix_on();
+    kernel.listen();
+    // Noted by a thread, and masked still.
+    kernel.write(MMIO_WRITE, 0, BELL, &[1]);
+    // A function-level reset, after which all is set up as before.
+    kernel.write(CFG_WRITE, 0, 0x79, &[0x80]);
+    kernel.write(CFG_WRITE, 0, 4, &[6, 0]);
+    kernel.vector(1, 0xfee0_0000_1000, 0x4021, false);
+    kernel.msix_on();
+    assert_eq!(kernel.interrupt(), None);
+    kernel.write(MMIO_WRITE, 0, BELL, &[1]);
+    assert!(kernel.interrupt().is_some());
 }
 
 #[test]

@@ -345,6 +345,7 @@ fn a_client_maps_so_much_and_no_more() {
 #[test]
 fn vectors_lead_where_the_client_says() {
     let mut client = Client::agreed();
+    client.write(7, 4, &[6, 0]).unwrap();
     let (first, first_fd) = eventfd();
     let (third, third_fd) = eventfd();
     let again = third_fd.try_clone().unwrap();
@@ -550,6 +551,7 @@ fn memory_that_vanishes_and_descriptors_that_block_end_the_session() {
     ));
 
     let mut client = Client::agreed();
+    client.write(7, 4, &[6, 0]).unwrap();
     let fd = rustix::event::eventfd(0, rustix::event::EventfdFlags::CLOEXEC).unwrap();
     rustix::io::write(&fd, &(u64::MAX - 1).to_ne_bytes()).unwrap();
     client
