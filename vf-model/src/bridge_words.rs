@@ -4,10 +4,12 @@ use crate::command::{Addressed, Command};
 use crate::fdb::SelfEntry;
 use crate::refusal::Refusal;
 use crate::switch_mode::SwitchMode;
-use crate::words::{ParseError, Words};
+use crate::words::{Once, ParseError, Words};
 
 const MODES: &str = "veb, vepa, floating or none";
 const NIC: &str = "the name of a NIC";
+/// What a question is told that stands where only changes may.
+pub(crate) const ASKS: &str = "it asks, and stands alone on a command line: show [dev NIC]";
 
 impl<S: AsRef<str>> Words<'_, S> {
     /// `bridge link set dev NIC hwmode MODE [self]`, and `bridge fdb` with what `fdb` has.
@@ -24,15 +26,22 @@ impl<S: AsRef<str>> Words<'_, S> {
         const WORDS: &str = "dev, hwmode or self";
         match self.next("set")? {
             "set" => {}
+            "show" => return Err(Refusal::word("bridge link", "show", ASKS)),
             other => return Err(Refusal::word("bridge link", other, "set or show")),
         }
-        let (mut dev, mut mode) = (None, None);
+        let (mut dev, mut mode, mut once) = (None, None, Once::default());
         loop {
             // In any order.
             match self.next(WORDS)? {
-                "dev" => dev = Some(self.next(NIC)?.to_owned()),
-                "hwmode" => mode = Some(self.switch_mode()?),
-                "self" => {}
+                "dev" => {
+                    once.say("dev")?;
+                    dev = Some(self.next(NIC)?.to_owned());
+                }
+                "hwmode" => {
+                    once.say("hwmode")?;
+                    mode = Some(self.switch_mode()?);
+                }
+                "self" => once.say("self")?,
                 other => return Err(Refusal::word("bridge link set", other, WORDS)),
             }
             if let Some(mode) = mode
@@ -56,15 +65,23 @@ impl<S: AsRef<str>> Words<'_, S> {
         let new: fn(SelfEntry) -> Command = match self.next(VERBS)? {
             "add" => Command::FdbAdd,
             "del" | "delete" => Command::FdbDel,
+            "show" => return Err(Refusal::word("fdb", "show", ASKS)),
             other => return Err(Refusal::word("fdb", other, VERBS)),
         };
         let mac = self.next("a MAC address")?.parse()?;
-        let (mut dev, mut vlan) = (None, None);
+        let (mut dev, mut vlan, mut once) = (None, None, Once::default());
         while !self.is_done() {
             match self.next(WORDS)? {
-                "dev" => dev = Some(self.next(NIC)?.to_owned()),
-                "vlan" => vlan = Some(self.vid()?),
-                "self" | "permanent" => {}
+                "dev" => {
+                    once.say("dev")?;
+                    dev = Some(self.next(NIC)?.to_owned());
+                }
+                "vlan" => {
+                    once.say("vlan")?;
+                    vlan = Some(self.vid()?);
+                }
+                "self" => once.say("self")?,
+                "permanent" => once.say("permanent")?,
                 "master" => {
                     return Err(Refusal::word(
                         "word",
@@ -147,6 +164,23 @@ mod tests {
             ("bridge lnik set", "bridge 'lnik': did you mean 'link'?"),
             ("bridge link", "link: set must follow"),
             ("bridge link up", "bridge link 'up': set or show"),
+            (
+                "bridge link show b c",
+                "bridge link 'show': it asks, and stands alone on a command line: show [dev NIC]",
+            ),
+            ("fdb show", "fdb 'show': it asks, and stands alone"),
+            (
+                "bridge link set hwmode veb hwmode vepa",
+                "hwmode is said twice: say it once",
+            ),
+            (
+                "fdb add 02:00:00:00:00:01 dev a dev b",
+                "dev is said twice: say it once",
+            ),
+            (
+                "fdb add 02:00:00:00:00:01 vlan 5 vlan 6",
+                "vlan is said twice: say it once",
+            ),
             ("bridge link set", "set: dev, hwmode or self must follow"),
             (
                 "bridge link set dev a",

@@ -6,6 +6,7 @@ use std::sync::{Arc, LazyLock};
 
 use vf_packet::Vid;
 
+use crate::bridge_words::ASKS;
 use crate::fdb::SelfEntry;
 use crate::filter_spec::{FilterId, FilterMatch, FilterPriority, FilterSpec, MatchError};
 use crate::mailbox::MailboxRequest;
@@ -18,7 +19,7 @@ use crate::rss_context::RssContextOp;
 use crate::switch_mode::SwitchMode;
 use crate::vf::{SETTING_KEYS, SettingKey, VfIndex, VfRange, VfSetting};
 use crate::vf_filter::{VfFilter, VfFilterRange};
-use crate::words::{Words, allowed_words, nearest, number};
+use crate::words::{Once, Words, allowed_words, nearest, number};
 
 /// A change to a NIC. Its `Display` is the words it is parsed from.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -179,7 +180,7 @@ impl Command {
             }
             "bridge" => words.bridge_command()?,
             "fdb" => words.fdb_command()?,
-            "filter" => here(words.filter_command()?),
+            "filter" => words.filter_command()?,
             other => return Err(Refusal::word("command", other, COMMANDS)),
         };
         words.end()?;
@@ -195,6 +196,7 @@ impl<S: AsRef<str>> Words<'_, S> {
     fn link_device(&mut self) -> Result<Option<String>, Refusal> {
         match self.next("set")? {
             "set" => {}
+            "show" => return Err(Refusal::word("link", "show", ASKS)),
             other => return Err(Refusal::word("link", other, "set or show")),
         }
         let is_setting = |word: &str| {
@@ -212,13 +214,15 @@ impl<S: AsRef<str>> Words<'_, S> {
             ) || begins_netem(word)
         };
         let is_nearly_setting = |word| nearest(word, allowed_words(LINK_SETTINGS)).is_some();
+        let is_number = |word: &str| word.starts_with(|c: char| c.is_ascii_digit() || c == '-');
         match (self.peek(), self.peek_second()) {
             (Some("dev"), _) => {
                 self.next("dev")?;
             }
-            // What is nearly a setting is meant for one, unless one follows.
+            // What is nearly a setting, or has a number behind it, is meant for one, unless one follows.
             (Some(word), Some(next))
-                if !is_setting(word) && (is_setting(next) || !is_nearly_setting(word)) => {}
+                if !is_setting(word)
+                    && (is_setting(next) || !is_nearly_setting(word) && !is_number(next)) => {}
             _ => return Ok(None),
         }
         Ok(Some(self.next("the name of a NIC")?.to_owned()))
@@ -241,20 +245,28 @@ impl<S: AsRef<str>> Words<'_, S> {
             _ => {}
         }
         let mut settings = Vec::new();
+        let mut once = Once::default();
         while settings.is_empty() || !self.is_done() {
             settings.push(match self.next(LINK_SETTINGS)? {
-                "up" => LinkSetting::Up(true),
-                "down" => LinkSetting::Up(false),
-                "carrier" => match self.next("on or off")? {
-                    "on" => LinkSetting::Carrier(true),
-                    "off" => LinkSetting::Carrier(false),
-                    other => return Err(Refusal::word("carrier", other, "on or off")),
-                },
+                state @ ("up" | "down") => {
+                    once.say("up or down")?;
+                    LinkSetting::Up(state == "up")
+                }
+                "carrier" => {
+                    once.say("carrier")?;
+                    match self.next("on or off")? {
+                        "on" => LinkSetting::Carrier(true),
+                        "off" => LinkSetting::Carrier(false),
+                        other => return Err(Refusal::word("carrier", other, "on or off")),
+                    }
+                }
                 "mtu" => {
+                    once.say("mtu")?;
                     let mtu = self.next(MTU_VALUES)?;
                     LinkSetting::Mtu(number("mtu", mtu, MTU_VALUES)?)
                 }
                 "numvfs" => {
+                    once.say("numvfs")?;
                     let n = self.next(COUNT)?;
                     LinkSetting::NumVfs(number("numvfs", n, COUNT)?)
                 }
@@ -268,9 +280,21 @@ impl<S: AsRef<str>> Words<'_, S> {
         Ok(Command::SetLink(settings))
     }
 
-    fn filter_command(&mut self) -> Result<Command, Refusal> {
+    /// A verb, `dev NIC` if more than one is there, and the filter.
+    fn filter_command(&mut self) -> Result<Addressed, Refusal> {
         const VERBS: &str = "add, replace, del or flush";
-        match self.next(VERBS)? {
+        let verb = self.next(VERBS)?;
+        let mut dev = None;
+        if self.peek() == Some("dev") {
+            self.next("dev")?;
+            dev = Some(self.next("the name of a NIC")?.to_owned());
+        }
+        let command = self.change_of_filters(verb, VERBS)?;
+        Ok(Addressed { dev, command })
+    }
+
+    fn change_of_filters(&mut self, verb: &str, verbs: &'static str) -> Result<Command, Refusal> {
+        match verb {
             "add" => Ok(match self.new_filter()? {
                 (spec, None) => Command::FilterInsert(spec),
                 (spec, Some(loc)) => Command::FilterInsertAt { loc, spec },
@@ -284,7 +308,8 @@ impl<S: AsRef<str>> Words<'_, S> {
             // The words of ip(8) and of ethtool(8).
             "del" | "delete" => self.old_filter(),
             "flush" => Ok(Command::FlushFilters),
-            other => Err(Refusal::word("filter", other, VERBS)),
+            "show" => Err(Refusal::word("filter", "show", ASKS)),
+            other => Err(Refusal::word("filter", other, verbs)),
         }
     }
 
@@ -405,6 +430,11 @@ impl<S: AsRef<str>> Words<'_, S> {
         while !self.is_done() {
             let key = SettingKey::named(self.next(SettingKey::names())?)?;
             settings.push(key.parse(self.next(key.allowed)?)?);
+        }
+        // Some have two keys: they are told by what they set.
+        let mut once = Once::default();
+        for setting in &settings {
+            once.say(setting.words().0)?;
         }
         Ok(Command::SetVf { vfs, settings })
     }
@@ -628,6 +658,17 @@ mod tests {
             ("link set dev up up", Some("up"), "link set up"),
             ("link set down", None, "link set down"),
             (
+                "filter add dev b flow-type ether proto 0x88b5 action drop",
+                Some("b"),
+                "filter add flow-type ether proto 0x88b5 action drop priority manual",
+            ),
+            ("filter flush dev b", Some("b"), "filter flush"),
+            (
+                "filter del dev b 5",
+                Some("b"),
+                "filter delete 5 priority manual",
+            ),
+            (
                 "link set a delay 1ms",
                 Some("a"),
                 "link set netem egress delay 1ms",
@@ -732,6 +773,30 @@ mod tests {
             ),
             ("vf 0 rss equal 2 3", "word '3': nothing more may follow"),
             ("link up", "link 'up': set or show"),
+            (
+                "link show",
+                "link 'show': it asks, and stands alone on a command line: show [dev NIC]",
+            ),
+            (
+                "link set jitter 1ms",
+                "link set 'jitter': up, down, carrier,",
+            ),
+            ("link set limit 70000", "link set 'limit': up, down,"),
+            ("link set dev a speed 10000", "link set 'speed': up, down,"),
+            ("link set mtu -1", "mtu '-1': 68 to 9216 bytes"),
+            ("link set up down", "up or down is said twice: say it once"),
+            ("link set mtu 1500 mtu 9000", "mtu is said twice"),
+            ("link set carrier on carrier off", "carrier is said twice"),
+            ("link set numvfs 0 numvfs 4", "numvfs is said twice"),
+            ("vf 0 set vlan 5 vlan 6", "vlan is said twice: say it once"),
+            (
+                "vf 0 trust on spoofchk on trust off",
+                "trust is said twice: say it once",
+            ),
+            (
+                "vf 0 set rate 5 max_tx_rate 6",
+                "max_tx_rate is said twice: say it once",
+            ),
             ("link shw", "link 'shw': did you mean 'show'? set or show"),
             (
                 "link set dellay 10ms",
@@ -769,6 +834,13 @@ mod tests {
             let refusal = parse(text).unwrap_err().to_string();
             assert!(refusal.contains(says), "{text:?}: {refusal}");
         }
+    }
+
+    /// The first of each kind.
+    fn each_once<T>(settings: Vec<T>) -> Vec<T> {
+        let mut kinds = std::collections::HashSet::new();
+        let is_first = |setting: &T| kinds.insert(std::mem::discriminant(setting));
+        settings.into_iter().filter(is_first).collect()
     }
 
     fn any_command() -> impl Strategy<Value = Command> {
@@ -870,11 +942,16 @@ mod tests {
             proptest::collection::vec(any::<u16>(), 1..5).prop_map(RssSpread::Weight),
         ]);
         prop_oneof![
-            (vfs(), proptest::collection::vec(setting, 1..5))
-                .prop_map(|(vfs, settings)| Command::SetVf { vfs, settings }),
+            (vfs(), proptest::collection::vec(setting, 1..5)).prop_map(|(vfs, settings)| {
+                Command::SetVf {
+                    vfs,
+                    settings: each_once(settings),
+                }
+            }),
             (vfs(), any::<bool>(), filters)
                 .prop_map(|(vfs, add, filters)| vf_filters(vfs, add, filters)),
-            proptest::collection::vec(link, 1..3).prop_map(Command::SetLink),
+            proptest::collection::vec(link, 1..3)
+                .prop_map(|settings| Command::SetLink(each_once(settings))),
             (vfs(), request).prop_map(|(vfs, request)| Command::Request { vfs, request }),
             vfs().prop_map(|vfs| Command::Reset { vfs }),
             select(SwitchMode::ALL.to_vec()).prop_map(Command::SetSwitchMode),

@@ -3,7 +3,7 @@
 
 use std::fmt;
 
-use vf_packet::{AddrError, MacAddr, Vid, Vlan};
+use vf_packet::{MacAddr, Vid, Vlan};
 
 use crate::vf_filter::MAX_FILTERS;
 
@@ -30,8 +30,8 @@ impl fmt::Display for SelfEntry {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum FdbError {
     /// No address that a station can have.
-    #[error(transparent)]
-    Addr(#[from] AddrError),
+    #[error("fdb {0}: a station has a unicast address other than zero")]
+    NotUnicast(MacAddr),
     /// The entry is there already.
     #[error("fdb {0}: this entry is there already")]
     Exists(SelfEntry),
@@ -62,7 +62,7 @@ impl Fdb {
 
     pub(crate) fn add(&mut self, entry: SelfEntry) -> Result<(), FdbError> {
         if !entry.mac.is_unicast() {
-            return Err(AddrError::NotUnicast(entry.mac).into());
+            return Err(FdbError::NotUnicast(entry.mac));
         }
         match self.0.binary_search(&entry) {
             Ok(_) => Err(FdbError::Exists(entry)),

@@ -43,6 +43,7 @@ const COPY: &str = "mirror N copies what is received and decides nothing else: l
 const EGRESS_UNKNOWN: &str = "who is unknown is no question of what VFs send: name another dst";
 const NEW: &str = "a new filter needs vf N, action drop or action mediated, or mirror N for a copy";
 const OLD: &str = "a filter to delete is named by its id, or by what it matches and its priority, without vf, mirror, action, context or loc";
+const WHICH: &str = "its id, as filter show has it, or flow-type ... as it was added";
 const SEEN: &str = "what a capture is to see is a match alone, of one frame: leave out vf, mirror, action, context, loc and priority, and what is unknown";
 const DRIVER: &str =
     "the filter of a driver has action drop, or action N for a queue of its VF, or none";
@@ -154,6 +155,11 @@ impl<S: AsRef<str>> Words<'_, S> {
             };
             let id = FilterId(id);
             return Ok(Command::FilterDelete { id, priority });
+        }
+        if let Some(word) = self.peek()
+            && !["flow-type", "egress", "ingress"].contains(&word)
+        {
+            return Err(Refusal::word("filter", word, WHICH));
         }
         let (matches, priority) = self.old_match()?;
         Ok(Command::FilterRemove { matches, priority })
@@ -723,6 +729,10 @@ mod tests {
                 "action 'last': drop, mediated, or the number of a queue",
             ),
             ("filter delete 3 vf 1", "word 'vf': priority or nothing"),
+            (
+                "filter delete abc",
+                "filter 'abc': its id, as filter show has it, or flow-type",
+            ),
             (
                 "filter add flow-type ether proto 2048 vf 1 loc first",
                 "loc 'first': any, or the number of a row",

@@ -9,7 +9,7 @@ use crate::policy::Policy;
 use crate::refusal::Refusal;
 use crate::source::Source;
 use crate::vf::VfIndex;
-use crate::words::{ParseError, Words, number};
+use crate::words::{Once, ParseError, Words, allowed_words, number};
 
 const FROM: &str = "vfN or wire";
 const STATION: &str = "a MAC address, vfN or broadcast";
@@ -100,6 +100,17 @@ fn vf_named(what: &'static str, word: &str, allowed: &'static str) -> Result<VfI
         .ok_or_else(|| ParseError::word(what, word, allowed))
 }
 
+/// What is said of a frame with this word, if it can be said only once; there may be several tags.
+fn once_key(word: &str) -> Option<&'static str> {
+    Some(match word {
+        "tcp" | "udp" => "tcp or udp",
+        "src-port" => "sport",
+        "dst-port" => "dport",
+        "vlan" => return None,
+        word => return allowed_words(KEYS).find(|key| *key == word),
+    })
+}
+
 fn station(what: &'static str, word: &str, policy: &Policy) -> Result<MacAddr, Refusal> {
     if word == "broadcast" {
         return Ok(MacAddr::BROADCAST);
@@ -120,14 +131,31 @@ impl Said {
         policy: &Policy,
     ) -> Result<Option<Vec<u8>>, Refusal> {
         let mut bytes = None;
+        let mut once = Once::default();
+        let mut described = None;
         while !words.is_done() {
             let keys = if bytes.is_some() { BEHIND_BYTES } else { KEYS };
             let key = words.next(keys)?;
+            if let Some(key) = once_key(key) {
+                once.say(key)?;
+            }
+            if !matches!(key, "len" | "gso" | "hex") {
+                described = described.or(Some(key));
+            }
             match key {
                 "len" => self.len = Some(number("len", words.next(LEN)?, LEN)?),
                 "gso" => self.gso = Some(number("gso", words.next(SIZE)?, SIZE)?),
                 _ if bytes.is_some() => return Err(Refusal::word("word", key, keys)),
-                "hex" => bytes = Some(from_hex(words.next(BYTES)?)?),
+                "hex" => {
+                    if let Some(key) = described {
+                        return Err(Refusal::word(
+                            "word",
+                            key,
+                            "hex, the bytes of a frame, says all of it but len and gso: leave this word out",
+                        ));
+                    }
+                    bytes = Some(from_hex(words.next(BYTES)?)?);
+                }
                 "dst" => self.dst = Some(station("dst", words.next(STATION)?, policy)?),
                 "src" => self.src = Some(station("src", words.next(STATION)?, policy)?),
                 "vlan" => {
@@ -137,6 +165,8 @@ impl Said {
                     if vid > 0xfff || self.tags.len() == MAX_TAGS {
                         return Err(Refusal::word("vlan", word, VLAN));
                     }
+                    // They say more of the tag that comes now.
+                    once.forget(&["prio", "proto"]);
                     let tpid = VlanProto::Dot1Q.tpid();
                     self.tags.push(VlanTag { tpid, tci: vid });
                 }
@@ -349,6 +379,9 @@ mod tests {
             ([192, 0, 2, 1].into(), [10, 0, 0, 1].into())
         );
 
+        assert!(
+            ask("from wire dst vf0 vlan 7 prio 1 proto 802.1ad vlan 9 proto 802.1Q prio 2").is_ok()
+        );
         let asked = ask("from wire dst broadcast vlan 7 proto 802.1ad vlan 9 type 0x0806 len 1514")
             .unwrap();
         assert_eq!((asked.source, asked.meta.len), (Source::Wire, 1514));
@@ -419,6 +452,21 @@ mod tests {
                 "hex '0g': the bytes of a frame in hexadecimal",
             ),
             ("from vf0 hex 0011 dst vf1", "word 'dst': len or gso"),
+            (
+                "from vf0 gso 9 dst vf1 hex 0011",
+                "word 'dst': hex, the bytes of a frame, says all of it but len and gso",
+            ),
+            ("from vf0 dst vf1 dst vf0", "dst is said twice: say it once"),
+            ("from vf0 dst vf1 tcp udp", "tcp or udp is said twice"),
+            (
+                "from vf0 dst vf1 tcp dport 80 dst-port 81",
+                "dport is said twice",
+            ),
+            (
+                "from vf0 dst vf1 vlan 5 prio 1 prio 2",
+                "prio is said twice",
+            ),
+            ("from vf0 hex 0011 len 60 len 61", "len is said twice"),
             (
                 "from vf0 dst vf1 len 70000",
                 "len '70000': bytes without FCS",

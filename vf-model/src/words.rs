@@ -24,6 +24,9 @@ pub enum ParseError {
         /// What is allowed there.
         allowed: &'static str,
     },
+    /// A word that came before, or that contradicts one.
+    #[error("{0} is said twice: say it once")]
+    Twice(&'static str),
 }
 
 impl ParseError {
@@ -38,6 +41,8 @@ impl ParseError {
 
 fn did_you_mean(got: &str, allowed: &'static str) -> String {
     let meant = nearest(got, allowed_words(allowed));
+    // What is allowed may name a word that is for another place.
+    let meant = meant.filter(|word| *word != got);
     meant.map_or_else(String::new, |word| format!("did you mean '{word}'? "))
 }
 
@@ -141,6 +146,27 @@ impl<'a, S: AsRef<str>> Words<'a, S> {
     }
 }
 
+/// The words that have been said of those that may be said once.
+#[derive(Default)]
+pub(crate) struct Once(Vec<&'static str>);
+
+impl Once {
+    /// # Errors
+    /// [`ParseError::Twice`] if it has been said before.
+    pub(crate) fn say(&mut self, word: &'static str) -> Result<(), ParseError> {
+        if self.0.contains(&word) {
+            return Err(ParseError::Twice(word));
+        }
+        self.0.push(word);
+        Ok(())
+    }
+
+    /// Has these words be new again.
+    pub(crate) fn forget(&mut self, words: &[&str]) {
+        self.0.retain(|said| !words.contains(said));
+    }
+}
+
 /// A number that a word stands for.
 pub(crate) fn number<T: FromStr>(
     what: &'static str,
@@ -180,6 +206,8 @@ mod tests {
         assert_eq!(said, format!("setting 'vlna': did you mean 'vlan'? {KEYS}"));
         let all: Vec<_> = allowed_words("hkey KEY, weight W0 W1 ... or a MAC address").collect();
         assert_eq!(all, ["hkey", "weight"]);
+        let said = ParseError::word("setting", "vlan", KEYS).to_string();
+        assert_eq!(said, format!("setting 'vlan': {KEYS}"), "what was said");
         // A number is no word, nor is what only describes one.
         let said = ParseError::word("vlan", "4095", "1 to 4094, or 0 for none").to_string();
         assert_eq!(said, "vlan '4095': 1 to 4094, or 0 for none");
