@@ -32,8 +32,8 @@ pub struct Named {
 
 const PORTS: &str = "vf N, wire or pf";
 
-/// Reads `[NIC] PORT ... [[NIC] PORT ...] [flow-type ...]`, where a port is `vf N`, `wire` or `pf`, and N may be a range. `nic` is the
-/// one that is meant until another is named.
+/// Reads `[NIC] PORT ... [[NIC] PORT ...] [flow-type ...]`, where a port is `vf N`, `wire` or `pf`, and N may be a range. `nic`, if it is
+/// said, is the only one that is meant.
 ///
 /// # Errors
 /// What is wrong with the words, on one line.
@@ -55,7 +55,16 @@ pub fn parse(words: &[String], nic: Option<usize>, nics: &[Named]) -> Result<Ask
             "vf" | "wire" | "pf" => word.as_str(),
             name => {
                 let named = nics.iter().position(|nic| nic.name == name);
-                at = Some(named.ok_or_else(|| unknown(name, nics))?);
+                let named = named.ok_or_else(|| unknown(name, nics))?;
+                if let Some(meant) = nic.and_then(|meant| nics.get(meant))
+                    && meant.name != name
+                {
+                    return Err(format!(
+                        "--nic {} and {name}: leave out --nic to capture at several NICs",
+                        meant.name
+                    ));
+                }
+                at = Some(named);
                 continue;
             }
         };
@@ -159,7 +168,9 @@ mod tests {
         assert_eq!((a.nic, &a.ports), (0, &vec![vf(0), Port::Wire, vf(3)]));
         assert_eq!((b.nic, &b.ports), (1, &vec![vf(1), vf(2), Port::Pf]));
         assert!(asked.only.is_some());
-        assert_eq!(ask("wire", Some(1)).unwrap().ports[0].nic, 1);
+        for said in ["wire", "b wire"] {
+            assert_eq!(ask(said, Some(1)).unwrap().ports[0].nic, 1, "{said}");
+        }
     }
 
     #[test]
@@ -169,6 +180,7 @@ mod tests {
             ("vf 0", None, "which NIC? say a or b before vf"),
             ("vf", Some(0), "vf '': the number of a VF, 0 to 3"),
             ("vf 4", Some(0), "vf '4'"),
+            ("b vf 0", Some(0), "--nic a and b: leave out --nic"),
             ("vf 2-1", Some(0), "vf '2-1'"),
             ("wier", Some(0), "did you mean 'wire'?"),
             ("vf 0 dst-ip 1.2.3.4", Some(0), "flow-type"),

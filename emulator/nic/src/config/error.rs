@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use vf_model::{MacAddr, MtuError, Profile, Refusal};
+use vf_model::{MacAddr, MtuError, Profile, Refusal, VfIndex};
 
 use super::{MAX_QUEUE_PAIRS, MAX_THREADS, MAX_WORKERS};
 
@@ -94,11 +94,47 @@ pub enum ConfigError {
         /// The last one there is.
         last: u16,
     },
+    /// A monitor of a VF that there is not.
+    #[error("--qmp {vf}={}: the VFs of {nic} are 0 to {last}", path.display())]
+    Qmp {
+        /// The NIC.
+        nic: String,
+        /// The VF that was named.
+        vf: u16,
+        /// The monitor.
+        path: PathBuf,
+        /// The last VF there is.
+        last: u16,
+    },
+    /// A setting of a VF that the NIC does not take.
+    #[error("{nic} {vf}: {refusal}")]
+    Setting {
+        /// The NIC.
+        nic: String,
+        /// Which VF.
+        vf: VfIndex,
+        /// The key.
+        key: &'static str,
+        /// What is wrong with its value.
+        refusal: Refusal,
+    },
+    /// A value that is none.
+    #[error("{nic}: {key}: {source}")]
+    Value {
+        /// The NIC.
+        nic: String,
+        /// The key.
+        key: &'static str,
+        /// What is wrong with its value.
+        source: Box<ConfigError>,
+    },
     /// What the NIC does not take of what is said of it in words of commands.
-    #[error("{nic}: {key}: {refusal}")]
+    #[error("{nic}{}: {key}: {refusal}", vf.map_or_else(String::new, |vf| format!(" vf{vf}")))]
     Switch {
         /// The NIC.
         nic: String,
+        /// Which VF, if it is said of one.
+        vf: Option<u16>,
         /// The key.
         key: &'static str,
         /// What is wrong with its value.
@@ -145,8 +181,8 @@ pub enum ConfigError {
     /// A rate that cannot be read.
     #[error("rate '{0}': a number of bits a second with K, M or G, such as 10G, 1M to 10000G")]
     Rate(String),
-    /// Two VFs on one socket.
-    #[error("socket {0} is used twice")]
+    /// Two VFs on one socket, or one on that of commands.
+    #[error("socket {0} is used twice: it is of one VF, or the control socket")]
     Socket(PathBuf),
     /// What is wrong with what a file says.
     #[error("{path}: {source}")]
@@ -167,6 +203,17 @@ pub enum ConfigError {
 }
 
 impl ConfigError {
+    /// The VF whose section it is about, if it is about one.
+    pub(super) fn vf(&self) -> Option<u16> {
+        match self {
+            ConfigError::VfIndex { index, .. } => Some(*index),
+            ConfigError::Device { index, .. } => u16::try_from(*index).ok(),
+            ConfigError::Setting { vf, .. } => Some(vf.0.into()),
+            ConfigError::Switch { vf, .. } => *vf,
+            _ => None,
+        }
+    }
+
     /// The key of a section that it is about, if it is about one.
     pub(super) fn key(&self) -> Option<&'static str> {
         Some(match self {
@@ -177,11 +224,13 @@ impl ConfigError {
             ConfigError::MacBase { .. } => "mac_base",
             ConfigError::Name(_) => "name",
             ConfigError::Filter { .. } => "filters",
-            // Other keys of such words are those of its VFs.
-            ConfigError::Switch {
-                key: key @ ("numvfs" | "hwmode" | "flap" | "fdb"),
-                ..
-            } => key,
+            ConfigError::Uplink { .. } => "uplink",
+            ConfigError::VfIndex { .. } => "index",
+            ConfigError::Rate(_) => "rate",
+            ConfigError::Wire { .. } => "between",
+            ConfigError::Switch { key, .. }
+            | ConfigError::Setting { key, .. }
+            | ConfigError::Value { key, .. } => key,
             _ => return None,
         })
     }

@@ -14,6 +14,7 @@ use super::cpu::{CpuList, HypervisorCpu, PollMode};
 use super::device::DeviceKind;
 use super::error::ConfigError;
 use super::nic::{self, NicSection};
+use super::place::{line_of, line_of_mistake};
 use super::socket_dir::default_socket_dir;
 use super::vf::QmpOf;
 use super::wire::{self, WireSection};
@@ -189,7 +190,12 @@ impl Config {
             if let Some(first) = config.nics.first_mut() {
                 let (nic, last) = (first.name.clone(), first.vfs - 1);
                 let (index, found) = (*vf, first.vf.get_mut(usize::from(*vf)));
-                let vf = found.ok_or(ConfigError::VfIndex { nic, index, last })?;
+                let vf = found.ok_or_else(|| ConfigError::Qmp {
+                    nic,
+                    vf: index,
+                    path: path.clone(),
+                    last,
+                })?;
                 vf.qmp = Some(path.clone());
                 let checked = vf.check_device(first.profile, first.offloads);
                 checked.map_err(|why| ConfigError::Device {
@@ -199,7 +205,7 @@ impl Config {
                 })?;
             }
         }
-        Ok(Config {
+        let config = Config {
             ctl: over.ctl.clone().or(file.ctl),
             observe: over.observe.clone().or(file.observe),
             metrics: over.metrics.clone().or(file.metrics),
@@ -212,7 +218,15 @@ impl Config {
             threads,
             cpus: over.cpus.clone().unwrap_or(file.cpus),
             ..config
-        })
+        };
+        let vfs = config.nics.iter().flat_map(|nic| &nic.vf);
+        let mut of_vfs = vfs.filter_map(|vf| std::path::absolute(&vf.socket).ok());
+        let ctl = config.ctl_socket();
+        let own = std::path::absolute(&ctl).unwrap_or_else(|_| ctl.clone());
+        match of_vfs.any(|socket| socket == own) {
+            true => Err(ConfigError::Socket(ctl)),
+            false => Ok(config),
+        }
     }
 
     /// Checks sections and makes them complete; `plain_names` leaves the NIC's name out of its sockets' names.
@@ -232,7 +246,7 @@ impl Config {
                 // There is no file.
                 true => source,
                 false => ConfigError::Section {
-                    line: line_of_key(file.text, span.start, source.key()),
+                    line: line_of_mistake(file.text, span.start, source.vf(), source.key()),
                     source: Box::new(source),
                 },
             }
@@ -293,15 +307,20 @@ impl Config {
     }
 }
 
-/// The text of a file, unless it is far longer than any configuration.
-fn read_text(path: &Path) -> std::io::Result<String> {
+/// The text of a file, or of standard input if that is `-`, unless it is far longer than any configuration or scenario.
+///
+/// # Errors
+/// Why it cannot be read.
+pub fn read_text(path: &Path) -> std::io::Result<String> {
     const LIMIT: u64 = 16 << 20;
     let mut text = String::new();
-    let read = std::fs::File::open(path)?
-        .take(LIMIT)
-        .read_to_string(&mut text)?;
+    let input: Box<dyn Read> = match path.as_os_str() == "-" {
+        true => Box::new(std::io::stdin()),
+        false => Box::new(std::fs::File::open(path)?),
+    };
+    let read = input.take(LIMIT).read_to_string(&mut text)?;
     if read as u64 == LIMIT {
-        let what = "more than 16 MiB, which is no configuration";
+        let what = "more than 16 MiB, which is far too much";
         return Err(std::io::Error::new(std::io::ErrorKind::FileTooLarge, what));
     }
     Ok(text)
@@ -328,25 +347,4 @@ fn did_you_mean(what: &str) -> Option<String> {
     // The words in ticks.
     let known = known.split('`').skip(1).step_by(2);
     nearest(word, known).map(|meant| format!(" (did you mean `{meant}`?)"))
-}
-
-/// The line of a key in the section that begins at `at`, or where that begins.
-fn line_of_key(text: &str, at: usize, key: Option<&str>) -> usize {
-    let begin = line_of(text, at);
-    let is_key = |line: &str| {
-        let rest = key.and_then(|key| line.trim_start().strip_prefix(key));
-        rest.is_some_and(|rest| rest.trim_start().starts_with('='))
-    };
-    let mut section = text.lines().skip(begin);
-    let place = section
-        .by_ref()
-        .take_while(|line| !line.trim_start().starts_with('['))
-        .position(is_key);
-    place.map_or(begin, |place| begin + place + 1)
-}
-
-/// The line of the byte at `at`, counted from 1.
-fn line_of(text: &str, at: usize) -> usize {
-    let before = text.as_bytes().get(..at).unwrap_or(text.as_bytes());
-    before.iter().filter(|byte| **byte == b'\n').count() + 1
 }

@@ -7,6 +7,7 @@ mod device;
 mod error;
 mod file;
 mod nic;
+mod place;
 mod save;
 mod socket_dir;
 mod vf;
@@ -23,7 +24,7 @@ pub use access::{SocketAccess, SocketMode, SocketModeError};
 pub use cpu::{CpuList, CpuListError, HypervisorCpu, PollMode};
 pub use device::DeviceKind;
 pub use error::ConfigError;
-pub use file::{HypervisorSection, Overrides, Sections, one_line};
+pub use file::{HypervisorSection, Overrides, Sections, one_line, read_text};
 pub use nic::{LoopbackSettings, NicSection, NicSettings, Offloads, default_queue_pairs};
 pub use socket_dir::{default_socket_dir, temporary_socket_dir};
 pub use vf::{LinkMethod, QmpOf, SocketRole, VfSettings};
@@ -239,15 +240,29 @@ mod tests {
         for (text, says) in [
             (
                 "vlans=[4095]",
-                "line 1: a: vlans: vlan 4095: VLANs are 1 to 4094",
+                "line 5: a vf0: vlans: vlan 4095: VLANs are 1 to 4094",
             ),
             ("vlans=[1.5]", "a VLAN such as 100"),
-            ("macs=['02:00']", "a: macs: mac '02:00'"),
+            ("macs=['02:00']", "a vf0: macs: mac '02:00'"),
             (
                 "macs=['ff:ff:ff:ff:ff:ff']",
-                "a: macs: mac ff:ff:ff:ff:ff:ff",
+                "a vf0: macs: mac ff:ff:ff:ff:ff:ff",
             ),
-            ("rss='even'", "a: rss: "),
+            ("rss='even'", "line 5: a vf0: rss: "),
+            ("netem='los 1%'", "line 5: a vf0: netem: netem: 'los'"),
+            (
+                "netem_ingress='loss'",
+                "line 5: a vf0: netem_ingress: netem: loss",
+            ),
+            (
+                "trust=true\nvlan=5000",
+                "line 6: a vf0: vlan 5000: VLANs are 1 to 4094",
+            ),
+            (
+                "qos=3",
+                "line 5: a vf0: qos and proto belong to a port VLAN",
+            ),
+            ("vlan=5\nqos=9", "line 6: a vf0: qos"),
             ("vlans=[5]\nvlan=7", "not both"),
         ] {
             let text = format!("[[nic]]\nname='a'\n[[nic.vf]]\nindex=0\n{text}");
@@ -313,15 +328,34 @@ mod tests {
                 "a NIC of profile igb has 1 to 7 VFs",
             ),
             ("[[nic]]\nname='a'\nvfss=1", "vfss"),
+            (
+                "socket_dir='/tmp/x'\nctl='/tmp/x/a-vf1.sock'\n[[nic]]\nname='a'",
+                "socket /tmp/x/a-vf1.sock is used twice: it is of one VF, or the control socket",
+            ),
             ("[[nic]]\nname='a/b'", "letters"),
             ("[[nic]]\nname='a'\n[[nic]]\nname='a'", "differ"),
             ("[[nic]]\nname='a'\nmac_base='01:00:00:00:00:00'", "unicast"),
-            ("[[nic]]\nname='a'\n[[nic.vf]]\nindex=2", "0 to 1"),
+            (
+                "[[nic]]\nname='a'\n[[nic.vf]]\nindex=0\n\n[[nic.vf]]\ntrust=true\nindex = 2 # the third",
+                "line 8: a: [[nic.vf]] index = 2: the VFs are 0 to 1",
+            ),
+            (
+                "[[nic]]\nname='a'\n[[nic.vf]]\nindex=1\n[[nic.vf]]\nindex=1",
+                "line 6: a: [[nic.vf]] index = 1",
+            ),
+            (
+                "[[nic]]\nname='a'\nprofile='ixgbe'\n[[nic.vf]]\nindex=1\nmin_tx_rate=5\n[[nic]]\nname='b'\n[[nic.vf]]\nindex=1\nmin_tx_rate=6",
+                "line 6: a vf1: min_tx_rate",
+            ),
+            (
+                "[[nic]]\nname='a'\nloopback_rate='fast'",
+                "line 3: a: loopback_rate: rate 'fast'",
+            ),
             ("[[nic]]\nname='a'\n[[nic.vf]]\nindex=0\nvlna=3", "vlna"),
             ("[[nic]]\nname='a'\n[[wire]]\nbetween=['a','x']", "no NIC"),
             (
                 "[[nic]]\nname='a'\n[[nic]]\nname='b'\n[[wire]]\nbetween=['a','b']\nrate='fast'",
-                "10G",
+                "line 7: rate 'fast': a number of bits a second with K, M or G, such as 10G",
             ),
             (
                 "[[nic]]\nname='a'\nmtu=20",
@@ -357,7 +391,7 @@ mod tests {
             ),
             (
                 "[[nic]]\nname='a'\nfdb=['01:00:5e:00:00:01']",
-                "a: fdb: mac 01:00:5e:00:00:01",
+                "line 3: a: fdb: fdb 01:00:5e:00:00:01: a station has",
             ),
             (
                 "[[nic]]\nname='a'\nprofile='falcon'\nfilters=['flow-type ether proto 2048 vf 1']",
@@ -430,15 +464,15 @@ mod tests {
             ),
             (
                 "[[nic]]\nname='a'\n[[nic]]\nname='b'\n[[nic.vf]]\nindex=0\ntap='t'\nnetns='n'\n[[nic.vf]]\nindex=1\ntap='t'\nnetns='n'",
-                "line 3: b vf1: tap t in netns n is on b vf 0 already: say another name",
+                "line 9: b vf1: tap t in netns n is on b vf 0 already: say another name",
             ),
             (
                 "[[nic]]\nname='a'\n[[nic.vf]]\nindex=1\ntap='t'\n[[nic]]\nname='b'\n[[nic.vf]]\nindex=1\ntap='t'",
-                "line 6: b vf1: tap t is on a vf 1 already: say another name",
+                "line 8: b vf1: tap t is on a vf 1 already: say another name",
             ),
             (
                 "[[nic]]\nname='a'\nuplink='tap t'\n[[nic.vf]]\nindex=0\ntap='t'",
-                "line 1: a vf0: tap t is the uplink of a: say another name",
+                "line 4: a vf0: tap t is the uplink of a: say another name",
             ),
             (
                 "[[nic]]\nname='a'\n[[nic.vf]]\nindex=0\nspoofchk=3",

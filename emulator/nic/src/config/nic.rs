@@ -19,6 +19,7 @@ use super::vf::{SocketRole, VfSection, VfSettings};
 use super::wire::parse_rate;
 use super::{MAX_QUEUE_PAIRS, MAX_WORKERS};
 use crate::duration::Duration;
+use crate::instance::initial_policy;
 use crate::uplink::{UplinkError, UplinkSpec};
 
 /// One NIC.
@@ -303,7 +304,11 @@ pub(super) fn check(
     };
     let rate = section.loopback_rate.as_deref().map(parse_rate);
     let loopback = LoopbackSettings {
-        rate_bps: rate.transpose()?,
+        rate_bps: rate.transpose().map_err(|source| ConfigError::Value {
+            nic: name.clone(),
+            key: "loopback_rate",
+            source: Box::new(source),
+        })?,
         latency: section.dma_latency.map(|latency| latency.0),
     };
     let nic_config = NicConfig {
@@ -321,8 +326,13 @@ pub(super) fn check(
     let fdb = fdb.map(|entry| ("fdb", format!("fdb add {entry} self")));
     let flap = section.flap.iter();
     let flap = flap.map(|flap| ("flap", format!("link set flap {flap}")));
-    let of_vfs = section.vf.iter().flat_map(VfSection::commands);
-    let said = numvfs.chain(hwmode).chain(flap).chain(fdb).chain(of_vfs);
+    let of_nic = numvfs.chain(hwmode).chain(flap).chain(fdb);
+    let of_nic = of_nic.map(|(key, words)| (None, key, words));
+    let of_vfs = section.vf.iter().flat_map(|vf| {
+        let commands = vf.commands();
+        commands.map(|(key, words)| (Some(vf.index), key, words))
+    });
+    let said = of_nic.chain(of_vfs);
     let (switch, policy) = check_commands(&name, Policy::new(nic_config), said)?;
     let filters = check_filters(&name, policy, section.filters)?;
     let mut vf: Vec<VfSettings> = (0..vfs)
@@ -378,7 +388,7 @@ pub(super) fn check(
             why,
         })?;
     }
-    Ok(NicSettings {
+    let settings = NicSettings {
         name,
         vfs,
         workers,
@@ -398,17 +408,48 @@ pub(super) fn check(
         switch,
         filters,
         vf,
+    };
+    check_settings(&settings)?;
+    Ok(settings)
+}
+
+/// Whether the NIC takes what is said of its VFs at the start.
+fn check_settings(nic: &NicSettings) -> Result<(), ConfigError> {
+    let Err((vf, refusal)) = initial_policy(nic) else {
+        return Ok(());
+    };
+    // The first setting that is too many; without any it is something else, of which others say what it is.
+    let mut fewer = nic.clone();
+    let said = nic.vf.get(vf.index()).map_or(&[][..], |vf| &vf.policy);
+    let mut takes = |n: usize| {
+        if let Some(vf) = fewer.vf.get_mut(vf.index()) {
+            vf.policy = said.iter().take(n).copied().collect();
+        }
+        initial_policy(&fewer).is_ok()
+    };
+    if !takes(0) {
+        return Ok(());
+    }
+    let mut wrong = said.iter().enumerate();
+    let wrong = wrong.find(|(n, _)| !takes(n + 1));
+    let key = wrong.map_or("", |(_, setting)| setting.words().0);
+    Err(ConfigError::Setting {
+        nic: nic.name.clone(),
+        vf,
+        key,
+        refusal,
     })
 }
 
-/// What a NIC takes that is said of it in words of commands, each with the key of the file that says it, and what that makes of it.
+/// What a NIC takes that is said of it in words of commands, each with the VF that it is about and the key of the file that says it, and what
+/// that makes of it.
 fn check_commands(
     name: &str,
     mut policy: Policy,
-    said: impl Iterator<Item = (&'static str, String)>,
+    said: impl Iterator<Item = (Option<u16>, &'static str, String)>,
 ) -> Result<(Vec<Command>, Policy), ConfigError> {
     let mut commands = Vec::new();
-    for (key, words) in said {
+    for (vf, key, words) in said {
         let words: Vec<_> = words.split_whitespace().collect();
         let taken = Command::parse(&words).and_then(|command| {
             policy = policy.with(&command)?;
@@ -417,6 +458,7 @@ fn check_commands(
         });
         taken.map_err(|refusal: Refusal| ConfigError::Switch {
             nic: name.to_owned(),
+            vf,
             key,
             refusal,
         })?;

@@ -6,7 +6,7 @@
 //! [`Request::Hello`].
 
 use serde::{Deserialize, Serialize};
-use vf_model::{DriverFilter, NumberedFilter, VfIndex};
+use vf_model::{DriverFilter, NumberedFilter, VfIndex, nearest};
 
 use super::show::Show;
 use super::why::Why;
@@ -240,11 +240,35 @@ impl Request {
     /// What is wrong with it, on one line.
     pub fn parse(line: &[u8]) -> Result<Request, String> {
         serde_json::from_slice(line).map_err(|error| {
-            // It may repeat whatever the client has sent.
-            let error: String = error.to_string().escape_debug().take(200).collect();
             let known = Request::KNOWN;
-            format!("not a request of version {PROTOCOL}: {error} (requests are {known})")
+            let error = error.to_string();
+            let unknown = error.strip_prefix("unknown variant `");
+            let what = match unknown.and_then(|rest| rest.rsplit_once("`, expected one of")) {
+                // Which there are is said once.
+                Some((name, _)) => {
+                    let words = known.split(", ").flat_map(|words| words.split(" or "));
+                    let meant = nearest(name, words);
+                    let meant = meant.map(|word| format!(": did you mean '{word}'?"));
+                    format!("'{}'{}", on_a_line(name), meant.unwrap_or_default())
+                }
+                None => on_a_line(&error),
+            };
+            format!("not a request of version {PROTOCOL}: {what} (requests are {known})")
         })
+    }
+}
+
+/// What may repeat whatever a client has sent: on a line, and cut between two words if it is long.
+fn on_a_line(text: &str) -> String {
+    const MOST: usize = 200;
+    let text = text.replace(char::is_control, " ");
+    match text.char_indices().nth(MOST) {
+        None => text,
+        Some((at, _)) => {
+            let begun = text.get(..at).unwrap_or_default();
+            let whole = begun.rsplit_once(' ').map_or(begun, |(whole, _)| whole);
+            format!("{whole} ...")
+        }
     }
 }
 
@@ -280,12 +304,31 @@ mod tests {
     fn a_refusal_names_every_request_there_is() {
         let error = Request::parse(b"\"a\\nb\"").unwrap_err();
         assert!(!error.contains('\n'), "{error}");
-        let (read, known) = error.split_once("(requests are").unwrap();
+        let (_, known) = error.split_once("(requests are").unwrap();
         // Serde lists them as they are declared, in ticks.
-        let (_, declared) = read.split_once("expected one of").unwrap();
+        let serde = serde_json::from_slice::<Request>(b"\"a\"").unwrap_err();
+        let serde = serde.to_string();
+        let (_, declared) = serde.split_once("expected one of").unwrap();
         let names: Vec<_> = declared.split('`').skip(1).step_by(2).collect();
         assert_eq!(names.len(), 14);
         assert!(names.iter().all(|name| known.contains(name)), "{error}");
+    }
+
+    #[test]
+    fn a_refusal_says_everything_once() {
+        let error = Request::parse(b"\"shw\"").unwrap_err();
+        let begins =
+            "not a request of version 1: 'shw': did you mean 'show'? (requests are hello, show,";
+        assert!(error.starts_with(begins), "{error}");
+        assert_eq!(error.matches("filter_table").count(), 1, "{error}");
+        let long = format!("{{\"{}\":1}}", "long word ".repeat(100));
+        let error = Request::parse(long.as_bytes()).unwrap_err();
+        assert!(error.len() < 2000, "{error}");
+        let error = Request::parse(b"{\"why\":{\"words\":\"from vf0\"}}").unwrap_err();
+        assert!(
+            error.contains("string \"from vf0\""),
+            "quotes are quotes: {error}"
+        );
     }
 
     #[test]
