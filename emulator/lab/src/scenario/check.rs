@@ -9,7 +9,7 @@ use toml::Spanned;
 use vf_model::{
     Addressed, Command, Mtu, Nanos, Policy, Profile, Question, Source, VfIndex, VfRequest,
 };
-use vf_nic::config::{Config, DeviceKind, Sections, one_line};
+use vf_nic::config::{Config, DeviceKind, Sections, one_line, read_text};
 use vf_nic::instance::initial_policy;
 use vf_nic::uplink::UplinkSpec;
 
@@ -47,7 +47,7 @@ impl ScenarioPlan {
         kind: Option<GuestKind>,
         profile: Option<Profile>,
     ) -> Result<ScenarioPlan, LoadError> {
-        match std::fs::read_to_string(path) {
+        match read_text(path) {
             Ok(text) => ScenarioPlan::parse(path, &text, kind, profile),
             Err(source) => {
                 let name = path.to_str();

@@ -96,6 +96,16 @@ pub enum ScenarioError {
         /// What is allowed.
         allowed: &'static str,
     },
+    /// A figure that a job has not.
+    #[error("{key} of {job}: {why}")]
+    NoFigure {
+        /// The figure.
+        key: &'static str,
+        /// The job.
+        job: String,
+        /// Why not, and what to do.
+        why: &'static str,
+    },
     /// Something that belongs there is not, or too much is.
     #[error("{0}")]
     Needs(&'static str),

@@ -8,7 +8,7 @@ use vf_nic::config::parse_rate;
 
 use super::error::{ScenarioError, value};
 use super::parse::{Bound, ExpectSection, Names};
-use super::plan::{Bottleneck, Expectation, Figure, ScenarioPlan, Want};
+use super::plan::{Amount, Bottleneck, Expectation, Figure, ScenarioPlan, Want, Work};
 use super::reading::Reading;
 use super::record::Record;
 use vf_nic::duration::Duration;
@@ -190,10 +190,12 @@ fn figure(
         if names.is_empty() {
             return Err(value(key, "[]", "at least one job"));
         }
-        names
-            .iter()
-            .map(|name| plan.job_named(key, name))
-            .collect::<Result<Vec<_>, _>>()
+        let jobs = names.iter().map(|name| {
+            let job = plan.job_named(key, name)?;
+            check_work(plan, key, job)?;
+            Ok(job)
+        });
+        jobs.collect::<Result<Vec<_>, ScenarioError>>()
     };
     let mut figures = Vec::new();
     if let Some(names) = &section.goodput {
@@ -207,7 +209,9 @@ fn figure(
     }
     if let Some(name) = &section.exit {
         let code = Want::Code(section.code.unwrap_or(0));
-        figures.push((Figure::Exit(plan.job_named("exit", name)?), Some(code)));
+        let job = plan.job_named("exit", name)?;
+        check_work(plan, "exit", job)?;
+        figures.push((Figure::Exit(job), Some(code)));
     }
     if let Some(reason) = &section.drops {
         figures.push((drops(plan, section, reason)?, None));
@@ -248,6 +252,27 @@ fn figure(
             "an expectation is about one of goodput, retransmits, rtt, exit, drops, link_busy, hypervisor_busy, bottleneck",
         )),
     }
+}
+
+/// Whether a job has what is asked of it: a promise about nothing is never kept, or always.
+fn check_work(plan: &ScenarioPlan, key: &'static str, job: usize) -> Result<(), ScenarioError> {
+    let job = &plan.jobs[job];
+    let why = match (&job.work, key) {
+        (Work::Ping { .. }, "goodput" | "retransmits") => {
+            "it is a ping, which has none: a send has"
+        }
+        (Work::Send { .. }, "rtt") => "it is a send, which has none: a ping has",
+        (
+            Work::Send {
+                amount: Amount::Endless,
+                ..
+            },
+            "exit",
+        ) => "it sends until the scenario ends and has none: give it bytes or for",
+        _ => return Ok(()),
+    };
+    let job = job.name.clone();
+    Err(ScenarioError::NoFigure { key, job, why })
 }
 
 fn drops(

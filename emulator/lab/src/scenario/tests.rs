@@ -102,6 +102,22 @@ fn mistakes_are_refused_in_one_line_that_says_where() {
         ),
         (job, "one of run, send and ping"),
         (
+            &format!("{job}ping = {{ to = 'right' }}\n[[expect]]\ngoodput = 'left'\nmax = '1G'"),
+            "line 24: goodput of left: it is a ping, which has none",
+        ),
+        (
+            &format!("{job}ping = {{ to = 'right' }}\n[[expect]]\nretransmits = 'left'\nmax = 0"),
+            "retransmits of left: it is a ping",
+        ),
+        (
+            &format!("{expect}rtt = 'left'\nmax = '1ms'"),
+            "line 24: rtt of left: it is a send, which has none: a ping has",
+        ),
+        (
+            &format!("{expect}exit = 'left'"),
+            "exit of left: it sends until the scenario ends and has none: give it bytes or for",
+        ),
+        (
             "[[event]]\nat = '1ms'\nnic = 'a'\ndo = 'link set dev b down'",
             "nic = a: its command says another, behind dev",
         ),
@@ -315,7 +331,7 @@ fn what_belongs_to_a_wall_clock_is_refused() {
 fn a_transfer_is_measured_and_ends() {
     let outcome = outcome_of_segments(
         "[[job]]\nguest = 'left'\nat = '1ms'\nsend = { to = 'right', bytes = 5_000_000, streams = 2 }\n\
-         [[job]]\nname = 'never'\nguest = 'right'\nat = '2ms'\nsend = { to = 'left' }\n\
+         [[job]]\nname = 'never'\nguest = 'right'\nat = '2ms'\nsend = { to = 'left', bytes = 1_000_000_000 }\n\
          [[job]]\nname = 'short'\nguest = 'right'\nat = '2ms'\nsend = { to = 'left', for = '3ms' }\n\
          [[expect]]\nexit = 'left'\n[[expect]]\nexit = 'short'\n\
          [[expect]]\ngoodput = 'left'\nfrom = '2ms'\nto = '4ms'\nmin = '7G'\nmax = '9.5G'\n\
