@@ -3,17 +3,19 @@
 
 use std::path::Path;
 
+use serde_json::{Value, json};
 use vfnic::control::show::{Show, ShowNic, ShowVf};
 use vfnic::control::{Request, Response, ask};
 
+use crate::show::named;
 use crate::{Failure, failed, print, usage};
 
 /// What is asked, if these words behind `bridge` ask and change nothing.
 pub(crate) fn question(words: &[String]) -> Option<Question<'_>> {
     let words: Vec<&str> = words.iter().map(String::as_str).collect();
-    let (say, rest): (fn(&ShowNic) -> String, _) = match words.as_slice() {
-        ["link", rest @ ..] => (link, rest),
-        ["fdb", rest @ ..] => (fdb, rest),
+    let (say, rest) = match words.as_slice() {
+        ["link", rest @ ..] => (LINK, rest),
+        ["fdb", rest @ ..] => (FDB, rest),
         _ => return None,
     };
     Question::of(say, rest)
@@ -22,16 +24,56 @@ pub(crate) fn question(words: &[String]) -> Option<Question<'_>> {
 /// The same of these words behind `link`.
 pub(crate) fn question_of_link(words: &[String]) -> Option<Question<'_>> {
     let words: Vec<&str> = words.iter().map(String::as_str).collect();
-    Question::of(ip_link, &words)
+    Question::of(IP_LINK, &words)
 }
 
+/// What is said of a NIC, as text and as the objects of a list.
+#[derive(Clone, Copy)]
+struct Say {
+    text: fn(&ShowNic) -> String,
+    json: fn(&ShowNic) -> Vec<Value>,
+}
+
+const LINK: Say = Say {
+    text: link,
+    json: |nic| {
+        let (up, mtu) = (nic.link.up, nic.link.mtu);
+        vec![json!({"nic": nic.name, "up": up, "mtu": mtu, "hwmode": nic.hwmode})]
+    },
+};
+
+const IP_LINK: Say = Say {
+    text: ip_link,
+    json: |nic| {
+        let vfs = nic.vfs.iter();
+        let vfs = vfs.map(|vf| json!({"vf": vf.vf, "settings": vf.settings}));
+        let (up, mtu, vfs) = (nic.link.up, nic.link.mtu, vfs.collect::<Vec<_>>());
+        vec![json!({"nic": nic.name, "up": up, "mtu": mtu, "vfs": vfs})]
+    },
+};
+
+const FDB: Say = Say {
+    text: fdb,
+    json: |nic| {
+        let entries = nic.fdb.iter().map(|entry| {
+            let words: Vec<_> = entry.split(' ').collect();
+            let mut said = json!({"nic": nic.name, "mac": words.first()});
+            if let ["vlan", vid, ..] = words.get(1..).unwrap_or_default() {
+                said["vlan"] = vid.parse::<u16>().ok().into();
+            }
+            said
+        });
+        entries.collect()
+    },
+};
+
 pub(crate) struct Question<'a> {
-    say: fn(&ShowNic) -> String,
+    say: Say,
     dev: Option<&'a str>,
 }
 
 impl<'a> Question<'a> {
-    fn of(say: fn(&ShowNic) -> String, words: &[&'a str]) -> Option<Question<'a>> {
+    fn of(say: Say, words: &[&'a str]) -> Option<Question<'a>> {
         let dev = match words {
             [] | ["show"] => None,
             ["show", "dev", nic] | ["show", nic] => Some(*nic),
@@ -41,30 +83,25 @@ impl<'a> Question<'a> {
     }
 
     /// Asks the vfnic that runs.
-    pub(crate) fn ask(&self, ctl: &Path, nic: Option<&str>) -> Result<(), Failure> {
+    pub(crate) fn ask(&self, ctl: &Path, nic: Option<&str>, json: bool) -> Result<(), Failure> {
         match ask(ctl, &Request::Show).map_err(failed)? {
-            Response::Show(show) => print(&self.answer(&show, nic)?),
+            Response::Show(show) => print(&self.answer(&show, nic, json)?),
             Response::Refused(why) => Err(usage(why)),
             _ => Err(failed("the answer is not to this question")),
         }
     }
 
-    fn answer(&self, show: &Show, nic: Option<&str>) -> Result<String, Failure> {
-        let of = self.dev.or(nic);
-        let nics = show.nics.iter();
-        let said: Vec<_> = nics
-            .filter(|nic| of.is_none_or(|of| nic.name == of))
-            .map(self.say)
-            .collect();
-        match (of, said.is_empty()) {
-            (Some(of), true) => {
-                let names: Vec<_> = show.nics.iter().map(|nic| nic.name.as_str()).collect();
-                Err(usage(format!(
-                    "no NIC '{of}': there is {}",
-                    names.join(", ")
-                )))
+    fn answer(&self, show: &Show, nic: Option<&str>, json: bool) -> Result<String, Failure> {
+        let nics: Vec<&ShowNic> = match self.dev.or(nic) {
+            Some(nic) => vec![named(show, nic)?],
+            None => show.nics.iter().collect(),
+        };
+        match json {
+            true => {
+                let all: Vec<_> = nics.into_iter().flat_map(self.say.json).collect();
+                Ok(serde_json::to_string_pretty(&all).map_err(failed)? + "\n")
             }
-            _ => Ok(said.concat()),
+            false => Ok(nics.into_iter().map(self.say.text).collect()),
         }
     }
 }
@@ -141,7 +178,7 @@ mod tests {
             nic.vfs[0].settings.insert(key.to_owned(), value.to_owned());
         }
         let words = ["show".to_owned(), "a".to_owned()];
-        let said = question_of_link(&words).unwrap().answer(&show, None);
+        let said = question_of_link(&words).unwrap().answer(&show, None, false);
         let said = said.unwrap_or_default();
         let mut lines = said.lines();
         assert_eq!(lines.next(), Some("a: mtu 9216 state UP"));
@@ -153,6 +190,12 @@ mod tests {
             )
         );
         assert_eq!(lines.count(), 1);
+        show.nics[0].fdb = vec!["02:00:00:00:00:99 vlan 5 self".to_owned()];
+        let fdb = ["fdb".to_owned()];
+        let said = question(&fdb).unwrap().answer(&show, Some("a"), true);
+        let said: Value = serde_json::from_str(&said.unwrap_or_default()).unwrap();
+        let entry = json!({"nic": "a", "mac": "02:00:00:00:00:99", "vlan": 5});
+        assert_eq!(said, json!([entry]));
         assert!(question_of_link(&["set".to_owned(), "up".to_owned()]).is_none());
     }
 }

@@ -6,6 +6,8 @@ use std::io::{self, BufReader, IsTerminal, Read, Write};
 use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use vfnic::cli;
 use vfnic::control::{CaptureRequest, Connection, Request, Response};
@@ -23,15 +25,21 @@ const MAX_BLOCK: u32 = 1 << 20;
 
 /// Captures until the user says stop or whoever reads it has enough.
 pub(crate) fn capture(ctl: &Path, nic: Option<String>, args: &cli::Capture) -> Result<(), Failure> {
-    let mut out = Out::open(args.write.as_deref())?;
+    if args.write.is_none() && io::stdout().is_terminal() {
+        return Err(usage(
+            "say where to: -w FILE, or to Wireshark: vfnic capture ... | wireshark -k -i -",
+        ));
+    }
     let request = CaptureRequest {
         nic,
         words: args.words.clone(),
         drops: args.drops,
         snaplen: args.snaplen,
     };
-    let stream = begin(ctl, &Request::Capture(request))?;
-    let counted = copy(stream, &mut out)?;
+    let begun = begin(ctl, &Request::Capture(request))?;
+    // Not before it begins: what is refused leaves a file as it was.
+    let mut out = Out::open(args.write.as_deref())?;
+    let counted = copy(begun.stream, &mut out)?;
     complain(&counted.to_string());
     match counted.missed {
         Some(_) => Ok(()),
@@ -50,21 +58,31 @@ pub(crate) fn stream(ctl: &Path, request: &Request) -> Result<BufReader<UnixStre
     connection.into_stream().map_err(failed)
 }
 
+/// What a NIC streams until this process is told to end.
+pub(crate) struct Begun {
+    pub(crate) stream: BufReader<UnixStream>,
+    /// Whether it has been told.
+    pub(crate) told: Arc<AtomicBool>,
+}
+
 /// Has the NIC begin, and end when this process is told to.
-pub(crate) fn begin(ctl: &Path, request: &Request) -> Result<BufReader<UnixStream>, Failure> {
+pub(crate) fn begin(ctl: &Path, request: &Request) -> Result<Begun, Failure> {
     let stream = stream(ctl, request)?;
     let end = stream.get_ref().try_clone().map_err(failed)?;
     let mut signals = crate::signals()?;
+    let told = Arc::new(AtomicBool::new(false));
+    let is_told = Arc::clone(&told);
     let wait = move || {
         let mut byte = [0];
         if signals.read_exact(&mut byte).is_ok() {
+            is_told.store(true, Ordering::Relaxed);
             // What has been captured so far still comes.
             let _ = end.shutdown(Shutdown::Write);
         }
     };
     let thread = std::thread::Builder::new().name("end".to_owned());
     thread.spawn(wait).map_err(failed)?;
-    Ok(stream)
+    Ok(Begun { stream, told })
 }
 
 /// Where a capture goes.
@@ -75,7 +93,7 @@ pub(crate) struct Out {
 }
 
 impl Out {
-    /// The named file, or standard output for `-` or if that is not a terminal.
+    /// The named file, or standard output for `-` or without a name.
     pub(crate) fn open(file: Option<&Path>) -> Result<Out, Failure> {
         let stdout = || Out {
             to: Box::new(io::stdout()),
@@ -93,9 +111,6 @@ impl Out {
                     file: is_file.then(|| (path.to_owned(), cut)),
                 })
             }
-            None if io::stdout().is_terminal() => Err(usage(
-                "say where to: -w FILE, or to Wireshark: vfnic capture ... | wireshark -k -i -",
-            )),
             None => Ok(stdout()),
         }
     }

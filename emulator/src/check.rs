@@ -19,7 +19,7 @@ pub(crate) fn paths(
     args: &cli::CheckPaths,
 ) -> Result<(), Failure> {
     let rate = args.rate;
-    let stream = capture::begin(ctl, &Request::CheckPaths { nic, rate })?;
+    let stream = capture::begin(ctl, &Request::CheckPaths { nic, rate })?.stream;
     if let Some(seconds) = args.seconds {
         let end = stream.get_ref().try_clone().map_err(failed)?;
         let wait = move || {

@@ -7,6 +7,7 @@ mod guest;
 mod lab;
 mod line;
 mod netns;
+mod number;
 mod show;
 
 use std::path::PathBuf;
@@ -173,8 +174,11 @@ pub enum Command {
         /// set [dev NIC] [up|down] [carrier on|off] [mtu BYTES] [numvfs N] | set [dev NIC] hwmode veb|vepa|floating |
         /// set [dev NIC] netem [egress|ingress|both] delay TIME ...|none | set [dev NIC] flap up TIME down TIME|none | set [dev NIC] vf N ... |
         /// show [dev NIC]
-        #[arg(num_args = 0.., add = ArgValueCompleter::new(complete::link_words))]
+        #[arg(num_args = 0.., allow_negative_numbers = true, add = ArgValueCompleter::new(complete::link_words))]
         words: Vec<String>,
+        /// How it is shown.
+        #[command(flatten)]
+        show: Show,
     },
     /// Say how the NIC's switch forwards, and tell it of stations behind the PF, in the words of bridge(8)
     #[command(after_help = BRIDGE_HELP)]
@@ -184,8 +188,11 @@ pub enum Command {
         at: Target,
         /// link set dev NIC hwmode veb|vepa|floating [self] | link [show [dev NIC]] |
         /// fdb add|del MAC dev NIC [vlan VID] [self] | fdb [show [dev NIC]]
-        #[arg(required = true, num_args = 1..)]
+        #[arg(required = true, num_args = 1.., allow_negative_numbers = true, add = ArgValueCompleter::new(complete::bridge_words))]
         words: Vec<String>,
+        /// How it is shown.
+        #[command(flatten)]
+        show: Show,
     },
     /// The same as 'bridge fdb'
     Fdb {
@@ -193,8 +200,11 @@ pub enum Command {
         #[command(flatten)]
         at: Target,
         /// add|del MAC [dev NIC] [vlan VID] [self] | show [dev NIC]
-        #[arg(num_args = 0..)]
+        #[arg(num_args = 0.., allow_negative_numbers = true, add = ArgValueCompleter::new(complete::fdb_words))]
         words: Vec<String>,
+        /// How it is shown.
+        #[command(flatten)]
+        show: Show,
     },
     /// Say what becomes of a frame and why: every decision in order, the receivers, or the reason of the drop
     #[command(after_help = WHY_HELP)]
@@ -263,7 +273,7 @@ pub struct Why {
     #[command(flatten)]
     pub show: Show,
     /// from vfN|wire, and then the frame, unless it is in a capture
-    #[arg(required = true, num_args = 1..)]
+    #[arg(required = true, num_args = 1.., allow_negative_numbers = true, add = ArgValueCompleter::new(complete::why_words))]
     pub words: Vec<String>,
 }
 
@@ -311,7 +321,7 @@ pub struct Capture {
     pub snaplen: u32,
     /// Ports, vf N, wire or pf, behind the name of their NIC if there are several; and then what frames are to be like: flow-type ...,
     /// the words of 'filter add'
-    #[arg(required = true, num_args = 1.., add = ArgValueCompleter::new(complete::capture_words))]
+    #[arg(required = true, num_args = 1.., allow_negative_numbers = true, add = ArgValueCompleter::new(complete::capture_words))]
     pub words: Vec<String>,
 }
 
@@ -407,19 +417,14 @@ pub enum Check {
 #[derive(Debug, Args)]
 pub struct CheckPaths {
     /// End after so many seconds [default: with Ctrl-C]
-    #[arg(long, value_name = "S", value_parser = seconds)]
+    #[arg(long, value_name = "S", value_parser = number::number(0.0..=1e6, "seconds"))]
     pub seconds: Option<f64>,
     /// Frames a second of each VF, and of the wire, at most
-    #[arg(long, value_name = "N", default_value_t = 1000, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    #[arg(long, value_name = "N", default_value_t = 1000, value_parser = number::whole::<u32>(1..=1_000_000))]
     pub rate: u32,
     /// How it is shown.
     #[command(flatten)]
     pub show: Show,
-}
-
-fn seconds(word: &str) -> Result<f64, &'static str> {
-    let seconds = word.parse().ok().filter(|s| (0.0..=1e6).contains(s));
-    seconds.ok_or("a number of seconds, such as 10 or 0.5")
 }
 
 const CHECK_PATHS_HELP: &str = "\
@@ -517,7 +522,7 @@ pub struct Run {
     /// Where to make the control socket [default: ctl.sock in --socket-dir]
     #[arg(long, value_name = "SOCKET")]
     pub ctl: Option<PathBuf>,
-    /// What to run [default: one NIC with two VFs]
+    /// What to run, a file or - for standard input [default: one NIC with two VFs]
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
     /// Number of VFs (of the first NIC)

@@ -91,9 +91,9 @@ fn capture(ctl: &Path, interface: &str, fifo: &Path, args: &cli::Extcap) -> Resu
         snaplen: args.snaplen,
     };
     // Asked first: what is refused shows in Wireshark as soon as it is.
-    let stream = begin(ctl, &Request::Capture(request))?;
+    let begun = begin(ctl, &Request::Capture(request))?;
     let mut out = Out::open(Some(fifo))?;
-    copy(stream, &mut out).map(drop)
+    copy(begun.stream, &mut out).map(drop)
 }
 
 #[cfg(test)]

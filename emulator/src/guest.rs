@@ -1,6 +1,7 @@
 //! `vfnic guest`: what to paste to have a guest on a VF. [`recipe`] is a function of the VF, of who runs the guest and of what this machine
 //! has; the rest asks a running NIC and this machine for those. Starts nothing.
 
+use std::borrow::Cow;
 use std::fmt::Write as _;
 use std::path::Path;
 use std::process::Command;
@@ -171,8 +172,27 @@ pub(crate) fn recipe(of: GuestOf, port: &Port, machine: &Machine) -> String {
     out
 }
 
+/// A path as a word for a shell, or a part of one.
+fn word(path: &str) -> Cow<'_, str> {
+    // A path has no NUL in it.
+    shlex::try_quote(path).unwrap_or(Cow::Borrowed(path))
+}
+
+/// The same as the value of an option of QEMU's, in which a comma is said twice.
+fn option(path: &str) -> String {
+    word(&path.replace(',', ",,")).into_owned()
+}
+
+/// A path in an attribute of XML between single quotes.
+fn attribute(path: &str) -> String {
+    path.replace('&', "&amp;")
+        .replace('<', "&lt;")
+        .replace('\'', "&apos;")
+}
+
 fn qemu(out: &mut String, port: &Port, machine: &Machine) -> std::fmt::Result {
-    let Port { socket, mac, .. } = port;
+    let mac = &port.mac;
+    let socket = option(&port.socket);
     let known = machine.version.is_some();
     let version = machine.version.unwrap_or((u32::MAX, 0));
     if !known {
@@ -236,7 +256,7 @@ fn qemu(out: &mut String, port: &Port, machine: &Machine) -> std::fmt::Result {
         if port.qmp.is_some() { " \\" } else { "" },
     )?;
     match &port.qmp {
-        Some(qmp) => writeln!(out, "  -qmp unix:{qmp},server=on,wait=off"),
+        Some(qmp) => writeln!(out, "  -qmp unix:{},server=on,wait=off", option(qmp)),
         None => Ok(()),
     }
 }
@@ -279,7 +299,7 @@ fn sriov_into(out: &mut String, pf: &Port, vfs: &[Port], machine: &Machine) -> s
             true => "reconnect-ms=1000",
             false => "server=on,wait=off",
         };
-        let (socket, queues) = (&port.socket, port.queue_pairs.max(1));
+        let (socket, queues) = (option(&port.socket), port.queue_pairs.max(1));
         writeln!(
             out,
             "  -chardev socket,id=c{n},path={socket},{role} -netdev vhost-user,id=n{n},chardev=c{n},queues={queues} \\"
@@ -313,9 +333,8 @@ fn sriov_function(n: usize, port: &Port) -> String {
 }
 
 fn libvirt(out: &mut String, port: &Port) -> std::fmt::Result {
-    let Port {
-        socket, mac, mtu, ..
-    } = port;
+    let Port { mac, mtu, .. } = port;
+    let socket = attribute(&port.socket);
     let (mode, reconnect) = match port.listens {
         true => (
             "client",
@@ -358,7 +377,8 @@ fn libvirt(out: &mut String, port: &Port) -> std::fmt::Result {
 }
 
 fn cloud_hypervisor(out: &mut String, port: &Port) -> std::fmt::Result {
-    let Port { socket, mac, .. } = port;
+    let mac = &port.mac;
+    let socket = word(&port.socket);
     let role = if port.listens {
         ""
     } else {
@@ -386,7 +406,7 @@ fn crosvm(out: &mut String, port: &Port) -> std::fmt::Result {
         "# Its guest has the VF's address by itself. Add a disk.\n\
          crosvm run --mem 512 --cpus {} --vhost-user net,socket={} vmlinux",
         port.queue_pairs.max(1),
-        port.socket
+        word(&port.socket)
     )
 }
 
@@ -402,13 +422,14 @@ fn uml(out: &mut String, port: &Port) -> std::fmt::Result {
         "# A kernel with CONFIG_VIRTIO_UML: Debian's package user-mode-linux has linux.uml, examples/linux-guests/build.sh makes one. Its\n\
          # guest has the VF's address by itself. Its memory is a file, which is to be on a tmpfs that may be executed. Add ubd0=DISK or initrd=FILE.\n\
          TMPDIR=/dev/shm linux.uml mem=256M virtio_uml.device={}:1",
-        port.socket
+        word(&port.socket)
     )
 }
 
 fn testpmd(out: &mut String, socket: &str, port: &Port, program: &str) -> std::fmt::Result {
     let role = if port.listens { "" } else { ",server=1" };
     let queues = port.queue_pairs.max(1);
+    let socket = word(socket);
     writeln!(
         out,
         "{program} -l 0,1 --no-huge -m 256 --no-pci --no-shconf --no-telemetry \\\n\
@@ -425,7 +446,10 @@ fn podman(out: &mut String, port: &Port) -> std::fmt::Result {
          # is the same user's."
     )?;
     let (folder, name) = port.socket.rsplit_once('/').unwrap_or((".", &port.socket));
-    let program = format!("podman run --rm -it -v {folder}:/vfnic:z IMAGE \\\n  dpdk-testpmd");
+    let program = format!(
+        "podman run --rm -it -v {}:/vfnic:z IMAGE \\\n  dpdk-testpmd",
+        word(folder)
+    );
     testpmd(out, &format!("/vfnic/{name}"), port, &program)
 }
 
@@ -453,6 +477,54 @@ mod tests {
             version,
             kvm: false,
         }
+    }
+
+    #[test]
+    fn what_is_pasted_is_one_path_to_a_shell_and_to_who_reads_its_words() {
+        let port = Port {
+            socket: "/tmp/a b,c/it's <vf0>.sock".to_owned(),
+            qmp: Some("/tmp/q,1 .sock".to_owned()),
+            ..port()
+        };
+        let shell = |of: GuestOf| {
+            let text = recipe(of, &port, &machine(Some((10, 0))));
+            let lines = text.lines().filter(|line| !line.starts_with('#'));
+            let line: String = lines.map(|line| line.to_owned() + "\n").collect();
+            shlex::split(&line.replace("\\\n", " ")).unwrap()
+        };
+        let has = |words: Vec<String>, word: &str| {
+            assert!(
+                words.iter().any(|said| said.contains(word)),
+                "{word}: {words:?}"
+            );
+        };
+        has(
+            shell(GuestOf::Qemu),
+            "socket,id=vf,path=/tmp/a b,,c/it's <vf0>.sock,reconnect-ms=1000",
+        );
+        has(
+            shell(GuestOf::Qemu),
+            "unix:/tmp/q,,1 .sock,server=on,wait=off",
+        );
+        has(shell(GuestOf::Uml), "device=/tmp/a b,c/it's <vf0>.sock:1");
+        has(
+            shell(GuestOf::Crosvm),
+            "net,socket=/tmp/a b,c/it's <vf0>.sock",
+        );
+        has(
+            shell(GuestOf::CloudHypervisor),
+            "socket=/tmp/a b,c/it's <vf0>.sock,mac=",
+        );
+        has(
+            shell(GuestOf::Testpmd),
+            "path=/tmp/a b,c/it's <vf0>.sock,mac=",
+        );
+        has(shell(GuestOf::Podman), "/tmp/a b,c:/vfnic:z");
+        let xml = recipe(GuestOf::Libvirt, &port, &machine(None));
+        assert!(
+            xml.contains("path='/tmp/a b,c/it&apos;s &lt;vf0>.sock'"),
+            "{xml}"
+        );
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! The commands of the laboratory: NICs on the virtual clock, scenarios, experiments.
 
 use std::io::Write;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ use vfnic::experiment::series::Series;
 use vfnic::experiment::{self, ClockMode, ExperimentPlan, Guests};
 use vfnic::linux::Image;
 use vfnic::provenance::Provenance;
-use vfnic::scenario::{self, CompareError, GuestKind, Shipped};
+use vfnic::scenario::{self, CompareError, GuestKind, LoadError, Shipped};
 use vfnic::server::ready::Ready;
 use vfnic::timetravel::{self, Simulation, SimulationError};
 
@@ -29,12 +29,7 @@ pub(crate) fn run_virtual(
     args: cli::VirtualClock,
     ready_fd: Option<u32>,
 ) -> Result<(), Failure> {
-    let until = match args.until {
-        Some(seconds) if !(0.0..=1e9).contains(&seconds) => {
-            return Err(usage(format!("--until {seconds}: 0 to 1e9 seconds")));
-        }
-        until => until.map(|seconds| Nanos((seconds * 1e9) as u64)),
-    };
+    let until = args.until.map(|seconds| Nanos((seconds * 1e9) as u64));
     let settings = timetravel::Settings {
         calendar: args.calendar.unwrap_or_default(),
         guests: args.wait_for.unwrap_or(1),
@@ -93,24 +88,37 @@ pub(crate) fn run_experiment(args: &cli::Experiment) -> Result<(), Failure> {
     if let [outcome] = series.runs.as_mut_slice() {
         outcome.made_by = Some(made_by);
         let outcome = &*outcome;
-        print(&experiment::text(outcome))?;
+        if !on_standard_output(args) {
+            print(&experiment::text(outcome))?;
+        }
         write_all(args, outcome, &experiment::html(outcome))?;
     } else {
         series.made_by = Some(made_by);
-        print(&experiment::series_text(&series))?;
+        if !on_standard_output(args) {
+            print(&experiment::series_text(&series))?;
+        }
         write_all(args, &series, &experiment::series_html(&series))?;
     }
     if let Some(file) = &args.csv {
-        let failed = |e| failed(format!("{}: {e}", file.display()));
-        let mut csv = csv::Writer::from_path(file).map_err(failed)?;
-        series
-            .rows()
-            .iter()
-            .try_for_each(|row| csv.serialize(row))
-            .map_err(failed)?;
-        csv.flush().map_err(|e| failed(e.into()))?;
+        let failed = |e: csv::Error| failed(format!("{}: {e}", file.display()));
+        let mut csv = csv::Writer::from_writer(Vec::new());
+        let rows = series.rows();
+        let written = rows.iter().try_for_each(|row| csv.serialize(row));
+        written.map_err(failed)?;
+        let text = csv.into_inner().map_err(|e| super::failed(e.error()))?;
+        write(file, &String::from_utf8_lossy(&text))?;
     }
     Ok(())
+}
+
+/// Whether one of the files is standard output, which then has nothing else.
+fn on_standard_output(args: &cli::Experiment) -> bool {
+    files(args).any(|file| is_standard(file))
+}
+
+/// The files that were asked for.
+fn files(args: &cli::Experiment) -> impl Iterator<Item = &PathBuf> {
+    args.json.iter().chain(&args.report).chain(&args.csv)
 }
 
 /// This build on this machine, and how busy that is if what it makes takes the time of the wall clock.
@@ -142,7 +150,7 @@ impl<T: Serialize> Made<'_, T> {
     }
 }
 
-/// The files that were asked for.
+/// Writes the figures and the page, if they were asked for.
 fn write_all(args: &cli::Experiment, outcome: &impl Serialize, page: &str) -> Result<(), Failure> {
     if let Some(file) = &args.json {
         let mut json = serde_json::to_string_pretty(outcome).map_err(failed)?;
@@ -151,7 +159,9 @@ fn write_all(args: &cli::Experiment, outcome: &impl Serialize, page: &str) -> Re
     }
     if let Some(file) = &args.report {
         write(file, page)?;
-        print(&format!("\nReport: {}\n", file.display()))?;
+        if !on_standard_output(args) {
+            print(&format!("\nReport: {}\n", file.display()))?;
+        }
     }
     Ok(())
 }
@@ -226,12 +236,12 @@ fn plan(args: &cli::Experiment) -> Result<(ExperimentPlan, Vec<(u16, u16)>), Fai
     }
     let linux = guests != Guests::Embedded;
     let seconds = args.seconds.unwrap_or(if linux { 1.0 } else { 2.0 });
-    if !(0.01..=3600.0).contains(&seconds) {
-        return Err(usage(format!(
-            "--seconds {seconds}: 0.01 to 3600 seconds can be measured"
-        )));
+    if files(args).filter(|file| is_standard(file)).count() > 1 {
+        return Err(usage(
+            "--json, --report, --csv: one of them may be -, standard output",
+        ));
     }
-    for file in args.json.iter().chain(&args.report).chain(&args.csv) {
+    for file in files(args) {
         let dir = file.parent().filter(|d| !d.as_os_str().is_empty());
         if dir.is_some_and(|d| !d.is_dir()) {
             return Err(usage(format!(
@@ -266,9 +276,16 @@ fn plan(args: &cli::Experiment) -> Result<(ExperimentPlan, Vec<(u16, u16)>), Fai
 
 pub(crate) fn run_scenario(command: cli::Scenario) -> Result<(), Failure> {
     let args = match command {
-        cli::Scenario::Check { file } => {
-            let checked = scenario::ScenarioPlan::load(&file, None, None);
-            return checked.map(drop).map_err(usage);
+        cli::Scenario::Check { files } => {
+            let checked = files
+                .iter()
+                .map(|file| scenario::ScenarioPlan::load(file, None, None));
+            let wrong: Vec<_> = checked.filter_map(Result::err).collect();
+            return match wrong.is_empty() {
+                true => Ok(()),
+                // A line each.
+                false => Err(usage(lines(wrong))),
+            };
         }
         cli::Scenario::List { json } => return list_scenarios(json),
         cli::Scenario::New { file, from } => return new_scenario(&file, &from),
@@ -306,12 +323,20 @@ pub(crate) fn run_scenario(command: cli::Scenario) -> Result<(), Failure> {
     if let Some(file) = &args.report {
         write(file, &scenario::html(&outcome, &made_by(false)))?;
     }
-    let mut wrong: Vec<String> = outcome.failed().map(ToString::to_string).collect();
-    wrong.extend(outcome.faults);
+    let wrong = outcome.failed().map(ToString::to_string);
+    let wrong = wrong.chain(outcome.faults.iter().cloned());
+    let wrong = wrong.map(|line| format!("{}: {line}", file.display()));
+    let wrong: Vec<_> = wrong.collect();
     match wrong.is_empty() {
         true => Ok(()),
-        false => Err(Failure::Failed(wrong.join("\nvfnic: "))),
+        false => Err(failed(lines(wrong))),
     }
+}
+
+/// Several mistakes, a line each.
+fn lines(wrong: Vec<impl ToString>) -> String {
+    let wrong: Vec<_> = wrong.iter().map(ToString::to_string).collect();
+    wrong.join("\nvfnic: ")
 }
 
 /// Those that come with the program.
@@ -370,6 +395,14 @@ fn compare_scenarios(args: &cli::ScenarioRun) -> Result<(), Failure> {
         Some(ProfileWord::All) => Profile::all().collect(),
     };
     let compared = scenario::compare(&args.files, &profiles).map_err(|e| match e {
+        CompareError::Load(LoadError::Read { path, source, .. })
+            if args.json && path.extension().is_some_and(|of| of == "json") =>
+        {
+            usage(format!(
+                "cannot read {0}: {source}; --json prints, and {0} was taken for a scenario: say --json > {0}",
+                path.display()
+            ))
+        }
         CompareError::Load(e) => usage(e),
         e => failed(e),
     })?;
@@ -386,10 +419,19 @@ fn compare_scenarios(args: &cli::ScenarioRun) -> Result<(), Failure> {
     let wrong: Vec<_> = wrong.collect();
     match wrong.is_empty() {
         true => Ok(()),
-        false => Err(Failure::Failed(wrong.join("\nvfnic: "))),
+        false => Err(failed(lines(wrong))),
     }
 }
 
+/// Whether a file is the standard stream.
+fn is_standard(file: &Path) -> bool {
+    file.as_os_str() == "-"
+}
+
+/// Writes a file, or standard output if that is `-`.
 fn write(file: &Path, text: &str) -> Result<(), Failure> {
+    if is_standard(file) {
+        return print(text);
+    }
     std::fs::write(file, text).map_err(|e| failed(format!("{}: {e}", file.display())))
 }

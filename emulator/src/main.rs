@@ -9,6 +9,7 @@ mod check;
 #[cfg(feature = "lab")]
 mod demo;
 mod extcap;
+mod filter;
 mod guest;
 #[cfg(feature = "lab")]
 mod lab;
@@ -44,7 +45,6 @@ use tracing_subscriber::util::SubscriberInitExt;
 use vfnic::cli::RunClock;
 use vfnic::cli::{self, Cli};
 use vfnic::config::{Config, Overrides, SocketAccess, default_socket_dir, temporary_socket_dir};
-use vfnic::control::show::words_to_json;
 use vfnic::control::{NicCommand, Request, Response, ask};
 use vfnic::log::{Log, RateLimit, complain};
 use vfnic::sandbox::{Needs, Role, Sandbox};
@@ -124,9 +124,11 @@ fn carry_out(cli: Cli) -> Result<(), Failure> {
         ) if nic.is_none() => (behind.clone().or(ctl), None),
         (_, None) if nic.is_none() && ctl.is_none() => (None, None),
         _ => {
-            return Err(usage(
-                "--nic is for show, top, guest, netns, vf, filter, link, bridge, fdb, why, capture, monitor, check and batch, and --ctl for those, save, upgrade, extcap and run",
-            ));
+            const NICS: &str = "show, top, guest, netns, vf, filter, link, bridge, fdb, why, capture, monitor, check and batch";
+            return Err(usage(match nic {
+                Some(_) => format!("--nic is for {NICS}"),
+                None => format!("--ctl is for {NICS}, save, upgrade, extcap and run"),
+            }));
         }
     };
     match command {
@@ -147,9 +149,10 @@ fn carry_out(cli: Cli) -> Result<(), Failure> {
         cli::Command::Save { .. } => save(&running(ctl)?),
         cli::Command::Upgrade(args) => upgrade::upgrade(&running(ctl)?, &args),
         cli::Command::Vf { words, .. } => self::command(&running(ctl)?, nic, "vf", words),
-        cli::Command::Filter { command, .. } => filter(&running(ctl)?, nic, command),
-        cli::Command::Link { words, .. } => match bridge::question_of_link(&words) {
-            Some(question) => question.ask(&running(ctl)?, nic.as_deref()),
+        cli::Command::Filter { command, .. } => filter::filter(&running(ctl)?, nic, command),
+        cli::Command::Link { words, show, .. } => match bridge::question_of_link(&words) {
+            Some(question) => question.ask(&running(ctl)?, nic.as_deref(), show.json),
+            None if show.json => Err(usage(NO_JSON)),
             None => self::command(&running(ctl)?, nic, "link", words),
         },
         cli::Command::Capture(args) => capture::capture(&running(ctl)?, nic, &args),
@@ -160,11 +163,14 @@ fn carry_out(cli: Cli) -> Result<(), Failure> {
         cli::Command::Monitor(args) => monitor::monitor(&running(ctl)?, nic, &args),
         cli::Command::Extcap(args) => extcap::extcap(&running(ctl)?, &args),
         cli::Command::Why(args) => why::ask_why(&running(ctl)?, nic, &args),
-        cli::Command::Bridge { words, .. } => match bridge::question(&words) {
-            Some(question) => question.ask(&running(ctl)?, nic.as_deref()),
+        cli::Command::Bridge { words, show, .. } => match bridge::question(&words) {
+            Some(question) => question.ask(&running(ctl)?, nic.as_deref(), show.json),
+            None if show.json => Err(usage(NO_JSON)),
             None => self::command(&running(ctl)?, nic, "bridge", words),
         },
-        cli::Command::Fdb { mut words, .. } => {
+        cli::Command::Fdb {
+            mut words, show, ..
+        } => {
             words.insert(0, "fdb".to_owned());
             carry_out(Cli {
                 ctl,
@@ -172,6 +178,7 @@ fn carry_out(cli: Cli) -> Result<(), Failure> {
                 command: cli::Command::Bridge {
                     at: cli::Target::default(),
                     words,
+                    show,
                 },
             })
         }
@@ -181,6 +188,9 @@ fn carry_out(cli: Cli) -> Result<(), Failure> {
         cli::Command::Batch { file, .. } => carry_out_batch(ctl, nic.as_deref(), &file),
     }
 }
+
+/// What a change is told that is to be shown as JSON.
+const NO_JSON: &str = "--json is for what shows: show [dev NIC] --json";
 
 /// The command line, in which `-batch` is one word, as it is to ip(8).
 fn arguments() -> impl Iterator<Item = OsString> {
@@ -239,6 +249,9 @@ fn misread(error: &clap::Error, args: impl Iterator<Item = OsString>) -> Option<
     let what = what.join(" ");
     let what = what.strip_prefix("error: ").unwrap_or(&what);
     let meant = meant(error).map_or_else(String::new, |word| format!(": did you mean '{word}'?"));
+    if let Some(number) = negative(error) {
+        return Some(format!("{number}: nothing is less than zero here"));
+    }
     let number = STD_NUMBERS.into_iter().find(|(std, _)| what.ends_with(std));
     let what = match number {
         Some((std, ours)) => what.replace(std, ours),
@@ -249,6 +262,20 @@ fn misread(error: &clap::Error, args: impl Iterator<Item = OsString>) -> Option<
     let line = cli::Line::of(&args, &program);
     let (command, _) = line.command(&program);
     Some(format!("{what}{meant} (see '{command} --help'{WITHOUT})"))
+}
+
+/// The word that was taken for an option, if it is a number or begins with one, such as `-1ms`.
+fn negative(error: &clap::Error) -> Option<String> {
+    use clap::error::{ContextKind, ContextValue, ErrorKind};
+    let Some(ContextValue::String(word)) = error.get(ContextKind::InvalidArg) else {
+        return None;
+    };
+    let is_number = word
+        .strip_prefix('-')?
+        .starts_with(|c: char| c.is_ascii_digit());
+    // Of `-1ms` clap tells the first letter.
+    let said = std::env::args().find(|said| said.starts_with(word.as_str()));
+    said.filter(|_| is_number && error.kind() == ErrorKind::UnknownArgument)
 }
 
 /// What the standard library says of text that is no number, and what a user is told.
@@ -538,56 +565,6 @@ fn welcome(server: &Server, ctl: &Path) -> String {
 fn save(ctl: &Path) -> Result<(), Failure> {
     match ask(ctl, &Request::Save).map_err(failed)? {
         Response::Save(text) => print(&text),
-        Response::Refused(why) => Err(usage(why)),
-        _ => Err(failed("the answer is not to this question")),
-    }
-}
-
-fn filter(ctl: &Path, nic: Option<String>, filter: cli::Filter) -> Result<(), Failure> {
-    let (verb, words) = match filter {
-        cli::Filter::Add { words } => ("add", words),
-        cli::Filter::Replace { words } => ("replace", words),
-        cli::Filter::Del { words } => ("del", words),
-        cli::Filter::Flush => ("flush", Vec::new()),
-        cli::Filter::Show(args) => return show_filters(ctl, nic, &args),
-    };
-    let words = std::iter::once(verb.to_owned()).chain(words);
-    command(ctl, nic, "filter", words.collect())
-}
-
-fn show_filters(ctl: &Path, nic: Option<String>, args: &cli::Show) -> Result<(), Failure> {
-    match ask(ctl, &Request::FilterTable { nic }).map_err(failed)? {
-        Response::FilterTable(filters) if args.json => {
-            let filters = filters.iter().map(|filter| {
-                let mut json = words_to_json(&filter.words);
-                json["id"] = filter.id.into();
-                json["hits"] = filter.hits.into();
-                if let Some(vf) = filter.driver {
-                    json["driver"] = vf.into();
-                }
-                json
-            });
-            let filters: Vec<_> = filters.collect();
-            let json = serde_json::to_string_pretty(&filters).map_err(failed)?;
-            print(&format!("{json}\n"))
-        }
-        Response::FilterTable(filters) => {
-            // The words that add it, and behind them what a shell and a batch take for a comment.
-            let lines = filters
-                .iter()
-                .map(|filter| match (filter.id, filter.driver) {
-                    (Some(id), _) => format!("{}  # id {id}\n", filter.words),
-                    (None, Some(vf)) => format!(
-                        "# vf {vf}: its driver has {} for what the VF receives\n",
-                        filter.words
-                    ),
-                    (None, None) => format!(
-                        "{}  # waits for the one above to be deleted\n",
-                        filter.words
-                    ),
-                });
-            print(&lines.collect::<String>())
-        }
         Response::Refused(why) => Err(usage(why)),
         _ => Err(failed("the answer is not to this question")),
     }

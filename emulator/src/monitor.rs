@@ -2,6 +2,7 @@
 
 use std::io::{BufRead, ErrorKind, Write};
 use std::path::Path;
+use std::sync::atomic::Ordering;
 
 use vfnic::capture::lines::Line;
 use vfnic::cli;
@@ -12,9 +13,9 @@ use crate::{Failure, capture, failed};
 /// Prints events, a line each, until the user says stop or the NIC ends.
 pub(crate) fn monitor(ctl: &Path, nic: Option<String>, args: &cli::Monitor) -> Result<(), Failure> {
     let drops = args.drops;
-    let stream = capture::begin(ctl, &Request::Monitor { nic, drops })?;
+    let begun = capture::begin(ctl, &Request::Monitor { nic, drops })?;
     let mut out = std::io::stdout().lock();
-    for line in stream.lines() {
+    for line in begun.stream.lines() {
         let Ok(line) = line else { break };
         let shown = match args.show.json {
             true => line,
@@ -26,11 +27,14 @@ pub(crate) fn monitor(ctl: &Path, nic: Option<String>, args: &cli::Monitor) -> R
         };
         match writeln!(out, "{shown}").and_then(|()| out.flush()) {
             Ok(()) => {}
-            Err(error) if error.kind() == ErrorKind::BrokenPipe => break,
+            Err(error) if error.kind() == ErrorKind::BrokenPipe => return Ok(()),
             Err(error) => return Err(failed(error)),
         }
     }
-    Ok(())
+    match begun.told.load(Ordering::Relaxed) {
+        true => Ok(()),
+        false => Err(failed("vfnic has ended, and has told all up to there")),
+    }
 }
 
 /// A line as people read it, with the time of day in UTC.

@@ -10,6 +10,7 @@ use vfnic::control::show::{Show, ShowNic, ShowVf};
 use vfnic::control::{AttachTap, Connection, Request, Response};
 use vfnic::tap_port::TapDevice;
 
+use super::show::named;
 use super::{Failure, done, failed, print, usage};
 
 pub(super) fn netns(ctl: &Path, nic: Option<&str>, command: &cli::Netns) -> Result<(), Failure> {
@@ -17,7 +18,7 @@ pub(super) fn netns(ctl: &Path, nic: Option<&str>, command: &cli::Netns) -> Resu
     match command {
         cli::Netns::Add { words } => add(&mut connection, nic, words),
         cli::Netns::Delete { words } => delete(&mut connection, nic, words),
-        cli::Netns::List => list(&mut connection, nic),
+        cli::Netns::List(show) => list(&mut connection, nic, show.json),
     }
 }
 
@@ -151,8 +152,21 @@ fn delete(connection: &mut Connection, nic: Option<&str>, words: &[String]) -> R
     Ok(())
 }
 
-fn list(connection: &mut Connection, nic: Option<&str>) -> Result<(), Failure> {
+fn list(connection: &mut Connection, nic: Option<&str>, json: bool) -> Result<(), Failure> {
     let show = show(connection)?;
+    if let Some(nic) = nic {
+        named(&show, nic)?;
+    }
+    if json {
+        let all = taps(&show, nic).map(|(nic, vf, tap)| {
+            serde_json::json!({
+                "netns": vf.netns, "nic": nic, "vf": vf.vf, "device": tap, "connected": vf.connected,
+            })
+        });
+        let all: Vec<_> = all.collect();
+        let json = serde_json::to_string_pretty(&all).map_err(failed)?;
+        return print(&format!("{json}\n"));
+    }
     let mut text = String::new();
     for (nic, vf, tap) in taps(&show, nic) {
         let netns = vf.netns.as_deref().unwrap_or("-");

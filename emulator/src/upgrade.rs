@@ -1,7 +1,7 @@
 //! `vfnic upgrade`: starts the program that is to go on where the one that runs is, and says what comes of it; and that program's part, as
 //! `vfnic run --take-over`. What is handed over, and how, is the library's.
 
-use std::io::Read;
+use std::io::{Read, Write};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -14,7 +14,10 @@ use vfnic::server::Server;
 use vfnic::server::ready::Ready;
 use vfnic::state_file::StateFile;
 
-use crate::{Failure, failed, keep, print, refused, running, serve, signals_in};
+use crate::{Failure, failed, keep, print, refused, running, serve, signals_in, usage};
+
+/// What a process answers in place of `ready` that does not go on: it has said why on standard error, which is this one's, too.
+const SAID_WHY: [u8; 6] = *b"refuse";
 
 /// Has a program go on where the process at this control socket is.
 pub(crate) fn upgrade(ctl: &Path, args: &cli::Upgrade) -> Result<(), Failure> {
@@ -43,8 +46,10 @@ pub(crate) fn upgrade(ctl: &Path, args: &cli::Upgrade) -> Result<(), Failure> {
             child.id()
         ));
     }
-    // A vfnic has said why.
     let status = child.wait().map_err(failed)?;
+    if said == SAID_WHY {
+        std::process::exit(status.code().unwrap_or(1));
+    }
     let program = program.display();
     Err(failed(format!(
         "{program} does not go on ({status}), but the vfnic that runs does"
@@ -57,11 +62,30 @@ pub(crate) fn take_over(
     ctl: Option<PathBuf>,
     sandbox: Sandbox,
 ) -> Result<(), Failure> {
+    let mut goes_on = false;
+    let outcome = go_on(args, ctl, sandbox, &mut goes_on);
+    if outcome.is_err() && !goes_on && args.ready_fd == Some(1) {
+        // Nobody need hear it.
+        let _ = std::io::stdout().write_all(&SAID_WHY);
+        let _ = std::io::stdout().flush();
+    }
+    outcome
+}
+
+/// The same; it goes on from when it says so, and then ends as any other does.
+fn go_on(
+    args: &cli::Run,
+    ctl: Option<PathBuf>,
+    sandbox: Sandbox,
+    goes_on: &mut bool,
+) -> Result<(), Failure> {
     let signals = signals_in(sandbox)?;
     let mut taken = Taken::ask(&running(ctl)?).map_err(|error| match error {
         TakeOverError::OtherVersion => failed(format!(
             "{error}: restart it, and front ends that connect again go on"
         )),
+        // Nothing has been stopped.
+        TakeOverError::Refused(why) => usage(format!("{why}; the vfnic that runs goes on")),
         other => failed(other),
     })?;
     let ready = taken.descriptor().map_err(failed)?;
@@ -82,6 +106,7 @@ pub(crate) fn take_over(
         }
     };
     taken.commit().map_err(failed)?;
+    *goes_on = true;
     // The guests are this process' from here on: nothing that can be done without ends it.
     server.go_on(&taken);
     let mut ready = Ready::adopt(&taken.config, ready);

@@ -20,6 +20,12 @@ pub(crate) fn ask_why(ctl: &Path, nic: Option<String>, args: &cli::Why) -> Resul
             false => why.to_string(),
         });
     };
+    // Behind `from PORT`: a capture says all else.
+    if let Some(word) = args.words.get(2).filter(|word| *word != "gso") {
+        return Err(usage(format!(
+            "why --pcap: '{word}': the frames are those of the file: say from vfN or from wire only"
+        )));
+    }
     let frames = read(file).map_err(usage)?;
     if let Some(n) = args.packet
         && !(1..=frames.len()).contains(&n)
@@ -40,7 +46,7 @@ pub(crate) fn ask_why(ctl: &Path, nic: Option<String>, args: &cli::Why) -> Resul
         ]);
         let why = one(ctl, nic.clone(), words)?;
         match args.show.json {
-            true => print(&json(&Packet { packet: n, why })?)?,
+            true => print(&line(&Packet { packet: n, why })?)?,
             false => print(&format!("packet {n}, {} bytes\n{why}", frame.len))?,
         }
     }
@@ -59,10 +65,15 @@ fn json(answer: &impl Serialize) -> Result<String, Failure> {
     Ok(serde_json::to_string_pretty(answer).map_err(failed)? + "\n")
 }
 
+/// One of several, on a line.
+fn line(answer: &impl Serialize) -> Result<String, Failure> {
+    Ok(serde_json::to_string(answer).map_err(failed)? + "\n")
+}
+
 /// The answer about a frame of a capture.
 #[derive(Serialize)]
-struct Packet {
-    packet: usize,
+pub(crate) struct Packet {
+    pub(crate) packet: usize,
     #[serde(flatten)]
-    why: Why,
+    pub(crate) why: Why,
 }

@@ -49,6 +49,21 @@ pub(crate) fn capture_words(current: &OsStr) -> Vec<CompletionCandidate> {
     behind_the_command(current, of_capture)
 }
 
+/// For the words of `bridge`.
+pub(crate) fn bridge_words(current: &OsStr) -> Vec<CompletionCandidate> {
+    behind_the_command(current, of_bridge)
+}
+
+/// For the words of `fdb`.
+pub(crate) fn fdb_words(current: &OsStr) -> Vec<CompletionCandidate> {
+    behind_the_command(current, of_fdb)
+}
+
+/// For the words of `why`.
+pub(crate) fn why_words(current: &OsStr) -> Vec<CompletionCandidate> {
+    behind_the_command(current, of_why)
+}
+
 /// For the words of `netns add` and `netns delete`.
 pub(crate) fn netns_words(current: &OsStr) -> Vec<CompletionCandidate> {
     behind_the_command(current, of_netns)
@@ -170,6 +185,61 @@ fn of_link(before: &[&str], running: Running<'_>) -> Offer {
         [.., "carrier"] => words(&["on", "off"]),
         [.., "hwmode"] => words(&["veb", "vepa", "floating", "none"]),
         [.., "netem"] => words(&["egress", "ingress", "both", "none", "delay", "loss", "rate"]),
+        _ => Vec::new(),
+    }
+}
+
+fn of_bridge(before: &[&str], running: Running<'_>) -> Offer {
+    match before {
+        [] => words(&["link", "fdb"]),
+        ["fdb", of_fdb @ ..] => self::of_fdb(of_fdb, running),
+        [.., "dev"] => nics_of(running),
+        [.., "hwmode"] => words(&["veb", "vepa", "floating", "none"]),
+        ["link"] => words(&["set", "show"]),
+        ["link", "show"] => words(&["dev"]),
+        ["link", "set", said @ ..] => {
+            let all = ["dev", "hwmode"].into_iter();
+            all.filter(|word| !said.contains(word)).map(plain).collect()
+        }
+        _ => Vec::new(),
+    }
+}
+
+fn of_fdb(before: &[&str], running: Running<'_>) -> Offer {
+    match before {
+        [] => words(&["add", "del", "show"]),
+        [.., "dev"] => nics_of(running),
+        ["show"] => words(&["dev"]),
+        ["add" | "del" | "delete", _, said @ ..] if said.last() != Some(&"vlan") => {
+            let all = ["dev", "vlan", "self"].into_iter();
+            all.filter(|word| !said.contains(word)).map(plain).collect()
+        }
+        _ => Vec::new(),
+    }
+}
+
+fn of_why(before: &[&str], running: Running<'_>) -> Offer {
+    let ports = || vfs_of(running).into_iter();
+    let ports = || ports().map(|(vf, mac)| (format!("vf{vf}"), mac));
+    match before {
+        [] => words(&["from"]),
+        ["from"] => ports().chain([plain("wire")]).collect(),
+        [.., "dst" | "src"] => ports().chain([plain("broadcast")]).collect(),
+        [.., "proto"] => words(&["802.1Q", "802.1ad"]),
+        // A number or an address follows.
+        [
+            ..,
+            "vlan" | "prio" | "type" | "src-ip" | "dst-ip" | "sport" | "dport" | "len" | "gso"
+            | "hex",
+        ] => Vec::new(),
+        [_, _, said @ ..] => {
+            let all = [
+                "dst", "src", "vlan", "type", "tcp", "udp", "src-ip", "dst-ip", "sport", "dport",
+                "len", "gso", "hex",
+            ];
+            let unsaid = |word: &&str| *word == "vlan" || !said.contains(word);
+            all.into_iter().filter(unsaid).map(plain).collect()
+        }
         _ => Vec::new(),
     }
 }
@@ -369,6 +439,21 @@ mod tests {
         assert_eq!(filter("flow-type ether proto", ""), [""; 0], "a number");
         assert_eq!(filter("flow-type ether proto 0x88b5", "v"), ["vlan", "vf"]);
         assert_eq!(filter("flow-type tcp4 action", "d"), ["drop"]);
+
+        let bridge = |before, current| offered(of_bridge, two_nics, before, current);
+        assert_eq!(bridge("", ""), ["link", "fdb"]);
+        assert_eq!(bridge("link set dev", ""), ["a", "b"]);
+        assert_eq!(bridge("link set dev a", ""), ["hwmode"]);
+        assert_eq!(bridge("fdb add 02:00:00:00:00:01", "v"), ["vlan"]);
+        let fdb = |before, current| offered(of_fdb, two_nics, before, current);
+        assert_eq!(fdb("", ""), ["add", "del", "show"]);
+        assert_eq!(fdb("show dev", "b"), ["b"]);
+        assert_eq!(fdb("add 02:00:00:00:00:01 vlan", ""), [""; 0], "a number");
+        let why = |before, current| offered(of_why, two_nics, before, current);
+        assert_eq!(why("from", ""), ["vf0", "vf1", "wire"]);
+        assert_eq!(why("from vf0 dst", "v"), ["vf0", "vf1"]);
+        assert_eq!(why("from vf0 dst vf1 tcp", "dp"), ["dport"]);
+        assert_eq!(why("from vf0 dst vf1 vlan", ""), [""; 0], "a number");
 
         let netns = |before, current| offered(of_netns, two_nics, before, current);
         assert_eq!(netns("blue", ""), ["vf"]);

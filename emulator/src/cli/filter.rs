@@ -10,27 +10,38 @@ use super::{Show, complete};
 pub enum Filter {
     /// Add a filter
     Add {
-        /// MATCH vf N [loc N] | MATCH action drop [loc N] | MATCH mirror N | egress [vf N] MATCH action drop|pass
+        /// [dev NIC] MATCH vf N [loc N] | MATCH action drop [loc N] | MATCH mirror N | egress [vf N] MATCH action drop|pass
         #[arg(required = true, num_args = 1.., allow_negative_numbers = true, add = ArgValueCompleter::new(complete::filter_words))]
         words: Vec<String>,
     },
     /// Add a filter, in place of one with the same match and priority if there is one
     Replace {
-        /// MATCH vf N [action Q|context C] | MATCH action drop|mediated | MATCH mirror N | egress [vf N] MATCH action drop|pass
+        /// [dev NIC] MATCH vf N [action Q|context C] | MATCH action drop|mediated | MATCH mirror N | egress [vf N] MATCH action drop|pass
         #[arg(required = true, num_args = 1.., allow_negative_numbers = true, add = ArgValueCompleter::new(complete::filter_words))]
         words: Vec<String>,
     },
     /// Delete the filter with this id, or with this match, and of this priority
     #[command(visible_alias = "delete")]
     Del {
-        /// ID | MATCH | egress [vf N] MATCH
+        /// [dev NIC] ID | MATCH | egress [vf N] MATCH
         #[arg(required = true, num_args = 1.., allow_negative_numbers = true, add = ArgValueCompleter::new(complete::filter_words))]
         words: Vec<String>,
     },
     /// Delete all filters
-    Flush,
+    Flush {
+        /// [dev NIC]
+        #[arg(num_args = 0..)]
+        words: Vec<String>,
+    },
     /// Show all filters, those that win first
-    Show(Show),
+    Show {
+        /// [dev NIC]
+        #[arg(num_args = 0..)]
+        words: Vec<String>,
+        /// How it is shown.
+        #[command(flatten)]
+        show: Show,
+    },
 }
 
 pub(super) const FILTER_HELP: &str = "\

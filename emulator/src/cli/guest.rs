@@ -5,7 +5,9 @@ use std::str::FromStr;
 use clap::{Args, ValueEnum};
 use clap_complete::engine::ArgValueCompleter;
 
+use super::number::whole;
 use super::{Target, complete};
+use vf_nic::config::MAX_QUEUE_PAIRS;
 
 /// Who runs a guest.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
@@ -70,7 +72,7 @@ pub struct Guest {
     #[arg(long)]
     pub sriov: bool,
     /// Queue pairs, and CPUs, of the guest
-    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..))]
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = whole::<u16>(1..=MAX_QUEUE_PAIRS.into()))]
     pub queues: u16,
 }
 

@@ -12,6 +12,7 @@ use vf_nic::config::{DeviceKind, Offloads};
 use vf_nic::duration::Duration;
 
 use super::complete;
+use super::number::{number, whole};
 
 /// Which clock NICs run on.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
@@ -31,13 +32,13 @@ pub struct VirtualClock {
     #[arg(long, value_name = "SOCKET", required_if_eq("clock", "virtual"))]
     pub calendar: Option<PathBuf>,
     /// Number of guests to wait for: none starts before all have come
-    #[arg(long, value_name = "N", required_if_eq("clock", "virtual"), value_parser = clap::value_parser!(u16).range(1..=256))]
+    #[arg(long, value_name = "N", required_if_eq("clock", "virtual"), value_parser = whole::<u16>(1..=256))]
     pub wait_for: Option<u16>,
     /// End after so many seconds of virtual time, if guests have not ended before
-    #[arg(long, value_name = "SECONDS")]
+    #[arg(long, value_name = "SECONDS", value_parser = number(0.0..=1e9, "seconds"))]
     pub until: Option<f64>,
     /// Seconds of wall time that a guest may run without a word
-    #[arg(long, value_name = "SECONDS", default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(long, value_name = "SECONDS", default_value_t = 60, value_parser = whole::<u64>(1..=u64::MAX))]
     pub watchdog: u64,
     /// Least time between two interrupts of a VF in one direction, such as 40us
     #[arg(long, value_name = "TIME", default_value = "20us", value_parser = moderation)]
@@ -71,9 +72,9 @@ pub enum Scenario {
     Run(ScenarioRun),
     /// Say what is wrong with it, and run nothing
     Check {
-        /// The scenario
-        #[arg(add = ArgValueCompleter::new(complete::scenarios))]
-        file: PathBuf,
+        /// The scenarios: files, - for standard input, or names that 'scenario list' shows
+        #[arg(required = true, value_name = "FILE", add = ArgValueCompleter::new(complete::scenarios))]
+        files: Vec<PathBuf>,
     },
     /// Show the scenarios that come with vfnic: run takes their names, too
     List {
@@ -119,7 +120,7 @@ impl std::str::FromStr for ProfileWord {
 /// Options of `vfnic scenario run`.
 #[derive(Debug, Args)]
 pub struct ScenarioRun {
-    /// The scenarios, files or names that 'scenario list' shows: of several, a few lines each say what came out
+    /// The scenarios, files, - for standard input, or names that 'scenario list' shows: of several, a few lines each say what came out
     #[arg(required = true, value_name = "FILE", add = ArgValueCompleter::new(complete::scenarios))]
     pub files: Vec<PathBuf>,
     /// NIC that the first NIC of each is to be like, or all: what each makes of it [default: what the file says]
@@ -241,10 +242,10 @@ pub struct Experiment {
     #[arg(long, value_enum)]
     pub tool: Option<Tool>,
     /// The guests' MTU; of several, such as 1500,4000,9000, each is run
-    #[arg(long, value_name = "BYTES", default_value = "1500", value_delimiter = ',', value_parser = clap::value_parser!(u16).range(576..=9216))]
+    #[arg(long, value_name = "BYTES", default_value = "1500", value_delimiter = ',', value_parser = whole::<u16>(576..=9216))]
     pub mtu: Vec<u16>,
     /// Run each setting so many times, with this seed, the next one, and so on
-    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=1000))]
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = whole::<u16>(1..=1000))]
     pub repeat: u16,
     /// The link's rate
     #[arg(long, value_name = "RATE", default_value = "10G")]
@@ -268,15 +269,15 @@ pub struct Experiment {
     #[arg(long, value_name = "TIME", value_parser = moderation)]
     pub moderation: Option<Nanos>,
     /// Seconds to measure once rates have settled, of virtual or wall time [default: 2; for Linux guests 1]
-    #[arg(long, value_name = "S")]
+    #[arg(long, value_name = "S", value_parser = number(0.01..=3600.0, "seconds"))]
     pub seconds: Option<f64>,
     /// Receive window of a stream of embedded guests in KiB [default: 256]
-    #[arg(long, value_name = "KIB", value_parser = clap::value_parser!(u32).range(4..=16384))]
+    #[arg(long, value_name = "KIB", value_parser = whole::<u32>(4..=16384))]
     pub window: Option<u32>,
     /// Show how far the mediated figure depends on the two numbers that were fitted: ten more short runs
     #[arg(long)]
     pub sensitivity: bool,
-    /// Write the figures as JSON
+    /// Write the figures as JSON; this file, or that of one of the next two, may be - for standard output
     #[arg(long, value_name = "FILE")]
     pub json: Option<PathBuf>,
     /// Write a page with plots

@@ -3,7 +3,7 @@
 use clap::Subcommand;
 use clap_complete::engine::ArgValueCompleter;
 
-use super::complete;
+use super::{Show, complete};
 
 /// What to do with namespaces.
 #[derive(Debug, Subcommand)]
@@ -23,7 +23,7 @@ pub enum Netns {
     },
     /// Show which namespaces are on which VFs
     #[command(visible_alias = "show")]
-    List,
+    List(Show),
 }
 
 pub(super) const NETNS_HELP: &str = "\

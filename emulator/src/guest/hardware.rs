@@ -4,13 +4,13 @@ use std::fmt::{Result, Write as _};
 
 use vfnic::cli::GuestOf;
 
-use super::{Machine, Port};
+use super::{Machine, Port, word};
 
 /// The first QEMU with a client of vfio-user.
 const VFIO_USER: (u32, u32) = (10, 1);
 
 pub(super) fn recipe(out: &mut String, of: GuestOf, port: &Port, machine: &Machine) -> Result {
-    let Port { socket, device, .. } = port;
+    let (socket, device) = (word(&port.socket), &port.device);
     match of {
         GuestOf::Uml if port.uml => writeln!(
             out,

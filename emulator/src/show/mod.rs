@@ -10,7 +10,7 @@ use std::path::Path;
 
 use serde_json::Value;
 use vfnic::cli::{self, ShowWhat};
-use vfnic::control::show::{self, Show, WorkerCycles};
+use vfnic::control::show::{self, Show, ShowNic, WorkerCycles};
 use vfnic::control::{FilterLine, Request, Response, ask};
 use vfnic::metrics::{Format, page};
 
@@ -91,12 +91,8 @@ impl<'a> Wanted<'a> {
     /// What is wanted of the state of everything.
     fn of_all(&self, mut show: Show) -> Result<Show, Failure> {
         if let Some(nic) = self.nic {
-            let names: Vec<_> = show.nics.iter().map(|nic| nic.name.clone()).collect();
+            named(&show, nic)?;
             show.nics.retain(|shown| shown.name == nic);
-            if show.nics.is_empty() {
-                let names = names.join(", ");
-                return Err(usage(format!("no NIC '{nic}': there is {names}")));
-            }
         }
         if let Detail::Vfs(vfs) = &self.detail {
             for nic in &mut show.nics {
@@ -113,6 +109,15 @@ impl<'a> Wanted<'a> {
         }
         Ok(show)
     }
+}
+
+/// The NIC of this name.
+pub(crate) fn named<'a>(show: &'a Show, nic: &str) -> Result<&'a ShowNic, Failure> {
+    let found = show.nics.iter().find(|shown| shown.name == nic);
+    found.ok_or_else(|| {
+        let names: Vec<_> = show.nics.iter().map(|nic| nic.name.as_str()).collect();
+        usage(format!("no NIC '{nic}': there is {}", names.join(", ")))
+    })
 }
 
 /// `3` or `0-7`.
@@ -164,7 +169,7 @@ fn rules(ctl: &Path, show: &Show, json: bool) -> Result<(), Failure> {
 }
 
 /// A filter as JSON: its words, and what is not among them.
-fn rule(nic: &str, filter: &FilterLine) -> Value {
+pub(crate) fn rule(nic: &str, filter: &FilterLine) -> Value {
     let mut rule = show::words_to_json(&filter.words);
     rule["nic"] = nic.into();
     rule["id"] = filter.id.into();
@@ -181,6 +186,9 @@ mod tests {
     use clap::Parser;
     use vfnic::capture::event::Happening;
     use vfnic::capture::lines::Line;
+    use vfnic::control::why::{Why, WhyVf};
+
+    use crate::why::Packet;
 
     fn wanted(words: &str) -> Result<Detail, String> {
         let words = ["vfnic", "show"].into_iter().chain(words.split(' '));
@@ -348,6 +356,28 @@ mod tests {
             hits: None,
         };
         places(&rule("a", &line), "rules[]", &mut said);
+        // Nor are what `why` and `show workers` say.
+        let why = Packet {
+            packet: 1,
+            why: Why {
+                steps: Vec::new(),
+                vfs: vec![WhyVf {
+                    vf: 0,
+                    path: vf_model::Path::Direct,
+                }],
+                wire: false,
+                drop: None,
+            },
+        };
+        places(&serde_json::to_value(why).unwrap(), "why", &mut said);
+        let worker = show::ShowWorker::default();
+        let cycles = WorkerCycles::new(&worker, Some(1));
+        let cycles = serde_json::to_value(cycles).unwrap();
+        let mut of_workers = std::collections::BTreeSet::new();
+        places(&cycles, "workers[]", &mut of_workers);
+        // Those that `show --json` has, too, are in the document once.
+        of_workers.retain(|key| !said.contains(&format!("nics[].{key}")));
+        said.extend(of_workers);
         // Nor is an event, of which there are several kinds.
         let mut last = None;
         while let Some(what) = after(last.as_ref()) {

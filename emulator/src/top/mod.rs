@@ -1,6 +1,7 @@
 //! `vfnic top`: what passes NICs and VFs, on a terminal, with keys that change a VF. The loop: it reads keys and counters, and does what
 //! [`state`] says; [`view`] draws. The counters are those that planes publish: whoever looks stops no plane.
 
+mod end;
 mod state;
 mod view;
 
@@ -23,6 +24,7 @@ use vfnic::log::complain;
 
 use self::state::{Action, Event, Port, Top};
 use self::view::Theme;
+use crate::show::named;
 use crate::{Failure, capture, failed, usage};
 
 /// How soon a key, a reading or a signal is noticed.
@@ -39,17 +41,12 @@ pub(crate) fn top(ctl: &Path, nic: Option<String>, args: &cli::Top) -> Result<()
     let no_colour = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
     let theme = Theme { colour: !no_colour };
     let stop = Arc::new(AtomicBool::new(false));
-    for signal in [
-        signal_hook::consts::SIGTERM,
-        signal_hook::consts::SIGINT,
-        signal_hook::consts::SIGHUP,
-    ] {
-        signal_hook::flag::register(signal, Arc::clone(&stop)).map_err(failed)?;
-    }
+    let has_ended = end::watch(&stop)?;
     let (say, events) = channel();
     let (commands, asked) = channel();
     let asker = Asker {
         ctl: ctl.to_owned(),
+        nic: nic.clone(),
         every: args.interval,
         say: say.clone(),
     };
@@ -99,6 +96,7 @@ pub(crate) fn top(ctl: &Path, nic: Option<String>, args: &cli::Top) -> Result<()
     };
     drop(screen);
     captures.end_all();
+    drop(has_ended);
     outcome
 }
 
@@ -150,6 +148,8 @@ fn happens(events: &Receiver<Result<Event, Failure>>) -> Result<Option<Happened>
 /// Asks for the counters again and again, and carries out commands between, on a thread of its own: an answer may take long.
 struct Asker {
     ctl: PathBuf,
+    /// The one that is looked at, if it is one.
+    nic: Option<String>,
     every: Duration,
     say: Sender<Result<Event, Failure>>,
 }
@@ -161,7 +161,10 @@ impl Asker {
         loop {
             let next = Instant::now() + self.every;
             let said = match self.ask(&mut connection, &Request::Show) {
-                Ok(Some(Response::Show(show))) => Ok(Event::Shown(show)),
+                Ok(Some(Response::Show(show))) => match &self.nic {
+                    Some(nic) => named(&show, nic).map(drop).map(|()| Event::Shown(show)),
+                    None => Ok(Event::Shown(show)),
+                },
                 Ok(Some(Response::Refused(why))) => Err(usage(why)),
                 Ok(Some(_)) => Err(failed("the answer is not to this question")),
                 Ok(None) => Ok(Event::Missing),

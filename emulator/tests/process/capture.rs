@@ -474,6 +474,49 @@ fn a_monitor_prints_a_line_for_each_event_until_it_is_told_to_end() {
 }
 
 #[test]
+fn a_monitor_says_that_vfnic_has_ended() {
+    let mut emulator = Emulator::start(&[]);
+    let mut monitor = Watcher::start(&emulator, "monitor", Stdio::piped());
+    let mut lines = BufReader::new(monitor.child.as_mut().unwrap().stdout.take().unwrap());
+    let (heard, mut line) = (std::sync::atomic::AtomicBool::new(false), String::new());
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !heard.load(std::sync::atomic::Ordering::Relaxed) {
+                emulator.does("vf 1 set trust on");
+                std::thread::sleep(Duration::from_millis(50));
+            }
+        });
+        lines.read_line(&mut line).unwrap();
+        heard.store(true, std::sync::atomic::Ordering::Relaxed);
+    });
+    emulator.kill();
+    let output = monitor.child.take().unwrap().wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(said.contains("vfnic has ended"), "{said}");
+    emulator.restart();
+}
+
+#[test]
+fn a_refused_capture_leaves_the_file_as_it_was() {
+    let emulator = Emulator::start(&[]);
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("mine.pcapng");
+    std::fs::write(&file, "mine").unwrap();
+    let file = file.to_str().unwrap();
+    for words in ["vf 9", "wire flow-type ether dts 1", "--nic foo wire"] {
+        let words = words.split(' ');
+        let args: Vec<_> = ["capture", "-w", file].into_iter().chain(words).collect();
+        let output = emulator.vfnic(&args);
+        assert_eq!(output.status.code(), Some(2), "{output:?}");
+        assert_eq!(std::fs::read_to_string(file).unwrap(), "mine", "{args:?}");
+    }
+    let nobody = vfnic(&["--ctl", "/no/such", "capture", "-w", file, "wire"]);
+    assert_eq!(nobody.status.code(), Some(1));
+    assert_eq!(std::fs::read_to_string(file).unwrap(), "mine");
+}
+
+#[test]
 fn wireshark_finds_the_ports_of_nics_that_run() {
     let emulator = Emulator::start(&["--vfs", "2"]);
     let list = emulator.vfnic(&["extcap", "--extcap-interfaces"]);

@@ -68,8 +68,11 @@ fn a_check_of_a_nic_without_frames_says_so_and_a_wrong_one_is_refused() {
     assert!(output.status.success());
     for (options, says) in [
         (["--nic", "c"], "no NIC 'c'"),
-        (["--rate", "0"], "0 is not in 1..=1000000"),
-        (["--seconds", "soon"], "a number of seconds"),
+        (
+            ["--rate", "0"],
+            "a whole number from 1 to 1000000 is wanted",
+        ),
+        (["--seconds", "soon"], "seconds are wanted, a number"),
     ] {
         let output = emulator.vfnic(&[&["check", "paths"][..], &options].concat());
         assert_eq!(output.status.code(), Some(2), "{options:?}");

@@ -71,6 +71,7 @@ fn wrong_commands_change_nothing() {
         ),
         ("link set dev c vf 0 trust on", "no NIC 'c'"),
         ("--nic b link set dev a vf 0 trust on", "--nic b and dev a"),
+        ("--nic b filter flush dev a", "--nic b and dev a"),
         ("--nic a vf 0-2 trust on", "0 to 1"),
         ("--nic a vf 0 link_state auto", "did you mean 'state'?"),
         ("--nic a vf 0 mtu 67", "an MTU is 68 to 9216 bytes"),
@@ -81,6 +82,16 @@ fn wrong_commands_change_nothing() {
         ("--nic a vf 0-1 request rss", "query_rss"),
         ("--nic a vf 0-2 reset", "0 to 1"),
         ("--nic a vf 0 rss weight 0 0", "1 to 16 queues"),
+        ("--nic a vf 0 set vlan 5 vlan 6", "vlan is said twice"),
+        ("--nic a link set up down", "up or down is said twice"),
+        ("fdb add 02:00:00:00:00:77 dev a dev b", "dev is said twice"),
+        ("link set dev a mtu -1", "mtu '-1': 68 to 9216"),
+        (
+            "link set dev a delay -1ms",
+            "-1ms: nothing is less than zero",
+        ),
+        ("fdb add -1 dev a", "mac '-1'"),
+        ("link set dev a up --json", "--json is for what shows"),
         ("--nic a fdb add 01:00:5e:00:00:01 self", "unicast"),
         ("--nic a fdb del 02:00:00:00:00:56 self", "no such"),
     ] {
@@ -105,7 +116,10 @@ fn wrong_configurations_start_nothing() {
         ("[[nic]]\nname='a'\nvfs=300", "256"),
         ("[[nic]]\nname='a'\ncolour='red'", "line 3"),
         ("[[nic]]\nname='a'\n[[nic.vf]]\nindex=9", "0 to 1"),
-        ("[[nic]]\nname='a'\n[[nic.vf]]\nindex=0\nvlan=4095", "4094"),
+        (
+            "[[nic]]\nname='a'\n[[nic.vf]]\nindex=0\nvlan=4095",
+            "nic.toml: line 5: a vf0: vlan 4095",
+        ),
         (
             "[[nic]]\nname='a'\n[[nic.vf]]\nindex=0\npath='none'",
             "none",
@@ -125,6 +139,7 @@ fn wrong_configurations_start_nothing() {
     for (args, says) in [
         (&["--config", "/no/such/file"][..], "/no/such/file"),
         (&["--config", "/dev/zero"], "16 MiB"),
+        (&["--qmp", "9=/tmp/x"], "--qmp 9=/tmp/x: the VFs of nic0"),
         (&["--vfs", "0"], "256"),
         (&["--vfs", "257"], "256"),
         (&["--queue-pairs", "0"], "queue"),
@@ -221,6 +236,16 @@ fn a_wrong_word_is_told_with_the_help_of_its_command() {
         ),
         ("profile show 82599", "(see 'vfnic profile show --help'"),
         ("profile lst", "(see 'vfnic profile --help'"),
+        (
+            "guest 0 --queues 0",
+            "a whole number from 1 to 16 is wanted",
+        ),
+        ("check paths --seconds 5ms", "seconds are wanted"),
+        #[cfg(feature = "lab")]
+        (
+            "experiment --mtu 1500,",
+            "a whole number from 576 to 9216 is wanted",
+        ),
         ("shw", "(see 'vfnic --help'"),
         (
             "run --vfs many",
@@ -262,7 +287,12 @@ fn which_nic_is_meant_is_for_commands_that_ask_one() {
         &["--nic", "a", "--ctl", ctl, "save"],
     ] {
         let line = refused(&args.join(" "), &vfnic(args));
-        assert!(line.contains("--nic is for show"), "{line}");
+        let option = if args.contains(&"--nic") {
+            "--nic"
+        } else {
+            "--ctl"
+        };
+        assert!(line.contains(&format!("{option} is for show")), "{line}");
     }
     let line = refused("profile", &vfnic(&["profile", "list", "--nic", "a"]));
     assert!(line.contains("'--nic'"), "{line}");

@@ -46,6 +46,8 @@ mod sockets;
 mod switch;
 mod switching;
 mod tap;
+#[cfg(feature = "top")]
+mod top;
 mod traffic;
 mod upgrade;
 mod why;

@@ -45,7 +45,7 @@ fn a_client_learns_the_version_or_why_it_cannot_go_on() {
     }
     let unknown = ask(json!({ "numvfs": 4 }));
     let why = refusal(&unknown);
-    assert!(why.contains("`numvfs`"), "{why}");
+    assert!(why.contains("'numvfs'"), "{why}");
     assert!(
         why.ends_with(
             "(requests are hello, show, filters, filter_table, save, why, capture, check_paths, monitor, command, attach_tap, detach_tap, hand_over or batch)"

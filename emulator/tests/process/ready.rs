@@ -203,7 +203,7 @@ fn words_about_a_nic_that_nobody_looks_at_are_refused() {
         (&["--nic", "foo", "show", "workers"], "no NIC 'foo'"),
         (&["--nic", "foo", "run"], "--nic is for"),
         #[cfg(feature = "lab")]
-        (&["scenario", "check", "x"], "--ctl for those"),
+        (&["scenario", "check", "x"], "--ctl is for show"),
     ] {
         let output = emulator.vfnic(args);
         let line = String::from_utf8(output.stderr).unwrap();

@@ -1,7 +1,8 @@
 //! `vfnic scenario`: exit code 0 if all came out, 1 and a line for each promise that was not kept, 2 if nothing has run.
 
+use std::io::Write;
 use std::path::Path;
-use std::process::Output;
+use std::process::{Command, Output, Stdio};
 
 use crate::emulator::vfnic;
 
@@ -61,11 +62,11 @@ fn the_exit_code_says_whether_promises_were_kept() {
     assert_eq!((of("PASS"), of("FAIL")), (1, 2), "{report:?}");
     assert_eq!(said.len(), 2, "{said:?}");
     assert!(
-        said[0].starts_with("vfnic: line 24: drops of a (any)"),
+        said[0].contains("file.toml: line 24: drops of a (any)"),
         "{said:?}"
     );
     assert!(
-        said[1].starts_with("vfnic: line 28: retransmits of left"),
+        said[1].contains("file.toml: line 28: retransmits of left"),
         "{said:?}"
     );
     // The figures before the promises are the same.
@@ -101,6 +102,40 @@ fn what_cannot_run_is_refused_in_a_line() {
     );
     let output = scenario(dir.path(), &["check"], FILE);
     assert_eq!(output.status.code(), Some(0), "{output:?}");
+    let file = dir.path().join("file.toml");
+    let file = file.to_str().unwrap();
+    let checked = vfnic(&["scenario", "check", file, "path-switch", "no-such", "none"]);
+    assert_eq!(checked.status.code(), Some(2));
+    assert_eq!(lines(checked.stderr).len(), 2, "a line each");
+    let run = vfnic(&["scenario", "run", file, "--json", "j.json"]);
+    let said = String::from_utf8(run.stderr).unwrap();
+    assert!(said.contains("say --json > j.json"), "{said}");
+}
+
+#[test]
+fn a_file_may_be_the_standard_stream() {
+    let run = |args: &[&str], text: &str| {
+        let mut child = Command::new(env!("CARGO_BIN_EXE_vfnic"))
+            .args(args)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let mut stdin = child.stdin.take().unwrap();
+        stdin.write_all(text.as_bytes()).unwrap();
+        drop(stdin);
+        let output = child.wait_with_output().unwrap();
+        assert!(output.status.success(), "{args:?}: {output:?}");
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let report = run(&["scenario", "run", "-"], FILE);
+    assert!(report.contains("PASS  exit code of left"), "{report}");
+    assert_eq!(run(&["scenario", "check", "-"], FILE), "");
+    let experiment = ["experiment", "--guests", "1x0", "--seconds", "0.01"];
+    let json = run(&[&experiment, &["--json", "-"][..]].concat(), "");
+    let json: serde_json::Value = serde_json::from_str(&json).unwrap();
+    assert!(json["made_by"].is_object(), "{json}");
 }
 
 #[test]

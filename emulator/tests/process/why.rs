@@ -100,6 +100,13 @@ fn the_frames_of_a_capture_are_asked_about_one_by_one() {
         "{second}"
     );
 
+    let each = says(&emulator, &format!("{} --json", words(&path)));
+    let each: Vec<serde_json::Value> = each
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
+    assert_eq!((each.len(), &each[1]["packet"]), (2, &2.into()));
+
     let none = dir.path().join("none.pcap");
     std::fs::write(&none, "no capture").unwrap();
     for (words, says) in [
@@ -107,6 +114,7 @@ fn the_frames_of_a_capture_are_asked_about_one_by_one() {
             format!("{} --packet 3", words(&path)),
             "there are 2 packets",
         ),
+        (format!("{} dst vf1", words(&path)), "'dst': the frames are"),
         (words(&none), "none.pcap"),
         (words(&dir.path().join("missing")), "missing"),
         ("from vf9 dst vf0".to_owned(), "0 to 1"),
