@@ -4,12 +4,12 @@
 
 use std::cell::{Cell, RefCell};
 use std::io;
-use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::adapter::{Adapter, Answer};
+use crate::listener::Listener;
 use crate::subject::{Ended, Leaves, Process, Resources, Subject};
 use crate::verdict::{Failure, Seen, ensure};
 use vf_guest::driver::Format;
@@ -55,7 +55,7 @@ struct Port {
     path: PathBuf,
     mac: Option<[u8; 6]>,
     /// Where the suite listens, if the subject is the client.
-    listener: Option<Arc<UnixListener>>,
+    listener: Option<Arc<Listener>>,
 }
 
 /// A subject, probed.
@@ -91,11 +91,7 @@ impl Bench {
         for path in subject.sockets() {
             let mut listener = None;
             if subject.listen {
-                let bound = UnixListener::bind(path).map_err(|error| {
-                    io::Error::new(error.kind(), format!("{}: {error}", path.display()))
-                })?;
-                bound.set_nonblocking(true)?;
-                listener = Some(Arc::new(bound));
+                listener = Some(Arc::new(Listener::bind(path)?));
             }
             ports.push(Port {
                 path: path.clone(),
@@ -127,7 +123,7 @@ impl Bench {
             serves_control: false,
             passed: false,
         };
-        let mut frontend = bench.connect()?;
+        let mut frontend = bench.first()?;
         bench.features = frontend.get_features()?;
         if bench.features & feature::PROTOCOL_FEATURES != 0 {
             bench.protocol = frontend.get_protocol_features()?;
@@ -150,6 +146,27 @@ impl Bench {
         let _ = bench.alive().and_then(|()| bench.alive());
         bench.usual = bench.slowest.take();
         Ok(bench)
+    }
+
+    /// The first session. A subject that connects itself may take as long for that as one that is started.
+    fn first(&self) -> Result<Frontend, Failure> {
+        let patience = self.subject.patience();
+        let deadline = Instant::now() + patience;
+        loop {
+            match self.dial(0) {
+                Err(Failure::Session(FrontendError::Io(error)))
+                    if self.subject.listen && error.kind() == io::ErrorKind::WouldBlock =>
+                {
+                    if Instant::now() > deadline {
+                        let path = self.subject.socket.display();
+                        return Err(Failure::Wrong(format!(
+                            "nobody has connected to {path} within {patience:?}: the back end is to, as the client that it is with --listen"
+                        )));
+                    }
+                }
+                dialled => return dialled,
+            }
+        }
     }
 
     /// The same subject, at its `pair`th pair of ports.
@@ -476,7 +493,7 @@ impl Bench {
 
     /// Connects a port, counted from the sender's on, or has it come, and makes sure that somebody answers.
     fn dial(&self, port: usize) -> Result<Frontend, Failure> {
-        let deadline = Instant::now() + DEADLINE;
+        let deadline = Instant::now() + DEADLINE.min(self.subject.patience());
         let letter = char::from(b'a' + ((self.first + port) % 26) as u8);
         loop {
             let answered = self.reach(port).map_err(FrontendError::from);
@@ -504,7 +521,7 @@ impl Bench {
         let missing = || io::Error::from(io::ErrorKind::NotFound);
         let port = self.ports.get(self.first + port).ok_or_else(missing)?;
         let frontend = match &port.listener {
-            Some(listener) => Frontend::from_stream(listener.accept()?.0),
+            Some(listener) => Frontend::from_stream(listener.accept()?),
             None => Frontend::connect(&port.path),
         };
         self.sessions

@@ -1,7 +1,6 @@
 //! `vf-conformance front-end`: front ends judged, from the command line to findings.
 
 use std::error::Error;
-use std::fs::File;
 use std::io::Write;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -10,7 +9,7 @@ use vf_conformance::case::Case;
 use vf_conformance::front_end::{self, CASES, Stage};
 use vf_conformance::report::{self, Heading, Measure};
 
-use crate::run::{Words, words};
+use crate::run::{Words, can_be_written, created, words};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -79,8 +78,9 @@ impl FrontEnd {
         let command = self.start.iter().flat_map(|start| &start.words);
         let command = command.map(|word| word.replace("{socket}", &socket));
         let patience = Duration::from_secs(self.patience);
-        let mut json = self.json.as_deref().map(File::create).transpose()?;
+        self.json.as_deref().map(can_be_written).transpose()?;
         let stage = Stage::new(path.clone(), command.collect(), patience)?;
+        let mut json = self.json.as_deref().map(created).transpose()?;
         let heading = Heading {
             subject: self.name.clone().unwrap_or(socket),
             suite: env!("CARGO_PKG_VERSION").to_owned(),
@@ -107,9 +107,8 @@ impl FrontEnd {
                 written = tell();
             }
         });
-        drop(stage);
         // Nobody is to come to it any more.
-        let _ = std::fs::remove_file(path);
+        drop(stage);
         written?;
         report::summary(&findings, &measure, out)?;
         Ok(!findings

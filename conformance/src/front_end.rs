@@ -11,7 +11,7 @@ use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -25,6 +25,7 @@ use self::echo::Echo;
 pub use cases::CASES;
 
 use crate::case::{Case, Finding, Outcome};
+use crate::listener::Listener;
 use crate::subject::{Process, Subject};
 use crate::verdict::{Failure, ensure};
 
@@ -35,7 +36,7 @@ const TOLD: usize = 12;
 #[derive(Debug)]
 pub struct Stage {
     subject: Subject,
-    listener: UnixListener,
+    listener: Listener,
     process: RefCell<Option<Process>>,
     transcript: Transcript,
     patience: Duration,
@@ -100,10 +101,7 @@ impl Stage {
     /// # Errors
     /// The path cannot be listened at.
     pub fn new(path: PathBuf, command: Vec<String>, patience: Duration) -> Result<Stage, Failure> {
-        let named =
-            |error: io::Error| io::Error::new(error.kind(), format!("{}: {error}", path.display()));
-        let listener = UnixListener::bind(&path).map_err(named)?;
-        listener.set_nonblocking(true)?;
+        let listener = Listener::bind(&path)?;
         Ok(Stage {
             subject: Subject {
                 socket: path,
@@ -143,7 +141,7 @@ impl Stage {
         let deadline = Instant::now() + self.patience;
         loop {
             match self.listener.accept() {
-                Ok((stream, _)) => {
+                Ok(stream) => {
                     return Ok(Some(Session::new(stream, config, rules, &self.transcript)?));
                 }
                 Err(error) if error.kind() != io::ErrorKind::WouldBlock => return Err(error.into()),

@@ -57,6 +57,7 @@ pub mod junit;
 #[cfg(feature = "cli")]
 pub mod ledger;
 mod link;
+mod listener;
 pub mod report;
 pub mod runner;
 pub mod subject;

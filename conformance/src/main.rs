@@ -14,7 +14,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 use vf_conformance::ledger::{self, Ledger};
 use vf_conformance::report;
 use vf_conformance::table::{self, Judged};
@@ -79,7 +79,16 @@ enum Command {
 }
 
 fn main() -> ExitCode {
-    let args = Args::parse();
+    let args = match Args::try_parse() {
+        Ok(args) => args,
+        Err(error) => match misread(&error) {
+            Some(line) => {
+                eprintln!("vf-conformance: {line}");
+                return ExitCode::from(2);
+            }
+            None => error.exit(),
+        },
+    };
     let stopped = vf_conformance::group::end_with_this_process(Duration::ZERO);
     match stopped.map_err(Box::from).and_then(|()| run(args)) {
         Ok(true) => ExitCode::SUCCESS,
@@ -93,6 +102,39 @@ fn main() -> ExitCode {
             ExitCode::from(2)
         }
     }
+}
+
+/// What is wrong with the command line, on one line; `None` where help was asked for or is all there is to say.
+fn misread(error: &clap::Error) -> Option<String> {
+    use clap::error::ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand;
+    if !error.use_stderr() || error.kind() == DisplayHelpOnMissingArgumentOrSubcommand {
+        return None;
+    }
+    let text = error.to_string();
+    let lines = || text.lines().map(str::trim);
+    // Hints and usage follow behind an empty line.
+    let what: Vec<&str> = lines().take_while(|line| !line.is_empty()).collect();
+    let what = what.join(" ");
+    let what = what.strip_prefix("error: ").unwrap_or(&what);
+    // What the standard library says of it.
+    let number = [
+        "invalid digit found in string",
+        "cannot parse integer from empty string",
+    ];
+    let what = number.into_iter().fold(what.to_owned(), |what, std| {
+        what.replace(std, "a whole number is wanted")
+    });
+    let tip = lines().find_map(|line| line.strip_prefix("tip: "));
+    let tip = tip.map_or_else(String::new, |tip| format!(": {tip}"));
+    let program = Args::command();
+    let named = std::env::args().skip(1);
+    let mut named = named.filter_map(|word| program.find_subcommand(&word).map(|_| word));
+    let command = named
+        .next()
+        .map_or_else(String::new, |word| format!(" {word}"));
+    Some(format!(
+        "{what}{tip} (see 'vf-conformance{command} --help')"
+    ))
 }
 
 /// Whether nothing failed.
@@ -159,7 +201,6 @@ fn run(args: Args) -> Result<bool, Box<dyn std::error::Error>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use clap::CommandFactory;
     use vf_conformance::cases;
 
     #[test]

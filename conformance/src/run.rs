@@ -68,9 +68,10 @@ pub(crate) struct Run {
     /// Wait at least this long after each set-up until frames are sent. How long the back end needs is measured in any case.
     #[arg(long, default_value_t = 0, value_name = "MS")]
     settle: u64,
-    /// Break a case off after this long, by ending the back end; only with --start.
-    #[arg(long, default_value_t = runner::LIMIT.as_secs(), value_name = "S")]
-    timeout: u64,
+    /// Break a case off after this long, by ending the back end (--start), and wait no longer until it is there (--start, --listen)
+    /// [default: 60].
+    #[arg(long, value_name = "S", value_parser = clap::value_parser!(u64).range(1..))]
+    timeout: Option<u64>,
     /// Only with rings of this format; else with both, where packed ones are offered.
     #[arg(long, value_parser = formats())]
     ring: Option<Format>,
@@ -182,8 +183,14 @@ impl Run {
             let text = std::fs::read_to_string(path).map_err(|e| at(path, &e))?;
             measure.know(&text).map_err(|e| at(path, &e))?;
         }
-        let mut json = self.json.as_deref().map(created).transpose()?;
-        let junit = self.junit.as_deref().map(created).transpose()?;
+        if self.timeout.is_some() && self.start.is_none() && !self.listen {
+            return Err(
+                "--timeout is for --start, whose back end it ends, and for --listen".into(),
+            );
+        }
+        for file in self.json.iter().chain(&self.junit) {
+            can_be_written(file)?;
+        }
 
         let subject = self.subject()?;
         let name = self.name.clone();
@@ -191,7 +198,7 @@ impl Run {
         let mut bench = Bench::new(subject)?;
         let plan = Plan {
             format: self.ring,
-            limit: Duration::from_secs(self.timeout),
+            limit: self.timeout.map_or(runner::LIMIT, Duration::from_secs),
             jobs: self.jobs,
         };
         if self.jobs == 0 || self.jobs > bench.pairs() {
@@ -207,6 +214,8 @@ impl Run {
             found: bench.describe(),
         };
         writeln!(out, "{}: {}", heading.subject, heading.found)?;
+        // Not before there is something to write: what cannot begin leaves them as they were.
+        let mut json = self.json.as_deref().map(created).transpose()?;
         if let Some(file) = &mut json {
             heading.json_line(file)?;
         }
@@ -225,8 +234,8 @@ impl Run {
         }
         report::summary(&all, &measure, out)?;
         let steady = flips(&all, &measure, out)?;
-        if let Some(file) = junit {
-            junit::write(&all, &measure, &heading.subject, file)?;
+        if let Some(path) = &self.junit {
+            junit::write(&all, &measure, &heading.subject, created(path)?)?;
         }
         let failed = all.iter().any(|finding| measure.standing(finding).fails());
         Ok(steady && !failed)
@@ -296,6 +305,7 @@ impl Run {
             listen: self.listen,
             single_session: self.single_session,
             settle: Duration::from_millis(self.settle),
+            starting: self.timeout.map(Duration::from_secs),
         })
     }
 
@@ -352,7 +362,24 @@ fn flips(findings: &[Finding], measure: &Measure, out: &mut impl Write) -> io::R
     Ok(ends.is_empty())
 }
 
-fn created(path: &Path) -> Result<File, String> {
+/// Whether a file can be made or written, which is left as it is.
+pub(crate) fn can_be_written(path: &Path) -> Result<(), String> {
+    let tried = if path.is_file() {
+        File::options().write(true).open(path).map(drop)
+    } else if path.exists() && !path.is_dir() {
+        // A pipe or a terminal, whose other end would hear of it.
+        Ok(())
+    } else {
+        let folder = path.parent().filter(|dir| !dir.as_os_str().is_empty());
+        match path.is_dir() {
+            true => Err(io::ErrorKind::IsADirectory.into()),
+            false => tempfile::tempfile_in(folder.unwrap_or(Path::new("."))).map(drop),
+        }
+    };
+    tried.map_err(|error| at(path, &error))
+}
+
+pub(crate) fn created(path: &Path) -> Result<File, String> {
     File::create(path).map_err(|error| at(path, &error))
 }
 

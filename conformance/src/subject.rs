@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use crate::group::Group;
 
-/// How long a subject that we start may take to make its sockets.
+/// How long a subject may take until it is there, unless told otherwise.
 const STARTING: Duration = Duration::from_secs(60);
 /// How much of what a process said at last is kept, in bytes.
 const LAST_WORDS: i64 = 400;
@@ -41,6 +41,8 @@ pub struct Subject {
     pub single_session: bool,
     /// How long the subject takes at least until frames pass, after the last message of a set-up.
     pub settle: Duration,
+    /// How long it may take until its sockets are there, or until it has connected to ours; a minute, unless that is said.
+    pub starting: Option<Duration>,
 }
 
 /// How a process of a subject's ended, and what it said at last.
@@ -60,6 +62,11 @@ impl Ended {
 }
 
 impl Subject {
+    /// How long it may take until it is there.
+    pub(crate) fn patience(&self) -> Duration {
+        self.starting.unwrap_or(STARTING)
+    }
+
     /// All its sockets, in the order in which a control adapter numbers their ports.
     pub(crate) fn sockets(&self) -> impl Iterator<Item = &PathBuf> {
         let first = [Some(&self.socket), self.peer.as_ref()];
@@ -197,7 +204,8 @@ impl Process {
             .stderr(output.try_clone()?);
         let group = Group::spawn(&mut command)?;
         let mut process = Process { group, output };
-        let deadline = Instant::now() + STARTING;
+        let patience = subject.patience();
+        let deadline = Instant::now() + patience;
         while let Some(missing) = sockets.iter().find(|path| !path.exists())
             && !subject.listen
         {
@@ -208,7 +216,7 @@ impl Process {
                 ),
                 None if Instant::now() > deadline => {
                     format!(
-                        "{program} did not make {} within {STARTING:?}",
+                        "{program} did not make {} within {patience:?}",
                         missing.display()
                     )
                 }

@@ -36,11 +36,16 @@ impl Judged {
     }
 
     fn parse(text: &str) -> io::Result<Judged> {
-        let mut lines = text.lines();
-        let heading = serde_json::from_str(lines.next().unwrap_or_default())?;
+        let wrong = |line: usize, error: serde_json::Error| {
+            let what = format!("line {line} is none of 'vf-conformance run --json': {error}");
+            io::Error::new(io::ErrorKind::InvalidData, what)
+        };
+        let mut lines = (1..).zip(text.lines());
+        let (_, first) = lines.next().unwrap_or((1, ""));
+        let heading = serde_json::from_str(first).map_err(|error| wrong(1, error))?;
         let mut findings = BTreeMap::new();
-        for line in lines {
-            let found: Found = serde_json::from_str(line)?;
+        for (n, line) in lines {
+            let found: Found = serde_json::from_str(line).map_err(|error| wrong(n, error))?;
             let key = (found.id, found.ring);
             let worst = findings.entry(key).or_insert(found.outcome);
             *worst = severity(*worst, found.outcome);
