@@ -226,7 +226,8 @@ impl VfPorts {
         if slot.broken {
             return Fetched::Frames(0);
         }
-        let fetched = match slot.queue.vring().enabled() {
+        let vring = slot.queue.vring();
+        let fetched = match vring.enabled() || vring.is_broken() {
             true => slot.queue.fetch().map(Fetched::Frames),
             false => slot.discard(now).map(|n| Fetched::Discarded(n as usize)),
         };
@@ -374,7 +375,9 @@ impl VfPorts {
             let mut found = false;
             for slot in queues.filter(|slot| !slot.broken) {
                 let waits = waits || held(vf, slot.queue.vring().index());
-                found |= slot.queue.set_notify(!waits);
+                // The look that broke a ring may have been the last of its round: the error has still to be met.
+                let broken = !waits && slot.queue.vring().is_broken();
+                found |= broken || slot.queue.set_notify(!waits);
             }
             if found {
                 // The next round looks at it.

@@ -365,3 +365,34 @@ fn a_ring_that_breaks_when_planes_are_held_is_told_of_by_who_holds_them() {
     assert_eq!(of, [(VfIndex(0), 1), (VfIndex(1), 1)]);
     assert!(planes.take_broken().is_empty());
 }
+
+#[test]
+fn no_plane_sleeps_over_an_error_that_it_has_not_met() {
+    for (path, enabled) in [
+        (Path::Direct, true),
+        (Path::Mediated, true),
+        (Path::Direct, false),
+        (Path::Mediated, false),
+    ] {
+        let mut bench = Bench::bare(&[path], Nanos(0), None);
+        let mut vm = Vm::new(0, &queue_of(16));
+        for index in 0..2 {
+            let vring = vm.vring(index, enabled);
+            bench.attach(0, vring);
+        }
+        bench.settle();
+        let queue = &vm.net.tx_ring(0).queue;
+        queue.as_split().unwrap().set_avail_idx(30_000);
+        let now = bench.now;
+        // The first look breaks the ring, as one in a round may have done.
+        for _ in 0..2 {
+            let work = bench.worker.arm(now) | bench.hypervisor.arm(now);
+            assert!(work, "{path:?} {enabled}");
+        }
+        bench.worker.poll(now);
+        bench.hypervisor.poll(now);
+        let told = bench.worker.take_news().len() + bench.hypervisor.take_news().len();
+        assert_eq!(told, 1, "{path:?} {enabled}");
+        assert!(!bench.worker.arm(now) && !bench.hypervisor.arm(now));
+    }
+}
