@@ -26,7 +26,7 @@ fn wrong_words_are_a_line_each() {
     fs::write(&empty, "").unwrap();
     let empty = empty.to_str().unwrap();
     for (args, says) in [
-        (&["rnu"][..], "'run'"),
+        (&["explian"][..], "'explain'"),
         (&["run"], "--socket <PATH>"),
         (&["run", "--sockt", "x"], "'--socket'"),
         (
