@@ -680,7 +680,7 @@ mod tests {
         );
         let uml = recipe(GuestOf::Uml, &ours, &machine(version));
         assert!(
-            uml.contains("virtio_uml.device=/run/it's/vf0.sock:4660\n"),
+            uml.contains("virtio_uml.device=\"/run/it's/vf0.sock\":4660\n"),
             "{uml}"
         );
         let qemu = recipe(GuestOf::Qemu, &ours, &machine(Some((10, 1))));

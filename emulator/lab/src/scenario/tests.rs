@@ -224,7 +224,8 @@ fn mistakes_are_refused_in_one_line_that_says_where() {
             "hypervisor, link or neither",
         ),
         (
-            &format!("{expect}exit = 'left'\nmax = 0"),
+            &format!("{expect}exit = 'left'\nmax = 0")
+                .replace("to = 'right'", "to = 'right', bytes = 1"),
             "not between bounds",
         ),
         (
