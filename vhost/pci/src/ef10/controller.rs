@@ -159,10 +159,11 @@ impl Ef10 {
     fn mac_stats(&mut self, payload: &Payload<'_>, host: &dyn Host) -> Result<Reply, McError> {
         const WRITE: u32 = 1;
         const CLEAR: u32 = 1 << 1;
-        const PERIODIC: u32 = 0x3c;
+        // What else there is of periods says how they are to be from such a change on; DPDK's driver says so always.
+        const CHANGES_PERIOD: u32 = 1 << 2;
         let (address, what) = (payload.u64(0)?, payload.u32(8)?);
         let len = payload.u32(12)? as usize;
-        if what & PERIODIC != 0 {
+        if what & CHANGES_PERIOD != 0 {
             return Err(McError::ENOTSUP);
         }
         let counters = host.counters();
