@@ -11,7 +11,7 @@ Boots two Linux guests whose NICs are VFs of a Solarflare SFC9120 or an Intel 82
 net_sfc or net_ixgbe_vf and answers ARP and ping; the second pings it through the kernel's driver. Fetches what run.sh fetches, and
 installs Debian's dpdk-dev and the two drivers when run as root.
 
-  --devices A B    what is tried: sfc, ixgbevf (default ixgbevf: net_sfc has not been seen to start, see README.md)
+  --devices A B    what is tried: sfc, ixgbevf (default ixgbevf: net_sfc does not start its port yet, see README.md)
   --path PATH      direct or mediated (default direct)
   --vfnic PROGRAM  use this binary; default: build this checkout with cargo
   --qemu PROGRAM   use this QEMU
