@@ -11,7 +11,7 @@ Boots two Linux guests whose NICs are VFs of a Solarflare SFC9120 or an Intel 82
 net_sfc or net_ixgbe_vf and answers ARP and ping; the second pings it through the kernel's driver. Fetches what run.sh fetches, and
 installs Debian's dpdk-dev and the two drivers when run as root.
 
-  --devices A B    what is tried: sfc, ixgbevf (default ixgbevf: net_sfc does not start its port yet, see README.md)
+  --devices A B    what is tried: sfc, ixgbevf (default: both)
   --path PATH      direct or mediated (default direct)
   --vfnic PROGRAM  use this binary; default: build this checkout with cargo
   --qemu PROGRAM   use this QEMU
@@ -27,7 +27,7 @@ own=$(dirname "$(realpath "${BASH_SOURCE[0]}")")
 here=$(realpath "$own/../two-hosts") # whose guests these are
 cache=${XDG_CACHE_HOME:-${HOME:-/tmp}/.cache}/vfnic
 guests=qemu tool=iperf3 vfnic=${VFNIC:-} out='' keep=no asked='' path=direct
-devices=(ixgbevf)
+devices=(sfc ixgbevf)
 
 for part in packages image guest newer-qemu nic session; do
     # shellcheck source=/dev/null
@@ -72,18 +72,21 @@ find_dpdk() {
 
 # GUEST DEVICE: gives testpmd the VF. Without a vIOMMU it is uio_pci_generic; the VF has no other interrupts than MSI-X, and testpmd polls.
 start_testpmd() {
-    local id
-    case $2 in sfc) id='1924 1903' ;; ixgbevf) id='8086 10ed' ;; esac
+    local id more=''
+    case $2 in
+    sfc) id='1924 1903' more=--no-lsc-interrupt ;; # net_sfc wants an interrupt for changes of the link, unless it is told not to
+    ixgbevf) id='8086 10ed' ;;
+    esac
     run_in "$1" 30 "echo 0000:01:00.0 >/sys/bus/pci/drivers/$2/unbind; echo $id >/sys/bus/pci/drivers/uio_pci_generic/new_id; ls -d /sys/bus/pci/drivers/uio_pci_generic/0000:01:00.0" || return 1
     run_in "$1" 30 "mkdir -p /dev/hugepages /var/run && mount -t hugetlbfs none /dev/hugepages && echo 64 >/sys/kernel/mm/hugepages/hugepages-2048kB/nr_hugepages" || return 1
-    start_in "$1" "mkfifo /tmp/pmd; (sleep 1000 >/tmp/pmd &); dpdk-testpmd --lcores 0@0,1@0 -m 64 --iova-mode=pa --no-telemetry -a 0000:01:00.0 -- -i --total-num-mbufs=2048 --rxd=256 --txd=256 </tmp/pmd >/tmp/pmd.log 2>&1"
+    start_in "$1" "mkfifo /tmp/pmd; (sleep 1000 >/tmp/pmd &); dpdk-testpmd --lcores 0@0,1@0 -m 64 --iova-mode=pa --no-telemetry -a 0000:01:00.0 -- -i $more --total-num-mbufs=2048 --rxd=256 --txd=256 </tmp/pmd >/tmp/pmd.log 2>&1"
 }
 
 says() { run_in "$1" 10 "echo '$2' >/tmp/pmd"; } # GUEST COMMAND: to testpmd
 said() { run_in "$1" 10 "grep -Eq '$2' /tmp/pmd.log"; } # GUEST PATTERN
 
 try_device() { # DEVICE
-    local vf words
+    local vf words pmd
     device=$1
     note "--- DPDK's driver of $device, path $path"
     nic_with "$device" "$device" || return 1
@@ -93,8 +96,9 @@ try_device() { # DEVICE
     start_testpmd g0 "$device"
     until_true 120 said g0 'testpmd>'
     checked $? "testpmd starts on the VF"
-    said g0 "Probe PCI driver: net_$([[ $device == sfc ]] && echo sfc || echo ixgbe_vf) "
-    checked $? "its driver is $([[ $device == sfc ]] && echo net_sfc || echo net_ixgbe_vf)"
+    case $device in sfc) pmd=net_sfc_efx ;; ixgbevf) pmd=net_ixgbe_vf ;; esac
+    said g0 "Probe PCI driver: $pmd "
+    checked $? "its driver is net_sfc or net_ixgbe_vf"
     says g0 'set fwd icmpecho'
     says g0 'start'
     until_true 60 reaches g1 10.9.2.77

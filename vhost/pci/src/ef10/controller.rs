@@ -21,6 +21,8 @@ const FIRMWARE: [u16; 4] = [6, 2, 7, 1000];
 const GROUPS_CHAIN: u32 = 6;
 /// 10 Gb/s, as the PHY's capabilities have it.
 const CAPABLE_10G: u32 = 1 << 7;
+/// Flow control by pause frames, in both directions and in one.
+const CAPABLE_PAUSE: u32 = 1 << 8 | 1 << 9;
 /// Nanoseconds of one count of an event queue's timer, and the most counts.
 const TIMER_NS: u32 = 1000;
 pub(super) const TIMER_MAX: u32 = (1 << 14) - 1;
@@ -417,9 +419,10 @@ pub(super) fn link_of(host: &dyn Host) -> LinkState {
     }
 }
 
+/// The far end has no flow control, so there is none.
 fn link(LinkState { up, mbps }: LinkState) -> Reply {
     Reply::zeros(28)
-        .u32(0, CAPABLE_10G)
+        .u32(0, CAPABLE_10G | CAPABLE_PAUSE)
         .u32(4, CAPABLE_10G)
         .u32(8, mbps)
         .u32(16, u32::from(up) | FULL_DUPLEX)
@@ -470,7 +473,7 @@ fn phy() -> Reply {
     const SFP_PLUS: u32 = 5;
     Reply::zeros(72)
         .u32(0, PRESENT)
-        .u32(8, CAPABLE_10G)
+        .u32(8, CAPABLE_10G | CAPABLE_PAUSE)
         .bytes(24, b"vfnic")
         .u32(44, SFP_PLUS)
 }

@@ -1,4 +1,4 @@
-//! The virtual function of Solarflare's EF10 family (SFC9120, PCI ID 1924:1903).
+//! The virtual function of Solarflare's EF10 family (SFC9120, PCI ID 1924:1903). Linux's `sfc` and DPDK's `net_sfc` drive it.
 //!
 //! Registers are few (`regs`): doorbells of rings and event queues, and one through which the driver asks the NIC's controller for
 //! everything else (`mcdi`, `command`, `controller`): its queues (`queues`) with their `descriptor`s and `event`s, filters

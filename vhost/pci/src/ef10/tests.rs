@@ -592,6 +592,12 @@ fn what_dpdk_asks_beyond_linux_is_answered_so_that_it_goes_on() {
         let on = words(8, &[(0, kind), (4, 1)]);
         assert_eq!(driver.ask(Command::WORKAROUND, &on), answer, "{kind}");
     }
+    // It advertises flow control, and starts no port that has none of that.
+    let phy = driver.ask(Command::GET_PHY_CFG, &[]).unwrap();
+    let link = driver.ask(Command::GET_LINK, &[]).unwrap();
+    assert_eq!((word(&phy, 8), word(&link, 0)), (0x380, 0x380));
+    let (partner, flow_control) = (word(&link, 4), word(&link, 20));
+    assert_eq!((partner, flow_control), (0x80, 0), "there is none all the same");
 }
 
 #[test]
