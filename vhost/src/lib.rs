@@ -127,6 +127,7 @@ pub mod eventfd;
 pub mod features;
 pub mod frame;
 pub mod hardware;
+pub mod interrupt_timer;
 mod limits;
 pub mod listener;
 pub mod memory;

@@ -12,6 +12,7 @@ use crate::error::RingError;
 use crate::eventfd::EventFd;
 use crate::features::VirtioFeatures;
 use crate::hardware::{DescriptorFormat, Doorbell, HardwareConfig, HardwareRing};
+use crate::interrupt_timer::InterruptTimer;
 use crate::memory::GuestMemory;
 use crate::net_hdr::header_len;
 use crate::ring::{Fence, Ring, RingAddresses};
@@ -174,6 +175,14 @@ impl Vring {
         match &self.ring {
             Ring::Hardware(ring) => ring.format().coalescing(),
             Ring::Split(_) | Ring::Packed(_) => self.coalescing,
+        }
+    }
+
+    /// What measures the time between two calls where it is not the ring's own but that of an interrupt which it shares with others.
+    pub fn timer(&self) -> Option<&InterruptTimer> {
+        match &self.ring {
+            Ring::Hardware(ring) => ring.format().timer(),
+            Ring::Split(_) | Ring::Packed(_) => None,
         }
     }
 

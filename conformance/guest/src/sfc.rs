@@ -24,6 +24,8 @@ pub mod reg {
     pub const DOORBELL_LOW: u64 = 0x204;
     /// The first event that the driver has not read.
     pub const EVENT_READ: u64 = 0x400;
+    /// How long interrupts are held back: the mode, and microseconds.
+    pub const EVENT_TIMER: u64 = 0x420;
     /// The end of the receive descriptors.
     pub const RX_TAIL: u64 = 0x830;
     /// The end of the transmit descriptors.

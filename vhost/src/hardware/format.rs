@@ -13,6 +13,7 @@ use vm_memory::AtomicAccess;
 use super::{RxHash, RxNote, TxRequest, after};
 use crate::coalescing::Coalescing;
 use crate::error::RingError;
+use crate::interrupt_timer::InterruptTimer;
 use crate::memory::{GuestMemory, GuestSliceMut, Pinned};
 
 /// What descriptors have left for those behind them, in words of the format's own; zero in a new ring.
@@ -108,6 +109,9 @@ pub trait DescriptorFormat: Debug + Send {
 
     /// How long interrupts are held back, as the driver has it now.
     fn coalescing(&self) -> Coalescing;
+
+    /// What measures that: it is of the vector, and [`raise`](Self::raise) starts it. None if the ring interrupts nobody.
+    fn timer(&self) -> Option<&InterruptTimer>;
 }
 
 /// One descriptor.

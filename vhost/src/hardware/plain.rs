@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::*;
 use crate::coalescing::Coalescing;
+use crate::interrupt_timer::InterruptTimer;
 
 /// The frame ends with this descriptor.
 pub(crate) const END: u32 = 1;
@@ -99,5 +100,9 @@ impl DescriptorFormat for PlainFormat {
 
     fn coalescing(&self) -> Coalescing {
         Coalescing::default()
+    }
+
+    fn timer(&self) -> Option<&InterruptTimer> {
+        None
     }
 }

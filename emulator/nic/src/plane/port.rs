@@ -11,7 +11,7 @@ use vf_vhost::tx::{TxFrame, TxQueue};
 use vf_vhost::vring::Vring;
 
 use super::backlog::Backlog;
-use super::moderation::Moderation;
+use super::moderation::{Gap, Moderation};
 use super::traffic::{PerQueue, Traffic};
 use crate::queue::Frame;
 use crate::thread::LiveLoad;
@@ -27,7 +27,7 @@ pub(super) struct Slot<Q> {
     pub(super) broken: bool,
     /// When this plane first found the ring disabled.
     disabled_since: Option<Nanos>,
-    /// How its driver is told of what was used.
+    /// How its driver is told of what was used, if no interrupt that it shares has a timer of its own.
     line: Moderation,
 }
 
@@ -424,7 +424,11 @@ impl<Q: Queue> Slot<Q> {
         let vring = self.queue.vring();
         let moderated = vring.calls() && vring.coalescing().max_usecs > 0;
         if moderated && vring.needs_call() {
-            let due = self.line.due(now, vring.coalescing().into(), packets);
+            let gap: Gap = vring.coalescing().into();
+            let due = match vring.timer() {
+                Some(timer) => Nanos(timer.due(now.0, gap.time.0)),
+                None => self.line.due(now, gap, packets),
+            };
             if due > now {
                 return Err(due);
             }

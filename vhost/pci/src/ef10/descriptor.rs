@@ -9,6 +9,7 @@ use vf_vhost::hardware::{
     Checksum, Completion, Decoded, DescriptorFormat, DescriptorTable, Network, RX_PREFIX_MAX,
     RxHash, RxNote, Transport, TxRequest, TxState,
 };
+use vf_vhost::interrupt_timer::InterruptTimer;
 
 use super::event::{Event, EventQueue, Received};
 use crate::flow_hash::RingHash;
@@ -164,6 +165,10 @@ impl DescriptorFormat for ReceiveFormat {
     fn coalescing(&self) -> Coalescing {
         coalescing(&self.events)
     }
+
+    fn timer(&self) -> Option<&InterruptTimer> {
+        Some(self.events.timer())
+    }
 }
 
 impl DescriptorFormat for TransmitFormat {
@@ -229,6 +234,10 @@ impl DescriptorFormat for TransmitFormat {
 
     fn coalescing(&self) -> Coalescing {
         coalescing(&self.events)
+    }
+
+    fn timer(&self) -> Option<&InterruptTimer> {
+        Some(self.events.timer())
     }
 }
 

@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use vf_vhost::error::RingError;
+use vf_vhost::interrupt_timer::InterruptTimer;
 use vf_vhost::memory::GuestMemory;
 
 use crate::msix::Vectors;
@@ -154,6 +155,7 @@ pub(crate) const FULL_DUPLEX: u32 = 2;
 pub(crate) struct EventQueue {
     inner: Mutex<Inner>,
     hold_off_us: AtomicU32,
+    timer: InterruptTimer,
 }
 
 #[derive(Debug)]
@@ -216,6 +218,7 @@ impl EventQueue {
                 vectors,
             }),
             hold_off_us: AtomicU32::new(hold_off_us),
+            timer: InterruptTimer::default(),
         }
     }
 
@@ -240,7 +243,7 @@ impl EventQueue {
     pub(crate) fn tell(&self, event: Event) {
         let mut inner = self.lock();
         if inner.push(event).is_ok() {
-            inner.raise();
+            inner.raise(&self.timer);
         }
     }
 
@@ -248,7 +251,7 @@ impl EventQueue {
     pub(crate) fn raise(&self) -> bool {
         let mut inner = self.lock();
         inner.unraised = false;
-        inner.raise()
+        inner.raise(&self.timer)
     }
 
     /// The driver has read what is before this entry, and waits.
@@ -258,13 +261,18 @@ impl EventQueue {
         inner.armed = true;
         // What whoever has written it is going to interrupt for comes when it is due.
         if inner.read != inner.write && !inner.unraised {
-            inner.raise();
+            inner.raise(&self.timer);
         }
     }
 
     /// Microseconds that interrupts are held back after one.
     pub(crate) fn hold_off_us(&self) -> u32 {
         self.hold_off_us.load(Ordering::Relaxed)
+    }
+
+    /// What measures that, for all rings that complete here.
+    pub(crate) fn timer(&self) -> &InterruptTimer {
+        &self.timer
     }
 
     /// Sets that.
@@ -303,7 +311,7 @@ impl Inner {
         Ok(())
     }
 
-    fn raise(&mut self) -> bool {
+    fn raise(&mut self, timer: &InterruptTimer) -> bool {
         let Some(vector) = self
             .vector
             .filter(|_| self.armed && self.read != self.write)
@@ -311,6 +319,7 @@ impl Inner {
             return false;
         };
         self.armed = false;
+        timer.start();
         self.vectors.raise(vector);
         true
     }

@@ -597,7 +597,11 @@ fn what_dpdk_asks_beyond_linux_is_answered_so_that_it_goes_on() {
     let link = driver.ask(Command::GET_LINK, &[]).unwrap();
     assert_eq!((word(&phy, 8), word(&link, 0)), (0x380, 0x380));
     let (partner, flow_control) = (word(&link, 4), word(&link, 20));
-    assert_eq!((partner, flow_control), (0x80, 0), "there is none all the same");
+    assert_eq!(
+        (partner, flow_control),
+        (0x80, 0),
+        "there is none all the same"
+    );
 }
 
 #[test]

@@ -8,6 +8,7 @@ use vf_vhost::hardware::{
     Checksum, Completion, Decoded, DescriptorFormat, DescriptorTable, Headers, Network, RxHash,
     RxNote, Transport, TxRequest, TxState,
 };
+use vf_vhost::interrupt_timer::InterruptTimer;
 use vf_vhost::ring::RingError;
 
 use super::interrupts::Interrupts;
@@ -160,6 +161,10 @@ impl DescriptorFormat for TxFormat {
     fn coalescing(&self) -> Coalescing {
         self.interrupts.coalescing(self.pair, true)
     }
+
+    fn timer(&self) -> Option<&InterruptTimer> {
+        self.interrupts.timer(self.pair, true)
+    }
 }
 
 /// The context that a descriptor refers to by its index.
@@ -245,6 +250,10 @@ impl DescriptorFormat for RxFormat {
 
     fn coalescing(&self) -> Coalescing {
         self.interrupts.coalescing(self.pair, false)
+    }
+
+    fn timer(&self) -> Option<&InterruptTimer> {
+        self.interrupts.timer(self.pair, false)
     }
 }
 

@@ -1,10 +1,11 @@
 //! Interrupt causes, masks and moderation, as the driver's thread and those of the data plane share them. Knows no queue, and when an
-//! interrupt is held back, whoever raises it waits.
+//! interrupt is held back, whoever raises it waits. A vector's timer runs on while the driver masks it.
 
 use std::sync::atomic::{AtomicU8, AtomicU32, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 
 use vf_vhost::control::Coalescing;
+use vf_vhost::interrupt_timer::InterruptTimer;
 
 use super::VECTORS;
 use crate::msix::Vectors;
@@ -33,6 +34,7 @@ pub(super) struct Interrupts {
     /// The vector of each entry, if it is valid.
     allocation: [AtomicU8; ENTRIES],
     intervals: [AtomicU32; VECTORS as usize],
+    timers: [InterruptTimer; VECTORS as usize],
     vectors: RwLock<Arc<Vectors>>,
 }
 
@@ -44,12 +46,19 @@ fn with(state: u32, at: u32, bits: u32) -> u32 {
     state & !(ALL << at) | (bits & ALL) << at
 }
 
+/// The entry of the allocation for a queue of this pair.
+fn entry_of(pair: u16, transmit: bool) -> usize {
+    let first = usize::from(pair).saturating_mul(2);
+    first.saturating_add(usize::from(transmit))
+}
+
 impl Interrupts {
     pub(super) fn new() -> Interrupts {
         Interrupts {
             state: AtomicU32::new(0),
             allocation: std::array::from_fn(|_| AtomicU8::new(0)),
             intervals: std::array::from_fn(|_| AtomicU32::new(0)),
+            timers: std::array::from_fn(|_| InterruptTimer::default()),
             vectors: RwLock::default(),
         }
     }
@@ -65,6 +74,7 @@ impl Interrupts {
         self.allocation.iter().for_each(zero);
         let zero = |interval: &AtomicU32| interval.store(0, Ordering::Relaxed);
         self.intervals.iter().for_each(zero);
+        self.timers.iter().for_each(InterruptTimer::reset);
     }
 
     /// Changes the state, interrupts for the causes that `change` answers, and says whether it has.
@@ -86,7 +96,9 @@ impl Interrupts {
             return false;
         }
         let vectors = self.vectors.read().unwrap_or_else(PoisonError::into_inner);
-        for vector in (0..u16::from(VECTORS)).filter(|vector| hot >> vector & 1 == 1) {
+        let all = (0..u16::from(VECTORS)).zip(&self.timers);
+        for (vector, timer) in all.filter(|(vector, _)| hot >> vector & 1 == 1) {
+            timer.start();
             vectors.raise(vector);
         }
         true
@@ -94,8 +106,7 @@ impl Interrupts {
 
     /// Something has happened in the queue of this pair; whether the driver was interrupted for it.
     pub(super) fn raise(&self, pair: u16, transmit: bool) -> bool {
-        let entry = usize::from(pair).saturating_mul(2);
-        self.raise_entry(entry.saturating_add(usize::from(transmit)))
+        self.raise_entry(entry_of(pair, transmit))
     }
 
     /// Something has happened besides.
@@ -108,6 +119,10 @@ impl Interrupts {
         (allocated & VALID != 0).then_some(allocated & 3)
     }
 
+    fn vector_of(&self, pair: u16, transmit: bool) -> Option<u8> {
+        self.vector(entry_of(pair, transmit))
+    }
+
     fn raise_entry(&self, entry: usize) -> bool {
         let Some(vector) = self.vector(entry) else {
             return false;
@@ -118,14 +133,19 @@ impl Interrupts {
 
     /// How long interrupts for the queue of this pair are held back.
     pub(super) fn coalescing(&self, pair: u16, transmit: bool) -> Coalescing {
-        let entry = usize::from(pair).saturating_mul(2);
-        let vector = self.vector(entry.saturating_add(usize::from(transmit)));
+        let vector = self.vector_of(pair, transmit);
         let interval = vector.and_then(|vector| self.intervals.get(usize::from(vector)));
         let interval = interval.map_or(0, |interval| interval.load(Ordering::Relaxed));
         Coalescing {
             max_usecs: (interval & INTERVAL) / 4,
             max_packets: 0,
         }
+    }
+
+    /// What measures that.
+    pub(super) fn timer(&self, pair: u16, transmit: bool) -> Option<&InterruptTimer> {
+        let vector = self.vector_of(pair, transmit)?;
+        self.timers.get(usize::from(vector))
     }
 
     /// VTEICR, which is read once.

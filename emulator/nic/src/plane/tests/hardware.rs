@@ -549,26 +549,81 @@ fn a_switch_of_paths_under_load_loses_nothing_and_keeps_what_descriptors_have_sa
     assert_eq!(mixed.bench.drops(), []);
 }
 
-#[test]
-fn interrupts_are_held_back_as_long_as_the_driver_wants() {
+/// Has a guest's driver want 50 us between two interrupts.
+fn moderate(guest: &mut Hardware) {
+    match guest.driver {
+        Driver::Intel(_) => guest.bar.write(vf_guest::ixgbevf::reg::VTEITR, 200),
+        Driver::Solarflare(_) => guest
+            .bar
+            .write(vf_guest::sfc::reg::EVENT_TIMER, 3 << 14 | 50),
+    }
+}
+
+/// Has it want the next interrupt, at once if something is there that it has not read.
+fn unmask(guest: &mut Hardware) {
+    match &mut guest.driver {
+        Driver::Intel(_) => guest.bar.write(vf_guest::ixgbevf::reg::VTEIMS, 3),
+        Driver::Solarflare(driver) => driver.arm(&mut guest.bar),
+    }
+}
+
+/// Frames from VF 0, one a microsecond: the microseconds in which the driver of another VF is interrupted, which then reads what there is and wants
+/// the next interrupt so many microseconds later, `busy` the first time and at once thereafter, before it has read what has come meanwhile. It sends a frame each microsecond, too, if it `sends`.
+fn interrupted(vf: usize, busy: u64, sends: bool) -> Vec<u64> {
     let mut mixed = Mixed::new(Path::Direct);
     mixed.bench.now = MS;
-    mixed.hardware[1]
-        .bar
-        .write(vf_guest::ixgbevf::reg::VTEITR, 200);
-    let mut raised = Vec::new();
-    for step in 0..100u64 {
+    let guest = &mut mixed.hardware[vf];
+    moderate(guest);
+    // What has been said while it started is behind it.
+    guest.receive();
+    guest.vectors.take_pending(0);
+    unmask(guest);
+    let (mut raised, mut masked_until) = (Vec::new(), None);
+    for step in 0..170u64 {
         mixed.bench.now = MS + Nanos(step * 1000);
-        let data = frame(mac(1), mac(0), step as u32, 60);
+        let data = frame(mac(vf), mac(0), step as u32, 60);
         mixed.hardware[0].send(&data, &Ask::default());
+        if sends {
+            let data = frame(mac(0), mac(vf), step as u32, 60);
+            mixed.hardware[vf].send(&data, &Ask::default());
+        }
         mixed.bench.settle();
-        if mixed.hardware[1].vectors.take_pending(0) {
+        let guest = &mut mixed.hardware[vf];
+        if masked_until == Some(step) {
+            unmask(guest);
+            masked_until = None;
+        }
+        if guest.vectors.take_pending(0) {
             raised.push(step);
-            mixed.hardware[1].receive();
-            mixed.hardware[1]
-                .bar
-                .write(vf_guest::ixgbevf::reg::VTEIMS, 3);
+            guest.receive();
+            match (busy, raised.len()) {
+                (1.., 1) => masked_until = Some(step + busy),
+                _ => unmask(guest),
+            }
         }
     }
-    assert_eq!(raised, [0, 50], "50 us between two");
+    raised
+}
+
+#[test]
+fn interrupts_are_held_back_as_long_as_the_driver_wants() {
+    for vf in [1, SOLARFLARE] {
+        assert_eq!(interrupted(vf, 0, false), [0, 50, 100, 150], "VF {vf}");
+    }
+}
+
+#[test]
+fn rings_that_share_an_interrupt_hold_it_back_together() {
+    for vf in [1, SOLARFLARE] {
+        assert_eq!(interrupted(vf, 0, true), [0, 50, 100, 150], "VF {vf}");
+    }
+}
+
+#[test]
+fn the_time_between_interrupts_runs_on_while_the_driver_masks_them() {
+    for vf in [1, SOLARFLARE] {
+        // What is due while the driver is busy comes when it unmasks it.
+        assert_eq!(interrupted(vf, 20, false), [0, 50, 100, 150], "VF {vf}");
+        assert_eq!(interrupted(vf, 60, false), [0, 60, 110, 160], "VF {vf}");
+    }
 }
