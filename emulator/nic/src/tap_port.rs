@@ -165,6 +165,7 @@ impl TapPort {
             tap::set_offloads(queue)?;
             rustix::io::ioctl_fionbio(queue, true)?;
         }
+        let socket = BackEnd::Listens(socket);
         let (alive, thread) = Port::start(queues, Device::Tap, socket, on, sandbox)?;
         Ok(TapPort {
             _alive: alive,
@@ -186,6 +187,8 @@ enum Over {
     Stopped,
     #[error("its device is gone: {0}")]
     Gone(Errno),
+    #[error("it has ended, and is not started again")]
+    Ended,
     #[error("{0}")]
     Session(#[from] FrontendError),
     #[error("{0}")]
@@ -196,6 +199,14 @@ impl From<io::Error> for Over {
     fn from(error: io::Error) -> Over {
         Over::Session(error.into())
     }
+}
+
+/// The back end that the thread is a front end of.
+pub(crate) enum BackEnd {
+    /// It listens here, and another session follows one that is over.
+    Listens(PathBuf),
+    /// It has this connection, and no other one.
+    Connected(Option<UnixStream>),
 }
 
 /// Whose frames they are.
@@ -211,7 +222,7 @@ pub(crate) struct Port {
     /// Where frames are read and written, each with its virtio-net header: one at least, and a queue pair of the VF for each.
     queues: Vec<Queue>,
     device: Device,
-    socket: PathBuf,
+    back_end: BackEnd,
     alive: UnixStream,
     on: String,
     /// A frame of the host.
@@ -244,7 +255,7 @@ impl Port {
     pub(crate) fn start(
         queues: Vec<OwnedFd>,
         device: Device,
-        socket: PathBuf,
+        back_end: BackEnd,
         on: String,
         sandbox: Sandbox,
     ) -> io::Result<(UnixStream, JoinHandle<()>)> {
@@ -263,7 +274,7 @@ impl Port {
         let port = Port {
             queues: queues.collect(),
             device,
-            socket,
+            back_end,
             alive,
             on,
             frame: vec![0; MAX_FRAME as usize],
@@ -290,7 +301,7 @@ impl Port {
             let _ = self.set_carrier(false);
             match over {
                 Err(Over::Stopped) => return,
-                Err(why @ Over::Gone(_)) => {
+                Err(why @ (Over::Gone(_) | Over::Ended)) => {
                     tracing::warn!(device, %why, "its other end is gone for good");
                     return;
                 }
@@ -321,7 +332,11 @@ impl Port {
             rx_buffer: Some(12 + MAX_FRAME),
             ..NetConfig::default()
         };
-        let mut guest = NetDevice::start(Frontend::connect(&self.socket)?, &config)?;
+        let frontend = match &mut self.back_end {
+            BackEnd::Listens(path) => Frontend::connect(path)?,
+            BackEnd::Connected(once) => Frontend::from_stream(once.take().ok_or(Over::Ended)?)?,
+        };
+        let mut guest = NetDevice::start(frontend, &config)?;
         let (news, theirs) = UnixStream::pair()?;
         news.set_nonblocking(true)?;
         let frontend = guest.frontend().ok_or(FrontendError::Closed)?;

@@ -403,7 +403,7 @@ mod tests {
             ),
             (
                 "[[nic]]\nname='a'\nuplink='tun tun0'",
-                "an uplink is 'tap NAME' or 'macvtap NAME' or 'packet NAME' or 'vxlan id VNI remote ADDR ...' or 'vhost-user SOCKET' or 'pcap FILE [delay TIME] [repeat]' or 'hairpin'",
+                "an uplink is 'tap NAME' or 'macvtap NAME' or 'packet NAME' or 'vxlan id VNI remote ADDR ...' or 'vhost-user SOCKET' or 'passt [OPTION ...]' or 'pcap FILE [delay TIME] [repeat]' or 'hairpin'",
             ),
             ("[[nic]]\nname='a'\nuplink='tap'", "an uplink is 'tap NAME'"),
             (

@@ -1,5 +1,5 @@
 //! What is plugged into a NIC's port: a wire to another NIC or to a bridge that reflects, a network device of the host, a tunnel to other
-//! hosts, a vhost-user back end, a capture. An uplink takes and brings frames in
+//! hosts, a vhost-user back end, passt, a capture. An uplink takes and brings frames in
 //! bursts and says when it can take more; it judges no frame, knows no VF, and never waits.
 //!
 //! To add one: implement [`Uplink`] in a file of its own and put its `Kind` in `KINDS`. What does something to frames on
@@ -9,6 +9,7 @@ mod host_link;
 mod macvtap;
 mod netem;
 mod packet;
+mod passt;
 mod plain;
 mod replay;
 mod tap;
@@ -42,6 +43,7 @@ const KINDS: &[Kind] = &[
     packet::KIND,
     vxlan::KIND,
     vhost_user::KIND,
+    passt::KIND,
     replay::KIND,
     wire::HAIRPIN,
 ];
@@ -51,7 +53,7 @@ const KINDS: &[Kind] = &[
 struct Kind {
     /// Its word.
     word: &'static str,
-    /// What follows the word, if anything does.
+    /// What follows the word, if anything does; in brackets what may be left out.
     operand: &'static str,
     /// Whether it is a device of this machine, which has no virtual time.
     of_this_machine: bool,
@@ -195,7 +197,7 @@ impl FromStr for UplinkSpec {
     fn from_str(text: &str) -> Result<UplinkSpec, UplinkError> {
         let (word, operand) = text.trim().split_once(' ').unwrap_or((text.trim(), ""));
         let kind = KINDS.iter().find(|kind| kind.word == word);
-        match kind.filter(|kind| kind.operand.is_empty() == operand.trim().is_empty()) {
+        match kind.filter(|kind| kind.takes(operand.trim())) {
             Some(kind) => {
                 let operand = operand.trim().to_owned();
                 (kind.check)(&operand).map_err(|why| UplinkError::Operand {
@@ -228,6 +230,13 @@ impl TryFrom<String> for UplinkSpec {
 impl fmt::Display for UplinkSpec {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&named(self.kind, &self.operand))
+    }
+}
+
+impl Kind {
+    /// Whether this may follow its word.
+    fn takes(&self, operand: &str) -> bool {
+        self.operand.starts_with('[') || self.operand.is_empty() == operand.is_empty()
     }
 }
 

@@ -1,21 +1,21 @@
-//! A vhost-user back end as the uplink: a port of Open vSwitch or VPP, passt, another vfnic's VF. The NIC's port is its front end, by a thread that
-//! has the virtqueues, as one of a tap on a VF has them (`tap_port`), and begins sessions, over and over: while there is none the port has
-//! nobody at its other end. Frames go between the two as to a tap.
+//! A vhost-user back end as the uplink: a port of Open vSwitch or VPP, another vfnic's VF, or a passt of the NIC's own. The NIC's port is its front
+//! end, by a thread that has the virtqueues, as one of a tap on a VF has them (`tap_port`), and begins sessions, over and over with one that listens:
+//! while there is none the port has nobody at its other end. Frames go between the two as to a tap. Never starts a program.
 
 use std::io::{self, IoSlice};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
+use vf_model::{LinkConfig, Nanos};
 
 use super::tap::{HEADER, HeaderDevice, Tap};
-use super::{HandOver, Kind, OpenError};
+use super::{HandOver, Kind, OpenError, Opened};
 use crate::sandbox::Sandbox;
-use crate::tap_port::{Device, Port};
+use crate::tap_port::{BackEnd, Device, Port};
 
 /// Frames that may be on their way in one direction, in bytes.
 const BUFFER: usize = 4 << 20;
@@ -29,27 +29,32 @@ pub(super) const KIND: Kind = Kind {
     check: |_| Ok(()),
     open: |path, config, slack| {
         let name = format!("vhost-user {path}");
-        let back_end = BackEnd::open(path.into(), name.clone()).map_err(|source| OpenError {
-            uplink: name.clone(),
-            source,
-            help: "the process has no room for another thread or descriptor".to_owned(),
-        })?;
-        Ok(Box::new(Tap::of(name, back_end, config, slack)))
+        open(name, BackEnd::Listens(path.into()), config, slack)
     },
     // Its virtqueues are this process' memory, and frames are in them.
     hand_over: HandOver::Refused,
 };
 
+/// Makes the port the front end of this back end.
+pub(super) fn open(name: String, back_end: BackEnd, config: LinkConfig, slack: Nanos) -> Opened {
+    let port = FrontEnd::open(back_end, name.clone()).map_err(|source| OpenError {
+        uplink: name.clone(),
+        source,
+        help: "the process has no room for another thread or descriptor".to_owned(),
+    })?;
+    Ok(Box::new(Tap::of(name, port, config, slack)))
+}
+
 /// The way to the thread, and whether there is a back end behind it.
-struct BackEnd {
+struct FrontEnd {
     frames: OwnedFd,
     is_there: Arc<AtomicBool>,
     /// The thread ends with this.
     _alive: UnixStream,
 }
 
-impl BackEnd {
-    fn open(path: PathBuf, name: String) -> io::Result<BackEnd> {
+impl FrontEnd {
+    fn open(back_end: BackEnd, name: String) -> io::Result<FrontEnd> {
         let (ours, theirs) = rustix::net::socketpair(
             AddressFamily::UNIX,
             SocketType::SEQPACKET,
@@ -63,8 +68,8 @@ impl BackEnd {
         let is_there = Arc::new(AtomicBool::new(false));
         let device = Device::Port(Arc::clone(&is_there));
         // It needs nothing else, whatever others may.
-        let (alive, _) = Port::start(vec![theirs], device, path, name, Sandbox::On)?;
-        Ok(BackEnd {
+        let (alive, _) = Port::start(vec![theirs], device, back_end, name, Sandbox::On)?;
+        Ok(FrontEnd {
             frames: ours,
             is_there,
             _alive: alive,
@@ -72,13 +77,13 @@ impl BackEnd {
     }
 }
 
-impl AsFd for BackEnd {
+impl AsFd for FrontEnd {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.frames.as_fd()
     }
 }
 
-impl HeaderDevice for BackEnd {
+impl HeaderDevice for FrontEnd {
     /// What is too much waits with the thread, and behind that with the back end.
     const TELLS_LOSS: bool = false;
 
