@@ -14,7 +14,7 @@ codename=$(sed -n 's/^VERSION_CODENAME=//p' /etc/os-release)
 
 root=$(mktemp -d)
 cleanup() {
-    umount "$root/dev/pts" "$root/proc" || true
+    umount --lazy "$root/dev/pts" "$root/proc" || true
     rm -rf --one-file-system "$root"
 } 2>/dev/null
 trap cleanup EXIT
@@ -27,7 +27,8 @@ ln -sf pts/ptmx "$root/dev/ptmx"
 # Small images leave documents out, and man pages with them.
 rm -f "$root"/etc/dpkg/dpkg.cfg.d/docker* "$root"/etc/dpkg/dpkg.cfg.d/excludes
 cp "$package" "$root/vfnic.deb"
-inside() { chroot "$root" env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME=/root TERM=dumb LANG=C.UTF-8 XDG_RUNTIME_DIR=/run "$@"; }
+enter=(chroot "$root" env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME=/root TERM=dumb LANG=C.UTF-8 XDG_RUNTIME_DIR=/run)
+inside() { "${enter[@]}" "$@"; }
 
 failed=0
 works() { # WHAT: its standard input has the pattern
@@ -41,7 +42,7 @@ works 'each page is whole' '^0$' "$(inside bash -c 'for page in /usr/share/man/m
 works 'systemd-analyze verify' '^$' "$(inside systemd-analyze verify --man=no vfnic@default.service 2>&1 | grep -i vfnic || true)"
 works 'the configuration of the unit' '^0$' "$(inside timeout -s TERM --preserve-status 2 vfnic run --quiet --no-state --config /etc/vfnic/default.toml --socket-dir /run/vfnic >/dev/null 2>&1; echo $?)"
 
-inside vfnic run --quiet --no-state --vfs 3 --socket-dir /run/lab >/dev/null 2>&1 &
+"${enter[@]}" vfnic run --quiet --no-state --vfs 3 --socket-dir /run/lab >/dev/null 2>&1 &
 nic=$!
 for _ in {1..100}; do [[ -e $root/run/lab/ready ]] && break; sleep 0.1; done
 for line in 'vfnic sho|show' 'vfnic --ctl /run/lab/ctl.sock vf 2 set spo|spoofchk' 'vfnic --ctl /run/lab/ctl.sock vf |2'; do
