@@ -79,13 +79,17 @@ impl Adapter {
     /// Gives an order, a line of words, and waits for the answer.
     ///
     /// # Errors
-    /// An adapter that has ended, says something else than an answer, or nothing at all.
+    /// An adapter that has ended, says something else than an answer, or nothing at all ([`io::ErrorKind::TimedOut`]): what it says later would
+    /// be taken for another answer.
     pub fn ask(&mut self, words: &str) -> io::Result<Answer> {
         let failed = |what: &str| io::Error::other(format!("the control adapter {what}: {words}"));
         writeln!(self.orders, "{words}").map_err(|_| failed("has ended"))?;
         let line = match self.answers.recv_timeout(PATIENCE) {
             Ok(line) => line?,
-            Err(RecvTimeoutError::Timeout) => return Err(failed("does not answer")),
+            Err(RecvTimeoutError::Timeout) => {
+                let kind = io::ErrorKind::TimedOut;
+                return Err(io::Error::new(kind, failed("does not answer")));
+            }
             Err(RecvTimeoutError::Disconnected) => return Err(failed("has ended")),
         };
         Answer::parse(line.trim())

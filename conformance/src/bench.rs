@@ -5,10 +5,11 @@
 use std::cell::{Cell, RefCell};
 use std::io;
 use std::path::PathBuf;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use crate::adapter::{Adapter, Answer};
+use crate::adapter::Adapter;
 use crate::listener::Listener;
 use crate::subject::{Ended, Leaves, Process, Resources, Subject};
 use crate::verdict::{Failure, Seen, ensure};
@@ -61,9 +62,9 @@ struct Port {
 /// A subject, probed.
 #[derive(Debug)]
 pub struct Bench {
-    subject: Arc<Subject>,
+    pub(crate) subject: Arc<Subject>,
     process: Arc<Mutex<Option<Process>>>,
-    adapter: RefCell<Option<Adapter>>,
+    pub(crate) adapter: RefCell<Option<Adapter>>,
     ports: Vec<Port>,
     /// Which of them is the sender's; the peer, if there is one, is the next.
     first: usize,
@@ -77,6 +78,8 @@ pub struct Bench {
     features: u64,
     protocol: u64,
     delivery: Delivery,
+    /// Whether a frame was to pass where none is seen to.
+    pub(crate) unseen: Arc<AtomicBool>,
     format: Format,
     serves_control: bool,
     passed: bool,
@@ -119,6 +122,7 @@ impl Bench {
             subject: Arc::new(subject),
             features: 0,
             protocol: 0,
+            unseen: Arc::default(),
             format: Format::Split,
             serves_control: false,
             passed: false,
@@ -140,7 +144,9 @@ impl Bench {
             bench.ports[n].mac = given.or(bench.told_mac(n)?);
         }
         bench.warm_up();
-        bench.serves_control = bench.features & feature::CTRL_VQ != 0 && bench.commanded();
+        let offers = bench.features & feature::CTRL_VQ != 0;
+        // Whoever has no time for one command in two seconds may have some for the next.
+        bench.serves_control = offers && (bench.commanded() || bench.commanded());
         bench.leaves = bench.ordinary();
         // One that passes no frames is to be judged for that by the cases.
         let _ = bench.alive().and_then(|()| bench.alive());
@@ -180,6 +186,7 @@ impl Bench {
             transcript: Transcript::default(),
             sessions: Cell::new(0),
             slowest: Cell::default(),
+            unseen: Arc::default(),
             ..*self
         }
     }
@@ -420,7 +427,8 @@ impl Bench {
         for call in tx.calls().chain(rx.iter().flat_map(NetDevice::calls)) {
             call.drain();
         }
-        Link::new(tx, rx, src, dst, self.delivery)
+        let unseen = Arc::clone(&self.unseen);
+        Link::new(tx, rx, src, dst, self.delivery, unseen)
     }
 
     /// Checks that a fresh session passes traffic: the end of every hostile case.
@@ -527,45 +535,6 @@ impl Bench {
         self.sessions
             .set(self.sessions.get() + u64::from(frontend.is_ok()));
         frontend
-    }
-
-    /// Gives the control adapter an order.
-    ///
-    /// # Errors
-    /// [`Failure::System`] if there is no adapter, or it does not answer as one does.
-    pub fn ask(&self, words: &str) -> Result<Answer, Failure> {
-        let missing = || io::Error::other("there is no control adapter");
-        let mut adapter = self.adapter.borrow_mut();
-        Ok(adapter.as_mut().ok_or_else(missing)?.ask(words)?)
-    }
-
-    /// Gives an order that the subject has to carry out; what was asked for, if anything was.
-    ///
-    /// # Errors
-    /// A refusal is wrong. [`Failure::Unsupported`] if there is no such thing.
-    pub fn administer(&self, words: &str) -> Result<String, Failure> {
-        match self.ask(words)? {
-            Answer::Done(said) => Ok(said),
-            Answer::Unsupported => Err(Failure::Unsupported(words.to_owned())),
-            Answer::Refused(why) => Err(Failure::Wrong(format!("'{words}' was refused: {why}"))),
-        }
-    }
-
-    /// Gives an order that the subject has to refuse.
-    ///
-    /// # Errors
-    /// Obedience is wrong. [`Failure::Unsupported`] if there is no such thing.
-    pub fn refuses(&self, words: &str) -> Result<(), Failure> {
-        match self.ask(words)? {
-            Answer::Refused(_) => Ok(()),
-            Answer::Unsupported => Err(Failure::Unsupported(words.to_owned())),
-            Answer::Done(_) => Err(Failure::Wrong(format!("'{words}' was not refused"))),
-        }
-    }
-
-    /// Whether there is a control adapter.
-    pub(crate) fn is_administered(&self) -> bool {
-        self.adapter.borrow().is_some()
     }
 
     fn process(&self) -> MutexGuard<'_, Option<Process>> {

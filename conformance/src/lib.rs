@@ -45,6 +45,7 @@
 #![forbid(unsafe_code)]
 
 pub mod adapter;
+mod administration;
 pub mod bench;
 pub mod case;
 pub mod cases;

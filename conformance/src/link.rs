@@ -2,6 +2,8 @@
 //!
 //! Every wait has an end. Frames that the suite did not send itself are passed over.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::bench::{DEADLINE, Delivery, QUIET};
@@ -32,16 +34,17 @@ impl Onlooker {
         }
     }
 
-    /// How often `frame` comes, until nothing has come for a while.
-    pub(crate) fn sees(&mut self, frame: &[u8]) -> Result<usize, Failure> {
+    /// How often `frame` comes that is to come so often: until it has, and nothing more has come for a while.
+    pub(crate) fn sees(&mut self, frame: &[u8], expected: usize) -> Result<usize, Failure> {
         let mut seen = 0;
-        let mut deadline = Instant::now() + QUIET;
-        let end = Instant::now() + DEADLINE;
+        let patience = |seen: usize| if seen < expected { DEADLINE } else { QUIET };
+        let mut deadline = Instant::now() + patience(seen);
+        let end = Instant::now() + 2 * DEADLINE;
         while Instant::now() < deadline && Instant::now() < end {
             match self.net.recv(0, &mut self.got)? {
                 true if self.got.bytes() == frame => {
                     seen += 1;
-                    deadline = Instant::now() + QUIET;
+                    deadline = Instant::now() + patience(seen);
                 }
                 true => {}
                 false => std::thread::sleep(Duration::from_micros(100)),
@@ -64,6 +67,8 @@ pub struct Link {
     /// Receiver's MAC address.
     pub dst: [u8; 6],
     delivery: Delivery,
+    /// Whether a frame was to pass where none is seen to.
+    unseen: Arc<AtomicBool>,
     serial: u32,
     got: RxFrame,
 }
@@ -75,6 +80,7 @@ impl Link {
         src: [u8; 6],
         dst: [u8; 6],
         delivery: Delivery,
+        unseen: Arc<AtomicBool>,
     ) -> Link {
         Link {
             tx,
@@ -82,6 +88,7 @@ impl Link {
             src,
             dst,
             delivery,
+            unseen,
             serial: 0,
             got: RxFrame::default(),
         }
@@ -146,7 +153,10 @@ impl Link {
         self.send(frame)?;
         self.sent()?;
         match self.delivery {
-            Delivery::None => Ok(()),
+            Delivery::None => {
+                self.unseen.store(true, Ordering::Relaxed);
+                Ok(())
+            }
             Delivery::Peer | Delivery::Echo => self.expect(frame).map(drop),
         }
     }

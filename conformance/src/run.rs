@@ -238,7 +238,13 @@ impl Run {
             junit::write(&all, &measure, &heading.subject, created(path)?)?;
         }
         let failed = all.iter().any(|finding| measure.standing(finding).fails());
-        Ok(steady && !failed)
+        let unjudged = all.iter();
+        let unjudged = unjudged.filter(|f| measure.standing(f) == Standing::NotJudged);
+        match unjudged.count() {
+            0 => Ok(steady && !failed),
+            _ if failed => Ok(false),
+            n => Err(format!("of {n} cases nothing can be said; each tells why above").into()),
+        }
     }
 
     /// A finding for whoever looks on, and for the file.

@@ -282,7 +282,11 @@ impl Runner {
             None => bench.stalled().filter(|_| hostile),
         };
         if administered && bench.ended()?.is_none() {
-            bench.administer("reset")?;
+            match bench.administer("reset") {
+                Err(Failure::System(error)) => return Err(error.into()),
+                Err(refused) if result.is_ok() => return Ok(Attempt::Failed(refused)),
+                _ => {}
+            }
         }
         Ok(match (result, complaint) {
             (Ok(_), Some(complaint)) => Attempt::Stalled(complaint),
@@ -355,6 +359,7 @@ fn watched(
     said: &mut Vec<String>,
 ) -> Result<Seen, Failure> {
     bench.transcript();
+    bench.unseen.store(false, Ordering::Relaxed);
     let watchdog = bench.process_id().map(|id| Watchdog::new(id, limit));
     let result = (case.run)(bench);
     *said = bench.transcript();
@@ -365,7 +370,10 @@ fn watched(
         Some(ended) if !bench.serves_one_session() || !ended.by_itself() => {
             Err(Failure::Ended(ended))
         }
-        _ => result,
+        _ => result.map(|seen| match seen {
+            Seen::Conforms if bench.unseen.load(Ordering::Relaxed) => Seen::Unseen,
+            seen => seen,
+        }),
     }
 }
 

@@ -21,6 +21,8 @@ pub enum Seen {
     RingStopped,
     /// The input was taken, or ignored, without harm.
     Tolerated,
+    /// All was given back that was sent, and nobody sees whether it arrives.
+    Unseen,
 }
 
 impl fmt::Display for Seen {
@@ -31,6 +33,7 @@ impl fmt::Display for Seen {
             Seen::Closed => "closed the connection",
             Seen::RingStopped => "stopped the ring",
             Seen::Tolerated => "tolerated",
+            Seen::Unseen => "given back; nobody sees frames arrive",
         })
     }
 }

@@ -1,13 +1,13 @@
 //! Filters on what a port receives, in the words of `ethtool -N`: what they match, which of several wins, what is refused.
 
-use crate::bench::{Bench, Link, QUIET};
+use crate::bench::{Bench, DEADLINE, Link, QUIET};
 use crate::case::{Case, Level, Need};
 use crate::cases::vf::{ADMIN, colons, is_seen, plain, tagged};
 use crate::verdict::{Failure, Seen, ensure};
 use vf_guest::net::NetConfig;
 
-const UDP: u8 = 17;
-const TCP: u8 = 6;
+pub(super) const UDP: u8 = 17;
+pub(super) const TCP: u8 = 6;
 
 pub(super) const CASES: &[Case] = &[
     Case {
@@ -176,7 +176,7 @@ pub(super) const CASES: &[Case] = &[
                 }
                 let frame = Packet::default().frame(&mut link);
                 link.send(&frame)?;
-                ends.push(link.arrives(&frame, QUIET)?);
+                ends.push(link.arrives(&frame, DEADLINE)?);
                 for filter in filters {
                     bench.administer(&format!("filter del {filter}"))?;
                 }
@@ -381,11 +381,8 @@ pub(super) const CASES: &[Case] = &[
                 let frame = Packet::default().frame(&mut link);
                 link.send(&frame)?;
                 let (there, here) = match vf {
-                    1 => (
-                        link.arrives(&frame, crate::bench::DEADLINE)?,
-                        onlooker.sees(&frame)?,
-                    ),
-                    _ => (link.arrives(&frame, QUIET)?, onlooker.sees(&frame)?),
+                    1 => (link.arrives(&frame, DEADLINE)?, onlooker.sees(&frame, 0)?),
+                    _ => (link.arrives(&frame, QUIET)?, onlooker.sees(&frame, 1)?),
                 };
                 ensure(
                     there == (vf == 1) && here == usize::from(vf == 2),
@@ -466,17 +463,22 @@ impl Packet {
     }
 }
 
-fn dropping(bench: &Bench, filter: &str) -> Result<(), Failure> {
+pub(super) fn dropping(bench: &Bench, filter: &str) -> Result<(), Failure> {
     bench
         .administer(&format!("filter add {filter} action drop"))
         .map(drop)
 }
 
 /// Checks that a packet arrives while `filter` is in force, or does not.
-fn sees(link: &mut Link, packet: &Packet, does: bool, filter: &str) -> Result<(), Failure> {
+pub(super) fn sees(
+    link: &mut Link,
+    packet: &Packet,
+    does: bool,
+    filter: &str,
+) -> Result<(), Failure> {
     let frame = packet.frame(link);
     link.send(&frame)?;
-    let wait = if does { crate::bench::DEADLINE } else { QUIET };
+    let wait = if does { DEADLINE } else { QUIET };
     let seen = link.arrives(&frame, wait)?;
     ensure(
         seen == does,

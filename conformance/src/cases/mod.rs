@@ -6,15 +6,19 @@ mod clauses_net;
 mod coalescing;
 mod control;
 mod filter;
+mod filter_kinds;
+mod flooding;
 mod life;
 mod memory;
 mod migration;
 mod net;
 mod notifications;
 mod offloads;
+mod on_paths;
 mod paths;
 mod places;
 mod protocol;
+mod receive_filter;
 mod ring;
 mod ring_states;
 mod robust;
@@ -24,6 +28,7 @@ mod shapes;
 mod switching;
 mod traffic;
 mod vf;
+mod vf_state;
 
 use crate::case::Case;
 
@@ -46,14 +51,19 @@ pub fn all() -> impl Iterator<Item = &'static Case> {
         traffic::CASES,
         shapes::CASES,
         control::CASES,
+        receive_filter::CASES,
         coalescing::CASES,
         robust::CASES,
         life::CASES,
         clauses::CASES,
         vf::CASES,
+        vf_state::CASES,
         filter::CASES,
+        filter_kinds::CASES,
         switching::CASES,
+        flooding::CASES,
         paths::CASES,
+        on_paths::CASES,
     ]
     .into_iter()
     .flatten()

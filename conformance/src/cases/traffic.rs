@@ -351,6 +351,34 @@ pub(super) const CASES: &[Case] = &[
         },
     },
     Case {
+        id: "control/flows-spread",
+        level: Level::Model,
+        needs: &[Need::Control, MQ, Need::Peer],
+        source: "V 5.1.9.5.6 Automatic receive steering in multiqueue mode; Microsoft RSS",
+        sent: "Frames of 64 flows that differ in their source port alone, to a driver that has chosen two pairs, and then four.",
+        expected: "Some come in each of them.",
+        run: |bench| {
+            for pairs in [2u16, 4] {
+                let mut link = controlled_pairs(bench, pairs)?;
+                if link.receiver().config_space().max_virtqueue_pairs < pairs {
+                    continue;
+                }
+                obeyed(link.receiver(), &queue_pairs(pairs))?;
+                let mut came = vec![0; pairs.into()];
+                for flow in 0..64 {
+                    let frame = link.frame_of_flow(flow);
+                    link.send(&frame)?;
+                    came[link.arrives_on(&frame, pairs.into())?] += 1;
+                }
+                ensure(
+                    came.iter().all(|flows| *flows > 0),
+                    format_args!("of 64 flows so many came in each pair: {came:?}"),
+                )?;
+            }
+            Ok(Seen::Conforms)
+        },
+    },
+    Case {
         id: "net/tso-into-few-buffers",
         level: Level::Text,
         needs: &[

@@ -12,13 +12,15 @@ use vf_guest::checksum::TcpFrame;
 use vf_guest::net::{GSO_NONE, HDR_NEEDS_CSUM, NetConfig, NetHeader, feature};
 
 pub(super) const ADMIN: Need = Need::Administration;
-const CTRL_MAC: Need = Need::Feature(feature::CTRL_VQ | feature::CTRL_MAC_ADDR, "CTRL_MAC_ADDR");
-const CTRL_RX: Need = Need::Feature(feature::CTRL_VQ | feature::CTRL_RX, "CTRL_RX");
-const CONFIG: Need = Need::Protocol(vf_guest::message::protocol::CONFIG, "CONFIG");
+pub(super) const CTRL_MAC: Need =
+    Need::Feature(feature::CTRL_VQ | feature::CTRL_MAC_ADDR, "CTRL_MAC_ADDR");
+pub(super) const CTRL_RX: Need = Need::Feature(feature::CTRL_VQ | feature::CTRL_RX, "CTRL_RX");
+pub(super) const CONFIG: Need = Need::Protocol(vf_guest::message::protocol::CONFIG, "CONFIG");
 
 /// Addresses that no port has.
 pub(super) const NEW: [u8; 6] = [0x02, 0, 0, 0, 0xc0, 0x51];
-const FOREIGN: [u8; 6] = [0x02, 0, 0, 0, 0xc0, 0x52];
+pub(super) const FOREIGN: [u8; 6] = [0x02, 0, 0, 0, 0xc0, 0x52];
+const GROUP: [u8; 6] = [0x01, 0, 0x5e, 0, 0, 0x17];
 /// A number that no port has.
 const NOBODY: &str = "4000";
 
@@ -221,13 +223,26 @@ pub(super) const CASES: &[Case] = &[
         level: Level::Model,
         needs: &[ADMIN, Need::Control, CTRL_RX, Need::Peer, Need::Onlooker],
         source: "ip-link(8) trust; DPDK DTS vf promiscuous",
-        sent: "Promiscuous mode of a VF that is not trusted, and frames between two others.",
-        expected: "It sees none of them, whatever it is answered.",
+        sent: "Promiscuous mode of a VF that is not trusted, and of one that is, which then leaves it; frames to a group and of a VLAN that it has not listed, and between two others.",
+        expected: "With trust and in that mode it gets the first two; without, whatever it is answered, none of them.",
         run: |bench| {
-            let mut link = controlled(bench)?;
-            let onlooker = bench.onlooker(&NetConfig::default())?;
-            command(link.receiver(), &[0, 0, 1], 0)?;
-            to(&mut link, onlooker.mac, false)?;
+            for (trust, does) in [("off", false), ("on", true)] {
+                bench.administer(&format!("vf 1 trust {trust}"))?;
+                let mut link = controlled(bench)?;
+                let onlooker = bench.onlooker(&NetConfig::default())?;
+                for (on, does) in [(1, does), (0, false)] {
+                    command(link.receiver(), &[0, 0, on], 0)?;
+                    to(&mut link, GROUP, does)?;
+                    if link.receiver().has(feature::CTRL_VLAN) {
+                        let frame = tagged(&link.frame(100), 0x8100, 5);
+                        link.send(&frame)?;
+                        is_seen(&mut link, &frame, does)?;
+                    }
+                    if !does {
+                        to(&mut link, onlooker.mac, false)?;
+                    }
+                }
+            }
             Ok(Seen::Conforms)
         },
     },
@@ -236,15 +251,20 @@ pub(super) const CASES: &[Case] = &[
         level: Level::Model,
         needs: &[ADMIN, Need::Control, CTRL_RX, Need::Peer],
         source: "ip-link(8) trust; Linux ixgbe (IXGBEVF_XCAST_MODE_ALLMULTI needs trust)",
-        sent: "All-multicast mode of a VF that is not trusted, and of one that is, which then leaves it, and frames to a group that it has not listed.",
-        expected: "They arrive with trust alone, and only in that mode.",
+        sent: "All-multicast mode of a VF that is not trusted, and of one that is, whose trust ends and comes back, and which then leaves it, and frames to a group that it has not listed.",
+        expected: "They arrive while there is trust alone, and only in that mode.",
         run: |bench| {
-            const GROUP: [u8; 6] = [0x01, 0, 0x5e, 0, 0, 0x17];
             for (trust, arrives) in [("off", false), ("on", true)] {
                 bench.administer(&format!("vf 1 trust {trust}"))?;
                 let mut link = controlled(bench)?;
                 command(link.receiver(), &[0, 1, 1], 0)?;
                 to(&mut link, GROUP, arrives)?;
+                if arrives {
+                    for (trust, arrives) in [("off", false), ("on", true)] {
+                        bench.administer(&format!("vf 1 trust {trust}"))?;
+                        to(&mut link, GROUP, arrives)?;
+                    }
+                }
                 obeyed(link.receiver(), &[0, 1, 0])?;
                 to(&mut link, GROUP, false)?;
             }
@@ -265,6 +285,10 @@ pub(super) const CASES: &[Case] = &[
             obeyed(link.receiver(), &mac_table(&[FOREIGN], &[]))?;
             to(&mut link, FOREIGN, true)?;
             bench.administer("vf 1 reset")?;
+            // Its driver has to set everything up again.
+            for dst in [NEW, FOREIGN] {
+                to(&mut link, dst, false)?;
+            }
             drop(link);
             let mut link = controlled(bench)?;
             told(link.receiver(), NEW)?;
@@ -279,7 +303,7 @@ pub(super) const CASES: &[Case] = &[
         needs: &[ADMIN, Need::Peer],
         source: "ip-link(8) vf max_tx_rate",
         sent: "Frames of 1514 bytes for a second, as fast as they are taken, by a VF that may send 10 Mb/s.",
-        expected: "Not more than 10 Mb/s arrive behind the first burst, within 5 %, and in one second of five at least a quarter of that.",
+        expected: "Not more than 10 Mb/s arrive behind the first burst, within 5 %, and in one second of five at least three quarters of that.",
         run: |bench| {
             const RATE: f64 = 10e6;
             bench.administer("vf 0 rate 10")?;
@@ -293,7 +317,7 @@ pub(super) const CASES: &[Case] = &[
                 let bits = (bytes * 8) as f64;
                 said = format!("{:.0} Mb in {took:?}", bits / 1e6);
                 ensure(bits <= RATE * took.as_secs_f64() * 1.05 + burst, &said)?;
-                if bits >= RATE / 4.0 * took.as_secs_f64() {
+                if bits >= RATE * 0.75 * took.as_secs_f64() {
                     return Ok(Seen::Conforms);
                 }
             }
@@ -539,16 +563,16 @@ fn flood(link: &mut Link, wait: Duration) -> Result<(u64, Duration), Failure> {
 }
 
 /// What an adapter says of a port's counters: `rx=N tx=N rx_dropped=N tx_dropped=N`.
-struct Counters(Vec<(String, u64)>);
+pub(super) struct Counters(Vec<(String, u64)>);
 
 impl Counters {
-    fn get(&self, name: &str) -> u64 {
+    pub(super) fn get(&self, name: &str) -> u64 {
         let found = self.0.iter().find(|(key, _)| key == name);
         found.map_or(0, |(_, n)| *n)
     }
 }
 
-fn counters(bench: &Bench, vf: usize) -> Result<Counters, Failure> {
+pub(super) fn counters(bench: &Bench, vf: usize) -> Result<Counters, Failure> {
     let said = bench.administer(&format!("vf {vf} stats"))?;
     let pairs = said.split_whitespace().filter_map(|word| {
         let (key, n) = word.split_once('=')?;

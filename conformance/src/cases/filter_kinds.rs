@@ -1,0 +1,291 @@
+//! Filters on further kinds of packets, on what VFs send, to a queue of a VF; and what no filter can do.
+
+use crate::bench::{Bench, DEADLINE, Link, QUIET};
+use crate::case::{Case, Level, Need};
+use crate::cases::control::{MQ, controlled_pairs};
+use crate::cases::filter::{Packet, TCP, UDP, dropping, sees};
+use crate::cases::vf::{ADMIN, is_seen, tagged, to};
+use crate::control::{obeyed, queue_pairs};
+use crate::verdict::{Failure, Seen, ensure};
+use vf_guest::net::NetConfig;
+
+const SCTP: u8 = 132;
+/// IPv6 hosts a and b.
+const A: [u8; 16] = [0x20, 1, 0xd, 0xb8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xa];
+const B: [u8; 16] = [0x20, 1, 0xd, 0xb8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xb];
+
+pub(super) const CASES: &[Case] = &[
+    Case {
+        id: "filter/of-a-protocol",
+        level: Level::Model,
+        needs: &[ADMIN, Need::Peer],
+        source: "ethtool(8) -N flow-type udp4|tcp4|sctp4",
+        sent: "Filters that drop a port of UDP, of TCP and of SCTP, and one on a source port, and packets of all three protocols with those ports.",
+        expected: "Those of the filter's protocol are dropped, the others arrive.",
+        run: |bench| {
+            let mut link = bench.link(&NetConfig::default())?;
+            let protocols = [("udp4", UDP), ("tcp4", TCP), ("sctp4", SCTP)];
+            for (word, of) in protocols {
+                for port in ["dst-port 80", "src-port 1000"] {
+                    let filter = format!("flow-type {word} {port}");
+                    dropping(bench, &filter)?;
+                    for (_, protocol) in protocols {
+                        let packet = Packet {
+                            protocol,
+                            ..Packet::default()
+                        };
+                        sees(&mut link, &packet, protocol != of, &filter)?;
+                    }
+                    bench.administer(&format!("filter del {filter}"))?;
+                }
+            }
+            Ok(Seen::Conforms)
+        },
+    },
+    Case {
+        id: "filter/ipv6",
+        level: Level::Model,
+        needs: &[ADMIN, Need::Peer],
+        source: "ethtool(8) -N flow-type ip6|udp6|tcp6; RFC 8200 4.1 (extension headers)",
+        sent: "Filters that drop a host, a prefix and a port of UDP over IPv6, and packets that match or differ in one field: plain, behind a tag, and behind destination options.",
+        expected: "Those that match are dropped, the others arrive.",
+        run: ipv6,
+    },
+    Case {
+        id: "filter/not-beyond-vlan",
+        level: Level::Model,
+        needs: &[ADMIN, Need::Peer, Need::Onlooker],
+        source: "IEEE 802.1Q-2018 8.8.3 (a frame stays in its VLAN)",
+        sent: "A filter that gives a port of UDP to a VF in port VLAN 20, and such packets of a VF in port VLAN 10 to another one there.",
+        expected: "They are not given to the VF in VLAN 20, and arrive where they are for.",
+        run: |bench| {
+            for (vf, vlan) in [(0, 10), (1, 20), (2, 10)] {
+                bench.administer(&format!("vf {vf} vlan {vlan}"))?;
+            }
+            let mut link = bench.link(&NetConfig::default())?;
+            let mut onlooker = bench.onlooker(&NetConfig::default())?;
+            bench.administer("filter add flow-type udp4 dst-ip 10.0.0.2 dst-port 80 vf 1")?;
+            let mut frame = Packet::default().frame(&mut link);
+            frame[..6].copy_from_slice(&onlooker.mac);
+            link.send(&frame)?;
+            let seen = onlooker.sees(&frame, 1)?;
+            ensure(
+                seen == 1,
+                format_args!("it came {seen} times where it is for"),
+            )?;
+            link.expect_nothing(&frame)?;
+            Ok(Seen::Conforms)
+        },
+    },
+    Case {
+        id: "filter/to-disabled",
+        level: Level::Model,
+        needs: &[ADMIN, Need::Peer],
+        source: "ip-link(8) vf state disable",
+        sent: "A filter that gives a port of UDP to a VF in state disable, and such a packet.",
+        expected: "It does not arrive there, and does in state auto.",
+        run: |bench| {
+            let mut link = bench.link(&NetConfig::default())?;
+            let filter = "flow-type udp4 dst-ip 10.0.0.2 dst-port 80";
+            bench.administer(&format!("filter add {filter} vf 1"))?;
+            for (state, does) in [("disable", false), ("auto", true)] {
+                bench.administer(&format!("vf 1 state {state}"))?;
+                sees(&mut link, &Packet::default(), does, filter)?;
+            }
+            Ok(Seen::Conforms)
+        },
+    },
+    Case {
+        id: "filter/egress",
+        level: Level::Model,
+        needs: &[ADMIN, Need::Peer],
+        source: "tc-flower(8) and rte_flow (egress); docs of the back end",
+        sent: "A filter that drops what a VF sends to a port of UDP, one on all VFs, and one that passes a host of those.",
+        expected: "Of that VF alone, of all, and of all but that host such packets are dropped; what it receives is not touched.",
+        run: egress,
+    },
+    Case {
+        id: "filter/to-queue",
+        level: Level::Model,
+        needs: &[ADMIN, Need::Control, MQ, Need::Peer],
+        source: "ethtool(8) -N action N",
+        sent: "Packets of 16 flows to a driver of two pairs, a filter on their port that gives them to queue 1 of its VF, and to queue 0.",
+        expected: "All come in the pair that the filter says.",
+        run: |bench| {
+            const PAIRS: u16 = 2;
+            let mut link = controlled_pairs(bench, PAIRS)?;
+            obeyed(link.receiver(), &queue_pairs(PAIRS))?;
+            let filter = "flow-type udp4 dst-ip 10.0.0.2 dst-port 80";
+            for queue in [1, 0] {
+                bench.administer(&format!("filter replace {filter} vf 1 action {queue}"))?;
+                for flow in 0..16 {
+                    let packet = Packet {
+                        src_port: 2000 + flow,
+                        ..Packet::default()
+                    };
+                    let frame = packet.frame(&mut link);
+                    link.send(&frame)?;
+                    let pair = link.arrives_on(&frame, PAIRS.into())?;
+                    ensure(
+                        pair == queue,
+                        format_args!("flow {flow} came in pair {pair}, not {queue}"),
+                    )?;
+                }
+            }
+            Ok(Seen::Conforms)
+        },
+    },
+    Case {
+        id: "filter/mirror",
+        level: Level::Model,
+        needs: &[ADMIN, Need::Peer, Need::Onlooker],
+        source: "tc-mirred(8) mirror; ethtool(8) -N",
+        sent: "A filter that mirrors a port of UDP to a third VF, and packets to it and to another port.",
+        expected: "All arrive, and the third VF gets a copy of the first, once.",
+        run: |bench| {
+            let mut link = bench.link(&NetConfig::default())?;
+            let mut onlooker = bench.onlooker(&NetConfig::default())?;
+            let filter = "flow-type udp4 dst-ip 10.0.0.2 dst-port 80";
+            bench.administer(&format!("filter add {filter} mirror 2"))?;
+            for (dst_port, times) in [(80, 1), (81, 0)] {
+                let packet = Packet {
+                    dst_port,
+                    ..Packet::default()
+                };
+                let frame = packet.frame(&mut link);
+                link.send(&frame)?;
+                is_seen(&mut link, &frame, true)?;
+                let seen = onlooker.sees(&frame, times)?;
+                ensure(
+                    seen == times,
+                    format_args!("of port {dst_port} a copy came {seen} times"),
+                )?;
+            }
+            Ok(Seen::Conforms)
+        },
+    },
+];
+
+fn egress(bench: &Bench) -> Result<Seen, Failure> {
+    let mut link = bench.link(&NetConfig::default())?;
+    let port = "flow-type udp4 dst-port 80";
+    let packet = Packet::default();
+    let other = Packet {
+        dst_port: 81,
+        ..packet
+    };
+    // From the peer, whose frames the first filter is not about.
+    let back = |link: &mut Link, does: bool| {
+        let mut frame = packet.frame(link);
+        let (src, dst) = (link.src, link.dst);
+        frame[..6].copy_from_slice(&src);
+        frame[6..12].copy_from_slice(&dst);
+        if let Some(peer) = &mut link.rx {
+            peer.send(0, &Default::default(), &frame)?;
+            peer.kick();
+        }
+        let wait = if does { DEADLINE } else { QUIET };
+        let came = link.returned(wait, |came| came == frame)?;
+        ensure(came == does, format_args!("the peer's packet came: {came}"))
+    };
+    let only = format!("egress vf 0 {port}");
+    bench.administer(&format!("filter add {only} action drop"))?;
+    sees(&mut link, &packet, false, &only)?;
+    sees(&mut link, &other, true, &only)?;
+    back(&mut link, true)?;
+    bench.administer(&format!("filter del {only}"))?;
+
+    let all = format!("egress {port}");
+    let host = "egress flow-type udp4 dst-ip 10.0.0.2 dst-port 80";
+    bench.administer(&format!("filter add {all} action drop"))?;
+    sees(&mut link, &packet, false, &all)?;
+    back(&mut link, false)?;
+    bench.administer(&format!("filter add {host} action pass"))?;
+    sees(&mut link, &packet, true, host)?;
+    let elsewhere = Packet {
+        dst: [10, 0, 0, 9],
+        ..packet
+    };
+    sees(&mut link, &elsewhere, false, &all)?;
+    let own = link.dst;
+    to(&mut link, own, true)?;
+    Ok(Seen::Conforms)
+}
+
+fn ipv6(bench: &Bench) -> Result<Seen, Failure> {
+    let mut link = bench.link(&NetConfig::default())?;
+    let mut other_prefix = B;
+    other_prefix[5] = 1;
+    let mut other_host = B;
+    other_host[15] = 0xc;
+    for (filter, dst, other) in [
+        ("flow-type ip6 dst-ip 2001:db8::b", B, other_host),
+        ("flow-type ip6 dst-ip 2001:db8::/48", B, other_prefix),
+        (
+            "flow-type udp6 dst-ip 2001:db8::b dst-port 80",
+            B,
+            other_host,
+        ),
+    ] {
+        dropping(bench, filter)?;
+        for options in [false, true] {
+            for tag in [false, true] {
+                for (dst, protocol, does) in [(dst, UDP, false), (other, UDP, true)] {
+                    let frame = packet6(&mut link, dst, protocol, 80, options);
+                    let frame = match tag {
+                        true => tagged(&frame, 0x8100, 5),
+                        false => frame,
+                    };
+                    link.send(&frame)?;
+                    let came = link.arrives(&frame, if does { DEADLINE } else { QUIET })?;
+                    ensure(
+                        came == does,
+                        format_args!(
+                            "options {options}, tag {tag}, to {dst:02x?}: arrived: {came}, with {filter}"
+                        ),
+                    )?;
+                }
+            }
+        }
+        if filter.contains("udp6") {
+            for (protocol, port) in [(TCP, 80), (UDP, 81)] {
+                let frame = packet6(&mut link, dst, protocol, port, false);
+                link.send(&frame)?;
+                is_seen(&mut link, &frame, true)?;
+            }
+        }
+        bench.administer(&format!("filter del {filter}"))?;
+    }
+    Ok(Seen::Conforms)
+}
+
+/// The next frame with a UDP or TCP packet from a to a host, behind eight bytes of destination options or not.
+fn packet6(link: &mut Link, dst: [u8; 16], protocol: u8, port: u16, options: bool) -> Vec<u8> {
+    let unique = link.frame(60);
+    let serial = &unique[14..46];
+    let mut l4 = [0; 20];
+    l4[..2].copy_from_slice(&1000u16.to_be_bytes());
+    l4[2..4].copy_from_slice(&port.to_be_bytes());
+    match protocol {
+        UDP => l4[4..6].copy_from_slice(&(20 + serial.len() as u16).to_be_bytes()),
+        _ => l4[12] = 0x50,
+    }
+    // PadN of six bytes.
+    let between = [protocol, 0, 1, 4, 0, 0, 0, 0];
+    let between = if options { &between[..] } else { &[] };
+    let next = if options { 60 } else { protocol };
+    let length = (between.len() + l4.len() + serial.len()) as u16;
+    let [high, low] = length.to_be_bytes();
+    let ip = [0x60, 0, 0, 0, high, low, next, 64];
+    [
+        &unique[..12],
+        &[0x86, 0xdd],
+        &ip,
+        &A,
+        &dst,
+        between,
+        &l4,
+        serial,
+    ]
+    .concat()
+}

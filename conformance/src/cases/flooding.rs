@@ -1,0 +1,178 @@
+//! Who receives what is for several or is no plain Ethernet frame: groups, broadcasts and tags of all kinds, and copies of a mirror.
+
+use crate::bench::{Bench, DEADLINE, Link, QUIET};
+use crate::case::{Case, Level, Need};
+use crate::cases::vf::{ADMIN, FOREIGN, is_seen, tagged, to};
+use crate::link::Onlooker;
+use crate::verdict::{Failure, Seen, ensure};
+use vf_guest::net::{NetConfig, feature};
+
+const ALL: [u8; 6] = [0xff; 6];
+/// All hosts, a name service, all nodes and a solicited node of IPv6.
+const GROUPS: [[u8; 6]; 4] = [
+    [0x01, 0, 0x5e, 0, 0, 1],
+    [0x01, 0, 0x5e, 0, 0, 0xfb],
+    [0x33, 0x33, 0, 0, 0, 1],
+    [0x33, 0x33, 0xff, 0, 0xc0, 0x51],
+];
+
+pub(super) const CASES: &[Case] = &[
+    Case {
+        id: "switch/groups-without-a-list",
+        level: Level::Model,
+        needs: &[ADMIN, Need::Peer, Need::Onlooker],
+        source: "IEEE 802.1Q-2018 8.8.2; V 5.1.9.5.1 (only with CTRL_RX can a driver say what it wants)",
+        sent: "Frames to groups of IPv4 and IPv6, without a tag and tagged, to drivers that have not accepted CTRL_RX.",
+        expected: "All of them get each: neighbour discovery of IPv6 lives on that.",
+        run: |bench| {
+            let config = NetConfig {
+                features: NetConfig::default().features & !(feature::CTRL_VQ | feature::CTRL_RX),
+                ..NetConfig::default()
+            };
+            let mut link = bench.link(&config)?;
+            let mut onlooker = bench.onlooker(&config)?;
+            for group in GROUPS {
+                for tag in [false, true] {
+                    let mut frame = link.frame(100);
+                    frame[..6].copy_from_slice(&group);
+                    if tag {
+                        frame = tagged(&frame, 0x8100, 5);
+                    }
+                    link.send(&frame)?;
+                    both_get(&mut link, &mut onlooker, &frame)?;
+                }
+            }
+            Ok(Seen::Conforms)
+        },
+    },
+    Case {
+        id: "switch/tags-of-all-kinds",
+        level: Level::Model,
+        needs: &[ADMIN, Need::Peer],
+        source: "IEEE 802.1Q-2018 9.6 (C-TAG, S-TAG); IEEE 802.3-2022 3.2.6 (a length in place of a type)",
+        sent: "Frames with a C-TAG, an S-TAG, one behind the other, a tag of 0x9100, a length in place of a type, and ARP, to the address of a VF in no VLAN and to all.",
+        expected: "They arrive as they were.",
+        run: |bench| {
+            let mut link = bench.link(&NetConfig::default())?;
+            for dst in [link.dst, ALL] {
+                for tags in [
+                    &[(0x8100, 5)][..],
+                    &[(0x88a8, 7)],
+                    &[(0x8100, 5), (0x88a8, 7)],
+                    &[(0x9100, 8)],
+                ] {
+                    let mut frame = link.frame(100);
+                    frame[..6].copy_from_slice(&dst);
+                    for (kind, vid) in tags {
+                        frame = tagged(&frame, *kind, *vid);
+                    }
+                    link.send(&frame)?;
+                    is_seen(&mut link, &frame, true)?;
+                }
+                for kind in [[0, 86], [0x08, 0x06]] {
+                    let mut frame = link.frame(100);
+                    frame[..6].copy_from_slice(&dst);
+                    frame[12..14].copy_from_slice(&kind);
+                    link.send(&frame)?;
+                    is_seen(&mut link, &frame, true)?;
+                }
+            }
+            Ok(Seen::Conforms)
+        },
+    },
+    Case {
+        id: "switch/disabled-third",
+        level: Level::Model,
+        needs: &[ADMIN, Need::Peer, Need::Onlooker],
+        source: "ip-link(8) vf state disable",
+        sent: "A broadcast and a frame to a group while one of three VFs is in state disable, and in state auto again.",
+        expected: "The other one gets them each time, that one in state auto alone.",
+        run: |bench| {
+            let mut link = bench.link(&NetConfig::default())?;
+            let mut onlooker = bench.onlooker(&NetConfig::default())?;
+            for (state, times) in [("disable", 0), ("auto", 1)] {
+                bench.administer(&format!("vf 2 state {state}"))?;
+                for dst in [ALL, GROUPS[0]] {
+                    let mut frame = link.frame(100);
+                    frame[..6].copy_from_slice(&dst);
+                    link.send(&frame)?;
+                    is_seen(&mut link, &frame, true)?;
+                    let seen = onlooker.sees(&frame, times)?;
+                    ensure(
+                        seen == times,
+                        format_args!("in state {state} it came {seen} times"),
+                    )?;
+                }
+            }
+            Ok(Seen::Conforms)
+        },
+    },
+    Case {
+        id: "switch/mirror",
+        level: Level::Model,
+        needs: &[ADMIN, Need::Peer, Need::Onlooker],
+        source: "tc-mirred(8) mirror; DPDK rte_eth mirror rules of VFs",
+        sent: "A VF that is mirrored to a third one: frames to it, a broadcast of its own, one that is dropped as spoofed; then no mirror.",
+        expected: "The third gets each of those that pass once, the dropped one not, and nothing of it without the mirror; nobody else gets more or less than before.",
+        run: mirror,
+    },
+];
+
+/// Checks that receiver and onlooker get a frame, once.
+fn both_get(link: &mut Link, onlooker: &mut Onlooker, frame: &[u8]) -> Result<(), Failure> {
+    is_seen(link, frame, true)?;
+    let seen = onlooker.sees(frame, 1)?;
+    ensure(
+        seen == 1,
+        format_args!(
+            "a third VF got a frame to {:02x?} {seen} times",
+            &frame[..6]
+        ),
+    )
+}
+
+fn mirror(bench: &Bench) -> Result<Seen, Failure> {
+    let mut link = bench.link(&NetConfig::default())?;
+    let mut onlooker = bench.onlooker(&NetConfig::default())?;
+    for (order, times) in [("vf 1 mirror 2", 1), ("vf 1 mirror none", 0)] {
+        bench.administer(order)?;
+        let frame = link.frame(100);
+        link.pass(&frame)?;
+        let seen = onlooker.sees(&frame, times)?;
+        ensure(
+            seen == times,
+            format_args!("behind '{order}' a copy came {seen} times"),
+        )?;
+        let again = link.arrives(&frame, QUIET)?;
+        ensure(!again, "a mirrored frame came twice")?;
+        // What it sends itself: to the first VF, and from an address that is not its own.
+        let (src, dst) = (link.dst, link.src);
+        for (from, passes) in [(src, true), (FOREIGN, false)] {
+            let mut frame = link.frame(100);
+            frame[..6].copy_from_slice(&dst);
+            frame[6..12].copy_from_slice(&from);
+            if let Some(peer) = &mut link.rx {
+                peer.send(0, &Default::default(), &frame)?;
+                peer.kick();
+            }
+            let wait = if passes { DEADLINE } else { QUIET };
+            let came = link.returned(wait, |came| came == frame)?;
+            ensure(
+                came == passes,
+                format_args!("from {from:02x?} it came: {came}"),
+            )?;
+            let expected = if passes { times } else { 0 };
+            let seen = onlooker.sees(&frame, expected)?;
+            ensure(
+                seen == expected,
+                format_args!(
+                    "behind '{order}' of a frame from {from:02x?} a copy came {seen} times"
+                ),
+            )?;
+        }
+        // What is not the mirrored VF's is not copied.
+        let third = onlooker.mac;
+        to(&mut link, third, false)?;
+    }
+    Ok(Seen::Conforms)
+}

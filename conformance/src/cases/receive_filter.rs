@@ -1,0 +1,138 @@
+//! What a driver's receive filter keeps out, which a device should and need not, and what it lets in though nothing lists it; and whether there is
+//! a control queue where the document has it.
+
+use crate::bench::{Bench, with};
+use crate::case::{Case, Level, Need};
+use crate::cases::control::{
+    BROADCAST, CONFIG, GROUP, MAC, OTHER, RX, VLAN, address, controlled, gets, gets_tagged,
+};
+use crate::cases::vf::{is_seen, tagged};
+use crate::control::{command, mac_table, obeyed, vlan};
+use crate::verdict::{Failure, Seen, ensure};
+use vf_guest::message::{protocol, request};
+use vf_guest::net::feature;
+
+const CTRL: Need = Need::Control;
+
+pub(super) const CASES: &[Case] = &[
+    Case {
+        id: "control/served",
+        level: Level::Text,
+        needs: &[
+            Need::Feature(feature::CTRL_VQ | feature::MQ, "CTRL_VQ"),
+            Need::Protocol(protocol::MQ | protocol::CONFIG, "MQ and CONFIG"),
+        ],
+        source: "V 5.1.2 Virtqueues, 5.1.9.5; VU GET_QUEUE_NUM",
+        sent: "GET_QUEUE_NUM, and, if that is odd and so counts a control queue behind the pairs, a command on the ring behind them.",
+        expected: "There are twice max_virtqueue_pairs and one rings, and the command is answered.",
+        run: served,
+    },
+    Case {
+        id: "control/mac-table-keeps-out",
+        level: Level::Should,
+        needs: &[CTRL, RX, Need::Peer],
+        source: "V 5.1.9.5.2.1",
+        sent: "MAC_TABLE_SET with an address and a group, then with none.",
+        expected: "Frames to both arrive while they are listed, and only then: a device should drop the others.",
+        run: |bench| {
+            let mut link = controlled(bench)?;
+            for (unicast, multicast, does) in [
+                (&[][..], &[][..], false),
+                (&[OTHER], &[GROUP], true),
+                (&[], &[], false),
+            ] {
+                obeyed(link.receiver(), &mac_table(unicast, multicast))?;
+                for dst in [OTHER, GROUP] {
+                    gets(&mut link, dst, does)?;
+                }
+            }
+            Ok(Seen::Conforms)
+        },
+    },
+    Case {
+        id: "control/mac-addr-keeps-out",
+        level: Level::Should,
+        needs: &[CTRL, MAC, CONFIG, Need::Peer],
+        source: "V 5.1.9.5.2, 5.1.9.5.2.1",
+        sent: "MAC_ADDR_SET of another address, of the first one again, and of another one before the session ends.",
+        expected: "Frames to the address that is not the driver's any more do not arrive, at a new driver neither.",
+        run: |bench| {
+            let mut link = controlled(bench)?;
+            let own = link.dst;
+            for (mine, other) in [(OTHER, own), (own, OTHER), (OTHER, own)] {
+                obeyed(link.receiver(), &address(mine))?;
+                gets(&mut link, mine, true)?;
+                gets(&mut link, other, false)?;
+            }
+            drop(link);
+            let mut link = controlled(bench)?;
+            gets(&mut link, own, true)?;
+            gets(&mut link, OTHER, false)?;
+            Ok(Seen::Conforms)
+        },
+    },
+    Case {
+        id: "control/vlan-keeps-out",
+        level: Level::Should,
+        needs: &[CTRL, VLAN, Need::Peer],
+        source: "V 5.1.9.5.3.1",
+        sent: "VLAN_ADD and VLAN_DEL.",
+        expected: "Tagged frames of a VLAN that was not added, or was taken away, do not arrive.",
+        run: |bench| {
+            let mut link = controlled(bench)?;
+            gets_tagged(&mut link, 5, false)?;
+            obeyed(link.receiver(), &vlan(true, 5))?;
+            gets_tagged(&mut link, 5, true)?;
+            gets_tagged(&mut link, 6, false)?;
+            obeyed(link.receiver(), &vlan(true, 6))?;
+            obeyed(link.receiver(), &vlan(false, 5))?;
+            gets_tagged(&mut link, 5, false)?;
+            gets_tagged(&mut link, 6, true)?;
+            Ok(Seen::Conforms)
+        },
+    },
+    Case {
+        id: "control/vlan-priority-tag",
+        level: Level::Model,
+        needs: &[CTRL, VLAN, Need::Peer],
+        source: "IEEE 802.1Q-2018 6.9 (what only carries a priority is in no VLAN of its own); V 5.1.9.5.3.1",
+        sent: "Frames with a tag of VLAN 0 to a driver that has added none, and one, to its address and to all.",
+        expected: "They arrive, as those without a tag do.",
+        run: |bench| {
+            let mut link = controlled(bench)?;
+            for add in [false, true] {
+                if add {
+                    obeyed(link.receiver(), &vlan(true, 5))?;
+                }
+                for dst in [link.dst, BROADCAST] {
+                    let mut frame = link.frame(100);
+                    frame[..6].copy_from_slice(&dst);
+                    let frame = tagged(&frame, 0x8100, 5 << 13);
+                    link.send(&frame)?;
+                    is_seen(&mut link, &frame, true)?;
+                }
+            }
+            Ok(Seen::Conforms)
+        },
+    },
+];
+
+fn served(bench: &Bench) -> Result<Seen, Failure> {
+    let mut front = bench.connect()?;
+    let config = with(feature::CTRL_VQ);
+    let (_, space) = vf_guest::net::negotiate(&mut front, &config)?;
+    let queues = front.get_u64(request::GET_QUEUE_NUM)?;
+    drop(front);
+    // An even number is that of the pairs' rings alone: the front end has the control queue.
+    if queues % 2 == 0 {
+        return Ok(Seen::Tolerated);
+    }
+    let pairs = u64::from(space.max_virtqueue_pairs);
+    ensure(
+        queues == 2 * pairs + 1,
+        format_args!("GET_QUEUE_NUM says {queues}, max_virtqueue_pairs {pairs}"),
+    )?;
+    let mut link = bench.link(&config)?;
+    command(link.receiver(), &[0x7f, 0], 0)?;
+    Ok(Seen::Conforms)
+}

@@ -1,0 +1,318 @@
+//! What a VF and its neighbours see of it when its administrator and its driver each have a say, when a setting is taken back, and beside a VF that is
+//! never quiet; and what is promised by name.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use crate::bench::{Bench, DEADLINE, QUIET};
+use crate::case::{Case, Level, Need};
+use crate::cases::control::{address, controlled, told};
+use crate::cases::vf::{
+    ADMIN, CONFIG, CTRL_MAC, CTRL_RX, FOREIGN, NEW, colons, counters, is_seen, tagged, to,
+};
+use crate::control::{mac_table, obeyed};
+use crate::verdict::{Failure, Seen, ensure};
+use vf_guest::net::{NetConfig, NetHeader};
+
+pub(super) const CASES: &[Case] = &[
+    Case {
+        id: "vf/offers-what-it-promises",
+        level: Level::Model,
+        needs: &[ADMIN],
+        source: "the back end's documentation, as its control adapter tells it",
+        sent: "The order 'offers', GET_FEATURES and GET_PROTOCOL_FEATURES.",
+        expected: "Each feature that is promised is offered.",
+        run: offers,
+    },
+    Case {
+        id: "vf/spoofchk-follows-driver",
+        level: Level::Model,
+        needs: &[ADMIN, Need::Control, CTRL_MAC, CTRL_RX, Need::Peer],
+        source: "ip-link(8) vf spoofchk; Linux ixgbe and i40e (the MAC filters of a VF are what it may send from)",
+        sent: "With spoofchk on, frames from an address that the sender's driver has set (MAC_ADDR_SET), from the one before, and from one that it lists for a while (MAC_TABLE_SET).",
+        expected: "Those from the addresses that it has at the time arrive.",
+        run: |bench| {
+            bench.administer("vf 0 spoofchk on")?;
+            let mut link = controlled(bench)?;
+            let own = link.src;
+            let sends = |link: &mut crate::bench::Link, src: [u8; 6], does: bool| {
+                let mut frame = link.frame(100);
+                frame[6..12].copy_from_slice(&src);
+                link.send(&frame)?;
+                is_seen(link, &frame, does)
+            };
+            obeyed(&mut link.tx, &address(NEW))?;
+            for (src, does) in [(NEW, true), (own, false), (FOREIGN, false)] {
+                sends(&mut link, src, does)?;
+            }
+            obeyed(&mut link.tx, &mac_table(&[FOREIGN], &[]))?;
+            for (src, does) in [(FOREIGN, true), (NEW, true), (own, false)] {
+                sends(&mut link, src, does)?;
+            }
+            obeyed(&mut link.tx, &mac_table(&[], &[]))?;
+            sends(&mut link, FOREIGN, false)?;
+            Ok(Seen::Conforms)
+        },
+    },
+    Case {
+        id: "vf/mac-admin-wins-later",
+        level: Level::Model,
+        needs: &[ADMIN, Need::Control, CTRL_MAC, CONFIG, Need::Peer],
+        source: "Linux ixgbe and i40e (administratively set MAC); ip-link(8) vf mac",
+        sent: "An address set by a driver (MAC_ADDR_SET), which is not trusted, and then another one by the administrator.",
+        expected: "The administrator's holds from then on: configuration space tells it, frames to it arrive, and to the driver's no more.",
+        run: |bench| {
+            let mut link = controlled(bench)?;
+            obeyed(link.receiver(), &address(FOREIGN))?;
+            to(&mut link, FOREIGN, true)?;
+            bench.administer(&format!("vf 1 mac {}", colons(NEW)))?;
+            told(link.receiver(), NEW)?;
+            to(&mut link, NEW, true)?;
+            to(&mut link, FOREIGN, false)?;
+            Ok(Seen::Conforms)
+        },
+    },
+    Case {
+        id: "vf/taken-back",
+        level: Level::Model,
+        needs: &[ADMIN, Need::Peer],
+        source: "ip-link(8) vf: vlan 0, max_tx_rate 0 and spoofchk off each end what was set before",
+        sent: "A port VLAN, a rate of 1 Mb/s and a VLAN that the VF is a member of, each set and taken back, and frames.",
+        expected: "Each passes as before: untagged, all of 200 long ones within a second and a half, and of any VLAN.",
+        run: taken_back,
+    },
+    Case {
+        id: "vf/counters-of-receiver",
+        level: Level::Model,
+        needs: &[ADMIN, Need::Peer],
+        source: "IFLA_VF_STATS (rx_dropped); RFC 2863 (what comes in is given on or counted)",
+        sent: "60 frames to a receiver with four buffers that posts none again, until its session ends.",
+        expected: "What it got and what was dropped of its frames is 60 more than before.",
+        run: |bench| {
+            let before = counters(bench, 1)?;
+            let receiver = NetConfig {
+                queue_size: 4,
+                ..NetConfig::default()
+            };
+            let mut link = bench.link_of(&NetConfig::default(), &receiver)?;
+            for _ in 0..60 {
+                let frame = link.frame(200);
+                link.send(&frame)?;
+            }
+            link.sent()?;
+            drop(link);
+            let deadline = Instant::now() + DEADLINE;
+            loop {
+                let after = counters(bench, 1)?;
+                let rose = |name: &str| after.get(name).saturating_sub(before.get(name));
+                let (got, dropped) = (rose("rx"), rose("rx_dropped"));
+                if got + dropped == 60 {
+                    return Ok(Seen::Conforms);
+                }
+                ensure(
+                    Instant::now() < deadline,
+                    format_args!("{got} received and {dropped} dropped, of 60"),
+                )?;
+                std::thread::sleep(QUIET);
+            }
+        },
+    },
+    Case {
+        id: "vf/quiet-beside-busy",
+        level: Level::Model,
+        needs: &[ADMIN, Need::Peer, Need::Onlooker],
+        source: "SR-IOV: virtual functions share nothing that one may use up",
+        sent: "20 frames of a VF that was quiet, 20 ms apart, beside a neighbour that sends without a pause.",
+        expected: "Each arrives while the neighbour goes on.",
+        run: quiet_beside_busy,
+    },
+    Case {
+        id: "vf/vlan-list-receives",
+        level: Level::Model,
+        needs: &[ADMIN, Need::Peer],
+        source: "IEEE 802.1Q-2018 8.6.2 (ingress), 8.8.3 (member set); bridge(8) vlan add",
+        sent: "Frames and broadcasts without a tag and of VLANs 5 and 6 to a VF that is made a member of 5, then of 6, and then of 5 no more.",
+        expected: "Those without a tag arrive, and those of the VLANs that it is a member of at the time.",
+        run: |bench| {
+            bench.administer("vf 1 vlan add 5")?;
+            let mut link = bench.link(&NetConfig::default())?;
+            let mut look = |member: [bool; 2]| {
+                for dst in [link.dst, [0xff; 6]] {
+                    to(&mut link, dst, true)?;
+                    for (vid, does) in [5, 6].into_iter().zip(member) {
+                        let mut frame = link.frame(100);
+                        frame[..6].copy_from_slice(&dst);
+                        let frame = tagged(&frame, 0x8100, vid);
+                        link.send(&frame)?;
+                        is_seen(&mut link, &frame, does)?;
+                    }
+                }
+                Ok::<_, Failure>(())
+            };
+            look([true, false])?;
+            bench.administer("vf 1 vlan add 6")?;
+            look([true, true])?;
+            bench.administer("vf 1 vlan del 5")?;
+            look([false, true])?;
+            Ok(Seen::Conforms)
+        },
+    },
+    Case {
+        id: "vf/port-vlan-own-tag",
+        level: Level::Model,
+        needs: &[ADMIN, Need::Peer],
+        source: "ip-link(8) vf vlan (a guest cannot leave its VLAN); Intel 82599 datasheet 7.10.3.9.2",
+        sent: "Frames that a VF in port VLAN 100 tags 200 and 100 itself, to one in no VLAN, in port VLAN 200 and in port VLAN 100.",
+        expected: "To the first none arrives but with the tag of 100 in front, to the second none at all, to the third none without what was sent.",
+        run: |bench| {
+            bench.administer("vf 0 vlan 100")?;
+            for port in [0, 200, 100] {
+                bench.administer(&format!("vf 1 vlan {port}"))?;
+                let mut link = bench.link(&NetConfig::default())?;
+                for vid in [200, 100] {
+                    let sent = tagged(&link.frame(100), 0x8100, vid);
+                    link.send(&sent)?;
+                    link.sent()?;
+                    while let Some(came) = link.receive(QUIET)? {
+                        let whole = match port {
+                            0 => tagged(&sent, 0x8100, 100),
+                            100 => sent.clone(),
+                            _ => Vec::new(),
+                        };
+                        ensure(
+                            came.bytes() == whole,
+                            format_args!(
+                                "tagged {vid}, to a VF in port VLAN {port}, it came as {:02x?}",
+                                came.bytes().get(12..20)
+                            ),
+                        )?;
+                    }
+                }
+            }
+            Ok(Seen::Conforms)
+        },
+    },
+    Case {
+        id: "vf/port-vlan-keeps-out",
+        level: Level::Model,
+        needs: &[ADMIN, Need::Peer],
+        source: "IEEE 802.1Q-2018 8.6.2, 8.8.3; ip-link(8) vf vlan",
+        sent: "Frames of a VF in no VLAN to one in port VLAN 100, to a group and to all: without a tag, with a priority alone, of VLAN 200 and of VLAN 100.",
+        expected: "Those of VLAN 100 alone arrive, without the tag.",
+        run: |bench| {
+            bench.administer("vf 1 vlan 100")?;
+            let mut link = bench.link(&NetConfig::default())?;
+            for dst in [link.dst, [1, 0, 0x5e, 0, 0, 0x17], [0xff; 6]] {
+                let mut frame = link.frame(100);
+                frame[..6].copy_from_slice(&dst);
+                for tag in [None, Some(5 << 13), Some(200)] {
+                    let sent = tag.map_or_else(|| frame.clone(), |tci| tagged(&frame, 0x8100, tci));
+                    link.send(&sent)?;
+                    link.sent()?;
+                    let came = link.receive(QUIET)?.is_some();
+                    ensure(!came, format_args!("a frame with tag {tag:x?} arrived"))?;
+                }
+                link.send(&tagged(&frame, 0x8100, 100))?;
+                is_seen(&mut link, &frame, true)?;
+            }
+            Ok(Seen::Conforms)
+        },
+    },
+];
+
+fn offers(bench: &Bench) -> Result<Seen, Failure> {
+    let said = bench.administer("offers")?;
+    let offered = [
+        ("features", bench.features()),
+        ("protocol_features", bench.protocol_features()),
+    ];
+    for word in said.split_whitespace() {
+        let promised = word.split_once("=0x").and_then(|(name, bits)| {
+            let offered = offered.iter().find(|(known, _)| *known == name)?;
+            Some((name, u64::from_str_radix(bits, 16).ok()?, offered.1))
+        });
+        let Some((name, promised, offered)) = promised else {
+            return Err(Failure::Wrong(format!(
+                "the control adapter promises '{word}'"
+            )));
+        };
+        ensure(
+            promised & !offered == 0,
+            format_args!(
+                "{name} {:#x} are promised and not offered",
+                promised & !offered
+            ),
+        )?;
+    }
+    Ok(Seen::Conforms)
+}
+
+fn taken_back(bench: &Bench) -> Result<Seen, Failure> {
+    let mut link = bench.link(&NetConfig::default())?;
+    bench.administer("vf 0 vlan 100")?;
+    let frame = link.frame(100);
+    link.send(&frame)?;
+    is_seen(&mut link, &tagged(&frame, 0x8100, 100), true)?;
+    bench.administer("vf 0 vlan 0")?;
+    let frame = link.frame(100);
+    link.pass(&frame)?;
+
+    bench.administer("vf 0 vlan add 5")?;
+    bench.administer("vf 0 vlan del 5")?;
+    let frame = tagged(&link.frame(100), 0x8100, 6);
+    link.pass(&frame)?;
+
+    bench.administer("vf 0 rate 1")?;
+    bench.administer("vf 0 rate 0")?;
+    // They take two seconds and a half at that rate.
+    let start = Instant::now();
+    for _ in 0..200 {
+        let frame = link.frame(1514);
+        link.pass(&frame)?;
+    }
+    let took = start.elapsed();
+    ensure(
+        took < Duration::from_millis(1500),
+        format_args!("200 frames took {took:?} without a limit"),
+    )?;
+    Ok(Seen::Conforms)
+}
+
+fn quiet_beside_busy(bench: &Bench) -> Result<Seen, Failure> {
+    let mut link = bench.link(&NetConfig::default())?;
+    let beside = bench.beside(1);
+    let done = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let done = &done;
+        let flood = scope.spawn(move || {
+            let mut busy = beside.link(&NetConfig::default())?;
+            // To itself: they are judged, and go nowhere.
+            let frame = [&busy.src[..], &busy.src, &[0x88, 0xb5], &[0; 46]].concat();
+            let mut sent = 0u64;
+            while !done.load(Ordering::Relaxed) {
+                while busy.tx.send(0, &NetHeader::default(), &frame)? {
+                    sent += 1;
+                }
+                busy.tx.kick();
+                std::thread::yield_now();
+            }
+            Ok::<_, Failure>(sent)
+        });
+        std::thread::sleep(Duration::from_millis(300));
+        let mut passed = Ok(());
+        for _ in 0..20 {
+            let frame = link.frame(300);
+            passed = passed.and_then(|()| link.pass(&frame));
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        done.store(true, Ordering::Relaxed);
+        let flood = flood.join();
+        let sent = flood.unwrap_or_else(|_| Err(Failure::Wrong("the flood broke off".into())))?;
+        passed?;
+        ensure(
+            sent > 1000,
+            format_args!("only {sent} frames of the neighbour's were taken"),
+        )?;
+        Ok(Seen::Conforms)
+    })
+}
