@@ -12,7 +12,7 @@
 //!
 //! - `proto/vring-enable-before-features`: the connection is closed; this is QEMU's order
 //! - `proto/start-on-kick`: a ring runs once it is enabled
-//! - `proto/vring-num-not-pow2`: the size is acknowledged and ignored
+//! - `proto/refusals-told`: the size of a ring is acknowledged and ignored
 //! - `mem/unsorted`: regions have to come in order of their addresses
 //! - `ring/no-interrupt-flag`: the flag is not looked at
 //! - `ring/next-out-of-range`, `ring/indirect-and-next`: a broken chain looks like a short one

@@ -187,6 +187,28 @@ impl Link {
         Ok(self.got.hdr)
     }
 
+    /// Waits for `frame` to arrive, as the next one that the sender has sent: nothing comes twice.
+    ///
+    /// # Errors
+    /// [`Failure::Unseen`] with a subject whose frames arrive nowhere.
+    pub(crate) fn expect_next(&mut self, frame: &[u8]) -> Result<(), Failure> {
+        self.sees()?;
+        let Some(got) = self.receive(DEADLINE)? else {
+            return Err(Failure::Wrong(format!(
+                "a frame of {} bytes did not arrive",
+                frame.len()
+            )));
+        };
+        ensure(
+            got.bytes() == frame,
+            format_args!(
+                "{} bytes of before came where {} were sent",
+                got.bytes().len(),
+                frame.len()
+            ),
+        )
+    }
+
     pub(crate) fn sees(&self) -> Result<(), Failure> {
         match self.delivery {
             Delivery::None => Err(Failure::Unseen),

@@ -15,7 +15,7 @@ use vf_conformance::subject::Subject;
 
 /// What `examples/stock-backend.rs` says of itself.
 const KNOWN_FAILURES: &[&str] = &[
-    "proto/vring-num-not-pow2",
+    "proto/refusals-told",
     "proto/start-on-kick",
     "proto/polled-rings",
     "ring/no-interrupt-flag",

@@ -195,8 +195,13 @@ pub struct Allocator {
 impl Allocator {
     /// An allocator over a whole region.
     pub fn new(layout: RegionLayout) -> Allocator {
+        Allocator::behind(layout, 0)
+    }
+
+    /// An allocator over what is behind the first `lead` bytes of a region.
+    pub fn behind(layout: RegionLayout, lead: u64) -> Allocator {
         Allocator {
-            next: layout.guest_addr,
+            next: layout.guest_addr.saturating_add(lead),
             end: layout.guest_addr.saturating_add(layout.size),
         }
     }

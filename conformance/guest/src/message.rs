@@ -167,8 +167,14 @@ pub fn vring_state(index: u32, value: u32) -> Vec<u8> {
 
 /// Payload of `SET_VRING_ADDR` without log; addresses are user addresses.
 pub fn vring_addr(index: u32, desc: u64, used: u64, avail: u64) -> Vec<u8> {
-    let mut bytes = words(&[index, 0]);
-    for addr in [desc, used, avail, 0] {
+    vring_addr_logged(index, [desc, used, avail], None)
+}
+
+/// Payload of `SET_VRING_ADDR` for a ring in descriptor table, used ring and available ring; with a guest address at which changes of
+/// the used ring are to be marked in the log (`VHOST_VRING_F_LOG`), or without.
+pub fn vring_addr_logged(index: u32, user_addrs: [u64; 3], log: Option<u64>) -> Vec<u8> {
+    let mut bytes = words(&[index, log.is_some().into()]);
+    for addr in user_addrs.into_iter().chain([log.unwrap_or_default()]) {
         bytes.extend_from_slice(&addr.to_le_bytes());
     }
     bytes

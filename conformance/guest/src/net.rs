@@ -14,7 +14,7 @@ use vm_memory::Bytes;
 use crate::driver::{Buffer, DeviceFault, RingFeatures};
 use crate::eventfd::EventFd;
 use crate::frontend::{Frontend, FrontendError};
-use crate::memory::{Allocator, GUEST_BASE, GuestMemory, RegionLayout, USER_OFFSET};
+use crate::memory::{Allocator, GUEST_BASE, GuestMemory, Region, RegionLayout, USER_OFFSET};
 use crate::message::protocol;
 
 use crate::net_ring::refill;
@@ -71,6 +71,8 @@ pub struct NetConfig {
     pub seals: bool,
     /// Where guest memory begins in its file, a multiple of a page.
     pub mmap_offset: u64,
+    /// Bytes of memory in front of rings and buffers, a multiple of a page. Nobody touches them, so that they cost nothing.
+    pub lead: u64,
     /// Whether buffers are in another region than rings, with a hole in between.
     pub apart: bool,
     /// Descriptors that a receive buffer is cut into.
@@ -116,6 +118,7 @@ impl Default for NetConfig {
             forgets: false,
             seals: true,
             mmap_offset: 0,
+            lead: 0,
             apart: false,
             rx_pieces: 1,
             rx_indirect: false,
@@ -202,7 +205,8 @@ impl NetDevice {
         let size = rings * each + u64::from(config.queue_pairs) * 1024 + control;
         let mem = Arc::new(memory(size, config)?);
         let regions = mem.regions().iter();
-        let mut alloc: Vec<Allocator> = regions.map(|r| Allocator::new(r.layout())).collect();
+        let behind = |region: &Region| Allocator::behind(region.layout(), config.lead);
+        let mut alloc: Vec<Allocator> = regions.map(behind).collect();
         let ring_features = RingFeatures {
             packed: features & feature::RING_PACKED != 0,
             event_idx: features & feature::EVENT_IDX != 0,
@@ -597,7 +601,7 @@ impl NetDevice {
 
 /// Guest memory for so many bytes, as the configuration wants it laid out.
 fn memory(size: u64, config: &NetConfig) -> io::Result<GuestMemory> {
-    let size = size.next_multiple_of(4096);
+    let size = size.next_multiple_of(4096).saturating_add(config.lead);
     let regions = 1 + u64::from(config.apart);
     let layouts: Vec<RegionLayout> = (0..regions)
         .map(|i| RegionLayout {

@@ -28,6 +28,60 @@ const ETHERNET: usize = 14;
 
 pub(super) const CASES: &[Case] = &[
     Case {
+        id: "net/config-mac-unicast",
+        level: Level::Text,
+        needs: &[F30, CONFIG, Need::Feature(feature::MAC, "MAC")],
+        source: "V 5.1.4",
+        sent: "GET_CONFIG.",
+        expected: "The address of a station: neither a group's nor all zeroes.",
+        run: |bench| {
+            let mac = space(bench)?.mac;
+            ensure(
+                mac != [0; 6] && mac[0] & 1 == 0,
+                format_args!("MAC address {mac:02x?}"),
+            )?;
+            Ok(Seen::Conforms)
+        },
+    },
+    Case {
+        id: "net/config-mtu-legal",
+        level: Level::Must,
+        needs: &[F30, CONFIG, MTU],
+        source: "V 5.1.4.1, 2.5.2",
+        sent: "GET_CONFIG before SET_FEATURES.",
+        expected: "mtu is at least 68.",
+        run: |bench| {
+            let mtu = space(bench)?.mtu;
+            ensure(mtu >= 68, format_args!("mtu is {mtu}"))?;
+            Ok(Seen::Conforms)
+        },
+    },
+    Case {
+        id: "net/config-speed-usual",
+        level: Level::Model,
+        needs: &[F30, CONFIG, Need::Feature(SPEED_DUPLEX, "SPEED_DUPLEX")],
+        source: "V 5.1.4 (speed is in Mb/s, little-endian); IEEE 802.3-2022 1.3",
+        sent: "GET_CONFIG of speed.",
+        expected: "Unknown, or a rate that Ethernet has.",
+        run: |bench| {
+            const OFFSET: u32 = 12;
+            const RATES: [u32; 15] = [
+                10, 100, 1000, 2500, 5000, 10_000, 14_000, 20_000, 25_000, 40_000, 50_000, 56_000,
+                100_000, 200_000, 400_000,
+            ];
+            let (mut front, _) = bench.negotiated(&with(SPEED_DUPLEX))?;
+            let bytes = front.get_config(OFFSET, 4)?;
+            let speed = bytes
+                .first_chunk()
+                .map_or(0, |speed| u32::from_le_bytes(*speed));
+            ensure(
+                RATES.contains(&speed) || speed == 800_000 || speed > 0x7fff_ffff,
+                format_args!("speed is {speed} Mb/s ({speed:#x})"),
+            )?;
+            Ok(Seen::Conforms)
+        },
+    },
+    Case {
         id: "net/config-pairs",
         level: Level::Must,
         needs: &[F30, CONFIG, Need::Feature(feature::MQ, "MQ")],
@@ -178,6 +232,42 @@ pub(super) const CASES: &[Case] = &[
         },
     },
     Case {
+        id: "net/mtu-of-segments",
+        level: Level::Must,
+        needs: &[F30, CONFIG, MTU, TSO, Need::Peer],
+        source: "V 5.1.4.1",
+        sent: "Super-frames whose gso_size is the whole mtu, so that a segment with its headers is longer, by a driver that did not accept MTU to one that did and takes no super-frames.",
+        expected: "No frame that is longer than mtu allows arrives.",
+        run: |bench| {
+            let mtu = space(bench)?.mtu;
+            let wide = |config| NetConfig {
+                mtu: mtu.saturating_add(200),
+                ..config
+            };
+            let sender = NetConfig {
+                features: with(NetConfig::TSO).features & !feature::MTU,
+                ..NetConfig::default()
+            };
+            let plain = without(NetConfig::CHECKSUM);
+            let mut link = bench.link_of(&wide(sender), &wide(plain))?;
+            for _ in 0..3 {
+                let (hdr, frame, _) = tcp(&link, 10_000, GSO_TCPV4);
+                let gso_size = mtu;
+                link.send_with(&NetHeader { gso_size, ..hdr }, &frame)?;
+                while let Some(came) = link.receive(QUIET)? {
+                    let len = came.bytes().len();
+                    ensure(
+                        len <= usize::from(mtu) + ETHERNET,
+                        format_args!("{len} bytes arrived where mtu is {mtu}"),
+                    )?;
+                }
+            }
+            let frame = link.frame(400);
+            link.pass(&frame)?;
+            Ok(Seen::Conforms)
+        },
+    },
+    Case {
         id: "net/partial-csum-flags",
         level: Level::Must,
         needs: &[Need::Peer, CSUM],
@@ -261,16 +351,27 @@ pub(super) const CASES: &[Case] = &[
         needs: &[Need::Peer, TSO],
         source: "V 5.1.9.2.2",
         sent: "Super-frames of 10,000 bytes whose hdr_len is 0, 1, 20 and 0xffff.",
-        expected: "Their payload arrives as it was, in one piece or in segments.",
+        expected: "Their payload arrives as it was, in one piece or in segments, where that of those with the right hdr_len does; in one of three tries.",
         run: |bench| {
             let mut link = bench.link(&with(NetConfig::TSO))?;
-            for hdr_len in [0, 1, 20, 0xffff] {
-                let (hdr, frame, payload) = tcp(&link, 10_000, GSO_TCPV4);
-                link.send_with(&NetHeader { hdr_len, ..hdr }, &frame)?;
-                let got = arrived(&mut link, payload.len(), |_| Ok(()))?;
+            for hdr_len in [HEADERS, 0, 1, 20, 0xffff] {
+                let mut most = 0;
+                for _ in 0..3 {
+                    let (hdr, frame, payload) = tcp(&link, 10_000, GSO_TCPV4);
+                    link.send_with(&NetHeader { hdr_len, ..hdr }, &frame)?;
+                    let got = arrived(&mut link, payload.len(), |_| Ok(()))?;
+                    most = most.max(got.len());
+                    if got == payload {
+                        break;
+                    }
+                }
+                if hdr_len == HEADERS && most < 10_000 {
+                    // One that loses them whatever is said does not rely on it.
+                    return Ok(Seen::Tolerated);
+                }
                 ensure(
-                    got == payload,
-                    format_args!("with hdr_len {hdr_len} {} bytes of it arrived", got.len()),
+                    most == 10_000,
+                    format_args!("with hdr_len {hdr_len} {most} bytes of it arrived"),
                 )?;
             }
             Ok(Seen::Conforms)
@@ -286,15 +387,15 @@ pub(super) const CASES: &[Case] = &[
             Need::Peer,
         ],
         source: "VU NET_SET_MTU; V 5.1.4.1",
-        sent: "NET_SET_MTU 1300 before a driver accepts MTU, and frames of 1314 and 1500 bytes to it.",
+        sent: "NET_SET_MTU 1300 for a driver that has accepted MTU, before its rings start, and frames of 1314 and 1500 bytes to it.",
         expected: "The first arrives and the second does not: that is the mtu which the driver has been told.",
         run: |bench| {
             const TOLD: u16 = 1300;
             let mut config = NetConfig::default();
             config.protocol_features |= protocol::NET_MTU;
             let (mut front, mut net) = bench.negotiated(&config)?;
-            front.set(request::NET_SET_MTU, &u64::from(TOLD).to_ne_bytes(), &[])?;
             front.set_features(net.features())?;
+            front.set(request::NET_SET_MTU, &u64::from(TOLD).to_ne_bytes(), &[])?;
             front.set_memory(net.memory().regions())?;
             started(&mut net, front)?;
             let mut link = bench.link_from(net, &without(feature::MTU))?;

@@ -2,15 +2,16 @@
 
 use std::time::Duration;
 
-use super::control::{ALL, controlled};
-use crate::bench::{DEADLINE, QUIET};
+use super::control::{ALL, controlled, controlled_pairs};
+use crate::bench::{Bench, DEADLINE, Link, QUIET};
 use crate::case::{Case, Level, Need};
-use crate::control::{ERR, OK, coalesce, command, obeyed, refused};
+use crate::control::{ERR, OK, coalesce, command, obeyed, queue_pairs, refused};
 use crate::verdict::{Failure, Seen, ensure};
 use vf_guest::net::{NetConfig, NetDevice, feature};
 
 const CTRL: Need = Need::Control;
 const COAL: Need = Need::Feature(feature::CTRL_VQ | feature::NOTF_COAL, "NOTF_COAL");
+const MQ: Need = Need::Feature(feature::CTRL_VQ | feature::MQ, "MQ");
 const VQ_COAL: Need = Need::Feature(feature::CTRL_VQ | feature::VQ_NOTF_COAL, "VQ_NOTF_COAL");
 
 pub(super) const CASES: &[Case] = &[
@@ -63,6 +64,30 @@ pub(super) const CASES: &[Case] = &[
             said_of(device, [[3, 40], before])?;
             obeyed(device, &coalesce(0, None, 5, 60))?;
             said_of(device, [[3, 40], [5, 60]])?;
+            Ok(Seen::Conforms)
+        },
+    },
+    Case {
+        id: "control/coalescing-every-pair",
+        level: Level::Text,
+        needs: &[CTRL, COAL, VQ_COAL, MQ],
+        source: "V 5.1.9.5.10",
+        sent: "With two pairs, NOTF_COAL_RX_SET and TX_SET and VQ_SET of single rings, and VQ_GET of all four after each.",
+        expected: "The first two hold for both rings of their direction, and the last for the one that it names.",
+        run: |bench| {
+            let mut link = controlled_pairs(bench, 2)?;
+            let device = link.receiver();
+            obeyed(device, &queue_pairs(2))?;
+            obeyed(device, &coalesce(1, None, 3, 40))?;
+            obeyed(device, &coalesce(0, None, 5, 60))?;
+            let mut all = [[3, 40], [5, 60], [3, 40], [5, 60]];
+            said_of(device, all)?;
+            for ring in [1, 0, 2, 3] {
+                let own = [7 + u32::from(ring), 80];
+                obeyed(device, &coalesce(2, Some(ring), own[0], own[1]))?;
+                all[usize::from(ring)] = own;
+                said_of(device, all)?;
+            }
             Ok(Seen::Conforms)
         },
     },
@@ -194,6 +219,48 @@ pub(super) const CASES: &[Case] = &[
         },
     },
     Case {
+        id: "control/coalescing-ends-tx",
+        level: Level::Text,
+        needs: &[CTRL, COAL],
+        source: "V 5.1.9.5.10.1",
+        sent: "NOTF_COAL_TX_SET with 1000 packets and 20 ms, and eight frames, each sent after the call for the one before.",
+        expected: "A call for each when the time is up: it is held back and not forgotten.",
+        run: |bench| {
+            let mut link = held_back(bench, 1000, 20_000)?;
+            for n in 0..8 {
+                let frame = link.frame(100);
+                link.send(&frame)?;
+                is_called(&mut link, format_args!("frame {n}"))?;
+                link.sent()?;
+            }
+            Ok(Seen::Conforms)
+        },
+    },
+    Case {
+        id: "control/coalescing-packets-tx",
+        level: Level::Text,
+        needs: &[CTRL, COAL],
+        source: "V 5.1.9.5.10",
+        sent: "NOTF_COAL_TX_SET with 4 packets and a minute, and three times 8 frames.",
+        expected: "A call for each 8 of them within 2 s: so many packets are the most that are sent before a notification, however long the time is.",
+        run: |bench| {
+            let mut link = held_back(bench, 4, 60_000_000)?;
+            for turn in 0..3 {
+                for _ in 0..8 {
+                    let frame = link.frame(100);
+                    link.send(&frame)?;
+                }
+                let (first, last) = (8 * turn, 8 * turn + 7);
+                is_called(&mut link, format_args!("frames {first} to {last}"))?;
+                link.sent()?;
+                for call in link.tx.calls() {
+                    call.drain();
+                }
+            }
+            Ok(Seen::Conforms)
+        },
+    },
+    Case {
         id: "control/coalescing-of-nobody",
         level: Level::Must,
         needs: &[CTRL, VQ_COAL],
@@ -218,8 +285,36 @@ pub(super) const CASES: &[Case] = &[
     },
 ];
 
+/// A sender that wants to be called for what was sent, so much later.
+fn held_back(bench: &Bench, packets: u32, usecs: u32) -> Result<Link, Failure> {
+    let config = NetConfig::default();
+    let mut link = bench.link(&NetConfig {
+        features: (config.features | ALL) & !feature::EVENT_IDX,
+        ..config
+    })?;
+    obeyed(&mut link.tx, &coalesce(0, None, packets, usecs))?;
+    link.tx.tx_ring(0).queue.set_interrupts(true);
+    for call in link.tx.calls() {
+        call.drain();
+    }
+    Ok(link)
+}
+
+/// Checks that the sender is called for what it has sent.
+fn is_called(link: &mut Link, what: std::fmt::Arguments<'_>) -> Result<(), Failure> {
+    let called = match &link.tx.tx_ring(0).call {
+        Some(call) => {
+            let called = call.wait(DEADLINE)?;
+            call.drain();
+            called
+        }
+        None => false,
+    };
+    ensure(called, format_args!("no call for {what}"))
+}
+
 /// Packets and microseconds of a ring, by `VIRTIO_NET_CTRL_NOTF_COAL_VQ_GET`.
-fn held(device: &mut NetDevice, ring: u8) -> Result<[u32; 2], Failure> {
+pub(super) fn held(device: &mut NetDevice, ring: u8) -> Result<[u32; 2], Failure> {
     let (said, held) = command(device, &[6, 3, ring, 0, 0, 0], 8)?;
     ensure(said == OK, "VQ_GET was refused")?;
     let mut words = held
@@ -230,8 +325,11 @@ fn held(device: &mut NetDevice, ring: u8) -> Result<[u32; 2], Failure> {
     Ok([(); 2].map(|()| words.next().unwrap_or_default()))
 }
 
-/// Checks that of the first pair's rings.
-fn said_of(device: &mut NetDevice, expected: [[u32; 2]; 2]) -> Result<(), Failure> {
+/// Checks that of the first rings.
+fn said_of<const RINGS: usize>(
+    device: &mut NetDevice,
+    expected: [[u32; 2]; RINGS],
+) -> Result<(), Failure> {
     for (ring, expected) in (0..).zip(expected) {
         let now = held(device, ring)?;
         ensure(

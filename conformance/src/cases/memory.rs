@@ -6,6 +6,7 @@ use vm_memory::Bytes;
 
 use crate::bench::{Bench, Link};
 use crate::case::{Case, Level, Need};
+use crate::cases::clauses::started;
 use crate::verdict::{Failure, Seen, ensure};
 use vf_guest::driver::Buffer;
 use vf_guest::memory::{GUEST_BASE, GuestMemory, Region, RegionLayout};
@@ -47,6 +48,76 @@ pub(super) const CASES: &[Case] = &[
                     ..table_only()
                 },
             )
+        },
+    },
+    Case {
+        id: "mem/large",
+        level: Level::Text,
+        needs: &[],
+        source: "VU Memory region description",
+        sent: "Rings and buffers at the end of 96 GiB of memory, and such in a file in which they begin behind 8 GiB; frames.",
+        expected: "Frames pass: sizes, addresses and offsets have 64 bits.",
+        run: |bench| {
+            laid_out(
+                bench,
+                NetConfig {
+                    lead: 96 << 30,
+                    ..table_only()
+                },
+            )?;
+            laid_out(
+                bench,
+                NetConfig {
+                    mmap_offset: 8 << 30,
+                    ..table_only()
+                },
+            )
+        },
+    },
+    Case {
+        id: "mem/eight-regions",
+        level: Level::Text,
+        needs: &[],
+        source: "VU SET_MEM_TABLE; VU Memory regions description (up to 8)",
+        sent: "Rings in one region and buffers in seven that meet, SET_MEM_TABLE with all of them in their order, and frames.",
+        expected: "They pass: a table has up to eight regions.",
+        run: |bench| {
+            let config = NetConfig {
+                apart: true,
+                ..table_only()
+            };
+            let (mut front, mut net) = bench.negotiated(&config)?;
+            front.set_features(net.features())?;
+            let memory = net.memory().clone();
+            let (mut entries, mut fds) = (Vec::new(), Vec::new());
+            for (region, parts) in memory.regions().iter().zip([1, 7]) {
+                let all = region.layout();
+                let each = all.size / parts / PAGE * PAGE;
+                for part in 0..parts {
+                    let start = part * each;
+                    let end = if part + 1 == parts {
+                        all.size
+                    } else {
+                        start + each
+                    };
+                    entries.push(message::region(
+                        all.guest_addr + start,
+                        end - start,
+                        all.user_addr + start,
+                        all.mmap_offset + start,
+                    ));
+                    fds.push(region.fd());
+                }
+            }
+            front.set(request::SET_MEM_TABLE, &message::mem_table(&entries), &fds)?;
+            started(&mut net, front)?;
+            let mut link = bench.link_from(net, &NetConfig::default())?;
+            // Every buffer of the send ring in turn.
+            for n in 0..300 {
+                let frame = link.frame(60 + n);
+                link.pass(&frame)?;
+            }
+            Ok(Seen::Conforms)
         },
     },
     Case {
@@ -104,9 +175,9 @@ pub(super) const CASES: &[Case] = &[
     },
     Case {
         id: "mem/replace-while-running",
-        level: Level::Must,
+        level: Level::Text,
         needs: &[],
-        source: "VU Ring states",
+        source: "VU SET_MEM_TABLE; QEMU, when memory is plugged or a BAR moves",
         sent: "SET_MEM_TABLE with the same regions, five times between frames.",
         expected: "Frames pass: it may come while rings run.",
         run: |bench| {
@@ -156,32 +227,38 @@ pub(super) const CASES: &[Case] = &[
             let mut link = bench.link(&NetConfig::default())?;
             let at = GUEST_BASE + (1 << 40);
             let extra = GuestMemory::with_regions(&[region(at, PAGE)], true)?;
-            let send = |link: &mut Link| {
-                let frame = link.frame(300);
-                let bytes = [&vec![0; link.tx.header_len()][..], &frame].concat();
-                let slice = extra.slice(at, bytes.len());
-                let written = slice.is_some_and(|slice| slice.write_slice(&bytes, 0).is_ok());
-                ensure(written, "memory of our own cannot be written")?;
-                let buffer = Buffer {
-                    addr: at,
-                    len: bytes.len() as u32,
-                    writable: false,
-                };
-                let added = link.tx.tx_ring(0).queue.add(&[buffer]);
-                ensure(added.is_some(), "the chain does not fit the ring")?;
-                link.tx.kick();
-                Ok::<_, Failure>(frame)
-            };
             if let Some(front) = link.tx.frontend() {
                 front.add_mem_region(&extra.regions()[0])?;
             }
-            let frame = send(&mut link)?;
+            let frame = send_from(&mut link, &extra, at)?;
             link.expect(&frame)?;
             if let Some(front) = link.tx.frontend() {
                 front.remove_mem_region(&extra.regions()[0])?;
             }
-            let frame = send(&mut link)?;
+            let frame = send_from(&mut link, &extra, at)?;
             link.expect_nothing(&frame)?;
+            Ok(Seen::Conforms)
+        },
+    },
+    Case {
+        id: "mem/rem-right-slot",
+        level: Level::Must,
+        needs: &[SLOTS, Need::Delivery],
+        source: "VU REM_MEM_REG",
+        sent: "Two regions of one size that are added while rings run, the second of which is removed, and a frame in the first.",
+        expected: "It arrives: the region that was named is unmapped, and no other.",
+        run: |bench| {
+            let mut link = bench.link(&NetConfig::default())?;
+            let places = [1, 2].map(|n| GUEST_BASE + (n << 40));
+            let extra = GuestMemory::with_regions(&places.map(|at| region(at, PAGE)), true)?;
+            if let Some(front) = link.tx.frontend() {
+                for region in extra.regions() {
+                    front.add_mem_region(region)?;
+                }
+                front.remove_mem_region(&extra.regions()[1])?;
+            }
+            let frame = send_from(&mut link, &extra, places[0])?;
+            link.expect(&frame)?;
             Ok(Seen::Conforms)
         },
     },
@@ -269,7 +346,7 @@ pub(super) const CASES: &[Case] = &[
         needs: &[],
         source: "VU SET_MEM_TABLE",
         sent: "SET_MEM_TABLE that counts nine regions and has one.",
-        expected: "Refused: what it counts is not there.",
+        expected: "Contained, and best of all refused: what it counts is not there.",
         run: |bench| {
             // The count says nine, the payload has one.
             let memory = GuestMemory::new(PAGE, true)?;
@@ -281,15 +358,29 @@ pub(super) const CASES: &[Case] = &[
                 &payload,
                 &[memory.regions()[0].fd().as_fd()],
             );
-            ensure(
-                front.protocol_features() & protocol::REPLY_ACK == 0 || answer.is_err(),
-                "a table that ends too soon was accepted",
-            )?;
             drop(front);
             bench.contained(answer)
         },
     },
 ];
+
+/// Sends a frame that lies in other memory than the rings, at this guest address.
+fn send_from(link: &mut Link, memory: &GuestMemory, at: u64) -> Result<Vec<u8>, Failure> {
+    let frame = link.frame(300);
+    let bytes = [&vec![0; link.tx.header_len()][..], &frame].concat();
+    let slice = memory.slice(at, bytes.len());
+    let written = slice.is_some_and(|slice| slice.write_slice(&bytes, 0).is_ok());
+    ensure(written, "memory of our own cannot be written")?;
+    let buffer = Buffer {
+        addr: at,
+        len: bytes.len() as u32,
+        writable: false,
+    };
+    let added = link.tx.tx_ring(0).queue.add(&[buffer]);
+    ensure(added.is_some(), "the chain does not fit the ring")?;
+    link.tx.kick();
+    Ok(frame)
+}
 
 fn region(guest_addr: u64, size: u64) -> RegionLayout {
     RegionLayout {

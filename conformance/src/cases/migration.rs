@@ -1,12 +1,18 @@
 //! The dirty log of a live migration: what has to be in it, and logs that lie.
 
+use std::time::{Duration, Instant};
+
 use vf_guest::frontend::Frontend;
 use vf_guest::memory::{GUEST_BASE, GuestMemory};
-use vf_guest::message::protocol;
+use vf_guest::message::{self, protocol, request};
 use vf_guest::net::{NetConfig, NetDevice, feature};
 
-use crate::bench::Bench;
+use crate::bench::{Bench, DEADLINE};
 use crate::case::{Case, Level, Need};
+use crate::cases::coalescing::held;
+use crate::cases::control::{ALL, told};
+use crate::cases::vf::{NEW, tagged};
+use crate::control::{coalesce, mac_table, obeyed, queue_pairs, vlan};
 use crate::link::Link;
 use crate::verdict::{Failure, Seen, ensure};
 
@@ -16,6 +22,8 @@ const LOGS: &[Need] = &[
 ];
 /// Bytes of guest memory to a bit of the log.
 const PAGE: u64 = 4096;
+/// An address that the driver lists besides its own.
+const LISTED: [u8; 6] = [0x02, 0, 0, 0, 0xc0, 0x77];
 /// Log bytes that the guest's memory of all cases has.
 const LOG: u64 = (GUEST_BASE + (1 << 30)) / PAGE / 8;
 
@@ -25,24 +33,118 @@ pub(super) const CASES: &[Case] = &[
         level: Level::Should,
         needs: &[LOGS[0], LOGS[1], Need::Delivery],
         source: "VU Migration",
-        sent: "Frames to a receiver before VHOST_F_LOG_ALL, with it, after another memory table, and without it again.",
-        expected: "While it is set, and only then, the pages of buffers and of the used ring are marked in the log.",
+        sent: "Frames to a receiver with VHOST_F_LOG_ALL, then with VHOST_VRING_F_LOG of its ring and the ring's address, and after another memory table.",
+        expected: "The pages of buffers are marked in the log, and those of the used ring once its flags say so.",
         run: |bench| {
             let mut link = bench.link(&config())?;
             let log = Log::new(LOG)?;
             let features = link.receiver().features();
             let front = front_of(link.receiver())?;
             log.give(front, LOG, 0)?;
-            log.sees(&mut link, false)?;
             front_of(link.receiver())?.set_features(features | feature::LOG_ALL)?;
+            log.sees(&mut link, false)?;
+            set_ring_log(link.receiver(), 0, true)?;
             log.sees(&mut link, true)?;
             let memory = link.receiver().memory().clone();
             front_of(link.receiver())?.set_mem_table(memory.regions())?;
             log.sees(&mut link, true)?;
-            front_of(link.receiver())?.set_features(features)?;
-            log.sees(&mut link, false)?;
             Ok(Seen::Conforms)
         },
+    },
+    Case {
+        id: "mem/log-only-then",
+        level: Level::Model,
+        needs: &[LOGS[0], LOGS[1], Need::Delivery],
+        source: "VU Migration (VHOST_F_LOG_ALL starts and ends it)",
+        sent: "A log, and frames to a receiver before VHOST_F_LOG_ALL and when it has been taken back.",
+        expected: "Nothing is marked: no text forbids it, and each mark is a page that is sent for nothing.",
+        run: |bench| {
+            let mut link = bench.link(&config())?;
+            let log = Log::new(LOG)?;
+            let features = link.receiver().features();
+            log.give(front_of(link.receiver())?, LOG, 0)?;
+            log.stays_clean(&mut link)?;
+            front_of(link.receiver())?.set_features(features | feature::LOG_ALL)?;
+            log.sees(&mut link, false)?;
+            front_of(link.receiver())?.set_features(features)?;
+            log.stays_clean(&mut link)?;
+            Ok(Seen::Conforms)
+        },
+    },
+    Case {
+        id: "mem/log-base-again",
+        level: Level::Should,
+        needs: &[LOGS[0], LOGS[1], Need::Delivery],
+        source: "VU Migration; VU SET_LOG_BASE",
+        sent: "VHOST_F_LOG_ALL before there is a log, a log, and then a larger one in another file, as when memory is plugged in during a migration; frames to a receiver after each.",
+        expected: "The pages of buffers are marked in the log that came last, and none in the one before.",
+        run: |bench| {
+            let mut link = bench.link(&config())?;
+            let (first, second) = (Log::new(LOG)?, Log::new(2 * LOG)?);
+            let features = link.receiver().features();
+            front_of(link.receiver())?.set_features(features | feature::LOG_ALL)?;
+            first.give(front_of(link.receiver())?, LOG, 0)?;
+            first.sees(&mut link, false)?;
+            second.give(front_of(link.receiver())?, 2 * LOG, 0)?;
+            first.clear();
+            second.sees(&mut link, false)?;
+            ensure(first.is_clean()?, "a page is marked in the log of before")?;
+            Ok(Seen::Conforms)
+        },
+    },
+    Case {
+        id: "ring/logged-while-running",
+        level: Level::Should,
+        needs: &[LOGS[0], LOGS[1], Need::Delivery],
+        source: "VU Migration; VU Ring states",
+        sent: "What QEMU sends when a migration begins: a log, VHOST_F_LOG_ALL, and SET_VRING_ADDR of each ring that runs with the same addresses, VHOST_VRING_F_LOG and an address for the log; frames; the same with flags 0, as when it ends; at both ends.",
+        expected: "Frames pass all the time, and while the flag is set the page of a split ring's used ring is marked.",
+        run: |bench| {
+            let config = NetConfig {
+                base: 10,
+                ..config()
+            };
+            let mut link = bench.link(&config)?;
+            let log = Log::new(LOG)?;
+            pass_some(&mut link)?;
+            for on in [true, false, true] {
+                let both = [Some(&mut link.tx), link.rx.as_mut()];
+                for device in both.into_iter().flatten() {
+                    let features = device.features() | if on { feature::LOG_ALL } else { 0 };
+                    log.give(front_of(device)?, LOG, 0)?;
+                    front_of(device)?.set_features(features)?;
+                    for index in 0..device.rings() {
+                        set_ring_log(device, index, on)?;
+                    }
+                }
+                bench.settle();
+                pass_some(&mut link)?;
+                if on {
+                    log.sees(&mut link, true)?;
+                }
+            }
+            Ok(Seen::Conforms)
+        },
+    },
+    Case {
+        id: "control/migration-keeps",
+        level: Level::Text,
+        needs: &[
+            LOGS[0],
+            LOGS[1],
+            Need::Control,
+            Need::Peer,
+            Need::Feature(
+                feature::CTRL_RX | feature::CTRL_VLAN | feature::CTRL_MAC_ADDR | feature::MQ,
+                "CTRL_RX, CTRL_VLAN, CTRL_MAC_ADDR and MQ",
+            ),
+            Need::Feature(feature::VQ_NOTF_COAL, "VQ_NOTF_COAL"),
+            Need::Protocol(protocol::CONFIG, "CONFIG"),
+        ],
+        source: "VU Migration; V 2.4.1, 5.1.9.5",
+        sent: "A MAC table, a VLAN, an address, two pairs and coalescing of a ring, each obeyed; a log, VHOST_F_LOG_ALL, and the features without it.",
+        expected: "All of it holds with the log and without: the driver has nothing to do with a migration that begins or ends.",
+        run: migration_keeps,
     },
     Case {
         id: "mem/log-pieces",
@@ -67,7 +169,7 @@ pub(super) const CASES: &[Case] = &[
             let features = link.receiver().features();
             front_of(link.receiver())?.set_features(features | feature::LOG_ALL)?;
             for _ in 0..8 {
-                log.sees(&mut link, true)?;
+                log.sees(&mut link, false)?;
             }
             Ok(Seen::Conforms)
         },
@@ -148,6 +250,96 @@ fn front_of(device: &mut NetDevice) -> Result<&mut Frontend, Failure> {
     device.frontend().ok_or_else(none)
 }
 
+/// Says where a ring is once more; with the flag by which its used ring is logged, at its guest address, or without.
+fn set_ring_log(device: &mut NetDevice, index: u32, on: bool) -> Result<(), Failure> {
+    let pair = (index / 2) as usize;
+    let ring = match index % 2 {
+        0 => device.rx_ring(pair),
+        _ => device.tx_ring(pair),
+    };
+    let layout = ring.queue.layout();
+    let parts = [layout.desc, layout.used, layout.avail];
+    let memory = device.memory().clone();
+    let user = parts.map(|part| memory.user_addr(part).unwrap_or_default());
+    let payload = message::vring_addr_logged(index, user, on.then_some(layout.used));
+    Ok(front_of(device)?.set(request::SET_VRING_ADDR, &payload, &[])?)
+}
+
+/// Passes more frames than one, each of which moves all indices.
+fn pass_some(link: &mut Link) -> Result<(), Failure> {
+    for len in [60, 500, 1514, 100, 300] {
+        let frame = link.frame(len);
+        link.pass(&frame)?;
+    }
+    Ok(())
+}
+
+fn migration_keeps(bench: &Bench) -> Result<Seen, Failure> {
+    const RING: u8 = 1;
+    const HELD: [u32; 2] = [3, 40];
+    let receiver = NetConfig {
+        features: config().features | ALL,
+        queue_pairs: 2,
+        ..config()
+    };
+    let mut link = bench.link_of(&NetConfig::default(), &receiver)?;
+    let group = [0x01, 0, 0x5e, 0, 0, 0x17];
+    let table = mac_table(&[LISTED], &[group]);
+    let address = [&[1, 1][..], &NEW].concat();
+    let held_back = coalesce(2, Some(RING.into()), HELD[0], HELD[1]);
+    let device = link.receiver();
+    for command in [
+        &table,
+        &vlan(true, 5),
+        &address,
+        &queue_pairs(2),
+        &held_back,
+    ] {
+        obeyed(device, command)?;
+    }
+    let holds = |link: &mut Link, when: &str| {
+        let said = |failure| match failure {
+            Failure::Wrong(what) => Failure::Wrong(format!("{when}: {what}")),
+            failure => failure,
+        };
+        for (dst, tag) in [(LISTED, false), (group, false), (NEW, false), (NEW, true)] {
+            let mut frame = link.frame(100);
+            frame[..6].copy_from_slice(&dst);
+            if tag {
+                frame = tagged(&frame, 0x8100, 5);
+            }
+            link.send(&frame)?;
+            link.arrives_on(&frame, 2).map_err(said)?;
+        }
+        told(link.receiver(), NEW).map_err(said)?;
+        let now = held(link.receiver(), RING)?;
+        ensure(
+            now == HELD,
+            format_args!("{when}: VQ_GET of ring {RING} said {now:?}"),
+        )?;
+        let mut second = 0;
+        for flow in 0..32 {
+            let mut frame = link.frame_of_flow(flow);
+            frame[..6].copy_from_slice(&NEW);
+            link.send(&frame)?;
+            second += link.arrives_on(&frame, 2)?;
+        }
+        ensure(
+            second > 0,
+            format_args!("{when}: none of 32 flows came in the second pair"),
+        )
+    };
+    holds(&mut link, "before")?;
+    let log = Log::new(LOG)?;
+    let features = link.receiver().features();
+    log.give(front_of(link.receiver())?, LOG, 0)?;
+    front_of(link.receiver())?.set_features(features | feature::LOG_ALL)?;
+    holds(&mut link, "with the log")?;
+    front_of(link.receiver())?.set_features(features)?;
+    holds(&mut link, "without it again")?;
+    Ok(Seen::Conforms)
+}
+
 /// A log that lies about itself, in a file that is cut to `left` bytes, and frames while it is used.
 fn lying(bench: &Bench, size: u64, offset: u64, left: u64) -> Result<Seen, Failure> {
     let mut link = bench.link(&config())?;
@@ -195,20 +387,39 @@ impl Log {
         mapping.copy_from(&vec![0u8; mapping.len()]);
     }
 
-    /// Passes a frame, and looks whether all pages of the buffer that it is in are marked, and one of the ring that tells of it; or, if
-    /// it is not to be `marked`, whether no page is.
-    fn sees(&self, link: &mut Link, marked: bool) -> Result<(), Failure> {
+    fn is_clean(&self) -> Result<bool, Failure> {
+        Ok(self.bytes()?.iter().all(|byte| *byte == 0))
+    }
+
+    /// Passes a frame, and looks whether any page is marked.
+    fn stays_clean(&self, link: &mut Link) -> Result<(), Failure> {
         self.clear();
         let frame = link.frame(1400);
         link.send(&frame)?;
         link.expect(&frame)?;
-        let bytes = self.bytes()?;
-        if !marked {
-            return ensure(
-                bytes.iter().all(|byte| *byte == 0),
-                "a page is marked that nobody asked for",
-            );
+        ensure(self.is_clean()?, "a page is marked that nobody asked for")
+    }
+
+    /// Passes a frame, and looks until all pages of the buffer that it is in are marked, and if `ring` says so one of a split ring's used
+    /// ring: no text says when.
+    fn sees(&self, link: &mut Link, ring: bool) -> Result<(), Failure> {
+        self.clear();
+        let frame = link.frame(1400);
+        link.send(&frame)?;
+        link.expect(&frame)?;
+        let deadline = Instant::now() + DEADLINE;
+        loop {
+            match self.is_marked(link, &frame, ring) {
+                Err(Failure::Wrong(_)) if Instant::now() < deadline => {
+                    std::thread::sleep(Duration::from_millis(1));
+                }
+                seen => return seen,
+            }
         }
+    }
+
+    fn is_marked(&self, link: &mut Link, frame: &[u8], used: bool) -> Result<(), Failure> {
+        let bytes = self.bytes()?;
         let device = link.receiver();
         let header = device.header_len() as u64;
         let memory = device.memory().clone();
@@ -238,11 +449,10 @@ impl Log {
                 format_args!("page {page:#x} of a buffer is not marked"),
             )?;
         }
-        let (ring, len) = match packed {
-            true => (layout.desc, 16 * u64::from(layout.size)),
-            false => (layout.used, 4),
-        };
-        let mut pages = ring / PAGE..=(ring + len - 1) / PAGE;
-        ensure(pages.any(is_marked), "the used ring is not marked")
+        // What is logged of a packed ring, which has no used ring, no text says.
+        ensure(
+            !used || packed || is_marked(layout.used / PAGE),
+            "the used ring is not marked",
+        )
     }
 }

@@ -22,6 +22,7 @@ mod receive_filter;
 mod ring;
 mod ring_states;
 mod robust;
+mod segments;
 mod session;
 mod set_up_again;
 mod shapes;
@@ -48,6 +49,7 @@ pub fn all() -> impl Iterator<Item = &'static Case> {
         net::CASES,
         clauses_net::CASES,
         offloads::CASES,
+        segments::CASES,
         traffic::CASES,
         shapes::CASES,
         control::CASES,

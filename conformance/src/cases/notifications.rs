@@ -1,17 +1,27 @@
 //! Notifications both ways, of each pair of rings: a driver that kicks only when it is asked to, and one that waits to be called.
 
+use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
-use crate::bench::{DEADLINE, Link, QUIET, without};
+use vm_memory::Bytes;
+
+use crate::bench::{Bench, DEADLINE, Link, QUIET, without};
 use crate::case::{Case, Level, Need};
+use crate::cases::clauses::started;
 use crate::cases::control::ALL;
+use crate::cases::ring::place;
+use crate::cases::ring_states::to_sender;
 use crate::control::refused;
 use crate::verdict::{Failure, Seen, ensure};
+use vf_guest::driver::{Buffer, DESC_NEXT, DESC_WRITE, Desc};
+use vf_guest::eventfd::EventFd;
 use vf_guest::net::{NetConfig, NetDevice, NetHeader, Ring, feature};
 
 /// After so long a device that has nothing to do has gone to sleep.
 const IDLE: Duration = Duration::from_millis(120);
 const PAIRS: u16 = 2;
+/// After so long a call that is not due would have been seen.
+const SEEN: Duration = Duration::from_millis(20);
 
 pub(super) const CASES: &[Case] = &[
     Case {
@@ -86,6 +96,75 @@ pub(super) const CASES: &[Case] = &[
         },
     },
     Case {
+        id: "ring/call-by-flag",
+        level: Level::Must,
+        needs: &[Need::Peer],
+        source: "V 2.7.7.2 Used Buffer Notification Suppression, 2.8.14",
+        sent: "Frames without EVENT_IDX, while neither the send ring nor the receive ring has a flag that keeps notifications away.",
+        expected: "A call for each ring with each frame.",
+        run: |bench| {
+            let mut link = bench.link(&without(feature::EVENT_IDX))?;
+            link.tx.tx_ring(0).queue.set_interrupts(true);
+            link.receiver().rx_ring(0).queue.set_interrupts(true);
+            for n in 0..8 {
+                drain(&link);
+                taken(&mut link)?;
+                ensure(
+                    called(link.tx.tx_ring(0))?,
+                    format_args!("no call for the send ring with frame {n}"),
+                )?;
+                ensure(
+                    called(link.receiver().rx_ring(0))?,
+                    format_args!("no call for the receive ring with frame {n}"),
+                )?;
+            }
+            Ok(Seen::Conforms)
+        },
+    },
+    Case {
+        id: "ring/rx-event-idx-call",
+        level: Level::Must,
+        needs: &[Need::Feature(feature::EVENT_IDX, "EVENT_IDX"), Need::Peer],
+        source: "V 2.7.7.2 Used Buffer Notification Suppression",
+        sent: "8 frames to a receive ring with used_event 4.",
+        expected: "A call when the used index passes used_event, with the fifth: a device MUST.",
+        run: |bench| {
+            let calls = rx_event_idx(bench)?;
+            ensure(
+                calls[4..].contains(&true),
+                format_args!("called after frame 1 to 8: {calls:?}"),
+            )?;
+            Ok(Seen::Conforms)
+        },
+    },
+    Case {
+        id: "ring/rx-event-idx-quiet",
+        level: Level::Should,
+        needs: &[Need::Feature(feature::EVENT_IDX, "EVENT_IDX"), Need::Peer],
+        source: "V 2.7.7.2 Used Buffer Notification Suppression",
+        sent: "8 frames to a receive ring with used_event 4.",
+        expected: "No call but with the fifth: otherwise a device SHOULD NOT.",
+        run: |bench| quiet(rx_event_idx(bench)?),
+    },
+    Case {
+        id: "ring/rx-error-told",
+        level: Level::Text,
+        needs: &[Need::Peer],
+        source: "VU SET_VRING_ERR",
+        sent: "SET_VRING_ERR for a receive ring whose first descriptor chain never ends, and frames to it.",
+        expected: "If the ring is not processed any more its error eventfd is signalled.",
+        run: rx_error_told,
+    },
+    Case {
+        id: "ring/tx-writable-behind",
+        level: Level::Hard,
+        needs: &[],
+        source: "V 2.7.4.2 (device-writable descriptors come last), 2.7.8.2; V 5.1.9.2 (what is sent has none)",
+        sent: "Frames behind whose descriptor there is one of 16 bytes that the device may write.",
+        expected: "Contained: those bytes are neither forwarded nor written, and the chain is not used with a length.",
+        run: tx_writable_behind,
+    },
+    Case {
         id: "control/answer-is-called",
         level: Level::Must,
         needs: &[Need::Control],
@@ -126,6 +205,159 @@ fn called(ring: &Ring) -> Result<bool, Failure> {
         Some(call) => Ok(call.wait(DEADLINE)?),
         None => Ok(false),
     }
+}
+
+/// Forgets all calls of both ends.
+fn drain(link: &Link) {
+    let receiver = link.rx.iter().flat_map(NetDevice::calls);
+    for call in link.tx.calls().chain(receiver) {
+        call.drain();
+    }
+}
+
+/// Passes a frame without asking for a call.
+fn taken(link: &mut Link) -> Result<(), Failure> {
+    let frame = link.frame(100);
+    link.send(&frame)?;
+    link.arrives_on(&frame, 1)?;
+    link.sent()
+}
+
+/// After which of 8 frames the driver was called that asked for it after the fifth, of its receive ring.
+fn rx_event_idx(bench: &Bench) -> Result<[bool; 8], Failure> {
+    let mut link = bench.link(&NetConfig::default())?;
+    link.receiver().rx_ring(0).queue.set_interrupt_after(4);
+    let mut calls = [false; 8];
+    for (n, call) in calls.iter_mut().enumerate() {
+        taken(&mut link)?;
+        // The one that is due may be late; those that are not are seen a little later, too.
+        let wait = if n == 4 { DEADLINE } else { SEEN };
+        *call = link.receiver().wait_rx_call(0, wait)?;
+    }
+    Ok(calls)
+}
+
+/// Whether a driver that wanted to be called with the fifth frame was called with no other. With the first one is forgiven: vhost in Linux
+/// and DPDK, which do not know what a driver was told before, call once to be sure.
+pub(super) fn quiet(calls: [bool; 8]) -> Result<Seen, Failure> {
+    let [first, rest @ ..] = calls;
+    let (before, after) = rest.split_at(3);
+    let others = before.contains(&true) || after.iter().filter(|called| **called).count() > 1;
+    ensure(
+        !others,
+        format_args!("called after frame 1 to 8: {calls:?}"),
+    )?;
+    Ok(if first {
+        Seen::Tolerated
+    } else {
+        Seen::Conforms
+    })
+}
+
+fn rx_error_told(bench: &Bench) -> Result<Seen, Failure> {
+    let (mut front, mut net) = bench.negotiated(&NetConfig::default())?;
+    let event = EventFd::new()?;
+    let memory = net.memory().clone();
+    let ring = net.rx_ring(0);
+    let layout = ring.queue.layout();
+    match ring.queue.as_split() {
+        Some(queue) => {
+            let leads_back = Desc {
+                addr: ring.buffer_addr(0),
+                len: 64,
+                flags: DESC_WRITE | DESC_NEXT,
+                next: 0,
+            };
+            queue.set_desc(0, leads_back);
+        }
+        // A chain that fills the ring and goes on.
+        None => {
+            for desc in 0..u64::from(layout.size) {
+                let flags = memory.slice(layout.desc + 16 * desc + 14, 2);
+                let told = flags.and_then(|flags| {
+                    let now: u16 = flags.read_obj(0).ok()?;
+                    flags.write_obj(now | DESC_NEXT, 0).ok()
+                });
+                ensure(told.is_some(), "memory of our own cannot be written")?;
+            }
+        }
+    }
+    front.set_features(net.features())?;
+    front.set_memory(net.memory().regions())?;
+    front.set_vring_err(0, Some(event.as_fd()))?;
+    started(&mut net, front)?;
+    let mut link = bench.link_from(net, &NetConfig::default())?;
+    for _ in 0..4 {
+        to_sender(&mut link, 1000)?;
+    }
+    let told = event.wait(DEADLINE)?;
+    let used = link.tx.rx_ring(0).queue.given_back();
+    drop(link);
+    bench.alive()?;
+    ensure(told || used > 0, "the ring stopped, and nobody was told")?;
+    Ok(if used == 0 {
+        Seen::RingStopped
+    } else {
+        Seen::Tolerated
+    })
+}
+
+fn tx_writable_behind(bench: &Bench) -> Result<Seen, Failure> {
+    const PATTERN: [u8; 16] = [0x5a; 16];
+    let mut link = bench.link(&NetConfig::default())?;
+    let memory = link.tx.memory().clone();
+    let mut came = false;
+    for _ in 0..4 {
+        let frame = link.frame(200);
+        let (addr, len) = place(&mut link, &frame)?;
+        let behind = link.tx.tx_ring(0).buffer_addr(4);
+        let slice = memory.slice(behind, PATTERN.len());
+        let put = slice.is_some_and(|slice| slice.write_slice(&PATTERN, 0).is_ok());
+        ensure(put, "memory of our own cannot be written")?;
+        let chain = [(addr, len, false), (behind, PATTERN.len() as u32, true)];
+        let chain = chain.map(|(addr, len, writable)| Buffer {
+            addr,
+            len,
+            writable,
+        });
+        let ring = link.tx.tx_ring(0);
+        ensure(ring.queue.add(&chain).is_some(), "the chain does not fit")?;
+        ring.notify();
+        let end = Instant::now() + DEADLINE;
+        while Instant::now() < end {
+            if let Some(used) = link.tx.tx_ring(0).queue.pop_used()? {
+                ensure(
+                    used.len == 0,
+                    format_args!("{} bytes were written, it says", used.len),
+                )?;
+                break;
+            }
+            std::thread::sleep(Duration::from_micros(200));
+        }
+        if link.sees().is_ok()
+            && let Some(got) = link.receive(QUIET)?
+        {
+            ensure(
+                got.bytes() == frame,
+                format_args!("{} bytes came of 200", got.bytes().len()),
+            )?;
+            came = true;
+        }
+        let mut now = [0; 16];
+        let slice = memory.slice(behind, PATTERN.len());
+        let read = slice.is_some_and(|slice| slice.read_slice(&mut now, 0).is_ok());
+        ensure(
+            read && now == PATTERN,
+            "what nobody had to write was written",
+        )?;
+    }
+    drop(link);
+    bench.alive()?;
+    Ok(if came {
+        Seen::Conforms
+    } else {
+        Seen::Tolerated
+    })
 }
 
 /// Waits until the device has given back what is in the send ring of a pair.

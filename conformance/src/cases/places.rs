@@ -133,6 +133,42 @@ pub(super) const CASES: &[Case] = &[
         },
     },
     Case {
+        id: "ring/ends-with-region",
+        level: Level::Text,
+        needs: &[Need::Peer],
+        source: "VU Memory access",
+        sent: "Frames to a receive ring of 256 whose descriptors fill one region to its end, and whose other parts are in the next one.",
+        expected: "They arrive: the last byte of a region is memory.",
+        run: |bench| {
+            let (mut front, mut net) = bench.negotiated(&table_only())?;
+            front.set_features(net.features())?;
+            let layout = net.rx_ring(0).queue.layout();
+            let border = layout.desc + 16 * u64::from(layout.size);
+            ensure(
+                border.is_multiple_of(PAGE),
+                "a ring of our own is not where it was put",
+            )?;
+            set_in_two(&mut front, &net, border)?;
+            for index in 0..net.rings() {
+                net.place_ring(&mut front, index)?;
+            }
+            run_rings(&mut net, front)?;
+            let mut link = bench.link_from(net, &NetConfig::default())?;
+            for n in 0..16 {
+                let mut frame = link.frame(1500 - n);
+                frame[..6].copy_from_slice(&link.src);
+                frame[6..12].copy_from_slice(&link.dst);
+                if let Some(peer) = &mut link.rx {
+                    peer.send(0, &NetHeader::default(), &frame)?;
+                    peer.kick();
+                }
+                let came = link.returned(DEADLINE, |came| came == frame)?;
+                ensure(came, format_args!("frame {n} did not arrive as it was"))?;
+            }
+            Ok(Seen::Conforms)
+        },
+    },
+    Case {
         id: "ring/rx-readable-untouched",
         level: Level::Must,
         needs: &[SPLIT, Need::Peer],

@@ -8,6 +8,7 @@ use vm_memory::Bytes;
 use crate::bench::{Bench, DEADLINE, Link, QUIET, without};
 use crate::case::{Case, Level, Need};
 use crate::cases::chain::desc;
+use crate::cases::notifications::quiet;
 use crate::verdict::{Failure, Seen, ensure};
 use vf_guest::driver::{Buffer, DESC_NEXT, Desc, Format, SplitQueue};
 use vf_guest::net::{NetConfig, NetHeader, feature};
@@ -322,8 +323,9 @@ pub(super) const CASES: &[Case] = &[
         expected: "A call when the used index passes used_event, with the fifth: a device MUST.",
         run: |bench| {
             let calls = event_idx(bench)?;
+            // One that comes a moment later than it was looked for was sent all the same.
             ensure(
-                calls[4],
+                calls[4..].contains(&true),
                 format_args!("called after frame 1 to 8: {calls:?}"),
             )?;
             Ok(Seen::Conforms)
@@ -336,18 +338,7 @@ pub(super) const CASES: &[Case] = &[
         source: "V 2.7.7.2 Used Buffer Notification Suppression",
         sent: "8 frames with used_event 4.",
         expected: "No call but with the fifth: otherwise a device SHOULD NOT.",
-        run: |bench| {
-            let calls = event_idx(bench)?;
-            let others = calls
-                .iter()
-                .enumerate()
-                .any(|(i, called)| *called && i != 4);
-            ensure(
-                !others,
-                format_args!("called after frame 1 to 8: {calls:?}"),
-            )?;
-            Ok(Seen::Conforms)
-        },
+        run: |bench| quiet(event_idx(bench)?),
     },
     Case {
         id: "ring/packed-event-wrap",
@@ -355,7 +346,7 @@ pub(super) const CASES: &[Case] = &[
         needs: &[PACKED, EVENT_IDX],
         source: "V 2.8.14 Event Suppression Structure Format",
         sent: "260 frames on packed rings of 256 that ask for a call at descriptor 2 of the second lap.",
-        expected: "A call with frame 259, and none with frame 3: the wrap counter of the event says which lap is meant.",
+        expected: "A call with frame 259: the wrap counter of the event says which lap is meant.",
         run: |bench| {
             let mut link = bench.link(&NetConfig::default())?;
             link.tx.tx_ring(0).queue.set_interrupt_after(258);
@@ -369,19 +360,39 @@ pub(super) const CASES: &[Case] = &[
                     calls.push(n);
                 }
             }
-            if called(&mut link)? {
+            if calls.iter().all(|n| *n < 259) && called_within(&mut link, DEADLINE)? {
                 calls.push(260);
             }
             let any = |frames: [u16; 2]| calls.iter().any(|n| frames.contains(n));
             ensure(
-                any([259, 260]) && !any([3, 4]),
+                any([259, 260]),
                 format_args!("called with frames {calls:?}"),
             )?;
-            // No text forbids another one, such as with the first frame.
+            // No text forbids others: a driver has to live with them.
             Ok(match calls.len() {
                 1 => Seen::Conforms,
                 _ => Seen::Tolerated,
             })
+        },
+    },
+    Case {
+        id: "ring/packed-event-lap-quiet",
+        level: Level::Should,
+        needs: &[PACKED, EVENT_IDX],
+        source: "V 2.7.7.2 Used Buffer Notification Suppression (the same for packed rings), 2.8.14",
+        sent: "16 frames on packed rings of 256 that ask for a call at descriptor 2 of the second lap.",
+        expected: "No call with frame 3: that descriptor is meant in another lap.",
+        run: |bench| {
+            let mut link = bench.link(&NetConfig::default())?;
+            link.tx.tx_ring(0).queue.set_interrupt_after(258);
+            for n in 1..=16 {
+                let frame = link.frame(60);
+                link.pass(&frame)?;
+                let wait = if n == 3 { 20 } else { 0 };
+                let called = called_within(&mut link, Duration::from_millis(wait))?;
+                ensure(!called || n < 3, format_args!("called with frame {n}"))?;
+            }
+            Ok(Seen::Conforms)
         },
     },
     Case {
@@ -431,7 +442,7 @@ pub(super) const CASES: &[Case] = &[
                 link.tx.tx_ring(0).queue.set_interrupts(wanted);
                 let frame = link.frame(100);
                 link.pass(&frame)?;
-                let called = called(&mut link)?;
+                let called = called(&mut link, wanted)?;
                 ensure(
                     called == wanted,
                     format_args!("asked to be called: {wanted}, called: {called}"),
@@ -468,10 +479,11 @@ pub(super) const CASES: &[Case] = &[
                     let cuts: &[usize] = if n % 8 < 4 { &[12] } else { &[12, 50] };
                     send_cut(&mut link, &frame, cuts, false)?;
                     link.sent()?;
-                    link.expect(&frame)?;
+                    link.expect_next(&frame)?;
                 }
                 let last = link.frame(100);
-                link.pass(&last)?;
+                link.send(&last)?;
+                link.expect_next(&last)?;
             }
             Ok(Seen::Conforms)
         },
@@ -559,8 +571,12 @@ fn basic(bench: &Bench) -> Result<Seen, Failure> {
 
 /// Writes header and frame into the first send buffer: its guest address and length.
 pub(super) fn place(link: &mut Link, frame: &[u8]) -> Result<(u64, u32), Failure> {
+    place_with(link, &NetHeader::default(), frame)
+}
+
+fn place_with(link: &mut Link, hdr: &NetHeader, frame: &[u8]) -> Result<(u64, u32), Failure> {
     let header = link.tx.header_len();
-    let bytes = [&vec![0; header], frame].concat();
+    let bytes = [&hdr.encode()[..header], frame].concat();
     let at = link.tx.tx_ring(0).buffer_addr(0);
     let slice = link.tx.memory().slice(at, bytes.len());
     let written = slice.is_some_and(|s| s.write_slice(&bytes, 0).is_ok());
@@ -569,8 +585,24 @@ pub(super) fn place(link: &mut Link, frame: &[u8]) -> Result<(u64, u32), Failure
 }
 
 /// Sends a frame as a chain that is cut at these offsets from the start of its header.
-fn send_cut(link: &mut Link, frame: &[u8], cuts: &[usize], indirect: bool) -> Result<(), Failure> {
-    let (at, len) = place(link, frame)?;
+pub(super) fn send_cut(
+    link: &mut Link,
+    frame: &[u8],
+    cuts: &[usize],
+    indirect: bool,
+) -> Result<(), Failure> {
+    send_cut_with(link, &NetHeader::default(), frame, cuts, indirect)
+}
+
+/// The same with a header of the case's own.
+pub(super) fn send_cut_with(
+    link: &mut Link,
+    hdr: &NetHeader,
+    frame: &[u8],
+    cuts: &[usize],
+    indirect: bool,
+) -> Result<(), Failure> {
+    let (at, len) = place_with(link, hdr, frame)?;
     let table = link.tx.tx_ring(0).buffer_addr(4);
     let mut ends = cuts.to_vec();
     ends.push(len as usize);
@@ -601,9 +633,14 @@ pub(super) fn signal(link: &mut Link) {
     }
 }
 
-/// Whether the send ring's call was signalled since this was last asked.
-pub(super) fn called(link: &mut Link) -> Result<bool, Failure> {
-    called_within(link, Duration::from_millis(20))
+/// Whether the send ring's call was signalled since this was last asked: one that is due may be late.
+pub(super) fn called(link: &mut Link, due: bool) -> Result<bool, Failure> {
+    let wait = if due {
+        DEADLINE
+    } else {
+        Duration::from_millis(20)
+    };
+    called_within(link, wait)
 }
 
 fn called_within(link: &mut Link, wait: Duration) -> Result<bool, Failure> {
@@ -622,10 +659,10 @@ fn event_idx(bench: &Bench) -> Result<[bool; 8], Failure> {
     let mut link = bench.link(&NetConfig::default())?;
     link.tx.tx_ring(0).queue.set_interrupt_after(4);
     let mut calls = [false; 8];
-    for call in &mut calls {
+    for (n, call) in calls.iter_mut().enumerate() {
         let frame = link.frame(100);
         link.pass(&frame)?;
-        *call = called(&mut link)?;
+        *call = called(&mut link, n == 4)?;
     }
     Ok(calls)
 }

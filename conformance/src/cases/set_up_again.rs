@@ -7,14 +7,14 @@ use std::time::Duration;
 use vf_guest::driver::Format;
 use vf_guest::eventfd::EventFd;
 use vf_guest::message::{protocol, request};
-use vf_guest::net::{NetConfig, NetHeader, feature};
+use vf_guest::net::{NetConfig, NetDevice, NetHeader, feature};
 
-use crate::bench::QUIET;
+use crate::bench::{Bench, DEADLINE, Link, QUIET};
 use crate::case::{Case, Level, Need};
-use crate::cases::clauses::{started, stopped};
+use crate::cases::clauses::{enabled, started, started_as_they_are, stopped};
 use crate::cases::protocol::F30;
-use crate::cases::ring_states::given_back;
-use crate::verdict::{Seen, ensure};
+use crate::cases::ring_states::{given_back, to_sender};
+use crate::verdict::{Failure, Seen, ensure};
 
 /// How long a call may take.
 const CALLED: Duration = Duration::from_secs(2);
@@ -25,30 +25,79 @@ pub(super) const CASES: &[Case] = &[
         level: Level::Text,
         needs: &[F30],
         source: "VU Ring states",
-        sent: "A whole set-up but for SET_VRING_ENABLE, and a frame; then SET_VRING_ENABLE 1, and another.",
-        expected: "The first frame does not arrive, the second does: with bit 30 negotiated a ring starts out disabled, and what is sent on a disabled ring is discarded.",
+        sent: "A whole set-up but for SET_VRING_ENABLE, and a frame in each send ring; then SET_VRING_ENABLE 1, and others.",
+        expected: "The first frames do not arrive, the others do: with bit 30 negotiated a ring starts out disabled, and what is sent on a disabled ring is discarded. The first of several pairs may be enabled, as vhost-user-net \"has historically automatically enabled the first queue pair\".",
         run: |bench| {
-            let (mut front, mut net) = bench.negotiated(&NetConfig::default())?;
+            let (mut front, mut net) = bench.negotiated(&pairs(bench))?;
             front.set_features(net.features())?;
             front.set_memory(net.memory().regions())?;
-            for index in 0..net.rings() {
-                net.place_ring(&mut front, index)?;
-                net.start_ring(&mut front, index)?;
-            }
-            net.adopt(front);
+            started_as_they_are(&mut net, front)?;
             let mut link = bench.link_from(net, &NetConfig::default())?;
-            let frame = link.frame(200);
-            link.send(&frame)?;
-            link.expect_nothing(&frame)?;
-            let rings = link.tx.rings();
-            if let Some(front) = link.tx.frontend() {
-                for index in 0..rings {
-                    front.set_vring_enable(index, true)?;
-                }
-            }
-            bench.settle();
+            disabled(bench, &mut link)
+        },
+    },
+    Case {
+        id: "proto/reset-disables",
+        level: Level::Text,
+        needs: &[
+            F30,
+            Need::Protocol(protocol::RESET_DEVICE, "RESET_DEVICE"),
+            Need::Delivery,
+        ],
+        source: "VU RESET_DEVICE",
+        sent: "RESET_DEVICE while rings run, the set-up again but for SET_VRING_ENABLE, and a frame in each send ring; then SET_VRING_ENABLE 1, and others.",
+        expected: "The first frames do not arrive, the others do: all rings are disabled by the request. The first of several pairs may be enabled again, as it may in the beginning.",
+        run: |bench| {
+            let mut config = pairs(bench);
+            config.protocol_features ^= protocol::RESET_DEVICE | protocol::CONFIGURE_MEM_SLOTS;
+            let mut link = bench.link_of(&config, &NetConfig::default())?;
             let frame = link.frame(300);
             link.pass(&frame)?;
+            let mut front = stopped(&mut link)?;
+            front.set(request::RESET_DEVICE, &[], &[])?;
+            front.set_features(link.tx.features())?;
+            front.set_mem_table(link.tx.memory().regions())?;
+            started_as_they_are(&mut link.tx, front)?;
+            disabled(bench, &mut link)
+        },
+    },
+    Case {
+        id: "proto/renegotiate-other",
+        level: Level::Should,
+        needs: &[],
+        source: "V 2.2.2 Feature Bits; VU REPLY_ACK",
+        sent: "Rings that are stopped, SET_FEATURES with another set (without MRG_RXBUF, EVENT_IDX and IN_ORDER, then with all of them and RING_PACKED if it is offered), other memory and rings by that set, as when a guest starts again with another driver.",
+        expected: "Accepted, and frames pass each time: the set that came last is in force.",
+        run: |bench| {
+            let few = feature::MRG_RXBUF | feature::EVENT_IDX | feature::IN_ORDER;
+            let mut config = NetConfig::default();
+            config.protocol_features &= !protocol::CONFIGURE_MEM_SLOTS;
+            let mut link = bench.link_of(&config, &NetConfig::default())?;
+            let all = config.features;
+            for features in [all & !few, all | feature::RING_PACKED, all] {
+                let frame = link.frame(300);
+                link.pass(&frame)?;
+                let mut front = stopped(&mut link)?;
+                let config = NetConfig {
+                    features,
+                    ..config.clone()
+                };
+                let mut net = NetDevice::detached(bench.features(), &config)?;
+                front.set_features(net.features())?;
+                front.set_mem_table(net.memory().regions())?;
+                started(&mut net, front)?;
+                bench.settle();
+                link.tx = net;
+                for len in [60, 1514] {
+                    let frame = link.frame(len);
+                    link.pass(&frame)?;
+                    if link.rx.is_some() {
+                        let frame = to_sender(&mut link, len)?;
+                        let came = link.returned(DEADLINE, |came| came == frame)?;
+                        ensure(came, format_args!("{len} bytes to the port did not arrive"))?;
+                    }
+                }
+            }
             Ok(Seen::Conforms)
         },
     },
@@ -85,6 +134,7 @@ pub(super) const CASES: &[Case] = &[
                 if let Some(kick) = &ring.kick {
                     kick.signal();
                 }
+                bench.settle();
                 std::thread::sleep(QUIET);
                 let after = given_back(&mut link.tx);
                 ensure(
@@ -110,6 +160,7 @@ pub(super) const CASES: &[Case] = &[
             if let Some(front) = link.tx.frontend() {
                 front.set_vring_call(1, Some(call.as_fd()))?;
             }
+            bench.settle();
             std::thread::sleep(QUIET);
             // Some signal the moment that they have it.
             call.drain();
@@ -211,3 +262,42 @@ pub(super) const CASES: &[Case] = &[
         },
     },
 ];
+
+/// Two pairs of rings where there are several.
+fn pairs(bench: &Bench) -> NetConfig {
+    let several = bench.features() & feature::MQ != 0;
+    NetConfig {
+        queue_pairs: if several { 2 } else { 1 },
+        ..NetConfig::default()
+    }
+}
+
+/// Checks that the rings of a sender are disabled that are all there otherwise, and that they are served once they are enabled. The first
+/// pair of several may be enabled.
+fn disabled(bench: &Bench, link: &mut Link) -> Result<Seen, Failure> {
+    let pairs = link.tx.queue_pairs();
+    let mut seen = Seen::Conforms;
+    bench.settle();
+    for pair in 0..pairs {
+        let frame = link.frame(200);
+        link.tx.send(pair, &NetHeader::default(), &frame)?;
+        link.tx.kick();
+        link.sees()?;
+        if link.arrives(&frame, QUIET)? {
+            ensure(
+                pair == 0 && pairs > 1,
+                format_args!("a frame of pair {pair} arrived before the pair was enabled"),
+            )?;
+            seen = Seen::Tolerated;
+        }
+    }
+    enabled(&mut link.tx)?;
+    bench.settle();
+    for pair in 0..pairs {
+        let frame = link.frame(300);
+        link.tx.send(pair, &NetHeader::default(), &frame)?;
+        link.tx.kick();
+        link.expect(&frame)?;
+    }
+    Ok(seen)
+}

@@ -3,9 +3,10 @@
 
 use vm_memory::Bytes;
 
-use crate::bench::{Bench, QUIET, without};
+use crate::bench::{Bench, QUIET, with, without};
 use crate::case::{Case, Level, Need};
 use crate::cases::clauses::{started, stopped};
+use crate::cases::offloads::{MSS, TAKES_TSO4, TCP, TSO4, packet, segments};
 use crate::cases::vf::tagged;
 use crate::verdict::{Failure, Seen, ensure};
 use vf_guest::driver::Format;
@@ -44,6 +45,42 @@ pub(super) const CASES: &[Case] = &[
         },
     },
     Case {
+        id: "net/mrg-many",
+        level: Level::Text,
+        needs: &[Need::Peer, MRG, TSO4, TAKES_TSO4],
+        source: "V 5.1.9.3, 5.1.9.4.1",
+        sent: "A super-frame of 65,000 bytes to a driver with GUEST_TSO4 and MRG_RXBUF that has posted 1024 buffers of 128 bytes; three times at most.",
+        expected: "It arrives: whole in 509 of them, as num_buffers says, or in segments.",
+        run: |bench| {
+            const LEN: usize = 65_000;
+            let config = NetConfig {
+                features: with(NetConfig::TSO).features,
+                ..buffers(128, 1024)
+            };
+            let mut link = bench.link_of(&with(NetConfig::TSO), &config)?;
+            let mut most = 0;
+            for _ in 0..3 {
+                let (hdr, frame) = packet(&link, false, TCP, LEN, MSS);
+                let got = segments(&mut link, &hdr, &frame, LEN, |bytes, hdr| {
+                    let least = (bytes.len() + 12).div_ceil(128);
+                    ensure(
+                        usize::from(hdr.num_buffers) == least,
+                        format_args!(
+                            "num_buffers is {} for {} bytes",
+                            hdr.num_buffers,
+                            bytes.len()
+                        ),
+                    )
+                })?;
+                if got == LEN {
+                    return Ok(Seen::Conforms);
+                }
+                most = most.max(got);
+            }
+            Err(Failure::Wrong(format!("{most} of {LEN} bytes arrived")))
+        },
+    },
+    Case {
         id: "net/mrg-waits",
         level: Level::Text,
         needs: &[Need::Peer, MRG],
@@ -78,6 +115,22 @@ pub(super) const CASES: &[Case] = &[
             let mut link = bench.link(&NetConfig::default())?;
             let plain = link.frame(14 + usize::from(NetConfig::default().mtu));
             let frame = tagged(&plain, 0x8100, 7);
+            link.send(&frame)?;
+            link.expect(&frame)?;
+            Ok(Seen::Conforms)
+        },
+    },
+    Case {
+        id: "net/two-tags-beside-mtu",
+        level: Level::Model,
+        needs: &[Need::Delivery, Need::Feature(feature::MTU, "MTU")],
+        source: "V 5.1.4.1 (mtu is that of the payload); IEEE 802.1Q-2018 9 (a service and a customer tag)",
+        sent: "A frame of 1522 bytes with two VLAN tags between drivers that accepted an mtu of 1500.",
+        expected: "It arrives: its payload has 1500 bytes.",
+        run: |bench| {
+            let mut link = bench.link(&NetConfig::default())?;
+            let plain = link.frame(14 + usize::from(NetConfig::default().mtu));
+            let frame = tagged(&tagged(&plain, 0x8100, 7), 0x88a8, 5);
             link.send(&frame)?;
             link.expect(&frame)?;
             Ok(Seen::Conforms)
