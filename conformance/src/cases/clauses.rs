@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::Signal;
 use vm_memory::Bytes;
 
 use crate::bench::{Link, QUIET, with, without};
@@ -467,15 +467,15 @@ pub(super) const CASES: &[Case] = &[
         level: Level::Should,
         needs: &[Need::Process],
         source: "VU Backend program conventions",
-        sent: "SIGTERM to the back end's process, while a guest is attached.",
+        sent: "SIGTERM to the back end's process and those that it was started by, while a guest is attached.",
         expected: "It ends within 10 seconds.",
         run: |bench| {
             let mut link = bench.link(&NetConfig::default())?;
             let frame = link.frame(300);
             link.pass(&frame)?;
-            let id = bench.process_id().and_then(|id| i32::try_from(id).ok());
-            if let Some(pid) = id.and_then(Pid::from_raw) {
-                kill_process(pid, Signal::TERM)?;
+            if let Some(id) = bench.process_id() {
+                // The whole group: it may have been started by a shell.
+                crate::group::signal(id, Signal::TERM);
             }
             let deadline = Instant::now() + ENDING;
             while bench.ended()?.is_none() {

@@ -242,7 +242,11 @@ pub(super) const CASES: &[Case] = &[
                 };
                 if arrives(both)? == LEN {
                     seen = Seen::Conforms;
-                    let got = arrives(alone)?;
+                    let mut got = arrives(alone)?;
+                    for _ in 0..2 {
+                        // A network may lose a segment.
+                        got = got.max(if got < LEN { arrives(alone)? } else { LEN });
+                    }
                     ensure(
                         got == LEN,
                         format_args!("IPv6: {v6}: {got} of {LEN} bytes arrived with one feature"),
@@ -258,7 +262,7 @@ pub(super) const CASES: &[Case] = &[
         needs: &[Need::Peer, TSO4, TAKES_TSO4],
         source: "V 5.1.9.4.1",
         sent: "Super-frames of up to 65,000 bytes to a driver with GUEST_TSO4, with MRG_RXBUF and without.",
-        expected: "Whole and marked as such, or in segments with right headers; the payload without a gap.",
+        expected: "What arrives is whole and marked as such, or segments with right headers, in order.",
         run: |bench| whole(bench, false),
     },
     Case {
@@ -267,7 +271,7 @@ pub(super) const CASES: &[Case] = &[
         needs: &[Need::Peer, TSO6, TAKES_TSO6],
         source: "V 5.1.9.4.1",
         sent: "Super-frames of up to 65,000 bytes over IPv6 to a driver with GUEST_TSO6, with MRG_RXBUF and without.",
-        expected: "Whole and marked as such, or in segments with right headers; the payload without a gap.",
+        expected: "What arrives is whole and marked as such, or segments with right headers, in order.",
         run: |bench| whole(bench, true),
     },
     Case {
@@ -381,6 +385,7 @@ fn whole(bench: &Bench, v6: bool) -> Result<Seen, Failure> {
         true => (feature::HOST_TSO6 | feature::GUEST_TSO6, GSO_TCPV6, L2 + 40),
         false => (NetConfig::TSO, GSO_TCPV4, L2 + 20),
     };
+    let mut seen = Seen::Conforms;
     for off in [0, feature::MRG_RXBUF] {
         let config = NetConfig {
             features: with(features).features & !off,
@@ -389,7 +394,8 @@ fn whole(bench: &Bench, v6: bool) -> Result<Seen, Failure> {
         let mut link = bench.link(&config)?;
         for len in [MSS + 1, 20_000, 65_000] {
             let (hdr, frame) = packet(&link, v6, TCP, len, MSS);
-            let mut got = Vec::new();
+            let headers = frame.len() - len;
+            let mut end = 0;
             segments(&mut link, &hdr, &frame, len, |bytes, hdr| {
                 let size = hdr.gso_size;
                 ensure(
@@ -406,16 +412,27 @@ fn whole(bench: &Bench, v6: bool) -> Result<Seen, Failure> {
                     is_right(bytes) || hdr.flags & HDR_NEEDS_CSUM != 0 && at == (l4, 16),
                     "a wrong checksum, which is not marked as partial",
                 )?;
-                got.extend_from_slice(bytes.get(l4 + TCP_HEADER..).unwrap_or_default());
+                let seq = bytes.get(l4 + 4..l4 + 8).and_then(|seq| seq.first_chunk());
+                let from = seq.map_or(0, |seq| u32::from_be_bytes(*seq) as usize);
+                let piece = bytes.get(headers..).unwrap_or_default();
+                let sent = frame.get(headers + from..headers + from + piece.len());
+                ensure(
+                    from >= end && sent == Some(piece),
+                    format_args!(
+                        "{} bytes from {from} on after {end} of {len}, which were not sent so",
+                        piece.len()
+                    ),
+                )?;
+                end = from + piece.len();
                 Ok(())
             })?;
-            ensure(
-                got == frame[frame.len() - len..],
-                format_args!("{} of {len} bytes arrived as they were", got.len()),
-            )?;
+            if end < len {
+                // What is lost no text says.
+                seen = Seen::Tolerated;
+            }
         }
     }
-    Ok(Seen::Conforms)
+    Ok(seen)
 }
 
 /// A super-frame of 11,000 bytes that a driver does not take is cut; what of it is lost no text says.

@@ -29,11 +29,20 @@ pub(super) const CASES: &[Case] = &[
         level: Level::Model,
         needs: &[Need::Peer, TSO4],
         source: "V 5.1.3 (HOST_TSO4: the device can receive it); IEEE 802.1Q-2018 6.5.2 (frame loss)",
-        sent: "Super-frames of TCP of 100 to 65,000 bytes with segments of 1400 and 536, over IPv4 and IPv6, also behind a tag, with options of IP and TCP and with CWR, to drivers that take none, with GUEST_CSUM and without; three times at most.",
+        sent: "Super-frames of TCP of 100 to 65,000 bytes with segments of 1400 and 536, over IPv4 and IPv6, also behind a tag, with options of IP and TCP and with CWR, to drivers that take none, with GUEST_CSUM and without, and to such that do, with MRG_RXBUF and without; three times at most.",
         expected: "All of each arrives: a driver whose device offers to take them sends nothing else, and its connection stands still if they are dropped.",
         run: |bench| {
             let sender = with(offered(bench));
-            for receiver in [NetConfig::default(), without(NetConfig::CHECKSUM)] {
+            let takes = feature::GUEST_TSO4 | feature::GUEST_TSO6;
+            for receiver in [
+                NetConfig::default(),
+                without(NetConfig::CHECKSUM),
+                with(takes),
+                NetConfig {
+                    features: with(takes).features & !feature::MRG_RXBUF,
+                    ..NetConfig::default()
+                },
+            ] {
                 let mut link = bench.link_of(&sender, &receiver)?;
                 for v6 in versions(bench) {
                     for mss in [MSS, 536] {
