@@ -46,9 +46,9 @@ pub(super) const CASES: &[Case] = &[
     },
     Case {
         id: "net/mrg-many",
-        level: Level::Text,
+        level: Level::Model,
         needs: &[Need::Peer, MRG, TSO4, TAKES_TSO4],
-        source: "V 5.1.9.3, 5.1.9.4.1",
+        source: "V 5.1.9.3, 5.1.9.4.1; Linux vhost-net (1024 descriptors a frame)",
         sent: "A super-frame of 65,000 bytes to a driver with GUEST_TSO4 and MRG_RXBUF that has posted 1024 buffers of 128 bytes; three times at most.",
         expected: "It arrives: whole in 509 of them, as num_buffers says, or in segments.",
         run: |bench| {
