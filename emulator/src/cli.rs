@@ -150,7 +150,7 @@ pub enum Command {
         at: Target,
         /// N SETTING VALUE ... | N mac add|del MAC [vlan VID] | N vlan add|del VID |
         /// N set netem [egress|ingress|both] delay TIME ...|none (see 'vfnic link --help') |
-        /// N rss [hkey KEY] [equal N|weight W0 W1 ...|default] | N rss context new|C ... | N reset | N request VERB ...; N and VID may be ranges, such as 0-7
+        /// N rss [hkey KEY] [equal N|weight W0 W1 ...|table Q0 ... Q127|default] | N rss context new|C ... | N reset | N request VERB ...; N and VID may be ranges, such as 0-7
         #[arg(required = true, num_args = 1.., allow_negative_numbers = true, add = ArgValueCompleter::new(complete::vf_words))]
         words: Vec<String>,
     },
@@ -462,6 +462,7 @@ How received flows are spread over the guest's queues ('ethtool -X'): N rss
   hkey KEY                     key of the Toeplitz hash, 40 bytes in hexadecimal
   equal N                      evenly over the first N queues
   weight W0 W1 ...             in these proportions over the first queues
+  table Q0 ... Q127            each entry by itself
   default                      evenly over the queues that the guest uses
   context new [C] [hkey KEY] [equal N|...]    a further table, for filters that say vf N context C
   context C [hkey KEY] [equal N|...]    changes it;  context C delete    takes it away
@@ -480,6 +481,8 @@ What the driver asks of its NIC over the mailbox, for guests whose front end ans
                                unknown-unicast|unknown-multicast, or fields of
                                packets, which may end with action drop or
                                action N (a queue) for what the VF receives
+  rss [types none|ipv4|tcpv4|udpv4|ipv6|tcpv6|udpv6 ...] [hkey KEY]
+      [equal N|...] | rss delete    spreads its flows itself (generic, ef10)
   link | rss                   the answers are printed
 
 Examples:

@@ -761,7 +761,7 @@ mod tests {
             ("vf 0 vlan add 10 20", "word '20': nothing more may follow"),
             (
                 "vf 0 rss",
-                "rss: hkey KEY, equal N, weight W0 W1 ..., default or context must",
+                "rss: hkey KEY, equal N, weight W0 W1 ..., table Q0 ... Q127, default or context must",
             ),
             (
                 "vf 0 rss hkey 6d:5a",

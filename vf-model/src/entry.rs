@@ -28,7 +28,10 @@ pub(crate) struct Entry {
     pub(crate) driver_filters: Vec<DriverFilter>,
     /// Those of them that are for frames which it receives anyway, to be looked up.
     pub(crate) own_filters: Spaces,
+    /// As the administrator has it.
     pub(crate) rss: Rss,
+    /// As its driver has set it, which is in force instead.
+    pub(crate) driver_rss: Option<Rss>,
     /// Further ones, for filters that name them.
     pub(crate) rss_contexts: RssContexts,
     /// What becomes of frames that it sends and receives.
@@ -48,6 +51,7 @@ impl Entry {
             driver_filters: Vec::new(),
             own_filters: Spaces::default(),
             rss,
+            driver_rss: None,
             rss_contexts: RssContexts::default(),
             netem: Impairments::default(),
             resets: 0,

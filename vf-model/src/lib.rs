@@ -149,7 +149,7 @@ pub use profile_facts::Fact;
 pub use question::Question;
 pub use rate::TokenBucket;
 pub use refusal::{Refusal, Refused};
-pub use rss::{MAX_RSS_QUEUES, Rss, RssKey, RssQueues, RssSpread};
+pub use rss::{DriverRss, HashTypes, MAX_RSS_QUEUES, Rss, RssKey, RssQueues, RssSpread};
 pub use rss_context::{MAX_RSS_CONTEXTS, RssContextError, RssContextId, RssContextOp, RssContexts};
 pub use source::Source;
 pub use stats::{Counters, DropReason, Drops, PublishedCounters, PublishedPort};

@@ -25,6 +25,7 @@ use crate::policy::FilterOp;
 use crate::privilege::Privileges;
 use crate::profile::{Silicon, VfRoom};
 use crate::refusal::Refusal;
+use crate::rss::DriverRss;
 use crate::vf::VfPolicy;
 use crate::vf_filter::{ADDRESSES, ADDRESSES_AND_GROUPS, MAX_FILTERS, VfFilterError};
 
@@ -135,6 +136,9 @@ pub enum MailboxRequest {
     Link,
     /// The key and the table of the hash (GET_RSS_KEY, GET_RETA), which the administrator shows with `query_rss on`.
     Rss,
+    /// How its frames are spread from now on (`rss [types TYPE ...] [hkey KEY] [SPREAD]`, an exclusive RSS context of EF10); `None`: as the
+    /// administrator has it (`rss delete`).
+    SetRss(Option<Box<DriverRss>>),
     /// A filter of its own (`filter add|del MATCH`, FILTER_OP of EF10).
     Filter(FilterOp),
 }

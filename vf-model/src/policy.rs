@@ -209,11 +209,12 @@ impl Policy {
         self.silicon.vf_room(self.vf(vf).trust)
     }
 
-    /// How a VF's frames are spread over its queues.
+    /// How a VF's frames are spread over its queues: as its driver has set it, or else as the administrator has.
     #[must_use]
     #[inline]
     pub fn rss(&self, vf: VfIndex) -> &Rss {
-        &self.entry(vf).rss
+        let entry = self.entry(vf);
+        entry.driver_rss.as_ref().unwrap_or(&entry.rss)
     }
 
     /// The RSS contexts of a VF, which filters name.
@@ -452,7 +453,10 @@ impl Policy {
         }
         let asked = |policy: &Policy| {
             let entry = policy.existing(vf);
-            entry.map(|entry| (entry.asked.clone(), entry.driver_filters.clone()))
+            entry.map(|entry| {
+                let (filters, rss) = (entry.driver_filters.clone(), entry.driver_rss.is_some());
+                (entry.asked.clone(), filters, rss)
+            })
         };
         if asked(self) == asked(&policy) {
             return (self.clone(), denied);

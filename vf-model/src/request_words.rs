@@ -37,7 +37,8 @@ impl VfRequest {
 }
 
 impl MailboxRequest {
-    /// Reads a message: what [`VfRequest::parse`] reads, `link`, `rss`, or `filter add|del MATCH`.
+    /// Reads a message: what [`VfRequest::parse`] reads, `link`, `rss`, `rss delete`, `rss [types TYPE ...] [hkey KEY] [SPREAD]`, or `filter
+    /// add|del MATCH`.
     ///
     /// # Errors
     /// As of [`VfRequest::parse`].
@@ -54,7 +55,14 @@ impl<S: AsRef<str>> Words<'_, S> {
     pub(crate) fn mailbox_request(&mut self) -> Result<MailboxRequest, Refusal> {
         Ok(match self.next(MESSAGES)? {
             "link" => MailboxRequest::Link,
-            "rss" => MailboxRequest::Rss,
+            "rss" => match self.peek() {
+                None => MailboxRequest::Rss,
+                Some("delete") => {
+                    self.next("delete")?;
+                    MailboxRequest::SetRss(None)
+                }
+                Some(_) => MailboxRequest::SetRss(Some(Box::new(self.driver_rss()?))),
+            },
             "filter" => {
                 let add = self.add_or_del()?;
                 MailboxRequest::Filter(self.driver_filter(add)?)
@@ -255,6 +263,8 @@ impl fmt::Display for MailboxRequest {
             MailboxRequest::Change(request) => request.fmt(f),
             MailboxRequest::Link => f.write_str("link"),
             MailboxRequest::Rss => f.write_str("rss"),
+            MailboxRequest::SetRss(None) => f.write_str("rss delete"),
+            MailboxRequest::SetRss(Some(rss)) => write!(f, "rss {rss}"),
             MailboxRequest::Filter(op) => write!(f, "filter {op}"),
         }
     }

@@ -7,7 +7,8 @@ use std::net::IpAddr;
 use std::str::FromStr;
 use std::sync::Arc;
 
-use vf_packet::{FlowKey, Header};
+use bitflags::bitflags;
+use vf_packet::{FlowKey, Header, PROTO_TCP, PROTO_UDP};
 
 use crate::words::{ParseError, Words, number};
 
@@ -33,6 +34,40 @@ pub enum RssSpread {
     Equal(u16),
     /// `weight W0 W1 ...`: in these proportions over the first queues.
     Weight(Vec<u16>),
+    /// `table Q0 Q1 ... Q127`: each entry by itself.
+    Table(Box<[u8; ENTRIES]>),
+}
+
+bitflags! {
+    /// What is hashed of a packet, by the names of virtio (5.1.6.4.3.1) and Microsoft's RSS: addresses and ports of TCP and UDP, or else the
+    /// addresses of IP, or else nothing.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+    pub struct HashTypes: u8 {
+        /// Addresses of IPv4.
+        const IPV4 = 1;
+        /// Addresses and ports of TCP over IPv4.
+        const TCPV4 = 1 << 1;
+        /// Addresses and ports of UDP over IPv4.
+        const UDPV4 = 1 << 2;
+        /// Addresses of IPv6.
+        const IPV6 = 1 << 3;
+        /// Addresses and ports of TCP over IPv6.
+        const TCPV6 = 1 << 4;
+        /// Addresses and ports of UDP over IPv6.
+        const UDPV6 = 1 << 5;
+    }
+}
+
+/// Key, table and kinds of the hash that the driver of a VF has set for all that the VF receives, where its NIC lets it (EF10's exclusive RSS
+/// context): in force instead of the administrator's until the driver takes it back or starts anew. Its `Display` is what follows `request rss`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DriverRss {
+    /// Key of the hash.
+    pub key: RssKey,
+    /// How flows are spread.
+    pub spread: RssSpread,
+    /// What is hashed.
+    pub types: HashTypes,
 }
 
 /// An indirection table that names no queue, or one beyond as many as NICs like this one spread flows over.
@@ -46,6 +81,7 @@ pub struct Rss {
     toeplitz: Arc<Toeplitz>,
     spread: RssSpread,
     table: [u8; ENTRIES],
+    types: HashTypes,
     /// Most queues that flows are spread over, however many the guest uses.
     most: u16,
 }
@@ -125,7 +161,28 @@ impl Rss {
             toeplitz: Arc::new(Toeplitz::new(RssKey::default())),
             spread: RssSpread::InUse,
             table: RssSpread::InUse.table(),
+            types: HashTypes::all(),
             most,
+        }
+    }
+
+    /// As a driver has it, on a NIC that spreads over so many queues at most.
+    ///
+    /// # Errors
+    /// [`RssQueues`] if the table names no queue or too many.
+    pub(crate) fn of_driver(driver: &DriverRss, most: u16) -> Result<Rss, RssQueues> {
+        let mut rss = Rss::new(most);
+        rss.set(Some(driver.key), Some(&driver.spread))?;
+        rss.types = driver.types;
+        Ok(rss)
+    }
+
+    /// The other way round.
+    pub(crate) fn to_driver(&self) -> DriverRss {
+        DriverRss {
+            key: self.key(),
+            spread: self.spread.clone(),
+            types: self.types,
         }
     }
 
@@ -141,17 +198,18 @@ impl Rss {
         &self.spread
     }
 
-    /// Which of so many queues a frame goes to that begins with `head`; what is not IP goes to the first.
+    /// Which of so many queues a frame goes to that begins with `head`; what is not hashed goes to the first.
     #[must_use]
     pub fn queue(&self, head: &[u8], in_use: u16) -> u16 {
         let hash = self.hash(head);
         hash.map_or(0, |(hash, _)| self.entry(hash as u16, in_use))
     }
 
-    /// The hash of a frame that begins with `head`, and the flow that it is of; none of what is not IP.
+    /// The hash of a frame that begins with `head`, and what of its flow is hashed; none of what is not IP.
     #[must_use]
     pub fn hash(&self, head: &[u8]) -> Option<(u32, FlowKey)> {
         let flow = Header::parse(head).ok().and_then(|h| h.flow(head))?;
+        let flow = self.types.of(flow)?;
         Some((self.toeplitz.hash_flow(&flow), flow))
     }
 
@@ -185,7 +243,49 @@ impl Rss {
     }
 }
 
+impl HashTypes {
+    /// What is hashed of a flow.
+    #[inline]
+    fn of(self, flow: FlowKey) -> Option<FlowKey> {
+        if self.is_all() {
+            return Some(flow);
+        }
+        let [ip, tcp, udp] = match flow.src {
+            IpAddr::V4(_) => [HashTypes::IPV4, HashTypes::TCPV4, HashTypes::UDPV4],
+            IpAddr::V6(_) => [HashTypes::IPV6, HashTypes::TCPV6, HashTypes::UDPV6],
+        };
+        let with_ports = match flow.protocol {
+            PROTO_TCP => self.contains(tcp),
+            PROTO_UDP => self.contains(udp),
+            _ => false,
+        };
+        match with_ports && flow.ports.is_some() {
+            true => Some(flow),
+            false => self.contains(ip).then_some(FlowKey {
+                ports: None,
+                ..flow
+            }),
+        }
+    }
+
+    /// Its names, in lower case.
+    fn names(self) -> impl Iterator<Item = String> {
+        self.iter_names().map(|(name, _)| name.to_ascii_lowercase())
+    }
+}
+
 impl RssSpread {
+    /// What these entries are: `equal N`, if they are that.
+    #[must_use]
+    pub fn of_table(table: &[u8; ENTRIES]) -> RssSpread {
+        let queues = table.iter().max().map_or(1, |most| u16::from(*most) + 1);
+        let equal = RssSpread::Equal(queues);
+        match equal.table() == *table {
+            true => equal,
+            false => RssSpread::Table(Box::new(*table)),
+        }
+    }
+
     fn check(&self, most: u16) -> Result<(), RssQueues> {
         let good = match self {
             RssSpread::InUse => true,
@@ -193,11 +293,15 @@ impl RssSpread {
             RssSpread::Weight(weights) => {
                 weights.len() <= usize::from(most) && weights.iter().any(|w| *w > 0)
             }
+            RssSpread::Table(table) => table.iter().all(|queue| u16::from(*queue) < most),
         };
         good.then_some(()).ok_or(RssQueues(most))
     }
 
     fn table(&self) -> [u8; ENTRIES] {
+        if let RssSpread::Table(table) = self {
+            return **table;
+        }
         let mut table = [0; ENTRIES];
         let sum = match self {
             RssSpread::Weight(weights) => weights.iter().map(|w| usize::from(*w)).sum(),
@@ -205,7 +309,7 @@ impl RssSpread {
         };
         for (entry, queue) in table.iter_mut().enumerate() {
             *queue = match self {
-                RssSpread::InUse => 0,
+                RssSpread::InUse | RssSpread::Table(_) => 0,
                 RssSpread::Equal(queues) => (entry % usize::from((*queues).max(1))) as u8,
                 // A run of entries for each queue, as ethtool fills it.
                 RssSpread::Weight(weights) => {
@@ -266,19 +370,67 @@ impl fmt::Display for RssSpread {
                 f.write_str("weight")?;
                 weights.iter().try_for_each(|w| write!(f, " {w}"))
             }
+            RssSpread::Table(table) => {
+                f.write_str("table")?;
+                table.iter().try_for_each(|queue| write!(f, " {queue}"))
+            }
         }
+    }
+}
+
+impl fmt::Display for DriverRss {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("types")?;
+        let names: Vec<_> = self.types.names().collect();
+        match names.is_empty() {
+            true => f.write_str(" none")?,
+            false => names.iter().try_for_each(|name| write!(f, " {name}"))?,
+        }
+        write!(f, " hkey {} {}", self.key, self.spread)
     }
 }
 
 const KEY: &str = "40 bytes in hexadecimal, separated by colons";
 
 impl<S: AsRef<str>> Words<'_, S> {
-    /// `[hkey KEY] [equal N|weight W0 W1 ...|default]`, as after `ethtool -X DEV`.
+    /// `[types TYPE ...] [hkey KEY] [SPREAD]`: of what is not said all types, and what a NIC comes with.
+    pub(crate) fn driver_rss(&mut self) -> Result<DriverRss, ParseError> {
+        const TYPES: &str = "none, or some of ipv4, tcpv4, udpv4, ipv6, tcpv6 and udpv6";
+        let mut types = HashTypes::all();
+        if self.peek() == Some("types") {
+            self.next(TYPES)?;
+            types = HashTypes::empty();
+            let named = |word: &str| HashTypes::from_name(&word.to_ascii_uppercase());
+            while let Some(kind) = self.peek().and_then(named) {
+                self.next(TYPES)?;
+                types |= kind;
+            }
+            if types.is_empty() {
+                match self.next(TYPES)? {
+                    "none" => {}
+                    other => return Err(ParseError::word("types", other, TYPES)),
+                }
+            }
+        }
+        let (key, spread) = match self.is_done() {
+            true => (None, None),
+            false => self.rss()?,
+        };
+        Ok(DriverRss {
+            key: key.unwrap_or_default(),
+            spread: spread.unwrap_or_default(),
+            types,
+        })
+    }
+
+    /// `[hkey KEY] [equal N|weight W0 W1 ...|table Q0 ... Q127|default]`, as after `ethtool -X DEV`, which has no tables.
     pub(crate) fn rss(&mut self) -> Result<(Option<RssKey>, Option<RssSpread>), ParseError> {
-        const ALL: &str = "hkey KEY, equal N, weight W0 W1 ..., default or context";
-        const SPREADS: &str = "equal N, weight W0 W1 ... or default";
+        const ALL: &str =
+            "hkey KEY, equal N, weight W0 W1 ..., table Q0 ... Q127, default or context";
+        const SPREADS: &str = "equal N, weight W0 W1 ..., table Q0 ... Q127 or default";
         const QUEUES: &str = "1 to 16";
         const WEIGHT: &str = "a whole number for each queue";
+        const ENTRY: &str = "a queue for each of 128 entries";
         let mut word = self.next(ALL)?;
         let mut key = None;
         if word == "hkey" {
@@ -297,6 +449,13 @@ impl<S: AsRef<str>> Words<'_, S> {
                     weights.push(number("weight", self.next(WEIGHT)?, WEIGHT)?);
                 }
                 RssSpread::Weight(weights)
+            }
+            "table" => {
+                let mut table = Box::new([0; ENTRIES]);
+                for queue in table.iter_mut() {
+                    *queue = number("table", self.next(ENTRY)?, ENTRY)?;
+                }
+                RssSpread::Table(table)
             }
             other => return Err(ParseError::word("rss", other, ALL)),
         };
@@ -457,6 +616,42 @@ mod tests {
         head.extend(port.to_be_bytes());
         head.extend([0, 80, 0, 8, 0, 0]);
         head
+    }
+
+    #[test]
+    fn what_is_hashed_is_what_its_types_say() {
+        let with = |types| {
+            let driver = DriverRss {
+                key: RssKey::default(),
+                spread: RssSpread::Equal(4),
+                types,
+            };
+            Rss::of_driver(&driver, 4).unwrap()
+        };
+        let hashes = |types| {
+            let rss = with(types);
+            let ports = [1, 2].map(|port| rss.hash(&udp4(port)));
+            ports.map(|hash| hash.map(|(hash, flow)| (hash, flow.ports.is_some())))
+        };
+        let all = Rss::new(4);
+        let [one, two] = [1, 2].map(|port| all.hash(&udp4(port)).unwrap().0);
+        let both = [Some((one, true)), Some((two, true))];
+        assert_eq!(hashes(HashTypes::all()), both);
+        assert_eq!(hashes(HashTypes::UDPV4), both);
+        let [first, second] = hashes(HashTypes::IPV4 | HashTypes::TCPV4);
+        assert!(first == second && first.is_some_and(|(hash, ports)| hash != one && !ports));
+        assert_eq!(hashes(HashTypes::TCPV4 | HashTypes::IPV6), [None, None]);
+        assert_eq!(with(HashTypes::IPV6).queue(&udp4(1), 4), 0, "not hashed");
+    }
+
+    #[test]
+    fn a_table_that_goes_round_has_the_words_of_ethtool() {
+        let of = |entry: &dyn Fn(usize) -> u8| {
+            RssSpread::of_table(&std::array::from_fn(entry)).to_string()
+        };
+        assert_eq!(of(&|i| (i % 3) as u8), "equal 3");
+        assert_eq!(of(&|_| 0), "equal 1");
+        assert!(of(&|i| (i / 64) as u8).starts_with("table 0 0"));
     }
 
     #[test]

@@ -594,6 +594,73 @@ fn no_more_is_guaranteed_than_there_is() {
     assert!(policy.with_port_rate(1_000_000).is_ok());
 }
 
+/// What EF10's exclusive RSS context is to the policy.
+#[test]
+fn a_driver_spreads_its_flows_as_it_likes_until_it_starts_anew() {
+    let mut policy = like(Profile::Ef10);
+    let vf = VfIndex(0);
+    let spread = |policy: &Policy| policy.rss(vf).spread().to_string();
+    let ask = |policy: &mut Policy, words: &str| {
+        apply(policy, &command(&format!("vf 0 request {words}"))).map_err(|why| why.to_string())
+    };
+    let table = ["table"]
+        .into_iter()
+        .chain(["1", "0", "0", "1"].into_iter().cycle().take(128));
+    let table: Vec<_> = table.collect();
+    let key = ["5a"; 40].join(":");
+    let own = format!("rss types ipv4 tcpv4 hkey {key} {}", table.join(" "));
+    let shown = command(&format!("vf 0 request {own}")).to_string();
+    assert_eq!(
+        shown,
+        format!("vf 0 request {own}"),
+        "the words are those that it is read from"
+    );
+    ask(&mut policy, &own).unwrap();
+    assert_eq!(spread(&policy), table.join(" "));
+    assert_eq!(
+        (policy.rss(vf).key().to_string(), policy.rss(vf).entry(3, 4)),
+        (key, 1)
+    );
+    // What the administrator says meanwhile holds when the driver's is gone; and the file that is saved has that.
+    apply(&mut policy, &command("vf 0 rss equal 2")).unwrap();
+    assert_eq!(spread(&policy), table.join(" "));
+    let saved = policy.saved().vfs[0].rss_spread.clone();
+    assert_eq!(saved.unwrap().to_string(), "equal 2");
+    for gone in ["request rss delete", "request reset", "reset"] {
+        ask(&mut policy, "rss types none weight 1 3").unwrap();
+        assert_eq!(spread(&policy), "weight 1 3");
+        apply(&mut policy, &command(&format!("vf 0 {gone}"))).unwrap();
+        assert_eq!(spread(&policy), "equal 2", "{gone}");
+    }
+    for (words, says) in [
+        ("rss types", "types: none, or some of ipv4"),
+        ("rss types ipv5", "types 'ipv5': "),
+        (
+            "rss table 0 1",
+            "1: a queue for each of 128 entries must follow",
+        ),
+        ("rss evn", "rss 'evn': "),
+    ] {
+        let words: Vec<_> = ["vf", "0", "request"]
+            .into_iter()
+            .chain(words.split(' '))
+            .collect();
+        let refused = Command::parse(&words).unwrap_err().to_string();
+        assert!(refused.contains(says), "{words:?}: {refused}");
+    }
+    let beyond = own.replace("table 1", "table 16");
+    assert!(
+        ask(&mut policy, &beyond)
+            .unwrap_err()
+            .contains("1 to 16 queues")
+    );
+    assert_eq!(spread(&policy), "equal 2");
+    assert!(
+        ask(&mut like(Profile::Ixgbe), &own).is_err(),
+        "the 82599's is its PF's"
+    );
+}
+
 /// The mailbox of an SR-IOV NIC, with the answers of Linux's PF drivers.
 #[test]
 fn what_a_driver_asks_over_the_mailbox() {

@@ -71,10 +71,11 @@ impl Policy {
             MailboxRequest::Link if self.link_up_for(vf) => return "up".to_owned(),
             MailboxRequest::Link => return "down".to_owned(),
             MailboxRequest::Rss => {
-                return format!("hkey {} {}", entry.rss.key(), entry.rss.spread());
+                let rss = self.rss(vf);
+                return format!("hkey {} {}", rss.key(), rss.spread());
             }
             // What it may not have is refused.
-            MailboxRequest::Filter(_) => return "yes".to_owned(),
+            MailboxRequest::Filter(_) | MailboxRequest::SetRss(_) => return "yes".to_owned(),
             MailboxRequest::Change(request) => request,
         };
         let withheld = match request {

@@ -15,6 +15,7 @@ use crate::mailbox::{MailboxRequest, VfRequest};
 use crate::mtu::Mtu;
 use crate::profile::Rows;
 use crate::refusal::Refusal;
+use crate::rss::Rss;
 use crate::rss_context::{RssContextError, RssContextId, RssContextOp};
 use crate::vf::{Path, SettingError, VfIndex, VfSetting};
 
@@ -331,6 +332,15 @@ impl Policy {
             MailboxRequest::Filter(op) => Ok((self.filter_op(vf, op)?, None)),
             MailboxRequest::Rss if entry.policy.query_rss => Ok((None, None)),
             MailboxRequest::Rss => Err(Refusal::QueryRss),
+            MailboxRequest::SetRss(_) if !self.silicon.rss_contexts => {
+                Err(Refusal::NoMessage(self.profile()))
+            }
+            MailboxRequest::SetRss(asked) => {
+                let queues = self.silicon.rss_queues;
+                let rss = asked.as_deref().map(|asked| Rss::of_driver(asked, queues));
+                self.entry_mut(vf)?.driver_rss = rss.transpose()?;
+                Ok((Some(Changed::Flows), None))
+            }
             MailboxRequest::Change(VfRequest::Mtu(asked)) if *asked > mtu => {
                 Err(Refusal::MtuBeyond { asked: *asked, mtu })
             }
@@ -344,10 +354,16 @@ impl Policy {
         request: &VfRequest,
     ) -> Result<(Option<Changed>, Option<Refusal>), Refusal> {
         let mut anew = None;
-        if let VfRequest::Reset { .. } = request
-            && !self.existing(vf)?.driver_filters.is_empty()
-        {
-            anew = Some(self.drop_driver_filters(vf, |_| true)?);
+        if let VfRequest::Reset { .. } = request {
+            let entry = self.existing(vf)?;
+            let (filters, rss) = (!entry.driver_filters.is_empty(), entry.driver_rss.is_some());
+            if filters {
+                anew = Some(self.drop_driver_filters(vf, |_| true)?);
+            }
+            if rss {
+                self.entry_mut(vf)?.driver_rss = None;
+                anew = anew.max(Some(Changed::Flows));
+            }
         }
         let entry = self.existing(vf)?;
         let taken = |mac| {

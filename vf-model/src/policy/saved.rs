@@ -133,10 +133,10 @@ impl Policy {
         said.into_iter().flatten().collect()
     }
 
-    /// The filters of its own that the driver of a VF has, as what it would ask for to have them again after
+    /// The filters of its own that the driver of a VF has, and how it spreads its flows, as what it would ask for to have them again after
     /// [the others](Self::saved_requests).
     #[must_use]
-    pub fn saved_driver_filters(&self, vf: VfIndex) -> Vec<MailboxRequest> {
+    pub fn saved_messages(&self, vf: VfIndex) -> Vec<MailboxRequest> {
         let unknown = self.asked(vf).unknown_in.iter().map(|unknown| {
             let UnknownIn { vid, multicast } = *unknown;
             let matches = match multicast {
@@ -155,7 +155,9 @@ impl Policy {
                 action,
             })
         };
-        unknown.chain(on_packets).map(filter).collect()
+        let rss = self.entry(vf).driver_rss.as_ref();
+        let rss = rss.map(|rss| MailboxRequest::SetRss(Some(Box::new(rss.to_driver()))));
+        unknown.chain(on_packets).map(filter).chain(rss).collect()
     }
 
     /// Filters that have not been learned, and are no driver's. One that waits for another with the same match to be deleted comes before that.
@@ -186,6 +188,7 @@ impl Entry {
             rx: _,
             driver_filters: _,
             own_filters: _,
+            driver_rss: _,
             rss,
             rss_contexts,
             netem,
@@ -298,7 +301,7 @@ mod tests {
     }
 
     #[test]
-    fn filters_that_a_driver_has_put_in_are_put_in_again() {
+    fn what_a_driver_has_put_in_is_put_in_again() {
         let policy = Policy::new(crate::NicConfig {
             vfs: 2,
             mac_base: MacAddr([2, 0, 0, 0, 0, 0]),
@@ -319,20 +322,22 @@ mod tests {
             "filter add flow-type ether dst unknown-multicast vlan 8",
             "filter add flow-type tcp4 dst-ip 10.0.0.2 dst-port 80 action 1",
             "filter add flow-type udp4 dst-ip 10.0.0.2 dst-port 53 action drop",
+            "rss types ipv6 weight 3 1",
         ]
         .iter()
         .fold(policy.clone(), |policy, words| put_in(&policy, words));
         let words: Vec<_> = after
-            .saved_driver_filters(vf)
+            .saved_messages(vf)
             .iter()
             .map(ToString::to_string)
             .collect();
-        assert_eq!(words.len(), 4, "{words:?}");
+        assert_eq!(words.len(), 5, "{words:?}");
         let again = words
             .iter()
             .fold(policy, |policy, words| put_in(&policy, words));
         assert_eq!(again.asked(vf), after.asked(vf));
         assert_eq!(again.driver_filters(vf), after.driver_filters(vf));
+        assert_eq!(again.rss(vf).to_driver(), after.rss(vf).to_driver());
     }
 
     #[test]

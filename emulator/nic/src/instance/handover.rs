@@ -117,7 +117,7 @@ impl NicInstance {
             let of = VfIndex::from(i);
             let requests = policy.saved_requests(of).into_iter();
             let requests = requests.map(MailboxRequest::Change);
-            let asked = requests.chain(policy.saved_driver_filters(of));
+            let asked = requests.chain(policy.saved_messages(of));
             SavedVf {
                 socket: vf.endpoint().map(|endpoint| endpoint.save(fds)),
                 asked: asked.map(|request| request.to_string()).collect(),

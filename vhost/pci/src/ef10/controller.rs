@@ -10,6 +10,7 @@ use super::command::Command;
 use super::event::{FULL_DUPLEX, LinkState};
 use super::filter::{self, Installed, Operation};
 use super::mcdi::{McError, Payload, Reply};
+use super::rss::Contexts;
 use super::{Adaptor, Ef10, regs, stats};
 use crate::function::{Host, NotGranted};
 
@@ -108,21 +109,15 @@ impl Ef10 {
             Command::FILTER_OP => self.filter_op(payload, host),
             Command::RSS_CONTEXT_ALLOC => {
                 port(payload)?;
-                let reply = self.rss.alloc(payload);
-                self.tell_hash(host);
-                reply
+                self.change_rss(host, |rss| rss.alloc(payload))
             }
-            Command::RSS_CONTEXT_FREE => {
-                let reply = self.rss.free(payload);
-                self.tell_hash(host);
-                reply
-            }
-            Command::RSS_CONTEXT_SET_KEY
-            | Command::RSS_CONTEXT_SET_TABLE
-            | Command::RSS_CONTEXT_SET_FLAGS => self.rss.set(payload),
+            Command::RSS_CONTEXT_FREE => self.change_rss(host, |rss| rss.free(payload)),
+            Command::RSS_CONTEXT_SET_KEY => self.change_rss(host, |rss| rss.set_key(payload)),
+            Command::RSS_CONTEXT_SET_TABLE => self.change_rss(host, |rss| rss.set_table(payload)),
+            Command::RSS_CONTEXT_SET_FLAGS => self.change_rss(host, |rss| rss.set_flags(payload)),
             Command::RSS_CONTEXT_GET_KEY => {
-                let policy = host.policy();
-                self.rss.key(payload, &policy.rss(host.vf()).key().0)
+                let of_nic = host.policy().rss(host.vf()).key();
+                self.rss.key(payload, of_nic)
             }
             Command::RSS_CONTEXT_GET_TABLE => self.rss.table(payload),
             Command::RSS_CONTEXT_GET_FLAGS => self.rss.flags(payload),
@@ -217,6 +212,25 @@ impl Ef10 {
             ask(host, VfRequest::Mac(mac))?;
         }
         Ok(Reply::default())
+    }
+
+    /// Changes contexts, and has the NIC spread flows as the driver's own says, if it has one. What the NIC refuses has not changed.
+    fn change_rss(
+        &mut self,
+        host: &mut dyn Host,
+        change: impl FnOnce(&mut Contexts) -> Result<Reply, McError>,
+    ) -> Result<Reply, McError> {
+        self.settle(host)?;
+        let mut rss = self.rss.clone();
+        let reply = change(&mut rss)?;
+        let own = rss.own();
+        if own != self.rss.own() {
+            let asked = host.request(&MailboxRequest::SetRss(own.map(Box::new)));
+            asked.map_err(|why| error_of(&why))?;
+        }
+        self.rss = rss;
+        self.tell_hash(host);
+        Ok(reply)
     }
 
     fn filter_op(&mut self, payload: &Payload<'_>, host: &mut dyn Host) -> Result<Reply, McError> {
@@ -441,6 +455,7 @@ fn capabilities() -> Reply {
     const SET_MAC_ENHANCED: u32 = 1 << 9;
     const SETS_MAC_UNDER_FILTERS: u32 = 1 << 11;
     const CHECKS_SOURCE: u32 = 1 << 12;
+    const RSS_FIELDS: u32 = 1 << 13;
     const PREFIX_0: u32 = 1 << 22;
     const PREFIX_14: u32 = 1 << 23;
     const GROUPS_CHAIN: u32 = 1 << 26;
@@ -453,6 +468,7 @@ fn capabilities() -> Reply {
         | SET_MAC_ENHANCED
         | SETS_MAC_UNDER_FILTERS
         | CHECKS_SOURCE
+        | RSS_FIELDS
         | PREFIX_0
         | PREFIX_14
         | GROUPS_CHAIN

@@ -108,19 +108,9 @@ impl Host for Bench {
             return Err(NotGranted::TooMany);
         }
         self.asked.push(request.to_string());
-        let vf = self.vf();
-        match request {
-            MailboxRequest::Change(request) => {
-                let granted = self.policy.with_request(vf, request)?;
-                self.policy = Arc::new(granted.policy);
-                granted.denied.map_or(Ok(()), |why| Err(why.into()))
-            }
-            MailboxRequest::Filter(op) => {
-                self.policy = Arc::new(self.policy.with_filter_op(vf, op)?);
-                Ok(())
-            }
-            _ => Ok(()),
-        }
+        let granted = self.policy.with_message(self.vf(), request)?;
+        self.policy = Arc::new(granted.policy);
+        granted.denied.map_or(Ok(()), |why| Err(why.into()))
     }
 
     fn policy(&self) -> Arc<Policy> {
@@ -741,6 +731,101 @@ fn the_hash_of_a_flow_is_in_the_prefix_while_there_is_a_context() {
         !driver.function.flow_hash.of_ring().update(),
         "the next driver"
     );
+}
+
+#[test]
+fn a_context_of_its_own_spreads_a_vfs_flows_as_its_driver_writes_it() {
+    let mut driver = Driver::up(Bench::new(Profile::Ef10));
+    let exclusive = words(12, &[(0, PORT), (4, 0), (8, 4)]);
+    let context = driver.ask(Command::RSS_CONTEXT_ALLOC, &exclusive).unwrap();
+    let spread = |driver: &Driver| {
+        let rss = driver.bench.policy.rss(VfIndex(0));
+        (rss.key(), rss.spread().to_string())
+    };
+    assert_eq!(
+        spread(&driver).1,
+        "equal 1",
+        "its table is still to be written"
+    );
+    let with = |rest: &[u8]| [&context[..], rest].concat();
+    driver
+        .ask(Command::RSS_CONTEXT_SET_KEY, &with(&[7; 40]))
+        .unwrap();
+    let table: [u8; 128] = std::array::from_fn(|entry| (entry % 3) as u8);
+    driver
+        .ask(Command::RSS_CONTEXT_SET_TABLE, &with(&table))
+        .unwrap();
+    assert_eq!(
+        spread(&driver),
+        (vf_model::RssKey([7; 40]), "equal 3".to_owned())
+    );
+    // Addresses only, of any kind of packet.
+    let addresses = 0x3333_3300_u32.to_le_bytes();
+    driver
+        .ask(Command::RSS_CONTEXT_SET_FLAGS, &with(&addresses))
+        .unwrap();
+    let tcp = tcp(MAC, [10, 0, 0, 2], 80, 10);
+    let (_, flow) = driver.bench.policy.rss(VfIndex(0)).hash(&tcp).unwrap();
+    assert_eq!(flow.ports, None);
+    for (command, said) in [
+        (Command::RSS_CONTEXT_GET_KEY, &[7; 40][..]),
+        (Command::RSS_CONTEXT_GET_TABLE, &table),
+        (
+            Command::RSS_CONTEXT_GET_FLAGS,
+            &0x3333_3305_u32.to_le_bytes(),
+        ),
+    ] {
+        assert_eq!(
+            driver.ask(command, &context).unwrap()[4..],
+            *said,
+            "{command}"
+        );
+    }
+    // What makes no sense changes nothing.
+    let beyond = with(&[4; 128]);
+    assert_eq!(driver.ask(Command::RSS_CONTEXT_SET_TABLE, &beyond), Err(22));
+    assert_eq!(
+        driver.ask(Command::RSS_CONTEXT_SET_TABLE, &context),
+        Err(22)
+    );
+    assert_eq!(
+        driver.ask(Command::RSS_CONTEXT_SET_KEY, &[0xff; 44]),
+        Err(2)
+    );
+    // There is one way in which a VF spreads its flows.
+    let shared = words(12, &[(0, PORT), (4, 1), (8, 4)]);
+    for another in [&exclusive, &shared] {
+        assert_eq!(driver.ask(Command::RSS_CONTEXT_ALLOC, another), Err(28));
+    }
+    driver.bench.is_deaf = true;
+    assert_eq!(driver.ask(Command::RSS_CONTEXT_FREE, &context), Err(11));
+    driver.bench.is_deaf = false;
+    assert_eq!(spread(&driver).1, "equal 3");
+    driver.ask(Command::RSS_CONTEXT_FREE, &context).unwrap();
+    assert_eq!(
+        spread(&driver),
+        (vf_model::RssKey::default(), "default".to_owned())
+    );
+    // A shared one is not the driver's to write, but may be told what it is.
+    let context = driver.ask(Command::RSS_CONTEXT_ALLOC, &shared).unwrap();
+    let flags = driver
+        .ask(Command::RSS_CONTEXT_GET_FLAGS, &context)
+        .unwrap();
+    let same = [&context[..], &flags[4..]].concat();
+    assert_eq!(
+        driver.ask(Command::RSS_CONTEXT_SET_FLAGS, &same),
+        Ok(vec![])
+    );
+    let other = [&context[..], &addresses].concat();
+    assert_eq!(driver.ask(Command::RSS_CONTEXT_SET_FLAGS, &other), Err(1));
+    assert_eq!(driver.ask(Command::RSS_CONTEXT_ALLOC, &exclusive), Err(28));
+    driver.ask(Command::RSS_CONTEXT_FREE, &context).unwrap();
+    // A new driver has none.
+    driver.ask(Command::RSS_CONTEXT_ALLOC, &exclusive).unwrap();
+    driver
+        .ask(Command::ENTITY_RESET, &words(4, &[(0, 1)]))
+        .unwrap();
+    assert_eq!(spread(&driver).1, "default");
 }
 
 #[test]
