@@ -184,4 +184,6 @@ pub struct Finding<B: 'static = Bench> {
     pub took: Duration,
     /// The last messages of its sessions, the first port's called `a` and the second's `b`.
     pub said: Vec<String>,
+    /// How it failed while others ran beside it, before it was run alone: a race, or a machine that had too much to do.
+    pub beside: Option<String>,
 }

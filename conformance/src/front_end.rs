@@ -352,6 +352,7 @@ pub fn run(
             outcome,
             took: start.elapsed(),
             said,
+            beside: None,
         };
         each(&finding);
         findings.push(finding);

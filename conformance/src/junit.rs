@@ -23,7 +23,7 @@ pub fn write(
             .id
             .split_once('/')
             .unwrap_or((finding.case.id, ""));
-        let text = detail(&finding.outcome);
+        let text = detail(finding);
         let mut status = match measure.standing(finding) {
             standing if standing.fails() => TestCaseStatus::non_success(NonSuccessKind::Failure),
             Standing::Pass => TestCaseStatus::success(),
@@ -54,6 +54,7 @@ mod tests {
             outcome,
             took: std::time::Duration::from_millis(5),
             said: Vec::new(),
+            beside: None,
         }
     }
 

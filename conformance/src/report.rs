@@ -148,10 +148,13 @@ struct Record<'a> {
     messages: &'a [String],
 }
 
-/// What is to be said of an outcome.
-pub(crate) fn detail(outcome: &Outcome) -> String {
-    match outcome {
-        Outcome::Passed(seen) => seen.to_string(),
+/// What is to be said of how a case ended.
+pub(crate) fn detail<B>(finding: &Finding<B>) -> String {
+    match &finding.outcome {
+        Outcome::Passed(seen) => match &finding.beside {
+            Some(why) => format!("{seen} alone; beside others: {why}"),
+            None => seen.to_string(),
+        },
         Outcome::Failed(failure) => failure.to_string(),
         Outcome::Skipped(reason) | Outcome::NotJudged(reason) => reason.clone(),
     }
@@ -178,7 +181,7 @@ pub fn line<B>(
         case.id,
         finding.format,
         case.level.to_string(),
-        detail(&finding.outcome)
+        detail(finding)
     )?;
     if !matches!(standing, Standing::Fail | Standing::Warn) {
         return Ok(());
@@ -257,7 +260,7 @@ pub fn json_line<B>(
         level: finding.case.level,
         source: finding.case.source,
         outcome: measure.standing(finding),
-        detail: detail(&finding.outcome),
+        detail: detail(finding),
         seconds: finding.took.as_secs_f64(),
         messages: if failed { &finding.said } else { &[] },
     };
@@ -294,7 +297,20 @@ mod tests {
             outcome,
             took: Duration::from_millis(5),
             said: vec!["a -> GET_FEATURES".into()],
+            beside: None,
         }
+    }
+
+    #[test]
+    fn what_fails_only_beside_others_is_told() {
+        let finding = Finding {
+            beside: Some("it did not".into()),
+            ..finding("ring/order", Outcome::Passed(Seen::Conforms))
+        };
+        assert_eq!(
+            detail(&finding),
+            "conforms alone; beside others: it did not"
+        );
     }
 
     fn wrong() -> Outcome {

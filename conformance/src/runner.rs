@@ -2,7 +2,7 @@
 //!
 //! A case that fails beside others is judged once more alone, and an unmet need is never a pass.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, RecvTimeoutError, Sender};
 use std::sync::{Mutex, PoisonError};
@@ -101,6 +101,8 @@ struct Runner {
 struct InOrder<'a> {
     findings: Vec<Option<Finding>>,
     told: usize,
+    /// How those failed beside others that are still to be run alone.
+    beside: BTreeMap<usize, String>,
     each: &'a mut dyn FnMut(&Finding),
 }
 
@@ -124,6 +126,7 @@ impl Runner {
         let mut found = InOrder {
             findings: cases.iter().map(|_| None).collect(),
             told: 0,
+            beside: BTreeMap::new(),
             each,
         };
         if self.jobs > 1 {
@@ -131,7 +134,11 @@ impl Runner {
         }
         for (at, case) in cases.iter().enumerate() {
             if found.findings[at].is_none() {
-                let finding = self.run_alone(case, bench)?;
+                let beside = found.beside.remove(&at);
+                let finding = Finding {
+                    beside,
+                    ..self.run_alone(case, bench)?
+                };
                 found.put(at, finding);
             }
         }
@@ -179,8 +186,11 @@ impl Runner {
                 }
                 drop(tell);
                 for (at, finding) in told {
-                    if let Some(finding) = finding {
-                        found.put(at, finding);
+                    match finding {
+                        Ok(finding) => found.put(at, finding),
+                        Err(failure) => {
+                            found.beside.insert(at, failure.to_string());
+                        }
                     }
                 }
             });
@@ -337,18 +347,19 @@ fn finding(
         outcome,
         took: start.elapsed(),
         said,
+        beside: None,
     }
 }
 
-/// Runs a case while others are; `None` if it has to be run alone after all.
-fn beside_others(case: &'static Case, bench: &Bench, limit: Duration) -> Option<Finding> {
+/// Runs a case while others are; if it fails it has to be run alone after all.
+fn beside_others(case: &'static Case, bench: &Bench, limit: Duration) -> Result<Finding, Failure> {
     let start = Instant::now();
     let mut said = Vec::new();
     let outcome = match unmet(case, bench) {
         Some(skipped) => skipped,
-        None => Outcome::Passed(watched(case, bench, limit, &mut said).ok()?),
+        None => Outcome::Passed(watched(case, bench, limit, &mut said)?),
     };
-    Some(finding(case, bench, outcome, start, said))
+    Ok(finding(case, bench, outcome, start, said))
 }
 
 /// Runs a case and looks whether it comes to an end, and whether the subject lives then.

@@ -245,8 +245,8 @@ pub(super) const CASES: &[Case] = &[
         level: Level::Must,
         needs: &[SLOTS, Need::Delivery],
         source: "VU REM_MEM_REG",
-        sent: "Two regions of one size that are added while rings run, the second of which is removed, and a frame in the first.",
-        expected: "It arrives: the region that was named is unmapped, and no other.",
+        sent: "Two regions of one size that are added while rings run, and a frame in each; the second is removed, and another frame comes in the first.",
+        expected: "They arrive: the region that was named is unmapped, and no other.",
         run: |bench| {
             let mut link = bench.link(&NetConfig::default())?;
             let places = [1, 2].map(|n| GUEST_BASE + (n << 40));
@@ -255,6 +255,12 @@ pub(super) const CASES: &[Case] = &[
                 for region in extra.regions() {
                     front.add_mem_region(region)?;
                 }
+            }
+            for at in places {
+                let frame = send_from(&mut link, &extra, at)?;
+                link.expect(&frame)?;
+            }
+            if let Some(front) = link.tx.frontend() {
                 front.remove_mem_region(&extra.regions()[1])?;
             }
             let frame = send_from(&mut link, &extra, places[0])?;
