@@ -354,6 +354,44 @@ mod tests {
         assert_eq!(refuse(tagged, len), FrameFault::BadGso, "not put in");
     }
 
+    /// What is behind the headers in front is not looked at, whether the driver says where it is (Intel's) or not (Solarflare's).
+    #[test]
+    fn a_super_frame_in_a_tunnel_or_behind_mpls_is_refused() {
+        let inner = super_frame(false, 0, 3000);
+        let (link, packet) = inner.split_at(14);
+        let ipv4 = |protocol| {
+            [
+                0x45, 0, 0, 0, 0, 0, 0x40, 0, 64, protocol, 0, 0, 10, 9, 0, 1, 10, 9, 0, 2,
+            ]
+        };
+        let ipv6 = [&[0x60, 0, 0, 0, 0, 0, 41, 64][..], &[0xfd; 32]].concat();
+        let (ip4, ip6, mpls) = ([8, 0], [0x86, 0xdd], [0x88, 0x47]);
+        let vxlan = [0x12, 0x34, 0x12, 0xb5, 0, 0, 0, 0, 8, 0, 0, 0, 0, 0, 7, 0];
+        let wrapped = [
+            ("MPLS", mpls, vec![0, 1, 1, 64], packet),
+            ("IP in IP", ip4, ipv4(4).to_vec(), packet),
+            ("IPv4 in IPv6", ip6, ipv6, packet),
+            ("GRE", ip4, [&ipv4(47)[..], &[0, 0, 8, 0]].concat(), packet),
+            ("VXLAN", ip4, [&ipv4(17)[..], &vxlan].concat(), &inner[..]),
+        ];
+        for (name, ethertype, outer, rest) in wrapped {
+            let frame = [&link[..12], &ethertype, &outer, rest].concat();
+            let tcp = frame.len() - 3000 - 32;
+            // Of labels the link's header is longer, of tunnels IP's.
+            let link = if name == "MPLS" { 18 } else { 14 };
+            let said = Headers {
+                link,
+                network: tcp as u16 - link,
+                transport: 32,
+            };
+            for headers in [Some(said), None] {
+                let mut head = frame[..128].to_vec();
+                let refused = cut(headers, 1000).apply(&mut head, frame.len() as u32);
+                assert_eq!(refused, Err(FrameFault::BadGsoHeaders), "{name}");
+            }
+        }
+    }
+
     #[test]
     fn checksums_are_of_what_the_driver_says_or_of_what_is_there() {
         let mut frame = super_frame(false, 0, 1000);

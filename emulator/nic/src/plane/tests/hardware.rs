@@ -549,6 +549,34 @@ fn a_switch_of_paths_under_load_loses_nothing_and_keeps_what_descriptors_have_sa
     assert_eq!(mixed.bench.drops(), []);
 }
 
+/// It would be cut behind headers that nobody has made right.
+#[test]
+fn a_super_frame_in_a_tunnel_is_counted_and_the_next_frame_passes() {
+    for (vf, to) in [(0, 1), (SOLARFLARE, 0)] {
+        let mut mixed = Mixed::new(Path::Direct);
+        let mut tunnelled = tcp_frame(false, 0, 4000);
+        let outer = [
+            0x45, 0, 0, 0, 0, 0, 0x40, 0, 64, 4, 0, 0, 10, 9, 0, 1, 10, 9, 0, 2,
+        ];
+        tunnelled.splice(14..14, outer);
+        tunnelled[..6].copy_from_slice(&mac(to).0);
+        tunnelled[6..12].copy_from_slice(&mac(vf).0);
+        // As Linux leaves it to Intel's NIC: the IP header is all that is in front of TCP's.
+        let ask = Ask {
+            checksum: Some((14, 40, 6)),
+            cut: Some((1000, 32)),
+            v4: true,
+            ..Ask::default()
+        };
+        mixed.hardware[vf].send(&tunnelled, &ask);
+        let plain = frame(mac(to), mac(vf), 7, 60);
+        mixed.hardware[vf].send(&plain, &Ask::default());
+        mixed.bench.run_until(MS);
+        assert_eq!(mixed.receive().swap_remove(to), [plain], "VF {vf}");
+        assert_eq!(mixed.bench.drops(), [(DropReason::BadHeader, 1)], "VF {vf}");
+    }
+}
+
 /// Has a guest's driver want 50 us between two interrupts.
 fn moderate(guest: &mut Hardware) {
     match guest.driver {
