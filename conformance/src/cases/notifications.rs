@@ -131,7 +131,7 @@ pub(super) const CASES: &[Case] = &[
         run: |bench| {
             let calls = rx_event_idx(bench)?;
             ensure(
-                calls[4..].contains(&true),
+                calls[4],
                 format_args!("called after frame 1 to 8: {calls:?}"),
             )?;
             Ok(Seen::Conforms)
@@ -157,11 +157,11 @@ pub(super) const CASES: &[Case] = &[
     },
     Case {
         id: "ring/tx-writable-behind",
-        level: Level::Hard,
+        level: Level::Should,
         needs: &[],
-        source: "V 2.7.4.2 (device-writable descriptors come last), 2.7.8.2; V 5.1.9.2 (what is sent has none)",
+        source: "V 2.7.5.1 The Virtqueue Descriptor Table, 2.7.4.2 (device-writable descriptors come last)",
         sent: "Frames behind whose descriptor there is one of 16 bytes that the device may write.",
-        expected: "Contained: those bytes are neither forwarded nor written, and the chain is not used with a length.",
+        expected: "The frames without those bytes, or nothing: a device SHOULD NOT read a device-writable buffer.",
         run: tx_writable_behind,
     },
     Case {
@@ -325,11 +325,7 @@ fn tx_writable_behind(bench: &Bench) -> Result<Seen, Failure> {
         ring.notify();
         let end = Instant::now() + DEADLINE;
         while Instant::now() < end {
-            if let Some(used) = link.tx.tx_ring(0).queue.pop_used()? {
-                ensure(
-                    used.len == 0,
-                    format_args!("{} bytes were written, it says", used.len),
-                )?;
+            if link.tx.tx_ring(0).queue.pop_used()?.is_some() {
                 break;
             }
             std::thread::sleep(Duration::from_micros(200));
@@ -343,13 +339,6 @@ fn tx_writable_behind(bench: &Bench) -> Result<Seen, Failure> {
             )?;
             came = true;
         }
-        let mut now = [0; 16];
-        let slice = memory.slice(behind, PATTERN.len());
-        let read = slice.is_some_and(|slice| slice.read_slice(&mut now, 0).is_ok());
-        ensure(
-            read && now == PATTERN,
-            "what nobody had to write was written",
-        )?;
     }
     drop(link);
     bench.alive()?;
