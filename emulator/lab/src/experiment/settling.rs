@@ -61,7 +61,8 @@ impl<'a> WarmUp<'a> {
     }
 
     /// Two steps in a row in which the hypervisor, or every direction of the wire that carries data, was used up and whose
-    /// rates are within 3 % of each other; or ten whose rates are within 1 %.
+    /// rates are within 3 % of each other; or ten whose rates are within 1 %. A direction that has streams and carries nothing has not
+    /// settled: they wait for their retransmission timers.
     fn has_settled(&self) -> bool {
         let steps: Vec<_> = self
             .readings
@@ -71,10 +72,12 @@ impl<'a> WarmUp<'a> {
         let within = |count: usize, apart: f64| {
             let last = steps.len().checked_sub(count).map(|from| &steps[from..]);
             last.is_some_and(|last| {
-                [0, 1].into_iter().all(|direction| {
+                let streams = [self.plan.a_to_b, self.plan.b_to_a];
+                streams.into_iter().enumerate().all(|(direction, streams)| {
                     let rates = last.iter().map(|step| step.mbps[direction]);
                     let most = rates.clone().fold(0.0, f64::max);
-                    rates.fold(f64::INFINITY, f64::min) >= most * (1.0 - apart)
+                    let least = rates.fold(f64::INFINITY, f64::min);
+                    (streams == 0 || most > 0.0) && least >= most * (1.0 - apart)
                 })
             })
         };
@@ -121,5 +124,11 @@ mod tests {
         assert_eq!(warm_up(|step| 1000 << step.min(8)), (8 + LEVEL, true));
         let neither = |step: usize| 1000 + 100 * (step as u64 % 2);
         assert_eq!(warm_up(neither), (MOST, false));
+    }
+
+    #[test]
+    fn streams_that_wait_for_their_timers_have_not_settled() {
+        let lost_a_window = |step: usize| if step < 3 { 1000 } else { 0 };
+        assert_eq!(warm_up(lost_a_window), (MOST, false));
     }
 }
