@@ -63,6 +63,8 @@ pub struct Captured {
     pub frame: Frame,
     /// How long it is.
     pub len: u32,
+    /// How many of its port had not been captured when it was.
+    pub missed: u64,
     /// What was said of it, if it was judged here: where it enters the NIC.
     pub verdict: Option<Verdict>,
     /// Why it goes no further, if it does not.
@@ -179,8 +181,11 @@ impl Capture {
     }
 
     /// Leaves a frame to be written; it is counted as not captured if too many wait already.
-    pub(crate) fn push(&self, captured: Captured) {
+    pub(crate) fn push(&self, mut captured: Captured) {
         let port = captured.port;
+        captured.missed = self
+            .missed_of(port)
+            .map_or(0, |n| n.load(Ordering::Relaxed));
         let wanted = self.wanted.only.as_ref();
         if wanted.is_some_and(|only| !only.has(captured.frame.head())) {
             self.pool.give(captured.frame);
@@ -215,10 +220,13 @@ impl Capture {
 
     /// Counts frames of a port that passed unseen.
     pub(crate) fn miss(&self, port: Port, frames: u64) {
-        let missed = self.interface(port).and_then(|n| self.missed.get(n));
-        if let Some(missed) = missed {
+        if let Some(missed) = self.missed_of(port) {
             missed.fetch_add(frames, Ordering::Relaxed);
         }
+    }
+
+    fn missed_of(&self, port: Port) -> Option<&AtomicU64> {
+        self.interface(port).and_then(|n| self.missed.get(n))
     }
 
     /// What is to be written next.

@@ -173,6 +173,7 @@ mod tests {
             path: None,
             queue: Some(0),
             len: frame.len() as u32,
+            missed: 0,
             frame: kept,
             verdict: Some(said),
             drop: said.drop,

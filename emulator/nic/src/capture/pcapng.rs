@@ -46,6 +46,8 @@ pub(super) struct Pcapng<W: Write> {
     notes: Vec<String>,
     rules: Rules,
     last: u64,
+    /// Whether it is of several NICs, so that an event has to say of which.
+    of_several: bool,
 }
 
 /// The system's own words, where there are any.
@@ -100,6 +102,7 @@ impl<W: Write> Pcapng<W> {
             notes: Vec::new(),
             rules: Rules::default(),
             last: 0,
+            of_several: watched.len() > 1,
         })
     }
 
@@ -115,10 +118,11 @@ impl<W: Write> Pcapng<W> {
             Direction::Rx => INBOUND,
             Direction::Tx => OUTBOUND,
         })];
-        let missed = of.capture.missed().nth(n).unwrap_or_default();
-        if missed > interface.missed {
-            options.push(EnhancedPacketOption::DropCount(missed - interface.missed));
-            interface.missed = missed;
+        // Between this one and the one before it (4.3.1).
+        if frame.missed > interface.missed {
+            let missed = frame.missed - interface.missed;
+            options.push(EnhancedPacketOption::DropCount(missed));
+            interface.missed = frame.missed;
         }
         let comment = |text: String| EnhancedPacketOption::Comment(Cow::Owned(text));
         options.extend(self.notes.drain(..).map(comment));
@@ -155,7 +159,10 @@ impl<W: Write> Form for Pcapng<W> {
                 if self.notes.len() >= MOST_NOTES {
                     self.notes.remove(0);
                 }
-                self.notes.push(event.what.to_string());
+                self.notes.push(match self.of_several {
+                    true => format!("{}: {}", of.nic, event.what),
+                    false => event.what.to_string(),
+                });
                 Ok(())
             }
         }
@@ -214,4 +221,121 @@ fn receivers(verdict: &Verdict) -> String {
         let _ = write!(said, ", over the PF");
     }
     said
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use mio::{Poll, Token, Waker};
+    use pcap_file::pcapng::{Block, PcapNgReader};
+    use vf_model::{Nanos, VfIndex};
+
+    use super::super::event::{Event, Happening};
+    use super::super::{Capture, QUEUE, Wanted};
+    use super::*;
+    use crate::queue::{Doorbell, Frame, Pool};
+
+    fn watched(nic: &str) -> Watched {
+        let wanted = Wanted {
+            ports: vec![Port::Vf(VfIndex(0))],
+            events: true,
+            ..Wanted::default()
+        };
+        let waker = Waker::new(Poll::new().unwrap().registry(), Token(0)).unwrap();
+        Watched {
+            number: 0,
+            nic: nic.to_owned(),
+            capture: Capture::new(wanted, 1, Doorbell::new(waker), Pool::new(4)),
+            began: 0,
+        }
+    }
+
+    fn push(capture: &Arc<Capture>) {
+        capture.push(Captured {
+            at: Nanos(1),
+            port: Port::Vf(VfIndex(0)),
+            direction: Direction::Rx,
+            path: None,
+            queue: None,
+            frame: Frame::default(),
+            len: 60,
+            missed: 0,
+            verdict: None,
+            drop: None,
+            policy: None,
+        });
+    }
+
+    /// Writes what there is of each.
+    fn write(watched: &[Watched], out: &mut Pcapng<&mut Vec<u8>>) {
+        for (first, of) in watched.iter().enumerate() {
+            while let Some(item) = of.capture.take() {
+                out.item(first, of, &item).unwrap();
+            }
+        }
+    }
+
+    /// The options of each frame in a file.
+    fn options(file: &[u8]) -> Vec<Vec<EnhancedPacketOption<'static>>> {
+        let mut blocks = PcapNgReader::new(file).unwrap();
+        let mut all = Vec::new();
+        while let Some(block) = blocks.next_block() {
+            if let Block::EnhancedPacket(packet) = block.unwrap().into_owned() {
+                all.push(packet.options);
+            }
+        }
+        all
+    }
+
+    #[test]
+    fn frames_that_were_lost_are_told_at_the_first_one_behind_them() {
+        let watched = [watched("a")];
+        let mut file = Vec::new();
+        let mut out = Pcapng::begin(&mut file, &watched).unwrap();
+        for _ in 0..QUEUE + 5 {
+            push(&watched[0].capture);
+        }
+        write(&watched, &mut out);
+        push(&watched[0].capture);
+        write(&watched, &mut out);
+        out.end(&watched).unwrap();
+        let told = options(&file).into_iter().map(|options| {
+            let mut counts = options.into_iter().filter_map(|option| match option {
+                EnhancedPacketOption::DropCount(n) => Some(n),
+                _ => None,
+            });
+            counts.next()
+        });
+        let told: Vec<_> = told.collect();
+        assert_eq!(told.len(), QUEUE + 1);
+        assert!(told[..QUEUE].iter().all(Option::is_none));
+        assert_eq!(told[QUEUE], Some(5));
+    }
+
+    #[test]
+    fn an_event_says_of_which_nic_it_is_if_there_are_several() {
+        let told = |names: &[&str]| {
+            let watched: Vec<_> = names.iter().map(|name| watched(name)).collect();
+            let mut file = Vec::new();
+            let mut out = Pcapng::begin(&mut file, &watched).unwrap();
+            let last = &watched[watched.len() - 1].capture;
+            last.tell(Event {
+                at: Nanos(0),
+                what: Happening::Carrier { up: true },
+            });
+            push(last);
+            write(&watched, &mut out);
+            out.end(&watched).unwrap();
+            let comments = options(&file).concat().into_iter();
+            let mut comments = comments.filter_map(|option| match option {
+                EnhancedPacketOption::Comment(text) => Some(text.into_owned()),
+                _ => None,
+            });
+            comments.next().unwrap()
+        };
+        let what = Happening::Carrier { up: true };
+        assert_eq!(told(&["a"]), what.to_string());
+        assert_eq!(told(&["a", "b"]), format!("b: {what}"));
+    }
 }

@@ -148,6 +148,7 @@ impl Captures {
                 queue: passing.queue,
                 frame,
                 len,
+                missed: 0,
                 verdict: passing.verdict.copied(),
                 drop: passing.drop,
                 policy: match (passing.verdict, passing.drop, capture.wanted().judged) {
