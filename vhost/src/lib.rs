@@ -144,5 +144,6 @@ pub mod session;
 mod split;
 pub mod tap;
 pub mod tx;
+pub mod udp_socket;
 pub mod vring;
 mod watchdog;

@@ -1,4 +1,5 @@
-//! Packet sockets (packet(7)): their options, and what they say of a frame beside its bytes. Neither rustix nor nix has them.
+//! Packet sockets (packet(7)): their options (which is how any socket's are set), and what they say of a frame beside its bytes. Neither rustix
+//! nor nix has them.
 
 #![expect(
     clippy::cast_possible_truncation,
@@ -38,7 +39,7 @@ pub(crate) trait Value: Sized {}
 impl Value for c_int {}
 impl Value for Membership {}
 
-/// Sets an option of this level, `SOL_PACKET` or `SOL_SOCKET`.
+/// Sets an option of this level, such as `SOL_PACKET` or `SOL_SOCKET`.
 pub(crate) fn set_option(
     socket: BorrowedFd<'_>,
     level: c_int,

@@ -15,10 +15,14 @@ use mio::{Interest, Registry};
 use rustix::io::Errno;
 use rustix::net::sockopt::{
     Ipv4PathMtuDiscovery, Ipv6PathMtuDiscovery, set_ip_mtu_discover, set_ipv6_mtu_discover,
+    set_ipv6_v6only,
 };
-use rustix::net::{SendAncillaryBuffer, SendFlags, sendmsg_addr};
+use rustix::net::{
+    AddressFamily, SendAncillaryBuffer, SendFlags, SocketFlags, SocketType, sendmsg_addr,
+};
 use std::sync::Arc;
 use vf_model::{Counter, DropReason, Link, LinkConfig, MacAddr, Nanos};
+use vf_vhost::udp_socket::accept_without_checksum;
 
 use self::header::{Vni, unwrap, wrap};
 use super::plain::{finish, segments};
@@ -48,7 +52,7 @@ pub(super) const KIND: Kind = Kind {
     word: "vxlan",
     operand: "id VNI remote ADDR ...",
     of_this_machine: true,
-    is_device: false,
+    host_link: None,
     check: |words| Settings::parse(words).map(drop),
     open: |words, config, slack| opened(words, Vxlan::open(words, config, slack)),
     // Behind which host a station is, is learned again.
@@ -84,8 +88,18 @@ impl Settings {
         let (mut vni, mut local, mut port) = (None, None::<IpAddr>, PORT);
         let (mut remotes, mut learning) = (Vec::new(), true);
         let mut words = text.split_whitespace();
+        let mut said = Vec::new();
         while let Some(word) = words.next() {
-            if let "learning" | "nolearning" = word {
+            let what = match word {
+                "vni" => "id",
+                "nolearning" => "learning",
+                _ => word,
+            };
+            if what != "remote" && said.contains(&what) {
+                return Err(format!("'{}': it is said twice", word.escape_debug()));
+            }
+            said.push(what);
+            if what == "learning" {
                 learning = word == "learning";
                 continue;
             }
@@ -103,7 +117,10 @@ impl Settings {
                             .map_err(|_| wrong("an IP address of this host"))?,
                     )
                 }
-                "dstport" => port = value.parse().map_err(|_| wrong("a UDP port"))?,
+                "dstport" => {
+                    let value = value.parse().ok().filter(|port| *port != 0);
+                    port = value.ok_or_else(|| wrong("a UDP port, 1 to 65535"))?;
+                }
                 "remote" => remotes.push(value.to_owned()),
                 _ => return Err(format!("'{}': it is {FORM}", word.escape_debug())),
             }
@@ -118,9 +135,14 @@ impl Settings {
         let remotes = remotes.iter().map(|remote| {
             let address = remote.parse().map(|ip| SocketAddr::new(ip, port));
             let address = address.or_else(|_| remote.parse::<SocketAddr>());
-            address.map_err(|_| wrong(remote))
+            let address = address.ok().filter(is_of_a_host);
+            address.ok_or_else(|| wrong(remote))
         });
         let remotes = remotes.collect::<Result<Vec<SocketAddr>, _>>()?;
+        let twice = |(n, remote): (usize, _)| remotes.iter().take(n).any(|other| other == remote);
+        if let Some(n) = remotes.iter().enumerate().position(twice) {
+            return Err(format!("remote {}: it is said twice", remotes[n]));
+        }
         let Some(first) = remotes.first() else {
             return Err(format!("no remote host: it is {FORM}"));
         };
@@ -145,9 +167,18 @@ impl Settings {
     }
 }
 
-/// What is not taken of what comes.
+/// Whether a datagram can come from there: from no group (RFC 7348 4.2 has hosts find each other by one, which is not done here), from no port 0.
+fn is_of_a_host(address: &SocketAddr) -> bool {
+    let ip = address.ip();
+    let is_broadcast = ip == IpAddr::V4(Ipv4Addr::BROADCAST);
+    !(ip.is_unspecified() || ip.is_multicast() || is_broadcast || address.port() == 0)
+}
+
+/// What is not taken of what comes, or does not go out.
 #[derive(Default)]
 struct Counters {
+    /// Copies of frames that went to other hosts.
+    unsent: Arc<Counter>,
     /// From a host that is none of those listed.
     strangers: Arc<Counter>,
     /// No VXLAN header in front, or no VNI in it.
@@ -203,17 +234,28 @@ struct Vxlan {
 impl Vxlan {
     fn open(words: &str, config: LinkConfig, slack: Nanos) -> io::Result<Vxlan> {
         let settings = Settings::parse(words).map_err(io::Error::other)?;
-        let socket = UdpSocket::bind((settings.local, settings.port))?;
-        socket.set_nonblocking(true)?;
+        let family = match settings.local {
+            IpAddr::V4(_) => AddressFamily::INET,
+            IpAddr::V6(_) => AddressFamily::INET6,
+        };
+        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+        let socket = rustix::net::socket_with(family, SocketType::DGRAM, flags, None)?;
         // RFC 7348 4.3: VTEPs must not fragment.
         match settings.local {
             IpAddr::V4(_) => set_ip_mtu_discover(&socket, Ipv4PathMtuDiscovery::DO)?,
-            IpAddr::V6(_) => set_ipv6_mtu_discover(&socket, Ipv6PathMtuDiscovery::DO)?,
+            IpAddr::V6(_) => {
+                set_ipv6_mtu_discover(&socket, Ipv6PathMtuDiscovery::DO)?;
+                // The port of IPv4 is another tunnel's.
+                set_ipv6_v6only(&socket, true)?;
+                accept_without_checksum(&socket)?;
+            }
         }
+        let local = SocketAddr::new(settings.local, settings.port);
+        rustix::net::bind(&socket, &local)?;
         // As much as bursts need, if the system allows it.
         let _ = rustix::net::sockopt::set_socket_recv_buffer_size(&socket, 4 << 20);
         let _ = rustix::net::sockopt::set_socket_send_buffer_size(&socket, 4 << 20);
-        Vxlan::of(words, socket, config, slack)
+        Vxlan::of(words, socket.into(), config, slack)
     }
 
     /// A tunnel by its socket, which is as it is to be.
@@ -238,30 +280,49 @@ impl Vxlan {
         one.unwrap_or(remotes)
     }
 
-    /// Sends a frame that is as it is on a wire; why not, if it cannot be.
+    /// Sends a frame that is as it is on a wire; why not, if it cannot be sent to anybody.
     fn send(&self, now: Nanos, frame: &Frame) -> Result<(), DropReason> {
         let header = wrap(self.settings.vni);
         let parts = [IoSlice::new(&header), IoSlice::new(&frame.data)];
+        let (mut copies, mut unsent) = (0, 0);
         let mut done = Ok(());
         for remote in self.remotes(now, frame) {
             let mut control = SendAncillaryBuffer::default();
             let flags = SendFlags::DONTWAIT;
-            done = match sendmsg_addr(&self.socket, remote, &parts, &mut control, flags) {
-                Ok(_) => done,
-                Err(Errno::AGAIN | Errno::NOBUFS) => Err(DropReason::WireQueueFull),
-                Err(Errno::MSGSIZE) => Err(DropReason::MtuExceeded),
+            let why = match sendmsg_addr(&self.socket, remote, &parts, &mut control, flags) {
+                Ok(_) => {
+                    copies += 1;
+                    continue;
+                }
+                Err(Errno::AGAIN | Errno::NOBUFS) => DropReason::WireQueueFull,
+                Err(Errno::MSGSIZE) => DropReason::MtuExceeded,
                 // No way there, or its host has said that nobody listens.
-                Err(_) => Err(DropReason::NoCarrier),
+                Err(_) => DropReason::NoCarrier,
             };
+            unsent += 1;
+            done = Err(why);
         }
-        done
+        if copies == 0 {
+            return done;
+        }
+        self.counters.unsent.add(unsent);
+        Ok(())
     }
 
     /// What a datagram brings: the frame's bytes, or why it is not taken.
     fn take(&mut self, now: Nanos, from: SocketAddr, len: usize) -> Option<&[u8]> {
-        // Others may send from any port: it is meant to differ from flow to flow (RFC 7348 5).
-        let mut remotes = self.settings.remotes.iter();
-        let Some(host) = remotes.position(|remote| remote.ip() == from.ip()) else {
+        // Others may send from any port: it is meant to differ from flow to flow (RFC 7348 5). Of several at one address it is the one whose
+        // port it is, as vfnic's is; else it may be any, so nothing is learned.
+        let is_it = |remote: &SocketAddr| remote.ip() == from.ip() && remote.port() == from.port();
+        let remotes = &self.settings.remotes;
+        let at_address = remotes.iter().filter(|remote| remote.ip() == from.ip());
+        let host = match (remotes.iter().position(is_it), at_address.count()) {
+            (Some(host), _) => Some(Some(host)),
+            (None, 0) => None,
+            (None, 1) => Some(remotes.iter().position(|remote| remote.ip() == from.ip())),
+            (None, _) => Some(None),
+        };
+        let Some(host) = host else {
             self.counters.strangers.add(1);
             return None;
         };
@@ -276,7 +337,8 @@ impl Vxlan {
         }
         let source = frame.get(6..12).and_then(|mac| mac.try_into().ok());
         let source = source.map(MacAddr).filter(|mac| !mac.is_multicast());
-        if let Some(source) = source.filter(|_| self.settings.learning) {
+        let source = source.filter(|_| self.settings.learning);
+        if let Some((source, host)) = source.zip(host) {
             self.stations.learn(now, source, host);
         }
         Some(frame)
@@ -363,11 +425,13 @@ impl Uplink for Vxlan {
             strangers,
             bad_header,
             other_vni,
+            unsent,
         } = &self.counters;
         let all = [
             ("vxlan_strangers", strangers),
             ("vxlan_bad_header", bad_header),
             ("vxlan_other_vni", other_vni),
+            ("vxlan_unsent", unsent),
         ];
         all.map(|(name, counter)| (name, Arc::clone(counter)))
             .into()
@@ -412,6 +476,24 @@ mod tests {
             ("id 42", "no remote host"),
             ("id 16777216 remote 10.0.0.2", "id '16777216': a VNI"),
             ("id 42 remote host", "remote 'host': the IP address"),
+            (
+                "id 42 remote 239.1.1.1",
+                "remote '239.1.1.1': the IP address",
+            ),
+            ("id 42 remote ff02::1", "remote 'ff02::1': the IP address"),
+            ("id 42 remote 0.0.0.0", "the IP address of another host"),
+            ("id 42 remote 255.255.255.255", "the IP address"),
+            ("id 42 remote 10.0.0.2:0", "the IP address"),
+            ("id 42 dstport 0 remote 10.0.0.2", "dstport '0': a UDP port"),
+            (
+                "id 42 remote 10.0.0.2 remote 10.0.0.2:4789",
+                "remote 10.0.0.2:4789: it is said twice",
+            ),
+            ("id 1 vni 2 remote 10.0.0.2", "'vni': it is said twice"),
+            (
+                "id 1 remote 10.0.0.2 learning nolearning",
+                "'nolearning': it is said twice",
+            ),
             ("id 42 remote 10.0.0.2 remote ::1", "all of them IPv4"),
             ("id 42 remote 10.0.0.2 local ::1", "all of them IPv4"),
             ("id 42 group 239.1.1.1", "'group': it is id VNI"),
@@ -438,6 +520,67 @@ mod tests {
             Vxlan::open(&words, LinkConfig::default(), Nanos(0)).unwrap()
         };
         addresses.iter().map(end).collect()
+    }
+
+    /// Ports that nobody has, at the loopback address.
+    fn free_ports<const N: usize>() -> [u16; N] {
+        let sockets = [(); N].map(|()| UdpSocket::bind("127.0.0.1:0").unwrap());
+        sockets.map(|socket| socket.local_addr().unwrap().port())
+    }
+
+    fn open(words: &str) -> Vxlan {
+        Vxlan::open(words, LinkConfig::default(), Nanos(0)).unwrap()
+    }
+
+    #[test]
+    fn hosts_at_one_address_are_told_apart_by_their_ports() {
+        let ports: [u16; 3] = free_ports();
+        let mut ends = ports.map(|own| {
+            let others = ports.iter().filter(|port| **port != own);
+            let remotes: Vec<_> = others
+                .map(|port| format!("remote 127.0.0.1:{port}"))
+                .collect();
+            open(&format!("id 42 dstport {own} {}", remotes.join(" ")))
+        });
+        send(&mut ends[2], frame(1, 9, 60));
+        assert_eq!(got(&mut ends[0]), (vec![9], 0));
+        let third: SocketAddr = format!("127.0.0.1:{}", ports[2]).parse().unwrap();
+        assert_eq!(ends[0].remotes(Nanos(1), &frame(9, 1, 60)), [third]);
+        // From a port that is nobody's it may be any of them.
+        let other = UdpSocket::bind("127.0.0.1:0").unwrap();
+        let whole = [&wrap(Vni::new(42).unwrap())[..], &frame(1, 8, 60).data].concat();
+        other.send_to(&whole, ("127.0.0.1", ports[0])).unwrap();
+        assert_eq!(got(&mut ends[0]), (vec![8], 0));
+        assert_eq!(ends[0].remotes(Nanos(1), &frame(8, 1, 60)).len(), 2);
+    }
+
+    #[test]
+    fn a_tunnel_over_ipv6_leaves_the_port_of_ipv4_to_another() {
+        if let Err(why) = UdpSocket::bind("[::1]:0") {
+            eprintln!("skipped: a tunnel over IPv6, because there is none here: {why}");
+            return;
+        }
+        let [port] = free_ports();
+        let v4 = open(&format!("id 43 dstport {port} remote 10.9.0.2"));
+        let v6 = open(&format!("id 42 dstport {port} remote fd00::2"));
+        assert!(v4.settings.local.is_ipv4() && v6.settings.local.is_ipv6());
+    }
+
+    #[test]
+    fn a_frame_is_sent_if_one_of_several_hosts_can_be_reached() {
+        let mut both = ends(&["127.0.0.1", "127.0.0.2"]);
+        let remote = both[0].settings.remotes[0];
+        // From an address of this host there is no way to another one's.
+        both[0]
+            .settings
+            .remotes
+            .push("203.0.113.1:4789".parse().unwrap());
+        assert_eq!(send(&mut both[0], frame(9, 1, 60)), []);
+        assert_eq!(got(&mut both[1]), (vec![1], 0));
+        assert_eq!(both[0].counters.unsent.get(), 1);
+        both[0].settings.remotes.retain(|other| *other != remote);
+        assert_eq!(send(&mut both[0], frame(9, 1, 60)), [DropReason::NoCarrier]);
+        assert_eq!(both[0].counters.unsent.get(), 1);
     }
 
     fn frame(to: u8, from: u8, len: usize) -> Frame {
@@ -531,7 +674,7 @@ mod tests {
         let whole = [&wrap(Vni::new(42).unwrap())[..], &frame(1, 2, 60).data].concat();
         stranger.send_to(&whole, to).unwrap();
         assert_eq!(got(&mut ends[0]), (vec![], 1));
-        assert_eq!(counted(&ends[0]), [1, 0, 0]);
+        assert_eq!(counted(&ends[0]), [1, 0, 0, 0]);
         let friend = UdpSocket::bind("127.0.0.2:0").unwrap();
         let mut no_vni = whole.clone();
         no_vni[0] = 0;
@@ -540,7 +683,7 @@ mod tests {
             friend.send_to(wrong, to).unwrap();
         }
         assert_eq!(got(&mut ends[0]), (vec![], 4));
-        assert_eq!(counted(&ends[0]), [1, 3, 1]);
+        assert_eq!(counted(&ends[0]), [1, 3, 1, 0]);
         friend.send_to(&whole, to).unwrap();
         assert_eq!(got(&mut ends[0]), (vec![2], 0));
     }
