@@ -230,12 +230,12 @@ impl<T: Copy> NetemQueue<T> {
             return;
         }
         self.since_reorder = self.since_reorder.saturating_add(1);
-        let mut at = start;
+        let mut at = start + Nanos(self.dice.delay.time(delay.0, jitter.0, distribution));
+        // Behind the delay, as `netem_enqueue` has it: jitter neither reorders what passes at a rate nor makes it faster.
         if let Some(line) = &mut self.line {
             let bytes = frame.data.len() as u64;
-            at = line.put(start, OnWire { bytes, segments: 1 }).end;
+            at = line.put(at, OnWire { bytes, segments: 1 }).end;
         }
-        at += Nanos(self.dice.delay.time(delay.0, jitter.0, distribution));
         self.held.insert((at, self.serial), (frame, with));
         self.serial += 1;
     }
@@ -396,6 +396,24 @@ mod tests {
             times("rate 8mbit delay 5ms", 2, 1000),
             [6_000_000, 7_000_000]
         );
+    }
+
+    #[test]
+    fn a_rate_holds_and_keeps_order_whatever_the_jitter() {
+        let spec = Arc::new("rate 8mbit delay 5ms 4ms".parse::<NetemSpec>().unwrap());
+        let mut queue = NetemQueue::new(spec, Place::default(), Counters::default());
+        let pool = Pool::new(1);
+        for n in 0..100 {
+            queue.put(Nanos(0), frame(1000), n, &pool, &mut |why, _| {
+                panic!("{why}")
+            });
+        }
+        let order: Vec<_> = queue.held.values().map(|(_, n)| *n).collect();
+        assert_eq!(order, (0..100).collect::<Vec<_>>());
+        let times: Vec<_> = queue.held.keys().map(|(at, _)| at.0).collect();
+        assert!(times[0] >= 2_000_000, "{}", times[0]);
+        let gaps = times.windows(2).map(|pair| pair[1] - pair[0]);
+        assert_eq!(gaps.min(), Some(1_000_000));
     }
 
     #[test]
