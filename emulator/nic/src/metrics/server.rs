@@ -240,7 +240,11 @@ fn answer(head: &[u8], ctl: &Path) -> Option<String> {
     let whole = request.parse(head).map(|status| status.is_complete());
     Some(match whole {
         Ok(false) if head.len() < HEAD => return None,
-        Ok(true) => match (request.method, request.path) {
+        // A query is for others: `params` of a scrape_config, federation.
+        Ok(true) => match (
+            request.method,
+            request.path.and_then(|path| path.split('?').next()),
+        ) {
             (Some(method @ ("GET" | "HEAD")), Some("/metrics")) => {
                 let mut accept = request.headers.iter();
                 let accept = accept.find(|header| header.name.eq_ignore_ascii_case("accept"));
@@ -315,6 +319,8 @@ mod tests {
             ("POST /metrics HTTP/1.1\r\n\r\n", "405"),
             ("\0\0\r\n\r\n", "400"),
             ("GET /metrics HTTP/1.1\r\n\r\n", "503"),
+            ("GET /metrics?module=x HTTP/1.1\r\n\r\n", "503"),
+            ("GET /metricsx?/metrics HTTP/1.1\r\n\r\n", "404"),
         ] {
             let answer = said(head).unwrap();
             assert!(
