@@ -180,7 +180,7 @@ try() { # NAME QUEUES DEVICE-OPTIONS RX-PATH PATHS SIZE
         -i --nb-cores=1 --total-num-mbufs=16384 --forward-mode=io --rxq="$queues" --txq="$queues" \
         --rxd=256 --txd=256 --burst=32 --txpkts="$size" --txonly-multi-flow --eth-peer="0,${mac[1]}" --eth-peer="1,${mac[0]}" >"$log" 2>&1
     local status=$? dropped sent=() got=() errors=0
-    dropped=$(ask show 2>/dev/null | grep -o '[rt]x dropped [a-z_]* [0-9]*' | sort -u | paste -sd, -)
+    dropped=$(ask show drops 2>/dev/null | awk '$2 == "vf" { print $2, $3, $4, $5, $6 }' | paste -sd, -)
     kill -0 "$nic" 2>/dev/null || { reason='vfnic has ended'; nic=''; return; }
     stop_nic
     if ((status != 0)); then

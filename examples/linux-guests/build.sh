@@ -43,7 +43,7 @@ unpack_programs() { # INTO PACKAGE...: with all that they depend on
         download "${all[@]}"
         for deb in *.deb; do dpkg -x "$deb" .; done
         rm -- *.deb
-    ) || exit
+    )
     mv "$into.new" "$into"
 }
 
@@ -68,7 +68,7 @@ build_kernels() { # KERNEL PCI_KERNEL
         cat config "$here/kernel/config-pci" | grep -v '^CONFIG_ETHERNET=n' >config-pci
         [[ -x $1 ]] || make_kernel config "$1"
         [[ -x $2 ]] || make_kernel config-pci "$2"
-    ) || exit
+    )
     rm -rf "$work"
     trap - EXIT
 }

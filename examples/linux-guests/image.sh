@@ -18,7 +18,8 @@ done
 add_program() { # FILE: the program and the libraries that it is linked with
     local library
     install -D "$(realpath "$1")" "$root/usr/bin/$(basename "$1")"
-    { ldd "$1" 2>/dev/null || true; } | grep -o '/[^ ]*' | while read -r library; do
+    # A static program has none.
+    { ldd "$1" 2>/dev/null || true; } | { grep -o '/[^ ]*' || true; } | while read -r library; do
         library=${library#"$packages"}
         if [[ -e $packages$library ]]; then
             install -D "$(realpath "$packages$library")" "$root$library"

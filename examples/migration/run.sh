@@ -158,8 +158,8 @@ main() {
     for n in g0 peer; do guest_ready "$n" 240 || broken "$n does not boot, see $run/$n.kernel" || return; done
     run_in g0 20 "$quiet; ip addr add 10.9.3.1/24 dev eth0; ip link set eth0 up; arp -s 10.9.3.2 $peer_mac; iperf3 --server --daemon" || broken "no network in the guest" || return
     run_in peer 20 "$quiet; ip addr add 10.9.3.2/24 dev eth0; ip link set eth0 up; arp -s 10.9.3.1 $guest_mac" || return
-    for n in {1..20}; do run_in peer 5 "ping -c 1 -W 1 10.9.3.1" >/dev/null && break; done
-    ((n < 20)) || broken "the guests do not reach each other" || return
+    for n in {1..21}; do run_in peer 5 "ping -c 1 -W 1 10.9.3.1" >/dev/null && break; done
+    ((n < 21)) || broken "the guests do not reach each other" || return
     start_in peer "ping -i 0.05 10.9.3.1"
     ping_job=$job
     start_in peer "iperf3 --client 10.9.3.1 --bitrate ${rate}M --time 36000 --interval 1 --forceflush"

@@ -40,6 +40,12 @@ works 'man vfnic' 'vfnic-show' "$(inside man -P cat vfnic 2>&1)"
 works 'man vfnic-vf' 'spoofchk' "$(inside man -P cat vfnic-vf 2>&1)"
 works 'each page is whole' '^0$' "$(inside bash -c 'for page in /usr/share/man/man1/vfnic*; do man --warnings -P cat -l "$page" 2>&1 >/dev/null; done | wc -l')"
 works 'systemd-analyze verify' '^$' "$(inside systemd-analyze verify --man=no vfnic@default.service 2>&1 | grep -i vfnic || true)"
+# systemd can give no capability that the bounding set lacks.
+for set in CapabilityBoundingSet AmbientCapabilities; do
+    # shellcheck disable=SC2034 # by its name, below
+    printf -v "$set" %s "$(sed -n "s/^# *$set=//p" "$root/usr/lib/systemd/system/vfnic@.service" | paste -sd,)"
+done
+works 'capabilities that drop-ins give' "^${CapabilityBoundingSet:-none}\$" "${AmbientCapabilities:-}"
 works 'the configuration of the unit' '^0$' "$(inside timeout -s TERM --preserve-status 2 vfnic run --quiet --no-state --config /etc/vfnic/default.toml --socket-dir /run/vfnic >/dev/null 2>&1; echo $?)"
 
 "${enter[@]}" vfnic run --quiet --no-state --vfs 3 --socket-dir /run/lab >/dev/null 2>&1 &
