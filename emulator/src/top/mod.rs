@@ -179,7 +179,9 @@ impl Asker {
                     Err(RecvTimeoutError::Timeout) => continue,
                     Err(RecvTimeoutError::Disconnected) => return,
                 };
-            let words = command.words.join(" ");
+            // Which NIC it is of is not seen where there are many.
+            let nic = command.nic.iter().map(|nic| format!("{nic}: "));
+            let words = nic.collect::<String>() + &command.words.join(" ");
             let said = match self.ask(&mut connection, &Request::Command(command)) {
                 Ok(Some(Response::Done(notes))) if notes.is_empty() => Ok(words),
                 Ok(Some(Response::Done(notes))) => Ok(format!("{words}: {}", notes.join("; "))),

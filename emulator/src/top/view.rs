@@ -100,8 +100,25 @@ fn last_line(top: &Top, theme: Theme) -> Line<'static> {
 fn table(top: &Top, theme: Theme, width: usize, height: usize) -> Vec<Line<'static>> {
     let mut lines = vec![title(top, width)];
     let nics = top.nics();
-    for (nic, between) in &nics {
+    let rows = top.rows();
+    let selected = top.selected(&rows);
+    // The selected VF's is always there, and leaves half of the lines to VFs.
+    let of_selected = rows.get(selected).map(|row| row.nic);
+    let of_selected = nics
+        .iter()
+        .position(|(nic, _)| Some(&*nic.name) == of_selected);
+    let most = (height / 2).saturating_sub(1).max(1);
+    let (shown, is_more) = match nics.len() > most {
+        true => (most.saturating_sub(1).max(1), most > 1),
+        false => (nics.len(), false),
+    };
+    let first = (of_selected.unwrap_or(0) + 1).saturating_sub(shown);
+    for (nic, between) in nics.iter().skip(first).take(shown) {
         lines.push(nic_line(nic, between.as_ref(), theme));
+    }
+    if is_more {
+        let more = nics.len() - shown;
+        lines.push(Line::styled(format!("and {more} more NICs"), DIM));
     }
     lines.push(Line::styled(
         pad(
@@ -116,8 +133,6 @@ fn table(top: &Top, theme: Theme, width: usize, height: usize) -> Vec<Line<'stat
     let room = height.saturating_sub(lines.len());
     let pane = if room >= LEAST_ROWS + PANE { PANE } else { 0 };
     let room = room - pane;
-    let rows = top.rows();
-    let selected = top.selected(&rows);
     // The selected one is always there.
     let first = (selected + 1).saturating_sub(room);
     for (i, row) in rows.iter().enumerate().skip(first).take(room) {
@@ -406,19 +421,29 @@ mod tests {
 
     #[test]
     fn any_size_is_drawn_with_the_selected_vf_on_it() {
-        let mut top = busy();
-        press(&mut top, "ajj");
-        for height in 1..40 {
-            for width in [1, 20, 79, 80, 200] {
-                let screen = text(&top, width, height);
-                assert_eq!(screen.len(), usize::from(height));
-            }
-            if height >= 5 {
+        let mut one = busy();
+        press(&mut one, "ajj");
+        let mut many = busy();
+        let mut show = many.shown().unwrap().clone();
+        for n in 1..30 {
+            let mut nic = show.nics[0].clone();
+            nic.name = format!("n{n}");
+            show.nics.push(nic);
+        }
+        many.update(Event::Shown(Box::new(show)));
+        press(&mut many, &format!("a{}", "j".repeat(3 * 20 + 2)));
+        for (top, nic) in [(one, "a"), (many, "n20")] {
+            for height in 1..40 {
+                for width in [1, 20, 79, 80, 200] {
+                    let screen = text(&top, width, height);
+                    assert_eq!(screen.len(), usize::from(height));
+                }
                 let screen = text(&top, 80, height);
-                assert!(
-                    screen.iter().any(|line| line.starts_with("a         2 ")),
-                    "{screen:#?}"
-                );
+                let has = |begin: &str| screen.iter().any(|line| line.starts_with(begin));
+                if height >= 5 {
+                    assert!(has(&format!("{nic:<7}   2 ")), "{screen:#?}");
+                    assert!(has(&format!("{nic:<8}10.0 Gb/s")), "{screen:#?}");
+                }
             }
         }
     }
