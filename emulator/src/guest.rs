@@ -29,6 +29,7 @@ pub(crate) fn guest(ctl: &Path, nic: Option<&str>, args: &cli::Guest) -> Result<
             found.ok_or_else(|| usage(format!("no NIC '{nic}': there is {names}")))?
         }
     };
+    let ctl = std::path::absolute(ctl).unwrap_or_else(|_| ctl.to_owned());
     let port = |n: u16| {
         let Some(vf) = found.vfs.iter().find(|vf| vf.vf == n) else {
             let name = &found.name;
@@ -43,7 +44,13 @@ pub(crate) fn guest(ctl: &Path, nic: Option<&str>, args: &cli::Guest) -> Result<
                 args.queues, found.name, vf.queue_pairs
             )));
         }
+        let others = show.nics.iter().flat_map(|nic| &nic.vfs);
+        let others = others.map(|vf| Path::new(&vf.socket));
+        let others = others.chain([&*ctl]);
+        let socket = Path::new(&vf.socket);
+        let mut others = others.filter(|other| *other != socket);
         Ok(Port {
+            is_alone: others.all(|other| other.parent() != socket.parent()),
             socket: vf.socket.clone(),
             device: vf.device.clone(),
             listens: vf.socket_role != "client",
@@ -88,6 +95,8 @@ pub(crate) fn guest(ctl: &Path, nic: Option<&str>, args: &cli::Guest) -> Result<
 #[derive(Clone, Debug)]
 pub(crate) struct Port {
     socket: String,
+    /// Whether its folder has no other socket of vfnic's.
+    is_alone: bool,
     /// What its guest finds there.
     device: String,
     /// Whether the NIC listens there; if not, the guest's VMM is to.
@@ -125,7 +134,13 @@ pub(crate) struct Machine {
 
 impl Machine {
     fn this() -> Machine {
-        let qemu = format!("qemu-system-{}", std::env::consts::ARCH);
+        // QEMU's names, where they are others.
+        let arch = match std::env::consts::ARCH {
+            "x86" => "i386",
+            "powerpc64" => "ppc64",
+            arch => arch,
+        };
+        let qemu = format!("qemu-system-{arch}");
         let said = Command::new(&qemu).arg("--version").output();
         let said = said.map(|output| String::from_utf8_lossy(&output.stdout).into_owned());
         Machine {
@@ -136,6 +151,24 @@ impl Machine {
                 .write(true)
                 .open("/dev/kvm")
                 .is_ok(),
+        }
+    }
+}
+
+impl Machine {
+    /// What QEMU is to put the guest on.
+    fn board(&self) -> &'static str {
+        match self.qemu.ends_with("86") || self.qemu.ends_with("x86_64") {
+            true => "q35",
+            false => "virt",
+        }
+    }
+
+    /// That it is to have the newest CPU that is emulated: the usual one of a `virt` board boots no kernel of 64 bits.
+    fn cpu(&self) -> &'static str {
+        match self.board() {
+            "virt" => " -cpu max",
+            _ => "",
         }
     }
 }
@@ -238,19 +271,16 @@ fn qemu(out: &mut String, port: &Port, machine: &Machine) -> std::fmt::Result {
         0 | 1 => String::new(),
         n => format!(" -smp {n}"),
     };
-    let board = if machine.qemu.ends_with("x86_64") {
-        "q35"
-    } else {
-        "virt"
-    };
+    let board = machine.board();
     writeln!(
         out,
-        "{} -machine {board},memory-backend=mem -m 512M{cpus} \\\n\
+        "{} -machine {board},memory-backend=mem{} -m 512M{cpus} \\\n\
          \x20 -object memory-backend-memfd,id=mem,size=512M,share=on \\\n\
          \x20 -chardev socket,id=vf,path={socket},{role} \\\n\
          \x20 -netdev vhost-user,id=net,chardev=vf{queues} \\\n\
          \x20 -device virtio-net-pci,netdev=net,mac={mac},rx_queue_size=1024,speed={},duplex=full,host_mtu={}{many}{vectors}{}",
         machine.qemu,
+        machine.cpu(),
         port.mbps,
         port.mtu,
         if port.qmp.is_some() { " \\" } else { "" },
@@ -446,9 +476,22 @@ fn podman(out: &mut String, port: &Port) -> std::fmt::Result {
          # is the same user's."
     )?;
     let (folder, name) = port.socket.rsplit_once('/').unwrap_or((".", &port.socket));
+    // Who may connect to the control socket can change everything, so what the container has is this socket.
+    let (outside, inside) = match port.is_alone {
+        true => (folder, "/vfnic".to_owned()),
+        false => {
+            writeln!(
+                out,
+                "# It has this one socket of those in the folder, so start it again when vfnic was. It need not be if the socket has a folder of its own,\n\
+                 # which is there before vfnic starts: [[nic.vf]] index = N, socket = \"/FOLDER/vf.sock\"."
+            )?;
+            (port.socket.as_str(), format!("/vfnic/{name}"))
+        }
+    };
     let program = format!(
-        "podman run --rm -it -v {}:/vfnic:z IMAGE \\\n  dpdk-testpmd",
-        word(folder)
+        "podman run --rm -it -v {}:{}:z IMAGE \\\n  dpdk-testpmd",
+        word(outside),
+        word(&inside)
     );
     testpmd(out, &format!("/vfnic/{name}"), port, &program)
 }
@@ -460,6 +503,7 @@ mod tests {
     fn port() -> Port {
         Port {
             socket: "/run/vfnic/vf0.sock".to_owned(),
+            is_alone: false,
             device: "virtio".to_owned(),
             listens: true,
             uml: false,
@@ -519,7 +563,10 @@ mod tests {
             shell(GuestOf::Testpmd),
             "path=/tmp/a b,c/it's <vf0>.sock,mac=",
         );
-        has(shell(GuestOf::Podman), "/tmp/a b,c:/vfnic:z");
+        has(
+            shell(GuestOf::Podman),
+            "/tmp/a b,c/it's <vf0>.sock:/vfnic/it's <vf0>.sock:z",
+        );
         let xml = recipe(GuestOf::Libvirt, &port, &machine(None));
         assert!(
             xml.contains("path='/tmp/a b,c/it&apos;s &lt;vf0>.sock'"),
@@ -592,6 +639,22 @@ mod tests {
                 "host_mtu=9000",
             ],
             &["mq=on", "-qmp"],
+        );
+    }
+
+    #[test]
+    fn a_guest_of_arm_has_a_cpu_that_boots_it() {
+        let mut arm = machine(Some((10, 0)));
+        arm.qemu = "qemu-system-aarch64".to_owned();
+        let said = recipe(GuestOf::Qemu, &port(), &arm);
+        assert!(
+            said.contains("-machine virt,memory-backend=mem -cpu max -m "),
+            "{said}"
+        );
+        let said = recipe(GuestOf::Qemu, &port(), &machine(Some((10, 0))));
+        assert!(
+            said.contains("-machine q35,memory-backend=mem -m "),
+            "{said}"
         );
     }
 
@@ -735,6 +798,14 @@ mod tests {
             "{testpmd}"
         );
         let podman = said(GuestOf::Podman);
+        assert!(
+            podman.contains("path=/vfnic/vf0.sock,")
+                && podman.contains("-v /run/vfnic/vf0.sock:/vfnic/vf0.sock:z "),
+            "a container has no other VF's socket, and not the control socket: {podman}"
+        );
+        let mut alone = port();
+        alone.is_alone = true;
+        let podman = recipe(GuestOf::Podman, &alone, &machine(None));
         assert!(
             podman.contains("-v /run/vfnic:/vfnic:z") && podman.contains("path=/vfnic/vf0.sock,"),
             "{podman}"

@@ -83,11 +83,7 @@ fn qemu(out: &mut String, port: &Port, machine: &Machine) -> Result {
         0 | 1 => String::new(),
         n => format!(" -smp {n}"),
     };
-    let board = if machine.qemu.ends_with("x86_64") {
-        "q35"
-    } else {
-        "virt"
-    };
+    let board = machine.board();
     // QEMU takes it as JSON only; a quote in a path is none of the shell's.
     let connects = serde_json::json!({
         "driver": "vfio-user-pci",
@@ -97,10 +93,11 @@ fn qemu(out: &mut String, port: &Port, machine: &Machine) -> Result {
     let connects = connects.to_string().replace('\'', r"'\''");
     writeln!(
         out,
-        "{} -machine {board},memory-backend=mem -m 512M{cpus} \\\n\
+        "{} -machine {board},memory-backend=mem{} -m 512M{cpus} \\\n\
          \x20 -object memory-backend-memfd,id=mem,size=512M,share=on \\\n\
          \x20 -device pcie-root-port,id=vf,chassis=1 \\\n\
          \x20 -device '{connects}'",
         machine.qemu,
+        machine.cpu(),
     )
 }
