@@ -410,7 +410,9 @@ fn run_nics(
     let ctl = config.ctl_socket();
     let signals = signals_in(sandbox)?;
     let mut ready = Ready::claim(&config, args.ready_fd).map_err(refused)?;
+    // Whoever goes on where this process is may be started elsewhere.
     let folder = args.state.or_else(state_directory);
+    let folder = folder.map(|folder| std::path::absolute(&folder).unwrap_or(folder));
     let (state, config) = match args.no_state {
         true => (None, config),
         false => {

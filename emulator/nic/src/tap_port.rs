@@ -136,7 +136,13 @@ impl TapDevice {
             io::ErrorKind::ResourceBusy => failed(
                 " (it is on a VF already, or another program has it open: say another name)",
             )(why),
-            _ => failed(" (it takes CAP_NET_ADMIN and CAP_SYS_ADMIN, so root)")(why),
+            io::ErrorKind::PermissionDenied => {
+                failed(" (it takes CAP_NET_ADMIN and CAP_SYS_ADMIN, so root)")(why)
+            }
+            io::ErrorKind::AlreadyExists => {
+                failed(": say another name ('name DEVICE', or tap = \"DEVICE\" in a file)")(why)
+            }
+            _ => failed("")(why),
         })
     }
 }

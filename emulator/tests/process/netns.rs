@@ -103,6 +103,20 @@ fn tcp_passes(from: &Netns, to: &Netns, address: &'static str) {
 }
 
 #[test]
+fn it_is_said_that_a_device_keeps_its_mtu() {
+    let Some(a) = Netns::new('m') else {
+        return;
+    };
+    let emulator = Emulator::start(&[]);
+    emulator.does(&format!("netns add {} vf 0", a.0));
+    let output = emulator.vfnic(&["vf", "0", "set", "mtu", "9000"]);
+    let said = String::from_utf8(output.stderr).unwrap();
+    let note = "keeps its MTU: 'ip link set dev eth0 mtu 9000' there";
+    assert!(said.contains(note) && !said.contains("connects"), "{said}");
+    assert!(a.device().contains("mtu 1500"), "{}", a.device());
+}
+
+#[test]
 fn namespaces_on_vfs_are_guests_as_any_others() {
     let (Some(a), Some(b)) = (Netns::new('a'), Netns::new('b')) else {
         return;

@@ -111,6 +111,115 @@ fn a_tap_that_is_gone_is_a_link_that_is_down() {
     ip(&format!("link del {name}"));
 }
 
+/// As the guide makes one, and as `ip tuntap` makes one for several queues.
+#[test]
+fn a_tap_of_several_queues_is_opened_with_one() {
+    let ip = |args: &str| Command::new("ip").args(args.split(' ')).output();
+    let missing = missing().or_else(|| ip("-V").is_err().then_some("there is no ip"));
+    if let Some(missing) = missing {
+        println!("skipped: a tap device of several queues, because {missing}");
+        return;
+    }
+    let name = |letter: char| format!("vf{letter}q{}", std::process::id() % 100_000);
+    let (uplink, port, veth, peer) = (name('u'), name('p'), name('v'), name('w'));
+    let does = |args: String| {
+        let output = ip(&args).unwrap();
+        assert!(output.status.success(), "ip {args}: {output:?}");
+    };
+    for device in [&uplink, &port] {
+        does(format!("tuntap add dev {device} mode tap multi_queue"));
+    }
+    does(format!("link add {veth} type veth peer name {peer}"));
+    let emulator = Emulator::with_config(&format!(
+        "[[nic]]\nname = 'a'\nqueue_pairs = 1\nuplink = 'tap {uplink}'\n"
+    ));
+    let here = "netns add /proc/self/ns/net";
+    emulator.does(&format!("{here} vf 0 name {port}"));
+    let refused = |words: &str, says: &str| {
+        let args: Vec<_> = words.split(' ').collect();
+        let output = emulator.vfnic(&args);
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert!(
+            !output.status.success() && said.contains(says),
+            "{words}: {said}"
+        );
+        assert!(!said.contains("CAP_"), "{words}: {said}");
+    };
+    refused(
+        &format!("{here} vf 1 name {veth}"),
+        "which is no tap device: say another name",
+    );
+    for device in [&uplink, &port] {
+        refused(
+            &format!("{here} vf 1 name {device}"),
+            "another program has it open: say another name",
+        );
+    }
+    let other = Command::new(env!("CARGO_BIN_EXE_vfnic"))
+        .args(["run", "--quiet", "--no-state", "--socket-dir"])
+        .arg(emulator.path("other"))
+        .arg("--config")
+        .arg({
+            let file = emulator.path("other.toml");
+            let text = format!("[[nic]]\nname = 'b'\nuplink = 'tap {port}'\n");
+            fs::write(&file, text).unwrap();
+            file
+        })
+        .output()
+        .unwrap();
+    let said = String::from_utf8(other.stderr).unwrap();
+    assert!(
+        !other.status.success() && said.contains("that nobody else has open"),
+        "{said}"
+    );
+    drop(emulator);
+    for device in [&uplink, &port, &veth] {
+        does(format!("link del {device}"));
+    }
+}
+
+#[test]
+fn the_link_of_a_packet_uplink_is_that_of_its_device() {
+    let ip = |args: &str| Command::new("ip").args(args.split(' ')).output();
+    let missing = missing().or_else(|| ip("-V").is_err().then_some("there is no ip"));
+    if let Some(missing) = missing {
+        println!("skipped: the link of a packet socket's device, because {missing}");
+        return;
+    }
+    let (near, far) = (
+        format!("vfnear{}", std::process::id() % 100_000),
+        format!("vffar{}", std::process::id() % 100_000),
+    );
+    let does = |args: String| {
+        let output = ip(&args).unwrap();
+        assert!(output.status.success(), "ip {args}: {output:?}");
+    };
+    does(format!("link add {near} type veth peer name {far}"));
+    does(format!("link set {near} up"));
+    does(format!("link set {far} up"));
+    let emulator =
+        Emulator::with_config(&format!("[[nic]]\nname = 'a'\nuplink = 'packet {near}'\n"));
+    let sees = |up: bool| {
+        wait_for("the NIC sees its end", || {
+            (emulator.show().nics.remove(0).link.carrier == up).then_some(())
+        });
+    };
+    sees(true);
+    // The cable's other end, and then this one.
+    for end in [&far, &near] {
+        does(format!("link set {end} down"));
+        sees(false);
+        does(format!("link set {end} up"));
+        sees(true);
+    }
+    assert!(!emulator.log().contains("is gone"));
+    does(format!("link del {near}"));
+    sees(false);
+    wait_for("a line of the log", || {
+        emulator.log().contains("its device is gone").then_some(())
+    });
+}
+
 /// As the error line says: a device that the administrator has made for a user. Nobody but the administrator may bring it up.
 #[test]
 fn a_tap_that_is_there_is_opened_without_privileges_and_left_as_it_is() {

@@ -5,7 +5,8 @@ use std::fs::File;
 use std::io::{Read, Write};
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
-use std::process::Stdio;
+use std::path::Path;
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use pcap_file::pcap::{PcapPacket, PcapWriter};
@@ -86,6 +87,51 @@ fn upgrades_under_load_lose_and_double_nothing_on_the_mediated_path() {
 #[test]
 fn upgrades_under_load_lose_and_double_nothing_on_path_auto() {
     nothing_is_lost(BACK_TO_BACK, "auto", SPLIT, Emulator::upgrade);
+}
+
+#[test]
+fn a_relative_folder_is_that_in_which_it_was_said() {
+    let (dir, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let folder = dir.path().join("t");
+    let ctl = folder.join("ctl.sock");
+    let run = |args: &[&str], from: &Path| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_vfnic"));
+        command.args(args).current_dir(from).env_remove("RUST_LOG");
+        command
+    };
+    let mut first = run(&["run", "--quiet", "--socket-dir", "t"], dir.path())
+        .stdin(Stdio::null())
+        .spawn()
+        .unwrap();
+    wait_for("vfnic answers", || ask(&ctl, &Request::Show).ok());
+    let asks = |args: &[&str]| {
+        // What goes on writes there for as long as it lives.
+        let mut asked = run(args, other.path());
+        let output = asked.arg("--ctl").arg(&ctl).stderr(Stdio::null()).output();
+        let output = output.unwrap();
+        assert!(output.status.success(), "{args:?}: {output:?}");
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let socket = folder.join("vf0.sock").display().to_string();
+    for args in [["show", "--json"], ["guest", "0"]] {
+        assert!(asks(&args).contains(&socket), "{args:?}");
+    }
+    let guest = asks(&["guest", "0", "--for", "podman"]);
+    assert!(
+        guest.contains(&format!("-v {socket}:/vfnic/vf0.sock:z ")),
+        "{guest}"
+    );
+    asks(&["upgrade"]);
+    asks(&["vf", "0", "set", "trust", "on"]);
+    assert!(folder.join("state.toml").exists());
+    assert_eq!(std::fs::read_dir(other.path()).unwrap().count(), 0);
+    first.wait().unwrap();
+    let pid = std::fs::read_to_string(folder.join("ready")).unwrap();
+    let pid = rustix::process::Pid::from_raw(pid.trim().parse().unwrap()).unwrap();
+    rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+    for name in ["ready", "ctl.sock", "vf0.sock"] {
+        wait_for(name, || (!folder.join(name).exists()).then_some(()));
+    }
 }
 
 /// How long guests stood still, as each process that has gone on says.

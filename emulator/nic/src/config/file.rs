@@ -21,6 +21,7 @@ use super::wire::{self, WireSection};
 use super::{Config, MAX_THREADS, check_tap_is_free};
 use crate::metrics::MetricsAddress;
 use crate::thread::Polling;
+use crate::uplink::UplinkSpec;
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -158,6 +159,7 @@ impl Config {
             .clone()
             .or(file.socket_dir)
             .unwrap_or_else(default_socket_dir);
+        let socket_dir = absolute(socket_dir);
         if let Some(machine) = &over.machine {
             for (n, nic) in file.nic.iter_mut().enumerate() {
                 let nic = nic.get_mut();
@@ -196,7 +198,7 @@ impl Config {
                     path: path.clone(),
                     last,
                 })?;
-                vf.qmp = Some(path.clone());
+                vf.qmp = Some(absolute(path.clone()));
                 let checked = vf.check_device(first.profile, first.offloads);
                 checked.map_err(|why| ConfigError::Device {
                     nic: first.name.clone(),
@@ -205,10 +207,17 @@ impl Config {
                 })?;
             }
         }
+        for nic in &mut config.nics {
+            nic.uplink = nic.uplink.take().map(UplinkSpec::absolute);
+        }
+        let metrics = over.metrics.clone().or(file.metrics);
         let config = Config {
-            ctl: over.ctl.clone().or(file.ctl),
-            observe: over.observe.clone().or(file.observe),
-            metrics: over.metrics.clone().or(file.metrics),
+            ctl: over.ctl.clone().or(file.ctl).map(absolute),
+            observe: over.observe.clone().or(file.observe).map(absolute),
+            metrics: metrics.map(|address| match address {
+                MetricsAddress::Unix(path) => MetricsAddress::Unix(absolute(path)),
+                tcp => tcp,
+            }),
             access: SocketAccess {
                 mode: over.access.mode.or(file.mode),
                 group: over.access.group.clone().or(file.group),
@@ -220,10 +229,9 @@ impl Config {
             ..config
         };
         let vfs = config.nics.iter().flat_map(|nic| &nic.vf);
-        let mut of_vfs = vfs.filter_map(|vf| std::path::absolute(&vf.socket).ok());
+        let mut of_vfs = vfs.map(|vf| &vf.socket);
         let ctl = config.ctl_socket();
-        let own = std::path::absolute(&ctl).unwrap_or_else(|_| ctl.clone());
-        match of_vfs.any(|socket| socket == own) {
+        match of_vfs.any(|socket| *socket == ctl) {
             true => Err(ConfigError::Socket(ctl)),
             false => Ok(config),
         }
@@ -305,6 +313,12 @@ impl Config {
             wires,
         })
     }
+}
+
+/// What a path means in the folder in which it is said: what is printed of it is pasted in others, and a process that goes on where this one is
+/// may have been started in another.
+fn absolute(path: PathBuf) -> PathBuf {
+    std::path::absolute(&path).unwrap_or(path)
 }
 
 /// The text of a file, or of standard input if that is `-`, unless it is far longer than any configuration or scenario.

@@ -137,6 +137,49 @@ mod tests {
     }
 
     #[test]
+    fn paths_are_those_of_the_folder_in_which_they_are_said() {
+        let folder = tempfile::tempdir_in(".").unwrap();
+        let file = std::fs::File::create(folder.path().join("x.pcap")).unwrap();
+        pcap_file::pcap::PcapWriter::new(file).unwrap();
+        let pcap = Path::new(folder.path().file_name().unwrap()).join("x.pcap");
+        let pcap = pcap.display();
+        let config = load(&format!(
+            "socket_dir='t'\nctl='c/ctl'\nobserve='o'\nmetrics='unix:m'\n\
+             [[nic]]\nname='a'\nuplink='pcap {pcap} delay 2s'\n[[nic.vf]]\nindex=0\nqmp='q'\n\
+             [[nic]]\nname='b'\nuplink='vhost-user v/s'\n[[nic.vf]]\nindex=1\nsocket='five'\n\
+             [[nic]]\nname='c'\nuplink='tap t0'\n",
+        ));
+        let config = config.unwrap();
+        let here = std::env::current_dir().unwrap();
+        let nics = &config.nics;
+        let paths = [
+            (Some(&config.socket_dir), "t"),
+            (config.ctl.as_ref(), "c/ctl"),
+            (config.observe.as_ref(), "o"),
+            (nics[0].vf[0].qmp.as_ref(), "t/q"),
+            (Some(&nics[0].vf[0].socket), "t/a-vf0.sock"),
+            (Some(&nics[1].vf[1].socket), "t/five"),
+        ];
+        for (path, said) in paths {
+            assert_eq!(path, Some(&here.join(said)));
+        }
+        let metrics = config.metrics.unwrap().to_string();
+        assert_eq!(metrics, format!("unix:{}/m", here.display()));
+        let uplinks = nics
+            .iter()
+            .map(|nic| nic.uplink.as_ref().unwrap().to_string());
+        let here = here.display();
+        assert_eq!(
+            uplinks.collect::<Vec<_>>(),
+            [
+                format!("pcap {here}/{pcap} delay 2s"),
+                format!("vhost-user {here}/v/s"),
+                "tap t0".to_owned()
+            ]
+        );
+    }
+
+    #[test]
     fn two_nics_back_to_back() {
         let config = load(
             "[[nic]]\nname='a'\nvfs=3\nmac_base='02:00:00:00:0a:00'\n[[nic.vf]]\nindex=1\npath='mediated'\nvlan=7\n\

@@ -35,7 +35,17 @@ impl NicInstance {
             }
             if was.mtu != is.mtu {
                 let told = self.serve(vf, |endpoint, _| endpoint.set_mtu(is.mtu.get()));
-                if told == Some(false) {
+                let settings = self.settings.vf.get(vf.index());
+                if let Some(tap) = settings.and_then(|vf| vf.tap.as_ref()) {
+                    notes.push(format!(
+                        "{} {vf}: {tap} keeps its MTU: 'ip link set dev {} mtu {}' there, or 'netns delete' and 'netns add'; what is longer \
+                         than {} is dropped and counted",
+                        self.settings.name,
+                        tap.name,
+                        is.mtu,
+                        policy.tx_mtu(vf),
+                    ));
+                } else if told == Some(false) {
                     notes.push(format!(
                         "{} {vf}: its driver was told an MTU when its front end connected, and another takes effect there when that connects \
                          again; what is longer than {} is dropped and counted",

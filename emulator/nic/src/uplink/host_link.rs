@@ -1,5 +1,6 @@
 //! The link between a NIC and a network device of the host that is plugged into its port, seen from the control side: the device shows
-//! its host a carrier while the NIC's port is up, and is one to the NIC while the host has it up. Moves no frame.
+//! its host a carrier while the NIC's port is up, and is one to the NIC while the host has it up. One that is not the NIC's own shows nothing,
+//! and is a carrier while it has one. Moves no frame.
 //!
 //! The carrier is set in sysfs, which does for a tap what TUNSETCARRIER does and needs no `unsafe`. It wants `CAP_NET_ADMIN`, which
 //! opening a device that is its user's own does not.
@@ -27,6 +28,9 @@ pub struct HostLink {
     /// The carrier that it shows, if it has taken it.
     carrier: Option<bool>,
     complained: bool,
+    /// Whether what it is plugged into is somebody else's cable.
+    is_cable: bool,
+    is_gone: bool,
 }
 
 impl HostLink {
@@ -37,12 +41,22 @@ impl HostLink {
             index: index_of(name),
             carrier: None,
             complained: false,
+            is_cable: false,
+            is_gone: false,
+        }
+    }
+
+    /// The link of a device that the host has for itself, or of what stands on one.
+    pub(super) fn of_cable(name: &str) -> HostLink {
+        HostLink {
+            is_cable: true,
+            ..HostLink::new(name)
         }
     }
 
     /// Shows the host a carrier or none. A device that is down takes it when it is up, and this is called again.
     pub fn set_carrier(&mut self, carrier: bool) {
-        if self.carrier == Some(carrier) {
+        if self.is_cable || self.carrier == Some(carrier) {
             return;
         }
         let file = format!("/sys/class/net/{}/carrier", self.name);
@@ -58,10 +72,22 @@ impl HostLink {
         }
     }
 
-    /// Whether the host has the device, and has it up. One that could never be asked is, as far as anybody knows.
+    /// Whether the host has the device, and has it up. One that could never be asked is, as far as anybody knows. Another one of its name is none:
+    /// what is open is the one that was there.
     #[must_use]
-    pub fn is_up(&self) -> bool {
+    pub fn is_up(&mut self) -> bool {
         if self.index.is_some() && index_of(&self.name) != self.index {
+            if !std::mem::replace(&mut self.is_gone, true) {
+                let uplink = self.name.as_str();
+                tracing::warn!(
+                    uplink,
+                    "its device is gone: the port has no carrier until vfnic is started again"
+                );
+            }
+            return false;
+        }
+        let carrier = fs::read_to_string(format!("/sys/class/net/{}/carrier", self.name));
+        if self.is_cable && carrier.is_ok_and(|carrier| carrier.trim() == "0") {
             return false;
         }
         let flags = fs::read_to_string(format!("/sys/class/net/{}/flags", self.name));

@@ -11,14 +11,14 @@ use std::path::Path;
 use rustix::fs::OFlags;
 
 use super::tap::Tap;
-use super::{HandOver, Kind, OpenError};
+use super::{HandOver, HostLink, Kind, OpenError};
 
 /// `macvtap NAME`.
 pub(super) const KIND: Kind = Kind {
     word: "macvtap",
     operand: "NAME",
     of_this_machine: true,
-    is_device: false,
+    host_link: Some(HostLink::of_cable),
     check: |_| Ok(()),
     open: |name, config, slack| {
         let file = open(name);

@@ -5,6 +5,7 @@
 //! To add one: implement [`Uplink`] in a file of its own and put its `Kind` in `KINDS`. What does something to frames on
 //! their way stands in front of an uplink, as `netem` does; where it is not asked for there is nothing.
 
+mod datagrams;
 mod host_link;
 mod macvtap;
 mod netem;
@@ -57,8 +58,8 @@ struct Kind {
     operand: &'static str,
     /// Whether it is a device of this machine, which has no virtual time.
     of_this_machine: bool,
-    /// Whether its operand names a network device, whose link and the NIC's are kept alike.
-    is_device: bool,
+    /// The link of the network device that its operand names, which is the port's, if it names one.
+    host_link: Option<fn(&str) -> HostLink>,
     /// What is wrong with what follows the word, if anything is.
     check: fn(&str) -> Result<(), String>,
     /// Opens one, which sends at this rate and may be filled so far ahead of now.
@@ -137,16 +138,32 @@ impl UplinkSpec {
         self.kind.of_this_machine
     }
 
-    /// The network device of the host that it is the other end of, if the two have one link.
+    /// The network device of the host that it is, if it is one.
     #[must_use]
     pub fn host_device(&self) -> Option<&str> {
-        self.kind.is_device.then_some(self.operand.as_str())
+        self.kind.host_link.map(|_| self.operand.as_str())
     }
 
     /// The link to that device, for whoever keeps the two ends of it alike.
     #[must_use]
     pub fn host_link(&self) -> Option<HostLink> {
-        self.host_device().map(HostLink::new)
+        self.kind.host_link.map(|link| link(&self.operand))
+    }
+
+    /// The same wherever the process is, if it names a file.
+    #[must_use]
+    pub fn absolute(mut self) -> UplinkSpec {
+        let is_path = ["FILE", "SOCKET"];
+        let is_path = is_path
+            .iter()
+            .any(|path| self.kind.operand.starts_with(path));
+        // What follows the path has no `/` in it.
+        let path = std::path::absolute(&self.operand).ok();
+        let path = path.and_then(|path| path.into_os_string().into_string().ok());
+        if let (true, Some(path)) = (is_path, path) {
+            self.operand = path;
+        }
+        self
     }
 
     /// Opens it. `slack` is how far ahead of now its transmitter may be filled.

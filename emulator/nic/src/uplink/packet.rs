@@ -8,14 +8,14 @@ use rustix::io::Errno;
 use vf_vhost::packet_socket::{PacketSocket, Received};
 
 use super::tap::{HeaderDevice, Tap};
-use super::{HandOver, Kind, OpenError};
+use super::{HandOver, HostLink, Kind, OpenError};
 
 /// `packet NAME`.
 pub(super) const KIND: Kind = Kind {
     word: "packet",
     operand: "NAME",
     of_this_machine: true,
-    is_device: false,
+    host_link: Some(HostLink::of_cable),
     check: |_| Ok(()),
     open: |name, config, slack| {
         let socket = open(name).map_err(|source| OpenError {

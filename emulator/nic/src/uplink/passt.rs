@@ -16,7 +16,7 @@ pub(super) const KIND: Kind = Kind {
     word: "passt",
     operand: "[OPTION ...]",
     of_this_machine: true,
-    is_device: false,
+    host_link: None,
     check: |_| Ok(()),
     open: |options, config, slack| {
         let name = format!("passt {options}").trim_end().to_owned();

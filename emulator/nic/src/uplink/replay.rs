@@ -23,7 +23,7 @@ pub(super) const KIND: Kind = Kind {
     word: "pcap",
     operand: "FILE [delay TIME] [repeat]",
     of_this_machine: false,
-    is_device: false,
+    host_link: None,
     check: |words| read(Path::new(Settings::parse(words)?.file)).map(drop),
     open: |words, config, slack| Ok(Box::new(open(words, config, slack)?)),
     hand_over: HandOver::Position(|words, position, config, slack| {

@@ -5,7 +5,7 @@
 
 use std::fmt;
 use std::fs::File;
-use std::io::{IoSlice, IoSliceMut};
+use std::io::{self, IoSlice, IoSliceMut};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::sync::Arc;
 
@@ -18,11 +18,14 @@ use vf_vhost::features::VirtioFeatures;
 use vf_vhost::net_hdr::{MAX_FRAME, NetHdr};
 use vf_vhost::packet_socket::Received;
 
+use super::datagrams::{datagrams, is_super_frame};
 use super::tap_queues::queues_in_use;
 use super::{
-    ARRIVAL, Arrivals, HandOver, Kind, Lost, OpenError, Statistic, TxFrame, TxRoom, Uplink,
+    ARRIVAL, Arrivals, HandOver, HostLink, Kind, Lost, OpenError, Statistic, TxFrame, TxRoom,
+    Uplink,
 };
 use crate::queue::Pool;
+use crate::tap_port::TapDevice;
 
 /// The virtio-net header as a tap device uses it (no `num_buffers`).
 pub(super) const HEADER: usize = 10;
@@ -38,9 +41,13 @@ pub(super) const KIND: Kind = Kind {
     word: "tap",
     operand: "NAME",
     of_this_machine: true,
-    is_device: true,
-    check: |_| Ok(()),
-    open: |name, config, slack| match open_uplink(name) {
+    host_link: Some(HostLink::new),
+    check: |name| {
+        let (name, netns) = (name.to_owned(), None);
+        TapDevice { name, netns }.check()
+    },
+    open: |name, config, slack| {
+        match open_uplink(name) {
         Ok(device) => Ok(Box::new(Tap::of(
             format!("tap {name}"),
             device,
@@ -49,11 +56,15 @@ pub(super) const KIND: Kind = Kind {
         ))),
         Err(source) => Err(OpenError {
             uplink: format!("tap {name}"),
+            help: match source.kind() {
+                io::ErrorKind::PermissionDenied => format!(
+                    "a tap device needs CAP_NET_ADMIN: run as root, or make it with 'ip tuntap add dev {name} mode tap user $USER vnet_hdr'"
+                ),
+                _ => "say the name of a tap device that nobody else has open, or one that no device has".to_owned(),
+            },
             source,
-            help: format!(
-                "a tap device needs CAP_NET_ADMIN: run as root, or make it with 'ip tuntap add dev {name} mode tap user $USER vnet_hdr'"
-            ),
         }),
+    }
     },
     hand_over: HandOver::Descriptor(|name, fd, config, slack| {
         let name = format!("tap {name}");
@@ -103,13 +114,38 @@ pub(super) struct Tap<D> {
     missed: Arc<Counter>,
 }
 
-/// Opens (and if need be creates) the tap device `name`, with a virtio-net header.
-fn open(name: &str) -> std::io::Result<SyncDevice> {
-    open_with(name, false)
+/// Opens (and if need be creates) the tap device `name`, with one queue and a virtio-net header. One that was made with `multi_queue` has
+/// to be opened as such.
+fn open(name: &str) -> io::Result<SyncDevice> {
+    match open_with(name, false) {
+        Err(error) if is_invalid(&error) => {
+            if queues_in_use(name)? > 0 {
+                return Err(Errno::BUSY.into());
+            }
+            open_with(name, true).map_err(no_tap)
+        }
+        opened => opened,
+    }
+}
+
+/// Whether a device is of another kind than it is opened as.
+fn is_invalid(error: &io::Error) -> bool {
+    error.raw_os_error() == Some(Errno::INVAL.raw_os_error())
+}
+
+/// Of a device that is neither of the kinds of tap.
+fn no_tap(error: io::Error) -> io::Error {
+    match is_invalid(&error) {
+        true => io::Error::new(
+            io::ErrorKind::AlreadyExists,
+            "there is a device of this name, which is no tap device",
+        ),
+        false => error,
+    }
 }
 
 /// The same; up or down as it was, and down if it is made.
-fn open_with(name: &str, multi_queue: bool) -> std::io::Result<SyncDevice> {
+fn open_with(name: &str, multi_queue: bool) -> io::Result<SyncDevice> {
     let device = DeviceBuilder::new()
         .name(name)
         .layer(Layer::L2)
@@ -123,15 +159,15 @@ fn open_with(name: &str, multi_queue: bool) -> std::io::Result<SyncDevice> {
 
 /// Opens it for the port of a NIC, and has it up, as a cable's other end is: the administrator of the bridge that it is put on need not. A user
 /// whose own device it is may open it and not do that, and has it as it is.
-fn open_uplink(name: &str) -> std::io::Result<SyncDevice> {
+fn open_uplink(name: &str) -> io::Result<SyncDevice> {
     let device = open(name)?;
     match device.enabled(true) {
-        Err(why) if why.kind() != std::io::ErrorKind::PermissionDenied => Err(why),
+        Err(why) if why.kind() != io::ErrorKind::PermissionDenied => Err(why),
         _ => Ok(device),
     }
 }
 
-fn prepare(queue: &SyncDevice) -> std::io::Result<()> {
+fn prepare(queue: &SyncDevice) -> io::Result<()> {
     // Not super-frames of UDP, which it has asked for.
     vf_vhost::tap::set_offloads(queue)?;
     queue.set_nonblocking(true)
@@ -139,7 +175,7 @@ fn prepare(queue: &SyncDevice) -> std::io::Result<()> {
 
 /// Opens it with so many queues (`IFF_MULTI_QUEUE`). A device that is there already and was made without `multi_queue` has one. One that
 /// somebody else has open is refused as busy, as the kernel refuses one without several queues.
-pub(crate) fn open_queues(name: &str, queues: u16) -> std::io::Result<Vec<SyncDevice>> {
+pub(crate) fn open_queues(name: &str, queues: u16) -> io::Result<Vec<SyncDevice>> {
     if queues <= 1 {
         return Ok(vec![open(name)?]);
     }
@@ -147,8 +183,8 @@ pub(crate) fn open_queues(name: &str, queues: u16) -> std::io::Result<Vec<SyncDe
         return Err(Errno::BUSY.into());
     }
     let first = match open_with(name, true) {
-        Err(error) if error.raw_os_error() == Some(Errno::INVAL.raw_os_error()) => {
-            return Ok(vec![open(name)?]);
+        Err(error) if is_invalid(&error) => {
+            return Ok(vec![open_with(name, false).map_err(no_tap)?]);
         }
         first => first?,
     };
@@ -199,6 +235,16 @@ impl<D: HeaderDevice> Tap<D> {
             hdr.csum_start = hdr.csum_start.saturating_add(TAG);
         }
         frame.data.extend_from_slice(rest);
+        if is_super_frame(&hdr) {
+            let given = datagrams(&frame.data, &hdr, pool, |datagram| {
+                arrivals.frames.push(datagram);
+            });
+            match given {
+                Some(()) => pool.give(frame),
+                None => arrivals.dropped.push((DropReason::BadHeader, frame)),
+            }
+            return Some(());
+        }
         match hdr.check(FEATURES, frame.head(), frame.len()) {
             Ok(checked) => {
                 frame.offload = checked;

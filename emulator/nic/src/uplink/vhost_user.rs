@@ -25,7 +25,7 @@ pub(super) const KIND: Kind = Kind {
     word: "vhost-user",
     operand: "SOCKET",
     of_this_machine: true,
-    is_device: false,
+    host_link: None,
     check: |_| Ok(()),
     open: |path, config, slack| {
         let name = format!("vhost-user {path}");

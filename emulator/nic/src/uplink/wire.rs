@@ -26,7 +26,7 @@ pub(super) const HAIRPIN: Kind = Kind {
     word: "hairpin",
     operand: "",
     of_this_machine: false,
-    is_device: false,
+    host_link: None,
     check: |_| Ok(()),
     open: |_, config, slack| Ok(Box::new(WireEnd::hairpin(config, slack))),
     hand_over: HandOver::Anew,
