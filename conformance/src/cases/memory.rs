@@ -1,7 +1,7 @@
 //! The memory table: translation, odd tables, tables that lie.
 
 use std::os::fd::AsFd;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use vm_memory::Bytes;
 
@@ -10,6 +10,7 @@ use crate::case::{Case, Level, Need};
 use crate::cases::clauses::started;
 use crate::verdict::{Failure, Seen, ensure};
 use vf_guest::driver::Buffer;
+use vf_guest::frontend::FrontendError;
 use vf_guest::memory::{GUEST_BASE, GuestMemory, Region, RegionLayout};
 use vf_guest::message::{self, protocol, request};
 use vf_guest::net::NetConfig;
@@ -17,7 +18,7 @@ use vf_guest::net::NetConfig;
 const SLOTS: Need = Need::Protocol(protocol::CONFIGURE_MEM_SLOTS, "CONFIGURE_MEM_SLOTS");
 const PAGE: u64 = 4096;
 /// How long it may take to map some gigabytes.
-const MAPPING: Duration = Duration::from_secs(20);
+const MAPPING: Duration = Duration::from_secs(25);
 
 pub(super) const CASES: &[Case] = &[
     Case {
@@ -69,7 +70,7 @@ pub(super) const CASES: &[Case] = &[
                     mmap_offset,
                     ..table_only()
                 };
-                let (mut front, mut net) = bench.negotiated(&config)?;
+                let (mut front, mut net) = patiently(|| bench.negotiated(&config))?;
                 front.timeout = MAPPING;
                 front.set_features(net.features())?;
                 front.set_mem_table(net.memory().regions())?;
@@ -80,6 +81,8 @@ pub(super) const CASES: &[Case] = &[
                     link.pass(&frame)?;
                 }
             }
+            // Nor is it all given back at once.
+            patiently(|| bench.connect())?;
             Ok(Seen::Conforms)
         },
     },
@@ -378,6 +381,17 @@ pub(super) const CASES: &[Case] = &[
         },
     },
 ];
+
+/// Tries for as long as some gigabytes may take that are still being mapped, or given back.
+fn patiently<T>(act: impl Fn() -> Result<T, Failure>) -> Result<T, Failure> {
+    let deadline = Instant::now() + MAPPING;
+    loop {
+        match act() {
+            Err(Failure::Session(FrontendError::Timeout)) if Instant::now() < deadline => {}
+            acted => return acted,
+        }
+    }
+}
 
 /// Sends a frame that lies in other memory than the rings, at this guest address.
 fn send_from(link: &mut Link, memory: &GuestMemory, at: u64) -> Result<Vec<u8>, Failure> {
