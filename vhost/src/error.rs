@@ -220,8 +220,8 @@ pub enum FrameFault {
     /// The frame is longer than [`MAX_FRAME`](crate::net_hdr::MAX_FRAME).
     #[error("frame longer than any super-frame")]
     Oversize,
-    /// A checksum was asked for at a place outside the frame.
-    #[error("checksum field outside the frame")]
+    /// A checksum was asked for at a place outside the frame, or in what the frame is judged by.
+    #[error("checksum field outside the frame, or in its addresses, tags or ports")]
     ChecksumOutside,
     /// An offload was asked for that was not negotiated.
     #[error("offload not negotiated")]

@@ -13,7 +13,7 @@
     reason = "cut to the width that the format has, or bounded before"
 )]
 
-use vf_packet::{Gso, LayoutError, Offload, PartialChecksum, Segmentation, TcpLayout};
+use vf_packet::{Gso, LayoutError, Offload, PartialChecksum, Segmentation, TcpLayout, judged_len};
 use virtio_bindings::virtio_net as net;
 
 pub use crate::error::FrameFault;
@@ -156,6 +156,11 @@ impl NetHdr {
                 return Err(FrameFault::NotNegotiated);
             }
             if u32::from(self.csum_start) + u32::from(self.csum_offset) + 2 > len {
+                return Err(FrameFault::ChecksumOutside);
+            }
+            let field = usize::from(self.csum_start) + usize::from(self.csum_offset);
+            // That of a super-frame is where TCP has it.
+            if !self.is_gso() && field < judged_len(head) {
                 return Err(FrameFault::ChecksumOutside);
             }
             checksum = Some(PartialChecksum {
@@ -366,6 +371,43 @@ pub(crate) mod tests {
             far.check(ALL, &[0; 128], 65535),
             Err(FrameFault::ChecksumOutside)
         );
+    }
+
+    /// Spoof check, VLANs and filters have been asked by then.
+    #[test]
+    fn no_checksum_is_completed_in_what_a_frame_is_judged_by() {
+        let asks = |data: &[u8], csum_start, csum_offset| {
+            let hdr = NetHdr {
+                flags: NetHdr::NEEDS_CSUM,
+                csum_start,
+                csum_offset,
+                ..NetHdr::default()
+            };
+            hdr.check(ALL, &data[..data.len().min(HEAD_MAX)], data.len() as u32)
+        };
+        let mut udp = vec![0; 100];
+        udp[12..15].copy_from_slice(&[8, 0, 0x45]);
+        (udp[17], udp[23]) = (86, 17);
+        let outside = Err(FrameFault::ChecksumOutside);
+        // Source address, EtherType, IP addresses, ports.
+        for (start, offset) in [
+            (0, 10),
+            (0, 12),
+            (12, 0),
+            (14, 12),
+            (34, 0),
+            (34, 2),
+            (36, 0),
+        ] {
+            assert_eq!(asks(&udp, start, offset), outside, "{start} + {offset}");
+        }
+        for (start, offset) in [(34, 6), (34, 16), (42, 16), (0, 40), (50, 0)] {
+            assert!(asks(&udp, start, offset).is_ok(), "{start} + {offset}");
+        }
+        let tagged = [&udp[..12], &[0x81, 0, 0, 5], &udp[12..]].concat();
+        assert_eq!(asks(&tagged, 12, 2), outside, "the tag");
+        assert_eq!(asks(&tagged, 34, 6), outside, "the ports behind it");
+        assert!(asks(&tagged, 38, 6).is_ok());
     }
 
     #[test]

@@ -26,7 +26,11 @@ pub(super) const CASES: &[Case] = &[
             let mut link = bench.link(&NetConfig::default())?;
             let protocols = [("udp4", UDP), ("tcp4", TCP), ("sctp4", SCTP)];
             for (word, of) in protocols {
-                for port in ["dst-port 80", "src-port 1000"] {
+                for port in [
+                    "dst-ip 10.0.0.2 dst-port 80",
+                    "dst-port 80",
+                    "src-port 1000",
+                ] {
                     let filter = format!("flow-type {word} {port}");
                     dropping(bench, &filter)?;
                     for (_, protocol) in protocols {

@@ -104,7 +104,7 @@ pub(super) const CASES: &[Case] = &[
         level: Level::Must,
         needs: &[F30],
         source: "VU Ring states",
-        sent: "20 frames with one kick in a send ring that is disabled.",
+        sent: "200 frames with one kick in a send ring that is disabled.",
         expected: "All are given back, and none is forwarded: a back end must process and discard what is sent, not only the first of it.",
         run: |bench| {
             let mut link = bench.link(&NetConfig::default())?;
@@ -117,7 +117,7 @@ pub(super) const CASES: &[Case] = &[
             };
             enable(&mut link, false)?;
             let mut last = Vec::new();
-            for _ in 0..20 {
+            for _ in 0..200 {
                 last = link.frame(100);
                 link.tx.send(0, &NetHeader::default(), &last)?;
             }

@@ -12,7 +12,7 @@ use crate::cases::vf::{
 };
 use crate::control::{mac_table, obeyed};
 use crate::verdict::{Failure, Seen, ensure};
-use vf_guest::net::{NetConfig, NetHeader};
+use vf_guest::net::{NetConfig, NetHeader, RxFrame};
 
 pub(super) const CASES: &[Case] = &[
     Case {
@@ -53,6 +53,19 @@ pub(super) const CASES: &[Case] = &[
             sends(&mut link, FOREIGN, false)?;
             Ok(Seen::Conforms)
         },
+    },
+    Case {
+        id: "vf/spoofchk-before-checksum",
+        level: Level::Model,
+        needs: &[
+            ADMIN,
+            Need::Peer,
+            Need::Feature(vf_guest::net::feature::CSUM, "CSUM"),
+        ],
+        source: "ip-link(8) vf spoofchk, vlan (what is judged is what is delivered); V 5.1.9.2.1",
+        sent: "With spoofchk on, and in port VLAN 100, frames whose checksum (NEEDS_CSUM) is to be put into their source address, their EtherType and the tag in front, to a driver without GUEST_CSUM.",
+        expected: "Nothing arrives from another address than the sender's, with another type or in another VLAN: such frames are dropped, or their addresses stay.",
+        run: spoofed_by_checksum,
     },
     Case {
         id: "vf/mac-admin-wins-later",
@@ -243,6 +256,56 @@ fn offers(bench: &Bench) -> Result<Seen, Failure> {
                 promised & !offered
             ),
         )?;
+    }
+    Ok(Seen::Conforms)
+}
+
+fn spoofed_by_checksum(bench: &Bench) -> Result<Seen, Failure> {
+    for vlan in [0, 100] {
+        bench.administer(&format!("vf 0 vlan {vlan} spoofchk on"))?;
+        let plain = NetConfig {
+            features: NetConfig::default().features & !vf_guest::net::feature::GUEST_CSUM,
+            ..NetConfig::default()
+        };
+        let asks = NetConfig {
+            features: plain.features | vf_guest::net::feature::CSUM,
+            ..plain.clone()
+        };
+        let mut link = bench.link_of(&asks, &plain)?;
+        for (csum_start, csum_offset) in [(0, 6), (0, 10), (0, 12), (8, 6), (12, 2), (14, 0)] {
+            let frame = link.frame(100);
+            let hdr = NetHeader {
+                flags: vf_guest::net::HDR_NEEDS_CSUM,
+                csum_start,
+                csum_offset,
+                ..NetHeader::default()
+            };
+            link.send_with(&hdr, &frame)?;
+            link.sent()?;
+            // Of any source.
+            let mut got = RxFrame::default();
+            let until = Instant::now() + QUIET;
+            while Instant::now() < until {
+                if link.receiver().recv(0, &mut got)? {
+                    let tag = if vlan == 0 {
+                        &[][..]
+                    } else {
+                        &[0x81, 0, 0, 100]
+                    };
+                    let head = [&frame[..12], tag, &frame[12..14]].concat();
+                    ensure(
+                        got.bytes().starts_with(&head),
+                        format_args!(
+                            "a checksum at byte {} made it {:02x?}",
+                            csum_start + csum_offset,
+                            got.bytes().get(..18)
+                        ),
+                    )?;
+                }
+                link.receiver().kick();
+                std::thread::sleep(Duration::from_micros(200));
+            }
+        }
     }
     Ok(Seen::Conforms)
 }

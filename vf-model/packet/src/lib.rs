@@ -8,6 +8,7 @@ pub mod checksum;
 mod ethernet;
 mod flow;
 mod ip;
+mod judged;
 mod mac;
 mod offload;
 pub mod rarp;
@@ -15,16 +16,19 @@ mod segment;
 mod tcp;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
+mod transport;
 mod vlan;
 mod wire;
 
 pub use ethernet::{FrameError, Header, MAX_FRAME, Tags};
 pub use flow::{FlowKey, HEAD_LEN, PlainIpv4};
 pub use ip::{ETHERTYPE_IPV4, ETHERTYPE_IPV6, IpHeader, PROTO_TCP, PROTO_UDP};
+pub use judged::judged_len;
 pub use mac::{AddrError, MacAddr};
 pub use offload::{Offload, PartialChecksum, Segmentation};
 pub use segment::Segmenter;
 pub use tcp::{LayoutError, TcpLayout};
+pub use transport::{partial_checksum, put_pseudo_header};
 pub use vlan::{Vid, Vlan, VlanProto, VlanTag, is_vlan_tpid};
 pub use wire::{FrameMeta, Gso, OnWire, wire_bytes};
 

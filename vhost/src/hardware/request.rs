@@ -11,8 +11,8 @@
 
 use vf_packet::checksum::Sum;
 use vf_packet::{
-    Gso, Header, IpHeader, LayoutError, Offload, PROTO_TCP, PROTO_UDP, PartialChecksum,
-    Segmentation, TcpLayout,
+    Gso, Header, IpHeader, LayoutError, Offload, PROTO_TCP, PartialChecksum, Segmentation,
+    TcpLayout, judged_len, partial_checksum, put_pseudo_header,
 };
 
 use super::Transport;
@@ -87,12 +87,16 @@ impl TxRequest {
             // A checksum of all that is in the frame is made where all of it is.
             Checksum::None | Checksum::Of(Transport::Sctp) => return Ok(Offload::default()),
             Checksum::Of(transport) => Some(self.given_checksum(transport)?),
-            Checksum::Any => found_checksum(headers, len)?,
+            Checksum::Any => {
+                partial_checksum(headers, len).map_err(|_| FrameFault::ChecksumOutside)?
+            }
         };
-        if let Some(PartialChecksum { start, offset }) = checksum
-            && u32::from(start) + u32::from(offset) + 2 > len
-        {
-            return Err(FrameFault::ChecksumOutside);
+        if let Some(PartialChecksum { start, offset }) = checksum {
+            let field = u32::from(start) + u32::from(offset);
+            // Nor where it is judged by.
+            if field + 2 > len || (field as usize) < judged_len(headers) {
+                return Err(FrameFault::ChecksumOutside);
+            }
         }
         Ok(Offload::new(checksum, None))
     }
@@ -194,68 +198,11 @@ fn find_ip(headers: &[u8]) -> Option<(usize, IpHeader)> {
     Some((at, IpHeader::parse(link.ethertype, headers.get(at..)?)?))
 }
 
-/// The checksum of a TCP or UDP packet, its pseudo-header summed up here.
-fn found_checksum(headers: &mut [u8], len: u32) -> Result<Option<PartialChecksum>, FrameFault> {
-    let Some((ip, header)) = find_ip(headers).filter(|(_, header)| !header.fragment) else {
-        return Ok(None);
-    };
-    let offset = match header.protocol {
-        PROTO_TCP => 16,
-        PROTO_UDP => 6,
-        _ => return Ok(None),
-    };
-    let (start, Some(dst)) = (ip + header.transport, header.final_dst) else {
-        return Ok(None);
-    };
-    let field = start + usize::from(offset);
-    // A frame may have been padded to the least length.
-    let stated = header.end.map(|end| ip + end);
-    let end = stated.filter(|end| (start..len as usize).contains(end));
-    let Some(length) = end.unwrap_or(len as usize).checked_sub(start) else {
-        return Err(FrameFault::ChecksumOutside);
-    };
-    let addresses = ip + if header.v6 { dst + 16 } else { 20 };
-    let inside = field + 2 <= headers.len() && addresses <= headers.len();
-    let (Ok(length), true, Ok(at)) = (u16::try_from(length), inside, u16::try_from(start)) else {
-        return Err(FrameFault::ChecksumOutside);
-    };
-    put_pseudo_header(
-        headers,
-        header.v6,
-        ip,
-        ip + dst,
-        header.protocol,
-        length,
-        field,
-    );
-    Ok(Some(PartialChecksum { start: at, offset }))
-}
-
 /// Sums up an IPv4 header of at least 20 bytes.
 fn put_ip_checksum(header: &mut [u8]) {
     header[10..12].fill(0);
     let sum = Sum::default().with(header).checksum();
     header[10..12].copy_from_slice(&sum.to_be_bytes());
-}
-
-/// Puts the sum of a pseudo-header into the field at `field`; `dst` is where the destination is.
-fn put_pseudo_header(
-    headers: &mut [u8],
-    v6: bool,
-    ip: usize,
-    dst: usize,
-    protocol: u8,
-    length: u16,
-    field: usize,
-) {
-    let addresses = match v6 {
-        true => Sum::default()
-            .with(&headers[ip + 8..ip + 24])
-            .with(&headers[dst..dst + 16]),
-        false => Sum::default().with(&headers[ip + 12..ip + 20]),
-    };
-    let sum = addresses.with_u16(protocol.into()).with_u16(length);
-    headers[field..field + 2].copy_from_slice(&sum.folded().to_be_bytes());
 }
 
 #[cfg(test)]

@@ -1,0 +1,103 @@
+//! The checksum of a TCP or UDP packet whose sender has not said where it is, or has made none. Completes none: see [`checksum`](crate::checksum).
+
+use crate::checksum::{FieldOutside, Sum};
+use crate::{Header, IpHeader, PROTO_TCP, PROTO_UDP, PartialChecksum};
+
+/// Makes the checksum of a TCP or UDP packet a partial one, in a frame of `len` bytes that begins with `headers`: says where it is, and sums its
+/// pseudo-header up there. None if the frame is no such packet, or a part of one.
+///
+/// # Errors
+/// [`FieldOutside`], and nothing is changed, if the packet ends before its checksum.
+pub fn partial_checksum(
+    headers: &mut [u8],
+    len: u32,
+) -> Result<Option<PartialChecksum>, FieldOutside> {
+    let Ok(link) = Header::parse(headers) else {
+        return Ok(None);
+    };
+    let ip = usize::from(link.l3_offset);
+    let packet = headers.get(ip..).unwrap_or_default();
+    let header = IpHeader::parse(link.ethertype, packet);
+    let Some(header) = header.filter(|header| !header.fragment) else {
+        return Ok(None);
+    };
+    let offset = match header.protocol {
+        PROTO_TCP => 16,
+        PROTO_UDP => 6,
+        _ => return Ok(None),
+    };
+    let (start, Some(dst)) = (ip + header.transport, header.final_dst) else {
+        return Ok(None);
+    };
+    let field = start + usize::from(offset);
+    // A frame may have been padded to the least length.
+    let stated = header.end.map(|end| ip + end);
+    let end = stated.filter(|end| (start..len as usize).contains(end));
+    let Some(length) = end.unwrap_or(len as usize).checked_sub(start) else {
+        return Err(FieldOutside);
+    };
+    let addresses = ip + if header.v6 { dst + 16 } else { 20 };
+    let inside = field + 2 <= headers.len() && addresses <= headers.len();
+    let (Ok(length), true, Ok(at)) = (u16::try_from(length), inside, u16::try_from(start)) else {
+        return Err(FieldOutside);
+    };
+    put_pseudo_header(
+        headers,
+        header.v6,
+        ip,
+        ip + dst,
+        header.protocol,
+        length,
+        field,
+    );
+    Ok(Some(PartialChecksum { start: at, offset }))
+}
+
+/// Puts the sum of a pseudo-header into the field at `field`; `ip` is where the IP header is, `dst` the destination.
+///
+/// # Panics
+/// One of them lies outside of `headers`.
+pub fn put_pseudo_header(
+    headers: &mut [u8],
+    v6: bool,
+    ip: usize,
+    dst: usize,
+    protocol: u8,
+    length: u16,
+    field: usize,
+) {
+    let addresses = match v6 {
+        true => Sum::default()
+            .with(&headers[ip + 8..ip + 24])
+            .with(&headers[dst..dst + 16]),
+        false => Sum::default().with(&headers[ip + 12..ip + 20]),
+    };
+    let sum = addresses.with_u16(protocol.into()).with_u16(length);
+    headers[field..field + 2].copy_from_slice(&sum.folded().to_be_bytes());
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::TcpLayout;
+    use crate::checksum::complete;
+    use crate::testing::super_frame;
+
+    #[test]
+    fn a_checksum_that_is_found_can_be_completed() {
+        for (v6, tags) in [(false, 0), (true, 0), (false, 1), (true, 2)] {
+            let mut frame = super_frame(v6, tags, 1000);
+            let tcp = TcpLayout::parse(&frame).unwrap().tcp;
+            // Its own is partial, too.
+            let mut expected = frame.clone();
+            complete(&mut expected, tcp as u16, 16).unwrap();
+            frame[tcp + 16..tcp + 18].fill(0x5a);
+            let len = frame.len() as u32;
+            let PartialChecksum { start, offset } =
+                partial_checksum(&mut frame, len).unwrap().unwrap();
+            complete(&mut frame, start, offset).unwrap();
+            assert_eq!(frame, expected, "v6 {v6}, {tags} tags");
+        }
+        assert_eq!(partial_checksum(&mut [0; 60], 60), Ok(None));
+    }
+}
