@@ -26,8 +26,11 @@ use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use vf_guest::driver::DeviceFault;
 use vf_guest::frontend::{Frontend, FrontendError};
 use vf_guest::message::{protocol, request};
-use vf_guest::net::{ConfigSpace, NetConfig, NetDevice, NetHeader, RxFrame, feature};
+use vf_guest::net::{
+    ConfigSpace, HDR_DATA_VALID, HDR_NEEDS_CSUM, NetConfig, NetDevice, NetHeader, RxFrame, feature,
+};
 use vf_model::{MacAddr, Mtu};
+use vf_packet::{PartialChecksum, partial_checksum};
 use vf_vhost::features::VirtioFeatures;
 use vf_vhost::net_hdr::{MAX_FRAME, NetHdr};
 use vf_vhost::tap;
@@ -235,7 +238,9 @@ pub(crate) struct Port {
     frame: Vec<u8>,
     /// One for the host.
     received: RxFrame,
-    /// Whether that one waits for room: a NIC's port, unlike a tap, takes all that it is given.
+    /// One for the host whose sender has vouched for it.
+    vouched: Vec<u8>,
+    /// Whether what is for the host waits for room: a NIC's port, unlike a tap, takes all that it is given.
     is_held: bool,
     pool: Pool,
 }
@@ -254,6 +259,21 @@ struct Session {
     socket: UnixStream,
     /// Where the NIC says that the device's configuration has changed.
     news: UnixStream,
+}
+
+/// The header of a frame that its sender vouches for (`DATA_VALID`), for receivers who have only the frame: a back end need not have made a checksum then,
+/// and passt makes none. It becomes a partial one.
+fn doubted(header: NetHeader, frame: &mut [u8]) -> NetHeader {
+    let len = u32::try_from(frame.len()).unwrap_or(u32::MAX);
+    match partial_checksum(frame, len) {
+        Ok(Some(PartialChecksum { start, offset })) => NetHeader {
+            flags: HDR_NEEDS_CSUM,
+            csum_start: start,
+            csum_offset: offset,
+            ..header
+        },
+        _ => header,
+    }
 }
 
 impl Port {
@@ -285,6 +305,7 @@ impl Port {
             on,
             frame: vec![0; MAX_FRAME as usize],
             received: RxFrame::default(),
+            vouched: Vec::new(),
             is_held: false,
             pool: Pool::new(BURST),
         };
@@ -426,9 +447,17 @@ impl Port {
             if !std::mem::take(&mut self.is_held) && !guest.recv(pair, &mut self.received)? {
                 return Ok(n);
             }
-            let header = self.received.hdr.encode();
+            let mut header = self.received.hdr;
+            let mut frame = self.received.bytes();
+            if matches!(self.device, Device::Port(_)) && header.flags & HDR_DATA_VALID != 0 {
+                self.vouched.clear();
+                self.vouched.extend_from_slice(frame);
+                header = doubted(header, &mut self.vouched);
+                frame = &self.vouched;
+            }
+            let header = header.encode();
             let (header, _) = header.split_at(HEADER);
-            let parts = [IoSlice::new(header), IoSlice::new(self.received.bytes())];
+            let parts = [IoSlice::new(header), IoSlice::new(frame)];
             match rustix::io::writev(&queue.frames, &parts) {
                 Err(Errno::AGAIN) if matches!(self.device, Device::Port(_)) => {
                     self.is_held = true;
@@ -575,5 +604,31 @@ fn wait(fds: &mut [PollFd<'_>], long: Option<Duration>) -> io::Result<bool> {
         Ok(ready) => Ok(ready > 0),
         Err(Errno::INTR) => Ok(false),
         Err(errno) => Err(errno.into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use vf_packet::checksum::complete;
+    use vf_packet::testing::super_frame;
+
+    use super::*;
+
+    #[test]
+    fn what_a_back_end_vouches_for_has_a_checksum_for_others() {
+        let mut frame = super_frame(false, 0, 500);
+        let mut expected = frame.clone();
+        complete(&mut expected, 34, 16).unwrap();
+        frame[50..52].fill(0);
+        let vouched = NetHeader {
+            flags: HDR_DATA_VALID,
+            ..NetHeader::default()
+        };
+        let header = doubted(vouched, &mut frame);
+        assert_eq!(header.flags, HDR_NEEDS_CSUM);
+        complete(&mut frame, header.csum_start, header.csum_offset).unwrap();
+        assert_eq!(frame, expected);
+        // Of what has none there is nothing to make.
+        assert_eq!(doubted(vouched, &mut [0; 60]), vouched);
     }
 }
