@@ -64,6 +64,14 @@ impl ControlQueue {
     pub(crate) fn answer(&mut self, obeyed: bool, result: &[u8]) -> Result<(), RingError> {
         let answer = [&[if obeyed { OK } else { ERR }], result].concat();
         self.queue.answer(&answer)?;
+        self.call()
+    }
+
+    /// Calls a driver that waits for what was answered, perhaps by a process that was killed before it could call.
+    ///
+    /// # Errors
+    /// The ring is broken.
+    pub(crate) fn call(&mut self) -> Result<(), RingError> {
         self.queue.call().map(drop)
     }
 }

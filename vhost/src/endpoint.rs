@@ -55,6 +55,8 @@ const WHILE_CLOSING: Duration = Duration::from_secs(1);
 const UNCLOSED: usize = 256;
 
 /// Messages served at a time, and front ends looked at in one [`Endpoint::poll`]: other devices
+/// How long front ends of one device are served in a row: some messages are dear.
+const TURN: Duration = Duration::from_millis(2);
 /// share the thread.
 const BUDGET: usize = 128;
 
@@ -413,6 +415,9 @@ impl Endpoint {
             if self.kick().is_some() || !self.admit(now, dev) {
                 return false;
             }
+            if now.elapsed() > TURN {
+                break;
+            }
         }
         true
     }
@@ -487,13 +492,22 @@ impl Endpoint {
                 Action::Close(why) => return Err(why),
             }
         }
+        let_go(session, &self.closer);
         Ok(())
     }
 
     /// Serves the front end, or ends its session; `true` if it may have sent yet more.
     fn serve(&mut self, now: Instant, dev: &mut dyn Device) -> bool {
-        for _ in 0..BUDGET {
+        for served in 0..BUDGET {
             if self.changes.holds_back(now) {
+                return false;
+            }
+            if served > 0 && now.elapsed() > TURN {
+                return true;
+            }
+            // A front end that sends what takes its time to be closed may not fill the table of descriptors with it.
+            if self.closer.pending() > UNCLOSED {
+                self.close(Some(SessionRefusal::TooManyDescriptors), now, dev);
                 return false;
             }
             match self.serve_one(now, dev) {
@@ -559,6 +573,7 @@ impl Endpoint {
                 connection.session.stopped(dev.stop_rings(&rings));
             }
         }
+        let_go(&mut connection.session, &self.closer);
         // However it ended: whoever had its rings until now may have been held up.
         let why = connection.session.check_shared().err().or(why);
         self.retry_at = match (&why, &self.role) {
@@ -590,7 +605,9 @@ impl Endpoint {
                 let device = self.config.name.as_str();
                 tracing::warn!(device, "a second front end was turned away");
             }
-            if let Role::Server(listener) = &self.role {
+            if let Role::Server(listener) = &self.role
+                && self.closer.pending() <= UNCLOSED
+            {
                 let next = listener.accept().unwrap_or(None);
                 self.successor = next.map(|stream| Aside::new(stream, &self.closer));
             }
@@ -668,5 +685,11 @@ impl Endpoint {
 fn agree_mtu(session: &Session, config: &DeviceConfig, dev: &mut dyn Device) {
     if let Some(mtu) = session.agreed_mtu(config) {
         dev.session(SessionEvent::Mtu(mtu));
+    }
+}
+/// Has memory that is a guest's no more given back where nobody waits for it.
+fn let_go(session: &mut Session, closer: &Closer) {
+    for memory in session.take_gone() {
+        closer.let_go(Box::new(memory));
     }
 }

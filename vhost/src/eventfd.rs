@@ -10,7 +10,7 @@
 use std::io::{self, IoSliceMut};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, poll};
 use rustix::fs::OFlags;
@@ -20,6 +20,9 @@ use thiserror::Error;
 
 use crate::descriptor;
 use crate::watchdog;
+
+/// So many dear calls in a row are no accident.
+const DEAR_CALLS: u32 = 8;
 
 /// A descriptor that cannot serve as a notification.
 #[derive(Debug, Error)]
@@ -45,6 +48,8 @@ pub struct EventFd {
     is_socket: bool,
     /// This one, or another one of the same session, has made a thread wait.
     blocks: Arc<AtomicBool>,
+    /// Calls in a row that took much of a thread's time.
+    dear: Arc<AtomicU32>,
 }
 
 impl EventFd {
@@ -62,6 +67,7 @@ impl EventFd {
             fd: Arc::new(fd),
             is_socket,
             blocks: Arc::default(),
+            dear: Arc::default(),
         }
     }
 
@@ -117,13 +123,29 @@ impl EventFd {
             return;
         }
         let one = 1u64.to_ne_bytes();
-        if self.is_socket {
-            let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
-            let _ = rustix::net::send(&self.fd, &one, flags);
-        } else if watchdog::watched(|| rustix::io::write(&self.fd, &one)) == Err(Errno::INTR) {
-            // One that does not block is not interrupted.
+        let (said, dear) = watchdog::timed(|| match self.is_socket {
+            true => {
+                let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
+                rustix::net::send(&self.fd, &one, flags)
+            }
+            false => rustix::io::write(&self.fd, &one),
+        });
+        let is_dear = dear.is_some_and(|dear| self.is_dear(dear));
+        // One that does not block is not interrupted.
+        if is_dear || !self.is_socket && said == Err(Errno::INTR) {
             self.blocks.store(true, Ordering::Relaxed);
         }
+    }
+
+    /// Whether this call and those before it have all been dear.
+    #[cold]
+    fn is_dear(&self, dear: bool) -> bool {
+        let row = match dear {
+            true => self.dear.load(Ordering::Relaxed).saturating_add(1),
+            false => 0,
+        };
+        self.dear.store(row, Ordering::Relaxed);
+        row >= DEAR_CALLS
     }
 
     /// Whether something was notified that nobody has taken.
@@ -235,6 +257,49 @@ mod tests {
             .unwrap();
             std::thread::sleep(std::time::Duration::from_millis(1100));
         }
+    }
+
+    /// Each write wakes all that wait for the counter, of which a front end may have many.
+    #[test]
+    fn one_whose_write_takes_much_of_a_thread_is_not_used_any_more() {
+        use rustix::event::epoll;
+        use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
+        const WATCHERS: usize = 8000;
+        let limit = getrlimit(Resource::Nofile);
+        let all = Rlimit {
+            current: limit.maximum,
+            ..limit
+        };
+        setrlimit(Resource::Nofile, all).unwrap();
+        if limit.maximum.is_some_and(|most| most < 2 * WATCHERS as u64) {
+            println!("skipped: an eventfd with many watchers, because RLIMIT_NOFILE is too low");
+            return;
+        }
+        let theirs = rustix::event::eventfd(0, EventfdFlags::CLOEXEC).unwrap();
+        let ours = EventFd::from_fd(theirs.try_clone().unwrap()).unwrap();
+        let watcher = epoll::create(epoll::CreateFlags::CLOEXEC).unwrap();
+        let watched: Vec<OwnedFd> = (0..WATCHERS)
+            .map(|_| {
+                let fd = theirs.try_clone().unwrap();
+                let flags = epoll::EventFlags::IN | epoll::EventFlags::ET;
+                epoll::add(&watcher, &fd, epoll::EventData::new_u64(0), flags).unwrap();
+                fd
+            })
+            .collect();
+        let began = std::time::Instant::now();
+        while !ours.blocks() && began.elapsed() < std::time::Duration::from_secs(20) {
+            ours.signal();
+            ours.drain();
+        }
+        assert!(ours.blocks(), "{} watchers cost nothing", watched.len());
+        // One that nobody waits for is none, however often it is signalled.
+        let honest = EventFd::new().unwrap();
+        let began = std::time::Instant::now();
+        while began.elapsed() < std::time::Duration::from_millis(300) {
+            honest.signal();
+        }
+        assert!(!honest.blocks());
     }
 
     #[test]

@@ -146,4 +146,4 @@ pub mod tap;
 pub mod tx;
 pub mod udp_socket;
 pub mod vring;
-mod watchdog;
+pub mod watchdog;

@@ -20,6 +20,8 @@ use crate::error::BindError;
 
 /// How long another process may be at work in the same folder; a few system calls are all that it does there.
 const LOCK_LIMIT: Duration = Duration::from_secs(2);
+/// How long whoever makes a socket there has it.
+const LOCK_MOMENT: Duration = Duration::from_millis(20);
 
 /// A listening stream socket that never blocks. Its file is removed with it, unless the file there is another one by then.
 #[derive(Debug)]
@@ -45,7 +47,7 @@ impl Listener {
             source,
         };
         // A socket that is bound and does not listen yet looks like one that a dead process has left.
-        let _lock = lock_folder(path).map_err(failed)?;
+        let _lock = lock_folder(path, LOCK_LIMIT).map_err(failed)?;
         let socket = match bind_for_this_user(path) {
             Err(error) if error.kind() == ErrorKind::AddrInUse => {
                 remove_stale(path)?;
@@ -127,8 +129,8 @@ impl Listener {
 
 impl Drop for Listener {
     fn drop(&mut self) {
-        // Without the lock it is removed all the same.
-        let _lock = lock_folder(&self.path);
+        // Without the lock it is removed all the same: others who make sockets have it for a moment, and one who keeps it may not keep this thread.
+        let _lock = lock_folder(&self.path, LOCK_MOMENT);
         if self.file.is_some() && self.file == file_id(&self.path) {
             let _ = fs::remove_file(&self.path);
         }
@@ -172,7 +174,7 @@ fn file_id(path: &Path) -> Option<FileId> {
 
 /// Locks the folder of `path` against other processes that make or remove sockets there with care, until the result is
 /// dropped. A folder that cannot be locked (unreadable, or on a file system without locks) is used without.
-fn lock_folder(path: &Path) -> io::Result<Option<File>> {
+fn lock_folder(path: &Path, patience: Duration) -> io::Result<Option<File>> {
     let folder = match path.parent() {
         Some(folder) if !folder.as_os_str().as_bytes().is_empty() => folder,
         _ => Path::new("."),
@@ -184,7 +186,7 @@ fn lock_folder(path: &Path) -> io::Result<Option<File>> {
     loop {
         match rustix::fs::flock(&folder, FlockOperation::NonBlockingLockExclusive) {
             Ok(()) => return Ok(Some(folder)),
-            Err(Errno::WOULDBLOCK) if started.elapsed() < LOCK_LIMIT => {
+            Err(Errno::WOULDBLOCK) if started.elapsed() < patience => {
                 std::thread::sleep(Duration::from_millis(1));
             }
             Err(Errno::WOULDBLOCK) => {

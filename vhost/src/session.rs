@@ -177,6 +177,8 @@ pub struct Session {
     control: Option<ControlQueue>,
     /// With the log, if what is written there is logged.
     memory: Arc<GuestMemory>,
+    /// Memories that are the guest's no more.
+    gone: Vec<Arc<GuestMemory>>,
     log: Option<Arc<DirtyLog>>,
     /// Whether the front end wants it used.
     logging: bool,
@@ -212,6 +214,7 @@ impl Session {
             mtu: None,
             control: None,
             memory: Arc::default(),
+            gone: Vec::new(),
             log: None,
             logging: false,
             features: None,
@@ -358,6 +361,11 @@ impl Session {
                 return None;
             }
         }
+    }
+
+    /// Memories that were the guest's: to drop the last reference to one takes as long as it is large.
+    pub fn take_gone(&mut self) -> Vec<Arc<GuestMemory>> {
+        std::mem::take(&mut self.gone)
     }
 
     /// Takes all rings back and forgets the guest, once what comes of that has been [polled](Self::poll) for. Nothing of the

@@ -505,20 +505,24 @@ impl TxQueue {
     pub fn discard(&mut self) -> Result<u32, RingError> {
         self.vring.check()?;
         if self.vring.enabled() || !self.has_work() {
+            self.vring.discards = false;
             return Ok(0);
         }
-        if self.vring.kick_fd().is_some_and(|kick| !kick.drain()) {
+        if !self.vring.discards && self.vring.kick_fd().is_some_and(|kick| !kick.drain()) {
             return Ok(0);
         }
+        self.vring.discards = true;
         self.throw_away().map_err(|error| self.vring.fail(error))
     }
 
     fn throw_away(&mut self) -> Result<u32, RingError> {
         let mut frames = self.fetched().len() as u32;
         self.complete(frames as usize);
-        // A driver that goes on adding meanwhile waits for the next round.
-        while frames < u32::from(self.vring.size()) {
+        // As with those that are sent, others have their turn.
+        while frames < BURST as u32 {
             let Some(chain) = self.vring.ring.take()? else {
+                // What comes now is another kick's.
+                self.vring.discards = false;
                 break;
             };
             self.vring.ring.push_used(chain.token, 0);

@@ -60,6 +60,8 @@ pub struct Vring {
     told: bool,
     /// Something has been published, and the driver has not been asked whether it wants to be told.
     needs_call: bool,
+    /// Its driver has kicked it while it was disabled, and what is in it goes nowhere.
+    pub(crate) discards: bool,
 }
 
 impl Vring {
@@ -92,6 +94,7 @@ impl Vring {
             needs_call: ring.is_resumed(),
             fault: ring.is_lost().then_some(RingError::Lost),
             told: false,
+            discards: false,
             ring,
             index: config.index,
             features: config.features,
@@ -129,6 +132,7 @@ impl Vring {
             fault: None,
             told: false,
             needs_call: false,
+            discards: false,
         })
     }
 
@@ -233,6 +237,7 @@ impl Vring {
     #[cfg(test)]
     pub(crate) fn set_enabled(&mut self, enabled: bool) {
         self.enabled = enabled;
+        self.discards = false;
     }
 
     /// Why the ring is broken, if it is.

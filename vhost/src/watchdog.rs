@@ -9,6 +9,10 @@
 //! interrupts whoever is still in the same call: an eventfd that did not block would have answered, so the one who is
 //! interrupted knows what it has to do with. The watchdog waits for no descriptor and for none of the threads that it
 //! watches, and it sleeps while none of them calls anybody.
+//!
+//! A call that sleeps is one way to take a thread's time; the other one is a call that works. A write to an eventfd wakes all that wait for it, in the
+//! writer's time, and a front end may have thousands of them wait. Whoever is found in calls at three looks in a row is to take the time of each for
+//! a while ([`watched`] says which was dear), since an honest one takes some microseconds.
 
 #![expect(
     clippy::arithmetic_side_effects,
@@ -25,6 +29,10 @@ use crate::raw::interrupt;
 
 /// How long a call may take, at least, before it is interrupted.
 const PERIOD: Duration = Duration::from_millis(10);
+/// What a call may take of its thread's time; a write to an eventfd that some thousands wait for takes more.
+const DEAR: Duration = Duration::from_micros(200);
+/// So many looks find a thread in a call before it takes the time of its calls.
+const IN_A_ROW: u32 = 3;
 /// Looks without anything to see before the watchdog sleeps.
 const LOOKS: u32 = 100;
 /// A call that was begun in the very moment in which the watchdog fell asleep is seen after this.
@@ -38,6 +46,10 @@ struct Watched {
     calls: AtomicU32,
     /// What they were when the watchdog last looked.
     seen: AtomicU32,
+    /// Looks in a row that have found it in a call.
+    found: AtomicU32,
+    /// Looks for which it takes the time of its calls.
+    suspect: AtomicU32,
 }
 
 static THREADS: Mutex<Vec<Arc<Watched>>> = Mutex::new(Vec::new());
@@ -58,6 +70,8 @@ impl Listed {
             thread: rustix::thread::gettid().as_raw_nonzero().get(),
             calls: AtomicU32::new(0),
             seen: AtomicU32::new(0),
+            found: AtomicU32::new(0),
+            suspect: AtomicU32::new(0),
         });
         lock(&THREADS).push(Arc::clone(&watched));
         Listed(watched)
@@ -70,11 +84,24 @@ impl Drop for Listed {
     }
 }
 
+/// Starts the watchdog on a thread that does this first, unless it runs: what gives up what the thread does not need, say. Otherwise it begins with
+/// the first descriptor that may make a thread wait, with all that the thread has which takes it.
+///
+/// # Errors
+/// The system gives no thread, or the process uses the signal for something else.
+pub fn start_with(first: impl FnOnce() + Send + 'static) -> io::Result<()> {
+    begin(first)
+}
+
 /// Starts the watchdog, unless it runs. Until then nobody is interrupted.
 ///
 /// # Errors
 /// The system gives no thread, or the process uses the signal for something else.
 pub(crate) fn start() -> io::Result<()> {
+    begin(|| {})
+}
+
+fn begin(first: impl FnOnce() + Send + 'static) -> io::Result<()> {
     static STARTING: Mutex<()> = Mutex::new(());
     if WATCHDOG.get().is_some() {
         return Ok(());
@@ -85,7 +112,11 @@ pub(crate) fn start() -> io::Result<()> {
             return Err(io::Error::other("this process has a use for SIGURG"));
         }
         let watchdog = thread::Builder::new().name("watchdog".to_owned());
-        let _ = WATCHDOG.set(watchdog.spawn(watch)?.thread().clone());
+        let thread = watchdog.spawn(move || {
+            first();
+            watch();
+        });
+        let _ = WATCHDOG.set(thread?.thread().clone());
     }
     Ok(())
 }
@@ -93,20 +124,37 @@ pub(crate) fn start() -> io::Result<()> {
 /// Makes a system call that is interrupted when it waits for longer than it may; what it answers then is `EINTR`.
 #[inline]
 pub(crate) fn watched<T>(call: impl FnOnce() -> T) -> T {
+    timed(call).0
+}
+
+/// The same, and whether it took more of the thread's time than an honest one, if that was looked at. The host takes some of it now and then: one
+/// such call says nothing.
+#[inline]
+pub(crate) fn timed<T>(call: impl FnOnce() -> T) -> (T, Option<bool>) {
     // A thread that is about to end has left the list already; it calls nobody any more.
     let step = || {
-        let _ = LISTED.try_with(|Listed(this)| {
+        let suspect = LISTED.try_with(|Listed(this)| {
             let calls = this.calls.load(Ordering::Relaxed);
             this.calls.store(calls.wrapping_add(1), Ordering::Relaxed);
+            this.suspect.load(Ordering::Relaxed) > 0
         });
+        suspect.unwrap_or_default()
     };
-    step();
+    let began = step().then(thread_time);
     if ASLEEP.load(Ordering::Relaxed) {
         wake();
     }
     let answer = call();
+    let dear = began.map(|began| thread_time().saturating_sub(began) > DEAR);
     step();
-    answer
+    (answer, dear)
+}
+
+/// Of this thread: what others have of its CPU meanwhile is nobody's fault.
+#[cold]
+fn thread_time() -> Duration {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
+    time.try_into().unwrap_or_default()
 }
 
 #[cold]
@@ -143,6 +191,17 @@ fn look() -> bool {
         if same && waits {
             interrupt::interrupt(watched.thread);
         }
+        let found = if waits {
+            watched.found.load(Ordering::Relaxed) + 1
+        } else {
+            0
+        };
+        watched.found.store(found, Ordering::Relaxed);
+        let suspect = match found {
+            IN_A_ROW.. => LOOKS,
+            _ => watched.suspect.load(Ordering::Relaxed).saturating_sub(1),
+        };
+        watched.suspect.store(suspect, Ordering::Relaxed);
         any |= !same || waits;
     }
     any

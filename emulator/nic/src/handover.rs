@@ -27,10 +27,11 @@ use vf_vhost::endpoint::SavedEndpoint;
 use crate::config::{Config, ConfigError};
 use crate::control::{Connection, CtlError, Request, Response};
 use crate::plane::{SavedFrame, SavedStatistics};
+use crate::server::raise_descriptor_limit;
 use crate::uplink::Position;
 
 /// The format of what is handed over. Another number when a process that does not know a part of it would do something wrong without.
-pub const FORMAT: u32 = 2;
+pub const FORMAT: u32 = 3;
 
 /// How long either side waits for the other. Guests stand still meanwhile.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -129,6 +130,8 @@ impl Taken {
     /// # Errors
     /// [`TakeOverError`].
     pub fn ask(ctl: &Path) -> Result<Taken, TakeOverError> {
+        // What the other process has open comes here at once.
+        raise_descriptor_limit();
         let (ours, theirs) = UnixStream::pair()?;
         limit(&ours)?;
         let connection = Connection::open(ctl);

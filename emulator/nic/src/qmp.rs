@@ -23,6 +23,8 @@ const PACE: Duration = Duration::from_millis(20);
 const MAX_LINE: usize = 1 << 18;
 /// Most lines that are looked at in one turn: one that never stops talking has its turns as everybody else.
 const LINES: usize = 16;
+/// The same in bytes.
+const TURN_BYTES: usize = 64 << 10;
 
 /// A connection to the monitor of a VF's QEMU, made again and again.
 #[derive(Debug)]
@@ -162,10 +164,10 @@ impl Monitor {
         if self.retry_at.take_if(|at| *at <= now).is_some() && self.connection.is_none() {
             self.connect(now);
         }
-        let (mut heard, mut lines) = (None, 0);
+        let (mut heard, mut lines, mut bytes) = (None, 0, 0);
         while let Some(connection) = &mut self.connection {
             lines += 1;
-            if lines > LINES {
+            if lines > LINES || bytes > TURN_BYTES {
                 self.retry_at = Some(now);
                 break;
             }
@@ -177,6 +179,7 @@ impl Monitor {
                     break;
                 }
             };
+            bytes += line.len();
             match connection.hear(&line, mac, now) {
                 Ok(Some(requests)) => {
                     heard = Some(requests);
@@ -330,7 +333,12 @@ impl Connection {
             Said::Event { .. } => {}
             Said::Error { error } => {
                 self.asked.pop_front();
-                let why = error.desc.chars().take(200).collect();
+                let why = error
+                    .desc
+                    .chars()
+                    .flat_map(char::escape_debug)
+                    .take(200)
+                    .collect();
                 return Err(MonitorError::Refused(why));
             }
             Said::Return { answer } => match self.asked.pop_front() {

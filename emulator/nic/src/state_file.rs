@@ -122,10 +122,11 @@ impl StateFile {
             .filter_map(|line| line.strip_prefix(QUOTE))
             .flat_map(|line| [line, "\n"])
             .collect();
-        let before = Config::of_text(&before, &path)?;
+        // One that cannot be read any more, as a capture that it names is gone, is another one.
+        let same = Config::of_text(&before, &path)
+            .is_ok_and(|before| initial(&before) == initial(&config));
         let shown = path.display();
-        // A configuration that is refused is not the one that was started with.
-        if initial(&before) != initial(&config) {
+        if !same {
             let aside = path.with_extension("toml.old");
             fs::rename(&path, &aside).map_err(failed)?;
             tracing::warn!(

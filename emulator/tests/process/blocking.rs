@@ -11,7 +11,7 @@ use std::time::Duration;
 use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 use vf_guest::driver::{Buffer, DESC_NEXT, Desc};
 use vf_guest::eventfd::EventFd;
-use vf_guest::frontend::Frontend;
+use vf_guest::frontend::{Frontend, FrontendError};
 use vf_guest::message::{FLAG_VERSION, Header, protocol, request};
 use vf_guest::net::feature;
 use vf_guest::net::{NetConfig, NetDevice};
@@ -213,7 +213,7 @@ fn eventfds_that_block_do_not_keep_the_process_from_ending() {
 }
 
 /// A front end that has negotiated and not started anything.
-fn negotiated(socket: &Path) -> Frontend {
+pub(crate) fn negotiated(socket: &Path) -> Frontend {
     wait_for("a session", || {
         let mut frontend = Frontend::connect(socket).ok()?;
         let features = frontend.get_features().ok()?;
@@ -313,6 +313,36 @@ fn put(emulator: &Emulator, socket: &UnixStream, bytes: &[u8], fds: Vec<OwnedFd>
     }
     drop(fds);
     signal(rustix::process::Signal::CONT);
+}
+
+#[test]
+fn a_session_with_too_many_descriptors_that_take_an_hour_to_close_ends() {
+    let emulator = Emulator::start(&["--vfs", "3"]);
+    let [mut a, mut b] = ["vf0.sock", "vf1.sock"].map(|name| Port::open(&emulator.path(name)));
+    let mut frontend = negotiated(&emulator.path("vf2.sock"));
+    let mut peers = Vec::new();
+    let brought: Vec<Vec<OwnedFd>> = (0..30)
+        .map(|_| {
+            let (fds, theirs): (Vec<_>, Vec<_>) = (0..10).map(|_| lingering()).unzip();
+            peers.extend(theirs);
+            fds
+        })
+        .collect();
+    for fds in brought {
+        let borrowed: Vec<_> = fds.iter().map(AsFd::as_fd).collect();
+        // It may have ended by now.
+        let _ = frontend.send(request::GET_FEATURES, 0, &[], &borrowed);
+    }
+    let answered = (0..30).map_while(|_| frontend.receive().ok()).count();
+    let end = frontend.receive();
+    assert!(
+        matches!(end, Err(FrontendError::Closed)),
+        "{answered}: {end:?}"
+    );
+    pass(&mut a, &mut b);
+    // It comes again when they have been closed.
+    drop((frontend, peers));
+    pass(&mut Port::open(&emulator.path("vf2.sock")), &mut a);
 }
 
 #[test]

@@ -7,7 +7,7 @@ use crate::emulator::{Emulator, wait_for};
 use crate::port::{Port, pass};
 
 /// A line of each thread's status by the thread's name.
-fn of_threads(emulator: &Emulator, key: &str) -> Vec<(String, String)> {
+pub(crate) fn of_threads(emulator: &Emulator, key: &str) -> Vec<(String, String)> {
     let tasks = fs::read_dir(format!("/proc/{}/task", emulator.pid())).unwrap();
     let threads = tasks.filter_map(|task| {
         // A thread may end meanwhile.

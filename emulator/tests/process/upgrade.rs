@@ -10,14 +10,17 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use pcap_file::pcap::{PcapPacket, PcapWriter};
+use vf_guest::message::request;
 use vf_guest::net::{NetConfig, feature};
 use vfnic::control::{Connection, Request, Response, ask};
 use vfnic::handover::FORMAT;
 
+use crate::blocking::negotiated;
 use crate::control::command;
 use crate::emulator::{BACK_TO_BACK, DEADLINE, Emulator, back_to_back, drops, wait_for};
 use crate::host::{Host, await_progress, stream};
-use crate::port::Port;
+use crate::port::{Port, pass};
+use crate::sandbox::of_threads;
 use crate::switching::ports_with;
 
 const PACKED: u64 = NetConfig::PLAIN | NetConfig::CHECKSUM | feature::RING_PACKED;
@@ -365,6 +368,21 @@ fn settings_counters_and_what_drivers_have_asked_for_go_on() {
 }
 
 #[test]
+fn every_thread_of_the_one_that_goes_on_is_confined() {
+    let mut emulator = Emulator::with_config(BACK_TO_BACK);
+    let _guests = VFS.map(|vf| Port::open(&emulator.path(&(vf.replace(" vf ", "-vf") + ".sock"))));
+    emulator.upgrade();
+    wait_for("all are confined", || {
+        let filtered = of_threads(&emulator, "Seccomp:");
+        let has_watchdog = filtered.iter().any(|(thread, _)| thread == "watchdog");
+        (has_watchdog && filtered.iter().all(|(_, mode)| mode == "2")).then_some(())
+    });
+    for (thread, held) in of_threads(&emulator, "CapEff:") {
+        assert_eq!(held, "0000000000000000", "{thread}");
+    }
+}
+
+#[test]
 fn sockets_without_front_ends_and_sockets_of_commands_go_on() {
     let dir = tempfile::tempdir().unwrap();
     let [metrics, observe] = ["metrics", "observe"].map(|name| dir.path().join(name));
@@ -446,6 +464,24 @@ fn whoever_cannot_go_on_costs_guests_nothing() {
             _ => ours.write_all(b"no room\n").unwrap(),
         });
     });
+}
+
+#[test]
+fn a_front_end_cannot_refuse_others_an_upgrade() {
+    let mut emulator = Emulator::with_config(BACK_TO_BACK);
+    let [mut a, mut b] =
+        ["a-vf0", "b-vf0"].map(|vf| Port::open(&emulator.path(&format!("{vf}.sock"))));
+    pass(&mut a, &mut b);
+    // What it has put into its own end would be taken for answers, which nobody has asked for.
+    let mut hostile = negotiated(&emulator.path("a-vf1.sock"));
+    let (mut ours, theirs) = UnixStream::pair().unwrap();
+    let request = request::SET_BACKEND_REQ_FD;
+    hostile.set(request, &[], &[theirs.as_fd()]).unwrap();
+    ours.write_all(&[1]).unwrap();
+    emulator.upgrade();
+    pass(&mut a, &mut b);
+    assert!(hostile.get_features().is_err(), "its session goes on");
+    pass(&mut Port::open(&emulator.path("a-vf1.sock")), &mut a);
 }
 
 #[test]

@@ -30,6 +30,8 @@ struct SavedConnection {
     bytes: Vec<u8>,
     fds: usize,
     refused: bool,
+    /// All descriptors of the connection: whatever becomes of it, what follows is another one's.
+    all_fds: usize,
 }
 
 impl Endpoint {
@@ -68,13 +70,17 @@ impl Endpoint {
         fds.extend(listener);
         let connection = self.connection.as_ref().map(|connection| {
             let (bytes, held) = connection.channel.save();
-            fds.push(connection.channel.as_fd());
-            fds.extend(held.iter().map(AsFd::as_fd));
+            let mut own = vec![connection.channel.as_fd()];
+            own.extend(held.iter().map(AsFd::as_fd));
+            let session = connection.session.save(&mut own);
+            let all_fds = own.len();
+            fds.append(&mut own);
             SavedConnection {
-                session: connection.session.save(fds),
+                session,
                 bytes: bytes.to_owned(),
                 fds: held.len(),
                 refused: connection.refused,
+                all_fds,
             }
         });
         SavedEndpoint {
@@ -86,10 +92,11 @@ impl Endpoint {
         }
     }
 
-    /// The same endpoint at `path`, paused, with the descriptors that were saved with it.
+    /// The same endpoint at `path`, paused, with the descriptors that were saved with it. A session that cannot go on because of what its front end has
+    /// done since (its memory is shorter now, say) ends, and is no reason for others not to.
     ///
     /// # Errors
-    /// As of [`Session::restore`].
+    /// This device is not what the session is with: as of [`Session::restore`].
     pub fn restore(
         path: impl Into<PathBuf>,
         config: DeviceConfig,
@@ -106,29 +113,46 @@ impl Endpoint {
         };
         let mut endpoint = Endpoint::new(role, config);
         (endpoint.sessions, endpoint.refusals) = (saved.sessions, saved.refusals);
-        if let Some(saved_connection) = saved.connection {
-            let SavedConnection {
-                session,
-                bytes,
-                fds: held,
-                refused,
-            } = saved_connection;
+        if let Some(connection) = saved.connection {
             // What this front end has been told; the next one is told what holds by then.
             endpoint.config.mtu = saved.mtu;
-            let stream = UnixStream::from(next(fds)?);
-            let held = (0..held).map(|_| next(fds));
-            let held = held.collect::<Result<_, _>>()?;
-            endpoint.connection = Some(Connection {
-                channel: Channel::restore(stream, bytes, held, &endpoint.closer)?,
-                session: Session::restore(&endpoint.config, session, fds)?,
-                control_kick: None,
-                first_kicks: Vec::new(),
-                kick: None,
-                refused,
-                turned_away: false,
-            });
+            let own = (0..connection.all_fds).map(|_| next(fds));
+            let mut own = own.collect::<Result<Vec<_>, _>>()?.into_iter();
+            match endpoint.restore_connection(connection, &mut own) {
+                Ok(connection) => endpoint.connection = Some(connection),
+                Err(
+                    why @ (SessionRefusal::Features(_)
+                    | SessionRefusal::ProtocolFeatures(_)
+                    | SessionRefusal::NoSuchRing(_)),
+                ) => return Err(why),
+                Err(why) => {
+                    endpoint.refusals += 1;
+                    endpoint.config.mtu = endpoint.mtu;
+                    let device = endpoint.config.name.as_str();
+                    tracing::warn!(device, %why, "session closed, as it cannot be handed over");
+                }
+            }
         }
         Ok(endpoint)
+    }
+
+    fn restore_connection(
+        &self,
+        saved: SavedConnection,
+        fds: Descriptors<'_>,
+    ) -> Result<Connection, SessionRefusal> {
+        let stream = UnixStream::from(next(fds)?);
+        let held = (0..saved.fds).map(|_| next(fds));
+        let held = held.collect::<Result<_, _>>()?;
+        Ok(Connection {
+            channel: Channel::restore(stream, saved.bytes, held, &self.closer)?,
+            session: Session::restore(&self.config, saved.session, fds)?,
+            control_kick: None,
+            first_kicks: Vec::new(),
+            kick: None,
+            refused: saved.refused,
+            turned_away: false,
+        })
     }
 
     /// Whether the guest is being migrated: what the device writes is logged.

@@ -166,7 +166,8 @@ impl Session {
                 self.actions.push_back(Action::Reset);
             }
             Change::Memory(memory) => {
-                self.memory = memory;
+                let before = std::mem::replace(&mut self.memory, memory);
+                self.gone.push(before);
                 self.log_writes(self.logging);
             }
             Change::Ring(ring, change) => {
@@ -192,7 +193,7 @@ impl Session {
             Change::Paused(paused) => self.paused = paused,
             Change::End => {
                 self.rings.clear();
-                self.memory = Arc::default();
+                self.gone.push(std::mem::take(&mut self.memory));
                 (self.log, self.logging) = (None, false);
                 self.features = None;
                 self.backend = None;
@@ -225,7 +226,11 @@ impl Session {
                 continue;
             };
             if Some(ring) == self.control_ring() {
-                self.control = Some(ControlQueue::new(vring));
+                let mut control = ControlQueue::new(vring);
+                if let Err(why) = control.call() {
+                    self.actions.push_back(Action::ControlBroken(why));
+                }
+                self.control = Some(control);
                 controlled = true;
             } else {
                 started.push(vring);

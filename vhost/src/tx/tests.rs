@@ -298,7 +298,9 @@ fn a_disabled_ring_is_drained_once_kicked_and_nothing_comes_out(format: VirtioFe
     assert_eq!(queue.fetch(), Ok(0));
     assert_eq!(queue.discard().unwrap(), 0, "nobody has kicked yet");
     kick.signal();
-    assert_eq!(queue.discard().unwrap(), 100);
+    // A burst at a time, for one kick.
+    let thrown: Vec<u32> = (0..5).map(|_| queue.discard().unwrap()).collect();
+    assert_eq!(thrown, [32, 32, 32, 4, 0]);
     assert_eq!(queue.fetch(), Ok(0));
     queue.flush();
     assert_eq!(driver.used(), heads);

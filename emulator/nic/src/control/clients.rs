@@ -15,7 +15,7 @@ use rustix::io::Errno;
 use vf_vhost::closer::{Aside, Closer};
 use vf_vhost::listener::Listener;
 
-use super::protocol::{MAX_LINE, MOST_BROUGHT, Request, Response};
+use super::protocol::{MOST_BROUGHT, Request, Response};
 use super::stream::Takeover;
 
 /// Clients at a time. One more takes the place of the one that has been quiet for longest.
@@ -25,7 +25,9 @@ const TURN: Duration = Duration::from_micros(500);
 /// How long to wait before trying again to accept a client, when the process has too many open files.
 const RETRY: Duration = Duration::from_millis(100);
 
-/// What clients have sent and is not closed yet, at most, when one more is accepted.
+/// Clients that are accepted in a row.
+const ACCEPTS: usize = 16;
+/// What clients have sent and is not closed yet, at most, when one more is accepted, or is heard.
 const UNCLOSED: usize = 256;
 
 const INTEREST: Interest = Interest::READABLE.add(Interest::WRITABLE);
@@ -38,6 +40,8 @@ pub struct Clients {
     clients: BTreeMap<usize, Client>,
     /// Closes the descriptors that they have sent.
     closer: Closer,
+    /// Bytes of a line.
+    longest: usize,
     /// When to try again to accept clients.
     retry_at: Option<Instant>,
     /// Up to which answers may go.
@@ -97,7 +101,8 @@ enum Left {
 }
 
 impl Clients {
-    /// Has `registry` tell of whoever connects to `listener`, by the first of `tokens`, and of clients by the others.
+    /// Has `registry` tell of whoever connects to `listener`, by the first of `tokens`, and of clients by the others, whose lines have `longest`
+    /// bytes at most.
     ///
     /// # Errors
     /// The system's.
@@ -105,6 +110,7 @@ impl Clients {
         listener: Listener,
         registry: &Registry,
         tokens: Range<usize>,
+        longest: usize,
     ) -> io::Result<Clients> {
         let fd = listener.as_raw_fd();
         registry.register(&mut SourceFd(&fd), Token(tokens.start), Interest::READABLE)?;
@@ -114,6 +120,7 @@ impl Clients {
             tokens,
             clients: BTreeMap::new(),
             closer: Closer::default(),
+            longest,
             retry_at: None,
             kept: 0,
         })
@@ -144,7 +151,8 @@ impl Clients {
         let Some(client) = self.clients.get_mut(&token.0) else {
             return;
         };
-        match client.serve(&mut answer, self.kept).unwrap_or(Left::Over) {
+        let served = client.serve(&mut answer, self.kept, self.longest);
+        match served.unwrap_or(Left::Over) {
             Left::Nothing => {}
             // It is told of again, as it can surely be written to.
             Left::More => {
@@ -201,7 +209,7 @@ impl Clients {
     }
 
     fn accept(&mut self, registry: &Registry) {
-        loop {
+        for _ in 0..ACCEPTS {
             if self.closer.pending() > UNCLOSED {
                 self.retry_at = Some(Instant::now() + RETRY);
                 return;
@@ -256,6 +264,8 @@ impl Clients {
                 );
             }
         }
+        // Others have their turn before more of those that have connected.
+        self.retry_at = Some(Instant::now());
     }
 }
 
@@ -265,6 +275,7 @@ impl Client {
         &mut self,
         answer: &mut impl FnMut(Request, Vec<Aside<OwnedFd>>) -> Answer,
         kept: u64,
+        longest: usize,
     ) -> io::Result<Left> {
         let mut chunk = [0; 16 << 10];
         let started = Instant::now();
@@ -310,7 +321,7 @@ impl Client {
             if self.finished {
                 return Ok(Left::Over);
             }
-            if self.input.len() > MAX_LINE {
+            if self.input.len() > longest || self.closer.pending() > UNCLOSED {
                 return Err(io::ErrorKind::InvalidData.into());
             }
             let mut fds = Vec::new();

@@ -65,6 +65,8 @@ pub struct DirectPlane {
     stuck: BTreeMap<VfIndex, Stuck>,
     /// The flow that is first in the next round, a VF or behind the last VF the PF.
     cursor: usize,
+    /// Bytes that the VF whose turn it is has sent in it.
+    turn_bytes: u64,
 }
 
 impl DirectPlane {
@@ -109,6 +111,7 @@ impl DirectPlane {
             waiting: Waiting::default(),
             stuck: BTreeMap::new(),
             cursor: 0,
+            turn_bytes: 0,
         }
     }
 

@@ -31,6 +31,7 @@ mod impaired;
 mod loopback;
 mod policy;
 mod switching;
+mod turns;
 mod wire;
 mod workers;
 

@@ -78,8 +78,19 @@ impl Needs {
             privileges |= CapabilitySet::NET_ADMIN; // a carrier is its alone to set
         }
         if geteuid().is_root() {
-            // Of a folder that is another user's, root is not the owner.
-            if !folders.iter().all(|folder| files::is_own(folder)) {
+            // Of a folder that is another user's, root is not the owner, nor of a socket there that somebody else listens on.
+            let vfs = config.nics.iter().flat_map(|nic| &nic.vf);
+            let met = vfs.flat_map(|vf| {
+                let client = (vf.role == SocketRole::Client).then_some(&vf.socket);
+                client.into_iter().chain(&vf.qmp)
+            });
+            let met = met.map(|socket| folder_of(socket));
+            if !folders
+                .iter()
+                .cloned()
+                .chain(met)
+                .all(|folder| files::is_own(&folder))
+            {
                 privileges |= CapabilitySet::DAC_OVERRIDE;
             }
             // Nor need root be in the group that sockets are given.

@@ -10,6 +10,7 @@ pub mod ready;
 mod share;
 mod sockets;
 mod taps;
+mod turns;
 
 use std::convert::Infallible;
 use std::io;
@@ -24,11 +25,10 @@ use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token, Waker};
 use rustix::process::{Resource, Rlimit};
-use rustix::time::{ClockId, clock_gettime};
 use vf_model::{FastEvent, Nanos, VfIndex};
 use vf_vhost::closer::Aside;
 use vf_vhost::listener::Listener;
-use vf_vhost::tap;
+use vf_vhost::{tap, watchdog};
 
 use self::access::Access;
 use self::build::build_hosts;
@@ -37,19 +37,18 @@ use self::error::system;
 pub use self::handover::Belongings;
 use self::handover::restore;
 use self::host_links::HostLinks;
-use self::share::TimeShare;
 use self::sockets::{Sockets, listen, new_sockets, serve_socket};
 use self::taps::open_taps;
+use self::turns::VfTurns;
 use crate::capture::event::Happening;
 use crate::clock::Clock;
 use crate::config::{Config, SocketAccess};
 use crate::control::clients::{Answer, Clients};
-use crate::control::{Change, Dispatcher, Nics, Response};
+use crate::control::{Change, Dispatcher, MAX_LINE, MAX_OBSERVER_LINE, Nics, Response};
 use crate::handover::Taken;
-use crate::instance::{NicInstance, VfSocket};
+use crate::instance::NicInstance;
 use crate::metrics;
-use crate::qmp::Monitor;
-use crate::sandbox::Sandbox;
+use crate::sandbox::{Role, Sandbox};
 use crate::state_file::{StateFile, StateWriter};
 use crate::tap_port::TapDevice;
 use crate::thread::{News, Polling, RingBroken};
@@ -117,6 +116,11 @@ impl Server {
         mut taken: Option<&mut Taken>,
     ) -> Result<Server, RunError> {
         raise_descriptor_limit();
+        // It outlives all sessions, and is to be in the sandbox though the first of them may begin before this thread is.
+        let watched = watchdog::start_with(move || sandbox.confine(Role::Quiet));
+        if let Err(error) = watched {
+            tracing::warn!(%error, "no thread sees to it that nobody waits for a front end");
+        }
         ready::make_socket_dir(&config.socket_dir)?;
         let poll = Poll::new().map_err(system("epoll"))?;
         let waker = Waker::new(poll.registry(), WAKE).map_err(system("eventfd"))?;
@@ -161,7 +165,11 @@ impl Server {
                     listener
                 }
             };
-            Clients::new(listener, poll.registry(), tokens).map_err(system("epoll"))
+            let longest = match tokens == OBSERVERS {
+                true => MAX_OBSERVER_LINE,
+                false => MAX_LINE,
+            };
+            Clients::new(listener, poll.registry(), tokens, longest).map_err(system("epoll"))
         };
         let observers = config.observe.as_deref();
         let observers = observers
@@ -257,7 +265,7 @@ impl Server {
         let due = vfs
             .flat_map(|(vfs, turns)| vfs.iter().zip(turns))
             .flat_map(|(vf, turns)| {
-                let monitor = vf.monitor.as_ref().and_then(Monitor::next_timer);
+                let monitor = turns.hears(vf.monitor.as_ref());
                 turns.next(vf.socket.as_ref()).into_iter().chain(monitor)
             })
             .chain(self.clients.next_timer())
@@ -339,9 +347,7 @@ impl Server {
                 Token(t) if OBSERVERS.contains(&t) => self.answer_observers(Token(t)),
                 Token(t) if t >= QMP => {
                     let vf = VfIndex::from((t - QMP) % VFS);
-                    if let Some(host) = self.hosts.get_mut((t - QMP) / VFS) {
-                        host.hear_monitor(vf, Instant::now());
-                    }
+                    self.hear((t - QMP) / VFS, vf);
                 }
                 Token(t) => {
                     let vf = VfIndex::from((t - VF) % VFS);
@@ -425,14 +431,28 @@ impl Server {
             return;
         };
         let began = Instant::now();
-        turns.waits_until = turns.share.waits_until(began);
-        if turns.waits_until.is_some() {
+        if !turns.may_be_served(began) {
             return;
         }
-        let before = thread_time();
+        let before = turns::thread_time();
         host.poll(vf, began);
-        let took = thread_time().saturating_sub(before);
-        turns.share.count(Instant::now(), took);
+        turns.count(before);
+    }
+
+    /// Hears the monitor of a VF, now or when it is the VF's turn.
+    fn hear(&mut self, h: usize, vf: VfIndex) {
+        let turns = self.shares.get_mut(h);
+        let turns = turns.and_then(|vfs| vfs.get_mut(vf.index()));
+        let (Some(host), Some(turns)) = (self.hosts.get_mut(h), turns) else {
+            return;
+        };
+        let began = Instant::now();
+        if !turns.may_be_heard(began) {
+            return;
+        }
+        let before = turns::thread_time();
+        host.hear_monitor(vf, began);
+        turns.count(before);
     }
 
     /// Serves the sockets and monitors that are due for another attempt to connect.
@@ -445,11 +465,8 @@ impl Server {
                     self.serve(h, VfIndex::from(i));
                 }
                 let monitor = self.hosts[h].vfs[i].monitor.as_ref();
-                if monitor
-                    .and_then(Monitor::next_timer)
-                    .is_some_and(|at| at <= now)
-                {
-                    self.hosts[h].hear_monitor(VfIndex::from(i), now);
+                if self.shares[h][i].hears(monitor).is_some_and(|at| at <= now) {
+                    self.hear(h, VfIndex::from(i));
                 }
             }
         }
@@ -521,22 +538,6 @@ impl Reporter {
             };
             let _ = waker.wake();
         }
-    }
-}
-
-/// A VF's turns on the control thread.
-#[derive(Clone, Copy, Default)]
-struct VfTurns {
-    share: TimeShare,
-    /// When it has another one, if something has come that waits for that.
-    waits_until: Option<Instant>,
-}
-
-impl VfTurns {
-    /// When to serve the VF's socket though nothing comes.
-    fn next(&self, socket: Option<&VfSocket>) -> Option<Instant> {
-        let timer = || socket.and_then(VfSocket::next_timer);
-        self.waits_until.or_else(timer)
     }
 }
 
@@ -659,15 +660,8 @@ fn open_metrics(
     Ok(socket)
 }
 
-/// For how long this thread has run: what the host gave to others in the middle of a VF's turn is not the VF's.
-fn thread_time() -> Duration {
-    clock_gettime(ClockId::ThreadCPUTime)
-        .try_into()
-        .unwrap_or_default()
-}
-
 /// Every guest brings half a dozen descriptors and more; the usual soft limit is too low for many VFs.
-fn raise_descriptor_limit() {
+pub(crate) fn raise_descriptor_limit() {
     let limit = rustix::process::getrlimit(Resource::Nofile);
     let wanted = Rlimit {
         current: limit.maximum,

@@ -9,7 +9,7 @@ use super::super::port::{meta, queue_pair, reason};
 use super::super::ports::Fetched;
 use super::super::traffic::Traffic;
 use super::parked::Parked;
-use super::{BURST_BYTES, DirectPlane};
+use super::{BURST, BURST_BYTES, DirectPlane};
 use crate::watch::Port;
 
 impl DirectPlane {
@@ -30,6 +30,7 @@ impl DirectPlane {
         holds |= self.out.loopback.is_some();
         let queues = self.ports.tx[i].queues.len();
         let enough = self.ports.rx.effort + BURST_EFFORT;
+        self.turn_bytes = 0;
         for _ in 0..queues {
             let q = self.ports.tx[i].cursor;
             if !holds || !self.is_held(vf, q) {
@@ -37,7 +38,9 @@ impl DirectPlane {
                 moved += self.ports.rx.load.count_burst(burst);
             }
             self.ports.tx[i].cursor = if q + 1 < queues { q + 1 } else { 0 };
-            if self.ports.rx.effort >= enough || self.waiting.rings.contains(vf) {
+            // A turn is as long for a VF with one ring as for one with many, whose rings take turns in theirs.
+            let spent = moved >= BURST || self.turn_bytes >= BURST_BYTES;
+            if spent || self.ports.rx.effort >= enough || self.waiting.rings.contains(vf) {
                 break;
             }
         }
@@ -173,6 +176,7 @@ impl DirectPlane {
         if let Some(run) = run {
             out.deliver_run(nic, rx, (vf, queue), run, done);
         }
+        self.turn_bytes += sent.bytes;
         port.traffic.add(ring, sent);
         rx.publish();
         slot.queue.complete(done);

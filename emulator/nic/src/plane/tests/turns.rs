@@ -1,0 +1,59 @@
+//! How long one VF's turn on a thread may be.
+
+use super::*;
+
+#[test]
+fn a_vf_with_many_rings_has_no_longer_turn_than_one_with_one() {
+    const PAIRS: usize = 8;
+    let mut bench = Bench::bare(&[Path::Direct; 3], ENDLESS, None);
+    let many = NetConfig {
+        queue_pairs: PAIRS as u16,
+        ..queue_of(64)
+    };
+    bench.start(0, &many);
+    bench.start(1, &queue_of(64));
+    bench.start(2, &queue_of(256));
+    for _ in 0..32 {
+        for pair in 0..PAIRS {
+            assert!(bench.vms[0].send_on(pair, mac(2), 60));
+        }
+        assert!(bench.vms[1].send(mac(2)));
+    }
+    let mut sent = [0; 2];
+    for round in 1..=PAIRS {
+        bench.worker.poll(bench.now);
+        bench.vms[2].receive();
+        let left: u16 = (0..PAIRS).map(|pair| bench.vms[0].outstanding(pair)).sum();
+        sent = [32 * PAIRS as u16 - left, 32 - bench.vms[1].outstanding(0)];
+        assert!(sent[0] <= 32 * round as u16, "{sent:?} in {round} rounds");
+    }
+    // All of its rings have had their turns by then.
+    assert_eq!(sent, [32 * PAIRS as u16, 32]);
+}
+
+/// What waits in a ring that is disabled goes nowhere, in turns as long as those of what goes somewhere.
+#[test]
+fn what_is_thrown_away_takes_turns_too() {
+    let mut bench = Bench::bare(&[Path::Direct; 2], ENDLESS, None);
+    let mut vm = Vm::new(0, &queue_of(256));
+    for index in 0..2 {
+        bench.attach(0, vm.vring(index, index == 0));
+    }
+    bench.vms.push(vm);
+    bench.start(1, &queue_of(256));
+    for _ in 0..200 {
+        assert!(bench.vms[0].send(mac(1)));
+    }
+    // It may just be about to be enabled.
+    bench.worker.poll(bench.now);
+    assert_eq!(bench.vms[0].outstanding(0), 200);
+    bench.now.0 += 1_000_000_000;
+    let mut left = vec![];
+    for _ in 0..8 {
+        bench.worker.poll(bench.now);
+        left.push(bench.vms[0].outstanding(0));
+    }
+    assert_eq!(left, [168, 136, 104, 72, 40, 8, 0, 0]);
+    let dropped = bench.counters(0).tx_drops.get(DropReason::RingDisabled);
+    assert_eq!(dropped, 200);
+}
