@@ -12,7 +12,7 @@
 //!
 //! A call that sleeps is one way to take a thread's time; the other one is a call that works. A write to an eventfd wakes all that wait for it, in the
 //! writer's time, and a front end may have thousands of them wait. Whoever is found in calls at three looks in a row is to take the time of each for
-//! a while ([`watched`] says which was dear), since an honest one takes some microseconds.
+//! a while (`timed` says which was dear), since an honest one takes some microseconds.
 
 #![expect(
     clippy::arithmetic_side_effects,
