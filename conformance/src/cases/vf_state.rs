@@ -91,7 +91,7 @@ pub(super) const CASES: &[Case] = &[
         needs: &[ADMIN, Need::Peer],
         source: "ip-link(8) vf: vlan 0, max_tx_rate 0 and spoofchk off each end what was set before",
         sent: "A port VLAN, a rate of 1 Mb/s and a VLAN that the VF is a member of, each set and taken back, and frames.",
-        expected: "Each passes as before: untagged, all of 200 long ones within a second and a half, and of any VLAN.",
+        expected: "Each passes as before: untagged, all of 200 long ones within two seconds, and of any VLAN.",
         run: taken_back,
     },
     Case {
@@ -329,13 +329,16 @@ fn taken_back(bench: &Bench) -> Result<Seen, Failure> {
     bench.administer("vf 0 rate 0")?;
     // They take two seconds and a half at that rate.
     let start = Instant::now();
-    for _ in 0..200 {
-        let frame = link.frame(1514);
-        link.pass(&frame)?;
+    let frames: Vec<_> = (0..200).map(|_| link.frame(1514)).collect();
+    for frame in &frames {
+        link.send(frame)?;
+    }
+    for frame in &frames {
+        link.expect(frame)?;
     }
     let took = start.elapsed();
     ensure(
-        took < Duration::from_millis(1500),
+        took < Duration::from_secs(2),
         format_args!("200 frames took {took:?} without a limit"),
     )?;
     Ok(Seen::Conforms)
