@@ -10,7 +10,7 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use pcap_file::pcap::{PcapPacket, PcapWriter};
-use vf_guest::message::request;
+use vf_guest::memory::GuestMemory;
 use vf_guest::net::{NetConfig, feature};
 use vfnic::control::{Connection, Request, Response, ask};
 use vfnic::handover::FORMAT;
@@ -472,12 +472,12 @@ fn a_front_end_cannot_refuse_others_an_upgrade() {
     let [mut a, mut b] =
         ["a-vf0", "b-vf0"].map(|vf| Port::open(&emulator.path(&format!("{vf}.sock"))));
     pass(&mut a, &mut b);
-    // What it has put into its own end would be taken for answers, which nobody has asked for.
+    // Its memory is shorter than it has said by then.
     let mut hostile = negotiated(&emulator.path("a-vf1.sock"));
-    let (mut ours, theirs) = UnixStream::pair().unwrap();
-    let request = request::SET_BACKEND_REQ_FD;
-    hostile.set(request, &[], &[theirs.as_fd()]).unwrap();
-    ours.write_all(&[1]).unwrap();
+    let memory = GuestMemory::new(1 << 20, false).unwrap();
+    hostile.set_mem_table(memory.regions()).unwrap();
+    let file = memory.regions()[0].dup_fd().unwrap();
+    rustix::fs::ftruncate(&file, 4096).unwrap();
     emulator.upgrade();
     pass(&mut a, &mut b);
     assert!(hostile.get_features().is_err(), "its session goes on");
