@@ -1,5 +1,5 @@
 //! What a port does whatever path its frames take: other groups' cases once more, with a hypervisor between the ports and the switch, and with one
-//! at one end alone.
+//! at one end alone. No case here sends or expects anything of its own.
 
 use crate::bench::Bench;
 use crate::case::{Case, Level, Need};

@@ -1,5 +1,5 @@
 //! What a VF and its neighbours see of it when its administrator and its driver each have a say, when a setting is taken back, and beside a VF that is
-//! never quiet; and what is promised by name.
+//! never quiet; and what is promised by name. Never looks at what a back end has inside: frames, counters and configuration space tell.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};

@@ -1,4 +1,4 @@
-//! When the control thread looks at what a VF's front end and its monitor say. Never looks itself.
+//! When the control thread looks at what a VF's front end and its monitor say, by the time that it has had of the thread. Never looks itself.
 
 use std::time::{Duration, Instant};
 
