@@ -10,8 +10,8 @@ use vfnic::cli;
 use vfnic::config::Config;
 use vfnic::handover::{TakeOverError, Taken};
 use vfnic::sandbox::{Needs, Role, Sandbox};
-use vfnic::server::Server;
 use vfnic::server::ready::Ready;
+use vfnic::server::{Server, raise_descriptor_limit};
 use vfnic::state_file::StateFile;
 
 use crate::{Failure, failed, keep, print, refused, running, serve, signals_in, usage};
@@ -80,6 +80,8 @@ fn go_on(
     goes_on: &mut bool,
 ) -> Result<(), Failure> {
     let signals = signals_in(sandbox)?;
+    // What the other process has open comes here at once.
+    raise_descriptor_limit();
     let mut taken = Taken::ask(&running(ctl)?).map_err(|error| match error {
         TakeOverError::OtherVersion => failed(format!(
             "{error}: restart it, and front ends that connect again go on"

@@ -27,7 +27,6 @@ use vf_vhost::endpoint::SavedEndpoint;
 use crate::config::{Config, ConfigError};
 use crate::control::{Connection, CtlError, Request, Response};
 use crate::plane::{SavedFrame, SavedStatistics};
-use crate::server::raise_descriptor_limit;
 use crate::uplink::Position;
 
 /// The format of what is handed over. Another number when a process that does not know a part of it would do something wrong without.
@@ -130,8 +129,6 @@ impl Taken {
     /// # Errors
     /// [`TakeOverError`].
     pub fn ask(ctl: &Path) -> Result<Taken, TakeOverError> {
-        // What the other process has open comes here at once.
-        raise_descriptor_limit();
         let (ours, theirs) = UnixStream::pair()?;
         limit(&ours)?;
         let connection = Connection::open(ctl);

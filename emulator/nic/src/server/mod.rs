@@ -661,7 +661,7 @@ fn open_metrics(
 }
 
 /// Every guest brings half a dozen descriptors and more; the usual soft limit is too low for many VFs.
-pub(crate) fn raise_descriptor_limit() {
+pub fn raise_descriptor_limit() {
     let limit = rustix::process::getrlimit(Resource::Nofile);
     let wanted = Rlimit {
         current: limit.maximum,
