@@ -534,7 +534,7 @@ pub(super) fn enabled(net: &mut NetDevice) -> Result<(), Failure> {
 }
 
 /// All of a guest's memory.
-fn contents(net: &NetDevice) -> Result<Vec<u8>, Failure> {
+pub(super) fn contents(net: &NetDevice) -> Result<Vec<u8>, Failure> {
     let mut all = Vec::new();
     for region in net.memory().regions() {
         let mapping = region.mapping();

@@ -7,6 +7,7 @@ use crate::bench::{Bench, DEADLINE, Link, QUIET};
 use crate::case::{Case, Level, Need};
 use crate::control::{ERR, OK, coalesce, command, obeyed, queue_pairs, refused};
 use crate::verdict::{Failure, Seen, ensure};
+use vf_guest::driver::Format;
 use vf_guest::net::{NetConfig, NetDevice, feature};
 
 const CTRL: Need = Need::Control;
@@ -279,6 +280,104 @@ pub(super) const CASES: &[Case] = &[
                     said == ERR,
                     format_args!("VQ_GET of ring {ring:#x} was not refused"),
                 )?;
+            }
+            Ok(Seen::Conforms)
+        },
+    },
+    Case {
+        id: "control/coalescing-each-its-own",
+        level: Level::Text,
+        needs: &[CTRL, COAL, Need::Peer],
+        source: "V 5.1.9.5.10.1",
+        sent: "NOTF_COAL_TX_SET with 10 s by the sender and RX_SET with 20 ms by the receiver, and eight frames, each sent when the one before has come.",
+        expected: "The receiver is called for each within two seconds: its time is its own.",
+        run: |bench| {
+            let mut link = held_back(bench, 1000, 10_000_000)?;
+            obeyed(link.receiver(), &coalesce(1, None, 1000, 20_000))?;
+            link.receiver().rx_ring(0).queue.set_interrupts(true);
+            for n in 0..8 {
+                let frame = link.frame(100);
+                link.send(&frame)?;
+                let called = link.receiver().wait_rx_call(0, DEADLINE)?;
+                ensure(called, format_args!("no call for frame {n}"))?;
+                link.expect(&frame)?;
+            }
+            Ok(Seen::Conforms)
+        },
+    },
+    Case {
+        id: "control/coalescing-holds",
+        level: Level::Model,
+        needs: &[CTRL, COAL, Need::Peer],
+        source: "V 5.1.9.5.10 (it is best-effort, and a driver that asks for fewer calls has its reasons)",
+        sent: "NOTF_COAL_RX_SET with 8 packets and a second, 24 frames, and then six frames 20 ms apart.",
+        expected: "Three calls for the six at most, after so many packets as before.",
+        run: |bench| {
+            let config = NetConfig::default();
+            let mut link = bench.link(&NetConfig {
+                features: (config.features | ALL) & !feature::EVENT_IDX,
+                ..config
+            })?;
+            obeyed(link.receiver(), &coalesce(1, None, 8, 1_000_000))?;
+            link.receiver().rx_ring(0).queue.set_interrupts(true);
+            for _ in 0..24 {
+                let frame = link.frame(100);
+                link.send(&frame)?;
+                link.expect(&frame)?;
+            }
+            let mut calls = 0;
+            for _ in 0..6 {
+                for call in link.receiver().calls() {
+                    call.drain();
+                }
+                let frame = link.frame(100);
+                link.send(&frame)?;
+                calls += u32::from(link.receiver().wait_rx_call(0, Duration::from_millis(20))?);
+                link.expect(&frame)?;
+            }
+            ensure(calls <= 3, format_args!("{calls} calls for six frames"))?;
+            Ok(Seen::Conforms)
+        },
+    },
+    Case {
+        id: "ring/packed-laps-held-back",
+        level: Level::Text,
+        needs: &[
+            CTRL,
+            COAL,
+            Need::Peer,
+            Need::Feature(feature::EVENT_IDX, "EVENT_IDX"),
+            Need::Format(Format::Packed),
+        ],
+        source: "V 2.8.10, 5.1.9.5.10.1",
+        sent: "With NOTF_COAL_RX_SET of 1000 packets and 300 ms, seven frames to a ring of four descriptors, which the driver takes without being called, and an eighth that it asks to be called for.",
+        expected: "A call for that one when the time is up, though the ring has gone round as often as its wrap counter can tell.",
+        run: |bench| {
+            let config = NetConfig::default();
+            let mut link = bench.link(&NetConfig {
+                features: config.features | ALL,
+                queue_size: 4,
+                ..config
+            })?;
+            obeyed(link.receiver(), &coalesce(1, None, 1000, 300_000))?;
+            for turn in 0..3 {
+                // The call for the first one begins the time.
+                for n in 0..9 {
+                    let frame = link.frame(100);
+                    let waits = n % 8 == 0;
+                    if waits {
+                        link.receiver().calls().for_each(|call| {
+                            call.drain();
+                        });
+                        link.receiver().arm(false);
+                    }
+                    link.send(&frame)?;
+                    if waits {
+                        let called = link.receiver().wait_rx_call(0, DEADLINE)?;
+                        ensure(called, format_args!("in turn {turn} no call for frame {n}"))?;
+                    }
+                    link.expect(&frame)?;
+                }
             }
             Ok(Seen::Conforms)
         },

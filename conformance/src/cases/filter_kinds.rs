@@ -84,17 +84,22 @@ pub(super) const CASES: &[Case] = &[
     Case {
         id: "filter/to-disabled",
         level: Level::Model,
-        needs: &[ADMIN, Need::Peer],
+        needs: &[ADMIN, Need::Peer, Need::Onlooker],
         source: "ip-link(8) vf state disable",
-        sent: "A filter that gives a port of UDP to a VF in state disable, and such a packet.",
-        expected: "It does not arrive there, and does in state auto.",
+        sent: "A filter that gives a port of UDP to a VF in state disable, and such a packet, for that VF and for a third one.",
+        expected: "Neither arrives there, and both do in state auto.",
         run: |bench| {
             let mut link = bench.link(&NetConfig::default())?;
+            let onlooker = bench.onlooker(&NetConfig::default())?;
             let filter = "flow-type udp4 dst-ip 10.0.0.2 dst-port 80";
             bench.administer(&format!("filter add {filter} vf 1"))?;
             for (state, does) in [("disable", false), ("auto", true)] {
                 bench.administer(&format!("vf 1 state {state}"))?;
                 sees(&mut link, &Packet::default(), does, filter)?;
+                let mut frame = Packet::default().frame(&mut link);
+                frame[..6].copy_from_slice(&onlooker.mac);
+                link.send(&frame)?;
+                is_seen(&mut link, &frame, does)?;
             }
             Ok(Seen::Conforms)
         },
@@ -164,6 +169,82 @@ pub(super) const CASES: &[Case] = &[
                     seen == times,
                     format_args!("of port {dst_port} a copy came {seen} times"),
                 )?;
+            }
+            Ok(Seen::Conforms)
+        },
+    },
+    Case {
+        id: "filter/inner-vlan",
+        level: Level::Model,
+        needs: &[ADMIN, Need::Peer],
+        source: "IEEE 802.1Q-2018 (a tag behind a tag); docs of the back end",
+        sent: "A filter that drops VLAN 5 behind VLAN 9, and frames with a tag of 9, with 6 and with 5 behind it, and with 5 alone, in turn.",
+        expected: "Those of 5 behind 9 are dropped, the others arrive.",
+        run: |bench| {
+            let mut link = bench.link(&NetConfig::default())?;
+            let filter = "flow-type ether vlan 9 inner-vlan 5";
+            dropping(bench, filter)?;
+            for _ in 0..2 {
+                for (tags, does) in [
+                    (&[9][..], true),
+                    (&[6, 9], true),
+                    (&[5, 9], false),
+                    (&[6, 9], true),
+                    (&[5], true),
+                ] {
+                    let mut frame = link.frame(100);
+                    for vid in tags {
+                        frame = tagged(&frame, 0x8100, *vid);
+                    }
+                    link.send(&frame)?;
+                    is_seen(&mut link, &frame, does)?;
+                }
+            }
+            Ok(Seen::Conforms)
+        },
+    },
+    Case {
+        id: "filter/longer-prefix-first",
+        level: Level::Model,
+        needs: &[ADMIN, Need::Peer],
+        source: "V 5.1.9.6.4 Flow filter (the first match in order of precedence ends); docs of the back end",
+        sent: "A filter that delivers 10.1.2.0/24, and one that drops 10.1.0.0/16, added in either order; over IPv6 the same with /64 and /48.",
+        expected: "The longer prefix decides about its hosts, the shorter one about the others.",
+        run: |bench| {
+            let mut link = bench.link(&NetConfig::default())?;
+            for order in [[0, 1], [1, 0]] {
+                for (filters, v6) in [
+                    (["ip4 dst-ip 10.1.2.0/24", "ip4 dst-ip 10.1.0.0/16"], false),
+                    (
+                        ["ip6 dst-ip 2001:db8:0:1::/64", "ip6 dst-ip 2001:db8::/48"],
+                        true,
+                    ),
+                ] {
+                    let actions = ["vf 1", "action drop"];
+                    for which in order {
+                        let (filter, action) = (filters[which], actions[which]);
+                        bench.administer(&format!("filter add flow-type {filter} {action}"))?;
+                    }
+                    for (host, does) in [(2, true), (3, false)] {
+                        let frame = match v6 {
+                            true => {
+                                let mut dst = B;
+                                dst[7] = host - 1;
+                                packet6(&mut link, dst, UDP, 80, false)
+                            }
+                            false => Packet {
+                                dst: [10, 1, host, 9],
+                                ..Packet::default()
+                            }
+                            .frame(&mut link),
+                        };
+                        link.send(&frame)?;
+                        is_seen(&mut link, &frame, does)?;
+                    }
+                    for filter in filters {
+                        bench.administer(&format!("filter del flow-type {filter}"))?;
+                    }
+                }
             }
             Ok(Seen::Conforms)
         },

@@ -119,7 +119,11 @@ pub(super) const CASES: &[Case] = &[
 ];
 
 /// Checks that receiver and onlooker get a frame, once.
-fn both_get(link: &mut Link, onlooker: &mut Onlooker, frame: &[u8]) -> Result<(), Failure> {
+pub(super) fn both_get(
+    link: &mut Link,
+    onlooker: &mut Onlooker,
+    frame: &[u8],
+) -> Result<(), Failure> {
     is_seen(link, frame, true)?;
     let seen = onlooker.sees(frame, 1)?;
     ensure(

@@ -10,11 +10,11 @@ use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::{Pid, Resource, Rlimit, Signal, getrlimit, prlimit};
 use vm_memory::Bytes;
 
-use crate::bench::{Bench, QUIET};
+use crate::bench::{Bench, QUIET, without};
 use crate::case::{Case, Level, Need};
 use crate::cases::robust::{call_with, kick_with};
 use crate::verdict::{Failure, Seen, ensure};
-use vf_guest::driver::Desc;
+use vf_guest::driver::{Desc, Format};
 use vf_guest::frontend::FrontendError;
 use vf_guest::message::{FLAG_VERSION, Header, request};
 use vf_guest::net::{NetConfig, NetDevice, NetHeader, feature};
@@ -241,6 +241,51 @@ pub(super) const CASES: &[Case] = &[
                 link.sent()?;
                 link.expect_next(&frame)?;
             }
+            Ok(Seen::Conforms)
+        },
+    },
+    Case {
+        id: "robust/backend-kill9-lap",
+        level: Level::Model,
+        needs: &[
+            Need::Process,
+            Need::Peer,
+            Need::Feature(feature::INDIRECT_DESC, "INDIRECT_DESC"),
+            Need::Format(Format::Packed),
+        ],
+        source: "QEMU reconnect (the base of a packed ring is that of a new one then); V 2.8.1 (wrap counters)",
+        sent: "SIGKILL for the back end's process when packed rings of 16 descriptors without IN_ORDER are in their first, second and third lap, and new sessions with the same memory and the base of new rings.",
+        expected: "Frames pass, and none of before comes again: where a ring goes on is in its descriptors.",
+        run: |bench| {
+            let config = NetConfig {
+                queue_size: 16,
+                forgets: true,
+                // Batches leave no trace of each chain.
+                ..without(feature::IN_ORDER)
+            };
+            let mut link = bench.link(&config)?;
+            for _ in 0..3 {
+                for _ in 0..13 {
+                    let frame = link.frame(300);
+                    link.send(&frame)?;
+                    link.sent()?;
+                    link.expect_next(&frame)?;
+                }
+                if let Some(id) = bench.process_id() {
+                    crate::group::signal(id, Signal::KILL);
+                }
+                drop(link.tx.take_frontend());
+                drop(link.receiver().take_frontend());
+                bench.restart()?;
+                if let Some(peer) = &mut link.rx {
+                    peer.resume(bench.connect_peer()?, &config)?;
+                }
+                link.tx.resume(bench.connect()?, &config)?;
+                bench.settle();
+            }
+            let frame = link.frame(300);
+            link.send(&frame)?;
+            link.expect_next(&frame)?;
             Ok(Seen::Conforms)
         },
     },

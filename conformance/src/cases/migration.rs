@@ -5,10 +5,11 @@ use std::time::{Duration, Instant};
 use vf_guest::frontend::Frontend;
 use vf_guest::memory::{GUEST_BASE, GuestMemory};
 use vf_guest::message::{self, protocol, request};
-use vf_guest::net::{NetConfig, NetDevice, feature};
+use vf_guest::net::{NetConfig, NetDevice, NetHeader, feature};
 
-use crate::bench::{Bench, DEADLINE};
+use crate::bench::{Bench, DEADLINE, QUIET};
 use crate::case::{Case, Level, Need};
+use crate::cases::clauses::contents;
 use crate::cases::coalescing::held;
 use crate::cases::control::{ALL, told};
 use crate::cases::vf::{NEW, tagged};
@@ -236,6 +237,38 @@ pub(super) const CASES: &[Case] = &[
         expected: "Contained.",
         run: |bench| lying(bench, LOG, 0, 0),
     },
+    Case {
+        id: "mem/log-at-offset",
+        level: Level::Should,
+        needs: &[LOGS[0], LOGS[1], Need::Delivery],
+        source: "VU Migration; VU Log description (mmap offset)",
+        sent: "A log that begins behind the first page of its file, VHOST_F_LOG_ALL, and frames to a receiver.",
+        expected: "The pages of buffers are marked in it, and nothing in front of it.",
+        run: |bench| {
+            let mut link = bench.link(&config())?;
+            let log = Log::behind(PAGE, LOG)?;
+            let features = link.receiver().features();
+            log.give(front_of(link.receiver())?, LOG, PAGE)?;
+            front_of(link.receiver())?.set_features(features | feature::LOG_ALL)?;
+            log.sees(&mut link, false)?;
+            let bytes = log.bytes()?;
+            let front = bytes.get(..PAGE as usize).unwrap_or_default();
+            ensure(
+                front.iter().all(|byte| *byte == 0),
+                "something is marked in front of the log",
+            )?;
+            Ok(Seen::Conforms)
+        },
+    },
+    Case {
+        id: "ring/log-covers-changes",
+        level: Level::Model,
+        needs: &[LOGS[0], LOGS[1], Need::Peer],
+        source: "VU Migration (what has changed and is not marked stays behind)",
+        sent: "Eight frames at once to a receive ring of 512 entries that goes round its end meanwhile, with VHOST_F_LOG_ALL, VHOST_VRING_F_LOG and a driver that does nothing.",
+        expected: "Each page of guest memory that has changed is marked, those of the ring and of its buffers.",
+        run: covers_changes,
+    },
 ];
 
 fn config() -> NetConfig {
@@ -340,6 +373,53 @@ fn migration_keeps(bench: &Bench) -> Result<Seen, Failure> {
     Ok(Seen::Conforms)
 }
 
+fn covers_changes(bench: &Bench) -> Result<Seen, Failure> {
+    const FRAMES: usize = 8;
+    let config = NetConfig {
+        queue_size: 512,
+        base: 512 - FRAMES as u16 / 2,
+        ..config()
+    };
+    // The sender's ring goes round elsewhere, so that what it sends at once may come at once.
+    let mut link = bench.link_of(&NetConfig::default(), &config)?;
+    let log = Log::new(LOG)?;
+    let features = link.receiver().features();
+    log.give(front_of(link.receiver())?, LOG, 0)?;
+    front_of(link.receiver())?.set_features(features | feature::LOG_ALL)?;
+    set_ring_log(link.receiver(), 0, true)?;
+    bench.settle();
+    let before = contents(link.receiver())?;
+    for _ in 0..FRAMES {
+        let frame = link.frame(1400);
+        link.tx.send(0, &NetHeader::default(), &frame)?;
+    }
+    link.tx.kick();
+    link.sent()?;
+    let deadline = Instant::now() + DEADLINE;
+    loop {
+        // What is written is marked a moment later at most: no text says when.
+        std::thread::sleep(QUIET);
+        let (after, bytes) = (contents(link.receiver())?, log.bytes()?);
+        let first = link.receiver().memory().regions()[0].layout().guest_addr / PAGE;
+        let pages = before
+            .chunks(PAGE as usize)
+            .zip(after.chunks(PAGE as usize));
+        let mut changed = (first..).zip(pages).filter(|(_, (was, is))| was != is);
+        let missing = changed.clone().find(|(page, _)| !log.has(&bytes, *page));
+        let Some((page, _)) = missing else {
+            ensure(
+                changed.nth(FRAMES / 4).is_some(),
+                "hardly a page has changed",
+            )?;
+            return Ok(Seen::Conforms);
+        };
+        ensure(
+            Instant::now() < deadline,
+            format_args!("page {page:#x} has changed and is not marked"),
+        )?;
+    }
+}
+
 /// A log that lies about itself, in a file that is cut to `left` bytes, and frames while it is used.
 fn lying(bench: &Bench, size: u64, offset: u64, left: u64) -> Result<Seen, Failure> {
     let mut link = bench.link(&config())?;
@@ -364,26 +444,41 @@ fn lying(bench: &Bench, size: u64, offset: u64, left: u64) -> Result<Seen, Failu
 }
 
 /// A log that the suite looks at.
-struct Log(GuestMemory);
+struct Log {
+    memory: GuestMemory,
+    /// Where it begins in its file.
+    at: u64,
+}
 
 impl Log {
     fn new(len: u64) -> Result<Log, Failure> {
-        Ok(Log(GuestMemory::new(len, true)?))
+        Log::behind(0, len)
+    }
+
+    fn behind(at: u64, len: u64) -> Result<Log, Failure> {
+        let memory = GuestMemory::new(at + len, true)?;
+        Ok(Log { memory, at })
     }
 
     fn give(&self, front: &mut Frontend, size: u64, offset: u64) -> Result<(), Failure> {
-        Ok(front.set_log_base(self.0.regions()[0].fd(), size, offset)?)
+        Ok(front.set_log_base(self.memory.regions()[0].fd(), size, offset)?)
     }
 
     fn bytes(&self) -> Result<Vec<u8>, Failure> {
-        let mapping = self.0.regions()[0].mapping();
+        let mapping = self.memory.regions()[0].mapping();
         let mut bytes = vec![0; mapping.len()];
         mapping.copy_to(&mut bytes);
         Ok(bytes)
     }
 
+    /// Whether a page is marked in these bytes of its file.
+    fn has(&self, bytes: &[u8], page: u64) -> bool {
+        let byte = bytes.get((self.at + page / 8) as usize);
+        byte.is_some_and(|byte| byte & 1 << (page % 8) != 0)
+    }
+
     fn clear(&self) {
-        let mapping = self.0.regions()[0].mapping();
+        let mapping = self.memory.regions()[0].mapping();
         mapping.copy_from(&vec![0u8; mapping.len()]);
     }
 
@@ -438,11 +533,7 @@ impl Log {
             .filter(holds)
             .max()
             .ok_or(Failure::Wrong("a frame is in no buffer".into()))?;
-        let is_marked = |page: u64| {
-            bytes
-                .get((page / 8) as usize)
-                .is_some_and(|byte| byte & 1 << (page % 8) != 0)
-        };
+        let is_marked = |page: u64| self.has(&bytes, page);
         for page in at / PAGE..=(at + header + frame.len() as u64 - 1) / PAGE {
             ensure(
                 is_marked(page),

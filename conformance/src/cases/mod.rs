@@ -1,5 +1,6 @@
 //! The cases, by group. Ids are for ever: a case that changes its meaning gets a new one.
 
+mod bursts;
 mod chain;
 mod clauses;
 mod clauses_net;
@@ -15,6 +16,7 @@ mod net;
 mod notifications;
 mod offloads;
 mod on_paths;
+mod path_changes;
 mod paths;
 mod places;
 mod protocol;
@@ -52,6 +54,7 @@ pub fn all() -> impl Iterator<Item = &'static Case> {
         segments::CASES,
         traffic::CASES,
         shapes::CASES,
+        bursts::CASES,
         control::CASES,
         receive_filter::CASES,
         coalescing::CASES,
@@ -66,6 +69,7 @@ pub fn all() -> impl Iterator<Item = &'static Case> {
         flooding::CASES,
         paths::CASES,
         on_paths::CASES,
+        path_changes::CASES,
     ]
     .into_iter()
     .flatten()

@@ -656,7 +656,7 @@ pub(super) fn packet(
 }
 
 /// The sum over the pseudo-header of what is behind `l4`.
-fn pseudo(frame: &[u8], l4: usize) -> u16 {
+pub(super) fn pseudo(frame: &[u8], l4: usize) -> u16 {
     let v6 = frame[12] == 0x86;
     let (addresses, protocol) = match v6 {
         true => (&frame[L2 + 8..L2 + 40], frame[L2 + 6]),

@@ -21,6 +21,7 @@ const MIXED: Paths = &[
 
 const CSUM: Need = Need::Feature(feature::CSUM | feature::GUEST_CSUM, "CSUM");
 const TSO: Need = Need::Feature(feature::HOST_TSO4 | feature::CSUM, "HOST_TSO4");
+const MTU: Need = Need::Feature(feature::MTU, "MTU");
 const MRG: Need = Need::Feature(feature::MRG_RXBUF, "MRG_RXBUF");
 const PAIRS: Need = Need::Feature(feature::MQ, "MQ");
 
@@ -47,6 +48,7 @@ pub(super) const CASES: &[Case] = again! {
     "path/tso-every-size": "net/tso-every-size" on MIXED, needs TSO;
     "path/tso-to-tso-peer": "net/tso-to-tso-peer" on MIXED, needs TSO;
     "path/mrg-spread": "net/mrg-spread" on MEDIATED, needs MRG;
+    "path/mtu-not-exceeded": "net/mtu-not-exceeded" on MIXED, needs MTU, CONFIG;
     "path/load-both-ways": "net/load-both-ways" on MIXED, needs;
     "path/port-vlan-insert-strip": "vf/port-vlan-insert-strip" on MIXED, needs;
     "path/port-vlan-partial-csum": "vf/port-vlan-partial-csum" on MIXED, needs CSUM;

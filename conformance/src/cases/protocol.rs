@@ -424,7 +424,7 @@ pub(super) const CASES: &[Case] = &[
         level: Level::Should,
         needs: &[F30, ACK],
         source: "VU REPLY_ACK; VU SET_VRING_NUM, SET_MEM_TABLE",
-        sent: "What cannot be carried out, with need_reply: SET_VRING_NUM for rings 32768, 65536 and 2^32-1, and with sizes 0, 3, 65536 and 2^32-1 of a split ring; SET_MEM_TABLE that counts nine regions and has one.",
+        sent: "What cannot be carried out, with need_reply: SET_VRING_NUM for rings 32768, 65536 and 2^32-1, and with sizes 0, 3, 65536 and 2^32-1 of a split ring; SET_MEM_TABLE that counts nine regions and has one; SET_CONFIG of a field that is read-only.",
         expected: "None is answered with 0: that says success.",
         run: |bench| {
             let rings = [32_768, 65_536, u32::MAX].map(|ring| (ring, 256));
@@ -447,6 +447,15 @@ pub(super) const CASES: &[Case] = &[
                 front.set(request::SET_MEM_TABLE, &payload, &fds).is_err(),
                 "a table that ends too soon was accepted",
             )?;
+            drop(front);
+            if bench.protocol_features() & protocol::CONFIG != 0 {
+                let (mut front, _) = bench.negotiated(&NetConfig::default())?;
+                let status = message::config(6, 2);
+                ensure(
+                    front.set(request::SET_CONFIG, &status, &[]).is_err(),
+                    "a write to a field that is read-only was accepted",
+                )?;
+            }
             Ok(Seen::Conforms)
         },
     },

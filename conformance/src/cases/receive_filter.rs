@@ -1,12 +1,15 @@
 //! What a driver's receive filter keeps out, which a device should and need not, and what it lets in though nothing lists it; and whether there is
 //! a control queue where the document has it.
 
-use crate::bench::{Bench, with};
+use crate::bench::{Bench, DEADLINE, QUIET, with, without};
 use crate::case::{Case, Level, Need};
+use crate::cases::clauses::stopped;
 use crate::cases::control::{
-    BROADCAST, CONFIG, GROUP, MAC, OTHER, RX, VLAN, address, controlled, gets, gets_tagged,
+    ALL, BROADCAST, CONFIG, EXTRA, GROUP, MAC, OTHER, RX, VLAN, address, controlled, gets,
+    gets_tagged,
 };
-use crate::cases::vf::{is_seen, tagged};
+use crate::cases::ring_states::to_sender;
+use crate::cases::vf::{ADMIN, is_seen, tagged};
 use crate::control::{command, mac_table, obeyed, vlan};
 use crate::verdict::{Failure, Seen, ensure};
 use vf_guest::message::{protocol, request};
@@ -115,6 +118,66 @@ pub(super) const CASES: &[Case] = &[
             Ok(Seen::Conforms)
         },
     },
+    Case {
+        id: "control/modes-beside",
+        level: Level::Should,
+        needs: &[ADMIN, CTRL, EXTRA, Need::Peer],
+        source: "V 5.1.9.5.1.1",
+        sent: "By a driver that is trusted and in all-multicast and all-unicast mode, NOBCAST, NOUNI and NOMULTI, on and off.",
+        expected: "Frames of that kind stay away while it is on, and no others: neither of the two makes up for one of the three.",
+        run: |bench| {
+            bench.administer("vf 1 trust on")?;
+            let mut link = controlled(bench)?;
+            for mode in [1, 2] {
+                obeyed(link.receiver(), &[0, mode, 1])?;
+            }
+            let kinds = [(5, BROADCAST), (4, link.dst), (3, GROUP)];
+            for (mode, _) in kinds {
+                for on in [1, 0] {
+                    obeyed(link.receiver(), &[0, mode, on])?;
+                    for (of, dst) in kinds {
+                        gets(&mut link, dst, on == 0 || of != mode)?;
+                    }
+                }
+            }
+            Ok(Seen::Conforms)
+        },
+    },
+    Case {
+        id: "control/service-tags",
+        level: Level::Model,
+        needs: &[CTRL, VLAN, Need::Peer],
+        source: "Linux virtio_net (NETIF_F_HW_VLAN_CTAG_FILTER: a driver lists VLANs of C-TAGs); V 5.1.9.5.3.1",
+        sent: "Frames with an S-TAG (0x88a8), to its address and to all, to a driver that has added VLAN 5.",
+        expected: "They arrive: it has not been able to list them.",
+        run: |bench| {
+            let mut link = controlled(bench)?;
+            obeyed(link.receiver(), &vlan(true, 5))?;
+            for dst in [link.dst, BROADCAST] {
+                let mut frame = link.frame(100);
+                frame[..6].copy_from_slice(&dst);
+                let frame = tagged(&frame, 0x88a8, 7);
+                link.send(&frame)?;
+                is_seen(&mut link, &frame, true)?;
+            }
+            Ok(Seen::Conforms)
+        },
+    },
+    Case {
+        id: "control/mtu-not-exceeded",
+        level: Level::Text,
+        needs: &[
+            CTRL,
+            CONFIG,
+            Need::Feature(feature::MTU, "MTU"),
+            Need::Protocol(protocol::NET_MTU, "NET_MTU"),
+            Need::Peer,
+        ],
+        source: "V 5.1.4.1; VU NET_SET_MTU",
+        sent: "NET_SET_MTU 1300 for a driver with a control queue that has accepted MTU, before its rings start, and frames of 1314 and 1500 bytes to it.",
+        expected: "The first arrives and the second does not: what it says on the queue has nothing to do with that.",
+        run: mtu_not_exceeded,
+    },
 ];
 
 fn served(bench: &Bench) -> Result<Seen, Failure> {
@@ -134,5 +197,34 @@ fn served(bench: &Bench) -> Result<Seen, Failure> {
     )?;
     let mut link = bench.link(&config)?;
     command(link.receiver(), &[0x7f, 0], 0)?;
+    Ok(Seen::Conforms)
+}
+
+fn mtu_not_exceeded(bench: &Bench) -> Result<Seen, Failure> {
+    const TOLD: u16 = 1300;
+    let mut config = with(ALL);
+    config.protocol_features |= protocol::NET_MTU;
+    let mut link = bench.link_of(&config, &without(feature::MTU))?;
+    let mut front = stopped(&mut link)?;
+    let control = link.tx.control_index();
+    front.get_vring_base(control)?;
+    front.set_features(link.tx.features())?;
+    front.set(request::NET_SET_MTU, &u64::from(TOLD).to_ne_bytes(), &[])?;
+    for ring in (0..link.tx.rings()).chain([control]) {
+        link.tx.place_ring(&mut front, ring)?;
+        link.tx.start_ring(&mut front, ring)?;
+        front.set_vring_enable(ring, true)?;
+    }
+    link.tx.adopt(front);
+    bench.settle();
+    for (len, does) in [(usize::from(TOLD) + 14, true), (1500, false)] {
+        let frame = to_sender(&mut link, len)?;
+        let wait = if does { DEADLINE } else { QUIET };
+        let came = link.returned(wait, |came| came == frame)?;
+        ensure(
+            came == does,
+            format_args!("a frame of {len} bytes came: {came}"),
+        )?;
+    }
     Ok(Seen::Conforms)
 }

@@ -7,7 +7,8 @@ use crate::bench::{Bench, DEADLINE, Link, QUIET, with, without};
 use crate::case::{Case, Level, Need};
 use crate::cases::offloads::{
     CSUM, CWR, L2, MSS, TAG, TAKES_TSO4, TCP, TCP_FLAGS, TCP_HEADER, TSO4, TSO6, all_or_nothing,
-    behind_tag, ip_sum, is_right, moved, packet, segments, with_ip_options, with_tcp_options,
+    behind_tag, ip_sum, is_right, moved, packet, pseudo, segments, with_ip_options,
+    with_tcp_options,
 };
 use crate::cases::ring::{send_cut, send_cut_with};
 use crate::cases::vf::{ADMIN, tagged};
@@ -91,8 +92,8 @@ pub(super) const CASES: &[Case] = &[
         level: Level::Model,
         needs: &[Need::Peer, TSO6],
         source: "V 5.1.3 (HOST_TSO6: the device can receive it); RFC 8200 4",
-        sent: "Super-frames of TCP over IPv6 behind destination options of 16 bytes, and behind routing headers of one and of five addresses, to a driver that takes none; three times at most.",
-        expected: "All of each arrives, each segment behind the same headers and with a right checksum.",
+        sent: "Super-frames of TCP over IPv6 behind destination options of 16 bytes, and behind routing headers of one and of five addresses, all of the way behind it and not, to a driver that takes none; three times at most.",
+        expected: "All of each arrives, each segment behind the same headers and with a right checksum: over the last address of the way.",
         run: |bench| {
             let plain = without(NetConfig::CHECKSUM);
             let mut link = bench.link_of(&with(feature::HOST_TSO6), &plain)?;
@@ -100,13 +101,27 @@ pub(super) const CASES: &[Case] = &[
             // All of the way lies behind: no segments are left.
             let mobile = [&[TCP, 2, 2, 0, 0, 0, 0, 0][..], &[0xfd; 16]].concat();
             let segment = [&[TCP, 10, 4, 0, 4, 0, 0, 0][..], &[0xfd; 80]].concat();
-            for (kind, header) in [
-                (DESTINATION, padding),
-                (ROUTING, mobile),
-                (ROUTING, segment),
+            // And with one left, of which the address is the last.
+            let (mut mobile_left, mut segment_left) = (mobile.clone(), segment.clone());
+            (mobile_left[3], segment_left[3]) = (1, 1);
+            for (kind, header, last) in [
+                (DESTINATION, padding, None),
+                (ROUTING, mobile, None),
+                (ROUTING, segment, None),
+                (ROUTING, mobile_left, Some([0xfd; 16])),
+                (ROUTING, segment_left, Some([0xfd; 16])),
             ] {
                 // Short enough for an mtu of 1500 behind any of them.
-                let (hdr, frame) = packet(&link, true, TCP, 11_000, 1200);
+                let (hdr, mut frame) = packet(&link, true, TCP, 11_000, 1200);
+                const TO: std::ops::Range<usize> = L2 + 24..L2 + 40;
+                if let Some(last) = last {
+                    let l4 = usize::from(hdr.csum_start);
+                    let next = frame[TO].to_vec();
+                    frame[TO].copy_from_slice(&last);
+                    let partial = pseudo(&frame, l4).to_be_bytes();
+                    frame[l4 + 16..l4 + 18].copy_from_slice(&partial);
+                    frame[TO].copy_from_slice(&next);
+                }
                 let made = behind_extension(hdr, frame, kind, &header);
                 arrives_looked_at(&mut link, &made, 11_000, |bytes| {
                     let mut inner = bytes.to_vec();
@@ -115,6 +130,9 @@ pub(super) const CASES: &[Case] = &[
                     ensure(same, "a segment has lost its extension header")?;
                     inner.drain(at..at + header.len());
                     inner[L2 + 6] = TCP;
+                    if let Some(last) = last {
+                        inner[TO].copy_from_slice(&last);
+                    }
                     let rest = (inner.len() - at) as u16;
                     inner[L2 + 4..L2 + 6].copy_from_slice(&rest.to_be_bytes());
                     let length = bytes.len() - at;
@@ -225,7 +243,7 @@ pub(super) const CASES: &[Case] = &[
         needs: &[ADMIN, Need::Peer, TSO4],
         source: "IEEE 802.1Q-2018 6.5.3 (order), 6.5.4 (duplication)",
         sent: "On the mediated path, super-frames of 30 segments to a receiver with eight buffers, which takes one at a time.",
-        expected: "The sequence numbers of what arrives only rise: no segment comes twice, whatever waits for buffers.",
+        expected: "The sequence numbers of what arrives only rise: no segment comes twice, whatever waits for buffers; and of each super-frame the first alone has CWR.",
         run: |bench| {
             for vf in 0..2 {
                 bench.administer(&format!("vf {vf} path mediated"))?;
@@ -236,7 +254,8 @@ pub(super) const CASES: &[Case] = &[
             };
             let mut link = bench.link_of(&with(NetConfig::TSO), &receiver)?;
             for _ in 0..5 {
-                let (hdr, frame) = packet(&link, false, TCP, 30 * MSS, MSS);
+                let (hdr, mut frame) = packet(&link, false, TCP, 30 * MSS, MSS);
+                frame[TCP_FLAGS] |= CWR;
                 link.send_with(&hdr, &frame)?;
                 let mut last = None;
                 while let Some(segment) = link.receive(2 * QUIET)? {
@@ -245,6 +264,11 @@ pub(super) const CASES: &[Case] = &[
                     ensure(
                         seq > last,
                         format_args!("sequence number {seq:02x?} after {last:02x?}"),
+                    )?;
+                    let slower = segment.bytes().get(TCP_FLAGS).copied().unwrap_or_default();
+                    ensure(
+                        last.is_none() || slower & CWR == 0,
+                        format_args!("a segment with sequence number {seq:02x?} has CWR again"),
                     )?;
                     last = seq;
                     std::thread::sleep(Duration::from_millis(1));
@@ -274,6 +298,47 @@ pub(super) const CASES: &[Case] = &[
                 awaited(&mut link)?;
             }
             Ok(Seen::Conforms)
+        },
+    },
+    Case {
+        id: "net/tso-sequence-wraps",
+        level: Level::Text,
+        needs: &[Need::Peer, TSO4],
+        source: "V 5.1.9.2; RFC 9293 3.4 (sequence numbers are modulo 2^32)",
+        sent: "A super-frame whose sequence number is 3000 below 2^32, over IPv4 and IPv6, to a driver that takes none.",
+        expected: "Each segment has the number of its first byte: behind 2^32 - 1 comes 0.",
+        run: |bench| {
+            const FIRST: u32 = u32::MAX - 2999;
+            let sender = with(offered(bench));
+            let mut link = bench.link_of(&sender, &without(NetConfig::CHECKSUM))?;
+            let mut seen = Seen::Tolerated;
+            for v6 in versions(bench) {
+                let (hdr, mut frame) = packet(&link, v6, TCP, 11_000, MSS);
+                let at = usize::from(hdr.csum_start) + 4;
+                frame[at..at + 4].copy_from_slice(&FIRST.to_be_bytes());
+                let headers = frame.len() - 11_000;
+                let payload = frame[headers..].to_vec();
+                let got = segments(&mut link, &hdr, &frame, 11_000, |segment, _| {
+                    let number = segment
+                        .get(at..at + 4)
+                        .and_then(|number| number.first_chunk());
+                    let number = number.map_or(0, |number| u32::from_be_bytes(*number));
+                    let from = number.wrapping_sub(FIRST) as usize;
+                    let piece = segment.get(headers..).unwrap_or_default();
+                    ensure(
+                        payload
+                            .get(from..)
+                            .is_some_and(|rest| rest.starts_with(piece)),
+                        format_args!(
+                            "a segment with sequence number {number:#x} of a super-frame with {FIRST:#x}"
+                        ),
+                    )
+                })?;
+                if let Seen::Conforms = all_or_nothing(got)? {
+                    seen = Seen::Conforms;
+                }
+            }
+            Ok(seen)
         },
     },
 ];

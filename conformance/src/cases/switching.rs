@@ -3,7 +3,7 @@
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 
-use crate::bench::{Bench, QUIET};
+use crate::bench::{Bench, DEADLINE, QUIET};
 use crate::case::{Case, Level, Need};
 use crate::cases::control::controlled;
 use crate::cases::vf::{ADMIN, NEW, colons, is_seen, to};
@@ -345,6 +345,38 @@ pub(super) const CASES: &[Case] = &[
         },
     },
     Case {
+        id: "link/config-change-elsewhere",
+        level: Level::Model,
+        needs: &[
+            ADMIN,
+            Need::Feature(feature::STATUS, "STATUS"),
+            Need::Protocol(protocol::CONFIG, "CONFIG"),
+            Need::Protocol(protocol::BACKEND_REQ, "BACKEND_REQ"),
+        ],
+        source: "VU SET_BACKEND_REQ_FD (the descriptor for what the back end asks); VU BACKEND_CONFIG_CHANGE_MSG",
+        sent: "SET_BACKEND_REQ_FD twice, the first socket closed, and state disable of a VF whose rings run.",
+        expected: "BACKEND_CONFIG_CHANGE_MSG on the second socket.",
+        run: |bench| {
+            let mut config = NetConfig::default();
+            config.protocol_features |= protocol::BACKEND_REQ;
+            let mut link = bench.link(&config)?;
+            let (first, second) = (UnixStream::pair()?, UnixStream::pair()?);
+            let gone = || Failure::Wrong("there is no session".into());
+            let front = link.tx.frontend().ok_or_else(gone)?;
+            for (_, theirs) in [&first, &second] {
+                front.set(request::SET_BACKEND_REQ_FD, &[], &[theirs.as_fd()])?;
+            }
+            drop(first);
+            bench.administer("vf 0 state disable")?;
+            let mut requests = Frontend::from_stream(second.0)?;
+            ensure(
+                requests.readable(DEADLINE)?,
+                "nothing came on the second socket",
+            )?;
+            Ok(Seen::Conforms)
+        },
+    },
+    Case {
         id: "link/flap-storm",
         level: Level::Model,
         needs: &[ADMIN, Need::Peer],
@@ -461,7 +493,7 @@ fn order(bench: &Bench) -> Result<Seen, Failure> {
             next[n % 8].push(frame);
         }
         for _ in 0..frames.len() {
-            let Some(got) = link.receive(crate::bench::DEADLINE)? else {
+            let Some(got) = link.receive(DEADLINE)? else {
                 return Err(Failure::Wrong("a frame of a flow did not arrive".into()));
             };
             let flow = next

@@ -100,6 +100,37 @@ pub(super) const CASES: &[Case] = &[
         },
     },
     Case {
+        id: "net/second-pair-unused",
+        level: Level::Text,
+        needs: &[F30, Need::Feature(feature::MQ, "MQ"), Need::Peer],
+        source: "VU Multiple queue support (queues are enabled and disabled as the driver uses them); VU Ring states",
+        sent: "Frames of 32 flows to a receiver of two pairs, the second of which is disabled, as QEMU does with pairs that its driver has not asked for.",
+        expected: "Each arrives, in the first pair: no flow is for a ring that is disabled.",
+        run: |bench| {
+            let receiver = NetConfig {
+                queue_pairs: 2,
+                ..NetConfig::default()
+            };
+            let mut link = bench.link_of(&NetConfig::default(), &receiver)?;
+            if let Some(front) = link.receiver().frontend() {
+                for ring in [2, 3] {
+                    front.set_vring_enable(ring, false)?;
+                }
+            }
+            bench.settle();
+            for flow in 0..32 {
+                let frame = link.frame_of_flow(flow);
+                link.send(&frame)?;
+                let pair = link.arrives_on(&frame, 2)?;
+                ensure(
+                    pair == 0,
+                    format_args!("flow {flow} came in the pair that is disabled"),
+                )?;
+            }
+            Ok(Seen::Conforms)
+        },
+    },
+    Case {
         id: "net/tx-disabled-discards-all",
         level: Level::Must,
         needs: &[F30],

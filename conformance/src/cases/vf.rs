@@ -156,13 +156,17 @@ pub(super) const CASES: &[Case] = &[
         needs: &[ADMIN, Need::Peer],
         source: "ip-link(8) vf vlan, qos; IEEE 802.1Q-2018 8.6.2, 8.8",
         sent: "Untagged frames from a VF in port VLAN 100 with priority 3 to one without, and frames tagged 100 and 200 the other way.",
-        expected: "The first arrive tagged 100 with priority 3. Of the others those of 100 arrive without the tag, those of 200 not at all.",
+        expected: "The first arrive tagged 100 with priority 3, and with 0 once the VLAN is set again without one. Of the others those of 100 arrive without the tag, those of 200 not at all.",
         run: |bench| {
             bench.administer("vf 0 vlan 100 qos 3")?;
             let mut link = bench.link(&NetConfig::default())?;
             let frame = link.frame(100);
             link.send(&frame)?;
             link.expect(&tagged(&frame, 0x8100, 3 << 13 | 100))?;
+            bench.administer("vf 0 vlan 100")?;
+            let frame = link.frame(100);
+            link.send(&frame)?;
+            link.expect(&tagged(&frame, 0x8100, 100))?;
             // The other way, from the peer's ring.
             let (src, dst) = (link.dst, link.src);
             for (vid, arrives) in [(100, true), (200, false)] {

@@ -4,9 +4,10 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use crate::bench::{Bench, DEADLINE, QUIET};
+use crate::bench::{Bench, DEADLINE, QUIET, with, without};
 use crate::case::{Case, Level, Need};
 use crate::cases::control::{address, controlled, told};
+use crate::cases::offloads::{TCP, TSO4, packet};
 use crate::cases::vf::{
     ADMIN, CONFIG, CTRL_MAC, CTRL_RX, FOREIGN, NEW, colons, counters, is_seen, tagged, to,
 };
@@ -72,16 +73,20 @@ pub(super) const CASES: &[Case] = &[
         level: Level::Model,
         needs: &[ADMIN, Need::Control, CTRL_MAC, CONFIG, Need::Peer],
         source: "Linux ixgbe and i40e (administratively set MAC); ip-link(8) vf mac",
-        sent: "An address set by a driver (MAC_ADDR_SET), which is not trusted, and then another one by the administrator.",
+        sent: "An address set by a driver (MAC_ADDR_SET), which is not trusted, and by one that is, and then another one by the administrator.",
         expected: "The administrator's holds from then on: configuration space tells it, frames to it arrive, and to the driver's no more.",
         run: |bench| {
-            let mut link = controlled(bench)?;
-            obeyed(link.receiver(), &address(FOREIGN))?;
-            to(&mut link, FOREIGN, true)?;
-            bench.administer(&format!("vf 1 mac {}", colons(NEW)))?;
-            told(link.receiver(), NEW)?;
-            to(&mut link, NEW, true)?;
-            to(&mut link, FOREIGN, false)?;
+            for trust in ["off", "on"] {
+                bench.administer("reset")?;
+                bench.administer(&format!("vf 1 trust {trust}"))?;
+                let mut link = controlled(bench)?;
+                obeyed(link.receiver(), &address(FOREIGN))?;
+                to(&mut link, FOREIGN, true)?;
+                bench.administer(&format!("vf 1 mac {}", colons(NEW)))?;
+                told(link.receiver(), NEW)?;
+                to(&mut link, NEW, true)?;
+                to(&mut link, FOREIGN, false)?;
+            }
             Ok(Seen::Conforms)
         },
     },
@@ -230,6 +235,24 @@ pub(super) const CASES: &[Case] = &[
             }
             Ok(Seen::Conforms)
         },
+    },
+    Case {
+        id: "vf/rate-of-segments",
+        level: Level::Model,
+        needs: &[ADMIN, Need::Peer, TSO4],
+        source: "ip-link(8) vf max_tx_rate (what is limited is what is sent); V 5.1.9.2",
+        sent: "Super-frames with segments of 100 bytes for a second, as fast as they are taken, by a VF that may send 10 Mb/s, to a driver that takes none.",
+        expected: "Not more than 10 Mb/s arrive behind the first burst, within 5 %, with the headers of each segment.",
+        run: rate_of_segments,
+    },
+    Case {
+        id: "vf/numvfs-forgets",
+        level: Level::Model,
+        needs: &[ADMIN, CONFIG, Need::Peer],
+        source: "Linux sriov_numvfs (pci_disable_sriov ends the VFs; ixgbe and i40e free what was set for each)",
+        sent: "An address, a port VLAN and a filter of a VF, sriov_numvfs 0, and as many VFs as before.",
+        expected: "The VF has the address of the beginning and is in no VLAN, and no filter is left: a frame passes as it was.",
+        run: numvfs_forgets,
     },
 ];
 
@@ -381,4 +404,52 @@ fn quiet_beside_busy(bench: &Bench) -> Result<Seen, Failure> {
         )?;
         Ok(Seen::Conforms)
     })
+}
+
+fn rate_of_segments(bench: &Bench) -> Result<Seen, Failure> {
+    const RATE: f64 = 10e6;
+    const LEN: usize = 5000;
+    bench.administer("vf 0 rate 10")?;
+    let mut link = bench.link_of(&with(NetConfig::TSO), &without(NetConfig::CHECKSUM))?;
+    let (hdr, frame) = packet(&link, false, TCP, LEN, 100);
+    let (mut bits, start) = (0, Instant::now());
+    while start.elapsed() < Duration::from_secs(1) {
+        while link.tx.send(0, &hdr, &frame)? {}
+        link.tx.kick();
+        while let Some(segment) = link.receive(Duration::ZERO)? {
+            // With checksum, preamble and gap.
+            bits += 8 * (segment.bytes().len() as u64 + 24);
+        }
+    }
+    let took = start.elapsed();
+    // What a token bucket holds at first, and what the last super-frame had begun.
+    let burst = 8.0 * 64.0 * 1538.0;
+    let said = format!("{:.1} Mb in {took:?}", bits as f64 / 1e6);
+    ensure(
+        bits as f64 <= RATE * took.as_secs_f64() * 1.05 + burst,
+        said,
+    )?;
+    Ok(Seen::Conforms)
+}
+
+fn numvfs_forgets(bench: &Bench) -> Result<Seen, Failure> {
+    let own = bench.mac(1);
+    bench.administer(&format!("vf 1 mac {} vlan 100", colons(NEW)))?;
+    bench.administer("filter add flow-type ether proto 0x88b5 vf 1")?;
+    let ports = bench.ports();
+    let gone = bench.administer("link numvfs 0");
+    // They are needed again, whatever became of that.
+    let back = match &gone {
+        Ok(_) => bench.administer(&format!("link numvfs {ports}")),
+        Err(_) => Ok(String::new()),
+    };
+    gone?;
+    back?;
+    let mut link = bench.link(&NetConfig::default())?;
+    told(link.receiver(), own)?;
+    let frame = link.frame(100);
+    link.pass(&frame)?;
+    // The first to go where a filter is left that names the second.
+    bench.refuses("filter del flow-type ether proto 0x88b5")?;
+    Ok(Seen::Conforms)
 }

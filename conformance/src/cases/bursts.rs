@@ -1,0 +1,290 @@
+//! Many frames at once: what is done to each of a burst is what is done to it alone, whichever flow it is of and whoever is beside it. Never
+//! judges how many of a burst a network loses.
+
+use std::time::Instant;
+
+use crate::bench::{DEADLINE, Link, QUIET};
+use crate::case::{Case, Level, Need};
+use crate::cases::control::{MQ, controlled_pairs};
+use crate::cases::vf::ADMIN;
+use crate::control::{obeyed, queue_pairs};
+use crate::verdict::{Failure, Seen, ensure};
+use vf_guest::net::{HDR_NEEDS_CSUM, NetConfig, NetHeader, RxFrame, feature};
+
+/// Flows of which some come in each of two pairs.
+const FLOWS: u16 = 32;
+/// Pairs that a driver has chosen.
+const PAIRS: u16 = 2;
+/// Frames that a ring holds, and fewer than a receiver has buffers.
+const MANY: usize = 200;
+
+pub(super) const CASES: &[Case] = &[
+    Case {
+        id: "control/burst-keeps-pairs",
+        level: Level::Model,
+        needs: &[Need::Control, MQ, Need::Peer],
+        source: "V 5.1.9.5.6 Automatic receive steering in multiqueue mode; Linux aRFS, RSS",
+        sent: "A frame of each of 32 flows, one after the other, and then eight times one of each with a single kick, to a driver that has chosen two pairs.",
+        expected: "Those of a flow come in the pair that its first came in, whatever is sent beside them.",
+        run: |bench| {
+            let mut link = controlled_pairs(bench, PAIRS)?;
+            obeyed(link.receiver(), &queue_pairs(PAIRS))?;
+            let mut alone = Vec::new();
+            for flow in 0..FLOWS {
+                let frame = link.frame_of_flow(flow);
+                link.send(&frame)?;
+                alone.push(link.arrives_on(&frame, PAIRS.into())?);
+            }
+            for _ in 0..8 {
+                let frames: Vec<_> = (0..FLOWS).map(|flow| link.frame_of_flow(flow)).collect();
+                for (flow, pair) in pairs_of(&mut link, &frames)?.into_iter().enumerate() {
+                    ensure(
+                        pair.is_none_or(|pair| pair == alone[flow]),
+                        format_args!(
+                            "flow {flow} came in pair {}, and in pair {pair:?} among others",
+                            alone[flow]
+                        ),
+                    )?;
+                }
+            }
+            Ok(Seen::Conforms)
+        },
+    },
+    Case {
+        id: "control/fragments-keep-pair",
+        level: Level::Model,
+        needs: &[Need::Control, MQ, Need::Peer],
+        source: "RFC 791 3.2 (ports are in the first fragment alone); Microsoft RSS and Linux (fragments are hashed without ports)",
+        sent: "Datagrams of 32 flows in two fragments each, to a driver that has chosen two pairs.",
+        expected: "Both fragments of each come in one pair, so that they keep their order.",
+        run: |bench| {
+            let mut link = controlled_pairs(bench, PAIRS)?;
+            obeyed(link.receiver(), &queue_pairs(PAIRS))?;
+            for flow in 0..FLOWS {
+                let mut pairs = Vec::new();
+                // More are to come; and from byte 88 on, the last.
+                for place in [[0x20, 0], [0, 11]] {
+                    let mut frame = link.frame_of_flow(flow);
+                    frame[18..20].copy_from_slice(&flow.to_be_bytes());
+                    frame[20..22].copy_from_slice(&place);
+                    link.send(&frame)?;
+                    pairs.push(link.arrives_on(&frame, PAIRS.into())?);
+                }
+                ensure(
+                    pairs[0] == pairs[1],
+                    format_args!("of flow {flow} the fragments came in pairs {pairs:?}"),
+                )?;
+            }
+            Ok(Seen::Conforms)
+        },
+    },
+    Case {
+        id: "control/flows-spread-v6",
+        level: Level::Model,
+        needs: &[Need::Control, MQ, Need::Peer],
+        source: "V 5.1.9.5.6 Automatic receive steering in multiqueue mode; Microsoft RSS",
+        sent: "UDP packets of 64 flows over IPv6 that differ in their source port alone, to a driver that has chosen two pairs.",
+        expected: "Some come in each of them.",
+        run: |bench| {
+            let mut link = controlled_pairs(bench, PAIRS)?;
+            obeyed(link.receiver(), &queue_pairs(PAIRS))?;
+            let mut came = [0; PAIRS as usize];
+            for flow in 0..64 {
+                let frame = frame6_of_flow(&mut link, flow);
+                link.send(&frame)?;
+                came[link.arrives_on(&frame, PAIRS.into())?] += 1;
+            }
+            ensure(
+                came.iter().all(|flows| *flows > 0),
+                format_args!("of 64 flows so many came in each pair: {came:?}"),
+            )?;
+            Ok(Seen::Conforms)
+        },
+    },
+    Case {
+        id: "net/bad-header-in-burst",
+        level: Level::Model,
+        needs: &[Need::Peer, Need::Feature(feature::CSUM, "CSUM")],
+        source: "V 5.1.9.2 (each buffer is a packet with a header of its own), 5.1.9.2.2",
+        sent: "A frame whose checksum (NEEDS_CSUM) is to be put far behind its end; and bursts of good frames with such between them.",
+        expected: "The good ones arrive, once and in their order, and the others where the first one did: nothing goes on in the name of its neighbour.",
+        run: |bench| {
+            let mut link = bench.link(&NetConfig::default())?;
+            let bad = NetHeader {
+                flags: HDR_NEEDS_CSUM,
+                csum_start: 3000,
+                ..NetHeader::default()
+            };
+            let frame = link.frame(100);
+            link.send_with(&bad, &frame)?;
+            link.sent()?;
+            let taken = link.arrives(&frame, 2 * QUIET)?;
+            for _ in 0..8 {
+                let frames: Vec<_> = (0..12).map(|_| link.frame(100)).collect();
+                let is_bad = |n: usize| n % 3 == 1;
+                for (n, frame) in frames.iter().enumerate() {
+                    let hdr = if is_bad(n) { bad } else { NetHeader::default() };
+                    let sent = link.tx.send(0, &hdr, frame)?;
+                    ensure(sent, "the send ring is full")?;
+                }
+                link.tx.kick();
+                link.sent()?;
+                let expected = frames.iter().enumerate();
+                let expected = expected.filter(|(n, _)| taken || !is_bad(*n));
+                for (n, frame) in expected {
+                    let came = link.receive(DEADLINE)?;
+                    ensure(
+                        came.is_some_and(|came| came.bytes() == frame),
+                        format_args!("frame {n} of a burst was lost, or something came before it"),
+                    )?;
+                }
+                let more = link.receive(QUIET)?.is_some();
+                ensure(!more, "a frame came that was not to")?;
+            }
+            Ok(Seen::Conforms)
+        },
+    },
+    Case {
+        id: "net/rings-take-turns",
+        level: Level::Model,
+        needs: &[Need::Peer, Need::Feature(feature::MQ, "MQ")],
+        source: "V 5.1.2 (each pair is a queue of its own); IEEE 802.1Q-2018 8.6.8 (transmission selection)",
+        sent: "By a driver of two pairs, 200 frames at once in the first send ring, and right behind them one in the second; thirty times at most.",
+        expected: "That one arrives before the last quarter of the others: a ring that is full does not hold up another.",
+        run: |bench| {
+            let sender = NetConfig {
+                queue_pairs: PAIRS,
+                ..NetConfig::default()
+            };
+            let mut link = bench.link_of(&sender, &NetConfig::default())?;
+            takes_its_turn(|| {
+                fill(&mut link)?;
+                let frame = link.frame(100);
+                link.tx.send(1, &NetHeader::default(), &frame)?;
+                link.tx.kick();
+                place_of(&mut link, &frame)
+            })
+        },
+    },
+    Case {
+        id: "path/turns",
+        level: Level::Model,
+        needs: &[ADMIN, Need::Peer, Need::Onlooker],
+        source: "SR-IOV: virtual functions share nothing that one may use up",
+        sent: "With all VFs on the direct and then on the mediated path, 200 frames of a VF at once, and right behind them one of another VF, whose number is higher; thirty times at most.",
+        expected: "That one arrives before the last quarter of the others: senders take turns, whatever their numbers are.",
+        run: |bench| {
+            for path in ["direct", "mediated"] {
+                for vf in 0..3 {
+                    bench.administer(&format!("vf {vf} path {path}"))?;
+                }
+                let mut link = bench.link(&NetConfig::default())?;
+                let mut quiet = bench.onlooker(&NetConfig::default())?;
+                takes_its_turn(|| {
+                    let mut frame = link.frame(100);
+                    frame[6..12].copy_from_slice(&quiet.mac);
+                    quiet.net.send(0, &NetHeader::default(), &frame)?;
+                    fill(&mut link)?;
+                    link.tx.kick();
+                    quiet.net.kick();
+                    place_of(&mut link, &frame)
+                })
+                .map_err(|failure| match failure {
+                    Failure::Wrong(why) => Failure::Wrong(format!("{why} (on path {path})")),
+                    other => other,
+                })?;
+            }
+            Ok(Seen::Conforms)
+        },
+    },
+];
+
+/// In which pair each of these frames comes, which are sent with one kick; `None`: it is lost.
+fn pairs_of(link: &mut Link, frames: &[Vec<u8>]) -> Result<Vec<Option<usize>>, Failure> {
+    for frame in frames {
+        let sent = link.tx.send(0, &NetHeader::default(), frame)?;
+        ensure(sent, "the send ring is full")?;
+    }
+    link.tx.kick();
+    let mut came = vec![None; frames.len()];
+    let mut got = RxFrame::default();
+    let deadline = Instant::now() + DEADLINE;
+    while came.contains(&None) && Instant::now() < deadline {
+        for pair in 0..usize::from(PAIRS) {
+            while link.receiver().recv(pair, &mut got)? {
+                let at = frames.iter().position(|frame| frame == got.bytes());
+                if let Some(of) = at.and_then(|at| came.get_mut(at)) {
+                    *of = Some(pair);
+                }
+            }
+        }
+        link.receiver().kick();
+    }
+    Ok(came)
+}
+
+/// A UDP packet over IPv6 of the `flow`th of many flows, unlike any before.
+fn frame6_of_flow(link: &mut Link, flow: u16) -> Vec<u8> {
+    let unique = link.frame(60);
+    let payload = &unique[14..46];
+    let len = (8 + payload.len()) as u16;
+    let host = |last: u8| [0x20, 1, 0xd, 0xb8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, last];
+    [
+        &unique[..12],
+        &[0x86, 0xdd, 0x60, 0, 0, 0],
+        &len.to_be_bytes(),
+        &[17, 64],
+        &host(1),
+        &host(2),
+        &flow.to_be_bytes(),
+        &[0x13, 0x89],
+        &len.to_be_bytes(),
+        &[0, 0],
+        payload,
+    ]
+    .concat()
+}
+
+/// Puts frames into the first send ring, which nobody is told of yet.
+fn fill(link: &mut Link) -> Result<(), Failure> {
+    link.sent()?;
+    for _ in 0..MANY {
+        let frame = link.frame(1000);
+        let sent = link.tx.send(0, &NetHeader::default(), &frame)?;
+        ensure(sent, "the send ring is full")?;
+    }
+    Ok(())
+}
+
+/// How many frames come before this one, which is one behind many; the others are taken, too.
+fn place_of(link: &mut Link, frame: &[u8]) -> Result<usize, Failure> {
+    let mut got = RxFrame::default();
+    let (mut came, mut place) = (0, None);
+    let deadline = Instant::now() + DEADLINE;
+    while came <= MANY && Instant::now() < deadline {
+        while link.receiver().recv(0, &mut got)? {
+            if got.bytes() == frame {
+                place = Some(came);
+            }
+            came += 1;
+        }
+        link.receiver().kick();
+    }
+    place.ok_or_else(|| Failure::Wrong("the frame behind the others did not arrive".into()))
+}
+
+/// Whether it is not among the last in three of thirty tries: a machine that has others to serve may tell of it too late.
+fn takes_its_turn(mut place: impl FnMut() -> Result<usize, Failure>) -> Result<Seen, Failure> {
+    const TRIES: usize = 30;
+    let mut early = 0;
+    for _ in 0..TRIES {
+        early += usize::from(place()? < MANY * 3 / 4);
+        if early == 3 {
+            return Ok(Seen::Conforms);
+        }
+    }
+    Err(Failure::Wrong(format!(
+        "in {} of {TRIES} tries it came behind three quarters of the others",
+        TRIES - early
+    )))
+}
