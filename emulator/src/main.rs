@@ -28,9 +28,7 @@ mod upgrade;
 mod why;
 
 use std::ffi::OsString;
-use std::fs::File;
 use std::io::{IsTerminal, Read, Write};
-use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -46,7 +44,7 @@ use vfnic::cli::RunClock;
 use vfnic::cli::{self, Cli};
 use vfnic::config::{Config, Overrides, SocketAccess, default_socket_dir, temporary_socket_dir};
 use vfnic::control::{NicCommand, Request, Response, ask};
-use vfnic::log::{Log, RateLimit, complain};
+use vfnic::log::{Log, RateLimit, StandardError, complain};
 use vfnic::sandbox::{Needs, Role, Sandbox};
 use vfnic::server::ready::{Ready, is_own_dir};
 use vfnic::server::{Belongings, RunError, Server};
@@ -316,7 +314,7 @@ fn run(args: cli::Run, ctl: Option<PathBuf>) -> Result<(), Failure> {
         true => Sandbox::On,
         false => Sandbox::Off,
     };
-    let log = start_log(sandbox).map_err(failed)?;
+    let log = start_log(sandbox, args.take_over).map_err(failed)?;
     let outcome = match args.take_over {
         true => upgrade::take_over(&args, ctl, sandbox),
         false => run_nics(args, ctl, wall, sandbox),
@@ -326,11 +324,10 @@ fn run(args: cli::Run, ctl: Option<PathBuf>) -> Result<(), Failure> {
 }
 
 /// Has all that is logged from now on written to standard error.
-fn start_log(sandbox: Sandbox) -> std::io::Result<Log> {
-    let stderr = std::io::stderr();
-    let ansi = stderr.is_terminal();
-    // A descriptor of its own: whoever is to say something else there waits for no lock that a line of the log has.
-    let log = Log::start(File::from(stderr.as_fd().try_clone_to_owned()?), sandbox)?;
+fn start_log(sandbox: Sandbox, takes_over: bool) -> std::io::Result<Log> {
+    // What goes on where another process is writes to that one's log, which may be a file.
+    let ansi = std::io::stderr().is_terminal() && !takes_over;
+    let log = Log::start(StandardError::of_process(), sandbox)?;
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
     let lines = tracing_subscriber::fmt::layer()
         .with_target(false)
@@ -444,7 +441,8 @@ fn keep(server: &mut Server, ready: &Ready, state: Option<StateFile>) -> Result<
     if let Some(ready) = ready.file().map_err(failed)? {
         let state = state.as_ref().map(StateFile::save).transpose();
         let state = state.map_err(failed)?;
-        server.keep_ready(Belongings { ready, state });
+        let log = StandardError::of_process().duplicate().map_err(failed)?;
+        server.keep_ready(Belongings { ready, log, state });
     }
     match state {
         Some(state) => server.keep_state(state).map_err(failed),

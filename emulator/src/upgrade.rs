@@ -9,6 +9,7 @@ use std::process::{Command, Stdio};
 use vfnic::cli;
 use vfnic::config::Config;
 use vfnic::handover::{TakeOverError, Taken};
+use vfnic::log::StandardError;
 use vfnic::sandbox::{Needs, Role, Sandbox};
 use vfnic::server::ready::Ready;
 use vfnic::server::{Server, raise_descriptor_limit};
@@ -91,6 +92,7 @@ fn go_on(
         other => failed(other),
     })?;
     let ready = taken.descriptor().map_err(failed)?;
+    let log = taken.descriptor().map_err(failed)?;
     let state = taken.document.state.take();
     let is_locked = state.as_ref().is_some_and(|state| state.folder.is_some());
     let lock = is_locked.then(|| taken.descriptor()).transpose();
@@ -109,6 +111,8 @@ fn go_on(
     };
     taken.commit().map_err(failed)?;
     *goes_on = true;
+    // Until here whoever has asked for the upgrade was told what is wrong.
+    StandardError::of_process().redirect(&log).map_err(failed)?;
     // The guests are this process' from here on: nothing that can be done without ends it.
     server.go_on(&taken);
     let mut ready = Ready::adopt(&taken.config, ready);
@@ -120,7 +124,7 @@ fn go_on(
     let state =
         started_with.map(|config| StateFile::adopt(folder, &taken.config.socket_dir, config, lock));
     // The other process ends when it is told that nothing of it is needed any more.
-    drop(taken);
+    drop((taken, log));
     server.settle_in(sandbox);
     sandbox.confine(Role::Control(&needs));
     keep(&mut server, &ready, state)?;

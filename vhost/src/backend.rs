@@ -3,13 +3,14 @@
 //! Sends a request at a time, hears the replies in order, never waits for one. What a request says
 //! is the session's.
 
+use std::any::Any;
 use std::collections::VecDeque;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::io::Errno;
 use rustix::net::SendFlags;
 
-use crate::closer::{Aside, Closer};
+use crate::closer::Closer;
 use crate::descriptor;
 use crate::error::SessionRefusal;
 use crate::eventfd::EventFdError;
@@ -18,8 +19,7 @@ use crate::message::{self, ACK_LEN};
 /// See the module.
 #[derive(Debug)]
 pub(crate) struct BackendRequests {
-    fd: Aside<OwnedFd>,
-    closer: Closer,
+    fd: OwnedFd,
     /// Numbers of the requests that have not been answered, oldest first.
     awaited: VecDeque<u32>,
     /// The reply so far.
@@ -32,11 +32,8 @@ impl BackendRequests {
         if !descriptor::is_empty_pair_end(&fd) {
             return Err(EventFdError::NotAPair.into());
         }
-        // What the front end puts into it, or has put there when it is closed, is closed aside.
-        let closer = Closer::default();
         Ok(BackendRequests {
-            fd: Aside::new(fd, &closer),
-            closer,
+            fd,
             awaited: VecDeque::new(),
             bytes: Vec::new(),
         })
@@ -47,7 +44,7 @@ impl BackendRequests {
     pub(crate) fn send(&mut self, request: u32, payload: &[u8], need_reply: bool) -> bool {
         let message = message::backend_request(request, payload, need_reply);
         let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
-        let sent = rustix::net::send(&*self.fd, &message, flags) == Ok(message.len());
+        let sent = rustix::net::send(&self.fd, &message, flags) == Ok(message.len());
         if sent && need_reply {
             self.awaited.push_back(request);
         }
@@ -59,15 +56,27 @@ impl BackendRequests {
         !self.awaited.is_empty()
     }
 
-    /// Takes the replies that have come. Whether the front end succeeded is its own affair.
+    /// The socket, which is to be closed where nobody waits for that: what the front end has put into it is closed with it.
+    pub(crate) fn into_fd(self) -> OwnedFd {
+        self.fd
+    }
+
+    /// Takes the replies that have come, and gives to `gone` what is to be closed where nobody waits for it. Whether the front end succeeded is its own
+    /// affair.
     ///
     /// # Errors
     /// What came is no reply to what was asked, or nothing was, or the socket failed.
-    pub(crate) fn hear(&mut self) -> Result<(), SessionRefusal> {
+    pub(crate) fn hear(
+        &mut self,
+        gone: &mut Vec<Box<dyn Any + Send>>,
+    ) -> Result<(), SessionRefusal> {
         while let Some(&request) = self.awaited.front() {
             let mut bytes = [0; ACK_LEN];
             let (room, _) = bytes.split_at_mut(ACK_LEN.saturating_sub(self.bytes.len()));
-            match self.closer.read(&*self.fd, room) {
+            let mut fds = Vec::new();
+            let got = Closer::receive(&self.fd, room, &mut fds);
+            gone.extend(fds.into_iter().map(|fd| Box::new(fd) as _));
+            match got {
                 Ok(0) | Err(Errno::CONNRESET) => {
                     // Nobody will answer; the session's own socket says what that means.
                     self.awaited.clear();
@@ -86,7 +95,7 @@ impl BackendRequests {
             }
         }
         // What nobody asked for would stay there, and the descriptors with it.
-        if descriptor::is_empty(&*self.fd) {
+        if descriptor::is_empty(&self.fd) {
             Ok(())
         } else {
             Err(SessionRefusal::NotAsked)

@@ -24,6 +24,7 @@ use rustix::pipe::PipeFlags;
 use crate::closer::{Aside, Closer};
 use crate::descriptor;
 use crate::error::SessionRefusal;
+use crate::eventfd::SignalCost;
 use crate::message::{HEADER_LEN, Header, MAX_FDS, Malformed};
 
 /// Bytes that are read at a time.
@@ -75,10 +76,12 @@ pub struct Channel<H> {
     bytes: Vec<u8>,
     header: Option<H>,
     fds: Vec<OwnedFd>,
-    /// The sockets among the descriptors of this message, or of the last one, once more: whoever drops one of those then is
-    /// not the last who has it, and closes nothing that was put into it.
-    sockets: Vec<Aside<OwnedFd>>,
+    /// The sockets and files among the descriptors of this message, or of the last one, once more: whoever drops one of those
+    /// then is not the last who has it, and neither closes what was put into it nor gives its memory back.
+    spares: Vec<Aside<OwnedFd>>,
     closer: Closer,
+    /// What it costs to send: whoever waits for the other end, thousands perhaps, is woken by that.
+    cost: SignalCost,
     /// Another process still has the stream, and goes on with it if this one does not.
     lent: bool,
 }
@@ -96,8 +99,9 @@ impl<H: Head> Channel<H> {
             bytes: Vec::new(),
             header: None,
             fds: Vec::new(),
-            sockets: Vec::new(),
+            spares: Vec::new(),
             closer: closer.clone(),
+            cost: SignalCost::default(),
             lent: false,
         })
     }
@@ -138,7 +142,7 @@ impl<H: Head> Channel<H> {
     pub fn receive(&mut self) -> Result<Received<H>, SessionRefusal> {
         let head = size_of::<H::Bytes>();
         if self.bytes.is_empty() {
-            self.sockets.clear();
+            self.spares.clear();
         }
         loop {
             let payload = self.header.map_or(0, |header| header.payload_len());
@@ -197,14 +201,14 @@ impl<H: Head> Channel<H> {
 
     /// Keeps a descriptor for the message that it came with.
     fn keep(&mut self, fd: OwnedFd) -> Result<(), SessionRefusal> {
-        if descriptor::closes_at_once(&fd) {
+        if descriptor::is_eventfd(&fd).unwrap_or(false) {
             self.fds.push(fd);
             return Ok(());
         }
-        let is_socket = descriptor::is_unix_socket(&fd);
+        let is_of_use = descriptor::is_unix_socket(&fd) || descriptor::is_memfd(&fd);
         // What closes it is there before anything can fail.
         let fd = Aside::new(fd, &self.closer);
-        let given = match is_socket {
+        let given = match is_of_use {
             true => fd.try_clone(),
             // Nothing that a front end may give us is a pipe either.
             false => rustix::pipe::pipe_with(PipeFlags::CLOEXEC)
@@ -212,8 +216,8 @@ impl<H: Head> Channel<H> {
                 .map_err(Into::into),
         };
         self.fds.push(given?);
-        if is_socket {
-            self.sockets.push(fd);
+        if is_of_use {
+            self.spares.push(fd);
         }
         Ok(())
     }
@@ -242,12 +246,15 @@ impl<H: Head> Channel<H> {
             // There is room for one.
             control.push(SendAncillaryMessage::ScmRights(std::slice::from_ref(file)));
         }
-        match sendmsg(
-            &*self.stream,
-            &[IoSlice::new(bytes)],
-            &mut control,
-            SendFlags::DONTWAIT | SendFlags::NOSIGNAL,
-        ) {
+        let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
+        let iov = [IoSlice::new(bytes)];
+        let sent = self
+            .cost
+            .timed(|| sendmsg(&*self.stream, &iov, &mut control, flags));
+        if self.cost.is_too_high() {
+            return Err(SessionRefusal::Blocks);
+        }
+        match sent {
             Ok(sent) if sent == bytes.len() => Ok(()),
             Ok(_) | Err(Errno::AGAIN) => Err(SessionRefusal::Unread),
             Err(Errno::PIPE | Errno::CONNRESET) => Ok(()),
@@ -274,5 +281,69 @@ impl<H> AsRawFd for Channel<H> {
 impl<H> AsFd for Channel<H> {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.stream.as_fd()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rustix::fs::MemfdFlags;
+
+    use super::*;
+    use crate::eventfd::ends_with_watchers;
+
+    fn pair() -> (Channel<Header>, UnixStream) {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        (Channel::new(ours, &Closer::default()).unwrap(), theirs)
+    }
+
+    #[test]
+    fn a_channel_whose_other_end_thousands_watch_is_not_answered_for_long() {
+        let (channel, theirs) = pair();
+        theirs.set_nonblocking(true).unwrap();
+        let fd = OwnedFd::from(theirs.try_clone().unwrap());
+        let mut answered = 0;
+        let over = ends_with_watchers(&fd, |cost| match channel.send(b"answer") {
+            Ok(()) => {
+                answered += 1;
+                rustix::io::read(&theirs, &mut [0; 64]).unwrap();
+            }
+            Err(SessionRefusal::Blocks) => cost.is_over(),
+            Err(other) => panic!("{other}"),
+        });
+        assert_ne!(over, Some(false), "{answered} answers");
+    }
+
+    #[test]
+    fn whoever_drops_the_memory_of_a_message_is_not_the_last_who_has_it() {
+        let (mut channel, theirs) = pair();
+        let name = format!("channel-test-{}", std::process::id());
+        let open = || {
+            let all = std::fs::read_dir("/proc/self/fd").unwrap();
+            let links = all.filter_map(|fd| std::fs::read_link(fd.ok()?.path()).ok());
+            links
+                .filter(|to| to.to_string_lossy().contains(&name))
+                .count()
+        };
+        let memory = rustix::fs::memfd_create(&name, MemfdFlags::CLOEXEC).unwrap();
+        // GET_FEATURES.
+        let head = [1, 1, 0].map(u32::to_ne_bytes);
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+        let mut control = SendAncillaryBuffer::new(&mut space);
+        let fds = [memory.as_fd()];
+        assert!(control.push(SendAncillaryMessage::ScmRights(&fds)));
+        let iov = [IoSlice::new(head.as_flattened())];
+        sendmsg(&theirs, &iov, &mut control, SendFlags::empty()).unwrap();
+        drop(memory);
+        let Received::Message(_, _, fds) = channel.receive().unwrap() else {
+            panic!("all of it has come");
+        };
+        assert_eq!((fds.len(), open()), (1, 2));
+        drop(fds);
+        assert_eq!(open(), 1);
+        assert!(matches!(channel.receive(), Ok(Received::Nothing)));
+        while channel.closer.pending() > 0 {
+            std::thread::yield_now();
+        }
+        assert_eq!(open(), 0);
     }
 }

@@ -18,7 +18,7 @@ use std::ops::{Deref, DerefMut};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, recvmsg};
@@ -27,10 +27,35 @@ use crate::watchdog;
 
 /// How long the thread stays when there is nothing to close: who comes and goes all the time needs no new one each time.
 const IDLE: Duration = Duration::from_millis(200);
+/// Descriptors of a sender that have not been closed yet, at most, when more of it is served: as many as one message has, if it is the longest one.
+const UNCLOSED: usize = 256;
+/// When it asks for room again.
+const LATER: Duration = Duration::from_millis(1);
+/// How long a sender waits for room.
+const PATIENCE: Duration = Duration::from_secs(1);
 /// It does nothing that takes room.
 const STACK: usize = 64 << 10;
 /// Descriptors that a message can bring (`SCM_MAX_FD`). All of them are taken: the kernel would close the others at once.
 const MOST_FDS: usize = 253;
+
+/// Whether there is room for more of a sender.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Room {
+    /// There is.
+    Enough,
+    /// Not now.
+    None,
+    /// What it has sent is not being closed.
+    Never,
+}
+
+/// There is no room for a sender.
+#[derive(Clone, Copy, Debug)]
+pub struct Full {
+    since: Instant,
+    /// When to ask again.
+    pub ask_at: Instant,
+}
 
 /// Closes descriptors, one after the other. Clones are the same one; each sender has one of its own, so that none waits for
 /// another's.
@@ -60,8 +85,40 @@ impl Closer {
     pub fn let_go(&self, held: Box<dyn Any + Send>) {
         let mut queue = self.0.lock();
         queue.waiting.push_back(held);
-        if queue.has_thread {
-            self.0.bell.notify_one();
+        self.0.bell.notify_one();
+        self.attend(&mut queue);
+    }
+
+    /// How many descriptors have not been closed yet, or memories given back.
+    pub fn pending(&self) -> usize {
+        let mut queue = self.0.lock();
+        self.attend(&mut queue);
+        queue.waiting.len() + queue.closing
+    }
+
+    /// Whether that is so much that nothing more of the same sender is to be served now: it may not fill the table of descriptors.
+    pub fn is_full(&self) -> bool {
+        self.pending() > UNCLOSED
+    }
+
+    /// What becomes of a sender of whom there is more to be served. `full` is what this has said of it before.
+    pub fn room(&self, now: Instant, full: &mut Option<Full>) -> Room {
+        if !self.is_full() {
+            *full = None;
+            return Room::Enough;
+        }
+        let since = full.map_or(now, |full| full.since);
+        let ask_at = now.checked_add(LATER).unwrap_or(now);
+        *full = Some(Full { since, ask_at });
+        match now.saturating_duration_since(since) < PATIENCE {
+            true => Room::None,
+            false => Room::Never,
+        }
+    }
+
+    /// Sees to it that there is a thread for what waits. If there are too many threads, whoever asks next tries again.
+    fn attend(&self, queue: &mut Queue) {
+        if queue.has_thread || queue.waiting.is_empty() {
             return;
         }
         // Without it nobody would interrupt the thread, which is the same as if it had nothing to interrupt it for.
@@ -69,14 +126,7 @@ impl Closer {
         let shared = Arc::clone(&self.0);
         let thread = thread::Builder::new().name("close".to_owned());
         let thread = thread.stack_size(STACK).spawn(move || shared.run());
-        // If there are too many threads, the next one to close something tries again.
         queue.has_thread = thread.is_ok();
-    }
-
-    /// How many descriptors have not been closed yet, or memories given back.
-    pub fn pending(&self) -> usize {
-        let queue = self.0.lock();
-        queue.waiting.len() + queue.closing
     }
 
     /// Reads from a socket without waiting, all descriptors that come with the bytes included; how many bytes.
@@ -151,6 +201,14 @@ impl Shared {
     }
 }
 
+impl Drop for Shared {
+    /// What still waits here has found no thread, and stays open: to close it now would have the caller wait.
+    fn drop(&mut self) {
+        let queue = self.queue.get_mut().unwrap_or_else(PoisonError::into_inner);
+        std::mem::forget(std::mem::take(&mut queue.waiting));
+    }
+}
+
 /// What holds a descriptor that is not to be closed on the thread that drops it.
 pub struct Aside<T: Into<OwnedFd>> {
     inner: Option<T>,
@@ -204,7 +262,6 @@ mod tests {
     use std::io::Write;
     use std::net::{TcpListener, TcpStream};
     use std::os::unix::net::UnixStream;
-    use std::time::Instant;
 
     use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg, sockopt};
 
@@ -266,6 +323,22 @@ mod tests {
             assert!(began.elapsed() < Duration::from_secs(5));
             until(|| closer.pending() == 0);
         }
+    }
+
+    #[test]
+    fn what_finds_no_thread_is_closed_by_nobody_who_would_wait_for_it() {
+        let closer = Closer::default();
+        let (fd, _peer) = lingering();
+        closer.0.lock().waiting.push_back(Box::new(fd));
+        let began = Instant::now();
+        drop(closer);
+        assert!(began.elapsed() < Duration::from_secs(5));
+        // One that is asked how much waits looks for a thread again.
+        let closer = Closer::default();
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        closer.0.lock().waiting.push_back(Box::new(theirs));
+        until(|| closer.pending() == 0);
+        assert_eq!(rustix::io::read(&ours, &mut [0; 1]), Ok(0));
     }
 
     #[test]

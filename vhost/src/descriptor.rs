@@ -19,10 +19,9 @@ pub(crate) fn is_eventfd(fd: impl AsFd) -> io::Result<bool> {
     Ok(link.as_os_str() == "anon_inode:[eventfd]")
 }
 
-/// Whether nobody can be made to wait by closing it: an eventfd, or a file in memory, which alone have seals.
-pub(crate) fn closes_at_once(fd: impl AsFd) -> bool {
-    let fd = fd.as_fd();
-    is_eventfd(fd).unwrap_or(false) || rustix::fs::fcntl_get_seals(fd).is_ok()
+/// Whether it is a file in memory, which alone have seals.
+pub(crate) fn is_memfd(fd: impl AsFd) -> bool {
+    rustix::fs::fcntl_get_seals(fd).is_ok()
 }
 
 /// Whether it is a Unix socket, of whatever kind.

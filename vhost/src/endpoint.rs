@@ -20,6 +20,7 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use mio::unix::SourceFd;
@@ -32,12 +33,14 @@ pub use self::handover::SavedEndpoint;
 use self::watching::{unwatch, watch};
 use crate::change_limiter::ChangeLimiter;
 use crate::channel::{Channel, Received};
-use crate::closer::{Aside, Closer};
+use crate::closer::{Aside, Closer, Full, Room};
 use crate::control::{Coalescing, CtrlCommand};
 pub use crate::error::{BindError, SessionRefusal};
 use crate::eventfd::EventFd;
 use crate::features::VirtioFeatures;
+pub use crate::limits::{MESSAGES_A_TURN, TURN};
 use crate::listener::{self, Listener};
+use crate::memory::AddressSpace;
 use crate::message::Header;
 use crate::rest::Rest;
 use crate::session::{Action, Session};
@@ -49,16 +52,6 @@ const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::fro
 
 /// How long the next front end has to wait while descriptors of those before it are being closed.
 const WHILE_CLOSING: Duration = Duration::from_secs(1);
-
-/// Descriptors that front ends have sent and that have not been closed yet, at most, when the next one is served: as many as
-/// one message has, if it is the longest one.
-const UNCLOSED: usize = 256;
-
-/// Messages served at a time, and front ends looked at in one [`Endpoint::poll`]: other devices
-/// How long front ends of one device are served in a row: some messages are dear.
-const TURN: Duration = Duration::from_millis(2);
-/// share the thread.
-const BUDGET: usize = 128;
 
 /// What happened to a session; for log lines and figures.
 #[derive(Debug)]
@@ -157,6 +150,10 @@ pub struct Endpoint {
     successor: Option<Aside<UnixStream>>,
     /// Closes what front ends have sent.
     closer: Closer,
+    /// Whether there is no room for more of what takes its time to be closed.
+    full: Option<Full>,
+    /// What is mapped for its front ends.
+    space: Arc<AddressSpace>,
     registration: Option<(Registry, Token)>,
     retry_at: Option<Instant>,
     /// After front ends that have held up a thread: others use that, too.
@@ -210,6 +207,8 @@ impl Endpoint {
             connection: None,
             successor: None,
             closer: Closer::default(),
+            full: None,
+            space: Arc::default(),
             registration: None,
             retry_at: None,
             rest: Rest::default(),
@@ -243,7 +242,10 @@ impl Endpoint {
     pub fn next_timer(&self) -> Option<Instant> {
         match self.connection {
             None => self.retry_at,
-            Some(_) => self.changes.held_back(),
+            Some(_) => {
+                let room = self.full.map(|full| full.ask_at);
+                self.changes.held_back().or(room)
+            }
         }
     }
 
@@ -296,7 +298,12 @@ impl Endpoint {
     /// Takes the front end's answers to our requests, as [`Endpoint::poll`] does, and nothing else.
     pub fn hear_replies(&mut self, now: Instant, dev: &mut dyn Device) {
         let connection = self.connection.as_mut();
-        if let Some(Err(why)) = connection.map(|connection| connection.session.hear_replies()) {
+        let heard = connection.map(|connection| {
+            let heard = connection.session.hear_replies();
+            let_go(&mut connection.session, &self.closer);
+            heard
+        });
+        if let Some(Err(why)) = heard {
             self.close(Some(why), now, dev);
         }
     }
@@ -407,7 +414,7 @@ impl Endpoint {
 
     /// Serves front ends, one after the other; `true` if they may have sent yet more.
     fn serve_front_ends(&mut self, now: Instant, dev: &mut dyn Device) -> bool {
-        for _ in 0..BUDGET {
+        for _ in 0..MESSAGES_A_TURN {
             if self.connection.is_some() && self.serve(now, dev) {
                 break;
             }
@@ -498,17 +505,20 @@ impl Endpoint {
 
     /// Serves the front end, or ends its session; `true` if it may have sent yet more.
     fn serve(&mut self, now: Instant, dev: &mut dyn Device) -> bool {
-        for served in 0..BUDGET {
+        for served in 0..MESSAGES_A_TURN {
             if self.changes.holds_back(now) {
                 return false;
             }
             if served > 0 && now.elapsed() > TURN {
                 return true;
             }
-            // A front end that sends what takes its time to be closed may not fill the table of descriptors with it.
-            if self.closer.pending() > UNCLOSED {
-                self.close(Some(SessionRefusal::TooManyDescriptors), now, dev);
-                return false;
+            match self.closer.room(Instant::now(), &mut self.full) {
+                Room::Enough => {}
+                Room::None => return false,
+                Room::Never => {
+                    self.close(Some(SessionRefusal::TooManyDescriptors), now, dev);
+                    return false;
+                }
             }
             match self.serve_one(now, dev) {
                 Ok(Received::Message(..)) => {}
@@ -606,7 +616,7 @@ impl Endpoint {
                 tracing::warn!(device, "a second front end was turned away");
             }
             if let Role::Server(listener) = &self.role
-                && self.closer.pending() <= UNCLOSED
+                && !self.closer.is_full()
             {
                 let next = listener.accept().unwrap_or(None);
                 self.successor = next.map(|stream| Aside::new(stream, &self.closer));
@@ -616,7 +626,7 @@ impl Endpoint {
         if self.retry_at.is_some_and(|at| now < at) {
             return false;
         }
-        if self.closer.pending() > UNCLOSED {
+        if self.closer.is_full() {
             self.retry_at = Some(now + WHILE_CLOSING);
             return false;
         }
@@ -658,8 +668,9 @@ impl Endpoint {
     fn begin(&mut self, channel: Channel<Header>, dev: &mut dyn Device) {
         self.sessions += 1;
         self.waiting = false;
+        self.full = None;
         self.config.mtu = self.mtu;
-        let session = Session::new(&self.config);
+        let session = Session::of(&self.config, &self.space);
         self.connection = Some(Connection {
             channel,
             session,
@@ -687,9 +698,10 @@ fn agree_mtu(session: &Session, config: &DeviceConfig, dev: &mut dyn Device) {
         dev.session(SessionEvent::Mtu(mtu));
     }
 }
-/// Has memory that is a guest's no more given back where nobody waits for it.
+
+/// Has what is a guest's no more given back where nobody waits for it.
 fn let_go(session: &mut Session, closer: &Closer) {
-    for memory in session.take_gone() {
-        closer.let_go(Box::new(memory));
+    for gone in session.take_gone() {
+        closer.let_go(gone);
     }
 }

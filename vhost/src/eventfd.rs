@@ -9,8 +9,9 @@
 
 use std::io::{self, IoSliceMut};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, poll};
 use rustix::fs::OFlags;
@@ -21,8 +22,68 @@ use thiserror::Error;
 use crate::descriptor;
 use crate::watchdog;
 
-/// So many dear calls in a row are no accident.
-const DEAR_CALLS: u32 = 8;
+/// What calls of a session may take of threads' time at once, if they are dear ones.
+const COST_AT_ONCE: Duration = Duration::from_millis(30);
+/// They may take one part in so many of the time in the long run.
+const COST_SHARE: u32 = 10;
+/// What one of them counts at most: the host of a virtual machine takes some milliseconds of it now and then.
+const COST_OF_ONE: Duration = Duration::from_millis(10);
+
+/// What it costs to signal on the descriptors of one session: whether it is too much, after which nobody uses them any more. One that has made a thread
+/// wait has cost too much; so have many that took the thread's time, as a front end that has thousands wait for an eventfd makes each write to it.
+#[derive(Debug, Default)]
+pub struct SignalCost {
+    is_too_high: AtomicBool,
+    dear: Mutex<DearTime>,
+}
+
+impl SignalCost {
+    /// Whether none of them is to be used any more.
+    #[inline]
+    pub fn is_too_high(&self) -> bool {
+        self.is_too_high.load(Ordering::Relaxed)
+    }
+
+    /// Makes a call that may wake somebody, and counts what that took.
+    #[inline]
+    pub(crate) fn timed<T>(&self, call: impl FnOnce() -> T) -> T {
+        let (answer, took) = watchdog::timed(call);
+        if let Some(took) = took {
+            self.count(took);
+        }
+        answer
+    }
+
+    pub(crate) fn is_over(&self) {
+        self.is_too_high.store(true, Ordering::Relaxed);
+    }
+
+    /// Counts what a dear call took.
+    #[cold]
+    fn count(&self, took: Duration) {
+        let mut dear = self.dear.lock().unwrap_or_else(PoisonError::into_inner);
+        if !dear.allows(Instant::now(), took) {
+            self.is_over();
+        }
+    }
+}
+
+/// The time that dear calls took, of which a part is forgiven as time goes by.
+#[derive(Debug, Default)]
+struct DearTime {
+    took: Duration,
+    counted: Option<Instant>,
+}
+
+impl DearTime {
+    fn allows(&mut self, now: Instant, took: Duration) -> bool {
+        let since = self.counted.replace(now).unwrap_or(now);
+        let forgiven = now.saturating_duration_since(since).checked_div(COST_SHARE);
+        self.took = self.took.saturating_sub(forgiven.unwrap_or_default());
+        self.took = self.took.saturating_add(took.min(COST_OF_ONE));
+        self.took <= COST_AT_ONCE
+    }
+}
 
 /// A descriptor that cannot serve as a notification.
 #[derive(Debug, Error)]
@@ -46,10 +107,8 @@ pub enum EventFdError {
 pub struct EventFd {
     fd: Arc<OwnedFd>,
     is_socket: bool,
-    /// This one, or another one of the same session, has made a thread wait.
-    blocks: Arc<AtomicBool>,
-    /// Calls in a row that took much of a thread's time.
-    dear: Arc<AtomicU32>,
+    /// Shared with the others of its session.
+    cost: Arc<SignalCost>,
 }
 
 impl EventFd {
@@ -66,16 +125,15 @@ impl EventFd {
         EventFd {
             fd: Arc::new(fd),
             is_socket,
-            blocks: Arc::default(),
-            dear: Arc::default(),
+            cost: Arc::default(),
         }
     }
 
-    /// Makes it one of several of which none is used any more once one has made a thread wait: `blocks` says so.
+    /// Makes it one of several of which none is used any more once they have cost too much.
     #[must_use]
-    pub fn with(self, blocks: &Arc<AtomicBool>) -> EventFd {
+    pub fn with(self, cost: &Arc<SignalCost>) -> EventFd {
         EventFd {
-            blocks: Arc::clone(blocks),
+            cost: Arc::clone(cost),
             ..self
         }
     }
@@ -123,29 +181,17 @@ impl EventFd {
             return;
         }
         let one = 1u64.to_ne_bytes();
-        let (said, dear) = watchdog::timed(|| match self.is_socket {
+        let said = self.cost.timed(|| match self.is_socket {
             true => {
                 let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
                 rustix::net::send(&self.fd, &one, flags)
             }
             false => rustix::io::write(&self.fd, &one),
         });
-        let is_dear = dear.is_some_and(|dear| self.is_dear(dear));
         // One that does not block is not interrupted.
-        if is_dear || !self.is_socket && said == Err(Errno::INTR) {
-            self.blocks.store(true, Ordering::Relaxed);
+        if !self.is_socket && said == Err(Errno::INTR) {
+            self.cost.is_over();
         }
-    }
-
-    /// Whether this call and those before it have all been dear.
-    #[cold]
-    fn is_dear(&self, dear: bool) -> bool {
-        let row = match dear {
-            true => self.dear.load(Ordering::Relaxed).saturating_add(1),
-            false => 0,
-        };
-        self.dear.store(row, Ordering::Relaxed);
-        row >= DEAR_CALLS
     }
 
     /// Whether something was notified that nobody has taken.
@@ -163,7 +209,12 @@ impl EventFd {
         let mut counter = [0; 8];
         // Not at an offset, as an eventfd has none.
         let to = &mut [IoSliceMut::new(&mut counter)];
-        match rustix::io::preadv2(&self.fd, to, u64::MAX, ReadWriteFlags::NOWAIT) {
+        let flags = ReadWriteFlags::NOWAIT;
+        // It wakes all that wait for room in the counter.
+        let read = self
+            .cost
+            .timed(|| rustix::io::preadv2(&self.fd, to, u64::MAX, flags));
+        match read {
             Ok(_) => true,
             Err(Errno::OPNOTSUPP | Errno::NOSYS | Errno::INVAL | Errno::SPIPE) => {
                 self.drain_watched()
@@ -181,15 +232,15 @@ impl EventFd {
         let mut counter = [0; 8];
         let read = watchdog::watched(|| rustix::io::read(&self.fd, &mut counter));
         if read == Err(Errno::INTR) {
-            self.blocks.store(true, Ordering::Relaxed);
+            self.cost.is_over();
         }
         read.is_ok()
     }
 
-    /// Whether it, or another one of its session, has made a thread wait: it is not used any more.
+    /// Whether it, or another one of its session, has made a thread wait or cost it too much time: it is not used any more.
     #[inline]
     pub fn blocks(&self) -> bool {
-        self.blocks.load(Ordering::Relaxed)
+        self.cost.is_too_high()
     }
 }
 
@@ -203,6 +254,46 @@ impl AsRawFd for EventFd {
     fn as_raw_fd(&self) -> RawFd {
         self.fd.as_raw_fd()
     }
+}
+
+/// Whether `costly` costs too much within a while, done again and again while thousands wait for whatever happens to the file; `None` where this process
+/// may not have as many descriptors.
+#[cfg(test)]
+pub(crate) fn ends_with_watchers(
+    file: &OwnedFd,
+    mut costly: impl FnMut(&Arc<SignalCost>),
+) -> Option<bool> {
+    use rustix::event::epoll;
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
+    const WATCHERS: usize = 8000;
+    let limit = getrlimit(Resource::Nofile);
+    let all = Rlimit {
+        current: limit.maximum,
+        ..limit
+    };
+    setrlimit(Resource::Nofile, all).unwrap();
+    if limit.maximum.is_some_and(|most| most < 3 * WATCHERS as u64) {
+        println!("skipped: a file with many watchers, because RLIMIT_NOFILE is too low");
+        return None;
+    }
+    let watcher = epoll::create(epoll::CreateFlags::CLOEXEC).unwrap();
+    let watched: Vec<OwnedFd> = (0..WATCHERS)
+        .map(|_| {
+            let fd = file.try_clone().unwrap();
+            let flags = epoll::EventFlags::IN | epoll::EventFlags::OUT | epoll::EventFlags::ET;
+            epoll::add(&watcher, &fd, epoll::EventData::new_u64(0), flags).unwrap();
+            fd
+        })
+        .collect();
+    watchdog::start().unwrap();
+    let cost = Arc::default();
+    let began = Instant::now();
+    while !SignalCost::is_too_high(&cost) && began.elapsed() < Duration::from_secs(20) {
+        costly(&cost);
+    }
+    drop(watched);
+    Some(cost.is_too_high())
 }
 
 #[cfg(test)]
@@ -259,44 +350,58 @@ mod tests {
         }
     }
 
-    /// Each write wakes all that wait for the counter, of which a front end may have many.
     #[test]
-    fn one_whose_write_takes_much_of_a_thread_is_not_used_any_more() {
-        use rustix::event::epoll;
-        use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-
-        const WATCHERS: usize = 8000;
-        let limit = getrlimit(Resource::Nofile);
-        let all = Rlimit {
-            current: limit.maximum,
-            ..limit
+    fn dear_calls_may_take_a_share_of_the_time_and_no_more() {
+        let ms = Duration::from_millis;
+        // How many of them are allowed, one in each `every`.
+        let allowed = |took, every: Duration| {
+            let (start, mut dear) = (Instant::now(), DearTime::default());
+            (0..1000)
+                .take_while(|&n| dear.allows(start + every * n, took))
+                .count()
         };
-        setrlimit(Resource::Nofile, all).unwrap();
-        if limit.maximum.is_some_and(|most| most < 2 * WATCHERS as u64) {
-            println!("skipped: an eventfd with many watchers, because RLIMIT_NOFILE is too low");
-            return;
-        }
+        assert_eq!(allowed(ms(3), ms(3)), 11);
+        assert_eq!(allowed(ms(3), ms(30)), 1000);
+        assert!(
+            (80..100).contains(&allowed(ms(1), ms(7))),
+            "two in three are forgiven"
+        );
+        // Whatever the host has done to one, it takes some more.
+        assert_eq!(allowed(ms(1000), ms(50)), 5);
+        assert_eq!(allowed(ms(1000), ms(100)), 1000);
+    }
+
+    /// Each write wakes all that wait for the counter, of which a front end may have many, and each read all that wait for room.
+    #[test]
+    fn a_session_whose_calls_take_much_of_a_thread_is_over() {
         let theirs = rustix::event::eventfd(0, EventfdFlags::CLOEXEC).unwrap();
-        let ours = EventFd::from_fd(theirs.try_clone().unwrap()).unwrap();
-        let watcher = epoll::create(epoll::CreateFlags::CLOEXEC).unwrap();
-        let watched: Vec<OwnedFd> = (0..WATCHERS)
-            .map(|_| {
-                let fd = theirs.try_clone().unwrap();
-                let flags = epoll::EventFlags::IN | epoll::EventFlags::ET;
-                epoll::add(&watcher, &fd, epoll::EventData::new_u64(0), flags).unwrap();
-                fd
-            })
-            .collect();
-        let began = std::time::Instant::now();
-        while !ours.blocks() && began.elapsed() < std::time::Duration::from_secs(20) {
-            ours.signal();
-            ours.drain();
-        }
-        assert!(ours.blocks(), "{} watchers cost nothing", watched.len());
+        let of = |cost: &Arc<SignalCost>| {
+            let fd = theirs.try_clone().unwrap();
+            EventFd::from_fd(fd).unwrap().with(cost)
+        };
+        let [mut calls, mut kicks] = [0, 0];
+        let called = ends_with_watchers(&theirs, |cost| {
+            // The descriptor comes anew with each third call, and a cheap one is called in between.
+            calls += 1;
+            let ours = of(cost);
+            for _ in 0..3 {
+                ours.signal();
+                ours.drain();
+            }
+            EventFd::new().unwrap().with(cost).signal();
+        });
+        let Some(called) = called else { return };
+        assert!(called, "after {calls} times three calls");
+        let kicked = ends_with_watchers(&theirs, |cost| {
+            kicks += 1;
+            rustix::io::write(&theirs, &1u64.to_ne_bytes()).unwrap();
+            of(cost).drain();
+        });
+        assert_eq!(kicked, Some(true), "after {kicks} kicks");
         // One that nobody waits for is none, however often it is signalled.
         let honest = EventFd::new().unwrap();
-        let began = std::time::Instant::now();
-        while began.elapsed() < std::time::Duration::from_millis(300) {
+        let began = Instant::now();
+        while began.elapsed() < Duration::from_millis(300) {
             honest.signal();
         }
         assert!(!honest.blocks());

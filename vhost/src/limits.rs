@@ -1,9 +1,17 @@
 //! How long frames are, and how much of one is looked at.
 
+use std::time::Duration;
+
 pub use vf_packet::{HEAD_MAX, HEADERS_MAX};
 
 /// The shortest frame: an Ethernet header and nothing else.
 pub const MIN_FRAME: u32 = 14;
+
+/// How long the messages of one device are served in a row: some are dear, and other devices share the thread.
+pub const TURN: Duration = Duration::from_millis(2);
+
+/// Messages that are served in a row, however cheap they are, and front ends that are looked at.
+pub const MESSAGES_A_TURN: usize = 128;
 
 /// Descriptors that the chains of one received frame may have, as many as Linux' vhost-net allows. A chain may have as many for
 /// itself, so that twice that is what is looked at for one frame at most.

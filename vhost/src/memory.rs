@@ -16,6 +16,7 @@
 )]
 #![expect(clippy::indexing_slicing, reason = "bounds are checked just before")]
 
+mod address_space;
 mod dirty_log;
 mod handover;
 mod slice;
@@ -29,6 +30,8 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 use vm_memory::{FileOffset, MmapRegion, VolatileMemory, VolatileSlice};
 
+pub use self::address_space::AddressSpace;
+use self::address_space::Part;
 pub(crate) use self::dirty_log::SavedLog;
 pub use self::dirty_log::{DirtyLog, LOG_PAGE};
 pub(crate) use self::handover::SavedRegion;
@@ -98,6 +101,9 @@ pub enum MemoryError {
     /// No such region to remove.
     #[error("no such region")]
     NoSuchRegion,
+    /// So much is mapped for this device, or for all, that the address space has no room for more.
+    #[error("no room to map it until memory of before has been given back")]
+    NoRoom,
     /// The process cannot have a handler of SIGBUS, without which a file that shrinks would end it.
     #[error("cannot guard the mapping against SIGBUS")]
     Unguarded,
@@ -117,6 +123,7 @@ struct Mapping {
     /// Where the region starts in `mmap`, which starts on a page boundary.
     lead: usize,
     shrinkable: bool,
+    _part: Part,
 }
 
 #[derive(Debug, Clone)]
@@ -134,6 +141,8 @@ struct Region {
 pub struct GuestMemory {
     regions: Vec<Region>,
     log: Option<Arc<DirtyLog>>,
+    /// What it and those that are made of it take is counted there.
+    space: Arc<AddressSpace>,
 }
 
 impl GuestMemory {
@@ -143,6 +152,17 @@ impl GuestMemory {
     /// A region that is empty, wraps, overlaps another or is longer than its file; too many of
     /// them; or the kernel refuses.
     pub fn map(regions: Vec<(RegionSpec, OwnedFd)>) -> Result<Arc<GuestMemory>, MemoryError> {
+        GuestMemory::map_in(&Arc::default(), regions)
+    }
+
+    /// The same for a device for which this is mapped already.
+    ///
+    /// # Errors
+    /// As of [`GuestMemory::map`]; or that is too much.
+    pub(crate) fn map_in(
+        space: &Arc<AddressSpace>,
+        regions: Vec<(RegionSpec, OwnedFd)>,
+    ) -> Result<Arc<GuestMemory>, MemoryError> {
         check_layout(
             regions
                 .iter()
@@ -150,13 +170,24 @@ impl GuestMemory {
         )?;
         let mut mapped = Vec::with_capacity(regions.len());
         for (spec, fd) in regions {
-            mapped.push(Region::map(spec, fd)?);
+            mapped.push(Region::map(space, spec, fd)?);
         }
         mapped.sort_by_key(|region| region.guest_addr);
         Ok(Arc::new(GuestMemory {
             regions: mapped,
             log: None,
+            space: Arc::clone(space),
         }))
+    }
+
+    /// No memory yet, of a device for which this is mapped.
+    #[must_use]
+    pub fn none(space: &Arc<AddressSpace>) -> Arc<GuestMemory> {
+        Arc::new(GuestMemory {
+            regions: Vec::new(),
+            log: None,
+            space: Arc::clone(space),
+        })
     }
 
     /// Memory of our own, at guest address 0, and the file by which others may map it, which can neither shrink nor grow.
@@ -196,7 +227,7 @@ impl GuestMemory {
         }
         let present = regions.iter().map(|r| (r.guest_addr, r.user_addr, r.size));
         check_layout(present.chain([(spec.guest_addr, spec.user_addr, spec.size)]))?;
-        regions.push(Region::map(spec, fd)?);
+        regions.push(Region::map(&self.space, spec, fd)?);
         regions.sort_by_key(|region| region.guest_addr);
         Ok(self.with(regions))
     }
@@ -218,14 +249,20 @@ impl GuestMemory {
     }
 
     fn with(&self, regions: Vec<Region>) -> Arc<GuestMemory> {
-        let log = self.log.clone();
-        Arc::new(GuestMemory { regions, log })
+        Arc::new(GuestMemory {
+            regions,
+            log: self.log.clone(),
+            space: Arc::clone(&self.space),
+        })
     }
 
     /// The same memory, in which every write of the device is marked in `log` from now on, or in none.
     pub fn with_log(&self, log: Option<Arc<DirtyLog>>) -> Arc<GuestMemory> {
-        let regions = self.regions.clone();
-        Arc::new(GuestMemory { regions, log })
+        Arc::new(GuestMemory {
+            regions: self.regions.clone(),
+            log,
+            space: Arc::clone(&self.space),
+        })
     }
 
     fn find(&self, spec: &RegionSpec) -> Option<usize> {
@@ -460,7 +497,12 @@ impl<'a> Window<'a> {
 
 impl Mapping {
     /// Maps the `size` bytes at `offset` of a file.
-    fn map(fd: OwnedFd, offset: u64, size: u64) -> Result<Mapping, MemoryError> {
+    fn map(
+        space: &Arc<AddressSpace>,
+        fd: OwnedFd,
+        offset: u64,
+        size: u64,
+    ) -> Result<Mapping, MemoryError> {
         // Files in memory have seals, and no others; nor does this question wait for a file system, as the next ones may.
         let seals = rustix::fs::fcntl_get_seals(&fd).map_err(|_| MemoryError::NotMemory)?;
         let stat = rustix::fs::fstat(&fd)?;
@@ -484,6 +526,7 @@ impl Mapping {
         let len = (lead + size)
             .checked_next_multiple_of(page)
             .ok_or(MemoryError::Wraps)?;
+        let part = space.part(len)?;
         let len = usize::try_from(len).map_err(|_| MemoryError::Wraps)?;
         let file = FileOffset::new(File::from(fd), offset - lead);
         let mmap = MmapRegion::<()>::from_file(file, len)?;
@@ -495,17 +538,23 @@ impl Mapping {
             mmap,
             lead: lead as usize,
             shrinkable,
+            _part: part,
         })
     }
 }
 
 impl Region {
-    fn map(spec: RegionSpec, fd: OwnedFd) -> Result<Region, MemoryError> {
+    fn map(
+        space: &Arc<AddressSpace>,
+        spec: RegionSpec,
+        fd: OwnedFd,
+    ) -> Result<Region, MemoryError> {
+        let mapping = Mapping::map(space, fd, spec.mmap_offset, spec.size)?;
         Ok(Region {
             guest_addr: spec.guest_addr,
             size: spec.size,
             user_addr: spec.user_addr,
-            mapping: Arc::new(Mapping::map(fd, spec.mmap_offset, spec.size)?),
+            mapping: Arc::new(mapping),
             claims: 1,
         })
     }
@@ -769,7 +818,7 @@ mod tests {
     #[test]
     fn a_log_that_shrinks_is_not_trusted_any_more() {
         let fd = memfd(0x1000);
-        let log = DirtyLog::map(fd.try_clone().unwrap(), 0x1000, 0).unwrap();
+        let log = DirtyLog::map(&Arc::default(), fd.try_clone().unwrap(), 0x1000, 0).unwrap();
         let mem = GuestMemory::map(vec![(spec(0, 0x1000, 0, 0), memfd(0x1000))]).unwrap();
         let mem = mem.with_log(Some(Arc::new(log)));
         rustix::fs::ftruncate(&fd, 0).unwrap();

@@ -31,19 +31,19 @@ mod change;
 mod control;
 mod handover;
 
+use std::any::Any;
 use std::collections::VecDeque;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::backend::BackendRequests;
 pub use crate::config::{DeviceConfig, MAX_QUEUE_PAIRS};
 use crate::control::{Asked, Coalescing, ControlQueue, CtrlCommand};
 use crate::error::RingError;
 pub use crate::error::SessionRefusal;
-use crate::eventfd::{EventFd, EventFdError};
+use crate::eventfd::{EventFd, EventFdError, SignalCost};
 use crate::features::{ProtocolFeatures, VirtioFeatures};
-use crate::memory::{DirtyLog, GuestMemory, MAX_REGIONS};
+use crate::memory::{AddressSpace, DirtyLog, GuestMemory, MAX_REGIONS};
 use crate::message::{self, ConfigRange, FrontendRequest, Header, VringAddr};
 use crate::packed;
 use crate::vring::Vring;
@@ -177,8 +177,10 @@ pub struct Session {
     control: Option<ControlQueue>,
     /// With the log, if what is written there is logged.
     memory: Arc<GuestMemory>,
-    /// Memories that are the guest's no more.
-    gone: Vec<Arc<GuestMemory>>,
+    /// What is mapped for the device.
+    space: Arc<AddressSpace>,
+    /// What is the guest's no more.
+    gone: Vec<Box<dyn Any + Send>>,
     log: Option<Arc<DirtyLog>>,
     /// Whether the front end wants it used.
     logging: bool,
@@ -186,8 +188,8 @@ pub struct Session {
     features: Option<VirtioFeatures>,
     protocol: ProtocolFeatures,
     backend: Option<BackendRequests>,
-    /// One of the session's descriptors has made a thread wait.
-    blocks: Arc<AtomicBool>,
+    /// What the session's descriptors may cost those who signal on them.
+    cost: Arc<SignalCost>,
     /// What is to be done next.
     actions: VecDeque<Action>,
     /// What waits for rings to be stopped.
@@ -205,6 +207,11 @@ pub struct Session {
 impl Session {
     /// A session that has not heard anything yet.
     pub fn new(config: &DeviceConfig) -> Session {
+        Session::of(config, &Arc::default())
+    }
+
+    /// The same of a device for which this is mapped already: what a session of before has had may not be given back yet.
+    pub(crate) fn of(config: &DeviceConfig, space: &Arc<AddressSpace>) -> Session {
         let rings = (0..config.rings_accepted()).map(|_| RingState::default());
         Session {
             rings: rings.collect(),
@@ -213,14 +220,15 @@ impl Session {
             mac: None,
             mtu: None,
             control: None,
-            memory: Arc::default(),
+            memory: GuestMemory::none(space),
+            space: Arc::clone(space),
             gone: Vec::new(),
             log: None,
             logging: false,
             features: None,
             protocol: ProtocolFeatures::empty(),
             backend: None,
-            blocks: Arc::default(),
+            cost: Arc::default(),
             actions: VecDeque::new(),
             pending: None,
             asked: None,
@@ -254,7 +262,7 @@ impl Session {
         if self.memory.faulted() {
             return Err(SessionRefusal::MemoryVanished);
         }
-        if self.blocks.load(Ordering::Relaxed) {
+        if self.cost.is_too_high() {
             return Err(SessionRefusal::Blocks);
         }
         Ok(())
@@ -292,12 +300,20 @@ impl Session {
         backend.awaits_reply().then(|| backend.as_fd())
     }
 
+    /// Another socket for requests of ours, or none.
+    fn replace_backend(&mut self, backend: Option<BackendRequests>) {
+        let before = std::mem::replace(&mut self.backend, backend);
+        let before = before.map(|backend| Box::new(backend.into_fd()) as _);
+        self.gone.extend(before);
+    }
+
     /// Takes the replies that have come.
     ///
     /// # Errors
     /// The session cannot go on; [`Session::end`] it.
     pub fn hear_replies(&mut self) -> Result<(), SessionRefusal> {
-        self.backend.as_mut().map_or(Ok(()), BackendRequests::hear)
+        let backend = self.backend.as_mut();
+        backend.map_or(Ok(()), |backend| backend.hear(&mut self.gone))
     }
 
     /// The rings that wait for their first kick, and what their driver kicks.
@@ -363,8 +379,9 @@ impl Session {
         }
     }
 
-    /// Memories that were the guest's: to drop the last reference to one takes as long as it is large.
-    pub fn take_gone(&mut self) -> Vec<Arc<GuestMemory>> {
+    /// Memories and logs that were the guest's, and sockets: to drop the last reference to one takes as long as it is large, or as who is behind it
+    /// likes.
+    pub fn take_gone(&mut self) -> Vec<Box<dyn Any + Send>> {
         std::mem::take(&mut self.gone)
     }
 
@@ -432,7 +449,8 @@ impl Session {
             FrontendRequest::ResetDevice => Change::Reset,
             FrontendRequest::SetMemTable(specs) => {
                 let fds = exactly(fds, specs.len())?;
-                Change::Memory(GuestMemory::map(specs.into_iter().zip(fds).collect())?)
+                let regions = specs.into_iter().zip(fds).collect();
+                Change::Memory(GuestMemory::map_in(&self.space, regions)?)
             }
             FrontendRequest::AddMemReg(spec) => {
                 Change::Memory(self.memory.with_region(spec, one(fds)?)?)
@@ -440,7 +458,12 @@ impl Session {
             FrontendRequest::SetLogBase { size, offset }
                 if self.protocol.contains(ProtocolFeatures::LOG_SHMFD) =>
             {
-                Change::Log(Arc::new(DirtyLog::map(one(fds)?, size, offset)?))
+                Change::Log(Arc::new(DirtyLog::map(
+                    &self.space,
+                    one(fds)?,
+                    size,
+                    offset,
+                )?))
             }
             // An address of the front end's own.
             FrontendRequest::SetLogBase { .. } => {
@@ -515,7 +538,8 @@ impl Session {
                 return Ok(Served::Done);
             }
             FrontendRequest::SetBackendReqFd => {
-                self.backend = Some(BackendRequests::new(one(fds)?)?);
+                let backend = BackendRequests::new(one(fds)?)?;
+                self.replace_backend(Some(backend));
                 return Ok(Served::Done);
             }
             FrontendRequest::SetConfig => return Err(SessionRefusal::ReadOnly),
@@ -553,7 +577,7 @@ impl Session {
     ) -> Result<Option<EventFd>, SessionRefusal> {
         self.ring(ring)?;
         if has_fd {
-            Ok(Some(take(one(fds)?)?.with(&self.blocks)))
+            Ok(Some(take(one(fds)?)?.with(&self.cost)))
         } else {
             exactly(fds, 0)?;
             Ok(None)

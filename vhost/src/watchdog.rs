@@ -127,10 +127,10 @@ pub(crate) fn watched<T>(call: impl FnOnce() -> T) -> T {
     timed(call).0
 }
 
-/// The same, and whether it took more of the thread's time than an honest one, if that was looked at. The host takes some of it now and then: one
-/// such call says nothing.
+/// The same, and what it took of the thread's time if that was looked at and is more than an honest one takes. The host takes some of it now and
+/// then: one such call says nothing.
 #[inline]
-pub(crate) fn timed<T>(call: impl FnOnce() -> T) -> (T, Option<bool>) {
+pub(crate) fn timed<T>(call: impl FnOnce() -> T) -> (T, Option<Duration>) {
     // A thread that is about to end has left the list already; it calls nobody any more.
     let step = || {
         let suspect = LISTED.try_with(|Listed(this)| {
@@ -145,9 +145,9 @@ pub(crate) fn timed<T>(call: impl FnOnce() -> T) -> (T, Option<bool>) {
         wake();
     }
     let answer = call();
-    let dear = began.map(|began| thread_time().saturating_sub(began) > DEAR);
+    let took = began.map(|began| thread_time().saturating_sub(began));
     step();
-    (answer, dear)
+    (answer, took.filter(|took| *took > DEAR))
 }
 
 /// Of this thread: what others have of its CPU meanwhile is nobody's fault.

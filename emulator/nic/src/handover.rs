@@ -30,7 +30,7 @@ use crate::plane::{SavedFrame, SavedStatistics};
 use crate::uplink::Position;
 
 /// The format of what is handed over. Another number when a process that does not know a part of it would do something wrong without.
-pub const FORMAT: u32 = 3;
+pub const FORMAT: u32 = 4;
 
 /// How long either side waits for the other. Guests stand still meanwhile.
 const PATIENCE: Duration = Duration::from_secs(5);

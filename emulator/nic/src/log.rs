@@ -5,7 +5,7 @@
 use std::collections::HashMap;
 use std::fmt::{self, Write as _};
 use std::io::{self, ErrorKind, Write};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -43,6 +43,50 @@ pub fn lost() -> u64 {
 #[must_use]
 pub fn left_out() -> u64 {
     LEFT_OUT.load(Ordering::Relaxed)
+}
+
+/// Standard error, whatever that is when a line is written; a line waits for no lock that somebody else has who says something there.
+#[derive(Debug)]
+pub struct StandardError(io::Stderr);
+
+impl StandardError {
+    /// This process'.
+    #[must_use]
+    pub fn of_process() -> StandardError {
+        StandardError(io::stderr())
+    }
+
+    /// Another descriptor for it.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn duplicate(&self) -> io::Result<OwnedFd> {
+        self.0.as_fd().try_clone_to_owned()
+    }
+
+    /// Everything that this process says on standard error goes there from now on.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn redirect(&self, to: &OwnedFd) -> io::Result<()> {
+        Ok(rustix::stdio::dup2_stderr(to)?)
+    }
+}
+
+impl Write for StandardError {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        Ok(rustix::io::write(&self.0, bytes)?)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl AsFd for StandardError {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
 }
 
 /// A way to the log: lines written to it are queued. All clones are ways to the same one.

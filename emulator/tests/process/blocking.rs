@@ -11,13 +11,14 @@ use std::time::Duration;
 use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 use vf_guest::driver::{Buffer, DESC_NEXT, Desc};
 use vf_guest::eventfd::EventFd;
-use vf_guest::frontend::{Frontend, FrontendError};
+use vf_guest::frontend::Frontend;
 use vf_guest::message::{FLAG_VERSION, Header, protocol, request};
 use vf_guest::net::feature;
 use vf_guest::net::{NetConfig, NetDevice};
 
 use crate::control::command;
 use crate::emulator::{Emulator, wait_for};
+use crate::exhaustion::descriptors;
 use crate::hostile::Neighbours;
 use crate::port::{Port, pass, start};
 
@@ -278,7 +279,7 @@ fn a_front_end_cannot_keep_its_own_connection_open() {
 }
 
 /// A socket whose last `close` waits for an hour, as its peer reads nothing of what is in it. That has to be kept.
-fn lingering() -> (OwnedFd, (TcpListener, TcpStream)) {
+pub(crate) fn lingering() -> (OwnedFd, (TcpListener, TcpStream)) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let mut socket = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
     let (peer, _) = listener.accept().unwrap();
@@ -290,7 +291,7 @@ fn lingering() -> (OwnedFd, (TcpListener, TcpStream)) {
 }
 
 /// Puts descriptors into a socket while vfnic stands still, so that it is the last one to have them.
-fn put(emulator: &Emulator, socket: &UnixStream, bytes: &[u8], fds: Vec<OwnedFd>) {
+pub(crate) fn put(emulator: &Emulator, socket: &UnixStream, bytes: &[u8], fds: Vec<OwnedFd>) {
     let pid = rustix::process::Pid::from_raw(emulator.pid().cast_signed()).unwrap();
     let signal = |signal| rustix::process::kill_process(pid, signal).unwrap();
     let mut parcel = Frontend::from_stream(socket.try_clone().unwrap()).unwrap();
@@ -316,29 +317,29 @@ fn put(emulator: &Emulator, socket: &UnixStream, bytes: &[u8], fds: Vec<OwnedFd>
 }
 
 #[test]
-fn a_session_with_too_many_descriptors_that_take_an_hour_to_close_ends() {
+fn descriptors_that_take_an_hour_to_close_do_not_fill_the_table() {
     let emulator = Emulator::start(&["--vfs", "3"]);
     let [mut a, mut b] = ["vf0.sock", "vf1.sock"].map(|name| Port::open(&emulator.path(name)));
     let mut frontend = negotiated(&emulator.path("vf2.sock"));
+    let before = descriptors(&emulator);
     let mut peers = Vec::new();
-    let brought: Vec<Vec<OwnedFd>> = (0..30)
-        .map(|_| {
-            let (fds, theirs): (Vec<_>, Vec<_>) = (0..10).map(|_| lingering()).unzip();
-            peers.extend(theirs);
-            fds
-        })
-        .collect();
-    for fds in brought {
-        let borrowed: Vec<_> = fds.iter().map(AsFd::as_fd).collect();
-        // It may have ended by now.
-        let _ = frontend.send(request::GET_FEATURES, 0, &[], &borrowed);
+    let get_features = Header {
+        request: request::GET_FEATURES,
+        flags: FLAG_VERSION,
+        size: 0,
+    };
+    // What is sent is heard no faster than it is closed.
+    let mut most = before;
+    for _ in 0..60 {
+        let (slow, theirs): (Vec<_>, Vec<_>) = (0..8).map(|_| lingering()).unzip();
+        peers.extend(theirs);
+        put(&emulator, frontend.stream(), &get_features.encode(), slow);
+        most = descriptors(&emulator).max(most);
     }
-    let answered = (0..30).map_while(|_| frontend.receive().ok()).count();
-    let end = frontend.receive();
-    assert!(
-        matches!(end, Err(FrontendError::Closed)),
-        "{answered}: {end:?}"
-    );
+    assert!((before..before + 300).contains(&most), "{before}: {most}");
+    for _ in 0..60 {
+        frontend.receive().unwrap();
+    }
     pass(&mut a, &mut b);
     // It comes again when they have been closed.
     drop((frontend, peers));
@@ -433,4 +434,66 @@ fn descriptors_that_take_an_hour_to_close_hold_nobody_up() {
     pass(&mut a, &mut b);
     emulator.terminate("descriptors that take an hour to close");
     emulator.restart();
+}
+
+/// Threads of the process.
+fn threads(emulator: &Emulator) -> usize {
+    let tasks = std::fs::read_dir(format!("/proc/{}/task", emulator.pid()));
+    tasks.unwrap().count()
+}
+
+#[test]
+fn a_socket_for_requests_that_comes_anew_all_the_time_leaves_no_threads() {
+    let emulator = Emulator::start(&["--vfs", "3"]);
+    let [mut a, mut b] = ["vf0.sock", "vf1.sock"].map(|name| Port::open(&emulator.path(name)));
+    let mut frontend = negotiated(&emulator.path("vf2.sock"));
+    let before = threads(&emulator);
+    for _ in 0..20 {
+        for _ in 0..100 {
+            let (theirs, _) = UnixStream::pair().unwrap();
+            let backend = request::SET_BACKEND_REQ_FD;
+            frontend.send(backend, 0, &[], &[theirs.as_fd()]).unwrap();
+        }
+        frontend.get_features().unwrap();
+        let now = threads(&emulator);
+        assert!(now < before + 10, "{before} threads became {now}");
+    }
+    pass(&mut a, &mut b);
+}
+
+#[test]
+fn memory_that_waits_to_be_given_back_leaves_room_for_others() {
+    const TIB: u64 = 1 << 40;
+    let emulator = Emulator::start(&["--vfs", "3"]);
+    let mut a = Port::open(&emulator.path("vf0.sock"));
+    let mut frontend = negotiated(&emulator.path("vf2.sock"));
+    // Before it is given back these are closed, which takes a hundredth of a second each.
+    let get_features = Header {
+        request: request::GET_FEATURES,
+        flags: FLAG_VERSION,
+        size: 0,
+    };
+    let mut peers = Vec::new();
+    for _ in 0..12 {
+        let (slow, theirs): (Vec<_>, Vec<_>) = (0..8).map(|_| lingering()).unzip();
+        peers.extend(theirs);
+        put(&emulator, frontend.stream(), &get_features.encode(), slow);
+        frontend.receive().unwrap();
+    }
+    let sparse = rustix::fs::memfd_create("sparse", rustix::fs::MemfdFlags::CLOEXEC).unwrap();
+    rustix::fs::ftruncate(&sparse, TIB).unwrap();
+    let table = [1, 0, TIB, 0, 0].map(u64::to_ne_bytes);
+    for _ in 0..10 {
+        let table = table.as_flattened();
+        // The third one ends the session.
+        let _ = frontend.send(request::SET_MEM_TABLE, 0, table, &[sparse.as_fd()]);
+    }
+    let _ = frontend.get_features();
+    let status = std::fs::read_to_string(format!("/proc/{}/status", emulator.pid())).unwrap();
+    let size = status.lines().find_map(|line| line.strip_prefix("VmSize:"));
+    let size = size.unwrap().trim().trim_end_matches(" kB");
+    let size = size.parse::<u64>().unwrap() << 10;
+    assert!(size < 3 * TIB, "{size}");
+    pass(&mut Port::open(&emulator.path("vf1.sock")), &mut a);
+    pass(&mut Port::open(&emulator.path("vf2.sock")), &mut a);
 }

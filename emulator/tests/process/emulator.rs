@@ -138,7 +138,7 @@ impl Emulator {
         self.successor = pid;
     }
 
-    /// What `vfnic upgrade` says; what the new process says goes to the log.
+    /// What `vfnic upgrade` says.
     pub(crate) fn try_to_upgrade(&self, args: &[&str]) -> Output {
         self.upgrade_command().args(args).output().unwrap()
     }
@@ -150,8 +150,7 @@ impl Emulator {
             .arg("upgrade")
             .arg("--ctl")
             .arg(self.ctl())
-            .env_remove("RUST_LOG")
-            .stderr(log_file(self.dir.path()));
+            .env_remove("RUST_LOG");
         command
     }
 

@@ -19,7 +19,7 @@ fn limit(emulator: &Emulator, of: Resource, current: Option<u64>) -> Option<u64>
     was.unwrap().current
 }
 
-fn descriptors(emulator: &Emulator) -> u64 {
+pub(crate) fn descriptors(emulator: &Emulator) -> u64 {
     let open = std::fs::read_dir(format!("/proc/{}/fd", emulator.pid())).unwrap();
     open.count() as u64
 }

@@ -14,7 +14,9 @@ use vf_guest::memory::{GUEST_BASE, GuestMemory};
 use vf_guest::net::parse_mac;
 use vfio_user::Client;
 
+use crate::blocking::{lingering, put};
 use crate::emulator::{Emulator, wait_for};
+use crate::exhaustion::descriptors;
 use crate::hardware::Intel;
 use crate::port::{Port, pass};
 
@@ -441,4 +443,33 @@ fn anything_in_a_page_that_workers_look_at() {
     assert_eq!(intel.function.read(8), 1 << 19);
     drop(intel);
     beside.unharmed("a page of anything");
+}
+
+#[test]
+fn a_client_whose_descriptors_take_an_hour_to_close_is_heard_no_faster_than_that() {
+    let mut beside = Beside::new("");
+    let mut raw = beside.raw(0);
+    let before = descriptors(&beside.emulator);
+    let mut peers = Vec::new();
+    // DEVICE_GET_INFO, which needs none of them.
+    let message = [&head(4, 32, 0)[..], &words(&[16, 0, 0, 0])].concat();
+    let mut most = 0;
+    for _ in 0..60 {
+        let (slow, theirs): (Vec<_>, Vec<_>) = (0..8).map(|_| lingering()).unzip();
+        peers.extend(theirs);
+        put(&beside.emulator, raw.stream(), &message, slow);
+        most = descriptors(&beside.emulator).max(most);
+    }
+    assert!((before..before + 300).contains(&most), "{before}: {most}");
+    beside.others_noticed_nothing("descriptors that take an hour to close");
+    // What put them there was in a hurry.
+    raw.0.set_nonblocking(false).unwrap();
+    let patience = Some(Duration::from_secs(20));
+    raw.0.set_read_timeout(patience).unwrap();
+    let mut answer = [0; 32];
+    for _ in 0..60 {
+        raw.0.read_exact(&mut answer).unwrap();
+    }
+    drop((raw, peers));
+    beside.unharmed("descriptors that took an hour to close");
 }

@@ -108,9 +108,8 @@ fn a_relative_folder_is_that_in_which_it_was_said() {
         .unwrap();
     wait_for("vfnic answers", || ask(&ctl, &Request::Show).ok());
     let asks = |args: &[&str]| {
-        // What goes on writes there for as long as it lives.
         let mut asked = run(args, other.path());
-        let output = asked.arg("--ctl").arg(&ctl).stderr(Stdio::null()).output();
+        let output = asked.arg("--ctl").arg(&ctl).output();
         let output = output.unwrap();
         assert!(output.status.success(), "{args:?}: {output:?}");
         String::from_utf8(output.stdout).unwrap()
@@ -145,6 +144,19 @@ fn stood_still(emulator: &Emulator) -> Vec<String> {
         Some(stood.to_owned())
     });
     said.collect()
+}
+
+#[test]
+fn the_log_goes_on_where_it_was() {
+    let mut emulator = Emulator::with_config(BACK_TO_BACK);
+    // Ends when nobody can write to standard error any more, and not before.
+    let output = emulator.try_to_upgrade(&[]);
+    assert!(output.status.success(), "{output:?}");
+    assert_eq!(String::from_utf8_lossy(&output.stderr), "");
+    emulator.follow();
+    wait_for("a line of the log", || {
+        (stood_still(&emulator).len() == 1).then_some(())
+    });
 }
 
 #[test]
@@ -467,6 +479,25 @@ fn whoever_cannot_go_on_costs_guests_nothing() {
 }
 
 #[test]
+fn nothing_is_handed_over_on_a_connection_that_has_a_name() {
+    let mut emulator = Emulator::with_config(BACK_TO_BACK);
+    let [mut a, mut b] =
+        ["a-vf0", "b-vf0"].map(|vf| Port::open(&emulator.path(&format!("{vf}.sock"))));
+    let mut connection = Connection::open(&emulator.ctl()).unwrap();
+    // Its other end is vfnic's own here. Of another service's it may be anybody's.
+    let own = UnixStream::connect(emulator.ctl()).unwrap();
+    let request = Request::HandOver { format: FORMAT };
+    let answer = connection.ask_with(&request, &[own.as_fd()]).unwrap();
+    let Response::Refused(why) = &answer else {
+        panic!("{answer:?}");
+    };
+    assert!(why.contains("only its own user"), "{why}");
+    pass(&mut a, &mut b);
+    emulator.upgrade();
+    pass(&mut a, &mut b);
+}
+
+#[test]
 fn a_front_end_cannot_refuse_others_an_upgrade() {
     let mut emulator = Emulator::with_config(BACK_TO_BACK);
     let [mut a, mut b] =
@@ -490,9 +521,9 @@ fn what_cannot_be_handed_over_is_refused_before_anything_stops() {
     let before = shown(&emulator);
     let output = emulator.try_to_upgrade(&[]);
     assert_eq!(output.status.code(), Some(2), "{output:?}");
-    let log = emulator.log();
-    assert!(!log.contains("does not go on"), "said once: {log}");
-    let line = log
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(!said.contains("does not go on"), "said once: {said}");
+    let line = said
         .lines()
         .find(|line| line.contains("handed over"))
         .unwrap();

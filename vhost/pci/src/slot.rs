@@ -10,7 +10,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use thiserror::Error;
-use vf_vhost::memory::{GuestMemory, MemoryError};
+use vf_vhost::memory::{AddressSpace, GuestMemory, MemoryError};
 
 use crate::config_space::ConfigSpace;
 use crate::function::{Environment, Function, Host, Identity, SharedPages};
@@ -43,6 +43,8 @@ pub struct Slot {
     table: Vec<u8>,
     vectors: Arc<Vectors>,
     memory: Arc<GuestMemory>,
+    /// What is mapped for its guests.
+    space: Arc<AddressSpace>,
     /// The memory that the function has been given: none, unless it is a bus master.
     given: Option<Arc<GuestMemory>>,
     /// Pages that the driver writes without a message.
@@ -59,6 +61,7 @@ impl Slot {
             table: masked(identity),
             vectors: Arc::new(Vectors::new(identity.msix.vectors)),
             memory: Arc::default(),
+            space: Arc::default(),
             given: None,
             shared: None,
             function,
@@ -66,12 +69,14 @@ impl Slot {
     }
 
     /// Puts the function into the state that it has without a guest: it has no memory, and its vectors lead nowhere. Both when a hypervisor
-    /// comes and when it has gone.
-    pub fn power_on(&mut self, host: &mut dyn Host) {
+    /// comes and when it has gone. The memory that it had is for whoever may take the time to give it back.
+    pub fn power_on(&mut self, host: &mut dyn Host) -> Arc<GuestMemory> {
         self.vectors.clear();
-        self.memory = Arc::default();
+        let none = self.no_memory();
+        let before = std::mem::replace(&mut self.memory, none);
         self.shared = None;
         self.reset(host);
+        before
     }
 
     /// Lets the driver write registers without a message, as far as the function has such; nobody else has the pages of this guest. Somebody
@@ -128,10 +133,22 @@ impl Slot {
         self.config.is_bus_master()
     }
 
-    /// Has the function reach this memory from now on and no other: nobody touches the one before when this returns.
-    pub fn set_memory(&mut self, memory: Arc<GuestMemory>, host: &mut dyn Host) {
-        self.memory = memory;
+    /// None of a guest's memory, to be [set](Slot::set_memory).
+    #[must_use]
+    pub fn no_memory(&self) -> Arc<GuestMemory> {
+        GuestMemory::none(&self.space)
+    }
+
+    /// Has the function reach this memory from now on and no other: nobody touches the one before when this returns, which is for whoever may take
+    /// the time to give it back.
+    pub fn set_memory(
+        &mut self,
+        memory: Arc<GuestMemory>,
+        host: &mut dyn Host,
+    ) -> Arc<GuestMemory> {
+        let before = std::mem::replace(&mut self.memory, memory);
         self.give(host);
+        before
     }
 
     /// Tells the function that its NIC is another one for its driver.

@@ -146,7 +146,7 @@ impl Endpoint {
         let held = held.collect::<Result<_, _>>()?;
         Ok(Connection {
             channel: Channel::restore(stream, saved.bytes, held, &self.closer)?,
-            session: Session::restore(&self.config, saved.session, fds)?,
+            session: Session::restore(&self.config, &self.space, saved.session, fds)?,
             control_kick: None,
             first_kicks: Vec::new(),
             kick: None,

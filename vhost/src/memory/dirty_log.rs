@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU8, Ordering};
 use serde::{Deserialize, Serialize};
 use vm_memory::VolatileMemory;
 
-use super::{Mapping, MemoryError};
+use super::{AddressSpace, Mapping, MemoryError};
 
 /// Bytes of guest memory that one bit stands for, whatever size the pages of this machine have (`VHOST_LOG_PAGE`).
 pub const LOG_PAGE: u64 = 4096;
@@ -33,18 +33,23 @@ pub(crate) struct SavedLog {
 }
 
 impl DirtyLog {
-    /// Maps the `size` bytes of a log at `offset` of a file, as `SET_LOG_BASE` describes it.
+    /// Maps the `size` bytes of a log at `offset` of a file, as `SET_LOG_BASE` describes it, for a device for which `space` is mapped.
     ///
     /// # Errors
     /// As for a region of memory: the log is empty, or longer than its file, or not shared memory.
-    pub fn map(fd: OwnedFd, size: u64, offset: u64) -> Result<DirtyLog, MemoryError> {
+    pub fn map(
+        space: &Arc<AddressSpace>,
+        fd: OwnedFd,
+        size: u64,
+        offset: u64,
+    ) -> Result<DirtyLog, MemoryError> {
         if size == 0 {
             return Err(MemoryError::Empty);
         }
         if size > LONGEST {
             return Err(MemoryError::TooBig);
         }
-        let mapping = Mapping::map(fd, offset, size)?;
+        let mapping = Mapping::map(space, fd, offset, size)?;
         let pages = size.saturating_mul(8);
         Ok(DirtyLog { mapping, pages })
     }
@@ -58,8 +63,12 @@ impl DirtyLog {
     }
 
     /// Maps it again.
-    pub(crate) fn restore(saved: &SavedLog, file: OwnedFd) -> Result<Arc<DirtyLog>, MemoryError> {
-        DirtyLog::map(file, saved.size, saved.offset).map(Arc::new)
+    pub(crate) fn restore(
+        space: &Arc<AddressSpace>,
+        saved: &SavedLog,
+        file: OwnedFd,
+    ) -> Result<Arc<DirtyLog>, MemoryError> {
+        DirtyLog::map(space, file, saved.size, saved.offset).map(Arc::new)
     }
 
     /// Whether bits are lost, since the log's file has shrunk.
@@ -102,7 +111,7 @@ mod tests {
         let fd = rustix::fs::memfd_create("log", rustix::fs::MemfdFlags::CLOEXEC).unwrap();
         rustix::fs::ftruncate(&fd, 16).unwrap();
         let file = File::from(fd.try_clone().unwrap());
-        (DirtyLog::map(fd, 4, 8).unwrap(), file)
+        (DirtyLog::map(&Arc::default(), fd, 4, 8).unwrap(), file)
     }
 
     #[test]
@@ -134,7 +143,7 @@ mod tests {
             let fd = rustix::fs::memfd_create("log", rustix::fs::MemfdFlags::CLOEXEC).unwrap();
             rustix::fs::ftruncate(&fd, 16).unwrap();
             assert!(
-                DirtyLog::map(fd, size, offset).is_err(),
+                DirtyLog::map(&Arc::default(), fd, size, offset).is_err(),
                 "{size} at {offset}"
             );
         }

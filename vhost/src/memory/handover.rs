@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::{GuestMemory, Mapping, MemoryError, RegionSpec};
+use super::{AddressSpace, GuestMemory, Mapping, MemoryError, RegionSpec};
 
 /// A region, and how often it was added.
 #[derive(Debug, Serialize, Deserialize)]
@@ -34,12 +34,13 @@ impl GuestMemory {
 
     /// Maps them again, with the same checks as what a front end shares.
     pub(crate) fn restore(
+        space: &Arc<AddressSpace>,
         saved: Vec<(SavedRegion, OwnedFd)>,
     ) -> Result<Arc<GuestMemory>, MemoryError> {
         // By guest address, which `map` keeps them in.
         let claims: Vec<u32> = saved.iter().map(|(region, _)| region.claims).collect();
         let specs = saved.into_iter().map(|(region, file)| (region.spec, file));
-        let mapped = GuestMemory::map(specs.collect())?;
+        let mapped = GuestMemory::map_in(space, specs.collect())?;
         let mut regions = mapped.regions.clone();
         for (region, claims) in regions.iter_mut().zip(claims) {
             region.claims = claims;

@@ -155,7 +155,8 @@ impl Session {
             }
             Change::Logging(logging) => self.log_writes(logging),
             Change::Log(log) => {
-                self.log = Some(log);
+                self.gone
+                    .extend(self.log.replace(log).map(|log| Box::new(log) as _));
                 self.log_writes(self.logging);
                 payload = Some(0u64.to_ne_bytes().to_vec());
             }
@@ -167,7 +168,7 @@ impl Session {
             }
             Change::Memory(memory) => {
                 let before = std::mem::replace(&mut self.memory, memory);
-                self.gone.push(before);
+                self.gone.push(Box::new(before));
                 self.log_writes(self.logging);
             }
             Change::Ring(ring, change) => {
@@ -193,10 +194,12 @@ impl Session {
             Change::Paused(paused) => self.paused = paused,
             Change::End => {
                 self.rings.clear();
-                self.gone.push(std::mem::take(&mut self.memory));
-                (self.log, self.logging) = (None, false);
+                self.gone.push(Box::new(std::mem::take(&mut self.memory)));
+                self.gone
+                    .extend(self.log.take().map(|log| Box::new(log) as _));
+                self.logging = false;
                 self.features = None;
-                self.backend = None;
+                self.replace_backend(None);
             }
         }
         if self.resume(&rings) && self.pairs_used.is_none() {
@@ -210,7 +213,10 @@ impl Session {
     /// Has what is written to guest memory logged from now on, if there is a log, or not.
     fn log_writes(&mut self, logging: bool) {
         if logging || self.logging {
-            self.memory = self.memory.with_log(self.log.clone().filter(|_| logging));
+            let memory = self.memory.with_log(self.log.clone().filter(|_| logging));
+            // With the log that it had.
+            let before = std::mem::replace(&mut self.memory, memory);
+            self.gone.push(Box::new(before));
         }
         if std::mem::replace(&mut self.logging, logging) != logging {
             self.actions.push_back(Action::Logging(logging));

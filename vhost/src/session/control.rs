@@ -13,8 +13,8 @@ use crate::error::{RingError, SessionRefusal};
 use crate::eventfd::EventFd;
 use crate::features::VirtioFeatures;
 
-/// Commands of a driver served at a time: other devices share the thread.
-const COMMANDS: usize = 128;
+/// Commands of a driver served at a time: other devices share the thread, and one takes some 0.3 ms where there are many VFs.
+const COMMANDS: usize = 8;
 
 /// The control queue is being looked at: for so many commands more, and then this.
 #[derive(Debug)]

@@ -15,7 +15,7 @@ use crate::backend::BackendRequests;
 use crate::control::Coalescing;
 use crate::eventfd::{EventFd, EventFdError};
 use crate::features::{ProtocolFeatures, VirtioFeatures};
-use crate::memory::{DirtyLog, GuestMemory, SavedLog, SavedRegion};
+use crate::memory::{AddressSpace, DirtyLog, GuestMemory, SavedLog, SavedRegion};
 use crate::message::VringAddr;
 
 /// What is to be known of a session whose rings do not run.
@@ -114,10 +114,11 @@ impl Session {
     /// It has features that this device has not, or something of it cannot be had any more.
     pub fn restore(
         config: &DeviceConfig,
+        space: &Arc<AddressSpace>,
         saved: SavedSession,
         fds: Descriptors<'_>,
     ) -> Result<Session, SessionRefusal> {
-        let mut session = Session::new(config);
+        let mut session = Session::of(config, space);
         let features = saved.features.map(VirtioFeatures::from_bits_retain);
         let unknown = features.unwrap_or_default() - config.features;
         if !unknown.is_empty() {
@@ -135,16 +136,16 @@ impl Session {
         let regions = saved.regions.into_iter();
         let regions = regions.map(|region| Ok((region, next(fds)?)));
         let regions = regions.collect::<Result<_, SessionRefusal>>()?;
-        session.memory = GuestMemory::restore(regions)?;
+        session.memory = GuestMemory::restore(space, regions)?;
         if let Some(log) = &saved.log {
-            session.log = Some(DirtyLog::restore(log, next(fds)?)?);
+            session.log = Some(DirtyLog::restore(space, log, next(fds)?)?);
         }
         if saved.backend {
             session.backend = Some(BackendRequests::new(next(fds)?)?);
         }
-        let blocks = Arc::clone(&session.blocks);
+        let cost = Arc::clone(&session.cost);
         let mut notification = |there: bool, take: fn(OwnedFd) -> Result<EventFd, EventFdError>| {
-            let taken = |fd| Ok::<_, SessionRefusal>(take(fd)?.with(&blocks));
+            let taken = |fd| Ok::<_, SessionRefusal>(take(fd)?.with(&cost));
             there.then(|| next(fds).and_then(taken)).transpose()
         };
         for (ring, saved) in session.rings.iter_mut().zip(saved.rings) {

@@ -12,6 +12,7 @@ use mio::net::UnixStream;
 use mio::unix::SourceFd;
 use mio::{Interest, Registry, Token};
 use rustix::io::Errno;
+use rustix::process::Uid;
 use vf_vhost::closer::{Aside, Closer};
 use vf_vhost::listener::Listener;
 
@@ -67,6 +68,15 @@ impl From<Response> for Answer {
             takeover: None,
         }
     }
+}
+
+/// What has come along with a request.
+#[derive(Debug)]
+pub struct Brought {
+    /// Descriptors, in their order.
+    pub fds: Vec<Aside<OwnedFd>>,
+    /// Whose process has connected, if that is known.
+    pub user: Option<Uid>,
 }
 
 struct Client {
@@ -142,7 +152,7 @@ impl Clients {
         &mut self,
         token: Token,
         registry: &Registry,
-        mut answer: impl FnMut(Request, Vec<Aside<OwnedFd>>) -> Answer,
+        mut answer: impl FnMut(Request, Brought) -> Answer,
     ) {
         if token.0 == self.tokens.start {
             self.accept(registry);
@@ -273,7 +283,7 @@ impl Client {
     /// Reads no further while an answer waits to be read: a client that does not read costs one answer, not all of them.
     fn serve(
         &mut self,
-        answer: &mut impl FnMut(Request, Vec<Aside<OwnedFd>>) -> Answer,
+        answer: &mut impl FnMut(Request, Brought) -> Answer,
         kept: u64,
         longest: usize,
     ) -> io::Result<Left> {
@@ -302,7 +312,11 @@ impl Client {
                 }
                 let line: Vec<u8> = self.input.drain(..=self.searched + end).collect();
                 self.searched = 0;
-                let brought = std::mem::take(&mut self.brought).into();
+                let peer = rustix::net::sockopt::socket_peercred(&*self.stream);
+                let brought = Brought {
+                    fds: std::mem::take(&mut self.brought).into(),
+                    user: peer.ok().map(|peer| peer.uid),
+                };
                 let Answer {
                     response,
                     kept,

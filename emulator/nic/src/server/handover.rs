@@ -43,6 +43,8 @@ struct Still {
 pub struct Belongings {
     /// The file that says that all is ready, which is locked.
     pub ready: OwnedFd,
+    /// Where it logs to.
+    pub log: OwnedFd,
     /// Where what commands change is kept, and the lock on that if it is not the folder of the sockets.
     pub state: Option<(SavedState, Option<OwnedFd>)>,
 }
@@ -227,8 +229,8 @@ impl Server {
 
     fn send(&self, successor: &UnixStream, config: String, still: &Still) -> Result<(), String> {
         let belongings = self.belongings.as_ref();
-        let Belongings { ready, state } = belongings.ok_or("it is not ready itself")?;
-        let mut fds: Vec<BorrowedFd<'_>> = vec![ready.as_fd()];
+        let Belongings { ready, log, state } = belongings.ok_or("it is not ready itself")?;
+        let mut fds: Vec<BorrowedFd<'_>> = vec![ready.as_fd(), log.as_fd()];
         let lock = state.as_ref().and_then(|(_, lock)| lock.as_ref());
         fds.extend(lock.map(AsFd::as_fd));
         fds.extend(still.uplinks.iter().map(AsFd::as_fd));

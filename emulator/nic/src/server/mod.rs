@@ -12,11 +12,12 @@ mod sockets;
 mod taps;
 mod turns;
 
+use std::collections::BTreeSet;
 use std::convert::Infallible;
 use std::io;
 use std::ops::Deref;
 use std::os::fd::{AsRawFd, OwnedFd};
-use std::os::unix::net::UnixStream;
+use std::os::unix::net::{SocketAddr, UnixStream};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -24,7 +25,7 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token, Waker};
-use rustix::process::{Resource, Rlimit};
+use rustix::process::{Resource, Rlimit, Uid};
 use vf_model::{FastEvent, Nanos, VfIndex};
 use vf_vhost::closer::Aside;
 use vf_vhost::listener::Listener;
@@ -37,6 +38,7 @@ use self::error::system;
 pub use self::handover::Belongings;
 use self::handover::restore;
 use self::host_links::HostLinks;
+use self::share::TimeShare;
 use self::sockets::{Sockets, listen, new_sockets, serve_socket};
 use self::taps::open_taps;
 use self::turns::VfTurns;
@@ -82,6 +84,10 @@ pub struct Server {
     _metrics: Option<Listener>,
     /// Those who may not change anything.
     observers: Option<Clients>,
+    /// What they have had of this thread together.
+    observers_had: TimeShare,
+    /// Those who wait for more of it.
+    late_observers: BTreeSet<Token>,
     dispatcher: Dispatcher,
     broken: Receiver<(usize, RingBroken)>,
     events: Receiver<(usize, FastEvent)>,
@@ -194,6 +200,8 @@ impl Server {
             clients,
             _metrics: metrics,
             observers,
+            observers_had: TimeShare::default(),
+            late_observers: BTreeSet::new(),
             dispatcher: Dispatcher::new(config),
             broken,
             events,
@@ -270,6 +278,7 @@ impl Server {
             })
             .chain(self.clients.next_timer())
             .chain(self.observers.as_ref().and_then(Clients::next_timer))
+            .chain(self.next_late_observer(now))
             .chain(self.next_flap())
             .min()
             .map(|at| at.saturating_duration_since(now));
@@ -320,10 +329,11 @@ impl Server {
                         },
                         changed: false,
                         brought: Vec::new(),
+                        asked_by: None,
                         wants_all: None,
                     };
                     clients.serve(Token(t), poll.registry(), |request, brought| {
-                        nics.brought = brought;
+                        (nics.brought, nics.asked_by) = (brought.fds, brought.user);
                         let Ok(response) = dispatcher.answer(&mut nics, request);
                         let mut kept = 0;
                         if std::mem::take(&mut nics.changed)
@@ -362,8 +372,16 @@ impl Server {
             }
             self.retry();
             self.flap();
+            for token in std::mem::take(&mut self.late_observers) {
+                self.answer_observers(token);
+            }
         }
         Ok(true)
+    }
+
+    fn next_late_observer(&self, now: Instant) -> Option<Instant> {
+        let waits = !self.late_observers.is_empty();
+        waits.then(|| self.observers_had.waits_until(now).unwrap_or(now))
     }
 
     /// When the next cable comes out of its port or goes in again.
@@ -393,6 +411,11 @@ impl Server {
     }
 
     fn answer_observers(&mut self, token: Token) {
+        if self.observers_had.waits_until(Instant::now()).is_some() {
+            self.late_observers.insert(token);
+            return;
+        }
+        let before = turns::thread_time();
         let now = self.now();
         let Some(observers) = &mut self.observers else {
             return;
@@ -408,6 +431,7 @@ impl Server {
             },
             changed: false,
             brought: Vec::new(),
+            asked_by: None,
             wants_all: None,
         };
         observers.serve(token, self.poll.registry(), |request, _| {
@@ -421,6 +445,8 @@ impl Server {
                 ..response.into()
             }
         });
+        let took = turns::thread_time().saturating_sub(before);
+        self.observers_had.count(Instant::now(), took);
     }
 
     /// Serves the socket of a VF, now or when it is its turn.
@@ -552,6 +578,8 @@ struct OnWallClock<'a> {
     changed: bool,
     /// Descriptors that have come with the request.
     brought: Vec<Aside<OwnedFd>>,
+    /// Whose process it is, if that is known.
+    asked_by: Option<Uid>,
     /// Who is to have everything.
     wants_all: Option<UnixStream>,
 }
@@ -624,12 +652,16 @@ impl Nics for OnWallClock<'_> {
     fn hand_over(&mut self) -> Result<(), String> {
         let brought = self.brought.pop();
         let brought = brought.ok_or("no socket has come along on which it could be sent")?;
-        // Who may change settings has not got guests' memory.
-        let peer = rustix::net::sockopt::socket_peercred(&*brought);
-        let uid = peer.map_err(|error| error.to_string())?.uid;
+        // Who may change settings has not got guests' memory, and not root either: whoever goes on would be root from then on. A socket's other end
+        // that is not the asker's may be anybody's, if it has a name by which to connect.
+        let stream = UnixStream::from(brought.into_inner());
+        let peer = rustix::net::sockopt::socket_peercred(&stream).map(|peer| peer.uid);
         let own = rustix::process::geteuid();
-        if uid != own {
-            // Not root either: whoever goes on would be root from then on.
+        let names = [stream.local_addr(), stream.peer_addr()];
+        let is_pair = names
+            .iter()
+            .all(|name| name.as_ref().is_ok_and(SocketAddr::is_unnamed));
+        if [self.asked_by, peer.ok()] != [Some(own); 2] || !is_pair {
             return Err(format!(
                 "only its own user can go on where it is: run this as user {own}"
             ));
@@ -639,7 +671,7 @@ impl Nics for OnWallClock<'_> {
                 "{what} cannot be handed over to another process: restart this one"
             ));
         }
-        self.wants_all = Some(brought.into_inner().into());
+        self.wants_all = Some(stream);
         Ok(())
     }
 }

@@ -78,7 +78,7 @@ impl Pcidev {
 
     /// As after power-on: without a guest.
     pub(super) fn power_on(&mut self, nic: &mut dyn Host) {
-        self.slot.power_on(nic);
+        drop(self.slot.power_on(nic));
         self.connect_vectors();
     }
 

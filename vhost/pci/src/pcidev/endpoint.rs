@@ -319,14 +319,15 @@ impl Device for Attended<'_> {
     fn start_rings(&mut self, rings: Vec<Vring>) {
         for ring in rings {
             let memory = Arc::clone(ring.memory());
-            self.device.slot.set_memory(memory, self.nic);
+            drop(self.device.slot.set_memory(memory, self.nic));
             self.device.start(ring);
         }
     }
 
     fn stop_rings(&mut self, rings: &[u32]) -> Vec<Option<Vring>> {
-        // The guest's memory may go with its rings.
-        self.device.slot.set_memory(Arc::default(), self.nic);
+        // The guest's memory may go with its rings; the session has it as well, and gives it back.
+        let none = self.device.slot.no_memory();
+        drop(self.device.slot.set_memory(none, self.nic));
         let stop = |ring: &u32| self.device.stop(*ring);
         rings.iter().map(stop).collect()
     }

@@ -16,7 +16,8 @@ use mio::{Interest, Registry, Token};
 use thiserror::Error;
 use vf_vhost::change_limiter::ChangeLimiter;
 use vf_vhost::channel::{Channel, Received};
-use vf_vhost::closer::{Aside, Closer};
+use vf_vhost::closer::{Aside, Closer, Full, Room};
+use vf_vhost::endpoint::{MESSAGES_A_TURN, TURN};
 pub use vf_vhost::error::{BindError, SessionRefusal};
 use vf_vhost::listener::Listener;
 use vf_vhost::rest::Rest;
@@ -30,14 +31,8 @@ use crate::slot::Slot;
 /// How long the next client has to wait after a failure to accept one.
 const PAUSE: Duration = Duration::from_secs(1);
 
-/// Descriptors that clients have sent and that have not been closed yet, at most, when the next one is served.
-const UNCLOSED: usize = 256;
-
 /// How often registers are looked at that drivers write without a message: a queue that is enabled there starts so much later at most.
 const LOOK: Duration = Duration::from_millis(1);
-
-/// Messages served at a time, and clients looked at in one [`Endpoint::poll`]: other devices share the thread.
-const BUDGET: usize = 128;
 
 /// Why a session ended, if its client did not hang up.
 #[derive(Debug, Error)]
@@ -95,6 +90,8 @@ pub struct Endpoint {
     successor: Option<Aside<UnixStream>>,
     /// Closes what clients have sent.
     closer: Closer,
+    /// Whether there is no room for more of that.
+    full: Option<Full>,
     registration: Option<(Registry, Token)>,
     retry_at: Option<Instant>,
     /// How long nobody is served after a client that has held up a thread.
@@ -125,6 +122,7 @@ impl Endpoint {
             connection: None,
             successor: None,
             closer: Closer::default(),
+            full: None,
             registration: None,
             retry_at: None,
             rest: Rest::default(),
@@ -174,7 +172,10 @@ impl Endpoint {
     pub fn next_timer(&self) -> Option<Instant> {
         match self.connection {
             None => self.retry_at,
-            Some(_) => self.changes.held_back().or(self.look_at),
+            Some(_) => {
+                let room = self.full.map(|full| full.ask_at);
+                self.changes.held_back().or(room).or(self.look_at)
+            }
         }
     }
 
@@ -246,12 +247,15 @@ impl Endpoint {
 
     /// Serves clients, one after the other; `true` if they may have sent yet more.
     fn serve_clients(&mut self, now: Instant, host: &mut dyn Attendant) -> bool {
-        for _ in 0..BUDGET {
+        for _ in 0..MESSAGES_A_TURN {
             if self.connection.is_some() && self.serve(now, host) {
                 break;
             }
             if !self.admit(now, host) {
                 return false;
+            }
+            if now.elapsed() > TURN {
+                break;
             }
         }
         true
@@ -259,9 +263,20 @@ impl Endpoint {
 
     /// Serves the client, or ends its session; `true` if it may have sent yet more.
     fn serve(&mut self, now: Instant, host: &mut dyn Attendant) -> bool {
-        for _ in 0..BUDGET {
+        for served in 0..MESSAGES_A_TURN {
             if self.changes.holds_back(now) {
                 return false;
+            }
+            if served > 0 && now.elapsed() > TURN {
+                return true;
+            }
+            match self.closer.room(Instant::now(), &mut self.full) {
+                Room::Enough => {}
+                Room::None => return false,
+                Room::Never => {
+                    self.close(Some(SessionRefusal::TooManyDescriptors.into()), now, host);
+                    return false;
+                }
             }
             match self.serve_one(now, host) {
                 Ok(Received::Message(..)) => {}
@@ -309,6 +324,9 @@ impl Endpoint {
             file,
             refused,
         } = session.receive(&header, &payload, fds, slot, &mut counted)?;
+        for memory in session.take_gone() {
+            self.closer.let_go(Box::new(memory));
+        }
         if let Some(what) = refused {
             self.refusals = self.refusals.saturating_add(1);
             let device = self.name.as_str();
@@ -350,7 +368,8 @@ impl Endpoint {
             .err()
             .map(Into::into)
             .or(why);
-        self.slot.power_on(host);
+        let before = self.slot.power_on(host);
+        self.closer.let_go(Box::new(before));
         self.look_at = None;
         let blocked = matches!(why, Some(EndReason::Session(SessionEnd::Blocks)));
         self.retry_at = blocked.then(|| self.rest.until(now));
@@ -379,14 +398,16 @@ impl Endpoint {
                 let device = self.name.as_str();
                 tracing::warn!(device, "a second client was turned away");
             }
-            let next = self.listener.accept().unwrap_or(None);
-            self.successor = next.map(|stream| Aside::new(stream, &self.closer));
+            if !self.closer.is_full() {
+                let next = self.listener.accept().unwrap_or(None);
+                self.successor = next.map(|stream| Aside::new(stream, &self.closer));
+            }
             return self.successor.is_some();
         }
         if self.retry_at.is_some_and(|at| now < at) {
             return false;
         }
-        if self.closer.pending() > UNCLOSED {
+        if self.closer.is_full() {
             self.retry_at = Some(after(now));
             return false;
         }
@@ -428,7 +449,8 @@ impl Endpoint {
             turned_away: false,
             said_unshared: false,
         });
-        self.slot.power_on(host);
+        self.full = None;
+        drop(self.slot.power_on(host));
         let device = self.name.as_str();
         tracing::info!(device, "client connected");
         host.session(SessionEvent::Connected);

@@ -8,11 +8,10 @@
 
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
-use vf_vhost::eventfd::{EventFd, EventFdError};
+use vf_vhost::eventfd::{EventFd, EventFdError, SignalCost};
 use vf_vhost::memory::{GuestMemory, MAX_REGIONS, MemoryError, RegionSpec};
 
 use super::message::{
@@ -185,8 +184,10 @@ impl Map {
 pub struct Session {
     agreed: bool,
     maps: Vec<Map>,
-    /// Whether one of its descriptors has made a thread wait.
-    blocks: Arc<AtomicBool>,
+    /// Memory that is the guest's no more.
+    gone: Vec<Arc<GuestMemory>>,
+    /// What its descriptors may cost those who signal on them.
+    cost: Arc<SignalCost>,
 }
 
 /// What one side of a connection says of itself: `capabilities` of VFIO_USER_VERSION.
@@ -226,12 +227,17 @@ impl Session {
         !self.maps.is_empty() && !self.maps.iter().any(|map| map.reached)
     }
 
+    /// Memory that was the guest's: to drop the last reference to some takes as long as it is large.
+    pub fn take_gone(&mut self) -> Vec<Arc<GuestMemory>> {
+        std::mem::take(&mut self.gone)
+    }
+
     /// Whether what the client shares can still be used.
     ///
     /// # Errors
     /// [`SessionEnd`]: not any more.
     pub fn check_shared(&self, slot: &Slot) -> Result<(), SessionEnd> {
-        if self.blocks.load(Ordering::Relaxed) {
+        if self.cost.is_too_high() {
             Err(SessionEnd::Blocks)
         } else if slot.memory().faulted() {
             Err(SessionEnd::MemoryVanished)
@@ -385,7 +391,7 @@ impl Session {
                 ..map.spec()
             };
             let memory = slot.memory().with_region(spec, fd)?;
-            slot.set_memory(memory, host);
+            self.gone.push(slot.set_memory(memory, host));
         }
         self.maps.push(map);
         Ok(())
@@ -410,12 +416,13 @@ impl Session {
                 let map = self.maps.swap_remove(at);
                 if map.reached {
                     let memory = slot.memory().without_region(&map.spec())?;
-                    slot.set_memory(memory, host);
+                    self.gone.push(slot.set_memory(memory, host));
                 }
             }
             DmaUnmap::ALL if (address, size) == (0, 0) => {
                 self.maps.clear();
-                slot.set_memory(Arc::<GuestMemory>::default(), host);
+                let none = slot.no_memory();
+                self.gone.push(slot.set_memory(none, host));
             }
             _ if flags & 1 != 0 => return Err(CommandRefusal::NoDirtyPages),
             _ => return Err(CommandRefusal::Flags(flags)),
@@ -461,7 +468,7 @@ impl Session {
             // All of them or none.
             let to = fds.into_iter().map(EventFd::to_signal);
             let to = to.collect::<Result<Vec<_>, _>>()?;
-            let to = to.into_iter().map(|to| Some(to.with(&self.blocks)));
+            let to = to.into_iter().map(|to| Some(to.with(&self.cost)));
             // Without descriptors they lead nowhere.
             for (vector, to) in range.zip(to.chain(std::iter::repeat_n(None, number))) {
                 vectors.set(vector, to);

@@ -47,7 +47,7 @@ impl Logged {
         let fd = rustix::fs::memfd_create("log", rustix::fs::MemfdFlags::CLOEXEC).unwrap();
         rustix::fs::ftruncate(&fd, LOG).unwrap();
         let log = File::from(fd.try_clone().unwrap());
-        let marked = DirtyLog::map(fd, LOG, 0).unwrap();
+        let marked = DirtyLog::map(&Arc::default(), fd, LOG, 0).unwrap();
         driver.mem = driver.mem.with_log(Some(Arc::new(marked)));
         let posted = VecDeque::new();
         Logged {
