@@ -401,8 +401,8 @@ pub struct Extcap {
 
 const EXTCAP_HELP: &str = "\
 Wireshark looks for programs in its extcap folder, which 'tshark -G folders' names; a link to vfnic there is enough:
-  mkdir -p ~/.config/wireshark/extcap
-  ln -s \"$(command -v vfnic)\" ~/.config/wireshark/extcap/vfnic
+  mkdir -p ~/.local/lib/wireshark/extcap   # before Wireshark 4.2: ~/.config/wireshark/extcap
+  ln -s \"$(command -v vfnic)\" ~/.local/lib/wireshark/extcap/vfnic
 The ports of the NICs that run are in the list then, after a look for new interfaces (F5).";
 
 /// What to look at of a NIC that runs.

@@ -35,8 +35,8 @@ pub(crate) fn run_virtual(
         guests: args.wait_for.unwrap_or(1),
         shared: !args.messages,
         until,
-        watchdog: Duration::from_secs(args.watchdog),
-        moderation: args.moderation,
+        watchdog: Duration::from_secs(args.watchdog.unwrap_or(60)),
+        moderation: args.moderation.unwrap_or(Nanos(20_000)),
         digest: args.digest,
     };
     let report = |e: SimulationError| if e.is_usage() { usage(e) } else { failed(e) };
@@ -62,6 +62,11 @@ pub(crate) fn run_experiment(args: &cli::Experiment) -> Result<(), Failure> {
         ClockChoice::Both => &[ClockMode::Virtual, ClockMode::Wall],
     };
     // Whoever has started guests ends them, too.
+    if args.sensitivity && plans.len() > 1 {
+        return Err(usage(
+            "--sensitivity is of one setting: say one of each of --guests and --mtu, and leave out --repeat",
+        ));
+    }
     let stop = plans.iter().any(|plan| plan.guests != Guests::Embedded);
     let stop = stop.then(signals).transpose()?;
     let made_by = made_by(clocks.contains(&ClockMode::Wall));
@@ -231,6 +236,7 @@ fn plan(args: &cli::Experiment) -> Result<(ExperimentPlan, Vec<(u16, u16)>), Fai
         }
         Guests::Embedded => {}
         Guests::Linux { image, .. } => {
+            args.device.fits(args.profile).map_err(usage)?;
             image.kernel_for(args.device).map_err(usage)?;
         }
     }
@@ -240,6 +246,14 @@ fn plan(args: &cli::Experiment) -> Result<(ExperimentPlan, Vec<(u16, u16)>), Fai
         return Err(usage(
             "--json, --report, --csv: one of them may be -, standard output",
         ));
+    }
+    let mut named: Vec<_> = files(args).collect();
+    named.sort();
+    if let Some([one, _]) = named.windows(2).find(|two| two[0] == two[1]) {
+        return Err(usage(format!(
+            "{}: --json, --report and --csv are files of their own",
+            one.display()
+        )));
     }
     for file in files(args) {
         let dir = file.parent().filter(|d| !d.as_os_str().is_empty());

@@ -401,8 +401,10 @@ fn run_nics(
         return lab::run_virtual(&config, args.virtual_clock, args.ready_fd);
     }
     #[cfg(feature = "lab")]
-    if args.virtual_clock.calendar.is_some() || args.virtual_clock.wait_for.is_some() {
-        return Err(usage("--calendar and --wait-for are for --clock virtual"));
+    if args.virtual_clock.is_asked_for() {
+        return Err(usage(
+            "--calendar, --wait-for, --until, --watchdog, --moderation, --messages and --digest are for --clock virtual",
+        ));
     }
     let ctl = config.ctl_socket();
     let signals = signals_in(sandbox)?;

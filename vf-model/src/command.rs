@@ -621,7 +621,7 @@ mod tests {
                 "link set delay 10ms jitter 1ms 25% loss gilbert 1% 20%",
                 "link set netem egress delay 10ms 1ms 25% loss gemodel 1% 20% 100% 0%",
             ),
-            ("link set netem none", "link set netem egress none"),
+            ("link set netem none", "link set netem both none"),
             ("link set both none", "link set netem both none"),
             (
                 "vf 0-3 set delay 1ms loss 1%",

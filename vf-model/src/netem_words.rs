@@ -199,7 +199,7 @@ fn rate(text: &str) -> Option<u64> {
     parse_decimal(number, scale).filter(|bps| RATES.contains(bps))
 }
 
-/// The words of impairments in a command: `[netem] [egress|ingress|both] WORDS|none`. Egress unless it is said, as tc has it.
+/// The words of impairments in a command: `[netem] [egress|ingress|both] WORDS|none`. Egress unless it is said, as tc has it; `none` is both.
 pub(crate) fn netem_command(words: &[&str]) -> Result<(NetemWay, Option<Arc<NetemSpec>>), Refusal> {
     let mut rest = words.strip_prefix(&["netem"]).unwrap_or(words);
     let way = match rest {
@@ -212,10 +212,13 @@ pub(crate) fn netem_command(words: &[&str]) -> Result<(NetemWay, Option<Arc<Nete
         rest = rest.get(1..).unwrap_or_default();
         rest = rest.strip_prefix(&["netem"]).unwrap_or(rest);
     }
-    let way = way.unwrap_or(NetemWay::Egress);
     match rest {
-        ["none" | "off"] => Ok((way, None)),
-        words => Ok((way, Some(Arc::new(words.join(" ").parse::<NetemSpec>()?)))),
+        // Whoever wants none of them says no direction.
+        ["none" | "off"] => Ok((way.unwrap_or(NetemWay::Both), None)),
+        words => Ok((
+            way.unwrap_or(NetemWay::Egress),
+            Some(Arc::new(words.join(" ").parse::<NetemSpec>()?)),
+        )),
     }
 }
 

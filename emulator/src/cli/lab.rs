@@ -37,18 +37,41 @@ pub struct VirtualClock {
     /// End after so many seconds of virtual time, if guests have not ended before
     #[arg(long, value_name = "SECONDS", value_parser = number(0.0..=1e9, "seconds"))]
     pub until: Option<f64>,
-    /// Seconds of wall time that a guest may run without a word
-    #[arg(long, value_name = "SECONDS", default_value_t = 60, value_parser = whole::<u64>(1..=u64::MAX))]
-    pub watchdog: u64,
-    /// Least time between two interrupts of a VF in one direction, such as 40us
-    #[arg(long, value_name = "TIME", default_value = "20us", value_parser = moderation)]
-    pub moderation: Nanos,
+    /// Seconds of wall time that a guest may run without a word [default: 60]
+    #[arg(long, value_name = "SECONDS", value_parser = whole::<u64>(1..=u64::MAX))]
+    pub watchdog: Option<u64>,
+    /// Least time between two interrupts of a VF in one direction, such as 40us [default: 20us]
+    #[arg(long, value_name = "TIME", value_parser = moderation)]
+    pub moderation: Option<Nanos>,
     /// Tell time by messages only, not through shared memory: slower, for comparison
     #[arg(long)]
     pub messages: bool,
     /// Print a digest of time, port and bytes of every frame that passes a VF or arrives over a wire
     #[arg(long)]
     pub digest: bool,
+}
+
+impl VirtualClock {
+    /// Whether anything has been said of it.
+    #[must_use]
+    pub fn is_asked_for(&self) -> bool {
+        let VirtualClock {
+            calendar,
+            wait_for,
+            until,
+            watchdog,
+            moderation,
+            messages,
+            digest,
+        } = self;
+        calendar.is_some()
+            || wait_for.is_some()
+            || until.is_some()
+            || watchdog.is_some()
+            || moderation.is_some()
+            || *messages
+            || *digest
+    }
 }
 
 /// Options of `vfnic demo`.

@@ -168,8 +168,9 @@ fn summary(plan: &ExperimentPlan, from: &Reading, to: &Reading) -> Summary {
         _ => (a + b) / 2.0,
     };
     Summary {
-        a_to_b: there.iter().sum(),
-        b_to_a: back.iter().sum(),
+        // Of no streams it is 0, which the sum of no numbers (-0) is not for people.
+        a_to_b: there.iter().fold(0.0, |sum, mbps| sum + mbps),
+        b_to_a: back.iter().fold(0.0, |sum, mbps| sum + mbps),
         link: Directions {
             a_to_b: a,
             b_to_a: b,

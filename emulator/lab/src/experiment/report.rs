@@ -1,6 +1,7 @@
 //! An outcome for people: one page of HTML with its charts inside, and a summary for the console. Every figure is the
 //! outcome's; nothing is measured, fetched or timed here, so the same outcome gives the same bytes.
 
+mod again;
 mod packets;
 mod section;
 pub(super) mod series;
@@ -8,6 +9,7 @@ mod text;
 
 use self::section::section;
 use crate::page::{document, escape};
+use crate::provenance::Provenance;
 use vf_nic::config::{DeviceKind, Offloads};
 
 use super::outcome::{
@@ -32,7 +34,7 @@ pub fn html(outcome: &ExperimentOutcome) -> String {
         wire(outcome),
         calibration(outcome),
         original(outcome),
-        reproduce(outcome),
+        reproduce(std::slice::from_ref(outcome)),
     );
     document(&headline, "experiment", &head, &main)
 }
@@ -265,7 +267,7 @@ fn offloads(plan: &PlanView) -> &'static str {
 /// What was run.
 fn setup(outcome: &ExperimentOutcome) -> String {
     let plan = &outcome.plan;
-    let facts = [
+    let own = [
         (
             "Streams",
             format!(
@@ -277,6 +279,28 @@ fn setup(outcome: &ExperimentOutcome) -> String {
             "Guests",
             format!("{} a host", plan.a_to_b_streams + plan.b_to_a_streams),
         ),
+        ("MTU", format!("{} B", thousands(f64::from(plan.mtu)))),
+    ];
+    let own = own.map(|(name, fact)| (name.to_owned(), fact));
+    let digests = outcome.results.iter().filter_map(|result| {
+        let digest = result.digest.as_ref()?;
+        Some((format!("Digest, {}", result.path), digest.clone()))
+    });
+    let seed = [("Seed".to_owned(), outcome.seed.to_string())];
+    let made_by = outcome.made_by.as_ref().map(made);
+    let rest = seed.into_iter().chain(digests).chain(made_by);
+    list(own.into_iter().chain(common(outcome)).chain(rest))
+}
+
+/// What made it.
+fn made(by: &Provenance) -> (String, String) {
+    ("Made by".to_owned(), by.to_string())
+}
+
+/// What was run, but for streams, MTU and seed, in which the runs of a series differ.
+fn common(outcome: &ExperimentOutcome) -> impl Iterator<Item = (String, String)> {
+    let plan = &outcome.plan;
+    let facts = [
         (
             "Link",
             format!(
@@ -286,7 +310,6 @@ fn setup(outcome: &ExperimentOutcome) -> String {
                 netem(plan)
             ),
         ),
-        ("MTU", format!("{} B", thousands(f64::from(plan.mtu)))),
         ("TCP", tcp(plan)),
         ("NICs like", plan.profile.to_string()),
         ("Guests' NICs", device(plan).to_owned()),
@@ -303,19 +326,15 @@ fn setup(outcome: &ExperimentOutcome) -> String {
             format!("{} s, once rates have settled", plan.seconds),
         ),
         ("Clock", outcome.clock.clone()),
-        ("Seed", outcome.seed.to_string()),
     ];
-    let digests = outcome.results.iter().filter_map(|result| {
-        let digest = result.digest.as_ref()?;
-        Some((format!("Digest, {}", result.path), digest.clone()))
-    });
-    let made_by = outcome.made_by.as_ref();
-    let made_by = made_by.map(|by| ("Made by".to_owned(), by.to_string()));
-    let facts = facts.map(|(name, fact)| (name.to_owned(), fact));
-    let facts: Vec<_> = facts.into_iter().chain(digests).chain(made_by).collect();
+    facts
+        .map(|(name, fact)| (name.to_owned(), fact))
+        .into_iter()
+}
+
+fn list(facts: impl Iterator<Item = (String, String)>) -> String {
     let facts: String = facts
-        .iter()
-        .map(|(name, fact)| format!("<div><dt>{name}</dt><dd>{}</dd></div>", escape(fact)))
+        .map(|(name, fact)| format!("<div><dt>{name}</dt><dd>{}</dd></div>", escape(&fact)))
         .collect();
     format!("<dl>{facts}</dl>")
 }
@@ -438,31 +457,19 @@ fn fewer_acks(outcome: &ExperimentOutcome) -> String {
 }
 
 /// How to get this page again.
-fn reproduce(outcome: &ExperimentOutcome) -> String {
-    let promise = match outcome.clock.as_str() {
-        "virtual" => {
-            "With the same options, the figures come out the same to the last digit, on any machine."
+fn reproduce(runs: &[ExperimentOutcome]) -> String {
+    let promise = match runs.first().map(|run| run.clock.as_str()) {
+        Some("virtual") | None => {
+            "The figures come out the same to the last digit, on any machine."
         }
-        "wall" => "Figures of the wall clock vary with the machine and from run to run.",
-        _ => {
-            "With the same options, the virtual figures come out the same to the last digit; the wall clock's vary."
+        Some("wall") => "Figures of the wall clock vary with the machine and from run to run.",
+        Some(_) => {
+            "The virtual figures come out the same to the last digit; the wall clock's vary."
         }
-    };
-    let options = if is_2009_setup(&outcome.plan) {
-        ""
-    } else {
-        " Add the options that gave the plan at the head of this page."
-    };
-    let auto = match outcome.results.iter().any(|result| result.path == "auto") {
-        true => " --path auto",
-        false => "",
     };
     format!(
-        "<section>\n<h2>Run it again</h2>\n<pre><code>cargo run --release -- experiment {} --guests {} --clock {}{auto} --report report.html</code></pre>\n\
-         <p class=\"note\">{promise}{options}</p>\n</section>",
-        outcome.seed,
-        escape(&outcome.guests),
-        escape(&outcome.clock)
+        "<section>\n<h2>Run it again</h2>\n<pre><code>{} --report report.html</code></pre>\n<p class=\"note\">{promise}</p>\n</section>",
+        escape(&again::command(runs))
     )
 }
 

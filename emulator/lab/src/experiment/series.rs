@@ -7,6 +7,8 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use serde::Serialize;
+use vf_model::Profile;
+use vf_nic::config::{DeviceKind, Offloads};
 
 use super::{
     ClockMode, ExperimentError, ExperimentOutcome, ExperimentPlan, Guests, PathResult, run,
@@ -121,6 +123,14 @@ impl Series {
                 b_to_a_streams: run.plan.b_to_a_streams,
                 mtu: run.plan.mtu,
                 seed: run.seed,
+                profile: run.plan.profile,
+                offloads: run.plan.offloads,
+                device: run.plan.device,
+                rate_mbps: run.plan.rate_mbps,
+                netem: run.plan.netem.as_deref(),
+                window: run.plan.window,
+                interrupt_moderation_ns: run.plan.interrupt_moderation_ns,
+                seconds: run.plan.seconds,
                 clock: &result.clock,
                 path: &result.path,
                 a_to_b_mbps: result.a_to_b_mbps,
@@ -135,6 +145,7 @@ impl Series {
                 segments_per_ack: result.segments_per_ack,
                 settled: result.settled,
                 digest: result.digest.as_deref(),
+                made_by: self.made_by.as_ref().map(ToString::to_string),
             })
         });
         rows.collect()
@@ -150,6 +161,14 @@ pub struct Row<'a> {
     pub b_to_a_streams: u16,
     pub mtu: u16,
     pub seed: u64,
+    pub profile: Profile,
+    pub offloads: Offloads,
+    pub device: DeviceKind,
+    pub rate_mbps: f64,
+    pub netem: Option<&'a str>,
+    pub window: Option<usize>,
+    pub interrupt_moderation_ns: u64,
+    pub seconds: f64,
     pub clock: &'a str,
     pub path: &'a str,
     pub a_to_b_mbps: f64,
@@ -164,6 +183,7 @@ pub struct Row<'a> {
     pub segments_per_ack: f64,
     pub settled: bool,
     pub digest: Option<&'a str>,
+    pub made_by: Option<String>,
 }
 
 /// Runs all of `plans`, each on each of `clocks`. `progress` hears how many of them are done.

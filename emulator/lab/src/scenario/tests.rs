@@ -385,6 +385,35 @@ fn an_echo_takes_as_long_as_its_frames() {
     assert!(mediated.jobs[0].rtt_ns[1] > direct.jobs[0].rtt_ns[1]);
 }
 
+/// What a guest feels is a part of it, wherever the request waits: in its ring for a rate, or where an impairment holds it back.
+#[test]
+fn what_waits_in_front_of_the_nic_is_a_part_of_an_echo() {
+    for (said, least) in [
+        ("netem = 'delay 1ms'", 1_000_000),
+        // 100 frames of 1514 bytes at 100 Mb/s are ahead of it.
+        ("max_tx_rate = 100", 1_000_000),
+    ] {
+        // A VF of a is said of behind its own section.
+        let text = PAIR
+            .replacen(
+                "vfs = 1\n",
+                &format!("vfs = 1\n[[nic.vf]]\nindex = 0\n{said}\n"),
+                1,
+            )
+            .replace("10ms", "100ms")
+            + "[[job]]\nguest = 'left'\nat = '1ms'\nsend = { to = 'right', for = '20ms' }\n\
+               [[job]]\nname = 'echoes'\nguest = 'left'\nat = '5ms'\nping = { to = 'right', count = 3, interval = '2ms' }\n\
+               [[expect]]\nexit = 'echoes'\n";
+        let plan = ScenarioPlan::parse(Path::new("test.toml"), &text, None, None).unwrap();
+        let outcome = run(&plan, Options::default(), |_| {}).unwrap();
+        let rtts = &outcome.jobs[1].rtt_ns;
+        assert!(
+            rtts.len() == 3 && rtts.iter().all(|rtt| *rtt > least),
+            "{said}: {rtts:?}"
+        );
+    }
+}
+
 #[test]
 fn every_echo_is_held_to_the_bounds() {
     // The first reply comes soon after that of ARP, and its interrupt is held back; the second takes 1.2 us.

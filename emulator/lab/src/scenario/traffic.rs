@@ -9,7 +9,7 @@ use vf_model::{Header, Nanos, VfIndex};
 use vf_nic::watch::{Direction, Port, Seen};
 use vf_packet::{FlowKey, IpHeader, PROTO_TCP};
 
-use super::plan::ScenarioPlan;
+use super::plan::{GuestKind, ScenarioPlan, Work};
 use crate::segment::Segment;
 
 const PROTO_ICMP: u8 = 1;
@@ -59,6 +59,9 @@ pub(super) struct Traffic {
     owners: HashMap<IpAddr, (usize, VfIndex)>,
     flows: HashMap<Key, Flow>,
     echoes: HashMap<Echo, (usize, Nanos)>,
+    /// When guests in this process are to ask for each echo: the first, and from one to the next. What keeps a request from the NIC then, a rate or an
+    /// impairment, is a part of its time. When the kernel of a Linux guest asks is not known.
+    asks: Vec<Option<(Nanos, Nanos)>>,
     jobs: Vec<JobTraffic>,
 }
 
@@ -74,6 +77,10 @@ impl Traffic {
             port: of.port,
             at: of.at,
         };
+        let asks = |job: &super::plan::Job| match (plan.kind, &job.work) {
+            (GuestKind::Embedded, Work::Ping { interval, .. }) => Some((job.at, *interval)),
+            _ => None,
+        };
         let interfaces = plan.guests.iter().flat_map(|guest| &guest.interfaces);
         Traffic {
             claims: plan.jobs.iter().enumerate().map(claim).collect(),
@@ -82,6 +89,7 @@ impl Traffic {
                 .collect(),
             flows: HashMap::new(),
             echoes: HashMap::new(),
+            asks: plan.jobs.iter().map(asks).collect(),
             jobs: vec![JobTraffic::default(); plan.jobs.len()],
         }
     }
@@ -176,7 +184,13 @@ impl Traffic {
         match (icmp.msg_type(), seen.direction) {
             (Icmpv4Message::EchoRequest, Direction::Tx) => {
                 let job = self.job(src, None, seen.at)?;
-                self.echoes.insert((src, dst, id, seq), (job, seen.at));
+                let asked = self.asks.get(job).copied().flatten();
+                let asked = asked.map(|(first, interval)| {
+                    let after = interval.0.saturating_mul(u64::from(seq));
+                    Nanos(first.0.saturating_add(after))
+                });
+                let asked = asked.map_or(seen.at, |asked| asked.min(seen.at));
+                self.echoes.insert((src, dst, id, seq), (job, asked));
             }
             (Icmpv4Message::EchoReply, Direction::Rx) => {
                 let (job, sent) = self.echoes.remove(&(dst, src, id, seq))?;
@@ -227,6 +241,7 @@ mod tests {
             owners: [CLIENT, SERVER].map(|ip| (ip, (0, VfIndex(0)))).into(),
             flows: HashMap::new(),
             echoes: HashMap::new(),
+            asks: Vec::new(),
             jobs: vec![JobTraffic::default(); claims.len()],
         }
     }

@@ -54,6 +54,19 @@ impl DeviceKind {
             DeviceKind::Sfc => Some(Profile::Ef10),
         }
     }
+
+    /// Whether a NIC of a profile has such VFs.
+    ///
+    /// # Errors
+    /// Why not, in one line that says what to change.
+    pub fn fits(self, profile: Profile) -> Result<(), String> {
+        match self.profile() {
+            Some(own) if profile != own && profile != Profile::Generic => Err(format!(
+                "VFs of a NIC of profile {profile} take another driver: say profile {own} or generic, or device virtio"
+            )),
+            _ => Ok(()),
+        }
+    }
 }
 
 impl VfSettings {
@@ -63,13 +76,11 @@ impl VfSettings {
     /// Why not, in one line that says what to change.
     pub(super) fn check_device(&self, profile: Profile, offloads: Offloads) -> Result<(), String> {
         let device = self.device;
-        let Some(own) = device.profile() else {
+        if device == DeviceKind::Virtio {
             return Ok(());
-        };
-        let why = if profile != own && profile != Profile::Generic {
-            format!(
-                "VFs of a NIC of profile {profile} take another driver: say profile {own} or generic, or device virtio"
-            )
+        }
+        let why = if let Err(why) = device.fits(profile) {
+            why
         } else if self.role == SocketRole::Client {
             "QEMU connects to it, and does not listen: leave out socket_role = \"client\""
                 .to_owned()

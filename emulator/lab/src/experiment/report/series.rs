@@ -59,6 +59,7 @@ pub fn text(series: &Series) -> String {
             );
         }
     }
+    out += &format!("Run it again: {}\n", super::again::command(&series.runs));
     if let Some(made_by) = &series.made_by {
         out += &format!("Made by {made_by}\n");
     }
@@ -104,14 +105,15 @@ pub fn html(series: &Series) -> String {
         .iter()
         .map(|setting| rows(series, setting))
         .collect();
-    let made_by = series.made_by.as_ref();
-    let made_by = made_by.map_or_else(String::new, |by| escape(&by.to_string()));
+    let common = series.runs.first().into_iter().flat_map(super::common);
+    let made_by = series.made_by.as_ref().map(super::made);
     let title = format!("{} runs of {} settings", series.runs.len(), settings.len());
-    let head = format!("<p class=\"note\">{made_by}</p>");
+    let head = super::list(common.chain(made_by));
+    let again = super::reproduce(&series.runs);
     let main = format!(
         "{charts}<section>\n<h2>All figures</h2>\n<div class=\"scroll\"><table><thead><tr><th>Streams, MTU</th><th>path</th><th>runs</th>\
          <th>Mb/s</th><th>least</th><th>most</th><th>the wire allows</th><th>bound by</th></tr></thead><tbody>{rows}</tbody></table></div>\n\
-         </section>"
+         </section>\n{again}"
     );
     document(&title, "experiment", &head, &main)
 }

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use super::*;
 use crate::experiment::outcome::{Calibration, Directions, Hosts, Original, Sample};
+use crate::experiment::plan::ExperimentPlan;
 use crate::experiment::theory;
 
 fn plan() -> PlanView {
@@ -183,7 +184,7 @@ fn the_headline_is_the_runs_own() {
         page.contains("Hypervisor CPU, 99.9 % busy")
             && page.contains("Link (both directions), 99.7 % busy")
     );
-    assert!(page.contains("cargo run --release -- experiment 7 --guests embedded --clock virtual"));
+    assert!(page.contains("vfnic experiment 7"));
     assert!(html(&odd()).contains("<h1>The direct path carries 9.92 Gb/s</h1>"));
     assert!(html(&outcome(plan(), "wall", Vec::new())).contains("<h1>Nothing was run</h1>"));
 }
@@ -290,4 +291,49 @@ fn how_far_the_result_depends_on_what_was_fitted_is_shown_if_it_was_asked() {
         said.contains("by moderation, 7008 at 20 us, 8461 at 40 us; by cost scale, 8461 at 0.375, 6400 at 0.5 (Mb/s, 0.1 s each)"),
         "{text}"
     );
+}
+
+#[test]
+fn a_page_says_how_to_make_it_again() {
+    let said = |outcome: &ExperimentOutcome| again::command(std::slice::from_ref(outcome));
+    let default = |mut outcome: ExperimentOutcome| {
+        outcome.plan.interrupt_moderation_ns = ExperimentPlan::default().moderation.0;
+        outcome
+    };
+    assert_eq!(said(&default(usual())), "vfnic experiment 7");
+    assert_eq!(
+        said(&default(everything())),
+        "vfnic experiment 7 --clock both --sensitivity"
+    );
+    let odd = default(odd());
+    assert_eq!(said(&odd), "vfnic experiment 7 --guests 19x0 --mtu 9000");
+    let mut other = odd;
+    other.seed = 8;
+    assert_eq!(
+        again::command(&[default(usual()), other.clone()]),
+        "vfnic experiment 7 --guests 4x4,19x0 --mtu 1500,9000 --repeat 2"
+    );
+    other.plan.seconds = 0.05;
+    other.plan.rate_mbps = 1000.0;
+    other.plan.netem = Some("delay 1ms".to_owned());
+    other.plan.offloads = Offloads::Tso;
+    other.plan.profile = vf_model::Profile::Falcon;
+    other.plan.interrupt_moderation_ns = 1000;
+    assert_eq!(
+        said(&other),
+        "vfnic experiment 8 --guests 19x0 --mtu 9000 --seconds 0.05 --rate 1000M --netem 'delay 1ms' \
+         --profile falcon --offloads tso --moderation 1000ns"
+    );
+    assert!(html(&other).contains("vfnic experiment 8 --guests 19x0"));
+}
+
+#[test]
+fn every_colour_of_a_legend_is_in_the_style_sheet() {
+    let style = include_str!("../../page/style.css");
+    for n in 0..4 {
+        for part in ["bar", "line"] {
+            let class = format!(".{}-{part} {{", crate::page::chart::hue(n));
+            assert!(style.contains(&class), "{class}");
+        }
+    }
 }
