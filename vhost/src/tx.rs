@@ -505,12 +505,12 @@ impl TxQueue {
     pub fn discard(&mut self) -> Result<u32, RingError> {
         self.vring.check()?;
         if self.vring.enabled() || !self.has_work() {
-            self.vring.discards = false;
             return Ok(0);
         }
         if !self.vring.discards && self.vring.kick_fd().is_some_and(|kick| !kick.drain()) {
             return Ok(0);
         }
+        // It is started: what comes later may come while its driver is asked for no kicks.
         self.vring.discards = true;
         self.throw_away().map_err(|error| self.vring.fail(error))
     }
@@ -521,8 +521,6 @@ impl TxQueue {
         // As with those that are sent, others have their turn.
         while frames < BURST as u32 {
             let Some(chain) = self.vring.ring.take()? else {
-                // What comes now is another kick's.
-                self.vring.discards = false;
                 break;
             };
             self.vring.ring.push_used(chain.token, 0);
@@ -598,10 +596,14 @@ impl TxQueue {
     }
 
     /// Asks the driver for kicks, or for none. When asked for: `true` means that work arrived
-    /// meanwhile, for which no kick may come, so poll again.
+    /// meanwhile, for which no kick may come, so poll again. The driver of a disabled ring is always asked: nothing is
+    /// [thrown away](Self::discard) before it kicks.
     pub fn set_notify(&mut self, on: bool) -> bool {
+        let enabled = self.vring.enabled();
+        let on = on || !enabled;
         let waits = self.first < self.end || self.late.is_some() || self.vring.ring.has_seen();
-        self.vring.set_notify(on) || on && self.vring.enabled() && waits && !self.vring.is_broken()
+        let goes_on = (enabled || self.vring.discards) && !self.vring.is_broken();
+        self.vring.set_notify(on) || on && goes_on && waits
     }
 }
 

@@ -59,6 +59,14 @@ pub(super) const CASES: &[Case] = &[
                     },
                 ),
                 (
+                    "flow-type udp4 src-ip 10.0.0.1 dst-ip 10.0.0.2 src-port 1000 dst-port 80"
+                        .into(),
+                    Packet {
+                        src: [10, 0, 0, 9],
+                        ..as_made
+                    },
+                ),
+                (
                     format!("flow-type ether dst {} vlan 7", colons(dst)),
                     Packet {
                         vlan: Some(8),

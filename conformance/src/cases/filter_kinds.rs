@@ -4,7 +4,7 @@ use crate::bench::{Bench, DEADLINE, Link, QUIET};
 use crate::case::{Case, Level, Need};
 use crate::cases::control::{MQ, controlled_pairs};
 use crate::cases::filter::{Packet, TCP, UDP, dropping, sees};
-use crate::cases::vf::{ADMIN, is_seen, tagged, to};
+use crate::cases::vf::{ADMIN, FOREIGN, colons, is_seen, tagged, to};
 use crate::control::{obeyed, queue_pairs};
 use crate::verdict::{Failure, Seen, ensure};
 use vf_guest::net::NetConfig;
@@ -245,6 +245,27 @@ pub(super) const CASES: &[Case] = &[
                         bench.administer(&format!("filter del flow-type {filter}"))?;
                     }
                 }
+            }
+            Ok(Seen::Conforms)
+        },
+    },
+    Case {
+        id: "filter/source-beside-destination",
+        level: Level::Model,
+        needs: &[ADMIN, Need::Peer],
+        source: "ethtool(8) -N flow-type ether src dst (all that is said has to match)",
+        sent: "A filter that drops what goes from one address to another, and frames from that address and from another one, of a VF without spoofchk.",
+        expected: "Those from the address are dropped, the others arrive.",
+        run: |bench| {
+            bench.administer("vf 0 spoofchk off")?;
+            let mut link = bench.link(&NetConfig::default())?;
+            let (src, dst) = (colons(link.src), colons(link.dst));
+            dropping(bench, &format!("flow-type ether dst {dst} src {src}"))?;
+            for (from, does) in [(link.src, false), (FOREIGN, true)] {
+                let mut frame = link.frame(100);
+                frame[6..12].copy_from_slice(&from);
+                link.send(&frame)?;
+                is_seen(&mut link, &frame, does)?;
             }
             Ok(Seen::Conforms)
         },

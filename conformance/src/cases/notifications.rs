@@ -9,12 +9,14 @@ use crate::bench::{Bench, DEADLINE, Link, QUIET, without};
 use crate::case::{Case, Level, Need};
 use crate::cases::clauses::started;
 use crate::cases::control::ALL;
+use crate::cases::protocol::F30;
 use crate::cases::ring::place;
 use crate::cases::ring_states::to_sender;
 use crate::control::refused;
 use crate::verdict::{Failure, Seen, ensure};
 use vf_guest::driver::{Buffer, DESC_NEXT, DESC_WRITE, Desc};
 use vf_guest::eventfd::EventFd;
+use vf_guest::message::protocol;
 use vf_guest::net::{NetConfig, NetDevice, NetHeader, Ring, feature};
 
 /// After so long a device that has nothing to do has gone to sleep.
@@ -193,6 +195,72 @@ pub(super) const CASES: &[Case] = &[
                         "no call for a command that was answered",
                     )?;
                 }
+            }
+            Ok(Seen::Conforms)
+        },
+    },
+    Case {
+        id: "ring/call-for-discarded",
+        level: Level::Must,
+        needs: &[F30],
+        source: "V 2.7.7.2 Used Buffer Notification Suppression, 2.8.14; VU Ring states",
+        sent: "Frames without EVENT_IDX in a send ring that is disabled, one after the other.",
+        expected: "A call for each that is given back: the driver cannot know what became of it.",
+        run: |bench| {
+            let mut link = bench.link(&without(feature::EVENT_IDX))?;
+            if let Some(front) = link.tx.frontend() {
+                front.set_vring_enable(1, false)?;
+            }
+            bench.settle();
+            link.tx.tx_ring(0).queue.set_interrupts(true);
+            for n in 0..3 {
+                drain(&link);
+                let frame = link.frame(100);
+                link.send(&frame)?;
+                link.sent().map_err(|failure| match failure {
+                    Failure::Wrong(_) => Failure::Wrong(format!("frame {n} is not given back")),
+                    other => other,
+                })?;
+                ensure(
+                    called(link.tx.tx_ring(0))?,
+                    format_args!("no call for frame {n}"),
+                )?;
+            }
+            Ok(Seen::Conforms)
+        },
+    },
+    Case {
+        id: "ring/call-of-last-pair",
+        level: Level::Must,
+        needs: &[
+            Need::Feature(feature::MQ, "MQ"),
+            Need::Protocol(protocol::CONFIG, "CONFIG"),
+            Need::Peer,
+        ],
+        source: "V 2.7.7.2 Used Buffer Notification Suppression; V 5.1.4 (max_virtqueue_pairs)",
+        sent: "Frames in the send ring of each of as many pairs as there can be, eight at most, by a driver that asks to be called for each.",
+        expected: "Each arrives, and a call comes for its ring.",
+        run: |bench| {
+            let most = bench.link(&NetConfig::default())?.tx.config_space();
+            let pairs = most.max_virtqueue_pairs.clamp(1, 8);
+            let sender = NetConfig {
+                queue_pairs: pairs,
+                queue_size: 64,
+                ..NetConfig::default()
+            };
+            let mut link = bench.link_of(&sender, &NetConfig::default())?;
+            for pair in 0..usize::from(pairs) {
+                drain(&link);
+                link.tx.tx_ring(pair).queue.arm(1);
+                let frame = link.frame_of_flow(pair as u16);
+                link.tx.send(pair, &NetHeader::default(), &frame)?;
+                link.tx.kick();
+                ensure(
+                    called(link.tx.tx_ring(pair))?,
+                    format_args!("no call for the send ring of pair {pair} of {pairs}"),
+                )?;
+                link.expect(&frame)?;
+                link.tx.tx_room(pair)?;
             }
             Ok(Seen::Conforms)
         },

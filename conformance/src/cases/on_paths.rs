@@ -49,6 +49,7 @@ pub(super) const CASES: &[Case] = again! {
     "path/tso-to-tso-peer": "net/tso-to-tso-peer" on MIXED, needs TSO;
     "path/mrg-spread": "net/mrg-spread" on MEDIATED, needs MRG;
     "path/mtu-not-exceeded": "net/mtu-not-exceeded" on MIXED, needs MTU, CONFIG;
+    "path/tag-beside-mtu": "net/tag-beside-mtu" on MIXED, needs MTU;
     "path/load-both-ways": "net/load-both-ways" on MIXED, needs;
     "path/port-vlan-insert-strip": "vf/port-vlan-insert-strip" on MIXED, needs;
     "path/port-vlan-partial-csum": "vf/port-vlan-partial-csum" on MIXED, needs CSUM;

@@ -4,13 +4,14 @@
 use crate::bench::{Bench, DEADLINE, QUIET, with, without};
 use crate::case::{Case, Level, Need};
 use crate::cases::clauses::stopped;
+use crate::cases::coalescing::held;
 use crate::cases::control::{
-    ALL, BROADCAST, CONFIG, EXTRA, GROUP, MAC, OTHER, RX, VLAN, address, controlled, gets,
-    gets_tagged,
+    ALL, BROADCAST, CONFIG, EXTRA, GROUP, MAC, MQ, OTHER, RX, VLAN, address, controlled,
+    controlled_pairs, gets, gets_tagged, told,
 };
 use crate::cases::ring_states::to_sender;
 use crate::cases::vf::{ADMIN, is_seen, tagged};
-use crate::control::{command, mac_table, obeyed, vlan};
+use crate::control::{coalesce, command, mac_table, obeyed, queue_pairs, vlan};
 use crate::verdict::{Failure, Seen, ensure};
 use vf_guest::message::{protocol, request};
 use vf_guest::net::feature;
@@ -178,6 +179,22 @@ pub(super) const CASES: &[Case] = &[
         expected: "The first arrives and the second does not: what it says on the queue has nothing to do with that.",
         run: mtu_not_exceeded,
     },
+    Case {
+        id: "control/stop-keeps",
+        level: Level::Text,
+        needs: &[
+            CTRL,
+            MAC,
+            MQ,
+            CONFIG,
+            Need::Peer,
+            Need::Feature(feature::VQ_NOTF_COAL, "VQ_NOTF_COAL"),
+        ],
+        source: "VU Ring states; VU GET_VRING_BASE (it stops a ring, and is no reset); V 5.1.9.5",
+        sent: "An address, two pairs and moderation of a ring, each obeyed; GET_VRING_BASE of all rings, and all of them again where they were.",
+        expected: "What the driver has chosen is as before: only a reset takes it back.",
+        run: stop_keeps,
+    },
 ];
 
 fn served(bench: &Bench) -> Result<Seen, Failure> {
@@ -226,5 +243,38 @@ fn mtu_not_exceeded(bench: &Bench) -> Result<Seen, Failure> {
             format_args!("a frame of {len} bytes came: {came}"),
         )?;
     }
+    Ok(Seen::Conforms)
+}
+
+fn stop_keeps(bench: &Bench) -> Result<Seen, Failure> {
+    const HELD: [u32; 2] = [3, 40];
+    let mut link = controlled_pairs(bench, 2)?;
+    let device = link.receiver();
+    obeyed(device, &address(OTHER))?;
+    obeyed(device, &queue_pairs(2))?;
+    obeyed(device, &coalesce(2, Some(1), HELD[0], HELD[1]))?;
+    let gone = || Failure::Wrong("there is no session".into());
+    let mut front = device.take_frontend().ok_or_else(gone)?;
+    let rings = (0..device.rings()).chain([device.control_index()]);
+    for ring in rings.clone() {
+        front.get_vring_base(ring)?;
+    }
+    for ring in rings {
+        device.place_ring(&mut front, ring)?;
+        device.start_ring(&mut front, ring)?;
+    }
+    device.adopt(front);
+    bench.settle();
+    told(link.receiver(), OTHER)?;
+    let now = held(link.receiver(), 1)?;
+    ensure(now == HELD, format_args!("VQ_GET of ring 1 said {now:?}"))?;
+    let mut second = 0;
+    for flow in 0..32 {
+        let mut frame = link.frame_of_flow(flow);
+        frame[..6].copy_from_slice(&OTHER);
+        link.send(&frame)?;
+        second += link.arrives_on(&frame, 2)?;
+    }
+    ensure(second > 0, "none of 32 flows came in the second pair")?;
     Ok(Seen::Conforms)
 }

@@ -496,7 +496,7 @@ pub(super) const CASES: &[Case] = &[
         level: Level::Must,
         needs: &[],
         source: "V 2.7.4.1, 2.8.9 Message Framing; V 2.7.5.2 (a chain may be as long as the ring)",
-        sent: "10 frames, each cut into as many descriptors as the ring has, 16.",
+        sent: "10 frames, each cut into as many descriptors as the ring has, 16, and with INDIRECT_DESC one in a table of 256.",
         expected: "The same frames: a device MUST NOT assume how buffers are cut.",
         run: |bench| {
             let sender = NetConfig {
@@ -508,6 +508,17 @@ pub(super) const CASES: &[Case] = &[
             for n in 0..10 {
                 let frame = link.frame(300 + n);
                 send_cut(&mut link, &frame, &cuts, false)?;
+                link.sent()?;
+                if link.sees().is_ok() {
+                    link.expect(&frame)?;
+                }
+            }
+            drop(link);
+            let mut link = bench.link(&NetConfig::default())?;
+            if link.tx.has(feature::INDIRECT_DESC) {
+                let cuts: Vec<usize> = (1..256).map(|piece| piece * 5).collect();
+                let frame = link.frame(1400);
+                send_cut(&mut link, &frame, &cuts, true)?;
                 link.sent()?;
                 if link.sees().is_ok() {
                     link.expect(&frame)?;

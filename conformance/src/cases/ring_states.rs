@@ -371,7 +371,7 @@ pub(super) const CASES: &[Case] = &[
         level: Level::Should,
         needs: &[],
         source: "VU SET_VRING_KICK (invalid FD flag)",
-        sent: "A set-up whose SET_VRING_KICK has bit 8 set and no descriptor, and frames that nobody kicks for.",
+        sent: "A set-up whose SET_VRING_KICK has bit 8 set and no descriptor, and frames that nobody kicks for; GET_VRING_BASE of the receive ring, and more frames.",
         expected: "They pass: a back end should poll then instead of waiting for the kick.",
         run: |bench| {
             let polled = NetConfig {
@@ -379,9 +379,16 @@ pub(super) const CASES: &[Case] = &[
                 ..NetConfig::default()
             };
             let mut link = bench.link_of(&polled, &NetConfig::default())?;
-            for len in [60, 500, 1514] {
-                let frame = link.frame(len);
-                link.pass(&frame)?;
+            for stop in [false, true] {
+                if let Some(front) = link.tx.frontend().filter(|_| stop) {
+                    front.get_vring_base(0)?;
+                }
+                for len in [60, 500, 1514] {
+                    // Whoever sleeps is asleep by now.
+                    std::thread::sleep(QUIET);
+                    let frame = link.frame(len);
+                    link.pass(&frame)?;
+                }
             }
             Ok(Seen::Conforms)
         },

@@ -15,6 +15,8 @@ use vf_guest::net::{NetConfig, NetDevice, NetHeader, feature};
 
 /// How long sessions may take that are to show what each leaves behind.
 const LEAKING: Duration = Duration::from_secs(15);
+/// The request that gives an eventfd for the log.
+const SET_LOG_FD: u32 = 7;
 
 pub(super) const CASES: &[Case] = &[
     Case {
@@ -345,7 +347,7 @@ pub(super) const CASES: &[Case] = &[
         level: Level::Hard,
         needs: &[Need::Resources],
         source: "CVE-2019-14818",
-        sent: "Up to 40 sessions, as many as there is time for, each with a frame, kick, call and error descriptors that are replaced, and a memory table sent twice.",
+        sent: "Up to 40 sessions, as many as there is time for, each with a frame, kick, call and error descriptors that are replaced, one for the log, and a memory table sent twice.",
         expected: "The process has as many descriptors, mappings and threads as before, within 2 s.",
         run: |bench| {
             for _ in 0..5 {
@@ -409,6 +411,7 @@ fn region(size: u64) -> RegionLayout {
 fn session(bench: &Bench) -> Result<(), Failure> {
     let mut config = NetConfig::default();
     config.protocol_features &= !message::protocol::CONFIGURE_MEM_SLOTS;
+    let logs = bench.features() & feature::LOG_ALL != 0;
     let mut link = bench.link(&config)?;
     let memory = link.tx.memory().clone();
     let event = vf_guest::eventfd::EventFd::new()?;
@@ -421,6 +424,9 @@ fn session(bench: &Bench) -> Result<(), Failure> {
         // The first has none before it that could be kept.
         for _ in 0..2 {
             front.set_vring_err(1, Some(event.as_fd()))?;
+        }
+        if logs {
+            front.set(SET_LOG_FD, &[], &[event.as_fd()])?;
         }
         front.set_mem_table(memory.regions())?;
     }

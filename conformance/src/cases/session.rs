@@ -181,7 +181,7 @@ pub(super) const CASES: &[Case] = &[
         needs: &[RARP, Need::Peer],
         source: "VU SEND_RARP",
         sent: "SEND_RARP with the guest's address.",
-        expected: "A broadcast RARP of that address arrives at the peer.",
+        expected: "A broadcast RARP arrives at the peer: a reverse request (RFC 903) of Ethernet and IPv4 in which that address is sender and target.",
         run: |bench| {
             let config = NetConfig {
                 protocol_features: NetConfig::default().protocol_features | 1 << 2,
@@ -201,6 +201,13 @@ pub(super) const CASES: &[Case] = &[
                 bytes.get(..6) == Some(&[0xff; 6][..])
                     && bytes.get(12..14) == Some(&[0x80, 0x35][..]),
                 format_args!("it is no RARP: {:02x?}", bytes.get(..22)),
+            )?;
+            let (sender, target) = (bytes.get(22..28), bytes.get(32..38));
+            ensure(
+                bytes.get(14..22) == Some(&[0, 1, 8, 0, 6, 4, 0, 3])
+                    && sender == Some(&mac)
+                    && target == Some(&mac),
+                format_args!("it says {:02x?}", bytes.get(14..42)),
             )?;
             Ok(Seen::Conforms)
         },

@@ -8,7 +8,7 @@ use crate::net_hdr::header_len;
 use crate::net_hdr::tests::routed_super_frame;
 use crate::ring::driver::{
     AVAIL, BASE, DESC, Driver, EVENT_IDX, F_NEXT, F_WRITE, HEAP, IN_ORDER, INDIRECT_DESC, NONE,
-    REGION, RING_PACKED, for_both_formats,
+    REGION, RING_PACKED, USED, for_both_formats,
 };
 
 const VERSION_1: VirtioFeatures = VirtioFeatures::VERSION_1;
@@ -305,6 +305,27 @@ fn a_disabled_ring_is_drained_once_kicked_and_nothing_comes_out(format: VirtioFe
     queue.flush();
     assert_eq!(driver.used(), heads);
     assert!(!queue.has_work());
+    // It has been started: a driver that is asked for no kicks gives none.
+    queue.set_notify(false);
+    driver.send(&[0; 72], &[], 1);
+    assert!(
+        queue.set_notify(true) && queue.set_notify(true),
+        "nobody sleeps now"
+    );
+    assert_eq!(queue.discard(), Ok(1));
+    assert!(!queue.set_notify(true));
+}
+
+#[test]
+fn the_driver_of_a_disabled_ring_is_never_asked_for_no_kicks() {
+    for (enabled, flags) in [(true, 1), (false, 0)] {
+        let driver = Driver::new(8, VERSION_1, 0);
+        let mut vring = driver.vring(1);
+        vring.set_enabled(enabled);
+        let mut queue = TxQueue::new(vring);
+        queue.set_notify(false);
+        assert_eq!(driver.load(USED), flags, "enabled: {enabled}");
+    }
 }
 
 fn frames_that_were_not_completed_come_again(format: VirtioFeatures) {
