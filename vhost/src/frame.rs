@@ -7,7 +7,7 @@
 
 use vf_packet::Offload;
 
-use crate::limits::HEAD_MAX;
+use crate::limits::{HEAD_MAX, TAGGED_HEADERS_MAX};
 
 /// A frame in private memory: what a wire queue or the hypervisor's pool holds. Reuse it: the
 /// buffer grows to the longest frame it ever held and is never shrunk by this crate.
@@ -23,6 +23,11 @@ impl FrameBuf {
     /// The first (at most [`HEAD_MAX`]) bytes: what decisions are made on.
     pub fn head(&self) -> &[u8] {
         self.data.get(..HEAD_MAX).unwrap_or(&self.data)
+    }
+
+    /// The bytes in which all headers of a super-frame are, a tag that has been put in front of them among them.
+    pub fn headers(&self) -> &[u8] {
+        self.data.get(..TAGGED_HEADERS_MAX).unwrap_or(&self.data)
     }
 
     /// Length of the frame in bytes, without FCS.

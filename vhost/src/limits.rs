@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+pub(crate) use vf_packet::TAGGED_HEADERS_MAX;
 pub use vf_packet::{HEAD_MAX, HEADERS_MAX};
 
 /// The shortest frame: an Ethernet header and nothing else.

@@ -6,7 +6,8 @@
 
 use vf_packet::checksum::Sum;
 use vf_packet::{
-    FrameMeta, HEADERS_MAX, OnWire, PROTO_TCP, Segmenter, TcpLayout, testing, wire_bytes,
+    FrameMeta, HEADERS_MAX, OnWire, PROTO_TCP, Segmenter, TAGGED_HEADERS_MAX, TcpLayout, testing,
+    wire_bytes,
 };
 use vf_vhost::features::VirtioFeatures;
 use vf_vhost::net_hdr::NetHdr;
@@ -85,7 +86,7 @@ fn verify(segment: &[u8], layout: &TcpLayout) {
 
 fn segments(frame: &[u8], mut segmenter: Segmenter<'_>, size: u16, skipped: u8) {
     // As many as there are room for in IPv4's length: others are refused at the ring.
-    let layout = TcpLayout::parse(&frame[..frame.len().min(HEADERS_MAX)]).unwrap();
+    let layout = TcpLayout::parse(&frame[..frame.len().min(TAGGED_HEADERS_MAX)]).unwrap();
     let announced = segmenter.segments();
     let (mut payload, mut wire, mut count) = (Vec::new(), 0, 0);
     let mut all = Vec::new();

@@ -30,7 +30,7 @@ pub use segment::Segmenter;
 pub use tcp::{LayoutError, TcpLayout};
 pub use transport::{partial_checksum, put_pseudo_header};
 pub use vlan::{Vid, Vlan, VlanProto, VlanTag, is_vlan_tpid};
-pub use wire::{FrameMeta, Gso, OnWire, wire_bytes};
+pub use wire::{FrameMeta, Gso, MIN_FRAME, OnWire, wire_bytes};
 
 /// Bytes of a frame that are copied out before it is judged: the most that a decision on it may look at.
 pub const HEAD_MAX: usize = 128;
@@ -38,6 +38,9 @@ pub const HEAD_MAX: usize = 128;
 /// Bytes that the headers of a super-frame may have, from Ethernet's to TCP's: who cuts one must know where they end. Enough for
 /// two tags, a segment list (RFC 8754) of twenty addresses and all of TCP's options.
 pub const HEADERS_MAX: usize = 512;
+
+/// The same of a super-frame on its way, where a port VLAN's tag may have been put in front.
+pub const TAGGED_HEADERS_MAX: usize = HEADERS_MAX + 4;
 
 /// The 16 bits at `at`, in network byte order; `None` if they are not all there.
 #[inline]

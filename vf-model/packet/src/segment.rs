@@ -4,7 +4,7 @@
 //! copied here.
 
 use crate::checksum::Sum;
-use crate::{HEADERS_MAX, PROTO_TCP, TcpLayout};
+use crate::{PROTO_TCP, TAGGED_HEADERS_MAX, TcpLayout};
 
 /// Cuts one super-frame. Ask for the [next segment](Self::next_segment) until there is none.
 #[derive(Debug)]
@@ -13,7 +13,7 @@ pub struct Segmenter<'a> {
     layout: TcpLayout,
     size: usize,
     /// The next segment's header is built here.
-    header: [u8; HEADERS_MAX],
+    header: [u8; TAGGED_HEADERS_MAX],
     /// Where in the frame the next segment's payload starts.
     at: usize,
     index: u16,
@@ -25,12 +25,12 @@ const CWR: u8 = 0x80;
 
 impl<'a> Segmenter<'a> {
     /// A cutter for `frame` into segments of `size` payload bytes; `None` if that is zero, or unless its headers up to TCP's
-    /// lie in its first [`HEADERS_MAX`] bytes (see [`TcpLayout`]).
+    /// lie in its first [`TAGGED_HEADERS_MAX`] bytes (see [`TcpLayout`]).
     #[must_use]
     pub fn new(frame: &'a [u8], size: u16) -> Option<Segmenter<'a>> {
-        let head = frame.get(..HEADERS_MAX).unwrap_or(frame);
+        let head = frame.get(..TAGGED_HEADERS_MAX).unwrap_or(frame);
         let layout = TcpLayout::parse(head).ok().filter(|_| size > 0)?;
-        let mut header = [0; HEADERS_MAX];
+        let mut header = [0; TAGGED_HEADERS_MAX];
         header[..layout.payload].copy_from_slice(&head[..layout.payload]);
         Some(Segmenter {
             frame,
@@ -139,7 +139,7 @@ mod tests {
     use super::*;
     use crate::LayoutError::{self, NotTcp};
     use crate::testing::{routed_super_frame, super_frame, verify};
-    use crate::{be16, is_vlan_tpid};
+    use crate::{HEADERS_MAX, be16, is_vlan_tpid};
 
     fn cut(frame: &[u8], size: u16) -> Vec<Vec<u8>> {
         let mut cutter = Segmenter::new(frame, size).unwrap();
@@ -173,6 +173,23 @@ mod tests {
                 assert_eq!(verify(segment).ip, 22);
             }
         }
+    }
+
+    /// Of which those that decide on a frame read two, and a port VLAN's may be in front of them.
+    #[test]
+    fn a_super_frame_is_cut_behind_however_many_tags() {
+        for (v6, tags) in [(false, 3), (true, 3), (false, 4), (true, 20)] {
+            let frame = super_frame(v6, tags, 2500);
+            let segments = cut(&frame, 1000);
+            assert_eq!(segments.len(), 3);
+            for segment in &segments {
+                let ip = 14 + 4 * tags;
+                assert_eq!(segment[..ip], frame[..ip]);
+                assert_eq!(verify(segment).ip, ip);
+            }
+        }
+        let frame = [&[0; 12][..], &[0x81, 0, 0, 1].repeat(40)].concat();
+        assert_eq!(TcpLayout::parse(&frame), Err(LayoutError::Beyond));
     }
 
     #[test]
@@ -246,13 +263,18 @@ mod tests {
                 assert_eq!(segment[54..layout.tcp], frame[54..layout.tcp]);
             }
         }
+        // As long as a driver's may be, and in a port VLAN.
+        let mut frame = routed_super_frame(longest, 2500);
+        frame.splice(12..12, [0x81, 0, 0, 1]);
+        assert_eq!(HEADERS_MAX, 94 + 16 * longest + 2);
+        assert_eq!(cut(&frame, 1000).len(), 3);
         let frame = routed_super_frame(longest + 1, 2500);
         assert!(Segmenter::new(&frame, 1000).is_none());
     }
 
     proptest! {
         #[test]
-        fn segments_verify_and_reassemble(v6: bool, tags in 0usize..3, payload in 0usize..20_000, size in 1u16..3000, skipped in 0u32..40) {
+        fn segments_verify_and_reassemble(v6: bool, tags in 0usize..5, payload in 0usize..20_000, size in 1u16..3000, skipped in 0u32..40) {
             let size = size.max((payload / 60) as u16).max(1);
             let frame = super_frame(v6, tags, payload);
             let segments = cut(&frame, size);

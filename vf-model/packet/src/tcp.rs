@@ -1,6 +1,6 @@
 //! Where the headers of a TCP frame are. Looks at a private copy of a frame's first bytes, and never behind them.
 
-use crate::{Header, IpHeader, PROTO_TCP};
+use crate::{Header, IpHeader, PROTO_TCP, be16, is_vlan_tpid};
 
 /// Why there is no [`TcpLayout`] of some bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -31,7 +31,8 @@ impl TcpLayout {
     /// Offset of the checksum in a TCP header.
     pub const CHECKSUM: usize = 16;
 
-    /// Parses Ethernet, at most two VLAN tags, IPv4 or IPv6 with options, and TCP.
+    /// Parses Ethernet, VLAN tags, IPv4 or IPv6 with options, and TCP. All tags are stepped over, however many there are: what decides on
+    /// a frame takes a third one for payload, but a super-frame in a port VLAN is cut behind that and two of its own.
     ///
     /// # Errors
     /// Not all of it is there, or it goes on behind `head`.
@@ -39,9 +40,13 @@ impl TcpLayout {
     pub fn parse(head: &[u8]) -> Result<TcpLayout, LayoutError> {
         let not_tcp = LayoutError::NotTcp;
         let link = Header::parse(head).map_err(|_| not_tcp)?;
-        let ip = usize::from(link.l3_offset);
+        let (mut ip, mut ethertype) = (usize::from(link.l3_offset), link.ethertype);
+        while is_vlan_tpid(ethertype) {
+            ethertype = be16(head, ip + 2).ok_or(LayoutError::Beyond)?;
+            ip += 4;
+        }
         let packet = head.get(ip..).ok_or(not_tcp)?;
-        let header = IpHeader::parse(link.ethertype, packet).ok_or(not_tcp)?;
+        let header = IpHeader::parse(ethertype, packet).ok_or(not_tcp)?;
         if header.fragment || header.authenticated {
             return Err(not_tcp);
         }

@@ -1,7 +1,7 @@
 //! What a frame, or a super-frame as its segments, is on a wire, in frames and in byte times. Knows lengths only.
 
 /// Shortest frame without FCS; shorter ones are padded (IEEE 802.3 3.2.8).
-const MIN_FRAME: u64 = 60;
+pub const MIN_FRAME: u32 = 60;
 /// Frame check sequence, preamble with start delimiter, and inter-packet gap.
 const OVERHEAD: u64 = 4 + 8 + 12;
 
@@ -58,7 +58,7 @@ impl OnWire {
     #[must_use]
     #[inline]
     pub fn of(meta: &FrameMeta) -> OnWire {
-        let one = |len: u64| len.max(MIN_FRAME) + OVERHEAD;
+        let one = |len: u64| len.max(MIN_FRAME.into()) + OVERHEAD;
         let Some((gso, payload)) = meta.cut() else {
             return OnWire {
                 bytes: one(u64::from(meta.len)),

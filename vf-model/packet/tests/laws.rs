@@ -145,11 +145,8 @@ proptest! {
         prop_assert_eq!(&seen, &parts.tags[..parts.tags.len().min(2)]);
         let flow = header.flow(&frame);
         let layout = TcpLayout::parse(&frame).ok();
-        if parts.tags.len() > 2 {
-            prop_assert_eq!((flow, layout), (None, None), "a third tag is payload");
-            return Ok(());
-        }
-        prop_assert_eq!(flow, Some(parts.flow()));
+        let own = (parts.tags.len() <= 2).then(|| parts.flow());
+        prop_assert_eq!(flow, own, "a third tag is payload");
 
         let plain = PlainIpv4::of_frame(&frame);
         let is_plain = !parts.v6 && parts.options == 0 && parts.tags.len() < 2;
@@ -172,7 +169,7 @@ proptest! {
             return Ok(());
         };
         prop_assert_eq!(layout.v6, parts.v6);
-        prop_assert_eq!(layout.ip, usize::from(header.l3_offset));
+        prop_assert_eq!(layout.ip, 14 + 4 * parts.tags.len(), "and is stepped over");
         prop_assert_eq!(layout.payload, frame.len() - parts.payload);
         let mut segmenter = Segmenter::new(&frame, size).unwrap();
         let (mut segments, mut bytes) = (0, 0);
