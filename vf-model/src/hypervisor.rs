@@ -8,7 +8,7 @@
 
 use std::sync::Arc;
 
-use vf_packet::{FrameMeta, Header, MacAddr, Vlan, is_vlan_tpid};
+use vf_packet::{FrameMeta, Header, MacAddr, Vlan};
 
 use crate::bridge::{Bridge, BridgePort, BridgeSet};
 use crate::filter_index::{Actions, FrameActions};
@@ -18,7 +18,7 @@ use crate::learned::FastEvent;
 use crate::learner::Learner;
 use crate::policy::Policy;
 use crate::reach::Reach;
-use crate::reach_len::{Unfit, tags_of};
+use crate::reach_len::{Unfit, tags_of, tags_of_arrival};
 use crate::source::Source;
 use crate::stats::DropReason;
 use crate::time::Nanos;
@@ -119,16 +119,17 @@ impl HypervisorModel {
             let policy = &self.account.policy;
             let said = flow.of(head);
             if policy.lookup().stations.contains(vf) {
-                return Ok((header, self.judge_station(now, vf, &header, said, meta)?));
+                let (verdict, unfit) = self.judge_station(now, vf, &header, said, meta)?;
+                return Ok((header, verdict, unfit));
             }
             let mut hits = CountHits::in_these(&self.account.hits);
             let mut reach = policy.reach_from_vf(vf, &header, said, meta, &mut hits)?;
             let hits = hits.to_keep(&flow);
-            self.account.count_unfit(&reach.unfit, &self.account.pf);
             let vlan = reach.insert.map_or(header.vlan(), Vlan::of_tag);
             let named = reach.mediated;
             let tags = tags_of(&header);
-            reach.mediated = self.for_stations(now, vlan, &header, tags, meta, named);
+            let (takes, too_long) = self.for_stations(now, vlan, &header, tags, meta, named);
+            reach.mediated = takes;
             let tried = self.bridge.forward(now, BridgePort::Vif(vf), vlan, &header);
             let verdict = match split(&reach, vf) {
                 // It has passed the NIC's rules.
@@ -146,13 +147,16 @@ impl HypervisorModel {
                 let longest = self.account.policy.longest_alike(source, &header, &verdict);
                 self.known.put(key, &verdict, longest, hits);
             }
-            Ok((header, verdict))
+            let mut unfit = reach.unfit;
+            unfit.vfs = unfit.vfs.union(too_long);
+            Ok((header, verdict, unfit))
         });
         match judged {
-            Ok((_, verdict)) if self.account.is_storm(now, vf, head, meta, &verdict) => {
+            Ok((_, verdict, _)) if self.account.is_storm(now, vf, head, meta, &verdict) => {
                 self.dropped(vf, DropReason::StormControl)
             }
-            Ok((header, verdict)) => {
+            Ok((header, verdict, unfit)) => {
+                self.account.count_unfit(&unfit, &self.account.pf);
                 self.count_sent(vf, header.dst, meta.len, &verdict);
                 verdict
             }
@@ -168,7 +172,8 @@ impl HypervisorModel {
         }
     }
 
-    /// Bridges a frame of a station on the PF's bridge: to other stations, to the NIC, or to all if it does not know the receiver.
+    /// Bridges a frame of a station on the PF's bridge: to other stations, to the NIC, or to all if it does not know the receiver. Says
+    /// for whom it is too long.
     fn judge_station(
         &mut self,
         now: Nanos,
@@ -176,7 +181,7 @@ impl HypervisorModel {
         header: &Header,
         flow: FrameActions,
         meta: &FrameMeta,
-    ) -> Result<Verdict, DropReason> {
+    ) -> Result<(Verdict, Unfit), DropReason> {
         let policy = &self.account.policy;
         let mut hits = CountHits::in_these(&self.account.hits);
         let mut reach = policy.reach_from_station(station, header, flow, meta, &mut hits)?;
@@ -190,12 +195,12 @@ impl HypervisorModel {
             reach.unfit.vfs = reach.unfit.vfs.union(unfit);
             reach.mediated = reach.mediated.union(others.difference(unfit));
         }
-        self.account.count_unfit(&reach.unfit, &self.account.pf);
-        split(&reach, station)
+        Ok((split(&reach, station)?, reach.unfit))
     }
 
     /// Leaves of the stations on the PF's bridge those that the bridge gives a frame to that comes up from the NIC. The NIC
-    /// names them all, as it knows none of them. What the bridge gives to none of them is a copy of the PF's that is dropped.
+    /// names them all, as it knows none of them. What the bridge gives to none of them is a copy of the PF's that is dropped. Those
+    /// for whom it is too long, whose drops it is, come second.
     fn for_stations(
         &mut self,
         now: Nanos,
@@ -204,7 +209,7 @@ impl HypervisorModel {
         tags: usize,
         meta: &FrameMeta,
         vifs: VfSet,
-    ) -> VfSet {
+    ) -> (VfSet, VfSet) {
         let named = vifs.intersection(self.account.policy.lookup().stations);
         match &mut self.station_bridge {
             Some(bridge) if !named.is_empty() => {
@@ -213,14 +218,11 @@ impl HypervisorModel {
                 if takes.is_empty() {
                     self.account.pf.rx_drops.count(DropReason::NoReceiver);
                 }
-                let unfit = Unfit {
-                    vfs: self.account.policy.unfit(takes, tags, meta),
-                    ..Unfit::default()
-                };
-                self.account.count_unfit(&unfit, &self.account.pf);
-                vifs.difference(named).union(takes.difference(unfit.vfs))
+                let unfit = self.account.policy.unfit(takes, tags, meta);
+                let others = vifs.difference(named);
+                (others.union(takes.difference(unfit)), unfit)
             }
-            _ => vifs,
+            _ => (vifs, VfSet::default()),
         }
     }
 
@@ -243,10 +245,17 @@ impl HypervisorModel {
             let from = onward.from.filter(|vf| policy.auto().contains(*vf));
             let port = from.map_or(BridgePort::Pf, BridgePort::Vif);
             let tried = self.bridge.forward(now, port, vlan, &header);
-            // As it was sent it had two tags at most, of which a third one in front makes the last look like payload.
-            let hidden = onward.grown && is_vlan_tpid(header.ethertype);
-            let tags = tags_of(&header) + usize::from(hidden);
-            vifs = self.for_stations(now, vlan, &header, tags, meta, vifs);
+            let tags = match onward.grown || onward.from.is_none() {
+                true => tags_of_arrival(&header),
+                false => tags_of(&header),
+            };
+            let (takes, vfs) = self.for_stations(now, vlan, &header, tags, meta, vifs);
+            vifs = takes;
+            let unfit = Unfit {
+                vfs,
+                ..Unfit::default()
+            };
+            self.account.count_unfit(&unfit, &self.account.pf);
             let auto = beyond.intersection(policy.auto());
             self.bridge.count(tried, vifs.union(auto), onward.wire);
             match onward.from {

@@ -107,7 +107,7 @@ impl Account {
         };
         let vlan = verdict.insert.map_or(header.vlan(), Vlan::of_tag);
         let here = verdict.vfs.union(verdict.beyond);
-        let is_known = || lookup.groups.get(header.dst, vlan).next().is_some();
+        let is_known = || lookup.is_listed(header.dst, vlan);
         if here.is_empty() || !header.dst.is_broadcast() && is_known() {
             return false;
         }

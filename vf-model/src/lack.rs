@@ -175,8 +175,9 @@ pub(crate) const I40E: &[Lack] = &[
     Lack::new("privilege", When::Not(""), Answer::Eopnotsupp),
 ];
 
-/// Linux's mlx5 in legacy mode.
+/// Linux's mlx5 in legacy mode (mlx5e_set_vf_vlan).
 pub(crate) const MLX5_LEGACY: &[Lack] = &[
+    Lack::new("proto", When::Is("802.1ad"), Answer::Eprotonosupport),
     Lack::new("query_rss", When::Is("on"), Answer::Eopnotsupp),
     Lack::new("mirror", When::Not("none"), Answer::Eopnotsupp),
     Lack::new("privilege", When::Not(""), Answer::Eopnotsupp),

@@ -219,6 +219,12 @@ impl Lookup {
         }
     }
 
+    /// Whether any VF has listed this group, by its address or by its hash.
+    pub(crate) fn is_listed(&self, group: MacAddr, vlan: Vlan) -> bool {
+        self.groups.get(group, vlan).next().is_some()
+            || !of_key(&self.group_hashes, GroupHash::of(group)).is_empty()
+    }
+
     /// VFs that receive all groups in this VLAN, if they are in it.
     pub(crate) fn all_groups(&self, vlan: Vlan) -> VfSet {
         self.all_groups.union(of_key(&self.all_groups_in, vlan))

@@ -7,7 +7,7 @@
 
 use std::sync::Arc;
 
-use vf_packet::{FrameMeta, Header, MacAddr};
+use vf_packet::{FrameMeta, Header, MIN_FRAME, MacAddr};
 
 use crate::counter::Shared;
 use crate::fast_path::{FastPath, Lane, PublishedFast};
@@ -143,10 +143,11 @@ impl Nic {
                 self.account.take_tokens(now, vf, meta);
                 self.account.counters[vf.index()].count_tx_station(meta.len);
             }
-            Source::Wire => self.wire.count_rx_run(1, meta.len.into()),
+            Source::Wire => self.wire.count_rx_run(1, padded(meta.len).into()),
         }
         if hop.to == To::Wire {
-            self.wire.count_tx_station(onward_len(hop.insert, meta.len));
+            let len = onward_len(hop.insert, meta.len);
+            self.wire.count_tx_station(padded(len));
         }
         Some(again)
     }
@@ -221,7 +222,7 @@ impl Nic {
         let dst = MacAddr::of_frame(head);
         self.account.pf.count_tx(dst, meta.len);
         if onward.wire {
-            self.wire.count_tx(dst, meta.len);
+            self.wire.count_tx(dst, padded(meta.len));
         }
         if self.fast.is_in_use() {
             self.fast.count_from_pf(onward.vfs);
@@ -356,7 +357,7 @@ impl Nic {
     fn count(&mut self, source: Source, dst: MacAddr, verdict: &Verdict, len: u32) {
         match source {
             Source::Vf(vf) => self.account.counters[vf.index()].count_tx(dst, len),
-            Source::Wire => self.wire.count_rx(dst, len),
+            Source::Wire => self.wire.count_rx(dst, padded(len)),
         }
         if let (Source::Vf(vf), true) = (source, verdict.wire)
             && self.leaves_to_port(vf)
@@ -368,7 +369,7 @@ impl Nic {
             self.account.pf.count_rx(dst, len);
         }
         if verdict.wire {
-            self.wire.count_tx(dst, len);
+            self.wire.count_tx(dst, padded(len));
         }
         if self.fast.is_in_use() {
             self.fast.count(source, verdict, len);
@@ -403,7 +404,7 @@ impl Nic {
 
     /// Counts a frame for the wire, as it is there, that was left to the worker with the port and has not come to it.
     pub fn count_wire_tx(&mut self, head: &[u8], len: u32) {
-        self.wire.count_tx(MacAddr::of_frame(head), len);
+        self.wire.count_tx(MacAddr::of_frame(head), padded(len));
     }
 
     /// The way of a frame to the wire, as it is there, that a VF of a worker without the port has left to this one; counted unless
@@ -412,13 +413,13 @@ impl Nic {
         let dst = MacAddr::of_frame(head);
         if !self.account.policy.auto().contains(vf) {
             // It has left path auto meanwhile.
-            self.wire.count_tx(dst, len);
+            self.wire.count_tx(dst, padded(len));
             return Lane::Fast;
         }
         let lane = self.fast.lane_out(vf, head);
         match lane {
             Lane::Fast => {
-                self.wire.count_tx(dst, len);
+                self.wire.count_tx(dst, padded(len));
                 self.fast.count_fast_tx(vf, len);
             }
             Lane::Slow => {
@@ -518,6 +519,12 @@ impl Nic {
     pub fn published_wire(&self) -> PublishedPort {
         PublishedPort(self.wire.reader())
     }
+}
+
+/// Length of a frame as the port has it, which fills short ones up.
+#[inline]
+fn padded(len: u32) -> u32 {
+    len.max(MIN_FRAME)
 }
 
 /// Who receives a frame, and what of that is the hypervisor's to do: everything between VFs, if the NIC has no switch, and what

@@ -422,6 +422,8 @@ impl Profile {
                 vfs: 63,
                 lacks: lack::IXGBE,
                 pcie: Pcie::Gen2X8,
+                // What a pool has where there are 32 of them (ixgbe_set_sriov_queues); with 64 they have two.
+                rss_queues: 4,
                 // "to avoid false positives", says ixgbe_set_vf_macvlan_msg.
                 addresses_end_spoofchk: true,
                 vlan_4095: true,

@@ -6,7 +6,7 @@ use crate::filter_index::FrameActions;
 use crate::filter_spec::{FilterAction, MAC_CONTROL};
 use crate::lookup::Lookup;
 use crate::policy::Policy;
-use crate::reach_len::{Unfit, tags_of};
+use crate::reach_len::{Unfit, tags_of, tags_of_arrival};
 use crate::stats::DropReason;
 use crate::switch_mode::SwitchMode;
 use crate::verdict::Tagging;
@@ -184,7 +184,7 @@ impl Policy {
         let origin = Origin::Vf(vf);
         let mut reach = self.reach(&header, flow, vlan, origin, probe);
         reach.insert = insert;
-        self.finish(&mut reach, origin, sent, meta, probe);
+        self.finish(&mut reach, origin, tags_of(sent), meta, probe);
         self.ask_drivers(&mut reach, &header, flow, vlan, probe);
         Ok(reach)
     }
@@ -230,7 +230,7 @@ impl Policy {
             return Err(DropReason::MtuExceeded);
         }
         let mut reach = self.reach(header, flow, header.vlan(), Origin::Pf, probe);
-        self.finish(&mut reach, Origin::Pf, header, meta, probe);
+        self.finish(&mut reach, Origin::Pf, tags_of(header), meta, probe);
         self.ask_drivers(&mut reach, header, flow, header.vlan(), probe);
         Ok(reach)
     }
@@ -325,7 +325,7 @@ impl Policy {
             }
         }
         reach.wire = false;
-        self.finish(&mut reach, origin, header, meta, probe);
+        self.finish(&mut reach, origin, tags_of_arrival(header), meta, probe);
         self.ask_drivers(&mut reach, header, flow, vlan, probe);
         reach
     }
@@ -361,7 +361,7 @@ impl Policy {
         reach = if header.dst.is_multicast() {
             self.reach_group(header, vlan, origin, probe)
         } else {
-            self.reach_owner(header.dst, vlan, origin, probe)
+            self.reach_owner(header, vlan, origin, probe)
         };
         (reach.copies, reach.over_pf) = (copies, over_pf);
         // What a VF sends is received only if the switch gives it to VFs here; what leaves on the wire is not.
@@ -467,22 +467,33 @@ impl Policy {
             members,
         });
         let mut reach = self.reach_wire();
-        let mut members = members;
-        match origin {
-            Origin::Vf(vf) => members.remove(vf),
-            Origin::Pf => {}
-            // What the adjacent bridge has reflected: its sender has it.
-            Origin::Wire if self.switch_mode() == SwitchMode::Vepa => {
-                for vf in lookup.macs.get(header.src, vlan) {
-                    probe.note(|| Step::OwnFrame(vf));
-                    members.remove(vf);
-                }
-            }
-            Origin::Wire => {}
-        }
+        let members = self.without_sender(members, header.src, vlan, origin, probe);
         reach.add(lookup, members, probe);
         self.add_stations(&mut reach, origin, probe);
         reach
+    }
+
+    /// Those of `vfs` that have not sent the frame. In VEPA mode the adjacent bridge reflects what it floods, to its sender, too, which is
+    /// known by its address.
+    fn without_sender(
+        &self,
+        mut vfs: VfSet,
+        src: MacAddr,
+        vlan: Vlan,
+        origin: Origin,
+        probe: &mut impl Probe,
+    ) -> VfSet {
+        match origin {
+            Origin::Vf(vf) => vfs.remove(vf),
+            Origin::Wire if self.switch_mode() == SwitchMode::Vepa => {
+                for vf in self.lookup().macs.get(src, vlan) {
+                    probe.note(|| Step::OwnFrame(vf));
+                    vfs.remove(vf);
+                }
+            }
+            Origin::Wire | Origin::Pf => {}
+        }
+        vfs
     }
 
     /// Beyond all VFs: out on the wire, if there is a link.
@@ -508,11 +519,12 @@ impl Policy {
     #[inline(always)]
     fn reach_owner(
         &self,
-        dst: MacAddr,
+        header: &Header,
         vlan: Vlan,
         origin: Origin,
         probe: &mut impl Probe,
     ) -> Reach {
+        let dst = header.dst;
         let mut reach = self.reach_wire();
         let mut matched = false;
         for vf in self.lookup().macs.get(dst, vlan) {
@@ -546,6 +558,7 @@ impl Policy {
             let lookup = self.lookup();
             let promiscuous = lookup.unmatched(vlan).intersection(lookup.members(vlan));
             probe.note(|| Step::Promiscuous(promiscuous));
+            let promiscuous = self.without_sender(promiscuous, header.src, vlan, origin, probe);
             reach.add(lookup, promiscuous, probe);
             self.add_stations(&mut reach, origin, probe);
         }

@@ -139,6 +139,36 @@ fn groups_count_when_nobody_has_listed_them_and_somebody_gets_them() {
     assert_eq!(plane.passes(Nanos(0), GROUP, 300), 100);
     plane.set("vf 2 request multicast 01:00:5e:01:02:03");
     assert_eq!(plane.passes(Nanos(0), GROUP, 300), 300);
+    // Drivers of some NICs list groups by hash.
+    plane.set("vf 2 request reset groups");
+    assert_eq!(plane.passes(Nanos(0), GROUP, 300), 0);
+    plane.set("vf 2 request hashes 030");
+    assert_eq!(plane.passes(Nanos(0), GROUP, 300), 300);
+}
+
+/// Each frame, and each receiver's copy of one, is dropped for one reason.
+#[test]
+fn what_storm_control_drops_is_too_long_for_nobody_on_either_path() {
+    for station in [false, true] {
+        let mut plane = Plane::new(&["vf 0 set storm_control 10", "vf 2 set mtu 100"]);
+        if station {
+            plane.set("vf 2 set path mediated bridge on");
+        }
+        let meta = FrameMeta {
+            len: 200,
+            gso: None,
+        };
+        assert_eq!(plane.passes_of(Nanos(0), BROADCAST, 5, meta), 1);
+        assert_eq!(plane.dropped(), 4);
+        let unfit = |counters: vf_model::Counters| counters.rx_drops.get(DropReason::MtuExceeded);
+        let vf = VfIndex(2);
+        let [direct, mediated] = [
+            unfit(plane.direct.counters(vf)),
+            unfit(plane.mediated.counters(vf)),
+        ];
+        // A station's is found out when the bridge has said that it is for it.
+        assert_eq!((direct, mediated), (u64::from(!station), 1));
+    }
 }
 
 #[test]

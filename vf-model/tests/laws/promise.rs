@@ -379,8 +379,10 @@ pub(crate) fn promised(
         VfLinkState::Enable => true,
         VfLinkState::Disable => false,
     };
-    // An MTU counts what is behind the Ethernet header and its tags, which are two at most, and of a super-frame a segment.
-    let tags = header.tags.as_slice().len() as u32;
+    // An MTU counts what is behind the Ethernet header and its tags, which are two at most and a port VLAN's from elsewhere, and of a
+    // super-frame a segment.
+    let tagged = source == Source::Wire && matches!(header.ethertype, 0x8100 | 0x88a8 | 0x9100);
+    let tags = header.tags.as_slice().len() as u32 + u32::from(tagged);
     let segment = host.cut.map_or(u32::MAX, u32::from);
     let payload = bytes.len() as u32 + host.beyond.min(segment) - 14 - 4 * tags;
     let fits = |mtu: Mtu| mtu == Mtu::MAX || payload <= u32::from(mtu.get());
@@ -459,7 +461,8 @@ pub(crate) fn promised(
     let known = behind_pf || all().any(|vf| !group && has(vf, dst, tag));
     let from_wire = source == Source::Wire;
     let may_get = |vf: VfIndex| source != Source::Vf(vf) && up(vf);
-    let reflected = |vf| group && from_wire && mode == SwitchMode::Vepa && has(vf, src, tag);
+    let flooded = from_wire && (group || !known);
+    let reflected = |vf| flooded && mode == SwitchMode::Vepa && has(vf, src, tag);
     let by_switch = |vf: VfIndex| {
         let alluni = asked(vf).mode.alluni || unknown_in(vf, tag, false);
         let alluni = alluni && may(vf, Privileges::PROMISCUOUS) && !discreet;

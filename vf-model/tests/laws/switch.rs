@@ -1,6 +1,8 @@
 //! What the switch of the NIC does with tags, with its modes, and with copies.
 
-use vf_model::{DropReason, Header, MacAddr, Path, Profile, Source, SwitchMode, VfIndex};
+use vf_model::{
+    DropReason, Header, MAX_FRAME, MacAddr, Path, Profile, Source, SwitchMode, VfIndex,
+};
 
 use crate::any::{frame, parse};
 use crate::host::{Act, Host, Outcome};
@@ -121,6 +123,89 @@ fn what_the_adjacent_bridge_reflects_is_kept_from_its_sender() {
         let mut host = Host::new(&[mode.into()], &[]);
         let reflected = host.send(Source::Wire, &broadcast);
         assert_eq!(reflected.vfs.into_keys().collect::<Vec<_>>(), heard);
+        // It floods what is for a station that it does not know as well.
+        for vf in 0..2 {
+            for words in ["set trust on", "request promisc on"] {
+                host.act(&parse(&format!("vf {vf} {words}")).into())
+                    .unwrap();
+            }
+        }
+        let flooded = host.send(Source::Wire, &frame(77, 0));
+        let promiscuous: Vec<_> = heard.iter().copied().filter(|vf| *vf < 2).collect();
+        assert_eq!(flooded.vfs.into_keys().collect::<Vec<_>>(), promiscuous);
+    }
+}
+
+/// Header and tags do not count, and the path to its receiver does not decide whether a frame is too long: where it comes from a wire, a
+/// port VLAN's tag is one more than what is looked at.
+#[test]
+fn a_frame_as_long_as_any_passes_in_a_port_vlan_here_and_at_the_other_end_of_a_wire() {
+    let port_vlan = ["vf 0 set vlan 100", "vf 1 set vlan 100"];
+    let two = [[0x88, 0xa8, 0, 6], [0x81, 0, 0, 5]];
+    for (mtu, own, most) in [
+        (Some(1500), &two[..], 1500 + 14 + 8),
+        (Some(1500), &two[..1], 1500 + 14 + 4),
+        (Some(1500), &[], 1500 + 14),
+        (None, &two[..], MAX_FRAME),
+        (None, &[], MAX_FRAME),
+    ] {
+        let mtu = mtu.map(|mtu| format!("link set mtu {mtu}"));
+        let words = port_vlan.iter().copied().chain(mtu.as_deref());
+        let acts: Vec<Act> = words.map(|words| parse(words).into()).collect();
+        for paths in [[Path::Direct; 4], [Path::Mediated; 4]] {
+            for (len, passes) in [(most, true), (most + 1, false)] {
+                let mut near = Host::new(&acts, &paths);
+                let mut far = Host::new(&acts, &paths);
+                let mut sent = frame(1, 0);
+                sent[..6].copy_from_slice(&MacAddr::BROADCAST.0);
+                sent.splice(12..12, own.concat());
+                near.beyond = len - sent.len() as u32;
+                far.beyond = near.beyond;
+                let outcome = near.send(Source::Vf(VfIndex(0)), &sent);
+                let what = format!("{len} B behind {} tags, {paths:?}", own.len());
+                // VFs 2 and 3 are in no VLAN, and see its tag.
+                assert_eq!(outcome.vfs.len(), if passes { 3 } else { 0 }, "{what}");
+                let Some(on_wire) = outcome.wire else {
+                    assert!(!passes, "{what}");
+                    continue;
+                };
+                let outcome = far.send(Source::Wire, &on_wire);
+                assert_eq!(outcome.vfs.len(), 4, "{what}: {:?}", outcome.drops);
+                assert_eq!(outcome.vfs[&1], sent, "{what}");
+            }
+        }
+    }
+}
+
+/// As a MAC does: octets are counted from the destination address to the FCS (RFC 2819).
+#[test]
+fn the_port_counts_short_frames_as_it_fills_them_up() {
+    for paths in [[Path::Direct; 4], [Path::Mediated; 4]] {
+        let mut host = Host::new(&[], &paths);
+        for len in [20, 59, 60, 61] {
+            let mut out = frame(77, 0);
+            let mut back = frame(0, 77);
+            out.resize(len, 0);
+            back.resize(len, 0);
+            // The second of a kind is known by the first.
+            for _ in 0..2 {
+                host.send(Source::Vf(VfIndex(0)), &out);
+                host.send(Source::Wire, &back);
+            }
+            let meta = host.meta(&out);
+            for (source, frame) in [(Source::Vf(VfIndex(0)), &out), (Source::Wire, &back)] {
+                if paths[0] == Path::Direct {
+                    let now = host.now;
+                    assert!(host.nic.ingress_again(now, source, frame, &meta).is_some());
+                }
+            }
+        }
+        let each = if paths[0] == Path::Direct { 3 } else { 2 };
+        let wire = host.nic.wire_counters();
+        assert_eq!((wire.tx_packets, wire.rx_packets), (4 * each, 4 * each));
+        assert_eq!((wire.tx_bytes, wire.rx_bytes), (241 * each, 241 * each));
+        let vf = host.counters(VfIndex(0));
+        assert_eq!((vf.tx_bytes, vf.rx_bytes), (200 * each, 200 * 2));
     }
 }
 
