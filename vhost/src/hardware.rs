@@ -203,11 +203,20 @@ impl HardwareRing {
         })
     }
 
-    /// The same ring where its driver's memory is now. Nothing is taken from it at the moment.
-    pub(crate) fn remapped(mut self, mem: Arc<GuestMemory>) -> Result<HardwareRing, RingError> {
+    /// Whether the ring's descriptors are in this memory.
+    pub(crate) fn is_in(&self, mem: &GuestMemory) -> bool {
+        self.pin_in(mem).is_ok()
+    }
+
+    fn pin_in(&self, mem: &GuestMemory) -> Result<Vec<Pinned>, RingError> {
         let tables: Vec<u64> = self.parts.iter().map(Pinned::gpa).collect();
         let bytes = usize::from(self.size) / tables.len() * self.entry;
-        self.parts = pin(&mem, &tables, bytes, self.entry)?;
+        pin(mem, &tables, bytes, self.entry)
+    }
+
+    /// The same ring where its driver's memory is now. Nothing is taken from it at the moment.
+    pub(crate) fn remapped(mut self, mem: Arc<GuestMemory>) -> Result<HardwareRing, RingError> {
+        self.parts = self.pin_in(&mem)?;
         (self.mem, self.hint) = (mem, 0);
         Ok(self)
     }

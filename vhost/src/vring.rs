@@ -154,6 +154,14 @@ impl Vring {
         })
     }
 
+    /// Whether a stopped hardware ring can be [taken](Self::remapped) to this memory: its descriptors are there.
+    pub fn is_in(&self, mem: &GuestMemory) -> bool {
+        match &self.ring {
+            Ring::Hardware(ring) => ring.is_in(mem),
+            Ring::Split(_) | Ring::Packed(_) => true,
+        }
+    }
+
     /// Number of the ring in its device.
     pub fn index(&self) -> u32 {
         self.index

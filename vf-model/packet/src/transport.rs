@@ -4,7 +4,8 @@ use crate::checksum::{FieldOutside, Sum};
 use crate::{Header, IpHeader, PROTO_TCP, PROTO_UDP, PartialChecksum};
 
 /// Makes the checksum of a TCP or UDP packet a partial one, in a frame of `len` bytes that begins with `headers`: says where it is, and sums its
-/// pseudo-header up there. None if the frame is no such packet, or a part of one.
+/// pseudo-header up there. Padding behind the packet becomes zeros, which count for nothing where the sum is made of all that is in the frame.
+/// None if the frame is no such packet, or a part of one.
 ///
 /// # Errors
 /// [`FieldOutside`], and nothing is changed, if the packet ends before its checksum.
@@ -30,7 +31,7 @@ pub fn partial_checksum(
         return Ok(None);
     };
     let field = start + usize::from(offset);
-    // A frame may have been padded to the least length.
+    // A frame may have been padded to the least length, with whatever bytes.
     let stated = header.end.map(|end| ip + end);
     let end = stated.filter(|end| (start..len as usize).contains(end));
     let Some(length) = end.unwrap_or(len as usize).checked_sub(start) else {
@@ -41,6 +42,9 @@ pub fn partial_checksum(
     let (Ok(length), true, Ok(at)) = (u16::try_from(length), inside, u16::try_from(start)) else {
         return Err(FieldOutside);
     };
+    if let Some(padding) = end.and_then(|end| headers.get_mut(end..)) {
+        padding.fill(0);
+    }
     put_pseudo_header(
         headers,
         header.v6,
@@ -99,5 +103,20 @@ mod tests {
             assert_eq!(frame, expected, "v6 {v6}, {tags} tags");
         }
         assert_eq!(partial_checksum(&mut [0; 60], 60), Ok(None));
+    }
+
+    #[test]
+    fn padding_is_not_summed_up_whatever_its_bytes() {
+        for payload in [3, 4] {
+            let whole = super_frame(false, 0, payload);
+            let mut frame = [&whole[..], &[0xaa; 9]].concat();
+            let len = frame.len() as u32;
+            let PartialChecksum { start, offset } =
+                partial_checksum(&mut frame, len).unwrap().unwrap();
+            complete(&mut frame, start, offset).unwrap();
+            let mut expected = whole;
+            complete(&mut expected, start, offset).unwrap();
+            assert_eq!(frame, [&expected[..], &[0; 9]].concat());
+        }
     }
 }

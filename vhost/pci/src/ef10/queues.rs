@@ -322,8 +322,8 @@ impl Ef10 {
         self.interfaces = 0;
     }
 
-    /// Takes rings and event queues to the memory that there is now; rings wait while there is none. What is not there any more is
-    /// broken: such a ring does nothing.
+    /// Takes rings and event queues to the memory that there is now. Rings wait that are not in it: a hypervisor maps one region after the
+    /// other.
     pub(super) fn move_queues(&mut self, host: &mut dyn Host) {
         let rings = self.rings();
         if !rings.is_empty() {
@@ -336,7 +336,10 @@ impl Ef10 {
         let Some(memory) = &self.environment.memory else {
             return;
         };
-        let moved = self.waiting.drain(..);
+        let (there, waiting): (Vec<_>, _) =
+            self.waiting.drain(..).partition(|ring| ring.is_in(memory));
+        self.waiting = waiting;
+        let moved = there.into_iter();
         let moved = moved.filter_map(|ring| ring.remapped(Arc::clone(memory)).ok());
         let moved: Vec<Vring> = moved.collect();
         if !moved.is_empty() {

@@ -293,6 +293,12 @@ impl Mailbox {
             SET_MULTICAST => {
                 let hashes = self.hashes(info);
                 change(host, VfRequest::GroupHashes(hashes))?;
+                // As the PF of Linux: they are received in every mode.
+                let mode = host.policy().asked(host.vf()).mode;
+                if mode.nomulti {
+                    let nomulti = false;
+                    change(host, VfRequest::RxMode(RxMode { nomulti, ..mode }))?;
+                }
             }
             SET_VLAN => set_vlan(host, info != 0, second & 0xfff)?,
             SET_LPE => {
@@ -385,18 +391,16 @@ impl Mailbox {
         Ok(())
     }
 
-    /// Modes are taken as they are asked for, and answered as they are in force: one without trust is told that it is as if it had asked
+    /// Modes are taken as they are asked for, broadcasts in each of them, and answered as they are in force: one without trust is told that it is as if it had asked
     /// for no more than groups.
     fn set_xcast(&mut self, host: &mut dyn Host, mode: u32) -> Result<(), Nack> {
         if mode > XCAST_PROMISC || mode == XCAST_PROMISC && self.api < Api::V13 {
             return Err(Nack);
         }
-        let none = mode == XCAST_NONE;
         let asked = RxMode {
             promisc: mode == XCAST_PROMISC,
             allmulti: mode == XCAST_ALLMULTI || mode == XCAST_PROMISC,
-            nomulti: none,
-            nobcast: none,
+            nomulti: mode == XCAST_NONE,
             ..RxMode::default()
         };
         change(host, VfRequest::RxMode(asked))?;

@@ -180,9 +180,13 @@ impl Endpoint {
             Ok(false) => {}
             Err(why) => broken(&self.name, &why),
         }
+        // Nobody waits for a call of a read, and it may come while an interrupt reads: Linux's handler of it takes that answer away.
+        if self.device.uncalled < UNCALLED {
+            return;
+        }
         // Behind a call fd, the queue says by itself whether the kernel wants to know.
         let called = match self.in_band {
-            true => self.device.uncalled >= UNCALLED && self.vhost.call(COMMANDS),
+            true => self.vhost.call(COMMANDS),
             false => {
                 let called = self.device.commands.as_mut().map(MessageQueue::call);
                 called == Some(Ok(true))

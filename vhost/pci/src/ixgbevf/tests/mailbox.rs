@@ -88,6 +88,18 @@ fn without_trust_a_driver_is_told_that_it_gets_no_more_than_groups() {
     assert!(driver.ask(&mut guest, &[XCAST, 3]).is_err());
 }
 
+/// DPDK's net_ixgbe_vf asks for no mode when it leaves promiscuous mode.
+#[test]
+fn a_driver_that_asks_for_no_mode_has_broadcasts_and_the_groups_that_it_names_then() {
+    let (mut guest, mut driver) = started(0, Profile::Generic);
+    let vf = guest.nic.vf;
+    driver.ask(&mut guest, &[XCAST, 0]).unwrap();
+    let mode = guest.nic.policy.in_force(vf).mode;
+    assert!(mode.nomulti && !mode.nobcast);
+    driver.ask(&mut guest, &[3 | 1 << 16, 0x30]).unwrap();
+    assert!(!guest.nic.policy.in_force(vf).mode.nomulti);
+}
+
 #[test]
 fn an_address_that_the_administrator_has_set_stays() {
     let (mut guest, mut driver) = started(0, Profile::Ixgbe);
