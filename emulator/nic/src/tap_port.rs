@@ -577,9 +577,9 @@ fn finished(
     frame.data.clear();
     frame.data.extend_from_slice(data);
     let hdr = header.first_chunk().map(NetHdr::from_bytes);
-    let offload = hdr
-        .unwrap_or_default()
-        .check(VirtioFeatures::all(), frame.head(), frame.len());
+    let offload =
+        hdr.unwrap_or_default()
+            .check(VirtioFeatures::all(), frame.headers(), frame.len());
     let Ok(offload) = offload else {
         return Ok(()); // it comes from a kernel or a NIC, and is none
     };

@@ -6,6 +6,7 @@ use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 
 use vf_model::{DropReason, Impairments, Judge, Nanos, Nic, OnWire, Policy, VfIndex};
+use vf_packet::MIN_FRAME;
 use vf_vhost::frame::{FrameBuf, TagEdit};
 
 use super::captures::Passing;
@@ -20,8 +21,6 @@ use crate::watch;
 
 /// Frames that are handed to the uplink at a time.
 const BURST: usize = 64;
-/// Shortest frame without FCS (IEEE 802.3 3.2.8).
-const MIN_FRAME: usize = 60;
 /// Byte times that a VF sends in a row while others wait, if the transmitter is filled ahead: those of one long frame.
 const QUANTUM: u64 = 1538;
 
@@ -93,7 +92,7 @@ impl Egress {
             port.policy = Some(Arc::clone(policy));
             port.impair(policy.netem());
             let rate = port.uplink.link().rate_bps();
-            port.queue.set_weights(weights(policy, rate));
+            port.queue.set_guarantees(guarantees(policy, rate));
         }
     }
 
@@ -192,7 +191,8 @@ impl Egress {
         matches!(self, Egress::Port(port) if port.queue.is_anyone_waiting())
     }
 
-    /// Sends a frame, at the latest at the end of the round. The port fills a short one up, as IEEE 802.3 wants it.
+    /// Sends a frame, at the latest at the end of the round. The port fills a short one up, as IEEE 802.3 wants it, but for one that
+    /// is to be cut, of which all that is behind the headers is taken for TCP's.
     #[inline(always)]
     pub(super) fn send(
         &mut self,
@@ -206,8 +206,8 @@ impl Egress {
         match self {
             Egress::Port(port) => {
                 let ForPort { mut frame, .. } = frame;
-                if frame.data.len() < MIN_FRAME {
-                    frame.data.resize(MIN_FRAME, 0);
+                if frame.len() < MIN_FRAME && frame.offload.gso().is_none() {
+                    frame.data.resize(MIN_FRAME as usize, 0);
                 }
                 if rx.captures.is_on() {
                     capture(nic, rx, &frame, None);
@@ -344,17 +344,14 @@ pub(super) fn capture(nic: &Nic, rx: &Receivers, frame: &FrameBuf, drop: Option<
     rx.captures.see(nic.policy(), &rx.pool, &passing);
 }
 
-/// The rate of each VF and of the PF while all have frames to send, in kb/s; `None` if nothing is guaranteed to any, so that all
-/// have the same. A VF has its own whichever path it takes; the PF's is for stations that are no VFs.
-fn weights(policy: &Policy, rate_bps: u64) -> Option<Vec<u64>> {
+/// What is guaranteed to each VF and to the PF, and the rate of which that is, in kb/s; `None` if nothing is guaranteed to any. A VF has
+/// its own whichever path it takes; the PF, which has none, is for stations that are no VFs.
+fn guarantees(policy: &Policy, rate_bps: u64) -> Option<(Vec<u64>, u64)> {
     let vfs = (0..policy.vf_count()).map(VfIndex::from);
     let guarantee = |vf| policy.vf(vf).min_tx_rate.map_or(0, |min| min.bps() / 1000);
-    let guarantees: Vec<u64> = vfs.map(guarantee).collect();
-    let sum: u64 = guarantees.iter().sum();
-    let flows = guarantees.len() as u64 + 1;
-    let spare = ((rate_bps / 1000).saturating_sub(sum) / flows).max(1);
-    let all = guarantees.into_iter().chain([0]);
-    (sum > 0).then(|| all.map(|guarantee| guarantee + spare).collect())
+    let guarantees: Vec<u64> = vfs.map(guarantee).chain([0]).collect();
+    let any = guarantees.iter().any(|guarantee| *guarantee > 0);
+    any.then_some((guarantees, rate_bps / 1000))
 }
 
 /// Impairs what has come by now, and gives what is due of it, so many frames at most.
@@ -438,7 +435,7 @@ mod tests {
     use vf_model::{Command, MacAddr, NicConfig, Profile};
 
     #[test]
-    fn guarantees_come_first_and_the_rest_is_shared() {
+    fn what_is_guaranteed_to_a_vf_is_so_on_whichever_path() {
         let policy = Policy::new(NicConfig {
             vfs: 3,
             mac_base: MacAddr([2, 0, 0, 0, 0, 0]),
@@ -448,14 +445,12 @@ mod tests {
             let words: Vec<_> = words.split(' ').collect();
             policy.with(&Command::parse(&words).unwrap()).unwrap()
         };
-        assert_eq!(weights(&policy, 10_000_000_000), None);
+        assert_eq!(guarantees(&policy, 10_000_000_000), None);
         let policy = with(&policy, "vf 1 set min_tx_rate 4000");
         let policy = with(&policy, "vf 2 set min_tx_rate 2000 path mediated");
-        let rates = weights(&policy, 10_000_000_000).unwrap();
-        assert_eq!(rates, [1_000_000, 5_000_000, 3_000_000, 1_000_000]);
-        // All of it promised: the others still move.
-        let policy = with(&policy, "vf 1 set min_tx_rate 8000");
-        let rates = weights(&policy, 10_000_000_000).unwrap();
-        assert_eq!(rates, [1, 8_000_001, 2_000_001, 1]);
+        assert_eq!(
+            guarantees(&policy, 10_000_000_000),
+            Some((vec![0, 4_000_000, 2_000_000, 0], 10_000_000))
+        );
     }
 }

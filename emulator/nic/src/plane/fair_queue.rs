@@ -1,6 +1,7 @@
 //! Start-time fair queueing of the wire (Goyal, Vin, Cheng, SIGCOMM 1996): each flow, a VF or the PF, gets the same share of
 //! the wire's time whatever the length of its frames, and a flow that has had less than its share lately goes first. Finding
-//! the next flow takes O(log flows). Flows may have weights: then each gets its part of the wire's time. Never touches a frame.
+//! the next flow takes O(log flows). Flows may have guarantees: then each gets what is guaranteed to it of the wire's rate, and what is
+//! guaranteed to none of those that have frames is shared equally among them. Never touches a frame.
 
 use crate::tournament::Tournament;
 
@@ -9,6 +10,10 @@ const BYTE: u64 = 16;
 /// Virtual time begins anew when it is this late: a flow of little weight takes much of it, and 64 bits are minutes then.
 const LATE: u64 = 1 << 62;
 
+/// Where all of the rate is guaranteed, the others still share a part in so many of it. With much less a single frame of theirs would take
+/// seconds of virtual time, and they would be held back for long after the guarantees are used no more.
+const LEAST: u64 = 1000;
+
 /// Start tag and flow of one that waits; the lesser goes first.
 type Tag = (u64, usize);
 
@@ -16,8 +21,8 @@ type Tag = (u64, usize);
 pub(super) struct FairQueue {
     /// By flow: its finish tag, the byte times that it has sent on the common scale of virtual time.
     finish: Vec<u64>,
-    /// By flow, if they are not all the same.
-    weights: Option<Weights>,
+    /// If there are any.
+    guarantees: Option<Guarantees>,
     /// Virtual time: the start tag of the frame that was sent last.
     now: u64,
     waiting: Tournament<Tag>,
@@ -27,9 +32,28 @@ pub(super) struct FairQueue {
     visit: (usize, u64),
 }
 
-struct Weights {
+/// What is guaranteed to flows, and which of that is asked for now.
+struct Guarantees {
+    /// By flow, in a unit of the rate.
     of: Vec<u64>,
-    mean: u64,
+    /// What the wire has to give.
+    rate: u64,
+    /// How many flows wait, and what is guaranteed to all of these together.
+    waiting: u64,
+    of_waiting: u64,
+}
+
+impl Guarantees {
+    /// What a flow gets of the rate beside those that wait, of which it is one or not.
+    fn part(&self, flow: usize, waits: bool) -> u64 {
+        let own = self.of.get(flow).copied().unwrap_or(0);
+        let (senders, promised) = match waits {
+            true => (self.waiting, self.of_waiting),
+            false => (self.waiting + 1, self.of_waiting + own),
+        };
+        let spare = self.rate.saturating_sub(promised).max(self.rate / LEAST);
+        (own + spare / senders).max(1)
+    }
 }
 
 impl FairQueue {
@@ -38,7 +62,7 @@ impl FairQueue {
     pub(super) fn new(flows: usize, quantum: u64) -> FairQueue {
         FairQueue {
             finish: vec![0; flows],
-            weights: None,
+            guarantees: None,
             now: 0,
             waiting: Tournament::new((u64::MAX, usize::MAX), flows),
             quantum,
@@ -46,26 +70,58 @@ impl FairQueue {
         }
     }
 
-    /// Gives each flow a part of the wire's time in the ratio of these weights, none of which is 0; without, all the same.
-    pub(super) fn set_weights(&mut self, weights: Option<Vec<u64>>) {
-        self.weights = weights.map(|of| {
-            let mean = of.iter().sum::<u64>() / of.len().max(1) as u64;
-            Weights { of, mean }
+    /// Keeps a guarantee for each flow of the wire's rate, in the same unit; without, all have the same.
+    pub(super) fn set_guarantees(&mut self, guarantees: Option<(Vec<u64>, u64)>) {
+        self.guarantees = guarantees.map(|(of, rate)| Guarantees {
+            of,
+            rate,
+            waiting: 0,
+            of_waiting: 0,
         });
+        for flow in 0..self.finish.len() {
+            if self.waits(flow) {
+                self.count(flow, true);
+            }
+        }
     }
 
-    /// Whether flows have weights.
+    /// Whether anything is guaranteed to flows.
     pub(super) fn is_weighted(&self) -> bool {
-        self.weights.is_some()
+        self.guarantees.is_some()
     }
 
-    /// Virtual time that the flow's frame takes.
+    #[inline]
+    fn waits(&self, flow: usize) -> bool {
+        self.waiting.get(flow).1 == flow
+    }
+
+    /// Counts a flow among those that wait, or no longer.
+    #[inline]
+    fn count(&mut self, flow: usize, waits: bool) {
+        if let Some(guarantees) = &mut self.guarantees {
+            let own = guarantees.of.get(flow).copied().unwrap_or(0);
+            let Guarantees {
+                waiting,
+                of_waiting,
+                ..
+            } = guarantees;
+            (*waiting, *of_waiting) = match waits {
+                true => (*waiting + 1, *of_waiting + own),
+                false => (*waiting - 1, *of_waiting - own),
+            };
+        }
+    }
+
+    /// Virtual time that the flow's frame takes: the less, the more it gets of the rate.
     #[inline]
     fn cost(&self, flow: usize, wire_bytes: u64) -> u64 {
         let bytes = wire_bytes * BYTE;
-        match &self.weights {
+        match &self.guarantees {
             None => bytes,
-            Some(Weights { of, mean }) => bytes * mean / of.get(flow).copied().unwrap_or(1).max(1),
+            Some(guarantees) => {
+                let part = guarantees.part(flow, self.waits(flow));
+                bytes.saturating_mul(guarantees.rate) / part
+            }
         }
     }
 
@@ -73,12 +129,18 @@ impl FairQueue {
     pub(super) fn wait(&mut self, flow: usize) {
         // A share that was not used is lost.
         self.finish[flow] = self.finish[flow].max(self.now);
+        if self.guarantees.is_some() && !self.waits(flow) {
+            self.count(flow, true);
+        }
         self.waiting.set(flow, (self.finish[flow], flow));
         self.end_visit(flow);
     }
 
     /// The flow has no frame that waits any more.
     pub(super) fn leave(&mut self, flow: usize) {
+        if self.guarantees.is_some() && self.waits(flow) {
+            self.count(flow, false);
+        }
         self.waiting.remove(flow);
     }
 
@@ -156,19 +218,19 @@ mod tests {
 
     /// What each flow has sent after so many visits, if all have frames of these lengths all the time.
     fn shares(lengths: &[u64], quantum: u64, visits: usize) -> Vec<u64> {
-        weighted(lengths, None, quantum, visits)
+        let mut queue = FairQueue::new(lengths.len(), quantum);
+        let lengths: Vec<_> = lengths.iter().copied().enumerate().collect();
+        send(&mut queue, &lengths, visits)
     }
 
-    fn weighted(
-        lengths: &[u64],
-        weights: Option<Vec<u64>>,
-        quantum: u64,
-        visits: usize,
-    ) -> Vec<u64> {
-        let mut queue = FairQueue::new(lengths.len(), quantum);
-        queue.set_weights(weights);
-        let mut sent = vec![0; lengths.len()];
-        (0..lengths.len()).for_each(|flow| queue.wait(flow));
+    /// The same of these flows, each with its length, and no others.
+    fn send(queue: &mut FairQueue, flows: &[(usize, u64)], visits: usize) -> Vec<u64> {
+        let mut sent = vec![0; queue.finish.len()];
+        let mut lengths = sent.clone();
+        for (flow, length) in flows {
+            lengths[*flow] = *length;
+            queue.wait(*flow);
+        }
         for _ in 0..visits {
             let flow = queue.next().unwrap();
             queue.visit(flow);
@@ -176,12 +238,13 @@ mod tests {
             loop {
                 queue.charge(flow, lengths[flow]);
                 sent[flow] += lengths[flow];
-                if !queue.may_send(flow, lengths[flow]) {
+                if !queue.is_anyone_waiting() || !queue.may_send(flow, lengths[flow]) {
                     break;
                 }
             }
             queue.wait(flow);
         }
+        flows.iter().for_each(|(flow, _)| queue.leave(*flow));
         sent
     }
 
@@ -201,15 +264,77 @@ mod tests {
                 }
             }
         }
+
+        /// Each sender without a guarantee gets an equal part of what is guaranteed to no sender, each with one gets it and that part on
+        /// top, within 5 %, whatever the length of anybody's frames, and whoever has sent before.
+        #[test]
+        fn guarantees_are_kept_and_the_rest_is_shared_by_those_that_send(
+            flows in prop::collection::vec((84u64..1539, prop_oneof![Just(0), 300u64..3000], any::<bool>(), any::<bool>()), 2..20),
+            idle in 0usize..100,
+            quantum in prop_oneof![Just(0), Just(1538u64)],
+        ) {
+            let rate = 10_000.max(flows.iter().map(|flow| flow.1).sum());
+            let idle = std::iter::repeat_n(0, idle);
+            let of: Vec<u64> = flows.iter().map(|flow| flow.1).chain(idle).collect();
+            let mut queue = FairQueue::new(of.len(), quantum);
+            queue.set_guarantees(Some((of.clone(), rate)));
+            let flows = flows.iter().enumerate();
+            let before = flows.clone().filter(|(_, flow)| flow.3).map(|(n, flow)| (n, flow.0));
+            let before: Vec<_> = before.collect();
+            let now = flows.filter(|(_, flow)| flow.2).map(|(n, flow)| (n, flow.0));
+            let now: Vec<_> = now.collect();
+            if !before.is_empty() {
+                let _ = send(&mut queue, &before, 1000);
+            }
+            prop_assume!(!now.is_empty());
+            // What is left of before.
+            let _ = send(&mut queue, &now, 20_000);
+            let sent = send(&mut queue, &now, 20_000);
+            let all: u64 = sent.iter().sum();
+            let promised: u64 = now.iter().map(|(flow, _)| of[*flow]).sum();
+            let spare = (rate - promised) / now.len() as u64;
+            for (flow, _) in &now {
+                let due = (of[*flow] + spare) * all / rate;
+                let least = (due * 95 / 100).saturating_sub(2 * 1538);
+                prop_assert!(sent[*flow] >= least, "flow {flow}: {} of {due}", sent[*flow]);
+            }
+        }
+    }
+
+    #[test]
+    fn what_idle_flows_do_not_use_is_shared_equally() {
+        for vfs in [2, 8, 128] {
+            let mut of = vec![0; vfs + 1];
+            of[0] = 4000;
+            let mut queue = FairQueue::new(vfs + 1, 1538);
+            queue.set_guarantees(Some((of, 10_000)));
+            let sent = send(&mut queue, &[(0, 1538), (1, 1538)], 10_000);
+            let part = 10_000 * sent[1] / (sent[0] + sent[1]);
+            assert!((2950..3050).contains(&part), "{vfs} VFs: {part}");
+        }
+    }
+
+    #[test]
+    fn a_guarantee_that_is_used_no_more_holds_nobody_back() {
+        let mut queue = FairQueue::new(4, 0);
+        queue.set_guarantees(Some((vec![10_000, 0, 0, 0], 10_000)));
+        send(&mut queue, &[(0, 1538), (1, 1538), (2, 1538)], 10_000);
+        // Some milliseconds of a 10G wire later.
+        let sent = send(&mut queue, &[(1, 1538), (2, 1538), (3, 1538)], 10_000);
+        assert!(
+            sent.iter().skip(1).all(|sent| *sent > 2000 * 1538),
+            "{sent:?}"
+        );
     }
 
     #[test]
     fn a_guarantee_holds_however_long_another_flow_had_the_wire() {
         let mut queue = FairQueue::new(2, 0);
-        queue.set_weights(Some(vec![1, 10_000_000]));
-        // What a 10G wire sends in some minutes, to the end of 64 bits of virtual time, and frames beyond that.
-        (0..214).for_each(|_| queue.charge(0, 1 << 30));
+        queue.set_guarantees(Some((vec![0, 10_000_000], 10_000_000)));
+        // To the end of 64 bits of virtual time, and frames beyond that.
+        (queue.finish[0], queue.now) = (LATE - (1 << 34), LATE - (1 << 34));
         (0..1_000_000).for_each(|_| queue.charge(0, 1538));
+        assert!(queue.now < 1 << 40, "it has begun anew");
         (0..2).for_each(|flow| queue.wait(flow));
         let mut sent = [0; 2];
         for _ in 0..1000 {
@@ -220,23 +345,6 @@ mod tests {
             queue.wait(flow);
         }
         assert!(sent[1] >= 999, "{sent:?}");
-    }
-
-    proptest! {
-        /// Under overload each gets its part within 5 %, whatever the length of its frames and of everyone else's.
-        #[test]
-        fn weights_are_kept(
-            flows in prop::collection::vec((84u64..1539, 500u64..5000), 2..20),
-            quantum in prop_oneof![Just(0), Just(1538u64)],
-        ) {
-            let (lengths, weights): (Vec<_>, Vec<_>) = flows.into_iter().unzip();
-            let sent = weighted(&lengths, Some(weights.clone()), quantum, 100_000);
-            let [all, sum] = [&sent, &weights].map(|of| of.iter().sum::<u64>() as f64);
-            for (sent, weight) in sent.iter().zip(&weights) {
-                let got = *sent as f64 / all * sum / *weight as f64;
-                prop_assert!((0.95..1.05).contains(&got), "{got}");
-            }
-        }
     }
 
     #[test]

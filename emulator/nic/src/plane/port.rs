@@ -510,6 +510,8 @@ pub(super) fn bytes_of(edit: vf_model::TagEdit) -> TagEdit {
 /// Why a frame is dropped that is none.
 pub(super) fn reason(fault: FrameFault) -> DropReason {
     match fault {
+        FrameFault::Runt => DropReason::Runt,
+        FrameFault::Oversize => DropReason::Oversize,
         FrameFault::HeadersTooLong => DropReason::HeadersTooLong,
         _ => DropReason::BadHeader,
     }

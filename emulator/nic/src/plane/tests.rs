@@ -30,6 +30,7 @@ mod hardware;
 mod impaired;
 mod loopback;
 mod policy;
+mod super_frames;
 mod switching;
 mod turns;
 mod wire;
@@ -503,6 +504,20 @@ fn a_receive_chain_bomb_costs_others_no_more_than_a_bounded_part_of_a_round() {
         let lost = counters.rx_drops.get(DropReason::RxTooSmall);
         assert_eq!(counters.rx_packets + lost, 200);
         assert_eq!(lost == 200, bytes == 12);
+    }
+}
+
+#[test]
+fn what_is_too_short_for_a_frame_is_counted_as_that() {
+    for path in [Path::Direct, Path::Mediated] {
+        let mut bench = Bench::new(&[path], Nanos(0));
+        for len in [0, 5, 13] {
+            let header = NetHeader::default();
+            assert!(bench.vms[0].net.send(0, &header, &[7; 13][..len]).unwrap());
+        }
+        bench.vms[0].net.kick();
+        bench.run_until(MS);
+        assert_eq!(bench.drops(), [(DropReason::Runt, 3)], "{path}");
     }
 }
 

@@ -245,7 +245,7 @@ impl<D: HeaderDevice> Tap<D> {
             }
             return Some(());
         }
-        match hdr.check(FEATURES, frame.head(), frame.len()) {
+        match hdr.check(FEATURES, frame.headers(), frame.len()) {
             Ok(checked) => {
                 frame.offload = checked;
                 arrivals.frames.push(frame);
@@ -334,5 +334,47 @@ impl<D: HeaderDevice> Uplink for Tap<D> {
 impl<D> fmt::Display for Tap<D> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.name)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Seek, Write};
+
+    use vf_packet::TcpLayout;
+    use vf_packet::testing::routed_super_frame;
+
+    use super::*;
+
+    /// As from a guest, of whose super-frames all headers are looked at.
+    #[test]
+    fn a_super_frame_arrives_however_long_its_headers_are() {
+        for addresses in [1, 2, 3, 5, 8, 20, 26] {
+            for tagged in [false, true] {
+                let mut data = routed_super_frame(addresses, 2500);
+                if tagged {
+                    data.splice(12..12, [0x81, 0, 0, 7]);
+                }
+                let layout = TcpLayout::parse(&data).unwrap();
+                let header = NetHdr {
+                    flags: NetHdr::NEEDS_CSUM,
+                    gso_type: NetHdr::GSO_TCPV6,
+                    hdr_len: 0,
+                    gso_size: 1000,
+                    csum_start: layout.tcp as u16,
+                    csum_offset: 16,
+                };
+                let mut file = tempfile::tempfile().unwrap();
+                file.write_all(&header.to_bytes(0)[..HEADER]).unwrap();
+                file.write_all(&data).unwrap();
+                file.rewind().unwrap();
+                let mut tap = Tap::of("a".to_owned(), file, LinkConfig::default(), Nanos(0));
+                let mut arrivals = Arrivals::default();
+                tap.rx_burst(Nanos(0), 9, &Pool::new(1), &mut arrivals);
+                assert!(arrivals.dropped.is_empty(), "{addresses} addresses");
+                let cut = arrivals.frames[0].offload.gso().unwrap();
+                assert_eq!(usize::from(cut.header_len), layout.payload);
+            }
+        }
     }
 }

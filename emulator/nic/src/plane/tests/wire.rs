@@ -130,6 +130,8 @@ fn frames_shorter_than_the_least_are_filled_up_on_the_wire_and_nowhere_else() {
         assert_eq!(lengths, [60, 60, 60, 61], "{workers} workers, {path}");
         let padded = [frame(BEYOND, mac(1), 0, 20), vec![0; 40]].concat();
         assert_eq!(bench.arrived[0], padded);
+        let wire = bench.sum(Nic::wire_counters);
+        assert_eq!((wire.tx_packets, wire.tx_bytes), (4, 241));
         bench.vms[0].receive();
         assert_eq!(bench.vms[0].got, [frame(mac(0), mac(1), 4, 20)]);
     }
