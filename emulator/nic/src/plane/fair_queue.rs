@@ -317,7 +317,7 @@ mod tests {
     #[test]
     fn a_guarantee_that_is_used_no_more_holds_nobody_back() {
         let mut queue = FairQueue::new(4, 0);
-        queue.set_guarantees(Some((vec![10_000, 0, 0, 0], 10_000)));
+        queue.set_guarantees(Some((vec![10_000_000, 0, 0, 0], 10_000_000)));
         send(&mut queue, &[(0, 1538), (1, 1538), (2, 1538)], 10_000);
         // Some milliseconds of a 10G wire later.
         let sent = send(&mut queue, &[(1, 1538), (2, 1538), (3, 1538)], 10_000);

@@ -487,9 +487,9 @@ fn a_kernel_that_reads_is_not_called_for_that() {
         kernel.read(CFG_READ, 0, 0, 2);
         kernel.write(MMIO_WRITE, 0, 0, &[1]);
     }
-    assert_eq!(calls(&kernel), 0);
+    assert!(!calls(&kernel));
     for _ in 0..UNCALLED {
         kernel.write(MMIO_WRITE, 0, 0, &[1]);
     }
-    assert_eq!(calls(&kernel), 1);
+    assert!(calls(&kernel));
 }
