@@ -7,8 +7,7 @@ use std::net::IpAddr;
 
 use bitflags::bitflags;
 use vf_packet::{
-    ETHERTYPE_IPV4, ETHERTYPE_IPV6, HEAD_LEN, Header, IpHeader, MacAddr, PROTO_TCP, PROTO_UDP, Vid,
-    Vlan,
+    ETHERTYPE_IPV4, ETHERTYPE_IPV6, Header, IpHeader, MacAddr, PROTO_TCP, PROTO_UDP, Vid, Vlan,
 };
 
 use crate::filter_spec::{FilterMatch, FlowEnd, MatchError, Transport};
@@ -308,11 +307,8 @@ impl FieldWords {
 
     /// The same with the IP packet that follows the header of the frame with these first bytes; `None` if none does.
     pub(crate) fn with_packet(self, head: &[u8]) -> Option<FieldWords> {
-        // As deep as the flow of a packet is looked for, so that both paths find the same.
-        const DEPTH: usize = HEAD_LEN - 22;
         let header = Header::parse(head).ok()?;
-        let packet = head.get(usize::from(header.l3_offset)..)?;
-        let packet = packet.get(..DEPTH).unwrap_or(packet);
+        let packet = header.packet(head);
         let ip = IpHeader::parse(header.ethertype, packet)?;
         let (src, dst) = match ip.v6 {
             false => {

@@ -73,7 +73,7 @@ drop_reasons! {
     HeadersTooLong = "headers_too_long",
     /// The receiver has posted no buffers.
     NoRxBuffer = "no_rx_buffer",
-    /// A super-frame would be more segments, for a receiver that takes none whole, than are made of one.
+    /// A super-frame would be more segments than are made of one, or shorter ones than any stack makes.
     TooManySegments = "too_many_segments",
     /// The receiver's buffers are too small, or in so many pieces that to look for room takes too long.
     RxTooSmall = "rx_too_small",

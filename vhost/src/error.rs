@@ -230,9 +230,12 @@ pub enum FrameFault {
     /// checksum is not where its TCP header says.
     #[error("malformed segmentation request")]
     BadGso,
-    /// A super-frame that is not TCP over the IP version it claims.
+    /// A super-frame that is not TCP over the IP version it claims, or that ends within its headers by the length that it states.
     #[error("super-frame headers cannot be parsed")]
     BadGsoHeaders,
+    /// A super-frame that would be more segments than any stack makes of one, or shorter ones.
+    #[error("too many segments, or too short ones")]
+    TooManySegments,
     /// A super-frame whose headers do not lie in its first [`HEADERS_MAX`](crate::net_hdr::HEADERS_MAX) bytes.
     #[error("super-frame headers are too long")]
     HeadersTooLong,

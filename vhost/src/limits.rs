@@ -22,9 +22,12 @@ pub(crate) const FRAME_DESCRIPTORS: u64 = 1024;
 /// (`TCP_MIN_SND_MSS`) hold 36 B with a time stamp.
 pub(crate) const SEGMENTS_MAX: usize = 2048;
 
+/// Payload bytes of a segment at least: Linux' smallest TCP segments (48 B) with all the options that there is room for (40 B).
+pub(crate) const SHORTEST_SEGMENT: u16 = 8;
+
 /// Descriptors and segments of a frame that are not counted as [effort](crate::rx::RxQueue::effort): more than a Linux driver's
 /// longest buffer has (19), and than a frame of 64 KiB has at an MSS of 1024 B.
-pub(crate) const EFFORTLESS: u64 = 64;
+pub const EFFORTLESS: u64 = 64;
 
 /// Effort that a burst may be to a receiver, or a turn to a sender, before others get theirs.
 pub const BURST_EFFORT: u64 = 4096;

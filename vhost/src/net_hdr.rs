@@ -13,12 +13,15 @@
     reason = "cut to the width that the format has, or bounded before"
 )]
 
-use vf_packet::{Gso, LayoutError, Offload, PartialChecksum, Segmentation, TcpLayout, judged_len};
+use vf_packet::{
+    Gso, LayoutError, Offload, PartialChecksum, Segmentation, TcpLayout, be16, judged_len,
+};
 use virtio_bindings::virtio_net as net;
 
 pub use crate::error::FrameFault;
 use crate::features::VirtioFeatures;
 pub use crate::limits::{HEAD_MAX, HEADERS_MAX, MAX_FRAME, MIN_FRAME};
+use crate::limits::{SEGMENTS_MAX, SHORTEST_SEGMENT};
 
 /// The fields of a virtio-net header, but for `num_buffers`. What travels with a frame is what they ask for, an [`Offload`].
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -195,23 +198,46 @@ impl NetHdr {
             NetHdr::GSO_TCPV6 => true,
             _ => return Err(FrameFault::BadGso),
         };
-        if v6 != layout.v6 {
+        if v6 != layout.v6 || !states_all_headers(head, &layout) {
             return Err(FrameFault::BadGsoHeaders);
         }
         let field_is_tcp = usize::from(self.csum_start) == layout.tcp
             && usize::from(self.csum_offset) == TcpLayout::CHECKSUM;
-        if self.gso_size == 0 || !self.needs_csum() || !field_is_tcp {
+        if !self.needs_csum() || !field_is_tcp {
             return Err(FrameFault::BadGso);
         }
         Ok(Segmentation {
             v6,
             ecn: self.gso_type & NetHdr::GSO_ECN != 0,
-            gso: Gso {
-                header_len: layout.payload as u16,
-                size: self.gso_size,
-            },
+            gso: cut(layout.payload, self.gso_size, len)?,
         })
     }
+}
+
+/// Whether the length that the packet of a super-frame states, if it states one, has room for its headers. One that ends before its ports
+/// is judged as if it had none, and its segments would have some.
+fn states_all_headers(head: &[u8], layout: &TcpLayout) -> bool {
+    let (at, fixed) = if layout.v6 { (4, 40) } else { (2, 0) };
+    let stated = be16(head, layout.ip + at).map_or(0, usize::from);
+    stated == 0 || layout.ip + fixed + stated >= layout.payload
+}
+
+/// How a super-frame of `len` bytes, with so many of headers, is cut into segments of `size` bytes.
+///
+/// # Errors
+/// Into none, or into more or shorter ones than any stack makes: each of them is work for others.
+pub(crate) fn cut(headers: usize, size: u16, len: u32) -> Result<Gso, FrameFault> {
+    if size == 0 {
+        return Err(FrameFault::BadGso);
+    }
+    let payload = (len as usize).saturating_sub(headers);
+    if size < SHORTEST_SEGMENT || payload.div_ceil(size.into()) > SEGMENTS_MAX {
+        return Err(FrameFault::TooManySegments);
+    }
+    Ok(Gso {
+        header_len: headers as u16,
+        size,
+    })
 }
 
 /// Whether a driver that acknowledged `features` can take the frame as it is (virtio 5.1.9.4.1).
@@ -408,6 +434,55 @@ pub(crate) mod tests {
         assert_eq!(asks(&tagged, 12, 2), outside, "the tag");
         assert_eq!(asks(&tagged, 34, 6), outside, "the ports behind it");
         assert!(asks(&tagged, 38, 6).is_ok());
+        // Addresses before extension headers that go on behind what is looked at, and a packet that a byte more makes one.
+        let mut extended = vec![0; 200];
+        extended[12..15].copy_from_slice(&[0x86, 0xdd, 0x60]);
+        (extended[20], extended[54], extended[55]) = (60, 44, 8);
+        assert_eq!(asks(&extended, 52, 0), outside, "the destination");
+        assert!(asks(&extended, 126, 6).is_ok());
+        let mut none = udp.clone();
+        none[14] = 0x15;
+        assert_eq!(asks(&none, 14, 0), outside, "the version");
+    }
+
+    /// Its segments would have ports that it was not judged by.
+    #[test]
+    fn a_super_frame_that_ends_within_its_headers_is_refused() {
+        for (v6, headers) in [(false, 52), (true, 32)] {
+            let whole = super_frame(v6, 0, 5000, 1000);
+            let at = if v6 { 18 } else { 16 };
+            for (stated, holds) in [
+                (0, true),
+                (headers, true),
+                (headers - 1, false),
+                (20, false),
+                (1, false),
+            ] {
+                let mut data = whole.data.clone();
+                data[at..at + 2].copy_from_slice(&u16::to_be_bytes(stated));
+                let checked = NetHdr::from(&whole.offload).check(ALL, &data[..HEAD_MAX], 5066);
+                assert_eq!(checked.is_ok(), holds, "{v6} {stated}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_super_frame_is_not_cut_into_more_or_shorter_segments_than_any_stack_makes() {
+        assert_eq!(cut(66, 0, 5066), Err(FrameFault::BadGso));
+        for (size, len, refused) in [
+            (7, 80, true),
+            (8, 80, false),
+            (8, 66 + 8 * 2048, false),
+            (8, 66 + 8 * 2048 + 1, true),
+            (36, 66 + 65_483, false),
+            (32, 65_536, false),
+            (31, 65_536, true),
+            (u16::MAX, 66, false),
+        ] {
+            let refusal = cut(66, size, len).err();
+            let want = refused.then_some(FrameFault::TooManySegments);
+            assert_eq!(refusal, want, "{len} bytes in segments of {size}");
+        }
     }
 
     #[test]

@@ -600,10 +600,12 @@ impl TxQueue {
     /// [thrown away](Self::discard) before it kicks.
     pub fn set_notify(&mut self, on: bool) -> bool {
         let enabled = self.vring.enabled();
-        let on = on || !enabled;
         let waits = self.first < self.end || self.late.is_some() || self.vring.ring.has_seen();
-        let goes_on = (enabled || self.vring.discards) && !self.vring.is_broken();
-        self.vring.set_notify(on) || on && goes_on && waits
+        let found = self.vring.set_notify(on || !enabled);
+        let broken = self.vring.is_broken();
+        let goes_on = (enabled || self.vring.discards) && !broken;
+        // Who asks for none does not look either, whatever a driver is told.
+        found && (on || broken) || on && goes_on && waits
     }
 }
 

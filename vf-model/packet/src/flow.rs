@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use crate::{ETHERTYPE_IPV4, Header, IpHeader, PROTO_TCP, PROTO_UDP, be16, is_vlan_tpid};
 
 /// How far into a packet is looked, so that the same is found on both paths: a tag that was put in on the way moves the
-/// packet's end out of a head of fixed length.
+/// packet's end out of a head of fixed length. A multiple of four, as all IP headers are long: none of their fields is halved.
 const DEPTH: usize = 96;
 /// Bytes of a frame that decide where it goes: addresses, two tags, type and the beginning of the packet.
 pub const HEAD_LEN: usize = 22 + DEPTH;
@@ -25,12 +25,20 @@ pub struct FlowKey {
 }
 
 impl Header {
+    /// What decisions look at of the packet behind this header, from the same bytes that the header was parsed from: whoever reads
+    /// more or less of it may find another packet.
+    #[inline]
+    #[must_use]
+    pub fn packet<'a>(&self, head: &'a [u8]) -> &'a [u8] {
+        let packet = head.get(usize::from(self.l3_offset)..).unwrap_or_default();
+        packet.get(..DEPTH).unwrap_or(packet)
+    }
+
     /// The flow of an IP packet, from the same bytes that the header was parsed from.
     #[inline]
     #[must_use]
     pub fn flow(&self, head: &[u8]) -> Option<FlowKey> {
-        let packet = head.get(usize::from(self.l3_offset)..)?;
-        let packet = packet.get(..DEPTH).unwrap_or(packet);
+        let packet = self.packet(head);
         let ip = IpHeader::parse(self.ethertype, packet)?;
         let (src, dst) = if ip.v6 {
             let src: [u8; 16] = *packet.get(8..)?.first_chunk()?;

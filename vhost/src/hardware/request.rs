@@ -11,12 +11,13 @@
 
 use vf_packet::checksum::Sum;
 use vf_packet::{
-    Gso, Header, IpHeader, LayoutError, Offload, PROTO_TCP, PartialChecksum, Segmentation,
-    TcpLayout, judged_len, partial_checksum, put_pseudo_header,
+    Header, IpHeader, LayoutError, Offload, PROTO_TCP, PartialChecksum, Segmentation, TcpLayout,
+    judged_len, partial_checksum, put_pseudo_header,
 };
 
 use super::Transport;
 use crate::error::FrameFault;
+use crate::net_hdr::cut;
 
 /// What is asked for one frame. By default nothing.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -159,11 +160,12 @@ impl TxRequest {
         } = layout;
         let as_given = self.given().is_none_or(|given| given == (ip, tcp));
         let tcp_len = self.headers.map(|headers| usize::from(headers.transport));
-        if size == 0 || !as_given || tcp_len.is_some_and(|given| given != payload - tcp) {
+        if !as_given || tcp_len.is_some_and(|given| given != payload - tcp) {
             return Err(FrameFault::BadGso);
         }
         let ip_len = len as usize - ip - if v6 { 40 } else { 0 };
         let ip_len = u16::try_from(ip_len).map_err(|_| FrameFault::Oversize)?;
+        let gso = cut(payload, size, len)?;
         let at = if v6 { ip + 4 } else { ip + 2 };
         headers[at..at + 2].copy_from_slice(&ip_len.to_be_bytes());
         if !v6 {
@@ -175,8 +177,7 @@ impl TxRequest {
         put_pseudo_header(headers, v6, ip, dst, PROTO_TCP, length, tcp + 16);
         let ecn = headers[tcp + 13] & CWR != 0;
         #[expect(clippy::cast_possible_truncation, reason = "headers are short")]
-        let (start, header_len) = (tcp as u16, payload as u16);
-        let gso = Gso { header_len, size };
+        let start = tcp as u16;
         let checksum = PartialChecksum { start, offset: 16 };
         let segmentation = Segmentation { v6, ecn, gso };
         Ok(Offload::new(Some(checksum), Some(segmentation)))

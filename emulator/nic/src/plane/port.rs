@@ -513,6 +513,7 @@ pub(super) fn reason(fault: FrameFault) -> DropReason {
         FrameFault::Runt => DropReason::Runt,
         FrameFault::Oversize => DropReason::Oversize,
         FrameFault::HeadersTooLong => DropReason::HeadersTooLong,
+        FrameFault::TooManySegments => DropReason::TooManySegments,
         _ => DropReason::BadHeader,
     }
 }
