@@ -134,10 +134,10 @@ impl NicInstance {
         capture
     }
 
-    /// How many captures there are.
+    /// How many captures administrators have.
     #[must_use]
     pub fn captures(&self) -> usize {
-        self.audience.len()
+        self.audience.of_administrators()
     }
 
     /// Tells those who capture what has happened.

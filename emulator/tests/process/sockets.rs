@@ -2,11 +2,12 @@
 //! removed, and nobody is waited for.
 
 use std::fs;
-use std::io::Read;
+use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::fs::{MetadataExt, symlink};
 use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::time::Duration;
 
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use tempfile::TempDir;
@@ -325,4 +326,42 @@ fn observers_see_everything_and_change_nothing() {
         );
     }
     assert_eq!(emulator.vfnic(&["save"]).stdout, before);
+}
+
+/// Nobody but they can end their monitors, however many they have and whether or not they read.
+#[test]
+fn monitors_of_observers_take_no_capture_from_an_administrator() {
+    let dir = tempfile::tempdir().unwrap();
+    let eyes = dir.path().join("eyes");
+    let emulator = Emulator::start(&["--observe", eyes.to_str().unwrap()]);
+    let watch = || {
+        let mut stream = UnixStream::connect(&eyes).unwrap();
+        stream
+            .set_read_timeout(Some(Duration::from_secs(10)))
+            .unwrap();
+        stream.write_all(b"{\"monitor\":{}}\n").unwrap();
+        let mut line = String::new();
+        BufReader::new(&stream).read_line(&mut line).unwrap();
+        assert!(line.contains("stream"), "{line}");
+        stream
+    };
+    let mut all: Vec<_> = (0..20).map(|_| watch()).collect();
+    // The last ones go on, and those before have ended.
+    for (n, stream) in all.iter_mut().enumerate() {
+        let wait = if n < 12 { 10_000 } else { 50 };
+        stream
+            .set_read_timeout(Some(Duration::from_millis(wait)))
+            .unwrap();
+        let ended = matches!(stream.read(&mut [0; 1]), Ok(0));
+        assert_eq!(ended, n < 12, "{n}");
+    }
+    let capture = |n: usize| {
+        let mut stream = UnixStream::connect(emulator.ctl()).unwrap();
+        stream.write_all(b"{\"monitor\":{}}\n").unwrap();
+        let mut line = String::new();
+        BufReader::new(&stream).read_line(&mut line).unwrap();
+        assert_eq!(line.contains("stream"), n < 16, "{n}: {line}");
+        stream
+    };
+    let _captures: Vec<_> = (0..17).map(capture).collect();
 }

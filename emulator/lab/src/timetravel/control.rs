@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 use mio::{Events, Poll};
 use vf_model::Nanos;
 use vf_nic::config::Config;
-use vf_nic::control::clients::{Answer, Clients};
-use vf_nic::control::{Change, Dispatcher, MAX_LINE, Nics, Response};
+use vf_nic::control::clients::{Answer, Bounds, Clients};
+use vf_nic::control::{Change, Dispatcher, Nics, Response};
 use vf_nic::instance::NicInstance;
 use vf_nic::server::RunError;
 use vf_vhost::listener::Listener;
@@ -34,7 +34,12 @@ impl Control {
     pub(super) fn listen(config: &Config) -> Result<Control, SimulationError> {
         let poll = Poll::new().map_err(system("epoll"))?;
         let listener = Listener::bind(&config.ctl_socket()).map_err(RunError::Ctl)?;
-        let clients = Clients::new(listener, poll.registry(), 0..1 << 16, MAX_LINE);
+        let clients = Clients::new(
+            listener,
+            poll.registry(),
+            0..1 << 16,
+            Bounds::ADMINISTRATORS,
+        );
         Ok(Control {
             clients: clients.map_err(system("epoll"))?,
             poll,

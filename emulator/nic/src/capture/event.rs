@@ -160,8 +160,16 @@ impl Audience {
         self.0.borrow_mut().push(capture);
     }
 
+    /// How many administrators have.
+    pub(crate) fn of_administrators(&self) -> usize {
+        self.len();
+        let all = self.0.borrow();
+        let own = all.iter().filter(|capture| !capture.wanted().observer);
+        own.count()
+    }
+
     /// How many there are.
-    pub(crate) fn len(&self) -> usize {
+    fn len(&self) -> usize {
         self.0.borrow_mut().retain(|capture| !capture.is_closed());
         self.0.borrow().len()
     }

@@ -43,6 +43,8 @@ pub struct Wanted {
     pub only: Option<FrameMatch>,
     /// Only frames that are judged at their port, each with the policy that it is judged by, and so many a second of a port at most.
     pub judged: Option<u32>,
+    /// Whether an observer asks: what those have is counted for itself.
+    pub observer: bool,
 }
 
 /// A frame as it passed a port, or was dropped there, with what was said of it.

@@ -85,7 +85,12 @@ impl Writer {
     ///
     /// # Errors
     /// When the system gives no thread.
-    pub fn spawn(self, watched: Vec<Watched>, reader: UnixStream, how: Written) -> io::Result<()> {
+    pub fn spawn(
+        self,
+        watched: Vec<Watched>,
+        reader: Arc<UnixStream>,
+        how: Written,
+    ) -> io::Result<()> {
         reader.set_nonblocking(false)?;
         let fd = reader.as_raw_fd();
         let registry = self.poll.registry();

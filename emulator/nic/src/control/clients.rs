@@ -6,6 +6,7 @@ use std::io::{self, Write};
 use std::net::Shutdown;
 use std::ops::Range;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use mio::net::UnixStream;
@@ -16,7 +17,7 @@ use rustix::process::Uid;
 use vf_vhost::closer::{Aside, Closer};
 use vf_vhost::listener::Listener;
 
-use super::protocol::{MOST_BROUGHT, Request, Response};
+use super::protocol::{MAX_LINE, MAX_OBSERVER_LINE, MOST_BROUGHT, Request, Response};
 use super::stream::Takeover;
 
 /// Clients at a time. One more takes the place of the one that has been quiet for longest.
@@ -33,6 +34,28 @@ const UNCLOSED: usize = 256;
 
 const INTEREST: Interest = Interest::READABLE.add(Interest::WRITABLE);
 
+/// What clients of a socket may have.
+#[derive(Clone, Copy, Debug)]
+pub struct Bounds {
+    /// Bytes of a line.
+    pub line: usize,
+    /// Connections that somebody else writes to since it was asked for there. One more ends the oldest; `None`: who is asked decides.
+    pub streams: Option<usize>,
+}
+
+impl Bounds {
+    /// What administrators may have.
+    pub const ADMINISTRATORS: Bounds = Bounds {
+        line: MAX_LINE,
+        streams: None,
+    };
+    /// What observers may have, who ask for little and whom nobody else can end.
+    pub const OBSERVERS: Bounds = Bounds {
+        line: MAX_OBSERVER_LINE,
+        streams: Some(8),
+    };
+}
+
 /// The listening socket and everybody connected to it.
 pub struct Clients {
     listener: Listener,
@@ -41,8 +64,9 @@ pub struct Clients {
     clients: BTreeMap<usize, Client>,
     /// Closes the descriptors that they have sent.
     closer: Closer,
-    /// Bytes of a line.
-    longest: usize,
+    bounds: Bounds,
+    /// Connections that others have, the oldest first.
+    handed_over: VecDeque<Weak<std::os::unix::net::UnixStream>>,
     /// When to try again to accept clients.
     retry_at: Option<Instant>,
     /// Up to which answers may go.
@@ -111,8 +135,7 @@ enum Left {
 }
 
 impl Clients {
-    /// Has `registry` tell of whoever connects to `listener`, by the first of `tokens`, and of clients by the others, whose lines have `longest`
-    /// bytes at most.
+    /// Has `registry` tell of whoever connects to `listener`, by the first of `tokens`, and of clients by the others.
     ///
     /// # Errors
     /// The system's.
@@ -120,7 +143,7 @@ impl Clients {
         listener: Listener,
         registry: &Registry,
         tokens: Range<usize>,
-        longest: usize,
+        bounds: Bounds,
     ) -> io::Result<Clients> {
         let fd = listener.as_raw_fd();
         registry.register(&mut SourceFd(&fd), Token(tokens.start), Interest::READABLE)?;
@@ -130,7 +153,8 @@ impl Clients {
             tokens,
             clients: BTreeMap::new(),
             closer: Closer::default(),
-            longest,
+            bounds,
+            handed_over: VecDeque::new(),
             retry_at: None,
             kept: 0,
         })
@@ -161,7 +185,7 @@ impl Clients {
         let Some(client) = self.clients.get_mut(&token.0) else {
             return;
         };
-        let served = client.serve(&mut answer, self.kept, self.longest);
+        let served = client.serve(&mut answer, self.kept, self.bounds.line);
         match served.unwrap_or(Left::Over) {
             Left::Nothing => {}
             // It is told of again, as it can surely be written to.
@@ -211,9 +235,24 @@ impl Clients {
             return;
         };
         let _ = registry.deregister(&mut *client.stream);
-        if let Some(takeover) = client.takeover
-            && let Err(error) = takeover(client.stream.into_inner().into())
-        {
+        let Some(takeover) = client.takeover else {
+            return;
+        };
+        let stream: Arc<std::os::unix::net::UnixStream> =
+            Arc::new(client.stream.into_inner().into());
+        self.handed_over.retain(|other| other.strong_count() > 0);
+        if let Some(most) = self.bounds.streams {
+            while self.handed_over.len() >= most
+                && let Some(oldest) = self.handed_over.pop_front()
+            {
+                // Whoever writes to it sees that at once, and ends.
+                let _ = oldest
+                    .upgrade()
+                    .map(|oldest| oldest.shutdown(Shutdown::Both));
+            }
+            self.handed_over.push_back(Arc::downgrade(&stream));
+        }
+        if let Err(error) = takeover(stream) {
             tracing::warn!(%error, "a client cannot be given what it has asked for");
         }
     }

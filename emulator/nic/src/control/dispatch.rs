@@ -171,13 +171,7 @@ impl Dispatcher {
                     .transpose();
                 self.begin(nic.and_then(|nic| stream::check_paths(nics, nic, rate)))
             }
-            Request::Monitor { nic, drops } => {
-                let nic = nic
-                    .as_deref()
-                    .map(|nic| nic_named(&names(nics), Some(nic)))
-                    .transpose();
-                self.begin(nic.and_then(|nic| stream::monitor(nics, nic, drops)))
-            }
+            Request::Monitor { nic, drops } => self.monitor(nics, nic.as_deref(), drops, false),
             Request::Command(command) => match plan(nics, &[command]) {
                 Ok(changes) => done(nics, changes)?,
                 Err(Rejected { why, .. }) => Response::Refused(why),
@@ -207,6 +201,39 @@ impl Dispatcher {
 }
 
 impl Dispatcher {
+    /// The same for an observer, who changes nothing.
+    ///
+    /// # Errors
+    /// As of [`Dispatcher::answer`].
+    pub fn answer_observer<N: Nics>(
+        &mut self,
+        nics: &mut N,
+        request: Request,
+    ) -> Result<Response, N::Error> {
+        match request {
+            Request::Monitor { nic, drops } => {
+                Ok(self.monitor(nics, nic.as_deref(), drops, true))
+            }
+            request if request.is_for_observers() => self.answer(nics, request),
+            _ => Ok(Response::Refused(
+                "this socket is for observers, who change nothing and capture nothing: commands go to the control socket (--ctl)"
+                    .to_owned(),
+            )),
+        }
+    }
+
+    fn monitor(
+        &mut self,
+        nics: &impl Nics,
+        nic: Option<&str>,
+        drops: bool,
+        observer: bool,
+    ) -> Response {
+        let nic = nic.map(|nic| nic_named(&names(nics), Some(nic)));
+        let nic = nic.transpose();
+        self.begin(nic.and_then(|nic| stream::monitor(nics, nic, drops, observer)))
+    }
+
     /// What is to have the connection of the client that has been answered last, if anything is.
     pub fn take_takeover(&mut self) -> Option<Takeover> {
         self.takeover.take()

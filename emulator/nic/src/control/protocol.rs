@@ -18,7 +18,7 @@ pub const PROTOCOL: u32 = 1;
 /// Longest request, in bytes: a batch that fills the largest filter table several times.
 pub const MAX_LINE: usize = 4 << 20;
 /// The same of an observer, who asks for little: others wait while a line is read.
-pub const MAX_OBSERVER_LINE: usize = 16 << 10;
+pub(super) const MAX_OBSERVER_LINE: usize = 16 << 10;
 
 /// Most descriptors that come along with a request: a tap device has as many queues at most as a VF has queue pairs.
 pub(crate) const MOST_BROUGHT: usize = MAX_QUEUE_PAIRS as usize;

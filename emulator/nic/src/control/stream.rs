@@ -1,6 +1,7 @@
 //! Captures and monitors that clients ask for: what becomes of the connection on which they ask. Writes nothing itself.
 
 use std::os::unix::net::UnixStream;
+use std::sync::Arc;
 
 use crate::capture::words::{self, Named};
 use crate::capture::writer::{Watched, Writer, Written};
@@ -11,11 +12,11 @@ use vf_model::VfIndex;
 use super::dispatch::Nics;
 use super::protocol::{CaptureRequest, Response};
 
-/// Captures and monitors of a NIC at a time. Each may hold back as much as its reader does not read.
+/// Captures and monitors of a NIC at a time that administrators have. Each may hold back as much as its reader does not read.
 const MOST: usize = 16;
 
 /// What takes a client's connection when its request has been answered: no more requests are read from it.
-pub type Takeover = Box<dyn FnOnce(UnixStream) -> std::io::Result<()>>;
+pub type Takeover = Box<dyn FnOnce(Arc<UnixStream>) -> std::io::Result<()>>;
 
 /// Begins a capture.
 ///
@@ -41,14 +42,15 @@ pub(super) fn capture(
             events: true,
             snaplen: request.snaplen,
             only: asked.only,
-            judged: None,
+            ..Wanted::default()
         };
         (of.nic, wanted)
     });
     begin(nics, wanted.collect(), Written::Pcapng)
 }
 
-/// Begins to tell of events, and of drops if they are wanted, of one NIC or of all.
+/// Begins to tell of events, and of drops if they are wanted, of one NIC or of all. Observers may have as many as
+/// [their socket](super::clients::Bounds) allows.
 ///
 /// # Errors
 /// Why it is refused, on one line.
@@ -56,6 +58,7 @@ pub(super) fn monitor(
     nics: &impl Nics,
     nic: Option<usize>,
     drops: bool,
+    observer: bool,
 ) -> Result<(Response, Takeover), String> {
     let all = nics.nics().enumerate();
     let all = all.filter(|(n, _)| nic.is_none_or(|nic| nic == *n));
@@ -69,8 +72,8 @@ pub(super) fn monitor(
             drops_only: true,
             events: true,
             snaplen: 1, // what a judge looks at is kept anyway
-            only: None,
-            judged: None,
+            observer,
+            ..Wanted::default()
         };
         (n, wanted)
     });
@@ -110,7 +113,8 @@ fn begin(
     let all = wanted.into_iter();
     let all = all.filter_map(|(n, wanted)| Some((hosts.get(n)?, wanted)));
     let all: Vec<_> = all.collect();
-    if let Some((full, _)) = all.iter().find(|(host, _)| host.captures() >= MOST) {
+    let mut own = all.iter().filter(|(_, wanted)| !wanted.observer);
+    if let Some((full, _)) = own.find(|(host, _)| host.captures() >= MOST) {
         let name = &full.settings.name;
         return Err(format!(
             "{MOST} captures of {name} run already: end one of them"

@@ -45,8 +45,8 @@ use self::turns::VfTurns;
 use crate::capture::event::Happening;
 use crate::clock::Clock;
 use crate::config::{Config, SocketAccess};
-use crate::control::clients::{Answer, Clients};
-use crate::control::{Change, Dispatcher, MAX_LINE, MAX_OBSERVER_LINE, Nics, Response};
+use crate::control::clients::{Answer, Bounds, Clients};
+use crate::control::{Change, Dispatcher, Nics};
 use crate::handover::Taken;
 use crate::instance::NicInstance;
 use crate::metrics;
@@ -171,11 +171,11 @@ impl Server {
                     listener
                 }
             };
-            let longest = match tokens == OBSERVERS {
-                true => MAX_OBSERVER_LINE,
-                false => MAX_LINE,
+            let bounds = match tokens == OBSERVERS {
+                true => Bounds::OBSERVERS,
+                false => Bounds::ADMINISTRATORS,
             };
-            Clients::new(listener, poll.registry(), tokens, longest).map_err(system("epoll"))
+            Clients::new(listener, poll.registry(), tokens, bounds).map_err(system("epoll"))
         };
         let observers = config.observe.as_deref();
         let observers = observers
@@ -435,11 +435,7 @@ impl Server {
             wants_all: None,
         };
         observers.serve(token, self.poll.registry(), |request, _| {
-            if !request.is_for_observers() {
-                let why = "this socket is for observers, who change nothing and capture nothing: commands go to the control socket (--ctl)";
-                return Response::Refused(why.to_owned()).into();
-            }
-            let Ok(response) = self.dispatcher.answer(&mut nics, request);
+            let Ok(response) = self.dispatcher.answer_observer(&mut nics, request);
             Answer {
                 takeover: self.dispatcher.take_takeover(),
                 ..response.into()
