@@ -184,7 +184,7 @@ impl<T: Copy> NetemQueue<T> {
     }
 
     /// The same of a frame that may be a super-frame, which stays one if all its frames are treated alike: else each of them takes
-    /// along what `segment` makes of what it takes of a wire.
+    /// along what `segment` makes of what it takes of a wire. Says of how many of them each was treated for itself.
     pub(crate) fn put_any(
         &mut self,
         start: Nanos,
@@ -193,14 +193,17 @@ impl<T: Copy> NetemQueue<T> {
         segment: impl Fn(OnWire) -> T,
         pool: &Pool,
         lost: &mut Lost<'_>,
-    ) {
+    ) -> u64 {
+        let mut frames = 0;
         match self.spec.tells_frames_apart() {
             true => segments(frame, pool, |frame, on_wire| {
+                frames += 1;
                 let with = on_wire.map_or(with, &segment);
                 self.put(start, frame, with, pool, lost);
             }),
             false => self.hold(start, frame, with, lost),
         }
+        frames
     }
 
     /// A frame is on its way that will not be lost.

@@ -17,7 +17,7 @@ use self::fast_path::Waiting;
 use self::impaired::Stuck;
 use self::parked::ParkedFrames;
 use self::pf_queues::PfQueues;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 
@@ -61,8 +61,8 @@ pub struct DirectPlane {
     from_workers: Option<PortQueueRx>,
     /// Frames of VFs on path `auto` that wait until their flow has changed to the fast path.
     waiting: Waiting,
-    /// Frames of impaired VFs that have been judged and wait for the wire.
-    stuck: BTreeMap<VfIndex, Stuck>,
+    /// Frames of VFs that have been judged and wait for the wire in no ring. Nothing is taken from their rings before they have gone.
+    stuck: BTreeMap<VfIndex, VecDeque<Stuck>>,
     /// The flow that is first in the next round, a VF or behind the last VF the PF.
     cursor: usize,
     /// Bytes that the VF whose turn it is has sent in it.
@@ -210,10 +210,12 @@ impl DirectPlane {
         self.parked_pf.is_none() && self.out.pf.has_input()
     }
 
-    /// Whether nothing is taken from `vf` for now, since a frame of it waits in each of its rings or for its flow.
+    /// Whether nothing is taken from `vf` for now, since a frame of it waits in each of its rings, in none of them, or for its flow.
     #[must_use]
     pub fn is_blocked(&self, vf: VfIndex) -> bool {
-        self.parked.stuck().contains(vf) || self.waiting.rings.contains(vf)
+        self.parked.stuck().contains(vf)
+            || self.waiting.rings.contains(vf)
+            || self.is_stuck(vf.index())
     }
 
     /// VFs of which nothing is taken for now.
@@ -367,8 +369,8 @@ impl Rings for DirectPlane {
         self.parked.note(vf, self.ports.tx[vf.index()].queues.len());
     }
 
-    fn detach(&mut self, now: Nanos, vf: VfIndex, ring: u32) -> Option<Vring> {
-        self.unpark_ring(now, vf, ring);
+    fn detach(&mut self, _: Nanos, vf: VfIndex, ring: u32) -> Option<Vring> {
+        self.unpark_ring(vf, ring);
         let vring = self.ports.detach(vf, ring);
         self.parked.note(vf, self.ports.tx[vf.index()].queues.len());
         vring
@@ -393,10 +395,7 @@ impl Rings for DirectPlane {
             .egress
             .begin_round(now, &mut self.nic, &self.ports.rx);
         let frame = self.ports.rx.pool.frame(frame);
-        // One that waits for the wire has gone, and so will this one have.
-        self.poll_stuck(now, vf, true);
         self.send_on(now, vf, FIRST_TX_RING, frame);
-        self.poll_stuck(now, vf, true);
         self.flush(now);
     }
 }
@@ -420,7 +419,7 @@ impl Plane for DirectPlane {
         if self.out.loopback.is_some() {
             moved += self.poll_loopback(now, false);
         }
-        if !self.ports.impaired.vfs().is_empty() {
+        if !self.ports.impaired.vfs().is_empty() || !self.stuck.is_empty() {
             moved += self.poll_impaired(now);
         }
         let left = self.from_workers.as_mut().map(PortQueueRx::look);

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use vf_model::{DropReason, Impairments, Judge, Nanos, Nic, OnWire, Policy, VfIndex};
 use vf_packet::MIN_FRAME;
 use vf_vhost::frame::{FrameBuf, TagEdit};
+use vf_vhost::rx::EFFORTLESS;
 
 use super::captures::Passing;
 use super::fair_queue::FairQueue;
@@ -198,13 +199,16 @@ impl Egress {
         &mut self,
         now: Nanos,
         nic: &mut Nic,
-        rx: &Receivers,
+        rx: &mut Receivers,
         flow: usize,
         frame: ForPort,
         on_wire: OnWire,
     ) {
         match self {
             Egress::Port(port) => {
+                if port.netem.is_some() || port.uplink.cuts() {
+                    rx.effort += on_wire.segments.saturating_sub(EFFORTLESS);
+                }
                 let ForPort { mut frame, .. } = frame;
                 if frame.len() < MIN_FRAME && frame.offload.gso().is_none() {
                     frame.data.resize(MIN_FRAME as usize, 0);
@@ -295,6 +299,7 @@ impl Egress {
                     Some(netem) => (netem.next(uplink), waits.then(|| netem.tx_room_at(uplink))),
                 };
                 let room = room.flatten();
+                let rest = uplink.is_sending().then_some(Nanos(0));
                 let come = port
                     .ingress
                     .as_ref()
@@ -302,7 +307,12 @@ impl Egress {
                         Some(_) => Some(Nanos(0)), // there was no room for it in the last round
                         None => ingress.next(),
                     });
-                work.into_iter().chain(held).chain(room).chain(come).min()
+                work.into_iter()
+                    .chain(held)
+                    .chain(room)
+                    .chain(rest)
+                    .chain(come)
+                    .min()
             }
             Egress::Remote(queue) => {
                 queue.tell(); // the port's worker has rung because there is room, or something else happens

@@ -2,7 +2,7 @@
 
 use mio::unix::SourceFd;
 use mio::{Interest, Registry};
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::{AsFd, AsRawFd, RawFd};
 use vf_model::Nanos;
 use vf_vhost::vring::Vring;
 
@@ -15,8 +15,10 @@ pub(super) const POLLED: Nanos = Nanos(200_000);
 #[derive(Default)]
 pub(super) struct Kicks {
     registry: Option<Registry>,
-    /// Rings whose drivers have nothing to kick with.
+    /// Rings whose drivers have nothing to kick with, and those whose kicks cannot be waited for.
     polled: usize,
+    /// The descriptors of those.
+    unheard: Vec<RawFd>,
 }
 
 impl Kicks {
@@ -42,7 +44,11 @@ impl Kicks {
         };
         let fd = kick.as_fd().as_raw_fd();
         if let Err(error) = registry.register(&mut SourceFd(&fd), ARRIVAL, Interest::READABLE) {
-            tracing::warn!(%error, "cannot wait for the kicks of ring {}", vring.index());
+            // The system has no more watches for this user, for one.
+            let ring = vring.index();
+            tracing::warn!(%error, "cannot wait for the kicks of ring {ring}: it is looked at 5000 times a second");
+            self.unheard.push(fd);
+            self.polled += 1;
         }
     }
 
@@ -56,7 +62,12 @@ impl Kicks {
             return;
         };
         let fd = kick.as_fd().as_raw_fd();
-        // It was registered by `add`, or that failure has been logged.
+        if let Some(at) = self.unheard.iter().position(|unheard| *unheard == fd) {
+            self.unheard.swap_remove(at);
+            self.polled = self.polled.saturating_sub(1);
+            return;
+        }
+        // It was registered by `add`.
         let _ = registry.deregister(&mut SourceFd(&fd));
     }
 }

@@ -53,6 +53,8 @@ pub struct MediatedPlane {
     /// Vifs that had nothing when they were asked in this round. They are not asked again in it, so that a frame of a busy one does
     /// not cost a look at each of those that are active and quiet.
     exhausted: VfSet,
+    /// Frames of disabled rings that have been thrown away in this round. More of them may wait for the next one.
+    discarded: usize,
     since_flush: usize,
     /// VFs on path `auto` that were given frames by way of the NIC since then: to tell them costs as much as other guests.
     given_back: VfSet,
@@ -116,6 +118,7 @@ impl MediatedPlane {
             last_was_pf: false,
             cursor: 0,
             exhausted: VfSet::default(),
+            discarded: 0,
             since_flush: 0,
             given_back: VfSet::default(),
         }
@@ -316,6 +319,20 @@ impl MediatedPlane {
         }
     }
 
+    /// Takes what a transmit ring holds; whether there are frames now that go on.
+    fn fetch(&mut self, now: Nanos, vf: VfIndex, q: usize) -> bool {
+        match self.ports.fetch(now, &mut self.model, vf, q) {
+            Fetched::Frames(frames) => frames > 0,
+            Fetched::Discarded(frames) => {
+                if frames > 0 {
+                    self.discarded += frames;
+                    self.ports.active.had_work(vf);
+                }
+                false
+            }
+        }
+    }
+
     /// The next frame that is due of what an impaired vif has sent.
     fn take_impaired_from(&mut self, now: Nanos, vf: VfIndex) -> Option<(Frame, u16)> {
         let queues = match self.ports.impaired.waits(vf) {
@@ -323,7 +340,7 @@ impl MediatedPlane {
             false => self.ports.tx[vf.index()].queues.len(),
         };
         for q in 0..queues {
-            if let Fetched::Frames(1..) = self.ports.fetch(now, &mut self.model, vf, q) {
+            if self.fetch(now, vf, q) {
                 self.ports.impair(now, &mut self.model, vf, q);
             }
         }
@@ -348,10 +365,7 @@ impl MediatedPlane {
         for _ in 0..queues {
             let q = self.ports.tx[vf.index()].cursor % queues;
             self.ports.tx[vf.index()].cursor = (q + 1) % queues;
-            while bad < BATCH {
-                let Fetched::Frames(1..) = self.ports.fetch(now, &mut self.model, vf, q) else {
-                    break;
-                };
+            while bad < BATCH && self.fetch(now, vf, q) {
                 let port = &mut self.ports.tx[vf.index()];
                 let slot = &mut port.queues[q];
                 let Some(frame) = slot.queue.fetched().first() else {
@@ -616,6 +630,7 @@ impl Plane for MediatedPlane {
             self.charge(now, &job);
             self.current = Some(job);
         }
+        moved += std::mem::take(&mut self.discarded);
         self.look_at_idle(moved > 0);
         if self.current.is_none() || self.since_flush >= BATCH {
             self.flush(now);

@@ -68,11 +68,10 @@ pub(super) fn on_wire(frame: &TxFrame, insert: Option<VlanTag>) -> OnWire {
 #[inline]
 pub(super) fn outgoing(
     rx: &mut Receivers,
-    queue: &TxQueue,
-    frame: &TxFrame,
+    source: FrameSource<'_>,
     insert: Option<VlanTag>,
 ) -> Frame {
-    let mut copy = FrameSource::Guest(queue, frame).copy(&rx.pool);
+    let mut copy = source.copy(&rx.pool);
     copy.edit(insertion(insert));
     rx.load.copies.add(1);
     copy
@@ -212,18 +211,18 @@ impl Outside {
         rx.deliver_fetched(nic, run.to, run.insert, run.queue, queue, frames);
     }
 
-    /// Sends a guest's frame to the wire; false if it has to wait for that.
+    /// Sends a guest's frame, or the private copy of it that `source` is, to the wire; false if it has to wait for that.
     #[inline(always)]
     pub(super) fn send(
         &mut self,
         now: Nanos,
         nic: &mut Nic,
         rx: &mut Receivers,
-        from: Fetch<'_>,
+        Fetch { vf, frame, .. }: Fetch<'_>,
+        source: FrameSource<'_>,
         insert: Option<VlanTag>,
     ) -> bool {
-        let Fetch { vf, queue, frame } = from;
-        if self.is_unplugged(nic, rx, FrameSource::Guest(queue, frame), insert) {
+        if self.is_unplugged(nic, rx, source, insert) {
             if nic.leaves_to_port(vf) {
                 nic.count_wire_tx(frame.head(), frame.len());
             }
@@ -234,7 +233,7 @@ impl Outside {
             self.egress.wait(vf.index());
             return false;
         }
-        let copy = outgoing(rx, queue, frame, insert);
+        let copy = outgoing(rx, source, insert);
         let copy = ForPort {
             frame: copy,
             undecided: nic.leaves_to_port(vf),
@@ -243,7 +242,10 @@ impl Outside {
         true
     }
 
-    /// Sends a guest's frame wherever the verdict says; false if it has to wait for the wire.
+    /// Sends a guest's frame wherever the verdict says. All who get it, or see it, get the same, whatever the guest does meanwhile.
+    ///
+    /// # Errors
+    /// It has to wait for the wire; with a copy of it if others have got it.
     pub(super) fn forward(
         &mut self,
         now: Nanos,
@@ -251,19 +253,19 @@ impl Outside {
         rx: &mut Receivers,
         from: Fetch<'_>,
         verdict: &Verdict,
-    ) -> bool {
+    ) -> Result<(), Option<Frame>> {
         let Fetch { vf, queue, frame } = from;
         let mut source = FrameSource::Guest(queue, frame);
-        let copy;
         let watched = rx.mirror.is_on() || rx.captures.wants(Port::Vf(vf));
-        if watched || frame.is_scattered() && verdict.vfs.len() > 1 {
-            // What is shown is what is delivered, whatever the guest does meanwhile. And pieces are put together once.
-            copy = source.copy(&rx.pool);
+        let others = verdict.vfs.len() + usize::from(verdict.pf);
+        let several = others + usize::from(verdict.wire) > 1;
+        let copy = (watched || several).then(|| source.copy(&rx.pool));
+        if let Some(copy) = &copy {
             if watched {
                 let mirror = &mut rx.mirror;
-                mirror.add(Port::Vf(vf), Direction::Tx, &copy, TagEdit::Keep);
+                mirror.add(Port::Vf(vf), Direction::Tx, copy, TagEdit::Keep);
             }
-            source = FrameSource::Private(&copy);
+            source = FrameSource::Private(copy);
         }
         if rx.captures.is_on() {
             let passing = Passing {
@@ -296,9 +298,14 @@ impl Outside {
             }
         }
         if verdict.pf {
-            let copy = outgoing(rx, queue, frame, verdict.insert);
+            let copy = outgoing(rx, source, verdict.insert);
             self.hand_up(nic, rx, copy, verdict);
         }
-        !verdict.wire || self.send(now, nic, rx, from, verdict.insert)
+        let sent = !verdict.wire || self.send(now, nic, rx, from, source, verdict.insert);
+        if !sent {
+            return Err(copy.filter(|_| several));
+        }
+        rx.pool.give_all(copy.into_iter());
+        Ok(())
     }
 }

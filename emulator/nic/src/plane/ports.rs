@@ -6,6 +6,7 @@ use std::sync::Arc;
 use vf_model::{DropReason, Judge, Nanos, Policy, VfIndex, VfSet};
 use vf_vhost::frame::TagEdit;
 use vf_vhost::ring::Fence;
+use vf_vhost::rx::{BURST_EFFORT, EFFORTLESS};
 use vf_vhost::vring::Vring;
 
 use super::active_set::ActiveSet;
@@ -118,7 +119,11 @@ impl VfPorts {
         let ring = slot.queue.vring().index();
         let (rx, pair) = (&mut self.rx, queue_pair(ring));
         let (mut taken, mut done) = (Traffic::default(), 0);
+        let enough = rx.effort + BURST_EFFORT;
         for frame in slot.queue.fetched() {
+            if rx.effort >= enough {
+                break;
+            }
             done += 1;
             if let Some(fault) = frame.fault() {
                 let fault = reason(fault);
@@ -144,7 +149,8 @@ impl VfPorts {
                 model.count_tx_drop(vf, why);
                 rx.pool.give(frame);
             };
-            held.put_any(now, copy, ring, |_| ring, &rx.pool, &mut lose);
+            let segments = held.put_any(now, copy, ring, |_| ring, &rx.pool, &mut lose);
+            rx.effort += segments.saturating_sub(EFFORTLESS);
         }
         slot.queue.complete(done);
         slot.queue.publish();

@@ -7,7 +7,7 @@ use vf_model::{
     DropReason, Judge, MacAddr, Nanos, Path, Policy, TagEdit, Tagging, VfIndex, VfSet, VlanTag,
 };
 use vf_vhost::frame::FrameBuf;
-use vf_vhost::rx::BURST_EFFORT;
+use vf_vhost::rx::{BURST_EFFORT, EFFORTLESS};
 use vf_vhost::tx::{TxFrame, TxQueue};
 
 use super::backlog::{
@@ -300,7 +300,8 @@ impl Receivers {
         let mut lost = Vec::new();
         if let Some(queue) = self.impaired.of(vf) {
             let mut lose = |why, frame| lost.push((why, frame));
-            queue.put_any(self.now, frame, edit, |_| edit, &self.pool, &mut lose);
+            let segments = queue.put_any(self.now, frame, edit, |_| edit, &self.pool, &mut lose);
+            self.effort += segments.saturating_sub(EFFORTLESS);
         }
         for (why, frame) in lost {
             let queue = self.ports[vf.index()].queue_of(model, vf, frame.head());

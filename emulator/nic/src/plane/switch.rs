@@ -71,6 +71,8 @@ fn move_rings(
                 hypervisor.attach(vf, vring);
             }
         }
+        // It goes before what comes on the other path.
+        worker.send_stuck(now, vf);
         hypervisor.model.take_limit(vf, &worker.nic);
         let backlog = worker.take_backlog(vf);
         hypervisor.give_backlog(now, vf, backlog);

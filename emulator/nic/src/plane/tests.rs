@@ -28,6 +28,7 @@ mod captures;
 mod coalescing;
 mod hardware;
 mod impaired;
+mod kicks;
 mod loopback;
 mod policy;
 mod super_frames;
@@ -521,36 +522,45 @@ fn what_is_too_short_for_a_frame_is_counted_as_that() {
     }
 }
 
+/// Whoever it goes to, and whether or not that takes super-frames: each segment may be work for others.
 #[test]
-fn a_super_frame_of_one_byte_segments_is_dropped_where_it_would_have_to_be_cut() {
+fn a_super_frame_of_more_segments_than_any_stack_makes_is_its_senders_drop() {
     let tso = NetConfig {
         features: NetConfig::PLAIN | NetConfig::CHECKSUM | NetConfig::TSO,
         ..queue_of(256)
     };
-    let mut bench = Bench::bare(&[Path::Direct; 3], Nanos(0), None);
-    bench.start(0, &tso);
-    bench.start(1, &queue_of(256));
-    bench.start(2, &tso);
-    for to in [1, 2] {
-        let mut data = vf_packet::testing::super_frame(false, 0, 20_000);
-        data[..6].copy_from_slice(&mac(to).0);
-        data[6..12].copy_from_slice(&mac(0).0);
-        let header = NetHeader {
-            flags: 1,
-            gso_type: 1,
-            hdr_len: 66,
-            gso_size: 1,
-            csum_start: 34,
-            csum_offset: 16,
-            num_buffers: 0,
-        };
-        assert!(bench.vms[0].net.send(0, &header, &data).unwrap());
-        bench.vms[0].net.kick();
+    for path in [Path::Direct, Path::Mediated] {
+        let mut bench = Bench::bare(&[path; 3], ENDLESS, None);
+        bench.start(0, &tso);
+        bench.start(1, &queue_of(256));
+        bench.start(2, &tso);
+        // Segments of 1 to 7 bytes, 2049 and 2048 segments.
+        for (gso_size, payload) in [(1, 2000), (7, 2000), (9, 18_433), (9, 18_432)] {
+            for to in [mac(1), mac(2), BEYOND] {
+                let mut data = vf_packet::testing::super_frame(false, 0, payload);
+                data[..6].copy_from_slice(&to.0);
+                data[6..12].copy_from_slice(&mac(0).0);
+                let header = NetHeader {
+                    flags: 1,
+                    gso_type: 1,
+                    hdr_len: 66,
+                    gso_size,
+                    csum_start: 34,
+                    csum_offset: 16,
+                    num_buffers: 0,
+                };
+                assert!(bench.vms[0].net.send(0, &header, &data).unwrap());
+                bench.vms[0].net.kick();
+            }
+        }
+        bench.run_until(MS);
+        let drops = bench.counters(0).tx_drops;
+        assert_eq!(drops.get(DropReason::TooManySegments), 9, "{path}");
+        assert_eq!(drops.iter().count(), 1);
+        assert_eq!(bench.vms[2].receive(), 1, "who takes it whole gets it");
+        assert_eq!(bench.arrived.len(), 1);
+        assert_eq!(bench.vms[1].receive(), 256, "as far as there are buffers");
     }
-    bench.run_until(MS);
-    assert_eq!(bench.vms[2].receive(), 1, "who takes it whole gets it");
-    assert_eq!(bench.vms[1].receive(), 0);
-    assert_eq!(bench.drops(), [(DropReason::TooManySegments, 1)]);
 }
 
 #[test]

@@ -347,6 +347,16 @@ pub trait Uplink: fmt::Display + Send {
     /// change of paths and by a ring that stops, whose frames cannot wait.
     fn tx_burst(&mut self, now: Nanos, frames: &mut Vec<TxFrame>, pool: &Pool, lost: &mut Lost<'_>);
 
+    /// Whether it cuts super-frames, so that each of their segments is work.
+    fn cuts(&self) -> bool {
+        false
+    }
+
+    /// Whether some of what it has taken is not sent yet, and goes on in the next round.
+    fn is_sending(&self) -> bool {
+        false
+    }
+
     /// Adds up to `limit` frames that have arrived by `now`.
     fn rx_burst(&mut self, now: Nanos, limit: usize, pool: &Pool, arrivals: &mut Arrivals);
 

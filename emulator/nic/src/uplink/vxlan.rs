@@ -4,7 +4,7 @@
 
 mod header;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::fmt;
 use std::io::{self, IoSlice};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
@@ -22,10 +22,11 @@ use rustix::net::{
 };
 use std::sync::Arc;
 use vf_model::{Counter, DropReason, Link, LinkConfig, MacAddr, Nanos};
+use vf_packet::Segmenter;
 use vf_vhost::udp_socket::accept_without_checksum;
 
 use self::header::{Vni, unwrap, wrap};
-use super::plain::{finish, segments};
+use super::plain::finish;
 use super::{
     ARRIVAL, Arrivals, HandOver, Kind, Lost, OpenError, Opened, Statistic, TxFrame, TxRoom, Uplink,
 };
@@ -41,6 +42,8 @@ const STATIONS: usize = 8192;
 const AGE_EVERY: Nanos = Nanos(1_000_000_000);
 /// Hosts at the other ends.
 const MOST_REMOTES: usize = 64;
+/// Datagrams that are sent in a round: the segments of a super-frame to all hosts may be many thousands, of a few microseconds each.
+const AT_ONCE: usize = 256;
 /// The longest datagram.
 const LONGEST: usize = 65_535;
 /// What the words are.
@@ -229,6 +232,11 @@ struct Vxlan {
     slack: Nanos,
     scratch: Vec<u8>,
     counters: Counters,
+    /// What has been taken and is not sent yet, and how many segments of the first are.
+    rest: VecDeque<Frame>,
+    sent: u32,
+    /// Why the first of those was sent to nobody that were not: one drop for all of a frame.
+    failed: Option<DropReason>,
 }
 
 impl Vxlan {
@@ -269,24 +277,71 @@ impl Vxlan {
             slack,
             scratch: vec![0; LONGEST],
             counters: Counters::default(),
+            rest: VecDeque::new(),
+            sent: 0,
+            failed: None,
         })
     }
 
-    /// The hosts that are to have a frame: one, if it is known behind which its receiver is.
-    fn remotes(&self, now: Nanos, frame: &Frame) -> &[SocketAddr] {
+    /// The hosts that are to have a frame that begins so: one, if it is known behind which its receiver is.
+    fn remotes(&self, now: Nanos, head: &[u8]) -> &[SocketAddr] {
         let remotes = &self.settings.remotes;
-        let host = self.stations.host(now, MacAddr::of_frame(&frame.data));
+        let host = self.stations.host(now, MacAddr::of_frame(head));
         let one = host.and_then(|host| remotes.get(host..=host));
         one.unwrap_or(remotes)
     }
 
-    /// Sends a frame that is as it is on a wire; why not, if it cannot be sent to anybody.
-    fn send(&self, now: Nanos, frame: &Frame) -> Result<(), DropReason> {
+    /// Goes on with what has been taken, as far as a round may.
+    fn go_on(&mut self, now: Nanos, pool: &Pool, lost: &mut Lost<'_>) {
+        let mut left = AT_ONCE;
+        while left > 0
+            && let Some(mut frame) = self.rest.pop_front()
+        {
+            if !self.send_frame(now, &mut frame, &mut left) {
+                self.rest.push_front(frame);
+                return;
+            }
+            self.sent = 0;
+            if let Some(why) = self.failed.take() {
+                lost(why, &frame);
+            }
+            pool.give(frame);
+        }
+    }
+
+    /// Sends a frame, or what is left of a super-frame, as long as datagrams are left; whether it is sent.
+    fn send_frame(&mut self, now: Nanos, frame: &mut Frame, left: &mut usize) -> bool {
+        let datagrams = self.remotes(now, &frame.data).len();
+        let gso = frame.offload.gso();
+        let Some(mut cutter) = gso.and_then(|gso| Segmenter::new(&frame.data, gso.size)) else {
+            self.failed = match finish(frame) {
+                true => self.send(now, &frame.data, &[]).err(),
+                false => Some(DropReason::BadHeader),
+            };
+            *left = left.saturating_sub(datagrams);
+            return true;
+        };
+        cutter.skip(self.sent);
+        while let Some((header, payload)) = cutter.next_segment() {
+            if *left == 0 {
+                return false;
+            }
+            if let Err(why) = self.send(now, header, payload) {
+                self.failed.get_or_insert(why);
+            }
+            self.sent += 1;
+            *left = left.saturating_sub(datagrams);
+        }
+        true
+    }
+
+    /// Sends a frame that is as it is on a wire, in two parts; why not, if it cannot be sent to anybody.
+    fn send(&self, now: Nanos, head: &[u8], rest: &[u8]) -> Result<(), DropReason> {
         let header = wrap(self.settings.vni);
-        let parts = [IoSlice::new(&header), IoSlice::new(&frame.data)];
+        let parts = [&header[..], head, rest].map(IoSlice::new);
         let (mut copies, mut unsent) = (0, 0);
         let mut done = Ok(());
-        for remote in self.remotes(now, frame) {
+        for remote in self.remotes(now, head) {
             let mut control = SendAncillaryBuffer::default();
             let flags = SendFlags::DONTWAIT;
             let why = match sendmsg_addr(&self.socket, remote, &parts, &mut control, flags) {
@@ -346,7 +401,11 @@ impl Vxlan {
 }
 
 impl Uplink for Vxlan {
-    fn tx_room(&mut self, now: Nanos, _pool: &Pool, _lost: &mut Lost<'_>) -> TxRoom {
+    fn tx_room(&mut self, now: Nanos, pool: &Pool, lost: &mut Lost<'_>) -> TxRoom {
+        self.go_on(now, pool, lost);
+        if self.is_sending() {
+            return TxRoom::default();
+        }
         TxRoom::of(&self.link, usize::MAX, now, now + self.slack)
     }
 
@@ -363,17 +422,17 @@ impl Uplink for Vxlan {
     ) {
         for TxFrame { frame, on_wire } in frames.drain(..) {
             self.link.put(now, on_wire);
-            segments(frame, pool, |mut frame, _| {
-                let sent = match finish(&mut frame) {
-                    true => self.send(now, &frame),
-                    false => Err(DropReason::BadHeader),
-                };
-                if let Err(why) = sent {
-                    lost(why, &frame);
-                }
-                pool.give(frame);
-            });
+            self.rest.push_back(frame);
         }
+        self.go_on(now, pool, lost);
+    }
+
+    fn cuts(&self) -> bool {
+        true
+    }
+
+    fn is_sending(&self) -> bool {
+        !self.rest.is_empty()
     }
 
     fn rx_burst(&mut self, now: Nanos, limit: usize, pool: &Pool, arrivals: &mut Arrivals) {
@@ -545,13 +604,13 @@ mod tests {
         send(&mut ends[2], frame(1, 9, 60));
         assert_eq!(got(&mut ends[0]), (vec![9], 0));
         let third: SocketAddr = format!("127.0.0.1:{}", ports[2]).parse().unwrap();
-        assert_eq!(ends[0].remotes(Nanos(1), &frame(9, 1, 60)), [third]);
+        assert_eq!(ends[0].remotes(Nanos(1), &frame(9, 1, 60).data), [third]);
         // From a port that is nobody's it may be any of them.
         let other = UdpSocket::bind("127.0.0.1:0").unwrap();
         let whole = [&wrap(Vni::new(42).unwrap())[..], &frame(1, 8, 60).data].concat();
         other.send_to(&whole, ("127.0.0.1", ports[0])).unwrap();
         assert_eq!(got(&mut ends[0]), (vec![8], 0));
-        assert_eq!(ends[0].remotes(Nanos(1), &frame(8, 1, 60)).len(), 2);
+        assert_eq!(ends[0].remotes(Nanos(1), &frame(8, 1, 60).data).len(), 2);
     }
 
     #[test]
@@ -635,9 +694,83 @@ mod tests {
         );
         // Until it is forgotten.
         let sent = frame(9, 1, 60);
-        assert_eq!(ends[0].remotes(AGEING, &sent).len(), 1);
-        assert_eq!(ends[0].remotes(AGEING + Nanos(2), &sent).len(), 2);
+        assert_eq!(ends[0].remotes(AGEING, &sent.data).len(), 1);
+        assert_eq!(ends[0].remotes(AGEING + Nanos(2), &sent.data).len(), 2);
     }
+
+    /// Each datagram takes a few microseconds, and others have their turn in between.
+    #[test]
+    fn a_super_frame_of_many_segments_is_sent_in_several_rounds() {
+        let mut ends = ends(&["127.0.0.1", "127.0.0.2"]);
+        let pool = Pool::new(4);
+        let mut frames = Vec::new();
+        let mut sent = Vec::new();
+        for _ in 0..2 {
+            let (frame, on_wire, segments) = super_frame(10, 2000);
+            frames.push(TxFrame { frame, on_wire });
+            sent.extend(segments);
+        }
+        let lost: &mut Lost<'_> = &mut |why, _| panic!("{why}");
+        ends[0].tx_burst(Nanos(0), &mut frames, &pool, lost);
+        let mut came = Vec::new();
+        let mut rounds = 0;
+        loop {
+            let mut arrivals = Arrivals::default();
+            ends[1].rx_burst(Nanos(1), usize::MAX, &pool, &mut arrivals);
+            assert!(arrivals.frames.len() <= 256);
+            came.extend(arrivals.frames.into_iter().map(|frame| frame.data));
+            if !ends[0].is_sending() {
+                break;
+            }
+            rounds += 1;
+            let room = ends[0].tx_room(LATER, &pool, lost);
+            assert_eq!(room.any(), !ends[0].is_sending());
+        }
+        assert_eq!(rounds, 15, "behind the first 256");
+        assert!(came == sent, "{}", came.len());
+    }
+
+    #[test]
+    fn a_super_frame_that_goes_to_nobody_is_one_drop() {
+        let mut ends = ends(&["127.0.0.1", "127.0.0.2"]);
+        ends[0].settings.remotes = vec!["203.0.113.1:4789".parse().unwrap()];
+        let (frame, on_wire, _) = super_frame(1000, 5);
+        let mut frames = vec![TxFrame { frame, on_wire }];
+        let mut lost = Vec::new();
+        let lose: &mut Lost<'_> = &mut |why, frame| lost.push((why, frame.len()));
+        ends[0].tx_burst(Nanos(0), &mut frames, &Pool::new(4), lose);
+        assert_eq!(lost, [(DropReason::NoCarrier, 5066)]);
+    }
+
+    /// A super-frame of so many segments with so many bytes each, what it takes of a wire, and the segments.
+    fn super_frame(size: u16, segments: usize) -> (Frame, OnWire, Vec<Vec<u8>>) {
+        let data = vf_packet::testing::super_frame(false, 0, usize::from(size) * segments);
+        let gso = vf_model::Gso {
+            header_len: 66,
+            size,
+        };
+        let segmentation = vf_packet::Segmentation {
+            v6: false,
+            ecn: false,
+            gso,
+        };
+        let offload = vf_packet::Offload::new(None, Some(segmentation));
+        let frame = Box::new(FrameBuf { data, offload });
+        let mut cutter = Segmenter::new(&frame.data, size).unwrap();
+        let mut all = Vec::new();
+        while let Some((header, payload)) = cutter.next_segment() {
+            all.push([header, payload].concat());
+        }
+        assert_eq!(all.len(), segments);
+        let on_wire = OnWire::of(&FrameMeta {
+            len: frame.len(),
+            gso: Some(gso),
+        });
+        (frame, on_wire, all)
+    }
+
+    /// The link has sent everything.
+    const LATER: Nanos = Nanos(1_000_000_000);
 
     #[test]
     fn a_full_table_is_looked_through_once_a_second() {

@@ -7,6 +7,7 @@ use vf_vhost::rx::BURST_EFFORT;
 use super::super::outside::{Fetch, Run};
 use super::super::port::{meta, queue_pair, reason};
 use super::super::ports::Fetched;
+use super::super::receivers::FrameSource;
 use super::super::traffic::Traffic;
 use super::parked::Parked;
 use super::{BURST, BURST_BYTES, DirectPlane};
@@ -134,13 +135,15 @@ impl DirectPlane {
                         if let Some(run) = run.take() {
                             out.deliver_run(nic, rx, (vf, queue), run, done);
                         }
-                        if !out.send(now, nic, rx, Fetch { vf, queue, frame }, insert) {
+                        let source = FrameSource::Guest(queue, frame);
+                        if !out.send(now, nic, rx, Fetch { vf, queue, frame }, source, insert) {
                             self.parked.park(
                                 vf,
                                 Parked {
                                     ring,
                                     insert,
                                     undecided,
+                                    copy: None,
                                 },
                                 rings,
                             );
@@ -155,7 +158,7 @@ impl DirectPlane {
             if let Some(run) = run.take() {
                 out.deliver_run(nic, rx, (vf, queue), run, done);
             }
-            if !out.forward(now, nic, rx, Fetch { vf, queue, frame }, &verdict) {
+            if let Err(copy) = out.forward(now, nic, rx, Fetch { vf, queue, frame }, &verdict) {
                 let insert = verdict.insert;
                 self.parked.park(
                     vf,
@@ -163,6 +166,7 @@ impl DirectPlane {
                         ring,
                         insert,
                         undecided,
+                        copy,
                     },
                     rings,
                 );

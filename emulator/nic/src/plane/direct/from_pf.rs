@@ -121,7 +121,7 @@ impl DirectPlane {
         egress.send(
             now,
             &mut self.nic,
-            &self.ports.rx,
+            &mut self.ports.rx,
             pf,
             frame.into(),
             on_wire,

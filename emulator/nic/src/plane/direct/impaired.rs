@@ -1,10 +1,14 @@
 //! What impaired VFs send on the direct path: out of their rings at once, held back, and judged when it is due. Decides nothing: the
 //! model judges, `outside` and `receivers` deliver.
 
-use vf_model::{Judge, Nanos, OnWire, Source, VfIndex};
+use std::collections::VecDeque;
+
+use vf_model::{DropReason, Judge, Nanos, OnWire, Source, VfIndex, VfSet};
 use vf_vhost::frame::TagEdit;
+use vf_vhost::rx::BURST_EFFORT;
 
 use super::super::captures::Passing;
+use super::super::egress::capture;
 use super::super::outside::insertion;
 use super::super::port::{meta, queue_pair};
 use super::super::receivers::FrameSource;
@@ -16,10 +20,13 @@ use crate::watch::{Direction, Port};
 /// Frames of a VF in a round at most.
 const BURST: usize = 64;
 
+/// Frames of a VF that wait for the wire in no ring, at most, when one more is sent in its name.
+const STUCK: usize = 64;
+
 /// A frame that has been judged and waits for the wire.
 pub(super) struct Stuck {
-    frame: ForPort,
-    on_wire: OnWire,
+    pub(super) frame: ForPort,
+    pub(super) on_wire: OnWire,
 }
 
 impl DirectPlane {
@@ -38,41 +45,57 @@ impl DirectPlane {
         self.ports.impair(now, &mut self.nic, vf, q)
     }
 
-    /// Lets go what is due of what impaired VFs have sent; how many frames.
+    /// Lets go what waits for the wire in no ring, and what is due of what impaired VFs have sent; how many frames.
     pub(super) fn poll_impaired(&mut self, now: Nanos) -> usize {
         let mut moved = 0;
-        let vfs = *self.ports.impaired.vfs();
-        for vf in vfs.iter() {
+        let impaired = *self.ports.impaired.vfs();
+        let stuck: VfSet = self.stuck.keys().copied().collect();
+        for vf in impaired.union(stuck).iter() {
             moved += match self.stuck.contains_key(&vf) {
                 true if self.out.egress.may_go(vf.index()) => self.poll_stuck(now, vf, false),
                 true => 0,
                 false => self.release_sent(now, vf),
             };
-            if !self.stuck.contains_key(&vf) {
+            if impaired.contains(vf) && !self.stuck.contains_key(&vf) {
                 self.ports.impaired.end(vf);
             }
         }
         self.ports.rx.load.count_burst(moved)
     }
 
-    /// Sends the frame of a VF that waits for the wire, if it is its turn or if it must go.
+    /// Sends what of a VF waits for the wire in no ring, as far as it is its turn, or all.
     pub(super) fn poll_stuck(&mut self, now: Nanos, vf: VfIndex, force: bool) -> usize {
         let flow = vf.index();
+        let (nic, rx) = (&mut self.nic, &mut self.ports.rx);
         let egress = &mut self.out.egress;
         egress.leave(flow);
-        let may_go = |stuck: &Stuck| force || egress.may_send(flow, stuck.on_wire.bytes);
-        let goes = self.stuck.get(&vf).is_some_and(may_go);
-        let stuck = goes.then(|| self.stuck.remove(&vf)).flatten();
-        let moved = usize::from(stuck.is_some());
-        if let Some(Stuck { frame, on_wire }) = stuck {
-            let (nic, rx) = (&mut self.nic, &self.ports.rx);
-            self.out.egress.send(now, nic, rx, flow, frame, on_wire);
+        let enough = rx.effort + BURST_EFFORT;
+        let mut moved = 0;
+        while let Some(stuck) = self.stuck.get_mut(&vf)
+            && let Some(first) = stuck.front()
+            && (force || rx.effort < enough && egress.may_send(flow, first.on_wire.bytes))
+            && let Some(Stuck { frame, on_wire }) = stuck.pop_front()
+        {
+            if stuck.is_empty() {
+                self.stuck.remove(&vf);
+            }
+            egress.send(now, nic, rx, flow, frame, on_wire);
+            moved += 1;
+        }
+        if moved > 0 {
             self.ports.active.had_work(vf);
         }
         if self.parked.vfs().contains(vf) || self.is_stuck(flow) {
             self.out.egress.wait(flow);
         }
         moved
+    }
+
+    /// Sends it now, since the VF goes on elsewhere.
+    pub(in super::super) fn send_stuck(&mut self, now: Nanos, vf: VfIndex) {
+        self.poll_stuck(now, vf, true);
+        let rx = &self.ports.rx;
+        self.out.egress.flush(now, &mut self.nic, rx);
     }
 
     /// Sends all of them.
@@ -167,11 +190,18 @@ impl DirectPlane {
             let on_wire = OnWire::of(&meta(frame.len(), &frame.offload));
             let frame = ForPort { frame, undecided };
             let flow = vf.index();
-            if out.egress.may_send(flow, on_wire.bytes) && !self.parked.vfs().contains(vf) {
+            let behind = self.stuck.get(&vf).map_or(0, VecDeque::len);
+            let waits = behind > 0 || self.parked.vfs().contains(vf);
+            if !waits && out.egress.may_send(flow, on_wire.bytes) {
                 out.egress.send(now, nic, rx, flow, frame, on_wire);
-            } else {
+            } else if behind < STUCK {
                 out.egress.wait(flow);
-                self.stuck.insert(vf, Stuck { frame, on_wire });
+                let stuck = self.stuck.entry(vf).or_default();
+                stuck.push_back(Stuck { frame, on_wire });
+            } else {
+                capture(nic, rx, &frame.frame, Some(DropReason::WireQueueFull));
+                nic.count_wire_drop(DropReason::WireQueueFull);
+                rx.pool.give(frame.frame);
             }
         }
     }

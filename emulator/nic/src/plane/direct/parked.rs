@@ -7,17 +7,20 @@ use vf_model::{Nanos, VfIndex, VfSet, VlanTag};
 use vf_vhost::rx::BURST_EFFORT;
 
 use super::super::outside::{on_wire, outgoing};
+use super::super::receivers::FrameSource;
 use super::DirectPlane;
-use crate::queue::ForPort;
+use super::impaired::Stuck;
+use crate::queue::{ForPort, Frame};
 
 /// A frame that has been judged and waits for the wire, the first that its ring has fetched.
-#[derive(Clone, Copy)]
 pub(super) struct Parked {
     /// Index of the ring.
     pub(super) ring: u32,
     pub(super) insert: Option<VlanTag>,
     /// It is for the worker with the port to say which way it takes.
     pub(super) undecided: bool,
+    /// What others have got, if any have: the wire is to have the same.
+    pub(super) copy: Option<Frame>,
 }
 
 /// See the module.
@@ -33,7 +36,7 @@ pub(super) struct ParkedFrames {
 impl ParkedFrames {
     pub(super) fn new(vfs: usize) -> ParkedFrames {
         ParkedFrames {
-            of: vec![VecDeque::new(); vfs],
+            of: std::iter::repeat_with(VecDeque::new).take(vfs).collect(),
             vfs: VfSet::default(),
             stuck: VfSet::default(),
         }
@@ -93,7 +96,7 @@ impl DirectPlane {
         let enough = self.ports.rx.effort + BURST_EFFORT;
         let mut moved = 0;
         for _ in 0..self.parked.of[flow].len() {
-            let Some(queue) = self.unpark(now, vf, 0) else {
+            let Some(queue) = self.unpark(now, vf) else {
                 break;
             };
             moved += 1;
@@ -135,11 +138,18 @@ impl DirectPlane {
         Some(on_wire(frame, parked.insert).bytes)
     }
 
-    /// Sends the `at`th frame of `vf` that waits for the wire, whoever else waits; in which of its rings, by place, it was the
-    /// first.
-    pub(super) fn unpark(&mut self, now: Nanos, vf: VfIndex, at: usize) -> Option<usize> {
-        let i = vf.index();
-        let queues = &mut self.ports.tx[i].queues;
+    /// Sends the first frame of `vf` that waits for the wire; in which of its rings, by place, it was the first.
+    fn unpark(&mut self, now: Nanos, vf: VfIndex) -> Option<usize> {
+        let (place, Stuck { frame, on_wire }) = self.take_parked(vf, 0)?;
+        let (nic, rx) = (&mut self.nic, &mut self.ports.rx);
+        let egress = &mut self.out.egress;
+        egress.send(now, nic, rx, vf.index(), frame, on_wire);
+        Some(place)
+    }
+
+    /// Takes the `at`th frame of `vf` that waits for the wire out of its ring, and says which of the rings, by place, that was.
+    fn take_parked(&mut self, vf: VfIndex, at: usize) -> Option<(usize, Stuck)> {
+        let queues = &mut self.ports.tx[vf.index()].queues;
         let parked = self.parked.take(vf, at, queues.len())?;
         let is_its = |ring: u32| ring == parked.ring;
         // A ring is not detached with a frame of its own parked.
@@ -149,29 +159,32 @@ impl DirectPlane {
         let slot = queues.get_mut(place)?;
         let frame = slot.queue.fetched().first()?;
         let on_wire = on_wire(frame, parked.insert);
-        let copy = outgoing(&mut self.ports.rx, &slot.queue, frame, parked.insert);
-        let egress = &mut self.out.egress;
-        let copy = ForPort {
-            frame: copy,
+        let source = match &parked.copy {
+            Some(copy) => FrameSource::Private(copy),
+            None => FrameSource::Guest(&slot.queue, frame),
+        };
+        let frame = ForPort {
+            frame: outgoing(&mut self.ports.rx, source, parked.insert),
             undecided: parked.undecided,
         };
-        egress.send(now, &mut self.nic, &self.ports.rx, i, copy, on_wire);
         slot.queue.complete(1);
         slot.queue.publish();
         self.ports.tx_needs_call.insert(vf);
-        Some(place)
+        Some((place, Stuck { frame, on_wire }))
     }
 
-    /// Sends the frame of a ring that waits for the wire, since the ring stops.
-    pub(super) fn unpark_ring(&mut self, now: Nanos, vf: VfIndex, ring: u32) {
+    /// Has the frame of a ring that stops wait for the wire without it: a front end that stops its rings again and again has no more of
+    /// the wire than others.
+    pub(super) fn unpark_ring(&mut self, vf: VfIndex, ring: u32) {
         let mut parked = self.parked.of[vf.index()].iter();
         let Some(at) = parked.position(|parked| parked.ring == ring) else {
             return;
         };
-        self.unpark(now, vf, at);
+        if let Some((_, stuck)) = self.take_parked(vf, at) {
+            self.stuck.entry(vf).or_default().push_back(stuck);
+        }
         if !self.parked.vfs.contains(vf) && !self.is_stuck(vf.index()) {
             self.out.egress.leave(vf.index());
         }
-        self.out.egress.flush(now, &mut self.nic, &self.ports.rx);
     }
 }

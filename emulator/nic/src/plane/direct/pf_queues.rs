@@ -5,6 +5,7 @@
 use std::collections::VecDeque;
 
 use vf_model::{DropReason, Judge, Nanos, OnWire, VfIndex};
+use vf_vhost::rx::BURST_EFFORT;
 
 use super::super::egress::capture;
 use super::super::port::meta;
@@ -96,7 +97,7 @@ impl DirectPlane {
             egress.send(
                 now,
                 &mut self.nic,
-                &self.ports.rx,
+                &mut self.ports.rx,
                 flow,
                 frame.into(),
                 on_wire,
@@ -119,7 +120,8 @@ impl DirectPlane {
         let egress = &mut self.out.egress;
         egress.leave(flow);
         let mut moved = 0;
-        while force || moved < BURST {
+        let enough = self.ports.rx.effort + BURST_EFFORT;
+        while force || moved < BURST && self.ports.rx.effort < enough {
             let may_go = |bytes| force || egress.may_send(flow, bytes);
             let Some((frame, on_wire)) = self.pf_queues.pop(flow, may_go) else {
                 break;
@@ -127,7 +129,7 @@ impl DirectPlane {
             egress.send(
                 now,
                 &mut self.nic,
-                &self.ports.rx,
+                &mut self.ports.rx,
                 flow,
                 frame.into(),
                 on_wire,

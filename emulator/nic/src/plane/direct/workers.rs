@@ -141,7 +141,7 @@ impl DirectPlane {
             egress.send(
                 now,
                 &mut self.nic,
-                &self.ports.rx,
+                &mut self.ports.rx,
                 flow,
                 frame.into(),
                 on_wire,

@@ -143,3 +143,42 @@ fn a_command_in_the_middle_of_a_round_holds_for_what_is_found_behind_it() {
     plane.poll(bench.now);
     assert_eq!(bench.vms[0].receive(), 2, "one of a VF, one of the wire");
 }
+
+/// A guest that has a receiver's buffers, too, writes over its frame while it is delivered: those that come after have the same all
+/// the same.
+#[test]
+fn a_mirror_shows_what_the_receiver_got() {
+    for path in [Path::Direct, Path::Mediated] {
+        let mut bench = Bench::bare(&[path; 3], ENDLESS, None);
+        bench.command("vf 1 set mirror 2");
+        let mut vm = Vm::new(0, &queue_of(64));
+        // The receive ring of the same guest is VF 1's, and its buffers are where the frame is.
+        bench.attach(0, vm.vring(1, true));
+        bench.attach(1, vm.vring(0, true));
+        let at = vm.net.tx_ring(0).buffer_addr(0);
+        let queue = &vm.net.rx_ring(0).queue;
+        for index in 0..queue.layout().size {
+            let buffer = vf_guest::driver::Desc {
+                addr: at + 200,
+                len: 1600,
+                flags: 2,
+                next: 0,
+            };
+            queue.as_split().unwrap().set_desc(index, buffer);
+        }
+        bench.vms.push(vm);
+        let mut watcher = Vm::new(2, &queue_of(64));
+        for index in 0..2 {
+            bench.attach(2, watcher.vring(index, true));
+        }
+        let mut sent = frame(mac(1), mac(0), 0, 1000);
+        (18..1000).for_each(|n| sent[n] = n as u8);
+        let taken = bench.vms[0].net.send(0, &NetHeader::default(), &sent);
+        assert!(taken.unwrap());
+        bench.vms[0].net.kick();
+        bench.run_until(MS);
+        assert_eq!(bench.counters(1).rx_packets, 1, "{path}");
+        assert_eq!(watcher.receive(), 1, "{path}");
+        assert!(watcher.got[0] == sent, "{path}: another payload");
+    }
+}

@@ -96,7 +96,7 @@ fn the_bytes_of_a_super_frame_arrive_and_no_others_whatever_its_path_length_and_
             (1, 1000),
             (5, 1000),
             (6, 1000),
-            (4, 2),
+            (20, 8),
             (3500, 1000),
         ] {
             let sent = Sent::new(v6, own, payload, size);

@@ -497,7 +497,7 @@ fn a_ring_that_stops_takes_its_waiting_frame_along_and_leaves_those_of_the_other
         [2, 1, 2]
     );
     bench.worker.attach(VfIndex(0), ring);
-    assert!(!bench.worker.is_blocked(VfIndex(0)));
+    assert!(bench.worker.is_blocked(VfIndex(0)), "it goes first");
     bench.run_until(MS);
     let lengths: Vec<_> = bench.arrived.iter().map(Vec::len).collect();
     assert_eq!(lengths, [100, 501, 500, 502, 501, 500, 502]);
@@ -505,4 +505,40 @@ fn a_ring_that_stops_takes_its_waiting_frame_along_and_leaves_those_of_the_other
         [0, 1, 2].map(|queue| bench.vms[0].outstanding(queue)),
         [0; 3]
     );
+}
+
+/// What waits for the wire in a ring that stops goes when it is its turn, not when its front end wants it.
+#[test]
+fn who_stops_its_rings_has_no_more_of_the_wire() {
+    const PAIRS: usize = 8;
+    for workers in [1, 2] {
+        let mut bench = Bench::with_workers(workers, &[Path::Direct; 2], Nanos(0), None);
+        let many = NetConfig {
+            queue_pairs: PAIRS as u16,
+            ..queue_of(16)
+        };
+        bench.start(0, &many);
+        bench.start(1, &queue_of(64));
+        let byte_times = Nanos((1500 + 24) * 8 / 10);
+        for _ in 0..300 {
+            for pair in 0..PAIRS {
+                while bench.vms[0].send_on(pair, BEYOND, 1500) {}
+            }
+            while bench.vms[1].send_on(0, BEYOND, 1500) {}
+            bench.settle();
+            for pair in 0..PAIRS as u32 {
+                let now = bench.now;
+                let plane = bench.worker_of_vf(0);
+                let ring = plane.detach(now, VfIndex(0), 2 * pair + 1).unwrap();
+                plane.attach(VfIndex(0), ring);
+            }
+            bench.settle();
+            bench.now += byte_times;
+        }
+        let sent = by_sender(&bench.arrived);
+        let [many, one] = [0, 1].map(|vf| sent[&mac(vf)].len());
+        assert!(many.abs_diff(one) < 20, "{many} and {one} of {workers}");
+        assert!(many + one <= 301, "the wire carries no more");
+        assert!(bench.drops().is_empty(), "{:?}", bench.drops());
+    }
 }
