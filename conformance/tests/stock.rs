@@ -19,6 +19,7 @@ const KNOWN_FAILURES: &[&str] = &[
     "proto/start-on-kick",
     "proto/polled-rings",
     "ring/no-interrupt-flag",
+    "ring/call-for-discarded",
     "ring/next-out-of-range",
     "ring/avail-jump",
     "ring/avail-backwards",

@@ -237,7 +237,11 @@ impl Ef10 {
         let operation = filter::parse(payload, PORT)?;
         self.settle(host)?;
         let handle = match operation {
-            Operation::Insert { filter, again } => self.insert(filter, again, host)?,
+            Operation::Insert {
+                filter,
+                again,
+                of_any_vlan,
+            } => self.insert(filter, again, of_any_vlan, host)?,
             Operation::Remove(handle) => {
                 self.remove(handle, host)?;
                 handle
@@ -253,14 +257,21 @@ impl Ef10 {
         Ok(reply.bytes(4, &handle.to_le_bytes()))
     }
 
-    fn insert(&mut self, op: FilterOp, again: bool, host: &mut dyn Host) -> Result<u64, McError> {
+    fn insert(
+        &mut self,
+        op: FilterOp,
+        again: bool,
+        of_any_vlan: bool,
+        host: &mut dyn Host,
+    ) -> Result<u64, McError> {
         let filter = self.meant(op, host);
         if self.filters.is_full() {
             return Err(McError::ENOSPC);
         }
         match self.filters.alike(&op) {
             // The NIC has it once.
-            Some(alike) if again && alike == filter && !is_station(&op.matches) => {}
+            Some(alike)
+                if alike == filter && (of_any_vlan || again && !is_station(&op.matches)) => {}
             Some(_) => return Err(McError::EEXIST),
             None if filter.asked => ask_filter(host, filter.op)?,
             None => {}
@@ -565,11 +576,15 @@ fn parser(payload: &Payload<'_>, host: &dyn Host) -> Result<Reply, McError> {
     if operation != MATCHES {
         return Err(McError::ENOTSUP);
     }
-    let unknown_in_vlan = [MatchFlags::UNKNOWN_MULTICAST, MatchFlags::UNKNOWN_UNICAST]
-        .map(|unknown| unknown.union(MatchFlags::OUTER_VID));
+    let in_vlan = [
+        MatchFlags::DST_MAC,
+        MatchFlags::UNKNOWN_MULTICAST,
+        MatchFlags::UNKNOWN_UNICAST,
+    ]
+    .map(|one| one.union(MatchFlags::OUTER_VID));
     let policy: std::sync::Arc<Policy> = host.policy();
     let listed = policy.profile().driver_matches().into_iter();
-    let listed = listed.chain(unknown_in_vlan).take(MOST);
+    let listed = listed.chain(in_vlan).take(MOST);
     let matches: Vec<_> = listed.map(filter::field_bits).collect();
     let words = matches.len().saturating_add(2);
     let mut reply = Reply::zeros(words.saturating_mul(4))

@@ -19,6 +19,9 @@ pub(crate) enum Operation {
         filter: FilterOp,
         /// Whether it may be put in again, with another handle: SUBSCRIBE. Whether other VFs may have one with this match follows from the match.
         again: bool,
+        /// It was of an address in one VLAN, or of frames without a tag, for which the NIC has no filter of a driver: it is of all of them now, and the
+        /// driver has one for each of its VLANs. The guest gets more than it asks for, and its VLAN devices take what is theirs.
+        of_any_vlan: bool,
     },
     /// The filter with this handle is taken out.
     Remove(u64),
@@ -83,7 +86,7 @@ pub(crate) fn parse(payload: &Payload<'_>, port: u32) -> Result<Operation, McErr
             if payload.u32(at::PORT)? != port {
                 return Err(McError::NO_EVB_PORT);
             }
-            let (matches, vlan) = matches(payload)?;
+            let (matches, vlan, of_any_vlan) = matches(payload)?;
             Ok(Operation::Insert {
                 filter: FilterOp {
                     add: true,
@@ -92,6 +95,7 @@ pub(crate) fn parse(payload: &Payload<'_>, port: u32) -> Result<Operation, McErr
                     action: action(payload)?,
                 },
                 again: operation == 2,
+                of_any_vlan,
             })
         }
         1 | 3 => Ok(Operation::Remove(handle()?)),
@@ -123,7 +127,8 @@ fn action(payload: &Payload<'_>) -> Result<DriverAction, McError> {
     }
 }
 
-fn matches(payload: &Payload<'_>) -> Result<(FilterMatch, Option<Vid>), McError> {
+/// What is matched, in which VLAN if in one only, and whether it was to be in one but is in all.
+fn matches(payload: &Payload<'_>) -> Result<(FilterMatch, Option<Vid>, bool), McError> {
     let wanted = payload.u32(at::FIELDS)?;
     if BITS.iter().fold(wanted, |left, (_, bit)| left & !bit) != 0 {
         return Err(McError::ENOTSUP);
@@ -141,11 +146,13 @@ fn matches(payload: &Payload<'_>) -> Result<(FilterMatch, Option<Vid>), McError>
         let vid = be16(flag, at)?.map(Vid::new);
         vid.transpose().map_err(|_| McError::EINVAL)
     };
-    if be16(MatchFlags::OUTER_VID, at::OUTER_VLAN)? == Some(0) {
-        // Only frames without a tag: there are no such filters.
-        return Err(McError::ENOTSUP);
-    }
-    let outer = vid(MatchFlags::OUTER_VID, at::OUTER_VLAN)?;
+    let address = field_bits(MatchFlags::DST_MAC.union(MatchFlags::OUTER_VID));
+    let is_address = wanted == address;
+    let untagged = be16(MatchFlags::OUTER_VID, at::OUTER_VLAN)? == Some(0);
+    let outer = match untagged || is_address {
+        true => None,
+        false => vid(MatchFlags::OUTER_VID, at::OUTER_VLAN)?,
+    };
     for (bit, unknown) in [
         (UNKNOWN_MULTICAST, FilterMatch::UnknownMulticast),
         (UNKNOWN_UNICAST, FilterMatch::UnknownUnicast),
@@ -153,10 +160,14 @@ fn matches(payload: &Payload<'_>) -> Result<(FilterMatch, Option<Vid>), McError>
         if wanted & bit != 0 {
             let others = wanted & !bit & !field_bits(MatchFlags::OUTER_VID);
             return match others {
-                0 => Ok((unknown, outer)),
+                0 => Ok((unknown, outer, untagged)),
                 _ => Err(McError::ENOTSUP),
             };
         }
+    }
+    if untagged && !is_address {
+        // Of such frames there are no other filters.
+        return Err(McError::ENOTSUP);
     }
     let ethertype = be16(MatchFlags::ETHER_TYPE, at::ETHER_TYPE)?;
     let ip = |flag, at| {
@@ -189,7 +200,7 @@ fn matches(payload: &Payload<'_>) -> Result<(FilterMatch, Option<Vid>), McError>
     };
     match wanted {
         0 => Err(McError::EINVAL),
-        _ => Ok((FilterMatch::of(fields), None)),
+        _ => Ok((FilterMatch::of(fields), None, is_address)),
     }
 }
 
@@ -332,6 +343,36 @@ mod tests {
         assert_eq!(
             shown(&insert(1 << 31 | 0x100, &vlan)),
             "add flow-type ether dst unknown-unicast vlan 5"
+        );
+    }
+
+    #[test]
+    fn an_address_in_a_vlan_is_one_in_all() {
+        for vid in [[0, 0], [0, 7]] {
+            let values = [
+                (at::DST_MAC, &[2, 0, 0, 0, 0, 7][..]),
+                (at::OUTER_VLAN, &vid),
+                (at::DESTINATION, &[1]),
+            ];
+            let bytes = insert(0x110, &values);
+            assert_eq!(
+                shown(&bytes),
+                "add flow-type ether dst 02:00:00:00:00:07 action 0"
+            );
+            let read = parse(&Payload(&bytes), PORT);
+            assert!(matches!(
+                read,
+                Ok(Operation::Insert {
+                    of_any_vlan: true,
+                    ..
+                })
+            ));
+        }
+        // What is for nobody else has its VLAN, unless that is none.
+        let host = [(at::DESTINATION, &[1][..])];
+        assert_eq!(
+            shown(&insert(1 << 30 | 0x100, &host)),
+            "add flow-type ether dst unknown-multicast action 0"
         );
     }
 

@@ -910,6 +910,38 @@ fn filters_are_obeyed_and_take_nothing_without_privilege() {
     assert!(driver.bench.policy.driver_filters(VfIndex(0)).is_empty());
 }
 
+/// As Linux' driver does when it is to filter by VLAN (`ethtool -K DEV rx-vlan-filter on`): all that it has, once for frames without a tag and once for each
+/// VLAN.
+#[test]
+fn a_driver_that_filters_by_vlan_receives_what_is_its_own() {
+    let mine = tcp(MAC, [10, 0, 0, 2], 80, 0);
+    let mut driver = Driver::new(Bench::new(Profile::Ef10));
+    driver.probe();
+    driver.open();
+    let group = [0x33, 0x33, 0, 0, 0, 1];
+    let received = |driver: &Driver, to: [u8; 6]| {
+        let frame = [&to[..], &mine[6..]].concat();
+        driver.bench.receivers(&frame).contains(&0)
+    };
+    let mut handles = Vec::new();
+    for vid in [[0, 0], [0, 7]] {
+        for (operation, to) in [(0, MAC), (2, [0xff; 6]), (2, group)] {
+            let values = [(52, &to[..]), (64, &vid)];
+            handles.push(driver.filter(0x110, operation, &values).unwrap());
+        }
+    }
+    assert!(received(&driver, MAC) && received(&driver, group));
+    // The last one of them takes what the NIC has by it.
+    for handle in handles.drain(..3) {
+        driver.remove(handle).unwrap();
+    }
+    assert!(received(&driver, group));
+    for handle in handles {
+        driver.remove(handle).unwrap();
+    }
+    assert!(!received(&driver, group));
+}
+
 #[test]
 fn what_is_for_a_vfs_own_address_goes_to_the_queue_that_its_filter_names() {
     let mine = tcp(MAC, [10, 0, 0, 2], 80, 0);
