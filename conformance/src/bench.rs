@@ -196,11 +196,6 @@ impl Bench {
         self.ports.len() / self.width()
     }
 
-    /// How many ports there are.
-    pub(crate) fn ports(&self) -> usize {
-        self.ports.len()
-    }
-
     /// How many ports a pair has.
     fn width(&self) -> usize {
         1 + usize::from(self.subject.peer.is_some())

@@ -245,15 +245,6 @@ pub(super) const CASES: &[Case] = &[
         expected: "Not more than 10 Mb/s arrive behind the first burst, within 5 %, with the headers of each segment.",
         run: rate_of_segments,
     },
-    Case {
-        id: "vf/numvfs-forgets",
-        level: Level::Model,
-        needs: &[ADMIN, CONFIG, Need::Peer],
-        source: "Linux sriov_numvfs (pci_disable_sriov ends the VFs; ixgbe and i40e free what was set for each)",
-        sent: "An address, a port VLAN and a filter of a VF, sriov_numvfs 0, and as many VFs as before.",
-        expected: "The VF has the address of the beginning and is in no VLAN, and no filter is left: a frame passes as it was.",
-        run: numvfs_forgets,
-    },
 ];
 
 fn offers(bench: &Bench) -> Result<Seen, Failure> {
@@ -429,27 +420,5 @@ fn rate_of_segments(bench: &Bench) -> Result<Seen, Failure> {
         bits as f64 <= RATE * took.as_secs_f64() * 1.05 + burst,
         said,
     )?;
-    Ok(Seen::Conforms)
-}
-
-fn numvfs_forgets(bench: &Bench) -> Result<Seen, Failure> {
-    let own = bench.mac(1);
-    bench.administer(&format!("vf 1 mac {} vlan 100", colons(NEW)))?;
-    bench.administer("filter add flow-type ether proto 0x88b5 vf 1")?;
-    let ports = bench.ports();
-    let gone = bench.administer("link numvfs 0");
-    // They are needed again, whatever became of that.
-    let back = match &gone {
-        Ok(_) => bench.administer(&format!("link numvfs {ports}")),
-        Err(_) => Ok(String::new()),
-    };
-    gone?;
-    back?;
-    let mut link = bench.link(&NetConfig::default())?;
-    told(link.receiver(), own)?;
-    let frame = link.frame(100);
-    link.pass(&frame)?;
-    // The first to go where a filter is left that names the second.
-    bench.refuses("filter del flow-type ether proto 0x88b5")?;
     Ok(Seen::Conforms)
 }
