@@ -29,8 +29,6 @@ const RETRY: Duration = Duration::from_millis(100);
 
 /// Clients that are accepted in a row.
 const ACCEPTS: usize = 16;
-/// What clients have sent and is not closed yet, at most, when one more is accepted, or is heard.
-const UNCLOSED: usize = 256;
 
 const INTEREST: Interest = Interest::READABLE.add(Interest::WRITABLE);
 
@@ -259,7 +257,7 @@ impl Clients {
 
     fn accept(&mut self, registry: &Registry) {
         for _ in 0..ACCEPTS {
-            if self.closer.pending() > UNCLOSED {
+            if self.closer.is_full() {
                 self.retry_at = Some(Instant::now() + RETRY);
                 return;
             }
@@ -374,7 +372,7 @@ impl Client {
             if self.finished {
                 return Ok(Left::Over);
             }
-            if self.input.len() > longest || self.closer.pending() > UNCLOSED {
+            if self.input.len() > longest || self.closer.is_full() {
                 return Err(io::ErrorKind::InvalidData.into());
             }
             let mut fds = Vec::new();

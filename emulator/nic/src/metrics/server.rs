@@ -25,8 +25,6 @@ use crate::sandbox::{Role, Sandbox};
 const SCRAPES: usize = 8;
 /// How long a scrape may take, from the connection to the last byte.
 const LIMIT: Duration = Duration::from_secs(10);
-/// What scrapers have sent and nobody has closed yet, at most, when one more is accepted.
-const UNCLOSED: usize = 256;
 /// The longest head of a request.
 const HEAD: usize = 8 << 10;
 
@@ -129,7 +127,7 @@ pub fn serve(
                 sandbox.confine(Role::Scrapes);
                 accept(&ctl, |closer| {
                     rustix::event::poll(&mut [PollFd::new(&accepting, PollFlags::IN)], None)?;
-                    if closer.pending() > UNCLOSED {
+                    if closer.is_full() {
                         return Err(io::ErrorKind::QuotaExceeded.into());
                     }
                     let (stream, _) = accepting.accept()?;

@@ -1,4 +1,4 @@
-//! The command that makes runs again: each option that is not its default.
+//! The command that makes runs again: each option that is not its default. Never says which files were written.
 
 use std::collections::BTreeSet;
 
