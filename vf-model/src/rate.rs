@@ -50,10 +50,12 @@ impl TokenBucket {
     }
 }
 
-/// How many frames in a row storm control lets pass: those of so much of a second.
+/// How many frames in a row storm control lets pass: those of so much of a second,
 const STORM: Nanos = Nanos(100_000_000);
+/// and no more than half of the ring that most drivers have: more at once take the buffers for what else comes.
+const AT_ONCE: u64 = 128;
 
-/// Storm control of one VF: how many of its frames are flooded, a token bucket of a tenth of a second.
+/// Storm control of one VF: how many of its frames are flooded, a token bucket of a tenth of a second or [`AT_ONCE`] frames.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct StormControl {
     /// When the bucket is full again.
@@ -62,11 +64,12 @@ pub(crate) struct StormControl {
 
 impl StormControl {
     /// Whether one more is not too many, at so many frames a second. It may be several at once, the segments of a super-frame; the first decides
-    /// for all of them, and what is too much is owed.
+    /// for all of them, and what is too much is owed. More than ever may pass at once do not.
     pub(crate) fn allows(&mut self, now: Nanos, pps: u32, segments: u64) -> bool {
         let interval = 1_000_000_000 / u64::from(pps.max(1));
         let full_at = self.full_at.max(now);
-        let allowed = full_at.0 - now.0 <= STORM.0.max(interval) - interval;
+        let bucket = STORM.0.min(interval * AT_ONCE).max(interval);
+        let allowed = segments <= AT_ONCE && full_at.0 - now.0 <= bucket - interval;
         if allowed {
             self.full_at = full_at + Nanos(interval.saturating_mul(segments.max(1)));
         }
@@ -116,13 +119,13 @@ mod tests {
     }
 
     #[test]
-    fn storm_control_passes_so_many_a_second_and_a_tenth_of_that_at_once() {
+    fn storm_control_passes_so_many_a_second_and_a_tenth_of_that_or_128_at_once() {
         for pps in [1, 10, 1000, 100_000] {
             let mut storm = StormControl::default();
             let at_once = (0..200_000)
                 .filter(|_| storm.allows(Nanos(7), pps, 1))
                 .count();
-            assert_eq!(at_once, (pps / 10).max(1) as usize);
+            assert_eq!(at_once, (pps / 10).clamp(1, 128) as usize);
             let mut passed = 0;
             for us in 0..2_000_000 {
                 passed += u32::from(storm.allows(Nanos(7 + us * 1000), pps, 1));

@@ -62,8 +62,8 @@ impl Mbps {
 pub struct FloodRate(pub u32);
 
 impl FloodRate {
-    /// Far more than guests have to say to everybody, and far less than a thread can copy.
-    pub const DEFAULT: FloodRate = FloodRate(100_000);
+    /// Far more than guests have to say to everybody, and so few that one whose CPU is away for some milliseconds has buffers for them.
+    pub const DEFAULT: FloodRate = FloodRate(10_000);
 
     /// The limit, if there is one.
     #[must_use]
@@ -448,7 +448,7 @@ pub static SETTING_KEYS: &[SettingKey] = &[
     SettingKey {
         name: "storm_control",
         values: "PPS",
-        help: "broadcasts, and frames to groups that no VF has listed, that others get of it in a second; 100000 unless set, 0: no limit",
+        help: "broadcasts, and frames to groups that no VF has listed, that others get of it in a second; 10000 unless set, 0: no limit",
         allowed: "frames a second, 0 for no limit",
         parse: |word| {
             let rate = number("storm_control", word, "frames a second, 0 for no limit")?;

@@ -73,7 +73,7 @@ fn a_policy_is_shown_in_the_same_words() {
             "state": "disable",
             "max_tx_rate": 100,
             "min_tx_rate": null,
-            "storm_control": 100000,
+            "storm_control": 10000,
             "query_rss": false,
             "mtu": 9000,
             "path": "mediated",

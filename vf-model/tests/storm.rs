@@ -96,15 +96,18 @@ fn a_super_frame_counts_as_its_segments() {
     // A hundred at once.
     assert_eq!(plane.passes_of(Nanos(0), BROADCAST, 300, meta), 5);
     // And one that is more than there is room for: then the next has to wait as long as all of it takes.
-    let meta = FrameMeta {
-        len: 54 + 500 * u32::from(size),
+    let meta = |segments: u32| FrameMeta {
+        len: 54 + segments * u32::from(size),
         gso,
     };
     let later = Nanos(1_000_000_000);
-    assert_eq!(plane.passes_of(later, BROADCAST, 300, meta), 1);
+    assert_eq!(plane.passes_of(later, BROADCAST, 300, meta(128)), 1);
     let passes = |plane: &mut Plane, after: u64| plane.passes(later + Nanos(after), BROADCAST, 1);
-    assert_eq!(passes(&mut plane, 400_000_000), 0);
-    assert_eq!(passes(&mut plane, 402_000_000), 1);
+    assert_eq!(passes(&mut plane, 28_000_000), 0);
+    assert_eq!(passes(&mut plane, 30_000_000), 1);
+    // None that would fill a receiver's ring alone.
+    let later = Nanos(2_000_000_000);
+    assert_eq!(plane.passes_of(later, BROADCAST, 300, meta(129)), 0);
 }
 
 #[test]
@@ -174,6 +177,12 @@ fn what_storm_control_drops_is_too_long_for_nobody_on_either_path() {
 #[test]
 fn nobody_who_behaves_meets_the_limit_that_there_is_unless_set() {
     let mut plane = Plane::new(&[]);
-    assert_eq!(plane.passes(Nanos(0), BROADCAST, 10_000), 10_000);
-    assert_eq!(plane.passes(Nanos(0), BROADCAST, 1), 0);
+    let mut passed = 0;
+    for ms in 0..1000 {
+        passed += plane.passes(Nanos(ms * 1_000_000), BROADCAST, 10);
+    }
+    assert_eq!(passed, 10_000);
+    // And a burst of a sending socket besides, that leaves others half of their rings.
+    let later = Nanos(2_000_000_000);
+    assert_eq!(plane.passes(later, BROADCAST, 1000), 128);
 }

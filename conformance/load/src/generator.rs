@@ -167,7 +167,7 @@ impl<'a, R: Vring> Generator<'a, R> {
         Ok(moved)
     }
 
-    /// Receives until nothing more comes.
+    /// Receives until nothing more comes of what was sent, whatever comes from others.
     fn settle(
         &mut self,
         plan: &LoadPlan,
@@ -178,8 +178,11 @@ impl<'a, R: Vring> Generator<'a, R> {
         let mut last = start;
         loop {
             let now = (self.clock)();
+            let before = account.received();
             if self.receive(plan, touched, account)? > 0 {
                 self.kick(plan);
+            }
+            if account.received() > before {
                 last = now;
             }
             let (quiet, all) = (now - last, now - start);
@@ -326,6 +329,17 @@ mod tests {
 
     /// Runs `plan` against a back end that works whenever the clock is read.
     fn run(plan: &LoadPlan, layout: Layout, pairs: u16, switch: Switch) -> Measured {
+        run_beside(plan, layout, pairs, 0, switch)
+    }
+
+    /// The same while a stranger sends so many frames to each port whenever the clock is read.
+    fn run_beside(
+        plan: &LoadPlan,
+        layout: Layout,
+        pairs: u16,
+        foreign: usize,
+        switch: Switch,
+    ) -> Measured {
         let config = PortConfig {
             in_order: layout.in_order(),
             mergeable: layout.mergeable(),
@@ -359,6 +373,7 @@ mod tests {
                 while waiting.front().is_some_and(|frame| device.give(frame)) {
                     waiting.pop_front();
                 }
+                (0..foreign).for_each(|_| _ = device.give(&[0xff; 64]));
             }
             *now += 10_000;
             *now
@@ -480,5 +495,18 @@ mod tests {
         });
         assert_eq!(found.lost, 1);
         assert!(found.latency.len() > 2);
+    }
+
+    #[test]
+    fn a_lost_round_trip_is_over_soon_though_others_frames_never_end() {
+        let mut plan = plan(Mode::Pingpong, 2);
+        plan.flows = 1;
+        plan.seconds = Duration::from_millis(200);
+        let found = run_beside(&plan, Layout::Mrg, 1, 1, |from, n, frame| match (from, n) {
+            (0, 20) => vec![],
+            _ => vec![(from ^ 1, frame)],
+        });
+        assert_eq!(found.lost, 1);
+        assert!(found.latency.len() > 200, "{}", found.latency.len());
     }
 }

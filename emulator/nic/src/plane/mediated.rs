@@ -35,6 +35,9 @@ use crate::watch::{Direction, Port};
 const BATCH: usize = 16;
 /// Pieces of work in one round.
 const ROUND: usize = 64;
+/// Bytes of them that end it early: what has been delivered is shown to its receivers at the end of a round, however long others'
+/// frames are.
+const ROUND_BYTES: u64 = 256 * 1024;
 
 /// One host's hypervisor and the vifs it serves.
 pub struct MediatedPlane {
@@ -613,9 +616,10 @@ impl Plane for MediatedPlane {
         }
         self.exhausted = VfSet::default();
         let mut moved = self.ports.rx.drain_backlogs(now, &mut self.model);
-        let mut left = ROUND;
+        let (mut left, mut bytes) = (ROUND, 0);
         let enough = self.ports.rx.effort + BURST_EFFORT;
-        while left > 0 && self.busy_until() <= now && self.ports.rx.effort < enough {
+        let ends = |left, bytes, effort| left == 0 || bytes >= ROUND_BYTES || effort >= enough;
+        while !ends(left, bytes, self.ports.rx.effort) && self.busy_until() <= now {
             left -= 1;
             if let Some(job) = self.current.take() {
                 self.current = self.finish(now, job);
@@ -627,12 +631,14 @@ impl Plane for MediatedPlane {
             let Some(job) = self.take_job(now) else {
                 break;
             };
+            bytes += u64::from(job.frame.len());
             self.charge(now, &job);
             self.current = Some(job);
         }
         moved += std::mem::take(&mut self.discarded);
         self.look_at_idle(moved > 0);
-        if self.current.is_none() || self.since_flush >= BATCH {
+        // While a CPU has to be waited for, more is delivered before guests are told, as by a busy hypervisor.
+        if self.current.is_none() || self.since_flush >= BATCH || self.busy_until() <= now {
             self.flush(now);
         }
         self.ports.rx.load.count_burst(moved)

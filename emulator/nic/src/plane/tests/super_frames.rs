@@ -6,15 +6,15 @@ use vf_packet::testing::{super_frame, verify};
 use super::*;
 
 /// A super-frame to all stations from VF 0.
-struct Sent {
-    data: Vec<u8>,
+pub(super) struct Sent {
+    pub(super) data: Vec<u8>,
     v6: bool,
     size: u16,
     layout: TcpLayout,
 }
 
 impl Sent {
-    fn new(v6: bool, tags: usize, payload: usize, size: u16) -> Sent {
+    pub(super) fn new(v6: bool, tags: usize, payload: usize, size: u16) -> Sent {
         let mut data = super_frame(v6, tags, payload);
         // Without options: as short as any of TCP.
         let tcp = TcpLayout::parse(&data).unwrap().tcp;
@@ -34,7 +34,7 @@ impl Sent {
         }
     }
 
-    fn header(&self) -> NetHeader {
+    pub(super) fn header(&self) -> NetHeader {
         NetHeader {
             flags: 1,
             gso_type: if self.v6 { 4 } else { 1 },

@@ -90,3 +90,44 @@ fn who_throws_away_does_not_sleep_before_the_end() {
         assert_eq!(armed, want, "half of it is there");
     }
 }
+
+/// Who has sent a frame is given it back, and its receiver is called, at the end of a round that others' super-frames do not make long.
+#[test]
+fn a_mediated_guest_is_answered_at_the_end_of_the_round_whatever_others_send() {
+    // Cut into as many segments as may be, or copied as it is.
+    for (features, size) in [(NetConfig::PLAIN, 32), (NetConfig::TSO, 1448)] {
+        let mut bench = Bench::bare(&[Path::Mediated; 4], ENDLESS, None);
+        let config = NetConfig {
+            features: NetConfig::PLAIN | NetConfig::CHECKSUM | NetConfig::TSO,
+            ..queue_of(256)
+        };
+        bench.start(0, &config);
+        let taker = NetConfig {
+            features: NetConfig::PLAIN | NetConfig::CHECKSUM | features,
+            queue_size: 1024,
+            ..config
+        };
+        bench.start(1, &taker);
+        (2..4).for_each(|vf| bench.start(vf, &queue_of(256)));
+        let mut sent = super_frames::Sent::new(false, 0, 60_000, size);
+        sent.data[..6].copy_from_slice(&mac(1).0);
+        for _ in 0..64 {
+            let vm = &mut bench.vms[0].net;
+            assert!(vm.send(0, &sent.header(), &sent.data).unwrap());
+        }
+        bench.vms[0].net.kick();
+        bench.vms[2].send(mac(3));
+        // It may come behind the first super-frame, and not be reached in the first round.
+        let mut rounds = 0;
+        let mut called = false;
+        while bench.vms[2].outstanding(0) > 0 || !called {
+            rounds += 1;
+            bench.hypervisor.poll(bench.now);
+            called |= bench.hypervisor.take_notified().rx.contains(VfIndex(3));
+            let taken = 64 - bench.vms[0].outstanding(0);
+            assert!(taken < 12, "{taken} super-frames in {rounds} rounds");
+            assert!(rounds <= 2, "{rounds} rounds");
+        }
+        assert_eq!(bench.vms[3].receive(), 1);
+    }
+}
