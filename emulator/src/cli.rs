@@ -624,7 +624,7 @@ const UPGRADE_HELP: &str = "\
 The new process is given everything: sockets, sessions of front ends, guests' memory and rings, \
 frames that wait, settings and counters. No front end has to connect again, and no frame is lost; \
 guests stand still meanwhile, while frames that are on their way go on for a second at most; the \
-log says for how long. It runs in the background, with the standard error of this command, and \
+log says for how long. It runs in the background, its log goes where the old one's went, and \
 the old one ends. A service manager is told (sd_notify(3), MAINPID).
 
 If anything cannot be handed over (a tap in place of a VM, devices of hardware, an uplink \

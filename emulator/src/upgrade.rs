@@ -17,7 +17,7 @@ use vfnic::state_file::StateFile;
 
 use crate::{Failure, failed, keep, print, refused, running, serve, signals_in, usage};
 
-/// What a process answers in place of `ready` that does not go on: it has said why on standard error, which is this one's, too.
+/// What a process answers in place of `ready` that does not go on: it has said why on standard error, which is this one's until it goes on.
 const SAID_WHY: [u8; 6] = *b"refuse";
 
 /// Has a program go on where the process at this control socket is.

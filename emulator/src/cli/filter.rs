@@ -58,7 +58,7 @@ The generic NIC takes any fields together, ef10 some more (its refusal says whic
   flow-type ip4|ip6 [src-ip IP] [dst-ip IP] [l4proto N] [dst-mac MAC] [src-mac MAC]
   flow-type tcp4|udp4|sctp4|tcp6|udp6|sctp6 [src-ip IP] [dst-ip IP] [src-port PORT] [dst-port PORT] [dst-mac MAC] [src-mac MAC]
   each with [vlan VID [vlan-etype 0x88a8]] [inner-vlan VID]
-An IP may be a prefix, 10.0.0.0/8. After a MAC or IP, m MASK names the bits that do not matter, as ethtool has it. Of two filters \
+An IP may be a prefix, 10.0.0.0/8. After a MAC or IP, m MASK names the bits that do not matter, as ethtool has it (of an IP those behind a prefix). Of two filters \
 that match a frame the one wins that has the first field, of dst-port, src-port, dst-ip, src-ip, l4proto, dst, src, vlan, inner-vlan \
 and proto in this order, that the other has not; of the same fields the longer prefix or mask. \
 They judge what is received, from the wire or by a VF from another; not what a VF sends to the wire.

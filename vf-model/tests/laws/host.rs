@@ -9,6 +9,7 @@ use vf_model::{
     Refusal, Source, TagEdit, Verdict, VfIndex, VfRequest, VfSetting, VlanTag,
 };
 
+use crate::any::parse;
 use crate::promise::has_no_switch;
 use crate::{BASE, VFS};
 
@@ -101,7 +102,9 @@ impl Host {
             mac_base: BASE,
             profile,
         };
-        let policy = Arc::new(Policy::new(config));
+        // What becomes of a frame is asked here, not how many have come before it.
+        let calm = parse(&format!("vf 0-{} set storm_control 0", VFS - 1));
+        let policy = Arc::new(Policy::new(config).with(&calm).unwrap());
         let mut host = Host {
             nic: Nic::new(Arc::clone(&policy)),
             hypervisor: HypervisorModel::new(Arc::clone(&policy)),

@@ -16,12 +16,12 @@ use super::vf::{LinkMethod, SocketRole, VfSettings};
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
 #[serde(rename_all = "snake_case")]
 pub enum DeviceKind {
-    /// virtio-net, over vhost-user
+    /// virtio-net
     #[default]
     Virtio,
-    /// A VF of Intel's 82599 (8086:10ed), over vfio-user
+    /// A VF of Intel's 82599 (8086:10ed), on PCI
     Ixgbevf,
-    /// A VF of Solarflare's SFC9120 (1924:1903), over vfio-user
+    /// A VF of Solarflare's SFC9120 (1924:1903), on PCI
     Sfc,
 }
 
