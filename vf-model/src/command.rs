@@ -541,6 +541,7 @@ impl fmt::Display for Command {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::driver_filter::{DriverAction, FilterOp};
     use crate::mailbox::VfRequest;
     use crate::vf::{FloodRate, Mbps, Path, VfLinkState};
     use proptest::prelude::*;
@@ -897,23 +898,23 @@ mod tests {
                 }),
                 MailboxRequest::Link,
                 MailboxRequest::Rss,
-                MailboxRequest::Filter(crate::policy::FilterOp {
+                MailboxRequest::Filter(FilterOp {
                     add: true,
                     matches: crate::FilterMatch::UnknownMulticast,
                     vlan: Some(Vid::new(5).unwrap()),
-                    action: crate::policy::DriverAction::Receive,
+                    action: DriverAction::Receive,
                 }),
-                MailboxRequest::Filter(crate::policy::FilterOp {
+                MailboxRequest::Filter(FilterOp {
                     add: true,
                     matches: crate::FilterMatch::EtherType(0x88b5),
                     vlan: None,
-                    action: crate::policy::DriverAction::Queue(3),
+                    action: DriverAction::Queue(3),
                 }),
-                MailboxRequest::Filter(crate::policy::FilterOp {
+                MailboxRequest::Filter(FilterOp {
                     add: true,
                     matches: crate::FilterMatch::EtherType(0x88b5),
                     vlan: None,
-                    action: crate::policy::DriverAction::Drop,
+                    action: DriverAction::Drop,
                 })
             ]),
             prop_oneof![

@@ -3,15 +3,15 @@
 
 use vf_packet::{Header, MacAddr, Vid, Vlan};
 
+use crate::driver_filter::DriverFilter;
 use crate::filter_fields::FieldWords;
-use crate::filter_index::Rule;
 use crate::filter_space::Spaces;
 use crate::mailbox::{Asked, RxFilter};
 use crate::mtu::Mtu;
 use crate::netem::Impairments;
-use crate::policy::DriverFilter;
 use crate::rss::Rss;
 use crate::rss_context::RssContexts;
+use crate::rule::Rule;
 use crate::vf::VfPolicy;
 use crate::vf_filter::VfFilters;
 

@@ -448,7 +448,7 @@ mod tests {
                 action: spec(words).action,
                 priority: FilterPriority::Hint,
                 over_auto: None,
-                counter: crate::hits::CounterId::NONE,
+                counter: crate::rule::CounterId::NONE,
             };
             tables.put(place, &matches, Some(held));
             let found = tables.search(&matches, FilterPriority::Hint);

@@ -7,14 +7,12 @@ use std::net::IpAddr;
 
 use bitflags::bitflags;
 use vf_packet::{
-    ETHERTYPE_IPV4, ETHERTYPE_IPV6, Header, IpHeader, MacAddr, PROTO_TCP, PROTO_UDP, Vid, Vlan,
+    ETHERTYPE_IPV4, ETHERTYPE_IPV6, Header, IpHeader, MacAddr, PROTO_SCTP, PROTO_TCP, PROTO_UDP,
+    Vid, Vlan,
 };
 
 use crate::filter_spec::{FilterMatch, FlowEnd, MatchError, Transport};
 use crate::vf::VfIndex;
-
-/// The protocol number of SCTP.
-pub(crate) const PROTO_SCTP: u8 = 132;
 
 bitflags! {
     /// The fields that a filter looks at. Their order is the order in which filters win: of two that match a frame the one

@@ -11,19 +11,10 @@ use vf_packet::{Header, PlainIpv4, Vlan, VlanTag};
 
 use crate::cow_map::CowMap;
 use crate::filter_fields::FieldWords;
-use crate::filter_space::{Spaces, Turn};
+use crate::filter_space::{MAX_COMBINATIONS, Spaces, Turn};
 use crate::filter_spec::{FilterAction, FilterMatch};
-use crate::hits::CounterId;
-use crate::profile::MAX_COMBINATIONS;
+use crate::rule::Rule;
 use crate::vf::VfIndex;
-
-/// What frames find of a filter.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Rule {
-    pub(crate) action: FilterAction,
-    /// Where the frames are counted that it decides on.
-    pub(crate) counter: CounterId,
-}
 
 /// The filter in force for each match.
 #[derive(Clone, Debug)]

@@ -4,8 +4,11 @@
 
 use crate::cow_map::CowMap;
 use crate::filter_fields::{Combination, FieldWords, MatchFlags};
-use crate::filter_index::Rule;
 use crate::filter_spec::FilterMatch;
+use crate::rule::Rule;
+
+/// Most combinations of fields that filters look at, besides the kinds: each costs every frame a probe.
+pub(crate) const MAX_COMBINATIONS: usize = 16;
 
 /// The filters of one combination.
 #[derive(Clone, Debug)]

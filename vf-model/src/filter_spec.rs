@@ -6,9 +6,9 @@ use std::net::IpAddr;
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
-use vf_packet::{ETHERTYPE_IPV4, MacAddr, PROTO_TCP, PROTO_UDP, Vid, Vlan};
+use vf_packet::{ETHERTYPE_IPV4, MacAddr, PROTO_SCTP, PROTO_TCP, PROTO_UDP, Vid, Vlan};
 
-use crate::filter_fields::{MatchFields, MatchFlags, PROTO_SCTP};
+use crate::filter_fields::{MatchFields, MatchFlags};
 use crate::rss::MAX_RSS_QUEUES;
 use crate::rss_context::RssContextId;
 use crate::vf::VfIndex;
@@ -42,8 +42,8 @@ impl Transport {
     #[must_use]
     pub fn protocol(self) -> u8 {
         match self {
-            Transport::Tcp => 6,
-            Transport::Udp => 17,
+            Transport::Tcp => PROTO_TCP,
+            Transport::Udp => PROTO_UDP,
         }
     }
 }
@@ -382,6 +382,15 @@ impl fmt::Display for FilterAction {
             FilterAction::Mediated => f.write_str("action mediated"),
         }
     }
+}
+
+/// A filter of the table, and what it is called there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NumberedFilter {
+    /// Its id; `None` for one of priority auto whose place another has taken: it waits for that to be deleted.
+    pub id: Option<FilterId>,
+    /// The filter.
+    pub spec: FilterSpec,
 }
 
 impl fmt::Display for FilterSpec {

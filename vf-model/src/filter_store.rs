@@ -9,9 +9,9 @@ use crate::farch::{FarchTables, farch_filter};
 use crate::filter_fields::MatchFlags;
 use crate::filter_spec::{FilterAction, FilterId, FilterMatch, FilterPriority};
 use crate::hash_rows::{HashRows, Probe, Search, Spot};
-use crate::hits::CounterId;
 use crate::number_set::NumberSet;
 use crate::profile::{MAX_TABLE_FILTERS, TableKind};
+use crate::rule::CounterId;
 
 /// Rows of the table that Linux's sfc driver keeps of an EF10 NIC's filters (mcdi_filters.c).
 pub(crate) const EF10_ROWS: usize = 16384;

@@ -9,14 +9,16 @@ use vf_packet::{Header, Vlan, VlanTag};
 
 use crate::cow_map::seed;
 use crate::filter_fields::MatchFlags;
-use crate::filter_index::{Actions, FrameActions, Index, Rule};
+use crate::filter_index::{Actions, FrameActions, Index};
+use crate::filter_space::MAX_COMBINATIONS;
 use crate::filter_spec::{
-    FilterAction, FilterId, FilterMatch, FilterPriority, FilterSpec, MatchError, QueueChoice,
+    FilterAction, FilterId, FilterMatch, FilterPriority, FilterSpec, MatchError, NumberedFilter,
+    QueueChoice,
 };
 use crate::filter_store::{Found, Held, Place, Row, Store, TableUse};
-use crate::hits::{CounterId, next_generation};
 use crate::number_set::NumberSet;
-use crate::profile::{FieldRoom, MAX_COMBINATIONS, Profile, Rows, TableKind};
+use crate::profile::{FieldRoom, Profile, Rows, TableKind};
+use crate::rule::{CounterId, Rule, next_generation};
 use crate::vf::VfIndex;
 
 /// Why the table does not take a filter, or has none to give up.
@@ -169,15 +171,6 @@ pub struct FilterTable {
     counters: NumberSet,
     generation: u32,
     index: Index,
-}
-
-/// A filter of the table, and what it is called there.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct NumberedFilter {
-    /// Its id; `None` for one of priority auto whose place another has taken: it waits for that to be deleted.
-    pub id: Option<FilterId>,
-    /// The filter.
-    pub spec: FilterSpec,
 }
 
 /// How a filter is put in.

@@ -4,16 +4,16 @@ use std::net::IpAddr;
 use std::str::FromStr;
 
 use vf_packet::{
-    ETHERTYPE_IPV4, ETHERTYPE_IPV6, MacAddr, PROTO_TCP, PROTO_UDP, Vid, Vlan, VlanTag,
+    ETHERTYPE_IPV4, ETHERTYPE_IPV6, MacAddr, PROTO_SCTP, PROTO_TCP, PROTO_UDP, Vid, Vlan, VlanTag,
 };
 
 use crate::command::Command;
-use crate::filter_fields::{IpPrefix, MacMask, MatchFields, PROTO_SCTP};
+use crate::driver_filter::{DriverAction, FilterOp};
+use crate::filter_fields::{IpPrefix, MacMask, MatchFields};
 use crate::filter_spec::{
     EGRESS, FilterAction, FilterId, FilterMatch, FilterPriority, FilterSpec, MatchError, PASS,
     PRIORITIES,
 };
-use crate::policy::{DriverAction, FilterOp};
 use crate::refusal::Refusal;
 use crate::rss_context::RssContextId;
 use crate::vf::VfIndex;

@@ -5,70 +5,15 @@
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
-use crate::filter_index::{Actions, Rule};
-use crate::why::{Met, Probe, Step};
+use crate::filter_index::Actions;
+use crate::probe::{Met, Probe, Step};
+use crate::rule::{CounterId, PLACES, Rule};
 
 /// Places that are made together when the first of them is needed.
 const CHUNK: usize = 256;
-/// Places of the filters of NICs' tables; behind them are those of drivers' own.
-const TABLE_PLACES: u16 = 1 << 15;
-/// Places of the filters of one driver that lie in no table.
-pub(crate) const PLACES_A_DRIVER: u16 = 64;
-/// All of them.
-const PLACES: usize =
-    TABLE_PLACES as usize + crate::vf::MAX_VFS as usize * PLACES_A_DRIVER as usize;
 /// Most filters that are remembered with a verdict. Those that a frame to one receiver meets are two nearly always: one on what is sent, one
 /// on what is received.
 const KEPT: usize = 2;
-
-/// Where the frames are counted that a filter decides on, and that it is this one: no other filter of the NIC, there now or gone, has the same.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct CounterId {
-    place: u16,
-    /// 0 is nobody's.
-    generation: u32,
-}
-
-impl CounterId {
-    /// That of a filter which is not counted.
-    pub(crate) const NONE: CounterId = CounterId {
-        place: 0,
-        generation: 0,
-    };
-
-    /// Of a filter in a table, in a place that no other filter of the table has.
-    pub(crate) fn of_table(place: u32, generation: u32) -> CounterId {
-        match u16::try_from(place) {
-            Ok(place) if place < TABLE_PLACES => CounterId { place, generation },
-            _ => CounterId::NONE,
-        }
-    }
-
-    /// Of a filter of a driver, the VF's `nth`.
-    pub(crate) fn of_driver(vf: u8, nth: u16, generation: u32) -> CounterId {
-        match nth < PLACES_A_DRIVER {
-            true => CounterId {
-                place: TABLE_PLACES + u16::from(vf) * PLACES_A_DRIVER + nth,
-                generation,
-            },
-            false => CounterId::NONE,
-        }
-    }
-
-    /// In which of the places of a table or of a driver it is.
-    pub(crate) fn place(self) -> u16 {
-        match self.place.checked_sub(TABLE_PLACES) {
-            Some(of_drivers) => of_drivers % PLACES_A_DRIVER,
-            None => self.place,
-        }
-    }
-}
-
-/// A generation for the next filter that comes into a place.
-pub(crate) fn next_generation(last: &mut u32) -> u32 {
-    *last = last.wrapping_add(1).max(1);
-    *last
-}
 
 /// One place.
 #[derive(Debug, Default)]
@@ -140,7 +85,7 @@ impl HitCounters {
         if counter == CounterId::NONE {
             return None;
         }
-        let at = usize::from(counter.place);
+        let at = usize::from(counter.at);
         let chunk = self.0.get(at / CHUNK)?;
         let chunk = chunk.get_or_init(|| (0..CHUNK).map(|_| Place::default()).collect());
         chunk.get(at % CHUNK)
@@ -154,7 +99,7 @@ impl HitCounters {
     }
 
     pub(crate) fn read(&self, counter: CounterId) -> u64 {
-        let at = usize::from(counter.place);
+        let at = usize::from(counter.at);
         let chunk = self.0.get(at / CHUNK).and_then(OnceLock::get);
         let place = chunk.and_then(|chunk| chunk.get(at % CHUNK));
         match counter {
@@ -275,6 +220,7 @@ impl Probe for CountHits<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::rule::{PLACES_A_DRIVER, TABLE_PLACES};
 
     #[test]
     fn a_place_counts_for_the_filter_that_is_in_it() {

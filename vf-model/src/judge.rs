@@ -12,7 +12,7 @@ use crate::policy::Policy;
 use crate::rate::{StormControl, TokenBucket};
 use crate::reach_len::Unfit;
 use crate::rss::Rss;
-use crate::stats::{Counters, DropReason, LiveCounters, PublishedCounters, PublishedPort};
+use crate::stats::{Counters, DropReason, LiveCounters, PublishedPort};
 use crate::time::Nanos;
 use crate::verdict::{Tagging, Verdict};
 use crate::vf::VfIndex;
@@ -139,6 +139,32 @@ impl Account {
 
 fn limiter(policy: &Policy, vf: VfIndex) -> Option<TokenBucket> {
     policy.vf(vf).max_tx_rate.map(TokenBucket::new)
+}
+
+/// The counters of a model, for any thread to read as [`PublishedPort`] says.
+#[derive(Clone, Debug)]
+pub struct PublishedCounters {
+    pub(crate) vfs: Arc<[LiveCounters]>,
+    /// Those of the PF.
+    pub pf: PublishedPort,
+    /// Frames that each filter has decided on.
+    pub hits: PublishedHits,
+}
+
+impl PublishedCounters {
+    /// What has been counted of a VF so far; nothing of one that the NIC has not.
+    #[must_use]
+    pub fn vf(&self, vf: VfIndex) -> Counters {
+        let vf = self.vfs.get(vf.index());
+        vf.map(Counters::read).unwrap_or_default()
+    }
+
+    /// As [`PublishedPort::go_on_from`], of a VF.
+    pub fn go_on_from(&self, vf: VfIndex, counted: &Counters) {
+        if let Some(counters) = self.vfs.get(vf.index()) {
+            counters.go_on_from(counted);
+        }
+    }
 }
 
 /// A plane's model: of the direct path [`crate::Nic`], of the mediated one [`crate::HypervisorModel`]. Each `VfIndex` must be

@@ -59,6 +59,7 @@ mod config;
 mod cost;
 mod counter;
 mod cow_map;
+mod driver_filter;
 pub mod duration;
 mod entry;
 mod farch;
@@ -92,6 +93,7 @@ mod paths;
 mod pcie;
 mod policy;
 mod privilege;
+mod probe;
 mod profile;
 mod profile_facts;
 mod question;
@@ -102,6 +104,7 @@ mod refusal;
 mod request_words;
 mod rss;
 mod rss_context;
+mod rule;
 mod source;
 mod stats;
 mod switch_mode;
@@ -119,31 +122,32 @@ pub use command::{Addressed, Command, LinkSetting};
 pub use config::NicConfig;
 pub use cost::{CostModel, CpuBudget};
 pub use counter::Counter;
+pub use driver_filter::{DriverAction, DriverFilter, FilterOp};
 pub use fast_path::{FastCounters, Lane, PublishedFast};
 pub use fdb::{FdbError, SelfEntry};
 pub use filter_fields::{IpPrefix, MacMask, MatchFields, MatchFlags};
 pub use filter_spec::{
-    FilterAction, FilterId, FilterMatch, FilterPriority, FilterSpec, FlowEnd, MatchError, Transport,
+    FilterAction, FilterId, FilterMatch, FilterPriority, FilterSpec, FlowEnd, MatchError,
+    NumberedFilter, Transport,
 };
 pub use filter_store::{SearchDepth, TableUse};
-pub use filter_table::{FilterTable, NumberedFilter, TableError};
+pub use filter_table::{FilterTable, TableError};
 pub use frame_match::FrameMatch;
-pub use hits::{CounterId, PublishedHits};
+pub use hits::PublishedHits;
 pub use hypervisor::HypervisorModel;
-pub use judge::{Account, Judge};
+pub use judge::{Account, Judge, PublishedCounters};
 pub use lack::Answer;
 pub use learned::{AutoLimits, FastEvent, FastKey, LearnedStats};
 pub use link::{Departure, Link, LinkConfig};
-pub use mailbox::{
-    GroupHash, MAX_UNTRUSTED_GROUPS, MailboxRequest, RxFilter, RxMode, UnknownIn, VfRequest,
-};
+pub use mailbox::{GroupHash, MailboxRequest, RxFilter, RxMode, UnknownIn, VfRequest};
 pub use mtu::{Mtu, MtuError};
 pub use netem::{Distribution, Flap, Impairments, Loss, NetemSpec, NetemWay, Odds, Percent};
 pub use netem_words::NetemError;
 pub use nic::Nic;
 pub use paths::{BothPaths, PathDifference, Receivers};
-pub use policy::{DriverAction, DriverFilter, FilterOp, Granted, Policy, SavedPolicy, SavedVf};
+pub use policy::{Granted, Policy, SavedPolicy, SavedVf};
 pub use privilege::{PrivilegeChange, Privileges};
+pub use probe::Step;
 pub use profile::{MAX_TABLE_FILTERS, Profile, VfRoom};
 pub use profile_facts::Fact;
 pub use question::Question;
@@ -151,8 +155,9 @@ pub use rate::TokenBucket;
 pub use refusal::{Refusal, Refused};
 pub use rss::{DriverRss, HashTypes, MAX_RSS_QUEUES, Rss, RssKey, RssQueues, RssSpread};
 pub use rss_context::{MAX_RSS_CONTEXTS, RssContextError, RssContextId, RssContextOp, RssContexts};
+pub use rule::CounterId;
 pub use source::Source;
-pub use stats::{Counters, DropReason, Drops, PublishedCounters, PublishedPort};
+pub use stats::{Counters, DropReason, Drops, PublishedPort};
 pub use switch_mode::SwitchMode;
 pub use time::{BusyTime, Nanos};
 pub use verdict::{Again, Hop, Onward, TagEdit, Tagging, To, Verdict};
@@ -161,11 +166,12 @@ pub use vf::{
     VfLinkState, VfPolicy, VfRange, VfSet, VfSetting,
 };
 pub use vf_filter::{
-    MAX_FILTERS, MAX_UNTRUSTED_FILTERS, VfFilter, VfFilterError, VfFilterRange, VfFilters,
+    MAX_FILTERS, MAX_UNTRUSTED_FILTERS, MAX_UNTRUSTED_GROUPS, VfFilter, VfFilterError,
+    VfFilterRange, VfFilters,
 };
 pub use vf_packet::{
     AddrError, FrameError, FrameMeta, Gso, HEAD_LEN, Header, MAX_FRAME, MacAddr, Offload, OnWire,
     PartialChecksum, Segmentation, Tags, Vid, VlanProto, VlanTag, wire_bytes,
 };
-pub use why::{Explanation, Step};
+pub use why::Explanation;
 pub use words::{ParseError, nearest};

@@ -20,17 +20,14 @@ use std::collections::BTreeSet;
 use serde::Serialize;
 use vf_packet::{AddrError, MacAddr, Vid};
 
+use crate::driver_filter::FilterOp;
 use crate::mtu::Mtu;
-use crate::policy::FilterOp;
 use crate::privilege::Privileges;
-use crate::profile::{Silicon, VfRoom};
+use crate::profile::{Mailbox, Silicon, VfRoom};
 use crate::refusal::Refusal;
 use crate::rss::DriverRss;
 use crate::vf::VfPolicy;
 use crate::vf_filter::{ADDRESSES, ADDRESSES_AND_GROUPS, MAX_FILTERS, VfFilterError};
-
-/// Most groups that a VF without `trust` can list, as many as ixgbe allows.
-pub const MAX_UNTRUSTED_GROUPS: usize = 30;
 
 /// Which kinds of frames a driver wants or does not want, whatever their address (virtio 5.1.6.5.1).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
@@ -141,16 +138,6 @@ pub enum MailboxRequest {
     SetRss(Option<Box<DriverRss>>),
     /// A filter of its own (`filter add|del MATCH`, FILTER_OP of EF10).
     Filter(FilterOp),
-}
-
-/// Which messages drivers of a family have.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Mailbox {
-    /// All of them.
-    All,
-    /// Those of igb, whose mailbox knows no versions of its words (`e1000_mbx.h`): a reset, the VF's own address and further
-    /// ones, groups, all groups, a VLAN, and the length of its frames.
-    Igb,
 }
 
 impl Mailbox {

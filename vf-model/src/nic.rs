@@ -16,6 +16,7 @@ use crate::hits::{CountHits, KeptHits};
 use crate::judge::{Account, Judge};
 use crate::learned::{FastEvent, FastKey};
 use crate::policy::Policy;
+use crate::probe::{Probe, Step};
 use crate::reach::Reach;
 use crate::reach_len::{MAX_SUPER_FRAME, Unfit};
 use crate::source::Source;
@@ -25,7 +26,6 @@ use crate::time::Nanos;
 use crate::verdict::{Again, Onward, To, Verdict, onward_len};
 use crate::verdict_cache::{LinkKey, VerdictCache};
 use crate::vf::VfIndex;
-use crate::why::{Probe, Step};
 
 /// The model of the direct path, or of one worker's share of it: the embedded switch, limiters and counters. Judges by a
 /// [`Policy`] that all planes of the NIC share.

@@ -8,12 +8,13 @@ use vf_packet::FrameMeta;
 
 use crate::command::Command;
 use crate::policy::Policy;
+use crate::probe::edited;
 use crate::refusal::Refusal;
 use crate::source::Source;
 use crate::stats::DropReason;
 use crate::verdict::{TagEdit, Verdict};
 use crate::vf::{Path, VfIndex, VfSetting};
-use crate::why::{Explanation, edited};
+use crate::why::Explanation;
 
 /// Whom a frame is given to and how each copy differs from what was sent: all of a verdict that a path must not change. Stations on the
 /// bridge on the PF are left out, as the bridge says which of them get a frame by what it has learned, which is no part of a policy.

@@ -11,9 +11,6 @@ mod filter_op;
 mod num_vfs;
 mod saved;
 
-pub use driver_filters::DriverFilter;
-pub use filter_op::{DriverAction, FilterOp};
-
 use std::sync::Arc;
 
 use vf_packet::{Header, MacAddr};

@@ -13,12 +13,11 @@ use crate::filter_spec::FilterMatch;
 use crate::filter_store::{EF10_COMBINATIONS, EF10_ROWS};
 use crate::lack::{self, Answer, Lack, PortState};
 use crate::link::LinkConfig;
-use crate::mailbox::{MAX_UNTRUSTED_GROUPS, Mailbox};
 use crate::pcie::Pcie;
 use crate::rss::MAX_RSS_QUEUES;
 use crate::switch_mode::SwitchMode;
 use crate::vf::{MAX_VFS, PortVlan, VfSetting};
-use crate::vf_filter::{MAX_FILTERS, MAX_UNTRUSTED_FILTERS};
+use crate::vf_filter::{MAX_FILTERS, MAX_UNTRUSTED_FILTERS, MAX_UNTRUSTED_GROUPS};
 use crate::words::ParseError;
 
 /// Most filters in a table whose rows software numbers.
@@ -111,6 +110,16 @@ pub(crate) struct Silicon {
     unknown: usize,
 }
 
+/// Which messages drivers of a family have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Mailbox {
+    /// All of them.
+    All,
+    /// Those of igb, whose mailbox knows no versions of its words (`e1000_mbx.h`): a reset, the VF's own address and further
+    /// ones, groups, all groups, a VLAN, and the length of its frames.
+    Igb,
+}
+
 /// How much of each kind the driver of a VF can have.
 #[derive(Clone, Copy, Debug)]
 pub struct VfRoom {
@@ -147,12 +156,9 @@ pub(crate) enum FieldRoom {
     None,
     /// These fields, without masks.
     Listed(&'static [MatchFlags]),
-    /// Any fields with any masks, in no more than [`MAX_COMBINATIONS`] combinations at a time.
+    /// Any fields with any masks, in no more than [`MAX_COMBINATIONS`](crate::filter_space::MAX_COMBINATIONS) combinations at a time.
     Any,
 }
-
-/// Most combinations of fields that filters look at, besides the kinds: each costs every frame a probe.
-pub(crate) const MAX_COMBINATIONS: usize = 16;
 
 /// Filters that share their rows of the table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -2,8 +2,7 @@
 
 use serde::Serialize;
 
-use crate::mailbox::Mailbox;
-use crate::profile::{Profile, Rows};
+use crate::profile::{Mailbox, Profile, Rows};
 
 /// One entry of a profile's table.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]

@@ -3,7 +3,10 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use vf_packet::{FrameMeta, Gso, Header, MacAddr, VlanProto, VlanTag};
+use vf_packet::{
+    ETHERTYPE_IPV4, ETHERTYPE_IPV6, FrameMeta, Gso, Header, MIN_FRAME, MacAddr, PROTO_TCP,
+    PROTO_UDP, VlanProto, VlanTag,
+};
 
 use crate::policy::Policy;
 use crate::refusal::Refusal;
@@ -24,12 +27,6 @@ const SIZE: &str = "payload bytes of a segment, 1 to 65535";
 const TYPE: &str = "an EtherType such as 0x0806";
 /// As many as there may be tags: the judge reads two of them, and the third is payload.
 const MAX_TAGS: usize = 3;
-/// Shortest frame on a wire without FCS.
-const MIN_FRAME: usize = 60;
-const ETHERTYPE_IPV4: u16 = 0x0800;
-const ETHERTYPE_IPV6: u16 = 0x86dd;
-const PROTO_TCP: u8 = 6;
-const PROTO_UDP: u8 = 17;
 
 /// A frame and where it would come from.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -239,7 +236,7 @@ impl Said {
             }
             self.packet(&mut frame)?;
         }
-        frame.resize(frame.len().max(MIN_FRAME), 0);
+        frame.resize(frame.len().max(MIN_FRAME as usize), 0);
         Ok(frame)
     }
 
@@ -294,7 +291,7 @@ impl Said {
     /// The frame with these bytes, as long as is said.
     fn about(&self, source: Source, frame: Vec<u8>) -> Result<Question, Refusal> {
         let len = self.len.unwrap_or(frame.len() as u32);
-        if !(14..=65_557).contains(&len) || (frame.len() as u32) > len.max(MIN_FRAME as u32) {
+        if !(14..=65_557).contains(&len) || (frame.len() as u32) > len.max(MIN_FRAME) {
             let word = len.to_string();
             return Err(Refusal::word(
                 "len",

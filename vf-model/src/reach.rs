@@ -6,12 +6,12 @@ use crate::filter_index::FrameActions;
 use crate::filter_spec::{FilterAction, MAC_CONTROL};
 use crate::lookup::Lookup;
 use crate::policy::Policy;
+use crate::probe::{Met, Probe, Step};
 use crate::reach_len::{Unfit, tags_of, tags_of_arrival};
 use crate::stats::DropReason;
 use crate::switch_mode::SwitchMode;
-use crate::verdict::Tagging;
+use crate::verdict::{Onward, Tagging, Verdict};
 use crate::vf::{Path, VfIndex, VfLinkState, VfSet};
-use crate::why::{Met, Probe, Step};
 
 /// Who receives a frame, whichever path each of them takes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -630,5 +630,19 @@ impl Policy {
     pub fn tagging(&self, insert: Option<VlanTag>) -> Tagging {
         let port_vlans = self.lookup().port_vlans;
         Tagging { insert, port_vlans }
+    }
+
+    /// What is left to do on the other side of the PF with a frame that this policy has judged so.
+    #[must_use]
+    pub fn onward(&self, verdict: &Verdict) -> Onward {
+        Onward {
+            vfs: verdict.beyond,
+            wire: verdict.wire_beyond,
+            held: verdict.held,
+            from: verdict.from,
+            // The PF's copy has the tag in it.
+            tagging: self.tagging(None),
+            grown: verdict.insert.is_some(),
+        }
     }
 }

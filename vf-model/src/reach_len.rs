@@ -5,12 +5,12 @@ use vf_packet::{FrameMeta, Header, MAX_FRAME, is_vlan_tpid};
 
 use crate::mtu::Mtu;
 use crate::policy::Policy;
+use crate::probe::{Probe, Step};
 use crate::reach::{Origin, Reach};
 use crate::source::Source;
 use crate::stats::DropReason;
 use crate::verdict::Verdict;
 use crate::vf::{VfIndex, VfSet};
-use crate::why::{Probe, Step};
 
 /// Longest super-frame that a virtio header can describe, with room for tags.
 pub(crate) const MAX_SUPER_FRAME: u32 = 65_535 + 14 + 8;

@@ -73,6 +73,11 @@ pub enum Refusal {
     /// An indirection table that names no queue or too many.
     #[error(transparent)]
     RssQueues(#[from] RssQueues),
+    /// NICs like this one have no RSS contexts.
+    #[error(
+        "rss context: a NIC of profile {0} has none: it spreads all frames of a VF alike (see vfnic profile show {0})"
+    )]
+    NoRssContexts(Profile),
     /// An RSS context of a VF.
     #[error(transparent)]
     RssContext(#[from] RssContextError),

@@ -4,7 +4,6 @@
 use std::fmt;
 use std::str::FromStr;
 
-use crate::profile::Profile;
 use crate::rss::{Rss, RssKey, RssQueues, RssSpread};
 use crate::words::{ParseError, Words, number};
 
@@ -50,11 +49,6 @@ pub enum RssContextOp {
 /// Why a context cannot be had, changed or deleted.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum RssContextError {
-    /// NICs like this one have none.
-    #[error(
-        "rss context: a NIC of profile {0} has none: it spreads all frames of a VF alike (see vfnic profile show {0})"
-    )]
-    Unsupported(Profile),
     /// The VF has no context of this number (ENOENT).
     #[error("rss context {0}: there is none of this number; vfnic vf N rss context new makes one")]
     NotFound(RssContextId),

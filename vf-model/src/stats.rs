@@ -11,8 +11,6 @@ use serde::{Deserialize, Deserializer};
 use vf_packet::MacAddr;
 
 use crate::counter::Counter;
-use crate::hits::PublishedHits;
-use crate::vf::VfIndex;
 
 macro_rules! drop_reasons {
     ($(#[doc = $says:literal] $name:ident = $text:literal,)*) => {
@@ -258,7 +256,7 @@ impl LiveCounters {
         }
     }
 
-    fn go_on_from(&self, counted: &Counters) {
+    pub(crate) fn go_on_from(&self, counted: &Counters) {
         for (counter, n) in [
             (&self.rx_packets, counted.rx_packets),
             (&self.rx_bytes, counted.rx_bytes),
@@ -291,32 +289,6 @@ impl PublishedPort {
     /// Goes on from what another process has counted. Only before its owner counts anything.
     pub fn go_on_from(&self, counted: &Counters) {
         self.0.go_on_from(counted);
-    }
-}
-
-/// The counters of a model, for any thread to read as [`PublishedPort`] says.
-#[derive(Clone, Debug)]
-pub struct PublishedCounters {
-    pub(crate) vfs: Arc<[LiveCounters]>,
-    /// Those of the PF.
-    pub pf: PublishedPort,
-    /// Frames that each filter has decided on.
-    pub hits: PublishedHits,
-}
-
-impl PublishedCounters {
-    /// What has been counted of a VF so far; nothing of one that the NIC has not.
-    #[must_use]
-    pub fn vf(&self, vf: VfIndex) -> Counters {
-        let vf = self.vfs.get(vf.index());
-        vf.map(Counters::read).unwrap_or_default()
-    }
-
-    /// As [`PublishedPort::go_on_from`], of a VF.
-    pub fn go_on_from(&self, vf: VfIndex, counted: &Counters) {
-        if let Some(counters) = self.vfs.get(vf.index()) {
-            counters.go_on_from(counted);
-        }
     }
 }
 

@@ -2,7 +2,6 @@
 
 use vf_packet::VlanTag;
 
-use crate::policy::Policy;
 use crate::stats::DropReason;
 use crate::vf::{VfIndex, VfSet};
 
@@ -44,20 +43,6 @@ impl Verdict {
         };
         let insert = self.insert;
         Some(Hop { to, insert })
-    }
-
-    /// What is left to do on the other side of the PF, by the policy by which it was judged.
-    #[must_use]
-    pub fn onward(&self, policy: &Policy) -> Onward {
-        Onward {
-            vfs: self.beyond,
-            wire: self.wire_beyond,
-            held: self.held,
-            from: self.from,
-            // The PF's copy has the tag in it.
-            tagging: policy.tagging(None),
-            grown: self.insert.is_some(),
-        }
     }
 
     /// Length of the frame for the PF and the wire.

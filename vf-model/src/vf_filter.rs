@@ -7,6 +7,8 @@ use vf_packet::{AddrError, MacAddr, Vid};
 
 /// Most further addresses, and most VLANs, that the driver of a VF without `trust` can have.
 pub const MAX_UNTRUSTED_FILTERS: usize = 16;
+/// Most groups that a VF without `trust` can list, as many as ixgbe allows.
+pub const MAX_UNTRUSTED_GROUPS: usize = 30;
 /// Most further addresses of a VF, and most of what its driver can have of a kind with `trust`.
 pub const MAX_FILTERS: usize = 1024;
 /// What a refusal calls further addresses.

@@ -152,7 +152,7 @@ impl Host {
             });
         }
         if verdict.pf {
-            let onward = verdict.onward(self.nic.policy());
+            let onward = self.nic.policy().onward(&verdict);
             self.up.push_back(Item::Frame(onward, frame.to_vec()));
         }
         if verdict.wire {
@@ -259,7 +259,7 @@ impl Host {
                 let verdict = self.hypervisor.ingress(Nanos(0), vf, &frame, &meta(&frame));
                 verdict.vfs.iter().for_each(|vf| self.arrive(vf.0, &frame));
                 if verdict.pf {
-                    let onward = verdict.onward(self.hypervisor.policy());
+                    let onward = self.hypervisor.policy().onward(&verdict);
                     self.down.push_back(Item::Frame(onward, frame));
                 }
             }

@@ -13,6 +13,8 @@ pub const ETHERTYPE_IPV6: u16 = 0x86dd;
 pub const PROTO_TCP: u8 = 6;
 /// The protocol number of UDP.
 pub const PROTO_UDP: u8 = 17;
+/// The protocol number of SCTP.
+pub const PROTO_SCTP: u8 = 132;
 
 const HOP_BY_HOP: u8 = 0;
 const ROUTING: u8 = 43;

@@ -1,9 +1,8 @@
 //! How far into a frame decisions look. Never makes one.
 
-use crate::ip::{ETHERTYPE_IPV4, ETHERTYPE_IPV6, IpHeader, PROTO_TCP, PROTO_UDP};
+use crate::ip::{ETHERTYPE_IPV4, ETHERTYPE_IPV6, IpHeader, PROTO_SCTP, PROTO_TCP, PROTO_UDP};
 use crate::{HEAD_MAX, Header};
 
-const PROTO_SCTP: u8 = 132;
 /// Source and destination port.
 const PORTS: usize = 4;
 

@@ -22,7 +22,7 @@ mod wire;
 
 pub use ethernet::{FrameError, Header, MAX_FRAME, Tags};
 pub use flow::{FlowKey, HEAD_LEN, PlainIpv4};
-pub use ip::{ETHERTYPE_IPV4, ETHERTYPE_IPV6, IpHeader, PROTO_TCP, PROTO_UDP};
+pub use ip::{ETHERTYPE_IPV4, ETHERTYPE_IPV6, IpHeader, PROTO_SCTP, PROTO_TCP, PROTO_UDP};
 pub use judged::judged_len;
 pub use mac::{AddrError, MacAddr};
 pub use offload::{Offload, PartialChecksum, Segmentation};

@@ -186,7 +186,7 @@ impl Policy {
 
     fn rss_context(&mut self, vf: VfIndex, op: &RssContextOp) -> Result<(), Refusal> {
         if !self.silicon.rss_contexts {
-            return Err(RssContextError::Unsupported(self.profile()).into());
+            return Err(Refusal::NoRssContexts(self.profile()));
         }
         let entry = self.existing(vf)?;
         if let RssContextOp::Delete(id) = *op

@@ -4,10 +4,11 @@
 use vf_packet::MacAddr;
 
 use super::{Changed, Policy};
+use crate::filter_spec::NumberedFilter;
 use crate::filter_spec::{FilterMatch, FilterPriority};
-use crate::filter_table::{FilterTable, Insert, NumberedFilter, TableError};
-use crate::hits::CounterId;
+use crate::filter_table::{FilterTable, Insert, TableError};
 use crate::learned::{FastEvent, FastKey, Learned, LearnedFilter, LearnedStats};
+use crate::rule::CounterId;
 use crate::vf::{VfIndex, VfSet};
 
 impl Policy {

@@ -4,75 +4,20 @@
 //! for ESXi): then it is asked when it is known that the VF receives a frame, and says in which queue, or that it is dropped.
 //! The administrator's filters go before those in the table, which come back when they go: they have the priority auto.
 
-use std::fmt;
-
-use super::{Changed, DriverAction, FilterOp, Policy};
+use super::{Changed, Policy};
 use crate::cow_map::seed;
+use crate::driver_filter::{DriverFilter, FilterOp};
 use crate::entry::Entry;
-use crate::filter_index::Rule;
 use crate::filter_spec::{FilterMatch, FilterPriority, FilterSpec};
 use crate::filter_table::{Insert, TableError};
-use crate::hits::{CounterId, PLACES_A_DRIVER, next_generation};
 use crate::privilege::Privileges;
 use crate::profile::FieldRoom;
 use crate::refusal::Refusal;
+use crate::rule::{CounterId, PLACES_A_DRIVER, next_generation};
 use crate::vf::VfIndex;
 
 /// Most of a VF: it does not fill the NIC's table.
 const MAX_DRIVER_FILTERS: usize = PLACES_A_DRIVER as usize;
-
-/// A filter of a driver.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct DriverFilter {
-    matches: FilterMatch,
-    action: DriverAction,
-    /// Whether it lies in the NIC's table.
-    in_table: bool,
-    /// Where its frames are counted while it does not.
-    counter: CounterId,
-}
-
-impl DriverFilter {
-    /// What it matches.
-    #[must_use]
-    pub fn matches(&self) -> FilterMatch {
-        self.matches
-    }
-
-    /// What becomes of that.
-    #[must_use]
-    pub fn action(&self) -> DriverAction {
-        self.action
-    }
-
-    /// Whether it lies in the NIC's table, for frames to whichever address; else it is for those that its VF receives anyway.
-    #[must_use]
-    pub fn is_in_table(&self) -> bool {
-        self.in_table
-    }
-
-    fn rule(&self, vf: VfIndex) -> Rule {
-        Rule {
-            action: self.action.of(vf),
-            counter: self.counter,
-        }
-    }
-
-    fn spec(&self, vf: VfIndex) -> FilterSpec {
-        FilterSpec {
-            matches: self.matches,
-            action: self.action.of(vf),
-            priority: FilterPriority::Auto,
-        }
-    }
-}
-
-impl fmt::Display for DriverFilter {
-    /// What it matches, and what becomes of that.
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}{}", self.matches, self.action)
-    }
-}
 
 impl Policy {
     /// Filters on packets that the driver of a VF has put in, in the order in which it did.

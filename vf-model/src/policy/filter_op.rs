@@ -5,100 +5,21 @@
 //! them all. Such filters are what it has asked for by other words, too: see [`crate::mailbox`]. Filters on other fields of packets,
 //! and those that drop, are in [`super::driver_filters`].
 
-use std::fmt;
-
-use vf_packet::Vid;
-
 use super::{Changed, Policy};
+use crate::driver_filter::{DriverAction, FilterOp};
 use crate::entry::Entry;
-use crate::filter_spec::{FilterAction, FilterMatch, MatchError};
+use crate::filter_spec::{FilterMatch, MatchError};
 use crate::mailbox::{UnknownIn, VfRequest};
 use crate::privilege::Privileges;
 use crate::refusal::Refusal;
 use crate::vf::VfIndex;
 use crate::vf_filter::VfFilterError;
 
-/// What the driver of a VF wants of the NIC's filters.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct FilterOp {
-    /// Whether the filter is put in, else it is taken out.
-    pub add: bool,
-    /// What it matches: an address, what is unknown, or fields of packets.
-    pub matches: FilterMatch,
-    /// In which VLAN only, where it matches what is unknown: drivers that filter VLANs have one such filter in each.
-    pub vlan: Option<Vid>,
-    /// What becomes of what it matches; of no meaning when it is taken out.
-    pub action: DriverAction,
-}
-
-/// What becomes of what the filter of a driver matches.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum DriverAction {
-    /// Its VF receives it, in a queue as its frames are spread.
-    #[default]
-    Receive,
-    /// Its VF receives it, in this of its queues.
-    Queue(u8),
-    /// Its VF does not receive it (`ethtool -N ... action -1`).
-    Drop,
-}
-
-impl DriverAction {
-    /// What a filter of the NIC's table says for a driver of this VF.
-    pub(super) fn of(self, vf: VfIndex) -> FilterAction {
-        match self {
-            DriverAction::Receive => FilterAction::Vf(vf),
-            DriverAction::Queue(queue) => FilterAction::Queue(vf, queue),
-            DriverAction::Drop => FilterAction::Drop,
-        }
-    }
-}
-
-impl fmt::Display for DriverAction {
-    /// The words behind the match, with a blank in front.
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            DriverAction::Receive => Ok(()),
-            DriverAction::Queue(queue) => write!(f, " action {queue}"),
-            DriverAction::Drop => f.write_str(" action drop"),
-        }
-    }
-}
-
-impl fmt::Display for FilterOp {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let verb = if self.add { "add" } else { "del" };
-        write!(f, "{verb} {}", self.matches)?;
-        self.vlan
-            .iter()
-            .try_for_each(|vid| write!(f, " vlan {vid}"))?;
-        match self.add {
-            true => self.action.fmt(f),
-            false => Ok(()),
-        }
-    }
-}
-
 const KINDS: &str = "a driver's filter has dst MAC, or dst unknown-unicast or dst unknown-multicast, in one vlan perhaps, or fields of IP packets or a proto";
 
 const UNKNOWN: &str = "a driver's filter on what is unknown gives it to its VF: leave out action";
 
 impl FilterOp {
-    /// Whether it is one of those that are looked at when it is known who a frame is for, and says no more than what becomes of it.
-    #[must_use]
-    pub fn is_on_packets(&self) -> bool {
-        match self.matches {
-            FilterMatch::Full { .. }
-            | FilterMatch::Local { .. }
-            | FilterMatch::EtherType(_)
-            | FilterMatch::Fields(_) => true,
-            FilterMatch::Mac(_) | FilterMatch::MacVlan { .. } => {
-                self.add && self.action != DriverAction::Receive
-            }
-            _ => false,
-        }
-    }
-
     /// The privilege that it takes to have such a filter.
     fn privilege(&self) -> Result<Privileges, MatchError> {
         match self.matches {
@@ -172,18 +93,10 @@ impl FilterOp {
 }
 
 impl Policy {
-    /// What it becomes when the driver of a VF puts in a filter or takes one out.
+    /// Puts in a filter of the driver of a VF or takes one out. Whoever is refused throws the policy away.
     ///
     /// # Errors
     /// [`Refusal`], as far as the VF may not have it: EPERM without the privilege, EEXIST for what it has or another VF.
-    pub fn with_filter_op(&self, vf: VfIndex, op: &FilterOp) -> Result<Policy, Refusal> {
-        let mut policy = self.clone();
-        let changed = policy.filter_op(vf, op)?;
-        policy.publish(changed);
-        Ok(policy)
-    }
-
-    /// The same of a policy that nobody has if that is refused.
     pub(super) fn filter_op(
         &mut self,
         vf: VfIndex,

@@ -4,11 +4,12 @@
 
 use vf_packet::{MacAddr, Vid};
 
-use super::{DriverAction, FilterOp, Policy};
+use super::Policy;
+use crate::driver_filter::{DriverAction, FilterOp};
 use crate::entry::Entry;
 use crate::fdb::SelfEntry;
 use crate::filter_spec::FilterMatch;
-use crate::filter_table::NumberedFilter;
+use crate::filter_spec::NumberedFilter;
 use crate::mailbox::{MailboxRequest, RxFilter, UnknownIn, VfRequest};
 use crate::mtu::Mtu;
 use crate::netem::{Flap, Impairments};

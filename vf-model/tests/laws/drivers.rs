@@ -8,7 +8,7 @@ use proptest::prelude::*;
 use proptest::sample::select;
 use vf_model::{
     BothPaths, Command, DriverAction, DropReason, FilterAction, FilterOp, FilterSpec, Judge,
-    MacAddr, Path, Profile, Source, Step, VfIndex, VfRequest, VfSetting, Vid,
+    MacAddr, MailboxRequest, Path, Profile, Source, Step, VfIndex, VfRequest, VfSetting, Vid,
 };
 
 use crate::any::{
@@ -229,8 +229,9 @@ proptest! {
             let matches = matches.parse::<FilterSpec>().unwrap().matches;
             let mut before = Host::like(profile, &acts, &[]);
             before.adopt(Arc::clone(&host.policy));
-            match host.policy.with_filter_op(driver, &FilterOp { add, matches, vlan, action }) {
-                Ok(policy) => host.adopt(Arc::new(policy)),
+            let message = MailboxRequest::Filter(FilterOp { add, matches, vlan, action });
+            match host.policy.with_message(driver, &message) {
+                Ok(granted) => host.adopt(Arc::new(granted.policy)),
                 Err(_) => continue,
             }
             prop_assert!(!add || !unknown, "EPERM");

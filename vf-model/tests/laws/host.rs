@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use vf_model::{
     Command, Counters, DriverAction, DropReason, FilterMatch, FilterOp, FilterSpec, FrameMeta, Gso,
-    HypervisorModel, Judge, MacAddr, Mtu, Nanos, Nic, NicConfig, Onward, Path, Policy, Profile,
-    Refusal, Source, TagEdit, Verdict, VfIndex, VfRequest, VfSetting, VlanTag,
+    HypervisorModel, Judge, MacAddr, MailboxRequest, Mtu, Nanos, Nic, NicConfig, Onward, Path,
+    Policy, Profile, Refusal, Source, TagEdit, Verdict, VfIndex, VfRequest, VfSetting, VlanTag,
 };
 
 use crate::any::parse;
@@ -198,8 +198,9 @@ impl Host {
                 vlan,
                 action,
             };
-            if let Ok(policy) = self.policy.with_filter_op(VfIndex(*vf), &op) {
-                self.adopt(Arc::new(policy));
+            let message = MailboxRequest::Filter(op);
+            if let Ok(granted) = self.policy.with_message(VfIndex(*vf), &message) {
+                self.adopt(Arc::new(granted.policy));
             }
         }
     }
@@ -292,7 +293,7 @@ impl Host {
         assert_eq!(verdict.drop.is_none(), goes_on, "{verdict:?}");
         let crossing = verdict.pf.then(|| Crossing {
             to,
-            onward: verdict.onward(&self.policy),
+            onward: self.policy.onward(&verdict),
             bytes: inserted(bytes, verdict.insert),
         });
         (outcome, crossing)

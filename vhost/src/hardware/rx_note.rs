@@ -3,7 +3,7 @@
 use std::fmt;
 
 use vf_packet::checksum::Sum;
-use vf_packet::{Header, IpHeader, PROTO_TCP, PROTO_UDP};
+use vf_packet::{Header, IpHeader, PROTO_SCTP, PROTO_TCP, PROTO_UDP};
 
 use crate::frame::TagEdit;
 
@@ -161,8 +161,6 @@ pub enum Transport {
 }
 
 const TPID: [u8; 2] = [0x81, 0];
-/// The protocol number of SCTP.
-const PROTO_SCTP: u8 = 132;
 
 impl RxNote {
     /// What there is to say of a frame that starts with `head`, whose checksums are `checked` or not.

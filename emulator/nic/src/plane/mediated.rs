@@ -413,7 +413,7 @@ impl MediatedPlane {
                 self.capture(port, &frame, Some(&verdict), verdict.drop);
                 let decided = Decided {
                     tagging: self.model.tagging(verdict.insert),
-                    onward: verdict.onward(self.model.policy()),
+                    onward: self.model.policy().onward(&verdict),
                     verdict,
                 };
                 if self.cpu.is_some() && self.model.copies(&verdict) > 0 {

@@ -160,7 +160,7 @@ impl Outside {
         frame: Frame,
         verdict: &Verdict,
     ) {
-        let onward = verdict.onward(nic.policy());
+        let onward = nic.policy().onward(verdict);
         self.hand_on(nic, rx, frame, onward);
     }
 
