@@ -152,7 +152,7 @@ impl Host {
             });
         }
         if verdict.pf {
-            let onward = self.nic.policy().onward(&verdict);
+            let onward = self.nic.policy().onward(verdict);
             self.up.push_back(Item::Frame(onward, frame.to_vec()));
         }
         if verdict.wire {

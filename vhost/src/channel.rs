@@ -23,9 +23,10 @@ use rustix::pipe::PipeFlags;
 
 use crate::closer::{Aside, Closer};
 use crate::descriptor;
+use crate::error::Malformed;
 use crate::error::SessionRefusal;
 use crate::eventfd::SignalCost;
-use crate::message::{HEADER_LEN, Header, MAX_FDS, Malformed};
+use crate::message::{HEADER_LEN, Header, MAX_FDS};
 
 /// Bytes that are read at a time.
 const MAX_READ: usize = 4096;

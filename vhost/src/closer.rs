@@ -36,7 +36,7 @@ const PATIENCE: Duration = Duration::from_secs(1);
 /// It does nothing that takes room.
 const STACK: usize = 64 << 10;
 /// Descriptors that a message can bring (`SCM_MAX_FD`). All of them are taken: the kernel would close the others at once.
-const MOST_FDS: usize = 253;
+pub const MOST_FDS: usize = 253;
 
 /// Whether there is room for more of a sender.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -6,9 +6,9 @@
 
 use std::sync::Arc;
 
+use crate::chain::{Chain, Fence, Mark, Prefetch, Segment, Token, UsedElem};
 use crate::error::RingError;
 use crate::memory::GuestMemory;
-use crate::ring::{Chain, Fence, Mark, Prefetch, Segment, Token, UsedElem};
 
 /// The device's end of a queue of buffers; see the module.
 pub(crate) trait DeviceQueue {

@@ -10,8 +10,6 @@ use thiserror::Error;
 
 use crate::eventfd::EventFdError;
 use crate::features::VirtioFeatures;
-use crate::memory::MemoryError;
-use crate::message::Malformed;
 
 /// Why a request was refused, or a session ended.
 #[derive(Debug, Error)]
@@ -102,6 +100,91 @@ impl SessionRefusal {
             SessionRefusal::Unknown(_) | SessionRefusal::ReadOnly | SessionRefusal::Mtu(_)
         )
     }
+}
+
+/// Bytes that are no message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+#[non_exhaustive]
+pub enum Malformed {
+    /// A protocol version other than 1.
+    #[error("protocol version {0}")]
+    Version(u32),
+    /// A reply where a request should be.
+    #[error("a reply, not a request")]
+    Reply,
+    /// A payload longer than [`MAX_PAYLOAD`](crate::message::MAX_PAYLOAD).
+    #[error("a payload of {0} bytes")]
+    TooLong(u32),
+    /// A message that does not hold its header, or that is longer than any that is read.
+    #[error("a message of {0} bytes")]
+    Size(u32),
+    /// A payload that is too short or too long for its request.
+    #[error("request {request} with a payload of {len} bytes")]
+    PayloadLen {
+        /// Number of the request.
+        request: u32,
+        /// Bytes of the payload.
+        len: usize,
+    },
+    /// A memory table with more regions than [`MAX_FDS`](crate::message::MAX_FDS) or than its payload holds.
+    #[error("a memory table of {0} regions")]
+    Regions(u32),
+    /// Reserved bits in the payload of SET_VRING_KICK, CALL or ERR.
+    #[error("reserved bits in a ring number ({0:#x})")]
+    RingBits(u64),
+}
+
+/// Why a region or a set of regions was refused.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum MemoryError {
+    /// A region of zero bytes.
+    #[error("a region is empty")]
+    Empty,
+    /// An address or file range that does not fit in 64 bits (or in `usize`).
+    #[error("a region wraps around the end of its address space")]
+    Wraps,
+    /// Two regions share guest addresses.
+    #[error("two regions overlap in guest addresses")]
+    GuestOverlap,
+    /// Two regions share front-end addresses.
+    #[error("two regions overlap in user addresses")]
+    UserOverlap,
+    /// More than [`MAX_REGIONS`](crate::memory::MAX_REGIONS) regions.
+    #[error("too many regions")]
+    TooManyRegions,
+    /// More than [`MAX_TOTAL`](crate::memory::MAX_TOTAL) bytes.
+    #[error("more memory than a guest may have")]
+    TooBig,
+    /// No file of which the kernel itself has all pages: those of a file on a disk have to be read first, and those of FUSE a user
+    /// process may withhold, while everybody whose rings the same thread has waits.
+    #[error(
+        "the descriptor is not shared memory: neither a memfd nor a file on tmpfs (/dev/shm) or hugetlbfs"
+    )]
+    NotMemory,
+    /// The file ends before the region does.
+    #[error("the file has {have} bytes, the region needs {need}")]
+    FileTooSmall {
+        /// Length of the file.
+        have: u64,
+        /// End of the region in the file.
+        need: u64,
+    },
+    /// No such region to remove.
+    #[error("no such region")]
+    NoSuchRegion,
+    /// So much is mapped for this device, or for all, that the address space has no room for more.
+    #[error("no room to map it until memory of before has been given back")]
+    NoRoom,
+    /// The process cannot have a handler of SIGBUS, without which a file that shrinks would end it.
+    #[error("cannot guard the mapping against SIGBUS")]
+    Unguarded,
+    /// The kernel could not look at the file.
+    #[error("cannot look at the file")]
+    Stat(#[from] rustix::io::Errno),
+    /// The kernel could not map the file.
+    #[error("cannot map the file")]
+    Map(#[from] vm_memory::mmap::MmapRegionError),
 }
 
 /// Bytes of a socket's path, at most: `sun_path` without its zero.

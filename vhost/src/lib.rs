@@ -113,6 +113,7 @@
 )]
 
 mod backend;
+mod chain;
 pub mod change_limiter;
 pub mod channel;
 pub mod closer;

@@ -27,25 +27,18 @@ use std::sync::Arc;
 
 use rustix::fs::{MemfdFlags, SealFlags};
 use serde::{Deserialize, Serialize};
-use thiserror::Error;
 use vm_memory::{FileOffset, MmapRegion, VolatileMemory, VolatileSlice};
 
-pub use self::address_space::AddressSpace;
 use self::address_space::Part;
+pub use self::address_space::{AddressSpace, MAX_REGIONS, MAX_TOTAL};
 pub(crate) use self::dirty_log::SavedLog;
 pub use self::dirty_log::{DirtyLog, LOG_PAGE};
 pub(crate) use self::handover::SavedRegion;
 pub(crate) use self::slice::UnmarkedSlice;
 pub use self::slice::{GuestSlice, GuestSliceMut};
-use crate::error::RingError;
+use crate::error::{MemoryError, RingError};
 use crate::raw::core_dump;
 use crate::raw::sigbus::{Guard, any_faulted};
-
-/// Regions one guest memory may have.
-pub const MAX_REGIONS: usize = 64;
-
-/// Bytes one guest memory may have: a hostile front end shall not use up our address space.
-pub const MAX_TOTAL: u64 = 1 << 40;
 
 const HUGETLBFS: u64 = 0x9584_58f6;
 
@@ -60,59 +53,6 @@ pub struct RegionSpec {
     pub user_addr: u64,
     /// Where the region starts in the file.
     pub mmap_offset: u64,
-}
-
-/// Why a region or a set of regions was refused.
-#[derive(Debug, Error)]
-#[non_exhaustive]
-pub enum MemoryError {
-    /// A region of zero bytes.
-    #[error("a region is empty")]
-    Empty,
-    /// An address or file range that does not fit in 64 bits (or in `usize`).
-    #[error("a region wraps around the end of its address space")]
-    Wraps,
-    /// Two regions share guest addresses.
-    #[error("two regions overlap in guest addresses")]
-    GuestOverlap,
-    /// Two regions share front-end addresses.
-    #[error("two regions overlap in user addresses")]
-    UserOverlap,
-    /// More than [`MAX_REGIONS`] regions.
-    #[error("too many regions")]
-    TooManyRegions,
-    /// More than [`MAX_TOTAL`] bytes.
-    #[error("more memory than a guest may have")]
-    TooBig,
-    /// No file of which the kernel itself has all pages: those of a file on a disk have to be read first, and those of FUSE a user
-    /// process may withhold, while everybody whose rings the same thread has waits.
-    #[error(
-        "the descriptor is not shared memory: neither a memfd nor a file on tmpfs (/dev/shm) or hugetlbfs"
-    )]
-    NotMemory,
-    /// The file ends before the region does.
-    #[error("the file has {have} bytes, the region needs {need}")]
-    FileTooSmall {
-        /// Length of the file.
-        have: u64,
-        /// End of the region in the file.
-        need: u64,
-    },
-    /// No such region to remove.
-    #[error("no such region")]
-    NoSuchRegion,
-    /// So much is mapped for this device, or for all, that the address space has no room for more.
-    #[error("no room to map it until memory of before has been given back")]
-    NoRoom,
-    /// The process cannot have a handler of SIGBUS, without which a file that shrinks would end it.
-    #[error("cannot guard the mapping against SIGBUS")]
-    Unguarded,
-    /// The kernel could not look at the file.
-    #[error("cannot look at the file")]
-    Stat(#[from] rustix::io::Errno),
-    /// The kernel could not map the file.
-    #[error("cannot map the file")]
-    Map(#[from] vm_memory::mmap::MmapRegionError),
 }
 
 /// A mapped file range. The guard comes first: it must go before the mapping does.

@@ -12,8 +12,7 @@
     reason = "cut to the width that the format has, or bounded before"
 )]
 
-use thiserror::Error;
-
+use crate::error::Malformed;
 use crate::memory::RegionSpec;
 
 /// Bytes of a header.
@@ -72,38 +71,6 @@ mod code {
     pub(super) const GET_MAX_MEM_SLOTS: u32 = 36;
     pub(super) const ADD_MEM_REG: u32 = 37;
     pub(super) const REM_MEM_REG: u32 = 38;
-}
-
-/// Bytes that are no message.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
-#[non_exhaustive]
-pub enum Malformed {
-    /// A protocol version other than 1.
-    #[error("protocol version {0}")]
-    Version(u32),
-    /// A reply where a request should be.
-    #[error("a reply, not a request")]
-    Reply,
-    /// A payload longer than [`MAX_PAYLOAD`].
-    #[error("a payload of {0} bytes")]
-    TooLong(u32),
-    /// A message that does not hold its header, or that is longer than any that is read.
-    #[error("a message of {0} bytes")]
-    Size(u32),
-    /// A payload that is too short or too long for its request.
-    #[error("request {request} with a payload of {len} bytes")]
-    PayloadLen {
-        /// Number of the request.
-        request: u32,
-        /// Bytes of the payload.
-        len: usize,
-    },
-    /// A memory table with more regions than [`MAX_FDS`] or than its payload holds.
-    #[error("a memory table of {0} regions")]
-    Regions(u32),
-    /// Reserved bits in the payload of SET_VRING_KICK, CALL or ERR.
-    #[error("reserved bits in a ring number ({0:#x})")]
-    RingBits(u64),
 }
 
 /// The head of a message.

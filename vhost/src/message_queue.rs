@@ -12,10 +12,10 @@
 
 use std::sync::Arc;
 
+use crate::chain::{Fence, Segment, Token};
 use crate::device_queue::DeviceQueue;
 use crate::error::RingError;
 use crate::memory::GuestMemory;
-use crate::ring::{Fence, Segment, Token};
 use crate::vring::Vring;
 
 /// The device's end of a queue of messages; see the module.

@@ -26,14 +26,15 @@ use std::sync::atomic::{Ordering, fence};
 
 use virtio_bindings::virtio_ring as vr;
 
+use crate::chain::{
+    AHEAD, CHAIN_MAX, Chain, DESC_SIZE, Descriptor, Fence, Gather, INDIRECT, Mark, NEXT, Prefetch,
+    RingAddresses, Segment, Token, UsedElem, WRITE, check_memory, look_ahead, part,
+};
 use crate::device_queue::DeviceQueue;
 use crate::error::RingError;
 use crate::features::VirtioFeatures;
 use crate::memory::{GuestMemory, GuestSlice, Pinned, UnmarkedSlice};
-use crate::ring::{
-    AHEAD, CACHE_LINE, CHAIN_MAX, Chain, DESC_SIZE, Descriptor, Fence, Gather, INDIRECT, Mark,
-    NEXT, Prefetch, RingAddresses, Segment, Token, UsedElem, WRITE, check_memory, look_ahead, part,
-};
+use crate::raw::copy::CACHE_LINE;
 
 const AVAIL_FLAG: u16 = 1 << vr::VRING_PACKED_DESC_F_AVAIL;
 const USED_FLAG: u16 = 1 << vr::VRING_PACKED_DESC_F_USED;

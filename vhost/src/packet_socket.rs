@@ -16,7 +16,6 @@ const HEADER: usize = 10;
 const BUFFER: usize = 4 << 20;
 
 const ADD_MEMBERSHIP: c_int = 1;
-const AUXDATA: c_int = 8;
 const VNET_HDR: c_int = 15;
 const IGNORE_OUTGOING: c_int = 23;
 const PROMISCUOUS: u16 = 1;
@@ -54,7 +53,7 @@ impl PacketSocket {
         // Without a protocol nothing comes before it is bound.
         let socket = rustix::net::socket_with(AddressFamily::PACKET, SocketType::RAW, flags, None)?;
         let fd = socket.as_fd();
-        for option in [VNET_HDR, AUXDATA, IGNORE_OUTGOING] {
+        for option in [VNET_HDR, packet::AUXDATA, IGNORE_OUTGOING] {
             packet::set_option(fd, libc::SOL_PACKET, option, &c_int::from(true))?;
         }
         let tells_loss = c_int::from(true);

@@ -17,6 +17,7 @@
 use vf_packet::checksum;
 use vf_packet::{Offload, PartialChecksum, Segmenter};
 
+use crate::chain::{AHEAD, Fence, Prefetch, Segment, Token, UsedElem};
 use crate::device_queue::DeviceQueue;
 use crate::error::RingError;
 use crate::features::VirtioFeatures;
@@ -26,7 +27,6 @@ pub use crate::limits::{BURST_EFFORT, EFFORTLESS};
 use crate::limits::{FRAME_DESCRIPTORS, HEAD_MAX, SEGMENTS_MAX};
 use crate::memory::{GuestMemory, GuestSlice, GuestSliceMut, UnmarkedSlice, Window};
 use crate::net_hdr::{NetHdr, acceptable};
-use crate::ring::{AHEAD, Fence, Prefetch, Segment, Token, UsedElem};
 use crate::tx::{TxFrame, TxQueue};
 use crate::vring::Vring;
 

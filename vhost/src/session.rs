@@ -49,7 +49,6 @@ use crate::packed;
 use crate::vring::Vring;
 
 use self::change::{Change, Pending, RingChange};
-use self::control::Serving;
 pub(crate) use self::handover::next;
 pub use self::handover::{Descriptors, SavedSession};
 
@@ -115,6 +114,13 @@ enum Then {
         need_reply: bool,
         kicked: Option<u32>,
     },
+}
+
+/// The control queue is being looked at: for so many commands more, and then this.
+#[derive(Debug)]
+struct Serving {
+    left: usize,
+    then: Then,
 }
 
 /// What a request comes to that is not refused.

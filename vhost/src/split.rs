@@ -19,14 +19,14 @@ use std::sync::atomic::{Ordering, fence};
 
 use virtio_bindings::virtio_ring as vr;
 
+use crate::chain::{
+    AHEAD, Chain, DESC_SIZE, Descriptor, Fence, Gather, INDIRECT, Mark, NEXT, Prefetch,
+    RingAddresses, Segment, Token, UsedElem, check_memory, expect, look_ahead, part,
+};
 use crate::device_queue::DeviceQueue;
 use crate::error::RingError;
 use crate::features::VirtioFeatures;
 use crate::memory::{GuestMemory, Pinned};
-use crate::ring::{
-    AHEAD, Chain, DESC_SIZE, Descriptor, Fence, Gather, INDIRECT, Mark, NEXT, Prefetch,
-    RingAddresses, Segment, Token, UsedElem, check_memory, expect, look_ahead, part,
-};
 
 /// So many chains at a time are too few for their waits to overlap.
 const FEW: usize = 4;

@@ -18,14 +18,14 @@ mod requested;
 
 use vf_packet::Offload;
 
+use crate::chain::{AHEAD, Chain, Fence, Prefetch, Segment, Token, UsedElem};
 use crate::device_queue::DeviceQueue;
 use crate::error::{FrameFault, RingError};
 use crate::features::VirtioFeatures;
 use crate::frame::FrameBuf;
-use crate::limits::{EFFORTLESS, FETCH_DESCRIPTORS, HEAD_MAX, HEADERS_MAX, MAX_FRAME, MIN_FRAME};
+use crate::limits::{FETCH_DESCRIPTORS, HEAD_MAX, HEADERS_MAX, MAX_FRAME, MIN_FRAME};
 use crate::memory::{GuestMemory, GuestSlice, UnmarkedSlice, Window};
 use crate::net_hdr::NetHdr;
-use crate::ring::{AHEAD, Chain, Fence, Prefetch, Segment, Token, UsedElem};
 use crate::vring::Vring;
 
 /// Frames of one queue that are out of their ring at a time.
@@ -103,11 +103,6 @@ impl TxFrame {
         });
         let long = self.long.as_ref().and_then(|long| long.get(..len));
         long.unwrap_or_default()
-    }
-
-    /// Whether it is in so many pieces that it is better put together once than for each of several receivers.
-    pub fn is_scattered(&self) -> bool {
-        self.more.len() as u64 > EFFORTLESS
     }
 
     /// Bytes of the L2 frame, without FCS.

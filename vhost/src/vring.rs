@@ -6,6 +6,7 @@
 
 use std::sync::Arc;
 
+use crate::chain::{Fence, RingAddresses};
 use crate::coalescing::Coalescing;
 use crate::device_queue::DeviceQueue;
 use crate::error::RingError;
@@ -15,7 +16,7 @@ use crate::hardware::{DescriptorFormat, Doorbell, HardwareConfig, HardwareRing};
 use crate::interrupt_timer::InterruptTimer;
 use crate::memory::GuestMemory;
 use crate::net_hdr::header_len;
-use crate::ring::{Fence, Ring, RingAddresses};
+use crate::ring::Ring;
 
 /// What the front end said about one ring.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -22,6 +22,7 @@ use rustix::net::{
     SendAncillaryMessage, SendFlags, recvmsg, sendmsg,
 };
 use serde::{Deserialize, Serialize};
+use vf_vhost::closer::MOST_FDS;
 use vf_vhost::endpoint::SavedEndpoint;
 
 use crate::config::{Config, ConfigError};
@@ -34,8 +35,6 @@ pub const FORMAT: u32 = 4;
 
 /// How long either side waits for the other. Guests stand still meanwhile.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// Descriptors in a message (`SCM_MAX_FD`).
-const MOST_FDS: usize = 253;
 /// Nothing that is handed over is longer: 64 MiB may wait in a plane.
 const LONGEST: u64 = 8 << 30;
 /// What is answered to a process that knows another format.

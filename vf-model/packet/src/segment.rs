@@ -21,7 +21,6 @@ pub struct Segmenter<'a> {
 }
 
 const FIN_PSH: u8 = 0x09;
-const CWR: u8 = 0x80;
 
 impl<'a> Segmenter<'a> {
     /// A cutter for `frame` into segments of `size` payload bytes; `None` if that is zero, or unless its headers up to TCP's
@@ -117,7 +116,7 @@ impl<'a> Segmenter<'a> {
             flags &= !FIN_PSH;
         }
         if self.index > 0 {
-            flags &= !CWR;
+            flags &= !TcpLayout::CWR;
         }
         header[tcp + 13] = flags;
         let at = tcp + TcpLayout::CHECKSUM;

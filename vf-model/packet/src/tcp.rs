@@ -31,6 +31,9 @@ impl TcpLayout {
     /// Offset of the checksum in a TCP header.
     pub const CHECKSUM: usize = 16;
 
+    /// Among the flags of a TCP header: the congestion window has been reduced (RFC 3168).
+    pub const CWR: u8 = 0x80;
+
     /// Parses Ethernet, VLAN tags, IPv4 or IPv6 with options, and TCP. All tags are stepped over, however many there are: what decides on
     /// a frame takes a third one for payload, but a super-frame in a port VLAN is cut behind that and two of its own.
     ///

@@ -6,7 +6,8 @@ use std::sync::Arc;
 
 use thiserror::Error;
 use vf_model::{Counters, MailboxRequest, Policy, Refusal, VfIndex};
-use vf_vhost::memory::{GuestMemory, MemoryError};
+use vf_vhost::error::MemoryError;
+use vf_vhost::memory::GuestMemory;
 use vf_vhost::vring::Vring;
 
 use crate::msix::Vectors;

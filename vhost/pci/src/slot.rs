@@ -10,7 +10,8 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use thiserror::Error;
-use vf_vhost::memory::{AddressSpace, GuestMemory, MemoryError};
+use vf_vhost::error::MemoryError;
+use vf_vhost::memory::{AddressSpace, GuestMemory};
 
 use crate::config_space::ConfigSpace;
 use crate::function::{Environment, Function, Host, Identity, SharedPages};

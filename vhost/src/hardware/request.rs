@@ -58,7 +58,6 @@ pub struct Headers {
 }
 
 const TAG: usize = 4;
-const CWR: u8 = 0x80;
 
 impl TxRequest {
     /// Whether nothing is asked.
@@ -175,7 +174,7 @@ impl TxRequest {
         #[expect(clippy::cast_possible_truncation, reason = "checked above")]
         let length = (len as usize - tcp) as u16;
         put_pseudo_header(headers, v6, ip, dst, PROTO_TCP, length, tcp + 16);
-        let ecn = headers[tcp + 13] & CWR != 0;
+        let ecn = headers[tcp + 13] & TcpLayout::CWR != 0;
         #[expect(clippy::cast_possible_truncation, reason = "headers are short")]
         let start = tcp as u16;
         let checksum = PartialChecksum { start, offset: 16 };

@@ -8,6 +8,7 @@ use vf_packet::{PartialChecksum, Segmenter, TcpLayout};
 
 use super::plain::*;
 use super::*;
+use crate::chain::CHAIN_MAX;
 use crate::error::FrameFault;
 use crate::frame::{FrameBuf, TagEdit};
 use crate::ring::driver::{BASE, DESC, Driver, NONE, REGION};

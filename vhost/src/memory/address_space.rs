@@ -4,7 +4,13 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
-use super::{MAX_REGIONS, MAX_TOTAL, MemoryError};
+use crate::error::MemoryError;
+
+/// Regions one guest memory may have.
+pub const MAX_REGIONS: usize = 64;
+
+/// Bytes one guest memory may have: a hostile front end shall not use up our address space.
+pub const MAX_TOTAL: u64 = 1 << 40;
 
 /// Bytes that are mapped for a device at most: of one memory, and of one that takes its place.
 const MOST: u64 = 2 * MAX_TOTAL;

@@ -9,7 +9,8 @@ use std::sync::atomic::{AtomicU8, Ordering};
 use serde::{Deserialize, Serialize};
 use vm_memory::VolatileMemory;
 
-use super::{AddressSpace, Mapping, MemoryError};
+use super::{AddressSpace, Mapping};
+use crate::error::MemoryError;
 
 /// Bytes of guest memory that one bit stands for, whatever size the pages of this machine have (`VHOST_LOG_PAGE`).
 pub const LOG_PAGE: u64 = 4096;

@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::{AddressSpace, GuestMemory, Mapping, MemoryError, RegionSpec};
+use super::{AddressSpace, GuestMemory, Mapping, RegionSpec};
+use crate::error::MemoryError;
 
 /// A region, and how often it was added.
 #[derive(Debug, Serialize, Deserialize)]

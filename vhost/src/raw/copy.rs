@@ -14,7 +14,9 @@ use std::sync::atomic::{Ordering, compiler_fence};
 use vm_memory::VolatileSlice;
 
 use crate::limits::HEAD_MAX;
-use crate::ring::CACHE_LINE;
+
+/// Bytes that come from memory, or from another core, at a time.
+pub(crate) const CACHE_LINE: usize = 64;
 
 /// Copies guest memory, as much as fits, to the beginning of `to`. A byte in the middle may be read twice while it is copied;
 /// afterwards there is only the copy, and nothing is read again.

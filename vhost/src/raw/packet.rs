@@ -76,13 +76,15 @@ pub(crate) struct Said {
     pub(crate) dropped: Option<u32>,
 }
 
+/// The option and the message of `PACKET_AUXDATA`.
+pub(crate) const AUXDATA: c_int = 8;
+
 /// Takes a frame with its header, without waiting: how many bytes, and what is said of it.
 pub(crate) fn receive(
     socket: BorrowedFd<'_>,
     header: &mut [u8],
     frame: &mut [u8],
 ) -> io::Result<(usize, Said)> {
-    const AUXDATA: c_int = 8;
     let mut parts = [header, frame].map(|part| libc::iovec {
         iov_base: part.as_mut_ptr().cast(),
         iov_len: part.len(),

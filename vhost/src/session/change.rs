@@ -9,6 +9,7 @@
 use std::sync::Arc;
 
 use super::{Action, RingSetup, RingState, Session, Then};
+use crate::chain::RingAddresses;
 use crate::coalescing::Coalescing;
 use crate::control::ControlQueue;
 use crate::error::{RingError, SessionRefusal};
@@ -16,7 +17,6 @@ use crate::eventfd::EventFd;
 use crate::features::{ProtocolFeatures, VirtioFeatures};
 use crate::memory::{DirtyLog, GuestMemory};
 use crate::message::{self, FrontendRequest, VringAddr};
-use crate::ring::RingAddresses;
 use crate::vring::{Vring, VringConfig};
 
 /// A change, checked.

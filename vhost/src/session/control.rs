@@ -7,7 +7,7 @@
 )]
 
 use super::change::Change;
-use super::{Action, DeviceConfig, MAX_RING, Session, Then};
+use super::{Action, DeviceConfig, MAX_RING, Serving, Session, Then};
 use crate::control::{Asked, Coalescing, CtrlCommand, Rings};
 use crate::error::{RingError, SessionRefusal};
 use crate::eventfd::EventFd;
@@ -15,13 +15,6 @@ use crate::features::VirtioFeatures;
 
 /// Commands of a driver served at a time: other devices share the thread, and one takes some 0.3 ms where there are many VFs.
 const COMMANDS: usize = 8;
-
-/// The control queue is being looked at: for so many commands more, and then this.
-#[derive(Debug)]
-pub(super) struct Serving {
-    left: usize,
-    then: Then,
-}
 
 impl Session {
     /// What tells that the driver has put commands on the control queue, if that runs.

@@ -14,13 +14,13 @@ use crc::{CRC_32_ISCSI, Crc};
 use vf_packet::Offload;
 
 use super::{BURST, TxFrame, TxQueue};
+use crate::chain::Segment;
 use crate::device_queue::DeviceQueue;
 use crate::error::{FrameFault, RingError};
 use crate::frame::TAG_AT;
 use crate::hardware::TxRequest;
 use crate::limits::{HEAD_MAX, MIN_FRAME};
 use crate::memory::{GuestMemory, GuestSlice};
-use crate::ring::Segment;
 
 static CRC32C: Crc<u32> = Crc::<u32>::new(&CRC_32_ISCSI);
 /// Where the checksum is in an SCTP header.

@@ -15,7 +15,8 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use vf_model::Counters;
-use vf_vhost::memory::{GuestMemory, MemoryError};
+use vf_vhost::error::MemoryError;
+use vf_vhost::memory::GuestMemory;
 use vf_vhost::vring::Vring;
 
 use self::interrupts::Interrupts;

@@ -5,7 +5,7 @@
 
 use thiserror::Error;
 use vf_vhost::channel::Head;
-use vf_vhost::message::Malformed;
+use vf_vhost::error::Malformed;
 
 /// Bytes of a header.
 pub const HEADER_LEN: usize = 16;

@@ -11,8 +11,9 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
+use vf_vhost::error::MemoryError;
 use vf_vhost::eventfd::{EventFd, EventFdError, SignalCost};
-use vf_vhost::memory::{GuestMemory, MAX_REGIONS, MemoryError, RegionSpec};
+use vf_vhost::memory::{GuestMemory, MAX_REGIONS, RegionSpec};
 
 use super::message::{
     Access, CONFIG_REGION, Command, DmaMap, DmaUnmap, Errno, Header, IRQ_INDEXES, MAX_DATA,
