@@ -7,9 +7,10 @@ use std::sync::{Arc, PoisonError, RwLock};
 use vf_vhost::control::Coalescing;
 use vf_vhost::interrupt_timer::InterruptTimer;
 
-use super::VECTORS;
 use crate::msix::Vectors;
 
+/// Interrupt vectors.
+pub(super) const VECTORS: u8 = 3;
 /// The register of allocation for everything that is no queue; before it, those of the queues.
 pub(super) const MISC: usize = 4;
 /// Entries of the allocation: four bytes a register.

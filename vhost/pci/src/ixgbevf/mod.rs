@@ -19,14 +19,12 @@ use vf_vhost::error::MemoryError;
 use vf_vhost::memory::GuestMemory;
 use vf_vhost::vring::Vring;
 
-use self::interrupts::Interrupts;
+use self::interrupts::{Interrupts, VECTORS};
 use self::mailbox::{Mailbox, Raised};
 use self::queue::{Direction, Queue};
 use crate::flow_hash::FlowHash;
 use crate::function::{Bar, Environment, Function, Host, Identity, MsixLayout, SharedPages};
 
-/// Interrupt vectors.
-const VECTORS: u8 = 3;
 /// Queue pairs that there are registers for.
 const QUEUE_PAIRS: u16 = 8;
 
