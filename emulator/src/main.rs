@@ -45,7 +45,7 @@ use vfnic::cli::{self, Cli};
 use vfnic::config::{Config, Overrides, SocketAccess, default_socket_dir, temporary_socket_dir};
 use vfnic::control::{NicCommand, Request, Response, ask};
 use vfnic::log::{Log, RateLimit, StandardError, complain};
-use vfnic::sandbox::{Needs, Role, Sandbox};
+use vfnic::sandbox::{Role, Sandbox};
 use vfnic::server::ready::{Ready, is_own_dir};
 use vfnic::server::{Belongings, RunError, Server};
 use vfnic::state_file::StateFile;
@@ -420,7 +420,7 @@ fn run_nics(
             (Some(state), config)
         }
     };
-    let needs = Needs::of(&config, folder.as_deref());
+    let needs = config.needs(folder.as_deref());
     let mut server = Server::start(config, sandbox).map_err(refused)?;
     // Nothing of a guest has been looked at yet, and what is started from here on goes along.
     sandbox.confine(Role::Control(&needs));

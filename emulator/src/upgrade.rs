@@ -10,7 +10,7 @@ use vfnic::cli;
 use vfnic::config::Config;
 use vfnic::handover::{TakeOverError, Taken};
 use vfnic::log::StandardError;
-use vfnic::sandbox::{Needs, Role, Sandbox};
+use vfnic::sandbox::{Role, Sandbox};
 use vfnic::server::ready::Ready;
 use vfnic::server::{Server, raise_descriptor_limit};
 use vfnic::state_file::StateFile;
@@ -120,7 +120,7 @@ fn go_on(
         tracing::warn!("{error}");
     }
     let folder = state.as_ref().and_then(|state| state.folder.as_deref());
-    let needs = Needs::of(&taken.config, folder);
+    let needs = taken.config.needs(folder);
     let state =
         started_with.map(|config| StateFile::adopt(folder, &taken.config.socket_dir, config, lock));
     // The other process ends when it is told that nothing of it is needed any more.

@@ -7,7 +7,7 @@ use clap_complete::engine::ArgValueCompleter;
 
 use super::number::whole;
 use super::{Target, complete};
-use vf_nic::config::MAX_QUEUE_PAIRS;
+use vf_nic::plane::MAX_QUEUE_PAIRS;
 
 /// Who runs a guest.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]

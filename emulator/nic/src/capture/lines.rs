@@ -6,9 +6,9 @@ use serde::{Deserialize, Serialize};
 use vf_model::Header;
 
 use super::event::Happening;
+use super::form::{Form, Watched};
 use super::pcapng::port_name;
 use super::rule::Rules;
-use super::writer::{Form, Watched};
 use super::{Captured, Item};
 use crate::watch::Direction;
 

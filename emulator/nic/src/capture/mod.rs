@@ -2,6 +2,7 @@
 //! copies for the thread that writes them. A plane never waits for a reader: what does not fit is counted as not captured.
 
 pub mod event;
+pub mod form;
 pub mod lines;
 pub mod paths;
 mod pcapng;

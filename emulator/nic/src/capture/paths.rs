@@ -7,7 +7,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 use vf_model::{BothPaths, Explanation, Policy, Receivers, Source};
 
-use super::writer::{Form, Watched};
+use super::form::{Form, Watched};
 use super::{Captured, Item};
 
 /// A line.

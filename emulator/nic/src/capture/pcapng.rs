@@ -18,8 +18,8 @@ use pcap_file::pcapng::blocks::section_header::{SectionHeaderBlock, SectionHeade
 use pcap_file::{DataLink, Endianness, PcapError};
 use vf_model::Verdict;
 
+use super::form::{Form, Watched};
 use super::rule::Rules;
-use super::writer::{Form, Watched};
 use super::{Captured, Item};
 use crate::watch::{Direction, Port};
 

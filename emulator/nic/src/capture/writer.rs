@@ -12,10 +12,10 @@ use mio::{Events, Interest, Poll, Token, Waker};
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, recv};
 
+use super::form::{Form, Watched};
 use super::lines::Lines;
 use super::paths::Paths;
 use super::pcapng::Pcapng;
-use super::{Capture, Item};
 use crate::queue::Doorbell;
 
 const BELL: Token = Token(0);
@@ -26,18 +26,6 @@ const NAP: Duration = Duration::from_millis(1);
 const BATCH: usize = 1024;
 const BUFFER: usize = 64 << 10;
 
-/// A capture of a NIC, one of those that a thread writes.
-pub struct Watched {
-    /// Its place among them.
-    pub number: usize,
-    /// The NIC's name.
-    pub nic: String,
-    /// What is seen of it.
-    pub capture: Arc<Capture>,
-    /// Nanoseconds of UNIX time at which the NIC's clock began.
-    pub began: u64,
-}
-
 /// How a reader wants it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Written {
@@ -47,16 +35,6 @@ pub enum Written {
     Lines,
     /// Frames on which the paths do not agree, a JSON object a line.
     Paths,
-}
-
-/// What a thread writes.
-pub(super) trait Form {
-    /// Writes an item of a capture, whose first interface is the `first` of all.
-    fn item(&mut self, first: usize, of: &Watched, item: &Item) -> io::Result<()>;
-    /// Writes what is to be said at the end.
-    fn end(&mut self, watched: &[Watched]) -> io::Result<()>;
-    /// Shows the reader what has been written.
-    fn flush(&mut self) -> io::Result<()>;
 }
 
 /// A thread that does not run yet.
@@ -142,13 +120,6 @@ impl Writer {
             std::thread::sleep(NAP);
         }
         form.end(watched)
-    }
-}
-
-impl Drop for Watched {
-    /// Planes forget a capture that nobody writes, whatever ends the thread.
-    fn drop(&mut self) {
-        self.capture.close();
     }
 }
 

@@ -9,6 +9,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::thread::Polling;
 
+/// Most workers a NIC can have.
+pub(super) const MAX_WORKERS: u16 = 16;
+/// Most data-plane threads of the process.
+pub(super) const MAX_THREADS: u16 = 64;
 /// CPUs that Linux can name in an affinity mask.
 const MAX_CPUS: usize = 1024;
 

@@ -1,4 +1,4 @@
-//! Which device a guest finds on a VF, and for which NICs there is such a one. Makes the register model; opens nothing.
+//! Which device a guest finds on a VF, what it does for the guest, and for which NICs there is such a one. Makes the register model; opens nothing.
 
 use std::fmt;
 
@@ -8,8 +8,8 @@ use vf_model::Profile;
 use vf_pci::ef10::Ef10;
 use vf_pci::function::Function;
 use vf_pci::ixgbevf::Ixgbevf;
+use vf_vhost::features::VirtioFeatures;
 
-use super::nic::Offloads;
 use super::vf::{LinkMethod, SocketRole, VfSettings};
 
 /// What a guest finds on a VF, under the name of the driver that it takes.
@@ -65,6 +65,31 @@ impl DeviceKind {
                 "VFs of a NIC of profile {profile} take another driver: say profile {own} or generic, or device virtio"
             )),
             _ => Ok(()),
+        }
+    }
+}
+
+/// What guests may leave to the NIC, each more than the one before.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, ValueEnum)]
+#[serde(rename_all = "snake_case")]
+pub enum Offloads {
+    /// Nothing
+    None,
+    /// TCP and UDP checksums
+    Csum,
+    /// Checksums, and cutting TCP streams into segments
+    #[default]
+    Tso,
+}
+
+impl Offloads {
+    /// The virtio features that are not offered.
+    #[must_use]
+    pub fn withheld(self) -> VirtioFeatures {
+        match self {
+            Offloads::None => VirtioFeatures::CHECKSUM | VirtioFeatures::SEGMENTATION,
+            Offloads::Csum => VirtioFeatures::SEGMENTATION,
+            Offloads::Tso => VirtioFeatures::empty(),
         }
     }
 }

@@ -4,7 +4,8 @@ use std::path::PathBuf;
 
 use vf_model::{MacAddr, MtuError, Profile, Refusal, VfIndex};
 
-use super::{MAX_QUEUE_PAIRS, MAX_THREADS, MAX_WORKERS};
+use super::cpu::{MAX_THREADS, MAX_WORKERS};
+use crate::plane::MAX_QUEUE_PAIRS;
 
 /// Why a configuration cannot be used. Each says what to change.
 #[derive(Debug, thiserror::Error)]

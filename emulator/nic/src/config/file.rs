@@ -10,7 +10,7 @@ use toml::Spanned;
 use vf_model::{MacAddr, Profile, nearest};
 
 use super::access::{SocketAccess, SocketMode};
-use super::cpu::{CpuList, HypervisorCpu, PollMode};
+use super::cpu::{CpuList, HypervisorCpu, MAX_THREADS, PollMode};
 use super::device::DeviceKind;
 use super::error::ConfigError;
 use super::nic::{self, NicSection};
@@ -18,7 +18,7 @@ use super::place::{line_of, line_of_mistake};
 use super::socket_dir::default_socket_dir;
 use super::vf::QmpOf;
 use super::wire::{self, WireSection};
-use super::{Config, MAX_THREADS, check_tap_is_free};
+use super::{Config, check_tap_is_free};
 use crate::metrics::MetricsAddress;
 use crate::thread::Polling;
 use crate::uplink::UplinkSpec;

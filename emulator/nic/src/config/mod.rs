@@ -6,6 +6,7 @@ mod cpu;
 mod device;
 mod error;
 mod file;
+mod needs;
 mod nic;
 mod place;
 mod save;
@@ -22,20 +23,13 @@ use crate::uplink::UplinkSpec;
 
 pub use access::{SocketAccess, SocketMode, SocketModeError};
 pub use cpu::{CpuList, CpuListError, HypervisorCpu, PollMode};
-pub use device::DeviceKind;
+pub use device::{DeviceKind, Offloads};
 pub use error::ConfigError;
 pub use file::{HypervisorSection, Overrides, Sections, one_line, read_text};
-pub use nic::{LoopbackSettings, NicSection, NicSettings, Offloads, default_queue_pairs};
+pub use nic::{LoopbackSettings, NicSection, NicSettings, default_queue_pairs};
 pub use socket_dir::{default_socket_dir, temporary_socket_dir};
 pub use vf::{LinkMethod, QmpOf, SocketRole, VfSettings};
 pub use wire::{WireSection, WireSettings, parse_rate};
-
-/// Most workers a NIC can have.
-pub const MAX_WORKERS: u16 = 16;
-/// Most data-plane threads of the process.
-pub const MAX_THREADS: u16 = 64;
-/// Most queue pairs a VF can have.
-pub const MAX_QUEUE_PAIRS: u16 = 16;
 
 /// A complete, checked description of what to run.
 #[derive(Clone, Debug)]

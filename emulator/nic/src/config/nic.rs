@@ -4,22 +4,21 @@ use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
 
-use clap::ValueEnum;
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 use vf_model::{
     Command, Impairments, LinkConfig, LinkSetting, MacAddr, Mtu, Nanos, NetemSpec, NicConfig,
     Policy, Profile, Refusal, VfIndex, VfSetting,
 };
-use vf_vhost::features::VirtioFeatures;
 use xxhash_rust::xxh3::xxh3_64;
 
-use super::device::DeviceKind;
+use super::cpu::MAX_WORKERS;
+use super::device::{DeviceKind, Offloads};
 use super::error::ConfigError;
 use super::vf::{SocketRole, VfSection, VfSettings};
 use super::wire::parse_rate;
-use super::{MAX_QUEUE_PAIRS, MAX_WORKERS};
 use crate::duration::Duration;
 use crate::instance::initial_policy;
+use crate::plane::MAX_QUEUE_PAIRS;
 use crate::uplink::{UplinkError, UplinkSpec};
 
 /// One NIC.
@@ -134,31 +133,6 @@ impl LoopbackSettings {
     /// Whether anything is said.
     pub(crate) fn is_said(&self) -> bool {
         self.rate_bps.is_some() || self.latency.is_some()
-    }
-}
-
-/// What guests may leave to the NIC, each more than the one before.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, ValueEnum)]
-#[serde(rename_all = "snake_case")]
-pub enum Offloads {
-    /// Nothing
-    None,
-    /// TCP and UDP checksums
-    Csum,
-    /// Checksums, and cutting TCP streams into segments
-    #[default]
-    Tso,
-}
-
-impl Offloads {
-    /// The virtio features that are not offered.
-    #[must_use]
-    pub fn withheld(self) -> VirtioFeatures {
-        match self {
-            Offloads::None => VirtioFeatures::CHECKSUM | VirtioFeatures::SEGMENTATION,
-            Offloads::Csum => VirtioFeatures::SEGMENTATION,
-            Offloads::Tso => VirtioFeatures::empty(),
-        }
     }
 }
 

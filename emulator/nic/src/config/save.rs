@@ -8,8 +8,8 @@ use serde::ser::SerializeMap;
 use serde::{Serialize, Serializer};
 use vf_model::{Impairments, LinkConfig, MacAddr, Nanos, SavedPolicy, SavedVf, Vid};
 
-use super::device::DeviceKind;
-use super::nic::{LoopbackSettings, NicSettings, Offloads};
+use super::device::{DeviceKind, Offloads};
+use super::nic::{LoopbackSettings, NicSettings};
 use super::vf::{LinkMethod, SocketRole, VfSettings};
 use super::wire::WireSettings;
 use super::{Config, HypervisorCpu, PollMode, SocketAccess, SocketMode};

@@ -10,7 +10,7 @@ use vf_model::{DriverFilter, NumberedFilter, VfIndex, nearest};
 
 use super::show::Show;
 use super::why::Why;
-use crate::config::MAX_QUEUE_PAIRS;
+use crate::plane::MAX_QUEUE_PAIRS;
 
 /// The version of the protocol that this vfnic speaks.
 pub const PROTOCOL: u32 = 1;

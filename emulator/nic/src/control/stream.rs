@@ -3,8 +3,9 @@
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 
+use crate::capture::form::Watched;
 use crate::capture::words::{self, Named};
-use crate::capture::writer::{Watched, Writer, Written};
+use crate::capture::writer::{Writer, Written};
 use crate::capture::{Wanted, all_ports};
 use crate::watch::Port;
 use vf_model::VfIndex;

@@ -11,28 +11,29 @@ mod impaired;
 pub(super) mod loopback;
 mod parked;
 mod pf_queues;
+mod waiting;
 mod workers;
 
-use self::fast_path::Waiting;
-use self::impaired::Stuck;
+use self::loopback::Loopback;
 use self::parked::ParkedFrames;
 use self::pf_queues::PfQueues;
+use self::waiting::Waiting;
 use std::collections::{BTreeMap, VecDeque};
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 
-use vf_model::{DropReason, Judge, Nanos, Nic, Policy, VfIndex, VfSet};
+use vf_model::{DropReason, Judge, LinkConfig, Nanos, Nic, Policy, VfIndex, VfSet};
 use vf_vhost::vring::Vring;
 
 use super::backlog::Backlog;
 use super::captures::Captures;
 use super::egress::Egress;
 use super::mirror::Mirror;
-use super::outside::Outside;
+use super::outside::{Outside, Stuck};
 use super::policy_cell::{PolicyCell, PolicySubscriber};
 use super::port::{FIRST_TX_RING, Notified};
 use super::ports::{Held, VfPorts};
-use super::receivers::Patience;
+use super::receivers::{FrameSource, Patience};
 use super::rings::Rings;
 use super::statistics::DirectStatistics;
 use crate::netem::Place;
@@ -244,6 +245,32 @@ impl DirectPlane {
         self.flush(now);
         // A marker is to come back before anything is in order.
         moved + usize::from(self.nic.is_marker_due())
+    }
+
+    /// Has frames from VF to VF take the time of this rate and propagation from now on. For the virtual clock, which has one
+    /// worker.
+    pub fn set_loopback(&mut self, config: LinkConfig) {
+        self.out.loopback = Some(Box::new(Loopback::new(config, self.ports.tx.len())));
+    }
+
+    /// Delivers what has come through the NIC by now, or all that is inside if `all`; how many frames have begun and ended.
+    fn poll_loopback(&mut self, now: Nanos, all: bool) -> usize {
+        let mut moved = 0;
+        if let Some(loopback) = &mut self.out.loopback {
+            moved += loopback.start(now);
+            while all && loopback.start_next(now) {
+                moved += 1;
+            }
+        }
+        let by = if all { Nanos(u64::MAX) } else { now };
+        while let Some(looped) = self.out.loopback.as_mut().and_then(|l| l.arrived(by)) {
+            let rx = &mut self.ports.rx;
+            let source = FrameSource::Private(&looped.frame);
+            rx.deliver_to_vfs(&mut self.nic, looped.to, looped.tagging, source);
+            rx.pool.give(looped.frame);
+            moved += 1;
+        }
+        moved
     }
 
     /// Leaves what comes from outside the process where another one finds it, or takes it again.

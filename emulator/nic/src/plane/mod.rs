@@ -39,7 +39,7 @@ pub use statistics::{
     UplinkStatistics,
 };
 pub use switch::switch_paths;
-pub use traffic::{PairTraffic, Traffic};
+pub use traffic::{MAX_QUEUE_PAIRS, PairTraffic, Traffic};
 
 #[cfg(test)]
 mod tests;

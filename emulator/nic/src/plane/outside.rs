@@ -33,6 +33,12 @@ pub(super) struct Outside {
     pub(super) loopback: Option<Box<Loopback>>,
 }
 
+/// A frame that has been judged and waits for the wire in no ring.
+pub(super) struct Stuck {
+    pub(super) frame: ForPort,
+    pub(super) on_wire: OnWire,
+}
+
 /// Frames one after the other that go to one queue of one VF and nowhere else.
 #[derive(Clone, Copy)]
 pub(super) struct Run {

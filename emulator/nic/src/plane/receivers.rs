@@ -1,13 +1,15 @@
 //! The receiving side of the VFs of a plane: their receive rings and what waits for their buffers, once for both paths.
 //! Delivers what has been judged and counts it; never judges a frame.
 
+mod held_back;
+
 use std::sync::Arc;
 
 use vf_model::{
-    DropReason, Judge, MacAddr, Nanos, Path, Policy, TagEdit, Tagging, VfIndex, VfSet, VlanTag,
+    DropReason, Judge, MacAddr, Nanos, Path, TagEdit, Tagging, VfIndex, VfSet, VlanTag,
 };
 use vf_vhost::frame::FrameBuf;
-use vf_vhost::rx::{BURST_EFFORT, EFFORTLESS};
+use vf_vhost::rx::BURST_EFFORT;
 use vf_vhost::tx::{TxFrame, TxQueue};
 
 use super::backlog::{
@@ -18,15 +20,11 @@ use super::impaired::VfNetem;
 use super::mirror::Mirror;
 use super::port::{Delivery, RxPort, bytes_of};
 use super::traffic::Traffic;
-use crate::netem::NetemQueue;
 use crate::queue::cost;
 use crate::queue::{Frame, Pool};
 use crate::thread::LiveLoad;
 use crate::thread::RingBroken;
 use crate::watch::{Direction, Port};
-
-/// Frames that an impaired VF is given in a round at most.
-const BURST: usize = 256;
 
 /// A frame, wherever it is.
 #[derive(Clone, Copy)]
@@ -151,51 +149,6 @@ impl Receivers {
         self.captures.begin_round(now);
     }
 
-    /// Which NIC of its process it is.
-    pub(super) fn set_nic(&mut self, nic: usize) {
-        self.impaired.set_nic(nic);
-    }
-
-    /// Impairs what VFs are to get as a policy says.
-    pub(super) fn adopt(&mut self, policy: &Policy) {
-        self.impaired.adopt(policy);
-        for vf in (0..self.ports.len()).map(VfIndex::from) {
-            self.note_impaired(vf);
-        }
-    }
-
-    /// Frames of impaired VFs go one by one, as those of which some wait for buffers.
-    fn note_impaired(&mut self, vf: VfIndex) {
-        let impaired = self.impaired.vfs().contains(vf);
-        self.ports[vf.index()].impaired = impaired;
-        if impaired {
-            self.patient.insert(vf);
-        }
-    }
-
-    /// What is held back of what `vf` is to get, for whoever gets its rings.
-    pub(super) fn take_impaired(&mut self, vf: VfIndex) -> Option<Box<NetemQueue<TagEdit>>> {
-        let taken = self.impaired.take(vf);
-        self.note_impaired(vf);
-        taken
-    }
-
-    /// The same, from who had them.
-    pub(super) fn give_impaired(&mut self, vf: VfIndex, queue: Option<Box<NetemQueue<TagEdit>>>) {
-        self.impaired.give(vf, queue);
-        self.note_impaired(vf);
-    }
-
-    /// When something is due that is held back.
-    pub(super) fn impaired_next(&self) -> Option<Nanos> {
-        self.impaired.next()
-    }
-
-    /// Whether frames to impaired VFs are held back.
-    pub(super) fn holds_back(&self) -> bool {
-        !self.impaired.is_empty()
-    }
-
     /// Whether frames of a VF without buffers wait, or might.
     #[inline]
     pub(super) fn is_patient(&self, vf: VfIndex) -> bool {
@@ -284,58 +237,6 @@ impl Receivers {
             return self.impair(model, vf, edit, source);
         }
         self.deliver_now(model, vf, edit, source);
-    }
-
-    /// Holds back a frame to an impaired VF, unless something else becomes of it.
-    #[cold]
-    fn impair(
-        &mut self,
-        model: &mut impl Judge,
-        vf: VfIndex,
-        edit: TagEdit,
-        source: FrameSource<'_>,
-    ) {
-        let frame = source.copy(&self.pool);
-        self.load.copies.add(1);
-        let mut lost = Vec::new();
-        if let Some(queue) = self.impaired.of(vf) {
-            let mut lose = |why, frame| lost.push((why, frame));
-            let segments = queue.put_any(self.now, frame, edit, |_| edit, &self.pool, &mut lose);
-            self.effort += segments.saturating_sub(EFFORTLESS);
-        }
-        for (why, frame) in lost {
-            let queue = self.ports[vf.index()].queue_of(model, vf, frame.head());
-            let source = FrameSource::Private(&frame);
-            self.capture(model, vf, queue, source, bytes_of(edit), Some(why));
-            model.count_rx_drop(vf, why);
-            self.pool.give(frame);
-        }
-    }
-
-    /// Gives impaired VFs what is due to them by now; how many frames.
-    fn release(&mut self, model: &mut impl Judge) -> usize {
-        let mut moved = 0;
-        let vfs = *self.impaired.vfs();
-        for vf in vfs.iter() {
-            let enough = self.effort + BURST_EFFORT;
-            if let Some(queue) = self.impaired.of(vf) {
-                queue.look(self.now);
-            }
-            for _ in 0..BURST {
-                if self.effort >= enough {
-                    break;
-                }
-                let due = self.impaired.of(vf).and_then(NetemQueue::pop);
-                let Some((frame, edit)) = due else { break };
-                self.deliver_now(model, vf, edit, FrameSource::Private(&frame));
-                self.pool.give(frame);
-                moved += 1;
-            }
-            if self.impaired.end(vf) {
-                self.note_impaired(vf);
-            }
-        }
-        moved
     }
 
     #[inline]

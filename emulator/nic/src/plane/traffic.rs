@@ -3,7 +3,8 @@
 use serde::{Deserialize, Serialize};
 use vf_model::Counter;
 
-use crate::config::MAX_QUEUE_PAIRS;
+/// Most queue pairs a VF can have.
+pub const MAX_QUEUE_PAIRS: u16 = 16;
 
 /// Frames that passed one ring; a super-frame is one.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

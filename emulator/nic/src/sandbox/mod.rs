@@ -7,15 +7,11 @@ mod calls;
 mod files;
 
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use rustix::process::geteuid;
 use rustix::thread::{CapabilitySet, CapabilitySets, set_capabilities};
-
-use crate::config::{Config, SocketRole};
-use crate::metrics::MetricsAddress;
-use crate::uplink::UplinkSpec;
 
 /// Whether threads go into the jail.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,49 +48,29 @@ pub struct Needs {
 }
 
 impl Needs {
-    /// What NICs of this configuration need whose state is kept in the folder `state`, or nowhere.
+    /// What it takes to make and remove sockets and files of ours in `folders`, to set the carrier of `devices`, to connect to sockets in
+    /// the folders `met`, and to have sockets be a group's if some are.
     #[must_use]
-    pub fn of(config: &Config, state: Option<&Path>) -> Needs {
-        let vfs = config.nics.iter().flat_map(|nic| &nic.vf);
-        let served = vfs.filter(|vf| vf.role != SocketRole::Client);
-        let metrics = match &config.metrics {
-            Some(MetricsAddress::Unix(path)) => Some(path),
-            _ => None,
-        };
-        let ctl = config.ctl_socket();
-        let sockets = served.map(|vf| &vf.socket).chain(&config.observe);
-        let sockets = sockets.chain(metrics).chain([&ctl]);
-        let mut folders: Vec<PathBuf> = sockets.map(|socket| folder_of(socket)).collect();
-        folders.push(config.socket_dir.clone());
-        folders.extend(state.map(Path::to_owned));
+    pub fn new(
+        mut folders: Vec<PathBuf>,
+        devices: Vec<String>,
+        met: impl IntoIterator<Item = PathBuf>,
+        gives_groups: bool,
+    ) -> Needs {
         folders.sort_unstable();
         folders.dedup();
-        let uplinks = config.nics.iter().filter_map(|nic| nic.uplink.as_ref());
-        let devices = uplinks.filter_map(UplinkSpec::host_device);
-        let devices: Vec<_> = devices.map(str::to_owned).collect();
-
         let mut privileges = CapabilitySet::empty();
         if !devices.is_empty() {
             privileges |= CapabilitySet::NET_ADMIN; // a carrier is its alone to set
         }
         if geteuid().is_root() {
             // Of a folder that is another user's, root is not the owner, nor of a socket there that somebody else listens on.
-            let vfs = config.nics.iter().flat_map(|nic| &nic.vf);
-            let met = vfs.flat_map(|vf| {
-                let client = (vf.role == SocketRole::Client).then_some(&vf.socket);
-                client.into_iter().chain(&vf.qmp)
-            });
-            let met = met.map(|socket| folder_of(socket));
-            if !folders
-                .iter()
-                .cloned()
-                .chain(met)
-                .all(|folder| files::is_own(&folder))
-            {
+            let all = folders.iter().cloned().chain(met);
+            if !all.into_iter().all(|folder| files::is_own(&folder)) {
                 privileges |= CapabilitySet::DAC_OVERRIDE;
             }
             // Nor need root be in the group that sockets are given.
-            if config.access.group.is_some() || config.ctl_group.is_some() {
+            if gives_groups {
                 privileges |= CapabilitySet::CHOWN;
             }
         }
@@ -103,13 +79,6 @@ impl Needs {
             devices,
             privileges,
         }
-    }
-}
-
-fn folder_of(socket: &Path) -> PathBuf {
-    match socket.parent() {
-        Some(folder) if !folder.as_os_str().is_empty() => folder.to_owned(),
-        _ => PathBuf::from("."),
     }
 }
 

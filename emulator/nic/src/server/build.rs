@@ -4,7 +4,8 @@ use std::time::Instant;
 
 use vf_model::{LinkConfig, Nanos};
 
-use super::{Reporter, RunError, system};
+use super::Reporter;
+use super::error::{RunError, system};
 use crate::clock::Clock;
 use crate::config::{Config, HypervisorCpu, NicSettings, WireSettings};
 use crate::handover::Taken;

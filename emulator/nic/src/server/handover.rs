@@ -10,8 +10,10 @@ use mio::Token;
 use vf_model::VfIndex;
 use vf_vhost::vring::Vring;
 
+use super::error::{RunError, system};
 use super::sockets::Sockets;
-use super::{RunError, Server, VF, VFS, open_metrics, system};
+use super::tokens::{VF, VFS};
+use super::{Server, open_metrics};
 use crate::clock::Clock;
 use crate::handover::{self, Document, SavedState, Taken};
 use crate::instance::NicInstance;

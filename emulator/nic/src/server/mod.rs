@@ -10,6 +10,7 @@ pub mod ready;
 mod share;
 mod sockets;
 mod taps;
+mod tokens;
 mod turns;
 
 use std::collections::BTreeSet;
@@ -41,6 +42,7 @@ use self::host_links::HostLinks;
 use self::share::TimeShare;
 use self::sockets::{Sockets, listen, new_sockets, serve_socket};
 use self::taps::open_taps;
+use self::tokens::{CTL, LINKS, OBSERVERS, QMP, SIGNAL, VF, VFS, WAKE};
 use self::turns::VfTurns;
 use crate::capture::event::Happening;
 use crate::clock::Clock;
@@ -54,20 +56,6 @@ use crate::sandbox::{Role, Sandbox};
 use crate::state_file::{StateFile, StateWriter};
 use crate::tap_port::TapDevice;
 use crate::thread::{News, Polling, RingBroken};
-
-const WAKE: Token = Token(0);
-const SIGNAL: Token = Token(1);
-/// Links of the host's devices.
-const LINKS: Token = Token(2);
-/// Tokens of the control socket and its clients.
-const CTL: std::ops::Range<usize> = 3..1 << 15;
-/// Tokens of the observers' socket and of observers.
-const OBSERVERS: std::ops::Range<usize> = 1 << 15..1 << 16;
-/// Tokens of VFs: host times [`VFS`] plus VF, from here.
-const VF: usize = 1 << 16;
-const VFS: usize = 256;
-/// Tokens of their monitors, in the same way.
-const QMP: usize = 1 << 30;
 
 /// What path `auto` could learn from and has not yet. More is lost, and seen again with later frames.
 const EVENTS: usize = 256;

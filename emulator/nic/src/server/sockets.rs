@@ -8,7 +8,8 @@ use vf_pci::{pcidev, vfio_user};
 use vf_vhost::endpoint::Endpoint;
 
 use super::access::Access;
-use super::{QMP, RunError, VF, VFS, system};
+use super::error::{RunError, system};
+use super::tokens::{QMP, VF, VFS};
 use crate::config::SocketRole;
 use crate::instance::{NicInstance, VfSocket};
 use crate::qmp::Monitor;

@@ -1,98 +1,18 @@
 //! Path `auto` on the NIC's plane: frames that wait until their flow has changed to the fast path, and the marker that they wait
 //! for. Decides nothing: the model says who waits, for which marker, and where to then.
 
-use std::collections::VecDeque;
-
-use vf_model::{DropReason, FastKey, Judge, Lane, Nanos, Onward, Tagging, Verdict, VfIndex, VfSet};
+use vf_model::{DropReason, FastKey, Judge, Lane, Nanos, Onward, Verdict, VfSet};
 
 use super::super::captures::Passing;
 use super::super::port::bytes_of;
 use super::super::receivers::FrameSource;
 use super::DirectPlane;
+use super::waiting::Held;
 use crate::queue::Frame;
 use crate::watch::{Direction, Port};
 
 /// How soon a marker is sent again that the hypervisor's queue had no room for.
 const AGAIN: Nanos = Nanos(10_000);
-
-/// A receive buffer of the plug-in's.
-const BUFFER: usize = 2048;
-/// Buffers of all VFs together, 64 MiB.
-const BUFFERS: usize = (64 << 20) / BUFFER;
-
-/// Frames that wait for their flow.
-#[derive(Default)]
-pub(super) struct Waiting {
-    /// Received ones, in the order in which they came.
-    held: VecDeque<Held>,
-    /// How many buffers they fill, and how many those of each VF.
-    buffers: usize,
-    of_vf: Vec<usize>,
-    /// VFs of whose rings, or of what another worker has left of them, the first frame waits.
-    pub(super) rings: VfSet,
-    /// That frame, of VFs of other workers.
-    remote: Vec<(VfIndex, Frame)>,
-    /// When to try to send a marker for which there was no room.
-    marker_at: Option<Nanos>,
-}
-
-struct Held {
-    vf: VfIndex,
-    key: FastKey,
-    frame: Frame,
-    tagging: Tagging,
-}
-
-/// How many buffers a frame fills.
-fn buffers(frame: &Frame) -> usize {
-    frame.data.len().div_ceil(BUFFER).max(1)
-}
-
-impl Waiting {
-    /// Gives a frame of a VF its buffers, if the VF may have so many; whether it has them.
-    fn take_buffers(&mut self, vf: VfIndex, frame: &Frame, limit: usize) -> bool {
-        if self.of_vf.len() <= vf.index() {
-            self.of_vf.resize(vf.index() + 1, 0);
-        }
-        let (wanted, of_vf) = (buffers(frame), &mut self.of_vf[vf.index()]);
-        let fits = *of_vf + wanted <= limit && self.buffers + wanted <= BUFFERS;
-        if fits {
-            *of_vf += wanted;
-            self.buffers += wanted;
-        }
-        fits
-    }
-
-    fn give_buffers(&mut self, vf: VfIndex, frame: &Frame) {
-        let given = buffers(frame);
-        self.buffers -= given;
-        if let Some(of_vf) = self.of_vf.get_mut(vf.index()) {
-            *of_vf -= given;
-        }
-    }
-
-    /// Keeps the first frame of a VF of another worker.
-    pub(super) fn hold_remote(&mut self, vf: VfIndex, frame: Frame) {
-        self.rings.insert(vf);
-        self.remote.push((vf, frame));
-    }
-
-    /// Gives it back.
-    pub(super) fn take_remote(&mut self, vf: VfIndex) -> Option<Frame> {
-        let at = self.remote.iter().position(|(of, _)| *of == vf)?;
-        Some(self.remote.swap_remove(at).1)
-    }
-
-    /// The VFs of which such a frame is kept.
-    pub(super) fn remote(&self) -> VfSet {
-        self.remote.iter().map(|(vf, _)| *vf).collect()
-    }
-
-    /// When something is to be done.
-    pub(super) fn next(&self) -> Option<Nanos> {
-        self.marker_at
-    }
-}
 
 impl DirectPlane {
     /// A new policy is in force: what waits for a flow that is no longer changing goes on, and a marker follows for those that

@@ -9,7 +9,7 @@ use vf_vhost::rx::BURST_EFFORT;
 
 use super::super::captures::Passing;
 use super::super::egress::capture;
-use super::super::outside::insertion;
+use super::super::outside::{Stuck, insertion};
 use super::super::port::{meta, queue_pair};
 use super::super::receivers::FrameSource;
 use super::DirectPlane;
@@ -22,12 +22,6 @@ const BURST: usize = 64;
 
 /// Frames of a VF that wait for the wire in no ring, at most, when one more is sent in its name.
 const STUCK: usize = 64;
-
-/// A frame that has been judged and waits for the wire.
-pub(super) struct Stuck {
-    pub(super) frame: ForPort,
-    pub(super) on_wire: OnWire,
-}
 
 impl DirectPlane {
     /// Whether a frame of this flow waits for the wire that is in no ring any more.

@@ -7,8 +7,6 @@ use std::collections::VecDeque;
 use vf_model::{Link, LinkConfig, Nanos, OnWire, Tagging, VfIndex, VfSet};
 
 use super::super::fair_queue::FairQueue;
-use super::super::receivers::FrameSource;
-use super::DirectPlane;
 use crate::queue::Frame;
 
 /// See the module.
@@ -38,7 +36,7 @@ impl Looped {
 }
 
 impl Loopback {
-    fn new(config: LinkConfig, vfs: usize) -> Loopback {
+    pub(super) fn new(config: LinkConfig, vfs: usize) -> Loopback {
         Loopback {
             link: Link::new(config),
             queue: FairQueue::new(vfs, 0),
@@ -63,7 +61,7 @@ impl Loopback {
     }
 
     /// Has frames begin that wait, as far as the bus is free; how many.
-    fn start(&mut self, now: Nanos) -> usize {
+    pub(super) fn start(&mut self, now: Nanos) -> usize {
         let mut started = 0;
         while self.link.free_at() <= now && self.start_next(now) {
             started += 1;
@@ -71,7 +69,7 @@ impl Loopback {
         started
     }
 
-    fn start_next(&mut self, now: Nanos) -> bool {
+    pub(super) fn start_next(&mut self, now: Nanos) -> bool {
         let Some(flow) = self.queue.next() else {
             return false;
         };
@@ -93,7 +91,7 @@ impl Loopback {
     }
 
     /// The next frame that is there by now.
-    fn arrived(&mut self, now: Nanos) -> Option<Looped> {
+    pub(super) fn arrived(&mut self, now: Nanos) -> Option<Looped> {
         let (arrival, _) = self.on_its_way.front()?;
         match *arrival <= now {
             true => self.on_its_way.pop_front().map(|(_, looped)| looped),
@@ -106,33 +104,5 @@ impl Loopback {
         let arrival = self.on_its_way.front().map(|(arrival, _)| *arrival);
         let start = self.queue.is_anyone_waiting().then(|| self.link.free_at());
         arrival.into_iter().chain(start).min()
-    }
-}
-
-impl DirectPlane {
-    /// Has frames from VF to VF take the time of this rate and propagation from now on. For the virtual clock, which has one
-    /// worker.
-    pub fn set_loopback(&mut self, config: LinkConfig) {
-        self.out.loopback = Some(Box::new(Loopback::new(config, self.ports.tx.len())));
-    }
-
-    /// Delivers what has come through the NIC by now, or all that is inside if `all`; how many frames have begun and ended.
-    pub(super) fn poll_loopback(&mut self, now: Nanos, all: bool) -> usize {
-        let mut moved = 0;
-        if let Some(loopback) = &mut self.out.loopback {
-            moved += loopback.start(now);
-            while all && loopback.start_next(now) {
-                moved += 1;
-            }
-        }
-        let by = if all { Nanos(u64::MAX) } else { now };
-        while let Some(looped) = self.out.loopback.as_mut().and_then(|l| l.arrived(by)) {
-            let rx = &mut self.ports.rx;
-            let source = FrameSource::Private(&looped.frame);
-            rx.deliver_to_vfs(&mut self.nic, looped.to, looped.tagging, source);
-            rx.pool.give(looped.frame);
-            moved += 1;
-        }
-        moved
     }
 }

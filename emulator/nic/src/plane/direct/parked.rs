@@ -6,10 +6,9 @@ use std::collections::VecDeque;
 use vf_model::{Nanos, VfIndex, VfSet, VlanTag};
 use vf_vhost::rx::BURST_EFFORT;
 
-use super::super::outside::{on_wire, outgoing};
+use super::super::outside::{Stuck, on_wire, outgoing};
 use super::super::receivers::FrameSource;
 use super::DirectPlane;
-use super::impaired::Stuck;
 use crate::queue::{ForPort, Frame};
 
 /// A frame that has been judged and waits for the wire, the first that its ring has fetched.
