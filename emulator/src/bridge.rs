@@ -7,8 +7,9 @@ use serde_json::{Value, json};
 use vfnic::control::show::{Show, ShowNic, ShowVf};
 use vfnic::control::{Request, Response, ask};
 
+use crate::failure::{Failure, failed, usage};
+use crate::output::print;
 use crate::show::named;
-use crate::{Failure, failed, print, usage};
 
 /// What is asked, if these words behind `bridge` ask and change nothing.
 pub(crate) fn question(words: &[String]) -> Option<Question<'_>> {

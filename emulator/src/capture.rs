@@ -13,7 +13,8 @@ use vfnic::cli;
 use vfnic::control::{CaptureRequest, Connection, Request, Response};
 use vfnic::log::complain;
 
-use crate::{Failure, failed, usage};
+use crate::failure::{Failure, failed, usage};
+use crate::signals::signals;
 
 /// Block types (draft-ietf-opsawg-pcapng 4).
 const INTERFACE_STATISTICS: u32 = 5;
@@ -69,7 +70,7 @@ pub(crate) struct Begun {
 pub(crate) fn begin(ctl: &Path, request: &Request) -> Result<Begun, Failure> {
     let stream = stream(ctl, request)?;
     let end = stream.get_ref().try_clone().map_err(failed)?;
-    let mut signals = crate::signals()?;
+    let mut signals = signals()?;
     let told = Arc::new(AtomicBool::new(false));
     let is_told = Arc::clone(&told);
     let wait = move || {

@@ -10,7 +10,9 @@ use vfnic::capture::paths::{Checked, Difference, Line, Said};
 use vfnic::cli;
 use vfnic::control::Request;
 
-use crate::{Failure, capture, failed, print};
+use crate::capture;
+use crate::failure::{Failure, failed};
+use crate::output::print;
 
 /// Checks for as long as was asked, or until the user says stop or the NIC ends.
 pub(crate) fn paths(

@@ -1,6 +1,6 @@
 //! The command line. Says what can be said; does nothing.
 
-mod complete;
+pub mod complete;
 mod filter;
 mod guest;
 #[cfg(feature = "lab")]
@@ -9,11 +9,11 @@ mod line;
 mod netns;
 mod number;
 mod show;
+mod target;
 
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use clap_complete::engine::ArgValueCompleter;
 use vf_model::{MacAddr, Profile, SETTING_KEYS};
 use vf_nic::config::{CpuList, DeviceKind, PollMode, QmpOf, SocketMode};
 use vf_nic::metrics::MetricsAddress;
@@ -33,7 +33,8 @@ pub use netns::Netns;
 use show::SHOW_HELP;
 #[cfg(feature = "top")]
 pub use show::Top;
-pub use show::{ShowAll, ShowWhat};
+pub use show::{Show, ShowAll, ShowWhat};
+pub use target::Target;
 
 /// A 10 GbE NIC in software: each virtual function (VF) is a vhost-user socket for an unmodified guest.
 #[derive(Debug, Parser)]
@@ -48,18 +49,6 @@ pub struct Cli {
     /// What to do.
     #[command(subcommand)]
     pub command: Command,
-}
-
-/// Which NIC of which vfnic a command is for; it may be said in front of the command or behind it.
-#[derive(Clone, Debug, Default, Args)]
-#[group(skip)]
-pub struct Target {
-    /// Control socket of a running vfnic [default: ctl.sock in the runtime directory]
-    #[arg(long, global = true, value_name = "SOCKET")]
-    pub ctl: Option<PathBuf>,
-    /// Which NIC is meant, when there are several
-    #[arg(long, global = true, value_name = "NAME", add = ArgValueCompleter::new(complete::nics))]
-    pub nic: Option<String>,
 }
 
 impl Command {
@@ -151,7 +140,7 @@ pub enum Command {
         /// N SETTING VALUE ... | N mac add|del MAC [vlan VID] | N vlan add|del VID |
         /// N set netem [egress|ingress|both] delay TIME ...|none (see 'vfnic link --help') |
         /// N rss [hkey KEY] [equal N|weight W0 W1 ...|table Q0 ... Q127|default] | N rss context new|C ... | N reset | N request VERB ...; N and VID may be ranges, such as 0-7
-        #[arg(required = true, num_args = 1.., allow_negative_numbers = true, add = ArgValueCompleter::new(complete::vf_words))]
+        #[arg(required = true, num_args = 1.., allow_negative_numbers = true)]
         words: Vec<String>,
     },
     /// Give received frames to a VF, or drop them, by what they are, in the words of 'ethtool -N'
@@ -174,7 +163,7 @@ pub enum Command {
         /// set [dev NIC] [up|down] [carrier on|off] [mtu BYTES] [numvfs N] | set [dev NIC] hwmode veb|vepa|floating |
         /// set [dev NIC] netem [egress|ingress|both] delay TIME ...|none | set [dev NIC] flap up TIME down TIME|none | set [dev NIC] vf N ... |
         /// show [dev NIC]
-        #[arg(num_args = 0.., allow_negative_numbers = true, add = ArgValueCompleter::new(complete::link_words))]
+        #[arg(num_args = 0.., allow_negative_numbers = true)]
         words: Vec<String>,
         /// How it is shown.
         #[command(flatten)]
@@ -188,7 +177,7 @@ pub enum Command {
         at: Target,
         /// link set dev NIC hwmode veb|vepa|floating [self] | link [show [dev NIC]] |
         /// fdb add|del MAC dev NIC [vlan VID] [self] | fdb [show [dev NIC]]
-        #[arg(required = true, num_args = 1.., allow_negative_numbers = true, add = ArgValueCompleter::new(complete::bridge_words))]
+        #[arg(required = true, num_args = 1.., allow_negative_numbers = true)]
         words: Vec<String>,
         /// How it is shown.
         #[command(flatten)]
@@ -200,7 +189,7 @@ pub enum Command {
         #[command(flatten)]
         at: Target,
         /// add|del MAC [dev NIC] [vlan VID] [self] | show [dev NIC]
-        #[arg(num_args = 0.., allow_negative_numbers = true, add = ArgValueCompleter::new(complete::fdb_words))]
+        #[arg(num_args = 0.., allow_negative_numbers = true)]
         words: Vec<String>,
         /// How it is shown.
         #[command(flatten)]
@@ -273,7 +262,7 @@ pub struct Why {
     #[command(flatten)]
     pub show: Show,
     /// from vfN|wire, and then the frame, unless it is in a capture
-    #[arg(required = true, num_args = 1.., allow_negative_numbers = true, add = ArgValueCompleter::new(complete::why_words))]
+    #[arg(required = true, num_args = 1.., allow_negative_numbers = true)]
     pub words: Vec<String>,
 }
 
@@ -321,7 +310,7 @@ pub struct Capture {
     pub snaplen: u32,
     /// Ports, vf N, wire or pf, behind the name of their NIC if there are several; and then what frames are to be like: flow-type ...,
     /// the words of 'filter add'
-    #[arg(required = true, num_args = 1.., allow_negative_numbers = true, add = ArgValueCompleter::new(complete::capture_words))]
+    #[arg(required = true, num_args = 1.., allow_negative_numbers = true)]
     pub words: Vec<String>,
 }
 
@@ -582,7 +571,7 @@ pub struct Run {
     #[arg(long, value_enum, value_name = "DRIVER")]
     pub device: Option<DeviceKind>,
     /// NIC to be like: generic, falcon, siena, ef10, igb, ixgbe, i40e or mlx5-legacy [default: generic]
-    #[arg(long, value_name = "NAME", add = ArgValueCompleter::new(complete::profiles))]
+    #[arg(long, value_name = "NAME")]
     pub profile: Option<Profile>,
     /// How workers wait for frames [default: adaptive]
     #[arg(long, value_enum, value_name = "HOW")]
@@ -654,7 +643,6 @@ pub enum ProfileCommand {
     /// Everything that one says
     Show {
         /// Which
-        #[arg(add = ArgValueCompleter::new(complete::profiles))]
         profile: Profile,
         /// As JSON
         #[arg(long)]
@@ -663,24 +651,13 @@ pub enum ProfileCommand {
     /// What two say differently
     Diff {
         /// One
-        #[arg(add = ArgValueCompleter::new(complete::profiles))]
         a: Profile,
         /// The other
-        #[arg(add = ArgValueCompleter::new(complete::profiles))]
         b: Profile,
         /// As JSON
         #[arg(long)]
         json: bool,
     },
-}
-
-/// How something is shown.
-#[derive(Debug, Args)]
-#[group(skip)] // commands have its name, and clap would have both for a group of options
-pub struct Show {
-    /// As JSON
-    #[arg(long)]
-    pub json: bool,
 }
 
 #[cfg(test)]

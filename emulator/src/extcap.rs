@@ -7,7 +7,8 @@ use vfnic::cli;
 use vfnic::control::{CaptureRequest, Request, Response, ask};
 
 use crate::capture::{Out, begin, copy};
-use crate::{Failure, print, usage};
+use crate::failure::{Failure, usage};
+use crate::output::print;
 
 /// What an interface's name begins with, before NIC and port.
 const PREFIX: &str = "vfnic-";

@@ -7,8 +7,10 @@ use serde_json::Value;
 use vfnic::cli;
 use vfnic::control::{FilterLine, Request, Response, ask};
 
+use crate::failure::{Failure, failed, usage};
+use crate::output::print;
+use crate::running::command;
 use crate::show::{named, rule};
-use crate::{Failure, command, failed, print, usage};
 
 /// Does or shows what was asked for.
 pub(crate) fn filter(ctl: &Path, nic: Option<String>, filter: cli::Filter) -> Result<(), Failure> {

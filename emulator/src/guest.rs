@@ -9,7 +9,8 @@ use std::process::Command;
 use vfnic::cli::{self, Functions, GuestOf};
 use vfnic::control::{Request, Response, ask};
 
-use crate::{Failure, failed, print, usage};
+use crate::failure::{Failure, failed, usage};
+use crate::output::print;
 
 mod hardware;
 

@@ -17,8 +17,10 @@ use vfnic::scenario::{self, CompareError, GuestKind, LoadError, Shipped};
 use vfnic::server::ready::Ready;
 use vfnic::timetravel::{self, Simulation, SimulationError};
 
-use super::{Failure, failed, print, refused, signals, usage};
+use crate::failure::{Failure, failed, refused, usage};
+use crate::output::print;
 use crate::progress::Progress;
+use crate::signals::signals;
 
 /// The seed of an experiment that is not given another.
 const SEED: u64 = 2009;
@@ -110,7 +112,9 @@ pub(crate) fn run_experiment(args: &cli::Experiment) -> Result<(), Failure> {
         let rows = series.rows();
         let written = rows.iter().try_for_each(|row| csv.serialize(row));
         written.map_err(failed)?;
-        let text = csv.into_inner().map_err(|e| super::failed(e.error()))?;
+        let text = csv
+            .into_inner()
+            .map_err(|e| crate::failure::failed(e.error()))?;
         write(file, &String::from_utf8_lossy(&text))?;
     }
     Ok(())

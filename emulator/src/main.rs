@@ -9,18 +9,23 @@ mod check;
 #[cfg(feature = "lab")]
 mod demo;
 mod extcap;
+mod failure;
 mod filter;
 mod guest;
 #[cfg(feature = "lab")]
 mod lab;
 mod monitor;
 mod netns;
+mod output;
 mod pages;
 mod profile;
 #[cfg(feature = "lab")]
 mod progress;
 mod rates;
+mod run;
+mod running;
 mod show;
+mod signals;
 #[cfg(feature = "top")]
 mod top;
 mod units;
@@ -28,45 +33,17 @@ mod upgrade;
 mod why;
 
 use std::ffi::OsString;
-use std::io::{IsTerminal, Read, Write};
-use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::time::Duration;
 
 use batch::Batch;
 use clap::{CommandFactory, Parser};
-use tracing_subscriber::EnvFilter;
-use tracing_subscriber::layer::SubscriberExt;
-use tracing_subscriber::util::SubscriberInitExt;
-#[cfg(feature = "lab")]
-use vfnic::cli::RunClock;
+use failure::{Failure, failed, usage};
+use output::print;
+use running::{done, running};
 use vfnic::cli::{self, Cli};
-use vfnic::config::{Config, Overrides, SocketAccess, default_socket_dir, temporary_socket_dir};
-use vfnic::control::{NicCommand, Request, Response, ask};
-use vfnic::log::{Log, RateLimit, StandardError, complain};
-use vfnic::sandbox::{Role, Sandbox};
-use vfnic::server::ready::{Ready, is_own_dir};
-use vfnic::server::{Belongings, RunError, Server};
-use vfnic::state_file::StateFile;
-
-/// What ends the program other than success: one line, and whose fault it is.
-enum Failure {
-    Usage(String),
-    Failed(String),
-}
-
-fn usage(e: impl ToString) -> Failure {
-    Failure::Usage(e.to_string())
-}
-
-fn failed(e: impl ToString) -> Failure {
-    Failure::Failed(e.to_string())
-}
-
-fn refused(e: RunError) -> Failure {
-    if e.is_usage() { usage(e) } else { failed(e) }
-}
+use vfnic::control::{Request, Response, ask};
+use vfnic::log::complain;
 
 fn main() -> ExitCode {
     vfnic::panics::end_the_process();
@@ -102,7 +79,7 @@ fn main() -> ExitCode {
 /// Answers a shell, if it is one that asks.
 fn complete() -> clap::error::Result<bool> {
     let said = std::env::args_os();
-    let completer = clap_complete::CompleteEnv::with_factory(Cli::command);
+    let completer = clap_complete::CompleteEnv::with_factory(cli::complete::program);
     let said: Vec<_> = said
         .map(|word| word.to_string_lossy().into_owned())
         .collect();
@@ -130,7 +107,7 @@ fn carry_out(cli: Cli) -> Result<(), Failure> {
         }
     };
     match command {
-        cli::Command::Run(args) => run(args, ctl),
+        cli::Command::Run(args) => run::run(args, ctl),
         #[cfg(feature = "lab")]
         cli::Command::Demo(args) => demo::demo(&args),
         #[cfg(feature = "lab")]
@@ -146,12 +123,12 @@ fn carry_out(cli: Cli) -> Result<(), Failure> {
         }
         cli::Command::Save { .. } => save(&running(ctl)?),
         cli::Command::Upgrade(args) => upgrade::upgrade(&running(ctl)?, &args),
-        cli::Command::Vf { words, .. } => self::command(&running(ctl)?, nic, "vf", words),
+        cli::Command::Vf { words, .. } => running::command(&running(ctl)?, nic, "vf", words),
         cli::Command::Filter { command, .. } => filter::filter(&running(ctl)?, nic, command),
         cli::Command::Link { words, show, .. } => match bridge::question_of_link(&words) {
             Some(question) => question.ask(&running(ctl)?, nic.as_deref(), show.json),
             None if show.json => Err(usage(NO_JSON)),
-            None => self::command(&running(ctl)?, nic, "link", words),
+            None => running::command(&running(ctl)?, nic, "link", words),
         },
         cli::Command::Capture(args) => capture::capture(&running(ctl)?, nic, &args),
         cli::Command::Check {
@@ -164,7 +141,7 @@ fn carry_out(cli: Cli) -> Result<(), Failure> {
         cli::Command::Bridge { words, show, .. } => match bridge::question(&words) {
             Some(question) => question.ask(&running(ctl)?, nic.as_deref(), show.json),
             None if show.json => Err(usage(NO_JSON)),
-            None => self::command(&running(ctl)?, nic, "bridge", words),
+            None => running::command(&running(ctl)?, nic, "bridge", words),
         },
         cli::Command::Fdb {
             mut words, show, ..
@@ -207,19 +184,6 @@ fn arguments() -> impl Iterator<Item = OsString> {
 fn is_of_extcap(arg: &OsString) -> bool {
     let arg = arg.to_string_lossy();
     arg.starts_with("--extcap-") || arg == "--capture"
-}
-
-/// The control socket of the vfnic that runs.
-fn running(ctl: Option<PathBuf>) -> Result<PathBuf, Failure> {
-    if let Some(ctl) = ctl {
-        return Ok(ctl);
-    }
-    let dir = default_socket_dir();
-    // Somebody else's NIC would take this user's commands.
-    if dir == temporary_socket_dir() && dir.exists() && !is_own_dir(&dir) {
-        return Err(failed(RunError::ForeignDir(dir)));
-    }
-    Ok(dir.join("ctl.sock"))
 }
 
 /// What is behind where to read what the command line has: what this program was built without.
@@ -305,303 +269,10 @@ fn meant(error: &clap::Error) -> Option<&str> {
         })
 }
 
-fn run(args: cli::Run, ctl: Option<PathBuf>) -> Result<(), Failure> {
-    #[cfg(feature = "lab")]
-    let wall = args.clock == RunClock::Wall;
-    #[cfg(not(feature = "lab"))]
-    let wall = true;
-    let sandbox = match wall && !args.no_sandbox {
-        true => Sandbox::On,
-        false => Sandbox::Off,
-    };
-    let log = start_log(sandbox, args.take_over).map_err(failed)?;
-    let outcome = match args.take_over {
-        true => upgrade::take_over(&args, ctl, sandbox),
-        false => run_nics(args, ctl, wall, sandbox),
-    };
-    log.flush();
-    outcome
-}
-
-/// Has all that is logged from now on written to standard error.
-fn start_log(sandbox: Sandbox, takes_over: bool) -> std::io::Result<Log> {
-    // What goes on where another process is writes to that one's log, which may be a file.
-    let ansi = std::io::stderr().is_terminal() && !takes_over;
-    let log = Log::start(StandardError::of_process(), sandbox)?;
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
-    let lines = tracing_subscriber::fmt::layer()
-        .with_target(false)
-        .with_ansi(ansi)
-        .with_writer(log.clone())
-        .log_internal_errors(false);
-    tracing_subscriber::registry()
-        .with(lines)
-        .with(RateLimit::new(log.clone()))
-        .with(filter)
-        .init();
-    Ok(log)
-}
-
-fn run_nics(
-    args: cli::Run,
-    ctl: Option<PathBuf>,
-    wall: bool,
-    sandbox: Sandbox,
-) -> Result<(), Failure> {
-    let over = Overrides {
-        socket_dir: args.socket_dir,
-        ctl,
-        observe: args.observe,
-        metrics: args.metrics,
-        access: SocketAccess {
-            mode: args.mode,
-            group: args.group,
-        },
-        ctl_group: args.ctl_group,
-        vfs: args.vfs,
-        qmp: args.qmp,
-        workers: args.workers,
-        mac_base: args.mac_base,
-        // On the virtual clock the same run is to be the same everywhere.
-        machine: wall.then(machine_id),
-        queue_pairs: args.queue_pairs,
-        device: args.device,
-        profile: args.profile,
-        poll: args.poll,
-        threads: args.threads,
-        cpus: args.cpus,
-    };
-    let config = Config::load(args.config.as_deref(), &over).map_err(usage)?;
-    #[cfg(feature = "lab")]
-    if !wall {
-        if args.no_sandbox {
-            return Err(usage(
-                "--no-sandbox is for --clock wall: there is no sandbox on the virtual clock",
-            ));
-        }
-        if args.workers.is_some() || over.threads.is_some() || over.cpus.is_some() {
-            return Err(usage(
-                "--workers, --threads and --cpus are for --clock wall",
-            ));
-        }
-        if args.state.is_some() || args.no_state {
-            return Err(usage(
-                "--state is for --clock wall: a run on the virtual clock always starts from its configuration",
-            ));
-        }
-        if config.observe.is_some()
-            || config.metrics.is_some()
-            || config.access != SocketAccess::default()
-            || config.ctl_group.is_some()
-        {
-            return Err(usage(
-                "observe, metrics, mode, group and ctl_group are for --clock wall: sockets of the virtual clock are this user's alone",
-            ));
-        }
-        return lab::run_virtual(&config, args.virtual_clock, args.ready_fd);
-    }
-    #[cfg(feature = "lab")]
-    if args.virtual_clock.is_asked_for() {
-        return Err(usage(
-            "--calendar, --wait-for, --until, --watchdog, --moderation, --messages and --digest are for --clock virtual",
-        ));
-    }
-    let ctl = config.ctl_socket();
-    let signals = signals_in(sandbox)?;
-    let mut ready = Ready::claim(&config, args.ready_fd).map_err(refused)?;
-    // Whoever goes on where this process is may be started elsewhere.
-    let folder = args.state.or_else(state_directory);
-    let folder = folder.map(|folder| std::path::absolute(&folder).unwrap_or(folder));
-    let (state, config) = match args.no_state {
-        true => (None, config),
-        false => {
-            let opened = StateFile::open(folder.as_deref(), config);
-            let (state, config) = opened.map_err(usage)?;
-            (Some(state), config)
-        }
-    };
-    let needs = config.needs(folder.as_deref());
-    let mut server = Server::start(config, sandbox).map_err(refused)?;
-    // Nothing of a guest has been looked at yet, and what is started from here on goes along.
-    sandbox.confine(Role::Control(&needs));
-    if sandbox == Sandbox::Off {
-        tracing::warn!(
-            "--no-sandbox: a bug that a guest finds would have all that this user has, not the guests' memory only"
-        );
-    }
-    ready.announce().map_err(refused)?;
-    keep(&mut server, &ready, state)?;
-    server.stop_on(signals).map_err(failed)?;
-    if !args.quiet {
-        print_beside(welcome(&server, &ctl)).map_err(failed)?;
-    }
-    serve(server, ready)
-}
-
-/// Has a server keep its state, and what else it is to hand over some day.
-fn keep(server: &mut Server, ready: &Ready, state: Option<StateFile>) -> Result<(), Failure> {
-    if let Some(ready) = ready.file().map_err(failed)? {
-        let state = state.as_ref().map(StateFile::save).transpose();
-        let state = state.map_err(failed)?;
-        let log = StandardError::of_process().duplicate().map_err(failed)?;
-        server.keep_ready(Belongings { ready, log, state });
-    }
-    match state {
-        Some(state) => server.keep_state(state).map_err(failed),
-        None => Ok(()),
-    }
-}
-
-/// Serves until it is time to stop, or until another process has everything.
-fn serve(mut server: Server, ready: Ready) -> Result<(), Failure> {
-    let outcome = server.run().map_err(failed);
-    if server.has_handed_over() {
-        // What would be removed or closed is the other process' now.
-        std::mem::forget((server, ready));
-    } else {
-        // Before the first socket goes.
-        drop(ready);
-    }
-    outcome
-}
-
-/// This machine's id (machine-id(5)), or its name where it has none.
-fn machine_id() -> String {
-    let files = [
-        "/etc/machine-id",
-        "/var/lib/dbus/machine-id",
-        "/etc/hostname",
-    ];
-    let mut ids = files
-        .iter()
-        .filter_map(|file| std::fs::read_to_string(file).ok());
-    ids.find(|id| !id.trim().is_empty()).unwrap_or_default()
-}
-
-/// Where a service manager has this service keep its state (systemd.exec(5), `StateDirectory=`): the first folder, if it names several.
-fn state_directory() -> Option<PathBuf> {
-    let folders = std::env::var_os("STATE_DIRECTORY")?;
-    std::env::split_paths(&folders).find(|folder| folder.is_absolute())
-}
-
-/// How long the process may take to end in good order when it is told to.
-const GRACE: Duration = Duration::from_secs(10);
-
-/// Something arrives here when the user says stop, or closes the terminal. If that is not heard in time, or the user says it
-/// again, the process ends all the same.
-fn signals() -> Result<UnixStream, Failure> {
-    signals_in(Sandbox::Off)
-}
-
-/// The same, where the thread that waits for them is in the sandbox.
-fn signals_in(sandbox: Sandbox) -> Result<UnixStream, Failure> {
-    use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
-    let (mut caught, on_signal) = UnixStream::pair().map_err(failed)?;
-    // Under nohup(1) a closed terminal is to change nothing.
-    let hang_up = (!is_ignored(SIGHUP)).then_some(SIGHUP);
-    for signal in [SIGTERM, SIGINT].into_iter().chain(hang_up) {
-        let on_signal = on_signal.try_clone().map_err(failed)?;
-        signal_hook::low_level::pipe::register(signal, on_signal).map_err(failed)?;
-    }
-    let (signals, mut forward) = UnixStream::pair().map_err(failed)?;
-    let wait = move || {
-        sandbox.confine(Role::Quiet);
-        let mut byte = [0];
-        if caught.read_exact(&mut byte).is_err() {
-            return;
-        }
-        // It fails only when whoever would hear it is about to end.
-        let _ = forward.write_all(&byte);
-        let _ = caught.set_read_timeout(Some(GRACE));
-        let _ = caught.read(&mut byte);
-        // Nothing is said: what holds the others up may be the log.
-        signal_hook::low_level::exit(1);
-    };
-    let thread = std::thread::Builder::new().name("signals".to_owned());
-    thread.spawn(wait).map_err(failed)?;
-    Ok(signals)
-}
-
-/// Whether this process was started with that signal ignored.
-fn is_ignored(signal: i32) -> bool {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
-    let mask = mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
-    mask.is_some_and(|mask| mask >> (signal - 1) & 1 != 0)
-}
-
-/// Prints while the caller goes on: nobody may be reading.
-fn print_beside(text: String) -> std::io::Result<()> {
-    let print = move || match print(&text) {
-        Ok(()) => {}
-        Err(Failure::Usage(why) | Failure::Failed(why)) => {
-            tracing::warn!("cannot print what there is: {why}");
-        }
-    };
-    let thread = std::thread::Builder::new().name("print".into());
-    thread.spawn(print).map(drop)
-}
-
-/// Two lines: what there is, and what to do next.
-fn welcome(server: &Server, ctl: &Path) -> String {
-    let nics = server.hosts().iter().map(|host| {
-        let nic = &host.settings;
-        let folder = nic.vf.first().and_then(|vf| vf.socket.parent());
-        let folder = folder.unwrap_or(Path::new(".")).display();
-        let (name, vfs, base) = (&nic.name, nic.num_vfs(), nic.mac_base);
-        format!("{name}: {vfs} VFs in {folder}, addresses from {base}")
-    });
-    let nics: Vec<_> = nics.collect();
-    let several = if nics.len() > 1 { " --nic NAME" } else { "" };
-    // Said where it would not be found.
-    let ctl = match ctl == default_socket_dir().join("ctl.sock") {
-        true => String::new(),
-        false => format!(" --ctl {}", ctl.display()),
-    };
-    format!(
-        "{}\nnext: vfnic{ctl} guest 0{several} [--for qemu|libvirt|...] prints what starts a guest; vfnic{ctl} show\n",
-        nics.join("; ")
-    )
-}
-
 fn save(ctl: &Path) -> Result<(), Failure> {
     match ask(ctl, &Request::Save).map_err(failed)? {
         Response::Save(text) => print(&text),
         Response::Refused(why) => Err(usage(why)),
-        _ => Err(failed("the answer is not to this question")),
-    }
-}
-
-fn command(ctl: &Path, nic: Option<String>, first: &str, rest: Vec<String>) -> Result<(), Failure> {
-    let mut words = vec![first.to_owned()];
-    words.extend(rest);
-    // What can be known to be wrong without asking is said without a running emulator.
-    let asked = vf_model::Command::parse_addressed(&words).map_err(usage)?;
-    let answer = ask(ctl, &Request::Command(NicCommand { nic, words }));
-    match (asked.command, answer.map_err(failed)?) {
-        (
-            vf_model::Command::Request { .. } | vf_model::Command::RssContext { .. },
-            Response::Done(answers),
-        ) => print(
-            &answers
-                .iter()
-                .map(|line| format!("{line}\n"))
-                .collect::<String>(),
-        ),
-        (_, answer) => done(answer),
-    }
-}
-
-/// Says what is worth knowing of what has been done, or why it has not been.
-fn done(answer: Response) -> Result<(), Failure> {
-    match answer {
-        Response::Refused(why) => Err(usage(why)),
-        Response::Done(notes) => {
-            for note in notes {
-                complain(&note);
-            }
-            Ok(())
-        }
         _ => Err(failed("the answer is not to this question")),
     }
 }
@@ -623,19 +294,5 @@ fn carry_out_batch(ctl: Option<PathBuf>, nic: Option<&str>, file: &Path) -> Resu
             )))
         }
         answer => done(answer),
-    }
-}
-
-/// Standard output may be a pipe that somebody has read enough of.
-fn print(text: &str) -> Result<(), Failure> {
-    print_on(text).map(drop)
-}
-
-/// The same, for whoever has more to say: whether anybody still reads.
-fn print_on(text: &str) -> Result<bool, Failure> {
-    match std::io::stdout().lock().write_all(text.as_bytes()) {
-        Ok(()) => Ok(true),
-        Err(e) if e.kind() == std::io::ErrorKind::BrokenPipe => Ok(false),
-        Err(e) => Err(failed(e)),
     }
 }

@@ -8,7 +8,8 @@ use vfnic::capture::lines::Line;
 use vfnic::cli;
 use vfnic::control::Request;
 
-use crate::{Failure, capture, failed};
+use crate::capture;
+use crate::failure::{Failure, failed};
 
 /// Prints events, a line each, until the user says stop or the NIC ends.
 pub(crate) fn monitor(ctl: &Path, nic: Option<String>, args: &cli::Monitor) -> Result<(), Failure> {

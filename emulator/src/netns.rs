@@ -10,8 +10,10 @@ use vfnic::control::show::{Show, ShowNic, ShowVf};
 use vfnic::control::{AttachTap, Connection, Request, Response};
 use vfnic::tap_port::TapDevice;
 
-use super::show::named;
-use super::{Failure, done, failed, print, usage};
+use crate::failure::{Failure, failed, usage};
+use crate::output::print;
+use crate::running::done;
+use crate::show::named;
 
 pub(super) fn netns(ctl: &Path, nic: Option<&str>, command: &cli::Netns) -> Result<(), Failure> {
     let mut connection = Connection::open(ctl).map_err(failed)?;

@@ -6,7 +6,8 @@ use std::path::Path;
 use clap::CommandFactory;
 use vfnic::cli::{Cli, Shell};
 
-use crate::{Failure, failed, print, usage};
+use crate::failure::{Failure, failed, usage};
+use crate::output::print;
 
 /// Writes a man page for the program and one for each of its commands.
 pub(crate) fn man(dir: &Path) -> Result<(), Failure> {

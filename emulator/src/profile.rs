@@ -6,7 +6,8 @@ use serde::Serialize;
 use vf_model::{Fact, Profile};
 use vfnic::cli::ProfileCommand;
 
-use crate::{Failure, failed, print};
+use crate::failure::{Failure, failed};
+use crate::output::print;
 
 /// A profile in a list.
 #[derive(Serialize)]

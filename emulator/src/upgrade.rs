@@ -15,7 +15,11 @@ use vfnic::server::ready::Ready;
 use vfnic::server::{Server, raise_descriptor_limit};
 use vfnic::state_file::StateFile;
 
-use crate::{Failure, failed, keep, print, refused, running, serve, signals_in, usage};
+use crate::failure::{Failure, failed, refused, usage};
+use crate::output::print;
+use crate::run::{keep, serve};
+use crate::running::running;
+use crate::signals::signals_in;
 
 /// What a process answers in place of `ready` that does not go on: it has said why on standard error, which is this one's until it goes on.
 const SAID_WHY: [u8; 6] = *b"refuse";

@@ -9,7 +9,8 @@ use vfnic::cli;
 use vfnic::control::why::Why;
 use vfnic::control::{NicCommand, Request, Response, ask};
 
-use crate::{Failure, failed, print, usage};
+use crate::failure::{Failure, failed, usage};
+use crate::output::print;
 
 /// Frames of a capture, or what is said of one, are asked about one after the other.
 pub(crate) fn ask_why(ctl: &Path, nic: Option<String>, args: &cli::Why) -> Result<(), Failure> {

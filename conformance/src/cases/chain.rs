@@ -2,7 +2,8 @@
 
 use crate::bench::{Bench, Delivery, Link, QUIET};
 use crate::case::{Case, Level};
-use crate::cases::ring::{INDIRECT, SPLIT, finish, place, signal};
+use crate::cases::by_hand::{desc, finish, place, signal};
+use crate::cases::ring::{INDIRECT, SPLIT};
 use crate::verdict::{Failure, Seen, ensure};
 use vf_guest::driver::{DESC_INDIRECT, DESC_NEXT, DESC_WRITE, Desc, SplitQueue, Virtqueue};
 use vf_guest::net::{NetConfig, feature};
@@ -333,15 +334,6 @@ pub(super) const CASES: &[Case] = &[
         run: |bench| misplaced(bench, |_, user| (user, user, user)),
     },
 ];
-
-pub(super) fn desc(addr: u64, len: u32, flags: u16, next: u16) -> Desc {
-    Desc {
-        addr,
-        len,
-        flags,
-        next,
-    }
-}
 
 /// Writes what looks like a descriptor into the buffer at `at`; which one it would be if the table went on until there.
 fn behind_table(queue: &Virtqueue, at: u64, desc: Desc) -> u16 {

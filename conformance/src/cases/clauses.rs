@@ -7,8 +7,9 @@ use vm_memory::Bytes;
 
 use crate::bench::{Link, QUIET, with, without};
 use crate::case::{Case, Level, Need};
+use crate::cases::by_hand::{called, place, signal};
 use crate::cases::protocol::F30;
-use crate::cases::ring::{called, place, signal, used_flags};
+use crate::cases::ring::used_flags;
 use crate::verdict::{Failure, Seen, ensure};
 use vf_guest::driver::{
     Buffer, DESC_INDIRECT, DESC_NEXT, DESC_WRITE, Desc, Format, SplitQueue, Virtqueue,

@@ -146,7 +146,7 @@ pub(super) const CASES: &[Case] = &[
         run: |bench| {
             let mut link = bench.link(&NetConfig::default())?;
             let frame = link.frame(200);
-            let (at, len) = crate::cases::ring::place(&mut link, &frame)?;
+            let (at, len) = crate::cases::by_hand::place(&mut link, &frame)?;
             let end = Instant::now() + STORM;
             let mut n = 0u16;
             while Instant::now() < end {

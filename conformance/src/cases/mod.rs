@@ -1,6 +1,7 @@
 //! The cases, by group. Ids are for ever: a case that changes its meaning gets a new one.
 
 mod bursts;
+mod by_hand;
 mod chain;
 mod clauses;
 mod clauses_net;

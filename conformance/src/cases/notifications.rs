@@ -7,10 +7,10 @@ use vm_memory::Bytes;
 
 use crate::bench::{Bench, DEADLINE, Link, QUIET, without};
 use crate::case::{Case, Level, Need};
+use crate::cases::by_hand::{place, quiet};
 use crate::cases::clauses::started;
 use crate::cases::control::ALL;
 use crate::cases::protocol::F30;
-use crate::cases::ring::place;
 use crate::cases::ring_states::to_sender;
 use crate::control::refused;
 use crate::verdict::{Failure, Seen, ensure};
@@ -303,23 +303,6 @@ fn rx_event_idx(bench: &Bench) -> Result<[bool; 8], Failure> {
         *call = link.receiver().wait_rx_call(0, wait)?;
     }
     Ok(calls)
-}
-
-/// Whether a driver that wanted to be called with the fifth frame was called with no other. With the first one is forgiven: vhost in Linux
-/// and DPDK, which do not know what a driver was told before, call once to be sure.
-pub(super) fn quiet(calls: [bool; 8]) -> Result<Seen, Failure> {
-    let [first, rest @ ..] = calls;
-    let (before, after) = rest.split_at(3);
-    let others = before.contains(&true) || after.iter().filter(|called| **called).count() > 1;
-    ensure(
-        !others,
-        format_args!("called after frame 1 to 8: {calls:?}"),
-    )?;
-    Ok(if first {
-        Seen::Tolerated
-    } else {
-        Seen::Conforms
-    })
 }
 
 fn rx_error_told(bench: &Bench) -> Result<Seen, Failure> {

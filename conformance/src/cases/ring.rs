@@ -5,12 +5,11 @@ use std::time::Duration;
 
 use vm_memory::Bytes;
 
-use crate::bench::{Bench, DEADLINE, Link, QUIET, without};
+use crate::bench::{Bench, DEADLINE, QUIET, without};
 use crate::case::{Case, Level, Need};
-use crate::cases::chain::desc;
-use crate::cases::notifications::quiet;
+use crate::cases::by_hand::{called, called_within, desc, finish, place, quiet, send_cut, signal};
 use crate::verdict::{Failure, Seen, ensure};
-use vf_guest::driver::{Buffer, DESC_NEXT, Desc, Format, SplitQueue};
+use vf_guest::driver::{DESC_NEXT, Desc, Format, SplitQueue};
 use vf_guest::net::{NetConfig, NetHeader, feature};
 
 pub(super) const INDIRECT: Need = Need::Feature(feature::INDIRECT_DESC, "INDIRECT_DESC");
@@ -583,91 +582,6 @@ fn basic(bench: &Bench) -> Result<Seen, Failure> {
     Ok(Seen::Conforms)
 }
 
-/// Writes header and frame into the first send buffer: its guest address and length.
-pub(super) fn place(link: &mut Link, frame: &[u8]) -> Result<(u64, u32), Failure> {
-    place_with(link, &NetHeader::default(), frame)
-}
-
-fn place_with(link: &mut Link, hdr: &NetHeader, frame: &[u8]) -> Result<(u64, u32), Failure> {
-    let header = link.tx.header_len();
-    let bytes = [&hdr.encode()[..header], frame].concat();
-    let at = link.tx.tx_ring(0).buffer_addr(0);
-    let slice = link.tx.memory().slice(at, bytes.len());
-    let written = slice.is_some_and(|s| s.write_slice(&bytes, 0).is_ok());
-    ensure(written, "memory of our own cannot be written")?;
-    Ok((at, bytes.len() as u32))
-}
-
-/// Sends a frame as a chain that is cut at these offsets from the start of its header.
-pub(super) fn send_cut(
-    link: &mut Link,
-    frame: &[u8],
-    cuts: &[usize],
-    indirect: bool,
-) -> Result<(), Failure> {
-    send_cut_with(link, &NetHeader::default(), frame, cuts, indirect)
-}
-
-/// The same with a header of the case's own.
-pub(super) fn send_cut_with(
-    link: &mut Link,
-    hdr: &NetHeader,
-    frame: &[u8],
-    cuts: &[usize],
-    indirect: bool,
-) -> Result<(), Failure> {
-    let (at, len) = place_with(link, hdr, frame)?;
-    let table = link.tx.tx_ring(0).buffer_addr(4);
-    let mut ends = cuts.to_vec();
-    ends.push(len as usize);
-    let mut start = 0;
-    let mut chain = Vec::new();
-    for end in ends {
-        chain.push(Buffer {
-            addr: at + start as u64,
-            len: (end - start) as u32,
-            writable: false,
-        });
-        start = end;
-    }
-    let queue = &mut link.tx.tx_ring(0).queue;
-    let added = if indirect {
-        queue.add_indirect(table, &chain)
-    } else {
-        queue.add(&chain)
-    };
-    ensure(added.is_some(), "the chain does not fit the ring")?;
-    link.tx.kick();
-    Ok(())
-}
-
-pub(super) fn signal(link: &mut Link) {
-    if let Some(kick) = &link.tx.tx_ring(0).kick {
-        kick.signal();
-    }
-}
-
-/// Whether the send ring's call was signalled since this was last asked: one that is due may be late.
-pub(super) fn called(link: &mut Link, due: bool) -> Result<bool, Failure> {
-    let wait = if due {
-        DEADLINE
-    } else {
-        Duration::from_millis(20)
-    };
-    called_within(link, wait)
-}
-
-fn called_within(link: &mut Link, wait: Duration) -> Result<bool, Failure> {
-    match &link.tx.tx_ring(0).call {
-        Some(call) => {
-            let called = call.wait(wait)?;
-            call.drain();
-            Ok(called)
-        }
-        None => Ok(false),
-    }
-}
-
 /// After which of 8 frames the driver was called that asked for it after the fifth.
 fn event_idx(bench: &Bench) -> Result<[bool; 8], Failure> {
     let mut link = bench.link(&NetConfig::default())?;
@@ -679,16 +593,4 @@ fn event_idx(bench: &Bench) -> Result<[bool; 8], Failure> {
         *call = called(&mut link, n == 4)?;
     }
     Ok(calls)
-}
-
-/// Ends a session with a broken send ring: was the chain given back, or the ring stopped?
-pub(super) fn finish(bench: &Bench, mut link: Link) -> Result<Seen, Failure> {
-    let used = link.tx.tx_ring(0).queue.given_back();
-    drop(link);
-    bench.alive()?;
-    Ok(if used == 0 {
-        Seen::RingStopped
-    } else {
-        Seen::Tolerated
-    })
 }

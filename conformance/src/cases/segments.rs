@@ -5,12 +5,12 @@ use std::time::Duration;
 
 use crate::bench::{Bench, DEADLINE, Link, QUIET, with, without};
 use crate::case::{Case, Level, Need};
+use crate::cases::by_hand::{send_cut, send_cut_with};
 use crate::cases::offloads::{
     CSUM, CWR, L2, MSS, TAG, TAKES_TSO4, TCP, TCP_FLAGS, TCP_HEADER, TSO4, TSO6, all_or_nothing,
     behind_tag, ip_sum, is_right, moved, packet, pseudo, segments, with_ip_options,
     with_tcp_options,
 };
-use crate::cases::ring::{send_cut, send_cut_with};
 use crate::cases::vf::{ADMIN, tagged};
 use crate::verdict::{Failure, Seen, ensure};
 use vf_guest::net::{GSO_NONE, GSO_TCPV4, HDR_NEEDS_CSUM, NetConfig, NetHeader, RxFrame, feature};

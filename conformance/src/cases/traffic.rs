@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use crate::bench::{Bench, DEADLINE, Link, QUIET, with, without};
 use crate::case::{Case, Level, Need};
-use crate::cases::chain::desc;
+use crate::cases::by_hand::desc;
 use crate::cases::clauses::started;
 use crate::cases::control::controlled_pairs;
 use crate::cases::net::tcp;

@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::fs;
 
-use clap::CommandFactory;
-use clap_complete::engine::CompletionCandidate;
+use clap::{Command, CommandFactory};
+use clap_complete::engine::{ArgValueCompleter, CompletionCandidate};
 #[cfg(feature = "lab")]
 use clap_complete::engine::{PathCompleter, ValueCompleter};
 use vf_model::{Profile, SETTING_KEYS};
@@ -29,53 +29,94 @@ struct Nic {
 /// Asks for those that are meant.
 type Running<'a> = &'a dyn Fn() -> Vec<Nic>;
 
+/// What is offered for a word.
+type Offered = fn(&OsStr) -> Vec<CompletionCandidate>;
+
+/// The command line, and what shells are offered for its words.
+#[must_use]
+pub fn program() -> Command {
+    with_offers(Cli::command(), &[])
+}
+
+fn with_offers(command: Command, path: &[&str]) -> Command {
+    let command = command.mut_args(|arg| match offer_for(path, arg.get_id().as_str()) {
+        Some(offered) => arg.add(ArgValueCompleter::new(offered)),
+        None => arg,
+    });
+    command.mut_subcommands(|sub| {
+        let name = sub.get_name().to_owned();
+        with_offers(sub, &[path, &[name.as_str()]].concat())
+    })
+}
+
+/// What is offered for an argument of a command, by the names that both have in [`Cli`].
+fn offer_for(command: &[&str], arg: &str) -> Option<Offered> {
+    Some(match (command, arg) {
+        ([_, ..], "nic") => nics,
+        (["guest"], "functions") | (["show"], "vfs") => vfs,
+        (["vf"], "words") => vf_words,
+        (["link"], "words") => link_words,
+        (["filter", "add" | "replace" | "del"], "words") => filter_words,
+        (["capture"], "words") => capture_words,
+        (["bridge"], "words") => bridge_words,
+        (["fdb"], "words") => fdb_words,
+        (["why"], "words") => why_words,
+        (["netns", _], "words") => netns_words,
+        (["run"] | ["experiment"] | ["scenario", "run"] | ["profile", "show"], "profile")
+        | (["profile", "diff"], "a" | "b") => profiles,
+        #[cfg(feature = "lab")]
+        (["scenario", "run" | "check"], "files") | (["scenario", "new"], "from") => scenarios,
+        _ => return None,
+    })
+}
+
 /// For the words of `vf`.
-pub(crate) fn vf_words(current: &OsStr) -> Vec<CompletionCandidate> {
+fn vf_words(current: &OsStr) -> Vec<CompletionCandidate> {
     behind_the_command(current, of_vf)
 }
 
 /// For the words of `link`.
-pub(crate) fn link_words(current: &OsStr) -> Vec<CompletionCandidate> {
+fn link_words(current: &OsStr) -> Vec<CompletionCandidate> {
     behind_the_command(current, of_link)
 }
 
 /// For the words of `filter add`, `replace` and `del`.
-pub(crate) fn filter_words(current: &OsStr) -> Vec<CompletionCandidate> {
+fn filter_words(current: &OsStr) -> Vec<CompletionCandidate> {
     behind_the_command(current, of_filter)
 }
 
 /// For the words of `capture`.
-pub(crate) fn capture_words(current: &OsStr) -> Vec<CompletionCandidate> {
+fn capture_words(current: &OsStr) -> Vec<CompletionCandidate> {
     behind_the_command(current, of_capture)
 }
 
 /// For the words of `bridge`.
-pub(crate) fn bridge_words(current: &OsStr) -> Vec<CompletionCandidate> {
+fn bridge_words(current: &OsStr) -> Vec<CompletionCandidate> {
     behind_the_command(current, of_bridge)
 }
 
 /// For the words of `fdb`.
-pub(crate) fn fdb_words(current: &OsStr) -> Vec<CompletionCandidate> {
+fn fdb_words(current: &OsStr) -> Vec<CompletionCandidate> {
     behind_the_command(current, of_fdb)
 }
 
 /// For the words of `why`.
-pub(crate) fn why_words(current: &OsStr) -> Vec<CompletionCandidate> {
+fn why_words(current: &OsStr) -> Vec<CompletionCandidate> {
     behind_the_command(current, of_why)
 }
 
 /// For the words of `netns add` and `netns delete`.
-pub(crate) fn netns_words(current: &OsStr) -> Vec<CompletionCandidate> {
+fn netns_words(current: &OsStr) -> Vec<CompletionCandidate> {
     behind_the_command(current, of_netns)
 }
 
 /// The number of a VF.
-pub(crate) fn vfs(current: &OsStr) -> Vec<CompletionCandidate> {
+fn vfs(current: &OsStr) -> Vec<CompletionCandidate> {
     offer(vfs_of(&|| running(&line())), current)
 }
 
 /// The name of a NIC.
-pub(crate) fn nics(current: &OsStr) -> Vec<CompletionCandidate> {
+fn nics(current: &OsStr) -> Vec<CompletionCandidate> {
     let asked = Line {
         nic: None,
         ..line()
@@ -84,14 +125,14 @@ pub(crate) fn nics(current: &OsStr) -> Vec<CompletionCandidate> {
 }
 
 /// The name of a profile.
-pub(crate) fn profiles(current: &OsStr) -> Vec<CompletionCandidate> {
+fn profiles(current: &OsStr) -> Vec<CompletionCandidate> {
     let names = Profile::all().map(|profile| profile.to_string());
     offer(names.map(plain).collect(), current)
 }
 
 /// The name of a scenario that comes with the program, or a file.
 #[cfg(feature = "lab")]
-pub(crate) fn scenarios(current: &OsStr) -> Vec<CompletionCandidate> {
+fn scenarios(current: &OsStr) -> Vec<CompletionCandidate> {
     let all = vf_lab::scenario::Shipped::all().into_iter();
     let names = all.map(|shipped| (shipped.name.to_owned(), shipped.about()));
     let mut offered = offer(names.collect(), current);
@@ -378,6 +419,55 @@ mod tests {
             vfs: (0..vfs).map(|vf| (vf, String::new())).collect(),
         };
         vec![nic("a", 2), nic("b", 1)]
+    }
+
+    #[test]
+    #[cfg(all(feature = "lab", feature = "top"))]
+    fn what_there_is_an_offer_for_is_on_the_command_line() {
+        fn all(command: &Command, path: &[&str], offers: &mut Vec<String>) {
+            for arg in command.get_arguments().map(|arg| arg.get_id().as_str()) {
+                if offer_for(path, arg).is_some() {
+                    offers.push(format!("{} {arg}", path.join(" ")));
+                }
+            }
+            for sub in command.get_subcommands() {
+                all(sub, &[path, &[sub.get_name()]].concat(), offers);
+            }
+        }
+        let mut offers = Vec::new();
+        all(&Cli::command(), &[], &mut offers);
+        assert!(
+            ["vf nic", "filter nic", "top nic"]
+                .iter()
+                .all(|nic| offers.iter().any(|offer| offer == nic))
+        );
+        offers.retain(|offer| !offer.ends_with(" nic"));
+        offers.sort_unstable();
+        let expected = [
+            "bridge words",
+            "capture words",
+            "experiment profile",
+            "fdb words",
+            "filter add words",
+            "filter del words",
+            "filter replace words",
+            "guest functions",
+            "link words",
+            "netns add words",
+            "netns delete words",
+            "profile diff a",
+            "profile diff b",
+            "profile show profile",
+            "run profile",
+            "scenario check files",
+            "scenario new from",
+            "scenario run files",
+            "scenario run profile",
+            "show vfs",
+            "vf words",
+            "why words",
+        ];
+        assert_eq!(offers, expected);
     }
 
     fn offered(

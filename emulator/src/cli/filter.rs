@@ -1,9 +1,8 @@
 //! The command line of `vfnic filter`.
 
 use clap::Subcommand;
-use clap_complete::engine::ArgValueCompleter;
 
-use super::{Show, complete};
+use super::show::Show;
 
 /// What to do with a NIC's filters.
 #[derive(Debug, Subcommand)]
@@ -11,20 +10,20 @@ pub enum Filter {
     /// Add a filter
     Add {
         /// [dev NIC] MATCH vf N [loc N] | MATCH action drop [loc N] | MATCH mirror N | egress [vf N] MATCH action drop|pass
-        #[arg(required = true, num_args = 1.., allow_negative_numbers = true, add = ArgValueCompleter::new(complete::filter_words))]
+        #[arg(required = true, num_args = 1.., allow_negative_numbers = true)]
         words: Vec<String>,
     },
     /// Add a filter, in place of one with the same match and priority if there is one
     Replace {
         /// [dev NIC] MATCH vf N [action Q|context C] | MATCH action drop|mediated | MATCH mirror N | egress [vf N] MATCH action drop|pass
-        #[arg(required = true, num_args = 1.., allow_negative_numbers = true, add = ArgValueCompleter::new(complete::filter_words))]
+        #[arg(required = true, num_args = 1.., allow_negative_numbers = true)]
         words: Vec<String>,
     },
     /// Delete the filter with this id, or with this match, and of this priority
     #[command(visible_alias = "delete")]
     Del {
         /// [dev NIC] ID | MATCH | egress [vf N] MATCH
-        #[arg(required = true, num_args = 1.., allow_negative_numbers = true, add = ArgValueCompleter::new(complete::filter_words))]
+        #[arg(required = true, num_args = 1.., allow_negative_numbers = true)]
         words: Vec<String>,
     },
     /// Delete all filters

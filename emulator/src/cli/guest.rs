@@ -3,10 +3,9 @@
 use std::str::FromStr;
 
 use clap::{Args, ValueEnum};
-use clap_complete::engine::ArgValueCompleter;
 
 use super::number::whole;
-use super::{Target, complete};
+use super::target::Target;
 use vf_nic::plane::MAX_QUEUE_PAIRS;
 
 /// Who runs a guest.
@@ -63,7 +62,7 @@ pub struct Guest {
     #[command(flatten)]
     pub at: Target,
     /// Number of the VF, or pf+N: a PF with N VFs, all in one guest
-    #[arg(value_name = "N", add = ArgValueCompleter::new(complete::vfs))]
+    #[arg(value_name = "N")]
     pub functions: Functions,
     /// Who is to run the guest
     #[arg(long = "for", value_enum, value_name = "WHAT", default_value_t)]

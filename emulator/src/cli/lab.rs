@@ -3,7 +3,6 @@
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand, ValueEnum};
-use clap_complete::engine::ArgValueCompleter;
 use vf_lab::experiment::{MAX_PAIRS, Tool};
 use vf_lab::scenario::GuestKind;
 use vf_model::NetemSpec;
@@ -11,7 +10,6 @@ use vf_model::{Nanos, Profile};
 use vf_nic::config::{DeviceKind, Offloads};
 use vf_nic::duration::Duration;
 
-use super::complete;
 use super::number::{number, whole};
 
 /// Which clock NICs run on.
@@ -96,7 +94,7 @@ pub enum Scenario {
     /// Say what is wrong with it, and run nothing
     Check {
         /// The scenarios: files, - for standard input, or names that 'scenario list' shows
-        #[arg(required = true, value_name = "FILE", add = ArgValueCompleter::new(complete::scenarios))]
+        #[arg(required = true, value_name = "FILE")]
         files: Vec<PathBuf>,
     },
     /// Show the scenarios that come with vfnic: run takes their names, too
@@ -110,7 +108,7 @@ pub enum Scenario {
         /// The file to write, which is not there yet
         file: PathBuf,
         /// The scenario to start from
-        #[arg(long, value_name = "NAME", default_value = "path-switch", add = ArgValueCompleter::new(complete::scenarios))]
+        #[arg(long, value_name = "NAME", default_value = "path-switch")]
         from: String,
     },
 }
@@ -144,10 +142,10 @@ impl std::str::FromStr for ProfileWord {
 #[derive(Debug, Args)]
 pub struct ScenarioRun {
     /// The scenarios, files, - for standard input, or names that 'scenario list' shows: of several, a few lines each say what came out
-    #[arg(required = true, value_name = "FILE", add = ArgValueCompleter::new(complete::scenarios))]
+    #[arg(required = true, value_name = "FILE")]
     pub files: Vec<PathBuf>,
     /// NIC that the first NIC of each is to be like, or all: what each makes of it [default: what the file says]
-    #[arg(long, value_name = "NAME", add = ArgValueCompleter::new(complete::profiles))]
+    #[arg(long, value_name = "NAME")]
     pub profile: Option<ProfileWord>,
     /// Write a pcapng file for each VF there
     #[arg(long, value_name = "DIR")]
@@ -277,7 +275,7 @@ pub struct Experiment {
     #[arg(long, value_name = "WORDS")]
     pub netem: Option<NetemSpec>,
     /// NICs to be like: generic, falcon, siena, ef10, igb, ixgbe, i40e or mlx5-legacy
-    #[arg(long, value_name = "NAME", default_value_t, add = ArgValueCompleter::new(complete::profiles))]
+    #[arg(long, value_name = "NAME", default_value_t)]
     pub profile: Profile,
     /// A third path to run beside mediated and direct
     #[arg(long, value_enum, value_name = "PATH")]

@@ -1,9 +1,8 @@
 //! The words of `vfnic netns`.
 
 use clap::Subcommand;
-use clap_complete::engine::ArgValueCompleter;
 
-use super::{Show, complete};
+use super::show::Show;
 
 /// What to do with namespaces.
 #[derive(Debug, Subcommand)]
@@ -11,14 +10,14 @@ pub enum Netns {
     /// Make a network device in a namespace that is a VF
     Add {
         /// NS vf N [name DEVICE] [default: eth0]
-        #[arg(required = true, num_args = 1.., trailing_var_arg = true, add = ArgValueCompleter::new(complete::netns_words))]
+        #[arg(required = true, num_args = 1.., trailing_var_arg = true)]
         words: Vec<String>,
     },
     /// Take it away
     #[command(visible_alias = "del")]
     Delete {
         /// NS [vf N]
-        #[arg(required = true, num_args = 1.., trailing_var_arg = true, add = ArgValueCompleter::new(complete::netns_words))]
+        #[arg(required = true, num_args = 1.., trailing_var_arg = true)]
         words: Vec<String>,
     },
     /// Show which namespaces are on which VFs

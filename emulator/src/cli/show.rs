@@ -3,9 +3,17 @@
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
-use clap_complete::engine::ArgValueCompleter;
 
-use super::{Show, Target, complete};
+use super::target::Target;
+
+/// How something is shown.
+#[derive(Debug, Args)]
+#[group(skip)] // commands have its name, and clap would have both for a group of options
+pub struct Show {
+    /// As JSON
+    #[arg(long)]
+    pub json: bool,
+}
 
 /// What `vfnic show` shows in place of an overview.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -34,7 +42,7 @@ pub struct ShowAll {
     #[arg(value_enum)]
     pub what: Option<ShowWhat>,
     /// Which VF, or which range of them
-    #[arg(value_name = "N", add = ArgValueCompleter::new(complete::vfs))]
+    #[arg(value_name = "N")]
     pub vfs: Option<String>,
     /// Say what passes in a second instead, every so many seconds
     #[arg(long, short, value_name = "SECONDS", value_parser = interval, conflicts_with = "openmetrics")]

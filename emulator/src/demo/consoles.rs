@@ -12,7 +12,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::termios::{OptionalActions, Termios, tcgetattr, tcsetattr};
 
 use super::{Guest, Nic, end_group};
-use crate::{Failure, failed};
+use crate::failure::{Failure, failed};
 
 /// Bytes of a guest's console that are kept while the other's is shown.
 const KEPT: usize = 64 << 10;

@@ -18,7 +18,7 @@ use vfnic::config::{DeviceKind, default_socket_dir};
 use vfnic::control::{Request, ask};
 use vfnic::linux::{GuestSpec, Image, on_console};
 
-use crate::{Failure, failed, usage};
+use crate::failure::{Failure, failed, usage};
 
 /// The control socket among a NIC's.
 const CTL: &str = "ctl.sock";

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use super::{Guest, Nic, end_group};
-use crate::{Failure, failed};
+use crate::failure::{Failure, failed};
 
 /// Keys and the paths that they choose.
 const KEYS: [(&str, &str); 3] = [("F2", "direct"), ("F3", "mediated"), ("F4", "auto")];

@@ -14,7 +14,8 @@ use vfnic::control::show::{self, Show, ShowNic, WorkerCycles};
 use vfnic::control::{FilterLine, Request, Response, ask};
 use vfnic::metrics::{Format, page};
 
-use crate::{Failure, failed, print, usage};
+use crate::failure::{Failure, failed, usage};
+use crate::output::print;
 
 use text::Detail;
 pub(crate) use text::never_had_a_guest;

@@ -8,9 +8,9 @@ use vfnic::control::show::Show;
 use vfnic::control::{Connection, CtlError, Request, Response};
 
 use super::{Detail, Wanted};
+use crate::failure::{Failure, failed, usage};
 use crate::rates::{Between, NicBetween, Rates};
 use crate::units::{bit_rate, event_rate, packet_rate, percent};
-use crate::{Failure, failed, usage};
 
 /// Lines between two headings.
 const PAGE: usize = 20;
@@ -66,7 +66,7 @@ pub(crate) fn watch(
         }
         before = shown;
         // Whoever has read enough ends it.
-        if !crate::print_on(&text)? {
+        if !crate::output::print_on(&text)? {
             return Ok(());
         }
         std::thread::sleep(seconds);

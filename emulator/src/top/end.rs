@@ -9,7 +9,8 @@ use std::time::Duration;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 
-use crate::{Failure, failed, signals};
+use crate::failure::{Failure, failed};
+use crate::signals::signals;
 
 /// How long the loop may take to end in good order. Where the terminal has gone it never does: crossterm reads nothing there, again and again.
 const GRACE: Duration = Duration::from_secs(1);

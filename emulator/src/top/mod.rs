@@ -24,8 +24,9 @@ use vfnic::log::complain;
 
 use self::state::{Action, Event, Port, Top};
 use self::view::Theme;
+use crate::capture;
+use crate::failure::{Failure, failed, usage};
 use crate::show::named;
-use crate::{Failure, capture, failed, usage};
 
 /// How soon a key, a reading or a signal is noticed.
 const TICK: Duration = Duration::from_millis(50);

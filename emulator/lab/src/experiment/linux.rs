@@ -12,14 +12,15 @@ use vf_nic::config::{
 use vf_nic::thread::Polling;
 use vf_nic::watch::Detail;
 
+use super::error::ExperimentError;
 use super::flow::FlowMeter;
 use super::measure::{self, Meters, Reading};
 use super::outcome::{AutoFrames, PathResult};
-use super::plan::{ExperimentPlan, Tool};
+use super::plan::{ClockMode, ExperimentPlan, SAMPLES, Tool};
 use super::settling::WarmUp;
 use super::slow_path;
 use super::testbed::{mix, nic_settings};
-use super::{ClockMode, ExperimentError, SAMPLES};
+
 use crate::linux::{GuestSpec, Image, Launcher};
 use crate::timetravel::{Settings, Simulation};
 

@@ -2,6 +2,7 @@
 //! each stream, once through the hypervisor and once directly. Figures come out of the run; what is theory, what was
 //! published and what was calibrated is marked as such.
 
+mod error;
 mod flow;
 mod linux;
 mod measure;
@@ -21,87 +22,19 @@ mod wall;
 
 use std::os::unix::net::UnixStream;
 
-use vf_guest::frontend::FrontendError;
-use vf_model::{Nanos, Path, Refusal, VfIndex};
-use vf_nic::server::RunError;
+use vf_model::{Nanos, Path};
 
+pub use error::ExperimentError;
 pub use outcome::{
     AutoFrames, Calibration, Depth, ExperimentOutcome, FirstPackets, Lane, Original, PathResult,
     Sensitivity, SensitivityPoint, Timeline,
 };
-pub use plan::{ExperimentPlan, Guests, MAX_PAIRS, Tool};
+pub use plan::{ClockMode, ExperimentPlan, Guests, MAX_PAIRS, Tool};
 pub use report::series::{html as series_html, text as series_text};
 pub use report::{html, text};
 
+use self::plan::SAMPLES;
 use self::settling::WarmUp;
-use crate::linux::LaunchError;
-use crate::timetravel::SimulationError;
-
-/// Intervals that a run is plotted in.
-const SAMPLES: u64 = 40;
-
-/// Which clock to run on.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ClockMode {
-    /// Simulated time.
-    Virtual,
-    /// This machine's.
-    Wall,
-}
-
-impl std::fmt::Display for ClockMode {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(self.name())
-    }
-}
-
-impl ClockMode {
-    fn name(self) -> &'static str {
-        match self {
-            ClockMode::Virtual => "virtual",
-            ClockMode::Wall => "wall",
-        }
-    }
-}
-
-/// Why an experiment cannot be run.
-#[derive(Debug, thiserror::Error)]
-pub enum ExperimentError {
-    /// No socket can be made.
-    #[error("cannot make a socket: {0}")]
-    Socket(std::io::Error),
-    /// A guest cannot attach to its VF: a bug of ours.
-    #[error("a guest cannot attach to its VF: {0}")]
-    Guest(FrontendError),
-    /// The NIC refuses a setting of the experiment.
-    #[error("{0}: {1}")]
-    Policy(VfIndex, Refusal),
-    /// The NICs cannot be run.
-    #[error("{0}")]
-    Run(#[from] RunError),
-    /// A guest found fault with the device, or broke the rules of the clock.
-    #[error("a guest gave up: {0}")]
-    Fault(String),
-    /// There is no place for the guests' files.
-    #[error("a folder for guests: {0}")]
-    Folder(std::io::Error),
-    /// A Linux guest cannot be started.
-    #[error("{0}")]
-    Launch(#[from] LaunchError),
-    /// The virtual clock cannot go on.
-    #[error("{0}")]
-    Simulation(#[from] SimulationError),
-    /// A Linux guest was done before the measurement was.
-    #[error("guest {guest} has ended with code {code}: {last}")]
-    Script {
-        /// Its name.
-        guest: String,
-        /// Its script's exit code.
-        code: u8,
-        /// The last line that the script printed.
-        last: String,
-    },
-}
 
 /// Runs both paths on each of `clocks`, mediated first, and behind them path `auto` if the plan has it. `progress` hears what runs and how far it is, 0 to 1. Linux guests
 /// are on the virtual clock whatever `clocks` says, and end with [`SimulationError::Stopped`] when something arrives on

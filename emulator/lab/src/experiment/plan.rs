@@ -1,5 +1,7 @@
 //! What to run: the 2009 experiment unless told otherwise.
 
+use std::fmt;
+
 use clap::ValueEnum;
 use serde::Serialize;
 use vf_model::{CostModel, LinkConfig, Nanos, NetemSpec, Profile};
@@ -10,6 +12,34 @@ use crate::linux::Image;
 
 /// Guests of a pair get addresses in 10.0.0.0/16, so at most this many pairs.
 pub const MAX_PAIRS: u16 = 64;
+
+/// Intervals that a run is plotted in.
+pub(super) const SAMPLES: u64 = 40;
+
+/// Which clock to run on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ClockMode {
+    /// Simulated time.
+    Virtual,
+    /// This machine's.
+    Wall,
+}
+
+impl fmt::Display for ClockMode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl ClockMode {
+    /// Its word.
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            ClockMode::Virtual => "virtual",
+            ClockMode::Wall => "wall",
+        }
+    }
+}
 
 /// Who talks.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -8,9 +8,10 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use vf_model::{CostModel, Nanos, Path};
 
+use super::error::ExperimentError;
 use super::outcome::{Sensitivity, SensitivityPoint};
 use super::plan::{ExperimentPlan, Guests};
-use super::{ExperimentError, run_virtual};
+use super::run_virtual;
 
 /// How long each run measures.
 const WINDOW: Nanos = Nanos(100_000_000);

@@ -11,7 +11,7 @@ use vf_model::{Impairments, MacAddr, Mtu, Nanos, Path, VfIndex, VfSetting};
 use vf_nic::config::{NicSettings, Offloads, SocketRole, VfSettings, WireSettings};
 use vf_nic::watch::Detail;
 
-use super::ExperimentError;
+use super::error::ExperimentError;
 use super::measure::{Meters, Reading};
 use super::outcome::{AutoFrames, Timeline};
 use super::plan::ExperimentPlan;

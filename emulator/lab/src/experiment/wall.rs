@@ -17,13 +17,13 @@ use vf_nic::sandbox::Sandbox;
 use vf_nic::server::Server;
 use vf_nic::thread::Polling;
 
+use super::error::ExperimentError;
 use super::measure::{self, Meters, Reading};
 use super::outcome::{AutoFrames, PathResult};
-use super::plan::ExperimentPlan;
+use super::plan::{ClockMode, ExperimentPlan, SAMPLES};
 use super::settling::WarmedUp;
 use super::slow_path;
 use super::testbed::{guest, net_config, nic_settings};
-use super::{ClockMode, ExperimentError, SAMPLES};
 
 /// How long TCP settles. Rates of this clock are never so steady that one could tell.
 const WARM_UP: Nanos = Nanos(500_000_000);
