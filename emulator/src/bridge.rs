@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use vfnic::control::show::{Show, ShowNic, ShowVf};
 use vfnic::control::{Request, Response, ask};
 
-use crate::failure::{Failure, failed, usage};
+use crate::failure::{Failure, failed, unanswered, usage};
 use crate::output::print;
 use crate::show::named;
 
@@ -88,7 +88,7 @@ impl<'a> Question<'a> {
         match ask(ctl, &Request::Show).map_err(failed)? {
             Response::Show(show) => print(&self.answer(&show, nic, json)?),
             Response::Refused(why) => Err(usage(why)),
-            _ => Err(failed("the answer is not to this question")),
+            _ => Err(unanswered()),
         }
     }
 

@@ -13,7 +13,7 @@ use vfnic::cli;
 use vfnic::control::{CaptureRequest, Connection, Request, Response};
 use vfnic::log::complain;
 
-use crate::failure::{Failure, failed, usage};
+use crate::failure::{Failure, failed, unanswered, usage};
 use crate::signals::signals;
 
 /// Block types (draft-ietf-opsawg-pcapng 4).
@@ -54,7 +54,7 @@ pub(crate) fn stream(ctl: &Path, request: &Request) -> Result<BufReader<UnixStre
     match connection.ask(request).map_err(failed)? {
         Response::Stream => {}
         Response::Refused(why) => return Err(usage(why)),
-        _ => return Err(failed("the answer is not to this question")),
+        _ => return Err(unanswered()),
     }
     connection.into_stream().map_err(failed)
 }

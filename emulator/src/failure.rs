@@ -20,6 +20,11 @@ pub(crate) fn failed(e: impl ToString) -> Failure {
     Failure::Failed(e.to_string())
 }
 
+/// The vfnic that runs has answered something else than was asked, as one of another version might.
+pub(crate) fn unanswered() -> Failure {
+    failed("the answer is not to this question")
+}
+
 /// Whichever of the two it is.
 pub(crate) fn refused(e: RunError) -> Failure {
     if e.is_usage() { usage(e) } else { failed(e) }

@@ -7,7 +7,7 @@ use serde_json::Value;
 use vfnic::cli;
 use vfnic::control::{FilterLine, Request, Response, ask};
 
-use crate::failure::{Failure, failed, usage};
+use crate::failure::{Failure, failed, unanswered, usage};
 use crate::output::print;
 use crate::running::command;
 use crate::show::{named, rule};
@@ -42,7 +42,7 @@ pub(crate) fn filter(ctl: &Path, nic: Option<String>, filter: cli::Filter) -> Re
 /// Those of the NIC that is meant, or of each.
 fn show_all(ctl: &Path, nic: Option<&str>, json: bool) -> Result<(), Failure> {
     let Response::Show(show) = ask(ctl, &Request::Show).map_err(failed)? else {
-        return Err(failed("the answer is not to this question"));
+        return Err(unanswered());
     };
     let nics: Vec<&str> = match nic {
         Some(nic) => vec![&named(&show, nic)?.name],
@@ -56,7 +56,7 @@ fn show_all(ctl: &Path, nic: Option<&str>, json: bool) -> Result<(), Failure> {
         let filters = match ask(ctl, &asked).map_err(failed)? {
             Response::FilterTable(filters) => filters,
             Response::Refused(why) => return Err(usage(why)),
-            _ => return Err(failed("the answer is not to this question")),
+            _ => return Err(unanswered()),
         };
         if nics.len() > 1 && !filters.is_empty() {
             text += &format!("# {nic}\n");

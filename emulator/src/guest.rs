@@ -9,7 +9,7 @@ use std::process::Command;
 use vfnic::cli::{self, Functions, GuestOf};
 use vfnic::control::{Request, Response, ask};
 
-use crate::failure::{Failure, failed, usage};
+use crate::failure::{Failure, failed, unanswered, usage};
 use crate::output::print;
 
 mod hardware;
@@ -18,7 +18,7 @@ mod hardware;
 pub(crate) fn guest(ctl: &Path, nic: Option<&str>, args: &cli::Guest) -> Result<(), Failure> {
     let answer = ask(ctl, &Request::Show).map_err(failed)?;
     let Response::Show(show) = answer else {
-        return Err(failed("the answer is not to this question"));
+        return Err(unanswered());
     };
     let names: Vec<_> = show.nics.iter().map(|nic| nic.name.as_str()).collect();
     let names = names.join(", ");

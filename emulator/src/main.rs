@@ -38,7 +38,7 @@ use std::process::ExitCode;
 
 use batch::Batch;
 use clap::{CommandFactory, Parser};
-use failure::{Failure, failed, usage};
+use failure::{Failure, failed, unanswered, usage};
 use output::print;
 use running::{done, running};
 use vfnic::cli::{self, Cli};
@@ -273,7 +273,7 @@ fn save(ctl: &Path) -> Result<(), Failure> {
     match ask(ctl, &Request::Save).map_err(failed)? {
         Response::Save(text) => print(&text),
         Response::Refused(why) => Err(usage(why)),
-        _ => Err(failed("the answer is not to this question")),
+        _ => Err(unanswered()),
     }
 }
 

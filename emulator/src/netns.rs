@@ -10,7 +10,7 @@ use vfnic::control::show::{Show, ShowNic, ShowVf};
 use vfnic::control::{AttachTap, Connection, Request, Response};
 use vfnic::tap_port::TapDevice;
 
-use crate::failure::{Failure, failed, usage};
+use crate::failure::{Failure, failed, unanswered, usage};
 use crate::output::print;
 use crate::running::done;
 use crate::show::named;
@@ -53,7 +53,7 @@ impl Words<'_> {
 fn show(connection: &mut Connection) -> Result<Show, Failure> {
     match connection.ask(&Request::Show).map_err(failed)? {
         Response::Show(show) => Ok(*show),
-        _ => Err(failed("the answer is not to this question")),
+        _ => Err(unanswered()),
     }
 }
 

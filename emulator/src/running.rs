@@ -8,7 +8,7 @@ use vfnic::log::complain;
 use vfnic::server::RunError;
 use vfnic::server::ready::is_own_dir;
 
-use crate::failure::{Failure, failed, usage};
+use crate::failure::{Failure, failed, unanswered, usage};
 use crate::output::print;
 
 /// The control socket of the vfnic that runs.
@@ -60,6 +60,6 @@ pub(crate) fn done(answer: Response) -> Result<(), Failure> {
             }
             Ok(())
         }
-        _ => Err(failed("the answer is not to this question")),
+        _ => Err(unanswered()),
     }
 }

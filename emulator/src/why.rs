@@ -9,7 +9,7 @@ use vfnic::cli;
 use vfnic::control::why::Why;
 use vfnic::control::{NicCommand, Request, Response, ask};
 
-use crate::failure::{Failure, failed, usage};
+use crate::failure::{Failure, failed, unanswered, usage};
 use crate::output::print;
 
 /// Frames of a capture, or what is said of one, are asked about one after the other.
@@ -58,7 +58,7 @@ fn one(ctl: &Path, nic: Option<String>, words: Vec<String>) -> Result<Why, Failu
     match ask(ctl, &Request::Why(NicCommand { nic, words })).map_err(failed)? {
         Response::Why(why) => Ok(why),
         Response::Refused(why) => Err(usage(why)),
-        _ => Err(failed("the answer is not to this question")),
+        _ => Err(unanswered()),
     }
 }
 

@@ -11,7 +11,9 @@ use vf_packet::{
     Vid, Vlan,
 };
 
-use crate::filter_spec::{FilterMatch, FlowEnd, MatchError, Transport};
+use crate::filter_spec::{
+    FAMILIES, FilterMatch, FlowEnd, MatchError, NOT_ZERO, PORTS, RESERVED, Transport,
+};
 use crate::vf::VfIndex;
 
 bitflags! {
@@ -437,7 +439,7 @@ impl MatchFields {
             return Err(MatchError("a filter looks at one field at least"));
         }
         if ports.iter().flatten().any(|port| *port == 0) {
-            return Err(MatchError("ports are 1 to 65535"));
+            return Err(MatchError(PORTS));
         }
         if [self.dst, self.src]
             .iter()
@@ -447,10 +449,10 @@ impl MatchFields {
             return Err(MatchError("a mask leaves one bit at least that matters"));
         }
         if exact(self.dst).is_some_and(|mac| mac.0 == [0; 6]) {
-            return Err(MatchError("dst is an address other than zero"));
+            return Err(MatchError(NOT_ZERO));
         }
         if exact(self.dst).is_some_and(MacAddr::is_reserved) {
-            return Err(MatchError(crate::filter_spec::RESERVED));
+            return Err(MatchError(RESERVED));
         }
         let version = |ip: IpPrefix| ethertype_of(ip.ip);
         let ips = [self.src_ip, self.dst_ip].into_iter().flatten();
@@ -458,7 +460,7 @@ impl MatchFields {
         if ips.clone().any(|ip| self.ethertype != Some(version(ip)))
             || self.flags().intersects(MatchFlags::FLOW) && !is_ip
         {
-            return Err(MatchError("src-ip and dst-ip are both IPv4 or both IPv6"));
+            return Err(MatchError(FAMILIES));
         }
         let has_ports = matches!(self.protocol, Some(PROTO_TCP | PROTO_UDP | PROTO_SCTP));
         if ports.iter().flatten().next().is_some() && !has_ports {

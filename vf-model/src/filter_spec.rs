@@ -22,6 +22,13 @@ pub(crate) const MAC_CONTROL: u16 = 0x8808;
 pub(crate) const RESERVED: &str =
     "dst 01:80:c2:00:00:00 to 0f never passes a switch, so no filter sees it";
 
+/// Why none can be on a port that there is not.
+pub(crate) const PORTS: &str = "ports are 1 to 65535";
+/// Nor on ends of two families.
+pub(crate) const FAMILIES: &str = "src-ip and dst-ip are both IPv4 or both IPv6";
+/// Nor on an address that nobody has.
+pub(crate) const NOT_ZERO: &str = "dst is an address other than zero";
+
 /// Why a filter on what VFs send says neither.
 pub(crate) const EGRESS: &str =
     "a filter on what VFs send has action drop or action pass, and vf N in it says whose frames";
@@ -248,12 +255,12 @@ impl FilterMatch {
     pub(crate) fn check(&self) -> Result<(), MatchError> {
         let ends = |ends: &[&FlowEnd]| {
             if ends.iter().any(|end| end.port == 0) {
-                Err(MatchError("ports are 1 to 65535"))
+                Err(MatchError(PORTS))
             } else if ends
                 .windows(2)
                 .any(|w| w[0].ip.is_ipv4() != w[1].ip.is_ipv4())
             {
-                Err(MatchError("src-ip and dst-ip are both IPv4 or both IPv6"))
+                Err(MatchError(FAMILIES))
             } else {
                 Ok(())
             }
@@ -262,7 +269,7 @@ impl FilterMatch {
             FilterMatch::Full { local, remote, .. } => ends(&[local, remote]),
             FilterMatch::Local { local, .. } => ends(&[local]),
             FilterMatch::MacVlan { mac, .. } | FilterMatch::Mac(mac) if mac.0 == [0; 6] => {
-                Err(MatchError("dst is an address other than zero"))
+                Err(MatchError(NOT_ZERO))
             }
             FilterMatch::MacVlan { mac, .. } | FilterMatch::Mac(mac) if mac.is_reserved() => {
                 Err(MatchError(RESERVED))

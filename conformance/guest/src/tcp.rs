@@ -301,11 +301,6 @@ impl TcpGuest {
         self.streams().map(|s| s.received).sum()
     }
 
-    /// Payload bytes sent and acknowledged, all streams together.
-    pub fn bytes_acked(&self) -> u64 {
-        self.streams().map(|s| s.acked).sum()
-    }
-
     /// Whether every stream is connected.
     pub fn established(&self) -> bool {
         self.streams().all(|s| s.established)

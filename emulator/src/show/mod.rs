@@ -14,7 +14,7 @@ use vfnic::control::show::{self, Show, ShowNic, WorkerCycles};
 use vfnic::control::{FilterLine, Request, Response, ask};
 use vfnic::metrics::{Format, page};
 
-use crate::failure::{Failure, failed, usage};
+use crate::failure::{Failure, failed, unanswered, usage};
 use crate::output::print;
 
 use text::Detail;
@@ -85,7 +85,7 @@ impl<'a> Wanted<'a> {
         match ask(ctl, &Request::Show).map_err(failed)? {
             Response::Show(show) => self.of_all(*show),
             Response::Refused(why) => Err(usage(why)),
-            _ => Err(failed("the answer is not to this question")),
+            _ => Err(unanswered()),
         }
     }
 
@@ -157,7 +157,7 @@ fn rules(ctl: &Path, show: &Show, json: bool) -> Result<(), Failure> {
         let name = Some(nic.name.clone());
         let answer = ask(ctl, &Request::FilterTable { nic: name }).map_err(failed)?;
         let Response::FilterTable(filters) = answer else {
-            return Err(failed("the answer is not to this question"));
+            return Err(unanswered());
         };
         out += &text::rules(&nic.name, &filters);
         all.extend(filters.iter().map(|filter| rule(&nic.name, filter)));

@@ -8,7 +8,7 @@ use vfnic::control::show::Show;
 use vfnic::control::{Connection, CtlError, Request, Response};
 
 use super::{Detail, Wanted};
-use crate::failure::{Failure, failed, usage};
+use crate::failure::{Failure, failed, unanswered, usage};
 use crate::rates::{Between, NicBetween, Rates};
 use crate::units::{bit_rate, event_rate, packet_rate, percent};
 
@@ -38,7 +38,7 @@ pub(crate) fn watch(
         let shown = match answer {
             Ok(Response::Show(show)) => Some(wanted.of_all(*show)?),
             Ok(Response::Refused(why)) => return Err(usage(why)),
-            Ok(_) => return Err(failed("the answer is not to this question")),
+            Ok(_) => return Err(unanswered()),
             Err(error @ (CtlError::Version { .. } | CtlError::Protocol { .. })) => {
                 return Err(failed(error));
             }

@@ -25,7 +25,7 @@ use vfnic::log::complain;
 use self::state::{Action, Event, Port, Top};
 use self::view::Theme;
 use crate::capture;
-use crate::failure::{Failure, failed, usage};
+use crate::failure::{Failure, failed, unanswered, usage};
 use crate::show::named;
 
 /// How soon a key, a reading or a signal is noticed.
@@ -167,7 +167,7 @@ impl Asker {
                     None => Ok(Event::Shown(show)),
                 },
                 Ok(Some(Response::Refused(why))) => Err(usage(why)),
-                Ok(Some(_)) => Err(failed("the answer is not to this question")),
+                Ok(Some(_)) => Err(unanswered()),
                 Ok(None) => Ok(Event::Missing),
                 Err(why) => Err(why),
             };

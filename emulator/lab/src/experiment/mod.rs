@@ -37,7 +37,7 @@ use self::plan::SAMPLES;
 use self::settling::WarmUp;
 
 /// Runs both paths on each of `clocks`, mediated first, and behind them path `auto` if the plan has it. `progress` hears what runs and how far it is, 0 to 1. Linux guests
-/// are on the virtual clock whatever `clocks` says, and end with [`SimulationError::Stopped`] when something arrives on
+/// are on the virtual clock whatever `clocks` says, and end with [`Stopped`](crate::timetravel::SimulationError::Stopped) when something arrives on
 /// `stop`.
 ///
 /// # Errors

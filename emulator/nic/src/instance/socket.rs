@@ -170,14 +170,6 @@ impl Vf {
             _ => None,
         }
     }
-
-    /// The same, to be changed.
-    pub fn endpoint_mut(&mut self) -> Option<&mut Endpoint> {
-        match &mut self.socket {
-            Some(VfSocket::VhostUser(endpoint)) => Some(endpoint),
-            _ => None,
-        }
-    }
 }
 
 impl NicInstance {

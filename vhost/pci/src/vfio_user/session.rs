@@ -216,12 +216,6 @@ struct Capabilities {
 }
 
 impl Session {
-    /// Whether a client has introduced itself.
-    #[must_use]
-    pub fn is_agreed(&self) -> bool {
-        self.agreed
-    }
-
     /// Whether the client has said which memory there is and shared nothing of it: its guest will see no frame.
     #[must_use]
     pub fn shares_nothing(&self) -> bool {

@@ -167,7 +167,7 @@ fn a_client_introduces_itself_once_and_first() {
         client.try_send(1, 0, &deep, vec![]),
         Err(SessionEnd::NoJson(_))
     ));
-    assert!(!client.session.is_agreed());
+    assert!(!client.session.agreed);
     // What QEMU says of itself, more or less.
     let said = br#"{"capabilities":{"max_msg_fds":8,"max_data_xfer_size":1048576,"pgsizes":4096,"write_multiple":true}}"#;
     let reply = client
@@ -179,7 +179,7 @@ fn a_client_introduces_itself_once_and_first() {
     assert_eq!(json["capabilities"]["max_data_xfer_size"], 4096);
     assert_eq!(json["capabilities"]["max_msg_fds"], 16);
     assert_eq!(json["capabilities"]["write_multiple"], true);
-    assert!(client.session.is_agreed());
+    assert!(client.session.agreed);
     assert_eq!(client.send(1, &[0, 0, 1, 0], vec![]), Err(EINVAL), "once");
     // A client that says nothing is told of nothing that it does not know.
     let reply = Client::new().send(1, &[0, 0, 0, 0], vec![]).unwrap();
