@@ -57,6 +57,15 @@ impl Link {
         }
     }
 
+    /// The same, which nothing enters before `at`.
+    #[must_use]
+    pub fn busy_until(config: LinkConfig, at: Nanos) -> Link {
+        Link {
+            line: TimeLine::busy_until(config.rate_bps, at),
+            ..Link::new(config)
+        }
+    }
+
     /// Bits a second.
     #[must_use]
     pub fn rate_bps(&self) -> u64 {

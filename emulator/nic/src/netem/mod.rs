@@ -106,7 +106,7 @@ impl<T: Copy> NetemQueue<T> {
     pub(crate) fn new(spec: Arc<NetemSpec>, place: Place, counters: Counters) -> NetemQueue<T> {
         NetemQueue {
             dice: Dice::new(&spec, place),
-            line: line(&spec),
+            line: line(&spec, Nanos(0)),
             place,
             since_reorder: 0,
             held: BTreeMap::new(),
@@ -144,7 +144,9 @@ impl<T: Copy> NetemQueue<T> {
         let spec = said.cloned().unwrap_or_default();
         if spec != self.spec {
             self.dice = Dice::new(&spec, self.place);
-            self.line = line(&spec);
+            // Behind the last of what is held, as `netem_enqueue` has it, so that nothing overtakes that.
+            let last = self.held.last_key_value();
+            self.line = line(&spec, last.map_or(Nanos(0), |((at, _), _)| *at));
             self.since_reorder = 0;
             self.spec = spec;
         }
@@ -299,12 +301,13 @@ fn byte_times(frame: &Frame) -> u64 {
     frame.data.len() as u64 + 24
 }
 
-fn line(spec: &NetemSpec) -> Option<Link> {
-    let rate_bps = spec.rate?;
-    Some(Link::new(LinkConfig {
-        rate_bps,
+/// What a rate makes of frames that come behind those which are gone by `after`.
+fn line(spec: &NetemSpec, after: Nanos) -> Option<Link> {
+    let config = LinkConfig {
+        rate_bps: spec.rate?,
         propagation: Nanos(0),
-    }))
+    };
+    Some(Link::busy_until(config, after))
 }
 
 #[cfg(test)]
@@ -417,6 +420,30 @@ mod tests {
         assert!(times[0] >= 2_000_000, "{}", times[0]);
         let gaps = times.windows(2).map(|pair| pair[1] - pair[0]);
         assert_eq!(gaps.min(), Some(1_000_000));
+    }
+
+    /// As when a bottleneck gets faster under traffic.
+    #[test]
+    fn what_comes_after_a_change_of_the_rate_is_behind_what_is_held() {
+        for (before, after) in [
+            ("rate 1mbit", "rate 100mbit"),
+            ("delay 1s", "rate 100mbit"),
+            ("rate 1mbit delay 5ms", "rate 100mbit delay 1ms"),
+        ] {
+            let spec = |words: &str| Arc::new(words.parse::<NetemSpec>().unwrap());
+            let mut queue = NetemQueue::new(spec(before), Place::default(), Counters::default());
+            let pool = Pool::new(1);
+            for n in 0..20 {
+                if n == 10 {
+                    queue.change(Some(&spec(after)));
+                }
+                queue.put(Nanos(n), frame(1000), n, &pool, &mut |why, _| {
+                    panic!("{why}")
+                });
+            }
+            let order: Vec<_> = queue.held.values().map(|(_, n)| *n).collect();
+            assert_eq!(order, (0..20).collect::<Vec<_>>(), "{before}, {after}");
+        }
     }
 
     #[test]
