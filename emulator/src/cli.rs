@@ -497,7 +497,7 @@ Impairments of what passes the port, in the words of tc-netem(8), each time all 
 Of what leaves unless ingress or both is said. What is held back when they change or end is not lost. For what a VF sends (egress) and \
 gets (ingress): vf N set [netem] ...
 
-'flap' takes the cable out and puts it in again, over and over; 'carrier off' takes it out until 'carrier on'.
+'flap' takes the cable out and puts it in again, over and over; 'carrier off' takes it out until 'carrier on'; either of them ends a flap.
 
 Examples:
   vfnic link set dev a down

@@ -133,8 +133,10 @@ pub enum Command {
 pub enum LinkSetting {
     /// `up`, `down`: whether there is a link.
     Up(bool),
-    /// `carrier on|off`: whether the cable is in the port.
+    /// `carrier on|off`: whether the cable is in the port. It comes and goes by itself no longer.
     Carrier(bool),
+    /// The same of a cable that does, and goes on to. Nobody says that.
+    Flapped(bool),
     /// `mtu BYTES`.
     Mtu(u32),
     /// `numvfs N`: how many VFs there are (`sriov_numvfs`).
@@ -505,8 +507,12 @@ impl fmt::Display for Command {
                 settings.iter().try_for_each(|setting| match setting {
                     LinkSetting::Up(true) => f.write_str(" up"),
                     LinkSetting::Up(false) => f.write_str(" down"),
-                    LinkSetting::Carrier(true) => f.write_str(" carrier on"),
-                    LinkSetting::Carrier(false) => f.write_str(" carrier off"),
+                    LinkSetting::Carrier(true) | LinkSetting::Flapped(true) => {
+                        f.write_str(" carrier on")
+                    }
+                    LinkSetting::Carrier(false) | LinkSetting::Flapped(false) => {
+                        f.write_str(" carrier off")
+                    }
                     LinkSetting::Mtu(mtu) => write!(f, " mtu {mtu}"),
                     LinkSetting::NumVfs(n) => write!(f, " numvfs {n}"),
                 })

@@ -1,8 +1,9 @@
 //! The words that a configuration file and a JSON reader see.
 
 use vf_model::{
-    AddrError, Answer, Command, MacAddr, Mbps, NicConfig, Path, Policy, Profile, Refusal,
-    SettingError, VfFilter, VfFilterError, VfIndex, VfLinkState, VfRequest, VfSetting, VlanProto,
+    AddrError, Answer, Command, LinkSetting, MacAddr, Mbps, NicConfig, Path, Policy, Profile,
+    Refusal, SettingError, VfFilter, VfFilterError, VfIndex, VfLinkState, VfRequest, VfSetting,
+    VlanProto,
 };
 
 #[derive(Debug, PartialEq, serde::Deserialize)]
@@ -728,4 +729,26 @@ fn what_a_driver_asks_over_the_mailbox() {
     assert_eq!((*policy.vf(vf), policy.resets(vf)), (said, 1));
     assert_eq!(policy.in_force(vf), &vf_model::RxFilter::default());
     assert_eq!(policy.rx_mtu(vf).get(), 1400);
+}
+
+/// As a hand that takes the cable does.
+#[test]
+fn who_takes_the_cable_of_a_flapping_link_ends_that() {
+    for (words, is_out) in [
+        ("link set carrier off", true),
+        ("link set carrier on", false),
+    ] {
+        let mut policy = policy();
+        apply(&mut policy, &command("link set flap up 2s down 200ms")).unwrap();
+        let flapped = Command::SetLink(vec![LinkSetting::Flapped(false)]);
+        apply(&mut policy, &flapped).unwrap();
+        assert!(policy.is_cable_out() && policy.flap().is_some());
+        apply(&mut policy, &command(words)).unwrap();
+        assert_eq!(
+            (policy.is_cable_out(), policy.flap()),
+            (is_out, None),
+            "{words}"
+        );
+        assert_eq!(policy.saved().cable_out, is_out);
+    }
 }

@@ -290,7 +290,7 @@ impl NicInstance {
         let (began, flap) = self.flapping?;
         let (out, _) = flap.at(self.clock.now().saturating_sub(began));
         let due = out != self.policies.load().is_cable_out();
-        due.then(|| Command::SetLink(vec![LinkSetting::Carrier(!out)]))
+        due.then(|| Command::SetLink(vec![LinkSetting::Flapped(!out)]))
     }
 
     /// Lets path `auto` learn from what planes have seen; whether it has.

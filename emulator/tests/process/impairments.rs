@@ -80,3 +80,19 @@ fn a_flapping_link_is_seen_at_both_ends() {
     emulator.does("link set dev a carrier off");
     assert!(emulator.show().nics.iter().all(|nic| !nic.link.carrier));
 }
+
+#[test]
+fn a_cable_that_is_taken_out_while_it_flaps_stays_out() {
+    let emulator = Emulator::with_config(BACK_TO_BACK);
+    emulator.does("link set dev a flap up 30ms down 10ms");
+    emulator.does("link set dev a carrier off");
+    for _ in 0..20 {
+        std::thread::sleep(std::time::Duration::from_millis(10));
+        assert!(emulator.show().nics.iter().all(|nic| !nic.link.carrier));
+    }
+    let saved = String::from_utf8(emulator.vfnic(&["save"]).stdout).unwrap();
+    assert!(
+        saved.contains("carrier = false") && !saved.contains("flap"),
+        "{saved}"
+    );
+}

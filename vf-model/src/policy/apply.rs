@@ -78,7 +78,11 @@ impl Policy {
                 for setting in settings {
                     match *setting {
                         LinkSetting::Up(up) => self.port_up = up,
-                        LinkSetting::Carrier(on) => self.unplugged = !on,
+                        LinkSetting::Carrier(on) => {
+                            self.unplugged = !on;
+                            self.flap = None;
+                        }
+                        LinkSetting::Flapped(on) => self.unplugged = !on,
                         LinkSetting::Mtu(mtu) => self.mtu = Some(Mtu::new(mtu)?),
                         LinkSetting::NumVfs(n) => self.set_num_vfs(n)?,
                     }

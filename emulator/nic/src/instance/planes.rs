@@ -89,7 +89,9 @@ pub fn initial_policy(settings: &NicSettings) -> Result<Policy, (VfIndex, Refusa
     }
     // Last, as some drivers take no rate while there is no link.
     let down = (!settings.link_up).then_some(LinkSetting::Up(false));
-    let out = settings.cable_out.then_some(LinkSetting::Carrier(false));
+    // One that comes and goes begins in the port.
+    let out = settings.cable_out && policy.flap().is_none();
+    let out = out.then_some(LinkSetting::Carrier(false));
     let link: Vec<_> = down.into_iter().chain(out).collect();
     let link = (!link.is_empty()).then_some(Command::SetLink(link));
     for command in settings.filters.iter().chain(&link) {
