@@ -206,6 +206,14 @@ impl VirtualHosts {
             });
         }
         calendar.set(administrator, flaps);
+        // What is played into a port begins by itself; of anything else nothing comes before somebody sends.
+        for (seat, nic) in seats.iter().zip(nics) {
+            if nic.uplink.is_some() {
+                let host = seat.host.borrow();
+                let next = host.worker().borrow().next(Nanos(0));
+                calendar.set(seat.worker, next);
+            }
+        }
         Ok(VirtualHosts {
             calendar,
             now,

@@ -66,6 +66,10 @@ pub fn run(
     let direct = results.iter().find(|r| r.path == Path::Direct.to_string());
     let segments_per_ack = direct.map_or(2.0, |r| r.segments_per_ack);
     let timestamps = direct.is_some_and(|r| r.timestamps);
+    let theory = theory::theory(&view, segments_per_ack, timestamps);
+    for result in &mut results {
+        theory::name_impairment(result, &view, &theory);
+    }
     let clock = match clocks {
         [one] => one.name(),
         _ => "both",
@@ -75,7 +79,7 @@ pub fn run(
         guests: plan.guests.name().to_owned(),
         clock: clock.to_owned(),
         seed: plan.seed,
-        theory: theory::theory(&view, segments_per_ack, timestamps),
+        theory,
         plan: view,
         results,
         original: Original::PUBLISHED,

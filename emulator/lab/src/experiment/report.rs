@@ -121,6 +121,9 @@ fn busy(result: &PathResult) -> String {
         "Link (A to B)" => link.a_to_b,
         "Link (B to A)" => link.b_to_a,
         "Link (both directions)" => link.a_to_b.min(link.b_to_a),
+        "Impairment (rate)" => {
+            return "Impairment (rate): what passed is what it lets pass".to_owned();
+        }
         _ => {
             let (link, cpu) = (
                 percent(result.link_utilisation),

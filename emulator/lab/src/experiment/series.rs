@@ -145,7 +145,11 @@ impl Series {
                 segments_per_ack: result.segments_per_ack,
                 settled: result.settled,
                 digest: result.digest.as_deref(),
-                made_by: self.made_by.as_ref().map(ToString::to_string),
+                made_by: {
+                    // A run that stands alone says it itself.
+                    let made_by = self.made_by.as_ref().or(run.made_by.as_ref());
+                    made_by.map(ToString::to_string)
+                },
             })
         });
         rows.collect()

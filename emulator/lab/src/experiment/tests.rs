@@ -163,3 +163,36 @@ fn what_was_fitted_is_shown_by_what_comes_out_with_other_values() {
     assert_eq!(with.results, without.results, "they change nothing else");
     assert_eq!(without.sensitivity, None);
 }
+
+#[test]
+fn a_rate_on_the_wire_is_named_as_what_binds() {
+    let outcome = short(|plan| {
+        plan.netem = Some("rate 1gbit".parse().unwrap());
+        (plan.a_to_b, plan.b_to_a) = (2, 0);
+    });
+    within(outcome.theory.total_mbps, 964.0, 965.0);
+    let direct = &outcome.results[1];
+    assert_eq!(
+        direct.bottleneck, "Impairment (rate)",
+        "{}",
+        direct.total_mbps
+    );
+}
+
+#[test]
+fn a_row_of_a_single_run_says_who_has_made_it() {
+    let mut outcome = short(|plan| plan.measure = Nanos(1_000_000));
+    outcome.made_by = Some(crate::provenance::Provenance {
+        version: "vfnic 0".to_owned(),
+        commit: None,
+        machine: "none".to_owned(),
+        load: None,
+    });
+    let made_by = outcome.made_by.as_ref().map(ToString::to_string);
+    let series = series::Series {
+        made_by: None,
+        runs: vec![outcome],
+    };
+    let row = &series.rows()[0];
+    assert_eq!(row.made_by, made_by);
+}

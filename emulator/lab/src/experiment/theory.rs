@@ -5,7 +5,9 @@
 //! (IEEE 802.3 3.1.1, 4.4.2). Both directions loaded, each also carries the other's ACKs, and what those take is not
 //! there for data; a model without them is two to three per cent too high.
 
-use super::outcome::{Directions, Hosts, PlanView, Theory};
+use vf_model::NetemSpec;
+
+use super::outcome::{Directions, Hosts, PathResult, PlanView, Theory};
 
 /// Ethernet header: two addresses and the type.
 const ETHERNET_HEADER: f64 = 14.0;
@@ -19,6 +21,8 @@ const IP_TCP_HEADERS: f64 = 40.0;
 const TIMESTAMPS: f64 = 12.0;
 /// Receivers ACK every second segment (RFC 9293 3.8.6.3); assumed where a run counted no ACK.
 const DELAYED_ACK: f64 = 2.0;
+/// What of a limited rate has to have passed for that to have bound a run.
+const NEAR: f64 = 0.99;
 /// From here on a resource counts as used up: utilisation is an average with the start of a run in it.
 pub const SATURATED: f64 = 0.97;
 
@@ -91,9 +95,36 @@ pub fn theory(plan: &PlanView, segments_per_ack: f64, timestamps: bool) -> Theor
         carries_data,
     );
     let mtu = f64::from(plan.mtu);
-    let segment = wire_bytes(mtu);
-    let ack = wire_bytes(headers(timestamps));
     let data = (mtu - headers(timestamps)).max(0.0);
+    let ack = wire_bytes(headers(timestamps));
+    let naive_mbps = naive(plan.mtu, timestamps, plan.rate_mbps);
+    if let Some(rate) = netem_rate(plan) {
+        // It counts the bytes of frames, not what they take of a wire beside.
+        let (segment, ack) = (wire_bytes(mtu) - FRAMING, ack - FRAMING);
+        let acks = match carries_data {
+            (true, true) => ack / segments_per_ack,
+            _ => 0.0,
+        };
+        let each = rate * data / (segment + acks);
+        let of = |carries, wire: f64| if carries { wire.min(each) } else { 0.0 };
+        if each < a_to_b_mbps.max(b_to_a_mbps) {
+            let a_to_b_mbps = of(carries_data.0, a_to_b_mbps);
+            let b_to_a_mbps = of(carries_data.1, b_to_a_mbps);
+            return Theory {
+                naive_mbps: naive_mbps.min(rate * data / segment),
+                a_to_b_mbps,
+                b_to_a_mbps,
+                total_mbps: a_to_b_mbps + b_to_a_mbps,
+                segments_per_ack,
+                timestamps,
+                how: format!(
+                    "netem's rate x {data} B payload / {:.0} B of frames for each segment",
+                    segment + acks
+                ),
+            };
+        }
+    }
+    let segment = wire_bytes(mtu);
     let how = if carries_data == (true, true) {
         format!(
             "rate x {data} B payload / ({segment} B segment + {ack} B ACK / {segments_per_ack:.2} segments an ACK)"
@@ -104,7 +135,7 @@ pub fn theory(plan: &PlanView, segments_per_ack: f64, timestamps: bool) -> Theor
         )
     };
     Theory {
-        naive_mbps: naive(plan.mtu, timestamps, plan.rate_mbps),
+        naive_mbps,
         a_to_b_mbps,
         b_to_a_mbps,
         total_mbps: a_to_b_mbps + b_to_a_mbps,
@@ -138,6 +169,20 @@ pub fn bottleneck(link: Directions, hypervisor: Hosts, carries_data: (bool, bool
         (false, false) => "Guests",
     };
     name.to_owned()
+}
+
+/// The rate that impairments leave each direction, in 10^6 bit/s, if they do.
+fn netem_rate(plan: &PlanView) -> Option<f64> {
+    let spec: NetemSpec = plan.netem.as_ref()?.parse().ok()?;
+    Some(spec.rate? as f64 / 1e6)
+}
+
+/// Names the impairment where it is what bound a run that nothing else did: what passed is what its rate lets pass.
+pub(super) fn name_impairment(result: &mut PathResult, plan: &PlanView, theory: &Theory) {
+    let passed = result.total_mbps >= NEAR * theory.total_mbps;
+    if result.bottleneck == "Guests" && netem_rate(plan).is_some() && passed {
+        result.bottleneck = "Impairment (rate)".to_owned();
+    }
 }
 
 #[cfg(test)]
@@ -266,6 +311,25 @@ mod tests {
             0.0,
             "an MTU without room for payload"
         );
+    }
+
+    #[test]
+    fn a_rate_that_frames_pass_at_is_what_is_there_for_data() {
+        let limited = |words: &str, there, back| {
+            let netem = Some(words.to_owned());
+            let plan = PlanView {
+                netem,
+                ..plan(1500, there, back)
+            };
+            theory(&plan, 2.0, false)
+        };
+        // 1460 of 1514 bytes.
+        near(limited("rate 1gbit", 1, 0).total_mbps, 964.3, 0.1);
+        near(limited("rate 1gbit", 1, 1).total_mbps, 1891.2, 0.1);
+        let wire = theory(&plan(1500, 1, 1), 2.0, false);
+        for words in ["rate 40gbit", "delay 1ms loss 1%"] {
+            assert_eq!(limited(words, 1, 1), wire, "{words}");
+        }
     }
 
     #[test]

@@ -449,3 +449,40 @@ proptest! {
         }
     }
 }
+
+/// However little else there is: a capture has its own times.
+#[test]
+fn a_capture_that_is_played_begins_by_itself() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("two.pcap");
+    let mut bytes = Vec::new();
+    // In nanoseconds, of Ethernet.
+    for word in [0xa1b2_3c4d_u32, 4 << 16 | 2, 0, 0, 65_535, 1] {
+        bytes.extend(word.to_le_bytes());
+    }
+    let frame = [&[0xff; 6][..], &[2, 0, 0, 0, 9, 9, 0x88, 0xb5], &[7; 46]].concat();
+    for at in [1_000_u32, 11_000] {
+        for word in [5, at, frame.len() as u32, frame.len() as u32] {
+            bytes.extend(word.to_le_bytes());
+        }
+        bytes.extend(&frame);
+    }
+    std::fs::write(&file, bytes).unwrap();
+    for (delay, first) in [("", 0), (" delay 5ms", 5_000_000)] {
+        let uplink = format!("pcap {}{delay}", file.display());
+        let nic = NicSettings {
+            uplink: Some(uplink.parse().unwrap()),
+            ..nic("a", 1, &[on_path(Path::Direct)])
+        };
+        let mut world = world(&[nic]);
+        let came = |world: &VirtualHosts| {
+            let host = world.host(0).borrow();
+            let uplink = host.statistics.uplink().unwrap();
+            uplink.others.iter().map(|(_, n)| n.get()).sum::<u64>()
+        };
+        run_until(&mut world, Nanos(first + 9_999));
+        assert_eq!(came(&world), 1, "{delay}");
+        run_until(&mut world, Nanos(first + 10_000));
+        assert_eq!(came(&world), 2, "{delay}");
+    }
+}
